@@ -1,0 +1,313 @@
+"""Settings: one validated, frozen model for each component, all reachable by one flat set of parameter names.
+
+A notebook's parameters, a saved parameter file and the command line all end in `Config.from_parameters`, which refuses
+unknown names, wrong types, strings for booleans, numbers that aren't finite, and anything that looks like a key, and
+says which parameter broke which rule. Every default is safe: the simulated venue, no key, no network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+
+from voltrade.errors import ConfigError
+from voltrade.model import Instrument
+
+
+def _decimal(value: object, info: ValidationInfo) -> Decimal:
+    """Take a whole, floating or Decimal number (a text only from JSON, where amounts are stored as texts)."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
+        raise ValueError("must be a number")
+    if isinstance(value, str) and info.mode != "json":
+        raise ValueError("must be a number, not a text")
+    try:
+        number = Decimal(str(value))
+    except InvalidOperation:
+        raise ValueError("must be a number") from None
+    if not number.is_finite():
+        raise ValueError("must be finite")
+    return number
+
+
+Amount = Annotated[Decimal, BeforeValidator(_decimal)]
+PositiveAmount = Annotated[Amount, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0)]
+
+BreakerAction = Literal["block", "cancel", "flatten"]
+Resume = Literal["next_utc_day", "after_seconds", "person"]
+StopPolicy = Literal["protect", "flatten", "carry_on"]
+Mode = Literal["sim", "paper", "demo", "live"]
+
+
+class Settings(BaseModel):
+    """Base of the settings: frozen, strict types, no unknown names, finite numbers."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class BarSettings(Settings):
+    """How trades become volume bars."""
+
+    unit: Literal["base", "quote", "trades"] = "base"
+    """What the threshold counts: coins, quote asset (price x quantity), or aggTrades."""
+    threshold: PositiveAmount = Decimal(20)
+    """Volume at which a bar closes, in `unit`. In coins it must be a multiple of the symbol's step."""
+    anchor: Literal["utc_day", "continuous"] = "utc_day"
+    """`utc_day`: the first trade of a UTC day closes the open bar short. `continuous`: no daily cut."""
+
+
+class SignalSettings(Settings):
+    """Indicators and the entry rule. Lengths are in bars."""
+
+    vwap_length: Count = 20
+    ema_fast: Count = 8
+    ema_slow: Count = 21
+    bollinger_length: Annotated[int, Field(ge=2)] = 20
+    bollinger_width: Annotated[float, Field(gt=0)] = 2.0
+    """Half width of the bands in population standard deviations."""
+    rsi_length: Count = 14
+    atr_length: Count = 14
+    use_ema_cross: bool = True
+    """Trigger: the fast EMA crosses the slow one."""
+    use_bollinger_breakout: bool = True
+    """Trigger: the close leaves the bands."""
+    use_rsi_filter: bool = True
+    """Filter: no long at or above `rsi_overbought`, no short at or below `rsi_oversold`."""
+    rsi_overbought: Annotated[float, Field(gt=0, le=100)] = 75.0
+    rsi_oversold: Annotated[float, Field(ge=0, lt=100)] = 25.0
+    use_vwap_filter: bool = True
+    """Filter: long only above the rolling VWAP, short only below."""
+    allow_long: bool = True
+    allow_short: bool = True
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.ema_fast >= self.ema_slow:
+            raise ValueError(f"ema_fast must be below ema_slow, were {self.ema_fast} and {self.ema_slow}")
+        if self.rsi_oversold >= self.rsi_overbought:
+            raise ValueError(
+                f"rsi_oversold must be below rsi_overbought, were {self.rsi_oversold} and {self.rsi_overbought}"
+            )
+        return self
+
+
+class ExitSettings(Settings):
+    """The position in hand: stop, take-profit, and the exits that need no price level."""
+
+    stop_atr: Annotated[float, Field(gt=0)] = 2.0
+    """Distance of the stop from the average fill price, in ATR."""
+    take_profit_atr: Annotated[float, Field(ge=0)] = 3.0
+    """Distance of the take-profit in ATR; 0 for none."""
+    min_stop_bps: Annotated[float, Field(ge=0)] = 5.0
+    """A stop nearer than this is refused as STOP_TOO_TIGHT, as is one within 3 ticks or twice the round-trip cost."""
+    exit_on_opposite_signal: bool = True
+    max_holding_bars: Annotated[int, Field(ge=0)] = 0
+    """Leave after this many bars; 0 for never."""
+    max_holding_s: Seconds = 0.0
+    """Leave after this long; 0 for never."""
+    working_type: Literal["CONTRACT_PRICE", "MARK_PRICE"] = "CONTRACT_PRICE"
+    """Which price triggers stop and take-profit."""
+
+
+class RiskSettings(Settings):
+    """Size, the circuit breaker's limits, and the cooldown."""
+
+    capital: PositiveAmount = Decimal(10_000)
+    """Ring-fenced amount in the quote asset that sizes and limits refer to; at most the balance."""
+    risk_fraction: Fraction = 0.005
+    """Part of the capital that one stop-out may cost, fees and expected slippage included."""
+    max_notional_multiple: Annotated[float, Field(gt=0, le=20)] = 2.0
+    """Largest position, as a multiple of capital."""
+    leverage: Annotated[int, Field(ge=1, le=125)] = 5
+    margin_type: Literal["isolated", "cross"] = "isolated"
+    max_daily_loss_fraction: Fraction = 0.03
+    """Of capital, equity against equity at 00:00 UTC."""
+    daily_loss_action: BreakerAction = "flatten"
+    daily_loss_resume: Resume = "next_utc_day"
+    max_drawdown_fraction: Fraction = 0.10
+    """Of capital, equity against its peak."""
+    drawdown_action: BreakerAction = "flatten"
+    drawdown_resume: Resume = "person"
+    max_consecutive_losses: Count = 5
+    """Round trips in a row with net PnL below zero."""
+    consecutive_losses_action: BreakerAction = "block"
+    consecutive_losses_resume: Resume = "after_seconds"
+    max_trades_per_day: Count = 50
+    """Round trips begun since 00:00 UTC."""
+    trades_per_day_action: BreakerAction = "block"
+    trades_per_day_resume: Resume = "next_utc_day"
+    resume_after_s: Annotated[float, Field(gt=0)] = 14_400.0
+    """Pause of a rule whose resumption is `after_seconds`."""
+    cooldown_s: Seconds = 0.0
+    """No entry for this long after the last exit fill."""
+    cooldown_bars: Annotated[int, Field(ge=0)] = 3
+    """No entry for this many closed bars after the last exit fill."""
+
+
+class ExecutionSettings(Settings):
+    """How orders are sent, and the model of execution where the exchange is simulated."""
+
+    entry: Literal["market", "ioc_limit"] = "market"
+    max_slippage_bps: Annotated[float, Field(gt=0)] = 10.0
+    """Collar of an `ioc_limit` entry."""
+    order_stale_s: Annotated[float, Field(gt=0)] = 10.0
+    """An order in flight for longer is looked up."""
+    recv_window_ms: Annotated[int, Field(ge=500, le=60_000)] = 5_000
+    latency_ms: Annotated[int, Field(ge=0)] = 50
+    """Simulated: from the decision to the matching engine."""
+    slippage_bps: Annotated[float, Field(ge=0)] = 0.5
+    """Simulated: added to each market fill against us; also the expected slippage that sizing uses."""
+    taker_fee: Annotated[Amount, Field(ge=0, lt=Decimal("0.1"))] = Decimal("0.0005")
+    """Simulated; at a real exchange commissionRate is asked at start."""
+    maker_fee: Annotated[Amount, Field(ge=0, lt=Decimal("0.1"))] = Decimal("0.0002")
+    mark_interval_s: Annotated[int, Field(ge=1)] = 60
+    """Simulated: tape time between two mark prices."""
+    wallet: PositiveAmount = Decimal(10_000)
+    """Simulated: wallet balance at start."""
+
+
+class SessionSettings(Settings):
+    """What a session trades on and how it ends."""
+
+    mode: Mode = "sim"
+    symbol: Annotated[str, Field(pattern=r"^[A-Z0-9]{2,20}$")] = "BTCUSDT"
+    tape: Annotated[str, Field(min_length=1)] = "synthetic"
+    """For `sim` and backtests: `synthetic`, or the path of a file of trades."""
+    seed: Annotated[int, Field(ge=0)] = 7
+    """Seed of the synthetic tape and of the simulated mark price."""
+    hours: Annotated[float, Field(gt=0, le=24 * 366)] = 8.0
+    """Length of the synthetic tape."""
+    speed: Annotated[float, Field(ge=0)] = 0.0
+    """`sim`: 1 plays the tape by the wall clock, 0 in lockstep with the engine, as fast as both can."""
+    duration_s: Seconds = 0.0
+    """End the session after this long; 0 for the end of the tape, or never."""
+    on_duration_end: StopPolicy = "flatten"
+    on_interrupt: StopPolicy = "protect"
+    on_notebook_lost: StopPolicy = "protect"
+
+
+class Config(Settings):
+    """All settings of a session or backtest."""
+
+    session: SessionSettings = SessionSettings()
+    bars: BarSettings = BarSettings()
+    signals: SignalSettings = SignalSettings()
+    exits: ExitSettings = ExitSettings()
+    risk: RiskSettings = RiskSettings()
+    execution: ExecutionSettings = ExecutionSettings()
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, object] | None = None, /, **more: object) -> Config:
+        """Build the settings from flat parameters such as `symbol="BTCUSDT", threshold=20`.
+
+        Raises:
+            ConfigError: names every parameter that is unknown, of the wrong type, out of bounds, or like a secret.
+        """
+        given = {**(parameters or {}), **more}
+        refuse_secrets(given)
+        homes = parameter_homes()
+        unknown = sorted(set(given) - set(homes))
+        if unknown:
+            raise ConfigError("; ".join(f"{name}: unknown parameter, was {given[name]!r}" for name in unknown))
+        nested: dict[str, dict[str, object]] = {}
+        for name, value in given.items():
+            nested.setdefault(homes[name], {})[name] = value
+        try:
+            return cls.model_validate(nested)
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from None
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Config:
+        """Read settings back from `model_dump_json`.
+
+        Raises:
+            ConfigError: the text breaks a rule.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from None
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the flat parameters, defaults included, as plain JSON values."""
+        parts = json.loads(self.model_dump_json())
+        return {name: value for part in parts.values() for name, value in part.items()}
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash that two equal sets of settings share."""
+        text = json.dumps(self.parameters(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def check_against(self, instrument: Instrument) -> None:
+        """Refuse settings that this symbol's filters make impossible.
+
+        Raises:
+            ConfigError: the threshold is no multiple of the step, or a bar could overflow 64 bits.
+        """
+        threshold = self.bars.threshold
+        if self.bars.unit == "base" and threshold % instrument.step_size:
+            raise ConfigError(
+                f"threshold: must be a multiple of {instrument.symbol}'s step {instrument.step_size}, was {threshold}"
+            )
+        if self.bars.unit == "trades" and threshold != int(threshold):
+            raise ConfigError(f"threshold: must be a whole number of trades, was {threshold}")
+        if self.bars.unit == "base" and instrument.max_price * (threshold / instrument.step_size) >= 2**62:
+            raise ConfigError(f"threshold: a bar's notional must stay below 2^62 ticklots, was {threshold}")
+
+
+def parameter_homes() -> dict[str, str]:
+    """Map every flat parameter name to the component it belongs to.
+
+    Raises:
+        ConfigError: two components share a name.
+    """
+    homes: dict[str, str] = {}
+    for component, part in Config.model_fields.items():
+        assert isinstance(part.annotation, type) and issubclass(part.annotation, Settings)
+        for name in part.annotation.model_fields:
+            if name in homes:
+                raise ConfigError(f"{name}: must be unique, is in {homes[name]} and {component}")
+            homes[name] = component
+    return homes
+
+
+_SECRET_NAME = re.compile(r"(api_?key|secret|token|passw|private_?key|signature|credential)", re.IGNORECASE)
+_SECRET_VALUE = re.compile(r"^[A-Za-z0-9+/=_-]{40,}$")
+
+
+def refuse_secrets(parameters: Mapping[str, object]) -> None:
+    """Refuse a parameter that is named like a key or looks like one; papermill would store it in the notebook twice.
+
+    Raises:
+        ConfigError: names the parameter, never its value.
+    """
+    for name, value in parameters.items():
+        looks_secret = isinstance(value, str) and _SECRET_VALUE.match(value) and not Path(value).exists()
+        if _SECRET_NAME.search(name) or looks_secret:
+            raise ConfigError(f"{name}: keys must come from the environment or a 0600 file, never from a parameter")
+
+
+def _explain(error: ValidationError) -> str:
+    """One line for each broken rule: parameter, rule, value."""
+    lines = []
+    for problem in error.errors():
+        name = str(problem["loc"][-1]) if problem["loc"] else "settings"
+        rule = problem["msg"].removeprefix("Value error, ")
+        value = problem["input"]
+        shown = f", was {value!r}" if not isinstance(value, dict | Settings) else ""
+        if isinstance(value, float) and not math.isfinite(value):
+            rule = "must be a finite number"
+        lines.append(f"{name}: {rule}{shown}")
+    return "; ".join(lines)

@@ -1,0 +1,35 @@
+"""The ports to an exchange, and the concrete rooms behind them.
+
+`binance` is the edge to Binance through ccxt; `simulated` is a matching engine and account in process; `venue` serves the
+simulated exchange over Binance's wire; `faults` misbehaves on purpose. What stands here is what `live` and `backtest`
+may know of any of them.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from voltrade.model import CancelOrder, Instrument, LookupOrder, OrderIntent, Reply, Snapshot
+
+
+class OrderGateway(Protocol):
+    """Carries the core's commands to an exchange. None of the calls raises for what an exchange may answer."""
+
+    async def instrument(self, symbol: str) -> Instrument:
+        """Return the symbol's filters as the exchange states them now."""
+
+    async def snapshot(self, symbol: str, since_trade_id: int) -> Snapshot:
+        """Return the account: wallet, position, open orders of both kinds, and our trades after an id.
+
+        Raises:
+            VenueError: the account could not be read whole.
+        """
+
+    async def submit(self, intent: OrderIntent) -> Reply:
+        """Send an order once and say what is known of it."""
+
+    async def cancel(self, command: CancelOrder) -> Reply:
+        """Cancel an order by its client id."""
+
+    async def lookup(self, command: LookupOrder) -> Reply:
+        """Ask for an order by its client id; REFUSED with -2013 where the exchange has none."""
