@@ -52,7 +52,9 @@ Mode = Literal["sim", "paper", "demo", "live"]
 class Settings(BaseModel):
     """Base of the settings: frozen, strict types, no unknown names, finite numbers."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class BarSettings(Settings):

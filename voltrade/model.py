@@ -212,7 +212,12 @@ class Trades:
 
     def __getitem__(self, rows: slice) -> Trades:
         return Trades(
-            self.symbol, self.id[rows], self.price[rows], self.quantity[rows], self.time[rows], self.buyer_is_maker[rows]
+            self.symbol,
+            self.id[rows],
+            self.price[rows],
+            self.quantity[rows],
+            self.time[rows],
+            self.buyer_is_maker[rows],
         )
 
     @staticmethod
@@ -471,7 +476,9 @@ class Link:
     up: bool
 
 
-Event = Trades | MarkPrice | FeedGap | OrderUpdate | AlgoUpdate | AccountUpdate | Reply | Snapshot | Timer | Operator | Link
+Event = (
+    Trades | MarkPrice | FeedGap | OrderUpdate | AlgoUpdate | AccountUpdate | Reply | Snapshot | Timer | Operator | Link
+)
 
 
 # --- outputs of the core: commands -------------------------------------------------------------------------------------
