@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
@@ -277,8 +277,7 @@ def parameter_homes() -> dict[str, str]:
     """
     homes: dict[str, str] = {}
     for component, part in Config.model_fields.items():
-        assert isinstance(part.annotation, type) and issubclass(part.annotation, Settings)
-        for name in part.annotation.model_fields:
+        for name in cast(type[Settings], part.annotation).model_fields:
             if name in homes:
                 raise ConfigError(f"{name}: must be unique, is in {homes[name]} and {component}")
             homes[name] = component

@@ -1,9 +1,9 @@
 """The facts that flow through voltrade: instruments, trades, bars, events in, commands and notes out.
 
-Everything here is a frozen value. Inside the program a price is an integer number of ticks, a quantity an integer number
-of lots (steps), notional their exact product ("ticklots"), money an integer of 1e-8 of the quote asset, and time an
-integer of milliseconds since 1970 UTC. `Instrument` is the one place that converts to and from what people and the wire
-write.
+Everything here is a frozen value. Inside the program a price is an integer number of ticks, a quantity an integer
+number of lots (steps), notional their exact product ("ticklots"), money an integer of 1e-8 of the quote asset, and
+time an integer of milliseconds since 1970 UTC. `Instrument` is the one place that converts to and from what people
+and the wire write.
 
 Events enter `TradingCore.handle`, which returns outputs: commands (to be carried to the exchange) and notes (facts for
 the journal). Both are listed at the end of the file.
@@ -52,7 +52,7 @@ def money_text(units: int) -> str:
     return format(Decimal(units).scaleb(-8), "f")
 
 
-# --- words of the exchange ---------------------------------------------------------------------------------------------
+# --- words of the exchange ------------------------------------------------------------------------------------------
 
 
 class Side(IntEnum):
@@ -187,7 +187,7 @@ class Instrument:
         return int(exact.to_integral_value(rounding=ROUND_HALF_EVEN))
 
 
-# --- market data -------------------------------------------------------------------------------------------------------
+# --- market data ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -223,11 +223,14 @@ class Trades:
     @staticmethod
     def from_rows(symbol: str, rows: Iterable[tuple[int, int, int, int, bool]]) -> Trades:
         """Build a block from `(id, price in ticks, quantity in lots, time in ms, buyer is maker)` rows."""
-        columns = list(zip(*rows, strict=True)) or [(), (), (), (), ()]
+        ids, prices, quantities, times, makers = list(zip(*rows, strict=True)) or [()] * 5
         return Trades(
             symbol,
-            *(np.array(column, dtype=np.int64) for column in columns[:4]),
-            buyer_is_maker=np.array(columns[4], dtype=np.bool_),
+            np.array(ids, dtype=np.int64),
+            np.array(prices, dtype=np.int64),
+            np.array(quantities, dtype=np.int64),
+            np.array(times, dtype=np.int64),
+            np.array(makers, dtype=np.bool_),
         )
 
     @staticmethod
@@ -305,7 +308,7 @@ class FeedGap:
     filled: int
 
 
-# --- orders ------------------------------------------------------------------------------------------------------------
+# --- orders ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -481,7 +484,7 @@ Event = (
 )
 
 
-# --- outputs of the core: commands -------------------------------------------------------------------------------------
+# --- outputs of the core: commands ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -527,7 +530,7 @@ class TakeSnapshot:
 Command = OrderIntent | CancelOrder | LookupOrder | TakeSnapshot
 
 
-# --- outputs of the core: notes ----------------------------------------------------------------------------------------
+# --- outputs of the core: notes -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -560,7 +563,7 @@ class BreakerChange:
 
 @dataclass(frozen=True, slots=True)
 class RoundTrip:
-    """A position's whole life: entry, fills, exits, costs. Quantities in lots, notionals in ticklots, the rest money."""
+    """A position's whole life: entry, fills, exits, costs. Lots, ticklots for notionals, money for the rest."""
 
     id: int
     symbol: str

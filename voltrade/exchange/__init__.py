@@ -1,8 +1,7 @@
 """The ports to an exchange, and the concrete rooms behind them.
 
-`binance` is the edge to Binance through ccxt; `simulated` is a matching engine and account in process; `venue` serves the
-simulated exchange over Binance's wire; `faults` misbehaves on purpose. What stands here is what `live` and `backtest`
-may know of any of them.
+`binance` is the edge to Binance through ccxt; `simulated` is a matching engine and account in process; `venue` serves
+the simulated exchange over Binance's wire. What stands here is what `live` and `backtest` may know of any of them.
 """
 
 from __future__ import annotations
