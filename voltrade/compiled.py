@@ -1,0 +1,123 @@
+"""The one decorator that compiles the rules: bars, indicators, signals, risk and execution.
+
+Numba keeps compiled code on disk, but it notices only an edit of the very file a function stands in: after an edit of a
+function or constant that it uses from another file it would run the old rule. So the code is kept in a folder named by
+the hash of every source file that the function's file imports, directly or not. No fast-math and no threads:
+compiled and plain Python give the same bits, and divide by zero with the same error.
+
+The folder is `$VOLTRADE_CACHE`, else `$XDG_CACHE_HOME/voltrade`, else `~/.cache/voltrade`. Where it can't be
+written, functions are compiled anew in each process.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import os
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, cast
+
+import numba
+import numpy as np
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a function at its first call for each set of argument types; the compiled code is cached on disk.
+
+    The plain function stays reachable as `.py_func`.
+    """
+    return cast(Callable[P, R], compile_for(function, None))
+
+
+def compile_for(function: Callable[..., Any], signature: Any) -> Any:
+    """Compile a function, at once if a numba signature is given, through the cache of its sources."""
+    folder = _cache_folder(function)
+    if folder is None:
+        return numba.njit(signature)(function)
+    settings: Any = numba.config
+    before = settings.CACHE_DIR
+    settings.CACHE_DIR = str(folder)  # read by numba while it decorates, not later
+    try:
+        return numba.njit(signature, cache=True)(function)
+    finally:
+        settings.CACHE_DIR = before
+
+
+def cache_home() -> Path:
+    """The folder that all compiled code is kept under."""
+    if given := os.environ.get("VOLTRADE_CACHE"):
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "voltrade"
+
+
+def source_key(file: Path) -> str:
+    """Hash a source file and every file of ours that it imports, directly or not, with the versions beneath them."""
+    digest = hashlib.sha256(f"{sys.version} numba {numba.__version__} numpy {np.__version__}".encode())
+    for path in sorted(_reachable(file)):
+        digest.update(str(path).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _cache_folder(function: Callable[..., Any]) -> Path | None:
+    """The folder for a function's compiled code; none for code without a file (a notebook cell) or a cache."""
+    file = Path(inspect.getfile(function))
+    if not file.is_file():
+        return None
+    try:
+        folder = cache_home() / source_key(file)
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def _reachable(file: Path) -> set[Path]:
+    """Collect a file and the files of ours that it imports, directly or not."""
+    found: set[Path] = set()
+    waiting = [file.resolve()]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting.extend(_imported(path))
+    return found
+
+
+def _imported(file: Path) -> Iterator[Path]:
+    """The files of ours that a file's imports have loaded."""
+    for name in _imported_names(file.read_bytes()):
+        source = getattr(sys.modules.get(name), "__file__", None)
+        if source and _is_ours(Path(source).resolve()):
+            yield Path(source).resolve()
+
+
+@cache
+def _imported_names(source: bytes) -> tuple[str, ...]:
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.extend(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.append(node.module)
+            names.extend(f"{node.module}.{alias.name}" for alias in node.names)
+    return tuple(names)
+
+
+_PACKAGE = Path(__file__).resolve().parent
+_FOREIGN = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a source can change without a new version of a package: voltrade, or a file outside of the library."""
+    if path.suffix != ".py":
+        return False
+    return path.is_relative_to(_PACKAGE) or not any(path.is_relative_to(folder) for folder in _FOREIGN)
