@@ -1,0 +1,245 @@
+"""A seeded market: trades that look like Binance's where a volume-bar strategy can tell the difference.
+
+Four layers, each on top of the one before: two volatility regimes (minutes and hours), orders that excite more orders,
+taker sides that remember past sides, and an efficient price that moves only by what was not to be expected of the
+orders (so there is no trend to be had for free) seen through sticky quotes one tick apart. Large orders sweep several
+prices within one millisecond.
+
+Calibrated on aggTrades of Binance: three BTCUSDT perpetual clips of 6 to 9 minutes (2023, 2024) and 23 hours of LTCUSDT
+spot (2025). `tests/test_synthetic.py` holds tapes to bands around these figures:
+
+    CALIBRATION_TABLE
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+import numpy as np
+import numpy.typing as npt
+
+from voltrade.compiled import compiled
+from voltrade.errors import DataError
+from voltrade.model import Instrument, Int64s, Trades
+
+Floats = npt.NDArray[np.float64]
+
+HOUR_MS = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """Level of a synthetic market: the price it starts at and the coins traded in an hour."""
+
+    price: Decimal
+    coins_per_hour: Decimal
+
+
+MARKETS = {
+    "BTCUSDT": Market(Decimal(80_000), Decimal(1_250)),  # 20 BTC a bar: 500 bars in 8 hours
+    "ETHUSDT": Market(Decimal(3_000), Decimal(20_000)),
+    "SOLUSDT": Market(Decimal(150), Decimal(150_000)),
+    "LTCUSDT": Market(Decimal(85), Decimal(15_000)),
+}
+
+# Arrivals.
+TRADES_PER_HOUR = 10_500
+OFFSPRING = 0.62
+"""Orders that one order sets off, on average; below 1, else bursts never end."""
+OFFSPRING_DELAY_MS = (0.2, 30_000.0)
+"""Delays are log-uniform between these: as many within a millisecond as within tens of seconds."""
+
+# Volatility.
+HOURLY_VOLATILITY = 0.0105
+"""Standard deviation of an hour's return, averaged over regimes: about 98 % a year, a lively day."""
+REGIME_HALF_LIVES_S = (240.0, 5_400.0)
+REGIME_STRENGTHS = (0.35, 0.35)
+"""Standard deviation of the log volatility that each regime adds."""
+ACTIVITY_EXPONENT = 1.3
+"""Orders per second grow as volatility to this power: what is left makes some bars wilder than others."""
+FLOW_WEIGHT = 0.75
+NEWS_WEIGHT = 0.75
+"""How far surprising orders and news move the price; with sides as predictable as they are, squares sum to about 1."""
+STICKINESS = 0.8
+"""Quotes follow once the efficient price has left them by this many typical moves."""
+
+# Sides: memories of past sides, by their length in orders, and how much each weighs.
+MEMORIES = (2.0, 10.0, 60.0, 400.0)
+MEMORY_WEIGHTS = (0.28, 0.22, 0.16, 0.12)
+
+# Sizes.
+SIZE_SPREAD = 2.05
+"""Standard deviation of the log size: one order in a hundred is 14 times the mean."""
+LARGEST_SIZE = 150.0
+"""Largest order, as a multiple of the mean."""
+SWEEP_SHARE = 0.06
+"""Share of orders that sweep several prices."""
+SWEEP_LENGTH = 5.0
+"""Prices that a sweep takes beyond the first, on average."""
+SWEEP_STEP = 0.15
+"""Distance between the prices of a sweep, in typical moves."""
+LOWEST_PRICE = 100.0
+"""Ticks; only a tape of years could come down to it."""
+
+
+def synthetic_market(instrument: Instrument, seed: int, hours: float, start_ms: int) -> Trades:
+    """Return the aggTrades of a seeded market from `start_ms` on, in ticks and lots, ids from 1.
+
+    The same seed gives the same trades on every machine: what a maths library may compute differently in the last bit
+    (exponentials) is rounded to 9 decimals at once.
+
+    Raises:
+        DataError: so few hours that there is no trade.
+    """
+    market = MARKETS.get(instrument.symbol) or _unknown_market(instrument)
+    draw = np.random.Generator(np.random.PCG64(seed))
+    seconds = max(1, round(hours * 3600))
+    volatility = _volatility_path(draw, seconds)
+    times = _arrivals(draw, volatility, hours)
+    if not len(times):
+        raise DataError(f"hours: a synthetic tape must be long enough for a trade, was {hours}")
+
+    lengths = _sweep_lengths(draw, len(times))
+    order = np.repeat(np.arange(len(times)), lengths)
+    lots = _sizes(draw, len(times), market, instrument)
+    sides, prices = _prices(
+        float(market.price / instrument.tick_size),
+        _move_sizes(volatility, times, hours),
+        np.sqrt(lots * lengths / np.mean(lots * lengths)),  # the square-root law, and a sweep tells more
+        lengths,
+        draw.random(len(times)),
+        draw.standard_normal(len(times)),
+        draw.standard_exponential(len(order)),
+    )
+    return Trades(
+        instrument.symbol,
+        id=np.arange(1, len(order) + 1, dtype=np.int64),
+        price=prices,
+        quantity=_split(draw, lots, lengths, order),
+        time=start_ms + times[order],
+        buyer_is_maker=(sides < 0)[order],
+    )
+
+
+def _unknown_market(instrument: Instrument) -> Market:
+    """Put a symbol that has no market of its own at 10,000 ticks and 10 million of the quote asset an hour."""
+    price = 10_000 * instrument.tick_size
+    return Market(price, 10_000_000 / price)
+
+
+def _volatility_path(draw: np.random.Generator, seconds: int) -> Floats:
+    """Volatility of each second as a multiple of the usual, its mean square 1."""
+    log_volatility = np.zeros(seconds)
+    for half_life, strength in zip(REGIME_HALF_LIVES_S, REGIME_STRENGTHS, strict=True):
+        log_volatility += strength * _autoregression(round(0.5 ** (1 / half_life), 9), draw.standard_normal(seconds))
+    volatility = _settled(np.exp(log_volatility))
+    return _settled(volatility / np.sqrt(np.mean(volatility**2)))
+
+
+def _arrivals(draw: np.random.Generator, volatility: Floats, hours: float) -> Int64s:
+    """Times of orders in ms after the start, in order: each sets off others, which set off others."""
+    activity = _settled(volatility**ACTIVITY_EXPONENT)
+    orders_per_hour = TRADES_PER_HOUR / (1 + SWEEP_SHARE * SWEEP_LENGTH)
+    rate = orders_per_hour / 3600 * (1 - OFFSPRING) * activity / activity.mean()
+    second = np.repeat(np.arange(len(rate)), draw.poisson(rate))
+    generation = (second + draw.random(len(second))) * 1000
+    shortest, longest = OFFSPRING_DELAY_MS
+    generations = [generation]
+    while len(generation):
+        parents = np.repeat(generation, draw.poisson(OFFSPRING, len(generation)))
+        generation = parents + _settled(shortest * (longest / shortest) ** draw.random(len(parents)))
+        generations.append(generation)
+    times = np.sort(np.floor(np.concatenate(generations)).astype(np.int64))
+    return times[times < round(hours * HOUR_MS)]
+
+
+def _sweep_lengths(draw: np.random.Generator, orders: int) -> Int64s:
+    """How many prices each order takes: mostly one."""
+    more = draw.geometric(1 / SWEEP_LENGTH, orders)
+    return np.where(draw.random(orders) < SWEEP_SHARE, 1 + more, 1).astype(np.int64)
+
+
+def _sizes(draw: np.random.Generator, orders: int, market: Market, instrument: Instrument) -> Int64s:
+    """Lots of each order: log-normal, cut at the top, none below a lot."""
+    mean_lots = float(market.coins_per_hour / instrument.step_size) * (1 + SWEEP_SHARE * SWEEP_LENGTH) / TRADES_PER_HOUR
+    sizes = np.exp(SIZE_SPREAD * draw.standard_normal(orders) - SIZE_SPREAD**2 / 2)
+    return np.maximum(np.rint(mean_lots * _settled(np.minimum(sizes, LARGEST_SIZE))), 1).astype(np.int64)
+
+
+def _move_sizes(volatility: Floats, times: Int64s, hours: float) -> Floats:
+    """Typical return of the efficient price at each order."""
+    at_orders = volatility[np.minimum(times // 1000, len(volatility) - 1)]
+    per_order = at_orders / np.sqrt(len(times) / hours)  # variance per hour is shared by an hour's orders
+    # Busy seconds have more orders, of which each moves the price less.
+    return _settled(per_order * at_orders ** (-ACTIVITY_EXPONENT / 2) * HOURLY_VOLATILITY)
+
+
+def _split(draw: np.random.Generator, lots: Int64s, lengths: Int64s, order: Int64s) -> Int64s:
+    """Share each order's lots among the prices it takes, at least one lot each."""
+    weights = 0.1 + draw.random(len(order))
+    shares = weights / np.bincount(order, weights)[order]
+    return np.maximum(np.floor(lots[order] * shares), 1).astype(np.int64)
+
+
+def _settled(values: Floats) -> Floats:
+    """Round away the last bits, in which maths libraries differ."""
+    return np.asarray(np.round(values, 9), dtype=np.float64)
+
+
+@compiled
+def _autoregression(persistence: float, shocks: Floats) -> Floats:
+    """Stationary first-order autoregression of unit variance."""
+    path = np.empty_like(shocks)
+    fresh = np.sqrt(1 - persistence * persistence)
+    level = shocks[0]
+    for i in range(len(shocks)):
+        level = persistence * level + fresh * shocks[i]
+        path[i] = level
+    return path
+
+
+@compiled
+def _prices(
+    start: float,
+    move_sizes: Floats,
+    impacts: Floats,
+    lengths: Int64s,
+    chances: Floats,
+    news: Floats,
+    steps: Floats,
+) -> tuple[Int64s, Int64s]:
+    """Walk through the orders: draw each one's side from past sides, trade at the quotes, let the market learn.
+
+    Returns the side of each order, and the price in ticks of each trade (one for each price that an order takes).
+    """
+    sides = np.empty(len(move_sizes), dtype=np.int64)
+    prices = np.empty(len(steps), dtype=np.int64)
+    memory = np.zeros(len(MEMORIES))
+    efficient = start
+    bid = np.int64(np.floor(start))
+    trade = 0
+    for order in range(len(move_sizes)):
+        expected = 0.0
+        for k in range(len(MEMORIES)):
+            expected += MEMORY_WEIGHTS[k] * memory[k]
+        side = 1 if chances[order] < 0.5 + 0.5 * expected else -1
+        for k in range(len(MEMORIES)):
+            memory[k] += (side - memory[k]) / MEMORIES[k]
+        sides[order] = side
+
+        typical_move = move_sizes[order] * efficient
+        prices[trade] = bid + 1 if side > 0 else bid
+        trade += 1
+        for _ in range(1, lengths[order]):
+            away = 1 + np.int64(SWEEP_STEP * typical_move * steps[trade])
+            prices[trade] = max(prices[trade - 1] + side * away, 1)
+            trade += 1
+
+        flow = impacts[order] * (side - expected)
+        efficient += typical_move * (FLOW_WEIGHT * flow + NEWS_WEIGHT * news[order])
+        efficient = max(efficient, LOWEST_PRICE)
+        reach = STICKINESS * typical_move
+        if efficient < bid - reach or efficient > bid + 1 + reach:
+            bid = np.int64(np.floor(efficient))
+    return sides, prices
