@@ -1,0 +1,841 @@
+"""Whether an entry is allowed, how large it is, and when trading must stop.
+
+A bar's signal comes in from `core`, which fills one row of FACTS, asks the gates in the order it lists, and sizes the
+entry; every equity, transfer and round trip goes to the `CircuitBreaker`. Each rule is a numeric one-step function over
+one-row structured arrays, compiled, so that live calls one step and a sweep the same function in its loop.
+
+Amounts are integers throughout: prices in ticks, quantities in lots, money in 1e-8 of the quote asset, rates in 1e-8.
+Limits are rounded down, costs and distances up, so that every rounding is on the safe side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from voltrade.compiled import compiled
+from voltrade.config import BreakerAction, Config, Resume, RiskSettings
+from voltrade.errors import ConfigError, DataError
+from voltrade.model import DAY_MS, MONEY, NEVER, BreakerChange, Instrument, money_text
+
+Rows = npt.NDArray[np.void]
+"""A structured array; one row unless said otherwise. Fields are read as `row["name"]`, compiled and plain alike."""
+
+ONE_E8 = 100_000_000
+"""A rate of 1, as rates are written here."""
+
+NO_EXIT = -1
+"""`last_exit_time` where there was no exit yet."""
+
+MIN_STOP_TICKS = 3
+"""No stop is nearer than this, whatever the price."""
+
+MAINTENANCE_RATE = Decimal("0.025")
+"""Maintenance margin rate assumed for the liquidation distance: `maintMarginPercent` of nearly every symbol, and above
+the first bracket of the large ones, so that liquidation is never taken to be further away than it is."""
+
+MAX_CAPITAL = Decimal(1_000_000_000)
+"""Largest capital whose products stay within 64 bits at the largest notional multiple."""
+
+
+# --- exact arithmetic -------------------------------------------------------------------------------------------------
+
+
+@compiled
+def share(amount: int, rate: int) -> int:
+    """Return amount x rate in 1e-8, rounded down, without the product that would overflow 64 bits."""
+    return amount // ONE_E8 * rate + amount % ONE_E8 * rate // ONE_E8
+
+
+@compiled
+def share_up(amount: int, rate: int) -> int:
+    """Return amount x rate in 1e-8, rounded up."""
+    return -share(-amount, rate)
+
+
+def rate_e8(value: float | Decimal, rounding: str = ROUND_FLOOR) -> int:
+    """Write a rate in 1e-8: allowances are rounded down, costs up. `0.005` is 500,000."""
+    return int((Decimal(str(value)) * ONE_E8).to_integral_value(rounding=rounding))
+
+
+# --- what the gates and the size are told -----------------------------------------------------------------------------
+
+FACTS = np.dtype(
+    [
+        ("time", np.int64),  # of the decision, ms
+        # the deciding bar
+        ("warming_up", np.bool_),  # fewer than the warm-up's bars were folded
+        ("last_bar", np.bool_),  # no later bar was closed by the same trade
+        ("tainted", np.bool_),  # a feed gap fell into it
+        ("day_end", np.bool_),  # closed short by the end of the UTC day
+        # the state of the system
+        ("paused", np.bool_),  # by the operator
+        ("reconciled", np.bool_),  # venue and core agree since the last connect
+        ("market_stream_up", np.bool_),
+        ("user_stream_up", np.bool_),
+        ("unknown_orders", np.int64),  # orders whose outcome isn't known
+        ("round_trips", np.int64),  # open, and entries in flight
+        ("last_exit_time", np.int64),  # of the last exit fill, ms; NO_EXIT for none
+        ("bars_since_exit", np.int64),  # bars closed after it, the deciding one included
+        ("price_time", np.int64),  # when the price below was made, ms
+        # the circuit breaker: what holds now, filled by CircuitBreaker.fill
+        ("halted_by_person", np.bool_),
+        ("drawdown", np.bool_),
+        ("daily_loss", np.bool_),
+        ("losing_streak", np.bool_),
+        ("trades_per_day", np.bool_),
+        # the entry
+        ("price", np.int64),  # last price, ticks
+        ("stop_ticks", np.int64),  # distance of the stop from the fill
+        ("quantity", np.int64),  # lots, from position_size
+        ("wallet", np.int64),  # wallet balance, money
+        ("available", np.int64),  # free margin, money
+    ]
+)
+
+LIMITS = np.dtype(
+    [
+        ("max_round_trips", np.int64),
+        ("cooldown_ms", np.int64),
+        ("cooldown_bars", np.int64),
+        ("max_price_age_ms", np.int64),
+        ("capital", np.int64),  # money
+        ("risk_e8", np.int64),  # part of capital that one stop-out may cost
+        ("max_notional_e8", np.int64),  # multiple of capital
+        ("leverage", np.int64),
+        ("maintenance_e8", np.int64),  # maintenance margin rate
+        ("min_stop_e8", np.int64),  # of the price
+        ("fee_e8", np.int64),  # taker fee a side
+        ("slippage_e8", np.int64),  # expected a side
+        ("money_per_ticklot", np.int64),
+        ("min_quantity", np.int64),  # lots
+        ("max_quantity", np.int64),  # lots, of a market order
+        ("min_notional", np.int64),  # money
+    ]
+)
+
+
+def new_facts() -> Rows:
+    """Return a row of FACTS that is refused: what isn't filled in isn't allowed."""
+    facts = np.zeros(1, FACTS)
+    facts["last_exit_time"] = NO_EXIT
+    return facts
+
+
+def limits_of(
+    config: Config,
+    instrument: Instrument,
+    taker_fee_e8: int | None = None,
+    *,
+    max_round_trips: int = 1,
+    max_price_age_ms: int = 10_000,
+    maintenance_rate: Decimal = MAINTENANCE_RATE,
+) -> Rows:
+    """Return the row of LIMITS that settings and filters give.
+
+    `taker_fee_e8` is what the exchange says (`Snapshot.taker_fee_e8`), else the settings' fee.
+
+    Raises:
+        ConfigError: the capital is beyond what 64 bits hold.
+    """
+    risk, execution = config.risk, config.execution
+    if risk.capital > MAX_CAPITAL:
+        raise ConfigError(f"capital: must be at most {MAX_CAPITAL}, was {risk.capital}")
+    limits = np.zeros(1, LIMITS)
+    row = limits[0]
+    row["max_round_trips"] = max_round_trips
+    row["cooldown_ms"] = math.ceil(risk.cooldown_s * 1000)
+    row["cooldown_bars"] = risk.cooldown_bars
+    row["max_price_age_ms"] = max_price_age_ms
+    row["capital"] = int(risk.capital * MONEY)
+    row["risk_e8"] = rate_e8(risk.risk_fraction)
+    row["max_notional_e8"] = rate_e8(risk.max_notional_multiple)
+    row["leverage"] = risk.leverage
+    row["maintenance_e8"] = rate_e8(maintenance_rate, ROUND_CEILING)
+    row["min_stop_e8"] = rate_e8(Decimal(str(config.exits.min_stop_bps)) / 10_000, ROUND_CEILING)
+    row["fee_e8"] = rate_e8(execution.taker_fee, ROUND_CEILING) if taker_fee_e8 is None else taker_fee_e8
+    row["slippage_e8"] = rate_e8(Decimal(str(execution.slippage_bps)) / 10_000, ROUND_CEILING)
+    row["money_per_ticklot"] = instrument.money_per_ticklot
+    row["min_quantity"] = instrument.min_quantity
+    row["max_quantity"] = min(instrument.market_max_quantity, instrument.max_quantity)
+    row["min_notional"] = instrument.min_notional
+    return limits
+
+
+# --- size -------------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def stop_distance(atr: float, multiple: float, tick_size: float) -> int:
+    """Return a stop's distance in ticks, rounded up, from the ATR in quote per coin; 0 while there is no ATR."""
+    ticks = atr * multiple / tick_size
+    if not 0.0 < ticks < 1e15:
+        return 0
+    # The small allowance keeps 100.00000000000001 ticks, which floats make of 100, at 100.
+    return math.ceil(ticks - 1e-6)
+
+
+@compiled
+def expected_price(facts: Rows, limits: Rows) -> int:
+    """Return the price that a buyer may expect to pay, in ticks: last price plus expected slippage, rounded up."""
+    fact, limit = facts[0], limits[0]
+    return int(fact["price"]) + share_up(fact["price"], limit["slippage_e8"])
+
+
+@compiled
+def capital_in_use(facts: Rows, limits: Rows) -> int:
+    """Return the ring-fenced capital in money; at most the wallet."""
+    return int(min(limits[0]["capital"], facts[0]["wallet"]))
+
+
+@compiled
+def stop_out_cost(lots: int, facts: Rows, limits: Rows) -> int:
+    """Return the money that an entry of so many lots costs when its stop is hit, rounded up.
+
+    The stop distance, plus fee and expected slippage on both sides; the exit is taken at price + distance whichever
+    side it is, since that is the dearer one.
+    """
+    fact, limit = facts[0], limits[0]
+    stop = lots * fact["stop_ticks"] * limit["money_per_ticklot"]
+    turnover = lots * (2 * expected_price(facts, limits) + fact["stop_ticks"]) * limit["money_per_ticklot"]
+    return int(stop) + share_up(turnover, limit["fee_e8"] + limit["slippage_e8"])
+
+
+@compiled
+def lots_at_risk(facts: Rows, limits: Rows, most: int) -> int:
+    """Return the largest number of lots, up to `most`, whose stop-out costs no more than capital x risk fraction."""
+    fact, limit = facts[0], limits[0]
+    budget = share(capital_in_use(facts, limits), limit["risk_e8"])
+    rate = (limit["fee_e8"] + limit["slippage_e8"]) / 1e8
+    ticks = fact["stop_ticks"] + (2 * expected_price(facts, limits) + fact["stop_ticks"]) * rate
+    estimate = budget / (ticks * limit["money_per_ticklot"])
+    # The float estimate is right to a lot; the exact cost decides.
+    lots = most if estimate >= most else min(most, int(estimate) + 2)
+    while lots > 0 and stop_out_cost(lots, facts, limits) > budget:
+        lots -= 1
+    return lots
+
+
+@compiled
+def position_size(facts: Rows, limits: Rows) -> int:
+    """Return the quantity of an entry in lots: the largest that keeps every bound, 0 where that is too small to send.
+
+    Bounds: a stop-out costs at most capital x risk fraction; notional at the expected price at most the multiple of
+    capital; initial margin and the entry's costs within the available margin at this leverage; the market's largest
+    order. It is rounded down to the lot and never raised to reach the market's least quantity or notional. Reads
+    price, stop_ticks, wallet and available of FACTS.
+    """
+    fact, limit = facts[0], limits[0]
+    if fact["price"] <= 0 or fact["stop_ticks"] <= 0:
+        return 0
+    lot_value = expected_price(facts, limits) * limit["money_per_ticklot"]
+    notional = share(capital_in_use(facts, limits), limit["max_notional_e8"])
+    # notional / leverage + notional x costs <= available
+    costs_e8 = limit["leverage"] * (limit["fee_e8"] + limit["slippage_e8"])
+    margin = share(fact["available"], ONE_E8 * ONE_E8 // (ONE_E8 + costs_e8))
+    by_margin = margin // lot_value * limit["leverage"] + margin % lot_value * limit["leverage"] // lot_value
+    most = min(notional // lot_value, by_margin, limit["max_quantity"])
+    lots = lots_at_risk(facts, limits, most)
+    if lots < limit["min_quantity"] or lots * fact["price"] * limit["money_per_ticklot"] < limit["min_notional"]:
+        return 0
+    return lots
+
+
+@compiled
+def least_stop_ticks(facts: Rows, limits: Rows) -> int:
+    """Return the shortest stop allowed: `min_stop_bps` of the price, 3 ticks, or 2 x round-trip cost, the longest."""
+    fact, limit = facts[0], limits[0]
+    of_price = share_up(fact["price"], limit["min_stop_e8"])
+    round_trip = share_up(2 * fact["price"], limit["fee_e8"] + limit["slippage_e8"])
+    return max(of_price, MIN_STOP_TICKS, 2 * round_trip)
+
+
+@compiled
+def liquidation_ticks(facts: Rows, limits: Rows) -> int:
+    """Return the approximate distance to liquidation of an isolated position, in ticks, rounded down.
+
+    price x (1 / leverage - maintenance rate); fees and the tiers of larger positions are left to the margin that the
+    rule's factor of two leaves. A cross position has more margin than this, never less.
+    """
+    fact, limit = facts[0], limits[0]
+    return share(fact["price"], ONE_E8 // limit["leverage"] - limit["maintenance_e8"])
+
+
+@compiled
+def cooling_down(time: int, last_exit_time: int, bars_since_exit: int, cooldown_ms: int, cooldown_bars: int) -> bool:
+    """Whether the pause after the last exit still runs.
+
+    With `cooldown_bars` = 3 the three bars that close after the exit may not enter, the fourth may; `cooldown_ms` ends
+    at exactly that time. Both must be over. `last_exit_time` is NO_EXIT where there was none.
+    """
+    if last_exit_time < 0:
+        return False
+    return time < last_exit_time + cooldown_ms or bars_since_exit <= cooldown_bars
+
+
+# --- gates ------------------------------------------------------------------------------------------------------------
+
+GateRule = Callable[[Rows, Rows], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A pre-trade check: `refuses(facts, limits)` true means no entry, for the reason `code`."""
+
+    code: str
+    refuses: GateRule
+    text: str
+
+
+def first_refusal(gates: Iterable[Gate], facts: Rows, limits: Rows) -> Gate | None:
+    """Return the first gate, in the order given, that refuses; None where all let the entry pass."""
+    for gate in gates:
+        if gate.refuses(facts, limits):
+            return gate
+    return None
+
+
+@compiled
+def warming_up(facts: Rows, limits: Rows) -> bool:
+    return bool(facts[0]["warming_up"])
+
+
+@compiled
+def not_last_bar(facts: Rows, limits: Rows) -> bool:
+    return not facts[0]["last_bar"]
+
+
+@compiled
+def bar_tainted(facts: Rows, limits: Rows) -> bool:
+    return bool(facts[0]["tainted"])
+
+
+@compiled
+def day_end_bar(facts: Rows, limits: Rows) -> bool:
+    return bool(facts[0]["day_end"])
+
+
+@compiled
+def paused(facts: Rows, limits: Rows) -> bool:
+    return bool(facts[0]["paused"])
+
+
+@compiled
+def halted_by_person(facts: Rows, limits: Rows) -> bool:
+    return bool(facts[0]["halted_by_person"])
+
+
+@compiled
+def drawdown(facts: Rows, limits: Rows) -> bool:
+    return bool(facts[0]["drawdown"])
+
+
+@compiled
+def daily_loss(facts: Rows, limits: Rows) -> bool:
+    return bool(facts[0]["daily_loss"])
+
+
+@compiled
+def losing_streak(facts: Rows, limits: Rows) -> bool:
+    return bool(facts[0]["losing_streak"])
+
+
+@compiled
+def trades_per_day(facts: Rows, limits: Rows) -> bool:
+    return bool(facts[0]["trades_per_day"])
+
+
+@compiled
+def not_reconciled(facts: Rows, limits: Rows) -> bool:
+    return not facts[0]["reconciled"]
+
+
+@compiled
+def link_down(facts: Rows, limits: Rows) -> bool:
+    return not (facts[0]["market_stream_up"] and facts[0]["user_stream_up"])
+
+
+@compiled
+def stale_price(facts: Rows, limits: Rows) -> bool:
+    return bool(facts[0]["time"] - facts[0]["price_time"] > limits[0]["max_price_age_ms"])
+
+
+@compiled
+def unknown_order(facts: Rows, limits: Rows) -> bool:
+    return bool(facts[0]["unknown_orders"] > 0)
+
+
+@compiled
+def in_position(facts: Rows, limits: Rows) -> bool:
+    return bool(facts[0]["round_trips"] >= limits[0]["max_round_trips"])
+
+
+@compiled
+def cooldown(facts: Rows, limits: Rows) -> bool:
+    fact, limit = facts[0], limits[0]
+    return cooling_down(
+        fact["time"], fact["last_exit_time"], fact["bars_since_exit"], limit["cooldown_ms"], limit["cooldown_bars"]
+    )
+
+
+@compiled
+def stop_too_tight(facts: Rows, limits: Rows) -> bool:
+    return bool(facts[0]["stop_ticks"] < least_stop_ticks(facts, limits))
+
+
+@compiled
+def liquidation_distance(facts: Rows, limits: Rows) -> bool:
+    return bool(2 * facts[0]["stop_ticks"] > liquidation_ticks(facts, limits))
+
+
+@compiled
+def size_too_small(facts: Rows, limits: Rows) -> bool:
+    return bool(facts[0]["quantity"] <= 0)
+
+
+@compiled
+def max_notional(facts: Rows, limits: Rows) -> bool:
+    lot_value = expected_price(facts, limits) * limits[0]["money_per_ticklot"]
+    allowed = share(capital_in_use(facts, limits), limits[0]["max_notional_e8"])
+    return bool(lot_value <= 0 or facts[0]["quantity"] > allowed // lot_value)
+
+
+WARMING_UP = Gate("WARMING_UP", warming_up, "indicators and bars aren't warmed up")
+NOT_LAST_BAR = Gate("NOT_LAST_BAR", not_last_bar, "the same trade closed a later bar")
+BAR_TAINTED = Gate("BAR_TAINTED", bar_tainted, "trades are missing from the bar")
+DAY_END_BAR = Gate("DAY_END_BAR", day_end_bar, "the bar was closed short by the end of the UTC day")
+PAUSED = Gate("PAUSED", paused, "entries are paused by the operator")
+HALTED_BY_PERSON = Gate("HALTED_BY_PERSON", halted_by_person, "a person halted trading or allows only exits")
+DRAWDOWN = Gate("DRAWDOWN", drawdown, "the drawdown limit was reached")
+DAILY_LOSS = Gate("DAILY_LOSS", daily_loss, "the daily loss limit was reached")
+LOSING_STREAK = Gate("LOSING_STREAK", losing_streak, "too many losing round trips in a row")
+TRADES_PER_DAY = Gate("TRADES_PER_DAY", trades_per_day, "the day's number of round trips is used up")
+NOT_RECONCILED = Gate("NOT_RECONCILED", not_reconciled, "the account isn't reconciled with the exchange")
+LINK_DOWN = Gate("LINK_DOWN", link_down, "a stream is down")
+STALE_PRICE = Gate("STALE_PRICE", stale_price, "the last price is too old")
+UNKNOWN_ORDER = Gate("UNKNOWN_ORDER", unknown_order, "an order's outcome isn't known")
+IN_POSITION = Gate("IN_POSITION", in_position, "a round trip is open or an entry is in flight")
+COOLDOWN = Gate("COOLDOWN", cooldown, "the pause after the last exit still runs")
+STOP_TOO_TIGHT = Gate("STOP_TOO_TIGHT", stop_too_tight, "the stop is nearer than its least distance")
+LIQUIDATION_DISTANCE = Gate("LIQUIDATION_DISTANCE", liquidation_distance, "liquidation is nearer than twice the stop")
+SIZE_TOO_SMALL = Gate("SIZE_TOO_SMALL", size_too_small, "the size is below the market's least order")
+MAX_NOTIONAL = Gate("MAX_NOTIONAL", max_notional, "the notional is above its multiple of capital")
+
+
+# --- circuit breaker: the rules ---------------------------------------------------------------------------------------
+
+RULES = ("DAILY_LOSS", "DRAWDOWN", "LOSING_STREAK", "TRADES_PER_DAY", "HALTED_BY_PERSON")
+"""Codes of the rules, in the order of their rows below; the last is a person's own hold."""
+
+_DAILY_LOSS, _DRAWDOWN, _LOSING_STREAK, _TRADES_PER_DAY, _PERSON = range(5)
+
+ACTIONS: tuple[BreakerAction, ...] = ("block", "cancel", "flatten")
+RESUMPTIONS: tuple[Resume, ...] = ("next_utc_day", "after_seconds", "person")
+_FLATTEN = ACTIONS.index("flatten")
+_NEXT_UTC_DAY, _AFTER_SECONDS, _BY_PERSON = range(3)
+
+# What the breaker is told; `amount` is money, or the action for _HOLD.
+_EQUITY, _TRANSFER, _OPENED, _CLOSED, _TIME, _HOLD, _RESUME = range(7)
+
+BREAKER_STATE = np.dtype(
+    [
+        ("day", np.int64),  # days since 1970 UTC
+        ("day_equity", np.int64),  # equity at 00:00 UTC plus the day's net transfers, money
+        ("equity", np.int64),  # last seen
+        ("peak", np.int64),  # transfers adjusted
+        ("losses", np.int64),  # in a row
+        ("trades", np.int64),  # round trips begun today
+    ]
+)
+
+BREAKER_HOLDS = np.dtype(  # one row a rule
+    [
+        ("held", np.bool_),
+        ("action", np.int64),  # index into ACTIONS
+        ("resume_at", np.int64),  # ms, NEVER where a person must
+        ("let_go_at", np.int64),  # a count's measure when the rule last let go: it trips again only beyond
+    ]
+)
+
+BREAKER_RULES = np.dtype(  # one row for each of the four measured rules
+    [
+        ("capital", np.int64),  # money
+        ("limit", np.int64),  # 1e-8 of capital for equity, else a count
+        ("action", np.int64),
+        ("resume", np.int64),
+        ("pause_ms", np.int64),
+    ]
+)
+
+
+def breaker_rules_of(settings: RiskSettings) -> Rows:
+    """Return the four rows of BREAKER_RULES that the settings give.
+
+    Raises:
+        ConfigError: the capital is beyond what 64 bits hold.
+    """
+    if settings.capital > MAX_CAPITAL:
+        raise ConfigError(f"capital: must be at most {MAX_CAPITAL}, was {settings.capital}")
+    rules = np.zeros(4, BREAKER_RULES)
+    rules["capital"] = int(settings.capital * MONEY)
+    rules["pause_ms"] = math.ceil(settings.resume_after_s * 1000)
+    chosen: list[tuple[int, BreakerAction, Resume]] = [
+        (rate_e8(settings.max_daily_loss_fraction), settings.daily_loss_action, settings.daily_loss_resume),
+        (rate_e8(settings.max_drawdown_fraction), settings.drawdown_action, settings.drawdown_resume),
+        (
+            settings.max_consecutive_losses,
+            settings.consecutive_losses_action,
+            settings.consecutive_losses_resume,
+        ),
+        (settings.max_trades_per_day, settings.trades_per_day_action, settings.trades_per_day_resume),
+    ]
+    for row, (limit, action, resume) in zip(rules, chosen, strict=True):
+        row["limit"], row["action"], row["resume"] = limit, ACTIONS.index(action), RESUMPTIONS.index(resume)
+    return rules
+
+
+@compiled
+def breaker_measure(state: Rows, rule: int) -> int:
+    """Return what a rule measures now: money lost for the first two, a count for the others."""
+    now = state[0]
+    if rule == _DAILY_LOSS:
+        return int(now["day_equity"] - now["equity"])
+    if rule == _DRAWDOWN:
+        return int(now["peak"] - now["equity"])
+    if rule == _LOSING_STREAK:
+        return int(now["losses"])
+    return int(now["trades"])
+
+
+@compiled
+def breaker_limit(state: Rows, rules: Rows, rule: int) -> int:
+    """Return the measure at which a rule trips. Capital is at most the equity that the loss is measured from."""
+    now, setting = state[0], rules[rule]
+    if rule == _DAILY_LOSS:
+        return share(min(setting["capital"], now["day_equity"]), setting["limit"])
+    if rule == _DRAWDOWN:
+        return share(min(setting["capital"], now["peak"]), setting["limit"])
+    return int(setting["limit"])
+
+
+@compiled
+def _roll_day(state: Rows, holds: Rows, time: int) -> None:
+    """At a new UTC day start its measures: the baseline is the last equity seen before the day's first event."""
+    now, day = state[0], time // DAY_MS
+    if day > now["day"]:
+        now["day"] = day
+        now["day_equity"] = now["equity"]
+        now["trades"] = 0
+        holds[_TRADES_PER_DAY]["let_go_at"] = 0
+
+
+@compiled
+def _let_go(state: Rows, holds: Rows, rule: int) -> None:
+    """Release a rule; equity rules measure from the equity now, counts trip again only when they grow further."""
+    now, hold = state[0], holds[rule]
+    hold["held"] = False
+    hold["resume_at"] = NEVER
+    if rule == _DAILY_LOSS:
+        now["day_equity"] = now["equity"]
+    elif rule == _DRAWDOWN:
+        now["peak"] = now["equity"]
+    elif rule != _PERSON:
+        hold["let_go_at"] = breaker_measure(state, rule)
+
+
+@compiled
+def _release(state: Rows, holds: Rows, time: int, by_person: bool) -> int:
+    """Release the rules whose time has come, or those that wait for a person; return them as bits."""
+    released = 0
+    for rule in range(5):
+        hold = holds[rule]
+        due = hold["resume_at"] == NEVER if by_person else hold["resume_at"] <= time
+        if hold["held"] and due:
+            _let_go(state, holds, rule)
+            released |= 1 << rule
+    return released
+
+
+@compiled
+def _take_in(state: Rows, holds: Rows, fact: int, amount: int) -> None:
+    """Change the measures by one fact."""
+    now = state[0]
+    if fact == _EQUITY:
+        now["equity"] = amount
+        now["peak"] = max(now["peak"], amount)
+    elif fact == _TRANSFER:
+        now["equity"] += amount
+        now["day_equity"] += amount
+        now["peak"] += amount
+    elif fact == _OPENED:
+        now["trades"] += 1
+    elif fact == _CLOSED and amount < 0:
+        now["losses"] += 1
+    elif fact == _CLOSED and amount > 0:
+        now["losses"] = 0
+        holds[_LOSING_STREAK]["let_go_at"] = 0
+
+
+@compiled
+def _hold_by_person(holds: Rows, action: int) -> int:
+    """Set or change a person's hold; return its bit where that changed something."""
+    hold = holds[_PERSON]
+    if hold["held"] and hold["action"] == action:
+        return 0
+    hold["held"] = True
+    hold["action"] = action
+    hold["resume_at"] = NEVER
+    return 1 << _PERSON
+
+
+@compiled
+def _trip(state: Rows, holds: Rows, rules: Rows, time: int) -> int:
+    """Trip the rules whose measure has reached its limit; return them as bits."""
+    tripped = 0
+    for rule in range(4):
+        hold, setting = holds[rule], rules[rule]
+        measure = breaker_measure(state, rule)
+        spent = rule >= _LOSING_STREAK and measure <= hold["let_go_at"]
+        if hold["held"] or spent or measure < breaker_limit(state, rules, rule):
+            continue
+        hold["held"] = True
+        hold["action"] = setting["action"]
+        if setting["resume"] == _NEXT_UTC_DAY:
+            hold["resume_at"] = (time // DAY_MS + 1) * DAY_MS
+        elif setting["resume"] == _AFTER_SECONDS:
+            hold["resume_at"] = time + setting["pause_ms"]
+        else:
+            hold["resume_at"] = NEVER
+        tripped |= 1 << rule
+    return tripped
+
+
+@compiled
+def breaker_step(state: Rows, holds: Rows, rules: Rows, fact: int, time: int, amount: int) -> int:
+    """Take in one fact; return the rules that tripped as bits 0-4 and those that let go as bits 8-12."""
+    _roll_day(state, holds, time)
+    released = _release(state, holds, time, False)
+    if fact == _RESUME:
+        released |= _release(state, holds, time, True)
+    _take_in(state, holds, fact, amount)
+    tripped = _trip(state, holds, rules, time)
+    if fact == _HOLD:
+        tripped |= _hold_by_person(holds, amount)
+    return released << 8 | tripped
+
+
+# --- circuit breaker --------------------------------------------------------------------------------------------------
+
+BreakerMode = Literal["ACTIVE", "REDUCING", "HALTED"]
+
+
+class CircuitBreaker:
+    """Stops new risk when a limit is reached; one for the account, all times in ms UTC, all amounts in money.
+
+    A rule trips when its measure reaches its limit, then holds until its own resumption: the next UTC day, a time, or
+    a person. Several may hold at once. What the modes mean:
+
+    - ACTIVE: no rule holds.
+    - REDUCING: only risk-reducing orders; all that holds lets go by itself and wants at most `cancel`, or a person
+      asked for it with `reduce`.
+    - HALTED: the same orders are allowed, but the position is flattened, or a person has to resume.
+
+    In no mode are stops, cancels or reduce-only orders refused: the breaker only says what it wants.
+
+    When a rule on equity lets go, its measure starts anew from the equity at that moment (else it would trip again at
+    once); a count goes on counting, so the next losing round trip after a streak's pause trips it again.
+
+    Call `on_transfer` before the first `on_equity` that contains the transfer. Every method returns what changed.
+    """
+
+    def __init__(self, settings: RiskSettings, time: int, equity: int) -> None:
+        self._rules = breaker_rules_of(settings)
+        self._state = np.zeros(1, BREAKER_STATE)
+        self._holds = np.zeros(len(RULES), BREAKER_HOLDS)
+        self._holds["resume_at"] = NEVER
+        self._state["day"] = time // DAY_MS
+        for name in ("day_equity", "equity", "peak"):
+            self._state[name] = equity
+        self._reason = ""
+
+    # what happens
+
+    def on_equity(self, time: int, equity: int) -> list[BreakerChange]:
+        """Take wallet + unrealised, at every mark price and fill."""
+        return self._step(_EQUITY, time, equity)
+
+    def on_transfer(self, time: int, amount: int) -> list[BreakerChange]:
+        """Take a deposit (> 0) or withdrawal (< 0), which is neither profit nor loss."""
+        return self._step(_TRANSFER, time, amount)
+
+    def on_round_trip_opened(self, time: int) -> list[BreakerChange]:
+        """Count a round trip at its first entry fill."""
+        return self._step(_OPENED, time, 0)
+
+    def on_round_trip_closed(self, time: int, net: int) -> list[BreakerChange]:
+        """Take a round trip's net PnL: a loss lengthens the streak, a win ends it, zero does neither."""
+        return self._step(_CLOSED, time, net)
+
+    def on_time(self, time: int) -> list[BreakerChange]:
+        """Let go what is due, and begin a new UTC day."""
+        return self._step(_TIME, time, 0)
+
+    # what a person does
+
+    def reduce(self, time: int, reason: str) -> list[BreakerChange]:
+        """Allow only risk-reducing orders until a person resumes."""
+        return self._hold(time, "block", reason)
+
+    def halt(self, time: int, reason: str) -> list[BreakerChange]:
+        """Halt and cancel entries until a person resumes; the position keeps its stop."""
+        return self._hold(time, "cancel", reason)
+
+    def flatten(self, time: int, reason: str) -> list[BreakerChange]:
+        """Halt, cancel entries and close the position until a person resumes."""
+        return self._hold(time, "flatten", reason)
+
+    def resume(self, time: int, reason: str) -> list[BreakerChange]:
+        """Let go a person's hold and the rules that wait for a person; those that wait for a time go on holding."""
+        self._reason = reason
+        return self._step(_RESUME, time, 0)
+
+    # what holds
+
+    @property
+    def mode(self) -> BreakerMode:
+        if not self._holds["held"].any():
+            return "ACTIVE"
+        for rule, hold in enumerate(self._holds):
+            waits_for_person = hold["resume_at"] == NEVER and not (rule == _PERSON and hold["action"] == 0)
+            if hold["held"] and (hold["action"] == _FLATTEN or waits_for_person):
+                return "HALTED"
+        return "REDUCING"
+
+    @property
+    def actions(self) -> frozenset[str]:
+        """What is wanted now: "cancel" (entries), "flatten" (which includes it), or nothing more than no new entries."""
+        wanted = max((int(hold["action"]) for hold in self._holds if hold["held"]), default=0)
+        return frozenset(ACTIONS[1 : wanted + 1])
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """Refusal codes of all rules that hold."""
+        return tuple(code for code, hold in zip(RULES, self._holds, strict=True) if hold["held"])
+
+    @property
+    def code(self) -> str:
+        """Refusal code of a rule that holds, the one that lets go last; empty where none does."""
+        if not self.codes:
+            return ""
+        last = max((rule for rule in range(len(RULES)) if self._holds[rule]["held"]), key=self._release_order)
+        return RULES[last]
+
+    @property
+    def next_due(self) -> int:
+        """When the next rule lets go by itself, ms; NEVER where none will."""
+        return min((int(hold["resume_at"]) for hold in self._holds if hold["held"]), default=NEVER)
+
+    @property
+    def reason(self) -> str:
+        """What the person said who last halted, reduced or resumed."""
+        return self._reason
+
+    def distances(self) -> dict[str, tuple[int, int]]:
+        """Return (measure, limit) of each measured rule: money for DAILY_LOSS and DRAWDOWN, counts for the others."""
+        return {
+            code: (int(breaker_measure(self._state, rule)), int(breaker_limit(self._state, self._rules, rule)))
+            for rule, code in enumerate(RULES[:_PERSON])
+        }
+
+    def detail(self, code: str) -> str:
+        """Return one line for people on a rule: its measure and limit, or a person's reason."""
+        if code == RULES[_PERSON]:
+            return self._reason
+        measure, limit = self.distances()[code]
+        if code in RULES[:_LOSING_STREAK]:
+            return f"{money_text(measure)} of {money_text(limit)}"
+        return f"{measure} of {limit}"
+
+    def fill(self, facts: Rows) -> None:
+        """Write what holds into a row of FACTS."""
+        for code, hold in zip(RULES, self._holds, strict=True):
+            facts[0][code.lower()] = hold["held"]
+
+    # what outlives a run
+
+    def state(self) -> dict[str, Any]:
+        """Return the state as plain JSON values, for `restore`."""
+        return {
+            **{name: int(self._state[0][name]) for name in BREAKER_STATE.names or ()},
+            "holds": {
+                code: {name: int(hold[name]) for name in BREAKER_HOLDS.names or ()}
+                for code, hold in zip(RULES, self._holds, strict=True)
+            },
+            "reason": self._reason,
+        }
+
+    @classmethod
+    def restore(cls, settings: RiskSettings, state: Mapping[str, Any]) -> CircuitBreaker:
+        """Go on from a saved state under these settings; a restart resets no measure and releases no rule.
+
+        Raises:
+            DataError: the state isn't one that `state` returned.
+        """
+        breaker = cls(settings, 0, 0)
+        try:
+            for name in BREAKER_STATE.names or ():
+                breaker._state[0][name] = _whole(state[name])
+            for code, hold in zip(RULES, breaker._holds, strict=True):
+                for name in BREAKER_HOLDS.names or ():
+                    hold[name] = _whole(state["holds"][code][name])
+                if not 0 <= hold["action"] < len(ACTIONS):
+                    raise ValueError(f"action of {code} was {hold['action']}")
+            breaker._reason = str(state["reason"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"circuit breaker: the saved state is broken: {error!r}") from None
+        return breaker
+
+    # how it does it
+
+    def _hold(self, time: int, action: BreakerAction, reason: str) -> list[BreakerChange]:
+        self._reason = reason
+        return self._step(_HOLD, time, ACTIONS.index(action))
+
+    def _step(self, fact: int, time: int, amount: int) -> list[BreakerChange]:
+        bits = breaker_step(self._state, self._holds, self._rules, fact, time, amount)
+        if not bits:
+            return []
+        released = [self._change(time, rule, "resume") for rule in range(len(RULES)) if bits >> 8 >> rule & 1]
+        tripped = [
+            self._change(time, rule, ACTIONS[self._holds[rule]["action"]])
+            for rule in range(len(RULES))
+            if bits >> rule & 1
+        ]
+        return released + tripped
+
+    def _change(self, time: int, rule: int, action: str) -> BreakerChange:
+        measure, limit = self.distances().get(RULES[rule], (0, 0))
+        return BreakerChange(
+            time=time,
+            rule=RULES[rule],
+            mode=self.mode,
+            action=action,
+            measure=measure,
+            limit=limit,
+            resume_at=NEVER if action == "resume" else int(self._holds[rule]["resume_at"]),
+        )
+
+    def _release_order(self, rule: int) -> tuple[int, int]:
+        return int(self._holds[rule]["resume_at"]), rule
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"must be a whole number, was {value!r}")
+    return value
