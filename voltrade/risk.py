@@ -719,7 +719,7 @@ class CircuitBreaker:
 
     @property
     def actions(self) -> frozenset[str]:
-        """What is wanted now: "cancel" (entries), "flatten" (which includes it), or nothing more than no new entries."""
+        """What is wanted now: `cancel` (entries), or `flatten` and `cancel`; empty where entries are only blocked."""
         wanted = max((int(hold["action"]) for hold in self._holds if hold["held"]), default=0)
         return frozenset(ACTIONS[1 : wanted + 1])
 

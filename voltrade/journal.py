@@ -1,0 +1,525 @@
+"""The audit log: every event and every output of the core, in order, each row sealed by the hash of all before it.
+
+A journal is one SQLite file that is only ever added to. The engine appends and commits (an intent before its request
+leaves); the notebook, `replay`, `verify` and `review` read the same file while the engine writes or long after. What a
+row says is the fact itself: `decode(*encode(fact))` is equal to `fact`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import sqlite3
+import stat
+import struct
+import typing
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from voltrade.errors import JournalError
+from voltrade.model import Event, Int64s, Output, Trades
+
+APPLICATION_ID = 0x766F6C74
+"""`volt`, in the header of the SQLite file."""
+
+SCHEMA_VERSION = 1
+
+TAIL_ROWS = 1_000
+"""Rows whose hashes are recomputed when a journal is opened to go on; `verify` recomputes all."""
+
+_READ_ROWS = 500
+
+_SCHEMA = (
+    "CREATE TABLE header (id INTEGER PRIMARY KEY CHECK (id = 1), identity TEXT NOT NULL) STRICT",
+    "CREATE TABLE journal (seq INTEGER PRIMARY KEY, time INTEGER NOT NULL, kind TEXT NOT NULL, "
+    "body BLOB NOT NULL, hash BLOB NOT NULL) STRICT",
+    # An INSERT OR REPLACE fires no delete trigger, so every insert must be the next row.
+    "CREATE TRIGGER journal_insert BEFORE INSERT ON journal "
+    "WHEN NEW.seq IS NOT (SELECT coalesce(max(seq), 0) + 1 FROM journal) "
+    "BEGIN SELECT RAISE(ABORT, 'journal: only the next row can be added'); END",
+    "CREATE TRIGGER journal_update BEFORE UPDATE ON journal "
+    "BEGIN SELECT RAISE(ABORT, 'journal: rows are never changed'); END",
+    "CREATE TRIGGER journal_delete BEFORE DELETE ON journal "
+    "BEGIN SELECT RAISE(ABORT, 'journal: rows are never deleted'); END",
+    "CREATE TRIGGER header_update BEFORE UPDATE ON header BEGIN SELECT RAISE(ABORT, 'header: is never changed'); END",
+    "CREATE TRIGGER header_delete BEFORE DELETE ON header BEGIN SELECT RAISE(ABORT, 'header: is never deleted'); END",
+)
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the journal: position from 1, time in ms UTC, class name of the fact, its bytes, hash of the chain."""
+
+    seq: int
+    time: int
+    kind: str
+    body: bytes
+    hash: bytes
+
+    @property
+    def fact(self) -> Any:
+        """The fact that the row holds: a value of `model`, or a dict for kinds that are none."""
+        return decode(self.kind, self.body)
+
+
+def first_hash(identity: str) -> bytes:
+    """Return what stands for the hash before row 1; it ties the chain to whom the journal belongs to."""
+    return hashlib.sha256(b"voltrade journal 1\0" + identity.encode()).digest()
+
+
+def row_hash(previous: bytes, seq: int, time: int, kind: bytes, body: bytes) -> bytes:
+    """Return the hash that seals a row: sha256 of previous hash, seq, time, length of kind, kind and body."""
+    return hashlib.sha256(previous + struct.pack(">qqH", seq, time, len(kind)) + kind + body).digest()
+
+
+# --- facts as bytes ---------------------------------------------------------------------------------------------------
+
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {
+    fact.__name__: TypeAdapter(fact) for fact in typing.get_args(Event | Output) if fact is not Trades
+}
+
+
+def encode(fact: Event | Output) -> tuple[str, bytes]:
+    """Return a fact's kind and its bytes; equal facts give equal bytes.
+
+    Raises:
+        JournalError: a field isn't of the type that the model states.
+    """
+    kind = type(fact).__name__
+    if isinstance(fact, Trades):
+        return kind, encode_trades(fact)
+    adapter = _ADAPTERS.get(kind)
+    if adapter is None:
+        raise JournalError(f"kind: must be a fact of the model, was {kind}")
+    try:
+        return kind, adapter.dump_json(fact, warnings="error")
+    except PydanticSerializationError as error:
+        raise JournalError(f"{kind}: {error}") from None
+
+
+def decode(kind: str, body: bytes) -> Any:
+    """Return the fact, or for a kind that is none of the model's, the dict, that a row's bytes hold.
+
+    Raises:
+        JournalError: the bytes aren't what `encode` wrote.
+    """
+    if kind == "Trades":
+        return decode_trades(body)
+    try:
+        if kind in _ADAPTERS:
+            return _ADAPTERS[kind].validate_json(body, strict=True)
+        return json.loads(body)
+    except (ValidationError, ValueError) as error:
+        raise JournalError(f"{kind}: the bytes can't be read: {error}") from None
+
+
+def encode_json(body: Mapping[str, Any]) -> bytes:
+    """Return a dict as canonical JSON: sorted keys, floats exact (NaN and Infinity by name), numpy scalars as numbers.
+
+    Raises:
+        JournalError: the dict holds what JSON can't.
+    """
+    try:
+        text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
+        return text.encode()
+    except (TypeError, ValueError) as error:
+        raise JournalError(f"body: {error}") from None
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"must be plain JSON, was {type(value).__name__} {value!r}")
+
+
+_TRADES_HEAD = struct.Struct("<BHI")  # format, length of the symbol, number of trades
+_TRADES_FORMAT = 1
+
+
+def encode_trades(trades: Trades) -> bytes:
+    """Return a block of trades as compressed columns: differences, zigzag, bytes of equal weight together, zlib."""
+    symbol = trades.symbol.encode()
+    columns = (trades.id, trades.price, trades.quantity, trades.time)
+    packed = b"".join(_pack_column(column) for column in columns) + np.packbits(trades.buyer_is_maker).tobytes()
+    return _TRADES_HEAD.pack(_TRADES_FORMAT, len(symbol), len(trades)) + symbol + zlib.compress(packed, 6)
+
+
+def decode_trades(body: bytes) -> Trades:
+    """Return the block of trades that `encode_trades` wrote, exactly.
+
+    Raises:
+        JournalError: the bytes aren't such a block.
+    """
+    try:
+        version, symbol_length, count = _TRADES_HEAD.unpack_from(body)
+        start = _TRADES_HEAD.size + symbol_length
+        symbol = body[_TRADES_HEAD.size : start].decode()
+        packed = zlib.decompress(body[start:])
+    except (struct.error, UnicodeDecodeError, zlib.error) as error:
+        raise JournalError(f"Trades: the bytes can't be read: {error}") from None
+    if version != _TRADES_FORMAT or len(packed) != 4 * 8 * count + (count + 7) // 8:
+        raise JournalError(f"Trades: {count} trades of format {version} can't take {len(packed)} bytes")
+    ids, prices, quantities, times = (
+        _unpack_column(packed[8 * count * i : 8 * count * (i + 1)], count) for i in range(4)
+    )
+    bits = np.frombuffer(packed, np.uint8, offset=32 * count)
+    return Trades(symbol, ids, prices, quantities, times, np.unpackbits(bits, count=count).astype(np.bool_))
+
+
+def _pack_column(column: Int64s) -> bytes:
+    # Differences wrap around at 64 bits, and wrap back when they are summed: exact for every value.
+    difference = np.diff(column, prepend=np.int64(0))
+    zigzag = (difference << 1) ^ (difference >> 63)
+    return zigzag.astype("<i8").view(np.uint8).reshape(-1, 8).T.tobytes()
+
+
+def _unpack_column(packed: bytes, count: int) -> Int64s:
+    weights = np.frombuffer(packed, np.uint8).reshape(8, count)
+    zigzag: npt.NDArray[np.uint64] = np.ascontiguousarray(weights.T).view("<u8").reshape(count).astype(np.uint64)
+    difference = (zigzag >> np.uint64(1)) ^ np.negative(zigzag & np.uint64(1))
+    return np.cumsum(difference.view(np.int64), dtype=np.int64)
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+class Journal:
+    """A journal open for writing, by one process at a time; use `create` or `open`.
+
+    Rows that were appended are on disk once `commit` has returned, and survive the death of the process and of the
+    machine. After an error of the storage the journal takes nothing more: what can't be journaled must not be sent.
+    Calls may come from any thread, one at a time.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, lock: int, seq: int, head: bytes) -> None:
+        self._connection = connection
+        self._lock = lock
+        self._seq = seq
+        self._head = head
+        self._failure = ""
+
+    @classmethod
+    def create(cls, path: Path | str, identity: str = "") -> Journal:
+        """Start an empty journal: a file of mode 0600 in a folder of mode 0700, which is made where it is missing.
+
+        `identity` says whom it belongs to (account, mode, ...); the chain seals it and `open` can ask for it.
+
+        Raises:
+            JournalError: the file exists, or its folder is open to others.
+        """
+        path = Path(path)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _refuse_unsafe(path.parent, folder=True)
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW, 0o600))
+        except FileExistsError:
+            raise JournalError(f"{path}: must be new, exists already") from None
+        except OSError as error:
+            raise JournalError(f"{path}: can't be created: {error}") from None
+        with _opening(path) as (connection, lock):
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in _SCHEMA:
+                connection.execute(statement)
+            connection.execute("INSERT INTO header VALUES (1, ?)", (identity,))
+            connection.execute("COMMIT")
+            _sync_folder(path.parent)
+            return cls(connection, lock, 0, first_hash(identity))
+
+    @classmethod
+    def open(cls, path: Path | str, identity: str | None = None) -> Journal:
+        """Go on with a journal at its head, after a check of its header, its schema and its last rows.
+
+        With `identity` it must be that one's journal. Nothing is ever repaired here: a transaction that a crash cut
+        short is rolled back by SQLite, as if it had never begun, and anything else is refused.
+
+        Raises:
+            JournalError: no journal of ours, one of another identity, broken, open to others, or in use.
+        """
+        path = Path(path)
+        _refuse_unsafe(path.parent, folder=True)
+        _refuse_unsafe(path, folder=False)
+        with closing(_connect_to_read(path)) as reader:  # before anything could write to a file that isn't ours
+            owner = _check_header(reader, path)
+        if identity is not None and owner != identity:
+            raise JournalError(f"{path}: must be the journal of {identity!r}, is that of {owner!r}")
+        with _opening(path) as (connection, lock):
+            result = _check_chain(connection, owner, tail=TAIL_ROWS)
+            if not result.ok:
+                raise JournalError(f"{path}: row {result.bad_seq}: {result.rule}")
+            return cls(connection, lock, result.seq, bytes.fromhex(result.head))
+
+    @property
+    def seq(self) -> int:
+        """Position of the last row appended; 0 while there is none."""
+        return self._seq
+
+    @property
+    def head(self) -> str:
+        """Hash of the last row appended, 64 hex digits; it seals all rows before it."""
+        return self._head.hex()
+
+    def append(self, kind: str, time: int, body: bytes | Mapping[str, Any]) -> int:
+        """Add a row and return its position; it is durable after the next `commit`.
+
+        A dict is for kinds that are no facts of the model ("Start", "Bar", "End"); bytes are taken as they are.
+
+        Raises:
+            JournalError: the body can't be encoded, or the storage failed now or before.
+        """
+        if not isinstance(body, bytes):
+            if kind in _ADAPTERS or kind == "Trades":
+                raise JournalError(f"kind: {kind} is a fact of the model, not a dict")
+            body = encode_json(body)
+        seq, name = self._seq + 1, kind.encode()
+        with self._storing():
+            head = row_hash(self._head, seq, time, name, body)
+            if not self._connection.in_transaction:
+                self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute("INSERT INTO journal VALUES (?, ?, ?, ?, ?)", (seq, time, kind, body, head))
+        self._seq, self._head = seq, head
+        return seq
+
+    def append_fact(self, fact: Event | Output, time: int) -> int:
+        """Add a fact of the model as a row; see `append`."""
+        kind, body = encode(fact)
+        return self.append(kind, time, body)
+
+    def commit(self) -> None:
+        """Make all rows appended so far durable: on return they are on the disk.
+
+        Raises:
+            JournalError: the storage failed now or before.
+        """
+        with self._storing():
+            if self._connection.in_transaction:
+                self._connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Commit, and let go of the file. A journal whose storage failed drops what it could not commit."""
+        try:
+            if not self._failure:
+                self.commit()
+        finally:
+            self._connection.close()
+            if self._lock >= 0:
+                os.close(self._lock)
+            self._lock = -1
+            self._failure = self._failure or "it is closed"
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _storing(self) -> Iterator[None]:
+        if self._failure:
+            raise JournalError(f"journal: takes nothing more: {self._failure}")
+        try:
+            yield
+        except (sqlite3.Error, OverflowError, struct.error, TypeError) as error:
+            self._failure = f"row {self._seq + 1} could not be stored: {error}"
+            raise JournalError(f"journal: {self._failure}") from None
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path | str, after: int = 0) -> Iterator[Row]:
+    """Yield the committed rows that follow row `after`, also while the engine writes; call again for what came since.
+
+    Hashes are not checked here: that is `verify`.
+
+    Raises:
+        JournalError: no journal of ours, or broken.
+    """
+    path = Path(path)
+    with closing(_connect_to_read(path)) as connection:
+        _check_header(connection, path)
+        # Batches, so that no long read keeps the engine's log from being folded back into the file.
+        while batch := _rows(connection, after):
+            yield from (Row(seq, time, kind.decode(), body, row) for seq, time, kind, body, row in batch)
+            after = batch[-1][0]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyResult:
+    """What `verify` found: rows that hold, their head, and where a rule is broken the first such row and the rule."""
+
+    seq: int
+    """Last row up to which the chain holds."""
+    head: str
+    """Hash of that row, hex."""
+    bad_seq: int | None = None
+    """First row that breaks a rule; None where all is well, 0 where the file itself isn't right."""
+    rule: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.bad_seq is None
+
+
+def verify(path: Path | str, head: str = "") -> VerifyResult:
+    """Recompute the whole chain and say what is the first row, if any, that was changed, added or taken away.
+
+    Rows cut off the end leave a shorter chain that is whole: only a `head` noted elsewhere (the executed notebook
+    prints it) can show that, so give it where there is one. Never raises for what a file may hold.
+    """
+    path = Path(path)
+    try:
+        with closing(_connect_to_read(path)) as connection:
+            identity = _check_header(connection, path)
+            result = _check_chain(connection, identity)
+    except JournalError as error:
+        return VerifyResult(0, "", 0, str(error))
+    if result.ok and head and result.head != head:
+        return VerifyResult(result.seq, result.head, result.seq + 1, f"head must be {head}, is {result.head}")
+    return result
+
+
+def _check_chain(connection: sqlite3.Connection, identity: str, tail: int | None = None) -> VerifyResult:
+    """Recompute the hashes of all rows, or of the last `tail`."""
+    seq, head = 0, first_hash(identity)
+    try:
+        if tail is not None:
+            (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM journal").fetchone()
+            if last > tail:
+                seq = last - tail
+                (head,) = connection.execute("SELECT hash FROM journal WHERE seq = ?", (seq,)).fetchone() or (b"",)
+        elif connection.execute("SELECT 1 FROM journal WHERE seq < 1").fetchone():
+            return VerifyResult(0, head.hex(), 1, "seq must count from 1")
+        while batch := _rows(connection, seq):
+            for found in batch:
+                if rule := _broken_rule(head, seq + 1, found):
+                    return VerifyResult(seq, head.hex(), seq + 1, rule)
+                seq, head = seq + 1, found[4]
+    except (sqlite3.Error, OverflowError) as error:
+        return VerifyResult(seq, head.hex(), seq + 1, f"the file is damaged: {error}")
+    return VerifyResult(seq, head.hex())
+
+
+_RawRow = tuple[int, int, bytes, bytes, bytes]
+
+
+def _broken_rule(previous: bytes, expected: int, row: _RawRow) -> str:
+    """The rule that a row breaks, empty where it keeps them all."""
+    seq, time, kind, body, stored = row
+    if seq != expected:
+        return f"seq must be {expected}, was {seq}"
+    if not (isinstance(time, int) and all(isinstance(part, bytes) for part in (kind, body, stored))):
+        return "time must be a whole number, kind a text, body and hash bytes"
+    if len(kind) > 0xFFFF or row_hash(previous, seq, time, kind, body) != stored:
+        return "hash must be that of the previous hash, seq, time, kind and body"
+    return ""
+
+
+def _rows(connection: sqlite3.Connection, after: int) -> list[_RawRow]:
+    """The next rows; kind as bytes, since a damaged one may be no text."""
+    return connection.execute(
+        "SELECT seq, time, CAST(kind AS BLOB), body, hash FROM journal WHERE seq > ? ORDER BY seq LIMIT ?",
+        (after, _READ_ROWS),
+    ).fetchall()
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def _refuse_unsafe(path: Path, *, folder: bool) -> None:
+    """Refuse a file or folder that is missing, a link, another user's, or open to others."""
+    try:
+        status = path.stat() if folder else path.lstat()
+    except OSError as error:
+        raise JournalError(f"{path}: can't be opened: {error.strerror}") from None
+    if not (stat.S_ISDIR if folder else stat.S_ISREG)(status.st_mode):
+        raise JournalError(f"{path}: must be a {'folder' if folder else 'regular file'}")
+    if status.st_uid != os.getuid():
+        raise JournalError(f"{path}: must be owned by user {os.getuid()}, is owned by {status.st_uid}")
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077:
+        raise JournalError(f"{path}: mode must be {'0700' if folder else '0600'}, was {mode:04o}")
+
+
+@contextmanager
+def _opening(path: Path) -> Iterator[tuple[sqlite3.Connection, int]]:
+    """Connect for writing and take the lock; both are let go again where the opening fails."""
+    lock = _lock(path)
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "fullfsync = ON", "checkpoint_fullfsync = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        yield connection, lock
+    except BaseException as error:
+        if connection is not None:
+            connection.close()
+        os.close(lock)
+        if isinstance(error, sqlite3.Error):
+            raise JournalError(f"{path}: can't be opened: {error}") from None
+        raise
+
+
+def _lock(path: Path) -> int:
+    """Take the lock that goes with the process, however it ends: a second writer would fork the chain."""
+    beside = path.with_name(path.name + ".lock")
+    try:
+        lock = os.open(beside, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise JournalError(f"{beside}: can't be opened: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise JournalError(f"{path}: must be written by one process, another one has it open") from None
+    return lock
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new file's name durable too."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    try:
+        return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=5.0)
+    except sqlite3.Error as error:
+        raise JournalError(f"{path}: can't be opened: {error}") from None
+
+
+def _check_header(connection: sqlite3.Connection, path: Path) -> str:
+    """Refuse a file that is no journal of this version, exactly as `create` makes it; return its identity."""
+    try:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        schema = tuple(sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master ORDER BY rowid"))
+        identity = connection.execute("SELECT identity FROM header").fetchall() if schema == _SCHEMA else []
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        raise JournalError(f"{path}: no readable journal: {error}") from None
+    if application != APPLICATION_ID:
+        raise JournalError(f"{path}: application id must be {APPLICATION_ID:#x}, was {application:#x}: not a journal")
+    if version != SCHEMA_VERSION:
+        raise JournalError(f"{path}: version of the journal must be {SCHEMA_VERSION}, was {version}")
+    if schema != _SCHEMA or len(identity) != 1:
+        raise JournalError(f"{path}: tables and triggers must be those that a journal is created with")
+    return str(identity[0][0])
