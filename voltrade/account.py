@@ -1,0 +1,160 @@
+"""Position, wallet, profit, fees and funding, folded from fills in exact integers.
+
+The core and the simulated exchange keep their books with this one definition, so that they agree to the last unit.
+Quantities are signed lots, prices ticks, and money units of 1e-8 of the quote asset. Three roundings exist, each half
+to even and each done once per fill or valuation: the fee, the cost that a partial close releases, and the value at a
+mark price. What a partial close leaves behind keeps the exact rest of the cost: a position that ends flat has realised
+exactly what its sells brought minus what its buys cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from voltrade.compiled import compiled
+from voltrade.model import MONEY, Instrument, Side
+
+ENTRY_PRICE_DECIMALS = 12
+"""Decimals of an average entry price, which seldom ends."""
+
+
+@compiled
+def proportion(amount: int, numerator: int, denominator: int) -> int:
+    """Return `amount` x `numerator` / `denominator`, rounded half to even, once.
+
+    The amount is split by the denominator first, so that 64 bits hold every step while `amount` x `numerator` would
+    not fit: only the result and `numerator` x `denominator` must stay below 2^63. The numerator is 0 or more, the
+    denominator positive; the amount may be negative.
+    """
+    whole = amount // denominator * numerator
+    rest = amount % denominator * numerator
+    whole += rest // denominator
+    twice = 2 * (rest % denominator)
+    if twice > denominator or (twice == denominator and whole % 2 == 1):
+        whole += 1
+    return whole
+
+
+def fee(notional: int, rate_e8: int) -> int:
+    """Return the money that a fill of `notional` money costs at a rate in 1e-8; rounded half to even, once."""
+    return proportion(notional, rate_e8, MONEY)
+
+
+class Position:
+    """A one-way position of one symbol, valued at average cost.
+
+    Attributes:
+        quantity: signed lots.
+        cost: money paid for what is held, fees apart; negative for a short, 0 when flat.
+    """
+
+    __slots__ = ("cost", "instrument", "quantity")
+
+    def __init__(self, instrument: Instrument, quantity: int = 0, cost: int = 0) -> None:
+        self.instrument = instrument
+        self.quantity = quantity
+        self.cost = cost
+
+    def apply_fill(self, side: Side, price: int, quantity: int) -> int:
+        """Take a fill of `quantity` lots at `price` ticks into the position, through zero if need be.
+
+        Returns:
+            The money it realised, before fees: 0 unless it closed something.
+
+        Raises:
+            ValueError: the quantity or the price is not positive.
+        """
+        if quantity <= 0 or price <= 0:
+            raise ValueError(f"a fill has a positive quantity and price, had {quantity} lots at {price} ticks")
+        closed = min(quantity, self.closable(side))
+        realised = self._close(side, price, closed)
+        opened = quantity - closed
+        self.quantity += side * opened
+        self.cost += side * self.instrument.notional(price * opened)
+        return realised
+
+    def closable(self, side: Side) -> int:
+        """Return the lots that an order of this side can close."""
+        return max(0, -side * self.quantity)
+
+    def _close(self, side: Side, price: int, quantity: int) -> int:
+        if quantity == 0:
+            return 0
+        released = proportion(self.cost, quantity, abs(self.quantity))
+        self.cost -= released
+        self.quantity += side * quantity
+        return -side * self.instrument.notional(price * quantity) - released
+
+    def unrealised_at_mark(self, mark_e8: int) -> int:
+        """Return what closing at a mark price (1e-8 of the quote asset per coin) would realise."""
+        return self.instrument.value_at_mark(self.quantity, mark_e8) - self.cost
+
+    def unrealised_at_last(self, price: int) -> int:
+        """Return what closing at a traded price (ticks) would realise, exactly."""
+        return self.instrument.notional(price * self.quantity) - self.cost
+
+    @property
+    def entry_price(self) -> str:
+        """Average entry price as decimal text, `"0"` when flat. For people and the wire: the books keep `cost`."""
+        if self.quantity == 0:
+            return "0"
+        price = Decimal(self.cost).scaleb(-8) / (self.quantity * self.instrument.step_size)
+        return format(round(price, ENTRY_PRICE_DECIMALS).normalize(), "f")
+
+
+@dataclass(slots=True)
+class Account:
+    """A wallet and its positions. At every moment wallet == deposits + realised - fees + funding, to the unit.
+
+    All amounts are money. Positions appear with `open_symbol`.
+    """
+
+    wallet: int
+    realised: int = 0
+    fees: int = 0
+    funding: int = 0
+    """Received; negative when paid."""
+    transfers: int = 0
+    """Net deposits after the start."""
+    positions: dict[str, Position] = field(default_factory=dict)
+
+    def open_symbol(self, instrument: Instrument) -> Position:
+        """Return the position of a symbol, flat when it is new."""
+        return self.positions.setdefault(instrument.symbol, Position(instrument))
+
+    def apply_fill(self, symbol: str, side: Side, price: int, quantity: int, fee: int) -> int:
+        """Book a fill and its fee; return the money it realised before the fee."""
+        realised = self.positions[symbol].apply_fill(side, price, quantity)
+        self.realised += realised
+        self.fees += fee
+        self.wallet += realised - fee
+        return realised
+
+    def apply_funding(self, amount: int) -> None:
+        """Book a funding payment: positive when received."""
+        self.funding += amount
+        self.wallet += amount
+
+    def apply_transfer(self, amount: int) -> None:
+        """Book a deposit, or a withdrawal when negative."""
+        self.transfers += amount
+        self.wallet += amount
+
+    def unrealised(self, marks_e8: dict[str, int], last_prices: dict[str, int]) -> int:
+        """Value all positions: at mark where the symbol has one (1e-8 per coin), else at its last trade (ticks).
+
+        Raises:
+            KeyError: a symbol that is held has neither.
+        """
+        return sum(
+            held.unrealised_at_mark(marks_e8[symbol])
+            if marks_e8.get(symbol)
+            else held.unrealised_at_last(last_prices[symbol])
+            for symbol, held in self.positions.items()
+            if held.quantity
+        )
+
+    def equity(self, marks_e8: dict[str, int], last_prices: dict[str, int]) -> int:
+        """Return wallet plus unrealised profit, valued as `unrealised` does."""
+        return self.wallet + self.unrealised(marks_e8, last_prices)
