@@ -424,7 +424,7 @@ def _parse_decimals(text: npt.NDArray[np.uint8], starts: Int64s, decimals: int) 
     count = len(starts) - 1
     numbers = np.zeros(count, dtype=np.int64)
     wrong = np.zeros(count, dtype=np.bool_)
-    limit = np.int64(2**59)  # ten times this and a digit still fits 64 bits
+    limit = np.int64((2**63 - 10) // 10)  # ten times this and a digit still fit 64 bits
     for row in range(count):
         number = np.int64(0)
         point = -1
@@ -441,20 +441,20 @@ def _parse_decimals(text: npt.NDArray[np.uint8], starts: Int64s, decimals: int) 
                 digits += 1
                 if point >= decimals:  # finer than the unit: only zeros may follow
                     ok = ok and char == 48
+                elif number > limit:
+                    ok = False
+                    break
                 else:
                     number = number * 10 + (char - 48)
-                    ok = ok and number < limit
-                    if not ok:
-                        break
                     if point >= 0:
                         point += 1
             else:
                 ok = False
         for _ in range(max(point, 0), decimals):
-            number *= 10
-            if number >= limit:
+            if number > limit:
                 ok = False
                 break
+            number *= 10
         numbers[row] = -number if begin > starts[row] else number
         wrong[row] = not ok or digits == 0
     return numbers, wrong
