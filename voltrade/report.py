@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pydantic import TypeAdapter
 
+from voltrade import journal
 from voltrade.config import RiskSettings
+from voltrade.errors import JournalError
 from voltrade.model import (
     MONEY,
     NEVER,
@@ -46,6 +50,10 @@ YEAR_DAYS = 365
 """Calendar days that annualised numbers refer to."""
 
 _TIME = "datetime64[ms, UTC]"
+
+_UNSHOWN = frozenset({"Trades", "MarkPrice", "Timer", "AccountUpdate", "Link", "LookupOrder", "TakeSnapshot"})
+"""Kinds of journal rows that no frame shows; they needn't be decoded."""
+
 # An order that was taken for not placed may turn out to exist; one that ended stays ended.
 _ENDED = DONE - {"NOT_PLACED"}
 
@@ -449,6 +457,94 @@ class Collector:
         return _frame(_ORDERS, rows)
 
 
+# --- a run on disk ---------------------------------------------------------------------------------------------------
+
+
+class RunReader:
+    """Reads a run's journal as far as it is written, and on from there with every `poll`.
+
+    Args:
+        run_dir: The run's folder; its `journal.db` may still be missing, growing, ended or cut off by a kill.
+    """
+
+    def __init__(self, run_dir: Path | str) -> None:
+        self.path = Path(run_dir) / "journal.db"
+        self.start: dict[str, Any] = {}
+        """Body of the journal's first row: settings, instrument, versions."""
+        self.end: dict[str, Any] = {}
+        """Body of its last row; empty while the run goes on, and where it was killed."""
+        self.seq = 0
+        """Number of rows read."""
+        self.head = ""
+        """Hash of the last row read, hex."""
+        self.time = 0
+        """Time of the last row read, ms UTC."""
+        self._collector: Collector | None = None
+
+    @property
+    def collector(self) -> Collector:
+        """What the rows read so far have told.
+
+        Raises:
+            JournalError: the journal's first row isn't there yet.
+        """
+        if self._collector is None:
+            raise JournalError(f"{self.path}: must begin with a Start row, has {self.seq} rows")
+        return self._collector
+
+    def poll(self) -> int:
+        """Read the rows that were committed since the last call; return how many.
+
+        Raises:
+            JournalError: the file is no journal of ours, or its first row is not a Start.
+        """
+        if not self.path.exists():
+            return 0
+        before = self.seq
+        for row in journal.read(self.path, after=self.seq):
+            self._take(row)
+            self.seq, self.head, self.time = row.seq, row.hash.hex(), row.time
+        return self.seq - before
+
+    def _take(self, row: journal.Row) -> None:
+        if row.kind == "Start":
+            self.start = row.fact
+            instrument = TypeAdapter(Instrument).validate_python(self.start["instrument"])
+            self._collector = Collector(instrument)
+        elif row.kind == "Bar":
+            self.collector.add_bar(row.fact)
+        elif row.kind == "End":
+            self.end = row.fact
+        elif row.kind not in _UNSHOWN:
+            self.collector.add(row.fact)
+
+    def frames(self, last_bars: int | None = None) -> Frames:
+        """Make the frames of what was read so far, or with only the last bars and decisions."""
+        return self.collector.frames(last_bars)
+
+
+def read_run(run_dir: Path | str) -> Frames:
+    """Read the frames of a run that goes on, ended or was killed.
+
+    Raises:
+        JournalError: there is no journal of ours in the folder.
+    """
+    reader = RunReader(run_dir)
+    reader.poll()
+    return reader.frames()
+
+
+def write_frames(run: Frames, folder: Path | str) -> list[Path]:
+    """Write each frame as `NAME.parquet` into a folder, for other tools; return the files."""
+    folder = Path(folder)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files = []
+    for part in fields(run):
+        files.append(folder / f"{part.name}.parquet")
+        getattr(run, part.name).to_parquet(files[-1])
+    return files
+
+
 # --- frames ----------------------------------------------------------------------------------------------------------
 
 
@@ -715,7 +811,7 @@ _STATISTICS_ROWS: dict[str, Callable[[Statistics, str], str]] = {
     "change of equity": _money_cell("equity_change"),
     "max drawdown": lambda s, quote: f"{-s.max_drawdown:+,.2f} {quote} ({s.max_drawdown_fraction:.2%})",
     "time in a position": _part_cell("exposure"),
-    "turnover": _money_cell("turnover"),
+    "turnover": lambda s, quote: f"{s.turnover:,.2f} {quote}",
     "Sharpe ratio": lambda s, quote: (
         f"{s.sharpe:.2f} ({s.sharpe_basis})" if math.isfinite(s.sharpe) else s.sharpe_basis
     ),
@@ -866,7 +962,7 @@ def breaker_distances(run: Frames, settings: RiskSettings) -> pd.DataFrame:
     for rule, (measure, limit) in breaker.distances().items():
         unit = 1 if _is_count(rule) else MONEY
         measured, bound = max(measure, 0) / unit, limit / unit
-        rows.append((measured, bound, bound - measured, measured / bound if bound else math.nan, _unit_name(rule)))
+        rows.append((measured, bound, max(bound - measured, 0.0), measured / bound if bound else math.nan, _unit_name(rule)))
     return pd.DataFrame(rows, columns=columns, index=pd.Index(list(breaker.distances()), name="rule"))
 
 

@@ -1,0 +1,596 @@
+"""Charts of a run, drawn from its frames; the only place that knows plotly.
+
+Each function takes `report.Frames` and returns a figure. `LiveChart` shows a figure that is drawn anew while a session
+runs: as a widget for a person at the screen, as a plain bundle in the output where a notebook is being recorded, since
+a widget leaves no picture in the record and a bundle doesn't redraw on a screen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from html import escape
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import plotly.graph_objects as go
+from IPython.display import display as show_output
+from plotly.subplots import make_subplots
+
+from voltrade.config import Config
+from voltrade.report import Frames, refusals_by_code
+
+MAX_BARS = 5_000
+"""Candles that a chart shows at most; from there on JupyterLab draws for more than a second."""
+
+MAX_POINTS = 4_000
+"""Points of a line over time; a longer one keeps the lowest and the highest of each stretch."""
+
+UP, DOWN = "#2a9d8f", "#d1495b"
+WIN, LOSS = "#0b7a75", "#a4243b"
+FAST, SLOW, MEAN = "#e09f3e", "#5b5f97", "#6c757d"
+BAND = "rgba(91, 95, 151, 0.09)"
+INK, FAINT, GRID = "#2b2d42", "#8d99ae", "#edf0f4"
+
+_MIMETYPE = "application/vnd.plotly.v1+json"
+_CLOCK = "%H:%M:%S"
+
+
+def title_of(config: Config) -> str:
+    """What a chart's title says of a session: symbol, bars, mode and where the trades came from."""
+    session, bars = config.session, config.bars
+    unit = {"base": "coins", "quote": "quote", "trades": "trades"}[bars.unit]
+    source = ""
+    if session.mode == "sim":
+        is_synthetic = session.tape == "synthetic"
+        source = f" · synthetic tape, seed {session.seed}" if is_synthetic else " · recorded tape"
+    return f"{session.symbol} · volume bars of {bars.threshold.normalize():f} {unit} · {session.mode}{source}"
+
+
+# --- prices ----------------------------------------------------------------------------------------------------------
+
+
+def price_chart(run: Frames, title: str, last_bars: int = MAX_BARS) -> go.Figure:
+    """Draw the bars with indicators, entries and exits over RSI and the bars' durations, one column a bar.
+
+    Bars stand evenly spaced, as their indicators see them; the upper axis tells the time. Every bar, entry, exit and
+    refusal says why when pointed at.
+    """
+    shown = _Window(run, min(last_bars, MAX_BARS))
+    if len(shown.bars) < len(run.bars):
+        title += f" · last {len(shown.bars):,} of {len(run.bars):,} bars"
+    figure = make_subplots(rows=3, shared_xaxes=True, row_heights=[0.70, 0.17, 0.13], vertical_spacing=0.03)
+    prices = (
+        *_bands(shown),
+        _candles(shown),
+        *_averages(shown),
+        _marked_bars(shown),
+        *_levels(shown),
+        *_paths(shown),
+        _refused(shown),
+        *_entries(shown),
+        *_exits(shown),
+    )
+    for trace in prices:
+        figure.add_trace(trace, row=1, col=1)
+    figure.add_trace(_rsi(shown), row=2, col=1)
+    figure.add_trace(_durations(shown), row=3, col=1)
+    _style(figure, title, height=800)
+    figure.update_layout(xaxis_rangeslider_visible=False, hovermode="closest")
+    figure.update_yaxes(title_text="price", tickformat=",", row=1, col=1)
+    figure.update_yaxes(title_text="RSI", range=[0, 100], tickvals=[0, 30, 50, 70, 100], row=2, col=1)
+    figure.update_yaxes(title_text="seconds<br>a bar", type="log", dtick=1, row=3, col=1)
+    figure.update_xaxes(title_text="volume bar of the run", row=3, col=1)
+    _add_time_axis(figure, shown)
+    return figure
+
+
+class _Window:
+    """The last bars of a run, with where in the chart a time falls."""
+
+    def __init__(self, run: Frames, last_bars: int) -> None:
+        self.bars = run.bars.iloc[-last_bars:]
+        self.decisions = run.decisions.iloc[-last_bars:]
+        self.number = self.bars["bar"].to_numpy()
+        self.begin = self.bars["open_time"].iloc[0] if len(self.bars) else pd.Timestamp.max.tz_localize("UTC")
+        self.fills = run.fills[run.fills.index >= self.begin]
+        self.round_trips = run.round_trips[run.round_trips["closed"] >= self.begin]
+        self.orders = run.orders
+        is_shown = run.refusals["bar"].isin(self.number)
+        self.refusals = run.refusals[is_shown]
+        self._opened = _milliseconds(self.bars["open_time"])
+        self._closed = _milliseconds(self.bars.index)
+
+    def indicator(self, name: str) -> npt.NDArray[np.float64]:
+        """An indicator's values, NaN where the verdict has none."""
+        if name not in self.decisions:
+            return np.full(len(self.bars), np.nan)
+        return np.asarray(self.decisions[name], dtype=np.float64)
+
+    def column(self, times: Iterable[pd.Timestamp]) -> npt.NDArray[np.float64]:
+        """Where times fall on the axis of bars: within 0.4 of the bar in which trades of that time went."""
+        moments = _milliseconds(times)
+        if not len(self.bars):
+            return np.zeros(len(moments))
+        position = np.searchsorted(self._closed, moments, side="left")
+        inside = np.minimum(position, len(self.bars) - 1)
+        length = np.maximum(self._closed[inside] - self._opened[inside], 1)
+        part = np.clip((moments - self._opened[inside]) / length, 0, 1)
+        # What comes after the last bar belongs to the one that is still open.
+        part = np.where(position == len(self.bars), 0.0, part)
+        return np.asarray(self.number[0] + position - 0.4 + 0.8 * part, dtype=np.float64)
+
+
+def _milliseconds(times: Iterable[Any]) -> npt.NDArray[np.int64]:
+    index = pd.DatetimeIndex(list(times)) if not isinstance(times, pd.DatetimeIndex | pd.Series) else times
+    return np.asarray(pd.DatetimeIndex(index).as_unit("ms").asi8)
+
+
+def _texts(times: Any, pattern: str) -> list[str]:
+    return list(pd.DatetimeIndex(times).strftime(pattern))
+
+
+def _candles(shown: _Window) -> go.Candlestick:
+    bars, decisions = shown.bars, shown.decisions
+    share = (bars["taker_buy_volume"] / bars["volume"]).fillna(0.0)
+    verdict = [
+        f"<br><b>{signal}</b> signal → {escape(outcome) or 'no order'}" if signal else ""
+        for signal, outcome in zip(decisions["signal"], decisions["outcome"], strict=True)
+    ]
+    customdata = list(
+        zip(
+            _texts(bars["open_time"], _CLOCK),
+            _texts(bars.index, _CLOCK),
+            bars["volume"].round(8),
+            share.round(3),
+            bars["trade_count"],
+            shown.indicator("rsi").round(1),
+            verdict,
+            strict=True,
+        )
+    )
+    return go.Candlestick(
+        name="bars",
+        x=shown.number,
+        open=bars["open"],
+        high=bars["high"],
+        low=bars["low"],
+        close=bars["close"],
+        customdata=customdata,
+        hovertemplate=(
+            "<b>bar %{x}</b> · %{customdata[0]} to %{customdata[1]}<br>"
+            "open %{open:,} · high %{high:,} · low %{low:,} · close %{close:,}<br>"
+            "volume %{customdata[2]:,} · %{customdata[3]:.0%} bought · %{customdata[4]:,} trades · RSI %{customdata[5]}"
+            "%{customdata[6]}<extra></extra>"
+        ),
+        increasing={"line": {"color": UP, "width": 1}, "fillcolor": UP},
+        decreasing={"line": {"color": DOWN, "width": 1}, "fillcolor": DOWN},
+        whiskerwidth=0,
+        opacity=0.85,
+        showlegend=False,
+    )
+
+
+def _bands(shown: _Window) -> tuple[go.Scatter, go.Scatter]:
+    edge = {"color": SLOW, "width": 0.7, "dash": "dot"}
+    common = {"x": shown.number, "mode": "lines", "line": edge, "hoverinfo": "skip", "legendgroup": "bands"}
+    upper = go.Scatter(name="Bollinger", y=shown.indicator("bollinger_upper"), showlegend=False, **common)
+    lower = go.Scatter(name="Bollinger", y=shown.indicator("bollinger_lower"), fill="tonexty", fillcolor=BAND, **common)
+    return upper, lower
+
+
+def _averages(shown: _Window) -> Iterator[go.Scatter]:
+    lines = (
+        ("EMA fast", "ema_fast", FAST, "solid"),
+        ("EMA slow", "ema_slow", SLOW, "solid"),
+        ("VWAP", "vwap", MEAN, "dash"),
+    )
+    for name, indicator, color, dash in lines:
+        yield go.Scatter(
+            name=name,
+            x=shown.number,
+            y=shown.indicator(indicator),
+            mode="lines",
+            line={"color": color, "width": 1.4, "dash": dash},
+            hoverinfo="skip",
+        )
+
+
+def _marked_bars(shown: _Window) -> go.Scatter:
+    """Bars that could not enter: closed short at the day's end, or with trades missing."""
+    bars = shown.bars
+    is_marked = bars["tainted"] | (bars["close_reason"] == "DAY_END")
+    marked = bars[is_marked]
+    why = [
+        " and ".join(
+            ["trades are missing"] * tainted + ["closed short at the end of the UTC day"] * (reason == "DAY_END")
+        )
+        for tainted, reason in zip(marked["tainted"], marked["close_reason"], strict=True)
+    ]
+    return go.Scatter(
+        name="day end, tainted",
+        x=shown.number[is_marked.to_numpy()],
+        y=marked["low"] - _margin(shown) * 2,
+        mode="markers",
+        marker={"symbol": "diamond-open", "size": 8, "color": FAST, "line": {"width": 1.5}},
+        text=why,
+        hovertemplate="<b>bar %{x}</b> can't enter<br>%{text}<extra></extra>",
+    )
+
+
+def _margin(shown: _Window) -> float:
+    """A small distance between a marker and its bar, in price."""
+    if not len(shown.bars):
+        return 0.0
+    return float(shown.bars["high"].max() - shown.bars["low"].min()) * 0.012
+
+
+def _levels(shown: _Window) -> tuple[go.Scatter, go.Scatter]:
+    """Stop and take-profit of every round trip from its entry to its end; of the open one to now."""
+    trips = shown.round_trips
+    spans = {
+        "stop": [*zip(trips["opened"], trips["closed"], trips["stop_price"], strict=True)],
+        "take-profit": [*zip(trips["opened"], trips["closed"], trips["take_profit_price"], strict=True)],
+    }
+    if len(shown.bars):
+        now = max([shown.bars.index[-1], *shown.fills.index[-1:]])
+        waiting = shown.orders[shown.orders["status"] == "NEW"]
+        for name, purpose in (("stop", "STOP"), ("take-profit", "TAKE_PROFIT")):
+            orders = waiting[waiting["purpose"] == purpose]
+            spans[name] += [(time, now, price) for time, price in orders["trigger_price"].items()]
+    return (
+        _segments("stop", shown, spans["stop"], LOSS),
+        _segments("take-profit", shown, spans["take-profit"], WIN),
+    )
+
+
+def _segments(name: str, shown: _Window, spans: list[tuple[Any, Any, float]], color: str) -> go.Scatter:
+    begin, end = shown.column(span[0] for span in spans), shown.column(span[1] for span in spans)
+    price = [span[2] for span in spans]
+    return go.Scatter(
+        name=name,
+        x=_broken(begin, end),
+        y=_broken(price, price),
+        mode="lines",
+        line={"color": color, "width": 1.6, "dash": "dot"},
+        hovertemplate=name + " %{y:,}<extra></extra>",
+    )
+
+
+def _broken(begin: Iterable[float], end: Iterable[float]) -> list[float | None]:
+    """Coordinates of separate line segments in one trace."""
+    return [value for pair in zip(begin, end, strict=True) for value in (*pair, None)]
+
+
+def _paths(shown: _Window) -> Iterator[go.Scatter]:
+    """A line from each entry to its exit, in the colour of the result."""
+    trips = shown.round_trips
+    for is_win, color in ((trips["net"] > 0, WIN), (trips["net"] <= 0, LOSS)):
+        part = trips[is_win]
+        yield go.Scatter(
+            x=_broken(shown.column(part["opened"]), shown.column(part["closed"])),
+            y=_broken(part["entry_price"], part["exit_price"]),
+            mode="lines",
+            line={"color": color, "width": 1.6},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+
+
+def _refused(shown: _Window) -> go.Scatter:
+    refusals = shown.refusals
+    position = refusals["bar"].to_numpy() - (shown.number[0] if len(shown.number) else 0)
+    is_buy = (refusals["side"] == "BUY").to_numpy()
+    low, high = shown.bars["low"].to_numpy()[position], shown.bars["high"].to_numpy()[position]
+    return go.Scatter(
+        name="refused signal",
+        x=refusals["bar"],
+        y=np.where(is_buy, low - _margin(shown), high + _margin(shown)),
+        mode="markers",
+        marker={
+            "symbol": np.where(is_buy, "triangle-up-open", "triangle-down-open").tolist(),
+            "size": 7,
+            "color": FAINT,
+        },
+        text=[
+            f"<b>{side} refused: {escape(code)}</b><br>{escape(detail)}"
+            for side, code, detail in zip(refusals["side"], refusals["code"], refusals["detail"], strict=True)
+        ],
+        hovertemplate="%{text}<br>bar %{x}<extra></extra>",
+    )
+
+
+def _entries(shown: _Window) -> Iterator[go.Scatter]:
+    fills = shown.fills[shown.fills["purpose"] == "ENTRY"]
+    orders = shown.orders.set_index("client_order_id")
+    for name, side, symbol, color in (
+        ("long entry", "BUY", "triangle-up", INK),
+        ("short entry", "SELL", "triangle-down", INK),
+    ):
+        rows = []
+        for round_trip, part in fills[fills["side"] == side].groupby("round_trip"):
+            quantity = part["quantity"].sum()
+            price = part["notional"].sum() / quantity
+            order = orders.loc[part["client_order_id"].iloc[0]]
+            text = (
+                f"<b>{name}</b> · round trip {round_trip}<br>{quantity:,.8g} at {price:,.8g}, decided at "
+                f"{order['reference_price']:,.8g} on bar {order['bar']}<br>{escape(order['reason'])}"
+            )
+            rows.append((part.index[0], price, text))
+        yield _markers(name, shown, rows, symbol, color)
+
+
+def _exits(shown: _Window) -> Iterator[go.Scatter]:
+    trips = shown.round_trips
+    for name, is_win, color in (("exit, won", trips["net"] > 0, WIN), ("exit, lost", trips["net"] <= 0, LOSS)):
+        rows = []
+        for time, trip in trips[is_win].iterrows():
+            text = (
+                f"<b>{escape(trip['exit_reason'])}</b> · {trip['side'].lower()} round trip {trip['id']}<br>"
+                f"{trip['entry_price']:,.8g} → {trip['exit_price']:,.8g} in {trip['minutes']:,.1f} min<br>"
+                f"net {trip['net']:+,.2f} ({trip['r_multiple']:+.2f} R), fees {trip['fees']:,.2f}"
+            )
+            rows.append((time, trip["exit_price"], text))
+        yield _markers(name, shown, rows, "x", color, size=8)
+
+
+def _markers(
+    name: str, shown: _Window, rows: list[tuple[Any, float, str]], symbol: str, color: str, size: int = 12
+) -> go.Scatter:
+    return go.Scatter(
+        name=name,
+        x=shown.column(row[0] for row in rows),
+        y=[row[1] for row in rows],
+        mode="markers",
+        marker={"symbol": symbol, "size": size, "color": color, "line": {"color": "white", "width": 1}},
+        text=[f"{row[2]}<br>{row[0]:{_CLOCK}.%f}"[:-3] for row in rows],
+        hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def _rsi(shown: _Window) -> go.Scatter:
+    return go.Scatter(
+        name="RSI",
+        x=shown.number,
+        y=shown.indicator("rsi"),
+        mode="lines",
+        line={"color": SLOW, "width": 1.2},
+        hovertemplate="RSI %{y:.1f} · bar %{x}<extra></extra>",
+        showlegend=False,
+    )
+
+
+def _durations(shown: _Window) -> go.Bar:
+    return go.Bar(
+        name="duration",
+        x=shown.number,
+        y=np.maximum(shown.bars["duration_s"].to_numpy(), 0.001),
+        marker={"color": FAINT, "line": {"width": 0}},
+        hovertemplate="bar %{x} took %{y:,.1f} s<extra></extra>",
+        showlegend=False,
+    )
+
+
+def _add_time_axis(figure: go.Figure, shown: _Window) -> None:
+    """Write the time along the upper edge of the prices at some ten bars; the hover text tells every bar's."""
+    bars, step = shown.bars, max(1, len(shown.bars) // 10)
+    picked = bars.iloc[::step]
+    days = _texts(picked.index, "%d %b")
+    is_new = [number == 0 or day != days[number - 1] for number, day in enumerate(days)]
+    labels = [
+        f"{time:%H:%M}<br>{day}" if new else f"{time:%H:%M}"
+        for time, day, new in zip(picked.index, days, is_new, strict=True)
+    ]
+    figure.update_layout(
+        xaxis4={
+            "overlaying": "x",
+            "matches": "x",
+            "side": "top",
+            "tickvals": picked["bar"].to_list(),
+            "ticktext": labels,
+            "showgrid": False,
+            "tickfont": {"color": FAINT, "size": 11},
+        }
+    )
+    # An axis without a trace isn't drawn.
+    figure.add_trace(
+        go.Scatter(x=shown.number[:1], y=[None], xaxis="x4", yaxis="y", hoverinfo="skip", showlegend=False)
+    )
+
+
+# --- equity, refusals ------------------------------------------------------------------------------------------------
+
+
+def equity_chart(run: Frames, title: str, quote_asset: str = "USDT") -> go.Figure:
+    """Draw equity over drawdown over the position held, on calendar time."""
+    figure = make_subplots(rows=3, shared_xaxes=True, row_heights=[0.6, 0.22, 0.18], vertical_spacing=0.04)
+    equity = run.equity[~run.equity.index.duplicated(keep="last")]
+    kept = _outline(equity["equity"].to_numpy())
+    points = equity.iloc[kept]
+    for name, color, width in (("wallet", FAINT, 1.2), ("equity", SLOW, 1.8)):
+        figure.add_trace(
+            go.Scatter(
+                name=name,
+                x=points.index,
+                y=points[name],
+                mode="lines",
+                line={"color": color, "width": width, "shape": "hv" if name == "wallet" else "linear"},
+                hovertemplate="%{y:,.2f}",
+            ),
+            row=1,
+            col=1,
+        )
+    figure.add_trace(_breaker_changes(run, equity), row=1, col=1)
+    figure.add_trace(
+        go.Scatter(
+            name="drawdown",
+            x=points.index,
+            y=points["drawdown"],
+            mode="lines",
+            line={"color": LOSS, "width": 1},
+            fill="tozeroy",
+            fillcolor="rgba(164, 36, 59, 0.15)",
+            hovertemplate="%{y:,.2f}",
+            showlegend=False,
+        ),
+        row=2,
+        col=1,
+    )
+    held = equity["position"].ne(equity["position"].shift())
+    held.iloc[-1:] = True
+    steps = equity[held].iloc[-MAX_POINTS:]
+    figure.add_trace(
+        go.Scatter(
+            name="position",
+            x=steps.index,
+            y=steps["position"],
+            mode="lines",
+            line={"color": UP, "width": 1, "shape": "hv"},
+            fill="tozeroy",
+            fillcolor="rgba(42, 157, 143, 0.18)",
+            hovertemplate="%{y:,.8g}",
+            showlegend=False,
+        ),
+        row=3,
+        col=1,
+    )
+    _style(figure, f"Equity, drawdown, position · {title}", height=560)
+    figure.update_layout(hovermode="x unified")
+    figure.update_yaxes(title_text=f"equity, {quote_asset}", tickformat=",", row=1, col=1)
+    figure.update_yaxes(title_text="drawdown", tickformat=",", row=2, col=1)
+    figure.update_yaxes(title_text="position,<br>coins", nticks=4, row=3, col=1)
+    figure.update_xaxes(title_text="time, UTC", row=3, col=1)
+    return figure
+
+
+def _breaker_changes(run: Frames, equity: pd.DataFrame) -> go.Scatter:
+    changes = run.breaker
+    level = equity["equity"].reindex(changes.index.union(equity.index)).ffill().bfill()
+    return go.Scatter(
+        name="breaker",
+        x=changes.index,
+        y=[level.loc[time] for time in changes.index],
+        mode="markers",
+        marker={"symbol": "star", "size": 11, "color": FAST, "line": {"color": INK, "width": 0.7}},
+        text=[
+            f"{rule}: {action}, {measure:,.8g} of {limit:,.8g} → {mode}"
+            for rule, action, measure, limit, mode in zip(
+                changes["rule"], changes["action"], changes["measure"], changes["limit"], changes["mode"], strict=True
+            )
+        ],
+        hovertemplate="%{text}",
+        showlegend=bool(len(changes)),
+    )
+
+
+def _outline(values: npt.NDArray[np.float64], most: int = MAX_POINTS) -> npt.NDArray[np.int64]:
+    """Positions of at most about `most` points that keep a line's lowest, highest, first and last."""
+    count = len(values)
+    if count <= most:
+        return np.arange(count)
+    edges = np.linspace(0, count, most // 2 + 1, dtype=np.int64)
+    kept = {0, count - 1}
+    for begin, end in pairwise(edges):
+        part = values[begin:end]
+        kept |= {int(begin + part.argmin()), int(begin + part.argmax())}
+    return np.array(sorted(kept))
+
+
+def refusals_chart(run: Frames, title: str) -> go.Figure:
+    """Draw how many signals each gate refused."""
+    table = refusals_by_code(run).iloc[::-1]
+    figure = go.Figure(
+        go.Bar(
+            x=table["count"],
+            y=table.index,
+            orientation="h",
+            marker={"color": SLOW},
+            text=table["count"],
+            textposition="outside",
+            cliponaxis=False,
+            customdata=[escape(detail) for detail in table["for example"]],
+            hovertemplate="<b>%{y}</b> refused %{x:,} signals<br>for example: %{customdata}<extra></extra>",
+        )
+    )
+    _style(figure, f"Refused signals by gate · {title}", height=190 + 34 * max(1, len(table)))
+    figure.update_xaxes(title_text="signals refused")
+    figure.update_layout(bargap=0.35)
+    if table.empty:
+        figure.add_annotation(text="no signal was refused", showarrow=False, font={"color": FAINT, "size": 15})
+    return figure
+
+
+# --- style and showing -----------------------------------------------------------------------------------------------
+
+
+def _style(figure: go.Figure, title: str, height: int) -> None:
+    figure.update_layout(
+        template="plotly_white",
+        title={
+            "text": escape(title),
+            "x": 0.012,
+            "xanchor": "left",
+            "y": 0.985,
+            "yanchor": "top",
+            "font": {"size": 16},
+        },
+        font={"family": "Inter, Helvetica, Arial, sans-serif", "size": 12, "color": INK},
+        height=height,
+        margin={"l": 74, "r": 24, "t": 64, "b": 96},
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"},
+        hoverlabel={"bgcolor": "white", "bordercolor": FAINT, "align": "left", "font": {"size": 12}},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        uirevision="kept",  # a redraw keeps the zoom that a person chose
+    )
+    figure.update_xaxes(gridcolor=GRID, zeroline=False, linecolor=FAINT, ticks="outside", tickcolor=FAINT)
+    figure.update_yaxes(gridcolor=GRID, zeroline=False, linecolor=FAINT)
+
+
+def bundle(figure: go.Figure) -> dict[str, Any]:
+    """A figure as the output that a notebook keeps and JupyterLab draws without a kernel."""
+    title = figure.layout.title.text or "chart"
+    return {_MIMETYPE: json.loads(figure.to_json()), "text/plain": f"<chart: {title}>"}
+
+
+def show(figure: go.Figure) -> None:
+    """Show a finished figure in the notebook, in a form that stays in its record."""
+    show_output(bundle(figure), raw=True)  # type: ignore[no-untyped-call]
+
+
+class LiveChart:
+    """A chart in one output that is drawn anew while a session runs.
+
+    Args:
+        is_recorded: The notebook is being executed into a record, with nobody at the screen.
+    """
+
+    def __init__(self, is_recorded: bool) -> None:
+        self._is_recorded = is_recorded
+        self._handle: Any = None
+        self._widget: Any = None
+
+    def draw(self, figure: go.Figure) -> None:
+        """Show a figure, or change the one shown into it; all figures of a chart have the same traces, in order."""
+        if self._is_recorded:
+            self._draw_bundle(figure)
+        elif self._widget is None:
+            self._widget = go.FigureWidget(figure)
+            show_output(self._widget)  # type: ignore[no-untyped-call]
+        else:
+            self._redraw_widget(figure)
+
+    def _draw_bundle(self, figure: go.Figure) -> None:
+        if self._handle is None:
+            self._handle = show_output(bundle(figure), raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        else:
+            self._handle.update(bundle(figure), raw=True)
+
+    def _redraw_widget(self, figure: go.Figure) -> None:
+        with self._widget.batch_update():
+            for shown, new in zip(self._widget.data, figure.data, strict=True):
+                shown.update(new.to_plotly_json(), overwrite=True)
+            self._widget.layout.update(figure.layout.to_plotly_json())
