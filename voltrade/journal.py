@@ -95,10 +95,10 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {
 
 
 def encode(fact: Event | Output) -> tuple[str, bytes]:
-    """Return a fact's kind and its bytes; equal facts give equal bytes.
+    """Return a fact's kind and its bytes; equal facts give equal bytes, and `decode` gives an equal fact back.
 
     Raises:
-        JournalError: a field isn't of the type that the model states.
+        JournalError: a field isn't of the type that the model states, so that the fact would not come back equal.
     """
     kind = type(fact).__name__
     if isinstance(fact, Trades):
@@ -107,9 +107,13 @@ def encode(fact: Event | Output) -> tuple[str, bytes]:
     if adapter is None:
         raise JournalError(f"kind: must be a fact of the model, was {kind}")
     try:
-        return kind, adapter.dump_json(fact, warnings="error")
-    except PydanticSerializationError as error:
+        body = adapter.dump_json(fact, warnings="error")
+        back = adapter.validate_json(body, strict=True)
+    except (PydanticSerializationError, ValidationError) as error:
         raise JournalError(f"{kind}: {error}") from None
+    if back != fact:
+        raise JournalError(f"{kind}: must come back equal, was {fact}, came back as {back}")
+    return kind, body
 
 
 def decode(kind: str, body: bytes) -> Any:
