@@ -1,0 +1,441 @@
+"""The order monitor: an order's life, fills that count once, and a position that is never left bare."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from builders import an_instrument
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voltrade.config import ExecutionSettings, ExitSettings
+from voltrade.model import (
+    NEVER,
+    Alert,
+    AlgoUpdate,
+    CancelOrder,
+    LookupOrder,
+    OrderIntent,
+    OrderType,
+    OrderUpdate,
+    Outcome,
+    Output,
+    PositionReport,
+    Purpose,
+    Reply,
+    RoundTrip,
+    Side,
+    Snapshot,
+    TakeSnapshot,
+)
+from voltrade.oms import (
+    ALGO_MOVES,
+    DONE,
+    MOVES,
+    PROTECT_WITHIN_MS,
+    REACTIONS,
+    AlgoState,
+    OrderMonitor,
+    OrderState,
+    Reaction,
+)
+
+ENTRY, STOP, TARGET = "vt-e-1e1", "vt-e-1s1", "vt-e-1t1"
+
+
+class Desk:
+    """A monitor with an entry of 10 lots at 1,000 ticks under way, and the news that an exchange might bring."""
+
+    def __init__(self, side: Side = Side.BUY, **exits: Any) -> None:
+        self.monitor = OrderMonitor(
+            an_instrument(), ExitSettings(**exits), ExecutionSettings(order_stale_s=10.0, recv_window_ms=5000), "e"
+        )
+        self.time = 1_000
+        self.trade_ids = itertools.count(1)
+        self.filled: dict[str, int] = {}
+        self.side = side
+        self.sent: dict[str, OrderIntent] = {}
+        self.note(
+            self.monitor.enter(self.time, side, 10, stop_distance=20, take_profit_distance=30, collar=0, bar_number=4)
+        )
+
+    def note(self, outputs: list[Output]) -> list[Output]:
+        self.sent |= {o.order.client_order_id: o for o in outputs if isinstance(o, OrderIntent)}
+        return outputs
+
+    def accept(self, client_id: str) -> list[Output]:
+        return self.reply(client_id, "submit", Outcome.ACCEPTED)
+
+    def reply(self, client_id: str, action: Any, outcome: Outcome, code: int = 0, **more: Any) -> list[Output]:
+        algo = self.sent[client_id].order.order_type.is_conditional
+        return self.note(
+            self.monitor.on_reply(
+                Reply(self.time, action, "BTCUSDT", client_id, algo, outcome, code, "because", **more)
+            )
+        )
+
+    def update(self, client_id: str, status: str, lots: int = 0, price: int = 1_000, **more: Any) -> OrderUpdate:
+        self.filled[client_id] = self.filled.get(client_id, 0) + lots
+        order = self.sent[client_id].order
+        values: dict[str, Any] = {
+            "client_order_id": client_id,
+            "order_id": 100 + list(self.sent).index(client_id),
+            "filled": self.filled[client_id],
+            "trade_id": next(self.trade_ids) if lots else 0,
+            "last_quantity": lots,
+            "last_price": price if lots else 0,
+        }
+        return OrderUpdate(
+            time=self.time,
+            symbol="BTCUSDT",
+            side=order.side,
+            order_type=OrderType.MARKET,
+            status=status,
+            execution="TRADE" if lots else status,
+            quantity=order.quantity,
+            **{**values, **more},
+        )
+
+    def order(self, client_id: str, status: str, lots: int = 0, price: int = 1_000, **more: Any) -> list[Output]:
+        return self.note(self.monitor.on_order(self.update(client_id, status, lots, price, **more)))
+
+    def algo(self, client_id: str, status: str, order_id: int = 0) -> list[Output]:
+        order = self.sent[client_id].order
+        update = AlgoUpdate(
+            self.time,
+            "BTCUSDT",
+            client_id,
+            7,
+            order.side,
+            order.order_type,
+            status,
+            order.quantity,
+            order.trigger_price,
+            order_id,
+        )
+        return self.note(self.monitor.on_algo(update))
+
+    def in_position(self) -> Desk:
+        """Fill the entry whole, and have stop and take-profit acknowledged."""
+        self.accept(ENTRY)
+        self.order(ENTRY, "FILLED", 10)
+        for client_id in (STOP, TARGET):
+            self.accept(client_id)
+            self.algo(client_id, "NEW")
+        return self
+
+    def canceled(self, outputs: list[Output]) -> None:
+        for output in outputs:
+            if isinstance(output, CancelOrder):
+                self.reply(output.client_order_id, "cancel", Outcome.ACCEPTED)
+
+
+def intents(outputs: list[Output]) -> list[OrderIntent]:
+    return [output for output in outputs if isinstance(output, OrderIntent)]
+
+
+def test_an_entry_that_fills_gets_a_stop_and_a_take_profit_from_its_average_price() -> None:
+    desk = Desk()
+    desk.accept(ENTRY)
+
+    first = desk.order(ENTRY, "PARTIALLY_FILLED", 4, price=1_000)
+    [stop] = intents(first)
+    assert (stop.purpose, stop.order.quantity, stop.order.trigger_price) == (Purpose.STOP, 4, 1_000 - 20)
+    assert stop.order.side is Side.SELL
+    assert stop.order.reduce_only
+
+    desk.accept(STOP)
+    desk.algo(STOP, "NEW")
+    rest = intents(desk.order(ENTRY, "FILLED", 6, price=1_010))
+    # The average is (4 x 1000 + 6 x 1010) / 10 = 1006.
+    assert [(i.purpose, i.order.quantity, i.order.trigger_price) for i in rest] == [
+        (Purpose.STOP, 10, 1_006 - 20),
+        (Purpose.TAKE_PROFIT, 10, 1_006 + 30),
+    ]
+    # The smaller stop goes only once the larger one is acknowledged.
+    assert desk.accept("vt-e-1s2") == []
+    [cancel] = desk.algo("vt-e-1s2", "NEW")
+    assert isinstance(cancel, CancelOrder)
+    assert (cancel.client_order_id, cancel.reason) == (STOP, "RESIZED")
+
+
+def test_a_short_has_its_stop_above_and_its_take_profit_below() -> None:
+    desk = Desk(Side.SELL)
+    desk.accept(ENTRY)
+    stop, target = intents(desk.order(ENTRY, "FILLED", 10, price=1_000))
+    assert (stop.order.side, stop.order.trigger_price) == (Side.BUY, 1_020)
+    assert (target.order.side, target.order.trigger_price) == (Side.BUY, 970)
+
+
+def test_a_stop_that_fills_ends_the_round_trip_and_cancels_the_rest() -> None:
+    desk = Desk().in_position()
+    desk.algo(STOP, "TRIGGERED", order_id=500)
+    desk.order(STOP, "NEW", order_id=500)
+    outputs = desk.order(STOP, "FILLED", 10, price=979, order_id=500, realised=-210, fee=3)
+
+    [trip] = [o for o in outputs if isinstance(o, RoundTrip)]
+    assert (trip.exit_reason, trip.quantity, trip.entry_notional, trip.exit_notional) == ("STOP", 10, 10_000, 9_790)
+    assert trip.net == -210 - 3
+    assert [o.client_order_id for o in outputs if isinstance(o, CancelOrder)] == [TARGET]
+    assert desk.monitor.holding is not None  # not free for the next entry while an order of it is alive
+    desk.canceled(outputs)
+    assert desk.monitor.holding is None
+    assert desk.monitor.position == 0
+
+
+def test_a_fill_that_is_told_twice_counts_once() -> None:
+    desk = Desk()
+    fill = desk.update(ENTRY, "FILLED", 10)
+    desk.note(desk.monitor.on_order(fill))
+    desk.note(desk.monitor.on_order(fill))
+    assert desk.monitor.position == 10
+    assert not desk.monitor.is_new_fill(fill)
+
+
+def test_a_fill_before_the_answer_to_its_order_is_taken() -> None:
+    desk = Desk()
+    desk.order(ENTRY, "FILLED", 10)
+    assert desk.accept(ENTRY) == []
+    assert desk.monitor.orders[ENTRY].state == "FILLED"
+
+
+@pytest.mark.parametrize("late", ["NEW", "PARTIALLY_FILLED"])
+def test_late_news_never_turns_a_state_back(late: str) -> None:
+    desk = Desk()
+    desk.order(ENTRY, "FILLED", 10)
+    desk.order(ENTRY, late)
+    assert desk.monitor.orders[ENTRY].state == "FILLED"
+    assert desk.monitor.ignored == 1
+
+
+def test_every_state_has_its_moves_and_an_end_has_none() -> None:
+    assert set(MOVES) == set(OrderState)
+    assert set(ALGO_MOVES) == set(AlgoState)
+    ends = {str(s) for s, after in [*MOVES.items(), *ALGO_MOVES.items()] if not after}
+    assert ends == DONE - {"NOT_PLACED"}  # a concluded absence may still turn out wrong
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.permutations(range(6)), st.lists(st.integers(0, 5), max_size=6))
+def test_news_in_any_order_and_doubled_makes_the_same_position(order: list[int], doubled: list[int]) -> None:
+    desk = Desk()
+    news = [
+        desk.update(ENTRY, "NEW"),
+        desk.update(ENTRY, "PARTIALLY_FILLED", 2, 1_000),
+        desk.update(ENTRY, "PARTIALLY_FILLED", 3, 1_001),
+        desk.update(ENTRY, "PARTIALLY_FILLED", 1, 1_002),
+        desk.update(ENTRY, "FILLED", 4, 1_003),
+        desk.update(ENTRY, "NEW"),
+    ]
+    for index in [*order, *doubled]:
+        desk.note(desk.monitor.on_order(news[index]))
+    holding = desk.monitor.holding
+    assert holding is not None
+    assert desk.monitor.position == 2 + 3 + 1 + 4
+    assert holding.entry_notional == 2 * 1_000 + 3 * 1_001 + 1 * 1_002 + 4 * 1_003
+    assert holding.entry.state == "FILLED"
+    # Whatever the order, all that is held ends up under one stop of the whole size, once answers come.
+    for _ in range(6):
+        for client_id, intent in list(desk.sent.items()):
+            if intent.purpose is Purpose.STOP and not desk.monitor.orders[client_id].resting:
+                desk.accept(client_id)
+                desk.algo(client_id, "NEW")
+    assert desk.monitor.protected
+
+
+def test_an_unknown_entry_is_looked_up_and_found() -> None:
+    desk = Desk()
+    [lookup] = desk.reply(ENTRY, "submit", Outcome.UNKNOWN)
+    assert isinstance(lookup, LookupOrder)
+    assert desk.monitor.has_unknown
+    found = desk.update(ENTRY, "NEW")
+    desk.reply(ENTRY, "lookup", Outcome.ACCEPTED, order=found)
+    assert not desk.monitor.has_unknown
+    assert desk.monitor.orders[ENTRY].state == "NEW"
+
+
+def test_absence_counts_only_after_the_fence_and_three_agreeing_answers() -> None:
+    desk = Desk()
+    desk.reply(ENTRY, "submit", Outcome.UNKNOWN)
+    sent_at, fence = 1_000, 1_000 + 5_000 + 5_000
+    answers = []
+    for desk.time in (sent_at + 1, fence - 1, fence, fence + 1_000, fence + 2_000):
+        answers.append(desk.reply(ENTRY, "lookup", Outcome.REFUSED, -2013))
+    assert [bool(answer) for answer in answers] == [False, False, False, False, True]
+    assert desk.monitor.orders[ENTRY].state == "NOT_PLACED"
+    assert desk.monitor.holding is None
+
+
+def test_an_error_while_asking_is_no_evidence() -> None:
+    desk = Desk()
+    desk.reply(ENTRY, "submit", Outcome.UNKNOWN)
+    for desk.time in range(100_000, 110_000, 1_000):
+        desk.reply(ENTRY, "lookup", Outcome.UNKNOWN)
+    assert desk.monitor.orders[ENTRY].state == "UNKNOWN"
+
+
+def test_an_order_that_was_concluded_absent_and_fills_after_all_is_adopted_and_protected() -> None:
+    desk = Desk()
+    desk.reply(ENTRY, "submit", Outcome.UNKNOWN)
+    for desk.time in (12_000, 13_000, 14_000):
+        desk.reply(ENTRY, "lookup", Outcome.REFUSED, -2013)
+    assert desk.monitor.holding is None
+    [stop, target] = intents(desk.order(ENTRY, "FILLED", 10))
+    assert (stop.purpose, target.purpose) == (Purpose.STOP, Purpose.TAKE_PROFIT)
+    assert desk.monitor.position == 10
+
+
+@pytest.mark.parametrize(("code", "reaction"), REACTIONS.items())
+def test_a_refused_entry_is_over_and_halts_where_the_table_says_so(code: int, reaction: Reaction) -> None:
+    desk = Desk()
+    outputs = desk.reply(ENTRY, "submit", Outcome.REFUSED, code)
+    if reaction is Reaction.LOOKUP:
+        assert isinstance(outputs[0], LookupOrder)
+        assert desk.monitor.orders[ENTRY].state == "UNKNOWN"
+        return
+    assert desk.monitor.orders[ENTRY].state == "REJECTED"
+    assert desk.monitor.holding is None
+    assert bool(desk.monitor.halt_reason) == (reaction is Reaction.HALT)
+    assert any(isinstance(o, TakeSnapshot) for o in outputs) == (reaction is Reaction.RECONCILE)
+    assert not intents(outputs)
+
+
+def test_a_code_that_nobody_has_seen_halts() -> None:
+    desk = Desk()
+    desk.reply(ENTRY, "submit", Outcome.REFUSED, -99_999)
+    assert "-99999" in desk.monitor.halt_reason
+
+
+def test_a_stop_that_would_trigger_at_once_means_leave_at_market() -> None:
+    desk = Desk()
+    desk.order(ENTRY, "FILLED", 10)
+    [out] = intents(desk.reply(STOP, "submit", Outcome.REFUSED, -2021))
+    assert (out.purpose, out.order.order_type, out.order.quantity) == (Purpose.EXIT, OrderType.MARKET, 10)
+    assert out.order.reduce_only
+
+
+def test_a_stop_refused_for_a_passing_reason_is_sent_again_with_a_new_id_then_given_up() -> None:
+    desk = Desk()
+    desk.order(ENTRY, "FILLED", 10)
+    for attempt in (1, 2):
+        assert not [i for i in intents(desk.reply(f"vt-e-1s{attempt}", "submit", Outcome.REFUSED, -1008))]
+        desk.time = desk.monitor.next_due
+        [again] = intents(desk.note(desk.monitor.on_time(desk.time)))
+        assert again.order.client_order_id == f"vt-e-1s{attempt + 1}"
+    [out] = intents(desk.reply("vt-e-1s3", "submit", Outcome.REFUSED, -1008))
+    assert (out.purpose, out.reason) == (Purpose.EXIT, "STOP_REFUSED")
+
+
+def test_a_position_whose_stop_stays_unknown_is_left_at_market_in_time() -> None:
+    desk = Desk()
+    desk.order(ENTRY, "FILLED", 10)
+    desk.reply(STOP, "submit", Outcome.UNKNOWN)
+    assert desk.monitor.next_due == 1_000 + PROTECT_WITHIN_MS
+    desk.time = desk.monitor.next_due
+    outputs = desk.note(desk.monitor.on_time(desk.time))
+    assert [o.code for o in outputs if isinstance(o, Alert)] == ["STOP_MISSING"]
+    [out] = intents(outputs)
+    assert (out.purpose, out.order.quantity) == (Purpose.EXIT, 10)
+
+
+def test_leaving_keeps_the_stop_until_the_position_is_gone() -> None:
+    desk = Desk().in_position()
+    outputs = desk.note(desk.monitor.leave(desk.time, "OPPOSITE_SIGNAL"))
+    assert [type(o) for o in outputs] == [OrderIntent]
+    assert desk.note(desk.monitor.leave(desk.time, "AGAIN")) == []
+    done = desk.order("vt-e-1x1", "FILLED", 10, price=1_005)
+    [trip] = [o for o in done if isinstance(o, RoundTrip)]
+    assert trip.exit_reason == "OPPOSITE_SIGNAL"
+    assert {o.client_order_id for o in done if isinstance(o, CancelOrder)} == {STOP, TARGET}
+
+
+def test_an_exit_whose_rest_expires_is_followed_by_another() -> None:
+    desk = Desk().in_position()
+    desk.note(desk.monitor.leave(desk.time, "TIME"))
+    desk.order("vt-e-1x1", "PARTIALLY_FILLED", 4)
+    [again] = intents(desk.order("vt-e-1x1", "EXPIRED"))
+    assert (again.order.client_order_id, again.order.quantity) == ("vt-e-1x2", 6)
+
+
+def test_a_triggered_stop_whose_rest_expires_is_followed_by_a_market_exit() -> None:
+    desk = Desk().in_position()
+    desk.algo(STOP, "TRIGGERED", order_id=500)
+    desk.order(STOP, "PARTIALLY_FILLED", 4, order_id=500)
+    [out] = intents(desk.order(STOP, "EXPIRED", order_id=500))
+    assert (out.order.quantity, out.reason) == (6, "STOP_REST")
+
+
+def test_a_cancel_that_is_refused_is_looked_up_since_the_order_may_have_filled() -> None:
+    desk = Desk().in_position()
+    desk.note(desk.monitor.leave(desk.time, "TIME"))
+    desk.order("vt-e-1x1", "FILLED", 10)
+    [lookup] = desk.reply(TARGET, "cancel", Outcome.REFUSED, -2011)
+    assert isinstance(lookup, LookupOrder)
+
+
+def test_a_stale_entry_is_looked_up_and_then_cancelled() -> None:
+    desk = Desk()
+    desk.accept(ENTRY)
+    desk.order(ENTRY, "NEW")
+    desk.time = desk.monitor.next_due
+    assert desk.time == 1_000 + 10_000
+    [lookup] = desk.note(desk.monitor.on_time(desk.time))
+    assert isinstance(lookup, LookupOrder)
+    [cancel] = desk.reply(ENTRY, "lookup", Outcome.ACCEPTED, order=desk.update(ENTRY, "NEW"))
+    assert isinstance(cancel, CancelOrder)
+
+
+def test_a_position_held_too_long_is_left() -> None:
+    desk = Desk(max_holding_s=60.0).in_position()
+    assert desk.monitor.next_due == 1_000 + 60_000
+    desk.time = desk.monitor.next_due
+    [out] = intents(desk.note(desk.monitor.on_time(desk.time)))
+    assert out.reason == "TIME"
+
+
+def a_snapshot(position: int, **more: Any) -> Snapshot:
+    report = PositionReport("BTCUSDT", position, "0")
+    return Snapshot(5_000, "BTCUSDT", 0, 0, 0, 0, 5, "isolated", False, report, **more)
+
+
+def test_trading_waits_until_the_exchange_agrees_on_the_position() -> None:
+    desk = Desk().in_position()
+    outputs = desk.monitor.on_snapshot(a_snapshot(9))
+    assert "POSITION_MISMATCH" in [o.code for o in outputs if isinstance(o, Alert)]
+    assert not desk.monitor.reconciled
+    desk.monitor.on_snapshot(a_snapshot(10))
+    assert desk.monitor.reconciled
+
+
+def test_orders_that_the_exchange_does_not_list_are_looked_up() -> None:
+    desk = Desk().in_position()
+    outputs = desk.monitor.on_snapshot(a_snapshot(10))
+    assert {o.client_order_id for o in outputs if isinstance(o, LookupOrder)} == {STOP, TARGET}
+
+
+def test_a_fill_that_only_the_snapshot_knows_is_counted() -> None:
+    desk = Desk()
+    desk.order(ENTRY, "NEW")
+    fill = desk.update(ENTRY, "FILLED", 10, client_order_id="")
+    desk.note(desk.monitor.on_snapshot(a_snapshot(10, fills=(fill,))))
+    assert desk.monitor.position == 10
+    assert STOP in desk.sent
+
+
+def test_somebody_elses_order_stops_trading() -> None:
+    desk = Desk()
+    desk.monitor.reconciled = True
+    foreign = desk.update(ENTRY, "FILLED", 1, order_id=9_999, client_order_id="web_abc")
+    [alert] = desk.monitor.on_order(foreign)
+    assert isinstance(alert, Alert)
+    assert alert.code == "FOREIGN_ORDER"
+    assert not desk.monitor.reconciled
+    assert desk.monitor.position == 0
+
+
+def test_an_idle_monitor_waits_for_nothing() -> None:
+    monitor = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "e")
+    assert monitor.next_due == NEVER
+    assert monitor.on_time(1) == []
