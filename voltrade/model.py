@@ -298,6 +298,16 @@ class MarkPrice:
 
 
 @dataclass(frozen=True, slots=True)
+class Segment:
+    """The next stretch of a tape: trades up to the first that the exchange acts on, then perhaps one mark price."""
+
+    trades: Trades
+    mark: MarkPrice | None
+    end: bool
+    """Whether the tape has nothing after it."""
+
+
+@dataclass(frozen=True, slots=True)
 class FeedGap:
     """Trade ids that the stream skipped, and how many of them REST could give."""
 
@@ -468,6 +478,8 @@ class Operator:
     time: int
     action: Literal["pause", "resume", "reduce", "flatten", "halt", "protect"]
     reason: str
+    final: bool = False
+    """Whether the session ends once the action is carried out."""
 
 
 @dataclass(frozen=True, slots=True)

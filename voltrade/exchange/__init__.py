@@ -32,3 +32,23 @@ class OrderGateway(Protocol):
 
     async def lookup(self, command: LookupOrder) -> Reply:
         """Ask for an order by its client id; REFUSED with -2013 where the exchange has none."""
+
+
+class Feed(Protocol):
+    """Keeps the market and user streams up and hands their events on, in order, through the callbacks it was given."""
+
+    user_frames: int
+    """User data frames received on the current private connection."""
+
+    async def start(self) -> None:
+        """Open both streams; return once they are up.
+
+        Raises:
+            VenueError: they could not be opened.
+        """
+
+    async def stop(self) -> None:
+        """Close both streams."""
+
+    async def maintain(self, now: int) -> None:
+        """Do what is due at `now` (ms, the clock's): renew the listen key, notice silence."""

@@ -1,0 +1,310 @@
+"""LiveTradingSystem: the core, wired to an exchange and a journal.
+
+It carries events from the streams to the core and the core's commands to the exchange, and writes both down: an event
+before the core acts on it, a command before its request leaves. It holds no trading logic. Where the tape is the clock
+(`sim` at full speed) it answers the asks of `Lockstep` over the wire; else it consumes one queue by the wall clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol
+
+from voltrade.core import TradingCore
+from voltrade.errors import SessionError, VenueError
+from voltrade.exchange import Feed, OrderGateway
+from voltrade.journal import Journal
+from voltrade.lockstep import Ask, Collect, Execute, Finish, Horizon, Lockstep, Play, commands_of
+from voltrade.model import (
+    CancelOrder,
+    Command,
+    Event,
+    Link,
+    LookupOrder,
+    MarkPrice,
+    OrderIntent,
+    Output,
+    Reply,
+    Segment,
+    Snapshot,
+    TakeSnapshot,
+    Timer,
+    Trades,
+)
+
+ANSWER_WITHIN_S = 30.0
+"""Longest wait for frames that the venue says it has sent."""
+
+COMMIT_EVERY = 200
+"""Rows after which the journal is committed though no command waits."""
+
+TICK_S = 0.2
+"""By the wall clock: how often timers, the journal and the streams are looked after when nothing happens."""
+
+
+class Channel(Protocol):
+    """The side channel of the simulated venue, no part of Binance's wire."""
+
+    async def ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Send a message and return the answer."""
+
+
+class LiveTradingSystem:
+    """One engine: one account, one symbol, one journal.
+
+    Args:
+        core: the trading logic.
+        journal: open, with its Start row written.
+        gateway: carries commands to the exchange.
+        clock: returns the time in ms; `set_clock` moves it where the tape is the clock.
+    """
+
+    def __init__(
+        self,
+        core: TradingCore,
+        journal: Journal,
+        gateway: OrderGateway,
+        clock: Callable[[], int],
+        set_clock: Callable[[int], None] = lambda now: None,
+    ) -> None:
+        self.core = core
+        self._journal = journal
+        self._gateway = gateway
+        self._clock = clock
+        self._set_clock = set_clock
+        (self._symbol,) = core.desks
+        self._market: deque[tuple[int, int, int, int, bool] | MarkPrice] = deque()
+        self._news: deque[Event] = deque()
+        self._arrived = asyncio.Event()
+        self._seen_trade_id = 0
+        self._seen_marks = 0
+        self._uncommitted = 0
+        self._trades = 0
+
+    # --- from the streams ------------------------------------------------------------------------------------------
+
+    def _on_agg_trade(self, trade_id: int, price: int, quantity: int, time: int, buyer_is_maker: bool) -> None:
+        """Take a trade from the stream; the core gets it with whatever else has arrived, in order."""
+        self._market.append((trade_id, price, quantity, time, buyer_is_maker))
+        self._seen_trade_id = trade_id
+        self._arrived.set()
+
+    def on_event(self, event: Event) -> None:
+        """Take any other event: from a stream, or a person's command."""
+        if isinstance(event, MarkPrice):
+            self._market.append(event)
+            self._seen_marks += 1
+        else:
+            self._news.append(event)
+        self._arrived.set()
+
+    def forget_links(self) -> None:
+        """Drop the news that the streams came up: where the tape is the clock the session itself says so."""
+        self._news = deque(event for event in self._news if not isinstance(event, Link))
+
+    def status(self, tape_trades: int) -> dict[str, Any]:
+        """Say how things are, for people; `tape_trades` is the length of the tape, 0 where there is none."""
+        core, desk = self.core, self.core.desks[self._symbol]
+        return {
+            "time": core.time,
+            "progress": self._trades / tape_trades if tape_trades else 0.0,
+            "trades": self._trades,
+            "bars": desk.fold.count,
+            "position": desk.monitor.position,
+            "equity": core.account.wallet if core.account else 0,
+            "breaker": core.breaker.mode if core.breaker else "",
+            "distances": core.breaker.distances() if core.breaker else {},
+        }
+
+    # --- the record ------------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event) -> tuple[int, list[Output]]:
+        """Let the core handle an event, and write down the event, the bars it closed and what followed."""
+        desk = self.core.desks[self._symbol]
+        bars = desk.fold.count
+        if isinstance(event, Trades):
+            # A block is written as far as it was consumed: the cut is part of the record.
+            consumed, outputs = self.core.handle(event)
+            if consumed:
+                self._write(event[:consumed])
+                self._trades += consumed
+        else:
+            self._write(event)
+            consumed, outputs = self.core.handle(event)
+        for number in range(bars, desk.fold.count):
+            self._journal.append("Bar", self.core.time, self.core.bar_row(desk, number))
+        for output in outputs:
+            self._write(output)
+        if self._uncommitted >= COMMIT_EVERY:
+            self._commit()
+        return consumed, outputs
+
+    def _write(self, fact: Event | Output) -> None:
+        self._journal.append_fact(fact, self.core.time)
+        self._uncommitted += 1
+
+    def _commit(self) -> None:
+        self._journal.commit()
+        self._uncommitted = 0
+
+    # --- to the exchange -------------------------------------------------------------------------------------------
+
+    async def _execute(self, command: Command) -> Reply | Snapshot:
+        """Carry out a command that is on disk already; what goes wrong with an order is an UNKNOWN, never a guess."""
+        self._commit()
+        if isinstance(command, TakeSnapshot):
+            since = self.core.desks[self._symbol].monitor.last_trade_id
+            return await self._gateway.snapshot(command.symbol, since)
+        if isinstance(command, OrderIntent):
+            return await self._gateway.submit(command)
+        if isinstance(command, CancelOrder):
+            return await self._gateway.cancel(command)
+        assert isinstance(command, LookupOrder)
+        return await self._gateway.lookup(command)
+
+    # --- the tape is the clock -------------------------------------------------------------------------------------
+
+    async def run_lockstep(self, feed: Feed, channel: Channel) -> None:
+        """Run until the tape or the session is over.
+
+        Raises:
+            SessionError: frames that the venue says it sent did not arrive.
+        """
+        self._feed, self._channel = feed, channel
+        self._executed = False
+        self._played = Play(0, 0, False, 0, self._clock())
+        run = Lockstep(self.core, self.handle, self._clock()).run()
+        answer: Any = None
+        try:
+            while True:
+                answer = await self._answer(run.send(answer))
+        except StopIteration:
+            self._commit()
+
+    async def _answer(self, ask: Ask) -> Any:
+        match ask:
+            case Horizon():
+                await self._feed.maintain(self._clock())
+                return await self._horizon()
+            case Play():
+                await self._play(ask)
+            case Execute(command=command):
+                self._executed = True
+                return await self._execute(command)
+            case Collect():
+                return await self._collect()
+            case Finish():
+                await self._hear(await self._channel.ask({"op": "finish"}))
+        return None
+
+    async def _horizon(self) -> Segment:
+        reply = await self._channel.ask({"op": "go"})
+        last_id, marks = reply["trade_id"], reply["mark"]
+        await self._until(lambda: self._seen_trade_id >= last_id and self._seen_marks >= marks, "market data")
+        played_marks = self._seen_marks - sum(isinstance(item, MarkPrice) for item in self._market)
+        rows: list[tuple[int, int, int, int, bool]] = []
+        mark = None
+        for item in self._market:
+            if isinstance(item, MarkPrice):
+                mark = item if marks > played_marks else None
+                break
+            if item[0] > last_id:
+                break
+            rows.append(item)
+        return Segment(Trades.from_rows(self._symbol, rows), mark, reply["end"])
+
+    async def _play(self, play: Play) -> None:
+        for _ in range(play.trades + play.mark):
+            self._market.popleft()
+        self._set_clock(play.time)
+        await self._sync(play)
+
+    async def _sync(self, play: Play) -> None:
+        self._played = play
+        message = {"op": "at", "trade_id": play.trade_id, "marks": play.marks, "time": play.time}
+        await self._hear(await self._channel.ask(message))
+        self._executed = False
+
+    async def _hear(self, reply: dict[str, Any]) -> None:
+        if "error" in reply:
+            raise SessionError(f"lockstep: {reply['error']}")
+        await self._until(lambda: self._feed.user_frames >= reply["user"], "user data")
+
+    async def _collect(self) -> list[Event]:
+        if self._executed:
+            await self._sync(self._played)
+        news = list(self._news)
+        self._news.clear()
+        return news
+
+    async def _until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait for frames; a frame may come before or after the side channel speaks of it."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + ANSWER_WITHIN_S
+        while not condition():
+            if loop.time() > deadline:
+                raise SessionError(f"lockstep: {what} did not arrive within {ANSWER_WITHIN_S:.0f} s of being sent")
+            self._arrived.clear()
+            with suppress(TimeoutError):
+                # A frame that brings no event sets nothing, so the condition is asked again soon in any case.
+                await asyncio.wait_for(self._arrived.wait(), 0.02)
+
+    # --- the wall is the clock -------------------------------------------------------------------------------------
+
+    async def run_wall(self, feed: Feed) -> None:
+        """Run until the session is over: one queue, one consumer; requests wait at the side of it."""
+        requests: set[asyncio.Task[None]] = set()
+        self._feed = feed
+        while not (self.core.finished and not requests):
+            try:
+                async with asyncio.timeout(TICK_S):
+                    await self._arrived.wait()
+            except TimeoutError:
+                await feed.maintain(self._clock())
+                self._commit()
+            self._arrived.clear()
+            for command in self._consume():
+                task = asyncio.create_task(self._request(command))
+                requests.add(task)
+                task.add_done_callback(requests.discard)
+        self._commit()
+
+    def _consume(self) -> list[Command]:
+        """Let the core handle what has arrived and what is due; return the commands."""
+        commands: list[Command] = []
+        while self._news:
+            commands += commands_of(self.handle(self._news.popleft())[1])
+        while self._market:
+            commands += self._consume_market()
+        while self.core.next_due <= self._clock():
+            commands += commands_of(self.handle(Timer(self._clock()))[1])
+        return commands
+
+    def _consume_market(self) -> list[Command]:
+        if isinstance(self._market[0], MarkPrice):
+            return commands_of(self.handle(self._market.popleft())[1])  # type: ignore[arg-type]
+        rows = []
+        for item in self._market:
+            if isinstance(item, MarkPrice):
+                break
+            rows.append(item)
+        consumed, outputs = self.handle(Trades.from_rows(self._symbol, rows))
+        for _ in range(consumed):
+            self._market.popleft()
+        if not consumed:
+            outputs = self.handle(Timer(self.core.next_due))[1]
+        return commands_of(outputs)
+
+    async def _request(self, command: Command) -> None:
+        """Carry out one command by the side of the queue, and put the answer into it."""
+        try:
+            self.on_event(await self._execute(command))
+        except VenueError as error:
+            # Only a snapshot raises: without one nothing is reconciled, so the core keeps asking for it.
+            self.on_event(Link(self._clock(), "user", False))
+            await asyncio.sleep(TICK_S)
+            self.on_event(Link(self._clock(), "user", True))
+            del error

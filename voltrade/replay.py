@@ -1,0 +1,104 @@
+"""Runs a session again from its journal alone, and compares decision by decision.
+
+The journal holds every event in the order in which the core took it, trades cut where the core stopped. The same core,
+fed the same events, must close the same bars and make the same commands and notes, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from voltrade import journal
+from voltrade.config import Config
+from voltrade.core import TradingCore
+from voltrade.errors import JournalError
+from voltrade.model import Event, Instrument
+
+INSTRUMENT = TypeAdapter(Instrument)
+EVENTS = {kind.__name__ for kind in Event.__args__}
+MOST_SHOWN = 20
+
+
+@dataclass(slots=True)
+class Replay:
+    """What a replay found."""
+
+    events: int = 0
+    outputs: int = 0
+    """Bars, commands and notes compared."""
+    differences: int = 0
+    shown: list[str] = field(default_factory=list)
+    """The first differences, a line each."""
+
+    def differ(self, line: str) -> None:
+        self.differences += 1
+        if len(self.shown) < MOST_SHOWN:
+            self.shown.append(line)
+
+
+def start_row(config: Config, instrument: Instrument, epoch: str, **more: Any) -> dict[str, Any]:
+    """Return the first row of a journal: all that a core is made from."""
+    return {
+        "config": config.model_dump(mode="json"),
+        "instrument": INSTRUMENT.dump_python(instrument, mode="json"),
+        "epoch": epoch,
+        **more,
+    }
+
+
+def replay(path: Path) -> Replay:
+    """Replay a journal.
+
+    Raises:
+        JournalError: the journal doesn't begin with a Start row, or can't be read.
+    """
+    rows = journal.read(path)
+    first = next(rows, None)
+    if first is None or first.kind != "Start":
+        raise JournalError(f"{path}: must begin with a Start row, began with {first.kind if first else 'nothing'}")
+    start = first.fact()
+    instrument = INSTRUMENT.validate_python(start["instrument"])
+    core = TradingCore(Config.model_validate_json(journal.encode_json(start["config"])), instrument, start["epoch"])
+    result = Replay()
+    expected: deque[tuple[str, bytes]] = deque()
+    for row in rows:
+        if row.kind in EVENTS:
+            _missing(result, expected)
+            expected = _handle(core, row, result)
+        elif row.kind != "End":
+            _compare(result, expected, row)
+    _missing(result, expected)
+    return result
+
+
+def _handle(core: TradingCore, row: journal.Row, result: Replay) -> deque[tuple[str, bytes]]:
+    """Let the core take an event; return the rows that must follow it."""
+    result.events += 1
+    event = row.fact()
+    (desk,) = core.desks.values()
+    bars = desk.fold.count
+    consumed, outputs = core.handle(event)
+    if row.kind == "Trades" and consumed != len(event):
+        result.differ(f"row {row.seq}: the block of {len(event)} trades was consumed up to {consumed}")
+    closed = [("Bar", journal.encode_json(core.bar_row(desk, number))) for number in range(bars, desk.fold.count)]
+    return deque([*closed, *map(journal.encode, outputs)])
+
+
+def _compare(result: Replay, expected: deque[tuple[str, bytes]], row: journal.Row) -> None:
+    result.outputs += 1
+    if not expected:
+        result.differ(f"row {row.seq}: the journal has a {row.kind} that the replay does not make")
+        return
+    kind, body = expected.popleft()
+    if (kind, body) != (row.kind, row.body):
+        result.differ(f"row {row.seq}: {row.kind} {row.body!r} was replayed as {kind} {body!r}")
+
+
+def _missing(result: Replay, expected: deque[tuple[str, bytes]]) -> None:
+    for kind, body in expected:
+        result.differ(f"the replay makes a {kind} that the journal does not have: {body!r}")
