@@ -1,0 +1,532 @@
+"""Trades become volume bars: one compiled fold, used for one trade at a time and for ten million.
+
+`until_close` is the fold. Ordinary trades (the next id, the same day, the bar stays open) run through a tight loop in
+`_absorb`; every other trade (a gap, a duplicate, a new day, the trade that reaches the threshold) goes through `_take`,
+which is complete for any trade. All integers: ticks, lots, ticklots, ms UTC, so that volume is conserved exactly.
+
+The state is one row of a structured array, changed in place. A restart from any saved state gives the same bars.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from numba import types
+
+from voltrade.compiled import compile_for, compiled
+from voltrade.config import BarSettings
+from voltrade.errors import ConfigError, DataError
+from voltrade.model import DAY_MS, NEVER, CloseReason, Instrument, Trades, VolumeBar
+
+Rows = npt.NDArray[np.void]
+"""Rows of a structured dtype."""
+Record = Any
+"""One row of a structured array, fields by name; numba and numpy share its memory."""
+
+THRESHOLD = int(CloseReason.THRESHOLD)
+DAY_END = int(CloseReason.DAY_END)
+BASE, QUOTE, COUNT = 0, 1, 2
+_UNITS = {"base": BASE, "quote": QUOTE, "trades": COUNT}
+
+STRIDE = 16
+"""Trades that `_absorb` folds at once."""
+
+_LARGEST = 2**61
+"""Sums of this many ticklots, twice over, still fit 64 bits."""
+_MOST_BARS_BY_ONE_TRADE = 10_000_000
+
+
+def record_dtype(fields: list[tuple[Any, ...]]) -> np.dtype[Any]:
+    """A structured dtype with the layout of C, whose rows give their fields by name, plain as well as compiled."""
+    return np.dtype((np.record, np.dtype(fields, align=True)))
+
+
+BAR = record_dtype(
+    [
+        ("day", np.int64),
+        ("number", np.int64),
+        ("open_time", np.int64),
+        ("close_time", np.int64),
+        ("first_trade_id", np.int64),
+        ("last_trade_id", np.int64),
+        ("open", np.int64),
+        ("high", np.int64),
+        ("low", np.int64),
+        ("close", np.int64),
+        ("volume", np.int64),
+        ("taker_buy_volume", np.int64),
+        ("notional", np.int64),
+        ("trade_count", np.int64),
+        ("close_reason", np.int8),
+        ("tainted", np.bool_),
+    ]
+)
+"""A row for each bar, with the fields and units of `model.VolumeBar`."""
+
+AGGREGATOR = record_dtype(
+    [
+        ("bar", BAR),  # the open bar; it is empty while its volume is 0
+        ("progress", np.int64),  # towards the threshold, in its unit; for quote with the overshoot carried in
+        ("day_end", np.int64),  # first millisecond of the next UTC day
+        ("last_trade_id", np.int64),  # -1 before the first trade
+        ("last_price", np.int64),
+        ("last_time", np.int64),  # latest trade time seen
+        ("skipped_invalid", np.int64),
+        ("skipped_duplicate", np.int64),
+        ("gaps", np.int64),
+        ("count", np.int64),  # closed bars in the buffer
+        ("missing_rows", np.int64),  # rows that the buffer lacks for the next trade, else 0
+    ]
+)
+
+BAR_RULES = record_dtype(
+    [
+        ("unit", np.int64),
+        ("threshold", np.int64),  # lots, ticklots or trades
+        ("daily", np.bool_),
+        ("max_price", np.int64),
+        ("max_notional", np.int64),  # a trade above it is a broken row, and could overflow 64 bits
+        ("usual_quantity", np.int64),  # up to here a stride of trades can't overflow
+    ]
+)
+
+_COLUMNS = tuple(types.Array(kind, 1, "C", readonly=True) for kind in (types.int64,) * 4 + (types.bool_,))
+"""Columns of trades: id, price, quantity, time, buyer_is_maker. A read-only signature takes writable arrays too."""
+
+
+def rows_of(dtype: np.dtype[Any]) -> Any:
+    """The numba type of an array of records."""
+    return types.Array(numba.from_dtype(dtype), 1, "C")
+
+
+@compiled
+def _close(bars: Rows, state: Record, reason: int, threshold: int) -> None:
+    """Move the open bar to the buffer and begin an empty one."""
+    bar = state.bar
+    bar.close_reason = reason
+    bars[state.count] = bar
+    state.count += 1
+    state.progress -= threshold
+    bar.number += 1
+    bar.volume = 0
+    bar.taker_buy_volume = 0
+    bar.notional = 0
+    bar.trade_count = 0
+    bar.close_reason = 0
+    bar.tainted = False
+
+
+@compiled
+def _begin_day(bars: Rows, state: Record, time: int) -> None:
+    """Cut at the first trade of a UTC day: close the open bar short, and start everything from zero."""
+    if state.bar.volume > 0:
+        _close(bars, state, DAY_END, 0)
+    day = time // DAY_MS
+    state.bar.day = day
+    state.bar.number = 0
+    state.bar.tainted = False
+    state.day_end = (day + 1) * DAY_MS
+    state.progress = 0
+
+
+@compiled
+def _add(bar: Record, trade_id: int, price: int, lots: int, time: int, buyer_is_maker: bool) -> None:
+    """Put lots of a trade into the open bar."""
+    if bar.volume == 0:
+        bar.open_time = time
+        bar.first_trade_id = trade_id
+        bar.open = price
+        bar.high = price
+        bar.low = price
+    bar.close_time = time
+    bar.last_trade_id = trade_id
+    bar.high = max(bar.high, price)
+    bar.low = min(bar.low, price)
+    bar.close = price
+    bar.volume += lots
+    bar.notional += lots * price
+    if not buyer_is_maker:
+        bar.taker_buy_volume += lots
+
+
+@compiled
+def _weight(unit: int, price: int, quantity: int) -> int:
+    """What a whole trade adds to the progress of its bar."""
+    if unit == BASE:
+        return quantity
+    if unit == QUOTE:
+        return price * quantity
+    return 1
+
+
+@compiled
+def _is_broken(price: int, quantity: int, rules: Record) -> bool:
+    """Whether a trade can't be: nothing traded, a price beyond the symbol's filter, or a notional beyond 64 bits."""
+    if price <= 0 or quantity <= 0 or price > rules.max_price:
+        return True
+    return bool(quantity > rules.usual_quantity and quantity > rules.max_notional // price)
+
+
+@compiled
+def _lots_until_close(rules: Record, progress: int, price: int, quantity: int) -> int:
+    """How many of a trade's lots the open bar takes: all, or up to and including the lot that reaches the threshold."""
+    room: int = rules.threshold - progress
+    if rules.unit == BASE:
+        return min(quantity, room)
+    if rules.unit == QUOTE:
+        return min(quantity, max(1, (room + price - 1) // price))
+    return quantity
+
+
+@compiled
+def _take(
+    trade_id: int,
+    price: int,
+    quantity: int,
+    time: int,
+    buyer_is_maker: bool,
+    rules: Record,
+    state: Record,
+    bars: Rows,
+) -> bool:
+    """Fold one trade of any kind. False, with nothing changed but `missing_rows`, where the buffer lacks room."""
+    if trade_id <= state.last_trade_id:
+        state.skipped_duplicate += 1
+        return True
+    follows = trade_id == state.last_trade_id + 1
+    if _is_broken(price, quantity, rules):
+        state.skipped_invalid += 1
+        if follows:  # nothing is missing; but an id from a broken row must not make later trades look like duplicates
+            state.last_trade_id = trade_id
+        return True
+
+    weight = _weight(rules.unit, price, quantity)
+    if state.count + 2 > len(bars) or state.progress + weight >= 2 * rules.threshold:
+        most_bars = 1 + (state.progress + weight) // rules.threshold
+        if state.count + most_bars > len(bars):
+            state.missing_rows = most_bars
+            return False
+
+    bar = state.bar
+    jumped = state.last_trade_id >= 0 and not follows
+    if jumped:
+        state.gaps += 1
+        bar.tainted = True
+    if rules.daily and time >= state.day_end:
+        _begin_day(bars, state, time)
+        bar.tainted = jumped
+
+    bar.trade_count += 1  # once, in the bar of its first lot
+    if rules.unit == COUNT:
+        state.progress += 1
+    while quantity > 0:
+        lots = _lots_until_close(rules, state.progress, price, quantity)
+        _add(bar, trade_id, price, lots, time, buyer_is_maker)
+        quantity -= lots
+        if rules.unit != COUNT:
+            state.progress += _weight(rules.unit, price, lots)
+        if state.progress >= rules.threshold:
+            _close(bars, state, THRESHOLD, rules.threshold)
+
+    state.last_trade_id = trade_id
+    state.last_price = price
+    state.last_time = max(state.last_time, time)
+    return True
+
+
+@compiled
+def _absorb(
+    ids: npt.NDArray[np.int64],
+    prices: npt.NDArray[np.int64],
+    quantities: npt.NDArray[np.int64],
+    times: npt.NDArray[np.int64],
+    buyer_is_maker: npt.NDArray[np.bool_],
+    start: int,
+    end: int,
+    due: int,
+    rules: Record,
+    state: Record,
+) -> int:
+    """Fold whole strides of ordinary trades into the open bar, which is not empty; return the first trade not folded.
+
+    Only a faster way to do what `_take` does: the inner loop has no branch, so that it becomes vector instructions, and
+    a stride in which anything is out of the ordinary, or that would close the bar, is left alone.
+    """
+    bar = state.bar
+    unit, max_price, max_quantity = rules.unit, rules.max_price, rules.usual_quantity
+    time_limit = min(due, state.day_end) if rules.daily else due
+    room = rules.threshold - state.progress
+    high, low, last_time = bar.high, bar.low, state.last_time
+    next_id = state.last_trade_id + 1
+    at = start
+    while at + STRIDE <= end:
+        stride = slice(at, at + STRIDE)  # views of a fixed length are what makes the compiler use vectors
+        s_ids, s_prices, s_quantities = ids[stride], prices[stride], quantities[stride]
+        s_times, s_maker = times[stride], buyer_is_maker[stride]
+        volume, bought, notional, ordinary = 0, 0, 0, True
+        s_high, s_low, s_time = high, low, last_time
+        for row in range(STRIDE):
+            price, quantity, time = s_prices[row], s_quantities[row], s_times[row]
+            ordinary &= (s_ids[row] == next_id + row) & (time < time_limit)
+            ordinary &= (price > 0) & (quantity > 0) & (price <= max_price) & (quantity <= max_quantity)
+            volume += quantity
+            notional += price * quantity
+            bought += 0 if s_maker[row] else quantity
+            s_high = max(s_high, price)
+            s_low = min(s_low, price)
+            s_time = max(s_time, time)
+        weight = volume if unit == BASE else notional if unit == QUOTE else STRIDE
+        if not ordinary or weight >= room:
+            break
+        room -= weight
+        bar.volume += volume
+        bar.taker_buy_volume += bought
+        bar.notional += notional
+        high, low, last_time = s_high, s_low, s_time
+        next_id += STRIDE
+        at += STRIDE
+    if at > start:
+        bar.close_time = times[at - 1]
+        bar.last_trade_id = next_id - 1
+        bar.high, bar.low, bar.close = high, low, prices[at - 1]
+        bar.trade_count += at - start
+        state.progress = rules.threshold - room
+        state.last_trade_id = next_id - 1
+        state.last_price = prices[at - 1]
+        state.last_time = last_time
+    return at
+
+
+@compiled
+def until_close(
+    ids: npt.NDArray[np.int64],
+    prices: npt.NDArray[np.int64],
+    quantities: npt.NDArray[np.int64],
+    times: npt.NDArray[np.int64],
+    buyer_is_maker: npt.NDArray[np.bool_],
+    start: int,
+    end: int,
+    due: int,
+    rules: Record,
+    state: Record,
+    bars: Rows,
+) -> int:
+    """Fold trades from `start` up to the first that closes a bar; return the index of the first trade not folded.
+
+    Stops earlier at `end`, before the first trade at or after the time `due`, and before a trade for which `bars` has
+    no room (`state.missing_rows` then says how many rows it may need).
+    """
+    count = state.count
+    state.missing_rows = 0
+    at = start
+    next_stride = start
+    while at < end and state.count == count:
+        if at >= next_stride and state.bar.volume > 0:
+            at = _absorb(ids, prices, quantities, times, buyer_is_maker, at, end, due, rules, state)
+            next_stride = at + STRIDE  # what stopped it is near: one by one until then
+        if at == end or times[at] >= due:
+            break
+        if not _take(ids[at], prices[at], quantities[at], times[at], buyer_is_maker[at], rules, state, bars):
+            break
+        at += 1
+    return at
+
+
+def _aggregate(
+    ids: npt.NDArray[np.int64],
+    prices: npt.NDArray[np.int64],
+    quantities: npt.NDArray[np.int64],
+    times: npt.NDArray[np.int64],
+    buyer_is_maker: npt.NDArray[np.bool_],
+    start: int,
+    rules: Rows,
+    state: Rows,
+    bars: Rows,
+) -> int:
+    """Fold all trades from `start`, or as many as `bars` has room for; return the first not folded."""
+    at, end = start, len(ids)
+    state[0].missing_rows = 0
+    while at < end and state[0].missing_rows == 0:
+        at = until_close(ids, prices, quantities, times, buyer_is_maker, at, end, NEVER, rules[0], state[0], bars)
+    return at
+
+
+aggregate = compile_for(
+    _aggregate,
+    types.int64(*_COLUMNS, types.int64, rows_of(BAR_RULES), rows_of(AGGREGATOR), rows_of(BAR)),
+)
+
+
+def bar_rules(settings: BarSettings, instrument: Instrument) -> Rows:
+    """Put the settings into the symbol's integers: one row of BAR_RULES.
+
+    Raises:
+        ConfigError: the threshold is no whole number of lots, ticklots or trades, or a bar could overflow 64 bits.
+    """
+    threshold = _whole_threshold(settings, instrument)
+    max_notional = _LARGEST
+    if settings.unit == "base" and threshold * instrument.max_price >= 2**62:
+        raise ConfigError(f"threshold: a bar's notional must stay below 2^62 ticklots, was {settings.threshold}")
+    if settings.unit == "trades":
+        max_notional = 2 * _LARGEST // threshold
+    rules = np.zeros(1, BAR_RULES)
+    rules["unit"] = _UNITS[settings.unit]
+    rules["threshold"] = threshold
+    rules["daily"] = settings.anchor == "utc_day"
+    rules["max_price"] = instrument.max_price
+    rules["max_notional"] = max_notional
+    rules["usual_quantity"] = max_notional // STRIDE // instrument.max_price
+    return rules
+
+
+def _whole_threshold(settings: BarSettings, instrument: Instrument) -> int:
+    units = {
+        "base": (instrument.step_size, f"{instrument.symbol}'s step"),
+        "quote": (instrument.tick_size * instrument.step_size, f"{instrument.symbol}'s tick x step"),
+        "trades": (Decimal(1), "one trade"),
+    }
+    unit, name = units[settings.unit]
+    threshold = settings.threshold / unit
+    if threshold != int(threshold) or not 1 <= threshold <= _LARGEST:
+        raise ConfigError(f"threshold: must be a multiple of {name} {unit} below 2^61 of it, was {settings.threshold}")
+    return int(threshold)
+
+
+def empty_aggregator() -> Rows:
+    """The state before the first trade: one row of AGGREGATOR."""
+    state = np.zeros(1, AGGREGATOR)
+    state["last_trade_id"] = -1
+    return state
+
+
+def columns(trades: Trades) -> tuple[npt.NDArray[Any], ...]:
+    """Return the columns of a block as compiled code takes them.
+
+    Raises:
+        DataError: a column has another type (floats could hold NaN) or another length.
+    """
+    given = (trades.id, trades.price, trades.quantity, trades.time, trades.buyer_is_maker)
+    for name, column in zip(("id", "price", "quantity", "time", "buyer_is_maker"), given, strict=True):
+        expected = np.bool_ if name == "buyer_is_maker" else np.int64
+        if column.dtype != expected or column.shape != trades.id.shape:
+            raise DataError(
+                f"{name}: a column of trades must be {len(trades.id)} of {np.dtype(expected)}, "
+                f"was {column.dtype} {column.shape}"
+            )
+    return tuple(np.ascontiguousarray(column) for column in given)
+
+
+def grown(rows: Rows, count: int, missing: int) -> Rows:
+    """Return a buffer with the first `count` rows and room for at least `missing` more.
+
+    Raises:
+        DataError: one trade would close an absurd number of bars.
+    """
+    if missing > _MOST_BARS_BY_ONE_TRADE:
+        raise DataError(f"a trade must close at most {_MOST_BARS_BY_ONE_TRADE} bars, would close {missing}")
+    larger = np.zeros(max(2 * len(rows), count + missing), rows.dtype)
+    larger[:count] = rows[:count]
+    return larger
+
+
+def restored(dtype: np.dtype[Any], saved: bytes) -> Rows:
+    """Read rows back from their bytes.
+
+    Raises:
+        DataError: the length doesn't fit.
+    """
+    if len(saved) % dtype.itemsize:
+        raise DataError(f"a saved state must be rows of {dtype.itemsize} bytes, was {len(saved)}")
+    return np.frombuffer(saved, dtype).copy()
+
+
+class VolumeBarAggregator:
+    """Folds trades into volume bars; keeps only the open bar.
+
+    Attributes:
+        state: one row of AGGREGATOR.
+    """
+
+    def __init__(self, settings: BarSettings, instrument: Instrument) -> None:
+        self.instrument = instrument
+        self.rules = bar_rules(settings, instrument)
+        self.state = empty_aggregator()
+        self._buffer = np.zeros(64, BAR)
+
+    def fold(self, trades: Trades) -> Rows:
+        """Fold a block of trades and return the bars it closed, as rows of BAR in their order.
+
+        Raises:
+            DataError: a column of the block has the wrong type or length.
+        """
+        block = columns(trades)
+        at = 0
+        while at < len(trades):
+            at = aggregate(*block, at, self.rules, self.state, self._buffer)
+            if at < len(trades):
+                self._buffer = grown(self._buffer, int(self.state["count"][0]), int(self.state["missing_rows"][0]))
+        self.state["missing_rows"] = 0
+        return self._closed()
+
+    def _closed(self) -> Rows:
+        """Give away a buffer that holds many bars, copy out of one that holds few."""
+        count = int(self.state["count"][0])
+        self.state["count"] = 0
+        buffer = self._buffer
+        if count < 64:
+            return buffer[:count].copy()
+        self._buffer = np.zeros(64, BAR)
+        return buffer[:count]
+
+    @property
+    def open_bar(self) -> Record:
+        """The bar that is filling, as a view that follows the fold; it is empty while its volume is 0."""
+        return self.state["bar"][0]
+
+    @property
+    def skipped_invalid(self) -> int:
+        """Trades without a positive price and quantity, or beyond what the symbol allows."""
+        return int(self.state["skipped_invalid"][0])
+
+    @property
+    def skipped_duplicate(self) -> int:
+        """Trades whose id is not after the last."""
+        return int(self.state["skipped_duplicate"][0])
+
+    @property
+    def gaps(self) -> int:
+        """How often the ids jumped."""
+        return int(self.state["gaps"][0])
+
+    def state_bytes(self) -> bytes:
+        """Return the whole state; `restore` goes on from it with the same bars."""
+        return self.state.tobytes()
+
+    def restore(self, saved: bytes) -> None:
+        """Go on from `state_bytes` of an aggregator with the same settings.
+
+        Raises:
+            DataError: not a saved state.
+        """
+        state = restored(AGGREGATOR, saved)
+        if len(state) != 1:
+            raise DataError(f"a saved state must be {AGGREGATOR.itemsize} bytes, was {len(saved)}")
+        self.state = state
+
+
+def volume_bar(row: Record, symbol: str) -> VolumeBar:
+    """Return a row of BAR as a frozen fact."""
+    values = dict(zip(BAR.names or (), row.item(), strict=True))
+    values["close_reason"] = CloseReason(values["close_reason"])
+    return VolumeBar(symbol=symbol, **values)
+
+
+def bar_row(bar: VolumeBar) -> Record:
+    """Return a bar as a row of BAR."""
+    rows = np.zeros(1, BAR)
+    rows[0] = tuple(getattr(bar, name) for name in BAR.names or ())
+    return rows[0]
