@@ -1,0 +1,65 @@
+# make setup | live | test | lab | check | constraints | clean
+# Each target makes the environment in .venv that it needs; nothing has to be activated or installed by hand.
+# ARGS is passed on: make test ARGS="tests/test_data.py -k gzip", make live ARGS="-p seed 8".
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHONS := python3.11 python3.12 python3.13 python3.14 python3
+USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
+
+.PHONY: help setup setup-dev live test lab check constraints clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make live         trade a synthetic tape against the simulated venue; the record is runs/demo.ipynb"
+	@echo "make test         tests and notebooks; ARGS are passed to pytest"
+	@echo "make lab          JupyterLab"
+	@echo "make check        formatting, lint, types, then all tests"
+	@echo "make setup        the environment alone"
+	@echo "make constraints  pin the dependencies of pyproject.toml anew"
+	@echo "make clean        remove the environment and caches; runs are kept"
+
+setup: $(VENV)/ready
+setup-dev: $(VENV)/ready-dev
+
+$(BIN)/python:
+	@for python in $(PYTHON) $(PYTHONS); do \
+	    if "$$python" -c '$(USABLE)' 2>/dev/null; then exec "$$python" -m venv $(VENV); fi; \
+	done; \
+	echo "python 3.11 or newer with venv is needed: apt-get install python3-venv, or PYTHON=/path/to/python make" >&2; \
+	exit 1
+
+# Stamps: the environment is brought up to date only when what it is made from has changed.
+$(VENV)/ready: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[lab,test]'
+	@touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[lab,test,dev]'
+	@touch $@
+
+live: $(VENV)/ready
+	$(BIN)/papermill notebooks/live.ipynb runs/demo.ipynb $(ARGS)
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest $(NBVAL) $(ARGS)
+
+lab: $(VENV)/ready
+	$(BIN)/jupyter lab --notebook-dir=. $(ARGS)
+
+check: $(VENV)/ready-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_import_map.py tests/test_notebooks.py tests/test_setup.py
+	$(MAKE) test
+
+constraints: $(VENV)/ready-dev
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+	    --no-annotate --no-header --quiet -o constraints.txt $(ARGS)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +

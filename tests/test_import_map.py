@@ -1,0 +1,147 @@
+"""The import map: rooms know only what stands below them, and the core knows neither time, chance nor the outside."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "voltrade"
+
+BASE = "errors model config compiled exchange"
+"""What every room may know: facts, settings, how rules are compiled, and the ports to an exchange."""
+
+RULES = "bars signal_engine fold risk oms account"
+
+MAY_IMPORT = {
+    # facts and settings
+    "errors": "",
+    "model": "errors",
+    "compiled": "",
+    "config": "errors model",
+    "exchange": "errors model",
+    # rules: not each other
+    "bars": BASE,
+    "signal_engine": BASE,
+    "risk": BASE,
+    "oms": BASE,
+    "account": BASE,
+    "fold": f"{BASE} bars signal_engine",
+    # the core, and the two ways that time runs through it
+    "core": f"{BASE} {RULES}",
+    "lockstep": f"{BASE} core",
+    "backtest": f"{BASE} {RULES} core lockstep data journal report exchange.simulated",
+    "live": f"{BASE} {RULES} core lockstep journal",
+    # tapes and records
+    "synthetic": BASE,
+    "data": f"{BASE} synthetic",
+    "journal": BASE,
+    "replay": f"{BASE} {RULES} core lockstep journal",
+    "report": f"{BASE} risk oms journal",
+    # exchanges
+    "exchange.messages": BASE,
+    "exchange.outcomes": BASE,
+    "exchange.binance": f"{BASE} exchange.messages exchange.outcomes",
+    "exchange.simulated": f"{BASE} account",
+    "exchange.wire": f"{BASE} exchange.simulated",
+    "exchange.venue": f"{BASE} data exchange.simulated exchange.wire",
+    # what people touch
+    "charts": f"{BASE} report",
+    "papermill_engine": BASE,
+    "session": f"{BASE} data journal report charts papermill_engine backtest replay exchange.simulated",
+    # the one place that picks concrete parts, by name
+    "engine": "*",
+    "__main__": "*",
+    "__init__": "*",
+}
+"""Each room, and the rooms that it may import. A new room is added here first."""
+
+ONLY_IN = {
+    "ccxt": {"exchange.binance"},
+    "aiohttp": {"exchange.binance", "exchange.venue", "engine"},
+    "plotly": {"charts"},
+    "ipywidgets": {"session", "explorer"},
+    "papermill": {"papermill_engine"},
+    "pyarrow": {"data", "report", "journal"},
+}
+"""Packages that one room (or a few) wraps for all the others."""
+
+WITHOUT_THE_OUTSIDE = {
+    "model", "bars", "signal_engine", "fold", "risk", "oms", "account", "core", "lockstep", "exchange.simulated",
+    "exchange.messages", "exchange.outcomes", "synthetic",
+}  # fmt: skip
+"""Rooms whose results follow from their arguments alone."""
+
+OUTSIDE = {
+    "time", "datetime", "random", "secrets", "uuid", "os", "sys", "asyncio", "threading", "subprocess", "socket", "io",
+    "pathlib", "logging", "sqlite3",
+}  # fmt: skip
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+
+
+ROOMS = {room_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports_of(room: str) -> Iterator[str]:
+    """Every module that a room imports anywhere in its file, as a dotted name."""
+    for node in ast.walk(ast.parse(ROOMS[room].read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{room}: imports are absolute"
+            module = node.module or ""
+            for alias in node.names:
+                inner = f"{module}.{alias.name}"
+                yield inner if inner.removeprefix("voltrade.") in ROOMS else module
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_stands_below_it(room: str) -> None:
+    assert room in MAY_IMPORT, f"{room}: say in MAY_IMPORT which rooms it may import"
+    ours = {name.removeprefix("voltrade.") for name in imports_of(room) if name.startswith("voltrade.")}
+    if MAY_IMPORT[room] != "*":
+        assert ours <= set(MAY_IMPORT[room].split())
+
+
+def test_the_map_has_no_circles() -> None:
+    done: set[str] = set()
+
+    def visit(room: str, above: tuple[str, ...]) -> None:
+        assert room not in above, f"a circle: {' -> '.join((*above, room))}"
+        if room not in done and MAY_IMPORT[room] != "*":
+            for below in MAY_IMPORT[room].split():
+                visit(below, (*above, room))
+        done.add(room)
+
+    for room in MAY_IMPORT:
+        visit(room, ())
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_package_is_imported_only_by_its_own_room(room: str) -> None:
+    packages = {name.partition(".")[0] for name in imports_of(room)}
+    assert not {package for package in packages & set(ONLY_IN) if room not in ONLY_IN[package]}
+
+
+@pytest.mark.parametrize("room", sorted(WITHOUT_THE_OUTSIDE & set(ROOMS)))
+def test_the_core_knows_neither_time_nor_chance_nor_the_outside(room: str) -> None:
+    assert not {name.partition(".")[0] for name in imports_of(room)} & OUTSIDE
+    nodes = list(ast.walk(ast.parse(ROOMS[room].read_text())))
+    calls = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert not calls & {"open", "input", "print", "__import__"}
+    attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    assert not attributes & {"objmode"}
+    assert "random" not in attributes or room == "synthetic"  # whose chance comes from a seed
+
+
+def test_the_test_sees_what_it_must() -> None:
+    """The forbidden imports that an edit could add are found wherever they stand."""
+    assert "voltrade.synthetic" in set(imports_of("data"))
+    assert {"pyarrow.csv", "gzip"} <= set(imports_of("data"))
+    assert set(MAY_IMPORT) >= {name for rooms in MAY_IMPORT.values() for name in rooms.split()} - {"*"}

@@ -1,0 +1,105 @@
+"""pyproject.toml is the one list of dependencies; what else names them must not drift from it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+PINS = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines()]
+ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
+OLDEST = "3.11"
+
+
+def applies(pin: Requirement, python: str) -> bool:
+    """Whether a pin holds for a Python on 64-bit Linux."""
+    machine = {
+        "python_version": python,
+        "python_full_version": f"{python}.9",
+        "sys_platform": "linux",
+        "os_name": "posix",
+    }
+    return pin.marker is None or pin.marker.evaluate({**machine, "platform_machine": "x86_64"})
+
+
+def test_every_direct_dependency_is_pinned() -> None:
+    pinned = {canonicalize_name(pin.name) for pin in PINS if applies(pin, OLDEST)}
+    for text in [*PROJECT["dependencies"], *(text for texts in EXTRAS.values() for text in texts)]:
+        assert canonicalize_name(Requirement(text).name) in pinned
+
+
+def test_constraints_pin_each_package_exactly_once() -> None:
+    for pin in PINS:
+        assert [specifier.operator for specifier in pin.specifier] == ["=="], f"{pin} must be pinned with =="
+        assert not pin.url
+        assert not pin.extras
+    for python in ("3.11", "3.12", "3.13"):
+        names = [canonicalize_name(pin.name) for pin in PINS if applies(pin, python)]
+        assert sorted(names) == sorted(set(names))
+
+
+def test_constraints_agree_with_the_list() -> None:
+    pins = {canonicalize_name(pin.name): pin for pin in PINS if applies(pin, OLDEST)}
+    for text in [*PROJECT["dependencies"], *(text for texts in EXTRAS.values() for text in texts)]:
+        wanted = Requirement(text)
+        (pinned,) = pins[canonicalize_name(wanted.name)].specifier
+        assert wanted.specifier.contains(pinned.version), f"{wanted} is pinned at {pinned.version}"
+
+
+def test_constraints_name_no_place() -> None:
+    text = (ROOT / "constraints.txt").read_text()
+    assert not re.search(r"://|^\s*-|@", text, re.MULTILINE)
+
+
+def test_the_conda_environment_is_the_same_one() -> None:
+    *conda, pip = ENVIRONMENT["dependencies"]
+    assert ENVIRONMENT["name"] == PROJECT["name"]
+    assert conda == [f"python={OLDEST}", "pip"]
+    assert SpecifierSet(PROJECT["requires-python"]).contains(OLDEST)
+    constraints, package = pip["pip"]
+    assert constraints == "-c constraints.txt"
+    named = re.fullmatch(r"-e \.\[([a-z,]+)\]", package)
+    assert named
+    assert set(named[1].split(",")) <= set(EXTRAS)
+
+
+def test_makefile_and_environment_install_the_same_extras() -> None:
+    (package,) = (line for line in ENVIRONMENT["dependencies"][-1]["pip"] if line.startswith("-e"))
+    assert f"-c constraints.txt -e '{package.removeprefix('-e ')}'\n" in (ROOT / "Makefile").read_text()
+
+
+def test_the_oldest_python_is_the_one_that_tools_check_for() -> None:
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    assert PROJECT["requires-python"] == f">={OLDEST}"
+    assert tools["mypy"]["python_version"] == OLDEST
+    assert tools["ruff"]["target-version"] == "py" + OLDEST.replace(".", "")
+
+
+def test_every_make_target_is_explained() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    told = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert {f"make {target}" for target in phony.split()} - {"make help", "make setup-dev"} == {
+        " ".join(line.split()[:2]) for line in told.splitlines()
+    }
+
+
+def test_a_failing_command_fails_the_build() -> None:
+    """`.ci/run` is make test, and make passes the exit code on."""
+    script = (ROOT / ".ci/run").read_text()
+    assert "set -euo pipefail" in script
+    assert script.rstrip().endswith('exec make test "$@"')
+    assert (ROOT / ".ci/run").stat().st_mode & 0o111
+    for target in ("live", "test"):
+        recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert recipe
+        assert not re.search(r"\|\||^\t-|;", recipe[1], re.MULTILINE), f"{target} must not hide a failure"
