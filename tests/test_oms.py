@@ -320,7 +320,7 @@ def test_a_stop_refused_for_a_passing_reason_is_sent_again_with_a_new_id_then_gi
     desk = Desk()
     desk.order(ENTRY, "FILLED", 10)
     for attempt in (1, 2):
-        assert not [i for i in intents(desk.reply(f"vt-e-1s{attempt}", "submit", Outcome.REFUSED, -1008))]
+        assert intents(desk.reply(f"vt-e-1s{attempt}", "submit", Outcome.REFUSED, -1008)) == []
         desk.time = desk.monitor.next_due
         [again] = intents(desk.note(desk.monitor.on_time(desk.time)))
         assert again.order.client_order_id == f"vt-e-1s{attempt + 1}"
