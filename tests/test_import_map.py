@@ -14,6 +14,7 @@ BASE = "errors model config compiled exchange"
 """What every room may know: facts, settings, how rules are compiled, and the ports to an exchange."""
 
 RULES = "bars signal_engine fold risk oms account"
+VENUE = "exchange.simulated exchange.venue_wire exchange.venue_streams exchange.venue_rest"
 
 MAY_IMPORT = {
     # facts and settings
@@ -45,8 +46,10 @@ MAY_IMPORT = {
     "exchange.outcomes": BASE,
     "exchange.binance": f"{BASE} exchange.messages exchange.outcomes",
     "exchange.simulated": f"{BASE} account",
-    "exchange.wire": f"{BASE} exchange.simulated",
-    "exchange.venue": f"{BASE} data exchange.simulated exchange.wire",
+    "exchange.venue_wire": f"{BASE} exchange.simulated",
+    "exchange.venue_streams": f"{BASE} exchange.venue_wire",
+    "exchange.venue_rest": f"{BASE} exchange.simulated exchange.venue_wire exchange.venue_streams",
+    "exchange.venue": f"{BASE} data {VENUE}",
     # what people touch
     "charts": f"{BASE} report",
     "papermill_engine": BASE,
@@ -60,7 +63,7 @@ MAY_IMPORT = {
 
 ONLY_IN = {
     "ccxt": {"exchange.binance"},
-    "aiohttp": {"exchange.binance", "exchange.venue", "engine"},
+    "aiohttp": {"exchange.binance", "exchange.venue", "exchange.venue_streams", "engine"},
     "plotly": {"charts"},
     "ipywidgets": {"session", "explorer"},
     "papermill": {"papermill_engine"},
