@@ -39,10 +39,10 @@ _MIMETYPE = "application/vnd.plotly.v1+json"
 _CLOCK = "%H:%M:%S"
 
 
-def title_of(config: Config) -> str:
-    """What a chart's title says of a session: symbol, bars, mode and where the trades came from."""
-    session, bars = config.session, config.bars
-    unit = {"base": "coins", "quote": "quote", "trades": "trades"}[bars.unit]
+def title_of(run: Frames, config: Config) -> str:
+    """What a chart's title says of a run: symbol, bars, mode and where the trades came from."""
+    session, bars, instrument = config.session, config.bars, run.instrument
+    unit = {"base": instrument.base_asset, "quote": instrument.quote_asset, "trades": "trades"}[bars.unit]
     source = ""
     if session.mode == "sim":
         is_synthetic = session.tape == "synthetic"
@@ -53,13 +53,14 @@ def title_of(config: Config) -> str:
 # --- prices ----------------------------------------------------------------------------------------------------------
 
 
-def price_chart(run: Frames, title: str, last_bars: int = MAX_BARS) -> go.Figure:
+def price_chart(run: Frames, config: Config, last_bars: int = MAX_BARS) -> go.Figure:
     """Draw the bars with indicators, entries and exits over RSI and the bars' durations, one column a bar.
 
     Bars stand evenly spaced, as their indicators see them; the upper axis tells the time. Every bar, entry, exit and
     refusal says why when pointed at.
     """
     shown = _Window(run, min(last_bars, MAX_BARS))
+    title = title_of(run, config)
     if len(shown.bars) < len(run.bars):
         title += f" · last {len(shown.bars):,} of {len(run.bars):,} bars"
     figure = make_subplots(rows=3, shared_xaxes=True, row_heights=[0.70, 0.17, 0.13], vertical_spacing=0.03)
@@ -80,7 +81,7 @@ def price_chart(run: Frames, title: str, last_bars: int = MAX_BARS) -> go.Figure
     figure.add_trace(_durations(shown), row=3, col=1)
     _style(figure, title, height=800)
     figure.update_layout(xaxis_rangeslider_visible=False, hovermode="closest")
-    figure.update_yaxes(title_text="price", tickformat=",", row=1, col=1)
+    figure.update_yaxes(title_text=f"price, {run.instrument.quote_asset}", tickformat=",", row=1, col=1)
     figure.update_yaxes(title_text="RSI", range=[0, 100], tickvals=[0, 30, 50, 70, 100], row=2, col=1)
     figure.update_yaxes(title_text="seconds<br>a bar", type="log", dtick=1, row=3, col=1)
     figure.update_xaxes(title_text="volume bar of the run", row=3, col=1)
@@ -404,7 +405,7 @@ def _add_time_axis(figure: go.Figure, shown: _Window) -> None:
 # --- equity, refusals ------------------------------------------------------------------------------------------------
 
 
-def equity_chart(run: Frames, title: str, quote_asset: str = "USDT") -> go.Figure:
+def equity_chart(run: Frames, config: Config) -> go.Figure:
     """Draw equity over drawdown over the position held, on calendar time."""
     figure = make_subplots(rows=3, shared_xaxes=True, row_heights=[0.6, 0.22, 0.18], vertical_spacing=0.04)
     equity = run.equity[~run.equity.index.duplicated(keep="last")]
@@ -457,11 +458,11 @@ def equity_chart(run: Frames, title: str, quote_asset: str = "USDT") -> go.Figur
         row=3,
         col=1,
     )
-    _style(figure, f"Equity, drawdown, position · {title}", height=560)
+    _style(figure, f"Equity, drawdown, position · {title_of(run, config)}", height=560)
     figure.update_layout(hovermode="x unified")
-    figure.update_yaxes(title_text=f"equity, {quote_asset}", tickformat=",", row=1, col=1)
+    figure.update_yaxes(title_text=f"equity, {run.instrument.quote_asset}", tickformat=",", row=1, col=1)
     figure.update_yaxes(title_text="drawdown", tickformat=",", row=2, col=1)
-    figure.update_yaxes(title_text="position,<br>coins", nticks=4, row=3, col=1)
+    figure.update_yaxes(title_text=f"position,<br>{run.instrument.base_asset}", nticks=4, row=3, col=1)
     figure.update_xaxes(title_text="time, UTC", row=3, col=1)
     return figure
 
@@ -499,7 +500,7 @@ def _outline(values: npt.NDArray[np.float64], most: int = MAX_POINTS) -> npt.NDA
     return np.array(sorted(kept))
 
 
-def refusals_chart(run: Frames, title: str) -> go.Figure:
+def refusals_chart(run: Frames, config: Config) -> go.Figure:
     """Draw how many signals each gate refused."""
     table = refusals_by_code(run).iloc[::-1]
     figure = go.Figure(
@@ -515,7 +516,7 @@ def refusals_chart(run: Frames, title: str) -> go.Figure:
             hovertemplate="<b>%{y}</b> refused %{x:,} signals<br>for example: %{customdata}<extra></extra>",
         )
     )
-    _style(figure, f"Refused signals by gate · {title}", height=190 + 34 * max(1, len(table)))
+    _style(figure, f"Refused signals by gate · {title_of(run, config)}", height=190 + 34 * max(1, len(table)))
     figure.update_xaxes(title_text="signals refused")
     figure.update_layout(bargap=0.35)
     if table.empty:

@@ -48,6 +48,11 @@ Resume = Literal["next_utc_day", "after_seconds", "person"]
 StopPolicy = Literal["protect", "flatten", "carry_on"]
 Mode = Literal["sim", "paper", "demo", "live"]
 
+RUN_DIR = "VOLTRADE_RUN_DIR"
+"""Environment of a notebook's kernel: the folder that its session's files go to."""
+RECORDED = "VOLTRADE_RECORDED"
+"""Environment of a notebook's kernel: set where it is executed into a record, with nobody at the screen."""
+
 
 class Settings(BaseModel):
     """Base of the settings: frozen, strict types, no unknown names, finite numbers."""

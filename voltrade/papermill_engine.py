@@ -20,14 +20,8 @@ from typing import Any
 
 import click
 
-from voltrade.config import Config, refuse_secrets
+from voltrade.config import RECORDED, RUN_DIR, Config, refuse_secrets
 from voltrade.errors import ConfigError
-
-RUN_DIR = "VOLTRADE_RUN_DIR"
-"""Environment of the kernel: the folder that the session's files go to."""
-
-RECORDED = "VOLTRADE_RECORDED"
-"""Environment of the kernel: set when the notebook is executed into a record, with nobody at the screen."""
 
 
 class PapermillEngine:

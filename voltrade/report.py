@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ import pandas as pd
 from pydantic import TypeAdapter
 
 from voltrade import journal
-from voltrade.config import RiskSettings
+from voltrade.config import Config, RiskSettings
 from voltrade.errors import JournalError
 from voltrade.model import (
     MONEY,
@@ -170,6 +170,7 @@ class Frames:
     to the exact decimal. Several rows may share a time.
     """
 
+    instrument: Instrument
     bars: pd.DataFrame
     """One row a closed bar, at its close: `bar` counts the bars of the run, `number` those since the anchor. `bar_vwap`
     is the bar's own notional / volume; `close_reason` is THRESHOLD or DAY_END."""
@@ -247,6 +248,9 @@ class _Order:
         return self.intent.bar_number if self.intent else -1
 
 
+_Note = TypeVar("_Note")
+
+
 class Collector:
     """Gathers the facts of a run as they come, and makes frames of them at any time."""
 
@@ -263,6 +267,10 @@ class Collector:
     @property
     def bar_count(self) -> int:
         return len(self._bars)
+
+    def notes(self, kind: type[_Note]) -> list[_Note]:
+        """The notes of one kind so far: round trips, refusals, alerts and the like."""
+        return self._notes[kind]
 
     def add_bar(self, row: Mapping[str, Any]) -> None:
         """Add a closed bar: the fields of `model.VolumeBar` as integers, and its `verdict`."""
@@ -375,6 +383,7 @@ class Collector:
         orders = self._orders_frame(units, closes)
         refusals = self._refusals_frame()
         return Frames(
+            instrument=self.instrument,
             bars=bars,
             decisions=_decisions_frame(bars, rows, orders, refusals),
             orders=orders,
@@ -534,14 +543,20 @@ def read_run(run_dir: Path | str) -> Frames:
     return reader.frames()
 
 
-def write_frames(run: Frames, folder: Path | str) -> list[Path]:
-    """Write each frame as `NAME.parquet` into a folder, for other tools; return the files."""
-    folder = Path(folder)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+def save_frames(run_dir: Path | str) -> list[Path]:
+    """Write each frame of a run as `frames/NAME.parquet` into its folder, for other tools; return the files.
+
+    Raises:
+        JournalError: there is no journal of ours in the folder.
+    """
+    run, folder = read_run(run_dir), Path(run_dir) / "frames"
+    folder.mkdir(mode=0o700, exist_ok=True)
     files = []
     for part in fields(run):
-        files.append(folder / f"{part.name}.parquet")
-        getattr(run, part.name).to_parquet(files[-1])
+        frame = getattr(run, part.name)
+        if isinstance(frame, pd.DataFrame):
+            files.append(folder / f"{part.name}.parquet")
+            frame.to_parquet(files[-1])
     return files
 
 
@@ -732,6 +747,18 @@ def _is_count(rule: str) -> bool:
     return rule in ("LOSING_STREAK", "TRADES_PER_DAY")
 
 
+def settings_table(config: Config) -> pd.DataFrame:
+    """Lay out every parameter with its value and, where that differs, the default."""
+    default = Config().model_dump(mode="json")
+    rows = [
+        (component, name, value, "" if value == default[component][name] else default[component][name])
+        for component, part in config.model_dump(mode="json").items()
+        for name, value in part.items()
+    ]
+    table = pd.DataFrame(rows, columns=["component", "parameter", "value", "default was"], dtype="object")
+    return table.set_index(["component", "parameter"])
+
+
 # --- statistics ------------------------------------------------------------------------------------------------------
 
 
@@ -775,9 +802,11 @@ class Statistics:
     average_loss: float
     average_minutes: float
 
-    def table(self, quote_asset: str = "USDT") -> pd.DataFrame:
+    quote_asset: str
+
+    def table(self) -> pd.DataFrame:
         """Figures for people: one row a measure, with its value as text."""
-        rows = [(label, show(self, quote_asset)) for label, show in _STATISTICS_ROWS.items()]
+        rows = [(label, show(self, self.quote_asset)) for label, show in _STATISTICS_ROWS.items()]
         return pd.DataFrame(rows, columns=["measure", "value"]).set_index("measure")
 
 
@@ -856,6 +885,7 @@ def statistics(run: Frames) -> Statistics:
         average_win=float(wins.mean()) if len(wins) else math.nan,
         average_loss=float(losses.mean()) if len(losses) else math.nan,
         average_minutes=float(trips["minutes"].mean()) if len(trips) else math.nan,
+        quote_asset=run.instrument.quote_asset,
     )
 
 
@@ -962,7 +992,9 @@ def breaker_distances(run: Frames, settings: RiskSettings) -> pd.DataFrame:
     for rule, (measure, limit) in breaker.distances().items():
         unit = 1 if _is_count(rule) else MONEY
         measured, bound = max(measure, 0) / unit, limit / unit
-        rows.append((measured, bound, max(bound - measured, 0.0), measured / bound if bound else math.nan, _unit_name(rule)))
+        rows.append(
+            (measured, bound, max(bound - measured, 0.0), measured / bound if bound else math.nan, _unit_name(rule))
+        )
     return pd.DataFrame(rows, columns=columns, index=pd.Index(list(breaker.distances()), name="rule"))
 
 

@@ -1,1 +1,418 @@
-"""Starts, follows and stops the engine from a notebook, and opens what a run left behind."""
+"""Starts, follows and stops the engine from a notebook, and opens what a run left behind.
+
+The engine trades in a process of its own, which outlives the notebook's kernel; a session here is a window on it. It
+reads the run's journal and record, draws them in place, and asks the engine for its status, or to stop, over the socket
+that the engine's record names. Nothing that happens in a notebook's cell can hold trading up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import numbers
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from decimal import Decimal
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from IPython.display import HTML, display
+
+from voltrade import charts, journal
+from voltrade.config import RECORDED, RUN_DIR, Config
+from voltrade.errors import SessionError
+from voltrade.model import MONEY, Alert, EquityPoint, Refusal, RoundTrip
+from voltrade.report import Frames, RunReader
+
+START_WITHIN_S = 180.0
+"""Longest wait for the engine; the first start after an edit compiles the rules."""
+
+FOLLOWED_BARS = 300
+"""Bars on the chart that is drawn anew while a session runs; the charts at its end show all."""
+
+LOG_LINES = 15
+
+ENGINE = (sys.executable, "-m", "voltrade", "run")
+"""Command of the engine process; the run's folder is its last argument."""
+
+_OVER = ("ended", "failed")
+_PLAIN = (str, bytes, numbers.Number, Decimal, type(None), list, tuple, dict, set)
+
+
+def parameters(namespace: Mapping[str, object]) -> Config:
+    """Validate a notebook's parameters: every plain value that its cells assigned so far.
+
+    Modules, functions, objects, names that begin with an underscore and IPython's own are passed over.
+
+    Args:
+        namespace: The notebook's `globals()`.
+
+    Raises:
+        ConfigError: names every parameter that is unknown, of the wrong type, out of bounds, or like a secret.
+    """
+    foreign = {"In", "Out"}
+    given = {
+        name: value
+        for name, value in namespace.items()
+        if isinstance(value, _PLAIN) and name not in foreign and not name.startswith(("_", "PAPERMILL_"))
+    }
+    return Config.from_parameters(given)
+
+
+# --- a run -----------------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """A run's folder: what was asked, what happened, whether it is whole. It may go on, have ended, or been killed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._reader = RunReader(path)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The run's `run.json` as it stands now.
+
+        Raises:
+            SessionError: there is none.
+        """
+        try:
+            record: dict[str, Any] = json.loads((self.path / "run.json").read_text())
+        except (OSError, ValueError) as error:
+            raise SessionError(f"{self.path}: must be a run's folder with a run.json: {error}") from None
+        return record
+
+    @property
+    def state(self) -> str:
+        """starting, running, ended or failed."""
+        return str(self.record["state"])
+
+    @property
+    def config(self) -> Config:
+        """The run's settings."""
+        return Config.from_parameters(self.record["parameters"])
+
+    @property
+    def name(self) -> str:
+        """The run's folder as the project knows it, such as `runs/today`."""
+        try:
+            return str(self.path.relative_to(project_root()))
+        except ValueError:
+            return self.path.name
+
+    @property
+    def head(self) -> str:
+        """Hash of the journal's last row, 64 hex digits; it seals every row before it."""
+        self._reader.poll()
+        return self._reader.head
+
+    def frames(self) -> Frames:
+        """Everything that happened so far, as pandas frames."""
+        self._reader.poll()
+        return self._reader.frames()
+
+    def verify(self) -> journal.VerifyResult:
+        """Recompute the journal's whole chain, and hold its head to the one that the engine noted when it ended."""
+        return journal.verify(self._reader.path, self.record.get("head") or "")
+
+    def log(self, lines: int = LOG_LINES) -> str:
+        """The last lines of the engine's log."""
+        try:
+            text = (self.path / "engine.log").read_text(errors="replace")
+        except OSError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
+
+
+def open_run(path: Path | str) -> Run:
+    """Open a run by its folder or its notebook; a relative path is one of the current folder or of the project.
+
+    Raises:
+        SessionError: there is no run.
+    """
+    given = Path(path)
+    given = given.with_suffix("") if given.suffix == ".ipynb" else given
+    folder = given if given.exists() else project_root() / given
+    run = Run(folder.resolve())
+    if run.record:
+        return run
+    raise SessionError(f"{path}: run.json is empty")
+
+
+def project_root() -> Path:
+    """The folder that holds `runs`: the current one or the nearest above it that has one; else the current one."""
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "runs").is_dir()), here)
+
+
+# --- a session -------------------------------------------------------------------------------------------------------
+
+
+class Session(Run):
+    """A run whose engine this notebook started."""
+
+    def __init__(self, path: Path, process: subprocess.Popen[bytes]) -> None:
+        super().__init__(path)
+        self._process = process
+
+    def status(self) -> dict[str, Any]:
+        """How things are: the engine's own words where it answers, else what its record says."""
+        record = self.record
+        status = {name: record[name] for name in ("state", "end_reason", "error") if record.get(name)}
+        if record["state"] == "running":
+            with suppress(OSError, ValueError):
+                status |= self._ask({"op": "status"})
+        return status
+
+    def stop(self, reason: str = "STOPPED") -> None:
+        """Ask the engine to end the session by its stop policy; `follow` shows how it does.
+
+        Raises:
+            SessionError: the engine is running and does not answer.
+        """
+        if self.state in _OVER:
+            return
+        try:
+            self._ask({"op": "stop", "reason": reason})
+        except (OSError, ValueError) as error:
+            raise SessionError(f"{self.name}: the engine does not answer: {error}") from None
+
+    async def follow(self, every_s: float = 0.5) -> None:
+        """Show status, prices and equity in place until the session is over; an interrupt asks it to stop first.
+
+        Raises:
+            SessionError: the engine failed, or died without an end.
+        """
+        view = _View(self, self._reader)
+        lease = self._lease()
+        try:
+            is_over = False
+            while not is_over:
+                try:
+                    is_over = self._is_over()
+                    self._reader.poll()
+                    view.show(await asyncio.to_thread(self.status), is_last=is_over)
+                    await asyncio.sleep(0 if is_over else every_s)
+                except (asyncio.CancelledError, KeyboardInterrupt):
+                    # The engine's stop policy decides what becomes of the position; we watch it to the end.
+                    self.stop("INTERRUPTED")
+        finally:
+            lease.close()
+        if self.state == "failed":
+            raise SessionError(f"{self.name}: the session failed: {self.record.get('error')}\n{self.log()}")
+
+    def _is_over(self) -> bool:
+        """Whether the engine is done.
+
+        Raises:
+            SessionError: its process is gone, and its record does not say how the session ended.
+        """
+        gone = self._process.poll() is not None
+        if self.state in _OVER:
+            return True
+        if gone:
+            raise SessionError(
+                f"{self.name}: the engine died with status {self._process.returncode}, before the session's end\n"
+                f"{self.log()}"
+            )
+        return False
+
+    def _ask(self, message: Mapping[str, Any], within_s: float = 5.0) -> dict[str, Any]:
+        """Send the engine one line and return its answer."""
+        with self._connect(within_s) as connection:
+            connection.sendall(json.dumps(message).encode() + b"\n")
+            with connection.makefile("rb") as answers:
+                answer: dict[str, Any] = json.loads(answers.readline())
+        return answer
+
+    def _lease(self) -> socket.socket:
+        """Hold the engine's lease: it takes the notebook for lost when this connection closes."""
+        connection = socket.socket(socket.AF_UNIX)
+        with suppress(OSError):  # an engine that is over needs no lease
+            connection.close()
+            connection = self._connect(5.0)
+            connection.sendall(b'{"op":"lease"}\n')
+        return connection
+
+    def _connect(self, within_s: float) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(within_s)
+        try:
+            connection.connect(str(self.record.get("socket", "")))
+        except OSError:
+            connection.close()
+            raise
+        return connection
+
+    def _repr_html_(self) -> str:
+        record = self.record
+        rows = {"run": self.name, "state": record["state"], "engine process": record.get("pid", "")}
+        return _html_table(rows)
+
+
+def start(config: Config, run_dir: Path | str | None = None) -> Session:
+    """Start the engine in a process of its own and wait until it trades.
+
+    Args:
+        config: Validated settings.
+        run_dir: The run's folder, new or empty. By default the one that papermill's output names, else
+            `runs/interactive-<UTC>`.
+
+    Raises:
+        SessionError: the folder holds a run already, or the engine did not start; the message ends with its log.
+    """
+    folder = _run_folder(run_dir)
+    if (folder / "run.json").exists():
+        raise SessionError(f"{folder.name}: holds a run already; choose another folder")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    record = {
+        "parameters": config.parameters(),
+        "epoch": _base36(time.time_ns() // 1_000_000),
+        "state": "starting",
+        "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
+    }
+    (folder / "run.json").write_text(json.dumps(record, indent=2))
+    session = Session(folder, _launch(folder, config))
+    _wait_until_running(session)
+    return session
+
+
+def _run_folder(given: Path | str | None) -> Path:
+    chosen = given or os.environ.get(RUN_DIR)
+    if chosen:
+        return Path(chosen).resolve()
+    runs = project_root().resolve() / "runs"
+    name = f"interactive-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    folder, count = runs / name, 1
+    while folder.exists():
+        count += 1
+        folder = runs / f"{name}-{count}"
+    return folder
+
+
+def _launch(folder: Path, config: Config) -> subprocess.Popen[bytes]:
+    """Start the engine detached from the notebook: in a session of its own, its output in `engine.log`."""
+    # A tape is named relative to where the notebook runs, or to the project.
+    where = Path.cwd() if Path(config.session.tape).exists() else project_root()
+    with (folder / "engine.log").open("wb") as log:
+        return subprocess.Popen(
+            [*ENGINE, str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=where,
+            start_new_session=True,
+        )
+
+
+def _wait_until_running(session: Session, within_s: float = START_WITHIN_S) -> None:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        gone = session._process.poll() is not None
+        state = session.state
+        if state in ("running", "ended"):
+            return
+        if gone or state == "failed":
+            why = session.record.get("error") or f"its process ended with status {session._process.returncode}"
+            raise SessionError(f"{session.name}: the engine did not start: {why}\n{session.log()}")
+        time.sleep(0.05)
+    raise SessionError(f"{session.name}: the engine was not running within {within_s:.0f} s\n{session.log()}")
+
+
+def _base36(number: int) -> str:
+    digits = ""
+    while number:
+        number, digit = divmod(number, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+    return digits or "0"
+
+
+# --- what a followed session looks like ------------------------------------------------------------------------------
+
+
+class _View:
+    """Status, prices and equity of a running session, each in one output that changes in place."""
+
+    def __init__(self, run: Run, reader: RunReader) -> None:
+        is_recorded = bool(os.environ.get(RECORDED))
+        self._config = run.config
+        self._reader = reader
+        self._status = display(HTML("starting"), display_id=True)  # type: ignore[no-untyped-call]
+        self._prices, self._equity = charts.LiveChart(is_recorded), charts.LiveChart(is_recorded)
+        self._progress = 0.0
+        self._drawn_bars = -1
+        self._draw_after = 0.0
+
+    def show(self, status: Mapping[str, Any], is_last: bool) -> None:
+        """Bring the status up to date; draw again where bars were added, at most a fifth of the time."""
+        self._progress = max(self._progress, float(status.get("progress") or 0.0))
+        if status.get("end_reason") == "TAPE_END":
+            self._progress = 1.0
+        page = f"<pre>{_bar(self._progress)}</pre>{_status_table(self._reader, status)}"
+        self._status.update(HTML(page))  # type: ignore[no-untyped-call]
+        now = time.monotonic()
+        bars = self._reader.collector.bar_count if self._reader.start else 0
+        if bars and (is_last or (bars != self._drawn_bars and now >= self._draw_after)):
+            self._draw()
+            self._drawn_bars = bars
+            self._draw_after = time.monotonic() + max(1.5, 4 * (time.monotonic() - now))
+
+    def _draw(self) -> None:
+        run = self._reader.frames(last_bars=FOLLOWED_BARS)
+        self._prices.draw(charts.price_chart(run, self._config, FOLLOWED_BARS))
+        self._equity.draw(charts.equity_chart(run, self._config))
+
+
+def _status_table(reader: RunReader, status: Mapping[str, Any]) -> str:
+    """What matters now."""
+    rows: dict[str, Any] = {"state": status["state"]}
+    if status.get("end_reason"):
+        rows["state"] = f"{status['state']}: {status['end_reason']}"
+    if reader.time:
+        rows["time"] = f"{datetime.fromtimestamp(reader.time / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    if reader.start:
+        rows |= _counts(reader)
+    if status.get("breaker"):
+        rows["breaker"] = status["breaker"]
+    if status.get("error"):
+        rows["error"] = status["error"]
+    return _html_table(rows)
+
+
+def _counts(reader: RunReader) -> dict[str, Any]:
+    collector = reader.collector
+    quote = collector.instrument.quote_asset
+    trips, points = collector.notes(RoundTrip), collector.notes(EquityPoint)
+    rows: dict[str, Any] = {"bars": f"{collector.bar_count:,}"}
+    if points:
+        last = points[-1]
+        rows["position"] = f"{collector.instrument.quantity(last.position):+} {collector.instrument.base_asset}"
+        rows["equity"] = f"{last.equity / MONEY:,.2f} {quote} (valued at {last.valued_at})"
+    rows["round trips"] = f"{len(trips)}, net {sum(trip.net for trip in trips) / MONEY:+,.2f} {quote}"
+    rows["refused signals"] = f"{len(collector.notes(Refusal)):,}"
+    if alerts := collector.notes(Alert):
+        rows["last alert"] = f"{alerts[-1].code}: {alerts[-1].text}"
+    rows["journal"] = f"{reader.seq:,} rows, head {reader.head[:16]}…"
+    return rows
+
+
+def _bar(part: float, width: int = 50) -> str:
+    done = round(min(max(part, 0.0), 1.0) * width)
+    return f"{'█' * done}{'░' * (width - done)} {part:4.0%}"
+
+
+def _html_table(rows: Mapping[str, Any]) -> str:
+    lines = (
+        f"<tr><th style='text-align:left'>{escape(str(name))}</th>"
+        f"<td style='text-align:left'>{escape(str(value))}</td></tr>"
+        for name, value in rows.items()
+    )
+    return f"<table>{''.join(lines)}</table>"
