@@ -20,7 +20,7 @@ from numba import types
 from voltrade.compiled import compile_for, compiled
 from voltrade.config import BarSettings
 from voltrade.errors import ConfigError, DataError
-from voltrade.model import DAY_MS, NEVER, CloseReason, Instrument, Trades, VolumeBar
+from voltrade.model import DAY_MS, NEVER, Bools, CloseReason, Instrument, Int64s, Trades, VolumeBar
 
 Rows = npt.NDArray[np.void]
 """Rows of a structured dtype."""
@@ -94,7 +94,7 @@ BAR_RULES = record_dtype(
     ]
 )
 
-_COLUMNS = tuple(types.Array(kind, 1, "C", readonly=True) for kind in (types.int64,) * 4 + (types.bool_,))
+COLUMNS = tuple(types.Array(kind, 1, "C", readonly=True) for kind in (types.int64,) * 4 + (types.bool_,))
 """Columns of trades: id, price, quantity, time, buyer_is_maker. A read-only signature takes writable arrays too."""
 
 
@@ -240,11 +240,11 @@ def _take(
 
 @compiled
 def _absorb(
-    ids: npt.NDArray[np.int64],
-    prices: npt.NDArray[np.int64],
-    quantities: npt.NDArray[np.int64],
-    times: npt.NDArray[np.int64],
-    buyer_is_maker: npt.NDArray[np.bool_],
+    ids: Int64s,
+    prices: Int64s,
+    quantities: Int64s,
+    times: Int64s,
+    buyer_is_maker: Bools,
     start: int,
     end: int,
     due: int,
@@ -303,11 +303,11 @@ def _absorb(
 
 @compiled
 def until_close(
-    ids: npt.NDArray[np.int64],
-    prices: npt.NDArray[np.int64],
-    quantities: npt.NDArray[np.int64],
-    times: npt.NDArray[np.int64],
-    buyer_is_maker: npt.NDArray[np.bool_],
+    ids: Int64s,
+    prices: Int64s,
+    quantities: Int64s,
+    times: Int64s,
+    buyer_is_maker: Bools,
     start: int,
     end: int,
     due: int,
@@ -337,11 +337,11 @@ def until_close(
 
 
 def _aggregate(
-    ids: npt.NDArray[np.int64],
-    prices: npt.NDArray[np.int64],
-    quantities: npt.NDArray[np.int64],
-    times: npt.NDArray[np.int64],
-    buyer_is_maker: npt.NDArray[np.bool_],
+    ids: Int64s,
+    prices: Int64s,
+    quantities: Int64s,
+    times: Int64s,
+    buyer_is_maker: Bools,
     start: int,
     rules: Rows,
     state: Rows,
@@ -357,7 +357,7 @@ def _aggregate(
 
 aggregate = compile_for(
     _aggregate,
-    types.int64(*_COLUMNS, types.int64, rows_of(BAR_RULES), rows_of(AGGREGATOR), rows_of(BAR)),
+    types.int64(*COLUMNS, types.int64, rows_of(BAR_RULES), rows_of(AGGREGATOR), rows_of(BAR)),
 )
 
 

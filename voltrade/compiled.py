@@ -17,10 +17,12 @@ import inspect
 import os
 import sys
 import sysconfig
+import types
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
+from weakref import WeakSet
 
 import numba
 import numpy as np
@@ -38,7 +40,12 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def compile_for(function: Callable[..., Any], signature: Any) -> Any:
-    """Compile a function, at once if a numba signature is given, through the cache of its sources."""
+    """Compile a function, at once if a numba signature is given, through the cache of its sources.
+
+    A function that is compiled already is returned as it is.
+    """
+    if hasattr(function, "py_func"):
+        return function
     folder = _cache_folder(function)
     if folder is None:
         return numba.njit(signature)(function)
@@ -49,6 +56,43 @@ def compile_for(function: Callable[..., Any], signature: Any) -> Any:
         return numba.njit(signature, cache=True)(function)
     finally:
         settings.CACHE_DIR = before
+
+
+def plain(function: Callable[P, R]) -> Callable[P, R]:
+    """The plain Python function under a compiled one."""
+    return cast(Callable[P, R], getattr(function, "py_func", function))
+
+
+def bind(function: Callable[..., Any], **functions: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a copy of a plain function in which global names mean the given functions.
+
+    This is how a rule reaches a compiled loop: as a constant of it. Passed as a first-class function instead, each
+    call of the loop would cost 150 µs, not 1 (measured). The copy's name carries what is bound, so that the cache tells
+    copies apart.
+    """
+    given = plain(function)
+    copy = types.FunctionType(given.__code__, {**given.__globals__, **functions}, given.__name__)
+    identities = [f"{name}={_identity(plain(bound))}" for name, bound in sorted(functions.items())]
+    copy.__qualname__ = f"{given.__qualname__}_{hashlib.sha256(' '.join(identities).encode()).hexdigest()[:16]}"
+    copy.__module__ = given.__module__
+    if not all(_has_source(plain(bound)) for bound in functions.values()):
+        _UNCACHED.add(copy)
+    return copy
+
+
+_UNCACHED: WeakSet[Callable[..., Any]] = WeakSet()
+"""Copies that hold a function whose changes could not be noticed."""
+
+
+def _has_source(function: Callable[..., Any]) -> bool:
+    """Whether a file says all about a function: not a notebook cell's, and not one that closes over values."""
+    return Path(inspect.getfile(function)).is_file() and not function.__closure__ and function not in _UNCACHED
+
+
+def _identity(function: Callable[..., Any]) -> str:
+    if not _has_source(function):
+        return f"{function.__qualname__} at {id(function)}"
+    return f"{function.__qualname__} line {function.__code__.co_firstlineno} of {source_key(_file(function))}"
 
 
 def cache_home() -> Path:
@@ -68,16 +112,19 @@ def source_key(file: Path) -> str:
 
 
 def _cache_folder(function: Callable[..., Any]) -> Path | None:
-    """The folder for a function's compiled code; none for code without a file (a notebook cell) or a cache."""
-    file = Path(inspect.getfile(function))
-    if not file.is_file():
+    """The folder for a function's compiled code; none for code without a source file, or where none can be written."""
+    if not _has_source(function):
         return None
     try:
-        folder = cache_home() / source_key(file)
+        folder = cache_home() / source_key(_file(function))
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # RuntimeError: there is no home
         return None
     return folder if os.access(folder, os.W_OK) else None
+
+
+def _file(function: Callable[..., Any]) -> Path:
+    return Path(inspect.getfile(function))
 
 
 def _reachable(file: Path) -> set[Path]:

@@ -1,0 +1,573 @@
+"""When to enter: indicators as one-step recurrences over volume bars, and the entry rule `_detect_signal`.
+
+Each indicator is declared once, as an `Indicator`: the state it keeps, the values it gives, the function that takes one
+step, and how many bars it needs. To change the rule, subclass `SignalEngine` (here, in a file of your own, or in a
+notebook cell): add an `Indicator` to `indicators`, name what the rule decides in `conditions`, write `_detect_signal`.
+Numba compiles the whole; a rule that it can't compile runs as plain Python, with one warning and the same results.
+
+Every bar leaves a verdict: one row with all indicator values, each condition, and the signal. Values before an
+indicator has seen enough bars are NaN, and a comparison with NaN is false, so no rule fires on them. Prices and volumes
+in rules are in natural units (quote asset, coins). Don't use `**` in a rule: compiled and plain differ in its last bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import math
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import reduce
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numba import types
+from numba.core.errors import NumbaError
+
+from voltrade.bars import BAR, Record, Rows, bar_row, record_dtype, restored, rows_of
+from voltrade.compiled import bind, compile_for, compiled, plain
+from voltrade.config import SignalSettings
+from voltrade.errors import ConfigError, DataError
+from voltrade.model import Instrument, Side, Signal, VolumeBar
+
+Step = Callable[[Record, Record, Record, Record], None]
+"""`step(state, bar, settings, verdict)`: reads a closed bar and the settings, changes its own part of the state in
+place, and writes its values into the verdict."""
+
+Rule = Callable[[Record, Record, Record, Record], int]
+"""`rule(state, bar, settings, verdict)` gives 1 for long, -1 for short, 0 for nothing."""
+
+AGREEMENT = 1e-9
+"""Two different starts agree to this, relative to the scale of prices, once an indicator is ready."""
+
+
+class UncompiledRuleWarning(UserWarning):
+    """Numba can't compile a rule: it runs as plain Python, with the same results, many times slower."""
+
+
+RULE_BAR = record_dtype(
+    [
+        ("open", np.float64),
+        ("high", np.float64),
+        ("low", np.float64),
+        ("close", np.float64),
+        ("volume", np.float64),
+        ("taker_buy_volume", np.float64),
+        ("notional", np.float64),
+        ("vwap", np.float64),
+        ("trade_count", np.int64),
+        ("number", np.int64),
+        ("open_time", np.int64),
+        ("close_time", np.int64),
+        ("close_reason", np.int8),
+        ("tainted", np.bool_),
+    ]
+)
+"""A closed bar as rules see it: prices and notional in the quote asset, volumes in coins, times in ms UTC."""
+
+SCALE = record_dtype(
+    [(f"{unit}_{part}", np.float64) for unit in ("tick", "lot", "ticklot") for part in ("numerator", "denominator")]
+)
+
+
+def scale_of(instrument: Instrument) -> Rows:
+    """A symbol's units as fractions of whole numbers, so that a price in ticks becomes a float with one rounding."""
+    scale = np.zeros(1, SCALE)
+    sizes = {
+        "tick": instrument.tick_size,
+        "lot": instrument.step_size,
+        "ticklot": instrument.tick_size * instrument.step_size,
+    }
+    for unit, size in sizes.items():
+        scale[f"{unit}_numerator"], scale[f"{unit}_denominator"] = Fraction(size).as_integer_ratio()
+    return scale
+
+
+@compiled
+def _describe(row: Record, scale: Record, bar: Record) -> None:
+    """Write a row of BAR into a row of RULE_BAR."""
+    bar.open = row.open * scale.tick_numerator / scale.tick_denominator
+    bar.high = row.high * scale.tick_numerator / scale.tick_denominator
+    bar.low = row.low * scale.tick_numerator / scale.tick_denominator
+    bar.close = row.close * scale.tick_numerator / scale.tick_denominator
+    bar.volume = row.volume * scale.lot_numerator / scale.lot_denominator
+    bar.taker_buy_volume = row.taker_buy_volume * scale.lot_numerator / scale.lot_denominator
+    bar.notional = row.notional * scale.ticklot_numerator / scale.ticklot_denominator
+    bar.vwap = bar.notional / bar.volume
+    bar.trade_count = row.trade_count
+    bar.number = row.number
+    bar.open_time = row.open_time
+    bar.close_time = row.close_time
+    bar.close_reason = row.close_reason
+    bar.tainted = row.tainted
+
+
+# --- indicators -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """State that holds the last values of something: as many as the setting of this name says."""
+
+    setting: str
+
+
+@dataclass(frozen=True, slots=True)
+class Indicator:
+    """One indicator, declared once."""
+
+    outputs: tuple[str, ...]
+    """Names of its values in the verdict, floats."""
+    step: Step
+    """Takes one bar. `state.bars` is the number of bars before this one."""
+    ready_after: Callable[[Any], int]
+    """Bars, by the settings, after which two different starts agree to 1e-9."""
+    state: Mapping[str, type[int] | type[float] | Window] = field(default_factory=dict)
+    """Fields it keeps between bars; they begin at zero. Names are shared by all indicators of an engine."""
+
+
+def bars_to_forget(alpha: float, agreement: float = AGREEMENT) -> int:
+    """Bars until the start of an exponential average weighs no more than `agreement`: (1 - alpha)^bars <= agreement."""
+    return math.ceil(math.log(agreement) / math.log1p(-alpha)) if alpha < 1 else 1
+
+
+@compiled
+def ema_step(before: float, value: float, alpha: float) -> float:
+    """One step of an exponential average."""
+    return before + alpha * (value - before)
+
+
+@compiled
+def _step_vwap(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+    """Rolling VWAP: notional over volume of the last bars, summed anew at each bar so that no error piles up."""
+    length = settings.vwap_length
+    notionals, volumes = state.vwap_notionals, state.vwap_volumes
+    notionals[state.bars % length] = bar.notional
+    volumes[state.bars % length] = bar.volume
+    verdict.vwap = math.nan
+    if state.bars + 1 >= length:
+        notional, volume = 0.0, 0.0
+        for row in range(length):
+            notional += notionals[row]
+            volume += volumes[row]
+        verdict.vwap = notional / volume
+
+
+VWAP = Indicator(
+    outputs=("vwap",),
+    step=_step_vwap,
+    ready_after=lambda settings: int(settings.vwap_length),
+    state={"vwap_notionals": Window("vwap_length"), "vwap_volumes": Window("vwap_length")},
+)
+
+
+@compiled
+def _step_ema(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+    """A fast and a slow EMA, alpha = 2 / (n + 1), both seeded with the first close.
+
+    `ema_side` is the side of the slow average that the fast one was last seen on (1 above, -1 below); a cross is a
+    change of side, so touching without crossing is none.
+    """
+    if state.bars == 0:
+        state.ema_fast, state.ema_slow = bar.close, bar.close
+    else:
+        state.ema_fast = ema_step(state.ema_fast, bar.close, 2.0 / (settings.ema_fast + 1))
+        state.ema_slow = ema_step(state.ema_slow, bar.close, 2.0 / (settings.ema_slow + 1))
+    verdict.ema_fast = state.ema_fast if state.bars + 1 >= settings.ema_fast else math.nan
+    verdict.ema_slow = state.ema_slow if state.bars + 1 >= settings.ema_slow else math.nan
+    state.ema_side_before = state.ema_side
+    if verdict.ema_fast > verdict.ema_slow:
+        state.ema_side = 1
+    elif verdict.ema_fast < verdict.ema_slow:
+        state.ema_side = -1
+
+
+EMA = Indicator(
+    outputs=("ema_fast", "ema_slow"),
+    step=_step_ema,
+    ready_after=lambda settings: max(settings.ema_slow, 1 + bars_to_forget(2 / (settings.ema_slow + 1))),
+    state={"ema_fast": float, "ema_slow": float, "ema_side": int, "ema_side_before": int},
+)
+
+
+@compiled
+def _step_bollinger(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+    """Mean and population deviation of the last closes, in two passes over distances from the newest close.
+
+    Distances keep the digits that sums of squared prices would lose, and are exactly zero in a flat window.
+    `bollinger_side` is where the close lies: 1 above the bands, -1 below, 0 between.
+    """
+    length, close, closes = settings.bollinger_length, bar.close, state.bollinger_closes
+    closes[state.bars % length] = close
+    state.bollinger_side_before = state.bollinger_side
+    state.bollinger_side = 0
+    verdict.bollinger_middle, verdict.bollinger_upper, verdict.bollinger_lower = math.nan, math.nan, math.nan
+    if state.bars + 1 < length:
+        return
+    distance = 0.0
+    for row in range(length):
+        distance += closes[row] - close
+    mean = distance / length
+    squares = 0.0
+    for row in range(length):
+        deviation = closes[row] - close - mean
+        squares += deviation * deviation
+    width = settings.bollinger_width * math.sqrt(squares / length)
+    verdict.bollinger_middle = close + mean
+    verdict.bollinger_upper = close + mean + width
+    verdict.bollinger_lower = close + mean - width
+    if close > verdict.bollinger_upper:
+        state.bollinger_side = 1
+    elif close < verdict.bollinger_lower:
+        state.bollinger_side = -1
+
+
+BOLLINGER = Indicator(
+    outputs=("bollinger_middle", "bollinger_upper", "bollinger_lower"),
+    step=_step_bollinger,
+    ready_after=lambda settings: int(settings.bollinger_length) + 1,
+    state={"bollinger_closes": Window("bollinger_length"), "bollinger_side": int, "bollinger_side_before": int},
+)
+
+
+@compiled
+def _step_rsi(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+    """RSI with Wilder's smoothing, alpha = 1 / n, seeded with the first bar's change, 0; it is 100 without any fall."""
+    change = bar.close - state.rsi_close if state.bars > 0 else 0.0
+    state.rsi_close = bar.close
+    alpha = 1.0 / settings.rsi_length
+    state.rsi_up = ema_step(state.rsi_up, max(change, 0.0), alpha)
+    state.rsi_down = ema_step(state.rsi_down, max(-change, 0.0), alpha)
+    if state.bars + 1 < settings.rsi_length:
+        verdict.rsi = math.nan
+    elif state.rsi_down == 0.0:
+        verdict.rsi = 100.0
+    else:
+        verdict.rsi = 100.0 * state.rsi_up / (state.rsi_up + state.rsi_down)
+
+
+RSI = Indicator(
+    outputs=("rsi",),
+    step=_step_rsi,
+    # a ratio: ten times closer, so that it holds where changes were up to ten times as large at the start as now
+    ready_after=lambda settings: 1 + bars_to_forget(1 / settings.rsi_length, AGREEMENT / 10),
+    state={"rsi_close": float, "rsi_up": float, "rsi_down": float},
+)
+
+
+@compiled
+def _step_atr(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+    """ATR with Wilder's smoothing, seeded with the mean of the first n true ranges, NaN before.
+
+    The true range of the first bar, and of a tainted one, is high - low: the close before may be of another market.
+    """
+    length = settings.atr_length
+    true_range = bar.high - bar.low
+    if state.bars > 0 and not bar.tainted:
+        true_range = max(true_range, abs(bar.high - state.atr_close), abs(bar.low - state.atr_close))
+    state.atr_close = bar.close
+    verdict.atr = math.nan
+    if state.bars < length:
+        state.atr_sum += true_range
+        state.atr = state.atr_sum / length
+    else:
+        state.atr = (state.atr * (length - 1) + true_range) / length
+    if state.bars + 1 >= length:
+        verdict.atr = state.atr
+
+
+ATR = Indicator(
+    outputs=("atr",),
+    step=_step_atr,
+    ready_after=lambda settings: int(settings.atr_length) + bars_to_forget(1 / settings.atr_length),
+    state={"atr_close": float, "atr_sum": float, "atr": float},
+)
+
+
+# --- the engine -------------------------------------------------------------------------------------------------------
+
+
+def _both(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+    """Two steps as one; FIRST and SECOND are bound when an engine is built."""
+    FIRST(state, bar, settings, verdict)  # type: ignore[name-defined]  # noqa: F821
+    SECOND(state, bar, settings, verdict)  # type: ignore[name-defined]  # noqa: F821
+
+
+def _step(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+    """One closed bar through all indicators and the rule; INDICATORS and RULE are bound when an engine is built."""
+    INDICATORS(state, bar, settings, verdict)  # type: ignore[name-defined]  # noqa: F821
+    state.bars += 1
+    verdict.ready = state.bars >= settings.warmup_bars
+    signal = RULE(state, bar, settings, verdict)  # type: ignore[name-defined]  # noqa: F821
+    verdict.signal = 1 if signal > 0 else -1 if signal < 0 else 0
+
+
+def _step_bars(
+    rows: Rows, start: int, end: int, scale: Rows, bar: Rows, state: Rows, settings: Rows, verdicts: Rows
+) -> None:
+    """Closed bars from `start` to `end` through the engine; STEP is bound when an engine is built."""
+    for at in range(start, end):
+        _describe(rows[at], scale[0], bar[0])
+        STEP(state[0], bar[0], settings[0], verdicts[at])  # type: ignore[name-defined]  # noqa: F821
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """An engine class made ready to run for one layout of its state."""
+
+    step: Callable[..., None]
+    """`_step` with the engine's indicators and rule."""
+    step_bars: Callable[..., None]
+    is_compiled: bool
+
+
+class SignalEngine:
+    """Turns closed volume bars into signals, and keeps each bar's verdict.
+
+    A rule of one's own is a subclass that overrides some of the four class attributes and `_detect_signal`.
+
+    Attributes:
+        state: one row; all that outlives a bar.
+        warmup_bars: bars after which the verdict says `ready`.
+        verdict_dtype: `signal`, `ready`, every output of every indicator, every condition.
+    """
+
+    settings_type: ClassVar[type[SignalSettings]] = SignalSettings
+    indicators: ClassVar[tuple[Indicator, ...]] = (VWAP, EMA, BOLLINGER, RSI, ATR)
+    conditions: ClassVar[Mapping[str, type[int] | type[float] | type[bool]]] = {
+        "ema_cross": int,
+        "bollinger_breakout": int,
+        "rsi_long": bool,
+        "rsi_short": bool,
+        "vwap_long": bool,
+        "vwap_short": bool,
+    }
+    """What the rule writes into the verdict besides its answer: 1, -1 or 0 for triggers, passed or not for filters."""
+
+    def __init__(self, settings: SignalSettings, instrument: Instrument) -> None:
+        """Make an engine that has seen no bar.
+
+        Args:
+            settings: of `settings_type`; those of a base class are completed with defaults.
+
+        Raises:
+            ConfigError: the declarations of the class clash, or no indicator gives `atr`, which sizes need.
+        """
+        if not isinstance(settings, self.settings_type):
+            settings = self.settings_type(**settings.model_dump())
+        self.settings = settings
+        self.instrument = instrument
+        self.warmup_bars = max(indicator.ready_after(settings) for indicator in self.indicators)
+        self.verdict_dtype = _verdict_dtype(type(self))
+        self.state = np.zeros(1, _state_dtype(type(self), settings))
+        self.settings_row = _settings_row(settings, self.warmup_bars)
+        self.scale = scale_of(instrument)
+        self.bar = np.zeros(1, RULE_BAR)
+        self.program = _program(type(self), self.state.dtype, self.settings_row.dtype)
+
+    @staticmethod
+    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+        """Decide on an entry: 1 long, -1 short, 0 none.
+
+        Triggers (EMA cross, Bollinger breakout) ask for a side; filters (RSI, VWAP) can refuse it. Triggers that
+        contradict each other give none. A trigger that is switched off is 0, a filter that is switched off passes.
+        """
+        verdict.ema_cross = 0
+        if settings.use_ema_cross and state.ema_side * state.ema_side_before < 0:
+            verdict.ema_cross = state.ema_side
+        verdict.bollinger_breakout = 0
+        if settings.use_bollinger_breakout and state.bollinger_side != state.bollinger_side_before:
+            verdict.bollinger_breakout = state.bollinger_side
+
+        verdict.rsi_long = not settings.use_rsi_filter or verdict.rsi < settings.rsi_overbought
+        verdict.rsi_short = not settings.use_rsi_filter or verdict.rsi > settings.rsi_oversold
+        verdict.vwap_long = not settings.use_vwap_filter or bar.close > verdict.vwap
+        verdict.vwap_short = not settings.use_vwap_filter or bar.close < verdict.vwap
+
+        wants_long = verdict.ema_cross > 0 or verdict.bollinger_breakout > 0
+        wants_short = verdict.ema_cross < 0 or verdict.bollinger_breakout < 0
+        if wants_long and not wants_short and settings.allow_long and verdict.rsi_long and verdict.vwap_long:
+            return 1
+        if wants_short and not wants_long and settings.allow_short and verdict.rsi_short and verdict.vwap_short:
+            return -1
+        return 0
+
+    def on_volume_bar(self, bar: VolumeBar | Record) -> Signal | None:
+        """Take one closed bar and return the signal it gives, if any. `last_verdict` then says why.
+
+        A signal is what the rule says. Whether it may become an order (warm-up, a tainted or short bar, a position in
+        hand) is for the gates that follow.
+        """
+        rows = np.zeros(1, BAR)
+        rows[0] = bar_row(bar) if isinstance(bar, VolumeBar) else bar
+        self.last_verdict = self.on_volume_bars(rows)[0]
+        return self.signal(self.last_verdict, rows[0], self.bars - 1)
+
+    last_verdict: Record = None
+    """Verdict of the last bar given to `on_volume_bar`."""
+
+    def on_volume_bars(self, rows: Rows) -> Rows:
+        """Take closed bars (rows of BAR) and return a verdict for each."""
+        verdicts = np.zeros(len(rows), self.verdict_dtype)
+        self.step_bars(rows, 0, len(rows), verdicts)
+        return verdicts
+
+    def step_bars(self, rows: Rows, start: int, end: int, verdicts: Rows) -> None:
+        """Take the closed bars from `start` to `end` of a buffer and write their verdicts to the same places."""
+        self.program.step_bars(rows, start, end, self.scale, self.bar, self.state, self.settings_row, verdicts)
+
+    def signal(self, verdict: Record, row: Record, bar_number: int) -> Signal | None:
+        """Return a verdict's signal. `bar_number` counts the bars of the run."""
+        if verdict["signal"] == 0:
+            return None
+        return Signal(
+            time=int(row["close_time"]),
+            symbol=self.instrument.symbol,
+            side=Side(int(verdict["signal"])),
+            bar_number=bar_number,
+            price=int(row["close"]),
+            atr=float(verdict["atr"]),
+        )
+
+    @property
+    def bars(self) -> int:
+        """Number of bars taken."""
+        return int(self.state["bars"][0])
+
+    @property
+    def fingerprint(self) -> bytes:
+        """16 bytes that two engines share whose saved states may be exchanged."""
+        layout = f"{type(self).__qualname__} {self.state.dtype.descr} {self.settings_row.dtype.descr}"
+        return hashlib.sha256(layout.encode() + self.settings_row.tobytes()).digest()[:16]
+
+    def state_bytes(self) -> bytes:
+        """Return the whole state; `restore` goes on from it with the same verdicts."""
+        return self.fingerprint + self.state.tobytes()
+
+    def restore(self, saved: bytes) -> None:
+        """Go on from `state_bytes` of an engine of the same class and settings.
+
+        Raises:
+            DataError: the state is of another engine or other settings.
+        """
+        if saved[:16] != self.fingerprint or len(saved) != 16 + self.state.nbytes:
+            raise DataError(f"{type(self).__name__}: a saved state must be of the same rule and settings")
+        self.state = restored(self.state.dtype, saved[16:])
+
+
+_NUMBERS: dict[type, type] = {int: np.int64, float: np.float64, bool: np.bool_}
+
+
+def _unique(fields: list[tuple[Any, ...]], owner: str) -> np.dtype[Any]:
+    names = [name for name, *_ in fields]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{owner}: names must be unique, was twice: {name}")
+    return record_dtype(fields)
+
+
+def _state_dtype(engine: type[SignalEngine], settings: SignalSettings) -> np.dtype[Any]:
+    """The layout of an engine's state. Windows have room for 256 values, or 4 times that, and so on.
+
+    The layout is part of what is compiled: with a few sizes, moving a slider compiles nothing anew.
+    """
+    fields: list[tuple[Any, ...]] = [("bars", np.int64)]
+    for indicator in engine.indicators:
+        for name, kind in indicator.state.items():
+            if isinstance(kind, Window):
+                fields.append((name, np.float64, (_room(getattr(settings, kind.setting)),)))
+            else:
+                fields.append((name, _NUMBERS[kind]))
+    return _unique(fields, f"{engine.__name__} state")
+
+
+def _room(length: int) -> int:
+    room = 256
+    while room < length:
+        room *= 4
+    return room
+
+
+def _verdict_dtype(engine: type[SignalEngine]) -> np.dtype[Any]:
+    fields: list[tuple[Any, ...]] = [("signal", np.int8), ("ready", np.bool_)]
+    fields += [(name, np.float64) for indicator in engine.indicators for name in indicator.outputs]
+    fields += [(name, _NUMBERS[kind]) for name, kind in engine.conditions.items()]
+    if "atr" not in {name for name, *_ in fields}:
+        raise ConfigError(f"{engine.__name__}: an indicator must give atr, which stops and sizes need")
+    return _unique(fields, f"{engine.__name__} verdict")
+
+
+def _settings_row(settings: SignalSettings, warmup_bars: int) -> Rows:
+    """The settings as one row, by their names, with `warmup_bars` added."""
+    values = {**{name: getattr(settings, name) for name in type(settings).model_fields}, "warmup_bars": warmup_bars}
+    for name, value in values.items():
+        if type(value) not in _NUMBERS:
+            raise ConfigError(f"{name}: a setting of a rule must be a number or a boolean, was {value!r}")
+    row = np.zeros(1, record_dtype([(name, _NUMBERS[type(value)]) for name, value in values.items()]))
+    row[0] = tuple(values.values())
+    return row
+
+
+def _step_of(engine: type[SignalEngine], form: Callable[[Any], Any]) -> Any:
+    """Put an engine's indicators and rule together as one step, `compiled` or `plain`."""
+    steps = [form(indicator.step) for indicator in engine.indicators]
+    indicators = reduce(lambda first, second: form(bind(_both, FIRST=first, SECOND=second)), steps)
+    return form(bind(_step, INDICATORS=indicators, RULE=form(engine._detect_signal)))
+
+
+_programs: dict[tuple[type[SignalEngine], np.dtype[Any], np.dtype[Any]], Program] = {}
+
+
+def _program(engine: type[SignalEngine], state: np.dtype[Any], settings: np.dtype[Any]) -> Program:
+    """The program of an engine class for a layout of its state, made once."""
+    key = (engine, state, settings)
+    if key not in _programs:
+        _programs[key] = _make_program(*key)
+    return _programs[key]
+
+
+def _make_program(engine: type[SignalEngine], state: np.dtype[Any], settings: np.dtype[Any]) -> Program:
+    """Compile an engine class; plain, with one warning, where numba can't."""
+    records = [rows_of(dtype) for dtype in (SCALE, RULE_BAR, state, settings, _verdict_dtype(engine))]
+    signature = types.void(rows_of(BAR), types.int64, types.int64, *records)
+    step = _step_of(engine, compiled)
+    try:
+        return Program(step, compile_for(bind(_step_bars, STEP=step), signature), is_compiled=True)
+    except (NumbaError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        warnings.warn(
+            f"{engine.__name__} runs uncompiled, many times slower, since numba can't compile it: {reason}",
+            UncompiledRuleWarning,
+            stacklevel=4,
+        )
+    step = _step_of(engine, plain)
+    return Program(step, bind(_step_bars, STEP=step, _describe=plain(_describe)), is_compiled=False)
+
+
+def load_rule(name: str) -> type[SignalEngine]:
+    """Load a rule from a file: `path/to/my_rule.py:MyRule`. The file may import its neighbours.
+
+    Raises:
+        ConfigError: no such file or class, or the class is no SignalEngine.
+    """
+    path, _, class_name = name.rpartition(":")
+    file = Path(path).resolve()
+    if not path or not file.is_file():
+        raise ConfigError(f"rule: must be the path of a Python file, a colon and a class name, was {name!r}")
+    module_name = f"voltrade_rule_{file.stem}_{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    spec.loader.exec_module(module)
+    rule = getattr(module, class_name, None)
+    if not (isinstance(rule, type) and issubclass(rule, SignalEngine)):
+        raise ConfigError(f"rule: {class_name!r} must be a SignalEngine of {file.name}")
+    return rule
