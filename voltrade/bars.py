@@ -9,7 +9,9 @@ The state is one row of a structured array, changed in place. A restart from any
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
+from functools import cache
 from typing import Any
 
 import numba
@@ -355,10 +357,12 @@ def _aggregate(
     return at
 
 
-aggregate = compile_for(
-    _aggregate,
-    types.int64(*COLUMNS, types.int64, rows_of(BAR_RULES), rows_of(AGGREGATOR), rows_of(BAR)),
-)
+@cache
+def _aggregate_compiled() -> Callable[..., int]:
+    """`_aggregate`, compiled when it is first needed."""
+    signature = types.int64(*COLUMNS, types.int64, rows_of(BAR_RULES), rows_of(AGGREGATOR), rows_of(BAR))
+    loop: Callable[..., int] = compile_for(_aggregate, signature)
+    return loop
 
 
 def bar_rules(settings: BarSettings, instrument: Instrument) -> Rows:
@@ -441,7 +445,7 @@ def restored(dtype: np.dtype[Any], saved: bytes) -> Rows:
     """
     if len(saved) % dtype.itemsize:
         raise DataError(f"a saved state must be rows of {dtype.itemsize} bytes, was {len(saved)}")
-    return np.frombuffer(saved, dtype).copy()
+    return np.frombuffer(bytearray(saved), dtype)  # a structured copy would leave the padding undefined
 
 
 class VolumeBarAggregator:
@@ -463,7 +467,7 @@ class VolumeBarAggregator:
         Raises:
             DataError: a column of the block has the wrong type or length.
         """
-        block = columns(trades)
+        block, aggregate = columns(trades), _aggregate_compiled()
         at = 0
         while at < len(trades):
             at = aggregate(*block, at, self.rules, self.state, self._buffer)
@@ -478,7 +482,7 @@ class VolumeBarAggregator:
         self.state["count"] = 0
         buffer = self._buffer
         if count < 64:
-            return buffer[:count].copy()
+            return restored(BAR, buffer[:count].tobytes())
         self._buffer = np.zeros(64, BAR)
         return buffer[:count]
 
