@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +38,37 @@ def recordings() -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def _only_loopback() -> Iterator[None]:
-    """Refuse every connection of this process that leaves the machine: no test may ever reach an exchange."""
+    """Refuse every connection and look-up of this process that leaves the machine: no test may reach an exchange."""
+    connect, connect_ex, look_up = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        _refuse_outside(self.family, address)
+        connect(self, address)
+
+    def guarded_connect_ex(self: socket.socket, address: Any) -> int:
+        _refuse_outside(self.family, address)
+        return connect_ex(self, address)
+
+    def guarded_look_up(host: Any, *rest: Any, **options: Any) -> Any:
+        _refuse_outside(socket.AF_INET, (host or "localhost",))
+        return look_up(host, *rest, **options)
+
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("connect", "connect_ex"):
-            patch.setattr(socket.socket, name, _guarded(getattr(socket.socket, name)))
+        patch.setattr(socket.socket, "connect", guarded_connect)
+        patch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
+        patch.setattr(socket, "getaddrinfo", guarded_look_up)
         yield
 
 
-def _guarded(connect: Callable[..., Any]) -> Callable[..., Any]:
-    def guarded(self: socket.socket, address: Any) -> Any:
-        if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_loopback(address[0]):
-            raise PermissionError(f"tests must stay on this machine, was {address[0]}")
-        return connect(self, address)
-
-    return guarded
+def _refuse_outside(family: int, address: Any) -> None:
+    if family in (socket.AF_INET, socket.AF_INET6) and not _is_local(address[0]):
+        raise PermissionError(f"tests must stay on this machine, was {address[0]}")
 
 
-def _is_loopback(host: str) -> bool:
+def _is_local(host: str | bytes) -> bool:
+    name = host.decode() if isinstance(host, bytes) else host
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(name)
     except ValueError:
-        return host == "localhost"
+        return name == "localhost"
+    return address.is_loopback or address.is_unspecified

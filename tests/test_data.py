@@ -156,6 +156,11 @@ def test_every_multiple_of_the_tick_is_read_exactly(
     assert loaded.trades.quantity.tolist() == [lots] * len(ticks)
 
 
+def test_a_tick_that_is_no_power_of_ten_is_held_too(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"row 2: price must be a multiple of 0.5, was 61801.2"):
+        load(tmp_path, AGG_HEADER + AGG_ROWS.replace("61800.30", "61801.2"), instrument=an_instrument(tick="0.5"))
+
+
 def test_parquet_doubles_are_taken_back_to_their_multiple(tmp_path: Path) -> None:
     """0.1 has no double; the nearest one, and sums that miss it by a bit, are meant as 0.1; 0.10001 is not."""
     lots = np.array([300, 100, 123_456_789])
@@ -201,6 +206,17 @@ def test_a_row_of_zeros_in_a_raw_archive_is_an_na_record(tmp_path: Path) -> None
     loaded = load(tmp_path, RAW_ROWS + "17,0,0,0,1723161256002,true\n", "trades.csv")
     assert rows(loaded.trades) == RAW_EXPECTED
     assert loaded.report.dropped == {"NA": 1}
+
+
+def test_a_gap_after_a_dropped_row_stays_where_it_was(tmp_path: Path) -> None:
+    text = (
+        "id,price,qty,time,is_buyer_maker,order_type\n"
+        "1,100.0,0.001,1723161256000,false,MARKET\n"
+        "2,100.5,9.000,1723161256000,true,ADL\n"
+        "3,100.1,0.002,1723161256000,false,MARKET\n"
+        "10,100.1,0.004,1723161256000,false,MARKET\n"  # 6 missing before: apart from 3, and 6 ids further on
+    )
+    assert [(row[0], row[2]) for row in rows(load(tmp_path, text, "tape.csv").trades)] == [(1, 1), (2, 2), (9, 4)]
 
 
 def test_missing_ids_stay_visible(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -103,3 +105,15 @@ def test_a_failing_command_fails_the_build() -> None:
         recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert recipe
         assert not re.search(r"\|\||^\t-|;", recipe[1], re.MULTILINE), f"{target} must not hide a failure"
+
+
+def test_no_test_can_leave_this_machine() -> None:
+    with (
+        socket.socket() as outside,
+        pytest.raises(PermissionError, match=r"must stay on this machine, was 192\.0\.2\.1"),
+    ):
+        outside.connect(("192.0.2.1", 443))
+    with pytest.raises(PermissionError, match=r"on this machine, was exchange\.invalid"):
+        socket.create_connection(("exchange.invalid", 443))
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as inside:
+        assert inside.getpeername() == server.getsockname()
