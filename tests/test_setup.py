@@ -88,7 +88,9 @@ def test_the_oldest_python_is_the_one_that_tools_check_for() -> None:
 
 def test_every_make_target_is_explained() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    told = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
     assert {f"make {target}" for target in phony.split()} - {"make help", "make setup-dev"} == {
         " ".join(line.split()[:2]) for line in told.splitlines()
