@@ -40,8 +40,10 @@ import numpy.typing as npt
 
 from voltrade.account import Account, fee
 from voltrade.compiled import compiled
+from voltrade.config import Config
 from voltrade.errors import DataError
 from voltrade.model import (
+    MONEY,
     NEVER,
     AccountUpdate,
     AlgoUpdate,
@@ -58,6 +60,7 @@ from voltrade.model import (
     Outcome,
     PositionReport,
     Reply,
+    Segment,
     Side,
     Snapshot,
     TimeInForce,
@@ -419,6 +422,7 @@ class SimulatedExchange:
         self._algo_named: dict[str, _AlgoOrder] = {}
         self._fills: list[OrderUpdate] = []
         self._watch: Watch | None = None
+        self._tape_id = 0
         self._log = log
         self._note(
             "start",
@@ -670,6 +674,7 @@ class SimulatedExchange:
             acting = self.first_acting(trades, start, stop)
             self._pass_by(trades, start, acting)
             if acting < stop:
+                self._tape_id = int(trades.id[acting])
                 self._on_trade(
                     int(trades.price[acting]),
                     int(trades.quantity[acting]),
@@ -699,6 +704,7 @@ class SimulatedExchange:
 
         Resting and conditional orders stay as they are.
         """
+        self._tape_id = 0
         for order in list(self._open.values()):
             if order.phase is _Phase.ENDED:
                 continue
@@ -1282,6 +1288,7 @@ class SimulatedExchange:
         self._note(
             "fill",
             trade_id=fill.trade_id,
+            tape_id=self._tape_id,
             order_id=fill.order_id,
             client_order_id=fill.client_order_id,
             origin=order.algo.request.order_type.value if order.algo else "",
@@ -1341,14 +1348,30 @@ def _check_decimals(number: Decimal, precision: int) -> None:
 # --- the tape ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Segment:
-    """What comes next on the tape. The mark price, where there is one, comes after the trades."""
+def simulate(
+    config: Config, trades: Trades, *, batch: int | None = None, log: Log | None = None
+) -> tuple[SimulatedExchange, TapePlayer]:
+    """Make the exchange and the player of a tape that a session's settings ask for.
 
-    trades: Trades
-    mark: MarkPrice | None
-    end: bool
-    """Whether the tape has nothing after this segment."""
+    Backtest, paper and venue all come here, so that they simulate alike.
+    """
+    session, execution, risk = config.session, config.execution, config.risk
+    exchange = SimulatedExchange(
+        shipped_instrument(session.symbol),
+        wallet=int(execution.wallet * MONEY),
+        taker_fee_e8=int(execution.taker_fee * E8),
+        maker_fee_e8=int(execution.maker_fee * E8),
+        latency_ms=execution.latency_ms,
+        slippage_bps=execution.slippage_bps,
+        leverage=risk.leverage,
+        margin_type=risk.margin_type,
+        clock=int(trades.time[0]) - 1,
+        log=log,
+    )
+    player = TapePlayer(
+        exchange, trades, mark_interval_ms=execution.mark_interval_s * 1000, seed=session.seed, batch=batch
+    )
+    return exchange, player
 
 
 class TapePlayer:
