@@ -426,8 +426,11 @@ def test_a_gap_over_midnight_counts_to_the_new_day():
 
 def test_a_late_event_of_yesterday_does_not_turn_the_day_back():
     breaker = a_breaker(time=TOMORROW)
+    breaker.on_equity(TOMORROW, 9_900 * MONEY)
+    breaker.on_round_trip_opened(TOMORROW)
     breaker.on_equity(TOMORROW - 5, 9_900 * MONEY)
     assert breaker.distances()["DAILY_LOSS"][0] == 100 * MONEY
+    assert breaker.distances()["TRADES_PER_DAY"][0] == 1
 
 
 def test_drawdown_is_from_the_peak_over_days_and_waits_for_a_person():
@@ -522,6 +525,16 @@ def test_the_last_trade_of_the_day_blocks_the_next_until_midnight():
     assert begin(breaker, 1) == [BreakerChange(NOON, "TRADES_PER_DAY", "REDUCING", "block", 3, 3, TOMORROW)]
     assert told(breaker.on_time(TOMORROW)) == [("TRADES_PER_DAY", "resume", "ACTIVE")]
     assert begin(breaker, 2, TOMORROW) == []
+
+
+def test_a_pause_of_the_trades_rule_does_not_raise_the_next_days_limit():
+    breaker = a_breaker(max_trades_per_day=3, trades_per_day_resume="after_seconds")
+    begin(breaker, 3)
+    breaker.on_time(NOON + 4 * HOUR)
+    assert told(begin(breaker, 1, NOON + 4 * HOUR)) == [("TRADES_PER_DAY", "block", "REDUCING")]
+    breaker.on_time(TOMORROW)
+    assert begin(breaker, 2, TOMORROW) == []
+    assert told(begin(breaker, 1, TOMORROW)) == [("TRADES_PER_DAY", "block", "REDUCING")]
 
 
 def test_trades_of_the_day_outlive_a_restart_but_not_the_day():
