@@ -1,0 +1,776 @@
+"""The simulated venue over real sockets: Binance's transport rules, codes, streams and clocks; ccxt as its client."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import aiohttp
+import ccxt.pro
+import pytest
+
+from voltrade.config import Config
+from voltrade.errors import ConfigError
+from voltrade.exchange.venue import Venue, main, run_venue, serve
+from voltrade.model import Trades
+
+START = 1_767_643_200_000
+"""Time of the first trade, ms."""
+TIMEOUT = 5.0
+
+Row = tuple[int, int, int, int, bool]
+
+
+def trade(number: int, price: int, quantity: int = 1_000, *, sold: bool = False, every_ms: int = 1_000) -> Row:
+    """The trade with id 100 + number, one each second: price in tenths of a dollar, quantity in 0.001 BTC."""
+    return 100 + number, price, quantity, START + number * every_ms, sold
+
+
+def flat_tape(count: int = 40, price: int = 800_000, every_ms: int = 1_000) -> Trades:
+    """Trades at 80,000.0, taker buys and sells in turn."""
+    return Trades.from_rows("BTCUSDT", [trade(n, price, sold=n % 2 == 1, every_ms=every_ms) for n in range(count)])
+
+
+class Client:
+    """A plain client with one key: signed REST and websockets, and the side channel of lockstep."""
+
+    def __init__(self, venue: Venue, http: aiohttp.ClientSession) -> None:
+        self.venue, self.http = venue, http
+        self.steps: aiohttp.ClientWebSocketResponse | None = None
+
+    def sign(self, text: str, secret: str = "sim-secret") -> str:
+        return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
+
+    async def raw(self, method: str, path: str, query: str = "", body: str = "", key: str = "sim-key") -> Any:
+        """Send texts as they are; return HTTP status, JSON and headers."""
+        headers = {"Content-Type": "application/x-www-form-urlencoded"} | ({"X-MBX-APIKEY": key} if key else {})
+        url = f"{self.venue.rest_url}{path}" + (f"?{query}" if query else "")
+        async with self.http.request(method, url, data=body, headers=headers) as response:
+            return response.status, await response.json(), response.headers
+
+    async def signed(self, method: str, path: str, **params: Any) -> Any:
+        """Send a signed request with everything in the query; return its JSON."""
+        text = urlencode({**params, "timestamp": self.venue.now()})
+        return (await self.raw(method, path, f"{text}&signature={self.sign(text)}"))[1]
+
+    async def order(self, **params: Any) -> Any:
+        given = {"symbol": "BTCUSDT", "side": "BUY", "type": "MARKET", "quantity": "0.010", "newOrderRespType": "ACK"}
+        return await self.signed("POST", "/fapi/v1/order", **{**given, **params})
+
+    async def algo(self, **params: Any) -> Any:
+        given = {"algoType": "CONDITIONAL", "symbol": "BTCUSDT", "side": "SELL", "type": "STOP_MARKET"}
+        given |= {"quantity": "0.010", "triggerPrice": "79000.0"}
+        return await self.signed("POST", "/fapi/v1/algoOrder", **{**given, **params})
+
+    async def socket(self, path: str) -> aiohttp.ClientWebSocketResponse:
+        return await self.http.ws_connect(self.venue.ws_url + path)
+
+    async def ask(self, **step: Any) -> Any:
+        """Take a step of lockstep."""
+        if self.steps is None:
+            self.steps = await self.socket("/voltrade/lockstep")
+        await self.steps.send_json(step)
+        return await self.steps.receive_json(timeout=TIMEOUT)
+
+    async def play_to(self, trade_id: int) -> Any:
+        """Go on, as an engine does, until a trade has been played."""
+        while True:
+            horizon = await self.ask(op="go")
+            reached = min(horizon["trade_id"], trade_id)
+            marks = horizon["mark"] if horizon["trade_id"] <= trade_id else self.venue.player.marks_played
+            now = int(self.venue.trades.time[self.venue.trades.id == reached][0])
+            played = await self.ask(op="at", trade_id=reached, marks=marks, time=now)
+            if reached == trade_id or horizon["end"]:
+                return played
+
+    async def user_stream(self) -> aiohttp.ClientWebSocketResponse:
+        key = (await self.raw("POST", "/fapi/v1/listenKey"))[1]["listenKey"]
+        return await self.socket(f"/private/ws?listenKey={key}")
+
+
+async def frames(ws: aiohttp.ClientWebSocketResponse, count: int) -> list[Any]:
+    return [await ws.receive_json(timeout=TIMEOUT) for _ in range(count)]
+
+
+async def is_silent(ws: aiohttp.ClientWebSocketResponse) -> bool:
+    """Whether nothing more was sent: a ping is answered after whatever came before it."""
+    with suppress(TimeoutError):
+        await ws.receive_json(timeout=0.05)
+        return False
+    return True
+
+
+Story = Callable[[Client], Awaitable[None]]
+
+
+@asynccontextmanager
+async def a_client(tape: Trades, folder: Path, **parameters: Any) -> AsyncIterator[Client]:
+    settings = {"latency_ms": 0, "slippage_bps": 0.0, "leverage": 5, **parameters}
+    venue = await serve(Config.from_parameters(settings), tape, log_dir=folder)
+    try:
+        async with aiohttp.ClientSession() as http:
+            yield Client(venue, http)
+    finally:
+        await venue.close()
+
+
+def run(story: Story, folder: Path, tape: Trades | None = None, **parameters: Any) -> None:
+    """Run a story against a venue over a tape."""
+
+    async def with_venue() -> None:
+        async with a_client(tape if tape is not None else flat_tape(), folder, **parameters) as client:
+            await story(client)
+
+    asyncio.run(with_venue())
+
+
+# --- transport --------------------------------------------------------------------------------------------------------
+
+NOW = START - 1
+"""The venue's clock before the first trade."""
+
+TRANSPORT_RULES = [
+    # what, query, key, signed with, expected HTTP status and code
+    ("no key", f"timestamp={NOW}", "", "sim-secret", 401, -2014),
+    ("a key nobody has", f"timestamp={NOW}", "other", "sim-secret", 401, -2015),
+    ("no signature", f"timestamp={NOW}", "sim-key", "", 400, -1102),
+    ("a wrong signature", f"timestamp={NOW}", "sim-key", "guess", 400, -1022),
+    ("no timestamp", "recvWindow=5000", "sim-key", "sim-secret", 400, -1102),
+    ("a timestamp of words", "timestamp=now", "sim-key", "sim-secret", 400, -1102),
+    ("1000 ms ahead is allowed", f"timestamp={NOW + 1000}", "sim-key", "sim-secret", 200, None),
+    ("1001 ms ahead", f"timestamp={NOW + 1001}", "sim-key", "sim-secret", 400, -1021),
+    ("5000 ms late is allowed", f"timestamp={NOW - 5000}", "sim-key", "sim-secret", 200, None),
+    ("5001 ms late", f"timestamp={NOW - 5001}", "sim-key", "sim-secret", 400, -1021),
+    ("501 ms late by its own window", f"timestamp={NOW - 501}&recvWindow=500", "sim-key", "sim-secret", 400, -1021),
+    ("a window over a minute", f"timestamp={NOW}&recvWindow=60001", "sim-key", "sim-secret", 400, -1131),
+]
+
+
+def test_key_signature_and_time_are_checked_as_binance_does(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        for what, query, key, secret, status, code in TRANSPORT_RULES:
+            signed = f"{query}&signature={client.sign(query, secret)}" if secret else query
+            answer = await client.raw("GET", "/fapi/v3/balance", signed, key=key)
+            assert answer[0] == status, what
+            assert code is None or answer[1]["code"] == code, what
+
+    run(story, tmp_path)
+
+
+def test_refusals_carry_the_exact_texts(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        late, ahead = f"timestamp={NOW - 9999}", f"timestamp={NOW + 9999}"
+        texts = [
+            (await client.raw("GET", "/fapi/v3/balance", f"{query}&signature={client.sign(query)}"))[1]["msg"]
+            for query in (late, ahead)
+        ]
+        assert texts == [
+            "Timestamp for this request is outside of the recvWindow.",
+            "Timestamp for this request was 1000ms ahead of the server's time.",
+        ]
+        unsigned = (await client.raw("GET", "/fapi/v3/balance", late))[1]["msg"]
+        assert unsigned == "Mandatory parameter 'signature' was not sent, was empty/null, or malformed."
+
+    run(story, tmp_path)
+
+
+def test_a_signature_covers_raw_query_then_raw_body(tmp_path: Path) -> None:
+    """ccxt sends a POST's parameters in the body, the official SDK in the query, others in both."""
+
+    async def story(client: Client) -> None:
+        first = "symbol=BTCUSDT&leverage=7"
+        for query, body in [
+            ("", f"{first}&timestamp={NOW}"),
+            (f"{first}&timestamp={NOW}", ""),
+            (first, f"timestamp={NOW}"),
+        ]:
+            signature = f"signature={client.sign(query + body)}"
+            signed_body = await client.raw(
+                "POST", "/fapi/v1/leverage", query, f"{body}&{signature}" if body else signature
+            )
+            assert signed_body[1]["leverage"] == 7, (query, body)
+        both = await client.raw(
+            "POST",
+            "/fapi/v1/leverage",
+            "leverage=9",
+            f"leverage=3&symbol=BTCUSDT&timestamp={NOW}&signature="
+            + client.sign(f"leverage=9leverage=3&symbol=BTCUSDT&timestamp={NOW}"),
+        )
+        assert both[1]["leverage"] == 9, "the query wins"
+
+    run(story, tmp_path)
+
+
+def test_an_unknown_path_is_refused_and_weight_is_told(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        status, body, _ = await client.raw("POST", "/fapi/v1/batchOrders")
+        assert (status, body["code"]) == (404, -5000)
+        assert (await client.raw("DELETE", "/fapi/v1/time"))[1]["msg"] == "Path /fapi/v1/time, Method DELETE is invalid"
+        _, _, headers = await client.raw("GET", "/fapi/v1/aggTrades", "symbol=BTCUSDT")
+        assert headers["X-MBX-USED-WEIGHT-1M"] == "22", "two refused requests of 1, and 20"
+        text = f"symbol=BTCUSDT&side=BUY&type=MARKET&quantity=9999&timestamp={NOW}"
+        _, _, headers = await client.raw("POST", "/fapi/v1/order", f"{text}&signature={client.sign(text)}")
+        assert headers["X-MBX-ORDER-COUNT-10S"] == headers["X-MBX-ORDER-COUNT-1M"] == "1"
+
+    run(story, tmp_path)
+
+
+def test_only_loopback_and_only_two_speeds(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"loopback, was 0\.0\.0\.0"):
+        asyncio.run(serve(Config(), flat_tape(), host="0.0.0.0", log_dir=tmp_path))
+    with pytest.raises(ConfigError, match=r"speed: must be 0 .* was 2"):
+        asyncio.run(serve(Config.from_parameters(speed=2.0), flat_tape(), log_dir=tmp_path))
+
+
+# --- refusals of orders -----------------------------------------------------------------------------------------------
+
+ORDER_REFUSALS = [
+    ({"symbol": "DOGEUSDT"}, -1121),
+    ({"side": "HOLD"}, -1117),
+    ({"type": "GUESS"}, -1116),
+    ({"type": "STOP_MARKET", "stopPrice": "79000"}, -4120),
+    ({"type": "TRAILING_STOP_MARKET"}, -4120),
+    ({"positionSide": "LONG"}, -4061),
+    ({"quantity": ""}, -1102),
+    ({"quantity": "1e-2"}, -1100),
+    ({"quantity": "0"}, -4003),
+    ({"quantity": "0.0101"}, -1111),
+    ({"quantity": "121"}, -4005),
+    ({"quantity": "0.001"}, -4164),
+    ({"quantity": "10"}, -2019),
+    ({"reduceOnly": "true"}, -2022),
+    ({"reduceOnly": "maybe"}, -1130),
+    ({"price": "80000.0"}, -1106),
+    ({"timeInForce": "GTC"}, -1106),
+    ({"newClientOrderId": "no spaces"}, -4015),
+    ({"newOrderRespType": "FULL"}, -1130),
+    ({"type": "LIMIT", "timeInForce": "GTC"}, -1102),
+    ({"type": "LIMIT", "price": "79000.0"}, -1102),
+    ({"type": "LIMIT", "price": "79000.0", "timeInForce": "GTD", "goodTillDate": "1"}, -1130),
+    ({"type": "LIMIT", "price": "79000.123", "timeInForce": "GTC"}, -1111),
+    ({"type": "LIMIT", "price": "79000.05", "timeInForce": "GTC"}, -4014),
+    ({"type": "LIMIT", "price": "90000.0", "timeInForce": "GTC"}, -4016),
+    ({"type": "LIMIT", "price": "80100.0", "timeInForce": "GTX"}, -5022),
+    ({"type": "LIMIT", "price": "79000.0", "timeInForce": "FOK"}, -5021),
+    ({"type": "LIMIT", "price": "79000.0", "timeInForce": "GTC", "priceMatch": "OPPONENT"}, -1130),
+]
+
+ALGO_REFUSALS = [
+    ({"symbol": "DOGEUSDT"}, -1121),
+    ({"algoType": "TWAP"}, -1130),
+    ({"type": "TRAILING_STOP_MARKET", "callbackRate": "1"}, -1116),
+    ({"triggerPrice": ""}, -1102),
+    ({"triggerPrice": "81000.0"}, -2021),
+    ({"type": "TAKE_PROFIT_MARKET"}, -2021),
+    ({"triggerPrice": "79000.07"}, -4014),
+    ({"closePosition": "true"}, -4137),
+    ({"closePosition": "true", "quantity": "", "reduceOnly": "true"}, -1106),
+    ({"reduceOnly": "true"}, -2022),
+    ({"priceProtect": "TRUE"}, -1130),
+    ({"workingType": "INDEX"}, -1130),
+]
+
+
+def test_orders_are_refused_by_the_rule_they_break(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        await client.play_to(110)
+        for params, code in ORDER_REFUSALS:
+            assert (await client.order(**params)).get("code") == code, params
+        for params, code in ALGO_REFUSALS:
+            assert (await client.algo(**params)).get("code") == code, params
+        assert await client.signed("GET", "/fapi/v1/openOrders") == []
+        assert await client.signed("GET", "/fapi/v1/openAlgoOrders") == []
+
+    run(story, tmp_path)
+
+
+def test_a_client_id_is_unique_among_open_orders_only(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        await client.play_to(110)
+        limit = {"type": "LIMIT", "price": "79000.0", "timeInForce": "GTC", "newClientOrderId": "vt-1"}
+        assert (await client.order(**limit))["status"] == "NEW"
+        assert (await client.order(**limit))["code"] == -4116
+        cancelled = await client.signed("DELETE", "/fapi/v1/order", symbol="BTCUSDT", origClientOrderId="vt-1")
+        assert cancelled["status"] == "CANCELED"
+        assert (await client.order(**limit))["status"] == "NEW"
+        assert (await client.algo(clientAlgoId="vt-s"))["algoStatus"] == "NEW"
+        assert (await client.algo(clientAlgoId="vt-s"))["code"] == -4116
+
+    run(story, tmp_path)
+
+
+def test_what_is_not_there_is_not_found(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        order, algo = {"symbol": "BTCUSDT", "origClientOrderId": "none"}, {"clientAlgoId": "none"}
+        codes = [
+            (await client.signed(method, f"/fapi/v1/{path}", **params))["code"]
+            for method, path, params in [
+                ("GET", "order", order),
+                ("DELETE", "order", order),
+                ("GET", "openOrder", order),
+                ("GET", "algoOrder", algo),
+                ("DELETE", "algoOrder", algo),
+                ("GET", "order", {"symbol": "BTCUSDT"}),
+            ]
+        ]
+        assert codes == [-2013, -2011, -2013, -2013, -2011, -1102]
+        assert (await client.raw("PUT", "/fapi/v1/listenKey"))[1]["code"] == -1125
+
+    run(story, tmp_path)
+
+
+def test_account_settings_are_refused_where_they_are_so_already(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        for path, params, code in [
+            ("marginType", {"symbol": "BTCUSDT", "marginType": "ISOLATED"}, -4046),
+            ("marginType", {"symbol": "BTCUSDT", "marginType": "BOTH"}, -4055),
+            ("positionSide/dual", {"dualSidePosition": "False"}, -4059),
+            ("leverage", {"symbol": "BTCUSDT", "leverage": 126}, -4028),
+        ]:
+            assert (await client.signed("POST", f"/fapi/v1/{path}", **params))["code"] == code, path
+
+    run(story, tmp_path)
+
+
+# --- lockstep ---------------------------------------------------------------------------------------------------------
+
+
+def test_market_frames_come_before_the_answer_and_once(tmp_path: Path) -> None:
+    """An order that comes in between shortens the horizon; what was sent before is not sent again."""
+    rows = [trade(n, 800_000, sold=n % 2 == 1) for n in range(40)]
+
+    async def story(client: Client) -> None:
+        market = await client.socket("/market/stream?streams=btcusdt@aggTrade/btcusdt@markPrice@1s")
+        user = await client.user_stream()
+        first = await client.ask(op="go")
+        # Marks fall on whole intervals: 10 s after START, before the trade of that time.
+        assert first == {"trade_id": 109, "trades": 10, "mark": 1, "end": False, "time": START - 1}
+        sent = await frames(market, 11)
+        assert [frame["data"].get("a") for frame in sent] == [*range(100, 110), None]
+        assert sent[-1]["data"]["e"] == "markPriceUpdate"
+
+        assert await client.ask(op="at", trade_id=102, marks=0, time=START + 2_500) == {
+            "user": 0,
+            "time": START + 2_500,
+        }
+        assert (await client.order(newClientOrderId="vt-1"))["status"] == "NEW"
+        again = await client.ask(op="go")
+        assert (again["trade_id"], again["mark"], again["trades"]) == (103, 0, 1), "up to the trade that may fill it"
+        after = await client.ask(op="at", trade_id=103, marks=0, time=START + 3_000)
+        assert after["user"] == 1, "103 was a taker's sale: the order is NEW and no more"
+        await client.ask(op="go")
+        filled = await client.ask(op="at", trade_id=104, marks=0, time=START + 4_000)
+        assert filled["user"] == 3
+        kinds = [(frame["e"], frame.get("o", {}).get("X")) for frame in await frames(user, 3)]
+        assert kinds == [("ORDER_TRADE_UPDATE", "NEW"), ("ORDER_TRADE_UPDATE", "FILLED"), ("ACCOUNT_UPDATE", None)]
+
+        rest = await client.ask(op="go")
+        assert (rest["trade_id"], rest["mark"], rest["trades"]) == (109, 1, 5)
+        assert await is_silent(market), "all of it was sent before"
+
+    run(story, tmp_path, Trades.from_rows("BTCUSDT", rows), mark_interval_s=10)
+
+
+def test_a_step_that_can_not_be_done_changes_nothing(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        assert "not sent" in (await client.ask(op="at", trade_id=101, marks=0, time=START))["error"]
+        await client.ask(op="go")
+        await client.ask(op="at", trade_id=105, marks=0, time=START + 5_000)
+        for step in [
+            {"op": "at", "trade_id": 103, "marks": 0, "time": START},
+            {"op": "at", "trade_id": 105, "marks": 2, "time": START},
+            {"op": "at", "trade_id": "105", "marks": 0, "time": START},
+            {"op": "fly"},
+        ]:
+            assert "error" in await client.ask(**step), step
+        assert client.venue.player.trades_played == 6
+        assert (await client.ask(op="at", trade_id=105, marks=0, time=START))["time"] == START + 5_000
+
+    run(story, tmp_path)
+
+
+def test_the_end_fills_what_is_still_open(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        user = await client.user_stream()
+        await client.play_to(139)
+        await client.order(newClientOrderId="late")
+        assert (await client.ask(op="go"))["end"] is True
+        assert (await client.ask(op="finish"))["user"] == 3
+        *_, filled, _ = await frames(user, 3)
+        assert (filled["o"]["X"], filled["o"]["L"]) == ("FILLED", "80000.0")
+
+    run(story, tmp_path)
+
+
+def test_no_future_is_shown_over_rest(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        async def ids(query: str) -> list[int]:
+            rows = (await client.raw("GET", "/fapi/v1/aggTrades", f"symbol=BTCUSDT&{query}"))[1]
+            return [row["a"] for row in rows]
+
+        assert await ids("fromId=100") == []
+        await client.ask(op="go")  # ten trades are sent, none is played
+        assert await ids("limit=3") == [107, 108, 109]
+        assert await ids("fromId=104&limit=3") == [104, 105, 106]
+        assert await ids("fromId=108&limit=1000") == [108, 109]
+        assert await ids(f"startTime={START + 2_000}&endTime={START + 4_000}") == [102, 103, 104]
+        assert await ids("fromId=110") == []
+        _, rows, _ = await client.raw("GET", "/fapi/v1/klines", "symbol=BTCUSDT&interval=1m")
+        # Ten trades of 1.000 BTC at 80,000.0, every other one bought by its taker.
+        assert rows == [
+            [
+                *(START, "80000.0", "80000.0", "80000.0", "80000.0", "10.000"),
+                *(START + 59_999, "800000.0000", 10, "5.000", "400000.0000", "0"),
+            ]
+        ]
+        assert (await client.raw("GET", "/fapi/v1/klines", "symbol=BTCUSDT&interval=7m"))[1]["code"] == -1120
+
+    run(story, tmp_path, mark_interval_s=10)
+
+
+def test_the_listen_key_ends_after_an_hour_of_the_tape(tmp_path: Path) -> None:
+    """Every trade is 10 minutes after the last."""
+    tape = flat_tape(20, every_ms=600_000)
+
+    async def story(client: Client) -> None:
+        user = await client.user_stream()
+        await client.play_to(103)  # 30 minutes and 1 ms of the tape
+        key = (await client.raw("POST", "/fapi/v1/listenKey"))[1]["listenKey"]
+        assert key == client.venue.streams.listen_key, "an active key is given again, and lives an hour from now"
+        assert (await client.play_to(108))["user"] == 0
+        assert (await client.play_to(109))["user"] == 1, "90 minutes"
+        (event,) = await frames(user, 1)
+        assert event == {"e": "listenKeyExpired", "E": START + 5_400_000, "listenKey": key}
+        assert (await client.raw("PUT", "/fapi/v1/listenKey"))[1]["code"] == -1125
+        await client.order()
+        await client.play_to(112)
+        assert await is_silent(user), "after its end the socket stays open and silent"
+        assert (await client.raw("POST", "/fapi/v1/listenKey"))[1]["listenKey"] != key
+
+    run(story, tmp_path, tape, mark_interval_s=86_400)
+
+
+# --- websockets -------------------------------------------------------------------------------------------------------
+
+
+def test_market_streams_in_all_forms(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        named = await client.socket("/ws/btcusdt@aggTrade")
+        numbered = await client.socket("/market/ws/17")
+        combined = await client.socket("/market/stream")
+        book = await client.socket("/public/stream?streams=btcusdt@bookTicker")
+        for ws, identity in ((numbered, 1), (combined, "a-uuid")):
+            await ws.send_json({"method": "SUBSCRIBE", "params": ["btcusdt@aggTrade"], "id": identity})
+            assert await ws.receive_json(timeout=TIMEOUT) == {"result": None, "id": identity}
+        await client.ask(op="go")
+        raw = {"e": "aggTrade", "E": START, "s": "BTCUSDT", "a": 100, "p": "80000.0", "q": "1.000", "nq": "1.000"}
+        raw |= {"f": 100, "l": 100, "T": START, "m": False}
+        assert await frames(named, 1) == await frames(numbered, 1) == [raw]
+        assert await frames(combined, 1) == [{"stream": "btcusdt@aggTrade", "data": raw}]
+        (quote,) = await frames(book, 1)
+        # The newest trade is a sale at 80,000.0, so the older ask stands a tick above.
+        assert [quote["data"][name] for name in "bBaA"] == ["80000.0", "1.000", "80000.1", "1.000"]
+
+    run(story, tmp_path)
+
+
+def test_subscriptions_are_listed_ended_and_refused(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        ws = await client.socket("/market/ws")
+
+        async def control(method: str, *params: str) -> Any:
+            await ws.send_json({"method": method, "params": params, "id": 9})
+            return await ws.receive_json(timeout=TIMEOUT)
+
+        for name in ("btcusdt@bookTicker", "BTCUSDT@aggTrade", "ethusdt@aggTrade", "btcusdt@depth", "nokey"):
+            refused = await control("SUBSCRIBE", "btcusdt@markPrice", name)
+            assert (refused["error"]["code"], refused["id"]) == (2, 9), name
+        await control("SUBSCRIBE", "btcusdt@markPrice", "btcusdt@aggTrade")
+        assert (await control("LIST_SUBSCRIPTIONS"))["result"] == ["btcusdt@aggTrade", "btcusdt@markPrice"]
+        await control("UNSUBSCRIBE", "btcusdt@aggTrade")
+        assert (await control("LIST_SUBSCRIPTIONS"))["result"] == ["btcusdt@markPrice"]
+        assert (await control("FLY"))["error"]["code"] == 2
+        await ws.send_str("{")
+        assert (await ws.receive_json(timeout=TIMEOUT))["error"]["code"] == 3
+
+    run(story, tmp_path)
+
+
+def test_user_data_in_all_forms_and_only_with_the_key(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        key = (await client.raw("POST", "/fapi/v1/listenKey"))[1]["listenKey"]
+        by_query = await client.socket(f"/private/ws?listenKey={key}")
+        by_path = await client.socket(f"/private/ws/{key}")
+        by_message = await client.socket("/private/stream")
+        stranger = await client.socket("/private/ws?listenKey=guess")
+        await by_message.send_json({"method": "SUBSCRIBE", "params": [key], "id": "1"})
+        await by_message.receive_json(timeout=TIMEOUT)
+        answer = await client.signed("POST", "/fapi/v1/leverage", symbol="BTCUSDT", leverage=8)
+        assert answer == {"symbol": "BTCUSDT", "leverage": 8, "maxNotionalValue": "1000000000"}
+        event = {"e": "ACCOUNT_CONFIG_UPDATE", "E": NOW, "T": NOW, "ac": {"s": "BTCUSDT", "l": 8}}
+        assert await frames(by_query, 1) == await frames(by_path, 1) == [event]
+        assert await frames(by_message, 1) == [{"stream": key, "data": event}]
+        assert await is_silent(stranger)
+        await client.raw("DELETE", "/fapi/v1/listenKey")
+        await client.signed("POST", "/fapi/v1/leverage", symbol="BTCUSDT", leverage=9)
+        assert await is_silent(by_query)
+
+    run(story, tmp_path)
+
+
+# --- ccxt -------------------------------------------------------------------------------------------------------------
+
+
+def a_ccxt(venue: Venue) -> Any:
+    """The released ccxt.pro with its addresses changed, and nothing else to call."""
+
+    class OnTapeTime(ccxt.pro.binanceusdm):  # type: ignore[misc]
+        def nonce(self) -> int:
+            return venue.now()
+
+    exchange = OnTapeTime(
+        {
+            "apiKey": "sim-key",
+            "secret": "sim-secret",
+            "enableRateLimit": False,
+            "timeout": 5000,
+            "options": {
+                "fetchCurrencies": False,
+                "watchTrades": {"name": "aggTrade"},
+                "watchPositions": {"fetchPositionsSnapshot": False},
+                "fetchOpenOrders": {"warnWithoutSymbol": False},
+            },
+        }
+    )
+    versions = {"fapiPublic": "v1", "fapiPublicV2": "v2", "fapiPublicV3": "v3"}
+    versions |= {name.replace("Public", "Private"): version for name, version in versions.items()}
+    paths = {name: f"{venue.rest_url}/fapi/{version}" for name, version in versions.items()}
+    exchange.urls["api"] = {**paths, "ws": {"linear": f"{venue.ws_url}/ws"}}
+    return exchange
+
+
+BTC = "BTC/USDT:USDT"
+
+
+def test_ccxt_trades_a_round_trip_with_stop_and_take_profit(tmp_path: Path) -> None:
+    """Buy 0.010 at 80,000; the stop at 79,500 is hit by a trade at 79,490 and fills there; fees are 5 bps."""
+    rows = [trade(n, 800_000, sold=n % 2 == 1) for n in range(10)]
+    rows += [trade(10, 799_000, sold=True), trade(11, 794_900, sold=True), trade(12, 794_900), trade(13, 795_000)]
+
+    async def story(client: Client) -> None:
+        exchange = a_ccxt(client.venue)
+        try:
+            await exchange.load_markets()
+            market = exchange.market(BTC)
+            assert (market["precision"]["price"], market["precision"]["amount"]) == (0.1, 0.001)
+            assert market["limits"]["market"]["max"] == 120.0
+            assert (await exchange.fetch_balance())["USDT"]["free"] == 10_000.0
+            assert await exchange.fetch_positions() == []
+            assert (await exchange.set_leverage(4, BTC))["leverage"] == 4
+            assert (await exchange.fetch_leverages())[BTC]["longLeverage"] == 4
+            with pytest.raises(ccxt.MarginModeAlreadySet):
+                await exchange.set_margin_mode("isolated", BTC)
+            await exchange.set_margin_mode("cross", BTC)
+            assert (await exchange.fetch_position_mode())["hedged"] is False
+            assert (await exchange.fetch_trading_fee(BTC))["taker"] == 0.0005
+
+            updates = asyncio.ensure_future(exchange.watch_orders())
+            trades = asyncio.ensure_future(exchange.watch_trades(BTC))
+            await until(lambda: len(client.venue.streams.sockets) == 2 and client.venue.streams.listeners("aggTrade"))
+            await client.play_to(105)
+            assert (await asyncio.wait_for(trades, TIMEOUT))[0]["price"] == 80_000.0
+            entry = {"clientOrderId": "vt-1e", "newOrderRespType": "ACK"}
+            order = await exchange.create_order(BTC, "market", "buy", 0.01, None, entry)
+            assert (order["status"], order["filled"]) == ("open", 0.0)
+            assert (await asyncio.wait_for(updates, TIMEOUT))[0]["clientOrderId"] == "vt-1e"
+            await client.play_to(106)
+            order = await exchange.fetch_order("", BTC, {"origClientOrderId": "vt-1e"})
+            assert (order["status"], order["average"], order["filled"]) == ("closed", 80_000.0, 0.01)
+
+            (position,) = await exchange.fetch_positions()
+            assert (position["contracts"], position["side"], position["entryPrice"]) == (0.01, "long", 80_000.0)
+            reduce = {"reduceOnly": True}
+            stop = {"stopLossPrice": 79_500, "clientOrderId": "vt-1s", **reduce}
+            await exchange.create_order(BTC, "market", "sell", 0.01, None, stop)
+            profit = {"takeProfitPrice": 82_000, "clientOrderId": "vt-1t", **reduce}
+            await exchange.create_order(BTC, "market", "sell", 0.01, None, profit)
+            held = await exchange.fetch_open_orders(BTC, None, None, {"trigger": True})
+            assert sorted(row["clientOrderId"] for row in held) == ["vt-1s", "vt-1t"]
+
+            await client.play_to(113)
+            stopped = await exchange.fetch_order("", BTC, {"clientAlgoId": "vt-1s", "trigger": True})
+            assert stopped["info"]["algoStatus"] == "FINISHED"
+            assert (stopped["info"]["actualQty"], stopped["info"]["actualPrice"]) == ("0.010", "79490.000000")
+            await exchange.cancel_order("", BTC, {"clientAlgoId": "vt-1t", "trigger": True})
+            with pytest.raises(ccxt.OrderNotFound):
+                await exchange.cancel_order("", BTC, {"clientAlgoId": "vt-1t", "trigger": True})
+
+            fills = await exchange.fetch_my_trades(BTC)
+            assert [(fill["side"], fill["price"], fill["fee"]["cost"]) for fill in fills] == [
+                ("buy", 80_000.0, 0.4),
+                ("sell", 79_490.0, 0.39745),
+            ]
+            # 10,000 - 0.01 x 510 - 0.4 - 0.39745
+            assert (await exchange.fetch_balance())["USDT"]["total"] == 9_994.10255
+            assert await exchange.fetch_positions() == []
+            assert [row["a"] for row in await exchange.fapiPublicGetAggTrades({"symbol": "BTCUSDT"})][-1] == 113
+        finally:
+            await exchange.close()
+
+    run(story, tmp_path, Trades.from_rows("BTCUSDT", rows))
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen"
+        await asyncio.sleep(0.005)
+
+
+def test_the_stop_tells_its_life_on_the_user_stream(tmp_path: Path) -> None:
+    rows = [trade(n, 800_000, sold=n % 2 == 1) for n in range(10)] + [
+        trade(10, 794_000, 3),
+        trade(11, 793_000, sold=True),
+    ]
+
+    async def story(client: Client) -> None:
+        user = await client.user_stream()
+        await client.play_to(105)
+        await client.order(newClientOrderId="vt-1e")
+        await client.play_to(107)
+        await client.algo(clientAlgoId="vt-1s", triggerPrice="79500.0", reduceOnly="true")
+        sent = (await client.play_to(111))["user"]
+        events = await frames(user, sent)
+        told = [
+            (event["e"], event["o"].get("caid") or event["o"]["c"], event["o"]["X"], event["o"].get("z"))
+            for event in events
+            if "o" in event
+        ]
+        algo, order = "ALGO_UPDATE", "ORDER_TRADE_UPDATE"
+        assert told == [
+            (order, "vt-1e", "NEW", "0"),
+            (order, "vt-1e", "FILLED", "0.010"),
+            (algo, "vt-1s", "NEW", None),
+            (algo, "vt-1s", "TRIGGERING", None),
+            (algo, "vt-1s", "TRIGGERED", None),
+            (order, "vt-1s", "NEW", "0"),
+            (order, "vt-1s", "PARTIALLY_FILLED", "0.003"),
+            (order, "vt-1s", "FILLED", "0.010"),
+            (algo, "vt-1s", "FINISHED", None),
+        ]
+        finished = events[-1]["o"] if "o" in events[-1] else events[-2]["o"]
+        # 0.003 at 79,400 and 0.007 at 79,300 are 79,330 on average
+        assert (finished["aq"], finished["ap"]) == ("0.010", "79330.000000")
+
+    run(story, tmp_path, Trades.from_rows("BTCUSDT", rows))
+
+
+# --- by the wall ------------------------------------------------------------------------------------------------------
+
+
+def test_at_speed_1_the_tape_begins_now_and_orders_are_answered_when_done(tmp_path: Path) -> None:
+    tape = flat_tape(400, every_ms=10)
+
+    async def story(client: Client) -> None:
+        before = time.time_ns() // 1_000_000
+        market = await client.socket("/market/ws/btcusdt@aggTrade")
+        (first,) = await frames(market, 1)
+        assert abs(first["T"] - before) < 2_000, "shifted to the wall clock"
+        assert abs((await client.raw("GET", "/fapi/v1/time"))[1]["serverTime"] - before) < 2_000
+        answer = await client.order(newOrderRespType="RESULT")
+        assert (answer["status"], answer["executedQty"], answer["avgPrice"]) == ("FILLED", "0.010", "80000.000000")
+        assert (await client.order(newOrderRespType="ACK", side="SELL"))["status"] == "NEW"
+        with pytest.raises(aiohttp.WSServerHandshakeError):
+            await client.socket("/voltrade/lockstep")
+
+    run(story, tmp_path, tape, speed=1.0)
+
+
+# --- truth, and the command -------------------------------------------------------------------------------------------
+
+
+def test_the_truth_is_on_disk_before_the_answer_and_holds_no_secret(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        await client.play_to(110)
+        await client.order(newClientOrderId="vt-7")
+        rows = [json.loads(line) for line in (tmp_path / "truth.jsonl").read_text().splitlines()]
+        request = rows[-1]
+        assert (request["kind"], request["path"], request["newClientOrderId"], request["status"], request["code"]) == (
+            "request",
+            "/fapi/v1/order",
+            "vt-7",
+            200,
+            0,
+        )
+        assert any(row["kind"] == "order" and row["client_order_id"] == "vt-7" for row in rows)
+        await client.order(newClientOrderId="vt-7")
+        await client.play_to(112)
+        text = (tmp_path / "truth.jsonl").read_text()
+        assert json.loads(text.splitlines()[-1])["kind"] == "account"
+        assert [json.loads(line)["code"] for line in text.splitlines() if '"request"' in line] == [0, -4116]
+        for secret in ("sim-key", "sim-secret", "signature"):
+            assert secret not in text
+
+    run(story, tmp_path)
+
+
+COMMAND = [sys.executable, "-c", "import sys; from voltrade.exchange.venue import main; sys.exit(main(sys.argv[1:]))"]
+
+
+def test_the_command_prints_its_addresses_and_ends_on_sigterm(tmp_path: Path) -> None:
+    parameters = tmp_path / "parameters.json"
+    parameters.write_text('{"hours": 0.05, "seed": 3, "wallet": 500}')
+    flags = ["--parameters", str(parameters), "--log", str(tmp_path / "log"), "--wallet", "750.5"]
+    with subprocess.Popen([*COMMAND, *flags], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
+        assert ready["pid"] == process.pid
+        assert ready["rest"].startswith("http://127.0.0.1:")
+        assert ready["ws"] == ready["rest"].replace("http", "ws")
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(10) == 0
+    start = json.loads((tmp_path / "log" / "truth.jsonl").read_text().splitlines()[0])
+    assert start["wallet"] == "750.50000000", "a flag wins over the file"
+
+
+def test_the_venue_stops_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def story() -> None:
+        running = asyncio.ensure_future(run_venue(Config(), flat_tape(), log_dir=tmp_path))
+        await until(lambda: running.done() or (tmp_path / "truth.jsonl").exists())
+        await until(lambda: printed.append(capsys.readouterr().out) or "".join(printed))
+        async with aiohttp.ClientSession() as http:
+            url = json.loads("".join(printed))["rest"]
+            async with http.post(f"{url}/voltrade/stop") as response:
+                assert await response.json() == {"stopping": True}
+            await asyncio.wait_for(running, TIMEOUT)
+
+    printed: list[str] = []
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--symbol", "NOPE"], "NOPE"),
+        (["--wallet", "-1"], "wallet"),
+        (["--speed", "3"], "speed: must be 0 (lockstep) or 1 (wall clock)"),
+        (["--tape", "missing.csv"], "missing.csv"),
+    ],
+)
+def test_the_command_refuses_wrong_parameters(
+    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--hours", "0.05", "--log", str(tmp_path), *flags]) == 2
+    assert message in capsys.readouterr().err
