@@ -24,7 +24,6 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
@@ -158,8 +157,8 @@ _TRADES_FORMAT = 1
 def encode_trades(trades: Trades) -> bytes:
     """Return a block of trades as compressed columns: differences, zigzag, bytes of equal weight together, zlib."""
     symbol = trades.symbol.encode()
-    columns = (trades.id, trades.price, trades.quantity, trades.time)
-    packed = b"".join(_pack_column(column) for column in columns) + np.packbits(trades.buyer_is_maker).tobytes()
+    columns = np.array((trades.id, trades.price, trades.quantity, trades.time))
+    packed = _pack(columns) + np.packbits(trades.buyer_is_maker).tobytes()
     return _TRADES_HEAD.pack(_TRADES_FORMAT, len(symbol), len(trades)) + symbol + zlib.compress(packed, 6)
 
 
@@ -178,25 +177,25 @@ def decode_trades(body: bytes) -> Trades:
         raise JournalError(f"Trades: the bytes can't be read: {error}") from None
     if version != _TRADES_FORMAT or len(packed) != 4 * 8 * count + (count + 7) // 8:
         raise JournalError(f"Trades: {count} trades of format {version} can't take {len(packed)} bytes")
-    ids, prices, quantities, times = (
-        _unpack_column(packed[8 * count * i : 8 * count * (i + 1)], count) for i in range(4)
-    )
+    ids, prices, quantities, times = _unpack(packed[: 32 * count], count)
     bits = np.frombuffer(packed, np.uint8, offset=32 * count)
     return Trades(symbol, ids, prices, quantities, times, np.unpackbits(bits, count=count).astype(np.bool_))
 
 
-def _pack_column(column: Int64s) -> bytes:
+def _pack(columns: Int64s) -> bytes:
+    """Write four columns one after the other, each as its lowest bytes, then its next ones, up to the highest."""
     # Differences wrap around at 64 bits, and wrap back when they are summed: exact for every value.
-    difference = np.diff(column, prepend=np.int64(0))
+    difference = columns.copy()
+    difference[:, 1:] -= columns[:, :-1]
     zigzag = (difference << 1) ^ (difference >> 63)
-    return zigzag.astype("<i8").view(np.uint8).reshape(-1, 8).T.tobytes()
+    return zigzag.astype("<i8", copy=False).view(np.uint8).reshape(4, -1, 8).transpose(0, 2, 1).tobytes()
 
 
-def _unpack_column(packed: bytes, count: int) -> Int64s:
-    weights = np.frombuffer(packed, np.uint8).reshape(8, count)
-    zigzag: npt.NDArray[np.uint64] = np.ascontiguousarray(weights.T).view("<u8").reshape(count).astype(np.uint64)
+def _unpack(packed: bytes, count: int) -> Int64s:
+    weights = np.frombuffer(packed, np.uint8).reshape(4, 8, count).transpose(0, 2, 1)
+    zigzag = np.ascontiguousarray(weights).view("<u8").reshape(4, count).astype(np.uint64)
     difference = (zigzag >> np.uint64(1)) ^ np.negative(zigzag & np.uint64(1))
-    return np.cumsum(difference.view(np.int64), dtype=np.int64)
+    return np.cumsum(difference.view(np.int64), axis=1, dtype=np.int64)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
