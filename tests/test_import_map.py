@@ -26,6 +26,7 @@ MAY_IMPORT = {
     # rules: not each other
     "bars": BASE,
     "signal_engine": BASE,
+    "rule_file": f"{BASE} signal_engine",
     "risk": BASE,
     "oms": BASE,
     "account": BASE,

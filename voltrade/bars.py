@@ -14,20 +14,14 @@ from decimal import Decimal
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from voltrade.compiled import compile_for, compiled
+from voltrade.compiled import Record, Rows, compile_for, compiled, record_dtype, restored, rows_of
 from voltrade.config import BarSettings
 from voltrade.errors import ConfigError, DataError
-from voltrade.model import DAY_MS, NEVER, Bools, CloseReason, Instrument, Int64s, Trades, VolumeBar
-
-Rows = npt.NDArray[np.void]
-"""Rows of a structured dtype."""
-Record = Any
-"""One row of a structured array, fields by name; numba and numpy share its memory."""
+from voltrade.model import BAR, DAY_MS, NEVER, Bools, CloseReason, Instrument, Int64s, Trades, VolumeBar
 
 THRESHOLD = int(CloseReason.THRESHOLD)
 DAY_END = int(CloseReason.DAY_END)
@@ -41,33 +35,6 @@ _LARGEST = 2**61
 """Sums of this many ticklots, twice over, still fit 64 bits."""
 _MOST_BARS_BY_ONE_TRADE = 10_000_000
 
-
-def record_dtype(fields: list[tuple[Any, ...]]) -> np.dtype[Any]:
-    """A structured dtype with the layout of C, whose rows give their fields by name, plain as well as compiled."""
-    return np.dtype((np.record, np.dtype(fields, align=True)))
-
-
-BAR = record_dtype(
-    [
-        ("day", np.int64),
-        ("number", np.int64),
-        ("open_time", np.int64),
-        ("close_time", np.int64),
-        ("first_trade_id", np.int64),
-        ("last_trade_id", np.int64),
-        ("open", np.int64),
-        ("high", np.int64),
-        ("low", np.int64),
-        ("close", np.int64),
-        ("volume", np.int64),
-        ("taker_buy_volume", np.int64),
-        ("notional", np.int64),
-        ("trade_count", np.int64),
-        ("close_reason", np.int8),
-        ("tainted", np.bool_),
-    ]
-)
-"""A row for each bar, with the fields and units of `model.VolumeBar`."""
 
 AGGREGATOR = record_dtype(
     [
@@ -98,11 +65,6 @@ BAR_RULES = record_dtype(
 
 COLUMNS = tuple(types.Array(kind, 1, "C", readonly=True) for kind in (types.int64,) * 4 + (types.bool_,))
 """Columns of trades: id, price, quantity, time, buyer_is_maker. A read-only signature takes writable arrays too."""
-
-
-def rows_of(dtype: np.dtype[Any]) -> Any:
-    """The numba type of an array of records."""
-    return types.Array(numba.from_dtype(dtype), 1, "C")
 
 
 @compiled
@@ -437,17 +399,6 @@ def grown(rows: Rows, count: int, missing: int) -> Rows:
     return larger
 
 
-def restored(dtype: np.dtype[Any], saved: bytes) -> Rows:
-    """Read rows back from their bytes.
-
-    Raises:
-        DataError: the length doesn't fit.
-    """
-    if len(saved) % dtype.itemsize:
-        raise DataError(f"a saved state must be rows of {dtype.itemsize} bytes, was {len(saved)}")
-    return np.frombuffer(bytearray(saved), dtype)  # a structured copy would leave the padding undefined
-
-
 class VolumeBarAggregator:
     """Folds trades into volume bars; keeps only the open bar.
 
@@ -516,10 +467,9 @@ class VolumeBarAggregator:
         Raises:
             DataError: not a saved state.
         """
-        state = restored(AGGREGATOR, saved)
-        if len(state) != 1:
+        if len(saved) != AGGREGATOR.itemsize:
             raise DataError(f"a saved state must be {AGGREGATOR.itemsize} bytes, was {len(saved)}")
-        self.state = state
+        self.state = restored(AGGREGATOR, saved)
 
 
 def volume_bar(row: Record, symbol: str) -> VolumeBar:
@@ -527,10 +477,3 @@ def volume_bar(row: Record, symbol: str) -> VolumeBar:
     values = dict(zip(BAR.names or (), row.item(), strict=True))
     values["close_reason"] = CloseReason(values["close_reason"])
     return VolumeBar(symbol=symbol, **values)
-
-
-def bar_row(bar: VolumeBar) -> Record:
-    """Return a bar as a row of BAR."""
-    rows = np.zeros(1, BAR)
-    rows[0] = tuple(getattr(bar, name) for name in BAR.names or ())
-    return rows[0]

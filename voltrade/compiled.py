@@ -17,15 +17,22 @@ import inspect
 import os
 import sys
 import sysconfig
-import types
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from types import FunctionType
 from typing import Any, ParamSpec, TypeVar, cast
 from weakref import WeakSet
 
 import numba
 import numpy as np
+import numpy.typing as npt
+from numba import types
+
+Rows = npt.NDArray[np.void]
+"""Rows of a structured dtype; state is one such row, changed in place."""
+Record = Any
+"""One row, fields by name: `bar.close`. Compiled code and numpy share its memory."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,6 +65,21 @@ def compile_for(function: Callable[..., Any], signature: Any) -> Any:
         settings.CACHE_DIR = before
 
 
+def record_dtype(fields: list[tuple[Any, ...]]) -> np.dtype[Any]:
+    """A structured dtype with the layout of C, whose rows give their fields by name, plain as well as compiled."""
+    return np.dtype((np.record, np.dtype(fields, align=True)))
+
+
+def rows_of(dtype: np.dtype[Any]) -> Any:
+    """The numba type of an array of records."""
+    return types.Array(numba.from_dtype(dtype), 1, "C")
+
+
+def restored(dtype: np.dtype[Any], saved: bytes) -> Rows:
+    """Read rows back from their `tobytes`. (A structured copy would leave the bytes between fields undefined.)"""
+    return np.frombuffer(bytearray(saved), dtype)
+
+
 def plain(function: Callable[P, R]) -> Callable[P, R]:
     """The plain Python function under a compiled one."""
     return cast(Callable[P, R], getattr(function, "py_func", function))
@@ -71,7 +93,7 @@ def bind(function: Callable[..., Any], **functions: Callable[..., Any]) -> Calla
     copies apart.
     """
     given = plain(function)
-    copy = types.FunctionType(given.__code__, {**given.__globals__, **functions}, given.__name__)
+    copy = FunctionType(given.__code__, {**given.__globals__, **functions}, given.__name__)
     identities = [f"{name}={_identity(plain(bound))}" for name, bound in sorted(functions.items())]
     copy.__qualname__ = f"{given.__qualname__}_{hashlib.sha256(' '.join(identities).encode()).hexdigest()[:16]}"
     copy.__module__ = given.__module__

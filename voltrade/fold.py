@@ -15,24 +15,11 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from voltrade.bars import (
-    AGGREGATOR,
-    BAR,
-    BAR_RULES,
-    COLUMNS,
-    Rows,
-    bar_rules,
-    columns,
-    empty_aggregator,
-    grown,
-    restored,
-    rows_of,
-    until_close,
-)
-from voltrade.compiled import bind, compile_for
+from voltrade.bars import AGGREGATOR, BAR_RULES, COLUMNS, bar_rules, columns, empty_aggregator, grown, until_close
+from voltrade.compiled import Rows, bind, compile_for, restored, rows_of
 from voltrade.config import BarSettings
 from voltrade.errors import DataError
-from voltrade.model import Bools, Instrument, Int64s, Signal, Trades
+from voltrade.model import BAR, Bools, Instrument, Int64s, Signal, Trades
 from voltrade.signal_engine import RULE_BAR, SCALE, Program, SignalEngine
 
 

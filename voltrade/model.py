@@ -273,6 +273,35 @@ class VolumeBar:
     tainted: bool
 
 
+BAR = np.dtype(
+    (
+        np.record,
+        np.dtype(
+            [
+                ("day", np.int64),
+                ("number", np.int64),
+                ("open_time", np.int64),
+                ("close_time", np.int64),
+                ("first_trade_id", np.int64),
+                ("last_trade_id", np.int64),
+                ("open", np.int64),
+                ("high", np.int64),
+                ("low", np.int64),
+                ("close", np.int64),
+                ("volume", np.int64),
+                ("taker_buy_volume", np.int64),
+                ("notional", np.int64),
+                ("trade_count", np.int64),
+                ("close_reason", np.int8),
+                ("tainted", np.bool_),
+            ],
+            align=True,
+        ),
+    )
+)
+"""A bar as a row of an array, as compiled code folds it: the fields and units of `VolumeBar`, without the symbol."""
+
+
 @dataclass(frozen=True, slots=True)
 class Signal:
     """A bar's verdict that an entry is wanted. `bar_number` counts the bars of the run; `atr` is in quote per coin."""

@@ -13,26 +13,22 @@ in rules are in natural units (quote asset, coins). Don't use `**` in a rule: co
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import math
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import reduce
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numba import types
 from numba.core.errors import NumbaError
 
-from voltrade.bars import BAR, Record, Rows, bar_row, record_dtype, restored, rows_of
-from voltrade.compiled import bind, compile_for, compiled, plain
+from voltrade.compiled import Record, Rows, bind, compile_for, compiled, plain, record_dtype, restored, rows_of
 from voltrade.config import SignalSettings
 from voltrade.errors import ConfigError, DataError
-from voltrade.model import Instrument, Side, Signal, VolumeBar
+from voltrade.model import BAR, Instrument, Side, Signal, VolumeBar
 
 Step = Callable[[Record, Record, Record, Record], None]
 """`step(state, bar, settings, verdict)`: reads a closed bar and the settings, changes its own part of the state in
@@ -403,7 +399,7 @@ class SignalEngine:
         hand) is for the gates that follow.
         """
         rows = np.zeros(1, BAR)
-        rows[0] = bar_row(bar) if isinstance(bar, VolumeBar) else bar
+        rows[0] = tuple(getattr(bar, name) for name in BAR.names or ()) if isinstance(bar, VolumeBar) else bar
         self.last_verdict = self.on_volume_bars(rows)[0]
         return self.signal(self.last_verdict, rows[0], self.bars - 1)
 
@@ -546,28 +542,3 @@ def _make_program(engine: type[SignalEngine], state: np.dtype[Any], settings: np
         )
     step = _step_of(engine, plain)
     return Program(step, bind(_step_bars, STEP=step, _describe=plain(_describe)), is_compiled=False)
-
-
-def load_rule(name: str) -> type[SignalEngine]:
-    """Load a rule from a file: `path/to/my_rule.py:MyRule`. The file may import its neighbours.
-
-    Raises:
-        ConfigError: no such file or class, or the class is no SignalEngine.
-    """
-    path, _, class_name = name.rpartition(":")
-    file = Path(path).resolve()
-    if not path or not file.is_file():
-        raise ConfigError(f"rule: must be the path of a Python file, a colon and a class name, was {name!r}")
-    module_name = f"voltrade_rule_{file.stem}_{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(module_name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    if str(file.parent) not in sys.path:
-        sys.path.append(str(file.parent))
-    spec.loader.exec_module(module)
-    rule = getattr(module, class_name, None)
-    if not (isinstance(rule, type) and issubclass(rule, SignalEngine)):
-        raise ConfigError(f"rule: {class_name!r} must be a SignalEngine of {file.name}")
-    return rule
