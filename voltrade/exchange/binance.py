@@ -125,17 +125,20 @@ class Credentials:
 
 def _private_lines(file: Path) -> dict[str, str]:
     try:
-        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise ConfigError(f"{file.name}: must be a readable file and no link, was {error.strerror}") from None
-    with os.fdopen(handle, encoding="utf-8") as lines:
+    try:
         its = os.fstat(handle)
         if not stat.S_ISREG(its.st_mode) or its.st_uid != os.getuid():
             raise ConfigError(f"{file.name}: must be a plain file of this user's")
         if its.st_mode & 0o077:
             raise ConfigError(f"{file.name}: mode must be 0600, was {stat.S_IMODE(its.st_mode):04o}")
-        pairs = (line.strip().partition("=") for line in lines if "=" in line and not line.lstrip().startswith("#"))
-        return {name.strip(): value.strip() for name, _, value in pairs}
+        lines = os.read(handle, 65_536).decode("utf-8", "replace").splitlines()
+    finally:
+        os.close(handle)
+    pairs = (line.partition("=") for line in lines if "=" in line and not line.lstrip().startswith("#"))
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 # --- ccxt, subclassed -------------------------------------------------------------------------------------------------
@@ -368,6 +371,8 @@ def connect(
         **{name: f"{endpoint.rest}/fapi/v{version}" for name, version in versions.items()},
         "ws": {"linear": f"{endpoint.stream}/ws"},
     }
+    if endpoint.rest.startswith("http:"):
+        exchange.timeout_on_exit = 0  # what close() waits for TLS connections to say goodbye
     return exchange
 
 
@@ -1031,10 +1036,12 @@ class BinanceWSManager:
                 self._take_trade(body)
             elif kind == "markPriceUpdate":
                 self._take_mark(body)
-            elif kind is not None:
+            elif kind is None:
+                self._take_control(client, body)
+            elif isinstance(kind, str):
                 self._take_user_event(client, kind, body)
             else:
-                self._take_control(client, body)
+                self.counts.refused += 1
         except DataError as error:
             self.counts.refused += 1
             log.warning("message refused: %s", self._exchange.scrub(str(error)))
@@ -1075,11 +1082,11 @@ class BinanceWSManager:
         else:
             self._hand_out_mark(mark)
 
-    def _take_user_event(self, client: Client, kind: Any, body: Mapping[str, Any]) -> None:
+    def _take_user_event(self, client: Client, kind: str, body: Mapping[str, Any]) -> None:
         """Take a user event. One that can't be read is as good as lost: the account is read again."""
         if self._clients.get("user") is client:
             self.user_frames += 1
-        self.counts.user_events += 1
+            self.counts.user_events += 1
         if kind == "listenKeyExpired":
             self.reconnect("user", "the listen key expired")
         elif kind in RESYNC_EVENTS:

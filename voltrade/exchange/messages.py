@@ -49,6 +49,10 @@ _FOREIGN_TYPES = {
     "LIQUIDATION": OrderType.MARKET,
 }
 _ORDER_TYPES: Mapping[str, OrderType] = {**_FOREIGN_TYPES, **{word.value: word for word in OrderType}}
+_STATUSES: Mapping[str, str] = {
+    **{"NEW_INSURANCE": "NEW", "NEW_ADL": "NEW"},  # liquidations taken over by the insurance fund or a counterparty
+    **{word: word for word in ORDER_STATUSES},
+}
 _FOREIGN_TIMES = {"GTD": TimeInForce.GTC, "GTE_GTC": TimeInForce.GTC, "RPI": TimeInForce.GTX}
 _TIMES_IN_FORCE: Mapping[str, TimeInForce] = {**_FOREIGN_TIMES, **{word.value: word for word in TimeInForce}}
 _WORKING_TYPES: Mapping[str, WorkingType] = {word.value: word for word in WorkingType}
@@ -258,7 +262,7 @@ class MessageReader:
             order_id=order.integer("i", 1),
             side=order.word("S", _SIDES),
             order_type=order.word("o", _ORDER_TYPES),
-            status=order.one_of("X", ORDER_STATUSES),
+            status=order.word("X", _STATUSES),
             execution=order.one_of("x", EXECUTIONS),
             quantity=quantity,
             filled=filled,
@@ -269,9 +273,9 @@ class MessageReader:
             trade_id=order.integer("t") if last else 0,
             last_quantity=last,
             last_price=order.units("L", self._prices) if last else 0,
-            fee=order.money("n") if order.has("n") else 0,
-            fee_asset=order.text("N") if order.has("N") else "",
-            realised=order.money("rp") if order.has("rp") else 0,
+            fee=order.money("n") if last and order.has("n") else 0,
+            fee_asset=order.text("N") if last and order.has("N") else "",
+            realised=order.money("rp") if last and order.has("rp") else 0,
             is_maker=order.flag("m"),
             expiry_reason=order.text("er") if order.has("er") else "0",
         )
@@ -345,7 +349,7 @@ class MessageReader:
             order_id=order.integer("orderId", 1),
             side=order.word("side", _SIDES),
             order_type=order.word("type", _ORDER_TYPES),
-            status=order.one_of("status", ORDER_STATUSES),
+            status=order.word("status", _STATUSES),
             execution="",
             quantity=quantity,
             filled=filled,
