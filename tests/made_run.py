@@ -1,4 +1,4 @@
-"""A run made up by a seed: bars with verdicts, and the facts of some round trips. Plausible to look at, exact to count."""
+"""A run made up by a seed: bars with verdicts and the facts of some round trips; plausible to look at."""
 
 from __future__ import annotations
 
@@ -108,7 +108,12 @@ def _verdict(closes: list[int], signal: int) -> dict[str, Any]:
         "bollinger_lower": mean - 2 * deviation if is_ready else nan,
         "rsi": 50 + 30 * math.tanh((last[-1] - mean) / (deviation + 1)) if is_ready else nan,
         "atr": 60.0 if is_ready else nan,
-        "ema_cross": signal != 0,
+        "ema_cross": signal,
+        "bollinger_breakout": 0,
+        "rsi_long": True,
+        "rsi_short": signal >= 0,
+        "vwap_long": signal <= 0,
+        "vwap_short": signal >= 0,
         "ready": is_ready,
         "signal": signal,
     }
@@ -137,9 +142,7 @@ class _Desk:
         elif side:
             facts += self._enter(number, time, bar, side)
         if number == 250:
-            facts.append(
-                BreakerChange(time, "LOSING_STREAK", "REDUCING", "block", 5, 5, time + 600_000)
-            )
+            facts.append(BreakerChange(time, "LOSING_STREAK", "REDUCING", "block", 5, 5, time + 600_000))
             facts.append(BreakerChange(time + 600_000, "LOSING_STREAK", "ACTIVE", "resume", 5, 5, NEVER))
         return facts
 
@@ -163,7 +166,9 @@ class _Desk:
             (Purpose.STOP, OrderType.STOP_MARKET, self.position["stop"]),
             (Purpose.TAKE_PROFIT, OrderType.TAKE_PROFIT_MARKET, self.position["take"]),
         ):
-            intent = self._order(time + 61, purpose, side.opposite, kind, quantity, -1, f"{purpose.name} of the fill", level)
+            intent = self._order(
+                time + 61, purpose, side.opposite, kind, quantity, -1, f"{purpose.name} of the fill", level
+            )
             self.position[purpose.name] = intent
             facts += [intent, self._accepted(time + 100, intent), self._algo(time + 100, intent, "NEW")]
         return facts
@@ -179,7 +184,9 @@ class _Desk:
         elif side * (best - held["take"]) >= 0:
             reason, price, order = "TAKE_PROFIT", held["take"] - side * 5, held["TAKE_PROFIT"]
         elif number - held["number"] > 30:
-            order = self._order(time, Purpose.EXIT, side.opposite, OrderType.MARKET, held["quantity"], number, "time exit")
+            order = self._order(
+                time, Purpose.EXIT, side.opposite, OrderType.MARKET, held["quantity"], number, "time exit"
+            )
             reason, price = "TIME", bar["close"] - side * 9
             facts += [order, self._accepted(time, order)]
         else:
@@ -215,7 +222,9 @@ class _Desk:
 
     def _accepted(self, time: int, intent: OrderIntent) -> Reply:
         order = intent.order
-        return Reply(time, "submit", "BTCUSDT", order.client_order_id, order.order_type.is_conditional, Outcome.ACCEPTED)
+        return Reply(
+            time, "submit", "BTCUSDT", order.client_order_id, order.order_type.is_conditional, Outcome.ACCEPTED
+        )
 
     def _fill(self, time: int, intent: OrderIntent, price: int, realised: int) -> OrderUpdate:
         order = intent.order

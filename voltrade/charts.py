@@ -137,10 +137,7 @@ def _texts(times: Any, pattern: str) -> list[str]:
 def _candles(shown: _Window) -> go.Candlestick:
     bars, decisions = shown.bars, shown.decisions
     share = (bars["taker_buy_volume"] / bars["volume"]).fillna(0.0)
-    verdict = [
-        f"<br><b>{signal}</b> signal → {escape(outcome) or 'no order'}" if signal else ""
-        for signal, outcome in zip(decisions["signal"], decisions["outcome"], strict=True)
-    ]
+    verdict = _verdicts(decisions)
     customdata = list(
         zip(
             _texts(bars["open_time"], _CLOCK),
@@ -173,6 +170,22 @@ def _candles(shown: _Window) -> go.Candlestick:
         opacity=0.85,
         showlegend=False,
     )
+
+
+def _verdicts(decisions: pd.DataFrame) -> list[str]:
+    """Why each bar did what it did, for those where a trigger fired: triggers, filters that said no, what followed."""
+    conditions = decisions.drop(columns=["bar", "ready", "signal", "outcome"])
+    triggers = conditions.select_dtypes("integer")
+    filters = conditions.select_dtypes("bool")
+    has_fired = (triggers != 0).any(axis=1).to_numpy() | (decisions["signal"] != "").to_numpy()
+    texts = [""] * len(decisions)
+    for row in np.flatnonzero(has_fired):
+        fired = [f"{name} {value:+d}" for name, value in triggers.iloc[row].items() if value]
+        refused = [f"{name} no" for name, passed in filters.iloc[row].items() if not passed]
+        signal, outcome = decisions["signal"].iloc[row], decisions["outcome"].iloc[row]
+        follows = f"<br><b>{signal}</b> → {escape(outcome) or 'no order'}" if signal else ""
+        texts[row] = f"<br>{escape(' · '.join(fired + refused))}{follows}"
+    return texts
 
 
 def _bands(shown: _Window) -> tuple[go.Scatter, go.Scatter]:
@@ -364,13 +377,16 @@ def _rsi(shown: _Window) -> go.Scatter:
     )
 
 
-def _durations(shown: _Window) -> go.Bar:
-    return go.Bar(
+def _durations(shown: _Window) -> go.Scatter:
+    """How long each bar took; several bars closed by one trade took no time, which a log axis has no place for."""
+    return go.Scatter(
         name="duration",
         x=shown.number,
-        y=np.maximum(shown.bars["duration_s"].to_numpy(), 0.001),
-        marker={"color": FAINT, "line": {"width": 0}},
-        hovertemplate="bar %{x} took %{y:,.1f} s<extra></extra>",
+        y=shown.bars["duration_s"].clip(lower=0.1),
+        customdata=shown.bars["duration_s"],
+        mode="lines",
+        line={"color": FAINT, "width": 1, "shape": "hvh"},
+        hovertemplate="bar %{x} took %{customdata:,.1f} s<extra></extra>",
         showlegend=False,
     )
 

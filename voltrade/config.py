@@ -247,9 +247,9 @@ class Config(Settings):
             raise ConfigError(_explain(error)) from None
 
     def parameters(self) -> dict[str, Any]:
-        """Return the flat parameters, defaults included, as plain JSON values."""
-        parts = json.loads(self.model_dump_json())
-        return {name: value for part in parts.values() for name, value in part.items()}
+        """Return the flat parameters, defaults included, as plain JSON values that `from_parameters` takes back."""
+        parts = self.model_dump()
+        return {name: _plain_number(value) for part in parts.values() for name, value in part.items()}
 
     @property
     def fingerprint(self) -> str:
@@ -272,6 +272,13 @@ class Config(Settings):
             raise ConfigError(f"threshold: must be a whole number of trades, was {threshold}")
         if self.bars.unit == "base" and instrument.max_price * (threshold / instrument.step_size) >= 2**62:
             raise ConfigError(f"threshold: a bar's notional must stay below 2^62 ticklots, was {threshold}")
+
+
+def _plain_number(value: Any) -> Any:
+    """Write an amount as the number that is read back as the same amount; other values as they are."""
+    if not isinstance(value, Decimal):
+        return value
+    return int(value) if value == int(value) else float(value)
 
 
 def parameter_homes() -> dict[str, str]:

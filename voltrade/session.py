@@ -23,12 +23,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from IPython.display import HTML, display
 
 from voltrade import charts, journal
 from voltrade.config import RECORDED, RUN_DIR, Config
 from voltrade.errors import SessionError
 from voltrade.model import MONEY, Alert, EquityPoint, Refusal, RoundTrip
+from voltrade.replay import replay
 from voltrade.report import Frames, RunReader
 
 START_WITHIN_S = 180.0
@@ -121,6 +123,32 @@ class Run:
     def verify(self) -> journal.VerifyResult:
         """Recompute the journal's whole chain, and hold its head to the one that the engine noted when it ended."""
         return journal.verify(self._reader.path, self.record.get("head") or "")
+
+    def checks(self) -> pd.DataFrame:
+        """Check the record: the chain of hashes, the end, and that the journal alone leads to the same decisions."""
+        verified, record = self.verify(), self.record
+        again = replay(self._reader.path)
+        rows = [
+            ("end", f"{record['state']}, {record.get('end_reason') or 'no reason noted'}", record["state"] == "ended"),
+            (
+                "rows",
+                f"{verified.seq:,} sealed rows" if verified.ok else f"row {verified.bad_seq}: {verified.rule}",
+                verified.ok,
+            ),
+            ("head", verified.head, verified.head == record.get("head")),
+            (
+                "replay",
+                f"{again.events:,} events, {again.outputs:,} decisions and notes, {again.differences} differences",
+                not again.differences,
+            ),
+        ]
+        return pd.DataFrame(rows, columns=["check", "found", "ok"]).set_index("check")
+
+    def files(self) -> pd.DataFrame:
+        """What the run left in its folder, with sizes in kB."""
+        found = sorted(path for path in self.path.rglob("*") if path.is_file())
+        sizes = {f"{self.name}/{path.relative_to(self.path)}": path.stat().st_size / 1000 for path in found}
+        return pd.DataFrame({"kB": sizes}).round(1).rename_axis("file")
 
     def log(self, lines: int = LOG_LINES) -> str:
         """The last lines of the engine's log."""
