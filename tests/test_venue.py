@@ -201,6 +201,9 @@ def test_a_signature_covers_raw_query_then_raw_body(tmp_path: Path) -> None:
                 "POST", "/fapi/v1/leverage", query, f"{body}&{signature}" if body else signature
             )
             assert signed_body[1]["leverage"] == 7, (query, body)
+        body = f"symbol=BTCUSDT&timestamp={NOW}"
+        deleted = await client.raw("DELETE", "/fapi/v1/allOpenOrders", "", f"{body}&signature={client.sign(body)}")
+        assert deleted[1]["code"] == 200, "python-binance deletes with a body"
         both = await client.raw(
             "POST",
             "/fapi/v1/leverage",
@@ -288,8 +291,12 @@ def test_orders_are_refused_by_the_rule_they_break(tmp_path: Path) -> None:
         await client.play_to(110)
         for params, code in ORDER_REFUSALS:
             assert (await client.order(**params)).get("code") == code, params
+            given = {"symbol": "BTCUSDT", "side": "BUY", "type": "MARKET", "quantity": "0.010", **params}
+            assert (await client.signed("POST", "/fapi/v1/order/test", **given)).get("code") == code, params
         for params, code in ALGO_REFUSALS:
             assert (await client.algo(**params)).get("code") == code, params
+        good = {"symbol": "BTCUSDT", "side": "BUY", "type": "MARKET", "quantity": "0.010"}
+        assert await client.signed("POST", "/fapi/v1/order/test", **good) == {}
         assert await client.signed("GET", "/fapi/v1/openOrders") == []
         assert await client.signed("GET", "/fapi/v1/openAlgoOrders") == []
 

@@ -7,10 +7,13 @@ import gzip
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 import numpy as np
@@ -22,9 +25,10 @@ from hypothesis import strategies as st
 
 from voltrade.config import Config
 from voltrade.exchange.messages import MessageReader, instrument_of
-from voltrade.exchange.simulated import Balances, shipped_instrument, shipped_symbols
+from voltrade.exchange.simulated import Balances, VenueRefusal, shipped_instrument, shipped_symbols, simulate
 from voltrade.exchange.venue import serve
-from voltrade.exchange.venue_rest import ROUTES, Security
+from voltrade.exchange.venue_rest import ROUTES, Params, RestApi, Security
+from voltrade.exchange.venue_streams import Streams
 from voltrade.exchange.venue_wire import Wire, texts
 from voltrade.model import (
     AccountUpdate,
@@ -317,3 +321,29 @@ def test_no_signed_path_answers_without_a_signature(tmp_path: Path) -> None:
         assert len(codes) == len(ROUTES) >= 40
 
     asyncio.run(story())
+
+
+NAMES = (
+    *("symbol", "side", "type", "quantity", "price", "timeInForce", "newClientOrderId", "origClientOrderId"),
+    *("orderId", "algoType", "clientAlgoId", "algoId", "triggerPrice", "closePosition", "reduceOnly", "workingType"),
+    *("leverage", "marginType", "dualSidePosition", "fromId", "startTime", "endTime", "limit", "interval"),
+)
+VALUES = ["", "0", "1", "-1", "1e9", "²", "--5", "9" * 18, "9" * 40, "NaN", "0.001", "79000.0", "true", "é%", "1m"]
+SENSIBLE = ["BTCUSDT", "BUY", "LIMIT", "GTC", "MARKET", "STOP_MARKET", "CONDITIONAL", "vt-1", "CROSSED", "MARK_PRICE"]
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), st.sampled_from(VALUES + SENSIBLE) | st.text(max_size=3)))
+def test_whatever_is_sent_is_answered_or_refused_with_a_code(values: dict[str, str]) -> None:
+    exchange, player = simulate(Config(), Trades.from_rows("BTCUSDT", [(1, 800_000, 3, NOW, True)]))
+    player.play(1, False, NOW)
+    streams = Streams("BTCUSDT", "", None)
+    seen = partial(getattr, player, "trades")
+    rest = RestApi(
+        exchange, Wire(exchange.instrument), streams, seen=seen, now=lambda: NOW, api_key="k", api_secret="s"
+    )
+    params = Params(urlencode({"symbol": "BTCUSDT", **values}, errors="replace"), "")
+    for known in ROUTES.values():
+        with suppress(VenueRefusal):
+            orjson.dumps(known.handler(rest, params))
+    for update in exchange.outbox:
+        orjson.dumps(rest._wire.user_event(update))

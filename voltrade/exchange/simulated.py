@@ -720,6 +720,16 @@ class SimulatedExchange:
     # --- accepting and refusing ---------------------------------------------------------------------------------------
 
     def _place_order(self, request: OrderRequest) -> OrderUpdate:
+        self.check_order(request)
+        order = self._new_order(request, live_from=self.clock + self.latency_ms)
+        return order.update()
+
+    def check_order(self, request: OrderRequest) -> None:
+        """Refuse an order as `place_order` would, and place nothing.
+
+        Raises:
+            VenueRefusal: with the code of the first rule it breaks.
+        """
         self._check_symbol(request.symbol)
         if request.order_type.is_conditional:
             raise VenueRefusal(
@@ -739,8 +749,6 @@ class SimulatedExchange:
         else:
             self._check_notional(request)
             self._check_margin(request)
-        order = self._new_order(request, live_from=self.clock + self.latency_ms)
-        return order.update()
 
     def _place_algo(self, request: OrderRequest) -> AlgoUpdate:
         self._check_symbol(request.symbol)

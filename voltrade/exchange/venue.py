@@ -34,11 +34,11 @@ from voltrade import data
 from voltrade.config import Config, parameter_homes
 from voltrade.data import Tape
 from voltrade.errors import ConfigError, DataError
-from voltrade.exchange.simulated import Log, SimulatedExchange, TapePlayer, shipped_instrument
+from voltrade.exchange.simulated import shipped_instrument, simulate
 from voltrade.exchange.venue_rest import BOOK_TRADES, Params, RestApi
 from voltrade.exchange.venue_streams import MARKET_STREAMS, Streams
 from voltrade.exchange.venue_wire import OPEN, Json, Wire
-from voltrade.model import AlgoUpdate, MarkPrice, Trades, money
+from voltrade.model import AlgoUpdate, MarkPrice, Trades
 
 SETTLE_S = 1.0
 """At speed 1, a market order with `newOrderRespType=RESULT` is answered when it is done, or after this long."""
@@ -54,22 +54,6 @@ WALL_STEP_S = 0.005
 
 CLIENT_ID_NAMES = ("symbol", "newClientOrderId", "origClientOrderId", "clientAlgoId", "orderId", "algoId")
 """What the log keeps of a request's parameters."""
-
-
-def exchange_of(config: Config, log: Log) -> SimulatedExchange:
-    """Make the exchange that the settings describe."""
-    execution = config.execution
-    return SimulatedExchange(
-        shipped_instrument(config.session.symbol),
-        wallet=money(execution.wallet),
-        taker_fee_e8=money(execution.taker_fee),
-        maker_fee_e8=money(execution.maker_fee),
-        latency_ms=execution.latency_ms,
-        slippage_bps=execution.slippage_bps,
-        leverage=config.risk.leverage,
-        margin_type=config.risk.margin_type,
-        log=log,
-    )
 
 
 def wall_ms() -> int:
@@ -122,14 +106,7 @@ class Venue:
         self.lockstep = config.session.speed == 0
         self.trades = trades if self.lockstep else shifted(trades, wall_ms() - int(trades.time[0]))
         self.truth = TruthLog(log_dir)
-        self.exchange = exchange_of(config, self.truth.write)
-        self.player = TapePlayer(
-            self.exchange,
-            self.trades,
-            mark_interval_ms=config.execution.mark_interval_s * 1000,
-            seed=config.session.seed,
-            batch=BATCH,
-        )
+        self.exchange, self.player = simulate(config, self.trades, batch=BATCH, log=self.truth.write)
         self.wire = Wire(self.exchange.instrument)
         self.streams = Streams(trades.symbol, api_key, None if self.lockstep else PING_S)
         self.rest = RestApi(
@@ -164,7 +141,7 @@ class Venue:
             app.router.add_get(base, handler)
             app.router.add_get(base + "/{name}", handler)
         app.router.add_route("*", "/{path:.*}", self._rest)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port)
         await site.start()

@@ -45,6 +45,7 @@ RECV_WINDOW_MAX_MS = 60_000
 BOOK_TRADES = 200
 """How many of the newest trades the synthetic best bid and ask are read from."""
 
+WHOLE = re.compile(r"^-?[0-9]{1,18}$")
 DECIMAL = re.compile(r"^[0-9]{1,20}(\.[0-9]{1,20})?$")
 
 SIDES = {side.name: side for side in Side}
@@ -136,8 +137,10 @@ class Params:
 
     def whole(self, name: str, default: int | None = None) -> int:
         """Return a whole number, mandatory where there is no default."""
-        value = self.text(name) if default is None else self.get(name) or str(default)
-        if not value.lstrip("-").isdigit():
+        if default is not None and not self.get(name):
+            return default
+        value = self.text(name)
+        if not WHOLE.match(value):
             raise refused(-1102, name)
         return int(value)
 
@@ -364,6 +367,12 @@ class RestApi:
     @route("POST", "v1/order", weight=0)
     def _place_order(self, params: Params) -> Json:
         return self._order(self._exchange.place_order(self._order_request(params)), created=False)
+
+    @route("POST", "v1/order/test")
+    def _test_order(self, params: Params) -> Json:
+        """Check an order in every way and place nothing."""
+        self._exchange.check_order(self._order_request(params))
+        return {}
 
     @route("GET", "v1/order")
     def _query_order(self, params: Params) -> Json:

@@ -1,7 +1,8 @@
 """How the simulated venue writes facts in Binance's JSON: websocket events, REST objects, exchangeInfo.
 
 Pure functions of facts: no socket, no clock. Types are Binance's: prices, quantities and money are texts, ids and times
-are integers, flags are booleans. `venue` sends what is written here.
+are integers, flags are booleans. `venue` sends what is written here. TRADE_LITE is not sent: it repeats what
+ORDER_TRADE_UPDATE says, without fee and status.
 """
 
 from __future__ import annotations
