@@ -354,21 +354,22 @@ def test_a_stop_of_a_short_waits_for_a_rise() -> None:
 
 def test_when_one_trade_triggers_both_the_stop_goes_first() -> None:
     exchange = holding(5)
-    exchange.place_algo(take_profit(SELL, 5, 1_010))
-    exchange.place_algo(stop(SELL, 5, 990))
-    # 985 falls through the stop before that is live; a new take-profit at 986 then travels beside it
-    played(exchange, (40, 985, "s", 1))
-    exchange.place_algo(take_profit(SELL, 5, 986, "t2"))
+    played(exchange, (20, 985, "s", 1))
+    exchange.place_algo(take_profit(SELL, 5, 986))  # it travels while the price rises above it ...
+    played(exchange, (30, 995, "s", 1))
+    exchange.place_algo(stop(SELL, 5, 990))  # ... and falls through this later one, before either is live
+    exchange.outbox.clear()
     played(exchange, (90, 988, "s", 9))
     assert fills(exchange) == [("s", "SELL", 5, 987)]
-    assert [word for word in told(exchange) if word.startswith("t2")] == [
-        "t2 algo NEW",
-        "t2 algo TRIGGERING",
-        "t2 algo TRIGGERED",
-        "t2 NEW NEW",
-        "t2 EXPIRED EXPIRED",
-        "t2 algo FINISHED",
+    assert told(exchange)[:6] == [
+        "s algo TRIGGERING",
+        "s algo TRIGGERED",
+        "s NEW NEW",
+        "t algo TRIGGERING",
+        "t algo TRIGGERED",
+        "t NEW NEW",
     ]
+    assert told(exchange)[-2:] == ["t EXPIRED EXPIRED", "t algo FINISHED"]
     assert exchange.position().quantity == 0
 
 
@@ -384,6 +385,7 @@ def test_a_conditional_order_is_live_only_after_the_latency() -> None:
 def test_a_stop_at_mark_price_triggers_with_the_mark_and_fills_with_the_tape() -> None:
     exchange = holding(5)
     exchange.place_algo(stop(SELL, 5, 990, working_type=WorkingType.MARK_PRICE))
+    exchange.on_mark(MarkPrice(SYMBOL, T0 + 59, money("980")))  # a millisecond before it is live
     played(exchange, (100, 980, "s", 9))
     exchange.on_mark(MarkPrice(SYMBOL, T0 + 110, money("990.00000001")))
     assert fills(exchange) == []
@@ -639,6 +641,15 @@ def test_an_order_that_shrinks_the_position_needs_no_margin() -> None:
         exchange.place_order(market(BUY, 11))
     exchange.place_order(market(SELL, 4_990 + 4_990))
     assert exchange.balances().available == money(1_000_000 - 998_000)
+
+
+def test_an_account_short_of_margin_may_still_shrink() -> None:
+    exchange = holding(100, leverage=10, wallet=money(10_500), taker_fee_e8=0)
+    exchange.on_mark(MarkPrice(SYMBOL, T0 + 20, money(960)))  # equity 6,500 under a margin of 9,600
+    assert exchange.balances().available == 0
+    with pytest.raises(VenueRefusal, match="-2019"):
+        exchange.place_order(market(BUY, 1, "more"))
+    assert exchange.place_order(market(SELL, 50, "less")).status == "NEW"
 
 
 def test_account_settings() -> None:

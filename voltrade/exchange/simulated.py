@@ -1084,7 +1084,7 @@ class SimulatedExchange:
                 self._arrive(order, self.last_price or price)
         for algo in self._open_algos.values():
             algo.arrived = algo.arrived or time >= algo.live_from
-        self._watch = None
+        self._watch = None  # whatever phases this trade changes, the next look ahead sees them
 
     def _arrive(self, order: _Order, reference: int) -> None:
         order.reference = reference
@@ -1128,7 +1128,6 @@ class SimulatedExchange:
     def _stop_taking(self, order: _Order) -> None:
         if order.request.time_in_force is TimeInForce.GTC:
             order.phase = _Phase.RESTING
-            self._watch = None
         else:
             self._expire(order, "2" if order.request.time_in_force is TimeInForce.IOC else "0")
 
