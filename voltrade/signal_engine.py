@@ -21,9 +21,9 @@ from fractions import Fraction
 from functools import reduce
 from typing import Any, ClassVar
 
+import numba
 import numpy as np
 from numba import types
-from numba.core.errors import NumbaError
 
 from voltrade.compiled import Record, Rows, bind, compile_for, compiled, plain, record_dtype, restored, rows_of
 from voltrade.config import SignalSettings
@@ -508,11 +508,10 @@ def _settings_row(settings: SignalSettings, warmup_bars: int) -> Rows:
     return row
 
 
-def _step_of(engine: type[SignalEngine], form: Callable[[Any], Any]) -> Any:
-    """Put an engine's indicators and rule together as one step, `compiled` or `plain`."""
+def _indicators_of(engine: type[SignalEngine], form: Callable[[Any], Any]) -> Any:
+    """All indicators of an engine as one step, `compiled` or `plain`."""
     steps = [form(indicator.step) for indicator in engine.indicators]
-    indicators = reduce(lambda first, second: form(bind(_both, FIRST=first, SECOND=second)), steps)
-    return form(bind(_step, INDICATORS=indicators, RULE=form(engine._detect_signal)))
+    return reduce(lambda first, second: form(bind(_both, FIRST=first, SECOND=second)), steps)
 
 
 _programs: dict[tuple[type[SignalEngine], np.dtype[Any], np.dtype[Any]], Program] = {}
@@ -527,18 +526,24 @@ def _program(engine: type[SignalEngine], state: np.dtype[Any], settings: np.dtyp
 
 
 def _make_program(engine: type[SignalEngine], state: np.dtype[Any], settings: np.dtype[Any]) -> Program:
-    """Compile an engine class; plain, with one warning, where numba can't."""
-    records = [rows_of(dtype) for dtype in (SCALE, RULE_BAR, state, settings, _verdict_dtype(engine))]
+    """Compile an engine class; with one warning, leave plain what numba can't compile."""
+    verdict = _verdict_dtype(engine)
+    indicators = _indicators_of(engine, compiled)
+    step = compiled(bind(_step, INDICATORS=indicators, RULE=compiled(engine._detect_signal)))
+    records = [rows_of(dtype) for dtype in (SCALE, RULE_BAR, state, settings, verdict)]
     signature = types.void(rows_of(BAR), types.int64, types.int64, *records)
-    step = _step_of(engine, compiled)
     try:
         return Program(step, compile_for(bind(_step_bars, STEP=step), signature), is_compiled=True)
-    except (NumbaError, NotImplementedError) as error:
+    except Exception as error:  # whatever numba says, here no rule runs: it is only compiled
         reason = str(error).strip().splitlines()[0]
         warnings.warn(
             f"{engine.__name__} runs uncompiled, many times slower, since numba can't compile it: {reason}",
             UncompiledRuleWarning,
             stacklevel=4,
         )
-    step = _step_of(engine, plain)
-    return Program(step, bind(_step_bars, STEP=step, _describe=plain(_describe)), is_compiled=False)
+    try:
+        indicators.compile(tuple(numba.from_dtype(dtype) for dtype in (state, RULE_BAR, settings, verdict)))
+    except Exception:
+        indicators = _indicators_of(engine, plain)
+    step = bind(_step, INDICATORS=indicators, RULE=plain(engine._detect_signal))
+    return Program(step, bind(_step_bars, STEP=step), is_compiled=False)
