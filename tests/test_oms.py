@@ -36,6 +36,7 @@ from voltrade.oms import (
     MOVES,
     PROTECT_WITHIN_MS,
     REACTIONS,
+    RESIZE_EVERY_MS,
     AlgoState,
     OrderMonitor,
     OrderState,
@@ -159,6 +160,20 @@ def test_an_entry_that_fills_gets_a_stop_and_a_take_profit_from_its_average_pric
     [cancel] = desk.algo("vt-e-1s2", "NEW")
     assert isinstance(cancel, CancelOrder)
     assert (cancel.client_order_id, cancel.reason) == (STOP, "RESIZED")
+
+
+def test_while_an_entry_fills_in_pieces_its_stop_grows_now_and_then() -> None:
+    desk = Desk()
+    desk.accept(ENTRY)
+    desk.order(ENTRY, "PARTIALLY_FILLED", 1)
+    desk.accept(STOP)
+    desk.algo(STOP, "NEW")
+    desk.time += 100
+    assert intents(desk.order(ENTRY, "PARTIALLY_FILLED", 1)) == []
+    assert desk.monitor.next_due == 1_000 + RESIZE_EVERY_MS
+    desk.time = desk.monitor.next_due
+    [larger] = intents(desk.note(desk.monitor.on_time(desk.time)))
+    assert (larger.reason, larger.order.quantity) == ("RESIZE", 2)
 
 
 def test_a_short_has_its_stop_above_and_its_take_profit_below() -> None:

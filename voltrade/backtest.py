@@ -33,20 +33,23 @@ class Backtest:
         return [fact for fact in self.facts if isinstance(fact, RoundTrip)]
 
 
-def backtest(tape: Tape, config: Config, engine: SignalEngine | None = None, *, epoch: str = "bt") -> Backtest:
+def backtest(
+    tape: Tape, config: Config, engine: SignalEngine | None = None, *, epoch: str = "bt", block: int | None = None
+) -> Backtest:
     """Trade a tape with these settings.
 
     Args:
         tape: trades of `config.session.symbol`.
         engine: a rule of one's own; the built-in one by default.
         epoch: stands in the client order ids.
+        block: most trades that the core is given at once; the result does not depend on it.
 
     Raises:
         ConfigError: the settings are impossible under the symbol's filters.
     """
     instrument = shipped_instrument(config.session.symbol)
     core = TradingCore(config, instrument, epoch, engine)
-    exchange, player = simulate(config, tape.trades)
+    exchange, player = simulate(config, tape.trades, batch=block)
     facts: list[Event | Output] = []
 
     def handle(event: Event) -> tuple[int, list[Output]]:

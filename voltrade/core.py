@@ -114,7 +114,8 @@ class TradingCore:
         self.breaker: CircuitBreaker | None = None
         self.time = 0
         self._paused = ""
-        self._ended = False
+        self.end_reason = ""
+        """Not empty: the session ends, or has ended, for this reason."""
         self._end_at = NEVER
         self._keep = False
         engine = engine or SignalEngine(config.signals, instrument)
@@ -144,7 +145,7 @@ class TradingCore:
     @property
     def next_due(self) -> int:
         """When the core wants a `Timer`, ms; NEVER where it waits for nothing."""
-        due = NEVER if self._ended else self._end_at
+        due = NEVER if self.end_reason else self._end_at
         for desk in self.desks.values():
             due = min(due, desk.monitor.next_due)
         return min(due, self.breaker.next_due) if self.breaker else due
@@ -152,7 +153,9 @@ class TradingCore:
     @property
     def finished(self) -> bool:
         """Whether the session's time is over and its stop policy has been carried out."""
-        return self._ended and all(desk.monitor.holding is None or self._rests(desk) for desk in self.desks.values())
+        return bool(self.end_reason) and all(
+            desk.monitor.holding is None or self._rests(desk) for desk in self.desks.values()
+        )
 
     def end_of_tape(self, time: int) -> Operator:
         """Return the command that ends a session whose tape has nothing more."""
@@ -398,8 +401,8 @@ class TradingCore:
             outputs += self._after_orders(desk, held, desk.monitor.on_time(self.time))
         if self.breaker:
             outputs += self._obey(self.breaker.on_time(self.time))
-        if self.time >= self._end_at and not self._ended:
-            self._ended = True
+        if self.time >= self._end_at and not self.end_reason:
+            self.end_reason = "DURATION_END"
             policy = self.config.session.on_duration_end
             self._keep = policy != "flatten"
             outputs += self._stop("protect" if self._keep else "flatten", "DURATION_END")
@@ -426,7 +429,8 @@ class TradingCore:
 
     def _on_operator(self, command: Operator) -> list[Output]:
         breaker = self.breaker
-        self._ended = self._ended or command.final
+        if command.final:
+            self.end_reason = self.end_reason or command.reason
         if command.action in ("flatten", "protect"):
             self._keep = command.action == "protect"
             return self._stop(command.action, command.reason)
@@ -435,6 +439,8 @@ class TradingCore:
             return []
         if command.action == "resume":
             self._paused = ""
+            for desk in self.desks.values():
+                desk.monitor.halt_reason = ""
         if breaker is None:
             return []
         act = {"resume": breaker.resume, "reduce": breaker.reduce, "halt": breaker.halt}[command.action]

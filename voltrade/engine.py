@@ -204,7 +204,6 @@ class Engine:
         self._system: LiveTradingSystem | None = None
         self._journal: Journal | None = None
         self._trades = 0
-        self._reason = ""
 
     async def run(self) -> None:
         """Run the session to its end.
@@ -252,7 +251,7 @@ class Engine:
             system.forget_links()
             self._record.update(state="running", started=_utc_now())
             await system.run_lockstep(feed, venue)
-            self._end(self._reason or ("DURATION_END" if core.time < tape["last_time"] else "TAPE_END"))
+            self._end(core.end_reason)
         finally:
             if feed is not None:
                 await feed.stop()
@@ -298,8 +297,6 @@ class Engine:
     def _order(self, action: Any, reason: str, final: bool) -> None:
         if self._system is None:
             return
-        if final and not self._reason:
-            self._reason = reason
         self._system.on_event(Operator(self._clock(), action, reason, final))
 
 

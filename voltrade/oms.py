@@ -167,6 +167,8 @@ REACTIONS: dict[int, Reaction] = {
 
 RETRY_AFTER_MS = 1_000
 STOP_TRIES = 3
+RESIZE_EVERY_MS = 500
+"""While an entry still fills, its stop is made larger this often, not at each of what may be fifty fills."""
 PROTECT_WITHIN_MS = 5_000
 """Longest time that a position may be without an acknowledged stop before it is left at market."""
 ABSENCE_MARGIN_MS = 5_000
@@ -323,6 +325,7 @@ class OrderMonitor:
         due = min(due, self._snapshot_at)
         holding = self.holding
         if holding and holding.position:
+            due = min(due, self._resize_at(holding))
             if holding.retry_at > self._time:
                 due = min(due, holding.retry_at)
             if holding.unprotected_since != NEVER and not holding.leave_reason:
@@ -400,7 +403,7 @@ class OrderMonitor:
 
     def on_order(self, update: OrderUpdate) -> list[Output]:
         """Take an ordinary order's update, its fill included."""
-        self._time = update.time
+        now = self._at(update.time)
         order = self._find(update)
         if order is None:
             return self._foreign(update)
@@ -415,14 +418,14 @@ class OrderMonitor:
             order.child_done = order.child_done or status in DONE
         else:
             order.exchange_id = update.order_id
-            self._advance(order, status, update.time)
+            self._advance(order, status, now)
         if order.reported > order.filled and self._snapshot_at == NEVER:
-            self._snapshot_at = update.time + RETRY_AFTER_MS
-        return outputs + self._tend(update.time)
+            self._snapshot_at = now + RETRY_AFTER_MS
+        return outputs + self._tend(now)
 
     def on_algo(self, update: AlgoUpdate) -> list[Output]:
         """Take a conditional order's update."""
-        self._time = update.time
+        now = self._at(update.time)
         order = self.orders.get(update.client_order_id)
         if order is None or not order.algo:
             self.reconciled = False
@@ -431,14 +434,14 @@ class OrderMonitor:
         if update.order_id:
             order.child_id = update.order_id
             self._by_exchange_id[update.order_id] = order
-        self._advance(order, update.status, update.time)
+        self._advance(order, update.status, now)
         if update.status == "REJECTED":
             order.text = update.reason
-        return self._tend(update.time)
+        return self._tend(now)
 
     def on_reply(self, reply: Reply) -> list[Output]:
         """Take the answer to a command of ours."""
-        self._time = reply.time
+        now = self._at(reply.time)
         order = self.orders[reply.client_order_id]
         handlers = {"submit": self._on_submitted, "cancel": self._on_canceled, "lookup": self._on_looked_up}
         outputs = handlers[reply.action](order, reply)
@@ -446,7 +449,7 @@ class OrderMonitor:
             outputs += self.on_order(reply.order)
         if reply.algo_order is not None:
             outputs += self.on_algo(reply.algo_order)
-        return outputs + self._tend(reply.time)
+        return outputs + self._tend(now)
 
     def on_snapshot(self, snapshot: Snapshot) -> list[Output]:
         """Hold the exchange's account against ours; trade only when they agree.
@@ -454,7 +457,7 @@ class OrderMonitor:
         Fills are taken first (each counts once), then open orders; orders of ours that the exchange doesn't list as
         open are looked up. A position that our fills don't explain leaves `reconciled` false.
         """
-        self._time = snapshot.time
+        self._at(snapshot.time)
         self._snapshot_at = NEVER
         outputs: list[Output] = []
         # A trade names its order by the exchange's id only; trades of orders that aren't ours are history.
@@ -479,7 +482,7 @@ class OrderMonitor:
 
     def on_time(self, time: int) -> list[Output]:
         """Do what is due: look up overdue orders, retry, protect, leave a position that is held too long."""
-        self._time = time
+        time = self._at(time)
         outputs: list[Output] = []
         for order in self._live():
             if order.look_at <= time:
@@ -501,6 +504,11 @@ class OrderMonitor:
         """Book funding to the round trip in hand."""
         if self.holding:
             self.holding.funding += amount
+
+    def _at(self, time: int) -> int:
+        """Return the time now. A look-up tells when an order last changed, which is no time to count from."""
+        self._time = max(self._time, time)
+        return self._time
 
     # --- orders: making, finding, moving ---------------------------------------------------------------------------
 
@@ -724,13 +732,20 @@ class OrderMonitor:
             outputs: list[Output] = []
             for older in holding.stops[:-1]:
                 outputs += self._cancel(time, older, "RESIZED")
-            # Only a stop that still waits is resized: one that has triggered is on its way out.
-            if newest.intent.order.quantity < holding.position and newest.state == "NEW":
+            if time >= self._resize_at(holding):
                 outputs += self._send_stop(time, holding, "RESIZE")
             return outputs
         if self._stop_spent(holding) or time < holding.retry_at or holding.leave_reason:
             return self._unprotected(time, holding)
         return self._unprotected(time, holding) + self._send_stop(time, holding, "PROTECT")
+
+    @staticmethod
+    def _resize_at(holding: Holding) -> int:
+        """When the stop is to be made larger, ms. One that has triggered is on its way out and stays as it is."""
+        newest = holding.stops[-1] if holding.stops else None
+        if newest is None or newest.state != "NEW" or newest.intent.order.quantity >= holding.position:
+            return NEVER
+        return 0 if holding.entry.done else newest.intent.time + RESIZE_EVERY_MS
 
     def _unprotected(self, time: int, holding: Holding) -> list[Output]:
         covered = any(stop.resting for stop in holding.stops)

@@ -61,7 +61,7 @@ def replay(path: Path) -> Replay:
     first = next(rows, None)
     if first is None or first.kind != "Start":
         raise JournalError(f"{path}: must begin with a Start row, began with {first.kind if first else 'nothing'}")
-    start = first.fact()
+    start = first.fact
     instrument = INSTRUMENT.validate_python(start["instrument"])
     core = TradingCore(Config.model_validate_json(journal.encode_json(start["config"])), instrument, start["epoch"])
     result = Replay()
@@ -79,7 +79,7 @@ def replay(path: Path) -> Replay:
 def _handle(core: TradingCore, row: journal.Row, result: Replay) -> deque[tuple[str, bytes]]:
     """Let the core take an event; return the rows that must follow it."""
     result.events += 1
-    event = row.fact()
+    event = row.fact
     (desk,) = core.desks.values()
     bars = desk.fold.count
     consumed, outputs = core.handle(event)

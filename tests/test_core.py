@@ -1,0 +1,188 @@
+"""The core over whole tapes: the same commands however trades are cut, gates in their order, limits that hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voltrade import risk
+from voltrade.backtest import Backtest, backtest
+from voltrade.config import Config
+from voltrade.core import GATES, TradingCore
+from voltrade.data import Tape, tape
+from voltrade.exchange.simulated import shipped_instrument
+from voltrade.model import (
+    NEVER,
+    Alert,
+    BreakerChange,
+    Link,
+    MarkPrice,
+    Operator,
+    OrderIntent,
+    OrderUpdate,
+    Purpose,
+    Refusal,
+    RoundTrip,
+    Side,
+    TakeSnapshot,
+)
+
+QUICK = {"threshold": 10, "hours": 4.0, "ema_slow": 13, "ema_fast": 5, "rsi_length": 7, "atr_length": 7}
+"""Short indicators, so that a short tape warms them up."""
+
+
+def a_config(**parameters: object) -> Config:
+    return Config.from_parameters({**QUICK, **parameters})
+
+
+def a_tape(config: Config) -> Tape:
+    return tape(config.session, shipped_instrument(config.session.symbol))
+
+
+@pytest.fixture(scope="module")
+def result() -> Backtest:
+    config = a_config()
+    return backtest(a_tape(config), config)
+
+
+def test_the_tape_is_traded_both_ways_and_nothing_is_left_open(result: Backtest) -> None:
+    trips = result.round_trips
+    assert {trip.side for trip in trips} == {Side.BUY, Side.SELL}
+    assert {"STOP", "TAKE_PROFIT"} <= {trip.exit_reason for trip in trips}
+    position = sum(fact.side * fact.last_quantity for fact in result.facts if isinstance(fact, OrderUpdate))
+    assert position == 0
+    assert not [fact for fact in result.facts if isinstance(fact, Alert) and fact.code != "TRANSFER"]
+
+
+@pytest.mark.parametrize("block", [1, 7])
+def test_the_commands_do_not_depend_on_how_trades_are_cut(block: int) -> None:
+    config = a_config(hours=1.5, threshold=5)
+    whole, cut = (backtest(a_tape(config), config, block=size) for size in (None, block))
+    assert cut.facts == whole.facts
+    assert cut.bars.tobytes() == whole.bars.tobytes()
+    assert any(isinstance(fact, OrderIntent) for fact in whole.facts)
+
+
+def test_every_position_has_a_stop_from_its_first_fill(result: Backtest) -> None:
+    first_fill: dict[int, int] = {}
+    stop: dict[int, int] = {}
+    trips = {fact.order.client_order_id: fact for fact in result.facts if isinstance(fact, OrderIntent)}
+    for fact in result.facts:
+        if isinstance(fact, OrderUpdate) and fact.trade_id:
+            intent = trips[fact.client_order_id]
+            if intent.purpose is Purpose.ENTRY:
+                first_fill.setdefault(intent.round_trip, fact.time)
+        if isinstance(fact, OrderIntent) and fact.purpose is Purpose.STOP:
+            stop.setdefault(fact.round_trip, fact.time)
+    assert first_fill
+    assert stop == first_fill
+
+
+def test_each_signal_is_either_entered_or_refused_with_a_code(result: Backtest) -> None:
+    signals = {int(index) for index in range(len(result.verdicts)) if result.verdicts[index]["signal"]}
+    refused = {fact.bar_number for fact in result.facts if isinstance(fact, Refusal)}
+    entered = {
+        fact.bar_number for fact in result.facts if isinstance(fact, OrderIntent) and fact.purpose is Purpose.ENTRY
+    }
+    assert refused | entered == signals
+    assert not refused & entered
+    codes = Counter(fact.code for fact in result.facts if isinstance(fact, Refusal))
+    assert {"WARMING_UP", "IN_POSITION", "COOLDOWN"} <= set(codes)
+
+
+def test_an_entry_risks_no_more_than_its_share_of_capital(result: Backtest) -> None:
+    capital = float(result.config.risk.capital)
+    worst = min(trip.net for trip in result.round_trips if trip.exit_reason == "STOP") / 1e8
+    # A gap through the stop may cost more; twice the planned risk would mean that the size is wrong.
+    assert worst >= -2 * capital * result.config.risk.risk_fraction
+
+
+def test_the_gates_stand_in_one_list_and_each_refuses_under_its_own_code() -> None:
+    exported = {gate.code for gate in vars(risk).values() if isinstance(gate, risk.Gate)}
+    assert [gate.code for gate in GATES] == list(dict.fromkeys(gate.code for gate in GATES))
+    assert {gate.code for gate in GATES} == exported
+
+
+def test_a_limit_on_trades_a_day_stops_entries_until_midnight(result: Backtest) -> None:
+    config = a_config(max_trades_per_day=2)
+    limited = backtest(a_tape(config), config)
+    days = Counter(trip.opened_at // 86_400_000 for trip in limited.round_trips)
+    assert set(days.values()) == {2}
+    assert any(f.rule == "TRADES_PER_DAY" for f in limited.facts if isinstance(f, BreakerChange))
+    assert any(f.code == "TRADES_PER_DAY" for f in limited.facts if isinstance(f, Refusal))
+
+
+def test_a_daily_loss_flattens_and_no_entry_follows_that_day() -> None:
+    config = a_config(max_daily_loss_fraction=0.004, max_consecutive_losses=50)
+    limited = backtest(a_tape(config), config)
+    tripped = [f for f in limited.facts if isinstance(f, BreakerChange) and f.rule == "DAILY_LOSS"]
+    assert tripped
+    assert tripped[0].action == "flatten"
+    entries = [f.time for f in limited.facts if isinstance(f, OrderIntent) and f.purpose is Purpose.ENTRY]
+    assert not [time for time in entries if tripped[0].time <= time < tripped[0].resume_at]
+
+
+def test_a_duration_ends_the_session_flat() -> None:
+    config = a_config(duration_s=7200.0)
+    ended = backtest(a_tape(config), config)
+    start = next(f.time for f in ended.facts if isinstance(f, Link))
+    assert ended.bars["close_time"][-1] < start + 7_200_000 + 600_000
+    assert max(f.time for f in ended.facts if isinstance(f, RoundTrip)) < start + 7_260_000
+
+
+def test_a_bars_limit_leaves_the_position() -> None:
+    config = a_config(max_holding_bars=2, exit_on_opposite_signal=False, stop_atr=8.0, take_profit_atr=0)
+    held = backtest(a_tape(config), config)
+    assert {trip.exit_reason for trip in held.round_trips} <= {"TIME", "TAPE_END"}
+    assert "TIME" in {trip.exit_reason for trip in held.round_trips}
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    threshold=st.sampled_from([4, 10, 25]),
+    latency=st.sampled_from([0, 50, 900]),
+    stop=st.sampled_from([0.7, 2.0]),
+    unit=st.sampled_from(["base", "trades"]),
+)
+def test_whatever_the_tape_and_the_settings_the_books_balance(
+    seed: int, threshold: int, latency: int, stop: float, unit: str
+) -> None:
+    config = a_config(
+        seed=seed,
+        hours=1.0,
+        threshold=threshold * (4 if unit == "trades" else 1),
+        unit=unit,
+        latency_ms=latency,
+        stop_atr=stop,
+    )
+    done = backtest(a_tape(config), config)
+    fills = [f for f in done.facts if isinstance(f, OrderUpdate) and f.trade_id]
+    assert sum(f.side * f.last_quantity for f in fills) == 0
+    per_ticklot = done.instrument.money_per_ticklot
+    paid = sum(-f.side * f.last_quantity * f.last_price * per_ticklot for f in fills)
+    assert sum(trip.net for trip in done.round_trips) == paid - sum(f.fee for f in fills)
+    assert len({f.trade_id for f in fills}) == len(fills)
+
+
+def a_core(**parameters: object) -> TradingCore:
+    return TradingCore(a_config(**parameters), shipped_instrument("BTCUSDT"), "t")
+
+
+def test_nothing_is_due_and_nothing_is_traded_before_the_first_snapshot() -> None:
+    core = a_core()
+    assert core.next_due == NEVER
+    assert core.handle(MarkPrice("BTCUSDT", 1, 100)) == (1, [])
+    consumed, outputs = core.handle(Link(2, "user", True))
+    assert (consumed, outputs) == (1, [TakeSnapshot(2, "BTCUSDT", "USER_STREAM_UP")])
+
+
+def test_a_person_can_halt_and_resume() -> None:
+    core = a_core()
+    assert core.handle(Operator(1, "pause", "lunch")) == (1, [])
+    assert core._paused == "lunch"
+    core.handle(Operator(2, "resume", "back"))
+    assert core._paused == ""

@@ -1,0 +1,116 @@
+"""The main job as a person does it: papermill runs the live notebook, and everything it left holds together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from oracles import decimal_bars
+from sessions import Truth, bars_of, check_run, facts_of, run_notebook
+
+from voltrade.data import load_trades
+from voltrade.exchange.simulated import shipped_instrument
+from voltrade.model import Alert, FeedGap
+
+BAR_FIELDS = (
+    *("day", "number", "open_time", "close_time", "first_trade_id", "last_trade_id", "open", "high", "low", "close"),
+    *("volume", "taker_buy_volume", "notional", "trade_count", "close_reason", "tainted"),
+)
+
+
+def test_a_session_trades_a_tape_end_to_end(tmp_path: Path) -> None:
+    done = run_notebook(tmp_path / "demo.ipynb", seed=11)
+    assert done.returncode == 0, done.stderr[-3000:]
+    codes = check_run(tmp_path / "demo")
+    trips = Truth.of(tmp_path / "demo").round_trips
+    assert len(trips) >= 10
+    assert {trip["side"] for trip in trips} == {"BUY", "SELL"}
+    assert {"STOP_MARKET", "TAKE_PROFIT_MARKET"} <= {trip["closed_by"] for trip in trips}
+    assert len(bars_of(tmp_path / "demo")) >= 300
+    assert len(codes) >= 2
+
+    notebook = json.loads((tmp_path / "demo.ipynb").read_text())
+    head = json.loads((tmp_path / "demo/run.json").read_text())["head"]
+    assert head in json.dumps(notebook["cells"])
+    assert (tmp_path / "demo/frames/round_trips.parquet").exists()
+
+    again = run_notebook(tmp_path / "demo.ipynb", seed=12, hours=0.5)
+    assert again.returncode == 0, again.stderr[-3000:]
+    kept = list(tmp_path.glob("*_demo.ipynb"))
+    assert len(kept) == 1
+    assert json.loads((kept[0].with_suffix("") / "run.json").read_text())["head"] == head
+    assert kept[0].name in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "rule"),
+    [
+        ("treshold", 20, "unknown"),
+        ("use_rsi_filter", "false", "boolean"),
+        ("stop_atr", "inf", "finite"),
+        ("ema_fast", 2.5, "integer"),
+        ("threshold", -1, "greater than 0"),
+        ("api_key", "abc", "never from a parameter"),
+        ("mode", "live", "sim"),
+    ],
+)
+def test_a_wrong_parameter_stops_the_run_and_is_named(tmp_path: Path, parameter: str, value: Any, rule: str) -> None:
+    done = run_notebook(tmp_path / "wrong.ipynb", **{parameter: value})
+    assert done.returncode != 0
+    assert parameter in done.stderr
+    assert rule in done.stderr
+    assert not (tmp_path / "wrong/journal.db").exists()
+    assert "abc" not in (done.stdout + done.stderr) or parameter != "api_key"
+
+
+def check_bars(run: Path, tape: Path, symbol: str, threshold: str) -> None:
+    """Every field of every bar equals an independent fold in plain Python decimals."""
+    instrument = shipped_instrument(symbol)
+    trades = load_trades(tape, instrument).trades
+    rows = zip(
+        trades.id.tolist(),
+        [instrument.price(price) for price in trades.price.tolist()],
+        [instrument.quantity(lots) for lots in trades.quantity.tolist()],
+        trades.time.tolist(),
+        trades.buyer_is_maker.tolist(),
+        strict=True,
+    )
+    expected = decimal_bars(
+        rows, unit="base", threshold=threshold, anchor="utc_day", tick=instrument.tick_size, step=instrument.step_size
+    )
+    assert [{name: bar[name] for name in BAR_FIELDS} for bar in bars_of(run)] == [
+        {name: bar[name] for name in BAR_FIELDS} for bar in expected
+    ]
+
+
+@pytest.mark.recordings
+def test_real_trades_with_holes_are_seen_tried_and_tainted(tmp_path: Path, recordings: Path) -> None:
+    [tape] = (recordings / "spot_trades").glob("LTCUSDT*.csv.gz")
+    done = run_notebook(tmp_path / "ltc.ipynb", symbol="LTCUSDT", tape=tape, threshold=250)
+    assert done.returncode == 0, done.stderr[-3000:]
+    check_run(tmp_path / "ltc")
+    check_bars(tmp_path / "ltc", tape, "LTCUSDT", "250")
+    facts = facts_of(tmp_path / "ltc")
+    gaps = [fact for fact in facts if isinstance(fact, FeedGap)]
+    assert len(gaps) == 19
+    assert sum(gap.last_id - gap.first_id + 1 for gap in gaps) == 197
+    assert {gap.filled for gap in gaps} == {0}
+    asked = [row for row in Truth.of(tmp_path / "ltc").kind("request") if row["path"].endswith("aggTrades")]
+    assert len(asked) >= 19
+    assert len([fact for fact in facts if isinstance(fact, Alert) and fact.code == "FEED_GAP"]) == 19
+    assert 1 <= sum(bar["tainted"] for bar in bars_of(tmp_path / "ltc")) <= 19
+
+
+@pytest.mark.recordings
+@pytest.mark.parametrize(
+    ("clip", "threshold"), [("20230404T2358", "20"), ("20240718T2357", "20"), ("20240808T2354", "40")]
+)
+def test_real_futures_trades_across_midnight(tmp_path: Path, recordings: Path, clip: str, threshold: str) -> None:
+    [tape] = (recordings / "usdm_trades").glob(f"*{clip}*.csv.gz")
+    settings = {"ema_fast": 2, "ema_slow": 3, "rsi_length": 2, "atr_length": 2, "bollinger_length": 2, "vwap_length": 2}
+    done = run_notebook(tmp_path / "clip.ipynb", tape=tape, threshold=threshold, cooldown_bars=0, **settings)
+    assert done.returncode == 0, done.stderr[-3000:]
+    check_run(tmp_path / "clip")
+    check_bars(tmp_path / "clip", tape, "BTCUSDT", threshold)
