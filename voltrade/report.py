@@ -517,15 +517,15 @@ class RunReader:
 
     def _take(self, row: journal.Row) -> None:
         if row.kind == "Start":
-            self.start = row.fact
+            self.start = journal.decode(row.kind, row.body)
             instrument = TypeAdapter(Instrument).validate_python(self.start["instrument"])
             self._collector = Collector(instrument)
         elif row.kind == "Bar":
-            self.collector.add_bar(row.fact)
+            self.collector.add_bar(journal.decode(row.kind, row.body))
         elif row.kind == "End":
-            self.end = row.fact
+            self.end = journal.decode(row.kind, row.body)
         elif row.kind not in _UNSHOWN:
-            self.collector.add(row.fact)
+            self.collector.add(journal.decode(row.kind, row.body))
 
     def frames(self, last_bars: int | None = None) -> Frames:
         """Make the frames of what was read so far, or with only the last bars and decisions."""
@@ -642,7 +642,7 @@ def _decisions_frame(
     bars: pd.DataFrame, rows: Sequence[Mapping[str, Any]], orders: pd.DataFrame, refusals: pd.DataFrame
 ) -> pd.DataFrame:
     verdicts = [_flat(row.get("verdict") or {}) for row in rows]
-    names = list(dict.fromkeys(name for verdict in verdicts for name in verdict))
+    names = sorted({name for verdict in verdicts for name in verdict})
     table = pd.DataFrame(
         {
             "bar": bars["bar"].to_numpy(),
@@ -920,12 +920,12 @@ def sharpe_ratio(equity: pd.Series) -> tuple[float, str]:
     """
     span = equity.index[-1] - equity.index[0] if len(equity) else pd.Timedelta(0)
     if span >= pd.Timedelta(days=30):
-        rule, periods, basis = "1D", YEAR_DAYS, "daily equity, 365 days a year"
+        rule, periods, basis = "24h", YEAR_DAYS, "daily equity, 365 days a year"
     elif span >= pd.Timedelta(days=1):
         rule, periods, basis = "1h", YEAR_DAYS * 24, "hourly equity, 365 days a year"
     else:
         return math.nan, "too short to tell (under a day)"
-    sampled = equity.resample(rule, label="right", closed="right").last().ffill()
+    sampled = equity.resample(rule, label="right", closed="right", origin="epoch").last().ffill()
     returns = sampled.pct_change().dropna()
     deviation = float(returns.std(ddof=1))
     if not deviation > 0:

@@ -1,0 +1,426 @@
+"""Frames, statistics and tables say what the facts say, to the last digit that people see."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from builders import an_instrument
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_run import MadeRun, made_run
+from pydantic import TypeAdapter
+
+from voltrade import report
+from voltrade.config import Config
+from voltrade.errors import JournalError
+from voltrade.journal import Journal
+from voltrade.model import (
+    MONEY,
+    AlgoUpdate,
+    CancelOrder,
+    EquityPoint,
+    Instrument,
+    OrderIntent,
+    OrderRequest,
+    OrderType,
+    OrderUpdate,
+    Outcome,
+    PositionReport,
+    Purpose,
+    Refusal,
+    Reply,
+    RoundTrip,
+    Side,
+    Snapshot,
+)
+
+TENTH = an_instrument("XUSDT", tick="0.1", step="0.01")
+"""A tick of 0.1 and a lot of 0.01: a ticklot is 0.001 USDT."""
+
+MINUTE = 60_000
+NOON = 1_767_268_800_000  # 2026-01-01 12:00 UTC
+
+
+def a_bar(number: int, close: int, **other: Any) -> dict[str, Any]:
+    """A bar of one minute and 10 coins."""
+    bar = {
+        "day": 20_454, "number": number,
+        "open_time": NOON + number * MINUTE, "close_time": NOON + (number + 1) * MINUTE, "first_trade_id": 1,
+        "last_trade_id": 9, "open": close, "high": close, "low": close, "close": close,
+        "volume": 1_000, "taker_buy_volume": 400, "notional": 1_000 * close, "trade_count": 9, "close_reason": 1,
+        "tainted": False, "verdict": {"ready": True, "signal": 0, "rsi": 50.0, "ema_cross": 0},
+    }  # fmt: skip
+    return {**bar, **other}
+
+
+def an_intent(name: str, purpose: Purpose, side: Side, quantity: int, bar: int = -1, trigger: int = 0) -> OrderIntent:
+    kinds = {Purpose.STOP: OrderType.STOP_MARKET, Purpose.TAKE_PROFIT: OrderType.TAKE_PROFIT_MARKET}
+    kind = kinds.get(purpose, OrderType.MARKET)
+    return OrderIntent(
+        NOON, OrderRequest("XUSDT", name, side, kind, quantity, trigger_price=trigger), purpose, 1, "", bar
+    )
+
+
+def a_fill(name: str, trade_id: int, side: Side, price: int, quantity: int, **other: Any) -> OrderUpdate:
+    update = OrderUpdate(
+        NOON + trade_id * 1000, "XUSDT", name, 70, side, OrderType.MARKET, "FILLED", "TRADE", quantity, quantity,
+        trade_id=trade_id, last_quantity=quantity, last_price=price, fee=5 * MONEY, fee_asset="USDT",
+    )  # fmt: skip
+    return replace(update, **other)
+
+
+def a_trip(number: int, net: int, opened: int = NOON, closed: int = NOON + MINUTE, **other: Any) -> RoundTrip:
+    """A long round trip of 1 coin from 100.0, its stop at 98.0; `net` in USDT, after fees of 5."""
+    trip = RoundTrip(
+        number, "XUSDT", Side.BUY, opened, closed, 0, 100, 100_000, 100_000,
+        (net + 5) * MONEY, 5 * MONEY, 0, net * MONEY, "STOP", 980, 1_040,
+    )  # fmt: skip
+    return replace(trip, **other)
+
+
+def equity_of(amounts: list[float], step_ms: int = MINUTE) -> list[EquityPoint]:
+    return [
+        EquityPoint(NOON + number * step_ms, "XUSDT", int(a * MONEY), 0, int(a * MONEY), 0, "mark")
+        for number, a in enumerate(amounts)
+    ]
+
+
+def run_of(*facts: object, bars: list[dict[str, Any]] | None = None) -> report.Frames:
+    return report.frames(TENTH, bars or [], facts)
+
+
+# --- frames ----------------------------------------------------------------------------------------------------------
+
+
+def test_bars_are_in_natural_units_at_their_close() -> None:
+    run = run_of(bars=[a_bar(0, 1_003), a_bar(1, 3, close_reason=2, tainted=True)])
+    first, second = run.bars.iloc[0], run.bars.iloc[1]
+    assert run.bars.index[0] == pd.Timestamp("2026-01-01 12:01", tz="UTC")
+    assert (first["close"], first["volume"], first["notional"]) == (100.3, 10.0, 1003.0)
+    assert first["bar_vwap"] == 100.3
+    assert first["duration_s"] == 60
+    assert second["close"] == 0.3  # 3 x 0.1 in floats is 0.30000000000000004
+    assert (second["close_reason"], second["tainted"], second["bar"]) == ("DAY_END", True, 1)
+
+
+def test_every_bar_has_its_verdict_and_what_became_of_its_signal() -> None:
+    verdict = {"ready": True, "rsi": 61.5, "ema_cross": 1}
+    run = run_of(
+        Refusal(NOON, "XUSDT", 1, Side.SELL, "COOLDOWN", "wait"),
+        an_intent("e", Purpose.ENTRY, Side.BUY, 100, bar=2),
+        bars=[
+            a_bar(0, 1_000),
+            a_bar(1, 1_000, verdict={**verdict, "signal": -1}),
+            a_bar(2, 1_000, verdict={**verdict, "signal": 1}),
+        ],
+    )
+    assert run.decisions["signal"].to_list() == ["", "SELL", "BUY"]
+    assert run.decisions["outcome"].to_list() == ["", "refused: COOLDOWN", "entry PENDING_SUBMIT"]
+    assert run.decisions["rsi"].to_list() == [50.0, 61.5, 61.5]
+
+
+def test_slippage_is_what_the_fills_cost_against_the_decision() -> None:
+    run = run_of(
+        an_intent("e", Purpose.ENTRY, Side.BUY, 100, bar=0),
+        a_fill("e", 1, Side.BUY, 1_001, 60, status="PARTIALLY_FILLED"),
+        a_fill("e", 2, Side.BUY, 1_004, 40, filled=100),
+        an_intent("s", Purpose.STOP, Side.SELL, 100, trigger=980),
+        a_fill("s", 3, Side.SELL, 975, 100, order_id=71),
+        an_intent("x", Purpose.EXIT, Side.SELL, 100),
+        a_fill("x", 4, Side.SELL, 990, 100, order_id=72),
+        bars=[a_bar(0, 1_000)],
+    )
+    entry, stop, leave = (run.orders.iloc[n] for n in range(3))
+    # 0.6 coins 0.1 above the close of 100.0, 0.4 coins 0.4 above: 0.06 + 0.16
+    assert entry["slippage"] == 0.22
+    assert entry["average_price"] == 100.22
+    assert entry["fees"] == 10
+    assert stop["slippage"] == 0.5  # 1 coin sold 0.5 below the trigger of 98.0
+    assert math.isnan(leave["slippage"])  # no bar and no trigger to measure from
+
+
+def test_a_fill_counts_once_however_often_it_is_told() -> None:
+    fill = a_fill("e", 1, Side.BUY, 1_000, 100)
+    told = [an_intent("e", Purpose.ENTRY, Side.BUY, 100), fill, fill, replace(fill, client_order_id="")]
+    run = run_of(*told)
+    assert len(run.fills) == len(run.orders) == 1
+    assert run.orders["fees"].to_list() == [5]
+
+
+ENTRY = an_intent("e", Purpose.ENTRY, Side.BUY, 100)
+STOP = an_intent("s", Purpose.STOP, Side.SELL, 100, trigger=980)
+FILLED = a_fill("e", 1, Side.BUY, 1_000, 100)
+SOLD = a_fill("s", 1, Side.SELL, 975, 100, order_id=71)
+
+
+def an_answer(outcome: Outcome, name: str = "e", code: int = 0, **other: Any) -> Reply:
+    return Reply(NOON, other.pop("action", "submit"), "XUSDT", name, name == "s", outcome, code, **other)
+
+
+def an_algo(status: str, order_id: int = 0) -> AlgoUpdate:
+    return AlgoUpdate(NOON, "XUSDT", "s", 9, Side.SELL, OrderType.STOP_MARKET, status, 100, 980, order_id)
+
+
+@pytest.mark.parametrize(
+    ("facts", "status"),
+    [
+        ([ENTRY], "PENDING_SUBMIT"),
+        ([ENTRY, an_answer(Outcome.ACCEPTED), FILLED], "FILLED"),
+        ([ENTRY, FILLED, replace(FILLED, status="NEW", trade_id=0, filled=0)], "FILLED"),  # late news
+        ([ENTRY, an_answer(Outcome.REFUSED, code=-2019, text="Margin is insufficient.")], "REJECTED"),
+        ([ENTRY, an_answer(Outcome.UNKNOWN, text="timed out")], "UNKNOWN"),
+        ([ENTRY, an_answer(Outcome.UNKNOWN), FILLED], "FILLED"),
+        ([ENTRY, FILLED, an_answer(Outcome.UNKNOWN)], "FILLED"),
+        ([ENTRY, an_answer(Outcome.UNKNOWN), an_answer(Outcome.REFUSED, code=-2013, action="lookup")], "NOT_PLACED"),
+        ([ENTRY, replace(FILLED, status="EXPIRED_IN_MATCH", trade_id=0)], "EXPIRED"),
+        ([STOP, an_answer(Outcome.ACCEPTED, "s", algo_order=an_algo("NEW"))], "NEW"),
+        ([STOP, an_algo("NEW"), an_algo("CANCELED")], "CANCELED"),
+        ([STOP, an_algo("NEW"), an_algo("TRIGGERED", 71)], "TRIGGERED"),  # which is not filled
+        ([STOP, an_algo("TRIGGERED", 71), SOLD, an_algo("FINISHED")], "FILLED"),
+        ([STOP, an_algo("FINISHED", 71), replace(SOLD, client_order_id="other")], "FILLED"),
+    ],
+)  # fmt: skip
+def test_an_order_is_in_the_state_that_the_news_leave_it_in(facts: list[object], status: str) -> None:
+    run = run_of(*facts)
+    assert run.orders["status"].to_list() == [status]
+
+
+def test_orders_keep_the_exchanges_words() -> None:
+    refused = run_of(ENTRY, an_answer(Outcome.REFUSED, code=-2019, text="Margin is insufficient."))
+    assert refused.orders[["code", "text"]].to_numpy().tolist() == [[-2019, "Margin is insufficient."]]
+    cancelled = run_of(STOP, CancelOrder(NOON, "XUSDT", "s", True, "RESIZED"), an_algo("CANCELED"))
+    assert cancelled.orders["text"].to_list() == ["RESIZED"]
+
+
+def test_a_snapshot_tells_of_orders_and_fills_that_nobody_here_sent() -> None:
+    foreign = a_fill("", 5, Side.SELL, 1_000, 100, order_id=88)
+    position = PositionReport("XUSDT", -100, "100.0")
+    snapshot = Snapshot(NOON, "XUSDT", 0, 0, 0, 0, 5, "isolated", False, position, fills=(foreign, foreign))
+    run = run_of(snapshot)
+    assert run.orders[["client_order_id", "purpose", "round_trip"]].to_numpy().tolist() == [["#88", "FOREIGN", -1]]
+    assert len(run.fills) == 1
+
+
+def test_round_trips_measure_their_result_in_what_the_stop_would_have_cost() -> None:
+    run = run_of(a_trip(1, net=3))
+    trip = run.round_trips.iloc[0]
+    assert (trip["side"], trip["entry_price"], trip["stop_price"], trip["minutes"]) == ("LONG", 100.0, 98.0, 1.0)
+    assert (trip["realised"], trip["fees"], trip["net"]) == (8, 5, 3)
+    assert trip["r_multiple"] == 1.5  # net 3 over 1 coin x (100 - 98)
+
+
+def test_drawdown_is_measured_from_the_highest_equity_so_far() -> None:
+    run = run_of(*equity_of([100, 120, 90, 130]))
+    assert run.equity["drawdown"].to_list() == [0, 0, -30, 0]
+
+
+def test_an_empty_run_has_every_frame_with_its_columns_and_types() -> None:
+    empty, made = run_of(), made_run(an_instrument())
+    full = report.frames(made.instrument, made.bars, made.facts)
+    for part in fields(report.Frames):
+        if part.name not in ("instrument", "decisions", "alerts"):
+            expected = getattr(full, part.name).dtypes
+            pd.testing.assert_series_equal(getattr(empty, part.name).dtypes, expected)
+    figures = report.statistics(empty)
+    assert (figures.bars, figures.round_trips, figures.net) == (0, 0, 0)
+    assert math.isnan(figures.win_rate)
+    assert len(figures.table()) == len(report.statistics(full).table())
+    assert report.refusals_by_code(empty).empty
+    assert report.breaker_distances(empty, Config().risk).empty
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32))
+def test_news_told_twice_change_nothing(seed: int) -> None:
+    once = MADE.facts
+    chance = random.Random(seed)
+    twice = [
+        fact for fact in once for _ in range(1 + (isinstance(fact, OrderUpdate | AlgoUpdate) and chance.random() < 0.3))
+    ]
+    again = report.frames(MADE.instrument, MADE.bars, twice)
+    pd.testing.assert_frame_equal(again.orders, WHOLE.orders)
+    pd.testing.assert_frame_equal(again.fills, WHOLE.fills)
+
+
+MADE = made_run(an_instrument(), bar_count=120)
+WHOLE = report.frames(MADE.instrument, MADE.bars, MADE.facts)
+
+
+# --- statistics ------------------------------------------------------------------------------------------------------
+
+
+def test_statistics_by_hand() -> None:
+    hour = 60 * MINUTE
+    run = run_of(
+        *equity_of([1_000, 1_010, 990, 1_002], step_ms=hour),
+        an_intent("e", Purpose.ENTRY, Side.BUY, 100),
+        a_fill("e", 1, Side.BUY, 1_000, 100, time=NOON + hour),
+        an_intent("x", Purpose.EXIT, Side.SELL, 100),
+        a_fill("x", 2, Side.SELL, 1_000, 100, time=NOON + hour + 45 * MINUTE, order_id=71),
+        a_trip(1, net=12, closed=NOON + hour),
+        a_trip(2, net=-6, closed=NOON + 2 * hour),
+        a_trip(3, net=-4, closed=NOON + 2 * hour, side=Side.SELL),
+        a_trip(4, net=0, closed=NOON + 2 * hour),
+    )
+    figures = report.statistics(run)
+    assert figures.days == 3 / 24
+    assert (figures.round_trips, figures.long_trips, figures.short_trips) == (4, 3, 1)
+    assert figures.win_rate == 1 / 4
+    assert figures.profit_factor == 12 / 10
+    assert (figures.net, figures.realised, figures.fees) == (2, 22, 20)
+    assert figures.equity_change == 2
+    assert figures.max_drawdown == 20  # 1010 to 990
+    assert figures.max_drawdown_fraction == 20 / 1010
+    assert figures.exposure == 45 / 180
+    assert figures.turnover == 200  # 1 coin bought and sold at 100.0
+    assert (figures.average_win, figures.average_loss) == (12, -5)
+    assert figures.table().loc["round trips (long / short)", "value"] == "4 (3 / 1)"
+
+
+def test_an_open_position_is_exposure_to_the_end() -> None:
+    run = run_of(*equity_of([1_000] * 4), ENTRY, replace(FILLED, time=NOON + MINUTE))
+    assert report.exposure(run.fills, run.equity.index[0], run.equity.index[-1]) == 2 / 3
+
+
+def test_sharpe_ratio_says_nothing_of_a_short_or_unmoved_run() -> None:
+    short = run_of(*equity_of([1_000, 1_010, 1_005])).equity["equity"]
+    assert math.isnan(report.sharpe_ratio(short)[0])
+    flat = run_of(*equity_of([1_000] * 49, step_ms=3_600_000)).equity["equity"]
+    value, basis = report.sharpe_ratio(flat)
+    assert math.isnan(value)
+    assert basis == "equity never moved"
+
+
+@pytest.mark.parametrize(("hours", "periods", "word"), [(1, 365 * 24, "hourly"), (24, 365, "daily")])
+def test_sharpe_ratio_on_calendar_time(hours: int, periods: int, word: str) -> None:
+    amounts = [1_000.0]
+    for number in range(40):
+        amounts.append(amounts[-1] * (1.02 if number % 2 else 0.99))
+    # One valuation at each boundary; the start is at noon, which is one for hours, and a day's end is midnight.
+    start = NOON if hours == 1 else NOON - 12 * 3_600_000
+    points = [replace(p, time=start + n * hours * 3_600_000) for n, p in enumerate(equity_of(amounts))]
+    value, basis = report.sharpe_ratio(run_of(*points).equity["equity"])
+    returns = np.diff(amounts) / np.array(amounts[:-1])
+    assert value == pytest.approx(returns.mean() / returns.std(ddof=1) * math.sqrt(periods), rel=1e-6)
+    assert basis.startswith(word)
+
+
+def test_hours_without_a_trade_count_as_hours() -> None:
+    busy = equity_of([1_000, 1_010, 1_005, 1_020], step_ms=3_600_000)
+    later = [replace(busy[-1], time=NOON + 27 * 3_600_000)]
+    value, _ = report.sharpe_ratio(run_of(*busy, *later).equity["equity"])
+    returns = np.array([0.01, 1_005 / 1_010 - 1, 1_020 / 1_005 - 1] + [0] * 24)
+    assert value == pytest.approx(returns.mean() / returns.std(ddof=1) * math.sqrt(365 * 24), rel=1e-6)
+
+
+def test_costs_lead_from_the_decision_to_the_net() -> None:
+    run = run_of(
+        an_intent("e", Purpose.ENTRY, Side.BUY, 100, bar=0),
+        a_fill("e", 1, Side.BUY, 1_002, 100),
+        a_trip(1, net=3, funding=1 * MONEY, realised=7 * MONEY),
+        bars=[a_bar(0, 1_000)],
+    )
+    amounts = report.costs(run)["amount"]
+    assert amounts.to_dict() == {
+        "price moves, at decision prices": 7.2,  # 7 realised, after 1 coin was bought 0.2 too dear
+        "slippage": -0.2,
+        "realised": 7,
+        "fees": -5,
+        "funding": 1,
+        "net": 3,
+    }
+
+
+def test_refusals_are_counted_by_code() -> None:
+    codes = ["COOLDOWN", "IN_POSITION", "IN_POSITION"]
+    run = run_of(*[Refusal(NOON, "XUSDT", n, Side.BUY, code, f"{n}") for n, code in enumerate(codes)])
+    table = report.refusals_by_code(run)
+    assert table["count"].to_dict() == {"IN_POSITION": 2, "COOLDOWN": 1}
+    assert table.loc["IN_POSITION", "for example"] == "2"
+
+
+def test_breaker_distances_are_the_breakers_own() -> None:
+    run = run_of(
+        *equity_of([10_000, 10_100, 9_850]),
+        an_intent("e", Purpose.ENTRY, Side.BUY, 100),
+        a_fill("e", 1, Side.BUY, 1_000, 50),
+        a_fill("e", 2, Side.BUY, 1_000, 50),
+        a_trip(1, net=-4),
+    )
+    table = report.breaker_distances(run, Config().risk)
+    # capital 10,000: 3 % a day, 10 % from the peak; day's equity began at 10,000
+    assert table.index.to_list() == ["DAILY_LOSS", "DRAWDOWN", "LOSING_STREAK", "TRADES_PER_DAY"]
+    assert table["measure"].to_list() == [150, 250, 1, 1]
+    assert table["limit"].to_list() == [300, 1_000, 5, 50]
+    assert table.loc["DAILY_LOSS", ["left", "used"]].to_list() == [150, 0.5]
+
+
+def test_settings_show_what_differs_from_the_defaults() -> None:
+    table = report.settings_table(Config.from_parameters(ema_fast=5))
+    assert table.loc[("signals", "ema_fast")].to_list() == [5, 8]
+    assert table.loc[("signals", "ema_slow"), "default was"] == ""
+
+
+# --- a run on disk ---------------------------------------------------------------------------------------------------
+
+
+def write(journal: Journal, made: MadeRun, rows: slice) -> None:
+    for time, body in made.rows[rows]:
+        if isinstance(body, dict):
+            journal.append("Bar", time, body)
+        else:
+            journal.append_fact(body, time)
+    journal.commit()
+
+
+def a_journal(folder: Path) -> Journal:
+    journal = Journal.create(folder / "run" / "journal.db")
+    journal.append("Start", 0, {"instrument": TypeAdapter(Instrument).dump_python(MADE.instrument, mode="json")})
+    journal.commit()
+    return journal
+
+
+def test_a_running_journal_is_read_on_from_where_it_was(tmp_path: Path) -> None:
+    reader = report.RunReader(tmp_path / "run")
+    assert reader.poll() == 0
+    with pytest.raises(JournalError, match="Start"):
+        reader.frames()
+    with a_journal(tmp_path) as journal:
+        write(journal, MADE, slice(0, 70))
+        assert reader.poll() == 71
+        assert len(reader.frames().bars) < len(WHOLE.bars)
+        write(journal, MADE, slice(70, None))
+        reader.poll()
+        assert reader.head == journal.head
+        assert reader.end == {}  # which is also how a killed run looks
+        for part in fields(report.Frames):
+            if part.name != "instrument":
+                pd.testing.assert_frame_equal(getattr(reader.frames(), part.name), getattr(WHOLE, part.name))
+        journal.append("End", 1, {"reason": "TAPE_END"})
+        journal.commit()
+        reader.poll()
+        assert reader.end == {"reason": "TAPE_END"}
+
+
+def test_frames_are_saved_for_other_tools(tmp_path: Path) -> None:
+    with a_journal(tmp_path) as journal:
+        write(journal, MADE, slice(None))
+    files = report.save_frames(tmp_path / "run")
+    assert {file.name for file in files} >= {"bars.parquet", "fills.parquet", "round_trips.parquet"}
+    again = pd.read_parquet(tmp_path / "run/frames/round_trips.parquet")
+    pd.testing.assert_frame_equal(again, WHOLE.round_trips)
+
+
+def test_the_last_bars_alone_keep_their_numbers() -> None:
+    collector = report.Collector(MADE.instrument)
+    for bar in MADE.bars:
+        collector.add_bar(bar)
+    part = collector.frames(last_bars=20)
+    pd.testing.assert_frame_equal(part.bars, WHOLE.bars.iloc[-20:])
