@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from sessions import Truth, bars_of, check_run, facts_of, run_notebook
 
 from voltrade.data import load_trades
 from voltrade.exchange.simulated import shipped_instrument
-from voltrade.model import Alert, FeedGap
+from voltrade.model import Alert, CloseReason, FeedGap
 
 BAR_FIELDS = (
     *("day", "number", "open_time", "close_time", "first_trade_id", "last_trade_id", "open", "high", "low", "close"),
@@ -77,12 +78,16 @@ def check_bars(run: Path, tape: Path, symbol: str, threshold: str) -> None:
         trades.buyer_is_maker.tolist(),
         strict=True,
     )
-    expected = decimal_bars(
-        rows, unit="base", threshold=threshold, anchor="utc_day", tick=instrument.tick_size, step=instrument.step_size
-    )
-    assert [{name: bar[name] for name in BAR_FIELDS} for bar in bars_of(run)] == [
-        {name: bar[name] for name in BAR_FIELDS} for bar in expected
-    ]
+    tick, step = instrument.tick_size, instrument.step_size
+    expected = decimal_bars(rows, "base", Decimal(threshold), "utc_day", tick, step)
+    if expected[-1]["close_reason"] == "OPEN":
+        expected.pop()
+    units = dict.fromkeys(("open", "high", "low", "close"), tick)
+    units |= {"volume": step, "taker_buy_volume": step, "notional": tick * step}
+    ours = [{name: bar[name] * units.get(name, 1) for name in BAR_FIELDS} for bar in bars_of(run)]
+    for bar in ours:
+        bar["close_reason"] = CloseReason(bar["close_reason"]).name
+    assert ours == [{name: bar[name] for name in BAR_FIELDS} for bar in expected]
 
 
 @pytest.mark.recordings
