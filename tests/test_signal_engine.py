@@ -22,9 +22,8 @@ from ta.trend import EMAIndicator
 from ta.volatility import AverageTrueRange, BollingerBands
 from test_bars import read_recording
 
-import voltrade
 from voltrade.bars import VolumeBarAggregator, volume_bar
-from voltrade.compiled import Record, Rows, bind, compiled, plain
+from voltrade.compiled import Record, Rows, bind, compiled, plain, source_key, sources_of
 from voltrade.config import BarSettings, SignalSettings
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import BAR, CloseReason, Side, Trades
@@ -44,6 +43,7 @@ from voltrade.signal_engine import (
 )
 
 LTC = an_instrument("LTCUSDT", tick="0.01")
+PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def random_bars(count: int, seed: int = 1, start: int = 8_000, jump: int = 6) -> Rows:
@@ -416,6 +416,18 @@ def test_an_indicator_and_a_rule_are_added_in_one_declaration() -> None:
     assert seen["rising"].tolist() == [False, False, True, False, False]
 
 
+def test_no_layout_is_the_beginning_of_another() -> None:
+    base, longer = SignalEngine(SignalSettings(), LTC), Momentum(SignalSettings(), LTC)
+    for one, other in (
+        (base.state.dtype, longer.state.dtype),
+        (base.verdict_dtype, longer.verdict_dtype),
+        (base.settings_row.dtype, longer.settings_row.dtype),
+    ):
+        assert one.names is not None
+        assert other.names is not None
+        assert other.names[: len(one.names)] != one.names
+
+
 def test_settings_of_the_base_class_are_completed() -> None:
     engine = Momentum(SignalSettings(rsi_length=9), LTC)
     assert (engine.settings.rsi_length, engine.settings.momentum_length) == (9, 3)  # type: ignore[attr-defined]
@@ -506,6 +518,7 @@ def least():
 @pytest.fixture
 def rule_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "levels", raising=False)
     (tmp_path / "levels.py").write_text(LEVELS)
     (tmp_path / "my_rule.py").write_text(RULE)
     return tmp_path / "my_rule.py"
@@ -515,7 +528,6 @@ def test_a_rule_is_loaded_from_a_file(rule_file: Path) -> None:
     engine = load_rule(f"{rule_file}:Above")(SignalSettings(), LTC)
     assert engine.program.is_compiled
     assert engine.on_volume_bars(bars_of([900, 1100]))["signal"].tolist() == [0, 1]
-    sys.modules.pop("levels")
 
 
 @pytest.mark.parametrize("name", ["no_such_file.py:Rule", "Rule", "{file}:Missing", "{file}:least", "{file}"])
@@ -564,12 +576,11 @@ def run(script: str, *arguments: str, cache: Path, package: Path) -> str:
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
     """A copy of the rooms that rules come from, where they can be edited."""
-    source = Path(voltrade.__file__).parent
     copy = tmp_path / "copy" / "voltrade"
     copy.mkdir(parents=True)
     rooms = ("errors", "model", "config", "compiled", "bars", "signal_engine", "fold", "rule_file")
     for name in rooms:
-        shutil.copy(source / f"{name}.py", copy)
+        shutil.copy(PACKAGE / "voltrade" / f"{name}.py", copy)
     (copy / "__init__.py").write_text("")
     return copy.parent
 
@@ -585,21 +596,32 @@ def edit(file: Path, old: str, new: str) -> None:
 
 def test_after_an_edit_the_new_rule_runs(package: Path, rule_file: Path, tmp_path: Path) -> None:
     cache, rule = tmp_path / "cache", f"{rule_file}:Above"
-    first = run(SIGNALS, rule, cache=cache, package=package)
-    assert first == "[0, 1, 1] [100.0, 100.0] 0"
-    assert run(SIGNALS, rule, cache=cache, package=package) == first[:-1] + "1"  # compiled code came from the cache
+    assert run(SIGNALS, rule, cache=cache, package=package) == "[0, 1, 1] [100.0, 100.0] 0"
 
-    edit(rule_file, "bar.close > least()", "bar.close < least()")
-    assert run(SIGNALS, rule, cache=cache, package=package) == "[1, 0, 0] [100.0, 100.0] 0"
-
-    edit(rule_file.parent / "levels.py", "10.0", "12.0")  # a callee, and its constant, in another file
-    assert run(SIGNALS, rule, cache=cache, package=package) == "[1, 1, 0] [100.0, 100.0] 0"
+    edit(rule_file.parent / "levels.py", "10.0", "12.0")  # a constant of a callee in another file
+    assert run(SIGNALS, rule, cache=cache, package=package) == "[0, 0, 1] [100.0, 100.0] 0"
+    assert run(SIGNALS, rule, cache=cache, package=package) == "[0, 0, 1] [100.0, 100.0] 1"  # now from the cache
 
     edit(package / "voltrade" / "signal_engine.py", "verdict.rsi = 100.0\n", "verdict.rsi = 200.0\n")
+    edit(rule_file, "bar.close > least()", "bar.close < least()")
     assert run(SIGNALS, rule, cache=cache, package=package) == "[1, 1, 0] [200.0, 200.0] 0"
 
 
-def test_without_a_place_for_the_cache_rules_run_all_the_same(package: Path, rule_file: Path, tmp_path: Path) -> None:
+def test_the_key_of_compiled_code_follows_every_source(rule_file: Path) -> None:
+    load_rule(f"{rule_file}:Above")
+    keys = [source_key(rule_file)]
+    for name, old, new in (("my_rule.py", ">", "<"), ("levels.py", "10.0", "12.0")):
+        edit(rule_file.parent / name, old, new)
+        keys.append(source_key(rule_file))
+    assert len(set(keys)) == 3
+    sources = {path.name for path in sources_of(rule_file)}
+    assert {"my_rule.py", "levels.py", "signal_engine.py", "compiled.py", "config.py", "model.py"} <= sources
+
+
+def test_without_a_place_for_the_cache_rules_run_all_the_same(rule_file: Path, tmp_path: Path) -> None:
     in_the_way = tmp_path / "cache"
     in_the_way.write_text("a file, not a folder")
-    assert run(SIGNALS, f"{rule_file}:Above", cache=in_the_way, package=package) == "[0, 1, 1] [100.0, 100.0] 0"
+    script = "from levels import least; print(least(), least.stats.cache_path)"
+    code = {"VOLTRADE_CACHE": str(in_the_way), "PYTHONPATH": os.pathsep.join([str(rule_file.parent), str(PACKAGE)])}
+    done = subprocess.run([sys.executable, "-c", script], env={**os.environ, **code}, capture_output=True, text=True)
+    assert done.stdout == "10.0 None\n", done.stderr

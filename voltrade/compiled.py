@@ -128,9 +128,21 @@ def cache_home() -> Path:
 def source_key(file: Path) -> str:
     """Hash a source file and every file of ours that it imports, directly or not, with the versions beneath them."""
     digest = hashlib.sha256(f"{sys.version} numba {numba.__version__} numpy {np.__version__}".encode())
-    for path in sorted(_reachable(file)):
+    for path in sorted(sources_of(file)):
         digest.update(str(path).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def sources_of(file: Path) -> set[Path]:
+    """Return a file and every file of ours that it imports, directly or not."""
+    found: set[Path] = set()
+    waiting = [file.resolve()]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting.extend(_imported(path))
+    return found
 
 
 def _cache_folder(function: Callable[..., Any]) -> Path | None:
@@ -147,18 +159,6 @@ def _cache_folder(function: Callable[..., Any]) -> Path | None:
 
 def _file(function: Callable[..., Any]) -> Path:
     return Path(inspect.getfile(function))
-
-
-def _reachable(file: Path) -> set[Path]:
-    """Collect a file and the files of ours that it imports, directly or not."""
-    found: set[Path] = set()
-    waiting = [file.resolve()]
-    while waiting:
-        path = waiting.pop()
-        if path not in found:
-            found.add(path)
-            waiting.extend(_imported(path))
-    return found
 
 
 def _imported(file: Path) -> Iterator[Path]:

@@ -459,6 +459,11 @@ _NUMBERS: dict[type, type] = {int: np.int64, float: np.float64, bool: np.bool_}
 
 
 def _unique(fields: list[tuple[Any, ...]], owner: str) -> np.dtype[Any]:
+    """A layout of fields with unique names.
+
+    Each kind of layout ends with a field of its own (`bars`, `ready`, `warmup_bars`), so that none is the beginning of
+    another: numba would take the longer one for a subtype and run code compiled for the shorter.
+    """
     names = [name for name, *_ in fields]
     for name in names:
         if names.count(name) > 1:
@@ -471,14 +476,14 @@ def _state_dtype(engine: type[SignalEngine], settings: SignalSettings) -> np.dty
 
     The layout is part of what is compiled: with a few sizes, moving a slider compiles nothing anew.
     """
-    fields: list[tuple[Any, ...]] = [("bars", np.int64)]
+    fields: list[tuple[Any, ...]] = []
     for indicator in engine.indicators:
         for name, kind in indicator.state.items():
             if isinstance(kind, Window):
                 fields.append((name, np.float64, (_room(getattr(settings, kind.setting)),)))
             else:
                 fields.append((name, _NUMBERS[kind]))
-    return _unique(fields, f"{engine.__name__} state")
+    return _unique([*fields, ("bars", np.int64)], f"{engine.__name__} state")
 
 
 def _room(length: int) -> int:
@@ -489,12 +494,13 @@ def _room(length: int) -> int:
 
 
 def _verdict_dtype(engine: type[SignalEngine]) -> np.dtype[Any]:
-    fields: list[tuple[Any, ...]] = [("signal", np.int8), ("ready", np.bool_)]
-    fields += [(name, np.float64) for indicator in engine.indicators for name in indicator.outputs]
+    fields: list[tuple[Any, ...]] = [
+        (name, np.float64) for indicator in engine.indicators for name in indicator.outputs
+    ]
     fields += [(name, _NUMBERS[kind]) for name, kind in engine.conditions.items()]
     if "atr" not in {name for name, *_ in fields}:
         raise ConfigError(f"{engine.__name__}: an indicator must give atr, which stops and sizes need")
-    return _unique(fields, f"{engine.__name__} verdict")
+    return _unique([*fields, ("signal", np.int8), ("ready", np.bool_)], f"{engine.__name__} verdict")
 
 
 def _settings_row(settings: SignalSettings, warmup_bars: int) -> Rows:
