@@ -39,6 +39,9 @@ START_WITHIN_S = 180.0
 FOLLOWED_BARS = 300
 """Bars on the chart that is drawn anew while a session runs; the charts at its end show all."""
 
+LINGERS_S = 10.0
+"""Longest wait for the engine's process to go, after it said that the session is over."""
+
 LOG_LINES = 15
 
 ENGINE = (sys.executable, "-m", "voltrade", "run")
@@ -233,6 +236,8 @@ class Session(Run):
                     self.stop("INTERRUPTED")
         finally:
             lease.close()
+        with suppress(subprocess.TimeoutExpired):  # it has said its last word; no zombie should stay
+            await asyncio.to_thread(self._process.wait, LINGERS_S)
         if self.state == "failed":
             raise SessionError(f"{self.name}: the session failed: {self.record.get('error')}\n{self.log()}")
 
