@@ -30,7 +30,10 @@ from voltrade.model import (
     TakeSnapshot,
 )
 
-QUICK = {"threshold": 10, "hours": 4.0, "ema_slow": 13, "ema_fast": 5, "rsi_length": 7, "atr_length": 7}
+QUICK = {
+    **{"seed": 7, "hours": 4.0, "threshold": 15, "cooldown_bars": 1, "take_profit_atr": 2.0},
+    **{"ema_fast": 5, "ema_slow": 13, "rsi_length": 7, "atr_length": 7},
+}
 """Short indicators, so that a short tape warms them up."""
 
 
@@ -126,11 +129,11 @@ def test_a_daily_loss_flattens_and_no_entry_follows_that_day() -> None:
 
 
 def test_a_duration_ends_the_session_flat() -> None:
-    config = a_config(duration_s=7200.0)
+    config = a_config(duration_s=10_800.0)
     ended = backtest(a_tape(config), config)
     start = next(f.time for f in ended.facts if isinstance(f, Link))
-    assert ended.bars["close_time"][-1] < start + 7_200_000 + 600_000
-    assert max(f.time for f in ended.facts if isinstance(f, RoundTrip)) < start + 7_260_000
+    assert ended.bars["close_time"][-1] < start + 10_800_000 + 600_000
+    assert max(f.time for f in ended.facts if isinstance(f, RoundTrip)) < start + 10_860_000
 
 
 def test_a_bars_limit_leaves_the_position() -> None:

@@ -67,7 +67,7 @@ class BarSettings(Settings):
 
     unit: Literal["base", "quote", "trades"] = "base"
     """What the threshold counts: coins, quote asset (price x quantity), or aggTrades."""
-    threshold: PositiveAmount = Decimal(20)
+    threshold: PositiveAmount = Decimal(10)
     """Volume at which a bar closes, in `unit`. In coins it must be a multiple of the symbol's step."""
     anchor: Literal["utc_day", "continuous"] = "utc_day"
     """`utc_day`: the first trade of a UTC day closes the open bar short. `continuous`: no daily cut."""
@@ -190,9 +190,9 @@ class SessionSettings(Settings):
     symbol: Annotated[str, Field(pattern=r"^[A-Z0-9]{2,20}$")] = "BTCUSDT"
     tape: Annotated[str, Field(min_length=1)] = "synthetic"
     """For `sim` and backtests: `synthetic`, or the path of a file of trades."""
-    seed: Annotated[int, Field(ge=0)] = 7
+    seed: Annotated[int, Field(ge=0)] = 8
     """Seed of the synthetic tape and of the simulated mark price."""
-    hours: Annotated[float, Field(gt=0, le=24 * 366)] = 8.0
+    hours: Annotated[float, Field(gt=0, le=24 * 366)] = 12.0
     """Length of the synthetic tape."""
     speed: Annotated[float, Field(ge=0)] = 0.0
     """`sim`: 1 plays the tape by the wall clock, 0 in lockstep with the engine, as fast as both can."""
