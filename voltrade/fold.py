@@ -184,6 +184,8 @@ class Fold:
         if saved[:16] != self.fingerprint:
             raise DataError("a saved fold must be of the same symbol, bar settings, rule and rule settings")
         head, tail = 16 + AGGREGATOR.itemsize, 16 + AGGREGATOR.itemsize + engine.state.nbytes
+        if len(saved) < tail:
+            raise DataError(f"a saved fold must not be cut, was {len(saved)} bytes")
         aggregator = restored(AGGREGATOR, saved[16:head])
         count = int(aggregator["count"][0])
         middle = tail + count * BAR.itemsize
