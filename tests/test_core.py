@@ -133,7 +133,7 @@ def test_a_duration_ends_the_session_flat() -> None:
     ended = backtest(a_tape(config), config)
     start = next(f.time for f in ended.facts if isinstance(f, Link))
     assert ended.bars["close_time"][-1] < start + 10_800_000 + 600_000
-    assert max(f.time for f in ended.facts if isinstance(f, RoundTrip)) < start + 10_860_000
+    assert max(trip.closed_at for trip in ended.round_trips) < start + 10_860_000
 
 
 def test_a_bars_limit_leaves_the_position() -> None:
