@@ -364,8 +364,31 @@ def test_breaker_distances_are_the_breakers_own() -> None:
 
 def test_settings_show_what_differs_from_the_defaults() -> None:
     table = report.settings_table(Config.from_parameters(ema_fast=5))
-    assert table.loc[("signals", "ema_fast")].to_list() == [5, 8]
-    assert table.loc[("signals", "ema_slow"), "default was"] == ""
+    assert table.index.to_list() == list(Config.model_fields)
+    assert table.loc["signals", "not the default"] == "ema_fast 5 (default 8)"
+    assert "ema_slow 21" in table.loc["signals", "parameters"]
+    assert table.loc["risk", "not the default"] == ""
+
+
+def test_orders_are_counted_by_what_became_of_them() -> None:
+    table = report.orders_by_status(run_of(ENTRY, FILLED, STOP, an_algo("CANCELED")))
+    assert table.loc["ENTRY"].to_dict() == {"CANCELED": 0, "FILLED": 1}
+    assert table.loc["STOP"].to_dict() == {"CANCELED": 1, "FILLED": 0}
+
+
+def test_frames_are_written_for_people() -> None:
+    run = run_of(a_trip(1, net=3, take_profit_price=0))
+    table = report.readable(run.round_trips, drop=["bar"])
+    row = table.iloc[0]
+    assert table.index.to_list() == ["2026-01-01 12:01:00"]
+    assert (row["opened"], row["stop_price"], row["take_profit_price"], row["net"]) == (
+        "2026-01-01 12:00:00",
+        "98",
+        "",
+        "3",
+    )
+    assert "bar" not in table
+    assert report.readable(run_of().breaker).empty
 
 
 # --- a run on disk ---------------------------------------------------------------------------------------------------

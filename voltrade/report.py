@@ -748,15 +748,42 @@ def _is_count(rule: str) -> bool:
 
 
 def settings_table(config: Config) -> pd.DataFrame:
-    """Lay out every parameter with its value and, where that differs, the default."""
+    """Lay out every parameter, one row a component; those that differ from the default stand apart."""
     default = Config().model_dump(mode="json")
-    rows = [
-        (component, name, value, "" if value == default[component][name] else default[component][name])
-        for component, part in config.model_dump(mode="json").items()
-        for name, value in part.items()
-    ]
-    table = pd.DataFrame(rows, columns=["component", "parameter", "value", "default was"], dtype="object")
-    return table.set_index(["component", "parameter"])
+    rows = {}
+    for component, part in config.model_dump(mode="json").items():
+        usual = default[component]
+        changed = [f"{name} {value} (default {usual[name]})" for name, value in part.items() if value != usual[name]]
+        rows[component] = {
+            "parameters": " · ".join(f"{name} {value}" for name, value in part.items()),
+            "not the default": " · ".join(changed),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("component")
+
+
+def orders_by_status(run: Frames) -> pd.DataFrame:
+    """Count the orders of each purpose by what became of them."""
+    return run.orders.groupby(["purpose", "status"]).size().unstack(fill_value=0)
+
+
+def readable(frame: pd.DataFrame, drop: Sequence[str] = (), decimals: int = 4) -> pd.DataFrame:
+    """Write a frame for people: times as texts to the second, UTC; floats rounded, empty where there is none."""
+    table = frame.drop(columns=list(drop))
+    for name in table.columns:
+        if isinstance(table[name].dtype, pd.DatetimeTZDtype):
+            table[name] = table[name].dt.strftime("%Y-%m-%d %H:%M:%S").fillna("")
+        elif table[name].dtype.kind == "f":
+            table[name] = [_rounded(value, decimals) for value in table[name]]
+    if isinstance(table.index, pd.DatetimeIndex):
+        table.index = table.index.strftime("%Y-%m-%d %H:%M:%S").rename("time, UTC")
+    return table
+
+
+def _rounded(value: float, decimals: int) -> str:
+    if math.isnan(value):
+        return ""
+    text = f"{value:,.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 # --- statistics ------------------------------------------------------------------------------------------------------
