@@ -25,7 +25,6 @@ from voltrade.model import (
     OrderUpdate,
     Purpose,
     Refusal,
-    RoundTrip,
     Side,
     TakeSnapshot,
 )

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -43,16 +44,26 @@ LONGEST_SOCKET_PATH = 100
 
 
 class TapeClock:
-    """The venue's tape time, moved by the driver."""
+    """The venue's tape time, ms, moved by the driver."""
 
-    def __init__(self) -> None:
-        self.now = 0
+    def __init__(self, now: int) -> None:
+        self.now = now
 
     def __call__(self) -> int:
         return self.now
 
     def set(self, now: int) -> None:
         self.now = now
+
+
+class WallClock:
+    """The machine's time, ms UTC."""
+
+    def __call__(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def set(self, now: int) -> None:
+        """Nobody moves this clock."""
 
 
 class Record:
@@ -200,7 +211,7 @@ class Engine:
         self._dir = run_dir
         self._record = Record(run_dir)
         self._config = Config.from_parameters(self._record.facts["parameters"])
-        self._clock = TapeClock()
+        self._clock: TapeClock | WallClock = WallClock()
         self._system: LiveTradingSystem | None = None
         self._journal: Journal | None = None
         self._trades = 0
@@ -212,8 +223,8 @@ class Engine:
             VoltradeError: it could not start, or can't go on; `run.json` says so too.
         """
         session = self._config.session
-        if session.mode != "sim" or session.speed != 0:
-            raise ConfigError(f"mode: this version runs sim in lockstep (speed 0) only, was {session.mode}")
+        if session.mode != "sim":
+            raise ConfigError(f"mode: this version runs sim only, was {session.mode}")
         (self._dir / PARAMETERS).write_text(json.dumps(self._config.parameters()))
         venue = await VenueProcess.start(self._dir)
         control = Control(self._config, self._status, self._order)
@@ -228,10 +239,11 @@ class Engine:
                 self._journal.close()
 
     async def _trade(self, venue: VenueProcess) -> None:
-        config, symbol = self._config, self._config.session.symbol
         tape = await venue.status()
+        config, symbol = self._bounded(tape), self._config.session.symbol
         self._trades = tape["trades"]
-        self._clock.set(tape["time"])
+        if tape["lockstep"]:
+            self._clock = TapeClock(tape["time"])
         endpoint = Endpoint.simulated(venue.rest, venue.stream)
         exchange = connect(endpoint, Credentials("sim-key", "sim-secret"), self._clock, config.execution.recv_window_ms)
         rest = BinanceRestClient(exchange, "sim")
@@ -245,17 +257,33 @@ class Engine:
             )
             self._system = system = LiveTradingSystem(core, self._journal, rest, self._clock, self._clock.set)
             feed = BinanceWSManager(
-                exchange, rest, instrument, system._on_agg_trade, system.on_event, self._clock, lockstep=True
+                exchange,
+                rest,
+                instrument,
+                system._on_agg_trade,
+                system.on_event,
+                self._clock,
+                lockstep=tape["lockstep"],
             )
             await feed.start()
-            system.forget_links()
             self._record.update(state="running", started=_utc_now())
-            await system.run_lockstep(feed, venue)
+            if tape["lockstep"]:
+                await system.run_lockstep(feed, venue)
+            else:
+                await system.run_wall(feed)
             self._end(core.end_reason)
         finally:
             if feed is not None:
                 await feed.stop()
             await exchange.close()
+
+    def _bounded(self, tape: dict[str, Any]) -> Config:
+        """By the wall clock a tape's end is silence: end the session where the tape does."""
+        session = self._config.session
+        if tape["lockstep"] or session.duration_s:
+            return self._config
+        left_s = (tape["last_time"] - tape["time"]) / 1000
+        return self._config.model_copy(update={"session": session.model_copy(update={"duration_s": max(left_s, 1.0)})})
 
     def _open_journal(self, start: dict[str, Any]) -> Journal:
         journal = Journal.create(self._dir / JOURNAL)

@@ -101,10 +101,6 @@ class LiveTradingSystem:
             self._news.append(event)
         self._arrived.set()
 
-    def forget_links(self) -> None:
-        """Drop the news that the streams came up: where the tape is the clock the session itself says so."""
-        self._news = deque(event for event in self._news if not isinstance(event, Link))
-
     def status(self, tape_trades: int) -> dict[str, Any]:
         """Say how things are, for people; `tape_trades` is the length of the tape, 0 where there is none."""
         core, desk = self.core, self.core.desks[self._symbol]
@@ -174,6 +170,8 @@ class LiveTradingSystem:
             SessionError: frames that the venue says it sent did not arrive.
         """
         self._feed, self._channel = feed, channel
+        # The streams have told that they came up; where the tape is the clock the session itself says so.
+        self._news.clear()
         self._executed = False
         self._played = Play(0, 0, False, 0, self._clock())
         run = Lockstep(self.core, self.handle, self._clock()).run()

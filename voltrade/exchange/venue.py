@@ -171,6 +171,7 @@ class Venue:
         return answer(
             {
                 "time": self.now(),
+                "last_time": int(self.trades.time[-1]),
                 "lockstep": self.lockstep,
                 "trades": len(self.trades),
                 "played": self.player.trades_played,
