@@ -104,8 +104,8 @@ def test_several_bars_of_one_trade_each_step_the_indicators_and_it_stops_once() 
 
 def test_a_day_that_ends_and_a_bar_that_fills_can_come_with_one_trade() -> None:
     fold = a_fold()
-    tape = trades([(0, 60, 500, MIDNIGHT - 1, BUY), (1, 100, 1_000, MIDNIGHT, BUY)])
-    assert fold.fold(tape, 0, NEVER, NEVER) == 2
+    tape = trades([(0, 60, 500, MIDNIGHT - 1, BUY), (1, 100, 1_000, MIDNIGHT, BUY), (2, 60, 1, MIDNIGHT, BUY)])
+    assert fold.fold(tape, 0, NEVER, NEVER) == 2  # the second of its bars has the signal
     assert fold.bars["close_reason"].tolist() == [2, 1]
     assert fold.verdicts["signal"].tolist() == [0, 1]
 
