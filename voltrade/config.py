@@ -16,7 +16,16 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from voltrade.errors import ConfigError
 from voltrade.model import Instrument
@@ -201,6 +210,14 @@ class SessionSettings(Settings):
     on_duration_end: StopPolicy = "flatten"
     on_interrupt: StopPolicy = "protect"
     on_notebook_lost: StopPolicy = "protect"
+
+    @field_validator("mode")
+    @classmethod
+    def _runs(cls, mode: Mode) -> Mode:
+        # What protects real money when a notebook or an engine dies comes before the modes that use real money.
+        if mode != "sim":
+            raise ValueError("only sim can run in this version")
+        return mode
 
 
 class Config(Settings):

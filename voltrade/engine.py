@@ -28,7 +28,7 @@ import aiohttp
 
 from voltrade.config import Config
 from voltrade.core import TradingCore
-from voltrade.errors import ConfigError, SessionError, VoltradeError
+from voltrade.errors import SessionError, VoltradeError
 from voltrade.exchange.binance import BinanceRestClient, BinanceWSManager, Credentials, Endpoint, connect
 from voltrade.journal import Journal
 from voltrade.live import LiveTradingSystem
@@ -222,9 +222,6 @@ class Engine:
         Raises:
             VoltradeError: it could not start, or can't go on; `run.json` says so too.
         """
-        session = self._config.session
-        if session.mode != "sim":
-            raise ConfigError(f"mode: this version runs sim only, was {session.mode}")
         (self._dir / PARAMETERS).write_text(json.dumps(self._config.parameters()))
         venue = await VenueProcess.start(self._dir)
         control = Control(self._config, self._status, self._order)
