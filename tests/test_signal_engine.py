@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import warnings
 from decimal import Decimal
 from pathlib import Path
@@ -22,6 +23,7 @@ from ta.trend import EMAIndicator
 from ta.volatility import AverageTrueRange, BollingerBands
 from test_bars import read_recording
 
+from voltrade import signal_engine
 from voltrade.bars import VolumeBarAggregator, volume_bar
 from voltrade.compiled import Record, Rows, bind, compiled, plain, source_key, sources_of
 from voltrade.config import BarSettings, SignalSettings
@@ -40,6 +42,7 @@ from voltrade.signal_engine import (
     _step,
     _step_bars,
     bars_to_forget,
+    ema_step,
 )
 
 LTC = an_instrument("LTCUSDT", tick="0.01")
@@ -625,3 +628,14 @@ def test_without_a_place_for_the_cache_rules_run_all_the_same(rule_file: Path, t
     code = {"VOLTRADE_CACHE": str(in_the_way), "PYTHONPATH": os.pathsep.join([str(rule_file.parent), str(PACKAGE)])}
     done = subprocess.run([sys.executable, "-c", script], env={**os.environ, **code}, capture_output=True, text=True)
     assert done.stdout == "10.0 None\n", done.stderr
+
+
+def test_code_of_sources_long_gone_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VOLTRADE_CACHE", str(tmp_path))
+    for name, days in (("0123456789abcdef", 31), ("fedcba9876543210", 29), ("not-ours", 99)):
+        (tmp_path / name).mkdir()
+        before = time.time() - days * 86_400
+        os.utime(tmp_path / name, (before, before))
+    compiled(plain(ema_step))
+    left = {folder.name for folder in tmp_path.iterdir()}
+    assert left == {"fedcba9876543210", "not-ours", source_key(Path(signal_engine.__file__))}

@@ -3,7 +3,7 @@
 Numba keeps compiled code on disk, but it notices only an edit of the very file a function stands in: after an edit of a
 function or constant that it uses from another file it would run the old rule. So the code is kept in a folder named by
 the hash of every source file that the function's file imports, directly or not. No fast-math and no threads:
-compiled and plain Python give the same bits, and divide by zero with the same error.
+compiled and plain Python give the same bits.
 
 The folder is `$VOLTRADE_CACHE`, else `$XDG_CACHE_HOME/voltrade`, else `~/.cache/voltrade`. Where it can't be
 written, functions are compiled anew in each process.
@@ -15,6 +15,8 @@ import ast
 import hashlib
 import inspect
 import os
+import re
+import shutil
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -106,6 +108,17 @@ _UNCACHED: WeakSet[Callable[..., Any]] = WeakSet()
 """Copies that hold a function whose changes could not be noticed."""
 
 
+def _forget_old(home: Path) -> None:
+    """Delete the code of sources that nobody has compiled for a month; each edit of a rule leaves a folder behind."""
+    newest = max(folder.stat().st_mtime for folder in home.iterdir())
+    for folder in home.iterdir():
+        if _KEY.fullmatch(folder.name) and folder.stat().st_mtime < newest - 30 * 86_400:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+_KEY = re.compile("[0-9a-f]{16}")
+
+
 def _has_source(function: Callable[..., Any]) -> bool:
     """Whether a file says all about a function: not a notebook cell's, and not one that closes over values."""
     return Path(inspect.getfile(function)).is_file() and not function.__closure__ and function not in _UNCACHED
@@ -151,7 +164,9 @@ def _cache_folder(function: Callable[..., Any]) -> Path | None:
         return None
     try:
         folder = cache_home() / source_key(_file(function))
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            _forget_old(cache_home())
     except (OSError, RuntimeError):  # RuntimeError: there is no home
         return None
     return folder if os.access(folder, os.W_OK) else None
