@@ -434,7 +434,12 @@ def equity_chart(run: Frames, config: Config) -> go.Figure:
                 x=points.index,
                 y=points[name],
                 mode="lines",
-                line={"color": color, "width": width, "shape": "hv" if name == "wallet" else "linear"},
+                line={
+                    "color": color,
+                    "width": width,
+                    "shape": "hv" if name == "wallet" else "linear",
+                    "simplify": False,  # else a flat stretch is drawn sloping to its end
+                },
                 hovertemplate="%{y:,.2f}",
             ),
             row=1,
@@ -532,9 +537,9 @@ def refusals_chart(run: Frames, config: Config) -> go.Figure:
             hovertemplate="<b>%{y}</b> refused %{x:,} signals<br>for example: %{customdata}<extra></extra>",
         )
     )
-    _style(figure, f"Refused signals by gate · {title_of(run, config)}", height=190 + 34 * max(1, len(table)))
+    _style(figure, f"Refused signals by gate · {title_of(run, config)}", height=150 + 34 * max(1, len(table)))
     figure.update_xaxes(title_text="signals refused")
-    figure.update_layout(bargap=0.35)
+    figure.update_layout(bargap=0.35, margin_b=56)
     if table.empty:
         figure.add_annotation(text="no signal was refused", showarrow=False, font={"color": FAINT, "size": 15})
     return figure

@@ -47,6 +47,8 @@ class PapermillEngine:
                 for line in move_aside(notebook):
                     print(line, file=sys.stderr)
                 environment[RUN_DIR] = str(notebook.with_suffix(""))
+            # One host, no network: the kernel's warning that its TCP sockets aren't encrypted is noise here.
+            options["extra_arguments"] = [*options.get("extra_arguments", []), "--IPKernelApp.log_level=40"]
         with _environment(environment):
             return NBClientEngine.execute_notebook(nb, kernel_name, output_path=output_path, **options)
 

@@ -767,23 +767,26 @@ def orders_by_status(run: Frames) -> pd.DataFrame:
 
 
 def readable(frame: pd.DataFrame, drop: Sequence[str] = (), decimals: int = 4) -> pd.DataFrame:
-    """Write a frame for people: times as texts to the second, UTC; floats rounded, empty where there is none."""
+    """Write a frame as texts for people: times to the second, UTC; numbers rounded, empty where there is none."""
     table = frame.drop(columns=list(drop))
     for name in table.columns:
         if isinstance(table[name].dtype, pd.DatetimeTZDtype):
-            table[name] = table[name].dt.strftime("%Y-%m-%d %H:%M:%S").fillna("")
+            table[name] = table[name].dt.strftime(_MOMENT).fillna("")
         elif table[name].dtype.kind == "f":
-            table[name] = [_rounded(value, decimals) for value in table[name]]
+            table[name] = _rounded(table[name], decimals)
     if isinstance(table.index, pd.DatetimeIndex):
-        table.index = table.index.strftime("%Y-%m-%d %H:%M:%S").rename("time, UTC")
+        table.index = table.index.strftime(_MOMENT).rename("time, UTC")
     return table
 
 
-def _rounded(value: float, decimals: int) -> str:
-    if math.isnan(value):
-        return ""
-    text = f"{value:,.{decimals}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+_MOMENT = "%Y-%m-%d %H:%M:%S"
+
+
+def _rounded(values: pd.Series[float], decimals: int) -> list[str]:
+    """Write a column's numbers with the same decimals: as many as its values need, at most so many."""
+    texts = [f"{value:.{decimals}f}" for value in values if not math.isnan(value)]
+    needed = max((len(text.partition(".")[2].rstrip("0")) for text in texts), default=0)
+    return ["" if math.isnan(value) else f"{value:,.{needed}f}" for value in values]
 
 
 # --- statistics ------------------------------------------------------------------------------------------------------

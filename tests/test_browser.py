@@ -1,0 +1,161 @@
+"""What a person sees: charts in JupyterLab, in a real browser, in the record of a session and in a running one."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from builders import an_instrument
+from made_run import made_run
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from voltrade import charts, report
+from voltrade.config import Config
+
+sync_api = pytest.importorskip("playwright.sync_api")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
+]
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+DRAWN = """[...document.querySelectorAll('.js-plotly-plot')].filter(chart => chart._fullLayout).map(chart => ({
+    title: chart._fullLayout.title.text,
+    marks: chart.querySelectorAll('.main-svg path').length,
+    points: Object.fromEntries(chart._fullData.map(trace => [trace.name, trace.x ? trace.x.length : 0])),
+}))"""
+"""The charts of a page: titles, drawn shapes, and how many points each trace has."""
+
+MADE = made_run(an_instrument(), bar_count=150)
+RUN = report.frames(MADE.instrument, MADE.bars, MADE.facts)
+
+LIVE_CELL = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from builders import an_instrument
+from made_run import made_run
+from voltrade import charts, report
+from voltrade.config import Config
+
+made = made_run(an_instrument(), bar_count=150)
+prices = charts.LiveChart(is_recorded=False)
+for count in (40, 150):
+    prices.draw(charts.price_chart(report.frames(made.instrument, made.bars[:count], []), Config()))
+"""
+
+
+def a_notebook(path: Path, cells: list[Any]) -> None:
+    kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A JupyterLab on loopback: its folder and its address."""
+    folder = tmp_path_factory.mktemp("lab")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = {
+        "ip": "127.0.0.1",
+        "port": str(port),
+        "IdentityProvider.token": "",
+        "ServerApp.password": "",
+        "ServerApp.disable_check_xsrf": "True",
+        "ServerApp.root_dir": str(folder),
+        "LabApp.expose_app_in_browser": "True",
+        "LabApp.news_url": "None",
+        "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
+    }
+    command = [sys.executable, "-m", "jupyterlab", "--allow-root", "--no-browser"]
+    command += [f"--{name}={value}" for name, value in options.items()]
+    with (folder / "lab.log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 60
+        while not answers(address):
+            assert server.poll() is None, (folder / "lab.log").read_text()[-2000:]
+            assert time.monotonic() < deadline, "JupyterLab did not answer"
+            time.sleep(0.1)
+        yield folder, address
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/api", timeout=5):
+            return True
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+def open_notebook(browser: Any, address: str, name: str) -> Any:
+    # A page so tall that no cell is out of sight: JupyterLab draws only what is seen.
+    page = browser.new_page(viewport={"width": 1400, "height": 6000})
+    page.set_default_timeout(90_000)
+    page.goto(f"{address}/lab/tree/{name}?reset")
+    page.wait_for_selector(".jp-Notebook .jp-Cell")
+    return page
+
+
+def test_the_record_of_a_session_shows_its_charts_without_being_run(lab: tuple[Path, str], browser: Any) -> None:
+    folder, address = lab
+    config = Config()
+    figures = [charts.price_chart(RUN, config), charts.equity_chart(RUN, config), charts.refusals_chart(RUN, config)]
+    outputs = [new_output("display_data", data=charts.bundle(figure)) for figure in figures]
+    a_notebook(folder / "record.ipynb", [new_code_cell("charts", outputs=outputs), new_markdown_cell("end")])
+    page = open_notebook(browser, address, "record.ipynb")
+    page.wait_for_function(f"{DRAWN}.filter(chart => chart.marks > 0).length === 3")
+    prices, equity, refusals = page.evaluate(DRAWN)
+    assert "synthetic tape" in prices["title"]
+    assert prices["points"]["bars"] == 150
+    assert prices["points"]["short entry"] == (RUN.fills["client_order_id"].str.endswith("e")).sum() > 0
+    assert prices["marks"] > 300  # two shapes a candle
+    assert equity["points"]["equity"] == len(RUN.equity[~RUN.equity.index.duplicated()])
+    assert refusals["points"] == {"trace 0": RUN.refusals["code"].nunique()}
+    page.close()
+
+
+def test_a_running_chart_changes_in_place_on_the_screen(lab: tuple[Path, str], browser: Any) -> None:
+    folder, address = lab
+    a_notebook(folder / "live.ipynb", [new_code_cell(LIVE_CELL)])
+    page = open_notebook(browser, address, "live.ipynb")
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_function(f"{DRAWN}.some(chart => chart.points.bars === 150)")
+    (chart,) = page.evaluate(DRAWN)
+    assert chart["points"]["EMA slow"] == 150
+    page.close()
