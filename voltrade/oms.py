@@ -181,7 +181,6 @@ class Order:
 
     intent: OrderIntent
     state: OrderState | AlgoState
-    exchange_id: int = 0
     child_id: int = 0
     """For a conditional order: the ordinary order that it became."""
     child_done: bool = False
@@ -417,7 +416,6 @@ class OrderMonitor:
             order.child_id = update.order_id
             order.child_done = order.child_done or status in DONE
         else:
-            order.exchange_id = update.order_id
             self._advance(order, status, now)
         if order.reported > order.filled and self._snapshot_at == NEVER:
             self._snapshot_at = now + RETRY_AFTER_MS
@@ -430,7 +428,6 @@ class OrderMonitor:
         if order is None or not order.algo:
             self.reconciled = False
             return [Alert(update.time, "FOREIGN_ORDER", f"conditional order {update.client_order_id} isn't ours")]
-        order.exchange_id = update.algo_id
         if update.order_id:
             order.child_id = update.order_id
             self._by_exchange_id[update.order_id] = order

@@ -63,7 +63,7 @@ def replay(path: Path) -> Replay:
         raise JournalError(f"{path}: must begin with a Start row, began with {first.kind if first else 'nothing'}")
     start = first.fact
     instrument = INSTRUMENT.validate_python(start["instrument"])
-    core = TradingCore(Config.model_validate_json(journal.encode_json(start["config"])), instrument, start["epoch"])
+    core = TradingCore(Config.from_json(journal.encode_json(start["config"])), instrument, start["epoch"])
     result = Replay()
     expected: deque[tuple[str, bytes]] = deque()
     for row in rows:
