@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voltrade.config import ExecutionSettings, ExitSettings
+from voltrade.errors import DataError
 from voltrade.model import (
     NEVER,
     Alert,
@@ -408,6 +410,39 @@ def test_a_position_held_too_long_is_left() -> None:
     desk.time = desk.monitor.next_due
     [out] = intents(desk.note(desk.monitor.on_time(desk.time)))
     assert out.reason == "TIME"
+
+
+def test_what_outlives_a_run_comes_back_whole() -> None:
+    desk = Desk().in_position()
+    saved = json.loads(json.dumps(desk.monitor.state()))
+    next_run = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "f")
+    next_run.restore(saved, 60_000)
+    assert next_run.position == 10
+    assert next_run.protected
+    assert {order.id: order.state for order in next_run.holding.orders} == {  # type: ignore[union-attr]
+        ENTRY: OrderState.FILLED,
+        STOP: AlgoState.NEW,
+        TARGET: AlgoState.NEW,
+    }
+    # The orders are looked up at once; the stop that then fills ends the round trip of the run before.
+    assert next_run.next_due == 60_000
+    assert {o.client_order_id for o in next_run.on_time(60_000) if isinstance(o, LookupOrder)} == {STOP, TARGET}
+    fill = desk.update(STOP, "FILLED", 10, price=979, order_id=500, realised=-210)
+    [trip] = [o for o in next_run.on_order(fill) if isinstance(o, RoundTrip)]
+    assert (trip.id, trip.net) == (1, -210)
+
+
+def test_a_broken_state_is_refused() -> None:
+    monitor = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "f")
+    with pytest.raises(DataError, match="saved state"):
+        monitor.restore({"round_trips": 1}, 0)
+
+
+def test_after_a_restart_what_was_in_flight_is_looked_up() -> None:
+    desk = Desk()
+    [lookup] = desk.monitor.on_restart(2_000)
+    assert isinstance(lookup, LookupOrder)
+    assert desk.monitor.orders[ENTRY].state == "UNKNOWN"
 
 
 def a_snapshot(position: int, **more: Any) -> Snapshot:

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from voltrade.backtest import Backtest, backtest
+from voltrade.config import Config
+from voltrade.errors import VoltradeError
+
 if TYPE_CHECKING:
-    from voltrade.backtest import Backtest, backtest
-    from voltrade.config import Config
-    from voltrade.errors import VoltradeError
     from voltrade.session import open_run
 
 __all__ = ["Backtest", "Config", "VoltradeError", "backtest", "open_run"]
 
-_HOMES = {
-    "Backtest": "backtest",
-    "backtest": "backtest",
-    "Config": "config",
-    "VoltradeError": "errors",
-    "open_run": "session",
-}
-
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: a venue or a checker needs neither charts nor compiled rules."""
-    if name not in _HOMES:
+    """Import what opens runs when it is first used: the engine and the venue need no notebook libraries."""
+    if name != "open_run":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+    from voltrade.session import open_run
+
+    return open_run

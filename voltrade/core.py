@@ -9,7 +9,7 @@ A signal passes the gates in the order of `GATES`, top to bottom; the first that
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from voltrade import risk
 from voltrade.account import Account
 from voltrade.config import Config
+from voltrade.errors import DataError
 from voltrade.fold import Fold
 from voltrade.model import (
     NEVER,
@@ -37,6 +38,7 @@ from voltrade.model import (
     Output,
     Refusal,
     Reply,
+    Restart,
     RoundTrip,
     Side,
     Snapshot,
@@ -171,6 +173,52 @@ class TradingCore:
             **{name: bar[name].item() for name in bar.dtype.names},
             "verdict": {name: verdict[name].item() for name in verdict.dtype.names},
         }
+
+    # --- what outlives a run ---------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any] | None:
+        """Return what the account's next run must know, as plain JSON values; None before the first snapshot."""
+        if self.account is None or self.breaker is None:
+            return None
+        return {
+            "wallet": self.account.wallet,
+            "breaker": self.breaker.state(),
+            "desks": {
+                symbol: {
+                    "quantity": self.account.positions[symbol].quantity,
+                    "cost": self.account.positions[symbol].cost,
+                    "left_at": desk.left_at,
+                    "bars_since_exit": desk.fold.count - desk.left_at_bar,
+                    "orders": desk.monitor.state(),
+                }
+                for symbol, desk in self.desks.items()
+            },
+        }
+
+    def restore(self, state: Mapping[str, Any], time: int) -> None:
+        """Go on from where the account's last run ended: its limits, streaks, cooldowns, and the position in hand.
+
+        Raises:
+            DataError: the state isn't one that `state` returned, or holds a position in a symbol not traded here.
+        """
+        try:
+            others = [symbol for symbol in state["desks"] if symbol not in self.desks]
+            if any(state["desks"][symbol]["orders"]["holding"] for symbol in others):
+                raise DataError(
+                    f"account: the last run holds a position in {', '.join(others)}, which isn't traded here"
+                )
+            self.account = Account(int(state["wallet"]))
+            self.breaker = CircuitBreaker.restore(self.config.risk, state["breaker"])
+            for symbol, desk in self.desks.items():
+                held = self.account.open_symbol(desk.instrument)
+                if symbol in state["desks"]:
+                    saved = state["desks"][symbol]
+                    held.quantity, held.cost = int(saved["quantity"]), int(saved["cost"])
+                    desk.left_at = int(saved["left_at"])
+                    desk.left_at_bar = -int(saved["bars_since_exit"])
+                    desk.monitor.restore(saved["orders"], time)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"account: the saved state is broken: {error!r}") from None
 
     # --- trades, bars, signals -------------------------------------------------------------------------------------
 
@@ -354,8 +402,7 @@ class TradingCore:
 
     def _on_snapshot(self, snapshot: Snapshot) -> list[Output]:
         desk = self.desks[snapshot.symbol]
-        if self.account is None:
-            self._open_account(desk, snapshot)
+        self._open_account(desk, snapshot)
         held = desk.monitor.position
         outputs: list[Output] = []
         for fill in snapshot.fills:
@@ -373,12 +420,15 @@ class TradingCore:
         return outputs
 
     def _open_account(self, desk: Desk, snapshot: Snapshot) -> None:
-        self.account = Account(snapshot.wallet)
-        self.account.open_symbol(desk.instrument)
-        self.breaker = CircuitBreaker(self.config.risk, snapshot.time, snapshot.wallet)
+        """At the first snapshot: take the account as it is, unless a run before has left its own books."""
+        if self.account is None:
+            self.account = Account(snapshot.wallet)
+            self.account.open_symbol(desk.instrument)
+            self.breaker = CircuitBreaker(self.config.risk, snapshot.time, snapshot.wallet)
         desk.limits = risk.limits_of(self.config, desk.instrument, snapshot.taker_fee_e8)
-        if self.config.session.duration_s and self.config.session.on_duration_end != "carry_on":
-            self._end_at = snapshot.time + int(self.config.session.duration_s * 1000)
+        session = self.config.session
+        if session.duration_s and session.on_duration_end != "carry_on" and self._end_at == NEVER:
+            self._end_at = snapshot.time + int(session.duration_s * 1000)
 
     def _mismatches(self, snapshot: Snapshot) -> list[str]:
         """What about the account forbids trading it with these settings."""
@@ -418,6 +468,13 @@ class TradingCore:
             desk.monitor.reconciled = False
             if link.up:
                 outputs.append(TakeSnapshot(self.time, desk.instrument.symbol, "USER_STREAM_UP"))
+        return outputs
+
+    def _on_restart(self, restart: Restart) -> list[Output]:
+        outputs: list[Output] = []
+        for desk in self.desks.values():
+            desk.user_up = False
+            outputs += desk.monitor.on_restart(self.time)
         return outputs
 
     def _on_gap(self, gap: FeedGap) -> list[Output]:
@@ -473,4 +530,5 @@ _HANDLERS: dict[type, Callable[[TradingCore, Any], list[Output]]] = {
     Timer: TradingCore._on_timer,
     Operator: TradingCore._on_operator,
     Link: TradingCore._on_link,
+    Restart: TradingCore._on_restart,
 }

@@ -520,8 +520,26 @@ class Link:
     up: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """The engine was started again within its run: answers to what was in flight will not come."""
+
+    time: int
+
+
 Event = (
-    Trades | MarkPrice | FeedGap | OrderUpdate | AlgoUpdate | AccountUpdate | Reply | Snapshot | Timer | Operator | Link
+    Trades
+    | MarkPrice
+    | FeedGap
+    | OrderUpdate
+    | AlgoUpdate
+    | AccountUpdate
+    | Reply
+    | Snapshot
+    | Timer
+    | Operator
+    | Link
+    | Restart
 )
 
 

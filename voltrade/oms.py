@@ -10,11 +10,15 @@ The monitor decides and returns outputs; it sends nothing and reads no clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
 
 from voltrade.config import ExecutionSettings, ExitSettings
+from voltrade.errors import DataError
 from voltrade.model import (
     NEVER,
     Alert,
@@ -181,6 +185,8 @@ class Order:
 
     intent: OrderIntent
     state: OrderState | AlgoState
+    order_id: int = 0
+    """The exchange's id of an ordinary order."""
     child_id: int = 0
     """For a conditional order: the ordinary order that it became."""
     child_done: bool = False
@@ -194,7 +200,7 @@ class Order:
     look_at: int = NEVER
     absent: int = 0
     """Agreeing answers that the exchange has no such order."""
-    holding: Holding | None = None
+    holding: Annotated[Holding | None, Field(exclude=True)] = None
 
     @property
     def id(self) -> str:
@@ -276,6 +282,10 @@ class Holding:
         """Price in ticks at a distance from the average fill price, rounded to the nearest tick."""
         average = (2 * self.entry_notional + self.entered) // (2 * self.entered)
         return average + distance
+
+
+HOLDING = TypeAdapter(Holding)
+"""Writes a round trip in progress down, and reads it back."""
 
 
 class OrderMonitor:
@@ -416,6 +426,7 @@ class OrderMonitor:
             order.child_id = update.order_id
             order.child_done = order.child_done or status in DONE
         else:
+            order.order_id = update.order_id
             self._advance(order, status, now)
         if order.reported > order.filled and self._snapshot_at == NEVER:
             self._snapshot_at = now + RETRY_AFTER_MS
@@ -506,6 +517,52 @@ class OrderMonitor:
         """Return the time now. A look-up tells when an order last changed, which is no time to count from."""
         self._time = max(self._time, time)
         return self._time
+
+    def on_restart(self, time: int) -> list[Output]:
+        """Look up what was in flight when the engine ended; its answer is lost."""
+        now = self._at(time)
+        self.reconciled = False
+        outputs: list[Output] = []
+        for order in self._live():
+            if order.state in ("PENDING_SUBMIT", "PENDING_CANCEL") and order.move("UNKNOWN"):
+                outputs.append(self._lookup(now, order, "RESTART"))
+        return outputs
+
+    # --- what outlives a run ---------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Return what the next run must know, as plain JSON values, for `restore`."""
+        holding = self.holding
+        return {
+            "round_trips": self._round_trips,
+            "last_trade_id": self.last_trade_id,
+            "halt_reason": self.halt_reason,
+            "holding": HOLDING.dump_python(holding, mode="json") if holding else None,
+        }
+
+    def restore(self, state: Mapping[str, Any], time: int) -> None:
+        """Go on from a saved state: what is in hand stays in hand, and every live order of it is looked up.
+
+        Raises:
+            DataError: the state isn't one that `state` returned.
+        """
+        try:
+            self._round_trips = int(state["round_trips"])
+            self.halt_reason = str(state["halt_reason"])
+            self._fills = {int(state["last_trade_id"])}
+            self.holding = HOLDING.validate_python(state["holding"]) if state["holding"] else None
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"orders: the saved state is broken: {error}") from None
+        if self.holding is None:
+            return
+        for order in self.holding.orders:
+            order.holding = self.holding
+            order.state = AlgoState(order.state) if order.algo else OrderState(order.state)
+            order.look_at = time
+            self.orders[order.id] = order
+            for exchange_id in (order.order_id, order.child_id):
+                if exchange_id:
+                    self._by_exchange_id[exchange_id] = order
 
     # --- orders: making, finding, moving ---------------------------------------------------------------------------
 
