@@ -148,7 +148,7 @@ def test_slippage_is_what_the_fills_cost_against_the_decision() -> None:
 
 def test_a_fill_counts_once_however_often_it_is_told() -> None:
     fill = a_fill("e", 1, Side.BUY, 1_000, 100)
-    told = [an_intent("e", Purpose.ENTRY, Side.BUY, 100), fill, fill, replace(fill, client_order_id="")]
+    told = [an_intent("e", Purpose.ENTRY, Side.BUY, 100), fill, fill, replace(fill, client_order_id="", fee=0)]
     run = run_of(*told)
     assert len(run.fills) == len(run.orders) == 1
     assert run.orders["fees"].to_list() == [5]

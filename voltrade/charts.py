@@ -561,6 +561,7 @@ def _style(figure: go.Figure, title: str, height: int) -> None:
         },
         font={"family": "Inter, Helvetica, Arial, sans-serif", "size": 12, "color": INK},
         height=height,
+        autosize=True,  # as wide as the page, as a widget too
         margin={"l": 74, "r": 24, "t": 64, "b": 96},
         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"},
         hoverlabel={"bgcolor": "white", "bordercolor": FAINT, "align": "left", "font": {"size": 12}},

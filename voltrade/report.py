@@ -328,8 +328,8 @@ class Collector:
             self._by_order_id[update.order_id] = name
         if update.status and (order.status == "FINISHED" or order.status not in _ENDED):
             order.status = STATUS_ALIASES.get(update.status, update.status)
-        if update.trade_id and update.trade_id not in self._fills:
-            self._fills[update.trade_id] = (order, update)
+        if update.trade_id:
+            self._fills.setdefault(update.trade_id, (order, update))
 
     def _add_algo_update(self, update: AlgoUpdate) -> None:
         name = update.client_order_id
