@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "data": f"{BASE} synthetic",
     "journal": BASE,
     "replay": f"{BASE} {RULES} core lockstep journal",
+    "ledger": "errors",
     "report": f"{BASE} risk oms journal",
     # exchanges
     "exchange.messages": BASE,

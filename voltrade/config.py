@@ -205,6 +205,9 @@ class SessionSettings(Settings):
     """Length of the synthetic tape."""
     speed: Annotated[float, Field(ge=0)] = 0.0
     """`sim`: 1 plays the tape by the wall clock, 0 in lockstep with the engine, as fast as both can."""
+    venue: Annotated[str, Field(pattern=r"^(|http://(127\.0\.0\.1|localhost):\d{1,5})$")] = ""
+    """`sim`: address of a running `python -m voltrade venue`, whose account then outlives the session; empty for a
+    venue, tape and account of the session's own."""
     duration_s: Seconds = 0.0
     """End the session after this long; 0 for the end of the tape, or never."""
     on_duration_end: StopPolicy = "flatten"

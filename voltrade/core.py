@@ -9,7 +9,8 @@ A signal passes the gates in the order of `GATES`, top to bottom; the first that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from voltrade.fold import Fold
 from voltrade.model import (
     NEVER,
     AccountUpdate,
+    Adoption,
     Alert,
     AlgoUpdate,
     BreakerChange,
@@ -177,7 +179,7 @@ class TradingCore:
     # --- what outlives a run ---------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any] | None:
-        """Return what the account's next run must know, as plain JSON values; None before the first snapshot."""
+        """Return what the account's next run must know (`Adoption`) as plain JSON; None before the first snapshot."""
         if self.account is None or self.breaker is None:
             return None
         return {
@@ -195,13 +197,14 @@ class TradingCore:
             },
         }
 
-    def restore(self, state: Mapping[str, Any], time: int) -> None:
+    def _on_adoption(self, adoption: Adoption) -> list[Output]:
         """Go on from where the account's last run ended: its limits, streaks, cooldowns, and the position in hand.
 
         Raises:
             DataError: the state isn't one that `state` returned, or holds a position in a symbol not traded here.
         """
         try:
+            state = json.loads(adoption.state)
             others = [symbol for symbol in state["desks"] if symbol not in self.desks]
             if any(state["desks"][symbol]["orders"]["holding"] for symbol in others):
                 raise DataError(
@@ -215,10 +218,11 @@ class TradingCore:
                     saved = state["desks"][symbol]
                     held.quantity, held.cost = int(saved["quantity"]), int(saved["cost"])
                     desk.left_at = int(saved["left_at"])
-                    desk.left_at_bar = -int(saved["bars_since_exit"])
-                    desk.monitor.restore(saved["orders"], time)
+                    desk.left_at_bar = desk.fold.count - int(saved["bars_since_exit"])
+                    desk.monitor.restore(saved["orders"], self.time)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"account: the saved state is broken: {error!r}") from None
+        return []
 
     # --- trades, bars, signals -------------------------------------------------------------------------------------
 
@@ -530,5 +534,6 @@ _HANDLERS: dict[type, Callable[[TradingCore, Any], list[Output]]] = {
     Timer: TradingCore._on_timer,
     Operator: TradingCore._on_operator,
     Link: TradingCore._on_link,
+    Adoption: TradingCore._on_adoption,
     Restart: TradingCore._on_restart,
 }

@@ -26,15 +26,18 @@ from typing import Any
 
 import aiohttp
 
+from voltrade.bars import VolumeBarAggregator
 from voltrade.config import Config
 from voltrade.core import TradingCore
 from voltrade.errors import SessionError, VoltradeError
-from voltrade.exchange.binance import BinanceRestClient, BinanceWSManager, Credentials, Endpoint, connect
+from voltrade.exchange.binance import PAGE, BinanceRestClient, BinanceWSManager, Credentials, Endpoint, connect
 from voltrade.journal import Journal
+from voltrade.ledger import Ledger
 from voltrade.live import LiveTradingSystem
-from voltrade.model import Operator
-from voltrade.replay import start_row
+from voltrade.model import DAY_MS, Adoption, Instrument, Operator, Trades
+from voltrade.replay import Replay, recover, start_row
 from voltrade.report import save_frames
+from voltrade.signal_engine import SignalEngine
 
 JOURNAL, RECORD, PARAMETERS, VENUE = "journal.db", "run.json", "parameters.json", "venue"
 LIBRARIES = ("voltrade", "ccxt", "numba", "numpy", "pandas", "papermill")
@@ -86,8 +89,8 @@ class Record:
 class VenueProcess:
     """The simulated venue of a session and its side channel."""
 
-    def __init__(self, rest: str, stream: str, pid: int) -> None:
-        self.rest, self.stream, self.pid = rest, stream, pid
+    def __init__(self, rest: str) -> None:
+        self.rest, self.stream = rest, rest.replace("http", "ws", 1)
         self._web = aiohttp.ClientSession()
         self._socket: aiohttp.ClientWebSocketResponse | None = None
 
@@ -115,13 +118,20 @@ class VenueProcess:
         except (TimeoutError, ValueError):
             said = (log / "venue.log").read_text()[-2000:]
             raise SessionError(f"the simulated venue did not start: {said.strip()}") from None
-        return VenueProcess(ready["rest"], ready["ws"], ready["pid"])
+        return VenueProcess(ready["rest"])
 
     async def status(self) -> dict[str, Any]:
-        """Return its clock and how far its tape is."""
-        async with self._web.get(f"{self.rest}/voltrade/status") as response:
-            status: dict[str, Any] = await response.json()
-            return status
+        """Return its clock and how far its tape is.
+
+        Raises:
+            SessionError: it isn't there.
+        """
+        try:
+            async with self._web.get(f"{self.rest}/voltrade/status") as response:
+                status: dict[str, Any] = await response.json()
+                return status
+        except (aiohttp.ClientError, ValueError) as error:
+            raise SessionError(f"venue: must be a running venue, was {self.rest}: {error}") from None
 
     async def ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """Take one step of the side channel."""
@@ -129,6 +139,8 @@ class VenueProcess:
             self._socket = await self._web.ws_connect(f"{self.rest}/voltrade/lockstep", max_msg_size=0)
         await self._socket.send_str(json.dumps(message))
         answer: dict[str, Any] = json.loads((await self._socket.receive()).data)
+        if "error" in answer:
+            raise SessionError(f"lockstep: {answer['error']}")
         return answer
 
     async def stop(self) -> None:
@@ -136,6 +148,9 @@ class VenueProcess:
         with suppress(aiohttp.ClientError):
             async with self._web.post(f"{self.rest}/voltrade/stop"):
                 pass
+
+    async def close(self) -> None:
+        """Let go of it."""
         await self._web.close()
 
 
@@ -214,6 +229,7 @@ class Engine:
         self._clock: TapeClock | WallClock = WallClock()
         self._system: LiveTradingSystem | None = None
         self._journal: Journal | None = None
+        self._ledger: Ledger | None = None
         self._trades = 0
 
     async def run(self) -> None:
@@ -222,21 +238,38 @@ class Engine:
         Raises:
             VoltradeError: it could not start, or can't go on; `run.json` says so too.
         """
-        (self._dir / PARAMETERS).write_text(json.dumps(self._config.parameters()))
-        venue = await VenueProcess.start(self._dir)
+        venue = await self._venue()
         control = Control(self._config, self._status, self._order)
         try:
+            tape = await venue.status()
+            self._open_ledger(venue, tape)
             socket = await control.listen(self._dir)
-            self._record.update(pid=os.getpid(), socket=str(socket), venue={"rest": venue.rest, "pid": venue.pid})
-            await self._trade(venue)
+            self._record.update(pid=os.getpid(), socket=str(socket), venue=venue.rest)
+            await self._trade(venue, tape)
         finally:
             control.close()
-            await venue.stop()
-            if self._journal is not None:
-                self._journal.close()
+            if not self._config.session.venue:
+                await venue.stop()
+            await venue.close()
+            for held in (self._journal, self._ledger):
+                if held is not None:
+                    held.close()
 
-    async def _trade(self, venue: VenueProcess) -> None:
-        tape = await venue.status()
+    async def _venue(self) -> VenueProcess:
+        """The venue of a run that goes on, a running one that the settings name, or one of the session's own."""
+        known = self._record.facts.get("venue") or self._config.session.venue
+        if known:
+            return VenueProcess(known)
+        (self._dir / PARAMETERS).write_text(json.dumps(self._config.parameters()))
+        return await VenueProcess.start(self._dir)
+
+    def _open_ledger(self, venue: VenueProcess, tape: dict[str, Any]) -> None:
+        """Take the account's ledger. An account that lives and ends with the session needs none."""
+        if self._config.session.venue:
+            account = f"{venue.rest} {tape['instance']}"
+            self._ledger = Ledger.open(self._dir.parent / ".accounts", account, self._config.session.mode)
+
+    async def _trade(self, venue: VenueProcess, tape: dict[str, Any]) -> None:
         config, symbol = self._bounded(tape), self._config.session.symbol
         self._trades = tape["trades"]
         if tape["lockstep"]:
@@ -246,13 +279,21 @@ class Engine:
         rest = BinanceRestClient(exchange, "sim")
         feed = None
         try:
-            await rest.apply_account_settings(symbol, config.risk.leverage, config.risk.margin_type)
             instrument = await rest.instrument(symbol)
-            core = TradingCore(config, instrument, self._record.facts["epoch"])
-            self._journal = self._open_journal(
-                start_row(config, instrument, self._record.facts["epoch"], **self._facts())
-            )
+            again = self._recover()
+            core = again.core if again and again.core else self._begin(config, instrument)
+            assert self._journal is not None
             self._system = system = LiveTradingSystem(core, self._journal, rest, self._clock, self._clock.set)
+            last_id = core.desks[symbol].fold.last_trade_id
+            at = {"trade_id": max(last_id, 0), "marks": again.marks if again else 0}
+            hello = await venue.ask({"op": "hello", **at}) if tape["lockstep"] else at
+            if not again and hello["trade_id"]:
+                system.warm_up(await earlier_trades(rest, config, instrument, hello["trade_id"]))
+                last_id = core.desks[symbol].fold.last_trade_id
+            if not again:
+                self._adopt(system)
+            if core.desks[symbol].monitor.holding is None:
+                await rest.apply_account_settings(symbol, config.risk.leverage, config.risk.margin_type)
             feed = BinanceWSManager(
                 exchange,
                 rest,
@@ -261,11 +302,12 @@ class Engine:
                 system.on_event,
                 self._clock,
                 lockstep=tape["lockstep"],
+                after_trade_id=max(last_id, 0),
             )
             await feed.start()
             self._record.update(state="running", started=_utc_now())
             if tape["lockstep"]:
-                await system.run_lockstep(feed, venue)
+                await system.run_lockstep(feed, venue, marks=hello["marks"], restarted=again is not None)
             else:
                 await system.run_wall(feed)
             self._end(core.end_reason)
@@ -274,6 +316,45 @@ class Engine:
                 await feed.stop()
             await exchange.close()
 
+    # --- where a run starts from -----------------------------------------------------------------------------------
+
+    def _recover(self) -> Replay | None:
+        """Where the folder holds a journal, the engine was killed: make its core again and go on in its journal."""
+        path = self._dir / JOURNAL
+        if not self._record.facts.get("begun"):
+            # Killed before the first row was on disk, so before anything was sent: there is nothing to go on from.
+            for remains in self._dir.glob(f"{JOURNAL}*"):
+                remains.unlink()
+            return None
+        again = recover(path)
+        self._journal = Journal.open(path)
+        return again
+
+    def _begin(self, config: Config, instrument: Instrument) -> TradingCore:
+        """Make a core that goes on from the account's last run, and write down what it is made from."""
+        core = TradingCore(config, instrument, self._record.facts["epoch"])
+        self._journal = Journal.create(self._dir / JOURNAL)
+        start = start_row(config, instrument, self._record.facts["epoch"], **self._facts())
+        self._journal.append("Start", self._clock(), start)
+        self._journal.commit()
+        self._record.update(begun=True)
+        return core
+
+    def _adopt(self, system: LiveTradingSystem) -> None:
+        """Take over what the account's last run left; a killed one's state is made from its journal."""
+        if self._ledger is None:
+            return
+        last = self._ledger.last
+        if last is not None:
+            state, head = last.get("state"), last.get("head", "")
+            if not last["ended"]:
+                again = recover(Path(last["run"]) / JOURNAL)
+                assert again.core is not None
+                state, head = again.core.state(), again.head
+            if state is not None:
+                system.handle(Adoption(self._clock(), json.dumps(state), head))
+        self._ledger.begin(self._dir)
+
     def _bounded(self, tape: dict[str, Any]) -> Config:
         """By the wall clock a tape's end is silence: end the session where the tape does."""
         session = self._config.session
@@ -281,12 +362,6 @@ class Engine:
             return self._config
         left_s = (tape["last_time"] - tape["time"]) / 1000
         return self._config.model_copy(update={"session": session.model_copy(update={"duration_s": max(left_s, 1.0)})})
-
-    def _open_journal(self, start: dict[str, Any]) -> Journal:
-        journal = Journal.create(self._dir / JOURNAL)
-        journal.append("Start", self._clock(), start)
-        journal.commit()
-        return journal
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -301,6 +376,8 @@ class Engine:
         assert self._system is not None
         self._journal.append("End", self._clock(), {"reason": reason})
         self._journal.commit()
+        if self._ledger is not None:
+            self._ledger.end(self._dir, self._journal.head, self._system.core.state())
         save_frames(self._dir)
         self._record.update(state="ended", end_reason=reason, head=self._journal.head, ended=_utc_now())
 
@@ -323,6 +400,35 @@ class Engine:
         if self._system is None:
             return
         self._system.on_event(Operator(self._clock(), action, reason, final))
+
+
+async def earlier_trades(rest: BinanceRestClient, config: Config, instrument: Instrument, last_id: int) -> Trades:
+    """Return the trades before a session that its bars and indicators need, up to `last_id`.
+
+    Pages go back in time until the day of the last trade is whole, so that its bars have their anchor, and until the
+    volume is enough for every indicator; then to the beginning of a UTC day, or of what the exchange has.
+    """
+    enough = SignalEngine(config.signals, instrument).warmup_bars
+    rows: list[tuple[int, int, int, int, bool]] = []
+    first_id, first_day = last_id + 1, None
+    while first_id > 1:
+        page = await rest.agg_trades(instrument.symbol, max(first_id - PAGE, 1), PAGE)
+        page = [row for row in page if row[0] < first_id]
+        if not page:
+            break
+        rows[:0] = page
+        first_id = page[0][0]
+        if first_day is None and _bars_in(rows, config, instrument) >= enough:
+            first_day = rows[0][3] // DAY_MS
+        if first_day is not None and rows[0][3] // DAY_MS < first_day:
+            rows = [row for row in rows if row[3] // DAY_MS >= first_day]
+            break
+    return Trades.from_rows(instrument.symbol, rows)
+
+
+def _bars_in(rows: list[tuple[int, int, int, int, bool]], config: Config, instrument: Instrument) -> int:
+    """About how many bars these trades make."""
+    return len(VolumeBarAggregator(config.bars, instrument).fold(Trades.from_rows(instrument.symbol, rows)))
 
 
 def _utc_now() -> str:

@@ -146,6 +146,13 @@ class LiveTradingSystem:
         self._journal.commit()
         self._uncommitted = 0
 
+    def warm_up(self, trades: Trades) -> None:
+        """Let the core take trades of before the session; without an account it can't act on them."""
+        while len(trades):
+            consumed, _ = self.handle(trades)
+            trades = trades[consumed:]
+        self._commit()
+
     # --- to the exchange -------------------------------------------------------------------------------------------
 
     async def _execute(self, command: Command) -> Reply | Snapshot:
@@ -163,8 +170,8 @@ class LiveTradingSystem:
 
     # --- the tape is the clock -------------------------------------------------------------------------------------
 
-    async def run_lockstep(self, feed: Feed, channel: Channel) -> None:
-        """Run until the tape or the session is over.
+    async def run_lockstep(self, feed: Feed, channel: Channel, *, marks: int = 0, restarted: bool = False) -> None:
+        """Run until the tape or the session is over; see `Lockstep` for the arguments.
 
         Raises:
             SessionError: frames that the venue says it sent did not arrive.
@@ -173,8 +180,10 @@ class LiveTradingSystem:
         # The streams have told that they came up; where the tape is the clock the session itself says so.
         self._news.clear()
         self._executed = False
-        self._played = Play(0, 0, False, 0, self._clock())
-        run = Lockstep(self.core, self.handle, self._clock()).run()
+        self._seen_marks = marks
+        self._seen_trade_id = last_id = self.core.desks[self._symbol].fold.last_trade_id
+        self._played = Play(0, max(last_id, 0), False, marks, self._clock())
+        run = Lockstep(self.core, self.handle, self._clock(), marks=marks, restarted=restarted).run()
         answer: Any = None
         try:
             while True:
@@ -218,6 +227,8 @@ class LiveTradingSystem:
         for _ in range(play.trades + play.mark):
             self._market.popleft()
         self._set_clock(play.time)
+        # The exchange never gets ahead of the journal: what it has played, a restarted engine has seen.
+        self._commit()
         await self._sync(play)
 
     async def _sync(self, play: Play) -> None:
@@ -227,8 +238,6 @@ class LiveTradingSystem:
         self._executed = False
 
     async def _hear(self, reply: dict[str, Any]) -> None:
-        if "error" in reply:
-            raise SessionError(f"lockstep: {reply['error']}")
         await self._until(lambda: self._feed.user_frames >= reply["user"], "user data")
 
     async def _collect(self) -> list[Event]:

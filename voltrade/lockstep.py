@@ -31,6 +31,7 @@ from voltrade.model import (
     Output,
     Refusal,
     Reply,
+    Restart,
     RoundTrip,
     Segment,
     Snapshot,
@@ -96,19 +97,26 @@ class Lockstep:
         core: the core, asked for what is due.
         handle: `core.handle`, perhaps with a journal around it; events reach the core through it alone.
         start: venue time at which the session begins, ms.
+        marks: mark prices that the exchange has played already.
+        restarted: whether the core comes from the journal of an engine that was killed.
     """
 
-    def __init__(self, core: TradingCore, handle: Handle, start: int) -> None:
+    def __init__(
+        self, core: TradingCore, handle: Handle, start: int, *, marks: int = 0, restarted: bool = False
+    ) -> None:
         self._core = core
         self._handle = handle
         self._time = start
-        self._trade_id = 0
-        self._marks = 0
+        self._restarted = restarted
+        self._trade_id = max(desk.fold.last_trade_id for desk in core.desks.values())
+        self._marks = marks
         self._unplayed = 0
         self._last_due = self._fired = 0
 
     def run(self) -> Generator[Ask, Any, None]:
         """Yield asks until the session has ended; each is answered by `send`."""
+        if self._restarted:
+            yield from self._settle(self._take(Restart(self._time)))
         yield from self._settle(self._take(Link(self._time, "user", True)))
         ended = False
         while not (ended or self._core.finished):

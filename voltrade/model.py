@@ -521,6 +521,17 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class Adoption:
+    """What the account's last run left, taken over after the warm-up and before the account is asked for."""
+
+    time: int
+    state: str
+    """JSON of `TradingCore.state`."""
+    head: str
+    """Head hash of that run's journal."""
+
+
+@dataclass(frozen=True, slots=True)
 class Restart:
     """The engine was started again within its run: answers to what was in flight will not come."""
 
@@ -539,6 +550,7 @@ Event = (
     | Timer
     | Operator
     | Link
+    | Adoption
     | Restart
 )
 

@@ -34,6 +34,11 @@ class Replay:
     differences: int = 0
     shown: list[str] = field(default_factory=list)
     """The first differences, a line each."""
+    core: TradingCore | None = None
+    """The core as it was when the journal ended."""
+    marks: int = 0
+    """Mark prices that it had taken."""
+    head: str = ""
 
     def differ(self, line: str) -> None:
         self.differences += 1
@@ -64,16 +69,32 @@ def replay(path: Path) -> Replay:
     start = first.fact
     instrument = INSTRUMENT.validate_python(start["instrument"])
     core = TradingCore(Config.from_json(journal.encode_json(start["config"])), instrument, start["epoch"])
-    result = Replay()
+    result = Replay(core=core)
     expected: deque[tuple[str, bytes]] = deque()
     for row in rows:
         if row.kind in EVENTS:
             _missing(result, expected)
             expected = _handle(core, row, result)
+            result.marks += row.kind == "MarkPrice"
         elif row.kind != "End":
             _compare(result, expected, row)
+        result.head = row.hash.hex()
     _missing(result, expected)
     return result
+
+
+def recover(path: Path) -> Replay:
+    """Make again the core of a run that was killed.
+
+    A journal is committed only where an event stands with all that followed from it, so its end is whole.
+
+    Raises:
+        JournalError: the journal doesn't lead to the decisions that stand in it.
+    """
+    again = replay(path)
+    if again.differences:
+        raise JournalError(f"{path}: can't be gone on from: {again.shown[0]}")
+    return again
 
 
 def _handle(core: TradingCore, row: journal.Row, result: Replay) -> deque[tuple[str, bytes]]:

@@ -121,6 +121,8 @@ class Venue:
         self.stopping = asyncio.Event()
         self.rest_url = self.ws_url = ""
         self._sent = self._marks_sent = 0
+        self.instance = os.urandom(8).hex()
+        """Tells this venue's account from that of another."""
         """Trades and marks that clients were sent: in lockstep they see them before the exchange plays them."""
         self._runner: web.AppRunner | None = None
         self._clockwork: asyncio.Task[None] | None = None
@@ -173,6 +175,7 @@ class Venue:
                 "time": self.now(),
                 "last_time": int(self.trades.time[-1]),
                 "lockstep": self.lockstep,
+                "instance": self.instance,
                 "trades": len(self.trades),
                 "played": self.player.trades_played,
                 "sent": self._sent,
@@ -196,6 +199,8 @@ class Venue:
     def _step(self, ask: Json) -> Json:
         """Do one step of the side channel; a step that can't be done is answered with an error and changes nothing."""
         match ask:
+            case {"op": "hello", "trade_id": int(trade_id), "marks": int(marks)}:
+                return self._greet(trade_id, marks)
             case {"op": "go"}:
                 return self._go()
             case {"op": "at", "trade_id": int(trade_id), "marks": int(marks), "time": int(time)}:
@@ -212,6 +217,20 @@ class Venue:
                 self.player.finish()
                 return self._news()
         return {"error": f"unknown step {ask}"}
+
+    def _greet(self, trade_id: int, marks: int) -> Json:
+        """Meet an engine: a new one (trade 0) goes on from where the tape is, one that comes back says where it is.
+
+        What was sent and not yet played is sent once more: frames may have been lost with the engine before.
+        """
+        if trade_id:
+            answer = self._step({"op": "at", "trade_id": trade_id, "marks": marks, "time": self.now()})
+            if "error" in answer:
+                return answer
+        played = self.player.trades_played
+        self._sent, self._marks_sent = played, self.player.marks_played
+        last = int(self.trades.id[played - 1]) if played else 0
+        return {"trade_id": last, "marks": self.player.marks_played, "time": self.now()}
 
     def _go(self) -> Json:
         """Send what lies before the horizon and was not sent before; tell where the horizon is.

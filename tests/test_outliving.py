@@ -1,0 +1,158 @@
+"""What outlives an engine: its account's next session, and a kill in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sessions import Truth, bars_of, facts_of
+
+from voltrade import journal
+from voltrade.backtest import Backtest, backtest
+from voltrade.config import Config
+from voltrade.data import tape
+from voltrade.exchange.simulated import shipped_instrument
+from voltrade.model import Adoption, BreakerChange, OrderUpdate, RoundTrip
+from voltrade.replay import replay
+
+PARAMETERS: dict[str, Any] = {
+    **{"seed": 7, "hours": 4.0, "threshold": 15, "cooldown_bars": 1, "take_profit_atr": 2.0},
+    **{"ema_fast": 5, "ema_slow": 13, "rsi_length": 7, "atr_length": 7},
+}
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def researched() -> Backtest:
+    """The same tape and settings in one go."""
+    config = Config.from_parameters(PARAMETERS)
+    return backtest(tape(config.session, shipped_instrument("BTCUSDT")), config)
+
+
+@pytest.fixture
+def venue(tmp_path: Path) -> Iterator[str]:
+    """A venue of its own, whose account outlives the sessions on it."""
+    (tmp_path / "parameters.json").write_text(json.dumps(PARAMETERS))
+    command = [sys.executable, "-m", "voltrade", "venue", "--parameters", str(tmp_path / "parameters.json")]
+    process = subprocess.Popen([*command, "--log", str(tmp_path / "shared/venue")], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield str(json.loads(process.stdout.readline())["rest"])
+    finally:
+        process.terminate()
+        process.wait(20)
+        process.stdout.close()
+
+
+def engine(run: Path, **parameters: Any) -> subprocess.Popen[bytes]:
+    """Start an engine in a run's folder, anew or again."""
+    run.mkdir(mode=0o700, exist_ok=True)
+    if not (run / "run.json").exists():
+        config = Config.from_parameters({**PARAMETERS, **parameters})
+        record = {"parameters": config.parameters(), "epoch": run.name, "state": "starting"}
+        (run / "run.json").write_text(json.dumps(record))
+    with (run / "engine.log").open("ab") as log:
+        command = [sys.executable, "-m", "voltrade", "run", str(run)]
+        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], within_s: float = 60) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert process.poll() is None, "the engine ended before its time"
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.002)
+
+
+def fills_at_the_venue(truth: Truth) -> list[tuple[Any, ...]]:
+    return [
+        (f["time"], f["side"], Decimal(f["price"]), Decimal(f["quantity"]), Decimal(f["fee"]), Decimal(f["realised"]))
+        for f in truth.kind("fill")
+    ]
+
+
+def fills_in_research(done: Backtest) -> list[tuple[Any, ...]]:
+    fills = [f for f in done.facts if isinstance(f, OrderUpdate) and f.trade_id]
+    price, lots = done.instrument.price, done.instrument.quantity
+    money = [(Decimal(f.fee).scaleb(-8), Decimal(f.realised).scaleb(-8)) for f in fills]
+    return [
+        (f.time, f.side.name, price(f.last_price), lots(f.last_quantity), *amounts)
+        for f, amounts in zip(fills, money, strict=True)
+    ]
+
+
+def check_sealed(run: Path) -> None:
+    record = json.loads((run / "run.json").read_text())
+    assert record["state"] == "ended", (record, (run / "engine.log").read_text()[-2000:])
+    assert journal.verify(run / "journal.db").ok
+    again = replay(run / "journal.db")
+    assert again.differences == 0, again.shown
+
+
+def test_a_day_in_three_sessions_is_the_day_in_one(venue: str, tmp_path: Path, researched: Backtest) -> None:
+    start = next(f.time for f in researched.facts)
+    inside = [trip for trip in researched.round_trips if trip.closed_at - trip.opened_at > 60_000]
+    # Each of the first two sessions ends while it holds a position, which the next takes in hand.
+    ends = [(inside[index].opened_at + inside[index].closed_at) // 2 for index in (1, 4)]
+    durations = [(ends[0] - start) / 1000, (ends[1] - ends[0]) / 1000, 0.0]
+    for name, duration in zip("abc", durations, strict=True):
+        policy = "protect" if duration else "flatten"
+        done = engine(tmp_path / name, venue=venue, duration_s=duration, on_duration_end=policy)
+        assert done.wait(100) == 0, (tmp_path / name / "engine.log").read_text()[-2000:]
+        check_sealed(tmp_path / name)
+
+    truth = Truth.of(tmp_path / "shared")
+    assert fills_at_the_venue(truth) == fills_in_research(researched)
+    trips = [f for name in "abc" for f in facts_of(tmp_path / name) if isinstance(f, RoundTrip)]
+    assert [(t.id, t.net, t.exit_reason) for t in trips] == [
+        (t.id, t.net, t.exit_reason) for t in researched.round_trips
+    ]
+    changes = [f for name in "abc" for f in facts_of(tmp_path / name) if isinstance(f, BreakerChange)]
+    assert changes == [f for f in researched.facts if isinstance(f, BreakerChange)]
+    names = researched.bars.dtype.names
+    whole = [tuple(bar[name] for name in names) for bar in bars_of(tmp_path / "c")]
+    assert whole == [tuple(row[name] for name in names) for row in researched.bars[-len(whole) :]]
+    heads = [json.loads((tmp_path / name / "run.json").read_text())["head"] for name in "ab"]
+    adopted = [fact.head for name in "bc" for fact in facts_of(tmp_path / name) if isinstance(fact, Adoption)]
+    assert adopted == heads
+
+
+def test_an_engine_that_is_killed_goes_on_where_it_was(tmp_path: Path, researched: Backtest) -> None:
+    run = tmp_path / "killed"
+    process = engine(run)
+    for count in (1, 3):  # round trips begun: killed while the first, then the third is young
+
+        def entered(count: int = count) -> bool:
+            path = run / "journal.db"
+            if not json.loads((run / "run.json").read_text()).get("begun"):
+                return False
+            kinds = [row.kind for row in journal.read(path)]
+            return kinds.count("OrderIntent") >= 3 * count and "RoundTrip" not in kinds[-3:]
+
+        wait_until(entered, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(20)
+        process = engine(run)
+    assert process.wait(100) == 0, (run / "engine.log").read_text()[-2000:]
+    check_sealed(run)
+    assert fills_at_the_venue(Truth.of(run)) == fills_in_research(researched)
+    assert len([row for row in journal.read(run / "journal.db") if row.kind == "Restart"]) == 2
+
+
+def test_two_engines_on_one_account_only_one_trades(venue: str, tmp_path: Path) -> None:
+    engines = {name: engine(tmp_path / name, venue=venue, duration_s=600.0) for name in ("left", "right")}
+    for process in engines.values():
+        process.wait(100)
+    states = {name: json.loads((tmp_path / name / "run.json").read_text()) for name in engines}
+    assert sorted(record["state"] for record in states.values()) == ["ended", "failed"]
+    [refused] = [record for record in states.values() if record["state"] == "failed"]
+    assert "another engine trades it" in refused["error"]
