@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "journal": BASE,
     "replay": f"{BASE} {RULES} core lockstep journal",
     "ledger": "errors",
+    "ctl": "errors",
     "report": f"{BASE} risk oms journal",
     # exchanges
     "exchange.messages": BASE,

@@ -17,11 +17,12 @@ import pytest
 from sessions import Truth, bars_of, facts_of
 
 from voltrade import journal
+from voltrade.__main__ import main
 from voltrade.backtest import Backtest, backtest
 from voltrade.config import Config
 from voltrade.data import tape
 from voltrade.exchange.simulated import shipped_instrument
-from voltrade.model import Adoption, BreakerChange, OrderUpdate, RoundTrip
+from voltrade.model import Adoption, BreakerChange, Operator, OrderUpdate, RoundTrip
 from voltrade.replay import replay
 
 PARAMETERS: dict[str, Any] = {
@@ -146,6 +147,31 @@ def test_an_engine_that_is_killed_goes_on_where_it_was(tmp_path: Path, researche
     check_sealed(run)
     assert fills_at_the_venue(Truth.of(run)) == fills_in_research(researched)
     assert len([row for row in journal.read(run / "journal.db") if row.kind == "Restart"]) == 2
+
+
+def test_a_person_steers_a_session_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs/steered"
+    run.parent.mkdir()
+    process = engine(run, hours=200.0)
+    wait_until(lambda: json.loads((run / "run.json").read_text())["state"] == "running", process)
+
+    def ctl(*words: str) -> str:
+        began = time.monotonic()
+        assert main(["ctl", *words]) == 0
+        assert time.monotonic() - began < 1
+        return str(capsys.readouterr().out)
+
+    assert "running" in ctl("status")
+    ctl("pause", "--reason", "lunch")
+    ctl("stop", str(run), "--reason", "done for today")
+    assert process.wait(30) == 0
+    check_sealed(run)
+    orders = [fact for fact in facts_of(run) if isinstance(fact, Operator)]
+    assert [(order.action, order.reason) for order in orders] == [("pause", "lunch"), ("protect", "done for today")]
+    assert json.loads((run / "run.json").read_text())["end_reason"] == "done for today"
+    assert main(["ctl", "status", str(run)]) == 2
+    assert "does not answer" in capsys.readouterr().err
 
 
 def test_two_engines_on_one_account_only_one_trades(venue: str, tmp_path: Path) -> None:

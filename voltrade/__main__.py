@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from voltrade.errors import VoltradeError
+from voltrade.ctl import ACTIONS, ask, running
+from voltrade.errors import SessionError, VoltradeError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +39,29 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=words, description=words)
         command.add_argument("run", type=Path, metavar="RUN", help="folder of a run, such as runs/demo")
         command.set_defaults(do=do)
+    control = commands.add_parser(
+        "ctl",
+        help="look at or steer a running session",
+        description="Look at or steer a running session; what is ordered stands in its journal with the reason.",
+    )
+    control.add_argument("action", choices=ACTIONS)
+    control.add_argument("run", type=Path, nargs="?", metavar="RUN", help="folder of a run; the one that is running")
+    control.add_argument("--reason", default="", help="why; kept in the journal")
+    control.set_defaults(do=_ctl)
     return parser
+
+
+def _ctl(arguments: argparse.Namespace) -> int:
+    run = arguments.run
+    if run is None:
+        found = running(Path("runs"))
+        if len(found) != 1:
+            raise SessionError(f"run: name one; running under runs/ are: {[path.name for path in found]}")
+        [run] = found
+    answer = ask(run, {"op": arguments.action, "reason": arguments.reason})
+    for name, value in answer.items():
+        print(f"{name:>10}  {value}")
+    return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:

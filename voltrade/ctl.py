@@ -1,0 +1,56 @@
+"""`python -m voltrade ctl`: a person's hand on a running session, whatever its notebook is doing.
+
+It speaks to the engine over the Unix socket in the run's folder, so that it works while the notebook is busy or gone.
+What it orders goes through the core as an event and stands in the journal with its reason.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+from voltrade.errors import SessionError
+
+ACTIONS = ("status", "pause", "resume", "reduce", "flatten", "halt", "stop")
+ANSWER_WITHIN_S = 5.0
+
+
+def running(runs: Path) -> list[Path]:
+    """Return the folders of the runs whose engines answer, the newest first."""
+    records = sorted(runs.glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return [path.parent for path in records if _answers(path.parent)]
+
+
+def _answers(run: Path) -> bool:
+    try:
+        ask(run, {"op": "status"})
+    except SessionError:
+        return False
+    return True
+
+
+def ask(run: Path, message: dict[str, Any]) -> dict[str, Any]:
+    """Send a run's engine one message and return its answer.
+
+    Raises:
+        SessionError: the folder holds no run, its engine doesn't answer, or it refuses the message.
+    """
+    try:
+        record = json.loads((run / "run.json").read_text())
+    except (OSError, ValueError) as error:
+        raise SessionError(f"run: must be the folder of a run, was {run}: {error}") from None
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(ANSWER_WITHIN_S)
+        try:
+            connection.connect(str(record["socket"]))
+            connection.sendall(json.dumps(message).encode() + b"\n")
+            with connection.makefile("rb") as answers:
+                answer: dict[str, Any] = json.loads(answers.readline())
+        except (KeyError, OSError, ValueError):
+            state = record.get("state", "without a state")
+            raise SessionError(f"{run.name}: its engine does not answer; the record says it is {state}") from None
+    if "error" in answer:
+        raise SessionError(f"{run.name}: {answer['error']}")
+    return answer
