@@ -29,7 +29,7 @@ def test_the_backtest_and_the_rule_run_as_shown(tmp_path: Path) -> None:
 
 
 def test_every_command_is_shown_and_every_shown_path_exists(capsys: Any) -> None:
-    for command in ("replay", "verify"):
+    for command in ("replay", "verify", "ctl", "run", "venue"):
         assert f"python -m voltrade {command}" in README
     for path in re.findall(r"`((?:voltrade|notebooks|docs)/[\w/]+\.(?:py|ipynb|md))", README):
         assert (ROOT / path).exists(), path
