@@ -55,8 +55,9 @@ MAY_IMPORT = {
     "exchange.venue": f"{BASE} data {VENUE}",
     # what people touch
     "charts": f"{BASE} report",
-    "papermill_engine": BASE,
-    "session": f"{BASE} data journal report charts papermill_engine backtest replay exchange.simulated",
+    "record": BASE,
+    "papermill_engine": f"{BASE} record",
+    "session": f"{BASE} record data journal report charts papermill_engine backtest replay exchange.simulated",
     # the one place that picks concrete parts, by name
     "engine": "*",
     "__main__": "*",

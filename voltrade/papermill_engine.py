@@ -2,6 +2,7 @@
 
 Installing voltrade makes `PapermillEngine` papermill's default engine, so that a plain `papermill notebooks/live.ipynb
 runs/today.ipynb` refuses wrong parameters while nothing is written, and keeps an earlier run instead of overwriting it.
+A run that was cut short is gone on with, and Ctrl-C or SIGTERM end a session by its policy, with its notebook whole.
 Notebooks without the flag `voltrade.session` in their metadata are executed just as papermill does.
 """
 
@@ -10,18 +11,24 @@ from __future__ import annotations
 import ast
 import json
 import os
-import socket
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
 
+from voltrade import record as records
 from voltrade.config import RECORDED, RUN_DIR, Config, refuse_secrets
 from voltrade.errors import ConfigError
+
+GIVES_UP_AT = 3
+"""Signals after which papermill gives up on the notebook; the session still ends, by its `on_notebook_lost`."""
 
 
 class PapermillEngine:
@@ -36,21 +43,23 @@ class PapermillEngine:
         """
         target = output_path or nb.metadata.papermill.get("output_path")
         environment: dict[str, str] = {}
+        engine = NBClientEngine
         if is_session(nb):
-            check_parameters(nb)
+            engine = SessionEngine
+            config = check_parameters(nb)
             environment = {RECORDED: "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
             if target and target != "-" and "://" not in target:
                 notebook = _origin() / target
                 if notebook.suffix != ".ipynb":
                     raise Refused(f"output: must end in .ipynb, was {target}")
                 notebook.parent.mkdir(parents=True, exist_ok=True)
-                for line in move_aside(notebook):
+                for line in go_on(nb, notebook, config) or move_aside(notebook):
                     print(line, file=sys.stderr)
                 environment[RUN_DIR] = str(notebook.with_suffix(""))
             # One host, no network: the kernel's warning that its TCP sockets aren't encrypted is noise here.
             options["extra_arguments"] = [*options.get("extra_arguments", []), "--IPKernelApp.log_level=40"]
         with _environment(environment):
-            return NBClientEngine.execute_notebook(nb, kernel_name, output_path=output_path, **options)
+            return engine.execute_notebook(nb, kernel_name, output_path=output_path, **options)
 
     @classmethod
     def nb_kernel_name(cls, nb: Any, name: str | None = None) -> Any:
@@ -75,8 +84,8 @@ def is_session(nb: Any) -> bool:
     return bool(nb.metadata.get("voltrade", {}).get("session", False))
 
 
-def check_parameters(nb: Any) -> None:
-    """Validate the given parameters together with the defaults of the notebook's parameters cell.
+def check_parameters(nb: Any) -> Config:
+    """Validate the given parameters together with the defaults of the notebook's parameters cell; return them.
 
     Raises:
         Refused: names each parameter and the rule it breaks.
@@ -88,7 +97,7 @@ def check_parameters(nb: Any) -> None:
     }
     try:
         refuse_secrets(given)
-        Config.from_parameters({**_defaults(nb), **given})
+        return Config.from_parameters({**_defaults(nb), **given})
     except ConfigError as error:
         raise Refused(str(error)) from None
 
@@ -96,6 +105,19 @@ def check_parameters(nb: Any) -> None:
 def _defaults(nb: Any) -> dict[str, object]:
     """Names and literal values that the cell tagged `parameters` assigns."""
     defaults: dict[str, object] = {}
+    for name, value in _assignments(nb):
+        with suppress(ValueError):  # computed in the kernel, and checked there
+            defaults[name] = ast.literal_eval(value)
+    return defaults
+
+
+def _computed(nb: Any) -> set[str]:
+    """Names whose values only the kernel knows."""
+    return {name for name, _ in _assignments(nb)} - _defaults(nb).keys()
+
+
+def _assignments(nb: Any) -> Iterator[tuple[str, ast.expr]]:
+    """Names and expressions of the cell tagged `parameters`."""
     for cell in nb.cells:
         if cell.cell_type != "code" or "parameters" not in cell.metadata.get("tags", []):
             continue
@@ -107,11 +129,21 @@ def _defaults(nb: Any) -> dict[str, object]:
             else:
                 continue
             if isinstance(target, ast.Name):
-                try:
-                    defaults[target.id] = ast.literal_eval(value)
-                except ValueError:
-                    continue  # computed in the kernel, and checked there
-    return defaults
+                yield target.id, value
+
+
+def go_on(nb: Any, notebook: Path, config: Config) -> list[str]:
+    """Leave a run whose engine was killed where it is, for `session.start` to go on with; return what to tell.
+
+    Raises:
+        Refused: a parameter is not as the run was begun with.
+    """
+    folder = notebook.with_suffix("")
+    if not records.was_cut_short(folder):
+        return []
+    if lines := records.changed(records.read(folder), config, but=_computed(nb)):
+        raise Refused("\n".join([*lines, f"to begin anew, choose another output, or move {folder.name} away"]))
+    return [f"voltrade: {folder.name} was cut short; going on with it"]
 
 
 def move_aside(notebook: Path) -> list[str]:
@@ -125,8 +157,8 @@ def move_aside(notebook: Path) -> list[str]:
     folder = notebook.with_suffix("")
     if not notebook.exists() and not folder.exists():
         return []
-    record = _record(folder)
-    if _is_running(record):
+    record = records.read(folder)
+    if records.is_running(record):
         raise Refused(
             f"{notebook.name}: the session that writes it is still running (engine process {record.get('pid')}); "
             "stop it first, or choose another output"
@@ -144,15 +176,6 @@ def move_aside(notebook: Path) -> list[str]:
     return told
 
 
-def _record(folder: Path) -> Mapping[str, Any]:
-    """The `run.json` of a run's folder; empty where there is none that can be read."""
-    try:
-        record = json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
 def _started(notebook: Path, record: Mapping[str, Any]) -> datetime:
     """When an earlier run started: as its record says, else as papermill noted, else its file's time."""
     texts = [record.get("created")]
@@ -166,27 +189,6 @@ def _started(notebook: Path, record: Mapping[str, Any]) -> datetime:
                 continue
     existing = notebook if notebook.exists() else notebook.with_suffix("")
     return datetime.fromtimestamp(existing.stat().st_mtime, UTC)
-
-
-def _is_running(record: Mapping[str, Any]) -> bool:
-    """Whether a run's engine still answers; before it listens, whether its process is there."""
-    if record.get("state") not in ("starting", "running"):
-        return False
-    if address := record.get("socket"):
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(str(address))
-            except OSError:
-                return False
-            return True
-    pid = record.get("pid")
-    if not isinstance(pid, int) or pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
 
 
 def _origin() -> Path:
@@ -213,7 +215,81 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 # Last, because papermill, while it is imported, loads this module for the class above.
+from papermill.clientwrap import PapermillNotebookClient  # noqa: E402
 from papermill.engines import NBClientEngine, papermill_engines  # noqa: E402
 from papermill.iorw import papermill_io  # noqa: E402
+from papermill.log import logger  # noqa: E402
+
+
+class SessionEngine(NBClientEngine):  # type: ignore[misc]
+    """Papermill's own engine, but for the client that executes the cells."""
+
+    @classmethod
+    def execute_managed_notebook(
+        cls,
+        nb_man: Any,
+        kernel_name: str,
+        log_output: bool = False,
+        stdout_file: Any = None,
+        stderr_file: Any = None,
+        start_timeout: int = 60,
+        execution_timeout: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Execute the cells of a notebook, as papermill's own engine does."""
+        settings = {name: value for name, value in options.items() if name not in ("input_path", "startup_timeout")}
+        settings |= {
+            "timeout": execution_timeout or options.get("timeout"),
+            "startup_timeout": start_timeout,
+            "kernel_name": kernel_name,
+            "log": logger,
+            "log_output": log_output,
+            "stdout_file": stdout_file,
+            "stderr_file": stderr_file,
+        }
+        return SessionClient(nb_man, **settings).execute()
+
+
+class SessionClient(PapermillNotebookClient):  # type: ignore[misc]
+    """Hands SIGINT and SIGTERM on to the kernel as an interrupt.
+
+    Papermill would end its kernel within a second, with no cell's clean-up, and call every cell completed. So the cell
+    that follows the session is interrupted instead: it asks the engine to stop and sees it through.
+    """
+
+    _signals = 0
+
+    def execute(self, **options: Any) -> Any:
+        """Execute the notebook's cells."""
+        with _handled({signal.SIGINT: self._on_signal, signal.SIGTERM: self._on_signal}):
+            return super().execute(**options)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        kernel = getattr(getattr(self.km, "provisioner", None), "pid", None)
+        if kernel is None or self._signals >= GIVES_UP_AT:
+            raise KeyboardInterrupt
+        if records.read(Path(os.environ.get(RUN_DIR, ""))).get("state") in records.OVER:
+            # Cells that only tell what was: an interrupt would cost the record, and stop nothing.
+            print("voltrade: the session is over; the notebook is being finished", file=sys.stderr)
+            return
+        print(f"voltrade: {signal.Signals(number).name}: asking the session to stop", file=sys.stderr)
+        with suppress(ProcessLookupError):
+            os.kill(kernel, signal.SIGINT)
+
+
+@contextmanager
+def _handled(handlers: Mapping[int, Any]) -> Iterator[None]:
+    """Handle signals meanwhile; only a process's main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
 
 papermill_engines.register(None, PapermillEngine)

@@ -27,6 +27,7 @@ import pandas as pd
 from IPython.display import HTML, display
 
 from voltrade import charts, journal
+from voltrade import record as records
 from voltrade.config import RECORDED, RUN_DIR, Config
 from voltrade.errors import SessionError
 from voltrade.model import MONEY, Alert, EquityPoint, Refusal, RoundTrip
@@ -47,7 +48,6 @@ LOG_LINES = 15
 ENGINE = (sys.executable, "-m", "voltrade", "run")
 """Command of the engine process; the run's folder is its last argument."""
 
-_OVER = ("ended", "failed")
 _PLAIN = (str, bytes, numbers.Number, Decimal, type(None), list, tuple, dict, set)
 
 
@@ -208,7 +208,7 @@ class Session(Run):
         Raises:
             SessionError: the engine is running and does not answer.
         """
-        if self.state in _OVER:
+        if self.state in records.OVER:
             return
         try:
             self._ask({"op": "stop", "reason": reason})
@@ -248,7 +248,7 @@ class Session(Run):
             SessionError: its process is gone, and its record does not say how the session ended.
         """
         gone = self._process.poll() is not None
-        if self.state in _OVER:
+        if self.state in records.OVER:
             return True
         if gone:
             raise SessionError(
@@ -293,29 +293,47 @@ class Session(Run):
 def start(config: Config, run_dir: Path | str | None = None) -> Session:
     """Start the engine in a process of its own and wait until it trades.
 
+    A run whose engine was killed is gone on with: an engine starts in its folder again and takes up its journal. An
+    interrupt meanwhile ends the session as soon as it can be told to; it is still followed and documented.
+
     Args:
-        config: Validated settings.
-        run_dir: The run's folder, new or empty. By default the one that papermill's output names, else
-            `runs/interactive-<UTC>`.
+        config: Validated settings; for a run that is gone on with, the same as before.
+        run_dir: The run's folder: new, empty, or of a run that was cut short. By default the one that papermill's
+            output names, else `runs/interactive-<UTC>`.
 
     Raises:
-        SessionError: the folder holds a run already, or the engine did not start; the message ends with its log.
+        SessionError: the folder holds a run that is not to be gone on with, or a parameter differs from what it was
+            begun with, or the engine did not start; the message ends with its log.
     """
     folder = _run_folder(run_dir)
-    if (folder / "run.json").exists():
+    if records.was_cut_short(folder):
+        record = _cut_short(folder, config)
+    elif (folder / records.RECORD).exists():
         raise SessionError(f"{folder.name}: holds a run already; choose another folder")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    record = {
-        "parameters": config.parameters(),
-        "epoch": _base36(time.time_ns() // 1_000_000),
-        "state": "starting",
-        "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
-    }
-    (folder / "run.json").write_text(json.dumps(record, indent=2))
+    else:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        record = {
+            "parameters": config.parameters(),
+            "epoch": _base36(time.time_ns() // 1_000_000),
+            "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        }
+    records.write(folder, record | {"state": "starting"})
     session = Session(folder, _launch(folder, config))
     _wait_until_running(session)
     return session
+
+
+def _cut_short(folder: Path, config: Config) -> dict[str, Any]:
+    """The record of a run to go on with, without what belonged to the engine that was killed.
+
+    Raises:
+        SessionError: a parameter is not as the run was begun with.
+    """
+    record = records.read(folder)
+    if lines := records.changed(record, config):
+        raise SessionError("\n".join(lines))
+    return {name: value for name, value in record.items() if name not in ("pid", "socket")}
 
 
 def _run_folder(given: Path | str | None) -> Path:
@@ -335,7 +353,7 @@ def _launch(folder: Path, config: Config) -> subprocess.Popen[bytes]:
     """Start the engine detached from the notebook: in a session of its own, its output in `engine.log`."""
     # A tape is named relative to where the notebook runs, or to the project.
     where = Path.cwd() if Path(config.session.tape).exists() else project_root()
-    with (folder / "engine.log").open("wb") as log:
+    with (folder / "engine.log").open("ab") as log:  # a run that is gone on with keeps what was said before
         return subprocess.Popen(
             [*ENGINE, str(folder)],
             stdin=subprocess.DEVNULL,
@@ -347,17 +365,25 @@ def _launch(folder: Path, config: Config) -> subprocess.Popen[bytes]:
 
 
 def _wait_until_running(session: Session, within_s: float = START_WITHIN_S) -> None:
+    """Wait for the engine; an interrupt would leave one that nobody follows, so it is told when it can be."""
     deadline = time.monotonic() + within_s
+    interrupted = False
     while time.monotonic() < deadline:
-        gone = session._process.poll() is not None
-        state = session.state
-        if state in ("running", "ended"):
-            return
-        if gone or state == "failed":
-            why = session.record.get("error") or f"its process ended with status {session._process.returncode}"
-            raise SessionError(f"{session.name}: the engine did not start: {why}\n{session.log()}")
-        time.sleep(0.05)
-    raise SessionError(f"{session.name}: the engine was not running within {within_s:.0f} s\n{session.log()}")
+        try:
+            gone = session._process.poll() is not None
+            state = session.state
+            if state in ("running", "ended"):
+                break
+            if gone or state == "failed":
+                why = session.record.get("error") or f"its process ended with status {session._process.returncode}"
+                raise SessionError(f"{session.name}: the engine did not start: {why}\n{session.log()}")
+            time.sleep(0.05)
+        except KeyboardInterrupt:
+            interrupted = True
+    else:
+        raise SessionError(f"{session.name}: the engine was not running within {within_s:.0f} s\n{session.log()}")
+    if interrupted:
+        session.stop("INTERRUPTED")
 
 
 def _base36(number: int) -> str:

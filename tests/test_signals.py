@@ -1,0 +1,234 @@
+"""Ways to end a notebook from outside: signals to papermill, kills of papermill, its kernel and the engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from sessions import ROOT, Truth
+
+from voltrade import journal, session
+from voltrade.config import Config
+from voltrade.errors import SessionError
+from voltrade.papermill_engine import Refused, check_parameters, go_on
+from voltrade.replay import replay
+
+PARAMETERS: dict[str, Any] = {
+    **{"seed": 7, "hours": 96.0, "threshold": 15, "cooldown_bars": 1},
+    **{"ema_fast": 5, "ema_slow": 13, "rsi_length": 7, "atr_length": 7},
+}
+"""A tape that takes minutes, so that a session is in its midst whenever a test gets to it."""
+
+LOST_WITHIN_S = 5.0
+"""Longest from the kill of a notebook to the end of its session, by the wall clock."""
+
+
+class Started:
+    """A session that papermill runs, and the processes behind it."""
+
+    def __init__(self, output: Path, **parameters: object) -> None:
+        self.output, self.run = output, output.with_suffix("")
+        command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks/live.ipynb"), str(output)]
+        for name, value in (PARAMETERS | parameters).items():
+            command += ["-p", name, str(value)]
+        self._log = (output.parent / f"papermill-{time.monotonic_ns()}.log").open("w+")
+        self.papermill = subprocess.Popen(
+            [*command, "--no-progress-bar"], cwd=ROOT, stdout=self._log, stderr=self._log, start_new_session=True
+        )
+
+    @property
+    def said(self) -> str:
+        return Path(self._log.name).read_text()
+
+    @property
+    def record(self) -> dict[str, Any]:
+        path = self.run / "run.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    @property
+    def kernel(self) -> int:
+        children = Path(f"/proc/{self.papermill.pid}/task/{self.papermill.pid}/children").read_text().split()
+        (kernel,) = [int(pid) for pid in children if b"ipykernel" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return kernel
+
+    def until(self, condition: Callable[[], bool], within_s: float = 60) -> None:
+        deadline = time.monotonic() + within_s
+        while not condition():
+            assert time.monotonic() < deadline, f"waited for too long: {self.record}\n{self.said[-3000:]}"
+            time.sleep(0.05)
+
+    def until_it_trades(self) -> Started:
+        """Until the notebook follows the session, and the session has entered."""
+        self.until(lambda: self.record.get("state") == "running")
+        self.until(lambda: any(row.kind == "OrderIntent" for row in journal.read(self.run / "journal.db")))
+        self.until(lambda: "await live.follow()" in self._running_cell())
+        return self
+
+    def _running_cell(self) -> str:
+        cells = nbformat.read(self.output, 4).cells if self.output.exists() else []
+        return "".join(
+            c.source for c in cells if c.cell_type == "code" and c.metadata.papermill.get("status") == "running"
+        )
+
+    def clean_up(self) -> None:
+        self._log.close()
+        self.papermill.kill()
+        self.papermill.wait()
+        self.until(lambda: not _is_alive(self.record.get("pid", 0)), 10 + LOST_WITHIN_S)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
+    started: list[Started] = []
+
+    def start_one(**parameters: object) -> Started:
+        started.append(Started(tmp_path / "today.ipynb", **parameters))
+        return started[-1]
+
+    yield start_one
+    for one in started:
+        one.clean_up()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text() if pid else ""
+    except OSError:
+        return False
+    return bool(status) and "State:\tZ" not in status
+
+
+def check_sealed(run: Path) -> None:
+    """The journal is whole, and leads to the same decisions again."""
+    record = json.loads((run / "run.json").read_text())
+    assert journal.verify(run / "journal.db").ok
+    assert journal.verify(run / "journal.db").head == record["head"]
+    again = replay(run / "journal.db")
+    assert again.differences == 0, again.shown
+
+
+# --- signals to papermill --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_session_and_the_notebook_is_whole(start: Callable[..., Started], number: int) -> None:
+    one = start().until_it_trades()
+    one.papermill.send_signal(number)
+    one.until(lambda: one.record["state"] == "ended", LOST_WITHIN_S)
+    assert one.record["end_reason"] == "INTERRUPTED"
+    assert one.papermill.wait(60) == 0, one.said
+    check_sealed(one.run)
+
+    nb = nbformat.read(one.output, 4)
+    code = [cell for cell in nb.cells if cell.cell_type == "code"]
+    assert {cell.metadata.papermill.status for cell in code} == {"completed"}
+    assert all(cell.execution_count for cell in code)
+    assert not nb.metadata.papermill.exception
+    # What the notebook says of itself is what the record says: the reason, and the head hash.
+    assert "ended: INTERRUPTED" in json.dumps(nb.cells)
+    assert one.record["head"] in json.dumps(nb.cells)
+
+
+def test_an_interrupt_before_the_engine_trades_is_kept_until_it_can_be_told(start: Callable[..., Started]) -> None:
+    one = start()
+    one.until(lambda: one.record.get("state") == "starting")
+    os.kill(one.papermill.pid, signal.SIGINT)
+    assert one.papermill.wait(60) == 0, one.said
+    assert one.record["end_reason"] == "INTERRUPTED"
+
+
+# --- kills of the notebook -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("killed", ["papermill", "kernel", "both"])
+def test_a_killed_notebook_ends_the_session_by_its_policy(start: Callable[..., Started], killed: str) -> None:
+    one = start().until_it_trades()
+    pids = {"papermill": [one.papermill.pid], "kernel": [one.kernel], "both": [one.papermill.pid, one.kernel]}[killed]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    one.until(lambda: one.record["state"] == "ended", LOST_WITHIN_S)
+    assert one.record["end_reason"] == "NOTEBOOK_LOST"
+    one.until(lambda: not _is_alive(one.record["pid"]), LOST_WITHIN_S)
+    check_sealed(one.run)
+    assert one.papermill.wait(30) != 0
+
+
+# --- kill of the engine, and papermill again -------------------------------------------------------------------------
+
+
+def test_papermill_again_goes_on_with_a_run_whose_engine_was_killed(start: Callable[..., Started]) -> None:
+    one = start().until_it_trades()
+    os.kill(one.record["pid"], signal.SIGKILL)
+    assert one.papermill.wait(60) == 1
+    assert "the engine died with status -9" in one.said
+    assert one.record["state"] == "running"  # nobody could say otherwise
+    before, pid = [row.hash for row in journal.read(one.run / "journal.db")], one.record["pid"]
+
+    refused = start(threshold=16)
+    assert refused.papermill.wait(60) == 1
+    assert "threshold: must be as the run that was cut short was begun with, 15, was 16" in refused.said
+    assert "Traceback" not in refused.said
+
+    again = start()
+    again.until(lambda: again.record["state"] == "running" and again.record.get("pid", pid) != pid)
+    again.until(lambda: "await live.follow()" in again._running_cell())
+    again.papermill.send_signal(signal.SIGINT)
+    assert again.papermill.wait(60) == 0, again.said
+    assert "today was cut short; going on with it" in again.said
+    assert again.record["end_reason"] == "INTERRUPTED"
+    check_sealed(again.run)
+    rows = list(journal.read(again.run / "journal.db"))
+    assert [row.hash for row in rows[: len(before)]] == before
+    assert [row.kind for row in rows].count("Restart") == 1
+    assert sorted(path.name for path in again.output.parent.glob("*today*")) == ["today", "today.ipynb"]
+    accepted = [
+        row["client_order_id"] for row in Truth.of(again.run).kind("accepted") if row["action"].startswith("place")
+    ]
+    assert len(accepted) == len(set(accepted)) > 0
+
+
+@pytest.fixture
+def cut_short(tmp_path: Path) -> Path:
+    """The notebook of a run whose engine is gone; its folder says that it runs."""
+    folder = tmp_path / "today"
+    folder.mkdir()
+    (folder / "journal.db").touch()
+    record = {"state": "running", "begun": True, "parameters": Config().parameters(), "socket": str(folder / "none")}
+    (folder / "run.json").write_text(json.dumps(record))
+    return tmp_path / "today.ipynb"
+
+
+@pytest.mark.parametrize(
+    ("facts", "goes_on"),
+    [
+        ({}, True),
+        ({"state": "starting"}, True),  # killed again, while it was gone on with
+        ({"state": "ended"}, False),
+        ({"state": "failed"}, False),
+        ({"begun": False}, False),  # nothing was sent: there is nothing to go on from
+        ({"socket": "", "pid": os.getpid()}, False),  # its process is there
+    ],
+)
+def test_only_a_run_that_was_cut_short_is_gone_on_with(cut_short: Path, facts: dict[str, Any], goes_on: bool) -> None:
+    path = cut_short.with_suffix("") / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+    assert bool(go_on(nbformat.v4.new_notebook(), cut_short, Config())) == goes_on
+
+
+def test_what_the_kernel_computes_is_compared_in_the_kernel(cut_short: Path) -> None:
+    source = "seed = 2 * 4\nhours = 24.0"
+    cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]})
+    nb = nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {}})
+    with pytest.raises(Refused, match=r"^hours: must be .* 12\.0, was 24\.0\nto begin anew"):
+        go_on(nb, cut_short, check_parameters(nb))
+    with pytest.raises(SessionError, match=r"^seed: must be .*, was 9$"):
+        session.start(Config.from_parameters(seed=9), cut_short.with_suffix(""))

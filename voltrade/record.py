@@ -1,0 +1,81 @@
+"""A run's `run.json` as it is seen from outside the engine: whether the run goes on, was cut short, or is over.
+
+The engine writes the record; papermill's side and the notebook's read it, to decide whether a run's folder is to be
+left alone, gone on with, or moved from the way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from voltrade.config import Config
+
+RECORD, JOURNAL = "run.json", "journal.db"
+UNFINISHED = ("starting", "running")
+OVER = ("ended", "failed")
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return the `run.json` of a run's folder; empty where there is none that can be read."""
+    try:
+        record = json.loads((folder / RECORD).read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def write(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write a record whole: a reader meets the one before or this one, never half of it."""
+    fresh = folder / "run.new"
+    fresh.write_text(json.dumps(record, indent=2))
+    fresh.replace(folder / RECORD)
+
+
+def is_running(record: Mapping[str, Any]) -> bool:
+    """Whether a run's engine still answers; before it listens, whether its process is there."""
+    if record.get("state") not in UNFINISHED:
+        return False
+    if address := record.get("socket"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(address))
+            except OSError:
+                return False
+            return True
+    pid = record.get("pid")
+    if not isinstance(pid, int) or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def was_cut_short(folder: Path) -> bool:
+    """Whether the run's engine was killed after it had begun its journal, so that an engine can go on in it."""
+    record = read(folder)
+    began = bool(record.get("begun")) and (folder / JOURNAL).exists()
+    return record.get("state") in UNFINISHED and began and not is_running(record)
+
+
+def changed(record: Mapping[str, Any], config: Config, but: Collection[str] = ()) -> list[str]:
+    """Return a line for each parameter that is not as the run was begun with.
+
+    Args:
+        record: The run's.
+        config: The settings that it would be gone on with.
+        but: Names that are not compared.
+    """
+    begun = record.get("parameters") or {}
+    given = json.loads(json.dumps(config.parameters()))
+    return [
+        f"{name}: must be as the run that was cut short was begun with, {begun.get(name)!r}, was {value!r}"
+        for name, value in given.items()
+        if name not in but and begun.get(name) != value
+    ]
