@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from voltrade.model import (
     NEVER,
     Alert,
     BreakerChange,
+    CloseReason,
     Link,
     MarkPrice,
     Operator,
@@ -125,6 +127,61 @@ def test_a_daily_loss_flattens_and_no_entry_follows_that_day() -> None:
     assert tripped[0].action == "flatten"
     entries = [f.time for f in limited.facts if isinstance(f, OrderIntent) and f.purpose is Purpose.ENTRY]
     assert not [time for time in entries if tripped[0].time <= time < tripped[0].resume_at]
+
+
+def test_an_opposite_signal_leaves_unless_it_is_switched_off(result: Backtest) -> None:
+    assert "OPPOSITE_SIGNAL" in {trip.exit_reason for trip in result.round_trips}
+    config = a_config(exit_on_opposite_signal=False)
+    assert "OPPOSITE_SIGNAL" not in {trip.exit_reason for trip in backtest(a_tape(config), config).round_trips}
+
+
+def test_a_streak_of_one_loss_blocks_until_its_pause_is_over_to_the_millisecond() -> None:
+    config = a_config(max_consecutive_losses=1, resume_after_s=900.0)
+    done = backtest(a_tape(config), config)
+    changes = [f for f in done.facts if isinstance(f, BreakerChange) and f.rule == "LOSING_STREAK"]
+    tripped, released = changes[0], changes[1]
+    first_loss = next(trip for trip in done.round_trips if trip.net < 0)
+    assert (tripped.time, tripped.action) == (first_loss.closed_at, "block")
+    assert (released.time, released.action) == (tripped.time + 900_000, "resume")
+    entries = [f.time for f in done.facts if isinstance(f, OrderIntent) and f.purpose is Purpose.ENTRY]
+    assert not [time for time in entries if tripped.time <= time < released.time]
+    assert any(f.code == "LOSING_STREAK" for f in done.facts if isinstance(f, Refusal))
+
+
+def test_a_limit_that_wants_it_closes_the_position_in_hand() -> None:
+    config = a_config(max_daily_loss_fraction=0.001)
+    done = backtest(a_tape(config), config)
+    tripped = next(f for f in done.facts if isinstance(f, BreakerChange))
+    [trip] = [trip for trip in done.round_trips if trip.exit_reason == "DAILY_LOSS"]
+    assert trip.opened_at < tripped.time <= trip.closed_at < tripped.time + 120_000
+
+
+def test_an_entry_is_refused_where_trades_are_missing_from_its_bar(result: Backtest) -> None:
+    entry = next(f for f in result.facts if isinstance(f, OrderIntent) and f.purpose is Purpose.ENTRY)
+    config = a_config()
+    tape = a_tape(config)
+    inside = int(result.bars[entry.bar_number]["last_trade_id"])
+    jumped = replace(tape.trades, id=tape.trades.id + (tape.trades.id >= inside))
+    done = backtest(replace(tape, trades=jumped), config)
+    assert done.bars[entry.bar_number]["tainted"]
+    refusal = next(f for f in done.facts if isinstance(f, Refusal) and f.bar_number == entry.bar_number)
+    assert refusal.code == "BAR_TAINTED"
+
+
+def test_the_gates_are_told_of_short_bars_earlier_bars_and_an_account_that_disagrees() -> None:
+    core = a_core()
+    [desk] = core.desks.values()
+    trades = a_tape(a_config()).trades[:3_000]
+    while len(trades):
+        trades = trades[core.handle(trades)[0] :]
+    last = desk.fold.count - 1
+    facts = core._facts(desk, last)[0]
+    assert (facts["last_bar"], facts["day_end"], facts["reconciled"], facts["user_stream_up"]) == (1, 0, 0, 0)
+    assert not core._facts(desk, last - 1)[0]["last_bar"]
+    desk.fold.bars[last]["close_reason"] = CloseReason.DAY_END
+    desk.monitor.reconciled = desk.user_up = True
+    facts = core._facts(desk, last)[0]
+    assert (facts["day_end"], facts["reconciled"], facts["user_stream_up"]) == (1, 1, 1)
 
 
 def test_a_duration_ends_the_session_flat() -> None:
