@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,9 @@ LOST_WITHIN_S = 5.0
 class Started:
     """A session that papermill runs, and the processes behind it."""
 
-    def __init__(self, output: Path, **parameters: object) -> None:
+    def __init__(self, output: Path, notebook: Path = ROOT / "notebooks/live.ipynb", **parameters: object) -> None:
         self.output, self.run = output, output.with_suffix("")
-        command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks/live.ipynb"), str(output)]
+        command = [sys.executable, "-m", "papermill", str(notebook), str(output)]
         for name, value in (PARAMETERS | parameters).items():
             command += ["-p", name, str(value)]
         self._log = (output.parent / f"papermill-{time.monotonic_ns()}.log").open("w+")
@@ -74,7 +76,10 @@ class Started:
         return self
 
     def _running_cell(self) -> str:
-        cells = nbformat.read(self.output, 4).cells if self.output.exists() else []
+        try:
+            cells = nbformat.read(self.output, 4).cells
+        except (OSError, nbformat.reader.NotJSONError):  # papermill writes it in place: this is between two bytes
+            return ""
         return "".join(
             c.source for c in cells if c.cell_type == "code" and c.metadata.papermill.get("status") == "running"
         )
@@ -84,6 +89,9 @@ class Started:
         self.papermill.kill()
         self.papermill.wait()
         self.until(lambda: not _is_alive(self.record.get("pid", 0)), 10 + LOST_WITHIN_S)
+        if venue := self.record.get("venue"):  # the one of an engine that was killed, and not gone on with
+            with suppress(OSError):
+                urllib.request.urlopen(f"{venue}/voltrade/stop", data=b"", timeout=10).close()
 
 
 @pytest.fixture
@@ -144,6 +152,24 @@ def test_an_interrupt_before_the_engine_trades_is_kept_until_it_can_be_told(star
     os.kill(one.papermill.pid, signal.SIGINT)
     assert one.papermill.wait(60) == 0, one.said
     assert one.record["end_reason"] == "INTERRUPTED"
+
+
+def test_the_third_signal_gives_up_on_a_notebook_that_does_not_end(
+    start: Callable[..., Started], tmp_path: Path
+) -> None:
+    deaf = "import time\nwhile True:\n    try:\n        time.sleep(60)\n    except KeyboardInterrupt:\n        pass"
+    cells = [nbformat.v4.new_code_cell("", metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(deaf)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nb = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel, "voltrade": {"session": True}})
+    nbformat.write(nb, tmp_path / "deaf.ipynb")
+    one = start(notebook=tmp_path / "deaf.ipynb")
+    one.until(lambda: "while True" in one._running_cell())
+    for count, number in enumerate((signal.SIGTERM, signal.SIGINT), start=1):
+        one.papermill.send_signal(number)
+        one.until(lambda count=count: one.said.count("asking the session to stop") == count)
+    assert one.papermill.poll() is None
+    one.papermill.send_signal(signal.SIGTERM)
+    assert one.papermill.wait(30) == 1
 
 
 # --- kills of the notebook -------------------------------------------------------------------------------------------
