@@ -1,4 +1,4 @@
-# make setup | live | test | lab | check | constraints | clean
+# make setup | live | test | campaign | lab | check | constraints | clean
 # Each target makes the environment in .venv that it needs; nothing has to be activated or installed by hand.
 # ARGS is passed on: make test ARGS="tests/test_data.py -k gzip", make live ARGS="-p seed 8".
 
@@ -9,12 +9,13 @@ PYTHONS := python3.11 python3.12 python3.13 python3.14 python3
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
-.PHONY: help setup setup-dev live test lab check constraints clean
+.PHONY: help setup setup-dev live test campaign lab check constraints clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make live         trade a synthetic tape against the simulated venue; the record is runs/demo.ipynb"
 	@echo "make test         tests and notebooks; ARGS are passed to pytest"
+	@echo "make campaign     kill real engines, kernels and papermills at unplanned moments; takes minutes"
 	@echo "make lab          JupyterLab"
 	@echo "make check        formatting, lint, types, then all tests"
 	@echo "make setup        the environment alone"
@@ -45,6 +46,9 @@ live: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest $(NBVAL) $(ARGS)
+
+campaign: $(VENV)/ready
+	$(BIN)/python -m pytest -q -m campaign tests $(ARGS)
 
 lab: $(VENV)/ready
 	$(BIN)/jupyter lab --notebook-dir=. $(ARGS)

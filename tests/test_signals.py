@@ -24,6 +24,8 @@ from voltrade.errors import SessionError
 from voltrade.papermill_engine import Refused, check_parameters, go_on
 from voltrade.replay import replay
 
+pytestmark = pytest.mark.campaign
+
 PARAMETERS: dict[str, Any] = {
     **{"seed": 7, "hours": 96.0, "threshold": 15, "cooldown_bars": 1},
     **{"ema_fast": 5, "ema_slow": 13, "rsi_length": 7, "atr_length": 7},

@@ -8,6 +8,7 @@ notebook over a Unix socket, and leaves a sealed journal and a true end in `run.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import platform
@@ -26,6 +27,7 @@ from typing import Any
 
 import aiohttp
 
+from voltrade import record
 from voltrade.bars import VolumeBarAggregator
 from voltrade.config import Config
 from voltrade.core import TradingCore
@@ -35,13 +37,16 @@ from voltrade.journal import Journal
 from voltrade.ledger import Ledger
 from voltrade.live import LiveTradingSystem
 from voltrade.model import DAY_MS, Adoption, Instrument, Operator, Trades
+from voltrade.record import JOURNAL, RECORD
 from voltrade.replay import Replay, recover, start_row
 from voltrade.report import save_frames
 from voltrade.signal_engine import SignalEngine
 
-JOURNAL, RECORD, PARAMETERS, VENUE = "journal.db", "run.json", "parameters.json", "venue"
+PARAMETERS, VENUE = "parameters.json", "venue"
 LIBRARIES = ("voltrade", "ccxt", "numba", "numpy", "pandas", "papermill")
 VENUE_READY_S = 60.0
+FIRST_LEASE_S = 5.0
+"""How long after it has begun to trade an engine waits for the notebook that started it."""
 LONGEST_SOCKET_PATH = 100
 """Bytes; the system's own limit is a little above."""
 
@@ -81,9 +86,7 @@ class Record:
 
     def update(self, **facts: Any) -> None:
         self.facts.update(facts)
-        fresh = self._path.with_suffix(".tmp")
-        fresh.write_text(json.dumps(self.facts, indent=2))
-        fresh.replace(self._path)
+        record.write(self._path.parent, self.facts)
 
 
 class VenueProcess:
@@ -166,6 +169,8 @@ class Control:
         self._status = status
         self._order = order
         self._leases = 0
+        self.was_leased = False
+        """Whether a notebook has ever held the lease."""
         self._server: asyncio.Server | None = None
 
     async def listen(self, run_dir: Path) -> Path:
@@ -190,6 +195,7 @@ class Control:
                 ask = json.loads(line)
                 leased = leased or ask["op"] == "lease"
                 self._leases += ask["op"] == "lease"
+                self.was_leased = self.was_leased or leased
                 writer.write(json.dumps(self._answer(ask)).encode() + b"\n")
                 await writer.drain()
         except (ValueError, KeyError, TypeError, ConnectionError):
@@ -198,7 +204,7 @@ class Control:
             writer.close()
             if leased:
                 self._leases -= 1
-                self._lost()
+                self.check_lease()
 
     def _answer(self, ask: dict[str, Any]) -> dict[str, Any]:
         op, reason = ask["op"], str(ask.get("reason", ""))
@@ -210,7 +216,8 @@ class Control:
             return {"error": f"op: unknown, was {op!r}"}
         return self._status()
 
-    def _lost(self) -> None:
+    def check_lease(self) -> None:
+        """End the session by its policy where no notebook holds the lease."""
         if self._leases == 0 and self._status()["state"] == "running":
             self._end(self._config.session.on_notebook_lost, "NOTEBOOK_LOST")
 
@@ -245,7 +252,7 @@ class Engine:
             self._open_ledger(venue, tape)
             socket = await control.listen(self._dir)
             self._record.update(pid=os.getpid(), socket=str(socket), venue=venue.rest)
-            await self._trade(venue, tape)
+            await self._trade(venue, tape, control)
         finally:
             control.close()
             if not self._config.session.venue:
@@ -269,7 +276,7 @@ class Engine:
             account = f"{venue.rest} {tape['instance']}"
             self._ledger = Ledger.open(self._dir.parent / ".accounts", account, self._config.session.mode)
 
-    async def _trade(self, venue: VenueProcess, tape: dict[str, Any]) -> None:
+    async def _trade(self, venue: VenueProcess, tape: dict[str, Any], control: Control) -> None:
         config, symbol = self._bounded(tape), self._config.session.symbol
         self._trades = tape["trades"]
         if tape["lockstep"]:
@@ -277,7 +284,7 @@ class Engine:
         endpoint = Endpoint.simulated(venue.rest, venue.stream)
         exchange = connect(endpoint, Credentials("sim-key", "sim-secret"), self._clock, config.execution.recv_window_ms)
         rest = BinanceRestClient(exchange, "sim")
-        feed = None
+        feed, watch = None, None
         try:
             instrument = await rest.instrument(symbol)
             again = self._recover()
@@ -306,15 +313,24 @@ class Engine:
             )
             await feed.start()
             self._record.update(state="running", started=_utc_now())
+            watch = asyncio.create_task(self._await_notebook(control))
             if tape["lockstep"]:
                 await system.run_lockstep(feed, venue, marks=hello["marks"], restarted=again is not None)
             else:
                 await system.run_wall(feed)
             self._end(core.end_reason)
         finally:
+            if watch is not None:
+                watch.cancel()
             if feed is not None:
                 await feed.stop()
             await exchange.close()
+
+    async def _await_notebook(self, control: Control) -> None:
+        """A notebook that started the session and died before it took the lease is lost too."""
+        await asyncio.sleep(FIRST_LEASE_S)
+        if self._record.facts.get("attended") and not control.was_leased:
+            control.check_lease()
 
     # --- where a run starts from -----------------------------------------------------------------------------------
 
@@ -440,6 +456,12 @@ def run(run_dir: Path) -> int:
     os.umask(0o077)
     try:
         engine = Engine(run_dir)
+        # Held until the process ends, and taken before anything is touched: a second engine leaves the first alone.
+        lock = os.open(run_dir / "engine.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"run: {run_dir}: another engine runs it", file=sys.stderr)
+        return 2
     except VoltradeError as error:
         print(f"run: {error}", file=sys.stderr)
         return 2

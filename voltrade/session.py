@@ -318,7 +318,7 @@ def start(config: Config, run_dir: Path | str | None = None) -> Session:
             "epoch": _base36(time.time_ns() // 1_000_000),
             "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
         }
-    records.write(folder, record | {"state": "starting"})
+    records.write(folder, record | {"state": "starting", "attended": True})
     session = Session(folder, _launch(folder, config))
     _wait_until_running(session)
     return session
