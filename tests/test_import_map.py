@@ -57,7 +57,7 @@ MAY_IMPORT = {
     "charts": f"{BASE} report",
     "record": BASE,
     "papermill_engine": f"{BASE} record",
-    "session": f"{BASE} record data journal report charts papermill_engine backtest replay exchange.simulated",
+    "session": f"{BASE} record data journal report charts papermill_engine ctl backtest replay exchange.simulated",
     # the one place that picks concrete parts, by name
     "engine": "*",
     "__main__": "*",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +32,39 @@ def _answers(run: Path) -> bool:
     return True
 
 
-def ask(run: Path, message: dict[str, Any]) -> dict[str, Any]:
+def ask(run: Path, message: Mapping[str, Any]) -> dict[str, Any]:
     """Send a run's engine one message and return its answer.
 
     Raises:
         SessionError: the folder holds no run, its engine doesn't answer, or it refuses the message.
     """
     try:
-        record = json.loads((run / "run.json").read_text())
-    except (OSError, ValueError) as error:
-        raise SessionError(f"run: must be the folder of a run, was {run}: {error}") from None
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(ANSWER_WITHIN_S)
-        try:
-            connection.connect(str(record["socket"]))
+        with connect(run) as connection, connection.makefile("rb") as answers:
             connection.sendall(json.dumps(message).encode() + b"\n")
-            with connection.makefile("rb") as answers:
-                answer: dict[str, Any] = json.loads(answers.readline())
-        except (KeyError, OSError, ValueError):
-            state = record.get("state", "without a state")
-            raise SessionError(f"{run.name}: its engine does not answer; the record says it is {state}") from None
+            answer: dict[str, Any] = json.loads(answers.readline())
+    except (OSError, ValueError) as error:
+        raise SessionError(f"{run.name}: its engine does not answer: {error}") from None
     if "error" in answer:
         raise SessionError(f"{run.name}: {answer['error']}")
     return answer
+
+
+def connect(run: Path) -> socket.socket:
+    """Return a connection to a run's engine; the caller closes it.
+
+    Raises:
+        SessionError: the folder holds no run, or its engine isn't there.
+    """
+    try:
+        record = json.loads((run / "run.json").read_text())
+    except (OSError, ValueError) as error:
+        raise SessionError(f"run: must be the folder of a run, was {run}: {error}") from None
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(ANSWER_WITHIN_S)
+    try:
+        connection.connect(str(record["socket"]))
+    except (KeyError, OSError):
+        connection.close()
+        state = record.get("state", "without a state")
+        raise SessionError(f"{run.name}: its engine does not answer; the record says it is {state}") from None
+    return connection

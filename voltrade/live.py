@@ -33,6 +33,7 @@ from voltrade.model import (
     TakeSnapshot,
     Timer,
     Trades,
+    money_text,
 )
 
 ANSWER_WITHIN_S = 30.0
@@ -110,7 +111,7 @@ class LiveTradingSystem:
             "trades": self._trades,
             "bars": desk.fold.count,
             "position": desk.monitor.position,
-            "equity": core.account.wallet if core.account else 0,
+            "wallet": money_text(core.account.wallet) if core.account else "",
             "breaker": core.breaker.mode if core.breaker else "",
             "distances": core.breaker.distances() if core.breaker else {},
         }

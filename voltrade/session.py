@@ -26,7 +26,7 @@ from typing import Any
 import pandas as pd
 from IPython.display import HTML, display
 
-from voltrade import charts, journal
+from voltrade import charts, ctl, journal
 from voltrade import record as records
 from voltrade.config import RECORDED, RUN_DIR, Config
 from voltrade.errors import SessionError
@@ -198,8 +198,8 @@ class Session(Run):
         record = self.record
         status = {name: record[name] for name in ("state", "end_reason", "error") if record.get(name)}
         if record["state"] == "running":
-            with suppress(OSError, ValueError):
-                status |= self._ask({"op": "status"})
+            with suppress(SessionError):
+                status |= ctl.ask(self.path, {"op": "status"})
         return status
 
     def stop(self, reason: str = "STOPPED") -> None:
@@ -210,10 +210,7 @@ class Session(Run):
         """
         if self.state in records.OVER:
             return
-        try:
-            self._ask({"op": "stop", "reason": reason})
-        except (OSError, ValueError) as error:
-            raise SessionError(f"{self.name}: the engine does not answer: {error}") from None
+        ctl.ask(self.path, {"op": "stop", "reason": reason})
 
     async def follow(self, every_s: float = 0.5) -> None:
         """Show status, prices and equity in place until the session is over; an interrupt asks it to stop first.
@@ -257,31 +254,13 @@ class Session(Run):
             )
         return False
 
-    def _ask(self, message: Mapping[str, Any], within_s: float = 5.0) -> dict[str, Any]:
-        """Send the engine one line and return its answer."""
-        with self._connect(within_s) as connection:
-            connection.sendall(json.dumps(message).encode() + b"\n")
-            with connection.makefile("rb") as answers:
-                answer: dict[str, Any] = json.loads(answers.readline())
-        return answer
-
     def _lease(self) -> socket.socket:
         """Hold the engine's lease: it takes the notebook for lost when this connection closes."""
-        connection = socket.socket(socket.AF_UNIX)
-        with suppress(OSError):  # an engine that is over needs no lease
-            connection.close()
-            connection = self._connect(5.0)
-            connection.sendall(b'{"op":"lease"}\n')
-        return connection
-
-    def _connect(self, within_s: float) -> socket.socket:
-        connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(within_s)
         try:
-            connection.connect(str(self.record.get("socket", "")))
-        except OSError:
-            connection.close()
-            raise
+            connection = ctl.connect(self.path)
+            connection.sendall(b'{"op":"lease"}\n')
+        except (SessionError, OSError):  # an engine that is over needs no lease
+            connection = socket.socket(socket.AF_UNIX)
         return connection
 
     def _repr_html_(self) -> str:
