@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import pickle
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -19,13 +18,13 @@ from fake_binance import KEY, SECRET, Asked, FakeBinance, Say, a_trade, error
 from test_messages import ACCOUNT, ALGO, ALGO_ORDER, FILL, MARK, ORDER, USER_TRADE
 
 from voltrade.config import Config
+from voltrade.credentials import Credentials
 from voltrade.errors import ConfigError, VenueError
 from voltrade.exchange.binance import (
     DEMO,
     LIVE,
     BinanceRestClient,
     BinanceWSManager,
-    Credentials,
     Endpoint,
     RequestInterrupted,
     UsdmExchange,
@@ -122,46 +121,6 @@ def an_algo(**other: Any) -> Say:
 
 
 # --- where and as whom -----------------------------------------------------------------------------------------------
-
-
-def test_credentials_show_nothing_and_cannot_be_pickled() -> None:
-    credentials = Credentials.load({"VOLTRADE_API_KEY": KEY, "VOLTRADE_API_SECRET": SECRET})
-    assert (credentials.key, credentials.secret) == (KEY, SECRET)
-    assert KEY not in f"{credentials!r} {credentials}"
-    assert SECRET not in f"{credentials!r} {credentials}"
-    with pytest.raises(TypeError, match="must not be pickled"):
-        pickle.dumps(credentials)
-
-
-def test_a_missing_key_is_named() -> None:
-    with pytest.raises(ConfigError, match="VOLTRADE_API_SECRET: must be set in the environment"):
-        Credentials.load({"VOLTRADE_API_KEY": KEY})
-
-
-def a_key_file(folder: Path, mode: int) -> Path:
-    path = folder / "keys"
-    path.write_text(f"# demo\nVOLTRADE_API_KEY={KEY}\nVOLTRADE_API_SECRET = {SECRET}\n")
-    path.chmod(mode)
-    return path
-
-
-def test_keys_are_read_from_a_private_file(tmp_path: Path) -> None:
-    credentials = Credentials.load({}, a_key_file(tmp_path, 0o600))
-    assert (credentials.key, credentials.secret) == (KEY, SECRET)
-
-
-@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
-def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
-    with pytest.raises(ConfigError, match=f"keys: mode must be 0600, was {mode:04o}"):
-        Credentials.load({}, a_key_file(tmp_path, mode))
-
-
-def test_a_key_file_that_is_a_link_or_a_folder_or_nothing_is_refused(tmp_path: Path) -> None:
-    link = tmp_path / "link"
-    link.symlink_to(a_key_file(tmp_path, 0o600))
-    for path in (link, tmp_path, tmp_path / "none"):
-        with pytest.raises(ConfigError):
-            Credentials.load({}, path)
 
 
 @pytest.mark.parametrize("address", ["http://10.0.0.1:1", "https://fapi.binance.com", "http://127.0.0.1.evil.com", ""])

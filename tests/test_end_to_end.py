@@ -54,7 +54,8 @@ def test_a_session_trades_a_tape_end_to_end(tmp_path: Path) -> None:
         ("ema_fast", 2.5, "integer"),
         ("threshold", -1, "greater than 0"),
         ("api_key", "abc", "never from a parameter"),
-        ("mode", "live", "sim"),
+        ("mode", "practice", "'paper', 'demo'"),
+        ("mode", "live", "VOLTRADE_API_KEY"),
     ],
 )
 def test_a_wrong_parameter_stops_the_run_and_is_named(tmp_path: Path, parameter: str, value: Any, rule: str) -> None:

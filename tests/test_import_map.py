@@ -22,6 +22,8 @@ MAY_IMPORT = {
     "model": "errors",
     "compiled": "",
     "config": "errors model",
+    "credentials": "errors",
+    "permission": "errors model config credentials",
     "exchange": "errors model",
     # rules: not each other
     "bars": BASE,
@@ -47,17 +49,24 @@ MAY_IMPORT = {
     # exchanges
     "exchange.messages": BASE,
     "exchange.outcomes": BASE,
-    "exchange.binance": f"{BASE} exchange.messages exchange.outcomes",
+    "exchange.binance": f"{BASE} credentials exchange.messages exchange.outcomes",
+    "exchange.paper": f"{BASE} exchange.simulated",
     "exchange.simulated": f"{BASE} account",
     "exchange.venue_wire": f"{BASE} exchange.simulated",
     "exchange.venue_streams": f"{BASE} exchange.venue_wire",
     "exchange.venue_rest": f"{BASE} exchange.simulated exchange.venue_wire exchange.venue_streams",
     "exchange.venue": f"{BASE} data {VENUE}",
+    # a session's process: its exchange, its history, its checks, its socket
+    "wiring": f"{BASE} credentials permission live exchange.binance exchange.paper exchange.simulated",
+    "warmup": f"{BASE} bars exchange.binance exchange.messages",
+    "preflight": f"{BASE} permission wiring exchange.paper",
+    "doctor": f"{BASE} credentials permission wiring preflight",
+    "control": BASE,
     # what people touch
     "charts": f"{BASE} report",
     "record": BASE,
-    "papermill_engine": f"{BASE} record",
-    "session": f"{BASE} record data journal report charts papermill_engine ctl backtest replay exchange.simulated",
+    "papermill_engine": f"{BASE} permission record",
+    "session": f"{BASE} permission record journal report charts papermill_engine ctl replay",
     # the one place that picks concrete parts, by name
     "engine": "*",
     "__main__": "*",
@@ -67,7 +76,7 @@ MAY_IMPORT = {
 
 ONLY_IN = {
     "ccxt": {"exchange.binance"},
-    "aiohttp": {"exchange.binance", "exchange.venue", "exchange.venue_streams", "engine"},
+    "aiohttp": {"exchange.binance", "exchange.venue", "exchange.venue_streams", "wiring"},
     "plotly": {"charts"},
     "ipywidgets": {"session", "explorer"},
     "papermill": {"papermill_engine"},

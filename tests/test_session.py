@@ -163,11 +163,62 @@ def test_an_engine_that_dies_is_noticed(outputs: list[tuple[str, Any]]) -> None:
     assert live.status() == {"state": "running"}  # all that its record says
 
 
+WAITING = Config.from_parameters(seed=fake_engine.WAITS)
+
+
 def test_a_folder_holds_one_run(tmp_path: Path) -> None:
-    live = session.start(Config(), tmp_path / "runs/today")
-    with pytest.raises(SessionError, match="holds a run already"):
-        session.start(Config(), tmp_path / "runs/today")
+    live = session.start(WAITING, tmp_path / "runs/today")
+    with pytest.raises(SessionError, match=r"runs already, with other parameters\nseed: must be .* 103, was 9"):
+        session.start(Config.from_parameters(seed=9), tmp_path / "runs/today")
     live.stop()
+    until(lambda: live.state == "ended")
+    with pytest.raises(SessionError, match="holds a run already"):
+        session.start(WAITING, tmp_path / "runs/today")
+
+
+def test_a_cell_that_is_run_twice_starts_nothing_twice(tmp_path: Path) -> None:
+    first = session.start(WAITING)
+    again = session.start(WAITING)
+    assert again.path == first.path
+    assert again.record["pid"] == first.record["pid"]
+    other = session.start(Config.from_parameters(seed=fake_engine.WAITS, threshold=20))
+    assert other.path != first.path
+    for live in (first, other):
+        live.stop()
+
+
+def test_a_second_notebook_attaches_and_follows_to_the_end(tmp_path: Path, outputs: list[tuple[str, Any]]) -> None:
+    first = session.start(WAITING, tmp_path / "runs/today")
+    second = session.attach("runs/today")
+
+    async def follow_both() -> None:
+        followed = asyncio.gather(first.follow(every_s=0.05), second.follow(every_s=0.05))
+        second.stop("enough")
+        await followed
+
+    asyncio.run(follow_both())
+    assert first.record["end_reason"] == "enough"
+    assert first.record["leases"] == 2
+    assert len(second.frames().bars) == 120
+    asyncio.run(second.follow())  # a cell that is run again shows the end, and no more
+    with pytest.raises(SessionError, match="today: must be running, is ended"):
+        session.attach("runs/today")
+
+
+def test_an_engine_that_was_found_running_and_dies_is_noticed(tmp_path: Path) -> None:
+    first = session.start(WAITING, tmp_path / "runs/today")
+    second = session.attach("runs/today")
+    os.kill(first.record["pid"], 9)
+    with pytest.raises(SessionError, match="today: the engine is gone, before the session's end"):
+        asyncio.run(second.follow(every_s=0.05))
+
+
+def test_real_money_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VOLTRADE_API_KEY", raising=False)
+    for mode in ("demo", "live"):
+        with pytest.raises(ConfigError, match=f"mode {mode}: VOLTRADE_API_KEY: must be set in the environment"):
+            session.start(Config.from_parameters(mode=mode))
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_the_engine_survives_its_starter(tmp_path: Path) -> None:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import asyncio
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from voltrade.config import Config
+from voltrade.credentials import Credentials
 from voltrade.ctl import ACTIONS, ask, running
 from voltrade.errors import SessionError, VoltradeError
+from voltrade.permission import authorise
+from voltrade.record import was_cut_short
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,14 +40,48 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m voltrade", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("venue", help="run a simulated Binance USD-M Futures server on loopback", add_help=False)
+    engine = commands.add_parser(
+        "run",
+        help="run the engine process of a session whose folder holds run.json (notebooks do this)",
+        description="Run the engine process of a session. Where the folder holds the journal of an engine that was "
+        "killed, it goes on in it: it looks up what was in flight and reconciles before it trades.",
+    )
+    engine.add_argument("run", type=Path, nargs="?", metavar="RUN", help="folder of a run")
+    engine.add_argument("--resume", action="store_true", help="go on with a run that was cut short; by default the one")
+    engine.set_defaults(do=_run)
     for name, do, words in (
-        ("run", _run, "run the engine process of a session whose folder holds run.json (notebooks do this)"),
         ("replay", _replay, "run a session again from its journal and compare decision by decision"),
         ("verify", _verify, "check that nothing in a run's journal was altered"),
     ):
         command = commands.add_parser(name, help=words, description=words)
         command.add_argument("run", type=Path, metavar="RUN", help="folder of a run, such as runs/demo")
         command.set_defaults(do=do)
+    doctor = commands.add_parser(
+        "doctor",
+        help="print what a session would start with, and what is missing",
+        description="Print the start-up table of a session with these parameters, and what is missing for it. Nothing "
+        "is traded or changed; modes demo and live ask the exchange with the keys of the environment.",
+    )
+    doctor.set_defaults(do=_doctor)
+    permit = commands.add_parser(
+        "authorise",
+        help="write an authorisation file for scheduled sessions in mode live",
+        description="Write a file that allows sessions in mode live, of one symbol and up to one notional, until it "
+        "expires; VOLTRADE_AUTHORISATION names it to them. The account is that of the keys of the environment.",
+    )
+    permit.add_argument("file", type=Path, metavar="FILE", help="a new file; its mode will be 0600")
+    permit.add_argument("--days", type=float, required=True, help="how long it lasts, at most 31")
+    permit.set_defaults(do=_authorise)
+    for command in (doctor, permit):
+        command.add_argument(
+            *("-p", "--parameter"),
+            action="append",
+            nargs=2,
+            default=[],
+            dest="parameters",
+            metavar=("NAME", "VALUE"),
+            help="a parameter of the session, as papermill takes it; as many as are needed",
+        )
     control = commands.add_parser(
         "ctl",
         help="look at or steer a running session",
@@ -67,7 +110,55 @@ def _ctl(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from voltrade import engine
 
-    return engine.run(arguments.run)
+    return engine.run(_cut_short(arguments.run) if arguments.resume else _named(arguments.run))
+
+
+def _named(run: Path | None) -> Path:
+    if run is None:
+        raise SessionError("run: must be the folder of a run, was none; --resume finds the one that was cut short")
+    return run
+
+
+def _cut_short(run: Path | None) -> Path:
+    """The run to go on with: the one named, or the only one under runs/ whose engine was killed."""
+    found = [run] if run is not None else [path.parent for path in Path("runs").glob("*/run.json")]
+    found = [folder for folder in found if was_cut_short(folder)]
+    if len(found) != 1:
+        names = [path.name for path in found]
+        raise SessionError(f"run: must be one whose engine was killed, {run or 'under runs/'} has {names or 'none'}")
+    return found[0]
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from voltrade.doctor import examine
+
+    checks = asyncio.run(examine(_config(arguments)))
+    width = max(len(check.item) for check in checks)
+    for check in checks:
+        wanted = "" if check.ok else f"   must be {check.wanted}"
+        print(f"{'ok' if check.ok else '!!'}  {check.item:<{width}}  {check.found}{wanted}")
+    return 0 if all(check.ok for check in checks) else 1
+
+
+def _authorise(arguments: argparse.Namespace) -> int:
+    account = Credentials.load(os.environ).fingerprint
+    lasting = timedelta(days=arguments.days)
+    stated = authorise(arguments.file, _config(arguments), account, lasting, datetime.now(UTC))
+    print(f"{arguments.file}: " + ", ".join(f"{name} {value}" for name, value in stated.items()))
+    return 0
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    return Config.from_parameters({name: _literal(text) for name, text in arguments.parameters})
+
+
+def _literal(text: str) -> object:
+    """Read a value as papermill does: True, False, None, a number, else a text."""
+    with suppress(ValueError, SyntaxError):
+        value = ast.literal_eval(text)
+        if value is None or isinstance(value, bool | int | float):
+            return value
+    return text
 
 
 def _replay(arguments: argparse.Namespace) -> int:

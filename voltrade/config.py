@@ -23,7 +23,6 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
-    field_validator,
     model_validator,
 )
 
@@ -206,21 +205,29 @@ class SessionSettings(Settings):
     speed: Annotated[float, Field(ge=0)] = 0.0
     """`sim`: 1 plays the tape by the wall clock, 0 in lockstep with the engine, as fast as both can."""
     venue: Annotated[str, Field(pattern=r"^(|http://(127\.0\.0\.1|localhost):\d{1,5})$")] = ""
-    """`sim`: address of a running `python -m voltrade venue`, whose account then outlives the session; empty for a
-    venue, tape and account of the session's own."""
+    """Address of a running `python -m voltrade venue`. In `sim` its account then outlives the session; empty for a
+    venue, tape and account of the session's own. In `paper`, `demo` and `live` it stands in for Binance, for trials."""
+    begin_s: Seconds = 0.0
+    """`sim`: the session begins this long after the tape does; what lies before is history, used to warm up."""
+    confirmation: str = ""
+    """`live`: a person's word, for today, that names symbol, largest notional and account; the refusal of an empty one
+    and `python -m voltrade doctor` say what to type."""
+    apply_account_settings: bool = False
+    """Set one-way mode, margin type and leverage of the symbol at the exchange where they differ, while flat;
+    otherwise a difference stops the start."""
     duration_s: Seconds = 0.0
     """End the session after this long; 0 for the end of the tape, or never."""
     on_duration_end: StopPolicy = "flatten"
     on_interrupt: StopPolicy = "protect"
     on_notebook_lost: StopPolicy = "protect"
 
-    @field_validator("mode")
-    @classmethod
-    def _runs(cls, mode: Mode) -> Mode:
-        # What protects real money when a notebook or an engine dies comes before the modes that use real money.
-        if mode != "sim":
-            raise ValueError("only sim can run in this version")
-        return mode
+    @model_validator(mode="after")
+    def _belongs_to_the_mode(self) -> Self:
+        if self.confirmation and self.mode != "live":
+            raise ValueError(f"confirmation is for mode live only, the mode was {self.mode}")
+        if self.begin_s and self.mode != "sim":
+            raise ValueError(f"begin_s is for mode sim only, the mode was {self.mode}")
+        return self
 
 
 class Config(Settings):

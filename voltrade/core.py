@@ -27,6 +27,7 @@ from voltrade.model import (
     Adoption,
     Alert,
     AlgoUpdate,
+    BarPhase,
     BreakerChange,
     CloseReason,
     EquityPoint,
@@ -155,6 +156,11 @@ class TradingCore:
         return min(due, self.breaker.next_due) if self.breaker else due
 
     @property
+    def last_trade_id(self) -> int:
+        """Id of the newest trade that it has seen, -1 before the first."""
+        return max(desk.fold.last_trade_id for desk in self.desks.values())
+
+    @property
     def finished(self) -> bool:
         """Whether the session's time is over and its stop policy has been carried out."""
         return bool(self.end_reason) and all(
@@ -224,6 +230,10 @@ class TradingCore:
             raise DataError(f"account: the saved state is broken: {error!r}") from None
         return []
 
+    def _on_bar_phase(self, phase: BarPhase) -> list[Output]:
+        self.desks[phase.symbol].fold.begin_at(phase)
+        return []
+
     # --- trades, bars, signals -------------------------------------------------------------------------------------
 
     def _on_trades(self, trades: Trades) -> tuple[int, list[Output]]:
@@ -275,7 +285,7 @@ class TradingCore:
         """Say what the gates and the size need to know of this bar, the system and the account."""
         facts = risk.new_facts()
         fact, row, monitor = facts[0], desk.fold.bars[bar], desk.monitor
-        fact["time"] = fact["price_time"] = self.time
+        fact["time"], fact["price_time"] = self.time, desk.fold.last_time
         fact["warming_up"] = not desk.fold.verdicts[bar]["ready"]
         fact["last_bar"] = bar == desk.fold.count - 1
         fact["tainted"] = row["tainted"]
@@ -328,12 +338,16 @@ class TradingCore:
         """Book a fill; the exchange's own PnL must be ours, within its rounding."""
         account = self.account
         assert account is not None, "a fill before the first snapshot"
-        symbol = desk.instrument.symbol
+        symbol, quote = desk.instrument.symbol, desk.instrument.quote_asset
+        outputs: list[Output] = []
+        if update.fee_asset not in ("", quote):
+            text = f"fill {update.trade_id}: its fee was paid in {update.fee_asset} and is missing from the costs"
+            outputs.append(Alert(self.time, "FEE_ASSET", text))
         realised = account.apply_fill(symbol, update.side, update.last_price, update.last_quantity, update.fee)
         if abs(realised - update.realised) > REALISED_TOLERANCE:
             text = f"fill {update.trade_id}: {money_text(update.realised)}, ours is {money_text(realised)}"
-            return [Alert(self.time, "REALISED_DIFFERS", text)]
-        return []
+            outputs.append(Alert(self.time, "REALISED_DIFFERS", text))
+        return outputs
 
     def _after_orders(self, desk: Desk, held: int, outputs: list[Output]) -> list[Output]:
         """Tell the breaker and the cooldown of round trips that began or ended."""
@@ -534,6 +548,7 @@ _HANDLERS: dict[type, Callable[[TradingCore, Any], list[Output]]] = {
     Timer: TradingCore._on_timer,
     Operator: TradingCore._on_operator,
     Link: TradingCore._on_link,
+    BarPhase: TradingCore._on_bar_phase,
     Adoption: TradingCore._on_adoption,
     Restart: TradingCore._on_restart,
 }

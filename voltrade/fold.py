@@ -19,7 +19,7 @@ from voltrade.bars import AGGREGATOR, BAR_RULES, COLUMNS, bar_rules, columns, em
 from voltrade.compiled import Rows, bind, compile_for, restored, rows_of
 from voltrade.config import BarSettings
 from voltrade.errors import DataError
-from voltrade.model import BAR, Bools, Instrument, Int64s, Signal, Trades
+from voltrade.model import BAR, DAY_MS, BarPhase, Bools, Instrument, Int64s, Signal, Trades
 from voltrade.signal_engine import RULE_BAR, SCALE, Program, SignalEngine
 
 
@@ -125,6 +125,16 @@ class Fold:
             self._bars = grown(self._bars, self.count, missing)
             self._verdicts = grown(self._verdicts, self.count, missing)
             self.aggregator["missing_rows"] = 0
+
+    def begin_at(self, phase: BarPhase) -> None:
+        """Go on from where a day's bars stand. The open bar is dropped; the next one is tainted, since it is cut."""
+        state = self.aggregator[0]
+        bar = state["bar"]
+        for name in ("volume", "taker_buy_volume", "notional", "trade_count"):
+            bar[name] = 0
+        bar["day"], bar["number"], bar["tainted"] = phase.day, phase.number, True
+        state["progress"], state["day_end"] = phase.progress, (phase.day + 1) * DAY_MS
+        state["last_trade_id"] = phase.first_id - 1
 
     @property
     def count(self) -> int:

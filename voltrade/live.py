@@ -8,6 +8,7 @@ before the core acts on it, a command before its request leaves. It holds no tra
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,12 +23,14 @@ from voltrade.model import (
     CancelOrder,
     Command,
     Event,
+    History,
     Link,
     LookupOrder,
     MarkPrice,
     OrderIntent,
     Output,
     Reply,
+    Restart,
     Segment,
     Snapshot,
     TakeSnapshot,
@@ -36,14 +39,22 @@ from voltrade.model import (
     money_text,
 )
 
+log = logging.getLogger(__name__)
+
 ANSWER_WITHIN_S = 30.0
 """Longest wait for frames that the venue says it has sent."""
 
 COMMIT_EVERY = 200
 """Rows after which the journal is committed though no command waits."""
 
+SNAPSHOT_AGAIN_S = 1.0
+"""Pause before an account that could not be read is asked for again."""
+
+LATE_MS = 1_000
+"""Trades that are older than this when they arrive are told the time first, so that the core can see their age."""
+
 TICK_S = 0.2
-"""By the wall clock: how often timers, the journal and the streams are looked after when nothing happens."""
+"""By the wall clock: how often timers, the journal and the streams are looked after."""
 
 
 class Channel(Protocol):
@@ -147,12 +158,26 @@ class LiveTradingSystem:
         self._journal.commit()
         self._uncommitted = 0
 
-    def warm_up(self, trades: Trades) -> None:
-        """Let the core take trades of before the session; without an account it can't act on them."""
+    def warm_up(self, history: History) -> None:
+        """Let the core take what came before the session; without an account it can't act on it."""
+        if history.phase is not None:
+            self.handle(history.phase)
+        trades = history.trades
         while len(trades):
             consumed, _ = self.handle(trades)
             trades = trades[consumed:]
         self._commit()
+
+    def catch_up(self, history: History) -> None:
+        """Put what a restarted engine has missed before what its streams bring."""
+        if history.phase is not None:
+            self._news.append(history.phase)
+        self._market.extendleft(reversed(list(history.trades.rows())))
+
+    @property
+    def now(self) -> int:
+        """The time, ms UTC: the wall's or the tape's."""
+        return self._clock()
 
     # --- to the exchange -------------------------------------------------------------------------------------------
 
@@ -179,7 +204,7 @@ class LiveTradingSystem:
         """
         self._feed, self._channel = feed, channel
         # The streams have told that they came up; where the tape is the clock the session itself says so.
-        self._news.clear()
+        self._news = deque(event for event in self._news if not isinstance(event, Link))
         self._executed = False
         self._seen_marks = marks
         self._seen_trade_id = last_id = self.core.desks[self._symbol].fold.last_trade_id
@@ -262,23 +287,39 @@ class LiveTradingSystem:
 
     # --- the wall is the clock -------------------------------------------------------------------------------------
 
-    async def run_wall(self, feed: Feed) -> None:
-        """Run until the session is over: one queue, one consumer; requests wait at the side of it."""
-        requests: set[asyncio.Task[None]] = set()
+    async def run_wall(self, feed: Feed, *, restarted: bool = False) -> None:
+        """Run until the session is over: one queue, one consumer; requests wait at the side of it.
+
+        Args:
+            feed: up already; what it has told since waits in the queue.
+            restarted: whether the core comes from the journal of an engine that was killed.
+        """
         self._feed = feed
-        while not (self.core.finished and not requests):
-            try:
+        if restarted:
+            self._news.appendleft(Restart(self._clock()))
+        try:
+            async with asyncio.TaskGroup() as requests:
+                await self._consume_by_the_wall(feed, requests)
+        except ExceptionGroup as several:  # one that failed ends the others
+            raise several.exceptions[0] from None
+        self._commit()
+
+    async def _consume_by_the_wall(self, feed: Feed, requests: asyncio.TaskGroup) -> None:
+        pending: set[asyncio.Task[None]] = set()
+        maintain_at = 0.0
+        while not (self.core.finished and not pending):
+            with suppress(TimeoutError):
                 async with asyncio.timeout(TICK_S):
                     await self._arrived.wait()
-            except TimeoutError:
-                await feed.maintain(self._clock())
-                self._commit()
             self._arrived.clear()
             for command in self._consume():
-                task = asyncio.create_task(self._request(command))
-                requests.add(task)
-                task.add_done_callback(requests.discard)
-        self._commit()
+                task = requests.create_task(self._request(command))
+                pending.add(task)
+                task.add_done_callback(pending.discard)
+            if (now := asyncio.get_running_loop().time()) >= maintain_at:
+                maintain_at = now + TICK_S
+                self._commit()
+                await feed.maintain(self._clock())
 
     def _consume(self) -> list[Command]:
         """Let the core handle what has arrived and what is due; return the commands."""
@@ -299,12 +340,15 @@ class LiveTradingSystem:
             if isinstance(item, MarkPrice):
                 break
             rows.append(item)
-        consumed, outputs = self.handle(Trades.from_rows(self._symbol, rows))
+        outputs: list[Output] = []
+        if self._clock() - rows[0][3] > LATE_MS and self.core.time < self._clock():
+            outputs += self.handle(Timer(self._clock()))[1]
+        consumed, more = self.handle(Trades.from_rows(self._symbol, rows))
         for _ in range(consumed):
             self._market.popleft()
         if not consumed:
-            outputs = self.handle(Timer(self.core.next_due))[1]
-        return commands_of(outputs)
+            more = self.handle(Timer(self.core.next_due))[1]
+        return commands_of(outputs + more)
 
     async def _request(self, command: Command) -> None:
         """Carry out one command by the side of the queue, and put the answer into it."""
@@ -312,7 +356,7 @@ class LiveTradingSystem:
             self.on_event(await self._execute(command))
         except VenueError as error:
             # Only a snapshot raises: without one nothing is reconciled, so the core keeps asking for it.
+            log.warning("the account could not be read: %s", error)
             self.on_event(Link(self._clock(), "user", False))
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(SNAPSHOT_AGAIN_S)
             self.on_event(Link(self._clock(), "user", True))
-            del error

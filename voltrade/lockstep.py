@@ -108,7 +108,7 @@ class Lockstep:
         self._handle = handle
         self._time = start
         self._restarted = restarted
-        self._trade_id = max(desk.fold.last_trade_id for desk in core.desks.values())
+        self._trade_id = core.last_trade_id
         self._marks = marks
         self._unplayed = 0
         self._last_due = self._fired = 0

@@ -11,7 +11,7 @@ the journal). Both are listed at the end of the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_EVEN, Decimal
 from enum import IntEnum, StrEnum
@@ -219,6 +219,11 @@ class Trades:
             self.time[rows],
             self.buyer_is_maker[rows],
         )
+
+    def rows(self) -> Iterator[tuple[int, int, int, int, bool]]:
+        """Yield each trade as `from_rows` takes it."""
+        columns = (self.id, self.price, self.quantity, self.time, self.buyer_is_maker)
+        return zip(*(column.tolist() for column in columns), strict=True)
 
     @staticmethod
     def from_rows(symbol: str, rows: Iterable[tuple[int, int, int, int, bool]]) -> Trades:
@@ -521,6 +526,34 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class BarPhase:
+    """Where a day's bars stood before the first trade that the core is given; what traded before is known in sum.
+
+    The bar that is open then is cut: it is tainted, and holds only what comes.
+    """
+
+    time: int
+    symbol: str
+    day: int
+    """Days since 1970."""
+    number: int
+    """Bars that the day has had."""
+    progress: int
+    """Of the open bar towards the threshold: lots or ticklots."""
+    first_id: int
+    """The trade that comes next."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a core is given before the first trade of its session."""
+
+    trades: Trades
+    phase: BarPhase | None = None
+    """Where the day's bars stand before the first of the trades; None where they begin with it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Adoption:
     """What the account's last run left, taken over after the warm-up and before the account is asked for."""
 
@@ -550,6 +583,7 @@ Event = (
     | Timer
     | Operator
     | Link
+    | BarPhase
     | Adoption
     | Restart
 )

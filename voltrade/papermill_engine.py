@@ -26,6 +26,7 @@ import click
 from voltrade import record as records
 from voltrade.config import RECORDED, RUN_DIR, Config, refuse_secrets
 from voltrade.errors import ConfigError
+from voltrade.permission import check_permitted
 
 GIVES_UP_AT = 3
 """Signals after which papermill gives up on the notebook; the session still ends, by its `on_notebook_lost`."""
@@ -52,8 +53,12 @@ class PapermillEngine:
                 notebook = _origin() / target
                 if notebook.suffix != ".ipynb":
                     raise Refused(f"output: must end in .ipynb, was {target}")
+                told = go_on(nb, notebook, config)
+                if not told:
+                    check_permission(config)
+                    told = move_aside(notebook)
                 notebook.parent.mkdir(parents=True, exist_ok=True)
-                for line in go_on(nb, notebook, config) or move_aside(notebook):
+                for line in told:
                     print(line, file=sys.stderr)
                 environment[RUN_DIR] = str(notebook.with_suffix(""))
             # One host, no network: the kernel's warning that its TCP sockets aren't encrypted is noise here.
@@ -102,6 +107,18 @@ def check_parameters(nb: Any) -> Config:
         raise Refused(str(error)) from None
 
 
+def check_permission(config: Config) -> None:
+    """Refuse to begin a session that its mode does not allow.
+
+    Raises:
+        Refused: says what is missing, and what to type.
+    """
+    try:
+        check_permitted(config)
+    except ConfigError as error:
+        raise Refused(str(error)) from None
+
+
 def _defaults(nb: Any) -> dict[str, object]:
     """Names and literal values that the cell tagged `parameters` assigns."""
     defaults: dict[str, object] = {}
@@ -141,7 +158,7 @@ def go_on(nb: Any, notebook: Path, config: Config) -> list[str]:
     folder = notebook.with_suffix("")
     if not records.was_cut_short(folder):
         return []
-    if lines := records.changed(records.read(folder), config, but=_computed(nb)):
+    if lines := records.changed(records.read(folder), config, but=_computed(nb) | {"confirmation"}):
         raise Refused("\n".join([*lines, f"to begin anew, choose another output, or move {folder.name} away"]))
     return [f"voltrade: {folder.name} was cut short; going on with it"]
 

@@ -51,7 +51,9 @@ YEAR_DAYS = 365
 
 _TIME = "datetime64[ms, UTC]"
 
-_UNSHOWN = frozenset({"Trades", "MarkPrice", "Timer", "AccountUpdate", "Link", "LookupOrder", "TakeSnapshot"})
+_UNSHOWN = frozenset(
+    {"Trades", "MarkPrice", "Timer", "AccountUpdate", "Link", "BarPhase", "LookupOrder", "TakeSnapshot"}
+)
 """Kinds of journal rows that no frame shows; they needn't be decoded."""
 
 # An order that was taken for not placed may turn out to exist; one that ended stays ended.

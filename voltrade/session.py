@@ -31,6 +31,7 @@ from voltrade import record as records
 from voltrade.config import RECORDED, RUN_DIR, Config
 from voltrade.errors import SessionError
 from voltrade.model import MONEY, Alert, EquityPoint, Refusal, RoundTrip
+from voltrade.permission import check_permitted
 from voltrade.replay import replay
 from voltrade.report import Frames, RunReader, readable
 
@@ -187,9 +188,9 @@ def project_root() -> Path:
 
 
 class Session(Run):
-    """A run whose engine this notebook started."""
+    """A run that goes on, with an engine that this notebook started, or that it found running."""
 
-    def __init__(self, path: Path, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, path: Path, process: subprocess.Popen[bytes] | None = None) -> None:
         super().__init__(path)
         self._process = process
 
@@ -201,6 +202,16 @@ class Session(Run):
             with suppress(SessionError):
                 status |= ctl.ask(self.path, {"op": "status"})
         return status
+
+    @property
+    def loading(self) -> str:
+        """What a starting engine loads, how far that is and how long it will take; empty before and after."""
+        if self.record.get("state") != "starting" or not self.record.get("socket"):
+            return ""
+        try:
+            return str(ctl.ask(self.path, {"op": "status"}).get("loading", ""))
+        except SessionError:
+            return ""
 
     def stop(self, reason: str = "STOPPED") -> None:
         """Ask the engine to end the session by its stop policy; `follow` shows how it does.
@@ -233,8 +244,9 @@ class Session(Run):
                     self.stop("INTERRUPTED")
         finally:
             lease.close()
-        with suppress(subprocess.TimeoutExpired):  # it has said its last word; no zombie should stay
-            await asyncio.to_thread(self._process.wait, LINGERS_S)
+        if self._process is not None:
+            with suppress(subprocess.TimeoutExpired):  # it has said its last word; no zombie should stay
+                await asyncio.to_thread(self._process.wait, LINGERS_S)
         if self.state == "failed":
             raise SessionError(f"{self.name}: the session failed: {self.record.get('error')}\n{self.log()}")
 
@@ -244,15 +256,19 @@ class Session(Run):
         Raises:
             SessionError: its process is gone, and its record does not say how the session ended.
         """
-        gone = self._process.poll() is not None
+        died = self._died()
         if self.state in records.OVER:
             return True
-        if gone:
-            raise SessionError(
-                f"{self.name}: the engine died with status {self._process.returncode}, before the session's end\n"
-                f"{self.log()}"
-            )
+        if died:
+            raise SessionError(f"{self.name}: {died}, before the session's end\n{self.log()}")
         return False
+
+    def _died(self) -> str:
+        """What became of the engine's process; empty while it lives."""
+        if self._process is None:
+            return "" if records.is_running(self.record) else "the engine is gone"
+        status = self._process.poll()
+        return "" if status is None else f"the engine died with status {status}"
 
     def _lease(self) -> socket.socket:
         """Hold the engine's lease: it takes the notebook for lost when this connection closes."""
@@ -266,14 +282,16 @@ class Session(Run):
     def _repr_html_(self) -> str:
         record = self.record
         rows = {"run": self.name, "state": record["state"], "engine process": record.get("pid", "")}
-        return _html_table(rows)
+        return _html_table(rows | {check["item"]: check["found"] for check in record.get("checks", ())})
 
 
 def start(config: Config, run_dir: Path | str | None = None) -> Session:
-    """Start the engine in a process of its own and wait until it trades.
+    """Start the engine in a process of its own and wait until it trades; attach where it does already.
 
-    A run whose engine was killed is gone on with: an engine starts in its folder again and takes up its journal. An
-    interrupt meanwhile ends the session as soon as it can be told to; it is still followed and documented.
+    A session that runs with the very same parameters is the one that is meant: a cell that is run twice, a second
+    notebook, or one whose kernel was restarted starts nothing. A run whose engine was killed is gone on with: an engine
+    starts in its folder again and takes up its journal. An interrupt meanwhile ends the session as soon as it can be
+    told to; it is still followed and documented.
 
     Args:
         config: Validated settings; for a run that is gone on with, the same as before.
@@ -281,15 +299,20 @@ def start(config: Config, run_dir: Path | str | None = None) -> Session:
             output names, else `runs/interactive-<UTC>`.
 
     Raises:
+        ConfigError: a mode with real money lacks keys or a person's word.
         SessionError: the folder holds a run that is not to be gone on with, or a parameter differs from what it was
             begun with, or the engine did not start; the message ends with its log.
     """
-    folder = _run_folder(run_dir)
+    chosen = run_dir or os.environ.get(RUN_DIR)
+    folder = Path(chosen).resolve() if chosen else _running_alike(config) or _interactive_folder()
+    if records.is_running(records.read(folder)):
+        return attach(folder, config)
     if records.was_cut_short(folder):
         record = _cut_short(folder, config)
     elif (folder / records.RECORD).exists():
         raise SessionError(f"{folder.name}: holds a run already; choose another folder")
     else:
+        check_permitted(config)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
         record = {
@@ -315,10 +338,37 @@ def _cut_short(folder: Path, config: Config) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in ("pid", "socket")}
 
 
-def _run_folder(given: Path | str | None) -> Path:
-    chosen = given or os.environ.get(RUN_DIR)
-    if chosen:
-        return Path(chosen).resolve()
+def attach(run: Path | str, config: Config | None = None) -> Session:
+    """Return a window on a session that is running already, whoever started it.
+
+    Args:
+        run: Its folder or its notebook, as `open_run` takes it.
+        config: The settings that it is expected to have; not compared where there are none.
+
+    Raises:
+        SessionError: it isn't running, or a parameter differs.
+    """
+    folder = open_run(run).path
+    record = records.read(folder)
+    if not records.is_running(record):
+        raise SessionError(f"{folder.name}: must be running, is {record.get('state')}")
+    if config is not None and (lines := records.changed(record, config)):
+        raise SessionError("\n".join([f"{folder.name}: runs already, with other parameters", *lines]))
+    session = Session(folder)
+    _wait_until_running(session)
+    return session
+
+
+def _running_alike(config: Config) -> Path | None:
+    """The folder of a session that runs with these parameters and that nobody's papermill records."""
+    for path in sorted((project_root().resolve() / "runs").glob("interactive-*/run.json"), reverse=True):
+        record = records.read(path.parent)
+        if records.is_running(record) and not records.changed(record, config):
+            return path.parent
+    return None
+
+
+def _interactive_folder() -> Path:
     runs = project_root().resolve() / "runs"
     name = f"interactive-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     folder, count = runs / name, 1
@@ -346,23 +396,45 @@ def _launch(folder: Path, config: Config) -> subprocess.Popen[bytes]:
 def _wait_until_running(session: Session, within_s: float = START_WITHIN_S) -> None:
     """Wait for the engine; an interrupt would leave one that nobody follows, so it is told when it can be."""
     deadline = time.monotonic() + within_s
-    interrupted = False
+    interrupted, shown = False, _Starting()
     while time.monotonic() < deadline:
         try:
-            gone = session._process.poll() is not None
-            state = session.state
+            died, state = session._died(), session.state
             if state in ("running", "ended"):
                 break
-            if gone or state == "failed":
-                why = session.record.get("error") or f"its process ended with status {session._process.returncode}"
+            if died or state == "failed":
+                why = session.record.get("error") or died
                 raise SessionError(f"{session.name}: the engine did not start: {why}\n{session.log()}")
+            if shown.update(session.loading):
+                deadline = time.monotonic() + within_s  # it gets on
             time.sleep(0.05)
         except KeyboardInterrupt:
             interrupted = True
     else:
         raise SessionError(f"{session.name}: the engine was not running within {within_s:.0f} s\n{session.log()}")
+    shown.update("")
     if interrupted:
         session.stop("INTERRUPTED")
+
+
+class _Starting:
+    """One line that says what a starting engine is loading, and how long that will take."""
+
+    def __init__(self) -> None:
+        self._line: Any = None
+        self._shown = ""
+
+    def update(self, text: str) -> bool:
+        """Show another text; say whether it was another."""
+        if text == self._shown:
+            return False
+        self._shown = text
+        page = HTML(f"<pre>{escape(text)}</pre>")  # type: ignore[no-untyped-call]
+        if self._line is None:
+            self._line = display(page, display_id=True)  # type: ignore[no-untyped-call]
+        else:
+            self._line.update(page)
+        return True
 
 
 def _base36(number: int) -> str:

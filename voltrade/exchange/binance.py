@@ -12,13 +12,11 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import os
 import re
-import stat
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from decimal import Decimal
 from typing import Any, Literal, NoReturn
 from urllib.parse import urlsplit
 
@@ -26,6 +24,7 @@ import aiohttp
 import ccxt.pro
 from ccxt.async_support.base.ws.client import Client
 
+from voltrade.credentials import Credentials
 from voltrade.errors import ConfigError, DataError, VenueError
 from voltrade.exchange.messages import Fields, MessageReader, TradeRow, instrument_of
 from voltrade.exchange.outcomes import NO_ANSWER, NOT_SENT, Verb, classify
@@ -89,58 +88,6 @@ def _is_loopback(host: str) -> bool:
 DEMO = Endpoint("demo", "https://demo-fapi.binance.com", "wss://fstream.binancefuture.com")
 LIVE = Endpoint("live", "https://fapi.binance.com", "wss://fstream.binance.com")
 
-KEY_VARIABLE, SECRET_VARIABLE = "VOLTRADE_API_KEY", "VOLTRADE_API_SECRET"
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Credentials:
-    """An API key and its secret. Prints masked, and can't be pickled."""
-
-    key: str
-    secret: str
-
-    def __repr__(self) -> str:
-        return "Credentials(key='***', secret='***')"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("credentials must not be pickled")
-
-    @staticmethod
-    def load(environment: Mapping[str, str], file: Path | None = None) -> Credentials:
-        """Take the key from a file of `NAME=value` lines where one is given, else from the environment.
-
-        Args:
-            environment: such as `os.environ`; the names are VOLTRADE_API_KEY and VOLTRADE_API_SECRET.
-            file: must be a plain file of ours that nobody else may read (mode 0600 or 0400).
-
-        Raises:
-            ConfigError: a name is missing or the file is open to others; never quotes a value.
-        """
-        values = environment if file is None else _private_lines(file)
-        for name in (KEY_VARIABLE, SECRET_VARIABLE):
-            if not values.get(name):
-                raise ConfigError(f"{name}: must be set in {'the environment' if file is None else file.name}")
-        return Credentials(values[KEY_VARIABLE], values[SECRET_VARIABLE])
-
-
-def _private_lines(file: Path) -> dict[str, str]:
-    try:
-        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise ConfigError(f"{file.name}: must be a readable file and no link, was {error.strerror}") from None
-    try:
-        its = os.fstat(handle)
-        if not stat.S_ISREG(its.st_mode) or its.st_uid != os.getuid():
-            raise ConfigError(f"{file.name}: must be a plain file of this user's")
-        if its.st_mode & 0o077:
-            raise ConfigError(f"{file.name}: mode must be 0600, was {stat.S_IMODE(its.st_mode):04o}")
-        lines = os.read(handle, 65_536).decode("utf-8", "replace").splitlines()
-    finally:
-        os.close(handle)
-    pairs = (line.partition("=") for line in lines if "=" in line and not line.lstrip().startswith("#"))
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
 # --- ccxt, subclassed -------------------------------------------------------------------------------------------------
 
 
@@ -156,6 +103,9 @@ class Answer:
 
 DIAL_FAILURES = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 """Causes that mean: no connection was made, so nothing was sent."""
+
+WEIGHT_WINDOW_MS = 60_000
+"""Request weight is counted by the minute of the exchange's clock."""
 
 QUIET_S = {429: 60, 418: 120}
 """Silence after a refusal for too many requests that doesn't say how long: a minute's limit, the shortest ban."""
@@ -188,7 +138,6 @@ class UsdmExchange(ccxt.pro.binanceusdm):  # type: ignore[misc]  # ccxt is untyp
         on_link: takes (client, up).
         tap_failure: the first exception that came out of the tap.
         quiet_until: no request leaves before this time, ms of the clock.
-        used_weight: request weight used in the current minute, as the exchange last said.
     """
 
     def __init__(self, config: Mapping[str, Any], clock: Clock) -> None:
@@ -197,7 +146,7 @@ class UsdmExchange(ccxt.pro.binanceusdm):  # type: ignore[misc]  # ccxt is untyp
         self.on_link: Callable[[Client, bool], None] = lambda client, up: None
         self.tap_failure: Exception | None = None
         self.quiet_until = 0
-        self.used_weight = 0
+        self._used_weight = (0, 0)
         self._secrets: list[str] = []
         super().__init__(config)
         # ccxt logs requests with their headers at DEBUG; a logger of its own keeps them out of everyone's log.
@@ -274,10 +223,16 @@ class UsdmExchange(ccxt.pro.binanceusdm):  # type: ignore[misc]  # ccxt is untyp
         by_name = {name.lower(): value for name, value in headers.items()}
         weight = by_name.get("x-mbx-used-weight-1m", "")
         if weight.isdigit():
-            self.used_weight = int(weight)
+            self._used_weight = (self.clock() // WEIGHT_WINDOW_MS, int(weight))
         if status in QUIET_S:
             self.quiet_until = max(self.quiet_until, self._end_of_silence(status, by_name.get("retry-after", ""), body))
             log.warning("HTTP %d: silent until %d", status, self.quiet_until)
+
+    @property
+    def used_weight(self) -> int:
+        """Request weight used in the current minute, as the exchange last said."""
+        window, used = self._used_weight
+        return used if window == self.clock() // WEIGHT_WINDOW_MS else 0
 
     def _end_of_silence(self, status: int, retry_after: str, body: str) -> int:
         if re.fullmatch(r"[0-9]{1,6}", retry_after.strip()):
@@ -393,6 +348,8 @@ class RequestInterrupted(asyncio.CancelledError):
 
 PAGE = 1000
 """Most rows that aggTrades and userTrades give at once."""
+PAGE_WEIGHT = 20
+"""Request weight of a page of aggTrades."""
 MOST_PAGES = 100
 RESYNC = -1021
 """Code of a request whose timestamp the exchange does not accept."""
@@ -477,19 +434,51 @@ class BinanceRestClient:
         except DataError as error:
             raise VenueError(f"the account of {symbol} could not be read: {error}") from None
 
-    async def agg_trades(self, symbol: str, from_id: int | None = None, limit: int = PAGE) -> list[TradeRow]:
-        """Return trades in the order of their ids, from an id on, or the latest.
+    async def agg_trades(
+        self, symbol: str, from_id: int | None = None, limit: int = PAGE, start: int | None = None
+    ) -> list[TradeRow]:
+        """Return trades in the order of their ids, from an id or a time (ms) on, or the latest.
 
         Raises:
             VenueError: they could not be read.
         """
         reader = await self._reader(symbol)
-        wanted = {"symbol": symbol, "limit": limit} | ({} if from_id is None else {"fromId": from_id})
+        begin = {"fromId": from_id, "startTime": start}
+        wanted = {"symbol": symbol, "limit": limit} | {name: at for name, at in begin.items() if at is not None}
         rows = await self._read("fapiPublicGetAggTrades", wanted)
         try:
             return sorted(map(reader.agg_trade, _rows("aggTrades", rows)))
         except DataError as error:
             raise VenueError(f"aggTrades of {symbol} could not be read: {error}") from None
+
+    async def minute_volumes(self, symbol: str, start: int, limit: int) -> list[tuple[int, int, int]]:
+        """Return what traded in each minute from `start` (ms) on: its time, volume in lots, notional in ticklots.
+
+        Raises:
+            VenueError: they could not be read.
+        """
+        instrument = (await self._reader(symbol)).instrument
+        wanted = {"symbol": symbol, "interval": "1m", "startTime": start, "limit": limit}
+        rows = await self._read("fapiPublicGetKlines", wanted)
+        ticklot = instrument.tick_size * instrument.step_size
+        try:
+            return [
+                (int(row[0]), instrument.lots(row[5]), int(Decimal(row[7]) / ticklot)) for row in _rows("klines", rows)
+            ]
+        except (DataError, ArithmeticError, ValueError, TypeError, IndexError) as error:
+            raise VenueError(f"klines of {symbol} could not be read: {error}") from None
+
+    async def multi_assets(self) -> bool:
+        """Whether the account's margin is shared among assets.
+
+        Raises:
+            VenueError: it could not be read.
+        """
+        mode = await self._read("fapiPrivateGetMultiAssetsMargin")
+        try:
+            return Fields("multiAssetsMargin", mode).flag("multiAssetsMargin")
+        except DataError as error:
+            raise VenueError(str(error)) from None
 
     async def clock_offset(self) -> int:
         """Return how far our clock is ahead of the exchange's, ms, to half a round trip.
@@ -509,6 +498,17 @@ class BinanceRestClient:
     def used_weight(self) -> int:
         """Request weight used in the current minute, of 2,400, as the exchange last said."""
         return self._exchange.used_weight
+
+    async def wait_for_weight(self, cost: int) -> None:
+        """Wait until a request of this weight leaves the other half of the minute's weight to orders.
+
+        A tape's clock may stand still; then there is nothing to wait for.
+        """
+        before = self._exchange.clock()
+        while self.used_weight + cost > HALF_OF_WEIGHT:
+            await asyncio.sleep(0.5)
+            if self._exchange.clock() == before:
+                return
 
     def reader(self, symbol: str) -> MessageReader:
         """Return the reader of a symbol whose `instrument` was asked for."""
@@ -874,6 +874,7 @@ class BinanceWSManager:
         self._supervisors: list[asyncio.Task[None]] = []
         self._filler: asyncio.Task[None] | None = None
         self._held: deque[TradeRow | MarkPrice] = deque()
+        self._waits_to_join = False
         self._wallet: int | None = None
         self._subscription = 0
         self._renew_at = 0
@@ -889,12 +890,17 @@ class BinanceWSManager:
 
     # --- life -------------------------------------------------------------------------------------------------------
 
-    async def start(self, timeout_s: float = 15.0) -> None:
+    async def start(self, timeout_s: float = 15.0, *, hold: bool = False) -> None:
         """Dial, and return when every stream is up: the market's subscribed, the user's connected.
+
+        Args:
+            timeout_s: longest wait.
+            hold: keep trades and marks back until `join`, while what came before them is loaded.
 
         Raises:
             VenueError: a stream did not come up in time; nothing is left running.
         """
+        self._waits_to_join = hold
         self._supervisors = [asyncio.create_task(self._supervise(stream)) for stream in self._streams]
         try:
             async with asyncio.timeout(timeout_s):
@@ -906,6 +912,13 @@ class BinanceWSManager:
             raise VenueError(
                 f"streams must be up within {timeout_s} s, were not: {down} ({self._last_error})"
             ) from None
+
+    def join(self, last_id: int) -> None:
+        """Hand out what was held, from the trade after `last_id` on, and from now on what comes."""
+        self.last_trade_id = last_id
+        self._waits_to_join = False
+        if self._held:
+            self._filler = asyncio.get_running_loop().create_task(self._release_held())
 
     async def stop(self) -> None:
         """End the streams; no event comes after this. The exchange itself is the owner's to close."""
@@ -1060,7 +1073,7 @@ class BinanceWSManager:
             self.counts.foreign += 1
             return
         trade = self._reader.agg_trade(body)
-        if self._held:
+        if self._held or self._waits_to_join:
             self._hold(trade)
         elif trade[0] == self.last_trade_id + 1 or not self.last_trade_id:
             self.counts.trades += 1
@@ -1077,7 +1090,7 @@ class BinanceWSManager:
             self.counts.foreign += 1
             return
         mark = self._reader.mark_price(body)
-        if self._held:
+        if self._held or self._waits_to_join:
             self._hold(mark)
         else:
             self._hand_out_mark(mark)
@@ -1146,7 +1159,7 @@ class BinanceWSManager:
                 elif item[0] <= self.last_trade_id:
                     self.counts.duplicates += 1
                 else:
-                    if item[0] > self.last_trade_id + 1:
+                    if 0 < self.last_trade_id < item[0] - 1:
                         await self._fill(self.last_trade_id + 1, item[0] - 1, item[3])
                     self._hand_out_trade(item)
                 self._held.popleft()

@@ -273,7 +273,7 @@ class MessageReader:
             trade_id=order.integer("t") if last else 0,
             last_quantity=last,
             last_price=order.units("L", self._prices) if last else 0,
-            fee=order.money("n") if last and order.has("n") else 0,
+            fee=self._fee(order, "n", "N") if last else 0,
             fee_asset=order.text("N") if last and order.has("N") else "",
             realised=order.money("rp") if last and order.has("rp") else 0,
             is_maker=order.flag("m"),
@@ -405,7 +405,7 @@ class MessageReader:
             trade_id=trade.integer("id", 1),
             last_quantity=lots,
             last_price=price,
-            fee=trade.money("commission"),
+            fee=self._fee(trade, "commission", "commissionAsset"),
             fee_asset=trade.text("commissionAsset"),
             realised=trade.money("realizedPnl"),
             is_maker=trade.flag("maker"),
@@ -456,6 +456,11 @@ class MessageReader:
 
     def _optional_lots(self, fields: Fields, name: str) -> int:
         return fields.units(name, self._lots) if fields.has(name) else 0
+
+    def _fee(self, fields: Fields, amount: str, asset: str) -> int:
+        """Read what a fill's fee took out of the quote asset: nothing where it was paid in another."""
+        paid = fields.money(amount) if fields.has(amount) else 0
+        return paid if not fields.has(asset) or fields.text(asset) == self.instrument.quote_asset else 0
 
     def _notional(self, fields: Fields, name: str) -> int:
         """Read a notional as exact ticklots; 0 where it isn't told or was rounded."""

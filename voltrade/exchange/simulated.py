@@ -1355,16 +1355,14 @@ def _check_decimals(number: Decimal, precision: int) -> None:
 # --- the tape ---------------------------------------------------------------------------------------------------------
 
 
-def simulate(
-    config: Config, trades: Trades, *, batch: int | None = None, log: Log | None = None
-) -> tuple[SimulatedExchange, TapePlayer]:
-    """Make the exchange and the player of a tape that a session's settings ask for.
+def simulated_exchange(config: Config, instrument: Instrument, clock: int, log: Log | None = None) -> SimulatedExchange:
+    """Make the exchange that a session's settings ask for; `clock` is its time at the start, ms UTC.
 
     Backtest, paper and venue all come here, so that they simulate alike.
     """
-    session, execution, risk = config.session, config.execution, config.risk
-    exchange = SimulatedExchange(
-        shipped_instrument(session.symbol),
+    execution, risk = config.execution, config.risk
+    return SimulatedExchange(
+        instrument,
         wallet=int(execution.wallet * MONEY),
         taker_fee_e8=int(execution.taker_fee * E8),
         maker_fee_e8=int(execution.maker_fee * E8),
@@ -1372,9 +1370,17 @@ def simulate(
         slippage_bps=execution.slippage_bps,
         leverage=risk.leverage,
         margin_type=risk.margin_type,
-        clock=int(trades.time[0]) - 1,
+        clock=clock,
         log=log,
     )
+
+
+def simulate(
+    config: Config, trades: Trades, *, batch: int | None = None, log: Log | None = None
+) -> tuple[SimulatedExchange, TapePlayer]:
+    """Make the exchange and the player of a tape that a session's settings ask for."""
+    session, execution = config.session, config.execution
+    exchange = simulated_exchange(config, shipped_instrument(session.symbol), int(trades.time[0]) - 1, log)
     player = TapePlayer(
         exchange, trades, mark_interval_ms=execution.mark_interval_s * 1000, seed=session.seed, batch=batch
     )

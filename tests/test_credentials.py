@@ -1,0 +1,61 @@
+"""Keys come from the environment or a private file, and show themselves to nobody."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from voltrade.credentials import Credentials
+from voltrade.errors import ConfigError
+
+KEY, SECRET = "a-key-of-thirty-two-letters-and-up", "a-secret-that-nobody-may-ever-see-0"
+
+
+def test_credentials_show_nothing_and_cannot_be_pickled() -> None:
+    credentials = Credentials.load({"VOLTRADE_API_KEY": KEY, "VOLTRADE_API_SECRET": SECRET})
+    assert (credentials.key, credentials.secret) == (KEY, SECRET)
+    assert KEY not in f"{credentials!r} {credentials}"
+    assert SECRET not in f"{credentials!r} {credentials}"
+    with pytest.raises(TypeError, match="must not be pickled"):
+        pickle.dumps(credentials)
+
+
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(ConfigError, match="VOLTRADE_API_SECRET: must be set in the environment"):
+        Credentials.load({"VOLTRADE_API_KEY": KEY})
+
+
+def a_key_file(folder: Path, mode: int) -> Path:
+    path = folder / "keys"
+    path.write_text(f"# demo\nVOLTRADE_API_KEY={KEY}\nVOLTRADE_API_SECRET = {SECRET}\n")
+    path.chmod(mode)
+    return path
+
+
+def test_keys_are_read_from_a_private_file(tmp_path: Path) -> None:
+    credentials = Credentials.load({}, a_key_file(tmp_path, 0o600))
+    assert (credentials.key, credentials.secret) == (KEY, SECRET)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
+def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+    with pytest.raises(ConfigError, match=f"keys: mode must be 0600, was {mode:04o}"):
+        Credentials.load({}, a_key_file(tmp_path, mode))
+
+
+def test_a_key_file_that_is_a_link_or_a_folder_or_nothing_is_refused(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(a_key_file(tmp_path, 0o600))
+    for path in (link, tmp_path, tmp_path / "none"):
+        with pytest.raises(ConfigError):
+            Credentials.load({}, path)
+
+
+def test_the_environment_may_name_the_file(tmp_path: Path) -> None:
+    credentials = Credentials.load({"VOLTRADE_KEY_FILE": str(a_key_file(tmp_path, 0o400))})
+    assert (credentials.key, credentials.secret) == (KEY, SECRET)
+    assert len(credentials.fingerprint) == 12
+    assert credentials.fingerprint != Credentials("another", SECRET).fingerprint
+    assert credentials.fingerprint == Credentials(KEY, "another").fingerprint

@@ -1,0 +1,90 @@
+"""The engine's side of its socket: what notebooks and `ctl` ask of a running session, and the notebook's sign of life.
+
+A Unix socket in the run's folder; a JSON line asks, a JSON line answers. It decides nothing: what changes the session
+goes to the core as an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from voltrade.config import Config
+
+LONGEST_SOCKET_PATH = 100
+"""Bytes; the system's own limit is a little above."""
+
+
+class Control:
+    """The Unix socket in the run's folder: a JSON line asks, a JSON line answers.
+
+    `status` tells how things are; `stop` ends the session; `pause`, `resume`, `reduce`, `flatten`, `halt` go to the
+    core; `lease` holds the connection as the notebook's sign of life: when the last one closes, the notebook is lost.
+    """
+
+    def __init__(self, config: Config, status: Callable[[], dict[str, Any]], order: Callable[[str, str, bool], None]):
+        self._config = config
+        self._status = status
+        self._order = order
+        self._leases = 0
+        self.was_leased = False
+        """Whether a notebook has ever held the lease."""
+        self._server: asyncio.Server | None = None
+
+    async def listen(self, run_dir: Path) -> Path:
+        """Open the socket; return its path, in the temporary folder where the run's own is too long for a socket."""
+        path = run_dir / "engine.sock"
+        if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
+            short = sha256(os.fsencode(run_dir)).hexdigest()[:16]
+            path = Path(tempfile.gettempdir()) / f"voltrade-{short}.sock"
+        path.unlink(missing_ok=True)
+        self._server = await asyncio.start_unix_server(self._serve, path)
+        path.chmod(0o600)
+        return path
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        leased = False
+        try:
+            while line := await reader.readline():
+                ask = json.loads(line)
+                leased = leased or ask["op"] == "lease"
+                self._leases += ask["op"] == "lease"
+                self.was_leased = self.was_leased or leased
+                writer.write(json.dumps(self._answer(ask)).encode() + b"\n")
+                await writer.drain()
+        except (ValueError, KeyError, TypeError, ConnectionError):
+            pass  # a client that talks nonsense or goes away is its own trouble
+        finally:
+            writer.close()
+            if leased:
+                self._leases -= 1
+                self.check_lease()
+
+    def _answer(self, ask: dict[str, Any]) -> dict[str, Any]:
+        op, reason = ask["op"], str(ask.get("reason", ""))
+        if op == "stop":
+            self._end(self._config.session.on_interrupt, reason or "STOPPED")
+        elif op in ("pause", "resume", "reduce", "flatten", "halt"):
+            self._order(op, reason, False)
+        elif op not in ("status", "lease"):
+            return {"error": f"op: unknown, was {op!r}"}
+        return self._status()
+
+    def check_lease(self) -> None:
+        """End the session by its policy where no notebook holds the lease."""
+        if self._leases == 0 and self._status()["state"] == "running":
+            self._end(self._config.session.on_notebook_lost, "NOTEBOOK_LOST")
+
+    def _end(self, policy: str, reason: str) -> None:
+        if policy != "carry_on":
+            self._order(policy, reason, True)

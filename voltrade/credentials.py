@@ -1,0 +1,88 @@
+"""The API key: where it may come from, and how it is kept out of everything else.
+
+A key comes from the environment or from a file that nobody else can read; never from a parameter, since papermill
+would store it in the notebook. What names an account elsewhere (ledger, journal, confirmation) is its fingerprint.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import NoReturn
+
+from voltrade.errors import ConfigError
+
+KEY_VARIABLE, SECRET_VARIABLE = "VOLTRADE_API_KEY", "VOLTRADE_API_SECRET"
+KEY_FILE_VARIABLE = "VOLTRADE_KEY_FILE"
+"""Names a file of `NAME=value` lines with the two above."""
+
+LARGEST_FILE = 65_536
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Credentials:
+    """An API key and its secret. Prints masked, and can't be pickled."""
+
+    key: str
+    secret: str
+
+    def __repr__(self) -> str:
+        return "Credentials(key='***', secret='***')"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("credentials must not be pickled")
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that stand for the account wherever it must be named; the key can't be made from them."""
+        return sha256(b"voltrade account\0" + self.key.encode()).hexdigest()[:12]
+
+    @staticmethod
+    def load(environment: Mapping[str, str], file: Path | None = None) -> Credentials:
+        """Take the key from a file of `NAME=value` lines where one is given, else from the environment.
+
+        Args:
+            environment: such as `os.environ`; the names are VOLTRADE_API_KEY and VOLTRADE_API_SECRET, or
+                VOLTRADE_KEY_FILE for the path of a file that holds them.
+            file: see `read_private`.
+
+        Raises:
+            ConfigError: a name is missing or the file is open to others; never quotes a value.
+        """
+        if file is None and environment.get(KEY_FILE_VARIABLE):
+            file = Path(environment[KEY_FILE_VARIABLE])
+        values = environment if file is None else _pairs(read_private(file))
+        for name in (KEY_VARIABLE, SECRET_VARIABLE):
+            if not values.get(name):
+                raise ConfigError(f"{name}: must be set in {'the environment' if file is None else file.name}")
+        return Credentials(values[KEY_VARIABLE], values[SECRET_VARIABLE])
+
+
+def read_private(file: Path) -> str:
+    """Read a file that must be this user's own, plain, and open to nobody else (mode 0600 or 0400).
+
+    Raises:
+        ConfigError: it isn't; names the file and the rule, never what it holds.
+    """
+    try:
+        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigError(f"{file.name}: must be a readable file and no link, was {error.strerror}") from None
+    try:
+        its = os.fstat(handle)
+        if not stat.S_ISREG(its.st_mode) or its.st_uid != os.getuid():
+            raise ConfigError(f"{file.name}: must be a plain file of this user's")
+        if its.st_mode & 0o077:
+            raise ConfigError(f"{file.name}: mode must be 0600, was {stat.S_IMODE(its.st_mode):04o}")
+        return os.read(handle, LARGEST_FILE).decode("utf-8", "replace")
+    finally:
+        os.close(handle)
+
+
+def _pairs(text: str) -> dict[str, str]:
+    lines = (line.partition("=") for line in text.splitlines() if "=" in line and not line.lstrip().startswith("#"))
+    return {name.strip(): value.strip() for name, _, value in lines}

@@ -1,0 +1,67 @@
+"""`python -m voltrade doctor`: what a session with these settings would start with, and what is missing for it.
+
+The rows are those of the start-up table, after a few about this machine. Nothing is traded, set or written.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from voltrade.compiled import cache_home
+from voltrade.config import Config
+from voltrade.credentials import Credentials
+from voltrade.errors import ConfigError, VoltradeError
+from voltrade.permission import permit
+from voltrade.preflight import Check, preflight
+from voltrade.wiring import reach
+
+
+async def examine(config: Config, environment: Mapping[str, str] = os.environ) -> list[Check]:
+    """Return the rows of a session that these settings would start."""
+    config = config.model_copy(update={"session": config.session.model_copy(update={"apply_account_settings": False})})
+    checks = [*_machine(), *_permission(config, environment)]
+    if config.session.mode == "sim" and not config.session.venue:
+        return [*checks, Check("endpoint", "a simulated venue of the session's own, on this machine")]
+    try:
+        wiring = await reach(config, environment)
+    except VoltradeError as error:
+        return [*checks, Check("exchange", str(error), "reached", False)]
+    try:
+        return [*checks, *await preflight(wiring)]
+    except VoltradeError as error:
+        return [*checks, Check("exchange", str(error), "readable", False)]
+    finally:
+        await wiring.close()
+
+
+def _machine() -> list[Check]:
+    runs, cache = Path("runs"), cache_home()
+    return [
+        Check("python", platform.python_version()),
+        Check("runs", str(runs.resolve()), "a folder that can be written", os.access(runs, os.W_OK)),
+        Check("compiled code", str(cache), "a folder that can be written", _can_be_written(cache)),
+    ]
+
+
+def _can_be_written(folder: Path) -> bool:
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    return os.access(nearest, os.W_OK)
+
+
+def _permission(config: Config, environment: Mapping[str, str]) -> list[Check]:
+    """Whether the session would be allowed to trade; what to type where it would not."""
+    if config.session.mode not in ("demo", "live"):
+        return []
+    try:
+        Credentials.load(environment)
+    except ConfigError as error:
+        return [Check("keys", "missing", str(error), False)]
+    try:
+        permit(config, environment, datetime.now(UTC))
+    except ConfigError as error:
+        return [Check("permission", "missing", str(error), False)]
+    return []

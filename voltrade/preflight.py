@@ -1,0 +1,140 @@
+"""The start-up table: where a session would trade, as whom, under which settings and limits, and what forbids it.
+
+The engine makes it before anything but questions was sent, writes it into the run's record and its journal, and starts
+only where every row holds. `python -m voltrade doctor` prints the same without starting anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from typing import Any
+
+from voltrade.config import Config
+from voltrade.errors import VenueError
+from voltrade.exchange.paper import PaperExchange
+from voltrade.model import MONEY, Instrument, Snapshot, money_text
+from voltrade.permission import largest_notional
+from voltrade.wiring import Wiring
+
+CLOCK_WITHIN_MS = 1_000
+"""Binance refuses what is signed more than this ahead of its time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One row: what was found, what is wanted (empty: nothing in particular), and whether that holds."""
+
+    item: str
+    found: str
+    wanted: str = ""
+    ok: bool = True
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+async def preflight(wiring: Wiring) -> list[Check]:
+    """Ask the exchange for everything that a session rests on, and hold it against the settings.
+
+    Where the settings say so, and the account is flat, settings of the account that differ are set first.
+
+    Raises:
+        VenueError: the exchange could not be read.
+    """
+    config = wiring.config
+    checks = [
+        Check("endpoint", wiring.endpoint.rest),
+        Check("account", wiring.fingerprint),
+        Check("allowed by", wiring.allowed_by),
+        await _clock(wiring),
+    ]
+    snapshot = await wiring.gateway.snapshot(config.session.symbol, 0)
+    if config.session.apply_account_settings and _differs(snapshot, config) and _is_flat(snapshot):
+        await wiring.rest.apply_account_settings(config.session.symbol, config.risk.leverage, config.risk.margin_type)
+        snapshot = await wiring.gateway.snapshot(config.session.symbol, 0)
+    multi_assets = False if isinstance(wiring.gateway, PaperExchange) else await wiring.rest.multi_assets()
+    return [*checks, *_account(snapshot, multi_assets, config), *_market(wiring.instrument), *_limits(config)]
+
+
+def refused(checks: Iterable[Check]) -> str:
+    """Say what stands against a start; empty where nothing does."""
+    return "; ".join(f"{check.item}: must be {check.wanted}, was {check.found}" for check in checks if not check.ok)
+
+
+async def _clock(wiring: Wiring) -> Check:
+    offset = await wiring.rest.clock_offset()
+    return Check("clock", f"{offset:+,} ms", f"within {CLOCK_WITHIN_MS:,} ms", abs(offset) <= CLOCK_WITHIN_MS)
+
+
+def _differs(snapshot: Snapshot, config: Config) -> bool:
+    wanted = (False, config.risk.leverage, config.risk.margin_type)
+    return (snapshot.hedge_mode, snapshot.leverage, snapshot.margin_type) != wanted
+
+
+def _is_flat(snapshot: Snapshot) -> bool:
+    return not (snapshot.position.quantity or snapshot.orders or snapshot.algo_orders)
+
+
+def _account(snapshot: Snapshot, multi_assets: bool, config: Config) -> list[Check]:
+    risk = config.risk
+    mode = "hedge" if snapshot.hedge_mode else "one-way"
+    assets = "multi-assets" if multi_assets else "single-asset"
+    fees = f"taker {_percent(snapshot.taker_fee_e8)}, maker {_percent(snapshot.maker_fee_e8)}"
+    open_orders = f"{len(snapshot.orders)} orders, {len(snapshot.algo_orders)} conditional orders"
+    return [
+        Check("position mode", mode, "one-way", not snapshot.hedge_mode),
+        Check("margin mode", assets, "single-asset", not multi_assets),
+        Check("margin type", snapshot.margin_type, risk.margin_type, snapshot.margin_type == risk.margin_type),
+        Check("leverage", f"{snapshot.leverage}", f"{risk.leverage}", snapshot.leverage == risk.leverage),
+        Check("fees", fees),
+        Check("wallet", f"{_round(money_text(snapshot.wallet))}", "above 0", snapshot.wallet > 0),
+        Check("position", f"{snapshot.position.quantity} lots"),
+        Check("open orders", open_orders),
+    ]
+
+
+def _market(instrument: Instrument) -> list[Check]:
+    filters = (
+        f"tick {instrument.tick_size:f}, step {instrument.step_size:f}, "
+        f"least notional {_round(money_text(instrument.min_notional))}, "
+        f"largest market order {instrument.quantity(instrument.market_max_quantity):f}"
+    )
+    return [Check("filters", filters), Check("filters from", instrument.source)]
+
+
+def _limits(config: Config) -> list[Check]:
+    risk, session = config.risk, config.session
+    loss, drawdown = (
+        _round(str(risk.capital * Decimal(str(part))))
+        for part in (risk.max_daily_loss_fraction, risk.max_drawdown_fraction)
+    )
+    return [
+        Check("largest notional", f"{largest_notional(config):f}"),
+        Check("daily loss", f"{loss}, then {risk.daily_loss_action}, until {risk.daily_loss_resume}"),
+        Check("drawdown", f"{drawdown}, then {risk.drawdown_action}, until {risk.drawdown_resume}"),
+        Check("losing streak", f"{risk.max_consecutive_losses} round trips, then {risk.consecutive_losses_action}"),
+        Check("trades a day", f"{risk.max_trades_per_day} round trips, then {risk.trades_per_day_action}"),
+        Check(
+            "stop policies",
+            f"duration end {session.on_duration_end}, interrupt {session.on_interrupt}, "
+            f"notebook lost {session.on_notebook_lost}",
+        ),
+    ]
+
+
+def _percent(rate_e8: int) -> str:
+    return f"{Decimal(rate_e8) / MONEY * 100:f} %"
+
+
+def _round(text: str) -> str:
+    return f"{Decimal(text):,.2f}"
+
+
+async def try_preflight(wiring: Wiring) -> list[Check]:
+    """As `preflight`, with a row that says why where the exchange could not be read."""
+    try:
+        return await preflight(wiring)
+    except VenueError as error:
+        return [Check("exchange", str(error), "readable", False)]

@@ -1,0 +1,287 @@
+"""What differs between the modes: where trades come from, where orders go, whose clock counts, and whose account it is.
+
+| mode | trades | orders | clock |
+|---|---|---|---|
+| sim | the simulated venue | the simulated venue | the tape's in lockstep, else the wall's |
+| paper | Binance | the simulated exchange, in process | the wall's |
+| demo, live | Binance's demo, Binance | the same | the wall's |
+
+Everything behind this is the same for all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from voltrade.config import Config
+from voltrade.credentials import Credentials
+from voltrade.errors import SessionError
+from voltrade.exchange import OrderGateway
+from voltrade.exchange.binance import (
+    DEMO,
+    LIVE,
+    BinanceRestClient,
+    BinanceWSManager,
+    Endpoint,
+    UsdmExchange,
+    connect,
+)
+from voltrade.exchange.paper import OnAggTrade, OnEvent, PaperExchange
+from voltrade.exchange.simulated import simulated_exchange
+from voltrade.live import LiveTradingSystem
+from voltrade.model import Instrument
+from voltrade.permission import Permission, permit
+
+PARAMETERS, VENUE = "parameters.json", "venue"
+VENUE_READY_S = 60.0
+
+
+class TapeClock:
+    """The venue's tape time, ms, moved by the driver."""
+
+    def __init__(self, now: int) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+    def set(self, now: int) -> None:
+        self.now = now
+
+
+class WallClock:
+    """The machine's time, ms UTC."""
+
+    def __call__(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def set(self, now: int) -> None:
+        """Nobody moves this clock."""
+
+
+class VenueProcess:
+    """The simulated venue of a session and its side channel, which is no part of Binance's wire."""
+
+    def __init__(self, rest: str) -> None:
+        self.rest, self.stream = rest, rest.replace("http", "ws", 1)
+        self._web = aiohttp.ClientSession()
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
+
+    @staticmethod
+    async def start(run_dir: Path, config: Config) -> VenueProcess:
+        """Start `python -m voltrade venue` and wait until it listens.
+
+        Raises:
+            SessionError: it did not come up; the message ends with what it said.
+        """
+        (run_dir / PARAMETERS).write_text(json.dumps(config.parameters()))
+        log = run_dir / VENUE
+        log.mkdir(mode=0o700, exist_ok=True)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "voltrade", "venue"),
+            *("--parameters", str(run_dir / PARAMETERS), "--log", str(log)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=(log / "venue.log").open("wb"),
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        try:
+            line = await asyncio.wait_for(process.stdout.readline(), VENUE_READY_S)
+            ready = json.loads(line)
+        except (TimeoutError, ValueError):
+            said = (log / "venue.log").read_text()[-2000:]
+            raise SessionError(f"the simulated venue did not start: {said.strip()}") from None
+        return VenueProcess(ready["rest"])
+
+    async def status(self) -> dict[str, Any]:
+        """Return its clock and how far its tape is.
+
+        Raises:
+            SessionError: it isn't there.
+        """
+        try:
+            async with self._web.get(f"{self.rest}/voltrade/status") as response:
+                status: dict[str, Any] = await response.json()
+                return status
+        except (aiohttp.ClientError, ValueError) as error:
+            raise SessionError(f"venue: must be a running venue, was {self.rest}: {error}") from None
+
+    async def ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Take one step of the side channel."""
+        if self._socket is None:
+            self._socket = await self._web.ws_connect(f"{self.rest}/voltrade/lockstep", max_msg_size=0)
+        await self._socket.send_str(json.dumps(message))
+        answer: dict[str, Any] = json.loads((await self._socket.receive()).data)
+        if "error" in answer:
+            raise SessionError(f"lockstep: {answer['error']}")
+        return answer
+
+    async def stop(self) -> None:
+        """Tell it to end."""
+        with suppress(aiohttp.ClientError):
+            async with self._web.post(f"{self.rest}/voltrade/stop"):
+                pass
+
+    async def close(self) -> None:
+        """Let go of it."""
+        await self._web.close()
+
+
+@dataclass
+class Wiring:
+    """An exchange as one session reaches it."""
+
+    config: Config
+    endpoint: Endpoint
+    exchange: UsdmExchange
+    rest: BinanceRestClient
+    clock: TapeClock | WallClock
+    instrument: Instrument
+    gateway: OrderGateway
+    account: str = ""
+    """What the account's ledger is named by; empty for an account that begins and ends with the session."""
+    fingerprint: str = ""
+    """What people call the account."""
+    allowed_by: str = "no money is at stake"
+    venue: VenueProcess | None = None
+    is_own_venue: bool = False
+    tape: Mapping[str, Any] = field(default_factory=dict)
+    """Status of the simulated venue at the start."""
+
+    @property
+    def channel(self) -> VenueProcess | None:
+        """The side channel, where the tape is the clock."""
+        return self.venue if self.tape.get("lockstep") else None
+
+    def feed(self, system: LiveTradingSystem, after_trade_id: int) -> BinanceWSManager:
+        """Return the streams that bring a session its events; not started yet."""
+        on_agg_trade: OnAggTrade = system._on_agg_trade
+        on_event: OnEvent = system.on_event
+        paper = self.gateway if isinstance(self.gateway, PaperExchange) else None
+        if paper is not None:
+            on_agg_trade, on_event = paper.between(on_agg_trade, on_event)
+        return BinanceWSManager(
+            self.exchange,
+            self.rest,
+            self.instrument,
+            on_agg_trade,
+            on_event,
+            self.clock,
+            user_stream=paper is None,
+            lockstep=self.channel is not None,
+            after_trade_id=after_trade_id,
+        )
+
+    async def close(self) -> None:
+        """Let go of everything; end a venue of the session's own."""
+        await self.exchange.close()
+        if self.venue is not None:
+            if self.is_own_venue:
+                await self.venue.stop()
+            await self.venue.close()
+
+
+async def wire(config: Config, run_dir: Path, environment: Mapping[str, str], known_venue: str = "") -> Wiring:
+    """Reach the exchange that a session's mode asks for; nothing but market data is asked of it yet.
+
+    Args:
+        config: the session's settings.
+        run_dir: where a venue of the session's own leaves its log.
+        environment: holds the keys of modes `demo` and `live`.
+        known_venue: `sim`: the address of the venue of a run that goes on.
+
+    Raises:
+        ConfigError: mode `demo` or `live` lacks keys or a person's word; nothing was sent.
+        SessionError: the simulated venue is not there.
+        VenueError: the exchange can't be read.
+    """
+    if config.session.mode == "sim":
+        return await _wire_sim(config, run_dir, known_venue)
+    if config.session.mode == "paper":
+        return await _wire_paper(config)
+    return await _wire_binance(config, permit(config, environment, datetime.now(UTC)))
+
+
+async def reach(config: Config, environment: Mapping[str, str]) -> Wiring:
+    """Reach the exchange of a mode for questions alone: keys are enough; `sim` needs a running venue.
+
+    Raises:
+        ConfigError: there are no keys.
+        SessionError: the simulated venue is not there.
+        VenueError: the exchange can't be read.
+    """
+    if config.session.mode == "sim":
+        return await _wire_sim(config, Path(), config.session.venue)
+    if config.session.mode == "paper":
+        return await _wire_paper(config)
+    credentials = Credentials.load(environment)
+    return await _wire_binance(config, Permission(credentials, credentials.fingerprint, "nothing yet: asked only"))
+
+
+async def _wire_sim(config: Config, run_dir: Path, known_venue: str) -> Wiring:
+    address = known_venue or config.session.venue
+    venue = VenueProcess(address) if address else await VenueProcess.start(run_dir, config)
+    try:
+        tape = await venue.status()
+        endpoint = Endpoint.simulated(venue.rest, venue.stream)
+        clock = TapeClock(tape["time"]) if tape["lockstep"] else WallClock()
+        wiring = await _wired(config, endpoint, Credentials("sim-key", "sim-secret"), clock)
+    except BaseException:
+        if not config.session.venue:
+            await venue.stop()
+        await venue.close()
+        raise
+    wiring.venue, wiring.tape, wiring.is_own_venue = venue, tape, not config.session.venue
+    if config.session.venue:
+        wiring.account = f"{venue.rest} {tape['instance']}"
+    wiring.fingerprint = str(tape["instance"])[:12]
+    return wiring
+
+
+async def _wire_paper(config: Config) -> Wiring:
+    wiring = await _wired(config, _endpoint(config), None, WallClock())
+    exchange = simulated_exchange(config, wiring.instrument, wiring.clock())
+    wiring.gateway = PaperExchange(exchange, wiring.clock)
+    wiring.fingerprint = "paper"
+    return wiring
+
+
+async def _wire_binance(config: Config, permission: Permission) -> Wiring:
+    wiring = await _wired(config, _endpoint(config), permission.credentials, WallClock())
+    wiring.account = f"{wiring.endpoint.rest} {permission.account}"
+    wiring.fingerprint, wiring.allowed_by = permission.account, permission.by
+    return wiring
+
+
+def _endpoint(config: Config) -> Endpoint:
+    """Binance, its demo, or the simulated venue that stands in for either."""
+    stand_in = config.session.venue
+    if stand_in:
+        return Endpoint.simulated(stand_in, stand_in.replace("http", "ws", 1))
+    return DEMO if config.session.mode == "demo" else LIVE
+
+
+async def _wired(
+    config: Config, endpoint: Endpoint, credentials: Credentials | None, clock: TapeClock | WallClock
+) -> Wiring:
+    exchange = connect(endpoint, credentials, clock, config.execution.recv_window_ms)
+    rest = BinanceRestClient(exchange, endpoint.name)
+    try:
+        instrument = await rest.instrument(config.session.symbol)
+    except BaseException:
+        await exchange.close()
+        raise
+    return Wiring(config, endpoint, exchange, rest, clock, instrument, rest)
