@@ -24,16 +24,18 @@ async def examine(config: Config, environment: Mapping[str, str] = os.environ) -
     """Return the rows of a session that these settings would start."""
     config = config.model_copy(update={"session": config.session.model_copy(update={"apply_account_settings": False})})
     checks = [*_machine(), *_permission(config, environment)]
+    if any(check.item == "keys" for check in checks):
+        return checks
     if config.session.mode == "sim" and not config.session.venue:
         return [*checks, Check("endpoint", "a simulated venue of the session's own, on this machine")]
     try:
         wiring = await reach(config, environment)
     except VoltradeError as error:
-        return [*checks, Check("exchange", str(error), "reached", False)]
+        return [*checks, Check("exchange", f"out of reach: {error}", ok=False)]
     try:
         return [*checks, *await preflight(wiring)]
     except VoltradeError as error:
-        return [*checks, Check("exchange", str(error), "readable", False)]
+        return [*checks, Check("exchange", f"can't be read: {error}", ok=False)]
     finally:
         await wiring.close()
 
@@ -59,9 +61,9 @@ def _permission(config: Config, environment: Mapping[str, str]) -> list[Check]:
     try:
         Credentials.load(environment)
     except ConfigError as error:
-        return [Check("keys", "missing", str(error), False)]
+        return [Check("keys", f"missing: {error}", ok=False)]
     try:
         permit(config, environment, datetime.now(UTC))
     except ConfigError as error:
-        return [Check("permission", "missing", str(error), False)]
+        return [Check("permission", f"missing: {error}", ok=False)]
     return []

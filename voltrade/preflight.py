@@ -12,7 +12,6 @@ from decimal import Decimal
 from typing import Any
 
 from voltrade.config import Config
-from voltrade.errors import VenueError
 from voltrade.exchange.paper import PaperExchange
 from voltrade.model import MONEY, Instrument, Snapshot, money_text
 from voltrade.permission import largest_notional
@@ -130,11 +129,3 @@ def _percent(rate_e8: int) -> str:
 
 def _round(text: str) -> str:
     return f"{Decimal(text):,.2f}"
-
-
-async def try_preflight(wiring: Wiring) -> list[Check]:
-    """As `preflight`, with a row that says why where the exchange could not be read."""
-    try:
-        return await preflight(wiring)
-    except VenueError as error:
-        return [Check("exchange", str(error), "readable", False)]
