@@ -25,7 +25,8 @@ class Control:
     """The Unix socket in the run's folder: a JSON line asks, a JSON line answers.
 
     `status` tells how things are; `stop` ends the session; `pause`, `resume`, `reduce`, `flatten`, `halt` go to the
-    core; `lease` holds the connection as the notebook's sign of life: when the last one closes, the notebook is lost.
+    core; `lease` holds the connection as the notebook's sign of life: when the last one closes, the notebook is lost,
+    unless `release` took leave before.
     """
 
     def __init__(self, config: Config, status: Callable[[], dict[str, Any]], order: Callable[[str, str, bool], None]):
@@ -57,9 +58,10 @@ class Control:
         try:
             while line := await reader.readline():
                 ask = json.loads(line)
-                leased = leased or ask["op"] == "lease"
-                self._leases += ask["op"] == "lease"
-                self.was_leased = self.was_leased or leased
+                if ask["op"] in ("lease", "release"):
+                    self._leases += (ask["op"] == "lease") - leased
+                    leased = ask["op"] == "lease"
+                    self.was_leased = True
                 writer.write(json.dumps(self._answer(ask)).encode() + b"\n")
                 await writer.drain()
         except (ValueError, KeyError, TypeError, ConnectionError):
@@ -73,18 +75,21 @@ class Control:
     def _answer(self, ask: dict[str, Any]) -> dict[str, Any]:
         op, reason = ask["op"], str(ask.get("reason", ""))
         if op == "stop":
-            self._end(self._config.session.on_interrupt, reason or "STOPPED")
+            self.stop(reason or "STOPPED")
         elif op in ("pause", "resume", "reduce", "flatten", "halt"):
             self._order(op, reason, False)
-        elif op not in ("status", "lease"):
+        elif op not in ("status", "lease", "release"):
             return {"error": f"op: unknown, was {op!r}"}
         return self._status()
+
+    def stop(self, reason: str) -> None:
+        """End the session as an interrupt would. Whoever asks for a stop wants one, so `carry_on` becomes `protect`."""
+        policy = self._config.session.on_interrupt
+        self._order("protect" if policy == "carry_on" else policy, reason, True)
 
     def check_lease(self) -> None:
         """End the session by its policy where no notebook holds the lease."""
         if self._leases == 0 and self._status()["state"] == "running":
-            self._end(self._config.session.on_notebook_lost, "NOTEBOOK_LOST")
-
-    def _end(self, policy: str, reason: str) -> None:
-        if policy != "carry_on":
-            self._order(policy, reason, True)
+            policy = self._config.session.on_notebook_lost
+            if policy != "carry_on":
+                self._order(policy, "NOTEBOOK_LOST", True)

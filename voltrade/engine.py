@@ -72,6 +72,8 @@ class Engine:
         self._tape_trades = 0
         self._loading = ""
         """How far the loading of earlier trades is; empty before and after."""
+        self._orders: list[tuple[Any, str, bool]] = []
+        """What was ordered before there was a system to order."""
 
     async def run(self) -> None:
         """Run the session to its end.
@@ -86,6 +88,8 @@ class Engine:
             self._take_account(wiring)
             control = Control(self._config, self._status, self._order)
             held.callback(control.close)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, control.stop, signal.Signals(number).name)
             socket = await control.listen(self._dir)
             venue = wiring.venue.rest if wiring.venue else ""
             self._record.update(pid=os.getpid(), socket=str(socket), venue=venue)
@@ -107,6 +111,8 @@ class Engine:
         core = again.core if again and again.core else self._begin(wiring, checks)
         assert self._journal is not None
         self._system = LiveTradingSystem(core, self._journal, wiring.gateway, wiring.clock, wiring.clock.set)
+        for order in self._orders:
+            self._order(*order)
         run = self._run_by_the_wall if wiring.channel is None else self._run_in_lockstep
         async with AsyncExitStack() as held:
             feed = wiring.feed(self._system, max(core.last_trade_id, 0))
@@ -274,6 +280,7 @@ class Engine:
 
     def _order(self, action: Any, reason: str, final: bool) -> None:
         if self._system is None:
+            self._orders.append((action, reason, final))
             return
         self._system.on_event(Operator(self._system.now, action, reason, final))
 
@@ -296,8 +303,6 @@ def run(run_dir: Path) -> int:
     except VoltradeError as error:
         print(f"run: {error}", file=sys.stderr)
         return 2
-    # Stopping is the notebook's and the control socket's business; a stray Ctrl-C in their terminal is not ours.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         asyncio.run(engine.run())
     except BaseException as error:

@@ -132,14 +132,15 @@ class Run:
         """Check the record: the chain of hashes, the end, and that the journal alone leads to the same decisions."""
         verified, record = self.verify(), self.record
         again = replay(self._reader.path)
+        goes_on = records.is_running(record)
         rows = [
-            ("end", f"{record['state']}, {record.get('end_reason') or 'no reason noted'}", record["state"] == "ended"),
+            ("end", "trades on" if goes_on else _ending(record), goes_on or record["state"] == "ended"),
             (
                 "rows",
                 f"{verified.seq:,} sealed rows" if verified.ok else f"row {verified.bad_seq}: {verified.rule}",
                 verified.ok,
             ),
-            ("head", verified.head, verified.head == record.get("head")),
+            ("head", verified.head, goes_on or verified.head == record.get("head")),
             (
                 "replay",
                 f"{again.events:,} events, {again.outputs:,} decisions and notes, {again.differences} differences",
@@ -161,6 +162,10 @@ class Run:
         except OSError:
             return ""
         return "\n".join(text.splitlines()[-lines:])
+
+
+def _ending(record: Mapping[str, Any]) -> str:
+    return f"{record['state']}, {record.get('end_reason') or 'no reason noted'}"
 
 
 def open_run(path: Path | str) -> Run:
@@ -226,6 +231,8 @@ class Session(Run):
     async def follow(self, every_s: float = 0.5) -> None:
         """Show status, prices and equity in place until the session is over; an interrupt asks it to stop first.
 
+        Where `on_interrupt` is `carry_on`, an interrupt ends the following alone: the session trades on.
+
         Raises:
             SessionError: the engine failed, or died without an end.
         """
@@ -240,6 +247,9 @@ class Session(Run):
                     view.show(await asyncio.to_thread(self.status), is_last=is_over)
                     await asyncio.sleep(0 if is_over else every_s)
                 except (asyncio.CancelledError, KeyboardInterrupt):
+                    if self.config.session.on_interrupt == "carry_on":
+                        lease.sendall(b'{"op":"release"}\n')
+                        return
                     # The engine's stop policy decides what becomes of the position; we watch it to the end.
                     self.stop("INTERRUPTED")
         finally:
