@@ -205,7 +205,7 @@ def test_a_second_notebook_attaches_and_follows_to_the_end(tmp_path: Path, outpu
         session.attach("runs/today")
 
 
-def test_an_engine_that_was_found_running_and_dies_is_noticed(tmp_path: Path) -> None:
+def test_an_engine_that_was_found_running_and_dies_is_noticed(tmp_path: Path, outputs: list[tuple[str, Any]]) -> None:
     first = session.start(WAITING, tmp_path / "runs/today")
     second = session.attach("runs/today")
     os.kill(first.record["pid"], 9)
