@@ -34,13 +34,13 @@ MAY_IMPORT = {
     # the core, and the two ways that time runs through it
     "core": f"{BASE} {RULES}",
     "lockstep": f"{BASE} core",
-    "backtest": f"{BASE} {RULES} core lockstep data journal report exchange.simulated",
+    "backtest": f"{BASE} {RULES} rule_file core lockstep data journal report exchange.simulated",
     "live": f"{BASE} {RULES} core lockstep journal",
     # tapes and records
     "synthetic": BASE,
     "data": f"{BASE} synthetic",
     "journal": BASE,
-    "replay": f"{BASE} {RULES} core lockstep journal",
+    "replay": f"{BASE} {RULES} rule_file core lockstep journal",
     "ledger": "errors",
     "ctl": "errors",
     "report": f"{BASE} risk oms journal",
@@ -52,12 +52,13 @@ MAY_IMPORT = {
     "exchange.venue_wire": f"{BASE} exchange.simulated",
     "exchange.venue_streams": f"{BASE} exchange.venue_wire",
     "exchange.venue_rest": f"{BASE} exchange.simulated exchange.venue_wire exchange.venue_streams",
-    "exchange.venue": f"{BASE} data {VENUE}",
+    "exchange.venue": f"{BASE} rule_file data {VENUE}",
     # what people touch
     "charts": f"{BASE} report",
-    "record": BASE,
-    "papermill_engine": f"{BASE} record",
-    "session": f"{BASE} record data journal report charts papermill_engine ctl backtest replay exchange.simulated",
+    "record": f"{BASE} rule_file",
+    "papermill_engine": f"{BASE} rule_file record",
+    "session": f"{BASE} rule_file record data journal report charts papermill_engine ctl backtest replay "
+    "exchange.simulated",
     # the one place that picks concrete parts, by name
     "engine": "*",
     "__main__": "*",

@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, do, words in (
         ("run", _run, "run the engine process of a session whose folder holds run.json (notebooks do this)"),
         ("replay", _replay, "run a session again from its journal and compare decision by decision"),
-        ("verify", _verify, "check that nothing in a run's journal was altered"),
+        ("verify", _verify, "check that nothing in a run's journal, or its copy of a rule file, was altered"),
     ):
         command = commands.add_parser(name, help=words, description=words)
         command.add_argument("run", type=Path, metavar="RUN", help="folder of a run, such as runs/demo")
@@ -82,11 +82,14 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from voltrade.journal import verify
+    from voltrade.replay import check_rule
 
-    result = verify(_journal_of(arguments.run))
+    path = _journal_of(arguments.run)
+    result = verify(path)
     if not result.ok:
         print(f"row {result.bad_seq}: {result.rule}")
         return 1
+    check_rule(path)
     print(f"{result.seq} rows, nothing altered; head {result.head}")
     return 0
 

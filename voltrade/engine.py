@@ -40,7 +40,7 @@ from voltrade.model import DAY_MS, Adoption, Instrument, Operator, Trades
 from voltrade.record import JOURNAL, RECORD
 from voltrade.replay import Replay, recover, start_row
 from voltrade.report import save_frames
-from voltrade.signal_engine import SignalEngine
+from voltrade.rule_file import read_parameters, signal_engine_of
 
 PARAMETERS, VENUE = "parameters.json", "venue"
 LIBRARIES = ("voltrade", "ccxt", "numba", "numpy", "pandas", "papermill")
@@ -232,7 +232,8 @@ class Engine:
     def __init__(self, run_dir: Path) -> None:
         self._dir = run_dir
         self._record = Record(run_dir)
-        self._config = Config.from_parameters(self._record.facts["parameters"])
+        rule_sha256 = self._record.facts.get("rule_sha256", "")
+        self._config = read_parameters(self._record.facts["parameters"], run=run_dir, sha256=rule_sha256)
         self._clock: TapeClock | WallClock = WallClock()
         self._system: LiveTradingSystem | None = None
         self._journal: Journal | None = None
@@ -267,7 +268,10 @@ class Engine:
         known = self._record.facts.get("venue") or self._config.session.venue
         if known:
             return VenueProcess(known)
-        (self._dir / PARAMETERS).write_text(json.dumps(self._config.parameters()))
+        # All but the rule and its settings: the exchange has no use for them.
+        unused = {"rule", *type(self._config.signals).model_fields}
+        parameters = {name: value for name, value in self._config.parameters().items() if name not in unused}
+        (self._dir / PARAMETERS).write_text(json.dumps(parameters))
         return await VenueProcess.start(self._dir)
 
     def _open_ledger(self, venue: VenueProcess, tape: dict[str, Any]) -> None:
@@ -295,7 +299,8 @@ class Engine:
             at = {"trade_id": max(last_id, 0), "marks": again.marks if again else 0}
             hello = await venue.ask({"op": "hello", **at}) if tape["lockstep"] else at
             if not again and hello["trade_id"]:
-                system.warm_up(await earlier_trades(rest, config, instrument, hello["trade_id"]))
+                enough = core.desks[symbol].engine.warmup_bars
+                system.warm_up(await earlier_trades(rest, config, instrument, hello["trade_id"], enough))
                 last_id = core.desks[symbol].fold.last_trade_id
             if not again:
                 self._adopt(system)
@@ -348,7 +353,8 @@ class Engine:
 
     def _begin(self, config: Config, instrument: Instrument) -> TradingCore:
         """Make a core that goes on from the account's last run, and write down what it is made from."""
-        core = TradingCore(config, instrument, self._record.facts["epoch"])
+        rule = signal_engine_of(config, instrument, self._dir)
+        core = TradingCore(config, instrument, self._record.facts["epoch"], rule)
         self._journal = Journal.create(self._dir / JOURNAL)
         start = start_row(config, instrument, self._record.facts["epoch"], **self._facts())
         self._journal.append("Start", self._clock(), start)
@@ -382,6 +388,7 @@ class Engine:
     def _facts(self) -> dict[str, Any]:
         return {
             "mode": self._config.session.mode,
+            "rule_sha256": self._record.facts.get("rule_sha256", ""),
             "python": platform.python_version(),
             "versions": {name: version(name) for name in LIBRARIES},
         }
@@ -418,13 +425,14 @@ class Engine:
         self._system.on_event(Operator(self._clock(), action, reason, final))
 
 
-async def earlier_trades(rest: BinanceRestClient, config: Config, instrument: Instrument, last_id: int) -> Trades:
+async def earlier_trades(
+    rest: BinanceRestClient, config: Config, instrument: Instrument, last_id: int, enough: int
+) -> Trades:
     """Return the trades before a session that its bars and indicators need, up to `last_id`.
 
-    Pages go back in time until the day of the last trade is whole, so that its bars have their anchor, and until the
-    volume is enough for every indicator; then to the beginning of a UTC day, or of what the exchange has.
+    Pages go back in time until the day of the last trade is whole, so that its bars have their anchor, and until they
+    make `enough` bars; then to the beginning of a UTC day, or of what the exchange has.
     """
-    enough = SignalEngine(config.signals, instrument).warmup_bars
     rows: list[tuple[int, int, int, int, bool]] = []
     first_id, first_day = last_id + 1, None
     while first_id > 1:
