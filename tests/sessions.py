@@ -14,11 +14,11 @@ from typing import Any
 
 from voltrade import journal
 from voltrade.backtest import backtest
-from voltrade.config import Config
 from voltrade.data import tape
 from voltrade.exchange.simulated import shipped_instrument
 from voltrade.model import OrderIntent, OrderUpdate, Refusal, Reply, RoundTrip
 from voltrade.replay import INSTRUMENT, replay
+from voltrade.rule_file import read_parameters, signal_engine_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -146,8 +146,10 @@ DECISIONS = (OrderIntent, Refusal, RoundTrip)
 def _check_backtest(run: Path, facts: list[Any]) -> None:
     """The backtest over the same tape makes the same decisions and fills, one by one."""
     record = json.loads((run / "run.json").read_text())
-    config = Config.from_parameters(record["parameters"])
-    research = backtest(tape(config.session, shipped_instrument(config.session.symbol)), config, epoch=record["epoch"])
+    config = read_parameters(record["parameters"], run=run)
+    instrument = shipped_instrument(config.session.symbol)
+    rule = signal_engine_of(config, instrument, run)
+    research = backtest(tape(config.session, instrument), config, rule, epoch=record["epoch"])
 
     def decisions(those: list[Any]) -> list[Any]:
         fills = (f for f in those if isinstance(f, OrderUpdate) and f.trade_id)

@@ -36,13 +36,13 @@ MAY_IMPORT = {
     # the core, and the two ways that time runs through it
     "core": f"{BASE} {RULES}",
     "lockstep": f"{BASE} core",
-    "backtest": f"{BASE} {RULES} core lockstep data journal report exchange.simulated",
+    "backtest": f"{BASE} {RULES} rule_file core lockstep data journal report exchange.simulated",
     "live": f"{BASE} {RULES} core lockstep journal",
     # tapes and records
     "synthetic": BASE,
     "data": f"{BASE} synthetic",
     "journal": BASE,
-    "replay": f"{BASE} {RULES} core lockstep journal",
+    "replay": f"{BASE} {RULES} rule_file core lockstep journal",
     "ledger": "errors",
     "ctl": "errors",
     "report": f"{BASE} risk oms journal",
@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "exchange.venue_wire": f"{BASE} exchange.simulated",
     "exchange.venue_streams": f"{BASE} exchange.venue_wire",
     "exchange.venue_rest": f"{BASE} exchange.simulated exchange.venue_wire exchange.venue_streams",
-    "exchange.venue": f"{BASE} data {VENUE}",
+    "exchange.venue": f"{BASE} rule_file data {VENUE}",
     # a session's process: its exchange, its history, its checks, its socket
     "wiring": f"{BASE} credentials permission live exchange.binance exchange.paper exchange.simulated",
     "warmup": f"{BASE} bars exchange.binance exchange.messages",
@@ -64,9 +64,9 @@ MAY_IMPORT = {
     "control": BASE,
     # what people touch
     "charts": f"{BASE} report",
-    "record": BASE,
-    "papermill_engine": f"{BASE} permission record",
-    "session": f"{BASE} permission record journal report charts papermill_engine ctl replay",
+    "record": f"{BASE} rule_file",
+    "papermill_engine": f"{BASE} permission rule_file record",
+    "session": f"{BASE} permission rule_file record journal report charts papermill_engine ctl replay",
     # the one place that picks concrete parts, by name
     "engine": "*",
     "__main__": "*",

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 from voltrade.backtest import Backtest, backtest
 from voltrade.config import Config
 from voltrade.errors import VoltradeError
+from voltrade.rule_file import read_parameters
 
 if TYPE_CHECKING:
     from voltrade.session import open_run
 
-__all__ = ["Backtest", "Config", "VoltradeError", "backtest", "open_run"]
+__all__ = ["Backtest", "Config", "VoltradeError", "backtest", "open_run", "read_parameters"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,7 @@ from voltrade.ctl import ACTIONS, ask, running
 from voltrade.errors import SessionError, VoltradeError
 from voltrade.permission import authorise
 from voltrade.record import was_cut_short
+from voltrade.rule_file import read_parameters
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     engine.set_defaults(do=_run)
     for name, do, words in (
         ("replay", _replay, "run a session again from its journal and compare decision by decision"),
-        ("verify", _verify, "check that nothing in a run's journal was altered"),
+        ("verify", _verify, "check that nothing in a run's journal, or its copy of a rule file, was altered"),
     ):
         command = commands.add_parser(name, help=words, description=words)
         command.add_argument("run", type=Path, metavar="RUN", help="folder of a run, such as runs/demo")
@@ -149,7 +150,7 @@ def _authorise(arguments: argparse.Namespace) -> int:
 
 
 def _config(arguments: argparse.Namespace) -> Config:
-    return Config.from_parameters({name: _literal(text) for name, text in arguments.parameters})
+    return read_parameters({name: _literal(text) for name, text in arguments.parameters})
 
 
 def _literal(text: str) -> object:
@@ -173,11 +174,14 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from voltrade.journal import verify
+    from voltrade.replay import check_rule
 
-    result = verify(_journal_of(arguments.run))
+    path = _journal_of(arguments.run)
+    result = verify(path)
     if not result.ok:
         print(f"row {result.bad_seq}: {result.rule}")
         return 1
+    check_rule(path)
     print(f"{result.seq} rows, nothing altered; head {result.head}")
     return 0
 

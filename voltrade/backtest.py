@@ -13,6 +13,7 @@ from voltrade.data import Tape
 from voltrade.exchange.simulated import SimulatedExchange, TapePlayer, shipped_instrument, simulate
 from voltrade.lockstep import Ask, Collect, Execute, Finish, Horizon, Lockstep, Play
 from voltrade.model import Event, Instrument, Output, RoundTrip, Trades
+from voltrade.rule_file import signal_engine_of
 from voltrade.signal_engine import SignalEngine
 
 
@@ -40,15 +41,15 @@ def backtest(
 
     Args:
         tape: trades of `config.session.symbol`.
-        engine: a rule of one's own; the built-in one by default.
+        engine: a rule of one's own; by default the one of `config.session.rule`, or the built-in one.
         epoch: stands in the client order ids.
         block: most trades that the core is given at once; the result does not depend on it.
 
     Raises:
-        ConfigError: the settings are impossible under the symbol's filters.
+        ConfigError: the settings are impossible under the symbol's filters, or the rule file is broken.
     """
     instrument = shipped_instrument(config.session.symbol)
-    core = TradingCore(config, instrument, epoch, engine)
+    core = TradingCore(config, instrument, epoch, engine or signal_engine_of(config, instrument))
     exchange, player = simulate(config, tape.trades, batch=block)
     facts: list[Event | Output] = []
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from html import escape
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,13 @@ FAST, SLOW, MEAN = "#e09f3e", "#5b5f97", "#6c757d"
 BAND = "rgba(91, 95, 151, 0.09)"
 INK, FAINT, GRID = "#2b2d42", "#8d99ae", "#edf0f4"
 
+_WITHOUT_A_RULE = frozenset(
+    {"bar", "close", "ready", "signal", "outcome", "vwap", "ema_fast", "ema_slow", "rsi", "atr", "ema_cross"}
+    | {"bollinger_upper", "bollinger_middle", "bollinger_lower", "bollinger_breakout"}
+    | {"rsi_long", "rsi_short", "vwap_long", "vwap_short"}
+)
+"""Columns of the decisions that every run has; the others are of a rule of one's own."""
+
 _MIMETYPE = "application/vnd.plotly.v1+json"
 _CLOCK = "%H:%M:%S"
 
@@ -57,13 +64,15 @@ def price_chart(run: Frames, config: Config, last_bars: int = MAX_BARS) -> go.Fi
     """Draw the bars with indicators, entries and exits over RSI and the bars' durations, one column a bar.
 
     Bars stand evenly spaced, as their indicators see them; the upper axis tells the time. Every bar, entry, exit and
-    refusal says why when pointed at.
+    refusal says why when pointed at. The indicators of a rule of one's own have a panel below the RSI.
     """
     shown = _Window(run, min(last_bars, MAX_BARS))
     title = title_of(run, config)
     if len(shown.bars) < len(run.bars):
         title += f" · last {len(shown.bars):,} of {len(run.bars):,} bars"
-    figure = make_subplots(rows=3, shared_xaxes=True, row_heights=[0.70, 0.17, 0.13], vertical_spacing=0.03)
+    heights = [0.70, 0.17, *([0.17] if shown.own_indicators else []), 0.13]
+    last = len(heights)
+    figure = make_subplots(rows=last, shared_xaxes=True, row_heights=heights, vertical_spacing=0.03)
     prices = (
         *_bands(shown),
         _candles(shown),
@@ -78,13 +87,17 @@ def price_chart(run: Frames, config: Config, last_bars: int = MAX_BARS) -> go.Fi
     for trace in prices:
         figure.add_trace(trace, row=1, col=1)
     figure.add_trace(_rsi(shown), row=2, col=1)
-    figure.add_trace(_durations(shown), row=3, col=1)
-    _style(figure, title, height=800)
+    for trace in _own(shown):
+        figure.add_trace(trace, row=3, col=1)
+    figure.add_trace(_durations(shown), row=last, col=1)
+    _style(figure, title, height=800 + 140 * (last - 3))
     figure.update_layout(xaxis_rangeslider_visible=False, hovermode="closest")
     figure.update_yaxes(title_text=f"price, {run.instrument.quote_asset}", tickformat=",", row=1, col=1)
     figure.update_yaxes(title_text="RSI", range=[0, 100], tickvals=[0, 30, 50, 70, 100], row=2, col=1)
-    figure.update_yaxes(title_text="seconds<br>a bar", type="log", dtick=1, row=3, col=1)
-    figure.update_xaxes(title_text="volume bar of the run", row=3, col=1)
+    if shown.own_indicators:
+        figure.update_yaxes(title_text="of the rule", row=3, col=1)
+    figure.update_yaxes(title_text="seconds<br>a bar", type="log", dtick=1, row=last, col=1)
+    figure.update_xaxes(title_text="volume bar of the run", row=last, col=1)
     _add_time_axis(figure, shown)
     return figure
 
@@ -102,6 +115,8 @@ class _Window:
         self.orders = run.orders
         is_shown = run.refusals["bar"].isin(self.number)
         self.refusals = run.refusals[is_shown]
+        values = self.decisions.select_dtypes("float").columns
+        self.own_indicators = [str(name) for name in values if name not in _WITHOUT_A_RULE]
         self._opened = _milliseconds(self.bars["open_time"])
         self._closed = _milliseconds(self.bars.index)
 
@@ -147,6 +162,7 @@ def _candles(shown: _Window) -> go.Candlestick:
             bars["trade_count"],
             shown.indicator("rsi").round(1),
             verdict,
+            _values(shown),
             strict=True,
         )
     )
@@ -162,7 +178,7 @@ def _candles(shown: _Window) -> go.Candlestick:
             "<b>bar %{x}</b> · %{customdata[0]} to %{customdata[1]}<br>"
             "open %{open:,} · high %{high:,} · low %{low:,} · close %{close:,}<br>"
             "volume %{customdata[2]:,} · %{customdata[3]:.0%} bought · %{customdata[4]:,} trades · RSI %{customdata[5]}"
-            "%{customdata[6]}<extra></extra>"
+            "%{customdata[7]}%{customdata[6]}<extra></extra>"
         ),
         increasing={"line": {"color": UP, "width": 1}, "fillcolor": UP},
         decreasing={"line": {"color": DOWN, "width": 1}, "fillcolor": DOWN},
@@ -172,19 +188,39 @@ def _candles(shown: _Window) -> go.Candlestick:
     )
 
 
+def _values(shown: _Window) -> list[str]:
+    """What the indicators of a rule of one's own were on each bar."""
+    columns = [(escape(name), shown.indicator(name)) for name in shown.own_indicators]
+    return ["".join(f" · {name} {values[row]:.6g}" for name, values in columns) for row in range(len(shown.bars))]
+
+
+def _own(shown: _Window) -> Iterator[go.Scatter]:
+    for name, color in zip(shown.own_indicators, cycle((FAST, SLOW, UP, DOWN)), strict=False):
+        yield go.Scatter(
+            name=escape(name),
+            x=shown.number,
+            y=shown.indicator(name),
+            mode="lines",
+            line={"color": color, "width": 1.2},
+            hovertemplate=f"{escape(name)} %{{y:.6g}} · bar %{{x}}<extra></extra>",
+        )
+
+
 def _verdicts(decisions: pd.DataFrame) -> list[str]:
     """Why each bar did what it did, for those where a trigger fired: triggers, filters that said no, what followed."""
     conditions = decisions.drop(columns=["bar", "ready", "signal", "outcome"])
     triggers = conditions.select_dtypes("integer")
     filters = conditions.select_dtypes("bool")
+    own = [name for name in filters if name not in _WITHOUT_A_RULE]
     has_fired = (triggers != 0).any(axis=1).to_numpy() | (decisions["signal"] != "").to_numpy()
     texts = [""] * len(decisions)
     for row in np.flatnonzero(has_fired):
         fired = [f"{name} {value:+d}" for name, value in triggers.iloc[row].items() if value]
         refused = [f"{name} no" for name, passed in filters.iloc[row].items() if not passed]
+        passed = [f"{name} yes" for name in own if filters[name].iloc[row]]
         signal, outcome = decisions["signal"].iloc[row], decisions["outcome"].iloc[row]
         follows = f"<br><b>{signal}</b> → {escape(outcome) or 'no order'}" if signal else ""
-        texts[row] = f"<br>{escape(' · '.join(fired + refused))}{follows}"
+        texts[row] = f"<br>{escape(' · '.join(fired + passed + refused))}{follows}"
     return texts
 
 
@@ -402,7 +438,7 @@ def _add_time_axis(figure: go.Figure, shown: _Window) -> None:
         for time, day, new in zip(picked.index, days, is_new, strict=True)
     ]
     figure.update_layout(
-        xaxis4={
+        xaxis9={
             "overlaying": "x",
             "matches": "x",
             "side": "top",
@@ -414,7 +450,7 @@ def _add_time_axis(figure: go.Figure, shown: _Window) -> None:
     )
     # An axis without a trace isn't drawn.
     figure.add_trace(
-        go.Scatter(x=shown.number[:1], y=[None], xaxis="x4", yaxis="y", hoverinfo="skip", showlegend=False)
+        go.Scatter(x=shown.number[:1], y=[None], xaxis="x9", yaxis="y", hoverinfo="skip", showlegend=False)
     )
 
 

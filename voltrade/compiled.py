@@ -139,22 +139,37 @@ def cache_home() -> Path:
 
 
 def source_key(file: Path) -> str:
-    """Hash a source file and every file of ours that it imports, directly or not, with the versions beneath them."""
+    """Hash a source file and every file of ours that it imports, directly or not, with the versions beneath them.
+
+    Files count by where they stand from the first one, so that a copy of a rule runs what was compiled for it before.
+    """
     digest = hashlib.sha256(f"{sys.version} numba {numba.__version__} numpy {np.__version__}".encode())
-    for path in sorted(sources_of(file)):
-        digest.update(str(path).encode() + b"\0" + path.read_bytes() + b"\0")
+    names = {os.path.relpath(path, _home_of(path, file.resolve())): path for path in sources_of(file)}
+    for name, path in sorted(names.items()):
+        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
+def _home_of(path: Path, file: Path) -> Path:
+    return _PACKAGE.parent if path.is_relative_to(_PACKAGE) else file.parent
+
+
 def sources_of(file: Path) -> set[Path]:
-    """Return a file and every file of ours that it imports, directly or not."""
+    """Return a file and every file of ours that it imports, directly or not.
+
+    What a name means is looked for beside the first file, then among the modules that are loaded.
+
+    Raises:
+        SyntaxError: one of them is no Python.
+    """
     found: set[Path] = set()
     waiting = [file.resolve()]
+    home = waiting[0].parent
     while waiting:
         path = waiting.pop()
         if path not in found:
             found.add(path)
-            waiting.extend(_imported(path))
+            waiting.extend(_imported(path, home))
     return found
 
 
@@ -176,24 +191,43 @@ def _file(function: Callable[..., Any]) -> Path:
     return Path(inspect.getfile(function))
 
 
-def _imported(file: Path) -> Iterator[Path]:
-    """The files of ours that a file's imports have loaded."""
-    for name in _imported_names(file.read_bytes()):
-        source = getattr(sys.modules.get(name), "__file__", None)
-        if source and _is_ours(Path(source).resolve()):
-            yield Path(source).resolve()
+def _imported(file: Path, home: Path) -> Iterator[Path]:
+    """The files of ours that a file's imports mean."""
+    for level, name in _imported_names(file.read_bytes(), file.name):
+        beside = neighbours(home, name) if not level else _files_of(file.parents[level - 1], name)
+        loaded = getattr(sys.modules.get(name), "__file__", None)
+        for path in beside or ([Path(loaded).resolve()] if loaded and not level else []):
+            if _is_ours(path):
+                yield path
+
+
+def neighbours(folder: Path, name: str) -> list[Path]:
+    """The files in a folder that run where a file beside them imports a module by its dotted name."""
+    first = name.partition(".")[0]
+    return [] if first in sys.stdlib_module_names or first == _PACKAGE.name else _files_of(folder, name)
+
+
+def _files_of(folder: Path, name: str) -> list[Path]:
+    """The packages around a module, and the module, as far as they are files under a folder."""
+    found: list[Path] = []
+    stem = folder
+    for part in name.split("."):
+        stem = stem / part
+        found += [path for path in (stem / "__init__.py", stem.with_name(f"{part}.py")) if path.is_file()][:1]
+    return found
 
 
 @cache
-def _imported_names(source: bytes) -> tuple[str, ...]:
-    names: list[str] = []
-    for node in ast.walk(ast.parse(source)):
+def _imported_names(source: bytes, file: str) -> tuple[tuple[int, str], ...]:
+    """Every module that a source may import: the number of dots before its name, and the name."""
+    names: list[tuple[int, str]] = []
+    for node in ast.walk(ast.parse(source, file)):
         if isinstance(node, ast.Import):
-            names.extend(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.append(node.module)
-            names.extend(f"{node.module}.{alias.name}" for alias in node.names)
-    return tuple(names)
+            names.extend((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            names.extend((node.level, name) for name in (base, *(f"{base}.{a.name}".strip(".") for a in node.names)))
+    return tuple(dict.fromkeys(name for name in names if name[1]))
 
 
 _PACKAGE = Path(__file__).resolve().parent

@@ -21,8 +21,10 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializeAsAny,
     ValidationError,
     ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -217,6 +219,9 @@ class SessionSettings(Settings):
     otherwise a difference stops the start."""
     duration_s: Seconds = 0.0
     """End the session after this long; 0 for the end of the tape, or never."""
+    rule: str = ""
+    """A rule file of one's own and its class, such as `rules/adx.py:Adx`; empty for the built-in rule. The rule's own
+    settings are parameters too."""
     on_duration_end: StopPolicy = "flatten"
     on_interrupt: StopPolicy = "protect"
     on_notebook_lost: StopPolicy = "protect"
@@ -235,41 +240,52 @@ class Config(Settings):
 
     session: SessionSettings = SessionSettings()
     bars: BarSettings = BarSettings()
-    signals: SignalSettings = SignalSettings()
+    signals: SerializeAsAny[SignalSettings] = SignalSettings()
     exits: ExitSettings = ExitSettings()
     risk: RiskSettings = RiskSettings()
     execution: ExecutionSettings = ExecutionSettings()
 
     @classmethod
-    def from_parameters(cls, parameters: Mapping[str, object] | None = None, /, **more: object) -> Config:
+    def from_parameters(
+        cls,
+        parameters: Mapping[str, object] | None = None,
+        /,
+        *,
+        signals: type[SignalSettings] = SignalSettings,
+        **more: object,
+    ) -> Config:
         """Build the settings from flat parameters such as `symbol="BTCUSDT", threshold=20`.
+
+        Args:
+            parameters: by their names; those of `more` win.
+            signals: the settings of the rule. What names a rule file is read by `rule_file.read_parameters`.
 
         Raises:
             ConfigError: names every parameter that is unknown, of the wrong type, out of bounds, or like a secret.
         """
         given = {**(parameters or {}), **more}
         refuse_secrets(given)
-        homes = parameter_homes()
+        homes = parameter_homes(signals)
         unknown = sorted(set(given) - set(homes))
         if unknown:
             raise ConfigError("; ".join(f"{name}: unknown parameter, was {given[name]!r}" for name in unknown))
-        nested: dict[str, dict[str, object]] = {}
+        nested: dict[str, dict[str, object]] = {"signals": {}}
         for name, value in given.items():
             nested.setdefault(homes[name], {})[name] = value
         try:
-            return cls.model_validate(nested)
+            return cls.model_validate(nested, context=signals)
         except ValidationError as error:
             raise ConfigError(_explain(error)) from None
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Config:
-        """Read settings back from `model_dump_json`.
+    def from_json(cls, text: str | bytes, signals: type[SignalSettings] = SignalSettings) -> Config:
+        """Read settings back from `model_dump_json`; `signals` is the type that they were made with.
 
         Raises:
             ConfigError: the text breaks a rule.
         """
         try:
-            return cls.model_validate_json(text)
+            return cls.model_validate_json(text, context=signals)
         except ValidationError as error:
             raise ConfigError(_explain(error)) from None
 
@@ -277,6 +293,14 @@ class Config(Settings):
         """Return the flat parameters, defaults included, as plain JSON values that `from_parameters` takes back."""
         parts = self.model_dump()
         return {name: _plain_number(value) for part in parts.values() for name, value in part.items()}
+
+    @field_validator("signals", mode="wrap")
+    @classmethod
+    def _of_the_rule(cls, value: object, handler: Any, info: ValidationInfo) -> SignalSettings:
+        """Read the signal settings as the type of the rule that they are for."""
+        read = handler if info.context is None or isinstance(value, SignalSettings) else info.context.model_validate
+        settings: SignalSettings = read(value)
+        return settings
 
     @property
     def fingerprint(self) -> str:
@@ -308,15 +332,16 @@ def _plain_number(value: Any) -> Any:
     return int(value) if value == int(value) else float(value)
 
 
-def parameter_homes() -> dict[str, str]:
-    """Map every flat parameter name to the component it belongs to.
+def parameter_homes(signals: type[SignalSettings] = SignalSettings) -> dict[str, str]:
+    """Map every flat parameter name to the component it belongs to, with the rule's settings for `signals`.
 
     Raises:
         ConfigError: two components share a name.
     """
     homes: dict[str, str] = {}
-    for component, part in Config.model_fields.items():
-        for name in cast(type[Settings], part.annotation).model_fields:
+    parts = {name: cast(type[Settings], part.annotation) for name, part in Config.model_fields.items()}
+    for component, part in {**parts, "signals": signals}.items():
+        for name in part.model_fields:
             if name in homes:
                 raise ConfigError(f"{name}: must be unique, is in {homes[name]} and {component}")
             homes[name] = component

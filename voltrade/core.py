@@ -19,7 +19,7 @@ import numpy as np
 from voltrade import risk
 from voltrade.account import Account
 from voltrade.config import Config
-from voltrade.errors import DataError
+from voltrade.errors import ConfigError, DataError
 from voltrade.fold import Fold
 from voltrade.model import (
     NEVER,
@@ -109,7 +109,7 @@ class TradingCore:
         engine: the signal engine; a rule of one's own is a subclass of `SignalEngine`.
 
     Raises:
-        ConfigError: the settings are impossible under the symbol's filters.
+        ConfigError: the settings are impossible under the symbol's filters, or name a rule file without its engine.
     """
 
     def __init__(self, config: Config, instrument: Instrument, epoch: str, engine: SignalEngine | None = None) -> None:
@@ -123,6 +123,8 @@ class TradingCore:
         """Not empty: the session ends, or has ended, for this reason."""
         self._end_at = NEVER
         self._keep = False
+        if engine is None and config.session.rule:
+            raise ConfigError(f"rule: the engine of {config.session.rule} must be given with it")
         engine = engine or SignalEngine(config.signals, instrument)
         desk = Desk(
             instrument,

@@ -36,6 +36,7 @@ from voltrade.preflight import Check, preflight, refused
 from voltrade.record import JOURNAL, RECORD
 from voltrade.replay import Replay, recover, start_row
 from voltrade.report import save_frames
+from voltrade.rule_file import read_parameters, signal_engine_of
 from voltrade.warmup import Loader, Progress
 from voltrade.wiring import Wiring, wire
 
@@ -65,7 +66,8 @@ class Engine:
     def __init__(self, run_dir: Path) -> None:
         self._dir = run_dir
         self._record = Record(run_dir)
-        self._config = Config.from_parameters(self._record.facts["parameters"])
+        rule_sha256 = self._record.facts.get("rule_sha256", "")
+        self._config = read_parameters(self._record.facts["parameters"], run=run_dir, sha256=rule_sha256)
         self._system: LiveTradingSystem | None = None
         self._journal: Journal | None = None
         self._ledger: Ledger | None = None
@@ -198,7 +200,8 @@ class Engine:
     def _begin(self, wiring: Wiring, checks: list[Check]) -> TradingCore:
         """Make a core that goes on from the account's last run, and write down what it is made from."""
         config, epoch = self._bounded(wiring), self._record.facts["epoch"]
-        core = TradingCore(config, wiring.instrument, epoch)
+        rule = signal_engine_of(config, wiring.instrument, self._dir)
+        core = TradingCore(config, wiring.instrument, epoch, rule)
         self._journal = Journal.create(self._dir / JOURNAL)
         start = start_row(config, wiring.instrument, epoch, **self._facts(), checks=[check.plain() for check in checks])
         self._journal.append("Start", wiring.clock(), start)
@@ -246,6 +249,7 @@ class Engine:
     def _facts(self) -> dict[str, Any]:
         return {
             "mode": self._config.session.mode,
+            "rule_sha256": self._record.facts.get("rule_sha256", ""),
             "python": platform.python_version(),
             "versions": {name: version(name) for name in LIBRARIES},
         }

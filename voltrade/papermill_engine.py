@@ -24,9 +24,10 @@ from typing import Any
 import click
 
 from voltrade import record as records
-from voltrade.config import RECORDED, RUN_DIR, Config, refuse_secrets
+from voltrade.config import RECORDED, RUN_DIR, Config
 from voltrade.errors import ConfigError
 from voltrade.permission import check_permitted
+from voltrade.rule_file import read_parameters
 
 GIVES_UP_AT = 3
 """Signals after which papermill gives up on the notebook; the session still ends, by its `on_notebook_lost`."""
@@ -47,7 +48,7 @@ class PapermillEngine:
         engine = NBClientEngine
         if is_session(nb):
             engine = SessionEngine
-            config = check_parameters(nb)
+            config = check_parameters(nb, _going_on(target))
             environment = {RECORDED: "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
             if target and target != "-" and "://" not in target:
                 notebook = _origin() / target
@@ -89,11 +90,21 @@ def is_session(nb: Any) -> bool:
     return bool(nb.metadata.get("voltrade", {}).get("session", False))
 
 
-def check_parameters(nb: Any) -> Config:
+def _going_on(target: str | None) -> Path | None:
+    """The folder of the run that would be gone on with."""
+    folder = (_origin() / (target or "")).with_suffix("")
+    return folder if records.was_cut_short(folder) else None
+
+
+def check_parameters(nb: Any, run: Path | None = None) -> Config:
     """Validate the given parameters together with the defaults of the notebook's parameters cell; return them.
 
+    Args:
+        nb: The notebook, with papermill's parameters in its metadata.
+        run: The folder of a run to go on with, which has a rule file of its own.
+
     Raises:
-        Refused: names each parameter and the rule it breaks.
+        Refused: names each parameter and the rule it breaks, or says what is wrong with the rule file.
     """
     given = {
         name: value
@@ -101,8 +112,7 @@ def check_parameters(nb: Any) -> Config:
         if not name.startswith("PAPERMILL_")  # what --inject-paths adds
     }
     try:
-        refuse_secrets(given)
-        return Config.from_parameters({**_defaults(nb), **given})
+        return read_parameters({**_defaults(nb), **given}, run=run)
     except ConfigError as error:
         raise Refused(str(error)) from None
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from voltrade.config import Config
+from voltrade.rule_file import was_edited
 
 RECORD, JOURNAL = "run.json", "journal.db"
 UNFINISHED = ("starting", "running")
@@ -74,8 +75,11 @@ def changed(record: Mapping[str, Any], config: Config, but: Collection[str] = ()
     """
     begun = record.get("parameters") or {}
     given = json.loads(json.dumps(config.parameters()))
-    return [
+    lines = [
         f"{name}: must be as the run that was cut short was begun with, {begun.get(name)!r}, was {value!r}"
         for name, value in given.items()
         if name not in but and begun.get(name) != value
     ]
+    if not lines and was_edited(config.session.rule, record.get("rule_sha256", "")):
+        lines.append(f"rule: {config.session.rule} must be as the run that was cut short was begun with, was edited")
+    return lines

@@ -1,12 +1,14 @@
 """Runs a session again from its journal alone, and compares decision by decision.
 
 The journal holds every event in the order in which the core took it, trades cut where the core stopped. The same core,
-fed the same events, must close the same bars and make the same commands and notes, byte for byte.
+fed the same events, must close the same bars and make the same commands and notes, byte for byte. A rule file is the
+run's own copy, of the hash that stands in the journal.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from voltrade.config import Config
 from voltrade.core import TradingCore
 from voltrade.errors import JournalError
 from voltrade.model import Event, Instrument
+from voltrade.rule_file import RuleFile, load_rule
 
 INSTRUMENT = TypeAdapter(Instrument)
 EVENTS = {kind.__name__ for kind in Event.__args__}
@@ -61,14 +64,14 @@ def replay(path: Path) -> Replay:
 
     Raises:
         JournalError: the journal doesn't begin with a Start row, or can't be read.
+        ConfigError: the copy of the rule beside it isn't the one that the Start row names.
     """
     rows = journal.read(path)
-    first = next(rows, None)
-    if first is None or first.kind != "Start":
-        raise JournalError(f"{path}: must begin with a Start row, began with {first.kind if first else 'nothing'}")
-    start = first.fact
+    start = _start(path, rows)
     instrument = INSTRUMENT.validate_python(start["instrument"])
-    core = TradingCore(Config.from_json(journal.encode_json(start["config"])), instrument, start["epoch"])
+    rule = load_rule(*_rule(start), path.parent)
+    config = Config.from_json(journal.encode_json(start["config"]), rule.settings_type)
+    core = TradingCore(config, instrument, start["epoch"], rule(config.signals, instrument))
     result = Replay(core=core)
     expected: deque[tuple[str, bytes]] = deque()
     for row in rows:
@@ -81,6 +84,31 @@ def replay(path: Path) -> Replay:
         result.head = row.hash.hex()
     _missing(result, expected)
     return result
+
+
+def _start(path: Path, rows: Iterator[journal.Row]) -> dict[str, Any]:
+    first = next(rows, None)
+    if first is None or first.kind != "Start":
+        raise JournalError(f"{path}: must begin with a Start row, began with {first.kind if first else 'nothing'}")
+    start: dict[str, Any] = first.fact
+    return start
+
+
+def _rule(start: dict[str, Any]) -> tuple[str, str]:
+    """Name and hash of the rule file that a run was begun with; empty for the built-in rule."""
+    return start["config"]["session"].get("rule", ""), start.get("rule_sha256", "")
+
+
+def check_rule(path: Path) -> None:
+    """Hold a run's copy of its rule file to the hash in its journal; nothing of it is run.
+
+    Raises:
+        JournalError: the journal doesn't begin with a Start row, or can't be read.
+        ConfigError: it is another.
+    """
+    name, sha256 = _rule(_start(path, journal.read(path)))
+    if name:
+        RuleFile.named(name, path.parent).refuse_other_than(sha256)
 
 
 def recover(path: Path) -> Replay:

@@ -751,7 +751,7 @@ def _is_count(rule: str) -> bool:
 
 def settings_table(config: Config) -> pd.DataFrame:
     """Lay out every parameter, one row a component; those that differ from the default stand apart."""
-    default = Config().model_dump(mode="json")
+    default = Config(signals=type(config.signals)()).model_dump(mode="json")
     rows = {}
     for component, part in config.model_dump(mode="json").items():
         usual = default[component]

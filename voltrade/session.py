@@ -29,11 +29,12 @@ from IPython.display import HTML, display
 from voltrade import charts, ctl, journal
 from voltrade import record as records
 from voltrade.config import RECORDED, RUN_DIR, Config
-from voltrade.errors import SessionError
+from voltrade.errors import SessionError, VoltradeError
 from voltrade.model import MONEY, Alert, EquityPoint, Refusal, RoundTrip
 from voltrade.permission import check_permitted
 from voltrade.replay import replay
 from voltrade.report import Frames, RunReader, readable
+from voltrade.rule_file import keep_rule, read_parameters
 
 START_WITHIN_S = 180.0
 """Longest wait for the engine; the first start after an edit compiles the rules."""
@@ -53,7 +54,7 @@ _PLAIN = (str, bytes, numbers.Number, Decimal, type(None), list, tuple, dict, se
 
 
 def parameters(namespace: Mapping[str, object]) -> Config:
-    """Validate a notebook's parameters: every plain value that its cells assigned so far.
+    """Validate a notebook's parameters: every plain value that its cells assigned so far, a rule file's settings too.
 
     Modules, functions, objects, names that begin with an underscore and IPython's own are passed over.
 
@@ -69,7 +70,8 @@ def parameters(namespace: Mapping[str, object]) -> Config:
         for name, value in namespace.items()
         if isinstance(value, _PLAIN) and name not in foreign and not name.startswith(("_", "PAPERMILL_"))
     }
-    return Config.from_parameters(given)
+    folder = Path(os.environ.get(RUN_DIR, ""))
+    return read_parameters(given, run=folder if records.was_cut_short(folder) else None)
 
 
 # --- a run -----------------------------------------------------------------------------------------------------------
@@ -103,7 +105,8 @@ class Run:
     @property
     def config(self) -> Config:
         """The run's settings."""
-        return Config.from_parameters(self.record["parameters"])
+        record = self.record
+        return read_parameters(record["parameters"], run=self.path, sha256=record.get("rule_sha256", ""))
 
     @property
     def name(self) -> str:
@@ -131,8 +134,15 @@ class Run:
     def checks(self) -> pd.DataFrame:
         """Check the record: the chain of hashes, the end, and that the journal alone leads to the same decisions."""
         verified, record = self.verify(), self.record
-        again = replay(self._reader.path)
         goes_on = records.is_running(record)
+        try:
+            again = replay(self._reader.path)
+            replayed = (
+                f"{again.events:,} events, {again.outputs:,} decisions and notes, {again.differences} differences"
+            )
+            is_same = not again.differences
+        except VoltradeError as error:
+            replayed, is_same = str(error), False
         rows = [
             ("end", "trades on" if goes_on else _ending(record), goes_on or record["state"] == "ended"),
             (
@@ -141,11 +151,7 @@ class Run:
                 verified.ok,
             ),
             ("head", verified.head, goes_on or verified.head == record.get("head")),
-            (
-                "replay",
-                f"{again.events:,} events, {again.outputs:,} decisions and notes, {again.differences} differences",
-                not again.differences,
-            ),
+            ("replay", replayed, is_same),
         ]
         return pd.DataFrame(rows, columns=["check", "found", "ok"]).set_index("check")
 
@@ -329,6 +335,7 @@ def start(config: Config, run_dir: Path | str | None = None) -> Session:
             "parameters": config.parameters(),
             "epoch": _base36(time.time_ns() // 1_000_000),
             "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            **keep_rule(config, folder),
         }
     records.write(folder, record | {"state": "starting", "attended": True})
     session = Session(folder, _launch(folder, config))

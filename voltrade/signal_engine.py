@@ -357,13 +357,28 @@ class SignalEngine:
             settings = self.settings_type(**settings.model_dump())
         self.settings = settings
         self.instrument = instrument
-        self.warmup_bars = max(indicator.ready_after(settings) for indicator in self.indicators)
+        self.warmup_bars = self.warmup_of(settings)
         self.verdict_dtype = _verdict_dtype(type(self))
         self.state = np.zeros(1, _state_dtype(type(self), settings))
         self.settings_row = _settings_row(settings, self.warmup_bars)
         self.scale = scale_of(instrument)
         self.bar = np.zeros(1, RULE_BAR)
-        self.program = _program(type(self), self.state.dtype, self.settings_row.dtype)
+        self.program = self.program_for(settings)
+
+    @classmethod
+    def warmup_of(cls, settings: SignalSettings) -> int:
+        """Bars after which every indicator is ready."""
+        return max(indicator.ready_after(settings) for indicator in cls.indicators)
+
+    @classmethod
+    def program_for(cls, settings: SignalSettings) -> Program:
+        """Compile the rule for these settings, once; with a warning, leave plain what numba can't compile.
+
+        Raises:
+            ConfigError: the declarations of the class clash, or no indicator gives `atr`, which sizes need.
+        """
+        row = _settings_row(settings, cls.warmup_of(settings))
+        return _program(cls, _state_dtype(cls, settings), row.dtype)
 
     @staticmethod
     def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
@@ -545,7 +560,7 @@ def _make_program(engine: type[SignalEngine], state: np.dtype[Any], settings: np
         warnings.warn(
             f"{engine.__name__} runs uncompiled, many times slower, since numba can't compile it: {reason}",
             UncompiledRuleWarning,
-            stacklevel=4,
+            stacklevel=5,  # who makes the engine
         )
     try:
         indicators.compile(tuple(numba.from_dtype(dtype) for dtype in (state, RULE_BAR, settings, verdict)))

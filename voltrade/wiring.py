@@ -86,7 +86,10 @@ class VenueProcess:
         Raises:
             SessionError: it did not come up; the message ends with what it said.
         """
-        (run_dir / PARAMETERS).write_text(json.dumps(config.parameters()))
+        # All but the rule and its settings: the exchange has no use for them.
+        unused = {"rule", *type(config.signals).model_fields}
+        parameters = {name: value for name, value in config.parameters().items() if name not in unused}
+        (run_dir / PARAMETERS).write_text(json.dumps(parameters))
         log = run_dir / VENUE
         log.mkdir(mode=0o700, exist_ok=True)
         process = await asyncio.create_subprocess_exec(

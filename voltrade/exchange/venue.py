@@ -39,6 +39,7 @@ from voltrade.exchange.venue_rest import BOOK_TRADES, Params, RestApi
 from voltrade.exchange.venue_streams import MARKET_STREAMS, Streams
 from voltrade.exchange.venue_wire import OPEN, Json, Wire
 from voltrade.model import AlgoUpdate, MarkPrice, Trades
+from voltrade.rule_file import read_parameters
 
 SETTLE_S = 1.0
 """At speed 1, a market order with `newOrderRespType=RESULT` is answered when it is done, or after this long."""
@@ -465,4 +466,4 @@ def _config(given: argparse.Namespace) -> Config:
         except json.JSONDecodeError as error:
             raise ConfigError(f"parameters: must be a JSON object, {given.parameters} is not: {error}") from None
     flags = {name: getattr(given, name) for name in FLAGS if getattr(given, name) is not None}
-    return Config.from_parameters({**parameters, **flags})
+    return read_parameters({**parameters, **flags})
