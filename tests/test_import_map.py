@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "journal": BASE,
     "replay": f"{BASE} {RULES} rule_file core lockstep journal",
     "ledger": "errors",
-    "ctl": "errors",
+    "ctl": "errors record",
     "report": f"{BASE} risk oms journal",
     # exchanges
     "exchange.messages": BASE,
@@ -66,7 +66,8 @@ MAY_IMPORT = {
     "charts": f"{BASE} report",
     "record": f"{BASE} rule_file",
     "papermill_engine": f"{BASE} permission rule_file record",
-    "session": f"{BASE} permission rule_file record journal report charts papermill_engine ctl replay",
+    "runs": f"{BASE} rule_file record journal report replay",
+    "session": f"{BASE} permission rule_file record report charts papermill_engine ctl runs",
     # the one place that picks concrete parts, by name
     "engine": "*",
     "__main__": "*",

@@ -10,15 +10,15 @@ from voltrade.errors import VoltradeError
 from voltrade.rule_file import read_parameters
 
 if TYPE_CHECKING:
-    from voltrade.session import open_run
+    from voltrade.runs import open_run
 
 __all__ = ["Backtest", "Config", "VoltradeError", "backtest", "open_run", "read_parameters"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what opens runs when it is first used: the engine and the venue need no notebook libraries."""
+    """Import what opens runs when it is first used: `ctl` shall not wait for pandas."""
     if name != "open_run":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from voltrade.session import open_run
+    from voltrade.runs import open_run
 
     return open_run

@@ -57,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=words, description=words)
         command.add_argument("run", type=Path, metavar="RUN", help="folder of a run, such as runs/demo")
         command.set_defaults(do=do)
+    runs = commands.add_parser("runs", help="list the runs", description="List the runs in a folder, the newest first.")
+    runs.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="by default runs/ of the project")
+    runs.set_defaults(do=_runs)
     doctor = commands.add_parser(
         "doctor",
         help="print what a session would start with, and what is missing",
@@ -128,6 +131,28 @@ def _cut_short(run: Path | None) -> Path:
         names = [path.name for path in found]
         raise SessionError(f"run: must be one whose engine was killed, {run or 'under runs/'} has {names or 'none'}")
     return found[0]
+
+
+def _runs(arguments: argparse.Namespace) -> int:
+    from voltrade.report import readable
+    from voltrade.runs import list_runs
+
+    table = readable(list_runs(arguments.folder), decimals=2).reset_index()
+    if table.empty:
+        print("no runs")
+        return 0
+    columns = [[str(name), *map(_printable, table[name])] for name in table]
+    widths = [max(map(len, column)) for column in columns]
+    sides = [">" if name in ("round_trips", "net") else "<" for name in table]
+    for row in zip(*columns, strict=True):
+        cells = (f"{text:{side}{width}}" for text, side, width in zip(row, sides, widths, strict=True))
+        print("  ".join(cells).rstrip())
+    return 0
+
+
+def _printable(value: object) -> str:
+    """A value as a text that can do nothing to a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in str(value))
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from voltrade.errors import SessionError
+from voltrade.record import RECORD, load, state_of
 
 ACTIONS = ("status", "pause", "resume", "reduce", "flatten", "halt", "stop")
 ANSWER_WITHIN_S = 5.0
@@ -20,7 +21,7 @@ ANSWER_WITHIN_S = 5.0
 
 def running(runs: Path) -> list[Path]:
     """Return the folders of the runs whose engines answer, the newest first."""
-    records = sorted(runs.glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    records = sorted(runs.glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime, reverse=True)
     return [path.parent for path in records if _answers(path.parent)]
 
 
@@ -55,16 +56,12 @@ def connect(run: Path) -> socket.socket:
     Raises:
         SessionError: the folder holds no run, or its engine isn't there.
     """
-    try:
-        record = json.loads((run / "run.json").read_text())
-    except (OSError, ValueError) as error:
-        raise SessionError(f"run: must be the folder of a run, was {run}: {error}") from None
+    record = load(run)
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(ANSWER_WITHIN_S)
     try:
         connection.connect(str(record["socket"]))
     except (KeyError, OSError):
         connection.close()
-        state = record.get("state", "without a state")
-        raise SessionError(f"{run.name}: its engine does not answer; the record says it is {state}") from None
+        raise SessionError(f"{run.name}: its engine does not answer; it is {state_of(record)}") from None
     return connection

@@ -21,7 +21,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from voltrade import record
 from voltrade.config import Config
 from voltrade.control import Control
 from voltrade.core import TradingCore
@@ -33,7 +32,7 @@ from voltrade.ledger import Ledger
 from voltrade.live import LiveTradingSystem
 from voltrade.model import Adoption, History, Operator
 from voltrade.preflight import Check, preflight, refused
-from voltrade.record import JOURNAL, RECORD
+from voltrade.record import JOURNAL, Record
 from voltrade.replay import Replay, recover, start_row
 from voltrade.report import save_frames
 from voltrade.rule_file import read_parameters, signal_engine_of
@@ -43,21 +42,6 @@ from voltrade.wiring import Wiring, wire
 LIBRARIES = ("voltrade", "ccxt", "numba", "numpy", "pandas", "papermill")
 FIRST_LEASE_S = 5.0
 """How long after it has begun to trade an engine waits for the notebook that started it."""
-
-
-class Record:
-    """`run.json`: what a run was asked to do, where it is, and how it ended; replaced whole, never half written."""
-
-    def __init__(self, run_dir: Path) -> None:
-        self._path = run_dir / RECORD
-        try:
-            self.facts: dict[str, Any] = json.loads(self._path.read_text())
-        except (OSError, ValueError) as error:
-            raise SessionError(f"{self._path}: must be a run's record: {error}") from None
-
-    def update(self, **facts: Any) -> None:
-        self.facts.update(facts)
-        record.write(self._path.parent, self.facts)
 
 
 class Engine:

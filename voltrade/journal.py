@@ -346,10 +346,10 @@ class Journal:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read(path: Path | str, after: int = 0) -> Iterator[Row]:
+def read(path: Path | str, after: int = 0, kind: str = "") -> Iterator[Row]:
     """Yield the committed rows that follow row `after`, also while the engine writes; call again for what came since.
 
-    Hashes are not checked here: that is `verify`.
+    With `kind`, those of one kind alone. Hashes are not checked here: that is `verify`.
 
     Raises:
         JournalError: no journal of ours, or broken.
@@ -358,7 +358,7 @@ def read(path: Path | str, after: int = 0) -> Iterator[Row]:
     with closing(_connect_to_read(path)) as connection:
         _check_header(connection, path)
         # Batches, so that no long read keeps the engine's log from being folded back into the file.
-        while batch := _rows(connection, after):
+        while batch := _rows(connection, after, kind):
             yield from (Row(seq, time, kind.decode(), body, row) for seq, time, kind, body, row in batch)
             after = batch[-1][0]
 
@@ -434,11 +434,12 @@ def _broken_rule(previous: bytes, expected: int, row: _RawRow) -> str:
     return ""
 
 
-def _rows(connection: sqlite3.Connection, after: int) -> list[_RawRow]:
-    """The next rows; kind as bytes, since a damaged one may be no text."""
+def _rows(connection: sqlite3.Connection, after: int, kind: str = "") -> list[_RawRow]:
+    """The next rows, or those of one kind; kind as bytes, since a damaged one may be no text."""
     return connection.execute(
-        "SELECT seq, time, CAST(kind AS BLOB), body, hash FROM journal WHERE seq > ? ORDER BY seq LIMIT ?",
-        (after, _READ_ROWS),
+        "SELECT seq, time, CAST(kind AS BLOB), body, hash FROM journal "
+        "WHERE seq > ? AND (? = '' OR kind = ?) ORDER BY seq LIMIT ?",
+        (after, kind, kind, _READ_ROWS),
     ).fetchall()
 
 

@@ -1,7 +1,7 @@
-"""A run's `run.json` as it is seen from outside the engine: whether the run goes on, was cut short, or is over.
+"""A run's `run.json`: what the run was asked to do, where it is, and how it ended.
 
-The engine writes the record; papermill's side and the notebook's read it, to decide whether a run's folder is to be
-left alone, gone on with, or moved from the way.
+The engine writes it; everybody else reads it, to see whether the run goes on, was cut short, or is over, and so whether
+its folder is to be left alone, gone on with, or moved from the way.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from voltrade.config import Config
+from voltrade.errors import SessionError
 from voltrade.rule_file import was_edited
 
 RECORD, JOURNAL = "run.json", "journal.db"
@@ -21,13 +22,27 @@ UNFINISHED = ("starting", "running")
 OVER = ("ended", "failed")
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """Return the `run.json` of a run's folder; empty where there is none that can be read."""
+def load(folder: Path) -> dict[str, Any]:
+    """Return the record in a run's folder.
+
+    Raises:
+        SessionError: there is none that can be read.
+    """
     try:
         record = json.loads((folder / RECORD).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        raise SessionError(f"run: must be the folder of a run with its {RECORD}, was {folder}: {error}") from None
+    if not isinstance(record, dict) or "state" not in record:
+        raise SessionError(f"{folder / RECORD}: must be a run's record with a state")
+    return record
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return the record in a run's folder; empty where there is none that can be read."""
+    try:
+        return load(folder)
+    except SessionError:
         return {}
-    return record if isinstance(record, dict) else {}
 
 
 def write(folder: Path, record: Mapping[str, Any]) -> None:
@@ -35,6 +50,30 @@ def write(folder: Path, record: Mapping[str, Any]) -> None:
     fresh = folder / "run.new"
     fresh.write_text(json.dumps(record, indent=2))
     fresh.replace(folder / RECORD)
+
+
+class Record:
+    """The engine's hand on its record: every update is written at once."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the record.
+
+        Raises:
+            SessionError: there is none that can be read.
+        """
+        self._folder = folder
+        self.facts = load(folder)
+
+    def update(self, **facts: Any) -> None:
+        self.facts.update(facts)
+        write(self._folder, self.facts)
+
+
+def state_of(record: Mapping[str, Any]) -> str:
+    """starting, running, ended, failed; killed where the engine had begun and is gone; empty without a record."""
+    state = str(record.get("state", ""))
+    was_seen = state == "running" or (state == "starting" and "pid" in record)
+    return "killed" if was_seen and not is_running(record) else state
 
 
 def is_running(record: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Starts, follows and stops the engine from a notebook, and opens what a run left behind.
+"""Starts, follows and stops the engine from a notebook.
 
 The engine trades in a process of its own, which outlives the notebook's kernel; a session here is a window on it. It
 reads the run's journal and record, draws them in place, and asks the engine for its status, or to stop, over the socket
@@ -8,7 +8,6 @@ that the engine's record names. Nothing that happens in a notebook's cell can ho
 from __future__ import annotations
 
 import asyncio
-import json
 import numbers
 import os
 import socket
@@ -26,15 +25,15 @@ from typing import Any
 import pandas as pd
 from IPython.display import HTML, display
 
-from voltrade import charts, ctl, journal
+from voltrade import charts, ctl
 from voltrade import record as records
 from voltrade.config import RECORDED, RUN_DIR, Config
-from voltrade.errors import SessionError, VoltradeError
+from voltrade.errors import SessionError
 from voltrade.model import MONEY, Alert, EquityPoint, Refusal, RoundTrip
 from voltrade.permission import check_permitted
-from voltrade.replay import replay
-from voltrade.report import Frames, RunReader, readable
+from voltrade.report import RunReader, readable
 from voltrade.rule_file import keep_rule, read_parameters
+from voltrade.runs import Run, open_run, project_root
 
 START_WITHIN_S = 180.0
 """Longest wait for the engine; the first start after an edit compiles the rules."""
@@ -44,8 +43,6 @@ FOLLOWED_BARS = 300
 
 LINGERS_S = 10.0
 """Longest wait for the engine's process to go, after it said that the session is over."""
-
-LOG_LINES = 15
 
 ENGINE = (sys.executable, "-m", "voltrade", "run")
 """Command of the engine process; the run's folder is its last argument."""
@@ -72,127 +69,6 @@ def parameters(namespace: Mapping[str, object]) -> Config:
     }
     folder = Path(os.environ.get(RUN_DIR, ""))
     return read_parameters(given, run=folder if records.was_cut_short(folder) else None)
-
-
-# --- a run -----------------------------------------------------------------------------------------------------------
-
-
-class Run:
-    """A run's folder: what was asked, what happened, whether it is whole. It may go on, have ended, or been killed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._reader = RunReader(path)
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """The run's `run.json` as it stands now.
-
-        Raises:
-            SessionError: there is none.
-        """
-        try:
-            record: dict[str, Any] = json.loads((self.path / "run.json").read_text())
-        except (OSError, ValueError) as error:
-            raise SessionError(f"{self.path}: must be a run's folder with a run.json: {error}") from None
-        return record
-
-    @property
-    def state(self) -> str:
-        """starting, running, ended or failed."""
-        return str(self.record["state"])
-
-    @property
-    def config(self) -> Config:
-        """The run's settings."""
-        record = self.record
-        return read_parameters(record["parameters"], run=self.path, sha256=record.get("rule_sha256", ""))
-
-    @property
-    def name(self) -> str:
-        """The run's folder as the project knows it, such as `runs/today`."""
-        try:
-            return str(self.path.relative_to(project_root()))
-        except ValueError:
-            return self.path.name
-
-    @property
-    def head(self) -> str:
-        """Hash of the journal's last row, 64 hex digits; it seals every row before it."""
-        self._reader.poll()
-        return self._reader.head
-
-    def frames(self) -> Frames:
-        """Everything that happened so far, as pandas frames."""
-        self._reader.poll()
-        return self._reader.frames()
-
-    def verify(self) -> journal.VerifyResult:
-        """Recompute the journal's whole chain, and hold its head to the one that the engine noted when it ended."""
-        return journal.verify(self._reader.path, self.record.get("head") or "")
-
-    def checks(self) -> pd.DataFrame:
-        """Check the record: the chain of hashes, the end, and that the journal alone leads to the same decisions."""
-        verified, record = self.verify(), self.record
-        goes_on = records.is_running(record)
-        try:
-            again = replay(self._reader.path)
-            replayed = (
-                f"{again.events:,} events, {again.outputs:,} decisions and notes, {again.differences} differences"
-            )
-            is_same = not again.differences
-        except VoltradeError as error:
-            replayed, is_same = str(error), False
-        rows = [
-            ("end", "trades on" if goes_on else _ending(record), goes_on or record["state"] == "ended"),
-            (
-                "rows",
-                f"{verified.seq:,} sealed rows" if verified.ok else f"row {verified.bad_seq}: {verified.rule}",
-                verified.ok,
-            ),
-            ("head", verified.head, goes_on or verified.head == record.get("head")),
-            ("replay", replayed, is_same),
-        ]
-        return pd.DataFrame(rows, columns=["check", "found", "ok"]).set_index("check")
-
-    def files(self) -> pd.DataFrame:
-        """What the run left in its folder, with sizes in kB."""
-        found = sorted(path for path in self.path.rglob("*") if path.is_file())
-        sizes = {f"{self.name}/{path.relative_to(self.path)}": path.stat().st_size / 1000 for path in found}
-        return pd.DataFrame({"kB": sizes}).round(1).rename_axis("file")
-
-    def log(self, lines: int = LOG_LINES) -> str:
-        """The last lines of the engine's log."""
-        try:
-            text = (self.path / "engine.log").read_text(errors="replace")
-        except OSError:
-            return ""
-        return "\n".join(text.splitlines()[-lines:])
-
-
-def _ending(record: Mapping[str, Any]) -> str:
-    return f"{record['state']}, {record.get('end_reason') or 'no reason noted'}"
-
-
-def open_run(path: Path | str) -> Run:
-    """Open a run by its folder or its notebook; a relative path is one of the current folder or of the project.
-
-    Raises:
-        SessionError: there is no run.
-    """
-    given = Path(path)
-    given = given.with_suffix("") if given.suffix == ".ipynb" else given
-    folder = given if given.exists() else project_root() / given
-    run = Run(folder.resolve())
-    if run.record:
-        return run
-    raise SessionError(f"{path}: run.json is empty")
-
-
-def project_root() -> Path:
-    """The folder that holds `runs`: the current one or the nearest above it that has one; else the current one."""
-    here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / "runs").is_dir()), here)
 
 
 # --- a session -------------------------------------------------------------------------------------------------------

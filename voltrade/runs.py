@@ -1,0 +1,247 @@
+"""Runs as people look at them: one opened by its folder as pandas frames, and the list of all.
+
+A run is read from its journal and its record alone, so that one that goes on, one that ended and one whose engine was
+killed are looked at in the same way; nothing is changed, and no engine is asked for more than whether it is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from voltrade import journal
+from voltrade import record as records
+from voltrade.config import Config
+from voltrade.errors import VoltradeError
+from voltrade.model import MONEY, RoundTrip
+from voltrade.replay import replay
+from voltrade.report import Frames, RunReader
+from voltrade.rule_file import read_parameters
+
+LOG_LINES = 15
+
+
+class Run:
+    """A run's folder: what was asked, what happened, whether it is whole. It may go on, have ended, or been killed.
+
+    The frames are those of `report.Frames`: pandas, UTC, prices as floats in the quote asset. While the run goes on,
+    each access shows what has happened by then; only what is new is read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._reader = RunReader(path)
+        self._frames: Frames | None = None
+        self._framed_seq = -1
+
+    # --- what was asked, and how it stands ---------------------------------------------------------------------------
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The run's `run.json` as it stands now.
+
+        Raises:
+            SessionError: there is none.
+        """
+        return records.load(self.path)
+
+    @property
+    def state(self) -> str:
+        """starting, running, ended, failed; killed where the engine is gone without a word."""
+        return records.state_of(self.record)
+
+    @property
+    def config(self) -> Config:
+        """The run's settings.
+
+        Raises:
+            ConfigError: the run's copy of its rule file isn't the one that it was begun with.
+        """
+        record = self.record
+        return read_parameters(record["parameters"], run=self.path, sha256=record.get("rule_sha256", ""))
+
+    @property
+    def name(self) -> str:
+        """The run's folder as the project knows it, such as `runs/today`."""
+        try:
+            return str(self.path.relative_to(project_root()))
+        except ValueError:
+            return self.path.name
+
+    @property
+    def head(self) -> str:
+        """Hash of the journal's last row, 64 hex digits; it seals every row before it."""
+        self._reader.poll()
+        return self._reader.head
+
+    # --- what happened -----------------------------------------------------------------------------------------------
+
+    def frames(self) -> Frames:
+        """Everything that happened so far, as pandas frames.
+
+        Raises:
+            JournalError: the journal isn't there yet, or is no journal of ours.
+        """
+        if not self._reader.end:
+            self._reader.poll()
+        if self._frames is None or self._framed_seq != self._reader.seq:
+            self._frames, self._framed_seq = self._reader.frames(), self._reader.seq
+        return self._frames
+
+    def _frame(self, name: str) -> pd.DataFrame:
+        # A copy that shares its data until one of the two is changed.
+        frame: pd.DataFrame = getattr(self.frames(), name).copy(deep=False)
+        return frame
+
+    @property
+    def bars(self) -> pd.DataFrame:
+        """One row a closed bar."""
+        return self._frame("bars")
+
+    @property
+    def decisions(self) -> pd.DataFrame:
+        """One row a bar: its signal, what became of it, and every indicator and condition of its verdict."""
+        return self._frame("decisions")
+
+    @property
+    def orders(self) -> pd.DataFrame:
+        """One row a client order id."""
+        return self._frame("orders")
+
+    @property
+    def fills(self) -> pd.DataFrame:
+        """One row a trade id."""
+        return self._frame("fills")
+
+    @property
+    def round_trips(self) -> pd.DataFrame:
+        """One row a closed round trip."""
+        return self._frame("round_trips")
+
+    @property
+    def equity(self) -> pd.DataFrame:
+        """One row a valuation of the account."""
+        return self._frame("equity")
+
+    @property
+    def refusals(self) -> pd.DataFrame:
+        """One row a signal that a gate refused."""
+        return self._frame("refusals")
+
+    @property
+    def breaker(self) -> pd.DataFrame:
+        """One row a change of the circuit breaker."""
+        return self._frame("breaker")
+
+    @property
+    def alerts(self) -> pd.DataFrame:
+        """One row a thing a person should know."""
+        return self._frame("alerts")
+
+    @property
+    def gaps(self) -> pd.DataFrame:
+        """One row a jump in the trade ids."""
+        return self._frame("gaps")
+
+    # --- whether it is whole -----------------------------------------------------------------------------------------
+
+    def verify(self) -> journal.VerifyResult:
+        """Recompute the journal's whole chain, and hold its head to the one that the engine noted when it ended."""
+        return journal.verify(self._reader.path, self.record.get("head") or "")
+
+    def checks(self) -> pd.DataFrame:
+        """Check the record: the chain of hashes, the end, and that the journal alone leads to the same decisions."""
+        verified, record = self.verify(), self.record
+        goes_on = records.is_running(record)
+        try:
+            again = replay(self._reader.path)
+            replayed = f"{again.events:,} events, {again.outputs:,} decisions, {again.differences} differences"
+            is_same = not again.differences
+        except VoltradeError as error:
+            replayed, is_same = str(error), False
+        rows = [
+            ("end", "trades on" if goes_on else _ending(record), goes_on or record["state"] == "ended"),
+            (
+                "rows",
+                f"{verified.seq:,} sealed rows" if verified.ok else f"row {verified.bad_seq}: {verified.rule}",
+                verified.ok,
+            ),
+            ("head", verified.head, goes_on or verified.head == record.get("head")),
+            ("replay", replayed, is_same),
+        ]
+        return pd.DataFrame(rows, columns=["check", "found", "ok"]).set_index("check")
+
+    def files(self) -> pd.DataFrame:
+        """What the run left in its folder, with sizes in kB."""
+        found = sorted(path for path in self.path.rglob("*") if path.is_file())
+        sizes = {f"{self.name}/{path.relative_to(self.path)}": path.stat().st_size / 1000 for path in found}
+        return pd.DataFrame({"kB": sizes}).round(1).rename_axis("file")
+
+    def log(self, lines: int = LOG_LINES) -> str:
+        """The last lines of the engine's log."""
+        try:
+            text = (self.path / "engine.log").read_text(errors="replace")
+        except OSError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
+
+
+def _ending(record: Mapping[str, Any]) -> str:
+    return f"{records.state_of(record)}, {record.get('end_reason') or 'no reason noted'}"
+
+
+# --- finding runs ----------------------------------------------------------------------------------------------------
+
+
+def open_run(path: Path | str) -> Run:
+    """Open a run by its folder or its notebook; a relative path is one of the current folder or of the project.
+
+    Raises:
+        SessionError: there is no run.
+    """
+    given = Path(path)
+    given = given.with_suffix("") if given.suffix == ".ipynb" else given
+    folder = given if given.exists() else project_root() / given
+    run = Run(folder.resolve())
+    records.load(run.path)
+    return run
+
+
+def list_runs(folder: Path | None = None) -> pd.DataFrame:
+    """List the runs in a folder, by default `runs` of the project, the newest first.
+
+    `started` is UTC; `net` is that of the closed round trips, in the quote asset.
+    """
+    folder = folder or project_root() / "runs"
+    rows = {path.parent.name: _listed(path.parent) for path in folder.glob(f"*/{records.RECORD}")}
+    columns = ["mode", "symbol", "state", "end_reason", "started", "round_trips", "net"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("run")
+    table["started"] = pd.to_datetime(table["started"], utc=True, format="ISO8601", errors="coerce")
+    return table.sort_values("started", ascending=False)
+
+
+def _listed(folder: Path) -> dict[str, Any]:
+    record = records.read(folder)
+    parameters = record.get("parameters") or {}
+    nets: list[int] = []
+    with suppress(VoltradeError):  # begun by nobody, or broken: the state tells
+        nets = [row.fact.net for row in journal.read(folder / records.JOURNAL, kind=RoundTrip.__name__)]
+    return {
+        "mode": parameters.get("mode", ""),
+        "symbol": parameters.get("symbol", ""),
+        "state": records.state_of(record) or "unreadable",
+        "end_reason": record.get("end_reason", ""),
+        "started": record.get("started") or record.get("created"),
+        "round_trips": len(nets),
+        "net": sum(nets) / MONEY,
+    }
+
+
+def project_root() -> Path:
+    """The folder that holds `runs`: the current one or the nearest above it that has one; else the current one."""
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "runs").is_dir()), here)
