@@ -198,11 +198,18 @@ def test_a_person_steers_a_session_from_outside(tmp_path: Path, monkeypatch: pyt
     assert "does not answer" in capsys.readouterr().err
 
 
-def test_two_engines_on_one_account_only_one_trades(venue: str, tmp_path: Path) -> None:
-    engines = {name: engine(tmp_path / name, venue=venue, duration_s=600.0) for name in ("left", "right")}
-    for process in engines.values():
+@pytest.mark.parametrize("races", [1, pytest.param(50, marks=pytest.mark.campaign)])
+def test_two_engines_on_one_account_only_one_trades(venue: str, tmp_path: Path, races: int) -> None:
+    for number in range(races):
+        race(venue, [tmp_path / f"left{number}", tmp_path / f"right{number}"])
+
+
+def race(venue: str, runs: list[Path]) -> None:
+    """Start two engines at once; they must not end before the other has tried."""
+    engines = [engine(run, venue=venue, duration_s=600.0) for run in runs]
+    for process in engines:
         process.wait(100)
-    states = {name: json.loads((tmp_path / name / "run.json").read_text()) for name in engines}
+    states = {run: json.loads((run / "run.json").read_text()) for run in runs}
     assert sorted(record["state"] for record in states.values()) == ["ended", "failed"]
     [refused] = [record for record in states.values() if record["state"] == "failed"]
     assert "another engine trades it" in refused["error"]

@@ -199,6 +199,7 @@ class TradingCore:
                     "cost": self.account.positions[symbol].cost,
                     "left_at": desk.left_at,
                     "bars_since_exit": desk.fold.count - desk.left_at_bar,
+                    "bars_held": desk.fold.count - desk.opened_at_bar,
                     "orders": desk.monitor.state(),
                 }
                 for symbol, desk in self.desks.items()
@@ -227,6 +228,7 @@ class TradingCore:
                     held.quantity, held.cost = int(saved["quantity"]), int(saved["cost"])
                     desk.left_at = int(saved["left_at"])
                     desk.left_at_bar = desk.fold.count - int(saved["bars_since_exit"])
+                    desk.opened_at_bar = desk.fold.count - int(saved["bars_held"])
                     desk.monitor.restore(saved["orders"], self.time)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"account: the saved state is broken: {error!r}") from None

@@ -153,14 +153,14 @@ class Lockstep:
         return True
 
     def _fire_due(self, before: int) -> Generator[Ask, Any, bool]:
-        """Fire the timers due at or before a time; say whether one of them made a command."""
+        """Fire the timers due at or before a time; say whether one of them made a command, or ended the session."""
         while (due := self._core.next_due) <= before:
             self._time = max(self._time, due)
             outputs = self._take(Timer(self._time))
             self._fired = self._fired + 1 if due == self._last_due else 0
             self._last_due = due
             assert self._fired < MOST_TIMERS, f"timer {due} stays due"
-            if commands_of(outputs):
+            if commands_of(outputs) or self._core.finished:
                 yield from self._play()
                 yield from self._settle(outputs)
                 return True

@@ -170,6 +170,8 @@ REACTIONS: dict[int, Reaction] = {
 """Reaction to a refused order by Binance's code; a code that isn't here halts."""
 
 RETRY_AFTER_MS = 1_000
+EXIT_DOUBLINGS = 6
+"""An exit that is refused again and again is tried after twice as long each time, up to 2^6 seconds."""
 STOP_TRIES = 3
 RESIZE_EVERY_MS = 500
 """While an entry still fills, its stop is made larger this often, not at each of what may be fifty fills."""
@@ -261,6 +263,7 @@ class Holding:
     """Not empty: the position is to be left at market, for this reason."""
     retry_at: int = 0
     stop_tries: int = 0
+    exit_tries: int = 0
     unprotected_since: int = NEVER
     closed: bool = False
     entry_trade_ids: list[int] = field(default_factory=list)
@@ -308,6 +311,8 @@ class OrderMonitor:
         self._epoch = epoch
         self._round_trips = 0
         self._fills: set[int] = set()
+        self._counted_before = 0
+        """Trades up to this id were counted by the account's runs before."""
         self._by_exchange_id: dict[int, Order] = {}
         self._snapshot_at = NEVER
         self._time = 0
@@ -325,7 +330,7 @@ class OrderMonitor:
 
     @property
     def last_trade_id(self) -> int:
-        return max(self._fills, default=0)
+        return max(self._fills, default=self._counted_before)
 
     @property
     def next_due(self) -> int:
@@ -357,8 +362,8 @@ class OrderMonitor:
         return self._find(update) is not None
 
     def is_new_fill(self, update: OrderUpdate) -> bool:
-        """Whether the update carries a fill that hasn't been counted."""
-        return bool(update.trade_id) and update.trade_id not in self._fills
+        """Whether the update carries a fill that hasn't been counted. The exchange's trade ids rise with time."""
+        return update.trade_id > self._counted_before and update.trade_id not in self._fills
 
     # --- decisions that come from outside --------------------------------------------------------------------------
 
@@ -549,7 +554,7 @@ class OrderMonitor:
         try:
             self._round_trips = int(state["round_trips"])
             self.halt_reason = str(state["halt_reason"])
-            self._fills = {int(state["last_trade_id"])}
+            self._counted_before = int(state["last_trade_id"])
             self.holding = HOLDING.validate_python(state["holding"]) if state["holding"] else None
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"orders: the saved state is broken: {error}") from None
@@ -697,7 +702,8 @@ class OrderMonitor:
         if reaction is Reaction.RECONCILE:
             outputs.append(TakeSnapshot(reply.time, self.instrument.symbol, "REDUCE_ONLY_REFUSED"))
         if order.intent.purpose is Purpose.EXIT:
-            holding.retry_at = reply.time + RETRY_AFTER_MS
+            holding.retry_at = reply.time + (RETRY_AFTER_MS << min(holding.exit_tries, EXIT_DOUBLINGS))
+            holding.exit_tries += 1
         elif order.intent.purpose is Purpose.STOP:
             holding.stop_tries += 1
             if reaction in (Reaction.RETRY, Reaction.RECONCILE) and holding.stop_tries < STOP_TRIES:
