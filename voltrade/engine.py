@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+import logging
 import os
 import platform
 import signal
@@ -24,7 +25,7 @@ from typing import Any
 from voltrade.config import Config
 from voltrade.control import Control
 from voltrade.core import TradingCore
-from voltrade.errors import SessionError, VoltradeError
+from voltrade.errors import SessionError, VenueError, VoltradeError
 from voltrade.exchange.binance import BinanceWSManager
 from voltrade.exchange.paper import PaperExchange
 from voltrade.journal import Journal
@@ -38,6 +39,8 @@ from voltrade.report import save_frames
 from voltrade.rule_file import read_parameters, signal_engine_of
 from voltrade.warmup import Loader, Progress
 from voltrade.wiring import Wiring, wire
+
+log = logging.getLogger(__name__)
 
 LIBRARIES = ("voltrade", "ccxt", "numba", "numpy", "pandas", "papermill")
 FIRST_LEASE_S = 5.0
@@ -132,17 +135,27 @@ class Engine:
         # The socket is open while earlier trades are loaded, so that nothing is missed in between.
         await feed.start(hold=True)
         [newest] = await wiring.rest.agg_trades(wiring.instrument.symbol, limit=1) or [(0, 0, 0, 0, False)]
-        history = await self._load(wiring, newest[0])
         if again is None:
-            system.warm_up(history)
+            system.warm_up(await self._load(wiring, newest[0]))
             self._adopt(system, wiring)
+            feed.join(newest[0])
         else:
-            system.catch_up(history)
-        feed.join(newest[0])
+            # What is in hand comes first: it may lack its stop, and what was missed can take long to load.
+            catching_up = asyncio.create_task(self._catch_up(wiring, feed, newest[0]))
+            held.callback(catching_up.cancel)
         if isinstance(wiring.gateway, PaperExchange):
             wiring.gateway.open()
         self._runs(held, control)
         await system.run_wall(feed, restarted=again is not None)
+
+    async def _catch_up(self, wiring: Wiring, feed: BinanceWSManager, last_id: int) -> None:
+        """Give a restarted core the trades it has missed; where they can't be had, the gap taints its bar."""
+        assert self._system is not None
+        try:
+            self._system.catch_up(await self._load(wiring, last_id))
+        except VenueError as error:
+            log.warning("trades missed while the engine was away: %s", error)
+        feed.join(last_id)
 
     def _runs(self, held: AsyncExitStack, control: Control) -> None:
         self._record.update(state="running", started=_utc_now())

@@ -173,6 +173,7 @@ class LiveTradingSystem:
         if history.phase is not None:
             self._news.append(history.phase)
         self._market.extendleft(reversed(list(history.trades.rows())))
+        self._arrived.set()
 
     @property
     def now(self) -> int:
