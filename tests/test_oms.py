@@ -452,11 +452,64 @@ def a_snapshot(position: int, **more: Any) -> Snapshot:
 
 def test_trading_waits_until_the_exchange_agrees_on_the_position() -> None:
     desk = Desk().in_position()
-    outputs = desk.monitor.on_snapshot(a_snapshot(9))
-    assert "POSITION_MISMATCH" in [o.code for o in outputs if isinstance(o, Alert)]
-    assert not desk.monitor.reconciled
+    told: list[str] = []
+    asked: list[int] = []
+    for _ in range(4):
+        outputs = desk.monitor.on_snapshot(a_snapshot(9))
+        told += [o.code for o in outputs if isinstance(o, Alert)]
+        asked.append(desk.monitor.next_due - 5_000)
+        assert not desk.monitor.reconciled
+    # One reading may fall between two fills; of the second a person is told, once. It is asked more and more seldom.
+    assert told == ["POSITION_MISMATCH"]
+    assert asked == [1_000, 2_000, 4_000, 8_000]
+    [again] = [o for o in desk.monitor.on_time(13_000) if isinstance(o, TakeSnapshot)]
+    assert again.reason == "NOT_AGREED"
     desk.monitor.on_snapshot(a_snapshot(10))
     assert desk.monitor.reconciled
+    assert not [o for o in desk.monitor.on_time(90_000) if isinstance(o, TakeSnapshot)]
+
+
+FORCED_CLOSES = [
+    ("autoclose-1795", "LIQUIDATION", "FORCED_ORDER"),
+    ("adl_autoclose", "ADL", "FORCED_ORDER"),
+    ("settlement_autoclose-17", "SETTLEMENT", "FORCED_ORDER"),
+    ("web_abc", "CLOSED_ELSEWHERE", "FOREIGN_ORDER"),
+]
+
+
+@pytest.mark.parametrize(("name", "reason", "code"), FORCED_CLOSES)
+def test_whoever_closes_the_position_ends_the_round_trip_and_a_person_must_look(
+    name: str, reason: str, code: str
+) -> None:
+    desk = Desk().in_position()
+    fill = desk.update(STOP, "FILLED", 10, price=960, order_id=9_999, client_order_id=name, realised=-400)
+    outputs = desk.monitor.on_order(fill)
+    [trip] = [o for o in outputs if isinstance(o, RoundTrip)]
+    assert (trip.exit_reason, trip.realised, trip.quantity) == (reason, -400, 10)
+    assert [o.code for o in outputs if isinstance(o, Alert)] == [code]
+    assert {o.client_order_id for o in outputs if isinstance(o, CancelOrder)} == {STOP, TARGET}  # ours, nobody else's
+    assert desk.monitor.position == 0
+    assert name in desk.monitor.halt_reason
+    assert desk.monitor.on_order(fill) == []  # counted once
+
+
+def test_a_position_that_was_closed_while_nobody_watched_is_explained_by_its_trade() -> None:
+    desk = Desk().in_position()
+    fill = desk.update(STOP, "FILLED", 10, price=960, order_id=9_999, client_order_id="", realised=-400)
+    outputs = desk.monitor.on_snapshot(a_snapshot(0, fills=(fill,)))
+    [trip] = [o for o in outputs if isinstance(o, RoundTrip)]
+    assert trip.exit_reason == "CLOSED_ELSEWHERE"
+    assert desk.monitor.reconciled
+
+
+def test_a_stranger_that_adds_to_the_position_is_not_taken_for_ours() -> None:
+    desk = Desk().in_position()
+    more = desk.update(ENTRY, "FILLED", 3, order_id=9_999, client_order_id="web_abc")
+    beyond = desk.update(STOP, "FILLED", 11, order_id=9_998, client_order_id="web_abd")
+    for update in (more, beyond):
+        assert [type(o) for o in desk.monitor.on_order(update)] == [Alert]
+    assert desk.monitor.position == 10
+    assert not desk.monitor.reconciled
 
 
 def test_orders_that_the_exchange_does_not_list_are_looked_up() -> None:

@@ -322,7 +322,7 @@ class TradingCore:
 
     def _on_order(self, update: OrderUpdate) -> list[Output]:
         desk = self.desks[update.symbol]
-        filled = desk.monitor.knows(update) and desk.monitor.is_new_fill(update)
+        filled = desk.monitor.explains(update) and desk.monitor.is_new_fill(update)
         held = desk.monitor.position
         outputs = self._book(desk, update) if filled else []
         news = desk.monitor.on_order(update)
@@ -428,7 +428,7 @@ class TradingCore:
         held = desk.monitor.position
         outputs: list[Output] = []
         for fill in snapshot.fills:
-            if desk.monitor.knows(fill) and desk.monitor.is_new_fill(fill):
+            if desk.monitor.explains(fill) and desk.monitor.is_new_fill(fill):
                 outputs += self._book(desk, fill)
         outputs += self._after_orders(desk, held, desk.monitor.on_snapshot(snapshot))
         assert self.account is not None

@@ -116,6 +116,9 @@ DONE: frozenset[str] = frozenset({"FILLED", "FINISHED", "CANCELED", "REJECTED", 
 
 STATUS_ALIASES = {"EXPIRED_IN_MATCH": "EXPIRED"}
 
+FORCED = {"autoclose-": "LIQUIDATION", "adl_autoclose": "ADL", "settlement_autoclose-": "SETTLEMENT"}
+"""Beginnings of the client order ids of orders that the exchange itself sends, and what they are."""
+
 
 class Reaction(StrEnum):
     """What a refused order leads to."""
@@ -170,8 +173,8 @@ REACTIONS: dict[int, Reaction] = {
 """Reaction to a refused order by Binance's code; a code that isn't here halts."""
 
 RETRY_AFTER_MS = 1_000
-EXIT_DOUBLINGS = 6
-"""An exit that is refused again and again is tried after twice as long each time, up to 2^6 seconds."""
+DOUBLINGS = 6
+"""What is refused, or disagrees, again and again is tried after twice as long each time, up to 2^6 seconds."""
 STOP_TRIES = 3
 RESIZE_EVERY_MS = 500
 """While an entry still fills, its stop is made larger this often, not at each of what may be fifty fills."""
@@ -192,6 +195,8 @@ class Order:
     child_id: int = 0
     """For a conditional order: the ordinary order that it became."""
     child_done: bool = False
+    foreign: bool = False
+    """Not sent by us, only found to have closed our position: counted, and never touched."""
     filled: int = 0
     """Lots, summed from fills."""
     filled_notional: int = 0
@@ -214,7 +219,7 @@ class Order:
 
     @property
     def done(self) -> bool:
-        return self.state in DONE or self.child_done
+        return self.foreign or self.state in DONE or self.child_done
 
     @property
     def resting(self) -> bool:
@@ -287,6 +292,12 @@ class Holding:
         return average + distance
 
 
+def _kind(update: OrderUpdate) -> str:
+    """What an order that isn't ours is: one of the exchange's own, or somebody's."""
+    kinds = (kind for beginning, kind in FORCED.items() if update.client_order_id.startswith(beginning))
+    return next(kinds, "CLOSED_ELSEWHERE")
+
+
 HOLDING = TypeAdapter(Holding)
 """Writes a round trip in progress down, and reads it back."""
 
@@ -315,6 +326,8 @@ class OrderMonitor:
         """Trades up to this id were counted by the account's runs before."""
         self._by_exchange_id: dict[int, Order] = {}
         self._snapshot_at = NEVER
+        self._disagreements = 0
+        """Snapshots in a row that did not agree with our books."""
         self._time = 0
 
     # --- what others ask -------------------------------------------------------------------------------------------
@@ -357,9 +370,9 @@ class OrderMonitor:
         newest = holding.stops[-1]
         return newest.resting and newest.intent.order.quantity >= holding.position
 
-    def knows(self, update: OrderUpdate) -> bool:
-        """Whether the update is of an order of ours."""
-        return self._find(update) is not None
+    def explains(self, update: OrderUpdate) -> bool:
+        """Whether the update is of an order of ours, or closes what is in hand: a liquidation, or a person's doing."""
+        return self._find(update) is not None or self._closes(update)
 
     def is_new_fill(self, update: OrderUpdate) -> bool:
         """Whether the update carries a fill that hasn't been counted. The exchange's trade ids rise with time."""
@@ -418,10 +431,12 @@ class OrderMonitor:
     def on_order(self, update: OrderUpdate) -> list[Output]:
         """Take an ordinary order's update, its fill included."""
         now = self._at(update.time)
-        order = self._find(update)
+        order, outputs = self._find(update), []
         if order is None:
-            return self._foreign(update)
-        outputs: list[Output] = []
+            outputs = self._foreign(update)
+            if not (self.is_new_fill(update) and self._closes(update)):
+                return outputs
+            order = self._adopt_exit(update)
         if self.is_new_fill(update):
             self._count_fill(order, update)
         order.reported = max(order.reported, update.filled)
@@ -474,9 +489,9 @@ class OrderMonitor:
         self._snapshot_at = NEVER
         outputs: list[Output] = []
         # A trade names its order by the exchange's id only; trades of orders that aren't ours are history.
-        known = [fill for fill in snapshot.fills if self.knows(fill)]
-        for update in (*known, *snapshot.orders):
-            outputs += self.on_order(update)
+        for update in (*snapshot.fills, *snapshot.orders):
+            if self.explains(update) or not update.trade_id:
+                outputs += self.on_order(update)
         for algo in snapshot.algo_orders:
             outputs += self.on_algo(algo)
         listed = {order.client_order_id for order in snapshot.orders}
@@ -488,7 +503,13 @@ class OrderMonitor:
         foreign = [u.client_order_id for u in snapshot.orders if self._find(u) is None]
         foreign += [u.client_order_id for u in snapshot.algo_orders if u.client_order_id not in self.orders]
         self.reconciled = ours == theirs and not foreign
-        if ours != theirs:
+        if self.reconciled:
+            self._disagreements = 0
+            return outputs
+        # One reading may fall between two fills, so a person is told of the second; then it is asked more seldom.
+        self._snapshot_at = snapshot.time + (RETRY_AFTER_MS << min(self._disagreements, DOUBLINGS))
+        self._disagreements += 1
+        if ours != theirs and self._disagreements == 2:
             text = f"the exchange has {theirs} lots, our fills make {ours}"
             outputs.append(Alert(snapshot.time, "POSITION_MISMATCH", text))
         return outputs
@@ -502,7 +523,8 @@ class OrderMonitor:
                 outputs.append(self._lookup(time, order, "STALE"))
         if self._snapshot_at <= time:
             self._snapshot_at = NEVER
-            outputs.append(TakeSnapshot(time, self.instrument.symbol, "FILL_MISSING"))
+            reason = "NOT_AGREED" if self._disagreements else "FILL_MISSING"
+            outputs.append(TakeSnapshot(time, self.instrument.symbol, reason))
         holding = self.holding
         if holding and holding.position and not holding.leave_reason:
             held_ms = time - holding.opened_at
@@ -674,9 +696,33 @@ class OrderMonitor:
     def _foreign(self, update: OrderUpdate) -> list[Output]:
         """An order that isn't ours: a person's, or a liquidation. Stop trading until the account is understood."""
         self.reconciled = False
-        forced = update.client_order_id.startswith(("autoclose-", "adl_autoclose", "settlement_autoclose-"))
-        code = "FORCED_ORDER" if forced else "FOREIGN_ORDER"
+        if self._snapshot_at == NEVER:
+            self._snapshot_at = self._time + RETRY_AFTER_MS
+        code = "FOREIGN_ORDER" if _kind(update) == "CLOSED_ELSEWHERE" else "FORCED_ORDER"
         return [Alert(update.time, code, f"order {update.client_order_id} ({update.status}) isn't ours")]
+
+    def _closes(self, update: OrderUpdate) -> bool:
+        """Whether a fill that isn't of an order of ours takes from the position in hand."""
+        holding = self.holding
+        if holding is None or not update.trade_id:
+            return False
+        return update.side is holding.side.opposite and update.last_quantity <= holding.position
+
+    def _adopt_exit(self, update: OrderUpdate) -> Order:
+        """Take an order that closes what is in hand for an exit of the round trip; a person must look before more."""
+        holding = self.holding
+        assert holding is not None
+        reason = _kind(update)
+        name = update.client_order_id or f"#{update.order_id}"
+        request = OrderRequest(
+            update.symbol, name, update.side, OrderType.MARKET, update.quantity, reduce_only=update.reduce_only
+        )
+        order = self._register(OrderIntent(update.time, request, Purpose.EXIT, holding.id, reason))
+        order.foreign = True
+        holding.exits.append(order)
+        self._by_exchange_id[update.order_id] = order
+        self.halt_reason = f"{name} closed the position: {reason}"
+        return order
 
     # --- answers ---------------------------------------------------------------------------------------------------
 
@@ -702,7 +748,7 @@ class OrderMonitor:
         if reaction is Reaction.RECONCILE:
             outputs.append(TakeSnapshot(reply.time, self.instrument.symbol, "REDUCE_ONLY_REFUSED"))
         if order.intent.purpose is Purpose.EXIT:
-            holding.retry_at = reply.time + (RETRY_AFTER_MS << min(holding.exit_tries, EXIT_DOUBLINGS))
+            holding.retry_at = reply.time + (RETRY_AFTER_MS << min(holding.exit_tries, DOUBLINGS))
             holding.exit_tries += 1
         elif order.intent.purpose is Purpose.STOP:
             holding.stop_tries += 1
