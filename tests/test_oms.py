@@ -512,6 +512,20 @@ def test_a_stranger_that_adds_to_the_position_is_not_taken_for_ours() -> None:
     assert not desk.monitor.reconciled
 
 
+def test_a_position_is_not_protected_while_a_fill_of_it_is_only_told_of() -> None:
+    desk = Desk()
+    desk.order(ENTRY, "PARTIALLY_FILLED", 6)
+    desk.algo(STOP, "NEW")
+    desk.order(ENTRY, "CANCELED", filled=10)  # four lots more, whose trades are still to come
+    assert desk.monitor.position == 6
+    assert not desk.monitor.protected
+    [ask] = [o for o in desk.monitor.on_time(3_000) if isinstance(o, TakeSnapshot)]
+    assert ask.reason == "FILL_MISSING"
+    desk.note(desk.monitor.on_snapshot(a_snapshot(10, fills=(desk.update(ENTRY, "CANCELED", 4, filled=10),))))
+    desk.algo("vt-e-1s2", "NEW")
+    assert desk.monitor.protected
+
+
 def test_orders_that_the_exchange_does_not_list_are_looked_up() -> None:
     desk = Desk().in_position()
     outputs = desk.monitor.on_snapshot(a_snapshot(10))

@@ -363,9 +363,11 @@ class OrderMonitor:
 
     @property
     def protected(self) -> bool:
-        """Whether the position in hand is whole and an acknowledged stop covers it."""
+        """Whether the position in hand is whole, every fill told of is counted, and an acknowledged stop covers it."""
         holding = self.holding
         if holding is None or not holding.entry.done or not holding.stops:
+            return False
+        if any(order.reported > order.filled for order in holding.orders if not order.foreign):
             return False
         newest = holding.stops[-1]
         return newest.resting and newest.intent.order.quantity >= holding.position
