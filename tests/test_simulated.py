@@ -22,19 +22,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voltrade.errors import DataError
-from voltrade.exchange.simulated import (
-    SimulatedExchange,
+from voltrade.exchange.clearing import AccountChange
+from voltrade.exchange.execution import slipped_price
+from voltrade.exchange.market import Market
+from voltrade.exchange.refusals import VenueRefusal
+from voltrade.exchange.shipped import (
     SymbolRules,
-    TapePlayer,
-    VenueRefusal,
     shipped_exchange_info,
     shipped_instrument,
     shipped_rules,
     shipped_symbols,
-    slipped_price,
 )
+from voltrade.exchange.simulated import SimulatedExchange
+from voltrade.exchange.tape import TapePlayer
 from voltrade.model import (
-    AccountUpdate,
     AlgoUpdate,
     CancelOrder,
     Instrument,
@@ -77,7 +78,8 @@ def an_exchange(instrument: Instrument | None = None, **other: Any) -> Simulated
         "margin_type": "cross",
         "clock": T0,
     }
-    return SimulatedExchange(instrument or a_coin(), **{**given, **other})
+    rules = {SYMBOL: other.pop("rules")} if "rules" in other else None
+    return SimulatedExchange([instrument or a_coin()], rules=rules, **{**given, **other})
 
 
 def trades(*rows: Row) -> Trades:
@@ -125,8 +127,8 @@ def holding(quantity: int, **other: Any) -> SimulatedExchange:
     exchange.place_order(market(BUY if quantity > 0 else SELL, abs(quantity), "opening"))
     played(exchange, (10, 1_000, "b" if quantity > 0 else "s", abs(quantity)))
     exchange.outbox.clear()
-    exchange.latency_ms = 50
-    exchange.slippage_e8 = 100_000
+    exchange.matching.latency_ms = 50
+    exchange.matching.slippage_e8 = 100_000
     return exchange
 
 
@@ -165,9 +167,9 @@ def test_a_market_order_fills_from_trades_on_its_side_each_moved_against_it() ->
     assert told(exchange) == ["m TRADE PARTIALLY_FILLED", "account ORDER"] * 2 + ["m TRADE FILLED", "account ORDER"]
     paid = 4 * 1_001 + 4 * 1_003 + 2 * 1_004
     assert exchange.query_order(SYMBOL, client_order_id="m").filled_notional == paid
-    assert exchange.position().entry_price == "1002.4"
+    assert exchange.position(SYMBOL).entry_price == "1002.4"
     assert exchange.account.wallet == money(1_000_000) - money(paid) * 5 // 10_000
-    assert [trade.trade_id for trade in exchange.user_trades(after_id=1)] == [2, 3]
+    assert [trade.trade_id for trade in exchange.user_trades(SYMBOL, after_id=1)] == [2, 3]
 
 
 def test_a_sale_slips_down() -> None:
@@ -240,7 +242,7 @@ def test_finish_fills_open_market_orders_at_the_last_price_of_the_other_side() -
     exchange.place_order(market(BUY, 10))
     played(exchange, (10, 1_010, "b", 1), (20, 1_003, "s", 1))  # both before it is live
     exchange.outbox.clear()
-    exchange.finish()
+    exchange.finish(SYMBOL)
     assert fills(exchange) == [("m", "BUY", 10, 1_012)]
     assert exchange.query_order(SYMBOL, client_order_id="now").status == "EXPIRED"
     assert [order.client_order_id for order in exchange.open_orders()] == ["resting"]
@@ -250,7 +252,7 @@ def test_finish_leaves_conditional_orders_and_cuts_reduce_only_to_the_position()
     exchange = holding(5)
     exchange.place_algo(stop(SELL, 5, 900))
     exchange.place_order(market(SELL, 8, reduce_only=True))
-    exchange.finish()
+    exchange.finish(SYMBOL)
     assert fills(exchange) == [("m", "SELL", 5, 999)]
     assert exchange.query_order(SYMBOL, client_order_id="m").expiry_reason == "4"
     assert [algo.status for algo in exchange.open_algo_orders()] == ["NEW"]
@@ -266,7 +268,7 @@ def test_a_limit_order_that_reaches_the_other_side_takes_within_its_limit_and_th
     played(exchange, (50, 1_000, "b", 3), (51, 1_001, "b", 3), (52, 1_002, "b", 9))
     assert fills(exchange) == [("l", "BUY", 3, 1_000), ("l", "BUY", 3, 1_001)]
     played(exchange, (60, 1_001, "s", 9), (61, 1_000, "s", 2), (62, 990, "s", 9))
-    makers = [(u.last_quantity, u.last_price) for u in exchange.user_trades(after_id=2) if u.is_maker]
+    makers = [(u.last_quantity, u.last_price) for u in exchange.user_trades(SYMBOL, after_id=2) if u.is_maker]
     assert makers == [(2, 1_001), (2, 1_001)]  # at its limit, only when trades go through it, up to their quantity
     assert exchange.account.fees == money(3 * 1_000 + 3 * 1_001) * 5 // 10_000 + money(4 * 1_001) * 2 // 10_000
 
@@ -370,7 +372,7 @@ def test_when_one_trade_triggers_both_the_stop_goes_first() -> None:
         "t NEW NEW",
     ]
     assert told(exchange)[-2:] == ["t EXPIRED EXPIRED", "t algo FINISHED"]
-    assert exchange.position().quantity == 0
+    assert exchange.position(SYMBOL).quantity == 0
 
 
 def test_a_conditional_order_is_live_only_after_the_latency() -> None:
@@ -423,7 +425,7 @@ def test_reduce_only_is_cut_to_the_position_and_expires_with_it() -> None:
     assert fills(exchange) == [("a", "SELL", 3, 999), ("b", "SELL", 2, 999)]
     assert told(exchange)[-2:] == ["b EXPIRED EXPIRED", "c EXPIRED EXPIRED"]
     assert exchange.query_order(SYMBOL, client_order_id="b").expiry_reason == "4"
-    assert exchange.position().quantity == 0
+    assert exchange.position(SYMBOL).quantity == 0
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
@@ -576,12 +578,12 @@ def test_prices_of_the_wire_are_held_to_precision_and_tick(text: str, code: int)
     exchange = an_exchange(shipped_instrument("BTCUSDT"))
     if code:
         with pytest.raises(VenueRefusal, match=str(code)):
-            exchange.ticks(text)
+            exchange.ticks("BTCUSDT", text)
     else:
-        assert exchange.ticks(text) == 600_001
-    assert exchange.lots("0.0120") == 12
+        assert exchange.ticks("BTCUSDT", text) == 600_001
+    assert exchange.lots("BTCUSDT", "0.0120") == 12
     with pytest.raises(VenueRefusal, match="-1111"):
-        exchange.lots("0.0125")
+        exchange.lots("BTCUSDT", "0.0125")
 
 
 def test_commands_of_the_core_are_answered_with_values() -> None:
@@ -666,7 +668,7 @@ def test_account_settings() -> None:
     for request, code in refusals:
         with pytest.raises(VenueRefusal, match=str(code)):
             request()
-    assert exchange.set_leverage(SYMBOL, 20) == exchange.position().leverage == 20
+    assert exchange.set_leverage(SYMBOL, 20) == exchange.position(SYMBOL).leverage == 20
     fresh = quoted(margin_type="isolated")
     fresh.place_order(limit(BUY, 5, 990))
     with pytest.raises(VenueRefusal, match="-4047"):
@@ -675,7 +677,7 @@ def test_account_settings() -> None:
         fresh.set_position_mode(True)
     fresh.cancel_all(SYMBOL)
     fresh.set_margin_type(SYMBOL, "cross")
-    assert fresh.position().margin_type == "cross"
+    assert fresh.position(SYMBOL).margin_type == "cross"
     with pytest.raises(VenueRefusal, match="-4084"):
         fresh.set_position_mode(True)
 
@@ -684,7 +686,7 @@ def test_lower_leverage_needs_margin() -> None:
     exchange = holding(1_000, leverage=10, wallet=money(110_000), taker_fee_e8=0)
     with pytest.raises(VenueRefusal, match="-2028"):
         exchange.set_leverage(SYMBOL, 9)  # 111,111.11 of 110,000
-    assert exchange.leverage == 10
+    assert exchange.position(SYMBOL).leverage == 10
 
 
 # --- the shipped symbols ----------------------------------------------------------------------------------------------
@@ -694,7 +696,7 @@ def test_shipped_filters_become_an_instrument() -> None:
     btc, rules = shipped_instrument("BTCUSDT"), shipped_rules("BTCUSDT")
     assert (btc.price(600_001), btc.quantity(12)) == (Decimal("60000.1"), Decimal("0.012"))
     assert (btc.min_notional, btc.market_max_quantity, btc.max_price) == (money(100), 120_000, 45_297_640)
-    assert (rules.min_price, rules.maintenance_margin_e8) == (5_568, 2_500_000)
+    assert (rules.min_price, rules.trigger_protect_e8, rules.liquidation_fee_e8) == (5_568, 5_000_000, 1_250_000)
     assert "2025-12-15" in btc.source
     with pytest.raises(DataError, match=r"must be one of the shipped BTCUSDT, .*was DOGEUSDT"):
         shipped_instrument("DOGEUSDT")
@@ -739,7 +741,7 @@ def test_marks_come_at_whole_intervals_after_earlier_trades_and_before_later_one
         player.play(len(segment.trades), segment.mark is not None, 0)
         if segment.mark:
             marks.append(segment.mark)
-            assert player.exchange.mark == segment.mark
+            assert player.market.mark == segment.mark
         if segment.end:
             break
     assert seen == [(2, 100, False), (1, 200, False), (0, 300, False), (1, None, True)]
@@ -793,7 +795,7 @@ def test_the_horizon_ends_with_the_first_trade_that_an_order_reacts_to() -> None
     player.play(1, False, 0)
     assert len(fills(exchange)) == 1
     exchange.place_algo(stop(SELL, 5, 970))
-    exchange.latency_ms = 0
+    exchange.matching.latency_ms = 0
     assert (len(player.horizon().trades), player.horizon().end) == (4, True)
     player.play(1, False, 0)
     player.play(3, False, 0)
@@ -844,7 +846,7 @@ ODD = an_instrument(SYMBOL, tick="0.01", step="0.001", min_notional=money("0.01"
 """Small units, so that fees and costs do round: one ticklot is 1,000 units of money, a fee a few tens."""
 
 
-class Plodder(SimulatedExchange):
+class Plodder(Market):
     """Looks at every single trade: what the scan for the next acting trade must not change."""
 
     def first_acting(self, trades: Trades, start: int, stop: int) -> int:
@@ -895,7 +897,7 @@ worlds = st.integers(0, 2**32 - 1).map(a_world)
 
 def act(exchange: SimulatedExchange, number: int, do: Action) -> None:
     """Ask for it; that the exchange may refuse is part of the story."""
-    name, last, size = f"a{number}", exchange.last_price, do.size
+    name, last, size = f"a{number}", exchange.markets[SYMBOL].last_price, do.size
     above, below = last + do.offset, last - do.offset
     rest: dict[str, Any] = {"reduce_only": do.reduce_only, "working_type": do.working_type}
     requests: dict[str, Callable[[], object]] = {
@@ -916,14 +918,15 @@ def act(exchange: SimulatedExchange, number: int, do: Action) -> None:
 
 
 def story(
-    tape: Trades, script: list[Action], cuts: list[int], batch: int | None, kind: type[SimulatedExchange]
+    tape: Trades, script: list[Action], cuts: list[int], batch: int | None = None, kind: type[Market] = Market
 ) -> tuple[SimulatedExchange, list[dict[str, Any]]]:
     """Play a tape in pieces of the given sizes, acting after the trades that the script names; then finish."""
     log: list[dict[str, Any]] = []
-    exchange = kind(
-        ODD, wallet=money(2), taker_fee_e8=50_123, maker_fee_e8=20_077, latency_ms=20, slippage_bps=7.3,
+    exchange = SimulatedExchange(
+        [ODD], wallet=money(2), taker_fee_e8=50_123, maker_fee_e8=20_077, latency_ms=20, slippage_bps=7.3,
         leverage=10, margin_type="cross", log=log.append,
     )  # fmt: skip
+    exchange.markets[SYMBOL].__class__ = kind
     player = a_player(tape, exchange, batch=batch)
     due = list(enumerate(script))
     ended, turn = False, 0
@@ -944,29 +947,26 @@ def story(
 @given(worlds, st.lists(st.integers(1, 9), min_size=1, max_size=5))
 def test_however_the_tape_is_cut_the_same_happens(world: tuple[Trades, list[Action]], cuts: list[int]) -> None:
     tape, script = world
-    whole, log = story(tape, script, [len(tape)], None, SimulatedExchange)
-    for pieces, batch, kind in (
-        ([1], None, SimulatedExchange),
-        ([len(tape)], 7, SimulatedExchange),
-        (cuts, None, SimulatedExchange),
-        ([len(tape)], 1, Plodder),
-    ):
-        other, other_log = story(tape, script, pieces, batch, kind)
+    whole, log = story(tape, script, [len(tape)])
+    for pieces, batch in (([1], None), ([len(tape)], 7), (cuts, None)):
+        other, other_log = story(tape, script, pieces, batch)
         assert other.outbox == whole.outbox
         assert other_log == log
+    plodded, _ = story(tape, script, [len(tape)], 1, Plodder)
+    assert plodded.outbox == whole.outbox
 
 
 @settings(max_examples=150, deadline=None)
 @given(worlds)
 def test_the_books_balance_to_the_last_unit(world: tuple[Trades, list[Action]]) -> None:
     tape, script = world
-    exchange, log = story(tape, script, [5], None, SimulatedExchange)
+    exchange, log = story(tape, script, [5])
     trades_done = exchange.user_trades()
     account = exchange.account
     assert account.wallet == money(2) + sum(t.realised for t in trades_done) - sum(t.fee for t in trades_done)
-    assert exchange.position().quantity == sum(t.side * t.last_quantity for t in trades_done)
+    assert exchange.position(SYMBOL).quantity == sum(t.side * t.last_quantity for t in trades_done)
     spent = sum(t.side * ODD.notional(t.last_price * t.last_quantity) for t in trades_done)
-    assert account.realised - exchange.held.cost == -spent
+    assert account.realised - exchange.markets[SYMBOL].held.cost == -spent
     assert_independent_books_agree(log, exchange)
     assert_orders_are_sound(exchange)
     assert_the_tape_gave_every_fill(log, tape)
@@ -993,7 +993,7 @@ def assert_independent_books_agree(log: list[dict[str, Any]], exchange: Simulate
         assert Decimal(row["realised"]) == realised
         assert (Decimal(row["wallet"]), Decimal(row["position"])) == (wallet, position)
     assert wallet == Decimal(exchange.account.wallet) * unit
-    assert position == ODD.quantity(exchange.position().quantity)
+    assert position == ODD.quantity(exchange.position(SYMBOL).quantity)
 
 
 def assert_orders_are_sound(exchange: SimulatedExchange) -> None:
@@ -1005,7 +1005,7 @@ def assert_orders_are_sound(exchange: SimulatedExchange) -> None:
         after = position + fill.side * fill.last_quantity
         assert not fill.reduce_only or (abs(after) < abs(position) and after * position >= 0)
         position = after
-    accounts = [update for update in exchange.outbox if isinstance(update, AccountUpdate)]
+    accounts = [update for update in exchange.outbox if isinstance(update, AccountChange)]
     assert len(accounts) == len(exchange.user_trades())
 
 
@@ -1027,7 +1027,7 @@ def test_an_independent_reader_counts_round_trips_and_exits_in_the_log() -> None
     log: list[dict[str, Any]] = []
     exchange = played(an_exchange(log=log.append, latency_ms=0), (0, 1_000, "b", 99), (1, 1_000, "s", 99))
     for start, sign, exit_price in ((10, BUY, 989), (20, SELL, 979), (30, BUY, 1_040)):
-        last = exchange.last_price
+        last = exchange.markets[SYMBOL].last_price
         exchange.place_order(market(sign, 5, f"e{start}"))
         played(exchange, (start, last, "b" if sign > 0 else "s", 99))
         exchange.place_algo(stop(sign.opposite, 5, last - sign * 10, f"s{start}"))
@@ -1039,4 +1039,5 @@ def test_an_independent_reader_counts_round_trips_and_exits_in_the_log() -> None
     assert [row["origin"] for row in closing] == ["STOP_MARKET", "TAKE_PROFIT_MARKET", "TAKE_PROFIT_MARKET"]
     assert [row["side"] for row in rows if not row["origin"]] == ["BUY", "SELL", "BUY"]
     assert all(json.loads(json.dumps(row)) == row and row["time"] >= T0 for row in log)
-    assert {row["kind"] for row in log} == {"start", "accepted", "order", "algo", "fill", "account"}
+    kinds = {"start", "market", "accepted", "trade", "order", "algo", "fill", "account"}
+    assert {row["kind"] for row in log} == kinds
