@@ -1,4 +1,4 @@
-"""What trades and mark prices do to the orders of a symbol: arrivals, triggers and fills, by the rules of `execution`."""
+"""What trades and mark prices do to a symbol's orders: arrivals, triggers and fills, by the rules of `execution`."""
 
 from __future__ import annotations
 

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from voltrade.exchange.execution import is_triggered, trailing_trigger
-from voltrade.model import (
-    AlgoUpdate,
-    Instrument,
-    OrderRequest,
-    OrderType,
-    OrderUpdate,
-    Side,
-    TimeInForce,
-    WorkingType,
-)
+from voltrade.model import AlgoUpdate, OrderRequest, OrderType, OrderUpdate, Side, WorkingType
 
 
 class Phase(Enum):
@@ -166,44 +155,3 @@ class AlgoOrder:
             working_type=request.working_type,
             reason=self.reason,
         )
-
-
-# --- requests in the log ----------------------------------------------------------------------------------------------
-
-_PRICES = ("price", "trigger_price", "activation_price")
-
-
-def order_facts(instrument: Instrument, request: OrderRequest) -> dict[str, Any]:
-    """Write what is asked for, for people and for `order_request`."""
-    return {
-        "symbol": request.symbol,
-        "client_order_id": request.client_order_id,
-        "side": request.side.name,
-        "type": request.order_type.value,
-        "quantity": format(instrument.quantity(request.quantity), "f"),
-        **{name: format(instrument.price(getattr(request, name)), "f") for name in _PRICES},
-        "time_in_force": request.time_in_force.value,
-        "reduce_only": request.reduce_only,
-        "close_position": request.close_position,
-        "working_type": request.working_type.value,
-        "price_protect": request.price_protect,
-        "callback_bps": request.callback_bps,
-    }
-
-
-def order_request(instrument: Instrument, facts: Mapping[str, Any]) -> OrderRequest:
-    """Read back what `order_facts` wrote."""
-    return OrderRequest(
-        symbol=facts["symbol"],
-        client_order_id=facts["client_order_id"],
-        side=Side[facts["side"]],
-        order_type=OrderType(facts["type"]),
-        quantity=instrument.lots(facts["quantity"]),
-        **{name: instrument.ticks(facts[name]) for name in _PRICES},
-        time_in_force=TimeInForce(facts["time_in_force"]),
-        reduce_only=facts["reduce_only"],
-        close_position=facts["close_position"],
-        working_type=WorkingType(facts["working_type"]),
-        price_protect=facts["price_protect"],
-        callback_bps=facts["callback_bps"],
-    )

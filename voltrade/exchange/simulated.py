@@ -27,7 +27,7 @@ from voltrade.exchange.clearing import AccountChange, ClearingHouse, Log, Settin
 from voltrade.exchange.margin import largest_notional
 from voltrade.exchange.market import Market
 from voltrade.exchange.matching import Matching
-from voltrade.exchange.orders import AlgoOrder, Order, order_facts
+from voltrade.exchange.orders import AlgoOrder, Order
 from voltrade.exchange.refusals import VenueRefusal
 from voltrade.exchange.shipped import SymbolRules, shipped_rules, shipped_symbols
 from voltrade.model import (
@@ -55,9 +55,12 @@ News = OrderUpdate | AlgoUpdate | AccountUpdate
 
 QUOTE_ASSET = "USDT"
 
-INSTRUMENT = TypeAdapter(Instrument)
-RULES = TypeAdapter(SymbolRules)
-"""How the log writes a symbol."""
+CODECS: Mapping[str, TypeAdapter[Any]] = {
+    "request": TypeAdapter(OrderRequest),
+    "instrument": TypeAdapter(Instrument),
+    "rules": TypeAdapter(SymbolRules | None),
+}
+"""How the log writes, by name, what requests are given beyond plain values: ticks and lots as whole numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +168,16 @@ class SimulatedExchange(ClearingHouse):
             slippage_bps=slippage_bps,
             leverage=leverage,
             margin_type=margin_type,
-            instruments=[INSTRUMENT.dump_python(market.instrument, mode="json") for market in self.markets.values()],
-            rules={symbol: RULES.dump_python(market.rules, mode="json") for symbol, market in self.markets.items()},
+            instruments=[
+                CODECS["instrument"].dump_python(market.instrument, mode="json") for market in self.markets.values()
+            ],
+            rules={
+                symbol: CODECS["rules"].dump_python(market.rules, mode="json")
+                for symbol, market in self.markets.items()
+            },
         )
+        for market in self.markets.values():
+            self.market_noted(market)
 
     def market(self, symbol: str) -> Market:
         """Return a symbol's market.
@@ -187,7 +197,7 @@ class SimulatedExchange(ClearingHouse):
         Raises:
             VenueRefusal: with the code of the first rule it breaks.
         """
-        with self._request("place_order", **self._order_facts(request)):
+        with self._request("place_order", client_order_id=request.client_order_id, request=request):
             self.check_order(request)
         market = self.markets[request.symbol]
         live_from = self.clock + self.matching.latency_ms
@@ -210,7 +220,7 @@ class SimulatedExchange(ClearingHouse):
         Raises:
             VenueRefusal: with the code of the first rule it breaks.
         """
-        with self._request("place_algo", **self._order_facts(request)):
+        with self._request("place_algo", client_order_id=request.client_order_id, request=request):
             market = self.market(request.symbol)
             unit = market.tick_e8 if request.working_type is WorkingType.MARK_PRICE else 1
             algo = AlgoOrder(request, len(self.algos) + 1, self.clock, self.clock + self.matching.latency_ms, unit)
@@ -377,11 +387,7 @@ class SimulatedExchange(ClearingHouse):
         Raises:
             DataError: tick or step changed, which would change the meaning of every price and quantity.
         """
-        facts = {
-            "instrument": INSTRUMENT.dump_python(instrument, mode="json"),
-            "rules": rules and RULES.dump_python(rules, mode="json"),
-        }
-        with self._request("change_filters", **facts):
+        with self._request("change_filters", instrument=instrument, rules=rules):
             market = self.market(instrument.symbol)
             for unit in ("tick_size", "step_size"):
                 if getattr(instrument, unit) != getattr(market.instrument, unit):
@@ -466,24 +472,6 @@ class SimulatedExchange(ClearingHouse):
             VenueRefusal: -2013 where there is none.
         """
         return refusals.find_algo(self, client_order_id, algo_id).update()
-
-    def order_created(self, order_id: int) -> int:
-        """Return when an order was placed, ms UTC."""
-        return self.orders[order_id].created
-
-    def algo_times(self, algo_id: int) -> tuple[int, int]:
-        """Return when a conditional order was placed and when it triggered (0: not yet), ms UTC."""
-        algo = self.algos[algo_id]
-        return algo.created, algo.triggered
-
-    def algo_request(self, algo_id: int) -> OrderRequest:
-        """Return what was asked for a conditional order."""
-        return self.algos[algo_id].request
-
-    def origin(self, order_id: int) -> AlgoUpdate | None:
-        """Return the conditional order that an ordinary order came from, if any."""
-        algo = self.orders[order_id].algo
-        return algo.update() if algo else None
 
     def open_orders(self, symbol: str = "") -> list[OrderUpdate]:
         return [order.update() for market in self._markets(symbol) for order in market.open_orders.values()]
@@ -599,15 +587,14 @@ class SimulatedExchange(ClearingHouse):
     @contextmanager
     def _request(self, action: str, **facts: Any) -> Iterator[None]:
         """Note a request: as refused where the checks in the block refuse it, else as accepted, before it is done."""
+        if self.has_log:
+            facts = {
+                name: CODECS[name].dump_python(fact, mode="json") if name in CODECS else fact
+                for name, fact in facts.items()
+            }
         try:
             yield
         except VenueRefusal as refusal:
             self.note("refused", action=action, **facts, code=refusal.code, message=refusal.message)
             raise
         self.note_input("accepted", action=action, **facts)
-
-    def _order_facts(self, request: OrderRequest) -> dict[str, Any]:
-        market = self.markets.get(request.symbol)
-        if not self.has_log or market is None:
-            return {"symbol": request.symbol, "client_order_id": request.client_order_id}
-        return order_facts(market.instrument, request)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -154,6 +154,16 @@ class TapePlayer:
             self.marks_played += 1
         self.exchange.advance(time)
 
+    def due(self, time: int) -> tuple[int | None, Trades, MarkPrice | None]:
+        """Return what of the horizon is due at a time, and when it ends; None where nothing is."""
+        segment = self.horizon()
+        trades = segment.trades[: int(np.searchsorted(segment.trades.time, time, side="right"))]
+        whole = len(trades) == len(segment.trades)
+        mark = segment.mark if whole and segment.mark is not None and segment.mark.time <= time else None
+        if mark is not None:
+            return mark.time, trades, mark
+        return (int(trades.time[-1]) if len(trades) else None), trades, None
+
     def finish(self) -> None:
         """End the tape: see `SimulatedExchange.finish`."""
         self.exchange.finish(self.trades.symbol)
@@ -173,6 +183,28 @@ class TapePlayer:
             funding_rate_e8=self._funding_rate_e8,
             next_funding_time=(time // interval_ms + 1) * interval_ms,
         )
+
+
+def steps_until(players: Sequence[TapePlayer], time: int) -> Iterator[tuple[TapePlayer, Trades, MarkPrice | None]]:
+    """Play several symbols' tapes up to and including a time, in the order of time; each step is yielded, then played.
+
+    A step ends with a trade that orders react to, or with a mark price; before it, what the other symbols traded
+    earlier is played. So an account that holds several symbols sees them as they stood, however `time` advances.
+    """
+    while True:
+        due = [(*player.due(time), player) for player in players]
+        stretches = [(end, number) for number, (end, *_) in enumerate(due) if end is not None]
+        if not stretches:
+            return
+        end, number = min(stretches)
+        for other, (_, trades, _, player) in enumerate(due):
+            earlier = trades[: int(np.searchsorted(trades.time, end, side="left"))]
+            if other != number and len(earlier):
+                yield player, earlier, None
+                player.play(len(earlier), False, 0)
+        _, trades, mark, player = due[number]
+        yield player, trades, mark
+        player.play(len(trades), mark is not None, 0)
 
 
 def simulated_marks(

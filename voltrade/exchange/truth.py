@@ -16,8 +16,7 @@ import orjson
 
 from voltrade.errors import DataError
 from voltrade.exchange.clearing import EFFECTS, INPUTS, Log, set_stand
-from voltrade.exchange.orders import order_request
-from voltrade.exchange.simulated import INSTRUMENT, RULES, SimulatedExchange
+from voltrade.exchange.simulated import CODECS, SimulatedExchange
 from voltrade.model import MarkPrice, Trades, money
 
 
@@ -85,7 +84,7 @@ class _Replay:
 
     def _start(self, row: Mapping[str, Any]) -> SimulatedExchange:
         return SimulatedExchange(
-            [INSTRUMENT.validate_python(instrument) for instrument in row["instruments"]],
+            [CODECS["instrument"].validate_python(instrument) for instrument in row["instruments"]],
             wallet=money(row["wallet"]),
             taker_fee_e8=row["taker_fee_e8"],
             maker_fee_e8=row["maker_fee_e8"],
@@ -95,7 +94,7 @@ class _Replay:
             margin_type=row["margin_type"],
             clock=row["time"],
             log=self._check,
-            rules={symbol: RULES.validate_python(rules) for symbol, rules in row["rules"].items()},
+            rules={symbol: CODECS["rules"].validate_python(rules) for symbol, rules in row["rules"].items()},
         )
 
     def _do(self, row: Mapping[str, Any]) -> None:
@@ -118,13 +117,10 @@ class _Replay:
 
     def _accept(self, facts: dict[str, Any]) -> None:
         action = facts.pop("action")
-        if action in ("place_order", "place_algo"):
-            instrument = self.exchange.markets[facts["symbol"]].instrument
-            facts = {"request": order_request(instrument, facts)}
-        elif action == "change_filters":
-            rules = facts["rules"] and RULES.validate_python(facts["rules"])
-            facts = {"instrument": INSTRUMENT.validate_python(facts["instrument"]), "rules": rules}
-        getattr(self.exchange, action)(**facts)
+        if "request" in facts:
+            del facts["client_order_id"]  # stands there for people; the request tells it too
+        given = {name: CODECS[name].validate_python(fact) if name in CODECS else fact for name, fact in facts.items()}
+        getattr(self.exchange, action)(**given)
 
     def _trade(self, row: Mapping[str, Any]) -> None:
         instrument = self.exchange.markets[row["symbol"]].instrument

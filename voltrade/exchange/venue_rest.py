@@ -425,10 +425,11 @@ class RestApi:
         return {"code": 200, "msg": "The operation of cancel all open order is done."}
 
     def _order(self, order: OrderUpdate, created: bool = True) -> Json:
-        return self._wire.order(order, self._exchange.order_created(order.order_id) if created else None)
+        return self._wire.order(order, self._exchange.orders[order.order_id].created if created else None)
 
     def _algo(self, algo: AlgoUpdate) -> Json:
-        return self._wire.algo_order(algo, *self._exchange.algo_times(algo.algo_id), self._child(algo))
+        held = self._exchange.algos[algo.algo_id]
+        return self._wire.algo_order(algo, held.created, held.triggered, self._child(algo))
 
     def _child(self, algo: AlgoUpdate) -> OrderUpdate | None:
         """Return the ordinary order that a conditional order has become."""
