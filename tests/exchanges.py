@@ -302,9 +302,7 @@ def act(exchange: SimulatedExchange, number: int, do: Action) -> None:
             exchange.place_order(ask(OrderType.MARKET, reduce_only=do.reduce_only))
         case "limit":
             price = above - 5
-            exchange.place_order(
-                ask(OrderType.LIMIT, price=price, time_in_force=do.tif, reduce_only=do.reduce_only)
-            )
+            exchange.place_order(ask(OrderType.LIMIT, price=price, time_in_force=do.tif, reduce_only=do.reduce_only))
         case "stop":
             exchange.place_algo(ask(OrderType.STOP_MARKET, trigger_price=ahead, **waits))
         case "take":
@@ -314,9 +312,7 @@ def act(exchange: SimulatedExchange, number: int, do: Action) -> None:
                 ask(OrderType.STOP, trigger_price=ahead, price=ahead + 2 - size % 5, time_in_force=do.tif, **waits)
             )
         case "take_limit":
-            exchange.place_algo(
-                ask(OrderType.TAKE_PROFIT, trigger_price=behind, price=behind + 2 - size % 5, **waits)
-            )
+            exchange.place_algo(ask(OrderType.TAKE_PROFIT, trigger_price=behind, price=behind + 2 - size % 5, **waits))
         case "trailing":
             waits.pop("price_protect")
             activation = behind if size % 2 else 0
@@ -352,7 +348,7 @@ def state_of(exchange: SimulatedExchange) -> dict[str, Any]:
         "account": replace(exchange.account, positions={}),
         "income": exchange.income,
         "balances": exchange.balances(),
-        "orders": [(order.update(), order.phase, order.reference, order.live_from) for order in exchange.orders.values()],
+        "orders": [(order.update(), order.phase, order.reference, order.created) for order in exchange.orders.values()],
         "algos": [
             (algo.request, algo.update(), algo.best, algo.trailing, algo.created, algo.triggered)
             for algo in exchange.algos.values()

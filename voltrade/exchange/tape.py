@@ -189,7 +189,8 @@ def steps_until(players: Sequence[TapePlayer], time: int) -> Iterator[tuple[Tape
     """Play several symbols' tapes up to and including a time, in the order of time; each step is yielded, then played.
 
     A step ends with a trade that orders react to, or with a mark price; before it, what the other symbols traded
-    earlier is played. So an account that holds several symbols sees them as they stood, however `time` advances.
+    earlier is played. What happens in one millisecond happens in the order of the players. So an account that holds
+    several symbols sees them as they stood, however `time` advances.
     """
     while True:
         due = [(*player.due(time), player) for player in players]
@@ -198,7 +199,7 @@ def steps_until(players: Sequence[TapePlayer], time: int) -> Iterator[tuple[Tape
             return
         end, number = min(stretches)
         for other, (_, trades, _, player) in enumerate(due):
-            earlier = trades[: int(np.searchsorted(trades.time, end, side="left"))]
+            earlier = trades[: int(np.searchsorted(trades.time, end, side="right" if other < number else "left"))]
             if other != number and len(earlier):
                 yield player, earlier, None
                 player.play(len(earlier), False, 0)
