@@ -41,10 +41,12 @@ Row = tuple[int, int, str, int]
 
 
 def a_coin(**other: Any) -> Instrument:
-    return an_instrument(SYMBOL, tick="1", step="1", min_notional=money(5), **other)
+    return an_instrument(SYMBOL, tick="1", step="1", **{"min_notional": money(5), **other})
 
 
-def an_exchange(instrument: Instrument | None = None, *more: Instrument, **other: Any) -> SimulatedExchange:
+def an_exchange(
+    instrument: Instrument | None = None, more: Sequence[Instrument] = (), **other: Any
+) -> SimulatedExchange:
     given: dict[str, Any] = {
         "wallet": money(1_000_000),
         "taker_fee_e8": 50_000,
@@ -102,7 +104,8 @@ def take_profit(side: Side, quantity: int, trigger: int, name: str = "t", **othe
 
 
 def trailing(side: Side, quantity: int, bps: int, name: str = "r", **other: Any) -> OrderRequest:
-    return conditional(OrderType.TRAILING_STOP_MARKET, side, quantity, 0, name, callback_bps=bps, **other)
+    trigger = other.pop("trigger_price", 0)
+    return conditional(OrderType.TRAILING_STOP_MARKET, side, quantity, trigger, name, callback_bps=bps, **other)
 
 
 def holding(quantity: int, **other: Any) -> SimulatedExchange:

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from builders import an_instrument
 from exchanges import (
     BUY,
     SELL,
     SYMBOL,
     T0,
     Row,
+    a_coin,
+    conditional,
     fills,
     holding,
     limit,
+    marked,
     market,
     played,
     quoted,
     stop,
     take_profit,
     told,
+    trailing,
 )
 
 from voltrade.exchange.execution import slipped_price
-from voltrade.model import MarkPrice, WorkingType, money
+from voltrade.exchange.refusals import VenueRefusal
+from voltrade.model import MarkPrice, OrderRequest, OrderType, Side, TimeInForce, WorkingType, money
 
 # --- market orders ----------------------------------------------------------------------------------------------------
 
@@ -296,3 +304,138 @@ def test_reduce_only_is_cut_to_the_position_and_expires_with_it() -> None:
     assert told(exchange)[-2:] == ["b EXPIRED EXPIRED", "c EXPIRED EXPIRED"]
     assert exchange.query_order(SYMBOL, client_order_id="b").expiry_reason == "4"
     assert exchange.position(SYMBOL).quantity == 0
+
+
+# --- conditional limit orders -----------------------------------------------------------------------------------------
+
+
+def stop_limit(side: Side, quantity: int, trigger: int, price: int, tif: str = "GTC", **other: Any) -> OrderRequest:
+    return conditional(
+        OrderType.STOP, side, quantity, trigger, "sl", price=price, time_in_force=TimeInForce(tif), **other
+    )
+
+
+def test_a_stop_limit_becomes_a_limit_order_that_fills_within_its_limit_and_then_rests() -> None:
+    exchange = holding(9)
+    exchange.place_algo(stop_limit(SELL, 9, 990, 988))
+    exchange.outbox.clear()
+    played(exchange, (100, 990, "s", 4), (101, 985, "s", 4), (102, 987, "b", 4), (103, 989, "b", 9))
+    # 990 slips to 989; 985 is beyond the limit, so it rests; 987 does not reach it, 989 goes through it
+    assert fills(exchange) == [("sl", "SELL", 4, 989), ("sl", "SELL", 5, 988)]
+    assert [fill.is_maker for fill in exchange.user_trades(after_id=1)] == [False, True]
+    order = exchange.query_order(SYMBOL, client_order_id="sl")
+    assert (order.order_type, order.price, order.status) == (OrderType.LIMIT, 988, "FILLED")
+    assert exchange.orders[order.order_id].origin == "STOP"
+
+
+@pytest.mark.parametrize(
+    ("tif", "price", "first", "status"),
+    [
+        ("IOC", 988, 989, "EXPIRED"),  # 4 of 9, then 985 is beyond its limit
+        ("FOK", 988, 0, "EXPIRED"),  # the trade that triggers has only 4
+        ("GTX", 988, 0, "EXPIRED"),  # it would take
+        ("GTX", 995, 0, "NEW"),  # it rests above the market
+        ("IOC", 995, 0, "EXPIRED"),
+    ],
+)
+def test_a_stop_limit_keeps_to_its_time_in_force(tif: str, price: int, first: int, status: str) -> None:
+    exchange = holding(9)
+    exchange.place_algo(stop_limit(SELL, 9, 990, price, tif))
+    played(exchange, (100, 990, "s", 4), (101, 985, "s", 9))
+    order = exchange.query_order(SYMBOL, client_order_id="sl")
+    assert ([price for *_, price in fills(exchange)], order.status) == ([first] if first else [], status)
+
+
+def test_a_take_profit_limit_waits_for_the_better_price() -> None:
+    exchange = holding(5)
+    exchange.place_algo(conditional(OrderType.TAKE_PROFIT, SELL, 5, 1_020, "tl", price=1_015))
+    played(exchange, (100, 1_019, "b", 9), (101, 1_020, "s", 9))
+    assert fills(exchange) == [("tl", "SELL", 5, 1_018)]  # 10 bps of 1,020 is 1.02, which goes to 2
+
+
+# --- trailing stops ---------------------------------------------------------------------------------------------------
+
+
+def test_a_trailing_stop_follows_the_best_price_and_triggers_on_the_way_back() -> None:
+    exchange = holding(5)
+    exchange.place_algo(trailing(SELL, 5, 100))  # 1% back from the highest price, which is 1,000 so far
+    exchange.outbox.clear()
+    played(exchange, (100, 991, "s", 9), (101, 1_100, "b", 9), (102, 1_090, "s", 9), (103, 1_089, "s", 9))
+    assert fills(exchange) == [("r", "SELL", 5, 1_087)]  # 1,100 x 0.99 = 1,089
+    assert told(exchange)[:3] == ["r algo TRIGGERING", "r algo TRIGGERED", "r NEW NEW"]
+    assert exchange.algos[1].best == 1_100
+
+
+def test_a_trailing_stop_of_a_short_follows_the_lowest_price() -> None:
+    exchange = holding(-5)
+    exchange.place_algo(trailing(BUY, 5, 100))
+    played(exchange, (100, 903, "b", 9), (101, 901, "s", 9), (102, 910, "s", 9), (103, 911, "b", 9))
+    assert fills(exchange) == [("r", "BUY", 5, 912)]  # 901 x 1.01 = 910.01, so 911 is the first tick there
+
+
+def test_a_trailing_stop_begins_at_its_activation_price() -> None:
+    exchange = holding(5)
+    exchange.place_algo(trailing(SELL, 5, 100, activation_price=1_050))
+    played(exchange, (100, 1_049, "b", 9), (101, 900, "s", 9), (102, 1_050, "b", 9), (103, 1_040, "s", 9))
+    assert fills(exchange) == []  # 900 was before it began; 1,040 is not 1% below 1,050
+    played(exchange, (104, 1_039, "s", 9))
+    assert fills(exchange) == [("r", "SELL", 5, 1_037)]
+
+
+def test_a_trailing_stop_at_mark_price_follows_marks() -> None:
+    exchange = holding(5)
+    marked(exchange, 20, 1_000)
+    exchange.place_algo(trailing(SELL, 5, 100, working_type=WorkingType.MARK_PRICE))
+    played(exchange, (100, 1_200, "b", 9), (101, 900, "s", 9))  # trades do not move it
+    marked(exchange, 110, "1010.5")
+    marked(exchange, 120, "1000.396")  # 1010.5 x 0.99 = 1000.395
+    assert exchange.open_algo_orders()[0].status == "NEW"
+    marked(exchange, 130, "1000.395")
+    assert told(exchange)[-3:] == ["r algo TRIGGERING", "r algo TRIGGERED", "r NEW NEW"]
+
+
+# --- price protection -------------------------------------------------------------------------------------------------
+
+
+def test_price_protection_holds_a_stop_back_while_mark_and_last_price_are_far_apart() -> None:
+    exchange = holding(5)
+    marked(exchange, 20, 1_000)
+    exchange.place_algo(stop(SELL, 5, 990, price_protect=True))
+    exchange.place_algo(stop(SELL, 5, 989, "plain"))
+    played(exchange, (100, 949, "s", 1))  # 5.1% below the mark; the other stop goes at once
+    assert [order.client_order_id for order in exchange.open_orders()] == ["plain"]
+    exchange.cancel_all(SYMBOL)
+    played(exchange, (101, 950, "s", 9))  # 5% is not more than triggerProtect
+    assert fills(exchange)[-1] == ("s", "SELL", 4, 949)
+
+
+def test_price_protection_looks_at_both_prices_when_the_mark_triggers() -> None:
+    exchange = holding(5)
+    exchange.place_algo(stop(SELL, 5, 950, price_protect=True, working_type=WorkingType.MARK_PRICE))
+    marked(exchange, 100, 940)  # the last trade was at 1,000: 6.4%
+    assert exchange.open_algo_orders()[0].status == "NEW"
+    played(exchange, (110, 960, "s", 1))
+    marked(exchange, 120, 940)
+    assert [order.client_order_id for order in exchange.open_orders()] == ["s"]
+
+
+# --- several symbols --------------------------------------------------------------------------------------------------
+
+
+def test_each_symbol_has_its_own_prices_orders_and_position() -> None:
+    gem = an_instrument("GEMUSDT", tick="0.01", step="0.1", min_notional=money(1))
+    exchange = quoted(instrument=a_coin(), more=[gem], slippage_bps=0.0)
+    with pytest.raises(VenueRefusal, match="-4131"):
+        exchange.place_order(market(BUY, 50, symbol="GEMUSDT"))  # no price yet, whatever the other symbol trades at
+    played(exchange, (0, 2_000, "s", 500), (0, 2_000, "b", 500), symbol="GEMUSDT")
+    exchange.place_order(market(BUY, 4, "same"))
+    exchange.place_order(market(SELL, 50, "same", symbol="GEMUSDT"))
+    played(exchange, (60, 1_000, "b", 9))
+    played(exchange, (70, 2_000, "s", 90), symbol="GEMUSDT")
+    assert [exchange.position(symbol).quantity for symbol in (SYMBOL, "GEMUSDT")] == [4, -50]
+    assert [fill.trade_id for fill in exchange.user_trades("GEMUSDT")] == [1]
+    assert len(exchange.user_trades()) == 2
+    assert exchange.query_order("GEMUSDT", client_order_id="same").order_id == 2
+    assert exchange.account.fees == money(4 * 1_000 + 5 * 20) * 5 // 10_000
+    with pytest.raises(VenueRefusal, match="-2013"):
+        exchange.query_order("GEMUSDT", order_id=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from exchanges import (
     T0,
     a_coin,
     an_exchange,
+    conditional,
     fills,
     holding,
     limit,
@@ -22,11 +24,14 @@ from exchanges import (
     stop,
     take_profit,
     told,
+    trailing,
 )
 
+from voltrade.errors import DataError
 from voltrade.exchange.refusals import VenueRefusal
 from voltrade.exchange.shipped import SymbolRules, shipped_instrument
 from voltrade.model import (
+    DAY_MS,
     CancelOrder,
     LookupOrder,
     MarkPrice,
@@ -224,3 +229,114 @@ def test_commands_of_the_core_are_answered_with_values() -> None:
     missing = exchange.execute(LookupOrder(T0, SYMBOL, "nobody", True, "because"))
     assert isinstance(missing, Reply)
     assert (missing.outcome, missing.code) == (Outcome.REFUSED, -2013)
+
+
+CONDITIONAL_REFUSED: list[tuple[str, OrderRequest, int]] = [
+    ("a stop limit without its price", conditional(OrderType.STOP, SELL, 5, 990, "x"), -1102),
+    ("a stop market with a price", stop(SELL, 5, 990, price=985), -1106),
+    ("no callback rate", trailing(SELL, 5, 0), -2007),
+    ("a callback rate below 0.1%", trailing(SELL, 5, 9), -2007),
+    ("a callback rate above 10%", trailing(SELL, 5, 1_001), -2007),
+    ("a trailing stop with a trigger", trailing(SELL, 5, 50, trigger_price=990), -1106),
+    ("an activation price above PRICE_FILTER", trailing(SELL, 5, 50, activation_price=8_094_841), -4002),
+    ("a sale activated at the price", trailing(SELL, 5, 50, activation_price=1_000), -2021),
+    ("a buy activated above the price", trailing(BUY, 5, 50, activation_price=1_001, reduce_only=False), -2021),
+    ("more than MARKET_LOT_SIZE", stop(SELL, 120_001, 990), -4005),
+    ("closePosition that trails", trailing(SELL, 0, 50, reduce_only=False, close_position=True), -4136),
+    ("less than MIN_NOTIONAL at the mark", trailing(BUY, 1, 50, reduce_only=False), -4164),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("story", "request_", "code"), CONDITIONAL_REFUSED, ids=[story for story, _, _ in CONDITIONAL_REFUSED]
+)
+def test_each_conditional_type_is_held_to_its_own_rules(story: str, request_: OrderRequest, code: int) -> None:
+    exchange = holding(5, instrument=a_coin(min_notional=money(1_500)))
+    with pytest.raises(VenueRefusal) as refusal:
+        exchange.place_algo(request_)
+    assert refusal.value.code == code
+    assert exchange.open_algo_orders() == []
+
+
+def test_market_lot_size_does_not_bound_what_becomes_a_limit_order() -> None:
+    exchange = quoted()
+    wide = conditional(OrderType.STOP, BUY, 120_001, 1_100, "x", price=1_101, reduce_only=False)
+    assert exchange.place_algo(wide).status == "NEW"
+
+
+def test_two_hundred_conditional_orders_over_all_symbols() -> None:
+    exchange = quoted(more=[an_instrument("GEMUSDT", tick="1", step="1", min_notional=0)])
+    for number in range(200):
+        symbol = "GEMUSDT" if number % 2 else SYMBOL
+        exchange.place_algo(replace(stop(BUY, 5, 1_100, f"s{number}", reduce_only=False), symbol=symbol))
+    with pytest.raises(VenueRefusal, match="-4045"):
+        exchange.place_algo(stop(BUY, 5, 1_100, "last", reduce_only=False))
+
+
+@pytest.mark.parametrize(("name", "days"), [("canceled", 3), ("filled", 90), ("cut", 90)])
+def test_ended_orders_are_forgotten(name: str, days: int) -> None:
+    exchange = quoted(latency_ms=0)
+    exchange.place_order(limit(BUY, 5, 900, name="open"))
+    exchange.place_order(limit(BUY, 5, 990, name="canceled"))
+    exchange.place_order(market(BUY, 5, "filled"))
+    exchange.place_order(limit(BUY, 9, 1_001, name="cut"))
+    played(exchange, (1, 1_000, "b", 8))
+    for ended in ("canceled", "cut"):
+        exchange.cancel_order(SYMBOL, client_order_id=ended)
+    exchange.advance(T0 + days * DAY_MS)
+    assert exchange.query_order(SYMBOL, client_order_id=name).filled == {"canceled": 0, "filled": 5, "cut": 3}[name]
+    exchange.advance(T0 + days * DAY_MS + 1)
+    with pytest.raises(VenueRefusal, match="-2013"):
+        exchange.query_order(SYMBOL, client_order_id=name)
+    assert exchange.query_order(SYMBOL, client_order_id="open").status == "NEW", "an open order is never forgotten"
+    assert name not in [order.client_order_id for order in exchange.all_orders(SYMBOL)]
+
+
+def test_an_account_switched_to_hedge_mode_takes_no_order_of_ours() -> None:
+    exchange = quoted()
+    exchange.switch_position_mode(True)
+    for place, order in ((exchange.place_order, market(BUY, 5)), (exchange.place_algo, stop(BUY, 5, 1_100))):
+        with pytest.raises(VenueRefusal, match="-4061"):
+            place(order)
+    assert exchange.snapshot(SYMBOL).hedge_mode
+    exchange.switch_position_mode(False)
+    assert exchange.place_order(market(BUY, 5)).status == "NEW"
+    with pytest.raises(VenueRefusal, match="-4067"):
+        exchange.switch_position_mode(True)
+
+
+@pytest.mark.parametrize(
+    ("margin_type", "multi", "code"), [("cross", False, -4171), ("isolated", True, -4167), ("cross", True, -4084)]
+)
+def test_multi_assets_mode_is_not_offered(margin_type: str, multi: bool, code: int) -> None:
+    with pytest.raises(VenueRefusal, match=str(code)):
+        quoted(margin_type=margin_type).set_multi_assets_mode(multi)
+
+
+def test_other_quote_assets_are_refused() -> None:
+    with pytest.raises(DataError, match="quote asset must be USDT, was USDC"):
+        an_exchange(an_instrument("COINUSDC", quote_asset="USDC"))
+    with pytest.raises(DataError, match="must be given once"):
+        an_exchange(more=[a_coin()])
+
+
+def test_changed_filters_hold_from_then_on() -> None:
+    exchange = holding(5)
+    exchange.place_order(limit(BUY, 5, 990, name="before"))
+    exchange.change_filters(a_coin(min_quantity=10, max_price=2_000), SymbolRules(max_open_orders=2))
+    with pytest.raises(VenueRefusal, match="-4004"):
+        exchange.place_order(market(BUY, 5))
+    exchange.place_order(limit(BUY, 10, 990))
+    with pytest.raises(VenueRefusal, match="-2025"):
+        exchange.place_order(limit(BUY, 10, 990, name="third"))
+    assert exchange.query_order(SYMBOL, client_order_id="before").status == "NEW"
+    with pytest.raises(DataError, match=r"tick_size: must stay 1, was 0\.1"):
+        exchange.change_filters(an_instrument(SYMBOL, tick="0.1", step="1"))
+
+
+def test_a_settled_symbol_is_closed() -> None:
+    exchange = holding(5)
+    exchange.settle(SYMBOL)
+    for place, order in ((exchange.place_order, market(BUY, 5)), (exchange.place_algo, stop(BUY, 5, 1_100))):
+        with pytest.raises(VenueRefusal, match="-4141"):
+            place(order)

@@ -133,6 +133,7 @@ class ClearingHouse:
         order.updated = self.clock
         self.orders[order.id] = market.open_orders[order.id] = order
         self.order_named[market.symbol, order.request.client_order_id] = order
+        market.weigh(order, order.remaining)
         market.orders_changed()
         self.tell_order(market, order, "NEW")
 
@@ -174,6 +175,7 @@ class ClearingHouse:
             market.added_margin -= proportion(market.added_margin, closed, held)
         realised = self.account.apply_fill(market.symbol, side, price, quantity, cost)
         market.realised += realised
+        market.weigh(order, -quantity)
         order.filled += quantity
         order.filled_notional += price * quantity
         order.updated = self.clock
@@ -217,6 +219,7 @@ class ClearingHouse:
     def _close_books(self, market: Market, order: Order) -> None:
         order.phase = Phase.ENDED
         del market.open_orders[order.id]
+        market.weigh(order, -order.remaining)
         market.orders_changed()
         if order.algo:
             self.end_algo(market, order.algo, "FINISHED")

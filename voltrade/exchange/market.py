@@ -49,16 +49,14 @@ class Market:
         self.fills: list[OrderUpdate] = []
         self.added_margin = 0
         self.realised = 0
+        self.tick_e8 = int(instrument.tick_size * E8)
+        """One tick in the unit of mark prices."""
+        self._opening = {Side.BUY: 0, Side.SELL: 0}
         self._watch: Watch | None = None
 
     @property
     def symbol(self) -> str:
         return self.instrument.symbol
-
-    @property
-    def tick_e8(self) -> int:
-        """One tick in the unit of mark prices."""
-        return int(self.instrument.tick_size * E8)
 
     # --- prices -------------------------------------------------------------------------------------------------------
 
@@ -185,12 +183,13 @@ class Market:
         return max(abs(self._margin_base + buys), abs(self._margin_base - sells))
 
     def open_notional(self, side: Side) -> int:
-        """Return the money that open orders of a side would add to the position."""
-        return sum(
-            self.instrument.notional(order.remaining * order.assumed_price)
-            for order in self.open_orders.values()
-            if order.request.side is side and not order.request.reduce_only
-        )
+        """Return the money that open orders of a side would add to the position; reduce-only orders add nothing."""
+        return self.instrument.notional(self._opening[side])
+
+    def weigh(self, order: Order, lots: int) -> None:
+        """Count so many lots of an order as open, or as open no more when negative."""
+        if not order.request.reduce_only:
+            self._opening[order.request.side] += lots * order.assumed_price
 
     @property
     def _margin_base(self) -> int:

@@ -390,8 +390,9 @@ class SimulatedExchange(ClearingHouse):
         with self._request("change_filters", instrument=instrument, rules=rules):
             market = self.market(instrument.symbol)
             for unit in ("tick_size", "step_size"):
-                if getattr(instrument, unit) != getattr(market.instrument, unit):
-                    raise DataError(f"{unit}: must stay {getattr(market.instrument, unit)}")
+                before, after = getattr(market.instrument, unit), getattr(instrument, unit)
+                if before != after:
+                    raise DataError(f"{unit}: must stay {before}, was {after}")
         market.instrument = market.held.instrument = instrument
         market.rules = rules or market.rules
 
