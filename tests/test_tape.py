@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 import numpy as np
 import pytest
-from exchanges import BUY, SELL, SYMBOL, T0, an_exchange, fills, market, stop, trades
+from builders import an_instrument
+from exchanges import BUY, SELL, SYMBOL, T0, an_exchange, fills, hold, market, played, state_of, stop, trades
 
 from voltrade.errors import DataError
+from voltrade.exchange.shipped import SymbolRules
 from voltrade.exchange.simulated import SimulatedExchange
-from voltrade.exchange.tape import TapePlayer
+from voltrade.exchange.tape import TapePlayer, steps_until
+from voltrade.exchange.truth import restored
 from voltrade.model import MarkPrice, Trades, money
 
 
@@ -128,3 +132,77 @@ def test_playing_what_does_not_come_next_is_a_mistake_of_the_driver() -> None:
 def test_a_tape_that_can_not_be_played_is_refused(tape: Trades, rule: str) -> None:
     with pytest.raises(DataError, match=rule):
         a_player(tape)
+
+
+# --- several tapes, and coming back -----------------------------------------------------------------------------------
+
+
+def two_players(first: Trades, second: Trades) -> tuple[SimulatedExchange, list[TapePlayer]]:
+    exchange = an_exchange(more=[an_instrument("GEMUSDT", tick="1", step="1")], clock=0, latency_ms=0, slippage_bps=0.0)
+    return exchange, [a_player(tape, exchange) for tape in (first, second)]
+
+
+def test_several_tapes_play_in_the_order_of_time() -> None:
+    coin = trades((0, 1_000, "b", 9), (10, 1_001, "b", 9), (30, 1_002, "b", 9), (120, 1_003, "b", 9))
+    gem = trades((5, 500, "b", 9), (20, 501, "b", 9), (30, 502, "b", 9), (40, 503, "b", 9), symbol="GEMUSDT")
+    exchange, players = two_players(coin, gem)
+    steps = [
+        (player.market.symbol, trades.price.tolist(), mark) for player, trades, mark in steps_until(players, T0 + 12)
+    ]
+    assert steps == [(SYMBOL, [1_000], None), ("GEMUSDT", [500], None), (SYMBOL, [1_001], None)]
+    exchange.place_order(market(BUY, 5, symbol="GEMUSDT"))
+    seen = []
+    for player, block, mark in steps_until(players, T0 + 200):
+        seen.append((player.market.symbol, block.price.tolist(), mark and mark.time - T0))
+        assert player.trades_played == 0 or player.trades.time[player.trades_played - 1] <= exchange.clock
+    assert seen == [
+        ("GEMUSDT", [501], None),  # the order takes; what COIN traded later has not happened yet
+        (SYMBOL, [1_002], None),
+        ("GEMUSDT", [502, 503], None),
+        (SYMBOL, [], 100),
+        (SYMBOL, [1_003], None),
+    ]
+    assert fills(exchange) == [("m", "BUY", 5, 501)]
+    assert list(steps_until(players, T0 + 10_000)) == []
+
+
+def test_a_mark_finds_the_other_symbols_where_they_stood() -> None:
+    coin = trades((0, 1_000, "b", 9), (250, 1_000, "b", 9))
+    gem = trades((0, 500, "b", 9), (99, 510, "b", 9), (101, 520, "b", 9), (250, 520, "b", 9), symbol="GEMUSDT")
+    exchange, players = two_players(coin, gem)
+    stood = {}
+    for player, _, mark in steps_until(players, T0 + 300):
+        if mark and player.market.symbol == SYMBOL:
+            stood[mark.time - T0] = exchange.markets["GEMUSDT"].last_price
+    assert stood == {100: 510, 200: 520}
+
+
+def test_a_player_goes_on_where_an_exchange_that_came_back_has_stopped() -> None:
+    log: list[dict[str, Any]] = []
+    tape = trades(*[(10 * n, 1_000 + n % 7, "bs"[n % 2], 9) for n in range(60)])
+    player = a_player(tape, an_exchange(clock=0, log=log.append))
+    while player.trades_played < 35:
+        segment = player.horizon()
+        player.play(min(5, len(segment.trades)), len(segment.trades) <= 5 and segment.mark is not None, 0)
+    player.exchange.place_order(market(BUY, 5))
+    again = a_player(tape, restored(log))
+    assert (again.trades_played, again.marks_played) == (player.trades_played, player.marks_played) == (35, 3)
+    for each in (player, again):
+        while not (segment := each.horizon()).end:
+            each.play(len(segment.trades), segment.mark is not None, 0)
+    assert state_of(again.exchange) == state_of(player.exchange)
+
+
+def test_the_funding_rate_of_a_tape_is_due_at_whole_intervals() -> None:
+    tape = trades((0, 1_000, "b", 9), (350, 1_000, "b", 9))
+    exchange = an_exchange(clock=0, latency_ms=0, slippage_bps=0.0, rules=SymbolRules(funding_interval_ms=200))
+    player = a_player(tape, exchange, funding_rate_e8=10_000)
+    hold(played(exchange, (0, 1_000, "s", 9), (0, 1_000, "b", 9)), 5)
+    marks = [mark for _, _, mark in steps_until([player], T0 + 400) if mark]
+    assert [(mark.funding_rate_e8, mark.next_funding_time - T0) for mark in marks] == [
+        (10_000, 200),
+        (10_000, 400),
+        (10_000, 400),
+    ]
+    value = Decimal(5 * marks[1].price_e8)  # at the mark of T0 + 200
+    assert exchange.account.funding == -int((value / 10_000).to_integral_value(ROUND_HALF_EVEN))
