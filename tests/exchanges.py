@@ -187,7 +187,18 @@ class World:
 
 
 ORDERS = ("market", "market", "limit", "limit", "stop", "take", "stop_limit", "take_limit", "trailing", "close")
-ELSE = ("cancel", "cancel_all", "cancel_algo", "leverage", "margin_type", "margin", "deposit", "withdraw", "adl")
+ELSE = (
+    "modify",
+    "cancel",
+    "cancel_all",
+    "cancel_algo",
+    "leverage",
+    "margin_type",
+    "margin",
+    "deposit",
+    "withdraw",
+    "adl",
+)
 
 
 def a_world(seed: int, most_trades: int = 150) -> World:
@@ -324,6 +335,9 @@ def act(exchange: SimulatedExchange, number: int, do: Action) -> None:
             )
         case "close":
             exchange.place_algo(ask(OrderType.STOP_MARKET, quantity=0, trigger_price=ahead, close_position=True))
+        case "modify":
+            which = 1 + number % 7
+            exchange.modify_order(symbol, side=do.side, quantity=size, price=above - 5, order_id=which)
         case "cancel":
             exchange.cancel_order(symbol, order_id=1 + number % 7)
         case "cancel_all":

@@ -30,6 +30,7 @@ from exchanges import (
 from voltrade.errors import DataError
 from voltrade.exchange.refusals import VenueRefusal
 from voltrade.exchange.shipped import SymbolRules, shipped_instrument
+from voltrade.exchange.simulated import SimulatedExchange
 from voltrade.model import (
     DAY_MS,
     CancelOrder,
@@ -38,6 +39,7 @@ from voltrade.model import (
     OrderIntent,
     OrderRequest,
     OrderType,
+    OrderUpdate,
     Outcome,
     Purpose,
     Reply,
@@ -112,7 +114,7 @@ def test_a_conditional_order_is_refused_with_binances_code(story: str, request_:
 
 
 def test_without_any_price_a_market_order_has_no_counterparty() -> None:
-    with pytest.raises(VenueRefusal, match="-4131"):
+    with pytest.raises(VenueRefusal, match="-2020"):
         an_exchange().place_order(market(BUY, 5))
 
 
@@ -340,3 +342,75 @@ def test_a_settled_symbol_is_closed() -> None:
     for place, order in ((exchange.place_order, market(BUY, 5)), (exchange.place_algo, stop(BUY, 5, 1_100))):
         with pytest.raises(VenueRefusal, match="-4141"):
             place(order)
+
+
+# --- modifying --------------------------------------------------------------------------------------------------------
+
+
+def modified(exchange: SimulatedExchange, quantity: int, price: int, name: str = "l", **other: Any) -> OrderUpdate:
+    asked = {"side": BUY, "quantity": quantity, "price": price, "client_order_id": name, **other}
+    return exchange.modify_order(SYMBOL, **asked)
+
+
+def test_a_modified_order_goes_to_the_end_of_the_queue_with_its_new_price_and_quantity() -> None:
+    exchange = quoted(latency_ms=0, slippage_bps=0.0)
+    exchange.place_order(limit(BUY, 5, 990))
+    exchange.place_order(limit(BUY, 5, 990, name="behind"))
+    played(exchange, (10, 989, "s", 2))
+    exchange.outbox.clear()
+    changed = modified(exchange, 8, 991)
+    assert (changed.status, changed.price, changed.quantity, changed.filled) == ("PARTIALLY_FILLED", 991, 8, 2)
+    assert told(exchange) == ["l AMENDMENT PARTIALLY_FILLED"]
+    exchange.outbox.clear()
+    modified(exchange, 8, 990)
+    played(exchange, (20, 989, "s", 7))
+    assert fills(exchange) == [("behind", "BUY", 5, 990), ("l", "BUY", 2, 990)]
+    assert modified(exchange, 4, 990).status == "CANCELED", "so much has filled already"
+
+
+def test_a_modified_order_may_take_unless_it_is_post_only() -> None:
+    exchange = quoted(latency_ms=0, slippage_bps=0.0)
+    exchange.place_order(limit(BUY, 5, 990))
+    exchange.place_order(limit(BUY, 5, 990, "GTX", "post"))
+    played(exchange, (10, 1_000, "s", 1))
+    modified(exchange, 5, 1_000)
+    assert modified(exchange, 5, 1_000, "post").status == "CANCELED"
+    played(exchange, (20, 1_000, "b", 9))
+    assert fills(exchange) == [("l", "BUY", 5, 1_000)]
+
+
+@pytest.mark.parametrize(
+    ("story", "asked", "code"),
+    [
+        ("nobody", {"name": "nobody"}, -2013),
+        ("an ended order", {"name": "ended"}, -2013),
+        ("a market order", {"name": "m"}, -5025),
+        ("the other side", {"side": SELL}, -1117),
+        ("not reduce-only", {"reduces": True}, -5047),
+        ("nothing new", {"quantity": 5, "price": 990}, -5027),
+        ("too little", {"quantity": 0}, -4003),
+        ("no price", {"price": 0}, -1102),
+        ("above PERCENT_PRICE", {"price": 1_051}, -4016),
+        ("less than MIN_NOTIONAL", {"quantity": 4}, -4164),
+        ("more than the margin", {"quantity": 5_051}, -2019),
+    ],
+)
+def test_a_modification_is_refused_with_binances_code(story: str, asked: dict[str, Any], code: int) -> None:
+    exchange = quoted(instrument=a_coin(min_notional=money(4_000)), wallet=money(1_000_000))
+    exchange.place_order(limit(BUY, 5, 990))
+    exchange.place_order(limit(BUY, 5, 989, name="ended"))
+    exchange.cancel_order(SYMBOL, client_order_id="ended")
+    exchange.place_order(market(BUY, 5))
+    exchange.outbox.clear()
+    with pytest.raises(VenueRefusal) as refusal:
+        modified(exchange, **{"quantity": 6, "price": 990, **asked})
+    assert refusal.value.code == code
+    assert exchange.outbox == []
+    # what it may be at most: the order itself does not stand in its way
+    assert modified(exchange, 5_045, 990).quantity == 5_045
+
+
+def test_an_account_without_money_takes_no_order() -> None:
+    exchange = quoted(wallet=0)
+    with pytest.raises(VenueRefusal, match="-2018"):
+        exchange.place_order(market(BUY, 5))

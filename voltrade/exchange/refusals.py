@@ -94,6 +94,34 @@ def check_order(house: ClearingHouse, market: Market, request: OrderRequest) -> 
         check_margin(house, market, request)
 
 
+def check_modification(
+    house: ClearingHouse, market: Market, order: Order, modified: OrderRequest, side: int, *, reduces: bool
+) -> None:
+    """Refuse to modify an order that is not open, or in a way that breaks a rule; it is checked as if it were new."""
+    if order.phase is Phase.ENDED:
+        raise VenueRefusal(-2013, "Order does not exist.")
+    if order.request.order_type is not OrderType.LIMIT:
+        raise VenueRefusal(-5025, "Only limit order is supported.")
+    if side != order.request.side:
+        raise VenueRefusal(-1117, "Invalid side.")
+    if reduces and not order.request.reduce_only:
+        raise VenueRefusal(-5047, "The original order is not a reduce-only order.")
+    if modified == order.request:
+        raise VenueRefusal(-5027, "No need to modify the order.")
+    _check_status(house, market)
+    _check_quantity(market, modified)
+    _check_price(market, modified.price, "price")
+    _check_limit_price(market, modified)
+    if modified.reduce_only:
+        return
+    _check_notional(market, modified)
+    market.weigh(order, -order.remaining)  # it makes way for what it becomes
+    try:
+        check_margin(house, market, modified)
+    finally:
+        market.weigh(order, order.remaining)
+
+
 def check_algo(house: ClearingHouse, market: Market, algo: AlgoOrder) -> None:
     """Refuse a conditional order by the first rule that it breaks."""
     request = algo.request
@@ -196,7 +224,9 @@ def _check_counterparty(market: Market, request: OrderRequest) -> None:
         return
     best = market.instrument.price(market.best_price(request.side))
     highest, lowest = _price_band(market)
-    if highest is None or lowest is None or (best > highest if request.side is Side.BUY else best < lowest):
+    if not best or highest is None or lowest is None:
+        raise VenueRefusal(-2020, "Unable to fill.")
+    if best > highest if request.side is Side.BUY else best < lowest:
         raise VenueRefusal(-4131, "The counterparty's best price does not meet the PERCENT_PRICE filter limit.")
 
 
@@ -228,6 +258,8 @@ def check_margin(house: ClearingHouse, market: Market, request: OrderRequest) ->
     exposure = market.exposure(buys, sells)
     if exposure <= market.exposure():
         return
+    if house.account.wallet <= 0:
+        raise VenueRefusal(-2018, "Balance is insufficient.")
     if exposure > largest_notional(market.rules.brackets, market.leverage):
         raise VenueRefusal(-2027, "Exceeded the maximum allowable position at current leverage.")
     needed = divided_up(exposure, market.leverage) - market.margin_needed()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -27,7 +27,7 @@ from voltrade.exchange.clearing import AccountChange, ClearingHouse, Log, Settin
 from voltrade.exchange.margin import largest_notional
 from voltrade.exchange.market import Market
 from voltrade.exchange.matching import Matching
-from voltrade.exchange.orders import AlgoOrder, Order
+from voltrade.exchange.orders import AlgoOrder, Order, Phase
 from voltrade.exchange.refusals import VenueRefusal
 from voltrade.exchange.shipped import SymbolRules, shipped_rules, shipped_symbols
 from voltrade.model import (
@@ -46,6 +46,7 @@ from voltrade.model import (
     Reply,
     Side,
     Snapshot,
+    TimeInForce,
     Trades,
     WorkingType,
     money_text,
@@ -240,6 +241,50 @@ class SimulatedExchange(ClearingHouse):
             market = self.market(symbol)
             order = refusals.find_open_order(self, symbol, client_order_id, order_id)
         self.end_order(market, order, "CANCELED")
+        return order.update()
+
+    def modify_order(
+        self,
+        symbol: str,
+        *,
+        side: int,
+        quantity: int,
+        price: int,
+        client_order_id: str = "",
+        order_id: int = 0,
+        reduces: bool = False,
+    ) -> OrderUpdate:
+        """Give an open limit order another price and quantity, at once and at the end of the queue.
+
+        It is cancelled instead where it has filled that much already, or is post-only and would take.
+
+        Args:
+            side: must be the order's.
+            quantity: lots, what has filled included.
+            price: ticks.
+            reduces: claims that the order is reduce-only.
+
+        Raises:
+            VenueRefusal: -2013 not open, -5025 no limit order, -5027 nothing to modify, -5047 not reduce-only, or with
+                the code of the rule that the modified order breaks.
+        """
+        which = {"symbol": symbol, "client_order_id": client_order_id, "order_id": order_id}
+        with self._request("modify_order", **which, side=side, quantity=quantity, price=price, reduces=reduces):
+            market = self.market(symbol)
+            order = refusals.find_order(self, symbol, client_order_id, order_id)
+            modified = replace(order.request, quantity=quantity, price=price)
+            refusals.check_modification(self, market, order, modified, side, reduces=reduces)
+        if quantity <= order.filled or (modified.time_in_force is TimeInForce.GTX and market.would_take(modified)):
+            self.end_order(market, order, "CANCELED")
+            return order.update()
+        market.weigh(order, -order.remaining)
+        order.request, order.assumed_price, order.updated = modified, price, self.clock
+        market.weigh(order, order.remaining)
+        market.open_orders[order.id] = market.open_orders.pop(order.id)
+        if order.phase is not Phase.TRAVELLING:
+            order.phase = Phase.TAKING if market.would_take(modified) else Phase.RESTING
+        market.orders_changed()
+        self.tell_order(market, order, "AMENDMENT")
         return order.update()
 
     def cancel_algo(self, symbol: str = "", *, client_order_id: str = "", algo_id: int = 0) -> AlgoUpdate:

@@ -131,7 +131,7 @@ class TapePlayer:
         if acting < stop:
             stop = acting + 1
         elif stop == next_mark and self.marks_played < len(self._mark_times):
-            mark = self._mark(self.marks_played)
+            mark = self.mark(self.marks_played)
         end = stop == len(self.trades) and self.marks_played == len(self._mark_times)
         return Segment(self.trades[start:stop], mark, end)
 
@@ -150,9 +150,14 @@ class TapePlayer:
         if mark:
             if self.marks_played == len(self._mark_times) or stop != self._next_mark_row():
                 raise ValueError(f"no mark price comes after trade {stop}")
-            self.exchange.on_mark(self._mark(self.marks_played))
+            self.exchange.on_mark(self.mark(self.marks_played))
             self.marks_played += 1
         self.exchange.advance(time)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to play."""
+        return self.trades_played == len(self.trades) and self.marks_played == len(self._mark_times)
 
     def due(self, time: int) -> tuple[int | None, Trades, MarkPrice | None]:
         """Return what of the horizon is due at a time, and when it ends; None where nothing is."""
@@ -174,7 +179,8 @@ class TapePlayer:
             return len(self.trades)
         return int(self._mark_rows[self.marks_played])
 
-    def _mark(self, number: int) -> MarkPrice:
+    def mark(self, number: int) -> MarkPrice:
+        """Return the mark price with a number, counted from 0."""
         time, interval_ms = int(self._mark_times[number]), self.market.rules.funding_interval_ms
         return MarkPrice(
             self.trades.symbol,
