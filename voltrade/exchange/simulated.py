@@ -57,7 +57,7 @@ News = OrderUpdate | AlgoUpdate | AccountUpdate
 QUOTE_ASSET = "USDT"
 
 CODECS: Mapping[str, TypeAdapter[Any]] = {
-    "request": TypeAdapter(OrderRequest),
+    "asked": TypeAdapter(OrderRequest),
     "instrument": TypeAdapter(Instrument),
     "rules": TypeAdapter(SymbolRules | None),
 }
@@ -198,7 +198,7 @@ class SimulatedExchange(ClearingHouse):
         Raises:
             VenueRefusal: with the code of the first rule it breaks.
         """
-        with self._request("place_order", client_order_id=request.client_order_id, request=request):
+        with self._request("place_order", client_order_id=request.client_order_id, asked=request):
             self.check_order(request)
         market = self.markets[request.symbol]
         live_from = self.clock + self.matching.latency_ms
@@ -221,7 +221,7 @@ class SimulatedExchange(ClearingHouse):
         Raises:
             VenueRefusal: with the code of the first rule it breaks.
         """
-        with self._request("place_algo", client_order_id=request.client_order_id, request=request):
+        with self._request("place_algo", client_order_id=request.client_order_id, asked=request):
             market = self.market(request.symbol)
             unit = market.tick_e8 if request.working_type is WorkingType.MARK_PRICE else 1
             algo = AlgoOrder(request, len(self.algos) + 1, self.clock, self.clock + self.matching.latency_ms, unit)

@@ -117,9 +117,9 @@ class _Replay:
 
     def _accept(self, facts: dict[str, Any]) -> None:
         action = facts.pop("action")
-        if "request" in facts:
-            del facts["client_order_id"]  # stands there for people; the request tells it too
         given = {name: CODECS[name].validate_python(fact) if name in CODECS else fact for name, fact in facts.items()}
+        if "asked" in given:  # the client id beside it stands there for people
+            given = {"request": given["asked"]}
         getattr(self.exchange, action)(**given)
 
     def _trade(self, row: Mapping[str, Any]) -> None:
