@@ -194,7 +194,10 @@ class ClearingHouse:
         self._earn(market.symbol, "REALIZED_PNL", realised, fill.trade_id)
         self._earn(market.symbol, "COMMISSION", -cost, fill.trade_id)
         self.outbox.append(fill)
-        self._note_fill(market, order, fill)
+        if self.has_log:
+            row = {**_written(market, fill, _FILL_ROW), "origin": order.origin, "tape_id": self.tape_id}
+            position, wallet = _quantity(market, market.held.quantity), money_text(self.account.wallet)
+            self.note("fill", symbol=market.symbol, **row, position=position, wallet=wallet)
         self.tell_account("ORDER", market)
         if order.remaining == 0:
             self._close_books(market, order)
@@ -359,44 +362,16 @@ class ClearingHouse:
     def tell_order(self, market: Market, order: Order, execution: str) -> None:
         update = order.update(execution)
         self.outbox.append(update)
-        self.note(
-            "order",
-            symbol=market.symbol,
-            order_id=order.id,
-            client_order_id=update.client_order_id,
-            side=update.side.name,
-            type=update.order_type.value,
-            origin=order.origin,
-            status=update.status,
-            quantity=_quantity(market, update.quantity),
-            filled=_quantity(market, update.filled),
-            price=_price(market, update.price),
-            time_in_force=update.time_in_force.value,
-            reduce_only=update.reduce_only,
-            expiry_reason=update.expiry_reason,
-        )
+        if self.has_log:
+            row = _written(market, update, _ORDER_ROW)
+            self.note("order", symbol=market.symbol, **row, origin=order.origin)
 
     def tell_algo(self, market: Market, algo: AlgoOrder) -> None:
         market.orders_changed()
         update = algo.update()
         self.outbox.append(update)
-        self.note(
-            "algo",
-            symbol=market.symbol,
-            algo_id=algo.id,
-            client_order_id=update.client_order_id,
-            side=update.side.name,
-            type=update.order_type.value,
-            status=update.status,
-            quantity=_quantity(market, update.quantity),
-            trigger_price=_price(market, update.trigger_price),
-            working_type=update.working_type.value,
-            reduce_only=update.reduce_only,
-            close_position=update.close_position,
-            order_id=update.order_id,
-            filled=_quantity(market, update.filled),
-            reason=update.reason,
-        )
+        if self.has_log:
+            self.note("algo", symbol=market.symbol, **_written(market, update, _ALGO_ROW))
 
     def tell_account(self, reason: str, market: Market | None, *, balance_change: int = 0) -> None:
         """Tell of the wallet, and of a symbol's position where one is given."""
@@ -422,26 +397,6 @@ class ClearingHouse:
     def _earn(self, symbol: str, kind: str, amount: int, trade_id: int = 0) -> None:
         if amount:
             self.income.append(Income(self.clock, symbol, kind, amount, trade_id))
-
-    def _note_fill(self, market: Market, order: Order, fill: OrderUpdate) -> None:
-        self.note(
-            "fill",
-            symbol=market.symbol,
-            trade_id=fill.trade_id,
-            tape_id=self.tape_id,
-            order_id=fill.order_id,
-            client_order_id=fill.client_order_id,
-            origin=order.origin,
-            side=fill.side.name,
-            price=_price(market, fill.last_price),
-            quantity=_quantity(market, fill.last_quantity),
-            fee=money_text(fill.fee),
-            fee_asset=fill.fee_asset,
-            realised=money_text(fill.realised),
-            maker=fill.is_maker,
-            position=_quantity(market, market.held.quantity),
-            wallet=money_text(self.account.wallet),
-        )
 
     # --- the log ------------------------------------------------------------------------------------------------------
 
@@ -502,3 +457,30 @@ def _price(market: Market, ticks: int) -> str:
 
 def _quantity(market: Market, lots: int) -> str:
     return format(market.instrument.quantity(lots), "f")
+
+
+_ORDER = "order_id client_order_id side type=order_type status quantity filled price time_in_force reduce_only"
+_ORDER_ROW = f"{_ORDER} expiry_reason".split()
+_ALGO = "algo_id client_order_id side type=order_type status quantity trigger_price working_type reduce_only"
+_ALGO_ROW = f"{_ALGO} close_position order_id filled reason".split()
+_FILL = "trade_id order_id client_order_id side price=last_price quantity=last_quantity"
+_FILL_ROW = f"{_FILL} fee fee_asset realised maker=is_maker".split()
+"""Fields of an update that its row tells, some under a shorter name."""
+
+_PRICES, _QUANTITIES, _MONEY = ("price", "trigger_price"), ("quantity", "filled"), ("fee", "realised")
+
+
+def _written(market: Market, update: OrderUpdate | AlgoUpdate, names: list[str]) -> dict[str, Any]:
+    """Write fields of an update for people: prices, quantities and money as decimal texts."""
+    row: dict[str, Any] = {}
+    for name in names:
+        key, _, field = name.partition("=")
+        value = getattr(update, field or key)
+        if key in _PRICES:
+            value = _price(market, value)
+        elif key in _QUANTITIES:
+            value = _quantity(market, value)
+        elif key in _MONEY:
+            value = money_text(value)
+        row[key] = value.name if isinstance(value, Side) else value
+    return row
