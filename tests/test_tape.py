@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import ROUND_HALF_EVEN, Decimal
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,15 @@ import pytest
 from builders import an_instrument
 from exchanges import BUY, SELL, SYMBOL, T0, an_exchange, fills, hold, market, played, state_of, stop, trades
 
+from voltrade.backtest import backtest
+from voltrade.config import Config
+from voltrade.data import tape
 from voltrade.errors import DataError
-from voltrade.exchange.shipped import SymbolRules
+from voltrade.exchange.shipped import SymbolRules, shipped_instrument
 from voltrade.exchange.simulated import SimulatedExchange
 from voltrade.exchange.tape import TapePlayer, steps_until
 from voltrade.exchange.truth import restored
-from voltrade.model import MarkPrice, Trades, money
+from voltrade.model import AccountUpdate, MarkPrice, Trades, money
 
 
 def a_player(tape: Trades, exchange: SimulatedExchange | None = None, **other: Any) -> TapePlayer:
@@ -206,3 +210,15 @@ def test_the_funding_rate_of_a_tape_is_due_at_whole_intervals() -> None:
     ]
     value = Decimal(5 * marks[1].price_e8)  # at the mark of T0 + 200
     assert exchange.account.funding == -int((value / 10_000).to_integral_value(ROUND_HALF_EVEN))
+
+
+def test_the_core_books_the_funding_that_a_tape_brings() -> None:
+    config = Config.from_parameters(hours=9.0, funding_rate=0.001, seed=0, stop_atr=6.0, take_profit_atr=9.0)
+    research = backtest(tape(config.session, shipped_instrument("BTCUSDT")), config)
+    told = [fact for fact in research.facts if isinstance(fact, AccountUpdate)]
+    booked = [after.wallet - before.wallet for before, after in pairwise(told) if after.reason == "FUNDING_FEE"]
+    (held,) = booked
+    assert held == sum(trip.funding for trip in research.round_trips)
+    (trip,) = (trip for trip in research.round_trips if trip.funding)
+    assert (trip.funding < 0) == (trip.side is BUY), "longs pay a positive rate"
+    assert trip.net == trip.realised - trip.fees + trip.funding
