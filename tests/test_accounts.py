@@ -221,7 +221,7 @@ class Books:
             maker: Decimal(self.head[f"{word}_fee_e8"]) * UNIT for maker, word in ((True, "maker"), (False, "taker"))
         }
         for instrument in self.head["instruments"]:
-            rules = self.head["rules"][instrument["symbol"]]
+            rules = self.head["all_rules"][instrument["symbol"]]
             self.desks[instrument["symbol"]] = Desk(self.head["leverage"], self.head["margin_type"], rules)
 
     @property

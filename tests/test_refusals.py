@@ -301,7 +301,7 @@ def test_an_account_switched_to_hedge_mode_takes_no_order_of_ours() -> None:
         with pytest.raises(VenueRefusal, match="-4061"):
             place(order)
     assert exchange.snapshot(SYMBOL).hedge_mode
-    exchange.switch_position_mode(False)
+    exchange.set_position_mode(False)
     assert exchange.place_order(market(BUY, 5)).status == "NEW"
     with pytest.raises(VenueRefusal, match="-4067"):
         exchange.switch_position_mode(True)
@@ -320,6 +320,12 @@ def test_other_quote_assets_are_refused() -> None:
         an_exchange(an_instrument("COINUSDC", quote_asset="USDC"))
     with pytest.raises(DataError, match="must be given once"):
         an_exchange(more=[a_coin()])
+
+
+def test_an_account_begins_with_a_leverage_that_its_symbols_allow() -> None:
+    assert an_exchange(shipped_instrument("LTCUSDT"), leverage=75).position("LTCUSDT").leverage == 75
+    with pytest.raises(DataError, match="LTCUSDT: leverage must be 1 to 75, was 76"):
+        an_exchange(shipped_instrument("LTCUSDT"), leverage=76)
 
 
 def test_changed_filters_hold_from_then_on() -> None:

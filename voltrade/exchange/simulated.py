@@ -59,9 +59,17 @@ QUOTE_ASSET = "USDT"
 CODECS: Mapping[str, TypeAdapter[Any]] = {
     "asked": TypeAdapter(OrderRequest),
     "instrument": TypeAdapter(Instrument),
+    "instruments": TypeAdapter(list[Instrument]),
     "rules": TypeAdapter(SymbolRules | None),
+    "all_rules": TypeAdapter(dict[str, SymbolRules]),
 }
-"""How the log writes, by name, what requests are given beyond plain values: ticks and lots as whole numbers."""
+"""How the log writes, by name, what is more than a plain value: prices in ticks, quantities in lots."""
+
+
+def _written(**facts: Any) -> dict[str, Any]:
+    return {
+        name: CODECS[name].dump_python(fact, mode="json") if name in CODECS else fact for name, fact in facts.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +148,7 @@ class SimulatedExchange(ClearingHouse):
             rules: of symbols whose rules are not to be the shipped ones.
 
         Raises:
-            DataError: no symbol, two of one name, or another quote asset.
+            DataError: no symbol, two of one name, another quote asset, or more leverage than the brackets allow.
         """
         super().__init__(Account(wallet), taker_fee_e8, maker_fee_e8, clock, log)
         self.matching = Matching(self, latency_ms, round(slippage_bps * 10_000))
@@ -151,13 +159,11 @@ class SimulatedExchange(ClearingHouse):
             if symbol in self.markets:
                 raise DataError(f"{symbol}: must be given once, was given twice")
             known = shipped_rules(symbol) if symbol in shipped_symbols() else SymbolRules()
-            self.markets[symbol] = Market(
-                instrument,
-                (rules or {}).get(symbol, known),
-                self.account.open_symbol(instrument),
-                leverage,
-                margin_type,
-            )
+            held_to = (rules or {}).get(symbol, known)
+            if not 1 <= leverage <= held_to.brackets[0].leverage:
+                raise DataError(f"{symbol}: leverage must be 1 to {held_to.brackets[0].leverage}, was {leverage}")
+            held = self.account.open_symbol(instrument)
+            self.markets[symbol] = Market(instrument, held_to, held, leverage, margin_type)
         if not self.markets:
             raise DataError("instruments: must be at least one, was none")
         self.note(
@@ -169,13 +175,10 @@ class SimulatedExchange(ClearingHouse):
             slippage_bps=slippage_bps,
             leverage=leverage,
             margin_type=margin_type,
-            instruments=[
-                CODECS["instrument"].dump_python(market.instrument, mode="json") for market in self.markets.values()
-            ],
-            rules={
-                symbol: CODECS["rules"].dump_python(market.rules, mode="json")
-                for symbol, market in self.markets.items()
-            },
+            **_written(
+                instruments=[market.instrument for market in self.markets.values()],
+                all_rules={symbol: market.rules for symbol, market in self.markets.items()},
+            ),
         )
         for market in self.markets.values():
             self.market_noted(market)
@@ -358,14 +361,16 @@ class SimulatedExchange(ClearingHouse):
         self.tell_account("MARGIN_TRANSFER", market)
 
     def set_position_mode(self, hedge: bool) -> None:
-        """Refuse every change of the position mode: it is one-way (-4059), and hedge mode is not offered (-4084).
+        """Go back to one-way mode; hedge mode is not offered (-4084).
 
         Raises:
-            VenueRefusal: always.
+            VenueRefusal: -4059 already so, -4067 with open orders, -4068 with a position, -4084.
         """
         with self._request("set_position_mode", hedge=hedge):
             refusals.check_position_mode(self, hedge, now=self.hedge_mode)
-            raise VenueRefusal(-4084, "Method is not allowed currently. Coming soon.")
+            if hedge:
+                raise VenueRefusal(-4084, "Method is not allowed currently. Coming soon.")
+        self.hedge_mode = False
 
     def set_multi_assets_mode(self, multi: bool) -> None:
         """Refuse every change of the assets mode: it is single-asset (-4171), and the other is not offered (-4084).
@@ -634,10 +639,7 @@ class SimulatedExchange(ClearingHouse):
     def _request(self, action: str, **facts: Any) -> Iterator[None]:
         """Note a request: as refused where the checks in the block refuse it, else as accepted, before it is done."""
         if self.has_log:
-            facts = {
-                name: CODECS[name].dump_python(fact, mode="json") if name in CODECS else fact
-                for name, fact in facts.items()
-            }
+            facts = _written(**facts)
         try:
             yield
         except VenueRefusal as refusal:

@@ -83,18 +83,15 @@ class _Replay:
             self._log(row)
 
     def _start(self, row: Mapping[str, Any]) -> SimulatedExchange:
+        given = _read(row)
+        same = ("taker_fee_e8", "maker_fee_e8", "latency_ms", "slippage_bps", "leverage", "margin_type")
         return SimulatedExchange(
-            [CODECS["instrument"].validate_python(instrument) for instrument in row["instruments"]],
-            wallet=money(row["wallet"]),
-            taker_fee_e8=row["taker_fee_e8"],
-            maker_fee_e8=row["maker_fee_e8"],
-            latency_ms=row["latency_ms"],
-            slippage_bps=row["slippage_bps"],
-            leverage=row["leverage"],
-            margin_type=row["margin_type"],
-            clock=row["time"],
+            given["instruments"],
+            wallet=money(given["wallet"]),
+            clock=given["time"],
             log=self._check,
-            rules={symbol: CODECS["rules"].validate_python(rules) for symbol, rules in row["rules"].items()},
+            rules=given["all_rules"],
+            **{name: given[name] for name in same},
         )
 
     def _do(self, row: Mapping[str, Any]) -> None:
@@ -104,7 +101,7 @@ class _Replay:
                 set_stand(self.exchange.markets[row["symbol"]], row["stand"])
                 self.exchange.note_markets()
             case "accepted":
-                self._accept({name: value for name, value in row.items() if name not in ("time", "kind")})
+                self._accept(row)
             case "trade":
                 self._trade(row)
             case "mark":
@@ -115,15 +112,18 @@ class _Replay:
             case _:
                 raise DataError(f"log: follows from nothing before it: {json.dumps(row)}")
 
-    def _accept(self, facts: dict[str, Any]) -> None:
-        action = facts.pop("action")
-        given = {name: CODECS[name].validate_python(fact) if name in CODECS else fact for name, fact in facts.items()}
+    def _accept(self, row: Mapping[str, Any]) -> None:
+        given = _read({name: fact for name, fact in row.items() if name not in ("time", "kind", "action")})
         if "asked" in given:  # the client id beside it stands there for people
             given = {"request": given["asked"]}
-        getattr(self.exchange, action)(**given)
+        getattr(self.exchange, row["action"])(**given)
 
     def _trade(self, row: Mapping[str, Any]) -> None:
         instrument = self.exchange.markets[row["symbol"]].instrument
         price, quantity = instrument.ticks(row["price"]), instrument.lots(row["quantity"])
         trade = (row["id"], price, quantity, row["traded"], row["taker"] == "SELL")
         self.exchange.on_trades(Trades.from_rows(row["symbol"], [trade]))
+
+
+def _read(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: CODECS[name].validate_python(fact) if name in CODECS else fact for name, fact in row.items()}
