@@ -143,15 +143,11 @@ class Matching:
         house.advance(mark.time)
         before, due = market.mark, self._fundings(market, mark)
         market.mark = mark
-        acts = (
-            due > 0
-            or any(self._reacts(market, algo, mark.time, mark.price_e8) for algo in market.open_algos.values())
-            or bool(self._liquidated(market))
-        )
-        if not acts:
+        reacting = (self._reacts(market, algo, mark.time, mark.price_e8) for algo in market.open_algos.values())
+        if not (due or any(reacting) or self._liquidated(market)):
             return
         if house.has_log:
-            market.mark = before
+            market.mark = before  # the input stands on what was before it
             house.note_input(
                 "mark",
                 symbol=market.symbol,
