@@ -8,14 +8,14 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 from typing import Any
 
 from voltrade import journal
 from voltrade.backtest import backtest
 from voltrade.data import tape
-from voltrade.exchange.simulated import shipped_instrument
+from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import OrderIntent, OrderUpdate, Refusal, Reply, RoundTrip
 from voltrade.replay import INSTRUMENT, replay
 from voltrade.rule_file import read_parameters, signal_engine_of
@@ -110,7 +110,7 @@ def _check_fills(run: Path, facts: list[Any], truth: Truth) -> None:
     rate = Decimal(truth.kind("start")[0]["taker_fee_e8"]).scaleb(-8)
     for fill in theirs:
         exact = Decimal(fill["price"]) * Decimal(fill["quantity"]) * rate
-        assert Decimal(fill["fee"]) == exact.quantize(Decimal("1e-8"))
+        assert Decimal(fill["fee"]) == exact.quantize(Decimal("1e-8"), ROUND_HALF_EVEN)
     trips = [f for f in facts if isinstance(f, RoundTrip)]
     assert len(trips) == len(truth.round_trips)
     start_wallet = Decimal(truth.kind("start")[0]["wallet"])

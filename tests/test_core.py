@@ -14,7 +14,7 @@ from voltrade.backtest import Backtest, backtest
 from voltrade.config import Config
 from voltrade.core import GATES, TradingCore
 from voltrade.data import Tape, tape
-from voltrade.exchange.simulated import shipped_instrument
+from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import (
     NEVER,
     Alert,

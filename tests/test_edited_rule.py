@@ -21,7 +21,7 @@ BACKTEST = """
 import json, sys
 import voltrade
 from voltrade.data import tape
-from voltrade.exchange.simulated import shipped_instrument
+from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import OrderIntent, Purpose
 config = voltrade.Config.from_parameters(json.loads(sys.argv[1]))
 done = voltrade.backtest(tape(config.session, shipped_instrument("BTCUSDT")), config)

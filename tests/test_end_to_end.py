@@ -12,7 +12,7 @@ from oracles import decimal_bars
 from sessions import Truth, bars_of, check_run, facts_of, run_notebook
 
 from voltrade.data import load_trades
-from voltrade.exchange.simulated import shipped_instrument
+from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import Alert, CloseReason, FeedGap
 
 BAR_FIELDS = (

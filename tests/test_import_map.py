@@ -14,7 +14,10 @@ BASE = "errors model config compiled exchange"
 """What every room may know: facts, settings, how rules are compiled, and the ports to an exchange."""
 
 RULES = "bars signal_engine fold risk oms account"
-VENUE = "exchange.simulated exchange.venue_wire exchange.venue_streams exchange.venue_rest"
+BOOKS = "exchange.shipped exchange.margin exchange.execution exchange.orders exchange.market exchange.clearing"
+SIMULATED = f"{BOOKS} exchange.refusals exchange.matching exchange.simulated"
+TAPES = "exchange.shipped exchange.simulated exchange.tape"
+VENUE = "exchange.tape exchange.truth exchange.venue_wire exchange.venue_streams exchange.venue_rest"
 
 MAY_IMPORT = {
     # facts and settings
@@ -36,7 +39,7 @@ MAY_IMPORT = {
     # the core, and the two ways that time runs through it
     "core": f"{BASE} {RULES}",
     "lockstep": f"{BASE} core",
-    "backtest": f"{BASE} {RULES} rule_file core lockstep data journal report exchange.simulated",
+    "backtest": f"{BASE} {RULES} {TAPES} rule_file core lockstep data journal report",
     "live": f"{BASE} {RULES} core lockstep journal",
     # tapes and records
     "synthetic": BASE,
@@ -50,14 +53,24 @@ MAY_IMPORT = {
     "exchange.messages": BASE,
     "exchange.outcomes": BASE,
     "exchange.binance": f"{BASE} credentials exchange.messages exchange.outcomes",
+    "exchange.shipped": BASE,
+    "exchange.margin": f"{BASE} exchange.shipped",
+    "exchange.execution": BASE,
+    "exchange.orders": f"{BASE} exchange.execution",
+    "exchange.market": f"{BASE} account exchange.shipped exchange.margin exchange.execution exchange.orders",
+    "exchange.clearing": f"{BASE} account exchange.shipped exchange.margin exchange.orders exchange.market",
+    "exchange.refusals": f"{BASE} {BOOKS}",
+    "exchange.matching": f"{BASE} {BOOKS} exchange.refusals",
+    "exchange.simulated": f"{BASE} account {BOOKS} exchange.refusals exchange.matching",
+    "exchange.tape": f"{BASE} exchange.shipped exchange.market exchange.clearing exchange.simulated",
+    "exchange.truth": f"{BASE} {SIMULATED}",
     "exchange.paper": f"{BASE} exchange.simulated",
-    "exchange.simulated": f"{BASE} account",
-    "exchange.venue_wire": f"{BASE} exchange.simulated",
+    "exchange.venue_wire": f"{BASE} {SIMULATED}",
     "exchange.venue_streams": f"{BASE} exchange.venue_wire",
-    "exchange.venue_rest": f"{BASE} exchange.simulated exchange.venue_wire exchange.venue_streams",
-    "exchange.venue": f"{BASE} rule_file data {VENUE}",
+    "exchange.venue_rest": f"{BASE} {SIMULATED} exchange.venue_wire exchange.venue_streams",
+    "exchange.venue": f"{BASE} rule_file data {SIMULATED} {VENUE}",
     # a session's process: its exchange, its history, its checks, its socket
-    "wiring": f"{BASE} credentials permission live exchange.binance exchange.paper exchange.simulated",
+    "wiring": f"{BASE} credentials permission live exchange.binance exchange.paper exchange.tape",
     "warmup": f"{BASE} bars exchange.binance exchange.messages",
     "preflight": f"{BASE} permission wiring exchange.paper",
     "doctor": f"{BASE} credentials permission wiring preflight",
@@ -86,8 +99,8 @@ ONLY_IN = {
 """Packages that one room (or a few) wraps for all the others."""
 
 WITHOUT_THE_OUTSIDE = {
-    "model", "bars", "signal_engine", "fold", "risk", "oms", "account", "core", "lockstep", "exchange.simulated",
-    "exchange.messages", "exchange.outcomes", "synthetic",
+    "model", "bars", "signal_engine", "fold", "risk", "oms", "account", "core", "lockstep", "synthetic",
+    "exchange.messages", "exchange.outcomes", "exchange.tape", *SIMULATED.split(),
 }  # fmt: skip
 """Rooms whose results follow from their arguments alone."""
 

@@ -21,7 +21,7 @@ from voltrade.__main__ import main
 from voltrade.backtest import Backtest, backtest
 from voltrade.config import Config
 from voltrade.data import tape
-from voltrade.exchange.simulated import shipped_instrument
+from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import Adoption, BreakerChange, Operator, OrderUpdate, RoundTrip, Snapshot
 from voltrade.replay import replay
 

@@ -25,7 +25,10 @@ from hypothesis import strategies as st
 
 from voltrade.config import Config
 from voltrade.exchange.messages import MessageReader, instrument_of
-from voltrade.exchange.simulated import Balances, VenueRefusal, shipped_instrument, shipped_symbols, simulate
+from voltrade.exchange.refusals import VenueRefusal
+from voltrade.exchange.shipped import shipped_instrument, shipped_rules, shipped_symbols
+from voltrade.exchange.simulated import Balances
+from voltrade.exchange.tape import simulate
 from voltrade.exchange.venue import serve
 from voltrade.exchange.venue_rest import ROUTES, Params, RestApi, Security
 from voltrade.exchange.venue_streams import Streams
@@ -72,7 +75,7 @@ RESTING = replace(RESTING, filled_notional=0, trade_id=0, last_quantity=0, last_
 STOP = AlgoUpdate(NOW, "BTCUSDT", "vt-1s", 9, Side.SELL, OrderType.STOP_MARKET, "NEW", 10, 790_000, reduce_only=True)
 HELD = PositionReport("BTCUSDT", -4, "80000.125", money("-1.5"), 5, "isolated")
 MARK = MarkPrice("BTCUSDT", NOW, money("80012.34567891"), -1234, NOW + 3_600_000)
-BALANCES = Balances(money(10_000), money("-1.5"), money(64), 0, money(8), money(9_936))
+BALANCES = Balances(money(10_000), money(9_936), money("-1.5"), 0, money(64), 0, money(8), money(9_936))
 
 
 # --- read back --------------------------------------------------------------------------------------------------------
@@ -233,7 +236,7 @@ EVENTS = {
     "binance_net_endpoints/Account/GetAccountInfo.txt": WIRE.account(BALANCES, HELD, MARK, NOW),
     "binance_net_endpoints/Account/GetAccountInfoV3.txt": WIRE.account(BALANCES, HELD, MARK, NOW),
     "binance_net_endpoints/Account/GetBalances.txt": [WIRE.balance(BALANCES, HELD, NOW)],
-    "binance_net_endpoints/Account/GetBrackets.txt": [WIRE.leverage_bracket(2_500_000)],
+    "binance_net_endpoints/Account/GetBrackets.txt": [WIRE.leverage_bracket(shipped_rules("BTCUSDT").brackets)],
     "nautilus_integration_resources/http_responses/http_futures_account_symbol_config.json": [WIRE.symbol_config(HELD)],
     "binance_net_endpoints/ExchangeData/GetMarkPrice.txt": WIRE.premium_index(MARK),
     "binance_net_endpoints/ExchangeData/GetBookPrice.txt": WIRE.book_ticker(
@@ -339,11 +342,11 @@ def test_whatever_is_sent_is_answered_or_refused_with_a_code(values: dict[str, s
     streams = Streams("BTCUSDT", "", None)
     seen = partial(getattr, player, "trades")
     rest = RestApi(
-        exchange, Wire(exchange.instrument), streams, seen=seen, now=lambda: NOW, api_key="k", api_secret="s"
+        exchange, Wire(player.market.instrument), streams, seen=seen, now=lambda: NOW, api_key="k", api_secret="s"
     )
     params = Params(urlencode({"symbol": "BTCUSDT", **values}, errors="replace"), "")
     for known in ROUTES.values():
         with suppress(VenueRefusal):
             orjson.dumps(known.handler(rest, params))
-    for update in exchange.outbox:
+    for update in exchange.collect():
         orjson.dumps(rest._wire.user_event(update))

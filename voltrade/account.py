@@ -116,7 +116,7 @@ class Account:
     funding: int = 0
     """Received; negative when paid."""
     transfers: int = 0
-    """Net deposits after the start."""
+    """Net deposits after the start, and what an insurance fund has paid."""
     positions: dict[str, Position] = field(default_factory=dict)
 
     def open_symbol(self, instrument: Instrument) -> Position:

@@ -10,7 +10,9 @@ import numpy.typing as npt
 from voltrade.config import Config
 from voltrade.core import TradingCore
 from voltrade.data import Tape
-from voltrade.exchange.simulated import SimulatedExchange, TapePlayer, shipped_instrument, simulate
+from voltrade.exchange.shipped import shipped_instrument
+from voltrade.exchange.simulated import SimulatedExchange
+from voltrade.exchange.tape import TapePlayer, simulate
 from voltrade.lockstep import Ask, Collect, Execute, Finish, Horizon, Lockstep, Play
 from voltrade.model import Event, Instrument, Output, RoundTrip, Trades
 from voltrade.rule_file import signal_engine_of
@@ -79,9 +81,7 @@ def _answer(ask: Ask, exchange: SimulatedExchange, player: TapePlayer) -> Any:
         case Execute(command=command):
             return exchange.execute(command)
         case Collect():
-            news = list(exchange.outbox)
-            exchange.outbox.clear()
-            return news
+            return exchange.collect()
         case Finish():
             player.finish()
     return None

@@ -189,6 +189,8 @@ class ExecutionSettings(Settings):
     maker_fee: Annotated[Amount, Field(ge=0, lt=Decimal("0.1"))] = Decimal("0.0002")
     mark_interval_s: Annotated[int, Field(ge=1)] = 60
     """Simulated: tape time between two mark prices."""
+    funding_rate: Annotated[Amount, Field(gt=Decimal("-0.03"), lt=Decimal("0.03"))] = Decimal(0)
+    """Simulated: paid by longs to shorts on mark notional at each of the symbol's funding times; a tape tells none."""
     wallet: PositiveAmount = Decimal(10_000)
     """Simulated: wallet balance at start."""
 

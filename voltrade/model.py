@@ -69,13 +69,21 @@ class Side(IntEnum):
 class OrderType(StrEnum):
     MARKET = "MARKET"
     LIMIT = "LIMIT"
+    STOP = "STOP"
     STOP_MARKET = "STOP_MARKET"
+    TAKE_PROFIT = "TAKE_PROFIT"
     TAKE_PROFIT_MARKET = "TAKE_PROFIT_MARKET"
+    TRAILING_STOP_MARKET = "TRAILING_STOP_MARKET"
 
     @property
     def is_conditional(self) -> bool:
-        """Whether the order waits at the algo endpoint for its trigger price."""
-        return self in (OrderType.STOP_MARKET, OrderType.TAKE_PROFIT_MARKET)
+        """Whether the order waits at the algo endpoint for its trigger."""
+        return self not in (OrderType.MARKET, OrderType.LIMIT)
+
+    @property
+    def is_limit(self) -> bool:
+        """Whether the order has a limit price: one of its own, or of the order that it becomes."""
+        return self in (OrderType.LIMIT, OrderType.STOP, OrderType.TAKE_PROFIT)
 
 
 class TimeInForce(StrEnum):
@@ -372,6 +380,12 @@ class OrderRequest:
     reduce_only: bool = False
     close_position: bool = False
     working_type: WorkingType = WorkingType.CONTRACT_PRICE
+    price_protect: bool = False
+    """Whether a conditional order waits while mark and last price are far apart."""
+    activation_price: int = 0
+    """Ticks; a trailing stop trails from there on. 0: from the price at which it is placed."""
+    callback_bps: int = 0
+    """Of a trailing stop: how far the price comes back from its best, in hundredths of a percent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ from voltrade.exchange.binance import (
     connect,
 )
 from voltrade.exchange.paper import OnAggTrade, OnEvent, PaperExchange
-from voltrade.exchange.simulated import simulated_exchange
+from voltrade.exchange.tape import exchange_for
 from voltrade.live import LiveTradingSystem
 from voltrade.model import Instrument
 from voltrade.permission import Permission, permit
@@ -256,7 +256,7 @@ async def _wire_sim(config: Config, run_dir: Path, known_venue: str) -> Wiring:
 
 async def _wire_paper(config: Config) -> Wiring:
     wiring = await _wired(config, _endpoint(config), None, WallClock())
-    exchange = simulated_exchange(config, wiring.instrument, wiring.clock())
+    exchange = exchange_for(config, [wiring.instrument], clock=wiring.clock())
     wiring.gateway = PaperExchange(exchange, wiring.clock)
     wiring.fingerprint = "paper"
     return wiring

@@ -43,9 +43,6 @@ _SIDES = {"BUY": Side.BUY, "SELL": Side.SELL}
 # Orders that we never send but may find on the account are read as the nearest of ours: what counts of a stranger's
 # order is that it is there, and its fills.
 _FOREIGN_TYPES = {
-    "STOP": OrderType.STOP_MARKET,
-    "TRAILING_STOP_MARKET": OrderType.STOP_MARKET,
-    "TAKE_PROFIT": OrderType.TAKE_PROFIT_MARKET,
     "LIQUIDATION": OrderType.MARKET,
 }
 _ORDER_TYPES: Mapping[str, OrderType] = {**_FOREIGN_TYPES, **{word.value: word for word in OrderType}}

@@ -33,12 +33,13 @@ class PaperExchange:
     """An `exchange.OrderGateway` in process.
 
     Args:
-        exchange: holds the account.
+        exchange: holds the account, with one symbol.
         clock: ms UTC.
     """
 
     def __init__(self, exchange: SimulatedExchange, clock: Clock) -> None:
         self._exchange = exchange
+        (self._market,) = exchange.markets.values()
         self._clock = clock
         self._on_agg_trade: OnAggTrade = lambda *trade: None
         self._on_event: OnEvent = lambda event: None
@@ -51,7 +52,7 @@ class PaperExchange:
     def on_agg_trade(self, trade_id: int, price: int, quantity: int, time: int, buyer_is_maker: bool) -> None:
         """Play a trade of the real market."""
         row = (trade_id, price, quantity, time, buyer_is_maker)
-        self._exchange.on_trades(Trades.from_rows(self._exchange.instrument.symbol, [row]))
+        self._exchange.on_trades(Trades.from_rows(self._market.symbol, [row]))
         self._tell()
         self._on_agg_trade(*row)
 
@@ -69,7 +70,7 @@ class PaperExchange:
     # --- an OrderGateway ----------------------------------------------------------------------------------------------
 
     async def instrument(self, symbol: str) -> Instrument:
-        return self._exchange.instrument
+        return self._market.instrument
 
     async def snapshot(self, symbol: str, since_trade_id: int) -> Snapshot:
         self._exchange.advance(self._clock())
@@ -92,6 +93,5 @@ class PaperExchange:
         return reply
 
     def _tell(self) -> None:
-        for news in self._exchange.outbox:
+        for news in self._exchange.collect():
             self._on_event(news)
-        self._exchange.outbox.clear()

@@ -24,7 +24,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import orjson
@@ -34,7 +34,10 @@ from voltrade import data
 from voltrade.config import Config, parameter_homes
 from voltrade.data import Tape
 from voltrade.errors import ConfigError, DataError
-from voltrade.exchange.simulated import shipped_instrument, simulate
+from voltrade.exchange.clearing import AccountChange, SettingsChange
+from voltrade.exchange.shipped import shipped_instrument
+from voltrade.exchange.tape import simulate
+from voltrade.exchange.truth import TruthLog
 from voltrade.exchange.venue_rest import BOOK_TRADES, Params, RestApi
 from voltrade.exchange.venue_streams import MARKET_STREAMS, Streams
 from voltrade.exchange.venue_wire import OPEN, Json, Wire
@@ -71,24 +74,6 @@ def answer(result: object, status: int = 200, headers: Mapping[str, str] | None 
     return web.Response(body=body, status=status, headers=headers, content_type="application/json")
 
 
-# --- ground truth ----------------------------------------------------------------------------------------------------
-
-
-class TruthLog:
-    """What really happened, one JSON object a line, handed to the system before anybody is told."""
-
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self.path = directory / "truth.jsonl"
-        self._file: IO[bytes] = self.path.open("ab", buffering=0)
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        self._file.write(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
-
-    def close(self) -> None:
-        self._file.close()
-
-
 # --- the venue -------------------------------------------------------------------------------------------------------
 
 
@@ -108,7 +93,7 @@ class Venue:
         self.trades = trades if self.lockstep else shifted(trades, wall_ms() - int(trades.time[0]))
         self.truth = TruthLog(log_dir)
         self.exchange, self.player = simulate(config, self.trades, batch=BATCH, log=self.truth.write)
-        self.wire = Wire(self.exchange.instrument)
+        self.wire = Wire(self.player.market.instrument)
         self.streams = Streams(trades.symbol, api_key, None if self.lockstep else PING_S)
         self.rest = RestApi(
             self.exchange,
@@ -310,6 +295,12 @@ class Venue:
         """Push what happened at the exchange to the user data streams, in its order; end a listen key that is due."""
         for update in self.exchange.outbox:
             child = None
+            if isinstance(update, SettingsChange):
+                self.streams.push_user(self.wire.leverage_event(update.leverage, update.time))
+                continue
+            if isinstance(update, AccountChange):
+                self.streams.push_user(self.wire.user_event(update.update()))
+                continue
             if isinstance(update, AlgoUpdate) and update.order_id:
                 child = self.exchange.query_order(update.symbol, order_id=update.order_id)
             self.streams.push_user(self.wire.user_event(update, child))

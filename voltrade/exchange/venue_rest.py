@@ -18,7 +18,8 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from voltrade.exchange.simulated import SimulatedExchange, VenueRefusal
+from voltrade.exchange.refusals import VenueRefusal
+from voltrade.exchange.simulated import SimulatedExchange
 from voltrade.exchange.venue_streams import Streams
 from voltrade.exchange.venue_wire import ACCOUNT_FLAGS, INTERVALS_MS, MAX_NOTIONAL, OPEN, Json, Wire
 from voltrade.model import (
@@ -32,7 +33,6 @@ from voltrade.model import (
     TimeInForce,
     Trades,
     WorkingType,
-    money,
     money_text,
 )
 
@@ -50,7 +50,7 @@ DECIMAL = re.compile(r"^[0-9]{1,20}(\.[0-9]{1,20})?$")
 
 SIDES = {side.name: side for side in Side}
 ORDER_TYPES = {kind.value: kind for kind in OrderType if not kind.is_conditional}
-CONDITIONAL_TYPES = {kind.value: kind for kind in OrderType if kind.is_conditional}
+CONDITIONAL_TYPES = {kind.value: kind for kind in (OrderType.STOP_MARKET, OrderType.TAKE_PROFIT_MARKET)}
 ALGO_TYPES = frozenset({"STOP", "STOP_MARKET", "TAKE_PROFIT", "TAKE_PROFIT_MARKET", "TRAILING_STOP_MARKET"})
 """All types that Binance takes at the algo endpoint only; the venue models the two of `OrderType`."""
 
@@ -240,6 +240,7 @@ class RestApi:
         api_secret: str,
     ) -> None:
         self._exchange, self._wire, self._streams = exchange, wire, streams
+        self._symbol = wire.instrument.symbol
         self._seen, self._now = seen, now
         self._api_key, self._api_secret = api_key, api_secret.encode()
         self._usage: dict[str, tuple[int, int]] = {}
@@ -424,10 +425,11 @@ class RestApi:
         return {"code": 200, "msg": "The operation of cancel all open order is done."}
 
     def _order(self, order: OrderUpdate, created: bool = True) -> Json:
-        return self._wire.order(order, self._exchange.order_created(order.order_id) if created else None)
+        return self._wire.order(order, self._exchange.orders[order.order_id].created if created else None)
 
     def _algo(self, algo: AlgoUpdate) -> Json:
-        return self._wire.algo_order(algo, *self._exchange.algo_times(algo.algo_id), self._child(algo))
+        held = self._exchange.algos[algo.algo_id]
+        return self._wire.algo_order(algo, held.created, held.triggered, self._child(algo))
 
     def _child(self, algo: AlgoUpdate) -> OrderUpdate | None:
         """Return the ordinary order that a conditional order has become."""
@@ -444,7 +446,7 @@ class RestApi:
         price, time_in_force = 0, TimeInForce.GTC
         if order_type is OrderType.LIMIT:
             time_in_force = params.choice("timeInForce", TIMES_IN_FORCE, -1115)
-            price = self._exchange.ticks(params.number("price"))
+            price = self._exchange.ticks(params.text("symbol"), params.number("price"))
         for name in () if order_type is OrderType.LIMIT else ("price", "timeInForce"):
             if params.get(name):
                 raise refused(-1106, name)
@@ -453,7 +455,7 @@ class RestApi:
             client_order_id=params.get("newClientOrderId"),
             side=side,
             order_type=order_type,
-            quantity=self._exchange.lots(params.number("quantity")),
+            quantity=self._exchange.lots(params.text("symbol"), params.number("quantity")),
             price=price,
             time_in_force=time_in_force,
             reduce_only=params.flag("reduceOnly"),
@@ -472,8 +474,8 @@ class RestApi:
             client_order_id=params.get("clientAlgoId"),
             side=self._side(params),
             order_type=params.choice("type", CONDITIONAL_TYPES, -1116),
-            quantity=0 if close_position else self._exchange.lots(params.number("quantity")),
-            trigger_price=self._exchange.ticks(params.number("triggerPrice")),
+            quantity=0 if close_position else self._exchange.lots(params.text("symbol"), params.number("quantity")),
+            trigger_price=self._exchange.ticks(params.text("symbol"), params.number("triggerPrice")),
             reduce_only=params.flag("reduceOnly"),
             close_position=close_position,
             working_type=WorkingType(params.get("workingType", WorkingType.CONTRACT_PRICE)),
@@ -506,31 +508,39 @@ class RestApi:
 
     @route("GET", "v2/account", "v3/account", weight=5)
     def _account(self, params: Params) -> Json:
-        return self._wire.account(self._exchange.balances(), self._exchange.position(), self._mark(), self._now())
+        return self._wire.account(
+            self._exchange.balances(), self._exchange.position(self._symbol), self._mark(), self._now()
+        )
 
     @route("GET", "v2/balance", "v3/balance", weight=5)
     def _balance(self, params: Params) -> list[Json]:
-        return [self._wire.balance(self._exchange.balances(), self._exchange.position(), self._now())]
+        return [self._wire.balance(self._exchange.balances(), self._exchange.position(self._symbol), self._now())]
 
     @route("GET", "v2/positionRisk", weight=5)
     def _position_risk(self, params: Params) -> list[Json]:
         self._optional_symbol(params)
-        return [self._wire.position_risk(self._exchange.balances(), self._exchange.position(), self._mark())]
+        return [
+            self._wire.position_risk(self._exchange.balances(), self._exchange.position(self._symbol), self._mark())
+        ]
 
     @route("GET", "v3/positionRisk", weight=5)
     def _position_risk_v3(self, params: Params) -> list[Json]:
         """Unlike v2, tell only of symbols with a position or an open order."""
-        return self._position_risk(params) if self._exchange.position().quantity or self._exchange.open_orders() else []
+        return (
+            self._position_risk(params)
+            if self._exchange.position(self._symbol).quantity or self._exchange.open_orders()
+            else []
+        )
 
     @route("GET", "v1/leverageBracket")
     def _leverage_bracket(self, params: Params) -> list[Json]:
         self._optional_symbol(params)
-        return [self._wire.leverage_bracket(self._exchange.rules.maintenance_margin_e8)]
+        return [self._wire.leverage_bracket(self._exchange.markets[self._symbol].rules.brackets)]
 
     @route("GET", "v1/symbolConfig", weight=5)
     def _symbol_config(self, params: Params) -> list[Json]:
         self._optional_symbol(params)
-        return [self._wire.symbol_config(self._exchange.position())]
+        return [self._wire.symbol_config(self._exchange.position(self._symbol))]
 
     @route("GET", "v1/accountConfig", weight=5)
     def _account_config(self, params: Params) -> Json:
@@ -561,10 +571,7 @@ class RestApi:
 
     @route("POST", "v1/leverage")
     def _set_leverage(self, params: Params) -> Json:
-        before = self._exchange.leverage
         leverage = self._exchange.set_leverage(params.text("symbol"), params.whole("leverage"))
-        if leverage != before:
-            self._streams.push_user(self._wire.leverage_event(leverage, self._now()))
         return {"symbol": params.text("symbol"), "leverage": leverage, "maxNotionalValue": str(MAX_NOTIONAL)}
 
     @route("POST", "v1/marginType")
@@ -599,8 +606,7 @@ class RestApi:
 
     def _mark(self) -> MarkPrice:
         """The mark price; before the first one the last trade's price."""
-        last = money(self._wire.instrument.price(self._exchange.last_price))
-        return self._exchange.mark or MarkPrice(self._wire.instrument.symbol, self._now(), last)
+        return self._exchange.position_risk(self._symbol).mark
 
     # --- user data stream --------------------------------------------------------------------------------------------
 

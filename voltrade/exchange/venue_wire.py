@@ -7,13 +7,14 @@ ORDER_TRADE_UPDATE says, without fee and status.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 import numpy as np
 
-from voltrade.exchange.simulated import Balances, shipped_exchange_info
+from voltrade.exchange.shipped import Bracket, shipped_exchange_info
+from voltrade.exchange.simulated import Balances
 from voltrade.model import (
     MONEY,
     AccountUpdate,
@@ -565,17 +566,20 @@ class Wire:
             "updateTime": mark.time,
         }
 
-    def leverage_bracket(self, maintenance_e8: int) -> Json:
-        """Write the one bracket that the venue has."""
-        bracket = {
-            "bracket": 1,
-            "initialLeverage": 125,
-            "notionalCap": MAX_NOTIONAL,
-            "notionalFloor": 0,
-            "maintMarginRatio": maintenance_e8 / MONEY,
-            "cum": 0.0,
-        }
-        return {"symbol": self.instrument.symbol, "notionalCoef": 1.0, "brackets": [bracket]}
+    def leverage_bracket(self, brackets: Sequence[Bracket]) -> Json:
+        """Write a row of GET leverageBracket."""
+        rows = [
+            {
+                "bracket": number,
+                "initialLeverage": bracket.leverage,
+                "notionalCap": bracket.cap // MONEY,
+                "notionalFloor": bracket.floor // MONEY,
+                "maintMarginRatio": bracket.maintenance_e8 / MONEY,
+                "cum": bracket.deducted / MONEY,
+            }
+            for number, bracket in enumerate(brackets, 1)
+        ]
+        return {"symbol": self.instrument.symbol, "notionalCoef": 1.0, "brackets": rows}
 
     def symbol_config(self, position: PositionReport) -> Json:
         return {

@@ -1,0 +1,337 @@
+"""Whole histories of an account: its books balance to the last unit, and how its tapes are cut changes nothing.
+
+The books are kept a second time here, in Decimal, from the rows of the ground-truth log alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
+from typing import Any
+
+import pytest
+from exchanges import (
+    BUY,
+    SELL,
+    SYMBOL,
+    T0,
+    History,
+    World,
+    a_world,
+    an_exchange,
+    history,
+    market,
+    played,
+    state_of,
+    stop,
+    take_profit,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voltrade.exchange.clearing import AccountChange
+from voltrade.exchange.market import Market
+from voltrade.exchange.shipped import Bracket
+from voltrade.model import OrderType, Trades
+
+worlds = st.integers(0, 2**32 - 1).map(a_world)
+UNIT = Decimal("0.00000001")
+
+
+class Plodder(Market):
+    """Looks at every single trade: what the scan for the next acting trade must not change."""
+
+    def first_acting(self, trades: Trades, start: int, stop: int) -> int:
+        return start
+
+
+@settings(max_examples=60, deadline=None)
+@given(worlds, st.lists(st.integers(1, 400), min_size=1, max_size=5))
+def test_however_the_tapes_are_cut_the_same_happens(world: World, cuts: list[int]) -> None:
+    whole = history(world)
+    for pieces, batch in (([3], None), ([1_000_000], 7), (cuts, None)):
+        other = history(world, pieces, batch)
+        assert other.log == whole.log
+        assert other.exchange.outbox == whole.exchange.outbox
+        assert state_of(other.exchange) == state_of(whole.exchange)
+
+
+@settings(max_examples=30, deadline=None)
+@given(worlds)
+def test_trades_that_no_order_waits_for_do_nothing(world: World) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("voltrade.exchange.simulated.Market", Plodder)
+        plodded = history(world)
+    assert plodded.exchange.outbox == history(world).exchange.outbox
+
+
+@settings(max_examples=60, deadline=None)
+@given(worlds)
+def test_the_books_balance_to_the_last_unit(world: World) -> None:
+    check(world, history(world))
+
+
+@pytest.mark.campaign
+def test_a_thousand_histories_balance() -> None:
+    seen: Counter[str] = Counter()
+    for seed in range(1_000):
+        world = a_world(seed)
+        played = history(world)
+        check(world, played)
+        seen.update(row["reason"] for row in played.rows("account"))
+        seen.update(row["client_order_id"].rstrip("0123456789") for row in played.rows("fill"))
+    assert min(seen[word] for word in ("FUNDING_FEE", "INSURANCE_CLEAR", "DEPOSIT", "WITHDRAW", "MARGIN_TRANSFER")) > 20
+    assert min(seen[word] for word in ("autoclose-", "adl_autoclose")) > 20
+
+
+def check(world: World, played: History) -> None:
+    """Hold a history against books kept anew, and its orders and fills against what there was."""
+    exchange = played.exchange
+    books = Books(played.log[0])
+    for row in played.log:
+        books.read(row)
+    balances = exchange.balances()
+    assert books.wallet == Decimal(balances.wallet) * UNIT
+    assert books.wallet == books.start + books.realised - books.fees + books.funding + books.transfers
+    account = exchange.account
+    assert (account.realised, account.fees, account.funding, account.transfers) == tuple(
+        int(amount / UNIT) for amount in (books.realised, books.fees, books.funding, books.transfers)
+    )
+    assert balances.wallet == int(books.start / UNIT) + sum(income.amount for income in exchange.income)
+    assert books.cross_wallet == Decimal(balances.cross_wallet) * UNIT
+    assert books.unrealised == Decimal(balances.unrealised) * UNIT
+    assert sum(desk.maintenance for desk in books.desks.values()) == Decimal(balances.maintenance_margin) * UNIT
+    assert sum(desk.initial_margin for desk in books.desks.values()) == Decimal(balances.position_margin) * UNIT
+    for symbol, desk in books.desks.items():
+        risk = exchange.position_risk(symbol)
+        assert desk.isolated_wallet == Decimal(risk.isolated_wallet) * UNIT
+        assert desk.position == exchange.markets[symbol].instrument.quantity(risk.report.quantity)
+    check_orders(exchange.user_trades(SYMBOL))
+    check_orders(exchange.user_trades("GEMUSDT"))
+    for tape in world.tapes:
+        check_tape(played, tape)
+    told = [event for event in exchange.outbox if isinstance(event, AccountChange) and event.reason == "ORDER"]
+    assert len(told) == len(exchange.user_trades())
+
+
+def check_orders(fills: list[Any]) -> None:
+    """No order filled beyond its size or limit, and no reduce-only fill that grew or turned the position."""
+    position = 0
+    filled: Counter[int] = Counter()
+    for fill in fills:
+        filled[fill.order_id] += fill.last_quantity
+        assert 0 < fill.last_quantity <= fill.filled == filled[fill.order_id] <= fill.quantity
+        assert fill.order_type is not OrderType.LIMIT or fill.side * (fill.price - fill.last_price) >= 0
+        after = position + fill.side * fill.last_quantity
+        assert not fill.reduce_only or (abs(after) < abs(position) and after * position >= 0)
+        position = after
+
+
+def check_tape(played: History, tape: Trades) -> None:
+    """No trade of the tape gave more than it had; takers paid at least its price, makers were traded through."""
+    instrument = played.exchange.markets[tape.symbol].instrument
+    given: dict[int, Decimal] = {}
+    for row in (row for row in played.rows("fill") if row["symbol"] == tape.symbol and row["tape_id"]):
+        number = row["tape_id"] - 1
+        given[number] = given.get(number, Decimal(0)) + Decimal(row["quantity"])
+        traded, sign = instrument.price(int(tape.price[number])), 1 if row["side"] == "BUY" else -1
+        beyond = sign * (Decimal(row["price"]) - traded)
+        ticks = (traded * Decimal("0.00073") / instrument.tick_size).to_integral_value(ROUND_CEILING)
+        assert beyond > 0 if row["maker"] else beyond == ticks * instrument.tick_size
+        assert row["time"] == tape.time[number]
+    assert all(quantity <= instrument.quantity(int(tape.quantity[number])) for number, quantity in given.items())
+
+
+# --- the books, kept a second time ------------------------------------------------------------------------------------
+
+
+def rounded(amount: Decimal) -> Decimal:
+    return amount.quantize(UNIT, ROUND_HALF_EVEN)
+
+
+def rounded_up(amount: Decimal) -> Decimal:
+    return amount.quantize(UNIT, ROUND_CEILING)
+
+
+@dataclass
+class Desk:
+    """One symbol: position in coins, the rest in the quote asset."""
+
+    leverage: int
+    margin_type: str
+    rules: dict[str, Any]
+    position: Decimal = Decimal(0)
+    cost: Decimal = Decimal(0)
+    added: Decimal = Decimal(0)
+    last: Decimal = Decimal(0)
+    mark: Decimal | None = None
+    rate: Decimal = Decimal(0)
+
+    @property
+    def value(self) -> Decimal:
+        return rounded(self.position * (self.last if self.mark is None else self.mark))
+
+    @property
+    def is_isolated(self) -> bool:
+        return self.margin_type == "isolated"
+
+    @property
+    def isolated_wallet(self) -> Decimal:
+        if not self.is_isolated or not self.position:
+            return Decimal(0)
+        return rounded_up(abs(self.cost) / self.leverage) + self.added
+
+    @property
+    def initial_margin(self) -> Decimal:
+        return rounded_up(abs(self.cost if self.is_isolated else self.value) / self.leverage)
+
+    @property
+    def maintenance(self) -> Decimal:
+        """By the part of the notional in each bracket, at that bracket's rate: what notional x rate - cum comes to."""
+        notional, margin = abs(self.value), Decimal(0)
+        for number, row in enumerate(self.rules["brackets"]):
+            bracket = Bracket(**row)
+            last = number + 1 == len(self.rules["brackets"])
+            upper = notional if last else min(notional, bracket.cap * UNIT)
+            margin += max(Decimal(0), upper - bracket.floor * UNIT) * bracket.maintenance_e8 * UNIT
+        return rounded_up(margin)
+
+
+@dataclass
+class Books:
+    """The account, reckoned from the log alone."""
+
+    head: dict[str, Any]
+    desks: dict[str, Desk] = field(default_factory=dict)
+    realised: Decimal = Decimal(0)
+    fees: Decimal = Decimal(0)
+    funding: Decimal = Decimal(0)
+    transfers: Decimal = Decimal(0)
+    moved: Decimal = Decimal(0)
+    """What the last accepted deposit or withdrawal moves."""
+    left: Decimal = Decimal(0)
+    """Of the margin of the last position that was liquidated."""
+    funded: tuple[Desk, Decimal] | None = None
+
+    def __post_init__(self) -> None:
+        self.start = self.wallet = Decimal(self.head["wallet"])
+        self.rates = {
+            maker: Decimal(self.head[f"{word}_fee_e8"]) * UNIT for maker, word in ((True, "maker"), (False, "taker"))
+        }
+        for instrument in self.head["instruments"]:
+            rules = self.head["all_rules"][instrument["symbol"]]
+            self.desks[instrument["symbol"]] = Desk(self.head["leverage"], self.head["margin_type"], rules)
+
+    @property
+    def cross_wallet(self) -> Decimal:
+        return self.wallet - sum(desk.isolated_wallet for desk in self.desks.values())
+
+    @property
+    def unrealised(self) -> Decimal:
+        return sum((desk.value - desk.cost for desk in self.desks.values()), Decimal(0))
+
+    def read(self, row: dict[str, Any]) -> None:
+        desk = self.desks.get(row.get("symbol", ""))
+        match row["kind"]:
+            case "market" if desk:
+                _, last, _, _, *marked = row["stand"]
+                desk.last = Decimal(last)
+                if marked:
+                    desk.mark, desk.rate = Decimal(marked[1]), Decimal(marked[2]) * UNIT
+            case "trade" if desk:
+                desk.last = Decimal(row["price"])
+            case "mark" if desk:
+                self.funded = (desk, desk.rate)
+                desk.mark, desk.rate = Decimal(row["price"]), Decimal(row["funding_rate_e8"]) * UNIT
+            case "settings" if desk:
+                desk.leverage = row["leverage"]
+            case "accepted":
+                self._accepted(row)
+            case "fill" if desk:
+                self._fill(desk, row)
+            case "account":
+                self._account(row)
+
+    def _accepted(self, row: dict[str, Any]) -> None:
+        match row["action"]:
+            case "set_margin_type":
+                self.desks[row["symbol"]].margin_type = row["margin_type"]
+            case "change_position_margin":
+                self.desks[row["symbol"]].added += (1 if row["adding"] else -1) * row["amount"] * UNIT
+            case "deposit":
+                self.moved = row["amount"] * UNIT
+            case "withdraw":
+                self.moved = -row["amount"] * UNIT
+
+    def _fill(self, desk: Desk, row: dict[str, Any]) -> None:
+        sign = 1 if row["side"] == "BUY" else -1
+        price, quantity = Decimal(row["price"]), Decimal(row["quantity"])
+        margin = desk.isolated_wallet if desk.is_isolated else self.cross_wallet
+        closed = min(quantity, max(Decimal(0), -sign * desk.position))
+        released = rounded(desk.cost * closed / abs(desk.position)) if closed else Decimal(0)
+        realised = -sign * price * closed - released if closed else Decimal(0)
+        if closed:
+            desk.added -= rounded(desk.added * closed / abs(desk.position))
+        desk.cost += sign * price * (quantity - closed) - released
+        desk.position += sign * quantity
+        if row["client_order_id"].startswith("autoclose-"):
+            self.left = margin + realised
+            fee = rounded(price * quantity * desk.rules["liquidation_fee_e8"] * UNIT)
+            fee = max(Decimal(0), min(fee, self.left))
+            assert desk.position == 0
+        elif row["client_order_id"].startswith("adl_autoclose"):
+            fee = Decimal(0)
+        else:
+            fee = rounded(price * quantity * self.rates[row["maker"]])
+        self.realised += realised
+        self.fees += fee
+        self.wallet += realised - fee
+        assert (Decimal(row["fee"]), Decimal(row["realised"])) == (fee, realised)
+        assert (Decimal(row["wallet"]), Decimal(row["position"])) == (self.wallet, desk.position)
+
+    def _account(self, row: dict[str, Any]) -> None:
+        amount = Decimal(row["wallet"]) - self.wallet
+        match row["reason"]:
+            case "FUNDING_FEE":
+                assert self.funded is not None
+                desk, rate = self.funded
+                sign = -1 if desk.value * rate > 0 else 1
+                assert amount == sign * rounded(abs(desk.value * rate))
+                self.funding += amount
+                if desk.is_isolated:
+                    desk.added += amount
+            case "DEPOSIT" | "WITHDRAW":
+                assert amount == self.moved
+                self.transfers += amount
+            case "INSURANCE_CLEAR":
+                assert amount in (-self.left, -self.cross_wallet)
+                assert amount > 0
+                self.transfers += amount
+            case _:
+                assert amount == 0
+        self.wallet += amount
+        if desk := self.desks.get(row.get("symbol", "")):
+            assert Decimal(row["position"]) == desk.position
+            assert Decimal(row["unrealised"]) == desk.value - desk.cost
+
+
+def test_an_independent_reader_counts_round_trips_and_exits_in_the_log() -> None:
+    log: list[dict[str, Any]] = []
+    exchange = played(an_exchange(log=log.append, latency_ms=0), (0, 1_000, "b", 99), (1, 1_000, "s", 99))
+    for start, sign, exit_price in ((10, BUY, 989), (20, SELL, 979), (30, BUY, 1_040)):
+        last = exchange.markets[SYMBOL].last_price
+        exchange.place_order(market(sign, 5, f"e{start}"))
+        played(exchange, (start, last, "b" if sign > 0 else "s", 99))
+        exchange.place_algo(stop(sign.opposite, 5, last - sign * 10, f"s{start}"))
+        exchange.place_algo(take_profit(sign.opposite, 5, last + sign * 10, f"t{start}"))
+        played(exchange, (start + 1, exit_price, "b" if sign < 0 else "s", 99))
+        exchange.cancel_all_algo(SYMBOL)
+    rows = [row for row in log if row["kind"] == "fill"]
+    closing = [row for row in rows if row["position"] == "0"]
+    assert [row["origin"] for row in closing] == ["STOP_MARKET", "TAKE_PROFIT_MARKET", "TAKE_PROFIT_MARKET"]
+    assert [row["side"] for row in rows if not row["origin"]] == ["BUY", "SELL", "BUY"]
+    assert all(json.loads(json.dumps(row)) == row and row["time"] >= T0 for row in log)
+    kinds = {"start", "market", "accepted", "trade", "order", "algo", "fill", "account"}
+    assert {row["kind"] for row in log} == kinds

@@ -1,0 +1,119 @@
+"""The model of execution: how orders fill where the tape of trades is all that is known of the market.
+
+There is no order book; what others traded is the liquidity. Each rule stands here once, compiled, for the simulated
+exchange and for research.
+
+- An order placed when the clock stands at t is live from the first trade with time >= t + latency.
+- A market order fills from trades on the other side (a BUY from trades whose taker bought), each up to that trade's
+  quantity, at that trade's price moved against us by the slippage and rounded away from us to the tick. A fill price
+  beyond `marketTakeBound` of the last trade before arrival expires the rest.
+- The best offer is taken to be the last price at which a taker bought, the best bid the last at which one sold. A
+  limit order that reaches the other side on arrival takes, like a market order, within its limit; the first trade on
+  the other side beyond the limit ends that: GTC rests from then on, IOC expires. FOK wants the first trade on the other
+  side to give it whole. GTX expires instead of taking. A resting order fills at its limit when a trade goes strictly
+  through it.
+- A conditional order triggers at the first trade (or mark price) at or beyond its trigger. It becomes an order that is
+  at the matching engine already: a market order fills from that very trade on, whatever its side, so that a gap fills
+  at the trade's price; a limit order does so within its limit, or rests. Stops go before take-profits.
+- A trailing stop follows the best price since it was placed (or since its activation price was reached) and triggers
+  when a price is its callback rate away from that best.
+- With `priceProtect`, nothing triggers while mark and last price are further apart than `triggerProtect`.
+- Reduce-only orders fill up to the position and expire when there is none on the other side.
+- Orders share a trade's quantity in the order of their ids.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from voltrade.compiled import compiled
+from voltrade.model import NEVER, Int64s
+
+
+@compiled
+def slipped_price(price: int, side: int, slippage_e8: int) -> int:
+    """Move a traded price against an order of `side` (1 BUY, -1 SELL), rounded away from us to the tick."""
+    slip = -(-price * slippage_e8 // 100_000_000)
+    return max(1, price + side * slip)
+
+
+@compiled
+def is_triggered(price: int, trigger_price: int, rising: bool) -> bool:
+    """Whether a price (in the unit of the trigger) is at or beyond a trigger that waits for a rise, or for a fall."""
+    return price >= trigger_price if rising else price <= trigger_price
+
+
+@compiled
+def trailing_trigger(best: int, side: int, callback_bps: int) -> int:
+    """Return the price that triggers a trailing stop whose best price is `best`, rounded towards that best.
+
+    A SELL falls back from its highest price, a BUY comes up from its lowest.
+    """
+    if side < 0:
+        return best * (10_000 - callback_bps) // 10_000
+    return -(-best * (10_000 + callback_bps) // 10_000)
+
+
+@compiled
+def is_beyond_take_bound(price: int, reference: int, side: int, bound_e8: int) -> bool:
+    """Whether a fill price is further against the order than `bound_e8` of the reference price."""
+    return side * (price - reference) * 100_000_000 > reference * bound_e8
+
+
+@compiled
+def is_within_limit(price: int, limit: int, side: int) -> bool:
+    """Whether a price is at or better than an order's limit."""
+    return side * (limit - price) >= 0
+
+
+@compiled
+def is_through_limit(price: int, limit: int, side: int) -> bool:
+    """Whether a trade went strictly through a resting order, so that it must have been filled."""
+    return side * (limit - price) > 0
+
+
+@compiled
+def first_acting_trade(
+    price: Int64s,
+    time: Int64s,
+    buyer_is_maker: npt.NDArray[np.bool_],
+    start: int,
+    stop: int,
+    arrival: int,
+    rises_to: int,
+    falls_to: int,
+    taking_buys: bool,
+    taking_sells: bool,
+) -> int:
+    """Find the first trade in [start, stop) that some order reacts to, given what all orders wait for; else `stop`."""
+    for row in range(start, stop):
+        if time[row] >= arrival or price[row] >= rises_to or price[row] <= falls_to:
+            return row
+        if buyer_is_maker[row]:
+            if taking_sells:
+                return row
+        elif taking_buys:
+            return row
+    return stop
+
+
+@compiled
+def last_row_of_taker(buyer_is_maker: npt.NDArray[np.bool_], start: int, stop: int, taker_sold: bool) -> int:
+    """Find the last trade in [start, stop) whose taker sold, or bought; -1 where there is none."""
+    for row in range(stop - 1, start - 1, -1):
+        if buyer_is_maker[row] == taker_sold:
+            return row
+    return -1
+
+
+class Watch(NamedTuple):
+    """What the open orders of a symbol wait for, all together: the arguments of `first_acting_trade`."""
+
+    arrival: int = NEVER
+    rises_to: int = NEVER
+    falls_to: int = 0
+    taking_buys: bool = False
+    taking_sells: bool = False

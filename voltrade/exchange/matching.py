@@ -1,0 +1,238 @@
+"""What trades and mark prices do to a symbol's orders: arrivals, triggers and fills, by the rules of `execution`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from voltrade.exchange.clearing import ClearingHouse
+from voltrade.exchange.execution import is_beyond_take_bound, is_through_limit, is_within_limit, slipped_price
+from voltrade.exchange.market import Market
+from voltrade.exchange.orders import AlgoOrder, Order, Phase
+from voltrade.exchange.refusals import VenueRefusal, check_margin, check_reduces
+from voltrade.exchange.shipped import E8
+from voltrade.model import MarkPrice, OrderType, Side, TimeInForce, Trades, WorkingType, money_text
+
+IMMEDIATE = (TimeInForce.IOC, TimeInForce.FOK)
+
+
+class Matching:
+    """The matching engine of all symbols.
+
+    Attributes:
+        latency_ms: from the request to the matching engine.
+        slippage_e8: what taking costs beyond the price of the trade that gives it.
+    """
+
+    def __init__(self, house: ClearingHouse, latency_ms: int, slippage_e8: int) -> None:
+        self.house = house
+        self.latency_ms = latency_ms
+        self.slippage_e8 = slippage_e8
+
+    # --- trades -------------------------------------------------------------------------------------------------------
+
+    def on_trades(self, market: Market, trades: Trades) -> None:
+        start, stop = 0, len(trades)
+        while start < stop:
+            acting = market.first_acting(trades, start, stop)
+            if acting > start:
+                self.house.advance(int(trades.time[acting - 1]))
+                market.pass_by(trades, start, acting)
+            if acting < stop:
+                self._on_trade(market, trades, acting)
+            start = acting + 1
+
+    def _on_trade(self, market: Market, trades: Trades, row: int) -> None:
+        """Play one trade that some order reacts to: arrivals, then triggers, then fills."""
+        price, quantity, time = int(trades.price[row]), int(trades.quantity[row]), int(trades.time[row])
+        taker = Side.SELL if trades.buyer_is_maker[row] else Side.BUY
+        house = self.house
+        house.advance(time)
+        if house.has_log:
+            house.note_input(
+                "trade",
+                symbol=market.symbol,
+                id=int(trades.id[row]),
+                price=format(market.instrument.price(price), "f"),
+                quantity=format(market.instrument.quantity(quantity), "f"),
+                taker=taker.name,
+                traded=time,
+            )
+        market.last_trade_id = house.tape_id = int(trades.id[row])
+        self._arrive_all(market, time, price)
+        market.last_price = market.taker_price[taker] = price
+        newest = len(house.orders)
+        self._react(market, WorkingType.CONTRACT_PRICE, time, price)
+        for order in list(market.open_orders.values()):
+            just_triggered = order.id > newest
+            if order.phase is Phase.TAKING and (just_triggered or taker is order.request.side):
+                quantity -= self._take(market, order, price, quantity)
+            elif (
+                order.phase is Phase.RESTING
+                and not just_triggered
+                and is_through_limit(price, order.request.price, order.request.side.value)
+            ):
+                quantity -= house.fill(market, order, order.request.price, quantity, is_maker=True)
+        house.tape_id = 0
+        house.market_noted(market)
+
+    def _arrive_all(self, market: Market, time: int, price: int) -> None:
+        """Let orders in that reach the matching engine before a trade at `time`; `price` serves on an empty tape."""
+        for order in list(market.open_orders.values()):
+            if order.phase is Phase.TRAVELLING and time >= order.live_from:
+                self._arrive(market, order, market.last_price or price)
+        for algo in market.open_algos.values():
+            algo.arrived = algo.arrived or time >= algo.live_from
+        market.orders_changed()  # whatever phases this trade changes, the next look ahead sees them
+
+    def _arrive(self, market: Market, order: Order, reference: int) -> None:
+        order.reference = reference
+        request = order.request
+        takes = market.would_take(request)
+        if request.order_type is OrderType.MARKET or (takes and request.time_in_force is not TimeInForce.GTX):
+            order.phase = Phase.TAKING
+        elif takes or request.time_in_force in IMMEDIATE:
+            self.house.expire(market, order, _reason(request.time_in_force))
+        else:
+            order.phase = Phase.RESTING
+
+    def _take(self, market: Market, order: Order, price: int, available: int) -> int:
+        """Fill an order from a trade on the other side; return the lots it took."""
+        request, house = order.request, self.house
+        side = request.side.value
+        fill_price = slipped_price(price, side, self.slippage_e8)
+        if request.order_type is OrderType.MARKET:
+            bound_e8 = int(market.instrument.market_take_bound * E8)
+            if is_beyond_take_bound(fill_price, order.reference or price, side, bound_e8):
+                house.expire(market, order, "0")
+                return 0
+        elif not is_within_limit(fill_price, request.price, side):
+            self._stop_taking(market, order)
+            return 0
+        if request.time_in_force is TimeInForce.FOK and available < order.remaining:
+            house.expire(market, order, "0")
+            return 0
+        return house.fill(market, order, fill_price, available, is_maker=False)
+
+    def _stop_taking(self, market: Market, order: Order) -> None:
+        if order.request.time_in_force is TimeInForce.GTC:
+            order.phase = Phase.RESTING
+        else:
+            self.house.expire(market, order, _reason(order.request.time_in_force))
+
+    def finish(self, market: Market) -> None:
+        """End a tape: open market orders fill at the last price of the other side with slippage, IOC and FOK expire.
+
+        Resting and conditional orders stay as they are.
+        """
+        for order in list(market.open_orders.values()):
+            if order.phase is Phase.ENDED:
+                continue
+            request = order.request
+            price = market.best_price(request.side)
+            if request.order_type is OrderType.MARKET and price:
+                price = slipped_price(price, request.side.value, self.slippage_e8)
+                self.house.fill(market, order, price, order.remaining, is_maker=False)
+            elif request.order_type is OrderType.MARKET or request.time_in_force in IMMEDIATE:
+                self.house.expire(market, order, "2")
+
+    # --- mark prices --------------------------------------------------------------------------------------------------
+
+    def on_mark(self, market: Market, mark: MarkPrice) -> None:
+        """Take a mark price: funding that is due, then triggers, then liquidation."""
+        house = self.house
+        house.advance(mark.time)
+        before, due = market.mark, self._fundings(market, mark)
+        market.mark = mark
+        reacting = (self._reacts(market, algo, mark.time, mark.price_e8) for algo in market.open_algos.values())
+        if not (due or any(reacting) or self._liquidated(market)):
+            return
+        if house.has_log:
+            market.mark = before  # the input stands on what was before it
+            house.note_input(
+                "mark",
+                symbol=market.symbol,
+                price=money_text(mark.price_e8),
+                marked=mark.time,
+                funding_rate_e8=mark.funding_rate_e8,
+                next_funding_time=mark.next_funding_time,
+            )
+            market.mark = mark
+        for _ in range(due):
+            assert before is not None
+            house.pay_funding(market, mark, before.funding_rate_e8)
+        self._react(market, WorkingType.MARK_PRICE, mark.time, mark.price_e8)
+        house.liquidate(self._liquidated(market))
+        house.market_noted(market)
+
+    @staticmethod
+    def _fundings(market: Market, mark: MarkPrice) -> int:
+        """How many funding times lie between the last mark and this one; 0 where none of them matters."""
+        last = market.mark
+        if last is None or not market.held.quantity or not last.funding_rate_e8 or not last.next_funding_time:
+            return 0
+        return max(0, (mark.time - last.next_funding_time) // market.rules.funding_interval_ms + 1)
+
+    def _liquidated(self, market: Market) -> list[Market]:
+        """The positions whose margin a mark of this symbol has used up: its own, or all cross ones together."""
+        if not market.held.quantity or not self.house.is_liquidated(market):
+            return []
+        return [market] if market.is_isolated else self.house.cross_markets()
+
+    # --- triggers -----------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _reacts(market: Market, algo: AlgoOrder, time: int, price: int) -> bool:
+        """Whether a mark does anything to a conditional order."""
+        if not algo.by_mark or time < algo.live_from:
+            return False
+        return algo.follows(price) or (algo.is_triggered(price) and not _is_protected(market, algo))
+
+    def _react(self, market: Market, working_type: WorkingType, time: int, price: int) -> None:
+        """Let a price move trailing stops and trigger conditional orders: stops first, then by id."""
+        triggered = []
+        for algo in market.open_algos.values():
+            if algo.request.working_type is not working_type or time < algo.live_from:
+                continue
+            if algo.follows(price):
+                algo.follow(price)
+                market.orders_changed()
+            elif algo.is_triggered(price) and not _is_protected(market, algo):
+                triggered.append(algo)
+        for algo in sorted(triggered, key=lambda algo: (not algo.is_stop, algo.id)):
+            self._trigger(market, algo)
+
+    def _trigger(self, market: Market, algo: AlgoOrder) -> None:
+        """Turn a conditional order into its child, which is at the matching engine already."""
+        house = self.house
+        algo.status, algo.updated, algo.triggered = "TRIGGERING", house.clock, house.clock
+        house.tell_algo(market, algo)
+        asked = algo.request
+        child = replace(
+            asked,
+            order_type=OrderType.LIMIT if asked.order_type.is_limit else OrderType.MARKET,
+            trigger_price=0,
+            quantity=market.held.closable(asked.side) if asked.close_position else asked.quantity,
+            reduce_only=asked.reduce_only or asked.close_position,
+        )
+        try:
+            if child.reduce_only:
+                check_reduces(market, child.side)
+            else:
+                check_margin(house, market, child)
+        except VenueRefusal as refusal:
+            algo.reason = refusal.message
+            house.end_algo(market, algo, "REJECTED")
+            return
+        order_id = len(house.orders) + 1
+        algo.child = Order(child, order_id, house.clock, house.clock, child.price or market.last_price, algo=algo)
+        house.end_algo(market, algo, "TRIGGERED")
+        house.open_order(market, algo.child)
+        self._arrive(market, algo.child, market.last_price)
+
+
+def _is_protected(market: Market, algo: AlgoOrder) -> bool:
+    return algo.request.price_protect and market.prices_disagree
+
+
+def _reason(time_in_force: TimeInForce) -> str:
+    return "2" if time_in_force is TimeInForce.IOC else "0"

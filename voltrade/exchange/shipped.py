@@ -1,0 +1,135 @@
+"""The symbols shipped with voltrade: filters, rules and leverage brackets, restated from Binance's own tables.
+
+`filters.json` is a part of exchangeInfo and `brackets.json` of leverageBracket, each with its date. The simulated
+exchange trades by them; a backtest names them in its result.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from voltrade.errors import DataError
+from voltrade.model import Instrument, money
+
+E8 = 100_000_000
+"""A rate of 1, as rates are written here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bracket:
+    """One leverage bracket: what positions of a notional above `floor` and up to `cap` (money) are held to."""
+
+    leverage: int
+    """The largest that may be set."""
+    floor: int
+    cap: int
+    maintenance_e8: int
+    """Maintenance margin rate."""
+    deducted: int
+    """Maintenance amount (`cum`): money taken off notional x rate, so that the margin has no step between brackets."""
+
+
+def brackets_of(rows: list[tuple[int, int, str]]) -> tuple[Bracket, ...]:
+    """Build brackets from (leverage, notional cap in the quote asset, maintenance margin rate), lowest first.
+
+    The maintenance amount of a bracket is that of the one before plus its floor times the step of the rate, as
+    Binance's page on the liquidation price states.
+    """
+    brackets: list[Bracket] = []
+    floor = deducted = rate_before = 0
+    for leverage, cap, rate in rows:
+        rate_e8 = int(Decimal(rate) * E8)
+        deducted += floor * (rate_e8 - rate_before)
+        brackets.append(Bracket(leverage, money(floor), money(cap), rate_e8, deducted))
+        floor, rate_before = cap, rate_e8
+    return tuple(brackets)
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolRules:
+    """What the exchange holds a symbol to beyond `Instrument`. Prices in ticks, rates in 1e-8."""
+
+    min_price: int = 1
+    max_open_orders: int = 200
+    price_precision: int = 8
+    quantity_precision: int = 8
+    trigger_protect_e8: int = 5_000_000
+    """A conditional order with `priceProtect` stays where mark and last price are further apart than this."""
+    liquidation_fee_e8: int = 1_250_000
+    funding_interval_ms: int = 8 * 3_600_000
+    brackets: tuple[Bracket, ...] = brackets_of([(125, 1_000_000_000, "0.025")])
+
+
+@cache
+def shipped_exchange_info() -> dict[str, Any]:
+    """Return the shipped part of exchangeInfo, as on the wire: `source`, `rateLimits`, `assets` and `symbols`."""
+    return _table("filters.json")
+
+
+@cache
+def _table(name: str) -> dict[str, Any]:
+    table: dict[str, Any] = json.loads(resources.files("voltrade.exchange").joinpath(name).read_text("utf-8"))
+    return table
+
+
+def shipped_symbols() -> list[str]:
+    """Return the names of the symbols that `shipped_instrument` knows."""
+    return [entry["symbol"] for entry in shipped_exchange_info()["symbols"]]
+
+
+def shipped_instrument(symbol: str) -> Instrument:
+    """Return a symbol's filters from the shipped table.
+
+    Raises:
+        DataError: the table has no such symbol.
+    """
+    entry, filters = _shipped_entry(symbol)
+    lots, market, price = filters["LOT_SIZE"], filters["MARKET_LOT_SIZE"], filters["PRICE_FILTER"]
+    tick, step = Decimal(price["tickSize"]), Decimal(lots["stepSize"])
+    return Instrument(
+        symbol=symbol,
+        base_asset=entry["baseAsset"],
+        quote_asset=entry["quoteAsset"],
+        tick_size=tick.normalize(),
+        step_size=step.normalize(),
+        min_quantity=int(Decimal(lots["minQty"]) / step),
+        max_quantity=int(Decimal(lots["maxQty"]) / step),
+        market_max_quantity=int(Decimal(market["maxQty"]) / step),
+        min_notional=money(filters["MIN_NOTIONAL"]["notional"]),
+        multiplier_up=Decimal(filters["PERCENT_PRICE"]["multiplierUp"]),
+        multiplier_down=Decimal(filters["PERCENT_PRICE"]["multiplierDown"]),
+        market_take_bound=Decimal(entry["marketTakeBound"]),
+        max_price=int(Decimal(price["maxPrice"]) / tick),
+        source=shipped_exchange_info()["source"],
+    )
+
+
+def shipped_rules(symbol: str) -> SymbolRules:
+    """Return a symbol's further rules from the shipped tables.
+
+    Raises:
+        DataError: the tables have no such symbol.
+    """
+    entry, filters = _shipped_entry(symbol)
+    price = filters["PRICE_FILTER"]
+    return SymbolRules(
+        min_price=int(Decimal(price["minPrice"]) / Decimal(price["tickSize"])),
+        max_open_orders=filters["MAX_NUM_ORDERS"]["limit"],
+        price_precision=entry["pricePrecision"],
+        quantity_precision=entry["quantityPrecision"],
+        trigger_protect_e8=int(Decimal(entry["triggerProtect"]) * E8),
+        liquidation_fee_e8=int(Decimal(entry["liquidationFee"]) * E8),
+        brackets=brackets_of(_table("brackets.json")["symbols"][symbol]),
+    )
+
+
+def _shipped_entry(symbol: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    for entry in shipped_exchange_info()["symbols"]:
+        if entry["symbol"] == symbol:
+            return entry, {rule["filterType"]: rule for rule in entry["filters"]}
+    raise DataError(f"symbol: must be one of the shipped {', '.join(shipped_symbols())}, was {symbol}")

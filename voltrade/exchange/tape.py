@@ -1,0 +1,246 @@
+"""The player that drives a simulated exchange from a tape of trades, and the mark prices made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from voltrade.config import Config
+from voltrade.errors import DataError
+from voltrade.exchange.clearing import Log
+from voltrade.exchange.shipped import E8, shipped_instrument
+from voltrade.exchange.simulated import SimulatedExchange
+from voltrade.model import MONEY, Instrument, Int64s, MarkPrice, Segment, Trades
+
+MAX_BASIS_E8 = 30_000
+"""Largest distance of the simulated mark price from the last trade: 3 bps."""
+
+
+def simulate(
+    config: Config, trades: Trades, *, batch: int | None = None, log: Log | None = None
+) -> tuple[SimulatedExchange, TapePlayer]:
+    """Make the exchange and the player of a tape that a session's settings ask for."""
+    exchange = exchange_for(config, [trades.symbol], clock=int(trades.time[0]) - 1, log=log)
+    return exchange, player_for(config, exchange, trades, batch=batch)
+
+
+def exchange_for(
+    config: Config, symbols: Sequence[str | Instrument], *, clock: int = 0, log: Log | None = None
+) -> SimulatedExchange:
+    """Make the exchange that a session's settings ask for; `clock` is its time at the start, ms UTC.
+
+    Backtest, paper and venue all come here, so that they simulate alike.
+
+    Args:
+        symbols: shipped ones by name, others by their filters.
+
+    Raises:
+        DataError: a name is not shipped.
+    """
+    execution, risk = config.execution, config.risk
+    return SimulatedExchange(
+        [shipped_instrument(symbol) if isinstance(symbol, str) else symbol for symbol in symbols],
+        wallet=int(execution.wallet * MONEY),
+        taker_fee_e8=int(execution.taker_fee * E8),
+        maker_fee_e8=int(execution.maker_fee * E8),
+        latency_ms=execution.latency_ms,
+        slippage_bps=execution.slippage_bps,
+        leverage=risk.leverage,
+        margin_type=risk.margin_type,
+        clock=clock,
+        log=log,
+    )
+
+
+def player_for(config: Config, exchange: SimulatedExchange, trades: Trades, *, batch: int | None = None) -> TapePlayer:
+    """Make the player of one symbol's tape that a session's settings ask for."""
+    return TapePlayer(
+        exchange,
+        trades,
+        mark_interval_ms=config.execution.mark_interval_s * 1000,
+        seed=config.session.seed,
+        funding_rate_e8=int(config.execution.funding_rate * E8),
+        batch=batch,
+    )
+
+
+class TapePlayer:
+    """Plays a tape of one symbol's trades, and mark prices made from it, through a simulated exchange.
+
+    `horizon` looks ahead and plays nothing; `play` moves on. A mark price of time t comes after all trades with time
+    before t and before those at t or later. Marks fall on the whole multiples of the interval between the first and the
+    last trade; see `simulated_marks` for their prices. All of them state one funding rate, due at the whole multiples
+    of the symbol's funding interval. The exchange's clock starts 1 ms before the first trade; an exchange that comes
+    back from its log goes on after the last trade and mark that it knows.
+
+    Attributes:
+        trades_played: the position on the tape.
+        marks_played: mark prices so far.
+    """
+
+    def __init__(
+        self,
+        exchange: SimulatedExchange,
+        trades: Trades,
+        *,
+        mark_interval_ms: int,
+        seed: int,
+        funding_rate_e8: int = 0,
+        batch: int | None = None,
+    ) -> None:
+        """Put a tape in.
+
+        Args:
+            mark_interval_ms: tape time between two mark prices.
+            seed: of the distance between mark price and last trade.
+            funding_rate_e8: of each funding interval, in 1e-8.
+            batch: most trades of one segment; None for no bound.
+
+        Raises:
+            DataError: the tape is empty, of a symbol that the exchange has not, or goes back in time.
+        """
+        if len(trades) == 0:
+            raise DataError("tape: must have at least one trade, had none")
+        if trades.symbol not in exchange.markets:
+            raise DataError(f"tape: must be of {' or '.join(exchange.markets)}, was of {trades.symbol}")
+        if np.any(np.diff(trades.time) < 0):
+            raise DataError(f"tape: times must not go back, did after row {int(np.argmax(np.diff(trades.time) < 0))}")
+        self.exchange = exchange
+        self.trades = trades
+        self.batch = batch
+        self.market = exchange.markets[trades.symbol]
+        self.first_time = int(trades.time[0])
+        self.last_time = int(trades.time[-1])
+        self._mark_times, self._mark_rows, self._mark_prices = simulated_marks(
+            trades, self.market.instrument, mark_interval_ms, seed
+        )
+        self._funding_rate_e8 = funding_rate_e8
+        mark = self.market.mark
+        self.trades_played = int(np.searchsorted(trades.id, self.market.last_trade_id, side="right"))
+        self.marks_played = int(np.searchsorted(self._mark_times, mark.time, side="right")) if mark else 0
+        exchange.advance(self.first_time - 1)
+
+    def horizon(self) -> Segment:
+        """Look ahead up to and including the first trade that may make an event, or the next mark, or a batch."""
+        start = self.trades_played
+        next_mark = self._next_mark_row()
+        stop = next_mark if self.batch is None else min(next_mark, start + self.batch)
+        acting = self.market.first_acting(self.trades, start, stop)
+        mark = None
+        if acting < stop:
+            stop = acting + 1
+        elif stop == next_mark and self.marks_played < len(self._mark_times):
+            mark = self.mark(self.marks_played)
+        end = stop == len(self.trades) and self.marks_played == len(self._mark_times)
+        return Segment(self.trades[start:stop], mark, end)
+
+    def play(self, trade_count: int, mark: bool, time: int) -> None:
+        """Play trades from the position, then the mark if `mark`, and set the clock forward to `time`.
+
+        Raises:
+            ValueError: more trades than come before the next mark, or a mark that does not come next.
+        """
+        stop = self.trades_played + trade_count
+        if trade_count < 0 or stop > self._next_mark_row():
+            raise ValueError(f"{trade_count} trades from {self.trades_played} are not what comes next")
+        if trade_count:
+            self.exchange.on_trades(self.trades[self.trades_played : stop])
+            self.trades_played = stop
+        if mark:
+            if self.marks_played == len(self._mark_times) or stop != self._next_mark_row():
+                raise ValueError(f"no mark price comes after trade {stop}")
+            self.exchange.on_mark(self.mark(self.marks_played))
+            self.marks_played += 1
+        self.exchange.advance(time)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to play."""
+        return self.trades_played == len(self.trades) and self.marks_played == len(self._mark_times)
+
+    def due(self, time: int) -> tuple[int | None, Trades, MarkPrice | None]:
+        """Return what of the horizon is due at a time, and when it ends; None where nothing is."""
+        segment = self.horizon()
+        trades = segment.trades[: int(np.searchsorted(segment.trades.time, time, side="right"))]
+        whole = len(trades) == len(segment.trades)
+        mark = segment.mark if whole and segment.mark is not None and segment.mark.time <= time else None
+        if mark is not None:
+            return mark.time, trades, mark
+        return (int(trades.time[-1]) if len(trades) else None), trades, None
+
+    def finish(self) -> None:
+        """End the tape: see `SimulatedExchange.finish`."""
+        self.exchange.finish(self.trades.symbol)
+
+    def _next_mark_row(self) -> int:
+        """Row of the first trade after the next mark; the end of the tape where no mark comes."""
+        if self.marks_played == len(self._mark_times):
+            return len(self.trades)
+        return int(self._mark_rows[self.marks_played])
+
+    def mark(self, number: int) -> MarkPrice:
+        """Return the mark price with a number, counted from 0."""
+        time, interval_ms = int(self._mark_times[number]), self.market.rules.funding_interval_ms
+        return MarkPrice(
+            self.trades.symbol,
+            time,
+            int(self._mark_prices[number]),
+            funding_rate_e8=self._funding_rate_e8,
+            next_funding_time=(time // interval_ms + 1) * interval_ms,
+        )
+
+
+def steps_until(players: Sequence[TapePlayer], time: int) -> Iterator[tuple[TapePlayer, Trades, MarkPrice | None]]:
+    """Play several symbols' tapes up to and including a time, in the order of time; each step is yielded, then played.
+
+    A step ends with a trade that orders react to, or with a mark price; before it, what the other symbols traded
+    earlier is played. What happens in one millisecond happens in the order of the players. So an account that holds
+    several symbols sees them as they stood, however `time` advances.
+    """
+    while True:
+        due = [(*player.due(time), player) for player in players]
+        stretches = [(end, number) for number, (end, *_) in enumerate(due) if end is not None]
+        if not stretches:
+            return
+        end, number = min(stretches)
+        for other, (_, trades, _, player) in enumerate(due):
+            earlier = trades[: int(np.searchsorted(trades.time, end, side="right" if other < number else "left"))]
+            if other != number and len(earlier):
+                yield player, earlier, None
+                player.play(len(earlier), False, 0)
+        _, trades, mark, player = due[number]
+        yield player, trades, mark
+        player.play(len(trades), mark is not None, 0)
+
+
+def simulated_marks(
+    trades: Trades, instrument: Instrument, interval_ms: int, seed: int
+) -> tuple[Int64s, Int64s, Int64s]:
+    """Make the mark prices of a tape.
+
+    A mark is the price of the last trade before it, moved by a basis: the mean of eight numbers, one for each of the
+    last eight interval ends, each drawn evenly from -3 to +3 bps by a hash of the seed and that time. So the basis
+    reverts to zero over eight marks, never leaves 3 bps, and depends on nothing but seed and time.
+
+    Returns:
+        Columns of equal length: time (ms UTC), row of the first trade at or after it, price in 1e-8 (rounded down).
+    """
+    first = int(trades.time[0]) // interval_ms + 1
+    last = int(trades.time[-1]) // interval_ms
+    numbers = np.arange(first, last + 1, dtype=np.int64)
+    times = numbers * interval_ms
+    rows = np.searchsorted(trades.time, times, side="left").astype(np.int64)
+    basis_e8 = sum(_drawn_basis(numbers - back, seed) for back in range(8)) // 8
+    price_e8 = trades.price[rows - 1] * int(instrument.tick_size * E8)
+    # price x basis / 1e8 in two parts, since their product may not fit 64 bits
+    return times, rows, price_e8 + price_e8 // E8 * basis_e8 + price_e8 % E8 * basis_e8 // E8
+
+
+def _drawn_basis(numbers: Int64s, seed: int) -> Int64s:
+    """Draw evenly from -MAX_BASIS_E8 to MAX_BASIS_E8 for each number: SplitMix64 of the seed, at that number."""
+    mixed = numbers.astype(np.uint64) + np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    mixed ^= mixed >> np.uint64(31)
+    return (mixed % np.uint64(2 * MAX_BASIS_E8 + 1)).astype(np.int64) - MAX_BASIS_E8
