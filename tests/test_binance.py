@@ -495,6 +495,7 @@ def open_account(fake: FakeBinance, trades: int = 1) -> None:
         ("GET", "/fapi/v3/positionRisk"): Say(body=[{**position, "unRealizedProfit": "0.4"}]),
         ("GET", "/fapi/v1/symbolConfig"): Say(body=config),
         ("GET", "/fapi/v1/positionSide/dual"): Say(body={"dualSidePosition": False}),
+        ("GET", "/fapi/v1/multiAssetsMargin"): Say(body={"multiAssetsMargin": False}),
         ("GET", "/fapi/v1/commissionRate"): Say(body=rates),
         ("GET", "/fapi/v1/openOrders"): Say(body=[{**ORDER, "status": "NEW", "executedQty": "0"}]),
         ("GET", "/fapi/v1/openAlgoOrders"): Say(body=[ALGO_ORDER]),

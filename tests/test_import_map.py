@@ -64,7 +64,7 @@ MAY_IMPORT = {
     "exchange.simulated": f"{BASE} account {BOOKS} exchange.refusals exchange.matching",
     "exchange.tape": f"{BASE} exchange.shipped exchange.market exchange.clearing exchange.simulated",
     "exchange.truth": f"{BASE} {SIMULATED}",
-    "exchange.paper": f"{BASE} exchange.simulated",
+    "exchange.paper": f"{BASE} exchange.refusals exchange.tape exchange.truth",
     "exchange.venue_wire": f"{BASE} {SIMULATED}",
     "exchange.venue_streams": f"{BASE} exchange.venue_wire",
     "exchange.venue_rest": f"{BASE} {SIMULATED} exchange.venue_wire exchange.venue_streams",

@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
-from sessions import ROOT, Truth
+from papermill_runs import LOST_WITHIN_S, Started, is_alive
+from sessions import Truth
 
 from voltrade import journal, session
 from voltrade.config import Config
@@ -32,89 +28,18 @@ PARAMETERS: dict[str, Any] = {
 }
 """A tape that takes minutes, so that a session is in its midst whenever a test gets to it."""
 
-LOST_WITHIN_S = 5.0
-"""Longest from the kill of a notebook to the end of its session, by the wall clock."""
-
-
-class Started:
-    """A session that papermill runs, and the processes behind it."""
-
-    def __init__(self, output: Path, notebook: Path = ROOT / "notebooks/live.ipynb", **parameters: object) -> None:
-        self.output, self.run = output, output.with_suffix("")
-        command = [sys.executable, "-m", "papermill", str(notebook), str(output)]
-        for name, value in (PARAMETERS | parameters).items():
-            command += ["-p", name, str(value)]
-        self._log = (output.parent / f"papermill-{time.monotonic_ns()}.log").open("w+")
-        self.papermill = subprocess.Popen(
-            [*command, "--no-progress-bar"], cwd=ROOT, stdout=self._log, stderr=self._log, start_new_session=True
-        )
-
-    @property
-    def said(self) -> str:
-        return Path(self._log.name).read_text()
-
-    @property
-    def record(self) -> dict[str, Any]:
-        path = self.run / "run.json"
-        return json.loads(path.read_text()) if path.exists() else {}
-
-    @property
-    def kernel(self) -> int:
-        children = Path(f"/proc/{self.papermill.pid}/task/{self.papermill.pid}/children").read_text().split()
-        (kernel,) = [int(pid) for pid in children if b"ipykernel" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        return kernel
-
-    def until(self, condition: Callable[[], bool], within_s: float = 60) -> None:
-        deadline = time.monotonic() + within_s
-        while not condition():
-            assert time.monotonic() < deadline, f"waited for too long: {self.record}\n{self.said[-3000:]}"
-            time.sleep(0.05)
-
-    def until_it_trades(self) -> Started:
-        """Until the notebook follows the session, and the session has entered."""
-        self.until(lambda: self.record.get("state") == "running")
-        self.until(lambda: any(row.kind == "OrderIntent" for row in journal.read(self.run / "journal.db")))
-        self.until(lambda: "await live.follow()" in self._running_cell())
-        return self
-
-    def _running_cell(self) -> str:
-        try:
-            cells = nbformat.read(self.output, 4).cells
-        except (OSError, nbformat.reader.NotJSONError):  # papermill writes it in place: this is between two bytes
-            return ""
-        return "".join(
-            c.source for c in cells if c.cell_type == "code" and c.metadata.papermill.get("status") == "running"
-        )
-
-    def clean_up(self) -> None:
-        self._log.close()
-        self.papermill.kill()
-        self.papermill.wait()
-        self.until(lambda: not _is_alive(self.record.get("pid", 0)), 10 + LOST_WITHIN_S)
-        if venue := self.record.get("venue"):  # the one of an engine that was killed, and not gone on with
-            with suppress(OSError):
-                urllib.request.urlopen(f"{venue}/voltrade/stop", data=b"", timeout=10).close()
-
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
     started: list[Started] = []
 
     def start_one(**parameters: object) -> Started:
-        started.append(Started(tmp_path / "today.ipynb", **parameters))
+        started.append(Started(tmp_path / "today.ipynb", **(PARAMETERS | parameters)))
         return started[-1]
 
     yield start_one
     for one in started:
         one.clean_up()
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text() if pid else ""
-    except OSError:
-        return False
-    return bool(status) and "State:\tZ" not in status
 
 
 def check_sealed(run: Path) -> None:
@@ -165,7 +90,7 @@ def test_the_third_signal_gives_up_on_a_notebook_that_does_not_end(
     nb = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel, "voltrade": {"session": True}})
     nbformat.write(nb, tmp_path / "deaf.ipynb")
     one = start(notebook=tmp_path / "deaf.ipynb")
-    one.until(lambda: "while True" in one._running_cell())
+    one.until(lambda: "while True" in one.running_cell())
     for count, number in enumerate((signal.SIGTERM, signal.SIGINT), start=1):
         one.papermill.send_signal(number)
         one.until(lambda count=count: one.said.count("asking the session to stop") == count)
@@ -185,7 +110,7 @@ def test_a_killed_notebook_ends_the_session_by_its_policy(start: Callable[..., S
         os.kill(pid, signal.SIGKILL)
     one.until(lambda: one.record["state"] == "ended", LOST_WITHIN_S)
     assert one.record["end_reason"] == "NOTEBOOK_LOST"
-    one.until(lambda: not _is_alive(one.record["pid"]), LOST_WITHIN_S)
+    one.until(lambda: not is_alive(one.record["pid"]), LOST_WITHIN_S)
     check_sealed(one.run)
     assert one.papermill.wait(30) != 0
 
@@ -208,7 +133,7 @@ def test_papermill_again_goes_on_with_a_run_whose_engine_was_killed(start: Calla
 
     again = start()
     again.until(lambda: again.record["state"] == "running" and again.record.get("pid", pid) != pid)
-    again.until(lambda: "await live.follow()" in again._running_cell())
+    again.until(lambda: "await live.follow()" in again.running_cell())
     again.papermill.send_signal(signal.SIGINT)
     assert again.papermill.wait(60) == 0, again.said
     assert "today was cut short; going on with it" in again.said

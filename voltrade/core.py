@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,8 @@ class Desk:
     opened_at_bar: int = 0
     left_at: int = risk.NO_EXIT
     left_at_bar: int = 0
+    problems: list[str] = field(default_factory=list)
+    """What about the account forbids trading it; a person has been told."""
 
 
 class TradingCore:
@@ -436,9 +438,11 @@ class TradingCore:
         if self.account.wallet != snapshot.wallet:
             theirs, ours = money_text(snapshot.wallet), money_text(self.account.wallet)
             outputs.append(Alert(self.time, "WALLET_DIFFERS", f"the exchange has {theirs}, our books {ours}"))
-        for problem in problems:
-            desk.monitor.reconciled = False
-            outputs.append(Alert(self.time, "ACCOUNT_MISMATCH", problem))
+        if problems:
+            desk.monitor.disagree(self.time)
+        if problems != desk.problems:
+            outputs += [Alert(self.time, "ACCOUNT_MISMATCH", problem) for problem in problems]
+            desk.problems = problems
         return outputs
 
     def _open_account(self, desk: Desk, snapshot: Snapshot) -> None:
@@ -458,6 +462,8 @@ class TradingCore:
         problems = []
         if snapshot.hedge_mode:
             problems.append("position mode must be one-way, was hedge")
+        if snapshot.multi_assets:
+            problems.append("margin mode must be single-asset, was multi-assets")
         if snapshot.leverage != wanted.leverage:
             problems.append(f"leverage must be {wanted.leverage}, was {snapshot.leverage}")
         if snapshot.margin_type != wanted.margin_type:

@@ -88,6 +88,7 @@ class Engine:
         """Take the account's ledger. An account that begins and ends with the session needs none."""
         if wiring.account:
             self._ledger = Ledger.open(self._dir.parent / ".accounts", wiring.account, self._config.session.mode)
+            wiring.take_account(self._ledger.folder)
 
     def _let_go(self) -> None:
         for held in (self._journal, self._ledger):

@@ -53,6 +53,11 @@ class Ledger:
             raise SessionError(f"{path}: must be an account's ledger: {error}") from None
         return ledger
 
+    @property
+    def folder(self) -> Path:
+        """What else is kept for the account goes here."""
+        return self._path.with_suffix("")
+
     def begin(self, run: Path) -> None:
         """Note that a run has begun; from now on its journal is what the next run starts from."""
         self._write({"run": str(run.resolve()), "ended": False})

@@ -510,6 +510,8 @@ class Snapshot:
     algo_orders: tuple[AlgoUpdate, ...] = ()
     fills: tuple[OrderUpdate, ...] = ()
     """Our trades since the last snapshot, each as an update with its fill."""
+    multi_assets: bool = False
+    """Whether margin is shared among assets."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -508,13 +508,18 @@ class OrderMonitor:
         if self.reconciled:
             self._disagreements = 0
             return outputs
-        # One reading may fall between two fills, so a person is told of the second; then it is asked more seldom.
-        self._snapshot_at = snapshot.time + (RETRY_AFTER_MS << min(self._disagreements, DOUBLINGS))
-        self._disagreements += 1
+        # One reading may fall between two fills, so a person is told of the second.
+        self.disagree(snapshot.time)
         if ours != theirs and self._disagreements == 2:
             text = f"the exchange has {theirs} lots, our fills make {ours}"
             outputs.append(Alert(snapshot.time, "POSITION_MISMATCH", text))
         return outputs
+
+    def disagree(self, time: int) -> None:
+        """Take note that the account isn't as it must be: no entry until it is; it is asked ever more seldom."""
+        self.reconciled = False
+        self._snapshot_at = time + (RETRY_AFTER_MS << min(self._disagreements, DOUBLINGS))
+        self._disagreements += 1
 
     def on_time(self, time: int) -> list[Output]:
         """Do what is due: look up overdue orders, retry, protect, leave a position that is held too long."""

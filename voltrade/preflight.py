@@ -12,7 +12,6 @@ from decimal import Decimal
 from typing import Any
 
 from voltrade.config import Config
-from voltrade.exchange.paper import PaperExchange
 from voltrade.model import MONEY, Instrument, Snapshot, money_text
 from voltrade.permission import largest_notional
 from voltrade.wiring import Wiring
@@ -51,10 +50,11 @@ async def preflight(wiring: Wiring) -> list[Check]:
     ]
     snapshot = await wiring.gateway.snapshot(config.session.symbol, 0)
     if config.session.apply_account_settings and _differs(snapshot, config) and _is_flat(snapshot):
-        await wiring.rest.apply_account_settings(config.session.symbol, config.risk.leverage, config.risk.margin_type)
+        await wiring.gateway.apply_account_settings(
+            config.session.symbol, config.risk.leverage, config.risk.margin_type
+        )
         snapshot = await wiring.gateway.snapshot(config.session.symbol, 0)
-    multi_assets = False if isinstance(wiring.gateway, PaperExchange) else await wiring.rest.multi_assets()
-    return [*checks, *_account(snapshot, multi_assets, config), *_market(wiring.instrument), *_limits(config)]
+    return [*checks, *_account(snapshot, config), *_market(wiring.instrument), *_limits(config)]
 
 
 def refused(checks: Iterable[Check]) -> str:
@@ -76,15 +76,15 @@ def _is_flat(snapshot: Snapshot) -> bool:
     return not (snapshot.position.quantity or snapshot.orders or snapshot.algo_orders)
 
 
-def _account(snapshot: Snapshot, multi_assets: bool, config: Config) -> list[Check]:
+def _account(snapshot: Snapshot, config: Config) -> list[Check]:
     risk = config.risk
     mode = "hedge" if snapshot.hedge_mode else "one-way"
-    assets = "multi-assets" if multi_assets else "single-asset"
+    assets = "multi-assets" if snapshot.multi_assets else "single-asset"
     fees = f"taker {_percent(snapshot.taker_fee_e8)}, maker {_percent(snapshot.maker_fee_e8)}"
     open_orders = f"{len(snapshot.orders)} orders, {len(snapshot.algo_orders)} conditional orders"
     return [
         Check("position mode", mode, "one-way", not snapshot.hedge_mode),
-        Check("margin mode", assets, "single-asset", not multi_assets),
+        Check("margin mode", assets, "single-asset", not snapshot.multi_assets),
         Check("margin type", snapshot.margin_type, risk.margin_type, snapshot.margin_type == risk.margin_type),
         Check("leverage", f"{snapshot.leverage}", f"{risk.leverage}", snapshot.leverage == risk.leverage),
         Check("fees", fees),

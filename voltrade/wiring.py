@@ -39,7 +39,6 @@ from voltrade.exchange.binance import (
     connect,
 )
 from voltrade.exchange.paper import OnAggTrade, OnEvent, PaperExchange
-from voltrade.exchange.tape import exchange_for
 from voltrade.live import LiveTradingSystem
 from voltrade.model import Instrument
 from voltrade.permission import Permission, permit
@@ -169,6 +168,11 @@ class Wiring:
         """The side channel, where the tape is the clock."""
         return self.venue if self.tape.get("lockstep") else None
 
+    def take_account(self, folder: Path) -> None:
+        """Once the account's ledger is ours: come back to the account on paper that is kept beside it."""
+        if isinstance(self.gateway, PaperExchange):
+            self.gateway = PaperExchange(self.config, self.instrument, self.clock, folder)
+
     def feed(self, system: LiveTradingSystem, after_trade_id: int) -> BinanceWSManager:
         """Return the streams that bring a session its events; not started yet."""
         on_agg_trade: OnAggTrade = system._on_agg_trade
@@ -190,6 +194,8 @@ class Wiring:
 
     async def close(self) -> None:
         """Let go of everything; end a venue of the session's own."""
+        if isinstance(self.gateway, PaperExchange):
+            self.gateway.close()
         await self.exchange.close()
         if self.venue is not None:
             if self.is_own_venue:
@@ -256,9 +262,9 @@ async def _wire_sim(config: Config, run_dir: Path, known_venue: str) -> Wiring:
 
 async def _wire_paper(config: Config) -> Wiring:
     wiring = await _wired(config, _endpoint(config), None, WallClock())
-    exchange = exchange_for(config, [wiring.instrument], clock=wiring.clock())
-    wiring.gateway = PaperExchange(exchange, wiring.clock)
+    wiring.account = f"paper {wiring.endpoint.rest} {config.session.symbol}"
     wiring.fingerprint = "paper"
+    wiring.gateway = PaperExchange(config, wiring.instrument, wiring.clock)
     return wiring
 
 

@@ -33,6 +33,13 @@ class OrderGateway(Protocol):
     async def lookup(self, command: LookupOrder) -> Reply:
         """Ask for an order by its client id; REFUSED with -2013 where the exchange has none."""
 
+    async def apply_account_settings(self, symbol: str, leverage: int, margin_type: str) -> None:
+        """Set one-way mode, the margin type (`isolated` or `cross`) and the leverage. Only when asked to, and flat.
+
+        Raises:
+            VenueError: the exchange refused one of them.
+        """
+
 
 class Feed(Protocol):
     """Keeps the market and user streams up and hands their events on, in order, through the callbacks it was given."""

@@ -402,6 +402,7 @@ class BinanceRestClient:
             self._read("fapiPrivateV3GetPositionRisk", of_symbol),
             self._read("fapiPrivateGetSymbolConfig", of_symbol),
             self._read("fapiPrivateGetPositionSideDual"),
+            self._read("fapiPrivateGetMultiAssetsMargin"),
             self._read("fapiPrivateGetCommissionRate", of_symbol),
             self._read("fapiPrivateGetOpenOrders", of_symbol),
             self._read("fapiPrivateGetOpenAlgoOrders", of_symbol),
@@ -411,7 +412,7 @@ class BinanceRestClient:
         for part in parts:
             if isinstance(part, BaseException):
                 raise part
-        account, positions, config, mode, rates, orders, algos, fills = parts
+        account, positions, config, mode, assets, rates, orders, algos, fills = parts
         try:
             wallet, available = reader.wallet(account)
             leverage, margin_type = reader.symbol_config(config)
@@ -430,6 +431,7 @@ class BinanceRestClient:
                 orders=tuple(map(reader.order, _rows("openOrders", orders))),
                 algo_orders=tuple(map(reader.algo_order, _rows("openAlgoOrders", algos))),
                 fills=tuple(fills),
+                multi_assets=Fields("multiAssetsMargin", assets).flag("multiAssetsMargin"),
             )
         except DataError as error:
             raise VenueError(f"the account of {symbol} could not be read: {error}") from None
@@ -467,18 +469,6 @@ class BinanceRestClient:
             ]
         except (DataError, ArithmeticError, ValueError, TypeError, IndexError) as error:
             raise VenueError(f"klines of {symbol} could not be read: {error}") from None
-
-    async def multi_assets(self) -> bool:
-        """Whether the account's margin is shared among assets.
-
-        Raises:
-            VenueError: it could not be read.
-        """
-        mode = await self._read("fapiPrivateGetMultiAssetsMargin")
-        try:
-            return Fields("multiAssetsMargin", mode).flag("multiAssetsMargin")
-        except DataError as error:
-            raise VenueError(str(error)) from None
 
     async def clock_offset(self) -> int:
         """Return how far our clock is ahead of the exchange's, ms, to half a round trip.
