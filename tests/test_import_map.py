@@ -80,7 +80,9 @@ MAY_IMPORT = {
     "record": f"{BASE} rule_file",
     "papermill_engine": f"{BASE} permission rule_file record",
     "runs": f"{BASE} rule_file record journal report replay",
-    "session": f"{BASE} permission rule_file record report charts papermill_engine ctl runs",
+    "session": f"{BASE} permission rule_file record report charts papermill_engine ctl runs tables",
+    "tables": "report",
+    "review": f"{BASE} backtest charts data journal record replay report rule_file runs tables",
     # the one place that picks concrete parts, by name
     "engine": "*",
     "__main__": "*",

@@ -18,7 +18,7 @@ from voltrade.core import TradingCore
 from voltrade.errors import SessionError, VenueError
 from voltrade.exchange import Feed, OrderGateway
 from voltrade.journal import Journal
-from voltrade.lockstep import Ask, Collect, Execute, Finish, Horizon, Lockstep, Play, commands_of
+from voltrade.lockstep import Ask, Collect, Execute, Finish, Horizon, Lockstep, Play, commands_of, warm_up
 from voltrade.model import (
     CancelOrder,
     Command,
@@ -160,12 +160,7 @@ class LiveTradingSystem:
 
     def warm_up(self, history: History) -> None:
         """Let the core take what came before the session; without an account it can't act on it."""
-        if history.phase is not None:
-            self.handle(history.phase)
-        trades = history.trades
-        while len(trades):
-            consumed, _ = self.handle(trades)
-            trades = trades[consumed:]
+        warm_up(self.handle, history)
         self._commit()
 
     def catch_up(self, history: History) -> None:

@@ -33,6 +33,7 @@ from voltrade.model import (
     EquityPoint,
     FeedGap,
     Instrument,
+    Operator,
     OrderIntent,
     OrderUpdate,
     Outcome,
@@ -155,6 +156,14 @@ _BREAKER = {
 }
 _ALERTS = {"code": "str", "text": "str"}
 _GAPS = {"first_id": "int64", "last_id": "int64", "missing": "int64", "filled": "int64"}
+_OPERATOR = {"action": "str", "reason": "str", "final": "bool"}
+WITHOUT_A_RULE = frozenset(
+    {"bar", "close", "ready", "signal", "outcome", "vwap", "ema_fast", "ema_slow", "rsi", "atr", "ema_cross"}
+    | {"bollinger_upper", "bollinger_middle", "bollinger_lower", "bollinger_breakout"}
+    | {"rsi_long", "rsi_short", "vwap_long", "vwap_short"}
+)
+"""Columns of the decisions that every run has; the others are of a rule of one's own."""
+
 _DECISIONS = {
     "bar": "int64",
     "close": "float64",
@@ -198,6 +207,8 @@ class Frames:
     """One row a thing a person should know."""
     gaps: pd.DataFrame
     """One row a jump in the trade ids: `missing` trades, of which `filled` came by REST."""
+    operator: pd.DataFrame
+    """One row a command that a person or a stop policy gave, with its reason; `final` ones end the session."""
 
 
 def frames(instrument: Instrument, bar_rows: Iterable[Mapping[str, Any]], facts: Iterable[object]) -> Frames:
@@ -263,7 +274,7 @@ class Collector:
         self._by_order_id: dict[int, str] = {}
         self._fills: dict[int, tuple[_Order, OrderUpdate]] = {}
         self._notes: dict[type, list[Any]] = {
-            kind: [] for kind in (RoundTrip, EquityPoint, Refusal, BreakerChange, Alert, FeedGap)
+            kind: [] for kind in (RoundTrip, EquityPoint, Refusal, BreakerChange, Alert, FeedGap, Operator)
         }
 
     @property
@@ -399,6 +410,7 @@ class Collector:
                 _GAPS,
                 [(n.time, n.first_id, n.last_id, n.last_id - n.first_id + 1, n.filled) for n in self._notes[FeedGap]],
             ),
+            operator=_frame(_OPERATOR, [(n.time, n.action, n.reason, n.final) for n in self._notes[Operator]]),
         )
 
     def _refusals_frame(self) -> pd.DataFrame:
@@ -503,8 +515,8 @@ class RunReader:
             raise JournalError(f"{self.path}: must begin with a Start row, has {self.seq} rows")
         return self._collector
 
-    def poll(self) -> int:
-        """Read the rows that were committed since the last call; return how many.
+    def poll(self, until: int | None = None) -> int:
+        """Read the rows that were committed since the last call, or those up to row `until`; return how many.
 
         Raises:
             JournalError: the file is no journal of ours, or its first row is not a Start.
@@ -513,6 +525,8 @@ class RunReader:
             return 0
         before = self.seq
         for row in journal.read(self.path, after=self.seq):
+            if until is not None and row.seq > until:
+                break
             self._take(row)
             self.seq, self.head, self.time = row.seq, row.hash.hex(), row.time
         return self.seq - before
@@ -665,6 +679,24 @@ def _decisions_frame(
         if name not in ("ready", "signal"):
             table[name] = [verdict.get(name, math.nan) for verdict in verdicts]
     return table
+
+
+def reasons(decisions: pd.DataFrame) -> list[str]:
+    """Say what each bar's rule decided: triggers that fired, filters that passed or said no; empty where none fired.
+
+    A filter of the built-in rule is told of only where it said no, one of a rule of one's own in any case.
+    """
+    values = decisions.drop(columns=list(_DECISIONS))
+    triggers, filters = values.select_dtypes("integer"), values.select_dtypes("bool")
+    own = [name for name in filters if name not in WITHOUT_A_RULE]
+    has_fired = (triggers != 0).any(axis=1).to_numpy() | (decisions["signal"] != "").to_numpy()
+    texts = [""] * len(decisions)
+    for row in np.flatnonzero(has_fired):
+        fired = [f"{name} {value:+d}" for name, value in triggers.iloc[row].items() if value]
+        passed = [f"{name} yes" for name in own if filters[name].iloc[row]]
+        refused = [f"{name} no" for name, passed in filters.iloc[row].items() if not passed]
+        texts[row] = " · ".join(fired + passed + refused)
+    return texts
 
 
 def _flat(verdict: Mapping[str, Any]) -> dict[str, Any]:
