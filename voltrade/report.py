@@ -45,7 +45,7 @@ from voltrade.model import (
     Snapshot,
 )
 from voltrade.oms import DONE, STATUS_ALIASES
-from voltrade.risk import CircuitBreaker
+from voltrade.risk import COUNTED, CircuitBreaker
 
 YEAR_DAYS = 365
 """Calendar days that annualised numbers refer to."""
@@ -761,7 +761,7 @@ def _equity_frame(units: _Units, points: Sequence[EquityPoint]) -> pd.DataFrame:
 def _breaker_frame(changes: Sequence[BreakerChange]) -> pd.DataFrame:
     rows = []
     for change in changes:
-        unit = 1 if _is_count(change.rule) else MONEY
+        unit = 1 if change.rule in COUNTED else MONEY
         rows.append(
             (
                 change.time,
@@ -774,11 +774,6 @@ def _breaker_frame(changes: Sequence[BreakerChange]) -> pd.DataFrame:
             )
         )
     return _frame(_BREAKER, rows)
-
-
-def _is_count(rule: str) -> bool:
-    """Whether a breaker rule counts round trips; the others measure money."""
-    return rule in ("LOSING_STREAK", "TRADES_PER_DAY")
 
 
 def settings_table(config: Config) -> pd.DataFrame:
@@ -1054,7 +1049,7 @@ def breaker_distances(run: Frames, settings: RiskSettings) -> pd.DataFrame:
             breaker.on_equity(_ms(time), round(amount * MONEY))
     rows = []
     for rule, (measure, limit) in breaker.distances().items():
-        unit = 1 if _is_count(rule) else MONEY
+        unit = 1 if rule in COUNTED else MONEY
         measured, bound = max(measure, 0) / unit, limit / unit
         rows.append(
             (measured, bound, max(bound - measured, 0.0), measured / bound if bound else math.nan, _unit_name(rule))
@@ -1070,4 +1065,4 @@ def _ms(time: pd.Timestamp) -> int:
 
 
 def _unit_name(rule: str) -> str:
-    return "round trips" if _is_count(rule) else "quote asset"
+    return "round trips" if rule in COUNTED else "quote asset"
