@@ -37,6 +37,15 @@ def recordings() -> Path:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _no_news() -> Iterator[None]:
+    """No test tells a developer's phone of its trades."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("VOLTRADE_NOTIFY", "VOLTRADE_NOTIFY_FILE"):
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _only_loopback() -> Iterator[None]:
     """Refuse every connection and look-up of this process that leaves the machine: no test may reach an exchange."""
     connect, connect_ex, look_up = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo

@@ -18,8 +18,10 @@ import pytest
 from builders import an_instrument
 from made_run import made_run
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from test_review import hostile_run
+from test_runs import MADE as MADE_RUN
 
-from voltrade import charts, report
+from voltrade import charts, report, review
 from voltrade.config import Config
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -56,7 +58,7 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from builders import an_instrument
 from made_run import made_run
-from voltrade import charts, report
+from voltrade import charts, report, review
 from voltrade.config import Config
 
 made = made_run(an_instrument(), bar_count=150)
@@ -168,4 +170,25 @@ def test_a_running_chart_changes_in_place_on_the_screen(lab: tuple[Path, str], b
     page.wait_for_function(f"{DRAWN}.some(chart => chart.points.bars === 150)")
     (chart,) = page.evaluate(DRAWN)
     assert chart["points"]["EMA slow"] == 150
+    page.close()
+
+
+def test_the_page_of_a_review_opens_alone_and_runs_nothing_but_its_own(browser: Any, tmp_path: Path) -> None:
+    path = review.write(hostile_run(tmp_path / "today"))
+    page = browser.new_page(viewport={"width": 1400, "height": 6000})
+    said: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(path.as_uri())
+    page.wait_for_function(f"{DRAWN}.filter(chart => chart.marks > 0).length === 3")
+    prices, equity, _ = page.evaluate(DRAWN)
+    assert prices["points"]["bars"] == len(MADE_RUN.bars)
+    assert prices["marks"] > len(MADE_RUN.bars)
+    assert "Equity, drawdown, position" in equity["title"]
+    assert page.locator("table").count() > 12
+    assert page.evaluate("window.hacked") is None
+    assert said == []
+    assert asked == [path.as_uri()]
     page.close()

@@ -72,15 +72,18 @@ MAY_IMPORT = {
     # a session's process: its exchange, its history, its checks, its socket
     "wiring": f"{BASE} credentials permission live exchange.binance exchange.paper exchange.tape",
     "warmup": f"{BASE} bars exchange.binance exchange.messages",
-    "preflight": f"{BASE} permission wiring exchange.paper",
-    "doctor": f"{BASE} credentials permission wiring preflight",
+    "notify": f"{BASE} credentials oms risk",
+    "preflight": f"{BASE} notify permission wiring exchange.paper",
+    "doctor": f"{BASE} credentials notify permission wiring preflight",
     "control": BASE,
     # what people touch
     "charts": f"{BASE} report",
     "record": f"{BASE} rule_file",
     "papermill_engine": f"{BASE} permission rule_file record",
     "runs": f"{BASE} rule_file record journal report replay",
-    "session": f"{BASE} permission rule_file record report charts papermill_engine ctl runs",
+    "session": f"{BASE} permission rule_file record report charts papermill_engine ctl runs tables",
+    "tables": "report",
+    "review": f"{BASE} backtest charts data journal record replay report rule_file runs tables",
     # the one place that picks concrete parts, by name
     "engine": "*",
     "__main__": "*",
@@ -89,6 +92,7 @@ MAY_IMPORT = {
 """Each room, and the rooms that it may import. A new room is added here first."""
 
 ONLY_IN = {
+    "apprise": {"notify"},
     "ccxt": {"exchange.binance"},
     "aiohttp": {"exchange.binance", "exchange.venue", "exchange.venue_streams", "wiring"},
     "plotly": {"charts"},

@@ -42,6 +42,10 @@ def test_parameterised_notebooks_exist() -> None:
     assert {path.name for path in NOTEBOOKS} >= PARAMETERISED
 
 
+def test_the_review_asks_for_nothing_but_a_run() -> None:
+    assert parameters_of(ROOT / "notebooks/review.ipynb") == {"run": ""}
+
+
 @pytest.mark.parametrize("name", sorted(PARAMETERISED))
 def test_the_cell_of_parameters_holds_settings_and_their_defaults(name: str) -> None:
     given = parameters_of(ROOT / "notebooks" / name)

@@ -49,7 +49,7 @@ def test_the_rule_file_is_shown_and_its_adx_is_that_of_ta(tmp_path: Path, monkey
 
 
 def test_every_command_is_shown_and_every_shown_path_exists(capsys: Any) -> None:
-    for command in ("replay", "verify", "runs", "ctl", "run", "venue"):
+    for command in ("replay", "verify", "review", "runs", "ctl", "run", "venue"):
         assert f"python -m voltrade {command}" in README
     for path in re.findall(r"`((?:voltrade|notebooks|docs|rules)/[\w/]+\.(?:py|ipynb|md))", README):
         assert (ROOT / path).exists(), path

@@ -26,6 +26,7 @@ from voltrade.errors import ConfigError, SessionError
 from voltrade.exchange import venue
 from voltrade.papermill_engine import Refused, check_parameters, go_on
 from voltrade.replay import recover, replay
+from voltrade.review import Review, page
 from voltrade.rule_file import RuleFile, keep_rule, load_rule, read_parameters
 from voltrade.signal_engine import UncompiledRuleWarning
 
@@ -98,6 +99,7 @@ def run(traded: Path, tmp_path: Path) -> Path:
 
 def test_session_backtest_and_replay_trade_it_whatever_becomes_of_the_file(traded: Path) -> None:
     check_run(traded)
+    assert "makes the same" in Review(session.open_run(traded)).agreement
     assert {path.name for path in (traded / "rule").iterdir()} == {"adx.py", "levels.py"}
     start = start_of(traded)
     assert len(start["rule_sha256"]) == 64
@@ -140,8 +142,12 @@ def test_a_copy_that_was_altered_is_refused(run: Path, place: str, capsys: pytes
         assert f"{command}: rule: " in capsys.readouterr().err
     with pytest.raises(ConfigError, match="must be the one"):
         assert session.open_run(run).config
+    looked = Review(session.open_run(run))
+    assert looked.config.signals.ema_fast == 5  # all but the rule's own settings
+    assert looked.researched.frames is None
+    assert "must be the one that the run was begun with" in page(looked)
     checks = session.open_run(run).checks()
-    assert checks["ok"].to_dict() == {"end": True, "rows": True, "head": True, "replay": False}
+    assert checks["ok"].to_dict() == {"end": True, "rows": True, "head": True, "rule": False, "replay": False}
 
 
 def test_a_record_that_was_altered_with_the_copy_is_refused(run: Path) -> None:

@@ -39,7 +39,8 @@ class Writer:
         self.update(state="starting", parameters=config.parameters(), created="2026-03-01T09:00:00.000+00:00")
         self.journal = Journal.create(folder / "journal.db")
         instrument = TypeAdapter(Instrument).dump_python(MADE.instrument, mode="json")
-        self.journal.append("Start", 0, {"config": config.model_dump(mode="json"), "instrument": instrument})
+        start = {"config": config.model_dump(mode="json"), "instrument": instrument, "epoch": "w"}
+        self.journal.append("Start", 0, start)
         self.journal.commit()
 
     def write(self, rows: list[tuple[int, Any]]) -> None:

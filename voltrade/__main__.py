@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     engine.set_defaults(do=_run)
     for name, do, words in (
         ("replay", _replay, "run a session again from its journal and compare decision by decision"),
+        ("review", _review, "write the review of a run as one page, RUN/review.html, that opens anywhere"),
         ("verify", _verify, "check that nothing in a run's journal, or its copy of a rule file, was altered"),
     ):
         command = commands.add_parser(name, help=words, description=words)
@@ -208,6 +209,13 @@ def _verify(arguments: argparse.Namespace) -> int:
         return 1
     check_rule(path)
     print(f"{result.seq} rows, nothing altered; head {result.head}")
+    return 0
+
+
+def _review(arguments: argparse.Namespace) -> int:
+    from voltrade.review import write
+
+    print(write(arguments.run))
     return 0
 
 

@@ -13,8 +13,8 @@ from voltrade.data import Tape
 from voltrade.exchange.shipped import shipped_instrument
 from voltrade.exchange.simulated import SimulatedExchange
 from voltrade.exchange.tape import TapePlayer, simulate
-from voltrade.lockstep import Ask, Collect, Execute, Finish, Horizon, Lockstep, Play
-from voltrade.model import Event, Instrument, Output, RoundTrip, Trades
+from voltrade.lockstep import Ask, Collect, Execute, Finish, Horizon, Lockstep, Play, warm_up
+from voltrade.model import Event, History, Instrument, Output, RoundTrip, Trades
 from voltrade.rule_file import signal_engine_of
 from voltrade.signal_engine import SignalEngine
 
@@ -37,7 +37,13 @@ class Backtest:
 
 
 def backtest(
-    tape: Tape, config: Config, engine: SignalEngine | None = None, *, epoch: str = "bt", block: int | None = None
+    tape: Tape,
+    config: Config,
+    engine: SignalEngine | None = None,
+    *,
+    epoch: str = "bt",
+    block: int | None = None,
+    history: History | None = None,
 ) -> Backtest:
     """Trade a tape with these settings.
 
@@ -46,6 +52,7 @@ def backtest(
         engine: a rule of one's own; by default the one of `config.session.rule`, or the built-in one.
         epoch: stands in the client order ids.
         block: most trades that the core is given at once; the result does not depend on it.
+        history: what the core is given before, as a session that begins within a day is; it can't act on it.
 
     Raises:
         ConfigError: the settings are impossible under the symbol's filters, or the rule file is broken.
@@ -62,6 +69,8 @@ def backtest(
         facts.extend(outputs)
         return consumed, outputs
 
+    if history is not None:
+        warm_up(handle, history)
     run = Lockstep(core, handle, exchange.clock).run()
     answer: Any = None
     try:

@@ -18,10 +18,11 @@ import numpy.typing as npt
 import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import display as show_output
+from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from voltrade.config import Config
-from voltrade.report import Frames, refusals_by_code
+from voltrade.report import WITHOUT_A_RULE, Frames, reasons, refusals_by_code
 
 MAX_BARS = 5_000
 """Candles that a chart shows at most; from there on JupyterLab draws for more than a second."""
@@ -34,13 +35,6 @@ WIN, LOSS = "#0b7a75", "#a4243b"
 FAST, SLOW, MEAN = "#e09f3e", "#5b5f97", "#6c757d"
 BAND = "rgba(91, 95, 151, 0.09)"
 INK, FAINT, GRID = "#2b2d42", "#8d99ae", "#edf0f4"
-
-_WITHOUT_A_RULE = frozenset(
-    {"bar", "close", "ready", "signal", "outcome", "vwap", "ema_fast", "ema_slow", "rsi", "atr", "ema_cross"}
-    | {"bollinger_upper", "bollinger_middle", "bollinger_lower", "bollinger_breakout"}
-    | {"rsi_long", "rsi_short", "vwap_long", "vwap_short"}
-)
-"""Columns of the decisions that every run has; the others are of a rule of one's own."""
 
 _MIMETYPE = "application/vnd.plotly.v1+json"
 _CLOCK = "%H:%M:%S"
@@ -116,7 +110,7 @@ class _Window:
         is_shown = run.refusals["bar"].isin(self.number)
         self.refusals = run.refusals[is_shown]
         values = self.decisions.select_dtypes("float").columns
-        self.own_indicators = [str(name) for name in values if name not in _WITHOUT_A_RULE]
+        self.own_indicators = [str(name) for name in values if name not in WITHOUT_A_RULE]
         self._opened = _milliseconds(self.bars["open_time"])
         self._closed = _milliseconds(self.bars.index)
 
@@ -207,20 +201,11 @@ def _own(shown: _Window) -> Iterator[go.Scatter]:
 
 
 def _verdicts(decisions: pd.DataFrame) -> list[str]:
-    """Why each bar did what it did, for those where a trigger fired: triggers, filters that said no, what followed."""
-    conditions = decisions.drop(columns=["bar", "ready", "signal", "outcome"])
-    triggers = conditions.select_dtypes("integer")
-    filters = conditions.select_dtypes("bool")
-    own = [name for name in filters if name not in _WITHOUT_A_RULE]
-    has_fired = (triggers != 0).any(axis=1).to_numpy() | (decisions["signal"] != "").to_numpy()
-    texts = [""] * len(decisions)
-    for row in np.flatnonzero(has_fired):
-        fired = [f"{name} {value:+d}" for name, value in triggers.iloc[row].items() if value]
-        refused = [f"{name} no" for name, passed in filters.iloc[row].items() if not passed]
-        passed = [f"{name} yes" for name in own if filters[name].iloc[row]]
-        signal, outcome = decisions["signal"].iloc[row], decisions["outcome"].iloc[row]
+    """Why each bar did what it did, for those where a trigger fired, and what followed."""
+    texts = []
+    for why, signal, outcome in zip(reasons(decisions), decisions["signal"], decisions["outcome"], strict=True):
         follows = f"<br><b>{signal}</b> → {escape(outcome) or 'no order'}" if signal else ""
-        texts[row] = f"<br>{escape(' · '.join(fired + passed + refused))}{follows}"
+        texts.append(f"<br>{escape(why)}{follows}" if why or signal else "")
     return texts
 
 
@@ -534,7 +519,7 @@ def _breaker_changes(run: Frames, equity: pd.DataFrame) -> go.Scatter:
         mode="markers",
         marker={"symbol": "star", "size": 11, "color": FAST, "line": {"color": INK, "width": 0.7}},
         text=[
-            f"{rule}: {action}, {measure:,.8g} of {limit:,.8g} → {mode}"
+            f"{escape(rule)}: {escape(action)}, {measure:,.8g} of {limit:,.8g} → {escape(mode)}"
             for rule, action, measure, limit, mode in zip(
                 changes["rule"], changes["action"], changes["measure"], changes["limit"], changes["mode"], strict=True
             )
@@ -581,6 +566,31 @@ def refusals_chart(run: Frames, config: Config) -> go.Figure:
     return figure
 
 
+def comparison_chart(run: Frames, backtest: Frames, config: Config) -> go.Figure:
+    """Draw what a run earned over what a backtest of the same trades would have: net of the closed round trips."""
+    figure = go.Figure()
+    for name, frames, color, dash in (("backtest", backtest, FAST, "dot"), ("run", run, SLOW, "solid")):
+        trips = frames.round_trips
+        earned = trips["net"].cumsum().to_numpy()
+        kept = _outline(earned) if len(earned) else np.array([], dtype=np.int64)
+        figure.add_trace(
+            go.Scatter(
+                name=name,
+                x=[*frames.bars.index[:1], *trips.index[kept]],
+                y=[*[0.0] * len(frames.bars[:1]), *earned[kept]],
+                mode="lines+markers",
+                line={"color": color, "width": 1.8, "dash": dash, "shape": "hv"},
+                marker={"size": 5},
+                hovertemplate="%{y:+,.2f}",
+            )
+        )
+    _style(figure, f"Net of closed round trips, run and backtest · {title_of(run, config)}", height=420)
+    figure.update_layout(hovermode="x unified")
+    figure.update_yaxes(title_text=f"net, {run.instrument.quote_asset}", tickformat="+,")
+    figure.update_xaxes(title_text="time, UTC")
+    return figure
+
+
 # --- style and showing -----------------------------------------------------------------------------------------------
 
 
@@ -613,6 +623,19 @@ def bundle(figure: go.Figure) -> dict[str, Any]:
     """A figure as the output that a notebook keeps and JupyterLab draws without a kernel."""
     title = figure.layout.title.text or "chart"
     return {_MIMETYPE: json.loads(figure.to_json()), "text/plain": f"<chart: {title}>"}
+
+
+def page_script() -> str:
+    """The program that draws figures on a page; once for all of them, and without a network."""
+    return f"<script>{get_plotlyjs()}</script>"
+
+
+def page_figure(figure: go.Figure, name: str) -> str:
+    """A figure as a part of a page that has the script; names are the page's own."""
+    text: str = figure.to_html(
+        full_html=False, include_plotlyjs=False, div_id=name, config={"displaylogo": False, "responsive": True}
+    )
+    return text
 
 
 def show(figure: go.Figure) -> None:

@@ -15,15 +15,16 @@ from voltrade.compiled import cache_home
 from voltrade.config import Config
 from voltrade.credentials import Credentials
 from voltrade.errors import ConfigError, VoltradeError
+from voltrade.notify import Notifier
 from voltrade.permission import permit
-from voltrade.preflight import Check, preflight
+from voltrade.preflight import Check, notifications, preflight
 from voltrade.wiring import reach
 
 
 async def examine(config: Config, environment: Mapping[str, str] = os.environ) -> list[Check]:
     """Return the rows of a session that these settings would start."""
     config = config.model_copy(update={"session": config.session.model_copy(update={"apply_account_settings": False})})
-    checks = [*_machine(), *_permission(config, environment)]
+    checks = [*_machine(), notifications(Notifier(environment, "")), *_permission(config, environment)]
     if any(check.item == "keys" for check in checks):
         return checks
     if config.session.mode == "sim" and not config.session.venue:

@@ -32,7 +32,8 @@ from voltrade.journal import Journal
 from voltrade.ledger import Ledger
 from voltrade.live import LiveTradingSystem
 from voltrade.model import Adoption, History, Operator
-from voltrade.preflight import Check, preflight, refused
+from voltrade.notify import Message, News, Notifier, Urgency
+from voltrade.preflight import Check, notifications, preflight, refused
 from voltrade.record import JOURNAL, Record
 from voltrade.replay import Replay, recover, start_row
 from voltrade.report import save_frames
@@ -61,6 +62,9 @@ class Engine:
         self._tape_trades = 0
         self._loading = ""
         """How far the loading of earlier trades is; empty before and after."""
+        session = self._config.session
+        self.notifier = Notifier(os.environ, f"{run_dir.resolve().name} · {session.mode} {session.symbol}")
+        self._news: News | None = None
         self._orders: list[tuple[Any, str, bool]] = []
         """What was ordered before there was a system to order."""
 
@@ -100,7 +104,11 @@ class Engine:
         checks = await self._check(wiring, is_new=again is None)
         core = again.core if again and again.core else self._begin(wiring, checks)
         assert self._journal is not None
-        self._system = LiveTradingSystem(core, self._journal, wiring.gateway, wiring.clock, wiring.clock.set)
+        self._news = News(wiring.instrument)
+        self._system = LiveTradingSystem(
+            *(core, self._journal, wiring.gateway, wiring.clock, wiring.clock.set),
+            observe=self.notifier.observer(self._news),
+        )
         for order in self._orders:
             self._order(*order)
         run = self._run_by_the_wall if wiring.channel is None else self._run_in_lockstep
@@ -177,7 +185,7 @@ class Engine:
         Raises:
             SessionError: names each row that doesn't hold.
         """
-        checks = await preflight(wiring)
+        checks = [*await preflight(wiring), notifications(self.notifier)]
         self._record.update(checks=[check.plain() for check in checks])
         if is_new and (why := refused(checks)):
             raise SessionError(why)
@@ -258,13 +266,16 @@ class Engine:
         assert self._system is not None
         self._journal.append("End", self._system.core.time, {"reason": reason})
         self._journal.commit()
+        if self._news is not None:
+            self.notifier.post(self._news.ended(reason, self._journal.head))
         if self._ledger is not None:
             self._ledger.end(self._dir, self._journal.head, self._system.core.state())
         save_frames(self._dir)
         self._record.update(state="ended", end_reason=reason, head=self._journal.head, ended=_utc_now())
 
     def fail(self, error: BaseException) -> None:
-        """Say in `run.json` that the run failed, and why."""
+        """Say in `run.json`, and to whom news goes, that the run failed, and why."""
+        self.notifier.post(Message(f"FAILED: {error}", Urgency.FAILURE))
         head = self._journal.head if self._journal is not None else ""
         self._record.update(state="failed", end_reason="ERROR", error=str(error), head=head, ended=_utc_now())
 
@@ -313,4 +324,6 @@ def run(run_dir: Path) -> int:
             print(f"run: {error}", file=sys.stderr)
             return 1
         raise
+    finally:
+        engine.notifier.close()
     return 0

@@ -18,7 +18,7 @@ from voltrade.core import TradingCore
 from voltrade.errors import SessionError, VenueError
 from voltrade.exchange import Feed, OrderGateway
 from voltrade.journal import Journal
-from voltrade.lockstep import Ask, Collect, Execute, Finish, Horizon, Lockstep, Play, commands_of
+from voltrade.lockstep import Ask, Collect, Execute, Finish, Horizon, Lockstep, Play, commands_of, warm_up
 from voltrade.model import (
     CancelOrder,
     Command,
@@ -72,6 +72,7 @@ class LiveTradingSystem:
         journal: open, with its Start row written.
         gateway: carries commands to the exchange.
         clock: returns the time in ms; `set_clock` moves it where the tape is the clock.
+        observe: is told of every fact that is written down; it must not raise, nor wait.
     """
 
     def __init__(
@@ -81,12 +82,14 @@ class LiveTradingSystem:
         gateway: OrderGateway,
         clock: Callable[[], int],
         set_clock: Callable[[int], None] = lambda now: None,
+        observe: Callable[[Event | Output], None] = lambda fact: None,
     ) -> None:
         self.core = core
         self._journal = journal
         self._gateway = gateway
         self._clock = clock
         self._set_clock = set_clock
+        self._observe = observe
         (self._symbol,) = core.desks
         self._market: deque[tuple[int, int, int, int, bool] | MarkPrice] = deque()
         self._news: deque[Event] = deque()
@@ -153,6 +156,7 @@ class LiveTradingSystem:
     def _write(self, fact: Event | Output) -> None:
         self._journal.append_fact(fact, self.core.time)
         self._uncommitted += 1
+        self._observe(fact)
 
     def _commit(self) -> None:
         self._journal.commit()
@@ -160,12 +164,7 @@ class LiveTradingSystem:
 
     def warm_up(self, history: History) -> None:
         """Let the core take what came before the session; without an account it can't act on it."""
-        if history.phase is not None:
-            self.handle(history.phase)
-        trades = history.trades
-        while len(trades):
-            consumed, _ = self.handle(trades)
-            trades = trades[consumed:]
+        warm_up(self.handle, history)
         self._commit()
 
     def catch_up(self, history: History) -> None:

@@ -26,6 +26,7 @@ from voltrade.model import (
     Command,
     EquityPoint,
     Event,
+    History,
     Link,
     OrderUpdate,
     Output,
@@ -88,6 +89,16 @@ NOTES = (Refusal, BreakerChange, RoundTrip, EquityPoint, Alert)
 def commands_of(outputs: Iterable[Output]) -> list[Command]:
     """Return the outputs that are to be carried to the exchange."""
     return [output for output in outputs if not isinstance(output, NOTES)]
+
+
+def warm_up(handle: Handle, history: History) -> None:
+    """Let a core take what came before its session; without an account it can't act on it."""
+    if history.phase is not None:
+        handle(history.phase)
+    trades = history.trades
+    while len(trades):
+        consumed, _ = handle(trades)
+        trades = trades[consumed:]
 
 
 class Lockstep:

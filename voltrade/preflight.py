@@ -13,6 +13,7 @@ from typing import Any
 
 from voltrade.config import Config
 from voltrade.model import MONEY, Instrument, Snapshot, money_text
+from voltrade.notify import Notifier
 from voltrade.permission import largest_notional
 from voltrade.wiring import Wiring
 
@@ -55,6 +56,12 @@ async def preflight(wiring: Wiring) -> list[Check]:
         )
         snapshot = await wiring.gateway.snapshot(config.session.symbol, 0)
     return [*checks, *_account(snapshot, config), *_market(wiring.instrument), *_limits(config)]
+
+
+def notifications(notifier: Notifier) -> Check:
+    """Where news of the session goes; a wrong address is told of before it is needed."""
+    found = "; ".join([*notifier.kinds, *notifier.problems]) or "none"
+    return Check("notifications", found, "addresses that apprise knows", not notifier.problems)
 
 
 def refused(checks: Iterable[Check]) -> str:

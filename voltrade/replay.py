@@ -21,6 +21,7 @@ from voltrade.core import TradingCore
 from voltrade.errors import JournalError
 from voltrade.model import Event, Instrument
 from voltrade.rule_file import RuleFile, load_rule
+from voltrade.signal_engine import SignalEngine
 
 INSTRUMENT = TypeAdapter(Instrument)
 EVENTS = {kind.__name__ for kind in Event.__args__}
@@ -67,11 +68,8 @@ def replay(path: Path) -> Replay:
         ConfigError: the copy of the rule beside it isn't the one that the Start row names.
     """
     rows = journal.read(path)
-    start = _start(path, rows)
-    instrument = INSTRUMENT.validate_python(start["instrument"])
-    rule = load_rule(*_rule(start), path.parent)
-    config = Config.from_json(journal.encode_json(start["config"]), rule.settings_type)
-    core = TradingCore(config, instrument, start["epoch"], rule(config.signals, instrument))
+    begun = _begun(path, rows)
+    core = TradingCore(begun.config, begun.instrument, begun.epoch, begun.engine())
     result = Replay(core=core)
     expected: deque[tuple[str, bytes]] = deque()
     for row in rows:
@@ -84,6 +82,37 @@ def replay(path: Path) -> Replay:
         result.head = row.hash.hex()
     _missing(result, expected)
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What a run was begun with, as its journal's first row has it."""
+
+    config: Config
+    instrument: Instrument
+    epoch: str
+    rule: type[SignalEngine]
+
+    def engine(self) -> SignalEngine:
+        """Make the run's signal engine, which has seen no bar."""
+        return self.rule(self.config.signals, self.instrument)
+
+
+def begun(path: Path) -> Begun:
+    """Read what a run was begun with, and load its copy of a rule file.
+
+    Raises:
+        JournalError: the journal doesn't begin with a Start row, or can't be read.
+        ConfigError: the copy of the rule beside it isn't the one that the Start row names.
+    """
+    return _begun(path, journal.read(path))
+
+
+def _begun(path: Path, rows: Iterator[journal.Row]) -> Begun:
+    start = _start(path, rows)
+    rule = load_rule(*_rule(start), path.parent)
+    config = Config.from_json(journal.encode_json(start["config"]), rule.settings_type)
+    return Begun(config, INSTRUMENT.validate_python(start["instrument"]), start["epoch"], rule)
 
 
 def _start(path: Path, rows: Iterator[journal.Row]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from voltrade.model import (
     EquityPoint,
     FeedGap,
     Instrument,
+    Operator,
     OrderIntent,
     OrderUpdate,
     Outcome,
@@ -44,7 +45,7 @@ from voltrade.model import (
     Snapshot,
 )
 from voltrade.oms import DONE, STATUS_ALIASES
-from voltrade.risk import CircuitBreaker
+from voltrade.risk import COUNTED, CircuitBreaker
 
 YEAR_DAYS = 365
 """Calendar days that annualised numbers refer to."""
@@ -155,6 +156,14 @@ _BREAKER = {
 }
 _ALERTS = {"code": "str", "text": "str"}
 _GAPS = {"first_id": "int64", "last_id": "int64", "missing": "int64", "filled": "int64"}
+_OPERATOR = {"action": "str", "reason": "str", "final": "bool"}
+WITHOUT_A_RULE = frozenset(
+    {"bar", "close", "ready", "signal", "outcome", "vwap", "ema_fast", "ema_slow", "rsi", "atr", "ema_cross"}
+    | {"bollinger_upper", "bollinger_middle", "bollinger_lower", "bollinger_breakout"}
+    | {"rsi_long", "rsi_short", "vwap_long", "vwap_short"}
+)
+"""Columns of the decisions that every run has; the others are of a rule of one's own."""
+
 _DECISIONS = {
     "bar": "int64",
     "close": "float64",
@@ -198,6 +207,8 @@ class Frames:
     """One row a thing a person should know."""
     gaps: pd.DataFrame
     """One row a jump in the trade ids: `missing` trades, of which `filled` came by REST."""
+    operator: pd.DataFrame
+    """One row a command that a person or a stop policy gave, with its reason; `final` ones end the session."""
 
 
 def frames(instrument: Instrument, bar_rows: Iterable[Mapping[str, Any]], facts: Iterable[object]) -> Frames:
@@ -263,7 +274,7 @@ class Collector:
         self._by_order_id: dict[int, str] = {}
         self._fills: dict[int, tuple[_Order, OrderUpdate]] = {}
         self._notes: dict[type, list[Any]] = {
-            kind: [] for kind in (RoundTrip, EquityPoint, Refusal, BreakerChange, Alert, FeedGap)
+            kind: [] for kind in (RoundTrip, EquityPoint, Refusal, BreakerChange, Alert, FeedGap, Operator)
         }
 
     @property
@@ -399,6 +410,7 @@ class Collector:
                 _GAPS,
                 [(n.time, n.first_id, n.last_id, n.last_id - n.first_id + 1, n.filled) for n in self._notes[FeedGap]],
             ),
+            operator=_frame(_OPERATOR, [(n.time, n.action, n.reason, n.final) for n in self._notes[Operator]]),
         )
 
     def _refusals_frame(self) -> pd.DataFrame:
@@ -503,8 +515,8 @@ class RunReader:
             raise JournalError(f"{self.path}: must begin with a Start row, has {self.seq} rows")
         return self._collector
 
-    def poll(self) -> int:
-        """Read the rows that were committed since the last call; return how many.
+    def poll(self, until: int | None = None) -> int:
+        """Read the rows that were committed since the last call, or those up to row `until`; return how many.
 
         Raises:
             JournalError: the file is no journal of ours, or its first row is not a Start.
@@ -513,6 +525,8 @@ class RunReader:
             return 0
         before = self.seq
         for row in journal.read(self.path, after=self.seq):
+            if until is not None and row.seq > until:
+                break
             self._take(row)
             self.seq, self.head, self.time = row.seq, row.hash.hex(), row.time
         return self.seq - before
@@ -667,6 +681,24 @@ def _decisions_frame(
     return table
 
 
+def reasons(decisions: pd.DataFrame) -> list[str]:
+    """Say what each bar's rule decided: triggers that fired, filters that passed or said no; empty where none fired.
+
+    A filter of the built-in rule is told of only where it said no, one of a rule of one's own in any case.
+    """
+    values = decisions.drop(columns=list(_DECISIONS))
+    triggers, filters = values.select_dtypes("integer"), values.select_dtypes("bool")
+    own = [name for name in filters if name not in WITHOUT_A_RULE]
+    has_fired = (triggers != 0).any(axis=1).to_numpy() | (decisions["signal"] != "").to_numpy()
+    texts = [""] * len(decisions)
+    for row in np.flatnonzero(has_fired):
+        fired = [f"{name} {value:+d}" for name, value in triggers.iloc[row].items() if value]
+        passed = [f"{name} yes" for name in own if filters[name].iloc[row]]
+        refused = [f"{name} no" for name, passed in filters.iloc[row].items() if not passed]
+        texts[row] = " · ".join(fired + passed + refused)
+    return texts
+
+
 def _flat(verdict: Mapping[str, Any]) -> dict[str, Any]:
     """Lay groups inside a verdict (`conditions`, `indicators`) side by side."""
     flat: dict[str, Any] = {}
@@ -729,7 +761,7 @@ def _equity_frame(units: _Units, points: Sequence[EquityPoint]) -> pd.DataFrame:
 def _breaker_frame(changes: Sequence[BreakerChange]) -> pd.DataFrame:
     rows = []
     for change in changes:
-        unit = 1 if _is_count(change.rule) else MONEY
+        unit = 1 if change.rule in COUNTED else MONEY
         rows.append(
             (
                 change.time,
@@ -742,11 +774,6 @@ def _breaker_frame(changes: Sequence[BreakerChange]) -> pd.DataFrame:
             )
         )
     return _frame(_BREAKER, rows)
-
-
-def _is_count(rule: str) -> bool:
-    """Whether a breaker rule counts round trips; the others measure money."""
-    return rule in ("LOSING_STREAK", "TRADES_PER_DAY")
 
 
 def settings_table(config: Config) -> pd.DataFrame:
@@ -1022,7 +1049,7 @@ def breaker_distances(run: Frames, settings: RiskSettings) -> pd.DataFrame:
             breaker.on_equity(_ms(time), round(amount * MONEY))
     rows = []
     for rule, (measure, limit) in breaker.distances().items():
-        unit = 1 if _is_count(rule) else MONEY
+        unit = 1 if rule in COUNTED else MONEY
         measured, bound = max(measure, 0) / unit, limit / unit
         rows.append(
             (measured, bound, max(bound - measured, 0.0), measured / bound if bound else math.nan, _unit_name(rule))
@@ -1038,4 +1065,4 @@ def _ms(time: pd.Timestamp) -> int:
 
 
 def _unit_name(rule: str) -> str:
-    return "round trips" if _is_count(rule) else "quote asset"
+    return "round trips" if rule in COUNTED else "quote asset"

@@ -430,6 +430,9 @@ MAX_NOTIONAL = Gate("MAX_NOTIONAL", max_notional, "the notional is above its mul
 
 # --- circuit breaker: the rules ---------------------------------------------------------------------------------------
 
+COUNTED = frozenset({"LOSING_STREAK", "TRADES_PER_DAY"})
+"""Rules of the breaker that count round trips; the others measure money."""
+
 RULES = ("DAILY_LOSS", "DRAWDOWN", "LOSING_STREAK", "TRADES_PER_DAY", "HALTED_BY_PERSON")
 """Codes of the rules, in the order of their rows below; the last is a person's own hold."""
 

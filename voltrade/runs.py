@@ -18,7 +18,7 @@ from voltrade import record as records
 from voltrade.config import Config
 from voltrade.errors import VoltradeError
 from voltrade.model import MONEY, RoundTrip
-from voltrade.replay import replay
+from voltrade.replay import check_rule, replay
 from voltrade.report import Frames, RunReader
 from voltrade.rule_file import read_parameters
 
@@ -147,6 +147,11 @@ class Run:
         """One row a jump in the trade ids."""
         return self._frame("gaps")
 
+    @property
+    def operator(self) -> pd.DataFrame:
+        """One row a command that a person or a stop policy gave."""
+        return self._frame("operator")
+
     # --- whether it is whole -----------------------------------------------------------------------------------------
 
     def verify(self) -> journal.VerifyResult:
@@ -154,15 +159,15 @@ class Run:
         return journal.verify(self._reader.path, self.record.get("head") or "")
 
     def checks(self) -> pd.DataFrame:
-        """Check the record: the chain of hashes, the end, and that the journal alone leads to the same decisions."""
+        """Check the record: its end, the chain of hashes, the rule file, and that the journal alone decides alike."""
         verified, record = self.verify(), self.record
         goes_on = records.is_running(record)
         try:
             again = replay(self._reader.path)
             replayed = f"{again.events:,} events, {again.outputs:,} decisions, {again.differences} differences"
             is_same = not again.differences
-        except VoltradeError as error:
-            replayed, is_same = str(error), False
+        except Exception as error:  # an altered row can break anything that follows from it
+            replayed, is_same = f"can't be replayed: {error!r}", False
         rows = [
             ("end", "trades on" if goes_on else _ending(record), goes_on or record["state"] == "ended"),
             (
@@ -171,9 +176,19 @@ class Run:
                 verified.ok,
             ),
             ("head", verified.head, goes_on or verified.head == record.get("head")),
+            ("rule", *self._rule()),
             ("replay", replayed, is_same),
         ]
         return pd.DataFrame(rows, columns=["check", "found", "ok"]).set_index("check")
+
+    def _rule(self) -> tuple[str, bool]:
+        """Which rule the run was begun with, and whether its copy still is what the journal says."""
+        name = self.record.get("parameters", {}).get("rule", "")
+        try:
+            check_rule(self._reader.path)
+        except VoltradeError as error:
+            return str(error), False
+        return (f"{name}, of hash {self.record.get('rule_sha256', '')}" if name else "built in"), True
 
     def files(self) -> pd.DataFrame:
         """What the run left in its folder, with sizes in kB."""

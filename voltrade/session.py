@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -31,9 +31,10 @@ from voltrade.config import RECORDED, RUN_DIR, Config
 from voltrade.errors import SessionError
 from voltrade.model import MONEY, Alert, EquityPoint, Refusal, RoundTrip
 from voltrade.permission import check_permitted
-from voltrade.report import RunReader, readable
+from voltrade.report import RunReader
 from voltrade.rule_file import keep_rule, read_parameters
 from voltrade.runs import Run, open_run, project_root
+from voltrade.tables import MOST_ROWS, facts_table, frame_table
 
 START_WITHIN_S = 180.0
 """Longest wait for the engine; the first start after an edit compiles the rules."""
@@ -174,7 +175,7 @@ class Session(Run):
     def _repr_html_(self) -> str:
         record = self.record
         rows = {"run": self.name, "state": record["state"], "engine process": record.get("pid", "")}
-        return _html_table(rows | {check["item"]: check["found"] for check in record.get("checks", ())})
+        return facts_table(rows | {check["item"]: check["found"] for check in record.get("checks", ())})
 
 
 def start(config: Config, run_dir: Path | str | None = None) -> Session:
@@ -387,7 +388,7 @@ def _status_table(reader: RunReader, status: Mapping[str, Any]) -> str:
         rows["breaker"] = status["breaker"]
     if status.get("error"):
         rows["error"] = status["error"]
-    return _html_table(rows)
+    return facts_table(rows)
 
 
 def _counts(reader: RunReader) -> dict[str, Any]:
@@ -412,38 +413,6 @@ def _bar(part: float, width: int = 50) -> str:
     return f"{'█' * done}{'░' * (width - done)} {part:4.0%}"
 
 
-def table(frame: pd.DataFrame, drop: Sequence[str] = (), decimals: int = 4, most_rows: int = 60) -> HTML:
-    """Show a frame in a notebook: texts to the left, numbers to the right, the middle of a long one left out.
-
-    Args:
-        frame: Any of a run's frames or of `report`'s tables.
-        drop: Columns that are not shown.
-        decimals: That floats are rounded to.
-        most_rows: Of a longer frame the first and the last are shown.
-    """
-    shown = (
-        frame if len(frame) <= most_rows else pd.concat([frame.iloc[: most_rows // 2], frame.iloc[-most_rows // 2 :]])
-    )
-    texts = readable(shown, drop, decimals)
-    sides = ["left", *("right" if frame[name].dtype.kind in "iuf" else "left" for name in texts.columns)]
-    head = _html_row("th", [texts.index.name or "", *texts.columns], sides)
-    rows = [_html_row("td", [index, *row], sides) for index, row in zip(texts.index, texts.to_numpy(), strict=True)]
-    if len(shown) < len(frame):
-        left_out = f"… {len(frame) - len(shown):,} more rows …"
-        rows.insert(most_rows // 2, f"<tr><td colspan='{len(sides)}'>{left_out}</td></tr>")
-    note = "" if len(frame) else "<p>none</p>"
-    return HTML(f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>{note}")  # type: ignore[no-untyped-call]
-
-
-def _html_row(tag: str, values: Iterable[Any], sides: Iterable[str]) -> str:
-    cells = (
-        f"<{tag} style='text-align:{side};white-space:{'nowrap' if len(str(value)) < 40 else 'normal'}'>"
-        f"{escape(str(value))}</{tag}>"
-        for value, side in zip(values, sides, strict=True)
-    )
-    return f"<tr>{''.join(cells)}</tr>"
-
-
-def _html_table(rows: Mapping[str, Any]) -> str:
-    """A table of names and values."""
-    return f"<table>{''.join(_html_row('td', row, ('left', 'left')) for row in rows.items())}</table>"
+def table(frame: pd.DataFrame, drop: Sequence[str] = (), decimals: int = 4, most_rows: int = MOST_ROWS) -> HTML:
+    """Show a frame in a notebook; see `tables.frame_table`."""
+    return HTML(frame_table(frame, drop, decimals, most_rows))  # type: ignore[no-untyped-call]

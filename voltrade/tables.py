@@ -1,0 +1,51 @@
+"""Tables as HTML, for notebooks and for the review's page; every text in them is shown as text, whatever it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from voltrade.report import readable
+
+MOST_ROWS = 60
+
+_SHORT, _LONG = "white-space:nowrap", "white-space:normal;min-width:17em"
+
+
+def frame_table(frame: pd.DataFrame, drop: Sequence[str] = (), decimals: int = 4, most_rows: int = MOST_ROWS) -> str:
+    """Write a frame: texts to the left, numbers to the right, the middle of a long one left out.
+
+    Args:
+        frame: Any of a run's frames or of `report`'s tables.
+        drop: Columns that are not shown.
+        decimals: That floats are rounded to.
+        most_rows: Of a longer frame the first and the last are shown.
+    """
+    shown = (
+        frame if len(frame) <= most_rows else pd.concat([frame.iloc[: most_rows // 2], frame.iloc[-most_rows // 2 :]])
+    )
+    texts = readable(shown, drop, decimals)
+    sides = ["left", *("right" if frame[name].dtype.kind in "iuf" else "left" for name in texts.columns)]
+    head = _row("th", [texts.index.name or "", *texts.columns], sides)
+    rows = [_row("td", [index, *row], sides) for index, row in zip(texts.index, texts.to_numpy(), strict=True)]
+    if len(shown) < len(frame):
+        left_out = f"… {len(frame) - len(shown):,} more rows …"
+        rows.insert(most_rows // 2, f"<tr><td colspan='{len(sides)}'>{left_out}</td></tr>")
+    note = "" if len(frame) else "<p>none</p>"
+    return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>{note}"
+
+
+def facts_table(facts: Mapping[str, Any]) -> str:
+    """Write names and their values."""
+    return f"<table>{''.join(_row('td', fact, ('left', 'left')) for fact in facts.items())}</table>"
+
+
+def _row(tag: str, values: Iterable[Any], sides: Iterable[str]) -> str:
+    cells = (
+        f"<{tag} style='text-align:{side};{_SHORT if len(str(value)) < 40 else _LONG}'>{escape(str(value))}</{tag}>"
+        for value, side in zip(values, sides, strict=True)
+    )
+    return f"<tr>{''.join(cells)}</tr>"
