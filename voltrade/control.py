@@ -49,6 +49,11 @@ class Control:
         path.chmod(0o600)
         return path
 
+    @property
+    def is_leased(self) -> bool:
+        """Whether a notebook holds the lease."""
+        return self._leases > 0
+
     def close(self) -> None:
         if self._server is not None:
             self._server.close()
@@ -89,7 +94,7 @@ class Control:
 
     def check_lease(self) -> None:
         """End the session by its policy where no notebook holds the lease."""
-        if self._leases == 0 and self._status()["state"] == "running":
+        if not self.is_leased and self._status()["state"] == "running":
             policy = self._config.session.on_notebook_lost
             if policy != "carry_on":
                 self._order(policy, "NOTEBOOK_LOST", True)

@@ -15,6 +15,7 @@ import logging
 import os
 import platform
 import signal
+import subprocess
 import sys
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -34,7 +35,7 @@ from voltrade.live import LiveTradingSystem
 from voltrade.model import Adoption, History, Operator
 from voltrade.notify import Message, News, Notifier, Urgency
 from voltrade.preflight import Check, notifications, preflight, refused
-from voltrade.record import JOURNAL, Record
+from voltrade.record import JOURNAL, PAGE, Record
 from voltrade.replay import Replay, recover, start_row
 from voltrade.report import save_frames
 from voltrade.rule_file import read_parameters, signal_engine_of
@@ -44,6 +45,9 @@ from voltrade.wiring import Wiring, wire
 log = logging.getLogger(__name__)
 
 LIBRARIES = ("voltrade", "ccxt", "numba", "numpy", "pandas", "papermill")
+REVIEW_S = 120
+"""Longest that the review of a run may take to write."""
+
 FIRST_LEASE_S = 5.0
 """How long after it has begun to trade an engine waits for the notebook that started it."""
 
@@ -60,6 +64,9 @@ class Engine:
         self._journal: Journal | None = None
         self._ledger: Ledger | None = None
         self._tape_trades = 0
+        self._control: Control | None = None
+        self.is_left_alone = False
+        """Whether the notebook that began the session is not there to document its end."""
         self._loading = ""
         """How far the loading of earlier trades is; empty before and after."""
         session = self._config.session
@@ -79,7 +86,7 @@ class Engine:
             held.push_async_callback(wiring.close)
             held.callback(self._let_go)
             self._take_account(wiring)
-            control = Control(self._config, self._status, self._order)
+            self._control = control = Control(self._config, self._status, self._order)
             held.callback(control.close)
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, control.stop, signal.Signals(number).name)
@@ -271,13 +278,33 @@ class Engine:
         if self._ledger is not None:
             self._ledger.end(self._dir, self._journal.head, self._system.core.state())
         save_frames(self._dir)
+        self._note_notebook()
         self._record.update(state="ended", end_reason=reason, head=self._journal.head, ended=_utc_now())
 
     def fail(self, error: BaseException) -> None:
         """Say in `run.json`, and to whom news goes, that the run failed, and why."""
         self.notifier.post(Message(f"FAILED: {error}", Urgency.FAILURE))
+        self._note_notebook()
         head = self._journal.head if self._journal is not None else ""
         self._record.update(state="failed", end_reason="ERROR", error=str(error), head=head, ended=_utc_now())
+
+    def _note_notebook(self) -> None:
+        """Before the end is told, since a notebook that follows goes on when it is."""
+        facts, followed = self._record.facts, self._control is not None and self._control.is_leased
+        self.is_left_alone = bool(facts.get("attended") and facts.get("begun") and not followed)
+
+    def write_review(self) -> None:
+        """Leave the review of the run for whoever finds it; a process of its own has the libraries for charts."""
+        command = [sys.executable, "-m", "voltrade", "review", str(self._dir)]
+        try:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=REVIEW_S)
+        except subprocess.TimeoutExpired:
+            log.warning("the review was not written within %d s", REVIEW_S)
+            return
+        if done.returncode:
+            log.warning("the review could not be written: %s", done.stderr[-2000:])
+        else:
+            self._record.update(review=PAGE)
 
     # --- for the notebook ------------------------------------------------------------------------------------------
 
@@ -326,4 +353,6 @@ def run(run_dir: Path) -> int:
         raise
     finally:
         engine.notifier.close()
+        if engine.is_left_alone:
+            engine.write_review()
     return 0

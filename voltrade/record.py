@@ -18,6 +18,8 @@ from voltrade.errors import SessionError
 from voltrade.rule_file import was_edited
 
 RECORD, JOURNAL = "run.json", "journal.db"
+PAGE = "review.html"
+"""The review of a run, where one was written."""
 UNFINISHED = ("starting", "running")
 OVER = ("ended", "failed")
 

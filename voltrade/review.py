@@ -26,13 +26,13 @@ from voltrade.config import Config, SignalSettings
 from voltrade.data import Tape, TapeReport
 from voltrade.errors import JournalError, VoltradeError
 from voltrade.model import Adoption, BarPhase, History, Restart, Snapshot, Trades
+from voltrade.record import PAGE
 from voltrade.replay import begun
 from voltrade.report import Frames, RunReader
 from voltrade.rule_file import KEPT
 from voltrade.runs import Run, list_runs, open_run, project_root
 from voltrade.tables import frame_table
 
-PAGE = "review.html"
 WHOLE = "Nothing was altered: the hashes hold, and the journal alone leads to the same decisions."
 MOST_ROWS = 200
 """Rows of a table on the page; the frames and the journal have all."""
