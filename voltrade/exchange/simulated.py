@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
@@ -36,7 +36,6 @@ from voltrade.model import (
     CancelOrder,
     Command,
     Instrument,
-    LookupOrder,
     MarkPrice,
     OrderIntent,
     OrderRequest,
@@ -46,6 +45,7 @@ from voltrade.model import (
     Reply,
     Side,
     Snapshot,
+    TakeSnapshot,
     TimeInForce,
     Trades,
     WorkingType,
@@ -121,7 +121,11 @@ class PositionRisk:
 
 
 class SimulatedExchange(ClearingHouse):
-    """The exchange: requests, questions, and what moves it."""
+    """The exchange: requests, questions, and what moves it.
+
+    A request or question that Binance would refuse raises `VenueRefusal` with the code of the first rule it breaks, and
+    changes nothing. Every request goes to the log, accepted or refused.
+    """
 
     def __init__(
         self,
@@ -184,11 +188,7 @@ class SimulatedExchange(ClearingHouse):
             self.market_noted(market)
 
     def market(self, symbol: str) -> Market:
-        """Return a symbol's market.
-
-        Raises:
-            VenueRefusal: -1121 where the exchange has no such symbol.
-        """
+        """Return a symbol's market; -1121 where the exchange has no such symbol."""
         if symbol not in self.markets:
             raise VenueRefusal(-1121, "Invalid symbol.")
         return self.markets[symbol]
@@ -196,11 +196,7 @@ class SimulatedExchange(ClearingHouse):
     # --- requests: orders ---------------------------------------------------------------------------------------------
 
     def place_order(self, request: OrderRequest) -> OrderUpdate:
-        """Accept a market or limit order: it is NEW, and live once the latency has passed.
-
-        Raises:
-            VenueRefusal: with the code of the first rule it breaks.
-        """
+        """Accept a market or limit order: it is NEW, and live once the latency has passed."""
         with self._request("place_order", client_order_id=request.client_order_id, asked=request):
             self.check_order(request)
         market = self.markets[request.symbol]
@@ -211,19 +207,11 @@ class SimulatedExchange(ClearingHouse):
         return order.update()
 
     def check_order(self, request: OrderRequest) -> None:
-        """Refuse an order as `place_order` would, and place nothing.
-
-        Raises:
-            VenueRefusal: with the code of the first rule it breaks.
-        """
+        """Refuse an order as `place_order` would, and place nothing."""
         refusals.check_order(self, self.market(request.symbol), request)
 
     def place_algo(self, request: OrderRequest) -> AlgoUpdate:
-        """Accept a conditional order.
-
-        Raises:
-            VenueRefusal: with the code of the first rule it breaks.
-        """
+        """Accept a conditional order; it waits from when the latency has passed."""
         with self._request("place_algo", client_order_id=request.client_order_id, asked=request):
             market = self.market(request.symbol)
             unit = market.tick_e8 if request.working_type is WorkingType.MARK_PRICE else 1
@@ -235,11 +223,7 @@ class SimulatedExchange(ClearingHouse):
         return algo.update()
 
     def cancel_order(self, symbol: str, *, client_order_id: str = "", order_id: int = 0) -> OrderUpdate:
-        """Cancel an open order by either id.
-
-        Raises:
-            VenueRefusal: -2011 where no such order is open.
-        """
+        """Cancel an open order by either id; -2011 where no such order is open."""
         with self._request("cancel_order", symbol=symbol, client_order_id=client_order_id, order_id=order_id):
             market = self.market(symbol)
             order = refusals.find_open_order(self, symbol, client_order_id, order_id)
@@ -291,11 +275,7 @@ class SimulatedExchange(ClearingHouse):
         return order.update()
 
     def cancel_algo(self, symbol: str = "", *, client_order_id: str = "", algo_id: int = 0) -> AlgoUpdate:
-        """Cancel a conditional order that has not triggered, by either id; the wire sends no symbol.
-
-        Raises:
-            VenueRefusal: -2011 where no such order is open.
-        """
+        """Cancel a conditional order by either id; -2011 where none waits. The wire sends no symbol."""
         with self._request("cancel_algo", symbol=symbol, client_order_id=client_order_id, algo_id=algo_id):
             algo = refusals.find_open_algo(self, symbol, client_order_id, algo_id)
         self.end_algo(self.markets[algo.request.symbol], algo, "CANCELED")
@@ -324,9 +304,8 @@ class SimulatedExchange(ClearingHouse):
     def set_leverage(self, symbol: str, leverage: int) -> int:
         """Set a symbol's leverage and return it.
 
-        Raises:
-            VenueRefusal: -4028 more than the brackets allow, -4161 lowered under an isolated position, -2027 too large
-                a position for it, -2028 too little margin.
+        -4028 more than the brackets allow, -4161 lowered under an isolated position, -2027 too large a position for it,
+        -2028 too little margin.
         """
         with self._request("set_leverage", symbol=symbol, leverage=leverage):
             market = self.market(symbol)
@@ -337,11 +316,7 @@ class SimulatedExchange(ClearingHouse):
         return leverage
 
     def set_margin_type(self, symbol: str, margin_type: str) -> None:
-        """Set `isolated` or `cross`.
-
-        Raises:
-            VenueRefusal: -4046 already so, -4047 with open orders, -4048 with a position.
-        """
+        """Set `isolated` or `cross`; -4046 already so, -4047 with open orders, -4048 with a position."""
         with self._request("set_margin_type", symbol=symbol, margin_type=margin_type):
             market = self.market(symbol)
             refusals.check_margin_type(market, margin_type)
@@ -349,11 +324,7 @@ class SimulatedExchange(ClearingHouse):
         self.tell_account("MARGIN_TYPE_CHANGE", market)
 
     def change_position_margin(self, symbol: str, amount: int, *, adding: bool) -> None:
-        """Move money to an isolated position's margin, or back.
-
-        Raises:
-            VenueRefusal: -4049 to -4055: no isolated position, or too little money on the side that gives.
-        """
+        """Move money to an isolated position's margin, or back; -4049 to -4055 where that can't be."""
         with self._request("change_position_margin", symbol=symbol, amount=amount, adding=adding):
             market = self.market(symbol)
             refusals.check_position_margin(self, market, amount, adding=adding)
@@ -361,11 +332,7 @@ class SimulatedExchange(ClearingHouse):
         self.tell_account("MARGIN_TRANSFER", market)
 
     def set_position_mode(self, hedge: bool) -> None:
-        """Go back to one-way mode; hedge mode is not offered (-4084).
-
-        Raises:
-            VenueRefusal: -4059 already so, -4067 with open orders, -4068 with a position, -4084.
-        """
+        """Go back to one-way mode, when flat and without orders (-4067, -4068); hedge mode is not offered (-4084)."""
         with self._request("set_position_mode", hedge=hedge):
             refusals.check_position_mode(self, hedge, now=self.hedge_mode)
             if hedge:
@@ -373,11 +340,7 @@ class SimulatedExchange(ClearingHouse):
         self.hedge_mode = False
 
     def set_multi_assets_mode(self, multi: bool) -> None:
-        """Refuse every change of the assets mode: it is single-asset (-4171), and the other is not offered (-4084).
-
-        Raises:
-            VenueRefusal: always.
-        """
+        """Refuse every change of the assets mode: it is single-asset (-4171), and the other is not offered (-4084)."""
         with self._request("set_multi_assets_mode", multi=multi):
             if not multi:
                 raise VenueRefusal(
@@ -400,11 +363,7 @@ class SimulatedExchange(ClearingHouse):
         self.transfer(amount, "DEPOSIT")
 
     def withdraw(self, amount: int) -> None:
-        """Take money from the wallet, no more than is free.
-
-        Raises:
-            VenueRefusal: -4055 not positive, -4050 more than is free.
-        """
+        """Take money from the wallet; -4050 more than is free."""
         with self._request("withdraw", amount=amount):
             if amount <= 0:
                 raise VenueRefusal(-4055, "Amount must be positive.")
@@ -447,11 +406,7 @@ class SimulatedExchange(ClearingHouse):
         market.rules = rules or market.rules
 
     def switch_position_mode(self, hedge: bool) -> None:
-        """Switch the account's position mode by hand, as on Binance's own page.
-
-        Raises:
-            VenueRefusal: -4059, -4067 or -4068 where it is so already, or orders or positions stand in the way.
-        """
+        """Switch the account's position mode by hand, as on Binance's own page; refused as `set_position_mode` is."""
         with self._request("switch_position_mode", hedge=hedge):
             refusals.check_position_mode(self, hedge, now=self.hedge_mode)
         self.hedge_mode = hedge
@@ -460,39 +415,29 @@ class SimulatedExchange(ClearingHouse):
 
     def execute(self, command: Command) -> Reply | Snapshot:
         """Carry out a command of the core, in process, and put the answer into values."""
-        if isinstance(command, OrderIntent):
-            request = command.order
-            return self._reply(
-                "submit", request.symbol, request.client_order_id, request.order_type.is_conditional, request
-            )
-        if isinstance(command, CancelOrder):
-            return self._reply("cancel", command.symbol, command.client_order_id, command.algo)
-        if isinstance(command, LookupOrder):
-            return self._reply("lookup", command.symbol, command.client_order_id, command.algo)
-        return self.snapshot(command.symbol)
-
-    def _reply(
-        self, action: Any, symbol: str, client_order_id: str, algo: bool, request: OrderRequest | None = None
-    ) -> Reply:
-        order: OrderUpdate | None = None
-        algo_order: AlgoUpdate | None = None
+        if isinstance(command, TakeSnapshot):
+            return self.snapshot(command.symbol)
+        what: OrderUpdate | AlgoUpdate | None = None
         outcome, code, text = Outcome.ACCEPTED, 0, ""
+        action: Literal["submit", "cancel", "lookup"]
+        if isinstance(command, OrderIntent):
+            action, symbol, name = "submit", command.order.symbol, command.order.client_order_id
+            algo = command.order.order_type.is_conditional
+        else:
+            action = "cancel" if isinstance(command, CancelOrder) else "lookup"
+            symbol, name, algo = command.symbol, command.client_order_id, command.algo
         try:
-            if request is not None and algo:
-                algo_order = self.place_algo(request)
-            elif request is not None:
-                order = self.place_order(request)
-            elif action == "cancel" and algo:
-                algo_order = self.cancel_algo(symbol, client_order_id=client_order_id)
-            elif action == "cancel":
-                order = self.cancel_order(symbol, client_order_id=client_order_id)
+            if isinstance(command, OrderIntent):
+                what = self.place_algo(command.order) if algo else self.place_order(command.order)
             elif algo:
-                algo_order = self.query_algo(symbol, client_order_id=client_order_id)
+                what = (self.cancel_algo if action == "cancel" else self.query_algo)(symbol, client_order_id=name)
             else:
-                order = self.query_order(symbol, client_order_id=client_order_id)
+                what = (self.cancel_order if action == "cancel" else self.query_order)(symbol, client_order_id=name)
         except VenueRefusal as refusal:
             outcome, code, text = Outcome.REFUSED, refusal.code, refusal.message
-        return Reply(self.clock, action, symbol, client_order_id, algo, outcome, code, text, order, algo_order)
+        order = what if isinstance(what, OrderUpdate) else None
+        algo_order = what if isinstance(what, AlgoUpdate) else None
+        return Reply(self.clock, action, symbol, name, algo, outcome, code, text, order, algo_order)
 
     def collect(self) -> list[News]:
         """Empty the outbox and return what of it the core is told."""
@@ -508,20 +453,12 @@ class SimulatedExchange(ClearingHouse):
     # --- questions ----------------------------------------------------------------------------------------------------
 
     def query_order(self, symbol: str, *, client_order_id: str = "", order_id: int = 0) -> OrderUpdate:
-        """Return an order, open or ended; of several with one client id the latest.
-
-        Raises:
-            VenueRefusal: -2013 where there is none, or it is forgotten (see `refusals.is_forgotten`).
-        """
+        """Return an order, open or ended, of several with one client id the latest; -2013 where none is remembered."""
         self.market(symbol)
         return refusals.find_order(self, symbol, client_order_id, order_id).update()
 
     def query_algo(self, symbol: str = "", *, client_order_id: str = "", algo_id: int = 0) -> AlgoUpdate:
-        """Return a conditional order, open or ended; of several with one client id the latest.
-
-        Raises:
-            VenueRefusal: -2013 where there is none.
-        """
+        """Return a conditional order, open or ended, of several with one client id the latest; -2013 without any."""
         return refusals.find_algo(self, client_order_id, algo_id).update()
 
     def open_orders(self, symbol: str = "") -> list[OrderUpdate]:
@@ -596,19 +533,11 @@ class SimulatedExchange(ClearingHouse):
         )
 
     def ticks(self, symbol: str, text: str | Decimal) -> int:
-        """Read a price of the wire.
-
-        Raises:
-            VenueRefusal: -1111 too many decimals, -4014 no multiple of the tick.
-        """
+        """Read a price of the wire; -1111 too many decimals, -4014 no multiple of the tick."""
         return refusals.read_ticks(self.market(symbol), text)
 
     def lots(self, symbol: str, text: str | Decimal) -> int:
-        """Read a quantity of the wire.
-
-        Raises:
-            VenueRefusal: -1111 too many decimals, -4023 no multiple of the step.
-        """
+        """Read a quantity of the wire; -1111 too many decimals, -4023 no multiple of the step."""
         return refusals.read_lots(self.market(symbol), text)
 
     def _markets(self, symbol: str) -> list[Market]:
