@@ -17,7 +17,8 @@ RULES = "bars signal_engine fold risk oms account"
 BOOKS = "exchange.shipped exchange.margin exchange.execution exchange.orders exchange.market exchange.clearing"
 SIMULATED = f"{BOOKS} exchange.refusals exchange.matching exchange.simulated"
 TAPES = "exchange.shipped exchange.simulated exchange.tape"
-VENUE = "exchange.tape exchange.truth exchange.venue_wire exchange.venue_streams exchange.venue_rest"
+FAULTS = "exchange.fault_script exchange.faults"
+VENUE = "exchange.venue_wire exchange.venue_streams exchange.venue_requests exchange.venue_rest"
 
 MAY_IMPORT = {
     # facts and settings
@@ -67,8 +68,13 @@ MAY_IMPORT = {
     "exchange.paper": f"{BASE} exchange.refusals exchange.tape exchange.truth",
     "exchange.venue_wire": f"{BASE} {SIMULATED}",
     "exchange.venue_streams": f"{BASE} exchange.venue_wire",
-    "exchange.venue_rest": f"{BASE} {SIMULATED} exchange.venue_wire exchange.venue_streams",
-    "exchange.venue": f"{BASE} rule_file data {SIMULATED} {VENUE}",
+    "exchange.venue_requests": f"{BASE} exchange.shipped exchange.refusals",
+    "exchange.venue_rest": f"{BASE} {SIMULATED} exchange.venue_wire exchange.venue_streams exchange.venue_requests",
+    "exchange.fault_script": f"{BASE} {SIMULATED} exchange.venue_requests",
+    "exchange.faults": f"{BASE} {SIMULATED} exchange.truth {VENUE} exchange.fault_script",
+    "exchange.venue": f"{BASE} data {SIMULATED} exchange.tape exchange.truth {VENUE} {FAULTS}",
+    "exchange.venue_command": f"{BASE} rule_file data exchange.shipped exchange.venue_requests exchange.venue"
+    " exchange.fault_script",
     # a session's process: its exchange, its history, its checks, its socket
     "wiring": f"{BASE} credentials permission live exchange.binance exchange.paper exchange.tape",
     "warmup": f"{BASE} bars exchange.binance exchange.messages",
@@ -94,7 +100,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "apprise": {"notify"},
     "ccxt": {"exchange.binance"},
-    "aiohttp": {"exchange.binance", "exchange.venue", "exchange.venue_streams", "wiring"},
+    "aiohttp": {"exchange.binance", "exchange.venue", "exchange.venue_streams", "exchange.faults", "wiring"},
     "plotly": {"charts"},
     "ipywidgets": {"session", "explorer"},
     "papermill": {"papermill_engine"},

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -20,121 +17,13 @@ from urllib.parse import urlencode
 import aiohttp
 import ccxt.pro
 import pytest
+from venue_client import START, TIMEOUT, Client, flat_tape, frames, is_silent, run, trade, until
 
 from voltrade.config import Config
-from voltrade.errors import ConfigError
-from voltrade.exchange.venue import Venue, main, run_venue, serve
+from voltrade.errors import ConfigError, DataError
+from voltrade.exchange.venue import Venue, serve
+from voltrade.exchange.venue_command import main, run_venue
 from voltrade.model import Trades
-
-START = 1_767_643_200_000
-"""Time of the first trade, ms."""
-TIMEOUT = 5.0
-
-Row = tuple[int, int, int, int, bool]
-
-
-def trade(number: int, price: int, quantity: int = 1_000, *, sold: bool = False, every_ms: int = 1_000) -> Row:
-    """The trade with id 100 + number, one each second: price in tenths of a dollar, quantity in 0.001 BTC."""
-    return 100 + number, price, quantity, START + number * every_ms, sold
-
-
-def flat_tape(count: int = 40, price: int = 800_000, every_ms: int = 1_000) -> Trades:
-    """Trades at 80,000.0, taker buys and sells in turn."""
-    return Trades.from_rows("BTCUSDT", [trade(n, price, sold=n % 2 == 1, every_ms=every_ms) for n in range(count)])
-
-
-class Client:
-    """A plain client with one key: signed REST and websockets, and the side channel of lockstep."""
-
-    def __init__(self, venue: Venue, http: aiohttp.ClientSession) -> None:
-        self.venue, self.http = venue, http
-        self.steps: aiohttp.ClientWebSocketResponse | None = None
-
-    def sign(self, text: str, secret: str = "sim-secret") -> str:
-        return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
-
-    async def raw(self, method: str, path: str, query: str = "", body: str = "", key: str = "sim-key") -> Any:
-        """Send texts as they are; return HTTP status, JSON and headers."""
-        headers = {"Content-Type": "application/x-www-form-urlencoded"} | ({"X-MBX-APIKEY": key} if key else {})
-        url = f"{self.venue.rest_url}{path}" + (f"?{query}" if query else "")
-        async with self.http.request(method, url, data=body, headers=headers) as response:
-            return response.status, await response.json(), response.headers
-
-    async def signed(self, method: str, path: str, **params: Any) -> Any:
-        """Send a signed request with everything in the query; return its JSON."""
-        text = urlencode({**params, "timestamp": self.venue.now()})
-        return (await self.raw(method, path, f"{text}&signature={self.sign(text)}"))[1]
-
-    async def order(self, **params: Any) -> Any:
-        given = {"symbol": "BTCUSDT", "side": "BUY", "type": "MARKET", "quantity": "0.010", "newOrderRespType": "ACK"}
-        return await self.signed("POST", "/fapi/v1/order", **{**given, **params})
-
-    async def algo(self, **params: Any) -> Any:
-        given = {"algoType": "CONDITIONAL", "symbol": "BTCUSDT", "side": "SELL", "type": "STOP_MARKET"}
-        given |= {"quantity": "0.010", "triggerPrice": "79000.0"}
-        return await self.signed("POST", "/fapi/v1/algoOrder", **{**given, **params})
-
-    async def socket(self, path: str) -> aiohttp.ClientWebSocketResponse:
-        return await self.http.ws_connect(self.venue.ws_url + path)
-
-    async def ask(self, **step: Any) -> Any:
-        """Take a step of lockstep."""
-        if self.steps is None:
-            self.steps = await self.socket("/voltrade/lockstep")
-        await self.steps.send_json(step)
-        return await self.steps.receive_json(timeout=TIMEOUT)
-
-    async def play_to(self, trade_id: int) -> Any:
-        """Go on, as an engine does, until a trade has been played."""
-        while True:
-            horizon = await self.ask(op="go")
-            reached = min(horizon["trade_id"], trade_id)
-            marks = horizon["mark"] if horizon["trade_id"] <= trade_id else self.venue.player.marks_played
-            now = int(self.venue.trades.time[self.venue.trades.id == reached][0])
-            played = await self.ask(op="at", trade_id=reached, marks=marks, time=now)
-            if reached == trade_id or horizon["end"]:
-                return played
-
-    async def user_stream(self) -> aiohttp.ClientWebSocketResponse:
-        key = (await self.raw("POST", "/fapi/v1/listenKey"))[1]["listenKey"]
-        return await self.socket(f"/private/ws?listenKey={key}")
-
-
-async def frames(ws: aiohttp.ClientWebSocketResponse, count: int) -> list[Any]:
-    return [await ws.receive_json(timeout=TIMEOUT) for _ in range(count)]
-
-
-async def is_silent(ws: aiohttp.ClientWebSocketResponse) -> bool:
-    """Whether nothing more was sent: a ping is answered after whatever came before it."""
-    with suppress(TimeoutError):
-        await ws.receive_json(timeout=0.05)
-        return False
-    return True
-
-
-Story = Callable[[Client], Awaitable[None]]
-
-
-@asynccontextmanager
-async def a_client(tape: Trades, folder: Path, **parameters: Any) -> AsyncIterator[Client]:
-    settings = {"latency_ms": 0, "slippage_bps": 0.0, "leverage": 5, **parameters}
-    venue = await serve(Config.from_parameters(settings), tape, log_dir=folder)
-    try:
-        async with aiohttp.ClientSession() as http:
-            yield Client(venue, http)
-    finally:
-        await venue.close()
-
-
-def run(story: Story, folder: Path, tape: Trades | None = None, **parameters: Any) -> None:
-    """Run a story against a venue over a tape."""
-
-    async def with_venue() -> None:
-        async with a_client(tape if tape is not None else flat_tape(), folder, **parameters) as client:
-            await story(client)
-
-    asyncio.run(with_venue())
-
 
 # --- transport --------------------------------------------------------------------------------------------------------
 
@@ -218,7 +107,7 @@ def test_a_signature_covers_raw_query_then_raw_body(tmp_path: Path) -> None:
 
 def test_an_unknown_path_is_refused_and_weight_is_told(tmp_path: Path) -> None:
     async def story(client: Client) -> None:
-        status, body, _ = await client.raw("POST", "/fapi/v1/batchOrders")
+        status, body, _ = await client.raw("GET", "/fapi/v1/depth")
         assert (status, body["code"]) == (404, -5000)
         assert (await client.raw("DELETE", "/fapi/v1/time"))[1]["msg"] == "Path /fapi/v1/time, Method DELETE is invalid"
         _, _, headers = await client.raw("GET", "/fapi/v1/aggTrades", "symbol=BTCUSDT")
@@ -273,7 +162,8 @@ ORDER_REFUSALS = [
 ALGO_REFUSALS = [
     ({"symbol": "DOGEUSDT"}, -1121),
     ({"algoType": "TWAP"}, -1130),
-    ({"type": "TRAILING_STOP_MARKET", "callbackRate": "1"}, -1116),
+    ({"type": "GUESS"}, -1116),
+    ({"type": "TRAILING_STOP_MARKET", "callbackRate": "1"}, -1106),
     ({"triggerPrice": ""}, -1102),
     ({"triggerPrice": "81000.0"}, -2021),
     ({"type": "TAKE_PROFIT_MARKET"}, -2021),
@@ -281,7 +171,7 @@ ALGO_REFUSALS = [
     ({"closePosition": "true"}, -4137),
     ({"closePosition": "true", "quantity": "", "reduceOnly": "true"}, -1106),
     ({"reduceOnly": "true"}, -2022),
-    ({"priceProtect": "TRUE"}, -1130),
+    ({"priceProtect": "maybe"}, -1130),
     ({"workingType": "INDEX"}, -1130),
 ]
 
@@ -342,7 +232,7 @@ def test_account_settings_are_refused_where_they_are_so_already(tmp_path: Path) 
     async def story(client: Client) -> None:
         for path, params, code in [
             ("marginType", {"symbol": "BTCUSDT", "marginType": "ISOLATED"}, -4046),
-            ("marginType", {"symbol": "BTCUSDT", "marginType": "BOTH"}, -4055),
+            ("marginType", {"symbol": "BTCUSDT", "marginType": "BOTH"}, -1130),
             ("positionSide/dual", {"dualSidePosition": "False"}, -4059),
             ("leverage", {"symbol": "BTCUSDT", "leverage": 126}, -4028),
         ]:
@@ -379,9 +269,10 @@ def test_market_frames_come_before_the_answer_and_once(tmp_path: Path) -> None:
         assert after["user"] == 1, "103 was a taker's sale: the order is NEW and no more"
         await client.ask(op="go")
         filled = await client.ask(op="at", trade_id=104, marks=0, time=START + 4_000)
-        assert filled["user"] == 3
-        kinds = [(frame["e"], frame.get("o", {}).get("X")) for frame in await frames(user, 3)]
-        assert kinds == [("ORDER_TRADE_UPDATE", "NEW"), ("ORDER_TRADE_UPDATE", "FILLED"), ("ACCOUNT_UPDATE", None)]
+        assert filled["user"] == 4
+        kinds = [(frame["e"], frame.get("o", {}).get("X")) for frame in await frames(user, 4)]
+        told = [("ORDER_TRADE_UPDATE", "NEW"), ("TRADE_LITE", None), ("ORDER_TRADE_UPDATE", "FILLED")]
+        assert kinds == [*told, ("ACCOUNT_UPDATE", None)]
 
         rest = await client.ask(op="go")
         assert (rest["trade_id"], rest["mark"], rest["trades"]) == (109, 1, 5)
@@ -414,8 +305,8 @@ def test_the_end_fills_what_is_still_open(tmp_path: Path) -> None:
         await client.play_to(139)
         await client.order(newClientOrderId="late")
         assert (await client.ask(op="go"))["end"] is True
-        assert (await client.ask(op="finish"))["user"] == 3
-        *_, filled, _ = await frames(user, 3)
+        assert (await client.ask(op="finish"))["user"] == 4
+        *_, filled, _ = await frames(user, 4)
         assert (filled["o"]["X"], filled["o"]["L"]) == ("FILLED", "80000.0")
 
     run(story, tmp_path)
@@ -501,7 +392,7 @@ def test_subscriptions_are_listed_ended_and_refused(tmp_path: Path) -> None:
             await ws.send_json({"method": method, "params": params, "id": 9})
             return await ws.receive_json(timeout=TIMEOUT)
 
-        for name in ("btcusdt@bookTicker", "BTCUSDT@aggTrade", "ethusdt@aggTrade", "btcusdt@depth", "nokey"):
+        for name in ("btcusdt@bookTicker", "BTCUSDT@aggTrade", "btcusdt@depth"):
             refused = await control("SUBSCRIBE", "btcusdt@markPrice", name)
             assert (refused["error"]["code"], refused["id"]) == (2, 9), name
         await control("SUBSCRIBE", "btcusdt@markPrice", "btcusdt@aggTrade")
@@ -525,7 +416,7 @@ def test_user_data_in_all_forms_and_only_with_the_key(tmp_path: Path) -> None:
         await by_message.send_json({"method": "SUBSCRIBE", "params": [key], "id": "1"})
         await by_message.receive_json(timeout=TIMEOUT)
         answer = await client.signed("POST", "/fapi/v1/leverage", symbol="BTCUSDT", leverage=8)
-        assert answer == {"symbol": "BTCUSDT", "leverage": 8, "maxNotionalValue": "1000000000"}
+        assert answer == {"symbol": "BTCUSDT", "leverage": 8, "maxNotionalValue": "230000000"}
         event = {"e": "ACCOUNT_CONFIG_UPDATE", "E": NOW, "T": NOW, "ac": {"s": "BTCUSDT", "l": 8}}
         assert await frames(by_query, 1) == await frames(by_path, 1) == [event]
         assert await frames(by_message, 1) == [{"stream": key, "data": event}]
@@ -535,6 +426,329 @@ def test_user_data_in_all_forms_and_only_with_the_key(tmp_path: Path) -> None:
         assert await is_silent(by_query)
 
     run(story, tmp_path)
+
+
+def test_user_data_only_of_the_kinds_that_were_asked_for(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        key = (await client.raw("POST", "/fapi/v1/listenKey"))[1]["listenKey"]
+        some = await client.socket(f"/private/ws?listenKey={key}&events=ORDER_TRADE_UPDATE/ALGO_UPDATE")
+        await client.play_to(103)
+        await client.order()
+        await client.play_to(106)
+        assert [frame["e"] for frame in await frames(some, 2)] == ["ORDER_TRADE_UPDATE", "ORDER_TRADE_UPDATE"]
+        assert await is_silent(some)
+
+    run(story, tmp_path)
+
+
+def test_a_chatty_client_is_cut_off(tmp_path: Path) -> None:
+    """Ten messages a second; under load they may fall into two of the wall's seconds, so many are sent."""
+
+    async def story(client: Client) -> None:
+        ws = await client.socket("/market/ws")
+        with suppress(ConnectionError):
+            for _ in range(40):
+                await ws.send_json({"method": "LIST_SUBSCRIPTIONS", "id": 1})
+        answers = 0
+        while (message := await ws.receive(timeout=TIMEOUT)).type is aiohttp.WSMsgType.TEXT:
+            answers += 1
+        assert 10 <= answers <= 30
+        assert message.data == 1008
+
+    run(story, tmp_path)
+
+
+def test_connections_are_pinged_and_end_when_they_are_old_or_do_not_answer(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        streams = client.venue.streams
+        lively, deaf = await client.socket("/market/ws"), await client.socket("/market/ws/btcusdt@aggTrade")
+        for ws, socket in zip((lively, deaf), streams.sockets, strict=True):
+            ws._autoping, begin = False, socket.opened
+        streams.look_after(begin + 179)
+        assert await is_silent(lively)
+        streams.look_after(begin + 181)
+        ping = await lively.receive(TIMEOUT)
+        assert ping.type is aiohttp.WSMsgType.PING
+        assert ping.data == str(int((begin + 181) * 1000)).encode()
+        await lively.pong(ping.data)
+        await lively.ping(b"are you there?")
+        assert (await lively.receive(TIMEOUT)).data == b"are you there?"
+        heard = streams.sockets[0].heard
+        streams.sockets[0].heard = begin + 182  # as if the pong had come then
+        assert heard >= begin
+        streams.look_after(begin + 601)
+        await until(lambda: len(streams.sockets) == 1)
+        streams.sockets[0].heard = begin + 86_000
+        streams.look_after(begin + 86_401)
+        message = await lively.receive(TIMEOUT)
+        while message.type is aiohttp.WSMsgType.PING:
+            message = await lively.receive(TIMEOUT)
+        assert message.data == 1001, "24 hours"
+
+    run(story, tmp_path)
+
+
+def test_klines_are_streamed_as_trades_come(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        ws = await client.socket("/market/ws/btcusdt@kline_1m")
+        await client.play_to(139)
+        events = [event["k"] for event in await frames(ws, 2)]
+        assert [(k["t"], k["n"], k["x"], k["i"]) for k in events] == [
+            (START, 20, False, "1m"),
+            (START, 40, False, "1m"),
+        ]
+
+    run(story, tmp_path, mark_interval_s=20)
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+def test_weight_is_counted_in_minutes_of_the_venues_clock_and_who_goes_on_is_banned(tmp_path: Path) -> None:
+    """120 x 20 fills the minute; 20 more are refused in vain, the next brings the ban of two minutes."""
+    tape = flat_tape(60, every_ms=10_000)
+
+    async def story(client: Client) -> None:
+        async def trades() -> tuple[int, str, str]:
+            status, body, headers = await client.raw("GET", "/fapi/v1/aggTrades", "symbol=BTCUSDT")
+            assert status == 200 or body["code"] == -1003
+            return status, headers.get("X-MBX-USED-WEIGHT-1M", ""), headers.get("Retry-After", "")
+
+        await client.play_to(101)  # 10 s into the minute
+        assert [await trades() for _ in range(120)][-1] == (200, "2400", "")
+        assert await trades() == (429, "2420", "50")
+        assert [(await trades())[0] for _ in range(20)] == [*[429] * 19, 418]
+        status, _, retry_after = await trades()
+        assert (status, retry_after) == (418, "120")
+        body = (await client.raw("GET", "/fapi/v1/ping"))[1]
+        assert f"banned until {client.venue.now() + 120_000}" in body["msg"]
+        await client.play_to(114)  # 140 s: the ban is over, and the minute another
+        assert await trades() == (200, "20", "")
+
+    run(story, tmp_path, tape, mark_interval_s=86_400)
+
+
+def test_orders_are_counted_in_ten_seconds_and_in_a_minute(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        async def place(count: int) -> tuple[int, Any]:
+            for _ in range(count):
+                text = f"symbol=BTCUSDT&side=BUY&type=MARKET&quantity=0&timestamp={client.venue.now()}"
+                signed = f"{text}&signature={client.sign(text)}"
+                status, body, headers = await client.raw("POST", "/fapi/v1/order", signed)
+            counts = tuple(headers[f"X-MBX-ORDER-COUNT-{name}"] for name in ("10S", "1M") if status == 400)
+            return status, counts or body["code"]
+
+        await client.play_to(101)
+        assert await place(300) == (400, ("300", "300"))
+        assert await place(1) == (429, -1015)
+        for trade_id, count in ((110, 600), (120, 900)):
+            await client.play_to(trade_id)
+            assert await place(300) == (400, ("300", str(count + 0)))
+        await client.play_to(130)
+        assert await place(299) == (400, ("299", "1199"))
+        # A batch counts five of the ten seconds' orders and one of the minute's.
+        batch = urlencode({"batchOrders": "[{}]", "timestamp": client.venue.now()})
+        _, _, headers = await client.raw("POST", "/fapi/v1/batchOrders", f"{batch}&signature={client.sign(batch)}")
+        assert headers.get("X-MBX-ORDER-COUNT-10S") == "304"
+
+    run(story, tmp_path)
+
+
+# --- tapes ------------------------------------------------------------------------------------------------------------
+
+
+def eth_tape(count: int = 40) -> Trades:
+    """ETHUSDT at 3,000.00, a trade each second, half a second after BTCUSDT's."""
+    rows = [(500 + n, 300_000, 5_000, START + n * 1_000 + 500, n % 2 == 1) for n in range(count)]
+    return Trades.from_rows("ETHUSDT", rows)
+
+
+def test_several_symbols_trade_on_one_account(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        both = await client.socket("/market/stream?streams=btcusdt@aggTrade/ethusdt@aggTrade")
+        await client.play_to(110)
+        sent = [frame["data"] for frame in await frames(both, 50)]
+        assert [event["a"] for event in sent if event["s"] == "BTCUSDT"] == list(range(100, 140))
+        assert [event["a"] for event in sent if event["s"] == "ETHUSDT"] == list(range(500, 510)), "as far as 110 was"
+        for symbol, quantity in (("BTCUSDT", "0.010"), ("ETHUSDT", "0.200")):
+            assert (await client.order(symbol=symbol, quantity=quantity))["status"] == "NEW"
+        await client.play_to(115)
+        risks = await client.signed("GET", "/fapi/v3/positionRisk")
+        assert [(risk["symbol"], risk["positionAmt"], risk["entryPrice"]) for risk in risks] == [
+            ("BTCUSDT", "0.010", "80000"),
+            ("ETHUSDT", "0.200", "3000"),
+        ]
+        prices = (await client.raw("GET", "/fapi/v2/ticker/price"))[1]
+        assert [row["price"] for row in prices] == ["80000.0", "3000.00"]
+        info = (await client.raw("GET", "/fapi/v1/exchangeInfo"))[1]
+        assert [row["symbol"] for row in info["symbols"]] == ["BTCUSDT", "ETHUSDT"]
+        # 10,000 - 5 bps of 800 and of 600
+        assert (await client.signed("GET", "/fapi/v3/account"))["totalWalletBalance"] == "9999.30000000"
+
+    run(story, tmp_path, flat_tape(), eth_tape(), mark_interval_s=86_400)
+
+
+def test_the_venue_opens_with_history_behind_it(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        assert client.venue.now() == START + 20_000 - 1
+        rows = (await client.raw("GET", "/fapi/v1/aggTrades", "symbol=BTCUSDT&limit=1000"))[1]
+        assert [row["a"] for row in rows] == list(range(100, 120))
+        assert (await client.ask(op="hello", trade_id=0, marks=0))["trade_id"] == 119
+        market = await client.socket("/market/ws/btcusdt@aggTrade")
+        await client.play_to(121)
+        assert [event["a"] for event in await frames(market, 2)] == [120, 121]
+
+    run(story, tmp_path, options={"begin_s": 20.0}, mark_interval_s=86_400)
+
+
+def test_at_speed_1_the_history_ends_now(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        rows = (await client.raw("GET", "/fapi/v1/aggTrades", "symbol=BTCUSDT&limit=1000"))[1]
+        assert len(rows) >= 30
+        assert rows[0]["T"] == pytest.approx(time.time() * 1000 - 30_000, abs=5_000)
+
+    run(story, tmp_path, flat_tape(100), speed=1.0, begin_s=30.0)
+
+
+def test_a_history_beyond_the_tape_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"begin_s: must lie within the tape of BTCUSDT, was 3600"):
+        asyncio.run(serve(Config(), flat_tape(), log_dir=tmp_path, begin_s=3_600.0))
+
+
+def test_a_venue_comes_back_from_its_log(tmp_path: Path) -> None:
+    """The same account, orders and place on the tape; the first venue is not even closed in good order."""
+    before: dict[str, Any] = {}
+
+    async def account_of(client: Client) -> dict[str, Any]:
+        paths = ("v3/account", "v3/positionRisk", "v1/openOrders", "v1/openAlgoOrders", "v1/userTrades", "v1/income")
+        answers = {path: await client.signed("GET", f"/fapi/{path}", symbol="BTCUSDT") for path in paths}
+        return answers | {"time": client.venue.now(), "instance": client.venue.instance}
+
+    async def first(client: Client) -> None:
+        await client.play_to(105)
+        await client.order(newClientOrderId="in")
+        await client.order(type="LIMIT", price="79000.0", timeInForce="GTC", newClientOrderId="rests")
+        await client.play_to(108)
+        await client.algo(clientAlgoId="stop")
+        await client.algo(clientAlgoId="trail", type="TRAILING_STOP_MARKET", triggerPrice="", callbackRate="1")
+        await client.signed("POST", "/fapi/v1/leverage", symbol="BTCUSDT", leverage=9)
+        before.update(await account_of(client))
+
+    async def second(client: Client) -> None:
+        assert await account_of(client) == before
+        hello = await client.ask(op="hello", trade_id=108, marks=0)
+        assert hello["trade_id"] == 108
+        await client.play_to(115)
+        gone = await client.signed("DELETE", "/fapi/v1/order", symbol="BTCUSDT", origClientOrderId="rests")
+        assert gone["status"] == "CANCELED"
+        assert (await client.order(newClientOrderId="more"))["orderId"] == 3
+
+    for story in (first, second):
+        run(story, tmp_path, mark_interval_s=86_400)
+
+
+def test_a_log_of_another_venue_is_refused(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        await client.play_to(101)
+
+    run(story, tmp_path)
+    with pytest.raises(DataError, match=r"log: must be of a venue of ETHUSDT, was of \['BTCUSDT'\]"):
+        run(story, tmp_path, eth_tape())
+
+
+def test_at_speed_1_the_market_went_on_while_the_venue_was_away(tmp_path: Path) -> None:
+    tape, times = flat_tape(4_000, every_ms=10), []
+
+    async def story(client: Client) -> None:
+        rows = (await client.raw("GET", "/fapi/v1/aggTrades", "symbol=BTCUSDT&limit=1"))[1]
+        times.append((client.venue.player.first_time, rows[0]["a"], time.time()))
+        if len(times) == 1:
+            await client.order(newClientOrderId="in")
+
+    for _ in range(2):
+        run(story, tmp_path, tape, speed=1.0)
+    (first, before, then), (second, after, now) = times
+    assert first == second, "the tape stays where it was put"
+    assert after - before == pytest.approx((now - then) * 100, abs=30)
+
+
+def test_keys_of_ones_own(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        query = f"timestamp={NOW}"
+        own = f"{query}&signature={client.sign(query, 'own-secret')}"
+        assert (await client.raw("GET", "/fapi/v3/balance", own, key="own-key"))[0] == 200
+        assert (await client.raw("GET", "/fapi/v3/balance", own))[1]["code"] == -2015
+
+    run(story, tmp_path, options={"api_key": "own-key", "api_secret": "own-secret"})
+
+
+# --- orders of several kinds ------------------------------------------------------------------------------------------
+
+
+def test_an_order_is_modified_and_loses_its_place(tmp_path: Path) -> None:
+    rows = [trade(n, 800_000, sold=n % 2 == 1) for n in range(10)] + [
+        trade(10, 789_000, 6, sold=True),
+        trade(11, 800_000),
+    ]
+
+    async def story(client: Client) -> None:
+        user = await client.user_stream()
+        await client.play_to(105)
+        for name in ("first", "second"):
+            await client.order(
+                type="LIMIT", price="79000.0", timeInForce="GTC", newClientOrderId=name, quantity="0.005"
+            )
+        ids = {"symbol": "BTCUSDT", "side": "BUY", "origClientOrderId": "first"}
+        changed = await client.signed("PUT", "/fapi/v1/order", **ids, quantity="0.007", price="79100.0")
+        assert (changed["origQty"], changed["price"], changed["status"]) == ("0.007", "79100.0", "NEW")
+        sent = (await client.play_to(111))["user"]
+        events = [event["o"] for event in await frames(user, sent) if event["e"] == "ORDER_TRADE_UPDATE"]
+        assert ("first", "AMENDMENT", "NEW") in [(o["c"], o["x"], o["X"]) for o in events]
+        fills = [(o["c"], o["l"], o["L"]) for o in events if o["x"] == "TRADE"]
+        assert fills == [("second", "0.005", "79000.0"), ("first", "0.001", "79100.0")]
+        gone = await client.signed("PUT", "/fapi/v1/order", **ids, quantity="0.001", price="79200.0")
+        assert gone["status"] == "CANCELED", "no more than has filled already"
+
+    run(story, tmp_path, Trades.from_rows("BTCUSDT", rows), mark_interval_s=86_400)
+
+
+def test_orders_in_batches_are_answered_each_for_itself(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        await client.play_to(105)
+        good = {"symbol": "BTCUSDT", "side": "BUY", "type": "LIMIT", "quantity": "0.010", "price": "79000.0"}
+        rows = [good | {"timeInForce": "GTC", "newClientOrderId": "a"}, good, {**good, "symbol": "NOPEUSDT"}]
+        placed = await client.signed("POST", "/fapi/v1/batchOrders", batchOrders=json.dumps(rows))
+        assert [row.get("status") or row["code"] for row in placed] == ["NEW", -1102, -1121]
+        for name, value in (("orderIdList", "[1,7]"), ("origClientOrderIdList", '["a"]')):
+            gone = await client.signed("DELETE", "/fapi/v1/batchOrders", symbol="BTCUSDT", **{name: value})
+            assert gone[-1]["code"] == -2011
+        assert (await client.signed("DELETE", "/fapi/v1/batchOrders", symbol="BTCUSDT"))["code"] == -1102
+
+    run(story, tmp_path)
+
+
+def test_a_countdown_cancels_unless_it_is_begun_again(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        async def count_down(milliseconds: int) -> Any:
+            given = {"symbol": "BTCUSDT", "countdownTime": milliseconds}
+            return await client.signed("POST", "/fapi/v1/countdownCancelAll", **given)
+
+        async def is_open() -> bool:
+            return bool(await client.signed("GET", "/fapi/v1/openOrders", symbol="BTCUSDT"))
+
+        await client.play_to(105)
+        await client.order(type="LIMIT", price="79000.0", timeInForce="GTC")
+        await client.algo(clientAlgoId="stays")
+        assert await count_down(5_000) == {"symbol": "BTCUSDT", "countdownTime": "5000"}
+        await client.play_to(108)
+        await count_down(5_000)
+        await client.play_to(112)
+        assert await is_open()
+        await client.play_to(114)
+        assert not await is_open()
+        assert len(await client.signed("GET", "/fapi/v1/openAlgoOrders")) == 1, "conditional orders stay"
+
+    run(story, tmp_path, mark_interval_s=86_400)
 
 
 # --- ccxt -------------------------------------------------------------------------------------------------------------
@@ -595,7 +809,8 @@ def test_ccxt_trades_a_round_trip_with_stop_and_take_profit(tmp_path: Path) -> N
 
             updates = asyncio.ensure_future(exchange.watch_orders())
             trades = asyncio.ensure_future(exchange.watch_trades(BTC))
-            await until(lambda: len(client.venue.streams.sockets) == 2 and client.venue.streams.listeners("aggTrade"))
+            streams = client.venue.streams
+            await until(lambda: len(streams.sockets) == 2 and streams.listeners("BTCUSDT", "aggTrade"))
             await client.play_to(105)
             assert (await asyncio.wait_for(trades, TIMEOUT))[0]["price"] == 80_000.0
             entry = {"clientOrderId": "vt-1e", "newOrderRespType": "ACK"}
@@ -637,13 +852,6 @@ def test_ccxt_trades_a_round_trip_with_stop_and_take_profit(tmp_path: Path) -> N
             await exchange.close()
 
     run(story, tmp_path, Trades.from_rows("BTCUSDT", rows))
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        await asyncio.sleep(0.005)
 
 
 def test_the_stop_tells_its_life_on_the_user_stream(tmp_path: Path) -> None:
@@ -726,14 +934,15 @@ def test_the_truth_is_on_disk_before_the_answer_and_holds_no_secret(tmp_path: Pa
         await client.play_to(112)
         text = (tmp_path / "truth.jsonl").read_text()
         assert json.loads(text.splitlines()[-1])["kind"] == "account"
-        assert [json.loads(line)["code"] for line in text.splitlines() if '"request"' in line] == [0, -4116]
+        requests = [row for row in map(json.loads, text.splitlines()) if row["kind"] == "request"]
+        assert [row["code"] for row in requests] == [0, -4116]
         for secret in ("sim-key", "sim-secret", "signature"):
             assert secret not in text
 
     run(story, tmp_path)
 
 
-COMMAND = [sys.executable, "-c", "import sys; from voltrade.exchange.venue import main; sys.exit(main(sys.argv[1:]))"]
+COMMAND = [sys.executable, "-m", "voltrade", "venue"]
 
 
 def test_the_command_prints_its_addresses_and_ends_on_sigterm(tmp_path: Path) -> None:
@@ -748,7 +957,7 @@ def test_the_command_prints_its_addresses_and_ends_on_sigterm(tmp_path: Path) ->
         assert ready["ws"] == ready["rest"].replace("http", "ws")
         os.kill(process.pid, signal.SIGTERM)
         assert process.wait(10) == 0
-    start = json.loads((tmp_path / "log" / "truth.jsonl").read_text().splitlines()[0])
+    start = json.loads((tmp_path / "log" / "truth.jsonl").read_text().splitlines()[1])
     assert start["wallet"] == "750.50000000", "a flag wins over the file"
 
 

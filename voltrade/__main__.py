@@ -25,9 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status."""
     given = sys.argv[1:] if argv is None else list(argv)
     if given[:1] == ["venue"]:
-        from voltrade.exchange import venue
+        from voltrade.exchange import venue_command
 
-        return venue.main(given[1:])
+        return venue_command.main(given[1:])
     arguments = _parser().parse_args(given)
     try:
         status: int = arguments.do(arguments)

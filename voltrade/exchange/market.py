@@ -6,6 +6,8 @@ account is `clearing`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from voltrade.account import Position
 from voltrade.exchange.execution import Watch, first_acting_trade, is_within_limit, last_row_of_taker
 from voltrade.exchange.margin import divided_up, maintenance_margin
@@ -18,6 +20,7 @@ class Market:
     """A symbol of the exchange.
 
     Attributes:
+        sticks: whether conditional orders that trigger stay TRIGGERING, as a script may want it.
         status: `TRADING`, or `CLOSE` once it was settled.
         mark: the last mark price, or None.
         last_price: ticks of the last trade, 0 before the first.
@@ -40,6 +43,7 @@ class Market:
         self.leverage = leverage
         self.margin_type = margin_type
         self.status = "TRADING"
+        self.sticks = False
         self.mark: MarkPrice | None = None
         self.last_price = 0
         self.taker_price = {Side.BUY: 0, Side.SELL: 0}
@@ -92,6 +96,10 @@ class Market:
         """Forget what the orders waited for."""
         self._watch = None
 
+    def waiting_algos(self) -> Iterator[AlgoOrder]:
+        """The conditional orders that wait for a price; one that is stuck in triggering does not."""
+        return (algo for algo in self.open_algos.values() if algo.status == "NEW")
+
     def watched(self) -> Watch:
         """Gather what the open orders wait for; kept until an order changes."""
         if self._watch is None:
@@ -106,7 +114,7 @@ class Market:
                     rises.append(order.request.price + 1)
                 else:
                     falls.append(order.request.price - 1)
-            for algo in self.open_algos.values():
+            for algo in self.waiting_algos():
                 if algo.by_mark:
                     continue
                 if not algo.arrived:

@@ -143,7 +143,7 @@ class Matching:
         house.advance(mark.time)
         before, due = market.mark, self._fundings(market, mark)
         market.mark = mark
-        reacting = (self._reacts(market, algo, mark.time, mark.price_e8) for algo in market.open_algos.values())
+        reacting = (self._reacts(market, algo, mark.time, mark.price_e8) for algo in market.waiting_algos())
         if not (due or any(reacting) or self._liquidated(market)):
             return
         if house.has_log:
@@ -190,7 +190,7 @@ class Matching:
     def _react(self, market: Market, working_type: WorkingType, time: int, price: int) -> None:
         """Let a price move trailing stops and trigger conditional orders: stops first, then by id."""
         triggered = []
-        for algo in market.open_algos.values():
+        for algo in market.waiting_algos():
             if algo.request.working_type is not working_type or time < algo.live_from:
                 continue
             if algo.follows(price):
@@ -206,6 +206,8 @@ class Matching:
         house = self.house
         algo.status, algo.updated, algo.triggered = "TRIGGERING", house.clock, house.clock
         house.tell_algo(market, algo)
+        if market.sticks:
+            return
         asked = algo.request
         child = replace(
             asked,

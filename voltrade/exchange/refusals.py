@@ -109,6 +109,8 @@ def check_modification(
     if modified == order.request:
         raise VenueRefusal(-5027, "No need to modify the order.")
     _check_status(house, market)
+    if 0 < modified.quantity <= order.filled:  # which cancels it
+        return
     _check_quantity(market, modified)
     _check_price(market, modified.price, "price")
     _check_limit_price(market, modified)

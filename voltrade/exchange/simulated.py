@@ -405,6 +405,12 @@ class SimulatedExchange(ClearingHouse):
         market.instrument = market.held.instrument = instrument
         market.rules = rules or market.rules
 
+    def stick_triggers(self, symbol: str, sticking: bool) -> None:
+        """Let conditional orders of a symbol that trigger stay TRIGGERING, open and without effect; or no longer."""
+        with self._request("stick_triggers", symbol=symbol, sticking=sticking):
+            market = self.market(symbol)
+        market.sticks = sticking
+
     def switch_position_mode(self, hedge: bool) -> None:
         """Switch the account's position mode by hand, as on Binance's own page; refused as `set_position_mode` is."""
         with self._request("switch_position_mode", hedge=hedge):

@@ -1,270 +1,145 @@
-"""The REST half of the simulated venue: what each path asks for, checks and answers.
+"""The REST half of the simulated venue: what each path checks and answers.
 
-`RestApi.answer` takes a request apart, checks key, signature and time as Binance does, and hands it to the method that
-`route` has put on its path. What is refused carries Binance's code and text.
+`RestApi.answer` counts a request against the limits, checks key, signature and time as Binance does, and calls the
+answer that `venue_tables.json` names for the path. What is refused carries Binance's code and text.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
-from enum import IntEnum
-from typing import Any, TypeVar
-from urllib.parse import parse_qsl
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from voltrade.exchange.refusals import VenueRefusal
-from voltrade.exchange.simulated import SimulatedExchange
+from voltrade.exchange.simulated import QUOTE_ASSET, PositionRisk, SimulatedExchange
+from voltrade.exchange.venue_requests import Answer, Limits, Params, Throttled, refusal_answer, refused, tables
 from voltrade.exchange.venue_streams import Streams
-from voltrade.exchange.venue_wire import ACCOUNT_FLAGS, INTERVALS_MS, MAX_NOTIONAL, OPEN, Json, Wire
+from voltrade.exchange.venue_wire import (
+    ACCOUNT_FLAGS,
+    INTERVALS_MS,
+    OPEN,
+    Board,
+    Json,
+    account,
+    balance,
+    between,
+    exchange_info,
+    leverage_bracket,
+)
 from voltrade.model import (
+    DAY_MS,
+    MONEY,
     NEVER,
     AlgoUpdate,
-    MarkPrice,
     OrderRequest,
     OrderType,
     OrderUpdate,
     Side,
     TimeInForce,
-    Trades,
     WorkingType,
+    money,
     money_text,
 )
 
 AHEAD_MS = 1_000
 """A timestamp may be this far ahead of the venue's clock."""
-
-RECV_WINDOW_MS = 5_000
-RECV_WINDOW_MAX_MS = 60_000
+RECV_WINDOW_MS, RECV_WINDOW_MAX_MS = 5_000, 60_000
 
 BOOK_TRADES = 200
 """How many of the newest trades the synthetic best bid and ask are read from."""
 
-WHOLE = re.compile(r"^-?[0-9]{1,18}$")
-DECIMAL = re.compile(r"^[0-9]{1,20}(\.[0-9]{1,20})?$")
+BATCH_MOST = 5
+"""Most orders of one request to `batchOrders`; ten may be cancelled."""
 
 SIDES = {side.name: side for side in Side}
 ORDER_TYPES = {kind.value: kind for kind in OrderType if not kind.is_conditional}
-CONDITIONAL_TYPES = {kind.value: kind for kind in (OrderType.STOP_MARKET, OrderType.TAKE_PROFIT_MARKET)}
-ALGO_TYPES = frozenset({"STOP", "STOP_MARKET", "TAKE_PROFIT", "TAKE_PROFIT_MARKET", "TRAILING_STOP_MARKET"})
-"""All types that Binance takes at the algo endpoint only; the venue models the two of `OrderType`."""
-
+CONDITIONAL_TYPES = {kind.value: kind for kind in OrderType if kind.is_conditional}
 TIMES_IN_FORCE = {kind.value: kind for kind in TimeInForce}
 WORKING_TYPES = {kind.value: kind for kind in WorkingType}
 UNMODELLED = {
     "priceMatch": ("none",),
-    "priceProtect": ("false",),
     "goodTillDate": ("0",),
     "icebergQty": ("0",),
     "newOrderRespType": ("ack", "result"),
-    "workingType": ("contract_price", "mark_price"),
+    "selfTradePreventionMode": ("none", "expire_maker", "expire_taker", "expire_both"),
 }
 """Values, in lower case, that the venue takes for parameters whose other values it does not model."""
 
-
-# --- refusals --------------------------------------------------------------------------------------------------------
-
-TEXTS: Mapping[int, str] = {
-    -1021: "Timestamp for this request is outside of the recvWindow.",
-    -1022: "Signature for this request is not valid.",
-    -1100: "Illegal characters found in parameter '{name}'; legal range is '^([0-9]{{1,20}})(\\.[0-9]{{1,20}})?$'.",
-    -1102: "Mandatory parameter '{name}' was not sent, was empty/null, or malformed.",
-    -1106: "Parameter '{name}' sent when not required.",
-    -1115: "Invalid timeInForce.",
-    -1116: "Invalid orderType.",
-    -1117: "Invalid side.",
-    -1120: "Invalid interval.",
-    -1121: "Invalid symbol.",
-    -1125: "This listenKey does not exist.",
-    -1130: "Data sent for parameter '{name}' is not valid.",
-    -1131: "recvWindow must be less than 60000.",
-    -2013: "Order does not exist.",
-    -2014: "API-key format invalid.",
-    -2015: "Invalid API-key, IP, or permissions for action.",
-    -4055: "Invalid margin type.",
-    -4061: "Order's position side does not match user's setting.",
-    -4120: "Order type not supported for this endpoint. Please use the Algo Order API endpoints instead.",
-    -4137: "Quantity must be zero with closePosition equals true",
-    -5000: "Path {name} is invalid",
+LISTS_OF_IDS = {
+    **dict.fromkeys(("orderIdList", "orderidlist"), "orderId"),
+    **dict.fromkeys(("origClientOrderIdList", "origclientorderidlist"), "origClientOrderId"),
 }
-"""Binance's texts for what is refused here; the simulated exchange has those of its own rules."""
+"""How clients write the lists of orders to cancel, with what one of them is called."""
 
-STATUS: Mapping[int, int] = {-2014: 401, -2015: 401, -5000: 404}
-"""HTTP status of a refusal, where it is not 400."""
+FORCED = {"": ("autoclose-", "adl_autoclose"), "LIQUIDATION": ("autoclose-",), "ADL": ("adl_autoclose",)}
+"""How the client ids begin of orders by which the exchange closes a position, by `autoCloseType`."""
 
-
-def refused(code: int, name: str = "") -> VenueRefusal:
-    return VenueRefusal(code, TEXTS[code].format(name=name))
-
-
-# --- requests --------------------------------------------------------------------------------------------------------
-
-Choice = TypeVar("Choice")
-
-
-class Params:
-    """Parameters of a request, from query and body; the query wins on duplicates, as at Binance."""
-
-    def __init__(self, query: str, body: str) -> None:
-        self._query, self._body = query, body
-        self._values = {
-            **dict(parse_qsl(body, keep_blank_values=True)),
-            **dict(parse_qsl(query, keep_blank_values=True)),
-        }
-
-    @property
-    def signed_text(self) -> str:
-        """The text that a signature covers: raw query then raw body, both without the signature."""
-        return "".join(
-            "&".join(part for part in raw.split("&") if not part.startswith("signature="))
-            for raw in (self._query, self._body)
-        )
-
-    def get(self, name: str, default: str = "") -> str:
-        return self._values.get(name, default)
-
-    def text(self, name: str) -> str:
-        """Return a mandatory parameter."""
-        value = self.get(name)
-        if not value:
-            raise refused(-1102, name)
-        return value
-
-    def whole(self, name: str, default: int | None = None) -> int:
-        """Return a whole number, mandatory where there is no default."""
-        if default is not None and not self.get(name):
-            return default
-        value = self.text(name)
-        if not WHOLE.match(value):
-            raise refused(-1102, name)
-        return int(value)
-
-    def flag(self, name: str) -> bool:
-        """Return a boolean, false where it is not sent; clients write true, True and TRUE."""
-        value = self.get(name, "false").lower()
-        if value not in ("true", "false"):
-            raise refused(-1130, name)
-        return value == "true"
-
-    def number(self, name: str) -> Decimal:
-        """Return a mandatory plain decimal."""
-        value = self.text(name)
-        if not DECIMAL.match(value):
-            raise refused(-1100, name)
-        return Decimal(value)
-
-    def choice(self, name: str, choices: Mapping[str, Choice], code: int) -> Choice:
-        """Return what a mandatory word stands for, or refuse it with the code."""
-        word = self.text(name)
-        if word not in choices:
-            raise refused(code, name)
-        return choices[word]
-
-    def refuse_unless(self, allowed: Mapping[str, Sequence[str]]) -> None:
-        """Refuse values of parameters that the venue does not model; not sent is always allowed."""
-        for name, values in allowed.items():
-            if self.get(name).lower() not in ("", *values):
-                raise refused(-1130, name)
-
-
-class Security(IntEnum):
-    """What a path asks for."""
-
-    NONE = 0
-    KEY = 1
-    SIGNED = 2
-
-
-Handler = Callable[["RestApi", Params], Any]
-H = TypeVar("H", bound=Handler)
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    handler: Handler
-    security: Security
-    weight: int
-
-
-ROUTES: dict[tuple[str, str], Route] = {}
-"""All that the venue answers, by method and path; filled by `route`."""
-
-
-def route(method: str, *paths: str, security: Security = Security.SIGNED, weight: int = 1) -> Callable[[H], H]:
-    """Make a method of the venue answer paths below `/fapi`."""
-
-    def register(handler: H) -> H:
-        for path in paths:
-            ROUTES[method, f"/fapi/{path}"] = Route(handler, security, weight)
-        return handler
-
-    return register
-
-
-def between(trades: Trades, first: int, last: int) -> Trades:
-    """Return the trades of a span of time, both ends included."""
-    rows = np.searchsorted(trades.time, np.array([first, last + 1], dtype=np.int64))
-    return trades[int(rows[0]) : int(rows[1])]
-
-
-# --- the paths -------------------------------------------------------------------------------------------------------
+SUCCESS: Json = {"code": 200, "msg": "success"}
+CANCELLED: Json = {"code": 200, "msg": "The operation of cancel all open order is done."}
 
 
 class RestApi:
-    """Answers REST requests from the exchange and from what clients may know of the tape.
+    """Answers REST requests from the exchange and from what clients may know of the tapes.
 
     Args:
         exchange: carries out orders and holds the account.
-        wire: writes the answers.
+        boards: by symbol, what clients were shown.
         streams: holds the listen key.
-        seen: the trades that were sent to clients.
         now: the venue's clock, ms UTC.
-        api_key: the one key that is known.
-        api_secret: signs requests of that key.
+        keys: the one API key that is known, and the secret that signs its requests.
     """
 
     def __init__(
         self,
         exchange: SimulatedExchange,
-        wire: Wire,
+        boards: Mapping[str, Board],
         streams: Streams,
-        *,
-        seen: Callable[[], Trades],
         now: Callable[[], int],
-        api_key: str,
-        api_secret: str,
+        keys: tuple[str, str],
     ) -> None:
-        self._exchange, self._wire, self._streams = exchange, wire, streams
-        self._symbol = wire.instrument.symbol
-        self._seen, self._now = seen, now
-        self._api_key, self._api_secret = api_key, api_secret.encode()
-        self._usage: dict[str, tuple[int, int]] = {}
+        self.exchange, self.boards, self.streams, self.now = exchange, boards, streams, now
+        self.limits = Limits()
+        self._api_key, self._api_secret = (text.encode() for text in keys)
+        self._countdowns: dict[str, int] = {}
+        self._received = 0
 
-    def answer(self, method: str, path: str, key: str, params: Params) -> tuple[int, Any]:
-        """Carry out a request; return HTTP status and JSON."""
-        route = ROUTES.get((method, path))
+    def answer(self, method: str, path: str, key: str, params: Params, received: int = 0) -> Answer:
+        """Carry out a request, now or as one that came at a time; return HTTP status, JSON and headers."""
+        self._received = received or self.now()
+        route = tables().served.get((method, path))
+        headers: Mapping[str, str] = {}
         try:
+            weight = route.weight[0 if params.get("symbol") else -1] if route else 1
+            headers = self.limits.count(weight, route.orders if route else (), self.now())
             if route is None:
                 raise refused(-5000, f"{path}, Method {method}")
             self._authorise(route.security, key, params)
-            return 200, route.handler(self, params)
+            return Answer(200, self.body(route.answer, params), headers)
+        except Throttled as refusal:
+            return Answer(refusal.status, {"code": refusal.code, "msg": refusal.message}, refusal.headers)
         except VenueRefusal as refusal:
-            return STATUS.get(refusal.code, 400), {"code": refusal.code, "msg": refusal.message}
+            return refusal_answer(refusal, headers)
 
-    def _authorise(self, security: Security, key: str, params: Params) -> None:
+    def body(self, answer: Any, params: Params) -> Any:
+        """Carry out what the table of paths names: a line of `ANSWERS`, a method, or the answer itself."""
+        if not isinstance(answer, str):
+            return answer
+        return ANSWERS[answer](self, params) if answer in ANSWERS else getattr(self, answer)(params)
+
+    def _authorise(self, security: str, key: str, params: Params) -> None:
         """Check key, signature and time as Binance does."""
-        if security is Security.NONE:
+        if security == "none":
             return
         if not key:
             raise refused(-2014)
-        if not hmac.compare_digest(key, self._api_key):
+        if not hmac.compare_digest(key.encode(), self._api_key):
             raise refused(-2015)
-        if security is Security.KEY:
+        if security == "key":
             return
         timestamp, window = params.whole("timestamp"), params.whole("recvWindow", RECV_WINDOW_MS)
         expected = hmac.new(self._api_secret, params.signed_text.encode(), hashlib.sha256).hexdigest()
@@ -272,355 +147,373 @@ class RestApi:
             raise refused(-1022)
         if window > RECV_WINDOW_MAX_MS:
             raise refused(-1131)
-        now = self._now()
-        if timestamp > now + AHEAD_MS:
+        if timestamp > self._received + AHEAD_MS:
             raise VenueRefusal(-1021, "Timestamp for this request was 1000ms ahead of the server's time.")
-        if now - timestamp > window:
+        if self._received - timestamp > window:
             raise refused(-1021)
 
-    def usage_headers(self, method: str, path: str) -> dict[str, str]:
-        """Count the request and tell the used weight, as Binance's headers do. Limits are told, not enforced."""
-        known = ROUTES.get((method, path))
-        headers = {"X-MBX-USED-WEIGHT-1M": self._count("weight", 60_000, known.weight if known else 1)}
-        if known is not None and known.weight == 0:
-            headers["X-MBX-ORDER-COUNT-10S"] = self._count("orders 10s", 10_000, 1)
-            headers["X-MBX-ORDER-COUNT-1M"] = self._count("orders 1m", 60_000, 1)
-        return headers
+    def pass_time(self, now: int) -> None:
+        """Cancel the open orders of symbols whose countdown is over. Conditional orders stay."""
+        for symbol in [symbol for symbol, end in self._countdowns.items() if end <= now]:
+            del self._countdowns[symbol]
+            self.exchange.cancel_all(symbol)
 
-    def _count(self, name: str, window_ms: int, amount: int) -> str:
-        """Add to what was used in the window of the venue's clock that is now."""
-        window = self._now() // window_ms
-        last, used = self._usage.get(name, (window, 0))
-        used = (used if last == window else 0) + amount
-        self._usage[name] = (window, used)
-        return str(used)
+    # --- reading requests --------------------------------------------------------------------------------------------
 
-    # --- market data -------------------------------------------------------------------------------------------------
-
-    @route("GET", "v1/ping", security=Security.NONE)
-    def _ping(self, params: Params) -> Json:
-        return {}
-
-    @route("GET", "v1/time", security=Security.NONE)
-    def _time(self, params: Params) -> Json:
-        return {"serverTime": self._now()}
-
-    @route("GET", "v1/exchangeInfo", security=Security.NONE)
-    def _exchange_info(self, params: Params) -> Json:
-        return self._wire.exchange_info(self._now())
-
-    @route("GET", "v1/premiumIndex", security=Security.NONE)
-    def _premium_index(self, params: Params) -> Json | list[Json]:
-        return self._of_symbol(params, self._wire.premium_index(self._mark()))
-
-    @route("GET", "v1/ticker/price", "v2/ticker/price", security=Security.NONE)
-    def _ticker_price(self, params: Params) -> Json | list[Json]:
-        return self._of_symbol(params, self._wire.ticker_price(self._seen()[-1:], self._now()))
-
-    @route("GET", "v1/ticker/bookTicker", security=Security.NONE, weight=2)
-    def _book_ticker(self, params: Params) -> Json | list[Json]:
-        return self._of_symbol(params, self._wire.book_ticker(self._seen()[-BOOK_TRADES:], self._now()))
-
-    @route("GET", "v1/aggTrades", security=Security.NONE, weight=20)
-    def _agg_trades(self, params: Params) -> list[Json]:
-        """Trades by id or time, oldest first; without either the newest. Nothing that was not sent yet is shown."""
-        self._check_symbol(params)
-        limit = params.whole("limit", 500)
-        seen = self._seen()
-        if params.get("fromId"):
-            first = int(np.searchsorted(seen.id, params.whole("fromId")))
-        elif params.get("startTime") or params.get("endTime"):
-            seen = between(seen, params.whole("startTime", 0), params.whole("endTime", NEVER - 1))
-            first = 0 if params.get("startTime") else max(0, len(seen) - limit)
-        else:
-            first = max(0, len(seen) - limit)
-        return self._wire.agg_trade_rows(seen[first : first + self._limit(limit)])
-
-    @route("GET", "v1/klines", security=Security.NONE, weight=5)
-    def _klines(self, params: Params) -> list[list[Any]]:
-        self._check_symbol(params)
-        step = params.choice("interval", INTERVALS_MS, -1120)
-        limit = self._limit(params.whole("limit", 500), 1500)
-        first = -(-params.whole("startTime", 0) // step) * step
-        last = params.whole("endTime", NEVER // 2) // step * step + step - 1
-        rows = self._wire.klines(between(self._seen(), first, last), step)
-        return rows[:limit] if params.get("startTime") else rows[-limit:]
-
-    @staticmethod
-    def _limit(limit: int, most: int = 1000) -> int:
-        if not 0 < limit <= most:
-            raise refused(-1130, "limit")
-        return limit
-
-    def _check_symbol(self, params: Params) -> None:
-        if params.text("symbol") != self._wire.instrument.symbol:
+    def board(self, params: Params) -> Board:
+        """Return the board of the symbol, which is mandatory."""
+        board = self.boards.get(params.text("symbol"))
+        if board is None:
             raise refused(-1121)
+        return board
 
-    def _of_symbol(self, params: Params, row: Json) -> Json | list[Json]:
-        """Answer one object where a symbol is named, else a list."""
-        if not params.get("symbol"):
-            return [row]
-        self._check_symbol(params)
-        return row
+    def symbol(self, params: Params) -> str:
+        """Return the symbol that is asked for; empty for all."""
+        return self.board(params).symbol if params.get("symbol") else ""
 
-    # --- orders ------------------------------------------------------------------------------------------------------
+    def symbols(self, params: Params) -> list[str]:
+        return [self.symbol(params)] if params.get("symbol") else list(self.boards)
 
-    @route("POST", "v1/order", weight=0)
-    def _place_order(self, params: Params) -> Json:
-        return self._order(self._exchange.place_order(self._order_request(params)), created=False)
+    def order_ids(self, params: Params) -> dict[str, Any]:
+        """Read which order is meant: the exchange's id where both are sent, as at Binance."""
+        symbol = self.board(params).symbol
+        if params.get("orderId"):
+            return {"symbol": symbol, "order_id": params.whole("orderId")}
+        return {"symbol": symbol, "client_order_id": params.text("origClientOrderId")}
 
-    @route("POST", "v1/order/test")
-    def _test_order(self, params: Params) -> Json:
-        """Check an order in every way and place nothing."""
-        self._exchange.check_order(self._order_request(params))
-        return {}
+    def algo_ids(self, params: Params) -> dict[str, Any]:
+        if params.get("algoId"):
+            return {"algo_id": params.whole("algoId")}
+        return {"client_order_id": params.text("clientAlgoId")}
 
-    @route("GET", "v1/order")
-    def _query_order(self, params: Params) -> Json:
-        symbol, ids = self._order_ids(params)
-        return self._order(self._exchange.query_order(symbol, **ids))
-
-    @route("DELETE", "v1/order")
-    def _cancel_order(self, params: Params) -> Json:
-        symbol, ids = self._order_ids(params)
-        return self._order(self._exchange.cancel_order(symbol, **ids), created=False)
-
-    @route("GET", "v1/openOrder")
-    def _open_order(self, params: Params) -> Json:
-        symbol, ids = self._order_ids(params)
-        order = self._exchange.query_order(symbol, **ids)
-        if order.status not in OPEN:
-            raise refused(-2013)
-        return self._order(order)
-
-    @route("GET", "v1/openOrders")
-    def _open_orders(self, params: Params) -> list[Json]:
-        return [self._order(order) for order in self._exchange.open_orders(self._optional_symbol(params))]
-
-    @route("DELETE", "v1/allOpenOrders")
-    def _cancel_all(self, params: Params) -> Json:
-        self._exchange.cancel_all(params.text("symbol"))
-        return {"code": 200, "msg": "The operation of cancel all open order is done."}
-
-    @route("POST", "v1/algoOrder", weight=0)
-    def _place_algo(self, params: Params) -> Json:
-        return self._algo(self._exchange.place_algo(self._algo_request(params)))
-
-    @route("GET", "v1/algoOrder")
-    def _query_algo(self, params: Params) -> Json:
-        return self._algo(self._exchange.query_algo(**self._ids(params, "clientAlgoId", "algoId", "algo_id")))
-
-    @route("DELETE", "v1/algoOrder")
-    def _cancel_algo(self, params: Params) -> Json:
-        algo = self._exchange.cancel_algo(**self._ids(params, "clientAlgoId", "algoId", "algo_id"))
-        return {"algoId": algo.algo_id, "clientAlgoId": algo.client_order_id, "code": "200", "msg": "success"}
-
-    @route("GET", "v1/openAlgoOrders")
-    def _open_algos(self, params: Params) -> list[Json]:
-        return [self._algo(algo) for algo in self._exchange.open_algo_orders(self._optional_symbol(params))]
-
-    @route("DELETE", "v1/algoOpenOrders")
-    def _cancel_all_algos(self, params: Params) -> Json:
-        self._exchange.cancel_all_algo(params.text("symbol"))
-        return {"code": 200, "msg": "The operation of cancel all open order is done."}
-
-    def _order(self, order: OrderUpdate, created: bool = True) -> Json:
-        return self._wire.order(order, self._exchange.orders[order.order_id].created if created else None)
-
-    def _algo(self, algo: AlgoUpdate) -> Json:
-        held = self._exchange.algos[algo.algo_id]
-        return self._wire.algo_order(algo, held.created, held.triggered, self._child(algo))
-
-    def _child(self, algo: AlgoUpdate) -> OrderUpdate | None:
-        """Return the ordinary order that a conditional order has become."""
-        return self._exchange.query_order(algo.symbol, order_id=algo.order_id) if algo.order_id else None
-
-    def _order_request(self, params: Params) -> OrderRequest:
-        """Read an order for `/order`; conditional types belong to the algo endpoint."""
-        self._check_symbol(params)
-        params.refuse_unless(UNMODELLED)
-        side = self._side(params)
-        if params.get("type") in ALGO_TYPES:
-            raise refused(-4120)
-        order_type = params.choice("type", ORDER_TYPES, -1116)
-        price, time_in_force = 0, TimeInForce.GTC
-        if order_type is OrderType.LIMIT:
-            time_in_force = params.choice("timeInForce", TIMES_IN_FORCE, -1115)
-            price = self._exchange.ticks(params.text("symbol"), params.number("price"))
-        for name in () if order_type is OrderType.LIMIT else ("price", "timeInForce"):
-            if params.get(name):
-                raise refused(-1106, name)
-        return OrderRequest(
-            symbol=params.text("symbol"),
-            client_order_id=params.get("newClientOrderId"),
-            side=side,
-            order_type=order_type,
-            quantity=self._exchange.lots(params.text("symbol"), params.number("quantity")),
-            price=price,
-            time_in_force=time_in_force,
-            reduce_only=params.flag("reduceOnly"),
-        )
-
-    def _algo_request(self, params: Params) -> OrderRequest:
-        """Read a conditional order for `/algoOrder`."""
-        self._check_symbol(params)
-        params.refuse_unless(UNMODELLED)
-        params.choice("algoType", {"CONDITIONAL": True}, -1130)
-        close_position = params.flag("closePosition")
-        if close_position and params.get("quantity"):
-            raise refused(-4137)
-        return OrderRequest(
-            symbol=params.text("symbol"),
-            client_order_id=params.get("clientAlgoId"),
-            side=self._side(params),
-            order_type=params.choice("type", CONDITIONAL_TYPES, -1116),
-            quantity=0 if close_position else self._exchange.lots(params.text("symbol"), params.number("quantity")),
-            trigger_price=self._exchange.ticks(params.text("symbol"), params.number("triggerPrice")),
-            reduce_only=params.flag("reduceOnly"),
-            close_position=close_position,
-            working_type=WorkingType(params.get("workingType", WorkingType.CONTRACT_PRICE)),
-        )
-
-    @staticmethod
-    def _side(params: Params) -> Side:
+    def side(self, params: Params) -> Side:
         side = params.choice("side", SIDES, -1117)
         if params.get("positionSide", "BOTH") != "BOTH":
             raise refused(-4061)
         return side
 
-    def _order_ids(self, params: Params) -> tuple[str, dict[str, Any]]:
-        self._check_symbol(params)
-        return params.text("symbol"), self._ids(params, "origClientOrderId", "orderId", "order_id")
+    def order_request(self, params: Params) -> OrderRequest:
+        """Read an order for `/order`; conditional types belong to the algo endpoint."""
+        symbol = self.board(params).symbol
+        params.refuse_unless(UNMODELLED)
+        side = self.side(params)
+        if params.get("type") in CONDITIONAL_TYPES or params.get("stopPrice") or params.flag("closePosition"):
+            raise refused(-4120)
+        order_type = params.choice("type", ORDER_TYPES, -1116)
+        price, time_in_force = 0, TimeInForce.GTC
+        if order_type is OrderType.LIMIT:
+            time_in_force = params.choice("timeInForce", TIMES_IN_FORCE, -1115)
+            price = self.exchange.ticks(symbol, params.number("price"))
+        else:
+            params.refuse("price", "timeInForce")
+        arrives, window = self._received + self.exchange.matching.latency_ms, params.whole("recvWindow", RECV_WINDOW_MS)
+        if arrives > params.whole("timestamp", arrives) + window:
+            raise refused(-5028)
+        return OrderRequest(
+            symbol=symbol,
+            client_order_id=params.get("newClientOrderId"),
+            side=side,
+            order_type=order_type,
+            quantity=self.exchange.lots(symbol, params.number("quantity")),
+            price=price,
+            time_in_force=time_in_force,
+            reduce_only=params.flag("reduceOnly"),
+        )
 
-    @staticmethod
-    def _ids(params: Params, client: str, number: str, name: str) -> dict[str, Any]:
-        """Read the id of an order: the exchange's where both are sent, as at Binance."""
-        if params.get(number):
-            return {name: params.whole(number)}
-        return {"client_order_id": params.text(client)}
+    def algo_request(self, params: Params) -> OrderRequest:
+        """Read a conditional order for `/algoOrder`."""
+        symbol = self.board(params).symbol
+        params.refuse_unless(UNMODELLED)
+        params.choice("algoType", {"CONDITIONAL": True}, -1130)
+        order_type, close_position = params.choice("type", CONDITIONAL_TYPES, -1116), params.flag("closePosition")
+        if close_position and params.get("quantity"):
+            raise refused(-4137)
+        trails = order_type is OrderType.TRAILING_STOP_MARKET
+        prices = {"price": order_type.is_limit, "triggerPrice": not trails, "activatePrice": False}
+        ticks = {
+            name: self.exchange.ticks(symbol, params.number(name)) if is_needed or params.get(name) else 0
+            for name, is_needed in prices.items()
+        }
+        callback = params.number("callbackRate") * 100 if trails else Decimal(0)
+        return OrderRequest(
+            symbol=symbol,
+            client_order_id=params.get("clientAlgoId"),
+            side=self.side(params),
+            order_type=order_type,
+            quantity=0 if close_position else self.exchange.lots(symbol, params.number("quantity")),
+            price=ticks["price"],
+            time_in_force=params.choice("timeInForce", TIMES_IN_FORCE, -1115, TimeInForce.GTC),
+            trigger_price=ticks["triggerPrice"],
+            reduce_only=params.flag("reduceOnly"),
+            close_position=close_position,
+            working_type=params.choice("workingType", WORKING_TYPES, -1130, WorkingType.CONTRACT_PRICE),
+            price_protect=params.flag("priceProtect"),
+            activation_price=ticks["activatePrice"],
+            callback_bps=int(callback) if callback == int(callback) else 0,
+        )
 
-    def _optional_symbol(self, params: Params) -> str:
-        if params.get("symbol"):
-            self._check_symbol(params)
-        return params.get("symbol")
+    # --- writing answers ---------------------------------------------------------------------------------------------
+
+    def by_symbol(self, params: Params, write: Callable[[Board], Json]) -> Json | list[Json]:
+        """Answer one object where a symbol is named, else a list."""
+        return write(self.board(params)) if params.get("symbol") else list(map(write, self.boards.values()))
+
+    def order(self, order: OrderUpdate, *, asked: bool = False) -> Json:
+        """Write an order; one that was asked for also tells when it was made."""
+        return self.boards[order.symbol].wire.order(order, self._created(order) if asked else None)
+
+    def orders(self, orders: Iterable[OrderUpdate]) -> list[Json]:
+        return [self.order(order, asked=True) for order in orders]
+
+    def _created(self, order: OrderUpdate) -> int:
+        return self.exchange.orders[order.order_id].created
+
+    def algo(self, algo: AlgoUpdate) -> Json:
+        return self.boards[algo.symbol].wire.algo_order(algo, self.exchange.algos[algo.algo_id])
+
+    def account(self) -> Json:
+        return account(self.exchange.balances(), self.now())
+
+    def risks(self, params: Params) -> list[PositionRisk]:
+        return [self.exchange.position_risk(symbol) for symbol in self.symbols(params)]
+
+    def positions(self, path: str, params: Params) -> list[Json]:
+        """Write positions; v3 tells only of symbols with a position or an open order."""
+        return [
+            self.boards[risk.report.symbol].wire.position(path, risk, self.now())
+            for risk in self.risks(params)
+            if path.startswith("v2") or risk.report.quantity or self.exchange.open_orders(risk.report.symbol)
+        ]
+
+    # --- market data -------------------------------------------------------------------------------------------------
+
+    def day(self, board: Board) -> Json:
+        day = between(board.seen, self.now() - DAY_MS, NEVER)
+        return board.wire.ticker_day(day if len(day) else board.trades[:1])
+
+    def agg_trades(self, params: Params) -> list[Json]:
+        """Trades by id or time, oldest first; without either the newest. Nothing that was not sent yet is shown."""
+        board, limit = self.board(params), params.limit(500, 1000)
+        seen = board.seen
+        if params.get("fromId"):
+            first = int(np.searchsorted(seen.id, params.whole("fromId")))
+        else:
+            seen = between(seen, params.whole("startTime", 0), params.whole("endTime", NEVER))
+            first = 0 if params.get("startTime") else max(0, len(seen) - limit)
+        return board.wire.agg_trade_rows(seen[first : first + limit])
+
+    def klines(self, params: Params) -> list[list[Any]]:
+        board, limit = self.board(params), params.limit(500, 1500)
+        step = params.choice("interval", INTERVALS_MS, -1120)
+        first = -(-params.whole("startTime", 0) // step) * step
+        last = min(params.whole("endTime", NEVER), NEVER // 2) // step * step + step - 1
+        if params.get("startTime"):
+            return board.wire.klines(between(board.seen, first, last), step)[:limit]
+        first = max(0, min(last, self.now()) // step - limit + 1) * step
+        return board.wire.klines(between(board.seen, first, last), step)[-limit:]
+
+    def continuous_klines(self, params: Params) -> list[list[Any]]:
+        params.choice("contractType", {"PERPETUAL": True}, -1130)
+        return self.klines(params.but(symbol=params.text("pair")))
+
+    def funding_rates(self, params: Params) -> list[Json]:
+        """What was paid at each funding time: the rate of the last mark before it."""
+        rows = [
+            {"symbol": last.symbol, "fundingTime": last.next_funding_time, "markPrice": money_text(last.price_e8)}
+            | {"fundingRate": money_text(last.funding_rate_e8)}
+            for symbol in self.symbols(params)
+            for last, first in pairwise(self.boards[symbol].marks)
+            if first.next_funding_time > last.next_funding_time
+        ]
+        return params.page(rows, 100, 1000, lambda row: int(row["fundingTime"]))
+
+    # --- orders ------------------------------------------------------------------------------------------------------
+
+    def test_order(self, params: Params) -> Json:
+        """Check an order in every way and place nothing."""
+        self.exchange.check_order(self.order_request(params))
+        return {}
+
+    def modify_order(self, params: Params) -> Json:
+        """Give an open limit order another price and quantity."""
+        side, ids, reduces = self.side(params), self.order_ids(params), params.flag("reduceOnly")
+        price = self.exchange.ticks(ids["symbol"], params.number("price"))
+        quantity = self.exchange.lots(ids["symbol"], params.number("quantity"))
+        return self.order(self.exchange.modify_order(**ids, side=side, quantity=quantity, price=price, reduces=reduces))
+
+    def batch(self, params: Params, answer: str) -> list[Json]:
+        return self._one_by_one(params.rows("batchOrders", BATCH_MOST), answer)
+
+    def cancel_orders(self, params: Params) -> list[Json]:
+        """Cancel several orders of a symbol."""
+        symbol = self.board(params).symbol
+        for name, key in LISTS_OF_IDS.items():
+            if params.get(name):
+                rows = [{"symbol": symbol, key: each} for each in params.rows(name, 2 * BATCH_MOST)]
+                return self._one_by_one(rows, "cancel_order")
+        raise refused(-1102, "orderIdList")
+
+    def _one_by_one(self, rows: Iterable[Any], answer: str) -> list[Json]:
+        """Carry out the orders of a batch; each is answered for itself."""
+        answers = []
+        for row in rows:
+            try:
+                answers.append(self.body(answer, Params.of(row)))
+            except VenueRefusal as refusal:
+                answers.append({"code": refusal.code, "msg": refusal.message})
+        return answers
+
+    def open_order(self, params: Params) -> Json:
+        order = self.exchange.query_order(**self.order_ids(params))
+        if order.status not in OPEN:
+            raise refused(-2013)
+        return self.order(order, asked=True)
+
+    def all_orders(self, params: Params) -> list[Json]:
+        """Orders of a symbol, open or ended, from an id or a time on, else the newest."""
+        known = self.exchange.all_orders(self.board(params).symbol)
+        wanted = [order for order in known if order.order_id >= params.whole("orderId", 0)]
+        return self.orders(params.page(wanted, 500, 1000, self._created, "orderId"))
+
+    def forced_orders(self, params: Params) -> list[Json]:
+        """Orders by which the exchange closed a position of ours."""
+        begins, orders = FORCED.get(params.get("autoCloseType")), self.exchange.orders.values()
+        if begins is None:
+            raise refused(-1130, "autoCloseType")
+        ours = [order.update() for order in orders if order.request.symbol in self.symbols(params)]
+        wanted = [order for order in ours if order.client_order_id.startswith(begins)]
+        return self.orders(params.page(wanted, 50, 100, self._created))
+
+    def countdown(self, params: Params) -> Json:
+        """Cancel all open orders of a symbol after so many ms, unless asked again before; 0 ends the countdown."""
+        symbol, wait = self.board(params).symbol, params.whole("countdownTime")
+        self._countdowns.pop(symbol, None)
+        if wait > 0:
+            self._countdowns[symbol] = self.now() + wait
+        return {"symbol": symbol, "countdownTime": str(wait)}
+
+    def cancel_algo(self, params: Params) -> Json:
+        algo = self.exchange.cancel_algo(**self.algo_ids(params))
+        return {"algoId": algo.algo_id, "clientAlgoId": algo.client_order_id, "code": "200", "msg": "success"}
+
+    def all_algos(self, params: Params) -> list[Json]:
+        known = self.exchange.all_algo_orders(self.board(params).symbol)
+        wanted = [algo for algo in known if algo.algo_id >= params.whole("algoId", 0)]
+        page = params.page(wanted, 500, 1000, lambda algo: self.exchange.algos[algo.algo_id].created, "algoId")
+        return [self.algo(algo) for algo in page]
 
     # --- account -----------------------------------------------------------------------------------------------------
 
-    @route("GET", "v2/account", "v3/account", weight=5)
-    def _account(self, params: Params) -> Json:
-        return self._wire.account(
-            self._exchange.balances(), self._exchange.position(self._symbol), self._mark(), self._now()
-        )
+    def commission_rate(self, params: Params) -> Json:
+        rates = {"maker": self.exchange.maker_fee_e8, "taker": self.exchange.taker_fee_e8}
+        texts = {f"{who}CommissionRate": money_text(rate) for who, rate in rates.items()}
+        return {"symbol": self.board(params).symbol, **texts}
 
-    @route("GET", "v2/balance", "v3/balance", weight=5)
-    def _balance(self, params: Params) -> list[Json]:
-        return [self._wire.balance(self._exchange.balances(), self._exchange.position(self._symbol), self._now())]
+    def set_leverage(self, params: Params) -> Json:
+        symbol = self.board(params).symbol
+        leverage = self.exchange.set_leverage(symbol, params.whole("leverage"))
+        largest = self.exchange.position_risk(symbol).largest_notional // MONEY
+        return {"symbol": symbol, "leverage": leverage, "maxNotionalValue": str(largest)}
 
-    @route("GET", "v2/positionRisk", weight=5)
-    def _position_risk(self, params: Params) -> list[Json]:
-        self._optional_symbol(params)
-        return [
-            self._wire.position_risk(self._exchange.balances(), self._exchange.position(self._symbol), self._mark())
-        ]
+    def set_margin_type(self, params: Params) -> Json:
+        kind = params.choice("marginType", {"ISOLATED": "isolated", "CROSSED": "cross"}, -1130)
+        self.exchange.set_margin_type(self.board(params).symbol, kind)
+        return SUCCESS
 
-    @route("GET", "v3/positionRisk", weight=5)
-    def _position_risk_v3(self, params: Params) -> list[Json]:
-        """Unlike v2, tell only of symbols with a position or an open order."""
-        return (
-            self._position_risk(params)
-            if self._exchange.position(self._symbol).quantity or self._exchange.open_orders()
-            else []
-        )
+    def set_mode(self, params: Params, name: str, change: Callable[[bool], None]) -> Json:
+        """Change the position or assets mode of the account."""
+        params.text(name)
+        change(params.flag(name))
+        return SUCCESS
 
-    @route("GET", "v1/leverageBracket")
-    def _leverage_bracket(self, params: Params) -> list[Json]:
-        self._optional_symbol(params)
-        return [self._wire.leverage_bracket(self._exchange.markets[self._symbol].rules.brackets)]
+    def change_margin(self, params: Params) -> Json:
+        """Add margin to an isolated position (type 1), or take some off (2)."""
+        kind, amount = params.choice("type", {"1": 1, "2": 2}, -1130), params.number("amount")
+        self.exchange.change_position_margin(self.board(params).symbol, money(f"{amount:.8f}"), adding=kind == 1)
+        return {"amount": float(amount), "code": 200, "msg": "Successfully modify position margin.", "type": kind}
 
-    @route("GET", "v1/symbolConfig", weight=5)
-    def _symbol_config(self, params: Params) -> list[Json]:
-        self._optional_symbol(params)
-        return [self._wire.symbol_config(self._exchange.position(self._symbol))]
-
-    @route("GET", "v1/accountConfig", weight=5)
-    def _account_config(self, params: Params) -> Json:
-        return {**ACCOUNT_FLAGS, "dualSidePosition": False}
-
-    @route("GET", "v1/commissionRate", weight=20)
-    def _commission_rate(self, params: Params) -> Json:
-        self._check_symbol(params)
-        return {
-            "symbol": params.text("symbol"),
-            "makerCommissionRate": money_text(self._exchange.maker_fee_e8),
-            "takerCommissionRate": money_text(self._exchange.taker_fee_e8),
-        }
-
-    @route("GET", "v1/positionSide/dual", weight=30)
-    def _position_mode(self, params: Params) -> Json:
-        return {"dualSidePosition": False}
-
-    @route("POST", "v1/positionSide/dual")
-    def _set_position_mode(self, params: Params) -> Json:
-        params.text("dualSidePosition")
-        self._exchange.set_position_mode(params.flag("dualSidePosition"))
-        return {"code": 200, "msg": "success"}
-
-    @route("GET", "v1/multiAssetsMargin", weight=30)
-    def _multi_assets_mode(self, params: Params) -> Json:
-        return {"multiAssetsMargin": False}
-
-    @route("POST", "v1/leverage")
-    def _set_leverage(self, params: Params) -> Json:
-        leverage = self._exchange.set_leverage(params.text("symbol"), params.whole("leverage"))
-        return {"symbol": params.text("symbol"), "leverage": leverage, "maxNotionalValue": str(MAX_NOTIONAL)}
-
-    @route("POST", "v1/marginType")
-    def _set_margin_type(self, params: Params) -> Json:
-        words = {"ISOLATED": "isolated", "CROSSED": "cross"}
-        self._exchange.set_margin_type(params.text("symbol"), params.choice("marginType", words, -4055))
-        return {"code": 200, "msg": "success"}
-
-    @route("GET", "v1/userTrades", weight=5)
-    def _user_trades(self, params: Params) -> list[Json]:
+    def user_trades(self, params: Params) -> list[Json]:
         """Our trades, oldest first: from an id on, of an order, or of a span of time; without any the newest."""
-        self._check_symbol(params)
-        limit = self._limit(params.whole("limit", 500))
-        fills = self._in_span(self._exchange.user_trades(after_id=max(0, params.whole("fromId", 1) - 1)), params)
-        if params.get("orderId"):
-            fills = [fill for fill in fills if fill.order_id == params.whole("orderId")]
-        from_start = params.get("fromId") or params.get("startTime")
-        return [self._wire.user_trade(fill) for fill in (fills[:limit] if from_start else fills[-limit:])]
+        board, first, order = self.board(params), params.whole("fromId", 0), params.whole("orderId", 0)
+        if params.get("fromId") and (params.get("startTime") or params.get("endTime")):
+            raise refused(-1128)
+        fills = self.exchange.user_trades(board.symbol, after_id=max(0, first - 1))
+        ours = [fill for fill in fills if order in (0, fill.order_id)]
+        return [board.wire.user_trade(fill) for fill in params.page(ours, 500, 1000, lambda fill: fill.time, "fromId")]
 
-    @route("GET", "v1/income", weight=30)
-    def _income(self, params: Params) -> list[Json]:
-        """Realised profit and commission of our trades; the venue moves no other money."""
-        self._optional_symbol(params)
-        rows = [row for fill in self._in_span(self._exchange.user_trades(), params) for row in self._wire.income(fill)]
-        kind = params.get("incomeType")
-        return [row for row in rows if kind in ("", row["incomeType"])][: self._limit(params.whole("limit", 100))]
-
-    @staticmethod
-    def _in_span(fills: list[OrderUpdate], params: Params) -> list[OrderUpdate]:
-        first, last = params.whole("startTime", 0), params.whole("endTime", NEVER)
-        return [fill for fill in fills if first <= fill.time <= last]
-
-    def _mark(self) -> MarkPrice:
-        """The mark price; before the first one the last trade's price."""
-        return self._exchange.position_risk(self._symbol).mark
+    def income(self, params: Params) -> list[Json]:
+        """Every movement of the wallet."""
+        symbol, kind = self.symbol(params), params.get("incomeType")
+        rows = [
+            {"symbol": each.symbol, "incomeType": each.kind, "income": money_text(each.amount), "asset": QUOTE_ASSET}
+            | {"info": each.kind, "time": each.time, "tranId": number, "tradeId": str(each.trade_id or "")}
+            for number, each in enumerate(self.exchange.income, 1)
+            if symbol in ("", each.symbol) and kind in ("", each.kind)
+        ]
+        return params.page(rows, 100, 1000, lambda row: int(row["time"]))
 
     # --- user data stream --------------------------------------------------------------------------------------------
 
-    @route("POST", "v1/listenKey", security=Security.KEY)
-    def _start_user_stream(self, params: Params) -> Json:
-        return {"listenKey": self._streams.renew_listen_key(self._now())}
+    def listen_key(self, params: Params) -> Json:
+        return {"listenKey": self.streams.renew_listen_key(self.now())}
 
-    @route("PUT", "v1/listenKey", security=Security.KEY)
-    def _keep_user_stream(self, params: Params) -> Json:
-        if not self._streams.listen_key:
+    def keep_listen_key(self, params: Params) -> Json:
+        if not self.streams.listen_key:
             raise refused(-1125)
-        return self._start_user_stream(params)
+        return self.listen_key(params)
 
-    @route("DELETE", "v1/listenKey", security=Security.KEY)
-    def _close_user_stream(self, params: Params) -> Json:
-        self._streams.forget_listen_key()
+    def end_listen_key(self, params: Params) -> Json:
+        self.streams.forget_listen_key()
         return {}
+
+
+def done(answer: Json, *_: object) -> Json:
+    """Answer so, now that the rest is done."""
+    return answer
+
+
+ANSWERS: Mapping[str, Callable[[RestApi, Params], Any]] = {
+    "time": lambda api, params: {"serverTime": api.now()},
+    "exchange_info": lambda api, params: exchange_info(api.exchange.markets.values(), api.now()),
+    "premium_index": lambda api, params: api.by_symbol(
+        params, lambda board: board.wire.premium_index(api.exchange.position_risk(board.symbol).mark)
+    ),
+    "ticker_price": lambda api, params: api.by_symbol(
+        params, lambda board: board.wire.ticker_price(board.seen[-1:], api.now())
+    ),
+    "book_ticker": lambda api, params: api.by_symbol(
+        params, lambda board: board.wire.book_ticker(board.seen[-BOOK_TRADES:], api.now())
+    ),
+    "ticker_day": lambda api, params: api.by_symbol(params, api.day),
+    "place_order": lambda api, params: api.order(api.exchange.place_order(api.order_request(params))),
+    "query_order": lambda api, params: api.order(api.exchange.query_order(**api.order_ids(params)), asked=True),
+    "cancel_order": lambda api, params: api.order(api.exchange.cancel_order(**api.order_ids(params))),
+    "place_orders": lambda api, params: api.batch(params, "place_order"),
+    "modify_orders": lambda api, params: api.batch(params, "modify_order"),
+    "open_orders": lambda api, params: api.orders(api.exchange.open_orders(api.symbol(params))),
+    "cancel_all": lambda api, params: done(CANCELLED, api.exchange.cancel_all(api.board(params).symbol)),
+    "place_algo": lambda api, params: api.algo(api.exchange.place_algo(api.algo_request(params))),
+    "query_algo": lambda api, params: api.algo(api.exchange.query_algo(**api.algo_ids(params))),
+    "open_algos": lambda api, params: list(map(api.algo, api.exchange.open_algo_orders(api.symbol(params)))),
+    "cancel_all_algos": lambda api, params: done(CANCELLED, api.exchange.cancel_all_algo(api.board(params).symbol)),
+    "account_v2": lambda api, params: (
+        {**ACCOUNT_FLAGS, **ANSWERS["account_v3"](api, params)} | {"positions": api.positions("v2/account", params)}
+    ),
+    "account_v3": lambda api, params: {**api.account(), "positions": api.positions("v3/account", params)},
+    "balance": lambda api, params: list(map(balance, api.account()["assets"])),
+    "position_risk": lambda api, params: api.positions("v2/positionRisk", params),
+    "position_risk_v3": lambda api, params: api.positions("v3/positionRisk", params),
+    "leverage_bracket": lambda api, params: [
+        leverage_bracket(symbol, api.exchange.markets[symbol].rules.brackets) for symbol in api.symbols(params)
+    ],
+    "symbol_config": lambda api, params: [
+        api.boards[risk.report.symbol].wire.symbol_config(risk) for risk in api.risks(params)
+    ],
+    "account_config": lambda api, params: {**ACCOUNT_FLAGS, "dualSidePosition": api.exchange.hedge_mode},
+    "position_mode": lambda api, params: {"dualSidePosition": api.exchange.hedge_mode},
+    "set_position_mode": lambda api, params: api.set_mode(params, "dualSidePosition", api.exchange.set_position_mode),
+    "set_assets_mode": lambda api, params: api.set_mode(
+        params, "multiAssetsMargin", api.exchange.set_multi_assets_mode
+    ),
+}
+"""What answers a path in one line, by the name that the table of paths gives it; other names are methods."""

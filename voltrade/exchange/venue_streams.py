@@ -1,44 +1,58 @@
 """The websocket half of the simulated venue: who is connected, what they subscribed to, and the one listen key.
 
 Sending never waits: a batch of events is framed and written at once, so events keep their order within a connection
-and nothing can come between two steps of the tape.
+and nothing can come between two steps of the tape. A connection's own clock is the wall's (pings, pongs, its age); a
+listen key lives by the venue's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import orjson
 from aiohttp import WSMsgType, web
 
-from voltrade.exchange.venue_wire import Json
+from voltrade.exchange.venue_wire import INTERVALS_MS, Json
 
 LISTEN_KEY_MS = 3_600_000
 """A listen key lives 60 minutes after its last renewal, by the venue's clock."""
 
+PING_S, PONG_S, LIFE_S = 180.0, 600.0, 86_400.0
+"""At speed 1 a client is pinged every 3 minutes, is cut off 10 minutes after its last pong, and after 24 hours."""
+
+MOST_MESSAGES = 10
+"""Most messages that a client may send in a second, pings and pongs included."""
+MOST_STREAMS = 1024
+"""Most streams of one connection."""
+
 BACKLOG_BYTES = 64 << 20
 """A client that leaves more than this unread is cut off."""
 
+_MARKET = frozenset({"aggTrade", "markPrice", "markPrice@1s", *(f"kline_{interval}" for interval in INTERVALS_MS)})
 MARKET_STREAMS: Mapping[str, frozenset[str]] = {
-    "market": frozenset({"aggTrade", "markPrice", "markPrice@1s"}),
+    "market": _MARKET,
     "public": frozenset({"bookTicker"}),
     "private": frozenset(),
-    "": frozenset({"aggTrade", "markPrice", "markPrice@1s", "bookTicker"}),
+    "": _MARKET | {"bookTicker"},
 }
 """Streams of a symbol by the category of the address; the old addresses without a category carry all."""
 
+TEXT, CLOSE, PING, PONG = 0x81, 0x88, 0x89, 0x8A
+"""First byte of a frame: final, with its kind (RFC 6455, 5.2)."""
 
-def text_frame(payload: bytes) -> bytes:
-    """Frame a text message of a server: final, unmasked, uncompressed (RFC 6455, 5.2)."""
+
+def frame(kind: int, payload: bytes) -> bytes:
+    """Frame a message of a server: unmasked and uncompressed."""
     size = len(payload)
     if size < 126:
-        return bytes((0x81, size)) + payload
+        return bytes((kind, size)) + payload
     if size < 65_536:
-        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
-    return b"\x81\x7f" + size.to_bytes(8, "big") + payload
+        return bytes((kind, 126)) + size.to_bytes(2, "big") + payload
+    return bytes((kind, 127)) + size.to_bytes(8, "big") + payload
 
 
 @dataclass(eq=False, slots=True)
@@ -48,68 +62,99 @@ class Socket:
     transport: asyncio.Transport
     category: str
     combined: bool
+    only: frozenset[str] = frozenset()
+    """User events that it asked for; empty for all."""
     names: set[str] = field(default_factory=set)
     """Streams, and listen keys for user data."""
     user_frames: int = 0
     """User data events sent so far."""
     carries_user_data: bool = False
     """Whether it has ever subscribed to a listen key."""
+    opened: float = 0.0
+    pinged: float = 0.0
+    heard: float = 0.0
+    """Wall times, s: of the handshake, of our last ping, of its last pong."""
+    second: int = 0
+    messages: int = 0
+    """How many messages came in the wall's second."""
+    is_dead: bool = False
+    """A dead connection stays open, sends nothing and answers nothing."""
 
     def push(self, stream: str, payloads: Iterable[bytes]) -> None:
         """Send events of one stream, all in one write, without waiting."""
         if self.combined:
             head = b'{"stream":"' + stream.encode() + b'","data":'
             payloads = [head + payload + b"}" for payload in payloads]
-        self.write(b"".join(map(text_frame, payloads)))
+        self.write(b"".join(frame(TEXT, payload) for payload in payloads))
 
     def write(self, frames: bytes) -> None:
         if self.transport.get_write_buffer_size() > BACKLOG_BYTES:
             self.transport.abort()
-        elif not self.transport.is_closing():
+        elif not (self.is_dead or self.transport.is_closing()):
             self.transport.write(frames)
+
+    def close(self, code: int) -> None:
+        """Say goodbye and hang up."""
+        self.write(frame(CLOSE, code.to_bytes(2, "big")))
+        self.transport.close()
+
+    def is_too_chatty(self, now: float) -> bool:
+        """Count a message that came; say whether the second has had too many."""
+        self.messages = self.messages + 1 if int(now) == self.second else 1
+        self.second = int(now)
+        return self.messages > MOST_MESSAGES
 
 
 class Streams:
     """All websocket connections.
 
     Args:
-        symbol: the one symbol whose streams exist.
+        symbols: the symbols whose streams exist.
         owner: text that makes this account's listen keys its own.
-        ping_s: how often clients are pinged; None for never.
     """
 
-    def __init__(self, symbol: str, owner: str, ping_s: float | None) -> None:
+    def __init__(self, symbols: Iterable[str], owner: str) -> None:
         self.sockets: list[Socket] = []
         self.listen_key = ""
         """The account's active key, empty without one."""
         self._expiry = 0
         self._keys_made = 0
-        self._symbol, self._owner, self._ping_s = symbol.lower(), owner, ping_s
+        self._symbols, self._owner = frozenset(symbol.lower() for symbol in symbols), owner
 
     # --- sending -----------------------------------------------------------------------------------------------------
 
-    def listeners(self, kind: str) -> list[tuple[Socket, str]]:
+    def listeners(self, symbol: str, kind: str) -> list[tuple[Socket, str]]:
         """Return who has subscribed to a stream of the symbol, such as `aggTrade`, and the stream's full name."""
-        stream = f"{self._symbol}@{kind}"
+        stream = f"{symbol.lower()}@{kind}"
         return [(socket, stream) for socket in self.sockets if stream in socket.names]
 
-    def push(self, kind: str, events: Iterable[bytes]) -> None:
+    def push(self, symbol: str, kind: str, events: Iterable[bytes]) -> None:
         """Send events of a market stream to whoever has subscribed."""
-        for socket, stream in self.listeners(kind):
+        for socket, stream in self.listeners(symbol, kind):
             socket.push(stream, events)
 
-    def push_user(self, event: Json) -> None:
-        """Send a user data event to the connections with the active listen key; without a key it is lost."""
-        payload = orjson.dumps(event)
+    def push_user(self, kind: str, events: list[bytes]) -> None:
+        """Send user data events of a kind to the connections with the active listen key; without one they are lost."""
         for socket in self.sockets:
-            if self.listen_key and self.listen_key in socket.names:
-                socket.user_frames += 1
-                socket.push(self.listen_key, [payload])
+            if self.listen_key in socket.names and kind in (socket.only or (kind,)):
+                socket.user_frames += len(events)
+                socket.push(self.listen_key, events)
 
     @property
     def user_frames(self) -> int:
         """User data events sent on the newest connection that has carried any listen key."""
         return next((socket.user_frames for socket in reversed(self.sockets) if socket.carries_user_data), 0)
+
+    def look_after(self, now: float) -> None:
+        """Ping, and end connections that are old or do not answer; `now` is the wall's time in s."""
+        for socket in list(self.sockets):
+            if now - socket.opened >= LIFE_S:
+                socket.close(1001)
+            elif now - socket.heard >= PONG_S:
+                socket.transport.abort()
+            elif now - socket.pinged >= PING_S:
+                socket.pinged = now
+                socket.write(frame(PING, str(int(now * 1000)).encode()))
 
     # --- the listen key ----------------------------------------------------------------------------------------------
 
@@ -121,10 +166,12 @@ class Streams:
         self._expiry = now + LISTEN_KEY_MS
         return self.listen_key
 
-    def expire_listen_key(self, now: int) -> None:
-        """Tell of the key's end if its hour is over; its connections stay open and silent."""
-        if self.listen_key and now >= self._expiry:
-            self.push_user({"e": "listenKeyExpired", "E": self._expiry, "listenKey": self.listen_key})
+    def expire_listen_key(self, now: int, *, early: bool = False) -> None:
+        """Tell of the key's end if its hour is over (or `early`); its connections stay open and silent."""
+        if self.listen_key and (early or now >= self._expiry):
+            end = now if early else self._expiry
+            event = {"e": "listenKeyExpired", "E": end, "listenKey": self.listen_key}
+            self.push_user("listenKeyExpired", [orjson.dumps(event)])
             self.forget_listen_key()
 
     def forget_listen_key(self) -> None:
@@ -145,23 +192,34 @@ class Streams:
             category: `market`, `public`, `private`, or empty at the old addresses, which carry all.
             combined: whether events come wrapped with their stream's name, as at `/stream`.
         """
-        ws = web.WebSocketResponse(compress=False, heartbeat=self._ping_s)
+        ws = web.WebSocketResponse(compress=False, autoping=False)
         await ws.prepare(request)
         assert request.transport is not None
-        socket = Socket(request.transport, category, combined)
+        now, only = time.time(), filter(None, request.query.get("events", "").split("/"))
+        socket = Socket(request.transport, category, combined, frozenset(only), opened=now, pinged=now, heard=now)
         asked = [request.match_info.get("name", ""), request.query.get("listenKey", "")]
         asked += request.query.get("streams", "").split("/")
         self._subscribe(socket, [name for name in asked if self._is_stream(socket, name)])
         self.sockets.append(socket)
         try:
             async for message in ws:
-                if message.type is WSMsgType.TEXT:
-                    socket.write(text_frame(orjson.dumps(self._control(socket, message.data))))
+                self._receive(socket, message.type, message.data)
         finally:
             self.sockets.remove(socket)
         return ws
 
-    def _control(self, socket: Socket, text: str) -> Json:
+    def _receive(self, socket: Socket, kind: WSMsgType, data: str | bytes) -> None:
+        now = time.time()
+        if socket.is_too_chatty(now):
+            socket.close(1008)
+        elif kind is WSMsgType.TEXT:
+            socket.write(frame(TEXT, orjson.dumps(self._control(socket, data))))
+        elif kind is WSMsgType.PING:
+            socket.write(frame(PONG, bytes(data)))  # type: ignore[arg-type]
+        elif kind is WSMsgType.PONG:
+            socket.heard = now
+
+    def _control(self, socket: Socket, text: str | bytes) -> Json:
         """Carry out SUBSCRIBE, UNSUBSCRIBE or LIST_SUBSCRIPTIONS; the id is echoed as it came."""
         try:
             message = orjson.loads(text)
@@ -170,10 +228,10 @@ class Streams:
         match message:
             case {"method": "SUBSCRIBE", "params": [*names]}:
                 unknown = [name for name in names if not self._is_stream(socket, str(name))]
-                if not unknown:
+                if not unknown and len(socket.names.union(names)) <= MOST_STREAMS:
                     self._subscribe(socket, names)
                     return {"result": None, "id": message.get("id")}
-                problem = f"unknown stream {unknown[0]}"
+                problem = f"unknown stream {unknown[0]}" if unknown else f"more than {MOST_STREAMS} streams"
             case {"method": "UNSUBSCRIBE", "params": [*names]}:
                 socket.names.difference_update(map(str, names))
                 return {"result": None, "id": message.get("id")}
@@ -187,7 +245,7 @@ class Streams:
     def _is_stream(self, socket: Socket, name: str) -> bool:
         """Whether a stream of this name exists at the socket's address."""
         symbol, _, kind = name.partition("@")
-        if symbol == self._symbol:
+        if symbol in self._symbols:
             return kind in MARKET_STREAMS[socket.category]
         return bool(self.listen_key) and name == self.listen_key and socket.category in ("", "private")
 

@@ -1,30 +1,33 @@
 """How the simulated venue writes facts in Binance's JSON: websocket events, REST objects, exchangeInfo.
 
 Pure functions of facts: no socket, no clock. Types are Binance's: prices, quantities and money are texts, ids and times
-are integers, flags are booleans. `venue` sends what is written here. TRADE_LITE is not sent: it repeats what
-ORDER_TRADE_UPDATE says, without fee and status.
+are integers, flags are booleans. A user event has the facts of the REST object under short names: one table each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import ROUND_HALF_EVEN, Decimal
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import orjson
 
-from voltrade.exchange.shipped import Bracket, shipped_exchange_info
-from voltrade.exchange.simulated import Balances
+from voltrade.exchange.clearing import AccountChange, SettingsChange
+from voltrade.exchange.market import Market
+from voltrade.exchange.orders import AlgoOrder
+from voltrade.exchange.shipped import E8, Bracket, shipped_exchange_info, shipped_instrument
+from voltrade.exchange.simulated import QUOTE_ASSET, Balances, PositionRisk
 from voltrade.model import (
     MONEY,
-    AccountUpdate,
+    NEVER,
     AlgoUpdate,
     Instrument,
     Int64s,
     MarkPrice,
-    OrderType,
     OrderUpdate,
-    PositionReport,
     TimeInForce,
     Trades,
     WorkingType,
@@ -33,17 +36,9 @@ from voltrade.model import (
 
 Json = dict[str, Any]
 
-MAX_NOTIONAL = 1_000_000_000
-"""Largest position that the venue's one leverage bracket states, in the quote asset."""
-
 ACCOUNT_FLAGS: Mapping[str, Any] = {
-    "feeTier": 0,
-    "canTrade": True,
-    "canDeposit": True,
-    "canWithdraw": True,
-    "updateTime": 0,
-    "multiAssetsMargin": False,
-    "tradeGroupId": -1,
+    **{"feeTier": 0, "canTrade": True, "canDeposit": True, "canWithdraw": True},
+    **{"updateTime": 0, "multiAssetsMargin": False, "tradeGroupId": -1},
 }
 
 AVERAGE_DECIMALS = 5
@@ -58,6 +53,33 @@ INTERVALS_MS: Mapping[str, int] = {
 
 OPEN = ("NEW", "PARTIALLY_FILLED")
 """States of an order that is still at work."""
+
+ORDER_EVENT: Mapping[str, str] = {
+    **{"s": "symbol", "c": "clientOrderId", "S": "side", "o": "type", "f": "timeInForce", "q": "origQty"},
+    **{"p": "price", "ap": "avgPrice", "sp": "stopPrice", "X": "status", "i": "orderId", "z": "executedQty"},
+    **{"R": "reduceOnly", "wt": "workingType", "ot": "origType", "ps": "positionSide", "cp": "closePosition"},
+    **{"pP": "priceProtect", "V": "selfTradePreventionMode", "pm": "priceMatch", "gtd": "goodTillDate"},
+}
+ALGO_EVENT: Mapping[str, str] = {
+    **{"caid": "clientAlgoId", "aid": "algoId", "at": "algoType", "o": "orderType", "s": "symbol", "S": "side"},
+    **{"ps": "positionSide", "f": "timeInForce", "q": "quantity", "X": "algoStatus", "ai": "actualOrderId"},
+    **{"ap": "actualPrice", "aq": "actualQty", "act": "actualType", "tp": "triggerPrice", "p": "price"},
+    **{"V": "selfTradePreventionMode", "wt": "workingType", "pm": "priceMatch", "cp": "closePosition"},
+    **{"pP": "priceProtect", "R": "reduceOnly", "tt": "triggerTime", "gtd": "goodTillDate"},
+}
+"""Short names in ORDER_TRADE_UPDATE and ALGO_UPDATE, by the names that REST has for the same facts."""
+
+_MARGINS = ("initialMargin", "maintMargin", "positionInitialMargin", "openOrderInitialMargin")
+_HELD = ("symbol", "positionSide", "positionAmt", "notional", "isolatedMargin", "isolatedWallet", "updateTime")
+_PRICES = ("entryPrice", "breakEvenPrice", "markPrice", "unRealizedProfit", "liquidationPrice")
+_BOOK = ("entryPrice", "breakEvenPrice", "bidNotional", "askNotional")
+POSITION_FIELDS: Mapping[str, Sequence[str]] = {
+    "v2/account": (*_HELD, *_MARGINS, *_BOOK, "unrealizedProfit", "leverage", "isolated", "maxNotional"),
+    "v3/account": (*_HELD, "unrealizedProfit", "initialMargin", "maintMargin"),
+    "v2/positionRisk": (*_HELD, *_PRICES, "leverage", "maxNotionalValue", "marginType", "isAutoAddMargin"),
+    "v3/positionRisk": (*_HELD, *_PRICES, *_MARGINS, "marginAsset", "adl", "bidNotional", "askNotional"),
+}
+"""What each path tells of a position."""
 
 
 def decimals(unit: Decimal) -> int:
@@ -85,12 +107,46 @@ def plain(value: Decimal) -> str:
     return format(value, "f")
 
 
+def between(trades: Trades, first: int, last: int) -> Trades:
+    """Return the trades of a span of time, both ends included."""
+    rows = np.searchsorted(trades.time, np.array([first, min(last, NEVER - 1) + 1], dtype=np.int64))
+    return trades[int(rows[0]) : int(rows[1])]
+
+
+@dataclass(slots=True)
+class Board:
+    """What clients have been shown of a symbol: so many trades of its tape, and these mark prices."""
+
+    wire: Wire
+    trades: Trades
+    sent: int = 0
+    marks: list[MarkPrice] = field(default_factory=list)
+
+    @property
+    def symbol(self) -> str:
+        return self.trades.symbol
+
+    @property
+    def seen(self) -> Trades:
+        return self.trades[: self.sent]
+
+    def kline_events(self, before: int, interval: str, now: int) -> list[bytes]:
+        """Write `kline` events of what was sent from position `before` on: klines that closed, and the newest."""
+        step = INTERVALS_MS[interval]
+        recent = between(self.seen, int(self.trades.time[max(0, before - 1)]) // step * step, NEVER)
+        events = []
+        for row in (rows := self.wire.klines(recent, step)):
+            ids = between(recent, row[0], row[0] + step - 1).id
+            ends = (int(ids[0]), int(ids[-1])) if len(ids) else (-1, -1)
+            events.append(orjson.dumps(self.wire.kline_event(row, interval, ends, row is not rows[-1], now)))
+        return events
+
+
 class Wire:
     """Writes the facts of one symbol."""
 
     def __init__(self, instrument: Instrument) -> None:
         self.instrument = instrument
-        self.stream_prefix = instrument.symbol.lower()
 
     # --- texts of numbers --------------------------------------------------------------------------------------------
 
@@ -108,9 +164,7 @@ class Wire:
     def average(self, ticklots: int, lots: int) -> str:
         """Write an average price with five digits more than the tick has, rounded half to even."""
         places = Decimal(1).scaleb(-decimals(self.instrument.tick_size) - AVERAGE_DECIMALS)
-        if lots == 0:
-            return plain(Decimal(0).quantize(places))
-        exact = Decimal(ticklots) * self.instrument.tick_size / lots
+        exact = Decimal(ticklots) * self.instrument.tick_size / lots if lots else Decimal(0)
         return plain(exact.quantize(places, rounding=ROUND_HALF_EVEN))
 
     # --- market data -------------------------------------------------------------------------------------------------
@@ -142,59 +196,61 @@ class Wire:
 
     def mark_event(self, mark: MarkPrice) -> Json:
         """Write `markPriceUpdate`. The venue has one mark price; index and settle price repeat it."""
-        price = money_text(mark.price_e8)
-        return {
-            "e": "markPriceUpdate",
-            "E": mark.time,
-            "s": mark.symbol,
-            "p": price,
-            "i": price,
-            "P": price,
-            "r": money_text(mark.funding_rate_e8),
-            "T": mark.next_funding_time,
-        }
+        price, rate = money_text(mark.price_e8), money_text(mark.funding_rate_e8)
+        event = {"e": "markPriceUpdate", "E": mark.time, "s": mark.symbol, "p": price, "i": price, "P": price}
+        return {**event, "r": rate, "T": mark.next_funding_time}
 
     def premium_index(self, mark: MarkPrice) -> Json:
         price = money_text(mark.price_e8)
-        return {
-            "symbol": mark.symbol,
-            "markPrice": price,
-            "indexPrice": price,
-            "estimatedSettlePrice": price,
-            "lastFundingRate": money_text(mark.funding_rate_e8),
-            "interestRate": "0.00000000",
-            "nextFundingTime": mark.next_funding_time,
-            "time": mark.time,
-        }
+        row = {"symbol": mark.symbol, "markPrice": price, "indexPrice": price, "estimatedSettlePrice": price}
+        row |= {"lastFundingRate": money_text(mark.funding_rate_e8), "interestRate": "0.00000000"}
+        return {**row, "nextFundingTime": mark.next_funding_time, "time": mark.time}
 
     def klines(self, trades: Trades, interval_ms: int) -> list[list[Any]]:
-        """Fold trades into the rows of GET klines; intervals without a trade have no row."""
+        """Fold trades into the rows of GET klines; an interval without a trade repeats the close before it."""
+        if not len(trades):
+            return []
         tick, step = self.instrument.tick_size, self.instrument.step_size
-        opens = trades.time // interval_ms * interval_ms
-        starts = np.flatnonzero(np.diff(opens, prepend=opens[:1] - 1)) if len(trades) else np.array([], dtype=np.int64)
+        numbers = trades.time // interval_ms
+        edges = np.searchsorted(numbers, np.arange(numbers[0], numbers[-1] + 2)).tolist()
         rows: list[list[Any]] = []
-        for first, end in zip(starts.tolist(), [*starts[1:].tolist(), len(trades)], strict=False):
-            price, quantity = trades.price[first:end], trades.quantity[first:end]
-            taker_buy = ~trades.buyer_is_maker[first:end]
-            rows.append(
-                [
-                    int(opens[first]),
-                    *texts(np.array([price[0], price.max(), price.min(), price[-1]]), tick),
-                    texts(quantity.sum(keepdims=True), step)[0],
-                    int(opens[first]) + interval_ms - 1,
-                    self.notional(int(price @ quantity)),
-                    end - first,
-                    texts(quantity[taker_buy].sum(keepdims=True), step)[0],
-                    self.notional(int(price[taker_buy] @ quantity[taker_buy])),
-                    "0",
-                ]
-            )
+        for number, (first, end) in enumerate(pairwise(edges), int(numbers[0])):
+            # Of an empty interval: the trade before it, with no quantity.
+            price, quantity = trades.price[min(first, end - 1) : end], trades.quantity[first:end]
+            buys = ~trades.buyer_is_maker[first:end]
+            ohlc = texts(np.array([price[0], price.max(), price.min(), price[-1]]), tick)
+            volumes = texts(np.array([quantity.sum(), quantity[buys].sum()]), step)
+            turnover = int(price[-len(quantity) :] @ quantity) if len(quantity) else 0
+            bought = int(price[buys] @ quantity[buys]) if len(quantity) else 0
+            row = [number * interval_ms, *ohlc, volumes[0], (number + 1) * interval_ms - 1, self.notional(turnover)]
+            rows.append([*row, end - first, volumes[1], self.notional(bought), "0"])
         return rows
+
+    def kline_event(self, row: Sequence[Any], interval: str, ids: tuple[int, int], is_closed: bool, now: int) -> Json:
+        """Write `kline` from a row of `klines`; `ids` are of its first and last trade, -1 without one."""
+        names = ("t", "o", "h", "l", "c", "v", "T", "q", "n", "V", "Q", "B")
+        facts = {**dict(zip(names, row, strict=True)), "i": interval, "x": is_closed, "f": ids[0], "L": ids[1]}
+        symbol = self.instrument.symbol
+        return {"e": "kline", "E": now, "s": symbol, "k": {"s": symbol, **facts}}
 
     def ticker_price(self, last: Trades, now: int) -> Json:
         """Write the last price; `last` is a block of one trade, or empty before the first."""
         price = self.price(int(last.price[0])) if len(last) else "0"
         return {"symbol": self.instrument.symbol, "price": price, "time": int(last.time[0]) if len(last) else now}
+
+    def ticker_day(self, trades: Trades) -> Json:
+        """Write the statistics of the trades of a day; there is at least one."""
+        volume, turnover = int(trades.quantity.sum()), int(trades.price @ trades.quantity)
+        first, last = int(trades.price[0]), int(trades.price[-1])
+        percent = Decimal(100 * (last - first)) / first
+        row = {"symbol": self.instrument.symbol, "priceChange": plain(self.instrument.price(last - first))}
+        row |= {"priceChangePercent": f"{percent:.3f}", "weightedAvgPrice": self.average(turnover, volume)}
+        row |= {"lastPrice": self.price(last), "lastQty": self.quantity(int(trades.quantity[-1]))}
+        row |= {"openPrice": self.price(first), "highPrice": self.price(int(trades.price.max()))}
+        row |= {"lowPrice": self.price(int(trades.price.min())), "volume": self.quantity(volume)}
+        row |= {"quoteVolume": self.notional(turnover)}
+        times = {"openTime": int(trades.time[0]), "closeTime": int(trades.time[-1])}
+        return {**row, **times, "firstId": int(trades.id[0]), "lastId": int(trades.id[-1]), "count": len(trades)}
 
     def book_ticker(self, recent: Trades, now: int) -> Json:
         """Write a synthetic best bid and ask: the last price that a taker sold at, and the last that one bought at.
@@ -202,30 +258,17 @@ class Wire:
         A tape has no order book. Where the two would cross, the older one gives way by a tick.
         """
         bid, bid_quantity, ask, ask_quantity = self._best(recent)
-        return {
-            "lastUpdateId": int(recent.id[-1]) if len(recent) else 0,
-            "symbol": self.instrument.symbol,
-            "bidPrice": self.price(bid),
-            "bidQty": self.quantity(bid_quantity),
-            "askPrice": self.price(ask),
-            "askQty": self.quantity(ask_quantity),
-            "time": int(recent.time[-1]) if len(recent) else now,
-        }
+        row = {"lastUpdateId": int(recent.id[-1]) if len(recent) else 0, "symbol": self.instrument.symbol}
+        row |= {"bidPrice": self.price(bid), "bidQty": self.quantity(bid_quantity)}
+        row |= {"askPrice": self.price(ask), "askQty": self.quantity(ask_quantity)}
+        return {**row, "time": int(recent.time[-1]) if len(recent) else now}
 
     def book_event(self, recent: Trades) -> Json:
         """Write `bookTicker`, synthetic as `book_ticker` is."""
-        row = self.book_ticker(recent, 0)
-        return {
-            "e": "bookTicker",
-            "u": row["lastUpdateId"],
-            "s": row["symbol"],
-            "b": row["bidPrice"],
-            "B": row["bidQty"],
-            "a": row["askPrice"],
-            "A": row["askQty"],
-            "T": row["time"],
-            "E": row["time"],
-        }
+        row, symbol = self.book_ticker(recent, 0), self.instrument.symbol
+        names = {"u": "lastUpdateId", "s": "symbol", "b": "bidPrice", "B": "bidQty", "a": "askPrice", "A": "askQty"}
+        facts = {short: row[name] for short, name in names.items()}
+        return {"e": "bookTicker", **facts, "ps": symbol, "T": row["time"], "E": row["time"]}
 
     def _best(self, recent: Trades) -> tuple[int, int, int, int]:
         if not len(recent):
@@ -240,384 +283,173 @@ class Wire:
             return newest, newest_quantity, max(older, newest + 1), older_quantity
         return min(older, newest - 1), older_quantity, newest, newest_quantity
 
-    # --- user data ---------------------------------------------------------------------------------------------------
-
-    def user_event(self, update: OrderUpdate | AlgoUpdate | AccountUpdate, child: OrderUpdate | None = None) -> Json:
-        """Write what happened to the account as its user data event.
-
-        Args:
-            update: what happened.
-            child: the ordinary order that a conditional order has become.
-        """
-        if isinstance(update, OrderUpdate):
-            return self._order_trade_update(update)
-        if isinstance(update, AlgoUpdate):
-            return self._algo_update(update, child)
-        return self._account_update(update)
-
-    def _order_trade_update(self, order: OrderUpdate) -> Json:
-        resting = self.notional((order.quantity - order.filled) * order.price) if order.status in OPEN else "0"
-        return {
-            "e": "ORDER_TRADE_UPDATE",
-            "T": order.time,
-            "E": order.time,
-            "o": {
-                "s": order.symbol,
-                "c": order.client_order_id,
-                "S": order.side.name,
-                "o": order.order_type,
-                "f": order.time_in_force,
-                "q": self.quantity(order.quantity),
-                "p": self.price(order.price),
-                "ap": self.average(order.filled_notional, order.filled),
-                "sp": "0",
-                "x": order.execution,
-                "X": order.status,
-                "i": order.order_id,
-                "l": self.quantity(order.last_quantity),
-                "z": self.quantity(order.filled),
-                "L": self.price(order.last_price),
-                "n": money_text(order.fee),
-                "N": order.fee_asset or self.instrument.quote_asset,
-                "T": order.time,
-                "t": order.trade_id,
-                "b": resting if order.side > 0 else "0",
-                "a": resting if order.side < 0 else "0",
-                "m": order.is_maker,
-                "R": order.reduce_only,
-                "wt": WorkingType.CONTRACT_PRICE,
-                "ot": order.order_type,
-                "ps": "BOTH",
-                "cp": order.close_position,
-                "rp": money_text(order.realised),
-                "pP": False,
-                "si": 0,
-                "ss": 0,
-                "V": "EXPIRE_MAKER",
-                "pm": "NONE",
-                "gtd": 0,
-                "er": order.expiry_reason,
-            },
-        }
-
-    def _algo_update(self, algo: AlgoUpdate, child: OrderUpdate | None) -> Json:
-        return {
-            "e": "ALGO_UPDATE",
-            "T": algo.time,
-            "E": algo.time,
-            "o": {
-                "caid": algo.client_order_id,
-                "aid": algo.algo_id,
-                "at": "CONDITIONAL",
-                "o": algo.order_type,
-                "s": algo.symbol,
-                "S": algo.side.name,
-                "ps": "BOTH",
-                "f": "GTC",
-                "q": self.quantity(algo.quantity),
-                "X": algo.status,
-                "ai": str(algo.order_id or ""),
-                "ap": self.average(child.filled_notional, child.filled) if child and algo.filled else "0",
-                "aq": self.quantity(algo.filled),
-                "act": OrderType.MARKET if algo.order_id else "0",
-                "tp": self.price(algo.trigger_price),
-                "p": "0",
-                "V": "EXPIRE_MAKER",
-                "wt": algo.working_type,
-                "pm": "NONE",
-                "cp": algo.close_position,
-                "pP": False,
-                "R": algo.reduce_only,
-                "tt": algo.time if algo.order_id else 0,
-                "gtd": 0,
-                "rm": algo.reason,
-            },
-        }
-
-    def _account_update(self, account: AccountUpdate) -> Json:
-        return {
-            "e": "ACCOUNT_UPDATE",
-            "T": account.time,
-            "E": account.time,
-            "a": {
-                "m": account.reason,
-                "B": [
-                    {
-                        "a": self.instrument.quote_asset,
-                        "wb": money_text(account.wallet),
-                        "cw": money_text(account.wallet - sum(map(self.isolated_wallet, account.positions))),
-                        "bc": "0",
-                    }
-                ],
-                "P": [self._position_change(position) for position in account.positions],
-            },
-        }
-
-    def _position_change(self, position: PositionReport) -> Json:
-        return {
-            "s": position.symbol,
-            "pa": self.quantity(position.quantity),
-            "ep": position.entry_price,
-            "bep": position.entry_price,
-            "cr": "0",
-            "up": money_text(position.unrealised),
-            "mt": position.margin_type,
-            "iw": money_text(self.isolated_wallet(position)),
-            "ps": "BOTH",
-        }
-
-    def leverage_event(self, leverage: int, now: int) -> Json:
-        """Write ACCOUNT_CONFIG_UPDATE."""
-        change = {"s": self.instrument.symbol, "l": leverage}
-        return {"e": "ACCOUNT_CONFIG_UPDATE", "E": now, "T": now, "ac": change}
-
-    def isolated_wallet(self, position: PositionReport) -> int:
-        """Money set aside for an isolated position: its entry cost over the leverage."""
-        if position.margin_type != "isolated" or not position.quantity:
-            return 0
-        cost = abs(position.quantity) * self.instrument.step_size * Decimal(position.entry_price) / position.leverage
-        return int(cost.scaleb(8).to_integral_value(rounding=ROUND_CEILING))
-
-    # --- REST objects ------------------------------------------------------------------------------------------------
+    # --- orders ------------------------------------------------------------------------------------------------------
 
     def order(self, order: OrderUpdate, created: int | None = None) -> Json:
         """Write an order object; the GETs also tell when it was created."""
-        written: Json = {
-            "orderId": order.order_id,
-            "symbol": order.symbol,
-            "status": order.status,
-            "clientOrderId": order.client_order_id,
-            "price": self.price(order.price),
-            "avgPrice": self.average(order.filled_notional, order.filled),
-            "origQty": self.quantity(order.quantity),
-            "executedQty": self.quantity(order.filled),
-            "cumQty": self.quantity(order.filled),
-            "cumQuote": self.notional(order.filled_notional),
-            "timeInForce": order.time_in_force,
-            "type": order.order_type,
-            "reduceOnly": order.reduce_only,
-            "closePosition": order.close_position,
-            "side": order.side.name,
-            "positionSide": "BOTH",
-            "stopPrice": "0",
-            "workingType": WorkingType.CONTRACT_PRICE,
-            "priceProtect": False,
-            "origType": order.order_type,
-            "priceMatch": "NONE",
-            "selfTradePreventionMode": "EXPIRE_MAKER",
-            "goodTillDate": 0,
-            "updateTime": order.time,
-        }
-        return written if created is None else {**written, "time": created}
+        filled = self.quantity(order.filled)
+        row: Json = {"orderId": order.order_id, "symbol": order.symbol, "status": order.status}
+        row |= {"clientOrderId": order.client_order_id, "price": self.price(order.price)}
+        row |= {"avgPrice": self.average(order.filled_notional, order.filled), "origQty": self.quantity(order.quantity)}
+        row |= {"executedQty": filled, "cumQty": filled, "cumQuote": self.notional(order.filled_notional)}
+        row |= {"timeInForce": order.time_in_force, "type": order.order_type, "reduceOnly": order.reduce_only}
+        row |= {"closePosition": order.close_position, "side": order.side.name, "positionSide": "BOTH"}
+        row |= {"stopPrice": "0", "workingType": WorkingType.CONTRACT_PRICE, "priceProtect": False}
+        row |= {"origType": order.order_type, "priceMatch": "NONE", "selfTradePreventionMode": "EXPIRE_MAKER"}
+        row |= {"goodTillDate": 0, "updateTime": order.time}
+        return row if created is None else {**row, "time": created}
 
-    def algo_order(self, algo: AlgoUpdate, created: int, triggered: int, child: OrderUpdate | None) -> Json:
+    def order_event(self, order: OrderUpdate) -> Json:
+        """Write ORDER_TRADE_UPDATE."""
+        row = self.order(order)
+        resting = self.notional((order.quantity - order.filled) * order.price) if order.status in OPEN else "0"
+        facts = {short: row[name] for short, name in ORDER_EVENT.items()}
+        facts |= {"x": order.execution, "l": self.quantity(order.last_quantity), "L": self.price(order.last_price)}
+        facts |= {"n": money_text(order.fee), "N": order.fee_asset or self.instrument.quote_asset, "T": order.time}
+        facts |= {"t": order.trade_id, "m": order.is_maker, "rp": money_text(order.realised), "er": order.expiry_reason}
+        facts |= {"b": resting if order.side > 0 else "0", "a": resting if order.side < 0 else "0", "si": 0, "ss": 0}
+        return {"e": "ORDER_TRADE_UPDATE", "T": order.time, "E": order.time, "o": facts}
+
+    def trade_lite(self, fill: OrderUpdate) -> Json:
+        """Write TRADE_LITE, which repeats a fill without fee and status."""
+        facts = self.order_event(fill)["o"]
+        names = ("s", "q", "p", "m", "c", "S", "L", "l", "t", "i")
+        return {"e": "TRADE_LITE", "E": fill.time, "T": fill.time, **{name: facts[name] for name in names}}
+
+    def algo_order(self, algo: AlgoUpdate, source: AlgoOrder) -> Json:
         """Write an algo object as its GETs do.
 
         Args:
-            algo: the conditional order.
-            created: when it was placed, ms UTC.
-            triggered: when it triggered, 0 before.
-            child: the ordinary order that it has become.
+            algo: the conditional order as it is told.
+            source: the same as the exchange holds it, perhaps further on.
         """
-        return {
-            "algoId": algo.algo_id,
-            "clientAlgoId": algo.client_order_id,
-            "algoType": "CONDITIONAL",
-            "orderType": algo.order_type,
-            "symbol": algo.symbol,
-            "side": algo.side.name,
-            "positionSide": "BOTH",
-            "timeInForce": "GTC",
-            "quantity": self.quantity(algo.quantity),
-            "algoStatus": algo.status,
-            "actualOrderId": str(algo.order_id or ""),
-            "actualPrice": self.average(child.filled_notional, child.filled) if child else "0",
-            "actualQty": self.quantity(algo.filled),
-            "actualType": OrderType.MARKET if algo.order_id else "",
-            "triggerPrice": self.price(algo.trigger_price),
-            "price": "0",
-            "icebergQuantity": None,
-            "selfTradePreventionMode": "EXPIRE_MAKER",
-            "workingType": algo.working_type,
-            "priceMatch": "NONE",
-            "closePosition": algo.close_position,
-            "priceProtect": False,
-            "reduceOnly": algo.reduce_only,
-            "activatePrice": "",
-            "callbackRate": "",
-            "createTime": created,
-            "updateTime": algo.time,
-            "triggerTime": triggered,
-            "goodTillDate": 0,
-        }
+        asked, child = source.request, source.child if algo.order_id else None
+        row: Json = {"algoId": algo.algo_id, "clientAlgoId": algo.client_order_id, "algoType": "CONDITIONAL"}
+        row |= {"orderType": algo.order_type, "symbol": algo.symbol, "side": algo.side.name, "positionSide": "BOTH"}
+        row |= {"timeInForce": asked.time_in_force, "quantity": self.quantity(algo.quantity), "algoStatus": algo.status}
+        row |= {"actualOrderId": str(algo.order_id or ""), "actualQty": self.quantity(algo.filled)}
+        row |= {"actualPrice": self.average(child.filled_notional, child.filled) if child else "0"}
+        row |= {"actualType": child.request.order_type if child else "", "triggerPrice": self.price(algo.trigger_price)}
+        row |= {"price": self.price(asked.price), "icebergQuantity": None, "selfTradePreventionMode": "EXPIRE_MAKER"}
+        row |= {"workingType": algo.working_type, "priceMatch": "NONE", "closePosition": algo.close_position}
+        row |= {"priceProtect": asked.price_protect, "reduceOnly": algo.reduce_only}
+        row |= {"activatePrice": self.price(asked.activation_price) if asked.activation_price else ""}
+        row |= {"callbackRate": plain(Decimal(asked.callback_bps).scaleb(-2)) if asked.callback_bps else ""}
+        row |= {"triggerTime": source.triggered if algo.status != "NEW" else 0}
+        return {**row, "createTime": source.created, "updateTime": algo.time, "goodTillDate": 0}
+
+    def algo_event(self, algo: AlgoUpdate, source: AlgoOrder) -> Json:
+        """Write ALGO_UPDATE."""
+        row = self.algo_order(algo, source)
+        facts = {short: row[name] for short, name in ALGO_EVENT.items()}
+        trails = {"AP": row["activatePrice"], "cr": row["callbackRate"]} if row["callbackRate"] else {}
+        facts |= {"act": row["actualType"] or "0", **trails, "rm": algo.reason}
+        return {"e": "ALGO_UPDATE", "T": algo.time, "E": algo.time, "o": facts}
 
     def user_trade(self, fill: OrderUpdate) -> Json:
         """Write one of our trades as GET userTrades does."""
-        return {
-            "symbol": fill.symbol,
-            "id": fill.trade_id,
-            "orderId": fill.order_id,
-            "side": fill.side.name,
-            "price": self.price(fill.last_price),
-            "qty": self.quantity(fill.last_quantity),
-            "realizedPnl": money_text(fill.realised),
-            "quoteQty": self.notional(fill.last_price * fill.last_quantity),
-            "commission": money_text(fill.fee),
-            "commissionAsset": fill.fee_asset or self.instrument.quote_asset,
-            "time": fill.time,
-            "positionSide": "BOTH",
-            "buyer": fill.side > 0,
-            "maker": fill.is_maker,
-        }
+        row = {"symbol": fill.symbol, "id": fill.trade_id, "orderId": fill.order_id, "side": fill.side.name}
+        row |= {"price": self.price(fill.last_price), "qty": self.quantity(fill.last_quantity)}
+        row |= {"quoteQty": self.notional(fill.last_price * fill.last_quantity)}
+        row |= {"realizedPnl": money_text(fill.realised), "commission": money_text(fill.fee)}
+        row |= {"commissionAsset": fill.fee_asset, "time": fill.time, "positionSide": "BOTH"}
+        return {**row, "buyer": fill.side > 0, "maker": fill.is_maker}
 
-    def account(self, balances: Balances, position: PositionReport, mark: MarkPrice, now: int) -> Json:
-        """Write the account object: the fields of v2, which v3 has a part of."""
-        asset = self._asset(balances, position, now)
-        sums = (
-            *("initialMargin", "maintMargin", "walletBalance", "unrealizedProfit", "marginBalance"),
-            *("positionInitialMargin", "openOrderInitialMargin", "crossWalletBalance", "crossUnPnl"),
-        )
-        return {
-            **ACCOUNT_FLAGS,
-            **{f"total{name[0].upper()}{name[1:]}": asset[name] for name in sums},
-            "availableBalance": asset["availableBalance"],
-            "maxWithdrawAmount": asset["maxWithdrawAmount"],
-            "assets": [asset],
-            "positions": [self._account_position(balances, position, mark, now)],
-        }
+    # --- the account -------------------------------------------------------------------------------------------------
 
-    def _asset(self, balances: Balances, position: PositionReport, now: int) -> Json:
-        isolated = self.isolated_wallet(position)
-        return {
-            "asset": self.instrument.quote_asset,
-            "walletBalance": money_text(balances.wallet),
-            "unrealizedProfit": money_text(balances.unrealised),
-            "marginBalance": money_text(balances.equity),
-            "maintMargin": money_text(balances.maintenance_margin),
-            "initialMargin": money_text(balances.initial_margin),
-            "positionInitialMargin": money_text(balances.position_margin),
-            "openOrderInitialMargin": money_text(balances.order_margin),
-            "crossWalletBalance": money_text(balances.wallet - isolated),
-            "crossUnPnl": money_text(0 if isolated else balances.unrealised),
-            "availableBalance": money_text(balances.available),
-            "maxWithdrawAmount": money_text(balances.available),
-            "marginAvailable": True,
-            "updateTime": now,
-        }
+    def position(self, path: str, risk: PositionRisk, now: int) -> Json:
+        """Write a position as a path tells it; see `POSITION_FIELDS`."""
+        report, isolated = risk.report, risk.report.margin_type == "isolated"
+        largest, unrealised = str(risk.largest_notional // MONEY), money_text(report.unrealised)
+        row: Json = {"symbol": report.symbol, "positionSide": "BOTH", "positionAmt": self.quantity(report.quantity)}
+        row |= {"entryPrice": report.entry_price, "breakEvenPrice": report.entry_price, "adl": 0}
+        row |= {"unRealizedProfit": unrealised, "unrealizedProfit": unrealised, "notional": money_text(risk.notional)}
+        row |= {"liquidationPrice": risk.liquidation_price, "leverage": str(report.leverage), "isolated": isolated}
+        row |= {"maxNotional": largest, "maxNotionalValue": largest, "marginType": report.margin_type}
+        row |= {"isolatedMargin": money_text(risk.isolated_margin), "isolatedWallet": money_text(risk.isolated_wallet)}
+        row |= {"isAutoAddMargin": "false", "marginAsset": self.instrument.quote_asset}
+        row |= {"initialMargin": money_text(risk.position_margin + risk.order_margin)}
+        row |= {"maintMargin": money_text(risk.maintenance_margin), "markPrice": money_text(risk.mark.price_e8)}
+        row |= {"positionInitialMargin": money_text(risk.position_margin)}
+        row |= {"openOrderInitialMargin": money_text(risk.order_margin), "bidNotional": money_text(risk.bid_notional)}
+        row |= {"askNotional": money_text(risk.ask_notional), "updateTime": now if report.quantity else 0}
+        return {name: row[name] for name in POSITION_FIELDS[path]}
 
-    def _account_position(self, balances: Balances, position: PositionReport, mark: MarkPrice, now: int) -> Json:
-        isolated = self.isolated_wallet(position)
-        return {
-            "symbol": position.symbol,
-            "positionSide": "BOTH",
-            "positionAmt": self.quantity(position.quantity),
-            "entryPrice": position.entry_price,
-            "breakEvenPrice": position.entry_price,
-            "unrealizedProfit": money_text(position.unrealised),
-            "leverage": str(position.leverage),
-            "isolated": position.margin_type == "isolated",
-            "isolatedMargin": money_text(isolated + position.unrealised if isolated else 0),
-            "isolatedWallet": money_text(isolated),
-            "notional": money_text(self.instrument.value_at_mark(position.quantity, mark.price_e8)),
-            "initialMargin": money_text(balances.initial_margin),
-            "maintMargin": money_text(balances.maintenance_margin),
-            "positionInitialMargin": money_text(balances.position_margin),
-            "openOrderInitialMargin": money_text(balances.order_margin),
-            "maxNotional": str(MAX_NOTIONAL),
-            "bidNotional": "0",
-            "askNotional": "0",
-            "updateTime": now if position.quantity else 0,
-        }
+    def symbol_config(self, risk: PositionRisk) -> Json:
+        report, largest = risk.report, str(risk.largest_notional // MONEY)
+        kind = "ISOLATED" if report.margin_type == "isolated" else "CROSSED"
+        row = {"symbol": report.symbol, "marginType": kind, "isAutoAddMargin": False, "leverage": report.leverage}
+        return {**row, "maxNotionalValue": largest}
 
-    def balance(self, balances: Balances, position: PositionReport, now: int) -> Json:
-        """Write a row of GET balance."""
-        asset = self._asset(balances, position, now)
-        elsewhere = ("walletBalance", "unrealizedProfit", "marginBalance", "maintMargin")
-        row = {name: value for name, value in asset.items() if name not in elsewhere and "nitialMargin" not in name}
-        return {"accountAlias": "voltrade", "balance": asset["walletBalance"], **row}
 
-    def position_risk(self, balances: Balances, position: PositionReport, mark: MarkPrice) -> Json:
-        """Write a row of positionRisk: the fields of v2 and v3. Liquidation is not modelled: its price is 0."""
-        isolated = self.isolated_wallet(position)
-        return {
-            "symbol": position.symbol,
-            "positionSide": "BOTH",
-            "positionAmt": self.quantity(position.quantity),
-            "entryPrice": position.entry_price,
-            "breakEvenPrice": position.entry_price,
-            "markPrice": money_text(mark.price_e8),
-            "unRealizedProfit": money_text(position.unrealised),
-            "liquidationPrice": "0",
-            "leverage": str(position.leverage),
-            "maxNotionalValue": str(MAX_NOTIONAL),
-            "marginType": position.margin_type,
-            "isolatedMargin": money_text(isolated + position.unrealised if isolated else 0),
-            "isAutoAddMargin": "false",
-            "notional": money_text(self.instrument.value_at_mark(position.quantity, mark.price_e8)),
-            "isolatedWallet": money_text(isolated),
-            "marginAsset": self.instrument.quote_asset,
-            "initialMargin": money_text(balances.initial_margin),
-            "maintMargin": money_text(balances.maintenance_margin),
-            "positionInitialMargin": money_text(balances.position_margin),
-            "openOrderInitialMargin": money_text(balances.order_margin),
-            "adl": 0,
-            "bidNotional": "0",
-            "askNotional": "0",
-            "updateTime": mark.time,
-        }
+def leverage_bracket(symbol: str, brackets: Sequence[Bracket]) -> Json:
+    """Write a row of GET leverageBracket."""
+    rows = [
+        {"bracket": number, "initialLeverage": each.leverage, "notionalCap": each.cap // MONEY}
+        | {"notionalFloor": each.floor // MONEY, "cum": each.deducted / MONEY}
+        | {"maintMarginRatio": each.maintenance_e8 / E8}
+        for number, each in enumerate(brackets, 1)
+    ]
+    return {"symbol": symbol, "notionalCoef": 1.0, "brackets": rows}
 
-    def leverage_bracket(self, brackets: Sequence[Bracket]) -> Json:
-        """Write a row of GET leverageBracket."""
-        rows = [
-            {
-                "bracket": number,
-                "initialLeverage": bracket.leverage,
-                "notionalCap": bracket.cap // MONEY,
-                "notionalFloor": bracket.floor // MONEY,
-                "maintMarginRatio": bracket.maintenance_e8 / MONEY,
-                "cum": bracket.deducted / MONEY,
-            }
-            for number, bracket in enumerate(brackets, 1)
-        ]
-        return {"symbol": self.instrument.symbol, "notionalCoef": 1.0, "brackets": rows}
 
-    def symbol_config(self, position: PositionReport) -> Json:
-        return {
-            "symbol": position.symbol,
-            "marginType": "ISOLATED" if position.margin_type == "isolated" else "CROSSED",
-            "isAutoAddMargin": False,
-            "leverage": position.leverage,
-            "maxNotionalValue": str(MAX_NOTIONAL),
-        }
+def account(balances: Balances, now: int) -> Json:
+    """Write the sums of an account and its one asset, as GET account tells them."""
+    sums = {"walletBalance": balances.wallet, "unrealizedProfit": balances.unrealised, "marginBalance": balances.equity}
+    sums |= {"maintMargin": balances.maintenance_margin, "initialMargin": balances.initial_margin}
+    sums |= {"positionInitialMargin": balances.position_margin, "openOrderInitialMargin": balances.order_margin}
+    sums |= {"crossWalletBalance": balances.cross_wallet, "crossUnPnl": balances.cross_unrealised}
+    totals = {f"total{name[0].upper()}{name[1:]}": money_text(amount) for name, amount in sums.items()}
+    free = dict.fromkeys(("availableBalance", "maxWithdrawAmount"), money_text(balances.available))
+    asset = {"asset": QUOTE_ASSET, **{name: money_text(amount) for name, amount in sums.items()}, **free}
+    return {**totals, **free, "assets": [{**asset, "marginAvailable": True, "updateTime": now}]}
 
-    def income(self, fill: OrderUpdate) -> list[Json]:
-        """Write what one of our trades brought and cost, as rows of GET income."""
-        amounts = {"REALIZED_PNL": fill.realised, "COMMISSION": -fill.fee}
-        return [
-            {
-                "symbol": fill.symbol,
-                "incomeType": kind,
-                "income": money_text(amount),
-                "asset": self.instrument.quote_asset,
-                "info": kind,
-                "time": fill.time,
-                "tranId": 2 * fill.trade_id + number,
-                "tradeId": str(fill.trade_id),
-            }
-            for number, (kind, amount) in enumerate(amounts.items())
-            if amount
-        ]
 
-    def exchange_info(self, now: int) -> Json:
-        """Write exchangeInfo of an exchange with this one symbol, offering only the order types that it models."""
-        table = shipped_exchange_info()
-        symbol = next(row for row in table["symbols"] if row["symbol"] == self.instrument.symbol)
-        return {
-            "timezone": "UTC",
-            "serverTime": now,
-            "futuresType": "U_MARGINED",
-            "rateLimits": table["rateLimits"],
-            "exchangeFilters": [],
-            "assets": table["assets"],
-            "symbols": [{**symbol, "orderTypes": list(OrderType), "timeInForce": list(TimeInForce)}],
-        }
+def balance(asset: Json) -> Json:
+    """Write a row of GET balance from an asset of the account."""
+    names = ("asset", "crossWalletBalance", "crossUnPnl", "availableBalance", "maxWithdrawAmount", "marginAvailable")
+    row = {name: asset[name] for name in (*names, "updateTime")}
+    return {"accountAlias": "voltrade", "balance": asset["walletBalance"], **row}
+
+
+def account_event(change: AccountChange, wires: Mapping[str, Wire]) -> Json:
+    """Write ACCOUNT_UPDATE."""
+    money = {"wb": change.wallet, "cw": change.cross_wallet, "bc": change.balance_change}
+    rows = []
+    for each in change.positions:
+        report, row = each.report, {"s": each.report.symbol, "ps": "BOTH", "mt": each.report.margin_type}
+        row |= {"pa": wires[report.symbol].quantity(report.quantity), "ep": report.entry_price}
+        row |= {"bep": report.entry_price, "cr": money_text(each.realised), "up": money_text(report.unrealised)}
+        rows.append({**row, "iw": money_text(each.isolated_wallet)})
+    balance = {"a": QUOTE_ASSET, **{name: money_text(units) for name, units in money.items()}}
+    facts = {"m": change.reason, "B": [balance]}
+    return {"e": "ACCOUNT_UPDATE", "T": change.time, "E": change.time, "a": {**facts, "P": rows}}
+
+
+def leverage_event(change: SettingsChange) -> Json:
+    """Write ACCOUNT_CONFIG_UPDATE."""
+    what = {"s": change.symbol, "l": change.leverage}
+    return {"e": "ACCOUNT_CONFIG_UPDATE", "E": change.time, "T": change.time, "ac": what}
+
+
+def exchange_info(markets: Iterable[Market], now: int) -> Json:
+    """Write exchangeInfo of an exchange with these symbols, and their filters as they are now."""
+    table = shipped_exchange_info()
+    shipped = {row["symbol"]: row for row in table["symbols"]}
+    info = {"timezone": "UTC", "serverTime": now, "futuresType": "U_MARGINED", "rateLimits": table["rateLimits"]}
+    rows = [_symbol_info(shipped[market.symbol], market) for market in markets]
+    return {**info, "exchangeFilters": [], "assets": table["assets"], "symbols": rows}
+
+
+def _symbol_info(row: Json, market: Market) -> Json:
+    row = {**row, "status": market.status, "timeInForce": list(TimeInForce)}
+    now = market.instrument
+    if now == shipped_instrument(market.symbol):
+        return row
+    lots = {"minQty": plain(now.quantity(now.min_quantity)), "maxQty": plain(now.quantity(now.max_quantity))}
+    changed = {"LOT_SIZE": lots, "MIN_NOTIONAL": {"notional": plain(Decimal(now.min_notional).scaleb(-8))}}
+    changed["MARKET_LOT_SIZE"] = {"maxQty": plain(now.quantity(now.market_max_quantity))}
+    changed["PRICE_FILTER"] = {"maxPrice": plain(now.price(now.max_price))}
+    changed["PERCENT_PRICE"] = {"multiplierUp": plain(now.multiplier_up), "multiplierDown": plain(now.multiplier_down)}
+    filters = [{**rule, **changed.get(rule["filterType"], {})} for rule in row["filters"]]
+    return {**row, "filters": filters, "marketTakeBound": plain(now.market_take_bound)}
