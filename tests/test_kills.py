@@ -78,12 +78,14 @@ class Seen:
     """Of every entry, by its client id, what has not filled yet and still may."""
     stops: dict[str, Decimal] = field(default_factory=dict)
     """Quantities of the stops at the exchange; from its trigger on a stop is on its way out with all it was for."""
+    exits: dict[str, Decimal] = field(default_factory=dict)
+    """What market exits that are under way have still to fill: the tape's own volume takes seconds for it."""
     entries: int = 0
     stops_placed: int = 0
 
     @property
     def is_covered(self) -> bool:
-        return abs(self.position) <= max(self.stops.values(), default=Decimal(0))
+        return abs(self.position) <= max([*self.stops.values(), *self.exits.values()], default=Decimal(0))
 
     @property
     def is_protected(self) -> bool:
@@ -92,7 +94,7 @@ class Seen:
 
     @property
     def is_bare(self) -> bool:
-        return bool(self.position) and not self.stops
+        return bool(self.position) and not (self.stops or self.exits)
 
 
 def seen(truth: Truth) -> Iterator[Seen]:
@@ -101,19 +103,20 @@ def seen(truth: Truth) -> Iterator[Seen]:
     yield now
     for row in truth.rows:
         name, kind = row.get("client_order_id", ""), row["kind"]
-        is_entry = "e" in name.rpartition("-")[2]
-        if kind == "order" and is_entry:
+        purpose = next((letter for letter in "estx" if letter in name.rpartition("-")[2]), "")
+        unfilled = {"e": now.asked, "x": now.exits}.get(purpose)
+        if kind == "order" and unfilled is not None:
             if row["status"] == "NEW":
-                now.asked[name] = Decimal(row["quantity"])
-                now.entries += 1
+                unfilled[name] = Decimal(row["quantity"])
+                now.entries += purpose == "e"
             else:
-                now.asked.pop(name, None)
+                unfilled.pop(name, None)
         elif kind == "fill":
             now.position = Decimal(row["position"])
-            if is_entry:
-                now.asked[name] -= Decimal(row["quantity"])
-                if now.asked[name] == 0:
-                    del now.asked[name]
+            if unfilled is not None:
+                unfilled[name] -= Decimal(row["quantity"])
+                if unfilled[name] == 0:
+                    del unfilled[name]
         elif kind == "algo" and row["type"] == "STOP_MARKET":
             if row["status"] in ("NEW", "TRIGGERING", "TRIGGERED"):
                 now.stops_placed += row["status"] == "NEW"
