@@ -268,7 +268,7 @@ def test_aggregation_conserves_volume_and_gaps(tmp_path: Path, raw: list[tuple[i
         ("1.5,", "0.000,", "row 3: price and quantity must be positive"),
         ("61800.20", "-61800.20", "row 3: price and quantity must be positive"),
         ("61800.20", "900000.0", "row 3: price must be at most 8094840 ticks"),
-        ("101,", "100,", "row 3: id must be above the row before, was 100"),
+        ("101,", "100,", "row 3: rows of one id must agree, the id, was 100"),
         ("101,", "99,", "row 3: id must be above the row before, was 99"),
         ("101,", "101.5,", "row 3: id must be a whole number, was 101.5"),
         ("1723161256322", "1723161256345", "row 3: time must not go back, was 1723161256344"),

@@ -261,6 +261,22 @@ class Trades:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Marks:
+    """Mark prices of one symbol as columns, in the order of time: ms UTC, 1e-8 of the quote asset for one coin."""
+
+    time: Int64s
+    price_e8: Int64s
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Funding:
+    """Funding rates of one symbol as columns, in the order of time: ms UTC, 1e-8. Longs pay a positive one."""
+
+    time: Int64s
+    rate_e8: Int64s
+
+
 @dataclass(frozen=True, slots=True)
 class VolumeBar:
     """A closed volume bar: prices in ticks, volumes in lots, notional in ticklots, times in ms UTC."""
