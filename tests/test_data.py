@@ -16,6 +16,7 @@ from builders import an_instrument
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from voltrade import data
 from voltrade.config import SessionSettings
 from voltrade.data import Tape, load_trades, synthetic_trades, tape
 from voltrade.errors import DataError
@@ -331,6 +332,64 @@ def test_a_session_names_its_tape(tmp_path: Path, btcusdt: Instrument) -> None:
     assert rows(made.trades) == rows(synthetic_trades(btcusdt, seed=3, hours=0.5).trades)
     path = as_plain(tmp_path / "aggTrades.csv", AGG_ROWS)
     assert rows(tape(SessionSettings(tape=str(path)), btcusdt).trades) == AGG_EXPECTED
+
+
+# --- a file is parsed once --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store of this test's own, and files of any size worth a cache."""
+    monkeypatch.setenv("VOLTRADE_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(data, "CACHED_FROM", 0)
+    return tmp_path / "store" / ".cache"
+
+
+def test_a_file_that_was_read_is_not_parsed_again(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load(tmp_path, RAW_ROWS, "trades.csv")
+    assert len(list(cache.iterdir())) == 1
+    monkeypatch.setattr(data, "inspect", None)
+    again = load(tmp_path, RAW_ROWS, "trades.csv")
+    assert rows(again.trades) == rows(first.trades) == RAW_EXPECTED
+    assert (again.report, again.source, again.trades.symbol) == (first.report, "trades.csv", "BTCUSDT")
+    assert again.report.id_gaps == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "instrument"),
+    [
+        (RAW_ROWS.replace("0.064", "0.065"), "trades.csv", an_instrument()),
+        (RAW_ROWS, "trades.csv", an_instrument(step="0.0001")),
+        (RAW_ROWS, "other trades.csv", an_instrument()),
+    ],
+    ids=["other bytes", "other units", "other name"],
+)
+def test_anything_else_is_read_anew(tmp_path: Path, cache: Path, text: str, name: str, instrument: Instrument) -> None:
+    load(tmp_path, RAW_ROWS, "trades.csv")
+    fresh = load(tmp_path, text, name, instrument)
+    assert len(list(cache.iterdir())) == 2
+    assert fresh.trades.quantity[-1] == sum(
+        int(Decimal(line.split(",")[2]) / instrument.step_size) for line in text.splitlines()[-2:]
+    )
+
+
+def test_a_cache_that_broke_is_no_tape(tmp_path: Path, cache: Path) -> None:
+    load(tmp_path, RAW_ROWS, "trades.csv")
+    (kept,) = cache.iterdir()
+    kept.write_bytes(kept.read_bytes()[:-9])
+    assert rows(load(tmp_path, RAW_ROWS, "trades.csv").trades) == RAW_EXPECTED
+
+
+def test_what_is_refused_is_not_kept(tmp_path: Path, cache: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(DataError, match="row 3: price and quantity must be positive"):
+            load(tmp_path, RAW_ROWS.replace("0.004", "0"), "trades.csv")
+    assert not cache.exists()
+
+
+def test_a_store_that_can_not_be_written_to_is_no_obstacle(tmp_path: Path, cache: Path) -> None:
+    cache.parent.write_text("a file where the folder should be")
+    assert rows(load(tmp_path, RAW_ROWS, "trades.csv").trades) == RAW_EXPECTED
 
 
 # --- real recordings and speed ----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""`python -m voltrade COMMAND`: the venue, the engine, and what can be done with a run."""
+"""`python -m voltrade COMMAND`: the store, the venue, the engine, and what can be done with a run."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from voltrade.exchange import venue_command
 
         return venue_command.main(given[1:])
+    if given[:1] == ["data"]:
+        from voltrade import data_commands
+
+        return data_commands.main(given[1:])
     arguments = _parser().parse_args(given)
     try:
         status: int = arguments.do(arguments)
@@ -41,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m voltrade", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("venue", help="run a simulated Binance USD-M Futures server on loopback", add_help=False)
+    commands.add_parser("data", help="keep trades, mark prices and funding rates in a store", add_help=False)
     engine = commands.add_parser(
         "run",
         help="run the engine process of a session whose folder holds run.json (notebooks do this)",

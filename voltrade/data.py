@@ -69,8 +69,9 @@ class Tape:
     @property
     def valuation(self) -> str:
         """What a result over this tape must say of its mark prices and funding."""
-        funding = "funding = 0" if self.funding is None else "funding = the exchange's"
-        return f"{funding}, mark = {'simulated' if self.marks is None else 'the exchange’s, one a minute'}"
+        funding = "0" if self.funding is None else "the exchange's"
+        mark = "simulated" if self.marks is None else "the exchange's, one a minute"
+        return f"funding = {funding}, mark = {mark}"
 
 
 def tape(session: SessionSettings, instrument: Instrument) -> Tape:
@@ -177,14 +178,14 @@ def _cache_key(path: Path, instrument: Instrument) -> str:
 
 def _read_trades(path: Path, instrument: Instrument) -> Tape:
     found = inspect(path, instrument, STRICT)
-    if found.trades is None:
+    if found.taken is None:
         assert found.refused is not None
         row = f"row {found.refused.rows[0]}: " if len(found.refused.rows) else ""
         raise DataError(f"{found.name}: {row}{found.refused.detail}")
     report = _report(
-        found.trades, found.rows_read, dropped=found.dropped, id_gaps=found.gaps, ids_missing=found.missing
+        found.taken, found.rows_read, dropped=found.dropped, id_gaps=found.gaps, ids_missing=found.missing
     )  # fmt: skip
-    return Tape(found.trades, report, source=found.name)
+    return Tape(found.taken, report, source=found.name)
 
 
 def _report(trades: Trades, rows_read: int, **found: Any) -> TapeReport:

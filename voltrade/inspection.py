@@ -7,14 +7,14 @@ under the policy of each fault (see `fetch`); `data verify` only tells.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,9 @@ import pyarrow.compute
 
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import DAY_MS, Bools, Instrument, Int64s, Trades
-from voltrade.trade_files import Columns, Kind, multiples, read_columns
+from voltrade.trade_files import Columns, Kind, multiples, read_cells, read_columns
+
+Column = npt.NDArray[Any]
 
 NO_TRADES = ("INSURANCE_FUND", "ADL", "NA")
 """Order types of raw rows that moved no price: the exchange leaves them out of its aggTrades, so they are dropped."""
@@ -36,7 +38,7 @@ EARLIEST_MS = 1_000_000_000_000
 
 LARGEST_TICKLOTS = 2**62
 
-ONE_SIDED_FROM = 100
+ONE_SIDED_FROM = 1_000
 """Trades from which a day with takers on one side only is a fault: with fewer it could be chance."""
 
 _SPANS_SHOWN = 6
@@ -136,22 +138,31 @@ def _spans(rows: Int64s) -> str:
     return ", ".join(shown) + ", …" * (len(breaks) - 1 > _SPANS_SHOWN)
 
 
+Taken = TypeVar("Taken")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Inspection:
+class Inspection(Generic[Taken]):
     """What a file holds and what is wrong with it."""
 
     name: str
-    kind: Kind
+    kind: str
+    """`aggTrades`, `trades` where they were aggregated here, or what else the rows are."""
     rows_read: int
     findings: tuple[Finding, ...]
-    trades: Trades | None
-    """AggTrades in the order of their ids; None where the file is refused."""
+    taken: Taken | None
+    """The rows in the order of their ids or times; None where the file is refused."""
     dropped: Mapping[str, int] = field(default_factory=dict)
     """Rows that are no trades, by order type."""
     gaps: int = 0
     """Places at which the file's ids jump."""
     missing: int = 0
     """Ids that the jumps skip."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows of each fault; 1 for a fault of the whole file."""
+        return {finding.fault: max(len(finding.rows), 1) for finding in self.findings}
 
     @property
     def refused(self) -> Finding | None:
@@ -163,7 +174,9 @@ Span = tuple[int, int]
 """First millisecond UTC, and the one after the last."""
 
 
-def inspect(path: Path, instrument: Instrument, policies: Policies = LENIENT, span: Span | None = None) -> Inspection:
+def inspect(
+    path: Path, instrument: Instrument, policies: Policies = LENIENT, span: Span | None = None
+) -> Inspection[Trades]:
     """Read a file of trades of one symbol, name every fault, and take what the policies leave.
 
     Raw trades are aggregated: neighbours of the same price, side and millisecond become one aggTrade, whose ids count
@@ -181,7 +194,7 @@ def inspect(path: Path, instrument: Instrument, policies: Policies = LENIENT, sp
 
 def inspect_columns(
     batches: Iterable[Columns], instrument: Instrument, policies: Policies = LENIENT, span: Span | None = None
-) -> Inspection:
+) -> Inspection[Trades]:
     """Inspect trades that come as columns, in at least one batch."""
     found = _Findings(policies)
     parts: list[_Rows] = []
@@ -189,32 +202,46 @@ def inspect_columns(
     for columns in batches:
         parts.append(_convert(columns, columns.first_row + read, instrument, found))
         read += len(columns.columns["id"])
-    rows = _in_order(_Rows.join(parts), found)
+    return _examined(columns.name, columns.kind, instrument.symbol, _Rows.join(parts), read, found, span)
+
+
+def inspect_trades(
+    name: str, trades: Trades, policies: Policies = LENIENT, span: Span | None = None
+) -> Inspection[Trades]:
+    """Inspect trades that are numbers already; rows count from 1."""
+    number = np.arange(1, len(trades) + 1, dtype=np.int64)
+    side = trades.buyer_is_maker.astype(np.int8)
+    rows = _Rows(number, trades.id, trades.price, trades.quantity, trades.time, side, np.zeros_like(side), side > 1)
+    return _examined(name, "aggTrades", trades.symbol, rows, len(trades), _Findings(policies), span)
+
+
+def _examined(
+    name: str, kind: Kind, symbol: str, rows: _Rows, read: int, found: _Findings, span: Span | None
+) -> Inspection[Trades]:
+    rows = _in_order(rows, found)
     missing = _gaps(rows, found)
     is_trade = rows.order_type == 0
     keep = is_trade & ~_broken(rows, is_trade, span, found)
     dropped = {kind: int(np.count_nonzero(rows.order_type == code)) for code, kind in enumerate(_ORDER_TYPES) if code}
-    if not keep.any():
+    if not keep.any() and not found.refused:
         found.add("empty", np.empty(0, np.int64), "must hold at least one trade, has none")
-    findings = found.all()
-    refused = any(finding.policy is Policy.REFUSE for finding in findings)
     return Inspection(
-        columns.name,
-        columns.kind,
+        name,
+        kind,
         read,
-        findings,
-        None if refused else _trades(instrument.symbol, columns.kind, rows, keep, is_trade),
+        found.all(),
+        None if found.refused else _trades(symbol, kind, rows, keep, is_trade),
         {kind: count for kind, count in dropped.items() if count},
         gaps=int(np.count_nonzero(missing)),
         missing=int(missing.sum()),
     )
 
 
-def with_finding(inspection: Inspection, fault: str, policies: Policies, detail: str) -> Inspection:
+def with_finding(inspection: Inspection[Taken], fault: str, policies: Policies, detail: str) -> Inspection[Taken]:
     """Add a fault of the whole file in front of the others."""
     finding = _of_file(fault, policies, detail)
-    trades = None if finding.policy is Policy.REFUSE else inspection.trades
-    return replace(inspection, findings=(finding, *inspection.findings), trades=trades)
+    taken = None if finding.policy is Policy.REFUSE else inspection.taken
+    return replace(inspection, findings=(finding, *inspection.findings), taken=taken)
 
 
 def _of_file(fault: str, policies: Policies, detail: str) -> Finding:
@@ -240,12 +267,131 @@ class _Findings:
             self.add(fault, rows[wrong], rule if values is None else f"{rule}, was {values[at]}")
         return wrong
 
+    @property
+    def refused(self) -> bool:
+        return any(self.policies[name] is Policy.REFUSE for name in self._rows)
+
     def all(self) -> tuple[Finding, ...]:
         return tuple(
             Finding(name, self.policies[name], np.unique(np.concatenate(self._rows[name])), self._detail[name])
             for name in FAULTS
             if name in self._rows
         )
+
+
+# --- marks and funding rates ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesLayout:
+    """A file of values by time, which are read in 1e-8."""
+
+    kind: str
+    columns: tuple[str, ...]
+    """Those that the file must have, in its order."""
+    time: str
+    values: tuple[str, ...]
+    step: int
+    """Milliseconds from row to row where nothing is missing; 0 where that is not known."""
+    positive: bool
+
+
+MARK_KLINES = SeriesLayout(
+    "marks",
+    ("open_time", "open", "high", "low", "close"),
+    "open_time",
+    ("open", "high", "low", "close"),
+    step=60_000,
+    positive=True,
+)
+FUNDING_RATES = SeriesLayout(
+    "funding",
+    ("calc_time", "funding_interval_hours", "last_funding_rate"),
+    "calc_time",
+    ("last_funding_rate",),
+    step=0,
+    positive=False,
+)
+
+E8 = Decimal("0.00000001")
+
+
+def inspect_series(
+    path: Path, layout: SeriesLayout, policies: Policies = LENIENT, span: Span | None = None
+) -> Inspection[tuple[Int64s, ...]]:
+    """Read a file of values by time, name every fault, and take what the policies leave: times, then the values."""
+    try:
+        cells, first_row = read_cells(path, layout.columns)
+    except DataError as error:
+        detail = str(error).removeprefix(f"{path.name}: ")
+        return Inspection(path.name, layout.kind, 0, (_of_file("unreadable", policies, detail),), None)
+    return inspect_cells(path.name, cells, first_row, layout, policies, span)
+
+
+def inspect_cells(
+    name: str,
+    cells: Mapping[str, pa.Array],
+    first_row: int,
+    layout: SeriesLayout,
+    policies: Policies = LENIENT,
+    span: Span | None = None,
+) -> Inspection[tuple[Int64s, ...]]:
+    """Inspect values by time that come as columns of texts or whole numbers."""
+    found = _Findings(policies)
+    columns = []
+    number = first_row + np.arange(len(cells[layout.time]), dtype=np.int64)
+    bad = np.zeros(len(number), dtype=np.bool_)
+    for column, unit in ((layout.time, Decimal(1)), *((value, E8) for value in layout.values)):
+        counts, wrong = multiples(cells[column], unit)
+        bad |= found.where("bad_value", wrong, number, f"{column} must be a multiple of {unit:f}", cells[column])
+        columns.append(counts)
+    in_microseconds = columns[0] >= MICROSECONDS_FROM
+    found.where("microseconds", in_microseconds & ~bad, number, "time must be in milliseconds", columns[0])
+    columns[0] = np.where(in_microseconds, columns[0] // 1000, columns[0])
+    rows = (number[~bad], *(column[~bad] for column in columns))
+    return _examined_series(name, layout, rows, len(number), found, span)
+
+
+def inspect_values(
+    name: str,
+    columns: Sequence[Int64s],
+    layout: SeriesLayout,
+    policies: Policies = LENIENT,
+    span: Span | None = None,
+) -> Inspection[tuple[Int64s, ...]]:
+    """Inspect times and values that are numbers already; rows count from 1."""
+    number = np.arange(1, len(columns[0]) + 1, dtype=np.int64)
+    return _examined_series(name, layout, (number, *columns), len(number), _Findings(policies), span)
+
+
+def _examined_series(
+    name: str, layout: SeriesLayout, rows: tuple[Int64s, ...], read: int, found: _Findings, span: Span | None
+) -> Inspection[tuple[Int64s, ...]]:
+    """Examine row numbers, times and values."""
+    order = _order("time", rows[1], rows[2:], rows[0], found)
+    number, *columns = rows if order is None else (column[order] for column in rows)
+    times, values = columns[0], columns[1:]
+    missing = jumps(times // layout.step) if layout.step else np.zeros(len(number), np.int64)
+    found.where("id_gap", missing > 0, number, f"{missing.sum()} rows are missing; the row after the first gap", times)
+    keep = np.ones(len(number), np.bool_)
+    if layout.positive:
+        is_positive = np.all([column > 0 for column in values], axis=0)
+        keep &= ~found.where("not_positive", ~is_positive, number, "prices must be positive")
+    if span is not None:
+        outside = (times < span[0]) | (times >= span[1])
+        rule = f"time must lie within {_utc(span[0])} and {_utc(span[1])}"
+        keep &= ~found.where("wrong_day", outside, number, rule, times)
+    if not keep.any() and not found.refused:
+        found.add("empty", np.empty(0, np.int64), "must hold at least one row, has none")
+    return Inspection(
+        name,
+        layout.kind,
+        read,
+        found.all(),
+        None if found.refused else tuple(column[keep] for column in columns),
+        gaps=int(np.count_nonzero(missing)),
+        missing=int(missing.sum()),
+    )
 
 
 # --- texts become numbers ---------------------------------------------------------------------------------------------
@@ -267,6 +413,8 @@ class _Rows:
     side: npt.NDArray[np.int8]
     order_type: npt.NDArray[np.int8]
     """Index into `_ORDER_TYPES`."""
+    bad: Bools
+    """Where something else than the id is no number that can be."""
 
     def __getitem__(self, rows: Any) -> _Rows:
         return _Rows(*(getattr(self, name)[rows] for name in self.__slots__))
@@ -277,7 +425,7 @@ class _Rows:
 
 
 def _convert(columns: Columns, first_row: int, instrument: Instrument, found: _Findings) -> _Rows:
-    """Turn columns into whole ticks, lots and milliseconds; rows in which anything is no such number are left out."""
+    """Turn columns into whole ticks, lots and milliseconds. Rows without an id are left out."""
     count = len(columns.columns["id"])
     number = first_row + np.arange(count, dtype=np.int64)
     bad = np.zeros(count, dtype=np.bool_)
@@ -293,6 +441,7 @@ def _convert(columns: Columns, first_row: int, instrument: Instrument, found: _F
         return counts
 
     ids = whole("id", Decimal(1))
+    has_id = ~bad
     price = whole("price", instrument.tick_size)
     quantity = whole("quantity", instrument.step_size)
     time = whole("time", Decimal(1))
@@ -316,8 +465,8 @@ def _convert(columns: Columns, first_row: int, instrument: Instrument, found: _F
         found.where(
             "missing_side", (side == _NO_SIDE) & ~bad, number, "is_buyer_maker must be true or false, was empty"
         )
-    rows = _Rows(number, ids, price, quantity, milliseconds, side, order_type)
-    return rows[~bad] if bad.any() else rows
+    rows = _Rows(number, ids, price, quantity, milliseconds, side, order_type, bad)
+    return rows if has_id.all() else rows[has_id]
 
 
 def _sides(columns: Columns) -> tuple[npt.NDArray[np.int8], Bools]:
@@ -353,24 +502,29 @@ def _is_in(texts: pa.Array, words: tuple[str, ...]) -> Bools:
 
 def _in_order(rows: _Rows, found: _Findings) -> _Rows:
     """Put rows in the order of their ids, each id once."""
-    if np.all(rows.id[1:] > rows.id[:-1]):
-        return rows
-    highest_before = np.maximum.accumulate(rows.id)
-    order = np.argsort(rows.id, kind="stable")
-    again = np.zeros(len(rows.id), np.bool_)
-    again[order[1:]] = rows.id[order[1:]] == rows.id[order[:-1]]
-    # In the order of ids a repeated row stands behind the first of its id.
+    order = _order("id", rows.id, (rows.price, rows.quantity, rows.time, rows.side), rows.number, found)
+    return rows if order is None else rows[order]
+
+
+def _order(name: str, keys: Int64s, values: Iterable[Column], number: Int64s, found: _Findings) -> Int64s | None:
+    """Return the rows in the order of their keys, each key once; None where they are so already."""
+    if np.all(keys[1:] > keys[:-1]):
+        return None
+    order = np.argsort(keys, kind="stable")
+    again = np.zeros(len(keys), np.bool_)
+    again[order[1:]] = keys[order[1:]] == keys[order[:-1]]
+    # In the order of keys a repeated row stands behind the first of its key.
     first = order[np.maximum.accumulate(np.where(again[order], 0, np.arange(len(order))))]
-    differs = np.zeros(len(rows.id), np.bool_)
-    for column in (rows.price, rows.quantity, rows.time, rows.side):
+    differs = np.zeros(len(keys), np.bool_)
+    for column in values:
         differs[order] |= column[order] != column[first]
     conflicting = again & differs
-    unsorted = (rows.id < highest_before) & ~again
-    found.where("duplicate_id", again & ~conflicting, rows.number, "id must not be there twice", rows.id)
-    found.where("conflicting_id", conflicting, rows.number, "rows of one id must agree, the id", rows.id)
-    found.where("unsorted", unsorted, rows.number, "id must be above the row before", rows.id)
+    unsorted = (keys < np.maximum.accumulate(keys)) & ~again
+    found.where("duplicate_id", again & ~conflicting, number, f"{name} must not be there twice", keys)
+    found.where("conflicting_id", conflicting, number, f"rows of one {name} must agree, the {name}", keys)
+    found.where("unsorted", unsorted, number, f"{name} must be above the row before", keys)
     leave = again | unsorted if found.policies["unsorted"] is Policy.DROP else again
-    return rows[order[~leave[order]]]
+    return np.asarray(order[~leave[order]])
 
 
 def _gaps(rows: _Rows, found: _Findings) -> Int64s:
@@ -392,8 +546,9 @@ def jumps(ids: Int64s) -> Int64s:
 def _broken(rows: _Rows, is_trade: Bools, span: Span | None, found: _Findings) -> Bools:
     """Rows that can't be kept, of rows in the order of their ids."""
     positive = (rows.price > 0) & (rows.quantity > 0)
-    broken = found.where("not_positive", is_trade & ~positive, rows.number, "price and quantity must be positive")
-    broken = broken | (is_trade & (rows.side == _NO_SIDE))
+    not_positive = is_trade & ~rows.bad & ~positive
+    broken = rows.bad | (is_trade & (rows.side == _NO_SIDE))
+    broken |= found.where("not_positive", not_positive, rows.number, "price and quantity must be positive")
     latest = np.maximum.accumulate(np.where(broken, 0, rows.time))
     back = (rows.time < latest) & ~broken
     broken |= found.where("time_back", back, rows.number, "time must not go back", rows.time)

@@ -70,6 +70,7 @@ class About:
     """What a stored file says of its rows."""
 
     tick: str
+    """What a price of 1 stands for, and below a quantity of 1."""
     step: str
     begins: bool
     """Whether its first row is the first that the exchange has of the day."""
@@ -83,7 +84,13 @@ class About:
     @staticmethod
     def of(instrument: Instrument, source: str, *, begins: bool = False, ends: bool = False) -> About:
         """Describe rows in an instrument's ticks and lots, without faults."""
-        return About(str(instrument.tick_size), str(instrument.step_size), begins, ends, {source: {}})
+        tick, step = (f"{unit.normalize():f}" for unit in (instrument.tick_size, instrument.step_size))
+        return About(tick, step, begins, ends, {source: {}})
+
+    @staticmethod
+    def of_values(sources: Mapping[str, Mapping[str, int]], *, begins: bool = False, ends: bool = False) -> About:
+        """Describe marks or funding rates, which are in 1e-8."""
+        return About("0.00000001", "1", begins, ends, sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,12 +321,16 @@ class Store:
         with self._locked(kind, symbol):
             parts = self._part_paths(kind, symbol, day)
             paths = self._paths(kind, symbol, day)
+            if not paths and columns is None:
+                raise DataError(f"{self.root}: must hold {kind.name} of {symbol} on {day}, has none")
             blocks = [self._read(kind, [path]) for path in paths]
             abouts = [_about(self._footer(path).metadata, path) for path in paths]
             if columns is not None and about is not None:
                 blocks.append(list(columns))
                 abouts.append(about)
             target = _path(kind, symbol, day, "parquet")
+            if len(paths) == 1 and not parts and columns is None and abouts[0].ends >= ends:
+                return self._stored(kind, symbol, day)
             for other in abouts[1:]:
                 _check_alike(abouts[0], other, target)
             merged = _merged(blocks, f"{target}: {' and '.join(abouts[-1].sources)}")
@@ -330,6 +341,9 @@ class Store:
             if parts and self.folder is not None:
                 with suppress(OSError):  # there are newer parts
                     (self.folder / _path(kind, symbol, day, "parts")).rmdir()
+        return self._stored(kind, symbol, day)
+
+    def _stored(self, kind: Kind, symbol: str, day: date) -> StoredDay:
         stored = self.day(kind, symbol, day)
         assert stored is not None
         return stored
@@ -531,6 +545,7 @@ class Recorder:
         source: str = "live",
         *,
         begins: bool = False,
+        after: StoredDay | None = None,
         flush_ms: int = MINUTE_MS,
         flush_rows: int = 100_000,
     ) -> None:
@@ -539,6 +554,7 @@ class Recorder:
         Args:
             source: stands in the files.
             begins: whether the first trade to come is the first of its day.
+            after: the stored day whose last trade the first one to come may follow.
             flush_ms: a part is written when it holds trades of so long.
             flush_rows: or when it holds so many.
         """
@@ -547,8 +563,8 @@ class Recorder:
         self._symbol = instrument.symbol
         self._flush_ms, self._flush_rows = flush_ms, flush_rows
         self._pending: list[Trades] = []
-        self._day: date | None = None
-        self._last_id = -1
+        self._day = after.day if after else None
+        self._last_id = after.last if after else -1
         self._writer = ThreadPoolExecutor(1, "recorder")
         self._written: list[Future[Any]] = []
 
@@ -579,14 +595,17 @@ class Recorder:
             self._submit(self._store.add_part, trades, self._about)
             self._about = replace(self._about, begins=False)
 
-    def close(self) -> None:
+    def close(self, *, ended: bool = False) -> None:
         """Write what is left, and merge all parts into the files of their days.
+
+        Args:
+            ended: whether the last trade was the last of its day.
 
         Raises:
             DataError: a write failed.
         """
         self.flush()
-        self._submit(self._store.settle, self._symbol)
+        self._submit(self._store.settle, self._symbol, None, self._day if ended else None)
         self._writer.shutdown(wait=True)
         self._check()
 

@@ -95,6 +95,34 @@ def read_columns(path: Path) -> Iterator[Columns]:
         raise DataError(f"{path.name}: can't be read: {error}") from None
 
 
+def read_cells(path: Path, layout: tuple[str, ...]) -> tuple[dict[str, pa.Array], int]:
+    """Read a CSV of at least these columns, in this order or under these names, as texts; and its first row's number.
+
+    Raises:
+        DataError: it can't be read, or lacks a column.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: must be a file, there is none")
+    try:
+        with opened(path) as file:
+            first = [cell.strip().strip('"') for cell in file.readline().decode("utf-8-sig").split(",")]
+        has_header = not first[0].isdigit()
+        names = first if has_header else [*layout, *map(str, range(len(layout), len(first)))]
+        if missing := [name for name in layout if name not in names]:
+            raise DataError(f"{path.name}: must have the columns {', '.join(missing)}, has {', '.join(names)}")
+        with opened(path) as file:
+            table = pa.csv.read_csv(
+                file,
+                read_options=pa.csv.ReadOptions(use_threads=False, column_names=names, skip_rows=int(has_header)),
+                convert_options=pa.csv.ConvertOptions(
+                    column_types=dict.fromkeys(names, pa.string()), include_columns=list(layout)
+                ),
+            )
+    except _UNREADABLE as error:
+        raise DataError(f"{path.name}: can't be read: {error}") from None
+    return {name: table[name].combine_chunks() for name in layout}, 2 if has_header else 1
+
+
 def _read_parquet(path: Path) -> Iterator[Columns]:
     file = pa.parquet.ParquetFile(path)
     names = file.schema_arrow.names
