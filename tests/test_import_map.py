@@ -88,7 +88,9 @@ MAY_IMPORT = {
     "doctor": f"{BASE} credentials notify permission wiring preflight",
     "control": BASE,
     # what people touch
-    "charts": f"{BASE} report",
+    "drift": "model",
+    "calibrate": f"{BASE} bars inspection drift",
+    "charts": f"{BASE} report calibrate",
     "record": f"{BASE} rule_file",
     "papermill_engine": f"{BASE} permission rule_file record",
     "runs": f"{BASE} rule_file record journal report replay",
