@@ -274,8 +274,7 @@ def test_the_calibration_chart_shows_the_table_and_the_choice(btcusdt: Instrumen
 
 def test_the_tape_chart_shows_prices_and_gaps(btcusdt: Instrument) -> None:
     keep = (SYNTHETIC.id < 20_000) | (SYNTHETIC.id > 21_000)
-    columns = (SYNTHETIC.id, SYNTHETIC.price, SYNTHETIC.quantity, SYNTHETIC.time, SYNTHETIC.buyer_is_maker)
-    trades = Trades("BTCUSDT", *(column[keep] for column in columns))
+    trades = SYNTHETIC[keep]
     figure = charts.tape_chart(trades, btcusdt)
     assert len(trace(figure, "price").x) < 5_000  # type: ignore[attr-defined]
     assert max(trace(figure, "price").y) == trades.price.max() / 10  # type: ignore[attr-defined]

@@ -315,8 +315,7 @@ def test_what_rest_does_not_have_stays_missing(
     with_gaps(store, server)
     trades = server.history.trades
     kept = (trades.id < 1_101) | (trades.id > 1_102)
-    columns = (trades.id, trades.price, trades.quantity, trades.time, trades.buyer_is_maker)
-    server.history.trades = Trades("BTCUSDT", *(column[kept] for column in columns))
+    server.history.trades = trades[kept]
     assert data(server, "fill", "BTCUSDT", "--to", "2026-01-29") == 1
     assert capsys.readouterr().out == "3 ids were missing, 1 came over REST\n"
     assert store.days(TRADES, "BTCUSDT")[0].missing == 2

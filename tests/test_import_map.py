@@ -98,6 +98,7 @@ MAY_IMPORT = {
     "tables": "report",
     "review": f"{BASE} backtest charts data journal record replay report rule_file runs tables",
     "data_commands": f"{BASE} inspection store sources fetch exchange.messages exchange.simulated",
+    "check": f"{BASE} {RULES} rule_file synthetic exchange.simulated",
     # the one place that picks concrete parts, by name
     "engine": "*",
     "__main__": "*",
@@ -113,7 +114,7 @@ ONLY_IN = {
     "ipywidgets": {"session", "explorer"},
     "papermill": {"papermill_engine"},
     "pyarrow": {"trade_files", "inspection", "store", "fetch", "report", "journal"},
-    "tqdm": {"sources", "fetch"},
+    "tqdm": {"sources", "fetch", "check"},
 }
 """Packages that one room (or a few) wraps for all the others."""
 

@@ -106,9 +106,7 @@ def test_pieces_in_any_order_and_overlap_give_every_trade_once(
         there[start : start + length] = True
         add = store.add_part if as_parts else store.add_trades
         add(trades[start : start + length], about(btcusdt))
-    expected = Trades(
-        "BTCUSDT", *(getattr(trades, name)[there] for name in ("id", "price", "quantity", "time", "buyer_is_maker"))
-    )
+    expected = trades[there]
     assert same(store.trades(btcusdt, MONDAY, MONDAY), expected)
     store.settle("BTCUSDT")
     assert same(store.trades(btcusdt, MONDAY, MONDAY), expected)

@@ -32,6 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from voltrade import data_commands
 
         return data_commands.main(given[1:])
+    if given[:1] == ["check"]:
+        from voltrade import check
+
+        return check.main(given[1:])
     arguments = _parser().parse_args(given)
     try:
         status: int = arguments.do(arguments)
@@ -46,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("venue", help="run a simulated Binance USD-M Futures server on loopback", add_help=False)
     commands.add_parser("data", help="keep trades, mark prices and funding rates in a store", add_help=False)
+    commands.add_parser("check", help="check a rule for looking ahead and for its warm-up", add_help=False)
     engine = commands.add_parser(
         "run",
         help="run the engine process of a session whose folder holds run.json (notebooks do this)",

@@ -218,7 +218,7 @@ class Trades:
     def __len__(self) -> int:
         return len(self.id)
 
-    def __getitem__(self, rows: slice) -> Trades:
+    def __getitem__(self, rows: slice | Bools) -> Trades:
         return Trades(
             self.symbol,
             self.id[rows],
