@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import time
 import zipfile
 from collections.abc import Callable
@@ -371,6 +372,31 @@ def test_anything_else_is_read_anew(tmp_path: Path, cache: Path, text: str, name
     assert fresh.trades.quantity[-1] == sum(
         int(Decimal(line.split(",")[2]) / instrument.step_size) for line in text.splitlines()[-2:]
     )
+
+
+def test_a_file_that_did_not_change_is_not_even_hashed_again(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hashed(*_: object) -> None:
+        raise AssertionError("hashed")
+
+    monkeypatch.setattr(data, "_SETTLED_S", -1.0)  # as if the file had been there for a while
+    load(tmp_path, RAW_ROWS, "trades.csv")
+    with monkeypatch.context() as patch:
+        patch.setattr(data.hashlib, "file_digest", hashed)
+        path = tmp_path / "trades.csv"
+        assert rows(load_trades(path, an_instrument()).trades) == RAW_EXPECTED
+        before = path.stat()
+        path.write_text(RAW_ROWS.replace("0.064", "0.065"))  # as long as before, and made to look as old
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        with pytest.raises(AssertionError, match="hashed"):
+            load_trades(path, an_instrument())
+    assert load_trades(path, an_instrument()).trades.quantity[-1] == RAW_EXPECTED[-1][2] + 1
+
+
+def test_a_file_that_was_just_written_is_hashed_each_time(tmp_path: Path, cache: Path) -> None:
+    load(tmp_path, RAW_ROWS, "trades.csv")
+    assert [path.suffix for path in cache.iterdir()] == [".parquet"]
 
 
 def test_a_cache_that_broke_is_no_tape(tmp_path: Path, cache: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
@@ -157,7 +158,8 @@ def load_trades(path: Path | str, instrument: Instrument) -> Tape:
     path = Path(path)
     if not path.is_file() or path.stat().st_size < CACHED_FROM:
         return _read_trades(path, instrument)
-    store, key = Store(), _cache_key(path, instrument)
+    store = Store()
+    key = _cache_key(path, instrument, store)
     if found := store.cached(key):
         trades, report = found
         return Tape(trades, TapeReport(**json.loads(report)), source=path.name)
@@ -166,14 +168,29 @@ def load_trades(path: Path | str, instrument: Instrument) -> Tape:
     return read
 
 
-def _cache_key(path: Path, instrument: Instrument) -> str:
-    """A hash of all that the trades follow from: the file's bytes and kind, the symbol's units, and our code."""
+def _cache_key(path: Path, instrument: Instrument, store: Store) -> str:
+    """A hash of all that the trades follow from: the file's bytes and name, the symbol's units, and our code."""
     units = f"{instrument.tick_size} {instrument.step_size} {instrument.max_price}"
-    said = f"{path.name} {instrument.symbol} {units} {source_key(Path(__file__))}"
+    said = f"{path.name} {instrument.symbol} {units} {source_key(Path(__file__))} {_content(path, store)}"
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def _content(path: Path, store: Store) -> str:
+    """SHA-256 of a file's bytes; of a file that has not changed since, as it was found then."""
+    status = path.stat()
+    seen = f"{path.resolve()} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+    known = hashlib.sha256(seen.encode()).hexdigest()
+    if content := store.recall(known):
+        return content
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    digest.update(said.encode())
-    return digest.hexdigest()
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    # A file that is being written may change again within the same tick of its clock, and look the same.
+    if time.time() - status.st_ctime > _SETTLED_S:
+        store.remember(known, content)
+    return content
+
+
+_SETTLED_S = 2.0
 
 
 def _read_trades(path: Path, instrument: Instrument) -> Tape:

@@ -281,32 +281,6 @@ class Store:
         with self._locked(TRADES, trades.symbol):
             self._write(f"{_path(TRADES, trades.symbol, day, 'parts')}/{name}", TRADES, columns, about)
 
-    # --- a cache of files that were read ------------------------------------------------------------------------------
-
-    def cached(self, key: str) -> tuple[Trades, str] | None:
-        """Return the trades and the note kept under a key; None where there are none, or not all that was written."""
-        path = f".cache/{key}.parquet"
-        if self.folder is None or not (self.folder / path).is_file():
-            return None
-        try:
-            symbol, note = json.loads(self._footer(path).metadata[_ABOUT])
-            columns = self._read(TRADES, [path])
-        except DataError:
-            return None
-        (self.folder / path).touch()  # see `_forget_unused`
-        return Trades(symbol, *columns), note
-
-    def keep(self, key: str, trades: Trades, note: str) -> None:
-        """Keep trades and a note under a key, if the store is a folder that can be written to."""
-        if self.folder is None:
-            return
-        columns = (trades.id, trades.price, trades.quantity, trades.time, trades.buyer_is_maker)
-        try:
-            self._put(f".cache/{key}.parquet", _encoded(TRADES, columns, json.dumps([trades.symbol, note])))
-            _forget_unused(self.folder / ".cache")
-        except OSError:
-            return
-
     def _merge(
         self,
         kind: Kind,
@@ -377,6 +351,44 @@ class Store:
         with (folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    # --- a cache of files that were read ------------------------------------------------------------------------------
+
+    def cached(self, key: str) -> tuple[Trades, str] | None:
+        """Return the trades and the note kept under a key; None where there are none, or not all that was written."""
+        path = f".cache/{key}.parquet"
+        if self.folder is None or not (self.folder / path).is_file():
+            return None
+        try:
+            symbol, note = json.loads(self._footer(path).metadata[_ABOUT])
+            columns = self._read(TRADES, [path])
+        except DataError:
+            return None
+        (self.folder / path).touch()  # see `_forget_unused`
+        return Trades(symbol, *columns), note
+
+    def keep(self, key: str, trades: Trades, note: str) -> None:
+        """Keep trades and a note under a key, if the store is a folder that can be written to."""
+        columns = (trades.id, trades.price, trades.quantity, trades.time, trades.buyer_is_maker)
+        self._keep(f"{key}.parquet", _encoded(TRADES, columns, json.dumps([trades.symbol, note])))
+
+    def recall(self, key: str) -> str | None:
+        """Return what was remembered under a key; None where nothing was."""
+        try:
+            return (self.folder / ".cache" / f"{key}.txt").read_text() if self.folder else None
+        except OSError:
+            return None
+
+    def remember(self, key: str, text: str) -> None:
+        """Remember a short text, if the store is a folder that can be written to."""
+        self._keep(f"{key}.txt", pa.py_buffer(text.encode()))
+
+    def _keep(self, name: str, content: pa.Buffer) -> None:
+        if self.folder is None:
+            return
+        with suppress(OSError):
+            self._put(f".cache/{name}", content)
+            _forget_unused(self.folder / ".cache")
 
     # --- files --------------------------------------------------------------------------------------------------------
 
@@ -563,6 +575,7 @@ class Recorder:
         self._symbol = instrument.symbol
         self._flush_ms, self._flush_rows = flush_ms, flush_rows
         self._pending: list[Trades] = []
+        self._pending_rows = 0
         self._day = after.day if after else None
         self._last_id = after.last if after else -1
         self._writer = ThreadPoolExecutor(1, "recorder")
@@ -583,6 +596,7 @@ class Recorder:
             # A time that goes back behind midnight belongs to the day that its neighbours are in.
             end = int(np.searchsorted(np.maximum.accumulate(new.time), start_of(day) + DAY_MS))
             self._pending.append(new[:end])
+            self._pending_rows += end
             self._last_id = int(new.id[end - 1])
             new = new[end:]
             if self._is_due():
@@ -591,7 +605,8 @@ class Recorder:
     def flush(self) -> None:
         """Have what is held written as a part."""
         if self._pending:
-            trades, self._pending = Trades.join(self._pending), []
+            trades = Trades.join(self._pending)
+            self._pending, self._pending_rows = [], 0
             self._submit(self._store.add_part, trades, self._about)
             self._about = replace(self._about, begins=False)
 
@@ -617,8 +632,8 @@ class Recorder:
         self._about = replace(self._about, begins=follows if before else self._about.begins)
 
     def _is_due(self) -> bool:
-        rows = sum(len(block) for block in self._pending)
-        return rows >= self._flush_rows or int(self._pending[-1].time[-1] - self._pending[0].time[0]) >= self._flush_ms
+        held_ms = int(self._pending[-1].time[-1] - self._pending[0].time[0])
+        return held_ms >= self._flush_ms or self._pending_rows >= self._flush_rows
 
     def _submit(self, write: Callable[..., None], *arguments: Any) -> None:
         self._written.append(self._writer.submit(write, *arguments))
