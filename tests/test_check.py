@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from decimal import Decimal
 from math import sqrt
@@ -18,6 +16,7 @@ from builders import an_instrument
 from numpy import mean
 
 from voltrade import check as check_module
+from voltrade.__main__ import main
 from voltrade.bars import VolumeBarAggregator
 from voltrade.check import Checked, check, fixture
 from voltrade.compiled import Record, Rows, compiled
@@ -120,11 +119,18 @@ def half(value: float) -> float:
     return value / 2
 
 
-@pytest.mark.parametrize("rule", [Momentum, PlainWords, WithConstants])
+@pytest.mark.parametrize("rule", [Momentum, WithConstants])
 def test_sound_rules_of_ones_own_pass(rule: type[SignalEngine]) -> None:
     checked = check(rule, instrument=BTCUSDT)
     assert checked.ok, str(checked)
     assert checked.signals > 10
+
+
+def test_a_sound_rule_in_plain_python_passes_and_says_so() -> None:
+    with pytest.warns(UncompiledRuleWarning):
+        checked = check(PlainWords, instrument=BTCUSDT)
+    assert checked.ok, str(checked)
+    assert str(checked).startswith("PlainWords, plain Python: ")
 
 
 # --- leaks that running the rule finds --------------------------------------------------------------------------------
@@ -377,44 +383,19 @@ class Leaks(SignalEngine):
 """
 
 
-def test_a_rule_file_is_checked_from_the_command_line(tmp_path: Path) -> None:
+def test_a_rule_file_is_checked_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "my_rule.py"
     path.write_text(RULE_FILE)
-
-    def run(*given: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "voltrade", "check", *given],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-
-    leaks = run("--rule", f"{path}:Leaks")
-    assert leaks.returncode == 1, leaks.stderr
-    assert "FAIL  only what it is given Leaks._detect_signal reads NEXT, a ndarray of 10000 values" in leaks.stdout
-    assert leaks.stdout.endswith("not to be trusted\n")
-
-
-def test_settings_and_verdict_of_the_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "my_rule.py"
-    path.write_text(RULE_FILE)
-    assert check_module.main(["--rule", f"{path}:Sound", "--set", "ema_slow=30", "--set", "use_rsi_filter=false"]) == 0
+    assert main(["check", "--rule", f"{path}:Leaks"]) == 1
+    said = capsys.readouterr().out
+    assert "FAIL  only what it is given Leaks._detect_signal reads NEXT, a ndarray of 10000 values" in said
+    assert said.endswith("not to be trusted\n")
+    assert main(["check", "-p", "rule", f"{path}:Sound", "-p", "ema_slow", "60", "-p", "use_rsi_filter", "False"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("Sound, compiled: ")
+    assert f"after {SignalEngine(SignalSettings(ema_slow=60), BTCUSDT).warmup_bars} bars" in said
     assert said.endswith("\nsound\n")
-    assert check_module.main(["--rule", f"{path}:Absent"]) == 2
-    assert "rule: 'Absent' must be a SignalEngine of my_rule.py" in capsys.readouterr().err
-    assert check_module.main(["--set", "ema_slow=2"]) == 2
+    assert main(["check", "--rule", f"{path}:Absent"]) == 2
+    assert "Absent" in capsys.readouterr().err
+    assert main(["check", "-p", "ema_slow", "2"]) == 2
     assert "ema_fast must be below ema_slow" in capsys.readouterr().err
-    assert check_module.main(["--set", "ema_slow=long"]) == 2
-    assert "set: must be settings of SignalSettings" in capsys.readouterr().err
-
-
-def test_a_plain_rule_says_so() -> None:
-    fresh = type("FreshPlainWords", (PlainWords,), {})
-    with pytest.warns(UncompiledRuleWarning):
-        checked = check(fresh, instrument=BTCUSDT)
-    assert str(checked).startswith("FreshPlainWords, plain Python: ")

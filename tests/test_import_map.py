@@ -98,7 +98,7 @@ MAY_IMPORT = {
     "tables": "report",
     "review": f"{BASE} backtest charts data journal record replay report rule_file runs tables",
     "data_commands": f"{BASE} inspection store sources fetch exchange.messages exchange.simulated",
-    "check": f"{BASE} {RULES} rule_file synthetic exchange.simulated",
+    "check": f"{BASE} {RULES} synthetic exchange.simulated",
     # the one place that picks concrete parts, by name
     "engine": "*",
     "__main__": "*",

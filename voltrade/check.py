@@ -8,10 +8,7 @@ along can't be found by running it (a table of tomorrow's prices says the same e
 
 from __future__ import annotations
 
-import argparse
 import dis
-import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -21,17 +18,14 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 from tqdm.auto import tqdm
 
 from voltrade.bars import VolumeBarAggregator
 from voltrade.compiled import Rows, plain
 from voltrade.config import BarSettings, SignalSettings
-from voltrade.errors import ConfigError, VoltradeError
 from voltrade.exchange.simulated import shipped_instrument
 from voltrade.fold import Fold
 from voltrade.model import DAY_MS, NEVER, Instrument, Trades
-from voltrade.rule_file import load_rule
 from voltrade.signal_engine import AGREEMENT, SignalEngine
 from voltrade.synthetic import TRADES_PER_HOUR, synthetic_market
 
@@ -326,34 +320,3 @@ def _is_constant(value: Any) -> bool:
     if isinstance(value, tuple):
         return len(value) <= LONGEST_CONSTANT and all(map(_is_constant, value))
     return value is None or isinstance(value, int | float | complex | str | bytes | Decimal | np.generic | type)
-
-
-# --- python -m voltrade check -----------------------------------------------------------------------------------------
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run `python -m voltrade check`; return its exit status: 0 sound, 1 not, 2 where nothing could be checked."""
-    parser = argparse.ArgumentParser(
-        prog="python -m voltrade check", description="Check a rule for looking ahead and for its warm-up."
-    )
-    parser.add_argument("--rule", metavar="FILE:CLASS", help="a rule file's engine (default: the built-in rule)")
-    parser.add_argument("--symbol", default="BTCUSDT", help="whose tape is made up (default BTCUSDT)")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the rule")
-    given = parser.parse_args(argv)
-    try:
-        rule = load_rule(given.rule) if given.rule else SignalEngine
-        checked = check(rule, _settings(rule, given.set), shipped_instrument(given.symbol))
-    except VoltradeError as error:
-        print(f"check: {error}", file=sys.stderr)
-        return 2
-    print(checked)
-    return 0 if checked.ok else 1
-
-
-def _settings(rule: type[SignalEngine], texts: Sequence[str]) -> SignalSettings:
-    pairs = (text.partition("=") for text in texts)
-    try:
-        return rule.settings_type.model_validate({name: json.loads(value) for name, _, value in pairs})
-    except ValueError as error:
-        problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise ConfigError(f"set: must be settings of {rule.settings_type.__name__}, was {texts}: {problem}") from None
