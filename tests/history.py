@@ -109,6 +109,7 @@ class HistoryServer:
         requests: paths that were asked for, REST endpoints with their parameters.
         cut: bytes after which the connection of a file breaks, by its name; once.
         answers: statuses to answer with before the real answer, by endpoint or file name.
+        most_at_once: the most files that were being sent at a time.
     """
 
     def __init__(self, history: History) -> None:
@@ -119,6 +120,8 @@ class HistoryServer:
         self.answers: dict[str, list[int]] = {}
         self.ranges: list[str] = []
         self.address = ""
+        self.most_at_once = 0
+        self._sending = 0
 
     def put(self, file: ArchiveFile, text: str | None = None, stated: bytes | None = None) -> bytes:
         """Have a file: of the history, or of another text, and with a CHECKSUM of other bytes."""
@@ -169,6 +172,10 @@ class HistoryServer:
         content = self.files.get(request.path)
         if content is None:
             return web.Response(status=404)
+        self._sending += 1
+        self.most_at_once = max(self.most_at_once, self._sending)
+        await asyncio.sleep(0.05)  # as a real server takes its time: others may ask meanwhile
+        self._sending -= 1
         start = 0
         if asked := request.headers.get("Range"):
             self.ranges.append(asked)

@@ -170,6 +170,13 @@ def test_live_recording_and_fetch_make_one_day(server: HistoryServer, store: Sto
     assert same(stored(store), trades[: day.rows])
 
 
+@pytest.mark.parametrize("downloads", [1, 3])
+def test_files_are_fetched_side_by_side(server: HistoryServer, store: Store, downloads: int) -> None:
+    assert fetch(server, "--to", "2026-01-31", "--days", "2", "--kinds", "trades", "--downloads", str(downloads)) == 0
+    assert server.most_at_once == downloads
+    assert len(store.days(TRADES, "BTCUSDT")) == 3
+
+
 # --- cut short, and broken --------------------------------------------------------------------------------------------
 
 
@@ -238,6 +245,35 @@ def test_a_file_that_is_not_what_its_checksum_says_is_refused(
     assert "BTCUSDT-aggTrades-2026-01-29.zip: 2,954 rows: refused" in said
     assert "checksum: SHA-256 must be" in said
     assert "trades: not all of 2026-01-29" in said
+
+
+def test_a_refused_file_is_kept_to_be_looked_at(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = ArchiveFile(TRADES, "BTCUSDT", FIRST, FIRST)
+    server.put(file, server.history.csv(file).replace("60000.", "60000.0"))
+    assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-30", "--kinds", "trades") == 1
+    assert store.folder is not None
+    assert data(server, "verify", str(store.folder / ".downloads" / file.name)) == 1
+    assert "bad_value in " in capsys.readouterr().out
+
+
+def test_an_archive_that_contradicts_the_store_is_told(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trades = server.history.trades[:10]
+    store.add_trades(replace(trades, price=trades.price + 1), About.of(BTCUSDT, "live"))
+    assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-31", "--kinds", "trades") == 2
+    assert "rows of one id must agree, 1000 differs from what is stored" in capsys.readouterr().err
+
+
+def test_an_archive_that_is_closed_is_told(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.answers["BTCUSDT-aggTrades-2026-01-30.zip"] = [403]
+    assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-31", "--kinds", "trades") == 2
+    assert "BTCUSDT-aggTrades-2026-01-30.zip: HTTP 403" in capsys.readouterr().err
+    assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-31", "--kinds", "trades") == 0
 
 
 def test_faults_are_treated_by_their_policy(

@@ -199,15 +199,19 @@ class Fetcher:
                     bar.update()
                     return file if path is not None else None
 
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(take(file)) for file in files]
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(take(file)) for file in files]
+            except ExceptionGroup as errors:  # the first one stopped the others
+                raise errors.exceptions[0] from None
         return [file for task in tasks if (file := task.result()) is not None]
 
     def _take(self, file: ArchiveFile, path: Path) -> Inspection[Any]:
         inspection = inspect_file(path, self._instrument, self._policies)
         store_file(self._store, inspection, file.kind, self._instrument, (file.first, file.last))
-        for done in (path, checksum_path(path)):
-            done.unlink(missing_ok=True)
+        if inspection.taken is not None:  # a refused file is kept to be looked at
+            for done in (path, checksum_path(path)):
+                done.unlink(missing_ok=True)
         return inspection
 
     # --- REST ---------------------------------------------------------------------------------------------------------
