@@ -117,6 +117,7 @@ def test_nothing_is_reckoned_over_a_gap_or_over_a_bar_cut_at_midnight(btcusdt: I
     assert (
         figures.returns == 3
     )  # 101/100, 102/101, 104/103; the bar after the gap is tainted, and 301/300 begins with it
+    assert (figures.seconds_5, figures.seconds_95) == (1, 1), "the night between two bars is no duration"
     returns = np.log([1.01, 102 / 101, 104 / 103])
     deviations = returns - returns.mean()
     assert figures.skewness == pytest.approx(np.mean(deviations**3) / np.mean(deviations**2) ** 1.5)
@@ -245,6 +246,11 @@ def test_drift_is_told_when_it_can_be_known(bars: int, hours_watched: float, sai
 def test_bars_before_the_last_24_hours_do_not_count() -> None:
     older = closes(1_000, NOW - 3 * DAY_MS, NOW - DAY_MS)
     assert drift(Decimal(20), BAND, np.concatenate([older, closes(200)]), 0, NOW) is None
+
+
+def test_a_bar_that_closed_24_hours_ago_has_gone() -> None:
+    assert drift(Decimal(20), BAND, closes(301, since=NOW - DAY_MS), 0, NOW) is None
+    assert drift(Decimal(20), BAND, closes(301, since=NOW - DAY_MS + 1), 0, NOW) is not None
 
 
 def test_a_band_of_another_threshold_says_nothing() -> None:

@@ -24,8 +24,8 @@ from voltrade.store import FUNDING, MARKS, TRADES, About, Recorder, Store, start
 BTCUSDT = shipped_instrument("BTCUSDT")
 FIRST = date(2026, 1, 29)
 DAYS = 4
-"""29 to 31 January are over and in the archive; 1 February has come to 05:00."""
-NOW = start_of(FIRST + timedelta(3)) + 5 * 3_600_000
+"""29 to 31 January are over and in the archive; 1 February has come to half a minute past five."""
+NOW = start_of(FIRST + timedelta(3)) + 5 * 3_600_000 + 30_000
 
 
 def a_history() -> History:
@@ -85,7 +85,7 @@ def test_a_fetch_reaches_from_the_archive_to_now(
     ]
     marks = store.marks("BTCUSDT", FIRST, FIRST + timedelta(3))
     assert marks is not None
-    assert marks.time.tolist() == list(range(start_of(FIRST), NOW, 60_000)), "minutes that are over, up to now"
+    assert marks.time.tolist() == list(range(start_of(FIRST), NOW - 60_000, 60_000)), "minutes that are over"
     assert marks.price_e8[5] == 6_000_000_000_000 + 100 * (int(marks.time[5]) // 60_000 % 1_000_000)
     funding = store.funding("BTCUSDT", FIRST, FIRST + timedelta(3))
     assert funding is not None

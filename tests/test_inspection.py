@@ -88,6 +88,7 @@ CASES: list[tuple[str, Callable[[Lines], None], str, str]] = [
     ("not_positive", edited(50, quantity="0.000"), "50", "price and quantity must be positive"),
     ("not_positive", edited(50, quantity="-1.000"), "50", "price and quantity must be positive"),
     ("not_positive", edited(51, price="0"), "51", "price and quantity must be positive"),
+    ("not_positive", edited(51, price="0", transact_time=str(start_of(DAY) + 86_399_999)), "51", "must be positive"),
     ("bad_value", edited(52, price="60000.05"), "52", "price must be a multiple of 0.10, was 60000.05"),
     ("bad_value", edited(53, quantity="1e3"), "53", "quantity must be a multiple of 0.001, was 1e3"),
     ("bad_value", edited(54, is_buyer_maker="buy"), "54", "is_buyer_maker must be true or false, was buy"),

@@ -143,6 +143,14 @@ def test_a_day_is_whole_once_its_begin_and_its_end_are_there(store: Store, btcus
     assert list(day.about.sources) == ["made", "earlier", "archive"]
 
 
+def test_a_hole_at_midnight_leaves_both_days_open(store: Store, btcusdt: Instrument) -> None:
+    trades = some_trades("BTCUSDT", MONDAY, days=2, a_day=200)
+    midnight = int(np.searchsorted(trades.time, start_of(TUESDAY)))
+    there = np.arange(400) != midnight
+    days = store.add_trades(trades[there], about(btcusdt, begins=True, ends=True))
+    assert [(day.about.begins, day.about.ends) for day in days] == [(True, False), (False, True)]
+
+
 # --- what can't be trusted --------------------------------------------------------------------------------------------
 
 
