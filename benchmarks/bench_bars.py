@@ -128,6 +128,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trades", type=int, default=TRADES)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--without-peers", action="store_true")
     parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.memory:
@@ -143,7 +144,7 @@ def main() -> int:
         for name, column in COLUMNS.items():
             np.save(folder / f"{name}.npy", getattr(trades, column))
         memory = extra_memory(folder, lots)
-        others = peers(folder, lots)
+        others = {} if given.without_peers else peers(folder, lots)
         runs = {
             "limit": lambda: seconds(lambda: limit(trades)),
             "voltrade": lambda: seconds(lambda: fold(trades, lots)),

@@ -345,6 +345,22 @@ def test_a_refused_file_is_not_imported(tmp_path: Path, store: Store, capsys: py
     assert "nothing is stored" in capsys.readouterr().out
 
 
+def test_an_empty_day_may_be_let_pass(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, "BTCUSDT-aggTrades-2026-01-05.zip", lines_of()[:1])
+    assert data_commands.main(["import", "BTCUSDT", str(path)]) == 1
+    assert data_commands.main(["import", "BTCUSDT", str(path), "--policy", "empty=flag"]) == 0
+    assert store.days(TRADES, "BTCUSDT") == []
+
+
+def test_every_fault_is_explained_where_policies_are_given(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        data_commands.main(["verify", "--help"])
+    said = capsys.readouterr().out
+    for name, fault in FAULTS.items():
+        assert f"  {name:15} {fault.policy}" in said
+        assert fault.rule in said
+
+
 def test_raw_trades_are_not_mixed_with_aggtrades(
     tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:

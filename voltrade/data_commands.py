@@ -76,9 +76,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--tick", type=_decimal, help="price tick of these days, where it isn't today's")
         command.add_argument("--step", type=_decimal, help="quantity step of these days")
     for command in (fetch, verify, bring):
-        command.add_argument(
-            "--policy", action="append", default=[], metavar="FAULT=POLICY", help=f"what to do with: {_faults()}"
-        )
+        words = "what to do with the rows of a fault; see below"
+        command.add_argument("--policy", action="append", default=[], metavar="FAULT=POLICY", help=words)
+        command.formatter_class = argparse.RawDescriptionHelpFormatter
+        command.epilog = _faults()
     _command(commands, "list", _list, "tell what is stored")
     return parser
 
@@ -91,7 +92,12 @@ def _command(commands: Any, name: str, do: Any, words: str) -> argparse.Argument
 
 
 def _faults() -> str:
-    return "; ".join(f"{name} ({'|'.join(fault.allowed)}, default {fault.policy})" for name, fault in FAULTS.items())
+    """Every fault with what can be done about it, the default first, and its rule."""
+    lines = ["faults, policies (the first is the default) and rules:"]
+    for name, fault in FAULTS.items():
+        choices = "|".join([fault.policy, *(policy for policy in fault.allowed if policy is not fault.policy)])
+        lines.append(f"  {name:15} {choices:17} {fault.rule}")
+    return "\n".join(lines)
 
 
 def _count(text: str) -> int:

@@ -242,8 +242,10 @@ class Store:
         whole: tuple[date, date] | None = None,
     ) -> list[StoredDay]:
         """Add rows to the days that their times lie in; see `add_trades`."""
-        added = []
+        added: list[StoredDay] = []
         keys = columns[0]
+        if not len(keys):
+            return added
 
         def follows(row: int) -> bool:
             """Whether nothing is missing between the row before and this one, which begins a day."""
