@@ -258,6 +258,29 @@ def test_a_refused_file_is_kept_to_be_looked_at(
     assert "bad_value in " in capsys.readouterr().out
 
 
+def test_a_refused_file_of_trades_keeps_no_marks_away(server: HistoryServer, store: Store) -> None:
+    server.put(ArchiveFile(TRADES, "BTCUSDT", FIRST, FIRST), stated=b"other bytes")
+    del server.files[f"/{ArchiveFile(MARKS, 'BTCUSDT', FIRST, FIRST).path}"]
+    assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-29") == 1
+    assert store.days(TRADES, "BTCUSDT") == []
+    assert [day.complete for day in store.days(MARKS, "BTCUSDT")] == [True], "over REST"
+
+
+def test_rest_that_gives_something_else_is_told(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    today = ("--from", "2026-02-01", "--kinds", "trades")
+    with monkeypatch.context() as patch:
+        patch.setattr(server, "_trades", lambda wanted: [{"a": 1_000, "p": "60000.0"}])
+        assert fetch(server, *today) == 2
+    assert "REST aggTrades from 1000: rows must have a, p, q, T, m, was {'a': 1000" in capsys.readouterr().err
+    trades = server.history.trades
+    server.history.trades = replace(trades, price=np.where(trades.time > NOW - 1_000_000, 0, trades.price))
+    assert fetch(server, *today) == 2
+    assert "price and quantity must be positive" in capsys.readouterr().err
+    assert store.days(TRADES, "BTCUSDT") == []
+
+
 def test_an_archive_that_contradicts_the_store_is_told(
     server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,7 @@ holds yet are asked for by id, page after page. A file is stored under the polic
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -63,6 +63,8 @@ FOREVER_MS = 1 << 62
 
 PAGE: Policies = {**STRICT, "one_sided": Policy.FLAG}
 """What comes over REST is taken as a whole or not at all; the trades of a moment may well be on one side."""
+
+TRADE_KEYS = {"id": "a", "price": "p", "quantity": "q", "time": "T", "is_buyer_maker": "m"}
 
 LAYOUTS: dict[Kind, SeriesLayout] = {MARKS: MARK_KLINES, FUNDING: FUNDING_RATES}
 
@@ -159,7 +161,7 @@ class Fetcher:
         for kind in kinds:
             days = self._incomplete(kind, first, last)
             await self._from_archive(kind, days, fetched)
-            refused = {day for day in days if any(_covers(inspection, day) for inspection in fetched.refused)}
+            refused = {day for day in days if any(_covers(inspection, kind, day) for inspection in fetched.refused)}
             days = [day for day in self._incomplete(kind, first, last) if day not in refused]
             await self._from_rest(kind, days)
             today = day_of(self._now())
@@ -282,9 +284,8 @@ class Fetcher:
         page = await self._rest.trades(self._instrument.symbol, from_id)
         if not page:
             return Trades.from_rows(self._instrument.symbol, [])
-        keys = {"id": "a", "price": "p", "quantity": "q", "time": "T", "is_buyer_maker": "m"}
-        cells = {name: pa.array([str(row[key]) for row in page]) for name, key in keys.items()}
-        columns = Columns(f"REST aggTrades from {from_id}", "aggTrades", tuple(keys.values()), cells, 1)
+        name = f"REST aggTrades from {from_id}"
+        columns = Columns(name, "aggTrades", tuple(TRADE_KEYS.values()), _cells(name, page, TRADE_KEYS), 1)
         return _trusted(inspect_columns([columns], self._instrument, PAGE))
 
     async def _series(self, kind: Kind, first: date, end: int) -> None:
@@ -306,14 +307,13 @@ class Fetcher:
                 )
 
     async def _marks(self, start: int, end: int) -> AsyncIterator[dict[str, pa.Array]]:
-        names = MARK_KLINES.columns
+        places = {name: place for place, name in enumerate(MARK_KLINES.columns)}
         async for page in self._rest.marks(self._instrument.symbol, start, end):
-            yield {name: pa.array([str(row[place]) for row in page]) for place, name in enumerate(names)}
+            yield _cells("REST markPriceKlines", page, places)
 
     async def _funding(self, start: int, end: int) -> AsyncIterator[dict[str, pa.Array]]:
-        names = {"calc_time": "fundingTime", "last_funding_rate": "fundingRate"}
         async for page in self._rest.funding(self._instrument.symbol, start, end):
-            yield {ours: pa.array([str(row[their]) for row in page]) for ours, their in names.items()}
+            yield _cells("REST fundingRate", page, {"calc_time": "fundingTime", "last_funding_rate": "fundingRate"})
 
     # --- gaps ---------------------------------------------------------------------------------------------------------
 
@@ -354,9 +354,21 @@ class Fetcher:
         return gaps
 
 
-def _covers(inspection: Inspection[Any], day: date) -> bool:
+def _covers(inspection: Inspection[Any], kind: Kind, day: date) -> bool:
     file = ArchiveFile.named(inspection.name)
-    return file is not None and file.first <= day <= file.last
+    return file is not None and file.kind is kind and file.first <= day <= file.last
+
+
+def _cells(name: str, page: list[Any], keys: Mapping[str, str | int]) -> dict[str, pa.Array]:
+    """Columns of a page as texts: our name to their key, or place in the row.
+
+    Raises:
+        DataError: a row has no such key.
+    """
+    try:
+        return {ours: pa.array([str(row[their]) for row in page], pa.string()) for ours, their in keys.items()}
+    except (KeyError, IndexError, TypeError):
+        raise DataError(f"{name}: rows must have {', '.join(map(str, keys.values()))}, was {page[0]!r}") from None
 
 
 def _runs(days: list[date]) -> list[tuple[date, date]]:
