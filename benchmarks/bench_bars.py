@@ -24,7 +24,7 @@ from voltrade.bars import VolumeBarAggregator
 from voltrade.compiled import Rows
 from voltrade.config import BarSettings
 from voltrade.data import SYNTHETIC_START_MS
-from voltrade.exchange.simulated import shipped_instrument
+from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import Trades
 from voltrade.synthetic import TRADES_PER_HOUR, synthetic_market
 

@@ -243,7 +243,7 @@ class HistoryServer:
         ]
 
     def _exchange_info(self) -> dict[str, Any]:
-        from voltrade.exchange.simulated import shipped_exchange_info
+        from voltrade.exchange.shipped import shipped_exchange_info
 
         shipped = shipped_exchange_info()
         entry = {**shipped["symbols"][0], "symbol": self.history.trades.symbol}

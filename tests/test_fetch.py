@@ -16,7 +16,7 @@ from test_store import same
 
 from voltrade import data_commands
 from voltrade.errors import DataError
-from voltrade.exchange.simulated import shipped_instrument
+from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import DAY_MS, Trades
 from voltrade.sources import ArchiveFile, Http, RestHistory, WeightBudget
 from voltrade.store import FUNDING, MARKS, TRADES, About, Recorder, Store, start_of

@@ -97,8 +97,8 @@ MAY_IMPORT = {
     "session": f"{BASE} permission rule_file record report charts papermill_engine ctl runs tables",
     "tables": "report",
     "review": f"{BASE} backtest charts data journal record replay report rule_file runs tables",
-    "data_commands": f"{BASE} inspection store sources fetch exchange.messages exchange.simulated",
-    "check": f"{BASE} {RULES} synthetic exchange.simulated",
+    "data_commands": f"{BASE} inspection store sources fetch exchange.messages exchange.shipped",
+    "check": f"{BASE} {RULES} synthetic exchange.shipped",
     # the one place that picks concrete parts, by name
     "engine": "*",
     "__main__": "*",

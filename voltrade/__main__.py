@@ -190,7 +190,7 @@ def _authorise(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     from voltrade.check import check
-    from voltrade.exchange.simulated import shipped_instrument
+    from voltrade.exchange.shipped import shipped_instrument
 
     config = _config(arguments)
     checked = check(load_rule(config.session.rule), config.signals, shipped_instrument(config.session.symbol))

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from voltrade.bars import VolumeBarAggregator
 from voltrade.compiled import Rows, plain
 from voltrade.config import BarSettings, SignalSettings
-from voltrade.exchange.simulated import shipped_instrument
+from voltrade.exchange.shipped import shipped_instrument
 from voltrade.fold import Fold
 from voltrade.model import DAY_MS, NEVER, Instrument, Trades
 from voltrade.signal_engine import AGREEMENT, SignalEngine

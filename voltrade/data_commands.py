@@ -18,7 +18,7 @@ from typing import Any
 
 from voltrade.errors import ConfigError, DataError, VoltradeError
 from voltrade.exchange.messages import instrument_of
-from voltrade.exchange.simulated import shipped_instrument, shipped_symbols
+from voltrade.exchange.shipped import shipped_instrument, shipped_symbols
 from voltrade.fetch import DOWNLOADS, LAYOUTS, Fetched, Fetcher, inspect_file, store_file
 from voltrade.inspection import FAULTS, Inspection, Policies, inspect_trades, inspect_values, policies, with_finding
 from voltrade.model import DAY_MS, Instrument, Trades, money
