@@ -1,4 +1,4 @@
-# make setup | live | test | campaign | lab | check | constraints | clean
+# make setup | live | test | campaign | bench | lab | check | constraints | clean
 # Each target makes the environment in .venv that it needs; nothing has to be activated or installed by hand.
 # ARGS is passed on: make test ARGS="tests/test_data.py -k gzip", make live ARGS="-p seed 8".
 
@@ -7,15 +7,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHONS := python3.11 python3.12 python3.13 python3.14 python3
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+PEERS := .venv-bench
+BENCH := *
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
-.PHONY: help setup setup-dev live test campaign lab check constraints clean
+.PHONY: help setup setup-dev live test campaign bench lab check constraints clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make live         trade a synthetic tape against the simulated venue; the record is runs/demo.ipynb"
 	@echo "make test         tests and notebooks; ARGS are passed to pytest"
 	@echo "make campaign     kill real engines, kernels and papermills at unplanned moments; takes minutes"
+	@echo "make bench        speed and memory against others; BENCH=bars for one; takes minutes on a quiet machine"
 	@echo "make lab          JupyterLab"
 	@echo "make check        formatting, lint, types, then all tests"
 	@echo "make setup        the environment alone"
@@ -41,6 +44,12 @@ $(VENV)/ready-dev: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[lab,test,dev]'
 	@touch $@
 
+# Peers want other versions of numpy, numba and pandas than ours: they have an environment of their own.
+$(PEERS)/ready: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet -e '.[bench]'
+	@touch $@
+
 live: $(VENV)/ready
 	$(BIN)/papermill notebooks/live.ipynb runs/demo.ipynb $(ARGS)
 
@@ -49,6 +58,12 @@ test: $(VENV)/ready
 
 campaign: $(VENV)/ready
 	$(BIN)/python -m pytest -q -m campaign tests $(ARGS)
+
+bench: $(VENV)/ready $(PEERS)/ready
+	@status=0; for bench in benchmarks/bench_$(BENCH).py; do \
+	    echo "== $$bench"; \
+	    $(BIN)/python -m benchmarks.$$(basename $$bench .py) $(ARGS) || status=1; \
+	done; exit $$status
 
 lab: $(VENV)/ready
 	$(BIN)/jupyter lab --notebook-dir=. $(ARGS)
@@ -61,9 +76,9 @@ check: $(VENV)/ready-dev
 	$(MAKE) test
 
 constraints: $(VENV)/ready-dev
-	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --extra lab --extra test --extra dev --universal --python-version 3.11 \
 	    --no-annotate --no-header --quiet -o constraints.txt $(ARGS)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +

@@ -46,6 +46,14 @@ def _no_news() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what tests read and record, processes that they start included, out of the project's own store."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VOLTRADE_STORE", str(tmp_path_factory.mktemp("store")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _only_loopback() -> Iterator[None]:
     """Refuse every connection and look-up of this process that leaves the machine: no test may reach an exchange."""
     connect, connect_ex, look_up = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo

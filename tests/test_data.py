@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import time
 import zipfile
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from builders import an_instrument
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from voltrade import data
 from voltrade.config import SessionSettings
 from voltrade.data import Tape, load_trades, synthetic_trades, tape
 from voltrade.errors import DataError
@@ -268,7 +270,7 @@ def test_aggregation_conserves_volume_and_gaps(tmp_path: Path, raw: list[tuple[i
         ("1.5,", "0.000,", "row 3: price and quantity must be positive"),
         ("61800.20", "-61800.20", "row 3: price and quantity must be positive"),
         ("61800.20", "900000.0", "row 3: price must be at most 8094840 ticks"),
-        ("101,", "100,", "row 3: id must be above the row before, was 100"),
+        ("101,", "100,", "row 3: rows of one id must agree, the id, was 100"),
         ("101,", "99,", "row 3: id must be above the row before, was 99"),
         ("101,", "101.5,", "row 3: id must be a whole number, was 101.5"),
         ("1723161256322", "1723161256345", "row 3: time must not go back, was 1723161256344"),
@@ -331,6 +333,89 @@ def test_a_session_names_its_tape(tmp_path: Path, btcusdt: Instrument) -> None:
     assert rows(made.trades) == rows(synthetic_trades(btcusdt, seed=3, hours=0.5).trades)
     path = as_plain(tmp_path / "aggTrades.csv", AGG_ROWS)
     assert rows(tape(SessionSettings(tape=str(path)), btcusdt).trades) == AGG_EXPECTED
+
+
+# --- a file is parsed once --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store of this test's own, and files of any size worth a cache."""
+    monkeypatch.setenv("VOLTRADE_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(data, "CACHED_FROM", 0)
+    return tmp_path / "store" / ".cache"
+
+
+def test_a_file_that_was_read_is_not_parsed_again(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load(tmp_path, RAW_ROWS, "trades.csv")
+    assert len(list(cache.iterdir())) == 1
+    monkeypatch.setattr(data, "inspect", None)
+    again = load(tmp_path, RAW_ROWS, "trades.csv")
+    assert rows(again.trades) == rows(first.trades) == RAW_EXPECTED
+    assert (again.report, again.source, again.trades.symbol) == (first.report, "trades.csv", "BTCUSDT")
+    assert again.report.id_gaps == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "instrument"),
+    [
+        (RAW_ROWS.replace("0.064", "0.065"), "trades.csv", an_instrument()),
+        (RAW_ROWS, "trades.csv", an_instrument(step="0.0001")),
+        (RAW_ROWS, "other trades.csv", an_instrument()),
+    ],
+    ids=["other bytes", "other units", "other name"],
+)
+def test_anything_else_is_read_anew(tmp_path: Path, cache: Path, text: str, name: str, instrument: Instrument) -> None:
+    load(tmp_path, RAW_ROWS, "trades.csv")
+    fresh = load(tmp_path, text, name, instrument)
+    assert len(list(cache.iterdir())) == 2
+    assert fresh.trades.quantity[-1] == sum(
+        int(Decimal(line.split(",")[2]) / instrument.step_size) for line in text.splitlines()[-2:]
+    )
+
+
+def test_a_file_that_did_not_change_is_not_even_hashed_again(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hashed(*_: object) -> None:
+        raise AssertionError("hashed")
+
+    monkeypatch.setattr(data, "_SETTLED_S", -1.0)  # as if the file had been there for a while
+    load(tmp_path, RAW_ROWS, "trades.csv")
+    with monkeypatch.context() as patch:
+        patch.setattr(data.hashlib, "file_digest", hashed)
+        path = tmp_path / "trades.csv"
+        assert rows(load_trades(path, an_instrument()).trades) == RAW_EXPECTED
+        before = path.stat()
+        path.write_text(RAW_ROWS.replace("0.064", "0.065"))  # as long as before, and made to look as old
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        with pytest.raises(AssertionError, match="hashed"):
+            load_trades(path, an_instrument())
+    assert load_trades(path, an_instrument()).trades.quantity[-1] == RAW_EXPECTED[-1][2] + 1
+
+
+def test_a_file_that_was_just_written_is_hashed_each_time(tmp_path: Path, cache: Path) -> None:
+    load(tmp_path, RAW_ROWS, "trades.csv")
+    assert [path.suffix for path in cache.iterdir()] == [".parquet"]
+
+
+def test_a_cache_that_broke_is_no_tape(tmp_path: Path, cache: Path) -> None:
+    load(tmp_path, RAW_ROWS, "trades.csv")
+    (kept,) = cache.iterdir()
+    kept.write_bytes(kept.read_bytes()[:-9])
+    assert rows(load(tmp_path, RAW_ROWS, "trades.csv").trades) == RAW_EXPECTED
+
+
+def test_what_is_refused_is_not_kept(tmp_path: Path, cache: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(DataError, match="row 3: price and quantity must be positive"):
+            load(tmp_path, RAW_ROWS.replace("0.004", "0"), "trades.csv")
+    assert not cache.exists()
+
+
+def test_a_store_that_can_not_be_written_to_is_no_obstacle(tmp_path: Path, cache: Path) -> None:
+    cache.parent.write_text("a file where the folder should be")
+    assert rows(load(tmp_path, RAW_ROWS, "trades.csv").trades) == RAW_EXPECTED
 
 
 # --- real recordings and speed ----------------------------------------------------------------------------------------

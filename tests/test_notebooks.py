@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import papermill
 import pytest
 
 from voltrade.config import Config, parameter_homes
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PARAMETERISED = {"live.ipynb"}
-"""Notebooks that papermill executes with parameters."""
+PARAMETERISED = {"live.ipynb": set(), "01_data.ipynb": {"bars_a_day"}}
+"""Notebooks that papermill executes with parameters, and those of their parameters that are no settings."""
 
 
 def cells(notebook: Path) -> list[dict[str, Any]]:
@@ -39,16 +40,38 @@ def test_a_notebook_is_committed_without_results(notebook: Path) -> None:
 
 
 def test_parameterised_notebooks_exist() -> None:
-    assert {path.name for path in NOTEBOOKS} >= PARAMETERISED
+    assert {path.name for path in NOTEBOOKS} >= set(PARAMETERISED)
 
 
 def test_the_review_asks_for_nothing_but_a_run() -> None:
     assert parameters_of(ROOT / "notebooks/review.ipynb") == {"run": ""}
 
 
-@pytest.mark.parametrize("name", sorted(PARAMETERISED))
-def test_the_cell_of_parameters_holds_settings_and_their_defaults(name: str) -> None:
-    given = parameters_of(ROOT / "notebooks" / name)
-    assert set(given) <= set(parameter_homes())
-    assert Config.from_parameters(given) == Config(), "a notebook's defaults are the program's"
-    assert given["mode"] == "sim"
+@pytest.mark.parametrize("notebook_name", sorted(PARAMETERISED))
+def test_the_cell_of_parameters_holds_settings_and_their_defaults(notebook_name: str) -> None:
+    given = parameters_of(ROOT / "notebooks" / notebook_name)
+    assert set(given) >= PARAMETERISED[notebook_name]
+    settings = {name: value for name, value in given.items() if name not in PARAMETERISED[notebook_name]}
+    assert set(settings) <= set(parameter_homes())
+    assert Config.from_parameters(settings) == Config(), "a notebook's defaults are the program's"
+    assert settings.get("mode", "sim") == "sim"
+
+
+@pytest.mark.recordings
+def test_the_data_notebook_over_a_real_recording(recordings: Path, tmp_path: Path) -> None:
+    (tape,) = (recordings / "spot_trades").glob("LTCUSDT*.csv.gz")
+    given = {"symbol": "LTCUSDT", "tape": str(tape), "bars_a_day": 1300}
+    papermill.execute_notebook(
+        ROOT / "notebooks" / "01_data.ipynb", tmp_path / "data.ipynb", given, progress_bar=False, cwd=tmp_path
+    )
+    executed = {cell["id"]: cell for cell in cells(tmp_path / "data.ipynb")}
+    assert "88619 rows, 88619 aggTrades, 197 ids missing in 19 gaps" in shown(executed["load"])
+    assert "a backtest on it: funding = 0, mark = simulated" in shown(executed["load"])
+    assert shown(executed["gaps"]).count("<tr>") == 1 + 19
+    assert "-p threshold 280" in shown(executed["next"])
+
+
+def shown(cell: dict[str, Any]) -> str:
+    """All that a cell shows, as text or HTML."""
+    outputs = [output.get("data", {"text/html": output.get("text", "")}) for output in cell["outputs"]]
+    return "".join("".join(data.get("text/html", data.get("text/plain", ""))) for data in outputs)

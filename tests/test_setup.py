@@ -16,7 +16,10 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+EXTRAS: dict[str, list[str]] = {
+    name: texts for name, texts in PROJECT["optional-dependencies"].items() if name != "bench"
+}
+"""Without those that benchmarks compare with: they have an environment of their own, and pin themselves."""
 PINS = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines()]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
 OLDEST = "3.11"
@@ -37,6 +40,11 @@ def test_every_direct_dependency_is_pinned() -> None:
     pinned = {canonicalize_name(pin.name) for pin in PINS if applies(pin, OLDEST)}
     for text in [*PROJECT["dependencies"], *(text for texts in EXTRAS.values() for text in texts)]:
         assert canonicalize_name(Requirement(text).name) in pinned
+
+
+def test_constraints_are_made_of_these_extras() -> None:
+    (line,) = re.findall(r"^.*uv pip compile.*$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"--extra (\w+)", line)) == set(EXTRAS)
 
 
 def test_constraints_pin_each_package_exactly_once() -> None:

@@ -1,4 +1,4 @@
-"""`python -m voltrade COMMAND`: the venue, the engine, and what can be done with a run."""
+"""`python -m voltrade COMMAND`: the store, the venue, the engine, and what can be done with a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from voltrade.ctl import ACTIONS, ask, running
 from voltrade.errors import SessionError, VoltradeError
 from voltrade.permission import authorise
 from voltrade.record import was_cut_short
-from voltrade.rule_file import read_parameters
+from voltrade.rule_file import load_rule, read_parameters
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from voltrade.exchange import venue_command
 
         return venue_command.main(given[1:])
+    if given[:1] == ["data"]:
+        from voltrade import data_commands
+
+        return data_commands.main(given[1:])
     arguments = _parser().parse_args(given)
     try:
         status: int = arguments.do(arguments)
@@ -41,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m voltrade", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("venue", help="run a simulated Binance USD-M Futures server on loopback", add_help=False)
+    commands.add_parser("data", help="keep trades, mark prices and funding rates in a store", add_help=False)
     engine = commands.add_parser(
         "run",
         help="run the engine process of a session whose folder holds run.json (notebooks do this)",
@@ -77,7 +82,15 @@ def _parser() -> argparse.ArgumentParser:
     permit.add_argument("file", type=Path, metavar="FILE", help="a new file; its mode will be 0600")
     permit.add_argument("--days", type=float, required=True, help="how long it lasts, at most 31")
     permit.set_defaults(do=_authorise)
-    for command in (doctor, permit):
+    check = commands.add_parser(
+        "check",
+        help="check a rule for looking ahead and for its warm-up",
+        description="Check whether a rule looks ahead, keeps what it must not between runs, or needs more bars to warm "
+        "up than it says: the built-in rule, or that of a file, with the settings that the parameters give.",
+    )
+    check.add_argument("--rule", default="", metavar="FILE:CLASS", help="a rule file's engine; or -p rule FILE:CLASS")
+    check.set_defaults(do=_check)
+    for command in (doctor, permit, check):
         command.add_argument(
             *("-p", "--parameter"),
             action="append",
@@ -175,8 +188,21 @@ def _authorise(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check(arguments: argparse.Namespace) -> int:
+    from voltrade.check import check
+    from voltrade.exchange.shipped import shipped_instrument
+
+    config = _config(arguments)
+    checked = check(load_rule(config.session.rule), config.signals, shipped_instrument(config.session.symbol))
+    print(checked)
+    return 0 if checked.ok else 1
+
+
 def _config(arguments: argparse.Namespace) -> Config:
-    return read_parameters({name: _literal(text) for name, text in arguments.parameters})
+    given = {name: _literal(text) for name, text in arguments.parameters}
+    if getattr(arguments, "rule", ""):
+        given["rule"] = arguments.rule
+    return read_parameters(given)
 
 
 def _literal(text: str) -> object:

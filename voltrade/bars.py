@@ -215,45 +215,62 @@ def _absorb(
     rules: Record,
     state: Record,
 ) -> int:
-    """Fold whole strides of ordinary trades into the open bar, which is not empty; return the first trade not folded.
+    """Fold ordinary trades into the open bar, which is not empty; return the first trade that is for `_take`.
 
-    Only a faster way to do what `_take` does: the inner loop has no branch, so that it becomes vector instructions, and
-    a stride in which anything is out of the ordinary, or that would close the bar, is left alone.
+    Only a faster way to do what `_take` does. Strides of trades have no branch inside, so that they become vector
+    instructions; a stride in which anything is out of the ordinary, or that would close the bar, is gone through one by
+    one, up to that trade.
     """
     bar = state.bar
     unit, max_price, max_quantity = rules.unit, rules.max_price, rules.usual_quantity
     time_limit = min(due, state.day_end) if rules.daily else due
     room = rules.threshold - state.progress
     high, low, last_time = bar.high, bar.low, state.last_time
+    volume, bought, notional = bar.volume, bar.taker_buy_volume, bar.notional
     next_id = state.last_trade_id + 1
     at = start
     while at + STRIDE <= end:
         stride = slice(at, at + STRIDE)  # views of a fixed length are what makes the compiler use vectors
         s_ids, s_prices, s_quantities = ids[stride], prices[stride], quantities[stride]
         s_times, s_maker = times[stride], buyer_is_maker[stride]
-        volume, bought, notional, ordinary = 0, 0, 0, True
+        s_volume, s_bought, s_notional, ordinary = 0, 0, 0, True
         s_high, s_low, s_time = high, low, last_time
         for row in range(STRIDE):
             price, quantity, time = s_prices[row], s_quantities[row], s_times[row]
             ordinary &= (s_ids[row] == next_id + row) & (time < time_limit)
             ordinary &= (price > 0) & (quantity > 0) & (price <= max_price) & (quantity <= max_quantity)
-            volume += quantity
-            notional += price * quantity
-            bought += 0 if s_maker[row] else quantity
+            s_volume += quantity
+            s_notional += price * quantity
+            s_bought += 0 if s_maker[row] else quantity
             s_high = max(s_high, price)
             s_low = min(s_low, price)
             s_time = max(s_time, time)
-        weight = volume if unit == BASE else notional if unit == QUOTE else STRIDE
+        weight = s_volume if unit == BASE else s_notional if unit == QUOTE else STRIDE
         if not ordinary or weight >= room:
             break
         room -= weight
-        bar.volume += volume
-        bar.taker_buy_volume += bought
-        bar.notional += notional
+        volume += s_volume
+        bought += s_bought
+        notional += s_notional
         high, low, last_time = s_high, s_low, s_time
         next_id += STRIDE
         at += STRIDE
+    while at < end:
+        price, quantity, time = prices[at], quantities[at], times[at]
+        ordinary = (ids[at] == next_id) & (time < time_limit)
+        ordinary &= (price > 0) & (quantity > 0) & (price <= max_price) & (quantity <= max_quantity)
+        weight = quantity if unit == BASE else price * quantity if unit == QUOTE else 1
+        if not ordinary or weight >= room:
+            break
+        room -= weight
+        volume += quantity
+        bought += 0 if buyer_is_maker[at] else quantity
+        notional += price * quantity
+        high, low, last_time = max(high, price), min(low, price), max(last_time, time)
+        next_id += 1
+        at += 1
     if at > start:
+        bar.volume, bar.taker_buy_volume, bar.notional = volume, bought, notional
         bar.close_time = times[at - 1]
         bar.last_trade_id = next_id - 1
         bar.high, bar.low, bar.close = high, low, prices[at - 1]
@@ -287,11 +304,9 @@ def until_close(
     count = state.count
     state.missing_rows = 0
     at = start
-    next_stride = start
     while at < end and state.count == count:
-        if at >= next_stride and state.bar.volume > 0:
+        if state.bar.volume > 0:
             at = _absorb(ids, prices, quantities, times, buyer_is_maker, at, end, due, rules, state)
-            next_stride = at + STRIDE  # what stopped it is near: one by one until then
         if at == end or times[at] >= due:
             break
         if not _take(ids[at], prices[at], quantities[at], times[at], buyer_is_maker[at], rules, state, bars):
@@ -423,7 +438,10 @@ class VolumeBarAggregator:
         while at < len(trades):
             at = aggregate(*block, at, self.rules, self.state, self._buffer)
             if at < len(trades):
-                self._buffer = grown(self._buffer, int(self.state["count"][0]), int(self.state["missing_rows"][0]))
+                count, missing = int(self.state["count"][0]), int(self.state["missing_rows"][0])
+                # As many more as trades have closed so far, and some: copying a full buffer over and over costs more.
+                expected = count * (len(trades) - at) // max(at, 1) * 5 // 4
+                self._buffer = grown(self._buffer, count, max(missing, min(expected, len(trades))))
         self.state["missing_rows"] = 0
         return self._closed()
 

@@ -1,8 +1,8 @@
-"""Charts of a run, drawn from its frames; the only place that knows plotly.
+"""Charts of a run, drawn from its frames, and of a tape and its bars; the only place that knows plotly.
 
-Each function takes `report.Frames` and returns a figure. `LiveChart` shows a figure that is drawn anew while a session
-runs: as a widget for a person at the screen, as a plain bundle in the output where a notebook is being recorded, since
-a widget leaves no picture in the record and a bundle doesn't redraw on a screen.
+Each function returns a figure. `LiveChart` shows a figure that is drawn anew while a session runs: as a widget for a
+person at the screen, as a plain bundle in the output where a notebook is being recorded, since a widget leaves no
+picture in the record and a bundle doesn't redraw on a screen.
 """
 
 from __future__ import annotations
@@ -21,8 +21,13 @@ from IPython.display import display as show_output
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
+from voltrade.calibrate import Calibration, Recommendation, gap_table, natural
+from voltrade.compiled import Rows
 from voltrade.config import Config
+from voltrade.model import DAY_MS, Instrument, Int64s, Trades
 from voltrade.report import WITHOUT_A_RULE, Frames, reasons, refusals_by_code
+
+Floats = npt.NDArray[np.float64]
 
 MAX_BARS = 5_000
 """Candles that a chart shows at most; from there on JupyterLab draws for more than a second."""
@@ -43,7 +48,7 @@ _CLOCK = "%H:%M:%S"
 def title_of(run: Frames, config: Config) -> str:
     """What a chart's title says of a run: symbol, bars, mode and where the trades came from."""
     session, bars, instrument = config.session, config.bars, run.instrument
-    unit = {"base": instrument.base_asset, "quote": instrument.quote_asset, "trades": "trades"}[bars.unit]
+    unit = _unit_name(bars.unit, instrument)
     source = ""
     if session.mode == "sim":
         is_synthetic = session.tape == "synthetic"
@@ -529,7 +534,7 @@ def _breaker_changes(run: Frames, equity: pd.DataFrame) -> go.Scatter:
     )
 
 
-def _outline(values: npt.NDArray[np.float64], most: int = MAX_POINTS) -> npt.NDArray[np.int64]:
+def _outline(values: npt.NDArray[Any], most: int = MAX_POINTS) -> npt.NDArray[np.int64]:
     """Positions of at most about `most` points that keep a line's lowest, highest, first and last."""
     count = len(values)
     if count <= most:
@@ -589,6 +594,206 @@ def comparison_chart(run: Frames, backtest: Frames, config: Config) -> go.Figure
     figure.update_yaxes(title_text=f"net, {run.instrument.quote_asset}", tickformat="+,")
     figure.update_xaxes(title_text="time, UTC")
     return figure
+
+
+# --- a tape and its bars ---------------------------------------------------------------------------------------------
+
+
+def tape_chart(trades: Trades, instrument: Instrument) -> go.Figure:
+    """Draw a tape's price with its gaps over the volume of each stretch of time."""
+    figure = make_subplots(rows=2, shared_xaxes=True, row_heights=[0.72, 0.28], vertical_spacing=0.04)
+    kept = _outline(trades.price)
+    price = natural(trades.price, instrument.tick_size)
+    line = {"color": SLOW, "width": 1.2, "simplify": False}
+    figure.add_trace(
+        go.Scatter(
+            name="price", x=_moments(trades.time[kept]), y=price[kept], mode="lines", line=line, showlegend=False
+        ),
+        row=1,
+        col=1,
+    )
+    gaps = gap_table(trades, instrument)
+    before = np.searchsorted(trades.id, gaps["first_id"].to_numpy()) - 1
+    figure.add_trace(
+        go.Scatter(
+            name="ids missing",
+            x=gaps.index,
+            y=price[before],
+            mode="markers",
+            marker={"symbol": "x-thin", "size": 10, "line": {"width": 2, "color": LOSS}},
+            text=[f"{count:,} ids missing" for count in gaps["ids_missing"]],
+            customdata=gaps["seconds"],
+            hovertemplate="%{text}, %{customdata:,.1f} s<extra></extra>",
+            showlegend=bool(len(gaps)),
+        ),
+        row=1,
+        col=1,
+    )
+    edges, volumes = _volume_by_time(trades, instrument)
+    minutes = (edges[1] - edges[0]) / 60_000
+    figure.add_trace(
+        go.Bar(
+            name="volume",
+            x=_moments((edges[:-1] + edges[1:]) // 2),
+            y=volumes,
+            marker={"color": FAINT, "line": {"width": 0}},
+            hovertemplate="%{y:,.6g}<extra></extra>",
+            showlegend=False,
+        ),
+        row=2,
+        col=1,
+    )
+    _style(figure, f"{instrument.symbol} · {len(trades):,} trades", height=480)
+    figure.update_layout(bargap=0)
+    figure.update_yaxes(title_text=f"price, {instrument.quote_asset}", tickformat=",", row=1, col=1)
+    figure.update_yaxes(title_text=f"{instrument.base_asset} in<br>{minutes:,.0f} min", row=2, col=1)
+    figure.update_xaxes(title_text="time, UTC", row=2, col=1)
+    return figure
+
+
+_ROUND_MINUTES = (1, 2, 5, 10, 15, 30, 60, 120, 240, 480)
+
+
+def _volume_by_time(trades: Trades, instrument: Instrument, most: int = 300) -> tuple[Int64s, Floats]:
+    """Edges of stretches of so many minutes, by the clock, and the coins traded in each."""
+    start, end = int(trades.time[0]), int(trades.time[-1])
+    lengths = (60_000 * minutes for minutes in _ROUND_MINUTES)
+    length = next((length for length in lengths if (end - start) / length <= most), DAY_MS)
+    edges = np.arange(start // length * length, end + length + 1, length)
+    sums = np.append(0, np.cumsum(trades.quantity))[np.searchsorted(trades.time, edges)]
+    return edges, natural(np.diff(sums), instrument.step_size)
+
+
+def clock_chart(trades: Trades, rows: Rows, instrument: Instrument, most_bars: int = 600) -> go.Figure:
+    """Draw a tape's last volume bars beside as many bars of equal time: what the ones keep equal, the others let vary.
+
+    Args:
+        rows: closed bars of the tape, rows of BAR.
+    """
+    rows = rows[-most_bars:]
+    trades = trades[int(np.searchsorted(trades.id, rows["first_trade_id"][0])) :] if len(rows) else trades
+    prices = natural(trades.price, instrument.tick_size)
+    edges = np.linspace(trades.time[0], trades.time[-1] + 1, len(rows) + 1).astype(np.int64)
+    first = np.searchsorted(trades.time, edges)
+    first, end = first[:-1][np.diff(first) > 0], first[1:][np.diff(first) > 0]
+    figure = make_subplots(
+        rows=2,
+        cols=2,
+        row_heights=[0.66, 0.34],
+        vertical_spacing=0.07,
+        horizontal_spacing=0.08,
+        column_titles=["bars of equal time", "bars of equal volume"],
+    )
+    by_time = {
+        "open": prices[first],
+        "high": np.maximum.reduceat(prices, first),
+        "low": np.minimum.reduceat(prices, first),
+        "close": prices[end - 1],
+    }
+    by_volume = {name: natural(rows[name], instrument.tick_size) for name in ("open", "high", "low", "close")}
+    volume = natural(np.add.reduceat(trades.quantity, first), instrument.step_size)
+    seconds = (rows["close_time"] - rows["open_time"]) / 1000
+    columns = (("bars of time", by_time, volume), ("volume bars", by_volume, seconds))
+    for column, (name, candles, varies) in enumerate(columns, 1):
+        number = np.arange(len(varies))
+        figure.add_trace(_plain_candles(name, number, candles), row=1, col=column)
+        figure.add_trace(
+            go.Bar(x=number, y=varies, marker={"color": FAINT, "line": {"width": 0}}, showlegend=False),
+            row=2,
+            col=column,
+        )
+    _style(figure, f"{instrument.symbol} · {len(rows):,} bars by the clock, and by volume", height=560)
+    figure.update_layout(bargap=0, margin={"t": 88, "b": 56})
+    figure.update_xaxes(rangeslider_visible=False)
+    figure.update_yaxes(tickformat=",", matches="y", row=1)
+    figure.update_yaxes(title_text=f"price, {instrument.quote_asset}", row=1, col=1)
+    figure.update_yaxes(title_text=f"{instrument.base_asset} in a bar", row=2, col=1)
+    figure.update_yaxes(title_text="seconds a bar lasts", row=2, col=2)
+    figure.update_xaxes(title_text="bar", row=2)
+    return figure
+
+
+def _plain_candles(name: str, number: npt.NDArray[np.int64], prices: dict[str, Floats]) -> go.Candlestick:
+    return go.Candlestick(
+        name=name,
+        x=number,
+        **prices,
+        increasing={"line": {"color": UP, "width": 1}, "fillcolor": UP},
+        decreasing={"line": {"color": DOWN, "width": 1}, "fillcolor": DOWN},
+        whiskerwidth=0,
+        showlegend=False,
+    )
+
+
+def calibration_chart(calibration: Calibration, chosen: Recommendation) -> go.Figure:
+    """Draw what a threshold does to bars: how many, how long, how they follow each other, how normal their returns."""
+    table, at = calibration.table(), float(chosen.threshold)
+    threshold = table["threshold"]
+    figure = make_subplots(
+        rows=2,
+        cols=3,
+        shared_xaxes=True,
+        vertical_spacing=0.13,
+        horizontal_spacing=0.07,
+        subplot_titles=[
+            "bars a day",
+            "seconds a bar: median, 5 to 95 %",
+            "spread of seconds a bar",
+            "correlation with the next return",
+            "clustering of large returns",
+            "distance of returns from normal",
+        ],
+    )
+
+    def line(name: str, values: Any, row: int, col: int, color: str = SLOW, **more: Any) -> None:
+        style = {"color": color, "width": 1.8}
+        trace = go.Scatter(name=name, x=threshold, y=values, mode="lines", line=style, showlegend=False, **more)
+        figure.add_trace(trace, row=row, col=col)
+
+    line("bars a day", table["bars_a_day"], 1, 1)
+    figure.add_trace(
+        go.Scatter(
+            name="chosen",
+            x=[at],
+            y=[chosen.figures.bars_a_day],
+            mode="markers",
+            marker={"size": 11, "color": FAST, "line": {"color": INK, "width": 1}},
+            hovertemplate="%{x:,.6g}: %{y:,.0f} bars a day<extra></extra>",
+            showlegend=False,
+        ),
+        row=1,
+        col=1,
+    )
+    shortest = 0.1  # what is drawn of bars that close within a moment, on a scale that has no zero
+    line("5 %", table["seconds_5"].clip(lower=shortest), 1, 2, FAINT)
+    line("95 %", table["seconds_95"].clip(lower=shortest), 1, 2, FAINT, fill="tonexty", fillcolor=BAND)
+    line("median duration", table["seconds"].clip(lower=shortest), 1, 2)
+    line("spread of durations", table["seconds_cv"], 1, 3)
+    chance = 1.96 / np.sqrt(table["returns"].clip(lower=1))
+    line("chance", -chance, 2, 1, BAND, hoverinfo="skip")
+    line("chance", chance, 2, 1, BAND, fill="tonexty", fillcolor=BAND, hoverinfo="skip")
+    line("correlation", table["correlation"], 2, 1)
+    line("clustering", table["clustering"], 2, 2)
+    line("distance from normal", table["non_normality"], 2, 3)
+    for row, col in ((row, col) for row in (1, 2) for col in (1, 2, 3)):
+        figure.add_vline(x=at, line={"color": FAST, "width": 1.2, "dash": "dot"}, row=row, col=col)
+    unit = _unit_name(calibration.unit, calibration.instrument)
+    _style(figure, f"{calibration.instrument.symbol} · thresholds · {at:,.10g} {unit} {chosen.reason}", height=560)
+    figure.update_layout(margin={"t": 92, "b": 56})
+    figure.update_xaxes(type="log", dtick=1)
+    figure.update_xaxes(title_text=f"threshold, {unit}", row=2)
+    for row, col in ((1, 1), (1, 2), (2, 3)):
+        figure.update_yaxes(type="log", dtick=1, row=row, col=col)
+    figure.update_yaxes(rangemode="tozero", row=1, col=3)
+    return figure
+
+
+def _moments(milliseconds: Int64s) -> npt.NDArray[np.datetime64]:
+    return np.asarray(milliseconds.astype("datetime64[ms]"))
+
+
+def _unit_name(unit: str, instrument: Instrument) -> str:
+    return {"base": instrument.base_asset, "quote": instrument.quote_asset, "trades": "trades"}[unit]
 
 
 # --- style and showing -----------------------------------------------------------------------------------------------

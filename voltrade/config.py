@@ -201,7 +201,8 @@ class SessionSettings(Settings):
     mode: Mode = "sim"
     symbol: Annotated[str, Field(pattern=r"^[A-Z0-9]{2,20}$")] = "BTCUSDT"
     tape: Annotated[str, Field(min_length=1)] = "synthetic"
-    """For `sim` and backtests: `synthetic`, or the path of a file of trades."""
+    """For `sim` and backtests: `synthetic`, the path of a file of trades, or days of the store, both included:
+    `store:BTCUSDT:2026-01-05:2026-01-11`."""
     seed: Annotated[int, Field(ge=0)] = 8
     """Seed of the synthetic tape and of the simulated mark price."""
     hours: Annotated[float, Field(gt=0, le=24 * 366)] = 12.0

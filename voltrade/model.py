@@ -218,7 +218,7 @@ class Trades:
     def __len__(self) -> int:
         return len(self.id)
 
-    def __getitem__(self, rows: slice) -> Trades:
+    def __getitem__(self, rows: slice | Bools) -> Trades:
         return Trades(
             self.symbol,
             self.id[rows],
@@ -259,6 +259,22 @@ class Trades:
             np.concatenate([b.time for b in blocks]),
             np.concatenate([b.buyer_is_maker for b in blocks]),
         )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Marks:
+    """Mark prices of one symbol as columns, in the order of time: ms UTC, 1e-8 of the quote asset for one coin."""
+
+    time: Int64s
+    price_e8: Int64s
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Funding:
+    """Funding rates of one symbol as columns, in the order of time: ms UTC, 1e-8. Longs pay a positive one."""
+
+    time: Int64s
+    rate_e8: Int64s
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -51,18 +51,19 @@ ENGINE = (sys.executable, "-m", "voltrade", "run")
 _PLAIN = (str, bytes, numbers.Number, Decimal, type(None), list, tuple, dict, set)
 
 
-def parameters(namespace: Mapping[str, object]) -> Config:
+def parameters(namespace: Mapping[str, object], own: Collection[str] = ()) -> Config:
     """Validate a notebook's parameters: every plain value that its cells assigned so far, a rule file's settings too.
 
     Modules, functions, objects, names that begin with an underscore and IPython's own are passed over.
 
     Args:
         namespace: The notebook's `globals()`.
+        own: Names of the notebook's own parameters, which are no settings.
 
     Raises:
         ConfigError: names every parameter that is unknown, of the wrong type, out of bounds, or like a secret.
     """
-    foreign = {"In", "Out"}
+    foreign = {"In", "Out", *own}
     given = {
         name: value
         for name, value in namespace.items()

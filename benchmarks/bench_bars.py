@@ -1,0 +1,183 @@
+"""The bar fold on ten million trades, against the limit (numpy reads the columns) and against others.
+
+voltrade's fold is the one that trades: every field, exact splits at the threshold, each trade checked. The others give
+what they give: floats, whole trades, no checks, and finmlkit no taker volume. Their bars are counted, to see that the
+work is the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measure import Goal, in_turn, peak_memory, ratio, say, seconds, verdict
+from voltrade.bars import VolumeBarAggregator
+from voltrade.compiled import Rows
+from voltrade.config import BarSettings
+from voltrade.data import SYNTHETIC_START_MS
+from voltrade.exchange.shipped import shipped_instrument
+from voltrade.model import Trades
+from voltrade.synthetic import TRADES_PER_HOUR, synthetic_market
+
+INSTRUMENT = shipped_instrument("BTCUSDT")
+TRADES = 10_000_000
+TRADES_A_BAR = 200
+OTHER_SIZES = (1_000, 50, 10)
+PEERS = ("finmlkit", "polars", "pandas", "nautilus_trader")
+PEERS_PYTHON = Path(__file__).resolve().parent.parent / ".venv-bench" / "bin" / "python"
+GOALS = {"finmlkit": 5, "polars": 8, "nautilus_trader": 80}
+
+
+def some_trades(count: int) -> Trades:
+    trades = synthetic_market(INSTRUMENT, 8, 1.1 * count / TRADES_PER_HOUR + 1, SYNTHETIC_START_MS)[:count]
+    assert len(trades) == count
+    return trades
+
+
+def threshold_for(trades: Trades, trades_a_bar: int) -> int:
+    """Lots of a bar that holds so many trades."""
+    return round(float(trades.quantity.mean()) * trades_a_bar)
+
+
+def fold(trades: Trades, lots: int) -> Rows:
+    settings = BarSettings(threshold=Decimal(lots) * INSTRUMENT.step_size)
+    return VolumeBarAggregator(settings, INSTRUMENT).fold(trades)
+
+
+def limit(trades: Trades) -> None:
+    for column in (trades.id, trades.price, trades.quantity, trades.time):
+        column.sum()
+
+
+COLUMNS = {"id": "id", "price": "price", "quantity": "quantity", "time": "time", "maker": "buyer_is_maker"}
+"""Names of the files that hold a tape for other processes."""
+
+
+def extra_memory(folder: Path, lots: int) -> float | None:
+    """MiB that the fold takes beyond its trades, measured in a process of its own; None where it can't be."""
+    command = [sys.executable, "-m", "benchmarks.bench_bars", "--memory", str(folder), str(lots)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return float(said) if said else None
+
+
+def measure_memory(folder: Path, lots: int) -> None:
+    trades = Trades(INSTRUMENT.symbol, *(np.load(folder / f"{name}.npy") for name in COLUMNS))
+    fold(trades[:1000], lots)
+    with peak_memory() as grown:
+        fold(trades, lots)
+    print(*grown)
+
+
+class Peer:
+    """Another library, in a process and an environment of its own."""
+
+    def __init__(self, name: str, folder: Path, lots: int) -> None:
+        command = [str(PEERS_PYTHON), str(Path(__file__).with_name("peers.py")), name, str(folder), str(lots)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.bars = 0
+        ready = self._answer()
+        self.version, self.trades = ready["version"], ready["trades"]
+
+    def run(self) -> float:
+        assert self._process.stdin is not None
+        self._process.stdin.write("run\n")
+        self._process.stdin.flush()
+        answer = self._answer()
+        self.bars = answer["bars"]
+        return float(answer["seconds"])
+
+    def close(self) -> None:
+        self._process.communicate()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        while line := self._process.stdout.readline():
+            if line.startswith("{"):
+                answer: dict[str, Any] = json.loads(line)
+                return answer
+        assert self._process.stderr is not None
+        raise RuntimeError((self._process.stderr.read().strip().splitlines() or ["it ended"])[-1])
+
+
+def peers(folder: Path, lots: int) -> dict[str, Peer]:
+    """Start those that are installed; name the others."""
+    if not PEERS_PYTHON.exists():
+        say(f"peers are left out: there is no {PEERS_PYTHON}; `make bench` makes it")
+        return {}
+    started = {}
+    for name in PEERS:
+        try:
+            started[name] = Peer(name, folder, lots)
+        except RuntimeError as error:
+            say(f"{name} is left out: {error}")
+    return started
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trades", type=int, default=TRADES)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--without-peers", action="store_true")
+    parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.memory:
+        measure_memory(Path(given.memory[0]), int(given.memory[1]))
+        return 0
+    trades = some_trades(given.trades)
+    lots = threshold_for(trades, TRADES_A_BAR)
+    bars = fold(trades, lots)
+    say(f"{len(trades):,} trades, {len(bars):,} bars of {TRADES_A_BAR} trades; medians of {given.rounds} rounds")
+
+    with tempfile.TemporaryDirectory() as home:
+        folder = Path(home)
+        for name, column in COLUMNS.items():
+            np.save(folder / f"{name}.npy", getattr(trades, column))
+        memory = extra_memory(folder, lots)
+        others = {} if given.without_peers else peers(folder, lots)
+        runs = {
+            "limit": lambda: seconds(lambda: limit(trades)),
+            "voltrade": lambda: seconds(lambda: fold(trades, lots)),
+            **{name: peer.run for name, peer in others.items()},
+        }
+        times = in_turn(runs, given.rounds)
+        for peer in others.values():
+            peer.close()
+
+    counts = {name: float(others[name].trades if name in others else len(trades)) for name in runs}
+    goals = [Goal("voltrade / limit", ratio(times, "voltrade", "limit"), 0.30)]
+    for name, took in times.items():
+        rate = counts[name] / statistics.median(took) / 1e6
+        version = f" {others[name].version}, {others[name].bars:,} bars" if name in others else ""
+        say(f"  {name + version:44} {rate:8.1f} million trades a second")
+    for name in others:
+        faster = ratio(times, "voltrade", name, counts)
+        if name in GOALS:
+            goals.append(Goal(f"voltrade / {name}", faster, GOALS[name]))
+        else:
+            say(f"  voltrade / {name}: {faster:.1f}")
+    if memory is not None:
+        goals.append(Goal("extra memory, MiB", memory, 32, at_most=True))
+
+    for size in OTHER_SIZES:
+        small = threshold_for(trades, size)
+        runs = {
+            "limit": lambda: seconds(lambda: limit(trades)),
+            "voltrade": lambda small=small: seconds(lambda: fold(trades, small)),  # type: ignore[misc]
+        }
+        say(f"  bars of {size:5,} trades: {ratio(in_turn(runs, given.rounds), 'voltrade', 'limit'):.3f} of the limit")
+    return verdict(goals)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,401 @@
+"""A rule that looks ahead, remembers what it must not, or warms up too shortly is caught; a sound one passes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from decimal import Decimal
+from math import sqrt
+from pathlib import Path
+from time import time as now
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from builders import an_instrument
+from numpy import mean
+
+from voltrade import check as check_module
+from voltrade.__main__ import main
+from voltrade.bars import VolumeBarAggregator
+from voltrade.check import Checked, check, fixture
+from voltrade.compiled import Record, Rows, compiled
+from voltrade.config import SignalSettings
+from voltrade.model import CloseReason
+from voltrade.signal_engine import ATR, EMA, Indicator, SignalEngine, UncompiledRuleWarning, Window
+
+pytestmark = pytest.mark.filterwarnings("ignore::voltrade.signal_engine.UncompiledRuleWarning")
+
+BTCUSDT = an_instrument()
+
+
+class Rule(SignalEngine):
+    """A small rule to spoil: ATR alone, and no conditions."""
+
+    indicators = (ATR,)
+    conditions: ClassVar[dict[str, type]] = {}
+
+    @staticmethod
+    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+        return 1 if bar.close > bar.open else 0
+
+
+@pytest.fixture(autouse=True)
+def _small_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough bars for all that is tried here."""
+    monkeypatch.setattr(check_module, "BARS_AFTER_WARMUP", AFTER_WARMUP)
+
+
+AFTER_WARMUP = 60
+
+
+def failed(checked: Checked) -> set[str]:
+    return {finding.name for finding in checked.findings if not finding.ok}
+
+
+def detail(checked: Checked, name: str) -> str:
+    return next(finding.detail for finding in checked.findings if finding.name == name)
+
+
+# --- sound rules ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [SignalSettings(), SignalSettings(ema_fast=3, ema_slow=5, rsi_length=3, atr_length=2), SignalSettings(ema_slow=60)],
+    ids=["defaults", "short", "long"],
+)
+def test_the_built_in_rule_is_sound(settings: SignalSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_module, "BARS_AFTER_WARMUP", 300)
+    checked = check(SignalEngine, settings, BTCUSDT)
+    assert checked.ok, str(checked)
+    assert checked.compiled
+    assert checked.signals > 10
+
+
+@compiled
+def step_momentum(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+    slot = state.bars % settings.rsi_length
+    verdict.momentum = bar.close - state.closes[slot] if state.bars >= settings.rsi_length else np.nan
+    state.closes[slot] = bar.close
+
+
+MOMENTUM = Indicator(
+    ("momentum",), step_momentum, lambda settings: settings.rsi_length + 1, {"closes": Window("rsi_length")}
+)
+
+
+class Momentum(Rule):
+    """Buys what rose, in words that numba compiles."""
+
+    indicators = (ATR, MOMENTUM)
+
+    @staticmethod
+    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+        return 1 if verdict.momentum > 0 else 0
+
+
+class PlainWords(Rule):
+    """A sound rule that numba can't compile."""
+
+    @staticmethod
+    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+        return 1 if Decimal(float(bar.close)) > Decimal(float(bar.open)) else 0
+
+
+WEIGHTS = (0.5, 0.3, 0.2)
+
+
+class WithConstants(Rule):
+    """Numbers in a tuple, numpy's functions and a function of one's own are no data."""
+
+    @staticmethod
+    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+        return 1 if np.log(bar.close / bar.open) > WEIGHTS[0] * half(0.001) else 0
+
+
+@compiled
+def half(value: float) -> float:
+    return value / 2
+
+
+@pytest.mark.parametrize("rule", [Momentum, WithConstants])
+def test_sound_rules_of_ones_own_pass(rule: type[SignalEngine]) -> None:
+    checked = check(rule, instrument=BTCUSDT)
+    assert checked.ok, str(checked)
+    assert checked.signals > 10
+
+
+def test_a_sound_rule_in_plain_python_passes_and_says_so() -> None:
+    with pytest.warns(UncompiledRuleWarning):
+        checked = check(PlainWords, instrument=BTCUSDT)
+    assert checked.ok, str(checked)
+    assert str(checked).startswith("PlainWords, plain Python: ")
+
+
+# --- leaks that running the rule finds --------------------------------------------------------------------------------
+
+
+class WholeBatch(Rule):
+    """Reckons over all bars at once, with the next close in hand: the leak of vectorised research."""
+
+    def on_volume_bars(self, rows: Rows) -> Rows:
+        verdicts = super().on_volume_bars(rows)
+        verdicts["signal"][:-1] = np.sign(np.diff(rows["close"]))
+        return verdicts
+
+
+def test_one_bar_ahead_over_a_whole_batch_is_caught() -> None:
+    checked = check(WholeBatch, instrument=BTCUSDT)
+    assert {"prefixes", "bar by bar", "blocks of trades"} <= failed(checked)
+    assert "of 1 bars alone, bar 0: signal was 1, of the whole -1" in detail(checked, "prefixes")
+
+
+class Centred(Rule):
+    """Smooths each verdict with its neighbours, so that only the last bar of a batch differs."""
+
+    def on_volume_bars(self, rows: Rows) -> Rows:
+        verdicts = super().on_volume_bars(rows)
+        atr = verdicts["atr"].copy()
+        verdicts["atr"][1:-1] = (atr[:-2] + atr[1:-1] + atr[2:]) / 3
+        return verdicts
+
+
+def test_a_centred_average_is_caught() -> None:
+    assert "prefixes" in failed(check(Centred, instrument=BTCUSDT))
+
+
+SEEN: dict[int, float] = {}
+
+
+class Remembers(Rule):
+    """Keeps the closes of an earlier run: the second run knows the future of the first."""
+
+    @staticmethod
+    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+        SEEN[int(state.bars)] = float(bar.close)
+        return 1 if SEEN.get(int(state.bars) + 1, 0.0) > bar.close else 0
+
+
+def test_state_shared_between_runs_is_caught_by_running_and_by_reading() -> None:
+    SEEN.clear()
+    checked = check(Remembers, instrument=BTCUSDT)
+    assert {"the same again", "prefixes", "only what it is given"} <= failed(checked)
+    assert "reads SEEN, a dict" in detail(checked, "only what it is given")
+
+
+class ByChance(Rule):
+    @staticmethod
+    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+        return random.choice((-1, 0, 1))
+
+
+def test_chance_is_caught() -> None:
+    checked = check(ByChance, instrument=BTCUSDT)
+    assert {"the same again", "only what it is given"} <= failed(checked)
+    assert "reads random.choice, a method" in detail(checked, "only what it is given")
+
+
+class ChangesSettings(Rule):
+    @staticmethod
+    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+        settings.rsi_length = 3
+        return 0
+
+
+def test_a_rule_that_changes_its_settings_is_caught() -> None:
+    assert detail(check(ChangesSettings, instrument=BTCUSDT), "the same again") == "the rule changed its own settings"
+
+
+class LooksBack(Rule):
+    """Reads the verdicts before its own from the buffer: a batch has them, live trading with one row has not."""
+
+    @staticmethod
+    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+        buffer = verdict.base
+        while buffer.base is not None and isinstance(buffer.base, np.ndarray):
+            buffer = buffer.base
+        return int(len(np.atleast_1d(buffer)) > 1)
+
+
+def test_a_rule_that_reads_beyond_its_row_is_caught() -> None:
+    assert "bar by bar" in failed(check(LooksBack, instrument=BTCUSDT))
+
+
+# --- leaks that only the code tells -----------------------------------------------------------------------------------
+
+FIXTURE = fixture(BTCUSDT, Rule(SignalSettings(), BTCUSDT).warmup_bars + AFTER_WARMUP)
+"""The very fixture that the check runs on."""
+TIMES = FIXTURE.rows["close_time"].copy()
+TOMORROW = FIXTURE.rows["close"] / 10.0
+
+
+class Table(Rule):
+    """One bar ahead, from a table made before: compiled, and the same in every run, wherever it begins."""
+
+    @staticmethod
+    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+        after = np.searchsorted(TIMES, bar.close_time, side="right")
+        return 1 if TOMORROW[min(after, len(TOMORROW) - 1)] > bar.close else -1
+
+
+def test_one_bar_ahead_from_a_table_is_caught() -> None:
+    """The leak is real: the signal is the sign of the next bar's move. And no run of it differs from another."""
+    checked = check(Table, instrument=BTCUSDT)
+    assert checked.compiled
+    signals = Table(SignalSettings(), BTCUSDT).on_volume_bars(FIXTURE.rows)["signal"]
+    next_one = TOMORROW[np.minimum(np.searchsorted(TIMES, TIMES, side="right"), len(TIMES) - 1)]
+    assert np.array_equal(signals, np.where(next_one > TOMORROW, 1, -1))
+    assert failed(checked) == {"only what it is given"}
+    assert f"reads TIMES, a ndarray of {len(TIMES)} values" in detail(checked, "only what it is given")
+
+
+def through_a_function(state: Record) -> float:
+    return float(TOMORROW[state.bars])
+
+
+class Holder:
+    closes = [1.0, 2.0]  # noqa: RUF012
+    fine = 3.0
+
+
+def kept_in_default(state: Any, bar: Any, settings: Any, verdict: Any, memory: list[float] = []) -> int:  # noqa: B006
+    return len(memory)
+
+
+def kept_in_closure() -> Callable[..., int]:
+    closes = np.zeros(3)
+
+    def rule(state: Any, bar: Any, settings: Any, verdict: Any) -> int:
+        return int(closes[0])
+
+    return rule
+
+
+def counts(state: Any, bar: Any, settings: Any, verdict: Any) -> int:
+    global COUNT
+    COUNT = 1
+    return 0
+
+
+def imports(state: Any, bar: Any, settings: Any, verdict: Any) -> int:
+    import time
+
+    return int(time.time())
+
+
+SPOILT: list[tuple[Callable[..., int], str]] = [
+    (lambda state, bar, settings, verdict: through_a_function(state), "through_a_function reads TOMORROW"),
+    (lambda state, bar, settings, verdict: next(at for at in range(9) if TOMORROW[at] > 0), "reads TOMORROW"),
+    (lambda state, bar, settings, verdict: np.load("closes.npy")[0], "uses np.load"),
+    (lambda state, bar, settings, verdict: np.random.random() > 0.5, "uses np.random"),
+    (lambda state, bar, settings, verdict: int(open("signal").read()), "uses open"),  # noqa: SIM115
+    (lambda state, bar, settings, verdict: Holder.closes[0], "reads Holder.closes, a list of 2 values"),
+    (lambda state, bar, settings, verdict: check_module.READS_ELSEWHERE, "reads check_module.READS_ELSEWHERE"),
+    (lambda state, bar, settings, verdict: UNKNOWN_NAME, "uses UNKNOWN_NAME"),  # type: ignore[name-defined]  # noqa: F821
+    (kept_in_default, "reads a default argument, a list"),
+    (kept_in_closure(), "reads closes, a ndarray of 3 values"),
+    (counts, "counts changes COUNT"),
+    (imports, "imports imports time"),
+    (lambda state, bar, settings, verdict: int(now()), "reads now, a builtin_function_or_method"),
+    (lambda state, bar, settings, verdict: random.random(), "reads random.random"),
+]
+
+
+@pytest.mark.parametrize(("function", "said"), SPOILT, ids=[said for _, said in SPOILT])
+def test_what_a_rule_brings_along_is_named(function: Callable[..., int], said: str) -> None:
+    rule = type("Spoilt", (Rule,), {"_detect_signal": staticmethod(function)})
+    finding = check_module._is_given_only(rule)
+    assert not finding.ok
+    assert said in finding.detail
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda state, bar, settings, verdict: Holder.fine,
+        lambda state, bar, settings, verdict: bar.close_reason == CloseReason.DAY_END,
+        lambda state, bar, settings, verdict: max(abs(bar.close), np.float64(3), *WEIGHTS),
+        lambda state, bar, settings, verdict: sqrt(bar.close) > mean([bar.open, bar.high]) or np.linalg.norm([1.0]),
+    ],
+    ids=["a number of a class", "an enum", "builtins", "functions of numpy and math"],
+)
+def test_constants_are_no_data(function: Callable[..., int]) -> None:
+    rule = type("Sound", (Rule,), {"_detect_signal": staticmethod(function)})
+    assert check_module._is_given_only(rule).ok
+
+
+# --- warm-up ----------------------------------------------------------------------------------------------------------
+
+
+class TooSoon(Rule):
+    """Says that an EMA of 21 forgets its seed within its length."""
+
+    indicators = (ATR, Indicator(EMA.outputs, EMA.step, lambda settings: settings.ema_slow, EMA.state))
+
+
+def test_a_warm_up_that_is_too_short_is_caught() -> None:
+    class ShortAtr(TooSoon):
+        indicators = (Indicator(ATR.outputs, ATR.step, lambda settings: 30, ATR.state), TooSoon.indicators[1])
+
+    checked = check(ShortAtr, instrument=BTCUSDT)
+    assert failed(checked) == {"warm-up"}
+    assert "though 30 bars were said to be enough" in detail(checked, "warm-up")
+
+
+class Alternates(Rule):
+    """Counts bars for ever, so that what it says depends on where it began."""
+
+    @staticmethod
+    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+        return 1 if state.bars % 2 == 0 else -1
+
+
+def test_a_rule_that_never_forgets_its_start_is_caught() -> None:
+    checked = check(Alternates, instrument=BTCUSDT)
+    assert failed(checked) == {"warm-up"}
+    assert "started 1 bars later, signal at bar" in detail(checked, "warm-up")
+
+
+def test_the_fixture_has_what_rules_stumble_over() -> None:
+    made = fixture(BTCUSDT, 600)
+    assert len(made.rows) == 600
+    assert np.count_nonzero(made.rows["tainted"]) >= 5
+    assert np.count_nonzero(made.rows["close_reason"] == CloseReason.DAY_END) == 1
+    assert np.array_equal(VolumeBarAggregator(made.settings, BTCUSDT).fold(made.trades), made.rows)
+
+
+# --- python -m voltrade check -----------------------------------------------------------------------------------------
+
+RULE_FILE = """
+import numpy as np
+from voltrade.signal_engine import SignalEngine
+
+NEXT = np.arange(10_000.0)
+
+class Sound(SignalEngine):
+    pass
+
+class Leaks(SignalEngine):
+    @staticmethod
+    def _detect_signal(state, bar, settings, verdict):
+        return 1 if NEXT[state.bars] > bar.close else 0
+"""
+
+
+def test_a_rule_file_is_checked_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "my_rule.py"
+    path.write_text(RULE_FILE)
+    assert main(["check", "--rule", f"{path}:Leaks"]) == 1
+    said = capsys.readouterr().out
+    assert "FAIL  only what it is given Leaks._detect_signal reads NEXT, a ndarray of 10000 values" in said
+    assert said.endswith("not to be trusted\n")
+    assert main(["check", "-p", "rule", f"{path}:Sound", "-p", "ema_slow", "60", "-p", "use_rsi_filter", "False"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Sound, compiled: ")
+    assert f"after {SignalEngine(SignalSettings(ema_slow=60), BTCUSDT).warmup_bars} bars" in said
+    assert said.endswith("\nsound\n")
+    assert main(["check", "--rule", f"{path}:Absent"]) == 2
+    assert "Absent" in capsys.readouterr().err
+    assert main(["check", "-p", "ema_slow", "2"]) == 2
+    assert "ema_fast must be below ema_slow" in capsys.readouterr().err

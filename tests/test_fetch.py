@@ -1,0 +1,443 @@
+"""`data fetch` brings history from the archive and REST, goes on where it stopped, and takes nothing on trust."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+import pytest
+from history import History, HistoryServer, some_trades
+from test_store import same
+
+from voltrade import data_commands
+from voltrade.errors import DataError
+from voltrade.exchange.shipped import shipped_instrument
+from voltrade.model import DAY_MS, Trades
+from voltrade.sources import ArchiveFile, Http, RestHistory, WeightBudget
+from voltrade.store import FUNDING, MARKS, TRADES, About, Recorder, Store, start_of
+
+BTCUSDT = shipped_instrument("BTCUSDT")
+FIRST = date(2026, 1, 29)
+DAYS = 4
+"""29 to 31 January are over and in the archive; 1 February has come to half a minute past five."""
+NOW = start_of(FIRST + timedelta(3)) + 5 * 3_600_000 + 30_000
+
+
+def a_history() -> History:
+    trades = some_trades("BTCUSDT", FIRST, days=DAYS, a_day=3_000)
+    times = start_of(FIRST) + np.arange(0, DAYS * DAY_MS, 60_000)
+    return History(trades, NOW, marks=times, funding=times[::480])
+
+
+@pytest.fixture
+def server() -> Iterator[HistoryServer]:
+    server = HistoryServer(a_history())
+    server.put_days(TRADES, "BTCUSDT", FIRST, FIRST + timedelta(2))
+    server.put_days(MARKS, "BTCUSDT", FIRST, FIRST + timedelta(2))
+    with server.running():
+        yield server
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: HistoryServer) -> Store:
+    monkeypatch.setenv("VOLTRADE_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(data_commands, "_now", lambda: server.history.now)
+    return Store()
+
+
+def data(server: HistoryServer, command: str, *given: str) -> int:
+    addresses = {"fetch": ("--archive", server.address, "--rest", server.address), "fill": ("--rest", server.address)}
+    return data_commands.main([command, *given, *addresses.get(command, ())])
+
+
+def fetch(server: HistoryServer, *given: str) -> int:
+    return data(server, "fetch", "BTCUSDT", *(given or ("--days", "3")))
+
+
+def what_there_is(server: HistoryServer) -> Trades:
+    trades = server.history.trades
+    return trades[: int(np.searchsorted(trades.time, server.history.now, side="right"))]
+
+
+def stored(store: Store) -> Trades:
+    days = store.days(TRADES, "BTCUSDT")
+    return store.trades(BTCUSDT, days[0].day, days[-1].day)
+
+
+# --- from the archive to now ------------------------------------------------------------------------------------------
+
+
+def test_a_fetch_reaches_from_the_archive_to_now(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fetch(server) == 0
+    assert same(stored(store), what_there_is(server))
+    days = store.days(TRADES, "BTCUSDT")
+    assert [day.complete for day in days] == [True, True, True, False], "today goes on"
+    assert [list(day.about.sources) for day in days] == [
+        *([f"BTCUSDT-aggTrades-2026-01-{number}.zip"] for number in (29, 30, 31)),
+        ["REST"],
+    ]
+    marks = store.marks("BTCUSDT", FIRST, FIRST + timedelta(3))
+    assert marks is not None
+    assert marks.time.tolist() == list(range(start_of(FIRST), NOW - 60_000, 60_000)), "minutes that are over"
+    assert marks.price_e8[5] == 6_000_000_000_000 + 100 * (int(marks.time[5]) // 60_000 % 1_000_000)
+    funding = store.funding("BTCUSDT", FIRST, FIRST + timedelta(3))
+    assert funding is not None
+    assert funding.time.tolist() == list(range(start_of(FIRST), NOW, 8 * 3_600_000))
+    assert set(funding.rate_e8.tolist()) == {10_000}
+    assert "BTCUSDT trades: 4 days" in capsys.readouterr().out
+
+
+def test_what_is_there_is_not_fetched_again(server: HistoryServer, store: Store) -> None:
+    assert fetch(server) == 0
+    server.requests.clear()
+    server.history.now += 3_600_000
+    assert fetch(server) == 0
+    assert server.count("/data/futures/um/daily") == 0, "finished days are not asked for"
+    trades = [wanted for endpoint, wanted in server.requests if endpoint == "aggTrades"]
+    assert all("fromId" in wanted for wanted in trades), "today goes on by id"
+    assert int(trades[0]["fromId"]) == 1_000 + int(np.count_nonzero(server.history.trades.time <= NOW))
+    assert same(stored(store), what_there_is(server))
+
+
+def test_days_that_rest_began_are_ended_by_it(server: HistoryServer, store: Store) -> None:
+    """The archive lags by a day: yesterday comes over REST, and is known to be whole once a later trade was seen."""
+    assert fetch(server) == 0
+    server.history.now = start_of(FIRST + timedelta(4)) - 3_600_000
+    assert fetch(server) == 0
+    server.history = replace(server.history, now=start_of(FIRST + timedelta(4)) + 120_000)
+    assert fetch(server, "--from", "2026-02-01", "--to", "2026-02-01") == 0
+    assert store.days(TRADES, "BTCUSDT")[-1].complete
+    assert same(stored(store), server.history.trades)
+    server.requests.clear()
+    assert fetch(server, "--from", "2026-02-01", "--to", "2026-02-01", "--kinds", "trades") == 0
+    assert server.requests == []
+
+
+def test_whole_months_come_as_one_file(server: HistoryServer, store: Store) -> None:
+    month = date(2025, 12, 1)
+    trades = some_trades("BTCUSDT", month, days=33, a_day=60)
+    server.history = History(trades, start_of(date(2026, 1, 3)))
+    server.put(ArchiveFile.of_month(TRADES, "BTCUSDT", month))
+    server.put_days(TRADES, "BTCUSDT", date(2026, 1, 1), date(2026, 1, 2))
+    assert fetch(server, "--from", "2025-12-01", "--to", "2026-01-02", "--kinds", "trades") == 0
+    assert same(stored(store), trades)
+    assert server.count("/monthly/aggTrades/BTCUSDT/BTCUSDT-aggTrades-2025-12.zip") == 2  # with its CHECKSUM
+    assert server.count("/daily/aggTrades") == 4
+    assert all(day.complete for day in store.days(TRADES, "BTCUSDT"))
+
+
+def test_a_month_that_the_archive_lacks_comes_by_days(server: HistoryServer, store: Store) -> None:
+    month = date(2025, 12, 1)
+    trades = some_trades("BTCUSDT", month, days=31, a_day=20)
+    server.history = History(trades, start_of(date(2026, 1, 3)))
+    server.put_days(TRADES, "BTCUSDT", month, date(2025, 12, 31))
+    assert fetch(server, "--from", "2025-12-01", "--to", "2025-12-31", "--kinds", "trades") == 0
+    assert same(stored(store), trades)
+
+
+def test_funding_of_past_months_comes_from_the_archive(server: HistoryServer, store: Store) -> None:
+    server.history.now = start_of(date(2026, 2, 2))
+    server.put(ArchiveFile.of_month(FUNDING, "BTCUSDT", FIRST))
+    assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-31", "--kinds", "funding") == 0
+    assert server.count("fundingRate") == 2
+    assert len(store.days(FUNDING, "BTCUSDT")) == 3
+
+
+def test_a_symbol_that_is_not_shipped_is_looked_up(server: HistoryServer, store: Store) -> None:
+    server.history.trades = replace(server.history.trades, symbol="NEWUSDT")
+    assert data(server, "fetch", "NEWUSDT", "--from", "2026-02-01", "--kinds", "trades") == 0
+    assert server.count("exchangeInfo") == 1
+    since = int(np.searchsorted(server.history.trades.time, start_of(date(2026, 2, 1))))
+    assert store.days(TRADES, "NEWUSDT")[0].rows == len(what_there_is(server)) - since
+
+
+def test_live_recording_and_fetch_make_one_day(server: HistoryServer, store: Store) -> None:
+    """A session recorded from noon; the archive's file of the day then brings the rest, and nothing twice."""
+    trades = server.history.trades
+    recorder = Recorder(store, BTCUSDT)
+    recorder.record(trades[1_500:2_500])
+    recorder.close()
+    assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-29", "--kinds", "trades") == 0
+    (day,) = store.days(TRADES, "BTCUSDT")
+    assert (day.complete, list(day.about.sources)) == (True, ["live", "BTCUSDT-aggTrades-2026-01-29.zip"])
+    assert same(stored(store), trades[: day.rows])
+
+
+@pytest.mark.parametrize("downloads", [1, 3])
+def test_files_are_fetched_side_by_side(server: HistoryServer, store: Store, downloads: int) -> None:
+    assert fetch(server, "--to", "2026-01-31", "--days", "2", "--kinds", "trades", "--downloads", str(downloads)) == 0
+    assert server.most_at_once == downloads
+    assert len(store.days(TRADES, "BTCUSDT")) == 3
+
+
+# --- cut short, and broken --------------------------------------------------------------------------------------------
+
+
+def test_a_download_that_was_cut_goes_on_where_it_stopped(
+    server: HistoryServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def at_once(seconds: float) -> None:
+        pass
+
+    monkeypatch.setattr(Http, "__init__", lambda self, session: vars(self).update(_session=session, _sleep=at_once))
+    name = "BTCUSDT-aggTrades-2026-01-30.zip"
+    server.cut[name] = 20_000
+    assert fetch(server, "--from", "2026-01-30", "--to", "2026-01-30", "--kinds", "trades") == 0
+    assert server.ranges == ["bytes=20000-"]
+    assert store.days(TRADES, "BTCUSDT")[0].complete
+
+
+def test_a_download_that_another_process_began_goes_on(server: HistoryServer, store: Store) -> None:
+    file = ArchiveFile(TRADES, "BTCUSDT", FIRST, FIRST)
+    content = server.files[f"/{file.path}"]
+    assert store.folder is not None
+    part = store.folder / ".downloads" / f"{file.name}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(content[:1_000])
+    assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-29", "--kinds", "trades") == 0
+    assert server.ranges == ["bytes=1000-"]
+    part.write_bytes(b"x" * len(content))  # not the file's beginning at all: then all of it, anew
+    store.folder.joinpath("trades", "BTCUSDT", "2026-01-29.parquet").unlink()
+    assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-29", "--kinds", "trades") == 0
+    assert same(stored(store), server.history.trades[: store.days(TRADES, "BTCUSDT")[0].rows])
+    assert [path for path in part.parent.iterdir() if path.suffix != ".lock"] == [], "nothing is left behind"
+
+
+def test_a_fetch_that_is_killed_over_rest_goes_on(
+    server: HistoryServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Yesterday isn't in the archive; REST breaks down in its middle, and comes back."""
+    real = RestHistory.trades
+    asked: list[int] = []
+
+    async def breaking(self: RestHistory, symbol: str, from_id: int) -> list[dict[str, object]]:
+        asked.append(from_id)
+        if len(asked) == 3:
+            raise DataError("the line is dead")
+        return await real(self, symbol, from_id)
+
+    server.files.clear()
+    monkeypatch.setattr(RestHistory, "trades", breaking)
+    assert fetch(server, "--from", "2026-01-31", "--kinds", "trades") == 2
+    assert len(stored(store)) == 2_000
+    assert fetch(server, "--from", "2026-01-31", "--kinds", "trades") == 0
+    assert asked[3] == asked[0] + 2_000, "what came before is not asked for again"
+    assert [day.complete for day in store.days(TRADES, "BTCUSDT")] == [True, False]
+    from_31 = what_there_is(server)[int(np.searchsorted(server.history.trades.time, start_of(date(2026, 1, 31)))) :]
+    assert same(stored(store), from_31)
+
+
+def test_a_file_that_is_not_what_its_checksum_says_is_refused(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.put(ArchiveFile(TRADES, "BTCUSDT", FIRST, FIRST), stated=b"other bytes")
+    assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-30", "--kinds", "trades") == 1
+    assert [day.day.day for day in store.days(TRADES, "BTCUSDT")] == [30]
+    assert server.count("BTCUSDT-aggTrades-2026-01-29.zip") == 4, "tried twice, each time with the CHECKSUM"
+    said = capsys.readouterr().out
+    assert "BTCUSDT-aggTrades-2026-01-29.zip: 2,954 rows: refused" in said
+    assert "checksum: SHA-256 must be" in said
+    assert "trades: not all of 2026-01-29" in said
+
+
+def test_a_refused_file_is_kept_to_be_looked_at(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = ArchiveFile(TRADES, "BTCUSDT", FIRST, FIRST)
+    server.put(file, server.history.csv(file).replace("60000.", "60000.0"))
+    assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-30", "--kinds", "trades") == 1
+    assert store.folder is not None
+    assert data(server, "verify", str(store.folder / ".downloads" / file.name)) == 1
+    assert "bad_value in " in capsys.readouterr().out
+
+
+def test_a_refused_file_of_trades_keeps_no_marks_away(server: HistoryServer, store: Store) -> None:
+    server.put(ArchiveFile(TRADES, "BTCUSDT", FIRST, FIRST), stated=b"other bytes")
+    del server.files[f"/{ArchiveFile(MARKS, 'BTCUSDT', FIRST, FIRST).path}"]
+    assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-29") == 1
+    assert store.days(TRADES, "BTCUSDT") == []
+    assert [day.complete for day in store.days(MARKS, "BTCUSDT")] == [True], "over REST"
+
+
+def test_rest_that_gives_something_else_is_told(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    today = ("--from", "2026-02-01", "--kinds", "trades")
+    with monkeypatch.context() as patch:
+        patch.setattr(server, "_trades", lambda wanted: [{"a": 1_000, "p": "60000.0"}])
+        assert fetch(server, *today) == 2
+    assert "REST aggTrades from 1000: rows must have a, p, q, T, m, was {'a': 1000" in capsys.readouterr().err
+    trades = server.history.trades
+    server.history.trades = replace(trades, price=np.where(trades.time > NOW - 1_000_000, 0, trades.price))
+    assert fetch(server, *today) == 2
+    assert "price and quantity must be positive" in capsys.readouterr().err
+    assert store.days(TRADES, "BTCUSDT") == []
+
+
+def test_an_archive_that_contradicts_the_store_is_told(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trades = server.history.trades[:10]
+    store.add_trades(replace(trades, price=trades.price + 1), About.of(BTCUSDT, "live"))
+    assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-31", "--kinds", "trades") == 2
+    assert "rows of one id must agree, 1000 differs from what is stored" in capsys.readouterr().err
+
+
+def test_an_archive_that_is_closed_is_told(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.answers["BTCUSDT-aggTrades-2026-01-30.zip"] = [403]
+    assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-31", "--kinds", "trades") == 2
+    assert "BTCUSDT-aggTrades-2026-01-30.zip: HTTP 403" in capsys.readouterr().err
+    assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-31", "--kinds", "trades") == 0
+
+
+def test_faults_are_treated_by_their_policy(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = ArchiveFile(TRADES, "BTCUSDT", FIRST, FIRST)
+    lines = server.history.csv(file).splitlines()
+    lines[10], lines[11] = lines[11], lines[10]  # row 12 goes back
+    lines.insert(20, lines[19])  # row 21 repeats row 20
+    server.put(file, "\n".join(lines) + "\n")
+    one_day = ("--from", "2026-01-29", "--to", "2026-01-29", "--kinds", "trades")
+    assert fetch(server, *one_day, "--policy", "unsorted=refuse") == 1
+    assert store.days(TRADES, "BTCUSDT") == []
+    assert fetch(server, *one_day) == 0
+    said = capsys.readouterr().out
+    assert "unsorted in 1 row (12): id must be above the row before, was 1009 [flag]" in said
+    assert "duplicate_id in 1 row (21): id must not be there twice, was 1018 [drop]" in said
+    (day,) = store.days(TRADES, "BTCUSDT")
+    assert day.about.sources[file.name] == {"duplicate_id": 1, "unsorted": 1}
+    assert same(stored(store), server.history.trades[: day.rows])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--policy", "unsorted=ignore"), "policy: unsorted must be one of refuse, drop, flag, was 'ignore'"),
+        (("--policy", "odd=drop"), "policy: the fault must be one of checksum"),
+        (("--from", "2026-01-30", "--to", "2026-01-29"), "from: must not be after 2026-01-29, was 2026-01-30"),
+        (("--from", "2026-01-30", "--days", "3"), "days: must not be given with --from"),
+    ],
+)
+def test_what_can_not_be_meant_is_refused(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str], given: tuple[str, ...], message: str
+) -> None:
+    assert fetch(server, *given) == 2
+    assert message in capsys.readouterr().err
+    assert server.requests == []
+
+
+def test_a_symbol_that_the_exchange_does_not_know_is_refused_in_its_words(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert data(server, "fetch", "ETHUSDT", "--from", "2026-02-01", "--kinds", "trades") == 2
+    assert "HTTP 400" in (said := capsys.readouterr().err)
+    assert "Invalid symbol." in said
+
+
+# --- gaps -------------------------------------------------------------------------------------------------------------
+
+
+def with_gaps(store: Store, server: HistoryServer) -> Trades:
+    """Store three days of trades without some: within a day, and on both sides of a midnight."""
+    trades = server.history.trades
+    midnight = int(np.searchsorted(trades.time, start_of(FIRST + timedelta(1))))
+    for start, end in ((0, 100), (103, midnight - 2), (midnight + 4, 4_000), (5_500, 6_000)):
+        store.add_trades(trades[start:end], About.of(BTCUSDT, "live", begins=start == 0))
+    return trades[:6_000]
+
+
+def test_gaps_are_filled_by_id(server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = with_gaps(store, server)
+    assert data(server, "fill", "BTCUSDT") == 0
+    assert capsys.readouterr().out == "1,509 ids were missing, 1,509 came over REST\n"
+    assert same(stored(store), whole)
+    assert [day.missing for day in store.days(TRADES, "BTCUSDT")] == [0, 0, 0]
+    assert store.days(TRADES, "BTCUSDT")[0].complete
+    server.requests.clear()
+    assert data(server, "fill", "BTCUSDT") == 0
+    assert server.requests == []
+
+
+def test_what_rest_does_not_have_stays_missing(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_gaps(store, server)
+    trades = server.history.trades
+    kept = (trades.id < 1_101) | (trades.id > 1_102)
+    server.history.trades = trades[kept]
+    assert data(server, "fill", "BTCUSDT", "--to", "2026-01-29") == 1
+    assert capsys.readouterr().out == "3 ids were missing, 1 came over REST\n"
+    assert store.days(TRADES, "BTCUSDT")[0].missing == 2
+
+
+# --- politeness -------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """A clock that sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+def test_no_minute_sees_more_than_half_of_the_weight() -> None:
+    clock = Clock()
+    budget = WeightBudget(1_200, clock, clock.sleep)
+    spent: list[tuple[float, int]] = []
+
+    async def spend() -> None:
+        for number in range(400):
+            weight = 20 if number % 3 else 10
+            await budget.spend(weight)
+            spent.append((clock.now, weight))
+            clock.now += 0.05  # the request takes its time
+
+    asyncio.run(spend())
+    for begin, _ in spent:
+        assert sum(weight for at, weight in spent if begin <= at < begin + 60) <= 1_200
+    total = sum(weight for _, weight in spent)
+    assert spent[-1][0] - spent[0][0] <= 60 * (total / 1_200), "and no slower than that"
+
+
+def test_a_server_that_says_slow_down_is_given_its_time(server: HistoryServer) -> None:
+    clock = Clock()
+    server.answers["aggTrades"] = [429, 418, 503]
+
+    async def ask() -> list[dict[str, object]]:
+        async with aiohttp.ClientSession() as session:
+            rest = RestHistory(Http(session, clock.sleep), server.address, WeightBudget(1_200, clock, clock.sleep))
+            return await rest.trades("BTCUSDT", 1_000)
+
+    assert len(asyncio.run(ask())) == 1_000
+    assert clock.slept == [7.0, 7.0, 4.0]
+
+
+def test_a_server_that_is_gone_is_told(server: HistoryServer) -> None:
+    clock = Clock()
+    server.answers["aggTrades"] = [500] * 20
+
+    async def ask() -> None:
+        async with aiohttp.ClientSession() as session:
+            await RestHistory(Http(session, clock.sleep), server.address).trades("BTCUSDT", 1_000)
+
+    with pytest.raises(DataError, match="aggTrades: HTTP 500"):
+        asyncio.run(ask())
+    assert server.count("aggTrades") == 6
