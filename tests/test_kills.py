@@ -247,3 +247,5 @@ def test_whatever_is_killed_the_position_is_protected(
     one.until(lambda: one.record["state"] == "ended", 30)
     assert protected_from(story.truth) - since <= WITHIN_MS
     check_story(story, KILLS[name, whom])
+    if one.record["end_reason"] == "NOTEBOOK_LOST":
+        one.until(lambda: one.record.get("review") == "review.html", 90)

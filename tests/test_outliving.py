@@ -9,20 +9,33 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sessions import Truth, bars_of, facts_of
+from wall_venue import SIMULATED, a_venue
 
-from voltrade import journal
+from voltrade import ctl, journal
 from voltrade.__main__ import main
 from voltrade.backtest import Backtest, backtest
 from voltrade.config import Config
 from voltrade.data import tape
 from voltrade.exchange.shipped import shipped_instrument
-from voltrade.model import Adoption, BreakerChange, Operator, OrderUpdate, RoundTrip, Snapshot
+from voltrade.model import (
+    Adoption,
+    BreakerChange,
+    History,
+    Operator,
+    OrderIntent,
+    OrderUpdate,
+    Refusal,
+    RoundTrip,
+    Snapshot,
+)
 from voltrade.replay import replay
 
 PARAMETERS: dict[str, Any] = {
@@ -72,6 +85,13 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], 
         assert process.poll() is None, "the engine ended before its time"
         assert time.monotonic() < deadline, "it took too long"
         time.sleep(0.002)
+
+
+def wait_for(condition: Callable[[], bool], within_s: float = 60) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.01)
 
 
 def fills_at_the_venue(truth: Truth) -> list[tuple[Any, ...]]:
@@ -132,6 +152,45 @@ def test_a_day_in_three_sessions_is_the_day_in_one(venue: str, tmp_path: Path, r
     heads = [json.loads((tmp_path / name / "run.json").read_text())["head"] for name in "ab"]
     adopted = [fact.head for name in "bc" for fact in facts_of(tmp_path / name) if isinstance(fact, Adoption)]
     assert adopted == heads
+
+
+def test_a_session_that_begins_at_eight_in_the_evening_decides_as_research_does(tmp_path: Path) -> None:
+    """The tape begins at 20:00; the session a day later. Bars and indicators are those of the whole tape."""
+    day = {"hours": 26.0, "begin_s": 86_400.0}
+    done = engine(tmp_path / "evening", **day)
+    assert done.wait(120) == 0, (tmp_path / "evening/engine.log").read_text()[-2000:]
+    check_sealed(tmp_path / "evening")
+
+    config = Config.from_parameters(PARAMETERS | day)
+    whole = tape(config.session, shipped_instrument("BTCUSDT"))
+    begin = int(np.searchsorted(whole.trades.time, whole.trades.time[0] + 86_400_000, side="right"))
+    research = backtest(
+        replace(whole, trades=whole.trades[begin:]), config, epoch="evening", history=History(whole.trades[:begin])
+    )
+    eight = int(whole.trades.time[begin])
+    known = {(bar["day"], bar["number"]): number for number, bar in enumerate(research.bars)}
+    bars = bars_of(tmp_path / "evening")
+    loaded, traded = bars[0], bars[1:]
+    assert loaded["tainted"]  # cut where the loading began: a few hundred bars of the thousands that the day has had
+    assert len(bars) < len(research.bars) // 3
+    for bar in traded:
+        number = known[bar["day"], bar["number"]]
+        assert [bar[name] for name in research.bars.dtype.names] == [
+            research.bars[number][name] for name in research.bars.dtype.names
+        ]
+        if bar["verdict"]["ready"]:
+            ours, theirs = bar["verdict"], research.verdicts[number]
+            assert ours == pytest.approx({name: theirs[name].item() for name in ours}, rel=1e-9)
+    assert sum(bar["verdict"]["ready"] for bar in traded) > 100
+
+    def decisions(facts: list[Any]) -> list[Any]:
+        intents = [(f.time, f.order) for f in facts if isinstance(f, OrderIntent)]
+        refusals = [(f.time, f.side, f.code) for f in facts if isinstance(f, Refusal) and f.time >= eight]
+        fills = [(f.trade_id, f.last_price, f.last_quantity, f.fee) for f in facts if isinstance(f, OrderUpdate)]
+        return [*intents, *refusals, *fills]
+
+    assert decisions(facts_of(tmp_path / "evening")) == decisions(research.facts)
+    assert len([f for f in research.facts if isinstance(f, RoundTrip)]) >= 3
 
 
 @pytest.mark.campaign
@@ -199,17 +258,22 @@ def test_a_person_steers_a_session_from_outside(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("races", [1, pytest.param(50, marks=pytest.mark.campaign)])
-def test_two_engines_on_one_account_only_one_trades(venue: str, tmp_path: Path, races: int) -> None:
-    for number in range(races):
-        race(venue, [tmp_path / f"left{number}", tmp_path / f"right{number}"])
+def test_two_engines_on_one_account_only_one_trades(tmp_path: Path, races: int) -> None:
+    with a_venue(tmp_path, api=("sim-key", "sim-secret")) as address:
+        for number in range(races):
+            race(address, [tmp_path / f"left{number}", tmp_path / f"right{number}"])
 
 
 def race(venue: str, runs: list[Path]) -> None:
-    """Start two engines at once; they must not end before the other has tried."""
-    engines = [engine(run, venue=venue, duration_s=600.0) for run in runs]
-    for process in engines:
-        process.wait(100)
-    states = {run: json.loads((run / "run.json").read_text()) for run in runs}
-    assert sorted(record["state"] for record in states.values()) == ["ended", "failed"]
-    [refused] = [record for record in states.values() if record["state"] == "failed"]
-    assert "another engine trades it" in refused["error"]
+    """Start two engines at once; the one that got the account keeps it until it is told to stop."""
+    engines = {run: engine(run, venue=venue, **SIMULATED) for run in runs}
+    wait_for(lambda: any(process.poll() is not None for process in engines.values()))
+    [refused] = [run for run, process in engines.items() if process.poll() is not None]
+    [trades] = [run for run in runs if run != refused]
+    record = json.loads((refused / "run.json").read_text())
+    assert record["state"] == "failed"
+    assert "another engine trades it" in record["error"]
+    wait_for(lambda: json.loads((trades / "run.json").read_text())["state"] == "running")
+    ctl.ask(trades, {"op": "stop", "reason": "it has won"})
+    assert engines[trades].wait(60) == 0
+    assert json.loads((trades / "run.json").read_text())["end_reason"] == "it has won"
