@@ -191,11 +191,6 @@ def test_lost_answers_are_looked_up_and_nothing_is_done_twice(tmp_path: Path) ->
     assert sum(isinstance(fact, Reply) and fact.outcome == "UNKNOWN" for fact in facts) >= 3
 
 
-A_FILL_IN_BETWEEN = pytest.mark.xfail(
-    reason="a snapshot asks for fills after the newest that is known, so one that was lost in between is never fetched"
-)
-
-
 @pytest.mark.campaign
 @pytest.mark.parametrize("seed", [7, 8])
 @pytest.mark.parametrize(
@@ -203,8 +198,8 @@ A_FILL_IN_BETWEEN = pytest.mark.xfail(
     [
         "overload",
         "maintenance",
-        pytest.param("deaf", marks=A_FILL_IN_BETWEEN),
-        pytest.param("storm", marks=A_FILL_IN_BETWEEN),
+        "deaf",
+        "storm",
     ],
 )
 def test_a_session_survives(script: str, seed: int, tmp_path: Path) -> None:

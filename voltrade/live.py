@@ -50,6 +50,9 @@ COMMIT_EVERY = 200
 SNAPSHOT_AGAIN_S = 1.0
 """Pause before an account that could not be read is asked for again."""
 
+SNAPSHOT_TRIES = 10
+"""How often a snapshot is asked for in lockstep before the session fails; by the wall clock, for ever."""
+
 LATE_MS = 1_000
 """Trades that are older than this when they arrive are told the time first, so that the core can see their age."""
 
@@ -185,8 +188,7 @@ class LiveTradingSystem:
         """Carry out a command that is on disk already; what goes wrong with an order is an UNKNOWN, never a guess."""
         self._commit()
         if isinstance(command, TakeSnapshot):
-            since = self.core.desks[self._symbol].monitor.last_trade_id
-            return await self._gateway.snapshot(command.symbol, since)
+            return await self._gateway.snapshot(command.symbol, self.core.desks[self._symbol].monitor.agreed_trade_id)
         if isinstance(command, OrderIntent):
             return await self._gateway.submit(command)
         if isinstance(command, CancelOrder):
@@ -226,12 +228,22 @@ class LiveTradingSystem:
                 await self._play(ask)
             case Execute(command=command):
                 self._executed = True
-                return await self._execute(command)
+                return await self._insist(command)
             case Collect():
                 return await self._collect()
             case Finish():
                 await self._hear(await self._channel.ask({"op": "finish"}))
         return None
+
+    async def _insist(self, command: Command) -> Reply | Snapshot:
+        """Carry out a command; a snapshot that fails is asked for again, since the tape waits for it."""
+        for _ in range(SNAPSHOT_TRIES - 1):
+            try:
+                return await self._execute(command)
+            except VenueError as error:
+                log.warning("the account could not be read: %s", error)
+                await asyncio.sleep(SNAPSHOT_AGAIN_S)
+        return await self._execute(command)
 
     async def _horizon(self) -> Segment:
         reply = await self._channel.ask({"op": "go"})

@@ -324,6 +324,8 @@ class OrderMonitor:
         self._fills: set[int] = set()
         self._counted_before = 0
         """Trades up to this id were counted by the account's runs before."""
+        self.agreed_trade_id = 0
+        """Up to this trade no fill is missing: the exchange's position was that of our fills."""
         self._by_exchange_id: dict[int, Order] = {}
         self._snapshot_at = NEVER
         self._disagreements = 0
@@ -507,6 +509,7 @@ class OrderMonitor:
         self.reconciled = ours == theirs and not foreign
         if self.reconciled:
             self._disagreements = 0
+            self.agreed_trade_id = self.last_trade_id
             return outputs
         # One reading may fall between two fills, so a person is told of the second.
         self.disagree(snapshot.time)
@@ -583,7 +586,7 @@ class OrderMonitor:
         try:
             self._round_trips = int(state["round_trips"])
             self.halt_reason = str(state["halt_reason"])
-            self._counted_before = int(state["last_trade_id"])
+            self._counted_before = self.agreed_trade_id = int(state["last_trade_id"])
             self.holding = HOLDING.validate_python(state["holding"]) if state["holding"] else None
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"orders: the saved state is broken: {error}") from None

@@ -107,6 +107,9 @@ DIAL_FAILURES = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 WEIGHT_WINDOW_MS = 60_000
 """Request weight is counted by the minute of the exchange's clock."""
 
+ORDERS_ALONE = "-1015"
+"""Code of too many orders: it forbids orders for some seconds, not what is asked and cancelled meanwhile."""
+
 QUIET_S = {429: 60, 418: 120}
 """Silence after a refusal for too many requests that doesn't say how long: a minute's limit, the shortest ban."""
 
@@ -224,7 +227,7 @@ class UsdmExchange(ccxt.pro.binanceusdm):  # type: ignore[misc]  # ccxt is untyp
         weight = by_name.get("x-mbx-used-weight-1m", "")
         if weight.isdigit():
             self._used_weight = (self.clock() // WEIGHT_WINDOW_MS, int(weight))
-        if status in QUIET_S:
+        if status in QUIET_S and ORDERS_ALONE not in body:
             self.quiet_until = max(self.quiet_until, self._end_of_silence(status, by_name.get("retry-after", ""), body))
             log.warning("HTTP %d: silent until %d", status, self.quiet_until)
 
