@@ -17,7 +17,7 @@ from made_run import made_run
 
 from voltrade import charts, report
 from voltrade.config import Config
-from voltrade.model import Refusal, Side
+from voltrade.model import BreakerChange, Refusal, Side
 
 MADE = made_run(an_instrument(), bar_count=300)
 RUN = report.frames(MADE.instrument, MADE.bars, MADE.facts)
@@ -111,8 +111,9 @@ def test_an_empty_run_draws_the_same_traces(draw: Any) -> None:
 def test_what_the_exchange_says_is_shown_as_text_never_as_markup() -> None:
     hostile = "<script>alert(1)</script>"
     refusal = Refusal(MADE.bars[50]["close_time"], "BTCUSDT", 50, Side.BUY, hostile, hostile)
-    run = report.frames(MADE.instrument, MADE.bars, [*MADE.facts, refusal])
-    for draw in (charts.price_chart, charts.refusals_chart):
+    change = BreakerChange(MADE.bars[50]["close_time"], hostile, hostile, hostile, 1, 1, 1)
+    run = report.frames(MADE.instrument, MADE.bars, [*MADE.facts, refusal, change])
+    for draw in CHARTS:
         traces = [part.to_plotly_json() for part in draw(run, CONFIG).data]
         hovers = [part.get(key) for part in traces for key in ("text", "customdata")]
         assert "&lt;script&gt;" in str(hovers)

@@ -29,6 +29,7 @@ from voltrade.config import Config
 from voltrade.data import Tape, tape
 from voltrade.errors import JournalError, SessionError
 from voltrade.exchange.shipped import shipped_instrument
+from voltrade.lockstep import warm_up
 from voltrade.model import (
     Adoption,
     Alert,
@@ -48,17 +49,17 @@ from voltrade.model import (
 from voltrade.runs import open_run
 
 SETTINGS: dict[str, Any] = {
-    **{"seed": 7, "hours": 4.0, "threshold": 15, "cooldown_bars": 1, "take_profit_atr": 2.0},
+    **{"seed": 7, "hours": 5.0, "threshold": 15, "cooldown_bars": 1, "take_profit_atr": 2.0},
     **{"ema_fast": 5, "ema_slow": 13, "rsi_length": 7, "atr_length": 7},
 }
 
 
 @pytest.fixture(scope="module")
 def traded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A session over the synthetic tape, by the engine."""
+    """A session over the synthetic tape, by the engine; it begins an hour into the tape, with that hour as history."""
     run = tmp_path_factory.mktemp("runs") / "traded"
     run.mkdir(mode=0o700)
-    config = Config.from_parameters(SETTINGS)
+    config = Config.from_parameters(SETTINGS, begin_s=3_600.0)
     record.write(run, {"parameters": config.parameters(), "epoch": "r", "state": "starting"})
     subprocess.run([sys.executable, "-m", "voltrade", "run", str(run)], check=True, timeout=120)
     return run
@@ -123,6 +124,9 @@ def test_the_backtest_of_a_lockstep_session_is_the_session(traded: Path) -> None
     assert looked.researched.notes == ()
     assert (looked.figures["run"] == looked.figures["backtest"]).all()
     pd.testing.assert_frame_equal(found.decisions, looked.frames.decisions)
+    history, during, _ = review._trades_of(traded / "journal.db")
+    assert len(history.trades) > 1_000
+    assert int(history.trades.id[-1]) + 1 == int(during.id[0])
 
 
 def test_trades_that_only_one_of_the_two_made_are_explained() -> None:
@@ -157,6 +161,20 @@ def test_what_came_before_the_session_is_history(tmp_path: Path) -> None:
     entries = [fact for fact in late.facts if isinstance(fact, OrderIntent)]
     assert min(fact.time for fact in entries) >= int(whole.trades.time[cut])
     assert {(t.bar_number, t.net) for t in late.round_trips} & {(t.bar_number, t.net) for t in full.round_trips}
+
+
+def test_where_a_days_bars_stood_is_told_before_the_trades() -> None:
+    block = Trades.from_rows("BTCUSDT", [(number, 800_000, 1, number, False) for number in (5, 6, 7)])
+    phase = BarPhase(1, "BTCUSDT", 20_458, 3, 7, 5)
+    seen: list[Any] = []
+
+    def handle(event: Any) -> tuple[int, list[Any]]:
+        seen.append(event)
+        return 2 if len(seen) == 2 else 1, []
+
+    warm_up(handle, History(block, phase))
+    assert seen[0] is phase
+    assert [trades.id.tolist() for trades in seen[1:]] == [[5, 6, 7], [7]]
 
 
 def test_what_a_backtest_cannot_repeat_is_said(tmp_path: Path) -> None:

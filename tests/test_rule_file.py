@@ -23,7 +23,7 @@ from voltrade.config import Config, SignalSettings
 from voltrade.core import TradingCore
 from voltrade.engine import Engine
 from voltrade.errors import ConfigError, SessionError
-from voltrade.exchange import venue
+from voltrade.exchange import venue_command
 from voltrade.papermill_engine import Refused, check_parameters, go_on
 from voltrade.replay import recover, replay
 from voltrade.review import Review, page
@@ -403,6 +403,6 @@ def test_packages_beside_a_rule_are_kept_with_it(tmp_path: Path) -> None:
 def test_the_venue_takes_the_parameters_of_a_session_with_a_rule(originals: Path, tmp_path: Path) -> None:
     file = tmp_path / "parameters.json"
     file.write_text(json.dumps(read_parameters(rule=f"{originals}/adx.py:Adx", seed=5).parameters()))
-    given = venue._parser().parse_args(["--log", str(tmp_path), "--parameters", str(file), "--hours", "2"])
-    config = venue._config(given)
+    given = venue_command._parser().parse_args(["--log", str(tmp_path), "--parameters", str(file), "--hours", "2"])
+    config = venue_command._config(given)
     assert (config.session.seed, config.session.hours) == (5, 2.0)
