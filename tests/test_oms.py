@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -473,12 +474,12 @@ FORCED_CLOSES = [
     ("autoclose-1795", "LIQUIDATION", "FORCED_ORDER"),
     ("adl_autoclose", "ADL", "FORCED_ORDER"),
     ("settlement_autoclose-17", "SETTLEMENT", "FORCED_ORDER"),
-    ("web_abc", "CLOSED_ELSEWHERE", "FOREIGN_ORDER"),
+    ("autoclose-", "LIQUIDATION", "FORCED_ORDER"),
 ]
 
 
 @pytest.mark.parametrize(("name", "reason", "code"), FORCED_CLOSES)
-def test_whoever_closes_the_position_ends_the_round_trip_and_a_person_must_look(
+def test_an_exchange_that_closes_the_position_ends_the_round_trip_and_a_person_must_look(
     name: str, reason: str, code: str
 ) -> None:
     desk = Desk().in_position()
@@ -493,13 +494,43 @@ def test_whoever_closes_the_position_ends_the_round_trip_and_a_person_must_look(
     assert desk.monitor.on_order(fill) == []  # counted once
 
 
-def test_a_position_that_was_closed_while_nobody_watched_is_explained_by_its_trade() -> None:
+def a_listing(desk: Desk, *names: str) -> dict[str, Any]:
+    """The conditional orders of a snapshot that lists these."""
+    rows = [
+        AlgoUpdate(5_000, "BTCUSDT", name, 7, Side.SELL, OrderType.STOP_MARKET, "NEW", 10, desk.sent[name].order.price)
+        for name in names
+    ]
+    return {"algo_orders": tuple(rows)}
+
+
+def test_a_position_that_a_person_closed_is_explained_by_its_trade() -> None:
     desk = Desk().in_position()
-    fill = desk.update(STOP, "FILLED", 10, price=960, order_id=9_999, client_order_id="", realised=-400)
-    outputs = desk.monitor.on_snapshot(a_snapshot(0, fills=(fill,)))
+    fill = desk.update(STOP, "FILLED", 10, price=960, order_id=9_999, client_order_id="web_abc", realised=-400)
+    [alert] = desk.monitor.on_order(fill)  # nothing is known yet of whose it is: the account is asked
+    assert isinstance(alert, Alert)
+    assert desk.monitor.next_due == 2_000
+    told = replace(fill, client_order_id="")
+    outputs = desk.monitor.on_snapshot(a_snapshot(0, fills=(told,), **a_listing(desk, STOP, TARGET)))
     [trip] = [o for o in outputs if isinstance(o, RoundTrip)]
-    assert trip.exit_reason == "CLOSED_ELSEWHERE"
+    assert (trip.exit_reason, trip.realised) == ("CLOSED_ELSEWHERE", -400)
+    assert {o.client_order_id for o in outputs if isinstance(o, CancelOrder)} == {STOP, TARGET}
     assert desk.monitor.reconciled
+    assert "9999" in desk.monitor.halt_reason
+
+
+def test_a_trade_of_what_our_stop_became_is_not_taken_for_a_strangers() -> None:
+    """Its news was lost: the snapshot has the trade, of a number never seen, and the stop is not listed."""
+    desk = Desk().in_position()
+    fill = desk.update(STOP, "FILLED", 10, price=978, order_id=500, client_order_id="", realised=-220)
+    outputs = desk.monitor.on_snapshot(a_snapshot(0, fills=(fill,), **a_listing(desk, TARGET)))
+    assert [o.client_order_id for o in outputs if isinstance(o, LookupOrder)] == [STOP]
+    assert desk.monitor.position == 10
+    assert not desk.monitor.halt_reason
+    found = AlgoUpdate(5_000, "BTCUSDT", STOP, 7, Side.SELL, OrderType.STOP_MARKET, "TRIGGERED", 10, 980, order_id=500)
+    desk.reply(STOP, "lookup", Outcome.ACCEPTED, algo_order=found)
+    outputs = desk.monitor.on_snapshot(a_snapshot(0, fills=(fill,), **a_listing(desk, TARGET)))
+    [trip] = [o for o in outputs if isinstance(o, RoundTrip)]
+    assert (trip.exit_reason, trip.realised) == ("STOP", -220)
 
 
 def test_a_stranger_that_adds_to_the_position_is_not_taken_for_ours() -> None:
@@ -508,6 +539,7 @@ def test_a_stranger_that_adds_to_the_position_is_not_taken_for_ours() -> None:
     beyond = desk.update(STOP, "FILLED", 11, order_id=9_998, client_order_id="web_abd")
     for update in (more, beyond):
         assert [type(o) for o in desk.monitor.on_order(update)] == [Alert]
+        desk.monitor.on_snapshot(a_snapshot(13, fills=(update,), **a_listing(desk, STOP, TARGET)))
     assert desk.monitor.position == 10
     assert not desk.monitor.reconciled
 

@@ -429,9 +429,8 @@ class TradingCore:
         self._open_account(desk, snapshot)
         held = desk.monitor.position
         outputs: list[Output] = []
-        for fill in snapshot.fills:
-            if desk.monitor.explains(fill) and desk.monitor.is_new_fill(fill):
-                outputs += self._book(desk, fill)
+        for fill in desk.monitor.explained(snapshot):
+            outputs += self._book(desk, fill)
         outputs += self._after_orders(desk, held, desk.monitor.on_snapshot(snapshot))
         assert self.account is not None
         problems = self._mismatches(snapshot)

@@ -298,6 +298,12 @@ def _kind(update: OrderUpdate) -> str:
     return next(kinds, "CLOSED_ELSEWHERE")
 
 
+def _listed(snapshot: Snapshot) -> set[str]:
+    """Client ids of the orders of both kinds that the exchange has open."""
+    listed = {order.client_order_id for order in snapshot.orders}
+    return listed | {algo.client_order_id for algo in snapshot.algo_orders}
+
+
 HOLDING = TypeAdapter(Holding)
 """Writes a round trip in progress down, and reads it back."""
 
@@ -375,8 +381,25 @@ class OrderMonitor:
         return newest.resting and newest.intent.order.quantity >= holding.position
 
     def explains(self, update: OrderUpdate) -> bool:
-        """Whether the update is of an order of ours, or closes what is in hand: a liquidation, or a person's doing."""
-        return self._find(update) is not None or self._closes(update)
+        """Whether the update is of an order of ours, or of one by which the exchange closes what is in hand."""
+        return self._find(update) is not None or self._is_forced(update)
+
+    def explained(self, snapshot: Snapshot) -> list[OrderUpdate]:
+        """Return the fills of a snapshot that weren't counted: of our orders, or closing what is in hand.
+
+        A trade names its order by the exchange's number alone. One that we don't know may be what a conditional order
+        of ours became, so it is taken for somebody else's only when every order of ours is accounted for.
+        """
+        holding, listed = self.holding, _listed(snapshot)
+        resolved = all(order.id in listed or order.child_id for order in self._live())
+        position, fills = holding.position if holding else 0, []
+        for fill in sorted(filter(self.is_new_fill, snapshot.fills), key=lambda fill: fill.trade_id):
+            closes = holding is not None and fill.side is holding.side.opposite
+            if self._find(fill) is None and not (resolved and closes and fill.last_quantity <= position):
+                continue
+            fills.append(fill)
+            position += -fill.last_quantity if closes else fill.last_quantity
+        return fills
 
     def is_new_fill(self, update: OrderUpdate) -> bool:
         """Whether the update carries a fill that hasn't been counted. The exchange's trade ids rise with time."""
@@ -438,7 +461,7 @@ class OrderMonitor:
         order, outputs = self._find(update), []
         if order is None:
             outputs = self._foreign(update)
-            if not (self.is_new_fill(update) and self._closes(update)):
+            if not (self.is_new_fill(update) and self._is_forced(update)):
                 return outputs
             order = self._adopt_exit(update)
         if self.is_new_fill(update):
@@ -493,15 +516,17 @@ class OrderMonitor:
         self._snapshot_at = NEVER
         outputs: list[Output] = []
         # A trade names its order by the exchange's id only; trades of orders that aren't ours are history.
-        for update in (*snapshot.fills, *snapshot.orders):
-            if self.explains(update) or not update.trade_id:
-                outputs += self.on_order(update)
+        for fill in self.explained(snapshot):
+            if self._find(fill) is None:
+                outputs.append(Alert(snapshot.time, "FOREIGN_ORDER", f"order #{fill.order_id} isn't ours, and closed"))
+                self._adopt_exit(fill)
+            outputs += self.on_order(fill)
+        for update in snapshot.orders:
+            outputs += self.on_order(update)
         for algo in snapshot.algo_orders:
             outputs += self.on_algo(algo)
-        listed = {order.client_order_id for order in snapshot.orders}
-        listed |= {algo.client_order_id for algo in snapshot.algo_orders}
         for order in self._live():
-            if order.id not in listed and order.state != "PENDING_SUBMIT":
+            if order.id not in _listed(snapshot) and order.state != "PENDING_SUBMIT":
                 outputs.append(self._lookup(snapshot.time, order, "NOT_LISTED"))
         ours, theirs = self.position, snapshot.position.quantity
         foreign = [u.client_order_id for u in snapshot.orders if self._find(u) is None]
@@ -711,10 +736,10 @@ class OrderMonitor:
         code = "FOREIGN_ORDER" if _kind(update) == "CLOSED_ELSEWHERE" else "FORCED_ORDER"
         return [Alert(update.time, code, f"order {update.client_order_id} ({update.status}) isn't ours")]
 
-    def _closes(self, update: OrderUpdate) -> bool:
-        """Whether a fill that isn't of an order of ours takes from the position in hand."""
+    def _is_forced(self, update: OrderUpdate) -> bool:
+        """Whether a fill is of an order by which the exchange itself takes from the position in hand."""
         holding = self.holding
-        if holding is None or not update.trade_id:
+        if holding is None or not update.trade_id or _kind(update) == "CLOSED_ELSEWHERE":
             return False
         return update.side is holding.side.opposite and update.last_quantity <= holding.position
 
