@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -222,6 +223,38 @@ def test_an_engine_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     # A fill whose news was lost with the engine comes with the account's snapshot.
     told += [fill.trade_id for f in facts if isinstance(f, Snapshot) for fill in f.fills]
     assert sorted(set(told)) == [f["trade_id"] for f in truth.kind("fill")]
+    assert Decimal(truth.kind("fill")[-1]["position"]) == 0
+    net = sum(trip.net for trip in facts_of(run) if isinstance(trip, RoundTrip))
+    wallets = [Decimal(row["wallet"]) for row in (truth.kind("start")[0], truth.kind("account")[-1])]
+    assert Decimal(net).scaleb(-8) == wallets[1] - wallets[0]
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("seed", range(6))
+def test_an_engine_that_is_killed_at_any_moment_goes_on(tmp_path: Path, seed: int) -> None:
+    """Kills come while it starts, recovers and trades: nothing is doubled or lost, and the books balance."""
+    run, moments = tmp_path / "killed", random.Random(seed)
+    process = engine(run)
+    for _ in range(5):
+        wait_for(lambda: bool(json.loads((run / "run.json").read_text()).get("begun")))
+        deadline = time.monotonic() + moments.uniform(0.0, 3.0)
+        while time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.001)
+        if process.poll() is not None:
+            break
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(20)
+        ended = json.loads((run / "run.json").read_text())["state"] == "ended"
+        process = engine(run)
+        if ended:  # killed after its last word: there is nothing to go on with
+            assert process.wait(60) == 2
+            break
+    else:
+        assert process.wait(100) == 0, (run / "engine.log").read_text()[-2000:]
+    check_sealed(run)
+    truth = Truth.of(run)
+    placed = [row["client_order_id"] for row in truth.kind("accepted") if row["action"].startswith("place")]
+    assert len(placed) == len(set(placed))
     assert Decimal(truth.kind("fill")[-1]["position"]) == 0
     net = sum(trip.net for trip in facts_of(run) if isinstance(trip, RoundTrip))
     wallets = [Decimal(row["wallet"]) for row in (truth.kind("start")[0], truth.kind("account")[-1])]

@@ -67,8 +67,8 @@ class Engine:
         self._control: Control | None = None
         self.is_left_alone = False
         """Whether the notebook that began the session is not there to document its end."""
-        self._loading = ""
-        """How far the loading of earlier trades is; empty before and after."""
+        self._loading: Progress | None = None
+        """How far the loading of earlier trades is; None before and after."""
         session = self._config.session
         self.notifier = Notifier(os.environ, f"{run_dir.resolve().name} · {session.mode} {session.symbol}")
         self._news: News | None = None
@@ -229,11 +229,11 @@ class Engine:
         [desk] = core.desks.values()
 
         def report(progress: Progress) -> None:
-            self._loading = str(progress)
+            self._loading = progress
 
         loader = Loader(wiring.rest, core.config, wiring.instrument, wiring.clock, report)
         history = await loader.load(last_id, max(core.last_trade_id, 0), desk.engine.warmup_bars)
-        self._loading = ""
+        self._loading = None
         return history
 
     def _adopt(self, system: LiveTradingSystem, wiring: Wiring) -> None:
@@ -293,6 +293,11 @@ class Engine:
         facts, followed = self._record.facts, self._control is not None and self._control.is_leased
         self.is_left_alone = bool(facts.get("attended") and facts.get("begun") and not followed)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run was over when this engine read its record."""
+        return bool(self._record.facts.get("state") == "ended")
+
     def write_review(self) -> None:
         """Leave the review of the run for whoever finds it; a process of its own has the libraries for charts."""
         command = [sys.executable, "-m", "voltrade", "review", str(self._dir)]
@@ -310,10 +315,10 @@ class Engine:
 
     def _status(self) -> dict[str, Any]:
         status: dict[str, Any] = {"state": self._record.facts["state"], "mode": self._config.session.mode}
-        if self._loading:
-            status["loading"] = self._loading
         if self._system is not None:
             status |= self._system.status(self._tape_trades)
+        if self._loading is not None:
+            status |= {"loading": str(self._loading), "progress": self._loading.part}
         if self._journal is not None:
             status |= {"rows": self._journal.seq, "head": self._journal.head}
         return status
@@ -342,6 +347,9 @@ def run(run_dir: Path) -> int:
         return 2
     except VoltradeError as error:
         print(f"run: {error}", file=sys.stderr)
+        return 2
+    if engine.has_ended:
+        print(f"run: {run_dir}: has ended already", file=sys.stderr)
         return 2
     try:
         asyncio.run(engine.run())

@@ -98,9 +98,10 @@ class Session(Run):
         if self.record.get("state") != "starting" or not self.record.get("socket"):
             return ""
         try:
-            return str(ctl.ask(self.path, {"op": "status"}).get("loading", ""))
+            status = ctl.ask(self.path, {"op": "status"})
         except SessionError:
             return ""
+        return f"{_bar(status['progress'])}  {status['loading']}" if status.get("loading") else ""
 
     def stop(self, reason: str = "STOPPED") -> None:
         """Ask the engine to end the session by its stop policy; `follow` shows how it does.

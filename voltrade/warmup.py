@@ -44,6 +44,11 @@ class Progress:
     """Trades."""
     left_s: float
 
+    @property
+    def part(self) -> float:
+        """How much of all that is."""
+        return self.loaded / self.total if self.total else 0.0
+
     def __str__(self) -> str:
         return f"{self.loaded:,} of {self.total:,} earlier trades, about {self.left_s:.0f} s left"
 
