@@ -87,6 +87,7 @@ MAY_IMPORT = {
     "preflight": f"{BASE} notify permission wiring exchange.paper",
     "doctor": f"{BASE} credentials notify permission wiring preflight",
     "control": BASE,
+    "recording": f"{BASE} store",
     # what people touch
     "drift": "model",
     "calibrate": f"{BASE} bars inspection drift",

@@ -24,6 +24,7 @@ from voltrade.model import Adoption, OrderUpdate, RoundTrip
 from voltrade.permission import phrase
 from voltrade.replay import replay
 from voltrade.rule_file import keep_rule, read_parameters
+from voltrade.store import TRADES, Store
 
 ACCOUNT = Credentials(KEY, SECRET).fingerprint
 
@@ -126,9 +127,10 @@ def test_a_live_session_holds_its_position_overnight_and_the_next_one_adopts_it(
 
 
 def test_paper_sends_nothing_that_is_signed_and_its_account_outlives_the_session(
-    tmp_path: Path, stand_in: tuple[str, Path]
+    tmp_path: Path, stand_in: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, folder = stand_in
+    monkeypatch.setenv("VOLTRADE_STORE", str(tmp_path / "store"))
     before = len(Truth.of(folder).kind("request"))
     runs = tmp_path / "runs"
     first = run_engine(
@@ -138,7 +140,7 @@ def test_paper_sends_nothing_that_is_signed_and_its_account_outlives_the_session
     [account] = (runs / ".accounts").glob("*-paper/truth.jsonl")
     held = Decimal([json.loads(line) for line in account.read_text().splitlines() if '"fill"' in line][-1]["position"])
     assert held > 0
-    second = run_engine(runs / "second", parameters(tmp_path, "paper", address, duration_s=5.0))
+    second = run_engine(runs / "second", parameters(tmp_path, "paper", address, duration_s=5.0, record_trades="always"))
     check_replay(runs / "second", second)
     fills = [json.loads(line) for line in account.read_text().splitlines() if '"kind":"fill"' in line]
     assert Decimal(fills[-1]["position"]) == 0
@@ -152,6 +154,10 @@ def test_paper_sends_nothing_that_is_signed_and_its_account_outlives_the_session
     assert "-first-" in fills[0]["client_order_id"]
     [trip] = [fact for fact in facts_of(runs / "second") if isinstance(fact, RoundTrip)][:1]
     assert trip.exit_reason == "DURATION_END"
+    [day] = Store(tmp_path / "store").days(TRADES, "BTCUSDT")
+    seen = [row.fact for row in journal.read(runs / "second/journal.db", kind="Trades")]
+    assert (day.first, day.last, day.missing) == (int(seen[0].id[0]), int(seen[-1].id[-1]), 0)
+    assert day.rows == sum(map(len, seen))
     asked = {request["path"] for request in Truth.of(folder).kind("request")[before:]}
     assert asked <= {"/fapi/v1/exchangeInfo", "/fapi/v1/time", "/fapi/v1/klines", "/fapi/v1/aggTrades"}
 

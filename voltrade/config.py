@@ -220,6 +220,9 @@ class SessionSettings(Settings):
     apply_account_settings: bool = False
     """Set one-way mode, margin type and leverage of the symbol at the exchange where they differ, while flat;
     otherwise a difference stops the start."""
+    record_trades: Literal["binance", "always", "never"] = "binance"
+    """Whether trades are kept in the store of `voltrade data`, for research. `binance`: those of `paper` and `live`, where
+    they come from Binance itself."""
     duration_s: Seconds = 0.0
     """End the session after this long; 0 for the end of the tape, or never."""
     rule: str = ""

@@ -17,12 +17,14 @@ import platform
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from voltrade import recording
 from voltrade.config import Config
 from voltrade.control import Control
 from voltrade.core import TradingCore
@@ -32,13 +34,15 @@ from voltrade.exchange.paper import PaperExchange
 from voltrade.journal import Journal
 from voltrade.ledger import Ledger
 from voltrade.live import LiveTradingSystem
-from voltrade.model import Adoption, History, Operator
+from voltrade.model import Adoption, Event, History, Operator, Output
 from voltrade.notify import Message, News, Notifier, Urgency
 from voltrade.preflight import Check, notifications, preflight, refused
 from voltrade.record import JOURNAL, PAGE, Record
+from voltrade.recording import Recording
 from voltrade.replay import Replay, recover, start_row
 from voltrade.report import save_frames
 from voltrade.rule_file import read_parameters, signal_engine_of
+from voltrade.store import Store
 from voltrade.warmup import Loader, Progress
 from voltrade.wiring import Wiring, wire
 
@@ -72,6 +76,7 @@ class Engine:
         session = self._config.session
         self.notifier = Notifier(os.environ, f"{run_dir.resolve().name} · {session.mode} {session.symbol}")
         self._news: News | None = None
+        self._recording: Recording | None = None
         self._orders: list[tuple[Any, str, bool]] = []
         """What was ordered before there was a system to order."""
 
@@ -114,7 +119,7 @@ class Engine:
         self._news = News(wiring.instrument)
         self._system = LiveTradingSystem(
             *(core, self._journal, wiring.gateway, wiring.clock, wiring.clock.set),
-            observe=self.notifier.observer(self._news),
+            observe=self._observer(wiring, self._news),
         )
         for order in self._orders:
             self._order(*order)
@@ -124,6 +129,23 @@ class Engine:
             held.push_async_callback(feed.stop)
             await run(wiring, feed, again, held, control)
             self._end(core.end_reason)
+        if self._recording is not None:
+            await asyncio.to_thread(self._recording.close)
+
+    def _observer(self, wiring: Wiring, news: News) -> Callable[[Event | Output], None]:
+        """What is told of every fact: who sends news, and who keeps trades for research."""
+        tell = self.notifier.observer(news)
+        session = self._config.session
+        if not recording.is_wanted(session):
+            return tell
+        source = f"{session.mode} {wiring.endpoint.rest}"
+        self._recording = kept = Recording(Store(), wiring.instrument, source, wiring.clock())
+
+        def observe(fact: Event | Output) -> None:
+            tell(fact)
+            kept.observe(fact)
+
+        return observe
 
     async def _run_in_lockstep(
         self, wiring: Wiring, feed: BinanceWSManager, again: Replay | None, held: AsyncExitStack, control: Control
