@@ -51,14 +51,23 @@ def parameters(folder: Path, mode: str, venue: str, **more: Any) -> dict[str, An
     return given
 
 
-def run_engine(run: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """Run an engine from start to end; return its record."""
+ENGINE = [sys.executable, "-m", "voltrade", "run"]
+
+
+def begin_run(run: Path, given: dict[str, Any]) -> None:
+    """Make the folder of a run, as a notebook does."""
     run.mkdir(mode=0o700, parents=True)
     config = read_parameters(given)
     record = {"parameters": config.parameters(), "epoch": run.name, "state": "starting", **keep_rule(config, run)}
     (run / "run.json").write_text(json.dumps(record))
-    command = [sys.executable, "-m", "voltrade", "run", str(run)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=dict(os.environ))
+
+
+def run_engine(run: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """Run an engine from start to end; return its record."""
+    begin_run(run, given)
+    done = subprocess.run(
+        [*ENGINE, str(run)], cwd=ROOT, capture_output=True, text=True, timeout=120, env=dict(os.environ)
+    )
     (run / "engine.log").write_text(done.stdout + done.stderr)
     loaded: dict[str, Any] = json.loads((run / "run.json").read_text())
     return loaded
@@ -124,6 +133,33 @@ def test_a_live_session_holds_its_position_overnight_and_the_next_one_adopts_it(
     assert told == [fill["trade_id"] for fill in truth.kind("fill")]
     for secret in (KEY, SECRET):
         assert files_with(secret, tmp_path) == []
+
+
+def test_a_live_engine_that_was_killed_goes_on_the_next_day_without_a_new_word(
+    tmp_path: Path, stand_in: tuple[str, Path], keys: None
+) -> None:
+    address, folder = stand_in
+    before = len(Truth.of(folder).kind("fill"))
+    run = tmp_path / "runs/killed"
+    begin_run(run, parameters(tmp_path, "live", address, duration_s=12.0))
+    process = subprocess.Popen([*ENGINE, str(run)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(Truth.of(folder).kind("fill")) == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait(20)
+    record = json.loads((run / "run.json").read_text())
+    record["parameters"]["confirmation"] = record["parameters"]["confirmation"].replace("-", "_")  # of another day
+    (run / "run.json").write_text(json.dumps(record))
+
+    again = subprocess.run([*ENGINE, "--resume", str(run)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    record = json.loads((run / "run.json").read_text())
+    assert record["end_reason"] == "DURATION_END"
+    check_replay(run, record)
+    assert row(record, "allowed by") == "what the run was begun with"
+    assert Decimal(Truth.of(folder).kind("fill")[-1]["position"]) == 0
 
 
 def test_paper_sends_nothing_that_is_signed_and_its_account_outlives_the_session(

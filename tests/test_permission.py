@@ -19,7 +19,7 @@ from voltrade.config import Config
 from voltrade.credentials import Credentials
 from voltrade.engine import run as run_engine
 from voltrade.errors import ConfigError
-from voltrade.permission import authorise, check_permitted, permit, phrase
+from voltrade.permission import authorise, check_permitted, permit, permit_again, phrase
 
 KEYS = {"VOLTRADE_API_KEY": "a-key-of-thirty-two-letters-and-up", "VOLTRADE_API_SECRET": "a-secret-0123456789"}
 ACCOUNT = Credentials.load(KEYS).fingerprint
@@ -83,6 +83,14 @@ def test_without_keys_no_word_helps() -> None:
     assert permit(Config.from_parameters(mode="demo"), KEYS, NOW).account == ACCOUNT
     with pytest.raises(ConfigError, match="confirmation is for mode live only"):
         Config.from_parameters(mode="demo", confirmation=RIGHT)
+
+
+def test_a_run_that_goes_on_needs_the_keys_that_it_was_begun_with_and_no_word_of_another_day() -> None:
+    assert permit_again(ACCOUNT, KEYS).credentials.key == KEYS["VOLTRADE_API_KEY"]
+    with pytest.raises(ConfigError, match=f"keys: must be those of account {ACCOUNT}"):
+        permit_again(ACCOUNT, {**KEYS, "VOLTRADE_API_KEY": "another"})
+    with pytest.raises(ConfigError, match="VOLTRADE_API_KEY: must be set"):
+        permit_again(ACCOUNT, {})
 
 
 # --- authorisation files ----------------------------------------------------------------------------------------------

@@ -221,7 +221,7 @@ class SessionSettings(Settings):
     """Set one-way mode, margin type and leverage of the symbol at the exchange where they differ, while flat;
     otherwise a difference stops the start."""
     record_trades: Literal["binance", "always", "never"] = "binance"
-    """Whether trades are kept in the store of `voltrade data`. `binance`: in `paper` and `live`, from Binance itself."""
+    """Whether trades are kept in the store of `voltrade data`; `binance`: in `paper` and `live`, and from there."""
     duration_s: Seconds = 0.0
     """End the session after this long; 0 for the end of the tape, or never."""
     rule: str = ""

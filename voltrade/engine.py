@@ -87,7 +87,9 @@ class Engine:
             VoltradeError: it could not start, or can't go on; `run.json` says so too.
         """
         async with AsyncExitStack() as held:
-            wiring = await wire(self._config, self._dir, os.environ, self._record.facts.get("venue", ""))
+            known = self._record.facts
+            account = known.get("account", "") if known.get("begun") else ""
+            wiring = await wire(self._config, self._dir, os.environ, known.get("venue", ""), account)
             held.push_async_callback(wiring.close)
             held.callback(self._let_go)
             self._take_account(wiring)
@@ -97,7 +99,7 @@ class Engine:
                 asyncio.get_running_loop().add_signal_handler(number, control.stop, signal.Signals(number).name)
             socket = await control.listen(self._dir)
             venue = wiring.venue.rest if wiring.venue else ""
-            self._record.update(pid=os.getpid(), socket=str(socket), venue=venue)
+            self._record.update(pid=os.getpid(), socket=str(socket), venue=venue, account=wiring.fingerprint)
             await self._trade(wiring, control)
 
     def _take_account(self, wiring: Wiring) -> None:

@@ -82,6 +82,22 @@ def permit(config: Config, environment: Mapping[str, str], now: datetime) -> Per
     return Permission(credentials, account, _authorised(Path(file), config, account, now))
 
 
+def permit_again(account: str, environment: Mapping[str, str]) -> Permission:
+    """Return the credentials of a run that goes on after its engine was killed: its word was given when it began.
+
+    Args:
+        account: Fingerprint of the key that it was begun with.
+        environment: Such as `os.environ`.
+
+    Raises:
+        ConfigError: there is no key, or it is another account's.
+    """
+    credentials = Credentials.load(environment)
+    if credentials.fingerprint != account:
+        raise ConfigError(f"keys: must be those of account {account}, which the run was begun with")
+    return Permission(credentials, account, "what the run was begun with")
+
+
 def check_permitted(config: Config) -> None:
     """Refuse to begin a session that its mode doesn't allow now, with the keys and files of this process.
 

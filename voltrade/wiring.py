@@ -41,7 +41,7 @@ from voltrade.exchange.binance import (
 from voltrade.exchange.paper import OnAggTrade, OnEvent, PaperExchange
 from voltrade.live import LiveTradingSystem
 from voltrade.model import Instrument
-from voltrade.permission import Permission, permit
+from voltrade.permission import Permission, permit, permit_again
 
 PARAMETERS, VENUE = "parameters.json", "venue"
 VENUE_READY_S = 60.0
@@ -203,7 +203,9 @@ class Wiring:
             await self.venue.close()
 
 
-async def wire(config: Config, run_dir: Path, environment: Mapping[str, str], known_venue: str = "") -> Wiring:
+async def wire(
+    config: Config, run_dir: Path, environment: Mapping[str, str], known_venue: str = "", known_account: str = ""
+) -> Wiring:
     """Reach the exchange that a session's mode asks for; nothing but market data is asked of it yet.
 
     Args:
@@ -211,6 +213,7 @@ async def wire(config: Config, run_dir: Path, environment: Mapping[str, str], kn
         run_dir: where a venue of the session's own leaves its log.
         environment: holds the keys of modes `demo` and `live`.
         known_venue: `sim`: the address of the venue of a run that goes on.
+        known_account: `demo` and `live`: the account of a run that goes on.
 
     Raises:
         ConfigError: mode `demo` or `live` lacks keys or a person's word; nothing was sent.
@@ -221,6 +224,8 @@ async def wire(config: Config, run_dir: Path, environment: Mapping[str, str], kn
         return await _wire_sim(config, run_dir, known_venue)
     if config.session.mode == "paper":
         return await _wire_paper(config)
+    if known_account:
+        return await _wire_binance(config, permit_again(known_account, environment))
     return await _wire_binance(config, permit(config, environment, datetime.now(UTC)))
 
 
