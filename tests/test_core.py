@@ -70,6 +70,15 @@ def test_the_commands_do_not_depend_on_how_trades_are_cut(block: int) -> None:
     assert any(isinstance(fact, OrderIntent) for fact in whole.facts)
 
 
+def test_a_person_is_told_once_that_bars_have_left_their_band() -> None:
+    config = a_config(hours=1.5, threshold=5, most_bars_a_day=100)
+    whole, cut = (backtest(a_tape(config), config, block=size) for size in (None, 7))
+    [alert] = [fact for fact in whole.facts if isinstance(fact, Alert)]
+    assert alert.code == "BARS_DRIFTED"
+    assert alert.text.startswith("bars of 5 come too fast: 1")
+    assert cut.facts == whole.facts
+
+
 def test_every_position_has_a_stop_from_its_first_fill(result: Backtest) -> None:
     first_fill: dict[int, int] = {}
     stop: dict[int, int] = {}

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "account": BASE,
     "fold": f"{BASE} bars signal_engine",
     # the core, and the two ways that time runs through it
-    "core": f"{BASE} {RULES}",
+    "core": f"{BASE} {RULES} drift",
     "lockstep": f"{BASE} core",
     "backtest": f"{BASE} {RULES} {TAPES} rule_file core lockstep data journal report",
     "live": f"{BASE} {RULES} core lockstep journal",

@@ -81,6 +81,10 @@ class BarSettings(Settings):
     """Volume at which a bar closes, in `unit`. In coins it must be a multiple of the symbol's step."""
     anchor: Literal["utc_day", "continuous"] = "utc_day"
     """`utc_day`: the first trade of a UTC day closes the open bar short. `continuous`: no daily cut."""
+    least_bars_a_day: Annotated[float, Field(ge=0)] = 0.0
+    """Fewer bars than this in 24 hours, and a person is told that the market has left the threshold; 0 for none."""
+    most_bars_a_day: Annotated[float, Field(ge=0)] = 0.0
+    """More than this, likewise; 0 for no limit. `notebooks/01_data.ipynb` finds the band."""
 
 
 class SignalSettings(Settings):

@@ -10,6 +10,7 @@ A signal passes the gates in the order of `GATES`, top to bottom; the first that
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,8 @@ import numpy as np
 
 from voltrade import risk
 from voltrade.account import Account
-from voltrade.config import Config
+from voltrade.config import BarSettings, Config
+from voltrade.drift import Band, drift
 from voltrade.errors import ConfigError, DataError
 from voltrade.fold import Fold
 from voltrade.model import (
@@ -97,6 +99,9 @@ class Desk:
     opened_at_bar: int = 0
     left_at: int = risk.NO_EXIT
     left_at_bar: int = 0
+    band: Band | None = None
+    """Bars that 24 hours should bring; None where nobody watches."""
+    drifted: bool = False
     problems: list[str] = field(default_factory=list)
     """What about the account forbids trading it; a person has been told."""
 
@@ -134,6 +139,7 @@ class TradingCore:
             engine,
             OrderMonitor(instrument, config.exits, config.execution, epoch),
             risk.limits_of(config, instrument),
+            band=_band(config.bars),
         )
         self.desks = {instrument.symbol: desk}
 
@@ -405,7 +411,17 @@ class TradingCore:
     def _on_mark(self, mark: MarkPrice) -> list[Output]:
         desk = self.desks[mark.symbol]
         desk.mark_e8 = mark.price_e8
-        return self._value(desk)
+        return [*self._value(desk), *self._watch_bars(desk)]
+
+    def _watch_bars(self, desk: Desk) -> list[Output]:
+        """Tell a person once when bars come too fast or too slowly for their threshold."""
+        bars, band = desk.fold.bars, desk.band
+        if band is None or not len(bars):
+            return []
+        drifted = drift(band.threshold, band, bars["close_time"], int(bars["close_time"][0]), self.time)
+        is_news = drifted is not None and not desk.drifted
+        desk.drifted = drifted is not None
+        return [Alert(self.time, "BARS_DRIFTED", str(drifted))] if is_news else []
 
     def _on_account(self, update: AccountUpdate) -> list[Output]:
         """Book what only the exchange knows of: funding and transfers. Fills bring their own amounts."""
@@ -544,6 +560,12 @@ class TradingCore:
     def _rests(self, desk: Desk) -> bool:
         """Whether the position is kept on purpose and its stop rests at the exchange."""
         return self._keep and desk.monitor.protected
+
+
+def _band(settings: BarSettings) -> Band | None:
+    if not (settings.least_bars_a_day or settings.most_bars_a_day):
+        return None
+    return Band(settings.threshold, settings.least_bars_a_day, settings.most_bars_a_day or math.inf)
 
 
 _HANDLERS: dict[type, Callable[[TradingCore, Any], list[Output]]] = {
