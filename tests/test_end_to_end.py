@@ -49,12 +49,7 @@ def test_a_session_trades_a_tape_end_to_end(tmp_path: Path) -> None:
     ("parameter", "value", "rule"),
     [
         ("treshold", 20, "unknown"),
-        ("use_rsi_filter", "false", "boolean"),
-        ("stop_atr", "inf", "finite"),
-        ("ema_fast", 2.5, "integer"),
-        ("threshold", -1, "greater than 0"),
         ("api_key", "abc", "never from a parameter"),
-        ("mode", "practice", "'paper', 'demo'"),
         ("mode", "live", "VOLTRADE_API_KEY"),
     ],
 )

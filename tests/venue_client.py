@@ -21,7 +21,7 @@ from voltrade.model import Trades
 
 START = 1_767_643_200_000
 """Time of the first trade, ms."""
-TIMEOUT = 5.0
+TIMEOUT = 30.0
 
 Row = tuple[int, int, int, int, bool]
 
