@@ -9,6 +9,9 @@ PYTHONS := python3.11 python3.12 python3.13 python3.14 python3
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PEERS := .venv-bench
 BENCH := *
+# Files are shared out to two processes, since much of a session's time is waiting; WORKERS=0 for one, and a debugger.
+WORKERS := 2
+SHARED := -n $(WORKERS) --dist loadfile
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
 .PHONY: help setup setup-dev live test campaign bench lab check constraints clean
@@ -54,7 +57,7 @@ live: $(VENV)/ready
 	$(BIN)/papermill notebooks/live.ipynb runs/demo.ipynb $(ARGS)
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest $(NBVAL) $(ARGS)
+	$(BIN)/python -m pytest $(NBVAL) $(SHARED) $(ARGS)
 
 campaign: $(VENV)/ready
 	$(BIN)/python -m pytest -q -m campaign tests $(ARGS)

@@ -205,12 +205,10 @@ KILLS: dict[tuple[str, str], set[str]] = {
 
 EVERY_COMMIT = [
     ("INT", "papermill", "in position"),
-    ("TERM", "papermill", "stop being resized"),
     ("KILL", "both", "entry in flight"),
     ("KILL", "kernel", "stop being resized"),
     ("TERM", "engine", "in position"),
     ("KILL", "engine", "entry in flight"),
-    ("KILL", "engine", "stop being resized"),
 ]
 
 CASES = [

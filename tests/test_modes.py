@@ -29,9 +29,9 @@ from voltrade.store import TRADES, Store
 ACCOUNT = Credentials(KEY, SECRET).fingerprint
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """A venue under Binance's own paths, and the folder of its log."""
+    """A venue under Binance's own paths, and the folder of its log; each test has the weight of a minute for itself."""
     folder = tmp_path_factory.mktemp("binance")
     with a_venue(folder, latency_ms=50) as address:
         yield address, folder
