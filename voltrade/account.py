@@ -36,9 +36,43 @@ def proportion(amount: int, numerator: int, denominator: int) -> int:
     return whole
 
 
+@compiled
 def fee(notional: int, rate_e8: int) -> int:
     """Return the money that a fill of `notional` money costs at a rate in 1e-8; rounded half to even, once."""
     return proportion(notional, rate_e8, MONEY)
+
+
+@compiled
+def value_at_mark(lots: int, step_numerator: int, step_denominator: int, mark_e8: int) -> int:
+    """Return the money of signed lots at a mark price: `Instrument.value_at_mark` in 64 bits, the step as a fraction.
+
+    The product of a quantity in coins, written as a fraction, and its own denominator must stay below 2^63.
+    """
+    if lots < 0:
+        return proportion(-mark_e8, -lots * step_numerator, step_denominator)
+    return proportion(mark_e8, lots * step_numerator, step_denominator)
+
+
+@compiled
+def position_after(
+    quantity: int, cost: int, side: int, price: int, lots: int, money_per_ticklot: int
+) -> tuple[int, int, int]:
+    """Take a fill of `lots` at `price` ticks into a position, through zero if need be.
+
+    Returns:
+        The signed quantity and the cost after it, and the money it realised before fees.
+    """
+    closed = min(lots, max(0, -side * quantity))
+    realised = 0
+    if closed > 0:
+        released = proportion(cost, closed, abs(quantity))
+        realised = -side * price * closed * money_per_ticklot - released
+        quantity += side * closed
+        cost -= released
+    opened = lots - closed
+    quantity += side * opened
+    cost += side * price * opened * money_per_ticklot
+    return quantity, cost, realised
 
 
 class Position:
@@ -67,24 +101,14 @@ class Position:
         """
         if quantity <= 0 or price <= 0:
             raise ValueError(f"a fill has a positive quantity and price, had {quantity} lots at {price} ticks")
-        closed = min(quantity, self.closable(side))
-        realised = self._close(side, price, closed)
-        opened = quantity - closed
-        self.quantity += side * opened
-        self.cost += side * self.instrument.notional(price * opened)
+        self.quantity, self.cost, realised = position_after(
+            self.quantity, self.cost, side.value, price, quantity, self.instrument.money_per_ticklot
+        )
         return realised
 
     def closable(self, side: Side) -> int:
         """Return the lots that an order of this side can close."""
         return max(0, -side * self.quantity)
-
-    def _close(self, side: Side, price: int, quantity: int) -> int:
-        if quantity == 0:
-            return 0
-        released = proportion(self.cost, quantity, abs(self.quantity))
-        self.cost -= released
-        self.quantity += side * quantity
-        return -side * self.instrument.notional(price * quantity) - released
 
     def unrealised_at_mark(self, mark_e8: int) -> int:
         """Return what closing at a mark price (1e-8 of the quote asset per coin) would realise."""

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
+from voltrade.compiled import compiled
 from voltrade.config import ExecutionSettings, ExitSettings
 from voltrade.errors import DataError
 from voltrade.model import (
@@ -241,6 +242,12 @@ class Order:
         return True
 
 
+@compiled
+def level_from(notional: int, quantity: int, distance: int) -> int:
+    """Return the price in ticks at a distance from the average of fills, which is rounded to the nearest tick."""
+    return (2 * notional + quantity) // (2 * quantity) + distance
+
+
 @dataclass(slots=True)
 class Holding:
     """A round trip in progress: its orders, fills and costs."""
@@ -287,9 +294,8 @@ class Holding:
         yield from self.exits
 
     def level(self, distance: int) -> int:
-        """Price in ticks at a distance from the average fill price, rounded to the nearest tick."""
-        average = (2 * self.entry_notional + self.entered) // (2 * self.entered)
-        return average + distance
+        """Price in ticks at a distance from the average fill price."""
+        return level_from(self.entry_notional, self.entered, distance)
 
 
 def _kind(update: OrderUpdate) -> str:

@@ -440,11 +440,11 @@ _DAILY_LOSS, _DRAWDOWN, _LOSING_STREAK, _TRADES_PER_DAY, _PERSON = range(5)
 
 ACTIONS: tuple[BreakerAction, ...] = ("block", "cancel", "flatten")
 RESUMPTIONS: tuple[Resume, ...] = ("next_utc_day", "after_seconds", "person")
-_FLATTEN = ACTIONS.index("flatten")
+CANCEL, FLATTEN = ACTIONS.index("cancel"), ACTIONS.index("flatten")
 _NEXT_UTC_DAY, _AFTER_SECONDS, _BY_PERSON = range(3)
 
-# What the breaker is told; `amount` is money, or the action for _HOLD.
-_EQUITY, _TRANSFER, _OPENED, _CLOSED, _TIME, _HOLD, _RESUME = range(7)
+# What the breaker is told; `amount` is money, or the action for HOLD.
+EQUITY, TRANSFER, OPENED, CLOSED, TIME, HOLD, RESUME = range(7)
 
 BREAKER_STATE = np.dtype(
     [
@@ -569,18 +569,18 @@ def _release(state: Rows, holds: Rows, time: int, by_person: bool) -> int:
 def _take_in(state: Rows, holds: Rows, fact: int, amount: int) -> None:
     """Change the measures by one fact."""
     now = state[0]
-    if fact == _EQUITY:
+    if fact == EQUITY:
         now["equity"] = amount
         now["peak"] = max(now["peak"], amount)
-    elif fact == _TRANSFER:
+    elif fact == TRANSFER:
         now["equity"] += amount
         now["day_equity"] += amount
         now["peak"] += amount
-    elif fact == _OPENED:
+    elif fact == OPENED:
         now["trades"] += 1
-    elif fact == _CLOSED and amount < 0:
+    elif fact == CLOSED and amount < 0:
         now["losses"] += 1
-    elif fact == _CLOSED and amount > 0:
+    elif fact == CLOSED and amount > 0:
         now["losses"] = 0
         holds[_LOSING_STREAK]["let_go_at"] = 0
 
@@ -624,18 +624,56 @@ def breaker_step(state: Rows, holds: Rows, rules: Rows, fact: int, time: int, am
     """Take in one fact; return the rules that tripped as bits 0-4 and those that let go as bits 8-12."""
     _roll_day(state, holds, time)
     released = _release(state, holds, time, False)
-    if fact == _RESUME:
+    if fact == RESUME:
         released |= _release(state, holds, time, True)
     _take_in(state, holds, fact, amount)
     tripped = _trip(state, holds, rules, time)
-    if fact == _HOLD:
+    if fact == HOLD:
         tripped |= _hold_by_person(holds, amount)
     return released << 8 | tripped
 
 
-# --- circuit breaker --------------------------------------------------------------------------------------------------
-
 BreakerMode = Literal["ACTIVE", "REDUCING", "HALTED"]
+MODES: tuple[BreakerMode, ...] = ("ACTIVE", "REDUCING", "HALTED")
+_ACTIVE, _REDUCING, _HALTED = range(3)
+
+
+@compiled
+def breaker_mode(holds: Rows) -> int:
+    """Return what the rules that hold amount to, as an index into MODES."""
+    mode = _ACTIVE
+    for rule in range(5):
+        hold = holds[rule]
+        if hold["held"]:
+            waits_for_person = hold["resume_at"] == NEVER and not (rule == _PERSON and hold["action"] == 0)
+            if hold["action"] == FLATTEN or waits_for_person:
+                return _HALTED
+            mode = _REDUCING
+    return mode
+
+
+@compiled
+def fill_holds(facts: Rows, holds: Rows) -> None:
+    """Write which rules hold into a row of FACTS."""
+    fact = facts[0]
+    fact["daily_loss"] = holds[_DAILY_LOSS]["held"]
+    fact["drawdown"] = holds[_DRAWDOWN]["held"]
+    fact["losing_streak"] = holds[_LOSING_STREAK]["held"]
+    fact["trades_per_day"] = holds[_TRADES_PER_DAY]["held"]
+    fact["halted_by_person"] = holds[_PERSON]["held"]
+
+
+@compiled
+def breaker_next_due(holds: Rows) -> int:
+    """Return when the next rule lets go by itself, ms; NEVER where none will."""
+    due = NEVER
+    for rule in range(5):
+        if holds[rule]["held"]:
+            due = min(due, holds[rule]["resume_at"])
+    return int(due)
+
+
+# --- circuit breaker --------------------------------------------------------------------------------------------------
 
 
 class CircuitBreaker:
@@ -671,23 +709,23 @@ class CircuitBreaker:
 
     def on_equity(self, time: int, equity: int) -> list[BreakerChange]:
         """Take wallet + unrealised, at every mark price and fill."""
-        return self._step(_EQUITY, time, equity)
+        return self._step(EQUITY, time, equity)
 
     def on_transfer(self, time: int, amount: int) -> list[BreakerChange]:
         """Take a deposit (> 0) or withdrawal (< 0), which is neither profit nor loss."""
-        return self._step(_TRANSFER, time, amount)
+        return self._step(TRANSFER, time, amount)
 
     def on_round_trip_opened(self, time: int) -> list[BreakerChange]:
         """Count a round trip at its first entry fill."""
-        return self._step(_OPENED, time, 0)
+        return self._step(OPENED, time, 0)
 
     def on_round_trip_closed(self, time: int, net: int) -> list[BreakerChange]:
         """Take a round trip's net PnL: a loss lengthens the streak, a win ends it, zero does neither."""
-        return self._step(_CLOSED, time, net)
+        return self._step(CLOSED, time, net)
 
     def on_time(self, time: int) -> list[BreakerChange]:
         """Let go what is due, and begin a new UTC day."""
-        return self._step(_TIME, time, 0)
+        return self._step(TIME, time, 0)
 
     # what a person does
 
@@ -706,19 +744,13 @@ class CircuitBreaker:
     def resume(self, time: int, reason: str) -> list[BreakerChange]:
         """Let go a person's hold and the rules that wait for a person; those that wait for a time go on holding."""
         self._reason = reason
-        return self._step(_RESUME, time, 0)
+        return self._step(RESUME, time, 0)
 
     # what holds
 
     @property
     def mode(self) -> BreakerMode:
-        if not self._holds["held"].any():
-            return "ACTIVE"
-        for rule, hold in enumerate(self._holds):
-            waits_for_person = hold["resume_at"] == NEVER and not (rule == _PERSON and hold["action"] == 0)
-            if hold["held"] and (hold["action"] == _FLATTEN or waits_for_person):
-                return "HALTED"
-        return "REDUCING"
+        return MODES[breaker_mode(self._holds)]
 
     @property
     def actions(self) -> frozenset[str]:
@@ -742,7 +774,7 @@ class CircuitBreaker:
     @property
     def next_due(self) -> int:
         """When the next rule lets go by itself, ms; NEVER where none will."""
-        return min((int(hold["resume_at"]) for hold in self._holds if hold["held"]), default=NEVER)
+        return breaker_next_due(self._holds)
 
     @property
     def reason(self) -> str:
@@ -767,8 +799,12 @@ class CircuitBreaker:
 
     def fill(self, facts: Rows) -> None:
         """Write what holds into a row of FACTS."""
-        for code, hold in zip(RULES, self._holds, strict=True):
-            facts[0][code.lower()] = hold["held"]
+        fill_holds(facts, self._holds)
+
+    @property
+    def rows(self) -> tuple[Rows, Rows, Rows]:
+        """State, holds and rules, as `breaker_step` takes them."""
+        return self._state, self._holds, self._rules
 
     # what outlives a run
 
@@ -808,7 +844,7 @@ class CircuitBreaker:
 
     def _hold(self, time: int, action: BreakerAction, reason: str) -> list[BreakerChange]:
         self._reason = reason
-        return self._step(_HOLD, time, ACTIONS.index(action))
+        return self._step(HOLD, time, ACTIONS.index(action))
 
     def _step(self, fact: int, time: int, amount: int) -> list[BreakerChange]:
         bits = breaker_step(self._state, self._holds, self._rules, fact, time, amount)

@@ -1,0 +1,313 @@
+"""A tape made ready for many backtests: bars, verdicts and mark prices are made once for each setting that changes them.
+
+`Research.run` carries one configuration out by the compiled loop of `simulation` and gives its tables; `backtest` makes a
+result for people of them, `sweep` a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from voltrade import risk, simulation
+from voltrade.bars import bar_rules, columns, empty_aggregator, grown, until_close
+from voltrade.compiled import Rows, compiled
+from voltrade.config import BarSettings, Config
+from voltrade.data import Tape
+from voltrade.errors import DataError
+from voltrade.exchange.simulated import E8, shipped_instrument, shipped_rules, simulated_marks
+from voltrade.model import BAR, MONEY, NEVER, Bools, CloseReason, Instrument, Int64s
+from voltrade.risk import CircuitBreaker
+from voltrade.signal_engine import SignalEngine
+
+DAY_END = int(CloseReason.DAY_END)
+T = TypeVar("T")
+
+
+@compiled
+def _first_descent(times: Int64s) -> int:
+    """Return the first row whose time is before the row above it; 0 where none is."""
+    for row in range(1, len(times)):
+        if times[row] < times[row - 1]:
+            return row
+    return 0
+
+
+@compiled
+def _fold_bars(
+    ids: Int64s,
+    prices: Int64s,
+    quantities: Int64s,
+    times: Int64s,
+    buyer_is_maker: Bools,
+    start: int,
+    rules: Rows,
+    state: Rows,
+    bars: Rows,
+    closing_rows: Int64s,
+) -> int:
+    """Fold trades from `start`, noting which trade closed each bar; return the first for which there is no room."""
+    at, end = start, len(ids)
+    open_end = state[0]
+    open_end.missing_rows = 0
+    while at < end and open_end.missing_rows == 0:
+        count = open_end.count
+        at = until_close(ids, prices, quantities, times, buyer_is_maker, at, end, NEVER, rules[0], open_end, bars)
+        closing_rows[count : open_end.count] = at - 1
+    return at
+
+
+@compiled
+def _signals_of(
+    bars: Rows,
+    closing_rows: Int64s,
+    signal: npt.NDArray[np.int8],
+    ready: Bools,
+    atr: npt.NDArray[np.float64],
+    first: int,
+    stop_atr: float,
+    take_profit_atr: float,
+    tick_size: float,
+    signals: Rows,
+) -> int:
+    """Write a row of SIGNAL for each bar from `first` on whose rule wants an entry; return how many there are."""
+    count = 0
+    for bar in range(first, len(closing_rows)):
+        if signal[bar] != 0:
+            row = signals[count]
+            row.bar, row.row, row.side, row.price = bar, closing_rows[bar], signal[bar], bars[bar].close
+            row.stop_ticks = risk.stop_distance(atr[bar], stop_atr, tick_size)
+            row.take_profit_ticks = risk.stop_distance(atr[bar], take_profit_atr, tick_size)
+            row.ready = ready[bar]
+            row.last_bar = bar + 1 == len(closing_rows) or closing_rows[bar + 1] > closing_rows[bar]
+            row.tainted = bars[bar].tainted
+            row.day_end = bars[bar].close_reason == DAY_END
+            count += 1
+    return count
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bars:
+    """The bars of a tape, and for each the trade that closed it."""
+
+    rows: Rows
+    closing_rows: Int64s
+    high: Int64s
+    low: Int64s
+    skipped: int
+    """Trades that the fold passed over, though an exchange would have seen them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tables:
+    """What a session did: its tables (see `simulation`), each as long as it has rows, and how the desk stood at the end."""
+
+    desk: Any
+    signals: Rows
+    orders: Rows
+    fills: Rows
+    trips: Rows
+    equity: Rows
+    refusals: Rows
+    changes: Rows
+    alerts: Rows
+
+
+class Research:
+    """A tape, and what was made of it last.
+
+    Raises:
+        DataError: the tape is empty or goes back in time, or its symbol isn't one of the shipped.
+    """
+
+    def __init__(self, tape: Tape) -> None:
+        trades = tape.trades
+        if len(trades) == 0:
+            raise DataError("tape: must have at least one trade, had none")
+        self.tape = tape
+        self.instrument: Instrument = shipped_instrument(trades.symbol)
+        self._columns = columns(trades)
+        if descent := _first_descent(trades.time):
+            raise DataError(f"tape: times must not go back, did after row {descent - 1}")
+        self._kept: dict[str, tuple[Hashable, Any]] = {}
+
+    def _keep(self, kind: str, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what was made last of this kind if it was for the same key; else make it."""
+        if kind not in self._kept or self._kept[kind][0] != key:
+            self._kept[kind] = (key, make())
+        made: T = self._kept[kind][1]
+        return made
+
+    def bars(self, settings: BarSettings) -> Bars:
+        """Return the tape's bars.
+
+        Raises:
+            ConfigError: the bar settings are impossible for the symbol.
+        """
+        return self._keep("bars", settings.model_dump_json(), lambda: self._fold(settings))
+
+    def _fold(self, settings: BarSettings) -> Bars:
+        rules, state = bar_rules(settings, self.instrument), empty_aggregator()
+        rows, closing_rows = np.zeros(4096, BAR), np.zeros(4096, np.int64)
+        at = 0
+        while True:
+            at = _fold_bars(*self._columns, at, rules, state, rows, closing_rows)
+            if at == len(self.tape.trades):
+                break
+            count = int(state["count"][0])
+            rows = grown(rows, count, int(state["missing_rows"][0]))
+            closing_rows = np.concatenate([closing_rows[:count], np.zeros(len(rows) - count, np.int64)])
+        count = int(state["count"][0])
+        rows = rows[:count]
+        skipped = int(state["skipped_invalid"][0] + state["skipped_duplicate"][0])
+        high, low = np.ascontiguousarray(rows["high"]), np.ascontiguousarray(rows["low"])
+        return Bars(rows, closing_rows[:count], high, low, skipped)
+
+    def verdicts(self, config: Config, engine: SignalEngine | None = None) -> Rows:
+        """Return the verdict of each bar; an engine that is given must not have seen a bar yet."""
+        bars = self.bars(config.bars)
+        if engine is not None:
+            return engine.on_volume_bars(bars.rows)
+        key = (config.bars.model_dump_json(), config.signals.model_dump_json())
+        return self._keep(
+            "verdicts", key, lambda: SignalEngine(config.signals, self.instrument).on_volume_bars(bars.rows)
+        )
+
+    def marks(self, interval_s: int, seed: int) -> tuple[Int64s, Int64s, Int64s]:
+        """Return the tape's mark prices: see `simulated_marks`."""
+        make = lambda: simulated_marks(self.tape.trades, self.instrument, interval_s * 1000, seed)  # noqa: E731
+        return self._keep("marks", (interval_s, seed), make)
+
+    def run(
+        self, config: Config, verdicts: Rows, begin: int | None = None, end: int | None = None
+    ) -> tuple[Tables | None, str]:
+        """Trade with these settings; return the tables, or None and why the compiled loop gave up.
+
+        Args:
+            verdicts: of `config`'s bars.
+            begin: time in ms UTC from which on is traded.
+            end: time before which the tape ends.
+        """
+        bars, times = self.bars(config.bars), self.tape.trades.time
+        if bars.skipped:
+            return None, f"{bars.skipped} trades of the tape are in no bar"
+        last = len(times) if end is None else int(np.searchsorted(times, end))
+        first = 0 if begin is None else int(np.searchsorted(times, begin))
+        market = self._market(config, bars, last)
+        closing_rows = market[4]
+        first_bar = int(np.searchsorted(closing_rows, first))
+        signals = np.zeros(np.count_nonzero(verdicts["signal"]), simulation.SIGNAL)
+        count = _signals_of(
+            bars.rows,
+            closing_rows,
+            verdicts["signal"],
+            verdicts["ready"],
+            verdicts["atr"],
+            first_bar,
+            config.exits.stop_atr,
+            config.exits.take_profit_atr,
+            float(self.instrument.tick_size),
+            signals,
+        )
+        desk = _desk(config)
+        desk["row"], desk["count"] = first, first_bar
+        desk["now"] = max(int(times[0]), begin or 0) - 1
+        if begin is not None:
+            desk["mark"] = np.searchsorted(market[7], begin)
+            if desk["mark"][0]:
+                desk["exchange_mark_e8"] = market[9][desk["mark"][0] - 1]
+        return _simulate(config, self.instrument, market, signals[:count], desk)
+
+    def _market(self, config: Config, bars: Bars, end: int) -> tuple[npt.NDArray[Any], ...]:
+        _, price, quantity, time, buyer_is_maker = (column[:end] for column in self._columns)
+        closed = int(np.searchsorted(bars.closing_rows, end))
+        mark_times, mark_rows, mark_prices = self.marks(config.execution.mark_interval_s, config.session.seed)
+        marks = int(np.searchsorted(mark_times, time[-1], side="right")) if end else 0
+        by_bar = (column[:closed] for column in (bars.closing_rows, bars.high, bars.low))
+        by_mark = (column[:marks] for column in (mark_times, mark_rows, mark_prices))
+        return price, quantity, time, buyer_is_maker, *by_bar, *by_mark
+
+
+def _settings(config: Config, instrument: Instrument) -> Rows:
+    """One row of SETTINGS."""
+    execution, exits, rules = config.execution, config.exits, shipped_rules(instrument.symbol)
+    step_numerator, step_denominator = instrument.step_size.as_integer_ratio()
+    values = {
+        "latency_ms": execution.latency_ms,
+        "slippage_e8": round(execution.slippage_bps * 10_000),
+        "taker_fee_e8": int(execution.taker_fee * E8),
+        "take_bound_e8": int(instrument.market_take_bound * E8),
+        "leverage": config.risk.leverage,
+        "min_quantity": instrument.min_quantity,
+        "max_quantity": instrument.max_quantity,
+        "market_max_quantity": instrument.market_max_quantity,
+        "min_notional": instrument.min_notional,
+        "min_price": rules.min_price,
+        "max_price": instrument.max_price,
+        "multiplier_up_e8": int(instrument.multiplier_up * E8),
+        "multiplier_down_e8": int(instrument.multiplier_down * E8),
+        "tick_e8": int(instrument.tick_size * E8),
+        "step_numerator": step_numerator,
+        "step_denominator": step_denominator,
+        "money_per_ticklot": instrument.money_per_ticklot,
+        "max_slippage_e8": risk.rate_e8(execution.max_slippage_bps / 10_000),
+        "stale_ms": int(execution.order_stale_s * 1000),
+        "max_holding_bars": exits.max_holding_bars,
+        "max_holding_ms": int(exits.max_holding_s * 1000),
+        "max_holding_exact_ms": exits.max_holding_s * 1000,
+        "limit_entry": execution.entry == "ioc_limit",
+        "triggers_by_mark": exits.working_type == "MARK_PRICE",
+        "exit_on_opposite_signal": exits.exit_on_opposite_signal,
+        "flatten_at_end": config.session.on_duration_end == "flatten",
+    }
+    settings = np.zeros(1, simulation.SETTINGS)
+    settings[0] = tuple(values[name] for name in simulation.SETTINGS.names or ())
+    return settings
+
+
+def _desk(config: Config) -> Rows:
+    """The desk before the first trade, the account reconciled."""
+    desk = np.zeros(1, simulation.DESK)
+    for name in ("wallet", "exchange_wallet"):
+        desk[name] = int(config.execution.wallet * MONEY)
+    for name in ("snapshot_at", "unprotected_since", "end_at"):
+        desk[name] = NEVER
+    for name in ("leave_reason", "end_reason", "exit_reason"):
+        desk[name] = simulation.NONE
+    desk["left_at"] = risk.NO_EXIT
+    desk["reconciled"] = desk["watch_is_old"] = True
+    return desk
+
+
+def _simulate(
+    config: Config, instrument: Instrument, market: tuple[npt.NDArray[Any], ...], signals: Rows, desk: Rows
+) -> tuple[Tables | None, str]:
+    session, start = config.session, int(desk["now"][0])
+    if session.duration_s and session.on_duration_end != "carry_on":
+        desk["end_at"] = start + int(session.duration_s * 1000)
+    settings = _settings(config, instrument)
+    limits = risk.limits_of(config, instrument, int(settings["taker_fee_e8"][0]))
+    facts = risk.new_facts()
+    facts["market_stream_up"] = facts["user_stream_up"] = True
+    breaker = CircuitBreaker(config.risk, start, int(desk["wallet"][0])).rows
+    queues = np.zeros(64, simulation.COMMAND), np.zeros(256, simulation.NEWS)
+    refusals = np.zeros(len(signals), simulation.REFUSAL)
+    tables = {name: np.zeros(256, dtype) for name, dtype in simulation.TABLES.items()}
+    simulate = simulation.simulate()
+    fixed = (*market, settings, desk, facts, limits, *breaker, *queues, signals, refusals)
+    while (state := simulate(*fixed, *tables.values())) == simulation.MORE_ROOM:
+        tables = {name: _doubled(rows) for name, rows in tables.items()}
+    end = desk[0]
+    if state == simulation.GIVEN_UP:
+        return None, simulation.UNMODELLED[int(end["unmodelled"])]
+    counts = {name: int(end["equities" if name == "equity" else name]) for name in tables}
+    cut = {name: rows[: counts[name]] for name, rows in tables.items()}
+    return Tables(end, signals, refusals=refusals[: int(end["refusals"])], **cut), ""
+
+
+def _doubled(rows: Rows) -> Rows:
+    return np.concatenate([rows, np.zeros(len(rows), rows.dtype)])
