@@ -213,14 +213,13 @@ class Research:
             float(self.instrument.tick_size),
             signals,
         )
-        desk = _desk(config)
-        desk["row"], desk["count"] = first, first_bar
-        desk["now"] = max(int(times[0]), begin or 0) - 1
+        desk = _desk(config, self.instrument, max(int(times[0]), begin or 0) - 1)
+        desk["row"], desk["bars"] = first, first_bar
         if begin is not None:
             desk["mark"] = np.searchsorted(market[7], begin)
             if desk["mark"][0]:
                 desk["exchange_mark_e8"] = market[9][desk["mark"][0] - 1]
-        return _simulate(config, self.instrument, market, signals[:count], desk)
+        return _simulate(market, signals[:count], desk)
 
     def _market(self, config: Config, bars: Bars, end: int) -> tuple[npt.NDArray[Any], ...]:
         _, price, quantity, time, buyer_is_maker = (column[:end] for column in self._columns)
@@ -269,45 +268,43 @@ def _settings(config: Config, instrument: Instrument) -> Rows:
     return settings
 
 
-def _desk(config: Config) -> Rows:
+def _desk(config: Config, instrument: Instrument, start: int) -> Rows:
     """The desk before the first trade, the account reconciled."""
-    desk = np.zeros(1, simulation.DESK)
-    for name in ("wallet", "exchange_wallet"):
-        desk[name] = int(config.execution.wallet * MONEY)
+    desk, session, wallet = np.zeros(1, simulation.DESK), config.session, int(config.execution.wallet * MONEY)
+    settings = desk["settings"] = _settings(config, instrument)
+    desk["limits"] = risk.limits_of(config, instrument, int(settings["taker_fee_e8"][0]))
+    desk["facts"] = risk.new_facts()
+    desk["facts"]["market_stream_up"] = desk["facts"]["user_stream_up"] = True
+    desk["breaker"], desk["holds"], desk["breaker_rules"] = CircuitBreaker(config.risk, start, wallet).rows
+    desk["now"] = start
+    desk["wallet"] = desk["exchange_wallet"] = wallet
     for name in ("snapshot_at", "unprotected_since", "end_at"):
         desk[name] = NEVER
     for name in ("leave_reason", "end_reason", "exit_reason"):
         desk[name] = simulation.NONE
+    if session.duration_s and session.on_duration_end != "carry_on":
+        desk["end_at"] = start + int(session.duration_s * 1000)
     desk["left_at"] = risk.NO_EXIT
     desk["reconciled"] = desk["watch_is_old"] = True
     return desk
 
 
-def _simulate(
-    config: Config, instrument: Instrument, market: tuple[npt.NDArray[Any], ...], signals: Rows, desk: Rows
-) -> tuple[Tables | None, str]:
-    session, start = config.session, int(desk["now"][0])
-    if session.duration_s and session.on_duration_end != "carry_on":
-        desk["end_at"] = start + int(session.duration_s * 1000)
-    settings = _settings(config, instrument)
-    limits = risk.limits_of(config, instrument, int(settings["taker_fee_e8"][0]))
-    facts = risk.new_facts()
-    facts["market_stream_up"] = facts["user_stream_up"] = True
-    breaker = CircuitBreaker(config.risk, start, int(desk["wallet"][0])).rows
-    queues = np.zeros(64, simulation.COMMAND), np.zeros(256, simulation.NEWS)
-    refusals = np.zeros(len(signals), simulation.REFUSAL)
-    tables = {name: np.zeros(256, dtype) for name, dtype in simulation.TABLES.items()}
+def _simulate(market: tuple[npt.NDArray[Any], ...], signals: Rows, desk: Rows) -> tuple[Tables | None, str]:
+    refusals = np.empty(len(signals), simulation.REFUSAL)
+    expected = {"orders": 8, "fills": 16, "trips": 1, "equity": 16, "changes": 1, "alerts": 1}
+    tables = {
+        name: np.empty(expected[name] * len(signals) + (len(market[-1]) if name == "equity" else 0) + 1024, dtype)
+        for name, dtype in simulation.TABLES.items()
+    }
     simulate = simulation.simulate()
-    fixed = (*market, settings, desk, facts, limits, *breaker, *queues, signals, refusals)
-    while (state := simulate(*fixed, *tables.values())) == simulation.MORE_ROOM:
+    while (state := simulate(*market, signals, refusals, desk, *tables.values())) == simulation.MORE_ROOM:
         tables = {name: _doubled(rows) for name, rows in tables.items()}
     end = desk[0]
     if state == simulation.GIVEN_UP:
         return None, simulation.UNMODELLED[int(end["unmodelled"])]
-    counts = {name: int(end["equities" if name == "equity" else name]) for name in tables}
-    cut = {name: rows[: counts[name]] for name, rows in tables.items()}
-    return Tables(end, signals, refusals=refusals[: int(end["refusals"])], **cut), ""
+    cut = {name: rows[: int(end[f"{name}_written"])] for name, rows in tables.items()}
+    return Tables(end, signals, refusals=refusals[: int(end["refusals_written"])], **cut), ""
 
 
 def _doubled(rows: Rows) -> Rows:
-    return np.concatenate([rows, np.zeros(len(rows), rows.dtype)])
+    return np.concatenate([rows.view(np.uint8), np.zeros(rows.nbytes, np.uint8)]).view(rows.dtype)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from voltrade.compiled import compiled
+from voltrade.compiled import compiled, record_dtype
 from voltrade.config import BreakerAction, Config, Resume, RiskSettings
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import DAY_MS, MONEY, NEVER, BreakerChange, Instrument, money_text
@@ -66,7 +66,7 @@ def rate_e8(value: float | Decimal, rounding: str = ROUND_FLOOR) -> int:
 
 # --- what the gates and the size are told -----------------------------------------------------------------------------
 
-FACTS = np.dtype(
+FACTS = record_dtype(
     [
         ("time", np.int64),  # of the decision, ms
         # the deciding bar
@@ -99,7 +99,7 @@ FACTS = np.dtype(
     ]
 )
 
-LIMITS = np.dtype(
+LIMITS = record_dtype(
     [
         ("max_round_trips", np.int64),
         ("cooldown_ms", np.int64),
@@ -446,7 +446,7 @@ _NEXT_UTC_DAY, _AFTER_SECONDS, _BY_PERSON = range(3)
 # What the breaker is told; `amount` is money, or the action for HOLD.
 EQUITY, TRANSFER, OPENED, CLOSED, TIME, HOLD, RESUME = range(7)
 
-BREAKER_STATE = np.dtype(
+BREAKER_STATE = record_dtype(
     [
         ("day", np.int64),  # days since 1970 UTC
         ("day_equity", np.int64),  # equity at 00:00 UTC plus the day's net transfers, money
@@ -457,7 +457,7 @@ BREAKER_STATE = np.dtype(
     ]
 )
 
-BREAKER_HOLDS = np.dtype(  # one row a rule
+BREAKER_HOLDS = record_dtype(  # one row a rule
     [
         ("held", np.bool_),
         ("action", np.int64),  # index into ACTIONS
@@ -466,7 +466,7 @@ BREAKER_HOLDS = np.dtype(  # one row a rule
     ]
 )
 
-BREAKER_RULES = np.dtype(  # one row for each of the four measured rules
+BREAKER_RULES = record_dtype(  # one row for each of the four measured rules
     [
         ("capital", np.int64),  # money
         ("limit", np.int64),  # 1e-8 of capital for equity, else a count

@@ -22,7 +22,7 @@ from numba import types
 
 from voltrade import oms, risk
 from voltrade.account import fee, position_after, value_at_mark
-from voltrade.compiled import Record, Rows, bind, compile_for, compiled, record_dtype, rows_of
+from voltrade.compiled import Record, Rows, bind, compile_for, compiled_part, record_dtype, rows_of
 from voltrade.core import GATES
 from voltrade.exchange.simulated import (
     first_acting_trade,
@@ -102,8 +102,6 @@ HALTS, LATE_FILL, NOT_FLAT, TOO_MUCH = range(1, 5)
 DONE, MORE_ROOM, GIVEN_UP = range(3)
 """What `simulate` returns."""
 
-ROOM = 64
-"""Rows that every table must have free before the next stretch of the tape; it fills a handful at most."""
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -183,10 +181,12 @@ ALERT = record_dtype(_wholes("time", "kind", "order"))
 DESK = record_dtype(
     [
         # where the session stands: the next trade, mark price and signal; bars closed so far; the time
-        *_wholes("row", "mark", "signal", "count", "now"),
+        *_wholes("row", "mark", "signal", "bars", "now"),
         # what the open orders wait for, all together, and how far the tape was searched for it
         *_wholes("arrival", "rises_to", "falls_to", "searched_to", "search_bar"),
         *_flags("taking_buys", "taking_sells", "watching", "watch_is_old"),
+        # the last trade, and the last at which a taker bought and sold
+        *_wholes("last_price", "last_bought", "last_sold"),
         # the account as the exchange has it, and as our books do
         *_wholes("order_ids", "algo_ids", "exchange_wallet", "exchange_quantity", "exchange_cost", "exchange_mark_e8"),
         *_wholes("wallet", "quantity", "cost", "mark_e8"),
@@ -195,23 +195,43 @@ DESK = record_dtype(
         *_flags("paused", "keep", "has_ended"),
         # the monitor, and the round trip in hand
         *_wholes("monitor_time", "snapshot_at", "round_trips", "counted"),
-        *_flags("in_hand", "reconciled", "trip_closed"),
-        *_wholes("first_order", "newest_stop", "newest_take_profit", "stops", "take_profits", "exits"),
+        *_flags("in_hand", "reconciled", "trip_closed", "closed"),
+        *_wholes("newest_stop", "newest_take_profit", "stops", "take_profits", "exits"),
         *_wholes("side", "bar", "stop_distance", "take_profit_distance"),
         *_wholes("opened_at", "entered", "entry_notional", "left", "exit_notional", "realised", "fees", "funding"),
         *_wholes("exit_reason", "exit_time", "leave_reason", "retry_at", "stop_tries", "unprotected_since"),
-        *_flags("closed"),
-        # queues and tables
-        *_wholes("next_command", "commands", "news"),
-        *_wholes("orders", "fills", "trips", "equities", "refusals", "changes", "alerts"),
-        *_wholes("unmodelled"),
+        # what the rules are told
+        ("settings", SETTINGS),
+        ("facts", risk.FACTS, (1,)),
+        ("limits", risk.LIMITS, (1,)),
+        ("breaker", risk.BREAKER_STATE, (1,)),
+        ("holds", risk.BREAKER_HOLDS, (len(risk.RULES),)),
+        ("breaker_rules", risk.BREAKER_RULES, (4,)),
+        # commands to be carried out, news not heard yet, orders of the round trip in hand, notes not written down yet
+        ("commands", COMMAND, (64,)),
+        ("news", NEWS, (64,)),
+        ("orders", ORDER, (256,)),
+        ("fills", FILL, (64,)),
+        ("trips", TRIP, (16,)),
+        ("equity", EQUITY, (64,)),
+        ("changes", CHANGE, (128,)),
+        ("alerts", ALERT, (64,)),
+        *_wholes("next_command", "command_count", "news_count", "order_count"),
+        *_wholes("fill_count", "trip_count", "equity_count", "change_count", "alert_count"),
+        # rows in the tables, and why the session was given up
+        *_wholes("orders_written", "fills_written", "trips_written", "equity_written", "changes_written"),
+        *_wholes("alerts_written", "refusals_written", "unmodelled"),
     ]
 )
-"""All that changes in a session, but for the breaker's own rows and the orders."""
+"""All of a session. It is one row, so that a function takes one pointer: a dozen arrays would cost more to hand over
+than most functions take."""
+
+TABLES = {"orders": ORDER, "fills": FILL, "trips": TRIP, "equity": EQUITY, "changes": CHANGE, "alerts": ALERT}
+"""Tables that grow as a session goes on."""
 
 
 class Market(NamedTuple):
-    """The tape, its bars and its mark prices, by columns."""
+    """The tape, its bars, its mark prices and its signals."""
 
     price: Int64s
     quantity: Int64s
@@ -224,27 +244,9 @@ class Market(NamedTuple):
     mark_times: Int64s
     mark_rows: Int64s
     mark_prices: Int64s
-
-
-class Books(NamedTuple):
-    """The session's rows and tables. `desk`, `facts`, `limits` and `breaker` are one row each."""
-
-    desk: Rows
-    facts: Rows
-    limits: Rows
-    breaker: Rows
-    holds: Rows
-    breaker_rules: Rows
-    commands: Rows
-    news: Rows
     signals: Rows
-    orders: Rows
-    fills: Rows
-    trips: Rows
-    equity: Rows
     refusals: Rows
-    changes: Rows
-    alerts: Rows
+    """As many rows as there are signals, to be written."""
 
 
 def _first_refusal(facts: Rows, limits: Rows) -> int:
@@ -252,13 +254,13 @@ def _first_refusal(facts: Rows, limits: Rows) -> int:
     return 0 if GATE(facts, limits) else 1 + REST(facts, limits)  # type: ignore[name-defined]  # noqa: F821
 
 
-@compiled
+@compiled_part
 def _no_refusal(facts: Rows, limits: Rows) -> int:
     return 0
 
 
 first_refusal: Callable[[Rows, Rows], int] = reduce(
-    lambda rest, gate: compiled(bind(_first_refusal, GATE=gate.refuses, REST=rest)), reversed(GATES), _no_refusal
+    lambda rest, gate: compiled_part(bind(_first_refusal, GATE=gate.refuses, REST=rest)), reversed(GATES), _no_refusal
 )
 """The place in `GATES` of the first gate that refuses; their number where none does."""
 
@@ -269,58 +271,51 @@ GATE_RULES = np.array([risk.RULES.index(gate.code) if gate.code in risk.RULES el
 # --- the exchange: answers --------------------------------------------------------------------------------------------
 
 
-@compiled
+@compiled_part
 def _is_algo(order: Record) -> bool:
     return order.purpose == STOP or order.purpose == TAKE_PROFIT
 
 
-@compiled
-def _tell_order(b: Books, at: int) -> None:
-    desk, order = b.desk[0], b.orders[at]
-    news = b.news[desk.news]
-    news.algo, news.order, news.status, news.executed = False, at, order.status, order.executed
-    news.order_id, news.trade_id = order.order_id, 0
-    order.updated = desk.now
-    desk.news += 1
+@compiled_part
+def _free_row(desk: Record, count: int, size: int) -> int:
+    """The row after `count` rows; where all `size` are used up the session is given up."""
+    if count < size:
+        return count
+    desk.unmodelled = TOO_MUCH
+    return size - 1
 
 
-@compiled
-def _tell_algo(b: Books, at: int) -> None:
-    desk, order = b.desk[0], b.orders[at]
-    news = b.news[desk.news]
-    news.algo, news.order, news.status, news.executed = True, at, order.algo_status, order.executed
+@compiled_part
+def _tell(desk: Record, at: int, algo: bool, status: int) -> None:
+    """Let the news be heard of an order, or of a conditional one."""
+    number = _free_row(desk, desk.news_count, len(desk.news))
+    news, order = desk.news[number], desk.orders[at]
+    news.algo, news.order, news.status, news.executed = algo, at, status, order.executed
     news.order_id, news.trade_id = order.order_id, 0
     order.updated = desk.now
     desk.watch_is_old = True
-    desk.news += 1
+    desk.news_count = number + 1
 
 
-@compiled
-def _last_price(desk: Record, m: Market) -> int:
-    return m.price[desk.row - 1] if desk.row > 0 else 0
+@compiled_part
+def _best_price(desk: Record, side: int) -> int:
+    """Price that an order of this side would take at; 0 before the first trade."""
+    best = desk.last_bought if side > 0 else desk.last_sold
+    return best if best else desk.last_price
 
 
-@compiled
-def _best_price(m: Market, row: int, side: int) -> int:
-    """Price that an order of this side would take at before the trade at `row`; 0 before the first."""
-    at = last_row_of_taker(m.buyer_is_maker, 0, row, side < 0)
-    if at >= 0:
-        return m.price[at]
-    return m.price[row - 1] if row > 0 else 0
+@compiled_part
+def _value_price_e8(desk: Record) -> int:
+    return desk.exchange_mark_e8 if desk.exchange_mark_e8 else desk.last_price * desk.settings.tick_e8
 
 
-@compiled
-def _value_price_e8(desk: Record, m: Market, settings: Record) -> int:
-    return desk.exchange_mark_e8 if desk.exchange_mark_e8 else _last_price(desk, m) * settings.tick_e8
-
-
-@compiled
+@compiled_part
 def _closable(desk: Record, side: int) -> int:
     return max(0, -side * desk.exchange_quantity)
 
 
-@compiled
-def _check_quantity(quantity: int, limit: bool, settings: Record) -> int:
+@compiled_part
+def _check_quantity(settings: Record, quantity: int, limit: bool) -> int:
     if quantity <= 0:
         return -4003
     if quantity < settings.min_quantity:
@@ -328,154 +323,153 @@ def _check_quantity(quantity: int, limit: bool, settings: Record) -> int:
     return -4005 if quantity > (settings.max_quantity if limit else settings.market_max_quantity) else 0
 
 
-@compiled
-def _check_price(price: int, settings: Record) -> int:
+@compiled_part
+def _check_price(settings: Record, price: int) -> int:
     if price < settings.min_price:
         return -4013
     return -4002 if price > settings.max_price else 0
 
 
-@compiled
-def _is_outside_band(price_e8: int, mark_e8: int, side: int, settings: Record) -> bool:
+@compiled_part
+def _is_outside_band(settings: Record, price_e8: int, mark_e8: int, side: int) -> bool:
     """Whether a price is beyond PERCENT_PRICE: a buy too high, a sell too low."""
     if side > 0:
         return price_e8 > risk.share(mark_e8, settings.multiplier_up_e8)
     return price_e8 < risk.share_up(mark_e8, settings.multiplier_down_e8)
 
 
-@compiled
-def _check_order(b: Books, m: Market, settings: Record, at: int) -> int:
-    desk, order = b.desk[0], b.orders[at]
+@compiled_part
+def _check_order(desk: Record, at: int) -> int:
+    order = desk.orders[at]
     is_limit = order.price > 0
-    code = _check_quantity(order.quantity, is_limit, settings)
+    code = _check_quantity(desk.settings, order.quantity, is_limit)
     if code:
         return code
-    mark_e8 = _value_price_e8(desk, m, settings)
+    mark_e8 = _value_price_e8(desk)
     if is_limit:
-        code = _check_price(order.price, settings)
+        code = _check_price(desk.settings, order.price)
         if code:
             return code
-        if mark_e8 and _is_outside_band(order.price * settings.tick_e8, mark_e8, order.side, settings):
+        if mark_e8 and _is_outside_band(desk.settings, order.price * desk.settings.tick_e8, mark_e8, order.side):
             return -4016 if order.side > 0 else -4024
     else:
-        best_e8 = _best_price(m, desk.row, order.side) * settings.tick_e8
-        if mark_e8 == 0 or _is_outside_band(best_e8, mark_e8, order.side, settings):
+        best_e8 = _best_price(desk, order.side) * desk.settings.tick_e8
+        if mark_e8 == 0 or _is_outside_band(desk.settings, best_e8, mark_e8, order.side):
             return -4131
     if order.purpose != ENTRY:
         return -2022 if _closable(desk, order.side) == 0 else 0
     if is_limit:
-        notional = order.price * order.quantity * settings.money_per_ticklot
+        notional = order.price * order.quantity * desk.settings.money_per_ticklot
     else:
-        notional = value_at_mark(order.quantity, settings.step_numerator, settings.step_denominator, mark_e8)
-    if notional < settings.min_notional:
+        notional = value_at_mark(order.quantity, desk.settings.step_numerator, desk.settings.step_denominator, mark_e8)
+    if notional < desk.settings.min_notional:
         return -4164
     if desk.exchange_quantity != 0:
         desk.unmodelled = NOT_FLAT
-    assumed = order.price if is_limit else _last_price(desk, m)
-    margin = -(-order.quantity * assumed * settings.money_per_ticklot // settings.leverage)
+    assumed = order.price if is_limit else desk.last_price
+    margin = -(-order.quantity * assumed * desk.settings.money_per_ticklot // desk.settings.leverage)
     return -2019 if margin > desk.exchange_wallet else 0
 
 
-@compiled
-def _place_order(b: Books, m: Market, settings: Record, at: int) -> int:
+@compiled_part
+def _place_order(desk: Record, at: int) -> int:
     """Accept a market or limit order; return 0, or the code of the first rule that it breaks."""
-    code = _check_order(b, m, settings, at)
+    code = _check_order(desk, at)
     if code:
         return code
-    desk, order = b.desk[0], b.orders[at]
+    order = desk.orders[at]
     desk.order_ids += 1
     order.order_id = desk.order_ids
-    order.live_from = desk.now + settings.latency_ms
+    order.live_from = desk.now + desk.settings.latency_ms
     order.phase = TRAVELLING
     order.status = NEW
     desk.watch_is_old = True
-    _tell_order(b, at)
+    _tell(desk, at, False, desk.orders[at].status)
     return 0
 
 
-@compiled
-def _would_trigger_now(b: Books, m: Market, settings: Record, at: int) -> bool:
-    desk, order = b.desk[0], b.orders[at]
-    if settings.triggers_by_mark and desk.exchange_mark_e8:
-        return is_triggered(desk.exchange_mark_e8, order.trigger_price * settings.tick_e8, _is_rising(order))
-    last = _last_price(desk, m)
+@compiled_part
+def _would_trigger_now(desk: Record, at: int) -> bool:
+    order = desk.orders[at]
+    if desk.settings.triggers_by_mark and desk.exchange_mark_e8:
+        return is_triggered(desk.exchange_mark_e8, order.trigger_price * desk.settings.tick_e8, _is_rising(order))
+    last = desk.last_price
     return last > 0 and is_triggered(last, order.trigger_price, _is_rising(order))
 
 
-@compiled
+@compiled_part
 def _is_rising(order: Record) -> bool:
     return (order.purpose == STOP) == (order.side > 0)
 
 
-@compiled
-def _place_algo(b: Books, m: Market, settings: Record, at: int) -> int:
-    desk, order = b.desk[0], b.orders[at]
-    code = _check_quantity(order.quantity, False, settings)
+@compiled_part
+def _place_algo(desk: Record, at: int) -> int:
+    order = desk.orders[at]
+    code = _check_quantity(desk.settings, order.quantity, False)
     if code == 0:
-        code = _check_price(order.trigger_price, settings)
+        code = _check_price(desk.settings, order.trigger_price)
     if code == 0 and _closable(desk, order.side) == 0:
         code = -2022
-    if code == 0 and _would_trigger_now(b, m, settings, at):
+    if code == 0 and _would_trigger_now(desk, at):
         code = -2021
     if code:
         return code
     desk.algo_ids += 1
     order.algo_id = desk.algo_ids
-    order.live_from = desk.now + settings.latency_ms
+    order.live_from = desk.now + desk.settings.latency_ms
     order.algo_status = NEW
-    _tell_algo(b, at)
+    _tell(desk, at, True, desk.orders[at].algo_status)
     return 0
 
 
-@compiled
-def _cancel_at_exchange(b: Books, at: int) -> int:
+@compiled_part
+def _cancel_at_exchange(desk: Record, at: int) -> int:
     """Cancel an order that is open; return 0, or -2011."""
-    order = b.orders[at]
+    order = desk.orders[at]
     if _is_algo(order):
         if order.algo_status != NEW:
             return -2011
-        _end_algo(b, at, CANCELED)
+        _end_algo(desk, at, CANCELED)
         return 0
     if order.phase != TRAVELLING and order.phase != TAKING:
         return -2011
-    _end(b, at, CANCELED)
+    _end(desk, at, CANCELED)
     return 0
 
 
-@compiled
-def _end(b: Books, at: int, status: int) -> None:
-    b.orders[at].status = status
-    _tell_order(b, at)
-    _close_books(b, at)
+@compiled_part
+def _end(desk: Record, at: int, status: int) -> None:
+    desk.orders[at].status = status
+    _tell(desk, at, False, desk.orders[at].status)
+    _close_books(desk, at)
 
 
-@compiled
-def _close_books(b: Books, at: int) -> None:
-    order = b.orders[at]
+@compiled_part
+def _close_books(desk: Record, at: int) -> None:
+    order = desk.orders[at]
     order.phase = ENDED
-    b.desk[0].watch_is_old = True
+    desk.watch_is_old = True
     if _is_algo(order):
-        _end_algo(b, at, FINISHED)
+        _end_algo(desk, at, FINISHED)
 
 
-@compiled
-def _end_algo(b: Books, at: int, status: int) -> None:
-    b.orders[at].algo_status = status
-    _tell_algo(b, at)
+@compiled_part
+def _end_algo(desk: Record, at: int, status: int) -> None:
+    desk.orders[at].algo_status = status
+    _tell(desk, at, True, desk.orders[at].algo_status)
 
 
 # --- the exchange: matching -------------------------------------------------------------------------------------------
 
 
-@compiled
-def _gather_watch(b: Books, settings: Record) -> None:
+@compiled_part
+def _gather_watch(desk: Record) -> None:
     """Gather what the open orders wait for; kept until an order changes."""
-    desk = b.desk[0]
     desk.watch_is_old = False
     desk.arrival, desk.rises_to, desk.falls_to = NEVER, NEVER, 0
     desk.taking_buys, desk.taking_sells = False, False
-    for at in range(desk.first_order, desk.orders):
-        order = b.orders[at]
+    for at in range(desk.order_count):
+        order = desk.orders[at]
         if order.phase == TRAVELLING:
             desk.arrival = min(desk.arrival, order.live_from)
         elif order.phase == TAKING:
@@ -483,7 +477,7 @@ def _gather_watch(b: Books, settings: Record) -> None:
                 desk.taking_buys = True
             else:
                 desk.taking_sells = True
-        if order.algo_status == NEW and not settings.triggers_by_mark:
+        if order.algo_status == NEW and not desk.settings.triggers_by_mark:
             if not order.arrived:
                 desk.arrival = min(desk.arrival, order.live_from)
             elif _is_rising(order):
@@ -495,12 +489,11 @@ def _gather_watch(b: Books, settings: Record) -> None:
     desk.searched_to = 0
 
 
-@compiled
-def _first_acting(b: Books, m: Market, settings: Record, stop: int) -> int:
+@compiled_part
+def _first_acting(desk: Record, m: Market, stop: int) -> int:
     """Find the first trade before `stop` that any order reacts to; else `stop`."""
-    desk = b.desk[0]
     if desk.watch_is_old:
-        _gather_watch(b, settings)
+        _gather_watch(desk)
     if not desk.watching:
         return stop
     if desk.taking_buys or desk.taking_sells or desk.arrival < NEVER:
@@ -519,7 +512,7 @@ def _first_acting(b: Books, m: Market, settings: Record, stop: int) -> int:
     return _first_reaching(desk, m, stop)
 
 
-@compiled
+@compiled_part
 def _first_reaching(desk: Record, m: Market, stop: int) -> int:
     """Find the first trade before `stop` at or beyond a level: bar by bar, then among the trades of a bar that reaches.
 
@@ -527,7 +520,7 @@ def _first_reaching(desk: Record, m: Market, stop: int) -> int:
     """
     if desk.searched_to < desk.row:
         desk.searched_to = desk.row
-        desk.search_bar = desk.count
+        desk.search_bar = desk.bars
     bars = len(m.closing_rows)
     while desk.searched_to < stop:
         while desk.search_bar < bars and m.closing_rows[desk.search_bar] < desk.searched_to:
@@ -557,183 +550,184 @@ def _first_reaching(desk: Record, m: Market, stop: int) -> int:
     return stop
 
 
-@compiled
-def _on_trade(b: Books, m: Market, settings: Record, row: int) -> None:
+@compiled_part
+def _on_trade(desk: Record, price: int, quantity: int, time: int, side: int) -> None:
     """Play one trade that some order reacts to: arrivals, then triggers, then fills."""
-    desk = b.desk[0]
-    price, quantity, side = m.price[row], m.quantity[row], -1 if m.buyer_is_maker[row] else 1
-    desk.watch_is_old = True
-    for at in range(desk.first_order, desk.orders):
-        order = b.orders[at]
-        if order.phase == TRAVELLING and m.time[row] >= order.live_from:
-            _arrive(b, m, at, row)
-        if order.algo_status == NEW and m.time[row] >= order.live_from:
+    for at in range(desk.order_count):
+        order = desk.orders[at]
+        if order.phase == TRAVELLING and time >= order.live_from:
+            _arrive(desk, at, price)
+        if order.algo_status == NEW and time >= order.live_from:
             order.arrived = True
+    desk.watch_is_old = True
+    desk.last_price = price
+    if side > 0:
+        desk.last_bought = price
+    else:
+        desk.last_sold = price
     newest = desk.order_ids
-    if not settings.triggers_by_mark:
+    if not desk.settings.triggers_by_mark:
         for purpose in (STOP, TAKE_PROFIT):
-            for at in range(desk.first_order, desk.orders):
-                order = b.orders[at]
+            for at in range(desk.order_count):
+                order = desk.orders[at]
                 is_waiting = order.purpose == purpose and order.algo_status == NEW and order.arrived
                 if is_waiting and is_triggered(price, order.trigger_price, _is_rising(order)):
-                    _trigger(b, at, price)
+                    _trigger(desk, at)
     last_id = 0
     while True:
-        at = _next_open(b, last_id)
+        at = _next_open(desk, last_id)
         if at < 0:
             return
-        order = b.orders[at]
+        order = desk.orders[at]
         last_id = order.order_id
         if order.phase == TAKING and (order.order_id > newest or order.side == side):
-            quantity -= _take(b, settings, at, price, quantity)
+            quantity -= _take(desk, at, price, quantity)
 
 
-@compiled
-def _next_open(b: Books, after_id: int) -> int:
+@compiled_part
+def _next_open(desk: Record, after_id: int) -> int:
     """The open order with the smallest id above `after_id`; -1 for none."""
-    desk = b.desk[0]
     found = -1
-    for at in range(desk.first_order, desk.orders):
-        order = b.orders[at]
+    for at in range(desk.order_count):
+        order = desk.orders[at]
         is_open = order.phase == TRAVELLING or order.phase == TAKING
-        if is_open and order.order_id > after_id and (found < 0 or order.order_id < b.orders[found].order_id):
+        if is_open and order.order_id > after_id and (found < 0 or order.order_id < desk.orders[found].order_id):
             found = at
     return found
 
 
-@compiled
-def _arrive(b: Books, m: Market, at: int, row: int) -> None:
-    order = b.orders[at]
-    order.reference = m.price[row - 1] if row > 0 else m.price[row]
-    best = _best_price(m, row, order.side)
+@compiled_part
+def _arrive(desk: Record, at: int, price: int) -> None:
+    """Let an order in before a trade, whose price serves on an empty tape."""
+    order = desk.orders[at]
+    order.reference = desk.last_price if desk.last_price else price
+    best = _best_price(desk, order.side)
     if order.price == 0 or (best > 0 and is_within_limit(best, order.price, order.side)):
         order.phase = TAKING
     else:
-        _end(b, at, EXPIRED)
+        _end(desk, at, EXPIRED)
 
 
-@compiled
-def _trigger(b: Books, at: int, last_price: int) -> None:
+@compiled_part
+def _trigger(desk: Record, at: int) -> None:
     """Turn a conditional order into its child, a market order that is at the matching engine already."""
-    desk, order = b.desk[0], b.orders[at]
+    order = desk.orders[at]
     order.algo_status = TRIGGERING
-    _tell_algo(b, at)
+    _tell(desk, at, True, desk.orders[at].algo_status)
     if _closable(desk, order.side) == 0:
         order.code = -2022
-        _end_algo(b, at, REJECTED)
+        _end_algo(desk, at, REJECTED)
         return
     desk.order_ids += 1
     order.order_id = desk.order_ids
     order.phase = TAKING
-    order.reference = last_price
-    _end_algo(b, at, TRIGGERED)
+    order.reference = desk.last_price
+    _end_algo(desk, at, TRIGGERED)
     order.status = NEW
-    _tell_order(b, at)
+    _tell(desk, at, False, desk.orders[at].status)
 
 
-@compiled
-def _take(b: Books, settings: Record, at: int, price: int, available: int) -> int:
+@compiled_part
+def _take(desk: Record, at: int, price: int, available: int) -> int:
     """Fill an order from a trade; return the lots it took."""
-    order = b.orders[at]
-    fill_price = slipped_price(price, order.side, settings.slippage_e8)
+    order = desk.orders[at]
+    fill_price = slipped_price(price, order.side, desk.settings.slippage_e8)
     if order.price == 0:
         reference = order.reference if order.reference else price
-        if is_beyond_take_bound(fill_price, reference, order.side, settings.take_bound_e8):
-            _end(b, at, EXPIRED)
+        if is_beyond_take_bound(fill_price, reference, order.side, desk.settings.take_bound_e8):
+            _end(desk, at, EXPIRED)
             return 0
     elif not is_within_limit(fill_price, order.price, order.side):
-        _end(b, at, EXPIRED)
+        _end(desk, at, EXPIRED)
         return 0
-    return _fill(b, settings, at, fill_price, available)
+    return _fill(desk, at, fill_price, available)
 
 
-@compiled
-def _fill(b: Books, settings: Record, at: int, price: int, available: int) -> int:
+@compiled_part
+def _fill(desk: Record, at: int, price: int, available: int) -> int:
     """Fill an order by at most `available` lots and book it; return the lots."""
-    desk, order = b.desk[0], b.orders[at]
+    order = desk.orders[at]
     quantity = min(available, order.quantity - order.executed)
     if order.purpose != ENTRY:
         quantity = min(quantity, _closable(desk, order.side))
     if quantity == 0:
         return 0
-    cost = fee(price * quantity * settings.money_per_ticklot, settings.taker_fee_e8)
+    cost = fee(price * quantity * desk.settings.money_per_ticklot, desk.settings.taker_fee_e8)
     desk.exchange_quantity, desk.exchange_cost, realised = position_after(
-        desk.exchange_quantity, desk.exchange_cost, order.side, price, quantity, settings.money_per_ticklot
+        desk.exchange_quantity, desk.exchange_cost, order.side, price, quantity, desk.settings.money_per_ticklot
     )
     desk.exchange_wallet += realised - cost
     order.executed += quantity
     order.executed_notional += price * quantity
     order.status = PARTIALLY_FILLED if order.executed < order.quantity else FILLED
-    fill = b.fills[desk.fills]
+    number = _free_row(desk, desk.fill_count, len(desk.fills))
+    fill = desk.fills[number]
     fill.time, fill.order, fill.quantity, fill.price, fill.fee = desk.now, at, quantity, price, cost
     fill.realised, fill.executed, fill.executed_notional = realised, order.executed, order.executed_notional
     fill.status = order.status
-    desk.fills += 1
-    news = b.news[desk.news]
-    _tell_order(b, at)
-    news.trade_id, news.quantity, news.price, news.fee = desk.fills, quantity, price, cost
+    desk.fill_count = number + 1
+    _tell(desk, at, False, order.status)
+    news = desk.news[desk.news_count - 1]
+    news.trade_id, news.quantity, news.price, news.fee = desk.fills_written + number + 1, quantity, price, cost
     if order.status == FILLED:
-        _close_books(b, at)
-    _expire_idle_reduce_only(b)
+        _close_books(desk, at)
+    _expire_idle_reduce_only(desk)
     return quantity
 
 
-@compiled
-def _expire_idle_reduce_only(b: Books) -> None:
+@compiled_part
+def _expire_idle_reduce_only(desk: Record) -> None:
     """Expire reduce-only orders that have nothing left to reduce."""
-    desk = b.desk[0]
-    at = _next_open(b, 0)
+    at = _next_open(desk, 0)
     while at >= 0:
-        order = b.orders[at]
+        order = desk.orders[at]
         if order.purpose != ENTRY and _closable(desk, order.side) == 0:
-            _end(b, at, EXPIRED)
-        at = _next_open(b, order.order_id)
+            _end(desk, at, EXPIRED)
+        at = _next_open(desk, order.order_id)
 
 
-@compiled
-def _play_mark(b: Books, m: Market, settings: Record, mark_e8: int, time: int) -> None:
+@compiled_part
+def _play_mark(desk: Record, mark_e8: int, time: int) -> None:
     """Take a mark price: it values the position and triggers orders that wait for it."""
-    desk = b.desk[0]
     desk.exchange_mark_e8 = mark_e8
-    if not settings.triggers_by_mark:
+    if not desk.settings.triggers_by_mark:
         return
     for purpose in (STOP, TAKE_PROFIT):
-        for at in range(desk.first_order, desk.orders):
-            order = b.orders[at]
+        for at in range(desk.order_count):
+            order = desk.orders[at]
             is_waiting = order.purpose == purpose and order.algo_status == NEW and time >= order.live_from
-            if is_waiting and is_triggered(mark_e8, order.trigger_price * settings.tick_e8, _is_rising(order)):
-                _trigger(b, at, _last_price(desk, m))
+            if is_waiting and is_triggered(mark_e8, order.trigger_price * desk.settings.tick_e8, _is_rising(order)):
+                _trigger(desk, at)
 
 
-@compiled
-def _finish_at_exchange(b: Books, m: Market, settings: Record) -> None:
+@compiled_part
+def _finish_at_exchange(desk: Record) -> None:
     """End the tape: open market orders fill at the last price of the other side, IOC expire."""
-    desk = b.desk[0]
-    at = _next_open(b, 0)
+    at = _next_open(desk, 0)
     while at >= 0:
-        order = b.orders[at]
-        price = _best_price(m, desk.row, order.side)
+        order = desk.orders[at]
+        price = _best_price(desk, order.side)
         if order.price == 0 and price > 0:
-            _fill(b, settings, at, slipped_price(price, order.side, settings.slippage_e8), order.quantity)
+            _fill(desk, at, slipped_price(price, order.side, desk.settings.slippage_e8), order.quantity)
         else:
-            _end(b, at, EXPIRED)
-        at = _next_open(b, order.order_id)
+            _end(desk, at, EXPIRED)
+        at = _next_open(desk, order.order_id)
 
 
 # --- the monitor: orders ----------------------------------------------------------------------------------------------
 
 
-@compiled
+@compiled_part
 def _is_done(order: Record) -> bool:
     return IS_DONE[order.state] or order.child_done
 
 
-@compiled
+@compiled_part
 def _is_resting(order: Record) -> bool:
     return not _is_done(order) and order.state != PENDING_SUBMIT and order.state != UNKNOWN
 
 
-@compiled
+@compiled_part
 def _move(order: Record, state: int) -> bool:
     """Go to a state if that is a legal move; say whether it was."""
     if not LEGAL[1 if _is_algo(order) else 0, order.state, state]:
@@ -742,24 +736,21 @@ def _move(order: Record, state: int) -> bool:
     return True
 
 
-@compiled
-def _command(b: Books, kind: int, at: int) -> None:
-    desk = b.desk[0]
-    if desk.commands >= len(b.commands) or desk.news + ROOM // 2 > len(b.news):
-        desk.unmodelled = TOO_MUCH
-        return
-    command = b.commands[desk.commands]
+@compiled_part
+def _command(desk: Record, kind: int, at: int) -> None:
+    number = _free_row(desk, desk.command_count, len(desk.commands))
+    command = desk.commands[number]
     command.kind, command.order = kind, at
-    desk.commands += 1
+    desk.command_count = number + 1
 
 
-@compiled
+@compiled_part
 def _position(desk: Record) -> int:
     """Unsigned lots in hand, from our fills."""
     return desk.entered - desk.left if desk.in_hand else 0
 
 
-@compiled
+@compiled_part
 def _advance(settings: Record, order: Record, status: int, time: int) -> None:
     """Move an order to a status that the exchange told; late news changes nothing."""
     is_canceling = order.state == PENDING_CANCEL and (status == NEW or status == PARTIALLY_FILLED)
@@ -768,26 +759,26 @@ def _advance(settings: Record, order: Record, status: int, time: int) -> None:
     order.look_at = NEVER if _is_algo(order) and order.state == NEW else time + settings.stale_ms
 
 
-@compiled
-def _cancel(b: Books, settings: Record, at: int, reason: int) -> None:
-    order = b.orders[at]
+@compiled_part
+def _cancel(desk: Record, at: int, reason: int) -> None:
+    order = desk.orders[at]
     if not _is_resting(order) or not _move(order, PENDING_CANCEL):
         return
-    order.look_at = b.desk[0].now + settings.stale_ms
+    order.look_at = desk.now + desk.settings.stale_ms
     if order.text == NONE:
         order.text = reason
-    _command(b, CANCEL, at)
+    _command(desk, CANCEL, at)
 
 
-@compiled
-def _lookup(b: Books, settings: Record, at: int) -> None:
-    b.orders[at].look_at = b.desk[0].now + settings.stale_ms
-    _command(b, LOOKUP, at)
+@compiled_part
+def _lookup(desk: Record, at: int) -> None:
+    desk.orders[at].look_at = desk.now + desk.settings.stale_ms
+    _command(desk, LOOKUP, at)
 
 
-@compiled
-def _count_fill(b: Books, news: Record) -> None:
-    desk, order = b.desk[0], b.orders[news.order]
+@compiled_part
+def _count_fill(desk: Record, news: Record) -> None:
+    order = desk.orders[news.order]
     desk.counted = news.trade_id
     notional = news.quantity * news.price
     order.filled += news.quantity
@@ -796,7 +787,7 @@ def _count_fill(b: Books, news: Record) -> None:
     if not desk.in_hand:
         desk.in_hand = True
         desk.closed = False
-    fill = b.fills[news.trade_id - 1]
+    fill = desk.fills[news.trade_id - 1 - desk.fills_written]
     desk.fees += news.fee
     desk.realised += fill.realised
     if order.purpose == ENTRY:
@@ -819,225 +810,214 @@ def _count_fill(b: Books, news: Record) -> None:
 # --- the monitor: the position in hand --------------------------------------------------------------------------------
 
 
-@compiled
-def _tend(b: Books, settings: Record) -> None:
+@compiled_part
+def _tend(desk: Record) -> None:
     """Compare the position in hand with the orders it should have, and send what is missing or cancel what is left."""
-    desk = b.desk[0]
     if not desk.in_hand:
         return
     if _position(desk) <= 0:
-        _tend_flat(b, settings)
+        _tend_flat(desk)
         return
-    _tend_stop(b, settings)
-    if desk.leave_reason != NONE or _stop_spent(b):
-        _tend_exit(b, settings)
+    _tend_stop(desk)
+    if desk.leave_reason != NONE or _stop_spent(desk):
+        _tend_exit(desk)
     else:
-        _tend_take_profit(b, settings)
+        _tend_take_profit(desk)
 
 
-@compiled
-def _tend_flat(b: Books, settings: Record) -> None:
-    desk = b.desk[0]
+@compiled_part
+def _tend_flat(desk: Record) -> None:
     desk.unprotected_since = NEVER
-    if not _is_done(b.orders[desk.first_order]):
+    if not _is_done(desk.orders[0]):
         return
     if desk.entered > 0 and not desk.closed:
         desk.closed = True
-        _round_trip(b)
+        _round_trip(desk)
     all_done = True
     for purpose in range(4):
-        for at in range(desk.first_order, desk.orders):
-            if b.orders[at].purpose == purpose:
-                _cancel(b, settings, at, POSITION_CLOSED)
-                all_done = all_done and _is_done(b.orders[at])
+        for at in range(desk.order_count):
+            if desk.orders[at].purpose == purpose:
+                _cancel(desk, at, POSITION_CLOSED)
+                all_done = all_done and _is_done(desk.orders[at])
     if all_done:
         desk.in_hand = False
 
 
-@compiled
-def _tend_stop(b: Books, settings: Record) -> None:
-    desk = b.desk[0]
-    if desk.stops and not _is_done(b.orders[desk.newest_stop]):
-        if not _is_resting(b.orders[desk.newest_stop]):
-            _unprotected(b)
+@compiled_part
+def _tend_stop(desk: Record) -> None:
+    if desk.stops and not _is_done(desk.orders[desk.newest_stop]):
+        if not _is_resting(desk.orders[desk.newest_stop]):
+            _unprotected(desk)
             return
         desk.unprotected_since = NEVER
-        for at in range(desk.first_order, desk.newest_stop):
-            if b.orders[at].purpose == STOP:
-                _cancel(b, settings, at, RESIZED)
-        if desk.now >= _resize_at(b):
-            _send_stop(b, settings, RESIZE)
+        for at in range(desk.newest_stop):
+            if desk.orders[at].purpose == STOP:
+                _cancel(desk, at, RESIZED)
+        if desk.now >= _resize_at(desk):
+            _send_stop(desk, RESIZE)
         return
-    _unprotected(b)
-    if not (_stop_spent(b) or desk.now < desk.retry_at or desk.leave_reason != NONE):
-        _send_stop(b, settings, PROTECT)
+    _unprotected(desk)
+    if not (_stop_spent(desk) or desk.now < desk.retry_at or desk.leave_reason != NONE):
+        _send_stop(desk, PROTECT)
 
 
-@compiled
-def _resize_at(b: Books) -> int:
-    desk = b.desk[0]
+@compiled_part
+def _resize_at(desk: Record) -> int:
     if desk.stops == 0:
         return NEVER
-    newest = b.orders[desk.newest_stop]
+    newest = desk.orders[desk.newest_stop]
     if newest.state != NEW or newest.quantity >= _position(desk):
         return NEVER
-    return 0 if _is_done(b.orders[desk.first_order]) else newest.time + oms.RESIZE_EVERY_MS
+    return 0 if _is_done(desk.orders[0]) else newest.time + oms.RESIZE_EVERY_MS
 
 
-@compiled
-def _unprotected(b: Books) -> None:
-    desk = b.desk[0]
-    for at in range(desk.first_order, desk.orders):
-        if b.orders[at].purpose == STOP and _is_resting(b.orders[at]):
+@compiled_part
+def _unprotected(desk: Record) -> None:
+    for at in range(desk.order_count):
+        if desk.orders[at].purpose == STOP and _is_resting(desk.orders[at]):
             desk.unprotected_since = NEVER
             return
     if desk.unprotected_since == NEVER:
         desk.unprotected_since = desk.now
 
 
-@compiled
-def _send(b: Books, settings: Record, purpose: int, quantity: int, trigger_price: int, reason: int) -> int:
+@compiled_part
+def _send(desk: Record, purpose: int, quantity: int, trigger_price: int, reason: int) -> int:
     """Register an order that leaves the position, and command it; return its place in the table."""
-    desk = b.desk[0]
-    at = desk.orders
-    order = b.orders[at]
+    at = _free_row(desk, desk.order_count, len(desk.orders))
+    order = desk.orders[at]
     order.round_trip, order.purpose, order.side = desk.round_trips, purpose, -desk.side
     order.quantity, order.price, order.trigger_price = quantity, 0, trigger_price
-    order.time, order.reason, order.bar, order.text = desk.now, reason, -1, NONE
-    order.state = PENDING_SUBMIT
-    order.look_at = desk.now + settings.stale_ms
-    desk.orders += 1
-    _command(b, SUBMIT, at)
+    order.time, order.reason, order.bar = desk.now, reason, -1
+    order.algo_id, order.algo_status, order.arrived = 0, PENDING_SUBMIT, False
+    order.order_id, order.phase, order.live_from, order.reference = 0, 0, 0, 0
+    order.status, order.executed, order.executed_notional = PENDING_SUBMIT, 0, 0
+    order.state, order.look_at = PENDING_SUBMIT, desk.now + desk.settings.stale_ms
+    order.filled, order.reported, order.child_id, order.child_done = 0, 0, 0, False
+    order.answered, order.updated, order.code, order.text = 0, 0, 0, NONE
+    desk.order_count = at + 1
+    _command(desk, SUBMIT, at)
     return at
 
 
-@compiled
-def _send_stop(b: Books, settings: Record, reason: int) -> None:
-    desk = b.desk[0]
+@compiled_part
+def _send_stop(desk: Record, reason: int) -> None:
     trigger = level_from(desk.entry_notional, desk.entered, -desk.side * desk.stop_distance)
-    desk.newest_stop = _send(b, settings, STOP, _position(desk), max(trigger, 1), reason)
+    desk.newest_stop = _send(desk, STOP, _position(desk), max(trigger, 1), reason)
     desk.stops += 1
-    b.orders[desk.newest_stop].number = desk.stops
+    desk.orders[desk.newest_stop].number = desk.stops
 
 
-@compiled
-def _tend_take_profit(b: Books, settings: Record) -> None:
-    desk = b.desk[0]
-    if desk.take_profit_distance == 0 or desk.take_profits or not _is_done(b.orders[desk.first_order]):
+@compiled_part
+def _tend_take_profit(desk: Record) -> None:
+    if desk.take_profit_distance == 0 or desk.take_profits or not _is_done(desk.orders[0]):
         return
     trigger = level_from(desk.entry_notional, desk.entered, desk.side * desk.take_profit_distance)
-    desk.newest_take_profit = _send(b, settings, TAKE_PROFIT, _position(desk), max(trigger, 1), TARGET)
+    desk.newest_take_profit = _send(desk, TAKE_PROFIT, _position(desk), max(trigger, 1), TARGET)
     desk.take_profits += 1
-    b.orders[desk.newest_take_profit].number = desk.take_profits
+    desk.orders[desk.newest_take_profit].number = desk.take_profits
 
 
-@compiled
-def _stop_spent(b: Books) -> bool:
+@compiled_part
+def _stop_spent(desk: Record) -> bool:
     """Whether a stop or take-profit triggered and ended, and a part of the position is still there."""
-    desk = b.desk[0]
-    for at in range(desk.first_order, desk.orders):
-        order = b.orders[at]
+    for at in range(desk.order_count):
+        order = desk.orders[at]
         if _is_algo(order) and order.child_id != 0 and _is_done(order):
             return True
     return False
 
 
-@compiled
-def _tend_exit(b: Books, settings: Record) -> None:
-    desk = b.desk[0]
+@compiled_part
+def _tend_exit(desk: Record) -> None:
     if desk.now < desk.retry_at:
         return
-    for at in range(desk.first_order, desk.orders):
-        if b.orders[at].purpose == EXIT and not _is_done(b.orders[at]):
+    for at in range(desk.order_count):
+        if desk.orders[at].purpose == EXIT and not _is_done(desk.orders[at]):
             return
     reason = desk.leave_reason if desk.leave_reason != NONE else STOP_REST
-    at = _send(b, settings, EXIT, _position(desk), 0, reason)
+    at = _send(desk, EXIT, _position(desk), 0, reason)
     desk.exits += 1
-    b.orders[at].number = desk.exits
+    desk.orders[at].number = desk.exits
 
 
-@compiled
-def _round_trip(b: Books) -> None:
-    desk = b.desk[0]
-    trip = b.trips[desk.trips]
+@compiled_part
+def _round_trip(desk: Record) -> None:
+    number = _free_row(desk, desk.trip_count, len(desk.trips))
+    trip = desk.trips[number]
     trip.id, trip.side, trip.bar_number = desk.round_trips, desk.side, desk.bar
     trip.opened_at, trip.closed_at, trip.quantity = desk.opened_at, desk.exit_time, desk.entered
     trip.entry_notional, trip.exit_notional = desk.entry_notional, desk.exit_notional
     trip.realised, trip.fees, trip.funding = desk.realised, desk.fees, desk.funding
     trip.exit_reason, trip.fills = desk.exit_reason, desk.counted
-    trip.stop_price = b.orders[desk.newest_stop].trigger_price if desk.stops else 0
-    trip.take_profit_price = b.orders[desk.newest_take_profit].trigger_price if desk.take_profits else 0
-    desk.trips += 1
+    trip.stop_price = desk.orders[desk.newest_stop].trigger_price if desk.stops else 0
+    trip.take_profit_price = desk.orders[desk.newest_take_profit].trigger_price if desk.take_profits else 0
+    desk.trip_count = number + 1
     desk.trip_closed = True
 
 
-@compiled
-def _enter(b: Books, settings: Record, signal: Record, quantity: int) -> None:
+@compiled_part
+def _enter(desk: Record, signal: Record, quantity: int) -> None:
     """Open a round trip."""
-    desk = b.desk[0]
-    at = desk.orders
     desk.round_trips += 1
     desk.in_hand, desk.closed = True, False
-    desk.first_order, desk.stops, desk.take_profits, desk.exits = at, 0, 0, 0
+    desk.stops, desk.take_profits, desk.exits = 0, 0, 0
     desk.side, desk.bar = signal.side, signal.bar
     desk.stop_distance, desk.take_profit_distance = signal.stop_ticks, signal.take_profit_ticks
     desk.opened_at, desk.entered, desk.entry_notional, desk.left, desk.exit_notional = 0, 0, 0, 0, 0
     desk.realised, desk.fees, desk.funding, desk.exit_reason, desk.exit_time = 0, 0, 0, NONE, 0
     desk.leave_reason, desk.retry_at, desk.stop_tries, desk.unprotected_since = NONE, 0, 0, NEVER
-    _send(b, settings, ENTRY, quantity, 0, SIGNALLED)
-    order = b.orders[at]
+    order = desk.orders[_send(desk, ENTRY, quantity, 0, SIGNALLED)]
     order.side, order.bar, order.number = signal.side, signal.bar, 1
-    if settings.limit_entry:
-        order.price = signal.price + signal.side * risk.share(signal.price, settings.max_slippage_e8)
+    if desk.settings.limit_entry:
+        order.price = signal.price + signal.side * risk.share(signal.price, desk.settings.max_slippage_e8)
 
 
-@compiled
-def _leave(b: Books, settings: Record, reason: int) -> None:
+@compiled_part
+def _leave(desk: Record, reason: int) -> None:
     """Leave the position at market, reduce-only; the stop stays until the position is gone."""
-    desk = b.desk[0]
     if not desk.in_hand:
         return
     if desk.leave_reason == NONE:
         desk.leave_reason = reason
-    _cancel_entry(b, settings, reason)
-    _tend(b, settings)
+    _cancel_entry(desk, reason)
+    _tend(desk)
 
 
-@compiled
-def _cancel_entry(b: Books, settings: Record, reason: int) -> None:
-    desk = b.desk[0]
+@compiled_part
+def _cancel_entry(desk: Record, reason: int) -> None:
     if desk.in_hand:
-        _cancel(b, settings, desk.first_order, reason)
+        _cancel(desk, 0, reason)
 
 
 # --- the monitor: news and answers ------------------------------------------------------------------------------------
 
 
-@compiled
-def _hear_order(b: Books, settings: Record, at: int, status: int, executed: int, order_id: int) -> None:
+@compiled_part
+def _hear_order(desk: Record, at: int, status: int, executed: int, order_id: int) -> None:
     """Take an ordinary order's update; its fill, if any, has been counted."""
-    desk, order = b.desk[0], b.orders[at]
+    order = desk.orders[at]
     order.reported = max(order.reported, executed)
     if _is_algo(order):
         order.child_id = order_id
         order.child_done = order.child_done or IS_DONE[status]
     else:
-        _advance(settings, order, status, desk.now)
+        _advance(desk.settings, order, status, desk.now)
     if order.reported > order.filled and desk.snapshot_at == NEVER:
         desk.snapshot_at = desk.now + oms.RETRY_AFTER_MS
-    _tend(b, settings)
+    _tend(desk)
 
 
-@compiled
-def _hear_algo(b: Books, settings: Record, at: int, status: int, order_id: int) -> None:
-    desk, order = b.desk[0], b.orders[at]
+@compiled_part
+def _hear_algo(desk: Record, at: int, status: int, order_id: int) -> None:
+    order = desk.orders[at]
     if order_id:
         order.child_id = order_id
-    _advance(settings, order, status, desk.now)
-    _tend(b, settings)
+    _advance(desk.settings, order, status, desk.now)
+    _tend(desk)
 
 
-@compiled
+@compiled_part
 def _reaction(code: int) -> int:
     for at in range(len(REFUSED_CODES)):
         if REFUSED_CODES[at] == code:
@@ -1045,18 +1025,18 @@ def _reaction(code: int) -> int:
     return HALT
 
 
-@compiled
-def _on_refused(b: Books, at: int, code: int) -> None:
-    desk, order = b.desk[0], b.orders[at]
+@compiled_part
+def _on_refused(desk: Record, at: int, code: int) -> None:
+    order = desk.orders[at]
     order.code = code
     if not _move(order, REJECTED):
         return
-    _alert(b, ORDER_REFUSED, at)
+    _alert(desk, ORDER_REFUSED, at)
     reaction = _reaction(code)
     if reaction == HALT:
         desk.unmodelled = HALTS
     if reaction == RECONCILE:
-        _command(b, SNAPSHOT, at)
+        _command(desk, SNAPSHOT, at)
     if order.purpose == EXIT:
         desk.retry_at = desk.now + oms.RETRY_AFTER_MS
     elif order.purpose == STOP:
@@ -1069,273 +1049,263 @@ def _on_refused(b: Books, at: int, code: int) -> None:
         desk.leave_reason = BY_TAKE_PROFIT
 
 
-@compiled
-def _on_looked_up(b: Books, settings: Record, at: int) -> None:
-    desk, order = b.desk[0], b.orders[at]
+@compiled_part
+def _on_looked_up(desk: Record, at: int) -> None:
+    order = desk.orders[at]
     if _is_done(order):
         return
     told = order.algo_status if _is_algo(order) else order.status
     is_open = told == NEW or told == PARTIALLY_FILLED
     if (order.state == PENDING_CANCEL or order.state == UNKNOWN) and is_open:
         _move(order, told)
-    if order.purpose == ENTRY and is_open and desk.now - order.time >= settings.stale_ms:
+    if order.purpose == ENTRY and is_open and desk.now - order.time >= desk.settings.stale_ms:
         _move(order, told)
-        _cancel(b, settings, at, STALE)
+        _cancel(desk, at, STALE)
 
 
-@compiled
-def _hear_as_it_is(b: Books, settings: Record, at: int) -> None:
+@compiled_part
+def _hear_as_it_is(desk: Record, at: int) -> None:
     """Take an order's state from an answer."""
-    order = b.orders[at]
+    order = desk.orders[at]
     if _is_algo(order):
-        _hear_algo(b, settings, at, order.algo_status, order.order_id)
+        _hear_algo(desk, at, order.algo_status, order.order_id)
     else:
-        _hear_order(b, settings, at, order.status, order.executed, order.order_id)
+        _hear_order(desk, at, order.status, order.executed, order.order_id)
 
 
-@compiled
-def _alert(b: Books, kind: int, at: int) -> None:
-    desk = b.desk[0]
-    alert = b.alerts[desk.alerts]
+@compiled_part
+def _alert(desk: Record, kind: int, at: int) -> None:
+    number = _free_row(desk, desk.alert_count, len(desk.alerts))
+    alert = desk.alerts[number]
     alert.time, alert.kind, alert.order = desk.now, kind, at
-    desk.alerts += 1
+    desk.alert_count = number + 1
 
 
-@compiled
-def _has_unknown(b: Books) -> bool:
-    desk = b.desk[0]
+@compiled_part
+def _has_unknown(desk: Record) -> bool:
     if desk.in_hand:
-        for at in range(desk.first_order, desk.orders):
-            order = b.orders[at]
+        for at in range(desk.order_count):
+            order = desk.orders[at]
             if not _is_done(order) and (order.state == UNKNOWN or order.state == PENDING_CANCEL):
                 return True
     return False
 
 
-@compiled
-def _is_protected(b: Books) -> bool:
-    desk = b.desk[0]
-    if not desk.in_hand or not _is_done(b.orders[desk.first_order]) or desk.stops == 0:
+@compiled_part
+def _is_protected(desk: Record) -> bool:
+    if not desk.in_hand or not _is_done(desk.orders[0]) or desk.stops == 0:
         return False
-    newest = b.orders[desk.newest_stop]
+    newest = desk.orders[desk.newest_stop]
     return _is_resting(newest) and newest.quantity >= _position(desk)
 
 
-@compiled
-def _monitor_due(b: Books, settings: Record) -> int:
-    desk = b.desk[0]
+@compiled_part
+def _monitor_due(desk: Record) -> int:
     due = desk.snapshot_at
     if not desk.in_hand:
         return due
-    for at in range(desk.first_order, desk.orders):
-        if not _is_done(b.orders[at]):
-            due = min(due, b.orders[at].look_at)
+    for at in range(desk.order_count):
+        if not _is_done(desk.orders[at]):
+            due = min(due, desk.orders[at].look_at)
     if _position(desk) != 0:
-        due = min(due, _resize_at(b))
+        due = min(due, _resize_at(desk))
         if desk.retry_at > desk.monitor_time:
             due = min(due, desk.retry_at)
         if desk.leave_reason == NONE:
             if desk.unprotected_since != NEVER:
                 due = min(due, desk.unprotected_since + oms.PROTECT_WITHIN_MS)
-            if settings.max_holding_ms:
-                due = min(due, desk.opened_at + settings.max_holding_ms)
+            if desk.settings.max_holding_ms:
+                due = min(due, desk.opened_at + desk.settings.max_holding_ms)
     return due
 
 
-@compiled
-def _on_time(b: Books, settings: Record) -> None:
+@compiled_part
+def _on_time(desk: Record) -> None:
     """Do what is due: look up overdue orders, retry, protect, leave a position that is held too long."""
-    desk = b.desk[0]
     desk.monitor_time = desk.now
     if desk.in_hand:
         for purpose in range(4):
-            for at in range(desk.first_order, desk.orders):
-                order = b.orders[at]
+            for at in range(desk.order_count):
+                order = desk.orders[at]
                 if order.purpose == purpose and not _is_done(order) and order.look_at <= desk.now:
-                    _lookup(b, settings, at)
+                    _lookup(desk, at)
     if desk.snapshot_at <= desk.now:
         desk.snapshot_at = NEVER
-        _command(b, SNAPSHOT, -1)
+        _command(desk, SNAPSHOT, -1)
     if _position(desk) != 0 and desk.leave_reason == NONE:
-        if settings.max_holding_ms and desk.now - desk.opened_at >= settings.max_holding_exact_ms:
+        if desk.settings.max_holding_ms and desk.now - desk.opened_at >= desk.settings.max_holding_exact_ms:
             desk.leave_reason = BY_TIME
         if desk.now - desk.unprotected_since >= oms.PROTECT_WITHIN_MS:
             desk.leave_reason = STOP_MISSING
-            _alert(b, STOP_IS_MISSING, -1)
-    _tend(b, settings)
+            _alert(desk, STOP_IS_MISSING, -1)
+    _tend(desk)
 
 
 # --- the core ---------------------------------------------------------------------------------------------------------
 
 
-@compiled
-def _breaker(b: Books, fact: int, amount: int) -> int:
+@compiled_part
+def _breaker(desk: Record, fact: int, amount: int) -> int:
     """Tell the breaker a fact and note what changed; return the changes as bits."""
-    desk = b.desk[0]
-    bits = risk.breaker_step(b.breaker, b.holds, b.breaker_rules, fact, desk.now, amount)
+    bits = risk.breaker_step(desk.breaker, desk.holds, desk.breaker_rules, fact, desk.now, amount)
     if bits:
         for rule in range(5):
             if bits >> 8 >> rule & 1:
-                _note_change(b, rule, True)
+                _note_change(desk, rule, True)
         for rule in range(5):
             if bits >> rule & 1:
-                _note_change(b, rule, False)
+                _note_change(desk, rule, False)
     return bits
 
 
-@compiled
-def _note_change(b: Books, rule: int, resumed: bool) -> None:
-    desk = b.desk[0]
-    change = b.changes[desk.changes]
-    change.time, change.rule, change.mode, change.resumed = desk.now, rule, risk.breaker_mode(b.holds), resumed
-    change.action = b.holds[rule]["action"]
-    change.measure = risk.breaker_measure(b.breaker, rule)
-    change.limit = risk.breaker_limit(b.breaker, b.breaker_rules, rule)
-    change.resume_at = NEVER if resumed else b.holds[rule]["resume_at"]
-    desk.changes += 1
+@compiled_part
+def _note_change(desk: Record, rule: int, resumed: bool) -> None:
+    number = _free_row(desk, desk.change_count, len(desk.changes))
+    change = desk.changes[number]
+    change.time, change.rule, change.mode, change.resumed = desk.now, rule, risk.breaker_mode(desk.holds), resumed
+    change.action = desk.holds[rule]["action"]
+    change.measure = risk.breaker_measure(desk.breaker, rule)
+    change.limit = risk.breaker_limit(desk.breaker, desk.breaker_rules, rule)
+    change.resume_at = NEVER if resumed else desk.holds[rule]["resume_at"]
+    desk.change_count = number + 1
 
 
-@compiled
-def _obey(b: Books, settings: Record, bits: int) -> None:
+@compiled_part
+def _obey(desk: Record, bits: int) -> None:
     """Carry out what the breaker wants."""
     for rule in range(5):
         if bits >> rule & 1:
-            action = b.holds[rule]["action"]
+            action = desk.holds[rule]["action"]
             if action == risk.FLATTEN:
-                _leave(b, settings, rule)
+                _leave(desk, rule)
             elif action == risk.CANCEL:
-                _cancel_entry(b, settings, rule)
+                _cancel_entry(desk, rule)
 
 
-@compiled
-def _after_orders(b: Books, settings: Record, held: int) -> None:
+@compiled_part
+def _after_orders(desk: Record, held: int) -> None:
     """Tell the breaker and the cooldown of round trips that began or ended."""
-    desk = b.desk[0]
     opened, closed = 0, 0
     if held == 0 and _position(desk) != 0:
-        desk.opened_at_bar = desk.count
-        opened = _breaker(b, risk.OPENED, 0)
+        desk.opened_at_bar = desk.bars
+        opened = _breaker(desk, risk.OPENED, 0)
     if desk.trip_closed:
         desk.trip_closed = False
-        trip = b.trips[desk.trips - 1]
-        desk.left_at, desk.left_at_bar = trip.closed_at, desk.count
-        closed = _breaker(b, risk.CLOSED, trip.realised - trip.fees + trip.funding)
-    _obey(b, settings, opened)
-    _obey(b, settings, closed)
+        trip = desk.trips[desk.trip_count - 1]
+        desk.left_at, desk.left_at_bar = trip.closed_at, desk.bars
+        closed = _breaker(desk, risk.CLOSED, trip.realised - trip.fees + trip.funding)
+    _obey(desk, opened)
+    _obey(desk, closed)
 
 
-@compiled
-def _book(b: Books, settings: Record, news: Record) -> None:
+@compiled_part
+def _book(desk: Record, news: Record) -> None:
     """Book a fill."""
-    desk = b.desk[0]
-    side = b.orders[news.order].side
+    side = desk.orders[news.order].side
     desk.quantity, desk.cost, realised = position_after(
-        desk.quantity, desk.cost, side, news.price, news.quantity, settings.money_per_ticklot
+        desk.quantity, desk.cost, side, news.price, news.quantity, desk.settings.money_per_ticklot
     )
     desk.wallet += realised - news.fee
 
 
-@compiled
-def _value(b: Books, m: Market, settings: Record) -> None:
+@compiled_part
+def _value(desk: Record) -> None:
     """Value the account at mark, or at the last trade where there is no mark, and let the breaker see it."""
-    desk = b.desk[0]
     unrealised = 0
     if desk.quantity != 0:
         if desk.mark_e8:
             unrealised = value_at_mark(
-                desk.quantity, settings.step_numerator, settings.step_denominator, desk.mark_e8
+                desk.quantity, desk.settings.step_numerator, desk.settings.step_denominator, desk.mark_e8
             )
         else:
-            unrealised = _last_price(desk, m) * desk.quantity * settings.money_per_ticklot
+            unrealised = desk.last_price * desk.quantity * desk.settings.money_per_ticklot
         unrealised -= desk.cost
-    point = b.equity[desk.equities]
+    number = _free_row(desk, desk.equity_count, len(desk.equity))
+    point = desk.equity[number]
     point.time, point.wallet, point.unrealised, point.position = desk.now, desk.wallet, unrealised, desk.quantity
     point.at_mark = desk.mark_e8 != 0
-    desk.equities += 1
-    _obey(b, settings, _breaker(b, risk.EQUITY, desk.wallet + unrealised))
+    desk.equity_count = number + 1
+    _obey(desk, _breaker(desk, risk.EQUITY, desk.wallet + unrealised))
 
 
-@compiled
-def _on_order(b: Books, m: Market, settings: Record, news: Record) -> None:
-    desk = b.desk[0]
+@compiled_part
+def _on_order(desk: Record, news: Record) -> None:
     desk.monitor_time = desk.now
     held = _position(desk)
     is_new_fill = news.trade_id > desk.counted
     if is_new_fill:
-        _book(b, settings, news)
-        _count_fill(b, news)
-    _hear_order(b, settings, news.order, news.status, news.executed, news.order_id)
-    _after_orders(b, settings, held)
+        _book(desk, news)
+        _count_fill(desk, news)
+    _hear_order(desk, news.order, news.status, news.executed, news.order_id)
+    _after_orders(desk, held)
     if is_new_fill:
-        _value(b, m, settings)
+        _value(desk)
 
 
-@compiled
-def _on_algo(b: Books, settings: Record, news: Record) -> None:
-    desk = b.desk[0]
+@compiled_part
+def _on_algo(desk: Record, news: Record) -> None:
     desk.monitor_time = desk.now
     held = _position(desk)
-    _hear_algo(b, settings, news.order, news.status, news.order_id)
-    _after_orders(b, settings, held)
+    _hear_algo(desk, news.order, news.status, news.order_id)
+    _after_orders(desk, held)
 
 
-@compiled
-def _on_snapshot(b: Books, settings: Record) -> None:
+@compiled_part
+def _on_snapshot(desk: Record) -> None:
     """Take the exchange's whole account: fills not heard of yet, open orders, then what isn't listed is looked up."""
-    desk = b.desk[0]
     held = _position(desk)
     desk.snapshot_at = NEVER
-    for number in range(desk.news):
-        news = b.news[number]
+    for number in range(desk.news_count):
+        news = desk.news[number]
         if news.trade_id > desk.counted:
-            _book(b, settings, news)
-            _count_fill(b, news)
-            _hear_order(b, settings, news.order, news.status, news.executed, news.order_id)
-    at = _next_open(b, 0)
+            _book(desk, news)
+            _count_fill(desk, news)
+            _hear_order(desk, news.order, news.status, news.executed, news.order_id)
+    at = _next_open(desk, 0)
     while at >= 0:
-        order = b.orders[at]
-        _hear_order(b, settings, at, order.status, order.executed, order.order_id)
-        at = _next_open(b, order.order_id)
-    for at in range(desk.first_order, desk.orders):
-        if b.orders[at].algo_status == NEW:
-            _hear_algo(b, settings, at, NEW, 0)
+        order = desk.orders[at]
+        _hear_order(desk, at, order.status, order.executed, order.order_id)
+        at = _next_open(desk, order.order_id)
+    for at in range(desk.order_count):
+        if desk.orders[at].algo_status == NEW:
+            _hear_algo(desk, at, NEW, 0)
     if desk.in_hand:
         for purpose in range(4):
-            for at in range(desk.first_order, desk.orders):
-                order = b.orders[at]
+            for at in range(desk.order_count):
+                order = desk.orders[at]
                 is_listed = order.phase == TRAVELLING or order.phase == TAKING or order.algo_status == NEW
                 if order.purpose == purpose and not _is_done(order) and not is_listed:
                     if order.state != PENDING_SUBMIT:
-                        _lookup(b, settings, at)
+                        _lookup(desk, at)
     if desk.side * _position(desk) != desk.exchange_quantity:
         desk.unmodelled = NOT_FLAT
     desk.reconciled = True
-    _after_orders(b, settings, held)
+    _after_orders(desk, held)
 
 
-@compiled
-def _on_signal(b: Books, settings: Record, signal: Record) -> None:
+@compiled_part
+def _on_signal(desk: Record, m: Market, signal: Record) -> None:
     """Leave on an opposite signal; enter where every gate lets the signal pass."""
-    desk = b.desk[0]
-    if desk.in_hand and desk.side != signal.side and settings.exit_on_opposite_signal:
-        _leave(b, settings, OPPOSITE_SIGNAL)
-    _fill_facts(b, signal)
-    gate = first_refusal(b.facts, b.limits)
+    if desk.in_hand and desk.side != signal.side and desk.settings.exit_on_opposite_signal:
+        _leave(desk, OPPOSITE_SIGNAL)
+    _fill_facts(desk, signal)
+    gate = first_refusal(desk.facts, desk.limits)
     if gate == len(GATE_RULES):
-        _enter(b, settings, signal, b.facts[0]["quantity"])
+        _enter(desk, signal, desk.facts[0]["quantity"])
         return
-    refusal = b.refusals[desk.refusals]
+    refusal = m.refusals[desk.refusals_written]
     refusal.time, refusal.bar, refusal.side, refusal.gate = desk.now, signal.bar, signal.side, gate
+    refusal.measure, refusal.limit = 0, 0
     rule = GATE_RULES[gate]
     if rule >= 0:
-        refusal.measure = risk.breaker_measure(b.breaker, rule)
-        refusal.limit = risk.breaker_limit(b.breaker, b.breaker_rules, rule)
-    desk.refusals += 1
+        refusal.measure = risk.breaker_measure(desk.breaker, rule)
+        refusal.limit = risk.breaker_limit(desk.breaker, desk.breaker_rules, rule)
+    desk.refusals_written += 1
 
 
-@compiled
-def _fill_facts(b: Books, signal: Record) -> None:
-    desk, fact = b.desk[0], b.facts[0]
+@compiled_part
+def _fill_facts(desk: Record, signal: Record) -> None:
+    fact = desk.facts[0]
     fact["time"] = fact["price_time"] = desk.now
     fact["warming_up"] = not signal.ready
     fact["last_bar"] = signal.last_bar
@@ -1343,229 +1313,238 @@ def _fill_facts(b: Books, signal: Record) -> None:
     fact["day_end"] = signal.day_end
     fact["paused"] = desk.paused
     fact["reconciled"] = desk.reconciled
-    fact["unknown_orders"] = _has_unknown(b)
+    fact["unknown_orders"] = _has_unknown(desk)
     fact["round_trips"] = desk.in_hand
     fact["last_exit_time"] = desk.left_at
     fact["bars_since_exit"] = signal.bar + 1 - desk.left_at_bar
     fact["price"] = signal.price
     fact["stop_ticks"] = signal.stop_ticks
     fact["wallet"] = fact["available"] = desk.wallet
-    risk.fill_holds(b.facts, b.holds)
-    fact["quantity"] = risk.position_size(b.facts, b.limits)
+    risk.fill_holds(desk.facts, desk.holds)
+    fact["quantity"] = risk.position_size(desk.facts, desk.limits)
 
 
-@compiled
-def _wake_at_bar(b: Books, settings: Record) -> int:
-    desk = b.desk[0]
-    if settings.max_holding_bars and _position(desk) != 0:
-        return desk.opened_at_bar + settings.max_holding_bars
+@compiled_part
+def _wake_at_bar(desk: Record) -> int:
+    if desk.settings.max_holding_bars and _position(desk) != 0:
+        return desk.opened_at_bar + desk.settings.max_holding_bars
     return NEVER
 
 
-@compiled
-def _next_due(b: Books, settings: Record) -> int:
-    desk = b.desk[0]
+@compiled_part
+def _next_due(desk: Record) -> int:
     due = desk.end_at if desk.end_reason == NONE else NEVER
-    return min(due, _monitor_due(b, settings), risk.breaker_next_due(b.holds))
+    return min(due, _monitor_due(desk), risk.breaker_next_due(desk.holds))
 
 
-@compiled
-def _on_timer(b: Books, settings: Record) -> None:
-    desk = b.desk[0]
+@compiled_part
+def _on_timer(desk: Record) -> None:
     held = _position(desk)
-    _on_time(b, settings)
-    _after_orders(b, settings, held)
-    _obey(b, settings, _breaker(b, risk.TIME, 0))
+    _on_time(desk)
+    _after_orders(desk, held)
+    _obey(desk, _breaker(desk, risk.TIME, 0))
     if desk.now >= desk.end_at and desk.end_reason == NONE:
-        _stop(b, settings, DURATION_END)
+        _stop(desk, DURATION_END)
 
 
-@compiled
-def _stop(b: Books, settings: Record, reason: int) -> None:
+@compiled_part
+def _stop(desk: Record, reason: int) -> None:
     """No more entries; leave the position, or keep it with its stop at the exchange."""
-    desk = b.desk[0]
     desk.end_reason = reason
-    desk.keep = not settings.flatten_at_end
+    desk.keep = not desk.settings.flatten_at_end
     desk.paused = True
-    if settings.flatten_at_end:
-        _leave(b, settings, reason)
+    if desk.settings.flatten_at_end:
+        _leave(desk, reason)
     else:
-        _cancel_entry(b, settings, reason)
+        _cancel_entry(desk, reason)
 
 
-@compiled
-def _is_finished(b: Books) -> bool:
-    desk = b.desk[0]
-    return desk.end_reason != NONE and (not desk.in_hand or (desk.keep and _is_protected(b)))
+@compiled_part
+def _is_finished(desk: Record) -> bool:
+    return desk.end_reason != NONE and (not desk.in_hand or (desk.keep and _is_protected(desk)))
 
 
 # --- lockstep ---------------------------------------------------------------------------------------------------------
 
 
-@compiled
-def _execute(b: Books, m: Market, settings: Record, command: Record) -> None:
+@compiled_part
+def _execute(desk: Record, command: Record) -> None:
     """Carry out a command, and let the core hear the answer."""
-    desk, at, kind = b.desk[0], command.order, command.kind
+    at, kind = command.order, command.kind
     held = _position(desk)
     desk.monitor_time = desk.now
     if kind == SNAPSHOT:
-        _on_snapshot(b, settings)
+        _on_snapshot(desk)
         return
     code = 0
     if kind == SUBMIT:
-        b.orders[at].answered = desk.now
-        code = _place_algo(b, m, settings, at) if _is_algo(b.orders[at]) else _place_order(b, m, settings, at)
+        desk.orders[at].answered = desk.now
+        code = _place_algo(desk, at) if _is_algo(desk.orders[at]) else _place_order(desk, at)
         if code:
-            _on_refused(b, at, code)
+            _on_refused(desk, at, code)
     elif kind == CANCEL:
-        code = _cancel_at_exchange(b, at)
+        code = _cancel_at_exchange(desk, at)
         if code == 0:
-            _move(b.orders[at], CANCELED)
-        elif not _is_done(b.orders[at]):
-            _lookup(b, settings, at)
+            _move(desk.orders[at], CANCELED)
+        elif not _is_done(desk.orders[at]):
+            _lookup(desk, at)
     else:
-        _on_looked_up(b, settings, at)
+        _on_looked_up(desk, at)
     if code == 0:
-        _hear_as_it_is(b, settings, at)
-    _tend(b, settings)
-    _after_orders(b, settings, held)
+        _hear_as_it_is(desk, at)
+    _tend(desk)
+    _after_orders(desk, held)
 
 
-@compiled
-def _settle(b: Books, m: Market, settings: Record) -> None:
+@compiled_part
+def _settle(desk: Record) -> None:
     """Execute commands, then hear the news, until neither brings anything."""
-    desk = b.desk[0]
-    while True:
-        while desk.next_command < desk.commands:
+    while desk.unmodelled == 0:
+        while desk.next_command < desk.command_count:
             desk.next_command += 1
-            _execute(b, m, settings, b.commands[desk.next_command - 1])
-        desk.next_command = desk.commands = 0
-        if desk.news == 0:
+            _execute(desk, desk.commands[desk.next_command - 1])
+        desk.next_command = desk.command_count = 0
+        if desk.news_count == 0:
             return
-        for number in range(desk.news):
-            if b.news[number].algo:
-                _on_algo(b, settings, b.news[number])
+        for number in range(desk.news_count):
+            if desk.news[number].algo:
+                _on_algo(desk, desk.news[number])
             else:
-                _on_order(b, m, settings, b.news[number])
-        desk.news = 0
+                _on_order(desk, desk.news[number])
+        desk.news_count = 0
 
 
-@compiled
-def _fire_due(b: Books, m: Market, settings: Record, before: int) -> bool:
+@compiled_part
+def _look_back(desk: Record, m: Market, row: int) -> None:
+    """Note the last prices before the trade at `row`."""
+    if row > 0:
+        desk.last_price = m.price[row - 1]
+    bought = last_row_of_taker(m.buyer_is_maker, 0, row, False)
+    if bought >= 0:
+        desk.last_bought = m.price[bought]
+    sold = last_row_of_taker(m.buyer_is_maker, 0, row, True)
+    if sold >= 0:
+        desk.last_sold = m.price[sold]
+
+
+@compiled_part
+def _play_and_settle(desk: Record, m: Market, is_acting: bool) -> None:
+    """Let the exchange play what the core has seen, then settle; `is_acting` says whether orders react to the last."""
+    if is_acting:
+        row = desk.row - 1
+        _look_back(desk, m, row)
+        _on_trade(desk, m.price[row], m.quantity[row], m.time[row], -1 if m.buyer_is_maker[row] else 1)
+        _settle(desk)
+    elif desk.command_count or desk.news_count:
+        _look_back(desk, m, desk.row)
+        _settle(desk)
+
+
+@compiled_part
+def _fire_due(desk: Record, m: Market, before: int) -> bool:
     """Fire the timers due at or before a time; say whether one of them made a command."""
-    desk = b.desk[0]
-    due = _next_due(b, settings)
-    while due <= before:
+    due = _next_due(desk)
+    while due <= before and desk.unmodelled == 0:
         desk.now = max(desk.now, due)
-        _on_timer(b, settings)
-        if desk.commands:
-            _settle(b, m, settings)
+        _on_timer(desk)
+        if desk.command_count:
+            _play_and_settle(desk, m, False)
             return True
-        due = _next_due(b, settings)
+        due = _next_due(desk)
     return False
 
 
-@compiled
-def _see_trades(b: Books, m: Market, settings: Record, end: int) -> None:
+@compiled_part
+def _see_trades(desk: Record, m: Market, end: int) -> None:
     """Let the core see trades before `end`, up to the first that closes a bar that something follows from."""
-    desk = b.desk[0]
-    due = _next_due(b, settings)
+    due = _next_due(desk)
     if m.time[end - 1] >= due:
         end = desk.row + np.searchsorted(m.time[desk.row : end], due)
-    wake_at_bar = _wake_at_bar(b, settings)
-    closing = max(wake_at_bar, desk.count + 1) - 1
+    closing = max(_wake_at_bar(desk), desk.bars + 1) - 1
     if closing < len(m.closing_rows):
         end = min(end, m.closing_rows[closing] + 1)
-    if desk.signal < len(b.signals):
-        end = min(end, b.signals[desk.signal].row + 1)
+    if desk.signal < len(m.signals):
+        end = min(end, m.signals[desk.signal].row + 1)
     desk.row = end
     desk.now = max(desk.now, m.time[end - 1])
-    before = desk.count
-    while desk.count < len(m.closing_rows) and m.closing_rows[desk.count] < end:
-        desk.count += 1
-    if desk.count == before:
+    before = desk.bars
+    while desk.bars < len(m.closing_rows) and m.closing_rows[desk.bars] < end:
+        desk.bars += 1
+    if desk.bars == before:
         return
-    while desk.signal < len(b.signals) and b.signals[desk.signal].row < end:
+    while desk.signal < len(m.signals) and m.signals[desk.signal].row < end:
         desk.signal += 1
-        _on_signal(b, settings, b.signals[desk.signal - 1])
-    if desk.count >= _wake_at_bar(b, settings):
-        _leave(b, settings, BY_TIME)
+        _on_signal(desk, m, m.signals[desk.signal - 1])
+    if desk.bars >= _wake_at_bar(desk):
+        _leave(desk, BY_TIME)
 
 
-@compiled
-def _run_segment(b: Books, m: Market, settings: Record) -> bool:
+@compiled_part
+def _run_segment(desk: Record, m: Market) -> bool:
     """Run to the next trade that an order reacts to, or mark price; say whether the tape has nothing more."""
-    desk = b.desk[0]
     has_mark = desk.mark < len(m.mark_rows)
     end = m.mark_rows[desk.mark] if has_mark else len(m.price)
-    acting = _first_acting(b, m, settings, end)
+    acting = _first_acting(desk, m, end)
     is_acting = acting < end
     if is_acting:
         end, has_mark = acting + 1, False
     is_last = end == len(m.price) and desk.mark + has_mark == len(m.mark_rows)
     while desk.row < end:
-        if _fire_due(b, m, settings, m.time[desk.row]):
+        if _fire_due(desk, m, m.time[desk.row]):
             return False
-        _see_trades(b, m, settings, end)
-        if desk.commands:
-            if is_acting and desk.row == end:
-                _on_trade(b, m, settings, acting)
-            _settle(b, m, settings)
+        _see_trades(desk, m, end)
+        if desk.command_count:
+            _play_and_settle(desk, m, is_acting and desk.row == end)
             return is_last and desk.row == end and not has_mark
     if has_mark:
-        time = m.mark_times[desk.mark]
-        if _fire_due(b, m, settings, time):
+        if _fire_due(desk, m, m.mark_times[desk.mark]):
             return False
-        desk.now = max(desk.now, time)
-        desk.mark_e8 = m.mark_prices[desk.mark]
-        desk.mark += 1
-        _value(b, m, settings)
-        _play_mark(b, m, settings, desk.mark_e8, time)
-    elif is_acting:
-        _on_trade(b, m, settings, acting)
-    _settle(b, m, settings)
+        _on_mark(desk, m)
+    _play_and_settle(desk, m, is_acting)
     return is_last
 
 
-@compiled
-def _has_room(b: Books) -> bool:
-    desk = b.desk[0]
-    return (
-        desk.orders + ROOM <= len(b.orders)
-        and desk.fills + ROOM <= len(b.fills)
-        and desk.trips + ROOM <= len(b.trips)
-        and desk.equities + ROOM <= len(b.equity)
-        and desk.changes + ROOM <= len(b.changes)
-        and desk.alerts + ROOM <= len(b.alerts)
-    )
+@compiled_part
+def _on_mark(desk: Record, m: Market) -> None:
+    """Let the core and then the exchange take the next mark price."""
+    time, price = m.mark_times[desk.mark], m.mark_prices[desk.mark]
+    desk.now = max(desk.now, time)
+    desk.mark_e8 = price
+    desk.mark += 1
+    _value(desk)
+    if desk.settings.triggers_by_mark and desk.in_hand:
+        _look_back(desk, m, desk.row)
+    _play_mark(desk, price, time)
 
 
-@compiled
-def _run(b: Books, m: Market, settings: Record) -> int:
-    desk = b.desk[0]
-    while not (desk.has_ended or _is_finished(b)):
-        if not _has_room(b):
-            return MORE_ROOM
-        desk.has_ended = _run_segment(b, m, settings)
-        if desk.unmodelled:
-            return GIVEN_UP
-    if not _is_finished(b):
-        _stop(b, settings, TAPE_END)
-        _settle(b, m, settings)
-    _finish_at_exchange(b, m, settings)
-    _settle(b, m, settings)
-    return GIVEN_UP if desk.unmodelled else DONE
-
-
-TABLES = {
-    "orders": ORDER,
-    "fills": FILL,
-    "trips": TRIP,
-    "equity": EQUITY,
-    "changes": CHANGE,
-    "alerts": ALERT,
-}
-"""Tables that grow as a session goes on."""
+@compiled_part
+def _write_down(
+    desk: Record, is_over: bool, orders: Rows, fills: Rows, trips: Rows, equity: Rows, changes: Rows, alerts: Rows
+) -> None:
+    """Move what was noted to the tables, and the orders once their round trip, or the session, is over."""
+    for number in range(desk.fill_count):
+        fills[desk.fills_written + number] = desk.fills[number]
+        fills[desk.fills_written + number].order += desk.orders_written
+    for number in range(desk.trip_count):
+        trips[desk.trips_written + number] = desk.trips[number]
+    for number in range(desk.equity_count):
+        equity[desk.equity_written + number] = desk.equity[number]
+    for number in range(desk.change_count):
+        changes[desk.changes_written + number] = desk.changes[number]
+    for number in range(desk.alert_count):
+        alerts[desk.alerts_written + number] = desk.alerts[number]
+        alerts[desk.alerts_written + number].order += desk.orders_written
+    desk.fills_written += desk.fill_count
+    desk.trips_written += desk.trip_count
+    desk.equity_written += desk.equity_count
+    desk.changes_written += desk.change_count
+    desk.alerts_written += desk.alert_count
+    desk.fill_count = desk.trip_count = desk.equity_count = desk.change_count = desk.alert_count = 0
+    if not desk.in_hand or is_over:
+        for number in range(desk.order_count):
+            orders[desk.orders_written + number] = desk.orders[number]
+        desk.orders_written += desk.order_count
+        desk.order_count = 0
 
 
 def _simulate(
@@ -1579,17 +1558,9 @@ def _simulate(
     mark_times: Int64s,
     mark_rows: Int64s,
     mark_prices: Int64s,
-    settings: Rows,
-    desk: Rows,
-    facts: Rows,
-    limits: Rows,
-    breaker: Rows,
-    holds: Rows,
-    breaker_rules: Rows,
-    commands: Rows,
-    news: Rows,
     signals: Rows,
     refusals: Rows,
+    desks: Rows,
     orders: Rows,
     fills: Rows,
     trips: Rows,
@@ -1598,14 +1569,42 @@ def _simulate(
     alerts: Rows,
 ) -> int:
     """Run on from where the desk stands; return DONE, MORE_ROOM or GIVEN_UP."""
+    desk = desks[0]
     m = Market(
-        price, quantity, time, buyer_is_maker, closing_rows, high, low, mark_times, mark_rows, mark_prices
-    )
-    b = Books(
-        desk, facts, limits, breaker, holds, breaker_rules, commands, news, signals, orders, fills, trips, equity,
-        refusals, changes, alerts
+        price, quantity, time, buyer_is_maker, closing_rows, high, low, mark_times, mark_rows, mark_prices, signals,
+        refusals,
     )  # fmt: skip
-    return _run(b, m, settings[0])
+    is_over = False
+    while desk.unmodelled == 0:
+        _write_down(desk, is_over, orders, fills, trips, equity, changes, alerts)
+        if is_over:
+            return DONE
+        if not (
+            desk.orders_written + len(desk.orders) <= len(orders)
+            and desk.fills_written + len(desk.fills) <= len(fills)
+            and desk.trips_written + len(desk.trips) <= len(trips)
+            and desk.equity_written + len(desk.equity) <= len(equity)
+            and desk.changes_written + len(desk.changes) <= len(changes)
+            and desk.alerts_written + len(desk.alerts) <= len(alerts)
+        ):
+            return MORE_ROOM
+        if desk.has_ended or _is_finished(desk):
+            _end_session(desk, m)
+            is_over = True
+        else:
+            desk.has_ended = _run_segment(desk, m)
+    return GIVEN_UP
+
+
+@compiled_part
+def _end_session(desk: Record, m: Market) -> None:
+    """Where the tape ends before the session does, end by the policy; then nothing more is played."""
+    _look_back(desk, m, desk.row)
+    if not _is_finished(desk):
+        _stop(desk, TAPE_END)
+        _settle(desk)
+    _finish_at_exchange(desk)
+    _settle(desk)
 
 
 @cache
@@ -1613,11 +1612,5 @@ def simulate() -> Callable[..., int]:
     """`_simulate`, compiled when it is first needed."""
     whole, flag = (types.Array(kind, 1, "C", readonly=True) for kind in (types.int64, types.bool_))
     columns = (whole, whole, whole, flag, *(whole,) * 6)
-    rows = [
-        rows_of(dtype)
-        for dtype in (
-            *(SETTINGS, DESK, risk.FACTS, risk.LIMITS, risk.BREAKER_STATE, risk.BREAKER_HOLDS, risk.BREAKER_RULES),
-            *(COMMAND, NEWS, SIGNAL, REFUSAL, *TABLES.values()),
-        )
-    ]
-    return compile_for(_simulate, types.int64(*columns, *rows))  # type: ignore[no-any-return]
+    rows = [rows_of(dtype) for dtype in (SIGNAL, REFUSAL, DESK, *TABLES.values())]
+    return compile_for(_simulate, types.int64(*columns, *rows), nogil=True)  # type: ignore[no-any-return]
