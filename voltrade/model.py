@@ -737,6 +737,24 @@ class EquityPoint:
     valued_at: Literal["mark", "last"]
 
 
+EQUITY = np.dtype(
+    (
+        np.record,
+        np.dtype(
+            [
+                ("time", np.int64),
+                ("wallet", np.int64),
+                ("unrealised", np.int64),
+                ("position", np.int64),
+                ("at_mark", np.bool_),
+            ],
+            align=True,
+        ),
+    )
+)
+"""An `EquityPoint` as a row of an array, without the symbol and what follows from the other fields."""
+
+
 @dataclass(frozen=True, slots=True)
 class Alert:
     """Something a person should know."""

@@ -20,9 +20,12 @@ import pandas as pd
 from pydantic import TypeAdapter
 
 from voltrade import journal
+from voltrade.compiled import Rows
 from voltrade.config import Config, RiskSettings
 from voltrade.errors import JournalError
 from voltrade.model import (
+    BAR,
+    EQUITY,
     MONEY,
     NEVER,
     Alert,
@@ -33,6 +36,7 @@ from voltrade.model import (
     EquityPoint,
     FeedGap,
     Instrument,
+    Int64s,
     Operator,
     OrderIntent,
     OrderUpdate,
@@ -227,6 +231,33 @@ def frames(instrument: Instrument, bar_rows: Iterable[Mapping[str, Any]], facts:
     return collector.frames()
 
 
+def research_frames(
+    instrument: Instrument, bars: Rows, verdicts: Rows, first_bar: int, facts: Iterable[object], equity: Rows
+) -> Frames:
+    """Build the frames of a session that ran in memory, from its arrays.
+
+    Args:
+        bars: rows of `model.BAR`; those before `first_bar` were the warm-up.
+        verdicts: of each bar, rows of the engine's `verdict_dtype`.
+        facts: intents, answers, fills and notes; valuations among them are left out.
+        equity: rows of EQUITY.
+    """
+    collector = Collector(instrument)
+    for fact in facts:
+        if not isinstance(fact, EquityPoint):
+            collector.add(fact)
+    rows, said = bars[first_bar:], verdicts[first_bar:]
+    columns = {name: rows[name] for name in BAR.names or ()}
+    verdict = {name: said[name] for name in verdicts.dtype.names or ()}
+    return collector.frames_of(columns, verdict, first_bar, bars["close"], equity)
+
+
+def equity_rows(points: Sequence[EquityPoint]) -> Rows:
+    """Write valuations as rows of EQUITY."""
+    rows = [(point.time, point.wallet, point.unrealised, point.position, point.valued_at == "mark") for point in points]
+    return np.array(rows, EQUITY)
+
+
 @dataclass(slots=True)
 class _Order:
     """What is known of one order so far; integers as in the facts."""
@@ -387,22 +418,36 @@ class Collector:
 
     def frames(self, last_bars: int | None = None) -> Frames:
         """Make the frames of everything added so far, or with only the last bars and decisions."""
-        units = _Units(self.instrument)
         first = 0 if last_bars is None else max(0, len(self._bars) - last_bars)
         rows = self._bars[first:]
-        bars = _bars_frame(units, rows, first)
-        closes = {number: int(row["close"]) for number, row in enumerate(self._bars)}
+        columns = {name: [row[name] for row in rows] for name in BAR.names or ()}
+        closes = [row["close"] for row in self._bars]
+        return self.frames_of(columns, _verdict_columns(rows), first, closes, equity_rows(self._notes[EquityPoint]))
+
+    def frames_of(
+        self, columns: Mapping[str, Any], verdict: Mapping[str, Any], first: int, closes: Sequence[int], equity: Rows
+    ) -> Frames:
+        """Make the frames of everything added so far, of these bars and of these valuations.
+
+        Args:
+            columns: of the bars that are shown, by the fields of BAR.
+            verdict: columns of their verdicts.
+            first: number of the first of them.
+            closes: of all bars, in ticks.
+        """
+        units = _Units(self.instrument)
+        bars = _bars_frame(units, columns, first)
         fills = self._fills_frame(units)
         orders = self._orders_frame(units, closes)
         refusals = self._refusals_frame()
         return Frames(
             instrument=self.instrument,
             bars=bars,
-            decisions=_decisions_frame(bars, rows, orders, refusals),
+            decisions=_decisions_frame(bars, verdict, orders, refusals),
             orders=orders,
             fills=fills,
             round_trips=_round_trips_frame(units, self._notes[RoundTrip]),
-            equity=_equity_frame(units, self._notes[EquityPoint]),
+            equity=_equity_frame(units, equity),
             refusals=refusals,
             breaker=_breaker_frame(self._notes[BreakerChange]),
             alerts=_frame(_ALERTS, [(n.time, n.code, n.text) for n in self._notes[Alert]]),
@@ -439,7 +484,7 @@ class Collector:
             )
         return _frame(_FILLS, rows)
 
-    def _orders_frame(self, units: _Units, closes: Mapping[int, int]) -> pd.DataFrame:
+    def _orders_frame(self, units: _Units, closes: Sequence[int]) -> pd.DataFrame:
         filled: dict[str, list[OrderUpdate]] = {}
         for order, fill in self._fills.values():
             filled.setdefault(order.client_order_id, []).append(fill)
@@ -448,7 +493,8 @@ class Collector:
             parts = filled.get(order.client_order_id, [])
             quantity = sum(part.last_quantity for part in parts)
             notional = sum(part.last_quantity * part.last_price for part in parts)
-            reference = order.trigger_price or closes.get(order.bar_number, 0)
+            is_known = 0 <= order.bar_number < len(closes)
+            reference = order.trigger_price or (int(closes[order.bar_number]) if is_known else 0)
             cost = order.side * (notional - reference * quantity)
             rows.append(
                 (
@@ -595,17 +641,17 @@ class _Units:
     def notional(self, ticklots: int) -> float:
         return float(ticklots * self._tick * self._step)
 
-    def prices(self, ticks: Sequence[int]) -> npt.NDArray[np.float64]:
+    def prices(self, ticks: Sequence[int] | Int64s) -> npt.NDArray[np.float64]:
         return _scaled(ticks, self._tick)
 
-    def quantities(self, lots: Sequence[int]) -> npt.NDArray[np.float64]:
+    def quantities(self, lots: Sequence[int] | Int64s) -> npt.NDArray[np.float64]:
         return _scaled(lots, self._step)
 
-    def notionals(self, ticklots: Sequence[int]) -> npt.NDArray[np.float64]:
+    def notionals(self, ticklots: Sequence[int] | Int64s) -> npt.NDArray[np.float64]:
         return _scaled(ticklots, self._tick * self._step)
 
 
-def _scaled(values: Sequence[int], unit: Fraction) -> npt.NDArray[np.float64]:
+def _scaled(values: Sequence[int] | Int64s, unit: Fraction) -> npt.NDArray[np.float64]:
     # One division of whole numbers rounds once: 3 ticks of 0.1 are 0.3, not 0.30000000000000004.
     whole = np.array(values, dtype=np.float64) * unit.numerator
     scaled: npt.NDArray[np.float64] = whole / unit.denominator
@@ -614,7 +660,8 @@ def _scaled(values: Sequence[int], unit: Fraction) -> npt.NDArray[np.float64]:
 
 def _times(milliseconds: Iterable[int]) -> pd.DatetimeIndex:
     """Timestamps of milliseconds UTC; 0 and NEVER are no time."""
-    values = np.array([m if 0 < m < NEVER else np.iinfo(np.int64).min for m in milliseconds], dtype=np.int64)
+    given = np.asarray(milliseconds if isinstance(milliseconds, np.ndarray) else list(milliseconds), dtype=np.int64)
+    values = np.where((given > 0) & (given < NEVER), given, np.iinfo(np.int64).min)
     return pd.DatetimeIndex(values.view("datetime64[ms]"), name="time").tz_localize("UTC")
 
 
@@ -632,53 +679,67 @@ def _table(schema: Mapping[str, str], times: Iterable[int], columns: Mapping[str
     return pd.DataFrame(data).set_index(_times(times))
 
 
-def _bars_frame(units: _Units, rows: Sequence[Mapping[str, Any]], first: int) -> pd.DataFrame:
-    def column(name: str) -> list[int]:
-        return [int(row[name]) for row in rows]
-
-    opened, closed = column("open_time"), column("close_time")
-    volume, notional = units.quantities(column("volume")), units.notionals(column("notional"))
-    columns: dict[str, Any] = {
-        **{name: column(name) for name in ("day", "number", "trade_count", "first_trade_id", "last_trade_id")},
-        **{name: units.prices(column(name)) for name in ("open", "high", "low", "close")},
-        "bar": range(first, first + len(rows)),
+def _bars_frame(units: _Units, columns: Mapping[str, Any], first: int) -> pd.DataFrame:
+    whole = {name: np.asarray(column, dtype=np.int64) for name, column in columns.items()}
+    opened, closed = whole["open_time"], whole["close_time"]
+    volume, notional = units.quantities(whole["volume"]), units.notionals(whole["notional"])
+    table: dict[str, Any] = {
+        **{name: whole[name] for name in ("day", "number", "trade_count", "first_trade_id", "last_trade_id")},
+        **{name: units.prices(whole[name]) for name in ("open", "high", "low", "close")},
+        "bar": np.arange(first, first + len(closed)),
         "open_time": opened,
-        "duration_s": (np.array(closed, dtype=np.float64) - np.array(opened, dtype=np.float64)) / 1000,
+        "duration_s": (closed.astype(np.float64) - opened) / 1000,
         "volume": volume,
-        "taker_buy_volume": units.quantities(column("taker_buy_volume")),
+        "taker_buy_volume": units.quantities(whole["taker_buy_volume"]),
         "notional": notional,
-        "bar_vwap": np.divide(notional, volume, out=np.full(len(rows), np.nan), where=volume > 0),
-        "close_reason": [CloseReason(reason).name for reason in column("close_reason")],
-        "tainted": [bool(row["tainted"]) for row in rows],
+        "bar_vwap": np.divide(notional, volume, out=np.full(len(closed), np.nan), where=volume > 0),
+        "close_reason": _CLOSE_REASONS[whole["close_reason"]],
+        "tainted": whole["tainted"].astype(np.bool_),
     }
-    return _table(_BARS, closed, columns)
+    return _table(_BARS, closed, table)
+
+
+_CLOSE_REASONS = np.array([reason.name for reason in CloseReason])
+
+
+def _verdict_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Lay the verdicts of rows out by columns; NaN where a row lacks one that others have."""
+    verdicts = [_flat(row.get("verdict") or {}) for row in rows]
+    names = {name for verdict in verdicts for name in verdict}
+    usual = {"ready": False, "signal": 0}
+    return {name: [verdict.get(name, usual.get(name, math.nan)) for verdict in verdicts] for name in names}
 
 
 def _decisions_frame(
-    bars: pd.DataFrame, rows: Sequence[Mapping[str, Any]], orders: pd.DataFrame, refusals: pd.DataFrame
+    bars: pd.DataFrame, verdict: Mapping[str, Any], orders: pd.DataFrame, refusals: pd.DataFrame
 ) -> pd.DataFrame:
-    verdicts = [_flat(row.get("verdict") or {}) for row in rows]
-    names = sorted({name for verdict in verdicts for name in verdict})
+    nothing = np.zeros(len(bars), dtype=np.int64)
     table = pd.DataFrame(
         {
             "bar": bars["bar"].to_numpy(),
             "close": bars["close"].to_numpy(),
-            "ready": [bool(verdict.get("ready", False)) for verdict in verdicts],
-            "signal": pd.array([_side(verdict.get("signal", 0)) for verdict in verdicts], dtype="str"),
+            "ready": np.asarray(verdict.get("ready", nothing), dtype=np.bool_),
+            "signal": pd.array(_SIDES[np.sign(np.asarray(verdict.get("signal", nothing), dtype=np.int64))], dtype="str"),
         },
         index=bars.index,
     )
-    outcome: dict[int, str] = {}
-    for bar, code in zip(refusals["bar"], refusals["code"], strict=True):
-        outcome[int(bar)] = f"refused: {code}"
+    outcome = np.full(len(bars), "", dtype=object)
+    first = int(table["bar"].iloc[0]) if len(table) else 0
     entries = orders[orders["purpose"] == Purpose.ENTRY.name]
-    for bar, status in zip(entries["bar"], entries["status"], strict=True):
-        outcome[int(bar)] = f"entry {status}"
-    table["outcome"] = pd.array([outcome.get(int(bar), "") for bar in table["bar"]], dtype="str")
-    for name in names:
+    said = [(bar, f"refused: {code}") for bar, code in zip(refusals["bar"], refusals["code"], strict=True)]
+    said += [(bar, f"entry {status}") for bar, status in zip(entries["bar"], entries["status"], strict=True)]
+    for bar, text in said:
+        if first <= bar < first + len(table):
+            outcome[bar - first] = text
+    table["outcome"] = pd.array(outcome, dtype="str")
+    for name in sorted(verdict):
         if name not in ("ready", "signal"):
-            table[name] = [verdict.get(name, math.nan) for verdict in verdicts]
+            table[name] = verdict[name]
     return table
+
+
+_SIDES = np.array(["", Side.BUY.name, Side.SELL.name])
+"""By the sign of a signal; -1 counts from the end."""
 
 
 def reasons(decisions: pd.DataFrame) -> list[str]:
@@ -708,10 +769,6 @@ def _flat(verdict: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[name] = math.nan if value is None else value
     return flat
-
-
-def _side(sign: Any) -> str:
-    return "" if not sign else Side(int(sign)).name
 
 
 def _round_trips_frame(units: _Units, trips: Sequence[RoundTrip]) -> pd.DataFrame:
@@ -744,18 +801,18 @@ def _round_trips_frame(units: _Units, trips: Sequence[RoundTrip]) -> pd.DataFram
     return _frame(_ROUND_TRIPS, rows)
 
 
-def _equity_frame(units: _Units, points: Sequence[EquityPoint]) -> pd.DataFrame:
-    equity = np.array([point.equity for point in points], dtype=np.int64)
+def _equity_frame(units: _Units, points: Rows) -> pd.DataFrame:
+    equity = points["wallet"] + points["unrealised"]
     drawdown = equity - np.maximum.accumulate(equity) if len(equity) else equity
     columns = {
-        "wallet": [point.wallet / MONEY for point in points],
-        "unrealised": [point.unrealised / MONEY for point in points],
+        "wallet": points["wallet"] / MONEY,
+        "unrealised": points["unrealised"] / MONEY,
         "equity": equity / MONEY,
         "drawdown": drawdown / MONEY,
-        "position": units.quantities([point.position for point in points]),
-        "valued_at": [point.valued_at for point in points],
+        "position": units.quantities(points["position"]),
+        "valued_at": np.where(points["at_mark"], "mark", "last"),
     }
-    return _table(_EQUITY, [point.time for point in points], columns)
+    return _table(_EQUITY, points["time"], columns)
 
 
 def _breaker_frame(changes: Sequence[BreakerChange]) -> pd.DataFrame:

@@ -32,7 +32,7 @@ from voltrade.exchange.simulated import (
     last_row_of_taker,
     slipped_price,
 )
-from voltrade.model import NEVER, Bools, Int64s, Purpose
+from voltrade.model import EQUITY, NEVER, Bools, Int64s, Purpose
 from voltrade.oms import level_from
 
 # --- words as numbers -------------------------------------------------------------------------------------------------
@@ -173,7 +173,6 @@ TRIP = record_dtype(
 )  # fmt: skip
 """A closed round trip: the fields of `model.RoundTrip`; `fills` is the number of all fills until then."""
 
-EQUITY = record_dtype([*_wholes("time", "wallet", "unrealised", "position"), *_flags("at_mark")])
 REFUSAL = record_dtype(_wholes("time", "bar", "side", "gate", "measure", "limit"))
 CHANGE = record_dtype(_wholes("time", "rule", "mode", "resumed", "action", "measure", "limit", "resume_at"))
 ALERT = record_dtype(_wholes("time", "kind", "order"))
@@ -199,7 +198,7 @@ DESK = record_dtype(
         *_wholes("newest_stop", "newest_take_profit", "stops", "take_profits", "exits"),
         *_wholes("side", "bar", "stop_distance", "take_profit_distance"),
         *_wholes("opened_at", "entered", "entry_notional", "left", "exit_notional", "realised", "fees", "funding"),
-        *_wholes("exit_reason", "exit_time", "leave_reason", "retry_at", "stop_tries", "unprotected_since"),
+        *_wholes("exit_reason", "exit_time", "leave_reason", "retry_at", "stop_tries", "exit_tries", "unprotected_since"),
         # what the rules are told
         ("settings", SETTINGS),
         ("facts", risk.FACTS, (1,)),
@@ -966,7 +965,8 @@ def _enter(desk: Record, signal: Record, quantity: int) -> None:
     desk.stop_distance, desk.take_profit_distance = signal.stop_ticks, signal.take_profit_ticks
     desk.opened_at, desk.entered, desk.entry_notional, desk.left, desk.exit_notional = 0, 0, 0, 0, 0
     desk.realised, desk.fees, desk.funding, desk.exit_reason, desk.exit_time = 0, 0, 0, NONE, 0
-    desk.leave_reason, desk.retry_at, desk.stop_tries, desk.unprotected_since = NONE, 0, 0, NEVER
+    desk.leave_reason, desk.retry_at, desk.unprotected_since = NONE, 0, NEVER
+    desk.stop_tries, desk.exit_tries = 0, 0
     order = desk.orders[_send(desk, ENTRY, quantity, 0, SIGNALLED)]
     order.side, order.bar, order.number = signal.side, signal.bar, 1
     if desk.settings.limit_entry:
@@ -1038,7 +1038,8 @@ def _on_refused(desk: Record, at: int, code: int) -> None:
     if reaction == RECONCILE:
         _command(desk, SNAPSHOT, at)
     if order.purpose == EXIT:
-        desk.retry_at = desk.now + oms.RETRY_AFTER_MS
+        desk.retry_at = desk.now + (oms.RETRY_AFTER_MS << min(desk.exit_tries, oms.EXIT_DOUBLINGS))
+        desk.exit_tries += 1
     elif order.purpose == STOP:
         desk.stop_tries += 1
         if (reaction == RETRY or reaction == RECONCILE) and desk.stop_tries < oms.STOP_TRIES:
@@ -1442,12 +1443,12 @@ def _play_and_settle(desk: Record, m: Market, is_acting: bool) -> None:
 
 @compiled_part
 def _fire_due(desk: Record, m: Market, before: int) -> bool:
-    """Fire the timers due at or before a time; say whether one of them made a command."""
+    """Fire the timers due at or before a time; say whether one of them made a command, or ended the session."""
     due = _next_due(desk)
     while due <= before and desk.unmodelled == 0:
         desk.now = max(desk.now, due)
         _on_timer(desk)
-        if desk.command_count:
+        if desk.command_count or _is_finished(desk):
             _play_and_settle(desk, m, False)
             return True
         due = _next_due(desk)
