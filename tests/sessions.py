@@ -148,13 +148,19 @@ def _check_backtest(run: Path, facts: list[Any]) -> None:
     record = json.loads((run / "run.json").read_text())
     config = read_parameters(record["parameters"], run=run)
     instrument = shipped_instrument(config.session.symbol)
-    rule = signal_engine_of(config, instrument, run)
-    research = backtest(tape(config.session, instrument), config, rule, epoch=record["epoch"])
+    played = tape(config.session, instrument)
 
     def decisions(those: list[Any]) -> list[Any]:
         fills = (f for f in those if isinstance(f, OrderUpdate) and f.trade_id)
         # The wire tells an average price in place of the exact cumulative notional.
         return [f for f in those if isinstance(f, DECISIONS)] + [replace(f, filled_notional=0) for f in fills]
 
-    assert decisions(facts) == decisions(research.facts)
-    assert len(bars_of(run)) == len(research.bars)
+    for path in ("events", "compiled"):
+        rule = signal_engine_of(config, instrument, run)
+        research = backtest(played, config, rule, epoch=record["epoch"], path=path)
+        found = decisions(research.facts)
+        if path == "events":
+            assert decisions(facts) == found
+        for kind in (*DECISIONS, OrderUpdate):  # the compiled path tells one kind after the other
+            assert [f for f in decisions(facts) if type(f) is kind] == [f for f in found if type(f) is kind]
+        assert len(bars_of(run)) == len(research.bars)

@@ -49,11 +49,11 @@ def a_tape(config: Config) -> Tape:
 @pytest.fixture(scope="module")
 def result() -> Backtest:
     config = a_config()
-    return backtest(a_tape(config), config)
+    return backtest(a_tape(config), config, path="events")
 
 
 def test_the_tape_is_traded_both_ways_and_nothing_is_left_open(result: Backtest) -> None:
-    trips = result.round_trips
+    trips = result.trips
     assert {trip.side for trip in trips} == {Side.BUY, Side.SELL}
     assert {"STOP", "TAKE_PROFIT"} <= {trip.exit_reason for trip in trips}
     position = sum(fact.side * fact.last_quantity for fact in result.facts if isinstance(fact, OrderUpdate))
@@ -64,7 +64,7 @@ def test_the_tape_is_traded_both_ways_and_nothing_is_left_open(result: Backtest)
 @pytest.mark.parametrize("block", [1, 7])
 def test_the_commands_do_not_depend_on_how_trades_are_cut(block: int) -> None:
     config = a_config(hours=1.5, threshold=5)
-    whole, cut = (backtest(a_tape(config), config, block=size) for size in (None, block))
+    whole, cut = (backtest(a_tape(config), config, block=size, path="events") for size in (None, block))
     assert cut.facts == whole.facts
     assert cut.bars.tobytes() == whole.bars.tobytes()
     assert any(isinstance(fact, OrderIntent) for fact in whole.facts)
@@ -108,7 +108,7 @@ def test_each_signal_is_either_entered_or_refused_with_a_code(result: Backtest) 
 
 def test_an_entry_risks_no_more_than_its_share_of_capital(result: Backtest) -> None:
     capital = float(result.config.risk.capital)
-    worst = min(trip.net for trip in result.round_trips if trip.exit_reason == "STOP") / 1e8
+    worst = min(trip.net for trip in result.trips if trip.exit_reason == "STOP") / 1e8
     # A gap through the stop may cost more; twice the planned risk would mean that the size is wrong.
     assert worst >= -2 * capital * result.config.risk.risk_fraction
 
@@ -121,8 +121,8 @@ def test_the_gates_stand_in_one_list_and_each_refuses_under_its_own_code() -> No
 
 def test_a_limit_on_trades_a_day_stops_entries_until_midnight(result: Backtest) -> None:
     config = a_config(max_trades_per_day=2)
-    limited = backtest(a_tape(config), config)
-    days = Counter(trip.opened_at // 86_400_000 for trip in limited.round_trips)
+    limited = backtest(a_tape(config), config, path="events")
+    days = Counter(trip.opened_at // 86_400_000 for trip in limited.trips)
     assert set(days.values()) == {2}
     assert any(f.rule == "TRADES_PER_DAY" for f in limited.facts if isinstance(f, BreakerChange))
     assert any(f.code == "TRADES_PER_DAY" for f in limited.facts if isinstance(f, Refusal))
@@ -130,7 +130,7 @@ def test_a_limit_on_trades_a_day_stops_entries_until_midnight(result: Backtest) 
 
 def test_a_daily_loss_flattens_and_no_entry_follows_that_day() -> None:
     config = a_config(max_daily_loss_fraction=0.004, max_consecutive_losses=50)
-    limited = backtest(a_tape(config), config)
+    limited = backtest(a_tape(config), config, path="events")
     tripped = [f for f in limited.facts if isinstance(f, BreakerChange) and f.rule == "DAILY_LOSS"]
     assert tripped
     assert tripped[0].action == "flatten"
@@ -139,17 +139,17 @@ def test_a_daily_loss_flattens_and_no_entry_follows_that_day() -> None:
 
 
 def test_an_opposite_signal_leaves_unless_it_is_switched_off(result: Backtest) -> None:
-    assert "OPPOSITE_SIGNAL" in {trip.exit_reason for trip in result.round_trips}
+    assert "OPPOSITE_SIGNAL" in {trip.exit_reason for trip in result.trips}
     config = a_config(exit_on_opposite_signal=False)
-    assert "OPPOSITE_SIGNAL" not in {trip.exit_reason for trip in backtest(a_tape(config), config).round_trips}
+    assert "OPPOSITE_SIGNAL" not in {trip.exit_reason for trip in backtest(a_tape(config), config, path="events").trips}
 
 
 def test_a_streak_of_one_loss_blocks_until_its_pause_is_over_to_the_millisecond() -> None:
     config = a_config(max_consecutive_losses=1, resume_after_s=900.0)
-    done = backtest(a_tape(config), config)
+    done = backtest(a_tape(config), config, path="events")
     changes = [f for f in done.facts if isinstance(f, BreakerChange) and f.rule == "LOSING_STREAK"]
     tripped, released = changes[0], changes[1]
-    first_loss = next(trip for trip in done.round_trips if trip.net < 0)
+    first_loss = next(trip for trip in done.trips if trip.net < 0)
     assert (tripped.time, tripped.action) == (first_loss.closed_at, "block")
     assert (released.time, released.action) == (tripped.time + 900_000, "resume")
     entries = [f.time for f in done.facts if isinstance(f, OrderIntent) and f.purpose is Purpose.ENTRY]
@@ -159,9 +159,9 @@ def test_a_streak_of_one_loss_blocks_until_its_pause_is_over_to_the_millisecond(
 
 def test_a_limit_that_wants_it_closes_the_position_in_hand() -> None:
     config = a_config(max_daily_loss_fraction=0.001)
-    done = backtest(a_tape(config), config)
+    done = backtest(a_tape(config), config, path="events")
     tripped = next(f for f in done.facts if isinstance(f, BreakerChange))
-    [trip] = [trip for trip in done.round_trips if trip.exit_reason == "DAILY_LOSS"]
+    [trip] = [trip for trip in done.trips if trip.exit_reason == "DAILY_LOSS"]
     assert trip.opened_at < tripped.time <= trip.closed_at < tripped.time + 120_000
 
 
@@ -171,7 +171,7 @@ def test_an_entry_is_refused_where_trades_are_missing_from_its_bar(result: Backt
     tape = a_tape(config)
     inside = int(result.bars[entry.bar_number]["last_trade_id"])
     jumped = replace(tape.trades, id=tape.trades.id + (tape.trades.id >= inside))
-    done = backtest(replace(tape, trades=jumped), config)
+    done = backtest(replace(tape, trades=jumped), config, path="events")
     assert done.bars[entry.bar_number]["tainted"]
     refusal = next(f for f in done.facts if isinstance(f, Refusal) and f.bar_number == entry.bar_number)
     assert refusal.code == "BAR_TAINTED"
@@ -195,17 +195,17 @@ def test_the_gates_are_told_of_short_bars_earlier_bars_and_an_account_that_disag
 
 def test_a_duration_ends_the_session_flat() -> None:
     config = a_config(duration_s=10_800.0)
-    ended = backtest(a_tape(config), config)
+    ended = backtest(a_tape(config), config, path="events")
     start = next(f.time for f in ended.facts if isinstance(f, Link))
     assert ended.bars["close_time"][-1] < start + 10_800_000 + 600_000
-    assert max(trip.closed_at for trip in ended.round_trips) < start + 10_860_000
+    assert max(trip.closed_at for trip in ended.trips) < start + 10_860_000
 
 
 def test_a_bars_limit_leaves_the_position() -> None:
     config = a_config(max_holding_bars=2, exit_on_opposite_signal=False, stop_atr=8.0, take_profit_atr=0)
-    held = backtest(a_tape(config), config)
-    assert {trip.exit_reason for trip in held.round_trips} <= {"TIME", "TAPE_END"}
-    assert "TIME" in {trip.exit_reason for trip in held.round_trips}
+    held = backtest(a_tape(config), config, path="events")
+    assert {trip.exit_reason for trip in held.trips} <= {"TIME", "TAPE_END"}
+    assert "TIME" in {trip.exit_reason for trip in held.trips}
 
 
 @settings(max_examples=12, deadline=None)
@@ -227,12 +227,12 @@ def test_whatever_the_tape_and_the_settings_the_books_balance(
         latency_ms=latency,
         stop_atr=stop,
     )
-    done = backtest(a_tape(config), config)
+    done = backtest(a_tape(config), config, path="events")
     fills = [f for f in done.facts if isinstance(f, OrderUpdate) and f.trade_id]
     assert sum(f.side * f.last_quantity for f in fills) == 0
     per_ticklot = done.instrument.money_per_ticklot
     paid = sum(-f.side * f.last_quantity * f.last_price * per_ticklot for f in fills)
-    assert sum(trip.net for trip in done.round_trips) == paid - sum(f.fee for f in fills)
+    assert sum(trip.net for trip in done.trips) == paid - sum(f.fee for f in fills)
     assert len({f.trade_id for f in fills}) == len(fills)
 
 

@@ -24,7 +24,7 @@ from voltrade.data import tape
 from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import OrderIntent, Purpose
 config = voltrade.Config.from_parameters(json.loads(sys.argv[1]))
-done = voltrade.backtest(tape(config.session, shipped_instrument("BTCUSDT")), config)
+done = voltrade.backtest(tape(config.session, shipped_instrument("BTCUSDT")), config, path="events")
 entries = [f for f in done.facts if isinstance(f, OrderIntent) and f.purpose is Purpose.ENTRY]
 print(json.dumps([[f.time, f.order.side.name] for f in entries]))
 """

@@ -40,7 +40,10 @@ MAY_IMPORT = {
     # the core, and the two ways that time runs through it
     "core": f"{BASE} {RULES} drift",
     "lockstep": f"{BASE} core",
-    "backtest": f"{BASE} {RULES} {TAPES} rule_file core lockstep data journal report",
+    "simulation": f"{BASE} {RULES} core exchange.execution",
+    "research": f"{BASE} {RULES} {TAPES} rule_file data simulation",
+    "simulation_facts": f"{BASE} {RULES} core simulation research",
+    "backtest": f"{BASE} {RULES} {TAPES} rule_file core lockstep data report charts research simulation_facts",
     "live": f"{BASE} {RULES} core lockstep journal",
     # tapes and records
     "synthetic": BASE,
@@ -120,7 +123,8 @@ ONLY_IN = {
 """Packages that one room (or a few) wraps for all the others."""
 
 WITHOUT_THE_OUTSIDE = {
-    "model", "bars", "signal_engine", "fold", "risk", "oms", "account", "core", "lockstep", "synthetic",
+    "model", "bars", "signal_engine", "fold", "risk", "oms", "account", "core", "lockstep", "synthetic", "simulation",
+    "simulation_facts",
     "exchange.messages", "exchange.outcomes", "exchange.tape", *SIMULATED.split(),
 }  # fmt: skip
 """Rooms whose results follow from their arguments alone."""

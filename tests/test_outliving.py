@@ -50,7 +50,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def researched() -> Backtest:
     """The same tape and settings in one go."""
     config = Config.from_parameters(PARAMETERS)
-    return backtest(tape(config.session, shipped_instrument("BTCUSDT")), config)
+    return backtest(tape(config.session, shipped_instrument("BTCUSDT")), config, path="events")
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def check_sealed(run: Path) -> None:
 
 def test_a_day_in_three_sessions_is_the_day_in_one(venue: str, tmp_path: Path, researched: Backtest) -> None:
     start = next(f.time for f in researched.facts)
-    inside = [trip for trip in researched.round_trips if trip.closed_at - trip.opened_at > 60_000]
+    inside = [trip for trip in researched.trips if trip.closed_at - trip.opened_at > 60_000]
     # Each of the first two sessions ends while it holds a position, which the next takes in hand.
     ends = [(inside[index].opened_at + inside[index].closed_at) // 2 for index in (1, 4)]
     durations = [(ends[0] - start) / 1000, (ends[1] - ends[0]) / 1000, 0.0]
@@ -135,9 +135,7 @@ def test_a_day_in_three_sessions_is_the_day_in_one(venue: str, tmp_path: Path, r
     truth = Truth.of(tmp_path / "shared")
     assert fills_at_the_venue(truth) == fills_in_research(researched)
     trips = [f for name in "abc" for f in facts_of(tmp_path / name) if isinstance(f, RoundTrip)]
-    assert [(t.id, t.net, t.exit_reason) for t in trips] == [
-        (t.id, t.net, t.exit_reason) for t in researched.round_trips
-    ]
+    assert [(t.id, t.net, t.exit_reason) for t in trips] == [(t.id, t.net, t.exit_reason) for t in researched.trips]
     changes = [f for name in "abc" for f in facts_of(tmp_path / name) if isinstance(f, BreakerChange)]
     assert changes == [f for f in researched.facts if isinstance(f, BreakerChange)]
     names = researched.bars.dtype.names

@@ -1,46 +1,192 @@
-"""The core over a tape, with the simulated exchange in process: the decisions that a lockstep `sim` session makes."""
+"""A backtest: the decisions that a lockstep `sim` session makes over the same tape, trade for trade.
+
+Two paths lead to the same result. The compiled one (`simulation`) runs a whole session in one loop; the other runs the
+core itself, event by event, against the simulated exchange in process. The compiled one is taken wherever it knows
+everything that comes up, else the other, and the result says which and why.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from html import escape
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy.typing as npt
-
+from voltrade.compiled import Rows
 from voltrade.config import Config
 from voltrade.core import TradingCore
 from voltrade.data import Tape
-from voltrade.exchange.shipped import shipped_instrument
+from voltrade.errors import DataError
 from voltrade.exchange.simulated import SimulatedExchange
-from voltrade.exchange.tape import TapePlayer, simulate
+from voltrade.exchange.tape import TapePlayer, simulate, steps_until
 from voltrade.lockstep import Ask, Collect, Execute, Finish, Horizon, Lockstep, Play, warm_up
-from voltrade.model import Event, History, Instrument, Output, RoundTrip, Trades
+from voltrade.model import EquityPoint, Event, History, Instrument, Output, Refusal, RoundTrip, Trades
+from voltrade.research import Research, Span, Tables
 from voltrade.rule_file import signal_engine_of
 from voltrade.signal_engine import SignalEngine
+from voltrade.simulation_facts import facts_of
+
+if TYPE_CHECKING:  # frames and charts are made when they are looked at: pandas and plotly take a second to import
+    import pandas as pd
+
+    from voltrade.report import Frames, Statistics
+
+Path = Literal["auto", "compiled", "events"]
 
 
-@dataclass(frozen=True, slots=True)
 class Backtest:
-    """What a backtest did: closed bars with their verdicts, and every event and output but the trades, in order."""
+    """What a backtest did. It shows itself in a notebook; frames and statistics are made when they are asked for.
 
-    config: Config
-    instrument: Instrument
-    source: str
-    synthetic: bool
-    bars: npt.NDArray[Any]
-    verdicts: npt.NDArray[Any]
-    facts: list[Event | Output]
+    Attributes:
+        bars: closed bars, rows of `model.BAR`; those before `first_bar` were the warm-up.
+        verdicts: of each bar, rows of the engine's `verdict_dtype`.
+        path: `compiled` or `events`.
+        why: why it ran event by event; empty where nothing kept it from the compiled path.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        tape: Tape,
+        instrument: Instrument,
+        bars: Rows,
+        verdicts: Rows,
+        first_bar: int,
+        told: Tables | list[Event | Output],
+        *,
+        epoch: str = "bt",
+        why: str = "",
+    ) -> None:
+        self.config = config
+        self.instrument = instrument
+        self.source = tape.source
+        self.synthetic = tape.synthetic
+        self.bars = bars
+        self.verdicts = verdicts
+        self.first_bar = first_bar
+        self.path = "compiled" if isinstance(told, Tables) else "events"
+        self.why = why
+        self._told = told
+        self._epoch = epoch
+
+    # --- what happened, as facts -------------------------------------------------------------------------------------
+
+    @cached_property
+    def facts(self) -> list[Event | Output]:
+        """What happened, in order of time: on the compiled path intents, answers, fills and notes; event by event
+        every event and output but the trades."""
+        if isinstance(self._told, Tables):
+            return facts_of(self._told, self.config, self.instrument, self._epoch)
+        return self._told
 
     @property
-    def round_trips(self) -> list[RoundTrip]:
+    def trips(self) -> list[RoundTrip]:
+        """The closed round trips, as facts."""
         return [fact for fact in self.facts if isinstance(fact, RoundTrip)]
+
+    # --- what happened, as frames ------------------------------------------------------------------------------------
+
+    def frames(self) -> Frames:
+        """Everything that happened, as pandas frames."""
+        return self._frames
+
+    @cached_property
+    def _frames(self) -> Frames:
+        from voltrade.report import equity_rows, research_frames
+
+        told = self._told
+        points = [fact for fact in self.facts if isinstance(fact, EquityPoint)] if not isinstance(told, Tables) else []
+        equity = told.equity if isinstance(told, Tables) else equity_rows(points)
+        facts = [fact for fact in self.facts if not isinstance(fact, Refusal) or fact.bar_number >= self.first_bar]
+        return research_frames(self.instrument, self.bars, self.verdicts, self.first_bar, facts, equity)
+
+    @property
+    def round_trips(self) -> pd.DataFrame:
+        """One row a closed round trip; columns as `report.Frames` says, here and below."""
+        return self._frames.round_trips
+
+    @property
+    def equity(self) -> pd.DataFrame:
+        """One row a valuation of the account, at every mark price and fill."""
+        return self._frames.equity
+
+    @property
+    def refusals(self) -> pd.DataFrame:
+        """One row a signal that a gate refused."""
+        return self._frames.refusals
+
+    @property
+    def fills(self) -> pd.DataFrame:
+        """One row a trade id."""
+        return self._frames.fills
+
+    @property
+    def orders(self) -> pd.DataFrame:
+        """One row a client order id."""
+        return self._frames.orders
+
+    @property
+    def breaker(self) -> pd.DataFrame:
+        """One row a change of the circuit breaker."""
+        return self._frames.breaker
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Figures on calendar time (365 days, UTC)."""
+        from voltrade.report import statistics
+
+        return statistics(self._frames)
+
+    # --- for people --------------------------------------------------------------------------------------------------
+
+    def price_chart(self, last_bars: int = 5_000) -> Any:
+        """Draw bars, indicators, signals, entries, exits and stops as a plotly figure."""
+        from voltrade.charts import price_chart
+
+        return price_chart(self._frames, self.config, last_bars)
+
+    def equity_chart(self) -> Any:
+        """Draw equity and drawdown as a plotly figure."""
+        from voltrade.charts import equity_chart
+
+        return equity_chart(self._frames, self.config)
+
+    def notes(self) -> list[str]:
+        """What has to be known to read the figures: where they come from and what is not in them."""
+        execution, session = self.config.execution, self.config.session
+        is_bounded = "" if self.synthetic else " made from the tape, not the exchange's"
+        how = "in one compiled loop, which gives what event by event gives" if not self.why else "event by event"
+        return [
+            f"trades: {self.source}",
+            f"filters: {self.instrument.source}",
+            f"fills: the tape's own trades on the other side, {execution.latency_ms} ms after the decision, "
+            f"slippage {execution.slippage_bps:g} bps, taker fee {float(execution.taker_fee):.3%}; no order book",
+            f"mark: last price within 3 bps, every {execution.mark_interval_s} s, seed {session.seed}{is_bounded}",
+            "funding = 0",
+            f"path: {how}{f', since {self.why}' if self.why else ''}",
+        ]
+
+    def __repr__(self) -> str:
+        return f"<Backtest of {self.source}: {len(self.trips)} round trips, {self.path} path>"
+
+    def _repr_html_(self) -> str:
+        from voltrade.charts import title_of
+        from voltrade.report import refusals_by_code
+
+        title = title_of(self._frames, self.config)
+        lines = "".join(f"<li>{escape(line)}</li>" for line in self.notes())
+        tables = self.statistics.table().to_html(), refusals_by_code(self._frames).to_html()
+        cells = "".join(f"<td style='vertical-align:top;padding-right:2em'>{table}</td>" for table in tables)
+        return f"<h4>{escape(title)}</h4><table><tr>{cells}</tr></table><ul>{lines}</ul>"
 
 
 def backtest(
-    tape: Tape,
+    tape: Tape | Research,
     config: Config,
     engine: SignalEngine | None = None,
     *,
+    begin_s: float | None = None,
+    end_s: float | None = None,
+    path: Path = "auto",
     epoch: str = "bt",
     block: int | None = None,
     history: History | None = None,
@@ -48,18 +194,67 @@ def backtest(
     """Trade a tape with these settings.
 
     Args:
-        tape: trades of `config.session.symbol`.
+        tape: trades of `config.session.symbol`. A `Research` of it keeps bars, verdicts and mark prices for the next
+            backtest that needs the same.
         engine: a rule of one's own; by default the one of `config.session.rule`, or the built-in one.
+        begin_s: seconds after the tape's first trade from which on is traded; what lies before is warm-up. By default
+            `config.session.begin_s`.
+        end_s: seconds after the tape's first trade at which the tape is taken to end.
+        path: `auto` takes the compiled path where it can; `events` runs the core event by event; `compiled` refuses
+            what it can't do.
         epoch: stands in the client order ids.
-        block: most trades that the core is given at once; the result does not depend on it.
-        history: what the core is given before, as a session that begins within a day is; it can't act on it.
+        block: event by event: most trades that the core is given at once; the result does not depend on it.
+        history: event by event: what the core is given before the tape, as a session that begins within a day is; it
+            can't act on it.
 
     Raises:
         ConfigError: the settings are impossible under the symbol's filters, or the rule file is broken.
+        DataError: the tape is empty, goes back in time, or nothing of it lies between `begin_s` and `end_s`; or the
+            compiled path was asked for and can't be taken.
     """
-    instrument = shipped_instrument(config.session.symbol)
-    core = TradingCore(config, instrument, epoch, engine or signal_engine_of(config, instrument))
-    exchange, player = simulate(config, tape.trades, batch=block)
+    research = tape if isinstance(tape, Research) else Research(tape)
+    instrument = research.instrument
+    config.check_against(instrument)
+    if config.session.symbol != instrument.symbol:
+        raise DataError(f"tape: must be of {config.session.symbol}, was of {instrument.symbol}")
+    span = research.span(config.session.begin_s if begin_s is None else begin_s, end_s)
+    why = "it was asked for" if path == "events" else "it has a history from before its tape" if history else ""
+    if not why:
+        before = engine.state_bytes() if engine else b""
+        verdicts = research.verdicts(config, engine)
+        tables, why = research.run(config, verdicts, span)
+        if tables is not None:
+            closed = tables.bars
+            bars = research.bars(config.bars).rows[:closed]
+            return Backtest(
+                config, research.tape, instrument, bars, verdicts[:closed], tables.first_bar, tables, epoch=epoch
+            )
+        if path == "compiled":
+            raise DataError(f"path: must be auto or events here: {why}")
+        if engine:
+            engine.restore(before)
+    engine = engine or signal_engine_of(config, instrument)
+    return _event_by_event(research.tape, config, engine, span, history, epoch, block, why)
+
+
+# --- event by event --------------------------------------------------------------------------------------------------
+
+
+def _event_by_event(
+    tape: Tape,
+    config: Config,
+    engine: SignalEngine,
+    span: Span,
+    history: History | None,
+    epoch: str,
+    block: int | None,
+    why: str,
+) -> Backtest:
+    """Run the core over the tape, against the simulated exchange in process."""
+    trades = tape.trades[: span.last]
+    core = TradingCore(config, engine.instrument, epoch, engine)
+    exchange, player = simulate(config, trades, batch=block)
+    (desk,) = core.desks.values()
     facts: list[Event | Output] = []
 
     def handle(event: Event) -> tuple[int, list[Output]]:
@@ -71,14 +266,19 @@ def backtest(
 
     if history is not None:
         warm_up(handle, history)
-    run = Lockstep(core, handle, exchange.clock).run()
+    warm_up(handle, History(trades[: span.first]))
+    first_bar = desk.fold.count
+    for _ in steps_until([player], span.start):  # what lies before, the exchange has seen
+        pass
+    exchange.advance(span.start)
+    run = Lockstep(core, handle, exchange.clock, marks=player.marks_played).run()
     answer: Any = None
     try:
         while True:
             answer = _answer(run.send(answer), exchange, player)
     except StopIteration:
-        fold = core.desks[instrument.symbol].fold
-        return Backtest(config, instrument, tape.source, tape.synthetic, fold.bars, fold.verdicts, facts)
+        bars, verdicts = desk.fold.bars, desk.fold.verdicts
+        return Backtest(config, tape, engine.instrument, bars, verdicts, first_bar, facts, epoch=epoch, why=why)
 
 
 def _answer(ask: Ask, exchange: SimulatedExchange, player: TapePlayer) -> Any:

@@ -57,7 +57,7 @@ def compiled_part(function: Callable[P, R]) -> Callable[P, R]:
     return cast(Callable[P, R], compile_for(function, None, _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True))
 
 
-def compile_for(function: Callable[..., Any], signature: Any, **options: bool) -> Any:
+def compile_for(function: Callable[..., Any], signature: Any, **options: Any) -> Any:
     """Compile a function, at once if a numba signature is given, through the cache of its sources.
 
     A function that is compiled already is returned as it is.

@@ -185,6 +185,19 @@ ABSENCE_MARGIN_MS = 5_000
 ABSENCE_ANSWERS = 3
 
 
+STOP_MISSING_TEXT = "no acknowledged stop: leaving at market"
+
+
+def refused_text(client_order_id: str, code: int, text: str) -> str:
+    """Say for people that the exchange refused an order."""
+    return f"{client_order_id} refused with {code}: {text}"
+
+
+def client_order_id(epoch: str, round_trip: int, purpose: Purpose, count: int) -> str:
+    """Name an order: the round trip joins all that belongs to a position; `count` tells those of one purpose apart."""
+    return f"vt-{epoch}-{round_trip}{purpose.value}{count}"
+
+
 @dataclass(slots=True)
 class Order:
     """One order as we know it. The monitor owns it; others read."""
@@ -573,7 +586,7 @@ class OrderMonitor:
                 holding.leave_reason = "TIME"
             if time - holding.unprotected_since >= PROTECT_WITHIN_MS:
                 holding.leave_reason = "STOP_MISSING"
-                outputs.append(Alert(time, "STOP_MISSING", "no acknowledged stop: leaving at market"))
+                outputs.append(Alert(time, "STOP_MISSING", STOP_MISSING_TEXT))
         return outputs + self._tend(time)
 
     def add_funding(self, amount: int) -> None:
@@ -651,7 +664,7 @@ class OrderMonitor:
     ) -> OrderIntent:
         request = OrderRequest(
             symbol=self.instrument.symbol,
-            client_order_id=f"vt-{self._epoch}-{round_trip}{purpose.value}{count}",
+            client_order_id=client_order_id(self._epoch, round_trip, purpose, count),
             side=side,
             order_type=order_type,
             quantity=quantity,
@@ -780,7 +793,7 @@ class OrderMonitor:
         return self._on_refused(order, reaction, reply)
 
     def _on_refused(self, order: Order, reaction: Reaction, reply: Reply) -> list[Output]:
-        text = f"{order.id} refused with {reply.code}: {reply.text}"
+        text = refused_text(order.id, reply.code, reply.text)
         outputs: list[Output] = [Alert(reply.time, "ORDER_REFUSED", text)]
         holding = order.holding
         assert holding is not None

@@ -425,7 +425,12 @@ class Collector:
         return self.frames_of(columns, _verdict_columns(rows), first, closes, equity_rows(self._notes[EquityPoint]))
 
     def frames_of(
-        self, columns: Mapping[str, Any], verdict: Mapping[str, Any], first: int, closes: Sequence[int], equity: Rows
+        self,
+        columns: Mapping[str, Any],
+        verdict: Mapping[str, Any],
+        first: int,
+        closes: Sequence[int] | Int64s,
+        equity: Rows,
     ) -> Frames:
         """Make the frames of everything added so far, of these bars and of these valuations.
 
@@ -484,7 +489,7 @@ class Collector:
             )
         return _frame(_FILLS, rows)
 
-    def _orders_frame(self, units: _Units, closes: Sequence[int]) -> pd.DataFrame:
+    def _orders_frame(self, units: _Units, closes: Sequence[int] | Int64s) -> pd.DataFrame:
         filled: dict[str, list[OrderUpdate]] = {}
         for order, fill in self._fills.values():
             filled.setdefault(order.client_order_id, []).append(fill)
@@ -719,7 +724,9 @@ def _decisions_frame(
             "bar": bars["bar"].to_numpy(),
             "close": bars["close"].to_numpy(),
             "ready": np.asarray(verdict.get("ready", nothing), dtype=np.bool_),
-            "signal": pd.array(_SIDES[np.sign(np.asarray(verdict.get("signal", nothing), dtype=np.int64))], dtype="str"),
+            "signal": pd.array(
+                _SIDES[np.sign(np.asarray(verdict.get("signal", nothing), dtype=np.int64))], dtype="str"
+            ),
         },
         index=bars.index,
     )

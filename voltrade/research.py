@@ -1,7 +1,7 @@
-"""A tape made ready for many backtests: bars, verdicts and mark prices are made once for each setting that changes them.
+"""A tape made ready for many backtests: bars, verdicts and marks are made once for each setting that changes them.
 
-`Research.run` carries one configuration out by the compiled loop of `simulation` and gives its tables; `backtest` makes a
-result for people of them, `sweep` a row.
+`Research.run` carries one configuration out by the compiled loop of `simulation` and gives its tables; `backtest` makes
+a result for people of them, `sweep` a row.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from voltrade.compiled import Rows, compiled
 from voltrade.config import BarSettings, Config
 from voltrade.data import Tape
 from voltrade.errors import DataError
-from voltrade.exchange.simulated import E8, shipped_instrument, shipped_rules, simulated_marks
+from voltrade.exchange.shipped import E8, shipped_instrument, shipped_rules
+from voltrade.exchange.tape import simulated_marks
 from voltrade.model import BAR, MONEY, NEVER, Bools, CloseReason, Instrument, Int64s
 from voltrade.risk import CircuitBreaker
+from voltrade.rule_file import load_rule
 from voltrade.signal_engine import SignalEngine
 
 DAY_END = int(CloseReason.DAY_END)
@@ -97,16 +99,33 @@ class Bars:
     rows: Rows
     closing_rows: Int64s
     high: Int64s
+    """Highest price of the trades up to the one that closed it, from the one after the trade that closed the last."""
     low: Int64s
     skipped: int
     """Trades that the fold passed over, though an exchange would have seen them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of a tape to trade on."""
+
+    first: int
+    """Row of the first trade; what lies before is warm-up."""
+    last: int
+    """Row after the last trade."""
+    start: int
+    """Time at which the session begins, ms UTC: just before its first trade may come."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Tables:
-    """What a session did: its tables (see `simulation`), each as long as it has rows, and how the desk stood at the end."""
+    """What a session did: tables (see `simulation`) as long as they have rows."""
 
-    desk: Any
+    bars: int
+    """Bars closed by its end, those of the warm-up included."""
+    first_bar: int
+    """Number of the first bar that closed within it."""
+    wallet: int
     signals: Rows
     orders: Rows
     fills: Rows
@@ -155,7 +174,8 @@ class Research:
         rows, closing_rows = np.zeros(4096, BAR), np.zeros(4096, np.int64)
         at = 0
         while True:
-            at = _fold_bars(*self._columns, at, rules, state, rows, closing_rows)
+            ids, price, quantity, time, buyer_is_maker = self._columns
+            at = _fold_bars(ids, price, quantity, time, buyer_is_maker, at, rules, state, rows, closing_rows)
             if at == len(self.tape.trades):
                 break
             count = int(state["count"][0])
@@ -164,42 +184,56 @@ class Research:
         count = int(state["count"][0])
         rows = rows[:count]
         skipped = int(state["skipped_invalid"][0] + state["skipped_duplicate"][0])
-        high, low = np.ascontiguousarray(rows["high"]), np.ascontiguousarray(rows["low"])
-        return Bars(rows, closing_rows[:count], high, low, skipped)
+        closing_rows = closing_rows[:count]
+        # The trade that begins a day closes the bar before and is not in it.
+        last = self.tape.trades.price[closing_rows]
+        high, low = np.maximum(rows["high"], last), np.minimum(rows["low"], last)
+        return Bars(rows, closing_rows, high, low, skipped)
 
     def verdicts(self, config: Config, engine: SignalEngine | None = None) -> Rows:
-        """Return the verdict of each bar; an engine that is given must not have seen a bar yet."""
+        """Return the verdict of each bar; an engine that is given goes on from where it is.
+
+        Raises:
+            ConfigError: the rule file isn't there, or is broken.
+        """
         bars = self.bars(config.bars)
         if engine is not None:
             return engine.on_volume_bars(bars.rows)
-        key = (config.bars.model_dump_json(), config.signals.model_dump_json())
-        return self._keep(
-            "verdicts", key, lambda: SignalEngine(config.signals, self.instrument).on_volume_bars(bars.rows)
-        )
+        rule = load_rule(config.session.rule)
+        key = (config.bars.model_dump_json(), rule, config.signals.model_dump_json())
+        return self._keep("verdicts", key, lambda: rule(config.signals, self.instrument).on_volume_bars(bars.rows))
 
     def marks(self, interval_s: int, seed: int) -> tuple[Int64s, Int64s, Int64s]:
         """Return the tape's mark prices: see `simulated_marks`."""
         make = lambda: simulated_marks(self.tape.trades, self.instrument, interval_s * 1000, seed)  # noqa: E731
         return self._keep("marks", (interval_s, seed), make)
 
-    def run(
-        self, config: Config, verdicts: Rows, begin: int | None = None, end: int | None = None
-    ) -> tuple[Tables | None, str]:
+    def span(self, begin_s: float = 0.0, end_s: float | None = None) -> Span:
+        """Return the stretch between two times, in seconds after the tape's first trade.
+
+        Raises:
+            DataError: the tape has no trade there.
+        """
+        times = self.tape.trades.time
+        begin = int(times[0]) + int(begin_s * 1000)
+        first = int(np.searchsorted(times, begin))
+        last = len(times) if end_s is None else int(np.searchsorted(times, int(times[0]) + int(end_s * 1000)))
+        if first >= last:
+            raise DataError(f"tape: must have a trade from {begin_s:g} s on and before {end_s or 'its end'}, has none")
+        return Span(first, last, begin - 1)
+
+    def run(self, config: Config, verdicts: Rows, span: Span) -> tuple[Tables | None, str]:
         """Trade with these settings; return the tables, or None and why the compiled loop gave up.
 
         Args:
             verdicts: of `config`'s bars.
-            begin: time in ms UTC from which on is traded.
-            end: time before which the tape ends.
         """
-        bars, times = self.bars(config.bars), self.tape.trades.time
+        bars = self.bars(config.bars)
         if bars.skipped:
             return None, f"{bars.skipped} trades of the tape are in no bar"
-        last = len(times) if end is None else int(np.searchsorted(times, end))
-        first = 0 if begin is None else int(np.searchsorted(times, begin))
-        market = self._market(config, bars, last)
-        closing_rows = market[4]
-        first_bar = int(np.searchsorted(closing_rows, first))
+        market = self._market(config, bars, span.last)
+        closing_rows, mark_times, mark_prices = market[4], market[7], market[9]
+        first_bar = int(np.searchsorted(closing_rows, span.first))
         signals = np.zeros(np.count_nonzero(verdicts["signal"]), simulation.SIGNAL)
         count = _signals_of(
             bars.rows,
@@ -213,13 +247,11 @@ class Research:
             float(self.instrument.tick_size),
             signals,
         )
-        desk = _desk(config, self.instrument, max(int(times[0]), begin or 0) - 1)
-        desk["row"], desk["bars"] = first, first_bar
-        if begin is not None:
-            desk["mark"] = np.searchsorted(market[7], begin)
-            if desk["mark"][0]:
-                desk["exchange_mark_e8"] = market[9][desk["mark"][0] - 1]
-        return _simulate(market, signals[:count], desk)
+        desk = _desk(config, self.instrument, span.start)
+        desk["row"], desk["bars"] = span.first, first_bar
+        marks = int(np.searchsorted(mark_times, span.start, side="right"))
+        desk["mark"], desk["exchange_mark_e8"] = marks, mark_prices[marks - 1] if marks else 0
+        return _simulate(market, signals[:count], desk, first_bar)
 
     def _market(self, config: Config, bars: Bars, end: int) -> tuple[npt.NDArray[Any], ...]:
         _, price, quantity, time, buyer_is_maker = (column[:end] for column in self._columns)
@@ -289,7 +321,9 @@ def _desk(config: Config, instrument: Instrument, start: int) -> Rows:
     return desk
 
 
-def _simulate(market: tuple[npt.NDArray[Any], ...], signals: Rows, desk: Rows) -> tuple[Tables | None, str]:
+def _simulate(
+    market: tuple[npt.NDArray[Any], ...], signals: Rows, desk: Rows, first_bar: int
+) -> tuple[Tables | None, str]:
     refusals = np.empty(len(signals), simulation.REFUSAL)
     expected = {"orders": 8, "fills": 16, "trips": 1, "equity": 16, "changes": 1, "alerts": 1}
     tables = {
@@ -303,7 +337,8 @@ def _simulate(market: tuple[npt.NDArray[Any], ...], signals: Rows, desk: Rows) -
     if state == simulation.GIVEN_UP:
         return None, simulation.UNMODELLED[int(end["unmodelled"])]
     cut = {name: rows[: int(end[f"{name}_written"])] for name, rows in tables.items()}
-    return Tables(end, signals, refusals=refusals[: int(end["refusals_written"])], **cut), ""
+    refused = refusals[: int(end["refusals_written"])]
+    return Tables(int(end["bars"]), first_bar, int(end["wallet"]), signals, refusals=refused, **cut), ""
 
 
 def _doubled(rows: Rows) -> Rows:

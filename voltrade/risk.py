@@ -676,6 +676,13 @@ def breaker_next_due(holds: Rows) -> int:
 # --- circuit breaker --------------------------------------------------------------------------------------------------
 
 
+def distance_text(code: str, measure: int, limit: int) -> str:
+    """Say for people how far a measured rule is: money for DAILY_LOSS and DRAWDOWN, counts for the others."""
+    if code in RULES[:_LOSING_STREAK]:
+        return f"{money_text(measure)} of {money_text(limit)}"
+    return f"{measure} of {limit}"
+
+
 class CircuitBreaker:
     """Stops new risk when a limit is reached; one for the account, all times in ms UTC, all amounts in money.
 
@@ -792,10 +799,7 @@ class CircuitBreaker:
         """Return one line for people on a rule: its measure and limit, or a person's reason."""
         if code == RULES[_PERSON]:
             return self._reason
-        measure, limit = self.distances()[code]
-        if code in RULES[:_LOSING_STREAK]:
-            return f"{money_text(measure)} of {money_text(limit)}"
-        return f"{measure} of {limit}"
+        return distance_text(code, *self.distances()[code])
 
     def fill(self, facts: Rows) -> None:
         """Write what holds into a row of FACTS."""

@@ -1,14 +1,14 @@
 """A whole lockstep session over a tape as one compiled loop: what `backtest` would do event by event, bit for bit.
 
 The rules are the ones that trade: sizes, gates and breaker from `risk`, prices and triggers from `exchange.simulated`,
-fees and positions from `account`, the legal moves of an order and the reaction to a refusal from `oms`. What stands here
-once more is only how they follow each other, in the order of the rooms that it stands for: the exchange, the
-`OrderMonitor`, the core, `Lockstep`. A function has the name that it has there; read them side by side. A property test
-holds both to the same round trips, fills, refusals, breaker changes and equity, over random settings and tapes.
+fees and positions from `account`, an order's legal moves and the reaction to a refusal from `oms`. What stands here
+once more is only how they follow each other, in the order of the rooms that it stands for: exchange, `OrderMonitor`,
+core, `Lockstep`. A function has the name that it has there; read them side by side. A property test holds both to
+the same round trips, fills, refusals, breaker changes and equity, over random settings and tapes.
 
 Where something comes up that isn't modelled, the loop stops and says so in `desk.unmodelled`; the caller then runs the
-session event by event. Bars and signals come in finished (`research` folds them); a level is tested against a bar's high
-and low first, then found among the bar's own trades.
+session event by event. Bars and signals come in finished (`research` folds them); a level is tested against a bar's
+high and low first, then found among the bar's own trades.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from voltrade import oms, risk
 from voltrade.account import fee, position_after, value_at_mark
 from voltrade.compiled import Record, Rows, bind, compile_for, compiled_part, record_dtype, rows_of
 from voltrade.core import GATES
-from voltrade.exchange.simulated import (
+from voltrade.exchange.execution import (
     first_acting_trade,
     is_beyond_take_bound,
     is_triggered,
@@ -53,10 +53,11 @@ STATES = tuple(dict.fromkeys(str(state) for state in (*oms.OrderState, *oms.Algo
 
 LEGAL = np.zeros((2, len(STATES), len(STATES)), np.bool_)
 """Legal moves of an ordinary order (0) and a conditional one (1), from and to: `oms.MOVES` and `oms.ALGO_MOVES`."""
-for is_algo, moves in enumerate((oms.MOVES, oms.ALGO_MOVES)):
-    for state, allowed in moves.items():
-        for after in allowed:
-            LEGAL[is_algo, STATES.index(state), STATES.index(after)] = True
+for number, moves in enumerate(
+    [(state, after) for state, allowed in table.items() for after in allowed] for table in (oms.MOVES, oms.ALGO_MOVES)
+):
+    for state, after in moves:
+        LEGAL[number, STATES.index(state), STATES.index(after)] = True
 
 IS_DONE = np.array([state in oms.DONE for state in STATES])
 
@@ -79,8 +80,10 @@ REASONS = (
 SUBMIT, CANCEL, LOOKUP, SNAPSHOT = range(4)
 """Kinds of commands."""
 
-REFUSED_CODES = np.array(list(oms.REACTIONS))
-REACTIONS = np.array([list(oms.Reaction).index(reaction) for reaction in oms.REACTIONS.values()])
+REFUSALS = (-2019, -2021, -2022, -4131, -4164)
+"""Codes under which an order may be refused and the session still goes on as it is modelled."""
+REFUSED_CODES = np.array(REFUSALS)
+REACTIONS = np.array([list(oms.Reaction).index(oms.REACTIONS[code]) for code in REFUSALS])
 RETRY, LEAVE, RECONCILE, HALT = (
     list(oms.Reaction).index(reaction)
     for reaction in (oms.Reaction.RETRY, oms.Reaction.LEAVE, oms.Reaction.RECONCILE, oms.Reaction.HALT)
@@ -91,17 +94,16 @@ ORDER_REFUSED, STOP_IS_MISSING = range(2)
 
 UNMODELLED = (
     "",
-    "an order was refused that halts trading",
+    "an order was refused for a reason that isn't modelled",
     "an order filled after its round trip had ended",
     "an entry was sent with a position at the exchange",
     "more happened at once than there is room for",
 )
-HALTS, LATE_FILL, NOT_FLAT, TOO_MUCH = range(1, 5)
+REFUSED, LATE_FILL, NOT_FLAT, TOO_MUCH = range(1, 5)
 """Why the loop gave up."""
 
 DONE, MORE_ROOM, GIVEN_UP = range(3)
 """What `simulate` returns."""
-
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -198,7 +200,9 @@ DESK = record_dtype(
         *_wholes("newest_stop", "newest_take_profit", "stops", "take_profits", "exits"),
         *_wholes("side", "bar", "stop_distance", "take_profit_distance"),
         *_wholes("opened_at", "entered", "entry_notional", "left", "exit_notional", "realised", "fees", "funding"),
-        *_wholes("exit_reason", "exit_time", "leave_reason", "retry_at", "stop_tries", "exit_tries", "unprotected_since"),
+        *_wholes(
+            "exit_reason", "exit_time", "leave_reason", "retry_at", "stop_tries", "exit_tries", "unprotected_since"
+        ),
         # what the rules are told
         ("settings", SETTINGS),
         ("facts", risk.FACTS, (1,)),
@@ -272,7 +276,7 @@ GATE_RULES = np.array([risk.RULES.index(gate.code) if gate.code in risk.RULES el
 
 @compiled_part
 def _is_algo(order: Record) -> bool:
-    return order.purpose == STOP or order.purpose == TAKE_PROFIT
+    return bool(order.purpose in (STOP, TAKE_PROFIT))
 
 
 @compiled_part
@@ -300,17 +304,17 @@ def _tell(desk: Record, at: int, algo: bool, status: int) -> None:
 def _best_price(desk: Record, side: int) -> int:
     """Price that an order of this side would take at; 0 before the first trade."""
     best = desk.last_bought if side > 0 else desk.last_sold
-    return best if best else desk.last_price
+    return int(best if best else desk.last_price)
 
 
 @compiled_part
 def _value_price_e8(desk: Record) -> int:
-    return desk.exchange_mark_e8 if desk.exchange_mark_e8 else desk.last_price * desk.settings.tick_e8
+    return int(desk.exchange_mark_e8 if desk.exchange_mark_e8 else desk.last_price * desk.settings.tick_e8)
 
 
 @compiled_part
 def _closable(desk: Record, side: int) -> int:
-    return max(0, -side * desk.exchange_quantity)
+    return int(max(0, -side * desk.exchange_quantity))
 
 
 @compiled_part
@@ -398,7 +402,7 @@ def _would_trigger_now(desk: Record, at: int) -> bool:
 
 @compiled_part
 def _is_rising(order: Record) -> bool:
-    return (order.purpose == STOP) == (order.side > 0)
+    return bool((order.purpose == STOP) == (order.side > 0))
 
 
 @compiled_part
@@ -545,7 +549,7 @@ def _first_reaching(desk: Record, m: Market, stop: int) -> int:
             False,
         )
         if desk.searched_to < end:
-            return desk.searched_to
+            return int(desk.searched_to)
     return stop
 
 
@@ -646,7 +650,7 @@ def _take(desk: Record, at: int, price: int, available: int) -> int:
 def _fill(desk: Record, at: int, price: int, available: int) -> int:
     """Fill an order by at most `available` lots and book it; return the lots."""
     order = desk.orders[at]
-    quantity = min(available, order.quantity - order.executed)
+    quantity: int = min(available, order.quantity - order.executed)
     if order.purpose != ENTRY:
         quantity = min(quantity, _closable(desk, order.side))
     if quantity == 0:
@@ -718,7 +722,7 @@ def _finish_at_exchange(desk: Record) -> None:
 
 @compiled_part
 def _is_done(order: Record) -> bool:
-    return IS_DONE[order.state] or order.child_done
+    return bool(IS_DONE[order.state] or order.child_done)
 
 
 @compiled_part
@@ -752,7 +756,7 @@ def _position(desk: Record) -> int:
 @compiled_part
 def _advance(settings: Record, order: Record, status: int, time: int) -> None:
     """Move an order to a status that the exchange told; late news changes nothing."""
-    is_canceling = order.state == PENDING_CANCEL and (status == NEW or status == PARTIALLY_FILLED)
+    is_canceling = order.state == PENDING_CANCEL and status in (NEW, PARTIALLY_FILLED)
     if order.state != status and (is_canceling or not _move(order, status)):
         return
     order.look_at = NEVER if _is_algo(order) and order.state == NEW else time + settings.stale_ms
@@ -1021,7 +1025,7 @@ def _hear_algo(desk: Record, at: int, status: int, order_id: int) -> None:
 def _reaction(code: int) -> int:
     for at in range(len(REFUSED_CODES)):
         if REFUSED_CODES[at] == code:
-            return REACTIONS[at]
+            return int(REACTIONS[at])
     return HALT
 
 
@@ -1034,7 +1038,7 @@ def _on_refused(desk: Record, at: int, code: int) -> None:
     _alert(desk, ORDER_REFUSED, at)
     reaction = _reaction(code)
     if reaction == HALT:
-        desk.unmodelled = HALTS
+        desk.unmodelled = REFUSED
     if reaction == RECONCILE:
         _command(desk, SNAPSHOT, at)
     if order.purpose == EXIT:
@@ -1042,7 +1046,7 @@ def _on_refused(desk: Record, at: int, code: int) -> None:
         desk.exit_tries += 1
     elif order.purpose == STOP:
         desk.stop_tries += 1
-        if (reaction == RETRY or reaction == RECONCILE) and desk.stop_tries < oms.STOP_TRIES:
+        if reaction in (RETRY, RECONCILE) and desk.stop_tries < oms.STOP_TRIES:
             desk.retry_at = desk.now + oms.RETRY_AFTER_MS
         elif desk.leave_reason == NONE:
             desk.leave_reason = BY_STOP if reaction == LEAVE else STOP_REFUSED
@@ -1056,8 +1060,8 @@ def _on_looked_up(desk: Record, at: int) -> None:
     if _is_done(order):
         return
     told = order.algo_status if _is_algo(order) else order.status
-    is_open = told == NEW or told == PARTIALLY_FILLED
-    if (order.state == PENDING_CANCEL or order.state == UNKNOWN) and is_open:
+    is_open = told in (NEW, PARTIALLY_FILLED)
+    if order.state in (PENDING_CANCEL, UNKNOWN) and is_open:
         _move(order, told)
     if order.purpose == ENTRY and is_open and desk.now - order.time >= desk.settings.stale_ms:
         _move(order, told)
@@ -1102,7 +1106,7 @@ def _is_protected(desk: Record) -> bool:
 
 @compiled_part
 def _monitor_due(desk: Record) -> int:
-    due = desk.snapshot_at
+    due: int = desk.snapshot_at
     if not desk.in_hand:
         return due
     for at in range(desk.order_count):
@@ -1275,9 +1279,9 @@ def _on_snapshot(desk: Record) -> None:
             for at in range(desk.order_count):
                 order = desk.orders[at]
                 is_listed = order.phase == TRAVELLING or order.phase == TAKING or order.algo_status == NEW
-                if order.purpose == purpose and not _is_done(order) and not is_listed:
-                    if order.state != PENDING_SUBMIT:
-                        _lookup(desk, at)
+                is_missing = not _is_done(order) and not is_listed and order.state != PENDING_SUBMIT
+                if order.purpose == purpose and is_missing:
+                    _lookup(desk, at)
     if desk.side * _position(desk) != desk.exchange_quantity:
         desk.unmodelled = NOT_FLAT
     desk.reconciled = True
@@ -1328,13 +1332,13 @@ def _fill_facts(desk: Record, signal: Record) -> None:
 @compiled_part
 def _wake_at_bar(desk: Record) -> int:
     if desk.settings.max_holding_bars and _position(desk) != 0:
-        return desk.opened_at_bar + desk.settings.max_holding_bars
+        return int(desk.opened_at_bar + desk.settings.max_holding_bars)
     return NEVER
 
 
 @compiled_part
 def _next_due(desk: Record) -> int:
-    due = desk.end_at if desk.end_reason == NONE else NEVER
+    due: int = desk.end_at if desk.end_reason == NONE else NEVER
     return min(due, _monitor_due(desk), risk.breaker_next_due(desk.holds))
 
 

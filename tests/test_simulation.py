@@ -1,0 +1,222 @@
+"""The compiled session is the session: the same facts as event by event, whatever the settings and the tape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voltrade.backtest import Backtest, backtest
+from voltrade.config import Config
+from voltrade.data import Tape, TapeReport
+from voltrade.model import (
+    DAY_MS,
+    Alert,
+    BreakerChange,
+    EquityPoint,
+    OrderIntent,
+    OrderUpdate,
+    Refusal,
+    RoundTrip,
+    Trades,
+)
+
+START = 1_767_643_200_000  # 20:00 UTC
+TOLD = (OrderIntent, RoundTrip, Refusal, BreakerChange, Alert, EquityPoint)
+"""What both paths tell, besides fills."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Of a tape of a few thousand trades."""
+
+    seed: int
+    size: int
+    usual_gap: float
+    """Logarithm of the ms between trades: crowded or sparse."""
+    step: int
+    """Ticks that a trade moves the price by: calm or wild."""
+    jumps: float
+    """Part of the trades at which the price jumps."""
+    side_lasts: int
+    """Trades in a row whose takers are on one side."""
+    usual_lots: float
+    starts_after_ms: int
+
+    def tape(self) -> Tape:
+        chance = np.random.default_rng(self.seed)
+        size = self.size
+        gap = np.floor(np.exp(self.usual_gap + 1.5 * chance.standard_normal(size)))
+        price = 800_000 + np.cumsum(np.rint(chance.standard_t(3, size) * self.step))
+        price += np.cumsum(np.where(chance.random(size) < self.jumps, chance.integers(-20_000, 20_000, size), 0))
+        missing = np.where(chance.random(size) < 0.001, chance.integers(1, 9, size), 0)
+        lots = np.exp(self.usual_lots + 1.6 * chance.standard_normal(size))
+        trades = Trades(
+            "BTCUSDT",
+            id=np.cumsum(1 + missing).astype(np.int64),
+            price=np.clip(price, 30_000, 8_000_000).astype(np.int64),
+            quantity=np.maximum(1, np.rint(lots)).astype(np.int64),
+            time=START + self.starts_after_ms + np.cumsum(gap).astype(np.int64),
+            buyer_is_maker=np.cumsum(chance.random(size) < 1 / self.side_lasts) % 2 == 0,
+        )
+        return Tape(trades, TapeReport(size, size, int(trades.time[0]), int(trades.time[-1])), "made for a test", True)
+
+
+RECIPES = st.builds(
+    Recipe,
+    seed=st.integers(0, 2**32),
+    size=st.integers(1_000, 5_000),
+    usual_gap=st.floats(2, 9.5),
+    step=st.sampled_from([30, 100, 200, 30, 100, 200, 3, 1_500, 40_000]),
+    jumps=st.sampled_from([0.0, 0.0, 0.002]),
+    side_lasts=st.sampled_from([2, 2, 20, 500]),
+    usual_lots=st.floats(1, 5),
+    starts_after_ms=st.integers(0, 86_400_000),
+)
+
+
+USUAL: dict[str, Any] = {
+    **{"symbol": "BTCUSDT", "ema_fast": 2, "ema_slow": 3, "rsi_length": 1, "atr_length": 1, "vwap_length": 3},
+    **{"bollinger_length": 2, "bollinger_width": 0.9, "use_rsi_filter": False, "use_vwap_filter": False},
+    **{"min_stop_bps": 0.0, "cooldown_bars": 0, "max_daily_loss_fraction": 1.0, "max_drawdown_fraction": 1.0},
+    **{"max_consecutive_losses": 500, "max_trades_per_day": 500, "taker_fee": 0.0, "slippage_bps": 0.0},
+}
+"""Settings under which a short tape sees many round trips."""
+
+ODD: dict[str, list[Any]] = {
+    "rsi_length": [2],
+    "atr_length": [2],
+    "bollinger_length": [3, 5],
+    "bollinger_width": [0.5, 1.5],
+    "use_rsi_filter": [True],
+    "use_vwap_filter": [True],
+    "allow_short": [False],
+    "anchor": ["continuous"],
+    "min_stop_bps": [5.0],
+    "exit_on_opposite_signal": [False],
+    "max_holding_bars": [1, 3, 8],
+    "max_holding_s": [5.0, 61.5, 1_000.0],
+    "working_type": ["MARK_PRICE"],
+    "entry": ["ioc_limit"],
+    "max_slippage_bps": [0.2, 2.0, 100.0],
+    "cooldown_bars": [1, 3],
+    "cooldown_s": [30.0, 600.5],
+    "risk_fraction": [0.0005, 0.05, 0.5],
+    "max_notional_multiple": [0.02, 0.5, 20.0],
+    "leverage": [1, 20],
+    "margin_type": ["cross"],
+    "capital": [300, 1_000_000],
+    "wallet": [300, 2_000_000],
+    "max_daily_loss_fraction": [0.0005, 0.003, 0.03],
+    "daily_loss_action": ["block", "cancel"],
+    "daily_loss_resume": ["after_seconds", "person"],
+    "max_drawdown_fraction": [0.001, 0.01, 0.1],
+    "drawdown_action": ["block", "cancel"],
+    "drawdown_resume": ["next_utc_day", "after_seconds"],
+    "max_consecutive_losses": [1, 3],
+    "consecutive_losses_action": ["cancel", "flatten"],
+    "consecutive_losses_resume": ["next_utc_day", "person"],
+    "max_trades_per_day": [1, 4],
+    "trades_per_day_action": ["cancel", "flatten"],
+    "trades_per_day_resume": ["after_seconds"],
+    "resume_after_s": [5.0, 60.0, 3_600.0],
+    "latency_ms": [0, 1, 900, 20_000],
+    "slippage_bps": [0.1, 0.5, 5.0],
+    "taker_fee": [0.00002, 0.0005],
+    "mark_interval_s": [1, 10, 3_600],
+    "order_stale_s": [0.5, 3.0],
+    "seed": [3],
+    "duration_s": [100.0, 2_000.0],
+    "on_duration_end": ["protect", "carry_on"],
+}
+"""Settings away from the usual ones; an example takes some of them."""
+
+
+@st.composite
+def parameters(draw: st.DrawFn) -> dict[str, Any]:
+    """Settings for any tape; `bars` is about how many bars it shall make."""
+    names = draw(st.sets(st.sampled_from(sorted(ODD)), max_size=20))
+    chosen = {name: draw(st.sampled_from(ODD[name])) for name in sorted(names)}
+    levels = {
+        "stop_atr": draw(st.sampled_from([0.7, 1.0, 2.0, 4.0, 9.0])),
+        "take_profit_atr": draw(st.sampled_from([0.0, 0.3, 0.7, 1.5, 3.0])),
+    }
+    unit = draw(st.sampled_from(["base", "base", "quote", "trades"]))
+    return {**levels, **chosen, "unit": unit, "bars": draw(st.integers(60, 1_200))}
+
+
+def config_of(chosen: dict[str, Any], trades: Trades) -> Config:
+    rest = {name: value for name, value in chosen.items() if name != "bars"}
+    bars, unit = chosen["bars"], chosen["unit"]
+    threshold = {
+        "base": max(1, int(trades.quantity.sum()) // bars) / 1000,
+        "quote": max(1, int((trades.quantity * trades.price).sum()) // bars) / 10_000,
+        "trades": max(1, len(trades) // bars),
+    }
+    return Config.from_parameters({**USUAL, **rest, "threshold": threshold[unit]})
+
+
+def told(result: Backtest) -> dict[str, list[Any]]:
+    """What a backtest tells from its first bar on, by kind; an order's own news apart."""
+    facts = [f for f in result.facts if not isinstance(f, Refusal) or f.bar_number >= result.first_bar]
+    fills = [f for f in facts if isinstance(f, OrderUpdate) and f.trade_id]
+    return {"fills": fills} | {kind.__name__: [f for f in facts if type(f) is kind] for kind in TOLD}
+
+
+def check_same(tape: Tape, config: Config, begin_s: float = 0.0, end_s: float | None = None) -> Backtest:
+    """Hold both paths to each other; a session in which something isn't modelled says so and ran event by event."""
+    compiled = backtest(tape, config, begin_s=begin_s, end_s=end_s)
+    if compiled.path == "events":
+        assert "isn't modelled" in compiled.why
+        return compiled
+    one_by_one = backtest(tape, config, path="events", begin_s=begin_s, end_s=end_s)
+    expected, found = told(one_by_one), told(compiled)
+    for kind in expected:
+        assert found[kind] == expected[kind], kind
+    assert compiled.first_bar == one_by_one.first_bar
+    assert compiled.bars.tobytes() == one_by_one.bars.tobytes()
+    assert compiled.verdicts.tobytes() == one_by_one.verdicts.tobytes()
+    return compiled
+
+
+def check_session(recipe: Recipe, chosen: dict[str, Any], begin: float, end: float) -> Backtest:
+    """Hold both paths to each other between two parts of a tape."""
+    tape = recipe.tape()
+    times = tape.trades.time
+    length = (int(times[-1]) - int(times[0])) / 1000
+    return check_same(tape, config_of(chosen, tape.trades), begin * length, end * length if end < 1 else None)
+
+
+SESSIONS = given(
+    recipe=RECIPES,
+    chosen=parameters(),
+    begin=st.one_of(st.just(0.0), st.floats(0, 0.6)),
+    end=st.one_of(st.just(1.0), st.floats(0.7, 1)),
+)
+
+
+@settings(deadline=None, max_examples=40)
+@SESSIONS
+def test_both_paths_tell_the_same(recipe: Recipe, chosen: dict[str, Any], begin: float, end: float) -> None:
+    check_session(recipe, chosen, begin, end)
+
+
+@pytest.mark.campaign
+@settings(deadline=None, max_examples=4_000)
+@SESSIONS
+def test_both_paths_tell_the_same_thousands_of_times(
+    recipe: Recipe, chosen: dict[str, Any], begin: float, end: float
+) -> None:
+    check_session(recipe, chosen, begin, end)
+
+
+def test_the_trade_that_begins_a_day_is_watched_though_it_is_in_the_bar_after() -> None:
+    """It closes the day's last bar; a stop that it reaches fills from it."""
+    recipe = Recipe(425272, 1_000, 8.7109375, 30, 0.0, 2, 1.0, 357_690)
+    chosen = {"stop_atr": 0.7, "take_profit_atr": 0.0, "unit": "base", "bars": 60}
+    done = check_session(recipe, chosen, 0.0, 1.0)
+    assert [trip.exit_reason for trip in done.trips if trip.closed_at % DAY_MS == 0] == ["STOP"]
