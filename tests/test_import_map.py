@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "core": f"{BASE} {RULES} drift",
     "lockstep": f"{BASE} core",
     "simulation": f"{BASE} {RULES} core exchange.execution",
-    "research": f"{BASE} {RULES} {TAPES} rule_file data simulation",
+    "research": f"{BASE} {RULES} {TAPES} exchange.margin rule_file data simulation",
     "simulation_facts": f"{BASE} {RULES} core simulation research",
     "backtest": f"{BASE} {RULES} {TAPES} rule_file core lockstep data report charts research simulation_facts",
     "live": f"{BASE} {RULES} core lockstep journal",

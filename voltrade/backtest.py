@@ -161,7 +161,9 @@ class Backtest:
             f"fills: the tape's own trades on the other side, {execution.latency_ms} ms after the decision, "
             f"slippage {execution.slippage_bps:g} bps, taker fee {float(execution.taker_fee):.3%}; no order book",
             f"mark: last price within 3 bps, every {execution.mark_interval_s} s, seed {session.seed}{is_bounded}",
-            "funding = 0",
+            f"funding: {float(execution.funding_rate):.4%} at each of the symbol's times"
+            if execution.funding_rate
+            else "funding = 0",
             f"path: {how}{f', since {self.why}' if self.why else ''}",
         ]
 

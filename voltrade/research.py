@@ -19,6 +19,7 @@ from voltrade.compiled import Rows, compiled
 from voltrade.config import BarSettings, Config
 from voltrade.data import Tape
 from voltrade.errors import DataError
+from voltrade.exchange.margin import largest_notional
 from voltrade.exchange.shipped import E8, shipped_instrument, shipped_rules
 from voltrade.exchange.tape import simulated_marks
 from voltrade.model import BAR, MONEY, NEVER, Bools, CloseReason, Instrument, Int64s
@@ -250,7 +251,9 @@ class Research:
         desk = _desk(config, self.instrument, span.start)
         desk["row"], desk["bars"] = span.first, first_bar
         marks = int(np.searchsorted(mark_times, span.start, side="right"))
-        desk["mark"], desk["exchange_mark_e8"] = marks, mark_prices[marks - 1] if marks else 0
+        if marks:
+            desk["exchange_marked"], desk["exchange_mark_e8"] = mark_times[marks - 1], mark_prices[marks - 1]
+        desk["mark"] = marks
         return _simulate(market, signals[:count], desk, first_bar)
 
     def _market(self, config: Config, bars: Bars, end: int) -> tuple[npt.NDArray[Any], ...]:
@@ -267,12 +270,20 @@ def _settings(config: Config, instrument: Instrument) -> Rows:
     """One row of SETTINGS."""
     execution, exits, rules = config.execution, config.exits, shipped_rules(instrument.symbol)
     step_numerator, step_denominator = instrument.step_size.as_integer_ratio()
+    brackets = np.zeros(simulation.SETTINGS["brackets"].shape, simulation.BRACKET)
+    for row, bracket in zip(brackets, rules.brackets, strict=False):
+        row["cap"], row["maintenance_e8"], row["deducted"] = bracket.cap, bracket.maintenance_e8, bracket.deducted
     values = {
         "latency_ms": execution.latency_ms,
         "slippage_e8": round(execution.slippage_bps * 10_000),
         "taker_fee_e8": int(execution.taker_fee * E8),
         "take_bound_e8": int(instrument.market_take_bound * E8),
         "leverage": config.risk.leverage,
+        "largest_notional": largest_notional(rules.brackets, config.risk.leverage),
+        "funding_rate_e8": int(execution.funding_rate * E8),
+        "funding_interval_ms": rules.funding_interval_ms,
+        "bracket_count": len(rules.brackets),
+        "brackets": brackets,
         "min_quantity": instrument.min_quantity,
         "max_quantity": instrument.max_quantity,
         "market_max_quantity": instrument.market_max_quantity,
@@ -294,6 +305,7 @@ def _settings(config: Config, instrument: Instrument) -> Rows:
         "triggers_by_mark": exits.working_type == "MARK_PRICE",
         "exit_on_opposite_signal": exits.exit_on_opposite_signal,
         "flatten_at_end": config.session.on_duration_end == "flatten",
+        "isolated": config.risk.margin_type == "isolated",
     }
     settings = np.zeros(1, simulation.SETTINGS)
     settings[0] = tuple(values[name] for name in simulation.SETTINGS.names or ())

@@ -1,6 +1,6 @@
 """A whole lockstep session over a tape as one compiled loop: what `backtest` would do event by event, bit for bit.
 
-The rules are the ones that trade: sizes, gates and breaker from `risk`, prices and triggers from `exchange.simulated`,
+The rules are the ones that trade: sizes, gates and breaker from `risk`, prices and triggers from `exchange.execution`,
 fees and positions from `account`, an order's legal moves and the reaction to a refusal from `oms`. What stands here
 once more is only how they follow each other, in the order of the rooms that it stands for: exchange, `OrderMonitor`,
 core, `Lockstep`. A function has the name that it has there; read them side by side. A property test holds both to
@@ -21,7 +21,7 @@ import numpy as np
 from numba import types
 
 from voltrade import oms, risk
-from voltrade.account import fee, position_after, value_at_mark
+from voltrade.account import fee, position_after, proportion, value_at_mark
 from voltrade.compiled import Record, Rows, bind, compile_for, compiled_part, record_dtype, rows_of
 from voltrade.core import GATES
 from voltrade.exchange.execution import (
@@ -80,7 +80,10 @@ REASONS = (
 SUBMIT, CANCEL, LOOKUP, SNAPSHOT = range(4)
 """Kinds of commands."""
 
-REFUSALS = (-2019, -2021, -2022, -4131, -4164)
+OF_ORDER, OF_ALGO, OF_FUNDING = range(3)
+"""Kinds of news."""
+
+REFUSALS = (-2018, -2019, -2020, -2021, -2022, -2027, -4131, -4164)
 """Codes under which an order may be refused and the session still goes on as it is modelled."""
 REFUSED_CODES = np.array(REFUSALS)
 REACTIONS = np.array([list(oms.Reaction).index(oms.REACTIONS[code]) for code in REFUSALS])
@@ -96,10 +99,11 @@ UNMODELLED = (
     "",
     "an order was refused for a reason that isn't modelled",
     "an order filled after its round trip had ended",
-    "an entry was sent with a position at the exchange",
+    "a position was not as the orders make it",
+    "a position was liquidated",
     "more happened at once than there is room for",
 )
-REFUSED, LATE_FILL, NOT_FLAT, TOO_MUCH = range(1, 5)
+REFUSED, LATE_FILL, NOT_EXPLAINED, LIQUIDATED, TOO_MUCH = range(1, 6)
 """Why the loop gave up."""
 
 DONE, MORE_ROOM, GIVEN_UP = range(3)
@@ -117,15 +121,20 @@ def _flags(*names: str) -> list[tuple[Any, ...]]:
     return [(name, np.bool_) for name in names]
 
 
+BRACKET = record_dtype(_wholes("cap", "maintenance_e8", "deducted"))
+"""A leverage bracket, lowest first: the fields of `exchange.shipped.Bracket`."""
+
 SETTINGS = record_dtype(
     [
-        *_wholes("latency_ms", "slippage_e8", "taker_fee_e8", "take_bound_e8", "leverage"),
+        *_wholes("latency_ms", "slippage_e8", "taker_fee_e8", "take_bound_e8", "leverage", "largest_notional"),
+        *_wholes("funding_rate_e8", "funding_interval_ms", "bracket_count"),
+        ("brackets", BRACKET, (16,)),
         *_wholes("min_quantity", "max_quantity", "market_max_quantity", "min_notional", "min_price", "max_price"),
         *_wholes("multiplier_up_e8", "multiplier_down_e8"),  # of the mark, for PERCENT_PRICE
         *_wholes("tick_e8", "step_numerator", "step_denominator", "money_per_ticklot"),
         *_wholes("max_slippage_e8", "stale_ms", "max_holding_bars", "max_holding_ms"),
         ("max_holding_exact_ms", np.float64),
-        *_flags("limit_entry", "triggers_by_mark", "exit_on_opposite_signal", "flatten_at_end"),
+        *_flags("limit_entry", "triggers_by_mark", "exit_on_opposite_signal", "flatten_at_end", "isolated"),
     ]
 )
 """What stays the same through a session; prices in ticks, quantities in lots, money in 1e-8, rates in 1e-8."""
@@ -158,9 +167,10 @@ ORDER = record_dtype(
 COMMAND = record_dtype(_wholes("kind", "order"))
 
 NEWS = record_dtype(
-    [*_flags("algo"), *_wholes("order", "status", "executed", "order_id", "trade_id", "quantity", "price", "fee")]
+    [*_wholes("kind", "order", "status", "executed", "order_id", "trade_id", "quantity", "price", "fee")]
 )
-"""What the exchange tells of an order: its status and filled quantity, and one fill where `trade_id` isn't 0."""
+"""What the exchange tells: an order's status and filled quantity, and one fill where `trade_id` isn't 0; or a wallet
+that funding has changed, in `price`."""
 
 FILL = record_dtype(
     _wholes("time", "order", "quantity", "price", "fee", "realised", "executed", "executed_notional", "status")
@@ -190,6 +200,7 @@ DESK = record_dtype(
         *_wholes("last_price", "last_bought", "last_sold"),
         # the account as the exchange has it, and as our books do
         *_wholes("order_ids", "algo_ids", "exchange_wallet", "exchange_quantity", "exchange_cost", "exchange_mark_e8"),
+        *_wholes("exchange_marked", "added_margin"),
         *_wholes("wallet", "quantity", "cost", "mark_e8"),
         # the core
         *_wholes("opened_at_bar", "left_at", "left_at_bar", "end_at", "end_reason"),
@@ -289,11 +300,11 @@ def _free_row(desk: Record, count: int, size: int) -> int:
 
 
 @compiled_part
-def _tell(desk: Record, at: int, algo: bool, status: int) -> None:
+def _tell(desk: Record, kind: int, at: int, status: int) -> None:
     """Let the news be heard of an order, or of a conditional one."""
     number = _free_row(desk, desk.news_count, len(desk.news))
     news, order = desk.news[number], desk.orders[at]
-    news.algo, news.order, news.status, news.executed = algo, at, status, order.executed
+    news.kind, news.order, news.status, news.executed = kind, at, status, order.executed
     news.order_id, news.trade_id = order.order_id, 0
     order.updated = desk.now
     desk.watch_is_old = True
@@ -357,7 +368,9 @@ def _check_order(desk: Record, at: int) -> int:
             return -4016 if order.side > 0 else -4024
     else:
         best_e8 = _best_price(desk, order.side) * desk.settings.tick_e8
-        if mark_e8 == 0 or _is_outside_band(desk.settings, best_e8, mark_e8, order.side):
+        if best_e8 == 0 or mark_e8 == 0:
+            return -2020
+        if _is_outside_band(desk.settings, best_e8, mark_e8, order.side):
             return -4131
     if order.purpose != ENTRY:
         return -2022 if _closable(desk, order.side) == 0 else 0
@@ -367,11 +380,25 @@ def _check_order(desk: Record, at: int) -> int:
         notional = value_at_mark(order.quantity, desk.settings.step_numerator, desk.settings.step_denominator, mark_e8)
     if notional < desk.settings.min_notional:
         return -4164
+    return _check_margin(desk, order.quantity * (order.price if is_limit else desk.last_price))
+
+
+@compiled_part
+def _check_margin(desk: Record, ticklots: int) -> int:
+    """Whether there is margin for an entry of this notional; nothing else is open then."""
     if desk.exchange_quantity != 0:
-        desk.unmodelled = NOT_FLAT
-    assumed = order.price if is_limit else desk.last_price
-    margin = -(-order.quantity * assumed * desk.settings.money_per_ticklot // desk.settings.leverage)
-    return -2019 if margin > desk.exchange_wallet else 0
+        desk.unmodelled = NOT_EXPLAINED
+    exposure = ticklots * desk.settings.money_per_ticklot
+    if desk.exchange_wallet <= 0:
+        return -2018
+    if exposure > desk.settings.largest_notional:
+        return -2027
+    return -2019 if _divided_up(exposure, desk.settings.leverage) > desk.exchange_wallet else 0
+
+
+@compiled_part
+def _divided_up(amount: int, by: int) -> int:
+    return -(-amount // by)
 
 
 @compiled_part
@@ -387,7 +414,7 @@ def _place_order(desk: Record, at: int) -> int:
     order.phase = TRAVELLING
     order.status = NEW
     desk.watch_is_old = True
-    _tell(desk, at, False, desk.orders[at].status)
+    _tell(desk, OF_ORDER, at, desk.orders[at].status)
     return 0
 
 
@@ -421,7 +448,7 @@ def _place_algo(desk: Record, at: int) -> int:
     order.algo_id = desk.algo_ids
     order.live_from = desk.now + desk.settings.latency_ms
     order.algo_status = NEW
-    _tell(desk, at, True, desk.orders[at].algo_status)
+    _tell(desk, OF_ALGO, at, desk.orders[at].algo_status)
     return 0
 
 
@@ -443,7 +470,7 @@ def _cancel_at_exchange(desk: Record, at: int) -> int:
 @compiled_part
 def _end(desk: Record, at: int, status: int) -> None:
     desk.orders[at].status = status
-    _tell(desk, at, False, desk.orders[at].status)
+    _tell(desk, OF_ORDER, at, desk.orders[at].status)
     _close_books(desk, at)
 
 
@@ -459,7 +486,7 @@ def _close_books(desk: Record, at: int) -> None:
 @compiled_part
 def _end_algo(desk: Record, at: int, status: int) -> None:
     desk.orders[at].algo_status = status
-    _tell(desk, at, True, desk.orders[at].algo_status)
+    _tell(desk, OF_ALGO, at, desk.orders[at].algo_status)
 
 
 # --- the exchange: matching -------------------------------------------------------------------------------------------
@@ -616,7 +643,7 @@ def _trigger(desk: Record, at: int) -> None:
     """Turn a conditional order into its child, a market order that is at the matching engine already."""
     order = desk.orders[at]
     order.algo_status = TRIGGERING
-    _tell(desk, at, True, desk.orders[at].algo_status)
+    _tell(desk, OF_ALGO, at, desk.orders[at].algo_status)
     if _closable(desk, order.side) == 0:
         order.code = -2022
         _end_algo(desk, at, REJECTED)
@@ -627,7 +654,7 @@ def _trigger(desk: Record, at: int) -> None:
     order.reference = desk.last_price
     _end_algo(desk, at, TRIGGERED)
     order.status = NEW
-    _tell(desk, at, False, desk.orders[at].status)
+    _tell(desk, OF_ORDER, at, desk.orders[at].status)
 
 
 @compiled_part
@@ -656,6 +683,9 @@ def _fill(desk: Record, at: int, price: int, available: int) -> int:
     if quantity == 0:
         return 0
     cost = fee(price * quantity * desk.settings.money_per_ticklot, desk.settings.taker_fee_e8)
+    closed = min(quantity, _closable(desk, order.side))
+    if closed:
+        desk.added_margin -= proportion(desk.added_margin, closed, abs(desk.exchange_quantity))
     desk.exchange_quantity, desk.exchange_cost, realised = position_after(
         desk.exchange_quantity, desk.exchange_cost, order.side, price, quantity, desk.settings.money_per_ticklot
     )
@@ -669,7 +699,7 @@ def _fill(desk: Record, at: int, price: int, available: int) -> int:
     fill.realised, fill.executed, fill.executed_notional = realised, order.executed, order.executed_notional
     fill.status = order.status
     desk.fill_count = number + 1
-    _tell(desk, at, False, order.status)
+    _tell(desk, OF_ORDER, at, order.status)
     news = desk.news[desk.news_count - 1]
     news.trade_id, news.quantity, news.price, news.fee = desk.fills_written + number + 1, quantity, price, cost
     if order.status == FILLED:
@@ -691,10 +721,62 @@ def _expire_idle_reduce_only(desk: Record) -> None:
 
 @compiled_part
 def _play_mark(desk: Record, mark_e8: int, time: int) -> None:
-    """Take a mark price: it values the position and triggers orders that wait for it."""
-    desk.exchange_mark_e8 = mark_e8
-    if not desk.settings.triggers_by_mark:
+    """Take a mark price: funding that is due, then triggers, then liquidation."""
+    before, desk.exchange_mark_e8, desk.exchange_marked = desk.exchange_marked, mark_e8, time
+    if desk.exchange_quantity == 0:
         return
+    if desk.settings.funding_rate_e8 and before:
+        interval = desk.settings.funding_interval_ms
+        for _ in range(time // interval - before // interval):
+            _pay_funding(desk)
+    if desk.settings.triggers_by_mark:
+        _trigger_by_mark(desk, mark_e8, time)
+    if _is_liquidated(desk):
+        desk.unmodelled = LIQUIDATED
+
+
+@compiled_part
+def _position_value(desk: Record) -> int:
+    """Signed money of the exchange's position at the mark."""
+    settings = desk.settings
+    return value_at_mark(
+        desk.exchange_quantity, settings.step_numerator, settings.step_denominator, desk.exchange_mark_e8
+    )
+
+
+@compiled_part
+def _pay_funding(desk: Record) -> None:
+    """Book funding on the position's value at the mark: longs pay a positive rate to shorts."""
+    value, rate = _position_value(desk), desk.settings.funding_rate_e8
+    amount = fee(abs(value), abs(rate)) * (-1 if (value > 0) == (rate > 0) else 1)
+    if amount == 0:
+        return
+    desk.exchange_wallet += amount
+    if desk.settings.isolated:
+        desk.added_margin += amount
+    number = _free_row(desk, desk.news_count, len(desk.news))
+    news = desk.news[number]
+    news.kind, news.order, news.trade_id, news.price = OF_FUNDING, -1, 0, desk.exchange_wallet
+    desk.news_count = number + 1
+
+
+@compiled_part
+def _is_liquidated(desk: Record) -> bool:
+    """Whether the margin of the position is down to its maintenance margin."""
+    value = _position_value(desk)
+    margin = desk.exchange_wallet
+    if desk.settings.isolated:
+        margin = _divided_up(abs(desk.exchange_cost), desk.settings.leverage) + desk.added_margin
+    number = 0
+    while number < desk.settings.bracket_count - 1 and abs(value) > desk.settings.brackets[number].cap:
+        number += 1
+    bracket = desk.settings.brackets[number]
+    maintenance = risk.share_up(abs(value), bracket.maintenance_e8) - bracket.deducted
+    return bool(margin + value - desk.exchange_cost <= maintenance)
+
+
+@compiled_part
+def _trigger_by_mark(desk: Record, mark_e8: int, time: int) -> None:
     for purpose in (STOP, TAKE_PROFIT):
         for at in range(desk.order_count):
             order = desk.orders[at]
@@ -1042,7 +1124,7 @@ def _on_refused(desk: Record, at: int, code: int) -> None:
     if reaction == RECONCILE:
         _command(desk, SNAPSHOT, at)
     if order.purpose == EXIT:
-        desk.retry_at = desk.now + (oms.RETRY_AFTER_MS << min(desk.exit_tries, oms.EXIT_DOUBLINGS))
+        desk.retry_at = desk.now + (oms.RETRY_AFTER_MS << min(desk.exit_tries, oms.DOUBLINGS))
         desk.exit_tries += 1
     elif order.purpose == STOP:
         desk.stop_tries += 1
@@ -1100,6 +1182,9 @@ def _has_unknown(desk: Record) -> bool:
 def _is_protected(desk: Record) -> bool:
     if not desk.in_hand or not _is_done(desk.orders[0]) or desk.stops == 0:
         return False
+    for at in range(desk.order_count):
+        if desk.orders[at].reported > desk.orders[at].filled:
+            return False
     newest = desk.orders[desk.newest_stop]
     return _is_resting(newest) and newest.quantity >= _position(desk)
 
@@ -1256,6 +1341,14 @@ def _on_algo(desk: Record, news: Record) -> None:
 
 
 @compiled_part
+def _on_funding(desk: Record, wallet: int) -> None:
+    """Book funding, which only the exchange knows of."""
+    if desk.in_hand:
+        desk.funding += wallet - desk.wallet
+    desk.wallet = wallet
+
+
+@compiled_part
 def _on_snapshot(desk: Record) -> None:
     """Take the exchange's whole account: fills not heard of yet, open orders, then what isn't listed is looked up."""
     held = _position(desk)
@@ -1283,7 +1376,7 @@ def _on_snapshot(desk: Record) -> None:
                 if order.purpose == purpose and is_missing:
                     _lookup(desk, at)
     if desk.side * _position(desk) != desk.exchange_quantity:
-        desk.unmodelled = NOT_FLAT
+        desk.unmodelled = NOT_EXPLAINED
     desk.reconciled = True
     _after_orders(desk, held)
 
@@ -1412,10 +1505,13 @@ def _settle(desk: Record) -> None:
         if desk.news_count == 0:
             return
         for number in range(desk.news_count):
-            if desk.news[number].algo:
-                _on_algo(desk, desk.news[number])
+            news = desk.news[number]
+            if news.kind == OF_ALGO:
+                _on_algo(desk, news)
+            elif news.kind == OF_ORDER:
+                _on_order(desk, news)
             else:
-                _on_order(desk, desk.news[number])
+                _on_funding(desk, news.price)
         desk.news_count = 0
 
 

@@ -39,9 +39,12 @@ from voltrade.oms import STOP_MISSING_TEXT, client_order_id, refused_text
 from voltrade.research import Tables
 
 TEXTS = {
+    -2018: "Balance is insufficient.",
     -2019: "Margin is insufficient.",
+    -2020: "Unable to fill.",
     -2021: "Order would immediately trigger.",
     -2022: "ReduceOnly Order is rejected.",
+    -2027: "Exceeded the maximum allowable position at current leverage.",
     -4131: "The counterparty's best price does not meet the PERCENT_PRICE filter limit.",
     -4164: "Order's notional must be no smaller than {least:f} (unless you choose reduce only).",
 }
