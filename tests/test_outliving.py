@@ -10,12 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from sessions import Truth, bars_of, facts_of
 from wall_venue import SIMULATED, a_venue
@@ -29,7 +27,6 @@ from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import (
     Adoption,
     BreakerChange,
-    History,
     Operator,
     OrderIntent,
     OrderUpdate,
@@ -162,11 +159,8 @@ def test_a_session_that_begins_at_eight_in_the_evening_decides_as_research_does(
 
     config = Config.from_parameters(PARAMETERS | day)
     whole = tape(config.session, shipped_instrument("BTCUSDT"))
-    begin = int(np.searchsorted(whole.trades.time, whole.trades.time[0] + 86_400_000, side="right"))
-    research = backtest(
-        replace(whole, trades=whole.trades[begin:]), config, epoch="evening", history=History(whole.trades[:begin])
-    )
-    eight = int(whole.trades.time[begin])
+    research = backtest(whole, config, epoch="evening", path="events")
+    eight = int(whole.trades.time[0]) + 86_400_000
     known = {(bar["day"], bar["number"]): number for number, bar in enumerate(research.bars)}
     bars = bars_of(tmp_path / "evening")
     loaded, traded = bars[0], bars[1:]

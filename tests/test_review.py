@@ -160,7 +160,7 @@ def test_what_came_before_the_session_is_history(tmp_path: Path) -> None:
     assert late.verdicts.tobytes() == full.verdicts.tobytes()
     entries = [fact for fact in late.facts if isinstance(fact, OrderIntent)]
     assert min(fact.time for fact in entries) >= int(whole.trades.time[cut])
-    assert {(t.bar_number, t.net) for t in late.round_trips} & {(t.bar_number, t.net) for t in full.round_trips}
+    assert {(t.bar_number, t.net) for t in late.trips} & {(t.bar_number, t.net) for t in full.trips}
 
 
 def test_where_a_days_bars_stood_is_told_before_the_trades() -> None:
@@ -200,7 +200,9 @@ def test_what_a_backtest_cannot_repeat_is_said(tmp_path: Path) -> None:
 
 
 MADE_BY_THE_EXCHANGE = voltrade.backtest(
-    tape(Config.from_parameters(hours=0.1).session, shipped_instrument("BTCUSDT")), Config.from_parameters(hours=0.1)
+    tape(Config.from_parameters(hours=0.1).session, shipped_instrument("BTCUSDT")),
+    Config.from_parameters(hours=0.1),
+    path="events",
 ).facts
 
 

@@ -214,11 +214,11 @@ def test_the_funding_rate_of_a_tape_is_due_at_whole_intervals() -> None:
 
 def test_the_core_books_the_funding_that_a_tape_brings() -> None:
     config = Config.from_parameters(hours=9.0, funding_rate=0.001, seed=0, stop_atr=6.0, take_profit_atr=9.0)
-    research = backtest(tape(config.session, shipped_instrument("BTCUSDT")), config)
+    research = backtest(tape(config.session, shipped_instrument("BTCUSDT")), config, path="events")
     told = [fact for fact in research.facts if isinstance(fact, AccountUpdate)]
     booked = [after.wallet - before.wallet for before, after in pairwise(told) if after.reason == "FUNDING_FEE"]
     (held,) = booked
-    assert held == sum(trip.funding for trip in research.round_trips)
-    (trip,) = (trip for trip in research.round_trips if trip.funding)
+    assert held == sum(trip.funding for trip in research.trips)
+    (trip,) = (trip for trip in research.trips if trip.funding)
     assert (trip.funding < 0) == (trip.side is BUY), "longs pay a positive rate"
     assert trip.net == trip.realised - trip.fees + trip.funding

@@ -269,7 +269,7 @@ def _event_by_event(
     if history is not None:
         warm_up(handle, history)
     warm_up(handle, History(trades[: span.first]))
-    first_bar = desk.fold.count
+    first_bar = 0 if history else desk.fold.count  # a run shows the bars of its history, and so does its backtest
     for _ in steps_until([player], span.start):  # what lies before, the exchange has seen
         pass
     exchange.advance(span.start)

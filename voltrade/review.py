@@ -21,7 +21,7 @@ import pandas as pd
 
 from voltrade import charts, journal, report
 from voltrade import record as records
-from voltrade.backtest import Backtest, backtest
+from voltrade.backtest import backtest
 from voltrade.config import Config, SignalSettings
 from voltrade.data import Tape, TapeReport
 from voltrade.errors import JournalError, VoltradeError
@@ -137,7 +137,7 @@ class Review:
         config = start.config if first is None else _on_account(start.config, first)
         found = TapeReport(len(trades), len(trades), int(trades.time[0]), int(trades.time[-1]))
         tape = Tape(trades, found, f"journal of {self.run.name}")
-        done = backtest(tape, config, start.engine(), epoch=start.epoch, history=history)
+        done = backtest(tape, config, start.engine(), epoch=start.epoch, history=history, begin_s=0.0)
         ours, theirs = start.instrument, done.instrument
         if (ours.tick_size, ours.step_size) != (theirs.tick_size, theirs.step_size):
             return Researched(None, (f"no backtest: {ours.symbol}'s tick or step is not what backtests know of",))
@@ -145,7 +145,7 @@ class Review:
             notes.append("the backtest's fills, latency, slippage and mark prices are the simulated exchange's")
         if (self.frames.operator["reason"] != "TAPE_END").any():
             notes.append("what persons and stop policies ordered is not repeated by the backtest")
-        return Researched(frames_of(done), tuple(notes))
+        return Researched(done.frames(), tuple(notes))
 
     @cached_property
     def compared(self) -> pd.DataFrame:
@@ -251,16 +251,6 @@ def _why_not(outcomes: pd.Series, bar: int, who: str) -> str:
     if bar not in outcomes.index:
         return f"{who} has no such bar"
     return f"{who}: {outcomes[bar] or 'no signal'}"
-
-
-def frames_of(done: Backtest) -> Frames:
-    """Make the frames of a backtest."""
-    names, verdict_names = done.bars.dtype.names or (), done.verdicts.dtype.names or ()
-    rows = (
-        {**dict(zip(names, bar.item(), strict=True)), "verdict": dict(zip(verdict_names, verdict.item(), strict=True))}
-        for bar, verdict in zip(done.bars, done.verdicts, strict=True)
-    )
-    return report.frames(done.instrument, rows, done.facts)
 
 
 def _nothing(run: Frames) -> Frames:
