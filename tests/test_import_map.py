@@ -57,7 +57,8 @@ MAY_IMPORT = {
     "replay": f"{BASE} {RULES} rule_file core lockstep journal",
     "ledger": "errors",
     "ctl": "errors record",
-    "report": f"{BASE} risk oms journal",
+    "measures": "errors model",
+    "report": f"measures {BASE} risk oms journal",
     # exchanges
     "exchange.messages": BASE,
     "exchange.outcomes": BASE,

@@ -8,7 +8,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from builders import an_instrument
@@ -282,42 +281,6 @@ def test_statistics_by_hand() -> None:
     assert figures.turnover == 200  # 1 coin bought and sold at 100.0
     assert (figures.average_win, figures.average_loss) == (12, -5)
     assert figures.table().loc["round trips (long / short)", "value"] == "4 (3 / 1)"
-
-
-def test_an_open_position_is_exposure_to_the_end() -> None:
-    run = run_of(*equity_of([1_000] * 4), ENTRY, replace(FILLED, time=NOON + MINUTE))
-    assert report.exposure(run.fills, run.equity.index[0], run.equity.index[-1]) == 2 / 3
-
-
-def test_sharpe_ratio_says_nothing_of_a_short_or_unmoved_run() -> None:
-    short = run_of(*equity_of([1_000, 1_010, 1_005])).equity["equity"]
-    assert math.isnan(report.sharpe_ratio(short)[0])
-    flat = run_of(*equity_of([1_000] * 49, step_ms=3_600_000)).equity["equity"]
-    value, basis = report.sharpe_ratio(flat)
-    assert math.isnan(value)
-    assert basis == "equity never moved"
-
-
-@pytest.mark.parametrize(("hours", "periods", "word"), [(1, 365 * 24, "hourly"), (24, 365, "daily")])
-def test_sharpe_ratio_on_calendar_time(hours: int, periods: int, word: str) -> None:
-    amounts = [1_000.0]
-    for number in range(40):
-        amounts.append(amounts[-1] * (1.02 if number % 2 else 0.99))
-    # One valuation at each boundary; the start is at noon, which is one for hours, and a day's end is midnight.
-    start = NOON if hours == 1 else NOON - 12 * 3_600_000
-    points = [replace(p, time=start + n * hours * 3_600_000) for n, p in enumerate(equity_of(amounts))]
-    value, basis = report.sharpe_ratio(run_of(*points).equity["equity"])
-    returns = np.diff(amounts) / np.array(amounts[:-1])
-    assert value == pytest.approx(returns.mean() / returns.std(ddof=1) * math.sqrt(periods), rel=1e-6)
-    assert basis.startswith(word)
-
-
-def test_hours_without_a_trade_count_as_hours() -> None:
-    busy = equity_of([1_000, 1_010, 1_005, 1_020], step_ms=3_600_000)
-    later = [replace(busy[-1], time=NOON + 27 * 3_600_000)]
-    value, _ = report.sharpe_ratio(run_of(*busy, *later).equity["equity"])
-    returns = np.array([0.01, 1_005 / 1_010 - 1, 1_020 / 1_005 - 1] + [0] * 24)
-    assert value == pytest.approx(returns.mean() / returns.std(ddof=1) * math.sqrt(365 * 24), rel=1e-6)
 
 
 def test_costs_lead_from_the_decision_to_the_net() -> None:

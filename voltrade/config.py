@@ -303,6 +303,28 @@ class Config(Settings):
         parts = self.model_dump()
         return {name: _plain_number(value) for part in parts.values() for name, value in part.items()}
 
+    def changed(self, **parameters: object) -> Config:
+        """Return these settings with some parameters changed; what isn't named stays as it is.
+
+        Raises:
+            ConfigError: names every parameter that is unknown, of the wrong type or out of bounds.
+        """
+        homes = parameter_homes(type(self.signals))
+        if unknown := sorted(set(parameters) - set(homes)):
+            raise ConfigError("; ".join(f"{name}: unknown parameter, was {parameters[name]!r}" for name in unknown))
+        changes: dict[str, dict[str, object]] = {}
+        for name, value in parameters.items():
+            changes.setdefault(homes[name], {})[name] = value
+        try:
+            parts = {
+                home: type(part).model_validate({**part.__dict__, **new})
+                for home, new in changes.items()
+                if (part := getattr(self, home))
+            }
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from None
+        return self.model_copy(update=parts)
+
     @field_validator("signals", mode="wrap")
     @classmethod
     def _of_the_rule(cls, value: object, handler: Any, info: ValidationInfo) -> SignalSettings:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import TypeAdapter
 
-from voltrade import journal
+from voltrade import journal, measures
 from voltrade.compiled import Rows
 from voltrade.config import Config, RiskSettings
 from voltrade.errors import JournalError
@@ -50,9 +50,6 @@ from voltrade.model import (
 )
 from voltrade.oms import DONE, STATUS_ALIASES
 from voltrade.risk import COUNTED, CircuitBreaker
-
-YEAR_DAYS = 365
-"""Calendar days that annualised numbers refer to."""
 
 _TIME = "datetime64[ms, UTC]"
 
@@ -975,12 +972,13 @@ _STATISTICS_ROWS: dict[str, Callable[[Statistics, str], str]] = {
 
 def statistics(run: Frames) -> Statistics:
     """Compute a run's figures on calendar time."""
-    trips, equity = run.round_trips, run.equity["equity"]
+    trips, fills = run.round_trips, run.fills
+    equity, nets = run.equity["equity"].to_numpy(), trips["net"].to_numpy()
     started, ended = _span(run)
-    wins, losses = trips.loc[trips["net"] > 0, "net"], trips.loc[trips["net"] < 0, "net"]
-    sharpe, basis = sharpe_ratio(equity)
-    drawdown = -run.equity["drawdown"]
-    peak = equity.cummax()
+    returns = measures.returns_of(_milliseconds(run.equity.index), equity)
+    deepest, deepest_fraction = measures.max_drawdown(equity)
+    signed = np.where(fills["side"] == "BUY", fills["quantity"], -fills["quantity"])
+    lots = np.rint(signed / float(run.instrument.step_size)).astype(np.int64)
     return Statistics(
         started=started,
         ended=ended,
@@ -991,22 +989,22 @@ def statistics(run: Frames) -> Statistics:
         round_trips=len(trips),
         long_trips=int((trips["side"] == "LONG").sum()),
         short_trips=int((trips["side"] == "SHORT").sum()),
-        win_rate=len(wins) / len(trips) if len(trips) else math.nan,
-        profit_factor=wins.sum() / -losses.sum() if len(losses) else math.nan,
-        net=float(trips["net"].sum()),
+        win_rate=measures.win_rate(nets),
+        profit_factor=measures.profit_factor(nets),
+        net=float(nets.sum()),
         realised=float(trips["realised"].sum()),
         fees=float(trips["fees"].sum()),
         funding=float(trips["funding"].sum()),
         slippage=float(run.orders["slippage"].sum(min_count=1)),
-        equity_change=float(equity.iloc[-1] - equity.iloc[0]) if len(equity) else math.nan,
-        max_drawdown=float(drawdown.max()) if len(drawdown) else 0.0,
-        max_drawdown_fraction=float((drawdown / peak).max()) if len(drawdown) else 0.0,
-        exposure=exposure(run.fills, started, ended),
-        turnover=float(run.fills["notional"].sum()),
-        sharpe=sharpe,
-        sharpe_basis=basis,
-        average_win=float(wins.mean()) if len(wins) else math.nan,
-        average_loss=float(losses.mean()) if len(losses) else math.nan,
+        equity_change=float(equity[-1] - equity[0]) if len(equity) else math.nan,
+        max_drawdown=deepest,
+        max_drawdown_fraction=deepest_fraction,
+        exposure=measures.exposure(_milliseconds(fills.index), lots, _ms(started), _ms(ended)),
+        turnover=float(fills["notional"].sum()),
+        sharpe=returns.annual_sharpe,
+        sharpe_basis=returns.basis,
+        average_win=float(nets[nets > 0].mean()) if (nets > 0).any() else math.nan,
+        average_loss=float(nets[nets < 0].mean()) if (nets < 0).any() else math.nan,
         average_minutes=float(trips["minutes"].mean()) if len(trips) else math.nan,
         quote_asset=run.instrument.quote_asset,
     )
@@ -1018,42 +1016,6 @@ def _span(run: Frames) -> tuple[pd.Timestamp, pd.Timestamp]:
     ends = [*run.bars.index[-1:], *run.equity.index[-1:], *run.fills.index[-1:]]
     epoch = pd.Timestamp(0, tz="UTC")
     return min(starts, default=epoch), max(ends, default=epoch)
-
-
-def exposure(fills: pd.DataFrame, started: pd.Timestamp, ended: pd.Timestamp) -> float:
-    """Part of the time from `started` to `ended` with a position, from the fills; NaN for no time at all."""
-    total = (ended - started).total_seconds()
-    if total <= 0:
-        return math.nan
-    # A coin's smallest step is far above 1e-9, so rounding restores the exact zero of a closed position.
-    signed = fills["quantity"].where(fills["side"] == "BUY", -fills["quantity"])
-    held = signed.cumsum().round(9) != 0
-    until = [*fills.index[1:], ended]
-    seconds = sum(
-        (end - begin).total_seconds() for begin, end, is_held in zip(fills.index, until, held, strict=False) if is_held
-    )
-    return float(seconds / total)
-
-
-def sharpe_ratio(equity: pd.Series) -> tuple[float, str]:
-    """Annualise the Sharpe ratio of equity returns on calendar time; return it and the returns that it rests on.
-
-    Daily returns from 30 days on, hourly from one day on; NaN for a shorter run or an equity that never moved. The last
-    equity known at each boundary counts, and so do hours and days without a trade.
-    """
-    span = equity.index[-1] - equity.index[0] if len(equity) else pd.Timedelta(0)
-    if span >= pd.Timedelta(days=30):
-        rule, periods, basis = "24h", YEAR_DAYS, "daily equity, 365 days a year"
-    elif span >= pd.Timedelta(days=1):
-        rule, periods, basis = "1h", YEAR_DAYS * 24, "hourly equity, 365 days a year"
-    else:
-        return math.nan, "too short to tell (under a day)"
-    sampled = equity.resample(rule, label="right", closed="right", origin="epoch").last().ffill()
-    returns = sampled.pct_change().dropna()
-    deviation = float(returns.std(ddof=1))
-    if not deviation > 0:
-        return math.nan, "equity never moved"
-    return float(returns.mean()) / deviation * math.sqrt(periods), basis
 
 
 def refusals_by_code(run: Frames) -> pd.DataFrame:
@@ -1122,6 +1084,10 @@ def breaker_distances(run: Frames, settings: RiskSettings) -> pd.DataFrame:
 
 
 _OPENED, _CLOSED, _VALUED = range(3)
+
+
+def _milliseconds(index: pd.Index) -> Int64s:
+    return np.asarray(pd.DatetimeIndex(index).as_unit("ms").asi8)
 
 
 def _ms(time: pd.Timestamp) -> int:

@@ -1,0 +1,219 @@
+"""What a series of results is worth: figures on calendar time, and how much of them luck explains.
+
+Plain functions of arrays, each with its definition and source; `report` and `sweep` tell people the same numbers with
+them. Times are milliseconds UTC, a year has 365 days.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from voltrade.model import DAY_MS, Int64s
+
+Floats = npt.NDArray[np.float64]
+
+YEAR_DAYS = 365
+"""Calendar days that annualised numbers refer to."""
+
+HOUR_MS = 3_600_000
+EULER_MASCHERONI = 0.5772156649015329
+
+EVIDENCE = 0.95
+"""Probability from which on a Sharpe ratio counts as evidence."""
+
+LEAST_RETURNS, LEAST_TRIPS = 20, 20
+"""Fewer returns or round trips than these are no evidence, whatever they say."""
+
+_NORMAL = NormalDist()
+
+
+# --- returns and their Sharpe ratio -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Returns:
+    """Returns of equity over equal periods of calendar time."""
+
+    values: Floats
+    period_ms: int
+    """0 where the span is too short for any."""
+
+    @property
+    def a_year(self) -> float:
+        """How many periods a year has."""
+        return YEAR_DAYS * DAY_MS / self.period_ms if self.period_ms else math.nan
+
+    @property
+    def basis(self) -> str:
+        """What the returns are of, for people."""
+        if not self.period_ms:
+            return "too short to tell (under a day)"
+        if not np.any(self.values):
+            return "equity never moved"
+        return f"{'daily' if self.period_ms == DAY_MS else 'hourly'} equity, {YEAR_DAYS} days a year"
+
+    @property
+    def sharpe(self) -> float:
+        """Mean over deviation (n - 1) of the returns, not annualised; NaN where there is none."""
+        if len(self.values) < 2:
+            return math.nan
+        deviation = float(self.values.std(ddof=1))
+        return float(self.values.mean()) / deviation if deviation > 0 else math.nan
+
+    @property
+    def annual_sharpe(self) -> float:
+        return self.sharpe * math.sqrt(self.a_year)
+
+
+def returns_of(times: Int64s, equity: Floats) -> Returns:
+    """Sample equity at the boundaries of days from 30 days on, of hours from one day on, and return the changes.
+
+    The last equity known at each boundary counts, and so do hours and days without a trade. The first boundary is the
+    one at or after the first time, the last the one at or after the last.
+    """
+    span = int(times[-1] - times[0]) if len(times) else 0
+    period = DAY_MS if span >= 30 * DAY_MS else HOUR_MS if span >= DAY_MS else 0
+    if not period:
+        return Returns(np.empty(0), 0)
+    boundaries = np.arange(-(-int(times[0]) // period), -(-int(times[-1]) // period) + 1) * period
+    sampled = equity[np.searchsorted(times, boundaries, side="right") - 1]
+    return Returns(np.diff(sampled) / sampled[:-1], period)
+
+
+# --- the account ------------------------------------------------------------------------------------------------------
+
+
+def max_drawdown(equity: Floats) -> tuple[float, float]:
+    """Return the deepest fall of equity from its highest so far, as a positive amount and as a part of that highest."""
+    if not len(equity):
+        return 0.0, 0.0
+    peak = np.maximum.accumulate(equity)
+    return float((peak - equity).max()), float(((peak - equity) / peak).max())
+
+
+def exposure(times: Int64s, lots: Int64s, started: int, ended: int) -> float:
+    """Part of the time from `started` to `ended` with a position, from fills of signed lots; NaN for no time at all."""
+    if ended <= started:
+        return math.nan
+    is_held = np.cumsum(lots) != 0
+    until = np.append(times[1:], ended)
+    return float((until - times)[is_held].sum()) / (ended - started) if len(times) else 0.0
+
+
+def win_rate(nets: Floats) -> float:
+    """Part of the round trips with net > 0; NaN without any."""
+    return float(np.count_nonzero(nets > 0) / len(nets)) if len(nets) else math.nan
+
+
+def profit_factor(nets: Floats) -> float:
+    """Net of the winners over net lost by the losers; NaN without losers."""
+    lost = -float(nets[nets < 0].sum())
+    return float(nets[nets > 0].sum()) / lost if lost else math.nan
+
+
+# --- luck -------------------------------------------------------------------------------------------------------------
+
+
+def probabilistic_sharpe(sharpe: float, benchmark: float, count: int, skew: float, kurtosis: float) -> float:
+    """Return the probability that the true Sharpe ratio is above a benchmark.
+
+    PSR(b) = Phi[(SR - b) sqrt(T - 1) / sqrt(1 - g3 SR + (g4 - 1) / 4 SR^2)], with skew g3 and kurtosis g4 (3 for a
+    normal distribution) of T returns; SR and b are not annualised. Bailey and Lopez de Prado, "The Sharpe Ratio
+    Efficient Frontier", Journal of Risk 15(2), 2012.
+    """
+    variance = 1 - skew * sharpe + (kurtosis - 1) / 4 * sharpe * sharpe
+    if count < 2 or not variance > 0 or not math.isfinite(sharpe):
+        return math.nan
+    return _NORMAL.cdf((sharpe - benchmark) * math.sqrt(count - 1) / math.sqrt(variance))
+
+
+def luckiest_sharpe(trials: int, variance: float) -> float:
+    """Return the Sharpe ratio that the luckiest of so many worthless trials is expected to have.
+
+    SR0 = sqrt(V) [(1 - g) Phi^-1(1 - 1/N) + g Phi^-1(1 - 1/(N e))], with the variance V of the trials' Sharpe ratios
+    and the Euler-Mascheroni constant g; 0 for one trial. Bailey and Lopez de Prado, "The Deflated Sharpe Ratio",
+    Journal of Portfolio Management 40(5), 2014.
+    """
+    if trials < 2 or not variance > 0:
+        return 0.0
+    usual = _NORMAL.inv_cdf(1 - 1 / trials)
+    far = _NORMAL.inv_cdf(1 - 1 / (trials * math.e))
+    return math.sqrt(variance) * ((1 - EULER_MASCHERONI) * usual + EULER_MASCHERONI * far)
+
+
+def moments(values: Floats) -> tuple[float, float]:
+    """Return skew and kurtosis (3 for a normal distribution) of values, by their central moments."""
+    deviations = values - values.mean() if len(values) else values
+    variance = float(np.mean(deviations**2)) if len(values) else 0.0
+    if not variance > 0:
+        return 0.0, 3.0
+    return float(np.mean(deviations**3)) / variance**1.5, float(np.mean(deviations**4)) / variance**2
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """How much of a result luck explains. Sharpe ratios are annualised."""
+
+    sharpe: float
+    luckiest: float
+    """What the luckiest of as many worthless trials is expected to show."""
+    deflated: float
+    """Deflated Sharpe ratio: the probability that the true Sharpe ratio is above that; NaN where none can be told."""
+    trials: int
+    returns: int
+    round_trips: int
+    basis: str
+
+    @property
+    def is_evidence(self) -> bool:
+        enough = self.returns >= LEAST_RETURNS and self.round_trips >= LEAST_TRIPS
+        return enough and self.sharpe > 0 and self.deflated >= EVIDENCE
+
+    @property
+    def text(self) -> str:
+        """The verdict in words."""
+        tried = f"the best of {self.trials:,} settings" if self.trials > 1 else "the one setting"
+        if not math.isfinite(self.sharpe):
+            return f"No evidence: {tried} has no Sharpe ratio, {self.basis}."
+        if self.returns < LEAST_RETURNS or self.round_trips < LEAST_TRIPS:
+            return (
+                f"No evidence: {tried} rests on {self.returns} returns and {self.round_trips} round trips; "
+                f"{LEAST_RETURNS} of each are the least."
+            )
+        found = f"{tried} has a Sharpe ratio of {self.sharpe:.2f}"
+        luck = f", and the luckiest of as many worthless ones would show {self.luckiest:.2f}" if self.trials > 1 else ""
+        sure = f"it is above {'that' if luck else 'zero'} with a probability of {self.deflated:.1%}"
+        if self.is_evidence:
+            return f"Evidence: {found}{luck}: {sure}."
+        return f"No evidence: {found}{luck}: {sure}; {EVIDENCE:.0%} would be evidence."
+
+
+def judge(returns: Returns, round_trips: int, trial_sharpes: Floats | None = None) -> Judgement:
+    """Judge the best of some trials by its returns.
+
+    Args:
+        returns: of the best.
+        round_trips: of the best.
+        trial_sharpes: Sharpe ratios of all trials, not annualised; None for a single one. NaN are trials that never
+            traded: they count, and have no part in the variance.
+    """
+    trials = 1 if trial_sharpes is None else len(trial_sharpes)
+    known = np.empty(0) if trial_sharpes is None else trial_sharpes[np.isfinite(trial_sharpes)]
+    variance = float(known.var(ddof=1)) if len(known) > 1 else 0.0
+    luckiest = luckiest_sharpe(trials, variance)
+    sharpe, a_year = returns.sharpe, math.sqrt(returns.a_year)
+    deflated = probabilistic_sharpe(sharpe, luckiest, len(returns.values), *moments(returns.values))
+    return Judgement(
+        sharpe=sharpe * a_year,
+        luckiest=luckiest * a_year,
+        deflated=deflated,
+        trials=trials,
+        returns=len(returns.values),
+        round_trips=round_trips,
+        basis=returns.basis,
+    )
