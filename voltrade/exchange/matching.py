@@ -161,7 +161,8 @@ class Matching:
             assert before is not None
             house.pay_funding(market, mark, before.funding_rate_e8)
         self._react(market, WorkingType.MARK_PRICE, mark.time, mark.price_e8)
-        house.liquidate(self._liquidated(market))
+        if liquidated := self._liquidated(market):
+            house.liquidate(liquidated)
         house.market_noted(market)
 
     @staticmethod
