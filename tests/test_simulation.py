@@ -18,6 +18,8 @@ from voltrade.model import (
     Alert,
     BreakerChange,
     EquityPoint,
+    Funding,
+    Marks,
     OrderIntent,
     OrderUpdate,
     Refusal,
@@ -47,6 +49,8 @@ class Recipe:
     """Trades in a row whose takers are on one side."""
     usual_lots: float
     starts_after_ms: int
+    valued: bool = False
+    """Whether it comes with mark prices and funding of an exchange."""
 
     def tape(self) -> Tape:
         chance = np.random.default_rng(self.seed)
@@ -64,7 +68,18 @@ class Recipe:
             time=START + self.starts_after_ms + np.cumsum(gap).astype(np.int64),
             buyer_is_maker=np.cumsum(chance.random(size) < 1 / self.side_lasts) % 2 == 0,
         )
-        return Tape(trades, TapeReport(size, size, int(trades.time[0]), int(trades.time[-1])), "made for a test", True)
+        report = TapeReport(size, size, int(trades.time[0]), int(trades.time[-1]))
+        marks, funding = self.valuation(trades) if self.valued else (None, None)
+        return Tape(trades, report, "made for a test", True, marks, funding)
+
+    def valuation(self, trades: Trades) -> tuple[Marks, Funding]:
+        chance = np.random.default_rng(self.seed + 1)
+        first, last = int(trades.time[0]) // 60_000, int(trades.time[-1]) // 60_000 + 2
+        minutes = np.arange(first, last, dtype=np.int64) * 60_000
+        last_rows = np.maximum(np.searchsorted(trades.time, minutes) - 1, 0)
+        price = trades.price[last_rows] * 10_000_000 + chance.integers(-(10**9), 10**9, len(minutes))
+        hours = np.arange(first // 60, last // 60 + 1, dtype=np.int64) * 3_600_000 + 3
+        return Marks(minutes, price), Funding(hours, chance.integers(-100_000, 100_000, len(hours)))
 
 
 RECIPES = st.builds(
@@ -77,6 +92,7 @@ RECIPES = st.builds(
     side_lasts=st.sampled_from([2, 2, 20, 500]),
     usual_lots=st.floats(1, 5),
     starts_after_ms=st.integers(0, 86_400_000),
+    valued=st.booleans(),
 )
 
 

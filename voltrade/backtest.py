@@ -58,8 +58,7 @@ class Backtest:
     ) -> None:
         self.config = config
         self.instrument = instrument
-        self.source = tape.source
-        self.synthetic = tape.synthetic
+        self.tape = tape
         self.bars = bars
         self.verdicts = verdicts
         self.first_bar = first_bar
@@ -152,23 +151,25 @@ class Backtest:
 
     def notes(self) -> list[str]:
         """What has to be known to read the figures: where they come from and what is not in them."""
-        execution, session = self.config.execution, self.config.session
-        is_bounded = "" if self.synthetic else " made from the tape, not the exchange's"
+        execution, tape = self.config.execution, self.tape
+        mark, funding = "the exchange's, one a minute", "the exchange's"
+        if tape.marks is None:
+            mark = f"last price within 3 bps, every {execution.mark_interval_s} s, seed {self.config.session.seed}"
+        if tape.funding is None:
+            funding = f"{float(execution.funding_rate):.4%} each time" if execution.funding_rate else "0"
         how = "in one compiled loop, which gives what event by event gives" if not self.why else "event by event"
         return [
-            f"trades: {self.source}",
+            f"trades: {tape.source}",
             f"filters: {self.instrument.source}",
             f"fills: the tape's own trades on the other side, {execution.latency_ms} ms after the decision, "
             f"slippage {execution.slippage_bps:g} bps, taker fee {float(execution.taker_fee):.3%}; no order book",
-            f"mark: last price within 3 bps, every {execution.mark_interval_s} s, seed {session.seed}{is_bounded}",
-            f"funding: {float(execution.funding_rate):.4%} at each of the symbol's times"
-            if execution.funding_rate
-            else "funding = 0",
+            f"mark = {mark}",
+            f"funding = {funding}",
             f"path: {how}{f', since {self.why}' if self.why else ''}",
         ]
 
     def __repr__(self) -> str:
-        return f"<Backtest of {self.source}: {len(self.trips)} round trips, {self.path} path>"
+        return f"<Backtest of {self.tape.source}: {len(self.trips)} round trips, {self.path} path>"
 
     def _repr_html_(self) -> str:
         from voltrade.charts import title_of
@@ -224,7 +225,7 @@ def backtest(
     if not why:
         before = engine.state_bytes() if engine else b""
         verdicts = research.verdicts(config, engine)
-        tables, why = research.run(config, verdicts, span)
+        tables, why = research.run(config, research.signals(verdicts), span)
         if tables is not None:
             closed = tables.bars
             bars = research.bars(config.bars).rows[:closed]
@@ -255,7 +256,7 @@ def _event_by_event(
     """Run the core over the tape, against the simulated exchange in process."""
     trades = tape.trades[: span.last]
     core = TradingCore(config, engine.instrument, epoch, engine)
-    exchange, player = simulate(config, trades, batch=block)
+    exchange, player = simulate(config, trades, marks=tape.marks, funding=tape.funding, batch=block)
     (desk,) = core.desks.values()
     facts: list[Event | Output] = []
 

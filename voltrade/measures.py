@@ -13,6 +13,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
+from voltrade.compiled import compiled
 from voltrade.model import DAY_MS, Int64s
 
 Floats = npt.NDArray[np.float64]
@@ -70,15 +71,19 @@ class Returns:
         return self.sharpe * math.sqrt(self.a_year)
 
 
-def returns_of(times: Int64s, equity: Floats) -> Returns:
-    """Sample equity at the boundaries of days from 30 days on, of hours from one day on, and return the changes.
+def period_of(span_ms: int) -> int:
+    """Periods whose returns a span is judged by: days from 30 days on, hours from one day on, else none (0)."""
+    return DAY_MS if span_ms >= 30 * DAY_MS else HOUR_MS if span_ms >= DAY_MS else 0
+
+
+def returns_of(times: Int64s, equity: Floats, period_ms: int | None = None) -> Returns:
+    """Sample equity at the boundaries of periods, by default those of `period_of`, and return the changes.
 
     The last equity known at each boundary counts, and so do hours and days without a trade. The first boundary is the
     one at or after the first time, the last the one at or after the last.
     """
-    span = int(times[-1] - times[0]) if len(times) else 0
-    period = DAY_MS if span >= 30 * DAY_MS else HOUR_MS if span >= DAY_MS else 0
-    if not period:
+    period = period_of(int(times[-1] - times[0]) if len(times) else 0) if period_ms is None else period_ms
+    if not period or not len(times):
         return Returns(np.empty(0), 0)
     boundaries = np.arange(-(-int(times[0]) // period), -(-int(times[-1]) // period) + 1) * period
     sampled = equity[np.searchsorted(times, boundaries, side="right") - 1]
@@ -88,12 +93,15 @@ def returns_of(times: Int64s, equity: Floats) -> Returns:
 # --- the account ------------------------------------------------------------------------------------------------------
 
 
+@compiled
 def max_drawdown(equity: Floats) -> tuple[float, float]:
     """Return the deepest fall of equity from its highest so far, as a positive amount and as a part of that highest."""
-    if not len(equity):
-        return 0.0, 0.0
-    peak = np.maximum.accumulate(equity)
-    return float((peak - equity).max()), float(((peak - equity) / peak).max())
+    deepest, part, peak = 0.0, 0.0, -math.inf
+    for value in equity:
+        peak = max(peak, value)
+        deepest = max(deepest, peak - value)
+        part = max(part, (peak - value) / peak)
+    return deepest, part
 
 
 def exposure(times: Int64s, lots: Int64s, started: int, ended: int) -> float:
@@ -168,6 +176,8 @@ class Judgement:
     returns: int
     round_trips: int
     basis: str
+    tried: str
+    """What is judged, for people."""
 
     @property
     def is_evidence(self) -> bool:
@@ -177,7 +187,7 @@ class Judgement:
     @property
     def text(self) -> str:
         """The verdict in words."""
-        tried = f"the best of {self.trials:,} settings" if self.trials > 1 else "the one setting"
+        tried = self.tried
         if not math.isfinite(self.sharpe):
             return f"No evidence: {tried} has no Sharpe ratio, {self.basis}."
         if self.returns < LEAST_RETURNS or self.round_trips < LEAST_TRIPS:
@@ -193,7 +203,7 @@ class Judgement:
         return f"No evidence: {found}{luck}: {sure}; {EVIDENCE:.0%} would be evidence."
 
 
-def judge(returns: Returns, round_trips: int, trial_sharpes: Floats | None = None) -> Judgement:
+def judge(returns: Returns, round_trips: int, trial_sharpes: Floats | None = None, tried: str = "") -> Judgement:
     """Judge the best of some trials by its returns.
 
     Args:
@@ -201,6 +211,7 @@ def judge(returns: Returns, round_trips: int, trial_sharpes: Floats | None = Non
         round_trips: of the best.
         trial_sharpes: Sharpe ratios of all trials, not annualised; None for a single one. NaN are trials that never
             traded: they count, and have no part in the variance.
+        tried: what it is that is judged, for people.
     """
     trials = 1 if trial_sharpes is None else len(trial_sharpes)
     known = np.empty(0) if trial_sharpes is None else trial_sharpes[np.isfinite(trial_sharpes)]
@@ -216,4 +227,5 @@ def judge(returns: Returns, round_trips: int, trial_sharpes: Floats | None = Non
         returns=len(returns.values),
         round_trips=round_trips,
         basis=returns.basis,
+        tried=tried or (f"the best of {trials:,} settings" if trials > 1 else "the one setting"),
     )

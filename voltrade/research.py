@@ -6,26 +6,29 @@ a result for people of them, `sweep` a row.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from numba import types
 
 from voltrade import risk, simulation
 from voltrade.bars import bar_rules, columns, empty_aggregator, grown, until_close
-from voltrade.compiled import Rows, compiled
+from voltrade.compiled import Rows, bind, compile_for, compiled, record_dtype, rows_of
 from voltrade.config import BarSettings, Config
 from voltrade.data import Tape
 from voltrade.errors import DataError
 from voltrade.exchange.margin import largest_notional
 from voltrade.exchange.shipped import E8, shipped_instrument, shipped_rules
-from voltrade.exchange.tape import simulated_marks
+from voltrade.exchange.tape import mark_columns
 from voltrade.model import BAR, MONEY, NEVER, Bools, CloseReason, Instrument, Int64s
 from voltrade.risk import CircuitBreaker
 from voltrade.rule_file import load_rule
-from voltrade.signal_engine import SignalEngine
+from voltrade.signal_engine import RULE_BAR, Program, SignalEngine, describe
 
 DAY_END = int(CloseReason.DAY_END)
 T = TypeVar("T")
@@ -65,32 +68,71 @@ def _fold_bars(
 
 
 @compiled
-def _signals_of(
+def _described(rows: Rows, scale: Rows, described: Rows) -> None:
+    """Write bars as rules see them."""
+    for at in range(len(rows)):
+        describe(rows[at], scale[0], described[at])
+
+
+FOUND = record_dtype([("bar", np.int64), ("side", np.int64), ("ready", np.bool_), ("atr", np.float64)])
+"""A bar whose rule wants an entry, and what is needed of its verdict."""
+
+
+@compiled
+def _found_in(signal: npt.NDArray[np.int8], ready: Bools, atr: npt.NDArray[np.float64], found: Rows) -> int:
+    """Write a row of FOUND for each verdict with a signal; return how many there are."""
+    count = 0
+    for bar in range(len(signal)):
+        if signal[bar] != 0:
+            row = found[count]
+            row.bar, row.side, row.ready, row.atr = bar, signal[bar], ready[bar], atr[bar]
+            count += 1
+    return count
+
+
+def _find(described: Rows, state: Rows, settings: Rows, blank: Rows, verdict: Rows, found: Rows) -> int:
+    """Take described bars through an engine and keep nothing but the signals; STEP is bound for each engine."""
+    count = 0
+    for bar in range(len(described)):
+        verdict[0] = blank[0]
+        STEP(state[0], described[bar], settings[0], verdict[0])  # type: ignore[name-defined]  # noqa: F821
+        if verdict[0].signal != 0:
+            row = found[count]
+            row.bar, row.side, row.ready, row.atr = bar, verdict[0].signal, verdict[0].ready, verdict[0].atr
+            count += 1
+    return count
+
+
+@cache
+def _finder(program: Program, state: np.dtype[Any], settings: np.dtype[Any], verdict: np.dtype[Any]) -> Any:
+    """`_find` with an engine's program inside, compiled where the program is."""
+    loop = bind(_find, STEP=program.step)
+    if not program.is_compiled:
+        return loop
+    records = [rows_of(dtype) for dtype in (RULE_BAR, state, settings, verdict, verdict, FOUND)]
+    return compile_for(loop, types.int64(*records), nogil=True)
+
+
+@compiled
+def _complete(
+    found: Rows,
     bars: Rows,
     closing_rows: Int64s,
-    signal: npt.NDArray[np.int8],
-    ready: Bools,
-    atr: npt.NDArray[np.float64],
-    first: int,
     stop_atr: float,
     take_profit_atr: float,
     tick_size: float,
     signals: Rows,
-) -> int:
-    """Write a row of SIGNAL for each bar from `first` on whose rule wants an entry; return how many there are."""
-    count = 0
-    for bar in range(first, len(closing_rows)):
-        if signal[bar] != 0:
-            row = signals[count]
-            row.bar, row.row, row.side, row.price = bar, closing_rows[bar], signal[bar], bars[bar].close
-            row.stop_ticks = risk.stop_distance(atr[bar], stop_atr, tick_size)
-            row.take_profit_ticks = risk.stop_distance(atr[bar], take_profit_atr, tick_size)
-            row.ready = ready[bar]
-            row.last_bar = bar + 1 == len(closing_rows) or closing_rows[bar + 1] > closing_rows[bar]
-            row.tainted = bars[bar].tainted
-            row.day_end = bars[bar].close_reason == DAY_END
-            count += 1
-    return count
+) -> None:
+    """Write a row of SIGNAL for each row of FOUND, with the distances that the exit settings give."""
+    for number in range(len(found)):
+        bar, row = found[number].bar, signals[number]
+        row.bar, row.row, row.side, row.price = bar, closing_rows[bar], found[number].side, bars[bar].close
+        row.stop_ticks = risk.stop_distance(found[number].atr, stop_atr, tick_size)
+        row.take_profit_ticks = risk.stop_distance(found[number].atr, take_profit_atr, tick_size)
+        row.ready = found[number].ready
+        row.last_bar = bar + 1 == len(closing_rows) or closing_rows[bar + 1] > closing_rows[bar]
+        row.tainted = bars[bar].tainted
+        row.day_end = bars[bar].close_reason == DAY_END
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,6 +179,17 @@ class Tables:
     alerts: Rows
 
 
+class Marked(NamedTuple):
+    """The mark prices of a tape by columns, as the compiled loop takes them."""
+
+    time: Int64s
+    row: Int64s
+    price_e8: Int64s
+    fundings: Int64s
+    """How often funding is due at the mark."""
+    funding_rates: Int64s
+
+
 class Research:
     """A tape, and what was made of it last.
 
@@ -157,10 +210,17 @@ class Research:
 
     def _keep(self, kind: str, key: Hashable, make: Callable[[], T]) -> T:
         """Return what was made last of this kind if it was for the same key; else make it."""
-        if kind not in self._kept or self._kept[kind][0] != key:
-            self._kept[kind] = (key, make())
-        made: T = self._kept[kind][1]
-        return made
+        known, made = self._kept.get(kind, (None, None))
+        if known != key:
+            made = make()
+            self._kept[kind] = (key, made)
+        return made  # type: ignore[no-any-return]
+
+    def fork(self) -> Research:
+        """Return a research of the same tape that keeps what it makes by itself, for a thread of its own."""
+        forked = copy.copy(self)
+        forked._kept = dict(self._kept)
+        return forked
 
     def bars(self, settings: BarSettings) -> Bars:
         """Return the tape's bars.
@@ -168,7 +228,7 @@ class Research:
         Raises:
             ConfigError: the bar settings are impossible for the symbol.
         """
-        return self._keep("bars", settings.model_dump_json(), lambda: self._fold(settings))
+        return self._keep("bars", settings, lambda: self._fold(settings))
 
     def _fold(self, settings: BarSettings) -> Bars:
         rules, state = bar_rules(settings, self.instrument), empty_aggregator()
@@ -201,13 +261,56 @@ class Research:
         if engine is not None:
             return engine.on_volume_bars(bars.rows)
         rule = load_rule(config.session.rule)
-        key = (config.bars.model_dump_json(), rule, config.signals.model_dump_json())
+        key = (config.bars, rule, config.signals)
         return self._keep("verdicts", key, lambda: rule(config.signals, self.instrument).on_volume_bars(bars.rows))
 
-    def marks(self, interval_s: int, seed: int) -> tuple[Int64s, Int64s, Int64s]:
-        """Return the tape's mark prices: see `simulated_marks`."""
-        make = lambda: simulated_marks(self.tape.trades, self.instrument, interval_s * 1000, seed)  # noqa: E731
-        return self._keep("marks", (interval_s, seed), make)
+    def signals(self, verdicts: Rows) -> Rows:
+        """Return the signals among verdicts, rows of FOUND."""
+        found = np.empty(np.count_nonzero(verdicts["signal"]), FOUND)
+        _found_in(verdicts["signal"], verdicts["ready"], verdicts["atr"], found)
+        return found
+
+    def find(self, config: Config, engine: SignalEngine, space: dict[str, Rows]) -> Rows:
+        """Take all bars through an engine and return its signals, rows of FOUND, without keeping the verdicts."""
+        described = self._keep("described", config.bars, lambda: self._describe(config.bars, engine))
+        if "found" not in space or len(space["found"]) < len(described):
+            space["found"] = np.empty(len(described), FOUND)
+        blank, verdict = np.zeros(1, engine.verdict_dtype), np.zeros(1, engine.verdict_dtype)
+        finder = _finder(engine.program, engine.state.dtype, engine.settings_row.dtype, engine.verdict_dtype)
+        count = finder(described, engine.state, engine.settings_row, blank, verdict, space["found"])
+        return space["found"][:count]
+
+    def _describe(self, settings: BarSettings, engine: SignalEngine) -> Rows:
+        rows = self.bars(settings).rows
+        described = np.zeros(len(rows), RULE_BAR)
+        _described(rows, engine.scale, described)
+        return described
+
+    def marks(self, config: Config) -> Marked:
+        """Return the tape's mark prices, and what of funding is due at them."""
+        key = (config.execution.mark_interval_s, config.session.seed, config.execution.funding_rate)
+        return self._keep("marks", key, lambda: self._mark(config))
+
+    def _mark(self, config: Config) -> Marked:
+        interval_ms = shipped_rules(self.instrument.symbol).funding_interval_ms
+        marks = mark_columns(
+            self.tape.trades,
+            self.instrument,
+            interval_ms,
+            interval_ms=config.execution.mark_interval_s * 1000,
+            seed=config.session.seed,
+            funding_rate_e8=int(config.execution.funding_rate * E8),
+            marks=self.tape.marks,
+            funding=self.tape.funding,
+        )
+        # Due at a mark is what the mark before it has stated.
+        stated, rates = marks.next_funding_time[:-1], marks.funding_rate_e8[:-1]
+        passed = np.maximum(0, (marks.time[1:] - stated) // interval_ms + 1)
+        due = np.where((stated != 0) & (rates != 0), passed, 0)
+        fundings, rates = (
+            np.append(0, column)[: len(marks.time)] for column in (due, rates)
+        )  # no mark before the first
+        return Marked(marks.time, marks.row, marks.price_e8, fundings.astype(np.int64), rates.astype(np.int64))
 
     def span(self, begin_s: float = 0.0, end_s: float | None = None) -> Span:
         """Return the stretch between two times, in seconds after the tape's first trade.
@@ -223,11 +326,14 @@ class Research:
             raise DataError(f"tape: must have a trade from {begin_s:g} s on and before {end_s or 'its end'}, has none")
         return Span(first, last, begin - 1)
 
-    def run(self, config: Config, verdicts: Rows, span: Span) -> tuple[Tables | None, str]:
+    def run(
+        self, config: Config, found: Rows, span: Span, space: dict[str, Rows] | None = None
+    ) -> tuple[Tables | None, str]:
         """Trade with these settings; return the tables, or None and why the compiled loop gave up.
 
         Args:
-            verdicts: of `config`'s bars.
+            found: the signals of `config`'s rule on its bars.
+            space: memory for tables, kept from run to run; the next run then overwrites what this one returns.
         """
         bars = self.bars(config.bars)
         if bars.skipped:
@@ -235,14 +341,12 @@ class Research:
         market = self._market(config, bars, span.last)
         closing_rows, mark_times, mark_prices = market[4], market[7], market[9]
         first_bar = int(np.searchsorted(closing_rows, span.first))
-        signals = np.zeros(np.count_nonzero(verdicts["signal"]), simulation.SIGNAL)
-        count = _signals_of(
+        first_found, last_found = np.searchsorted(found["bar"], [first_bar, len(closing_rows)])
+        signals = np.empty(last_found - first_found, simulation.SIGNAL)
+        _complete(
+            found[first_found:last_found],
             bars.rows,
             closing_rows,
-            verdicts["signal"],
-            verdicts["ready"],
-            verdicts["atr"],
-            first_bar,
             config.exits.stop_atr,
             config.exits.take_profit_atr,
             float(self.instrument.tick_size),
@@ -251,18 +355,16 @@ class Research:
         desk = _desk(config, self.instrument, span.start)
         desk["row"], desk["bars"] = span.first, first_bar
         marks = int(np.searchsorted(mark_times, span.start, side="right"))
-        if marks:
-            desk["exchange_marked"], desk["exchange_mark_e8"] = mark_times[marks - 1], mark_prices[marks - 1]
-        desk["mark"] = marks
-        return _simulate(market, signals[:count], desk, first_bar)
+        desk["mark"], desk["exchange_mark_e8"] = marks, mark_prices[marks - 1] if marks else 0
+        return _simulate(market, signals, desk, first_bar, {} if space is None else space)
 
     def _market(self, config: Config, bars: Bars, end: int) -> tuple[npt.NDArray[Any], ...]:
         _, price, quantity, time, buyer_is_maker = (column[:end] for column in self._columns)
         closed = int(np.searchsorted(bars.closing_rows, end))
-        mark_times, mark_rows, mark_prices = self.marks(config.execution.mark_interval_s, config.session.seed)
-        marks = int(np.searchsorted(mark_times, time[-1], side="right")) if end else 0
+        marked = self.marks(config)
+        marks = int(np.searchsorted(marked.time, time[-1], side="right"))
         by_bar = (column[:closed] for column in (bars.closing_rows, bars.high, bars.low))
-        by_mark = (column[:marks] for column in (mark_times, mark_rows, mark_prices))
+        by_mark = (column[:marks] for column in marked)
         return price, quantity, time, buyer_is_maker, *by_bar, *by_mark
 
 
@@ -280,8 +382,6 @@ def _settings(config: Config, instrument: Instrument) -> Rows:
         "take_bound_e8": int(instrument.market_take_bound * E8),
         "leverage": config.risk.leverage,
         "largest_notional": largest_notional(rules.brackets, config.risk.leverage),
-        "funding_rate_e8": int(execution.funding_rate * E8),
-        "funding_interval_ms": rules.funding_interval_ms,
         "bracket_count": len(rules.brackets),
         "brackets": brackets,
         "min_quantity": instrument.min_quantity,
@@ -333,22 +433,28 @@ def _desk(config: Config, instrument: Instrument, start: int) -> Rows:
     return desk
 
 
+EXPECTED = {"orders": 8, "fills": 16, "trips": 1, "equity": 16, "changes": 1, "alerts": 1}
+"""Rows of each table that a signal may need; a table that is too short is made longer."""
+
+
 def _simulate(
-    market: tuple[npt.NDArray[Any], ...], signals: Rows, desk: Rows, first_bar: int
+    market: tuple[npt.NDArray[Any], ...], signals: Rows, desk: Rows, first_bar: int, space: dict[str, Rows]
 ) -> tuple[Tables | None, str]:
     refusals = np.empty(len(signals), simulation.REFUSAL)
-    expected = {"orders": 8, "fills": 16, "trips": 1, "equity": 16, "changes": 1, "alerts": 1}
-    tables = {
-        name: np.empty(expected[name] * len(signals) + (len(market[-1]) if name == "equity" else 0) + 1024, dtype)
-        for name, dtype in simulation.TABLES.items()
-    }
+    marks = len(market[7])
+    for name, dtype in simulation.TABLES.items():
+        rows = EXPECTED[name] * len(signals) + (marks if name == "equity" else 0) + 1024
+        if name not in space or len(space[name]) < rows:
+            space[name] = np.empty(rows, dtype)
     simulate = simulation.simulate()
-    while (state := simulate(*market, signals, refusals, desk, *tables.values())) == simulation.MORE_ROOM:
-        tables = {name: _doubled(rows) for name, rows in tables.items()}
+    while (
+        simulate(*market, signals, refusals, desk, *(space[name] for name in simulation.TABLES)) == simulation.MORE_ROOM
+    ):
+        space |= {name: _doubled(rows) for name, rows in space.items()}
     end = desk[0]
-    if state == simulation.GIVEN_UP:
+    if end["unmodelled"]:
         return None, simulation.UNMODELLED[int(end["unmodelled"])]
-    cut = {name: rows[: int(end[f"{name}_written"])] for name, rows in tables.items()}
+    cut = {name: space[name][: int(end[f"{name}_written"])] for name in simulation.TABLES}
     refused = refusals[: int(end["refusals_written"])]
     return Tables(int(end["bars"]), first_bar, int(end["wallet"]), signals, refusals=refused, **cut), ""
 

@@ -566,7 +566,7 @@ def _release(state: Rows, holds: Rows, time: int, by_person: bool) -> int:
 
 
 @compiled
-def _take_in(state: Rows, holds: Rows, fact: int, amount: int) -> None:
+def take_in(state: Rows, holds: Rows, fact: int, amount: int) -> None:
     """Change the measures by one fact."""
     now = state[0]
     if fact == EQUITY:
@@ -626,7 +626,7 @@ def breaker_step(state: Rows, holds: Rows, rules: Rows, fact: int, time: int, am
     released = _release(state, holds, time, False)
     if fact == RESUME:
         released |= _release(state, holds, time, True)
-    _take_in(state, holds, fact, amount)
+    take_in(state, holds, fact, amount)
     tripped = _trip(state, holds, rules, time)
     if fact == HOLD:
         tripped |= _hold_by_person(holds, amount)
@@ -650,6 +650,32 @@ def breaker_mode(holds: Rows) -> int:
                 return _HALTED
             mode = _REDUCING
     return mode
+
+
+@compiled
+def calm_until(state: Rows, holds: Rows) -> int:
+    """Return the time before which no rule lets go and no day begins, ms."""
+    return int(min(breaker_next_due(holds), (state[0]["day"] + 1) * DAY_MS))
+
+
+@compiled
+def calm_above(state: Rows, holds: Rows, rules: Rows) -> int:
+    """Return the equity above which a valuation trips nothing: before `calm_until`, it is then only taken in.
+
+    A new peak moves it. It is NEVER where that can't be said.
+    """
+    now, least = state[0], -NEVER
+    for rule in range(4):
+        measure, limit = breaker_measure(state, rule), breaker_limit(state, rules, rule)
+        if holds[rule]["held"] or (rule >= _LOSING_STREAK and measure <= holds[rule]["let_go_at"]):
+            continue
+        if limit <= 0 or (rule >= _LOSING_STREAK and measure >= limit):
+            return NEVER
+        if rule == _DAILY_LOSS:
+            least = max(least, now["day_equity"] - limit)
+        elif rule == _DRAWDOWN:
+            least = max(least, now["peak"] - limit)
+    return int(least)
 
 
 @compiled

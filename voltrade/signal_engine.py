@@ -84,7 +84,7 @@ def scale_of(instrument: Instrument) -> Rows:
 
 
 @compiled
-def _describe(row: Record, scale: Record, bar: Record) -> None:
+def describe(row: Record, scale: Record, bar: Record) -> None:
     """Write a row of BAR into a row of RULE_BAR."""
     bar.open = row.open * scale.tick_numerator / scale.tick_denominator
     bar.high = row.high * scale.tick_numerator / scale.tick_denominator
@@ -307,7 +307,7 @@ def _step_bars(
 ) -> None:
     """Closed bars from `start` to `end` through the engine; STEP is bound when an engine is built."""
     for at in range(start, end):
-        _describe(rows[at], scale[0], bar[0])
+        describe(rows[at], scale[0], bar[0])
         STEP(state[0], bar[0], settings[0], verdicts[at])  # type: ignore[name-defined]  # noqa: F821
 
 

@@ -127,7 +127,7 @@ BRACKET = record_dtype(_wholes("cap", "maintenance_e8", "deducted"))
 SETTINGS = record_dtype(
     [
         *_wholes("latency_ms", "slippage_e8", "taker_fee_e8", "take_bound_e8", "leverage", "largest_notional"),
-        *_wholes("funding_rate_e8", "funding_interval_ms", "bracket_count"),
+        *_wholes("bracket_count"),
         ("brackets", BRACKET, (16,)),
         *_wholes("min_quantity", "max_quantity", "market_max_quantity", "min_notional", "min_price", "max_price"),
         *_wholes("multiplier_up_e8", "multiplier_down_e8"),  # of the mark, for PERCENT_PRICE
@@ -194,13 +194,13 @@ DESK = record_dtype(
         # where the session stands: the next trade, mark price and signal; bars closed so far; the time
         *_wholes("row", "mark", "signal", "bars", "now"),
         # what the open orders wait for, all together, and how far the tape was searched for it
-        *_wholes("arrival", "rises_to", "falls_to", "searched_to", "search_bar"),
-        *_flags("taking_buys", "taking_sells", "watching", "watch_is_old"),
+        *_wholes("arrival", "algo_arrival", "rises_to", "falls_to", "searched_to", "search_bar"),
+        *_flags("taking_buys", "taking_sells", "is_busy", "watch_is_old"),
         # the last trade, and the last at which a taker bought and sold
         *_wholes("last_price", "last_bought", "last_sold"),
         # the account as the exchange has it, and as our books do
         *_wholes("order_ids", "algo_ids", "exchange_wallet", "exchange_quantity", "exchange_cost", "exchange_mark_e8"),
-        *_wholes("exchange_marked", "added_margin"),
+        *_wholes("added_margin"),
         *_wholes("wallet", "quantity", "cost", "mark_e8"),
         # the core
         *_wholes("opened_at_bar", "left_at", "left_at_bar", "end_at", "end_reason"),
@@ -258,6 +258,9 @@ class Market(NamedTuple):
     mark_times: Int64s
     mark_rows: Int64s
     mark_prices: Int64s
+    fundings: Int64s
+    """For each mark, how often funding is due at it; nearly always not."""
+    funding_rates: Int64s
     signals: Rows
     refusals: Rows
     """As many rows as there are signals, to be written."""
@@ -411,10 +414,8 @@ def _place_order(desk: Record, at: int) -> int:
     desk.order_ids += 1
     order.order_id = desk.order_ids
     order.live_from = desk.now + desk.settings.latency_ms
-    order.phase = TRAVELLING
-    order.status = NEW
+    order.phase, order.status, order.updated = TRAVELLING, NEW, desk.now
     desk.watch_is_old = True
-    _tell(desk, OF_ORDER, at, desk.orders[at].status)
     return 0
 
 
@@ -447,8 +448,8 @@ def _place_algo(desk: Record, at: int) -> int:
     desk.algo_ids += 1
     order.algo_id = desk.algo_ids
     order.live_from = desk.now + desk.settings.latency_ms
-    order.algo_status = NEW
-    _tell(desk, OF_ALGO, at, desk.orders[at].algo_status)
+    order.algo_status, order.updated = NEW, desk.now
+    desk.watch_is_old = True
     return 0
 
 
@@ -459,11 +460,13 @@ def _cancel_at_exchange(desk: Record, at: int) -> int:
     if _is_algo(order):
         if order.algo_status != NEW:
             return -2011
-        _end_algo(desk, at, CANCELED)
-        return 0
-    if order.phase != TRAVELLING and order.phase != TAKING:
+        order.algo_status = CANCELED
+    elif order.phase == TRAVELLING or order.phase == TAKING:
+        order.phase, order.status = ENDED, CANCELED
+    else:
         return -2011
-    _end(desk, at, CANCELED)
+    order.updated = desk.now
+    desk.watch_is_old = True
     return 0
 
 
@@ -496,7 +499,7 @@ def _end_algo(desk: Record, at: int, status: int) -> None:
 def _gather_watch(desk: Record) -> None:
     """Gather what the open orders wait for; kept until an order changes."""
     desk.watch_is_old = False
-    desk.arrival, desk.rises_to, desk.falls_to = NEVER, NEVER, 0
+    desk.arrival, desk.algo_arrival, desk.rises_to, desk.falls_to = NEVER, NEVER, NEVER, 0
     desk.taking_buys, desk.taking_sells = False, False
     for at in range(desk.order_count):
         order = desk.orders[at]
@@ -509,47 +512,56 @@ def _gather_watch(desk: Record) -> None:
                 desk.taking_sells = True
         if order.algo_status == NEW and not desk.settings.triggers_by_mark:
             if not order.arrived:
-                desk.arrival = min(desk.arrival, order.live_from)
+                desk.algo_arrival = min(desk.algo_arrival, order.live_from)
             elif _is_rising(order):
                 desk.rises_to = min(desk.rises_to, order.trigger_price)
             else:
                 desk.falls_to = max(desk.falls_to, order.trigger_price)
-    is_taking = desk.taking_buys or desk.taking_sells
-    desk.watching = is_taking or desk.arrival < NEVER or desk.rises_to < NEVER or desk.falls_to > 0
+    desk.is_busy = desk.taking_buys or desk.taking_sells or desk.arrival < NEVER
     desk.searched_to = 0
 
 
 @compiled_part
 def _first_acting(desk: Record, m: Market, stop: int) -> int:
-    """Find the first trade before `stop` that any order reacts to; else `stop`."""
+    """Find the first trade before `stop` that any order reacts to; else `stop`.
+
+    That a conditional order arrives has no effect by itself: from then on its level counts.
+    """
     if desk.watch_is_old:
         _gather_watch(desk)
-    if not desk.watching:
-        return stop
-    if desk.taking_buys or desk.taking_sells or desk.arrival < NEVER:
-        return first_acting_trade(
+    row = desk.row
+    while desk.is_busy or desk.algo_arrival < NEVER:
+        row = first_acting_trade(
             m.price,
             m.time,
             m.buyer_is_maker,
-            desk.row,
+            row,
             stop,
-            desk.arrival,
+            min(desk.arrival, desk.algo_arrival),
             desk.rises_to,
             desk.falls_to,
             desk.taking_buys,
             desk.taking_sells,
         )
-    return _first_reaching(desk, m, stop)
+        if row == stop or desk.is_busy or m.time[row] < desk.algo_arrival:
+            return row
+        for at in range(desk.order_count):
+            order = desk.orders[at]
+            order.arrived = order.arrived or m.time[row] >= order.live_from
+        _gather_watch(desk)
+    if desk.rises_to == NEVER and desk.falls_to == 0:
+        return stop
+    return _first_reaching(desk, m, row, stop)
 
 
 @compiled_part
-def _first_reaching(desk: Record, m: Market, stop: int) -> int:
-    """Find the first trade before `stop` at or beyond a level: bar by bar, then among the trades of a bar that reaches.
+def _first_reaching(desk: Record, m: Market, row: int, stop: int) -> int:
+    """Find the first trade from `row` on at or beyond a level: bar by bar, then among the trades of a bar that reaches.
 
     What was searched once isn't searched again until the levels change.
     """
-    if desk.searched_to < desk.row:
-        desk.searched_to = desk.row
+    if desk.searched_to < row:
+        desk.searched_to = row
         desk.search_bar = desk.bars
     bars = len(m.closing_rows)
     while desk.searched_to < stop:
@@ -563,20 +575,12 @@ def _first_reaching(desk: Record, m: Market, stop: int) -> int:
                 desk.searched_to = end
                 continue
             end = min(end, stop)
-        desk.searched_to = first_acting_trade(
-            m.price,
-            m.time,
-            m.buyer_is_maker,
-            desk.searched_to,
-            end,
-            NEVER,
-            desk.rises_to,
-            desk.falls_to,
-            False,
-            False,
-        )
-        if desk.searched_to < end:
-            return int(desk.searched_to)
+        found = desk.searched_to
+        while found < end and desk.falls_to < m.price[found] < desk.rises_to:
+            found += 1
+        desk.searched_to = found
+        if found < end:
+            return int(found)
     return stop
 
 
@@ -600,7 +604,7 @@ def _on_trade(desk: Record, price: int, quantity: int, time: int, side: int) -> 
         for purpose in (STOP, TAKE_PROFIT):
             for at in range(desk.order_count):
                 order = desk.orders[at]
-                is_waiting = order.purpose == purpose and order.algo_status == NEW and order.arrived
+                is_waiting = order.purpose == purpose and order.algo_status == NEW and time >= order.live_from
                 if is_waiting and is_triggered(price, order.trigger_price, _is_rising(order)):
                     _trigger(desk, at)
     last_id = 0
@@ -720,18 +724,16 @@ def _expire_idle_reduce_only(desk: Record) -> None:
 
 
 @compiled_part
-def _play_mark(desk: Record, mark_e8: int, time: int) -> None:
+def _play_mark(desk: Record, mark_e8: int, time: int, fundings: int, rate_e8: int) -> None:
     """Take a mark price: funding that is due, then triggers, then liquidation."""
-    before, desk.exchange_mark_e8, desk.exchange_marked = desk.exchange_marked, mark_e8, time
+    desk.exchange_mark_e8 = mark_e8
     if desk.exchange_quantity == 0:
         return
-    if desk.settings.funding_rate_e8 and before:
-        interval = desk.settings.funding_interval_ms
-        for _ in range(time // interval - before // interval):
-            _pay_funding(desk)
+    for _ in range(fundings):
+        _pay_funding(desk, rate_e8)
     if desk.settings.triggers_by_mark:
         _trigger_by_mark(desk, mark_e8, time)
-    if _is_liquidated(desk):
+    if _is_liquidated(desk, _position_value(desk)):
         desk.unmodelled = LIQUIDATED
 
 
@@ -745,10 +747,10 @@ def _position_value(desk: Record) -> int:
 
 
 @compiled_part
-def _pay_funding(desk: Record) -> None:
+def _pay_funding(desk: Record, rate_e8: int) -> None:
     """Book funding on the position's value at the mark: longs pay a positive rate to shorts."""
-    value, rate = _position_value(desk), desk.settings.funding_rate_e8
-    amount = fee(abs(value), abs(rate)) * (-1 if (value > 0) == (rate > 0) else 1)
+    value = _position_value(desk)
+    amount = fee(abs(value), abs(rate_e8)) * (-1 if (value > 0) == (rate_e8 > 0) else 1)
     if amount == 0:
         return
     desk.exchange_wallet += amount
@@ -761,9 +763,8 @@ def _pay_funding(desk: Record) -> None:
 
 
 @compiled_part
-def _is_liquidated(desk: Record) -> bool:
-    """Whether the margin of the position is down to its maintenance margin."""
-    value = _position_value(desk)
+def _is_liquidated(desk: Record, value: int) -> bool:
+    """Whether the margin of a position of this value (signed money) is down to its maintenance margin."""
     margin = desk.exchange_wallet
     if desk.settings.isolated:
         margin = _divided_up(abs(desk.exchange_cost), desk.settings.leverage) + desk.added_margin
@@ -1299,17 +1300,22 @@ def _book(desk: Record, news: Record) -> None:
 
 
 @compiled_part
+def _unrealised(desk: Record) -> int:
+    """Profit of the position at mark, or at the last trade where there is no mark."""
+    if desk.quantity == 0:
+        return 0
+    settings = desk.settings
+    if desk.mark_e8:
+        value = value_at_mark(desk.quantity, settings.step_numerator, settings.step_denominator, desk.mark_e8)
+    else:
+        value = desk.last_price * desk.quantity * settings.money_per_ticklot
+    return int(value - desk.cost)
+
+
+@compiled_part
 def _value(desk: Record) -> None:
-    """Value the account at mark, or at the last trade where there is no mark, and let the breaker see it."""
-    unrealised = 0
-    if desk.quantity != 0:
-        if desk.mark_e8:
-            unrealised = value_at_mark(
-                desk.quantity, desk.settings.step_numerator, desk.settings.step_denominator, desk.mark_e8
-            )
-        else:
-            unrealised = desk.last_price * desk.quantity * desk.settings.money_per_ticklot
-        unrealised -= desk.cost
+    """Value the account, and let the breaker see it."""
+    unrealised = _unrealised(desk)
     number = _free_row(desk, desk.equity_count, len(desk.equity))
     point = desk.equity[number]
     point.time, point.wallet, point.unrealised, point.position = desk.now, desk.wallet, unrealised, desk.quantity
@@ -1467,7 +1473,7 @@ def _is_finished(desk: Record) -> bool:
 
 @compiled_part
 def _execute(desk: Record, command: Record) -> None:
-    """Carry out a command, and let the core hear the answer."""
+    """Carry out a command, and let the core hear the answer. The stream would say the same, which changes nothing."""
     at, kind = command.order, command.kind
     held = _position(desk)
     desk.monitor_time = desk.now
@@ -1490,7 +1496,8 @@ def _execute(desk: Record, command: Record) -> None:
         _on_looked_up(desk, at)
     if code == 0:
         _hear_as_it_is(desk, at)
-    _tend(desk)
+    else:
+        _tend(desk)
     _after_orders(desk, held)
 
 
@@ -1556,10 +1563,9 @@ def _fire_due(desk: Record, m: Market, before: int) -> bool:
 
 
 @compiled_part
-def _see_trades(desk: Record, m: Market, end: int) -> None:
-    """Let the core see trades before `end`, up to the first that closes a bar that something follows from."""
-    due = _next_due(desk)
-    if m.time[end - 1] >= due:
+def _see_trades(desk: Record, m: Market, end: int, due: int) -> None:
+    """Let the core see trades before `end` and `due`, up to the first that closes a bar that something follows from."""
+    if due < NEVER:
         end = desk.row + np.searchsorted(m.time[desk.row : end], due)
     closing = max(_wake_at_bar(desk), desk.bars + 1) - 1
     if closing < len(m.closing_rows):
@@ -1567,22 +1573,24 @@ def _see_trades(desk: Record, m: Market, end: int) -> None:
     if desk.signal < len(m.signals):
         end = min(end, m.signals[desk.signal].row + 1)
     desk.row = end
-    desk.now = max(desk.now, m.time[end - 1])
     before = desk.bars
     while desk.bars < len(m.closing_rows) and m.closing_rows[desk.bars] < end:
         desk.bars += 1
-    if desk.bars == before:
-        return
     while desk.signal < len(m.signals) and m.signals[desk.signal].row < end:
+        desk.now = max(desk.now, m.time[end - 1])
         desk.signal += 1
         _on_signal(desk, m, m.signals[desk.signal - 1])
-    if desk.bars >= _wake_at_bar(desk):
+    if desk.bars > before and desk.bars >= _wake_at_bar(desk):
+        desk.now = max(desk.now, m.time[end - 1])
         _leave(desk, BY_TIME)
 
 
 @compiled_part
 def _run_segment(desk: Record, m: Market) -> bool:
-    """Run to the next trade that an order reacts to, or mark price; say whether the tape has nothing more."""
+    """Run to the next trade that an order reacts to, or mark price; say whether the tape has nothing more.
+
+    What the trades before it are is read only where something is due or happens: there are too many to touch them all.
+    """
     has_mark = desk.mark < len(m.mark_rows)
     end = m.mark_rows[desk.mark] if has_mark else len(m.price)
     acting = _first_acting(desk, m, end)
@@ -1590,32 +1598,83 @@ def _run_segment(desk: Record, m: Market) -> bool:
     if is_acting:
         end, has_mark = acting + 1, False
     is_last = end == len(m.price) and desk.mark + has_mark == len(m.mark_rows)
+    last_time = m.mark_times[desk.mark] if has_mark else m.time[end - 1]
     while desk.row < end:
-        if _fire_due(desk, m, m.time[desk.row]):
+        due = _next_due(desk)
+        if due > last_time:
+            due = NEVER
+        elif _fire_due(desk, m, m.time[desk.row]):
             return False
-        _see_trades(desk, m, end)
+        else:
+            due = _next_due(desk)
+        _see_trades(desk, m, end, due)
         if desk.command_count:
             _play_and_settle(desk, m, is_acting and desk.row == end)
             return is_last and desk.row == end and not has_mark
+    if has_mark and _fire_due(desk, m, last_time):
+        return False
+    desk.now = max(desk.now, last_time)
     if has_mark:
-        if _fire_due(desk, m, m.mark_times[desk.mark]):
-            return False
         _on_mark(desk, m)
     _play_and_settle(desk, m, is_acting)
     return is_last
 
 
 @compiled_part
+def _pass_marks(desk: Record, m: Market, equity: Rows) -> None:
+    """Let the mark prices pass at which nothing happens but a valuation, as nearly all are.
+
+    Only a faster way to do what `_run_segment` does; a mark at which anything else may happen is left to that.
+    """
+    if desk.watch_is_old:
+        _gather_watch(desk)
+    if desk.is_busy or (desk.in_hand and desk.settings.triggers_by_mark):
+        return
+    stop = len(m.price)
+    if desk.signal < len(m.signals):
+        stop = min(stop, m.signals[desk.signal].row)
+    closing = max(_wake_at_bar(desk), desk.bars + 1) - 1
+    if closing < len(m.closing_rows) and _wake_at_bar(desk) < NEVER:
+        stop = min(stop, m.closing_rows[closing])
+    stop = _first_acting(desk, m, stop)
+    due = min(_next_due(desk), risk.calm_until(desk.breaker, desk.holds))
+    floor, peak = risk.calm_above(desk.breaker, desk.holds, desk.breaker_rules), desk.breaker[0]["peak"]
+    room = len(equity) - len(desk.equity)
+    while desk.mark < len(m.mark_rows) and desk.equity_written < room:
+        number, before, exchange_before = desk.mark, desk.mark_e8, desk.exchange_mark_e8
+        if m.mark_rows[number] > stop or m.mark_times[number] >= due or m.fundings[number] > 0:
+            break
+        desk.mark_e8 = desk.exchange_mark_e8 = m.mark_prices[number]
+        unrealised = _unrealised(desk)
+        is_liquidated = desk.quantity != 0 and _is_liquidated(desk, unrealised + desk.cost)
+        if desk.wallet + unrealised <= floor or is_liquidated:
+            desk.mark_e8, desk.exchange_mark_e8 = before, exchange_before
+            break
+        risk.take_in(desk.breaker, desk.holds, risk.EQUITY, desk.wallet + unrealised)
+        if desk.breaker[0]["peak"] > peak:
+            peak = desk.breaker[0]["peak"]
+            floor = risk.calm_above(desk.breaker, desk.holds, desk.breaker_rules)
+        point = equity[desk.equity_written]
+        point.time, point.wallet, point.unrealised = m.mark_times[number], desk.wallet, unrealised
+        point.position, point.at_mark = desk.quantity, True
+        desk.equity_written += 1
+        desk.now = m.mark_times[number]
+        desk.row = m.mark_rows[number]
+        desk.mark += 1
+    while desk.bars < len(m.closing_rows) and m.closing_rows[desk.bars] < desk.row:
+        desk.bars += 1
+
+
+@compiled_part
 def _on_mark(desk: Record, m: Market) -> None:
     """Let the core and then the exchange take the next mark price."""
-    time, price = m.mark_times[desk.mark], m.mark_prices[desk.mark]
-    desk.now = max(desk.now, time)
-    desk.mark_e8 = price
+    number = desk.mark
+    desk.mark_e8 = m.mark_prices[number]
     desk.mark += 1
     _value(desk)
     if desk.settings.triggers_by_mark and desk.in_hand:
         _look_back(desk, m, desk.row)
-    _play_mark(desk, price, time)
+    _play_mark(desk, m.mark_prices[number], m.mark_times[number], m.fundings[number], m.funding_rates[number])
 
 
 @compiled_part
@@ -1659,6 +1718,8 @@ def _simulate(
     mark_times: Int64s,
     mark_rows: Int64s,
     mark_prices: Int64s,
+    fundings: Int64s,
+    funding_rates: Int64s,
     signals: Rows,
     refusals: Rows,
     desks: Rows,
@@ -1672,8 +1733,8 @@ def _simulate(
     """Run on from where the desk stands; return DONE, MORE_ROOM or GIVEN_UP."""
     desk = desks[0]
     m = Market(
-        price, quantity, time, buyer_is_maker, closing_rows, high, low, mark_times, mark_rows, mark_prices, signals,
-        refusals,
+        price, quantity, time, buyer_is_maker, closing_rows, high, low, mark_times, mark_rows, mark_prices, fundings,
+        funding_rates, signals, refusals,
     )  # fmt: skip
     is_over = False
     while desk.unmodelled == 0:
@@ -1693,6 +1754,7 @@ def _simulate(
             _end_session(desk, m)
             is_over = True
         else:
+            _pass_marks(desk, m, equity)
             desk.has_ended = _run_segment(desk, m)
     return GIVEN_UP
 
@@ -1712,6 +1774,6 @@ def _end_session(desk: Record, m: Market) -> None:
 def simulate() -> Callable[..., int]:
     """`_simulate`, compiled when it is first needed."""
     whole, flag = (types.Array(kind, 1, "C", readonly=True) for kind in (types.int64, types.bool_))
-    columns = (whole, whole, whole, flag, *(whole,) * 6)
+    columns = (whole, whole, whole, flag, *(whole,) * 8)
     rows = [rows_of(dtype) for dtype in (SIGNAL, REFUSAL, DESK, *TABLES.values())]
     return compile_for(_simulate, types.int64(*columns, *rows), nogil=True)  # type: ignore[no-any-return]

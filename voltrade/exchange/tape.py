@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,18 +12,24 @@ from voltrade.errors import DataError
 from voltrade.exchange.clearing import Log
 from voltrade.exchange.shipped import E8, shipped_instrument
 from voltrade.exchange.simulated import SimulatedExchange
-from voltrade.model import MONEY, Instrument, Int64s, MarkPrice, Segment, Trades
+from voltrade.model import MONEY, Funding, Instrument, Int64s, MarkPrice, Marks, Segment, Trades
 
 MAX_BASIS_E8 = 30_000
 """Largest distance of the simulated mark price from the last trade: 3 bps."""
 
 
 def simulate(
-    config: Config, trades: Trades, *, batch: int | None = None, log: Log | None = None
+    config: Config,
+    trades: Trades,
+    *,
+    marks: Marks | None = None,
+    funding: Funding | None = None,
+    batch: int | None = None,
+    log: Log | None = None,
 ) -> tuple[SimulatedExchange, TapePlayer]:
     """Make the exchange and the player of a tape that a session's settings ask for."""
     exchange = exchange_for(config, [trades.symbol], clock=int(trades.time[0]) - 1, log=log)
-    return exchange, player_for(config, exchange, trades, batch=batch)
+    return exchange, player_for(config, exchange, trades, marks=marks, funding=funding, batch=batch)
 
 
 def exchange_for(
@@ -53,7 +60,15 @@ def exchange_for(
     )
 
 
-def player_for(config: Config, exchange: SimulatedExchange, trades: Trades, *, batch: int | None = None) -> TapePlayer:
+def player_for(
+    config: Config,
+    exchange: SimulatedExchange,
+    trades: Trades,
+    *,
+    marks: Marks | None = None,
+    funding: Funding | None = None,
+    batch: int | None = None,
+) -> TapePlayer:
     """Make the player of one symbol's tape that a session's settings ask for."""
     return TapePlayer(
         exchange,
@@ -61,6 +76,8 @@ def player_for(config: Config, exchange: SimulatedExchange, trades: Trades, *, b
         mark_interval_ms=config.execution.mark_interval_s * 1000,
         seed=config.session.seed,
         funding_rate_e8=int(config.execution.funding_rate * E8),
+        marks=marks,
+        funding=funding,
         batch=batch,
     )
 
@@ -69,10 +86,8 @@ class TapePlayer:
     """Plays a tape of one symbol's trades, and mark prices made from it, through a simulated exchange.
 
     `horizon` looks ahead and plays nothing; `play` moves on. A mark price of time t comes after all trades with time
-    before t and before those at t or later. Marks fall on the whole multiples of the interval between the first and the
-    last trade; see `simulated_marks` for their prices. All of them state one funding rate, due at the whole multiples
-    of the symbol's funding interval. The exchange's clock starts 1 ms before the first trade; an exchange that comes
-    back from its log goes on after the last trade and mark that it knows.
+    before t and before those at t or later; `mark_columns` says which there are. The exchange's clock starts 1 ms
+    before the first trade; an exchange that comes back from its log goes on after the last trade and mark it knows.
 
     Attributes:
         trades_played: the position on the tape.
@@ -87,14 +102,14 @@ class TapePlayer:
         mark_interval_ms: int,
         seed: int,
         funding_rate_e8: int = 0,
+        marks: Marks | None = None,
+        funding: Funding | None = None,
         batch: int | None = None,
     ) -> None:
         """Put a tape in.
 
         Args:
-            mark_interval_ms: tape time between two mark prices.
-            seed: of the distance between mark price and last trade.
-            funding_rate_e8: of each funding interval, in 1e-8.
+            mark_interval_ms, seed, funding_rate_e8, marks, funding: see `mark_columns`.
             batch: most trades of one segment; None for no bound.
 
         Raises:
@@ -112,13 +127,19 @@ class TapePlayer:
         self.market = exchange.markets[trades.symbol]
         self.first_time = int(trades.time[0])
         self.last_time = int(trades.time[-1])
-        self._mark_times, self._mark_rows, self._mark_prices = simulated_marks(
-            trades, self.market.instrument, mark_interval_ms, seed
+        self._marks = mark_columns(
+            trades,
+            self.market.instrument,
+            self.market.rules.funding_interval_ms,
+            interval_ms=mark_interval_ms,
+            seed=seed,
+            funding_rate_e8=funding_rate_e8,
+            marks=marks,
+            funding=funding,
         )
-        self._funding_rate_e8 = funding_rate_e8
         mark = self.market.mark
         self.trades_played = int(np.searchsorted(trades.id, self.market.last_trade_id, side="right"))
-        self.marks_played = int(np.searchsorted(self._mark_times, mark.time, side="right")) if mark else 0
+        self.marks_played = int(np.searchsorted(self._marks.time, mark.time, side="right")) if mark else 0
         exchange.advance(self.first_time - 1)
 
     def horizon(self) -> Segment:
@@ -130,9 +151,9 @@ class TapePlayer:
         mark = None
         if acting < stop:
             stop = acting + 1
-        elif stop == next_mark and self.marks_played < len(self._mark_times):
+        elif stop == next_mark and self.marks_played < len(self._marks.time):
             mark = self.mark(self.marks_played)
-        end = stop == len(self.trades) and self.marks_played == len(self._mark_times)
+        end = stop == len(self.trades) and self.marks_played == len(self._marks.time)
         return Segment(self.trades[start:stop], mark, end)
 
     def play(self, trade_count: int, mark: bool, time: int) -> None:
@@ -148,7 +169,7 @@ class TapePlayer:
             self.exchange.on_trades(self.trades[self.trades_played : stop])
             self.trades_played = stop
         if mark:
-            if self.marks_played == len(self._mark_times) or stop != self._next_mark_row():
+            if self.marks_played == len(self._marks.time) or stop != self._next_mark_row():
                 raise ValueError(f"no mark price comes after trade {stop}")
             self.exchange.on_mark(self.mark(self.marks_played))
             self.marks_played += 1
@@ -157,7 +178,7 @@ class TapePlayer:
     @property
     def is_over(self) -> bool:
         """Whether nothing is left to play."""
-        return self.trades_played == len(self.trades) and self.marks_played == len(self._mark_times)
+        return self.trades_played == len(self.trades) and self.marks_played == len(self._marks.time)
 
     def due(self, time: int) -> tuple[int | None, Trades, MarkPrice | None]:
         """Return what of the horizon is due at a time, and when it ends; None where nothing is."""
@@ -175,19 +196,18 @@ class TapePlayer:
 
     def _next_mark_row(self) -> int:
         """Row of the first trade after the next mark; the end of the tape where no mark comes."""
-        if self.marks_played == len(self._mark_times):
+        if self.marks_played == len(self._marks.time):
             return len(self.trades)
-        return int(self._mark_rows[self.marks_played])
+        return int(self._marks.row[self.marks_played])
 
     def mark(self, number: int) -> MarkPrice:
         """Return the mark price with a number, counted from 0."""
-        time, interval_ms = int(self._mark_times[number]), self.market.rules.funding_interval_ms
         return MarkPrice(
             self.trades.symbol,
-            time,
-            int(self._mark_prices[number]),
-            funding_rate_e8=self._funding_rate_e8,
-            next_funding_time=(time // interval_ms + 1) * interval_ms,
+            int(self._marks.time[number]),
+            int(self._marks.price_e8[number]),
+            funding_rate_e8=int(self._marks.funding_rate_e8[number]),
+            next_funding_time=int(self._marks.next_funding_time[number]),
         )
 
 
@@ -212,6 +232,54 @@ def steps_until(players: Sequence[TapePlayer], time: int) -> Iterator[tuple[Tape
         _, trades, mark, player = due[number]
         yield player, trades, mark
         player.play(len(trades), mark is not None, 0)
+
+
+class MarkColumns(NamedTuple):
+    """The mark prices over a tape, as columns of equal length."""
+
+    time: Int64s
+    """Milliseconds UTC."""
+    row: Int64s
+    """The first trade at or after it."""
+    price_e8: Int64s
+    funding_rate_e8: Int64s
+    """What will be paid at the next funding time."""
+    next_funding_time: Int64s
+    """Milliseconds UTC; 0 where none is known."""
+
+
+def mark_columns(
+    trades: Trades,
+    instrument: Instrument,
+    funding_interval_ms: int,
+    *,
+    interval_ms: int,
+    seed: int,
+    funding_rate_e8: int = 0,
+    marks: Marks | None = None,
+    funding: Funding | None = None,
+) -> MarkColumns:
+    """Return the mark prices that come after the first trade and not after the last, with the funding they state.
+
+    Args:
+        interval_ms, seed: of simulated marks: they fall on the whole multiples of the interval; see `simulated_marks`.
+        funding_rate_e8: of simulated funding: due at the whole multiples of the symbol's funding interval.
+        marks: those of the exchange, in place of simulated ones.
+        funding: that of the exchange, in place of the one rate.
+    """
+    if marks is None:
+        times, rows, prices = simulated_marks(trades, instrument, interval_ms, seed)
+    else:
+        first, last = np.searchsorted(marks.time, [trades.time[0], trades.time[-1]], side="right")
+        times, prices = marks.time[first:last], marks.price_e8[first:last]
+        rows = np.searchsorted(trades.time, times, side="left").astype(np.int64)
+    if funding is None:
+        rates = np.full(len(times), funding_rate_e8)
+        due = (times // funding_interval_ms + 1) * funding_interval_ms
+    else:
+        following = np.searchsorted(funding.time, times, side="right")
+        rates, due = np.append(funding.rate_e8, 0)[following], np.append(funding.time, 0)[following]
+    return MarkColumns(times, rows, prices, rates, due)
 
 
 def simulated_marks(

@@ -20,6 +20,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import orjson
@@ -37,7 +38,7 @@ from voltrade.exchange.venue_requests import Answer, Params
 from voltrade.exchange.venue_rest import BOOK_TRADES, RestApi
 from voltrade.exchange.venue_streams import MARKET_STREAMS, Streams
 from voltrade.exchange.venue_wire import INTERVALS_MS, OPEN, Board, Json, Wire, account_event, leverage_event
-from voltrade.model import AlgoUpdate, MarkPrice, OrderType, OrderUpdate, Segment, TimeInForce, Trades
+from voltrade.model import AlgoUpdate, Funding, MarkPrice, Marks, OrderType, OrderUpdate, Segment, TimeInForce, Trades
 
 SETTLE_S = 1.0
 """At speed 1, a market order with `newOrderRespType=RESULT` is answered when it is done, or after this long."""
@@ -82,6 +83,7 @@ class Venue:
         tapes: Sequence[Trades],
         truth: TruthLog,
         *,
+        valuations: Sequence[tuple[Marks | None, Funding | None]],
         keys: tuple[str, str],
         begin_s: float,
         script: Sequence[Fault],
@@ -109,7 +111,12 @@ class Venue:
         else:
             truth.write({"kind": "venue", "instance": self.instance, "shift": shift, "symbols": symbols})
             self.exchange = exchange_for(config, symbols, clock=first + shift - 1, log=truth.write)
-        self.players = [player_for(config, self.exchange, tape, batch=BATCH) for tape in tapes]
+        self.players = [
+            player_for(
+                config, self.exchange, tape, marks=_shifted(marks, shift), funding=_shifted(funding, shift), batch=BATCH
+            )
+            for tape, (marks, funding) in zip(tapes, valuations, strict=True)
+        ]
         self.player: TapePlayer = self.players[0]
         wires = [Wire(self.exchange.markets[symbol].instrument) for symbol in symbols]
         self.boards = {tape.symbol: Board(wire, tape) for wire, tape in zip(wires, tapes, strict=True)}
@@ -370,6 +377,13 @@ class Venue:
         return placed
 
 
+Columns = TypeVar("Columns", Marks, Funding)
+
+
+def _shifted(columns: Columns | None, by_ms: int) -> Columns | None:
+    return columns and replace(columns, time=columns.time + by_ms)
+
+
 async def serve(
     config: Config,
     *tapes: Tape | Trades,
@@ -400,10 +414,20 @@ async def serve(
     if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
         raise ConfigError(f"host: the simulated venue must listen on loopback, was {host}")
     trades = [tape.trades if isinstance(tape, Tape) else tape for tape in tapes]
+    valuations = [(tape.marks, tape.funding) if isinstance(tape, Tape) else (None, None) for tape in tapes]
     begin_s = config.session.begin_s if begin_s is None else begin_s
     truth = TruthLog(log_dir)
     try:
-        venue = Venue(config, trades, truth, keys=(api_key, api_secret), begin_s=begin_s, script=script, wall=wall)
+        venue = Venue(
+            config,
+            trades,
+            truth,
+            valuations=valuations,
+            keys=(api_key, api_secret),
+            begin_s=begin_s,
+            script=script,
+            wall=wall,
+        )
         await venue.start(host, port)
     except BaseException:
         truth.close()
