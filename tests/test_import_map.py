@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "research": f"{BASE} {RULES} {TAPES} exchange.margin rule_file data simulation",
     "simulation_facts": f"{BASE} {RULES} core simulation research",
     "backtest": f"{BASE} {RULES} {TAPES} rule_file core lockstep data report charts research simulation_facts",
+    "sweep": f"{BASE} {RULES} rule_file data measures report charts research backtest",
     "live": f"{BASE} {RULES} core lockstep journal",
     # tapes and records
     "synthetic": BASE,
@@ -57,7 +58,7 @@ MAY_IMPORT = {
     "replay": f"{BASE} {RULES} rule_file core lockstep journal",
     "ledger": "errors",
     "ctl": "errors record",
-    "measures": "errors model",
+    "measures": "errors model compiled",
     "report": f"measures {BASE} risk oms journal",
     # exchanges
     "exchange.messages": BASE,
@@ -119,7 +120,7 @@ ONLY_IN = {
     "ipywidgets": {"session", "explorer"},
     "papermill": {"papermill_engine"},
     "pyarrow": {"trade_files", "inspection", "store", "fetch", "report", "journal"},
-    "tqdm": {"sources", "fetch", "check"},
+    "tqdm": {"sources", "fetch", "check", "sweep"},
 }
 """Packages that one room (or a few) wraps for all the others."""
 

@@ -788,6 +788,28 @@ def calibration_chart(calibration: Calibration, chosen: Recommendation) -> go.Fi
     return figure
 
 
+def heat_map(frame: pd.DataFrame, x: str, y: str, value: str) -> go.Figure:
+    """Draw a column of a sweep's frame over two swept parameters; of settings that share both, the mean."""
+    table = frame.pivot_table(index=y, columns=x, values=value, aggfunc="mean")
+    across, down = [str(name) for name in table.columns], [str(name) for name in table.index]
+    figure = go.Figure(
+        go.Heatmap(
+            x=across,
+            y=down,
+            z=table.to_numpy(),
+            colorscale=[(0.0, DOWN), (0.5, "white"), (1.0, UP)],
+            zmid=0 if frame[value].min() < 0 < frame[value].max() else None,
+            colorbar={"title": value},
+            hovertemplate=f"{escape(x)} %{{x}}<br>{escape(y)} %{{y}}<br>{escape(value)} %{{z:.4g}}<extra></extra>",
+        )
+    )
+    _style(figure, f"{value} of {len(frame):,} settings", height=520)
+    # The values that were tried stand side by side, evenly.
+    figure.update_xaxes(title_text=x, type="category")
+    figure.update_yaxes(title_text=y, type="category")
+    return figure
+
+
 def _moments(milliseconds: Int64s) -> npt.NDArray[np.datetime64]:
     return np.asarray(milliseconds.astype("datetime64[ms]"))
 

@@ -1,0 +1,270 @@
+"""Sweeps: each row is a backtest, whoever ran it; and what luck alone explains is called no evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing import get_context
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from voltrade.backtest import backtest
+from voltrade.compiled import Record
+from voltrade.config import Config, SignalSettings
+from voltrade.data import Tape, TapeReport, tape
+from voltrade.errors import ConfigError
+from voltrade.exchange.shipped import shipped_instrument
+from voltrade.model import Trades
+from voltrade.research import Research
+from voltrade.signal_engine import ATR, EMA, SignalEngine
+from voltrade.sweep import Figures, k_fold_splits, sweep, walk_forward, walk_forward_splits
+
+QUICK = {
+    **{"seed": 7, "hours": 30.0, "threshold": 30, "cooldown_bars": 1, "take_profit_atr": 2.0},
+    **{"ema_fast": 5, "ema_slow": 13, "rsi_length": 7, "atr_length": 7},
+}
+CONFIG = Config.from_parameters(QUICK)
+GRID = {"threshold": [30, 60], "ema_fast": [3, 8, 20], "stop_atr": [1.5, 3.0]}
+
+
+@pytest.fixture(scope="module")
+def played() -> Tape:
+    return tape(CONFIG.session, shipped_instrument("BTCUSDT"))
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def twice(played: Tape) -> Tape:
+    """The tape with a trade's id a second time: the exchange sees it, the bars don't, so it runs event by event."""
+    ids = played.trades.id.copy()
+    ids[100_000] = ids[99_999]
+    return replace(played, trades=replace(played.trades, id=ids))
+
+
+@pytest.mark.parametrize("path", ["compiled", "events"])
+def test_a_row_is_a_backtest(played: Tape, path: str) -> None:
+    traded = played if path == "compiled" else twice(played)
+    found = sweep(traded, CONFIG, {"stop_atr": [1.5, 3.0], "unit": ["base"], "ema_fast": [3]}, progress=False)
+    assert set(found.frame["path"]) == {path}
+    for number, row in found.frame.iterrows():
+        expected = backtest(traded, found.config(int(str(number)))).statistics
+        for name in Figures._fields:
+            assert row[name] == pytest.approx(getattr(expected, name), rel=1e-9, abs=1e-9, nan_ok=True), name
+        assert row["round_trips"] > 0
+
+
+def test_every_allowed_combination_is_tried_and_the_others_are_named(played: Tape) -> None:
+    found = sweep(played, CONFIG, GRID, progress=False)
+    assert found.trials == len(found.frame) == 8
+    assert list(found.frame.columns[:3]) == ["threshold", "ema_fast", "stop_atr"]
+    assert found.frame[["threshold", "ema_fast", "stop_atr"]].iloc[1].to_list() == [30, 3, 3.0]
+    assert set(found.refused["ema_fast"]) == {20}
+    assert found.refused["reason"].str.contains("ema_fast must be below ema_slow, were 20 and 13").all()
+    assert found.frame.groupby("threshold")["bars"].nunique().to_list() == [1, 1]
+    assert found.best == found.frame["sharpe"].idxmax()
+    assert found.config().exits.stop_atr == found.frame["stop_atr"][found.best]
+    again = found.backtest()
+    assert len(again.round_trips) == found.frame["round_trips"][found.best]
+
+
+def test_what_can_not_be_swept_is_refused(played: Tape) -> None:
+    with pytest.raises(ConfigError, match="foo: unknown parameter"):
+        sweep(played, CONFIG, {"foo": [1]})
+    with pytest.raises(ConfigError, match=r"must have at least one setting that is allowed, had none: .*ema_fast"):
+        sweep(played, CONFIG, {"ema_fast": [50, 60]})
+    with pytest.raises(ConfigError, match="stop_atr: must be values in a grid"):
+        sweep(played, CONFIG, {"stop_atr": lambda chance: chance.uniform(1, 2)})
+
+
+def test_a_random_search_draws_the_same_for_the_same_seed(played: Tape) -> None:
+    grid = {"stop_atr": lambda chance: chance.uniform(1, 4), "ema_fast": range(3, 9), "allow_short": [True, False]}
+    first, again, other = (sweep(played, CONFIG, grid, trials=6, seed=seed, progress=False) for seed in (1, 1, 2))
+    pd.testing.assert_frame_equal(first.frame, again.frame)
+    assert first.trials == 6
+    assert not first.frame["stop_atr"].equals(other.frame["stop_atr"])
+    assert first.frame["stop_atr"].between(1, 4).all()
+    assert set(first.frame["ema_fast"]) <= set(range(3, 9))
+
+
+def test_a_stretch_is_swept_as_it_is_backtested(played: Tape) -> None:
+    found = sweep(played, CONFIG, {"stop_atr": [1.5]}, begin_s=20_000.0, end_s=80_000.0, progress=False)
+    expected = backtest(played, found.config(0), begin_s=20_000.0, end_s=80_000.0)
+    assert found.frame["net"][0] == pytest.approx(expected.statistics.net)
+    assert found.frame["bars"][0] == len(expected.frames().bars)
+
+
+# --- where it runs ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def processes() -> Iterator[Executor]:
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        yield pool
+
+
+@contextmanager
+def dask_cluster() -> Iterator[Executor]:
+    distributed = pytest.importorskip("distributed")
+    local = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with distributed.LocalCluster(**local) as cluster, distributed.Client(cluster) as client:
+        yield client.get_executor()
+
+
+@pytest.mark.parametrize("executor", [processes, dask_cluster])
+def test_processes_and_a_cluster_find_what_threads_find(played: Tape, executor: object) -> None:
+    here = sweep(played, CONFIG, GRID, progress=False)
+    with executor() as pool:  # type: ignore[operator]
+        there = sweep(played, CONFIG, GRID, executor=pool, progress=False)
+    pd.testing.assert_frame_equal(there.frame, here.frame)
+    assert there.verdict == here.verdict
+
+
+def test_progress_is_shown(played: Tape, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep(played, CONFIG, {"stop_atr": [1.5, 3.0]})
+    assert "2/2" in capsys.readouterr().err
+
+
+# --- luck -------------------------------------------------------------------------------------------------------------
+
+
+class FlipSettings(SignalSettings):
+    flip_seed: int = 0
+
+
+class CoinFlip(SignalEngine):
+    """Enters after about one bar in six, to a side that only the bar's number and the seed decide."""
+
+    settings_type = FlipSettings
+    indicators = (EMA, ATR)
+    conditions: ClassVar = {"drawn": int}
+
+    @staticmethod
+    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+        drawn = (state.bars * 7_919 + settings.flip_seed * 104_729) % 1_000_003
+        for _ in range(5):
+            drawn = (drawn * 48_271 + 11) % 2_147_483_647
+        verdict.drawn = drawn % 12
+        return 1 if verdict.drawn == 0 else -1 if verdict.drawn == 1 else 0
+
+
+def walk(seed: int, drift: np.ndarray | None = None, size: int = 20_000, days: float = 8.0) -> Tape:
+    """A tape of a random walk without costs to speak of, with a drift of so many ticks a trade on top."""
+    chance = np.random.default_rng(seed)
+    steps = 60 * chance.standard_normal(size) + (0 if drift is None else drift)
+    start, length = 1_767_571_200_000, int(days * 86_400_000)
+    trades = Trades(
+        "BTCUSDT",
+        id=np.arange(1, size + 1),
+        price=np.maximum(800_000 + np.cumsum(steps), 100_000).astype(np.int64),
+        quantity=np.full(size, 1_000, dtype=np.int64),
+        time=start + np.sort(chance.integers(0, length, size)),
+        buyer_is_maker=chance.random(size) < 0.5,
+    )
+    return Tape(trades, TapeReport(size, size, start, start + length), f"walk {seed}", True)
+
+
+FAIR = Config.from_parameters(
+    **{"threshold": 20, "taker_fee": 0.0, "slippage_bps": 0.0, "min_stop_bps": 0.0, "order_stale_s": 3_600.0},
+    **{"ema_fast": 3, "ema_slow": 8, "atr_length": 5, "stop_atr": 3.0, "take_profit_atr": 3.0, "cooldown_bars": 0},
+    **{"max_drawdown_fraction": 1.0, "max_daily_loss_fraction": 1.0, "max_consecutive_losses": 1_000},
+    **{"use_bollinger_breakout": False, "use_rsi_filter": False, "use_vwap_filter": False, "max_trades_per_day": 1_000},
+    signals=FlipSettings,
+)
+
+
+def test_the_best_of_many_coin_flips_is_no_evidence() -> None:
+    """On 40 driftless tapes the best of 20 coin flips is called evidence no more often than 1 in 20 explains."""
+    searches = [sweep(walk(seed), FAIR, {"flip_seed": range(20)}, rule=CoinFlip, progress=False) for seed in range(40)]
+    assert min(search.frame["round_trips"].min() for search in searches) > 20
+    # The best of twenty looks splendid, as a table of Sharpe ratios would have it.
+    assert np.mean([search.judgement.sharpe for search in searches]) > 5
+    evidence = [search for search in searches if search.judgement.is_evidence]
+    assert len(evidence) <= 5, [search.verdict for search in evidence]
+    assert all(search.verdict.startswith("No evidence") for search in searches if search not in evidence)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_edge_that_is_there_is_evidence(seed: int) -> None:
+    """Prices that trend for hours, up or down, and a rule that follows averages."""
+    trend = np.repeat(np.where(np.arange(34) % 2, 15.0, -15.0), 600)[:20_000]
+    grid = {"ema_fast": [3, 5, 8], "ema_slow": [13, 21]}
+    found = sweep(walk(seed, trend), FAIR.changed(stop_atr=5.0), grid, progress=False)
+    assert found.judgement.is_evidence, found.verdict
+    assert found.verdict.startswith("Evidence: the best of 6 settings has a Sharpe ratio of")
+
+
+# --- walk-forward -----------------------------------------------------------------------------------------------------
+
+
+def test_training_ends_before_each_test_by_the_purge() -> None:
+    splits = walk_forward_splits(600.0, 5, purge_s=10.0)
+    assert [split.test for split in splits] == [(100, 200), (200, 300), (300, 400), (400, 500), (500, 600)]
+    assert [split.train for split in splits] == [((0, end),) for end in (90, 190, 290, 390, 490)]
+    rolling = walk_forward_splits(600.0, 5, rolling=True, purge_s=10.0)
+    assert [split.train for split in rolling] == [((max(0, end - 100), end),) for end in (90, 190, 290, 390, 490)]
+
+
+def test_folds_are_purged_on_both_sides_and_embargoed_behind() -> None:
+    first, middle, last = k_fold_splits(300.0, 3, purge_s=10.0, embargo_s=5.0)
+    assert first == (((115.0, 300.0),), (0.0, 100.0))
+    assert middle == (((0.0, 90.0), (215.0, 300.0)), (100.0, 200.0))
+    assert last == (((0.0, 190.0),), (200.0, 300.0))
+
+
+def test_a_fold_without_training_is_refused(played: Tape) -> None:
+    with pytest.raises(ConfigError, match="purging 100 s must leave something to train on before 60 s"):
+        walk_forward_splits(600.0, 9, purge_s=100.0)
+    with pytest.raises(ConfigError, match="folds"):
+        walk_forward(played, CONFIG, GRID, folds=100, progress=False)
+
+
+@pytest.mark.parametrize("scheme", ["expanding", "rolling", "k_fold"])
+def test_what_was_chosen_in_training_is_tried_on_what_it_has_not_seen(played: Tape, scheme: object) -> None:
+    grid = {"stop_atr": [1.5, 3.0], "ema_fast": [3, 8]}
+    research = Research(played)
+    found = walk_forward(research, CONFIG, grid, folds=3, scheme=scheme, progress=False)  # type: ignore[arg-type]
+    assert (len(found.frame), found.trials) == (3, 4)
+    start = int(played.trades.time[0])
+    for _, row in found.frame.iterrows():
+        begin_s, end_s = (row[name].timestamp() - start / 1000 for name in ("begin", "end"))
+        chosen = CONFIG.changed(stop_atr=float(row["stop_atr"]), ema_fast=int(row["ema_fast"]))
+        done = backtest(research, chosen, begin_s=begin_s, end_s=end_s)
+        assert row["net"] == pytest.approx(done.statistics.net, abs=1e-6)
+    assert found.judgement.round_trips == found.frame["round_trips"].sum()
+    assert "what was chosen in 3 folds" in found.verdict
+
+
+def test_the_setting_of_a_fold_is_the_best_of_its_training(played: Tape) -> None:
+    grid = {"stop_atr": [1.0, 2.0, 4.0]}
+    found = walk_forward(played, CONFIG, grid, folds=2, purge_s=600.0, progress=False)
+    length_s = (int(played.trades.time[-1]) - int(played.trades.time[0])) / 1000
+    training = sweep(played, CONFIG, grid, end_s=2 * length_s / 3 - 600, progress=False)
+    # 20 hours are judged by hours here, since the folds are short; a backtest of its own would be too short to tell.
+    assert found.frame["sharpe, training"].notna().all()
+    best_net = training.frame["net"].idxmax()
+    assert training.frame["stop_atr"][best_net] == found.frame["stop_atr"][1]
+
+
+# --- looks ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_result_shows_itself_and_its_heat_map(played: Tape) -> None:
+    found = sweep(played, CONFIG, GRID, progress=False)
+    page = found._repr_html_()
+    assert (
+        "8 settings of threshold, ema_fast, stop_atr on synthetic, seed 7, 30 h, 4 combinations are not allowed" in page
+    )
+    assert found.verdict.split(":")[0] in page
+    figure = found.heat_map("ema_fast", "stop_atr", "net")
+    (heat,) = figure.data
+    assert (list(heat.x), list(heat.y)) == (["3", "8"], ["1.5", "3.0"])
+    here = found.frame[(found.frame["ema_fast"] == 8) & (found.frame["stop_atr"] == 1.5)]
+    assert heat.z[0][1] == pytest.approx(here["net"].mean())
+    forward = walk_forward(played, CONFIG, {"stop_atr": [1.5, 3.0]}, folds=2, progress=False)
+    assert "2 folds on synthetic, seed 7, 30 h, each the best of 2 settings in training" in forward._repr_html_()

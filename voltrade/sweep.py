@@ -1,0 +1,575 @@
+"""Many backtests over one tape: grids and random search, and walk-forward, with luck reckoned in.
+
+Any parameter can be swept. Settings are grouped by what has to be made anew for them: bars once for each bar setting,
+verdicts once for each signal setting; then each is one run of the compiled loop. Where they run is up to a
+`concurrent.futures.Executor`: threads by default, processes, or `dask.distributed.Client.get_executor()` for a cluster.
+
+A search finds the luckiest setting as readily as the best one. So every result keeps how much was tried, and says in
+words whether the best is better than luck (`measures.judge`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from html import escape
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from voltrade import measures, report
+from voltrade.backtest import Backtest, backtest
+from voltrade.bars import columns
+from voltrade.charts import heat_map
+from voltrade.compiled import Rows
+from voltrade.config import Config, parameter_homes
+from voltrade.data import Tape, TapeReport
+from voltrade.errors import ConfigError
+from voltrade.measures import Judgement, Returns, judge
+from voltrade.model import MONEY, Side, Trades
+from voltrade.research import Research, Tables
+from voltrade.rule_file import load_rule
+from voltrade.signal_engine import SignalEngine
+
+Choices = Sequence[Any] | Callable[[np.random.Generator], Any]
+"""What a parameter may be: values of which each is tried or one is drawn, or a function that draws one."""
+
+TASKS = 16
+"""About as many pieces are handed to an executor, so that the last ones end together and progress can be seen."""
+
+
+# --- one setting ------------------------------------------------------------------------------------------------------
+
+
+class Figures(NamedTuple):
+    """What a setting came to; as `report.Statistics` has it, money in the quote asset."""
+
+    bars: int
+    signals: int
+    refusals: int
+    round_trips: int
+    long_trips: int
+    short_trips: int
+    win_rate: float
+    profit_factor: float
+    net: float
+    realised: float
+    fees: float
+    funding: float
+    equity_change: float
+    max_drawdown: float
+    max_drawdown_fraction: float
+    exposure: float
+    turnover: float
+    sharpe: float
+
+
+class Outcome(NamedTuple):
+    """A setting's figures on one stretch of the tape."""
+
+    figures: Figures
+    returns: Returns
+    path: str
+
+
+Stretch = tuple[float, float | None]
+"""From and up to which second after the tape's first trade is traded."""
+
+
+class Job(NamedTuple):
+    """What all settings of a search share beside what they have in common."""
+
+    stretches: Sequence[Stretch]
+    """Each setting is traded on each of them, from nothing."""
+    rule: type[SignalEngine] | None
+    """None for the one that the settings name."""
+    period_ms: int | None = None
+    """Of the returns; None for what suits each stretch."""
+
+
+def figures_of(
+    tables: Tables, bars: Rows, money_per_ticklot: int, period_ms: int | None = None
+) -> tuple[Figures, Returns]:
+    """Compute a session's figures and its returns from its tables; `period_ms` as in `measures.returns_of`."""
+    trips, fills, equity = tables.trips, tables.fills, tables.equity
+    nets = (trips["realised"] - trips["fees"] + trips["funding"]) / MONEY
+    worth = (equity["wallet"] + equity["unrealised"]) / MONEY
+    returns = measures.returns_of(equity["time"], worth, period_ms)
+    drawdown, drawdown_fraction = measures.max_drawdown(worth)
+    shown = bars[tables.first_bar : tables.bars]
+    starts = [*shown["open_time"][:1].tolist(), *equity["time"][:1].tolist()]
+    ends = [*shown["close_time"][-1:].tolist(), *equity["time"][-1:].tolist(), *fills["time"][-1:].tolist()]
+    lots = fills["quantity"] * tables.orders["side"][fills["order"]]
+    longs = int(np.count_nonzero(trips["side"] == Side.BUY))
+    figures = Figures(
+        bars=len(shown),
+        signals=int(np.count_nonzero(tables.signals["bar"] < tables.bars)),
+        refusals=len(tables.refusals),
+        round_trips=len(trips),
+        long_trips=longs,
+        short_trips=len(trips) - longs,
+        win_rate=measures.win_rate(nets),
+        profit_factor=measures.profit_factor(nets),
+        net=float(nets.sum()),
+        realised=float(trips["realised"].sum() / MONEY),
+        fees=float(trips["fees"].sum() / MONEY),
+        funding=float(trips["funding"].sum() / MONEY),
+        equity_change=float(worth[-1] - worth[0]) if len(worth) else math.nan,
+        max_drawdown=drawdown,
+        max_drawdown_fraction=drawdown_fraction,
+        exposure=measures.exposure(fills["time"], lots, min(starts, default=0), max(ends, default=0)),
+        turnover=float((fills["price"] * fills["quantity"]).sum() * money_per_ticklot / MONEY),
+        sharpe=returns.annual_sharpe,
+    )
+    return figures, returns
+
+
+def _figures_of_events(done: Backtest, period_ms: int | None) -> tuple[Figures, Returns]:
+    """Compute the same of a backtest that ran event by event."""
+    frames = done.frames()
+    statistics = report.statistics(frames)
+    times = np.asarray(pd.DatetimeIndex(frames.equity.index).as_unit("ms").asi8)
+    returns = measures.returns_of(times, frames.equity["equity"].to_numpy(), period_ms)
+    figures = Figures(*(getattr(statistics, name) for name in Figures._fields))
+    return figures._replace(sharpe=returns.annual_sharpe), returns
+
+
+class _Worker:
+    """Trades settings one after the other, and makes anew only what a setting changes."""
+
+    def __init__(self, research: Research, job: Job) -> None:
+        self._research = research.fork()
+        self._job = job
+        self._space: dict[str, Rows] = {}
+        self._seen: tuple[Any, ...] = ()
+        self._found: Rows = np.empty(0, np.void)
+
+    def trade(self, config: Config) -> list[Outcome]:
+        """Return the setting's outcome on each stretch."""
+        wanted = (config.bars, config.signals)
+        if wanted != self._seen:
+            self._found, self._seen = self._research.find(config, self._engine(config), self._space), wanted
+        return [self._trade(config, stretch) for stretch in self._job.stretches]
+
+    def _engine(self, config: Config) -> SignalEngine:
+        return (self._job.rule or load_rule(config.session.rule))(config.signals, self._research.instrument)
+
+    def _trade(self, config: Config, stretch: Stretch) -> Outcome:
+        research, (begin_s, end_s) = self._research, stretch
+        tables, _ = research.run(config, self._found, research.span(begin_s, end_s), self._space)
+        if tables is not None:
+            bars, unit = research.bars(config.bars).rows, research.instrument.money_per_ticklot
+            return Outcome(*figures_of(tables, bars, unit, self._job.period_ms), "compiled")
+        done = backtest(research, config, self._engine(config), begin_s=begin_s, end_s=end_s, path="events")
+        return Outcome(*_figures_of_events(done, self._job.period_ms), "events")
+
+
+# --- many settings, wherever they run ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A tape in a folder, for processes that don't share our memory: each maps it instead of being sent it."""
+
+    folder: Path
+    symbol: str
+    source: str
+    synthetic: bool
+    report: TapeReport = field(compare=False)
+
+    @staticmethod
+    def write(tape: Tape, folder: Path) -> _Stored:
+        trades = tape.trades
+        for name, column in zip(_COLUMNS, columns(trades), strict=True):
+            np.save(folder / f"{name}.npy", column)
+        return _Stored(folder.resolve(), trades.symbol, tape.source, tape.synthetic, tape.report)
+
+
+_COLUMNS = ("id", "price", "quantity", "time", "buyer_is_maker")
+
+
+@lru_cache(maxsize=1)
+def _opened(stored: _Stored) -> Research:
+    mapped = [np.load(stored.folder / f"{name}.npy", mmap_mode="r") for name in _COLUMNS]
+    trades = Trades(stored.symbol, *mapped)
+    return Research(Tape(trades, stored.report, stored.source, stored.synthetic))
+
+
+def _trade_piece(source: Research | _Stored, job: Job, configs: Sequence[Config]) -> list[list[Outcome]]:
+    """What is handed to an executor: some settings, and where their tape is."""
+    worker = _Worker(source if isinstance(source, Research) else _opened(source), job)
+    return [worker.trade(config) for config in configs]
+
+
+def _trade_all(
+    research: Research, job: Job, configs: Sequence[Config], executor: Executor | None, progress: bool
+) -> list[list[Outcome]]:
+    """Trade all settings; return the outcomes of each in their order."""
+    outcomes: list[list[Outcome]] = [[] for _ in configs]
+    with ExitStack() as stack:
+        source: Research | _Stored = research
+        if executor is None:
+            executor = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
+        elif not isinstance(executor, ThreadPoolExecutor):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="voltrade-sweep-")))
+            source = _Stored.write(research.tape, folder)
+        bar: Any = tqdm(total=len(configs), unit="setting", disable=not progress)
+        stack.enter_context(bar)
+        futures = {
+            executor.submit(_trade_piece, source, job, [configs[number] for number in piece]): piece
+            for piece in _pieces(configs)
+        }
+        try:
+            for future in as_completed(futures):
+                for number, outcome in zip(futures[future], future.result(), strict=True):
+                    outcomes[number] = outcome
+                bar.update(len(futures[future]))
+        finally:
+            for future in futures:
+                future.cancel()
+    return outcomes
+
+
+def _pieces(configs: Sequence[Config]) -> Iterator[list[int]]:
+    """Numbers of settings, cut into pieces that share their bars; those that share their verdicts stand together."""
+    most = -(-len(configs) // TASKS)
+    keys = [(config.bars.model_dump_json(), config.signals.model_dump_json()) for config in configs]
+    order = sorted(range(len(configs)), key=keys.__getitem__)
+    for _, group in itertools.groupby(order, lambda number: keys[number][0]):
+        numbers = list(group)
+        for start in range(0, len(numbers), most):
+            yield numbers[start : start + most]
+
+
+def settings_of(
+    config: Config, grid: Mapping[str, Choices], trials: int | None, seed: int
+) -> tuple[list[dict[str, Any]], list[Config], list[tuple[dict[str, Any], str]]]:
+    """Make the settings of a grid, or draw `trials` of them.
+
+    Returns:
+        The swept parameters of each setting, the settings, and those that are refused, with the reason.
+
+    Raises:
+        ConfigError: a parameter is unknown, or nothing is left to try.
+    """
+    if unknown := sorted(set(grid) - set(parameter_homes(type(config.signals)))):
+        raise ConfigError("; ".join(f"{name}: unknown parameter, was {grid[name]!r}" for name in unknown))
+    chosen: list[dict[str, Any]] = []
+    configs: list[Config] = []
+    refused: list[tuple[dict[str, Any], str]] = []
+    for parameters in _grid(grid) if trials is None else _drawn(grid, trials, seed):
+        try:
+            configs.append(config.changed(**parameters))
+            chosen.append(parameters)
+        except ConfigError as error:
+            refused.append((parameters, str(error)))
+    if not configs:
+        reason = f": {refused[0][1]}" if refused else ""
+        raise ConfigError(f"sweep: must have at least one setting that is allowed, had none{reason}")
+    return chosen, configs, refused
+
+
+def _grid(grid: Mapping[str, Choices]) -> Iterator[dict[str, Any]]:
+    values: list[list[Any]] = []
+    for name, choices in grid.items():
+        if callable(choices):
+            raise ConfigError(f"{name}: must be values in a grid; a function is drawn from, with trials=")
+        values.append([_plain(value) for value in choices])
+    for combination in itertools.product(*values):
+        yield dict(zip(grid, combination, strict=True))
+
+
+def _drawn(grid: Mapping[str, Choices], trials: int, seed: int) -> Iterator[dict[str, Any]]:
+    chance = np.random.default_rng(seed)
+    for _ in range(trials):
+        yield {
+            name: _plain(choices(chance) if callable(choices) else choices[int(chance.integers(len(choices)))])
+            for name, choices in grid.items()
+        }
+
+
+def _plain(value: Any) -> Any:
+    """Numpy's numbers as Python's, which settings want."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+# --- the result -------------------------------------------------------------------------------------------------------
+
+
+class Sweep:
+    """What a sweep found; it shows itself in a notebook.
+
+    Attributes:
+        frame: one row a setting: the swept parameters, then the fields of `Figures` and the `path` that it ran by.
+        refused: one row a setting that is not allowed, with the reason; these are no trials.
+        trials: settings that were tried. Kept with the result: the best of many is worth less than the best of few.
+    """
+
+    def __init__(
+        self,
+        research: Research,
+        job: Job,
+        configs: Sequence[Config],
+        frame: pd.DataFrame,
+        refused: pd.DataFrame,
+    ) -> None:
+        self.frame = frame
+        self.refused = refused
+        self.trials = len(frame)
+        self.parameters = [name for name in frame.columns if name not in (*Figures._fields, "path")]
+        self._research = research
+        self._job = job
+        self._configs = configs
+
+    @property
+    def best(self) -> int:
+        """Number of the setting with the highest Sharpe ratio; the first where none has any."""
+        sharpes = self.frame["sharpe"].to_numpy()
+        return int(np.nanargmax(sharpes)) if np.isfinite(sharpes).any() else 0
+
+    def config(self, number: int | None = None) -> Config:
+        """The settings of a row, by default of the best."""
+        return self._configs[self.best if number is None else number]
+
+    def backtest(self, number: int | None = None) -> Backtest:
+        """Run the setting of a row again, by default the best, for its round trips and charts."""
+        config, ((begin_s, end_s),) = self.config(number), self._job.stretches
+        engine = self._job.rule(config.signals, self._research.instrument) if self._job.rule else None
+        return backtest(self._research, config, engine, begin_s=begin_s, end_s=end_s)
+
+    @cached_property
+    def judgement(self) -> Judgement:
+        """Whether the best setting is better than the luckiest of as many worthless ones."""
+        (best,) = _Worker(self._research, self._job).trade(self.config())
+        sharpes = self.frame["sharpe"].to_numpy() / math.sqrt(best.returns.a_year)
+        return judge(best.returns, best.figures.round_trips, sharpes)
+
+    @property
+    def verdict(self) -> str:
+        """The judgement in words."""
+        return self.judgement.text
+
+    def heat_map(self, x: str, y: str, value: str = "sharpe") -> Any:
+        """Draw a figure over two swept parameters as a plotly figure; of settings that share both, the mean."""
+        return heat_map(self.frame, x, y, value)
+
+    def __repr__(self) -> str:
+        return f"<Sweep of {self.trials} settings. {self.verdict}>"
+
+    def _repr_html_(self) -> str:
+        shown = [
+            *self.parameters,
+            "sharpe",
+            "net",
+            "round_trips",
+            "win_rate",
+            "profit_factor",
+            "max_drawdown",
+            "exposure",
+        ]
+        table = self.frame.sort_values("sharpe", ascending=False)[shown].head(10).to_html(float_format="{:,.4g}".format)
+        skipped = f", {len(self.refused):,} combinations are not allowed" if len(self.refused) else ""
+        head = f"{self.trials:,} settings of {', '.join(self.parameters)} on {self._research.tape.source}{skipped}"
+        return f"<h4>{escape(head)}</h4><p><b>{escape(self.verdict)}</b></p>{table}"
+
+
+def sweep(
+    tape: Tape | Research,
+    config: Config,
+    grid: Mapping[str, Choices],
+    *,
+    trials: int | None = None,
+    seed: int = 0,
+    begin_s: float | None = None,
+    end_s: float | None = None,
+    rule: type[SignalEngine] | None = None,
+    executor: Executor | None = None,
+    progress: bool = True,
+) -> Sweep:
+    """Backtest many settings over a tape.
+
+    Args:
+        config: what all settings share.
+        grid: parameters to vary, any that `Config.from_parameters` takes. Without `trials` every combination is tried.
+        trials: so many settings are drawn instead: of values evenly, of a function by what it draws.
+        seed: of the draw.
+        begin_s, end_s: as in `backtest`.
+        rule: a rule of one's own; by default the one of `config.session.rule`, or the built-in one.
+        executor: where the settings run; by default threads on all cores. One that isn't a `ThreadPoolExecutor` is
+            taken to run other processes: they read the tape from a temporary folder, in `$TMPDIR` where that is set.
+        progress: whether to show a progress bar.
+
+    Raises:
+        ConfigError: a parameter is unknown, or no combination is allowed.
+        DataError: the tape is empty or goes back in time.
+    """
+    research = tape if isinstance(tape, Research) else Research(tape)
+    chosen, configs, refused = settings_of(config, grid, trials, seed)
+    job = Job([(config.session.begin_s if begin_s is None else begin_s, end_s)], rule)
+    outcomes = _trade_all(research, job, configs, executor, progress)
+    rows = [
+        {**parameters, **outcome.figures._asdict(), "path": outcome.path}
+        for parameters, (outcome,) in zip(chosen, outcomes, strict=True)
+    ]
+    skipped = pd.DataFrame([{**parameters, "reason": reason} for parameters, reason in refused])
+    return Sweep(research, job, configs, pd.DataFrame(rows), skipped)
+
+
+# --- walk-forward -----------------------------------------------------------------------------------------------------
+
+
+class Split(NamedTuple):
+    """Stretches to choose a setting on, and one that it is tried on; in seconds after the tape's first trade."""
+
+    train: tuple[Stretch, ...]
+    test: Stretch
+
+
+def walk_forward_splits(length_s: float, folds: int, *, rolling: bool = False, purge_s: float = 0.0) -> list[Split]:
+    """Cut a tape into `folds` + 1 equal parts; each but the first is tried on, after training on what lies before it.
+
+    Training ends `purge_s` before the test begins, so that no round trip of the one lasts into the other. It begins
+    with the tape, or, `rolling`, one part before its end. Nothing that comes after a test is trained on, so there is
+    nothing to put under an embargo.
+    """
+    part = length_s / (folds + 1)
+    splits = []
+    for fold in range(1, folds + 1):
+        end = fold * part - purge_s
+        begin = max(0.0, end - part) if rolling else 0.0
+        splits.append(Split(((begin, end),), (fold * part, (fold + 1) * part)))
+    return _checked(splits, purge_s)
+
+
+def k_fold_splits(length_s: float, folds: int, *, purge_s: float = 0.0, embargo_s: float = 0.0) -> list[Split]:
+    """Cut a tape into equal parts; each is tried on, after training on all the others.
+
+    Purging leaves out of the training what may share its outcome with the test: `purge_s`, the longest that a round
+    trip lasts, on both sides of it. The embargo leaves out `embargo_s` more behind the test, where what the market then
+    remembers of it would leak into the training. Lopez de Prado, "Advances in Financial Machine Learning", 2018, 7.4.
+    """
+    part = length_s / folds
+    splits = []
+    for fold in range(folds):
+        begin, end = fold * part, (fold + 1) * part
+        before, after = (0.0, begin - purge_s), (end + purge_s + embargo_s, length_s)
+        splits.append(Split(tuple(stretch for stretch in (before, after) if stretch[0] < stretch[1]), (begin, end)))
+    return _checked(splits, purge_s)
+
+
+def _checked(splits: list[Split], purge_s: float) -> list[Split]:
+    for split in splits:
+        if not split.train or any(begin >= end for begin, end in split.train if end is not None):
+            raise ConfigError(
+                f"folds: purging {purge_s:g} s must leave something to train on before {split.test[0]:g} s"
+            )
+    return splits
+
+
+class WalkForward:
+    """What settings did on stretches that they were not chosen on; it shows itself in a notebook.
+
+    Attributes:
+        frame: one row a fold: the test's begin and end (UTC), the setting chosen in training, its Sharpe ratio there,
+            and its figures in the test.
+        trials: settings that were tried in each fold.
+        judgement: of all tests together. What was chosen had not seen them, so it is held against zero.
+    """
+
+    def __init__(self, frame: pd.DataFrame, trials: int, judgement: Judgement, source: str) -> None:
+        self.frame = frame
+        self.trials = trials
+        self.judgement = judgement
+        self._source = source
+
+    @property
+    def verdict(self) -> str:
+        """The judgement in words."""
+        return self.judgement.text
+
+    def __repr__(self) -> str:
+        return f"<WalkForward of {len(self.frame)} folds. {self.verdict}>"
+
+    def _repr_html_(self) -> str:
+        head = f"{len(self.frame)} folds on {self._source}, each the best of {self.trials:,} settings in training"
+        table = self.frame.to_html(float_format="{:,.4g}".format)
+        return f"<h4>{escape(head)}</h4><p><b>{escape(self.verdict)}</b></p>{table}"
+
+
+def walk_forward(
+    tape: Tape | Research,
+    config: Config,
+    grid: Mapping[str, Choices],
+    *,
+    folds: int = 5,
+    scheme: Literal["expanding", "rolling", "k_fold"] = "expanding",
+    purge_s: float | None = None,
+    embargo_s: float = 3_600.0,
+    trials: int | None = None,
+    seed: int = 0,
+    rule: type[SignalEngine] | None = None,
+    executor: Executor | None = None,
+    progress: bool = True,
+) -> WalkForward:
+    """Choose the setting with the highest Sharpe ratio on one part of a tape and try it on another, fold by fold.
+
+    Args:
+        scheme: `expanding` and `rolling` train on what lies before each test, see `walk_forward_splits`; `k_fold` on
+            what lies around it, see `k_fold_splits`.
+        purge_s: between training and test; by default `max_holding_s`, or an hour where that is 0.
+        embargo_s: for `k_fold`: more of it behind a test.
+        config, grid, trials, seed, rule, executor, progress: as in `sweep`.
+
+    Raises:
+        ConfigError: a parameter is unknown, no combination is allowed, or a fold has nothing to train on.
+        DataError: the tape is empty, goes back in time, or a stretch has no trade.
+    """
+    research = tape if isinstance(tape, Research) else Research(tape)
+    chosen, configs, _ = settings_of(config, grid, trials, seed)
+    times = research.tape.trades.time
+    length_s = (int(times[-1]) - int(times[0])) / 1000
+    purge_s = (config.exits.max_holding_s or 3_600.0) if purge_s is None else purge_s
+    if scheme == "k_fold":
+        splits = k_fold_splits(length_s, folds, purge_s=purge_s, embargo_s=embargo_s)
+    else:
+        splits = walk_forward_splits(length_s, folds, rolling=scheme == "rolling", purge_s=purge_s)
+    stretches = list(dict.fromkeys(stretch for split in splits for stretch in (*split.train, split.test)))
+    shortest = min((length_s if end is None else end) - begin for begin, end in stretches)
+    period_ms = measures.period_of(int(1000 * shortest)) or measures.HOUR_MS
+    outcomes = _trade_all(research, Job(stretches, rule, period_ms), configs, executor, progress)
+    by_stretch = [dict(zip(stretches, of_setting, strict=True)) for of_setting in outcomes]
+    rows, tested = [], []
+    for split in splits:
+        sharpes = [_joined([of[stretch].returns for stretch in split.train]).annual_sharpe for of in by_stretch]
+        best = int(np.nanargmax(sharpes)) if np.isfinite(sharpes).any() else 0
+        tested.append(by_stretch[best][split.test])
+        begin, end = (pd.Timestamp(int(times[0]) + int(1000 * (at or 0)), unit="ms", tz="UTC") for at in split.test)
+        rows.append(
+            {
+                "begin": begin,
+                "end": end,
+                **chosen[best],
+                "sharpe, training": sharpes[best],
+                **tested[-1].figures._asdict(),
+            }
+        )
+    trips = sum(outcome.figures.round_trips for outcome in tested)
+    judgement = judge(
+        _joined([outcome.returns for outcome in tested]), trips, tried=f"what was chosen in {folds} folds"
+    )
+    return WalkForward(pd.DataFrame(rows), len(configs), judgement, research.tape.source)
+
+
+def _joined(parts: Sequence[Returns]) -> Returns:
+    """Returns of several stretches as one series; all are of the same period."""
+    return Returns(np.concatenate([part.values for part in parts]), max(part.period_ms for part in parts))
