@@ -225,7 +225,7 @@ def backtest(
     if not why:
         before = engine.state_bytes() if engine else b""
         verdicts = research.verdicts(config, engine)
-        tables, why = research.run(config, research.signals(verdicts), span)
+        tables, why = research.run(config, verdicts, span)
         if tables is not None:
             closed = tables.bars
             bars = research.bars(config.bars).rows[:closed]

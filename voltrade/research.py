@@ -326,13 +326,21 @@ class Research:
             raise DataError(f"tape: must have a trade from {begin_s:g} s on and before {end_s or 'its end'}, has none")
         return Span(first, last, begin - 1)
 
-    def run(
-        self, config: Config, found: Rows, span: Span, space: dict[str, Rows] | None = None
-    ) -> tuple[Tables | None, str]:
+    def run(self, config: Config, verdicts: Rows, span: Span) -> tuple[Tables | None, str]:
         """Trade with these settings; return the tables, or None and why the compiled loop gave up.
 
         Args:
-            found: the signals of `config`'s rule on its bars.
+            verdicts: of `config`'s bars.
+        """
+        return self.trade(config, self.signals(verdicts), span)
+
+    def trade(
+        self, config: Config, found: Rows, span: Span, space: dict[str, Rows] | None = None
+    ) -> tuple[Tables | None, str]:
+        """Do what `run` does from the signals alone.
+
+        Args:
+            found: the signals of `config`'s rule on its bars, rows of FOUND.
             space: memory for tables, kept from run to run; the next run then overwrites what this one returns.
         """
         bars = self.bars(config.bars)

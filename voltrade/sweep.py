@@ -166,7 +166,7 @@ class _Worker:
 
     def _trade(self, config: Config, stretch: Stretch) -> Outcome:
         research, (begin_s, end_s) = self._research, stretch
-        tables, _ = research.run(config, self._found, research.span(begin_s, end_s), self._space)
+        tables, _ = research.trade(config, self._found, research.span(begin_s, end_s), self._space)
         if tables is not None:
             bars, unit = research.bars(config.bars).rows, research.instrument.money_per_ticklot
             return Outcome(*figures_of(tables, bars, unit, self._job.period_ms), "compiled")
