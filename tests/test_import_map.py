@@ -17,6 +17,7 @@ RULES = "bars signal_engine fold risk oms account"
 BOOKS = "exchange.shipped exchange.margin exchange.execution exchange.orders exchange.market exchange.clearing"
 SIMULATED = f"{BOOKS} exchange.refusals exchange.matching exchange.simulated"
 TAPES = "exchange.shipped exchange.simulated exchange.tape"
+SIMULATION = "simulation.rows simulation.exchange simulation.monitor simulation.core"
 FAULTS = "exchange.fault_script exchange.faults"
 VENUE = "exchange.venue_wire exchange.venue_streams exchange.venue_requests exchange.venue_rest"
 
@@ -40,7 +41,12 @@ MAY_IMPORT = {
     # the core, and the two ways that time runs through it
     "core": f"{BASE} {RULES} drift",
     "lockstep": f"{BASE} core",
-    "simulation": f"{BASE} {RULES} core exchange.execution",
+    "simulation.rows": f"{BASE} {RULES}",
+    "simulation.exchange": f"{BASE} {RULES} exchange.execution simulation.rows",
+    "simulation.monitor": f"{BASE} {RULES} simulation.rows simulation.exchange",
+    "simulation.core": f"{BASE} {RULES} core simulation.rows simulation.exchange simulation.monitor",
+    "simulation.lockstep": f"{BASE} {RULES} exchange.execution {SIMULATION}",
+    "simulation": f"{SIMULATION} simulation.lockstep",
     "research": f"{BASE} {RULES} {TAPES} exchange.margin rule_file data simulation",
     "simulation_facts": f"{BASE} {RULES} core simulation research",
     "backtest": f"{BASE} {RULES} {TAPES} rule_file core lockstep data report charts research simulation_facts",
@@ -125,8 +131,8 @@ ONLY_IN = {
 """Packages that one room (or a few) wraps for all the others."""
 
 WITHOUT_THE_OUTSIDE = {
-    "model", "bars", "signal_engine", "fold", "risk", "oms", "account", "core", "lockstep", "synthetic", "simulation",
-    "simulation_facts",
+    "model", "bars", "signal_engine", "fold", "risk", "oms", "account", "core", "lockstep", "synthetic",
+    "simulation", "simulation.lockstep", *SIMULATION.split(), "simulation_facts",
     "exchange.messages", "exchange.outcomes", "exchange.tape", *SIMULATED.split(),
 }  # fmt: skip
 """Rooms whose results follow from their arguments alone."""

@@ -43,6 +43,12 @@ def fee(notional: int, rate_e8: int) -> int:
 
 
 @compiled
+def funding_payment(value: int, rate_e8: int) -> int:
+    """Return what a position worth `value` (signed money) receives: at a positive rate longs pay and shorts receive."""
+    return fee(abs(value), abs(rate_e8)) * (-1 if (value > 0) == (rate_e8 > 0) else 1)
+
+
+@compiled
 def value_at_mark(lots: int, step_numerator: int, step_denominator: int, mark_e8: int) -> int:
     """Return the money of signed lots at a mark price: `Instrument.value_at_mark` in 64 bits, the step as a fraction.
 

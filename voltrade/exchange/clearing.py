@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from voltrade.account import Account, fee, proportion
+from voltrade.account import Account, fee, funding_payment, proportion
 from voltrade.exchange.margin import liquidation_price
 from voltrade.exchange.market import Market
 from voltrade.exchange.orders import AlgoOrder, Order, Phase
@@ -287,7 +287,7 @@ class ClearingHouse:
     def pay_funding(self, market: Market, mark: MarkPrice, rate_e8: int) -> None:
         """Book funding at a rate on the position's value at a mark: longs pay a positive rate to shorts."""
         value = market.instrument.value_at_mark(market.held.quantity, mark.price_e8)
-        amount = fee(abs(value), abs(rate_e8)) * (-1 if (value > 0) == (rate_e8 > 0) else 1)
+        amount = funding_payment(value, rate_e8)
         if not amount:
             return
         self.account.apply_funding(amount)
