@@ -19,7 +19,7 @@ from voltrade.config import Config, SignalSettings
 from voltrade.data import Tape, TapeReport, tape
 from voltrade.errors import ConfigError
 from voltrade.exchange.shipped import shipped_instrument
-from voltrade.model import Trades
+from voltrade.model import Funding, Marks, Trades
 from voltrade.research import Research
 from voltrade.signal_engine import ATR, EMA, SignalEngine
 from voltrade.sweep import Figures, k_fold_splits, sweep, walk_forward, walk_forward_splits
@@ -102,6 +102,15 @@ def test_a_stretch_is_swept_as_it_is_backtested(played: Tape) -> None:
 # --- where it runs ----------------------------------------------------------------------------------------------------
 
 
+def with_funding(played: Tape) -> Tape:
+    """The tape with mark prices, the last trade's, and a funding rate of 0.1% each hour."""
+    trades = played.trades
+    minutes = np.arange(trades.time[0] // 60_000 + 1, trades.time[-1] // 60_000, dtype=np.int64) * 60_000
+    price = trades.price[np.searchsorted(trades.time, minutes) - 1] * 10_000_000
+    hours = minutes[minutes % 3_600_000 == 0]
+    return replace(played, marks=Marks(minutes, price), funding=Funding(hours, np.full(len(hours), 100_000)))
+
+
 @contextmanager
 def processes() -> Iterator[Executor]:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
@@ -118,11 +127,17 @@ def dask_cluster() -> Iterator[Executor]:
 
 @pytest.mark.parametrize("executor", [processes, dask_cluster])
 def test_processes_and_a_cluster_find_what_threads_find(played: Tape, executor: object) -> None:
-    here = sweep(played, CONFIG, GRID, progress=False)
+    plain, valued = (
+        sweep(played, CONFIG, GRID, progress=False),
+        sweep(with_funding(played), CONFIG, GRID, progress=False),
+    )
+    assert (plain.frame["funding"] == 0).all()
+    assert (valued.frame["funding"] != 0).any()
     with executor() as pool:  # type: ignore[operator]
-        there = sweep(played, CONFIG, GRID, executor=pool, progress=False)
-    pd.testing.assert_frame_equal(there.frame, here.frame)
-    assert there.verdict == here.verdict
+        for here, traded in ((plain, played), (valued, with_funding(played))):
+            there = sweep(traded, CONFIG, GRID, executor=pool, progress=False)
+            pd.testing.assert_frame_equal(there.frame, here.frame)
+            assert there.verdict == here.verdict
 
 
 def test_progress_is_shown(played: Tape, capsys: pytest.CaptureFixture[str]) -> None:

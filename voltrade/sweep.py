@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from html import escape
 from pathlib import Path
@@ -29,14 +29,13 @@ from tqdm.auto import tqdm
 
 from voltrade import measures, report
 from voltrade.backtest import Backtest, backtest
-from voltrade.bars import columns
 from voltrade.charts import heat_map
 from voltrade.compiled import Rows
 from voltrade.config import Config, parameter_homes
 from voltrade.data import Tape, TapeReport
 from voltrade.errors import ConfigError
 from voltrade.measures import Judgement, Returns, judge
-from voltrade.model import MONEY, Side, Trades
+from voltrade.model import MONEY, Funding, Marks, Side, Trades
 from voltrade.research import Research, Tables
 from voltrade.rule_file import load_rule
 from voltrade.signal_engine import SignalEngine
@@ -189,20 +188,36 @@ class _Stored:
 
     @staticmethod
     def write(tape: Tape, folder: Path) -> _Stored:
-        trades = tape.trades
-        for name, column in zip(_COLUMNS, columns(trades), strict=True):
-            np.save(folder / f"{name}.npy", column)
-        return _Stored(folder.resolve(), trades.symbol, tape.source, tape.synthetic, tape.report)
+        for part in (tape.trades, tape.marks, tape.funding):
+            if part is not None:
+                for name in _columns_of(type(part)):
+                    np.save(folder / f"{type(part).__name__}.{name}.npy", getattr(part, name))
+        return _Stored(folder.resolve(), tape.trades.symbol, tape.source, tape.synthetic, tape.report)
+
+    def read(self) -> Tape:
+        trades, marks, funding = (self._mapped(kind) for kind in (Trades, Marks, Funding))
+        return Tape(
+            Trades(self.symbol, **trades),
+            self.report,
+            self.source,
+            self.synthetic,
+            Marks(**marks) if marks else None,
+            Funding(**funding) if funding else None,
+        )
+
+    def _mapped(self, kind: type[Any]) -> dict[str, Any]:
+        """The columns of a part of the tape; none where the tape lacks it."""
+        files = {name: self.folder / f"{kind.__name__}.{name}.npy" for name in _columns_of(kind)}
+        return {name: np.load(file, mmap_mode="r") for name, file in files.items() if file.exists()}
 
 
-_COLUMNS = ("id", "price", "quantity", "time", "buyer_is_maker")
+def _columns_of(kind: type[Any]) -> list[str]:
+    return [column.name for column in fields(kind) if column.name != "symbol"]
 
 
 @lru_cache(maxsize=1)
 def _opened(stored: _Stored) -> Research:
-    mapped = [np.load(stored.folder / f"{name}.npy", mmap_mode="r") for name in _COLUMNS]
-    trades = Trades(stored.symbol, *mapped)
-    return Research(Tape(trades, stored.report, stored.source, stored.synthetic))
+    return Research(stored.read())
 
 
 def _trade_piece(source: Research | _Stored, job: Job, configs: Sequence[Config]) -> list[list[Outcome]]:
