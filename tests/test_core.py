@@ -72,7 +72,8 @@ def test_the_commands_do_not_depend_on_how_trades_are_cut(block: int) -> None:
 
 def test_a_person_is_told_once_that_bars_have_left_their_band() -> None:
     config = a_config(hours=1.5, threshold=5, most_bars_a_day=100)
-    whole, cut = (backtest(a_tape(config), config, block=size) for size in (None, 7))
+    whole, cut = (backtest(a_tape(config), config, path="events", block=size) for size in (None, 7))
+    assert backtest(a_tape(config), config).facts == whole.facts
     [alert] = [fact for fact in whole.facts if isinstance(fact, Alert)]
     assert alert.code == "BARS_DRIFTED"
     assert alert.text.startswith("bars of 5 come too fast: 1")

@@ -346,6 +346,8 @@ class Research:
         bars = self.bars(config.bars)
         if bars.skipped:
             return None, f"{bars.skipped} trades of the tape are in no bar"
+        if config.bars.least_bars_a_day or config.bars.most_bars_a_day:
+            return None, "a person is told when bars leave their band"
         market = self._market(config, bars, span.last)
         closing_rows, mark_times, mark_prices = market[4], market[7], market[9]
         first_bar = int(np.searchsorted(closing_rows, span.first))
