@@ -187,6 +187,16 @@ def test_a_cell_that_is_run_twice_starts_nothing_twice(tmp_path: Path) -> None:
         live.stop()
 
 
+def test_a_notebook_attaches_to_the_session_that_papermill_began_on_its_account(tmp_path: Path) -> None:
+    config = Config.from_parameters(seed=fake_engine.WAITS, venue="http://127.0.0.1:9")
+    recorded = session.start(config, tmp_path / "runs/today")
+    assert session.start(config).path == recorded.path
+    alone = session.start(WAITING, tmp_path / "runs/demo")  # a venue and an account of its own: another is another
+    assert session.start(WAITING).path != alone.path
+    for run in (tmp_path / "runs").iterdir():
+        session.attach(run).stop()
+
+
 def test_a_second_notebook_attaches_and_follows_to_the_end(tmp_path: Path, outputs: list[tuple[str, Any]]) -> None:
     first = session.start(WAITING, tmp_path / "runs/today")
     second = session.attach("runs/today")

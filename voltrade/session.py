@@ -256,8 +256,10 @@ def attach(run: Path | str, config: Config | None = None) -> Session:
 
 
 def _running_alike(config: Config) -> Path | None:
-    """The folder of a session that runs with these parameters and that nobody's papermill records."""
-    for path in sorted((project_root().resolve() / "runs").glob("interactive-*/run.json"), reverse=True):
+    """The folder of a session that runs with these parameters: another notebook's, or on an account that outlives."""
+    has_one = config.session.mode != "sim" or bool(config.session.venue)
+    runs = (project_root().resolve() / "runs").glob(f"{'' if has_one else 'interactive-'}*/run.json")
+    for path in sorted(runs, reverse=True):
         record = records.read(path.parent)
         if records.is_running(record) and not records.changed(record, config):
             return path.parent
