@@ -8,18 +8,15 @@ work is the same.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import Goal, in_turn, peak_memory, ratio, say, seconds, verdict
+from benchmarks.measure import Goal, in_turn, memory_of, peak_memory, ratio, say, seconds, start_peers, verdict
 from voltrade.bars import VolumeBarAggregator
 from voltrade.compiled import Rows
 from voltrade.config import BarSettings
@@ -33,7 +30,6 @@ TRADES = 10_000_000
 TRADES_A_BAR = 200
 OTHER_SIZES = (1_000, 50, 10)
 PEERS = ("finmlkit", "polars", "pandas", "nautilus_trader")
-PEERS_PYTHON = Path(__file__).resolve().parent.parent / ".venv-bench" / "bin" / "python"
 GOALS = {"finmlkit": 5, "polars": 8, "nautilus_trader": 80}
 
 
@@ -62,66 +58,12 @@ COLUMNS = {"id": "id", "price": "price", "quantity": "quantity", "time": "time",
 """Names of the files that hold a tape for other processes."""
 
 
-def extra_memory(folder: Path, lots: int) -> float | None:
-    """MiB that the fold takes beyond its trades, measured in a process of its own; None where it can't be."""
-    command = [sys.executable, "-m", "benchmarks.bench_bars", "--memory", str(folder), str(lots)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    return float(said) if said else None
-
-
 def measure_memory(folder: Path, lots: int) -> None:
     trades = Trades(INSTRUMENT.symbol, *(np.load(folder / f"{name}.npy") for name in COLUMNS))
     fold(trades[:1000], lots)
     with peak_memory() as grown:
         fold(trades, lots)
     print(*grown)
-
-
-class Peer:
-    """Another library, in a process and an environment of its own."""
-
-    def __init__(self, name: str, folder: Path, lots: int) -> None:
-        command = [str(PEERS_PYTHON), str(Path(__file__).with_name("peers.py")), name, str(folder), str(lots)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        self.bars = 0
-        ready = self._answer()
-        self.version, self.trades = ready["version"], ready["trades"]
-
-    def run(self) -> float:
-        assert self._process.stdin is not None
-        self._process.stdin.write("run\n")
-        self._process.stdin.flush()
-        answer = self._answer()
-        self.bars = answer["bars"]
-        return float(answer["seconds"])
-
-    def close(self) -> None:
-        self._process.communicate()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        while line := self._process.stdout.readline():
-            if line.startswith("{"):
-                answer: dict[str, Any] = json.loads(line)
-                return answer
-        assert self._process.stderr is not None
-        raise RuntimeError((self._process.stderr.read().strip().splitlines() or ["it ended"])[-1])
-
-
-def peers(folder: Path, lots: int) -> dict[str, Peer]:
-    """Start those that are installed; name the others."""
-    if not PEERS_PYTHON.exists():
-        say(f"peers are left out: there is no {PEERS_PYTHON}; `make bench` makes it")
-        return {}
-    started = {}
-    for name in PEERS:
-        try:
-            started[name] = Peer(name, folder, lots)
-        except RuntimeError as error:
-            say(f"{name} is left out: {error}")
-    return started
 
 
 def main() -> int:
@@ -143,8 +85,8 @@ def main() -> int:
         folder = Path(home)
         for name, column in COLUMNS.items():
             np.save(folder / f"{name}.npy", getattr(trades, column))
-        memory = extra_memory(folder, lots)
-        others = {} if given.without_peers else peers(folder, lots)
+        memory = memory_of("benchmarks.bench_bars", folder, lots)
+        others = {} if given.without_peers else start_peers("peers.py", PEERS, folder, lots)
         runs = {
             "limit": lambda: seconds(lambda: limit(trades)),
             "voltrade": lambda: seconds(lambda: fold(trades, lots)),
@@ -154,11 +96,11 @@ def main() -> int:
         for peer in others.values():
             peer.close()
 
-    counts = {name: float(others[name].trades if name in others else len(trades)) for name in runs}
+    counts = {name: float(others[name].about["trades"] if name in others else len(trades)) for name in runs}
     goals = [Goal("voltrade / limit", ratio(times, "voltrade", "limit"), 0.30)]
     for name, took in times.items():
         rate = counts[name] / statistics.median(took) / 1e6
-        version = f" {others[name].version}, {others[name].bars:,} bars" if name in others else ""
+        version = f" {others[name].about['version']}, {others[name].last['bars']:,} bars" if name in others else ""
         say(f"  {name + version:44} {rate:8.1f} million trades a second")
     for name in others:
         faster = ratio(times, "voltrade", name, counts)

@@ -1,17 +1,21 @@
-"""Times in turn, ratios by round, memory of a process, and goals."""
+"""Times in turn, ratios by round, memory of a process, others in processes of their own, and goals."""
 
 from __future__ import annotations
 
 import gc
+import json
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROUNDS = 7
+PEERS_PYTHON = Path(__file__).resolve().parent.parent / ".venv-bench" / "bin" / "python"
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -70,6 +74,65 @@ def verdict(goals: list[Goal]) -> int:
     for goal in goals:
         print(goal)
     return 0 if all(goal.met for goal in goals) else 1
+
+
+class Peer:
+    """Another library, in a process and an environment of its own; see `peers`."""
+
+    def __init__(self, script: str, name: str, *given: object) -> None:
+        """Start it on what it is given.
+
+        Raises:
+            RuntimeError: it is not installed, or failed.
+        """
+        command = [str(PEERS_PYTHON), str(Path(__file__).with_name(script)), name, *map(str, given)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.about = self._answer()
+        """Its `version`, how much it does in a run, and what else it says of itself."""
+        self.last: dict[str, Any] = {}
+        """What it said of its last run."""
+
+    def run(self) -> float:
+        assert self._process.stdin is not None
+        self._process.stdin.write("run\n")
+        self._process.stdin.flush()
+        self.last = self._answer()
+        return float(self.last["seconds"])
+
+    def close(self) -> None:
+        self._process.communicate()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        while line := self._process.stdout.readline():
+            if line.startswith("{"):
+                answer: dict[str, Any] = json.loads(line)
+                return answer
+        assert self._process.stderr is not None
+        raise RuntimeError((self._process.stderr.read().strip().splitlines() or ["it ended"])[-1])
+
+
+def start_peers(script: str, names: Sequence[str], *given: object) -> dict[str, Peer]:
+    """Start those that are installed; name the others."""
+    if not PEERS_PYTHON.exists():
+        say(f"peers are left out: there is no {PEERS_PYTHON}; `make bench` makes it")
+        return {}
+    started = {}
+    for name in names:
+        try:
+            started[name] = Peer(script, name, *given)
+        except RuntimeError as error:
+            say(f"{name} is left out: {error}")
+    return started
+
+
+def memory_of(module: str, *given: object) -> float | None:
+    """MiB that a benchmark's own `--memory` says it took, in a process of its own; None where it can't be measured."""
+    command = [sys.executable, "-m", module, "--memory", *map(str, given)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return float(said) if said else None
 
 
 @contextmanager

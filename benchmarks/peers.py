@@ -136,18 +136,27 @@ def nautilus_trader(columns: Columns, threshold: int) -> tuple[Callable[[], int]
 PEERS = {peer.__name__: peer for peer in (finmlkit, polars, pandas, nautilus_trader)}
 
 
-def main() -> None:
-    name, folder, threshold = sys.argv[1:]
-    columns = {
-        column: np.load(Path(folder) / f"{column}.npy") for column in ("id", "price", "quantity", "time", "maker")
-    }
-    run, count = PEERS[name](columns, int(threshold))
-    print(json.dumps({"version": version(name), "trades": count}), flush=True)
+def load(folder: str) -> Columns:
+    return {file.stem: np.load(file) for file in Path(folder).glob("*.npy")}
+
+
+def serve(
+    about: dict[str, Any], run: Callable[[], dict[str, Any]], prepare: Callable[[], object] = lambda: None
+) -> None:
+    """Say what this is, then time a run for each line read, and say what it came to; `prepare` is not timed."""
+    print(json.dumps(about), flush=True)
     for _ in sys.stdin:
+        prepare()
         gc.collect()
         began = time.perf_counter()
-        bars = run()
-        print(json.dumps({"seconds": time.perf_counter() - began, "bars": bars}), flush=True)
+        found = run()
+        print(json.dumps({"seconds": time.perf_counter() - began, **found}), flush=True)
+
+
+def main() -> None:
+    name, folder, threshold = sys.argv[1:]
+    run, count = PEERS[name](load(folder), int(threshold))
+    serve({"version": version(name), "trades": count}, lambda: {"bars": run()})
 
 
 if __name__ == "__main__":

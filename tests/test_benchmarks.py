@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
             ["voltrade / limit: ", "bars of    10 trades"],
         ),
         ("bench_reload", ["--trades", "150000"], ["parsing the CSV", "loading again / parsing: "]),
+        ("bench_backtest", ["--trades", "300000", "--without-peers"], ["compiled / event by event: "]),
+        ("bench_sweep", ["--trades", "300000", "--without-peers"], [" settings; medians of 1 rounds", " MiB"]),
     ],
 )
 def test_a_benchmark_runs_and_prints_its_goals(name: str, given: list[str], said: list[str]) -> None:

@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "simulation": f"{SIMULATION} simulation.lockstep",
     "research": f"{BASE} {RULES} {TAPES} exchange.margin rule_file data simulation",
     "simulation_facts": f"{BASE} {RULES} core simulation research",
-    "backtest": f"{BASE} {RULES} {TAPES} rule_file core lockstep data report charts research simulation_facts",
+    "backtest": f"{BASE} {RULES} {TAPES} rule_file core lockstep data measures report charts research simulation_facts",
     "sweep": f"{BASE} {RULES} rule_file data measures report charts research backtest",
     "live": f"{BASE} {RULES} core lockstep journal",
     # tapes and records

@@ -22,6 +22,7 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from types import FunctionType
 from typing import Any, ParamSpec, TypeVar, cast
 from weakref import WeakSet
@@ -56,6 +57,12 @@ def compiled_part(function: Callable[P, R]) -> Callable[P, R]:
     """
     bare = {"_nrt": False, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return cast(Callable[P, R], compile_for(function, None, **bare))
+
+
+def compiled_in_place(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile like `compiled_part`, into each function that calls it: where handing over the arguments costs more."""
+    bare = {"_nrt": False, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return cast(Callable[P, R], compile_for(function, None, inline="always", **bare))
 
 
 def compile_for(function: Callable[..., Any], signature: Any, **options: Any) -> Any:
@@ -227,11 +234,17 @@ def _files_of(folder: Path, name: str) -> list[Path]:
     return found
 
 
+_PARSING = Lock()
+"""CPython 3.11 counts the depth of all trees that it makes in one place: two threads that parse at once may fail."""
+
+
 @cache
 def _imported_names(source: bytes, file: str) -> tuple[tuple[int, str], ...]:
     """Every module that a source may import: the number of dots before its name, and the name."""
     names: list[tuple[int, str]] = []
-    for node in ast.walk(ast.parse(source, file)):
+    with _PARSING:
+        tree = ast.parse(source, file)
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names.extend((0, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -362,7 +362,8 @@ class Research:
             float(self.instrument.tick_size),
             signals,
         )
-        desk = _desk(config, self.instrument, span.start)
+        key = (config.session, config.execution, config.exits, config.risk, span.start)
+        desk = self._keep("desk", key, lambda: _desk(config, self.instrument, span.start)).copy()
         desk["row"], desk["bars"] = span.first, first_bar
         marks = int(np.searchsorted(mark_times, span.start, side="right"))
         desk["mark"], desk["exchange_mark_e8"] = marks, mark_prices[marks - 1] if marks else 0

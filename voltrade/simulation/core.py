@@ -9,7 +9,7 @@ import numpy as np
 
 from voltrade import risk
 from voltrade.account import position_after, value_at_mark
-from voltrade.compiled import Record, Rows, bind, compiled_part
+from voltrade.compiled import Record, Rows, bind, compiled_in_place, compiled_part
 from voltrade.core import GATES
 from voltrade.model import NEVER
 from voltrade.simulation import exchange, monitor
@@ -198,7 +198,7 @@ def on_snapshot(desk: Record) -> None:
     after_orders(desk, held)
 
 
-@compiled_part
+@compiled_in_place
 def on_signal(desk: Record, m: Market, signal: Record) -> None:
     """Leave on an opposite signal; enter where every gate lets the signal pass."""
     if desk.in_hand and desk.side != signal.side and desk.settings.exit_on_opposite_signal:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from voltrade import risk
 from voltrade.account import fee, funding_payment, position_after, proportion, value_at_mark
-from voltrade.compiled import Record, compiled_part
+from voltrade.compiled import Record, compiled_in_place, compiled_part
 from voltrade.exchange.execution import (
     first_acting_trade,
     is_beyond_take_bound,
@@ -269,7 +269,7 @@ def gather_watch(desk: Record) -> None:
     desk.searched_to = 0
 
 
-@compiled_part
+@compiled_in_place
 def first_acting(desk: Record, m: Market, stop: int) -> int:
     """Find the first trade before `stop` that any order reacts to; else `stop`.
 
@@ -302,7 +302,7 @@ def first_acting(desk: Record, m: Market, stop: int) -> int:
     return _first_reaching(desk, m, row, stop)
 
 
-@compiled_part
+@compiled_in_place
 def _first_reaching(desk: Record, m: Market, row: int, stop: int) -> int:
     """Find the first trade from `row` on at or beyond a level: bar by bar, then among the trades of a bar that reaches.
 

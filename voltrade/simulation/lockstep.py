@@ -14,7 +14,8 @@ import numpy as np
 from numba import types
 
 from voltrade import risk
-from voltrade.compiled import Record, Rows, compile_for, compiled_part, rows_of
+from voltrade.account import value_at_mark
+from voltrade.compiled import Record, Rows, compile_for, compiled_in_place, compiled_part, rows_of
 from voltrade.exchange.execution import last_row_of_taker
 from voltrade.model import NEVER, Bools, Int64s
 from voltrade.simulation import core, exchange, monitor
@@ -89,7 +90,7 @@ def _settle(desk: Record) -> None:
         desk.news_count = 0
 
 
-@compiled_part
+@compiled_in_place
 def _look_back(desk: Record, m: Market, row: int) -> None:
     """Note the last prices before the trade at `row`."""
     if row > 0:
@@ -102,7 +103,7 @@ def _look_back(desk: Record, m: Market, row: int) -> None:
         desk.last_sold = m.price[sold]
 
 
-@compiled_part
+@compiled_in_place
 def _play_and_settle(desk: Record, m: Market, is_acting: bool) -> None:
     """Let the exchange play what the core has seen, then settle; `is_acting` says whether orders react to the last."""
     if is_acting:
@@ -115,7 +116,7 @@ def _play_and_settle(desk: Record, m: Market, is_acting: bool) -> None:
         _settle(desk)
 
 
-@compiled_part
+@compiled_in_place
 def _fire_due(desk: Record, m: Market, before: int) -> bool:
     """Fire the timers due at or before a time; say whether one of them made a command, or ended the session."""
     due = core.next_due(desk)
@@ -129,7 +130,7 @@ def _fire_due(desk: Record, m: Market, before: int) -> bool:
     return False
 
 
-@compiled_part
+@compiled_in_place
 def _see_trades(desk: Record, m: Market, end: int, due: int) -> None:
     """Let the core see trades before `end` and `due`, up to the first that closes a bar that something follows from."""
     if due < NEVER:
@@ -152,7 +153,7 @@ def _see_trades(desk: Record, m: Market, end: int, due: int) -> None:
         monitor.leave(desk, BY_TIME)
 
 
-@compiled_part
+@compiled_in_place
 def _run_segment(desk: Record, m: Market) -> bool:
     """Run to the next trade that an order reacts to, or mark price; say whether the tape has nothing more.
 
@@ -187,7 +188,7 @@ def _run_segment(desk: Record, m: Market) -> bool:
     return is_last
 
 
-@compiled_part
+@compiled_in_place
 def _pass_marks(desk: Record, m: Market, equity: Rows) -> None:
     """Let the mark prices pass at which nothing happens but a valuation, as nearly all are.
 
@@ -205,34 +206,69 @@ def _pass_marks(desk: Record, m: Market, equity: Rows) -> None:
         stop = min(stop, m.closing_rows[closing])
     stop = exchange.first_acting(desk, m, stop)
     due = min(core.next_due(desk), risk.calm_until(desk.breaker, desk.holds))
-    floor, peak = risk.calm_above(desk.breaker, desk.holds, desk.breaker_rules), desk.breaker[0]["peak"]
-    room = len(equity) - len(desk.equity)
-    while desk.mark < len(m.mark_rows) and desk.equity_written < room:
-        number, before, exchange_before = desk.mark, desk.mark_e8, desk.exchange_mark_e8
-        if m.mark_rows[number] > stop or m.mark_times[number] >= due or m.fundings[number] > 0:
-            break
-        desk.mark_e8 = desk.exchange_mark_e8 = m.mark_prices[number]
-        unrealised = core.unrealised_profit(desk)
-        is_liquidated = desk.quantity != 0 and exchange.is_liquidated(desk, unrealised + desk.cost)
-        if desk.wallet + unrealised <= floor or is_liquidated:
-            desk.mark_e8, desk.exchange_mark_e8 = before, exchange_before
-            break
-        risk.take_in(desk.breaker, desk.holds, risk.EQUITY, desk.wallet + unrealised)
-        if desk.breaker[0]["peak"] > peak:
-            peak = desk.breaker[0]["peak"]
-            floor = risk.calm_above(desk.breaker, desk.holds, desk.breaker_rules)
-        point = equity[desk.equity_written]
-        point.time, point.wallet, point.unrealised = m.mark_times[number], desk.wallet, unrealised
-        point.position, point.at_mark = desk.quantity, True
-        desk.equity_written += 1
-        desk.now = m.mark_times[number]
-        desk.row = m.mark_rows[number]
-        desk.mark += 1
+    last, end = desk.mark, min(len(m.mark_rows), desk.mark + len(equity) - len(desk.equity) - desk.equity_written)
+    while last < end and m.mark_rows[last] <= stop and m.mark_times[last] < due and m.fundings[last] == 0:
+        last += 1
+    passed = _value_at_marks(desk, m, last, equity) if desk.quantity else _note_marks(desk, m, last, equity)
+    if passed == desk.mark:
+        return
+    desk.mark = passed
+    desk.mark_e8 = desk.exchange_mark_e8 = m.mark_prices[passed - 1]
+    desk.now, desk.row = m.mark_times[passed - 1], m.mark_rows[passed - 1]
     while desk.bars < len(m.closing_rows) and m.closing_rows[desk.bars] < desk.row:
         desk.bars += 1
 
 
-@compiled_part
+@compiled_in_place
+def _note_marks(desk: Record, m: Market, last: int, equity: Rows) -> int:
+    """Write down the marks before `last` with no position to value, if the breaker stays calm; return the next mark."""
+    mark, written, wallet = desk.mark, desk.equity_written, desk.wallet
+    if mark == last or wallet <= risk.calm_above(desk.breaker, desk.holds, desk.breaker_rules):
+        return int(mark)
+    risk.take_in(desk.breaker, desk.holds, risk.EQUITY, wallet)
+    for number in range(mark, last):
+        point = equity[written + number - mark]
+        point.time, point.wallet, point.unrealised = m.mark_times[number], wallet, 0
+        point.position, point.at_mark = 0, True
+    desk.equity_written = written + last - mark
+    return last
+
+
+@compiled_in_place
+def _value_at_marks(desk: Record, m: Market, last: int, equity: Rows) -> int:
+    """Value the position at the marks before `last`, up to the first that trips the breaker or liquidates it.
+
+    Margin shrinks faster than the maintenance margin does: what holds at one value holds at every better one.
+    """
+    quantity, cost, wallet, written, mark = desk.quantity, desk.cost, desk.wallet, desk.equity_written, desk.mark
+    numerator, denominator = desk.settings.step_numerator, desk.settings.step_denominator
+    floor, peak = risk.calm_above(desk.breaker, desk.holds, desk.breaker_rules), desk.breaker[0]["peak"]
+    worth, safe, number = wallet, NEVER, mark
+    while number < last:
+        value = value_at_mark(quantity, numerator, denominator, m.mark_prices[number])
+        unrealised = value - cost
+        if unrealised < safe:
+            if exchange.is_liquidated(desk, value):
+                break
+            safe = unrealised
+        if wallet + unrealised <= floor:
+            break
+        worth = wallet + unrealised
+        if worth > peak:
+            peak = worth
+            risk.take_in(desk.breaker, desk.holds, risk.EQUITY, worth)
+            floor = risk.calm_above(desk.breaker, desk.holds, desk.breaker_rules)
+        point = equity[written + number - mark]
+        point.time, point.wallet, point.unrealised = m.mark_times[number], wallet, unrealised
+        point.position, point.at_mark = quantity, True
+        number += 1
+    if number > mark:
+        risk.take_in(desk.breaker, desk.holds, risk.EQUITY, worth)
+    desk.equity_written = written + number - mark
+    return number
+
+
+@compiled_in_place
 def _on_mark(desk: Record, m: Market) -> None:
     """Let the core and then the exchange take the next mark price."""
     number = desk.mark
@@ -326,7 +362,7 @@ def _simulate(
     return GIVEN_UP
 
 
-@compiled_part
+@compiled_in_place
 def _end_session(desk: Record, m: Market) -> None:
     """Where the tape ends before the session does, end by the policy; then nothing more is played."""
     _look_back(desk, m, desk.row)
@@ -343,4 +379,4 @@ def simulate() -> Callable[..., int]:
     whole, flag = (types.Array(kind, 1, "C", readonly=True) for kind in (types.int64, types.bool_))
     columns = (whole, whole, whole, flag, *(whole,) * 8)
     rows = [rows_of(dtype) for dtype in (SIGNAL, REFUSAL, DESK, *TABLES.values())]
-    return compile_for(_simulate, types.int64(*columns, *rows), nogil=True)  # type: ignore[no-any-return]
+    return compile_for(_simulate, types.int64(*columns, *rows), nogil=True, _nrt=False, error_model="numpy")  # type: ignore[no-any-return]
