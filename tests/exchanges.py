@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from builders import an_instrument
 
+from voltrade.exchange.clearing import MarginCall, Terms
 from voltrade.exchange.refusals import VenueRefusal
 from voltrade.exchange.shipped import SymbolRules, brackets_of
 from voltrade.exchange.simulated import SimulatedExchange
-from voltrade.exchange.tape import TapePlayer, steps_until
+from voltrade.exchange.tape import TapePlayer, mark_columns, steps_until
 from voltrade.model import (
     AlgoUpdate,
     Instrument,
@@ -54,10 +55,34 @@ def an_exchange(
         "latency_ms": 50,
         "slippage_bps": 10.0,
         "margin_type": "cross",
-        "clock": T0,
     }
     rules = {SYMBOL: other.pop("rules")} if "rules" in other else None
-    return SimulatedExchange([instrument or a_coin(), *more], rules=rules, **{**given, **other})
+    clock, log = other.pop("clock", T0), other.pop("log", None)
+    terms = Terms(**{**given, **other})
+    return SimulatedExchange([instrument or a_coin(), *more], terms, clock=clock, log=log, rules=rules)
+
+
+def a_player(
+    tape: Trades,
+    exchange: SimulatedExchange | None = None,
+    *,
+    interval_ms: int = 100,
+    seed: int = 7,
+    funding_rate_e8: int = 0,
+    batch: int | None = None,
+) -> TapePlayer:
+    """A player with a mark price every 100 ms, of a new exchange unless one is given."""
+    exchange = exchange or an_exchange(clock=0)
+    market = exchange.markets[tape.symbol]
+    columns = mark_columns(
+        tape,
+        market.instrument,
+        market.rules.funding_interval_ms,
+        interval_ms=interval_ms,
+        seed=seed,
+        funding_rate_e8=funding_rate_e8,
+    )
+    return TapePlayer(exchange, tape, columns, batch)
 
 
 def trades(*rows: Row, symbol: str = SYMBOL) -> Trades:
@@ -113,8 +138,7 @@ def holding(quantity: int, **other: Any) -> SimulatedExchange:
     exchange = quoted(latency_ms=0, slippage_bps=0.0, **other)
     hold(exchange, quantity)
     exchange.outbox.clear()
-    exchange.matching.latency_ms = 50
-    exchange.matching.slippage_e8 = 100_000
+    exchange.terms = replace(exchange.terms, latency_ms=50, slippage_bps=10.0)
     return exchange
 
 
@@ -141,6 +165,8 @@ def told(exchange: SimulatedExchange) -> list[str]:
             words.append(f"{update.client_order_id} {update.execution} {update.status}")
         elif isinstance(update, AlgoUpdate):
             words.append(f"{update.client_order_id} algo {update.status}")
+        elif isinstance(update, MarginCall):
+            words.append(f"margin call {' '.join(risk.symbol for risk in update.positions)}")
         else:
             words.append(f"account {getattr(update, 'reason', 'settings')}")
     return words
@@ -247,8 +273,7 @@ class History:
 
 def open_account(world: World, log: Callable[[dict[str, Any]], None] | None) -> SimulatedExchange:
     draw = np.random.default_rng(world.seed + 1)
-    return SimulatedExchange(
-        [ODD, GEM],
+    terms = Terms(
         wallet=money(str(draw.choice(["0.1", "0.4", "2"]))),
         taker_fee_e8=50_123,
         maker_fee_e8=20_077,
@@ -256,9 +281,9 @@ def open_account(world: World, log: Callable[[dict[str, Any]], None] | None) -> 
         slippage_bps=7.3,
         leverage=int(draw.choice([5, 10, 50])),
         margin_type=str(draw.choice(["cross", "isolated"])),
-        log=log,
-        rules={SYMBOL: LOW_BRACKETS, "GEMUSDT": replace(LOW_BRACKETS, funding_interval_ms=1_100)},
     )
+    rules = {SYMBOL: LOW_BRACKETS, "GEMUSDT": replace(LOW_BRACKETS, funding_interval_ms=1_100)}
+    return SimulatedExchange([ODD, GEM], terms, log=log, rules=rules)
 
 
 def history(world: World, cuts: Sequence[int] = (1_000_000,), batch: int | None = None) -> History:
@@ -280,7 +305,7 @@ def go_on(
     done = sum(row["kind"] in ("accepted", "refused") for row in seen)
     finished = sum(row["kind"] == "finish" for row in seen)
     players = [
-        TapePlayer(exchange, tape, mark_interval_ms=100, seed=7, funding_rate_e8=rate, batch=batch)
+        a_player(tape, exchange, funding_rate_e8=rate, batch=batch)
         for tape, rate in zip(world.tapes, (600_000, -250_000), strict=True)
     ]
     time, turn = T0, 0
@@ -372,8 +397,9 @@ def state_of(exchange: SimulatedExchange) -> dict[str, Any]:
         ],
         "markets": {
             symbol: (
-                exchange.position_risk(symbol), market.last_price, dict(market.taker_price), market.last_trade_id,
-                market.mark, market.fills, market.leverage, market.margin_type, market.added_margin, market.realised,
+                exchange.position_risk(symbol), exchange.liquidation_price(symbol), market.last_price,
+                dict(market.taker_price), market.last_trade_id, market.mark, market.fills, market.leverage,
+                market.margin_type, market.added_margin, market.realised, market.spent, market.is_called,
                 market.status, list(market.open_orders), list(market.open_algos), market.held.cost,
             )
             for symbol, market in exchange.markets.items()

@@ -81,9 +81,10 @@ def test_a_thousand_histories_balance() -> None:
         played = history(world)
         check(world, played)
         seen.update(row["reason"] for row in played.rows("account"))
+        seen.update(row["kind"] for row in played.rows("margin_call"))
         seen.update(row["client_order_id"].rstrip("0123456789") for row in played.rows("fill"))
     assert min(seen[word] for word in ("FUNDING_FEE", "INSURANCE_CLEAR", "DEPOSIT", "WITHDRAW", "MARGIN_TRANSFER")) > 20
-    assert min(seen[word] for word in ("autoclose-", "adl_autoclose")) > 20
+    assert min(seen[word] for word in ("autoclose-", "adl_autoclose", "margin_call")) > 20
 
 
 def check(world: World, played: History) -> None:
@@ -107,7 +108,9 @@ def check(world: World, played: History) -> None:
     for symbol, desk in books.desks.items():
         risk = exchange.position_risk(symbol)
         assert desk.isolated_wallet == Decimal(risk.isolated_wallet) * UNIT
-        assert desk.position == exchange.markets[symbol].instrument.quantity(risk.report.quantity)
+        assert desk.position == exchange.markets[symbol].instrument.quantity(risk.quantity)
+        break_even = desk.spent / desk.position if desk.position else 0
+        assert abs(Decimal(risk.break_even_price) - break_even) <= Decimal("1e-12")
     check_orders(exchange.user_trades(SYMBOL))
     check_orders(exchange.user_trades("GEMUSDT"))
     for tape in world.tapes:
@@ -165,6 +168,8 @@ class Desk:
     position: Decimal = Decimal(0)
     cost: Decimal = Decimal(0)
     added: Decimal = Decimal(0)
+    spent: Decimal = Decimal(0)
+    """Cost of the position and fees, less what closing parts of it brought."""
     last: Decimal = Decimal(0)
     mark: Decimal | None = None
     rate: Decimal = Decimal(0)
@@ -253,6 +258,11 @@ class Books:
                 self._fill(desk, row)
             case "account":
                 self._account(row)
+            case "margin_call":
+                called = [self.desks[symbol] for symbol in row["symbols"]]
+                wallet = called[0].isolated_wallet if called[0].is_isolated else self.cross_wallet
+                balance = wallet + sum(desk.value - desk.cost for desk in called)
+                assert sum(desk.maintenance for desk in called) >= Decimal("0.8") * balance
 
     def _accepted(self, row: dict[str, Any]) -> None:
         match row["action"]:
@@ -274,6 +284,7 @@ class Books:
         realised = -sign * price * closed - released if closed else Decimal(0)
         if closed:
             desk.added -= rounded(desk.added * closed / abs(desk.position))
+        is_new, desk.spent = closed == abs(desk.position), desk.spent + sign * price * quantity
         desk.cost += sign * price * (quantity - closed) - released
         desk.position += sign * quantity
         if row["client_order_id"].startswith("autoclose-"):
@@ -285,6 +296,7 @@ class Books:
             fee = Decimal(0)
         else:
             fee = rounded(price * quantity * self.rates[row["maker"]])
+        desk.spent = desk.cost + rounded(fee * (quantity - closed) / quantity) if is_new else desk.spent + fee
         self.realised += realised
         self.fees += fee
         self.wallet += realised - fee

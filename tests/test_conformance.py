@@ -24,9 +24,9 @@ import pytest
 from venue_client import until
 
 from voltrade.config import Config
-from voltrade.exchange.fault_script import Fault
+from voltrade.exchange.faults import Fault
 from voltrade.exchange.venue import Venue, serve
-from voltrade.exchange.venue_requests import tables
+from voltrade.exchange.venue_requests import served
 from voltrade.model import Trades
 
 S = "BTCUSDT"
@@ -77,8 +77,10 @@ class World:
         async def strike() -> None:
             self.venue.faults.add(Fault(do="abort", on="private"))
 
+        struck = [socket for socket in self.venue.streams.sockets if socket.category == "private"]
+        assert struck
         self.do(strike())
-        await until(lambda: not any(socket.category == "private" for socket in self.venue.streams.sockets))
+        await until(lambda: not any(socket in self.venue.streams.sockets for socket in struck))
 
     def close(self) -> None:
         self.do(self.venue.close())
@@ -371,6 +373,7 @@ class Sdk:
 
         self.events: list[dict[str, Any]] = []
         self.trades: list[int] = []
+        self._venue = venue
         rest = ConfigurationRestAPI(**KEYS, base_path=venue.rest_url, timeout=5_000, retries=0)
         streams = ConfigurationWebSocketStreams(stream_url=venue.ws_url)
         self.its = sdk.DerivativesTradingUsdsFutures(config_rest_api=rest, config_ws_streams=streams)
@@ -392,16 +395,19 @@ class Sdk:
 
     async def watch(self) -> None:
         streams, key = self.its.websocket_streams, (await self.ask("start_user_data_stream")).listen_key
-        known = streams.stream_connections.stream_connections_map
-        if key in known and known[key].is_open:
+        if self._hears_of_its_account():
             return
-        if key in known:
-            # The SDK does not dial again by itself: the dead connection's stream is forgotten and made anew.
-            del known[key]
+        # The SDK does not dial again by itself: a dead connection and its streams are forgotten when it is noticed.
+        await until(lambda: key not in streams.stream_connections.stream_connections_map)
+        if not any(each.url_path == "private" for each in streams.connections):
             url = streams.configuration.stream_url
             await streams.init_connection(url, streams.configuration, url_path="private")
         stream = await streams.user_data(key)
         stream.on("message", self._take)
+        await until(self._hears_of_its_account)
+
+    def _hears_of_its_account(self) -> bool:
+        return any(socket.carries_user_data for socket in self._venue.streams.sockets)
 
     def _take(self, event: Any) -> None:
         """Take an event of the SDK's: which one it is, its model's name says."""
@@ -569,8 +575,8 @@ def test_every_answer_and_stream_fits_the_models_of_the_official_sdk(
 
     with a_world(tmp_path, mark_interval_s=1) as world, caplog.at_level(logging.WARNING):
         called = asyncio.run(every_call(Sdk(world.venue), world))
-    served = {key for key, route in tables().served.items() if "s" in route.clients}
-    assert served - called == REFUSED_CALLS
+    called_by_it = {key for key, route in served().items() if "s" in route.clients}
+    assert called_by_it - called == REFUSED_CALLS
     assert [line for line in caplog.messages if any(words in line for words in MODEL_ERRORS)] == []
 
 

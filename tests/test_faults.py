@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from venue_client import TIMEOUT, Client, flat_tape, frames, is_silent, run, trade
 
-from voltrade.exchange.fault_script import KINDS, LOST, Fault, load_script, named_scripts
+from voltrade.exchange.faults import KINDS, LOST, TABLE, Fault, load_script
 from voltrade.exchange.venue_command import main
 from voltrade.model import Trades
 
@@ -457,7 +457,7 @@ def test_a_hand_switches_to_hedge_mode(tmp_path: Path) -> None:
 
 
 def test_every_named_script_can_be_read_and_every_kind_is_tested() -> None:
-    for name in named_scripts():
+    for name in TABLE["scripts"]:
         assert load_script(name), name
     source = Path(__file__).read_text()
     assert [kind for kind in KINDS if f'"{kind}"' not in source] == []
@@ -494,5 +494,5 @@ def test_help_tells_a_stranger_what_there_is(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         main(["--help"])
     said = capsys.readouterr().out
-    for word in (*KINDS, *named_scripts(), "--faults", "--api-key", "--begin-s", "--also", "truth.jsonl", "until_s"):
+    for word in (*KINDS, *TABLE["scripts"], "--faults", "--api-key", "--begin-s", "--also", "truth.jsonl", "until_s"):
         assert word in said, word

@@ -14,12 +14,13 @@ BASE = "errors model config compiled exchange"
 """What every room may know: facts, settings, how rules are compiled, and the ports to an exchange."""
 
 RULES = "bars signal_engine fold risk oms account"
-BOOKS = "exchange.shipped exchange.margin exchange.execution exchange.orders exchange.market exchange.clearing"
+BOOKS = "exchange.shipped exchange.texts exchange.margin exchange.execution exchange.orders exchange.market"
+BOOKS += " exchange.clearing"
 SIMULATED = f"{BOOKS} exchange.refusals exchange.matching exchange.simulated"
 TAPES = "exchange.shipped exchange.simulated exchange.tape"
 SIMULATION = "simulation.rows simulation.exchange simulation.monitor simulation.core"
-FAULTS = "exchange.fault_script exchange.faults"
-VENUE = "exchange.venue_wire exchange.venue_streams exchange.venue_requests exchange.venue_rest"
+WIRE = "exchange.venue_wire exchange.venue_market exchange.venue_streams exchange.venue_requests"
+VENUE = f"{WIRE} exchange.venue_rest"
 
 MAY_IMPORT = {
     # facts and settings
@@ -70,12 +71,13 @@ MAY_IMPORT = {
     "exchange.messages": BASE,
     "exchange.outcomes": BASE,
     "exchange.binance": f"{BASE} credentials exchange.messages exchange.outcomes",
-    "exchange.shipped": BASE,
+    "exchange.texts": BASE,
+    "exchange.shipped": f"{BASE} exchange.texts",
     "exchange.margin": f"{BASE} exchange.shipped",
     "exchange.execution": BASE,
     "exchange.orders": f"{BASE} exchange.execution",
     "exchange.market": f"{BASE} account exchange.shipped exchange.margin exchange.execution exchange.orders",
-    "exchange.clearing": f"{BASE} account exchange.shipped exchange.margin exchange.orders exchange.market",
+    "exchange.clearing": f"{BASE} account exchange.texts exchange.margin exchange.orders exchange.market",
     "exchange.refusals": f"{BASE} {BOOKS}",
     "exchange.matching": f"{BASE} {BOOKS} exchange.refusals",
     "exchange.simulated": f"{BASE} account {BOOKS} exchange.refusals exchange.matching",
@@ -83,14 +85,14 @@ MAY_IMPORT = {
     "exchange.truth": f"{BASE} {SIMULATED}",
     "exchange.paper": f"{BASE} exchange.refusals exchange.tape exchange.truth",
     "exchange.venue_wire": f"{BASE} {SIMULATED}",
-    "exchange.venue_streams": f"{BASE} exchange.venue_wire",
+    "exchange.venue_market": f"{BASE} exchange.execution exchange.tape exchange.texts exchange.venue_wire",
+    "exchange.venue_streams": f"{BASE} exchange.refusals exchange.venue_wire exchange.venue_market",
     "exchange.venue_requests": f"{BASE} exchange.shipped exchange.refusals",
-    "exchange.venue_rest": f"{BASE} {SIMULATED} exchange.venue_wire exchange.venue_streams exchange.venue_requests",
-    "exchange.fault_script": f"{BASE} {SIMULATED} exchange.venue_requests",
-    "exchange.faults": f"{BASE} {SIMULATED} exchange.truth {VENUE} exchange.fault_script",
-    "exchange.venue": f"{BASE} data {SIMULATED} exchange.tape exchange.truth {VENUE} {FAULTS}",
+    "exchange.venue_rest": f"{BASE} {SIMULATED} {WIRE}",
+    "exchange.faults": f"{BASE} {SIMULATED} exchange.truth {VENUE}",
+    "exchange.venue": f"{BASE} data {SIMULATED} exchange.tape exchange.truth {VENUE} exchange.faults",
     "exchange.venue_command": f"{BASE} rule_file data exchange.shipped exchange.venue_requests exchange.venue"
-    " exchange.fault_script",
+    " exchange.faults",
     # a session's process: its exchange, its history, its checks, its socket
     "wiring": f"{BASE} credentials permission live exchange.binance exchange.paper exchange.tape",
     "warmup": f"{BASE} bars exchange.binance exchange.messages",

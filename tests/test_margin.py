@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 import pytest
@@ -27,7 +28,7 @@ from exchanges import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voltrade.exchange.clearing import AccountChange, SettingsChange
+from voltrade.exchange.clearing import AccountChange, MarginCall, SettingsChange
 from voltrade.exchange.margin import liquidation_price, maintenance_margin
 from voltrade.exchange.refusals import VenueRefusal
 from voltrade.exchange.shipped import Bracket, SymbolRules, brackets_of, shipped_rules
@@ -193,7 +194,7 @@ def test_a_position_is_liquidated_at_that_price_to_the_tick(
         return exchange
 
     exchange = opened()
-    price = Decimal(exchange.position_risk(SYMBOL).liquidation_price)
+    price = Decimal(exchange.liquidation_price(SYMBOL))
     inwards = price.to_integral_value(ROUND_CEILING if quantity > 0 else ROUND_FLOOR)
     outwards = price.to_integral_value(ROUND_FLOOR if quantity > 0 else ROUND_CEILING)
     if inwards == price:
@@ -217,9 +218,10 @@ def test_an_isolated_position_is_closed_at_the_mark_and_pays_the_liquidation_fee
     exchange.place_order(limit(BUY, 5, 900))
     exchange.outbox.clear()
     # 10,000 of margin: (10,000 - 100,000) / (100 x 2.5% - 100) = 923.08
-    assert exchange.position_risk(SYMBOL).liquidation_price == "923.07692308"
+    assert exchange.liquidation_price(SYMBOL) == "923.07692308"
     marked(exchange, 20, "923.08")
-    assert exchange.outbox == []
+    assert told(exchange) == [f"margin call {SYMBOL}"]
+    exchange.outbox.clear()
     marked(exchange, 30, "923.07")
     assert told(exchange) == [
         "l EXPIRED EXPIRED",
@@ -258,9 +260,9 @@ def test_cross_positions_share_their_margin_and_fall_together() -> None:
     assert exchange.balances().maintenance_margin == money(4_000)
     marked(exchange, 30, 900)  # 12,000 left of 20,000; maintenance 1,800 + 2,000
     # (20,000 - 2,000 - 80,000) / (80 x 2.5% - 80), then with the other one's loss of 8,000
-    assert exchange.position_risk(SYMBOL).liquidation_price == "794.87179487"
+    assert exchange.liquidation_price(SYMBOL) == "794.87179487"
     marked(exchange, 40, 1_099, symbol="GEMUSDT")  # 80 x 99 lost, 2,198 of maintenance
-    assert exchange.position_risk(SYMBOL).liquidation_price == "898.94871795"
+    assert exchange.liquidation_price(SYMBOL) == "898.94871795"
     exchange.outbox.clear()
     marked(exchange, 50, "898.94")
     assert fills(exchange) == [("autoclose-3", "SELL", 80, 898), ("autoclose-4", "BUY", 80, 1_099)]
@@ -292,6 +294,81 @@ def test_liquidation_waits_for_a_mark() -> None:
     assert exchange.position(SYMBOL).quantity == 0
 
 
+# --- margin calls -----------------------------------------------------------------------------------------------------
+
+
+def test_a_margin_call_goes_out_once_at_80_percent_and_again_after_relief() -> None:
+    """Of 10,000 margin 100 x (1,000 - mark) are lost; maintenance is 2.5%: 80% is at 929.125."""
+    exchange = holding(100, leverage=10, taker_fee_e8=0, margin_type="isolated")
+    marked(exchange, 20, "938")  # 2,345 of 3,800
+    assert told(exchange) == []
+    for ms, price in ((30, "928"), (31, "927"), (32, "926")):  # 2,320 of 2,800
+        marked(exchange, ms, price)
+    assert told(exchange) == [f"margin call {SYMBOL}"]
+    [call] = exchange.outbox
+    assert isinstance(call, MarginCall)
+    [risk] = call.positions
+    assert (call.time, risk.mark_price, risk.unrealised) == (T0 + 30, money(928), money(-7_200))
+    assert (risk.maintenance_margin, risk.isolated_wallet) == (money(2_320), money(10_000))
+    exchange.change_position_margin(SYMBOL, money(5_000), adding=True)
+    marked(exchange, 40, "926")
+    marked(exchange, 50, "877")  # 2,192.50 of 2,700
+    assert [word for word in told(exchange) if "margin call" in word] == [f"margin call {SYMBOL}"] * 2
+    assert [type(news).__name__ for news in exchange.collect()] == ["AccountUpdate"], "the core has no use for it"
+
+
+def test_cross_positions_are_called_together() -> None:
+    gem = an_instrument("GEMUSDT", tick="1", step="1", min_notional=money(5))
+    exchange = quoted(more=[gem], wallet=money(20_000), leverage=10, latency_ms=0, slippage_bps=0.0, taker_fee_e8=0)
+    played(exchange, (0, 1_000, "s", 500), (0, 1_000, "b", 500), symbol="GEMUSDT")
+    hold(exchange, 80)
+    hold(exchange, -80, symbol="GEMUSDT")
+    marked(exchange, 20, 1_000)
+    marked(exchange, 20, 1_000, symbol="GEMUSDT")
+    exchange.outbox.clear()
+    marked(exchange, 30, 801)  # 1,602 + 2,000 of 20,000 - 15,920: 88%
+    assert told(exchange) == [f"margin call {SYMBOL} GEMUSDT"]
+    marked(exchange, 40, 1_000, symbol="GEMUSDT")
+    assert len(exchange.outbox) == 1
+    marked(exchange, 50, 900)
+    marked(exchange, 60, 801)
+    assert told(exchange) == [f"margin call {SYMBOL} GEMUSDT"] * 2
+
+
+# --- break-even -------------------------------------------------------------------------------------------------------
+
+
+def test_the_break_even_price_is_what_binance_told_of_real_positions() -> None:
+    """A long of 0.003 at 37,140 by a maker (2 bps), and a short at 42,976.6 by a taker (5 bps)."""
+    coin = an_instrument(SYMBOL, tick="0.1", step="0.001", min_notional=money(5))
+    for lots, price, told_price in ((3, 371_400, "37147.428"), (-3, 429_766, "42955.1117")):
+        exchange = an_exchange(coin, latency_ms=0, slippage_bps=0.0)
+        played(exchange, (0, price, "s", 9), (0, price, "b", 9))
+        if lots > 0:
+            played(exchange, (5, price + 1, "s", 9), (5, price + 1, "b", 9))
+            exchange.place_order(limit(BUY, lots, price))
+            played(exchange, (10, price - 1, "s", 9))
+        else:
+            hold(exchange, lots, price)
+        assert exchange.position_risk(SYMBOL).break_even_price == told_price
+
+
+def test_the_break_even_price_counts_fees_and_what_parts_of_the_position_brought() -> None:
+    exchange = an_exchange(latency_ms=0, slippage_bps=0.0, taker_fee_e8=1_000_000)  # 1%
+
+    def after(quantity: int, price: int) -> str:
+        played(exchange, (0, price, "s", 99), (0, price, "b", 99))
+        hold(exchange, quantity, price)
+        return exchange.position_risk(SYMBOL).break_even_price
+
+    assert after(10, 1_000) == "1010"  # 10,000 and a fee of 100
+    assert after(10, 1_100) == "1060.5"  # 11,000 and 110 more, for 20
+    assert after(-10, 1_200) == "933"  # 21,210 less 12,000, and a fee of 120: 9,330 for 10
+    assert after(-10, 1_000) == "0"
+    assert after(-20, 1_000) == "990"
+    assert after(25, 1_000) == "1010", "through zero: five are new, and a fifth of the fee is theirs"
+
+
 # --- isolated margin --------------------------------------------------------------------------------------------------
 
 
@@ -300,7 +377,7 @@ def test_isolated_margin_is_added_and_taken_back() -> None:
     marked(exchange, 20, 1_000)
     exchange.change_position_margin(SYMBOL, money(5_000), adding=True)
     risk = exchange.position_risk(SYMBOL)
-    assert (risk.isolated_wallet, risk.liquidation_price) == (money(15_000), "871.79487179")
+    assert (risk.isolated_wallet, exchange.liquidation_price(SYMBOL)) == (money(15_000), "871.79487179")
     assert exchange.balances().available == money(985_000)
     [event] = [event for event in exchange.outbox if isinstance(event, AccountChange)]
     assert (event.reason, event.cross_wallet, event.positions[0].isolated_wallet) == (
@@ -317,7 +394,7 @@ def test_isolated_margin_is_added_and_taken_back() -> None:
         with pytest.raises(VenueRefusal, match=str(code)):
             exchange.change_position_margin(SYMBOL, amount, adding=adding)
     exchange.change_position_margin(SYMBOL, money(2_000), adding=False)
-    exchange.matching.latency_ms = 0
+    exchange.terms = replace(exchange.terms, latency_ms=0)
     exchange.place_order(market(SELL, 50))
     played(exchange, (40, 1_000, "s", 50))
     assert exchange.position_risk(SYMBOL).isolated_wallet == money(6_500), "half of it has gone with half the position"
@@ -357,7 +434,7 @@ def test_an_isolated_position_pays_funding_from_its_own_margin() -> None:
     assert exchange.position_risk(SYMBOL).isolated_wallet == money(9_900)
     assert exchange.balances().cross_wallet == money(990_000)
     [event] = [event for event in exchange.outbox if isinstance(event, AccountChange)]
-    assert [change.report.quantity for change in event.positions] == [100]
+    assert [change.quantity for change in event.positions] == [100]
 
 
 def test_funding_times_that_no_mark_told_of_are_made_up_for() -> None:

@@ -16,9 +16,12 @@ from builders import an_instrument
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from voltrade.config import Config
 from voltrade.errors import DataError
 from voltrade.exchange.messages import MessageReader, Units, instrument_of
-from voltrade.exchange.venue_wire import Wire
+from voltrade.exchange.tape import exchange_for
+from voltrade.exchange.venue_market import mark_message
+from voltrade.exchange.venue_wire import order_message
 from voltrade.model import AlgoUpdate, Instrument, MarkPrice, OrderType, OrderUpdate, Side, TimeInForce, WorkingType
 
 BTCUSDT = an_instrument()
@@ -356,15 +359,15 @@ def test_units_forget_before_they_grow_without_bound() -> None:
 
 def test_what_the_venue_writes_is_what_we_read() -> None:
     """Real messages, read, written by the venue and read again; test_venue_wire has the rest."""
-    wire = Wire(BTCUSDT)
+    market = exchange_for(Config(), [BTCUSDT]).markets["BTCUSDT"]
     update = READER.order_update(FILL)
-    assert READER.order_update(wire.order_event(update)) == update
+    assert READER.order_update(order_message("ORDER_TRADE_UPDATE", market, update)) == update
     order = READER.order(ORDER)
-    assert READER.order(wire.order(order)) == order
+    assert READER.order(order_message("order", market, order)) == order
     mark = READER.mark_price(MARK)
-    assert READER.mark_price(wire.mark_event(mark)) == mark
+    assert READER.mark_price(mark_message("markPriceUpdate", mark)) == mark
     trade = READER.user_trade(USER_TRADE)
-    assert READER.user_trade(wire.user_trade(trade)) == trade
+    assert READER.user_trade(order_message("user_trade", market, trade)) == trade
 
 
 # --- exchangeInfo -----------------------------------------------------------------------------------------------------

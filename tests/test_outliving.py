@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 from sessions import Truth, bars_of, facts_of
-from wall_venue import SIMULATED, a_venue
+from wall_venue import PARAMETERS as WALL_PARAMETERS
+from wall_venue import SIMULATED, a_venue, dense_tape
 
 from voltrade import ctl, journal
 from voltrade.__main__ import main
@@ -204,9 +206,13 @@ def test_an_engine_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
         process.wait(20)
         process = engine(run)
     assert process.wait(100) == 0, (run / "engine.log").read_text()[-2000:]
+    check_nothing_is_doubled(run, restarts=2)
+
+
+def check_nothing_is_doubled(run: Path, restarts: int) -> None:
+    """Whatever was in flight: nothing was sent twice, every fill was counted once, and nothing is left open."""
     check_sealed(run)
-    assert len([row for row in journal.read(run / "journal.db") if row.kind == "Restart"]) == 2
-    # Whatever was in flight: nothing was sent twice, every fill was counted once, and nothing is left open.
+    assert len([row for row in journal.read(run / "journal.db") if row.kind == "Restart"]) == restarts
     truth = Truth.of(run)
     placed = [row["client_order_id"] for row in truth.kind("accepted") if row["action"].startswith("place")]
     assert len(placed) == len(set(placed))
@@ -219,6 +225,37 @@ def test_an_engine_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     net = sum(trip.net for trip in facts_of(run) if isinstance(trip, RoundTrip))
     wallets = [Decimal(row["wallet"]) for row in (truth.kind("start")[0], truth.kind("account")[-1])]
     assert Decimal(net).scaleb(-8) == wallets[1] - wallets[0]
+
+
+@pytest.mark.parametrize("speed", [0.0, pytest.param(1.0, marks=pytest.mark.campaign)])
+def test_a_session_goes_on_though_its_venue_has_ended_too(tmp_path: Path, speed: float) -> None:
+    """As a venue does that nobody has used for long: the engine starts it again on its log, at another address."""
+    run, dense = tmp_path / "killed", {"speed": 1.0, "begin_s": 600.0, "duration_s": 12.0, "tape": str(dense_tape())}
+    given = {**WALL_PARAMETERS, **dense} if speed else {"hours": 2.0}
+    process = engine(run, **given)
+
+    log = run / "venue/truth.jsonl"
+    wait_until(lambda: log.exists() and log.read_bytes().count(b'"kind":"fill"') >= 3, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(20)
+    before = json.loads((run / "run.json").read_text())
+    with urlopen(Request(f"{before['venue']}/voltrade/stop", method="POST")):
+        pass
+    wait_for(lambda: not is_answered(f"{before['venue']}/voltrade/status"))
+    rows = Truth.of(run).rows
+    process = engine(run)
+    assert process.wait(100) == 0, (run / "engine.log").read_text()[-2000:]
+    assert json.loads((run / "run.json").read_text())["venue"] != before["venue"]
+    assert Truth.of(run).rows[: len(rows)] == rows
+    check_nothing_is_doubled(run, restarts=1)
+
+
+def is_answered(url: str) -> bool:
+    try:
+        with urlopen(url):
+            return True
+    except OSError:
+        return False
 
 
 @pytest.mark.campaign

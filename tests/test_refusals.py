@@ -174,10 +174,11 @@ def test_cancel_all_keeps_to_its_kind() -> None:
     exchange = quoted()
     exchange.place_order(limit(BUY, 5, 990))
     exchange.place_algo(stop(BUY, 5, 1_100, reduce_only=False))
-    assert [order.status for order in exchange.cancel_all(SYMBOL)] == ["CANCELED"]
+    exchange.cancel_all(SYMBOL)
+    assert exchange.open_orders() == []
     assert len(exchange.open_algo_orders()) == 1
-    assert [algo.status for algo in exchange.cancel_all_algo(SYMBOL)] == ["CANCELED"]
-    assert (exchange.open_orders(), exchange.open_algo_orders()) == ([], [])
+    exchange.cancel_all_algo(SYMBOL)
+    assert exchange.open_algo_orders() == []
     with pytest.raises(VenueRefusal, match="-2011"):
         exchange.cancel_algo(client_order_id="s")
     with pytest.raises(VenueRefusal, match="-2013"):

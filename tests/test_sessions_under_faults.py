@@ -22,7 +22,7 @@ from venue_client import Client, flat_tape, run, until
 
 from voltrade.credentials import Credentials
 from voltrade.exchange.binance import BinanceRestClient, BinanceWSManager, Endpoint, UsdmExchange, connect
-from voltrade.exchange.fault_script import LOST, Fault
+from voltrade.exchange.faults import LOST, Fault
 from voltrade.model import (
     LookupOrder,
     OrderIntent,

@@ -71,6 +71,11 @@ def test_refusals_carry_the_exact_texts(tmp_path: Path) -> None:
         ]
         unsigned = (await client.raw("GET", "/fapi/v3/balance", late))[1]["msg"]
         assert unsigned == "Mandatory parameter 'signature' was not sent, was empty/null, or malformed."
+        timeless = await client.order(type="LIMIT", price="79000.0")
+        assert timeless["msg"] == "Mandatory parameter 'timeinforce' was not sent, was empty/null, or malformed."
+        nameless = await client.signed("GET", "/fapi/v1/order", symbol="BTCUSDT")
+        told = "Param 'origClientOrderId' or 'orderId' must be sent, but both were empty/null!"
+        assert (nameless["code"], nameless["msg"]) == (-1102, told)
 
     run(story, tmp_path)
 
@@ -501,6 +506,52 @@ def test_klines_are_streamed_as_trades_come(tmp_path: Path) -> None:
     run(story, tmp_path, mark_interval_s=20)
 
 
+def test_a_kline_closes_by_the_clock_where_nothing_is_traded(tmp_path: Path) -> None:
+    """The last trade is at second 39; the clock goes on without one."""
+
+    async def story(client: Client) -> None:
+        ws = await client.socket("/market/ws/btcusdt@kline_1m")
+        await client.play_to(139)
+        told = [(k["x"], k["n"], k["T"]) for k in (event["k"] for event in await frames(ws, 1))]
+        assert told == [(False, 40, START + 59_999)]
+        for time_ms, closed in ((START + 59_000, 0), (START + 60_000, 1), (START + 190_000, 2)):
+            await client.ask(op="at", trade_id=139, marks=0, time=time_ms)
+            events = [event["k"] for event in await frames(ws, closed)]
+            assert [(k["x"], k["n"]) for k in events] == [(True, 40 if time_ms == START + 60_000 else 0)] * closed
+            assert await is_silent(ws)
+        rows = (await client.raw("GET", "/fapi/v1/klines", "symbol=BTCUSDT&interval=1m"))[1]
+        assert [row[8] for row in rows] == [40, 0, 0, 0]
+
+    run(story, tmp_path, mark_interval_s=86_400)
+
+
+def test_a_margin_call_is_told_on_the_user_stream(tmp_path: Path) -> None:
+    """0.010 at 80,000 with 160 of margin: at a mark of 64,500 there are 5 left, and 0.4% of 645 are 2.58: 52%."""
+
+    async def story(client: Client) -> None:
+        user = await client.user_stream()
+        await client.play_to(105)
+        await client.order()
+        sent = (await client.play_to(107))["user"]
+        await frames(user, sent)
+        for price, calls in (("64500", 0), ("64320", 1), ("64310", 0)):
+            client.venue.exchange.happen("mark", {"symbol": "BTCUSDT", "price": price})
+            told = (await client.ask(op="at", trade_id=107, marks=0, time=0))["user"] - sent
+            assert told == calls, price
+            sent += told
+        (event,) = await frames(user, 1)
+        # 2.5728 of maintenance, 3.2 of margin: 80.4%
+        assert event == {
+            **{"e": "MARGIN_CALL", "E": client.venue.now()},
+            "p": [
+                {"s": "BTCUSDT", "ps": "BOTH", "pa": "0.010", "mt": "ISOLATED", "iw": "160.00000000"}
+                | {"mp": "64320.00000000", "up": "-156.80000000", "mm": "2.57280000"}
+            ],
+        }
+
+    run(story, tmp_path, mark_interval_s=86_400, taker_fee=0.0)
+
+
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
@@ -588,6 +639,17 @@ def test_several_symbols_trade_on_one_account(tmp_path: Path) -> None:
     run(story, tmp_path, flat_tape(), eth_tape(), mark_interval_s=86_400)
 
 
+def test_a_tape_that_begins_later_does_not_set_the_clock_ahead(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        assert client.venue.now() == START - 1
+        await client.play_to(105)
+        assert (await client.order())["updateTime"] == START + 5_000
+        await client.play_to(107)
+        assert (await client.signed("GET", "/fapi/v3/positionRisk"))[0]["positionAmt"] == "0.010"
+
+    run(story, tmp_path, flat_tape(), eth_tape()[20:], mark_interval_s=86_400)
+
+
 def test_the_venue_opens_with_history_behind_it(tmp_path: Path) -> None:
     async def story(client: Client) -> None:
         assert client.venue.now() == START + 20_000 - 1
@@ -645,6 +707,36 @@ def test_a_venue_comes_back_from_its_log(tmp_path: Path) -> None:
 
     for story in (first, second):
         run(story, tmp_path, mark_interval_s=86_400)
+
+
+def test_a_venue_comes_back_further_on_than_its_log_says(tmp_path: Path) -> None:
+    """Marks and trades that nobody reacted to are not logged; an engine says how far it has come."""
+    before: list[Any] = []
+
+    async def first(client: Client) -> None:
+        await client.play_to(105)
+        await client.order(newClientOrderId="in")
+        await client.play_to(138)
+        before.append((client.venue.player.marks_played, await client.signed("GET", "/fapi/v3/positionRisk")))
+
+    async def second(client: Client) -> None:
+        assert client.venue.player.marks_played < before[0][0]
+        hello = await client.ask(op="hello", trade_id=138, marks=before[0][0])
+        assert (hello["trade_id"], hello["marks"]) == (138, before[0][0])
+        assert (client.venue.player.marks_played, await client.signed("GET", "/fapi/v3/positionRisk")) == before[0]
+        assert "not what comes next" in (await client.ask(op="hello", trade_id=138, marks=99))["error"]
+        await client.play_to(139)
+
+    for story in (first, second):
+        run(story, tmp_path, mark_interval_s=5)
+
+
+def test_a_log_has_one_writer(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        with pytest.raises(DataError, match=r"log: .*truth.jsonl is being written by another process"):
+            await serve(Config(), flat_tape(), log_dir=tmp_path)
+
+    run(story, tmp_path)
 
 
 def test_a_log_of_another_venue_is_refused(tmp_path: Path) -> None:
@@ -810,7 +902,7 @@ def test_ccxt_trades_a_round_trip_with_stop_and_take_profit(tmp_path: Path) -> N
             updates = asyncio.ensure_future(exchange.watch_orders())
             trades = asyncio.ensure_future(exchange.watch_trades(BTC))
             streams = client.venue.streams
-            await until(lambda: len(streams.sockets) == 2 and streams.listeners("BTCUSDT", "aggTrade"))
+            await until(lambda: len(streams.sockets) == 2 and "aggTrade" in streams.kinds("BTCUSDT"))
             await client.play_to(105)
             assert (await asyncio.wait_for(trades, TIMEOUT))[0]["price"] == 80_000.0
             entry = {"clientOrderId": "vt-1e", "newOrderRespType": "ACK"}
@@ -973,6 +1065,42 @@ def test_the_venue_stops_when_asked(tmp_path: Path, capsys: pytest.CaptureFixtur
             await asyncio.wait_for(running, TIMEOUT)
 
     printed: list[str] = []
+    asyncio.run(story())
+
+
+def test_a_venue_that_nobody_uses_ends(tmp_path: Path) -> None:
+    """Sockets keep it up, of the market or of the side channel, and so does every request."""
+
+    async def story() -> None:
+        venue = await serve(Config(), flat_tape(), log_dir=tmp_path)
+        ended = asyncio.create_task(venue.until_stopped(0.4))
+        async with aiohttp.ClientSession() as http:
+            client = Client(venue, http)
+            for path in ("/market/ws", "/voltrade/lockstep"):
+                socket = await client.socket(path)
+                await asyncio.sleep(0.8)
+                assert not ended.done(), path
+                await socket.close()
+            for _ in range(8):
+                await asyncio.sleep(0.1)
+                await client.raw("GET", "/fapi/v1/ping")
+            assert not ended.done()
+            last = time.monotonic()
+            await asyncio.wait_for(ended, TIMEOUT)
+            assert time.monotonic() - last > 0.3
+            assert not venue.stopping.is_set(), "it ends by itself"
+        await venue.close()
+
+    asyncio.run(story())
+
+
+def test_without_a_limit_a_venue_waits_for_ever(tmp_path: Path) -> None:
+    async def story() -> None:
+        venue = await serve(Config(), flat_tape(), log_dir=tmp_path)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(venue.until_stopped(0), 0.3)
+        await venue.close()
+
     asyncio.run(story())
 
 

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -23,27 +23,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from voltrade.config import Config
-from voltrade.exchange.clearing import AccountChange, PositionChange, SettingsChange
+from voltrade.exchange.clearing import AccountChange, MarginCall, SettingsChange
 from voltrade.exchange.messages import MessageReader, instrument_of
 from voltrade.exchange.orders import AlgoOrder, Order
 from voltrade.exchange.refusals import VenueRefusal
-from voltrade.exchange.shipped import shipped_instrument, shipped_rules, shipped_symbols
-from voltrade.exchange.simulated import Balances, PositionRisk
-from voltrade.exchange.tape import exchange_for, simulate
+from voltrade.exchange.shipped import shipped_instrument, shipped_symbols
+from voltrade.exchange.simulated import SimulatedExchange
+from voltrade.exchange.tape import exchange_for, player_for, simulate
+from voltrade.exchange.texts import column
 from voltrade.exchange.venue import serve
-from voltrade.exchange.venue_requests import Params, tables
+from voltrade.exchange.venue_market import Board, mark_message
+from voltrade.exchange.venue_requests import Params, served
 from voltrade.exchange.venue_rest import RestApi
 from voltrade.exchange.venue_streams import Streams
 from voltrade.exchange.venue_wire import (
-    Board,
-    Wire,
-    account,
-    account_event,
-    balance,
-    exchange_info,
-    leverage_bracket,
-    leverage_event,
-    texts,
+    account_message,
+    algo_message,
+    order_message,
+    position_message,
+    user_events,
+    written,
 )
 from voltrade.model import (
     AlgoUpdate,
@@ -51,7 +50,6 @@ from voltrade.model import (
     OrderRequest,
     OrderType,
     OrderUpdate,
-    PositionReport,
     Side,
     TimeInForce,
     Trades,
@@ -61,7 +59,9 @@ from voltrade.model import (
 NOW = 1_767_643_200_000
 
 BTC = an_instrument()
-WIRE, READER = Wire(BTC), MessageReader(BTC)
+READER = MessageReader(BTC)
+EXCHANGE = exchange_for(Config(), [BTC])
+MARKETS, MARKET = EXCHANGE.markets, EXCHANGE.markets["BTCUSDT"]
 
 FILL = OrderUpdate(
     time=NOW,
@@ -88,14 +88,29 @@ STOP = AlgoUpdate(NOW, "BTCUSDT", "vt-1s", 9, Side.SELL, OrderType.STOP_MARKET, 
 ASKED = OrderRequest("BTCUSDT", "vt-1s", Side.SELL, OrderType.STOP_MARKET, 10, trigger_price=790_000, reduce_only=True)
 SOURCE = AlgoOrder(ASKED, 9, NOW, NOW, 1)
 TRAILING = AlgoOrder(replace(ASKED, order_type=OrderType.TRAILING_STOP_MARKET, callback_bps=50), 9, NOW, NOW, 1)
-HELD = PositionReport("BTCUSDT", -4, "80000.125", money("-1.5"), 5, "isolated")
 MARK = MarkPrice("BTCUSDT", NOW, money("80012.34567891"), -1234, NOW + 3_600_000)
-RISK = PositionRisk(
-    *(HELD, MARK, "95000.1", money("-320.04938272"), money("64.0001"), money("64.0001"), 0),
-    *(money("1.2"), 0, money("30"), money(230_000_000)),
+RISK = replace(
+    EXCHANGE.position_risk("BTCUSDT"),
+    **{"quantity": -4, "entry_price": "80000.125", "break_even_price": "79960.1249375", "unrealised": money("-1.5")},
+    **{"mark_price": MARK.price_e8, "notional": money("-320.04938272"), "isolated_wallet": money("64.0001")},
+    **{"maintenance_margin": money("1.2"), "realised": 7, "updated": NOW},
 )
-BALANCES = Balances(money(10_000), money(9_936), money("-1.5"), 0, money(64), 0, money(8), money(9_936))
-CHANGE = AccountChange(NOW, "ORDER", money(100), money("35.9999"), 0, (PositionChange(HELD, money("64.0001"), 7),))
+BALANCES = EXCHANGE.balances()
+CHANGE = AccountChange(NOW, "ORDER", money(100), money("35.9999"), 0, (RISK,))
+CALL = MarginCall(NOW, money("35.9999"), (replace(RISK, margin_type="cross"),))
+
+
+def event_of(happened: AccountChange | MarginCall) -> Any:
+    [event] = user_events(EXCHANGE, happened)
+    return event
+
+
+def order_event(order: OrderUpdate) -> Any:
+    return order_message("ORDER_TRADE_UPDATE", MARKET, order)
+
+
+def algo_event(algo: AlgoUpdate, source: AlgoOrder) -> Any:
+    return algo_message("ALGO_UPDATE", BTC, algo, source)
 
 
 def a_child(quantity: int) -> Order:
@@ -103,6 +118,21 @@ def a_child(quantity: int) -> Order:
     child = Order(replace(ASKED, order_type=OrderType.MARKET), 7, NOW, NOW, 800_000)
     child.filled, child.filled_notional = quantity, quantity * 800_000
     return child
+
+
+def a_board(trades: Trades) -> Board:
+    """A board that has shown nothing yet."""
+    exchange = exchange_for(Config(), [BTC])
+    return Board(player_for(Config(), exchange, trades))
+
+
+def a_rest(exchange: SimulatedExchange, *boards: Board) -> RestApi:
+    given = {board.symbol: board for board in boards} or dict.fromkeys(exchange.markets)
+    return RestApi(exchange, given, Streams(given, ""), lambda: NOW, ("k", "s"))  # type: ignore[arg-type]
+
+
+def exchange_info(exchange: SimulatedExchange) -> Any:
+    return a_rest(exchange).body("exchange_info", Params(""))
 
 
 def over_the_wire(message: Any) -> Any:
@@ -126,9 +156,9 @@ def test_an_order_update_reads_back_as_it_was(
     order = replace(order, side=side, time_in_force=tif, fee=abs(amount), realised=amount, is_maker=flag)
     order = replace(order, filled_notional=filled * price, reduce_only=flag, order_id=number, expiry_reason="4")
     # The event has no cumulative notional: readers add up the fills.
-    assert READER.order_update(over_the_wire(WIRE.order_event(order))) == replace(order, filled_notional=0)
-    assert READER.user_trade(WIRE.user_trade(order)).realised == amount
-    as_rest = READER.order(over_the_wire(WIRE.order(order, NOW)))
+    assert READER.order_update(over_the_wire(order_event(order))) == replace(order, filled_notional=0)
+    assert READER.user_trade(order_message("user_trade", MARKET, order)).realised == amount
+    as_rest = READER.order(over_the_wire(order_message("order", MARKET, order)))
     assert as_rest.filled_notional in (filled * price, 0)
     assert (as_rest.quantity, as_rest.filled, as_rest.side, as_rest.reduce_only) == (quantity, filled, side, flag)
 
@@ -138,25 +168,26 @@ def test_an_algo_update_reads_back_as_it_was(quantity: int, price: int, number: 
     algo = replace(STOP, quantity=quantity, trigger_price=price, algo_id=number, status=status, reduce_only=flag)
     algo = replace(algo, order_id=number if status == "FINISHED" else 0, close_position=not flag, reason="")
     source = replace(SOURCE, child=a_child(quantity))
-    assert READER.algo_update(over_the_wire(WIRE.algo_event(algo, source))) == algo
-    assert READER.algo_order(over_the_wire(WIRE.algo_order(algo, source))) == algo
+    assert READER.algo_update(over_the_wire(algo_event(algo, source))) == algo
+    assert READER.algo_order(over_the_wire(algo_message("algo_order", BTC, algo, source))) == algo
 
 
 @given(amounts, st.integers(-(10**7), 10**7))
 def test_an_account_update_reads_back_as_it_was(amount: int, quantity: int) -> None:
-    held = replace(HELD, quantity=quantity, unrealised=amount)
-    change = replace(CHANGE, wallet=amount, positions=(PositionChange(held, amount, amount),))
-    read = READER.account_update(over_the_wire(account_event(change, {"BTCUSDT": WIRE})), None)
+    held = replace(RISK, quantity=quantity, unrealised=amount)
+    change = replace(CHANGE, wallet=amount, positions=(held,))
+    read = READER.account_update(over_the_wire(event_of(change)), None)
     told = change.update()
-    assert read == replace(told, positions=(replace(held, leverage=0),)), "the event tells no leverage"
-    assert READER.mark_price(WIRE.mark_event(MARK)) == MARK
+    assert read == replace(told, positions=(replace(held.report, leverage=0),)), "the event tells no leverage"
+    assert READER.mark_price(mark_message("markPriceUpdate", MARK)) == MARK
 
 
 @given(st.lists(st.tuples(ids, ticks, lots, st.integers(1, 2**43), st.booleans()), max_size=20))
 def test_trades_read_back_as_they_were(rows: list[tuple[int, int, int, int, bool]]) -> None:
     trades = Trades.from_rows("BTCUSDT", rows)
-    assert [READER.agg_trade(orjson.loads(event)) for event in WIRE.agg_trade_events(trades)] == rows
-    assert [READER.agg_trade(row) for row in WIRE.agg_trade_rows(trades)] == rows
+    board = board_of((1, 2, 3, 4, True))
+    assert [READER.agg_trade(orjson.loads(event)) for event in board.agg_trade_events(trades)] == rows
+    assert [READER.agg_trade(row) for row in board.agg_trade_rows(trades)] == rows
 
 
 @pytest.mark.parametrize(
@@ -173,12 +204,12 @@ def test_trades_read_back_as_they_were(rows: list[tuple[int, int, int, int, bool
     ],
 )
 def test_counts_are_written_with_the_digits_of_their_unit(unit: str, count: int, text: str) -> None:
-    assert texts(np.array([count]), Decimal(unit)) == [text]
+    assert column(np.array([count]), Decimal(unit)) == [text]
 
 
 def test_exchange_info_gives_the_instruments_back() -> None:
     symbols = shipped_symbols()
-    info = over_the_wire(exchange_info(exchange_for(Config(), symbols).markets.values(), NOW))
+    info = over_the_wire(exchange_info(exchange_for(Config(), symbols)))
     assert [row["symbol"] for row in info["symbols"]] == symbols
     for symbol in symbols:
         instrument = shipped_instrument(symbol)
@@ -190,38 +221,49 @@ def test_exchange_info_tells_changed_filters() -> None:
     changed = replace(shipped_instrument("BTCUSDT"), min_quantity=7, min_notional=money(250), max_price=9_000_000)
     changed = replace(changed, multiplier_up=Decimal("1.1"), market_max_quantity=40_000, source="")
     exchange.change_filters(changed)
-    info = over_the_wire(exchange_info(exchange.markets.values(), NOW))
+    info = over_the_wire(exchange_info(exchange))
     assert instrument_of(info, "BTCUSDT", "") == changed
 
 
+def board_of(*rows: tuple[int, int, int, int, bool]) -> Board:
+    """A board that has shown all its trades."""
+    board = a_board(Trades.from_rows("BTCUSDT", rows))
+    board.show(len(rows), 0)
+    return board
+
+
 def test_klines_have_a_row_for_each_interval_and_repeat_the_close_where_nothing_was_traded() -> None:
-    rows = [(1, 100, 5, 0, False), (2, 103, 1, 30_000, True), (3, 101, 2, 59_999, False), (4, 99, 4, 180_000, True)]
-    klines = WIRE.klines(Trades.from_rows("BTCUSDT", rows), 60_000)
-    assert [(row[0], row[1:6], row[7:11]) for row in klines] == [
+    board = board_of(
+        (1, 100, 5, 0, False), (2, 103, 1, 30_000, True), (3, 101, 2, 59_999, False), (4, 99, 4, 180_000, True)
+    )
+    names = ("open", "high", "low", "close", "volume", "turnover", "count", "bought", "bought_turnover")
+    assert [(each["open_time"], *(each[name] for name in names)) for each in board.klines(60_000, -2, 3)] == [
         # 0.005 x 10.0 + 0.001 x 10.3 + 0.002 x 10.1 = 0.0805, of which takers bought 0.0702
-        (0, ["10.00", "10.30", "10.00", "10.10", "0.008"], ["0.08050", 3, "0.007", "0.07020"]),
-        (60_000, ["10.10", "10.10", "10.10", "10.10", "0.000"], ["0", 0, "0.000", "0"]),
-        (120_000, ["10.10", "10.10", "10.10", "10.10", "0.000"], ["0", 0, "0.000", "0"]),
-        (180_000, ["9.90", "9.90", "9.90", "9.90", "0.004"], ["0.03960", 1, "0.000", "0"]),
+        (0, "10.00", "10.30", "10.00", "10.10", "0.008", "0.08050", 3, "0.007", "0.07020"),
+        (60_000, "10.10", "10.10", "10.10", "10.10", "0.000", "0", 0, "0.000", "0"),
+        (120_000, "10.10", "10.10", "10.10", "10.10", "0.000", "0", 0, "0.000", "0"),
+        (180_000, "9.90", "9.90", "9.90", "9.90", "0.004", "0.03960", 1, "0.000", "0"),
     ]
-    assert WIRE.klines(Trades.from_rows("BTCUSDT", []), 60_000) == []
 
 
-def test_kline_events_close_what_is_over() -> None:
+def test_kline_events_close_what_is_over_by_the_clock() -> None:
     times = [0, 30_000, 59_000, 61_000, 250_000]
-    trades = Trades.from_rows("BTCUSDT", [(n + 1, 100 + n, 1, at, False) for n, at in enumerate(times)])
-    board = Board(WIRE, trades)
+    board = a_board(Trades.from_rows("BTCUSDT", [(n + 1, 100 + n, 1, at, False) for n, at in enumerate(times)]))
 
-    def told(sent: int) -> list[tuple[int, bool, int, int]]:
-        before, board.sent = board.sent, sent
-        events = [orjson.loads(event)["k"] for event in board.kline_events(before, "1m", NOW)]
+    def told(sent: int, now: int) -> list[tuple[int, bool, int, int]]:
+        before, then = board.sent, board.time
+        board.show(sent, now)
+        events = [orjson.loads(event)["k"] for event in board.kline_events("1m", before, then)]
         return [(event["t"], event["x"], event["f"], event["L"]) for event in events]
 
-    assert told(1) == [(0, False, 1, 1)]
-    assert told(3) == [(0, False, 1, 3)]
-    assert told(4) == [(0, True, 1, 3), (60_000, False, 4, 4)]
+    assert told(1, 0) == [(0, False, 1, 1)]
+    assert told(3, 59_999) == [(0, False, 1, 3)]
+    assert told(3, 60_000) == [(0, True, 1, 3)], "the clock is enough"
+    assert told(3, 60_500) == []
+    assert told(4, 61_000) == [(60_000, False, 4, 4)]
     empty = [(120_000, True, -1, -1), (180_000, True, -1, -1)]
-    assert told(5) == [(60_000, True, 4, 4), *empty, (240_000, False, 5, 5)]
+    assert told(5, 61_500) == [(60_000, True, 4, 4), *empty, (240_000, False, 5, 5)], "as far as trades are ahead of it"
+    assert told(5, 300_000) == [(240_000, True, 5, 5)]
 
 
 # --- keys and types of real messages ----------------------------------------------------------------------------------
@@ -250,82 +292,94 @@ OTHERWISE = {
 }
 """Values of another type than in a recording, and why."""
 
-ONE_TRADE = Trades.from_rows("BTCUSDT", [(1, 2, 3, 4, True)])
-STOP_EVENT = WIRE.algo_event(STOP, SOURCE)
-DONE_EVENT = WIRE.algo_event(
-    replace(STOP, status="FINISHED", order_id=7, filled=10), replace(SOURCE, child=a_child(10))
-)
+ONE_TRADE = board_of((1, 2, 3, 4, True))
+AGG_TRADE = orjson.loads(ONE_TRADE.agg_trade_events(ONE_TRADE.trades)[0])
+STOP_EVENT = algo_event(STOP, SOURCE)
+DONE_EVENT = algo_event(replace(STOP, status="FINISHED", order_id=7, filled=10), replace(SOURCE, child=a_child(10)))
+STOP_OBJECT = algo_message("algo_order", BTC, STOP, SOURCE)
 FORCED = replace(FILL, client_order_id="autoclose-7", execution="CALCULATED", order_type=OrderType.LIMIT, price=800_000)
-USER, MARKET = "nautilus_test_data_futures/user_data_json", "nautilus_test_data_futures/market_data_json"
+USER, TAPE = "nautilus_test_data_futures/user_data_json", "nautilus_test_data_futures/market_data_json"
 HTTP, FRAMES = "nautilus_integration_resources/http_responses", "nautilus_integration_resources/ws_messages"
 REST, SUB = "binance_net_endpoints", "binance_net_subscriptions"
-ACCOUNT_V2 = {**account(BALANCES, NOW), "positions": [WIRE.position("v2/account", RISK, NOW)]}
-ACCOUNT_V3 = {**account(BALANCES, NOW), "positions": [WIRE.position("v3/account", RISK, NOW)]}
-KLINES = WIRE.klines(ONE_TRADE, 60_000)
-KLINE_EVENT = WIRE.kline_event(KLINES[0], "1m", (1, 1), True, NOW)
-DAY = WIRE.ticker_day(ONE_TRADE)
+ORDER, TRADE = order_message("order", MARKET, FILL), order_message("user_trade", MARKET, FILL)
+ASKED_FOR = {**ORDER, "time": NOW}
+LITE = order_message("TRADE_LITE", MARKET, FILL)
+
+
+def account(version: str) -> Any:
+    position = position_message(f"{version}/account position", BTC, RISK)
+    flags = written("account flags", {}) if version == "v2" else {}
+    return flags | account_message("account", BALANCES, NOW, [position])
+
+
+POSITION = position_message("v2/positionRisk position", BTC, RISK, "95000.1")
+KLINES = a_rest(EXCHANGE, ONE_TRADE).body("klines", Params("symbol=BTCUSDT&interval=1m&endTime=0"))
+ONE_TRADE.show(1, 60_000)
+KLINE_EVENT = orjson.loads(ONE_TRADE.kline_events("1m", 0, 0)[0])
+BOOK_EVENT, BOOK = ONE_TRADE.book("bookTicker", NOW), ONE_TRADE.book("book_ticker", NOW)
+MARK_EVENT, PREMIUM = mark_message("markPriceUpdate", MARK), mark_message("premium_index", MARK)
+DAY, PRICE = ONE_TRADE.day(NOW), ONE_TRADE.ticker_price(NOW)
 
 SAMPLES: dict[str, Any] = {
-    **{f"{USER}/order_update_{name}.json": WIRE.order_event(FILL) for name in ("trade", "trade_partial")},
-    **{f"{USER}/order_update_{name}.json": WIRE.order_event(FORCED) for name in ("adl", "calculated", "settlement")},
-    f"{USER}/order_update_new.json": WIRE.order_event(RESTING),
-    f"{USER}/account_update.json": account_event(CHANGE, {"BTCUSDT": WIRE}),
+    **{f"{USER}/order_update_{name}.json": order_event(FILL) for name in ("trade", "trade_partial")},
+    **{f"{USER}/order_update_{name}.json": order_event(FORCED) for name in ("adl", "calculated", "settlement")},
+    f"{USER}/order_update_new.json": order_event(RESTING),
+    f"{USER}/account_update.json": event_of(CHANGE),
     f"{USER}/algo_update_new.json": STOP_EVENT,
     f"{USER}/algo_update_canceled.json": STOP_EVENT,
-    f"{USER}/trade_lite.json": WIRE.trade_lite(FILL),
+    f"{USER}/trade_lite.json": LITE,
     f"{FRAMES}/ws_futures_algo_update_finished.json": DONE_EVENT,
     f"{FRAMES}/ws_futures_algo_update_triggering.json": STOP_EVENT,
     f"{FRAMES}/ws_futures_algo_update_triggered.json": DONE_EVENT,
-    f"{FRAMES}/ws_futures_trade_lite.json": WIRE.trade_lite(FILL),
-    f"{FRAMES}/ws_futures_book_ticker.json": WIRE.book_event(ONE_TRADE),
-    f"{MARKET}/agg_trade_stream.json": orjson.loads(WIRE.agg_trade_events(ONE_TRADE)[0]),
-    f"{MARKET}/mark_price_stream.json": WIRE.mark_event(MARK),
-    f"{MARKET}/book_ticker_stream.json": WIRE.book_event(ONE_TRADE),
-    f"{MARKET}/kline_stream_closed.json": KLINE_EVENT,
-    f"{MARKET}/kline_stream_open.json": KLINE_EVENT,
-    f"{SUB}/Leverage.txt": leverage_event(SettingsChange(NOW, "BTCUSDT", 5)),
+    f"{FRAMES}/ws_futures_trade_lite.json": LITE,
+    f"{FRAMES}/ws_futures_book_ticker.json": BOOK_EVENT,
+    f"{TAPE}/agg_trade_stream.json": AGG_TRADE,
+    f"{TAPE}/mark_price_stream.json": MARK_EVENT,
+    f"{TAPE}/book_ticker_stream.json": BOOK_EVENT,
+    f"{TAPE}/kline_stream_closed.json": KLINE_EVENT,
+    f"{TAPE}/kline_stream_open.json": KLINE_EVENT,
+    f"{SUB}/Leverage.txt": written("ACCOUNT_CONFIG_UPDATE", asdict(SettingsChange(NOW, "BTCUSDT", 5))),
     f"{SUB}/Klines.txt": KLINE_EVENT,
-    f"{SUB}/MarkPrice.txt": WIRE.mark_event(MARK),
-    f"{SUB}/AggTrades.txt": orjson.loads(WIRE.agg_trade_events(ONE_TRADE)[0]),
-    f"{SUB}/BookTicker.txt": WIRE.book_event(ONE_TRADE),
-    f"{SUB}/OrderUpdate.txt": WIRE.order_event(FILL),
+    f"{SUB}/MarkPrice.txt": MARK_EVENT,
+    f"{SUB}/AggTrades.txt": AGG_TRADE,
+    f"{SUB}/BookTicker.txt": BOOK_EVENT,
+    f"{SUB}/OrderUpdate.txt": order_event(FILL),
     f"{SUB}/AlgoOrderUpdate.txt": STOP_EVENT,
-    f"{SUB}/AccountUpdate.txt": account_event(CHANGE, {"BTCUSDT": WIRE}),
-    f"{SUB}/TradeUpdate.txt": WIRE.trade_lite(FILL),
-    **{f"{REST}/Trading/{name}.txt": WIRE.order(FILL, NOW) for name in ("GetOrder", "GetOpenOrder")},
-    **{f"{REST}/Trading/{name}.txt": WIRE.order(FILL) for name in ("PlaceOrder", "CancelOrder", "EditOrder")},
-    **{f"{REST}/Trading/{name}.txt": [WIRE.order(FILL, NOW)] for name in ("GetOrders", "GetOpenOrders")},
-    **{f"{REST}/Trading/{name}.txt": [WIRE.order(FILL)] for name in ("PlaceMultipleOrders", "CancelMultipleOrders")},
-    f"{REST}/Trading/GetForcedOrders.txt": [WIRE.order(FORCED, NOW)],
-    f"{REST}/Trading/GetConditionalOrder.txt": WIRE.algo_order(STOP, SOURCE),
-    f"{REST}/Trading/PlaceConditionalOrder.txt": WIRE.algo_order(STOP, SOURCE),
-    f"{REST}/Trading/GetOpenConditionalOrders.txt": [WIRE.algo_order(STOP, SOURCE)],
-    f"{REST}/Trading/GetConditionalOrders.txt": [WIRE.algo_order(STOP, SOURCE)],
-    f"{REST}/Trading/GetUserTrades.txt": [WIRE.user_trade(FILL)],
-    f"{REST}/Trading/GetPositions.txt": [WIRE.position("v2/positionRisk", RISK, NOW)],
+    f"{SUB}/AccountUpdate.txt": event_of(CHANGE),
+    f"{SUB}/MarginUpdate.txt": event_of(CALL),
+    f"{SUB}/TradeUpdate.txt": LITE,
+    **{f"{REST}/Trading/{name}.txt": ASKED_FOR for name in ("GetOrder", "GetOpenOrder")},
+    **{f"{REST}/Trading/{name}.txt": ORDER for name in ("PlaceOrder", "CancelOrder", "EditOrder")},
+    **{f"{REST}/Trading/{name}.txt": [ASKED_FOR] for name in ("GetOrders", "GetOpenOrders")},
+    **{f"{REST}/Trading/{name}.txt": [ORDER] for name in ("PlaceMultipleOrders", "CancelMultipleOrders")},
+    f"{REST}/Trading/GetForcedOrders.txt": [{**order_message("order", MARKET, FORCED), "time": NOW}],
+    f"{REST}/Trading/GetConditionalOrder.txt": STOP_OBJECT,
+    f"{REST}/Trading/PlaceConditionalOrder.txt": STOP_OBJECT,
+    f"{REST}/Trading/GetOpenConditionalOrders.txt": [STOP_OBJECT],
+    f"{REST}/Trading/GetConditionalOrders.txt": [STOP_OBJECT],
+    f"{REST}/Trading/GetUserTrades.txt": [TRADE],
+    f"{REST}/Trading/GetPositions.txt": [POSITION],
     f"{REST}/Trading/CancelAllOrdersAfterTimeout.txt": {"symbol": "BTCUSDT", "countdownTime": "1000"},
-    f"{REST}/Account/GetPositionInformation.txt": [WIRE.position("v2/positionRisk", RISK, NOW)],
-    f"{REST}/Account/GetAccountInfo.txt": {**dict.fromkeys(("feeTier", "updateTime", "tradeGroupId"), 0)}
-    | dict.fromkeys(("canTrade", "canDeposit", "canWithdraw", "multiAssetsMargin"), True)
-    | ACCOUNT_V2,
-    f"{REST}/Account/GetAccountInfoV3.txt": ACCOUNT_V3,
-    f"{REST}/Account/GetBalances.txt": [balance(ACCOUNT_V2["assets"][0])],
-    f"{REST}/Account/GetBrackets.txt": [leverage_bracket("BTCUSDT", shipped_rules("BTCUSDT").brackets)],
-    f"{REST}/Account/GetSymbolConfiguration.txt": [WIRE.symbol_config(RISK)],
-    f"{HTTP}/http_futures_account_symbol_config.json": [WIRE.symbol_config(RISK)],
-    f"{HTTP}/http_futures_account_trades.json": [WIRE.user_trade(FILL)],
-    f"{HTTP}/http_futures_account_positions_one_way.json": [WIRE.position("v2/positionRisk", RISK, NOW)],
-    f"{HTTP}/http_futures_market_agg_trades.json": WIRE.agg_trade_rows(ONE_TRADE),
+    f"{REST}/Account/GetPositionInformation.txt": [POSITION],
+    f"{REST}/Account/GetAccountInfo.txt": account("v2"),
+    f"{REST}/Account/GetAccountInfoV3.txt": account("v3"),
+    f"{REST}/Account/GetBalances.txt": [account_message("balance", BALANCES, NOW)],
+    f"{REST}/Account/GetBrackets.txt": a_rest(EXCHANGE).body("leverage_bracket", Params("")),
+    f"{REST}/Account/GetSymbolConfiguration.txt": [position_message("symbol_config", BTC, RISK)],
+    f"{HTTP}/http_futures_account_symbol_config.json": [position_message("symbol_config", BTC, RISK)],
+    f"{HTTP}/http_futures_account_trades.json": [TRADE],
+    f"{HTTP}/http_futures_account_positions_one_way.json": [POSITION],
+    f"{HTTP}/http_futures_market_agg_trades.json": ONE_TRADE.agg_trade_rows(ONE_TRADE.trades),
     f"{HTTP}/http_futures_market_klines.json": KLINES,
-    f"{HTTP}/http_futures_market_premium_index.json": WIRE.premium_index(MARK),
-    f"{HTTP}/http_futures_market_book_ticker.json": WIRE.book_ticker(ONE_TRADE, NOW),
-    f"{HTTP}/http_futures_market_ticker_price.json": WIRE.ticker_price(ONE_TRADE, NOW),
+    f"{HTTP}/http_futures_market_premium_index.json": PREMIUM,
+    f"{HTTP}/http_futures_market_book_ticker.json": BOOK,
+    f"{HTTP}/http_futures_market_ticker_price.json": PRICE,
     f"{HTTP}/http_futures_market_ticker_24hr.json": DAY,
-    f"{REST}/ExchangeData/GetMarkPrice.txt": WIRE.premium_index(MARK),
-    f"{REST}/ExchangeData/GetBookPrice.txt": WIRE.book_ticker(ONE_TRADE, NOW),
-    f"{REST}/ExchangeData/GetPrice.txt": WIRE.ticker_price(ONE_TRADE, NOW),
+    f"{REST}/ExchangeData/GetMarkPrice.txt": PREMIUM,
+    f"{REST}/ExchangeData/GetBookPrice.txt": BOOK,
+    f"{REST}/ExchangeData/GetPrice.txt": PRICE,
     f"{REST}/ExchangeData/GetTicker.txt": DAY,
-    f"{REST}/ExchangeData/GetAggregatedTradeHistory.txt": WIRE.agg_trade_rows(ONE_TRADE),
+    f"{REST}/ExchangeData/GetAggregatedTradeHistory.txt": ONE_TRADE.agg_trade_rows(ONE_TRADE.trades),
     f"{REST}/ExchangeData/GetKlines.txt": KLINES,
 }
 """What the venue writes, by the recorded message that it is held against."""
@@ -381,8 +435,7 @@ def test_real_frames_have_the_keys_and_types_of_ours(
     kind: str, count: int, without: set[str], recordings: Path
 ) -> None:
     """The recording is older than `nq` and `ps`."""
-    agg_trade = orjson.loads(WIRE.agg_trade_events(ONE_TRADE)[0])
-    ours = {"aggTrade": agg_trade, "kline": KLINE_EVENT, "bookTicker": WIRE.book_event(ONE_TRADE)}[kind]
+    ours = {"aggTrade": AGG_TRADE, "kline": KLINE_EVENT, "bookTicker": BOOK_EVENT}[kind]
     frames = 0
     with gzip.open(recordings / "usdm_ws_raw" / "cryptofeed_BINANCE_FUTURES.ws.1.0.gz", "rt") as lines:
         for line in lines:
@@ -397,10 +450,10 @@ def test_real_frames_have_the_keys_and_types_of_ours(
 @pytest.mark.recordings
 def test_rest_answers_have_the_keys_and_types_of_the_recorded_ones(recordings: Path) -> None:
     with gzip.open(recordings / "rest" / "fapi_v1_aggTrades_CLUSDT_20260501T1212.json.gz") as file:
-        assert shape(json.load(file)[0]) == shape(WIRE.agg_trade_rows(ONE_TRADE)[0])
+        assert shape(json.load(file)[0]) == shape(ONE_TRADE.agg_trade_rows(ONE_TRADE.trades)[0])
     with gzip.open(recordings / "rest" / "exchangeInfo-usdm-20251215.json.gz") as file:
         real = json.load(file)
-    ours = over_the_wire(exchange_info(exchange_for(Config(), shipped_symbols()).markets.values(), NOW))
+    ours = over_the_wire(exchange_info(exchange_for(Config(), shipped_symbols())))
     by_name = {row["symbol"]: row for row in real["symbols"]}
     for row in ours["symbols"]:
         assert list(differences(row, by_name[row["symbol"]])) == []
@@ -421,7 +474,7 @@ def test_no_signed_path_answers_without_a_signature(tmp_path: Path) -> None:
         trades = Trades.from_rows("BTCUSDT", [(1, 800_000, 3, NOW, True)])
         venue = await serve(Config(), trades, log_dir=tmp_path)
         async with aiohttp.ClientSession(headers={"X-MBX-APIKEY": "sim-key"}) as http:
-            for (method, path), route in tables().served.items():
+            for (method, path), route in served().items():
                 async with http.request(method, f"{venue.rest_url}{path}?timestamp={venue.now()}") as response:
                     answer = await response.json()
                 if route.security == "signed":
@@ -449,9 +502,10 @@ def test_whatever_is_sent_is_answered_or_refused_with_a_code(values: dict[str, s
     trades = Trades.from_rows("BTCUSDT", [(1, 800_000, 3_000, NOW, True)])
     exchange, player = simulate(Config(), trades)
     player.play(1, False, NOW)
-    board = Board(WIRE, trades, 1)
-    rest = RestApi(exchange, {"BTCUSDT": board}, Streams(["BTCUSDT"], ""), lambda: NOW, ("k", "s"))
+    board = a_board(trades)
+    board.show(1, NOW)
+    rest = a_rest(exchange, board)
     params = Params(urlencode({"symbol": "BTCUSDT", **values}, errors="replace"), "")
-    for route in tables().served.values():
+    for name in {route.answer for route in served().values()} - {""}:
         with suppress(VenueRefusal):
-            orjson.dumps(rest.body(route.answer, params))
+            orjson.dumps(rest.body(name, params))

@@ -43,8 +43,10 @@ from voltrade.live import LiveTradingSystem
 from voltrade.model import Instrument
 from voltrade.permission import Permission, permit, permit_again
 
-PARAMETERS, VENUE = "parameters.json", "venue"
+PARAMETERS, VENUE, TRUTH = "parameters.json", "venue", "truth.jsonl"
 VENUE_READY_S = 60.0
+VENUE_IDLE_S = 900
+"""A venue of the session's own that nobody uses for so long ends, and is started again when the session goes on."""
 
 
 class TapeClock:
@@ -79,6 +81,25 @@ class VenueProcess:
         self._socket: aiohttp.ClientWebSocketResponse | None = None
 
     @staticmethod
+    async def own(run_dir: Path, config: Config, address: str) -> VenueProcess:
+        """Reach the session's own venue; where it isn't there (any more) it is started, and goes on from its log.
+
+        Args:
+            address: where a run that goes on had it; another run's venue may have it by now. Empty for a new run.
+
+        Raises:
+            SessionError: it did not come up.
+        """
+        log = run_dir / VENUE / TRUTH
+        if address and log.exists():
+            venue = VenueProcess(address)
+            with suppress(SessionError), log.open() as rows:
+                if (await venue.status()).get("instance") == json.loads(rows.readline()).get("instance"):
+                    return venue
+            await venue.close()
+        return await VenueProcess.start(run_dir, config)
+
+    @staticmethod
     async def start(run_dir: Path, config: Config) -> VenueProcess:
         """Start `python -m voltrade venue` and wait until it listens.
 
@@ -93,7 +114,7 @@ class VenueProcess:
         log.mkdir(mode=0o700, exist_ok=True)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "voltrade", "venue"),
-            *("--parameters", str(run_dir / PARAMETERS), "--log", str(log)),
+            *("--parameters", str(run_dir / PARAMETERS), "--log", str(log), "--idle-s", str(VENUE_IDLE_S)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=(log / "venue.log").open("wb"),
@@ -246,21 +267,21 @@ async def reach(config: Config, environment: Mapping[str, str]) -> Wiring:
 
 
 async def _wire_sim(config: Config, run_dir: Path, known_venue: str) -> Wiring:
-    address = known_venue or config.session.venue
-    venue = VenueProcess(address) if address else await VenueProcess.start(run_dir, config)
+    given = config.session.venue
+    venue = VenueProcess(given) if given else await VenueProcess.own(run_dir, config, known_venue)
     try:
         tape = await venue.status()
         endpoint = Endpoint.simulated(venue.rest, venue.stream)
         clock = TapeClock(tape["time"]) if tape["lockstep"] else WallClock()
         wiring = await _wired(config, endpoint, Credentials("sim-key", "sim-secret"), clock)
     except BaseException:
-        if not config.session.venue:
+        if not given:
             await venue.stop()
         await venue.close()
         raise
-    wiring.venue, wiring.tape, wiring.is_own_venue = venue, tape, not config.session.venue
-    if config.session.venue:
-        wiring.account = f"{venue.rest} {tape['instance']}"
+    wiring.venue, wiring.tape, wiring.is_own_venue = venue, tape, not given
+    if given:
+        wiring.account = f"sim {tape['instance']}"
     wiring.fingerprint = str(tape["instance"])[:12]
     return wiring
 

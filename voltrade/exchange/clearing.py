@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from voltrade.account import Account, fee, funding_payment, proportion
-from voltrade.exchange.margin import liquidation_price
+from voltrade.exchange.margin import largest_notional, liquidation_price
 from voltrade.exchange.market import Market
 from voltrade.exchange.orders import AlgoOrder, Order, Phase
+from voltrade.exchange.texts import plain, price_text, quantity_text, told
 from voltrade.model import (
     AccountUpdate,
     AlgoUpdate,
@@ -35,18 +36,72 @@ Log = Callable[[dict[str, Any]], None]
 INPUTS = ("market", "accepted", "trade", "mark", "finish")
 """Kinds of log rows that say what was done to the exchange, and where prices stood."""
 
-EFFECTS = ("start", "order", "algo", "fill", "account", "settings")
+EFFECTS = ("start", "order", "algo", "fill", "account", "settings", "margin_call")
 """Kinds of log rows that say what followed. A `refused` row is neither: nothing was done."""
+
+CALLED_AT = 80
+"""A margin call goes out when maintenance margin is so many percent of what backs a position.
+
+Binance tells only that the "risk ratio is too high"; one who has had it reports 80% (Binance.Net, issue 1293).
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class PositionChange:
-    """A position that changed, with what ACCOUNT_UPDATE tells beyond the report. Money."""
+class Terms:
+    """What an account begins with, and what trading costs it."""
 
-    report: PositionReport
+    wallet: int
+    """Money."""
+    taker_fee_e8: int
+    maker_fee_e8: int
+    latency_ms: int
+    """From a request to the matching engine."""
+    slippage_bps: float
+    """What taking costs beyond the price of the trade that gives it."""
+    leverage: int = 5
+    margin_type: str = "isolated"
+    """Of every symbol until changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PositionRisk:
+    """One symbol's position in numbers, as the exchange tells it anywhere. Money, unless said otherwise."""
+
+    symbol: str
+    quantity: int
+    """Signed lots."""
+    entry_price: str
+    break_even_price: str
+    """Decimal texts, `"0"` when flat."""
+    unrealised: int
+    leverage: int
+    margin_type: str
+    mark_price: int
+    notional: int
+    """Signed value at the mark."""
     isolated_wallet: int
+    isolated_margin: int
+    """The isolated wallet with the position's profit; 0 for a cross position."""
+    initial_margin: int
+    """Of position and orders."""
+    position_margin: int
+    order_margin: int
+    maintenance_margin: int
+    bid_notional: int
+    """Of open buys; reduce-only orders do not count."""
+    ask_notional: int
+    largest_notional: int
+    """That the brackets allow at this leverage."""
     realised: int
     """Profit of all fills before fees, since the beginning."""
+    updated: int
+    """When it last changed, ms; 0 if it never has."""
+
+    @property
+    def report(self) -> PositionReport:
+        """What the core is told of it."""
+        held = (self.symbol, self.quantity, self.entry_price, self.unrealised)
+        return PositionReport(*held, self.leverage, self.margin_type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +115,20 @@ class AccountChange:
     cross_wallet: int
     balance_change: int
     """Apart from profit and fees."""
-    positions: tuple[PositionChange, ...] = ()
+    positions: tuple[PositionRisk, ...] = ()
 
     def update(self) -> AccountUpdate:
         """What the core is told of it."""
-        return AccountUpdate(self.time, self.reason, self.wallet, tuple(change.report for change in self.positions))
+        return AccountUpdate(self.time, self.reason, self.wallet, tuple(risk.report for risk in self.positions))
+
+
+@dataclass(frozen=True, slots=True)
+class MarginCall:
+    """Little is left of the margin of positions: of one that is isolated, or of all cross ones (MARGIN_CALL)."""
+
+    time: int
+    cross_wallet: int
+    positions: tuple[PositionRisk, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +140,7 @@ class SettingsChange:
     leverage: int
 
 
-UserEvent = OrderUpdate | AlgoUpdate | AccountChange | SettingsChange
+UserEvent = OrderUpdate | AlgoUpdate | AccountChange | MarginCall | SettingsChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +159,19 @@ class ClearingHouse:
     """Books of one account in one-way mode.
 
     Attributes:
+        terms: what the account trades on.
         markets: the symbols, by name.
         clock: milliseconds UTC; moved by trades, mark prices and `advance`.
         outbox: what happened since the owner last emptied it, in order.
         income: every movement of the wallet.
+        hedge_mode: whether the account was switched by hand to hedge mode, in which every order is refused.
+        tape_id: the trade that is being played, which gives the fills; 0 where none is.
+        updated: when the account last changed.
     """
 
-    def __init__(self, account: Account, taker_fee_e8: int, maker_fee_e8: int, clock: int, log: Log | None) -> None:
-        self.account = account
-        self.taker_fee_e8 = taker_fee_e8
-        self.maker_fee_e8 = maker_fee_e8
+    def __init__(self, terms: Terms, clock: int, log: Log | None) -> None:
+        self.terms = terms
+        self.account = Account(terms.wallet)
         self.clock = clock
         self.markets: dict[str, Market] = {}
         self.outbox: list[UserEvent] = []
@@ -114,9 +181,8 @@ class ClearingHouse:
         self.order_named: dict[tuple[str, str], Order] = {}
         self.algo_named: dict[str, AlgoOrder] = {}
         self.hedge_mode = False
-        """Whether the account was switched by hand to hedge mode, in which every order is refused."""
         self.tape_id = 0
-        """The trade that is being played, which gives the fills; 0 where none is."""
+        self.updated = clock
         self._log = log
         self._noted: dict[str, list[Any]] = {}
 
@@ -153,7 +219,7 @@ class ClearingHouse:
             quantity = min(quantity, market.held.closable(order.request.side))
         if quantity:
             notional = market.instrument.notional(price * quantity)
-            cost = fee(notional, self.maker_fee_e8 if is_maker else self.taker_fee_e8)
+            cost = fee(notional, self.terms.maker_fee_e8 if is_maker else self.terms.taker_fee_e8)
             self.book_fill(market, order, price, quantity, cost, is_maker=is_maker)
         return quantity
 
@@ -175,6 +241,9 @@ class ClearingHouse:
             market.added_margin -= proportion(market.added_margin, closed, held)
         realised = self.account.apply_fill(market.symbol, side, price, quantity, cost)
         market.realised += realised
+        market.spent += side * market.instrument.notional(price * quantity) + cost
+        if closed == held:  # a new position, or none
+            market.spent = market.held.cost + proportion(cost, quantity - closed, quantity)
         market.weigh(order, -quantity)
         order.filled += quantity
         order.filled_notional += price * quantity
@@ -195,9 +264,9 @@ class ClearingHouse:
         self._earn(market.symbol, "COMMISSION", -cost, fill.trade_id)
         self.outbox.append(fill)
         if self.has_log:
-            row = {**_written(market, fill, _FILL_ROW), "origin": order.origin, "tape_id": self.tape_id}
-            position, wallet = _quantity(market, market.held.quantity), money_text(self.account.wallet)
-            self.note("fill", symbol=market.symbol, **row, position=position, wallet=wallet)
+            held_now, wallet = quantity_text(market.instrument, market.held.quantity), money_text(self.account.wallet)
+            facts = {"origin": order.origin, "tape_id": self.tape_id, "position": held_now, "wallet": wallet}
+            self.note("fill", **_row(market, fill, FILL_ROW), **facts)
         self.tell_account("ORDER", market)
         if order.remaining == 0:
             self._close_books(market, order)
@@ -264,25 +333,30 @@ class ClearingHouse:
                 free += market.unrealised - market.margin_needed()
         return free
 
-    def margin_balance(self, market: Market) -> int:
-        """Return what backs a position before its own profit: WB - TMM + UPNL of Binance's formula."""
-        if market.is_isolated:
-            return market.isolated_wallet
-        others = [other for other in self.cross_markets() if other is not market]
-        return self.cross_wallet + sum(other.unrealised - other.maintenance for other in others)
+    def sharing(self, market: Market) -> list[Market]:
+        """The positions that stand and fall with a symbol's: itself where it is isolated, else all cross ones."""
+        return [market] if market.is_isolated else self.cross_markets()
 
-    def is_liquidated(self, market: Market) -> bool:
-        """Whether the margin of a position is down to its maintenance margin."""
-        return market.held.quantity != 0 and self.margin_balance(market) + market.unrealised <= market.maintenance
+    def has_used(self, market: Market, percent: int) -> bool:
+        """Whether maintenance margin has reached so many percent of what backs a position; at 100 it is liquidated."""
+        if not market.held.quantity:
+            return False
+        markets = self.sharing(market)
+        wallet = market.isolated_wallet if market.is_isolated else self.cross_wallet
+        balance = wallet + sum(each.unrealised for each in markets)
+        return 100 * sum(each.maintenance for each in markets) >= percent * balance
 
-    def liquidation_price(self, market: Market) -> str:
+    def liquidation_price(self, symbol: str) -> str:
         """Return the mark price at which a position is liquidated; `"0"` where there is none."""
+        market = self.markets[symbol]
         if not market.held.quantity:
             return "0"
+        balance = market.isolated_wallet  # what backs it before its own profit: WB - TMM + UPNL of Binance's formula
+        if not market.is_isolated:
+            others = [other for other in self.cross_markets() if other is not market]
+            balance = self.cross_wallet + sum(other.unrealised - other.maintenance for other in others)
         quantity = market.instrument.quantity(market.held.quantity)
-        balance = self.margin_balance(market)
-        price = liquidation_price(market.rules.brackets, quantity, market.held.cost, balance)
-        return format(price.normalize(), "f")
+        return plain(liquidation_price(market.rules.brackets, quantity, market.held.cost, balance).normalize())
 
     def pay_funding(self, market: Market, mark: MarkPrice, rate_e8: int) -> None:
         """Book funding at a rate on the position's value at a mark: longs pay a positive rate to shorts."""
@@ -346,49 +420,71 @@ class ClearingHouse:
         self.open_order(market, order)
         self.book_fill(market, order, price, request.quantity, max(0, cost), execution="CALCULATED")
 
+    def call_margin(self, market: Market) -> None:
+        """Tell once that a position's margin is short, and again only after a mark at which it was not."""
+        is_called, markets = self.has_used(market, CALLED_AT), self.sharing(market)
+        if is_called and not market.is_called:
+            risks = tuple(self.position_risk(each.symbol) for each in markets)
+            self.outbox.append(MarginCall(self.clock, self.cross_wallet, risks))
+            self.note("margin_call", symbols=[risk.symbol for risk in risks])
+        for each in (market, *markets):
+            each.is_called = is_called
+
     # --- telling ------------------------------------------------------------------------------------------------------
 
-    def position(self, symbol: str) -> PositionReport:
+    def position_risk(self, symbol: str) -> PositionRisk:
         market = self.markets[symbol]
-        return PositionReport(
-            symbol,
-            market.held.quantity,
-            market.held.entry_price,
-            market.unrealised,
-            market.leverage,
-            market.margin_type,
+        isolated_wallet, unrealised = market.isolated_wallet, market.unrealised
+        return PositionRisk(
+            symbol=symbol,
+            quantity=market.held.quantity,
+            entry_price=market.held.entry_price,
+            break_even_price=market.break_even_price,
+            unrealised=unrealised,
+            leverage=market.leverage,
+            margin_type=market.margin_type,
+            mark_price=market.value_price_e8,
+            notional=market.value,
+            isolated_wallet=isolated_wallet,
+            isolated_margin=isolated_wallet + unrealised if isolated_wallet else 0,
+            initial_margin=market.margin_needed(),
+            position_margin=market.position_margin,
+            order_margin=market.order_margin,
+            maintenance_margin=market.maintenance,
+            bid_notional=market.open_notional(Side.BUY),
+            ask_notional=market.open_notional(Side.SELL),
+            largest_notional=largest_notional(market.rules.brackets, market.leverage),
+            realised=market.realised,
+            updated=market.updated,
         )
+
+    def position(self, symbol: str) -> PositionReport:
+        """Return what the core is told of a symbol's position."""
+        return self.position_risk(symbol).report
 
     def tell_order(self, market: Market, order: Order, execution: str) -> None:
         update = order.update(execution)
         self.outbox.append(update)
         if self.has_log:
-            row = _written(market, update, _ORDER_ROW)
-            self.note("order", symbol=market.symbol, **row, origin=order.origin)
+            self.note("order", **_row(market, update, ORDER_ROW), origin=order.origin)
 
     def tell_algo(self, market: Market, algo: AlgoOrder) -> None:
         market.orders_changed()
         update = algo.update()
         self.outbox.append(update)
         if self.has_log:
-            self.note("algo", symbol=market.symbol, **_written(market, update, _ALGO_ROW))
+            self.note("algo", **_row(market, update, ALGO_ROW))
 
     def tell_account(self, reason: str, market: Market | None, *, balance_change: int = 0) -> None:
         """Tell of the wallet, and of a symbol's position where one is given."""
-        wallet = self.account.wallet
-        changes: tuple[PositionChange, ...] = ()
-        facts: dict[str, Any] = {}
+        wallet, self.updated = self.account.wallet, self.clock
         if market is not None:
-            report = self.position(market.symbol)
-            changes = (PositionChange(report, market.isolated_wallet, market.realised),)
-            facts = {
-                "symbol": market.symbol,
-                "position": _quantity(market, report.quantity),
-                "entry_price": report.entry_price,
-                "unrealised": money_text(report.unrealised),
-            }
-        self.outbox.append(AccountChange(self.clock, reason, wallet, self.cross_wallet, balance_change, changes))
-        self.note("account", reason=reason, wallet=money_text(wallet), **facts)
+            market.updated = self.clock
+        risks = (self.position_risk(market.symbol),) if market is not None else ()
+        self.outbox.append(AccountChange(self.clock, reason, wallet, self.cross_wallet, balance_change, risks))
+        if self.has_log:
+            held = [_row(self.markets[risk.symbol], risk, POSITION_ROW) for risk in risks]
+            self.note("account", reason=reason, wallet=money_text(wallet), **(held[0] if held else {}))
 
     def tell_leverage(self, market: Market) -> None:
         self.outbox.append(SettingsChange(self.clock, market.symbol, market.leverage))
@@ -448,39 +544,23 @@ def _stand(market: Market) -> list[Any]:
     prices = (market.last_price, market.taker_price[Side.BUY], market.taker_price[Side.SELL])
     mark = market.mark
     marked = [mark.time, money_text(mark.price_e8), mark.funding_rate_e8, mark.next_funding_time] if mark else []
-    return [market.last_trade_id, *(_price(market, price) for price in prices), *marked]
+    return [market.last_trade_id, *(price_text(market.instrument, price) for price in prices), *marked]
 
 
-def _price(market: Market, ticks: int) -> str:
-    return format(market.instrument.price(ticks), "f")
+_ORDER = "symbol order_id client_order_id side type=order_type status quantity filled price time_in_force reduce_only"
+ORDER_ROW = f"{_ORDER} expiry_reason".split()
+_ALGO = "symbol algo_id client_order_id side type=order_type status quantity trigger_price working_type reduce_only"
+ALGO_ROW = f"{_ALGO} close_position order_id filled reason".split()
+_FILL = "symbol trade_id order_id client_order_id side price=last_price quantity=last_quantity"
+FILL_ROW = f"{_FILL} fee fee_asset realised maker=is_maker".split()
+POSITION_ROW = ["symbol", "position=quantity", "entry_price", "unrealised"]
+"""Fields of a fact that its row tells, some under another name."""
 
 
-def _quantity(market: Market, lots: int) -> str:
-    return format(market.instrument.quantity(lots), "f")
-
-
-_ORDER = "order_id client_order_id side type=order_type status quantity filled price time_in_force reduce_only"
-_ORDER_ROW = f"{_ORDER} expiry_reason".split()
-_ALGO = "algo_id client_order_id side type=order_type status quantity trigger_price working_type reduce_only"
-_ALGO_ROW = f"{_ALGO} close_position order_id filled reason".split()
-_FILL = "trade_id order_id client_order_id side price=last_price quantity=last_quantity"
-_FILL_ROW = f"{_FILL} fee fee_asset realised maker=is_maker".split()
-"""Fields of an update that its row tells, some under a shorter name."""
-
-_PRICES, _QUANTITIES, _MONEY = ("price", "trigger_price"), ("quantity", "filled"), ("fee", "realised")
-
-
-def _written(market: Market, update: OrderUpdate | AlgoUpdate, names: list[str]) -> dict[str, Any]:
-    """Write fields of an update for people: prices, quantities and money as decimal texts."""
-    row: dict[str, Any] = {}
+def _row(market: Market, fact: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Write fields of a fact for people: prices, quantities and money as decimal texts."""
+    row = {}
     for name in names:
         key, _, field = name.partition("=")
-        value = getattr(update, field or key)
-        if key in _PRICES:
-            value = _price(market, value)
-        elif key in _QUANTITIES:
-            value = _quantity(market, value)
-        elif key in _MONEY:
-            value = money_text(value)
-        row[key] = value.name if isinstance(value, Side) else value
+        row[key] = told(market.instrument, field or key, getattr(fact, field or key))
     return row

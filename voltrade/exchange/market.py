@@ -32,6 +32,9 @@ class Market:
         held: our position.
         added_margin: money that an isolated position has beyond entry cost / leverage: added by hand, or funding.
         realised: profit of all fills before fees.
+        spent: what the position has cost since it was opened, fees included, less what closing parts of it brought.
+        is_called: whether a margin call has gone out and not been lifted.
+        updated: when the position last changed, ms; 0 if it never has.
     """
 
     def __init__(
@@ -53,6 +56,9 @@ class Market:
         self.fills: list[OrderUpdate] = []
         self.added_margin = 0
         self.realised = 0
+        self.spent = 0
+        self.is_called = False
+        self.updated = 0
         self.tick_e8 = int(instrument.tick_size * E8)
         """One tick in the unit of mark prices."""
         self._opening = {Side.BUY: 0, Side.SELL: 0}
@@ -160,6 +166,16 @@ class Market:
     @property
     def unrealised(self) -> int:
         return self.value - self.held.cost
+
+    @property
+    def break_even_price(self) -> str:
+        """Average price at which closing the position would bring what it has cost, decimal text, `"0"` when flat.
+
+        Binance's FAQ "How to Visualize the Breakeven Price of Open Positions": (total cost - total gained) / size,
+        without funding. Fees that were paid are part of the cost: a long at 37,140 that was made is told with
+        37,147.428, a short at 42,976.6 that was taken with 42,955.1117.
+        """
+        return Position(self.instrument, self.held.quantity, self.spent).entry_price
 
     @property
     def isolated_wallet(self) -> int:

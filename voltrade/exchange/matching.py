@@ -4,38 +4,29 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from voltrade.exchange.clearing import ClearingHouse
+from voltrade.exchange.clearing import CALLED_AT, ClearingHouse
 from voltrade.exchange.execution import is_beyond_take_bound, is_through_limit, is_within_limit, slipped_price
 from voltrade.exchange.market import Market
 from voltrade.exchange.orders import AlgoOrder, Order, Phase
 from voltrade.exchange.refusals import VenueRefusal, check_margin, check_reduces
 from voltrade.exchange.shipped import E8
+from voltrade.exchange.texts import price_text, quantity_text
 from voltrade.model import MarkPrice, OrderType, Side, TimeInForce, Trades, WorkingType, money_text
 
-IMMEDIATE = (TimeInForce.IOC, TimeInForce.FOK)
 
-
-class Matching:
-    """The matching engine of all symbols.
-
-    Attributes:
-        latency_ms: from the request to the matching engine.
-        slippage_e8: what taking costs beyond the price of the trade that gives it.
-    """
-
-    def __init__(self, house: ClearingHouse, latency_ms: int, slippage_e8: int) -> None:
-        self.house = house
-        self.latency_ms = latency_ms
-        self.slippage_e8 = slippage_e8
+class MatchingEngine(ClearingHouse):
+    """The books, moved by what others trade."""
 
     # --- trades -------------------------------------------------------------------------------------------------------
 
-    def on_trades(self, market: Market, trades: Trades) -> None:
+    def on_trades(self, trades: Trades) -> None:
+        """Play trades of one symbol, in order. However they are cut into blocks, the same happens."""
+        market = self.markets[trades.symbol]
         start, stop = 0, len(trades)
         while start < stop:
             acting = market.first_acting(trades, start, stop)
             if acting > start:
-                self.house.advance(int(trades.time[acting - 1]))
+                self.advance(int(trades.time[acting - 1]))
                 market.pass_by(trades, start, acting)
             if acting < stop:
                 self._on_trade(market, trades, acting)
@@ -45,22 +36,21 @@ class Matching:
         """Play one trade that some order reacts to: arrivals, then triggers, then fills."""
         price, quantity, time = int(trades.price[row]), int(trades.quantity[row]), int(trades.time[row])
         taker = Side.SELL if trades.buyer_is_maker[row] else Side.BUY
-        house = self.house
-        house.advance(time)
-        if house.has_log:
-            house.note_input(
+        self.advance(time)
+        if self.has_log:
+            self.note_input(
                 "trade",
                 symbol=market.symbol,
                 id=int(trades.id[row]),
-                price=format(market.instrument.price(price), "f"),
-                quantity=format(market.instrument.quantity(quantity), "f"),
+                price=price_text(market.instrument, price),
+                quantity=quantity_text(market.instrument, quantity),
                 taker=taker.name,
                 traded=time,
             )
-        market.last_trade_id = house.tape_id = int(trades.id[row])
+        market.last_trade_id = self.tape_id = int(trades.id[row])
         self._arrive_all(market, time, price)
         market.last_price = market.taker_price[taker] = price
-        newest = len(house.orders)
+        newest = len(self.orders)
         self._react(market, WorkingType.CONTRACT_PRICE, time, price)
         for order in list(market.open_orders.values()):
             just_triggered = order.id > newest
@@ -71,9 +61,9 @@ class Matching:
                 and not just_triggered
                 and is_through_limit(price, order.request.price, order.request.side.value)
             ):
-                quantity -= house.fill(market, order, order.request.price, quantity, is_maker=True)
-        house.tape_id = 0
-        house.market_noted(market)
+                quantity -= self.fill(market, order, order.request.price, quantity, is_maker=True)
+        self.tape_id = 0
+        self.market_noted(market)
 
     def _arrive_all(self, market: Market, time: int, price: int) -> None:
         """Let orders in that reach the matching engine before a trade at `time`; `price` serves on an empty tape."""
@@ -90,65 +80,71 @@ class Matching:
         takes = market.would_take(request)
         if request.order_type is OrderType.MARKET or (takes and request.time_in_force is not TimeInForce.GTX):
             order.phase = Phase.TAKING
-        elif takes or request.time_in_force in IMMEDIATE:
-            self.house.expire(market, order, _reason(request.time_in_force))
+        elif takes or order.is_immediate:
+            self.expire(market, order, _reason(request.time_in_force))
         else:
             order.phase = Phase.RESTING
 
     def _take(self, market: Market, order: Order, price: int, available: int) -> int:
         """Fill an order from a trade on the other side; return the lots it took."""
-        request, house = order.request, self.house
+        request = order.request
         side = request.side.value
-        fill_price = slipped_price(price, side, self.slippage_e8)
+        fill_price = self._slipped_price(price, request.side)
         if request.order_type is OrderType.MARKET:
             bound_e8 = int(market.instrument.market_take_bound * E8)
             if is_beyond_take_bound(fill_price, order.reference or price, side, bound_e8):
-                house.expire(market, order, "0")
+                self.expire(market, order, "0")
                 return 0
         elif not is_within_limit(fill_price, request.price, side):
             self._stop_taking(market, order)
             return 0
         if request.time_in_force is TimeInForce.FOK and available < order.remaining:
-            house.expire(market, order, "0")
+            self.expire(market, order, "0")
             return 0
-        return house.fill(market, order, fill_price, available, is_maker=False)
+        return self.fill(market, order, fill_price, available, is_maker=False)
+
+    def _slipped_price(self, price: int, side: Side) -> int:
+        return slipped_price(price, side.value, round(self.terms.slippage_bps * 10_000))
 
     def _stop_taking(self, market: Market, order: Order) -> None:
         if order.request.time_in_force is TimeInForce.GTC:
             order.phase = Phase.RESTING
         else:
-            self.house.expire(market, order, _reason(order.request.time_in_force))
+            self.expire(market, order, _reason(order.request.time_in_force))
 
-    def finish(self, market: Market) -> None:
-        """End a tape: open market orders fill at the last price of the other side with slippage, IOC and FOK expire.
+    def finish(self, symbol: str) -> None:
+        """End a symbol's tape: open market orders fill at the last price of the other side, IOC and FOK expire.
 
         Resting and conditional orders stay as they are.
         """
+        self.note_input("finish", symbol=symbol)
+        market = self.markets[symbol]
         for order in list(market.open_orders.values()):
             if order.phase is Phase.ENDED:
                 continue
             request = order.request
             price = market.best_price(request.side)
             if request.order_type is OrderType.MARKET and price:
-                price = slipped_price(price, request.side.value, self.slippage_e8)
-                self.house.fill(market, order, price, order.remaining, is_maker=False)
-            elif request.order_type is OrderType.MARKET or request.time_in_force in IMMEDIATE:
-                self.house.expire(market, order, "2")
+                price = self._slipped_price(price, request.side)
+                self.fill(market, order, price, order.remaining, is_maker=False)
+            elif order.is_immediate:
+                self.expire(market, order, "2")
 
     # --- mark prices --------------------------------------------------------------------------------------------------
 
-    def on_mark(self, market: Market, mark: MarkPrice) -> None:
-        """Take a mark price: funding that is due, then triggers, then liquidation."""
-        house = self.house
-        house.advance(mark.time)
+    def on_mark(self, mark: MarkPrice) -> None:
+        """Take a mark price: funding that is due, then triggers, then liquidation or a margin call."""
+        market = self.markets[mark.symbol]
+        self.advance(mark.time)
         before, due = market.mark, self._fundings(market, mark)
         market.mark = mark
         reacting = (self._reacts(market, algo, mark.time, mark.price_e8) for algo in market.waiting_algos())
-        if not (due or any(reacting) or self._liquidated(market)):
+        is_short = self.has_used(market, 100) or self.has_used(market, CALLED_AT) != market.is_called
+        if not (due or any(reacting) or is_short):
             return
-        if house.has_log:
+        if self.has_log:
             market.mark = before  # the input stands on what was before it
-            house.note_input(
+            self.note_input(
                 "mark",
                 symbol=market.symbol,
                 price=money_text(mark.price_e8),
@@ -159,11 +155,12 @@ class Matching:
             market.mark = mark
         for _ in range(due):
             assert before is not None
-            house.pay_funding(market, mark, before.funding_rate_e8)
+            self.pay_funding(market, mark, before.funding_rate_e8)
         self._react(market, WorkingType.MARK_PRICE, mark.time, mark.price_e8)
-        if liquidated := self._liquidated(market):
-            house.liquidate(liquidated)
-        house.market_noted(market)
+        if self.has_used(market, 100):
+            self.liquidate(self.sharing(market))
+        self.call_margin(market)
+        self.market_noted(market)
 
     @staticmethod
     def _fundings(market: Market, mark: MarkPrice) -> int:
@@ -172,12 +169,6 @@ class Matching:
         if last is None or not market.held.quantity or not last.funding_rate_e8 or not last.next_funding_time:
             return 0
         return max(0, (mark.time - last.next_funding_time) // market.rules.funding_interval_ms + 1)
-
-    def _liquidated(self, market: Market) -> list[Market]:
-        """The positions whose margin a mark of this symbol has used up: its own, or all cross ones together."""
-        if not market.held.quantity or not self.house.is_liquidated(market):
-            return []
-        return [market] if market.is_isolated else self.house.cross_markets()
 
     # --- triggers -----------------------------------------------------------------------------------------------------
 
@@ -204,9 +195,8 @@ class Matching:
 
     def _trigger(self, market: Market, algo: AlgoOrder) -> None:
         """Turn a conditional order into its child, which is at the matching engine already."""
-        house = self.house
-        algo.status, algo.updated, algo.triggered = "TRIGGERING", house.clock, house.clock
-        house.tell_algo(market, algo)
+        algo.status, algo.updated, algo.triggered = "TRIGGERING", self.clock, self.clock
+        self.tell_algo(market, algo)
         if market.sticks:
             return
         asked = algo.request
@@ -221,15 +211,15 @@ class Matching:
             if child.reduce_only:
                 check_reduces(market, child.side)
             else:
-                check_margin(house, market, child)
+                check_margin(self, market, child)
         except VenueRefusal as refusal:
             algo.reason = refusal.message
-            house.end_algo(market, algo, "REJECTED")
+            self.end_algo(market, algo, "REJECTED")
             return
-        order_id = len(house.orders) + 1
-        algo.child = Order(child, order_id, house.clock, house.clock, child.price or market.last_price, algo=algo)
-        house.end_algo(market, algo, "TRIGGERED")
-        house.open_order(market, algo.child)
+        order_id = len(self.orders) + 1
+        algo.child = Order(child, order_id, self.clock, self.clock, child.price or market.last_price, algo=algo)
+        self.end_algo(market, algo, "TRIGGERED")
+        self.open_order(market, algo.child)
         self._arrive(market, algo.child, market.last_price)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from voltrade.exchange.execution import is_triggered, trailing_trigger
-from voltrade.model import AlgoUpdate, OrderRequest, OrderType, OrderUpdate, Side, WorkingType
+from voltrade.model import AlgoUpdate, OrderRequest, OrderType, OrderUpdate, Side, TimeInForce, WorkingType
 
 
 class Phase(Enum):
@@ -39,6 +39,12 @@ class Order:
     @property
     def remaining(self) -> int:
         return self.request.quantity - self.filled
+
+    @property
+    def is_immediate(self) -> bool:
+        """Whether it never rests: what does not fill at once ends."""
+        immediate = (TimeInForce.IOC, TimeInForce.FOK)
+        return self.request.order_type is OrderType.MARKET or self.request.time_in_force in immediate
 
     @property
     def origin(self) -> str:

@@ -1,12 +1,15 @@
 """What Binance refuses, and with which code: the checks of a request against filters, open orders, position and margin.
 
-Each check raises `VenueRefusal` or returns nothing; none of them changes anything.
+Each check raises `VenueRefusal` or returns nothing; none of them changes anything. `refusals.json` has the codes.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from functools import cache
+from typing import NamedTuple
 
 from voltrade.errors import DataError
 from voltrade.exchange.clearing import ClearingHouse
@@ -14,6 +17,8 @@ from voltrade.exchange.execution import is_triggered
 from voltrade.exchange.margin import divided_up, largest_notional
 from voltrade.exchange.market import Market
 from voltrade.exchange.orders import AlgoOrder, Order, Phase
+from voltrade.exchange.shipped import table
+from voltrade.exchange.texts import plain
 from voltrade.model import DAY_MS, OrderRequest, OrderType, Side, TimeInForce
 
 MAX_OPEN_ALGO_ORDERS = 200
@@ -22,11 +27,29 @@ MAX_OPEN_ALGO_ORDERS = 200
 CALLBACK_BPS = range(10, 1_001)
 """Callback rates of trailing stops: 0.1% to 10%."""
 
-FORGOTTEN_DAYS = 90
-FORGOTTEN_UNFILLED_DAYS = 3
+FORGOTTEN_DAYS, FORGOTTEN_UNFILLED_DAYS = 90, 3
 """GET order knows an order so long after it was placed; the shorter time where it ended without a fill."""
 
 _CLIENT_ID = re.compile(r"[.A-Z:/a-z0-9_-]{1,36}")
+
+
+class Code(NamedTuple):
+    """A refusal of Binance's, and what it is given for."""
+
+    code: int
+    status: int
+    """HTTP status."""
+    text: str
+    """`{}` stands for what it quotes."""
+    cause: str
+    steps: Sequence[str]
+    """What provokes it, the request last; tests/test_venue_tables.py sends it."""
+
+
+@cache
+def codes() -> Mapping[int, Code]:
+    """Return every code that the exchange and its wire may give."""
+    return {row[0]: Code(*row) for row in table("refusals.json")}
 
 
 class VenueRefusal(Exception):
@@ -38,31 +61,29 @@ class VenueRefusal(Exception):
         self.message = message
 
 
+def refused(code: int, *quoted: object) -> VenueRefusal:
+    """Make the refusal of a code, with Binance's text and what the text quotes."""
+    return VenueRefusal(code, codes()[code].text.format(*quoted))
+
+
+def refuse_if(is_broken: object, code: int, *quoted: object) -> None:
+    """Refuse where a rule is broken."""
+    if is_broken:
+        raise refused(code, *quoted)
+
+
 # --- numbers of the wire ----------------------------------------------------------------------------------------------
 
 
-def read_ticks(market: Market, text: str | Decimal) -> int:
-    """Read a price: -1111 too many decimals, -4014 no multiple of the tick."""
-    _check_decimals(Decimal(text), market.rules.price_precision)
-    try:
-        return market.instrument.ticks(text)
-    except DataError:
-        raise VenueRefusal(-4014, "Price not increased by tick size.") from None
-
-
-def read_lots(market: Market, text: str | Decimal) -> int:
-    """Read a quantity: -1111 too many decimals, -4023 no multiple of the step."""
-    _check_decimals(Decimal(text), market.rules.quantity_precision)
-    try:
-        return market.instrument.lots(text)
-    except DataError:
-        raise VenueRefusal(-4023, "Qty not increased by step size.") from None
-
-
-def _check_decimals(number: Decimal, precision: int) -> None:
+def counted(text: str | Decimal, precision: int, count: Callable[[Decimal], int], code: int) -> int:
+    """Read a price or quantity of the wire; refused with -1111 where it has too many decimals, or else by `code`."""
+    number = Decimal(text)
     exponent = number.normalize().as_tuple().exponent
-    if not isinstance(exponent, int) or -exponent > precision:
-        raise VenueRefusal(-1111, "Precision is over the maximum defined for this asset.")
+    refuse_if(not isinstance(exponent, int) or -exponent > precision, -1111)
+    try:
+        return count(number)
+    except DataError:
+        raise refused(code) from None
 
 
 # --- orders -----------------------------------------------------------------------------------------------------------
@@ -70,10 +91,7 @@ def _check_decimals(number: Decimal, precision: int) -> None:
 
 def check_order(house: ClearingHouse, market: Market, request: OrderRequest) -> None:
     """Refuse an ordinary order by the first rule that it breaks."""
-    if request.order_type.is_conditional:
-        raise VenueRefusal(
-            -4120, "Order type not supported for this endpoint. Please use the Algo Order API endpoints instead."
-        )
+    refuse_if(request.order_type.is_conditional, -4120)
     named = house.order_named.get((market.symbol, request.client_order_id))
     _check_client_id(request.client_order_id, taken=named is not None and named.phase is not Phase.ENDED)
     _check_status(house, market)
@@ -82,11 +100,11 @@ def check_order(house: ClearingHouse, market: Market, request: OrderRequest) -> 
         _check_price(market, request.price, "price")
         _check_limit_price(market, request)
         _check_time_in_force(market, request)
-    elif request.price:
-        raise VenueRefusal(-1106, "Parameter 'price' sent when not required.")
-    if len(market.open_orders) >= market.rules.max_open_orders:
-        raise VenueRefusal(-2025, "Reach max open order limit.")
-    _check_counterparty(market, request)
+    else:
+        refuse_if(request.price, -1106, "price")
+    refuse_if(len(market.open_orders) >= market.rules.max_open_orders, -2025)
+    if request.order_type is OrderType.MARKET:
+        _check_counterparty(market, request.side)
     if request.reduce_only:
         check_reduces(market, request.side)
     else:
@@ -98,16 +116,11 @@ def check_modification(
     house: ClearingHouse, market: Market, order: Order, modified: OrderRequest, side: int, *, reduces: bool
 ) -> None:
     """Refuse to modify an order that is not open, or in a way that breaks a rule; it is checked as if it were new."""
-    if order.phase is Phase.ENDED:
-        raise VenueRefusal(-2013, "Order does not exist.")
-    if order.request.order_type is not OrderType.LIMIT:
-        raise VenueRefusal(-5025, "Only limit order is supported.")
-    if side != order.request.side:
-        raise VenueRefusal(-1117, "Invalid side.")
-    if reduces and not order.request.reduce_only:
-        raise VenueRefusal(-5047, "The original order is not a reduce-only order.")
-    if modified == order.request:
-        raise VenueRefusal(-5027, "No need to modify the order.")
+    refuse_if(order.phase is Phase.ENDED, -2013)
+    refuse_if(order.request.order_type is not OrderType.LIMIT, -5025)
+    refuse_if(side != order.request.side, -1117)
+    refuse_if(reduces and not order.request.reduce_only, -5047)
+    refuse_if(modified == order.request, -5027)
     _check_status(house, market)
     if 0 < modified.quantity <= order.filled:  # which cancels it
         return
@@ -127,26 +140,23 @@ def check_modification(
 def check_algo(house: ClearingHouse, market: Market, algo: AlgoOrder) -> None:
     """Refuse a conditional order by the first rule that it breaks."""
     request = algo.request
-    if not request.order_type.is_conditional:
-        raise VenueRefusal(-1116, "Invalid orderType.")
+    refuse_if(not request.order_type.is_conditional, -1116)
     named = house.algo_named.get(request.client_order_id)
-    _check_client_id(
-        request.client_order_id, taken=named is not None and named.id in house.markets[named.request.symbol].open_algos
-    )
+    is_taken = named is not None and named.id in house.markets[named.request.symbol].open_algos
+    _check_client_id(request.client_order_id, taken=is_taken)
     _check_status(house, market)
     _check_close_position(market, request)
     if not request.close_position:
         _check_quantity(market, request)
     if request.order_type.is_limit:
         _check_price(market, request.price, "price")
-    elif request.price:
-        raise VenueRefusal(-1106, "Parameter 'price' sent when not required.")
+    else:
+        refuse_if(request.price, -1106, "price")
     if algo.is_trailing_type:
         _check_trailing(market, request)
     else:
         _check_price(market, request.trigger_price, "triggerprice")
-    if sum(len(market.open_algos) for market in house.markets.values()) >= MAX_OPEN_ALGO_ORDERS:
-        raise VenueRefusal(-4045, "Reach max stop order limit.")
+    refuse_if(sum(len(market.open_algos) for market in house.markets.values()) >= MAX_OPEN_ALGO_ORDERS, -4045)
     if request.reduce_only:
         check_reduces(market, request.side)
     elif not request.close_position:
@@ -155,81 +165,59 @@ def check_algo(house: ClearingHouse, market: Market, algo: AlgoOrder) -> None:
 
 
 def _check_client_id(client_order_id: str, *, taken: bool) -> None:
-    if client_order_id and not _CLIENT_ID.fullmatch(client_order_id):
-        raise VenueRefusal(-4015, "Client order id is not valid.")
-    if client_order_id and taken:
-        raise VenueRefusal(-4116, "ClientOrderId is duplicated.")
+    refuse_if(client_order_id and not _CLIENT_ID.fullmatch(client_order_id), -4015)
+    refuse_if(client_order_id and taken, -4116)
 
 
 def _check_status(house: ClearingHouse, market: Market) -> None:
-    if house.hedge_mode:
-        raise VenueRefusal(-4061, "Order's position side does not match user's setting.")
-    if market.status != "TRADING":
-        raise VenueRefusal(-4141, "Symbol is closed.")
+    refuse_if(house.hedge_mode, -4061)
+    refuse_if(market.status != "TRADING", -4141)
 
 
 def _check_quantity(market: Market, request: OrderRequest) -> None:
     """LOT_SIZE, and MARKET_LOT_SIZE for what is sent as, or becomes, a market order."""
     instrument = market.instrument
     largest = instrument.max_quantity if request.order_type.is_limit else instrument.market_max_quantity
-    if request.quantity <= 0:
-        raise VenueRefusal(-4003, "Quantity less than or equal to zero.")
-    if request.quantity < instrument.min_quantity:
-        raise VenueRefusal(-4004, "Quantity less than min quantity.")
-    if request.quantity > largest:
-        raise VenueRefusal(-4005, "Quantity greater than max quantity.")
+    refuse_if(request.quantity <= 0, -4003)
+    refuse_if(request.quantity < instrument.min_quantity, -4004)
+    refuse_if(request.quantity > largest, -4005)
 
 
 def _check_price(market: Market, price: int, name: str) -> None:
     """PRICE_FILTER."""
-    if price == 0:
-        raise VenueRefusal(-1102, f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed.")
-    if price < 0:
-        raise VenueRefusal(-4001, "Price less than 0.")
-    if price < market.rules.min_price:
-        raise VenueRefusal(-4013, "Price less than min price.")
-    if price > market.instrument.max_price:
-        raise VenueRefusal(-4002, "Price greater than max price.")
+    refuse_if(price == 0, -1102, name)
+    refuse_if(price < 0, -4001)
+    refuse_if(price < market.rules.min_price, -4013)
+    refuse_if(price > market.instrument.max_price, -4002)
 
 
-def _price_band(market: Market) -> tuple[Decimal | None, Decimal | None]:
-    """Highest buy and lowest sell price by PERCENT_PRICE; None before the first price."""
+def _price_bound(market: Market, side: Side) -> Decimal | None:
+    """PERCENT_PRICE around the mark: the highest price of a buy, the lowest of a sale; None before the first price."""
     if not market.value_price_e8:
-        return None, None
-    mark = Decimal(market.value_price_e8).scaleb(-8)
-    return mark * market.instrument.multiplier_up, mark * market.instrument.multiplier_down
+        return None
+    multiplier = market.instrument.multiplier_up if side is Side.BUY else market.instrument.multiplier_down
+    return Decimal(market.value_price_e8).scaleb(-8) * multiplier
 
 
 def _check_limit_price(market: Market, request: OrderRequest) -> None:
-    """PERCENT_PRICE around the mark."""
-    highest, lowest = _price_band(market)
-    price = market.instrument.price(request.price)
-    if request.side is Side.BUY and highest is not None and price > highest:
-        raise VenueRefusal(-4016, f"Limit price can't be higher than {highest}.")
-    if request.side is Side.SELL and lowest is not None and price < lowest:
-        raise VenueRefusal(-4024, f"Limit price can't be lower than {lowest}.")
+    bound = _price_bound(market, request.side)
+    if bound is not None:
+        is_beyond = request.side * (market.instrument.price(request.price) - bound) > 0
+        refuse_if(is_beyond, -4016 if request.side is Side.BUY else -4024, plain(bound.normalize()))
+
+
+def _check_counterparty(market: Market, side: Side) -> None:
+    """A market order needs a price on the other side, within PERCENT_PRICE."""
+    bound, best = _price_bound(market, side), market.instrument.price(market.best_price(side))
+    if bound is None or not best:
+        raise refused(-2020)
+    refuse_if(side * (best - bound) > 0, -4131)
 
 
 def _check_time_in_force(market: Market, request: OrderRequest) -> None:
     takes = market.would_take(request)
-    if request.time_in_force is TimeInForce.GTX and takes:
-        raise VenueRefusal(
-            -5022, "Due to the order could not be executed as maker, the Post Only order will be rejected."
-        )
-    if request.time_in_force is TimeInForce.FOK and not takes:
-        raise VenueRefusal(-5021, "Due to the order could not be filled immediately, the FOK order has been rejected.")
-
-
-def _check_counterparty(market: Market, request: OrderRequest) -> None:
-    """A market order needs a price on the other side, within the PERCENT_PRICE band."""
-    if request.order_type is not OrderType.MARKET:
-        return
-    best = market.instrument.price(market.best_price(request.side))
-    highest, lowest = _price_band(market)
-    if not best or highest is None or lowest is None:
-        raise VenueRefusal(-2020, "Unable to fill.")
-    if best > highest if request.side is Side.BUY else best < lowest:
-        raise VenueRefusal(-4131, "The counterparty's best price does not meet the PERCENT_PRICE filter limit.")
+    refuse_if(request.time_in_force is TimeInForce.GTX and takes, -5022)
+    refuse_if(request.time_in_force is TimeInForce.FOK and not takes, -5021)
 
 
 def _check_notional(market: Market, request: OrderRequest) -> None:
@@ -240,17 +228,13 @@ def _check_notional(market: Market, request: OrderRequest) -> None:
         notional = instrument.notional(price * request.quantity)
     else:
         notional = instrument.value_at_mark(request.quantity, market.value_price_e8)
-    if notional < instrument.min_notional:
-        least = Decimal(instrument.min_notional).scaleb(-8).normalize()
-        raise VenueRefusal(
-            -4164, f"Order's notional must be no smaller than {least:f} (unless you choose reduce only)."
-        )
+    least = Decimal(instrument.min_notional).scaleb(-8).normalize()
+    refuse_if(notional < instrument.min_notional, -4164, plain(least))
 
 
 def check_reduces(market: Market, side: Side) -> None:
     """A reduce-only order needs a position on the other side."""
-    if market.held.closable(side) == 0:
-        raise VenueRefusal(-2022, "ReduceOnly Order is rejected.")
+    refuse_if(market.held.closable(side) == 0, -2022)
 
 
 def check_margin(house: ClearingHouse, market: Market, request: OrderRequest) -> None:
@@ -260,13 +244,10 @@ def check_margin(house: ClearingHouse, market: Market, request: OrderRequest) ->
     exposure = market.exposure(buys, sells)
     if exposure <= market.exposure():
         return
-    if house.account.wallet <= 0:
-        raise VenueRefusal(-2018, "Balance is insufficient.")
-    if exposure > largest_notional(market.rules.brackets, market.leverage):
-        raise VenueRefusal(-2027, "Exceeded the maximum allowable position at current leverage.")
+    refuse_if(house.account.wallet <= 0, -2018)
+    refuse_if(exposure > largest_notional(market.rules.brackets, market.leverage), -2027)
     needed = divided_up(exposure, market.leverage) - market.margin_needed()
-    if needed > 0 and needed > house.free_margin():
-        raise VenueRefusal(-2019, "Margin is insufficient.")
+    refuse_if(needed > 0 and needed > house.free_margin(), -2019)
 
 
 def assumed_price(market: Market, request: OrderRequest) -> int:
@@ -277,24 +258,17 @@ def assumed_price(market: Market, request: OrderRequest) -> int:
 def _check_close_position(market: Market, request: OrderRequest) -> None:
     if not request.close_position:
         return
-    if request.order_type not in (OrderType.STOP_MARKET, OrderType.TAKE_PROFIT_MARKET):
-        raise VenueRefusal(-4136, f"Target strategy invalid for orderType {request.order_type},closePosition true")
-    if request.reduce_only:
-        raise VenueRefusal(-1106, "Parameter 'reduceonly' sent when not required.")
-    if request.quantity:
-        raise VenueRefusal(-4137, "Quantity must be zero with closePosition equals true")
-    twins = (other.request for other in market.open_algos.values())
-    if any(t.close_position and t.side is request.side and t.order_type is request.order_type for t in twins):
-        raise VenueRefusal(
-            -4130, "An open stop or take profit order with GTE and closePosition in the direction is existing."
-        )
+    closes_all = (OrderType.STOP_MARKET, OrderType.TAKE_PROFIT_MARKET)
+    refuse_if(request.order_type not in closes_all, -4136, request.order_type)
+    refuse_if(request.reduce_only, -1106, "reduceonly")
+    refuse_if(request.quantity, -4137)
+    others = (other.request for other in market.open_algos.values() if other.request.close_position)
+    refuse_if((request.side, request.order_type) in ((twin.side, twin.order_type) for twin in others), -4130)
 
 
 def _check_trailing(market: Market, request: OrderRequest) -> None:
-    if request.callback_bps not in CALLBACK_BPS:
-        raise VenueRefusal(-2007, "Invalid callBack rate.")
-    if request.trigger_price:
-        raise VenueRefusal(-1106, "Parameter 'triggerprice' sent when not required.")
+    refuse_if(request.callback_bps not in CALLBACK_BPS, -2007)
+    refuse_if(request.trigger_price, -1106, "triggerprice")
     if request.activation_price:
         _check_price(market, request.activation_price, "activateprice")
 
@@ -306,18 +280,21 @@ def _check_triggers_later(market: Market, algo: AlgoOrder) -> None:
         reached = algo.activation > 0 and is_triggered(price, algo.activation, not algo.rising)
     else:
         reached = algo.is_triggered(price)
-    if price > 0 and reached:
-        raise VenueRefusal(-2021, "Order would immediately trigger.")
+    refuse_if(price > 0 and reached, -2021)
 
 
 # --- finding orders ---------------------------------------------------------------------------------------------------
 
 
-def find_order(house: ClearingHouse, symbol: str, client_order_id: str, order_id: int) -> Order:
-    """Return an order by either id, of several with one client id the latest; -2013 where there is none (any more)."""
+def find_order(house: ClearingHouse, symbol: str, client_order_id: str, order_id: int, code: int = -2013) -> Order:
+    """Return an order by either id, of several with one client id the latest.
+
+    Refused with -2013 where none is known (any more), or with -2011, for one to cancel, where none is open.
+    """
     found = house.orders.get(order_id) if order_id else house.order_named.get((symbol, client_order_id))
-    if found is None or found.request.symbol != symbol or is_forgotten(house, found):
-        raise VenueRefusal(-2013, "Order does not exist.")
+    if found is None or found.request.symbol != symbol:
+        raise refused(code)
+    refuse_if(is_forgotten(house, found) if code == -2013 else found.phase is Phase.ENDED, code)
     return found
 
 
@@ -328,32 +305,12 @@ def is_forgotten(house: ClearingHouse, order: Order) -> bool:
     return order.phase is Phase.ENDED and house.clock > order.created + days * DAY_MS
 
 
-def find_algo(house: ClearingHouse, client_order_id: str, algo_id: int) -> AlgoOrder:
-    """Return a conditional order by either id, of several with one client id the latest; -2013 where there is none."""
+def find_algo(house: ClearingHouse, client_order_id: str, algo_id: int, code: int = -2013) -> AlgoOrder:
+    """Return a conditional order by either id, of several with one client id the latest; codes as of `find_order`."""
     found = house.algos.get(algo_id) if algo_id else house.algo_named.get(client_order_id)
     if found is None:
-        raise VenueRefusal(-2013, "Order does not exist.")
-    return found
-
-
-def find_open_order(house: ClearingHouse, symbol: str, client_order_id: str, order_id: int) -> Order:
-    """Return an order to cancel; -2011 where no such order is open."""
-    try:
-        order = find_order(house, symbol, client_order_id, order_id)
-    except VenueRefusal:
-        raise VenueRefusal(-2011, "Unknown order sent.") from None
-    if order.phase is Phase.ENDED:
-        raise VenueRefusal(-2011, "Unknown order sent.")
-    return order
-
-
-def find_open_algo(house: ClearingHouse, symbol: str, client_order_id: str, algo_id: int) -> AlgoOrder:
-    """Return a conditional order to cancel; -2011 where no such order waits. The wire may send no symbol."""
-    found = house.algos.get(algo_id) if algo_id else house.algo_named.get(client_order_id)
-    if found is None or symbol not in ("", found.request.symbol):
-        raise VenueRefusal(-2011, "Unknown order sent.")
-    if found.id not in house.markets[found.request.symbol].open_algos:
-        raise VenueRefusal(-2011, "Unknown order sent.")
+        raise refused(code)
+    refuse_if(code != -2013 and found.id not in house.markets[found.request.symbol].open_algos, code)
     return found
 
 
@@ -362,49 +319,26 @@ def find_open_algo(house: ClearingHouse, symbol: str, client_order_id: str, algo
 
 def check_leverage(house: ClearingHouse, market: Market, leverage: int) -> None:
     """Refuse a leverage that the brackets, an isolated position, or the margin do not allow."""
-    if not 1 <= leverage <= market.rules.brackets[0].leverage:
-        raise VenueRefusal(-4028, f"Leverage {leverage} is not valid")
-    if leverage < market.leverage and market.held.quantity and market.is_isolated:
-        raise VenueRefusal(-4161, "Leverage reduction is not supported in Isolated Margin Mode with open positions.")
+    refuse_if(not 1 <= leverage <= market.rules.brackets[0].leverage, -4028, leverage)
+    refuse_if(leverage < market.leverage and market.held.quantity and market.is_isolated, -4161)
     exposure = market.exposure()
-    if exposure > largest_notional(market.rules.brackets, leverage):
-        raise VenueRefusal(-2027, "Exceeded the maximum allowable position at current leverage.")
+    refuse_if(exposure > largest_notional(market.rules.brackets, leverage), -2027)
     more = divided_up(exposure, leverage) - divided_up(exposure, market.leverage)
-    if more > 0 and more > house.free_margin():
-        raise VenueRefusal(-2028, "Leverage is smaller than permitted: insufficient margin balance.")
-
-
-def check_margin_type(market: Market, margin_type: str) -> None:
-    if margin_type not in ("isolated", "cross"):
-        raise VenueRefusal(-1130, "Data sent for parameter 'marginType' is not valid.")
-    if margin_type == market.margin_type:
-        raise VenueRefusal(-4046, "No need to change margin type.")
-    if market.open_orders or market.open_algos:
-        raise VenueRefusal(-4047, "Margin type cannot be changed if there exists open orders.")
-    if market.held.quantity:
-        raise VenueRefusal(-4048, "Margin type cannot be changed if there exists position.")
+    refuse_if(more > 0 and more > house.free_margin(), -2028)
 
 
 def check_position_margin(house: ClearingHouse, market: Market, amount: int, *, adding: bool) -> None:
     """Refuse to move margin to or from an isolated position where there is none, or too little."""
-    if amount <= 0:
-        raise VenueRefusal(-4055, "Amount must be positive.")
-    if not market.is_isolated:
-        raise VenueRefusal(-4049, "Add margin only support for isolated position.")
-    if not market.held.quantity:
-        raise VenueRefusal(-4054, "Cannot add position margin: position is 0.")
-    if adding and amount > house.free_margin():
-        raise VenueRefusal(-4050, "Cross balance insufficient.")
+    refuse_if(amount <= 0, -4055)
+    refuse_if(not market.is_isolated, -4049)
+    refuse_if(not market.held.quantity, -4054)
+    refuse_if(adding and amount > house.free_margin(), -4050)
     spare = market.isolated_wallet + min(0, market.unrealised) - market.position_margin
-    if not adding and amount > spare:
-        raise VenueRefusal(-4051, "Isolated balance insufficient.")
+    refuse_if(not adding and amount > spare, -4051)
 
 
-def check_position_mode(house: ClearingHouse, hedge: bool, now: bool) -> None:
+def check_position_mode(house: ClearingHouse, hedge: bool) -> None:
     """Refuse a change of the position mode that is none, or that orders or positions forbid."""
-    if hedge == now:
-        raise VenueRefusal(-4059, "No need to change position side.")
-    if any(market.open_orders or market.open_algos for market in house.markets.values()):
-        raise VenueRefusal(-4067, "Position side cannot be changed if there exists open orders.")
-    if any(market.held.quantity for market in house.markets.values()):
-        raise VenueRefusal(-4068, "Position side cannot be changed if there exists position.")
+    refuse_if(hedge == house.hedge_mode, -4059)
+    refuse_if(any(market.open_orders or market.open_algos for market in house.markets.values()), -4067)
+    refuse_if(any(market.held.quantity for market in house.markets.values()), -4068)

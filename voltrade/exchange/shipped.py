@@ -7,6 +7,7 @@ exchange trades by them; a backtest names them in its result.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
@@ -14,7 +15,8 @@ from importlib import resources
 from typing import Any
 
 from voltrade.errors import DataError
-from voltrade.model import Instrument, money
+from voltrade.exchange.texts import plain
+from voltrade.model import MONEY, Instrument, TimeInForce, money
 
 E8 = 100_000_000
 """A rate of 1, as rates are written here."""
@@ -66,15 +68,15 @@ class SymbolRules:
 
 
 @cache
+def table(name: str) -> Any:
+    """Return what one of the JSON files of this folder says."""
+    return json.loads(resources.files("voltrade.exchange").joinpath(name).read_text("utf-8"))
+
+
 def shipped_exchange_info() -> dict[str, Any]:
     """Return the shipped part of exchangeInfo, as on the wire: `source`, `rateLimits`, `assets` and `symbols`."""
-    return _table("filters.json")
-
-
-@cache
-def _table(name: str) -> dict[str, Any]:
-    table: dict[str, Any] = json.loads(resources.files("voltrade.exchange").joinpath(name).read_text("utf-8"))
-    return table
+    info: dict[str, Any] = table("filters.json")
+    return info
 
 
 def shipped_symbols() -> list[str]:
@@ -124,12 +126,40 @@ def shipped_rules(symbol: str) -> SymbolRules:
         quantity_precision=entry["quantityPrecision"],
         trigger_protect_e8=int(Decimal(entry["triggerProtect"]) * E8),
         liquidation_fee_e8=int(Decimal(entry["liquidationFee"]) * E8),
-        brackets=brackets_of(_table("brackets.json")["symbols"][symbol]),
+        brackets=brackets_of(table("brackets.json")["symbols"][symbol]),
     )
 
 
 def _shipped_entry(symbol: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     for entry in shipped_exchange_info()["symbols"]:
         if entry["symbol"] == symbol:
-            return entry, {rule["filterType"]: rule for rule in entry["filters"]}
+            return entry, {rule["filterType"]: dict(rule) for rule in entry["filters"]}
     raise DataError(f"symbol: must be one of the shipped {', '.join(shipped_symbols())}, was {symbol}")
+
+
+# --- as the wire tells them -------------------------------------------------------------------------------------------
+
+
+def symbol_info(instrument: Instrument, status: str) -> dict[str, Any]:
+    """Write a symbol of exchangeInfo with its filters as they are now."""
+    row, filters = _shipped_entry(instrument.symbol)
+    if instrument != shipped_instrument(instrument.symbol):
+        quantity, bounds = instrument.quantity, (instrument.multiplier_up, instrument.multiplier_down)
+        lots = {"minQty": plain(quantity(instrument.min_quantity)), "maxQty": plain(quantity(instrument.max_quantity))}
+        filters["LOT_SIZE"] |= lots
+        filters["MARKET_LOT_SIZE"] |= {"maxQty": plain(quantity(instrument.market_max_quantity))}
+        filters["PRICE_FILTER"] |= {"maxPrice": plain(instrument.price(instrument.max_price))}
+        filters["MIN_NOTIONAL"] |= {"notional": plain(Decimal(instrument.min_notional).scaleb(-8))}
+        filters["PERCENT_PRICE"] |= dict(zip(("multiplierUp", "multiplierDown"), map(plain, bounds), strict=True))
+        row = {**row, "marketTakeBound": plain(instrument.market_take_bound)}
+    return {**row, "filters": list(filters.values()), "status": status, "timeInForce": list(TimeInForce)}
+
+
+def bracket_rows(brackets: Sequence[Bracket]) -> list[dict[str, Any]]:
+    """Write brackets as leverageBracket tells them."""
+    return [
+        {"bracket": number, "initialLeverage": each.leverage, "notionalCap": each.cap // MONEY}
+        | {"notionalFloor": each.floor // MONEY, "cum": each.deducted / MONEY}
+        | {"maintMarginRatio": each.maintenance_e8 / E8}
+        for number, each in enumerate(brackets, 1)
+    ]

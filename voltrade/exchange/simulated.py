@@ -14,21 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from voltrade.account import Account, fee
+from voltrade.account import fee
 from voltrade.errors import DataError
 from voltrade.exchange import refusals
-from voltrade.exchange.clearing import AccountChange, ClearingHouse, Log, SettingsChange
-from voltrade.exchange.margin import largest_notional
+from voltrade.exchange.clearing import AccountChange, Log, Terms
 from voltrade.exchange.market import Market
-from voltrade.exchange.matching import Matching
+from voltrade.exchange.matching import MatchingEngine
 from voltrade.exchange.orders import AlgoOrder, Order, Phase
-from voltrade.exchange.refusals import VenueRefusal
+from voltrade.exchange.refusals import VenueRefusal, refuse_if, refused
 from voltrade.exchange.shipped import SymbolRules, shipped_rules, shipped_symbols
 from voltrade.model import (
     AccountUpdate,
@@ -39,16 +38,16 @@ from voltrade.model import (
     MarkPrice,
     OrderIntent,
     OrderRequest,
+    OrderType,
     OrderUpdate,
     Outcome,
-    PositionReport,
     Reply,
     Side,
     Snapshot,
     TakeSnapshot,
     TimeInForce,
-    Trades,
     WorkingType,
+    money,
     money_text,
 )
 
@@ -80,47 +79,18 @@ class Balances:
     cross_wallet: int
     unrealised: int
     cross_unrealised: int
+    equity: int
+    """Wallet and unrealised profit."""
+    initial_margin: int
+    """Of positions and orders."""
     position_margin: int
     order_margin: int
     maintenance_margin: int
     available: int
     """What new orders may use for margin, never below 0."""
 
-    @property
-    def equity(self) -> int:
-        return self.wallet + self.unrealised
 
-    @property
-    def initial_margin(self) -> int:
-        return self.position_margin + self.order_margin
-
-
-@dataclass(frozen=True, slots=True)
-class PositionRisk:
-    """One symbol's position in numbers, as positionRisk and account tell it. Money, unless said otherwise."""
-
-    report: PositionReport
-    mark: MarkPrice
-    liquidation_price: str
-    """Decimal text, `"0"` where there is none."""
-    notional: int
-    isolated_wallet: int
-    position_margin: int
-    order_margin: int
-    maintenance_margin: int
-    bid_notional: int
-    """Of open buys; reduce-only orders do not count."""
-    ask_notional: int
-    largest_notional: int
-    """That the brackets allow at this leverage."""
-
-    @property
-    def isolated_margin(self) -> int:
-        """The isolated wallet with the position's profit; 0 for a cross position."""
-        return self.isolated_wallet + self.report.unrealised if self.isolated_wallet else 0
-
-
-class SimulatedExchange(ClearingHouse):
+class SimulatedExchange(MatchingEngine):
     """The exchange: requests, questions, and what moves it.
 
     A request or question that Binance would refuse raises `VenueRefusal` with the code of the first rule it breaks, and
@@ -130,14 +100,8 @@ class SimulatedExchange(ClearingHouse):
     def __init__(
         self,
         instruments: Sequence[Instrument],
+        terms: Terms,
         *,
-        wallet: int,
-        taker_fee_e8: int,
-        maker_fee_e8: int,
-        latency_ms: int,
-        slippage_bps: float,
-        leverage: int = 5,
-        margin_type: str = "isolated",
         clock: int = 0,
         log: Log | None = None,
         rules: Mapping[str, SymbolRules] | None = None,
@@ -146,16 +110,13 @@ class SimulatedExchange(ClearingHouse):
 
         Args:
             instruments: the symbols, all with the quote asset USDT.
-            wallet: money.
-            leverage, margin_type: of every symbol until changed.
             log: takes each row of the ground-truth log, before anybody is told what it says.
             rules: of symbols whose rules are not to be the shipped ones.
 
         Raises:
             DataError: no symbol, two of one name, another quote asset, or more leverage than the brackets allow.
         """
-        super().__init__(Account(wallet), taker_fee_e8, maker_fee_e8, clock, log)
-        self.matching = Matching(self, latency_ms, round(slippage_bps * 10_000))
+        super().__init__(terms, clock, log)
         for instrument in instruments:
             symbol = instrument.symbol
             if instrument.quote_asset != QUOTE_ASSET:
@@ -164,21 +125,16 @@ class SimulatedExchange(ClearingHouse):
                 raise DataError(f"{symbol}: must be given once, was given twice")
             known = shipped_rules(symbol) if symbol in shipped_symbols() else SymbolRules()
             held_to = (rules or {}).get(symbol, known)
-            if not 1 <= leverage <= held_to.brackets[0].leverage:
-                raise DataError(f"{symbol}: leverage must be 1 to {held_to.brackets[0].leverage}, was {leverage}")
+            most = held_to.brackets[0].leverage
+            if not 1 <= terms.leverage <= most:
+                raise DataError(f"{symbol}: leverage must be 1 to {most}, was {terms.leverage}")
             held = self.account.open_symbol(instrument)
-            self.markets[symbol] = Market(instrument, held_to, held, leverage, margin_type)
+            self.markets[symbol] = Market(instrument, held_to, held, terms.leverage, terms.margin_type)
         if not self.markets:
             raise DataError("instruments: must be at least one, was none")
         self.note(
             "start",
-            wallet=money_text(wallet),
-            taker_fee_e8=taker_fee_e8,
-            maker_fee_e8=maker_fee_e8,
-            latency_ms=latency_ms,
-            slippage_bps=slippage_bps,
-            leverage=leverage,
-            margin_type=margin_type,
+            **{**asdict(terms), "wallet": money_text(terms.wallet)},
             **_written(
                 instruments=[market.instrument for market in self.markets.values()],
                 all_rules={symbol: market.rules for symbol, market in self.markets.items()},
@@ -189,8 +145,7 @@ class SimulatedExchange(ClearingHouse):
 
     def market(self, symbol: str) -> Market:
         """Return a symbol's market; -1121 where the exchange has no such symbol."""
-        if symbol not in self.markets:
-            raise VenueRefusal(-1121, "Invalid symbol.")
+        refuse_if(symbol not in self.markets, -1121)
         return self.markets[symbol]
 
     # --- requests: orders ---------------------------------------------------------------------------------------------
@@ -200,7 +155,7 @@ class SimulatedExchange(ClearingHouse):
         with self._request("place_order", client_order_id=request.client_order_id, asked=request):
             self.check_order(request)
         market = self.markets[request.symbol]
-        live_from = self.clock + self.matching.latency_ms
+        live_from = self.clock + self.terms.latency_ms
         assumed = refusals.assumed_price(market, request)
         order = Order(request, len(self.orders) + 1, self.clock, live_from, assumed)
         self.open_order(market, order)
@@ -215,7 +170,7 @@ class SimulatedExchange(ClearingHouse):
         with self._request("place_algo", client_order_id=request.client_order_id, asked=request):
             market = self.market(request.symbol)
             unit = market.tick_e8 if request.working_type is WorkingType.MARK_PRICE else 1
-            algo = AlgoOrder(request, len(self.algos) + 1, self.clock, self.clock + self.matching.latency_ms, unit)
+            algo = AlgoOrder(request, len(self.algos) + 1, self.clock, self.clock + self.terms.latency_ms, unit)
             refusals.check_algo(self, market, algo)
         if algo.is_trailing_type and not request.activation_price:
             algo.trailing, algo.best = True, market.working_price(algo)
@@ -226,7 +181,7 @@ class SimulatedExchange(ClearingHouse):
         """Cancel an open order by either id; -2011 where no such order is open."""
         with self._request("cancel_order", symbol=symbol, client_order_id=client_order_id, order_id=order_id):
             market = self.market(symbol)
-            order = refusals.find_open_order(self, symbol, client_order_id, order_id)
+            order = refusals.find_order(self, symbol, client_order_id, order_id, -2011)
         self.end_order(market, order, "CANCELED")
         return order.update()
 
@@ -274,30 +229,26 @@ class SimulatedExchange(ClearingHouse):
         self.tell_order(market, order, "AMENDMENT")
         return order.update()
 
-    def cancel_algo(self, symbol: str = "", *, client_order_id: str = "", algo_id: int = 0) -> AlgoUpdate:
-        """Cancel a conditional order by either id; -2011 where none waits. The wire sends no symbol."""
-        with self._request("cancel_algo", symbol=symbol, client_order_id=client_order_id, algo_id=algo_id):
-            algo = refusals.find_open_algo(self, symbol, client_order_id, algo_id)
+    def cancel_algo(self, *, client_order_id: str = "", algo_id: int = 0) -> AlgoUpdate:
+        """Cancel a conditional order by either id; -2011 where none waits."""
+        with self._request("cancel_algo", client_order_id=client_order_id, algo_id=algo_id):
+            algo = refusals.find_algo(self, client_order_id, algo_id, -2011)
         self.end_algo(self.markets[algo.request.symbol], algo, "CANCELED")
         return algo.update()
 
-    def cancel_all(self, symbol: str) -> list[OrderUpdate]:
+    def cancel_all(self, symbol: str) -> None:
         """Cancel all open ordinary orders of a symbol; conditional orders stay."""
         with self._request("cancel_all", symbol=symbol):
             market = self.market(symbol)
-        orders = list(market.open_orders.values())
-        for order in orders:
+        for order in list(market.open_orders.values()):
             self.end_order(market, order, "CANCELED")
-        return [order.update() for order in orders]
 
-    def cancel_all_algo(self, symbol: str) -> list[AlgoUpdate]:
+    def cancel_all_algo(self, symbol: str) -> None:
         """Cancel all conditional orders of a symbol that have not triggered."""
         with self._request("cancel_all_algo", symbol=symbol):
             market = self.market(symbol)
-        algos = list(market.open_algos.values())
-        for algo in algos:
+        for algo in list(market.open_algos.values()):
             self.end_algo(market, algo, "CANCELED")
-        return [algo.update() for algo in algos]
 
     # --- requests: account settings -----------------------------------------------------------------------------------
 
@@ -319,7 +270,10 @@ class SimulatedExchange(ClearingHouse):
         """Set `isolated` or `cross`; -4046 already so, -4047 with open orders, -4048 with a position."""
         with self._request("set_margin_type", symbol=symbol, margin_type=margin_type):
             market = self.market(symbol)
-            refusals.check_margin_type(market, margin_type)
+            refuse_if(margin_type not in ("isolated", "cross"), -1130, "marginType")
+            refuse_if(margin_type == market.margin_type, -4046)
+            refuse_if(market.open_orders or market.open_algos, -4047)
+            refuse_if(market.held.quantity, -4048)
         market.margin_type = margin_type
         self.tell_account("MARGIN_TYPE_CHANGE", market)
 
@@ -334,49 +288,37 @@ class SimulatedExchange(ClearingHouse):
     def set_position_mode(self, hedge: bool) -> None:
         """Go back to one-way mode, when flat and without orders (-4067, -4068); hedge mode is not offered (-4084)."""
         with self._request("set_position_mode", hedge=hedge):
-            refusals.check_position_mode(self, hedge, now=self.hedge_mode)
-            if hedge:
-                raise VenueRefusal(-4084, "Method is not allowed currently. Coming soon.")
+            refusals.check_position_mode(self, hedge)
+            refuse_if(hedge, -4084)
         self.hedge_mode = False
 
     def set_multi_assets_mode(self, multi: bool) -> None:
         """Refuse every change of the assets mode: it is single-asset (-4171), and the other is not offered (-4084)."""
         with self._request("set_multi_assets_mode", multi=multi):
-            if not multi:
-                raise VenueRefusal(
-                    -4171, "Adjusted asset mode is currently set and does not need to be adjusted repeatedly."
-                )
-            if any(market.is_isolated for market in self.markets.values()):
-                raise VenueRefusal(
-                    -4167,
-                    "Unable to adjust to Multi-Assets mode with symbols of USDⓈ-M Futures under isolated-margin mode.",
-                )
-            raise VenueRefusal(-4084, "Method is not allowed currently. Coming soon.")
+            refuse_if(not multi, -4171)
+            refuse_if(any(market.is_isolated for market in self.markets.values()), -4167)
+            raise refused(-4084)
 
     # --- what a script may do to the account --------------------------------------------------------------------------
 
     def deposit(self, amount: int) -> None:
         """Bring money to the wallet."""
         with self._request("deposit", amount=amount):
-            if amount <= 0:
-                raise VenueRefusal(-4055, "Amount must be positive.")
+            refuse_if(amount <= 0, -4055)
         self.transfer(amount, "DEPOSIT")
 
     def withdraw(self, amount: int) -> None:
         """Take money from the wallet; -4050 more than is free."""
         with self._request("withdraw", amount=amount):
-            if amount <= 0:
-                raise VenueRefusal(-4055, "Amount must be positive.")
-            if amount > self.free_margin():
-                raise VenueRefusal(-4050, "Cross balance insufficient.")
+            refuse_if(amount <= 0, -4055)
+            refuse_if(amount > self.free_margin(), -4050)
         self.transfer(-amount, "WITHDRAW")
 
     def deleverage(self, symbol: str, quantity: int = 0) -> None:
         """Auto-deleverage a position, or some lots of it: it is closed at the mark against a bankrupt counterparty."""
         with self._request("deleverage", symbol=symbol, quantity=quantity):
             market = self.market(symbol)
-            if not 0 <= quantity <= abs(market.held.quantity) or not market.held.quantity:
-                raise VenueRefusal(-2024, "Position is not sufficient.")
+            refuse_if(not 0 <= quantity <= abs(market.held.quantity) or not market.held.quantity, -2024)
         self.force_close(market, "adl_autoclose", self.closing_price(market), 0, quantity)
 
     def settle(self, symbol: str) -> None:
@@ -388,7 +330,7 @@ class SimulatedExchange(ClearingHouse):
         if market.held.quantity:
             price = self.closing_price(market)
             notional = market.instrument.notional(price * abs(market.held.quantity))
-            self.force_close(market, "settlement_autoclose-", price, fee(notional, self.taker_fee_e8))
+            self.force_close(market, "settlement_autoclose-", price, fee(notional, self.terms.taker_fee_e8))
 
     def change_filters(self, instrument: Instrument, rules: SymbolRules | None = None) -> None:
         """Replace a symbol's filters, and its further rules; orders that are open stay as they are.
@@ -405,7 +347,7 @@ class SimulatedExchange(ClearingHouse):
         market.instrument = market.held.instrument = instrument
         market.rules = rules or market.rules
 
-    def stick_triggers(self, symbol: str, sticking: bool) -> None:
+    def stick_triggers(self, symbol: str, sticking: bool = True) -> None:
         """Let conditional orders of a symbol that trigger stay TRIGGERING, open and without effect; or no longer."""
         with self._request("stick_triggers", symbol=symbol, sticking=sticking):
             market = self.market(symbol)
@@ -414,8 +356,33 @@ class SimulatedExchange(ClearingHouse):
     def switch_position_mode(self, hedge: bool) -> None:
         """Switch the account's position mode by hand, as on Binance's own page; refused as `set_position_mode` is."""
         with self._request("switch_position_mode", hedge=hedge):
-            refusals.check_position_mode(self, hedge, now=self.hedge_mode)
+            refusals.check_position_mode(self, hedge)
         self.hedge_mode = hedge
+
+    def happen(self, what: str, facts: Mapping[str, Any]) -> None:
+        """Let happen what a line of a script says: most are methods of this class, with decimal texts for amounts.
+
+        `order` is a market order by hand, with a client id that is none of a program's; `mark` lets the mark price jump
+        until the tape's next one; `filters` has fields of `Instrument`.
+        """
+        symbol = facts.get("symbol", "")
+        match what:
+            case "order":
+                lots, name = self.lots(symbol, str(facts["quantity"])), facts.get("clientOrderId", "web_by_hand")
+                order = OrderRequest(symbol, name, Side[facts["side"]], OrderType.MARKET, lots)
+                self.place_order(replace(order, reduce_only=facts.get("reduceOnly", False)))
+            case "filters":
+                changed = {name: value for name, value in facts.items() if name != "symbol"}
+                self.change_filters(replace(self.market(symbol).instrument, **changed))
+            case "mark":
+                price_e8 = money(str(facts["price"]))
+                self.on_mark(replace(self.mark(symbol), time=self.clock, price_e8=price_e8))
+            case "deposit" | "withdraw":
+                getattr(self, what)(money(str(facts["amount"])))
+            case "hedge_mode":
+                self.switch_position_mode(True)
+            case _:
+                getattr(self, {"cancel_stops": "cancel_all_algo", "leverage": "set_leverage"}.get(what, what))(**facts)
 
     # --- commands of the core -----------------------------------------------------------------------------------------
 
@@ -423,20 +390,20 @@ class SimulatedExchange(ClearingHouse):
         """Carry out a command of the core, in process, and put the answer into values."""
         if isinstance(command, TakeSnapshot):
             return self.snapshot(command.symbol)
-        what: OrderUpdate | AlgoUpdate | None = None
-        outcome, code, text = Outcome.ACCEPTED, 0, ""
         action: Literal["submit", "cancel", "lookup"]
         if isinstance(command, OrderIntent):
-            action, symbol, name = "submit", command.order.symbol, command.order.client_order_id
-            algo = command.order.order_type.is_conditional
+            action, asked = "submit", command.order
+            symbol, name, algo = asked.symbol, asked.client_order_id, asked.order_type.is_conditional
         else:
             action = "cancel" if isinstance(command, CancelOrder) else "lookup"
             symbol, name, algo = command.symbol, command.client_order_id, command.algo
+        outcome, code, text = Outcome.ACCEPTED, 0, ""
+        what: OrderUpdate | AlgoUpdate | None = None
         try:
             if isinstance(command, OrderIntent):
-                what = self.place_algo(command.order) if algo else self.place_order(command.order)
+                what = self.place_algo(asked) if algo else self.place_order(asked)
             elif algo:
-                what = (self.cancel_algo if action == "cancel" else self.query_algo)(symbol, client_order_id=name)
+                what = (self.cancel_algo if action == "cancel" else self.query_algo)(client_order_id=name)
             else:
                 what = (self.cancel_order if action == "cancel" else self.query_order)(symbol, client_order_id=name)
         except VenueRefusal as refusal:
@@ -451,7 +418,7 @@ class SimulatedExchange(ClearingHouse):
         for event in self.outbox:
             if isinstance(event, AccountChange):
                 told.append(event.update())
-            elif not isinstance(event, SettingsChange):
+            elif isinstance(event, OrderUpdate | AlgoUpdate):
                 told.append(event)
         self.outbox.clear()
         return told
@@ -463,7 +430,7 @@ class SimulatedExchange(ClearingHouse):
         self.market(symbol)
         return refusals.find_order(self, symbol, client_order_id, order_id).update()
 
-    def query_algo(self, symbol: str = "", *, client_order_id: str = "", algo_id: int = 0) -> AlgoUpdate:
+    def query_algo(self, *, client_order_id: str = "", algo_id: int = 0) -> AlgoUpdate:
         """Return a conditional order, open or ended, of several with one client id the latest; -2013 without any."""
         return refusals.find_algo(self, client_order_id, algo_id).update()
 
@@ -489,30 +456,22 @@ class SimulatedExchange(ClearingHouse):
         """Return our fills with trade id above `after_id`, each as the order update that told of it."""
         return [fill for market in self._markets(symbol) for fill in market.fills[after_id:]]
 
-    def position_risk(self, symbol: str) -> PositionRisk:
+    def mark(self, symbol: str) -> MarkPrice:
+        """Return the last mark price; before the first one the last trade's price."""
         market = self.markets[symbol]
-        return PositionRisk(
-            report=self.position(symbol),
-            mark=market.mark or MarkPrice(symbol, self.clock, market.value_price_e8),
-            liquidation_price=self.liquidation_price(market),
-            notional=market.value,
-            isolated_wallet=market.isolated_wallet,
-            position_margin=market.position_margin,
-            order_margin=market.order_margin,
-            maintenance_margin=market.maintenance,
-            bid_notional=market.open_notional(Side.BUY),
-            ask_notional=market.open_notional(Side.SELL),
-            largest_notional=largest_notional(market.rules.brackets, market.leverage),
-        )
+        return market.mark or MarkPrice(symbol, self.clock, market.value_price_e8)
 
     def balances(self) -> Balances:
         """Return wallet, margins and what is available, valued at mark, or at the last trade before the first mark."""
         markets = self.markets.values()
+        unrealised = sum(market.unrealised for market in markets)
         return Balances(
             wallet=self.account.wallet,
             cross_wallet=self.cross_wallet,
-            unrealised=sum(market.unrealised for market in markets),
+            unrealised=unrealised,
             cross_unrealised=sum(market.unrealised for market in self.cross_markets()),
+            equity=self.account.wallet + unrealised,
+            initial_margin=sum(market.margin_needed() for market in markets),
             position_margin=sum(market.position_margin for market in markets),
             order_margin=sum(market.order_margin for market in markets),
             maintenance_margin=sum(market.maintenance for market in markets),
@@ -527,8 +486,8 @@ class SimulatedExchange(ClearingHouse):
             symbol=symbol,
             wallet=balances.wallet,
             available=balances.available,
-            taker_fee_e8=self.taker_fee_e8,
-            maker_fee_e8=self.maker_fee_e8,
+            taker_fee_e8=self.terms.taker_fee_e8,
+            maker_fee_e8=self.terms.maker_fee_e8,
             leverage=market.leverage,
             margin_type=market.margin_type,
             hedge_mode=self.hedge_mode,
@@ -540,33 +499,17 @@ class SimulatedExchange(ClearingHouse):
 
     def ticks(self, symbol: str, text: str | Decimal) -> int:
         """Read a price of the wire; -1111 too many decimals, -4014 no multiple of the tick."""
-        return refusals.read_ticks(self.market(symbol), text)
+        market = self.market(symbol)
+        return refusals.counted(text, market.rules.price_precision, market.instrument.ticks, -4014)
 
     def lots(self, symbol: str, text: str | Decimal) -> int:
         """Read a quantity of the wire; -1111 too many decimals, -4023 no multiple of the step."""
-        return refusals.read_lots(self.market(symbol), text)
+        market = self.market(symbol)
+        return refusals.counted(text, market.rules.quantity_precision, market.instrument.lots, -4023)
 
     def _markets(self, symbol: str) -> list[Market]:
         """The symbol of that name, or all where none is named; none where there is no such symbol."""
         return [market for name, market in self.markets.items() if symbol in ("", name)]
-
-    # --- what moves it ------------------------------------------------------------------------------------------------
-
-    def on_trades(self, trades: Trades) -> None:
-        """Play trades of one symbol, in order. However they are cut into blocks, the same happens."""
-        self.matching.on_trades(self.markets[trades.symbol], trades)
-
-    def on_mark(self, mark: MarkPrice) -> None:
-        """Take a mark price: it values the position, brings funding, triggers orders that wait for it, liquidates."""
-        self.matching.on_mark(self.markets[mark.symbol], mark)
-
-    def finish(self, symbol: str) -> None:
-        """End a symbol's tape: open market orders fill at the last price of the other side, IOC and FOK expire.
-
-        Resting and conditional orders stay as they are.
-        """
-        self.note_input("finish", symbol=symbol)
-        self.matching.finish(self.markets[symbol])
 
     # --- the log ------------------------------------------------------------------------------------------------------
 

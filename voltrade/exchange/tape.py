@@ -9,7 +9,7 @@ import numpy as np
 
 from voltrade.config import Config
 from voltrade.errors import DataError
-from voltrade.exchange.clearing import Log
+from voltrade.exchange.clearing import Log, Terms
 from voltrade.exchange.shipped import E8, shipped_instrument
 from voltrade.exchange.simulated import SimulatedExchange
 from voltrade.model import MONEY, Funding, Instrument, Int64s, MarkPrice, Marks, Segment, Trades
@@ -25,10 +25,9 @@ def simulate(
     marks: Marks | None = None,
     funding: Funding | None = None,
     batch: int | None = None,
-    log: Log | None = None,
 ) -> tuple[SimulatedExchange, TapePlayer]:
     """Make the exchange and the player of a tape that a session's settings ask for."""
-    exchange = exchange_for(config, [trades.symbol], clock=int(trades.time[0]) - 1, log=log)
+    exchange = exchange_for(config, [trades.symbol], clock=int(trades.time[0]) - 1)
     return exchange, player_for(config, exchange, trades, marks=marks, funding=funding, batch=batch)
 
 
@@ -46,8 +45,7 @@ def exchange_for(
         DataError: a name is not shipped.
     """
     execution, risk = config.execution, config.risk
-    return SimulatedExchange(
-        [shipped_instrument(symbol) if isinstance(symbol, str) else symbol for symbol in symbols],
+    terms = Terms(
         wallet=int(execution.wallet * MONEY),
         taker_fee_e8=int(execution.taker_fee * E8),
         maker_fee_e8=int(execution.maker_fee * E8),
@@ -55,9 +53,9 @@ def exchange_for(
         slippage_bps=execution.slippage_bps,
         leverage=risk.leverage,
         margin_type=risk.margin_type,
-        clock=clock,
-        log=log,
     )
+    instruments = [shipped_instrument(symbol) if isinstance(symbol, str) else symbol for symbol in symbols]
+    return SimulatedExchange(instruments, terms, clock=clock, log=log)
 
 
 def player_for(
@@ -69,25 +67,27 @@ def player_for(
     funding: Funding | None = None,
     batch: int | None = None,
 ) -> TapePlayer:
-    """Make the player of one symbol's tape that a session's settings ask for."""
-    return TapePlayer(
-        exchange,
+    """Make the player of one symbol's tape that a session's settings ask for; see `mark_columns`."""
+    market = exchange.markets[trades.symbol]
+    columns = mark_columns(
         trades,
-        mark_interval_ms=config.execution.mark_interval_s * 1000,
+        market.instrument,
+        market.rules.funding_interval_ms,
+        interval_ms=config.execution.mark_interval_s * 1000,
         seed=config.session.seed,
         funding_rate_e8=int(config.execution.funding_rate * E8),
         marks=marks,
         funding=funding,
-        batch=batch,
     )
+    return TapePlayer(exchange, trades, columns, batch)
 
 
 class TapePlayer:
     """Plays a tape of one symbol's trades, and mark prices made from it, through a simulated exchange.
 
     `horizon` looks ahead and plays nothing; `play` moves on. A mark price of time t comes after all trades with time
-    before t and before those at t or later; `mark_columns` says which there are. The exchange's clock starts 1 ms
-    before the first trade; an exchange that comes back from its log goes on after the last trade and mark it knows.
+    before t and before those at t or later; `mark_columns` says which there are. The exchange's clock is left to
+    whoever made it; one that comes back from its log goes on after the last trade and mark it knows.
 
     Attributes:
         trades_played: the position on the tape.
@@ -95,57 +95,24 @@ class TapePlayer:
     """
 
     def __init__(
-        self,
-        exchange: SimulatedExchange,
-        trades: Trades,
-        *,
-        mark_interval_ms: int,
-        seed: int,
-        funding_rate_e8: int = 0,
-        marks: Marks | None = None,
-        funding: Funding | None = None,
-        batch: int | None = None,
+        self, exchange: SimulatedExchange, trades: Trades, marks: MarkColumns, batch: int | None = None
     ) -> None:
-        """Put a tape in.
-
-        Args:
-            mark_interval_ms, seed, funding_rate_e8, marks, funding: see `mark_columns`.
-            batch: most trades of one segment; None for no bound.
-
-        Raises:
-            DataError: the tape is empty, of a symbol that the exchange has not, or goes back in time.
-        """
-        if len(trades) == 0:
-            raise DataError("tape: must have at least one trade, had none")
-        if trades.symbol not in exchange.markets:
-            raise DataError(f"tape: must be of {' or '.join(exchange.markets)}, was of {trades.symbol}")
-        if np.any(np.diff(trades.time) < 0):
-            raise DataError(f"tape: times must not go back, did after row {int(np.argmax(np.diff(trades.time) < 0))}")
+        """Put a tape in, cut into segments of at most `batch` trades."""
         self.exchange = exchange
         self.trades = trades
         self.batch = batch
         self.market = exchange.markets[trades.symbol]
         self.first_time = int(trades.time[0])
         self.last_time = int(trades.time[-1])
-        self._marks = mark_columns(
-            trades,
-            self.market.instrument,
-            self.market.rules.funding_interval_ms,
-            interval_ms=mark_interval_ms,
-            seed=seed,
-            funding_rate_e8=funding_rate_e8,
-            marks=marks,
-            funding=funding,
-        )
+        self._marks = marks
         mark = self.market.mark
         self.trades_played = int(np.searchsorted(trades.id, self.market.last_trade_id, side="right"))
         self.marks_played = int(np.searchsorted(self._marks.time, mark.time, side="right")) if mark else 0
-        exchange.advance(self.first_time - 1)
 
     def horizon(self) -> Segment:
         """Look ahead up to and including the first trade that may make an event, or the next mark, or a batch."""
         start = self.trades_played
-        next_mark = self._next_mark_row()
+        next_mark = self._mark_row(self.marks_played)
         stop = next_mark if self.batch is None else min(next_mark, start + self.batch)
         acting = self.market.first_acting(self.trades, start, stop)
         mark = None
@@ -163,17 +130,30 @@ class TapePlayer:
             ValueError: more trades than come before the next mark, or a mark that does not come next.
         """
         stop = self.trades_played + trade_count
-        if trade_count < 0 or stop > self._next_mark_row():
+        if trade_count < 0 or stop > self._mark_row(self.marks_played):
             raise ValueError(f"{trade_count} trades from {self.trades_played} are not what comes next")
         if trade_count:
             self.exchange.on_trades(self.trades[self.trades_played : stop])
             self.trades_played = stop
         if mark:
-            if self.marks_played == len(self._marks.time) or stop != self._next_mark_row():
+            if self.marks_played == len(self._marks.time) or stop != self._mark_row(self.marks_played):
                 raise ValueError(f"no mark price comes after trade {stop}")
             self.exchange.on_mark(self.mark(self.marks_played))
             self.marks_played += 1
         self.exchange.advance(time)
+
+    def go_to(self, trades: int, marks: int) -> None:
+        """Play on until so many trades and mark prices have been played in all.
+
+        Raises:
+            ValueError: the tape has no such place, or it lies behind; nothing was played.
+        """
+        is_ahead = self.trades_played <= trades and self.marks_played <= marks <= len(self._marks.time)
+        if not is_ahead or not (self._mark_row(marks - 1) if marks else 0) <= trades <= self._mark_row(marks):
+            raise ValueError(f"{trades} trades and {marks} marks are not what comes next")
+        while self.marks_played < marks:
+            self.play(self._mark_row(self.marks_played) - self.trades_played, True, 0)
+        self.play(trades - self.trades_played, False, 0)
 
     @property
     def is_over(self) -> bool:
@@ -194,11 +174,9 @@ class TapePlayer:
         """End the tape: see `SimulatedExchange.finish`."""
         self.exchange.finish(self.trades.symbol)
 
-    def _next_mark_row(self) -> int:
-        """Row of the first trade after the next mark; the end of the tape where no mark comes."""
-        if self.marks_played == len(self._marks.time):
-            return len(self.trades)
-        return int(self._marks.row[self.marks_played])
+    def _mark_row(self, number: int) -> int:
+        """Row of the first trade after a mark; the end of the tape where there is no such mark."""
+        return int(self._marks.row[number]) if number < len(self._marks.time) else len(self.trades)
 
     def mark(self, number: int) -> MarkPrice:
         """Return the mark price with a number, counted from 0."""
@@ -266,7 +244,14 @@ def mark_columns(
         funding_rate_e8: of simulated funding: due at the whole multiples of the symbol's funding interval.
         marks: those of the exchange, in place of simulated ones.
         funding: that of the exchange, in place of the one rate.
+
+    Raises:
+        DataError: there is no trade, or times go back.
     """
+    if len(trades) == 0:
+        raise DataError("tape: must have at least one trade, had none")
+    if np.any(np.diff(trades.time) < 0):
+        raise DataError(f"tape: times must not go back, did after row {int(np.argmax(np.diff(trades.time) < 0))}")
     if marks is None:
         times, rows, prices = simulated_marks(trades, instrument, interval_ms, seed)
     else:

@@ -6,6 +6,7 @@ exchange is done to a new one, and what follows must be what the log says.
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,7 @@ from typing import IO, Any
 import orjson
 
 from voltrade.errors import DataError
-from voltrade.exchange.clearing import EFFECTS, INPUTS, Log, set_stand
+from voltrade.exchange.clearing import EFFECTS, INPUTS, Log, Terms, set_stand
 from voltrade.exchange.simulated import CODECS, SimulatedExchange
 from voltrade.model import MarkPrice, Trades, money
 
@@ -28,9 +29,19 @@ class TruthLog:
     """
 
     def __init__(self, directory: Path) -> None:
+        """Open the log in a folder, or begin it.
+
+        Raises:
+            DataError: another process is writing it.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / "truth.jsonl"
         self._file: IO[bytes] = self.path.open("ab", buffering=0)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise DataError(f"log: {self.path} is being written by another process") from None
         written = self.path.read_bytes()
         whole = written.rfind(b"\n") + 1
         self._file.truncate(whole)
@@ -84,14 +95,13 @@ class _Replay:
 
     def _start(self, row: Mapping[str, Any]) -> SimulatedExchange:
         given = _read(row)
-        same = ("taker_fee_e8", "maker_fee_e8", "latency_ms", "slippage_bps", "leverage", "margin_type")
+        terms = {name: given[name] for name in Terms.__slots__}
         return SimulatedExchange(
             given["instruments"],
-            wallet=money(given["wallet"]),
+            Terms(**{**terms, "wallet": money(given["wallet"])}),
             clock=given["time"],
             log=self._check,
             rules=given["all_rules"],
-            **{name: given[name] for name in same},
         )
 
     def _do(self, row: Mapping[str, Any]) -> None:

@@ -13,14 +13,14 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
-from itertools import product
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -29,108 +29,112 @@ from aiohttp import WSMsgType, web
 from voltrade.config import Config
 from voltrade.data import Tape
 from voltrade.errors import ConfigError, DataError
-from voltrade.exchange.clearing import AccountChange, SettingsChange, UserEvent
-from voltrade.exchange.fault_script import Fault, check_lockstep
-from voltrade.exchange.faults import Faults
-from voltrade.exchange.tape import TapePlayer, exchange_for, player_for
+from voltrade.exchange.faults import Fault, Faults, check_lockstep
+from voltrade.exchange.tape import TapePlayer, exchange_for, player_for, steps_until
 from voltrade.exchange.truth import TruthLog, restored
+from voltrade.exchange.venue_market import INTERVALS_MS, Board, mark_message
 from voltrade.exchange.venue_requests import Answer, Params
-from voltrade.exchange.venue_rest import BOOK_TRADES, RestApi
-from voltrade.exchange.venue_streams import MARKET_STREAMS, Streams
-from voltrade.exchange.venue_wire import INTERVALS_MS, OPEN, Board, Json, Wire, account_event, leverage_event
-from voltrade.model import AlgoUpdate, Funding, MarkPrice, Marks, OrderType, OrderUpdate, Segment, TimeInForce, Trades
-
-SETTLE_S = 1.0
-"""At speed 1, a market order with `newOrderRespType=RESULT` is answered when it is done, or after this long."""
+from voltrade.exchange.venue_rest import RestApi
+from voltrade.exchange.venue_streams import Streams
+from voltrade.exchange.venue_wire import OPEN, Json, user_events
+from voltrade.model import Funding, MarkPrice, Marks, Segment, Trades
 
 BATCH = 10_000
 """Most trades sent in one step of lockstep."""
-
-WALL_STEP_S = 0.005
-"""At speed 1 the tapes are caught up this often."""
+WALL_STEP_S, SETTLE_S = 0.005, 1.0
+"""At speed 1 the tapes are caught up this often, and an order with RESULT is answered when done, or after this long."""
 
 LOGGED = ("symbol", "newClientOrderId", "origClientOrderId", "clientAlgoId", "orderId", "algoId")
 """What the log keeps of a request's parameters."""
+
+SOCKET = re.compile(r"(?:/(market|public|private))?/(ws|stream)(?:/(.*))?")
+"""Paths of websockets: category, whether events come wrapped, and the name of a stream."""
+
+Columns = TypeVar("Columns", Trades, Marks, Funding)
 
 
 def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def wants_the_end(order: OrderUpdate) -> bool:
-    """Whether an open order is filled or expires when its tape is over."""
-    at_once = (TimeInForce.IOC, TimeInForce.FOK)
-    return order.order_type is OrderType.MARKET or order.time_in_force in at_once
+def shifted(columns: Columns, by_ms: int) -> Columns:
+    return replace(columns, time=columns.time + by_ms)
 
 
-def answer(result: object, status: int = 200) -> web.Response:
+def json_response(result: object, status: int = 200) -> web.Response:
     return web.Response(body=orjson.dumps(result), status=status, content_type="application/json")
 
 
 class Venue:
     """The server. Made by `serve`; everything happens in one event loop, a request or a step of a tape at a time.
 
+    Args:
+        config: execution and account settings, and the speed.
+        tapes: each of another symbol; a client of lockstep follows the first, the others keep up with it.
+        truth: the log; one that has rows is gone on with.
+        begin_s: so much of the tape is history when the venue opens; None for what `config` says.
+        script: faults on purpose.
+        wall: ms UTC, what the tapes play by at speed 1.
+
     Attributes:
-        rest_url: base of the REST paths, such as `http://127.0.0.1:40123`.
-        ws_url: base of the websocket paths, such as `ws://127.0.0.1:40123`.
-        player: of the first tape, the one that a client of lockstep follows; the others keep up with it.
+        instance: tells this venue's account from that of another, also after a restart.
+        rest_url, ws_url: bases of the paths, such as `http://127.0.0.1:40123`.
         stopping: set when a client has asked the venue to stop.
     """
 
     def __init__(
         self,
         config: Config,
-        tapes: Sequence[Trades],
+        tapes: Sequence[Tape | Trades],
         truth: TruthLog,
         *,
-        valuations: Sequence[tuple[Marks | None, Funding | None]],
-        keys: tuple[str, str],
-        begin_s: float,
-        script: Sequence[Fault],
-        wall: Callable[[], int],
+        api_key: str = "sim-key",
+        api_secret: str = "sim-secret",
+        begin_s: float | None = None,
+        script: Sequence[Fault] = (),
+        wall: Callable[[], int] = wall_ms,
     ) -> None:
         if config.session.speed not in (0.0, 1.0):
             raise ConfigError(f"speed: must be 0 (lockstep) or 1 (wall clock), was {config.session.speed}")
         self.lockstep, self._wall, self.truth = config.session.speed == 0, wall, truth
         if self.lockstep:
             check_lockstep(script)
-        first, begin_ms = min(int(tape.time[0]) for tape in tapes), int(begin_s * 1000)
-        if begin_ms > int(tapes[0].time[-1]) - first:
-            raise ConfigError(f"begin_s: must lie within the tape of {tapes[0].symbol}, was {begin_s:g}")
-        before = next((row for row in truth.rows if row["kind"] == "venue"), {})
-        self.instance: str = before.get("instance", os.urandom(8).hex())
-        """Tells this venue's account from that of another."""
-        shift: int = before.get("shift", 0 if self.lockstep else wall() - first - begin_ms)
-        if shift:
-            tapes = [replace(tape, time=tape.time + shift) for tape in tapes]
-        symbols = [tape.symbol for tape in tapes]
+        begin_ms = int((config.session.begin_s if begin_s is None else begin_s) * 1000)
+        trades = [tape.trades if isinstance(tape, Tape) else tape for tape in tapes]
+        first, symbols = min(int(each.time[0]) for each in trades), [each.symbol for each in trades]
+        if begin_ms > int(trades[0].time[-1]) - first:
+            raise ConfigError(f"begin_s: must lie within the tape of {symbols[0]}, was {begin_ms / 1000:g}")
+        new: Json = {"kind": "venue", "instance": os.urandom(8).hex(), "symbols": symbols}
+        new["shift"] = 0 if self.lockstep else wall() - first - begin_ms
+        row: Json = next((row for row in truth.rows if row["kind"] == "venue"), {} if truth.rows else new)
+        if row.get("symbols") != symbols:
+            raise DataError(f"log: must be of a venue of {', '.join(symbols)}, was of {row.get('symbols')}")
+        self.instance, shift = str(row["instance"]), int(row["shift"])
         if truth.rows:
-            if before.get("symbols") != symbols:
-                raise DataError(f"log: must be of a venue of {', '.join(symbols)}, was of {before.get('symbols')}")
             self.exchange = restored(truth.rows, truth.write)
         else:
-            truth.write({"kind": "venue", "instance": self.instance, "shift": shift, "symbols": symbols})
+            truth.write(new)
             self.exchange = exchange_for(config, symbols, clock=first + shift - 1, log=truth.write)
-        self.players = [
-            player_for(
-                config, self.exchange, tape, marks=_shifted(marks, shift), funding=_shifted(funding, shift), batch=BATCH
-            )
-            for tape, (marks, funding) in zip(tapes, valuations, strict=True)
-        ]
-        self.player: TapePlayer = self.players[0]
-        wires = [Wire(self.exchange.markets[symbol].instrument) for symbol in symbols]
-        self.boards = {tape.symbol: Board(wire, tape) for wire, tape in zip(wires, tapes, strict=True)}
-        for player, board in zip(self.players, self.boards.values(), strict=True):
-            board.sent, board.marks = player.trades_played, [*map(player.mark, range(player.marks_played))]
-        self.streams = Streams(symbols, f"{keys} {self.instance} {len(truth.rows)}")
-        self.rest = RestApi(self.exchange, self.boards, self.streams, lambda: self.now() + self.faults.ahead_ms, keys)
-        if not before:
-            self._play_until(first + shift + begin_ms - 1)
-        self.faults = Faults(script, config.session.seed, self)
+        self.players: list[TapePlayer] = []
+        for each, tape in zip(trades, tapes, strict=True):
+            marks, funding = (tape.marks, tape.funding) if isinstance(tape, Tape) else (None, None)
+            marks, funding = marks and shifted(marks, shift), funding and shifted(funding, shift)
+            given = (config, self.exchange, shifted(each, shift))
+            self.players.append(player_for(*given, marks=marks, funding=funding, batch=BATCH))
+        self.player = self.players[0]
+        self.boards = {player.trades.symbol: Board(player) for player in self.players}
+        self.board = self.boards[symbols[0]]
+        self.streams = Streams(symbols, f"{api_key} {api_secret} {self.instance} {len(truth.rows)}")
+        self.rest = RestApi(
+            self.exchange, self.boards, self.streams, lambda: self.now() + self.faults.ahead_ms, (api_key, api_secret)
+        )
+        if not truth.rows:
+            self._play_until(first + shift + begin_ms - 1, self.players)
+        self.faults = Faults(script, config.session.seed, self.rest, truth, self.now, self.lockstep)
         self.stopping = asyncio.Event()
         self.rest_url = self.ws_url = ""
-        self._runner: web.AppRunner | None = None
-        self._clockwork: asyncio.Task[None] | None = None
+        self._held = AsyncExitStack()
+        self._in_use, self._used = 0, time.monotonic()
 
     def now(self) -> int:
         """The venue's clock, ms UTC: the tape's in lockstep, else the wall's."""
@@ -138,54 +142,59 @@ class Venue:
 
     async def start(self, host: str, port: int) -> None:
         """Listen; at speed 1 also begin to play."""
-        app = web.Application(client_max_size=1 << 20)
-        app.router.add_post("/voltrade/stop", self._stop)
-        app.router.add_get("/voltrade/status", self._status)
-        app.router.add_get("/voltrade/lockstep", self._lockstep_socket)
-        for category, kind in product(MARKET_STREAMS, ("ws", "stream")):
-            handler = partial(self.streams.serve, category=category, combined=kind == "stream")
-            base = f"/{category}/{kind}" if category else f"/{kind}"
-            app.router.add_get(base, handler)
-            app.router.add_get(base + "/{name}", handler)
-        app.router.add_route("*", "/{path:.*}", self._rest)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
-        await site.start()
-        address = self._runner.addresses[0]
+        runner = web.ServerRunner(web.Server(self._serve, access_log=None), shutdown_timeout=0.1)
+        self._held.push_async_callback(runner.cleanup)
+        await runner.setup()
+        await web.TCPSite(runner, host, port).start()
+        address = runner.addresses[0]
         self.rest_url, self.ws_url = f"http://{address[0]}:{address[1]}", f"ws://{address[0]}:{address[1]}"
         if not self.lockstep:
-            self._clockwork = asyncio.create_task(self._play_by_the_wall())
-            self._clockwork.add_done_callback(lambda _: self.stopping.set())
+            clockwork = asyncio.create_task(self._play_by_the_wall())
+            clockwork.add_done_callback(lambda _: self.stopping.set())
+            self._held.callback(clockwork.cancel)
+
+    async def until_stopped(self, idle_s: float) -> None:
+        """Wait until a client stops the venue, or until nobody has used it for so long by the wall clock; 0: never."""
+        while not self.stopping.is_set():
+            left_s = idle_s if self._in_use else self._used + idle_s - time.monotonic()
+            if idle_s and left_s <= 0:
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.stopping.wait(), left_s if idle_s else None)
 
     async def close(self) -> None:
-        """Stop listening, cut all clients and close the log."""
-        if self._clockwork is not None:
-            self._clockwork.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._clockwork
-        if self._runner is not None:
-            for socket in self.streams.sockets:
-                socket.transport.close()
-            await self._runner.cleanup()
+        """Stop playing and listening, cut all clients and close the log."""
+        for socket in self.streams.sockets:
+            socket.transport.close()
+        await self._held.aclose()
         self.truth.close()
 
-    async def _stop(self, _: web.Request) -> web.Response:
-        self.stopping.set()
-        return answer({"stopping": True})
-
-    async def _status(self, _: web.Request) -> web.Response:
-        board, player = self.boards[self.player.trades.symbol], self.player
-        row = {"time": self.now(), "last_time": player.last_time, "lockstep": self.lockstep, "instance": self.instance}
-        row |= {"symbols": list(self.boards), "trades": len(board.trades), "played": player.trades_played}
-        return answer({**row, "sent": board.sent, "sockets": len(self.streams.sockets)})
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request, or serve a websocket until it ends."""
+        self._in_use += 1
+        try:
+            match request.method, request.path:
+                case "GET", "/voltrade/status":
+                    player, row = self.player, {"lockstep": self.lockstep, "instance": self.instance}
+                    row |= {"time": self.now(), "last_time": player.last_time, "symbols": list(self.boards)}
+                    row |= {"trades": len(player.trades), "played": player.trades_played, "sent": self.board.sent}
+                    return json_response({**row, "sockets": len(self.streams.sockets)})
+                case "POST", "/voltrade/stop":
+                    self.stopping.set()
+                    return json_response({"stopping": True})
+                case "GET", "/voltrade/lockstep" if self.lockstep:
+                    return await self._lockstep_socket(request)
+            if socket := SOCKET.fullmatch(request.path):
+                category, kind, name = socket.groups("")
+                return await self.streams.serve(request, category, name, kind == "stream")
+            return await self._rest(request)
+        finally:
+            self._in_use, self._used = self._in_use - 1, time.monotonic()
 
     # --- the tapes ---------------------------------------------------------------------------------------------------
 
-    async def _lockstep_socket(self, request: web.Request) -> web.WebSocketResponse:
+    async def _lockstep_socket(self, request: web.BaseRequest) -> web.StreamResponse:
         """Serve the side channel: one JSON answer for each step that the engine asks for."""
-        if not self.lockstep:
-            raise web.HTTPNotFound(text="this venue plays by the wall clock")
         ws = web.WebSocketResponse(compress=False)
         await ws.prepare(request)
         async for message in ws:
@@ -195,125 +204,108 @@ class Venue:
 
     def _step(self, ask: Json) -> Json:
         """Do one step of the side channel; a step that can't be done is answered with an error and changes nothing."""
-        board, player = self.boards[self.player.trades.symbol], self.player
-        match ask:
-            case {"op": "hello", "trade_id": int(trade_id), "marks": int(marks)}:
-                return self._greet(board, trade_id, marks)
-            case {"op": "go"}:
-                return self._go(board)
-            case {"op": "at", "trade_id": int(trade_id), "marks": int(marks), "time": int(time)}:
-                trades = int(np.searchsorted(board.trades.id, trade_id, side="right")) - player.trades_played
-                ahead = marks - player.marks_played
-                if trades > board.sent - player.trades_played or ahead not in (0, 1):
-                    return {"error": f"trade {trade_id} and mark {marks} were not sent, or are not next"}
-                try:
-                    player.play(trades, ahead == 1, time)
-                except ValueError as error:
-                    return {"error": str(error)}
-                return self._news()
-            case {"op": "finish"}:
-                player.finish()
-                return self._news()
+        try:
+            match ask:
+                case {"op": "hello", "trade_id": int(trade_id), "marks": int(marks)}:
+                    return self._greet(trade_id, marks)
+                case {"op": "go"}:
+                    return self._go()
+                case {"op": "at", "trade_id": int(trade_id), "marks": int(marks), "time": int(time)}:
+                    return self._at(trade_id, marks, time)
+                case {"op": "finish"}:
+                    self.player.finish()
+                    return self._news()
+        except ValueError as error:
+            return {"error": str(error)}
         return {"error": f"unknown step {ask}"}
 
-    def _greet(self, board: Board, trade_id: int, marks: int) -> Json:
+    def _greet(self, trade_id: int, marks: int) -> Json:
         """Meet an engine: a new one (trade 0) goes on from where the tape is, one that comes back says where it is.
 
-        What was sent and not yet played is sent once more: frames may have been lost with the engine before.
+        After a restart the log may not say how far the tape was, and the engine does. What was sent and not yet played
+        is sent once more: frames may have been lost with the engine before.
         """
         if trade_id:
-            # After a restart the log may not say how far the tape was, and the engine does.
-            board.sent = max(board.sent, int(np.searchsorted(board.trades.id, trade_id, side="right")))
-            answer = self._step({"op": "at", "trade_id": trade_id, "marks": marks, "time": self.now()})
-            if "error" in answer:
-                return answer
-        board.sent = self.player.trades_played
-        del board.marks[self.player.marks_played :]
-        last = int(board.trades.id[board.sent - 1]) if board.sent else 0
-        return {"trade_id": last, "marks": self.player.marks_played, "time": self.now()}
+            self.player.go_to(self.board.rows_to(trade_id), marks)
+        self.board.sync()
+        last = int(self.board.trades.id[self.board.sent - 1]) if self.board.sent else 0
+        return {**self._news(), "trade_id": last, "marks": self.player.marks_played}
 
-    def _go(self, board: Board) -> Json:
+    def _go(self) -> Json:
         """Send what lies before the horizon and was not sent before; tell where the horizon is.
 
         The horizon may lie before what was sent already, when an order has come in between: `trade_id` and `mark`, the
         number of mark prices, say how far the engine may go.
         """
-        segment = self.player.horizon()
+        player, segment = self.player, self.player.horizon()
         fault = int(np.searchsorted(segment.trades.time, self.faults.next_due()))
         if fault < len(segment.trades):  # what a fault does comes next, behind the first trade of its time
             segment = Segment(segment.trades[: max(1, fault)], None, False)
-        horizon = self.player.trades_played + len(segment.trades)
-        self._send(self.player, horizon, segment.mark)
-        return {
-            "trade_id": int(board.trades.id[horizon - 1]) if horizon else 0,
-            "trades": len(segment.trades),
-            "mark": self.player.marks_played + (segment.mark is not None),
-            "end": segment.end,
-            "time": self.now(),
-        }
+        horizon = player.trades_played + len(segment.trades)
+        self._show(player, horizon, segment.mark)
+        last, mark = int(player.trades.id[horizon - 1]) if horizon else 0, player.marks_played + bool(segment.mark)
+        return {"trade_id": last, "trades": len(segment.trades), "mark": mark, "end": segment.end, "time": self.now()}
+
+    def _at(self, trade_id: int, marks: int, time: int) -> Json:
+        """Play as far as the engine has come."""
+        trades = self.board.rows_to(trade_id)
+        if trades > self.board.sent or marks > len(self.board.marks):
+            raise ValueError(f"trade {trade_id} and mark {marks} were not sent")
+        self.player.go_to(trades, marks)
+        self.exchange.advance(time)
+        return self._news()
 
     def _news(self) -> Json:
         """Let the other tapes keep up, push what happened, tell how many user events the connection was sent in all."""
-        for player in self.players[1:]:
-            self._catch_up(player, self.now())
+        self._play_until(self.now(), self.players[1:])
         self._deliver()
         return {"user": self.streams.user_frames, "time": self.now()}
 
     async def _play_by_the_wall(self) -> None:
         """Play what is due, again and again; after the last trade market orders fill at the last price."""
         while True:
-            self._play_until(self._wall())
+            self._play_until(self._wall(), self.players)
             for player in self.players:
-                if player.is_over and any(map(wants_the_end, self.exchange.open_orders(player.trades.symbol))):
+                if player.is_over and any(order.is_immediate for order in player.market.open_orders.values()):
                     player.finish()
             self._deliver()
             self.streams.look_after(time.time())
             await asyncio.sleep(WALL_STEP_S)
 
-    def _play_until(self, now: int) -> None:
-        for player in self.players:
-            self._catch_up(player, now)
+    def _play_until(self, now: int, players: Sequence[TapePlayer]) -> None:
+        """Send and play what of tapes is due, in the order of time."""
+        for player, trades, mark in steps_until(players, now):
+            self._show(player, player.trades_played + len(trades), mark)
         self.exchange.advance(now)
 
-    def _catch_up(self, player: TapePlayer, now: int) -> None:
-        """Send and play what of a tape is due."""
-        while True:
-            segment = player.horizon()
-            due = int(np.searchsorted(segment.trades.time, now, side="right"))
-            whole = due == len(segment.trades) and (segment.mark is None or segment.mark.time <= now)
-            mark = segment.mark if whole else None
-            self._send(player, player.trades_played + due, mark)
-            player.play(due, mark is not None, 0)
-            if segment.end or not whole:
-                return
-
-    # --- sending -----------------------------------------------------------------------------------------------------
-
-    def _send(self, player: TapePlayer, end: int, mark: MarkPrice | None) -> None:
-        """Send the trades of a tape before position `end`, then its next mark price, as far as not sent before."""
-        board, before = self.boards[player.trades.symbol], 0
-        if end > board.sent:
-            before, board.sent = board.sent, end
-            self._push(board, "aggTrade", lambda: board.wire.agg_trade_events(board.trades[before:end]))
-            self._push(board, "bookTicker", lambda: [orjson.dumps(board.wire.book_event(board.seen[-BOOK_TRADES:]))])
-            for interval in INTERVALS_MS:
-                self._push(board, f"kline_{interval}", partial(board.kline_events, before, interval, self.now()))
+    def _show(self, player: TapePlayer, end: int = 0, mark: MarkPrice | None = None) -> None:
+        """Send the trades of a tape before position `end`, its next mark price, and the klines that time has closed."""
+        board, wanted = self.boards[player.trades.symbol], self.streams.kinds(player.trades.symbol)
+        before, then = board.sent, board.time
+        board.show(end, self.now())
+        if board.sent > before and "aggTrade" in wanted:
+            self._push(board, "aggTrade", board.agg_trade_events(board.trades[before:end]))
+        if board.sent > before and "bookTicker" in wanted:
+            self._push(board, "bookTicker", [orjson.dumps(board.book("bookTicker", 0))])
+        for interval in INTERVALS_MS if board.time > then else ():
+            if f"kline_{interval}" in wanted:
+                self._push(board, f"kline_{interval}", board.kline_events(interval, before, then))
         if mark is not None and len(board.marks) <= player.marks_played:
             board.marks.append(mark)
-            for kind in ("markPrice", "markPrice@1s"):
-                self._push(board, kind, lambda: [orjson.dumps(board.wire.mark_event(mark))])
+            for kind in wanted & {"markPrice", "markPrice@1s"}:
+                self._push(board, kind, [orjson.dumps(mark_message("markPriceUpdate", mark))])
 
-    def _push(self, board: Board, kind: str, write: Callable[[], list[bytes]]) -> None:
-        """Send events of a market stream that somebody has subscribed to."""
-        if self.streams.listeners(board.symbol, kind):
-            self.faults.on_event(f"market {kind}", write(), partial(self.streams.push, board.symbol, kind))
+    def _push(self, board: Board, kind: str, events: list[bytes]) -> None:
+        self.faults.on_event(f"market {kind}", events, partial(self.streams.push, board.symbol, kind))
 
     def _deliver(self) -> None:
         """Do what is due, and push what happened at the exchange to the user data streams, in its order."""
         self.faults.pass_time()
         self.rest.pass_time(self.now())
+        for player in self.players:
+            self._show(player)
         for happened in self.exchange.outbox:
-            for event in self._user_events(happened):
+            for event in user_events(self.exchange, happened):
                 facts = event.get("o", {})
                 what = f"user {event['e']} {facts.get('X', '')} {facts.get('c') or facts.get('caid') or ''}"
                 push = partial(self.streams.push_user, event["e"])
@@ -321,38 +313,28 @@ class Venue:
         self.exchange.outbox.clear()
         self.streams.expire_listen_key(self.now())
 
-    def _user_events(self, happened: UserEvent) -> Iterator[Json]:
-        if isinstance(happened, OrderUpdate):
-            wire = self.boards[happened.symbol].wire
-            if happened.execution == "TRADE":
-                yield wire.trade_lite(happened)
-            yield wire.order_event(happened)
-        elif isinstance(happened, AlgoUpdate):
-            yield self.boards[happened.symbol].wire.algo_event(happened, self.exchange.algos[happened.algo_id])
-        elif isinstance(happened, AccountChange):
-            yield account_event(happened, {symbol: board.wire for symbol, board in self.boards.items()})
-        elif isinstance(happened, SettingsChange):
-            yield leverage_event(happened)
-
     # --- REST --------------------------------------------------------------------------------------------------------
 
-    async def _rest(self, request: web.Request) -> web.StreamResponse:
+    async def _rest(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a REST request: carry it out, log it, push what it caused, and only then answer."""
         params = Params(request.raw_path.partition("?")[2], await request.text())
         if not self.lockstep:
-            self._play_until(self.now())
+            self._play_until(self.now(), self.players)
         self.faults.pass_time()
         result = await self.faults.carry(request, params, partial(self._carry_out, request, params))
         self._deliver()
         if isinstance(result, web.StreamResponse):
             return result
-        if result.status == 200 and self._answers_late(request, params):
+        # Binance answers an order with its final state where RESULT is asked for and it does not rest in the book.
+        is_order = request.method == "POST" and request.path == "/fapi/v1/order" and result.status == 200
+        rests = params.get("type") == "LIMIT" and params.get("timeInForce") not in ("IOC", "FOK")
+        if is_order and not self.lockstep and params.get("newOrderRespType") == "RESULT" and not rests:
             result = await self._settled(result)
-        response = answer(result.body, result.status)
+        response = json_response(result.body, result.status)
         response.headers.update(result.headers)
         return response
 
-    def _carry_out(self, request: web.Request, params: Params, received: int = 0) -> Answer:
+    def _carry_out(self, request: web.BaseRequest, params: Params, received: int = 0) -> Answer:
         key = request.headers.get("X-MBX-APIKEY", "")
         result = self.rest.answer(request.method, request.path, key, params, received)
         row = {"kind": "request", "time": self.now(), "method": request.method, "path": request.path}
@@ -360,74 +342,31 @@ class Venue:
         self.truth.write({**row, "status": result.status, "code": result.body["code"] if result.status != 200 else 0})
         return result
 
-    def _answers_late(self, request: web.Request, params: Params) -> bool:
-        """Whether Binance would answer this order with its final state: RESULT, and nothing that rests in the book."""
-        is_order = request.method == "POST" and request.path == "/fapi/v1/order"
-        rests = params.get("type") == "LIMIT" and params.get("timeInForce") not in ("IOC", "FOK")
-        return is_order and not self.lockstep and params.get("newOrderRespType") == "RESULT" and not rests
-
     async def _settled(self, placed: Answer) -> Answer:
         """Wait, not for long, until an order has ended."""
         deadline = time.monotonic() + SETTLE_S
         while time.monotonic() < deadline:
             order = self.exchange.query_order(placed.body["symbol"], order_id=placed.body["orderId"])
             if order.status not in OPEN:
-                return placed._replace(body=self.boards[order.symbol].wire.order(order))
+                return placed._replace(body=self.rest.order(order))
             await asyncio.sleep(WALL_STEP_S)
         return placed
 
 
-Columns = TypeVar("Columns", Marks, Funding)
-
-
-def _shifted(columns: Columns | None, by_ms: int) -> Columns | None:
-    return columns and replace(columns, time=columns.time + by_ms)
-
-
 async def serve(
-    config: Config,
-    *tapes: Tape | Trades,
-    log_dir: Path,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    api_key: str = "sim-key",
-    api_secret: str = "sim-secret",
-    begin_s: float | None = None,
-    script: Sequence[Fault] = (),
-    wall: Callable[[], int] = wall_ms,
+    config: Config, *tapes: Tape | Trades, log_dir: Path, host: str = "127.0.0.1", port: int = 0, **options: Any
 ) -> Venue:
-    """Start a venue over tapes, each of another symbol.
-
-    Args:
-        config: execution and account settings, and the speed.
-        tapes: a client of lockstep follows the first.
-        log_dir: folder of the ground-truth log; one that has a log is gone on with.
-        port: 0 takes a free one.
-        begin_s: so much of the tape is history when the venue opens; None for what `config` says.
-        script: faults on purpose.
-        wall: ms UTC, what the tapes play by at speed 1.
+    """Start a venue over tapes, with its log in a folder, on a port (0 takes a free one); `options` are `Venue`'s.
 
     Raises:
-        ConfigError: an address, a speed, a `begin_s` or a fault that can't be had.
-        DataError: the log is of another exchange.
+        ConfigError: an address that is not on loopback, a speed, a `begin_s` or a fault that can't be had.
+        DataError: the log is of another venue.
     """
     if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
         raise ConfigError(f"host: the simulated venue must listen on loopback, was {host}")
-    trades = [tape.trades if isinstance(tape, Tape) else tape for tape in tapes]
-    valuations = [(tape.marks, tape.funding) if isinstance(tape, Tape) else (None, None) for tape in tapes]
-    begin_s = config.session.begin_s if begin_s is None else begin_s
     truth = TruthLog(log_dir)
     try:
-        venue = Venue(
-            config,
-            trades,
-            truth,
-            valuations=valuations,
-            keys=(api_key, api_secret),
-            begin_s=begin_s,
-            script=script,
-            wall=wall,
-        )
+        venue = Venue(config, tapes, truth, **options)
         await venue.start(host, port)
     except BaseException:
         truth.close()

@@ -11,8 +11,9 @@ the account, the orders and the tape where they were.
 
 speed 1 shifts the tapes to begin now and plays them by the wall clock. speed 0 (lockstep) waits at every step for a
 client of the side channel /voltrade/lockstep, which is no part of Binance's wire: it sends {"op": "go"} to have the
-next trades sent, and {"op": "at", "trade_id", "marks", "time"} when it has dealt with them. POST /voltrade/stop or
-SIGTERM ends the venue; GET /voltrade/status tells how far the tape is. docs/venue.md says what is modelled.
+next trades sent, and {"op": "at", "trade_id", "marks", "time"} when it has dealt with them. POST /voltrade/stop,
+SIGTERM, or nobody's using it for --idle-s ends the venue, its log complete; GET /voltrade/status tells how far the tape
+is. docs/venue.md says what is modelled.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from voltrade import data
 from voltrade.config import Config, SessionSettings, parameter_homes
 from voltrade.data import Tape
 from voltrade.errors import ConfigError, DataError
-from voltrade.exchange.fault_script import load_script, script_help
+from voltrade.exchange.faults import load_script, script_help
 from voltrade.exchange.shipped import shipped_instrument
 from voltrade.exchange.venue import serve
 from voltrade.exchange.venue_requests import tables_text
@@ -45,15 +46,15 @@ FLAGS = (
 """Settings that have a flag of their own."""
 
 
-async def run_venue(config: Config, *tapes: Tape | Trades, **options: Any) -> None:
-    """Serve until SIGTERM, Ctrl-C or `POST /voltrade/stop`; print one JSON line of addresses when ready."""
+async def run_venue(config: Config, *tapes: Tape | Trades, idle_s: float = 0, **options: Any) -> None:
+    """Serve until SIGTERM, Ctrl-C, `POST /voltrade/stop` or `idle_s`; print one JSON line of addresses when ready."""
     venue = await serve(config, *tapes, **options)
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, venue.stopping.set)
     print(json.dumps({"rest": venue.rest_url, "ws": venue.ws_url, "pid": os.getpid()}), flush=True)
     try:
-        await venue.stopping.wait()
+        await venue.until_stopped(idle_s)
     finally:
         await venue.close()
 
@@ -67,12 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if given.log is None:
         parser.error("the following arguments are required: --log")
-    options = {"port": given.port, "api_key": given.api_key, "api_secret": given.api_secret}
+    options = {name: getattr(given, name) for name in ("port", "api_key", "api_secret", "idle_s")}
     try:
         script = load_script(given.faults) if given.faults else []
         config = _config(given)
-        also = [(config.session.symbol, "=", config.session.tape), *(each.partition("=") for each in given.also)]
-        tapes = [_tape(config.session, symbol, file, number) for number, (symbol, _, file) in enumerate(also)]
+        named = [(config.session.symbol, "", config.session.tape), *(each.partition("=") for each in given.also)]
+        tapes = [_tape(config.session, symbol, file, number) for number, (symbol, _, file) in enumerate(named)]
         asyncio.run(run_venue(config, *tapes, log_dir=given.log, script=script, **options))
     except (ConfigError, DataError, OSError) as error:
         print(f"venue: {error}", file=sys.stderr)
@@ -95,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--api-key", default="sim-key", metavar="KEY", help="the one API key that is known (default sim-key)")
     add("--api-secret", default="sim-secret", metavar="SECRET", help="signs requests of that key (default sim-secret)")
     also = "another symbol, with a tape file or a synthetic tape; may be repeated"
+    idle = "end after so many seconds without a socket or request, 0 for never (default 0)"
+    add("--idle-s", type=float, default=0.0, metavar="SECONDS", help=idle)
     add("--also", action="append", default=[], metavar="SYMBOL[=FILE]", help=also)
     add("--faults", metavar="SCRIPT", help="faults on purpose: a name or a JSON file, see below")
     add("--tables", action="store_true", help="print the tables of paths and codes, and end")
@@ -104,8 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         component = getattr(Config(), homes[name])
         default = getattr(component, name)
         words = (type(component).model_fields[name].description or "").replace("%", "%%")
-        help_text = f"{words} (default {default})".strip()
-        add(f"--{name.replace('_', '-')}", dest=name, type=type(default), help=help_text)
+        add(f"--{name.replace('_', '-')}", type=type(default), help=f"{words} (default {default})".strip())
     return parser
 
 

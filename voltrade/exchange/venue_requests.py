@@ -1,6 +1,6 @@
-"""What a REST request to the simulated venue is made of: its path, its parameters, what it costs, how it is refused.
+"""What a REST request to the simulated venue is made of: its path, its parameters, and what it costs.
 
-`venue_tables.json` says which paths there are, what they cost and who answers, and has the codes of Binance's refusals.
+`venue_tables.json` says which paths there are, what they cost and who answers.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import cache
-from importlib import resources
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
-from voltrade.exchange.refusals import VenueRefusal
-from voltrade.exchange.shipped import shipped_exchange_info
+from voltrade.exchange.refusals import VenueRefusal, codes, refuse_if, refused
+from voltrade.exchange.shipped import shipped_exchange_info, table
 from voltrade.model import DAY_MS, NEVER
 
 SPAN_MS = 7 * DAY_MS
@@ -29,7 +28,24 @@ BAN_MS, BAN_MOST_MS = 120_000, 3 * DAY_MS
 WHOLE = re.compile(r"^-?[0-9]{1,18}$")
 DECIMAL = re.compile(r"^[0-9]{1,20}(\.[0-9]{1,20})?$")
 
-# --- tables ----------------------------------------------------------------------------------------------------------
+Choice = TypeVar("Choice")
+Row = TypeVar("Row")
+
+
+class Answer(NamedTuple):
+    """HTTP status, what the JSON body says, and headers."""
+
+    status: int
+    body: Any
+    headers: Mapping[str, str] = {}
+
+
+def refusal_answer(refusal: VenueRefusal, headers: Mapping[str, str] = {}) -> Answer:
+    status = codes()[refusal.code].status if refusal.code in codes() else 400
+    return Answer(status, {"code": refusal.code, "msg": refusal.message}, headers)
+
+
+SUCCESS = {"code": 200, "msg": "success"}
 
 
 class Route(NamedTuple):
@@ -43,86 +59,32 @@ class Route(NamedTuple):
     """`none`, `key` (the API key alone) or `signed`."""
     weight: Sequence[int]
     """Request weight with a symbol, and without."""
-    answer: Any
-    """A name of `venue_rest.ANSWERS`; or the answer itself, where it is always the same."""
-    orders: Sequence[int] = (0, 0)
-    """What it counts as of the orders of 10 seconds, and of a minute."""
-
-
-class Code(NamedTuple):
-    """A refusal of Binance's, and what the venue gives it for."""
-
-    code: int
-    status: int
-    text: str
-    cause: str
-    steps: Sequence[str]
-    """What provokes it, the request last; tests/test_venue_tables.py sends it."""
-
-
-class Tables(NamedTuple):
-    """`venue_tables.json`."""
-
-    served: Mapping[tuple[str, str], Route]
-    """By method and path."""
-    refused: Mapping[tuple[str, str], str]
-    """Paths that clients call and the venue refuses, with the clients."""
-    codes: Mapping[int, Code]
+    answer: str
+    """What carries it out: a name of `venue_rest.ANSWERS` or a method; empty for nothing."""
+    orders: Sequence[int] = ()
+    """What it counts as of the orders of 10 seconds, and of a minute; empty for none."""
+    told: Any = SUCCESS
+    """What is told where that tells nothing."""
 
 
 @cache
-def tables() -> Tables:
-    """Return the tables of paths and codes."""
-    table = json.loads(resources.files("voltrade.exchange").joinpath("venue_tables.json").read_text("utf-8"))
-    return Tables(
-        {(row[0], row[1]): Route(*row) for row in table["served"]},
-        {(row[0], row[1]): row[2] for row in table["refused"]},
-        {row[0]: Code(*row) for row in table["codes"]},
-    )
+def served() -> Mapping[tuple[str, str], Route]:
+    """Return the paths that are served, by method and path."""
+    return {(row[0], row[1]): Route(*row) for row in table("venue_tables.json")["served"]}
 
 
 def tables_text() -> str:
     """Write the tables of paths and codes as docs/venue.md has them."""
-    marks = ["| path | ccxt | SDK | python-binance | verdict |", "|---|---|---|---|---|"]
-    rows = [(key, route.clients, "served") for key, route in tables().served.items()]
-    rows += [(key, clients, "refused, -5000") for key, clients in tables().refused.items()]
-    for (method, path), clients, verdict in rows:
-        ticks = " | ".join("yes" if letter in clients else "" for letter in "csp")
-        marks.append(f"| {method} {path} | {ticks} | {verdict} |")
-    marks += ["", "| code | HTTP | given for | provoked by |", "|---|---|---|---|"]
-    for code in tables().codes.values():
+    lines = ["| path | ccxt | SDK | python-binance | verdict |", "|---|---|---|---|---|"]
+    for kind, verdict in (("served", "served"), ("refused", "refused, -5000")):
+        for method, path, clients, *_ in table("venue_tables.json")[kind]:
+            ticks = " | ".join("yes" if letter in clients else "" for letter in "csp")
+            lines.append(f"| {method} {path} | {ticks} | {verdict} |")
+    lines += ["", "| code | HTTP | given for | provoked by |", "|---|---|---|---|"]
+    for code in codes().values():
         steps = "; ".join(f"`{step}`" for step in code.steps)
-        marks.append(f"| {code.code} | {code.status} | {code.cause} | {steps} |")
-    return "\n".join(marks) + "\n"
-
-
-class Answer(NamedTuple):
-    """HTTP status, what the JSON body says, and headers."""
-
-    status: int
-    body: Any
-    headers: Mapping[str, str] = {}
-
-
-def refused(code: int, name: str = "") -> VenueRefusal:
-    """Make the refusal of a code, with Binance's text; `name` is the parameter or path that it quotes."""
-    return VenueRefusal(code, tables().codes[code].text.format(name=name))
-
-
-def refusal_answer(refusal: VenueRefusal, headers: Mapping[str, str] = {}) -> Answer:
-    known = tables().codes.get(refusal.code)
-    return Answer(known.status if known else 400, {"code": refusal.code, "msg": refusal.message}, headers)
-
-
-# --- limits ----------------------------------------------------------------------------------------------------------
-
-
-class Throttled(VenueRefusal):
-    """One request or order too many; the headers say when to come again."""
-
-    def __init__(self, status: int, code: int, message: str, headers: Mapping[str, str]) -> None:
-        super().__init__(code, message)
-        self.status, self.headers = status, headers
+        lines.append(f"| {code.code} | {code.status} | {code.cause} | {steps} |")
+    return "\n".join(lines) + "\n"
 
 
 class Limits:
@@ -132,10 +94,7 @@ class Limits:
     """
 
     def __init__(self) -> None:
-        rows = shipped_exchange_info()["rateLimits"]
-        spans = {"SECOND": 1_000, "MINUTE": 60_000}
-        self._most = {(row["rateLimitType"], row["intervalNum"] * spans[row["interval"]]): row["limit"] for row in rows}
-        self._used: dict[tuple[str, int], tuple[int, int]] = {}
+        self._used: dict[str, tuple[int, int]] = {}
         self._in_vain = 0
         self._ban_ms = BAN_MS
         self._silent_until, self._silence = 0, 429
@@ -144,93 +103,77 @@ class Limits:
         """Refuse everything until a time, with 429, or with 418 as a ban."""
         self._silent_until, self._silence = until, status
 
-    def count(self, weight: int, orders: Sequence[int], now: int) -> dict[str, str]:
-        """Count a request and return Binance's headers of what is used.
-
-        Raises:
-            Throttled: it is one too many.
-        """
+    def count(self, weight: int, orders: Sequence[int], now: int) -> tuple[dict[str, str], Answer | None]:
+        """Count a request; return Binance's headers of what is used, and the refusal where it is one too many."""
+        headers: dict[str, str] = {}
         if now < self._silent_until:
-            raise self._too_many(self._silence, now, self._silent_until, {})
-        used, most, end = self._add(("REQUEST_WEIGHT", 60_000), weight, now)
-        headers = {"X-MBX-USED-WEIGHT-1M": str(used)}
-        self._in_vain = self._in_vain + 1 if used > most else 0
+            return headers, self._too_many(self._silence, now, self._silent_until, headers)
+        of_weight, of_minute, of_seconds = shipped_exchange_info()["rateLimits"]
+        is_over, end = self._use(of_weight, weight, now, headers)
+        self._in_vain = self._in_vain + 1 if is_over else 0
         if self._in_vain > PATIENCE:
             self._in_vain = 0
             self.silence(418, now + self._ban_ms)
             self._ban_ms = min(2 * self._ban_ms, BAN_MOST_MS)
-            raise self._too_many(418, now, self._silent_until, headers)
+            return headers, self._too_many(418, now, self._silent_until, headers)
         if self._in_vain:
-            raise self._too_many(429, now, end, headers)
-        for name, span, amount in zip(("10S", "1M"), (10_000, 60_000), orders if any(orders) else (), strict=False):
-            used, most, end = self._add(("ORDERS", span), amount, now)
-            headers[f"X-MBX-ORDER-COUNT-{name}"] = str(used)
-            if used > most:
-                text = f"Too many new orders; current limit is {most} orders per {span // 1000} SECONDS."
-                raise Throttled(429, -1015, text, headers)
-        return headers
+            return headers, self._too_many(429, now, end, headers)
+        for limit, amount in zip((of_seconds, of_minute), orders, strict=False):
+            if self._use(limit, amount, now, headers)[0]:
+                span = f"{limit['intervalNum']} {limit['interval']}S"
+                return headers, refusal_answer(refused(-1015, limit["limit"], span), headers)
+        return headers, None
 
-    def _add(self, limit: tuple[str, int], amount: int, now: int) -> tuple[int, int, int]:
-        """Add to what was used in the window that is now; return that, the most allowed, and the window's end."""
-        window = now // limit[1]
-        last, used = self._used.get(limit, (window, 0))
-        used = (used if last == window else 0) + amount
-        self._used[limit] = window, used
-        return used, self._most[limit], (window + 1) * limit[1]
+    def _use(self, limit: Mapping[str, Any], amount: int, now: int, headers: dict[str, str]) -> tuple[bool, int]:
+        """Add to what was used in a limit's window; tell whether that is too much, and when the window ends."""
+        kind = "USED-WEIGHT" if limit["rateLimitType"] == "REQUEST_WEIGHT" else "ORDER-COUNT"
+        name = f"X-MBX-{kind}-{limit['intervalNum']}{limit['interval'][0]}"
+        span = limit["intervalNum"] * {"SECOND": 1_000, "MINUTE": 60_000}[limit["interval"]]
+        last, used = self._used.get(name, (0, 0))
+        used = (used if last == now // span else 0) + amount
+        self._used[name], headers[name] = (now // span, used), str(used)
+        return used > limit["limit"], (now // span + 1) * span
 
-    def _too_many(self, status: int, now: int, until: int, headers: Mapping[str, str]) -> Throttled:
-        text = {
-            429: f"Too many requests; current limit of IP(127.0.0.1) is {self._most['REQUEST_WEIGHT', 60_000]} "
-            "requests per minute. Please use the websocket for live updates to avoid polling the API.",
-            418: f"Way too many requests; IP(127.0.0.1) banned until {until}. Please use the websocket for live "
-            "updates to avoid bans.",
-        }[status]
-        return Throttled(status, -1003, text, {**headers, "Retry-After": str(-(-(until - now) // 1000))})
-
-
-# --- requests --------------------------------------------------------------------------------------------------------
-
-Choice = TypeVar("Choice")
-Row = TypeVar("Row")
+    @staticmethod
+    def _too_many(status: int, now: int, until: int, headers: Mapping[str, str]) -> Answer:
+        message = refused(-1003, shipped_exchange_info()["rateLimits"][0]["limit"]).message
+        if status == 418:
+            message = f"Way too many requests; IP(127.0.0.1) banned until {until}. Please use the websocket for live "
+            message += "updates to avoid bans."
+        retry_after = {"Retry-After": str(-(-(until - now) // 1000))}
+        return Answer(status, {"code": -1003, "msg": message}, {**headers, **retry_after})
 
 
 class Params:
     """Parameters of a request, from query and body; the query wins on duplicates, as at Binance."""
 
-    def __init__(self, query: str, body: str) -> None:
-        self._query, self._body = query, body
-        pairs = (*parse_qsl(body, keep_blank_values=True), *parse_qsl(query, keep_blank_values=True))
-        self._values: dict[str, str] = dict(pairs)
+    def __init__(self, query: str, body: str = "") -> None:
+        self._raw = (query, body)
+        self._values = {
+            name: value for raw in (body, query) if raw for name, value in parse_qsl(raw, keep_blank_values=True)
+        }
 
     @staticmethod
     def of(values: Any) -> Params:
         """Take parameters from a JSON object of texts, numbers and booleans."""
-        if not isinstance(values, dict):
-            raise refused(-1130, "batchOrders")
-        params = Params("", "")
+        refuse_if(not isinstance(values, dict), -1130, "batchOrders")
+        params = Params("")
         params._values = {name: str(value) for name, value in values.items()}
         return params
 
     @property
     def signed_text(self) -> str:
         """The text that a signature covers: raw query then raw body, both without the signature."""
-        return "".join(
-            "&".join(part for part in raw.split("&") if not part.startswith("signature="))
-            for raw in (self._query, self._body)
-        )
+        parts = ([part for part in raw.split("&") if not part.startswith("signature=")] for raw in self._raw)
+        return "".join("&".join(each) for each in parts)
 
     def get(self, name: str, default: str = "") -> str:
         return self._values.get(name, default)
 
-    def but(self, **values: str) -> Params:
-        """Return the same parameters with some others."""
-        return Params.of({**self._values, **values})
-
     def text(self, name: str) -> str:
         """Return a mandatory parameter."""
         value = self.get(name)
-        if not value:
-            raise refused(-1102, name)
+        refuse_if(not value, -1102, name.lower())
         return value
 
     def whole(self, name: str, default: int | None = None) -> int:
@@ -238,22 +181,19 @@ class Params:
         if default is not None and not self.get(name):
             return default
         value = self.text(name)
-        if not WHOLE.match(value):
-            raise refused(-1102, name)
+        refuse_if(not WHOLE.match(value), -1102, name.lower())
         return int(value)
 
-    def flag(self, name: str) -> bool:
-        """Return a boolean, false where it is not sent; clients write true, True and TRUE."""
-        value = self.get(name, "false").lower()
-        if value not in ("true", "false"):
-            raise refused(-1130, name)
+    def flag(self, name: str, default: str = "false") -> bool:
+        """Return a boolean, mandatory where the default is empty; clients write true, True and TRUE."""
+        value = (self.get(name, default) or self.text(name)).lower()
+        refuse_if(value not in ("true", "false"), -1130, name)
         return value == "true"
 
     def number(self, name: str) -> Decimal:
         """Return a mandatory plain decimal."""
         value = self.text(name)
-        if not DECIMAL.match(value):
-            raise refused(-1100, name)
+        refuse_if(not DECIMAL.match(value), -1100, name)
         return Decimal(value)
 
     def choice(self, name: str, choices: Mapping[str, Choice], code: int, default: Choice | None = None) -> Choice:
@@ -261,15 +201,13 @@ class Params:
         if default is not None and not self.get(name):
             return default
         word = self.text(name)
-        if word not in choices:
-            raise refused(code, name)
+        refuse_if(word not in choices, code, name)
         return choices[word]
 
     def limit(self, default: int, most: int) -> int:
         """Return `limit`, how many rows are wanted."""
         limit = self.whole("limit", default)
-        if not 0 < limit <= most:
-            raise refused(-1130, "limit")
+        refuse_if(not 0 < limit <= most, -1130, "limit")
         return limit
 
     def rows(self, name: str, most: int) -> list[Any]:
@@ -278,32 +216,23 @@ class Params:
             rows = json.loads(self.text(name))
         except json.JSONDecodeError:
             raise refused(-1130, name) from None
-        if not isinstance(rows, list) or not 0 < len(rows) <= most:
-            raise refused(-4082, name)
-        return rows
+        refuse_if(not isinstance(rows, list) or not 0 < len(rows) <= most, -4082)
+        return list(rows)
 
-    def span(self) -> tuple[int, int]:
-        """Return the first and last time that is wanted, ms."""
-        first, last = self.whole("startTime", 0), self.whole("endTime", NEVER)
-        if self.get("startTime") and self.get("endTime") and last - first > SPAN_MS:
-            raise refused(-4165, "7")
-        return first, last
+    def span(self, longest: int = NEVER, code: int = 0, quoted: int = 0) -> tuple[int, int]:
+        """Return the first and last time that is wanted, ms; a span longer than the longest is refused."""
+        begin, end = self.whole("startTime", 0), self.whole("endTime", NEVER)
+        refuse_if(self.get("startTime") and self.get("endTime") and end - begin > longest, code, quoted)
+        return begin, end
 
     def page(self, rows: Iterable[Row], default: int, most: int, time: Callable[[Row], int], *first: str) -> list[Row]:
-        """Take the rows of the span; from its start, or from an id in one of `first`, else the newest."""
-        limit, (begin, end) = self.limit(default, most), self.span()
+        """Take the rows of a span of time; from its start, or from an id in one of `first`, else the newest."""
+        limit, (begin, end) = self.limit(default, most), self.span(SPAN_MS, -4165, 7)
         within = [row for row in rows if begin <= time(row) <= end]
         from_start = any(self.get(name) for name in ("startTime", *first))
         return within[:limit] if from_start else within[-limit:]
 
-    def refuse(self, *names: str) -> None:
-        """Refuse parameters that do not belong here."""
-        for name in names:
-            if self.get(name):
-                raise refused(-1106, name)
-
     def refuse_unless(self, allowed: Mapping[str, Sequence[str]]) -> None:
         """Refuse values of parameters that the venue does not model; not sent is always allowed."""
         for name, values in allowed.items():
-            if self.get(name).lower() not in ("", *values):
-                raise refused(-1130, name)
+            refuse_if(self.get(name).lower() not in ("", *values), -1130, name)

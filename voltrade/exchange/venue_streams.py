@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 import orjson
 from aiohttp import WSMsgType, web
 
-from voltrade.exchange.venue_wire import INTERVALS_MS, Json
+from voltrade.exchange.refusals import refuse_if
+from voltrade.exchange.venue_market import INTERVALS_MS
+from voltrade.exchange.venue_wire import Json
 
 LISTEN_KEY_MS = 3_600_000
 """A listen key lives 60 minutes after its last renewal, by the venue's clock."""
@@ -24,19 +26,15 @@ LISTEN_KEY_MS = 3_600_000
 PING_S, PONG_S, LIFE_S = 180.0, 600.0, 86_400.0
 """At speed 1 a client is pinged every 3 minutes, is cut off 10 minutes after its last pong, and after 24 hours."""
 
-MOST_MESSAGES = 10
-"""Most messages that a client may send in a second, pings and pongs included."""
-MOST_STREAMS = 1024
-"""Most streams of one connection."""
+MOST_MESSAGES, MOST_STREAMS = 10, 1024
+"""Most messages that a client may send in a second, pings and pongs included, and most streams of one connection."""
 
 BACKLOG_BYTES = 64 << 20
 """A client that leaves more than this unread is cut off."""
 
 _MARKET = frozenset({"aggTrade", "markPrice", "markPrice@1s", *(f"kline_{interval}" for interval in INTERVALS_MS)})
 MARKET_STREAMS: Mapping[str, frozenset[str]] = {
-    "market": _MARKET,
-    "public": frozenset({"bookTicker"}),
-    "private": frozenset(),
+    **{"market": _MARKET, "public": frozenset({"bookTicker"}), "private": frozenset()},
     "": _MARKET | {"bookTicker"},
 }
 """Streams of a symbol by the category of the address; the old addresses without a category carry all."""
@@ -70,9 +68,9 @@ class Socket:
     """User data events sent so far."""
     carries_user_data: bool = False
     """Whether it has ever subscribed to a listen key."""
-    opened: float = 0.0
-    pinged: float = 0.0
-    heard: float = 0.0
+    opened: float = field(default_factory=time.time)
+    pinged: float = field(default_factory=time.time)
+    heard: float = field(default_factory=time.time)
     """Wall times, s: of the handshake, of our last ping, of its last pong."""
     second: int = 0
     messages: int = 0
@@ -106,32 +104,30 @@ class Socket:
 
 
 class Streams:
-    """All websocket connections.
+    """All websocket connections to the streams of some symbols; `owner` makes the account's listen keys its own.
 
-    Args:
-        symbols: the symbols whose streams exist.
-        owner: text that makes this account's listen keys its own.
+    Attributes:
+        listen_key: the account's active key, empty without one.
     """
 
     def __init__(self, symbols: Iterable[str], owner: str) -> None:
         self.sockets: list[Socket] = []
         self.listen_key = ""
-        """The account's active key, empty without one."""
         self._expiry = 0
         self._keys_made = 0
         self._symbols, self._owner = frozenset(symbol.lower() for symbol in symbols), owner
 
-    # --- sending -----------------------------------------------------------------------------------------------------
+    def kinds(self, symbol: str) -> set[str]:
+        """Return the streams of a symbol that somebody has subscribed to, such as `aggTrade`."""
+        pairs = (name.split("@", 1) for socket in self.sockets for name in socket.names if "@" in name)
+        return {kind for of, kind in pairs if of == symbol.lower()}
 
-    def listeners(self, symbol: str, kind: str) -> list[tuple[Socket, str]]:
-        """Return who has subscribed to a stream of the symbol, such as `aggTrade`, and the stream's full name."""
-        stream = f"{symbol.lower()}@{kind}"
-        return [(socket, stream) for socket in self.sockets if stream in socket.names]
-
-    def push(self, symbol: str, kind: str, events: Iterable[bytes]) -> None:
+    def push(self, symbol: str, kind: str, events: list[bytes]) -> None:
         """Send events of a market stream to whoever has subscribed."""
-        for socket, stream in self.listeners(symbol, kind):
-            socket.push(stream, events)
+        stream = f"{symbol.lower()}@{kind}"
+        for socket in self.sockets:
+            if stream in socket.names:
+                socket.push(stream, events)
 
     def push_user(self, kind: str, events: list[bytes]) -> None:
         """Send user data events of a kind to the connections with the active listen key; without one they are lost."""
@@ -156,11 +152,10 @@ class Streams:
                 socket.pinged = now
                 socket.write(frame(PING, str(int(now * 1000)).encode()))
 
-    # --- the listen key ----------------------------------------------------------------------------------------------
-
-    def renew_listen_key(self, now: int) -> str:
-        """Return the active key, a new one where there is none, and let it live an hour from `now`."""
+    def renew_listen_key(self, now: int, *, only_active: bool = False) -> str:
+        """Return the active key and let it live an hour from `now`; without one make it, or refuse (-1125)."""
         if not self.listen_key:
+            refuse_if(only_active, -1125)
             self._keys_made += 1
             self.listen_key = hashlib.sha256(f"{self._owner}/{self._keys_made}".encode()).hexdigest()
         self._expiry = now + LISTEN_KEY_MS
@@ -179,27 +174,20 @@ class Streams:
             socket.names.discard(self.listen_key)
         self.listen_key = ""
 
-    # --- receiving ---------------------------------------------------------------------------------------------------
-
-    async def serve(self, request: web.Request, category: str, combined: bool) -> web.WebSocketResponse:
+    async def serve(self, request: web.BaseRequest, category: str, name: str, combined: bool) -> web.WebSocketResponse:
         """Serve a market or user data connection, in each of the forms that Binance's clients dial.
 
         `/ws/NAME` and `/market/ws/NAME` name a stream; ccxt numbers its connections there, which means nothing. A
         listen key stands in the path, in `?listenKey=`, or comes by SUBSCRIBE; an unknown one leaves the socket silent.
-
-        Args:
-            request: the handshake.
-            category: `market`, `public`, `private`, or empty at the old addresses, which carry all.
-            combined: whether events come wrapped with their stream's name, as at `/stream`.
+        At `/stream` events come wrapped with their stream's name (`combined`).
         """
         ws = web.WebSocketResponse(compress=False, autoping=False)
         await ws.prepare(request)
         assert request.transport is not None
-        now, only = time.time(), filter(None, request.query.get("events", "").split("/"))
-        socket = Socket(request.transport, category, combined, frozenset(only), opened=now, pinged=now, heard=now)
-        asked = [request.match_info.get("name", ""), request.query.get("listenKey", "")]
-        asked += request.query.get("streams", "").split("/")
-        self._subscribe(socket, [name for name in asked if self._is_stream(socket, name)])
+        only = frozenset(filter(None, request.query.get("events", "").split("/")))
+        socket = Socket(request.transport, category, combined, only)
+        for asked in (name, request.query.get("listenKey", ""), *request.query.get("streams", "").split("/")):
+            self._subscribe(socket, [asked])
         self.sockets.append(socket)
         try:
             async for message in ws:
@@ -225,22 +213,18 @@ class Streams:
             message = orjson.loads(text)
         except orjson.JSONDecodeError:
             return {"error": {"code": 3, "msg": "Invalid JSON: expected value"}, "id": None}
+        problem, result = "", None
         match message:
             case {"method": "SUBSCRIBE", "params": [*names]}:
-                unknown = [name for name in names if not self._is_stream(socket, str(name))]
-                if not unknown and len(socket.names.union(names)) <= MOST_STREAMS:
-                    self._subscribe(socket, names)
-                    return {"result": None, "id": message.get("id")}
-                problem = f"unknown stream {unknown[0]}" if unknown else f"more than {MOST_STREAMS} streams"
+                problem = self._subscribe(socket, [*map(str, names)])
             case {"method": "UNSUBSCRIBE", "params": [*names]}:
                 socket.names.difference_update(map(str, names))
-                return {"result": None, "id": message.get("id")}
             case {"method": "LIST_SUBSCRIPTIONS"}:
-                return {"result": sorted(socket.names), "id": message.get("id")}
+                result = sorted(socket.names)
             case _:
                 problem = "unknown method or params"
-        identity = message.get("id") if isinstance(message, dict) else None
-        return {"error": {"code": 2, "msg": f"Invalid request: {problem}"}, "id": identity}
+        told = {"error": {"code": 2, "msg": f"Invalid request: {problem}"}} if problem else {"result": result}
+        return {**told, "id": message.get("id") if isinstance(message, dict) else None}
 
     def _is_stream(self, socket: Socket, name: str) -> bool:
         """Whether a stream of this name exists at the socket's address."""
@@ -249,6 +233,12 @@ class Streams:
             return kind in MARKET_STREAMS[socket.category]
         return bool(self.listen_key) and name == self.listen_key and socket.category in ("", "private")
 
-    def _subscribe(self, socket: Socket, names: Sequence[str]) -> None:
+    def _subscribe(self, socket: Socket, names: Sequence[str]) -> str:
+        """Subscribe to all of these streams, or to none and say why."""
+        if unknown := [name for name in names if not self._is_stream(socket, name)]:
+            return f"unknown stream {unknown[0]}"
+        if len(socket.names.union(names)) > MOST_STREAMS:
+            return f"more than {MOST_STREAMS} streams"
         socket.names.update(names)
         socket.carries_user_data |= self.listen_key in names
+        return ""

@@ -265,7 +265,7 @@ def _value_at_marks(desk: Record, m: Market, last: int, equity: Rows) -> int:
     if number > mark:
         risk.take_in(desk.breaker, desk.holds, risk.EQUITY, worth)
     desk.equity_written = written + number - mark
-    return number
+    return int(number)
 
 
 @compiled_in_place
