@@ -301,6 +301,19 @@ def test_costs_lead_from_the_decision_to_the_net() -> None:
     }
 
 
+def test_round_trips_are_summed_up_by_what_ended_them() -> None:
+    run = run_of(
+        a_trip(1, net=12, closed=NOON + 2 * MINUTE, exit_reason="TAKE_PROFIT"),
+        a_trip(2, net=-6, closed=NOON + 3 * MINUTE, exit_reason="STOP"),
+        a_trip(3, net=-4, closed=NOON + 5 * MINUTE, exit_reason="STOP"),
+    )
+    table = report.round_trips_by_exit(run)
+    assert table.index.tolist() == ["STOP", "TAKE_PROFIT"]
+    assert table.loc["STOP", ["count", "winners", "net", "minutes"]].tolist() == [2, 0, -10, 4]
+    assert table.loc["TAKE_PROFIT", ["count", "winners", "net", "minutes"]].tolist() == [1, 1, 12, 2]
+    assert report.round_trips_by_exit(run_of()).empty
+
+
 def test_refusals_are_counted_by_code() -> None:
     codes = ["COOLDOWN", "IN_POSITION", "IN_POSITION"]
     run = run_of(*[Refusal(NOON, "XUSDT", n, Side.BUY, code, f"{n}") for n, code in enumerate(codes)])

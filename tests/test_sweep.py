@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 
 from voltrade.backtest import backtest
+from voltrade.charts import luck_chart
 from voltrade.compiled import Record
 from voltrade.config import Config, SignalSettings
 from voltrade.data import Tape, TapeReport, tape
@@ -281,5 +283,26 @@ def test_a_result_shows_itself_and_its_heat_map(played: Tape) -> None:
     assert (list(heat.x), list(heat.y)) == (["3", "8"], ["1.5", "3.0"])
     here = found.frame[(found.frame["ema_fast"] == 8) & (found.frame["stop_atr"] == 1.5)]
     assert heat.z[0][1] == pytest.approx(here["net"].mean())
+    luck = found.luck_chart()
+    (points,) = luck.data
+    assert list(points.y) == sorted(found.frame["sharpe"])
+    assert f"the luckiest of 8 worthless settings: {found.judgement.luckiest:.2f}" in luck.layout.annotations[0].text
     forward = walk_forward(played, CONFIG, {"stop_atr": [1.5, 3.0]}, folds=2, progress=False)
+    training, test = forward.chart().data
+    assert list(training.y) == list(forward.frame["sharpe, training"])
+    assert list(test.y) == list(forward.frame["sharpe"])
     assert "2 folds on synthetic, seed 7, 30 h, each the best of 2 settings in training" in forward._repr_html_()
+
+
+def test_settings_without_a_sharpe_ratio_are_drawn_as_none() -> None:
+    (points,) = luck_chart(np.array([np.nan, np.nan]), math.nan).data
+    assert len(points.y) == 0
+
+
+def test_a_backtest_says_how_much_of_it_is_luck(played: Tape) -> None:
+    found = backtest(played, CONFIG).judgement
+    assert found.trials == 1
+    assert found.sharpe == pytest.approx(
+        sweep(played, CONFIG, {"stop_atr": [CONFIG.exits.stop_atr]}, progress=False).judgement.sharpe
+    )
+    assert found.text in found._repr_html_()

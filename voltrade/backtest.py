@@ -28,6 +28,7 @@ from voltrade.simulation_facts import facts_of
 if TYPE_CHECKING:  # frames and charts are made when they are looked at: pandas and plotly take a second to import
     import pandas as pd
 
+    from voltrade.measures import Judgement
     from voltrade.report import Frames, Statistics
 
 Path = Literal["auto", "compiled", "events"]
@@ -134,6 +135,14 @@ class Backtest:
         from voltrade.report import statistics
 
         return statistics(self._frames)
+
+    @cached_property
+    def judgement(self) -> Judgement:
+        """How much of the result luck explains, had no other setting been tried."""
+        from voltrade.measures import judge
+        from voltrade.report import returns
+
+        return judge(returns(self._frames), len(self._frames.round_trips))
 
     # --- for people --------------------------------------------------------------------------------------------------
 

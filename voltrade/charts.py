@@ -798,7 +798,7 @@ def heat_map(frame: pd.DataFrame, x: str, y: str, value: str) -> go.Figure:
             y=down,
             z=table.to_numpy(),
             colorscale=[(0.0, DOWN), (0.5, "white"), (1.0, UP)],
-            zmid=0 if frame[value].min() < 0 < frame[value].max() else None,
+            zmid=0,  # losses are red, whether there are gains beside them or not
             colorbar={"title": value},
             hovertemplate=f"{escape(x)} %{{x}}<br>{escape(y)} %{{y}}<br>{escape(value)} %{{z:.4g}}<extra></extra>",
         )
@@ -807,6 +807,48 @@ def heat_map(frame: pd.DataFrame, x: str, y: str, value: str) -> go.Figure:
     # The values that were tried stand side by side, evenly.
     figure.update_xaxes(title_text=x, type="category")
     figure.update_yaxes(title_text=y, type="category")
+    return figure
+
+
+def luck_chart(sharpes: Floats, luckiest: float) -> go.Figure:
+    """Draw the Sharpe ratios of trials, in order of their size, below or above what the luckiest would show."""
+    known = np.sort(sharpes[np.isfinite(sharpes)])
+    colors = np.where(known > luckiest, UP, SLOW)
+    figure = go.Figure(
+        go.Scatter(
+            x=np.arange(1, len(known) + 1),
+            y=known,
+            mode="markers",
+            marker={"color": colors, "size": 6, "opacity": 0.75},
+            hovertemplate="Sharpe ratio %{y:.2f}<extra></extra>",
+        )
+    )
+    _style(figure, f"Sharpe ratios of {len(sharpes):,} settings", height=420)
+    figure.add_hline(
+        y=luckiest,
+        line={"color": INK, "dash": "dash", "width": 1.5},
+        annotation_text=f"the luckiest of {len(sharpes):,} worthless settings: {luckiest:.2f}",
+        annotation_position="top left",
+    )
+    if not len(known):
+        figure.add_annotation(text="no setting has a Sharpe ratio", showarrow=False, font={"color": FAINT, "size": 15})
+    figure.update_xaxes(title_text="settings, the worst first")
+    figure.update_yaxes(title_text="Sharpe ratio, annual")
+    figure.update_layout(margin_b=56)
+    return figure
+
+
+def walk_forward_chart(frame: pd.DataFrame) -> go.Figure:
+    """Draw the Sharpe ratio of each fold's choice in training and in the test."""
+    folds = [f"{number}: from {begin:%m-%d %H:%M}" for number, begin in enumerate(frame["begin"], 1)]
+    figure = go.Figure()
+    for name, column, color in (("in training", "sharpe, training", SLOW), ("in the test", "sharpe", FAST)):
+        hover = f"{name}: %{{y:.2f}}<extra></extra>"
+        figure.add_bar(x=folds, y=frame[column], name=name, marker={"color": color}, hovertemplate=hover)
+    _style(figure, "What was best before, and what it did then", height=420)
+    figure.update_xaxes(title_text="fold, begin of its test (UTC)", type="category")
+    figure.update_yaxes(title_text="Sharpe ratio, annual", zeroline=True, zerolinecolor=INK)
+    figure.update_layout(barmode="group", bargap=0.35)
     return figure
 
 

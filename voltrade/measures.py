@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from html import escape
 from statistics import NormalDist
 
 import numpy as np
@@ -201,6 +202,9 @@ class Judgement:
         if self.is_evidence:
             return f"Evidence: {found}{luck}: {sure}."
         return f"No evidence: {found}{luck}: {sure}; {EVIDENCE:.0%} would be evidence."
+
+    def _repr_html_(self) -> str:
+        return f"<p><b>{escape(self.text)}</b></p>"
 
 
 def judge(returns: Returns, round_trips: int, trial_sharpes: Floats | None = None, tried: str = "") -> Judgement:

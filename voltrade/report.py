@@ -1049,6 +1049,24 @@ def costs(run: Frames) -> pd.DataFrame:
     return table
 
 
+def round_trips_by_exit(run: Frames) -> pd.DataFrame:
+    """Sum up the round trips by what ended them, most frequent first; `r_multiple` and `minutes` are means."""
+    by_exit = run.round_trips.groupby("exit_reason")
+    table = by_exit.agg(
+        count=("net", "size"),
+        winners=("net", lambda nets: int((nets > 0).sum())),
+        net=("net", "sum"),
+        r_multiple=("r_multiple", "mean"),
+        minutes=("minutes", "mean"),
+    )
+    return table.sort_values("count", ascending=False)
+
+
+def returns(run: Frames, period_ms: int | None = None) -> measures.Returns:
+    """Returns of equity over periods of calendar time, as in `measures.returns_of`."""
+    return measures.returns_of(_milliseconds(run.equity.index), run.equity["equity"].to_numpy(), period_ms)
+
+
 def breaker_distances(run: Frames, settings: RiskSettings) -> pd.DataFrame:
     """Show how near each breaker rule came to its limit at the run's end, by the breaker's own arithmetic.
 

@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 
 from voltrade import measures, report
 from voltrade.backtest import Backtest, backtest
-from voltrade.charts import heat_map
+from voltrade.charts import heat_map, luck_chart, walk_forward_chart
 from voltrade.compiled import Rows
 from voltrade.config import Config, parameter_homes
 from voltrade.data import Tape, TapeReport
@@ -42,6 +42,11 @@ from voltrade.signal_engine import SignalEngine
 
 Choices = Sequence[Any] | Callable[[np.random.Generator], Any]
 """What a parameter may be: values of which each is tried or one is drawn, or a function that draws one."""
+
+SHOWN = ("sharpe", "net", "round_trips", "win_rate", "profit_factor", "max_drawdown")
+"""Figures that a result shows of each setting; its frame has all."""
+
+_NUMBER = "{:,.4g}".format
 
 TASKS = 16
 """About as many pieces are handed to an executor, so that the last ones end together and progress can be seen."""
@@ -137,8 +142,7 @@ def _figures_of_events(done: Backtest, period_ms: int | None) -> tuple[Figures, 
     """Compute the same of a backtest that ran event by event."""
     frames = done.frames()
     statistics = report.statistics(frames)
-    times = np.asarray(pd.DatetimeIndex(frames.equity.index).as_unit("ms").asi8)
-    returns = measures.returns_of(times, frames.equity["equity"].to_numpy(), period_ms)
+    returns = report.returns(frames, period_ms)
     figures = Figures(*(getattr(statistics, name) for name in Figures._fields))
     return figures._replace(sharpe=returns.annual_sharpe), returns
 
@@ -378,24 +382,19 @@ class Sweep:
         """Draw a figure over two swept parameters as a plotly figure; of settings that share both, the mean."""
         return heat_map(self.frame, x, y, value)
 
+    def luck_chart(self) -> Any:
+        """Draw the Sharpe ratios of all settings against the luckiest of as many worthless ones as a plotly figure."""
+        return luck_chart(self.frame["sharpe"].to_numpy(), self.judgement.luckiest)
+
     def __repr__(self) -> str:
         return f"<Sweep of {self.trials} settings. {self.verdict}>"
 
     def _repr_html_(self) -> str:
-        shown = [
-            *self.parameters,
-            "sharpe",
-            "net",
-            "round_trips",
-            "win_rate",
-            "profit_factor",
-            "max_drawdown",
-            "exposure",
-        ]
-        table = self.frame.sort_values("sharpe", ascending=False)[shown].head(10).to_html(float_format="{:,.4g}".format)
+        shown = [*self.parameters, *SHOWN]
+        table = self.frame.sort_values("sharpe", ascending=False)[shown].head(10).to_html(float_format=_NUMBER)
         skipped = f", {len(self.refused):,} combinations are not allowed" if len(self.refused) else ""
         head = f"{self.trials:,} settings of {', '.join(self.parameters)} on {self._research.tape.source}{skipped}"
-        return f"<h4>{escape(head)}</h4><p><b>{escape(self.verdict)}</b></p>{table}"
+        return f"<h4>{escape(head)}</h4>{self.judgement._repr_html_()}{table}"
 
 
 def sweep(
@@ -512,13 +511,19 @@ class WalkForward:
         """The judgement in words."""
         return self.judgement.text
 
+    def chart(self) -> Any:
+        """Draw the Sharpe ratio of each fold's choice in training and in the test as a plotly figure."""
+        return walk_forward_chart(self.frame)
+
     def __repr__(self) -> str:
         return f"<WalkForward of {len(self.frame)} folds. {self.verdict}>"
 
     def _repr_html_(self) -> str:
         head = f"{len(self.frame)} folds on {self._source}, each the best of {self.trials:,} settings in training"
-        table = self.frame.to_html(float_format="{:,.4g}".format)
-        return f"<h4>{escape(head)}</h4><p><b>{escape(self.verdict)}</b></p>{table}"
+        hidden = ("end", "path", *(name for name in Figures._fields if name not in SHOWN))
+        shown = self.frame.drop(columns=[name for name in hidden if name in self.frame])
+        table = shown.assign(begin=shown["begin"].dt.strftime("%Y-%m-%d %H:%M")).to_html(float_format=_NUMBER)
+        return f"<h4>{escape(head)}</h4>{self.judgement._repr_html_()}{table}"
 
 
 def walk_forward(
