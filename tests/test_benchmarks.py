@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
             ["voltrade / limit: ", "bars of    10 trades"],
         ),
         ("bench_reload", ["--trades", "150000"], ["parsing the CSV", "loading again / parsing: "]),
+        ("bench_explorer", ["--trades", "50000"], ["5,000 candles: ", "round trips and equity"]),
         ("bench_backtest", ["--trades", "300000", "--without-peers"], ["compiled / event by event: "]),
         ("bench_sweep", ["--trades", "300000", "--without-peers"], [" settings; medians of 1 rounds", " MiB"]),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -46,9 +47,11 @@ FLAGS = [
 DRAWN = """[...document.querySelectorAll('.js-plotly-plot')].filter(chart => chart._fullLayout).map(chart => ({
     title: chart._fullLayout.title.text,
     marks: chart.querySelectorAll('.main-svg path').length,
+    width: chart._fullLayout.width,
+    fits: chart._fullLayout.width === Math.round(chart.getBoundingClientRect().width),
     points: Object.fromEntries(chart._fullData.map(trace => [trace.name, trace.x ? trace.x.length : 0])),
 }))"""
-"""The charts of a page: titles, drawn shapes, and how many points each trace has."""
+"""The charts of a page: titles, drawn shapes, width, whether that is their place's, and the points of each trace."""
 
 MADE = made_run(an_instrument(), bar_count=150)
 RUN = report.frames(MADE.instrument, MADE.bars, MADE.facts)
@@ -66,6 +69,44 @@ prices = charts.LiveChart(is_recorded=False)
 for count in (40, 150):
     prices.draw(charts.price_chart(report.frames(made.instrument, made.bars[:count], []), Config()))
 """
+
+TRADES = 10_000_000
+
+EXPLORER_CELL = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
+from benchmarks.bench_explorer import an_explorer
+
+explorer = an_explorer({TRADES})
+explorer
+"""
+
+WATCHED = """
+window.turned = {};
+document.addEventListener('keydown', () => { window.turned = {began: performance.now()}; }, true);
+const chart = document.querySelector('.js-plotly-plot');
+const title = chart._fullLayout.title.text;
+chart.on('plotly_afterplot', () => {
+    if (chart._fullLayout.title.text !== title) {
+        requestAnimationFrame(() => { window.turned.ended ??= performance.now(); });
+    }
+});
+"""
+"""Notes when a key is pressed, and when the screen shows a figure with another title."""
+
+POINTED = """name => {
+    const chart = document.querySelector('.js-plotly-plot'), {xaxis, yaxis} = chart._fullLayout;
+    const trace = chart._fullData.find(trace => trace.name === name);
+    const marks = chart._fullData.filter(({mode}) => mode === 'markers').flatMap(({x}) => [...x]).concat(xaxis.range);
+    const room = x => Math.min(...marks.filter(mark => mark !== x).map(mark => Math.abs(mark - x)));
+    const at = [...trace.x.keys()].reduce((one, other) => room(trace.x[one]) >= room(trace.x[other]) ? one : other);
+    const {left, top} = chart.getBoundingClientRect();
+    return {
+        x: left + xaxis._offset + xaxis.l2p(trace.x[at]),
+        y: top + yaxis._offset + yaxis.l2p((trace.y ?? trace.high)[at]),
+    };
+}"""
+"""Where on the screen that point of a trace is which stands farthest from other marks and the edges."""
 
 
 def a_notebook(path: Path, cells: list[Any]) -> None:
@@ -135,12 +176,13 @@ def open_notebook(browser: Any, address: str, name: str) -> Any:
 
 def run_all(page: Any) -> None:
     """Run the notebook; JupyterLab may drop the command just after it calls the kernel idle, so ask until it runs."""
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+    # A command that comes before the notebook knows its kernel opens a dialog, which asks for one.
+    page.wait_for_function("window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
     is_begun = "document.querySelector('.jp-InputArea-prompt').textContent.trim() !== '[ ]:'"
     deadline = time.monotonic() + 60
     while not page.evaluate(is_begun):
         assert time.monotonic() < deadline, "JupyterLab does not run the notebook"
-        page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
         page.wait_for_timeout(1000)
 
 
@@ -171,6 +213,53 @@ def test_a_running_chart_changes_in_place_on_the_screen(lab: tuple[Path, str], b
     (chart,) = page.evaluate(DRAWN)
     assert chart["points"]["EMA slow"] == 150
     page.close()
+
+
+def test_the_threshold_slider_draws_ten_million_trades_anew(
+    lab: tuple[Path, str], browser: Any, record_property: Any
+) -> None:
+    folder, address = lab
+    a_notebook(folder / "explore.ipynb", [new_code_cell(EXPLORER_CELL)])
+    page = open_notebook(browser, address, "explore.ipynb")
+    run_all(page)
+    page.wait_for_function(f"{DRAWN}.some(chart => chart.points.bars === 1000 && chart.fits)")
+    status = page.get_by_text(re.compile(r"round trips · [0-9.]+ s$"))
+    (before,), said = page.evaluate(DRAWN), status.inner_text()
+    page.evaluate(WATCHED)
+    row = page.locator(".widget-hbox", has=page.get_by_text("threshold", exact=True)).last
+    row.locator(".noUi-handle").press("ArrowRight")  # one step to longer bars
+    page.wait_for_function("window.turned.ended")
+
+    (after,), told = page.evaluate(DRAWN), status.inner_text()
+    assert bar_count(told) < bar_count(said)
+    threshold = float(row.locator("input").input_value())
+    assert f"volume bars of {threshold:g} BTC" in after["title"]
+    assert f"to {bar_count(told) - 1:,} of {bar_count(told):,}" in after["title"]
+    assert after["points"]["bars"] == 1000
+    assert after["points"]["equity"] != before["points"]["equity"]
+    seconds = page.evaluate("(window.turned.ended - window.turned.began) / 1000")
+    record_property("seconds from the key to the screen", seconds)
+    print(f"{TRADES:,} trades: {told}; on the screen {seconds:.2f} s after the key")
+    assert seconds < 10
+
+    page.set_viewport_size({"width": 2600, "height": 6000})  # so that a bar is wider than a pixel
+    page.wait_for_function(f"{DRAWN}.some(chart => chart.fits && chart.width > 1500)")
+    point_at(page, "bars", r"bar [\d,]+ .*no signal")
+    point_at(page, "refused signal", r"bar [\d,]+ .*→ refused: [A-Z_]+, ")
+    point_at(page, "exit, lost", r"round trip \d+.*net -")
+    page.close()
+
+
+def point_at(page: Any, name: str, said: str) -> None:
+    """Put the mouse at a point of a trace, and wait until the chart says something like that."""
+    place = page.evaluate(POINTED, name)
+    page.mouse.move(place["x"] - 100, place["y"])
+    page.mouse.move(**place, steps=10)
+    page.locator(".hoverlayer .hovertext", has_text=re.compile(said)).first.wait_for()
+
+
+def bar_count(status: str) -> int:
+    return int(status.split(" bars")[0].replace(",", ""))
 
 
 def test_the_page_of_a_review_opens_alone_and_runs_nothing_but_its_own(browser: Any, tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from made_run import made_run
 
-from voltrade import charts, report
+from voltrade import candles, charts, report
 from voltrade.config import Config
+from voltrade.frames import Frames
 from voltrade.model import BreakerChange, Refusal, Side
 
 MADE = made_run(an_instrument(), bar_count=300)
@@ -54,7 +55,7 @@ def test_entries_and_exits_stand_where_and_at_what_they_filled() -> None:
 
 def test_stops_are_drawn_from_entry_to_exit_and_to_now_where_they_wait() -> None:
     figure = charts.price_chart(RUN, CONFIG)
-    stops = [y for y in trace(figure, "stop").y if y is not None]
+    stops = [y for y in trace(figure, "stop").y if not np.isnan(y)]
     waiting = RUN.orders[(RUN.orders["purpose"] == "STOP") & (RUN.orders["status"] == "NEW")]
     expected = [*RUN.round_trips["stop_price"], *waiting["trigger_price"]]
     assert stops == [price for price in expected for _ in range(2)]
@@ -67,8 +68,8 @@ def test_a_refused_signal_says_which_gate_and_why() -> None:
     assert "COOLDOWN" in refused.text[0]
     assert "1 of 3 bars" in refused.text[0]
     bars = trace(figure, "bars")
-    assert "refused: COOLDOWN" in bars.customdata[refused.x[0]][6]
-    assert "ema_cross" in bars.customdata[refused.x[0]][6]
+    assert "refused: COOLDOWN" in bars.hovertext[refused.x[0]]
+    assert "ema_cross" in bars.hovertext[refused.x[0]]
 
 
 def test_bars_that_could_not_enter_are_marked() -> None:
@@ -115,7 +116,7 @@ def test_what_the_exchange_says_is_shown_as_text_never_as_markup() -> None:
     run = report.frames(MADE.instrument, MADE.bars, [*MADE.facts, refusal, change])
     for draw in CHARTS:
         traces = [part.to_plotly_json() for part in draw(run, CONFIG).data]
-        hovers = [part.get(key) for part in traces for key in ("text", "customdata")]
+        hovers = [list(part.get(key, ())) for part in traces for key in ("text", "hovertext", "customdata")]
         assert "&lt;script&gt;" in str(hovers)
         assert "<script>" not in str(hovers)
 
@@ -148,7 +149,7 @@ def test_a_thinned_line_keeps_its_extremes_and_ends(values: Any, most: int) -> N
 def test_a_time_falls_into_the_column_of_its_bar(number: int, part: float) -> None:
     bar = RUN.bars.iloc[number]
     moment = bar["open_time"] + (RUN.bars.index[number] - bar["open_time"]) * part
-    (column,) = charts._Window(RUN, 300).column([moment])
+    (column,) = candles.Window(RUN, 300).column([moment])
     assert abs(column - number) <= 0.4 + 1e-9
 
 
@@ -178,7 +179,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     return outputs
 
 
-def first_bars(count: int) -> report.Frames:
+def first_bars(count: int) -> Frames:
     until = RUN.bars.index[count - 1]
     parts = {part.name: getattr(RUN, part.name) for part in fields(RUN) if part.name != "instrument"}
     return replace(RUN, **{name: frame[frame.index <= until] for name, frame in parts.items()})
@@ -190,7 +191,7 @@ def test_a_recorded_chart_is_one_output_with_its_last_state(shown: list[tuple[st
         chart.draw(charts.price_chart(first_bars(count), CONFIG))
     assert [kind for kind, _ in shown] == ["new", "update", "update"]
     (bars,) = (part for part in shown[-1][1]["application/vnd.plotly.v1+json"]["data"] if part.get("name") == "bars")
-    assert len(bars["customdata"]) == 150
+    assert len(bars["hovertext"]) == 150
 
 
 def test_a_chart_at_the_screen_is_one_widget_whose_data_change(shown: list[tuple[str, Any]]) -> None:

@@ -34,7 +34,8 @@ MAY_IMPORT = {
     # rules: not each other
     "bars": BASE,
     "signal_engine": BASE,
-    "rule_file": f"{BASE} signal_engine",
+    "parameter_file": "errors model config",
+    "rule_file": f"{BASE} signal_engine parameter_file",
     "risk": BASE,
     "oms": BASE,
     "account": BASE,
@@ -50,7 +51,9 @@ MAY_IMPORT = {
     "simulation": f"{SIMULATION} simulation.lockstep",
     "research": f"{BASE} {RULES} {TAPES} exchange.margin rule_file data simulation",
     "simulation_facts": f"{BASE} {RULES} core simulation research",
-    "backtest": f"{BASE} {RULES} {TAPES} rule_file core lockstep data measures report charts research simulation_facts",
+    "simulation_frames": f"{BASE} {RULES} core simulation research simulation_facts frames",
+    "backtest": f"{BASE} {RULES} {TAPES} rule_file core lockstep data measures report charts research simulation_facts"
+    " frames simulation_frames",
     "sweep": f"{BASE} {RULES} rule_file data measures report charts research backtest",
     "live": f"{BASE} {RULES} core lockstep journal",
     # tapes and records
@@ -66,7 +69,8 @@ MAY_IMPORT = {
     "ledger": "errors",
     "ctl": "errors record",
     "measures": "errors model compiled",
-    "report": f"measures {BASE} risk oms journal",
+    "frames": f"{BASE} risk",
+    "report": f"measures {BASE} risk oms journal frames",
     # exchanges
     "exchange.messages": BASE,
     "exchange.outcomes": BASE,
@@ -104,13 +108,18 @@ MAY_IMPORT = {
     # what people touch
     "drift": "model",
     "calibrate": f"{BASE} bars inspection drift",
-    "charts": f"{BASE} report calibrate",
+    "candles": f"{BASE} frames report",
+    "charts": f"{BASE} frames report calibrate candles",
     "record": f"{BASE} rule_file",
     "papermill_engine": f"{BASE} permission rule_file record",
-    "runs": f"{BASE} rule_file record journal report replay",
+    "runs": f"{BASE} rule_file record journal frames report replay",
     "session": f"{BASE} permission rule_file record report charts papermill_engine ctl runs tables",
     "tables": "report",
-    "review": f"{BASE} backtest charts data journal record replay report rule_file runs tables",
+    "dials": "config",
+    "rule_cell": f"{BASE} rule_file runs",
+    "explorer": f"{BASE} {RULES} backtest calibrate candles charts data dials frames parameter_file report research"
+    " rule_cell rule_file runs simulation simulation_frames tables",
+    "review": f"{BASE} backtest charts data frames journal record replay report rule_file runs tables",
     "data_commands": f"{BASE} inspection store sources fetch exchange.messages exchange.shipped",
     "check": f"{BASE} {RULES} synthetic exchange.shipped",
     # the one place that picks concrete parts, by name

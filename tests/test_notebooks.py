@@ -10,13 +10,17 @@ from typing import Any
 import papermill
 import pytest
 
+from voltrade import data
+from voltrade.backtest import backtest
 from voltrade.config import Config, parameter_homes
+from voltrade.exchange.shipped import shipped_instrument
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PARAMETERISED = {
-    "live.ipynb": set(),
+    "live.ipynb": {"parameters_file"},
     "01_data.ipynb": {"bars_a_day"},
+    "02_explore.ipynb": {"parameters_file"},
     "03_backtest.ipynb": set(),
     "04_sweep.ipynb": {"trials", "folds"},
 }
@@ -74,6 +78,20 @@ def test_the_data_notebook_over_a_real_recording(recordings: Path, tmp_path: Pat
     assert "a backtest on it: funding = 0, mark = simulated" in shown(executed["load"])
     assert shown(executed["gaps"]).count("<tr>") == 1 + 19
     assert "-p threshold 280" in shown(executed["next"])
+
+
+@pytest.mark.recordings
+def test_the_explorers_notebook_over_a_real_recording(recordings: Path, tmp_path: Path) -> None:
+    executed = over_the_recording("02_explore.ipynb", recordings, tmp_path)
+    assert "197 ids missing in 19 gaps" in shown(executed["validate"])
+    (tape,) = (recordings / "spot_trades").glob("LTCUSDT*.csv.gz")
+    config = Config.from_parameters(symbol="LTCUSDT", tape=str(tape), threshold=280)
+    done = backtest(data.tape(config.session, shipped_instrument("LTCUSDT")), config)
+    (figure,) = (output["data"]["application/vnd.plotly.v1+json"] for output in executed["explorer"]["outputs"])
+    assert "volume bars of 280 LTC · sim · recorded tape" in figure["layout"]["title"]["text"]
+    assert f">{len(done.round_trips)} (" in shown(executed["figures"])
+    assert "Pressure: compiled and drawn" in shown(executed["rule"])
+    assert "least_pressure" in shown(executed["difference"])
 
 
 @pytest.mark.recordings

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from voltrade import report
 from voltrade.config import Config
 from voltrade.errors import JournalError
+from voltrade.frames import Frames
 from voltrade.journal import Journal
 from voltrade.model import (
     MONEY,
@@ -91,7 +92,7 @@ def equity_of(amounts: list[float], step_ms: int = MINUTE) -> list[EquityPoint]:
     ]
 
 
-def run_of(*facts: object, bars: list[dict[str, Any]] | None = None) -> report.Frames:
+def run_of(*facts: object, bars: list[dict[str, Any]] | None = None) -> Frames:
     return report.frames(TENTH, bars or [], facts)
 
 
@@ -223,7 +224,7 @@ def test_drawdown_is_measured_from_the_highest_equity_so_far() -> None:
 def test_an_empty_run_has_every_frame_with_its_columns_and_types() -> None:
     empty, made = run_of(), made_run(an_instrument())
     full = report.frames(made.instrument, made.bars, made.facts)
-    for part in fields(report.Frames):
+    for part in fields(Frames):
         if part.name not in ("instrument", "decisions", "alerts"):
             expected = getattr(full, part.name).dtypes
             pd.testing.assert_series_equal(getattr(empty, part.name).dtypes, expected)
@@ -399,7 +400,7 @@ def test_a_running_journal_is_read_on_from_where_it_was(tmp_path: Path) -> None:
         reader.poll()
         assert reader.head == journal.head
         assert reader.end == {}  # which is also how a killed run looks
-        for part in fields(report.Frames):
+        for part in fields(Frames):
             if part.name != "instrument":
                 pd.testing.assert_frame_equal(getattr(reader.frames(), part.name), getattr(WHOLE, part.name))
         journal.append("End", 1, {"reason": "TAPE_END"})

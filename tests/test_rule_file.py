@@ -121,8 +121,9 @@ def test_its_settings_are_parameters_and_its_verdicts_are_shown(traded: Path) ->
     (adx,) = (trace for trace in figure.data if trace.name == "adx")
     assert list(adx.y)[-5:] == decisions["adx"].to_list()[-5:]
     (bars,) = (trace for trace in figure.data if trace.name == "bars")
-    assert "trending yes" in bars.customdata[signals["bar"].iloc[0]][6]
-    assert "adx " in bars.customdata[signals["bar"].iloc[0]][7]
+    assert "trending yes" in bars.hovertext[signals["bar"].iloc[0]]
+    assert "adx %{customdata[4]" in bars.hovertemplate
+    assert bars.customdata[-1][4] == decisions["adx"].iloc[-1]
     table = report.settings_table(opened.config)
     assert "adx_length 7 (default 14)" in table.loc["signals", "not the default"]
     notebook = traded.with_suffix(".ipynb").read_text()

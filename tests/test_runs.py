@@ -21,6 +21,7 @@ from voltrade import journal, record, report
 from voltrade.__main__ import main
 from voltrade.config import Config
 from voltrade.errors import JournalError, SessionError
+from voltrade.frames import Frames
 from voltrade.journal import Journal
 from voltrade.model import Instrument
 from voltrade.runs import Run, list_runs
@@ -85,7 +86,7 @@ def test_every_frame_of_a_run_is_an_attribute(writer: Writer) -> None:
     writer.write(MADE.rows)
     run = voltrade.open_run(writer.folder)
     expected = report.frames(MADE.instrument, MADE.bars, MADE.facts)
-    for part in fields(report.Frames):
+    for part in fields(Frames):
         if part.name != "instrument":
             pd.testing.assert_frame_equal(getattr(run, part.name), getattr(expected, part.name))
     assert str(run.bars.index.dtype) == "datetime64[ms, UTC]"

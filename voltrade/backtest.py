@@ -19,7 +19,7 @@ from voltrade.errors import DataError
 from voltrade.exchange.simulated import SimulatedExchange
 from voltrade.exchange.tape import TapePlayer, simulate, steps_until
 from voltrade.lockstep import Ask, Collect, Execute, Finish, Horizon, Lockstep, Play, warm_up
-from voltrade.model import EquityPoint, Event, History, Instrument, Output, Refusal, RoundTrip, Trades
+from voltrade.model import Event, History, Instrument, Output, Refusal, RoundTrip, Trades
 from voltrade.research import Research, Span, Tables
 from voltrade.rule_file import signal_engine_of
 from voltrade.signal_engine import SignalEngine
@@ -28,8 +28,9 @@ from voltrade.simulation_facts import facts_of
 if TYPE_CHECKING:  # frames and charts are made when they are looked at: pandas and plotly take a second to import
     import pandas as pd
 
+    from voltrade.frames import Frames
     from voltrade.measures import Judgement
-    from voltrade.report import Frames, Statistics
+    from voltrade.report import Statistics
 
 Path = Literal["auto", "compiled", "events"]
 
@@ -91,17 +92,17 @@ class Backtest:
 
     @cached_property
     def _frames(self) -> Frames:
-        from voltrade.report import equity_rows, research_frames
+        from voltrade.report import research_frames
+        from voltrade.simulation_frames import frames_of_tables
 
-        told = self._told
-        points = [fact for fact in self.facts if isinstance(fact, EquityPoint)] if not isinstance(told, Tables) else []
-        equity = told.equity if isinstance(told, Tables) else equity_rows(points)
+        if isinstance(self._told, Tables):
+            return frames_of_tables(self._told, self.config, self.instrument, self.bars, self.verdicts, self._epoch)
         facts = [fact for fact in self.facts if not isinstance(fact, Refusal) or fact.bar_number >= self.first_bar]
-        return research_frames(self.instrument, self.bars, self.verdicts, self.first_bar, facts, equity)
+        return research_frames(self.instrument, self.bars, self.verdicts, self.first_bar, facts)
 
     @property
     def round_trips(self) -> pd.DataFrame:
-        """One row a closed round trip; columns as `report.Frames` says, here and below."""
+        """One row a closed round trip; columns as `frames.Frames` says, here and below."""
         return self._frames.round_trips
 
     @property

@@ -319,14 +319,23 @@ def _smallest(instrument: Instrument, unit: str) -> Decimal:
     return units.get(unit, Decimal(1))
 
 
-def _threshold(trades: Trades, instrument: Instrument, unit: str, bars_a_day: float) -> Decimal:
-    """Share the volume of a day among bars: three digits, and a multiple of the step."""
-    smallest = _smallest(instrument, unit)
-    a_day = float(_amounts(trades, unit).sum()) * float(smallest) / days_covered(trades)
-    exact = Decimal(a_day / bars_a_day)
+def traded(trades: Trades, instrument: Instrument, unit: str) -> float:
+    """Return how much a tape trades, in a unit of thresholds."""
+    return float(_amounts(trades, unit).sum()) * float(_smallest(instrument, unit))
+
+
+def threshold_near(amount: float, instrument: Instrument, unit: str) -> Decimal:
+    """Round to a threshold that is possible for the symbol: three digits, and a multiple of the step."""
+    exact, smallest = Decimal(amount), _smallest(instrument, unit)
     three_digits = Decimal(1).scaleb(exact.adjusted() - 2)
     quantum = smallest * max(Decimal(1), (three_digits / smallest).to_integral_value(ROUND_HALF_EVEN))
     return max((exact / quantum).to_integral_value(ROUND_HALF_EVEN), Decimal(1)) * quantum
+
+
+def _threshold(trades: Trades, instrument: Instrument, unit: str, bars_a_day: float) -> Decimal:
+    """Share the volume of a day among bars."""
+    a_day = traded(trades, instrument, unit) / days_covered(trades)
+    return threshold_near(a_day / bars_a_day, instrument, unit)
 
 
 def _band_factor(trades: Trades, instrument: Instrument, unit: str) -> tuple[float, str]:

@@ -8,9 +8,9 @@ picture in the record and a bundle doesn't redraw on a screen.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Sequence
 from html import escape
-from itertools import cycle, pairwise
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,29 @@ from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from voltrade.calibrate import Calibration, Recommendation, gap_table, natural
+from voltrade.candles import (
+    BAND,
+    DOWN,
+    FAINT,
+    FAST,
+    INK,
+    LOSS,
+    SLOW,
+    UP,
+    Trace,
+    Window,
+    duration_trace,
+    milliseconds,
+    own_indicators,
+    own_traces,
+    price_traces,
+    rsi_trace,
+)  # fmt: skip
 from voltrade.compiled import Rows
 from voltrade.config import Config
+from voltrade.frames import Frames
 from voltrade.model import DAY_MS, Instrument, Int64s, Trades
-from voltrade.report import WITHOUT_A_RULE, Frames, reasons, refusals_by_code
+from voltrade.report import refusals_by_code
 
 Floats = npt.NDArray[np.float64]
 
@@ -35,14 +54,9 @@ MAX_BARS = 5_000
 MAX_POINTS = 4_000
 """Points of a line over time; a longer one keeps the lowest and the highest of each stretch."""
 
-UP, DOWN = "#2a9d8f", "#d1495b"
-WIN, LOSS = "#0b7a75", "#a4243b"
-FAST, SLOW, MEAN = "#e09f3e", "#5b5f97", "#6c757d"
-BAND = "rgba(91, 95, 151, 0.09)"
-INK, FAINT, GRID = "#2b2d42", "#8d99ae", "#edf0f4"
+GRID = "#edf0f4"
 
 _MIMETYPE = "application/vnd.plotly.v1+json"
-_CLOCK = "%H:%M:%S"
 
 
 def title_of(run: Frames, config: Config) -> str:
@@ -65,30 +79,16 @@ def price_chart(run: Frames, config: Config, last_bars: int = MAX_BARS) -> go.Fi
     Bars stand evenly spaced, as their indicators see them; the upper axis tells the time. Every bar, entry, exit and
     refusal says why when pointed at. The indicators of a rule of one's own have a panel below the RSI.
     """
-    shown = _Window(run, min(last_bars, MAX_BARS))
+    shown = Window(run, min(last_bars, MAX_BARS))
     title = title_of(run, config)
     if len(shown.bars) < len(run.bars):
         title += f" · last {len(shown.bars):,} of {len(run.bars):,} bars"
+    panels = [price_traces(shown), [rsi_trace(shown)], list(own_traces(shown)), [duration_trace(shown)]]
     heights = [0.70, 0.17, *([0.17] if shown.own_indicators else []), 0.13]
     last = len(heights)
     figure = make_subplots(rows=last, shared_xaxes=True, row_heights=heights, vertical_spacing=0.03)
-    prices = (
-        *_bands(shown),
-        _candles(shown),
-        *_averages(shown),
-        _marked_bars(shown),
-        *_levels(shown),
-        *_paths(shown),
-        _refused(shown),
-        *_entries(shown),
-        *_exits(shown),
-    )
-    for trace in prices:
-        figure.add_trace(trace, row=1, col=1)
-    figure.add_trace(_rsi(shown), row=2, col=1)
-    for trace in _own(shown):
-        figure.add_trace(trace, row=3, col=1)
-    figure.add_trace(_durations(shown), row=last, col=1)
+    for row, traces in enumerate(filter(None, panels), 1):
+        figure.add_traces(traces, rows=row, cols=1)
     _style(figure, title, height=800 + 140 * (last - 3))
     figure.update_layout(xaxis_rangeslider_visible=False, hovermode="closest")
     figure.update_yaxes(title_text=f"price, {run.instrument.quote_asset}", tickformat=",", row=1, col=1)
@@ -101,338 +101,15 @@ def price_chart(run: Frames, config: Config, last_bars: int = MAX_BARS) -> go.Fi
     return figure
 
 
-class _Window:
-    """The last bars of a run, with where in the chart a time falls."""
-
-    def __init__(self, run: Frames, last_bars: int) -> None:
-        self.bars = run.bars.iloc[-last_bars:]
-        self.decisions = run.decisions.iloc[-last_bars:]
-        self.number = self.bars["bar"].to_numpy()
-        self.begin = self.bars["open_time"].iloc[0] if len(self.bars) else pd.Timestamp.max.tz_localize("UTC")
-        self.fills = run.fills[run.fills.index >= self.begin]
-        self.round_trips = run.round_trips[run.round_trips["closed"] >= self.begin]
-        self.orders = run.orders
-        is_shown = run.refusals["bar"].isin(self.number)
-        self.refusals = run.refusals[is_shown]
-        values = self.decisions.select_dtypes("float").columns
-        self.own_indicators = [str(name) for name in values if name not in WITHOUT_A_RULE]
-        self._opened = _milliseconds(self.bars["open_time"])
-        self._closed = _milliseconds(self.bars.index)
-
-    def indicator(self, name: str) -> npt.NDArray[np.float64]:
-        """An indicator's values, NaN where the verdict has none."""
-        if name not in self.decisions:
-            return np.full(len(self.bars), np.nan)
-        return np.asarray(self.decisions[name], dtype=np.float64)
-
-    def column(self, times: Iterable[pd.Timestamp]) -> npt.NDArray[np.float64]:
-        """Where times fall on the axis of bars: within 0.4 of the bar in which trades of that time went."""
-        moments = _milliseconds(times)
-        if not len(self.bars):
-            return np.zeros(len(moments))
-        position = np.searchsorted(self._closed, moments, side="left")
-        inside = np.minimum(position, len(self.bars) - 1)
-        length = np.maximum(self._closed[inside] - self._opened[inside], 1)
-        part = np.clip((moments - self._opened[inside]) / length, 0, 1)
-        # What comes after the last bar belongs to the one that is still open.
-        part = np.where(position == len(self.bars), 0.0, part)
-        return np.asarray(self.number[0] + position - 0.4 + 0.8 * part, dtype=np.float64)
-
-
-def _milliseconds(times: Iterable[Any]) -> npt.NDArray[np.int64]:
-    index = pd.DatetimeIndex(list(times)) if not isinstance(times, pd.DatetimeIndex | pd.Series) else times
-    return np.asarray(pd.DatetimeIndex(index).as_unit("ms").asi8)
-
-
-def _texts(times: Any, pattern: str) -> list[str]:
-    return list(pd.DatetimeIndex(times).strftime(pattern))
-
-
-def _candles(shown: _Window) -> go.Candlestick:
-    bars, decisions = shown.bars, shown.decisions
-    share = (bars["taker_buy_volume"] / bars["volume"]).fillna(0.0)
-    verdict = _verdicts(decisions)
-    customdata = list(
-        zip(
-            _texts(bars["open_time"], _CLOCK),
-            _texts(bars.index, _CLOCK),
-            bars["volume"].round(8),
-            share.round(3),
-            bars["trade_count"],
-            shown.indicator("rsi").round(1),
-            verdict,
-            _values(shown),
-            strict=True,
-        )
-    )
-    return go.Candlestick(
-        name="bars",
-        x=shown.number,
-        open=bars["open"],
-        high=bars["high"],
-        low=bars["low"],
-        close=bars["close"],
-        customdata=customdata,
-        hovertemplate=(
-            "<b>bar %{x}</b> · %{customdata[0]} to %{customdata[1]}<br>"
-            "open %{open:,} · high %{high:,} · low %{low:,} · close %{close:,}<br>"
-            "volume %{customdata[2]:,} · %{customdata[3]:.0%} bought · %{customdata[4]:,} trades · RSI %{customdata[5]}"
-            "%{customdata[7]}%{customdata[6]}<extra></extra>"
-        ),
-        increasing={"line": {"color": UP, "width": 1}, "fillcolor": UP},
-        decreasing={"line": {"color": DOWN, "width": 1}, "fillcolor": DOWN},
-        whiskerwidth=0,
-        opacity=0.85,
-        showlegend=False,
-    )
-
-
-def _values(shown: _Window) -> list[str]:
-    """What the indicators of a rule of one's own were on each bar."""
-    columns = [(escape(name), shown.indicator(name)) for name in shown.own_indicators]
-    return ["".join(f" · {name} {values[row]:.6g}" for name, values in columns) for row in range(len(shown.bars))]
-
-
-def _own(shown: _Window) -> Iterator[go.Scatter]:
-    for name, color in zip(shown.own_indicators, cycle((FAST, SLOW, UP, DOWN)), strict=False):
-        yield go.Scatter(
-            name=escape(name),
-            x=shown.number,
-            y=shown.indicator(name),
-            mode="lines",
-            line={"color": color, "width": 1.2},
-            hovertemplate=f"{escape(name)} %{{y:.6g}} · bar %{{x}}<extra></extra>",
-        )
-
-
-def _verdicts(decisions: pd.DataFrame) -> list[str]:
-    """Why each bar did what it did, for those where a trigger fired, and what followed."""
-    texts = []
-    for why, signal, outcome in zip(reasons(decisions), decisions["signal"], decisions["outcome"], strict=True):
-        follows = f"<br><b>{signal}</b> → {escape(outcome) or 'no order'}" if signal else ""
-        texts.append(f"<br>{escape(why)}{follows}" if why or signal else "")
-    return texts
-
-
-def _bands(shown: _Window) -> tuple[go.Scatter, go.Scatter]:
-    edge = {"color": SLOW, "width": 0.7, "dash": "dot"}
-    common = {"x": shown.number, "mode": "lines", "line": edge, "hoverinfo": "skip", "legendgroup": "bands"}
-    upper = go.Scatter(name="Bollinger", y=shown.indicator("bollinger_upper"), showlegend=False, **common)
-    lower = go.Scatter(name="Bollinger", y=shown.indicator("bollinger_lower"), fill="tonexty", fillcolor=BAND, **common)
-    return upper, lower
-
-
-def _averages(shown: _Window) -> Iterator[go.Scatter]:
-    lines = (
-        ("EMA fast", "ema_fast", FAST, "solid"),
-        ("EMA slow", "ema_slow", SLOW, "solid"),
-        ("VWAP", "vwap", MEAN, "dash"),
-    )
-    for name, indicator, color, dash in lines:
-        yield go.Scatter(
-            name=name,
-            x=shown.number,
-            y=shown.indicator(indicator),
-            mode="lines",
-            line={"color": color, "width": 1.4, "dash": dash},
-            hoverinfo="skip",
-        )
-
-
-def _marked_bars(shown: _Window) -> go.Scatter:
-    """Bars that could not enter: closed short at the day's end, or with trades missing."""
-    bars = shown.bars
-    is_marked = bars["tainted"] | (bars["close_reason"] == "DAY_END")
-    marked = bars[is_marked]
-    why = [
-        " and ".join(
-            ["trades are missing"] * tainted + ["closed short at the end of the UTC day"] * (reason == "DAY_END")
-        )
-        for tainted, reason in zip(marked["tainted"], marked["close_reason"], strict=True)
-    ]
-    return go.Scatter(
-        name="day end, tainted",
-        x=shown.number[is_marked.to_numpy()],
-        y=marked["low"] - _margin(shown) * 2,
-        mode="markers",
-        marker={"symbol": "diamond-open", "size": 8, "color": FAST, "line": {"width": 1.5}},
-        text=why,
-        hovertemplate="<b>bar %{x}</b> can't enter<br>%{text}<extra></extra>",
-    )
-
-
-def _margin(shown: _Window) -> float:
-    """A small distance between a marker and its bar, in price."""
-    if not len(shown.bars):
-        return 0.0
-    return float(shown.bars["high"].max() - shown.bars["low"].min()) * 0.012
-
-
-def _levels(shown: _Window) -> tuple[go.Scatter, go.Scatter]:
-    """Stop and take-profit of every round trip from its entry to its end; of the open one to now."""
-    trips = shown.round_trips
-    spans = {
-        "stop": [*zip(trips["opened"], trips["closed"], trips["stop_price"], strict=True)],
-        "take-profit": [*zip(trips["opened"], trips["closed"], trips["take_profit_price"], strict=True)],
-    }
-    if len(shown.bars):
-        now = max([shown.bars.index[-1], *shown.fills.index[-1:]])
-        waiting = shown.orders[shown.orders["status"] == "NEW"]
-        for name, purpose in (("stop", "STOP"), ("take-profit", "TAKE_PROFIT")):
-            orders = waiting[waiting["purpose"] == purpose]
-            spans[name] += [(time, now, price) for time, price in orders["trigger_price"].items()]
-    return (
-        _segments("stop", shown, spans["stop"], LOSS),
-        _segments("take-profit", shown, spans["take-profit"], WIN),
-    )
-
-
-def _segments(name: str, shown: _Window, spans: list[tuple[Any, Any, float]], color: str) -> go.Scatter:
-    begin, end = shown.column(span[0] for span in spans), shown.column(span[1] for span in spans)
-    price = [span[2] for span in spans]
-    return go.Scatter(
-        name=name,
-        x=_broken(begin, end),
-        y=_broken(price, price),
-        mode="lines",
-        line={"color": color, "width": 1.6, "dash": "dot"},
-        hovertemplate=name + " %{y:,}<extra></extra>",
-    )
-
-
-def _broken(begin: Iterable[float], end: Iterable[float]) -> list[float | None]:
-    """Coordinates of separate line segments in one trace."""
-    return [value for pair in zip(begin, end, strict=True) for value in (*pair, None)]
-
-
-def _paths(shown: _Window) -> Iterator[go.Scatter]:
-    """A line from each entry to its exit, in the colour of the result."""
-    trips = shown.round_trips
-    for is_win, color in ((trips["net"] > 0, WIN), (trips["net"] <= 0, LOSS)):
-        part = trips[is_win]
-        yield go.Scatter(
-            x=_broken(shown.column(part["opened"]), shown.column(part["closed"])),
-            y=_broken(part["entry_price"], part["exit_price"]),
-            mode="lines",
-            line={"color": color, "width": 1.6},
-            hoverinfo="skip",
-            showlegend=False,
-        )
-
-
-def _refused(shown: _Window) -> go.Scatter:
-    refusals = shown.refusals
-    position = refusals["bar"].to_numpy() - (shown.number[0] if len(shown.number) else 0)
-    is_buy = (refusals["side"] == "BUY").to_numpy()
-    low, high = shown.bars["low"].to_numpy()[position], shown.bars["high"].to_numpy()[position]
-    return go.Scatter(
-        name="refused signal",
-        x=refusals["bar"],
-        y=np.where(is_buy, low - _margin(shown), high + _margin(shown)),
-        mode="markers",
-        marker={
-            "symbol": np.where(is_buy, "triangle-up-open", "triangle-down-open").tolist(),
-            "size": 7,
-            "color": FAINT,
-        },
-        text=[
-            f"<b>{side} refused: {escape(code)}</b><br>{escape(detail)}"
-            for side, code, detail in zip(refusals["side"], refusals["code"], refusals["detail"], strict=True)
-        ],
-        hovertemplate="%{text}<br>bar %{x}<extra></extra>",
-    )
-
-
-def _entries(shown: _Window) -> Iterator[go.Scatter]:
-    fills = shown.fills[shown.fills["purpose"] == "ENTRY"]
-    orders = shown.orders.set_index("client_order_id")
-    for name, side, symbol, color in (
-        ("long entry", "BUY", "triangle-up", INK),
-        ("short entry", "SELL", "triangle-down", INK),
-    ):
-        rows = []
-        for round_trip, part in fills[fills["side"] == side].groupby("round_trip"):
-            quantity = part["quantity"].sum()
-            price = part["notional"].sum() / quantity
-            order = orders.loc[part["client_order_id"].iloc[0]]
-            text = (
-                f"<b>{name}</b> · round trip {round_trip}<br>{quantity:,.8g} at {price:,.8g}, decided at "
-                f"{order['reference_price']:,.8g} on bar {order['bar']}<br>{escape(order['reason'])}"
-            )
-            rows.append((part.index[0], price, text))
-        yield _markers(name, shown, rows, symbol, color)
-
-
-def _exits(shown: _Window) -> Iterator[go.Scatter]:
-    trips = shown.round_trips
-    for name, is_win, color in (("exit, won", trips["net"] > 0, WIN), ("exit, lost", trips["net"] <= 0, LOSS)):
-        rows = []
-        for time, trip in trips[is_win].iterrows():
-            text = (
-                f"<b>{escape(trip['exit_reason'])}</b> · {trip['side'].lower()} round trip {trip['id']}<br>"
-                f"{trip['entry_price']:,.8g} → {trip['exit_price']:,.8g} in {trip['minutes']:,.1f} min<br>"
-                f"net {trip['net']:+,.2f} ({trip['r_multiple']:+.2f} R), fees {trip['fees']:,.2f}"
-            )
-            rows.append((time, trip["exit_price"], text))
-        yield _markers(name, shown, rows, "x", color, size=8)
-
-
-def _markers(
-    name: str, shown: _Window, rows: list[tuple[Any, float, str]], symbol: str, color: str, size: int = 12
-) -> go.Scatter:
-    return go.Scatter(
-        name=name,
-        x=shown.column(row[0] for row in rows),
-        y=[row[1] for row in rows],
-        mode="markers",
-        marker={"symbol": symbol, "size": size, "color": color, "line": {"color": "white", "width": 1}},
-        text=[f"{row[2]}<br>{row[0]:{_CLOCK}.%f}"[:-3] for row in rows],
-        hovertemplate="%{text}<extra></extra>",
-    )
-
-
-def _rsi(shown: _Window) -> go.Scatter:
-    return go.Scatter(
-        name="RSI",
-        x=shown.number,
-        y=shown.indicator("rsi"),
-        mode="lines",
-        line={"color": SLOW, "width": 1.2},
-        hovertemplate="RSI %{y:.1f} · bar %{x}<extra></extra>",
-        showlegend=False,
-    )
-
-
-def _durations(shown: _Window) -> go.Scatter:
-    """How long each bar took; several bars closed by one trade took no time, which a log axis has no place for."""
-    return go.Scatter(
-        name="duration",
-        x=shown.number,
-        y=shown.bars["duration_s"].clip(lower=0.1),
-        customdata=shown.bars["duration_s"],
-        mode="lines",
-        line={"color": FAINT, "width": 1, "shape": "hvh"},
-        hovertemplate="bar %{x} took %{customdata:,.1f} s<extra></extra>",
-        showlegend=False,
-    )
-
-
-def _add_time_axis(figure: go.Figure, shown: _Window) -> None:
+def _add_time_axis(figure: go.Figure, shown: Window) -> None:
     """Write the time along the upper edge of the prices at some ten bars; the hover text tells every bar's."""
-    bars, step = shown.bars, max(1, len(shown.bars) // 10)
-    picked = bars.iloc[::step]
-    days = _texts(picked.index, "%d %b")
-    is_new = [number == 0 or day != days[number - 1] for number, day in enumerate(days)]
-    labels = [
-        f"{time:%H:%M}<br>{day}" if new else f"{time:%H:%M}"
-        for time, day, new in zip(picked.index, days, is_new, strict=True)
-    ]
+    places, labels = shown.time_labels()
     figure.update_layout(
         xaxis9={
             "overlaying": "x",
             "matches": "x",
             "side": "top",
-            "tickvals": picked["bar"].to_list(),
+            "tickvals": places,
             "ticktext": labels,
             "showgrid": False,
             "tickfont": {"color": FAINT, "size": 11},
@@ -450,88 +127,102 @@ def _add_time_axis(figure: go.Figure, shown: _Window) -> None:
 def equity_chart(run: Frames, config: Config) -> go.Figure:
     """Draw equity over drawdown over the position held, on calendar time."""
     figure = make_subplots(rows=3, shared_xaxes=True, row_heights=[0.6, 0.22, 0.18], vertical_spacing=0.04)
-    equity = run.equity[~run.equity.index.duplicated(keep="last")]
-    kept = _outline(equity["equity"].to_numpy())
-    points = equity.iloc[kept]
-    for name, color, width in (("wallet", FAINT, 1.2), ("equity", SLOW, 1.8)):
-        figure.add_trace(
-            go.Scatter(
-                name=name,
-                x=points.index,
-                y=points[name],
-                mode="lines",
-                line={
-                    "color": color,
-                    "width": width,
-                    "shape": "hv" if name == "wallet" else "linear",
-                    "simplify": False,  # else a flat stretch is drawn sloping to its end
-                },
-                hovertemplate="%{y:,.2f}",
-            ),
-            row=1,
-            col=1,
-        )
-    figure.add_trace(_breaker_changes(run, equity), row=1, col=1)
-    figure.add_trace(
-        go.Scatter(
-            name="drawdown",
-            x=points.index,
-            y=points["drawdown"],
-            mode="lines",
-            line={"color": LOSS, "width": 1},
-            fill="tozeroy",
-            fillcolor="rgba(164, 36, 59, 0.15)",
-            hovertemplate="%{y:,.2f}",
-            showlegend=False,
-        ),
-        row=2,
-        col=1,
-    )
-    held = equity["position"].ne(equity["position"].shift())
-    held.iloc[-1:] = True
-    steps = equity[held].iloc[-MAX_POINTS:]
-    figure.add_trace(
-        go.Scatter(
-            name="position",
-            x=steps.index,
-            y=steps["position"],
-            mode="lines",
-            line={"color": UP, "width": 1, "shape": "hv"},
-            fill="tozeroy",
-            fillcolor="rgba(42, 157, 143, 0.18)",
-            hovertemplate="%{y:,.8g}",
-            showlegend=False,
-        ),
-        row=3,
-        col=1,
-    )
+    *worth, drawdown = _equity_traces(run)
+    figure.add_traces([*worth, drawdown], rows=[1] * len(worth) + [2], cols=1)
+    figure.add_trace(_position_trace(run), row=3, col=1)
     _style(figure, f"Equity, drawdown, position · {title_of(run, config)}", height=560)
     figure.update_layout(hovermode="x unified")
     figure.update_yaxes(title_text=f"equity, {run.instrument.quote_asset}", tickformat=",", row=1, col=1)
     figure.update_yaxes(title_text="drawdown", tickformat=",", row=2, col=1)
     figure.update_yaxes(title_text=f"position,<br>{run.instrument.base_asset}", nticks=4, row=3, col=1)
+    figure.update_xaxes(type="date")
     figure.update_xaxes(title_text="time, UTC", row=3, col=1)
     return figure
 
 
-def _breaker_changes(run: Frames, equity: pd.DataFrame) -> go.Scatter:
+def _equity_traces(run: Frames) -> list[Trace]:
+    """Wallet, equity, changes of the breaker, and last the drawdown; of equal times the last valuation counts."""
+    moments, worth, wallet, drawdown = (
+        _clock(run.equity.index),
+        *(run.equity[name].to_numpy() for name in ("equity", "wallet", "drawdown")),
+    )
+    is_last = np.append(moments[1:] != moments[:-1], True)[: len(moments)]
+    kept = np.flatnonzero(is_last)[_outline(worth[is_last])]
+    lines = [
+        {
+            "type": "scatter",
+            "name": name,
+            "x": moments[kept],
+            "y": values[kept],
+            "mode": "lines",
+            # simplified, a flat stretch would be drawn sloping to its end
+            "line": {"color": color, "width": width, "shape": shape, "simplify": False},
+            "hovertemplate": "%{y:,.2f}",
+        }
+        for name, values, color, width, shape in (
+            ("wallet", wallet, FAINT, 1.2, "hv"),
+            ("equity", worth, SLOW, 1.8, "linear"),
+        )
+    ]
+    fall = {
+        "type": "scatter",
+        "name": "drawdown",
+        "x": moments[kept],
+        "y": drawdown[kept],
+        "mode": "lines",
+        "line": {"color": LOSS, "width": 1},
+        "fill": "tozeroy",
+        "fillcolor": "rgba(164, 36, 59, 0.15)",
+        "hovertemplate": "%{y:,.2f}",
+        "showlegend": False,
+    }
+    return [*lines, _breaker_trace(run, moments[is_last], worth[is_last]), fall]
+
+
+def _breaker_trace(run: Frames, moments: Floats, worth: Floats) -> Trace:
     changes = run.breaker
-    level = equity["equity"].reindex(changes.index.union(equity.index)).ffill().bfill()
-    return go.Scatter(
-        name="breaker",
-        x=changes.index,
-        y=[level.loc[time] for time in changes.index],
-        mode="markers",
-        marker={"symbol": "star", "size": 11, "color": FAST, "line": {"color": INK, "width": 0.7}},
-        text=[
+    at = _clock(changes.index)
+    level = worth[np.maximum(np.searchsorted(moments, at, side="right") - 1, 0)] if len(worth) else np.zeros(len(at))
+    return {
+        "type": "scatter",
+        "name": "breaker",
+        "x": at,
+        "y": level,
+        "mode": "markers",
+        "marker": {"symbol": "star", "size": 11, "color": FAST, "line": {"color": INK, "width": 0.7}},
+        "text": [
             f"{escape(rule)}: {escape(action)}, {measure:,.8g} of {limit:,.8g} → {escape(mode)}"
             for rule, action, measure, limit, mode in zip(
                 changes["rule"], changes["action"], changes["measure"], changes["limit"], changes["mode"], strict=True
             )
         ],
-        hovertemplate="%{text}",
-        showlegend=bool(len(changes)),
-    )
+        "hovertemplate": "%{text}",
+        "showlegend": bool(len(changes)),
+    }
+
+
+def _position_trace(run: Frames) -> Trace:
+    held = run.equity["position"].to_numpy()
+    is_step = np.append(True, held[1:] != held[:-1])[: len(held)]
+    is_step[-1:] = True
+    steps = np.flatnonzero(is_step)[-MAX_POINTS:]
+    return {
+        "type": "scatter",
+        "name": "position",
+        "x": _clock(run.equity.index)[steps],
+        "y": held[steps],
+        "mode": "lines",
+        "line": {"color": UP, "width": 1, "shape": "hv"},
+        "fill": "tozeroy",
+        "fillcolor": "rgba(42, 157, 143, 0.18)",
+        "hovertemplate": "%{y:,.8g}",
+        "showlegend": False,
+    }
+
+
+def _clock(times: pd.Index) -> Floats:
+    """Times for an axis of type `date`: ms UTC as floats, which widgets can send as they are."""
+    return milliseconds(times).astype(np.float64)
 
 
 def _outline(values: npt.NDArray[Any], most: int = MAX_POINTS) -> npt.NDArray[np.int64]:
@@ -539,12 +230,11 @@ def _outline(values: npt.NDArray[Any], most: int = MAX_POINTS) -> npt.NDArray[np
     count = len(values)
     if count <= most:
         return np.arange(count)
-    edges = np.linspace(0, count, most // 2 + 1, dtype=np.int64)
-    kept = {0, count - 1}
-    for begin, end in pairwise(edges):
-        part = values[begin:end]
-        kept |= {int(begin + part.argmin()), int(begin + part.argmax())}
-    return np.array(sorted(kept))
+    length = -(-count // (most // 2))
+    padded = np.append(values, np.full(-count % length, values[-1])).reshape(-1, length)
+    begins = np.arange(len(padded)) * length
+    kept = np.concatenate([[0, count - 1], begins + padded.argmin(axis=1), begins + padded.argmax(axis=1)])
+    return np.unique(np.minimum(kept, count - 1))
 
 
 def refusals_chart(run: Frames, config: Config) -> go.Figure:
@@ -860,6 +550,127 @@ def _unit_name(unit: str, instrument: Instrument) -> str:
     return {"base": instrument.base_asset, "quote": instrument.quote_asset, "trades": "trades"}[unit]
 
 
+# --- the explorer's figure -------------------------------------------------------------------------------------------
+
+
+class ResearchChart:
+    """A page of bars with all that `price_chart` shows, over the equity of the whole tape; drawn anew in place.
+
+    Args:
+        run: has the indicators of the rule that is to be drawn; `draw` gives the data.
+        is_recorded: the notebook is being executed into a record, with nobody at the screen.
+
+    Attributes:
+        figure: a widget, or a plain figure where the notebook is being recorded.
+    """
+
+    def __init__(self, run: Frames, is_recorded: bool) -> None:
+        shown = Window(run, MAX_BARS)
+        self._own_indicators = shown.own_indicators
+        panels = self._panels(run, shown)
+        figure = make_subplots(rows=len(panels))
+        for row, traces in enumerate(panels, 1):
+            figure.add_traces(traces, rows=row, cols=1)
+        self._equity_row = len(panels) - 1
+        self._span: tuple[float, ...] = ()  # of the axis of time
+        self._lay_out(figure, run.instrument)
+        _add_time_axis(figure, shown)
+        self.figure = figure if is_recorded else go.FigureWidget(figure)
+        if not is_recorded:
+            self.figure._config = {"responsive": True, "displaylogo": False}  # there is no public name for it
+
+    def fits(self, run: Frames) -> bool:
+        """Whether a run can be drawn here: its rule has the same indicators of its own."""
+        return self._own_indicators == own_indicators(run)
+
+    def on_click(self, name: str, handle: Callable[[Any, Any, Any], None]) -> None:
+        """Let a click on a trace of the widget be heard, as plotly's `on_click` says."""
+        next(trace for trace in self.figure.data if trace.name == name).on_click(handle)
+
+    def draw(
+        self, run: Frames, title: str, subtitle: str, until: pd.Timestamp | None, keeps_zoom: bool = False
+    ) -> None:
+        """Give the figure new data.
+
+        Args:
+            run: its bars and decisions are the page, its other frames of the whole tape.
+            subtitle: stands below the title.
+            until: when the next page begins; None on the last one.
+            keeps_zoom: the page has the same bars as before, so that a person's zoom still means what it did.
+        """
+        shown, layout = Window(run, MAX_BARS, until), self.figure.layout
+        with self.figure.batch_update():
+            # The figure's last trace only holds the axis of times.
+            for trace, new in zip(self.figure.data[:-1], chain.from_iterable(self._panels(run, shown)), strict=True):
+                _give_data(trace, new)
+            layout.title.text = f"{escape(title)}<br><span style='font-size:12px'>{escape(subtitle)}</span>"
+            layout.xaxis9.tickvals, layout.xaxis9.ticktext = shown.time_labels()
+            layout.shapes = self._page_mark(shown)
+            # Plotly finds no range by itself for the second of two groups of axes that move together.
+            if not keeps_zoom:
+                layout.xaxis.range = shown.columns[:1].sum() - 1, shown.columns[-1:].sum() + 1
+                layout.yaxis.range = shown.price_range()
+            if (span := tuple(_clock(run.equity.index)[[0, -1]]) if len(run.equity) else ()) != self._span:
+                layout[f"xaxis{self._equity_row}"].range, self._span = span or None, span
+
+    def _panels(self, run: Frames, shown: Window) -> list[list[Trace]]:
+        """The traces of each panel, from top to bottom."""
+        own = [list(own_traces(shown))] if self._own_indicators else []
+        *worth, drawdown = _equity_traces(run)
+        return [price_traces(shown), [rsi_trace(shown)], *own, worth, [drawdown]]
+
+    def _page_mark(self, shown: Window) -> list[dict[str, Any]]:
+        """The stretch of time that the page shows, in the panel of equity."""
+        if not len(shown.bars):
+            return []
+        begin, end = _clock(pd.DatetimeIndex([shown.bars["open_time"].iloc[0], shown.bars.index[-1]]))
+        axes = {"xref": f"x{self._equity_row}", "yref": f"y{self._equity_row} domain"}
+        return [{**axes, "type": "rect", "x0": begin, "x1": end, "y0": 0, "y1": 1, "fillcolor": BAND, "line_width": 0}]
+
+    def _lay_out(self, figure: go.Figure, instrument: Instrument) -> None:
+        equity, drawdown = self._equity_row, self._equity_row + 1
+        own = [0.11] if self._own_indicators else []
+        _stack(figure, heights=[0.5, 0.11, *own, 0.2, 0.1], gaps=[0.02, *([0.02] * len(own)), 0.08, 0.02])
+        _style(figure, "", height=900 + 110 * len(own))
+        figure.update_layout(xaxis_rangeslider_visible=False, margin={"t": 84, "b": 84})
+        # A bar is so small that the mouse need only be above or below it; its text says what these marks would.
+        figure.update_layout(hovermode="x", hoverdistance=3)
+        for name in ("stop", "take-profit", "refused signal"):
+            figure.update_traces(hoverinfo="skip", hovertemplate=None, selector={"name": name})
+        for row in range(1, equity):
+            figure.update_xaxes(matches=None if row == 1 else "x", showticklabels=row == equity - 1, row=row)
+            figure.update_xaxes(hoverformat=",.0f", row=row)
+        figure.update_xaxes(title_text="volume bar of the tape", row=equity - 1)
+        figure.update_xaxes(type="date", row=equity, showticklabels=False)
+        figure.update_xaxes(type="date", matches=f"x{equity}", row=drawdown, title_text="time, UTC")
+        figure.update_yaxes(title_text=f"price, {instrument.quote_asset}", tickformat=",", row=1)
+        figure.update_yaxes(title_text="RSI", range=[0, 100], tickvals=[0, 30, 50, 70, 100], row=2)
+        if own:
+            figure.update_yaxes(title_text="of the rule", row=3)
+        figure.update_yaxes(title_text=f"equity, {instrument.quote_asset}", tickformat=",", row=equity)
+        figure.update_yaxes(title_text="drawdown", tickformat=",", nticks=4, row=drawdown)
+
+
+def _stack(figure: go.Figure, heights: Sequence[float], gaps: Sequence[float]) -> None:
+    """Share the height of a figure of one column among its panels, from top to bottom."""
+    unit, top = 1 / (sum(heights) + sum(gaps)), 1.0
+    for row, (height, gap) in enumerate(zip(heights, [*gaps, 0.0], strict=True), 1):
+        figure.update_yaxes(domain=(max(0.0, top - height * unit), top), row=row)
+        top -= (height + gap) * unit
+
+
+_DATA = ("x", "y", "open", "high", "low", "close", "customdata", "text", "hovertext", "showlegend")
+"""What of a trace changes with what is shown; the rest is style."""
+
+
+def _give_data(trace: Any, new: Trace) -> None:
+    for name in _DATA:
+        if name in new:
+            trace[name] = new[name]
+    if isinstance(symbols := new.get("marker", {}).get("symbol"), list):
+        trace.marker.symbol = symbols
+
+
 # --- style and showing -----------------------------------------------------------------------------------------------
 
 
@@ -879,7 +690,7 @@ def _style(figure: go.Figure, title: str, height: int) -> None:
         autosize=True,  # as wide as the page, as a widget too
         margin={"l": 74, "r": 24, "t": 64, "b": 96},
         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"},
-        hoverlabel={"bgcolor": "white", "bordercolor": FAINT, "align": "left", "font": {"size": 12}},
+        hoverlabel={"bgcolor": "white", "bordercolor": FAINT, "align": "left", "font": {"size": 12, "color": INK}},
         paper_bgcolor="white",
         plot_bgcolor="white",
         uirevision="kept",  # a redraw keeps the zoom that a person chose

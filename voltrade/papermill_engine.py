@@ -3,7 +3,8 @@
 Installing voltrade makes `PapermillEngine` papermill's default engine, so that a plain `papermill notebooks/live.ipynb
 runs/today.ipynb` refuses wrong parameters while nothing is written, and keeps an earlier run instead of overwriting it.
 A run that was cut short is gone on with, and Ctrl-C or SIGTERM end a session by its policy, with its notebook whole.
-Notebooks without the flag `voltrade.session` in their metadata are executed just as papermill does.
+Notebooks without the flag `voltrade.session` in their metadata are executed just as papermill does. All are told that
+they are being recorded, so that they leave pictures where a person at the screen would have widgets.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ class PapermillEngine:
             Refused: a parameter breaks a rule, or a session is still writing to that output. Nothing was written.
         """
         target = output_path or nb.metadata.papermill.get("output_path")
-        environment: dict[str, str] = {}
+        environment = {RECORDED: "1"}
         engine = NBClientEngine
         if is_session(nb):
             engine = SessionEngine
             config = check_parameters(nb, _going_on(target))
-            environment = {RECORDED: "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+            environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
             if target and target != "-" and "://" not in target:
                 notebook = _origin() / target
                 if notebook.suffix != ".ipynb":
@@ -112,7 +113,7 @@ def check_parameters(nb: Any, run: Path | None = None) -> Config:
         if not name.startswith("PAPERMILL_")  # what --inject-paths adds
     }
     try:
-        return read_parameters({**_defaults(nb), **given}, run=run)
+        return read_parameters({**_defaults(nb), **given}, run=run, explicit=given)
     except ConfigError as error:
         raise Refused(str(error)) from None
 

@@ -1,8 +1,7 @@
 """Frames, statistics and tables of a run, computed from its facts and from nothing else.
 
 The same functions serve a backtest's facts in memory and a journal on disk, of a run that goes on, ended or was killed.
-Here integers become floats in natural units (coins, quote asset, UTC timestamps) for people to look at; nothing goes
-back from here into trading.
+`frames` makes the frames of what is collected here; nothing goes back from here into trading.
 """
 
 from __future__ import annotations
@@ -10,12 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from pydantic import TypeAdapter
 
@@ -23,16 +20,15 @@ from voltrade import journal, measures
 from voltrade.compiled import Rows
 from voltrade.config import Config, RiskSettings
 from voltrade.errors import JournalError
+from voltrade.frames import DECISIONS, WITHOUT_A_RULE, Columns, Frames, frames_of_columns
 from voltrade.model import (
     BAR,
     EQUITY,
     MONEY,
-    NEVER,
     Alert,
     AlgoUpdate,
     BreakerChange,
     CancelOrder,
-    CloseReason,
     EquityPoint,
     FeedGap,
     Instrument,
@@ -51,8 +47,6 @@ from voltrade.model import (
 from voltrade.oms import DONE, STATUS_ALIASES
 from voltrade.risk import COUNTED, CircuitBreaker
 
-_TIME = "datetime64[ms, UTC]"
-
 _UNSHOWN = frozenset(
     {"Trades", "MarkPrice", "Timer", "AccountUpdate", "Link", "BarPhase", "LookupOrder", "TakeSnapshot"}
 )
@@ -60,156 +54,6 @@ _UNSHOWN = frozenset(
 
 # An order that was taken for not placed may turn out to exist; one that ended stays ended.
 _ENDED = DONE - {"NOT_PLACED"}
-
-_BARS = {
-    "bar": "int64",
-    "open_time": _TIME,
-    "duration_s": "float64",
-    "day": "int64",
-    "number": "int64",
-    "open": "float64",
-    "high": "float64",
-    "low": "float64",
-    "close": "float64",
-    "volume": "float64",
-    "taker_buy_volume": "float64",
-    "notional": "float64",
-    "bar_vwap": "float64",
-    "trade_count": "int64",
-    "first_trade_id": "int64",
-    "last_trade_id": "int64",
-    "close_reason": "str",
-    "tainted": "bool",
-}
-_ORDERS = {
-    "client_order_id": "str",
-    "order_id": "int64",
-    "round_trip": "int64",
-    "bar": "int64",
-    "purpose": "str",
-    "side": "str",
-    "type": "str",
-    "quantity": "float64",
-    "price": "float64",
-    "trigger_price": "float64",
-    "reduce_only": "bool",
-    "status": "str",
-    "filled": "float64",
-    "average_price": "float64",
-    "reference_price": "float64",
-    "slippage": "float64",
-    "fees": "float64",
-    "code": "int64",
-    "text": "str",
-    "reason": "str",
-    "answered": _TIME,
-    "updated": _TIME,
-}
-_FILLS = {
-    "trade_id": "int64",
-    "client_order_id": "str",
-    "round_trip": "int64",
-    "purpose": "str",
-    "side": "str",
-    "price": "float64",
-    "quantity": "float64",
-    "notional": "float64",
-    "fee": "float64",
-    "fee_asset": "str",
-    "realised": "float64",
-    "is_maker": "bool",
-}
-_ROUND_TRIPS = {
-    "id": "int64",
-    "side": "str",
-    "opened": _TIME,
-    "closed": _TIME,
-    "minutes": "float64",
-    "bar": "int64",
-    "quantity": "float64",
-    "entry_price": "float64",
-    "exit_price": "float64",
-    "stop_price": "float64",
-    "take_profit_price": "float64",
-    "realised": "float64",
-    "fees": "float64",
-    "funding": "float64",
-    "net": "float64",
-    "r_multiple": "float64",
-    "exit_reason": "str",
-}
-_EQUITY = {
-    "wallet": "float64",
-    "unrealised": "float64",
-    "equity": "float64",
-    "drawdown": "float64",
-    "position": "float64",
-    "valued_at": "str",
-}
-_REFUSALS = {"bar": "int64", "side": "str", "code": "str", "detail": "str"}
-_BREAKER = {
-    "rule": "str",
-    "mode": "str",
-    "action": "str",
-    "measure": "float64",
-    "limit": "float64",
-    "resume_at": _TIME,
-}
-_ALERTS = {"code": "str", "text": "str"}
-_GAPS = {"first_id": "int64", "last_id": "int64", "missing": "int64", "filled": "int64"}
-_OPERATOR = {"action": "str", "reason": "str", "final": "bool"}
-WITHOUT_A_RULE = frozenset(
-    {"bar", "close", "ready", "signal", "outcome", "vwap", "ema_fast", "ema_slow", "rsi", "atr", "ema_cross"}
-    | {"bollinger_upper", "bollinger_middle", "bollinger_lower", "bollinger_breakout"}
-    | {"rsi_long", "rsi_short", "vwap_long", "vwap_short"}
-)
-"""Columns of the decisions that every run has; the others are of a rule of one's own."""
-
-_DECISIONS = {
-    "bar": "int64",
-    "close": "float64",
-    "ready": "bool",
-    "signal": "str",
-    "outcome": "str",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Frames:
-    """What happened in a run, as pandas frames with a UTC DatetimeIndex named `time`.
-
-    Prices are in the quote asset for one coin, quantities in coins, money in the quote asset; floats, each the nearest
-    to the exact decimal. Several rows may share a time.
-    """
-
-    instrument: Instrument
-    bars: pd.DataFrame
-    """One row a closed bar, at its close: `bar` counts the bars of the run, `number` those since the anchor. `bar_vwap`
-    is the bar's own notional / volume; `close_reason` is THRESHOLD or DAY_END."""
-    decisions: pd.DataFrame
-    """One row a bar: `ready`, `signal` (BUY, SELL or empty), `outcome` (what became of the signal), then every
-    indicator and condition of the verdict under its own name."""
-    orders: pd.DataFrame
-    """One row a client order id, at the decision. `reference_price` is the deciding bar's close, or the trigger price;
-    `slippage` is what the fills cost against it (money, positive is a cost, NaN where unknown)."""
-    fills: pd.DataFrame
-    """One row a trade id, at the fill. `realised` is money before the fill's own fee."""
-    round_trips: pd.DataFrame
-    """One row a closed round trip, at its close. `net` = realised - fees + funding. `r_multiple` is net over what the
-    stop would have cost from the entry price."""
-    equity: pd.DataFrame
-    """One row a valuation: `equity` = wallet + unrealised, `drawdown` = equity - its highest so far (at most 0),
-    `position` in signed coins, `valued_at` mark or last."""
-    refusals: pd.DataFrame
-    """One row a signal that a gate refused, with the gate's `code`."""
-    breaker: pd.DataFrame
-    """One row a change of the circuit breaker. `measure` and `limit` are money or counts, as the rule is."""
-    alerts: pd.DataFrame
-    """One row a thing a person should know."""
-    gaps: pd.DataFrame
-    """One row a jump in the trade ids: `missing` trades, of which `filled` came by REST."""
-    operator: pd.DataFrame
-    """One row a command that a person or a stop policy gave, with its reason; `final` ones end the session."""
 
 
 def frames(instrument: Instrument, bar_rows: Iterable[Mapping[str, Any]], facts: Iterable[object]) -> Frames:
@@ -229,27 +73,25 @@ def frames(instrument: Instrument, bar_rows: Iterable[Mapping[str, Any]], facts:
 
 
 def research_frames(
-    instrument: Instrument, bars: Rows, verdicts: Rows, first_bar: int, facts: Iterable[object], equity: Rows
+    instrument: Instrument, bars: Rows, verdicts: Rows, first_bar: int, facts: Iterable[object]
 ) -> Frames:
-    """Build the frames of a session that ran in memory, from its arrays.
+    """Build the frames of a session that ran in memory, from its arrays of bars and its facts.
 
     Args:
         bars: rows of `model.BAR`; those before `first_bar` were the warm-up.
         verdicts: of each bar, rows of the engine's `verdict_dtype`.
-        facts: intents, answers, fills and notes; valuations among them are left out.
-        equity: rows of EQUITY.
+        facts: intents, answers, fills and notes.
     """
     collector = Collector(instrument)
     for fact in facts:
-        if not isinstance(fact, EquityPoint):
-            collector.add(fact)
+        collector.add(fact)
     rows, said = bars[first_bar:], verdicts[first_bar:]
     columns = {name: rows[name] for name in BAR.names or ()}
     verdict = {name: said[name] for name in verdicts.dtype.names or ()}
-    return collector.frames_of(columns, verdict, first_bar, bars["close"], equity)
+    return collector.frames_of(columns, verdict, first_bar, bars["close"])
 
 
-def equity_rows(points: Sequence[EquityPoint]) -> Rows:
+def _equity_rows(points: Sequence[EquityPoint]) -> Rows:
     """Write valuations as rows of EQUITY."""
     rows = [(point.time, point.wallet, point.unrealised, point.position, point.valued_at == "mark") for point in points]
     return np.array(rows, EQUITY)
@@ -419,113 +261,99 @@ class Collector:
         rows = self._bars[first:]
         columns = {name: [row[name] for row in rows] for name in BAR.names or ()}
         closes = [row["close"] for row in self._bars]
-        return self.frames_of(columns, _verdict_columns(rows), first, closes, equity_rows(self._notes[EquityPoint]))
+        return self.frames_of(columns, _verdict_columns(rows), first, closes)
 
-    def frames_of(
-        self,
-        columns: Mapping[str, Any],
-        verdict: Mapping[str, Any],
-        first: int,
-        closes: Sequence[int] | Int64s,
-        equity: Rows,
-    ) -> Frames:
-        """Make the frames of everything added so far, of these bars and of these valuations.
+    def frames_of(self, bars: Columns, verdict: Columns, first: int, closes: Sequence[int] | Int64s) -> Frames:
+        """Make the frames of everything added so far, and of these bars.
 
         Args:
-            columns: of the bars that are shown, by the fields of BAR.
+            bars: those that are shown, by the fields of BAR.
             verdict: columns of their verdicts.
             first: number of the first of them.
             closes: of all bars, in ticks.
         """
-        units = _Units(self.instrument)
-        bars = _bars_frame(units, columns, first)
-        fills = self._fills_frame(units)
-        orders = self._orders_frame(units, closes)
-        refusals = self._refusals_frame()
-        return Frames(
-            instrument=self.instrument,
+        refusals = [(n.time, n.bar_number, n.side, n.code, n.detail) for n in self._notes[Refusal]]
+        return frames_of_columns(
+            self.instrument,
             bars=bars,
-            decisions=_decisions_frame(bars, verdict, orders, refusals),
-            orders=orders,
-            fills=fills,
-            round_trips=_round_trips_frame(units, self._notes[RoundTrip]),
-            equity=_equity_frame(units, equity),
-            refusals=refusals,
-            breaker=_breaker_frame(self._notes[BreakerChange]),
-            alerts=_frame(_ALERTS, [(n.time, n.code, n.text) for n in self._notes[Alert]]),
-            gaps=_frame(
-                _GAPS,
-                [(n.time, n.first_id, n.last_id, n.last_id - n.first_id + 1, n.filled) for n in self._notes[FeedGap]],
-            ),
-            operator=_frame(_OPERATOR, [(n.time, n.action, n.reason, n.final) for n in self._notes[Operator]]),
+            verdict=verdict,
+            first=first,
+            closes=closes,
+            orders=self._order_columns(),
+            fills=_columns(_FILL, [_fill_row(order, fill) for order, fill in self._fills.values()]),
+            trips=_fields(self._notes[RoundTrip], _TRIP),
+            equity=_equity_rows(self._notes[EquityPoint]),
+            refusals=_columns(("time", "bar", "side", "code", "detail"), refusals),
+            breaker=_fields(self._notes[BreakerChange], _CHANGE),
+            alerts=_fields(self._notes[Alert], ("time", "code", "text")),
+            gaps=_fields(self._notes[FeedGap], ("time", "first_id", "last_id", "filled")),
+            operator=_fields(self._notes[Operator], ("time", "action", "reason", "final")),
         )
 
-    def _refusals_frame(self) -> pd.DataFrame:
-        rows = [(n.time, n.bar_number, n.side.name, n.code, n.detail) for n in self._notes[Refusal]]
-        return _frame(_REFUSALS, rows)
-
-    def _fills_frame(self, units: _Units) -> pd.DataFrame:
-        rows = []
+    def _order_columns(self) -> Columns:
+        traded = {name: [0, 0, 0] for name in self._orders}
         for order, fill in self._fills.values():
-            rows.append(
-                (
-                    fill.time,
-                    fill.trade_id,
-                    order.client_order_id,
-                    order.round_trip,
-                    order.purpose,
-                    fill.side.name,
-                    units.price(fill.last_price),
-                    units.quantity(fill.last_quantity),
-                    units.notional(fill.last_price * fill.last_quantity),
-                    fill.fee / MONEY,
-                    fill.fee_asset,
-                    fill.realised / MONEY,
-                    fill.is_maker,
-                )
-            )
-        return _frame(_FILLS, rows)
+            sums = traded[order.client_order_id]
+            sums[0] += fill.last_quantity
+            sums[1] += fill.last_quantity * fill.last_price
+            sums[2] += fill.fee
+        return _columns(_ORDER, [_order_row(order, traded[name]) for name, order in self._orders.items()])
 
-    def _orders_frame(self, units: _Units, closes: Sequence[int] | Int64s) -> pd.DataFrame:
-        filled: dict[str, list[OrderUpdate]] = {}
-        for order, fill in self._fills.values():
-            filled.setdefault(order.client_order_id, []).append(fill)
-        rows = []
-        for order in self._orders.values():
-            parts = filled.get(order.client_order_id, [])
-            quantity = sum(part.last_quantity for part in parts)
-            notional = sum(part.last_quantity * part.last_price for part in parts)
-            is_known = 0 <= order.bar_number < len(closes)
-            reference = order.trigger_price or (int(closes[order.bar_number]) if is_known else 0)
-            cost = order.side * (notional - reference * quantity)
-            rows.append(
-                (
-                    order.time,
-                    order.client_order_id,
-                    order.order_id,
-                    order.round_trip,
-                    order.bar_number,
-                    order.purpose,
-                    order.side.name,
-                    str(order.order_type),
-                    units.quantity(order.quantity),
-                    units.price(order.price) if order.price else math.nan,
-                    units.price(order.trigger_price) if order.trigger_price else math.nan,
-                    order.reduce_only,
-                    order.status,
-                    units.quantity(order.filled),
-                    units.price(Fraction(notional, quantity)) if quantity else math.nan,
-                    units.price(reference) if reference else math.nan,
-                    units.notional(cost) if reference and quantity else math.nan,
-                    sum(part.fee for part in parts) / MONEY,
-                    order.code,
-                    order.text,
-                    order.intent.reason if order.intent else "",
-                    order.answered,
-                    order.updated,
-                )
-            )
-        return _frame(_ORDERS, rows)
+
+_ORDER = (
+    *("time", "client_order_id", "order_id", "round_trip", "bar", "purpose", "side", "type", "quantity", "price"),
+    *("trigger_price", "reduce_only", "status", "filled", "traded", "traded_notional", "fees", "code", "text"),
+    *("reason", "answered", "updated"),
+)
+_FILL = (
+    *("time", "trade_id", "client_order_id", "round_trip", "purpose", "side", "price", "quantity", "fee"),
+    *("fee_asset", "realised", "is_maker"),
+)
+_TRIP = (
+    *("id", "side", "opened_at", "closed_at", "bar_number", "quantity", "entry_notional", "exit_notional"),
+    *("stop_price", "take_profit_price", "realised", "fees", "funding", "net", "exit_reason"),
+)
+_CHANGE = ("time", "rule", "mode", "action", "measure", "limit", "resume_at")
+
+
+def _order_row(order: _Order, traded: Sequence[int]) -> tuple[Any, ...]:
+    intent = (order.time, order.client_order_id, order.order_id, order.round_trip, order.bar_number, order.purpose)
+    asked = (order.side, str(order.order_type), order.quantity, order.price, order.trigger_price, order.reduce_only)
+    reason = order.intent.reason if order.intent else ""
+    ended = (order.status, order.filled, *traded, order.code, order.text, reason, order.answered, order.updated)
+    return *intent, *asked, *ended
+
+
+def _fill_row(order: _Order, fill: OrderUpdate) -> tuple[Any, ...]:
+    name = (fill.time, fill.trade_id, order.client_order_id, order.round_trip, order.purpose, fill.side)
+    return *name, fill.last_price, fill.last_quantity, fill.fee, fill.fee_asset, fill.realised, fill.is_maker
+
+
+def _fields(facts: Sequence[Any], names: Sequence[str]) -> Columns:
+    return {name: [getattr(fact, name) for fact in facts] for name in names}
+
+
+def _columns(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Columns:
+    return {name: [row[at] for row in rows] for at, name in enumerate(names)}
+
+
+def _verdict_columns(rows: Sequence[Mapping[str, Any]]) -> Columns:
+    """Lay the verdicts of rows out by columns; NaN where a row lacks one that others have."""
+    verdicts = [_flat(row.get("verdict") or {}) for row in rows]
+    names = {name for verdict in verdicts for name in verdict}
+    usual = {"ready": False, "signal": 0}
+    return {name: [verdict.get(name, usual.get(name, math.nan)) for verdict in verdicts] for name in names}
+
+
+def _flat(verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay groups inside a verdict (`conditions`, `indicators`) side by side."""
+    flat: dict[str, Any] = {}
+    for name, value in verdict.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value))
+        else:
+            flat[name] = math.nan if value is None else value
+    return flat
 
 
 # --- a run on disk ---------------------------------------------------------------------------------------------------
@@ -624,217 +452,32 @@ def save_frames(run_dir: Path | str) -> list[Path]:
     return files
 
 
-# --- frames ----------------------------------------------------------------------------------------------------------
-
-
-class _Units:
-    """Converts the integers of an instrument to the floats nearest to the exact decimals."""
-
-    def __init__(self, instrument: Instrument) -> None:
-        self._tick = Fraction(instrument.tick_size)
-        self._step = Fraction(instrument.step_size)
-
-    def price(self, ticks: int | Fraction) -> float:
-        return float(ticks * self._tick)
-
-    def quantity(self, lots: int) -> float:
-        return float(lots * self._step)
-
-    def notional(self, ticklots: int) -> float:
-        return float(ticklots * self._tick * self._step)
-
-    def prices(self, ticks: Sequence[int] | Int64s) -> npt.NDArray[np.float64]:
-        return _scaled(ticks, self._tick)
-
-    def quantities(self, lots: Sequence[int] | Int64s) -> npt.NDArray[np.float64]:
-        return _scaled(lots, self._step)
-
-    def notionals(self, ticklots: Sequence[int] | Int64s) -> npt.NDArray[np.float64]:
-        return _scaled(ticklots, self._tick * self._step)
-
-
-def _scaled(values: Sequence[int] | Int64s, unit: Fraction) -> npt.NDArray[np.float64]:
-    # One division of whole numbers rounds once: 3 ticks of 0.1 are 0.3, not 0.30000000000000004.
-    whole = np.array(values, dtype=np.float64) * unit.numerator
-    scaled: npt.NDArray[np.float64] = whole / unit.denominator
-    return scaled
-
-
-def _times(milliseconds: Iterable[int]) -> pd.DatetimeIndex:
-    """Timestamps of milliseconds UTC; 0 and NEVER are no time."""
-    given = np.asarray(milliseconds if isinstance(milliseconds, np.ndarray) else list(milliseconds), dtype=np.int64)
-    values = np.where((given > 0) & (given < NEVER), given, np.iinfo(np.int64).min)
-    return pd.DatetimeIndex(values.view("datetime64[ms]"), name="time").tz_localize("UTC")
-
-
-def _frame(schema: Mapping[str, str], rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
-    """Make a frame of rows `(time, *values)`; the columns have the schema's types even where there are no rows."""
-    columns: list[Sequence[Any]] = list(zip(*rows, strict=True)) or [()] * (len(schema) + 1)
-    return _table(schema, columns[0], dict(zip(schema, columns[1:], strict=True)))
-
-
-def _table(schema: Mapping[str, str], times: Iterable[int], columns: Mapping[str, Any]) -> pd.DataFrame:
-    data = {
-        name: _times(columns[name]) if kind == _TIME else pd.array(columns[name], dtype=kind)
-        for name, kind in schema.items()
-    }
-    return pd.DataFrame(data).set_index(_times(times))
-
-
-def _bars_frame(units: _Units, columns: Mapping[str, Any], first: int) -> pd.DataFrame:
-    whole = {name: np.asarray(column, dtype=np.int64) for name, column in columns.items()}
-    opened, closed = whole["open_time"], whole["close_time"]
-    volume, notional = units.quantities(whole["volume"]), units.notionals(whole["notional"])
-    table: dict[str, Any] = {
-        **{name: whole[name] for name in ("day", "number", "trade_count", "first_trade_id", "last_trade_id")},
-        **{name: units.prices(whole[name]) for name in ("open", "high", "low", "close")},
-        "bar": np.arange(first, first + len(closed)),
-        "open_time": opened,
-        "duration_s": (closed.astype(np.float64) - opened) / 1000,
-        "volume": volume,
-        "taker_buy_volume": units.quantities(whole["taker_buy_volume"]),
-        "notional": notional,
-        "bar_vwap": np.divide(notional, volume, out=np.full(len(closed), np.nan), where=volume > 0),
-        "close_reason": _CLOSE_REASONS[whole["close_reason"]],
-        "tainted": whole["tainted"].astype(np.bool_),
-    }
-    return _table(_BARS, closed, table)
-
-
-_CLOSE_REASONS = np.array([reason.name for reason in CloseReason])
-
-
-def _verdict_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Lay the verdicts of rows out by columns; NaN where a row lacks one that others have."""
-    verdicts = [_flat(row.get("verdict") or {}) for row in rows]
-    names = {name for verdict in verdicts for name in verdict}
-    usual = {"ready": False, "signal": 0}
-    return {name: [verdict.get(name, usual.get(name, math.nan)) for verdict in verdicts] for name in names}
-
-
-def _decisions_frame(
-    bars: pd.DataFrame, verdict: Mapping[str, Any], orders: pd.DataFrame, refusals: pd.DataFrame
-) -> pd.DataFrame:
-    nothing = np.zeros(len(bars), dtype=np.int64)
-    table = pd.DataFrame(
-        {
-            "bar": bars["bar"].to_numpy(),
-            "close": bars["close"].to_numpy(),
-            "ready": np.asarray(verdict.get("ready", nothing), dtype=np.bool_),
-            "signal": pd.array(
-                _SIDES[np.sign(np.asarray(verdict.get("signal", nothing), dtype=np.int64))], dtype="str"
-            ),
-        },
-        index=bars.index,
-    )
-    outcome = np.full(len(bars), "", dtype=object)
-    first = int(table["bar"].iloc[0]) if len(table) else 0
-    entries = orders[orders["purpose"] == Purpose.ENTRY.name]
-    said = [(bar, f"refused: {code}") for bar, code in zip(refusals["bar"], refusals["code"], strict=True)]
-    said += [(bar, f"entry {status}") for bar, status in zip(entries["bar"], entries["status"], strict=True)]
-    for bar, text in said:
-        if first <= bar < first + len(table):
-            outcome[bar - first] = text
-    table["outcome"] = pd.array(outcome, dtype="str")
-    for name in sorted(verdict):
-        if name not in ("ready", "signal"):
-            table[name] = verdict[name]
-    return table
-
-
-_SIDES = np.array(["", Side.BUY.name, Side.SELL.name])
-"""By the sign of a signal; -1 counts from the end."""
-
-
 def reasons(decisions: pd.DataFrame) -> list[str]:
     """Say what each bar's rule decided: triggers that fired, filters that passed or said no; empty where none fired.
 
     A filter of the built-in rule is told of only where it said no, one of a rule of one's own in any case.
     """
-    values = decisions.drop(columns=list(_DECISIONS))
-    triggers, filters = values.select_dtypes("integer"), values.select_dtypes("bool")
-    own = [name for name in filters if name not in WITHOUT_A_RULE]
-    has_fired = (triggers != 0).any(axis=1).to_numpy() | (decisions["signal"] != "").to_numpy()
-    texts = [""] * len(decisions)
-    for row in np.flatnonzero(has_fired):
-        fired = [f"{name} {value:+d}" for name, value in triggers.iloc[row].items() if value]
-        passed = [f"{name} yes" for name in own if filters[name].iloc[row]]
-        refused = [f"{name} no" for name, passed in filters.iloc[row].items() if not passed]
-        texts[row] = " · ".join(fired + passed + refused)
-    return texts
+    values = decisions.drop(columns=list(DECISIONS))
+    triggers, filters = ([str(name) for name in values.select_dtypes(kind)] for kind in ("integer", "bool"))
+    signal = (decisions["signal"] != "").to_numpy()
+    columns = [signal, *(values[name].to_numpy() for name in (*triggers, *filters))]
+    case_of = np.zeros(len(decisions), dtype=np.int64)
+    for column in columns:
+        kinds, kind_of = np.unique(column, return_inverse=True)
+        case_of = np.unique(case_of * len(kinds) + kind_of, return_inverse=True)[1]
+    _, places = np.unique(case_of, return_index=True)  # a few: most bars are alike
+    texts = [_reason(triggers, filters, [int(column[place]) for column in columns]) for place in places]
+    return [texts[case] for case in case_of.tolist()]
 
 
-def _flat(verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay groups inside a verdict (`conditions`, `indicators`) side by side."""
-    flat: dict[str, Any] = {}
-    for name, value in verdict.items():
-        if isinstance(value, Mapping):
-            flat.update(_flat(value))
-        else:
-            flat[name] = math.nan if value is None else value
-    return flat
-
-
-def _round_trips_frame(units: _Units, trips: Sequence[RoundTrip]) -> pd.DataFrame:
-    rows = []
-    for trip in trips:
-        entry = Fraction(trip.entry_notional, trip.quantity) if trip.quantity else Fraction(0)
-        risk = units.notional(abs(int(trip.entry_notional - trip.stop_price * trip.quantity)))
-        rows.append(
-            (
-                trip.closed_at,
-                trip.id,
-                "LONG" if trip.side is Side.BUY else "SHORT",
-                trip.opened_at,
-                trip.closed_at,
-                (trip.closed_at - trip.opened_at) / 60_000,
-                trip.bar_number,
-                units.quantity(trip.quantity),
-                units.price(entry),
-                units.price(Fraction(trip.exit_notional, trip.quantity)) if trip.quantity else math.nan,
-                units.price(trip.stop_price) if trip.stop_price else math.nan,
-                units.price(trip.take_profit_price) if trip.take_profit_price else math.nan,
-                trip.realised / MONEY,
-                trip.fees / MONEY,
-                trip.funding / MONEY,
-                trip.net / MONEY,
-                trip.net / MONEY / risk if trip.stop_price and risk else math.nan,
-                trip.exit_reason,
-            )
-        )
-    return _frame(_ROUND_TRIPS, rows)
-
-
-def _equity_frame(units: _Units, points: Rows) -> pd.DataFrame:
-    equity = points["wallet"] + points["unrealised"]
-    drawdown = equity - np.maximum.accumulate(equity) if len(equity) else equity
-    columns = {
-        "wallet": points["wallet"] / MONEY,
-        "unrealised": points["unrealised"] / MONEY,
-        "equity": equity / MONEY,
-        "drawdown": drawdown / MONEY,
-        "position": units.quantities(points["position"]),
-        "valued_at": np.where(points["at_mark"], "mark", "last"),
-    }
-    return _table(_EQUITY, points["time"], columns)
-
-
-def _breaker_frame(changes: Sequence[BreakerChange]) -> pd.DataFrame:
-    rows = []
-    for change in changes:
-        unit = 1 if change.rule in COUNTED else MONEY
-        rows.append(
-            (
-                change.time,
-                change.rule,
-                change.mode,
-                change.action,
-                change.measure / unit,
-                change.limit / unit,
-                change.resume_at,
-            )
-        )
-    return _frame(_BREAKER, rows)
+def _reason(triggers: Sequence[str], filters: Sequence[str], case: Sequence[int]) -> str:
+    """Say what the rule decided where the signal, the triggers and the filters are these."""
+    fired = [f"{name} {value:+d}" for name, value in zip(triggers, case[1:], strict=False) if value]
+    if not fired and not case[0]:
+        return ""
+    answers = dict(zip(filters, case[1 + len(triggers) :], strict=True))
+    passed = [f"{name} yes" for name, answer in answers.items() if answer and name not in WITHOUT_A_RULE]
+    return " · ".join(fired + passed + [f"{name} no" for name, answer in answers.items() if not answer])
 
 
 def settings_table(config: Config) -> pd.DataFrame:
@@ -970,11 +613,37 @@ _STATISTICS_ROWS: dict[str, Callable[[Statistics, str], str]] = {
 }
 
 
-def statistics(run: Frames) -> Statistics:
-    """Compute a run's figures on calendar time."""
+@dataclass(frozen=True, slots=True)
+class CountedBars:
+    """What statistics tell of a run's bars, where its frames hold but some of them."""
+
+    bars: int
+    signals: int
+    opened: Sequence[int]
+    """When the first bar opened, ms UTC; empty without one."""
+    closed: Sequence[int]
+    """When the last bar closed, ms UTC; empty without one."""
+
+    @staticmethod
+    def of(run: Frames) -> CountedBars:
+        """Count the bars of a run whose frames hold them all."""
+        signals = int((run.decisions["signal"] != "").sum())
+        opened, closed = (
+            _milliseconds(times).tolist() for times in (run.bars["open_time"].iloc[:1], run.bars.index[-1:])
+        )
+        return CountedBars(len(run.bars), signals, opened, closed)
+
+
+def statistics(run: Frames, counted: CountedBars | None = None) -> Statistics:
+    """Compute a run's figures on calendar time.
+
+    Args:
+        counted: its bars, where the frames hold but some of them.
+    """
+    counted = counted or CountedBars.of(run)
     trips, fills = run.round_trips, run.fills
     equity, nets = run.equity["equity"].to_numpy(), trips["net"].to_numpy()
-    started, ended = _span(run)
+    started, ended = _span(run, counted)
     returns = measures.returns_of(_milliseconds(run.equity.index), equity)
     deepest, deepest_fraction = measures.max_drawdown(equity)
     signed = np.where(fills["side"] == "BUY", fills["quantity"], -fills["quantity"])
@@ -983,8 +652,8 @@ def statistics(run: Frames) -> Statistics:
         started=started,
         ended=ended,
         days=(ended - started).total_seconds() / 86_400,
-        bars=len(run.bars),
-        signals=int((run.decisions["signal"] != "").sum()),
+        bars=counted.bars,
+        signals=counted.signals,
         refusals=len(run.refusals),
         round_trips=len(trips),
         long_trips=int((trips["side"] == "LONG").sum()),
@@ -1010,12 +679,14 @@ def statistics(run: Frames) -> Statistics:
     )
 
 
-def _span(run: Frames) -> tuple[pd.Timestamp, pd.Timestamp]:
+def _span(run: Frames, counted: CountedBars) -> tuple[pd.Timestamp, pd.Timestamp]:
     """First and last moment that the run tells of: the first bar's opening, the last bar, valuation or fill."""
-    starts = [*run.bars["open_time"].iloc[:1], *run.equity.index[:1]]
-    ends = [*run.bars.index[-1:], *run.equity.index[-1:], *run.fills.index[-1:]]
-    epoch = pd.Timestamp(0, tz="UTC")
-    return min(starts, default=epoch), max(ends, default=epoch)
+    starts = [*counted.opened, *_milliseconds(run.equity.index[:1])]
+    ends = [*counted.closed, *_milliseconds(run.equity.index[-1:]), *_milliseconds(run.fills.index[-1:])]
+    started, ended = (
+        pd.Timestamp(int(time), unit="ms", tz="UTC") for time in (min(starts, default=0), max(ends, default=0))
+    )
+    return started, ended
 
 
 def refusals_by_code(run: Frames) -> pd.DataFrame:
@@ -1104,7 +775,7 @@ def breaker_distances(run: Frames, settings: RiskSettings) -> pd.DataFrame:
 _OPENED, _CLOSED, _VALUED = range(3)
 
 
-def _milliseconds(index: pd.Index) -> Int64s:
+def _milliseconds(index: pd.Index | pd.Series) -> Int64s:
     return np.asarray(pd.DatetimeIndex(index).as_unit("ms").asi8)
 
 

@@ -25,10 +25,11 @@ from voltrade.backtest import backtest
 from voltrade.config import Config, SignalSettings
 from voltrade.data import Tape, TapeReport
 from voltrade.errors import JournalError, VoltradeError
+from voltrade.frames import Frames
 from voltrade.model import Adoption, BarPhase, History, Restart, Snapshot, Trades
 from voltrade.record import PAGE
 from voltrade.replay import begun
-from voltrade.report import Frames, RunReader
+from voltrade.report import RunReader
 from voltrade.rule_file import KEPT
 from voltrade.runs import Run, list_runs, open_run, project_root
 from voltrade.tables import frame_table

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
@@ -17,7 +17,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import CodeType, ModuleType
 
-from voltrade import compiled
+from voltrade import compiled, parameter_file
 from voltrade.config import Config, SignalSettings, refuse_secrets
 from voltrade.errors import ConfigError
 from voltrade.model import Instrument
@@ -38,24 +38,35 @@ def read_parameters(
     *,
     run: Path | None = None,
     sha256: str | None = None,
+    explicit: Collection[str] = (),
     **more: object,
 ) -> Config:
     """Build the settings from flat parameters of which `rule` may name a rule file; its settings are parameters too.
 
-    The rule is compiled here, so that one that can't be is told of before anything is written.
+    `parameters_file` may name a file that the explorer saved, whose parameters are taken as they are. The rule is
+    compiled here, so that one that can't be is told of before anything is written.
 
     Args:
         parameters: by their names; those of `more` win.
         run: a run's folder, whose own copy of the rule counts.
         sha256: what that copy must be.
+        explicit: names that a person gave. One that differs from a parameters file is refused even as the default.
 
     Raises:
         ConfigError: names every parameter that is unknown, of the wrong type, out of bounds, or like a secret, or says
             what is wrong with the rule file.
     """
-    given = {**(parameters or {}), **more}
+    given = parameter_file.without_hash({**(parameters or {}), **more})
+    name = given.pop(parameter_file.NAMED_BY, "")
+    saved = parameter_file.read(name) if name else {}
+    of_the_rule = saved.pop(parameter_file.RULE_SHA256, None) or given.pop(parameter_file.RULE_SHA256, None)
     refuse_secrets(given)
-    rule = load_rule(given.get("rule", ""), sha256, run)
+    rule_name = {**given, **saved}.get("rule", "")
+    rule = load_rule(rule_name, sha256, run)
+    if of_the_rule:
+        RuleFile.named(rule_name, run).refuse_other_than(str(of_the_rule), "the parameters were saved with")
+    if saved:
+        given = parameter_file.merged(saved, given, name, Config(signals=rule.settings_type()), explicit)
     config = Config.from_parameters(given, signals=rule.settings_type)
     if config.session.rule:
         rule.program_for(config.signals)
@@ -162,7 +173,7 @@ class RuleFile:
             digest.update(f"{name}\0{len(source)}\0".encode() + source)
         return digest.hexdigest()
 
-    def refuse_other_than(self, sha256: str) -> None:
+    def refuse_other_than(self, sha256: str, whose: str = "the run was begun with") -> None:
         """Refuse a file that isn't what it was.
 
         Raises:
@@ -170,8 +181,7 @@ class RuleFile:
         """
         if self.sha256 != sha256:
             raise ConfigError(
-                f"rule: {self.path} must be the one that the run was begun with, of hash {sha256 or 'none'}, "
-                f"is {self.sha256}"
+                f"rule: {self.path} must be the one that {whose}, of hash {sha256 or 'none'}, is {self.sha256}"
             )
 
     def load(self) -> type[SignalEngine]:

@@ -17,9 +17,10 @@ from voltrade import journal
 from voltrade import record as records
 from voltrade.config import Config
 from voltrade.errors import VoltradeError
+from voltrade.frames import Frames
 from voltrade.model import MONEY, RoundTrip
 from voltrade.replay import check_rule, replay
-from voltrade.report import Frames, RunReader
+from voltrade.report import RunReader
 from voltrade.rule_file import read_parameters
 
 LOG_LINES = 15
@@ -28,7 +29,7 @@ LOG_LINES = 15
 class Run:
     """A run's folder: what was asked, what happened, whether it is whole. It may go on, have ended, or been killed.
 
-    The frames are those of `report.Frames`: pandas, UTC, prices as floats in the quote asset. While the run goes on,
+    The frames are those of `frames.Frames`: pandas, UTC, prices as floats in the quote asset. While the run goes on,
     each access shows what has happened by then; only what is new is read.
     """
 

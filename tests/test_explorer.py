@@ -1,0 +1,517 @@
+"""The explorer draws what a backtest would do, whatever is turned, and says what is wrong where it is."""
+
+from __future__ import annotations
+
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from papermill_runs import Started
+
+from voltrade import charts, open_run, parameter_file
+from voltrade.backtest import backtest
+from voltrade.config import RECORDED, Config
+from voltrade.core import GATES
+from voltrade.data import Tape, TapeReport, synthetic_trades
+from voltrade.errors import ConfigError
+from voltrade.exchange.shipped import shipped_instrument
+from voltrade.explorer import PAGES, Explorer, trade
+from voltrade.research import Research
+from voltrade.rule_file import read_parameters
+
+ROOT = Path(__file__).resolve().parent.parent
+BTCUSDT = shipped_instrument("BTCUSDT")
+
+
+@pytest.fixture(scope="module")
+def research() -> Research:
+    return Research(synthetic_trades(BTCUSDT, seed=8, hours=26))
+
+
+@pytest.fixture
+def explorer(research: Research, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Explorer:
+    """An explorer in a project of its own, of some 3,000 bars."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules/adx.py").write_bytes((ROOT / "rules/adx.py").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return Explorer(research.fork(), page_bars=500)
+
+
+def trace(explorer: Explorer, name: str) -> Any:
+    return next(part for part in explorer.chart.figure.data if part.name == name)
+
+
+def turn(explorer: Explorer, **settings: Any) -> None:
+    """Turn controls as a hand does, one after the other."""
+    for name, value in settings.items():
+        explorer.controls[name].value = value
+
+
+def check_drawn(explorer: Explorer) -> None:
+    """What is drawn on the newest page is what a backtest with these settings did."""
+    done = backtest(explorer.research, explorer.config)
+    first = done.frames().bars["bar"].iloc[-explorer.page_bars]
+    bars = done.frames().bars.set_index("bar").loc[first:]
+    assert list(trace(explorer, "bars").x) == bars.index.to_list()
+    assert list(trace(explorer, "bars").close) == bars["close"].to_list()
+    since = done.round_trips[done.round_trips["closed"] >= bars["open_time"].iloc[0]]
+    exits = [*trace(explorer, "exit, won").y, *trace(explorer, "exit, lost").y]
+    assert sorted(exits) == sorted(since["exit_price"])
+    assert trace(explorer, "equity").y[-1] == done.equity["equity"].iloc[-1]
+    assert str(explorer.statistics) == str(done.statistics)  # nan is nan
+    assert f"{len(done.round_trips):,} round trips" in explorer.status
+
+
+# --- what is drawn ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"threshold": 25.0, "stop_atr": 1.5},
+        {"unit": "trades", "threshold": 90.0, "use_rsi_filter": False, "cooldown_bars": 0},
+        {"ema_fast": 3, "take_profit_atr": 0.0, "max_holding_bars": 7, "risk_fraction": 0.001, "taker_fee": 0.0002},
+    ],
+)
+def test_it_draws_what_a_backtest_does(explorer: Explorer, settings: dict[str, Any]) -> None:
+    turn(explorer, **settings)
+    assert explorer.config == Config.from_parameters(settings)
+    check_drawn(explorer)
+
+
+def test_one_figure_changes_in_place(explorer: Explorer) -> None:
+    figure, before = explorer.chart.figure, list(trace(explorer, "bars").close)
+    turn(explorer, threshold=20.0)
+    assert explorer.chart.figure is figure
+    assert list(trace(explorer, "bars").close) != before
+    assert "volume bars of 20 BTC" in figure.layout.title.text
+
+
+def test_levels_and_paths_belong_to_the_page(explorer: Explorer) -> None:
+    explorer.page_bars = max(PAGES)
+    trips = explorer.backtest().round_trips
+    stops = trace(explorer, "stop").y.reshape(-1, 3)
+    assert stops[:, 0].tolist() == trips["stop_price"].to_list()
+    assert np.isnan(stops[:, 2]).all()
+    shown = len(trace(explorer, "exit, won").x) + len(trace(explorer, "exit, lost").x)
+    assert shown == len(trips) > 10
+
+
+def test_every_bar_says_why_it_had_a_trade_or_none(explorer: Explorer) -> None:
+    explorer.page_bars = max(PAGES)
+    done, bars = explorer.backtest(), trace(explorer, "bars")
+    said = dict(zip(bars.x.tolist(), map(html.unescape, bars.hovertext), strict=True))
+    refused = done.refusals.set_index("bar")
+    for bar in refused.index[::20]:
+        assert f"refused: {refused.loc[bar, 'code']}, {refused.loc[bar, 'detail']}" in said[bar]
+    for _, trip in done.round_trips.iterrows():
+        assert "→ entry FILLED" in said[trip["bar"]]
+        assert f"{trip['exit_reason']}</b>" in said[trip["bar"]]
+        assert f"net {trip['net']:+,.2f}" in said[trip["bar"]]
+    decisions = done.frames().decisions.set_index("bar")
+    quiet = decisions[(decisions["signal"] == "") & decisions["ready"]]
+    stopped = quiet[(quiet["ema_cross"] > 0) & ~quiet["vwap_long"]].index[0]
+    assert said[stopped].startswith("no signal: ema_cross +1")
+    assert "vwap_long no" in said[stopped]
+    assert said[0] == "no signal, warming up"
+    assert "no signal" in set(said.values())
+
+
+def test_at_most_so_many_candles_are_drawn_and_it_says_which(explorer: Explorer) -> None:
+    count = explorer.traded.tables.bars
+    assert max(PAGES) == charts.MAX_BARS == 5_000
+    assert f"bars {count - 500:,} to {count - 1:,} of {count:,}" in explorer.chart.figure.layout.title.text
+    explorer.turn_pages(-1)
+    assert list(trace(explorer, "bars").x) == list(range(count - 1_000, count - 500))
+    explorer.turn_pages(1)
+    explorer.turn_pages(1)
+    assert trace(explorer, "bars").x[-1] == count - 1
+    for _ in range(20):
+        explorer.turn_pages(-1)
+    assert list(trace(explorer, "bars").x) == list(range(500))
+    with pytest.raises(ConfigError, match=r"page_bars: must be one of \(500, .*5000\), was 6000"):
+        Explorer(explorer.research, page_bars=6_000)
+
+
+def test_nothing_of_a_later_page_is_drawn(explorer: Explorer) -> None:
+    for _ in range(20):
+        explorer.turn_pages(-1)
+    for name in ("long entry", "short entry", "exit, won", "exit, lost", "refused signal"):
+        assert all(x <= 499.5 for x in trace(explorer, name).x)
+    done = explorer.backtest()
+    end = done.frames().bars["open_time"].iloc[500]
+    entered = done.fills[(done.fills["purpose"] == "ENTRY") & (done.fills.index < end)]
+    shown = len(trace(explorer, "long entry").x) + len(trace(explorer, "short entry").x)
+    assert shown == entered["round_trip"].nunique()
+
+
+def test_the_page_stays_at_its_time_when_bars_change(explorer: Explorer) -> None:
+    explorer.turn_pages(-2)
+    before = explorer.traded.bars["close_time"][trace(explorer, "bars").x[-1]]
+    turn(explorer, threshold=17.0)
+    after = explorer.traded.bars["close_time"][trace(explorer, "bars").x[-1]]
+    assert after <= before < explorer.traded.bars["close_time"][trace(explorer, "bars").x[-1] + 1]
+
+
+def test_a_click_at_equity_leads_to_the_bars_of_that_time(explorer: Explorer) -> None:
+    equity = trace(explorer, "equity")
+    equity._dispatch_on_click(Points([len(equity.x) // 2]), None)
+    closed = explorer.traded.bars["close_time"][trace(explorer, "bars").x]
+    assert closed[0] < equity.x[len(equity.x) // 2] < closed[-1]
+
+
+class Points:
+    """What plotly tells of a click."""
+
+    def __init__(self, point_inds: list[int]) -> None:
+        self.point_inds = point_inds
+
+
+def test_another_unit_keeps_about_as_many_bars(explorer: Explorer) -> None:
+    count = explorer.traded.tables.bars
+    for unit in ("quote", "trades", "base"):
+        turn(explorer, unit=unit)
+        assert explorer.config.bars.unit == unit
+        assert explorer.traded.tables.bars == pytest.approx(count, rel=0.05)
+
+
+def test_a_threshold_that_no_bar_reaches_draws_nothing_and_says_so(explorer: Explorer) -> None:
+    turn(explorer, anchor="continuous", threshold=1e6)
+    assert "no bar was closed" in explorer.chart.figure.layout.title.text
+    assert len(trace(explorer, "bars").x) == 0
+    turn(explorer, threshold=10.0)
+    assert len(trace(explorer, "bars").x) == 500
+
+
+def test_bars_and_signals_are_drawn_where_the_compiled_loop_gives_up(
+    research: Research, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Research, "run", lambda *given: (None, "a position was liquidated"))
+    explorer = Explorer(research.fork(), page_bars=500)
+    assert "not traded: a position was liquidated" in explorer.status
+    assert len(trace(explorer, "bars").x) == 500
+    assert len(trace(explorer, "exit, won").x) == 0
+    assert explorer.statistics.signals > 0
+
+
+# --- what can't be set -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule", "beside"),
+    [
+        ("threshold", 0.0001, "must be a multiple of BTCUSDT's step 0.001, was 0.0001", {"threshold"}),
+        ("threshold", -5.0, "should be greater than 0, was -5.0", {"threshold"}),
+        ("ema_fast", 40, "ema_fast must be below ema_slow, were 40 and 21", {"ema_fast", "ema_slow"}),
+        ("leverage", 900, "should be less than or equal to 125, was 900", {"leverage"}),
+        ("stop_atr", 0.0, "should be greater than 0, was 0.0", {"stop_atr"}),
+        ("stop_atr", float("nan"), "must be a finite number", {"stop_atr"}),
+    ],
+)
+def test_what_is_wrong_stands_beside_its_control_and_the_figure_stays(
+    explorer: Explorer, name: str, value: Any, rule: str, beside: set[str]
+) -> None:
+    before, drawn = explorer.config, list(trace(explorer, "bars").close)
+    usual = explorer.controls[name].value
+    turn(explorer, **{name: value})
+    told = {setting: control.wrong for setting, control in explorer.controls.items() if control.wrong}
+    assert set(told) == beside
+    assert all(rule in wrong for wrong in told.values())
+    assert "not drawn" in explorer.status
+    assert explorer.config == before
+    assert list(trace(explorer, "bars").close) == drawn
+    turn(explorer, **{name: usual})
+    assert not any(control.wrong for control in explorer.controls.values())
+    check_drawn(explorer)
+
+
+def test_what_a_rule_of_ones_own_fails_with_is_told_too(explorer: Explorer) -> None:
+    failing = (ROOT / "rules/adx.py").read_text().replace("both > 0.0 else 0.0", "settings.adx_length != 9 else 1 / 0")
+    Path("rules/failing.py").write_text(failing)
+    explorer.use_rule("rules/failing.py:Adx")
+    turn(explorer, adx_length=9)
+    assert "ZeroDivisionError" in explorer.controls["adx_length"].wrong
+    assert explorer.config.parameters()["adx_length"] == 14
+    turn(explorer, adx_length=10)
+    assert explorer.config.parameters()["adx_length"] == 10
+
+
+def test_a_place_that_a_page_rounds_is_no_turn(explorer: Explorer) -> None:
+    """A slider in a page stands on whole steps: 14,400 s would become 14,000 by looking at it."""
+    control = explorer.controls["resume_after_s"]
+    assert control.value == 14_400
+    assert control.slider.value == 14_000
+    control.slider.value = 14_000.000000001
+    assert control.value == 14_400
+    control.slider.value = 15_000.0
+    assert control.value == explorer.config.risk.resume_after_s == 15_000
+
+
+def test_the_threshold_turns_by_ratio_to_what_the_symbol_allows(explorer: Explorer) -> None:
+    control = explorer.controls["threshold"]
+    slider = control.slider
+    for _ in range(30):
+        slider.value += slider.step
+        assert not control.wrong
+    assert control.value == pytest.approx(10 * 10 ** (30 * 0.02), rel=0.05)
+
+
+def test_a_tape_of_another_symbol_is_refused(research: Research) -> None:
+    with pytest.raises(ConfigError, match="symbol: must be that of the tape, BTCUSDT, was LTCUSDT"):
+        Explorer(research, Config.from_parameters(symbol="LTCUSDT"))
+
+
+# --- rules of one's own ----------------------------------------------------------------------------------------------
+
+
+def test_a_rule_file_brings_its_controls_and_its_panel(explorer: Explorer) -> None:
+    turn(explorer, threshold=17.0, stop_atr=3.0)
+    explorer.use_rule("rules/adx.py:Adx")
+    assert explorer.config == read_parameters(rule="rules/adx.py:Adx", threshold=17, stop_atr=3)
+    assert (explorer.controls["adx_length"].value, explorer.controls["adx_least"].value) == (14, 25.0)
+    assert trace(explorer, "adx").y[-1] == explorer.traded.verdicts["adx"][-1]
+    turn(explorer, adx_length=7)
+    check_drawn(explorer)
+    explorer.use_rule("")
+    assert explorer.config == Config.from_parameters(threshold=17, stop_atr=3)
+    assert "adx_length" not in explorer.controls
+    assert not [part for part in explorer.chart.figure.data if part.name == "adx"]
+
+
+def test_a_rule_that_is_broken_leaves_all_as_it_was(explorer: Explorer) -> None:
+    Path("rules/broken.py").write_text("import nothing_like_that")
+    before = explorer.traded
+    with pytest.raises(ConfigError, match=r"rule: broken.py can't be run: ModuleNotFoundError"):
+        explorer.use_rule("rules/broken.py:Broken")
+    assert explorer.traded is before
+    turn(explorer, threshold=20.0)
+    check_drawn(explorer)
+
+
+def test_a_rule_file_that_is_edited_meanwhile_is_drawn_as_it_stands(explorer: Explorer) -> None:
+    explorer.use_rule("rules/adx.py:Adx")
+    source = Path("rules/adx.py").read_text()
+    Path("rules/adx.py").write_text(source.replace("adx_least", "adx_minimum"))
+    turn(explorer, ema_fast=6)
+    assert "adx_minimum" in explorer.controls
+    assert "adx_least" not in explorer.controls
+    check_drawn(explorer)
+
+
+# --- parameters ------------------------------------------------------------------------------------------------------
+
+
+def test_parameters_are_saved_after_their_difference_was_shown(explorer: Explorer) -> None:
+    turn(explorer, threshold=25.0, use_rsi_filter=False)
+    assert explorer.difference().to_dict("index") == {
+        "threshold": {"default": 10, "explorer": 25},
+        "use_rsi_filter": {"default": True, "explorer": False},
+    }
+    assert explorer.save() == Path.cwd() / "parameters/btcusdt.json"
+    assert read_parameters(parameters_file="parameters/btcusdt.json") == explorer.config
+    turn(explorer, stop_atr=3.5)
+    changes = explorer.difference()
+    assert changes.to_dict("index") == {"stop_atr": {"parameters/btcusdt.json": 2.0, "explorer": 3.5}}
+    explorer.save("parameters/other.json")
+    assert read_parameters(parameters_file="parameters/other.json") == explorer.config
+
+
+def test_the_buttons_do_the_same(explorer: Explorer) -> None:
+    turn(explorer, stop_atr=3.5)
+    saver = explorer.saver
+    assert saver.write.layout.display == "none"  # nothing is written before the difference was seen
+    saver.ask.click()
+    assert "stop_atr" in saver.told.value
+    assert not Path("parameters").exists()
+    saver.write.click()
+    assert read_parameters(parameters_file="parameters/btcusdt.json") == explorer.config
+    assert "-p parameters_file parameters/btcusdt.json" in saver.told.value
+    assert saver.write.layout.display == "none"
+
+
+def test_a_file_that_was_edited_is_neither_compared_with_nor_overwritten(explorer: Explorer) -> None:
+    path = explorer.save()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"stop_atr": 9.0}))
+    edited = path.read_text()
+    for refused in (explorer.difference, explorer.save):
+        with pytest.raises(ConfigError, match=r"parameters_file: parameters/btcusdt.json: must be as it was saved"):
+            refused()
+    explorer.saver.ask.click()
+    assert "must be as it was saved" in explorer.saver.told.value
+    assert path.read_text() == edited
+
+
+def test_a_session_trades_what_was_saved_and_nothing_that_was_edited(explorer: Explorer, tmp_path: Path) -> None:
+    explorer.use_rule("rules/adx.py:Adx")
+    turn(explorer, threshold=10.0, adx_least=15.0)
+    saved = explorer.save()
+    today = Started(tmp_path / "runs/today.ipynb", parameters_file=saved, hours=12)
+    try:
+        assert today.papermill.wait(180) == 0, today.said
+        run = open_run(today.run)
+        assert parameter_file.saved_values(run.config) == parameter_file.saved_values(explorer.config)
+        done = backtest(synthetic_trades(BTCUSDT, seed=8, hours=12), explorer.config)
+        assert run.round_trips["net"].to_list() == done.round_trips["net"].to_list() != []
+    finally:
+        today.clean_up()
+    saved.write_text(saved.read_text().replace('"adx_least": 15.0', '"adx_least": 16.0'))
+    edited = Started(tmp_path / "runs/edited.ipynb", parameters_file=saved)
+    try:
+        assert edited.papermill.wait(60) != 0
+        assert f"{saved}: must be as it was saved" in edited.said
+        assert not edited.run.exists()
+    finally:
+        edited.clean_up()
+
+
+def test_a_rule_is_saved_with_its_hash(explorer: Explorer) -> None:
+    explorer.use_rule("rules/adx.py:Adx")
+    content = json.loads(explorer.save().read_text())
+    assert content["rule"] == "rules/adx.py:Adx"
+    assert len(content["rule_sha256"]) == 64
+    assert parameter_file.read("parameters/btcusdt.json")["rule_sha256"] == content["rule_sha256"]
+
+
+# --- cells -----------------------------------------------------------------------------------------------------------
+
+CELL = '''
+from voltrade.config import SignalSettings
+from voltrade.signal_engine import SignalEngine
+
+class PressureSettings(SignalSettings):
+    least_pressure: float = 0.6
+    """Part of a bar's volume that takers must have bought, or sold."""
+
+class Pressure(SignalEngine):
+    """Enters with the takers."""
+
+    settings_type = PressureSettings
+    conditions = {"pressure": int}
+
+    @staticmethod
+    def _detect_signal(state, bar, settings, verdict):
+        bought = bar.taker_buy_volume / bar.volume
+        verdict.pressure = (bought >= settings.least_pressure) - (bought <= 1 - settings.least_pressure)
+        return verdict.pressure
+'''
+
+
+def test_a_cell_is_tried_out_and_drawn(explorer: Explorer, capsys: pytest.CaptureFixture[str]) -> None:
+    explorer.rule_cell.run("Pressure", CELL)
+    said = capsys.readouterr().out
+    assert "Pressure: compiled and drawn in" in said
+    assert "not saved: %%rule Pressure --save rules/pressure.py" in said
+    control = explorer.controls["least_pressure"]
+    assert control.dial.description == "Part of a bar's volume that takers must have bought, or sold."
+    turn(explorer, least_pressure=0.7)
+    check_drawn(explorer)
+    assert list(Path("rules").iterdir()) == [Path("rules/adx.py")]
+    with pytest.raises(
+        ConfigError, match=r"rule: must be saved before parameters .*%%rule Pressure --save rules/pressure"
+    ):
+        explorer.save()
+
+
+def test_a_cell_is_saved_when_it_works(explorer: Explorer, capsys: pytest.CaptureFixture[str]) -> None:
+    explorer.rule_cell.run("Pressure --save rules/pressure.py", CELL)
+    assert "saved: -p rule rules/pressure.py:Pressure" in capsys.readouterr().out
+    assert Path("rules/pressure.py").read_text() == CELL
+    assert explorer.config == read_parameters(rule="rules/pressure.py:Pressure")
+    explorer.save()
+    assert read_parameters(parameters_file="parameters/btcusdt.json") == explorer.config
+    edited = CELL.replace("0.6", "0.65")
+    explorer.rule_cell.run("Pressure --save rules/pressure.py", edited)
+    assert Path("rules/pressure.py").read_text() == edited
+    with pytest.raises(ConfigError, match="must be the one that the parameters were saved with"):
+        read_parameters(parameters_file="parameters/btcusdt.json")
+
+
+@pytest.mark.parametrize(
+    ("line", "cell", "rule"),
+    [
+        ("Pressure --save rules/pressure.py", CELL.replace("bar.volume", "bar.volume)"), "must be Python"),
+        ("Pressure --save rules/pressure.py", CELL.replace("import SignalEngine", "import Nothing"), "can't be run"),
+        ("Presure --save rules/pressure.py", CELL, "'Presure' must be a SignalEngine of pressure.py"),
+        ("Pressure --save rules/pressure", CELL, "must be the path of a Python file"),
+        ("Pressure --sav", CELL, "expected one argument"),
+        ("--save rules/pressure.py", CELL, "must name the class in the cell"),
+    ],
+)
+def test_a_cell_that_does_not_work_saves_nothing_and_changes_nothing(
+    explorer: Explorer, line: str, cell: str, rule: str
+) -> None:
+    before = explorer.config
+    with pytest.raises(ConfigError, match=rule):
+        explorer.rule_cell.run(line, cell)
+    assert not Path("rules/pressure.py").exists()
+    if "path of a Python file" not in rule:
+        assert explorer.config == before
+
+
+def test_a_file_that_someone_else_wrote_is_not_overwritten(explorer: Explorer) -> None:
+    Path("rules/pressure.py").write_text("# an evening's work\n")
+    with pytest.raises(ConfigError, match=r"rules/pressure.py holds what this notebook neither read nor wrote"):
+        explorer.rule_cell.run("Pressure --save rules/pressure.py", CELL)
+    assert Path("rules/pressure.py").read_text() == "# an evening's work\n"
+    explorer.rule_cell.run("Pressure --save rules/pressure.py --replace", CELL)
+    assert Path("rules/pressure.py").read_text() == CELL
+    Path("rules/pressure.py").write_text(CELL + "\n# edited elsewhere\n")
+    with pytest.raises(ConfigError, match="--replace overwrites it"):
+        explorer.rule_cell.run("Pressure --save rules/pressure.py", CELL.replace("0.6", "0.7"))
+
+
+class Shell:
+    """What a notebook's kernel has for magics."""
+
+    def __init__(self) -> None:
+        self.magics: dict[str, Any] = {}
+        self.next_input = ""
+
+    def register_magic_function(self, function: Any, kind: str, name: str) -> None:
+        assert kind == "line_cell"
+        self.magics[name] = function
+
+    def set_next_input(self, text: str) -> None:
+        self.next_input = text
+
+
+def test_a_notebook_has_the_magic_of_its_newest_explorer(
+    explorer: Explorer, monkeypatch: pytest.MonkeyPatch, research: Research
+) -> None:
+    shell = Shell()
+    monkeypatch.setattr("voltrade.rule_cell.get_ipython", lambda: shell)
+    newest = Explorer(research.fork(), page_bars=500)
+    shell.magics["rule"]("rules/adx.py:Adx")
+    assert newest.config.session.rule == "rules/adx.py:Adx"
+    assert explorer.config.session.rule == ""
+    source = Path("rules/adx.py").read_text()
+    assert shell.next_input == f"%%rule Adx --save rules/adx.py\n{source}"
+    line, _, cell = shell.next_input.removeprefix("%%rule ").partition("\n")
+    shell.magics["rule"](line, cell.replace("adx_least: float = 25.0", "adx_least: float = 30.0"))
+    assert "adx_least: float = 30.0" in Path("rules/adx.py").read_text()  # it was read here, so it may be written
+    shell.magics["rule"]("")
+    assert newest.config.session.rule == ""
+
+
+# --- in a record -----------------------------------------------------------------------------------------------------
+
+
+def test_a_recorded_explorer_is_a_picture(research: Research, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RECORDED, "1")
+    explorer = Explorer(research.fork(), page_bars=500)
+    shown = explorer._repr_mimebundle_()
+    assert set(shown) == {"application/vnd.plotly.v1+json", "text/plain"}
+    turn(explorer, threshold=20.0)
+    assert "volume bars of 20 BTC" in json.dumps(explorer._repr_mimebundle_())
+
+
+def test_a_refusing_gate_that_was_never_seen_is_told_as_well(research: Research) -> None:
+    """Whatever gates there are, their words come from the gate."""
+    tape = Tape(research.tape.trades[:50_000], TapeReport(50_000, 50_000, 0, 1), "a part")
+    done = trade(Research(tape), Config.from_parameters(threshold=5, ema_fast=2, ema_slow=3, use_vwap_filter=False))
+    assert {GATES[gate].code for gate in done.tables.refusals["gate"]} >= {"WARMING_UP"}

@@ -1,0 +1,641 @@
+"""The explorer: turn a setting, and see bars, signals, round trips and equity of a whole tape drawn anew.
+
+What is drawn is what `backtest` would do with the same settings, by the same compiled loop. Controls are made from the
+settings' own fields, a rule file's included; what the settings refuse stands beside the control that it is about, and
+the figure stays at the last that was allowed. A `%%rule` cell changes the rule. Saved parameters are a file that the
+live notebook takes as it is. This room and `session` are the only ones that know widgets.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+import pandas as pd
+from anywidget import AnyWidget
+
+from voltrade import charts, parameter_file, simulation
+from voltrade.backtest import Backtest, backtest
+from voltrade.calibrate import threshold_near, traded
+from voltrade.compiled import Rows
+from voltrade.config import RECORDED, BarSettings, Config, Settings
+from voltrade.data import Tape
+from voltrade.dials import COMPONENTS, Dial, dials_of
+from voltrade.errors import ConfigError, VoltradeError
+from voltrade.frames import Frames
+from voltrade.model import NEVER
+from voltrade.report import CountedBars, Statistics, statistics
+from voltrade.research import Research, Tables
+from voltrade.rule_cell import RuleCell, how_to_save, is_draft
+from voltrade.rule_file import RuleFile, load_rule, read_parameters
+from voltrade.runs import project_root
+from voltrade.simulation_frames import frames_of_tables
+from voltrade.tables import frame_table
+
+PAGES = (500, 1_000, 2_000, charts.MAX_BARS)
+"""Candles that can be drawn at once."""
+
+FEWEST_BARS, MOST_BARS = 20, 200_000
+"""Bars that the whole tape makes at the ends of the threshold's slider."""
+
+THRESHOLD_STEP = 0.02
+"""A step of that slider, as a logarithm: about a twentieth more."""
+
+EPOCH = "explorer"
+"""Stands in the client order ids."""
+
+_WRONG = "color:#a4243b;line-height:1.3"
+_SPINNER = "<i class='fa fa-spinner fa-spin'></i> drawing"
+
+
+# --- controls --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The places of a slider, which are the values themselves."""
+
+    low: float
+    high: float
+    step: float
+
+    def place_of(self, value: float) -> float:
+        return value
+
+    def value_at(self, place: float) -> float:
+        return round(place, max(0, -math.floor(math.log10(self.step))))
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdScale(Scale):
+    """Places that are logarithms of thresholds."""
+
+    near: Callable[[float], float]
+
+    def place_of(self, value: float) -> float:
+        return math.log10(value) if value > 0 else self.low
+
+    def value_at(self, place: float) -> float:
+        return self.near(10.0**place)
+
+
+class Control:
+    """One setting: a slider with a box for exact numbers, a switch or a choice; and what is wrong with it.
+
+    Attributes:
+        wrong: what is shown to be wrong.
+        slider: of a number; it stands on the step that is nearest to the value.
+
+    Args:
+        changed: is told the setting's name when its value has changed.
+        scale: of the slider; by default the dial's own range.
+    """
+
+    def __init__(self, dial: Dial, value: Any, changed: Callable[[str], None], scale: Scale | None = None) -> None:
+        self.dial = dial
+        self._scale = scale or Scale(dial.low, dial.high, dial.step)
+        self._place = 0.0
+        self._box = _box(dial, value)
+        self.slider = _slider(dial) if dial.kind in ("whole", "number") else None
+        self.wrong = ""
+        self._note = widgets.HTML(layout={"display": "none"})
+        label = (
+            f"<span title='{escape(dial.description, quote=True)}' style='font-size:12px'>{escape(dial.name)}</span>"
+        )
+        parts = [widgets.HTML(label, layout={"width": "164px"}), *([self.slider] if self.slider else []), self._box]
+        self.view = widgets.VBox([widgets.HBox(parts), self._note])
+        self._follow()
+        self._box.observe(lambda change: self._on_box(changed), "value")
+        if self.slider is not None:
+            self.slider.observe(lambda change: self._on_slider(change["new"]), "value")
+
+    @property
+    def value(self) -> Any:
+        """The setting as it stands in the box; to set it is what a hand would do."""
+        return self._box.value
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        self._box.value = value
+
+    def tell(self, wrong: str) -> None:
+        """Show what is wrong with the setting; an empty text takes it away."""
+        self.wrong = wrong
+        self._note.value = f"<div style='{_WRONG}'>{escape(wrong)}</div>" if wrong else ""
+        self._note.layout.display = None if wrong else "none"
+
+    def rescale(self, scale: Scale) -> None:
+        """Give the slider another range."""
+        self._scale = scale
+        self._follow()
+
+    def _on_box(self, changed: Callable[[str], None]) -> None:
+        self._follow()
+        changed(self.dial.name)
+
+    def _on_slider(self, place: float) -> None:
+        # A page may send back a place that it rounded; that is no turn, and the box keeps its exact number.
+        if abs(place - self._place) > self._scale.step / 2:
+            self._box.value = self._scale.value_at(place)
+
+    def _follow(self) -> None:
+        """Put the slider on the step nearest to what stands in the box."""
+        slider: Any = self.slider
+        if slider is None or not math.isfinite(self._box.value):
+            return
+        scale, kind = self._scale, type(slider.value)
+        steps = round((min(max(scale.place_of(self._box.value), scale.low), scale.high) - scale.low) / scale.step)
+        self._place = scale.low + steps * scale.step
+        with slider.hold_trait_notifications():
+            slider.min, slider.max, slider.step = kind(scale.low), kind(scale.high), kind(scale.step)
+            slider.value = kind(min(self._place, scale.high))
+
+
+def _box(dial: Dial, value: Any) -> Any:
+    if dial.kind == "switch":
+        return widgets.Checkbox(value=value, indent=False, layout={"width": "40px"})
+    if dial.kind == "choice":
+        return widgets.Dropdown(options=dial.choices, value=value, layout={"width": "196px"})
+    return (widgets.IntText if dial.kind == "whole" else widgets.FloatText)(
+        value=value, step=dial.step, layout={"width": "84px"}
+    )
+
+
+def _slider(dial: Dial) -> Any:
+    kind = widgets.IntSlider if dial.kind == "whole" else widgets.FloatSlider
+    return kind(readout=False, layout={"width": "108px"})
+
+
+# --- a tape traded with some settings --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Traded:
+    """What some settings came to on the whole tape."""
+
+    config: Config
+    bars: Rows
+    verdicts: Rows
+    tables: Tables
+    why: str
+    """Why there are no trades, where the compiled loop gave up; bars and signals are there all the same."""
+
+    @property
+    def counted(self) -> CountedBars:
+        """What statistics tell of all bars, whatever page of them is shown."""
+        bars = self.bars[self.tables.first_bar : self.tables.bars]
+        signals = np.count_nonzero(self.verdicts["signal"][self.tables.first_bar : self.tables.bars])
+        return CountedBars(len(bars), int(signals), bars["open_time"][:1].tolist(), bars["close_time"][-1:].tolist())
+
+
+def trade(research: Research, config: Config) -> Traded:
+    """Trade a tape with some settings, in compiled code alone.
+
+    Raises:
+        ConfigError: the settings are impossible for the symbol, or the rule file is broken.
+    """
+    config.check_against(research.instrument)
+    bars, verdicts = research.bars(config.bars).rows, research.verdicts(config)
+    tables, why = research.run(config, verdicts, research.span())
+    return Traded(config, bars, verdicts, tables or _without_trades(len(bars)), why)
+
+
+def _without_trades(bars: int) -> Tables:
+    rows = {name: np.empty(0, dtype) for name, dtype in simulation.TABLES.items()}
+    signals, refusals = np.empty(0, simulation.SIGNAL), np.empty(0, simulation.REFUSAL)
+    return Tables(bars, first_bar=0, wallet=0, signals=signals, refusals=refusals, **rows)
+
+
+# --- the explorer ----------------------------------------------------------------------------------------------------
+
+
+class Explorer:
+    """Controls, a figure and statistics over one tape; it shows itself in a notebook.
+
+    Attributes:
+        controls: by the settings' names.
+        traded: what is drawn.
+        chart: how it is drawn.
+        rule_cell: what `%%rule` does.
+        view: all of it as a widget.
+
+    Args:
+        tape: trades of one symbol, or a research of them.
+        config: where to begin; by default the defaults.
+        parameters_file: where parameters are saved, and the file in use that they are compared with.
+        page_bars: candles drawn at once, one of `PAGES`.
+
+    Raises:
+        ConfigError: the settings are impossible for the tape's symbol, or their rule is broken.
+        DataError: the tape is empty or goes back in time.
+    """
+
+    def __init__(
+        self,
+        tape: Tape | Research,
+        config: Config | None = None,
+        *,
+        parameters_file: str = "",
+        page_bars: int = 1_000,
+    ) -> None:
+        self.research = tape if isinstance(tape, Research) else Research(tape)
+        self.instrument, symbol = self.research.instrument, self.research.instrument.symbol
+        config = config or Config.from_parameters(symbol=symbol)
+        if config.session.symbol != symbol:
+            raise ConfigError(f"symbol: must be that of the tape, {symbol}, was {config.session.symbol}")
+        if page_bars not in PAGES:
+            raise ConfigError(f"page_bars: must be one of {PAGES}, was {page_bars}")
+        trades = self.research.tape.trades
+        self._totals = {unit: traded(trades, self.instrument, unit) for unit in ("base", "quote", "trades")}
+        self._most_bars = max(min(MOST_BARS, len(trades) / 5), 2 * FEWEST_BARS)
+        self._is_recorded = bool(os.environ.get(RECORDED))
+        self._is_set_by_us = False
+        self._settings_type: type[Settings] | None = None
+        self._drawn_page: tuple[BarSettings, slice] | None = None
+        self._edge = NEVER  # when the page's last bar closed; on the newest page never
+        self.rule_cell = RuleCell(self.use_rule)
+        self.controls: dict[str, Control] = {}
+        self._heading, self._status, self._statistics = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self._settings, self._drawing = widgets.VBox(), widgets.VBox()
+        self._pager = _Pager(page_bars, self.turn_pages)
+        self.saver = _Saver(parameters_file or f"parameters/{symbol.lower()}.json", self.difference, self.save)
+        self.view = self._lay_out()
+        self.traded = trade(self.research, config)
+        self.chart = self._new_chart(self._frames())
+        with self._timed():
+            self._adopt(self.traded)
+        self.rule_cell.register()
+
+    @property
+    def config(self) -> Config:
+        """The settings that are drawn."""
+        return self.traded.config
+
+    @property
+    def statistics(self) -> Statistics:
+        """Figures of the whole tape on calendar time, as those of a backtest."""
+        return statistics(self._frames(), self.traded.counted)
+
+    @property
+    def status(self) -> str:
+        """What the status line says, as HTML."""
+        return str(self._status.value)
+
+    @property
+    def page_bars(self) -> int:
+        """Candles drawn at once, one of `PAGES`."""
+        return self._pager.page_bars
+
+    @page_bars.setter
+    def page_bars(self, bars: int) -> None:
+        self._pager.page_bars = bars
+
+    def backtest(self) -> Backtest:
+        """The same settings as a backtest, with all its tables."""
+        return backtest(self.research, self.config)
+
+    def picture(self) -> None:
+        """Show the figure as it is now in a form that stays in the notebook's record."""
+        charts.show(self.chart.figure)
+
+    def use_rule(self, name: str) -> None:
+        """Draw with another rule, such as `rules/adx.py:Adx`, or with the built-in one; what both can be set to stays.
+
+        Raises:
+            ConfigError: the rule file isn't there, or is broken. What was drawn stays.
+        """
+        with self._timed():
+            self._adopt(trade(self.research, read_parameters(self._parameters_for(name), rule=name)))
+
+    # --- parameters --------------------------------------------------------------------------------------------------
+
+    def difference(self, path: str = "") -> pd.DataFrame:
+        """What these settings change in a parameters file that is there; without one, in the defaults.
+
+        Raises:
+            ConfigError: the file was edited since it was saved.
+        """
+        name = path or self.saver.path
+        saved = parameter_file.read(name) if _place(name).exists() else None
+        columns = ["parameter", "default" if saved is None else name, "explorer"]
+        rows = parameter_file.difference(self.config, saved)
+        return pd.DataFrame(rows, columns=columns, dtype=object).set_index("parameter")
+
+    def save(self, path: str = "") -> Path:
+        """Write the settings to a parameters file and return where it is.
+
+        Raises:
+            ConfigError: the rule is a cell's that was never saved, or the file was edited since it was saved.
+        """
+        name, rule = path or self.saver.path, self.config.session.rule
+        if is_draft(rule):
+            raise ConfigError(f"rule: must be saved before parameters can name it: {how_to_save(rule)}")
+        if _place(name).exists():
+            parameter_file.read(name)
+        parameter_file.write(_place(name), self.config, RuleFile.named(rule).sha256 if rule else "")
+        return _place(name)
+
+    # --- when something is turned ------------------------------------------------------------------------------------
+
+    def _on_setting(self, name: str) -> None:
+        """Trade and draw with the controls as they stand; where that can't be, keep the figure and say why."""
+        if self._is_set_by_us:
+            return
+        before = self.traded
+        try:
+            with self._timed():
+                if name == "unit":
+                    self._keep_number_of_bars()
+                self._adopt(trade(self.research, self._read()))
+                self._tell("", name)
+        except Exception as error:  # a rule of one's own may fail in any way
+            self.traded = before
+            said = str(error) if isinstance(error, VoltradeError) else f"{type(error).__name__}: {error}"
+            self._tell(said, name)
+            self._status.value = f"<span style='{_WRONG}'>not drawn: {escape(said)}</span>"
+
+    def _read(self) -> Config:
+        """The settings as the controls stand; those of a rule file that was edited meanwhile are its new ones."""
+        rule = self.config.session.rule
+        if load_rule(rule).settings_type is type(self.config.signals):
+            return self.config.changed(**{name: control.value for name, control in self.controls.items()})
+        return read_parameters(self._parameters_for(rule))
+
+    def _parameters_for(self, rule: str) -> dict[str, Any]:
+        """The parameters as the controls stand, without the settings of this rule that another one doesn't have."""
+        foreign = set(type(self.config.signals).model_fields) - set(load_rule(rule).settings_type.model_fields)
+        turned = {name: control.value for name, control in self.controls.items()}
+        return {name: value for name, value in {**self.config.parameters(), **turned}.items() if name not in foreign}
+
+    def _tell(self, wrong: str, name: str) -> None:
+        """Show what is wrong beside every control that it names, or beside the one that was turned."""
+        lines: dict[str, list[str]] = {}
+        for line in filter(None, wrong.replace("settings: ", "").split("; ")):
+            for named in set(re.findall(r"\w+", line)) & set(self.controls) or {name}:
+                lines.setdefault(named, []).append(line)
+        for setting, control in self.controls.items():
+            control.tell(" ".join(lines.get(setting, [])))
+
+    def _keep_number_of_bars(self) -> None:
+        """Take, in another unit, the threshold that makes about as many bars."""
+        unit, bars, threshold = self.controls["unit"].value, self.config.bars, self.controls["threshold"]
+        amount = float(bars.threshold) / self._totals[bars.unit] * self._totals[unit]
+        with self._by_us():
+            threshold.value = float(threshold_near(amount, self.instrument, unit))
+            threshold.rescale(self._thresholds(unit))
+
+    def _thresholds(self, unit: str) -> ThresholdScale:
+        low, high = (math.log10(self._totals[unit] / bars) for bars in (self._most_bars, FEWEST_BARS))
+        near = lambda amount: float(threshold_near(amount, self.instrument, unit))  # noqa: E731
+        return ThresholdScale(low, high, THRESHOLD_STEP, near)
+
+    def turn_pages(self, pages: int) -> None:
+        """Show the page so many pages newer, or older for a negative number."""
+        end, count = self._page().stop + pages * self.page_bars, self.traded.tables.bars
+        self._show_until(min(max(end, self.page_bars), count))
+
+    def _show_until(self, end: int) -> None:
+        """Show the page whose last bar is the one before this number."""
+        is_newest = end >= self.traded.tables.bars
+        self._edge = NEVER if is_newest else int(self.traded.bars["close_time"][end - 1])
+        with self._timed():
+            self._draw()
+
+    def _on_equity(self, trace: Any, points: Any, state: Any) -> None:
+        """Show the bars around the time that was clicked at."""
+        if points.point_inds:
+            closed = self.traded.bars["close_time"][: self.traded.tables.bars]
+            at = int(np.searchsorted(closed, trace.x[points.point_inds[0]]))
+            self._show_until(max(at + self.page_bars // 2, self.page_bars))
+
+    # --- drawing -----------------------------------------------------------------------------------------------------
+
+    def _adopt(self, new: Traded) -> None:
+        """Draw what was traded; a rule with other settings or indicators gets other controls, or another figure."""
+        self.traded = new
+        if type(new.config.signals) is not self._settings_type:
+            self._make_controls()
+        self._draw()
+
+    def _draw(self) -> None:
+        run, page, count = self._frames(), self._page(), self.traded.tables.bars
+        opens = self.traded.bars["open_time"][page.stop : page.stop + 1]
+        until = pd.Timestamp(int(opens[0]), unit="ms", tz="UTC") if page.stop < count else None
+        shown = f"bars {page.start:,} to {page.stop - 1:,} of {count:,}" if count else "no bar was closed"
+        if not self.chart.fits(run):
+            self.chart = self._new_chart(run)
+        is_same = self._drawn_page == (self.config.bars, page)
+        self.chart.draw(run, charts.title_of(run, self.config), shown, until, keeps_zoom=is_same)
+        self._drawn_page = (self.config.bars, page)
+        self._pager.tell(shown, is_oldest=page.start == 0, is_newest=until is None)
+        self._statistics.value = _small(frame_table(statistics(run, self.traded.counted).table()))
+        rule = escape(self.config.session.rule or "built in")
+        self._heading.value = f"<b>{escape(self.research.tape.source)}</b><br>rule: {rule}"
+
+    def _new_chart(self, run: Frames) -> charts.ResearchChart:
+        chart = charts.ResearchChart(run, self._is_recorded)
+        self._drawn_page = None  # another figure has no zoom to keep
+        if not self._is_recorded:
+            chart.on_click("equity", self._on_equity)
+            self._drawing.children = [chart.figure, _Fitting()]
+        return chart
+
+    def _frames(self) -> Frames:
+        """The frames of the whole session, with the bars of the page."""
+        done = self.traded
+        return frames_of_tables(
+            done.tables, done.config, self.instrument, done.bars, done.verdicts, EPOCH, self._page()
+        )
+
+    def _page(self) -> slice:
+        """Numbers of the bars that are shown: up to the one that closed at the edge, whatever the bars are now."""
+        count, size = self.traded.tables.bars, self.page_bars
+        closed = self.traded.bars["close_time"][:count]
+        end = count if self._edge == NEVER else int(np.searchsorted(closed, self._edge, side="right"))
+        end = min(max(end, size), count)
+        return slice(max(0, end - size), end)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Turn the spinner meanwhile, then tell what was drawn and how long it took."""
+        self._status.value = _SPINNER
+        began = time.perf_counter()
+        try:
+            yield
+        except BaseException:
+            self._status.value = f"<span style='{_WRONG}'>not drawn</span>"
+            raise
+        took, tables = time.perf_counter() - began, self.traded.tables
+        counted = f"{tables.bars:,} bars · {self.traded.counted.signals:,} signals · {len(tables.trips):,} round trips"
+        why = f" · <span style='{_WRONG}'>not traded: {escape(self.traded.why)}</span>" if self.traded.why else ""
+        self._status.value = f"{counted} · {took:.2f} s{why}"
+
+    @contextmanager
+    def _by_us(self) -> Iterator[None]:
+        """Change controls without drawing for each."""
+        self._is_set_by_us = True
+        try:
+            yield
+        finally:
+            self._is_set_by_us = False
+
+    # --- widgets -----------------------------------------------------------------------------------------------------
+
+    def _make_controls(self) -> None:
+        """Make a control for every setting, with the values of now."""
+        values = {name: getattr(part, name) for part in self._parts() for name in type(part).model_fields}
+        sections = dials_of(type(self.config.signals))
+        thresholds = self._thresholds(self.config.bars.unit)
+        self.controls = {
+            dial.name: Control(
+                dial,
+                float(values[dial.name]) if dial.kind == "number" else values[dial.name],
+                self._on_setting,
+                thresholds if dial.name == "threshold" else None,
+            )
+            for dials in sections.values()
+            for dial in dials
+        }
+        views = {name: [self.controls[dial.name].view for dial in dials] for name, dials in sections.items() if dials}
+        bars = views.pop("bars")
+        folded = widgets.Accordion([widgets.VBox(part) for part in views.values()])
+        for number, name in enumerate(views):
+            folded.set_title(number, "the rule's own" if name == "rule" else name)
+        self._settings.children = [*bars, folded]
+        self._settings_type = type(self.config.signals)
+
+    def _parts(self) -> list[Settings]:
+        return [getattr(self.config, name) for name in COMPONENTS]
+
+    def _lay_out(self) -> Any:
+        left = widgets.VBox(
+            [self._heading, self._settings, self.saver.view, self._statistics],
+            layout={"flex": "0 0 384px", "margin": "0 12px 0 0"},
+        )
+        right = widgets.VBox(
+            [self._pager.view, self._status, self._drawing], layout={"flex": "1 1 0", "min_width": "0"}
+        )
+        return widgets.HBox([left, right], layout={"width": "100%"})
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        if self._is_recorded:
+            return charts.bundle(self.chart.figure)
+        return self.view._repr_mimebundle_(**options)
+
+
+class _Fitting(AnyWidget):
+    """Keeps a figure that stands in a box with it as wide as the box: figures themselves only look at the window."""
+
+    _esm = """
+    export default {
+        render({ el }) {
+            const watched = new Set();
+            const watch = part => watched.has(part) || (watched.add(part), observer.observe(part));
+            const observer = new ResizeObserver(() => {
+                [...el.parentElement?.children ?? []].forEach(watch);  // the figure is drawn later than this
+                window.dispatchEvent(new Event("resize"));
+            });
+            watch(el);
+            return () => observer.disconnect();
+        },
+    };
+    """
+
+
+_BUTTON = {"flex": "0 0 auto", "width": "84px"}
+
+
+class _Pager:
+    """Older and newer pages, and how large a page is."""
+
+    def __init__(self, page_bars: int, turn: Callable[[int], None]) -> None:
+        self._older = widgets.Button(description="older", icon="chevron-left", layout=_BUTTON)
+        self._newer = widgets.Button(description="newer", icon="chevron-right", layout=_BUTTON)
+        self._text = widgets.HTML()
+        self._size = widgets.Dropdown(
+            options=[(f"{bars:,} bars", bars) for bars in PAGES], value=page_bars, layout={"width": "110px"}
+        )
+        self._older.on_click(lambda button: turn(-1))
+        self._newer.on_click(lambda button: turn(1))
+        self._size.observe(lambda change: turn(0), "value")
+        self.view = widgets.HBox([self._older, self._newer, self._size, self._text])
+
+    @property
+    def page_bars(self) -> int:
+        return int(self._size.value)
+
+    @page_bars.setter
+    def page_bars(self, bars: int) -> None:
+        self._size.value = bars
+
+    def tell(self, shown: str, is_oldest: bool, is_newest: bool) -> None:
+        """Say which bars are shown, and whether there are older or newer ones."""
+        self._text.value = escape(shown)
+        self._older.disabled, self._newer.disabled = is_oldest, is_newest
+
+
+class _Saver:
+    """Saves parameters to a file, after what that changes has been shown."""
+
+    def __init__(self, path: str, difference: Callable[[str], pd.DataFrame], save: Callable[[str], Path]) -> None:
+        self._path = widgets.Text(value=path, layout={"width": "214px"})
+        self.ask = widgets.Button(description="Save parameters", icon="save", layout={"width": "160px"})
+        self.write = widgets.Button(button_style="primary", layout={"width": "auto", "display": "none"})
+        self.told = widgets.HTML()
+        self._difference, self._save = difference, save
+        self._path.observe(lambda change: self._show("", False), "value")
+        self.ask.on_click(lambda button: self._on_ask())
+        self.write.on_click(lambda button: self._on_write())
+        self.view = widgets.VBox([widgets.HBox([self._path, self.ask]), self.told, self.write])
+
+    @property
+    def path(self) -> str:
+        return str(self._path.value)
+
+    def _on_ask(self) -> None:
+        try:
+            changes = self._difference(self.path)
+        except VoltradeError as error:
+            self._show(f"<span style='{_WRONG}'>{escape(str(error))}</span>", False)
+            return
+        against = changes.columns[0]
+        said = _small(frame_table(changes.astype(str))) if len(changes) else f"the same as {escape(against)}"
+        self.write.description = f"write {self.path}"
+        self._show(said, True)
+
+    def _on_write(self) -> None:
+        try:
+            place = self._save(self.path)
+        except (VoltradeError, OSError) as error:
+            self._show(f"<span style='{_WRONG}'>{escape(str(error))}</span>", False)
+            return
+        use = f"papermill notebooks/live.ipynb runs/today.ipynb -p parameters_file {self.path}"
+        self._show(f"saved {escape(str(place))}<br><code>{escape(use)}</code>", False)
+
+    def _show(self, told: str, can_write: bool) -> None:
+        self.told.value = told
+        self.write.layout.display = None if can_write else "none"
+
+
+def _small(table: str) -> str:
+    """A table whose rows stand close together."""
+    style = ".voltrade-small td, .voltrade-small th {padding: 1px 8px 1px 0 !important; white-space: normal !important}"
+    return f"<style>{style}</style><div class='voltrade-small' style='font-size:12px;line-height:1.3'>{table}</div>"
+
+
+def _place(name: str) -> Path:
+    """Where a parameters file is, or will be: as found from here upwards, else in the project's folder."""
+    try:
+        return parameter_file.found(name)
+    except ConfigError:
+        return project_root() / name

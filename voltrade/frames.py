@@ -1,0 +1,430 @@
+"""Frames of a run, made from columns of whole numbers: one definition, whoever tells the columns.
+
+`report` reads them from a run's facts, `simulation_frames` from the tables of a compiled session. Here integers become
+floats in natural units (coins, quote asset, UTC timestamps) for people to look at; nothing goes back into trading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from voltrade.compiled import Rows
+from voltrade.model import MONEY, NEVER, CloseReason, Instrument, Int64s, Purpose, Side
+from voltrade.risk import COUNTED
+
+Floats = npt.NDArray[np.float64]
+
+Columns = Mapping[str, Any]
+"""Columns of equal length by name: prices in ticks, quantities in lots, notionals in ticklots, money in 1e-8, times in
+ms UTC, sides as signs; texts and flags as they are. No price, no time and no trigger are 0."""
+
+_TIME = "datetime64[ms, UTC]"
+
+_BARS = {
+    "bar": "int64",
+    "open_time": _TIME,
+    "duration_s": "float64",
+    "day": "int64",
+    "number": "int64",
+    "open": "float64",
+    "high": "float64",
+    "low": "float64",
+    "close": "float64",
+    "volume": "float64",
+    "taker_buy_volume": "float64",
+    "notional": "float64",
+    "bar_vwap": "float64",
+    "trade_count": "int64",
+    "first_trade_id": "int64",
+    "last_trade_id": "int64",
+    "close_reason": "str",
+    "tainted": "bool",
+}
+_ORDERS = {
+    "client_order_id": "str",
+    "order_id": "int64",
+    "round_trip": "int64",
+    "bar": "int64",
+    "purpose": "str",
+    "side": "str",
+    "type": "str",
+    "quantity": "float64",
+    "price": "float64",
+    "trigger_price": "float64",
+    "reduce_only": "bool",
+    "status": "str",
+    "filled": "float64",
+    "average_price": "float64",
+    "reference_price": "float64",
+    "slippage": "float64",
+    "fees": "float64",
+    "code": "int64",
+    "text": "str",
+    "reason": "str",
+    "answered": _TIME,
+    "updated": _TIME,
+}
+_FILLS = {
+    "trade_id": "int64",
+    "client_order_id": "str",
+    "round_trip": "int64",
+    "purpose": "str",
+    "side": "str",
+    "price": "float64",
+    "quantity": "float64",
+    "notional": "float64",
+    "fee": "float64",
+    "fee_asset": "str",
+    "realised": "float64",
+    "is_maker": "bool",
+}
+_ROUND_TRIPS = {
+    "id": "int64",
+    "side": "str",
+    "opened": _TIME,
+    "closed": _TIME,
+    "minutes": "float64",
+    "bar": "int64",
+    "quantity": "float64",
+    "entry_price": "float64",
+    "exit_price": "float64",
+    "stop_price": "float64",
+    "take_profit_price": "float64",
+    "realised": "float64",
+    "fees": "float64",
+    "funding": "float64",
+    "net": "float64",
+    "r_multiple": "float64",
+    "exit_reason": "str",
+}
+_EQUITY = {
+    "wallet": "float64",
+    "unrealised": "float64",
+    "equity": "float64",
+    "drawdown": "float64",
+    "position": "float64",
+    "valued_at": "str",
+}
+_REFUSALS = {"bar": "int64", "side": "str", "code": "str", "detail": "str"}
+_BREAKER = {
+    "rule": "str",
+    "mode": "str",
+    "action": "str",
+    "measure": "float64",
+    "limit": "float64",
+    "resume_at": _TIME,
+}
+_ALERTS = {"code": "str", "text": "str"}
+_GAPS = {"first_id": "int64", "last_id": "int64", "missing": "int64", "filled": "int64"}
+_OPERATOR = {"action": "str", "reason": "str", "final": "bool"}
+WITHOUT_A_RULE = frozenset(
+    {"bar", "close", "ready", "signal", "outcome", "vwap", "ema_fast", "ema_slow", "rsi", "atr", "ema_cross"}
+    | {"bollinger_upper", "bollinger_middle", "bollinger_lower", "bollinger_breakout"}
+    | {"rsi_long", "rsi_short", "vwap_long", "vwap_short"}
+)
+"""Columns of the decisions that every run has; the others are of a rule of one's own."""
+
+DECISIONS = {
+    "bar": "int64",
+    "close": "float64",
+    "ready": "bool",
+    "signal": "str",
+    "outcome": "str",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """What happened in a run, as pandas frames with a UTC DatetimeIndex named `time`.
+
+    Prices are in the quote asset for one coin, quantities in coins, money in the quote asset; floats, each the nearest
+    to the exact decimal. Several rows may share a time.
+    """
+
+    instrument: Instrument
+    bars: pd.DataFrame
+    """One row a closed bar, at its close: `bar` counts the bars of the run, `number` those since the anchor. `bar_vwap`
+    is the bar's own notional / volume; `close_reason` is THRESHOLD or DAY_END."""
+    decisions: pd.DataFrame
+    """One row a bar: `ready`, `signal` (BUY, SELL or empty), `outcome` (what became of the signal), then every
+    indicator and condition of the verdict under its own name."""
+    orders: pd.DataFrame
+    """One row a client order id, at the decision. `reference_price` is the deciding bar's close, or the trigger price;
+    `slippage` is what the fills cost against it (money, positive is a cost, NaN where unknown)."""
+    fills: pd.DataFrame
+    """One row a trade id, at the fill. `realised` is money before the fill's own fee."""
+    round_trips: pd.DataFrame
+    """One row a closed round trip, at its close. `net` = realised - fees + funding. `r_multiple` is net over what the
+    stop would have cost from the entry price."""
+    equity: pd.DataFrame
+    """One row a valuation: `equity` = wallet + unrealised, `drawdown` = equity - its highest so far (at most 0),
+    `position` in signed coins, `valued_at` mark or last."""
+    refusals: pd.DataFrame
+    """One row a signal that a gate refused, with the gate's `code`."""
+    breaker: pd.DataFrame
+    """One row a change of the circuit breaker. `measure` and `limit` are money or counts, as the rule is."""
+    alerts: pd.DataFrame
+    """One row a thing a person should know."""
+    gaps: pd.DataFrame
+    """One row a jump in the trade ids: `missing` trades, of which `filled` came by REST."""
+    operator: pd.DataFrame
+    """One row a command that a person or a stop policy gave, with its reason; `final` ones end the session."""
+
+
+def frames_of_columns(
+    instrument: Instrument,
+    *,
+    bars: Columns,
+    verdict: Columns,
+    first: int,
+    closes: Sequence[int] | Int64s,
+    orders: Columns,
+    fills: Columns,
+    trips: Columns,
+    equity: Rows,
+    refusals: Columns,
+    breaker: Columns,
+    alerts: Columns,
+    gaps: Columns,
+    operator: Columns,
+) -> Frames:
+    """Make the frames of a run.
+
+    Args:
+        bars: by the fields of BAR, those that are shown.
+        verdict: of the same bars; `signal` as a sign.
+        first: number of the first of them.
+        closes: of all bars of the run, ticks.
+        orders: the fields of an intent and how it ended: see `report.Collector`; `traded`, `traded_notional` and `fees`
+            sum up its fills.
+        equity: rows of EQUITY.
+    """
+    units = _Units(instrument)
+    shown, ordered = _bars_frame(units, bars, first), _orders_frame(units, orders, closes)
+    refused = _table(_REFUSALS, refusals["time"], {**refusals, "side": _sides(refusals["side"])})
+    return Frames(
+        instrument=instrument,
+        bars=shown,
+        decisions=_decisions_frame(shown, verdict, ordered, refused),
+        orders=ordered,
+        fills=_fills_frame(units, fills),
+        round_trips=_round_trips_frame(units, trips),
+        equity=_equity_frame(units, equity),
+        refusals=refused,
+        breaker=_breaker_frame(breaker),
+        alerts=_table(_ALERTS, alerts["time"], alerts),
+        gaps=_table(_GAPS, gaps["time"], {**gaps, "missing": _whole(gaps["last_id"]) - _whole(gaps["first_id"]) + 1}),
+        operator=_table(_OPERATOR, operator["time"], operator),
+    )
+
+
+# --- units -----------------------------------------------------------------------------------------------------------
+
+
+class _Units:
+    """Converts the integers of an instrument to the floats nearest to the exact decimals."""
+
+    def __init__(self, instrument: Instrument) -> None:
+        self._tick = instrument.tick_size.as_integer_ratio()
+        self._step = instrument.step_size.as_integer_ratio()
+        self._ticklot = Decimal(instrument.tick_size * instrument.step_size).as_integer_ratio()
+
+    def prices(self, ticks: Any) -> Floats:
+        return _scaled(ticks, self._tick)
+
+    def prices_if_any(self, ticks: Any) -> Floats:
+        """Prices, NaN where there is none."""
+        return np.where(_whole(ticks) != 0, self.prices(ticks), np.nan)
+
+    def quantities(self, lots: Any) -> Floats:
+        return _scaled(lots, self._step)
+
+    def notionals(self, ticklots: Any) -> Floats:
+        return _scaled(ticklots, self._ticklot)
+
+    def averages(self, ticklots: Any, lots: Any) -> Floats:
+        """Prices of a notional shared among a quantity; NaN for none."""
+        numerator, denominator = self._tick
+        whole, shares = _whole(ticklots) * float(numerator), _whole(lots) * float(denominator)
+        averages: Floats = np.divide(whole, shares, out=np.full(len(whole), np.nan), where=shares != 0)
+        return averages
+
+
+def _scaled(values: Any, unit: tuple[int, int]) -> Floats:
+    # One division of whole numbers rounds once: 3 ticks of 0.1 are 0.3, not 0.30000000000000004.
+    scaled: Floats = _whole(values) * float(unit[0]) / unit[1]
+    return scaled
+
+
+def _whole(column: Any) -> Int64s:
+    return np.asarray(column, dtype=np.int64)
+
+
+def _times(milliseconds: Any) -> pd.DatetimeIndex:
+    """Timestamps of milliseconds UTC; 0 and NEVER are no time."""
+    given = _whole(milliseconds)
+    values = np.where((given > 0) & (given < NEVER), given, np.iinfo(np.int64).min)
+    return pd.DatetimeIndex(values.view("datetime64[ms]"), name="time").tz_localize("UTC")
+
+
+def words(names: Sequence[str], numbers: Any) -> Any:
+    """A column of texts, by their places in a list of names."""
+    return pd.array(list(names), dtype="str").take(np.asarray(numbers, dtype=np.intp))
+
+
+_SIDES = ("", Side.BUY.name, Side.SELL.name)
+"""By the sign of a signal; -1 counts from the end."""
+
+
+def _sides(signs: Any) -> Any:
+    return words(_SIDES, np.sign(_whole(signs)) % 3)
+
+
+# --- frames ----------------------------------------------------------------------------------------------------------
+
+
+def _table(schema: Mapping[str, str], times: Any, columns: Columns) -> pd.DataFrame:
+    """Make a frame whose columns have the schema's types even where there are no rows."""
+    data = {
+        name: _times(columns[name]) if kind == _TIME else pd.array(columns[name], dtype=kind)
+        for name, kind in schema.items()
+    }
+    return pd.DataFrame(data).set_index(_times(times))
+
+
+def _bars_frame(units: _Units, columns: Columns, first: int) -> pd.DataFrame:
+    whole = {name: _whole(column) for name, column in columns.items()}
+    opened, closed = whole["open_time"], whole["close_time"]
+    volume, notional = units.quantities(whole["volume"]), units.notionals(whole["notional"])
+    table: dict[str, Any] = {
+        **{name: whole[name] for name in ("day", "number", "trade_count", "first_trade_id", "last_trade_id")},
+        **{name: units.prices(whole[name]) for name in ("open", "high", "low", "close")},
+        "bar": np.arange(first, first + len(closed)),
+        "open_time": opened,
+        "duration_s": (closed.astype(np.float64) - opened) / 1000,
+        "volume": volume,
+        "taker_buy_volume": units.quantities(whole["taker_buy_volume"]),
+        "notional": notional,
+        "bar_vwap": np.divide(notional, volume, out=np.full(len(closed), np.nan), where=volume > 0),
+        "close_reason": words(_CLOSE_REASONS, whole["close_reason"]),
+        "tainted": whole["tainted"].astype(np.bool_),
+    }
+    return _table(_BARS, closed, table)
+
+
+_CLOSE_REASONS = [reason.name for reason in CloseReason]
+
+
+def _decisions_frame(
+    bars: pd.DataFrame, verdict: Columns, orders: pd.DataFrame, refusals: pd.DataFrame
+) -> pd.DataFrame:
+    nothing = np.zeros(len(bars), dtype=np.int64)
+    table: dict[str, Any] = {
+        "bar": bars["bar"].to_numpy(),
+        "close": bars["close"].to_numpy(),
+        "ready": np.asarray(verdict.get("ready", nothing), dtype=np.bool_),
+        "signal": _sides(verdict.get("signal", nothing)),
+        "outcome": pd.array(_outcomes(bars["bar"].to_numpy(), orders, refusals), dtype="str"),
+    }
+    table |= {name: verdict[name] for name in sorted(verdict) if name not in ("ready", "signal")}
+    return pd.DataFrame(table, index=bars.index)
+
+
+def _outcomes(bars: Int64s, orders: pd.DataFrame, refusals: pd.DataFrame) -> npt.NDArray[np.object_]:
+    """What became of each bar's signal; an entry tells more than a refusal."""
+    outcome = np.full(len(bars), "", dtype=object)
+    first = int(bars[0]) if len(bars) else 0
+    entries = orders[orders["purpose"] == Purpose.ENTRY.name]
+    for told, name, beginning in ((refusals, "code", "refused: "), (entries, "status", "entry ")):
+        place = told["bar"].to_numpy() - first
+        is_shown = (place >= 0) & (place < len(bars))
+        for at, word in zip(place[is_shown].tolist(), told[name][is_shown].tolist(), strict=True):
+            outcome[at] = beginning + word
+    return outcome
+
+
+def _orders_frame(units: _Units, columns: Columns, closes: Sequence[int] | Int64s) -> pd.DataFrame:
+    bar, trigger, traded = (_whole(columns[name]) for name in ("bar", "trigger_price", "traded"))
+    notional, side = _whole(columns["traded_notional"]), _whole(columns["side"])
+    is_known = (bar >= 0) & (bar < len(closes))
+    decided = _whole(closes)[np.where(is_known, bar, 0)] if len(closes) else np.zeros(len(bar), np.int64)
+    reference = np.where(trigger != 0, trigger, np.where(is_known, decided, 0))
+    has_cost = (reference != 0) & (traded != 0)
+    table: dict[str, Any] = {
+        **columns,
+        "side": _sides(side),
+        "quantity": units.quantities(columns["quantity"]),
+        "price": units.prices_if_any(columns["price"]),
+        "trigger_price": units.prices_if_any(trigger),
+        "filled": units.quantities(columns["filled"]),
+        "average_price": units.averages(notional, traded),
+        "reference_price": units.prices_if_any(reference),
+        "slippage": np.where(has_cost, units.notionals(side * (notional - reference * traded)), np.nan),
+        "fees": _whole(columns["fees"]) / MONEY,
+    }
+    return _table(_ORDERS, columns["time"], table)
+
+
+def _fills_frame(units: _Units, columns: Columns) -> pd.DataFrame:
+    price, quantity = _whole(columns["price"]), _whole(columns["quantity"])
+    table: dict[str, Any] = {
+        **columns,
+        "side": _sides(columns["side"]),
+        "price": units.prices(price),
+        "quantity": units.quantities(quantity),
+        "notional": units.notionals(price * quantity),
+        "fee": _whole(columns["fee"]) / MONEY,
+        "realised": _whole(columns["realised"]) / MONEY,
+    }
+    return _table(_FILLS, columns["time"], table)
+
+
+def _round_trips_frame(units: _Units, columns: Columns) -> pd.DataFrame:
+    opened, closed, quantity = (_whole(columns[name]) for name in ("opened_at", "closed_at", "quantity"))
+    entry, stop, net = (_whole(columns[name]) for name in ("entry_notional", "stop_price", "net"))
+    at_risk = units.notionals(np.abs(entry - stop * quantity))
+    has_risk = (stop != 0) & (at_risk != 0)
+    table = {
+        "id": columns["id"],
+        "side": words(("", "LONG", "SHORT"), np.sign(_whole(columns["side"])) % 3),
+        "opened": opened,
+        "closed": closed,
+        "minutes": (closed - opened) / 60_000,
+        "bar": columns["bar_number"],
+        "quantity": units.quantities(quantity),
+        "entry_price": np.where(quantity != 0, units.averages(entry, quantity), 0.0),
+        "exit_price": units.averages(columns["exit_notional"], quantity),
+        "stop_price": units.prices_if_any(stop),
+        "take_profit_price": units.prices_if_any(columns["take_profit_price"]),
+        **{name: _whole(columns[name]) / MONEY for name in ("realised", "fees", "funding", "net")},
+        "r_multiple": np.divide(net / MONEY, at_risk, out=np.full(len(net), np.nan), where=has_risk),
+        "exit_reason": columns["exit_reason"],
+    }
+    return _table(_ROUND_TRIPS, closed, table)
+
+
+def _equity_frame(units: _Units, points: Rows) -> pd.DataFrame:
+    equity = points["wallet"] + points["unrealised"]
+    drawdown = equity - np.maximum.accumulate(equity) if len(equity) else equity
+    columns = {
+        "wallet": points["wallet"] / MONEY,
+        "unrealised": points["unrealised"] / MONEY,
+        "equity": equity / MONEY,
+        "drawdown": drawdown / MONEY,
+        "position": units.quantities(points["position"]),
+        "valued_at": words(("last", "mark"), points["at_mark"]),
+    }
+    return _table(_EQUITY, points["time"], columns)
+
+
+def _breaker_frame(columns: Columns) -> pd.DataFrame:
+    unit = np.array([1 if rule in COUNTED else MONEY for rule in columns["rule"]], dtype=np.int64)
+    table = {**columns, **{name: _whole(columns[name]) / unit for name in ("measure", "limit")}}
+    return _table(_BREAKER, columns["time"], table)
