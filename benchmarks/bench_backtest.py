@@ -43,8 +43,7 @@ def config_for(threshold: Decimal) -> Config:
     return Config.from_parameters(
         {
             **{"symbol": INSTRUMENT.symbol, "threshold": threshold, "use_rsi_filter": False, "use_vwap_filter": False},
-            **{"cooldown_bars": 0, "capital": 100_000, "wallet": 100_000, "risk_fraction": 0.001},
-            **{"max_trades_per_day": 500, "max_drawdown_fraction": 1.0, "mark_interval_s": 60},
+            **{"cooldown_bars": 0, "risk_fraction": 0.001, "max_trades_per_day": 500, "max_drawdown_fraction": 1.0},
         }
     )
 

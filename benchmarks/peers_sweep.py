@@ -19,7 +19,7 @@ from peers import load, serve
 
 Run = Callable[[], dict[str, Any]]
 FEW = 2
-FEE, SLIPPAGE, WALLET = 0.0005, 0.00005, 100_000.0
+FEE, SLIPPAGE, WALLET = 0.0005, 0.00005, 10_000.0
 
 
 def averages(text: str) -> list[tuple[int, int]]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from voltrade.bars import VolumeBarAggregator
@@ -22,9 +21,7 @@ from voltrade.config import BarSettings
 from voltrade.drift import Band
 from voltrade.errors import DataError
 from voltrade.inspection import jumps
-from voltrade.model import DAY_MS, CloseReason, Instrument, Int64s, Trades
-
-Floats = npt.NDArray[np.float64]
+from voltrade.model import DAY_MS, CloseReason, Floats, Instrument, Int64s, Trades
 
 THRESHOLDS = 24
 """Thresholds that a tape is folded at."""

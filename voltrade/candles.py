@@ -16,10 +16,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from voltrade.frames import WITHOUT_A_RULE, Frames
-from voltrade.model import Int64s
+from voltrade.model import Floats, Int64s
 from voltrade.report import reasons
 
-Floats = npt.NDArray[np.float64]
 Trace = dict[str, Any]
 """A trace as plotly takes it."""
 

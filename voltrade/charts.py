@@ -43,10 +43,8 @@ from voltrade.candles import (
 from voltrade.compiled import Rows
 from voltrade.config import Config
 from voltrade.frames import Frames
-from voltrade.model import DAY_MS, Instrument, Int64s, Trades
+from voltrade.model import DAY_MS, Floats, Instrument, Int64s, Trades
 from voltrade.report import refusals_by_code
-
-Floats = npt.NDArray[np.float64]
 
 MAX_BARS = 5_000
 """Candles that a chart shows at most; from there on JupyterLab draws for more than a second."""

@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from threading import Lock
 from types import FunctionType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 from weakref import WeakSet
 
 import numba
@@ -161,14 +161,41 @@ def source_key(file: Path) -> str:
     Files count by where they stand from the first one, so that a copy of a rule runs what was compiled for it before.
     """
     digest = hashlib.sha256(f"{sys.version} numba {numba.__version__} numpy {np.__version__}".encode())
-    names = {os.path.relpath(path, _home_of(path, file.resolve())): path for path in sources_of(file)}
+    home = file.resolve().parent
+    names = {_place(path) or os.path.relpath(path, home): path for path in sources_of(file)}
     for name, path in sorted(names.items()):
-        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+        digest.update(name.encode() + b"\0" + _source(path).digest + b"\0")
     return digest.hexdigest()[:16]
 
 
-def _home_of(path: Path, file: Path) -> Path:
-    return _PACKAGE.parent if path.is_relative_to(_PACKAGE) else file.parent
+class _Source(NamedTuple):
+    digest: bytes
+    imports: tuple[tuple[int, str], ...]
+    """Every module that it may import: the number of dots before its name, and the name."""
+
+
+def _source(path: Path) -> _Source:
+    """What a file says now. Ours are many, and are read again only where the file system knows of a change."""
+    if _place(path):
+        known = path.stat()
+        return _read_ours(path, known.st_size, known.st_mtime_ns, known.st_ctime_ns)
+    return _read(path)
+
+
+@cache
+def _read_ours(path: Path, *known: int) -> _Source:
+    return _read(path)
+
+
+def _read(path: Path) -> _Source:
+    content = path.read_bytes()
+    return _Source(hashlib.sha256(content).digest(), _imported_names(content, path.name))
+
+
+@cache
+def _place(path: Path) -> str:
+    """Where a file of voltrade stands in the package; empty for another's."""
+    return str(path.relative_to(_PACKAGE.parent)) if path.is_relative_to(_PACKAGE) else ""
 
 
 def sources_of(file: Path) -> set[Path]:
@@ -209,13 +236,26 @@ def _file(function: Callable[..., Any]) -> Path:
 
 
 def _imported(file: Path, home: Path) -> Iterator[Path]:
-    """The files of ours that a file's imports mean."""
-    for level, name in _imported_names(file.read_bytes(), file.name):
+    """The files of ours that a file's imports mean. What voltrade's own files mean does not hang on who asks."""
+    for level, name in _source(file).imports:
+        if name.partition(".")[0] == _PACKAGE.name and not level:
+            # The package itself names everything; its files mean the rooms that they name beside it.
+            yield from () if name == _PACKAGE.name and _place(file) else _room(name)
+            continue
+        if _place(file) and not level:
+            continue
         beside = neighbours(home, name) if not level else _files_of(file.parents[level - 1], name)
         loaded = getattr(sys.modules.get(name), "__file__", None)
         for path in beside or ([Path(loaded).resolve()] if loaded and not level else []):
             if _is_ours(path):
                 yield path
+
+
+@cache
+def _room(name: str) -> tuple[Path, ...]:
+    """The file of a module of voltrade; none where the name is that of something in one."""
+    place = _PACKAGE.parent.joinpath(*name.split("."))
+    return tuple(path for path in (place / "__init__.py", place.with_name(f"{place.name}.py")) if path.is_file())[:1]
 
 
 def neighbours(folder: Path, name: str) -> list[Path]:
@@ -240,7 +280,7 @@ _PARSING = Lock()
 
 @cache
 def _imported_names(source: bytes, file: str) -> tuple[tuple[int, str], ...]:
-    """Every module that a source may import: the number of dots before its name, and the name."""
+    """Every module that a source may import, as `_Source` has them."""
     names: list[tuple[int, str]] = []
     with _PARSING:
         tree = ast.parse(source, file)

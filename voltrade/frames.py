@@ -16,10 +16,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from voltrade.compiled import Rows
-from voltrade.model import MONEY, NEVER, CloseReason, Instrument, Int64s, Purpose, Side
+from voltrade.model import MONEY, NEVER, CloseReason, Floats, Instrument, Int64s, Purpose, Side
 from voltrade.risk import COUNTED
-
-Floats = npt.NDArray[np.float64]
 
 Columns = Mapping[str, Any]
 """Columns of equal length by name: prices in ticks, quantities in lots, notionals in ticklots, money in 1e-8, times in

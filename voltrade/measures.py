@@ -12,12 +12,9 @@ from html import escape
 from statistics import NormalDist
 
 import numpy as np
-import numpy.typing as npt
 
-from voltrade.compiled import compiled
-from voltrade.model import DAY_MS, Int64s
-
-Floats = npt.NDArray[np.float64]
+from voltrade.compiled import Rows, compiled
+from voltrade.model import DAY_MS, MONEY, Floats, Int64s
 
 YEAR_DAYS = 365
 """Calendar days that annualised numbers refer to."""
@@ -77,6 +74,15 @@ def period_of(span_ms: int) -> int:
     return DAY_MS if span_ms >= 30 * DAY_MS else HOUR_MS if span_ms >= DAY_MS else 0
 
 
+@compiled
+def _last_at(times: Int64s, values: Floats, wanted: Int64s) -> Floats:
+    """Return the last value at or before each of the wanted times."""
+    found = np.empty(len(wanted))
+    for number in range(len(wanted)):
+        found[number] = values[np.searchsorted(times, wanted[number], side="right") - 1]
+    return found
+
+
 def returns_of(times: Int64s, equity: Floats, period_ms: int | None = None) -> Returns:
     """Sample equity at the boundaries of periods, by default those of `period_of`, and return the changes.
 
@@ -87,11 +93,20 @@ def returns_of(times: Int64s, equity: Floats, period_ms: int | None = None) -> R
     if not period or not len(times):
         return Returns(np.empty(0), 0)
     boundaries = np.arange(-(-int(times[0]) // period), -(-int(times[-1]) // period) + 1) * period
-    sampled = equity[np.searchsorted(times, boundaries, side="right") - 1]
+    sampled = _last_at(times, equity, boundaries)
     return Returns(np.diff(sampled) / sampled[:-1], period)
 
 
 # --- the account ------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def worth_of(points: Rows) -> Floats:
+    """Return the equity, in the quote asset, of rows with `wallet` and `unrealised` money."""
+    worth = np.empty(len(points))
+    for number in range(len(points)):
+        worth[number] = (points[number].wallet + points[number].unrealised) / MONEY
+    return worth
 
 
 @compiled
@@ -100,8 +115,10 @@ def max_drawdown(equity: Floats) -> tuple[float, float]:
     deepest, part, peak = 0.0, 0.0, -math.inf
     for value in equity:
         peak = max(peak, value)
-        deepest = max(deepest, peak - value)
-        part = max(part, (peak - value) / peak)
+        fall = peak - value
+        deepest = max(deepest, fall)
+        if fall > part * peak:
+            part = fall / peak
     return deepest, part
 
 

@@ -31,6 +31,7 @@ NEVER = np.iinfo(np.int64).max
 DAY_MS = 86_400_000
 
 Int64s = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 

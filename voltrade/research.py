@@ -18,7 +18,7 @@ from numba import types
 
 from voltrade import risk, simulation
 from voltrade.bars import bar_rules, columns, empty_aggregator, grown, until_close
-from voltrade.compiled import Rows, bind, compile_for, compiled, record_dtype, rows_of
+from voltrade.compiled import Rows, bind, compile_for, compiled, record_dtype, restored, rows_of
 from voltrade.config import BarSettings, Config
 from voltrade.data import Tape
 from voltrade.errors import DataError
@@ -363,7 +363,8 @@ class Research:
             signals,
         )
         key = (config.session, config.execution, config.exits, config.risk, span.start)
-        desk = self._keep("desk", key, lambda: _desk(config, self.instrument, span.start)).copy()
+        blank = self._keep("desk", key, lambda: _desk(config, self.instrument, span.start).tobytes())
+        desk = restored(simulation.DESK, blank)
         desk["row"], desk["bars"] = span.first, first_bar
         marks = int(np.searchsorted(mark_times, span.start, side="right"))
         desk["mark"], desk["exchange_mark_e8"] = marks, mark_prices[marks - 1] if marks else 0

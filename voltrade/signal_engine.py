@@ -363,7 +363,7 @@ class SignalEngine:
         self.settings_row = _settings_row(settings, self.warmup_bars)
         self.scale = scale_of(instrument)
         self.bar = np.zeros(1, RULE_BAR)
-        self.program = self.program_for(settings)
+        self.program = _program(type(self), self.state.dtype, self.settings_row.dtype)
 
     @classmethod
     def warmup_of(cls, settings: SignalSettings) -> int:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from html import escape
 from pathlib import Path
+from threading import local
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -107,7 +108,7 @@ def figures_of(
     """Compute a session's figures and its returns from its tables; `period_ms` as in `measures.returns_of`."""
     trips, fills, equity = tables.trips, tables.fills, tables.equity
     nets = (trips["realised"] - trips["fees"] + trips["funding"]) / MONEY
-    worth = (equity["wallet"] + equity["unrealised"]) / MONEY
+    worth = measures.worth_of(equity)
     returns = measures.returns_of(equity["time"], worth, period_ms)
     drawdown, drawdown_fraction = measures.max_drawdown(worth)
     shown = bars[tables.first_bar : tables.bars]
@@ -147,13 +148,17 @@ def _figures_of_events(done: Backtest, period_ms: int | None) -> tuple[Figures, 
     return figures._replace(sharpe=returns.annual_sharpe), returns
 
 
+_SPACES = local()
+"""Memory for the tables of a run, kept by each thread: to get it anew for each piece would cost more than a run."""
+
+
 class _Worker:
     """Trades settings one after the other, and makes anew only what a setting changes."""
 
     def __init__(self, research: Research, job: Job) -> None:
         self._research = research.fork()
         self._job = job
-        self._space: dict[str, Rows] = {}
+        self._space: dict[str, Rows] = _SPACES.__dict__.setdefault("tables", {})
         self._seen: tuple[Any, ...] = ()
         self._found: Rows = np.empty(0, np.void)
 

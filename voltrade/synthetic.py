@@ -30,13 +30,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 import numpy as np
-import numpy.typing as npt
 
 from voltrade.compiled import compiled
 from voltrade.errors import DataError
-from voltrade.model import Instrument, Int64s, Trades
-
-Floats = npt.NDArray[np.float64]
+from voltrade.model import Floats, Instrument, Int64s, Trades
 
 HOUR_MS = 3_600_000
 
