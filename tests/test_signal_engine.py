@@ -621,6 +621,17 @@ def test_the_key_of_compiled_code_follows_every_source(rule_file: Path) -> None:
     assert {"my_rule.py", "levels.py", "signal_engine.py", "compiled.py", "config.py", "model.py"} <= sources
 
 
+def test_the_first_run_says_that_it_compiles_and_later_runs_do_not_compile(tmp_path: Path) -> None:
+    script = "from voltrade.account import fee; print(fee(10**8, 50_000))"
+    code = {**os.environ, "VOLTRADE_CACHE": str(tmp_path), "PYTHONPATH": str(PACKAGE)}
+    first, second = (
+        subprocess.run([sys.executable, "-c", script], env=code, capture_output=True, text=True) for _ in range(2)
+    )
+    assert (first.stdout, second.stdout) == ("50000\n", "50000\n")
+    assert first.stderr == f"compiling rules; later runs find them in {tmp_path}\n"
+    assert second.stderr == ""
+
+
 def test_without_a_place_for_the_cache_rules_run_all_the_same(rule_file: Path, tmp_path: Path) -> None:
     in_the_way = tmp_path / "cache"
     in_the_way.write_text("a file, not a folder")

@@ -31,6 +31,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 from numba import types
+from numba.core import event
 
 Rows = npt.NDArray[np.void]
 """Rows of a structured dtype; state is one such row, changed in place."""
@@ -82,6 +83,23 @@ def compile_for(function: Callable[..., Any], signature: Any, **options: Any) ->
         return numba.njit(signature, cache=True, **options)(function)
     finally:
         settings.CACHE_DIR = before
+
+
+class _Announcement(event.Listener):
+    """Says once that something is being compiled: a first run may take a minute that later ones don't."""
+
+    said = False
+
+    def on_start(self, event: Any) -> None:
+        if not self.said:
+            self.said = True
+            print(f"compiling rules; later runs find them in {cache_home()}", file=sys.stderr, flush=True)
+
+    def on_end(self, event: Any) -> None:
+        pass
+
+
+event.register("numba:compile", _Announcement())
 
 
 def record_dtype(fields: list[tuple[Any, ...]]) -> np.dtype[Any]:
