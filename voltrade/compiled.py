@@ -50,6 +50,11 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     return cast(Callable[P, R], compile_for(function, None))
 
 
+def compiled_unlocked(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile like `compiled`; other threads go on while it runs. For work that takes longer than to let them."""
+    return cast(Callable[P, R], compile_for(function, None, nogil=True))
+
+
 def compiled_part(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function that only compiled code calls, and that makes no arrays.
 
@@ -104,7 +109,12 @@ event.register("numba:compile", _Announcement())
 
 def record_dtype(fields: list[tuple[Any, ...]]) -> np.dtype[Any]:
     """A structured dtype with the layout of C, whose rows give their fields by name, plain as well as compiled."""
-    return np.dtype((np.record, np.dtype(fields, align=True)))
+    return _record_dtype(tuple(fields))
+
+
+@cache
+def _record_dtype(fields: tuple[tuple[Any, ...], ...]) -> np.dtype[Any]:
+    return np.dtype((np.record, np.dtype(list(fields), align=True)))
 
 
 def rows_of(dtype: np.dtype[Any]) -> Any:

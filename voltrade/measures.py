@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from voltrade.compiled import Rows, compiled
+from voltrade.compiled import Rows, compiled_unlocked
 from voltrade.model import DAY_MS, MONEY, Floats, Int64s
 
 YEAR_DAYS = 365
@@ -74,7 +74,7 @@ def period_of(span_ms: int) -> int:
     return DAY_MS if span_ms >= 30 * DAY_MS else HOUR_MS if span_ms >= DAY_MS else 0
 
 
-@compiled
+@compiled_unlocked
 def _last_at(times: Int64s, values: Floats, wanted: Int64s) -> Floats:
     """Return the last value at or before each of the wanted times."""
     found = np.empty(len(wanted))
@@ -100,25 +100,29 @@ def returns_of(times: Int64s, equity: Floats, period_ms: int | None = None) -> R
 # --- the account ------------------------------------------------------------------------------------------------------
 
 
-@compiled
+@compiled_unlocked
 def worth_of(points: Rows) -> Floats:
     """Return the equity, in the quote asset, of rows with `wallet` and `unrealised` money."""
     worth = np.empty(len(points))
+    money, amount = 0, 0.0
     for number in range(len(points)):
-        worth[number] = (points[number].wallet + points[number].unrealised) / MONEY
+        if points[number].wallet + points[number].unrealised != money:  # without a position it stays as it is
+            money = points[number].wallet + points[number].unrealised
+            amount = money / MONEY
+        worth[number] = amount
     return worth
 
 
-@compiled
+@compiled_unlocked
 def max_drawdown(equity: Floats) -> tuple[float, float]:
     """Return the deepest fall of equity from its highest so far, as a positive amount and as a part of that highest."""
     deepest, part, peak = 0.0, 0.0, -math.inf
     for value in equity:
-        peak = max(peak, value)
-        fall = peak - value
-        deepest = max(deepest, fall)
-        if fall > part * peak:
-            part = fall / peak
+        if value > peak:
+            peak = value
+        elif peak - value > min(deepest, part * peak):
+            deepest = max(deepest, peak - value)
+            part = max(part, (peak - value) / peak)
     return deepest, part
 
 

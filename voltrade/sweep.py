@@ -148,17 +148,13 @@ def _figures_of_events(done: Backtest, period_ms: int | None) -> tuple[Figures, 
     return figures._replace(sharpe=returns.annual_sharpe), returns
 
 
-_SPACES = local()
-"""Memory for the tables of a run, kept by each thread: to get it anew for each piece would cost more than a run."""
-
-
 class _Worker:
     """Trades settings one after the other, and makes anew only what a setting changes."""
 
     def __init__(self, research: Research, job: Job) -> None:
         self._research = research.fork()
         self._job = job
-        self._space: dict[str, Rows] = _SPACES.__dict__.setdefault("tables", {})
+        self._space: dict[str, Rows] = {}
         self._seen: tuple[Any, ...] = ()
         self._found: Rows = np.empty(0, np.void)
 
@@ -231,8 +227,14 @@ def _opened(stored: _Stored) -> Research:
 
 def _trade_piece(source: Research | _Stored, job: Job, configs: Sequence[Config]) -> list[list[Outcome]]:
     """What is handed to an executor: some settings, and where their tape is."""
-    worker = _Worker(source if isinstance(source, Research) else _opened(source), job)
-    return [worker.trade(config) for config in configs]
+    if getattr(_OF_THREAD, "serves", None) != (source, job):
+        _OF_THREAD.worker = _Worker(source if isinstance(source, Research) else _opened(source), job)
+        _OF_THREAD.serves = source, job
+    return [_OF_THREAD.worker.trade(config) for config in configs]
+
+
+_OF_THREAD = local()
+"""The last worker of a thread: what it made, and the memory for its tables, serve the next piece."""
 
 
 def _trade_all(
