@@ -30,8 +30,10 @@ from weakref import WeakSet
 import numba
 import numpy as np
 import numpy.typing as npt
+from llvmlite import ir
 from numba import types
 from numba.core import event
+from numba.extending import intrinsic, overload
 
 Rows = npt.NDArray[np.void]
 """Rows of a structured dtype; state is one such row, changed in place."""
@@ -88,6 +90,30 @@ def compile_for(function: Callable[..., Any], signature: Any, **options: Any) ->
         return numba.njit(signature, cache=True, **options)(function)
     finally:
         settings.CACHE_DIR = before
+
+
+@intrinsic
+def _prefetch(_: Any, column: Any, row: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, given[0]).data
+        place = builder.bitcast(builder.gep(data, [given[1]]), ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
+        wish = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
+        builder.call(wish, [place, number(0), number(3), number(1)])  # to be read, and kept near; it is data
+        return context.get_dummy_value()
+
+    return types.void(column, types.intp), generate
+
+
+def prefetch(column: npt.NDArray[Any], row: int) -> None:
+    """Wish for the memory of a row that will soon be read, there or not; plain Python has no such wish."""
+
+
+@overload(prefetch, strict=False)
+def _compiled_prefetch(column: Any, row: Any) -> Any:
+    wish: Any = _prefetch
+    return lambda column, row: wish(column, row)
 
 
 class _Announcement(event.Listener):

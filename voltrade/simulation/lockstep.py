@@ -15,7 +15,7 @@ from numba import types
 
 from voltrade import risk
 from voltrade.account import value_at_mark
-from voltrade.compiled import Record, Rows, compile_for, compiled_in_place, compiled_part, rows_of
+from voltrade.compiled import Record, Rows, compile_for, compiled_in_place, compiled_part, prefetch, rows_of
 from voltrade.exchange.execution import last_row_of_taker
 from voltrade.model import NEVER, Bools, Int64s
 from voltrade.simulation import core, exchange, monitor
@@ -131,6 +131,17 @@ def _fire_due(desk: Record, m: Market, before: int) -> bool:
 
 
 @compiled_in_place
+def _expect_next(desk: Record, m: Market) -> None:
+    """Wish for the trades that an entry on the next signal will meet: they are far from those of this one."""
+    if desk.signal < len(m.signals):
+        row = m.signals[desk.signal].row
+        prefetch(m.buyer_is_maker, row)
+        for column in (m.price, m.quantity, m.time):
+            prefetch(column, row)
+            prefetch(column, row + 8)
+
+
+@compiled_in_place
 def _see_trades(desk: Record, m: Market, end: int, due: int) -> None:
     """Let the core see trades before `end` and `due`, up to the first that closes a bar that something follows from."""
     if due < NEVER:
@@ -147,6 +158,7 @@ def _see_trades(desk: Record, m: Market, end: int, due: int) -> None:
     while desk.signal < len(m.signals) and m.signals[desk.signal].row < end:
         desk.now = max(desk.now, m.time[end - 1])
         desk.signal += 1
+        _expect_next(desk, m)
         core.on_signal(desk, m, m.signals[desk.signal - 1])
     if desk.bars > before and desk.bars >= core.wake_at_bar(desk):
         desk.now = max(desk.now, m.time[end - 1])
