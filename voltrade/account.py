@@ -27,10 +27,15 @@ def proportion(amount: int, numerator: int, denominator: int) -> int:
     not fit: only the result and `numerator` x `denominator` must stay below 2^63. The numerator is 0 or more, the
     denominator positive; the amount may be negative.
     """
-    whole = amount // denominator * numerator
-    rest = amount % denominator * numerator
-    whole += rest // denominator
-    twice = 2 * (rest % denominator)
+    if abs(float(amount) * numerator) < 2.0**62:  # nearly always: one division then does
+        product = amount * numerator
+        whole = product // denominator
+        twice = 2 * (product - whole * denominator)
+    else:
+        whole = amount // denominator * numerator
+        rest = amount % denominator * numerator
+        whole += rest // denominator
+        twice = 2 * (rest % denominator)
     if twice > denominator or (twice == denominator and whole % 2 == 1):
         whole += 1
     return whole

@@ -52,11 +52,6 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     return cast(Callable[P, R], compile_for(function, None))
 
 
-def compiled_unlocked(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile like `compiled`; other threads go on while it runs. For work that takes longer than to let them."""
-    return cast(Callable[P, R], compile_for(function, None, nogil=True))
-
-
 def compiled_part(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function that only compiled code calls, and that makes no arrays.
 

@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from voltrade.compiled import Rows, compiled_unlocked
+from voltrade.compiled import Rows, compiled
 from voltrade.model import DAY_MS, MONEY, Floats, Int64s
 
 YEAR_DAYS = 365
@@ -74,7 +74,7 @@ def period_of(span_ms: int) -> int:
     return DAY_MS if span_ms >= 30 * DAY_MS else HOUR_MS if span_ms >= DAY_MS else 0
 
 
-@compiled_unlocked
+@compiled
 def _last_at(times: Int64s, values: Floats, wanted: Int64s) -> Floats:
     """Return the last value at or before each of the wanted times."""
     found = np.empty(len(wanted))
@@ -100,7 +100,7 @@ def returns_of(times: Int64s, equity: Floats, period_ms: int | None = None) -> R
 # --- the account ------------------------------------------------------------------------------------------------------
 
 
-@compiled_unlocked
+@compiled
 def worth_of(points: Rows) -> Floats:
     """Return the equity, in the quote asset, of rows with `wallet` and `unrealised` money."""
     worth = np.empty(len(points))
@@ -113,7 +113,7 @@ def worth_of(points: Rows) -> Floats:
     return worth
 
 
-@compiled_unlocked
+@compiled
 def max_drawdown(equity: Floats) -> tuple[float, float]:
     """Return the deepest fall of equity from its highest so far, as a positive amount and as a part of that highest."""
     deepest, part, peak = 0.0, 0.0, -math.inf

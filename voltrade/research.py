@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -28,7 +28,7 @@ from voltrade.exchange.tape import mark_columns
 from voltrade.model import BAR, MONEY, NEVER, Bools, CloseReason, Instrument, Int64s
 from voltrade.risk import CircuitBreaker
 from voltrade.rule_file import load_rule
-from voltrade.signal_engine import RULE_BAR, Program, SignalEngine, describe
+from voltrade.signal_engine import RULE_BAR, Program, SignalEngine, describe, scale_of
 
 DAY_END = int(CloseReason.DAY_END)
 T = TypeVar("T")
@@ -135,7 +135,7 @@ def _complete(
         row.day_end = bars[bar].close_reason == DAY_END
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Bars:
     """The bars of a tape, and for each the trade that closed it."""
 
@@ -146,6 +146,15 @@ class Bars:
     low: Int64s
     skipped: int
     """Trades that the fold passed over, though an exchange would have seen them."""
+    scale: Rows
+    """The symbol's units."""
+
+    @cached_property
+    def described(self) -> Rows:
+        """The bars as rules see them, rows of RULE_BAR."""
+        described = np.zeros(len(self.rows), RULE_BAR)
+        _described(self.rows, self.scale, described)
+        return described
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +258,7 @@ class Research:
         # The trade that begins a day closes the bar before and is not in it.
         last = self.tape.trades.price[closing_rows]
         high, low = np.maximum(rows["high"], last), np.minimum(rows["low"], last)
-        return Bars(rows, closing_rows, high, low, skipped)
+        return Bars(rows, closing_rows, high, low, skipped, scale_of(self.instrument))
 
     def verdicts(self, config: Config, engine: SignalEngine | None = None) -> Rows:
         """Return the verdict of each bar; an engine that is given goes on from where it is.
@@ -272,19 +281,13 @@ class Research:
 
     def find(self, config: Config, engine: SignalEngine, space: dict[str, Rows]) -> Rows:
         """Take all bars through an engine and return its signals, rows of FOUND, without keeping the verdicts."""
-        described = self._keep("described", config.bars, lambda: self._describe(config.bars, engine))
+        described = self.bars(config.bars).described
         if "found" not in space or len(space["found"]) < len(described):
             space["found"] = np.empty(len(described), FOUND)
         blank, verdict = np.zeros(1, engine.verdict_dtype), np.zeros(1, engine.verdict_dtype)
         finder = _finder(engine.program, engine.state.dtype, engine.settings_row.dtype, engine.verdict_dtype)
         count = finder(described, engine.state, engine.settings_row, blank, verdict, space["found"])
         return space["found"][:count]
-
-    def _describe(self, settings: BarSettings, engine: SignalEngine) -> Rows:
-        rows = self.bars(settings).rows
-        described = np.zeros(len(rows), RULE_BAR)
-        _described(rows, engine.scale, described)
-        return described
 
     def marks(self, config: Config) -> Marked:
         """Return the tape's mark prices, and what of funding is due at them."""
@@ -335,13 +338,14 @@ class Research:
         return self.trade(config, self.signals(verdicts), span)
 
     def trade(
-        self, config: Config, found: Rows, span: Span, space: dict[str, Rows] | None = None
+        self, config: Config, found: Rows, span: Span, space: dict[str, Rows] | None = None, is_brief: bool = False
     ) -> tuple[Tables | None, str]:
         """Do what `run` does from the signals alone.
 
         Args:
             found: the signals of `config`'s rule on its bars, rows of FOUND.
             space: memory for tables, kept from run to run; the next run then overwrites what this one returns.
+            is_brief: leave out valuations between two that are the same, as there are many without a position.
         """
         bars = self.bars(config.bars)
         if bars.skipped:
@@ -362,8 +366,8 @@ class Research:
             float(self.instrument.tick_size),
             signals,
         )
-        key = (config.session, config.execution, config.exits, config.risk, span.start)
-        blank = self._keep("desk", key, lambda: _desk(config, self.instrument, span.start).tobytes())
+        key = (config.session, config.execution, config.exits, config.risk, span.start, is_brief)
+        blank = self._keep("desk", key, lambda: _desk(config, self.instrument, span.start, is_brief).tobytes())
         desk = restored(simulation.DESK, blank)
         desk["row"], desk["bars"] = span.first, first_bar
         marks = int(np.searchsorted(mark_times, span.start, side="right"))
@@ -380,7 +384,7 @@ class Research:
         return price, quantity, time, buyer_is_maker, *by_bar, *by_mark
 
 
-def _settings(config: Config, instrument: Instrument) -> Rows:
+def _settings(config: Config, instrument: Instrument, is_brief: bool) -> Rows:
     """One row of SETTINGS."""
     execution, exits, rules = config.execution, config.exits, shipped_rules(instrument.symbol)
     step_numerator, step_denominator = instrument.step_size.as_integer_ratio()
@@ -418,16 +422,17 @@ def _settings(config: Config, instrument: Instrument) -> Rows:
         "exit_on_opposite_signal": exits.exit_on_opposite_signal,
         "flatten_at_end": config.session.on_duration_end == "flatten",
         "isolated": config.risk.margin_type == "isolated",
+        "is_brief": is_brief,
     }
     settings = np.zeros(1, simulation.SETTINGS)
     settings[0] = tuple(values[name] for name in simulation.SETTINGS.names or ())
     return settings
 
 
-def _desk(config: Config, instrument: Instrument, start: int) -> Rows:
+def _desk(config: Config, instrument: Instrument, start: int, is_brief: bool) -> Rows:
     """The desk before the first trade, the account reconciled."""
     desk, session, wallet = np.zeros(1, simulation.DESK), config.session, int(config.execution.wallet * MONEY)
-    settings = desk["settings"] = _settings(config, instrument)
+    settings = desk["settings"] = _settings(config, instrument, is_brief)
     desk["limits"] = risk.limits_of(config, instrument, int(settings["taker_fee_e8"][0]))
     desk["facts"] = risk.new_facts()
     desk["facts"]["market_stream_up"] = desk["facts"]["user_stream_up"] = True

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import reduce
+from functools import cache, reduce
 from typing import Any, ClassVar
 
 import numba
@@ -70,6 +70,7 @@ SCALE = record_dtype(
 )
 
 
+@cache
 def scale_of(instrument: Instrument) -> Rows:
     """A symbol's units as fractions of whole numbers, so that a price in ticks becomes a float with one rounding."""
     scale = np.zeros(1, SCALE)

@@ -36,7 +36,7 @@ from voltrade.config import Config, parameter_homes
 from voltrade.data import Tape, TapeReport
 from voltrade.errors import ConfigError
 from voltrade.measures import Judgement, Returns, judge
-from voltrade.model import MONEY, Funding, Marks, Side, Trades
+from voltrade.model import MONEY, Funding, Marks, Trades
 from voltrade.research import Research, Tables
 from voltrade.rule_file import load_rule
 from voltrade.signal_engine import SignalEngine
@@ -115,7 +115,7 @@ def figures_of(
     starts = [*shown["open_time"][:1].tolist(), *equity["time"][:1].tolist()]
     ends = [*shown["close_time"][-1:].tolist(), *equity["time"][-1:].tolist(), *fills["time"][-1:].tolist()]
     lots = fills["quantity"] * tables.orders["side"][fills["order"]]
-    longs = int(np.count_nonzero(trips["side"] == Side.BUY))
+    longs = int(np.count_nonzero(trips["side"] > 0))
     figures = Figures(
         bars=len(shown),
         signals=int(np.count_nonzero(tables.signals["bar"] < tables.bars)),
@@ -170,7 +170,7 @@ class _Worker:
 
     def _trade(self, config: Config, stretch: Stretch) -> Outcome:
         research, (begin_s, end_s) = self._research, stretch
-        tables, _ = research.trade(config, self._found, research.span(begin_s, end_s), self._space)
+        tables, _ = research.trade(config, self._found, research.span(begin_s, end_s), self._space, is_brief=True)
         if tables is not None:
             bars, unit = research.bars(config.bars).rows, research.instrument.money_per_ticklot
             return Outcome(*figures_of(tables, bars, unit, self._job.period_ms), "compiled")

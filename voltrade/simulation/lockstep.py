@@ -219,9 +219,10 @@ def _pass_marks(desk: Record, m: Market, equity: Rows) -> None:
     stop = exchange.first_acting(desk, m, stop)
     due = min(core.next_due(desk), risk.calm_until(desk.breaker, desk.holds))
     last, end = desk.mark, min(len(m.mark_rows), desk.mark + len(equity) - len(desk.equity) - desk.equity_written)
-    while last < end and m.mark_rows[last] <= stop and m.mark_times[last] < due and m.fundings[last] == 0:
+    is_flat = desk.quantity == 0  # then funding changes nothing
+    while last < end and m.mark_rows[last] <= stop and m.mark_times[last] < due and (is_flat or m.fundings[last] == 0):
         last += 1
-    passed = _value_at_marks(desk, m, last, equity) if desk.quantity else _note_marks(desk, m, last, equity)
+    passed = _note_marks(desk, m, last, equity) if is_flat else _value_at_marks(desk, m, last, equity)
     if passed == desk.mark:
         return
     desk.mark = passed
@@ -238,11 +239,13 @@ def _note_marks(desk: Record, m: Market, last: int, equity: Rows) -> int:
     if mark == last or wallet <= risk.calm_above(desk.breaker, desk.holds, desk.breaker_rules):
         return int(mark)
     risk.take_in(desk.breaker, desk.holds, risk.EQUITY, wallet)
-    for number in range(mark, last):
-        point = equity[written + number - mark]
+    step = last - 1 - mark if desk.settings.is_brief and last - mark > 2 else 1
+    for number in range(mark, last, step):
+        point = equity[written]
         point.time, point.wallet, point.unrealised = m.mark_times[number], wallet, 0
         point.position, point.at_mark = 0, True
-    desk.equity_written = written + last - mark
+        written += 1
+    desk.equity_written = written
     return last
 
 

@@ -112,7 +112,7 @@ SETTINGS = record_dtype(
         *_wholes("tick_e8", "step_numerator", "step_denominator", "money_per_ticklot"),
         *_wholes("max_slippage_e8", "stale_ms", "max_holding_bars", "max_holding_ms"),
         ("max_holding_exact_ms", np.float64),
-        *_flags("limit_entry", "triggers_by_mark", "exit_on_opposite_signal", "flatten_at_end", "isolated"),
+        *_flags("limit_entry", "triggers_by_mark", "exit_on_opposite_signal", "flatten_at_end", "isolated", "is_brief"),
     ]
 )
 """What stays the same through a session; prices in ticks, quantities in lots, money in 1e-8, rates in 1e-8."""
