@@ -59,14 +59,21 @@ class Returns:
     @property
     def sharpe(self) -> float:
         """Mean over deviation (n - 1) of the returns, not annualised; NaN where there is none."""
-        if len(self.values) < 2:
-            return math.nan
-        deviation = float(self.values.std(ddof=1))
-        return float(self.values.mean()) / deviation if deviation > 0 else math.nan
+        return _sharpe(self.values)
 
     @property
     def annual_sharpe(self) -> float:
         return self.sharpe * math.sqrt(self.a_year)
+
+
+@compiled
+def _sharpe(values: Floats) -> float:
+    if len(values) < 2:
+        return math.nan
+    mean, squares = values.mean(), 0.0
+    for value in values:
+        squares += (value - mean) ** 2
+    return mean / math.sqrt(squares / (len(values) - 1)) if squares > 0 else math.nan
 
 
 def period_of(span_ms: int) -> int:
@@ -126,24 +133,38 @@ def max_drawdown(equity: Floats) -> tuple[float, float]:
     return deepest, part
 
 
+@compiled
 def exposure(times: Int64s, lots: Int64s, started: int, ended: int) -> float:
     """Part of the time from `started` to `ended` with a position, from fills of signed lots; NaN for no time at all."""
     if ended <= started:
         return math.nan
-    is_held = np.cumsum(lots) != 0
-    until = np.append(times[1:], ended)
-    return float((until - times)[is_held].sum()) / (ended - started) if len(times) else 0.0
+    held, position = 0, 0
+    for fill in range(len(times)):
+        position += lots[fill]
+        if position != 0:
+            held += (times[fill + 1] if fill + 1 < len(times) else ended) - times[fill]
+    return held / (ended - started)
 
 
+@compiled
 def win_rate(nets: Floats) -> float:
     """Part of the round trips with net > 0; NaN without any."""
-    return float(np.count_nonzero(nets > 0) / len(nets)) if len(nets) else math.nan
+    won = 0
+    for net in nets:
+        won += net > 0
+    return won / len(nets) if len(nets) else math.nan
 
 
+@compiled
 def profit_factor(nets: Floats) -> float:
     """Net of the winners over net lost by the losers; NaN without losers."""
-    lost = -float(nets[nets < 0].sum())
-    return float(nets[nets > 0].sum()) / lost if lost else math.nan
+    won, lost = 0.0, 0.0
+    for net in nets:
+        if net > 0:
+            won += net
+        else:
+            lost -= net
+    return won / lost if lost else math.nan
 
 
 # --- luck -------------------------------------------------------------------------------------------------------------
