@@ -82,12 +82,16 @@ def period_of(span_ms: int) -> int:
 
 
 @compiled
-def _last_at(times: Int64s, values: Floats, wanted: Int64s) -> Floats:
-    """Return the last value at or before each of the wanted times."""
-    found = np.empty(len(wanted))
-    for number in range(len(wanted)):
-        found[number] = values[np.searchsorted(times, wanted[number], side="right") - 1]
-    return found
+def _changes(times: Int64s, equity: Floats, boundary: int, count: int, period: int) -> Floats:
+    """Return the changes over `count` periods from a boundary on, as parts; each boundary has the last equity known."""
+    changes = np.empty(count)
+    before = equity[np.searchsorted(times, boundary, side="right") - 1]
+    for number in range(count):
+        boundary += period
+        after = equity[np.searchsorted(times, boundary, side="right") - 1]
+        changes[number] = (after - before) / before if before != 0.0 else math.nan
+        before = after
+    return changes
 
 
 def returns_of(times: Int64s, equity: Floats, period_ms: int | None = None) -> Returns:
@@ -99,9 +103,8 @@ def returns_of(times: Int64s, equity: Floats, period_ms: int | None = None) -> R
     period = period_of(int(times[-1] - times[0]) if len(times) else 0) if period_ms is None else period_ms
     if not period or not len(times):
         return Returns(np.empty(0), 0)
-    boundaries = np.arange(-(-int(times[0]) // period), -(-int(times[-1]) // period) + 1) * period
-    sampled = _last_at(times, equity, boundaries)
-    return Returns(np.diff(sampled) / sampled[:-1], period)
+    first, last = -(-int(times[0]) // period), -(-int(times[-1]) // period)
+    return Returns(_changes(times, equity, first * period, last - first, period), period)
 
 
 # --- the account ------------------------------------------------------------------------------------------------------

@@ -220,7 +220,7 @@ class Research:
     def _keep(self, kind: str, key: Hashable, make: Callable[[], T]) -> T:
         """Return what was made last of this kind if it was for the same key; else make it."""
         known, made = self._kept.get(kind, (None, None))
-        if known != key:
+        if known is not key and known != key:
             made = make()
             self._kept[kind] = (key, made)
         return made  # type: ignore[no-any-return]
@@ -291,8 +291,11 @@ class Research:
 
     def marks(self, config: Config) -> Marked:
         """Return the tape's mark prices, and what of funding is due at them."""
-        key = (config.execution.mark_interval_s, config.session.seed, config.execution.funding_rate)
-        return self._keep("marks", key, lambda: self._mark(config))
+        return self._keep("marks", self._marks_of(config), lambda: self._mark(config))
+
+    def _marks_of(self, config: Config) -> tuple[Hashable, ...]:
+        """The settings that mark prices and funding hang on."""
+        return config.execution.mark_interval_s, config.session.seed, config.execution.funding_rate
 
     def _mark(self, config: Config) -> Marked:
         interval_ms = shipped_rules(self.instrument.symbol).funding_interval_ms
@@ -352,7 +355,8 @@ class Research:
             return None, f"{bars.skipped} trades of the tape are in no bar"
         if config.bars.least_bars_a_day or config.bars.most_bars_a_day:
             return None, "a person is told when bars leave their band"
-        market = self._market(config, bars, span.last)
+        market_of = (config.bars, *self._marks_of(config), span.last)
+        market = self._keep("market", market_of, lambda: self._market(config, bars, span.last))
         closing_rows, mark_times, mark_prices = market[4], market[7], market[9]
         first_bar = int(np.searchsorted(closing_rows, span.first))
         first_found, last_found = np.searchsorted(found["bar"], [first_bar, len(closing_rows)])

@@ -474,7 +474,8 @@ class SignalEngine:
 _NUMBERS: dict[type, type] = {int: np.int64, float: np.float64, bool: np.bool_}
 
 
-def _unique(fields: list[tuple[Any, ...]], owner: str) -> np.dtype[Any]:
+@cache
+def _unique(fields: tuple[tuple[Any, ...], ...], owner: str) -> np.dtype[Any]:
     """A layout of fields with unique names.
 
     Each kind of layout ends with a field of its own (`bars`, `ready`, `warmup_bars`), so that none is the beginning of
@@ -484,7 +485,7 @@ def _unique(fields: list[tuple[Any, ...]], owner: str) -> np.dtype[Any]:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{owner}: names must be unique, was twice: {name}")
-    return record_dtype(fields)
+    return record_dtype(list(fields))
 
 
 def _state_dtype(engine: type[SignalEngine], settings: SignalSettings) -> np.dtype[Any]:
@@ -499,7 +500,7 @@ def _state_dtype(engine: type[SignalEngine], settings: SignalSettings) -> np.dty
                 fields.append((name, np.float64, (_room(getattr(settings, kind.setting)),)))
             else:
                 fields.append((name, _NUMBERS[kind]))
-    return _unique([*fields, ("bars", np.int64)], f"{engine.__name__} state")
+    return _unique((*fields, ("bars", np.int64)), f"{engine.__name__} state")
 
 
 def _room(length: int) -> int:
@@ -516,7 +517,7 @@ def _verdict_dtype(engine: type[SignalEngine]) -> np.dtype[Any]:
     fields += [(name, _NUMBERS[kind]) for name, kind in engine.conditions.items()]
     if "atr" not in {name for name, *_ in fields}:
         raise ConfigError(f"{engine.__name__}: an indicator must give atr, which stops and sizes need")
-    return _unique([*fields, ("signal", np.int8), ("ready", np.bool_)], f"{engine.__name__} verdict")
+    return _unique((*fields, ("signal", np.int8), ("ready", np.bool_)), f"{engine.__name__} verdict")
 
 
 def _settings_row(settings: SignalSettings, warmup_bars: int) -> Rows:
