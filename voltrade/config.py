@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
@@ -363,7 +364,8 @@ def _plain_number(value: Any) -> Any:
     return int(value) if value == int(value) else float(value)
 
 
-def parameter_homes(signals: type[SignalSettings] = SignalSettings) -> dict[str, str]:
+@cache
+def parameter_homes(signals: type[SignalSettings] = SignalSettings) -> Mapping[str, str]:
     """Map every flat parameter name to the component it belongs to, with the rule's settings for `signals`.
 
     Raises:

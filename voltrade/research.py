@@ -18,7 +18,7 @@ from numba import types
 
 from voltrade import risk, simulation
 from voltrade.bars import bar_rules, columns, empty_aggregator, grown, until_close
-from voltrade.compiled import Rows, bind, compile_for, compiled, record_dtype, restored, rows_of
+from voltrade.compiled import Rows, bind, compile_for, compiled, prefetch, record_dtype, restored, rows_of
 from voltrade.config import BarSettings, Config
 from voltrade.data import Tape
 from voltrade.errors import DataError
@@ -90,10 +90,15 @@ def _found_in(signal: npt.NDArray[np.int8], ready: Bools, atr: npt.NDArray[np.fl
     return count
 
 
+AHEAD = 16
+"""Bars from the one that a rule sees to the one whose memory is asked for."""
+
+
 def _find(described: Rows, state: Rows, settings: Rows, blank: Rows, verdict: Rows, found: Rows) -> int:
     """Take described bars through an engine and keep nothing but the signals; STEP is bound for each engine."""
     count = 0
     for bar in range(len(described)):
+        prefetch(described, bar + AHEAD)
         verdict[0] = blank[0]
         STEP(state[0], described[bar], settings[0], verdict[0])  # type: ignore[name-defined]  # noqa: F821
         if verdict[0].signal != 0:
