@@ -92,23 +92,16 @@ def pandas(columns: Columns, threshold: int) -> tuple[Callable[[], int], int]:
     return run, len(columns["id"])
 
 
-def nautilus_trader(columns: Columns, threshold: int) -> tuple[Callable[[], int], int]:
-    from nautilus_trader.data.aggregation import VolumeBarAggregator
-    from nautilus_trader.model.data import BarSpecification, BarType, TradeTick
-    from nautilus_trader.model.enums import AggregationSource, AggressorSide, BarAggregation, PriceType
+def nautilus_ticks(instrument: Any, columns: Columns) -> list[Any]:
+    """Its trades, each an object: no more of them than fit in memory. Lots are given to it as whole coins."""
+    from nautilus_trader.model.data import TradeTick
+    from nautilus_trader.model.enums import AggressorSide
     from nautilus_trader.model.identifiers import TradeId
     from nautilus_trader.model.objects import Price, Quantity
-    from nautilus_trader.test_kit.providers import TestInstrumentProvider
 
-    instrument = TestInstrumentProvider.btcusdt_perp_binance()
-    # It counts whole coins: lots are given to it as coins, which costs it nothing.
-    kind = BarType(
-        instrument.id,
-        BarSpecification(threshold, BarAggregation.VOLUME, PriceType.LAST),
-        AggregationSource.INTERNAL,
-    )
-    count = min(MOST_OBJECTS, len(columns["id"]))
-    ticks = [
+    names = ("id", "price", "quantity", "time", "maker")
+    rows = zip(*(columns[name][:MOST_OBJECTS].tolist() for name in names), strict=True)
+    return [
         TradeTick(
             instrument.id,
             Price(price * 0.1, instrument.price_precision),
@@ -118,10 +111,23 @@ def nautilus_trader(columns: Columns, threshold: int) -> tuple[Callable[[], int]
             at * 1_000_000,
             at * 1_000_000,
         )
-        for number, price, lots, at, maker in zip(
-            *(columns[name][:count].tolist() for name in ("id", "price", "quantity", "time", "maker")), strict=True
-        )
+        for number, price, lots, at, maker in rows
     ]
+
+
+def nautilus_trader(columns: Columns, threshold: int) -> tuple[Callable[[], int], int]:
+    from nautilus_trader.data.aggregation import VolumeBarAggregator
+    from nautilus_trader.model.data import BarSpecification, BarType
+    from nautilus_trader.model.enums import AggregationSource, BarAggregation, PriceType
+    from nautilus_trader.test_kit.providers import TestInstrumentProvider
+
+    instrument = TestInstrumentProvider.btcusdt_perp_binance()
+    kind = BarType(
+        instrument.id,
+        BarSpecification(threshold, BarAggregation.VOLUME, PriceType.LAST),
+        AggregationSource.INTERNAL,
+    )
+    ticks = nautilus_ticks(instrument, columns)
 
     def run() -> int:
         bars: list[Any] = []
@@ -130,7 +136,7 @@ def nautilus_trader(columns: Columns, threshold: int) -> tuple[Callable[[], int]
             aggregator.handle_trade_tick(tick)
         return len(bars)
 
-    return run, count
+    return run, len(ticks)
 
 
 PEERS = {peer.__name__: peer for peer in (finmlkit, polars, pandas, nautilus_trader)}

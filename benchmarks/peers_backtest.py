@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from peers import MOST_OBJECTS, Columns, load, serve
+from peers import Columns, load, nautilus_ticks, serve
 
 SECOND = 1_000_000_000
 
@@ -56,23 +56,21 @@ def nautilus_trader(columns: Columns, threshold: int) -> tuple[Callable[[], dict
     from nautilus_trader.config import LoggingConfig, RiskEngineConfig
     from nautilus_trader.indicators import AverageTrueRange, ExponentialMovingAverage
     from nautilus_trader.model.currencies import USDT
-    from nautilus_trader.model.data import BarSpecification, BarType, TradeTick
+    from nautilus_trader.model.data import BarSpecification, BarType
     from nautilus_trader.model.enums import (
         AccountType,
         AggregationSource,
-        AggressorSide,
         BarAggregation,
         OmsType,
         OrderSide,
         PriceType,
     )
-    from nautilus_trader.model.identifiers import TradeId, Venue
-    from nautilus_trader.model.objects import Money, Price, Quantity
+    from nautilus_trader.model.identifiers import Venue
+    from nautilus_trader.model.objects import Money, Quantity
     from nautilus_trader.test_kit.providers import TestInstrumentProvider
     from nautilus_trader.trading.strategy import Strategy
 
     instrument = TestInstrumentProvider.btcusdt_perp_binance()
-    # It counts whole coins: lots are given to it as coins, which costs it nothing.
     kind = BarType(
         instrument.id, BarSpecification(threshold, BarAggregation.VOLUME, PriceType.LAST), AggregationSource.INTERNAL
     )
@@ -109,21 +107,7 @@ def nautilus_trader(columns: Columns, threshold: int) -> tuple[Callable[[], dict
             )
             self.submit_order_list(orders)
 
-    count = min(MOST_OBJECTS, len(columns["id"]))
-    ticks = [
-        TradeTick(
-            instrument.id,
-            Price(price * 0.1, instrument.price_precision),
-            Quantity(float(lots), instrument.size_precision),
-            AggressorSide.SELLER if maker else AggressorSide.BUYER,
-            TradeId(str(number)),
-            at * 1_000_000,
-            at * 1_000_000,
-        )
-        for number, price, lots, at, maker in zip(
-            *(columns[name][:count].tolist() for name in ("id", "price", "quantity", "time", "maker")), strict=True
-        )
-    ]
+    ticks = nautilus_ticks(instrument, columns)
     engines: list[Any] = []
 
     def build() -> None:
@@ -145,7 +129,7 @@ def nautilus_trader(columns: Columns, threshold: int) -> tuple[Callable[[], dict
         engine.run()
         return {"round_trips": len(engine.cache.position_snapshots()) + len(engine.cache.positions_closed())}
 
-    return run, count, build
+    return run, len(ticks), build
 
 
 PEERS = {peer.__name__: peer for peer in (hftbacktest, nautilus_trader)}

@@ -23,9 +23,9 @@ ENTRY_PRICE_DECIMALS = 12
 def proportion(amount: int, numerator: int, denominator: int) -> int:
     """Return `amount` x `numerator` / `denominator`, rounded half to even, once.
 
-    The amount is split by the denominator first, so that 64 bits hold every step while `amount` x `numerator` would
-    not fit: only the result and `numerator` x `denominator` must stay below 2^63. The numerator is 0 or more, the
-    denominator positive; the amount may be negative.
+    Where 64 bits would not hold `amount` x `numerator`, the amount is split by the denominator first: only the result
+    and `numerator` x `denominator` must stay below 2^63. The numerator is 0 or more, the denominator positive; the
+    amount may be negative.
     """
     if abs(float(amount) * numerator) < 2.0**62:  # nearly always: one division then does
         product = amount * numerator

@@ -117,24 +117,26 @@ class _Teller:
         facts: list[Event | Output] = [intent, Reply(answered, "submit", self._symbol, name, algo, Outcome.ACCEPTED)]
         if cancelled := simulation.REASONS[row["text"]]:
             facts.append(CancelOrder(updated, self._symbol, name, algo, cancelled))
-        return [*facts, self._last_order(row, request) if row["order_id"] else self._last_algo(row, request)]
+        return [*facts, self._order_update(row, request, row) if row["order_id"] else self._last_algo(row, request)]
 
-    def _last_order(self, row: Any, request: OrderRequest) -> OrderUpdate:
+    def _order_update(self, order: Any, request: OrderRequest, told: Any, **fill: Any) -> OrderUpdate:
+        """What the exchange said of an order; `told` is the row that says how far it was then."""
         return OrderUpdate(
-            time=int(row["updated"]),
+            time=int(told["time"] if fill else told["updated"]),
             symbol=self._symbol,
             client_order_id=request.client_order_id,
-            order_id=int(row["order_id"]),
+            order_id=int(order["order_id"]),
             side=request.side,
             order_type=OrderType.LIMIT if request.price else OrderType.MARKET,
-            status=simulation.STATES[row["status"]],
-            execution="",
+            status=simulation.STATES[told["status"]],
+            execution="TRADE" if fill else "",
             quantity=request.quantity,
-            filled=int(row["executed"]),
-            filled_notional=int(row["executed_notional"]),
+            filled=int(told["executed"]),
+            filled_notional=int(told["executed_notional"]),
             price=request.price,
             time_in_force=request.time_in_force,
             reduce_only=request.reduce_only,
+            **fill,
         )
 
     def _last_algo(self, row: Any, request: OrderRequest) -> AlgoUpdate:
@@ -156,21 +158,10 @@ class _Teller:
     def fill(self, number: int) -> OrderUpdate:
         row = self._tables.fills[number]
         order, request = self._tables.orders[row["order"]], self._requests[row["order"]]
-        return OrderUpdate(
-            time=int(row["time"]),
-            symbol=self._symbol,
-            client_order_id=request.client_order_id,
-            order_id=int(order["order_id"]),
-            side=request.side,
-            order_type=OrderType.LIMIT if request.price else OrderType.MARKET,
-            status=simulation.STATES[row["status"]],
-            execution="TRADE",
-            quantity=request.quantity,
-            filled=int(row["executed"]),
-            filled_notional=int(row["executed_notional"]),
-            price=request.price,
-            time_in_force=request.time_in_force,
-            reduce_only=request.reduce_only,
+        return self._order_update(
+            order,
+            request,
+            row,
             trade_id=number + 1,
             last_quantity=int(row["quantity"]),
             last_price=int(row["price"]),
