@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from voltrade import measures
 from voltrade.backtest import backtest
 from voltrade.charts import luck_chart
 from voltrade.compiled import Record
@@ -24,7 +25,7 @@ from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import Funding, Marks, Trades
 from voltrade.research import Research
 from voltrade.signal_engine import ATR, EMA, SignalEngine
-from voltrade.sweep import Figures, k_fold_splits, sweep, walk_forward, walk_forward_splits
+from voltrade.sweep import Figures, figures_of, k_fold_splits, sweep, walk_forward, walk_forward_splits
 
 QUICK = {
     **{"seed": 7, "hours": 30.0, "threshold": 30, "cooldown_bars": 1, "take_profit_atr": 2.0},
@@ -266,6 +267,28 @@ def test_the_setting_of_a_fold_is_the_best_of_its_training(played: Tape) -> None
     assert found.frame["sharpe, training"].notna().all()
     best_net = training.frame["net"].idxmax()
     assert training.frame["stop_atr"][best_net] == found.frame["stop_atr"][1]
+
+
+@pytest.mark.parametrize("hours", [30.0, 11.4])
+def test_brief_tables_leave_out_nothing_but_repeated_valuations(played: Tape, hours: float) -> None:
+    research = Research(played)
+    found, span = research.signals(research.verdicts(CONFIG)), research.span(0.0, hours * 3600)
+    (whole, _), (brief, _) = (research.trade(CONFIG, found, span, is_brief=is_brief) for is_brief in (False, True))
+    assert whole is not None
+    assert brief is not None
+    kept = np.isin(whole.equity["time"], brief.equity["time"])
+    assert kept[0]
+    assert kept[-1]
+    worth = whole.equity["wallet"] + whole.equity["unrealised"]
+    (left_out,) = np.nonzero(~kept)
+    assert len(left_out) > len(whole.equity) / 4
+    assert (worth[left_out] == worth[left_out - 1]).all()
+    bars, unit = research.bars(CONFIG.bars).rows, research.instrument.money_per_ticklot
+    (figures, returns), (same, same_returns) = (
+        figures_of(tables, bars, unit, measures.HOUR_MS) for tables in (whole, brief)
+    )
+    assert figures == same
+    assert returns.values.tolist() == same_returns.values.tolist()
 
 
 # --- looks ------------------------------------------------------------------------------------------------------------
