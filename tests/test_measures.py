@@ -65,6 +65,7 @@ def test_what_moved_between_two_boundaries_counts_at_the_second() -> None:
 def test_a_position_that_is_open_is_exposure_to_the_end() -> None:
     assert measures.exposure(at(1), np.array([5]), int(at(0)[0]), int(at(3)[0])) == 2 / 3
     assert measures.exposure(at(1, 2), np.array([5, -5]), int(at(0)[0]), int(at(4)[0])) == 1 / 4
+    assert measures.exposure(at(1, 2), np.array([-5, 5]), int(at(0)[0]), int(at(4)[0])) == 1 / 4
     assert measures.exposure(at(), np.array([], dtype=np.int64), 0, 10) == 0
     assert math.isnan(measures.exposure(at(), np.array([], dtype=np.int64), 10, 10))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from voltrade.backtest import Backtest, backtest
 from voltrade.config import Config
-from voltrade.data import Tape, TapeReport
+from voltrade.data import Tape, TapeReport, tape
+from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import (
     DAY_MS,
     Alert,
@@ -24,6 +25,7 @@ from voltrade.model import (
     OrderUpdate,
     Refusal,
     RoundTrip,
+    Side,
     Trades,
 )
 from voltrade.simulation import UNMODELLED
@@ -238,3 +240,46 @@ def test_the_trade_that_begins_a_day_is_watched_though_it_is_in_the_bar_after() 
     chosen = {"stop_atr": 0.7, "take_profit_atr": 0.0, "unit": "base", "bars": 60}
     done = check_session(recipe, chosen, 0.0, 1.0)
     assert [trip.exit_reason for trip in done.trips if trip.closed_at % DAY_MS == 0] == ["STOP"]
+
+
+CALM = Config.from_parameters(
+    **{"symbol": "BTCUSDT", "seed": 7, "hours": 30.0, "threshold": 30, "ema_fast": 5, "ema_slow": 13, "rsi_length": 7},
+    **{"use_rsi_filter": False, "use_vwap_filter": False, "stop_atr": 15.0, "take_profit_atr": 15.0, "atr_length": 7},
+    **{"max_daily_loss_fraction": 1.0, "max_drawdown_fraction": 1.0},
+)
+"""Positions that are held for an hour and more."""
+
+
+@pytest.fixture(scope="module")
+def calm() -> Tape:
+    return tape(CALM.session, shipped_instrument("BTCUSDT"))
+
+
+@pytest.mark.parametrize("rate", [0.001, -0.001])
+def test_who_holds_through_a_funding_time_pays_or_is_paid(calm: Tape, rate: float) -> None:
+    done = check_same(calm, CALM.changed(funding_rate=rate))
+    assert done.path == "compiled"
+    paid = [trip for trip in done.trips if trip.funding]
+    assert {trip.side * rate * trip.funding < 0 for trip in paid} == {True}
+
+
+@pytest.mark.parametrize("side", [Side.BUY, Side.SELL])
+def test_a_mark_price_that_liquidates_is_never_passed(calm: Tape, side: Side) -> None:
+    """The mark alone runs away for a minute, in the middle of a round trip; trades, and so its stop, know nothing."""
+    config = CALM.changed(margin_type="isolated", leverage=5)
+    minutes = (
+        np.arange(int(calm.trades.time[0]) // 60_000, int(calm.trades.time[-1]) // 60_000, dtype=np.int64) * 60_000
+    )
+    rows = np.maximum(np.searchsorted(calm.trades.time, minutes) - 1, 0)
+    price = calm.trades.price[rows] * 10_000_000
+    valued = replace(calm, marks=Marks(minutes, price), funding=Funding(minutes[:1], np.zeros(1, np.int64)))
+    held = next(
+        trip
+        for trip in check_same(valued, config).trips
+        if trip.side == side and trip.closed_at - trip.opened_at > 600_000
+    )
+    at = int(np.searchsorted(minutes, (held.opened_at + held.closed_at) // 2))
+    price[at] = price[at] * (10 - 3 * side) // 10
+    done = backtest(valued, config)
+    assert (done.path, done.why) == ("events", "a position was liquidated")
+    assert not any(trip.closed_at == held.closed_at for trip in done.trips)
