@@ -179,7 +179,7 @@ class Backtest:
         ]
 
     def __repr__(self) -> str:
-        return f"<Backtest of {self.tape.source}: {len(self.trips)} round trips, {self.path} path>"
+        return f"<Backtest of {self.tape.source}: {len(self.round_trips)} round trips, {self.path} path>"
 
     def _repr_html_(self) -> str:
         from voltrade.charts import title_of

@@ -44,6 +44,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+BARE = {"_nrt": False, "error_model": "numpy"}
+"""Options for code that makes no arrays: it does not count references to those that pass through it, which its caller
+holds (counting is atomic, and took nearly half of a session's time), and doesn't look for divisions by zero."""
+
+_WITHOUT_ENTRY = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function at its first call for each set of argument types; the compiled code is cached on disk.
 
@@ -55,17 +62,14 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
 def compiled_part(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function that only compiled code calls, and that makes no arrays.
 
-    It gets no entry from Python, does not count references to the arrays that pass through it, which its caller holds
-    (counting is atomic and took three quarters of the time of a session), and doesn't look for divisions by zero.
+    It gets no entry from Python, and is `BARE`.
     """
-    bare = {"_nrt": False, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return cast(Callable[P, R], compile_for(function, None, **bare))
+    return cast(Callable[P, R], compile_for(function, None, **BARE, **_WITHOUT_ENTRY))
 
 
 def compiled_in_place(function: Callable[P, R]) -> Callable[P, R]:
     """Compile like `compiled_part`, into each function that calls it: where handing over the arguments costs more."""
-    bare = {"_nrt": False, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return cast(Callable[P, R], compile_for(function, None, inline="always", **bare))
+    return cast(Callable[P, R], compile_for(function, None, inline="always", **BARE, **_WITHOUT_ENTRY))
 
 
 def compile_for(function: Callable[..., Any], signature: Any, **options: Any) -> Any:

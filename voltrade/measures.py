@@ -130,9 +130,9 @@ def max_drawdown(equity: Floats) -> tuple[float, float]:
     for value in equity:
         if value > peak:
             peak = value
-        elif peak - value > min(deepest, part * peak):
-            deepest = max(deepest, peak - value)
-            part = max(part, (peak - value) / peak)
+        elif peak - value > deepest:  # what falls less, from a peak at least as high, is no larger a part either
+            deepest = peak - value
+            part = max(part, deepest / peak)
     return deepest, part
 
 

@@ -15,7 +15,7 @@ from numba import types
 
 from voltrade import risk
 from voltrade.account import value_at_mark
-from voltrade.compiled import Record, Rows, compile_for, compiled_in_place, compiled_part, prefetch, rows_of
+from voltrade.compiled import BARE, Record, Rows, compile_for, compiled_in_place, compiled_part, prefetch, rows_of
 from voltrade.exchange.execution import last_row_of_taker
 from voltrade.model import NEVER, Bools, Int64s
 from voltrade.simulation import core, exchange, monitor
@@ -394,4 +394,4 @@ def simulate() -> Callable[..., int]:
     whole, flag = (types.Array(kind, 1, "C", readonly=True) for kind in (types.int64, types.bool_))
     columns = (whole, whole, whole, flag, *(whole,) * 8)
     rows = [rows_of(dtype) for dtype in (SIGNAL, REFUSAL, DESK, *TABLES.values())]
-    return compile_for(_simulate, types.int64(*columns, *rows), nogil=True, _nrt=False, error_model="numpy")  # type: ignore[no-any-return]
+    return compile_for(_simulate, types.int64(*columns, *rows), nogil=True, **BARE)  # type: ignore[no-any-return]
