@@ -39,7 +39,7 @@ def tape_of(trades: Any) -> Tape:
 
 
 def config_for(threshold: Decimal) -> Config:
-    """The built-in rule with stops, targets, costs and the breaker, and few filters: a round trip every forty bars or so."""
+    """The built-in rule with stops, targets, costs and the breaker, few filters: a round trip every forty bars."""
     return Config.from_parameters(
         {
             **{"symbol": INSTRUMENT.symbol, "threshold": threshold, "use_rsi_filter": False, "use_vwap_filter": False},

@@ -38,6 +38,9 @@ from voltrade.simulation.rows import (
     Market,
 )
 
+LEAP = 32
+"""Bars or marks that are passed at once where the last of them may be: they lie in order of time."""
+
 
 @compiled_part
 def _execute(desk: Record, command: Record) -> None:
@@ -131,6 +134,17 @@ def _fire_due(desk: Record, m: Market, before: int) -> bool:
 
 
 @compiled_in_place
+def _count_bars(desk: Record, m: Market, end: int) -> None:
+    """Count the bars that trades before `end` have closed."""
+    bars, count = desk.bars, len(m.closing_rows)
+    while bars + LEAP < count and m.closing_rows[bars + LEAP] < end:
+        bars += LEAP
+    while bars < count and m.closing_rows[bars] < end:
+        bars += 1
+    desk.bars = bars
+
+
+@compiled_in_place
 def _expect_next(desk: Record, m: Market) -> None:
     """Wish for the trades that an entry on the next signal will meet: they are far from those of this one."""
     if desk.signal < len(m.signals):
@@ -153,8 +167,7 @@ def _see_trades(desk: Record, m: Market, end: int, due: int) -> None:
         end = min(end, m.signals[desk.signal].row + 1)
     desk.row = end
     before = desk.bars
-    while desk.bars < len(m.closing_rows) and m.closing_rows[desk.bars] < end:
-        desk.bars += 1
+    _count_bars(desk, m, end)
     while desk.signal < len(m.signals) and m.signals[desk.signal].row < end:
         desk.now = max(desk.now, m.time[end - 1])
         desk.signal += 1
@@ -220,6 +233,8 @@ def _pass_marks(desk: Record, m: Market, equity: Rows) -> None:
     due = min(core.next_due(desk), risk.calm_until(desk.breaker, desk.holds))
     last, end = desk.mark, min(len(m.mark_rows), desk.mark + len(equity) - len(desk.equity) - desk.equity_written)
     is_flat = desk.quantity == 0  # then funding changes nothing
+    while is_flat and last + LEAP < end and m.mark_rows[last + LEAP] <= stop and m.mark_times[last + LEAP] < due:
+        last += LEAP
     while last < end and m.mark_rows[last] <= stop and m.mark_times[last] < due and (is_flat or m.fundings[last] == 0):
         last += 1
     passed = _note_marks(desk, m, last, equity) if is_flat else _value_at_marks(desk, m, last, equity)
@@ -228,8 +243,7 @@ def _pass_marks(desk: Record, m: Market, equity: Rows) -> None:
     desk.mark = passed
     desk.mark_e8 = desk.exchange_mark_e8 = m.mark_prices[passed - 1]
     desk.now, desk.row = m.mark_times[passed - 1], m.mark_rows[passed - 1]
-    while desk.bars < len(m.closing_rows) and m.closing_rows[desk.bars] < desk.row:
-        desk.bars += 1
+    _count_bars(desk, m, desk.row)
 
 
 @compiled_in_place
