@@ -36,9 +36,8 @@ def proportion(amount: int, numerator: int, denominator: int) -> int:
         rest = amount % denominator * numerator
         whole += rest // denominator
         twice = 2 * (rest % denominator)
-    if twice > denominator or (twice == denominator and whole % 2 == 1):
-        whole += 1
-    return whole
+    # Added, not branched on: which way it goes is a toss of a coin, and a wrong guess costs as much as the division.
+    return whole + (twice > denominator) + (twice == denominator) * (whole & 1)
 
 
 @compiled

@@ -463,6 +463,10 @@ EXPECTED = {"orders": 8, "fills": 16, "trips": 1, "equity": 16, "changes": 1, "a
 """Rows of each table that a signal may need; a table that is too short is made longer."""
 
 
+_END = ("unmodelled", "bars", "wallet", "refusals_written", *(f"{name}_written" for name in simulation.TABLES))
+"""What is read of the desk at the end."""
+
+
 def _simulate(
     market: tuple[npt.NDArray[Any], ...], signals: Rows, desk: Rows, first_bar: int, space: dict[str, Rows]
 ) -> tuple[Tables | None, str]:
@@ -477,12 +481,12 @@ def _simulate(
         simulate(*market, signals, refusals, desk, *(space[name] for name in simulation.TABLES)) == simulation.MORE_ROOM
     ):
         space |= {name: _doubled(rows) for name, rows in space.items()}
-    end = desk[0]
+    end = {name: int(desk[name][0]) for name in _END}
     if end["unmodelled"]:
-        return None, simulation.UNMODELLED[int(end["unmodelled"])]
-    cut = {name: space[name][: int(end[f"{name}_written"])] for name in simulation.TABLES}
-    refused = refusals[: int(end["refusals_written"])]
-    return Tables(int(end["bars"]), first_bar, int(end["wallet"]), signals, refusals=refused, **cut), ""
+        return None, simulation.UNMODELLED[end["unmodelled"]]
+    cut = {name: space[name][: end[f"{name}_written"]] for name in simulation.TABLES}
+    refused = refusals[: end["refusals_written"]]
+    return Tables(end["bars"], first_bar, end["wallet"], signals, refusals=refused, **cut), ""
 
 
 def _doubled(rows: Rows) -> Rows:

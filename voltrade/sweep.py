@@ -31,13 +31,13 @@ from tqdm.auto import tqdm
 from voltrade import measures, report
 from voltrade.backtest import Backtest, backtest
 from voltrade.charts import heat_map, luck_chart, walk_forward_chart
-from voltrade.compiled import Rows
+from voltrade.compiled import Rows, compiled
 from voltrade.config import Config, parameter_homes
 from voltrade.data import Tape, TapeReport
 from voltrade.errors import ConfigError
 from voltrade.measures import Judgement, Returns, judge
-from voltrade.model import MONEY, Funding, Marks, Trades
-from voltrade.research import Research, Tables
+from voltrade.model import MONEY, Floats, Funding, Int64s, Marks, Trades
+from voltrade.research import Research, Span, Tables
 from voltrade.rule_file import load_rule
 from voltrade.signal_engine import SignalEngine
 
@@ -102,38 +102,67 @@ class Job(NamedTuple):
     """Of the returns; None for what suits each stretch."""
 
 
+class _Totals(NamedTuple):
+    """What a session's trips and fills add up to; money in 1e-8."""
+
+    nets: Floats
+    """Of each round trip, in the quote asset."""
+    lots: Int64s
+    """Of each fill, signed."""
+    long_trips: int
+    realised: int
+    fees: int
+    funding: int
+    ticklots: int
+    """Of all fills."""
+
+
+@compiled
+def _totals(trips: Rows, fills: Rows, orders: Rows) -> _Totals:
+    nets, lots = np.empty(len(trips)), np.empty(len(fills), np.int64)
+    longs, realised, fees, funding, ticklots = 0, 0, 0, 0, 0
+    for number in range(len(trips)):
+        trip = trips[number]
+        nets[number] = (trip.realised - trip.fees + trip.funding) / MONEY
+        longs += trip.side > 0
+        realised, fees, funding = realised + trip.realised, fees + trip.fees, funding + trip.funding
+    for number in range(len(fills)):
+        fill = fills[number]
+        lots[number] = fill.quantity * orders[fill.order].side
+        ticklots += fill.quantity * fill.price
+    return _Totals(nets, lots, longs, realised, fees, funding, ticklots)
+
+
 def figures_of(
     tables: Tables, bars: Rows, money_per_ticklot: int, period_ms: int | None = None
 ) -> tuple[Figures, Returns]:
     """Compute a session's figures and its returns from its tables; `period_ms` as in `measures.returns_of`."""
-    trips, fills, equity = tables.trips, tables.fills, tables.equity
-    nets = (trips["realised"] - trips["fees"] + trips["funding"]) / MONEY
+    fills, equity = tables.fills, tables.equity
+    totals = _totals(tables.trips, fills, tables.orders)
     worth = measures.worth_of(equity)
     returns = measures.returns_of(equity["time"], worth, period_ms)
     drawdown, drawdown_fraction = measures.max_drawdown(worth)
     shown = bars[tables.first_bar : tables.bars]
     starts = [*shown["open_time"][:1].tolist(), *equity["time"][:1].tolist()]
     ends = [*shown["close_time"][-1:].tolist(), *equity["time"][-1:].tolist(), *fills["time"][-1:].tolist()]
-    lots = fills["quantity"] * tables.orders["side"][fills["order"]]
-    longs = int(np.count_nonzero(trips["side"] > 0))
     figures = Figures(
         bars=len(shown),
         signals=int(np.count_nonzero(tables.signals["bar"] < tables.bars)),
         refusals=len(tables.refusals),
-        round_trips=len(trips),
-        long_trips=longs,
-        short_trips=len(trips) - longs,
-        win_rate=measures.win_rate(nets),
-        profit_factor=measures.profit_factor(nets),
-        net=float(nets.sum()),
-        realised=float(trips["realised"].sum() / MONEY),
-        fees=float(trips["fees"].sum() / MONEY),
-        funding=float(trips["funding"].sum() / MONEY),
+        round_trips=len(totals.nets),
+        long_trips=totals.long_trips,
+        short_trips=len(totals.nets) - totals.long_trips,
+        win_rate=measures.win_rate(totals.nets),
+        profit_factor=measures.profit_factor(totals.nets),
+        net=float(totals.nets.sum()),
+        realised=totals.realised / MONEY,
+        fees=totals.fees / MONEY,
+        funding=totals.funding / MONEY,
         equity_change=float(worth[-1] - worth[0]) if len(worth) else math.nan,
         max_drawdown=drawdown,
         max_drawdown_fraction=drawdown_fraction,
-        exposure=measures.exposure(fills["time"], lots, min(starts, default=0), max(ends, default=0)),
-        turnover=float((fills["price"] * fills["quantity"]).sum() * money_per_ticklot / MONEY),
+        exposure=measures.exposure(fills["time"], totals.lots, min(starts, default=0), max(ends, default=0)),
+        turnover=totals.ticklots * money_per_ticklot / MONEY,
         sharpe=returns.annual_sharpe,
     )
     return figures, returns
@@ -154,6 +183,8 @@ class _Worker:
     def __init__(self, research: Research, job: Job) -> None:
         self._research = research.fork()
         self._job = job
+        self._spans = [research.span(begin_s, end_s) for begin_s, end_s in job.stretches]
+        self._unit = research.instrument.money_per_ticklot
         self._space: dict[str, Rows] = {}
         self._seen: tuple[Any, ...] = ()
         self._found: Rows = np.empty(0, np.void)
@@ -163,17 +194,17 @@ class _Worker:
         wanted = (config.bars, config.signals)
         if wanted != self._seen:
             self._found, self._seen = self._research.find(config, self._engine(config), self._space), wanted
-        return [self._trade(config, stretch) for stretch in self._job.stretches]
+        return [self._trade(config, *where) for where in zip(self._job.stretches, self._spans, strict=True)]
 
     def _engine(self, config: Config) -> SignalEngine:
         return (self._job.rule or load_rule(config.session.rule))(config.signals, self._research.instrument)
 
-    def _trade(self, config: Config, stretch: Stretch) -> Outcome:
+    def _trade(self, config: Config, stretch: Stretch, span: Span) -> Outcome:
         research, (begin_s, end_s) = self._research, stretch
-        tables, _ = research.trade(config, self._found, research.span(begin_s, end_s), self._space, is_brief=True)
+        tables, _ = research.trade(config, self._found, span, self._space, is_brief=True)
         if tables is not None:
-            bars, unit = research.bars(config.bars).rows, research.instrument.money_per_ticklot
-            return Outcome(*figures_of(tables, bars, unit, self._job.period_ms), "compiled")
+            bars = research.bars(config.bars).rows
+            return Outcome(*figures_of(tables, bars, self._unit, self._job.period_ms), "compiled")
         done = backtest(research, config, self._engine(config), begin_s=begin_s, end_s=end_s, path="events")
         return Outcome(*_figures_of_events(done, self._job.period_ms), "events")
 
