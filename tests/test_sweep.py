@@ -25,7 +25,7 @@ from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import Funding, Marks, Trades
 from voltrade.research import Research
 from voltrade.signal_engine import ATR, EMA, SignalEngine
-from voltrade.sweep import Figures, figures_of, k_fold_splits, sweep, walk_forward, walk_forward_splits
+from voltrade.sweep import FIGURES, course_of, k_fold_splits, sweep, walk_forward, walk_forward_splits
 
 QUICK = {
     **{"seed": 7, "hours": 30.0, "threshold": 30, "cooldown_bars": 1, "take_profit_atr": 2.0},
@@ -57,7 +57,7 @@ def test_a_row_is_a_backtest(played: Tape, path: str) -> None:
     assert set(found.frame["path"]) == {path}
     for number, row in found.frame.iterrows():
         expected = backtest(traded, found.config(int(str(number)))).statistics
-        for name in Figures._fields:
+        for name in FIGURES:
             assert row[name] == pytest.approx(getattr(expected, name), rel=1e-9, abs=1e-9, nan_ok=True), name
         assert row["round_trips"] > 0
 
@@ -285,7 +285,7 @@ def test_brief_tables_leave_out_nothing_but_repeated_valuations(played: Tape, ho
     assert (worth[left_out] == worth[left_out - 1]).all()
     bars, unit = research.bars(CONFIG.bars).rows, research.instrument.money_per_ticklot
     (figures, returns), (same, same_returns) = (
-        figures_of(tables, bars, unit, measures.HOUR_MS) for tables in (whole, brief)
+        measures.figures_of(course_of(tables, bars, unit), measures.HOUR_MS) for tables in (whole, brief)
     )
     assert figures == same
     assert returns.values.tolist() == same_returns.values.tolist()

@@ -7,9 +7,11 @@ them. Times are milliseconds UTC, a year has 365 days.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 
@@ -168,6 +170,100 @@ def profit_factor(nets: Floats) -> float:
         else:
             lost -= net
     return won / lost if lost else math.nan
+
+
+# --- all together -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What trading came to, on calendar time. Money in the quote asset; NaN where there is no figure."""
+
+    bars: int
+    signals: int
+    refusals: int
+    round_trips: int
+    long_trips: int
+    short_trips: int
+    win_rate: float
+    """Part of the round trips with net > 0."""
+    profit_factor: float
+    """Net of the winners over net lost by the losers."""
+    net: float
+    """Of the closed round trips: realised - fees + funding."""
+    realised: float
+    fees: float
+    funding: float
+    equity_change: float
+    """Last equity - first equity; differs from `net` by what is still open and by transfers."""
+    max_drawdown: float
+    """Deepest fall of equity from its highest so far, as a positive amount."""
+    max_drawdown_fraction: float
+    exposure: float
+    """Part of the calendar time with a position."""
+    turnover: float
+    """Notional of all fills."""
+    sharpe: float
+    """Annualised mean over deviation of equity returns."""
+
+
+class Course(NamedTuple):
+    """How trading went: all that its figures are made from. Money in the quote asset, times in ms UTC."""
+
+    bars: int
+    signals: int
+    refusals: int
+    opened: Sequence[int]
+    """When the first bar opened; empty without one."""
+    closed: Sequence[int]
+    """When the last bar closed; empty without one."""
+    nets: Floats
+    """Of each closed round trip."""
+    long_trips: int
+    realised: float
+    fees: float
+    funding: float
+    turnover: float
+    fill_times: Int64s
+    fill_lots: Int64s
+    """Signed."""
+    equity_times: Int64s
+    equity: Floats
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First and last moment that it tells of: the first bar's opening, the last bar, valuation or fill."""
+        starts = [*self.opened, *self.equity_times[:1].tolist()]
+        ends = [*self.closed, *self.equity_times[-1:].tolist(), *self.fill_times[-1:].tolist()]
+        return min(starts, default=0), max(ends, default=0)
+
+
+def figures_of(course: Course, period_ms: int | None = None) -> tuple[Figures, Returns]:
+    """Compute all figures, and the returns beneath the Sharpe ratio; `period_ms` as in `returns_of`."""
+    nets, equity = course.nets, course.equity
+    returns = returns_of(course.equity_times, equity, period_ms)
+    deepest, deepest_fraction = max_drawdown(equity)
+    figures = Figures(
+        bars=course.bars,
+        signals=course.signals,
+        refusals=course.refusals,
+        round_trips=len(nets),
+        long_trips=course.long_trips,
+        short_trips=len(nets) - course.long_trips,
+        win_rate=win_rate(nets),
+        profit_factor=profit_factor(nets),
+        net=float(nets.sum()),
+        realised=course.realised,
+        fees=course.fees,
+        funding=course.funding,
+        equity_change=float(equity[-1] - equity[0]) if len(equity) else math.nan,
+        max_drawdown=deepest,
+        max_drawdown_fraction=deepest_fraction,
+        exposure=exposure(course.fill_times, course.fill_lots, *course.span),
+        turnover=course.turnover,
+        sharpe=returns.annual_sharpe,
+    )
+    return figures, returns
 
 
 # --- luck -------------------------------------------------------------------------------------------------------------

@@ -525,46 +525,19 @@ def _rounded(values: pd.Series[float], decimals: int) -> list[str]:
 # --- statistics ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """Figures of a run on calendar time (365 days, UTC). Money in the quote asset; NaN where there is no figure."""
+@dataclass(frozen=True)
+class Statistics(measures.Figures):
+    """Figures of a run, with what only frames tell; `sharpe_basis` says which returns the Sharpe ratio is of."""
 
     started: pd.Timestamp
     ended: pd.Timestamp
     days: float
-    bars: int
-    signals: int
-    refusals: int
-    round_trips: int
-    long_trips: int
-    short_trips: int
-    win_rate: float
-    """Part of the round trips with net > 0."""
-    profit_factor: float
-    """Net of the winners over net lost by the losers."""
-    net: float
-    """Of the closed round trips: realised - fees + funding."""
-    realised: float
-    fees: float
-    funding: float
     slippage: float
     """What fills cost against the decision's price, where that is known; already inside `realised`."""
-    equity_change: float
-    """Last equity - first equity; differs from `net` by what is still open and by transfers."""
-    max_drawdown: float
-    """Deepest fall of equity from its highest so far, as a positive amount."""
-    max_drawdown_fraction: float
-    exposure: float
-    """Part of the calendar time with a position."""
-    turnover: float
-    """Notional of all fills."""
-    sharpe: float
-    """Annualised mean over deviation of equity returns; `sharpe_basis` says of which."""
     sharpe_basis: str
     average_win: float
     average_loss: float
     average_minutes: float
-
     quote_asset: str
 
     def table(self) -> pd.DataFrame:
@@ -634,59 +607,52 @@ class CountedBars:
         return CountedBars(len(run.bars), signals, opened, closed)
 
 
+def course(run: Frames, counted: CountedBars | None = None) -> measures.Course:
+    """Take from a run's frames what its figures are made from; `counted` as in `statistics`."""
+    counted = counted or CountedBars.of(run)
+    trips, fills = run.round_trips, run.fills
+    signed = np.where(fills["side"] == "BUY", fills["quantity"], -fills["quantity"])
+    return measures.Course(
+        bars=counted.bars,
+        signals=counted.signals,
+        refusals=len(run.refusals),
+        opened=counted.opened,
+        closed=counted.closed,
+        nets=trips["net"].to_numpy(),
+        long_trips=int((trips["side"] == "LONG").sum()),
+        realised=float(trips["realised"].sum()),
+        fees=float(trips["fees"].sum()),
+        funding=float(trips["funding"].sum()),
+        turnover=float(fills["notional"].sum()),
+        fill_times=_milliseconds(fills.index),
+        fill_lots=np.rint(signed / float(run.instrument.step_size)).astype(np.int64),
+        equity_times=_milliseconds(run.equity.index),
+        equity=run.equity["equity"].to_numpy(),
+    )
+
+
 def statistics(run: Frames, counted: CountedBars | None = None) -> Statistics:
     """Compute a run's figures on calendar time.
 
     Args:
         counted: its bars, where the frames hold but some of them.
     """
-    counted = counted or CountedBars.of(run)
-    trips, fills = run.round_trips, run.fills
-    equity, nets = run.equity["equity"].to_numpy(), trips["net"].to_numpy()
-    started, ended = _span(run, counted)
-    returns = measures.returns_of(_milliseconds(run.equity.index), equity)
-    deepest, deepest_fraction = measures.max_drawdown(equity)
-    signed = np.where(fills["side"] == "BUY", fills["quantity"], -fills["quantity"])
-    lots = np.rint(signed / float(run.instrument.step_size)).astype(np.int64)
+    went = course(run, counted)
+    figures, returns = measures.figures_of(went)
+    started, ended = (pd.Timestamp(time, unit="ms", tz="UTC") for time in went.span)
+    nets, minutes = went.nets, run.round_trips["minutes"]
     return Statistics(
+        **vars(figures),
         started=started,
         ended=ended,
         days=(ended - started).total_seconds() / 86_400,
-        bars=counted.bars,
-        signals=counted.signals,
-        refusals=len(run.refusals),
-        round_trips=len(trips),
-        long_trips=int((trips["side"] == "LONG").sum()),
-        short_trips=int((trips["side"] == "SHORT").sum()),
-        win_rate=measures.win_rate(nets),
-        profit_factor=measures.profit_factor(nets),
-        net=float(nets.sum()),
-        realised=float(trips["realised"].sum()),
-        fees=float(trips["fees"].sum()),
-        funding=float(trips["funding"].sum()),
         slippage=float(run.orders["slippage"].sum(min_count=1)),
-        equity_change=float(equity[-1] - equity[0]) if len(equity) else math.nan,
-        max_drawdown=deepest,
-        max_drawdown_fraction=deepest_fraction,
-        exposure=measures.exposure(_milliseconds(fills.index), lots, _ms(started), _ms(ended)),
-        turnover=float(fills["notional"].sum()),
-        sharpe=returns.annual_sharpe,
         sharpe_basis=returns.basis,
         average_win=float(nets[nets > 0].mean()) if (nets > 0).any() else math.nan,
         average_loss=float(nets[nets < 0].mean()) if (nets < 0).any() else math.nan,
-        average_minutes=float(trips["minutes"].mean()) if len(trips) else math.nan,
+        average_minutes=float(minutes.mean()) if len(minutes) else math.nan,
         quote_asset=run.instrument.quote_asset,
     )
-
-
-def _span(run: Frames, counted: CountedBars) -> tuple[pd.Timestamp, pd.Timestamp]:
-    """First and last moment that the run tells of: the first bar's opening, the last bar, valuation or fill."""
-    starts = [*counted.opened, *_milliseconds(run.equity.index[:1])]
-    ends = [*counted.closed, *_milliseconds(run.equity.index[-1:]), *_milliseconds(run.fills.index[-1:])]
-    started, ended = (
-        pd.Timestamp(int(time), unit="ms", tz="UTC") for time in (min(starts, default=0), max(ends, default=0))
-    )
-    return started, ended
 
 
 def refusals_by_code(run: Frames) -> pd.DataFrame:

@@ -35,7 +35,7 @@ from voltrade.compiled import Rows, compiled
 from voltrade.config import Config, parameter_homes
 from voltrade.data import Tape, TapeReport
 from voltrade.errors import ConfigError
-from voltrade.measures import Judgement, Returns, judge
+from voltrade.measures import Course, Figures, Judgement, Returns, figures_of, judge
 from voltrade.model import MONEY, Floats, Funding, Int64s, Marks, Trades
 from voltrade.research import Research, Span, Tables
 from voltrade.rule_file import load_rule
@@ -44,6 +44,7 @@ from voltrade.signal_engine import SignalEngine
 Choices = Sequence[Any] | Callable[[np.random.Generator], Any]
 """What a parameter may be: values of which each is tried or one is drawn, or a function that draws one."""
 
+FIGURES = tuple(figure.name for figure in fields(Figures))
 SHOWN = ("sharpe", "net", "round_trips", "win_rate", "profit_factor", "max_drawdown")
 """Figures that a result shows of each setting; its frame has all."""
 
@@ -54,29 +55,6 @@ TASKS = 16
 
 
 # --- one setting ------------------------------------------------------------------------------------------------------
-
-
-class Figures(NamedTuple):
-    """What a setting came to; as `report.Statistics` has it, money in the quote asset."""
-
-    bars: int
-    signals: int
-    refusals: int
-    round_trips: int
-    long_trips: int
-    short_trips: int
-    win_rate: float
-    profit_factor: float
-    net: float
-    realised: float
-    fees: float
-    funding: float
-    equity_change: float
-    max_drawdown: float
-    max_drawdown_fraction: float
-    exposure: float
-    turnover: float
-    sharpe: float
 
 
 class Outcome(NamedTuple):
@@ -133,48 +111,27 @@ def _totals(trips: Rows, fills: Rows, orders: Rows) -> _Totals:
     return _Totals(nets, lots, longs, realised, fees, funding, ticklots)
 
 
-def figures_of(
-    tables: Tables, bars: Rows, money_per_ticklot: int, period_ms: int | None = None
-) -> tuple[Figures, Returns]:
-    """Compute a session's figures and its returns from its tables; `period_ms` as in `measures.returns_of`."""
-    fills, equity = tables.fills, tables.equity
-    totals = _totals(tables.trips, fills, tables.orders)
-    worth = measures.worth_of(equity)
-    returns = measures.returns_of(equity["time"], worth, period_ms)
-    drawdown, drawdown_fraction = measures.max_drawdown(worth)
+def course_of(tables: Tables, bars: Rows, money_per_ticklot: int) -> Course:
+    """Take from a session's tables what its figures are made from."""
+    totals = _totals(tables.trips, tables.fills, tables.orders)
     shown = bars[tables.first_bar : tables.bars]
-    starts = [*shown["open_time"][:1].tolist(), *equity["time"][:1].tolist()]
-    ends = [*shown["close_time"][-1:].tolist(), *equity["time"][-1:].tolist(), *fills["time"][-1:].tolist()]
-    figures = Figures(
+    return Course(
         bars=len(shown),
         signals=int(np.count_nonzero(tables.signals["bar"] < tables.bars)),
         refusals=len(tables.refusals),
-        round_trips=len(totals.nets),
+        opened=shown["open_time"][:1].tolist(),
+        closed=shown["close_time"][-1:].tolist(),
+        nets=totals.nets,
         long_trips=totals.long_trips,
-        short_trips=len(totals.nets) - totals.long_trips,
-        win_rate=measures.win_rate(totals.nets),
-        profit_factor=measures.profit_factor(totals.nets),
-        net=float(totals.nets.sum()),
         realised=totals.realised / MONEY,
         fees=totals.fees / MONEY,
         funding=totals.funding / MONEY,
-        equity_change=float(worth[-1] - worth[0]) if len(worth) else math.nan,
-        max_drawdown=drawdown,
-        max_drawdown_fraction=drawdown_fraction,
-        exposure=measures.exposure(fills["time"], totals.lots, min(starts, default=0), max(ends, default=0)),
         turnover=totals.ticklots * money_per_ticklot / MONEY,
-        sharpe=returns.annual_sharpe,
+        fill_times=tables.fills["time"],
+        fill_lots=totals.lots,
+        equity_times=tables.equity["time"],
+        equity=measures.worth_of(tables.equity),
     )
-    return figures, returns
-
-
-def _figures_of_events(done: Backtest, period_ms: int | None) -> tuple[Figures, Returns]:
-    """Compute the same of a backtest that ran event by event."""
-    frames = done.frames()
-    statistics = report.statistics(frames)
-    returns = report.returns(frames, period_ms)
-    figures = Figures(*(getattr(statistics, name) for name in Figures._fields))
-    return figures._replace(sharpe=returns.annual_sharpe), returns
 
 
 class _Worker:
@@ -204,9 +161,9 @@ class _Worker:
         tables, _ = research.trade(config, self._found, span, self._space, is_brief=True)
         if tables is not None:
             bars = research.bars(config.bars).rows
-            return Outcome(*figures_of(tables, bars, self._unit, self._job.period_ms), "compiled")
+            return Outcome(*figures_of(course_of(tables, bars, self._unit), self._job.period_ms), "compiled")
         done = backtest(research, config, self._engine(config), begin_s=begin_s, end_s=end_s, path="events")
-        return Outcome(*_figures_of_events(done, self._job.period_ms), "events")
+        return Outcome(*figures_of(report.course(done.frames()), self._job.period_ms), "events")
 
 
 # --- many settings, wherever they run ---------------------------------------------------------------------------------
@@ -383,7 +340,7 @@ class Sweep:
         self.frame = frame
         self.refused = refused
         self.trials = len(frame)
-        self.parameters = [name for name in frame.columns if name not in (*Figures._fields, "path")]
+        self.parameters = [name for name in frame.columns if name not in (*FIGURES, "path")]
         self._research = research
         self._job = job
         self._configs = configs
@@ -470,7 +427,7 @@ def sweep(
     job = Job([(config.session.begin_s if begin_s is None else begin_s, end_s)], rule)
     outcomes = _trade_all(research, job, configs, executor, progress)
     rows = [
-        {**parameters, **outcome.figures._asdict(), "path": outcome.path}
+        {**parameters, **vars(outcome.figures), "path": outcome.path}
         for parameters, (outcome,) in zip(chosen, outcomes, strict=True)
     ]
     skipped = pd.DataFrame([{**parameters, "reason": reason} for parameters, reason in refused])
@@ -558,7 +515,7 @@ class WalkForward:
 
     def _repr_html_(self) -> str:
         head = f"{len(self.frame)} folds on {self._source}, each the best of {self.trials:,} settings in training"
-        hidden = ("end", "path", *(name for name in Figures._fields if name not in SHOWN))
+        hidden = ("end", "path", *(name for name in FIGURES if name not in SHOWN))
         shown = self.frame.drop(columns=[name for name in hidden if name in self.frame])
         table = shown.assign(begin=shown["begin"].dt.strftime("%Y-%m-%d %H:%M")).to_html(float_format=_NUMBER)
         return f"<h4>{escape(head)}</h4>{self.judgement._repr_html_()}{table}"
@@ -618,7 +575,7 @@ def walk_forward(
                 "end": end,
                 **chosen[best],
                 "sharpe, training": sharpes[best],
-                **tested[-1].figures._asdict(),
+                **vars(tested[-1].figures),
             }
         )
     trips = sum(outcome.figures.round_trips for outcome in tested)
