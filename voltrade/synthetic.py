@@ -115,7 +115,8 @@ def synthetic_market(instrument: Instrument, seed: int, hours: float, start_ms: 
     lengths = _sweep_lengths(draw, len(times))
     order = np.repeat(np.arange(len(times)), lengths)
     lots = _sizes(draw, len(times), market, instrument)
-    sides, prices = _prices(
+    prices = np.empty(len(order), np.int64)  # numpy's large arrays get large pages; compiled code's would not
+    sides = _walk(
         float(market.price / instrument.tick_size),
         _move_sizes(volatility, times, hours),
         np.sqrt(lots * lengths / np.mean(lots * lengths)),  # the square-root law, and a sweep tells more
@@ -123,6 +124,7 @@ def synthetic_market(instrument: Instrument, seed: int, hours: float, start_ms: 
         draw.random(len(times)),
         _settled(draw.standard_t(NEWS_TAIL, len(times)) / np.sqrt(NEWS_TAIL / (NEWS_TAIL - 2))),
         draw.standard_exponential(len(order)),
+        prices,
     )
     return Trades(
         instrument.symbol,
@@ -212,7 +214,7 @@ def _autoregression(persistence: float, shocks: Floats) -> Floats:
 
 
 @compiled
-def _prices(
+def _walk(
     start: float,
     move_sizes: Floats,
     impacts: Floats,
@@ -220,13 +222,13 @@ def _prices(
     chances: Floats,
     news: Floats,
     steps: Floats,
-) -> tuple[Int64s, Int64s]:
+    prices: Int64s,
+) -> Int64s:
     """Walk through the orders: draw each one's side from past sides, trade at the quotes, let the market learn.
 
-    Returns the side of each order, and the price in ticks of each trade (one for each price that an order takes).
+    Writes the price in ticks of each trade (one for each price that an order takes); returns the side of each order.
     """
     sides = np.empty(len(move_sizes), dtype=np.int64)
-    prices = np.empty(len(steps), dtype=np.int64)
     memory = np.zeros(len(MEMORIES))
     efficient = start
     bid = np.int64(np.floor(start))
@@ -254,4 +256,4 @@ def _prices(
         reach = STICKINESS * typical_move
         if efficient < bid - reach or efficient > bid + 1 + reach:
             bid = np.int64(np.floor(efficient))
-    return sides, prices
+    return sides
