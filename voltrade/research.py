@@ -7,9 +7,11 @@ a result for people of them, `sweep` a row.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -94,18 +96,24 @@ AHEAD = 16
 """Bars from the one that a rule sees to the one whose memory is asked for."""
 
 
-def _find(described: Rows, state: Rows, settings: Rows, blank: Rows, verdict: Rows, found: Rows) -> int:
-    """Take described bars through an engine and keep nothing but the signals; STEP is bound for each engine."""
-    count = 0
+def _find(
+    described: Rows, states: Rows, settings: Rows, blank: Rows, verdicts: Rows, found: Rows, counts: Int64s
+) -> None:
+    """Take described bars through engines, and keep nothing but the signals; STEP is bound for each kind of engine.
+
+    Each engine has as many rows of `found` as there are bars. They go side by side: an engine's step waits for its own
+    last one, while another's can be done, and the bars are read once for all.
+    """
     for bar in range(len(described)):
         prefetch(described, bar + AHEAD)
-        verdict[0] = blank[0]
-        STEP(state[0], described[bar], settings[0], verdict[0])  # type: ignore[name-defined]  # noqa: F821
-        if verdict[0].signal != 0:
-            row = found[count]
-            row.bar, row.side, row.ready, row.atr = bar, verdict[0].signal, verdict[0].ready, verdict[0].atr
-            count += 1
-    return count
+        for engine in range(len(states)):
+            verdicts[engine] = blank[0]
+            STEP(states[engine], described[bar], settings[engine], verdicts[engine])  # type: ignore[name-defined]  # noqa: F821
+            verdict = verdicts[engine]
+            if verdict.signal != 0:
+                row = found[engine * len(described) + counts[engine]]
+                row.bar, row.side, row.ready, row.atr = bar, verdict.signal, verdict.ready, verdict.atr
+                counts[engine] += 1
 
 
 @cache
@@ -115,7 +123,7 @@ def _finder(program: Program, state: np.dtype[Any], settings: np.dtype[Any], ver
     if not program.is_compiled:
         return loop
     records = [rows_of(dtype) for dtype in (RULE_BAR, state, settings, verdict, verdict, FOUND)]
-    return compile_for(loop, types.int64(*records), nogil=True)
+    return compile_for(loop, types.void(*records, types.int64[::1]), nogil=True)
 
 
 @compiled
@@ -284,15 +292,26 @@ class Research:
         _found_in(verdicts["signal"], verdicts["ready"], verdicts["atr"], found)
         return found
 
-    def find(self, config: Config, engine: SignalEngine, space: dict[str, Rows]) -> Rows:
-        """Take all bars through an engine and return its signals, rows of FOUND, without keeping the verdicts."""
-        described = self.bars(config.bars).described
-        if "found" not in space or len(space["found"]) < len(described):
-            space["found"] = np.empty(len(described), FOUND)
-        blank, verdict = np.zeros(1, engine.verdict_dtype), np.zeros(1, engine.verdict_dtype)
-        finder = _finder(engine.program, engine.state.dtype, engine.settings_row.dtype, engine.verdict_dtype)
-        count = finder(described, engine.state, engine.settings_row, blank, verdict, space["found"])
-        return space["found"][:count]
+    def find(self, settings: BarSettings, engines: Sequence[SignalEngine], space: dict[str, Rows]) -> list[Rows]:
+        """Take all bars through engines and return the signals of each, rows of FOUND, without keeping the verdicts.
+
+        Args:
+            space: memory for them, kept from call to call; the next call then overwrites what this one returns.
+        """
+        described = self.bars(settings).described
+        room = len(described)
+        if "found" not in space or len(space["found"]) < len(engines) * room:
+            space["found"] = np.empty(len(engines) * room, FOUND)
+        found: list[Rows] = []
+        for program, group in groupby(engines, key=attrgetter("program")):
+            alike = list(group)
+            states, rows = (np.concatenate([getattr(e, name) for e in alike]) for name in ("state", "settings_row"))
+            blank, verdicts = (np.zeros(count, alike[0].verdict_dtype) for count in (1, len(alike)))
+            counts, memory = np.zeros(len(alike), np.int64), space["found"][len(found) * room :]
+            finder = _finder(program, states.dtype, rows.dtype, verdicts.dtype)
+            finder(described, states, rows, blank, verdicts, memory, counts)
+            found += [memory[number * room :][:count] for number, count in enumerate(counts)]
+        return found
 
     def marks(self, config: Config) -> Marked:
         """Return the tape's mark prices, and what of funding is due at them."""
@@ -480,7 +499,7 @@ def _simulate(
     while (
         simulate(*market, signals, refusals, desk, *(space[name] for name in simulation.TABLES)) == simulation.MORE_ROOM
     ):
-        space |= {name: _doubled(rows) for name, rows in space.items()}
+        space |= {name: _doubled(space[name]) for name in simulation.TABLES}
     end = {name: int(desk[name][0]) for name in _END}
     if end["unmodelled"]:
         return None, simulation.UNMODELLED[end["unmodelled"]]

@@ -25,7 +25,18 @@ import numba
 import numpy as np
 from numba import types
 
-from voltrade.compiled import Record, Rows, bind, compile_for, compiled, plain, record_dtype, restored, rows_of
+from voltrade.compiled import (
+    Record,
+    Rows,
+    bind,
+    compile_for,
+    compiled,
+    compiled_in_place,
+    plain,
+    record_dtype,
+    restored,
+    rows_of,
+)
 from voltrade.config import SignalSettings
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import BAR, Instrument, Side, Signal, VolumeBar
@@ -531,10 +542,13 @@ def _settings_row(settings: SignalSettings, warmup_bars: int) -> Rows:
     return row
 
 
-def _indicators_of(engine: type[SignalEngine], form: Callable[[Any], Any]) -> Any:
-    """All indicators of an engine as one step, `compiled` or `plain`."""
+def _indicators_of(engine: type[SignalEngine], form: Callable[[Any], Any], joint: Callable[[Any], Any]) -> Any:
+    """All indicators of an engine as one step: each in a form, `compiled` or `plain`, and what joins them in another.
+
+    Joined in place they can only be called by compiled code.
+    """
     steps = [form(indicator.step) for indicator in engine.indicators]
-    return reduce(lambda first, second: form(bind(_both, FIRST=first, SECOND=second)), steps)
+    return reduce(lambda first, second: joint(bind(_both, FIRST=first, SECOND=second)), steps)
 
 
 _programs: dict[tuple[type[SignalEngine], np.dtype[Any], np.dtype[Any]], Program] = {}
@@ -551,8 +565,8 @@ def _program(engine: type[SignalEngine], state: np.dtype[Any], settings: np.dtyp
 def _make_program(engine: type[SignalEngine], state: np.dtype[Any], settings: np.dtype[Any]) -> Program:
     """Compile an engine class; with one warning, leave plain what numba can't compile."""
     verdict = _verdict_dtype(engine)
-    indicators = _indicators_of(engine, compiled)
-    step = compiled(bind(_step, INDICATORS=indicators, RULE=compiled(engine._detect_signal)))
+    indicators = _indicators_of(engine, compiled, compiled_in_place)
+    step = compiled_in_place(bind(_step, INDICATORS=indicators, RULE=compiled(engine._detect_signal)))
     records = [rows_of(dtype) for dtype in (SCALE, RULE_BAR, state, settings, verdict)]
     signature = types.void(rows_of(BAR), types.int64, types.int64, *records)
     try:
@@ -564,9 +578,10 @@ def _make_program(engine: type[SignalEngine], state: np.dtype[Any], settings: np
             UncompiledRuleWarning,
             stacklevel=5,  # who makes the engine
         )
+    indicators = _indicators_of(engine, compiled, compiled)
     try:
         indicators.compile(tuple(numba.from_dtype(dtype) for dtype in (state, RULE_BAR, settings, verdict)))
     except Exception:
-        indicators = _indicators_of(engine, plain)
+        indicators = _indicators_of(engine, plain, plain)
     step = bind(_step, INDICATORS=indicators, RULE=plain(engine._detect_signal))
     return Program(step, bind(_step_bars, STEP=step), is_compiled=False)

@@ -20,6 +20,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from html import escape
+from operator import attrgetter
 from pathlib import Path
 from threading import local
 from typing import Any, Literal, NamedTuple
@@ -52,6 +53,9 @@ _NUMBER = "{:,.4g}".format
 
 TASKS = 16
 """About as many pieces are handed to an executor, so that the last ones end together and progress can be seen."""
+
+SIDE_BY_SIDE = 8
+"""At most so many rules look at the bars together; the signals of each take as much memory as it has bars."""
 
 
 # --- one setting ------------------------------------------------------------------------------------------------------
@@ -143,22 +147,29 @@ class _Worker:
         self._spans = [research.span(begin_s, end_s) for begin_s, end_s in job.stretches]
         self._unit = research.instrument.money_per_ticklot
         self._space: dict[str, Rows] = {}
-        self._seen: tuple[Any, ...] = ()
-        self._found: Rows = np.empty(0, np.void)
 
-    def trade(self, config: Config) -> list[Outcome]:
-        """Return the setting's outcome on each stretch."""
-        wanted = (config.bars, config.signals)
-        if wanted != self._seen:
-            self._found, self._seen = self._research.find(config, self._engine(config), self._space), wanted
-        return [self._trade(config, *where) for where in zip(self._job.stretches, self._spans, strict=True)]
+    def trade(self, configs: Sequence[Config]) -> list[list[Outcome]]:
+        """Return the outcomes of settings that share their bars, each on each stretch."""
+        outcomes: list[list[Outcome]] = []
+        alike = [list(group) for _, group in itertools.groupby(configs, key=attrgetter("signals"))]
+        for start in range(0, len(alike), SIDE_BY_SIDE):
+            groups = alike[start : start + SIDE_BY_SIDE]
+            engines = [self._engine(group[0]) for group in groups]
+            all_found = self._research.find(configs[0].bars, engines, self._space)
+            for group, found in zip(groups, all_found, strict=True):
+                outcomes += [self._trade(config, found) for config in group]
+        return outcomes
 
     def _engine(self, config: Config) -> SignalEngine:
         return (self._job.rule or load_rule(config.session.rule))(config.signals, self._research.instrument)
 
-    def _trade(self, config: Config, stretch: Stretch, span: Span) -> Outcome:
+    def _trade(self, config: Config, found: Rows) -> list[Outcome]:
+        stretches = zip(self._job.stretches, self._spans, strict=True)
+        return [self._trade_stretch(config, found, *stretch) for stretch in stretches]
+
+    def _trade_stretch(self, config: Config, found: Rows, stretch: Stretch, span: Span) -> Outcome:
         research, (begin_s, end_s) = self._research, stretch
-        tables, _ = research.trade(config, self._found, span, self._space, is_brief=True)
+        tables, _ = research.trade(config, found, span, self._space, is_brief=True)
         if tables is not None:
             bars = research.bars(config.bars).rows
             return Outcome(*figures_of(course_of(tables, bars, self._unit), self._job.period_ms), "compiled")
@@ -218,7 +229,8 @@ def _trade_piece(source: Research | _Stored, job: Job, configs: Sequence[Config]
     if getattr(_OF_THREAD, "serves", None) != (source, job):
         _OF_THREAD.worker = _Worker(source if isinstance(source, Research) else _opened(source), job)
         _OF_THREAD.serves = source, job
-    return [_OF_THREAD.worker.trade(config) for config in configs]
+    outcomes: list[list[Outcome]] = _OF_THREAD.worker.trade(configs)
+    return outcomes
 
 
 _OF_THREAD = local()
@@ -364,7 +376,7 @@ class Sweep:
     @cached_property
     def judgement(self) -> Judgement:
         """Whether the best setting is better than the luckiest of as many worthless ones."""
-        (best,) = _Worker(self._research, self._job).trade(self.config())
+        ((best,),) = _Worker(self._research, self._job).trade([self.config()])
         sharpes = self.frame["sharpe"].to_numpy() / math.sqrt(best.returns.a_year)
         return judge(best.returns, best.figures.round_trips, sharpes)
 
