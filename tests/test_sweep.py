@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from voltrade.charts import luck_chart
 from voltrade.compiled import Record
 from voltrade.config import Config, SignalSettings
 from voltrade.data import Tape, TapeReport, tape
-from voltrade.errors import ConfigError
+from voltrade.errors import ConfigError, DataError
 from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import Funding, Marks, Trades
 from voltrade.research import Research
@@ -83,6 +84,57 @@ def test_what_can_not_be_swept_is_refused(played: Tape) -> None:
         sweep(played, CONFIG, {"ema_fast": [50, 60]})
     with pytest.raises(ConfigError, match="stop_atr: must be values in a grid"):
         sweep(played, CONFIG, {"stop_atr": lambda chance: chance.uniform(1, 2)})
+    with pytest.raises(ConfigError, match=r"hours: can't vary in a search, which trades one tape, was \[1.0, 2.0\]"):
+        sweep(played, CONFIG, {"stop_atr": [1.5], "hours": [1.0, 2.0]})
+    with pytest.raises(ConfigError, match="rule: can't vary where CoinFlip is given"):
+        sweep(played, CONFIG, {"rule": ["rules/adx.py:Adx"]}, rule=CoinFlip)
+    with pytest.raises(DataError, match="tape: must be of LTCUSDT, was of BTCUSDT"):
+        sweep(played, CONFIG.changed(symbol="LTCUSDT"), {"stop_atr": [1.5]})
+
+
+def test_what_the_symbol_makes_impossible_is_no_trial(played: Tape) -> None:
+    found = sweep(played, CONFIG, {"threshold": [30, 0.0001], "unit": ["base"]}, progress=False)
+    assert found.trials == 1
+    (reason,) = found.refused["reason"]
+    assert reason == "threshold: must be a multiple of BTCUSDT's step 0.001, was 0.0001"
+
+
+RULE_FILE = """
+from voltrade.signal_engine import ATR, EMA, SignalEngine
+
+class Cross(SignalEngine):
+    indicators = (EMA, ATR)
+    conditions = {{"crossed": int}}
+
+    @staticmethod
+    def _detect_signal(state, bar, settings, verdict):
+        verdict.crossed = {side} if state.ema_side * state.ema_side_before < 0 else 0
+        return verdict.crossed
+"""
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        {"bollinger_length": [20, 300], "rsi_length": range(5, 11)},  # more rules than go side by side, in two layouts
+        {"rule": ["{folder}/long.py:Cross", "{folder}/short.py:Cross"], "stop_atr": [1.5, 3.0]},
+        {"stop_atr": [1.5, 3.0], "duration_s": [0.0, 40_000.0]},
+    ],
+)
+def test_settings_that_are_handed_out_together_share_no_more_than_they_may(
+    played: Tape, grid: dict[str, Sequence[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, side in (("long", 1), ("short", -1)):
+        (tmp_path / f"{name}.py").write_text(RULE_FILE.format(side=side))
+    grid = {name: [v.format(folder=tmp_path) if isinstance(v, str) else v for v in grid[name]] for name in grid}
+    monkeypatch.setattr("voltrade.sweep.TASKS", 1)
+    found = sweep(played, CONFIG, grid, progress=False)
+    assert found.frame["net"].nunique() > found.trials / 2
+    for number in range(found.trials):
+        expected = backtest(played, found.config(number)).statistics
+        row = found.frame.iloc[number]
+        assert (row["long_trips"], row["short_trips"]) == (expected.long_trips, expected.short_trips)
+        assert row["net"] == pytest.approx(expected.net, abs=1e-6)
 
 
 def test_a_random_search_draws_the_same_for_the_same_seed(played: Tape) -> None:

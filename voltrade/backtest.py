@@ -227,9 +227,7 @@ def backtest(
     """
     research = tape if isinstance(tape, Research) else Research(tape)
     instrument = research.instrument
-    config.check_against(instrument)
-    if config.session.symbol != instrument.symbol:
-        raise DataError(f"tape: must be of {config.session.symbol}, was of {instrument.symbol}")
+    research.check(config)
     span = research.span(config.session.begin_s if begin_s is None else begin_s, end_s)
     why = "it was asked for" if path == "events" else "it has a history from before its tape" if history else ""
     if not why:

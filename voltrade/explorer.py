@@ -203,8 +203,9 @@ def trade(research: Research, config: Config) -> Traded:
 
     Raises:
         ConfigError: the settings are impossible for the symbol, or the rule file is broken.
+        DataError: the tape is of another symbol.
     """
-    config.check_against(research.instrument)
+    research.check(config)
     bars, verdicts = research.bars(config.bars).rows, research.verdicts(config)
     tables, why = research.run(config, verdicts, research.span())
     return Traded(config, bars, verdicts, tables or _without_trades(len(bars)), why)

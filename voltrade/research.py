@@ -244,6 +244,17 @@ class Research:
         forked._kept = dict(self._kept)
         return forked
 
+    def check(self, config: Config) -> None:
+        """Refuse settings that the tape's symbol makes impossible, or that are for another symbol.
+
+        Raises:
+            ConfigError: as in `Config.check_against`.
+            DataError: the tape is of another symbol.
+        """
+        config.check_against(self.instrument)
+        if config.session.symbol != self.instrument.symbol:
+            raise DataError(f"tape: must be of {config.session.symbol}, was of {self.instrument.symbol}")
+
     def bars(self, settings: BarSettings) -> Bars:
         """Return the tape's bars.
 

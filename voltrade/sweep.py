@@ -1,8 +1,9 @@
 """Many backtests over one tape: grids and random search, and walk-forward, with luck reckoned in.
 
-Any parameter can be swept. Settings are grouped by what has to be made anew for them: bars once for each bar setting,
-verdicts once for each signal setting; then each is one run of the compiled loop. Where they run is up to a
-`concurrent.futures.Executor`: threads by default, processes, or `dask.distributed.Client.get_executor()` for a cluster.
+Any parameter of a strategy can be swept, the rule itself too. Settings are grouped by what has to be made anew for
+them: bars once for each bar setting, verdicts once for each signal setting; then each is one run of the compiled loop.
+Where they run is up to a `concurrent.futures.Executor`: threads by default, processes, or
+`dask.distributed.Client.get_executor()` for a cluster.
 
 A search finds the luckiest setting as readily as the best one. So every result keeps how much was tried, and says in
 words whether the best is better than luck (`measures.judge`).
@@ -20,7 +21,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from html import escape
-from operator import attrgetter
 from pathlib import Path
 from threading import local
 from typing import Any, Literal, NamedTuple
@@ -33,7 +33,7 @@ from voltrade import measures, report
 from voltrade.backtest import Backtest, backtest
 from voltrade.charts import heat_map, luck_chart, walk_forward_chart
 from voltrade.compiled import Rows, compiled
-from voltrade.config import Config, parameter_homes
+from voltrade.config import Config, SignalSettings, parameter_homes
 from voltrade.data import Tape, TapeReport
 from voltrade.errors import ConfigError
 from voltrade.measures import Course, Figures, Judgement, Returns, figures_of, judge
@@ -53,6 +53,9 @@ _NUMBER = "{:,.4g}".format
 
 TASKS = 16
 """About as many pieces are handed to an executor, so that the last ones end together and progress can be seen."""
+
+SWEPT_OF_SESSION = ("rule", "duration_s", "on_duration_end")
+"""Parameters of the session that can be swept; the others choose the tape, or mean nothing to a backtest."""
 
 SIDE_BY_SIDE = 8
 """At most so many rules look at the bars together; the signals of each take as much memory as it has bars."""
@@ -138,6 +141,11 @@ def course_of(tables: Tables, bars: Rows, money_per_ticklot: int) -> Course:
     )
 
 
+def _rule_of(config: Config) -> tuple[str, SignalSettings]:
+    """What verdicts on the same bars hang on."""
+    return config.session.rule, config.signals
+
+
 class _Worker:
     """Trades settings one after the other, and makes anew only what a setting changes."""
 
@@ -151,7 +159,7 @@ class _Worker:
     def trade(self, configs: Sequence[Config]) -> list[list[Outcome]]:
         """Return the outcomes of settings that share their bars, each on each stretch."""
         outcomes: list[list[Outcome]] = []
-        alike = [list(group) for _, group in itertools.groupby(configs, key=attrgetter("signals"))]
+        alike = [list(group) for _, group in itertools.groupby(configs, key=_rule_of)]
         for start in range(0, len(alike), SIDE_BY_SIDE):
             groups = alike[start : start + SIDE_BY_SIDE]
             engines = [self._engine(group[0]) for group in groups]
@@ -269,7 +277,9 @@ def _trade_all(
 def _pieces(configs: Sequence[Config]) -> Iterator[list[int]]:
     """Numbers of settings, cut into pieces that share their bars; those that share their verdicts stand together."""
     most = -(-len(configs) // TASKS)
-    keys = [(config.bars.model_dump_json(), config.signals.model_dump_json()) for config in configs]
+    keys = [
+        (config.bars.model_dump_json(), config.session.rule, config.signals.model_dump_json()) for config in configs
+    ]
     order = sorted(range(len(configs)), key=keys.__getitem__)
     for _, group in itertools.groupby(order, lambda number: keys[number][0]):
         numbers = list(group)
@@ -278,7 +288,12 @@ def _pieces(configs: Sequence[Config]) -> Iterator[list[int]]:
 
 
 def settings_of(
-    config: Config, grid: Mapping[str, Choices], trials: int | None, seed: int
+    research: Research,
+    config: Config,
+    grid: Mapping[str, Choices],
+    trials: int | None,
+    seed: int,
+    rule: type[SignalEngine] | None = None,
 ) -> tuple[list[dict[str, Any]], list[Config], list[tuple[dict[str, Any], str]]]:
     """Make the settings of a grid, or draw `trials` of them.
 
@@ -286,19 +301,29 @@ def settings_of(
         The swept parameters of each setting, the settings, and those that are refused, with the reason.
 
     Raises:
-        ConfigError: a parameter is unknown, or nothing is left to try.
+        ConfigError: a parameter is unknown or can't vary, or nothing is left to try.
+        DataError: the tape is of another symbol than `config`.
     """
-    if unknown := sorted(set(grid) - set(parameter_homes(type(config.signals)))):
+    homes = parameter_homes(type(config.signals))
+    if unknown := sorted(set(grid) - set(homes)):
         raise ConfigError("; ".join(f"{name}: unknown parameter, was {grid[name]!r}" for name in unknown))
+    for name in grid:
+        if homes[name] == "session" and name not in SWEPT_OF_SESSION:
+            raise ConfigError(f"{name}: can't vary in a search, which trades one tape, was {grid[name]!r}")
+        if name == "rule" and rule:
+            raise ConfigError(f"rule: can't vary where {rule.__name__} is given, was {grid[name]!r}")
     chosen: list[dict[str, Any]] = []
     configs: list[Config] = []
     refused: list[tuple[dict[str, Any], str]] = []
     for parameters in _grid(grid) if trials is None else _drawn(grid, trials, seed):
         try:
-            configs.append(config.changed(**parameters))
-            chosen.append(parameters)
+            changed = config.changed(**parameters)
+            research.check(changed)
         except ConfigError as error:
             refused.append((parameters, str(error)))
+        else:
+            configs.append(changed)
+            chosen.append(parameters)
     if not configs:
         reason = f": {refused[0][1]}" if refused else ""
         raise ConfigError(f"sweep: must have at least one setting that is allowed, had none{reason}")
@@ -421,7 +446,8 @@ def sweep(
 
     Args:
         config: what all settings share.
-        grid: parameters to vary, any that `Config.from_parameters` takes. Without `trials` every combination is tried.
+        grid: parameters to vary, any that `Config.from_parameters` takes but those that choose the tape. Without
+            `trials` every combination is tried.
         trials: so many settings are drawn instead: of values evenly, of a function by what it draws.
         seed: of the draw.
         begin_s, end_s: as in `backtest`.
@@ -431,11 +457,11 @@ def sweep(
         progress: whether to show a progress bar.
 
     Raises:
-        ConfigError: a parameter is unknown, or no combination is allowed.
-        DataError: the tape is empty or goes back in time.
+        ConfigError: a parameter is unknown or can't vary, or no combination is allowed.
+        DataError: the tape is empty, goes back in time, or is of another symbol.
     """
     research = tape if isinstance(tape, Research) else Research(tape)
-    chosen, configs, refused = settings_of(config, grid, trials, seed)
+    chosen, configs, refused = settings_of(research, config, grid, trials, seed, rule)
     job = Job([(config.session.begin_s if begin_s is None else begin_s, end_s)], rule)
     outcomes = _trade_all(research, job, configs, executor, progress)
     rows = [
@@ -558,11 +584,11 @@ def walk_forward(
         config, grid, trials, seed, rule, executor, progress: as in `sweep`.
 
     Raises:
-        ConfigError: a parameter is unknown, no combination is allowed, or a fold has nothing to train on.
-        DataError: the tape is empty, goes back in time, or a stretch has no trade.
+        ConfigError: a parameter is unknown or can't vary, no combination is allowed, or a fold has nothing to train on.
+        DataError: the tape is empty, goes back in time, is of another symbol, or a stretch has no trade.
     """
     research = tape if isinstance(tape, Research) else Research(tape)
-    chosen, configs, _ = settings_of(config, grid, trials, seed)
+    chosen, configs, _ = settings_of(research, config, grid, trials, seed, rule)
     times = research.tape.trades.time
     length_s = (int(times[-1]) - int(times[0])) / 1000
     purge_s = (config.exits.max_holding_s or 3_600.0) if purge_s is None else purge_s
