@@ -97,18 +97,19 @@ AHEAD = 16
 
 
 def _find(
-    described: Rows, states: Rows, settings: Rows, blank: Rows, verdicts: Rows, found: Rows, counts: Int64s
+    described: Rows, bars: Rows, states: Rows, settings: Rows, blank: Rows, verdicts: Rows, found: Rows, counts: Int64s
 ) -> None:
     """Take described bars through engines, and keep nothing but the signals; STEP is bound for each kind of engine.
 
-    Each engine has as many rows of `found` as there are bars. They go side by side: an engine's step waits for its own
-    last one, while another's can be done, and the bars are read once for all.
+    Each engine has as many rows of `found` as there are bars, and a bar of its own, which its rule may write to. They
+    go side by side: an engine's step waits for its own last one, while another's can be done, and the bars are read
+    once for all.
     """
     for bar in range(len(described)):
         prefetch(described, bar + AHEAD)
         for engine in range(len(states)):
-            verdicts[engine] = blank[0]
-            STEP(states[engine], described[bar], settings[engine], verdicts[engine])  # type: ignore[name-defined]  # noqa: F821
+            bars[engine], verdicts[engine] = described[bar], blank[0]
+            STEP(states[engine], bars[engine], settings[engine], verdicts[engine])  # type: ignore[name-defined]  # noqa: F821
             verdict = verdicts[engine]
             if verdict.signal != 0:
                 row = found[engine * len(described) + counts[engine]]
@@ -122,7 +123,7 @@ def _finder(program: Program, state: np.dtype[Any], settings: np.dtype[Any], ver
     loop = bind(_find, STEP=program.step)
     if not program.is_compiled:
         return loop
-    records = [rows_of(dtype) for dtype in (RULE_BAR, state, settings, verdict, verdict, FOUND)]
+    records = [rows_of(dtype) for dtype in (RULE_BAR, RULE_BAR, state, settings, verdict, verdict, FOUND)]
     return compile_for(loop, types.void(*records, types.int64[::1]), nogil=True)
 
 
@@ -320,7 +321,7 @@ class Research:
             blank, verdicts = (np.zeros(count, alike[0].verdict_dtype) for count in (1, len(alike)))
             counts, memory = np.zeros(len(alike), np.int64), space["found"][len(found) * room :]
             finder = _finder(program, states.dtype, rows.dtype, verdicts.dtype)
-            finder(described, states, rows, blank, verdicts, memory, counts)
+            finder(described, np.empty(len(alike), RULE_BAR), states, rows, blank, verdicts, memory, counts)
             found += [memory[number * room :][:count] for number, count in enumerate(counts)]
         return found
 
