@@ -8,6 +8,7 @@ from typing import Any
 
 import nbformat
 import pytest
+import yaml
 from hypothesis import given as given_some
 from hypothesis import strategies as st
 
@@ -48,6 +49,13 @@ def test_a_file_holds_every_parameter_but_the_sessions(mine: Path) -> None:
     assert len(content["parameters_sha256"]) == 64
     config = read_parameters(parameters_file=NAME, mode="sim", seed=11)
     assert config == Config.from_parameters(CHOSEN, seed=11)
+
+
+def test_small_numbers_stay_numbers_where_papermill_reads_the_file_as_yaml(mine: Path) -> None:
+    config = Config.from_parameters(CHOSEN, taker_fee=2e-05, maker_fee=1e-06, slippage_bps=1.5e-05)
+    parameter_file.write(mine, config)
+    assert yaml.safe_load(mine.read_text()) == json.loads(mine.read_text())
+    assert read_parameters(yaml.safe_load(mine.read_text())) == config
 
 
 def test_papermill_can_give_the_file_itself(mine: Path) -> None:

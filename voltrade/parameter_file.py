@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ SHA256, RULE_SHA256 = "parameters_sha256", "rule_sha256"
 
 OF_THE_SESSION = {NAMED_BY, *SessionSettings.model_fields} - {"symbol", "rule"}
 """Parameters that a file doesn't hold."""
+
+
+_BARE_EXPONENT = re.compile(r"(?<=: )(-?\d+)(e-\d+)(?=,?$)", re.MULTILINE)
+"""A number such as 2e-05 at the end of a line, which papermill, reading JSON as YAML, would take for a text."""
 
 
 def saved_values(config: Config) -> dict[str, Any]:
@@ -39,7 +44,8 @@ def write(path: Path, config: Config, rule_sha256: str = "") -> None:
     content = saved_values(config) | ({RULE_SHA256: rule_sha256} if rule_sha256 else {})
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(json.dumps({**content, SHA256: sha256_of(content)}, indent=2) + "\n")
+    text = json.dumps({**content, SHA256: sha256_of(content)}, indent=2)
+    fresh.write_text(_BARE_EXPONENT.sub(r"\1.0\2", text) + "\n")
     fresh.replace(path)
 
 
@@ -59,7 +65,7 @@ def read(name: str) -> dict[str, Any]:
         raise ConfigError(f"{NAMED_BY}: {name} must be JSON that can be read: {error}") from None
     if not isinstance(content, dict) or SHA256 not in content:
         raise ConfigError(f"{NAMED_BY}: {name} must hold parameters and their {SHA256}, does not")
-    return without_hash(content, f"{NAMED_BY}: {name}")
+    return without_hash(content, f"{NAMED_BY}: {name}", besides=())
 
 
 def found(name: str) -> Path:
@@ -77,18 +83,21 @@ def found(name: str) -> Path:
     return path
 
 
-def without_hash(given: Mapping[str, Any], name: str = SHA256) -> dict[str, Any]:
+def without_hash(
+    given: Mapping[str, Any], name: str = SHA256, besides: Collection[str] = frozenset(OF_THE_SESSION)
+) -> dict[str, Any]:
     """Return parameters without the hash that they carry; those without one as they are.
 
     Args:
         name: what the parameters are called in an error.
+        besides: parameters that may stand beside those that were hashed.
 
     Raises:
         ConfigError: the hash is not theirs.
     """
     content = {key: value for key, value in given.items() if key != SHA256}
     if SHA256 in given:
-        sha256 = sha256_of({key: value for key, value in content.items() if key not in OF_THE_SESSION})
+        sha256 = sha256_of({key: value for key, value in content.items() if key not in besides})
         if sha256 != given[SHA256]:
             raise ConfigError(
                 f"{name}: must be as it was saved, with {SHA256} {given[SHA256]}, has {sha256}: it was edited, or one "
@@ -125,13 +134,16 @@ def sha256_of(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def difference(config: Config, saved: Mapping[str, Any] | None = None) -> list[tuple[str, Any, Any]]:
-    """List the parameters of a file that these settings change: name, the file's value, theirs.
+def difference(
+    config: Config, saved: Mapping[str, Any] | None = None, rule_sha256: str = ""
+) -> list[tuple[str, Any, Any]]:
+    """List what these settings change in a file: a parameter's name or `rule_sha256`, the file's value, theirs.
 
     Args:
         saved: what `read` gave; None compares with the defaults.
+        rule_sha256: hash of the rule file that the settings name.
     """
     before = saved if saved is not None else saved_values(Config(signals=type(config.signals)()))
-    now = saved_values(config)
-    names = dict.fromkeys((*now, *(name for name in before if name != RULE_SHA256)))
+    now = saved_values(config) | ({RULE_SHA256: rule_sha256} if rule_sha256 and saved is not None else {})
+    names = dict.fromkeys((*now, *before))
     return [(name, before.get(name), now.get(name)) for name in names if before.get(name) != now.get(name)]
