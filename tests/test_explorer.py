@@ -102,6 +102,24 @@ def test_levels_and_paths_belong_to_the_page(explorer: Explorer) -> None:
     assert shown == len(trips) > 10
 
 
+def test_a_long_wallet_is_drawn_with_all_its_steps(explorer: Explorer) -> None:
+    turn(explorer, mark_interval_s=1)
+    equity, drawn = explorer.backtest().equity, trace(explorer, "wallet")
+    moments = equity.index.as_unit("ms").asi8
+    assert len(drawn.x) < len(moments) / 5
+    at = np.searchsorted(drawn.x, moments, side="right") - 1
+    is_last = np.append(moments[1:] != moments[:-1], True)
+    assert (drawn.y[at] == equity["wallet"])[is_last].all()
+
+
+def test_the_result_of_a_round_trip_that_ends_on_a_later_page_is_told(explorer: Explorer) -> None:
+    trip = explorer.backtest().round_trips.iloc[-3]
+    explorer._show_until(int(trip["bar"]) + 1)
+    bars = trace(explorer, "bars")
+    assert bars.x[-1] == trip["bar"]
+    assert f"net {trip['net']:+,.2f}" in html.unescape(bars.hovertext[-1])
+
+
 def test_every_bar_says_why_it_had_a_trade_or_none(explorer: Explorer) -> None:
     explorer.page_bars = max(PAGES)
     done, bars = explorer.backtest(), trace(explorer, "bars")
@@ -158,6 +176,19 @@ def test_the_page_stays_at_its_time_when_bars_change(explorer: Explorer) -> None
     assert after <= before < explorer.traded.bars["close_time"][trace(explorer, "bars").x[-1] + 1]
 
 
+def test_every_bar_can_be_paged_to_where_one_trade_closes_many(explorer: Explorer) -> None:
+    turn(explorer, threshold=0.5)
+    pages = -(-explorer.traded.tables.bars // max(PAGES))
+    assert (np.diff(explorer.traded.bars["close_time"]) == 0).any()
+    explorer.page_bars = max(PAGES)
+    for _ in range(pages):
+        explorer.turn_pages(-1)
+    assert trace(explorer, "bars").x[0] == 0
+    for _ in range(pages):
+        explorer.turn_pages(1)
+    assert trace(explorer, "bars").x[-1] == explorer.traded.tables.bars - 1
+
+
 def test_a_click_at_equity_leads_to_the_bars_of_that_time(explorer: Explorer) -> None:
     equity = trace(explorer, "equity")
     equity._dispatch_on_click(Points([len(equity.x) // 2]), None)
@@ -186,6 +217,19 @@ def test_a_threshold_that_no_bar_reaches_draws_nothing_and_says_so(explorer: Exp
     assert len(trace(explorer, "bars").x) == 0
     turn(explorer, threshold=10.0)
     assert len(trace(explorer, "bars").x) == 500
+
+
+def test_a_band_of_bars_keeps_no_trade_away(explorer: Explorer) -> None:
+    turn(explorer, least_bars_a_day=100.0, most_bars_a_day=200.0)
+    assert explorer.config.bars.least_bars_a_day == 100
+    check_drawn(explorer)
+    assert explorer.statistics.round_trips > 0
+
+
+def test_what_lies_before_begin_s_warms_up_as_in_a_backtest(research: Research) -> None:
+    explorer = Explorer(research.fork(), Config.from_parameters(begin_s=40_000.0), page_bars=500)
+    check_drawn(explorer)
+    assert explorer.statistics.bars < Explorer(research.fork()).statistics.bars
 
 
 def test_bars_and_signals_are_drawn_where_the_compiled_loop_gives_up(
@@ -293,6 +337,42 @@ def test_a_rule_that_is_broken_leaves_all_as_it_was(explorer: Explorer) -> None:
     check_drawn(explorer)
 
 
+def test_what_can_not_be_drawn_leaves_rule_and_controls_as_they_were(
+    explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(*given: Any, **more: Any) -> None:
+        raise RuntimeError("no picture")
+
+    before = explorer.traded
+    with monkeypatch.context() as broken:
+        broken.setattr(charts.ResearchChart, "draw", draw)
+        with pytest.raises(RuntimeError, match="no picture"):
+            explorer.use_rule("rules/adx.py:Adx")
+    assert explorer.traded is before
+    assert "adx_length" not in explorer.controls
+    turn(explorer, threshold=20.0)
+    check_drawn(explorer)
+
+
+def test_settings_of_a_rules_own_stay_over_an_edit_if_they_were_turned_and_keep_their_kind(explorer: Explorer) -> None:
+    def edit(**defaults: str) -> None:
+        own = "".join(f"    {name}: {default}\n" for name, default in defaults.items())
+        source = "from voltrade.config import SignalSettings\nfrom voltrade.signal_engine import SignalEngine\n"
+        settings = f"class Settings(SignalSettings):\n{own}"
+        Path("rules/own.py").write_text(f"{source}{settings}class Own(SignalEngine):\n    settings_type = Settings\n")
+        explorer.use_rule("rules/own.py:Own")
+
+    edit(turned="int = 3", changing="int = 3", left="int = 3", perhaps="int | None = 5")
+    turn(explorer, turned=4, changing=4, perhaps=6)
+    edit(turned="int = 8", changing="float = 0.5", left="int = 7", perhaps="int | None = 5")
+    own = ("turned", "changing", "left", "perhaps")
+    assert [explorer.config.parameters()[name] for name in own] == [4, 0.5, 7, 6]
+    edit(turned="int = 8", changing="int = 2", left="int = 7", perhaps="int | None = 5")
+    assert [explorer.controls[name].value for name in own] == [4, 2, 7, 6]
+    turn(explorer, threshold=20.0)
+    assert "round trips" in explorer.status
+
+
 def test_a_rule_file_that_is_edited_meanwhile_is_drawn_as_it_stands(explorer: Explorer) -> None:
     explorer.use_rule("rules/adx.py:Adx")
     source = Path("rules/adx.py").read_text()
@@ -332,6 +412,23 @@ def test_the_buttons_do_the_same(explorer: Explorer) -> None:
     assert read_parameters(parameters_file="parameters/btcusdt.json") == explorer.config
     assert "-p parameters_file parameters/btcusdt.json" in saver.told.value
     assert saver.write.layout.display == "none"
+
+
+def test_a_difference_that_was_shown_is_taken_back_when_something_is_turned(explorer: Explorer) -> None:
+    explorer.saver.ask.click()
+    assert explorer.saver.write.layout.display is None
+    turn(explorer, leverage=7)
+    assert explorer.saver.write.layout.display == "none"
+    assert explorer.saver.told.value == ""
+    explorer.saver.ask.click()
+    assert "leverage" in explorer.saver.told.value
+
+
+def test_a_file_that_more_was_written_into_is_refused(explorer: Explorer) -> None:
+    content = json.loads(explorer.save().read_text())
+    Path("parameters/btcusdt.json").write_text(json.dumps({**content, "mode": "live", "on_interrupt": "carry_on"}))
+    with pytest.raises(ConfigError, match=r"parameters_file: .* must be as it was saved, .* it was edited"):
+        read_parameters(parameters_file="parameters/btcusdt.json")
 
 
 def test_a_file_that_was_edited_is_neither_compared_with_nor_overwritten(explorer: Explorer) -> None:
@@ -375,6 +472,19 @@ def test_a_rule_is_saved_with_its_hash(explorer: Explorer) -> None:
     assert content["rule"] == "rules/adx.py:Adx"
     assert len(content["rule_sha256"]) == 64
     assert parameter_file.read("parameters/btcusdt.json")["rule_sha256"] == content["rule_sha256"]
+
+
+def test_only_the_rule_that_was_drawn_is_saved(explorer: Explorer) -> None:
+    explorer.use_rule("rules/adx.py:Adx")
+    before = json.loads(explorer.save().read_text())["rule_sha256"]
+    source = Path("rules/adx.py").read_text()
+    Path("rules/adx.py").write_text(source.replace("adx_least: float = 25.0", "adx_least: float = 25.5"))
+    with pytest.raises(ConfigError, match=r"rule: must be as it was drawn, rules/adx.py:Adx was edited since"):
+        explorer.save()
+    turn(explorer, ema_fast=6)
+    changes = explorer.difference().to_dict("index")
+    assert changes["rule_sha256"]["parameters/btcusdt.json"] == before
+    assert json.loads(explorer.save().read_text())["rule_sha256"] == changes["rule_sha256"]["explorer"] != before
 
 
 # --- cells -----------------------------------------------------------------------------------------------------------

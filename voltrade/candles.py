@@ -54,6 +54,7 @@ class Window:
         trips = run.round_trips
         self.round_trips = trips[(trips["closed"] >= begin) & (trips["opened"] < end)]
         self.closed_trips = self.round_trips[self.round_trips["closed"] < end]
+        self.signalled_trips = trips[trips["bar"].isin(self.number)]
         self.orders = run.orders
         self.refusals = run.refusals[run.refusals["bar"].isin(self.number)]
         self.is_last = until is None
@@ -186,7 +187,7 @@ def verdicts(shown: Window) -> list[str]:
         for reason, is_ready in zip(why, ready, strict=True)
     ]
     details = dict(zip(shown.refusals["bar"].tolist(), shown.refusals["detail"].tolist(), strict=True))
-    trips = dict(zip(shown.round_trips["bar"].tolist(), _results(shown.round_trips), strict=True))
+    trips = dict(zip(shown.signalled_trips["bar"].tolist(), _results(shown.signalled_trips), strict=True))
     signals = np.flatnonzero((decisions["signal"] != "").to_numpy()).tolist()
     rows = decisions.iloc[signals]
     for at, bar, signal, outcome in zip(

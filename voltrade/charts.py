@@ -57,13 +57,17 @@ GRID = "#edf0f4"
 _MIMETYPE = "application/vnd.plotly.v1+json"
 
 
-def title_of(run: Frames, config: Config) -> str:
-    """What a chart's title says of a run: symbol, bars, mode and where the trades came from."""
+def title_of(run: Frames, config: Config, is_synthetic: bool | None = None) -> str:
+    """What a chart's title says of a run: symbol, bars, mode and where the trades came from.
+
+    Args:
+        is_synthetic: whether the tape is; by default as the settings have it.
+    """
     session, bars, instrument = config.session, config.bars, run.instrument
     unit = _unit_name(bars.unit, instrument)
     source = ""
     if session.mode == "sim":
-        is_synthetic = session.tape == "synthetic"
+        is_synthetic = session.tape == "synthetic" if is_synthetic is None else is_synthetic
         source = f" · synthetic tape, seed {session.seed}" if is_synthetic else " · recorded tape"
     return f"{session.symbol} · volume bars of {bars.threshold.normalize():f} {unit} · {session.mode}{source}"
 
@@ -145,7 +149,10 @@ def _equity_traces(run: Frames) -> list[Trace]:
         *(run.equity[name].to_numpy() for name in ("equity", "wallet", "drawdown")),
     )
     is_last = np.append(moments[1:] != moments[:-1], True)[: len(moments)]
-    kept = np.flatnonzero(is_last)[_outline(worth[is_last])]
+    (shown,) = np.nonzero(is_last)
+    (steps,) = np.nonzero(np.diff(wallet[shown]))  # a line of steps needs each of them, whatever equity does there
+    steps = steps[_outline(wallet[shown][steps])] + 1
+    kept = shown[np.union1d(_outline(worth[shown]), steps)]
     lines = [
         {
             "type": "scatter",
@@ -582,8 +589,11 @@ class ResearchChart:
         return self._own_indicators == own_indicators(run)
 
     def on_click(self, name: str, handle: Callable[[Any, Any, Any], None]) -> None:
-        """Let a click on a trace of the widget be heard, as plotly's `on_click` says."""
-        next(trace for trace in self.figure.data if trace.name == name).on_click(handle)
+        """Let a click on a trace of the widget be heard, as plotly's `on_click` says.
+
+        Of several that have the name the last is meant: a rule's own indicators, called as they may be, come first.
+        """
+        next(trace for trace in reversed(self.figure.data) if trace.name == name).on_click(handle)
 
     def draw(
         self, run: Frames, title: str, subtitle: str, until: pd.Timestamp | None, keeps_zoom: bool = False

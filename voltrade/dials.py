@@ -71,7 +71,7 @@ def _dial(name: str, field: FieldInfo) -> Dial:
         return Dial(name, "choice", default, description, choices=get_args(field.annotation))
     if field.annotation is bool:
         return Dial(name, "switch", default, description)
-    is_whole = field.annotation is int
+    is_whole = field.annotation is int or int in get_args(field.annotation)
     usual = float(default) if isinstance(default, Decimal) else default
     return Dial(
         name, "whole" if is_whole else "number", usual, description, *_range(float(default), _bounds(field), is_whole)

@@ -28,12 +28,11 @@ from voltrade import charts, parameter_file, simulation
 from voltrade.backtest import Backtest, backtest
 from voltrade.calibrate import threshold_near, traded
 from voltrade.compiled import Rows
-from voltrade.config import RECORDED, BarSettings, Config, Settings
+from voltrade.config import RECORDED, BarSettings, Config, Settings, SignalSettings
 from voltrade.data import Tape
 from voltrade.dials import COMPONENTS, Dial, dials_of
 from voltrade.errors import ConfigError, VoltradeError
 from voltrade.frames import Frames
-from voltrade.model import NEVER
 from voltrade.report import CountedBars, Statistics, statistics
 from voltrade.research import Research, Tables
 from voltrade.rule_cell import RuleCell, how_to_save, is_draft
@@ -189,6 +188,8 @@ class Traded:
     tables: Tables
     why: str
     """Why there are no trades, where the compiled loop gave up; bars and signals are there all the same."""
+    rule_sha256: str
+    """Of the rule file as it was; empty for the built-in rule."""
 
     @property
     def counted(self) -> CountedBars:
@@ -203,12 +204,19 @@ def trade(research: Research, config: Config) -> Traded:
 
     Raises:
         ConfigError: the settings are impossible for the symbol, or the rule file is broken.
-        DataError: the tape is of another symbol.
+        DataError: the tape is of another symbol, or has no trade from `begin_s` on.
     """
     research.check(config)
-    bars, verdicts = research.bars(config.bars).rows, research.verdicts(config)
-    tables, why = research.run(config, verdicts, research.span())
-    return Traded(config, bars, verdicts, tables or _without_trades(len(bars)), why)
+    sha256 = _sha256_of(config.session.rule)
+    # A band of bars a day has a person told, who here looks on: trades are the same without.
+    quiet = config.changed(least_bars_a_day=0, most_bars_a_day=0)
+    bars, verdicts = research.bars(quiet.bars).rows, research.verdicts(quiet)
+    tables, why = research.run(quiet, verdicts, research.span(config.session.begin_s))
+    return Traded(config, bars, verdicts, tables or _without_trades(len(bars)), why, sha256)
+
+
+def _sha256_of(rule: str) -> str:
+    return RuleFile.named(rule).sha256 if rule else ""
 
 
 def _without_trades(bars: int) -> Tables:
@@ -263,7 +271,7 @@ class Explorer:
         self._is_set_by_us = False
         self._settings_type: type[Settings] | None = None
         self._drawn_page: tuple[BarSettings, slice] | None = None
-        self._edge = NEVER  # when the page's last bar closed; on the newest page never
+        self._edge: tuple[BarSettings, int, int] | None = None  # of which bars, the page's end, when its last closed
         self.rule_cell = RuleCell(self.use_rule)
         self.controls: dict[str, Control] = {}
         self._heading, self._status, self._statistics = widgets.HTML(), widgets.HTML(), widgets.HTML()
@@ -317,6 +325,7 @@ class Explorer:
         """
         with self._timed():
             self._adopt(trade(self.research, read_parameters(self._parameters_for(name), rule=name)))
+            self._tell("", "")
 
     # --- parameters --------------------------------------------------------------------------------------------------
 
@@ -329,21 +338,24 @@ class Explorer:
         name = path or self.saver.path
         saved = parameter_file.read(name) if _place(name).exists() else None
         columns = ["parameter", "default" if saved is None else name, "explorer"]
-        rows = parameter_file.difference(self.config, saved)
+        rows = parameter_file.difference(self.config, saved, self.traded.rule_sha256)
         return pd.DataFrame(rows, columns=columns, dtype=object).set_index("parameter")
 
     def save(self, path: str = "") -> Path:
         """Write the settings to a parameters file and return where it is.
 
         Raises:
-            ConfigError: the rule is a cell's that was never saved, or the file was edited since it was saved.
+            ConfigError: the rule is a cell's that was never saved, or was edited since it was drawn; or the file was
+                edited since it was saved.
         """
         name, rule = path or self.saver.path, self.config.session.rule
         if is_draft(rule):
             raise ConfigError(f"rule: must be saved before parameters can name it: {how_to_save(rule)}")
+        if _sha256_of(rule) != self.traded.rule_sha256:
+            raise ConfigError(f"rule: must be as it was drawn, {rule} was edited since: turn something to draw it anew")
         if _place(name).exists():
             parameter_file.read(name)
-        parameter_file.write(_place(name), self.config, RuleFile.named(rule).sha256 if rule else "")
+        parameter_file.write(_place(name), self.config, self.traded.rule_sha256)
         return _place(name)
 
     # --- when something is turned ------------------------------------------------------------------------------------
@@ -352,7 +364,6 @@ class Explorer:
         """Trade and draw with the controls as they stand; where that can't be, keep the figure and say why."""
         if self._is_set_by_us:
             return
-        before = self.traded
         try:
             with self._timed():
                 if name == "unit":
@@ -360,7 +371,6 @@ class Explorer:
                 self._adopt(trade(self.research, self._read()))
                 self._tell("", name)
         except Exception as error:  # a rule of one's own may fail in any way
-            self.traded = before
             said = str(error) if isinstance(error, VoltradeError) else f"{type(error).__name__}: {error}"
             self._tell(said, name)
             self._status.value = f"<span style='{_WRONG}'>not drawn: {escape(said)}</span>"
@@ -373,10 +383,18 @@ class Explorer:
         return read_parameters(self._parameters_for(rule))
 
     def _parameters_for(self, rule: str) -> dict[str, Any]:
-        """The parameters as the controls stand, without the settings of this rule that another one doesn't have."""
-        foreign = set(type(self.config.signals).model_fields) - set(load_rule(rule).settings_type.model_fields)
+        """The parameters as the controls stand, but a rule's own settings only where another rule takes them.
+
+        That is where it has a setting of this name and kind, and it was turned: else it has the rule's own default.
+        """
+        fields, wanted = type(self.config.signals).model_fields, load_rule(rule).settings_type.model_fields
         turned = {name: control.value for name, control in self.controls.items()}
-        return {name: value for name, value in {**self.config.parameters(), **turned}.items() if name not in foreign}
+        values = {**self.config.parameters(), **turned}
+        for name in set(fields) - set(SignalSettings.model_fields):
+            is_same = name in wanted and wanted[name].annotation == fields[name].annotation
+            if not is_same or values[name] == fields[name].get_default(call_default_factory=True):
+                del values[name]
+        return values
 
     def _tell(self, wrong: str, name: str) -> None:
         """Show what is wrong beside every control that it names, or beside the one that was turned."""
@@ -408,7 +426,7 @@ class Explorer:
     def _show_until(self, end: int) -> None:
         """Show the page whose last bar is the one before this number."""
         is_newest = end >= self.traded.tables.bars
-        self._edge = NEVER if is_newest else int(self.traded.bars["close_time"][end - 1])
+        self._edge = None if is_newest else (self.config.bars, end, int(self.traded.bars["close_time"][end - 1]))
         with self._timed():
             self._draw()
 
@@ -422,11 +440,24 @@ class Explorer:
     # --- drawing -----------------------------------------------------------------------------------------------------
 
     def _adopt(self, new: Traded) -> None:
-        """Draw what was traded; a rule with other settings or indicators gets other controls, or another figure."""
-        self.traded = new
-        if type(new.config.signals) is not self._settings_type:
+        """Draw what was traded; a rule with other settings or indicators gets other controls, or another figure.
+
+        Where that fails, what was drawn before stands, with its controls.
+        """
+        before, self.traded = self.traded, new
+        try:
+            self._follow_rule()
+            self._draw()
+        except BaseException:
+            self.traded = before
+            self._follow_rule()
+            raise
+        self.saver.forget()
+
+    def _follow_rule(self) -> None:
+        """Make the controls anew where the rule has other settings than they are for."""
+        if type(self.config.signals) is not self._settings_type:
             self._make_controls()
-        self._draw()
 
     def _draw(self) -> None:
         run, page, count = self._frames(), self._page(), self.traded.tables.bars
@@ -436,7 +467,9 @@ class Explorer:
         if not self.chart.fits(run):
             self.chart = self._new_chart(run)
         is_same = self._drawn_page == (self.config.bars, page)
-        self.chart.draw(run, charts.title_of(run, self.config), shown, until, keeps_zoom=is_same)
+        self.chart.draw(
+            run, charts.title_of(run, self.config, self.research.tape.synthetic), shown, until, keeps_zoom=is_same
+        )
         self._drawn_page = (self.config.bars, page)
         self._pager.tell(shown, is_oldest=page.start == 0, is_newest=until is None)
         self._statistics.value = _small(frame_table(statistics(run, self.traded.counted).table()))
@@ -459,10 +492,12 @@ class Explorer:
         )
 
     def _page(self) -> slice:
-        """Numbers of the bars that are shown: up to the one that closed at the edge, whatever the bars are now."""
-        count, size = self.traded.tables.bars, self.page_bars
-        closed = self.traded.bars["close_time"][:count]
-        end = count if self._edge == NEVER else int(np.searchsorted(closed, self._edge, side="right"))
+        """Numbers of the bars that are shown: up to the edge, or, of other bars, up to the one that closed then."""
+        count, size, end = self.traded.tables.bars, self.page_bars, self.traded.tables.bars
+        if self._edge:
+            settings, end, closed = self._edge
+            if settings != self.config.bars:
+                end = int(np.searchsorted(self.traded.bars["close_time"][:count], closed, side="right"))
         end = min(max(end, size), count)
         return slice(max(0, end - size), end)
 
@@ -622,6 +657,11 @@ class _Saver:
             return
         use = f"papermill notebooks/live.ipynb runs/today.ipynb -p parameters_file {self.path}"
         self._show(f"saved {escape(str(place))}<br><code>{escape(use)}</code>", False)
+
+    def forget(self) -> None:
+        """Take back a difference that was shown: what would be written is another now."""
+        if self.write.layout.display is None:
+            self._show("", False)
 
     def _show(self, told: str, can_write: bool) -> None:
         self.told.value = told
