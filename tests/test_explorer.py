@@ -235,7 +235,7 @@ def test_what_lies_before_begin_s_warms_up_as_in_a_backtest(research: Research) 
 def test_bars_and_signals_are_drawn_where_the_compiled_loop_gives_up(
     research: Research, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Research, "run", lambda *given: (None, "a position was liquidated"))
+    monkeypatch.setattr(Research, "trade", lambda *given: (None, "a position was liquidated"))
     explorer = Explorer(research.fork(), page_bars=500)
     assert "not traded: a position was liquidated" in explorer.status
     assert len(trace(explorer, "bars").x) == 500

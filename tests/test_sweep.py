@@ -119,6 +119,7 @@ class Cross(SignalEngine):
         {"bollinger_length": [20, 300], "rsi_length": range(5, 11)},  # more rules than go side by side, in two layouts
         {"rule": ["{folder}/long.py:Cross", "{folder}/short.py:Cross"], "stop_atr": [1.5, 3.0]},
         {"stop_atr": [1.5, 3.0], "duration_s": [0.0, 40_000.0]},
+        {"stop_atr": [1.5, 3.0], "most_bars_a_day": [100.0]},  # which a backtest tells of, event by event
     ],
 )
 def test_settings_that_are_handed_out_together_share_no_more_than_they_may(

@@ -208,10 +208,8 @@ def trade(research: Research, config: Config) -> Traded:
     """
     research.check(config)
     sha256 = _sha256_of(config.session.rule)
-    # A band of bars a day has a person told, who here looks on: trades are the same without.
-    quiet = config.changed(least_bars_a_day=0, most_bars_a_day=0)
-    bars, verdicts = research.bars(quiet.bars).rows, research.verdicts(quiet)
-    tables, why = research.run(quiet, verdicts, research.span(config.session.begin_s))
+    bars, verdicts = research.bars(config.bars).rows, research.verdicts(config)
+    tables, why = research.trade(config, research.signals(verdicts), research.span(config.session.begin_s))
     return Traded(config, bars, verdicts, tables or _without_trades(len(bars)), why, sha256)
 
 

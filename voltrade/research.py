@@ -374,12 +374,14 @@ class Research:
         Args:
             verdicts: of `config`'s bars.
         """
+        if config.bars.least_bars_a_day or config.bars.most_bars_a_day:
+            return None, "a person is told when bars leave their band"
         return self.trade(config, self.signals(verdicts), span)
 
     def trade(
         self, config: Config, found: Rows, span: Span, space: dict[str, Rows] | None = None, is_brief: bool = False
     ) -> tuple[Tables | None, str]:
-        """Do what `run` does from the signals alone.
+        """Do what `run` does from the signals alone, telling nobody when bars leave their band.
 
         Args:
             found: the signals of `config`'s rule on its bars, rows of FOUND.
@@ -389,8 +391,6 @@ class Research:
         bars = self.bars(config.bars)
         if bars.skipped:
             return None, f"{bars.skipped} trades of the tape are in no bar"
-        if config.bars.least_bars_a_day or config.bars.most_bars_a_day:
-            return None, "a person is told when bars leave their band"
         market_of = (config.bars, *self._marks_of(config), span.last)
         market = self._keep("market", market_of, lambda: self._market(config, bars, span.last))
         closing_rows, mark_times, mark_prices = market[4], market[7], market[9]
