@@ -541,6 +541,18 @@ def test_a_cell_is_saved_when_it_works(explorer: Explorer, capsys: pytest.Captur
         read_parameters(parameters_file="parameters/btcusdt.json")
 
 
+def test_a_rule_that_imports_a_neighbour_is_edited_in_a_cell_too(explorer: Explorer) -> None:
+    Path("rules/limits.py").write_text("LEAST = 0.7\n")
+    cell = CELL.replace("least_pressure: float = 0.6", "least_pressure: float = LEAST")
+    cell = f"from limits import LEAST\n{cell}"
+    Path("rules/pressure.py").write_text(cell)
+    explorer.rule_cell.run("rules/pressure.py:Pressure")
+    edited = cell.replace("bar.taker_buy_volume / bar.volume", "1 - bar.taker_buy_volume / bar.volume")
+    explorer.rule_cell.run("Pressure --save rules/pressure.py --replace", edited)
+    assert explorer.config.parameters()["least_pressure"] == 0.7
+    assert Path("rules/pressure.py").read_text() == edited
+
+
 @pytest.mark.parametrize(
     ("line", "cell", "rule"),
     [

@@ -11,7 +11,7 @@ import hashlib
 import shlex
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -61,7 +61,7 @@ class RuleCell:
             raise ConfigError(f"%%rule: must name the class in the cell, was {given.rule!r}")
         file_name = Path(given.save).name if given.save else f"{given.rule.lower()}.py"
         began = time.perf_counter()
-        name = draft(cell, given.rule, file_name)
+        name = draft(cell, given.rule, file_name, _beside(f"{given.save}:{given.rule}"))
         self._use(name)
         print(f"{given.rule}: compiled and drawn in {time.perf_counter() - began:.1f} s")
         if given.save:
@@ -92,7 +92,7 @@ class RuleCell:
             raise ConfigError(
                 f"%%rule --save: {name} holds what this notebook neither read nor wrote; --replace overwrites it"
             )
-        _write(place, source)
+        _write(place, source.encode())
         self._known[place] = source
         self._use(rule)
         print(f"saved: -p rule {rule}")
@@ -109,14 +109,31 @@ _ARGUMENTS.add_argument("--save", default="")
 _ARGUMENTS.add_argument("--replace", action="store_true")
 
 
-def draft(source: str, class_name: str, file_name: str) -> str:
-    """Write a cell's code to a file of its own; return the rule's name, which ends in `/my_rule.py:MyRule`."""
-    place = Path(DRAFTS) / hashlib.sha256(source.encode()).hexdigest()[:16] / file_name
+def draft(source: str, class_name: str, file_name: str, beside: Mapping[str, bytes] | None = None) -> str:
+    """Write a cell's code to a file of its own; return the rule's name, which ends in `/my_rule.py:MyRule`.
+
+    Args:
+        beside: neighbours that it may import, each by its place in the folder.
+    """
+    sources = {**(beside or {}), file_name: source.encode()}
+    digest = hashlib.sha256(b"\0".join(part for name in sorted(sources) for part in (name.encode(), sources[name])))
+    folder = Path(DRAFTS) / digest.hexdigest()[:16]
     try:
-        path = _write(cache_home() / place, source)
+        home = cache_home()
+        _write_all(home / folder, sources)
     except (OSError, RuntimeError):  # RuntimeError: there is no home
-        path = _write(Path(tempfile.mkdtemp(prefix="voltrade-")) / place, source)
-    return f"{path}:{class_name}"
+        home = Path(tempfile.mkdtemp(prefix="voltrade-"))
+        _write_all(home / folder, sources)
+    return f"{home / folder / file_name}:{class_name}"
+
+
+def _beside(rule: str) -> dict[str, bytes]:
+    """What a rule file imports from its folder, where it is there already."""
+    try:
+        file = RuleFile.named(rule)
+        return {name: source for name, source in file.sources.items() if name != file.path.name}
+    except ConfigError:
+        return {}
 
 
 def is_draft(rule: str) -> bool:
@@ -130,9 +147,13 @@ def how_to_save(rule: str) -> str:
     return f"%%rule {class_name} --save rules/{Path(path).name}"
 
 
-def _write(path: Path, source: str) -> Path:
+def _write_all(folder: Path, sources: Mapping[str, bytes]) -> None:
+    for name, source in sources.items():
+        _write(folder / name, source)
+
+
+def _write(path: Path, source: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(source)
+    fresh.write_bytes(source)
     fresh.replace(path)
-    return path
