@@ -312,7 +312,7 @@ def test_faults_are_treated_by_their_policy(
     assert store.days(TRADES, "BTCUSDT") == []
     assert fetch(server, *one_day) == 0
     said = capsys.readouterr().out
-    assert "unsorted in 1 row (12): id must be above the row before, was 1009 [flag]" in said
+    assert "unsorted in 1 row (12): id must ascend from row to row, was 1009 [flag]" in said
     assert "duplicate_id in 1 row (21): id must not be there twice, was 1018 [drop]" in said
     (day,) = store.days(TRADES, "BTCUSDT")
     assert day.about.sources[file.name] == {"duplicate_id": 1, "unsorted": 1}

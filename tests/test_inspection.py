@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from voltrade import data_commands
 from voltrade.errors import ConfigError
 from voltrade.inspection import FAULTS, LENIENT, STRICT, Policy, inspect, inspect_trades, policies
-from voltrade.model import Trades
+from voltrade.model import DAY_MS, Trades
 from voltrade.sources import ArchiveFile, checksum_path
 from voltrade.store import FUNDING, MARKS, TRADES, About, Kind, Store, start_of
 
@@ -58,6 +58,11 @@ def of_all(
     return edit
 
 
+def timed(line: int, milliseconds: int) -> Callable[[Lines], None]:
+    """Move a row to another time of its day."""
+    return of_all("transact_time", lambda at: str(int(at) // DAY_MS * DAY_MS + milliseconds), line, line)
+
+
 def swapped(lines: Lines) -> None:
     lines[99:102] = [lines[101], lines[99], lines[100]]
 
@@ -71,6 +76,11 @@ def repeated_otherwise(lines: Lines) -> None:
     edited(301, quantity="9.999")(lines)
 
 
+def worthless_and_late(lines: Lines) -> None:
+    edited(51, price="0")(lines)
+    timed(51, DAY_MS - 1)(lines)
+
+
 def gaps(lines: Lines) -> None:
     del lines[600:603], lines[399]
 
@@ -81,14 +91,14 @@ def without_side(lines: Lines) -> None:
 
 
 CASES: list[tuple[str, Callable[[Lines], None], str, str]] = [
-    ("unsorted", swapped, "101-102", "id must be above the row before, was 1098"),
+    ("unsorted", swapped, "100", "id must ascend from row to row, was 1100"),
     ("duplicate_id", repeated, "201-202", "id must not be there twice, was 1198"),
     ("conflicting_id", repeated_otherwise, "301", "rows of one id must agree, the id, was 1298"),
     ("id_gap", gaps, "400, 600", "ids must follow each other, 4 are missing, the first from 1398 to 1398"),
     ("not_positive", edited(50, quantity="0.000"), "50", "price and quantity must be positive"),
     ("not_positive", edited(50, quantity="-1.000"), "50", "price and quantity must be positive"),
     ("not_positive", edited(51, price="0"), "51", "price and quantity must be positive"),
-    ("not_positive", edited(51, price="0", transact_time=str(start_of(DAY) + 86_399_999)), "51", "must be positive"),
+    ("not_positive", worthless_and_late, "51", "must be positive"),
     ("bad_value", edited(52, price="60000.05"), "52", "price must be a multiple of 0.10, was 60000.05"),
     ("bad_value", edited(53, quantity="1e3"), "53", "quantity must be a multiple of 0.001, was 1e3"),
     ("bad_value", edited(54, is_buyer_maker="buy"), "54", "is_buyer_maker must be true or false, was buy"),
@@ -97,7 +107,10 @@ CASES: list[tuple[str, Callable[[Lines], None], str, str]] = [
     ("one_sided", of_all("is_buyer_maker", lambda _: "true"), "2-1201", "is_buyer_maker is true all 2026-01-05"),
     ("microseconds", of_all("transact_time", lambda at: at + "000"), "2-1201", "must be in milliseconds, was 1767"),
     ("microseconds", of_all("transact_time", lambda at: at + "123", 700, 800), "700-800", "must be in milliseconds"),
-    ("time_back", edited(61, transact_time=str(start_of(DAY))), "61", "time must not go back, was 1767571200000"),
+    ("time_back", timed(61, 0), "61", "the order of the ids, was 1767571200000"),
+    ("time_back", timed(61, DAY_MS - 1), "61", "the order of the ids, was 1767657"),
+    ("time_back", timed(2, DAY_MS - 1), "2", "the order of the ids, was 1767657"),
+    ("wrong_day", timed(62, 100_000_000), "62", "must lie within 2026-01-05"),
     ("wrong_day", of_all("transact_time", lambda at: str(int(at) + 3_600_000)), None, "must lie within 2026-01-05"),
     ("empty", lambda lines: lines.__delitem__(slice(1, None)), "", "must hold at least one trade, has none"),
 ]  # fmt: skip
@@ -148,13 +161,16 @@ def test_a_file_without_fault_has_none(tmp_path: Path) -> None:
     ("fault", "spoil", "policy", "ids"),
     [
         ("unsorted", swapped, "flag", {}),
-        ("unsorted", swapped, "drop", {1098, 1099}),
+        ("unsorted", swapped, "drop", {1100}),
+        ("unsorted", edited(50, agg_trade_id="9000000"), "drop", {1048}),
         ("duplicate_id", repeated, "drop", {}),
         ("conflicting_id", repeated_otherwise, "drop", {}),
         ("not_positive", edited(50, quantity="0"), "drop", {1048}),
         ("bad_value", edited(50, price="x"), "drop", {1048}),
         ("missing_side", edited(50, is_buyer_maker=""), "drop", {1048}),
-        ("time_back", edited(50, transact_time=str(start_of(DAY))), "drop", {1048}),
+        ("time_back", timed(50, 0), "drop", {1048}),
+        ("time_back", timed(50, DAY_MS - 1), "drop", {1048}),
+        ("wrong_day", timed(50, 100_000_000), "drop", {1048}),
         ("microseconds", of_all("transact_time", lambda at: at + "999"), "flag", {}),
     ],
 )
@@ -164,12 +180,14 @@ def test_what_is_left_is_the_trades_without_the_dropped_ones(
     lines = lines_of()
     spoil(lines)
     path = written(tmp_path, "BTCUSDT-aggTrades-2026-01-05.zip", lines)
-    left = inspect(path, INSTRUMENT, policies({fault: policy})).taken
+    span = ArchiveFile(TRADES, "BTCUSDT", DAY, DAY).span
+    left = inspect(path, INSTRUMENT, policies({fault: policy}), span).taken
     assert left is not None
     keep = ~np.isin(TRADED.id, list(ids))
     for name in ("id", "price", "quantity", "time", "buyer_is_maker"):
         assert np.array_equal(getattr(left, name), getattr(TRADED, name)[keep]), name
-    refused = inspect(path, INSTRUMENT, policies({fault: "refuse"} if Policy.REFUSE in FAULTS[fault].allowed else {}))
+    strictly = policies({fault: "refuse"} if Policy.REFUSE in FAULTS[fault].allowed else {})
+    refused = inspect(path, INSTRUMENT, strictly, span)
     assert refused.taken is None
 
 
@@ -185,12 +203,13 @@ def test_any_order_with_any_repeats_is_put_right(order: list[int], repeats: list
     assert found.taken.id.tolist() == trades.id.tolist()
     named = {finding.fault: set(finding.rows.tolist()) for finding in found.findings}
     assert named.get("duplicate_id", set()) == set(range(41, 41 + len(repeats)))
-    highest, behind = -1, set()
-    for number, row in enumerate(order, 1):
-        if row < highest:
-            behind.add(number)
-        highest = max(highest, row)
-    assert named.get("unsorted", set()) == behind
+    out_of_place = named.get("unsorted", set())
+    others = [row for number, row in enumerate(order, 1) if number not in out_of_place]
+    assert others == sorted(others)
+    ascents = [1] * len(order)  # the longest one that ends at each row
+    for place, row in enumerate(order):
+        ascents[place] += max((ascents[at] for at in range(place) if order[at] < row), default=0)
+    assert len(others) == max(ascents), "no row is named that could have stayed"
 
 
 def test_policies_are_named_by_fault() -> None:
@@ -257,7 +276,7 @@ def test_verify_of_sound_files_says_so(tmp_path: Path, store: Store, capsys: pyt
         (MARKS, "1m-2026-01-05", lambda lines: lines.__delitem__(slice(100, 103)), "id_gap in 1 row (101): 3 rows"),
         (MARKS, "1m-2026-01-05", edited(7, high="0"), "not_positive in 1 row (7): prices must be positive"),
         (MARKS, "1m-2026-01-05", edited(7, open="x"), "bad_value in 1 row (7): open must be a multiple of 0.00000001"),
-        (MARKS, "1m-2026-01-05", swapped, "unsorted in 2 rows (101-102): time must be above the row before"),
+        (MARKS, "1m-2026-01-05", swapped, "unsorted in 1 row (100): time must ascend from row to row"),
         (MARKS, "1m-2026-01-06", lambda _: None, "wrong_day in 1440 rows (2-1441)"),
         (FUNDING, "fundingRate-2026-01", lambda lines: lines.insert(3, lines[2]), "duplicate_id in 1 row (4)"),
         (FUNDING, "fundingRate-2026-01", edited(3, last_funding_rate="0.000000001"), "bad_value in 1 row (3)"),

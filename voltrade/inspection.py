@@ -1,8 +1,9 @@
 """What can be wrong with a file of trades: each fault has a name, a rule, a policy, and the rows it was found in.
 
 `inspect` reads a file, names every fault with its rows, and gives the trades that are left: whole ticks, whole lots,
-ascending ids, time that never goes back. A tape is refused for the first fault (see `data`); an archive is stored
-under the policy of each fault (see `fetch`); `data verify` only tells.
+ascending ids, time that never goes back. Of rows that are not in order, the fewest are named without which they are.
+A tape is refused for the first fault (see `data`); an archive is stored under the policy of each fault (see `fetch`);
+`data verify` only tells.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
+from voltrade.compiled import compiled
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import DAY_MS, Bools, Instrument, Int64s, Trades
 from voltrade.trade_files import Columns, Kind, multiples, read_cells, read_columns
@@ -78,7 +80,11 @@ FAULTS: dict[str, Fault] = {
     "duplicate_id": Fault("an id must not be there twice", _DROP, (_REFUSE, _DROP)),
     "conflicting_id": Fault("rows of one id must agree; dropped are all but the first", _REFUSE, (_REFUSE, _DROP)),
     "not_positive": Fault("price and quantity must be positive", _DROP, (_REFUSE, _DROP)),
-    "time_back": Fault("time must not go back from id to id", _REFUSE, (_REFUSE, _DROP)),
+    "time_back": Fault(
+        "time must not go back from id to id",
+        _REFUSE,
+        (_REFUSE, _DROP),
+    ),
     "wrong_day": Fault("times must lie in the day or month that the file's name states", _REFUSE, (_REFUSE, _DROP)),
     "one_sided": Fault("a day must have takers on both sides", _REFUSE, (_REFUSE, _FLAG)),
     "id_gap": Fault("ids must follow each other; `data fill` asks REST for the missing ones", _FLAG, (_REFUSE, _FLAG)),
@@ -519,12 +525,52 @@ def _order(name: str, keys: Int64s, values: Iterable[Column], number: Int64s, fo
     for column in values:
         differs[order] |= column[order] != column[first]
     conflicting = again & differs
-    unsorted = (keys < np.maximum.accumulate(keys)) & ~again
+    unsorted = np.zeros(len(keys), np.bool_)
+    unsorted[~again] = _out_of_place(keys[~again])
     found.where("duplicate_id", again & ~conflicting, number, f"{name} must not be there twice", keys)
     found.where("conflicting_id", conflicting, number, f"rows of one {name} must agree, the {name}", keys)
-    found.where("unsorted", unsorted, number, f"{name} must be above the row before", keys)
+    found.where("unsorted", unsorted, number, f"{name} must ascend from row to row", keys)
     leave = again | unsorted if found.policies["unsorted"] is Policy.DROP else again
     return np.asarray(order[~leave[order]])
+
+
+def _out_of_place(values: Int64s) -> Bools:
+    """Which values disturb an ascending order: the fewest without which none is below one before it."""
+    if np.all(values[1:] >= values[:-1]):
+        return np.zeros(len(values), np.bool_)
+    return ~_longest_ascent(values)
+
+
+@compiled
+def _longest_ascent(values: Int64s) -> Bools:
+    """Choose as many values as can be of which none is below one before it.
+
+    Going backwards, `heads` holds the first row of the best chain of each length: the one whose value is highest, since
+    it lets the most rows stand before it (Fredman 1975). A value that fits before the longest chain is found at once,
+    so that rows which are mostly in order take linear time.
+    """
+    heads = np.empty(len(values), np.int64)
+    following = np.empty(len(values), np.int64)
+    longest = 0
+    for row in range(len(values) - 1, -1, -1):
+        length, above = longest, longest
+        if longest > 0 and values[heads[longest - 1]] < values[row]:
+            length = 0
+            while length < above:  # how long a chain may stand behind this value
+                middle = (length + above) // 2
+                if values[heads[middle]] >= values[row]:
+                    length = middle + 1
+                else:
+                    above = middle
+        following[row] = heads[length - 1] if length > 0 else -1
+        heads[length] = row
+        longest = max(longest, length + 1)
+    chosen = np.zeros(len(values), np.bool_)
+    row = heads[longest - 1] if longest > 0 else -1
+    while row >= 0:
+        chosen[row] = True
+        row = following[row]
+    return chosen
 
 
 def _gaps(rows: _Rows, found: _Findings) -> Int64s:
@@ -549,13 +595,14 @@ def _broken(rows: _Rows, is_trade: Bools, span: Span | None, found: _Findings) -
     not_positive = is_trade & ~rows.bad & ~positive
     broken = rows.bad | (is_trade & (rows.side == _NO_SIDE))
     broken |= found.where("not_positive", not_positive, rows.number, "price and quantity must be positive")
-    latest = np.maximum.accumulate(np.where(broken, 0, rows.time))
-    back = (rows.time < latest) & ~broken
-    broken |= found.where("time_back", back, rows.number, "time must not go back", rows.time)
     if span is not None:
         outside = ((rows.time < span[0]) | (rows.time >= span[1])) & ~broken
         rule = f"time must lie within {_utc(span[0])} and {_utc(span[1])}"
         broken |= found.where("wrong_day", outside, rows.number, rule, rows.time)
+    # A row that can't be kept anyway must not make those after it look late.
+    back = np.zeros(len(broken), np.bool_)
+    back[~broken] = _out_of_place(rows.time[~broken])
+    broken |= found.where("time_back", back, rows.number, "time must be in the order of the ids", rows.time)
     _one_sided(rows[is_trade & ~broken], found)
     return np.asarray(broken)
 
