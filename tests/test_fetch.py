@@ -142,6 +142,19 @@ def test_a_month_that_the_archive_lacks_comes_by_days(server: HistoryServer, sto
     assert same(stored(store), trades)
 
 
+def test_a_month_that_is_refused_comes_by_days(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    month = date(2025, 12, 1)
+    trades = some_trades("BTCUSDT", month, days=31, a_day=20)
+    server.history = History(trades, start_of(date(2026, 1, 3)))
+    server.put(ArchiveFile.of_month(TRADES, "BTCUSDT", month), stated=b"other bytes")
+    server.put_days(TRADES, "BTCUSDT", month, date(2025, 12, 30))
+    assert fetch(server, "--from", "2025-12-01", "--to", "2025-12-31", "--kinds", "trades") == 1
+    assert "BTCUSDT-aggTrades-2025-12.zip: 620 rows: refused" in capsys.readouterr().out
+    assert same(stored(store), trades), "the last day over REST"
+
+
 def test_funding_of_past_months_comes_from_the_archive(server: HistoryServer, store: Store) -> None:
     server.history.now = start_of(date(2026, 2, 2))
     server.put(ArchiveFile.of_month(FUNDING, "BTCUSDT", FIRST))
@@ -276,9 +289,45 @@ def test_rest_that_gives_something_else_is_told(
     assert "REST aggTrades from 1000: rows must have a, p, q, T, m, was {'a': 1000" in capsys.readouterr().err
     trades = server.history.trades
     server.history.trades = replace(trades, price=np.where(trades.time > NOW - 1_000_000, 0, trades.price))
-    assert fetch(server, *today) == 2
+    assert fetch(server, *today, "--policy", "not_positive=refuse") == 2
     assert "price and quantity must be positive" in capsys.readouterr().err
     assert store.days(TRADES, "BTCUSDT") == []
+
+
+def worthless(server: HistoryServer, trade_id: int) -> None:
+    """Let the exchange have traded nothing under an id."""
+    trades = server.history.trades
+    server.history.trades = replace(trades, quantity=np.where(trades.id == trade_id, 0, trades.quantity))
+
+
+@pytest.mark.parametrize("row", [1, 90, 999, 1_000])
+def test_rows_of_rest_are_treated_by_their_policy(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str], row: int
+) -> None:
+    """Row 1,000 is the last of its page: the next page begins behind it all the same."""
+    trades = what_there_is(server)
+    first = int(np.searchsorted(trades.time, start_of(FIRST + timedelta(2))))
+    worthless(server, int(trades.id[first + row - 1]))
+    server.files.clear()
+    two_days = ("--from", "2026-01-31", "--to", "2026-02-01")
+    assert fetch(server, *two_days, "--policy", "not_positive=refuse") == 2
+    assert fetch(server, *two_days) == 0
+    said = capsys.readouterr().out
+    assert f"not_positive in 1 row ({row}): price and quantity must be positive [drop]" in said
+    assert same(stored(store), trades[first:][np.arange(len(trades) - first) != row - 1])
+    assert len(store.days(MARKS, "BTCUSDT")) == len(store.days(FUNDING, "BTCUSDT")) == 2
+    assert fetch(server, *two_days) == 0, "there is nothing new"
+
+
+def test_what_was_found_is_told_although_the_fetch_fails(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.put(ArchiveFile(TRADES, "BTCUSDT", FIRST, FIRST), stated=b"other bytes")
+    server.answers["aggTrades"] = [403]
+    assert fetch(server, "--from", "2026-01-29", "--kinds", "trades") == 2
+    said = capsys.readouterr()
+    assert "checksum: SHA-256 must be" in said.out
+    assert "HTTP 403" in said.err
 
 
 def test_an_archive_that_contradicts_the_store_is_told(
@@ -376,8 +425,26 @@ def test_what_rest_does_not_have_stays_missing(
     kept = (trades.id < 1_101) | (trades.id > 1_102)
     server.history.trades = trades[kept]
     assert data(server, "fill", "BTCUSDT", "--to", "2026-01-29") == 1
-    assert capsys.readouterr().out == "3 ids were missing, 1 came over REST\n"
+    assert capsys.readouterr().out == "3 ids were missing, 1 came over REST, 2 are still missing\n"
     assert store.days(TRADES, "BTCUSDT")[0].missing == 2
+    server.files.clear()
+    assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-29", "--kinds", "trades", "--fill") == 1
+    assert "2 ids were missing, 0 came over REST, 2 are still missing" in capsys.readouterr().out
+
+
+def test_a_gap_that_rest_has_only_a_fault_for_keeps_no_other_open(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = with_gaps(store, server)
+    worthless(server, 1_101)
+    assert data(server, "fill", "BTCUSDT") == 1
+    said = capsys.readouterr().out
+    assert "REST aggTrades from 1100: 3 rows: with faults" in said
+    assert "not_positive in 1 row (2): price and quantity must be positive [drop]" in said
+    assert "1,509 ids were missing, 1,508 came over REST, 1 are still missing" in said
+    assert same(stored(store), whole[whole.id != 1_101])
+    assert data(server, "fill", "BTCUSDT", "--policy", "not_positive=refuse") == 2
+    assert "REST aggTrades from 1101: not_positive in 1 row (1)" in capsys.readouterr().err
 
 
 # --- politeness -------------------------------------------------------------------------------------------------------

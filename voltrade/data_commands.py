@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, timedelta
 from decimal import Decimal, InvalidOperation
@@ -19,7 +20,7 @@ from typing import Any
 from voltrade.errors import ConfigError, DataError, VoltradeError
 from voltrade.exchange.messages import instrument_of
 from voltrade.exchange.shipped import shipped_instrument, shipped_symbols
-from voltrade.fetch import DOWNLOADS, LAYOUTS, Fetched, Fetcher, inspect_file, store_file
+from voltrade.fetch import DOWNLOADS, LAYOUTS, Fetcher, inspect_file, store_file
 from voltrade.inspection import FAULTS, Inspection, Policies, inspect_trades, inspect_values, policies, with_finding
 from voltrade.model import DAY_MS, Instrument, Trades, money
 from voltrade.sources import ARCHIVE, ARCHIVE_ADDRESS, REST, REST_ADDRESS, Archive, ArchiveFile, Http, RestHistory
@@ -75,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (fetch, fill, verify, bring):
         command.add_argument("--tick", type=_decimal, help="price tick of these days, where it isn't today's")
         command.add_argument("--step", type=_decimal, help="quantity step of these days")
-    for command in (fetch, verify, bring):
+    for command in (fetch, fill, verify, bring):
         words = "what to do with the rows of a fault; see below"
         command.add_argument("--policy", action="append", default=[], metavar="FAULT=POLICY", help=words)
         command.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -159,19 +160,21 @@ def _fetch(given: argparse.Namespace) -> int:
 
 async def _fetch_range(given: argparse.Namespace, first: date, last: date) -> int:
     store, chosen = Store(given.store), _policies(given)
+    kinds = [KINDS[name] for name in given.kinds]
     async with Http.opened() as http:
         rest = RestHistory(http, given.rest)
         instrument = await _instrument_by_rest(given, rest)
         archive = Archive(http, given.archive, _downloads(store))
         fetcher = Fetcher(store, instrument, archive, rest, _now, chosen, given.downloads)
-        fetched = await fetcher.fetch(first, last, [KINDS[name] for name in given.kinds])
-        if given.fill:
-            _tell_filled(*await fetcher.fill(first, last))
-    for inspection in fetched.inspections:
-        _tell(inspection, only_faults=True)
-    _tell_lacking(fetched)
-    _tell_stored(store, given.symbol, [KINDS[name] for name in given.kinds], first, last)
-    return 0 if fetched.ok else 1
+        with _telling(fetcher):
+            lacking = await fetcher.fetch(first, last, kinds)
+            missing, filled = await fetcher.fill(first, last) if given.fill else (0, 0)
+    if given.fill:
+        _tell_filled(missing, filled)
+    _tell_lacking(lacking)
+    _tell_stored(store, given.symbol, kinds, first, last)
+    refused = any(inspection.refused for inspection in fetcher.found)
+    return 1 if refused or lacking or filled < missing else 0
 
 
 def _fill(given: argparse.Namespace) -> int:
@@ -179,15 +182,25 @@ def _fill(given: argparse.Namespace) -> int:
 
 
 async def _fill_range(given: argparse.Namespace, first: date, last: date) -> int:
-    store = Store(given.store)
+    store, chosen = Store(given.store), _policies(given)
     async with Http.opened() as http:
         rest = RestHistory(http, given.rest)
         archive = Archive(http, ARCHIVE_ADDRESS, _downloads(store))
-        missing, filled = await Fetcher(store, await _instrument_by_rest(given, rest), archive, rest, _now).fill(
-            first, last
-        )
+        fetcher = Fetcher(store, await _instrument_by_rest(given, rest), archive, rest, _now, chosen)
+        with _telling(fetcher):
+            missing, filled = await fetcher.fill(first, last)
     _tell_filled(missing, filled)
     return 0 if filled == missing else 1
+
+
+@contextmanager
+def _telling(fetcher: Fetcher) -> Iterator[None]:
+    """Tell in the end what was found, of a fetch that failed too."""
+    try:
+        yield
+    finally:
+        for inspection in fetcher.found:
+            _tell(inspection)
 
 
 async def _instrument_by_rest(given: argparse.Namespace, rest: RestHistory) -> Instrument:
@@ -204,15 +217,16 @@ def _now() -> int:
 
 
 def _tell_filled(missing: int, filled: int) -> None:
-    print(f"{missing:,} ids were missing, {filled:,} came over REST")
+    still = f", {missing - filled:,} are still missing" if filled < missing else ""
+    print(f"{missing:,} ids were missing, {filled:,} came over REST{still}")
 
 
-def _tell_lacking(fetched: Fetched) -> None:
+def _tell_lacking(lacking: Sequence[tuple[Kind, date]]) -> None:
     days: dict[str, list[str]] = {}
-    for kind, day in fetched.lacking:
+    for kind, day in lacking:
         days.setdefault(kind.name, []).append(str(day))
-    for name, lacking in days.items():
-        print(f"{name}: not all of {', '.join(lacking)}")
+    for name, of_kind in days.items():
+        print(f"{name}: not all of {', '.join(of_kind)}")
 
 
 def _tell_stored(store: Store, symbol: str, kinds: Sequence[Kind], first: date, last: date) -> None:
@@ -307,12 +321,10 @@ def _import(given: argparse.Namespace) -> int:
     return 1 if refused else 0
 
 
-def _tell(inspection: Inspection[Any], only_faults: bool = False) -> None:
+def _tell(inspection: Inspection[Any]) -> None:
     """Print what was found in a file: a line for it, and one for each fault."""
-    if only_faults and not inspection.findings:
-        return
     dropped = "".join(f", {count:,} {kind} rows dropped" for kind, count in inspection.dropped.items())
-    verdict = "refused" if inspection.taken is None else "ok" if not inspection.findings else "with faults"
+    verdict = "refused" if inspection.refused else "ok" if not inspection.findings else "with faults"
     print(f"{inspection.name}: {inspection.rows_read:,} rows{dropped}: {verdict}")
     for finding in inspection.findings:
         print(f"    {finding}")

@@ -3,15 +3,17 @@
 Days that the store has from edge to edge are left alone, so that a fetch that was cut short goes on where it stopped.
 Whole months come as one file where the archive has it, other days one by one, several at a time; trades that no file
 holds yet are asked for by id, page after page. A file is stored under the policy of each fault found in it (see
-`inspection`); one that is refused leaves its days as they were, and is told.
+`inspection`); one that is refused leaves its days as they were, and is told. Rows of REST are treated alike, page by
+page; one that is refused ends the fetch.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +26,6 @@ from voltrade.inspection import (
     FUNDING_RATES,
     LENIENT,
     MARK_KLINES,
-    STRICT,
     Inspection,
     Policies,
     Policy,
@@ -52,39 +53,22 @@ from voltrade.store import (
     days_between,
     start_of,
 )
-from voltrade.trade_files import Columns
+from voltrade.trade_files import Columns, multiples
 
 Rows = TypeVar("Rows")
 
 DOWNLOADS = 4
 """Files that are fetched at a time."""
 
-FOREVER_MS = 1 << 62
+FOREVER = 1 << 62
+"""Later than any time, above any id."""
 
-PAGE: Policies = {**STRICT, "one_sided": Policy.FLAG}
-"""What comes over REST is taken as a whole or not at all; the trades of a moment may well be on one side."""
+PAGE: Policies = dict.fromkeys(("one_sided", "id_gap", "empty"), Policy.FLAG)
+"""What a page of REST is not judged by: its trades are of a moment, and what it lacks is missing in the store."""
 
 TRADE_KEYS = {"id": "a", "price": "p", "quantity": "q", "time": "T", "is_buyer_maker": "m"}
 
 LAYOUTS: dict[Kind, SeriesLayout] = {MARKS: MARK_KLINES, FUNDING: FUNDING_RATES}
-
-
-@dataclass(slots=True)
-class Fetched:
-    """What a fetch did."""
-
-    inspections: list[Inspection[Any]] = field(default_factory=list)
-    """Of each file that was found."""
-    lacking: list[tuple[Kind, date]] = field(default_factory=list)
-    """Days that are over and that neither archive nor REST gave in full."""
-
-    @property
-    def refused(self) -> list[Inspection[Any]]:
-        return [inspection for inspection in self.inspections if inspection.taken is None]
-
-    @property
-    def ok(self) -> bool:
-        return not self.refused and not self.lacking
 
 
 def inspect_file(
@@ -122,8 +106,23 @@ def store_file(
     return store.add(kind, instrument.symbol, inspection.taken, times, About.of_values(sources), whole=whole)
 
 
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """A page of trades over REST."""
+
+    trades: Trades
+    """What the policies leave of it."""
+    next_id: int
+    """The id that the next page begins with."""
+    is_last: bool
+
+
 class Fetcher:
-    """Fetches one symbol into a store."""
+    """Fetches one symbol into a store.
+
+    Attributes:
+        found: files, and pages of REST, that anything is wrong with, without their rows; of a fetch that failed too.
+    """
 
     def __init__(
         self,
@@ -147,26 +146,29 @@ class Fetcher:
         self._rest = rest
         self._now = now
         self._policies = policies
+        self.found: list[Inspection[Any]] = []
         self._free = asyncio.Semaphore(downloads)
 
-    async def fetch(self, first: date, last: date, kinds: Iterable[Kind] = (TRADES, MARKS, FUNDING)) -> Fetched:
+    async def fetch(
+        self, first: date, last: date, kinds: Iterable[Kind] = (TRADES, MARKS, FUNDING)
+    ) -> list[tuple[Kind, date]]:
         """Bring a range of days, both included, into the store, as far as they have come by now.
+
+        Returns:
+            Days that are over and that neither archive nor REST gave in full.
 
         Raises:
             DataError: archive or REST can't be reached, or give what does not agree with what is stored.
         """
-        fetched = Fetched()
+        lacking: list[tuple[Kind, date]] = []
         last = min(last, day_of(self._now()))
         await asyncio.to_thread(self._store.settle, self._instrument.symbol)
         for kind in kinds:
-            days = self._incomplete(kind, first, last)
-            await self._from_archive(kind, days, fetched)
-            refused = {day for day in days if any(_covers(inspection, kind, day) for inspection in fetched.refused)}
-            days = [day for day in self._incomplete(kind, first, last) if day not in refused]
-            await self._from_rest(kind, days)
+            refused = await self._from_archive(kind, self._incomplete(kind, first, last))
+            await self._from_rest(kind, [day for day in self._incomplete(kind, first, last) if day not in refused])
             today = day_of(self._now())
-            fetched.lacking += [(kind, day) for day in self._incomplete(kind, first, last) if day < today]
-        return fetched
+            lacking += [(kind, day) for day in self._incomplete(kind, first, last) if day < today]
+        return lacking
 
     def _incomplete(self, kind: Kind, first: date, last: date) -> list[date]:
         stored = {day.day for day in self._store.days(kind, self._instrument.symbol) if day.complete}
@@ -174,39 +176,45 @@ class Fetcher:
 
     # --- the archive --------------------------------------------------------------------------------------------------
 
-    async def _from_archive(self, kind: Kind, days: list[date], fetched: Fetched) -> None:
-        """Bring what the archive has of some days: whole months first, then the days that these left."""
+    async def _from_archive(self, kind: Kind, days: list[date]) -> set[date]:
+        """Bring what the archive has of some days: whole months first, then the days that these left.
+
+        Returns:
+            Days whose file is there and refused.
+        """
         symbol, today = self._instrument.symbol, day_of(self._now())
         over = [day for day in days if day < today]
         months = dict.fromkeys(ArchiveFile.of_month(kind, symbol, day) for day in over)
+        if kind is FUNDING:  # comes by the month only; of a month that isn't over there is no file
+            return _refused(await self._take_all([month for month in months if month.last < today]))
         whole = [month for month in months if set(days_between(month.first, month.last)) <= set(over)]
-        # Funding rates come by the month only; of a month that isn't over there is no file.
-        files = [month for month in months if month.last < today] if kind is FUNDING else whole
-        found = await self._take_all(files, fetched)
-        if kind is not FUNDING:
-            rest = [day for day in over if not any(file.first <= day <= file.last for file in found)]
-            await self._take_all([ArchiveFile(kind, symbol, day, day) for day in rest], fetched)
+        taken = [month for month, is_taken in (await self._take_all(whole)).items() if is_taken]
+        rest = [day for day in over if not any(month.first <= day <= month.last for month in taken)]
+        return _refused(await self._take_all([ArchiveFile(kind, symbol, day, day) for day in rest]))
 
-    async def _take_all(self, files: list[ArchiveFile], fetched: Fetched) -> list[ArchiveFile]:
-        """Fetch files side by side; return those that the archive has."""
+    async def _take_all(self, files: list[ArchiveFile]) -> dict[ArchiveFile, bool]:
+        """Fetch files side by side; return those that the archive has, and whether they were taken."""
         if not files:
-            return []
+            return {}
+        taken: dict[ArchiveFile, bool] = {}
         with tqdm(total=len(files), desc=f"archive {files[0].kind.name}", unit="file", disable=None) as bar:
 
-            async def take(file: ArchiveFile) -> ArchiveFile | None:
+            async def take(file: ArchiveFile) -> None:
                 async with self._free:
                     path = await self._archive.fetch(file)
                     if path is not None:
-                        fetched.inspections.append(await asyncio.to_thread(self._take, file, path))
+                        inspection = await asyncio.to_thread(self._take, file, path)
+                        self._note(inspection)
+                        taken[file] = inspection.taken is not None
                     bar.update()
-                    return file if path is not None else None
 
             try:
                 async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(take(file)) for file in files]
+                    for file in files:
+                        group.create_task(take(file))
             except ExceptionGroup as errors:  # the first one stopped the others
                 raise errors.exceptions[0] from None
-        return [file for task in tasks if (file := task.result()) is not None]
+        return taken
 
     def _take(self, file: ArchiveFile, path: Path) -> Inspection[Any]:
         inspection = inspect_file(path, self._instrument, self._policies)
@@ -215,6 +223,10 @@ class Fetcher:
             for done in (path, checksum_path(path)):
                 done.unlink(missing_ok=True)
         return inspection
+
+    def _note(self, inspection: Inspection[Any]) -> None:
+        if inspection.findings:
+            self.found.append(replace(inspection, taken=None))
 
     # --- REST ---------------------------------------------------------------------------------------------------------
 
@@ -239,7 +251,7 @@ class Fetcher:
             "REST",
             begins=after is None,
             after=after,
-            flush_ms=FOREVER_MS,
+            flush_ms=FOREVER,
             flush_rows=100 * TRADES_PER_PAGE,
         )
         ended = False
@@ -270,23 +282,36 @@ class Fetcher:
         """Give trades from an id on, page by page, until the end is passed or there are no more."""
         with tqdm(total=round((end - start) / MINUTE_MS), desc="REST trades", unit="min", disable=None) as bar:
             while True:
-                trades = await self._page(next_id)
-                if not len(trades):
-                    return
-                yield trades
-                reached = int(trades.time[-1])
-                bar.update(round((min(reached, end) - start) / MINUTE_MS) - bar.n)
-                next_id = int(trades.id[-1]) + 1
-                if reached >= end or len(trades) < TRADES_PER_PAGE:
+                page = await self._page(next_id)
+                yield page.trades
+                next_id, reached = page.next_id, int(page.trades.time[-1]) if len(page.trades) else start
+                bar.update(max(round((min(reached, end) - start) / MINUTE_MS) - bar.n, 0))
+                if reached >= end or page.is_last:
                     return
 
-    async def _page(self, from_id: int) -> Trades:
-        page = await self._rest.trades(self._instrument.symbol, from_id)
-        if not page:
-            return Trades.from_rows(self._instrument.symbol, [])
+    async def _page(self, from_id: int, before: int = FOREVER) -> _Page:
+        """Ask for trades from an id on; those of another one and later are left out."""
+        rows = await self._rest.trades(self._instrument.symbol, from_id)
         name = f"REST aggTrades from {from_id}"
-        columns = Columns(name, "aggTrades", tuple(TRADE_KEYS.values()), _cells(name, page, TRADE_KEYS), 1)
-        return _trusted(inspect_columns([columns], self._instrument, PAGE))
+        cells = _cells(name, rows, TRADE_KEYS)
+        ids, wrong = multiples(cells["id"], Decimal(1))
+        wanted = {ours: cells[ours].filter(pa.array(ids < before)) for ours in cells}
+        columns = Columns(name, "aggTrades", tuple(TRADE_KEYS.values()), wanted, 1)
+        trades = self._page_taken(inspect_columns([columns], self._instrument, {**self._policies, **PAGE}))
+        next_id = int(ids.max(where=~wrong, initial=from_id)) + 1
+        return _Page(trades, next_id, is_last=len(rows) < TRADES_PER_PAGE)
+
+    def _page_taken(self, inspection: Inspection[Rows]) -> Rows:
+        """Return what the policies leave of a page.
+
+        Raises:
+            DataError: they refuse it.
+        """
+        if inspection.taken is None:
+            raise DataError(f"{inspection.name}: {inspection.refused}")
+        judged = tuple(finding for finding in inspection.findings if finding.fault not in PAGE)
+        self._note(replace(inspection, findings=judged))
+        return inspection.taken
 
     async def _series(self, kind: Kind, first: date, end: int) -> None:
         """Bring marks or funding rates of a run of days, up to the end or to now."""
@@ -298,7 +323,8 @@ class Fetcher:
         if kind is MARKS and stored and stored.about.begins:
             start = stored.last + MINUTE_MS
         async for cells in pages(start, end):
-            columns = _trusted(inspect_cells(f"REST {kind.name}", cells, 1, LAYOUTS[kind], PAGE))
+            chosen = {**self._policies, **PAGE}
+            columns = self._page_taken(inspect_cells(f"REST {kind.name}", cells, 1, LAYOUTS[kind], chosen))
             if kind is MARKS:  # a mark price belongs to a minute that is over
                 columns = tuple(column[columns[0] <= end - MINUTE_MS] for column in columns)
             if len(columns[0]):
@@ -328,14 +354,13 @@ class Fetcher:
         for start, end in tqdm(gaps, desc="fill gaps", unit="gap", disable=None):
             next_id = start
             while next_id < end:
-                page = await self._page(next_id)
-                missing = page[: int(np.searchsorted(page.id, end))]
-                if not len(missing):
-                    break
+                page = await self._page(next_id, end)
                 about = About.of(self._instrument, "REST")
-                await asyncio.to_thread(self._store.add_trades, missing, about)
-                filled += len(missing)
-                next_id = int(missing.id[-1]) + 1
+                await asyncio.to_thread(self._store.add_trades, page.trades, about)
+                filled += len(page.trades)
+                if page.is_last:
+                    break
+                next_id = page.next_id
         return sum(end - start for start, end in gaps), filled
 
     def _gaps(self, first: date, last: date) -> list[tuple[int, int]]:
@@ -354,9 +379,9 @@ class Fetcher:
         return gaps
 
 
-def _covers(inspection: Inspection[Any], kind: Kind, day: date) -> bool:
-    file = ArchiveFile.named(inspection.name)
-    return file is not None and file.kind is kind and file.first <= day <= file.last
+def _refused(files: Mapping[ArchiveFile, bool]) -> set[date]:
+    """Days of files that were not taken."""
+    return {day for file, is_taken in files.items() if not is_taken for day in days_between(file.first, file.last)}
 
 
 def _cells(name: str, page: list[Any], keys: Mapping[str, str | int]) -> dict[str, pa.Array]:
@@ -380,17 +405,6 @@ def _runs(days: list[date]) -> list[tuple[date, date]]:
         else:
             runs.append((day, day))
     return runs
-
-
-def _trusted(inspection: Inspection[Rows]) -> Rows:
-    """Return what a page of REST holds.
-
-    Raises:
-        DataError: anything is wrong with it.
-    """
-    if inspection.taken is None:
-        raise DataError(f"{inspection.name}: {inspection.refused}")
-    return inspection.taken
 
 
 def _about_series(times: Int64s) -> About:
