@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -317,6 +317,44 @@ def test_rows_of_rest_are_treated_by_their_policy(
     assert same(stored(store), trades[first:][np.arange(len(trades) - first) != row - 1])
     assert len(store.days(MARKS, "BTCUSDT")) == len(store.days(FUNDING, "BTCUSDT")) == 2
     assert fetch(server, *two_days) == 0, "there is nothing new"
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda content: content[: len(content) // 2], lambda _: b""], ids=["halved", "empty"]
+)
+def test_a_stored_day_that_can_not_be_read_stops_no_other(
+    server: HistoryServer,
+    store: Store,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[bytes], bytes],
+) -> None:
+    assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-30", "--kinds", "trades") == 0
+    assert store.folder is not None
+    path = store.folder / "trades" / "BTCUSDT" / "2026-01-30.parquet"
+    path.write_bytes(spoil(path.read_bytes()))
+    capsys.readouterr()
+    assert fetch(server, "--from", "2026-01-29", "--kinds", "trades", "--fill") == 1
+    said = capsys.readouterr().out
+    assert "trades/BTCUSDT/2026-01-30: 0 rows: refused\n    unreadable: trades/BTCUSDT/2026-01-30.parquet: " in said
+    assert "trades: not all of 2026-01-30" in said
+    path.unlink()
+    assert [day.complete for day in store.days(TRADES, "BTCUSDT")] == [True, True, False]
+    assert fetch(server, "--from", "2026-01-29", "--kinds", "trades") == 0
+    assert same(stored(store), what_there_is(server))
+
+
+def test_a_stored_day_of_altered_bytes_keeps_no_gap_open(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_gaps(store, server)
+    assert store.folder is not None
+    path = store.folder / "trades" / "BTCUSDT" / "2026-01-30.parquet"
+    content = bytearray(path.read_bytes())
+    content[200] ^= 1
+    path.write_bytes(content)
+    assert data(server, "fill", "BTCUSDT") == 1
+    assert "unreadable: trades/BTCUSDT/2026-01-30.parquet: can't be read" in capsys.readouterr().out
+    assert store.days(TRADES, "BTCUSDT")[0].missing == 0
 
 
 def test_what_was_found_is_told_although_the_fetch_fails(

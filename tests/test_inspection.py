@@ -318,6 +318,25 @@ def test_verify_looks_at_all_that_is_stored(store: Store, capsys: pytest.Capture
     assert "unreadable: trades/BTCUSDT/2026-01-06.parquet: can't be read" in capsys.readouterr().out
 
 
+def test_a_stored_day_that_can_not_be_read_hides_no_other(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    trades = some_trades("BTCUSDT", DAY, days=3, a_day=1_500)
+    store.add_trades(trades, About.of(INSTRUMENT, "made"))
+    assert store.folder is not None
+    path = store.folder / "trades" / "BTCUSDT" / f"{DAY + timedelta(1)}.parquet"
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert verify() == 1
+    said = capsys.readouterr().out
+    assert "trades/BTCUSDT/2026-01-05: 1" in said
+    assert "trades/BTCUSDT/2026-01-07: 1" in said
+    assert "unreadable: trades/BTCUSDT/2026-01-06.parquet: can't be read" in said
+    assert said.endswith("3 files: unreadable in 1\n")
+    assert data_commands.main(["list"]) == 1
+    said = capsys.readouterr().out
+    assert [f"2026-01-0{number} " in said for number in (5, 6, 7)] == [True, False, True]
+    assert "unreadable: trades/BTCUSDT/2026-01-06.parquet: can't be read" in said
+
+
 def test_files_whose_name_says_no_symbol_need_one(
     tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:

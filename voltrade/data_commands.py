@@ -20,8 +20,17 @@ from typing import Any
 from voltrade.errors import ConfigError, DataError, VoltradeError
 from voltrade.exchange.messages import instrument_of
 from voltrade.exchange.shipped import shipped_instrument, shipped_symbols
-from voltrade.fetch import DOWNLOADS, LAYOUTS, Fetcher, inspect_file, store_file
-from voltrade.inspection import FAULTS, Inspection, Policies, inspect_trades, inspect_values, policies, with_finding
+from voltrade.fetch import DOWNLOADS, LAYOUTS, Fetcher, ReadableStore, inspect_file, store_file
+from voltrade.inspection import (
+    FAULTS,
+    Inspection,
+    Policies,
+    inspect_trades,
+    inspect_values,
+    policies,
+    unreadable,
+    with_finding,
+)
 from voltrade.model import DAY_MS, Instrument, Trades, money
 from voltrade.sources import ARCHIVE, ARCHIVE_ADDRESS, REST, REST_ADDRESS, Archive, ArchiveFile, Http, RestHistory
 from voltrade.store import KINDS, STORE, TRADES, Kind, Store, StoredDay, day_of, start_of
@@ -159,14 +168,14 @@ def _fetch(given: argparse.Namespace) -> int:
 
 
 async def _fetch_range(given: argparse.Namespace, first: date, last: date) -> int:
-    store, chosen = Store(given.store), _policies(given)
+    store, chosen = ReadableStore(given.store), _policies(given)
     kinds = [KINDS[name] for name in given.kinds]
     async with Http.opened() as http:
         rest = RestHistory(http, given.rest)
         instrument = await _instrument_by_rest(given, rest)
         archive = Archive(http, given.archive, _downloads(store))
         fetcher = Fetcher(store, instrument, archive, rest, _now, chosen, given.downloads)
-        with _telling(fetcher):
+        with _telling(fetcher, store):
             lacking = await fetcher.fetch(first, last, kinds)
             missing, filled = await fetcher.fill(first, last) if given.fill else (0, 0)
     if given.fill:
@@ -174,7 +183,7 @@ async def _fetch_range(given: argparse.Namespace, first: date, last: date) -> in
     _tell_lacking(lacking)
     _tell_stored(store, given.symbol, kinds, first, last)
     refused = any(inspection.refused for inspection in fetcher.found)
-    return 1 if refused or lacking or filled < missing else 0
+    return 1 if refused or store.unreadable or lacking or filled < missing else 0
 
 
 def _fill(given: argparse.Namespace) -> int:
@@ -182,24 +191,24 @@ def _fill(given: argparse.Namespace) -> int:
 
 
 async def _fill_range(given: argparse.Namespace, first: date, last: date) -> int:
-    store, chosen = Store(given.store), _policies(given)
+    store, chosen = ReadableStore(given.store), _policies(given)
     async with Http.opened() as http:
         rest = RestHistory(http, given.rest)
         archive = Archive(http, ARCHIVE_ADDRESS, _downloads(store))
         fetcher = Fetcher(store, await _instrument_by_rest(given, rest), archive, rest, _now, chosen)
-        with _telling(fetcher):
+        with _telling(fetcher, store):
             missing, filled = await fetcher.fill(first, last)
     _tell_filled(missing, filled)
-    return 0 if filled == missing else 1
+    return 1 if store.unreadable or filled < missing else 0
 
 
 @contextmanager
-def _telling(fetcher: Fetcher) -> Iterator[None]:
+def _telling(fetcher: Fetcher, store: ReadableStore) -> Iterator[None]:
     """Tell in the end what was found, of a fetch that failed too."""
     try:
         yield
     finally:
-        for inspection in fetcher.found:
+        for inspection in (*store.unreadable.values(), *fetcher.found):
             _tell(inspection)
 
 
@@ -241,7 +250,7 @@ def _tell_stored(store: Store, symbol: str, kinds: Sequence[Kind], first: date, 
 
 def _verify(given: argparse.Namespace) -> int:
     chosen = _policies(given)
-    inspections = _of_files(given, chosen) if given.paths else _of_store(Store(given.store), chosen)
+    inspections = _of_files(given, chosen) if given.paths else _of_store(ReadableStore(given.store), chosen)
     count, faults = 0, Counter[str]()
     for inspection in inspections:
         count += 1
@@ -271,13 +280,14 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
             yield path
 
 
-def _of_store(store: Store, chosen: Policies) -> Iterator[Inspection[Any]]:
+def _of_store(store: ReadableStore, chosen: Policies) -> Iterator[Inspection[Any]]:
     for kind in KINDS.values():
         for symbol in store.symbols(kind):
             before: StoredDay | None = None
             for day in store.days(kind, symbol):
                 yield _stored_day(store, kind, day, before, chosen)
                 before = day
+    yield from store.unreadable.values()
 
 
 def _stored_day(
@@ -289,8 +299,7 @@ def _stored_day(
     try:
         columns = store.rows(kind, stored.symbol, stored.day)
     except DataError as error:
-        empty: Inspection[Any] = Inspection(name, kind.name, 0, (), None)
-        return with_finding(empty, "unreadable", chosen, str(error))
+        return unreadable(name, kind.name, error)
     if kind is TRADES:
         inspection: Inspection[Any] = inspect_trades(name, Trades(stored.symbol, *columns), chosen, span)
     else:
@@ -334,16 +343,18 @@ def _tell(inspection: Inspection[Any]) -> None:
 
 
 def _list(given: argparse.Namespace) -> int:
-    store = Store(given.store)
+    store = ReadableStore(given.store)
     nothing = True
     for kind in KINDS.values():
         for symbol in store.symbols(kind):
             for day in store.days(kind, symbol):
                 nothing = False
                 print(f"{kind.name:8} {symbol:12} {_described(day)}")
-    if nothing:
+    for inspection in store.unreadable.values():
+        _tell(inspection)
+    if nothing and not store.unreadable:
         print(f"nothing is stored in {store.root}")
-    return 0
+    return 1 if store.unreadable else 0
 
 
 def _described(day: StoredDay) -> str:

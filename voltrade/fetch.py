@@ -35,6 +35,7 @@ from voltrade.inspection import (
     inspect_columns,
     inspect_series,
     jumps,
+    unreadable,
     with_finding,
 )
 from voltrade.model import DAY_MS, Instrument, Int64s, Trades
@@ -106,6 +107,30 @@ def store_file(
     return store.add(kind, instrument.symbol, inspection.taken, times, About.of_values(sources), whole=whole)
 
 
+class ReadableStore(Store):
+    """What can be read of a store: a day that can't be is passed over as if it weren't there, and told.
+
+    Attributes:
+        unreadable: such days, as far as they were come by.
+    """
+
+    def __init__(self, root: Path | str | None = None) -> None:
+        super().__init__(root)
+        self.unreadable: dict[tuple[Kind, str, date], Inspection[Any]] = {}
+
+    def day(self, kind: Kind, symbol: str, day: date) -> StoredDay | None:
+        try:
+            return super().day(kind, symbol, day)
+        except DataError as error:
+            self.pass_over(kind, symbol, day, error)
+            return None
+
+    def pass_over(self, kind: Kind, symbol: str, day: date, error: DataError) -> None:
+        """Tell of a day that it can't be read."""
+        advice = DataError(f"{error}; it is passed over until its file is deleted")
+        self.unreadable[kind, symbol, day] = unreadable(f"{kind.name}/{symbol}/{day}", kind.name, advice)
+
+
 @dataclass(frozen=True, slots=True)
 class _Page:
     """A page of trades over REST."""
@@ -126,7 +151,7 @@ class Fetcher:
 
     def __init__(
         self,
-        store: Store,
+        store: ReadableStore,
         instrument: Instrument,
         archive: Archive,
         rest: RestHistory,
@@ -164,8 +189,8 @@ class Fetcher:
         last = min(last, day_of(self._now()))
         await asyncio.to_thread(self._store.settle, self._instrument.symbol)
         for kind in kinds:
-            refused = await self._from_archive(kind, self._incomplete(kind, first, last))
-            await self._from_rest(kind, [day for day in self._incomplete(kind, first, last) if day not in refused])
+            refused = await self._from_archive(kind, self._wanted(kind, first, last))
+            await self._from_rest(kind, [day for day in self._wanted(kind, first, last) if day not in refused])
             today = day_of(self._now())
             lacking += [(kind, day) for day in self._incomplete(kind, first, last) if day < today]
         return lacking
@@ -173,6 +198,11 @@ class Fetcher:
     def _incomplete(self, kind: Kind, first: date, last: date) -> list[date]:
         stored = {day.day for day in self._store.days(kind, self._instrument.symbol) if day.complete}
         return [day for day in days_between(first, last) if day not in stored]
+
+    def _wanted(self, kind: Kind, first: date, last: date) -> list[date]:
+        """Days that can be added to: rows can't be merged with a file that can't be read."""
+        days, symbol = self._incomplete(kind, first, last), self._instrument.symbol
+        return [day for day in days if (kind, symbol, day) not in self._store.unreadable]
 
     # --- the archive --------------------------------------------------------------------------------------------------
 
@@ -370,7 +400,11 @@ class Fetcher:
         for stored in self._store.days(TRADES, symbol):
             if not first <= stored.day <= last or stored.about.made_of != "aggTrades":
                 continue
-            ids = self._store.rows(TRADES, symbol, stored.day)[0]
+            try:
+                ids = self._store.rows(TRADES, symbol, stored.day)[0]
+            except DataError as error:
+                self._store.pass_over(TRADES, symbol, stored.day, error)
+                continue
             if before and before.day + timedelta(1) == stored.day:
                 ids = np.concatenate([[before.last], ids])
             missing = jumps(ids)

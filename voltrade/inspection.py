@@ -194,8 +194,7 @@ def inspect(
     try:
         return inspect_columns(read_columns(path), instrument, policies, span)
     except DataError as error:
-        detail = str(error).removeprefix(f"{path.name}: ")
-        return Inspection(path.name, "aggTrades", 0, (_of_file("unreadable", policies, detail),), None)
+        return unreadable(path.name, "aggTrades", error)
 
 
 def inspect_columns(
@@ -241,6 +240,12 @@ def _examined(
         gaps=int(np.count_nonzero(missing)),
         missing=int(missing.sum()),
     )
+
+
+def unreadable(name: str, kind: str, error: DataError) -> Inspection[Any]:
+    """Return what there is to say of a file that can't be read."""
+    detail = str(error).removeprefix(f"{name}: ")
+    return Inspection(name, kind, 0, (_of_file("unreadable", LENIENT, detail),), None)
 
 
 def with_finding(inspection: Inspection[Taken], fault: str, policies: Policies, detail: str) -> Inspection[Taken]:
@@ -329,8 +334,7 @@ def inspect_series(
     try:
         cells, first_row = read_cells(path, layout.columns)
     except DataError as error:
-        detail = str(error).removeprefix(f"{path.name}: ")
-        return Inspection(path.name, layout.kind, 0, (_of_file("unreadable", policies, detail),), None)
+        return unreadable(path.name, layout.kind, error)
     return inspect_cells(path.name, cells, first_row, layout, policies, span)
 
 
