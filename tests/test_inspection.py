@@ -276,6 +276,7 @@ def test_verify_of_sound_files_says_so(tmp_path: Path, store: Store, capsys: pyt
         (MARKS, "1m-2026-01-05", lambda lines: lines.__delitem__(slice(100, 103)), "id_gap in 1 row (101): 3 rows"),
         (MARKS, "1m-2026-01-05", edited(7, high="0"), "not_positive in 1 row (7): prices must be positive"),
         (MARKS, "1m-2026-01-05", edited(7, open="x"), "bad_value in 1 row (7): open must be a multiple of 0.00000001"),
+        (MARKS, "1m-2026-01-05", edited(7, volume="123.456"), "bad_value in 1 row (7): volume must be 0, was 123.456"),
         (MARKS, "1m-2026-01-05", swapped, "unsorted in 1 row (100): time must ascend from row to row"),
         (MARKS, "1m-2026-01-06", lambda _: None, "wrong_day in 1440 rows (2-1441)"),
         (FUNDING, "fundingRate-2026-01", lambda lines: lines.insert(3, lines[2]), "duplicate_id in 1 row (4)"),

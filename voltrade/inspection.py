@@ -305,15 +305,18 @@ class SeriesLayout:
     step: int
     """Milliseconds from row to row where nothing is missing; 0 where that is not known."""
     positive: bool
+    zero: tuple[str, ...] = ()
+    """Columns that must hold nothing but 0: others make the rows something else."""
 
 
 MARK_KLINES = SeriesLayout(
     "marks",
-    ("open_time", "open", "high", "low", "close"),
+    ("open_time", "open", "high", "low", "close", "volume"),
     "open_time",
     ("open", "high", "low", "close"),
     step=60_000,
     positive=True,
+    zero=("volume",),  # a mark price is not traded, and the archive calls klines of traded prices by the same name
 )
 FUNDING_RATES = SeriesLayout(
     "funding",
@@ -355,6 +358,9 @@ def inspect_cells(
         counts, wrong = multiples(cells[column], unit)
         bad |= found.where("bad_value", wrong, number, f"{column} must be a multiple of {unit:f}", cells[column])
         columns.append(counts)
+    for column in layout.zero:
+        counts, wrong = multiples(cells[column], E8)
+        bad |= found.where("bad_value", wrong | (counts != 0), number, f"{column} must be 0", cells[column])
     in_microseconds = columns[0] >= MICROSECONDS_FROM
     found.where("microseconds", in_microseconds & ~bad, number, "time must be in milliseconds", columns[0])
     columns[0] = np.where(in_microseconds, columns[0] // 1000, columns[0])
