@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 from collections.abc import Callable
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from builders import an_instrument
 from history import HEADERS, History, checksum, some_trades, zipped
@@ -349,6 +353,32 @@ def test_files_whose_name_says_no_symbol_need_one(
     assert verify(str(path), "--symbol", "ODDUSDT") == 2
     assert "symbol: ODDUSDT's tick and step are not shipped" in capsys.readouterr().err
     assert verify(str(path), "--symbol", "ODDUSDT", "--tick", "0.1", "--step", "0.001") == 0
+
+
+@pytest.mark.parametrize("name", ["a.csv", "b.csv.gz", "inner/c.parquet", "d.zip"])
+def test_verify_looks_at_every_file_of_trades_in_a_folder(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = tmp_path / "folder" / name
+    path.parent.mkdir(parents=True)
+    (tmp_path / "folder" / "notes.txt").touch()
+    text = "\n".join(lines_of()) + "\n"
+    if name.endswith("parquet"):
+        pd.read_csv(io.StringIO(text)).to_parquet(path)
+    else:
+        write = {"csv": str.encode, "gz": lambda text: gzip.compress(text.encode()), "zip": partial(zipped, name)}
+        path.write_bytes(write[name.rpartition(".")[2]](text))
+    assert verify(str(tmp_path / "folder"), "--symbol", "BTCUSDT") == 0
+    assert capsys.readouterr().out == f"{path.name}: 1,200 rows: ok\n1 file: no fault\n"
+
+
+@pytest.mark.parametrize("given", [["{}"], ["--store", "{}/no such"]])
+def test_verify_of_nothing_is_not_sound(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], given: list[str]
+) -> None:
+    (tmp_path / "notes.txt").touch()
+    assert verify(*(text.format(tmp_path) for text in given)) == 2
+    assert f"data verify: nothing to verify in {tmp_path}" in capsys.readouterr().err
 
 
 # --- data import and list ---------------------------------------------------------------------------------------------

@@ -54,6 +54,9 @@ def main(argv: Sequence[str]) -> int:
     return status
 
 
+ENDINGS = (".zip", ".csv", ".csv.gz", ".parquet")
+"""What files of trades are called; other files of a folder are passed over."""
+
 # --- what is asked ----------------------------------------------------------------------------------------------------
 
 
@@ -250,12 +253,16 @@ def _tell_stored(store: Store, symbol: str, kinds: Sequence[Kind], first: date, 
 
 def _verify(given: argparse.Namespace) -> int:
     chosen = _policies(given)
-    inspections = _of_files(given, chosen) if given.paths else _of_store(ReadableStore(given.store), chosen)
+    store = ReadableStore(given.store)
+    inspections = _of_files(given, chosen) if given.paths else _of_store(store, chosen)
     count, faults = 0, Counter[str]()
     for inspection in inspections:
         count += 1
         faults.update(inspection.counts.keys())
         _tell(inspection)
+    if not count:
+        where = ", ".join(map(str, given.paths)) or store.root
+        raise DataError(f"nothing to verify in {where}")
     told = ", ".join(f"{name} in {files}" for name, files in faults.items()) or "no fault"
     print(f"{count} file{'s' * (count != 1)}: {told}")
     return 1 if faults else 0
@@ -275,7 +282,7 @@ def _of_files(given: argparse.Namespace, chosen: Policies) -> Iterator[Inspectio
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
-            yield from sorted(file for file in path.rglob("*.zip") if file.is_file())
+            yield from sorted(file for file in path.rglob("*") if file.name.endswith(ENDINGS) and file.is_file())
         else:
             yield path
 
