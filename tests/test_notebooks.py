@@ -71,6 +71,15 @@ def test_the_cell_of_parameters_holds_settings_and_their_defaults(notebook_name:
     assert settings.get("mode", "sim") == "sim"
 
 
+def test_the_data_notebook_goes_on_where_a_tape_is_too_short_to_judge_normality(tmp_path: Path) -> None:
+    path = tmp_path / "01_data.ipynb"
+    given = {"hours": 6.0, "bars_a_day": 120}
+    papermill.execute_notebook(ROOT / "notebooks" / path.name, path, given, progress_bar=False, cwd=tmp_path)
+    executed = {cell["id"]: cell for cell in cells(path)}
+    assert "a tape of 0.25 days has no threshold of 40 to 360 bars a day with 200 returns" in shown(executed["normal"])
+    assert "-p threshold" in shown(executed["next"])
+
+
 @pytest.mark.recordings
 def test_the_data_notebook_over_a_real_recording(recordings: Path, tmp_path: Path) -> None:
     executed = over_the_recording("01_data.ipynb", recordings, tmp_path, bars_a_day=1300)

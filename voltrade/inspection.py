@@ -359,8 +359,8 @@ def inspect_cells(
         bad |= found.where("bad_value", wrong, number, f"{column} must be a multiple of {unit:f}", cells[column])
         columns.append(counts)
     for column in layout.zero:
-        counts, wrong = multiples(cells[column], E8)
-        bad |= found.where("bad_value", wrong | (counts != 0), number, f"{column} must be 0", cells[column])
+        counts, _ = multiples(cells[column], E8)
+        bad |= found.where("bad_value", counts != 0, number, f"{column} must be 0", cells[column])
     in_microseconds = columns[0] >= MICROSECONDS_FROM
     found.where("microseconds", in_microseconds & ~bad, number, "time must be in milliseconds", columns[0])
     columns[0] = np.where(in_microseconds, columns[0] // 1000, columns[0])
