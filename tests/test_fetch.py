@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -221,6 +222,14 @@ def test_a_download_that_another_process_began_goes_on(server: HistoryServer, st
     assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-29", "--kinds", "trades") == 0
     assert same(stored(store), server.history.trades[: store.days(TRADES, "BTCUSDT")[0].rows])
     assert [path for path in part.parent.iterdir() if path.suffix != ".lock"] == [], "nothing is left behind"
+
+
+def test_two_fetches_at_a_time_do_not_disturb_each_other(server: HistoryServer, store: Store) -> None:
+    wanted = ("--from", "2026-01-29", "--to", "2026-01-31", "--kinds", "trades", "marks")
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda _: fetch(server, *wanted), range(2))) == [0, 0]
+    assert same(stored(store), server.history.trades[: len(stored(store))])
+    assert all(day.complete for kind in (TRADES, MARKS) for day in store.days(kind, "BTCUSDT"))
 
 
 def test_a_fetch_that_is_killed_over_rest_goes_on(

@@ -230,8 +230,7 @@ class Fetcher:
         with tqdm(total=len(files), desc=f"archive {files[0].kind.name}", unit="file", disable=None) as bar:
 
             async def take(file: ArchiveFile) -> None:
-                async with self._free:
-                    path = await self._archive.fetch(file)
+                async with self._free, self._archive.fetched(file) as path:
                     if path is not None:
                         inspection = await asyncio.to_thread(self._take, file, path)
                         self._note(inspection)

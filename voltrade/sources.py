@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import calendar
+import fcntl
 import hashlib
 import re
 import time
@@ -43,6 +44,7 @@ TRADES_PER_PAGE, MARKS_PER_PAGE, RATES_PER_PAGE = 1_000, 1_500, 1_000
 _TRADES_WEIGHT, _MARKS_WEIGHT, _OTHER_WEIGHT = 20, 10, 1
 _TRIES = 6
 _CHUNK = 1 << 18
+_LOCK_WAIT = 0.1
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
 _BROKEN = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
 Wanted = dict[str, str | int]
@@ -131,16 +133,21 @@ class Archive:
         self._address = address.rstrip("/")
         self._folder = folder
 
-    async def fetch(self, file: ArchiveFile) -> Path | None:
+    @asynccontextmanager
+    async def fetched(self, file: ArchiveFile) -> AsyncIterator[Path | None]:
         """Download a zip and its CHECKSUM; once more from the start where they disagree. None where there is no zip.
 
-        The caller checks (see `checksum_fault`) and deletes.
+        The caller checks (see `checksum_fault`) and deletes; until then, others who want the file wait.
 
         Raises:
             DataError: the server can't be reached, or answers in a way that says nothing of the file.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        target, address = self._folder / file.name, f"{self._address}/{file.path}"
+        target = self._folder / file.name
+        async with _locked(target.with_name(f"{file.name}.lock")):
+            yield await self._downloaded(f"{self._address}/{file.path}", target)
+
+    async def _downloaded(self, address: str, target: Path) -> Path | None:
         if target.is_file() and checksum_fault(target) is None:
             return target
         for _ in range(2):
@@ -150,6 +157,20 @@ class Archive:
             if checksum_fault(target) is None:
                 break
         return target
+
+
+@asynccontextmanager
+async def _locked(path: Path) -> AsyncIterator[None]:
+    """Let one at a time go on, of this process and of others."""
+    with path.open("w") as lock:
+        while True:  # a wait within flock could not be cancelled
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                await asyncio.sleep(_LOCK_WAIT)
+            else:
+                break
+        yield
 
 
 # --- REST -------------------------------------------------------------------------------------------------------------
