@@ -21,6 +21,7 @@ from voltrade import data
 from voltrade.config import SessionSettings
 from voltrade.data import Tape, load_trades, synthetic_trades, tape
 from voltrade.errors import DataError
+from voltrade.inspection import inspect
 from voltrade.model import Instrument, Trades
 
 AGG_HEADER = "agg_trade_id,price,quantity,first_trade_id,last_trade_id,transact_time,is_buyer_maker\n"
@@ -135,6 +136,25 @@ def test_parquet_of_every_number_type(tmp_path: Path, exact: Callable[[str], obj
     )
     frame.to_parquet(tmp_path / "tape.parquet")
     assert rows(load_trades(tmp_path / "tape.parquet", an_instrument()).trades) == AGG_EXPECTED
+
+
+@pytest.mark.parametrize(("unit", "finer"), [("s", 0), ("ms", 0), ("us", 999), ("ns", 999_999)])
+def test_parquet_times_of_every_unit(tmp_path: Path, unit: str, finer: int) -> None:
+    """What type a column of times has is no fault of the file."""
+    frame = pd.DataFrame(
+        {
+            "agg_trade_id": [100],
+            "price": [61800.3],
+            "quantity": [0.006],
+            "transact_time": (np.array([1723161256000], "datetime64[ms]").astype(f"datetime64[{unit}]") + finer),
+            "is_buyer_maker": [False],
+        }
+    )
+    frame.to_parquet(tmp_path / "tape.parquet")
+    found = inspect(tmp_path / "tape.parquet", an_instrument())
+    assert found.findings == ()
+    assert found.taken is not None
+    assert rows(found.taken) == [(100, 618003, 6, 1723161256000, False)]
 
 
 # --- numbers are exact ------------------------------------------------------------------------------------------------
@@ -320,6 +340,12 @@ def test_broken_containers_are_refused(tmp_path: Path) -> None:
         archive.writestr("b.csv", "")
     with pytest.raises(DataError, match="must hold one file, holds 2"):
         load_trades(tmp_path / "two.zip", an_instrument())
+    content = bytearray(as_zip(tmp_path / "aggTrades.zip", AGG_ROWS).read_bytes())
+    content[6] |= 1  # the flags say that it is encrypted, here and in the directory
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "aggTrades.zip").write_bytes(content)
+    with pytest.raises(DataError, match="is encrypted, password required"):
+        load_trades(tmp_path / "aggTrades.zip", an_instrument())
     with pytest.raises(DataError, match="must be a file of trades, there is none"):
         load_trades(tmp_path / "absent.csv", an_instrument())
 

@@ -432,6 +432,15 @@ def test_what_can_not_be_meant_is_refused(
     assert server.requests == []
 
 
+@pytest.mark.parametrize("option", ["--archive", "--rest"])
+def test_an_address_says_how_to_speak_to_it(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    with pytest.raises(SystemExit):
+        fetch(server, option, "127.0.0.1:9")
+    assert f"argument {option}: must begin with http:// or https://, was '127.0.0.1:9'" in capsys.readouterr().err
+
+
 def test_a_symbol_that_the_exchange_does_not_know_is_refused_in_its_words(
     server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -323,6 +323,20 @@ def test_verify_looks_at_all_that_is_stored(store: Store, capsys: pytest.Capture
     assert "unreadable: trades/BTCUSDT/2026-01-06.parquet: can't be read" in capsys.readouterr().out
 
 
+def test_an_unzipped_file_is_held_to_its_name_too(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for day in (DAY, DAY + timedelta(1)):
+        (tmp_path / f"BTCUSDT-aggTrades-{day}.csv").write_text("\n".join(lines_of()) + "\n")
+    assert verify(str(tmp_path)) == 1
+    assert capsys.readouterr().out.startswith(
+        "BTCUSDT-aggTrades-2026-01-05.csv: 1,200 rows: ok\n"
+        "BTCUSDT-aggTrades-2026-01-06.csv: 1,200 rows: refused\n    wrong_day in 1200 rows (2-1201)"
+    )
+    assert data_commands.main(["import", "BTCUSDT", str(tmp_path / "BTCUSDT-aggTrades-2026-01-05.csv")]) == 0
+    assert not store.days(TRADES, "BTCUSDT")[0].complete, "nothing vouches for its being whole"
+
+
 def test_a_stored_day_that_can_not_be_read_hides_no_other(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     trades = some_trades("BTCUSDT", DAY, days=3, a_day=1_500)
     store.add_trades(trades, About.of(INSTRUMENT, "made"))

@@ -76,9 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     for command in (fetch, fill):
         command.add_argument("--from", dest="first", type=date.fromisoformat, metavar="DAY", help="first UTC day")
         command.add_argument("--to", dest="last", type=date.fromisoformat, metavar="DAY", help="last UTC day")
-        command.add_argument("--rest", default=os.environ.get(REST, REST_ADDRESS), help=f"REST address; or ${REST}")
+        command.add_argument(
+            "--rest", type=_address, default=os.environ.get(REST, REST_ADDRESS), help=f"REST address; or ${REST}"
+        )
     archive = os.environ.get(ARCHIVE, ARCHIVE_ADDRESS)
-    fetch.add_argument("--archive", default=archive, help=f"archive address; or ${ARCHIVE}")
+    fetch.add_argument("--archive", type=_address, default=archive, help=f"archive address; or ${ARCHIVE}")
     verify = _command(commands, "verify", _verify, "name every fault of files, or of all that is stored, with its rows")
     verify.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="files, or folders of them; else the store")
     verify.add_argument("--symbol", help="of files whose name does not say it")
@@ -118,6 +120,12 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, was {text}")
     return number
+
+
+def _address(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"must begin with http:// or https://, was {text!r}")
+    return text
 
 
 def _decimal(text: str) -> Decimal:
@@ -274,8 +282,8 @@ def _of_files(given: argparse.Namespace, chosen: Policies) -> Iterator[Inspectio
         symbol = file.symbol if file else given.symbol
         if symbol is None:
             raise ConfigError(f"symbol: must be given for {path.name}, whose name does not say it")
-        # A recording has no CHECKSUM; an archive file has, and one beside a file is meant for it.
-        has_checksum = file is not None or path.with_name(f"{path.name}.CHECKSUM").exists()
+        # A zip of the archive has a CHECKSUM, a recording has none; one beside any other file is meant for it.
+        has_checksum = (file is not None and path.suffix == ".zip") or path.with_name(f"{path.name}.CHECKSUM").exists()
         yield inspect_file(path, _instrument(given, symbol), chosen, archived=has_checksum)
 
 
@@ -324,7 +332,8 @@ def _import(given: argparse.Namespace) -> int:
     refused = False
     for path in given.paths:
         file = ArchiveFile.named(path.name)
-        kind, whole = (file.kind, (file.first, file.last)) if file else (TRADES, None)
+        kind = file.kind if file else TRADES
+        whole = (file.first, file.last) if file and path.suffix == ".zip" else None
         if file and file.symbol != given.symbol:
             raise ConfigError(f"symbol: {path.name} must be of {given.symbol}")
         beside = path.with_name(f"{path.name}.CHECKSUM").exists()

@@ -57,7 +57,7 @@ _SLOW_DOWN = frozenset({418, 429})
 
 _FOLDERS = {TRADES: "aggTrades", MARKS: "markPriceKlines", FUNDING: "fundingRate"}
 _LABELS = {TRADES: "aggTrades", MARKS: "1m", FUNDING: "fundingRate"}
-_NAME = re.compile(r"([A-Z0-9_]+)-(aggTrades|1m|fundingRate)-(\d{4})-(\d{2})(?:-(\d{2}))?\.zip")
+_NAME = re.compile(r"([A-Z0-9_]+)-(aggTrades|1m|fundingRate)-(\d{4})-(\d{2})(?:-(\d{2}))?\.(?:zip|csv)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class ArchiveFile:
 
     @staticmethod
     def named(name: str) -> ArchiveFile | None:
-        """Return the file of a name such as `BTCUSDT-aggTrades-2026-01-05.zip`; None for another name."""
+        """Return the file of a name such as `BTCUSDT-aggTrades-2026-01-05.zip`, or `.csv`; None for another name."""
         match = _NAME.fullmatch(name)
         if match is None:
             return None

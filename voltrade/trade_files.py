@@ -174,7 +174,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     """Open a plain, gzipped or zipped file, told by its first bytes.
 
     Raises:
-        DataError: a zip that does not hold one file.
+        DataError: a zip that does not hold one file, or one that can't be unpacked.
     """
     with path.open("rb") as file:
         magic = file.read(4)
@@ -187,7 +187,11 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
                 members = [name for name in archive.namelist() if not name.endswith("/")]
                 if len(members) != 1:
                     raise DataError(f"{path.name}: must hold one file, holds {len(members)}")
-                with archive.open(members[0]) as member:
+                try:
+                    member = archive.open(members[0])
+                except RuntimeError as error:  # encrypted, or packed in a way that zipfile does not know
+                    raise DataError(f"{path.name}: can't be read: {error}") from None
+                with member:
                     yield member
         else:
             yield file
@@ -231,7 +235,7 @@ def multiples(column: pa.Array, unit: Decimal) -> tuple[Int64s, Bools]:
     if pa.types.is_floating(column.type):
         return _multiples_of_floats(np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64), unit)
     if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.timestamp("us")).cast(pa.int64())
+        column = column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())  # whole ones of what is finer
     texts = column.cast(pa.large_string())
     _, offsets, data = texts.buffers()
     starts = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
