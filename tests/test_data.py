@@ -298,7 +298,8 @@ def test_aggregation_conserves_volume_and_gaps(tmp_path: Path, raw: list[tuple[i
         ("1723161256322", "1723161256322000000", "row 2: time must be in milliseconds or microseconds"),
         (",true", ",buy", "row 3: is_buyer_maker must be true or false, was buy"),
         ("is_buyer_maker", "side", "must have the columns is_buyer_maker, has agg_trade_id"),
-        ("905,905,", "905,", "can't be read: .*Row #4.*Expected 7 columns, got 6"),
+        ("905,905,", "905,", "row 4: must have 7 columns, has 6"),
+        ("\n102", "\n\n\r\n102.5", "row 6: id must be a whole number, was 102.5"),
     ],
 )
 def test_a_row_that_breaks_a_rule_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:

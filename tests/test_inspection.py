@@ -17,7 +17,7 @@ from history import HEADERS, History, checksum, some_trades, zipped
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from voltrade import data_commands
+from voltrade import data_commands, trade_files
 from voltrade.errors import ConfigError
 from voltrade.inspection import FAULTS, LENIENT, STRICT, Policy, inspect, inspect_trades, policies
 from voltrade.model import DAY_MS, Trades
@@ -83,6 +83,11 @@ def repeated_otherwise(lines: Lines) -> None:
 def worthless_and_late(lines: Lines) -> None:
     edited(51, price="0")(lines)
     timed(51, DAY_MS - 1)(lines)
+
+
+def worthless_behind_a_blank_line(lines: Lines) -> None:
+    lines.insert(3, "")
+    edited(8, high="0")(lines)
 
 
 def gaps(lines: Lines) -> None:
@@ -151,6 +156,28 @@ def test_a_fault_is_named_with_its_rows_and_no_other_is(
     if rows is not None:
         assert (f"({rows})" if rows else ": ") in str(finding)
     assert (found.taken is None) == (finding.policy is Policy.REFUSE)
+
+
+@pytest.mark.parametrize("block", [1 << 24, 4_000])
+def test_rows_have_the_numbers_that_an_editor_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    """Blank lines count, and so do rows that are cut or have too much; they hide no other fault."""
+    monkeypatch.setattr(trade_files, "_BLOCK_BYTES", block)
+    lines = lines_of()
+    for number in (900, 400, 20, 20):
+        lines.insert(number, "")
+    lines[10] = lines[10].rpartition(",")[0]
+    lines[500] += ",true"
+    for number in (19, 100, 501, 1_000):
+        edited(number + 1, quantity="0")(lines)
+    lines[-1] = lines[-1][:30]
+    (tmp_path / "aggTrades.csv").write_text("\n".join(lines))
+    found = inspect(tmp_path / "aggTrades.csv", INSTRUMENT)
+    told = {finding.fault: str(finding) for finding in found.findings}
+    assert "in 3 rows (11, 501, 1205): must have 7 columns, has 6 [refuse]" in told["unreadable"]
+    assert "in 4 rows (20, 101, 502, 1001)" in told["not_positive"]
+    assert found.taken is None
 
 
 def test_a_file_without_fault_has_none(tmp_path: Path) -> None:
@@ -279,6 +306,7 @@ def test_verify_of_sound_files_says_so(tmp_path: Path, store: Store, capsys: pyt
     [
         (MARKS, "1m-2026-01-05", lambda lines: lines.__delitem__(slice(100, 103)), "id_gap in 1 row (101): 3 rows"),
         (MARKS, "1m-2026-01-05", edited(7, high="0"), "not_positive in 1 row (7): prices must be positive"),
+        (MARKS, "1m-2026-01-05", worthless_behind_a_blank_line, "not_positive in 1 row (8): prices must be positive"),
         (MARKS, "1m-2026-01-05", edited(7, open="x"), "bad_value in 1 row (7): open must be a multiple of 0.00000001"),
         (MARKS, "1m-2026-01-05", edited(7, volume="123.456"), "bad_value in 1 row (7): volume must be 0, was 123.456"),
         (MARKS, "1m-2026-01-05", swapped, "unsorted in 1 row (100): time must ascend from row to row"),

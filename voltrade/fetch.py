@@ -325,7 +325,7 @@ class Fetcher:
         cells = _cells(name, rows, TRADE_KEYS)
         ids, wrong = multiples(cells["id"], Decimal(1))
         wanted = {ours: cells[ours].filter(pa.array(ids < before)) for ours in cells}
-        columns = Columns(name, "aggTrades", tuple(TRADE_KEYS.values()), wanted, 1)
+        columns = Columns(name, "aggTrades", tuple(TRADE_KEYS.values()), wanted, _numbers(wanted["id"]))
         trades = self._page_taken(inspect_columns([columns], self._instrument, {**self._policies, **PAGE}))
         next_id = int(ids.max(where=~wrong, initial=from_id)) + 1
         return _Page(trades, next_id, is_last=len(rows) < TRADES_PER_PAGE)
@@ -353,7 +353,8 @@ class Fetcher:
             start = stored.last + MINUTE_MS
         async for cells in pages(start, end):
             chosen = {**self._policies, **PAGE}
-            columns = self._page_taken(inspect_cells(f"REST {kind.name}", cells, 1, LAYOUTS[kind], chosen))
+            numbers = _numbers(cells[LAYOUTS[kind].time])
+            columns = self._page_taken(inspect_cells(f"REST {kind.name}", cells, numbers, LAYOUTS[kind], chosen))
             if kind is MARKS:  # a mark price belongs to a minute that is over
                 columns = tuple(column[columns[0] <= end - MINUTE_MS] for column in columns)
             if len(columns[0]):
@@ -427,6 +428,11 @@ def _cells(name: str, page: list[Any], keys: Mapping[str, str | int]) -> dict[st
         return {ours: pa.array([str(row[their]) for row in page], pa.string()) for ours, their in keys.items()}
     except (KeyError, IndexError, TypeError):
         raise DataError(f"{name}: rows must have {', '.join(map(str, keys.values()))}, was {page[0]!r}") from None
+
+
+def _numbers(column: pa.Array) -> Int64s:
+    """Number the rows of a page from 1."""
+    return np.arange(1, len(column) + 1, dtype=np.int64)
 
 
 def _runs(days: list[date]) -> list[tuple[date, date]]:

@@ -205,8 +205,12 @@ def inspect_columns(
     parts: list[_Rows] = []
     read = 0
     for columns in batches:
-        parts.append(_convert(columns, columns.first_row + read, instrument, found))
-        read += len(columns.columns["id"])
+        parts.append(_convert(columns, instrument, found))
+        read += len(columns.numbers)
+    if columns.malformed:
+        first = columns.malformed[0]
+        numbers = np.array([row.number for row in columns.malformed], np.int64)
+        found.add("unreadable", numbers, f"must have {first.expected_columns} columns, has {first.actual_columns}")
     return _examined(columns.name, columns.kind, instrument.symbol, _Rows.join(parts), read, found, span)
 
 
@@ -335,24 +339,23 @@ def inspect_series(
 ) -> Inspection[tuple[Int64s, ...]]:
     """Read a file of values by time, name every fault, and take what the policies leave: times, then the values."""
     try:
-        cells, first_row = read_cells(path, layout.columns)
+        cells, numbers = read_cells(path, layout.columns)
     except DataError as error:
         return unreadable(path.name, layout.kind, error)
-    return inspect_cells(path.name, cells, first_row, layout, policies, span)
+    return inspect_cells(path.name, cells, numbers, layout, policies, span)
 
 
 def inspect_cells(
     name: str,
     cells: Mapping[str, pa.Array],
-    first_row: int,
+    number: Int64s,
     layout: SeriesLayout,
     policies: Policies = LENIENT,
     span: Span | None = None,
 ) -> Inspection[tuple[Int64s, ...]]:
-    """Inspect values by time that come as columns of texts or whole numbers."""
+    """Inspect values by time that come as columns of texts or whole numbers, in rows of these numbers."""
     found = _Findings(policies)
     columns = []
-    number = first_row + np.arange(len(cells[layout.time]), dtype=np.int64)
     bad = np.zeros(len(number), dtype=np.bool_)
     for column, unit in ((layout.time, Decimal(1)), *((value, E8) for value in layout.values)):
         counts, wrong = multiples(cells[column], unit)
@@ -440,10 +443,9 @@ class _Rows:
         return _Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in _Rows.__slots__))
 
 
-def _convert(columns: Columns, first_row: int, instrument: Instrument, found: _Findings) -> _Rows:
+def _convert(columns: Columns, instrument: Instrument, found: _Findings) -> _Rows:
     """Turn columns into whole ticks, lots and milliseconds. Rows without an id are left out."""
-    count = len(columns.columns["id"])
-    number = first_row + np.arange(count, dtype=np.int64)
+    number, count = columns.numbers, len(columns.numbers)
     bad = np.zeros(count, dtype=np.bool_)
 
     def refuse(wrong: Bools, rule: str, values: Any) -> None:

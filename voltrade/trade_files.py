@@ -9,9 +9,9 @@ from __future__ import annotations
 import gzip
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import IO, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
@@ -72,8 +73,10 @@ class Columns:
     header: tuple[str, ...]
     """What the file calls its columns."""
     columns: dict[str, pa.Array]
-    first_row: int
-    """Number of the file's first row as an editor shows it: 2 below a header."""
+    numbers: Int64s
+    """Of the rows, as an editor shows them: 2 for the first below a header."""
+    malformed: Sequence[pa.csv.InvalidRow] = ()
+    """Rows that are left out, since they have more or fewer columns than the file, as far as it was read."""
 
 
 def read_columns(path: Path) -> Iterator[Columns]:
@@ -95,8 +98,8 @@ def read_columns(path: Path) -> Iterator[Columns]:
         raise DataError(f"{path.name}: can't be read: {error}") from None
 
 
-def read_cells(path: Path, layout: tuple[str, ...]) -> tuple[dict[str, pa.Array], int]:
-    """Read a CSV of at least these columns, in this order or under these names, as texts; and its first row's number.
+def read_cells(path: Path, layout: tuple[str, ...]) -> tuple[dict[str, pa.Array], Int64s]:
+    """Read a CSV of at least these columns, in this order or under these names, as texts; and its rows' numbers.
 
     Raises:
         DataError: it can't be read, or lacks a column.
@@ -114,13 +117,15 @@ def read_cells(path: Path, layout: tuple[str, ...]) -> tuple[dict[str, pa.Array]
             table = pa.csv.read_csv(
                 file,
                 read_options=pa.csv.ReadOptions(use_threads=False, column_names=names, skip_rows=int(has_header)),
+                parse_options=pa.csv.ParseOptions(ignore_empty_lines=False),
                 convert_options=pa.csv.ConvertOptions(
                     column_types=dict.fromkeys(names, pa.string()), include_columns=list(layout)
                 ),
             )
     except _UNREADABLE as error:
         raise DataError(f"{path.name}: can't be read: {error}") from None
-    return {name: table[name].combine_chunks() for name in layout}, 2 if has_header else 1
+    cells = {name: table[name].combine_chunks() for name in layout}
+    return _without_blank_lines(cells, np.arange(table.num_rows) + (2 if has_header else 1))
 
 
 def _read_parquet(path: Path) -> Iterator[Columns]:
@@ -138,18 +143,41 @@ def _read_csv(path: Path) -> Iterator[Columns]:
     has_header = not cells[0].isdigit()
     names = cells if has_header else _layout(path.name, len(cells))
     ours, kind = _our_columns(path.name, names), _kind(path.name, names)
+    malformed: list[pa.csv.InvalidRow] = []
+
+    def leave_out(row: pa.csv.InvalidRow) -> str:
+        malformed.append(row)
+        return "skip"
+
     with opened(path) as file:
         batches = pa.csv.open_csv(
             file,
-            # One thread, since only then do errors name the row.
+            # One thread, since only then do malformed rows have a number.
             read_options=pa.csv.ReadOptions(
                 use_threads=False, column_names=names, skip_rows=int(has_header), block_size=_BLOCK_BYTES
             ),
+            parse_options=pa.csv.ParseOptions(ignore_empty_lines=False, invalid_row_handler=leave_out),
             convert_options=pa.csv.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.string()), include_columns=list(ours.values())
             ),
         )
-        yield from _batches(path.name, kind, names, ours, batches.schema, batches, 2 if has_header else 1)
+        for read in _batches(path.name, kind, names, ours, batches.schema, batches, 2 if has_header else 1):
+            numbers = read.numbers
+            if malformed:  # each moves those behind it
+                behind = np.array([row.number for row in malformed]) - np.arange(len(malformed))
+                numbers = numbers + np.searchsorted(behind, numbers, side="right")
+            columns, numbers = _without_blank_lines(read.columns, numbers)
+            yield replace(read, columns=columns, numbers=numbers, malformed=malformed)
+
+
+def _without_blank_lines(columns: dict[str, pa.Array], numbers: Int64s) -> tuple[dict[str, pa.Array], Int64s]:
+    """Leave out rows without anything in them, as a CSV's blank lines are read."""
+    there = np.zeros(len(numbers), np.bool_)
+    for column in columns.values():
+        there |= pa.compute.not_equal(column, "").to_numpy(zero_copy_only=False)
+        if there.all():
+            return columns, numbers
+    return {name: column.filter(pa.array(there)) for name, column in columns.items()}, numbers[there]
 
 
 def _batches(
@@ -163,10 +191,11 @@ def _batches(
 ) -> Iterator[Columns]:
     """Put batches under our names, an empty one first."""
     empty = {their: pa.array([], schema.field(their).type) for their in ours.values()}
-    yield Columns(name, kind, tuple(header), {our: empty[their] for our, their in ours.items()}, first_row)
+    yield Columns(name, kind, tuple(header), {our: empty[their] for our, their in ours.items()}, np.empty(0, np.int64))
     for batch in batches:
         columns = {our: batch.column(batch.schema.get_field_index(their)) for our, their in ours.items()}
-        yield Columns(name, kind, tuple(header), columns, first_row)
+        yield Columns(name, kind, tuple(header), columns, first_row + np.arange(batch.num_rows, dtype=np.int64))
+        first_row += batch.num_rows
 
 
 @contextmanager
