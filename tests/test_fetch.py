@@ -20,7 +20,7 @@ from voltrade.errors import DataError
 from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import DAY_MS, Trades
 from voltrade.sources import ArchiveFile, Http, RestHistory, WeightBudget
-from voltrade.store import FUNDING, MARKS, TRADES, About, Recorder, Store, start_of
+from voltrade.store import FUNDING, MARKS, TRADES, About, Kind, Recorder, Store, day_of, start_of
 
 BTCUSDT = shipped_instrument("BTCUSDT")
 FIRST = date(2026, 1, 29)
@@ -184,6 +184,83 @@ def test_live_recording_and_fetch_make_one_day(server: HistoryServer, store: Sto
     assert same(stored(store), trades[: day.rows])
 
 
+FIRST_DAY = ("--from", "2026-01-29", "--to", "2026-01-29", "--kinds", "trades")
+
+
+def a_day_with_a_hole(server: HistoryServer, store: Store, until_hour: int) -> None:
+    """Fetch up to five in the morning of the first day, and record from ten on."""
+    server.history.now = start_of(FIRST) + 5 * 3_600_000
+    assert fetch(server, *FIRST_DAY) == 0
+    trades = server.history.trades
+    hours = start_of(FIRST) + np.array([10, until_hour]) * 3_600_000
+    recorder = Recorder(store, BTCUSDT, after=store.day(TRADES, "BTCUSDT", FIRST))
+    recorder.record(trades[slice(*np.searchsorted(trades.time, hours))])
+    recorder.close()
+    server.requests.clear()
+
+
+@pytest.mark.parametrize("is_in_the_archive", [True, False])
+@pytest.mark.parametrize("until_hour", [11, 26])
+def test_a_hole_in_a_day_is_closed(
+    server: HistoryServer, store: Store, is_in_the_archive: bool, until_hour: int
+) -> None:
+    """A session that recorded over midnight knows begin and end of the day; that says nothing of its middle."""
+    a_day_with_a_hole(server, store, until_hour)
+    server.history.now = start_of(FIRST + timedelta(1)) + 2 * 3_600_000
+    if not is_in_the_archive:
+        server.files.clear()
+    assert fetch(server, *FIRST_DAY) == 0
+    assert store.days(TRADES, "BTCUSDT")[0].complete
+    first_day = server.history.trades[: store.days(TRADES, "BTCUSDT")[0].rows]
+    assert same(store.trades(BTCUSDT, FIRST, FIRST), first_day)
+    assert day_of(int(server.history.trades.time[len(first_day)])) > FIRST, "all of the day"
+    pages = [int(wanted["fromId"]) for endpoint, wanted in server.requests if endpoint == "aggTrades"]
+    if is_in_the_archive:
+        assert pages == []
+    else:
+        begin_of_hole = int(np.searchsorted(server.history.trades.time, start_of(FIRST) + 5 * 3_600_000, side="right"))
+        assert pages[0] == 1_000 + begin_of_hole, "what is there is not asked for"
+    server.requests.clear()
+    assert fetch(server, *FIRST_DAY) == 0
+    assert server.requests == []
+
+
+def test_a_hole_of_today_is_closed_too(server: HistoryServer, store: Store) -> None:
+    a_day_with_a_hole(server, store, 11)
+    server.history.now = start_of(FIRST) + 12 * 3_600_000
+    assert fetch(server, *FIRST_DAY) == 0
+    assert same(stored(store), what_there_is(server))
+
+
+def test_what_neither_archive_nor_rest_has_is_told_and_asked_for_by_itself(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trades = server.history.trades
+    server.history.trades = trades[(trades.id < 2_000) | (trades.id >= 2_050)]
+    server.files.clear()
+    assert fetch(server, *FIRST_DAY) == 1
+    assert "trades: not all of 2026-01-29" in capsys.readouterr().out
+    server.requests.clear()
+    assert fetch(server, *FIRST_DAY) == 1
+    pages = [wanted["fromId"] for endpoint, wanted in server.requests if endpoint == "aggTrades"]
+    assert pages == ["2000"], "the day is not paged through again"
+    server.put_days(TRADES, "BTCUSDT", FIRST, FIRST)
+    assert fetch(server, *FIRST_DAY) == 0, "the archive has no more either"
+    assert store.days(TRADES, "BTCUSDT")[0].missing == 50
+
+
+def test_missing_minutes_of_marks_are_asked_for(server: HistoryServer, store: Store) -> None:
+    day = ("--from", "2026-01-29", "--to", "2026-01-29", "--kinds", "marks")
+    marks = server.history.marks
+    server.files.clear()
+    server.history.marks = np.delete(marks, [700, 701])
+    assert fetch(server, *day) == 1
+    server.history.marks = marks
+    assert fetch(server, *day) == 0
+    (stored_day,) = store.days(MARKS, "BTCUSDT")
+    assert (stored_day.rows, stored_day.complete) == (1_440, True)
+
+
 @pytest.mark.parametrize("downloads", [1, 3])
 def test_files_are_fetched_side_by_side(server: HistoryServer, store: Store, downloads: int) -> None:
     assert fetch(server, "--to", "2026-01-31", "--days", "2", "--kinds", "trades", "--downloads", str(downloads)) == 0
@@ -320,12 +397,14 @@ def test_rows_of_rest_are_treated_by_their_policy(
     server.files.clear()
     two_days = ("--from", "2026-01-31", "--to", "2026-02-01")
     assert fetch(server, *two_days, "--policy", "not_positive=refuse") == 2
-    assert fetch(server, *two_days) == 0
+    is_lacking = row > 1  # of the first one of a day nobody knows that it is missing
+    assert fetch(server, *two_days) == is_lacking
     said = capsys.readouterr().out
+    assert ("trades: not all of 2026-01-31" in said) == is_lacking
     assert f"not_positive in 1 row ({row}): price and quantity must be positive [drop]" in said
     assert same(stored(store), trades[first:][np.arange(len(trades) - first) != row - 1])
     assert len(store.days(MARKS, "BTCUSDT")) == len(store.days(FUNDING, "BTCUSDT")) == 2
-    assert fetch(server, *two_days) == 0, "there is nothing new"
+    assert fetch(server, *two_days) == is_lacking, "there is nothing new"
 
 
 @pytest.mark.parametrize(
@@ -377,13 +456,52 @@ def test_what_was_found_is_told_although_the_fetch_fails(
     assert "HTTP 403" in said.err
 
 
-def test_an_archive_that_contradicts_the_store_is_told(
+def test_an_archive_that_contradicts_the_store_is_told_and_the_rest_is_fetched(
     server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trades = server.history.trades[:10]
     store.add_trades(replace(trades, price=trades.price + 1), About.of(BTCUSDT, "live"))
-    assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-31", "--kinds", "trades") == 2
-    assert "rows of one id must agree, 1000 differs from what is stored" in capsys.readouterr().err
+    until = ("--from", "2026-01-29", "--to", "2026-01-31")
+    assert fetch(server, *until) == 1
+    said = capsys.readouterr().out
+    (price, stored_price) = (f"{ticks / 10:.1f}" for ticks in (trades.price[0], trades.price[0] + 1))
+    assert f"the price of 1000 must be {stored_price} as stored, was {price} from BTCUSDT-aggTrades-2026-01-29" in said
+    assert said.count("delete trades/BTCUSDT/2026-01-29.* in the store and fetch it again") == 1
+    assert "trades: not all of 2026-01-29\n" in said
+    assert server.count("aggTrades/BTCUSDT") == 6
+    assert [day.complete for day in store.days(TRADES, "BTCUSDT")] == [False, True, True]
+    assert [len(store.days(kind, "BTCUSDT")) for kind in (MARKS, FUNDING)] == [3, 3]
+    assert store.folder is not None
+    store.folder.joinpath("trades", "BTCUSDT", "2026-01-29.parquet").unlink()
+    assert fetch(server, *until) == 0
+
+
+@pytest.mark.parametrize(("kind", "column"), [(MARKS, "close"), (FUNDING, "rate")])
+def test_values_that_contradict_the_store_keep_no_other_day_away(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str], kind: Kind, column: str
+) -> None:
+    times, other = start_of(FIRST) + np.array([0]), np.array([10**8])
+    price = 6_000_000_000_000 + 100 * (times // 60_000 % 1_000_000)
+    columns = (times, price, price, price, other) if kind is MARKS else (times, other)
+    store.add(kind, "BTCUSDT", columns, times, About.of_values({"live": {}}))
+    assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-31", "--kinds", kind.name) == 1
+    said = capsys.readouterr().out
+    assert f"rows of one time must agree, the {column} of {times[0]} must be 1.00000000 as stored, was " in said
+    assert [day.rows for day in store.days(kind, "BTCUSDT")][1:] == [1_440 if kind is MARKS else 3] * 2
+
+
+def test_rest_that_contradicts_the_store_is_told_once(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trades = server.history.trades
+    today = trades[int(np.searchsorted(trades.time, start_of(FIRST + timedelta(3)))) :][100:110]
+    store.add_trades(replace(today, price=today.price + 1), About.of(BTCUSDT, "live"))
+    for _ in range(2):  # what REST brought stays beside it, and stops no later fetch
+        assert fetch(server) == 1
+        said = capsys.readouterr().out
+        assert said.count(f"the price of {today.id[0]} must be ") == 1
+    assert [day.complete for day in store.days(TRADES, "BTCUSDT")] == [True, True, True, False]
+    assert len(store.days(MARKS, "BTCUSDT")) == 4
 
 
 def test_an_archive_that_is_closed_is_told(
@@ -413,6 +531,41 @@ def test_faults_are_treated_by_their_policy(
     (day,) = store.days(TRADES, "BTCUSDT")
     assert day.about.sources[file.name] == {"duplicate_id": 1, "unsorted": 1}
     assert same(stored(store), server.history.trades[: day.rows])
+
+
+def test_rows_that_are_dropped_at_a_days_edges_can_be_filled(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = ArchiveFile(TRADES, "BTCUSDT", FIRST, FIRST)
+    lines = server.history.csv(file).splitlines()
+    for row in (1, 2, 3, -1, -2):
+        lines[row] = lines[row].rpartition(",")[0] + ","
+    server.put(file, "\n".join(lines) + "\n")
+    assert fetch(server, *FIRST_DAY, "--policy", "missing_side=drop") == 0
+    (day,) = store.days(TRADES, "BTCUSDT")
+    assert (day.rows, day.missing, day.complete) == (len(lines) - 6, 5, True)
+    assert data(server, "list") == 0
+    assert "5 missing" in capsys.readouterr().out
+    assert data(server, "verify") == 1
+    assert "5 rows are missing at the day's begin or end" in capsys.readouterr().out
+    server.requests.clear()
+    assert fetch(server, *FIRST_DAY) == 0
+    assert server.requests == [], "the archive has no more"
+    assert data(server, "fill", "BTCUSDT") == 0
+    assert "5 ids were missing, 5 came over REST" in capsys.readouterr().out
+    assert same(stored(store), server.history.trades[: len(lines) - 1])
+    assert data(server, "verify") == 0
+
+
+def test_rows_of_another_day_are_not_missing_where_they_are_dropped(server: HistoryServer, store: Store) -> None:
+    file = ArchiveFile(TRADES, "BTCUSDT", FIRST + timedelta(1), FIRST + timedelta(1))
+    of_the_day_before = server.history.lines(TRADES, FIRST, FIRST)[-2:]
+    header, *lines = server.history.csv(file).splitlines()
+    server.put(file, "\n".join([header, *of_the_day_before, *lines]) + "\n")
+    day = ("--from", "2026-01-30", "--to", "2026-01-30", "--kinds", "trades")
+    assert fetch(server, *day, "--policy", "wrong_day=drop") == 0
+    (stored_day,) = store.days(TRADES, "BTCUSDT")
+    assert (stored_day.rows, stored_day.missing) == (len(lines), 0)
 
 
 @pytest.mark.parametrize(
@@ -495,12 +648,38 @@ def test_a_gap_that_rest_has_only_a_fault_for_keeps_no_other_open(
     worthless(server, 1_101)
     assert data(server, "fill", "BTCUSDT") == 1
     said = capsys.readouterr().out
-    assert "REST aggTrades from 1100: 3 rows: with faults" in said
+    assert "REST aggTrades from 1100: 4 rows: with faults" in said
     assert "not_positive in 1 row (2): price and quantity must be positive [drop]" in said
     assert "1,509 ids were missing, 1,508 came over REST, 1 are still missing" in said
     assert same(stored(store), whole[whole.id != 1_101])
     assert data(server, "fill", "BTCUSDT", "--policy", "not_positive=refuse") == 2
     assert "REST aggTrades from 1101: not_positive in 1 row (1)" in capsys.readouterr().err
+
+
+def test_a_gap_over_a_midnight_leaves_both_days_whole(server: HistoryServer, store: Store) -> None:
+    trades = server.history.trades
+    first, second = (int(np.searchsorted(trades.time, start_of(FIRST + timedelta(days)))) for days in (1, 2))
+    store.add_trades(trades[: first - 2], About.of(BTCUSDT, "live", begins=True))
+    store.add_trades(trades[first : second - 1], About.of(BTCUSDT, "live"))
+    store.add_trades(trades[second:], About.of(BTCUSDT, "live"))
+    assert data(server, "fill", "BTCUSDT") == 0
+    assert [day.complete for day in store.days(TRADES, "BTCUSDT")] == [True, True, True, False]
+
+
+def test_ids_that_go_back_from_day_to_day_are_no_gap(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trades = server.history.trades
+    midnight = int(np.searchsorted(trades.time, start_of(FIRST + timedelta(1))))
+    store.add_trades(trades[:midnight], About.of(BTCUSDT, "live"))
+    renumbered = trades[midnight:4_000]
+    store.add_trades(replace(renumbered, id=renumbered.id - 1_500), About.of(BTCUSDT, "live"))
+    assert data(server, "fill", "BTCUSDT") == 0
+    assert capsys.readouterr().out == "0 ids were missing, 0 came over REST\n"
+    assert data(server, "verify") == 1
+    said = capsys.readouterr().out
+    last = trades.id[midnight - 1]
+    assert f"unsorted: ids must be above {last}, the last of the day before, was {last - 1_499}" in said
 
 
 # --- politeness -------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.dataset
@@ -21,7 +22,7 @@ from voltrade.config import SessionSettings
 from voltrade.data import stored_trades, tape
 from voltrade.errors import DataError
 from voltrade.model import DAY_MS, Instrument, Trades
-from voltrade.store import FUNDING, MARKS, TRADES, About, Recorder, Store, StoredDay, start_of
+from voltrade.store import FUNDING, MARKS, TRADES, About, Contradiction, Recorder, Store, StoredDay, start_of
 
 MONDAY = date(2026, 1, 5)
 TUESDAY = MONDAY + timedelta(1)
@@ -119,9 +120,26 @@ def test_a_trade_that_differs_from_the_stored_one_is_refused(store: Store, btcus
     trades = some_trades("BTCUSDT", MONDAY, days=1, a_day=10, first_id=100)
     store.add_trades(trades, about(btcusdt))
     changed = replace(trades, price=trades.price + (trades.id == 104))
-    with pytest.raises(DataError, match=r"2026-01-05.parquet: other: rows of one id must agree, 104 differs"):
+    with pytest.raises(
+        DataError,
+        match=r"2026-01-05.parquet: rows of one id must agree, the price of 104 must be 60000.0 as stored, "
+        r"was 60000.1 from other; .* delete trades/BTCUSDT/2026-01-05.\* in the store and fetch it again",
+    ):
         store.add_trades(changed, about(btcusdt, "other"))
     assert same(store.trades(btcusdt, MONDAY, MONDAY), trades)
+
+
+def test_a_day_that_contradicts_keeps_no_other_day_away(store: Store, btcusdt: Instrument) -> None:
+    trades = some_trades("BTCUSDT", MONDAY, days=3, a_day=100)
+    tuesday = trades.time // DAY_MS == start_of(TUESDAY) // DAY_MS
+    stored = trades[tuesday]
+    store.add_trades(replace(stored, quantity=stored.quantity + 1), about(btcusdt))
+    with pytest.raises(Contradiction, match="the quantity of") as error:
+        store.add_trades(trades, about(btcusdt, "other"))
+    assert list(error.value.days) == [TUESDAY]
+    for day in (MONDAY, WEDNESDAY):
+        assert same(store.trades(btcusdt, day, day), trades[trades.time // DAY_MS == start_of(day) // DAY_MS])
+    assert (store.trades(btcusdt, TUESDAY, TUESDAY).quantity == stored.quantity + 1).all()
 
 
 def test_a_day_is_whole_once_its_begin_and_its_end_are_there(store: Store, btcusdt: Instrument) -> None:
@@ -149,6 +167,30 @@ def test_a_hole_at_midnight_leaves_both_days_open(store: Store, btcusdt: Instrum
     there = np.arange(400) != midnight
     days = store.add_trades(trades[there], about(btcusdt, begins=True, ends=True))
     assert [(day.about.begins, day.about.ends) for day in days] == [(True, False), (False, True)]
+
+
+def test_a_day_with_a_hole_is_whole_only_where_a_source_has_no_more(store: Store, btcusdt: Instrument) -> None:
+    trades = some_trades("BTCUSDT", MONDAY, days=1, a_day=200)
+    there = np.abs(np.arange(200) - 100) > 10
+
+    def state() -> tuple[bool, int]:
+        (day,) = store.days(TRADES, "BTCUSDT")
+        return day.complete, day.missing
+
+    store.add_trades(trades[there], about(btcusdt, "live", begins=True, ends=True))
+    assert state() == (False, 21)
+    store.add_trades(trades[np.arange(200) != 100], about(btcusdt, "archive"), whole=(MONDAY, MONDAY))
+    assert state() == (True, 1)
+
+
+def test_rows_that_were_left_out_at_the_edges_are_missing(store: Store, btcusdt: Instrument) -> None:
+    trades = some_trades("BTCUSDT", MONDAY, days=2, a_day=200, first_id=0)
+    had = replace(about(btcusdt), first=0, last=399)
+    store.add_trades(trades[3:398], had, whole=(MONDAY, TUESDAY))
+    assert [day.missing for day in recorded(store)] == [3, 2]
+    assert (recorded(store)[0].first, recorded(store)[1].last) == (0, 399)
+    store.add_trades(trades[:3], about(btcusdt, "REST"))
+    assert [(day.missing, day.complete) for day in recorded(store)] == [(0, True), (2, True)]
 
 
 # --- what can't be trusted --------------------------------------------------------------------------------------------
@@ -184,6 +226,17 @@ def test_a_file_of_others_is_refused(store: Store, btcusdt: Instrument) -> None:
     (folder / f"{MONDAY}.parquet").write_bytes(b"")
     with pytest.raises(DataError, match="can't be read"):
         store.days(TRADES, "BTCUSDT")
+
+
+def test_days_whose_ids_go_back_are_no_tape(store: Store, btcusdt: Instrument) -> None:
+    trades = some_trades("BTCUSDT", MONDAY, days=2, a_day=200, first_id=5_000)
+    midnight = int(np.searchsorted(trades.time, start_of(TUESDAY)))
+    store.add_trades(trades[:midnight], about(btcusdt))
+    store.add_trades(replace(trades[midnight:], id=trades.id[midnight:] - 1_500), about(btcusdt))
+    last, first = trades.id[midnight - 1], trades.id[midnight] - 1_500
+    with pytest.raises(DataError, match=rf"2026-01-06.parquet: ids must be above .* whose last is {last}, was {first}"):
+        stored_trades("store:BTCUSDT:2026-01-05:2026-01-06", btcusdt, store)
+    assert len(stored_trades("store:BTCUSDT:2026-01-06", btcusdt, store).trades) == 400 - midnight
 
 
 @pytest.mark.parametrize("symbol", ["../BTC", "btcusdt", "", "A/B"])
@@ -273,6 +326,20 @@ def test_a_day_with_a_hole_at_midnight_is_not_whole(store: Store, btcusdt: Instr
     assert [(day.about.begins, day.about.ends) for day in recorded(store)] == [(True, False), (False, False)]
 
 
+def test_parts_that_contradict_keep_nothing_from_being_recorded(store: Store, btcusdt: Instrument) -> None:
+    trades = some_trades("BTCUSDT", MONDAY, days=3, a_day=100)
+    monday = trades[:20]
+    store.add_part(monday, about(btcusdt))
+    store.add_part(replace(monday, price=monday.price + 1), about(btcusdt, "other"))
+    assert recorded(store)[0].rows == 20
+    recorder = Recorder(store, btcusdt, flush_ms=0)
+    for start in range(120, 300, 20):
+        recorder.record(trades[start : start + 20])
+    with pytest.raises(Contradiction, match=r"2026-01-05.parquet: rows of one id must agree"):
+        recorder.close()
+    assert same(store.trades(btcusdt, TUESDAY, WEDNESDAY), trades[120:])
+
+
 def test_a_disk_that_refuses_is_told(store: Store, btcusdt: Instrument) -> None:
     assert store.folder is not None
     store.folder.write_text("a file where the folder should be")
@@ -297,6 +364,58 @@ def test_writers_of_one_symbol_wait_for_each_other(tmp_path: Path, btcusdt: Inst
     for thread in threads:
         thread.join()
     assert same(Store(tmp_path).trades(btcusdt, MONDAY, MONDAY), trades)
+
+
+def test_a_kill_before_the_first_part_is_there_blocks_nothing(store: Store, btcusdt: Instrument) -> None:
+    """What such a kill leaves: a folder for parts of a day that nothing is stored of, with half a file."""
+    assert store.folder is not None
+    parts = store.folder / "trades" / "BTCUSDT" / f"{MONDAY}.parts"
+    parts.mkdir(parents=True)
+    (parts / ".0-9.parquet.123.tmp").write_bytes(b"half")
+    assert store.days(TRADES, "BTCUSDT") == []
+    recorder = Recorder(store, btcusdt)
+    recorder.record(some_trades("BTCUSDT", TUESDAY, days=1, a_day=10))
+    recorder.close()
+    assert [day.day for day in recorded(store)] == [TUESDAY]
+    assert not list(store.folder.rglob("*.parts")), "what was left is removed"
+
+
+def test_a_part_replaces_no_other_of_the_same_ends(store: Store, btcusdt: Instrument) -> None:
+    trades = some_trades("BTCUSDT", MONDAY, days=1, a_day=300)
+    store.add_part(trades, about(btcusdt))
+    store.add_part(trades[np.abs(np.arange(300) - 125) > 25], about(btcusdt, "with a hole"))
+    assert same(store.trades(btcusdt, MONDAY, MONDAY), trades)
+
+
+def test_a_reader_sees_every_trade_while_parts_are_merged(
+    store: Store, btcusdt: Instrument, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer merges the parts whenever a reader has just listed the files."""
+    trades = some_trades("BTCUSDT", MONDAY, days=1, a_day=400)
+    pieces = [trades[start : start + 100] for start in (0, 100, 200, 300)]
+    list_paths, writer = store._paths, Store(store.root)
+
+    def merged_meanwhile(*of_day: Any) -> list[str]:
+        paths = list_paths(*of_day)
+        writer.settle("BTCUSDT")
+        if pieces:
+            writer.add_part(pieces.pop(0), about(btcusdt))
+        return paths
+
+    writer.add_part(pieces.pop(0), about(btcusdt))
+    monkeypatch.setattr(store, "_paths", merged_meanwhile)
+    day = store.day(TRADES, "BTCUSDT", MONDAY)
+    assert day is not None
+    assert day.rows % 100 == 0
+    assert same(store.trades(btcusdt, MONDAY, MONDAY), trades)
+
+
+def test_a_part_that_is_listed_and_gone_is_told(
+    store: Store, btcusdt: Instrument, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_paths", lambda *of_day: ["trades/BTCUSDT/gone.parquet"])
+    with pytest.raises(DataError, match=r"gone.parquet: can't be read"):
+        store.day(TRADES, "BTCUSDT", MONDAY)
 
 
 # --- a tape of the store ----------------------------------------------------------------------------------------------

@@ -194,7 +194,7 @@ async def _fetch_range(given: argparse.Namespace, first: date, last: date) -> in
     _tell_lacking(lacking)
     _tell_stored(store, given.symbol, kinds, first, last)
     refused = any(inspection.refused for inspection in fetcher.found)
-    return 1 if refused or store.unreadable or lacking or filled < missing else 0
+    return 1 if refused or store.unreadable or fetcher.contradicted or lacking or filled < missing else 0
 
 
 def _fill(given: argparse.Namespace) -> int:
@@ -210,7 +210,7 @@ async def _fill_range(given: argparse.Namespace, first: date, last: date) -> int
         with _telling(fetcher, store):
             missing, filled = await fetcher.fill(first, last)
     _tell_filled(missing, filled)
-    return 1 if store.unreadable or filled < missing else 0
+    return 1 if store.unreadable or fetcher.contradicted or filled < missing else 0
 
 
 @contextmanager
@@ -221,6 +221,8 @@ def _telling(fetcher: Fetcher, store: ReadableStore) -> Iterator[None]:
     finally:
         for inspection in (*store.unreadable.values(), *fetcher.found):
             _tell(inspection)
+        for words in fetcher.contradicted.values():
+            print(words)
 
 
 async def _instrument_by_rest(given: argparse.Namespace, rest: RestHistory) -> Instrument:
@@ -319,10 +321,16 @@ def _stored_day(
         inspection: Inspection[Any] = inspect_trades(name, Trades(stored.symbol, *columns), chosen, span)
     else:
         inspection = inspect_values(name, columns, LAYOUTS[kind], chosen, span)
+    if at_edges := max(0, stored.missing - inspection.missing):
+        detail = f"{at_edges} rows are missing at the day's begin or end"
+        inspection = with_finding(inspection, "id_gap", chosen, detail)
     if before and before.day + timedelta(1) == stored.day and kind.step:
         missing = (stored.first - before.last) // kind.step - 1
-        if missing:
+        if missing > 0:
             inspection = with_finding(inspection, "id_gap", chosen, f"{missing} rows are missing after the day before")
+        if missing < 0:
+            rule = f"ids must be above {before.last}, the last of the day before, was {stored.first}"
+            inspection = with_finding(inspection, "unsorted", chosen, rule)
     return inspection
 
 
@@ -375,8 +383,7 @@ def _list(given: argparse.Namespace) -> int:
 
 def _described(day: StoredDay) -> str:
     parts = [f"{day.day}  {day.rows:>11,} rows  {day.size / 1e6:>7.2f} MB"]
-    if not day.complete:
-        edges = [name for name, there in (("begin", day.about.begins), ("end", day.about.ends)) if not there]
+    if edges := [name for name, there in (("begin", day.about.begins), ("end", day.about.ends)) if not there]:
         parts.append(f"without its {' and '.join(edges)}")
     if day.missing:
         parts.append(f"{day.missing:,} missing")

@@ -1,16 +1,17 @@
 """Brings history into the store: from the archive what it has, over REST the rest up to now, and what is missing.
 
-Days that the store has from edge to edge are left alone, so that a fetch that was cut short goes on where it stopped.
+Days that the store has all of are left alone, so that a fetch that was cut short goes on where it stopped.
 Whole months come as one file where the archive has it, other days one by one, several at a time; trades that no file
-holds yet are asked for by id, page after page. A file is stored under the policy of each fault found in it (see
-`inspection`); one that is refused leaves its days as they were, and is told. Rows of REST are treated alike, page by
-page; one that is refused ends the fetch.
+holds yet are asked for by id, page after page, gaps within a day too. A file is stored under the policy of each fault
+found in it (see `inspection`); one that is refused leaves its days as they were, and is told, as is a day whose rows
+contradict those that are stored. Rows of REST are treated alike, page by page; one that is refused ends the fetch.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from decimal import Decimal
@@ -46,6 +47,7 @@ from voltrade.store import (
     MINUTE_MS,
     TRADES,
     About,
+    Contradiction,
     Kind,
     Recorder,
     Store,
@@ -100,11 +102,12 @@ def store_file(
     if inspection.taken is None:
         return []
     sources = {inspection.name: inspection.counts}
+    first, last = inspection.edges or (None, None)
     if kind is TRADES:
-        about = replace(About.of(instrument, ""), sources=sources, made_of=inspection.kind)
+        about = replace(About.of(instrument, ""), sources=sources, made_of=inspection.kind, first=first, last=last)
         return store.add_trades(inspection.taken, about, whole=whole)
-    times = inspection.taken[0]
-    return store.add(kind, instrument.symbol, inspection.taken, times, About.of_values(sources), whole=whole)
+    about = replace(About.of_values(sources), first=first, last=last)
+    return store.add(kind, instrument.symbol, inspection.taken, inspection.taken[0], about, whole=whole)
 
 
 class ReadableStore(Store):
@@ -142,11 +145,23 @@ class _Page:
     is_last: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    """Ids that are missing between stored trades."""
+
+    after: StoredDay
+    """The day of the trade before the gap, up to that trade."""
+    until: int
+    """Id to ask up to: the trade behind the gap too, so that a midnight between the two is seen."""
+    missing: int
+
+
 class Fetcher:
     """Fetches one symbol into a store.
 
     Attributes:
         found: files, and pages of REST, that anything is wrong with, without their rows; of a fetch that failed too.
+        contradicted: days of which a source gave other rows than are stored, and what differs.
     """
 
     def __init__(
@@ -172,6 +187,7 @@ class Fetcher:
         self._now = now
         self._policies = policies
         self.found: list[Inspection[Any]] = []
+        self.contradicted: dict[tuple[Kind, date], str] = {}
         self._free = asyncio.Semaphore(downloads)
 
     async def fetch(
@@ -183,11 +199,12 @@ class Fetcher:
             Days that are over and that neither archive nor REST gave in full.
 
         Raises:
-            DataError: archive or REST can't be reached, or give what does not agree with what is stored.
+            DataError: archive or REST can't be reached, or give what can't be trusted.
         """
         lacking: list[tuple[Kind, date]] = []
         last = min(last, day_of(self._now()))
-        await asyncio.to_thread(self._store.settle, self._instrument.symbol)
+        with self._told(TRADES):
+            await asyncio.to_thread(self._store.settle, self._instrument.symbol)
         for kind in kinds:
             refused = await self._from_archive(kind, self._wanted(kind, first, last))
             await self._from_rest(kind, [day for day in self._wanted(kind, first, last) if day not in refused])
@@ -200,9 +217,18 @@ class Fetcher:
         return [day for day in days_between(first, last) if day not in stored]
 
     def _wanted(self, kind: Kind, first: date, last: date) -> list[date]:
-        """Days that can be added to: rows can't be merged with a file that can't be read."""
+        """Days that can be added to: rows can't be merged with a file that can't be read, or that says otherwise."""
         days, symbol = self._incomplete(kind, first, last), self._instrument.symbol
-        return [day for day in days if (kind, symbol, day) not in self._store.unreadable]
+        readable = [day for day in days if (kind, symbol, day) not in self._store.unreadable]
+        return [day for day in readable if (kind, day) not in self.contradicted]
+
+    @contextmanager
+    def _told(self, kind: Kind) -> Iterator[None]:
+        """Note which days contradict what is stored, so that the others are fetched all the same."""
+        try:
+            yield
+        except Contradiction as error:
+            self.contradicted |= {(kind, day): words for day, words in error.days.items()}
 
     # --- the archive --------------------------------------------------------------------------------------------------
 
@@ -247,10 +273,11 @@ class Fetcher:
 
     def _take(self, file: ArchiveFile, path: Path) -> Inspection[Any]:
         inspection = inspect_file(path, self._instrument, self._policies)
-        store_file(self._store, inspection, file.kind, self._instrument, (file.first, file.last))
-        if inspection.taken is not None:  # a refused file is kept to be looked at
-            for done in (path, checksum_path(path)):
-                done.unlink(missing_ok=True)
+        with self._told(file.kind):
+            store_file(self._store, inspection, file.kind, self._instrument, (file.first, file.last))
+            if inspection.taken is not None:  # a file that is refused, or contradicts, is kept to be looked at
+                for done in (path, checksum_path(path)):
+                    done.unlink(missing_ok=True)
         return inspection
 
     def _note(self, inspection: Inspection[Any]) -> None:
@@ -260,12 +287,27 @@ class Fetcher:
     # --- REST ---------------------------------------------------------------------------------------------------------
 
     async def _from_rest(self, kind: Kind, days: list[date]) -> None:
+        if kind is TRADES:
+            days = await self._without_gaps(days)
         for first, last in _runs(days):
             end = min(start_of(last) + DAY_MS, self._now())
             if kind is TRADES:
-                await self._trades(first, last, end)
+                with self._told(kind):
+                    await self._trades(first, last, end)
             else:
                 await self._series(kind, first, end)
+
+    async def _without_gaps(self, days: list[date]) -> list[date]:
+        """Fill the gaps within days; return the days that lack their begin or end."""
+        stored = self._stored(days)
+        # A day without its begin comes as a whole: then there is no need to fill its gaps.
+        await self._fill(await asyncio.to_thread(self._gaps, [day for day in stored if day.about.begins]))
+        have_edges = {day.day for day in self._stored(days) if day.about.begins and day.about.ends}
+        return [day for day in days if day not in have_edges]
+
+    def _stored(self, days: list[date]) -> list[StoredDay]:
+        found = (self._store.day(TRADES, self._instrument.symbol, day) for day in days)
+        return [stored for stored in found if stored]
 
     async def _trades(self, first: date, last: date, end: int) -> None:
         """Record trades of a run of days by their ids, from the last one that is stored, up to the end or to now."""
@@ -274,15 +316,7 @@ class Fetcher:
         next_id = after.last + 1 if after else await self._rest.first_id(symbol, start_of(first), end)
         if next_id is None:
             return
-        recorder = Recorder(
-            self._store,
-            self._instrument,
-            "REST",
-            begins=after is None,
-            after=after,
-            flush_ms=FOREVER,
-            flush_rows=100 * TRADES_PER_PAGE,
-        )
+        recorder = self._recorder(after)
         ended = False
         try:
             async for trades in self._pages(next_id, start_of(first), end):
@@ -293,6 +327,17 @@ class Fetcher:
             ended |= end == day_end and self._now() >= day_end + MINUTE_MS
         finally:
             await asyncio.to_thread(recorder.close, ended=ended)
+
+    def _recorder(self, after: StoredDay | None) -> Recorder:
+        return Recorder(
+            self._store,
+            self._instrument,
+            "REST",
+            begins=after is None,
+            after=after,
+            flush_ms=FOREVER,
+            flush_rows=100 * TRADES_PER_PAGE,
+        )
 
     def _trades_before(self, first: date) -> StoredDay | None:
         """The stored day after whose last trade to go on: the day itself, or the one before if it is whole."""
@@ -349,7 +394,7 @@ class Fetcher:
         # Funding times are known only as they come: days that are over are whole once they were asked for.
         whole = (first, day_of(end) - timedelta(1)) if kind is FUNDING else None
         stored = self._store.day(kind, symbol, first)
-        if kind is MARKS and stored and stored.about.begins:
+        if kind is MARKS and stored and stored.about.begins and not stored.missing:
             start = stored.last + MINUTE_MS
         async for cells in pages(start, end):
             chosen = {**self._policies, **PAGE}
@@ -358,9 +403,10 @@ class Fetcher:
             if kind is MARKS:  # a mark price belongs to a minute that is over
                 columns = tuple(column[columns[0] <= end - MINUTE_MS] for column in columns)
             if len(columns[0]):
-                await asyncio.to_thread(
-                    self._store.add, kind, symbol, columns, columns[0], _about_series(columns[0]), whole=whole
-                )
+                with self._told(kind):
+                    await asyncio.to_thread(
+                        self._store.add, kind, symbol, columns, columns[0], _about_series(columns[0]), whole=whole
+                    )
 
     async def _marks(self, start: int, end: int) -> AsyncIterator[dict[str, pa.Array]]:
         places = {name: place for place, name in enumerate(MARK_KLINES.columns)}
@@ -377,38 +423,50 @@ class Fetcher:
         """Ask REST for the ids that are missing between stored trades; return how many were, and how many came.
 
         Raises:
-            DataError: REST can't be reached, or gives what does not agree with what is stored.
+            DataError: REST can't be reached, or gives what can't be trusted.
         """
-        gaps = await asyncio.to_thread(self._gaps, first, last)
-        filled = 0
-        for start, end in tqdm(gaps, desc="fill gaps", unit="gap", disable=None):
-            next_id = start
-            while next_id < end:
-                page = await self._page(next_id, end)
-                about = About.of(self._instrument, "REST")
-                await asyncio.to_thread(self._store.add_trades, page.trades, about)
-                filled += len(page.trades)
-                if page.is_last:
-                    break
-                next_id = page.next_id
-        return sum(end - start for start, end in gaps), filled
+        stored = self._store.days(TRADES, self._instrument.symbol)
+        gaps = await asyncio.to_thread(self._gaps, [day for day in stored if first <= day.day <= last])
+        return sum(gap.missing for gap in gaps), await self._fill(gaps)
 
-    def _gaps(self, first: date, last: date) -> list[tuple[int, int]]:
-        """First missing id and the one after the last, of each gap within and between days that follow each other."""
-        symbol, gaps = self._instrument.symbol, []
-        before: StoredDay | None = None
-        for stored in self._store.days(TRADES, symbol):
-            if not first <= stored.day <= last or stored.about.made_of != "aggTrades":
-                continue
+    async def _fill(self, gaps: list[_Gap]) -> int:
+        """Record what REST has of some gaps; return how many ids that were."""
+        filled = 0
+        for gap in tqdm(gaps, desc="fill gaps", unit="gap", disable=None):
+            recorder, next_id = self._recorder(gap.after), gap.after.last + 1
             try:
-                ids = self._store.rows(TRADES, symbol, stored.day)[0]
-            except DataError as error:
-                self._store.pass_over(TRADES, symbol, stored.day, error)
+                while next_id <= gap.until:
+                    page = await self._page(next_id, gap.until + 1)
+                    recorder.record(page.trades)
+                    filled += int(np.searchsorted(page.trades.id, gap.after.last + gap.missing, side="right"))
+                    if page.is_last:
+                        break
+                    next_id = page.next_id
+            finally:
+                with self._told(TRADES):
+                    await asyncio.to_thread(recorder.close)
+        return filled
+
+    def _gaps(self, days: list[StoredDay]) -> list[_Gap]:
+        """Gaps within stored days, at their edges where rows were left out, and between days that follow each other."""
+        gaps = []
+        before: StoredDay | None = None
+        for stored in days:
+            if stored.about.made_of != "aggTrades":
                 continue
-            if before and before.day + timedelta(1) == stored.day:
-                ids = np.concatenate([[before.last], ids])
-            missing = jumps(ids)
-            gaps += [(int(ids[row] - missing[row]), int(ids[row])) for row in np.flatnonzero(missing)]
+            follows = before is not None and before.day + timedelta(1) == stored.day
+            previous = before if before and follows else replace(stored, last=stored.first - 1)
+            if stored.missing or stored.first > previous.last + 1:
+                try:
+                    ids = self._store.rows(TRADES, stored.symbol, stored.day)[0]
+                except DataError as error:
+                    self._store.pass_over(TRADES, stored.symbol, stored.day, error)
+                    continue
+                ids = np.concatenate([[previous.last], ids, [stored.last + 1]])
+                missing = jumps(ids)
+                for row in np.flatnonzero(missing > 0):
+                    after = replace(previous if row == 1 else stored, last=int(ids[row - 1]))
+                    gaps.append(_Gap(after, min(int(ids[row]), stored.last), int(missing[row])))
             before = stored
         return gaps
 

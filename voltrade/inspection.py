@@ -164,6 +164,8 @@ class Inspection(Generic[Taken]):
     """Places at which the file's ids jump."""
     missing: int = 0
     """Ids that the jumps skip."""
+    edges: tuple[int, int] | None = None
+    """First and last id or time of the day or month, of rows that were dropped too; None where that can't be told."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -243,6 +245,8 @@ def _examined(
         {kind: count for kind, count in dropped.items() if count},
         gaps=int(np.count_nonzero(missing)),
         missing=int(missing.sum()),
+        # Ids of raw trades that were aggregated are of our own counting.
+        edges=_edges(rows.id[is_trade & _inside(rows, span)]) if kind == "aggTrades" else None,
     )
 
 
@@ -410,6 +414,7 @@ def _examined_series(
         None if found.refused else tuple(column[keep] for column in columns),
         gaps=int(np.count_nonzero(missing)),
         missing=int(missing.sum()),
+        edges=_edges(times if span is None else times[~outside]),
     )
 
 
@@ -617,6 +622,18 @@ def _broken(rows: _Rows, is_trade: Bools, span: Span | None, found: _Findings) -
     broken |= found.where("time_back", back, rows.number, "time must be in the order of the ids", rows.time)
     _one_sided(rows[is_trade & ~broken], found)
     return np.asarray(broken)
+
+
+def _inside(rows: _Rows, span: Span | None) -> Bools:
+    """Rows of the span, and those whose time isn't known."""
+    if span is None:
+        return np.ones(len(rows.id), np.bool_)
+    return np.asarray(rows.bad | ((rows.time >= span[0]) & (rows.time < span[1])))
+
+
+def _edges(keys: Int64s) -> tuple[int, int] | None:
+    """First and last of some ascending keys."""
+    return (int(keys[0]), int(keys[-1])) if len(keys) else None
 
 
 def _one_sided(rows: _Rows, found: _Findings) -> None:

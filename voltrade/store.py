@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import re
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -60,6 +61,16 @@ FUNDING = Kind("funding", ("time", "rate"), 0)
 """Funding rates: ms UTC, 1e-8."""
 KINDS = {kind.name: kind for kind in (TRADES, MARKS, FUNDING)}
 
+
+class Contradiction(DataError):
+    """Rows of one key differ: what is stored of a day and what was to be added, or two recorded parts."""
+
+    def __init__(self, days: Mapping[date, str]) -> None:
+        """Say of each day what differs."""
+        super().__init__("; ".join(days.values()))
+        self.days = days
+
+
 _SYMBOL = re.compile(r"[A-Z0-9_]{2,30}")
 _ABOUT = b"voltrade"
 _DAY_FILE = re.compile(r"(\d{4}-\d{2}-\d{2})\.(parquet|parts)")
@@ -80,6 +91,12 @@ class About:
     """Where rows come from, and the rows of each fault that was found there."""
     made_of: str = "aggTrades"
     """`trades` where ids count raw trades that were aggregated here: such days can't be filled from REST."""
+    whole: bool = False
+    """Whether a source gave all rows that there are: what is then missing is missing there, or was left out."""
+    first: int | None = None
+    """Key of the first row that a source has of the day, be it left out for a fault; None where that isn't told."""
+    last: int | None = None
+    """And of the last one."""
 
     @staticmethod
     def of(instrument: Instrument, source: str, *, begins: bool = False, ends: bool = False) -> About:
@@ -102,8 +119,9 @@ class StoredDay:
     day: date
     rows: int
     first: int
-    """Key of the first row: id of a trade, time of a mark or funding rate."""
+    """Key of the first row, be it left out for a fault: id of a trade, time of a mark or funding rate."""
     last: int
+    """And of the last one."""
     about: About
     size: int
     """Bytes."""
@@ -111,13 +129,34 @@ class StoredDay:
     @property
     def complete(self) -> bool:
         """Whether the store has all of the day that its sources have."""
-        return self.about.begins and self.about.ends
+        return self.about.begins and self.about.ends and (self.about.whole or not self.missing)
 
     @property
     def missing(self) -> int:
         """Rows that are missing between the first and the last."""
         step = KINDS[self.kind].step
-        return (self.last - self.first) // step + 1 - self.rows if step else 0
+        return max(0, (self.last - self.first) // step + 1 - self.rows) if step else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What one file holds, all of it read from the file as it was when it was opened."""
+
+    about: About
+    rows: int
+    first: int
+    """Key of the first row, be it left out for a fault."""
+    last: int
+    size: int
+    columns: list[Column]
+    """Those that were asked for."""
+
+    @staticmethod
+    def of(about: About, rows: int, keys: tuple[int, int], size: int, columns: list[Column]) -> _Content:
+        """Describe rows whose first and last keys are given."""
+        first = keys[0] if about.first is None else min(keys[0], about.first)
+        last = keys[1] if about.last is None else max(keys[1], about.last)
+        return _Content(about, rows, first, last, size, columns)
 
 
 class Store:
@@ -152,18 +191,22 @@ class Store:
         Raises:
             DataError: a file is no stored day.
         """
-        paths = self._paths(kind, symbol, day)
-        if not paths:
+        found = self._contents(kind, symbol, day, ())
+        if len(found) > 1:  # they may overlap: only their keys tell how many rows there are
+            found = self._contents(kind, symbol, day, kind.columns[:1])
+        if not found:
             return None
-        footers = [self._footer(path) for path in paths]
-        keys = [_bounds(footer, kind) for footer in footers]
-        about = _joined([_about(footer.metadata, path) for footer, path in zip(footers, paths, strict=True)], keys)
-        rows = sum(footer.num_rows for footer in footers)
-        if len(paths) > 1:  # parts may overlap
-            rows = len(self._read(kind, paths)[0])
-        size = sum(info.size for info in self._files.get_file_info(paths))
-        first, last = min(first for first, _ in keys), max(last for _, last in keys)
-        return StoredDay(kind.name, symbol, day, rows, first, last, about, size)
+        rows = found[0].rows if len(found) == 1 else len(_keys(found))
+        return StoredDay(
+            kind.name,
+            symbol,
+            day,
+            rows,
+            first=min(each.first for each in found),
+            last=max(each.last for each in found),
+            about=_joined(found),
+            size=sum(each.size for each in found),
+        )
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -171,21 +214,27 @@ class Store:
         """Return the trades of a range of days, both included, in the instrument's ticks and lots.
 
         Raises:
-            DataError: a day is missing, or was stored in ticks or steps finer than the instrument's.
+            DataError: a day is missing, or was stored in ticks or steps finer than the instrument's, or its ids are not
+                above those of the day before.
         """
         symbol = instrument.symbol
-        blocks = []
+        blocks: list[Trades] = []
         for day in days_between(first, last):
-            paths = self._paths(TRADES, symbol, day)
-            if not paths:
+            found = self._contents(TRADES, symbol, day)
+            if not found:
                 raise DataError(
                     f"{self.root}: must hold trades of {symbol} on {day}, has none; python -m voltrade data fetch "
                     f"{symbol} --from {day} --to {day} brings them"
                 )
-            about = _about(self._footer(paths[0]).metadata, paths[0])
-            ids, prices, quantities, times, makers = self._read(TRADES, paths)
-            ticks = _ratio(about.tick, instrument.tick_size, f"{paths[0]}: tick")
-            lots = _ratio(about.step, instrument.step_size, f"{paths[0]}: step")
+            path, about = _path(TRADES, symbol, day, "parquet"), found[0].about
+            ids, prices, quantities, times, makers = _merged(found, TRADES, path, day)
+            if blocks and ids[0] <= blocks[-1].id[-1]:
+                raise DataError(
+                    f"{path}: ids must be above those of the day before, whose last is {blocks[-1].id[-1]}, "
+                    f"was {ids[0]}: one of the days is of another numbering"
+                )
+            ticks = _ratio(about.tick, instrument.tick_size, f"{path}: tick")
+            lots = _ratio(about.step, instrument.step_size, f"{path}: step")
             blocks.append(Trades(symbol, ids, _times(prices, ticks), _times(quantities, lots), times, makers))
         return Trades.join(blocks)
 
@@ -205,17 +254,19 @@ class Store:
         Raises:
             DataError: the day isn't stored, or its bytes are not those that were written.
         """
-        paths = self._paths(kind, symbol, day)
-        if not paths:
+        found = self._contents(kind, symbol, day)
+        if not found:
             raise DataError(f"{self.root}: must hold {kind.name} of {symbol} on {day}, has none")
-        return self._read(kind, paths)
+        return _merged(found, kind, _path(kind, symbol, day, "parquet"), day)
 
     def _range(self, kind: Kind, symbol: str, first: date, last: date) -> list[Column] | None:
-        wanted = [self._paths(kind, symbol, day) for day in days_between(first, last)]
-        if not all(wanted):
-            return None
-        parts = [self._read(kind, paths) for paths in wanted]
-        return [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+        blocks = []
+        for day in days_between(first, last):
+            found = self._contents(kind, symbol, day)
+            if not found:
+                return None
+            blocks.append(_merged(found, kind, _path(kind, symbol, day, "parquet"), day))
+        return [np.concatenate(columns) for columns in zip(*blocks, strict=True)]
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -226,7 +277,8 @@ class Store:
             whole: days of which `trades` hold all there is, however `about` says that it begins and ends.
 
         Raises:
-            DataError: a stored trade of the same id differs, or is in other units.
+            Contradiction: a stored trade of the same id differs; days without such a one are added all the same.
+            DataError: the stored trades are in other units.
         """
         columns = (trades.id, trades.price, trades.quantity, trades.time, trades.buyer_is_maker)
         return self.add(TRADES, trades.symbol, columns, trades.time, about, whole=whole)
@@ -243,6 +295,7 @@ class Store:
     ) -> list[StoredDay]:
         """Add rows to the days that their times lie in; see `add_trades`."""
         added: list[StoredDay] = []
+        contradicted: dict[date, str] = {}
         keys = columns[0]
         if not len(keys):
             return added
@@ -257,7 +310,22 @@ class Store:
             begins = is_whole or follows(start) or (start == 0 and about.begins)
             ends = is_whole or follows(end) or (end == len(times) and about.ends)
             part = [np.asarray(column[start:end]) for column in columns]
-            added.append(self._merge(kind, symbol, day, part, replace(about, begins=begins, ends=ends)))
+            of_day = replace(
+                about,
+                begins=begins,
+                ends=ends,
+                whole=is_whole,
+                first=about.first if start == 0 else None,
+                last=about.last if end == len(times) else None,
+            )
+            edges = (int(part[0][0]), int(part[0][-1]))
+            with _collected(contradicted):
+                self._merge(kind, symbol, day, [_Content.of(of_day, end - start, edges, 0, part)])
+                stored = self.day(kind, symbol, day)
+                assert stored is not None
+                added.append(stored)
+        if contradicted:
+            raise Contradiction(contradicted)
         return added
 
     def settle(self, symbol: str, before: date | None = None, ended: date | None = None) -> None:
@@ -266,20 +334,28 @@ class Store:
         Args:
             before: only of earlier days.
             ended: a day that is known to be there up to its last trade.
+
+        Raises:
+            Contradiction: parts of a day differ; they stay as they are, and those of other days are merged.
         """
+        contradicted: dict[date, str] = {}
         names = (_DAY_FILE.fullmatch(info.base_name) for info in self._list(f"{TRADES.name}/{symbol}"))
         days = {date.fromisoformat(name[1]) for name in names if name and name[2] == "parts"}
         if ended is not None:
             days.add(ended)
         for day in sorted(days):
             if before is None or day < before:
-                self._merge(TRADES, symbol, day, ends=day == ended)
+                with _collected(contradicted):
+                    self._merge(TRADES, symbol, day, ends=day == ended)
+        if contradicted:
+            raise Contradiction(contradicted)
 
     def add_part(self, trades: Trades, about: About) -> None:
         """Add trades of one day as a part of its own: quick, and kept whatever happens next."""
         day = day_of(int(trades.time[0]))
         columns = (trades.id, trades.price, trades.quantity, trades.time, trades.buyer_is_maker)
-        name = f"{trades.id[0]:020d}-{trades.id[-1]:020d}.parquet"
+        # Parts of the same ends may differ by a hole between: no name may stand for two of them.
+        name = f"{trades.id[0]:020d}-{trades.id[-1]:020d}-{uuid.uuid4().hex}.parquet"
         with self._locked(TRADES, trades.symbol):
             self._write(f"{_path(TRADES, trades.symbol, day, 'parts')}/{name}", TRADES, columns, about)
 
@@ -288,41 +364,31 @@ class Store:
         kind: Kind,
         symbol: str,
         day: date,
-        columns: Sequence[Column] | None = None,
-        about: About | None = None,
+        added: Sequence[_Content] = (),
         *,
         ends: bool = False,
-    ) -> StoredDay:
-        """Write a day's file anew from the stored one, recorded parts and added rows."""
+    ) -> None:
+        """Write a day's file anew from the stored one, recorded parts and added rows; nothing where there are none."""
+        target = _path(kind, symbol, day, "parquet")
         with self._locked(kind, symbol):
             parts = self._part_paths(kind, symbol, day)
-            paths = self._paths(kind, symbol, day)
-            if not paths and columns is None:
-                raise DataError(f"{self.root}: must hold {kind.name} of {symbol} on {day}, has none")
-            blocks = [self._read(kind, [path]) for path in paths]
-            abouts = [_about(self._footer(path).metadata, path) for path in paths]
-            if columns is not None and about is not None:
-                blocks.append(list(columns))
-                abouts.append(about)
-            target = _path(kind, symbol, day, "parquet")
-            if len(paths) == 1 and not parts and columns is None and abouts[0].ends >= ends:
-                return self._stored(kind, symbol, day)
-            for other in abouts[1:]:
-                _check_alike(abouts[0], other, target)
-            merged = _merged(blocks, f"{target}: {' and '.join(abouts[-1].sources)}")
-            joined = _joined(abouts, [(int(block[0][0]), int(block[0][-1])) for block in blocks])
-            self._write(target, kind, merged, replace(joined, ends=joined.ends or ends))
-            for part in parts:
-                self._files.delete_file(part)
-            if parts and self.folder is not None:
-                with suppress(OSError):  # there are newer parts
-                    (self.folder / _path(kind, symbol, day, "parts")).rmdir()
-        return self._stored(kind, symbol, day)
+            found = [*self._contents(kind, symbol, day), *added]
+            if parts or added or (found and ends > found[0].about.ends):
+                for other in found[1:]:
+                    _check_alike(found[0].about, other.about, target)
+                merged = _merged(found, kind, target, day)
+                about = _joined(found)
+                self._write(target, kind, merged, replace(about, ends=about.ends or ends))
+            self._drop_parts(kind, symbol, day, parts)
 
-    def _stored(self, kind: Kind, symbol: str, day: date) -> StoredDay:
-        stored = self.day(kind, symbol, day)
-        assert stored is not None
-        return stored
+    def _drop_parts(self, kind: Kind, symbol: str, day: date, merged: list[str]) -> None:
+        """Delete parts that were merged, and what a writer left that was killed: none is at work while we lock."""
+        folder = _path(kind, symbol, day, "parts")
+        if self.folder is None:  # there are no locks: parts that came meanwhile stay
+            for part in merged:
+                self._files.delete_file(part)
+        elif (self.folder / folder).exists():
+            self._files.delete_dir(folder)
 
     def _write(self, path: str, kind: Kind, columns: Sequence[Column], about: About) -> None:
         self._put(path, _encoded(kind, columns, json.dumps(asdict(about))))
@@ -362,9 +428,10 @@ class Store:
         if self.folder is None or not (self.folder / path).is_file():
             return None
         try:
-            symbol, note = json.loads(self._footer(path).metadata[_ABOUT])
-            columns = self._read(TRADES, [path])
-        except DataError:
+            with self._opened(path) as (file, _):
+                symbol, note = json.loads(file.metadata.metadata[_ABOUT])
+                columns = _columns(file, TRADES.columns)
+        except (DataError, FileNotFoundError):
             return None
         (self.folder / path).touch()  # see `_forget_unused`
         return Trades(symbol, *columns), note
@@ -400,35 +467,56 @@ class Store:
 
     def _paths(self, kind: Kind, symbol: str, day: date) -> list[str]:
         """The files that hold rows of a day: its own first, then its parts in the order of their ids."""
+        # In this order: parts that a writer merges between the two looks are then found in the day's own file.
+        parts = self._part_paths(kind, symbol, day)
         whole = _path(kind, symbol, day, "parquet")
         there = self._files.get_file_info(whole).type == pyarrow.fs.FileType.File
-        return [*([whole] if there else []), *self._part_paths(kind, symbol, day)]
+        return [*([whole] if there else []), *parts]
 
     def _part_paths(self, kind: Kind, symbol: str, day: date) -> list[str]:
         parts = self._list(_path(kind, symbol, day, "parts"))
         return sorted(info.path for info in parts)
 
-    def _footer(self, path: str) -> pa.parquet.FileMetaData:
-        with _named(path):
-            return pa.parquet.read_metadata(path, filesystem=self._files)
+    def _contents(self, kind: Kind, symbol: str, day: date, columns: Sequence[str] | None = None) -> list[_Content]:
+        """Read the files of a day, the same moment of all of them; none where nothing is stored.
 
-    def _read(self, kind: Kind, paths: list[str]) -> list[Column]:
-        blocks = []
-        for path in paths:
-            with _named(path):
-                table = pa.parquet.read_table(
-                    path, columns=list(kind.columns), filesystem=self._files, page_checksum_verification=True
-                )
-            blocks.append([table[name].to_numpy() for name in kind.columns])
-        return _merged(blocks, paths[-1])
+        A writer may merge parts, and delete them, between our listing them and our opening them: then we list again.
+        """
+        wanted = kind.columns if columns is None else columns
+        paths = self._paths(kind, symbol, day)
+        while True:
+            try:
+                return [self._content(path, kind, wanted) for path in paths]
+            except FileNotFoundError as error:
+                before, paths = paths, self._paths(kind, symbol, day)
+                if paths == before:
+                    raise DataError(f"{paths[0]}: can't be read: {error}") from None
+
+    def _content(self, path: str, kind: Kind, columns: Sequence[str]) -> _Content:
+        with self._opened(path) as (file, size):
+            about, rows = _about(file.metadata.metadata, path), file.metadata.num_rows
+            return _Content.of(about, rows, _bounds(file.metadata, kind), size, _columns(file, columns))
+
+    @contextmanager
+    def _opened(self, path: str) -> Iterator[tuple[pa.parquet.ParquetFile, int]]:
+        """Open a file, once for all that is read of it, as it may be replaced at any time; also gives its bytes.
+
+        Raises:
+            FileNotFoundError: there is none (any more).
+            DataError: it can't be read.
+        """
+        try:
+            with self._files.open_input_file(path) as file:
+                yield pa.parquet.ParquetFile(file, page_checksum_verification=True), file.size()
+        except FileNotFoundError:
+            raise
+        except (OSError, pa.ArrowException, KeyError) as error:
+            raise DataError(f"{path}: can't be read: {error}") from None
 
 
-@contextmanager
-def _named(path: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise DataError(f"{path}: can't be read: {error}") from None
+def _columns(file: pa.parquet.ParquetFile, names: Sequence[str]) -> list[Column]:
+    table = file.read(columns=list(names))
+    return [table[name].to_numpy() for name in names]
 
 
 def _path(kind: Kind, symbol: str, day: date, ending: str) -> str:
@@ -493,38 +581,68 @@ def _times(counts: Int64s, ratio: int) -> Int64s:
     return counts if ratio == 1 else counts * ratio
 
 
-def _joined(abouts: Sequence[About], keys: Sequence[tuple[int, int]]) -> About:
-    """What is true of several blocks together."""
-    first = min(range(len(keys)), key=lambda number: keys[number][0])
-    last = max(range(len(keys)), key=lambda number: keys[number][1])
+def _joined(contents: Sequence[_Content]) -> About:
+    """What is true of several blocks of rows together."""
+    first, last = min(each.first for each in contents), max(each.last for each in contents)
     return replace(
-        abouts[0],
-        begins=any(about.begins for about, key in zip(abouts, keys, strict=True) if key[0] == keys[first][0]),
-        ends=any(about.ends for about, key in zip(abouts, keys, strict=True) if key[1] == keys[last][1]),
-        sources={source: found for about in abouts for source, found in about.sources.items()},
+        contents[0].about,
+        begins=any(each.about.begins for each in contents if each.first == first),
+        ends=any(each.about.ends for each in contents if each.last == last),
+        sources={source: found for each in contents for source, found in each.about.sources.items()},
+        whole=any(each.about.whole for each in contents),
+        first=first,
+        last=last,
     )
 
 
-def _merged(blocks: Sequence[Sequence[Column]], name: str) -> list[Column]:
-    """Join blocks of rows, each in the order of its keys, to one with every key once.
+def _keys(contents: Sequence[_Content]) -> Int64s:
+    return np.unique(np.concatenate([np.empty(0, np.int64), *(each.columns[0] for each in contents)]))
+
+
+@contextmanager
+def _collected(contradicted: dict[date, str]) -> Iterator[None]:
+    """Let one day that contradicts keep no other one away."""
+    try:
+        yield
+    except Contradiction as error:
+        contradicted |= error.days
+
+
+def _merged(contents: Sequence[_Content], kind: Kind, path: str, day: date) -> list[Column]:
+    """Join blocks of rows of a day, each in the order of its keys, to one with every key once.
 
     Raises:
-        DataError: two rows of one key differ.
+        Contradiction: two rows of one key differ.
     """
-    if len(blocks) == 1:
-        return list(blocks[0])
-    columns = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
+    if len(contents) == 1:
+        return contents[0].columns
+    columns = [np.concatenate(parts) for parts in zip(*(each.columns for each in contents), strict=True)]
     if np.all(columns[0][1:] > columns[0][:-1]):
         return columns
     order = np.argsort(columns[0], kind="stable")
     columns = [column[order] for column in columns]
     again = np.append(False, columns[0][1:] == columns[0][:-1])
-    for column in columns[1:]:
+    for name, column in zip(kind.columns[1:], columns[1:], strict=True):
         differs = again[1:] & (column[1:] != column[:-1])
         if differs.any():
-            key = columns[0][1:][differs][0]
-            raise DataError(f"{name}: rows of one id must agree, {key} differs from what is stored")
+            at, newer = int(np.argmax(differs)), contents[-1].about
+            stored, came = (_as_written(name, value, newer) for value in column[at : at + 2])
+            files = path.replace(".parquet", ".*")
+            raise Contradiction(
+                {
+                    day: f"{path}: rows of one {kind.columns[0]} must agree, the {name} of {columns[0][at]} must be "
+                    f"{stored} as stored, was {came} from {' and '.join(newer.sources)}; "
+                    f"to have the day from one source, delete {files} in the store and fetch it again"
+                }
+            )
     return [column[~again] for column in columns]
+
+
+def _as_written(name: str, value: Any, about: About) -> str:
+    """A stored value as the exchange writes it."""
+    if name in ("time", "is_buyer_maker"):
+        return str(value)
+    return f"{int(value) * Decimal(about.step if name == 'quantity' else about.tick):f}"
 
 
 def day_of(milliseconds: int) -> date:
@@ -619,6 +737,7 @@ class Recorder:
             ended: whether the last trade was the last of its day.
 
         Raises:
+            Contradiction: parts of a day differ from each other or from the day's file; they are kept.
             DataError: a write failed.
         """
         self.flush()
@@ -630,8 +749,12 @@ class Recorder:
         before, self._day = self._day, day
         self.flush()
         follows = before is not None and int(new.id[0]) == self._last_id + 1
-        self._submit(self._store.settle, self._symbol, day, before if follows else None)
+        self._submit(self._settle_earlier, day, before if follows else None)
         self._about = replace(self._about, begins=follows if before else self._about.begins)
+
+    def _settle_earlier(self, day: date, ended: date | None) -> None:
+        with suppress(Contradiction):  # it keeps no trade from being recorded, and is told at the end
+            self._store.settle(self._symbol, day, ended)
 
     def _is_due(self) -> bool:
         held_ms = int(self._pending[-1].time[-1] - self._pending[0].time[0])
@@ -645,5 +768,8 @@ class Recorder:
         over = [future for future in self._written if future.done()]
         self._written = [future for future in self._written if future not in over]
         for future in over:
-            if error := future.exception():
+            error = future.exception()
+            if isinstance(error, Contradiction):
+                raise error
+            if error:
                 raise DataError(f"{self._store.root}: trades can't be recorded: {error}") from error
