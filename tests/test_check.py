@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from math import sqrt
 from pathlib import Path
 from time import time as now
@@ -21,8 +23,9 @@ from voltrade.bars import VolumeBarAggregator
 from voltrade.check import Checked, check, fixture
 from voltrade.compiled import Record, Rows, compiled
 from voltrade.config import SignalSettings
+from voltrade.errors import ConfigError
 from voltrade.model import CloseReason
-from voltrade.signal_engine import ATR, EMA, Indicator, SignalEngine, UncompiledRuleWarning, Window
+from voltrade.signal_engine import ATR, EMA, VWAP, Indicator, SignalEngine, UncompiledRuleWarning, Window
 
 pytestmark = pytest.mark.filterwarnings("ignore::voltrade.signal_engine.UncompiledRuleWarning")
 
@@ -222,6 +225,33 @@ def test_a_rule_that_reads_beyond_its_row_is_caught() -> None:
     assert "bar by bar" in failed(check(LooksBack, instrument=BTCUSDT))
 
 
+@compiled
+def step_smooth(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+    bar.close = (bar.open + bar.close) / 2
+
+
+class WritesIntoTheBar(Rule):
+    """Smooths the close for itself, and so for every indicator that comes after it."""
+
+    indicators = (Indicator((), step_smooth, lambda settings: 1), ATR)
+
+
+def test_a_rule_that_writes_into_the_bar_is_caught() -> None:
+    said = detail(check(WritesIntoTheBar, instrument=BTCUSDT), "bar by bar")
+    assert re.search(r"the rule wrote [\d.]+ over close of bar \d+, [\d.]+: steps that follow read", said)
+
+
+class Fails(Rule):
+    @staticmethod
+    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+        return 1 // (state.bars - 100)
+
+
+def test_a_rule_that_fails_is_named_with_its_bar() -> None:
+    with pytest.raises(ConfigError, match=r"^Fails: must take every bar, at bar 99 was ZeroDivisionError: "):
+        check(Fails, instrument=BTCUSDT)
+
+
 # --- leaks that only the code tells -----------------------------------------------------------------------------------
 
 FIXTURE = fixture(BTCUSDT, Rule(SignalSettings(), BTCUSDT).warmup_bars + AFTER_WARMUP)
@@ -357,6 +387,80 @@ def test_a_rule_that_never_forgets_its_start_is_caught() -> None:
     assert "started 1 bars later, signal at bar" in detail(checked, "warm-up")
 
 
+@compiled
+def step_day_vwap(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+    day = bar.close_time // 86_400_000
+    if state.bars == 0 or day != state.day:
+        state.day, state.day_notional, state.day_volume = day, 0.0, 0.0
+    state.day_notional += bar.notional
+    state.day_volume += bar.volume
+    verdict.day_vwap = state.day_notional / state.day_volume
+
+
+@compiled
+def step_highest(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+    state.highest = max(state.highest, bar.high)
+    verdict.highest = state.highest
+
+
+DAY_VWAP_STATE: dict[str, Any] = {"day": int, "day_notional": float, "day_volume": float}
+
+
+@pytest.mark.parametrize("stated", [1, 1_500])
+def test_memory_since_midnight_is_caught_whatever_warm_up_is_stated(stated: int) -> None:
+    class DayVwap(Rule):
+        indicators = (ATR, Indicator(("day_vwap",), step_day_vwap, lambda settings: stated, DAY_VWAP_STATE))
+
+    finding = check_module._is_warm_when_it_says(partial(DayVwap, SignalSettings(), BTCUSDT))
+    assert not finding.ok
+    assert f", though {stated} bars were said to be enough: it is right only from a UTC midnight on" in finding.detail
+    assert "no number of bars is enough" in finding.detail
+
+
+def test_memory_since_the_first_bar_is_caught() -> None:
+    class Highest(Rule):
+        indicators = (ATR, Indicator(("highest",), step_highest, lambda settings: 1, {"highest": float}))
+
+    checked = check(Highest, instrument=BTCUSDT)
+    assert failed(checked) == {"warm-up"}
+    assert "later, highest at bar" in detail(checked, "warm-up")
+    assert "midnight" not in detail(checked, "warm-up")
+
+
+def test_an_indicator_is_held_to_its_own_warm_up_and_not_to_that_of_the_slowest() -> None:
+    class OneIsShort(TooSoon):
+        indicators = (*TooSoon.indicators, VWAP)
+
+    longest = OneIsShort(SignalSettings(), BTCUSDT).warmup_bars
+    assert longest > SignalSettings().ema_slow
+    said = detail(check(OneIsShort, instrument=BTCUSDT), "warm-up")
+    assert "ema_fast at bar" in said
+    assert f"though {SignalSettings().ema_slow} bars were said to be enough: " in said
+    assert said.endswith(" were needed here")
+
+
+def test_a_part_of_a_bar_counts_as_one_and_what_is_no_number_is_refused() -> None:
+    def momentum_after(bars: Any) -> type[SignalEngine]:
+        momentum = Indicator(MOMENTUM.outputs, MOMENTUM.step, lambda settings: bars, MOMENTUM.state)
+        return type("Fractional", (Rule,), {"indicators": (ATR, momentum)})
+
+    assert momentum_after(400.25)(SignalSettings(), BTCUSDT).warmup_bars == 401
+    assert check(momentum_after(400.25), instrument=BTCUSDT).ok
+    for bars in (float("inf"), float("nan"), None, "20"):
+        with pytest.raises(ConfigError, match=f"momentum: ready_after must be a number of bars, was {bars!r}"):
+            check(momentum_after(bars), instrument=BTCUSDT)
+
+
+def test_the_warm_up_is_tried_over_two_whole_days() -> None:
+    rows = check_module.whole_days(BTCUSDT, 700)
+    _, bars = np.unique(rows["day"], return_counts=True)
+    assert len(bars) == 3
+    assert all(bars[1:] >= 700)
+    first, second = check_module._midnights(rows)
+    starts = check_module._later_starts(rows)
+    assert {first, second, (first + second) // 2, (second + len(rows)) // 2} <= set(starts)
+
+
 def test_the_fixture_has_what_rules_stumble_over() -> None:
     made = fixture(BTCUSDT, 600)
     assert len(made.rows) == 600
@@ -394,7 +498,7 @@ def test_a_rule_file_is_checked_from_the_command_line(tmp_path: Path, capsys: py
     said = capsys.readouterr().out
     assert said.startswith("Sound, compiled: ")
     assert f"after {SignalEngine(SignalSettings(ema_slow=60), BTCUSDT).warmup_bars} bars" in said
-    assert said.endswith("\nsound\n")
+    assert said.endswith("\nno fault was found\n")
     assert main(["check", "--rule", f"{path}:Absent"]) == 2
     assert "Absent" in capsys.readouterr().err
     assert main(["check", "-p", "ema_slow", "2"]) == 2

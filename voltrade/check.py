@@ -4,12 +4,13 @@ A backtest of a rule that sees one bar ahead is worth nothing, and it never look
 state and bar to a verdict, so what it may know is known, and can be tried out: run anew, over every prefix of a
 fixture, bar by bar, from trades in any blocks, and from other starts, it must say the same. Data that a rule brings
 along can't be found by running it (a table of tomorrow's prices says the same every time), so its code is read too.
+Reading finds what a person would write, by mistake or for speed; it is no proof against code that hides what it does.
 """
 
 from __future__ import annotations
 
 import dis
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
@@ -23,10 +24,11 @@ from tqdm.auto import tqdm
 from voltrade.bars import VolumeBarAggregator
 from voltrade.compiled import Rows, plain
 from voltrade.config import BarSettings, SignalSettings
+from voltrade.errors import ConfigError
 from voltrade.exchange.shipped import shipped_instrument
 from voltrade.fold import Fold
-from voltrade.model import DAY_MS, NEVER, Instrument, Trades
-from voltrade.signal_engine import AGREEMENT, SignalEngine
+from voltrade.model import DAY_MS, NEVER, Floats, Instrument, Int64s, Trades
+from voltrade.signal_engine import AGREEMENT, RULE_BAR, SignalEngine, describe
 from voltrade.synthetic import TRADES_PER_HOUR, synthetic_market
 
 TRADES_A_BAR = 20
@@ -66,7 +68,7 @@ class Checked:
         lines += [
             f"  {'ok  ' if finding.ok else 'FAIL'}  {finding.name:21} {finding.detail}" for finding in self.findings
         ]
-        return "\n".join([*lines, "sound" if self.ok else "not to be trusted"])
+        return "\n".join([*lines, "no fault was found" if self.ok else "not to be trusted"])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,14 +82,24 @@ class Fixture:
 
 def fixture(instrument: Instrument, bars: int) -> Fixture:
     """Make a synthetic tape of at least so many bars, with a few trades missing."""
-    hours = 1 + 1.5 * bars * TRADES_A_BAR / TRADES_PER_HOUR
-    trades = synthetic_market(instrument, FIXTURE_SEED, hours, FIXTURE_START_MS)
-    keep = trades.id % (97 * TRADES_A_BAR) > 3
-    trades = trades[keep]
+    trades = _tape(instrument, hours=1 + 1.5 * bars * TRADES_A_BAR / TRADES_PER_HOUR)
     settings = BarSettings(unit="trades", threshold=Decimal(TRADES_A_BAR))
     rows = VolumeBarAggregator(settings, instrument).fold(trades)[:bars]
     last = int(np.searchsorted(trades.id, rows["last_trade_id"][-1], side="right"))
     return Fixture(trades[:last], settings, rows)
+
+
+def whole_days(instrument: Instrument, bars: int) -> Rows:
+    """Bars of half an hour and the two UTC days after it, each of about so many."""
+    trades = _tape(instrument, hours=48.5)
+    shortest = int(np.bincount(trades.time // DAY_MS - FIXTURE_START_MS // DAY_MS)[1:3].min())
+    settings = BarSettings(unit="trades", threshold=Decimal(max(1, shortest // bars)))
+    return VolumeBarAggregator(settings, instrument).fold(trades)
+
+
+def _tape(instrument: Instrument, hours: float) -> Trades:
+    trades = synthetic_market(instrument, FIXTURE_SEED, hours, FIXTURE_START_MS)
+    return trades[trades.id % (97 * TRADES_A_BAR) > 3]
 
 
 def check(
@@ -98,32 +110,43 @@ def check(
     """Check a rule for looking ahead, for keeping what it must not, and for warming up as long as it says.
 
     Raises:
-        ConfigError: the rule's declarations clash.
+        ConfigError: the rule's declarations clash, or it fails on a bar.
     """
     instrument = instrument or shipped_instrument("BTCUSDT")
     new = partial(rule, settings or rule.settings_type(), instrument)
     engine = new()
     made = fixture(instrument, engine.warmup_bars + BARS_AFTER_WARMUP)
-    whole = new().on_volume_bars(made.rows)
+    whole = _verdicts(new(), made.rows)
+    runs = (
+        _is_the_same_again(new, made, whole),
+        _is_the_same_on_prefixes(new, made, whole),
+        _is_the_same_bar_by_bar(new, made, whole),
+        _is_the_same_in_blocks(new, made, whole),
+        _is_warm_when_it_says(new),
+    )
     return Checked(
         rule.__name__,
         engine.program.is_compiled,
         len(made.rows),
         int(np.count_nonzero(whole["signal"])),
-        (
-            _is_given_only(rule),
-            _is_the_same_again(new, made, whole),
-            _is_the_same_on_prefixes(new, made, whole),
-            _is_the_same_bar_by_bar(new, made, whole),
-            _is_the_same_in_blocks(new, made, whole),
-            _is_warm_when_it_says(new, made, whole),
-        ),
+        (_is_given_only(rule), *runs),  # read last, so that what the runs left in it is seen
     )
 
 
 # --- runs that must agree ---------------------------------------------------------------------------------------------
 
 New = Callable[[], SignalEngine]
+
+
+def _verdicts(engine: SignalEngine, rows: Rows) -> Rows:
+    """The verdicts of an engine on bars; where it fails, which bar it was at."""
+    try:
+        return engine.on_volume_bars(rows)
+    except Exception as error:  # whatever a rule may raise
+        at = np.flatnonzero((rows["number"] == engine.bar["number"]) & (rows["close_time"] == engine.bar["close_time"]))
+        where = f"bar {at[0]}" if len(at) else "its bars"
+        name = type(engine).__name__
+        raise ConfigError(f"{name}: must take every bar, at {where} was {type(error).__name__}: {error}") from error
 
 
 def _difference(verdicts: Rows, whole: Rows) -> str | None:
@@ -144,7 +167,7 @@ def _difference(verdicts: Rows, whole: Rows) -> str | None:
 def _is_the_same_again(new: New, made: Fixture, whole: Rows) -> Finding:
     rows, engine = made.rows.copy(), new()
     before = engine.settings_row.tobytes()
-    found = _difference(engine.on_volume_bars(rows), whole)
+    found = _difference(_verdicts(engine, rows), whole)
     if found is None and engine.settings_row.tobytes() != before:
         found = "the rule changed its own settings"
     if found is None and _difference(rows, made.rows):
@@ -154,7 +177,7 @@ def _is_the_same_again(new: New, made: Fixture, whole: Rows) -> Finding:
 
 def _is_the_same_on_prefixes(new: New, made: Fixture, whole: Rows) -> Finding:
     for count in tqdm(range(1, len(whole) + 1), desc="prefixes", unit="prefix", leave=False, disable=None):
-        if found := _difference(new().on_volume_bars(made.rows[:count]), whole[:count]):
+        if found := _difference(_verdicts(new(), made.rows[:count]), whole[:count]):
             return Finding("prefixes", False, f"of {count} bars alone, {found}")
     return Finding("prefixes", True, f"each of {len(whole)} prefixes gives the first verdicts of the whole")
 
@@ -162,9 +185,15 @@ def _is_the_same_on_prefixes(new: New, made: Fixture, whole: Rows) -> Finding:
 def _is_the_same_bar_by_bar(new: New, made: Fixture, whole: Rows) -> Finding:
     engine = new()
     verdicts = np.zeros(len(whole), whole.dtype)
+    as_given = np.zeros_like(engine.bar)
     for bar, row in enumerate(made.rows):
         engine.on_volume_bar(row)
         verdicts[bar] = engine.last_verdict
+        describe(row, engine.scale[0], as_given[0])
+        for name in RULE_BAR.names or ():
+            if engine.bar[name][0] != as_given[name][0]:
+                written = f"the rule wrote {engine.bar[name][0]} over {name} of bar {bar}, {as_given[name][0]}"
+                return Finding("bar by bar", False, f"{written}: steps that follow read what was written")
     found = _difference(verdicts, whole)
     return Finding("bar by bar", found is None, found or "one bar at a time gives the same verdicts")
 
@@ -186,29 +215,94 @@ def _is_the_same_in_blocks(new: New, made: Fixture, whole: Rows) -> Finding:
     return Finding("blocks of trades", True, "however trades are cut, the verdicts are the same")
 
 
-def _is_warm_when_it_says(new: New, made: Fixture, whole: Rows) -> Finding:
-    """Whether runs from later starts agree with the whole once they call themselves ready."""
-    warmup = new().warmup_bars
-    latest = len(whole) - warmup
-    starts = sorted({start for start in (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233) if start < latest})
+def _is_warm_when_it_says(new: New) -> Finding:
+    """Whether runs from later starts agree with the whole: each indicator once it is ready, the rule once all are.
+
+    A day has room for more than two warm-ups, so that some runs are compared before they have seen a midnight.
+    """
+    engine = new()
+    rows = whole_days(engine.instrument, 2 * engine.warmup_bars + BARS_AFTER_WARMUP)
+    whole = _verdicts(new(), rows)
+    stated = dict.fromkeys(whole.dtype.names or (), engine.warmup_bars)
+    for indicator in engine.indicators:
+        stated |= dict.fromkeys(indicator.outputs, indicator.warmup_of(engine.settings))
+    runs = {start: _verdicts(new(), rows[start:]) for start in _later_starts(rows)}
     worst = 0.0
-    for start in starts:
-        verdicts = new().on_volume_bars(made.rows[start:])
-        ready = np.flatnonzero(verdicts["ready"])
-        for name in whole.dtype.names or ():
-            one, other = verdicts[name][ready].astype(np.float64), whole[name][start:][ready].astype(np.float64)
-            is_exact = whole[name].dtype.kind != "f"
-            scale = 1.0 if is_exact else float(np.nanmax(np.abs(other), initial=0.0)) or 1.0
-            apart = np.where(np.isnan(one) & np.isnan(other), 0.0, np.abs(one - other) / scale)
-            wrong = ~(apart <= (0.0 if is_exact else AGREEMENT))  # NaN on one side only is wrong too
-            if wrong.any():
-                bar = int(ready[int(np.argmax(wrong))])
-                detail = f"started {start} bars later, {name} at bar {start + bar} is {verdicts[name][bar]}, "
-                detail += f"of the whole {whole[name][start + bar]}, though {warmup} bars were said to be enough"
-                return Finding("warm-up", False, detail)
-            worst = max(worst, float(np.max(apart, initial=0.0)))
-    detail = f"after {warmup} bars, {len(starts)} later starts agree to {worst:.0e}; {AGREEMENT:.0e} is asked for"
+    for name, bars in stated.items():  # indicators come first: they are why conditions and signals differ
+        apart = {start: _apart(run[name], whole[name][start:], bars) for start, run in runs.items()}
+        allowed = AGREEMENT if whole[name].dtype.kind == "f" else 0.0
+        wrong = {start: start + np.flatnonzero(~(values <= allowed)) for start, values in apart.items()}
+        wrong = {start: wrong_bars for start, wrong_bars in wrong.items() if len(wrong_bars)}
+        if wrong:
+            start, bar = min(wrong), int(wrong[min(wrong)][0])
+            detail = (
+                f"started {start} bars later, {name} at bar {bar} is {runs[start][name][bar - start]}, of the whole "
+            )
+            detail += f"{whole[name][bar]}, though {bars} bars were said to be enough: {_why_it_is_cold(wrong, rows)}"
+            return Finding("warm-up", False, detail)
+        worst = max(worst, *(float(np.max(values)) for values in apart.values()))
+    detail = f"each indicator after its own bars, the rule after {engine.warmup_bars} bars: {len(runs)} later starts "
+    detail += f"within two days agree to {worst:.0e}; {AGREEMENT:.0e} is asked for"
     return Finding("warm-up", True, detail)
+
+
+def _midnights(rows: Rows) -> list[int]:
+    """Bars that are the first of a UTC day."""
+    return [int(bar) for bar in np.flatnonzero(np.diff(rows["day"])) + 1]
+
+
+def _later_starts(rows: Rows) -> list[int]:
+    """Bars to start at: soon after the first, around midnights and midday, and after the first half's extremes."""
+    days = _midnights(rows)
+    half = rows[: len(rows) // 2]
+    starts = [
+        1,
+        2,
+        3,
+        5,
+        8,
+        13,
+        21,
+        34,
+        55,
+        89,
+        144,
+        233,
+        int(half["high"].argmax()) + 1,
+        int(half["low"].argmin()) + 1,
+    ]
+    for first, after in pairwise([*days, len(rows)]):
+        starts += [first - 1, first, first + 1, (first + after) // 2]
+    return sorted(set(starts))
+
+
+def _apart(one: Rows, other: Rows, bars: int) -> Floats:
+    """How far values of two runs are apart once they have seen so many bars: numbers on the scale of the largest."""
+    first, second = one.astype(np.float64), other.astype(np.float64)
+    apart = np.where(np.isnan(first) & np.isnan(second), 0.0, np.abs(first - second))  # NaN in one is NaN
+    ready = max(0, bars - 1)
+    apart[:ready] = 0.0
+    if other.dtype.kind == "f":
+        apart /= float(np.nanmax(np.abs(second[ready:]), initial=0.0)) or 1.0
+    return apart
+
+
+def _why_it_is_cold(found: Mapping[int, Int64s], rows: Rows) -> str:
+    """Why a value differs from that of the whole at these bars, by the start."""
+    days = _midnights(rows)
+    next_day = {start: min((day for day in days if day > start), default=len(rows)) for start in found}
+    lasting = max(int(bars[-1]) + 2 - start for start, bars in found.items())
+    if not found.keys() & set(days) and all(bars[-1] < next_day[start] for start, bars in found.items()):
+        return (
+            "it is right only from a UTC midnight on. A day may have any number of bars, so no number of bars is "
+            "enough: a run that starts within a day has it wrong for the rest of that day. Let it look back over a "
+            "number of bars instead"
+        )
+    if any(bars[-1] == len(rows) - 1 for bars in found.values()):
+        return (
+            f"after {lasting - 1} bars, at the end of the tape, it still differs, and may never forget where it began"
+        )
+    return f"{lasting} were needed here"
 
 
 # --- what the code reads ----------------------------------------------------------------------------------------------

@@ -133,9 +133,20 @@ class Indicator:
     step: Step
     """Takes one bar. `state.bars` is the number of bars before this one."""
     ready_after: Callable[[Any], int]
-    """Bars, by the settings, after which two different starts agree to 1e-9."""
+    """Bars, by the settings, after which two different starts agree to 1e-9; a part of a bar counts as one."""
     state: Mapping[str, type[int] | type[float] | Window] = field(default_factory=dict)
     """Fields it keeps between bars; they begin at zero. Names are shared by all indicators of an engine."""
+
+    def warmup_of(self, settings: SignalSettings) -> int:
+        """Whole bars until it is ready.
+
+        Raises:
+            ConfigError: `ready_after` gives no finite number.
+        """
+        bars: Any = self.ready_after(settings)
+        if not isinstance(bars, int | float | np.number) or not math.isfinite(bars):
+            raise ConfigError(f"{', '.join(self.outputs)}: ready_after must be a number of bars, was {bars!r}")
+        return math.ceil(bars)
 
 
 def bars_to_forget(alpha: float, agreement: float = AGREEMENT) -> int:
@@ -380,7 +391,7 @@ class SignalEngine:
     @classmethod
     def warmup_of(cls, settings: SignalSettings) -> int:
         """Bars after which every indicator is ready."""
-        return max(indicator.ready_after(settings) for indicator in cls.indicators)
+        return max(indicator.warmup_of(settings) for indicator in cls.indicators)
 
     @classmethod
     def program_for(cls, settings: SignalSettings) -> Program:
