@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from builders import an_instrument
+from numpy import loadtxt as fetch
 from numpy import mean
 
 from voltrade import check as check_module
@@ -164,6 +165,11 @@ class Centred(Rule):
         return verdicts
 
 
+def test_a_rule_that_overrides_how_bars_are_given_is_named() -> None:
+    finding = check_module._is_given_only(Centred)
+    assert "Centred overrides on_volume_bars" in finding.detail
+
+
 def test_a_centred_average_is_caught() -> None:
     assert "prefixes" in failed(check(Centred, instrument=BTCUSDT))
 
@@ -196,7 +202,7 @@ class ByChance(Rule):
 def test_chance_is_caught() -> None:
     checked = check(ByChance, instrument=BTCUSDT)
     assert {"the same again", "only what it is given"} <= failed(checked)
-    assert "reads random.choice, a method" in detail(checked, "only what it is given")
+    assert "uses random.choice" in detail(checked, "only what it is given")
 
 
 class ChangesSettings(Rule):
@@ -314,11 +320,95 @@ def imports(state: Any, bar: Any, settings: Any, verdict: Any) -> int:
     return int(time.time())
 
 
+def stores_in_its_class(state: Any, bar: Any, settings: Any, verdict: Any) -> int:
+    before, Holder.fine = Holder.fine, bar.close
+    return int(bar.close > before)
+
+
+def stores_in_a_local(state: Any, bar: Any, settings: Any, verdict: Any) -> int:
+    kept: Any = half
+    kept.closes = bar.close
+    return 0
+
+
+def adds_to_a_local(state: Any, bar: Any, settings: Any, verdict: Any) -> int:
+    kept: Any = half
+    kept.count += bar.close
+    return 0
+
+
+def counts_in_closure() -> Callable[..., int]:
+    count = 0
+
+    def rule(state: Any, bar: Any, settings: Any, verdict: Any) -> int:
+        nonlocal count
+        count += 1
+        return count % 2
+
+    return rule
+
+
+def makes_a_class(state: Any, bar: Any, settings: Any, verdict: Any) -> int:
+    class Local:
+        pass
+
+    return 0
+
+
+def with_a_table(state: Any) -> int:
+    return 0
+
+
+with_a_table.table = TOMORROW  # type: ignore[attr-defined]
+
+
+@compiled
+def compiled_with_a_table(state: Any) -> int:
+    return 0
+
+
+compiled_with_a_table.table = TOMORROW  # type: ignore[attr-defined]
+
+
+class Looks:
+    def __init__(self) -> None:
+        self.closes = TOMORROW
+
+    def look(self, bar: int) -> float:
+        return float(self.closes[bar])
+
+
+LOOKS = Looks()
+LONG_TEXT = "+-" * 100
+NESTED = ((1.0,) * 40, (2.0,) * 40)
+LONG_NUMBER = 3**5_000
+VECTORISED = np.vectorize(lambda bar: TOMORROW[bar])
+
+
+class Number(float):
+    """A number that carries a table."""
+
+    closes = TOMORROW
+
+
+NUMBER = Number(1.0)
+
+
+def written(expression: str) -> Callable[..., int]:
+    """A rule in code of its own, with the names of this file."""
+    made: Callable[..., int] = eval(f"lambda state, bar, settings, verdict: {expression}", globals())
+    return made
+
+
+LITERAL = written(f"{tuple(range(3_000))}[bar.number]")
+BY_NUMBER = written(" or ".join(f"bar.number == {number}" for number in range(1_000, 1_600)))
+
+
 SPOILT: list[tuple[Callable[..., int], str]] = [
     (lambda state, bar, settings, verdict: through_a_function(state), "through_a_function reads TOMORROW"),
     (lambda state, bar, settings, verdict: next(at for at in range(9) if TOMORROW[at] > 0), "reads TOMORROW"),
     (lambda state, bar, settings, verdict: np.load("closes.npy")[0], "uses np.load"),
-    (lambda state, bar, settings, verdict: np.random.random() > 0.5, "uses np.random"),
+    (lambda state, bar, settings, verdict: np.random.random() > 0.5, "uses np.random.random"),
     (lambda state, bar, settings, verdict: int(open("signal").read()), "uses open"),  # noqa: SIM115
     (lambda state, bar, settings, verdict: Holder.closes[0], "reads Holder.closes, a list of 2 values"),
     (lambda state, bar, settings, verdict: check_module.READS_ELSEWHERE, "reads check_module.READS_ELSEWHERE"),
@@ -327,8 +417,34 @@ SPOILT: list[tuple[Callable[..., int], str]] = [
     (kept_in_closure(), "reads closes, a ndarray of 3 values"),
     (counts, "counts changes COUNT"),
     (imports, "imports imports time"),
-    (lambda state, bar, settings, verdict: int(now()), "reads now, a builtin_function_or_method"),
-    (lambda state, bar, settings, verdict: random.random(), "reads random.random"),
+    (lambda state, bar, settings, verdict: int(now()), "uses now"),
+    (LITERAL, "reads a literal, a tuple of 3000 values"),
+    (written("1 if bar.number in {" + str(list(range(3_000)))[1:-1] + "} else 0"), "a frozenset of 3000 values"),
+    (BY_NUMBER, "Spoilt has constants of "),
+    (lambda state, bar, settings, verdict: ord(LONG_TEXT[bar.number]), "reads LONG_TEXT, a str of 200 values"),
+    (lambda state, bar, settings, verdict: NESTED[0][bar.number], "reads NESTED, a tuple of 80 values"),
+    (lambda state, bar, settings, verdict: LONG_NUMBER >> bar.number & 1, "reads LONG_NUMBER, a int of"),
+    (lambda state, bar, settings, verdict: NUMBER.closes[0], "reads NUMBER, a Number"),
+    (lambda state, bar, settings, verdict: int(Looks().look(bar.number)), "uses Looks"),
+    (lambda state, bar, settings, verdict: int(LOOKS.look(bar.number)), "reads LOOKS, a Looks"),
+    (lambda state, bar, settings, verdict: int(VECTORISED(bar.number)), "uses VECTORISED"),
+    (lambda state, bar, settings, verdict: fetch("closes.txt")[bar.number], "uses fetch"),
+    (lambda state, bar, settings, verdict: np.lib.format.read_array(bar), "uses np.lib.format.read_array"),
+    (lambda state, bar, settings, verdict: np.random.default_rng().integers(2), "uses np.random.default_rng"),
+    (lambda state, bar, settings, verdict: (lambda library: library.load("closes.npy"))(np), "uses np"),
+    (lambda state, bar, settings, verdict: int(len(state.__class__.__mro__) > bar.number), "uses __class__"),
+    (lambda state, bar, settings, verdict: getattr(Holder, "closes").append(bar.close), "uses getattr"),  # noqa: B009
+    (lambda state, bar, settings, verdict: with_a_table.table[0], "with_a_table.table, a ndarray"),  # type: ignore[attr-defined]
+    (lambda state, bar, settings, verdict: with_a_table(state), "with_a_table keeps an attribute, table"),
+    (lambda state, bar, settings, verdict: compiled_with_a_table(state), "compiled_with_a_table keeps an attribute"),
+    (lambda state, bar, settings, verdict: half.__wrapped__.__globals__["TOMORROW"][0], "half.__wrapped__.__globals__"),  # type: ignore[attr-defined]
+    (stores_in_its_class, "stores_in_its_class uses Holder"),
+    (stores_in_a_local, "changes kept.closes, and kept is none of its arguments"),
+    (adds_to_a_local, "changes kept.count, and kept is none of its arguments"),
+    (counts_in_closure(), "changes count"),
+    (makes_a_class, "makes a class"),
+    (partial(kept_in_default, memory=[1.0]), "Spoilt steps through a partial"),
+    (lambda state, bar, settings, verdict: random.random(), "uses random.random"),
 ]
 
 
@@ -340,15 +456,36 @@ def test_what_a_rule_brings_along_is_named(function: Callable[..., int], said: s
     assert said in finding.detail
 
 
+def changes_its_arguments(state: Any, bar: Any, settings: Any, verdict: Any) -> int:
+    """A docstring is no constant that a rule reads, however long it is: it tells people what the rule is for."""
+    state.count += 1 if bar.close > bar.open else -1
+    state.high, verdict.low = bar.high, bar.low
+    state.closes[state.bars % 5] = bar.close
+    return 0
+
+
+def shares_a_variable(close: float) -> list[float]:
+    return [each * close for each in WEIGHTS if (lambda other: other < close)(each)]
+
+
 @pytest.mark.parametrize(
     "function",
     [
         lambda state, bar, settings, verdict: Holder.fine,
+        changes_its_arguments,
+        lambda state, bar, settings, verdict: shares_a_variable(bar.close)[0] > WEIGHTS.index(0.5),
         lambda state, bar, settings, verdict: bar.close_reason == CloseReason.DAY_END,
         lambda state, bar, settings, verdict: max(abs(bar.close), np.float64(3), *WEIGHTS),
         lambda state, bar, settings, verdict: sqrt(bar.close) > mean([bar.open, bar.high]) or np.linalg.norm([1.0]),
     ],
-    ids=["a number of a class", "an enum", "builtins", "functions of numpy and math"],
+    ids=[
+        "a number of a class",
+        "its arguments",
+        "a variable of the call",
+        "an enum",
+        "builtins",
+        "functions of numpy and math",
+    ],
 )
 def test_constants_are_no_data(function: Callable[..., int]) -> None:
     rule = type("Sound", (Rule,), {"_detect_signal": staticmethod(function)})

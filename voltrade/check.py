@@ -10,9 +10,11 @@ Reading finds what a person would write, by mistake or for speed; it is no proof
 from __future__ import annotations
 
 import dis
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
+from enum import Enum
 from functools import partial
 from itertools import pairwise
 from types import CodeType, FunctionType, ModuleType
@@ -28,7 +30,7 @@ from voltrade.errors import ConfigError
 from voltrade.exchange.shipped import shipped_instrument
 from voltrade.fold import Fold
 from voltrade.model import DAY_MS, NEVER, Floats, Instrument, Int64s, Trades
-from voltrade.signal_engine import AGREEMENT, RULE_BAR, SignalEngine, describe
+from voltrade.signal_engine import AGREEMENT, RULE_BAR, SignalEngine, describe, ema_step
 from voltrade.synthetic import TRADES_PER_HOUR, synthetic_market
 
 TRADES_A_BAR = 20
@@ -307,58 +309,142 @@ def _why_it_is_cold(found: Mapping[int, Int64s], rows: Rows) -> str:
 
 # --- what the code reads ----------------------------------------------------------------------------------------------
 
-TRUSTED_MODULES = frozenset({"math", "cmath", "numpy", "numba", "operator", "decimal", "fractions"})
-"""Modules that a rule may use: they give what their arguments say."""
+TRUSTED_MODULES = frozenset(
+    {"builtins", "math", "cmath", "_operator", "decimal", "fractions"}
+    | {"numpy", "numpy.linalg", "numpy.fft", "numpy.lib.stride_tricks"}
+    | {"numba", "numba.core.decorators", "numba.misc.special"}
+)
+"""Homes of functions and classes that a rule may use: they give what their arguments say."""
 
 READS_ELSEWHERE = frozenset(
     {"open", "input", "eval", "exec", "compile", "globals", "locals", "vars", "id", "hash", "__import__", "breakpoint"}
-    | {"load", "loadtxt", "genfromtxt", "fromfile", "fromregex", "memmap", "random", "DataSource"}
+    | {"getattr", "setattr", "delattr", "type", "super", "attrgetter", "methodcaller"}
+    | {"load", "loadtxt", "genfromtxt", "fromfile", "fromregex", "memmap"}
 )
-"""Builtins, and names of numpy, that bring in what is neither state, bar nor settings."""
+"""Those of them that bring in, or keep, what is neither state, bar nor settings, or could do so unread."""
 
 LONGEST_CONSTANT = 64
-"""Numbers that a rule may keep in a tuple, for weights and the like."""
+"""Numbers or characters that one constant of a rule may hold, such as a tuple of weights."""
 
-RULE = "a rule may know its arguments and constants, nothing else"
+MOST_CONSTANTS = 512
+"""Numbers or characters in all constants of a rule: one that asks for the bar by its number needs as many as bars."""
+
+OF_A_RULE = frozenset({"settings_type", "indicators", "conditions", "_detect_signal", "warmup_of"})
+"""What a rule may override of `SignalEngine`; the rest gives it trades and bars, and isn't read here."""
+
+RULE = f"a rule may know its arguments, and constants of up to {LONGEST_CONSTANT} values, nothing else"
 
 
 def _is_given_only(rule: type[SignalEngine]) -> Finding:
-    functions = [*(indicator.step for indicator in rule.indicators), rule._detect_signal]
-    seen: set[CodeType] = set()
-    for function in functions:
-        for found in _foreign(plain(function), seen):
-            return Finding("only what it is given", False, f"{found}: {RULE}")
-    return Finding("only what it is given", True, f"{len(seen)} functions read arguments and constants, nothing else")
+    reading = _Reading()
+    for found in reading.rule(rule):
+        return Finding("only what it is given", False, f"{found}: {RULE}")
+    detail = f"{len(reading.seen)} functions name arguments and {reading.constants} values of constants, no other data"
+    return Finding("only what it is given", True, detail)
 
 
-def _foreign(function: Any, seen: set[CodeType]) -> Iterator[str]:
-    """What a function, and every function that it calls by name, reads besides its arguments."""
-    if not isinstance(function, FunctionType) or function.__code__ in seen:
-        return
-    seen.add(function.__code__)
-    where = function.__qualname__
-    kept = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    for value in kept:
-        yield from _foreign_value("a default argument", value, where, seen)
+@dataclass(slots=True)
+class _Reading:
+    """Reads functions, and those that they name, for what they know besides their arguments; tells it in words."""
+
+    seen: set[CodeType] = field(default_factory=set)
+    constants: int = 0
+    """Numbers and characters in the constants that were read so far."""
+
+    def rule(self, rule: type[SignalEngine]) -> Iterator[str]:
+        base = rule.__mro__.index(SignalEngine)
+        overridden = {name for owner in rule.__mro__[:base] for name in vars(owner) if callable(getattr(owner, name))}
+        for name in sorted(overridden & vars(SignalEngine).keys() - OF_A_RULE):
+            yield f"{rule.__name__} overrides {name}"
+        for function in (*(indicator.step for indicator in rule.indicators), rule._detect_signal):
+            if isinstance(plain(function), FunctionType):
+                yield from self.function(function)
+            else:
+                yield f"{rule.__name__} steps through a {type(function).__name__}, which can't be read like a function"
+        if self.constants > MOST_CONSTANTS:
+            yield f"{rule.__name__} has constants of {self.constants} values, more than {MOST_CONSTANTS}"
+
+    def function(self, given: Any) -> Iterator[str]:
+        function: Any = plain(given)
+        if function.__code__ in self.seen:
+            return
+        self.seen.add(function.__code__)
+        where = function.__qualname__
+        for name in _attributes_of_its_own(given):
+            yield f"{where} keeps an attribute, {name}"
+        for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+            yield from self.value("a default argument", value, where)
+        yield from self.code(function.__code__, function, where)
+
+    def code(self, code: CodeType, function: FunctionType, where: str) -> Iterator[str]:
+        instructions = list(dis.get_instructions(code))
+        outside = function.__code__.co_freevars  # other shared variables live as long as the call
+        for number, instruction in enumerate(instructions):
+            operation, name = instruction.opname, str(instruction.argval)
+            if operation in ("STORE_GLOBAL", "DELETE_GLOBAL") or (operation == "STORE_DEREF" and name in outside):
+                yield f"{where} changes {name}"
+            elif operation in ("STORE_ATTR", "DELETE_ATTR"):
+                owner = _owner(instructions, number)
+                if owner not in code.co_varnames[: code.co_argcount]:
+                    yield f"{where} changes {owner}.{name}, and {owner} is none of its arguments"
+            elif operation == "IMPORT_NAME":
+                yield f"{where} imports {name}"
+            elif operation == "LOAD_BUILD_CLASS":
+                yield f"{where} makes a class"
+            elif operation in ("LOAD_ATTR", "LOAD_METHOD") and name.startswith("__"):
+                yield f"{where} uses {name}"
+            elif operation == "LOAD_GLOBAL" or (operation == "LOAD_DEREF" and name in outside):
+                yield from self.name(name, _attributes(instructions[number + 1 :]), function, where)
+        loads = (each for each in instructions if each.opname in ("LOAD_CONST", "RETURN_CONST"))
+        for constant in {load.arg: load.argval for load in loads}.values():
+            if isinstance(constant, CodeType):  # comprehensions and functions within
+                yield from self.code(constant, function, where)
+            else:
+                yield from self.value("a literal", constant, where)
+
+    def name(self, name: str, attributes: list[str], function: FunctionType, where: str) -> Iterator[str]:
+        known = _known_to(function)
+        if name not in known:
+            yield f"{where} uses {name}"
+            return
+        value, path = known[name], name
+        for attribute in attributes:
+            is_open = isinstance(value, ModuleType | type) or hasattr(plain(value), "__code__") or _is_harmless(value)
+            if not is_open or not hasattr(value, attribute):
+                break
+            value, path = getattr(value, attribute), f"{path}.{attribute}"
+        yield from self.value(path, value, where)
+
+    def value(self, path: str, value: Any, where: str) -> Iterator[str]:
+        size = _size(value)
+        if size is not None:
+            self.constants += size
+            if size > LONGEST_CONSTANT:
+                yield f"{where} reads {path}, a {type(value).__name__} of {size} values"
+        elif _is_trusted(value):
+            return
+        elif isinstance(plain(value), FunctionType) and not _is_of_a_trusted_library(value):
+            yield from self.function(value)
+        elif callable(value) or isinstance(value, ModuleType):
+            yield f"{where} uses {path}"
+        else:
+            holding = f" of {len(value)} values" if hasattr(value, "__len__") else ""
+            yield f"{where} reads {path}, a {type(value).__name__}{holding}"
+
+
+def _attributes_of_its_own(given: Any) -> list[str]:
+    """Attributes that were given to a function; a compiled one has some by nature."""
+    by_nature = vars(ema_step).keys() | {"__wrapped__"}
+    return sorted((vars(given).keys() | vars(plain(given)).keys()) - by_nature)
+
+
+def _known_to(function: FunctionType) -> dict[str, Any]:
+    """All that a function can name besides its own variables."""
+    builtins: Any = function.__globals__["__builtins__"]
+    known = {**(builtins if isinstance(builtins, dict) else vars(builtins)), **function.__globals__}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        yield from _foreign_value(name, cell.cell_contents, where, seen)
-    yield from _foreign_code(function.__code__, function, where, seen)
-
-
-def _foreign_code(code: CodeType, function: FunctionType, where: str, seen: set[CodeType]) -> Iterator[str]:
-    instructions = list(dis.get_instructions(code))
-    for number, instruction in enumerate(instructions):
-        name = str(instruction.argval)
-        if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
-            yield f"{where} changes {name}"
-        elif instruction.opname == "IMPORT_NAME" and name.partition(".")[0] not in TRUSTED_MODULES:
-            yield f"{where} imports {name}"
-        elif instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            attributes = _attributes(instructions[number + 1 :])
-            yield from _foreign_name(name, attributes, function, where, seen)
-    for constant in code.co_consts:  # comprehensions and functions within
-        if isinstance(constant, CodeType):
-            yield from _foreign_code(constant, function, where, seen)
+        known[name] = cell.cell_contents
+    return known
 
 
 def _attributes(instructions: Sequence[dis.Instruction]) -> list[str]:
@@ -371,46 +457,51 @@ def _attributes(instructions: Sequence[dis.Instruction]) -> list[str]:
     return names
 
 
-def _foreign_name(
-    name: str, attributes: list[str], function: FunctionType, where: str, seen: set[CodeType]
-) -> Iterator[str]:
-    builtins = function.__globals__["__builtins__"]
-    known = builtins if isinstance(builtins, dict) else vars(builtins)
-    if name not in function.__globals__:
-        if name in READS_ELSEWHERE or name not in known:
-            yield f"{where} uses {name}"
-        return
-    value, path = function.__globals__[name], name
-    for attribute in attributes:
-        if _is_trusted(value) and attribute in READS_ELSEWHERE:
-            yield f"{where} uses {path}.{attribute}"
-            return
-        if not isinstance(value, ModuleType | type) or not hasattr(value, attribute):
-            break
-        value, path = getattr(value, attribute), f"{path}.{attribute}"
-    yield from _foreign_value(path, value, where, seen)
-
-
-def _foreign_value(name: str, value: Any, where: str, seen: set[CodeType]) -> Iterator[str]:
-    value = plain(value)
-    if _is_trusted(value) or _is_constant(value):
-        return
-    if isinstance(value, FunctionType):
-        yield from _foreign(value, seen)
-    else:
-        size = f" of {len(value)} values" if hasattr(value, "__len__") else ""
-        yield f"{where} reads {name}, a {type(value).__name__}{size}"
+def _owner(instructions: Sequence[dis.Instruction], number: int) -> str:
+    """The variable whose attribute an instruction changes: that which was loaded just before."""
+    at = number - 1
+    if instructions[at].opname == "SWAP":  # `a.b += c` loads a before it reads a.b
+        read = instructions[number].argval
+        while at > 0 and not (instructions[at].opname == "COPY" and instructions[at + 1].argval == read):
+            at -= 1
+        at -= 1
+    loaded = instructions[at].argval
+    return str(loaded[-1] if isinstance(loaded, tuple) else loaded)  # some Pythons load two at once
 
 
 def _is_trusted(value: Any) -> bool:
-    """Whether a value is one of the modules that a rule may use, or comes from it."""
-    home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-    is_code = isinstance(value, ModuleType | type) or callable(value)
-    return is_code and str(home).partition(".")[0] in TRUSTED_MODULES | {"builtins"}
+    """Whether a value is a function or class of a trusted module, or a method of one or of a constant."""
+    owner = getattr(value, "__self__", None)
+    if owner is not None and not isinstance(owner, ModuleType):
+        return callable(value) and _is_harmless(owner)
+    home, name = str(getattr(value, "__module__", None)), str(getattr(value, "__name__", None))
+    is_itself = home in TRUSTED_MODULES and getattr(sys.modules[home], name, None) is value
+    return is_itself and name not in READS_ELSEWHERE
 
 
-def _is_constant(value: Any) -> bool:
-    """Whether a value can hold nothing of the future and remember nothing of the past."""
-    if isinstance(value, tuple):
-        return len(value) <= LONGEST_CONSTANT and all(map(_is_constant, value))
-    return value is None or isinstance(value, int | float | complex | str | bytes | Decimal | np.generic | type)
+def _is_harmless(value: Any) -> bool:
+    return _is_trusted(value) or _size(value) is not None
+
+
+def _is_of_a_trusted_library(value: Any) -> bool:
+    """Whether a function comes with Python or numpy: it is trusted, or refused, by its name and not read."""
+    return str(getattr(value, "__module__", None)).partition(".")[0] in TRUSTED_MODULES
+
+
+def _size(value: Any) -> int | None:
+    """Numbers and characters that a constant holds; None for what may hold anything, or remember."""
+    if isinstance(value, Enum):
+        return _size(value.value)
+    kind = type(value)
+    if kind in (tuple, frozenset) or (isinstance(value, tuple) and hasattr(value, "_fields")):
+        sizes = [_size(each) for each in value]
+        return None if None in sizes else max(1, sum(size or 0 for size in sizes))
+    if kind in (str, bytes):
+        return max(1, len(value))
+    if kind is int:
+        return 1 + int.bit_length(value) // 64
+    if kind is Decimal:
+        return 1 + len(value.as_tuple().digits) // 32
+    if isinstance(value, np.generic) and kind.__module__ == "numpy" and not value.dtype.hasobject:
+        return max(1, value.dtype.itemsize // 8)
+    return 1 if value is None or value is Ellipsis or kind in (bool, float, complex, range) else None
