@@ -3,12 +3,12 @@
 import math
 
 from voltrade.compiled import compiled
-from voltrade.config import SignalSettings
+from voltrade.config import Count, SignalSettings
 from voltrade.signal_engine import AGREEMENT, Indicator, SignalEngine, bars_to_forget
 
 
 class AdxSettings(SignalSettings):
-    adx_length: int = 14
+    adx_length: Count = 14
     adx_least: float = 25.0
 
 

@@ -621,7 +621,16 @@ class Leaks(SignalEngine):
     @staticmethod
     def _detect_signal(state, bar, settings, verdict):
         return 1 if NEXT[state.bars] > bar.close else 0
+
+class Fails(SignalEngine):
+    @staticmethod
+    def _detect_signal(state, bar, settings, verdict):
+        return 1 // (state.bars - 7)
 """
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err.splitlines(keepends=True)[-1]
 
 
 def test_a_rule_file_is_checked_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -636,6 +645,8 @@ def test_a_rule_file_is_checked_from_the_command_line(tmp_path: Path, capsys: py
     assert said.startswith("Sound, compiled: ")
     assert f"after {SignalEngine(SignalSettings(ema_slow=60), BTCUSDT).warmup_bars} bars" in said
     assert said.endswith("\nno fault was found\n")
+    assert main(["check", "--rule", f"{path}:Fails"]) == 2
+    assert re.fullmatch("check: Fails: must take every bar, at bar 6 was ZeroDivisionError.*\n", last_line(capsys))
     assert main(["check", "--rule", f"{path}:Absent"]) == 2
     assert "Absent" in capsys.readouterr().err
     assert main(["check", "-p", "ema_slow", "2"]) == 2

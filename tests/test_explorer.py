@@ -561,6 +561,7 @@ def test_a_rule_that_imports_a_neighbour_is_edited_in_a_cell_too(explorer: Explo
         ("Presure --save rules/pressure.py", CELL, "'Presure' must be a SignalEngine of pressure.py"),
         ("Pressure --save rules/pressure", CELL, "must be the path of a Python file"),
         ("Pressure --sav", CELL, "expected one argument"),
+        ("Pressure --save 'rules", CELL, 'must close the quotes that it opens, was "Pressure --save \'rules"'),
         ("--save rules/pressure.py", CELL, "must name the class in the cell"),
     ],
 )

@@ -305,6 +305,12 @@ def test_what_is_wrong_is_named_before_anything_is_written(
     assert set(here.rglob("*")) == before
 
 
+@pytest.mark.parametrize("length", [0, -5])
+def test_an_adx_over_no_bars_is_refused(length: int) -> None:
+    with pytest.raises(ConfigError, match=f"adx_length: .*{length}"):
+        read_parameters(rule=str(ROOT / "rules/adx.py:Adx"), adx_length=length)
+
+
 def test_the_settings_of_a_rule_are_unknown_without_it() -> None:
     with pytest.raises(ConfigError, match="adx_length: unknown parameter, was 5"):
         read_parameters(adx_length=5)

@@ -23,7 +23,7 @@ from ta.trend import EMAIndicator
 from ta.volatility import AverageTrueRange, BollingerBands
 from test_bars import read_recording
 
-from voltrade import signal_engine
+from voltrade import frames, signal_engine
 from voltrade.bars import VolumeBarAggregator, volume_bar
 from voltrade.compiled import Record, Rows, bind, compiled, plain, source_key, sources_of
 from voltrade.config import BarSettings, SignalSettings
@@ -473,6 +473,10 @@ class TextSettings(SignalSettings):
     flavour: str = "sweet"
 
 
+class TakenSettings(SignalSettings):
+    warmup_bars: int = 3
+
+
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
@@ -480,11 +484,23 @@ class TextSettings(SignalSettings):
         ({"indicators": (ATR, ATR)}, "names must be unique, was twice: atr"),
         ({"conditions": {"rsi": bool}}, "names must be unique, was twice: rsi"),
         ({"settings_type": TextSettings}, "flavour: a setting of a rule must be a number or a boolean, was 'sweet'"),
+        ({"settings_type": TakenSettings}, "warmup_bars: a setting of a rule must have another name"),
+        (
+            {"conditions": {"outcome": int, "bar": int}},
+            "Clash: outputs and conditions must have other.*was bar, outcome$",
+        ),
     ],
 )
 def test_declarations_that_clash_are_refused(attributes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         type("Clash", (SignalEngine,), attributes)(SignalSettings(), LTC)
+
+
+@pytest.mark.parametrize("name", sorted({*frames._BARS, *frames.DECISIONS, "time", "why"}))
+def test_no_output_takes_the_place_of_a_column_of_the_frames(name: str) -> None:
+    engine = type("Clash", (SignalEngine,), {"indicators": (ATR, Indicator((name,), EMA.step, lambda settings: 1))})
+    with pytest.raises(ConfigError, match=name):
+        engine(SignalSettings(), LTC)
 
 
 def test_what_a_rule_may_read_of_a_bar() -> None:

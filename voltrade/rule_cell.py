@@ -53,7 +53,11 @@ class RuleCell:
         Raises:
             ConfigError: the rule is broken, or its file would overwrite what this notebook doesn't know.
         """
-        given = _ARGUMENTS.parse_args(shlex.split(line))
+        try:
+            words = shlex.split(line)
+        except ValueError as error:
+            raise ConfigError(f"%%rule: must close the quotes that it opens, was {line!r}") from error
+        given = _ARGUMENTS.parse_args(words)
         if cell is None:
             self._open(given.rule)
             return

@@ -532,6 +532,10 @@ def _room(length: int) -> int:
     return room
 
 
+OF_BARS = frozenset({*(BAR.names or ()), "bar", "time", "duration_s", "bar_vwap", "outcome", "why"})
+"""Names that tables have for a bar and what became of it: a verdict of the same name would take their place there."""
+
+
 def _verdict_dtype(engine: type[SignalEngine]) -> np.dtype[Any]:
     fields: list[tuple[Any, ...]] = [
         (name, np.float64) for indicator in engine.indicators for name in indicator.outputs
@@ -539,11 +543,18 @@ def _verdict_dtype(engine: type[SignalEngine]) -> np.dtype[Any]:
     fields += [(name, _NUMBERS[kind]) for name, kind in engine.conditions.items()]
     if "atr" not in {name for name, *_ in fields}:
         raise ConfigError(f"{engine.__name__}: an indicator must give atr, which stops and sizes need")
+    if taken := sorted(OF_BARS & {name for name, *_ in fields}):
+        raise ConfigError(
+            f"{engine.__name__}: outputs and conditions must have other names than the columns of bars "
+            f"({', '.join(sorted(OF_BARS))}), was {', '.join(taken)}"
+        )
     return _unique((*fields, ("signal", np.int8), ("ready", np.bool_)), f"{engine.__name__} verdict")
 
 
 def _settings_row(settings: SignalSettings, warmup_bars: int) -> Rows:
     """The settings as one row, by their names, with `warmup_bars` added."""
+    if "warmup_bars" in type(settings).model_fields:
+        raise ConfigError("warmup_bars: a setting of a rule must have another name, this is the longest ready_after")
     values = {**{name: getattr(settings, name) for name in type(settings).model_fields}, "warmup_bars": warmup_bars}
     for name, value in values.items():
         if type(value) not in _NUMBERS:
