@@ -564,6 +564,24 @@ def test_memory_since_the_first_bar_is_caught() -> None:
     assert "midnight" not in detail(checked, "warm-up")
 
 
+@compiled
+def step_infinite_at_times(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+    step_highest(state, bar, settings, verdict)
+    verdict.spread = bar.high - bar.low
+    if bar.number % 5 == 0:
+        verdict.spread, verdict.highest = np.inf, np.inf
+
+
+def test_infinite_values_are_no_fault_and_hide_none() -> None:
+    class InfiniteAtTimes(Rule):
+        indicators = (
+            ATR,
+            Indicator(("spread", "highest"), step_infinite_at_times, lambda settings: 1, {"highest": float}),
+        )
+
+    assert "later, highest at bar" in detail(check(InfiniteAtTimes, instrument=BTCUSDT), "warm-up")
+
+
 def test_an_indicator_is_held_to_its_own_warm_up_and_not_to_that_of_the_slowest() -> None:
     class OneIsShort(TooSoon):
         indicators = (*TooSoon.indicators, VWAP)

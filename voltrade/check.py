@@ -92,7 +92,7 @@ def fixture(instrument: Instrument, bars: int) -> Fixture:
 
 
 def whole_days(instrument: Instrument, bars: int) -> Rows:
-    """Bars of half an hour and the two UTC days after it, each of about so many."""
+    """Bars of half an hour and the two UTC days after it, each of at least so many, if it has as many trades."""
     trades = _tape(instrument, hours=48.5)
     shortest = int(np.bincount(trades.time // DAY_MS - FIXTURE_START_MS // DAY_MS)[1:3].min())
     settings = BarSettings(unit="trades", threshold=Decimal(max(1, shortest // bars)))
@@ -237,10 +237,9 @@ def _is_warm_when_it_says(new: New) -> Finding:
         wrong = {start: wrong_bars for start, wrong_bars in wrong.items() if len(wrong_bars)}
         if wrong:
             start, bar = min(wrong), int(wrong[min(wrong)][0])
-            detail = (
-                f"started {start} bars later, {name} at bar {bar} is {runs[start][name][bar - start]}, of the whole "
-            )
-            detail += f"{whole[name][bar]}, though {bars} bars were said to be enough: {_why_it_is_cold(wrong, rows)}"
+            one, other = runs[start][name][bar - start], whole[name][bar]
+            detail = f"started {start} bars later, {name} at bar {bar} is {one}, of the whole {other}, "
+            detail += f"though {bars} bars were said to be enough: {_why_it_is_cold(wrong, rows)}"
             return Finding("warm-up", False, detail)
         worst = max(worst, *(float(np.max(values)) for values in apart.values()))
     detail = f"each indicator after its own bars, the rule after {engine.warmup_bars} bars: {len(runs)} later starts "
@@ -257,54 +256,41 @@ def _later_starts(rows: Rows) -> list[int]:
     """Bars to start at: soon after the first, around midnights and midday, and after the first half's extremes."""
     days = _midnights(rows)
     half = rows[: len(rows) // 2]
-    starts = [
-        1,
-        2,
-        3,
-        5,
-        8,
-        13,
-        21,
-        34,
-        55,
-        89,
-        144,
-        233,
-        int(half["high"].argmax()) + 1,
-        int(half["low"].argmin()) + 1,
-    ]
+    starts = [1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233]
+    starts += [int(half["high"].argmax()) + 1, int(half["low"].argmin()) + 1]
     for first, after in pairwise([*days, len(rows)]):
         starts += [first - 1, first, first + 1, (first + after) // 2]
-    return sorted(set(starts))
+    return sorted({start for start in starts if start < len(rows)})
 
 
 def _apart(one: Rows, other: Rows, bars: int) -> Floats:
     """How far values of two runs are apart once they have seen so many bars: numbers on the scale of the largest."""
     first, second = one.astype(np.float64), other.astype(np.float64)
-    apart = np.where(np.isnan(first) & np.isnan(second), 0.0, np.abs(first - second))  # NaN in one is NaN
+    is_same = (first == second) | (np.isnan(first) & np.isnan(second))
+    with np.errstate(invalid="ignore"):  # infinite in both
+        apart = np.where(is_same, 0.0, np.abs(first - second))  # NaN in one is NaN
     ready = max(0, bars - 1)
     apart[:ready] = 0.0
     if other.dtype.kind == "f":
-        apart /= float(np.nanmax(np.abs(second[ready:]), initial=0.0)) or 1.0
+        apart /= float(np.max(np.abs(second[ready:]), initial=0.0, where=np.isfinite(second[ready:]))) or 1.0
     return apart
 
 
 def _why_it_is_cold(found: Mapping[int, Int64s], rows: Rows) -> str:
     """Why a value differs from that of the whole at these bars, by the start."""
-    days = _midnights(rows)
-    next_day = {start: min((day for day in days if day > start), default=len(rows)) for start in found}
-    lasting = max(int(bars[-1]) + 2 - start for start, bars in found.items())
-    if not found.keys() & set(days) and all(bars[-1] < next_day[start] for start, bars in found.items()):
+    midnights = _midnights(rows)
+    is_right_from_midnight = not found.keys() & set(midnights)
+    is_right_next_day = all(rows["day"][bars[-1]] == rows["day"][start] for start, bars in found.items())
+    is_wrong_each_day = set(rows["day"][midnights]) <= {rows["day"][start] for start in found}
+    if is_right_from_midnight and is_right_next_day and is_wrong_each_day:
         return (
             "it is right only from a UTC midnight on. A day may have any number of bars, so no number of bars is "
             "enough: a run that starts within a day has it wrong for the rest of that day. Let it look back over a "
             "number of bars instead"
         )
     if any(bars[-1] == len(rows) - 1 for bars in found.values()):
-        return (
-            f"after {lasting - 1} bars, at the end of the tape, it still differs, and may never forget where it began"
-        )
-    return f"{lasting} were needed here"
+        return "it still differs at the end of the tape, and may never forget where it began"
+    return f"{max(int(bars[-1]) + 2 - start for start, bars in found.items())} were needed here"
 
 
 # --- what the code reads ----------------------------------------------------------------------------------------------
