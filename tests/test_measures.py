@@ -59,6 +59,30 @@ def test_what_moved_between_two_boundaries_counts_at_the_second() -> None:
     assert found.values == pytest.approx([0.1, 120 / 110 - 1, *[0.0] * 22, 90 / 120 - 1])
 
 
+def test_what_is_lost_in_the_first_minutes_is_lost() -> None:
+    """The first valuation comes up to a minute after the start, and its hour, or day, counts whole all the same."""
+    minutes = np.arange(1, 31 * 24 * 60, dtype=np.int64)
+    equity = np.where(minutes < 6, 1_000.0, 900.0)
+    by_days = measures.returns_of(NOON - 12 * HOUR + minutes * MINUTE, equity)
+    assert by_days.values == pytest.approx([-0.1, *[0.0] * 30])
+    by_hours = measures.returns_of(NOON + minutes * MINUTE, equity, HOUR)
+    assert by_hours.values == pytest.approx([-0.1, *[0.0] * (31 * 24 - 1)])
+
+
+@given(
+    steps=st.lists(st.integers(0, 40 * 60), min_size=1, max_size=50),
+    begin=st.integers(0, 120),
+    period_ms=st.sampled_from([HOUR, DAY]),
+    seed=st.integers(0, 99),
+)
+def test_every_change_of_equity_is_in_one_return(steps: list[int], begin: int, period_ms: int, seed: int) -> None:
+    times = NOON + (begin + 1 + np.cumsum(steps, dtype=np.int64)) * MINUTE
+    equity = np.random.default_rng(seed).uniform(900, 1_100, len(times))
+    found = measures.returns_of(times, equity, period_ms)
+    if times[0] < times[-1]:
+        assert np.prod(1 + found.values) == pytest.approx(equity[-1] / equity[0])
+
+
 # --- the account ------------------------------------------------------------------------------------------------------
 
 

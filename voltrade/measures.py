@@ -86,8 +86,7 @@ def period_of(span_ms: int) -> int:
 @compiled
 def _changes(times: Int64s, equity: Floats, boundary: int, count: int, period: int) -> Floats:
     """Return the changes over `count` periods from a boundary on, as parts; each boundary has the last equity known."""
-    changes = np.empty(count)
-    before = equity[np.searchsorted(times, boundary, side="right") - 1]
+    changes, before = np.empty(count), equity[0]
     for number in range(count):
         boundary += period
         after = equity[np.searchsorted(times, boundary, side="right") - 1]
@@ -100,12 +99,13 @@ def returns_of(times: Int64s, equity: Floats, period_ms: int | None = None) -> R
     """Sample equity at the boundaries of periods, by default those of `period_of`, and return the changes.
 
     The last equity known at each boundary counts, and so do hours and days without a trade. The first boundary is the
-    one at or after the first time, the last the one at or after the last.
+    one at or before the first time, and has the first equity; the last is the one at or after the last time. So every
+    change of equity is in one of the returns.
     """
     period = period_of(int(times[-1] - times[0]) if len(times) else 0) if period_ms is None else period_ms
     if not period or not len(times):
         return Returns(np.empty(0), 0)
-    first, last = -(-int(times[0]) // period), -(-int(times[-1]) // period)
+    first, last = int(times[0]) // period, -(-int(times[-1]) // period)
     return Returns(_changes(times, equity, first * period, last - first, period), period)
 
 
