@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -275,7 +277,7 @@ def test_an_edge_that_is_there_is_evidence(seed: int) -> None:
 
 def test_training_ends_before_each_test_by_the_purge() -> None:
     splits = walk_forward_splits(600.0, 5, purge_s=10.0)
-    assert [split.test for split in splits] == [(100, 200), (200, 300), (300, 400), (400, 500), (500, 600)]
+    assert [split.test for split in splits] == [(100, 200), (200, 300), (300, 400), (400, 500), (500, None)]
     assert [split.train for split in splits] == [((0, end),) for end in (90, 190, 290, 390, 490)]
     rolling = walk_forward_splits(600.0, 5, rolling=True, purge_s=10.0)
     assert [split.train for split in rolling] == [((max(0, end - 100), end),) for end in (90, 190, 290, 390, 490)]
@@ -283,9 +285,56 @@ def test_training_ends_before_each_test_by_the_purge() -> None:
 
 def test_folds_are_purged_on_both_sides_and_embargoed_behind() -> None:
     first, middle, last = k_fold_splits(300.0, 3, purge_s=10.0, embargo_s=5.0)
-    assert first == (((115.0, 300.0),), (0.0, 100.0))
-    assert middle == (((0.0, 90.0), (215.0, 300.0)), (100.0, 200.0))
-    assert last == (((0.0, 190.0),), (200.0, 300.0))
+    assert first == (((115.0, None),), (0.0, 100.0))
+    assert middle == (((0.0, 90.0), (215.0, None)), (100.0, 200.0))
+    assert last == (((0.0, 190.0),), (200.0, None))
+
+
+def test_the_warm_up_is_neither_trained_on_nor_tried_on(played: Tape) -> None:
+    expanding, rolling = (walk_forward_splits(700.0, 2, begin_s=100.0, rolling=rolling) for rolling in (False, True))
+    assert expanding == [(((100.0, 300.0),), (300.0, 500.0)), (((100.0, 500.0),), (500.0, None))]
+    assert rolling == [(((100.0, 300.0),), (300.0, 500.0)), (((300.0, 500.0),), (500.0, None))]
+    first, second = k_fold_splits(700.0, 2, begin_s=100.0)
+    assert (first, second) == ((((400.0, None),), (100.0, 400.0)), (((100.0, 400.0),), (400.0, None)))
+    found = walk_forward(played, CONFIG.changed(begin_s=36_000.0), {"stop_atr": [1.5]}, folds=1, progress=False)
+    length_s = (int(played.trades.time[-1]) - int(played.trades.time[0])) / 1000
+    test = backtest(played, CONFIG.changed(stop_atr=1.5), begin_s=(36_000 + length_s) / 2)
+    assert found.frame["net"][0] == pytest.approx(test.statistics.net)
+    assert found.frame["end"][0] == pd.Timestamp(int(played.trades.time[-1]), unit="ms", tz="UTC")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"scheme": "kfold"}, "scheme: must be one of expanding, rolling, k_fold, was 'kfold'"),
+        ({"folds": 0}, "folds: must be a whole number from 1 on, was 0"),
+        ({"folds": 1, "scheme": "k_fold"}, "folds: must be a whole number from 2 on, was 1"),
+        ({"folds": 2.0}, "folds: must be a whole number from 1 on, was 2.0"),
+        ({"purge_s": -60.0}, "purge_s: must be a number of seconds from 0 on, was -60.0"),
+        ({"purge_s": math.nan}, "purge_s: must be a number of seconds from 0 on, was nan"),
+        ({"embargo_s": math.inf, "scheme": "k_fold"}, "embargo_s: must be a number of seconds from 0 on, was inf"),
+        ({"seed": -1}, "seed: must be a whole number from 0 on, was -1"),
+        ({"trials": 3.0}, "trials: must be a whole number from 1 on, was 3.0"),
+        ({"trials": 0}, "trials: must be a whole number from 1 on, was 0"),
+    ],
+)
+def test_an_impossible_walk_forward_is_refused_by_name(played: Tape, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        walk_forward(played, CONFIG, {"stop_atr": [1.5]}, **given, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"begin_s": math.nan}, "begin_s: must be finite, was nan"),
+        ({"end_s": math.inf}, "end_s: must be finite, was inf"),
+        ({"end_s": 0.0}, "tape: must have a trade from 0 s on and before 0 s, has none"),
+    ],
+)
+def test_an_impossible_stretch_is_refused_by_name(played: Tape, given: dict[str, Any], error: str) -> None:
+    for run in (backtest, functools.partial(sweep, grid={"stop_atr": [1.5]}, progress=False)):
+        with pytest.raises((ConfigError, DataError), match=re.escape(error)):
+            run(played, CONFIG, **given)  # type: ignore[operator]
 
 
 def test_a_fold_without_training_is_refused(played: Tape) -> None:

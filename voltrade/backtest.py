@@ -221,7 +221,8 @@ def backtest(
             can't act on it.
 
     Raises:
-        ConfigError: the settings are impossible under the symbol's filters, or the rule file is broken.
+        ConfigError: the settings are impossible under the symbol's filters, the rule file is broken, or `begin_s` or
+            `end_s` isn't finite.
         DataError: the tape is empty, goes back in time, or nothing of it lies between `begin_s` and `end_s`; or the
             compiled path was asked for and can't be taken.
     """

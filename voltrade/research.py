@@ -7,6 +7,7 @@ a result for people of them, `sweep` a row.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -23,7 +24,7 @@ from voltrade.bars import bar_rules, columns, empty_aggregator, grown, until_clo
 from voltrade.compiled import Rows, bind, compile_for, compiled, prefetch, record_dtype, restored, rows_of
 from voltrade.config import BarSettings, Config
 from voltrade.data import Tape
-from voltrade.errors import DataError
+from voltrade.errors import ConfigError, DataError
 from voltrade.exchange.margin import largest_notional
 from voltrade.exchange.shipped import E8, shipped_instrument, shipped_rules
 from voltrade.exchange.tape import mark_columns
@@ -358,14 +359,19 @@ class Research:
         """Return the stretch between two times, in seconds after the tape's first trade.
 
         Raises:
+            ConfigError: a time isn't finite.
             DataError: the tape has no trade there.
         """
+        for name, time_s in (("begin_s", begin_s), ("end_s", end_s)):
+            if time_s is not None and not math.isfinite(time_s):
+                raise ConfigError(f"{name}: must be finite, was {time_s!r}")
         times = self.tape.trades.time
         begin = int(times[0]) + int(begin_s * 1000)
         first = int(np.searchsorted(times, begin))
         last = len(times) if end_s is None else int(np.searchsorted(times, int(times[0]) + int(end_s * 1000)))
         if first >= last:
-            raise DataError(f"tape: must have a trade from {begin_s:g} s on and before {end_s or 'its end'}, has none")
+            end = "its end" if end_s is None else f"{end_s:g} s"
+            raise DataError(f"tape: must have a trade from {begin_s:g} s on and before {end}, has none")
         return Span(first, last, begin - 1)
 
     def run(self, config: Config, verdicts: Rows, span: Span) -> tuple[Tables | None, str]:

@@ -23,7 +23,7 @@ from functools import cached_property, lru_cache
 from html import escape
 from pathlib import Path
 from threading import local
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -304,6 +304,10 @@ def settings_of(
         ConfigError: a parameter is unknown or can't vary, or nothing is left to try.
         DataError: the tape is of another symbol than `config`.
     """
+    for name, number in (("trials", 1 if trials is None else trials), ("seed", seed)):
+        least = 1 if name == "trials" else 0
+        if not _is_whole(number, least):
+            raise ConfigError(f"{name}: must be a whole number from {least} on, was {number!r}")
     homes = parameter_homes(type(config.signals))
     if unknown := sorted(set(grid) - set(homes)):
         raise ConfigError("; ".join(f"{name}: unknown parameter, was {grid[name]!r}" for name in unknown))
@@ -475,6 +479,9 @@ def sweep(
 # --- walk-forward -----------------------------------------------------------------------------------------------------
 
 
+Scheme = Literal["expanding", "rolling", "k_fold"]
+
+
 class Split(NamedTuple):
     """Stretches to choose a setting on, and one that it is tried on; in seconds after the tape's first trade."""
 
@@ -482,36 +489,64 @@ class Split(NamedTuple):
     test: Stretch
 
 
-def walk_forward_splits(length_s: float, folds: int, *, rolling: bool = False, purge_s: float = 0.0) -> list[Split]:
-    """Cut a tape into `folds` + 1 equal parts; each but the first is tried on, after training on what lies before it.
+def walk_forward_splits(
+    length_s: float, folds: int, *, begin_s: float = 0.0, rolling: bool = False, purge_s: float = 0.0
+) -> list[Split]:
+    """Cut a tape from `begin_s` on into `folds` + 1 equal parts, of which each but the first is tried on.
 
-    Training ends `purge_s` before the test begins, so that no round trip of the one lasts into the other. It begins
-    with the tape, or, `rolling`, one part before its end. Nothing that comes after a test is trained on, so there is
-    nothing to put under an embargo.
+    Training is on what lies before, and ends `purge_s` before the test begins, so that no round trip of the one lasts
+    into the other. It begins with the first part, or, `rolling`, one part before its end. Nothing that comes after a
+    test is trained on, so there is nothing to put under an embargo. The last test ends with the tape.
+
+    Raises:
+        ConfigError: `folds` or `purge_s` is impossible, or a fold has nothing to train on.
     """
-    part = length_s / (folds + 1)
+    _check_splitting(folds, 1, purge_s=purge_s)
+    part = (length_s - begin_s) / (folds + 1)
+    bounds = [begin_s + number * part for number in range(folds + 1)]
     splits = []
-    for fold in range(1, folds + 1):
-        end = fold * part - purge_s
-        begin = max(0.0, end - part) if rolling else 0.0
-        splits.append(Split(((begin, end),), (fold * part, (fold + 1) * part)))
+    for begin, end in zip(bounds[1:], [*bounds[2:], None], strict=True):
+        trained = begin - purge_s
+        splits.append(Split(((max(begin_s, trained - part) if rolling else begin_s, trained),), (begin, end)))
     return _checked(splits, purge_s)
 
 
-def k_fold_splits(length_s: float, folds: int, *, purge_s: float = 0.0, embargo_s: float = 0.0) -> list[Split]:
-    """Cut a tape into equal parts; each is tried on, after training on all the others.
+def k_fold_splits(
+    length_s: float, folds: int, *, begin_s: float = 0.0, purge_s: float = 0.0, embargo_s: float = 0.0
+) -> list[Split]:
+    """Cut a tape from `begin_s` on into equal parts; each is tried on, after training on all the others.
 
     Purging leaves out of the training what may share its outcome with the test: `purge_s`, the longest that a round
     trip lasts, on both sides of it. The embargo leaves out `embargo_s` more behind the test, where what the market then
     remembers of it would leak into the training. Lopez de Prado, "Advances in Financial Machine Learning", 2018, 7.4.
+
+    Raises:
+        ConfigError: `folds`, `purge_s` or `embargo_s` is impossible, or a fold has nothing to train on.
     """
-    part = length_s / folds
+    _check_splitting(folds, 2, purge_s=purge_s, embargo_s=embargo_s)
+    part = (length_s - begin_s) / folds
+    bounds = [begin_s + number * part for number in range(folds)]
     splits = []
-    for fold in range(folds):
-        begin, end = fold * part, (fold + 1) * part
-        before, after = (0.0, begin - purge_s), (end + purge_s + embargo_s, length_s)
-        splits.append(Split(tuple(stretch for stretch in (before, after) if stretch[0] < stretch[1]), (begin, end)))
+    for begin, end in zip(bounds, [*bounds[1:], None], strict=True):
+        train: list[Stretch] = []
+        if begin - purge_s > begin_s:
+            train.append((begin_s, begin - purge_s))
+        if end is not None and end + purge_s + embargo_s < length_s:
+            train.append((end + purge_s + embargo_s, None))
+        splits.append(Split(tuple(train), (begin, end)))
     return _checked(splits, purge_s)
+
+
+def _check_splitting(folds: int, fewest: int, **times_s: float) -> None:
+    if not _is_whole(folds, fewest):
+        raise ConfigError(f"folds: must be a whole number from {fewest} on, was {folds!r}")
+    for name, time_s in times_s.items():
+        if not 0 <= time_s < math.inf:
+            raise ConfigError(f"{name}: must be a number of seconds from 0 on, was {time_s!r}")
+
+
+def _is_whole(number: object, least: int) -> bool:
+    return isinstance(number, int | np.integer) and not isinstance(number, bool) and number >= least
 
 
 def _checked(splits: list[Split], purge_s: float) -> list[Split]:
@@ -565,7 +600,7 @@ def walk_forward(
     grid: Mapping[str, Choices],
     *,
     folds: int = 5,
-    scheme: Literal["expanding", "rolling", "k_fold"] = "expanding",
+    scheme: Scheme = "expanding",
     purge_s: float | None = None,
     embargo_s: float = 3_600.0,
     trials: int | None = None,
@@ -576,6 +611,8 @@ def walk_forward(
 ) -> WalkForward:
     """Choose the setting with the highest Sharpe ratio on one part of a tape and try it on another, fold by fold.
 
+    Both lie from `config.session.begin_s` on; what lies before is warm-up.
+
     Args:
         scheme: `expanding` and `rolling` train on what lies before each test, see `walk_forward_splits`; `k_fold` on
             what lies around it, see `k_fold_splits`.
@@ -584,18 +621,24 @@ def walk_forward(
         config, grid, trials, seed, rule, executor, progress: as in `sweep`.
 
     Raises:
-        ConfigError: a parameter is unknown or can't vary, no combination is allowed, or a fold has nothing to train on.
+        ConfigError: a parameter is unknown or can't vary, no combination is allowed, `scheme`, `folds`, `purge_s`,
+            `embargo_s`, `trials` or `seed` is impossible, or a fold has nothing to train on.
         DataError: the tape is empty, goes back in time, is of another symbol, or a stretch has no trade.
     """
     research = tape if isinstance(tape, Research) else Research(tape)
     chosen, configs, _ = settings_of(research, config, grid, trials, seed, rule)
     times = research.tape.trades.time
     length_s = (int(times[-1]) - int(times[0])) / 1000
+    begin_s = config.session.begin_s
     purge_s = (config.exits.max_holding_s or 3_600.0) if purge_s is None else purge_s
-    if scheme == "k_fold":
-        splits = k_fold_splits(length_s, folds, purge_s=purge_s, embargo_s=embargo_s)
-    else:
-        splits = walk_forward_splits(length_s, folds, rolling=scheme == "rolling", purge_s=purge_s)
+    match scheme:
+        case "k_fold":
+            splits = k_fold_splits(length_s, folds, begin_s=begin_s, purge_s=purge_s, embargo_s=embargo_s)
+        case "expanding" | "rolling":
+            rolling = scheme == "rolling"
+            splits = walk_forward_splits(length_s, folds, begin_s=begin_s, rolling=rolling, purge_s=purge_s)
+        case _:
+            raise ConfigError(f"scheme: must be one of {', '.join(get_args(Scheme))}, was {scheme!r}")
     stretches = list(dict.fromkeys(stretch for split in splits for stretch in (*split.train, split.test)))
     shortest = min((length_s if end is None else end) - begin for begin, end in stretches)
     period_ms = measures.period_of(int(1000 * shortest)) or measures.HOUR_MS
@@ -606,7 +649,10 @@ def walk_forward(
         sharpes = [_joined([of[stretch].returns for stretch in split.train]).annual_sharpe for of in by_stretch]
         best = int(np.nanargmax(sharpes)) if np.isfinite(sharpes).any() else 0
         tested.append(by_stretch[best][split.test])
-        begin, end = (pd.Timestamp(int(times[0]) + int(1000 * (at or 0)), unit="ms", tz="UTC") for at in split.test)
+        begin, end = (
+            pd.Timestamp(int(times[-1] if at is None else times[0] + int(1000 * at)), unit="ms", tz="UTC")
+            for at in split.test
+        )
         rows.append(
             {
                 "begin": begin,
