@@ -6,7 +6,7 @@ import functools
 import math
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
@@ -27,6 +27,7 @@ from voltrade.errors import ConfigError, DataError
 from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import Funding, Marks, Trades
 from voltrade.research import Research
+from voltrade.rule_file import load_rule, read_parameters
 from voltrade.signal_engine import ATR, EMA, SignalEngine
 from voltrade.sweep import FIGURES, course_of, k_fold_splits, sweep, walk_forward, walk_forward_splits
 
@@ -102,6 +103,7 @@ def test_what_the_symbol_makes_impossible_is_no_trial(played: Tape) -> None:
 
 
 RULE_FILE = """
+from voltrade.rule_file import load_rule, read_parameters
 from voltrade.signal_engine import ATR, EMA, SignalEngine
 
 class Cross(SignalEngine):
@@ -113,6 +115,119 @@ class Cross(SignalEngine):
         verdict.crossed = {side} if state.ema_side * state.ema_side_before < 0 else 0
         return verdict.crossed
 """
+
+
+OWN_SETTINGS = """
+from voltrade.config import SignalSettings
+from voltrade.rule_file import load_rule, read_parameters
+from voltrade.signal_engine import ATR, EMA, SignalEngine
+
+class OwnSettings(SignalSettings):
+    {name}: int = 1
+
+class Own(SignalEngine):
+    settings_type = OwnSettings
+    indicators = (EMA, ATR)
+    conditions = {{"crossed": int}}
+
+    @staticmethod
+    def _detect_signal(state, bar, settings, verdict):
+        verdict.crossed = {side} if state.bars % (settings.{name} * 10) == 0 else 0
+        return verdict.crossed
+"""
+
+
+def own_rule(folder: Path, stem: str, name: str, side: int = 1) -> str:
+    """A rule file with one setting of its own, every ten times which bars it enters."""
+    (folder / f"{stem}.py").write_text(OWN_SETTINGS.format(name=name, side=side))
+    return f"{folder}/{stem}.py:Own"
+
+
+def test_each_rule_has_the_settings_that_it_knows(played: Tape, tmp_path: Path) -> None:
+    fast, slow = own_rule(tmp_path, "fast", "pace"), own_rule(tmp_path, "slow", "patience")
+    grid = {"pace": [1, 2], "rule": ["", fast, slow]}
+    for config in (CONFIG, read_parameters(QUICK, rule=fast, pace=7), read_parameters(QUICK, rule=slow)):
+        found = sweep(played, config, grid, progress=False)
+        assert found.frame["rule"].to_list() == ["", fast, slow, fast]
+        assert found.frame["pace"].fillna(0).to_list() == [0, 1, 0, 2]
+        for number in range(found.trials):
+            assert found.frame["net"][number] == pytest.approx(backtest(played, found.config(number)).statistics.net)
+    with pytest.raises(ConfigError, match="haste: unknown parameter"):
+        sweep(played, CONFIG, {**grid, "haste": [1]}, progress=False)
+
+
+def test_a_result_stays_of_the_rule_that_it_was_found_by(played: Tape, tmp_path: Path) -> None:
+    own_rule(tmp_path, "fast", "pace")
+    found = sweep(played, CONFIG, {"rule": [f"{tmp_path}/fast.py:Own"]}, progress=False)
+    own_rule(tmp_path, "fast", "pace", side=-1)
+    assert found.backtest().statistics.long_trips == found.frame["long_trips"][0] > 0
+    assert found.judgement.round_trips == found.frame["round_trips"][0]
+    assert found.judgement.sharpe == pytest.approx(found.frame["sharpe"][0])
+
+
+@pytest.mark.parametrize("name", ["bars", "path", "begin", "end"])
+def test_a_setting_that_the_table_would_hide_is_refused(played: Tape, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: can't vary in a search, whose table has a column of this name"):
+        sweep(played, CONFIG, {name: [1, 2]}, rule=load_rule(own_rule(tmp_path, "own", name)), progress=False)
+
+
+def test_what_can_not_be_traded_is_refused_and_the_rest_is_kept(played: Tape) -> None:
+    grid = {"unit": ["quote"], "threshold": [5, 1_000_000]}
+    found = sweep(played, CONFIG, grid, progress=False)
+    assert found.frame["threshold"].to_list() == [1_000_000]
+    assert found.refused["threshold"].to_list() == [5]
+    assert found.frame["net"][0] == pytest.approx(found.backtest().statistics.net)
+    rules = sweep(played, CONFIG, {"rule": ["", "rules/nope.py:Adx"]}, progress=False)
+    assert rules.frame["rule"].to_list() == [""]
+    assert "rules/nope.py must be a file" in rules.refused["reason"][0]
+    assert walk_forward(played, CONFIG, grid, folds=2, progress=False).trials == 1
+    with pytest.raises(ConfigError, match=r"had none: .*bars"):
+        sweep(played, CONFIG, {**grid, "threshold": [5]}, progress=False)
+
+
+def test_one_setting_among_others_that_can_not_be_traded_is_refused_alone(
+    played: Tape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trade = Research.trade
+
+    def failing(self: Research, config: Config, *given: Any, **named: Any) -> Any:
+        if config.exits.stop_atr == 2.0:
+            raise DataError("stop_atr: can't be traded")
+        return trade(self, config, *given, **named)
+
+    monkeypatch.setattr(Research, "trade", failing)
+    found = sweep(played, CONFIG, {"stop_atr": [1.5, 2.0, 3.0]}, progress=False)
+    assert found.frame["stop_atr"].to_list() == [1.5, 3.0]
+    assert found.refused.to_dict("records") == [{"stop_atr": 2.0, "reason": "stop_atr: can't be traded"}]
+
+
+@pytest.mark.parametrize("trials", [None, 3])
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        ("market", "must be values, as in ['market'], or a function that draws one, was 'market'"),
+        (5, "must be values, as in [5], or a function that draws one, was 5"),
+        ([], "must have at least one value to try, was []"),
+    ],
+)
+def test_choices_that_are_none_are_refused(played: Tape, trials: int | None, given: Any, rule: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"entry: {rule}")):
+        sweep(played, CONFIG, {"entry": given}, trials=trials, progress=False)
+
+
+@pytest.mark.parametrize("trials", [None, 30])
+def test_choices_may_be_any_collection(played: Tape, trials: int | None) -> None:
+    lengths = pd.Series([2, 3, 5, 8])
+    for choices in (lengths[lengths > 2], {3, 5, 8}, (length for length in (3, 5, 8)), np.array([3, 5, 8])):
+        found = sweep(played, CONFIG, {"ema_fast": choices}, trials=trials, progress=False)
+        assert set(found.frame["ema_fast"]) == {3, 5, 8}
+
+
+def test_what_is_tried_twice_is_one_trial(played: Tape) -> None:
+    found = sweep(played, CONFIG, {"ema_fast": [3, 5, 3]}, progress=False)
+    drawn = sweep(played, CONFIG, {"ema_fast": [3, 5]}, trials=40, progress=False)
+    assert found.trials == drawn.trials == drawn.judgement.trials == 2
+    assert drawn.judgement.luckiest == pytest.approx(found.judgement.luckiest)
 
 
 @pytest.mark.parametrize(
@@ -196,6 +311,36 @@ def test_processes_and_a_cluster_find_what_threads_find(played: Tape, executor: 
             there = sweep(traded, CONFIG, GRID, executor=pool, progress=False)
             pd.testing.assert_frame_equal(there.frame, here.frame)
             assert there.verdict == here.verdict
+
+
+@pytest.mark.parametrize("is_given", [False, True])
+def test_processes_find_what_threads_find_of_a_rule_file(played: Tape, tmp_path: Path, is_given: bool) -> None:
+    fast, slow = own_rule(tmp_path, "fast", "pace"), own_rule(tmp_path, "slow", "patience")
+    grid: dict[str, Any] = {"stop_atr": [1.5, 3.0], "pace": [1, 2]} | ({} if is_given else {"rule": ["", fast, slow]})
+    rule = load_rule(fast) if is_given else None
+    here = sweep(played, CONFIG, grid, rule=rule, progress=False)
+    with processes() as pool:
+        there = sweep(played, CONFIG, grid, rule=rule, executor=pool, progress=False)
+        pd.testing.assert_frame_equal(there.frame, here.frame)
+        if is_given:
+            Path(fast.removesuffix(":Own")).write_text("edited = True")
+            with pytest.raises(ConfigError, match="must be the one that the search was begun with"):
+                sweep(played, CONFIG, grid, rule=rule, executor=pool, progress=False)
+
+
+def test_a_piece_is_no_longer_than_one_can_wait_for(played: Tape, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Counting(ThreadPoolExecutor):
+        def submit(self, fn: Any, /, *given: Any, **named: Any) -> Any:
+            asked.append(len(given[2]))
+            return super().submit(fn, *given, **named)
+
+    monkeypatch.setattr("voltrade.sweep.LARGEST", 3)
+    monkeypatch.setattr("voltrade.sweep.TASKS", 1)
+    with Counting(1) as pool:
+        sweep(played, CONFIG, {"stop_atr": np.arange(1.0, 3.0, 0.25)}, executor=pool, progress=False)
+    assert sorted(asked) == [2, 3, 3]
 
 
 def test_progress_is_shown(played: Tape, capsys: pytest.CaptureFixture[str]) -> None:

@@ -326,6 +326,20 @@ class Config(Settings):
             raise ConfigError(_explain(error)) from None
         return self.model_copy(update=parts)
 
+    def fitted_to(self, signals: type[SignalSettings]) -> Config:
+        """Return these settings for a rule with settings of this type: what it has too stays, the rest is its default.
+
+        Raises:
+            ConfigError: what stays is out of the rule's bounds.
+        """
+        if type(self.signals) is signals:
+            return self
+        shared = {name: value for name, value in self.signals.__dict__.items() if name in signals.model_fields}
+        try:
+            return self.model_copy(update={"signals": signals.model_validate(shared)})
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from None
+
     @field_validator("signals", mode="wrap")
     @classmethod
     def _of_the_rule(cls, value: object, handler: Any, info: ValidationInfo) -> SignalSettings:

@@ -16,6 +16,7 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import NamedTuple
 
 from voltrade import compiled, parameter_file
 from voltrade.config import Config, SignalSettings, refuse_secrets
@@ -232,6 +233,27 @@ class RuleFile:
 
 
 _LOADED: dict[tuple[RuleFile, str], type[SignalEngine]] = {}
+
+
+class RuleAsLoaded(NamedTuple):
+    """A rule file as it was when it was loaded; other processes, which lack its classes, load it by this."""
+
+    file: RuleFile
+    sha256: str
+
+    @staticmethod
+    def of(rule: object) -> RuleAsLoaded | None:
+        """The file that a rule was loaded from; None for one of an ordinary module."""
+        return next((RuleAsLoaded(*key) for key, loaded in _LOADED.items() if loaded is rule), None)
+
+    def load(self) -> type[SignalEngine]:
+        """Load the rule.
+
+        Raises:
+            ConfigError: as `RuleFile.load`, or the file was edited since.
+        """
+        self.file.refuse_other_than(self.sha256, "the search was begun with")
+        return self.file.load()
 
 
 # --- running it ------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import itertools
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
@@ -35,24 +35,29 @@ from voltrade.charts import heat_map, luck_chart, walk_forward_chart
 from voltrade.compiled import Rows, compiled
 from voltrade.config import Config, SignalSettings, parameter_homes
 from voltrade.data import Tape, TapeReport
-from voltrade.errors import ConfigError
+from voltrade.errors import ConfigError, VoltradeError
 from voltrade.measures import Course, Figures, Judgement, Returns, figures_of, judge
 from voltrade.model import MONEY, Floats, Funding, Int64s, Marks, Trades
 from voltrade.research import Research, Span, Tables
-from voltrade.rule_file import load_rule
+from voltrade.rule_file import RuleAsLoaded, load_rule
 from voltrade.signal_engine import SignalEngine
 
-Choices = Sequence[Any] | Callable[[np.random.Generator], Any]
+Choices = Iterable[Any] | Callable[[np.random.Generator], Any]
 """What a parameter may be: values of which each is tried or one is drawn, or a function that draws one."""
 
 FIGURES = tuple(figure.name for figure in fields(Figures))
+COLUMNS = (*FIGURES, "path", "begin", "end", "sharpe, training")
+"""Columns of the tables beside the swept parameters."""
 SHOWN = ("sharpe", "net", "round_trips", "win_rate", "profit_factor", "max_drawdown")
 """Figures that a result shows of each setting; its frame has all."""
 
 _NUMBER = "{:,.4g}".format
 
 TASKS = 16
-"""About as many pieces are handed to an executor, so that the last ones end together and progress can be seen."""
+"""At least about as many pieces are handed to an executor, so that the last end together and progress can be seen."""
+
+LARGEST = 100
+"""Settings in a piece at most: a search that is interrupted waits for the pieces that run."""
 
 SWEPT_OF_SESSION = ("rule", "duration_s", "on_duration_end")
 """Parameters of the session that can be swept; the others choose the tape, or mean nothing to a backtest."""
@@ -72,6 +77,9 @@ class Outcome(NamedTuple):
     path: str
 
 
+Result = list[Outcome] | VoltradeError
+"""A setting's outcomes, one a stretch, or why it can't be traded."""
+
 Stretch = tuple[float, float | None]
 """From and up to which second after the tape's first trade is traded."""
 
@@ -81,10 +89,27 @@ class Job(NamedTuple):
 
     stretches: Sequence[Stretch]
     """Each setting is traded on each of them, from nothing."""
-    rule: type[SignalEngine] | None
-    """None for the one that the settings name."""
+    rules: Mapping[str, type[SignalEngine] | RuleAsLoaded]
+    """By the names that settings have for them: what a search began with trades, whatever becomes of the file."""
     period_ms: int | None = None
     """Of the returns; None for what suits each stretch."""
+
+    def for_other_processes(self) -> Job:
+        """The same with each rule of a file as the file, which makes it anew where nobody has its class."""
+        rules = {name: RuleAsLoaded.of(rule) or rule for name, rule in self.rules.items()}
+        return self._replace(rules=rules)
+
+
+class Sent(NamedTuple):
+    """Settings on their way to another process, which may lack the class that a rule file makes for its own."""
+
+    rule: str
+    rest: str
+    """All of them, as JSON."""
+
+    @staticmethod
+    def of(config: Config) -> Sent:
+        return Sent(config.session.rule, config.model_dump_json())
 
 
 class _Totals(NamedTuple):
@@ -153,23 +178,38 @@ class _Worker:
         self._research = research.fork()
         self._job = job
         self._spans = [research.span(begin_s, end_s) for begin_s, end_s in job.stretches]
+        self._rules = {name: rule if isinstance(rule, type) else rule.load() for name, rule in job.rules.items()}
         self._unit = research.instrument.money_per_ticklot
         self._space: dict[str, Rows] = {}
 
-    def trade(self, configs: Sequence[Config]) -> list[list[Outcome]]:
-        """Return the outcomes of settings that share their bars, each on each stretch."""
-        outcomes: list[list[Outcome]] = []
+    def read(self, sent: Sent) -> Config:
+        """Make settings anew that were sent from another process."""
+        return Config.from_json(sent.rest, self._rules[sent.rule].settings_type)
+
+    def trade(self, configs: Sequence[Config]) -> list[Result]:
+        """Return the outcomes of settings that share their bars, each on each stretch, or why it can't be traded."""
+        try:
+            self._research.bars(configs[0].bars)
+        except VoltradeError as error:
+            return [error] * len(configs)
+        try:
+            return self._trade_together(configs)
+        except VoltradeError as error:
+            return [error] if len(configs) == 1 else [self.trade([config])[0] for config in configs]
+
+    def _trade_together(self, configs: Sequence[Config]) -> list[Result]:
+        results: list[Result] = []
         alike = [list(group) for _, group in itertools.groupby(configs, key=_rule_of)]
         for start in range(0, len(alike), SIDE_BY_SIDE):
             groups = alike[start : start + SIDE_BY_SIDE]
             engines = [self._engine(group[0]) for group in groups]
             all_found = self._research.find(configs[0].bars, engines, self._space)
             for group, found in zip(groups, all_found, strict=True):
-                outcomes += [self._trade(config, found) for config in group]
-        return outcomes
+                results += [self._trade(config, found) for config in group]
+        return results
 
     def _engine(self, config: Config) -> SignalEngine:
-        return (self._job.rule or load_rule(config.session.rule))(config.signals, self._research.instrument)
+        return self._rules[config.session.rule](config.signals, self._research.instrument)
 
     def _trade(self, config: Config, found: Rows) -> list[Outcome]:
         stretches = zip(self._job.stretches, self._spans, strict=True)
@@ -232,13 +272,13 @@ def _opened(stored: _Stored) -> Research:
     return Research(stored.read())
 
 
-def _trade_piece(source: Research | _Stored, job: Job, configs: Sequence[Config]) -> list[list[Outcome]]:
+def _trade_piece(source: Research | _Stored, job: Job, settings: Sequence[Config | Sent]) -> list[Result]:
     """What is handed to an executor: some settings, and where their tape is."""
     if getattr(_OF_THREAD, "serves", None) != (source, job):
         _OF_THREAD.worker = _Worker(source if isinstance(source, Research) else _opened(source), job)
         _OF_THREAD.serves = source, job
-    outcomes: list[list[Outcome]] = _OF_THREAD.worker.trade(configs)
-    return outcomes
+    worker: _Worker = _OF_THREAD.worker
+    return worker.trade([one if isinstance(one, Config) else worker.read(one) for one in settings])
 
 
 _OF_THREAD = local()
@@ -246,37 +286,41 @@ _OF_THREAD = local()
 
 
 def _trade_all(
-    research: Research, job: Job, configs: Sequence[Config], executor: Executor | None, progress: bool
-) -> list[list[Outcome]]:
-    """Trade all settings; return the outcomes of each in their order."""
-    outcomes: list[list[Outcome]] = [[] for _ in configs]
+    research: Research, job: Job, settings: Settings, executor: Executor | None, progress: bool
+) -> tuple[Settings, list[list[Outcome]]]:
+    """Trade all settings; return those that could be, with the outcomes of each."""
+    configs = settings.configs
+    results: list[Result] = [[] for _ in configs]
     with ExitStack() as stack:
         source: Research | _Stored = research
+        handed: Sequence[Config | Sent] = configs
         if executor is None:
             executor = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
         elif not isinstance(executor, ThreadPoolExecutor):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="voltrade-sweep-")))
             source = _Stored.write(research.tape, folder)
+            job = job.for_other_processes()
+            handed = [Sent.of(config) for config in configs]
         bar: Any = tqdm(total=len(configs), unit="setting", disable=not progress)
         stack.enter_context(bar)
         futures = {
-            executor.submit(_trade_piece, source, job, [configs[number] for number in piece]): piece
+            executor.submit(_trade_piece, source, job, [handed[number] for number in piece]): piece
             for piece in _pieces(configs)
         }
         try:
             for future in as_completed(futures):
-                for number, outcome in zip(futures[future], future.result(), strict=True):
-                    outcomes[number] = outcome
+                for number, result in zip(futures[future], future.result(), strict=True):
+                    results[number] = result
                 bar.update(len(futures[future]))
         finally:
             for future in futures:
                 future.cancel()
-    return outcomes
+    return settings.split(results)
 
 
 def _pieces(configs: Sequence[Config]) -> Iterator[list[int]]:
     """Numbers of settings, cut into pieces that share their bars; those that share their verdicts stand together."""
-    most = -(-len(configs) // TASKS)
+    most = min(LARGEST, -(-len(configs) // TASKS))
     keys = [
         (config.bars.model_dump_json(), config.session.rule, config.signals.model_dump_json()) for config in configs
     ]
@@ -287,6 +331,50 @@ def _pieces(configs: Sequence[Config]) -> Iterator[list[int]]:
             yield numbers[start : start + most]
 
 
+# --- what is tried ----------------------------------------------------------------------------------------------------
+
+
+class Settings(NamedTuple):
+    """What a search tries."""
+
+    chosen: list[dict[str, Any]]
+    """The swept parameters of each setting."""
+    configs: list[Config]
+    """The settings; no two are the same."""
+    refused: list[tuple[dict[str, Any], str]]
+    """The swept parameters of what can't be tried, with the reason."""
+    rules: dict[str, type[SignalEngine]]
+    """The rules, by the names that the settings have for them."""
+
+    def split(self, results: Sequence[Result]) -> tuple[Settings, list[list[Outcome]]]:
+        """Put those that couldn't be traded among the refused; return what is left, with the outcomes of each.
+
+        Raises:
+            ConfigError: nothing is left.
+        """
+        left = Settings([], [], list(self.refused), self.rules)
+        outcomes: list[list[Outcome]] = []
+        for parameters, config, result in zip(self.chosen, self.configs, results, strict=True):
+            if isinstance(result, VoltradeError):
+                left.refused.append((parameters, str(result)))
+            else:
+                left.chosen.append(parameters)
+                left.configs.append(config)
+                outcomes.append(result)
+        return left.checked(), outcomes
+
+    def checked(self) -> Settings:
+        """Return these if there are any.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        if not self.configs:
+            reason = f": {self.refused[0][1]}" if self.refused else ""
+            raise ConfigError(f"sweep: must have at least one setting that is allowed, had none{reason}")
+        return self
+
+
 def settings_of(
     research: Research,
     config: Config,
@@ -294,61 +382,98 @@ def settings_of(
     trials: int | None,
     seed: int,
     rule: type[SignalEngine] | None = None,
-) -> tuple[list[dict[str, Any]], list[Config], list[tuple[dict[str, Any], str]]]:
-    """Make the settings of a grid, or draw `trials` of them.
+) -> Settings:
+    """Make the settings of a grid, or draw `trials` of them; what comes a second time is left out.
 
-    Returns:
-        The swept parameters of each setting, the settings, and those that are refused, with the reason.
+    Each rule is given the parameters that it has; those that only another rule of the search has are not among its own.
 
     Raises:
-        ConfigError: a parameter is unknown or can't vary, or nothing is left to try.
+        ConfigError: a parameter is unknown, can't vary or has no choices, `trials` or `seed` is impossible, or nothing
+            is left to try.
         DataError: the tape is of another symbol than `config`.
     """
-    for name, number in (("trials", 1 if trials is None else trials), ("seed", seed)):
-        least = 1 if name == "trials" else 0
+    for name, number, least in (("trials", 1 if trials is None else trials, 1), ("seed", seed, 0)):
         if not _is_whole(number, least):
             raise ConfigError(f"{name}: must be a whole number from {least} on, was {number!r}")
-    homes = parameter_homes(type(config.signals))
+    if rule and "rule" in grid:
+        raise ConfigError(f"rule: can't vary where {rule.__name__} is given, was {grid['rule']!r}")
+    choices = {name: _choices_of(name, given) for name, given in grid.items()}
+    tried = list(_grid(choices) if trials is None else _drawn(choices, trials, seed))
+    names = dict.fromkeys(parameters.get("rule", config.session.rule) for parameters in tried)
+    rules, bases, broken = _rules_of(names, config, rule)
+    known = [parameter_homes(type(base.signals)) for base in (config, *bases.values())]
+    _check_names(grid, {name: home for homes in known for name, home in homes.items()})
+    found: dict[Config, dict[str, Any]] = {}
+    refused: list[tuple[dict[str, Any], str]] = []
+    for parameters in tried:
+        name = parameters.get("rule", config.session.rule)
+        if name in broken:
+            refused.append((parameters, broken[name]))
+            continue
+        homes = parameter_homes(rules[name].settings_type)
+        its_own = {name: value for name, value in parameters.items() if name in homes}
+        try:
+            changed = bases[name].changed(**its_own)
+            research.check(changed)
+        except ConfigError as error:
+            refused.append((parameters, str(error)))
+        else:
+            found.setdefault(changed, its_own)
+    return Settings(list(found.values()), list(found), refused, rules).checked()
+
+
+def _rules_of(
+    names: Iterable[str], config: Config, rule: type[SignalEngine] | None
+) -> tuple[dict[str, type[SignalEngine]], dict[str, Config], dict[str, str]]:
+    """Load rules; return them, the settings fitted to each, and why others can't be had."""
+    rules: dict[str, type[SignalEngine]] = {}
+    bases: dict[str, Config] = {}
+    broken: dict[str, str] = {}
+    for name in names:
+        try:
+            loaded = rule or load_rule(name)
+            bases[name] = config.fitted_to(loaded.settings_type)
+            rules[name] = loaded
+        except ConfigError as error:
+            broken[name] = str(error)
+    return rules, bases, broken
+
+
+def _check_names(grid: Mapping[str, Choices], homes: Mapping[str, str]) -> None:
     if unknown := sorted(set(grid) - set(homes)):
         raise ConfigError("; ".join(f"{name}: unknown parameter, was {grid[name]!r}" for name in unknown))
     for name in grid:
         if homes[name] == "session" and name not in SWEPT_OF_SESSION:
             raise ConfigError(f"{name}: can't vary in a search, which trades one tape, was {grid[name]!r}")
-        if name == "rule" and rule:
-            raise ConfigError(f"rule: can't vary where {rule.__name__} is given, was {grid[name]!r}")
-    chosen: list[dict[str, Any]] = []
-    configs: list[Config] = []
-    refused: list[tuple[dict[str, Any], str]] = []
-    for parameters in _grid(grid) if trials is None else _drawn(grid, trials, seed):
-        try:
-            changed = config.changed(**parameters)
-            research.check(changed)
-        except ConfigError as error:
-            refused.append((parameters, str(error)))
-        else:
-            configs.append(changed)
-            chosen.append(parameters)
-    if not configs:
-        reason = f": {refused[0][1]}" if refused else ""
-        raise ConfigError(f"sweep: must have at least one setting that is allowed, had none{reason}")
-    return chosen, configs, refused
+        if name in COLUMNS:
+            raise ConfigError(f"{name}: can't vary in a search, whose table has a column of this name already")
 
 
-def _grid(grid: Mapping[str, Choices]) -> Iterator[dict[str, Any]]:
-    values: list[list[Any]] = []
+def _choices_of(name: str, given: Choices) -> list[Any] | Callable[[np.random.Generator], Any]:
+    """The values of a parameter as a list, in which they are drawn by their place, or the function that draws one."""
+    if callable(given):
+        return given
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise ConfigError(f"{name}: must be values, as in [{given!r}], or a function that draws one, was {given!r}")
+    values = [_plain(value) for value in given]
+    if not values:
+        raise ConfigError(f"{name}: must have at least one value to try, was {given!r}")
+    return values
+
+
+def _grid(grid: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for name, choices in grid.items():
         if callable(choices):
             raise ConfigError(f"{name}: must be values in a grid; a function is drawn from, with trials=")
-        values.append([_plain(value) for value in choices])
-    for combination in itertools.product(*values):
+    for combination in itertools.product(*grid.values()):
         yield dict(zip(grid, combination, strict=True))
 
 
-def _drawn(grid: Mapping[str, Choices], trials: int, seed: int) -> Iterator[dict[str, Any]]:
+def _drawn(grid: Mapping[str, Any], trials: int, seed: int) -> Iterator[dict[str, Any]]:
     chance = np.random.default_rng(seed)
     for _ in range(trials):
         yield {
-            name: _plain(choices(chance) if callable(choices) else choices[int(chance.integers(len(choices)))])
+            name: _plain(choices(chance)) if callable(choices) else choices[int(chance.integers(len(choices)))]
             for name, choices in grid.items()
         }
 
@@ -366,7 +491,8 @@ class Sweep:
 
     Attributes:
         frame: one row a setting: the swept parameters, then the fields of `Figures` and the `path` that it ran by.
-        refused: one row a setting that is not allowed, with the reason; these are no trials.
+        refused: one row a setting that is not allowed or can't be traded, with the reason; these are no trials.
+        parameters: names of the swept parameters.
         trials: settings that were tried. Kept with the result: the best of many is worth less than the best of few.
     """
 
@@ -374,17 +500,19 @@ class Sweep:
         self,
         research: Research,
         job: Job,
-        configs: Sequence[Config],
+        settings: Settings,
+        parameters: Sequence[str],
         frame: pd.DataFrame,
         refused: pd.DataFrame,
     ) -> None:
         self.frame = frame
         self.refused = refused
         self.trials = len(frame)
-        self.parameters = [name for name in frame.columns if name not in (*FIGURES, "path")]
+        self.parameters = list(parameters)
         self._research = research
         self._job = job
-        self._configs = configs
+        self._configs = settings.configs
+        self._rules = settings.rules
 
     @property
     def best(self) -> int:
@@ -397,15 +525,20 @@ class Sweep:
         return self._configs[self.best if number is None else number]
 
     def backtest(self, number: int | None = None) -> Backtest:
-        """Run the setting of a row again, by default the best, for its round trips and charts."""
+        """Run the setting of a row again, by default the best, for its round trips and charts.
+
+        The rule is the one that the row is of, even where its file was edited since.
+        """
         config, ((begin_s, end_s),) = self.config(number), self._job.stretches
-        engine = self._job.rule(config.signals, self._research.instrument) if self._job.rule else None
+        engine = self._rules[config.session.rule](config.signals, self._research.instrument)
         return backtest(self._research, config, engine, begin_s=begin_s, end_s=end_s)
 
     @cached_property
     def judgement(self) -> Judgement:
         """Whether the best setting is better than the luckiest of as many worthless ones."""
-        ((best,),) = _Worker(self._research, self._job).trade([self.config()])
+        (result,) = _Worker(self._research, self._job).trade([self.config()])
+        assert not isinstance(result, VoltradeError), "what is in the table was traded"
+        (best,) = result
         sharpes = self.frame["sharpe"].to_numpy() / math.sqrt(best.returns.a_year)
         return judge(best.returns, best.figures.round_trips, sharpes)
 
@@ -451,8 +584,9 @@ def sweep(
     Args:
         config: what all settings share.
         grid: parameters to vary, any that `Config.from_parameters` takes but those that choose the tape. Without
-            `trials` every combination is tried.
-        trials: so many settings are drawn instead: of values evenly, of a function by what it draws.
+            `trials` every combination is tried. A rule's own settings vary where the rule does, and are NaN elsewhere.
+        trials: so many settings are drawn instead: of values evenly, of a function by what it draws. What is drawn
+            again, or stands in the grid twice, is tried once.
         seed: of the draw.
         begin_s, end_s: as in `backtest`.
         rule: a rule of one's own; by default the one of `config.session.rule`, or the built-in one.
@@ -461,19 +595,21 @@ def sweep(
         progress: whether to show a progress bar.
 
     Raises:
-        ConfigError: a parameter is unknown or can't vary, or no combination is allowed.
-        DataError: the tape is empty, goes back in time, or is of another symbol.
+        ConfigError: a parameter is unknown, can't vary or has no values, `trials`, `seed`, `begin_s` or `end_s` is
+            impossible, or no combination is allowed.
+        DataError: the tape is empty, goes back in time, is of another symbol, or has no trade to trade on.
     """
     research = tape if isinstance(tape, Research) else Research(tape)
-    chosen, configs, refused = settings_of(research, config, grid, trials, seed, rule)
-    job = Job([(config.session.begin_s if begin_s is None else begin_s, end_s)], rule)
-    outcomes = _trade_all(research, job, configs, executor, progress)
+    settings = settings_of(research, config, grid, trials, seed, rule)
+    job = Job([(config.session.begin_s if begin_s is None else begin_s, end_s)], settings.rules)
+    settings, outcomes = _trade_all(research, job, settings, executor, progress)
     rows = [
         {**parameters, **vars(outcome.figures), "path": outcome.path}
-        for parameters, (outcome,) in zip(chosen, outcomes, strict=True)
+        for parameters, (outcome,) in zip(settings.chosen, outcomes, strict=True)
     ]
-    skipped = pd.DataFrame([{**parameters, "reason": reason} for parameters, reason in refused])
-    return Sweep(research, job, configs, pd.DataFrame(rows), skipped)
+    frame = pd.DataFrame(rows, columns=[*grid, *FIGURES, "path"])
+    skipped = pd.DataFrame([{**parameters, "reason": reason} for parameters, reason in settings.refused])
+    return Sweep(research, job, settings, list(grid), frame, skipped)
 
 
 # --- walk-forward -----------------------------------------------------------------------------------------------------
@@ -546,7 +682,7 @@ def _check_splitting(folds: int, fewest: int, **times_s: float) -> None:
 
 
 def _is_whole(number: object, least: int) -> bool:
-    return isinstance(number, int | np.integer) and not isinstance(number, bool) and number >= least
+    return isinstance(number, int | np.integer) and not isinstance(number, bool) and int(number) >= least
 
 
 def _checked(splits: list[Split], purge_s: float) -> list[Split]:
@@ -626,7 +762,7 @@ def walk_forward(
         DataError: the tape is empty, goes back in time, is of another symbol, or a stretch has no trade.
     """
     research = tape if isinstance(tape, Research) else Research(tape)
-    chosen, configs, _ = settings_of(research, config, grid, trials, seed, rule)
+    settings = settings_of(research, config, grid, trials, seed, rule)
     times = research.tape.trades.time
     length_s = (int(times[-1]) - int(times[0])) / 1000
     begin_s = config.session.begin_s
@@ -642,7 +778,8 @@ def walk_forward(
     stretches = list(dict.fromkeys(stretch for split in splits for stretch in (*split.train, split.test)))
     shortest = min((length_s if end is None else end) - begin for begin, end in stretches)
     period_ms = measures.period_of(int(1000 * shortest)) or measures.HOUR_MS
-    outcomes = _trade_all(research, Job(stretches, rule, period_ms), configs, executor, progress)
+    job = Job(stretches, settings.rules, period_ms)
+    settings, outcomes = _trade_all(research, job, settings, executor, progress)
     by_stretch = [dict(zip(stretches, of_setting, strict=True)) for of_setting in outcomes]
     rows, tested = [], []
     for split in splits:
@@ -657,7 +794,7 @@ def walk_forward(
             {
                 "begin": begin,
                 "end": end,
-                **chosen[best],
+                **settings.chosen[best],
                 "sharpe, training": sharpes[best],
                 **vars(tested[-1].figures),
             }
@@ -666,7 +803,7 @@ def walk_forward(
     judgement = judge(
         _joined([outcome.returns for outcome in tested]), trips, tried=f"what was chosen in {folds} folds"
     )
-    return WalkForward(pd.DataFrame(rows), len(configs), judgement, research.tape.source)
+    return WalkForward(pd.DataFrame(rows), len(settings.configs), judgement, research.tape.source)
 
 
 def _joined(parts: Sequence[Returns]) -> Returns:
