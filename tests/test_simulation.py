@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from voltrade.backtest import Backtest, backtest
 from voltrade.config import Config
 from voltrade.data import Tape, TapeReport, tape
+from voltrade.errors import DataError
 from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import (
     DAY_MS,
@@ -28,6 +29,7 @@ from voltrade.model import (
     Side,
     Trades,
 )
+from voltrade.signal_engine import SignalEngine
 from voltrade.simulation import UNMODELLED
 
 START = 1_767_643_200_000  # 20:00 UTC
@@ -283,3 +285,23 @@ def test_a_mark_price_that_liquidates_is_never_passed(calm: Tape, side: Side) ->
     done = backtest(valued, config)
     assert (done.path, done.why) == ("events", "a position was liquidated")
     assert not any(trip.closed_at == held.closed_at for trip in done.trips)
+
+
+@pytest.mark.parametrize(("end_s", "duration_s"), [(36_000.0, 0.0), (None, 36_000.0)])
+def test_a_given_engine_sees_no_further_than_the_backtest(calm: Tape, end_s: float | None, duration_s: float) -> None:
+    config, instrument = CALM.changed(duration_s=duration_s), shipped_instrument("BTCUSDT")
+    for path in ("compiled", "events"):
+        engine, expected = (SignalEngine(config.signals, instrument) for _ in range(2))
+        done = backtest(calm, config, engine, end_s=end_s, path=path)  # type: ignore[arg-type]
+        assert done.path == path
+        assert done.bars["close_time"][-1] <= calm.trades.time[0] + 36_000_000
+        expected.on_volume_bars(done.bars)
+        assert engine.state_bytes() == expected.state_bytes()
+
+
+def test_an_engine_stays_where_it_was_when_the_compiled_path_is_refused(calm: Tape) -> None:
+    engine = SignalEngine(CALM.signals, shipped_instrument("BTCUSDT"))
+    before = engine.state_bytes()
+    with pytest.raises(DataError, match="path: must be auto or events here"):
+        backtest(calm, CALM.changed(most_bars_a_day=1.0), engine, path="compiled")
+    assert engine.state_bytes() == before

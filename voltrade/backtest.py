@@ -209,7 +209,8 @@ def backtest(
     Args:
         tape: trades of `config.session.symbol`. A `Research` of it keeps bars, verdicts and mark prices for the next
             backtest that needs the same.
-        engine: a rule of one's own; by default the one of `config.session.rule`, or the built-in one.
+        engine: a rule of one's own, which goes on from where it is and stays where the backtest ends; by default the
+            one of `config.session.rule`, or the built-in one.
         begin_s: seconds after the tape's first trade from which on is traded; what lies before is warm-up. By default
             `config.session.begin_s`.
         end_s: seconds after the tape's first trade at which the tape is taken to end.
@@ -233,18 +234,21 @@ def backtest(
     why = "it was asked for" if path == "events" else "it has a history from before its tape" if history else ""
     if not why:
         before = engine.state_bytes() if engine else b""
-        verdicts = research.verdicts(config, engine)
+        verdicts = research.verdicts(config, engine, span.last)
         tables, why = research.run(config, verdicts, span)
         if tables is not None:
             closed = tables.bars
             bars = research.bars(config.bars).rows[:closed]
+            if engine and closed < len(verdicts):  # the session ended before the tape
+                engine.restore(before)
+                engine.on_volume_bars(bars)
             return Backtest(
                 config, research.tape, instrument, bars, verdicts[:closed], tables.first_bar, tables, epoch=epoch
             )
-        if path == "compiled":
-            raise DataError(f"path: must be auto or events here: {why}")
         if engine:
             engine.restore(before)
+        if path == "compiled":
+            raise DataError(f"path: must be auto or events here: {why}")
     engine = engine or signal_engine_of(config, instrument)
     return _event_by_event(research.tape, config, engine, span, history, epoch, block, why)
 

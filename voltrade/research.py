@@ -286,15 +286,18 @@ class Research:
         high, low = np.maximum(rows["high"], last), np.minimum(rows["low"], last)
         return Bars(rows, closing_rows, high, low, skipped, scale_of(self.instrument))
 
-    def verdicts(self, config: Config, engine: SignalEngine | None = None) -> Rows:
-        """Return the verdict of each bar; an engine that is given goes on from where it is.
+    def verdicts(self, config: Config, engine: SignalEngine | None = None, end: int | None = None) -> Rows:
+        """Return the verdict of each bar.
+
+        Args:
+            engine: goes on from where it is, over the bars that closed before the trade in row `end`, and no further.
 
         Raises:
             ConfigError: the rule file isn't there, or is broken.
         """
         bars = self.bars(config.bars)
         if engine is not None:
-            return engine.on_volume_bars(bars.rows)
+            return engine.on_volume_bars(bars.rows[: np.searchsorted(bars.closing_rows, end or len(self.tape.trades))])
         rule = load_rule(config.session.rule)
         key = (config.bars, rule, config.signals)
         return self._keep("verdicts", key, lambda: rule(config.signals, self.instrument).on_volume_bars(bars.rows))
