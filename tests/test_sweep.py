@@ -185,6 +185,21 @@ def test_what_can_not_be_traded_is_refused_and_the_rest_is_kept(played: Tape) ->
         sweep(played, CONFIG, {**grid, "threshold": [5]}, progress=False)
 
 
+@pytest.mark.parametrize(
+    ("name", "largest"),
+    [
+        *[(name, 10**9) for name in ("wallet", "capital", "latency_ms", "mark_interval_s", "cooldown_bars")],
+        *[(name, 1e9) for name in ("cooldown_s", "max_holding_s", "duration_s", "resume_after_s", "order_stale_s")],
+        *[(name, 1e4) for name in ("slippage_bps", "max_slippage_bps", "min_stop_bps")],
+        *[(name, 100_000) for name in ("bollinger_length", "vwap_length", "ema_slow", "rsi_length", "atr_length")],
+    ],
+)
+def test_the_largest_number_can_be_traded_and_larger_ones_are_refused(played: Tape, name: str, largest: float) -> None:
+    found = sweep(played, CONFIG, {name: [largest, largest + 1, largest * 10**290]}, end_s=600.0, progress=False)
+    assert found.frame[name].to_list() == [largest]
+    assert found.refused["reason"].str.match(f"{name}: .*less than or equal to").all()
+
+
 def test_one_setting_among_others_that_can_not_be_traded_is_refused_alone(
     played: Tape, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,8 +51,17 @@ def _decimal(value: object, info: ValidationInfo) -> Decimal:
 Amount = Annotated[Decimal, BeforeValidator(_decimal)]
 PositiveAmount = Annotated[Amount, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(ge=0)]
+Account = Annotated[PositiveAmount, Field(le=10**9)]
+"""An amount whose multiples by leverage and price fit 64 bits."""
+Length = Annotated[int, Field(ge=1, le=100_000)]
+"""Of an indicator, in bars, each of which may need a place in its memory."""
+
+# Far more than anybody wants, and within what 64 bits hold of milliseconds, bars and 1e-8.
+Wholes = Annotated[int, Field(ge=0, le=10**9)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Seconds = Annotated[float, Field(ge=0, le=10**9)]
+PositiveSeconds = Annotated[float, Field(gt=0, le=10**9)]
+BasisPoints = Annotated[float, Field(ge=0, le=10_000)]
 
 BreakerAction = Literal["block", "cancel", "flatten"]
 Resume = Literal["next_utc_day", "after_seconds", "person"]
@@ -78,7 +87,7 @@ class BarSettings(Settings):
 
     unit: Literal["base", "quote", "trades"] = "base"
     """What the threshold counts: coins, quote asset (price x quantity), or aggTrades."""
-    threshold: PositiveAmount = Decimal(10)
+    threshold: Annotated[PositiveAmount, Field(le=10**18)] = Decimal(10)
     """Volume at which a bar closes, in `unit`. In coins it must be a multiple of the symbol's step."""
     anchor: Literal["utc_day", "continuous"] = "utc_day"
     """`utc_day`: the first trade of a UTC day closes the open bar short. `continuous`: no daily cut."""
@@ -91,14 +100,14 @@ class BarSettings(Settings):
 class SignalSettings(Settings):
     """Indicators and the entry rule. Lengths are in bars."""
 
-    vwap_length: Count = 20
-    ema_fast: Count = 8
-    ema_slow: Count = 21
-    bollinger_length: Annotated[int, Field(ge=2)] = 20
+    vwap_length: Length = 20
+    ema_fast: Length = 8
+    ema_slow: Length = 21
+    bollinger_length: Annotated[Length, Field(ge=2)] = 20
     bollinger_width: Annotated[float, Field(gt=0)] = 2.0
     """Half width of the bands in population standard deviations."""
-    rsi_length: Count = 14
-    atr_length: Count = 14
+    rsi_length: Length = 14
+    atr_length: Length = 14
     use_ema_cross: bool = True
     """Trigger: the fast EMA crosses the slow one."""
     use_bollinger_breakout: bool = True
@@ -130,10 +139,10 @@ class ExitSettings(Settings):
     """Distance of the stop from the average fill price, in ATR."""
     take_profit_atr: Annotated[float, Field(ge=0)] = 3.0
     """Distance of the take-profit in ATR; 0 for none."""
-    min_stop_bps: Annotated[float, Field(ge=0)] = 5.0
+    min_stop_bps: BasisPoints = 5.0
     """A stop nearer than this is refused as STOP_TOO_TIGHT, as is one within 3 ticks or twice the round-trip cost."""
     exit_on_opposite_signal: bool = True
-    max_holding_bars: Annotated[int, Field(ge=0)] = 0
+    max_holding_bars: Wholes = 0
     """Leave after this many bars; 0 for never."""
     max_holding_s: Seconds = 0.0
     """Leave after this long; 0 for never."""
@@ -144,7 +153,7 @@ class ExitSettings(Settings):
 class RiskSettings(Settings):
     """Size, the circuit breaker's limits, and the cooldown."""
 
-    capital: PositiveAmount = Decimal(10_000)
+    capital: Account = Decimal(10_000)
     """Ring-fenced amount in the quote asset that sizes and limits refer to; at most the balance."""
     risk_fraction: Fraction = 0.005
     """Part of the capital that one stop-out may cost, fees and expected slippage included."""
@@ -168,11 +177,11 @@ class RiskSettings(Settings):
     """Round trips begun since 00:00 UTC."""
     trades_per_day_action: BreakerAction = "block"
     trades_per_day_resume: Resume = "next_utc_day"
-    resume_after_s: Annotated[float, Field(gt=0)] = 14_400.0
+    resume_after_s: PositiveSeconds = 14_400.0
     """Pause of a rule whose resumption is `after_seconds`."""
     cooldown_s: Seconds = 0.0
     """No entry for this long after the last exit fill."""
-    cooldown_bars: Annotated[int, Field(ge=0)] = 3
+    cooldown_bars: Wholes = 3
     """No entry for this many closed bars after the last exit fill."""
 
 
@@ -180,23 +189,23 @@ class ExecutionSettings(Settings):
     """How orders are sent, and the model of execution where the exchange is simulated."""
 
     entry: Literal["market", "ioc_limit"] = "market"
-    max_slippage_bps: Annotated[float, Field(gt=0)] = 10.0
+    max_slippage_bps: Annotated[BasisPoints, Field(gt=0)] = 10.0
     """Collar of an `ioc_limit` entry."""
-    order_stale_s: Annotated[float, Field(gt=0)] = 10.0
+    order_stale_s: PositiveSeconds = 10.0
     """An order in flight for longer is looked up."""
     recv_window_ms: Annotated[int, Field(ge=500, le=60_000)] = 5_000
-    latency_ms: Annotated[int, Field(ge=0)] = 50
+    latency_ms: Wholes = 50
     """Simulated: from the decision to the matching engine."""
-    slippage_bps: Annotated[float, Field(ge=0)] = 0.5
+    slippage_bps: BasisPoints = 0.5
     """Simulated: added to each market fill against us; also the expected slippage that sizing uses."""
     taker_fee: Annotated[Amount, Field(ge=0, lt=Decimal("0.1"))] = Decimal("0.0005")
     """Simulated; at a real exchange commissionRate is asked at start."""
     maker_fee: Annotated[Amount, Field(ge=0, lt=Decimal("0.1"))] = Decimal("0.0002")
-    mark_interval_s: Annotated[int, Field(ge=1)] = 60
+    mark_interval_s: Count = 60
     """Simulated: tape time between two mark prices."""
     funding_rate: Annotated[Amount, Field(gt=Decimal("-0.03"), lt=Decimal("0.03"))] = Decimal(0)
     """Simulated: paid by longs to shorts on mark notional at each of the symbol's funding times; a tape tells none."""
-    wallet: PositiveAmount = Decimal(10_000)
+    wallet: Account = Decimal(10_000)
     """Simulated: wallet balance at start."""
 
 

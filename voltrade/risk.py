@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from voltrade.compiled import compiled, record_dtype
 from voltrade.config import BreakerAction, Config, Resume, RiskSettings
-from voltrade.errors import ConfigError, DataError
+from voltrade.errors import DataError
 from voltrade.model import DAY_MS, MONEY, NEVER, BreakerChange, Instrument, money_text
 
 Rows = npt.NDArray[np.void]
@@ -39,9 +39,6 @@ MIN_STOP_TICKS = 3
 MAINTENANCE_RATE = Decimal("0.025")
 """Maintenance margin rate assumed for the liquidation distance: `maintMarginPercent` of nearly every symbol, and above
 the first bracket of the large ones, so that liquidation is never taken to be further away than it is."""
-
-MAX_CAPITAL = Decimal(1_000_000_000)
-"""Largest capital whose products stay within 64 bits at the largest notional multiple."""
 
 
 # --- exact arithmetic -------------------------------------------------------------------------------------------------
@@ -140,13 +137,8 @@ def limits_of(
     """Return the row of LIMITS that settings and filters give.
 
     `taker_fee_e8` is what the exchange says (`Snapshot.taker_fee_e8`), else the settings' fee.
-
-    Raises:
-        ConfigError: the capital is beyond what 64 bits hold.
     """
     risk, execution = config.risk, config.execution
-    if risk.capital > MAX_CAPITAL:
-        raise ConfigError(f"capital: must be at most {MAX_CAPITAL}, was {risk.capital}")
     limits = np.zeros(1, LIMITS)
     row = limits[0]
     row["max_round_trips"] = max_round_trips
@@ -478,13 +470,7 @@ BREAKER_RULES = record_dtype(  # one row for each of the four measured rules
 
 
 def breaker_rules_of(settings: RiskSettings) -> Rows:
-    """Return the four rows of BREAKER_RULES that the settings give.
-
-    Raises:
-        ConfigError: the capital is beyond what 64 bits hold.
-    """
-    if settings.capital > MAX_CAPITAL:
-        raise ConfigError(f"capital: must be at most {MAX_CAPITAL}, was {settings.capital}")
+    """Return the four rows of BREAKER_RULES that the settings give."""
     rules = np.zeros(4, BREAKER_RULES)
     rules["capital"] = int(settings.capital * MONEY)
     rules["pause_ms"] = math.ceil(settings.resume_after_s * 1000)
