@@ -47,6 +47,16 @@ def test_the_sharpe_ratio_is_on_calendar_time(hours: int, periods: int, word: st
     assert found.basis.startswith(word)
 
 
+def test_returns_that_are_all_the_same_have_no_sharpe_ratio() -> None:
+    growing = measures.returns_of(at(*range(31), step_ms=DAY) - 12 * HOUR, 1_000 * 1.001 ** np.arange(31))
+    assert growing.values == pytest.approx([0.001] * 30)
+    for returns in (growing, measures.Returns(np.full(30, 0.1), DAY)):
+        assert math.isnan(returns.sharpe)
+        found = measures.judge(returns, 30)
+        assert not found.is_evidence
+        assert found.text == "No evidence: the one setting has no Sharpe ratio, all its returns are the same."
+
+
 def test_hours_without_a_trade_count_as_hours() -> None:
     found = measures.returns_of(at(0, 1, 2, 3, 27), np.array([1_000.0, 1_010, 1_005, 1_020, 1_020]))
     assert found.values == pytest.approx([0.01, 1_005 / 1_010 - 1, 1_020 / 1_005 - 1] + [0] * 24)

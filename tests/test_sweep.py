@@ -531,6 +531,18 @@ def test_the_setting_of_a_fold_is_the_best_of_its_training(played: Tape) -> None
     assert training.frame["stop_atr"][best_net] == found.frame["stop_atr"][1]
 
 
+def test_where_training_tells_nothing_nothing_is_tried(played: Tape) -> None:
+    late = CONFIG.changed(atr_length=14)  # which is ready after the first training
+    found = walk_forward(played, late, {"stop_atr": [1.5, 3.0]}, folds=3, purge_s=0.0, progress=False)
+    assert found.frame["stop_atr"].isna().to_list() == [True, False, False]
+    assert found.judgement.round_trips == found.frame["round_trips"].sum()
+    assert "what was chosen in 2 of 3 folds" in found.verdict
+    assert len(found.chart().data[0].y) == 3
+    never = walk_forward(played, CONFIG, {"allow_long": [False], "allow_short": [False]}, folds=2, progress=False)
+    assert never.verdict == "No evidence: what was chosen in 0 of 2 folds has no Sharpe ratio, equity never moved."
+    assert "0 of 2 folds" in never._repr_html_()
+
+
 @pytest.mark.parametrize("hours", [30.0, 11.4])
 def test_brief_tables_leave_out_nothing_but_repeated_valuations(played: Tape, hours: float) -> None:
     research = Research(played)

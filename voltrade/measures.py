@@ -30,6 +30,9 @@ EVIDENCE = 0.95
 LEAST_RETURNS, LEAST_TRIPS = 20, 20
 """Fewer returns or round trips than these are no evidence, whatever they say."""
 
+ROUNDING = 1e-9
+"""Returns that deviate from their mean by a smaller part of it are the same, but for the rounding of their equity."""
+
 _NORMAL = NormalDist()
 
 
@@ -56,6 +59,8 @@ class Returns:
             return "too short to tell (under a day)"
         if not np.any(self.values):
             return "equity never moved"
+        if math.isnan(self.sharpe):
+            return "all its returns are the same"
         return f"{'daily' if self.period_ms == DAY_MS else 'hourly'} equity, {YEAR_DAYS} days a year"
 
     @property
@@ -75,7 +80,8 @@ def _sharpe(values: Floats) -> float:
     mean, squares = values.mean(), 0.0
     for value in values:
         squares += (value - mean) ** 2
-    return mean / math.sqrt(squares / (len(values) - 1)) if squares > 0 else math.nan
+    deviation = math.sqrt(squares / (len(values) - 1))
+    return mean / deviation if deviation > ROUNDING * abs(mean) else math.nan
 
 
 def period_of(span_ms: int) -> int:

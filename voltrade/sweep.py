@@ -699,7 +699,7 @@ class WalkForward:
 
     Attributes:
         frame: one row a fold: the test's begin and end (UTC), the setting chosen in training, its Sharpe ratio there,
-            and its figures in the test.
+            and its figures in the test. Where no setting had any in training, none was tried, and all of these are NaN.
         trials: settings that were tried in each fold.
         judgement: of all tests together. What was chosen had not seen them, so it is held against zero.
     """
@@ -781,31 +781,29 @@ def walk_forward(
     job = Job(stretches, settings.rules, period_ms)
     settings, outcomes = _trade_all(research, job, settings, executor, progress)
     by_stretch = [dict(zip(stretches, of_setting, strict=True)) for of_setting in outcomes]
-    rows, tested = [], []
+    rows: list[dict[str, Any]] = []
+    tested: list[Outcome] = []
     for split in splits:
-        sharpes = [_joined([of[stretch].returns for stretch in split.train]).annual_sharpe for of in by_stretch]
-        best = int(np.nanargmax(sharpes)) if np.isfinite(sharpes).any() else 0
-        tested.append(by_stretch[best][split.test])
         begin, end = (
             pd.Timestamp(int(times[-1] if at is None else times[0] + int(1000 * at)), unit="ms", tz="UTC")
             for at in split.test
         )
-        rows.append(
-            {
-                "begin": begin,
-                "end": end,
-                **settings.chosen[best],
-                "sharpe, training": sharpes[best],
-                **vars(tested[-1].figures),
-            }
-        )
+        rows.append({"begin": begin, "end": end})
+        trained = [_joined([of[stretch].returns for stretch in split.train], period_ms) for of in by_stretch]
+        sharpes = [returns.annual_sharpe for returns in trained]
+        if not np.isfinite(sharpes).any():  # nothing speaks for any of them, so none is tried
+            continue
+        best = int(np.nanargmax(sharpes))
+        tested.append(by_stretch[best][split.test])
+        rows[-1] |= {**settings.chosen[best], "sharpe, training": sharpes[best], **vars(tested[-1].figures)}
+    frame = pd.DataFrame(rows, columns=["begin", "end", *grid, "sharpe, training", *FIGURES])
+    returns = _joined([outcome.returns for outcome in tested], period_ms)
     trips = sum(outcome.figures.round_trips for outcome in tested)
-    judgement = judge(
-        _joined([outcome.returns for outcome in tested]), trips, tried=f"what was chosen in {folds} folds"
-    )
-    return WalkForward(pd.DataFrame(rows), len(settings.configs), judgement, research.tape.source)
+    chosen_in = f"{folds} folds" if len(tested) == folds else f"{len(tested)} of {folds} folds"
+    judgement = judge(returns, trips, tried=f"what was chosen in {chosen_in}")
+    return WalkForward(frame, len(settings.configs), judgement, research.tape.source)
 
 
-def _joined(parts: Sequence[Returns]) -> Returns:
-    """Returns of several stretches as one series; all are of the same period."""
-    return Returns(np.concatenate([part.values for part in parts]), max(part.period_ms for part in parts))
+def _joined(parts: Sequence[Returns], period_ms: int) -> Returns:
+    """Returns of several stretches, all of the same period, as one series."""
+    return Returns(np.concatenate([np.empty(0), *(part.values for part in parts)]), period_ms)
