@@ -286,8 +286,8 @@ _OF_THREAD = local()
 
 
 def _trade_all(
-    research: Research, job: Job, settings: Settings, executor: Executor | None, progress: bool
-) -> tuple[Settings, list[list[Outcome]]]:
+    research: Research, job: Job, settings: Trials, executor: Executor | None, progress: bool
+) -> tuple[Trials, list[list[Outcome]]]:
     """Trade all settings; return those that could be, with the outcomes of each."""
     configs = settings.configs
     results: list[Result] = [[] for _ in configs]
@@ -334,7 +334,7 @@ def _pieces(configs: Sequence[Config]) -> Iterator[list[int]]:
 # --- what is tried ----------------------------------------------------------------------------------------------------
 
 
-class Settings(NamedTuple):
+class Trials(NamedTuple):
     """What a search tries."""
 
     chosen: list[dict[str, Any]]
@@ -346,13 +346,13 @@ class Settings(NamedTuple):
     rules: dict[str, type[SignalEngine]]
     """The rules, by the names that the settings have for them."""
 
-    def split(self, results: Sequence[Result]) -> tuple[Settings, list[list[Outcome]]]:
+    def split(self, results: Sequence[Result]) -> tuple[Trials, list[list[Outcome]]]:
         """Put those that couldn't be traded among the refused; return what is left, with the outcomes of each.
 
         Raises:
             ConfigError: nothing is left.
         """
-        left = Settings([], [], list(self.refused), self.rules)
+        left = Trials([], [], list(self.refused), self.rules)
         outcomes: list[list[Outcome]] = []
         for parameters, config, result in zip(self.chosen, self.configs, results, strict=True):
             if isinstance(result, VoltradeError):
@@ -363,7 +363,7 @@ class Settings(NamedTuple):
                 outcomes.append(result)
         return left.checked(), outcomes
 
-    def checked(self) -> Settings:
+    def checked(self) -> Trials:
         """Return these if there are any.
 
         Raises:
@@ -382,7 +382,7 @@ def settings_of(
     trials: int | None,
     seed: int,
     rule: type[SignalEngine] | None = None,
-) -> Settings:
+) -> Trials:
     """Make the settings of a grid, or draw `trials` of them; what comes a second time is left out.
 
     Each rule is given the parameters that it has; those that only another rule of the search has are not among its own.
@@ -419,7 +419,7 @@ def settings_of(
             refused.append((parameters, str(error)))
         else:
             found.setdefault(changed, its_own)
-    return Settings(list(found.values()), list(found), refused, rules).checked()
+    return Trials(list(found.values()), list(found), refused, rules).checked()
 
 
 def _rules_of(
@@ -500,7 +500,7 @@ class Sweep:
         self,
         research: Research,
         job: Job,
-        settings: Settings,
+        settings: Trials,
         parameters: Sequence[str],
         frame: pd.DataFrame,
         refused: pd.DataFrame,
