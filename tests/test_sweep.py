@@ -21,7 +21,7 @@ from voltrade import measures
 from voltrade.backtest import backtest
 from voltrade.charts import luck_chart
 from voltrade.compiled import Record
-from voltrade.config import Config, SignalSettings
+from voltrade.config import Config, SignalSettings, parameter_homes
 from voltrade.data import Tape, TapeReport, tape
 from voltrade.errors import ConfigError, DataError
 from voltrade.exchange.shipped import shipped_instrument
@@ -29,7 +29,7 @@ from voltrade.model import Funding, Marks, Trades
 from voltrade.research import Research
 from voltrade.rule_file import load_rule, read_parameters
 from voltrade.signal_engine import ATR, EMA, SignalEngine
-from voltrade.sweep import FIGURES, course_of, k_fold_splits, sweep, walk_forward, walk_forward_splits
+from voltrade.sweep import COLUMNS, FIGURES, course_of, k_fold_splits, sweep, walk_forward, walk_forward_splits
 
 QUICK = {
     **{"seed": 7, "hours": 30.0, "threshold": 30, "cooldown_bars": 1, "take_profit_atr": 2.0},
@@ -163,6 +163,13 @@ def test_a_result_stays_of_the_rule_that_it_was_found_by(played: Tape, tmp_path:
     assert found.backtest().statistics.long_trips == found.frame["long_trips"][0] > 0
     assert found.judgement.round_trips == found.frame["round_trips"][0]
     assert found.judgement.sharpe == pytest.approx(found.frame["sharpe"][0])
+
+
+def test_no_parameter_is_named_like_a_figure(played: Tape) -> None:
+    assert not set(parameter_homes()) & set(COLUMNS)
+    found = sweep(played, CONFIG, {"max_drawdown_fraction": [0.001, 1.0]}, progress=False)
+    assert found.frame["max_drawdown_fraction"].to_list() == [0.001, 1.0]
+    assert found.frame["max_drawdown_part"][0] < found.frame["max_drawdown_part"][1]
 
 
 @pytest.mark.parametrize("name", ["bars", "path", "begin", "end"])

@@ -204,7 +204,8 @@ class Figures:
     """Last equity - first equity; differs from `net` by what is still open and by transfers."""
     max_drawdown: float
     """Deepest fall of equity from its highest so far, as a positive amount."""
-    max_drawdown_fraction: float
+    max_drawdown_part: float
+    """As a part of that highest."""
     exposure: float
     """Part of the calendar time with a position."""
     turnover: float
@@ -248,7 +249,7 @@ def figures_of(course: Course, period_ms: int | None = None) -> tuple[Figures, R
     """Compute all figures, and the returns beneath the Sharpe ratio; `period_ms` as in `returns_of`."""
     nets, equity = course.nets, course.equity
     returns = returns_of(course.equity_times, equity, period_ms)
-    deepest, deepest_fraction = max_drawdown(equity)
+    deepest, deepest_part = max_drawdown(equity)
     figures = Figures(
         bars=course.bars,
         signals=course.signals,
@@ -264,7 +265,7 @@ def figures_of(course: Course, period_ms: int | None = None) -> tuple[Figures, R
         funding=course.funding,
         equity_change=float(equity[-1] - equity[0]) if len(equity) else math.nan,
         max_drawdown=deepest,
-        max_drawdown_fraction=deepest_fraction,
+        max_drawdown_part=deepest_part,
         exposure=exposure(course.fill_times, course.fill_lots, *course.span),
         turnover=course.turnover,
         sharpe=returns.annual_sharpe,

@@ -574,7 +574,7 @@ _STATISTICS_ROWS: dict[str, Callable[[Statistics, str], str]] = {
     "funding": _money_cell("funding"),
     "slippage (inside realised)": lambda s, quote: f"{-s.slippage:+,.2f} {quote}" if math.isfinite(s.slippage) else "-",
     "change of equity": _money_cell("equity_change"),
-    "max drawdown": lambda s, quote: f"{-s.max_drawdown:+,.2f} {quote} ({s.max_drawdown_fraction:.2%})",
+    "max drawdown": lambda s, quote: f"{-s.max_drawdown:+,.2f} {quote} ({s.max_drawdown_part:.2%})",
     "time in a position": _part_cell("exposure"),
     "turnover": lambda s, quote: f"{s.turnover:,.2f} {quote}",
     "Sharpe ratio": lambda s, quote: (
