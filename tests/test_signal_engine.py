@@ -436,6 +436,14 @@ def test_settings_of_the_base_class_are_completed() -> None:
     assert (engine.settings.rsi_length, engine.settings.momentum_length) == (9, 3)  # type: ignore[attr-defined]
 
 
+def test_of_another_rules_settings_a_rule_takes_those_that_it_has() -> None:
+    class OtherSettings(SignalSettings):
+        other_length: int = 5
+
+    engine = Momentum(OtherSettings(other_length=2, rsi_length=9), LTC)
+    assert engine.settings == MomentumSettings(rsi_length=9)
+
+
 def test_a_rule_that_numba_cannot_compile_runs_plain_with_one_warning() -> None:
     class Plain(SignalEngine):
         @staticmethod

@@ -131,6 +131,19 @@ class SignalSettings(Settings):
             )
         return self
 
+    def fitted_to(self, kind: type[SignalSettings]) -> SignalSettings:
+        """Return settings of a rule's type: what it has too stays, the rest is its default.
+
+        Raises:
+            ConfigError: what stays is out of the rule's bounds.
+        """
+        if type(self) is kind:
+            return self
+        try:
+            return kind(**{name: value for name, value in self.__dict__.items() if name in kind.model_fields})
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from None
+
 
 class ExitSettings(Settings):
     """The position in hand: stop, take-profit, and the exits that need no price level."""
@@ -334,20 +347,6 @@ class Config(Settings):
         except ValidationError as error:
             raise ConfigError(_explain(error)) from None
         return self.model_copy(update=parts)
-
-    def fitted_to(self, signals: type[SignalSettings]) -> Config:
-        """Return these settings for a rule with settings of this type: what it has too stays, the rest is its default.
-
-        Raises:
-            ConfigError: what stays is out of the rule's bounds.
-        """
-        if type(self.signals) is signals:
-            return self
-        shared = {name: value for name, value in self.signals.__dict__.items() if name in signals.model_fields}
-        try:
-            return self.model_copy(update={"signals": signals.model_validate(shared)})
-        except ValidationError as error:
-            raise ConfigError(_explain(error)) from None
 
     @field_validator("signals", mode="wrap")
     @classmethod

@@ -371,13 +371,13 @@ class SignalEngine:
         """Make an engine that has seen no bar.
 
         Args:
-            settings: of `settings_type`; those of a base class are completed with defaults.
+            settings: of `settings_type`; those of another are taken as far as it has them, and completed with defaults.
 
         Raises:
             ConfigError: the declarations of the class clash, or no indicator gives `atr`, which sizes need.
         """
         if not isinstance(settings, self.settings_type):
-            settings = self.settings_type(**settings.model_dump())
+            settings = settings.fitted_to(self.settings_type)
         self.settings = settings
         self.instrument = instrument
         self.warmup_bars = self.warmup_of(settings)
