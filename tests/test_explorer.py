@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,22 @@ class Points:
 
     def __init__(self, point_inds: list[int]) -> None:
         self.point_inds = point_inds
+
+
+def test_a_rules_own_equity_is_not_taken_for_the_accounts(explorer: Explorer) -> None:
+    source = (ROOT / "rules/adx.py").read_text()
+    renamed = source.replace('outputs=("adx",)', 'outputs=("equity",)').replace("verdict.adx", "verdict.equity")
+    Path("rules/equity.py").write_text(renamed)
+    explorer.use_rule("rules/equity.py:Adx")
+    _, of_the_account = (part for part in explorer.chart.figure.data if part.name == "equity")
+    of_the_account._dispatch_on_click(Points([len(of_the_account.x) // 2]), None)
+    assert trace(explorer, "bars").x[-1] < explorer.traded.tables.bars - 1
+
+
+def test_the_title_says_whether_the_tape_was_recorded(research: Research) -> None:
+    recorded = Explorer(Research(replace(research.tape, synthetic=False)))
+    assert "recorded tape" in recorded.chart.figure.layout.title.text
+    assert "synthetic tape" in Explorer(research.fork()).chart.figure.layout.title.text
 
 
 def test_another_unit_keeps_about_as_many_bars(explorer: Explorer) -> None:

@@ -20,7 +20,7 @@ import pytest
 from voltrade import measures
 from voltrade.backtest import backtest
 from voltrade.charts import luck_chart
-from voltrade.compiled import Record
+from voltrade.compiled import Record, compiled
 from voltrade.config import Config, SignalSettings, parameter_homes
 from voltrade.data import Tape, TapeReport, tape
 from voltrade.errors import ConfigError, DataError
@@ -28,7 +28,7 @@ from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import Funding, Marks, Trades
 from voltrade.research import Research
 from voltrade.rule_file import load_rule, read_parameters
-from voltrade.signal_engine import ATR, EMA, SignalEngine
+from voltrade.signal_engine import ATR, EMA, Indicator, SignalEngine
 from voltrade.sweep import COLUMNS, FIGURES, course_of, k_fold_splits, sweep, walk_forward, walk_forward_splits
 
 QUICK = {
@@ -275,6 +275,29 @@ def test_settings_that_are_handed_out_together_share_no_more_than_they_may(
         row = found.frame.iloc[number]
         assert (row["long_trips"], row["short_trips"]) == (expected.long_trips, expected.short_trips)
         assert row["net"] == pytest.approx(expected.net, abs=1e-6)
+
+
+@compiled
+def _smooth(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+    """Writes over the close of its bar."""
+    state.smooth = bar.close if state.bars == 0 else 0.5 * (state.smooth + bar.close)
+    bar.close = state.smooth
+    verdict.smooth = state.smooth
+
+
+class Smoothed(SignalEngine):
+    """The built-in rule on smoothed closes."""
+
+    indicators = (Indicator(("smooth",), _smooth, lambda settings: 1, {"smooth": float}), *SignalEngine.indicators)
+
+
+def test_a_rule_that_writes_to_its_bar_changes_no_bar_of_another(played: Tape) -> None:
+    research, grid = Research(played), {"ema_fast": [3, 5, 8]}
+    before = sweep(research, CONFIG, grid, progress=False).frame
+    found = sweep(research, CONFIG, grid, rule=Smoothed, progress=False)
+    for number in range(found.trials):
+        assert found.frame["net"][number] == pytest.approx(found.backtest(number).statistics.net, abs=1e-6)
+    pd.testing.assert_frame_equal(sweep(research, CONFIG, grid, progress=False).frame, before)
 
 
 def test_a_random_search_draws_the_same_for_the_same_seed(played: Tape) -> None:

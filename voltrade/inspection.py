@@ -80,11 +80,7 @@ FAULTS: dict[str, Fault] = {
     "duplicate_id": Fault("an id must not be there twice", _DROP, (_REFUSE, _DROP)),
     "conflicting_id": Fault("rows of one id must agree; dropped are all but the first", _REFUSE, (_REFUSE, _DROP)),
     "not_positive": Fault("price and quantity must be positive", _DROP, (_REFUSE, _DROP)),
-    "time_back": Fault(
-        "time must not go back from id to id",
-        _REFUSE,
-        (_REFUSE, _DROP),
-    ),
+    "time_back": Fault("time must not go back from id to id", _REFUSE, (_REFUSE, _DROP)),
     "wrong_day": Fault("times must lie in the day or month that the file's name states", _REFUSE, (_REFUSE, _DROP)),
     "one_sided": Fault("a day must have takers on both sides", _REFUSE, (_REFUSE, _FLAG)),
     "id_gap": Fault("ids must follow each other; `data fill` asks REST for the missing ones", _FLAG, (_REFUSE, _FLAG)),

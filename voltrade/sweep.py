@@ -190,7 +190,7 @@ class _Worker:
         """Return the outcomes of settings that share their bars, each on each stretch, or why it can't be traded."""
         try:
             self._research.bars(configs[0].bars)
-        except VoltradeError as error:
+        except VoltradeError as error:  # folding again for each would fail alike
             return [error] * len(configs)
         try:
             return self._trade_together(configs)
@@ -674,6 +674,16 @@ def k_fold_splits(
     return _checked(splits, purge_s)
 
 
+def _splits_by(
+    scheme: str, length_s: float, folds: int, begin_s: float, purge_s: float, embargo_s: float
+) -> list[Split]:
+    if scheme not in get_args(Scheme):
+        raise ConfigError(f"scheme: must be one of {', '.join(get_args(Scheme))}, was {scheme!r}")
+    if scheme == "k_fold":
+        return k_fold_splits(length_s, folds, begin_s=begin_s, purge_s=purge_s, embargo_s=embargo_s)
+    return walk_forward_splits(length_s, folds, begin_s=begin_s, rolling=scheme == "rolling", purge_s=purge_s)
+
+
 def _check_splitting(folds: int, fewest: int, **times_s: float) -> None:
     if not _is_whole(folds, fewest):
         raise ConfigError(f"folds: must be a whole number from {fewest} on, was {folds!r}")
@@ -766,16 +776,8 @@ def walk_forward(
     settings = settings_of(research, config, grid, trials, seed, rule)
     times = research.tape.trades.time
     length_s = (int(times[-1]) - int(times[0])) / 1000
-    begin_s = config.session.begin_s
     purge_s = (config.exits.max_holding_s or 3_600.0) if purge_s is None else purge_s
-    match scheme:
-        case "k_fold":
-            splits = k_fold_splits(length_s, folds, begin_s=begin_s, purge_s=purge_s, embargo_s=embargo_s)
-        case "expanding" | "rolling":
-            rolling = scheme == "rolling"
-            splits = walk_forward_splits(length_s, folds, begin_s=begin_s, rolling=rolling, purge_s=purge_s)
-        case _:
-            raise ConfigError(f"scheme: must be one of {', '.join(get_args(Scheme))}, was {scheme!r}")
+    splits = _splits_by(scheme, length_s, folds, config.session.begin_s, purge_s, embargo_s)
     stretches = list(dict.fromkeys(stretch for split in splits for stretch in (*split.train, split.test)))
     shortest = min((length_s if end is None else end) - begin for begin, end in stretches)
     period_ms = measures.period_of(int(1000 * shortest)) or measures.HOUR_MS
