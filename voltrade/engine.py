@@ -22,7 +22,7 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from voltrade import recording
 from voltrade.config import Config
@@ -58,6 +58,8 @@ FIRST_LEASE_S = 5.0
 
 class Engine:
     """One session, put together from its concrete parts."""
+
+    journal_type: ClassVar[type[Journal]] = Journal
 
     def __init__(self, run_dir: Path) -> None:
         self._dir = run_dir
@@ -231,7 +233,7 @@ class Engine:
                 remains.unlink()
             return None
         again = recover(path)
-        self._journal = Journal.open(path)
+        self._journal = self.journal_type.open(path)
         return again
 
     def _begin(self, wiring: Wiring, checks: list[Check]) -> TradingCore:
@@ -239,7 +241,7 @@ class Engine:
         config, epoch = self._bounded(wiring), self._record.facts["epoch"]
         rule = signal_engine_of(config, wiring.instrument, self._dir)
         core = TradingCore(config, wiring.instrument, epoch, rule)
-        self._journal = Journal.create(self._dir / JOURNAL)
+        self._journal = self.journal_type.create(self._dir / JOURNAL)
         start = start_row(config, wiring.instrument, epoch, **self._facts(), checks=[check.plain() for check in checks])
         self._journal.append("Start", wiring.clock(), start)
         self._journal.commit()
@@ -301,9 +303,17 @@ class Engine:
             self.notifier.post(self._news.ended(reason, self._journal.head))
         if self._ledger is not None:
             self._ledger.end(self._dir, self._journal.head, self._system.core.state())
-        save_frames(self._dir)
+        self._save_frames()
         self._note_notebook()
         self._record.update(state="ended", end_reason=reason, head=self._journal.head, ended=_utc_now())
+
+    def _save_frames(self) -> None:
+        save_frames(self._dir)
+
+    @property
+    def end_reason(self) -> str:
+        """Why the session has ended; empty while it has not."""
+        return self._system.core.end_reason if self._system is not None else ""
 
     def fail(self, error: BaseException) -> None:
         """Say in `run.json`, and to whom news goes, that the run failed, and why."""

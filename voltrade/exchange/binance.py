@@ -292,7 +292,12 @@ def _answer(status: int, response: Any, body: str) -> Answer:
 
 
 def connect(
-    endpoint: Endpoint, credentials: Credentials | None, clock: Clock, recv_window_ms: int, timeout_ms: int = 5_000
+    endpoint: Endpoint,
+    credentials: Credentials | None,
+    clock: Clock,
+    recv_window_ms: int,
+    timeout_ms: int = 5_000,
+    kind: type[UsdmExchange] = UsdmExchange,
 ) -> UsdmExchange:
     """Make the connection's object; nothing is sent yet.
 
@@ -302,8 +307,9 @@ def connect(
         clock: signs requests: the wall's, or the venue's tape time in lockstep.
         recv_window_ms: how late a request may arrive.
         timeout_ms: how long an answer may take, by the wall.
+        kind: a subclass with another transport, for tests.
     """
-    exchange = UsdmExchange(
+    exchange = kind(
         {
             "apiKey": credentials.key if credentials else "",
             "secret": credentials.secret if credentials else "",

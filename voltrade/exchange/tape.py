@@ -12,7 +12,7 @@ from voltrade.errors import DataError
 from voltrade.exchange.clearing import Log, Terms
 from voltrade.exchange.shipped import E8, shipped_instrument
 from voltrade.exchange.simulated import SimulatedExchange
-from voltrade.model import MONEY, Funding, Instrument, Int64s, MarkPrice, Marks, Segment, Trades
+from voltrade.model import MONEY, NEVER, Funding, Instrument, Int64s, MarkPrice, Marks, Segment, Trades
 
 MAX_BASIS_E8 = 30_000
 """Largest distance of the simulated mark price from the last trade: 3 bps."""
@@ -159,6 +159,13 @@ class TapePlayer:
     def is_over(self) -> bool:
         """Whether nothing is left to play."""
         return self.trades_played == len(self.trades) and self.marks_played == len(self._marks.time)
+
+    @property
+    def next_time(self) -> int:
+        """When the next trade or mark price comes, ms; NEVER after the last."""
+        trade = int(self.trades.time[self.trades_played]) if self.trades_played < len(self.trades) else NEVER
+        mark = int(self._marks.time[self.marks_played]) if self.marks_played < len(self._marks.time) else NEVER
+        return min(trade, mark)
 
     def due(self, time: int) -> tuple[int | None, Trades, MarkPrice | None]:
         """Return what of the horizon is due at a time, and when it ends; None where nothing is."""

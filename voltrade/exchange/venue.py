@@ -75,6 +75,7 @@ class Venue:
         begin_s: so much of the tape is history when the venue opens; None for what `config` says.
         script: faults on purpose.
         wall: ms UTC, what the tapes play by at speed 1.
+        instance: names a new venue's account; empty for a name by chance.
 
     Attributes:
         instance: tells this venue's account from that of another, also after a restart.
@@ -93,6 +94,7 @@ class Venue:
         begin_s: float | None = None,
         script: Sequence[Fault] = (),
         wall: Callable[[], int] = wall_ms,
+        instance: str = "",
     ) -> None:
         if config.session.speed not in (0.0, 1.0):
             raise ConfigError(f"speed: must be 0 (lockstep) or 1 (wall clock), was {config.session.speed}")
@@ -104,7 +106,7 @@ class Venue:
         first, symbols = min(int(each.time[0]) for each in trades), [each.symbol for each in trades]
         if begin_ms > int(trades[0].time[-1]) - first:
             raise ConfigError(f"begin_s: must lie within the tape of {symbols[0]}, was {begin_ms / 1000:g}")
-        new: Json = {"kind": "venue", "instance": os.urandom(8).hex(), "symbols": symbols}
+        new: Json = {"kind": "venue", "instance": instance or os.urandom(8).hex(), "symbols": symbols}
         new["shift"] = 0 if self.lockstep else wall() - first - begin_ms
         row: Json = next((row for row in truth.rows if row["kind"] == "venue"), {} if truth.rows else new)
         if row.get("symbols") != symbols:
@@ -124,7 +126,8 @@ class Venue:
         self.player = self.players[0]
         self.boards = {player.trades.symbol: Board(player) for player in self.players}
         self.board = self.boards[symbols[0]]
-        self.streams = Streams(symbols, f"{api_key} {api_secret} {self.instance} {len(truth.rows)}")
+        owner = f"{api_key} {api_secret} {self.instance} {len(truth.rows)}"
+        self.streams = Streams(symbols, owner, lambda: wall() / 1000)
         self.rest = RestApi(
             self.exchange, self.boards, self.streams, lambda: self.now() + self.faults.ahead_ms, (api_key, api_secret)
         )
@@ -264,13 +267,22 @@ class Venue:
     async def _play_by_the_wall(self) -> None:
         """Play what is due, again and again; after the last trade market orders fill at the last price."""
         while True:
-            self._play_until(self._wall(), self.players)
-            for player in self.players:
-                if player.is_over and any(order.is_immediate for order in player.market.open_orders.values()):
-                    player.finish()
-            self._deliver()
-            self.streams.look_after(time.time())
+            self.step()
             await asyncio.sleep(WALL_STEP_S)
+
+    def step(self) -> None:
+        """Play the tapes up to now by the wall, and tell what happened."""
+        now = self._wall()
+        self._play_until(now, self.players)
+        for player in self.players:
+            if player.is_over and any(order.is_immediate for order in player.market.open_orders.values()):
+                player.finish()
+        self._deliver()
+        self.streams.look_after(now / 1000)
+
+    def next_due(self) -> int:
+        """Return when `step` has something to do at the latest, ms by the wall, if nobody asks for anything before."""
+        return min([self.faults.next_due(), self.streams.next_due(), *(player.next_time for player in self.players)])
 
     def _play_until(self, now: int, players: Sequence[TapePlayer]) -> None:
         """Send and play what of tapes is due, in the order of time."""

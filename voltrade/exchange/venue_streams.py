@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import orjson
@@ -19,6 +19,7 @@ from aiohttp import WSMsgType, web
 from voltrade.exchange.refusals import refuse_if
 from voltrade.exchange.venue_market import INTERVALS_MS
 from voltrade.exchange.venue_wire import Json
+from voltrade.model import NEVER
 
 LISTEN_KEY_MS = 3_600_000
 """A listen key lives 60 minutes after its last renewal, by the venue's clock."""
@@ -60,6 +61,8 @@ class Socket:
     transport: asyncio.Transport
     category: str
     combined: bool
+    opened: float
+    """Time of the handshake by the wall, s."""
     only: frozenset[str] = frozenset()
     """User events that it asked for; empty for all."""
     names: set[str] = field(default_factory=set)
@@ -68,15 +71,17 @@ class Socket:
     """User data events sent so far."""
     carries_user_data: bool = False
     """Whether it has ever subscribed to a listen key."""
-    opened: float = field(default_factory=time.time)
-    pinged: float = field(default_factory=time.time)
-    heard: float = field(default_factory=time.time)
-    """Wall times, s: of the handshake, of our last ping, of its last pong."""
+    pinged: float = 0.0
+    heard: float = 0.0
+    """Wall times, s: of our last ping, of its last pong."""
     second: int = 0
     messages: int = 0
     """How many messages came in the wall's second."""
     is_dead: bool = False
     """A dead connection stays open, sends nothing and answers nothing."""
+
+    def __post_init__(self) -> None:
+        self.pinged = self.heard = self.opened
 
     def push(self, stream: str, payloads: Iterable[bytes]) -> None:
         """Send events of one stream, all in one write, without waiting."""
@@ -104,13 +109,19 @@ class Socket:
 
 
 class Streams:
-    """All websocket connections to the streams of some symbols; `owner` makes the account's listen keys its own.
+    """All websocket connections to the streams of some symbols.
+
+    Args:
+        symbols: whose streams there are.
+        owner: makes the account's listen keys its own.
+        wall: s, the clock of the connections themselves.
 
     Attributes:
         listen_key: the account's active key, empty without one.
     """
 
-    def __init__(self, symbols: Iterable[str], owner: str) -> None:
+    def __init__(self, symbols: Iterable[str], owner: str, wall: Callable[[], float] = time.time) -> None:
+        self._wall = wall
         self.sockets: list[Socket] = []
         self.listen_key = ""
         self._expiry = 0
@@ -169,6 +180,11 @@ class Streams:
             self.push_user("listenKeyExpired", [orjson.dumps(event)])
             self.forget_listen_key()
 
+    def next_due(self) -> int:
+        """Return when a listen key or a connection wants to be looked after, ms."""
+        pings = [int((socket.pinged + PING_S) * 1000) for socket in self.sockets]
+        return min([self._expiry if self.listen_key else NEVER, *pings])
+
     def forget_listen_key(self) -> None:
         for socket in self.sockets:
             socket.names.discard(self.listen_key)
@@ -184,20 +200,28 @@ class Streams:
         ws = web.WebSocketResponse(compress=False, autoping=False)
         await ws.prepare(request)
         assert request.transport is not None
-        only = frozenset(filter(None, request.query.get("events", "").split("/")))
-        socket = Socket(request.transport, category, combined, only)
-        for asked in (name, request.query.get("listenKey", ""), *request.query.get("streams", "").split("/")):
-            self._subscribe(socket, [asked])
-        self.sockets.append(socket)
+        socket = self.accept(request.transport, category, name, combined, request.query)
         try:
             async for message in ws:
-                self._receive(socket, message.type, message.data)
+                self.receive(socket, message.type, message.data)
         finally:
             self.sockets.remove(socket)
         return ws
 
-    def _receive(self, socket: Socket, kind: WSMsgType, data: str | bytes) -> None:
-        now = time.time()
+    def accept(
+        self, transport: asyncio.Transport, category: str, name: str, combined: bool, query: Mapping[str, str]
+    ) -> Socket:
+        """Take a connection whose handshake is done, with the streams that its address names."""
+        only = frozenset(filter(None, query.get("events", "").split("/")))
+        socket = Socket(transport, category, combined, self._wall(), only)
+        for asked in (name, query.get("listenKey", ""), *query.get("streams", "").split("/")):
+            self._subscribe(socket, [asked])
+        self.sockets.append(socket)
+        return socket
+
+    def receive(self, socket: Socket, kind: WSMsgType, data: str | bytes) -> None:
+        """Take a message of a client."""
+        now = self._wall()
         if socket.is_too_chatty(now):
             socket.close(1008)
         elif kind is WSMsgType.TEXT:

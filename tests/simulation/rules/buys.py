@@ -1,0 +1,22 @@
+"""Enters on every bar from a first one on, always long, or long and short in turn."""
+
+from voltrade.config import SignalSettings
+from voltrade.signal_engine import SignalEngine
+
+
+class Settings(SignalSettings):
+    first_bar: int = 1
+    every: int = 1
+    both_sides: bool = False
+
+
+class Buys(SignalEngine):
+    settings_type = Settings
+
+    @staticmethod
+    def _detect_signal(state, bar, settings, verdict):
+        if state.bars < settings.first_bar or state.bars % settings.every != 0:
+            return 0
+        if settings.both_sides and (state.bars // settings.every) % 2 == 1:
+            return -1
+        return 1

@@ -1,0 +1,70 @@
+"""A scripted session in a few lines.
+
+>>> evidence = scenario(at(60, "user_late", 30, by_s=5.0), at(70, "kill"), duration_s=120)
+>>> assert violations(evidence) == []
+
+`at(seconds after the opening, kind, seconds that it lasts, facts)`; kinds are those of `exchange/faults.py`, whose facts
+are `Fault`'s fields (`on`, `how`, `code`, `chance`, `times`, `with` ...), and those of `World`: kill, kill_at, stop,
+clock, disk_full, cut, slow, user_late, deaf, operator.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from simulation import clock
+from simulation.evidence import Evidence, Json
+from simulation.tapes import drawn_tape
+from simulation.world import Plan, World
+
+from voltrade.model import Trades
+
+RULE = f"{Path(__file__).parent}/rules/buys.py:Buys"
+QUICK: Json = {
+    **{"unit": "trades", "threshold": 8, "ema_fast": 2, "ema_slow": 3, "rsi_length": 2, "atr_length": 2},
+    **{"bollinger_length": 2, "vwap_length": 2, "min_stop_bps": 0.0, "stop_atr": 8.0, "take_profit_atr": 10.0},
+    **{"cooldown_bars": 1, "capital": 10_000, "wallet": 10_000, "max_consecutive_losses": 1_000, "slippage_bps": 0.0},
+    **{"speed": 1.0, "taker_fee": 0.0, "maker_fee": 0.0, "max_trades_per_day": 10_000},
+}
+"""Bars of eight trades, indicators that are ready at once, and limits out of the way."""
+BEGIN_S = 300.0
+"""History before the opening."""
+
+Strikes = tuple[tuple[float, str, float, Json], ...]
+
+
+def at(seconds: float, kind: str, for_s: float = 0.0, **facts: Any) -> tuple[float, str, float, Json]:
+    """One fault; `with_` stands for `with`."""
+    if "with_" in facts:
+        facts["with"] = facts.pop("with_")
+    return (seconds, kind, for_s, facts)
+
+
+def scenario(
+    *strikes: tuple[float, str, float, Json], tape: Trades | None = None, seed: int = 1, begin_s: float = BEGIN_S, **settings: Any
+) -> Evidence:
+    """Play a session under these faults; `settings` are parameters over `QUICK`, such as `duration_s` or `rule=RULE`."""
+    given = {**QUICK, "duration_s": 300.0, "seed": seed, **settings}
+    end_s = begin_s + given["duration_s"] + 120
+    faults_s = max([at_s + for_s for at_s, _, for_s, _ in strikes], default=0.0)
+    return play(Plan(seed, given, tape if tape is not None else drawn_tape(seed, end_s), begin_s, strikes, faults_s))
+
+
+def play(plan: Plan) -> Evidence:
+    """Play a plan in a folder that every session of this process uses anew."""
+    root = workplace()
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(mode=0o700, parents=True)
+    evidence: Evidence = clock.run(lambda loop: World(loop, plan, root).play())
+    return evidence
+
+
+def workplace() -> Path:
+    """A folder of this process in memory, where there is one."""
+    memory = Path("/dev/shm")
+    base = memory if memory.is_dir() and os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+    return base / f"voltrade-simulation-{os.getuid()}-{os.getpid()}"
