@@ -41,8 +41,8 @@ QUIET_S = 60.0
 """After the last fault: the session must be able to trade again, or say why not."""
 END_S = 60.0
 """How much longer than its time a session may take to end."""
-CRASHES = 5
-"""After so many failures that no plan caused, nobody starts the engine again."""
+LONGEST_PAUSE_S = 15.0
+"""Whoever starts a dead engine again waits twice as long after each failure, up to this long."""
 INSTANCE = "simulated"
 
 
@@ -148,6 +148,7 @@ class Plan:
             at the venue; its facts are the fields of `Fault`. The others are `World`'s `_do_` methods.
         faults_s: when faults end.
         restart_s: how long after its death the engine is started again.
+        kinds: names of the strikes, to count by.
     """
 
     seed: int
@@ -157,6 +158,7 @@ class Plan:
     strikes: tuple[tuple[float, str, float, Json], ...] = ()
     faults_s: float = 720.0
     restart_s: float = 1.5
+    kinds: tuple[str, ...] = ()
 
     @property
     def duration_s(self) -> float:
@@ -285,9 +287,7 @@ class World:
             self.loop.call_soon(self._ended.set, context=self._outside)
             return
         self._crashes += life.how == "failed"
-        if self._crashes > CRASHES:
-            return
-        pause = self.plan.restart_s * (2 ** max(self._crashes - 1, 0))
+        pause = min(self.plan.restart_s * 2 ** max(self._crashes - 1, 0), LONGEST_PAUSE_S)
         self.loop.call_later(pause, self._start, life.run, context=self._outside)
 
     def _kill(self, lost: int = 0, torn: bool = False) -> None:
@@ -349,6 +349,11 @@ class World:
 
     def _do_kill(self, for_s: float, lost: int = 0, torn: bool = False) -> None:
         self._kill(lost, torn)
+
+    def _do_kill_twice(self, for_s: float, again_s: float) -> None:
+        """Kill the engine, and what is started in its place while it recovers."""
+        self._kill()
+        self.loop.call_later(again_s, self._kill, context=self._outside)
 
     def _do_kill_at(self, for_s: float, what: str, skip: int = 0) -> None:
         """Kill the engine at the next packet or write of a kind, such as `send POST /fapi/v1/order`."""
@@ -498,15 +503,11 @@ def _differences(path: Path) -> int:
         return -1
 
 
-def trace_hash(evidence: Evidence, heads: list[str]) -> str:
+def trace_hash(evidence: Evidence) -> str:
     """Return a hash of everything that was said between engine and venue, and of all that was decided."""
     digest = hashlib.sha256()
-    for request in evidence.requests:
-        digest.update(repr(request).encode())
-    for row in evidence.truth:
-        digest.update(json.dumps(row, sort_keys=True).encode())
-    for head in heads:
-        digest.update(head.encode())
+    for row in (*evidence.requests, *evidence.truth, *journal_rows(evidence), *evidence.lives):
+        digest.update(repr(row).encode())
     return digest.hexdigest()
 
 

@@ -1,0 +1,120 @@
+"""Make a failing session small: the fewest faults, then the shortest time, that still break the same rule.
+
+`python -m simulation.shrink SEED` prints the scenario to paste into a test, and keeps the plan in `seeds/`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from simulation.evidence import Json
+from simulation.oracles import judge
+from simulation.plans import draw_plan
+from simulation.scenario import play
+from simulation.tapes import drawn_tape
+from simulation.world import QUIET_S, Plan
+
+SEEDS = Path(__file__).parent / "seeds"
+Fails = Callable[[Plan], bool]
+
+
+def breaks(plan: Plan) -> set[tuple[str, str]]:
+    """Return the rules that a plan breaks: oracle and kind of each violation."""
+    return {(found.oracle, found.kind) for found in judge(play(plan))}
+
+
+def shrink(plan: Plan, fails: Fails) -> Plan:
+    """Return the smallest plan found that still fails: without faults that are not needed, and as short as can be."""
+    return shorter(fewer(plan, fails), fails)
+
+
+def fewer(plan: Plan, fails: Fails) -> Plan:
+    """Leave out faults: halves, quarters, and so on to single ones, as long as it fails without them."""
+    size = max(len(plan.strikes) // 2, 1)
+    while plan.strikes:
+        for start in range(0, len(plan.strikes), size):
+            kept = plan.strikes[:start] + plan.strikes[start + size :]
+            tried = replace(plan, strikes=kept)
+            if len(kept) < len(plan.strikes) and fails(tried):
+                plan = tried
+                break
+        else:
+            if size == 1:
+                return plan
+            size //= 2
+        size = min(size, max(len(plan.strikes), 1))
+    return plan
+
+
+def shorter(plan: Plan, fails: Fails) -> Plan:
+    """End the session soon after the last fault that is left, or later, as long as it must."""
+    last = max([at + for_s for at, _, for_s, _ in plan.strikes], default=0.0)
+    for spare_s in (20.0, 60.0, 120.0, 240.0):
+        faults_s = last + spare_s
+        if faults_s >= plan.faults_s:
+            break
+        settings = {**plan.settings, "duration_s": round(faults_s + QUIET_S, 1)}
+        tried = replace(plan, faults_s=faults_s, settings=settings)
+        if fails(tried):
+            return tried
+    return plan
+
+
+def written(plan: Plan, tape_s: float) -> Json:
+    """Return a drawn plan as plain JSON; its tape by seed and length."""
+    return {
+        "seed": plan.seed,
+        "settings": plan.settings,
+        "tape_s": tape_s,
+        "begin_s": plan.begin_s,
+        "strikes": [list(strike) for strike in plan.strikes],
+        "faults_s": plan.faults_s,
+        "restart_s": plan.restart_s,
+        "kinds": list(plan.kinds),
+    }
+
+
+def read(kept: Json) -> Plan:
+    """Make a plan again that `written` wrote."""
+    strikes = tuple((at, kind, for_s, facts) for at, kind, for_s, facts in kept["strikes"])
+    tape = drawn_tape(kept["seed"], kept["tape_s"])
+    times = (kept["begin_s"], strikes, kept["faults_s"], kept["restart_s"])
+    return Plan(kept["seed"], kept["settings"], tape, *times, kinds=tuple(kept["kinds"]))
+
+
+def as_story(plan: Plan, rules: set[tuple[str, str]]) -> str:
+    """Write a plan as a scenario for a test."""
+    lines = [f"    at({at!r}, {kind!r}, {for_s!r}{''.join(f', {name}={value!r}' for name, value in _named(facts))})," for at, kind, for_s, facts in plan.strikes]
+    settings = ", ".join(f"{name}={value!r}" for name, value in plan.settings.items() if name not in ("seed", "symbol", "speed"))
+    names = ", ".join(sorted(f"{oracle} {kind}" for oracle, kind in rules))
+    return "\n".join([f"# seed {plan.seed}: {names}", "evidence = scenario(", *lines, f"    tape=drawn_tape({plan.seed}, TAPE_S), seed={plan.seed}, {settings},", ")"])
+
+
+def _named(facts: Json) -> list[tuple[str, object]]:
+    return [("with_" if name == "with" else name, value) for name, value in facts.items()]
+
+
+def main(argv: list[str]) -> int:
+    """Shrink the session of a seed, or of each, and keep it."""
+    from simulation.plans import TAPE_S
+
+    for word in argv:
+        plan = draw_plan(int(word))
+        broken = breaks(plan)
+        if not broken:
+            print(f"seed {word}: no rule is broken")
+            continue
+        small = shrink(plan, lambda tried: bool(broken & breaks(tried)))
+        left = broken & breaks(small)
+        SEEDS.mkdir(exist_ok=True)
+        (SEEDS / f"{word}.json").write_text(json.dumps({**written(small, TAPE_S), "breaks": sorted(left)}, indent=1) + "\n")
+        print(as_story(small, left))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
