@@ -62,25 +62,34 @@ class Network:
     Args:
         draw: chance of the latencies.
         is_durable: whether an order's intent can be read from the journal's file, by its client id.
+        latency_s: shortest and longest time of a packet, one way.
 
     Attributes:
         on_packet: called before the engine's packets leave and after the venue's arrive, with what they are; a plan
             may kill the engine there.
     """
 
-    def __init__(self, loop: VirtualLoop, venue: Venue, draw: random.Random, is_durable: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        loop: VirtualLoop,
+        venue: Venue,
+        draw: random.Random,
+        is_durable: Callable[[str], bool],
+        latency_s: tuple[float, float] = LATENCY_S,
+    ) -> None:
         self.conditions = Conditions()
         self.requests: list[Request] = []
         self.pipes: list[Pipe] = []
         self.on_packet: Callable[[str], None] = lambda what: None
         self.wake: Callable[[], None] = lambda: None
         self._loop, self._venue, self._draw, self._is_durable = loop, venue, draw, is_durable
+        self._latency_s = latency_s
         self._tasks: set[asyncio.Task[Any]] = set()
         self._outside = contextvars.copy_context()
         """The network is no part of any engine's process."""
 
     def latency(self) -> float:
-        return self._draw.uniform(*LATENCY_S) + self.conditions.slow_s
+        return self._draw.uniform(*self._latency_s) + self.conditions.slow_s
 
     def go_on(self, task: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Let something happen at the venue's end or on the way, whoever has stopped waiting for it."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from simulation.evidence import Json
+from simulation.network import LATENCY_S
 from simulation.scenario import BEGIN_S, RULE
 from simulation.tapes import SYMBOL, drawn_tape
 from simulation.world import END_S, QUIET_S, Plan
@@ -243,9 +244,9 @@ def _enough_classes(draw: Draw, kinds: tuple[Kind, ...], count: int) -> list[Kin
             return chosen
 
 
-def clean_plan(seed: int) -> Plan:
+def clean_plan(seed: int, latency_s: tuple[float, float] = LATENCY_S) -> Plan:
     """Draw tape and settings, without a fault."""
-    return Plan(seed, draw_settings(seed), drawn_tape(seed, TAPE_S), BEGIN_S, faults_s=FAULTS_S)
+    return Plan(seed, draw_settings(seed), drawn_tape(seed, TAPE_S), BEGIN_S, faults_s=FAULTS_S, latency_s=latency_s)
 
 
 def draw_settings(seed: int) -> Json:
@@ -263,7 +264,7 @@ def draw_settings(seed: int) -> Json:
         **{"capital": 10_000, "wallet": 10_000, "risk_fraction": _between(0.002, 0.02)(draw), "margin_type": _one_of("isolated", "cross")(draw)},
         **{"leverage": _one_of(5, 5, 10, 20)(draw), "max_consecutive_losses": 1_000, "max_trades_per_day": 10_000, "cooldown_bars": int(draw.integers(0, 3))},
         **{"entry": _one_of("market", "market", "ioc_limit")(draw), "max_slippage_bps": 20.0, "slippage_bps": _one_of(0.0, 0.5)(draw)},
-        **{"taker_fee": _one_of(0.0, 0.0002)(draw), "latency_ms": int(draw.integers(20, 300)), "mark_interval_s": _one_of(1, 3, 10)(draw)},
+        **{"taker_fee": _one_of(0.0, 0.0002)(draw), "latency_ms": int(draw.integers(20, 300)), "mark_interval_s": _one_of(3, 10, 10)(draw)},
         **{"order_stale_s": _one_of(5.0, 10.0)(draw), "funding_rate": _one_of(0.0, 0.0001)(draw)},
         **{"on_duration_end": _one_of("flatten", "flatten", "protect")(draw)},
     }

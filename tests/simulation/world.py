@@ -22,7 +22,7 @@ from typing import Any
 
 from simulation.clock import PROCESS, Process, VirtualLoop
 from simulation.evidence import Evidence, Json, JournalRow, Life, Strike, read_journal
-from simulation.network import ENDPOINT, Network, SimulatedExchange, connect_by
+from simulation.network import ENDPOINT, LATENCY_S, Network, SimulatedExchange, connect_by
 
 from voltrade.config import Config
 from voltrade.control import Control
@@ -149,6 +149,7 @@ class Plan:
         faults_s: when faults end.
         restart_s: how long after its death the engine is started again.
         kinds: names of the strikes, to count by.
+        latency_s: shortest and longest time that a packet takes, one way.
     """
 
     seed: int
@@ -159,6 +160,7 @@ class Plan:
     faults_s: float = 720.0
     restart_s: float = 1.5
     kinds: tuple[str, ...] = ()
+    latency_s: tuple[float, float] = LATENCY_S
 
     @property
     def duration_s(self) -> float:
@@ -196,7 +198,7 @@ class World:
             wall=lambda: loop.now_ms,
             instance=INSTANCE,
         )
-        self.network = Network(loop, self.venue, random.Random(plan.seed), self._is_durable)
+        self.network = Network(loop, self.venue, random.Random(plan.seed), self._is_durable, plan.latency_s)
         self.network.wake = self._wake.set
         self.network.on_packet = self._on_packet
         self.opened = loop.now_ms

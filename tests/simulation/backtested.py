@@ -1,0 +1,54 @@
+"""A session without faults and without latency, held against the backtest over the same trades."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from simulation.evidence import Evidence
+from simulation.world import Plan
+
+from voltrade import journal
+from voltrade.backtest import backtest
+from voltrade.data import Tape, TapeReport
+from voltrade.exchange.venue import shifted
+from voltrade.model import OrderIntent, OrderUpdate, Refusal, RoundTrip
+from voltrade.rule_file import read_parameters, signal_engine_of
+from voltrade.exchange.shipped import shipped_instrument
+
+DECISIONS = (OrderIntent, Refusal, RoundTrip)
+
+
+def differences(plan: Plan, evidence: Evidence) -> list[str]:
+    """Return what session and backtest decided or filled differently, up to the session's last minute."""
+    config = read_parameters(plan.settings)
+    trades = shifted(plan.tape, evidence.opened - int(plan.tape.time[0]) - int(plan.begin_s * 1000))
+    report = TapeReport(len(trades), len(trades), int(trades.time[0]), int(trades.time[-1]))
+    tape = Tape(trades, report, f"seed {plan.seed}", synthetic=True)
+    instrument = shipped_instrument(config.session.symbol)
+    engine = signal_engine_of(config, instrument)
+    done = backtest(tape, config, engine, epoch="e0", begin_s=plan.begin_s, path="events")
+    ours = _decisions([_fact(row) for row in evidence.journals[0]], evidence)
+    theirs = _decisions(done.facts, evidence)
+    if ours == theirs:
+        return []
+    pairs = zip(ours + [None] * len(theirs), theirs + [None] * len(ours), strict=False)
+    return [f"session {mine} | backtest {his}" for mine, his in pairs if mine != his][:5]
+
+
+def _fact(row: Any) -> Any:
+    if row.kind not in ("OrderIntent", "OrderUpdate", "Refusal", "RoundTrip"):
+        return None
+    return journal.decode(row.kind, journal.encode_json(row.body))
+
+
+def _decisions(facts: list[Any], evidence: Evidence) -> list[Any]:
+    """Intents, refusals, round trips and fills of the time in which both traded."""
+    begin, end = evidence.opened, evidence.quiet
+    kept = [fact for fact in facts if isinstance(fact, DECISIONS) or (isinstance(fact, OrderUpdate) and fact.trade_id)]
+    kept = [replace(fact, filled_notional=0) if isinstance(fact, OrderUpdate) else fact for fact in kept]
+    return [fact for fact in kept if begin <= _time(fact) < end]
+
+
+def _time(fact: Any) -> int:
+    return int(fact.closed_at if isinstance(fact, RoundTrip) else fact.time)
