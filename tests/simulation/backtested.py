@@ -43,11 +43,18 @@ def _fact(row: Any) -> Any:
 
 
 def _decisions(facts: list[Any], evidence: Evidence) -> list[Any]:
-    """Intents, refusals, round trips and fills of the time in which both traded."""
+    """Intents, refusals, round trips and fills of the time in which both traded, in the order of time.
+
+    What happens in one millisecond has no order; a bar's number in the run depends on how many were loaded before.
+    """
     begin, end = evidence.opened, evidence.quiet
     kept = [fact for fact in facts if isinstance(fact, DECISIONS) or (isinstance(fact, OrderUpdate) and fact.trade_id)]
-    kept = [replace(fact, filled_notional=0) if isinstance(fact, OrderUpdate) else fact for fact in kept]
-    return [fact for fact in kept if begin <= _time(fact) < end]
+    plain = [
+        replace(fact, filled_notional=0) if isinstance(fact, OrderUpdate) else replace(fact, bar_number=0)
+        for fact in kept
+        if begin <= _time(fact) < end
+    ]
+    return sorted(plain, key=lambda fact: (_time(fact), repr(fact)))
 
 
 def _time(fact: Any) -> int:

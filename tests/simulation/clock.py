@@ -64,6 +64,14 @@ class _Handle(asyncio.Handle):
 
 
 class _TimerHandle(asyncio.TimerHandle):
+    """Timers of one moment run in the order in which they were set, so that what travels together stays in order."""
+
+    number = 0
+
+    def __lt__(self, other: Any) -> bool:
+        mine, others = self.when(), other.when()
+        return bool(mine < others or (mine == others and self.number < other.number))
+
     def _run(self) -> None:
         if not _is_held(self):
             super()._run()  # type: ignore[misc]
@@ -103,6 +111,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__(selector)
         selector.jump = self._jump
         self._now = 0.0
+        self._timers = 0
         self.set_task_factory(_make_task)
 
     def time(self) -> float:
@@ -135,6 +144,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         timer = _TimerHandle(when, callback, args, self, context)
+        self._timers += 1
+        timer.number = self._timers
         heapq.heappush(self._scheduled, timer)  # type: ignore[attr-defined]
         timer._scheduled = True  # type: ignore[attr-defined]
         return timer

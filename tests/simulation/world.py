@@ -39,6 +39,8 @@ from voltrade.wiring import Wiring
 
 QUIET_S = 60.0
 """After the last fault: the session must be able to trade again, or say why not."""
+MARKET_FIRST_S = 0.000_1
+"""Without latency, so much later than the trade that made it comes what happened to an order: as on a tape."""
 END_S = 60.0
 """How much longer than its time a session may take to end."""
 LONGEST_PAUSE_S = 15.0
@@ -199,6 +201,8 @@ class World:
             instance=INSTANCE,
         )
         self.network = Network(loop, self.venue, random.Random(plan.seed), self._is_durable, plan.latency_s)
+        if plan.latency_s == (0.0, 0.0):
+            self.network.conditions.user_late_s = MARKET_FIRST_S
         self.network.wake = self._wake.set
         self.network.on_packet = self._on_packet
         self.opened = loop.now_ms

@@ -1,11 +1,11 @@
-"""Enters on every bar from a first one on, always long, or long and short in turn."""
+"""Enters on bars of the day by their number, always long, or long and short in turn."""
 
 from voltrade.config import SignalSettings
 from voltrade.signal_engine import SignalEngine
 
 
 class Settings(SignalSettings):
-    first_bar: int = 1
+    first_bar: int = 0
     every: int = 1
     both_sides: bool = False
 
@@ -15,8 +15,8 @@ class Buys(SignalEngine):
 
     @staticmethod
     def _detect_signal(state, bar, settings, verdict):
-        if state.bars < settings.first_bar or state.bars % settings.every != 0:
+        if bar.number < settings.first_bar or bar.number % settings.every != 0:
             return 0
-        if settings.both_sides and (state.bars // settings.every) % 2 == 1:
+        if settings.both_sides and (bar.number // settings.every) % 2 == 1:
             return -1
         return 1
