@@ -1,0 +1,139 @@
+"""What a simulated session leaves behind for its judges: the venue's log, the journals, and what the harness saw.
+
+Nothing here is voltrade's opinion of itself except the journals, which are judged too. Nothing of voltrade is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class JournalRow:
+    """One row of a journal; `body` is its JSON, or bytes for a block of trades."""
+
+    seq: int
+    time: int
+    kind: str
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request as the harness carried it, times in ms of the venue's clock."""
+
+    sent: int
+    """When the engine handed it to the transport."""
+    arrived: int
+    """When the venue took it; -1 where it never did."""
+    answered: int
+    """When the engine had the answer, or the failure; -1 where it never had one."""
+    method: str
+    path: str
+    client_id: str
+    """newClientOrderId, origClientOrderId or clientAlgoId; empty without one."""
+    status: int
+    """HTTP status as the engine saw it; 0 without an answer."""
+    code: int
+    retry_after_s: int
+    """Retry-After of the answer, 0 without one."""
+    used_weight: int
+    """What the venue said was used in this minute, -1 where it did not say."""
+    durable: bool
+    """For an order's POST: whether a second reader of the journal's file saw its intent committed at arrival."""
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """One fault of the plan: its kind, from when to when it may be felt (ms of the venue's clock), and its facts.
+
+    `until` is the end of the fault's own effect; for one of a moment it equals `begin`.
+    """
+
+    kind: str
+    begin: int
+    until: int
+    facts: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One engine process: when it began and ended, and how: `ended`, `failed`, `killed` or `running` (at the end)."""
+
+    begin: int
+    end: int
+    how: str
+    reason: str = ""
+    run: int = 0
+    """Which of `Evidence.journals` it wrote."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that is known of one session.
+
+    Attributes:
+        settings: the session's parameters by name, as plain JSON; prices and quantities are of the exchange's filters.
+        instrument: tick_size, step_size as decimal texts; the venue's `start` row has all filters.
+        truth: rows of the venue's ground-truth log.
+        journals: the journal of each run on the account, in order of their begin.
+        requests: all REST requests.
+        strikes: the faults that were planned, in order.
+        rest_down: stretches (begin, end) in which no request could have succeeded whatever the engine did:
+            maintenance, a ban that the plan imposed, a cut network.
+        tape: what really traded after the venue opened and the history before it:
+            (id, price, quantity, time in ms, buyer is maker), amounts as decimal texts.
+        lives: the engine processes, in order.
+        opened, quiet, judged: when trading began, when faults stopped, and when judgement was made.
+        clean_entries: times of the entries that the same session without faults sends; None where it was not run.
+        lags: of the engine's loop, in ms: (time, lag) above 100 ms.
+        replay: differences found when each journal was replayed, or -1 where it could not be.
+    """
+
+    seed: int
+    settings: Json
+    instrument: Json
+    truth: list[Json]
+    journals: list[list[JournalRow]]
+    requests: list[Request]
+    strikes: list[Strike]
+    rest_down: list[tuple[int, int]]
+    tape: list[tuple[int, str, str, int, bool]]
+    lives: list[Life]
+    opened: int
+    quiet: int
+    judged: int
+    clean_entries: list[int] | None = None
+    lags: list[tuple[int, int]] = field(default_factory=list)
+    replay: list[int] = field(default_factory=list)
+
+    def of_kind(self, *kinds: str) -> list[Json]:
+        """Return the rows of the venue's log of some kinds."""
+        return [row for row in self.truth if row["kind"] in kinds]
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A rule that was broken: which oracle saw it, when (ms of the venue's clock), and what in one line."""
+
+    oracle: str
+    kind: str
+    """A short name of the kind of violation, such as `uncovered` or `fill missing`, to count by."""
+    time: int
+    text: str
+
+
+def read_journal(path: Path) -> list[JournalRow]:
+    """Read the committed rows of a journal's file, past voltrade's own reader."""
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        rows = connection.execute("SELECT seq, time, kind, body FROM journal ORDER BY seq").fetchall()
+    return [
+        JournalRow(seq, time, kind, body if kind == "Trades" else json.loads(body)) for seq, time, kind, body in rows
+    ]
