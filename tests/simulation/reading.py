@@ -186,9 +186,10 @@ class VenueBooks:
             order.filled += quantity
             order.status = "FILLED" if order.filled >= order.quantity else "PARTIALLY_FILLED"
             self._note(order)
-        amounts = (Decimal(row[name]) for name in ("price", "quantity", "fee", "realised"))
-        ids = row["trade_id"], row["order_id"], row["client_order_id"], side
-        self.fills.append(Fill(number, row["time"], symbol, *ids, *amounts, held, after, after != ours))
+        price, fee, realised = (Decimal(row[name]) for name in ("price", "fee", "realised"))
+        ids = row["trade_id"], row["order_id"], row["client_order_id"]
+        amounts = price, quantity, fee, realised, held, after
+        self.fills.append(Fill(number, row["time"], symbol, *ids, side, *amounts, moved_ours=after != ours))
 
     def uncovered(self, symbol: str, at: int) -> Decimal:
         """Lots' worth of our position that nothing protects."""
