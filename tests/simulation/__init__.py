@@ -1,1 +1,1 @@
-"""Whole sessions under faults in virtual time: engine and venue in one process, drawn from a seed, judged by the venue's log."""
+"""Whole sessions under faults in virtual time: engine and venue in one process, one seed, judged by the venue's log."""

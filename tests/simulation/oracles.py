@@ -1,0 +1,1199 @@
+"""The judges of a simulated session: oracles O1 to O15 of the fault catalogue, and what is measured of a campaign.
+
+Each looks at the venue's log, the requests and the journals, and returns what broke its rule; none asks the product.
+Where the catalogue leaves something open, the docstring of the oracle says what was decided.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+
+from simulation.evidence import Evidence, JournalRow, Json, Request, Violation
+from simulation.reading import (
+    BAR_FIELDS,
+    DAY_MS,
+    ENDED,
+    NAME,
+    OURS,
+    PLACES,
+    ZERO,
+    Bare,
+    Fill,
+    Moment,
+    Placed,
+    Reading,
+    fills_in,
+    is_ours,
+    money,
+    reading_of,
+    trades_of,
+)
+
+BARE_MS = 2_000
+"""Longest that a position may be uncovered where nothing went wrong in the minute before."""
+BARE_STRUCK_MS = 5_000
+"""And where something did, of time in which REST could be used."""
+BARE_DEAD_MS = 8_000
+"""And from the death of the engine's process on."""
+FELT_FOR_MS = 60_000
+HALT_MS = 250
+SETTLED_MS = 10_000
+"""What is older than this is no longer on its way."""
+RESUMED_MS = 60_000
+"""After faults stop, trading goes on within this time, or says why not."""
+QUESTIONS = 50
+WEIGHT = 1_920
+"""80 % of 2,400 a minute."""
+PRICE_MOVES = Decimal("1.02")
+"""A size is reckoned before it is sent: the price may have moved by as much when it fills."""
+OPEN_ORDERS = 20
+ORDERS_PER_S = 10
+LAG_MS = 100
+HUNG_MS = 5_000
+KEY_CODES = (-2014, -2015, -1022, -4061)
+"""Refusals that say that our rights, or the account's mode, are wrong."""
+TRADING_RULES = ("DAILY_LOSS", "DRAWDOWN", "LOSING_STREAK", "TRADES_PER_DAY")
+"""Breaker rules that trip by trading; any other halt comes from a fault or a person."""
+EXPLICIT = ("ACCOUNT_MISMATCH", "POSITION_MISMATCH", "FOREIGN_ORDER", "FORCED_ORDER")
+"""Alerts that say that the account is not as it must be."""
+BLOCKED = ("NOT_RECONCILED", "LINK_DOWN", "STALE_PRICE", "UNKNOWN_ORDER")
+"""Refusals that must not last once faults have stopped."""
+STALLS = ("stop", "stall", "clock", "suspend")
+_MARKET, _ORDERS, _USER = "A1 A2 A3 A4 A5 A6 A11 A13", "B1 B2 B3 B4 B5 B6 B7 B8 B9 B11 B15", "C1 C2 C3 C4 C5 C6"
+RECOVERABLE = frozenset(f"{_MARKET} {_ORDERS} {_USER} D1 D2 D3 D4 E1 E2 E3 E6 E7".split())
+"""Rows of the catalogue after which a session goes on."""
+
+
+def judge(evidence: Evidence) -> list[Violation]:
+    """Return all that oracles O1 to O15 find, in their order."""
+    return [violation for oracle in ORACLES.values() for violation in oracle(evidence)]
+
+
+# --- O1 to O4: the books --------------------------------------------------------------------------------------------
+
+
+def o1_positions(evidence: Evidence) -> list[Violation]:
+    """At the end the venue's position is that of the journals' fills and of the product's own books, symbol by symbol.
+
+    Fills of the last moments may still be on their way: those after `Reading.known_until` are left out on both sides.
+    Where a person traded too, the last position that the account told is taken where the fills do not make it.
+    """
+    reading, found = reading_of(evidence), []
+    venue, journals = dict[str, Decimal](), Counter[str]()
+    for fill in reading.fills:
+        if fill.time <= reading.known_until:
+            venue[fill.symbol] = venue.get(fill.symbol, ZERO) + fill.signed
+    for (symbol, _), (told, *_) in reading.told.items():
+        if told["time"] <= reading.known_until:
+            journals[symbol] += told["side"] * told["last_quantity"]
+    for symbol in sorted({*venue, *journals}):
+        wanted, lots = venue.get(symbol, ZERO), _lots(reading, symbol, journals[symbol])
+        reported = _lots(reading, symbol, _reported(reading, symbol))
+        if lots != wanted and not (reading.by_hand and reported == wanted):
+            text = f"{symbol}: the venue has {wanted}, the journals' fills make {lots}"
+            found.append(Violation("O1", "position differs", evidence.judged, text))
+    return found + _books_differ(reading)
+
+
+def _books_differ(reading: Reading) -> list[Violation]:
+    """Hold the last valuation of each symbol against the fills that its journal had told by then."""
+    if reading.by_hand:
+        return []
+    lots, seen = Counter[str](), set[tuple[str, int]]()
+    differing: dict[str, str] = {}
+    for _, row in reading.of_kind("OrderUpdate", "Snapshot", "EquityPoint"):
+        for fill in fills_in(row):
+            if (fill["symbol"], fill["trade_id"]) not in seen:
+                seen.add((fill["symbol"], fill["trade_id"]))
+                lots[fill["symbol"]] += fill["side"] * fill["last_quantity"]
+        if row.kind == "EquityPoint":
+            symbol, ours = row.body["symbol"], row.body["position"]
+            differing[symbol] = f"{symbol}: the books have {ours} lots, fills make {lots[symbol]}"
+            if ours == lots[symbol]:
+                del differing[symbol]
+    return [Violation("O1", "books differ", reading.evidence.judged, text) for text in differing.values()]
+
+
+def _lots(reading: Reading, symbol: str, lots: int) -> Decimal:
+    return lots * reading.units[symbol][1]
+
+
+def _reported(reading: Reading, symbol: str) -> int:
+    """The last position of a symbol that the account told, in lots."""
+    lots = 0
+    for _, row in reading.of_kind("Snapshot", "AccountUpdate"):
+        told = [row.body["position"]] if row.kind == "Snapshot" else row.body["positions"]
+        lots = next((each["quantity"] for each in told if each["symbol"] == symbol), lots)
+    return lots
+
+
+def o2_fills(evidence: Evidence) -> list[Violation]:
+    """Each fill of ours, forced ones included, is in the journals with the venue's amounts, and counts once.
+
+    A round trip between flat and flat is written once. Where all ends flat and nobody traded by hand, the round trips'
+    net and the transfers make the wallet's change.
+    """
+    reading, found = reading_of(evidence), []
+    venue = {(fill.symbol, fill.trade_id): fill for fill in reading.fills}
+    for key, fill in venue.items():
+        if key in reading.told:
+            found += _amounts_differ(reading, fill, reading.told[key])
+        elif fill.whose != "hand" and fill.time <= reading.known_until:
+            text = f"trade {fill.trade_id} of {fill.client_id} is in no journal"
+            found.append(Violation("O2", "fill missing", fill.time, text))
+    for symbol, number in sorted(reading.told.keys() - venue.keys()):
+        text = f"{symbol}: trade {number} never was"
+        found.append(Violation("O2", "fill invented", evidence.judged, text))
+    return found + _trips(reading) + _wallet_differs(reading)
+
+
+def _amounts_differ(reading: Reading, fill: Fill, told: list[Json]) -> list[Violation]:
+    tick, step = reading.units[fill.symbol]
+    truth = fill.side, fill.price, fill.quantity, fill.fee, fill.realised
+    for each in told:
+        price, quantity = each["last_price"] * tick, each["last_quantity"] * step
+        said = each["side"], price, quantity, money(each["fee"]), money(each["realised"])
+        if said != truth:
+            text = f"trade {fill.trade_id}: the venue says {_plain(truth)}, a journal {_plain(said)}"
+            return [Violation("O2", "fill differs", fill.time, text)]
+    return []
+
+
+def _plain(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _trips(reading: Reading) -> list[Violation]:
+    found = []
+    seen: dict[tuple[str, int], int] = {}
+    truth = {(fill.symbol, fill.trade_id): fill for fill in reading.fills}
+    for number, trip in enumerate(reading.trips):
+        keys = [(trip["symbol"], each) for each in (*trip["entry_trade_ids"], *trip["exit_trade_ids"])]
+        twice = [key for key in keys if key in seen]
+        if twice:
+            kind = "round trip twice" if set(twice) >= set(keys) else "fill counted twice"
+            text = f"round trip {trip['id']} counts trade {twice[0][1]} again"
+            found.append(Violation("O2", kind, trip["closed_at"], text))
+        seen.update((key, number) for key in keys)
+        fills = [truth[key] for key in keys if key in truth]
+        made = sum((fill.realised for fill in fills), ZERO), sum((fill.fee for fill in fills), ZERO)
+        if made != (money(trip["realised"]), money(trip["fees"])) or len(set(keys)) != len(keys):
+            text = f"round trip {trip['id']}: its fills realised {made[0]} and cost {made[1]}"
+            found.append(Violation("O2", "round trip differs", trip["closed_at"], text))
+    return found + [
+        Violation("O2", "round trip missing", fill.time, f"trade {fill.trade_id} is in no round trip")
+        for fill in _closed_fills(reading)
+        if (fill.symbol, fill.trade_id) not in seen
+    ]
+
+
+def _closed_fills(reading: Reading) -> list[Fill]:
+    """Fills of positions that were ours alone, were closed, and had time to be written."""
+    lives = reading.evidence.lives
+    if lives and lives[-1].how in ("killed", "failed"):
+        return []
+    is_over = bool(lives) and lives[-1].how == "ended"
+    limit = reading.known_until if is_over else reading.evidence.judged - 60_000
+    closed: list[Fill] = []
+    for symbol in reading.units:
+        stretch: list[Fill] = []
+        for fill in reading.fills:
+            if fill.symbol == symbol:
+                stretch.append(fill)
+            if fill.symbol == symbol and not fill.held:
+                closed += stretch if fill.time <= limit and all(each.whose != "hand" for each in stretch) else []
+                stretch = []
+    return closed
+
+
+def _wallet_differs(reading: Reading) -> list[Violation]:
+    """The wallet's change, but for transfers, is what round trips made."""
+    books, evidence = reading.books, reading.evidence
+    if reading.by_hand or any(books.held.values()) or len(_closed_fills(reading)) != len(reading.fills):
+        return []
+    before = change = ZERO
+    for row in evidence.of_kind("start", "fill", "account"):
+        wallet = Decimal(row["wallet"])
+        if row["kind"] == "fill" or (row["kind"] == "account" and row["reason"] == "FUNDING_FEE"):
+            change += wallet - before
+        before = wallet
+    made = sum((money(trip["net"]) for trip in reading.trips), ZERO)
+    if made == change:
+        return []
+    return [
+        Violation("O2", "money differs", evidence.judged, f"round trips made {made}, the wallet changed by {change}")
+    ]
+
+
+def o3_orders(evidence: Evidence) -> list[Violation]:
+    """The venue accepted at most one order for an intent, no larger than intended; a client id names one intent.
+
+    What all entries of one round trip have filled is no more than the largest of them meant to.
+    """
+    reading, found = reading_of(evidence), []
+    for client_id, placed in reading.placed_by_id.items():
+        intents = reading.intents.get(client_id, [])
+        meant = max((row.body["order"]["quantity"] for _, row in intents), default=0)
+        if len(placed) > 1:
+            text = f"{client_id} was accepted {len(placed)} times"
+            found.append(Violation("O3", "accepted twice", placed[-1].time, text))
+        elif intents and placed[0].asked["quantity"] > meant:
+            text = f"{client_id}: {placed[0].asked['quantity']} lots were accepted, {meant} intended"
+            found.append(Violation("O3", "more than intended", placed[0].time, text))
+    for client_id, intents in reading.intents.items():
+        if len(intents) > 1:
+            text = f"{client_id} names {len(intents)} intents"
+            found.append(Violation("O3", "id used twice", intents[-1][1].time, text))
+    return found + _entries_overfilled(reading)
+
+
+def _entries_overfilled(reading: Reading) -> list[Violation]:
+    meant, filled, last = dict[str, Decimal](), dict[str, Decimal](), dict[str, int]()
+    for client_id, placed in reading.placed_by_id.items():
+        trip, purpose = _trip_of(client_id)
+        if purpose == "e":
+            step = reading.units[placed[0].asked["symbol"]][1]
+            meant[trip] = max(meant.get(trip, ZERO), placed[0].asked["quantity"] * step)
+    for fill in reading.fills:
+        trip, purpose = _trip_of(fill.client_id)
+        if purpose == "e":
+            filled[trip], last[trip] = filled.get(trip, ZERO) + fill.quantity, fill.time
+    return [
+        Violation(
+            "O3", "entered twice", last[trip], f"round trip {trip}: {much} entered, {meant.get(trip, ZERO)} meant"
+        )
+        for trip, much in filled.items()
+        if much > meant.get(trip, ZERO)
+    ]
+
+
+def _trip_of(client_id: str) -> tuple[str, str]:
+    """Epoch and number of the round trip, and the letter of the purpose; empty where it is no name of ours."""
+    match = NAME.match(client_id)
+    return (f"{match[1]}-{match[2]}", match[3]) if match else ("", "")
+
+
+def o4_orphans(evidence: Evidence) -> list[Violation]:
+    """Each open order of ours is alive in the journals and belongs to a position; no order of others was cancelled.
+
+    What was placed, or what went flat, in the last 10 s may be on its way. After a session that ended flat nothing of
+    ours is open.
+    """
+    reading, found = reading_of(evidence), []
+    told, lives = _told_orders(reading), evidence.lives
+    is_over = bool(lives) and lives[-1].how == "ended"
+    flat_since = {fill.symbol: fill.time for fill in reading.fills if not fill.held}
+    for order in reading.books.working.values():
+        if not is_ours(order):
+            continue
+        old = evidence.judged - order.begun > SETTLED_MS or is_over
+        position = reading.books.held.get(order.symbol, ZERO)
+        flat_for = evidence.judged - max(flat_since.get(order.symbol, 0), order.begun)
+        state = told.get(order.client_id, "")
+        if order.client_id not in reading.intents:
+            found.append(Violation("O4", "orphan", order.begun, f"{order.client_id} is open and stands in no journal"))
+        elif is_over and not position:
+            found.append(Violation("O4", "left open", order.begun, f"{order.client_id} is open after a flat end"))
+        elif not position and not order.is_entry and flat_for > SETTLED_MS:
+            found.append(Violation("O4", "left open", order.begun, f"{order.client_id} is open without a position"))
+        elif old and (not state or state in ENDED or state == "NOT_PLACED"):
+            text = f"{order.client_id} is open, the journal last heard: {state or 'nothing'}"
+            found.append(Violation("O4", "state differs", order.begun, text))
+    return found + _foreign_cancels(reading)
+
+
+def _told_orders(reading: Reading) -> dict[str, str]:
+    """The last state of each order that the journals tell; one that has ended is not opened by late news."""
+    told: dict[str, str] = {}
+    for _, row in reading.of_kind("OrderUpdate", "AlgoUpdate", "Reply", "Snapshot", "Alert"):
+        if row.kind == "Alert" and row.body["code"] == "NOT_PLACED":
+            told[row.body["text"].split()[0]] = "NOT_PLACED"
+        for order in _orders_in(row):
+            name = order["client_order_id"]
+            if told.get(name) not in ENDED:
+                told[name] = order["status"]
+    return told
+
+
+def _orders_in(row: JournalRow) -> list[Json]:
+    """The states of orders that a row tells."""
+    match row.kind:
+        case "OrderUpdate" | "AlgoUpdate":
+            return [row.body]
+        case "Reply":
+            return [each for each in (row.body["order"], row.body["algo_order"]) if each]
+        case "Snapshot":
+            return [*row.body["orders"], *row.body["algo_orders"]]
+    return []
+
+
+def _foreign_cancels(reading: Reading) -> list[Violation]:
+    found, asked = [], set[int]()
+    for request in reading.evidence.requests:
+        if request.method != "DELETE" or "listenKey" in request.path:
+            continue
+        if request.client_id and not request.client_id.startswith(OURS):
+            text = f"a cancel of {request.client_id}, which is not ours"
+            found.append(Violation("O4", "foreign cancel", request.sent, text))
+        elif request.path.endswith(("allOpenOrders", "algoOpenOrders", "openAlgoOrders")):
+            found.append(Violation("O4", "foreign cancel", request.sent, f"all orders were cancelled: {request.path}"))
+        elif not request.client_id:
+            asked.add(request.arrived)
+    for row in reading.evidence.of_kind("accepted"):
+        if row["time"] in asked and row["action"] in ("cancel_order", "cancel_algo"):
+            is_algo = row["action"] == "cancel_algo"
+            known = reading.books.algos if is_algo else reading.books.orders
+            order = known.get(row["algo_id" if is_algo else "order_id"])
+            if order is not None and not is_ours(order):
+                text = f"a cancel of {order.client_id}, which is not ours"
+                found.append(Violation("O4", "foreign cancel", row["time"], text))
+    return found
+
+
+# --- O5: protected ---------------------------------------------------------------------------------------------------
+
+
+def o5_protected(evidence: Evidence) -> list[Violation]:
+    """Stops of ours that wait, and exits of ours that work, cover our position; see `VenueOrder.covers`.
+
+    The clock of a stretch starts anew when the process dies in it: what came before is held to 2 s (5 s of usable REST
+    where a fault was felt in the minute before), what comes after to 8 s of usable REST. Nobody tends a position after
+    a session has ended: it must be covered at that moment, and what a person does to it later is his.
+    """
+    reading, found = reading_of(evidence), []
+    for bare in reading.bare:
+        found += _bare_too_long(reading, bare)
+    return found
+
+
+def _bare_too_long(reading: Reading, bare: Bare) -> list[Violation]:
+    end, is_cut = bare.end, False
+    for since, until in _untended(reading.evidence):
+        if since < bare.begin < until:
+            return []
+        if bare.begin <= since < end:
+            end, is_cut = since, True
+    if is_cut:
+        text = f"{bare.symbol}: the session ended with {bare.most} uncovered"
+        return [Violation("O5", "ended uncovered", end, text)]
+    for begin, stop, limit in _pieces(reading, bare.begin, end):
+        lasted = reading.usable(begin, stop)
+        if lasted > limit:
+            text = f"{bare.symbol}: {bare.most} uncovered for {lasted} ms, {limit} are allowed"
+            return [Violation("O5", "uncovered", bare.begin, text)]
+    return []
+
+
+def _pieces(reading: Reading, begin: int, end: int) -> list[tuple[int, int, int]]:
+    """Cut a stretch at the deaths in it; each piece with how long it may be."""
+    cuts = [begin, *(death for death in reading.deaths if begin < death < end), end]
+    first = BARE_STRUCK_MS if reading.is_struck(begin - FELT_FOR_MS, cuts[1]) else BARE_MS
+    recent = [death for death in reading.deaths if begin - BARE_DEAD_MS <= death <= begin]
+    if recent:
+        first = max(first, BARE_DEAD_MS - (begin - recent[-1]))
+    limits = [first] + [BARE_DEAD_MS] * (len(cuts) - 2)
+    return list(zip(cuts, cuts[1:], limits, strict=False))
+
+
+def _untended(evidence: Evidence) -> list[tuple[int, int]]:
+    """Stretches after a session's end in which no engine lived."""
+    lives = evidence.lives
+    begins = [life.begin for life in lives[1:]] + [evidence.judged + 1]
+    return [(life.end, begin) for life, begin in zip(lives, begins, strict=True) if life.how == "ended"]
+
+
+# --- O6 to O9: what may be sent --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A stretch of the journals in which no entry may be sent. Times by the journal; `end` -1 where it stands."""
+
+    why: str
+    begin: int
+    end: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """An entry that was intended while none might be."""
+
+    time: int
+    client_id: str
+    why: str
+
+
+class _Halts:
+    """Walks the journals in their order and notes when entries are forbidden, as the journals themselves know it."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        self._takes_hand = reading.evidence.settings.get("on_manual", "block") == "block"
+        self._fills = {(fill.symbol, fill.trade_id): fill for fill in reading.fills}
+        self._asked: set[str] = set()
+        self._by_exchange_id: dict[int, str] = {}
+        self._lots, self._counted = Counter[str](), set[tuple[str, int]]()
+        self._on: dict[str, tuple[int, str]] = {}
+        self._journal = 0
+        self.stops: list[Stop] = []
+        self.breaches: list[Breach] = []
+        for journal, row in reading.rows:
+            if journal != self._journal:
+                self._begin_run(journal)
+            handler = getattr(self, f"_on_{row.kind}", None)
+            if handler is not None:
+                handler(row.body, max(row.time, row.body.get("time", 0)))
+            if row.kind in ("OrderUpdate", "AlgoUpdate", "Reply", "Snapshot"):
+                self._note_news(row)
+
+    @property
+    def standing(self) -> dict[str, tuple[int, str]]:
+        """What forbids entries at the end, since when, and its detail."""
+        return self._on
+
+    def all(self) -> list[Stop]:
+        return self.stops + [Stop(why, begin, -1, detail) for why, (begin, detail) in self._on.items()]
+
+    def _set(self, why: str, time: int, detail: str = "") -> None:
+        self._on.setdefault(why, (time, detail))
+
+    def _clear(self, *names: str, time: int = 0) -> None:
+        for why in [each for each in self._on if each.split(":")[0] in names or each in names]:
+            begin, detail = self._on.pop(why)
+            self.stops.append(Stop(why, begin, time or begin, detail))
+
+    def _begin_run(self, journal: int) -> None:
+        """What a person told one session, and a stream's state, do not outlive it; the breaker does."""
+        self._journal = journal
+        self._clear("operator", "link", "key", "unknown")
+
+    def _on_BreakerChange(self, body: Json, time: int) -> None:
+        if body["mode"] == "ACTIVE":
+            self._clear("breaker", time=time)
+        else:
+            self._on["breaker"] = self._on.get("breaker", (time, ""))[0], body["rule"]
+
+    def _on_Operator(self, body: Json, time: int) -> None:
+        if body["action"] == "resume":
+            self._clear("operator", "hand", "key", "foreign", time=time)
+        else:
+            self._set("operator", time, body["action"])
+
+    def _on_Link(self, body: Json, time: int) -> None:
+        if body["up"]:
+            self._clear(f"link:{body['stream']}", time=time)
+        else:
+            self._set(f"link:{body['stream']}", time)
+
+    def _on_CancelOrder(self, body: Json, time: int) -> None:
+        self._asked.add(body["client_order_id"])
+
+    def _on_AlgoUpdate(self, body: Json, time: int) -> None:
+        name = body["client_order_id"]
+        is_stop = _trip_of(name)[1] == "s" and body["status"] == "CANCELED"
+        if is_stop and name not in self._asked and self._takes_hand:
+            self._set("hand", time, f"{name} was cancelled")
+
+    def _on_OrderUpdate(self, body: Json, time: int) -> None:
+        if body["trade_id"]:
+            self._note_fill(body, time)
+
+    def _on_Snapshot(self, body: Json, time: int) -> None:
+        for fill in body["fills"]:
+            self._note_fill(fill, time)
+        position = body["position"]
+        if position["quantity"] == self._lots[position["symbol"]]:
+            self._clear("foreign", time=time)
+
+    def _note_fill(self, told: Json, time: int) -> None:
+        key = told["symbol"], told["trade_id"]
+        fill = self._fills.get(key)
+        if fill is None or key in self._counted:
+            return
+        self._counted.add(key)
+        if fill.whose == "ours" or fill.moved_ours:
+            self._lots[fill.symbol] += told["side"] * told["last_quantity"]
+        if fill.whose == "forced" or (fill.moved_ours and fill.whose == "hand" and self._takes_hand):
+            self._set("hand", time, f"{fill.client_id} took from the position")
+        elif fill.whose == "hand":
+            self._set("foreign", time, f"{fill.client_id} is not ours")
+
+    def _on_Reply(self, body: Json, time: int) -> None:
+        if body["order"]:
+            self._by_exchange_id[body["order"]["order_id"]] = body["client_order_id"]
+        if body["action"] == "submit" and body["outcome"] == "UNKNOWN":
+            self._set(f"unknown:{body['client_order_id']}", time, body["client_order_id"])
+        if body["action"] == "submit" and body["code"] in KEY_CODES:
+            self._set("key", time, f"{body['client_order_id']} was refused with {body['code']}")
+
+    def _on_Alert(self, body: Json, time: int) -> None:
+        if body["code"] == "NOT_PLACED":
+            self._clear(f"unknown:{body['text'].split()[0]}", time=time)
+
+    def _note_news(self, row: JournalRow) -> None:
+        """An order that anything was told of is not unknown any more."""
+        time = max(row.time, row.body.get("time", 0))
+        for order in _orders_in(row):
+            self._clear(f"unknown:{order['client_order_id']}", time=time)
+        for fill in fills_in(row):
+            found = self._fills.get((fill["symbol"], fill["trade_id"]))
+            if found is not None:
+                self._clear(f"unknown:{found.client_id}", time=time)
+
+    def _on_OrderIntent(self, body: Json, time: int) -> None:
+        order = body["order"]
+        if order["reduce_only"] or order["close_position"]:
+            return
+        for why in sorted(self._on):
+            self.breaches.append(Breach(time, order["client_order_id"], why))
+
+
+def _halts(reading: Reading) -> _Halts:
+    kept = vars(reading)
+    if "_halts" not in kept:
+        kept["_halts"] = _Halts(reading)
+    found: _Halts = kept["_halts"]
+    return found
+
+
+ENTERED = {
+    "breaker": "entry while halted",
+    "operator": "entry while stopped",
+    "link": "entry without a stream",
+    "hand": "entry after a hand",
+    "foreign": "entry on a foreign position",
+    "key": "entry without rights",
+    "unknown": "entry while unknown",
+}
+
+
+def o6_halts(evidence: Evidence) -> list[Violation]:
+    """No entry reaches the venue that was intended after a halt stood in the journal, or sent 250 ms after.
+
+    Halts: a breaker that is not ACTIVE, an operator's command, a stream that is down, an outcome that is unknown, a
+    refusal of our rights; a forced order, a close, reduction or cancelled stop by hand, until a person resumes; and a
+    foreign position until a snapshot agrees. What is intended after a halt is told by the order of the journal's rows;
+    what is sent late, by clocks, and not where a plan sets them. Leverage or position mode changed by hand may take
+    60 s to be noticed.
+    """
+    reading = reading_of(evidence)
+    halts = _halts(reading)
+    found = []
+    for breach in halts.breaches:
+        if reading.reached(breach.client_id):
+            text = f"{breach.client_id} was sent though: {breach.why}"
+            found.append(Violation("O6", ENTERED[breach.why.split(":")[0]], breach.time, text))
+    return found + _sent_late(reading, halts) + _mode_changed(reading)
+
+
+def _sent_late(reading: Reading, halts: _Halts) -> list[Violation]:
+    if any("clock" in strike.kind for strike in reading.evidence.strikes):
+        return []
+    known = {breach.client_id for breach in halts.breaches}
+    stops = [stop for stop in halts.all() if stop.why in ("breaker", "operator", "hand")]
+    found = []
+    for client_id, placed in reading.placed_by_id.items():
+        post = reading.posts.get(client_id)
+        if not placed[0].is_entry or client_id in known or post is None:
+            continue
+        for stop in stops:
+            if stop.begin + HALT_MS < post.sent and (stop.end < 0 or post.sent < stop.end):
+                late = post.sent - stop.begin
+                text = f"{client_id} left {late} ms after a halt: {stop.why} {stop.detail}"
+                found.append(Violation("O6", ENTERED[stop.why], post.arrived, text))
+    return found
+
+
+def _mode_changed(reading: Reading) -> list[Violation]:
+    leverage, since = reading.evidence.settings.get("leverage"), dict[str, int]()
+    found = []
+    for row in reading.evidence.truth:
+        if row["kind"] == "settings":
+            since.pop(row["symbol"], None)
+            if row["leverage"] != leverage:
+                since[row["symbol"]] = row["time"]
+        elif row["kind"] == "accepted" and row["action"] in ("place_order", "place_algo"):
+            asked = row["asked"]
+            is_entry = asked["client_order_id"].startswith(OURS) and not asked["reduce_only"]
+            late = row["time"] - since.get(asked["symbol"], row["time"])
+            if is_entry and not asked["close_position"] and late > FELT_FOR_MS:
+                text = f"{asked['client_order_id']} {late} ms after leverage was changed by hand"
+                found.append(Violation("O6", "entry at another leverage", row["time"], text))
+    return found
+
+
+def o7_written_ahead(evidence: Evidence) -> list[Violation]:
+    """When an order's request arrives, a second reader of the journal sees its intent; each order has one."""
+    reading = reading_of(evidence)
+    found = [
+        Violation("O7", "not durable", request.arrived, f"{request.client_id} arrived before its intent was on disk")
+        for request in evidence.requests
+        if request.method == "POST" and request.path in PLACES and request.arrived >= 0 and not request.durable
+    ]
+    return found + [
+        Violation("O7", "no intent", placed[0].time, f"{client_id} was accepted and stands in no journal")
+        for client_id, placed in reading.placed_by_id.items()
+        if client_id not in reading.intents
+    ]
+
+
+def o8_replay(evidence: Evidence) -> list[Violation]:
+    """Each journal, replayed, gives itself."""
+    found = []
+    for number, differences in enumerate(evidence.replay):
+        if differences:
+            kind = "not replayed" if differences < 0 else "replay differs"
+            found.append(Violation("O8", kind, evidence.judged, f"journal {number}: {differences} differences"))
+    if len(evidence.replay) < len(evidence.journals):
+        missing = len(evidence.journals) - len(evidence.replay)
+        found.append(Violation("O8", "not replayed", evidence.judged, f"{missing} journals were not replayed"))
+    return found
+
+
+def o9_limits(evidence: Evidence) -> list[Violation]:
+    """What the venue saw stays within the settings: size, position, leverage, round trips, cooldown, pace of orders.
+
+    Notionals may be 2 % above, as the price moves between decision and fill. A round trip counts as the second from
+    what was open at the venue when its entry was sent. Settings that do not exist take 20 open orders, 10 a second.
+    The daily loss is what was realised since the session began or the day, and binds entries sent 2 s later, unless a
+    person resumed.
+    """
+    reading = reading_of(evidence)
+    entries = [(placed, _stood(reading, placed)) for each in reading.placed_by_id.values() for placed in each[:1]]
+    entries = [(placed, moment) for placed, moment in entries if placed.is_entry]
+    return [
+        *_too_large(reading, entries),
+        *_second_trips(entries),
+        *_too_early(reading, entries),
+        *_too_many(reading),
+        *_loss_passed(reading, entries),
+        *_leverage_raised(reading),
+    ]
+
+
+def _stood(reading: Reading, placed: Placed) -> Moment | None:
+    """How the symbol stood at the venue when an order was sent, before it was accepted."""
+    post = reading.posts.get(placed.client_id)
+    sent = min(post.sent, placed.time) if post else placed.time
+    moments, symbol = reading.moments, placed.asked["symbol"]
+    last = bisect.bisect_right(moments, sent, key=lambda moment: moment.time)
+    while last and (moments[last - 1].row > placed.row or moments[last - 1].symbol != symbol):
+        last -= 1
+    return moments[last - 1] if last else None
+
+
+Entries = list[tuple[Placed, Moment | None]]
+
+
+def _largest(reading: Reading, wallet: Decimal) -> Decimal:
+    settings = reading.evidence.settings
+    by_capital = Decimal(str(settings.get("max_notional_multiple", 2))) * Decimal(str(settings.get("capital", 0)))
+    return min(by_capital, Decimal(str(settings.get("leverage", 1))) * wallet) * PRICE_MOVES
+
+
+def _too_large(reading: Reading, entries: Entries) -> list[Violation]:
+    found = []
+    for placed, _ in entries:
+        tick, step = reading.units[placed.asked["symbol"]]
+        price = placed.asked["price"] * tick or placed.last
+        notional, most = placed.asked["quantity"] * step * price, _largest(reading, placed.wallet)
+        if notional > most:
+            text = f"{placed.client_id}: {notional} is above {most}"
+            found.append(Violation("O9", "order too large", placed.time, text))
+    largest = _largest(reading, max((placed.wallet for placed, _ in entries), default=ZERO))
+    for fill in reading.fills:
+        if fill.whose == "ours" and abs(fill.ours) * fill.price > largest and fill.ours * fill.side > 0:
+            text = f"{fill.symbol}: {abs(fill.ours) * fill.price} is above {largest}"
+            found.append(Violation("O9", "position too large", fill.time, text))
+    return found
+
+
+def _second_trips(entries: Entries) -> list[Violation]:
+    found = []
+    for placed, moment in entries:
+        if moment is None:
+            continue
+        trip = _trip_of(placed.client_id)[0]
+        others = [name for name in moment.entries if _trip_of(name)[0] != trip]
+        if moment.ours or others:
+            text = f"{placed.client_id} while {moment.ours or others[0]} was open"
+            found.append(Violation("O9", "second round trip", placed.time, text))
+    return found
+
+
+def _sent(reading: Reading, placed: Placed) -> int:
+    post = reading.posts.get(placed.client_id)
+    return post.sent if post else placed.time
+
+
+def _too_early(reading: Reading, entries: Entries) -> list[Violation]:
+    cooldown = int(float(reading.evidence.settings.get("cooldown_s", 0)) * 1000)
+    most = int(reading.evidence.settings.get("max_trades_per_day", 10**9))
+    exits = [fill.time for fill in reading.fills if not fill.held]
+    found, begun = [], Counter[int]()
+    for placed, _ in entries:
+        sent = _sent(reading, placed)
+        last = bisect.bisect_right(exits, sent)
+        if cooldown and last and sent - exits[last - 1] < cooldown:
+            text = f"{placed.client_id} {sent - exits[last - 1]} ms after an exit"
+            found.append(Violation("O9", "in cooldown", placed.time, text))
+    counted = {fill.client_id: fill.time // DAY_MS for fill in reversed(reading.fills)}
+    for day in (counted[placed.client_id] for placed, _ in entries if placed.client_id in counted):
+        begun[day] += 1
+    for day, many in begun.items():
+        if many > most:
+            text = f"{many} round trips in a day, {most} are allowed"
+            found.append(Violation("O9", "trades a day", day * DAY_MS, text))
+    return found
+
+
+def _too_many(reading: Reading) -> list[Violation]:
+    settings, found = reading.evidence.settings, []
+    most = int(settings.get("max_open_orders", OPEN_ORDERS))
+    crowded = next((moment for moment in reading.moments if moment.open > most), None)
+    if crowded is not None:
+        text = f"{crowded.open} orders were open, {most} are allowed"
+        found.append(Violation("O9", "open orders", crowded.time, text))
+    rate = int(settings.get("max_orders_per_s", ORDERS_PER_S))
+    times = [placed[0].time for placed in reading.placed_by_id.values()]
+    for first, last in zip(times, times[rate:], strict=False):
+        if last - first < 1_000:
+            found.append(Violation("O9", "order storm", last, f"more than {rate} orders in a second"))
+            break
+    return found
+
+
+def _loss_passed(reading: Reading, entries: Entries) -> list[Violation]:
+    settings = reading.evidence.settings
+    limit = Decimal(str(settings.get("max_daily_loss_fraction", 1))) * Decimal(str(settings.get("capital", 0)))
+    if any(row.body["action"] == "resume" for _, row in reading.of_kind("Operator")):
+        return []
+    made, times, total = [], [], ZERO
+    for fill in reading.fills:
+        total += fill.realised - fill.fee
+        made.append(total)
+        times.append(fill.time)
+    found = []
+    for placed, _ in entries:
+        sent = _sent(reading, placed)
+        day = bisect.bisect_left(times, sent // DAY_MS * DAY_MS)
+        now = bisect.bisect_right(times, sent - BARE_MS)
+        loss = (made[day - 1] if day else ZERO) - (made[now - 1] if now else ZERO)
+        was_flat = not day or not reading.fills[day - 1].held
+        if now > day and was_flat and loss >= limit > 0:
+            text = f"{placed.client_id} after a loss of {loss} this day, {limit} is the limit"
+            found.append(Violation("O9", "daily loss passed", placed.time, text))
+    return found
+
+
+def _leverage_raised(reading: Reading) -> list[Violation]:
+    """Whether we, and not a person, set more leverage than the settings say."""
+    asked = {request.arrived for request in reading.evidence.requests if request.path.endswith("/leverage")}
+    most = reading.evidence.settings.get("leverage", 1)
+    return [
+        Violation("O9", "leverage", row["time"], f"leverage was set to {row['leverage']}, {most} is the setting")
+        for row in reading.evidence.of_kind("settings")
+        if row["time"] in asked and row["leverage"] > most
+    ]
+
+
+# --- O10: politeness -------------------------------------------------------------------------------------------------
+
+
+def o10_polite(evidence: Evidence) -> list[Violation]:
+    """Nothing is sent while an answer's Retry-After runs, no ban is provoked, at most 80 % of the weight is used.
+
+    A process that has died takes its Retry-After with it. A 418 is planned where a strike that imposes one is felt.
+    """
+    found = []
+    for request in evidence.requests:
+        if request.used_weight > WEIGHT:
+            text = f"{request.used_weight} of weight used, {WEIGHT} are allowed"
+            found.append(Violation("O10", "weight", request.answered, text))
+        if request.status == 418 and not _is_planned_ban(evidence, request):
+            found.append(Violation("O10", "banned", request.answered, f"{request.method} {request.path}: 418"))
+    return _impatient(evidence) + found
+
+
+def _is_planned_ban(evidence: Evidence, request: Request) -> bool:
+    for strike in evidence.strikes:
+        bans = strike.facts.get("code") == 418 or strike.facts.get("status") == 418 or "418" in strike.kind
+        lasts = max(strike.until, strike.begin + int(strike.facts.get("for_s", 0) * 1000))
+        if bans and strike.begin <= request.arrived and (lasts == strike.begin or request.arrived <= lasts):
+            return True
+    return False
+
+
+def _impatient(evidence: Evidence) -> list[Violation]:
+    found, sent = [], [request.sent for request in evidence.requests]
+    ends = [life.end for life in evidence.lives]
+    for answer in evidence.requests:
+        if answer.retry_after_s <= 0 or answer.answered < 0:
+            continue
+        until = answer.answered + answer.retry_after_s * 1000
+        until = min([until, *(end for end in ends if end >= answer.answered)])
+        first = bisect.bisect_right(sent, answer.answered)
+        if first < len(sent) and sent[first] < until:
+            early = evidence.requests[first]
+            after = early.sent - answer.answered
+            text = f"{early.method} {early.path} {after} ms into {answer.retry_after_s} s of Retry-After"
+            found.append(Violation("O10", "impatient", early.sent, text))
+    return found
+
+
+# --- O11: bars -------------------------------------------------------------------------------------------------------
+
+
+def o11_bars(evidence: Evidence) -> list[Violation]:
+    """Trades in the journals are the tape's, bars what the conventions make of them, and tainted ones enter nothing.
+
+    A bar is held, bit for bit, against a fold of the tape's own trades, those left out that its journal never had: a
+    jump in their ids taints. A journal that begins within a day must begin where the tape's bars stand.
+    """
+    reading, found = reading_of(evidence), []
+    for number, journal in enumerate(evidence.journals):
+        found += _bars_of(reading, journal, reading.bars[number])
+    for number, row in reading.of_kind("OrderIntent"):
+        bar = reading.bars[number].get(row.body["bar_number"])
+        if row.body["purpose"] == "e" and bar is not None and bar["tainted"]:
+            text = f"{row.body['order']['client_order_id']} by tainted bar {row.body['bar_number']}"
+            found.append(Violation("O11", "entry on a tainted bar", row.time, text))
+    return found
+
+
+def _bars_of(reading: Reading, journal: list[JournalRow], bars: dict[int, Json]) -> list[Violation]:
+    folder, tape, found = reading.folder(), reading.tape, list[Violation]()
+    for row in journal:
+        if row.kind == "BarPhase":
+            found += _phase_differs(reading, row.body)
+            phase = row.body
+            folder.begin_at(phase["day"], phase["number"], phase["progress"], phase["first_id"])
+        elif row.kind == "Trades":
+            for trade in trades_of(row.body):
+                known = tape.get(trade[0])
+                if known is not None and known == trade:
+                    folder.take(known)
+                elif not any(each.kind == "trade differs" for each in found):
+                    text = f"trade {trade}, on the tape {known}"
+                    found.append(Violation("O11", "trade differs", row.time, text))
+    told = [[bars[index][name] for name in BAR_FIELDS] for index in sorted(bars)]
+    return found + _differing(folder.bars, told)
+
+
+def _differing(wanted: list[list[int]], told: list[list[int]]) -> list[Violation]:
+    """The first bar that is not as it must be, and how many there are too few or too many."""
+    for made, said in zip(wanted, told, strict=False):
+        if made != said:
+            names = [name for name, a, b in zip(BAR_FIELDS, made, said, strict=True) if a != b]
+            kind = "not tainted" if made[15] and not said[15] else "bar differs"
+            values = [(made[BAR_FIELDS.index(name)], said[BAR_FIELDS.index(name)]) for name in names]
+            return [Violation("O11", kind, said[3], f"bar {said[1]}: {dict(zip(names, values, strict=True))}")]
+    if len(wanted) != len(told):
+        time = (wanted or told)[-1][3]
+        return [Violation("O11", "bar missing", time, f"trades make {len(wanted)} bars, the journal has {len(told)}")]
+    return []
+
+
+def _phase_differs(reading: Reading, phase: Json) -> list[Violation]:
+    folder = reading.folder()
+    for number, trade in reading.tape.items():
+        if number >= phase["first_id"]:
+            break
+        folder.take(trade)
+    made, said = (folder.day, folder.number, folder.progress), (phase["day"], phase["number"], phase["progress"])
+    if made == said or folder.day < phase["day"]:
+        return []
+    text = f"at trade {phase['first_id']} the tape's day, number and progress are {made}, the journal begins at {said}"
+    return [Violation("O11", "phase differs", phase["time"], text)]
+
+
+# --- O12 to O14: alive ------------------------------------------------------------------------------------------------
+
+
+def o12_alive(evidence: Evidence) -> list[Violation]:
+    """A minute after faults stop, the engine lives and could trade, or says why not; it asks little meanwhile.
+
+    It could trade: streams are up, no outcome is unknown, no signal is refused for the like. It says why not: the
+    breaker is not ACTIVE, a person must resume, or an alert of `EXPLICIT` was given. An engine that is gone for good
+    says why not by failing with a reason while flat. An incident is a strike, until the next one begins.
+    """
+    reading, found = reading_of(evidence), []
+    found += _too_many_questions(reading)
+    if evidence.judged < evidence.quiet + RESUMED_MS or not evidence.lives:
+        return found
+    last = evidence.lives[-1]
+    if last.how in ("killed", "failed"):
+        is_told = last.how == "failed" and last.reason and not any(reading.books.ours.values())
+        is_new = evidence.judged - last.end <= RESUMED_MS and last.end <= evidence.quiet
+        text = f"the engine was {last.how} at {last.end}: {last.reason}"
+        return found if is_told or is_new else [*found, Violation("O12", "dead", last.end, text)]
+    if last.how == "running":
+        found += _silent(reading)
+    if _is_explicit(reading):
+        return found
+    return found + _blocked(reading, evidence.quiet + RESUMED_MS, last.how == "running")
+
+
+def _too_many_questions(reading: Reading) -> list[Violation]:
+    return [
+        Violation("O12", "questions", begin, f"{asked} snapshots after a strike, {QUESTIONS} are allowed")
+        for begin, asked in _questions(reading)
+        if asked > QUESTIONS
+    ]
+
+
+def _questions(reading: Reading) -> list[tuple[int, int]]:
+    """How often the position was asked for from each strike to the next."""
+    asked = [request.sent for request in reading.evidence.requests if request.path.endswith("positionRisk")]
+    begins = sorted({strike.begin for strike in reading.evidence.strikes})
+    ends = [*begins[1:], reading.evidence.judged + 1]
+    return [
+        (begin, bisect.bisect_left(asked, end) - bisect.bisect_left(asked, begin))
+        for begin, end in zip(begins, ends, strict=False)
+    ]
+
+
+def _silent(reading: Reading) -> list[Violation]:
+    """The last words of a journal are not a minute older than the last trade on the tape."""
+    evidence = reading.evidence
+    rows = evidence.journals[-1] if evidence.journals else []
+    said, traded = max((row.time for row in rows), default=0), evidence.tape[-1][3] if evidence.tape else 0
+    if traded - said <= RESUMED_MS:
+        return []
+    return [Violation("O12", "silent", said, f"the journal says nothing in the last {traded - said} ms of the tape")]
+
+
+def _is_explicit(reading: Reading) -> bool:
+    standing = _halts(reading).standing
+    alerts = any(row.body["code"] in EXPLICIT for _, row in reading.of_kind("Alert"))
+    return alerts or any(why in standing for why in ("breaker", "hand", "key", "foreign"))
+
+
+def _blocked(reading: Reading, since: int, is_running: bool) -> list[Violation]:
+    evidence, found = reading.evidence, []
+    for why, (begin, _) in _halts(reading).standing.items():
+        if is_running and why.startswith(("link", "unknown")) and evidence.judged - begin > RESUMED_MS:
+            kind = "stream down" if why.startswith("link") else "still unknown"
+            found.append(Violation("O12", kind, begin, f"{why} since {begin}"))
+    felt = max((strike.until for strike in evidence.strikes), default=0)
+    for _, row in reading.of_kind("Refusal"):
+        if row.body["code"] in BLOCKED and row.body["time"] > max(since, felt + RESUMED_MS):
+            text = f"a signal was refused: {row.body['code']}"
+            found.append(Violation("O12", "not resumed", row.body["time"], text))
+            break
+    return found
+
+
+def o13_not_vacuous(evidence: Evidence) -> list[Violation]:
+    """There is something to judge: a venue, trades, a journal with bars, and requests that the venue got.
+
+    Halts, sessions that never end and entries that are not sent are rates: see `measure` and `campaign_violations`.
+    Where no fault was planned, though, the entries of the session without faults must all be there.
+    """
+    reading, found = reading_of(evidence), []
+    hollow = {
+        "venue": not reading.start,
+        "tape": not any(trade[3] >= evidence.opened for trade in evidence.tape),
+        "journal": not any(reading.bars),
+        "requests": not any(request.arrived >= 0 for request in evidence.requests),
+    }
+    for what in (name for name, is_hollow in hollow.items() if is_hollow):
+        found.append(Violation("O13", "hollow", evidence.opened, f"nothing to judge: {what}"))
+    facts = measure(evidence)
+    if not evidence.strikes and facts["entries_sent"] < facts["entries_expected"]:
+        text = f"{facts['entries_sent']} of {facts['entries_expected']} entries were sent, without any fault"
+        found.append(Violation("O13", "entries missing", evidence.opened, text))
+    return found
+
+
+def o14_resources(evidence: Evidence) -> list[Violation]:
+    """The loop is on time where no stall was planned, or trading is halted.
+
+    Only lags above 100 ms are noted, so the percentile is one of time: at p99 the loop is late for 1 % of it. Apart
+    from that, nothing holds the loop for 5 s.
+    """
+    standing = _halts(reading_of(evidence)).standing
+    lags, halted = _unplanned(evidence), any(why in standing for why in ("breaker", "hand", "key"))
+    found = [
+        Violation("O14", "hung", time, f"the loop was held for {lag} ms, which nobody planned")
+        for time, lag in lags
+        if lag > HUNG_MS
+    ]
+    late = _percentile(evidence, lags)
+    if late > LAG_MS and not halted:
+        found.append(Violation("O14", "late", lags[0][0], f"loop lag p99 {late} ms, {LAG_MS} are allowed"))
+    return found
+
+
+def _unplanned(evidence: Evidence) -> list[tuple[int, int]]:
+    """Lags that no planned stall explains."""
+    planned = [
+        (strike.begin, strike.until)
+        for strike in evidence.strikes
+        if strike.kind in STALLS or strike.facts.get("row") in ("A13", "E6", "E7")
+    ]
+    return [
+        (time, lag)
+        for time, lag in evidence.lags
+        if not any(begin <= time <= until + lag + 1_000 for begin, until in planned)
+    ]
+
+
+def _percentile(evidence: Evidence, lags: list[tuple[int, int]]) -> int:
+    """The lag that the loop exceeds for 1 % of the time that engines lived; 0 where it is at most 100 ms."""
+    spare = sum(life.end - life.begin for life in evidence.lives) / 100
+    for _, lag in sorted(lags, key=lambda each: -each[1]):
+        spare -= lag
+        if spare < 0:
+            return lag
+    return 0
+
+
+# --- O15: explained ---------------------------------------------------------------------------------------------------
+
+_ASKED = "symbol side order_type quantity price trigger_price time_in_force reduce_only close_position working_type"
+ASKED = _ASKED.split()
+"""What an intent and the order that the venue accepted must share."""
+
+
+def o15_explained(evidence: Evidence) -> list[Violation]:
+    """Each order that the venue accepted is the intent of that name, field by field, and the intent has a cause.
+
+    An entry's is a closed bar whose signal is of its side, and that no gate refused; any other order's is a reason.
+    """
+    reading, found = reading_of(evidence), []
+    refused = {(number, row.body["bar_number"]) for number, row in reading.of_kind("Refusal")}
+    for client_id, placed in reading.placed_by_id.items():
+        intents = reading.intents.get(client_id)
+        if not intents:
+            found.append(Violation("O15", "no intent", placed[0].time, f"{client_id} stands in no journal"))
+            continue
+        journal, row = intents[0]
+        asked, meant = placed[0].asked, row.body["order"]
+        names = [name for name in ASKED if asked.get(name) != meant.get(name)]
+        if names:
+            text = f"{client_id}: {', '.join(names)} are not as intended"
+            found.append(Violation("O15", "order differs", placed[0].time, text))
+        found += _uncaused(reading, journal, row, refused)
+    return found
+
+
+def _uncaused(reading: Reading, journal: int, row: JournalRow, refused: set[tuple[int, int]]) -> list[Violation]:
+    body, client_id = row.body, row.body["order"]["client_order_id"]
+    kind = ""
+    if body["purpose"] != "e":
+        kind = "" if body["reason"] else "no reason"
+    else:
+        bar = reading.bars[journal].get(body["bar_number"])
+        signal = bar["verdict"].get("signal", 0) if bar else 0
+        if bar is None or signal != body["order"]["side"]:
+            kind = "no signal"
+        elif (journal, body["bar_number"]) in refused:
+            kind = "sent though refused"
+    return [Violation("O15", kind, row.time, f"{client_id}: {kind}")] if kind else []
+
+
+ORACLES: dict[str, Callable[[Evidence], list[Violation]]] = {
+    "O1": o1_positions,
+    "O2": o2_fills,
+    "O3": o3_orders,
+    "O4": o4_orphans,
+    "O5": o5_protected,
+    "O6": o6_halts,
+    "O7": o7_written_ahead,
+    "O8": o8_replay,
+    "O9": o9_limits,
+    "O10": o10_polite,
+    "O11": o11_bars,
+    "O12": o12_alive,
+    "O13": o13_not_vacuous,
+    "O14": o14_resources,
+    "O15": o15_explained,
+}
+
+
+# --- a campaign -------------------------------------------------------------------------------------------------------
+
+FAULT_LASTS_MS = 10_000
+"""Entries this long after a fault are not asked for."""
+SAME_ENTRY_MS = 2_000
+"""Two sessions send the same entry where it is this near."""
+
+
+def measure(evidence: Evidence) -> Json:
+    """Return what is a fact of one session and a rule only of many, as plain JSON."""
+    reading = reading_of(evidence)
+    bare = [(bare, bare.end - bare.begin) for bare in reading.bare]
+    struck = [ms for each, ms in bare if reading.is_struck(each.begin - FELT_FOR_MS, each.end)]
+    calm = [ms for each, ms in bare if not reading.is_struck(each.begin - FELT_FOR_MS, each.end)]
+    expected, sent = _entries(reading)
+    lives = evidence.lives
+    return {
+        "seed": evidence.seed,
+        "recoverable": all(strike.facts.get("row") in RECOVERABLE for strike in evidence.strikes),
+        "strikes": len(evidence.strikes),
+        "deaths": len(reading.deaths),
+        "halted": _is_halted(reading),
+        "ended": bool(lives) and lives[-1].how == "ended",
+        "entries_clean": len(evidence.clean_entries or ()),
+        "entries_expected": expected,
+        "entries_sent": sent,
+        "orders": sum(len(placed) for placed in reading.placed_by_id.values()),
+        "fills": len(reading.fills),
+        "round_trips": len(reading.trips),
+        "bare_calm_ms": max(calm, default=0),
+        "bare_struck_ms": max(struck, default=0),
+        "questions": max((asked for _, asked in _questions(reading)), default=0),
+        "weight": max((request.used_weight for request in evidence.requests), default=-1),
+        "lag_p99_ms": _percentile(evidence, evidence.lags),
+    }
+
+
+def _is_halted(reading: Reading) -> bool:
+    """Whether the session ended halted by something else than the rules that trip by trading."""
+    standing = _halts(reading).standing
+    rule = standing.get("breaker", (0, TRADING_RULES[0]))[1]
+    return rule not in TRADING_RULES or any(why in standing for why in ("hand", "key", "foreign"))
+
+
+def _entries(reading: Reading) -> tuple[int, int]:
+    """How many entries of the session without faults lie outside of faults, and how many of these were sent."""
+    wanted = [
+        time for time in reading.evidence.clean_entries or () if not reading.is_struck(time - FAULT_LASTS_MS, time)
+    ]
+    sent = sorted(placed[0].time for placed in reading.placed_by_id.values() if placed[0].is_entry)
+    found = 0
+    for time in wanted:
+        near = bisect.bisect_left(sent, time - SAME_ENTRY_MS)
+        if near < len(sent) and sent[near] <= time + SAME_ENTRY_MS:
+            del sent[near]
+            found += 1
+    return len(wanted), found
+
+
+MOST_HALTED = Decimal("0.01")
+LEAST_SENT = Decimal("0.95")
+
+
+def campaign_violations(measures: list[Json]) -> list[Violation]:
+    """Judge the rates of O13 over sessions: at most 1 % of those with recoverable faults halt, or never end, and at
+    least 95 % of the entries outside of faults are sent."""
+    found = []
+    recoverable = [each for each in measures if each["recoverable"]]
+    for kind, many in (
+        ("halted", [each for each in recoverable if each["halted"]]),
+        ("never ended", [each for each in recoverable if not each["ended"]]),
+    ):
+        if len(many) > MOST_HALTED * len(recoverable):
+            text = f"{len(many)} of {len(recoverable)} sessions with recoverable faults, such as seed {many[0]['seed']}"
+            found.append(Violation("O13", kind, 0, text))
+    expected = sum(each["entries_expected"] for each in recoverable)
+    sent = sum(each["entries_sent"] for each in recoverable)
+    if sent < LEAST_SENT * expected:
+        found.append(Violation("O13", "entries missing", 0, f"{sent} of {expected} entries were sent"))
+    return found

@@ -1,0 +1,620 @@
+"""Reads what a session left behind: the venue's log as books, the journals as facts, and bars from the tape.
+
+Written from the formats alone, apart from the product; amounts are Decimals in natural units, or whole ticks and lots.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import cached_property
+
+from simulation.evidence import Evidence, JournalRow, Json, Request
+
+OURS = "vt-"
+"""How our client order ids begin."""
+FORCED = ("autoclose-", "adl_autoclose", "settlement_autoclose-")
+"""How those of orders begin that the venue itself sends: liquidation, ADL, settlement."""
+NAME = re.compile(r"^vt-(.+)-(\d+)([a-z])(\d+)$")
+"""Epoch, round trip, letter of the purpose, number."""
+
+DAY_MS = 86_400_000
+MONEY = Decimal("1e-8")
+ZERO = Decimal(0)
+CHILD_WORKS_MS = 3_000
+"""How long an order that a trigger made counts as a working exit."""
+
+OPEN = ("NEW", "PARTIALLY_FILLED", "TRIGGERING")
+ENDED = ("FILLED", "CANCELED", "EXPIRED", "EXPIRED_IN_MATCH", "REJECTED", "FINISHED")
+PLACES = ("/fapi/v1/order", "/fapi/v1/algoOrder")
+
+
+def whose(client_id: str) -> str:
+    """Return `ours`, `forced`, or `hand` for anybody else."""
+    if client_id.startswith(OURS):
+        return "ours"
+    return "forced" if client_id.startswith(FORCED) else "hand"
+
+
+def money(units: int) -> Decimal:
+    return units * MONEY
+
+
+# --- the venue -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class VenueOrder:
+    """An order of either kind as the venue's log has it."""
+
+    id: int
+    client_id: str
+    symbol: str
+    side: int
+    quantity: Decimal
+    type: str
+    reduce_only: bool
+    close_position: bool
+    time_in_force: str
+    origin: str
+    begun: int
+    is_algo: bool
+    filled: Decimal = ZERO
+    status: str = "NEW"
+    updated: int = 0
+
+    @property
+    def is_open(self) -> bool:
+        return self.status in OPEN
+
+    @property
+    def is_entry(self) -> bool:
+        return not (self.reduce_only or self.close_position)
+
+    def covers(self, at: int) -> Decimal:
+        """What of a position on the other side this protects: as a stop that waits, or as an exit that works.
+
+        A `closePosition` stop covers nothing by convention, nor does a limit order that rests at a target. What a
+        trigger made works for 3 s; what is TRIGGERING and made nothing covers nothing.
+        """
+        if self.is_algo:
+            waits = self.status == "NEW" and self.reduce_only and not self.close_position
+            return self.quantity if waits and not self.type.startswith("TAKE_PROFIT") else ZERO
+        takes = self.type == "MARKET" or self.time_in_force in ("IOC", "FOK")
+        works = not self.origin or at < self.begun + CHILD_WORKS_MS
+        return self.quantity - self.filled if self.is_open and self.reduce_only and takes and works else ZERO
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """A fill of the account, by the venue's log."""
+
+    row: int
+    time: int
+    symbol: str
+    trade_id: int
+    order_id: int
+    client_id: str
+    side: int
+    price: Decimal
+    quantity: Decimal
+    fee: Decimal
+    realised: Decimal
+    held: Decimal
+    """Position after it."""
+    ours: Decimal
+    """Of that, what is ours to protect."""
+    moved_ours: bool
+
+    @property
+    def whose(self) -> str:
+        return whose(self.client_id)
+
+    @property
+    def signed(self) -> Decimal:
+        return self.side * self.quantity
+
+
+@dataclass(slots=True)
+class VenueBooks:
+    """The venue's account, row by row of its log.
+
+    A position that was opened by hand is not ours to protect; a fill by hand, or forced, that goes against us takes
+    first what is foreign on that side.
+    """
+
+    orders: dict[int, VenueOrder] = field(default_factory=dict)
+    algos: dict[int, VenueOrder] = field(default_factory=dict)
+    working: dict[int, VenueOrder] = field(default_factory=dict)
+    """Those that are open, of both kinds; conditional ones by the negative of their id."""
+    held: dict[str, Decimal] = field(default_factory=dict)
+    ours: dict[str, Decimal] = field(default_factory=dict)
+    last: dict[str, Decimal] = field(default_factory=dict)
+    wallet: Decimal = ZERO
+    fills: list[Fill] = field(default_factory=list)
+
+    def apply(self, number: int, row: Json) -> None:
+        match row["kind"]:
+            case "fill":
+                self._fill(number, row)
+            case "order":
+                self._order(row)
+            case "algo":
+                self._algo(row)
+            case "trade":
+                self.last[row["symbol"]] = Decimal(row["price"])
+            case "market":
+                self.last[row["symbol"]] = Decimal(row["stand"][1])
+            case "account" | "start":
+                self.wallet = Decimal(row["wallet"])
+
+    def _order(self, row: Json) -> None:
+        known = self.orders.get(row["order_id"])
+        if known is None:
+            known = self.orders[row["order_id"]] = _order_of(row, row["order_id"], is_algo=False)
+        known.status, known.quantity, known.updated = row["status"], Decimal(row["quantity"]), row["time"]
+        self._note(known)
+
+    def _algo(self, row: Json) -> None:
+        known = self.algos.get(row["algo_id"])
+        if known is None:
+            known = self.algos[row["algo_id"]] = _order_of(row, row["algo_id"], is_algo=True)
+        known.status, known.updated = row["status"], row["time"]
+        self._note(known)
+
+    def _note(self, order: VenueOrder) -> None:
+        key = -order.id if order.is_algo else order.id
+        if order.is_open:
+            self.working[key] = order
+        else:
+            self.working.pop(key, None)
+
+    def _fill(self, number: int, row: Json) -> None:
+        symbol, side = row["symbol"], 1 if row["side"] == "BUY" else -1
+        quantity, held = Decimal(row["quantity"]), Decimal(row["position"])
+        before, ours = self.held.get(symbol, ZERO), self.ours.get(symbol, ZERO)
+        after = _ours_after(ours, before, side, quantity, whose(row["client_order_id"]))
+        if after * held < 0 or held == 0:
+            after = ZERO
+        self.held[symbol], self.ours[symbol], self.wallet = held, after, Decimal(row["wallet"])
+        order = self.orders.get(row["order_id"])
+        if order is not None:
+            order.filled += quantity
+            order.status = "FILLED" if order.filled >= order.quantity else "PARTIALLY_FILLED"
+            self._note(order)
+        price, fee, realised = (Decimal(row[name]) for name in ("price", "fee", "realised"))
+        ids = row["trade_id"], row["order_id"], row["client_order_id"]
+        amounts = price, quantity, fee, realised, held, after
+        self.fills.append(Fill(number, row["time"], symbol, *ids, side, *amounts, moved_ours=after != ours))
+
+    def uncovered(self, symbol: str, at: int) -> Decimal:
+        """Lots' worth of our position that nothing protects."""
+        ours = self.ours.get(symbol, ZERO)
+        if not ours:
+            return ZERO
+        side = -1 if ours > 0 else 1
+        cover = (o.covers(at) for o in self.working.values() if o.symbol == symbol and o.side == side and is_ours(o))
+        return max(ZERO, abs(ours) - sum(cover, ZERO))
+
+
+def is_ours(order: VenueOrder) -> bool:
+    return order.client_id.startswith(OURS)
+
+
+def _order_of(row: Json, number: int, *, is_algo: bool) -> VenueOrder:
+    return VenueOrder(
+        id=number,
+        client_id=row["client_order_id"],
+        symbol=row["symbol"],
+        side=1 if row["side"] == "BUY" else -1,
+        quantity=Decimal(row["quantity"]),
+        type=row["type"],
+        reduce_only=row["reduce_only"],
+        close_position=row.get("close_position", False),
+        time_in_force=row.get("time_in_force", "GTC"),
+        origin=row.get("origin", ""),
+        begun=row["time"],
+        is_algo=is_algo,
+    )
+
+
+def _ours_after(ours: Decimal, held: Decimal, side: int, quantity: Decimal, owner: str) -> Decimal:
+    """What of the position is ours after a fill."""
+    if owner == "ours":
+        return ours + side * quantity
+    if ours * side >= 0:
+        return ours
+    foreign = max(ZERO, -side * (held - ours))
+    return ours + side * min(abs(ours), max(ZERO, quantity - foreign))
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A request for an order that the venue accepted."""
+
+    row: int
+    time: int
+    asked: Json
+    last: Decimal
+    """Last price of the symbol."""
+    wallet: Decimal
+
+    @property
+    def client_id(self) -> str:
+        return str(self.asked["client_order_id"])
+
+    @property
+    def is_entry(self) -> bool:
+        return not (self.asked["reduce_only"] or self.asked["close_position"])
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """How a symbol stood at the venue after a row of its log."""
+
+    row: int
+    time: int
+    symbol: str
+    ours: Decimal
+    entries: frozenset[str]
+    """Open entries of ours, by client id."""
+    open: int
+    """Open orders of ours of both kinds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bare:
+    """A stretch in which our position was not covered."""
+
+    symbol: str
+    begin: int
+    end: int
+    most: Decimal
+
+
+# --- bars ------------------------------------------------------------------------------------------------------------
+
+_BAR = "day number open_time close_time first_trade_id last_trade_id open high low close volume taker_buy_volume"
+BAR_FIELDS = f"{_BAR} notional trade_count close_reason tainted".split()
+
+Trade = tuple[int, int, int, int, bool]
+"""Id, ticks, lots, time, buyer is maker."""
+
+
+class Folder:
+    """Folds trades into bars by the conventions, in whole ticks and lots."""
+
+    def __init__(self, unit: str, threshold: int, daily: bool) -> None:
+        self.unit, self.threshold, self.daily = unit, threshold, daily
+        self.bars: list[list[int]] = []
+        self.day = self.number = self.progress = 0
+        self.last_id = -1
+        self._bar: list[int] | None = None
+        self._taint = False
+
+    def begin_at(self, day: int, number: int, progress: int, first_id: int) -> None:
+        """Go on from where a day's bars stand; the bar that is open then is cut, and tainted."""
+        self.day, self.number, self.progress = day, number, progress
+        self.last_id, self._bar, self._taint = first_id - 1, None, True
+
+    def take(self, trade: Trade) -> None:
+        number, price, left, time, maker = trade
+        if number <= self.last_id:
+            return
+        jumped, self.last_id = -1 < self.last_id != number - 1, number
+        if jumped and self._bar is not None:
+            self._bar[15] = True
+        if self.daily and time // DAY_MS > self.day:
+            if self._bar is not None:
+                self._close(2)
+            self.day, self.number, self.progress, self._taint = time // DAY_MS, 0, 0, jumped
+        elif jumped and self._bar is None:
+            self._taint = True
+        counted = 1
+        while left:
+            left -= self._add(number, price, left, time, maker, counted)
+            counted = 0
+
+    def _add(self, number: int, price: int, left: int, time: int, maker: bool, counted: int) -> int:
+        """Let the open bar take what it takes of a trade; return the lots."""
+        bar = self._bar
+        if bar is None:
+            head = [self.day, self.number, time, time, number, number, price, price, price, price]
+            bar = self._bar = [*head, 0, 0, 0, 0, 0, self._taint]
+            self._taint = False
+        taken, missing = left, self.threshold - self.progress
+        if self.unit == "base":
+            taken = min(left, missing)
+        elif self.unit == "quote":
+            taken = min(left, max(1, -(-missing // price)))
+        bar[3], bar[5], bar[9] = time, number, price
+        if price > bar[7]:
+            bar[7] = price
+        elif price < bar[8]:
+            bar[8] = price
+        bar[10] += taken
+        bar[11] += 0 if maker else taken
+        bar[12] += taken * price
+        bar[13] += counted
+        self.progress += {"base": taken, "quote": taken * price}.get(self.unit, counted)
+        if self.progress >= self.threshold:
+            self._close(1)
+            self.progress = self.progress - self.threshold if self.unit == "quote" else 0
+        return taken
+
+    def _close(self, reason: int) -> None:
+        assert self._bar is not None
+        self._bar[14] = reason
+        self.bars.append(self._bar)
+        self._bar, self.number = None, self.number + 1
+
+
+def trades_of(body: bytes) -> list[Trade]:
+    """Read a block of trades: columns of differences, zigzag, bytes of equal weight together, compressed."""
+    _, symbol_length, count = struct.unpack_from("<BHI", body)
+    packed = zlib.decompress(body[7 + symbol_length :])
+    columns = []
+    for column in range(4):
+        plane = packed[8 * count * column : 8 * count * (column + 1)]
+        values, at = [], 0
+        for n in range(count):
+            zigzag = int.from_bytes(plane[n::count], "little")
+            at += (zigzag >> 1) ^ -(zigzag & 1)
+            values.append(at)
+        columns.append(values)
+    bits = packed[32 * count :]
+    makers = [bool(bits[n >> 3] >> (7 - (n & 7)) & 1) for n in range(count)]
+    return list(zip(*columns, makers, strict=True))
+
+
+# --- a session -------------------------------------------------------------------------------------------------------
+
+
+class Reading:
+    """Evidence, read once."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence = evidence
+
+    # the venue
+
+    @cached_property
+    def start(self) -> Json:
+        return next((row for row in self.evidence.truth if row["kind"] == "start"), {})
+
+    @cached_property
+    def units(self) -> dict[str, tuple[Decimal, Decimal]]:
+        """Tick and step by symbol."""
+        known = self.start.get("instruments") or [{"symbol": self.symbol, **self.evidence.instrument}]
+        return {each["symbol"]: (Decimal(each["tick_size"]), Decimal(each["step_size"])) for each in known}
+
+    @property
+    def symbol(self) -> str:
+        return str(self.evidence.settings.get("symbol", ""))
+
+    @cached_property
+    def _played(self) -> tuple[VenueBooks, list[Placed], list[Moment], list[Bare]]:
+        books, placed, moments = VenueBooks(), [], []
+        bare = _BareWatch(books)
+        for number, row in enumerate(self.evidence.truth):
+            kind = row["kind"]
+            if kind == "accepted" and row["action"] in ("place_order", "place_algo"):
+                asked = row["asked"]
+                last = books.last.get(asked["symbol"], ZERO)
+                placed.append(Placed(number, row["time"], asked, last, books.wallet))
+            changes = kind in ("order", "algo", "fill")
+            if changes:
+                bare.until(row["time"])
+            books.apply(number, row)
+            if changes:
+                moments.append(_moment(number, row, books))
+                bare.look(row["time"])
+        bare.until(self.evidence.judged)
+        return books, placed, moments, bare.all(self.evidence.judged)
+
+    @property
+    def books(self) -> VenueBooks:
+        """The venue's books at the end."""
+        return self._played[0]
+
+    @property
+    def fills(self) -> list[Fill]:
+        return self.books.fills
+
+    @property
+    def placed(self) -> list[Placed]:
+        return self._played[1]
+
+    @property
+    def moments(self) -> list[Moment]:
+        return self._played[2]
+
+    @property
+    def bare(self) -> list[Bare]:
+        """Stretches in which our position was not covered."""
+        return self._played[3]
+
+    @cached_property
+    def placed_by_id(self) -> dict[str, list[Placed]]:
+        """Accepted orders of ours."""
+        found: dict[str, list[Placed]] = {}
+        for each in self.placed:
+            if each.client_id.startswith(OURS):
+                found.setdefault(each.client_id, []).append(each)
+        return found
+
+    @cached_property
+    def posts(self) -> dict[str, Request]:
+        """The first request for each order of ours."""
+        found: dict[str, Request] = {}
+        for request in self.evidence.requests:
+            if request.method == "POST" and request.path in PLACES:
+                found.setdefault(request.client_id, request)
+        return found
+
+    @cached_property
+    def by_hand(self) -> bool:
+        """Whether a person traded the account."""
+        return any(fill.whose == "hand" for fill in self.fills)
+
+    def reached(self, client_id: str) -> bool:
+        """Whether the venue got a request for this order."""
+        post = self.posts.get(client_id)
+        return client_id in self.placed_by_id or (post is not None and post.arrived >= 0)
+
+    # lives
+
+    @cached_property
+    def known_until(self) -> int:
+        """Until when what happened at the venue must be in the journals; what came later may be on its way."""
+        lives = self.evidence.lives
+        if not lives or lives[-1].how != "ended":
+            return self.evidence.judged - 5_000
+        flat = all(not fill.held for fill in self.fills[-1:])
+        return lives[-1].end - (0 if flat else 200)
+
+    @property
+    def deaths(self) -> list[int]:
+        return [life.end for life in self.evidence.lives if life.how in ("killed", "failed")]
+
+    @cached_property
+    def felt(self) -> list[tuple[int, int]]:
+        """When faults may have been felt: as planned, and as the venue noted them."""
+        felt = [(strike.begin, strike.until) for strike in self.evidence.strikes]
+        rows = self.evidence.of_kind("fault")
+        felt += [(row["time"], row["time"] + int(row.get("for_s", 0) * 1000)) for row in rows]
+        return felt + [(time, time) for time in self.deaths]
+
+    def is_struck(self, begin: int, end: int) -> bool:
+        return any(since <= end and until >= begin for since, until in self.felt)
+
+    def usable(self, begin: int, end: int) -> int:
+        """How much of a stretch REST could be used in."""
+        left, at = 0, begin
+        for down, up in sorted(self.evidence.rest_down):
+            left += max(0, min(down, end) - at)
+            at = max(at, up)
+        return left + max(0, end - at)
+
+    # the journals
+
+    @cached_property
+    def rows(self) -> list[tuple[int, JournalRow]]:
+        """Rows of all journals in their order, with the journal's number; blocks of trades left out."""
+        journals = enumerate(self.evidence.journals)
+        return [(number, row) for number, journal in journals for row in journal if row.kind != "Trades"]
+
+    def of_kind(self, *kinds: str) -> Iterator[tuple[int, JournalRow]]:
+        return (each for each in self.rows if each[1].kind in kinds)
+
+    @cached_property
+    def intents(self) -> dict[str, list[tuple[int, JournalRow]]]:
+        """Intents by client id."""
+        found: dict[str, list[tuple[int, JournalRow]]] = {}
+        for number, row in self.of_kind("OrderIntent"):
+            found.setdefault(row.body["order"]["client_order_id"], []).append((number, row))
+        return found
+
+    @cached_property
+    def told(self) -> dict[tuple[str, int], list[Json]]:
+        """Fills that the journals tell, by symbol and trade id: from events and from snapshots."""
+        found: dict[tuple[str, int], list[Json]] = {}
+        for _, row in self.of_kind("OrderUpdate", "Snapshot"):
+            for fill in fills_in(row):
+                found.setdefault((fill["symbol"], fill["trade_id"]), []).append(fill)
+        return found
+
+    @cached_property
+    def trips(self) -> list[Json]:
+        return [row.body for _, row in self.of_kind("RoundTrip")]
+
+    @cached_property
+    def bars(self) -> list[dict[int, Json]]:
+        """Closed bars of each journal, by their number in the run."""
+        found: list[dict[int, Json]] = [{} for _ in self.evidence.journals]
+        for number, row in self.of_kind("Bar"):
+            found[number][row.body["index"]] = row.body
+        return found
+
+    # the tape
+
+    @cached_property
+    def tape(self) -> dict[int, Trade]:
+        tick, step = self.units[self.symbol]
+        return {
+            number: (number, int(Decimal(price) / tick), int(Decimal(quantity) / step), time, maker)
+            for number, price, quantity, time, maker in self.evidence.tape
+        }
+
+    def folder(self) -> Folder:
+        """Return a fold that has seen no trade."""
+        settings, (tick, step) = self.evidence.settings, self.units[self.symbol]
+        unit = settings.get("unit", "base")
+        lot = {"base": step, "quote": tick * step}.get(unit, Decimal(1))
+        threshold = Decimal(str(settings.get("threshold", 10))) / lot
+        return Folder(unit, int(threshold), settings.get("anchor", "utc_day") == "utc_day")
+
+
+def reading_of(evidence: Evidence) -> Reading:
+    """Read evidence, once."""
+    kept = vars(evidence)
+    if "_reading" not in kept:
+        kept["_reading"] = Reading(evidence)
+    found: Reading = kept["_reading"]
+    return found
+
+
+def fills_in(row: JournalRow) -> list[Json]:
+    """The fills that a row tells."""
+    if row.kind == "OrderUpdate":
+        return [row.body] if row.body["trade_id"] else []
+    return list(row.body["fills"]) if row.kind == "Snapshot" else []
+
+
+def _moment(number: int, row: Json, books: VenueBooks) -> Moment:
+    symbol = row["symbol"]
+    ours = [order for order in books.working.values() if order.symbol == symbol and is_ours(order)]
+    entries = frozenset(order.client_id for order in ours if order.is_entry)
+    return Moment(number, row["time"], symbol, books.ours.get(symbol, ZERO), entries, len(ours))
+
+
+class _BareWatch:
+    """Finds the stretches in which a position is not covered, while the books are played."""
+
+    def __init__(self, books: VenueBooks) -> None:
+        self._books = books
+        self._since: dict[str, tuple[int, Decimal]] = {}
+        self._found: list[Bare] = []
+        self._at = 0
+
+    def until(self, time: int) -> None:
+        """Between two rows cover changes only where a child order has worked for long enough."""
+        orders = self._books.working.values()
+        expiries = {order.begun + CHILD_WORKS_MS for order in orders if order.origin}
+        for expiry in sorted(e for e in expiries if self._at < e <= time):
+            self.look(expiry)
+        self._at = max(self._at, time)
+
+    def look(self, time: int) -> None:
+        self._at = max(self._at, time)
+        for symbol in self._books.ours:
+            missing = self._books.uncovered(symbol, time)
+            since, most = self._since.get(symbol, (time, ZERO))
+            if missing:
+                self._since[symbol] = since, max(most, missing)
+            elif symbol in self._since:
+                del self._since[symbol]
+                self._add(symbol, since, time, most)
+
+    def all(self, judged: int) -> list[Bare]:
+        for symbol, (since, most) in self._since.items():
+            self._add(symbol, since, judged, most)
+        return sorted(self._found, key=lambda bare: bare.begin)
+
+    def _add(self, symbol: str, begin: int, end: int, most: Decimal) -> None:
+        if end > begin:
+            self._found.append(Bare(symbol, begin, end, most))
