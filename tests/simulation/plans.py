@@ -221,6 +221,15 @@ RECOVERABLE = frozenset(
 """Rows after which the session must trade on as if nothing had been."""
 _BUT = frozenset({"all by hand", "lost writes"})
 RECOVERABLE_KINDS = tuple(kind for kind in KINDS if set(kind.rows) <= RECOVERABLE and kind.name not in _BUT)
+NAMED = {kind.name: kind for kind in KINDS}
+
+
+def row_of(name: str) -> str:
+    """Return the row that a kind of fault is judged by: one that can't be recovered from, where it has such a one."""
+    kind = NAMED[name]
+    if kind.name in _BUT:
+        return "F1"
+    return next((row for row in kind.rows if row not in RECOVERABLE), kind.rows[0])
 
 
 def draw_plan(seed: int) -> Plan:
@@ -230,11 +239,10 @@ def draw_plan(seed: int) -> Plan:
     kinds = RECOVERABLE_KINDS if seed % 3 == 0 else KINDS
     count = int(draw.integers(LEAST_FAULTS, LEAST_FAULTS + 5))
     chosen = _enough_classes(draw, kinds, count)
-    strikes = []
-    for kind in chosen:
-        at, name, for_s, facts = kind.draw(draw, float(round(draw.uniform(5.0, FAULTS_S - 130.0), 1)))
-        strikes.append((at, name, for_s, facts))
-    return replace(plan, strikes=tuple(sorted(strikes, key=lambda strike: strike[:2])), kinds=tuple(kind.name for kind in chosen))
+    drawn = [(kind.draw(draw, float(round(draw.uniform(5.0, FAULTS_S - 130.0), 1))), kind.name) for kind in chosen]
+    drawn.sort(key=lambda each: (each[0][0], each[1]))
+    names = tuple(name for _, name in drawn)
+    return replace(plan, strikes=tuple(strike for strike, _ in drawn), kinds=names, rows=tuple(map(row_of, names)))
 
 
 def _enough_classes(draw: Draw, kinds: tuple[Kind, ...], count: int) -> list[Kind]:

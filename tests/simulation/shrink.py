@@ -37,9 +37,8 @@ def fewer(plan: Plan, fails: Fails) -> Plan:
     size = max(len(plan.strikes) // 2, 1)
     while plan.strikes:
         for start in range(0, len(plan.strikes), size):
-            kept = plan.strikes[:start] + plan.strikes[start + size :]
-            tried = replace(plan, strikes=kept)
-            if len(kept) < len(plan.strikes) and fails(tried):
+            tried = without(plan, start, start + size)
+            if fails(tried):
                 plan = tried
                 break
         else:
@@ -48,6 +47,12 @@ def fewer(plan: Plan, fails: Fails) -> Plan:
             size //= 2
         size = min(size, max(len(plan.strikes), 1))
     return plan
+
+
+def without(plan: Plan, first: int, end: int) -> Plan:
+    """Leave out some of the faults."""
+    cut = {name: (*getattr(plan, name)[:first], *getattr(plan, name)[end:]) for name in ("strikes", "kinds", "rows")}
+    return replace(plan, **cut)
 
 
 def shorter(plan: Plan, fails: Fails) -> Plan:
@@ -75,6 +80,7 @@ def written(plan: Plan, tape_s: float) -> Json:
         "faults_s": plan.faults_s,
         "restart_s": plan.restart_s,
         "kinds": list(plan.kinds),
+        "rows": list(plan.rows),
     }
 
 
@@ -83,7 +89,7 @@ def read(kept: Json) -> Plan:
     strikes = tuple((at, kind, for_s, facts) for at, kind, for_s, facts in kept["strikes"])
     tape = drawn_tape(kept["seed"], kept["tape_s"])
     times = (kept["begin_s"], strikes, kept["faults_s"], kept["restart_s"])
-    return Plan(kept["seed"], kept["settings"], tape, *times, kinds=tuple(kept["kinds"]))
+    return Plan(kept["seed"], kept["settings"], tape, *times, kinds=tuple(kept["kinds"]), rows=tuple(kept["rows"]))
 
 
 def as_story(plan: Plan, rules: set[tuple[str, str]]) -> str:

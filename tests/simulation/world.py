@@ -150,7 +150,7 @@ class Plan:
             at the venue; its facts are the fields of `Fault`. The others are `World`'s `_do_` methods.
         faults_s: when faults end.
         restart_s: how long after its death the engine is started again.
-        kinds: names of the strikes, to count by.
+        kinds: names of the strikes, to count by; and `rows`, of the fault catalogue.
         latency_s: shortest and longest time that a packet takes, one way.
     """
 
@@ -162,6 +162,7 @@ class Plan:
     faults_s: float = 720.0
     restart_s: float = 1.5
     kinds: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
     latency_s: tuple[float, float] = LATENCY_S
 
     @property
@@ -480,9 +481,10 @@ class World:
         )
 
     def _strikes(self) -> list[Strike]:
+        rows = self.plan.rows or ("",) * len(self.plan.strikes)
         return [
-            Strike(kind, self.opened + int(at * 1000), self.opened + int((at + for_s) * 1000), facts)
-            for at, kind, for_s, facts in self.plan.strikes
+            Strike(kind, self.opened + int(at * 1000), self.opened + int((at + for_s) * 1000), {**facts, "row": row})
+            for (at, kind, for_s, facts), row in zip(self.plan.strikes, rows, strict=True)
         ]
 
     def _rest_down(self) -> list[tuple[int, int]]:
