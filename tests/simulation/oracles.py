@@ -810,14 +810,24 @@ def o10_polite(evidence: Evidence) -> list[Violation]:
 
     A process that has died takes its Retry-After with it. A 418 is planned where a strike that imposes one is felt.
     """
-    found = []
+    found = _too_heavy(evidence)
     for request in evidence.requests:
-        if request.used_weight > WEIGHT:
-            text = f"{request.used_weight} of weight used, {WEIGHT} are allowed"
-            found.append(Violation("O10", "weight", request.answered, text))
         if request.status == 418 and not _is_planned_ban(evidence, request):
             found.append(Violation("O10", "banned", request.answered, f"{request.method} {request.path}: 418"))
     return _impatient(evidence) + found
+
+
+def _too_heavy(evidence: Evidence) -> list[Violation]:
+    """The most weight used in each minute of the venue's clock in which it was too much."""
+    most: dict[int, Request] = {}
+    for request in evidence.requests:
+        minute = request.arrived // 60_000
+        if request.used_weight > max(WEIGHT, most[minute].used_weight if minute in most else 0):
+            most[minute] = request
+    return [
+        Violation("O10", "weight", each.answered, f"{each.used_weight} of weight used, {WEIGHT} are allowed")
+        for each in most.values()
+    ]
 
 
 def _is_planned_ban(evidence: Evidence, request: Request) -> bool:
@@ -1075,7 +1085,8 @@ def o15_explained(evidence: Evidence) -> list[Violation]:
             continue
         journal, row = intents[0]
         asked, meant = placed[0].asked, row.body["order"]
-        names = [name for name in ASKED if asked.get(name) != meant.get(name)]
+        plain = {"working_type"} if not meant.get("trigger_price") else set()  # of conditional orders alone
+        names = [name for name in ASKED if name not in plain and asked.get(name) != meant.get(name)]
         if names:
             text = f"{client_id}: {', '.join(names)} are not as intended"
             found.append(Violation("O15", "order differs", placed[0].time, text))

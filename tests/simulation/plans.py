@@ -123,7 +123,6 @@ KINDS: tuple[Kind, ...] = (
     Kind("garbage", "market", ("A7",), _window("garble", 5, 60, on="market", chance=_between(0.1, 0.5))),
     Kind("bad price", "market", ("A8",), _window("alter", 2, 20, on="market aggTrade", chance=_between(0.1, 0.5), **{"with": {"p": "NaN"}})),
     Kind("bad quantity", "market", ("A8",), _window("alter", 2, 20, on="market aggTrade", chance=_between(0.1, 0.5), **{"with": {"q": "0"}})),
-    Kind("spike", "market", ("A9",), _window("alter", 0.5, 3, on="market aggTrade", **{"with": {"p": "800000.0"}})),
     Kind("wrong symbol", "market", ("A12",), _window("alter", 2, 20, on="market aggTrade", chance=CHANCE, **{"with": {"s": "ETHUSDT"}})),
     Kind("slow consumer", "process", ("A13", "E7"), _lasting("stop", 1, 20)),
     # --- B: REST ---
@@ -189,6 +188,7 @@ KINDS: tuple[Kind, ...] = (
 )
 
 NOT_REACHED = {
+    "A9": "a price that only the stream shows can't be told from a true one; stories have one",
     "B13": "the venue refuses an id that was used before while it is open, and the engine uses each once",
     "C7": "the mark jumps with or without a cut stream, by chance: not as a kind of its own",
     "D8": "self-trade prevention, GTX: the venue's part",
