@@ -210,7 +210,8 @@ class World:
         self._packets: list[tuple[str, int, Callable[[], None]]] = []
         global DISK
         DISK.__init__(on_write=self._on_write)  # type: ignore[misc]
-        script = [Fault(do=kind, at_s=at, **facts) for at, kind, _, facts in plan.strikes if not hasattr(self, f"_do_{kind}")]
+        at_the_venue = [strike for strike in plan.strikes if not hasattr(self, f"_do_{strike[1]}")]
+        script = [Fault(**{"do": kind, "at_s": at, "for_s": for_s, **facts}) for at, kind, for_s, facts in at_the_venue]
         log = TruthLog(root / "venue")
         self.venue = Venue(
             read_parameters(plan.settings),
