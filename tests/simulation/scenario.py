@@ -5,7 +5,7 @@
 
 `at(seconds after the opening, kind, seconds that it lasts, facts)`; kinds are those of `exchange/faults.py`, whose facts
 are `Fault`'s fields (`on`, `how`, `code`, `chance`, `times`, `with` ...), and those of `World`: run, resume, kill,
-kill_at, stop, clock, disk_full, move, remove, spoil, cut, slow, user_late, deaf, flap, reword, retell, operator.
+kill_at, crash, stop, clock, disk_full, move, remove, spoil, cut, slow, user_late, deaf, flap, reword, retell, operator.
 
 A session of several runs on one account: each is `at(120, "run", name="second", ...)`, with settings of its own, and
 `at(90, "kill", again=False)` leaves a run dead until `at(150, "resume", run=0)`.

@@ -450,6 +450,14 @@ class World:
             self._left_dead.add(now.run)
         self._kill(lost, torn, run)
 
+    def _do_crash(self, for_s: float, again: bool = True, run: int | None = None) -> None:
+        """An error that nobody foresaw comes out of the engine's loop: it takes an event that is none."""
+        now = self._engine(run)
+        if now is not None and now.engine._system is not None:
+            if not again:
+                self._left_dead.add(now.run)
+            now.engine._system.on_event(object())  # type: ignore[arg-type]
+
     def _do_kill_at(self, for_s: float, what: str, skip: int = 0) -> None:
         """Kill the engine at the next packet or write of a kind, such as `send POST /fapi/v1/order`."""
         self._packets.append((what, skip, self._kill))
