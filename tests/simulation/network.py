@@ -442,4 +442,5 @@ def connect_by(network: Network, clock: Callable[[], int], recv_window_ms: int) 
     exchange = connect(ENDPOINT, credentials, clock, recv_window_ms, kind=SimulatedExchange)
     assert isinstance(exchange, SimulatedExchange)
     exchange.network = network
+    exchange.clients = {}  # ccxt keeps them by class: each of our engines has its own
     return exchange

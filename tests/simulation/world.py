@@ -428,15 +428,18 @@ class World:
 
     def _do_move(self, for_s: float, what: str, to: str) -> None:
         """A file or folder below the session's root gets another name, as `runs/run`."""
+        self._close_readers()
         (self.root / what).rename(self.root / to)
         self.runs = [to.removeprefix("runs/") if f"runs/{name}" == what else name for name in self.runs]
 
     def _do_remove(self, for_s: float, what: str) -> None:
         """A file below the session's root is deleted."""
+        self._close_readers()
         (self.root / what).unlink()
 
     def _do_spoil(self, for_s: float, what: str, size: int) -> None:
         """The last bytes of a file below the session's root are overwritten."""
+        self._close_readers()
         path = self.root / what
         kept = path.read_bytes()[:-size]
         path.write_bytes(kept + random.Random(self.plan.seed).randbytes(size))
@@ -588,6 +591,14 @@ class World:
             self._readers[now.run] = known = (now, connection)
         return known[1]
 
+    def _close_readers(self) -> None:
+        """Before somebody touches the files: what a reader of this process knows of a log outlives the file."""
+        for _, reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+        for index in (self.root / "runs").rglob("*-shm"):
+            index.unlink()
+
     async def _evidence(self) -> Evidence:
         judged = self.loop.now_ms
         for now in [each for each in self.started if each.is_alive]:
@@ -610,7 +621,7 @@ class World:
             settings=json.loads(json.dumps(read_parameters(plan.settings).parameters(), default=str)),
             instrument=next(row for row in rows if row["kind"] == "start")["instruments"][0],
             truth=rows,
-            journals=[read_journal(path) if path.exists() else [] for path in paths],
+            journals=[_rows(path) for path in paths],
             requests=sorted(self.network.requests, key=lambda request: (request.sent, request.arrived)),
             strikes=self._strikes(),
             rest_down=self._rest_down(),
@@ -645,6 +656,14 @@ class World:
             (number, f"{unit.price(price):f}", f"{unit.quantity(lots):f}", time, maker)
             for number, price, lots, time, maker in player.trades[: player.trades_played].rows()
         ]
+
+
+def _rows(path: Path) -> list[JournalRow]:
+    """The rows of a journal; none where it is gone or can't be read."""
+    try:
+        return read_journal(path)
+    except sqlite3.DatabaseError:
+        return []
 
 
 class _Answer:
