@@ -85,7 +85,7 @@ class Told:
     answer: Json
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # thousands of rows, which a failed assertion would write out
 class Evidence:
     """All that is known of one session.
 

@@ -69,7 +69,8 @@ class Network:
     Attributes:
         on_packet: called before the engine's packets leave and after the venue's arrive, with what they are; a plan
             may kill the engine there.
-        reworded: (pattern, change): answers of what matches `METHOD path?query` carry what `change` makes of their JSON.
+        reworded: (pattern, change): answers to what matches `METHOD path?query` carry what `change` makes of their
+            JSON.
         dials: websockets that were opened: (time, URL).
     """
 

@@ -284,7 +284,8 @@ class World:
         run = self._folder(number)
         run.mkdir(mode=0o700, parents=True)
         config = read_parameters({**self.plan.settings, **settings})
-        record = {"parameters": config.parameters(), "epoch": f"e{number}", "state": "starting", **keep_rule(config, run)}
+        record = {"parameters": config.parameters(), "epoch": f"e{number}", "state": "starting"}
+        record |= keep_rule(config, run)
         (run / "run.json").write_text(json.dumps(record))
         self._start(number)
 
@@ -363,7 +364,7 @@ class World:
         now = self._here() if run is None else self._engine(run)
         if now is None or not now.is_alive:
             return
-        assert sum(each.is_alive for each in self.started) == 1, "a kill's image is of the whole disk: one engine at a time"
+        assert sum(each.is_alive for each in self.started) == 1, "a kill's image is of the whole disk"
         now.was_killed = True
         self._keep_image(now, lost, torn)
         self._hang_up(now)
