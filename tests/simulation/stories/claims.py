@@ -19,20 +19,21 @@ def holdings(evidence: Evidence) -> Iterator[tuple[int, Decimal, Decimal]]:
 
     Untriggered stops and working reduce-only orders cover, on the side that closes.
     """
-    position, stops, exits = ZERO, dict[int, tuple[str, Decimal]](), dict[int, list[object]]()
+    position, stops, exits = ZERO, dict[int, tuple[str, Decimal]](), dict[int, tuple[str, Decimal]]()
     for row in evidence.truth:
         match row["kind"]:
             case "fill":
                 position = Decimal(row["position"])
                 if row["order_id"] in exits:
-                    exits[row["order_id"]][1] -= Decimal(row["quantity"])  # type: ignore[operator]
+                    side, lots = exits[row["order_id"]]
+                    exits[row["order_id"]] = (side, lots - Decimal(row["quantity"]))
             case "order" if row["reduce_only"] and row["status"] in WORKS:
-                exits[row["order_id"]] = [row["side"], Decimal(row["quantity"]) - Decimal(row["filled"])]
+                exits[row["order_id"]] = (row["side"], Decimal(row["quantity"]) - Decimal(row["filled"]))
             case "order":
                 exits.pop(row["order_id"], None)
-            case "algo" if row["status"] == "NEW" and "STOP" in row["type"] and (row["reduce_only"] or row["close_position"]):
-                whole = Decimal("Infinity") if row["close_position"] else Decimal(row["quantity"])
-                stops[row["algo_id"]] = (row["side"], whole)
+            case "algo" if row["status"] == "NEW" and "STOP" in row["type"]:
+                lots = Decimal("Infinity") if row["close_position"] else Decimal(row["quantity"])
+                stops[row["algo_id"]] = (row["side"], lots)
             case "algo":
                 stops.pop(row["algo_id"], None)
             case _:
@@ -71,11 +72,16 @@ def position_at_end(evidence: Evidence) -> Decimal:
 
 def open_at_end(evidence: Evidence) -> list[str]:
     """Return the names of the orders of both kinds that the exchange still has."""
-    last = {row["client_order_id"]: row["status"] for row in evidence.of_kind("order", "algo")}
-    filled = {row["client_order_id"]: Decimal(row["quantity"]) for row in evidence.of_kind("order")}
+    still: dict[tuple[str, int], str] = {}
+    for row in evidence.of_kind("order", "algo"):
+        number = (row["kind"], row["algo_id"] if row["kind"] == "algo" else row["order_id"])
+        still.pop(number, None)
+        if row["status"] in (*WORKS, "TRIGGERING"):
+            still[number] = row["client_order_id"]
+    left = {row["order_id"]: Decimal(row["quantity"]) for row in evidence.of_kind("order") if row["status"] == "NEW"}
     for row in evidence.of_kind("fill"):
-        filled[row["client_order_id"]] -= Decimal(row["quantity"])
-    return [name for name, status in last.items() if status in (*WORKS, "TRIGGERING") and filled.get(name, 1)]
+        left[row["order_id"]] -= Decimal(row["quantity"])
+    return [name for (kind, number), name in still.items() if kind == "algo" or left[number]]
 
 
 def ended(evidence: Evidence) -> bool:
@@ -152,3 +158,15 @@ def heaviest_minute(evidence: Evidence) -> int:
 def when(evidence: Evidence, seconds: float) -> int:
     """Return a moment of a story, seconds after the opening."""
     return evidence.opened + int(seconds * 1000)
+
+
+def money(amount_e8: int) -> Decimal:
+    """Return an amount as journals have it in the quote asset."""
+    return Decimal(amount_e8) / 10**8
+
+
+def wallet_change(evidence: Evidence) -> Decimal:
+    """Return what the session has made, by the venue's books."""
+    [start] = evidence.of_kind("start")
+    last = next((row for row in reversed(evidence.truth) if row["kind"] in ("fill", "account")), start)
+    return Decimal(last["wallet"]) - Decimal(start["wallet"])

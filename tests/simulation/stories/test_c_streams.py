@@ -14,7 +14,7 @@ import pytest
 from simulation.evidence import Evidence
 from simulation.scenario import RULE, at, scenario
 from simulation.stories import claims
-from simulation.stories.plots import PRICE, story
+from simulation.stories.plots import PRICE, fails, story
 from simulation.tapes import path_tape
 
 
@@ -24,7 +24,7 @@ def dials(evidence: Evidence, category: str, begin_s: float, end_s: float = 1e6)
     return [url for time, url in evidence.dials if f"/{category}/" in url and moments[0] <= time < moments[1]]
 
 
-@pytest.mark.xfail(strict=True, reason="fault case C1")
+@fails("C1")
 @pytest.mark.parametrize(
     "before",
     [(), (at(0.3, "abort", on="private"),), (at(0.3, "expire_listen_key"),)],
@@ -40,7 +40,7 @@ def test_c1_a_user_stream_that_never_speaks_is_found_by_the_first_order(before: 
     assert claims.is_left_in_order(evidence)
 
 
-@pytest.mark.xfail(strict=True, reason="fault case C1")
+@fails("C1")
 def test_c1_a_user_stream_that_falls_silent_does_not_hide_the_stops_fill() -> None:
     """The stream falls silent in position; the price goes through the stop. The exit must be known within 15 s."""
     path = [(40.0, PRICE), (45.0, PRICE - 300)]
@@ -50,7 +50,7 @@ def test_c1_a_user_stream_that_falls_silent_does_not_hide_the_stops_fill() -> No
     assert known.time - filled["time"] <= 15_000
 
 
-@pytest.mark.xfail(strict=True, reason="fault case C1")
+@fails("C1")
 def test_c1_a_user_stream_that_falls_silent_while_flat_lets_nothing_be_entered_bare() -> None:
     """The stream falls silent before the first signal, half a minute into the session; then an entry fills."""
     evidence = story(at(20, "deaf", 600, category="private"), first_bar=60, duration_s=90.0)
@@ -58,7 +58,7 @@ def test_c1_a_user_stream_that_falls_silent_while_flat_lets_nothing_be_entered_b
     assert claims.is_left_in_order(evidence)
 
 
-@pytest.mark.xfail(strict=True, reason="fault case C2")
+@fails("C2")
 @pytest.mark.parametrize("silent_s", [0.2, 20.0], ids=["from the first", "later"])
 def test_c2_silent_trades_are_found_though_marks_go_on(silent_s: float) -> None:
     """Subscribed, and then only mark prices come, one each 5 s. REST is asked or the stream dialled within 20 s."""
@@ -68,9 +68,7 @@ def test_c2_silent_trades_are_found_though_marks_go_on(silent_s: float) -> None:
     assert asked or dials(evidence, "market", silent_s + 0.5, silent_s + 20)
 
 
-@pytest.mark.parametrize(
-    "category", [pytest.param("private", marks=pytest.mark.xfail(strict=True, reason="fault case C3")), "market"]
-)
+@pytest.mark.parametrize("category", [pytest.param("private", marks=fails("C3")), "market"])
 def test_c3_a_flapping_socket_is_dialled_ever_more_slowly(category: str) -> None:
     """A socket is lost, and each new one is closed with 1001 as soon as it is open, for half a minute.
 
@@ -84,7 +82,7 @@ def test_c3_a_flapping_socket_is_dialled_ever_more_slowly(category: str) -> None
     assert claims.is_left_in_order(evidence)
 
 
-@pytest.mark.xfail(strict=True, reason="fault case C4")
+@fails("C4")
 def test_c4_a_stop_does_not_wait_for_the_listen_keys_renewal() -> None:
     """The renewal, half an hour after the dial, is answered after 4.9 s; 0.3 s after it was sent an entry fills."""
     slow = at(1790, "delay_answer", 4.9, on="PUT /fapi/v1/listenKey")
@@ -96,7 +94,7 @@ def test_c4_a_stop_does_not_wait_for_the_listen_keys_renewal() -> None:
     assert claims.is_left_in_order(evidence, within_s=2.0)
 
 
-@pytest.mark.xfail(strict=True, reason="fault case C5")
+@fails("C5")
 def test_c5_a_renewal_that_answers_with_another_key_leads_to_that_key() -> None:
     """PUT listenKey answers 200 with a key that is not ours. The private stream is dialled anew with it."""
     other = at(1790, "alter_answer", on="PUT /fapi/v1/listenKey", with_={"listenKey": "other"})
@@ -104,7 +102,7 @@ def test_c5_a_renewal_that_answers_with_another_key_leads_to_that_key() -> None:
     assert any(url.endswith("=other") for url in dials(evidence, "private", 1_800.0, 1_815.0))
 
 
-@pytest.mark.xfail(strict=True, reason="fault case C6")
+@fails("C6")
 def test_c6_a_trade_that_comes_one_place_late_is_no_gap() -> None:
     """While REST answers 418 for a minute, a fifth of the trades come one place late. None of them is missing."""
     late = at(30, "reorder", on="market aggTrade", chance=0.2, times=0, until_s=90.0)
@@ -114,7 +112,7 @@ def test_c6_a_trade_that_comes_one_place_late_is_no_gap() -> None:
     assert not any(row.body["tainted"] for row in evidence.journals[0] if row.kind == "Bar")
 
 
-@pytest.mark.xfail(strict=True, reason="fault case C7")
+@fails("C7")
 def test_c7_a_tenfold_price_in_one_trade_is_told() -> None:
     """One trade at 799,999.0 in a market at 80,000. A person is warned, and no order leaves on its account."""
     evidence = story(at(30, "alter", on="market aggTrade", with_={"p": "799999.0"}))
@@ -126,7 +124,7 @@ def one_lot_more(klines: list[Any]) -> list[Any]:
     return [[*row[:5], f"{float(row[5]) + 0.001:.3f}", *row[6:]] for row in klines]
 
 
-@pytest.mark.xfail(strict=True, reason="fault case C8")
+@fails("C8")
 def test_c8_one_lot_between_klines_and_trades_does_not_load_the_day() -> None:
     """Each minute's kline says one lot more than its trades; without that, 4 pages of trades are loaded."""
     tape = path_tape([(0, PRICE), (9_000, PRICE)], every_s=1.0)

@@ -18,7 +18,7 @@ import pytest
 from simulation.evidence import Evidence, Json
 from simulation.scenario import at
 from simulation.stories import claims
-from simulation.stories.plots import PRICE, story
+from simulation.stories.plots import PRICE, fails, story
 
 LOG = "runs/run/journal.db-wal"
 LOSES: Json = {"max_consecutive_losses": 1, "consecutive_losses_resume": "person", "cooldown_bars": 1}
@@ -39,9 +39,7 @@ def ids_used_twice(evidence: Evidence) -> list[str]:
     return [name for name, count in posts.items() if name.startswith("vt-") and count > 1]
 
 
-@pytest.mark.parametrize(
-    "name", ["b", pytest.param("2026-11/b", marks=pytest.mark.xfail(strict=True, reason="fault case E1"))]
-)
+@pytest.mark.parametrize("name", ["b", pytest.param("2026-11/b", marks=fails("E1"))])
 def test_e1_a_second_run_on_the_account_is_refused_wherever_its_folder_is(name: str) -> None:
     """`runs/run` trades; another run of the account is begun in a folder beside it, or deeper. It never starts."""
     evidence = story(at(20, "run", name=name, again=False, duration_s=30.0), duration_s=40.0)
@@ -50,9 +48,7 @@ def test_e1_a_second_run_on_the_account_is_refused_wherever_its_folder_is(name: 
     assert orders_of(evidence, 1) == []
 
 
-@pytest.mark.parametrize(
-    "name", ["b", pytest.param("2026-11/b", marks=pytest.mark.xfail(strict=True, reason="fault case E1"))]
-)
+@pytest.mark.parametrize("name", ["b", pytest.param("2026-11/b", marks=fails("E1"))])
 def test_e1_a_breaker_that_waits_for_a_person_waits_in_every_folder(name: str) -> None:
     """A run loses and its breaker stops until a person resumes; the next run, in another folder, must not enter."""
     evidence = story(at(30, "run", name=name), path=FALLS, duration_s=15.0, **LOSES)
@@ -60,7 +56,7 @@ def test_e1_a_breaker_that_waits_for_a_person_waits_in_every_folder(name: str) -
     assert orders_of(evidence, 1) == []
 
 
-@pytest.mark.xfail(strict=True, reason="fault case E2")
+@fails("E2")
 @pytest.mark.parametrize("name", ["run", "other"], ids=["the same name", "another name"])
 def test_e2_a_moved_run_does_not_take_the_breaker_with_it(name: str) -> None:
     """A run whose breaker waits for a person fails; its folder is moved aside, and the command is given again."""
@@ -70,7 +66,7 @@ def test_e2_a_moved_run_does_not_take_the_breaker_with_it(name: str) -> None:
     assert orders_of(evidence, 1) == []
 
 
-@pytest.mark.xfail(strict=True, reason="fault case E2")
+@fails("E2")
 @pytest.mark.parametrize("name", ["run", "other"], ids=["the same name", "another name"])
 def test_e2_a_moved_run_does_not_take_the_position_with_it(name: str) -> None:
     """A run fails in position, its folder is moved; the next run adopts the position and its stop, and leaves it."""
@@ -83,8 +79,8 @@ def test_e2_a_moved_run_does_not_take_the_position_with_it(name: str) -> None:
 @pytest.mark.parametrize(
     "what",
     [
-        pytest.param("dial market", marks=pytest.mark.xfail(strict=True, reason="fault case E3")),
-        pytest.param("send GET /fapi/v1/aggTrades", marks=pytest.mark.xfail(strict=True, reason="fault case E3")),
+        pytest.param("dial market", marks=fails("E3")),
+        pytest.param("send GET /fapi/v1/aggTrades", marks=fails("E3")),
         "write before commit",
     ],
 )
@@ -104,7 +100,7 @@ def test_e3_a_run_that_is_killed_while_it_begins_adopts_all_the_same(what: str) 
     ("resumed_s", "how"),
     [
         (20, "failed"),
-        pytest.param(60, "refused", marks=pytest.mark.xfail(strict=True, reason="fault case E4")),
+        pytest.param(60, "refused", marks=fails("E4")),
     ],
     ids=["while the other runs", "after the other has ended"],
 )
@@ -120,7 +116,7 @@ def test_e4_a_run_that_another_has_adopted_does_not_go_on(resumed_s: float, how:
     assert len(claims.round_trips(evidence)) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="fault case E5")
+@fails("E5")
 def test_e5_an_order_of_the_lost_end_of_a_journal_is_known_by_what_it_left() -> None:
     """Killed as the entry leaves; the end of the write-ahead log is spoilt, and with it the intent; started again.
 
@@ -133,7 +129,7 @@ def test_e5_an_order_of_the_lost_end_of_a_journal_is_known_by_what_it_left() -> 
     assert claims.position_at_end(evidence) == 0
 
 
-@pytest.mark.xfail(strict=True, reason="fault case E5")
+@fails("E5")
 @pytest.mark.parametrize(
     ("killed", "spoilt_s"),
     [
@@ -157,7 +153,7 @@ def in_state(status: str) -> Any:
     return lambda info: info | {"symbols": [symbol | {"status": status} for symbol in info["symbols"]]}
 
 
-@pytest.mark.xfail(strict=True, reason="fault case E6")
+@fails("E6")
 @pytest.mark.parametrize("status", ["TRADING_HALT", "SETTLING"])
 def test_e6_a_killed_run_comes_back_though_the_symbol_does_not_trade(status: str) -> None:
     """Killed with a position; exchangeInfo then says that the symbol does not trade; resumed. It tends the position."""
@@ -166,7 +162,7 @@ def test_e6_a_killed_run_comes_back_though_the_symbol_does_not_trade(status: str
     assert claims.is_left_in_order(evidence)
 
 
-@pytest.mark.xfail(strict=True, reason="fault case E6")
+@fails("E6")
 def test_e6_a_run_with_a_position_to_adopt_begins_though_the_symbol_does_not_trade() -> None:
     """A run ends with `protect`; the symbol is halted; the next run adopts the position and leaves it at its end."""
     halted = at(11, "reword", 1e6, on="GET /fapi/v1/exchangeInfo", change=in_state("TRADING_HALT"))
@@ -175,7 +171,7 @@ def test_e6_a_run_with_a_position_to_adopt_begins_though_the_symbol_does_not_tra
     assert claims.is_left_in_order(evidence)
 
 
-@pytest.mark.xfail(strict=True, reason="fault case E9")
+@fails("E9")
 def test_e9_protect_waits_for_an_exit_that_is_filling() -> None:
     """An exit fills bit by bit when the session's time is over with `protect`: it ends when the exit is done.
 
@@ -187,7 +183,7 @@ def test_e9_protect_waits_for_an_exit_that_is_filling() -> None:
     assert [name for name in claims.open_at_end(evidence) if "-1s" not in name] == []
 
 
-@pytest.mark.xfail(strict=True, reason="fault case E11")
+@fails("E11")
 def test_e11_a_run_without_its_record_goes_on_from_its_journal() -> None:
     """Killed in position, the record deleted, resumed. (The other right answer, a text, is no story.)"""
     lost = at(10, "kill", again=False), at(11, "remove", what="runs/run/run.json")

@@ -18,29 +18,29 @@ import pytest
 from simulation.evidence import Evidence
 from simulation.scenario import at
 from simulation.stories import claims
-from simulation.stories.plots import story
+from simulation.stories.plots import fails, story
 
 
-def fails(evidence: Evidence) -> list[str]:
+def failures(evidence: Evidence) -> list[str]:
     """Why engines failed that nobody killed."""
     return [life.reason for life in evidence.lives if life.how == "failed"]
 
 
-@pytest.mark.xfail(strict=True, reason="fault case F1")
+@fails("F1")
 @pytest.mark.parametrize("full_s", [0.7, 20.0], ids=["while the entry fills", "in position"])
 def test_f1_a_full_disk_ends_new_risk_and_not_the_engine(full_s: float) -> None:
     """The disk is full for 20 s, from just before the entry's fill on or later. The position has its stop within 5 s,
     the engine lives on, and people are told.
     """
     evidence = story(at(full_s, "disk_full", 20))
-    assert fails(evidence) == []
+    assert failures(evidence) == []
     assert claims.alerts(evidence)
     assert claims.is_left_in_order(evidence)
 
 
 @pytest.mark.parametrize(
     "ms",
-    [pytest.param(3_600_000, marks=pytest.mark.xfail(strict=True, reason="fault case F2")), -3_600_000, 20_000],
+    [pytest.param(3_600_000, marks=fails("F2")), -3_600_000, 20_000],
     ids=["an hour ahead", "an hour back", "20 s ahead"],
 )
 def test_f2_a_wall_clock_that_jumps_does_not_end_the_session(ms: int) -> None:
@@ -53,7 +53,7 @@ def test_f2_a_wall_clock_that_jumps_does_not_end_the_session(ms: int) -> None:
     assert claims.is_left_in_order(evidence)
 
 
-@pytest.mark.xfail(strict=True, reason="fault case F2")
+@fails("F2")
 def test_f2_a_wall_clock_that_jumped_does_not_stop_the_timer_of_a_bare_position() -> None:
     """An hour ahead for 2 s while an entry fills, and its stop's POST is swallowed for half a minute.
 
@@ -78,7 +78,7 @@ def test_f3_a_process_that_wakes_covers_what_was_filled_meanwhile(stands_s: int)
     assert claims.position_at_end(evidence) == 0
 
 
-@pytest.mark.xfail(strict=True, reason="fault case F3")
+@fails("F3")
 def test_f3_a_process_that_wakes_does_not_enter_on_an_old_bar() -> None:
     """Stopped just before the first signal; awake it is given all the trades that it slept through, and enters on a bar
     that closed 8.7 s before. An order rests on data that is at most 5 s old.
@@ -89,21 +89,21 @@ def test_f3_a_process_that_wakes_does_not_enter_on_an_old_bar() -> None:
     assert all(order["time"] - closed[order["bar_number"]] <= 5_000 for order in orders)
 
 
-@pytest.mark.xfail(strict=True, reason="fault case F4")
+@fails("F4")
 @pytest.mark.parametrize("action", ["flatten", "pause", "halt"])
 def test_f4_no_byte_in_a_reason_ends_the_engine(action: str) -> None:
     """`ctl ACTION --reason` with a byte of Latin-1: it reaches the engine as a lone surrogate in the JSON line."""
     evidence = story(at(20, "operator", action=action, reason="M\udcfcller"), duration_s=40.0)
     assert len(evidence.told) == 1
-    assert fails(evidence) == []
+    assert failures(evidence) == []
     assert claims.is_left_in_order(evidence)
 
 
 @pytest.mark.parametrize(
     "action",
     [
-        pytest.param("halt", marks=pytest.mark.xfail(strict=True, reason="fault case F5")),
-        pytest.param("reduce", marks=pytest.mark.xfail(strict=True, reason="fault case F5")),
+        pytest.param("halt", marks=fails("F5")),
+        pytest.param("reduce", marks=fails("F5")),
         "pause",
     ],
 )
@@ -114,7 +114,7 @@ def test_f5_a_command_before_the_first_snapshot_is_obeyed(action: str) -> None:
     assert claims.entries(evidence) == []
 
 
-@pytest.mark.xfail(strict=True, reason="fault case F6")
+@fails("F6")
 @pytest.mark.parametrize("action", ["halt", "pause", "reduce"])
 def test_f6_an_operator_is_answered_with_the_state_after(action: str) -> None:
     """A command in position, and a `status` two seconds later: both answers say what is so now, and that alike."""
@@ -124,7 +124,7 @@ def test_f6_an_operator_is_answered_with_the_state_after(action: str) -> None:
     assert later["breaker"] != "ACTIVE" or "pause" in json.dumps(later).lower()
 
 
-@pytest.mark.xfail(strict=True, reason="fault case F9")
+@fails("F9")
 def test_f9_a_second_sigterm_ends_an_engine_whose_exchange_is_gone() -> None:
     """Venue and engine are told to end at once, policy flatten: the exit can't leave. A second SIGTERM 20 s later ends
     the engine, with the words what is left at the exchange.
