@@ -65,7 +65,8 @@ class Strike:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """One engine process: when it began and ended, and how: `ended`, `failed`, `killed` or `running` (at the end)."""
+    """One engine process: when it began and ended, and how: `ended`, `failed`, `killed`, `running` (at the end), or
+    `refused`: one that was not even started."""
 
     begin: int
     end: int
@@ -75,7 +76,16 @@ class Life:
     """Which of `Evidence.journals` it wrote."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What an operator asked over the control socket, and the answer; empty without one."""
+
+    time: int
+    asked: Json
+    answer: Json
+
+
+@dataclass(frozen=True, repr=False)  # thousands of rows, which a failed assertion would write out
 class Evidence:
     """All that is known of one session.
 
@@ -95,6 +105,8 @@ class Evidence:
         clean_entries: times of the entries that the same session without faults sends; None where it was not run.
         lags: of the engine's loop, in ms: (time, lag) above 100 ms.
         replay: differences found when each journal was replayed, or -1 where it could not be.
+        dials: websockets that the venue took: (time, URL).
+        told: operators' commands and what was answered.
     """
 
     seed: int
@@ -113,6 +125,8 @@ class Evidence:
     clean_entries: list[int] | None = None
     lags: list[tuple[int, int]] = field(default_factory=list)
     replay: list[int] = field(default_factory=list)
+    dials: list[tuple[int, str]] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
 
     def of_kind(self, *kinds: str) -> list[Json]:
         """Return the rows of the venue's log of some kinds."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import json
 import random
+import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -47,13 +49,14 @@ class Conditions:
         slow_s: added to each packet's way.
         user_late_s: added to user data on its way to the client, in order.
         deaf: categories of sockets ("market", "private") that take a handshake and then bring nothing.
-        read_lag_s: GETs of the account are answered as of so long ago.
+        flapping: categories of sockets that are closed (1001) as soon as they are open.
     """
 
     cut: bool = False
     slow_s: float = 0.0
     user_late_s: float = 0.0
     deaf: frozenset[str] = frozenset()
+    flapping: frozenset[str] = frozenset()
 
 
 class Network:
@@ -67,6 +70,9 @@ class Network:
     Attributes:
         on_packet: called before the engine's packets leave and after the venue's arrive, with what they are; a plan
             may kill the engine there.
+        reworded: (pattern, change): answers to what matches `METHOD path?query` carry what `change` makes of their
+            JSON.
+        dials: websockets that were opened: (time, URL).
     """
 
     def __init__(
@@ -80,6 +86,8 @@ class Network:
         self.conditions = Conditions()
         self.requests: list[Request] = []
         self.pipes: list[Pipe] = []
+        self.reworded: list[tuple[re.Pattern[str], Callable[[Any], Any]]] = []
+        self.dials: list[tuple[int, str]] = []
         self.on_packet: Callable[[str], None] = lambda what: None
         self.wake: Callable[[], None] = lambda: None
         self._loop, self._venue, self._draw, self._is_durable = loop, venue, draw, is_durable
@@ -138,6 +146,10 @@ class Network:
                 return
             text, headers = _body(response), response.headers
             status, retry_after = response.status, int(headers.get("Retry-After", 0))
+            if changes := self._changes(asked):
+                for change in changes:
+                    text = json.dumps(change(json.loads(text)))
+                status = 200
             weight = int(headers.get("X-MBX-USED-WEIGHT-1M", -1))
             code = _code(text) if status != 200 else 0
             self.on_packet(f"answer {asked.method} {asked.path}")
@@ -146,6 +158,10 @@ class Network:
         finally:
             row = (sent, arrived, got, asked.method, asked.path, client_id, status, code, retry_after, weight, durable)
             self.requests.append(Request(*row))
+
+    def _changes(self, asked: _Asked) -> list[Callable[[Any], Any]]:
+        what = f"{asked.method} {asked.raw_path}"
+        return [change for pattern, change in self.reworded if pattern.search(what)]
 
     # --- websockets -------------------------------------------------------------------------------------------------
 
@@ -167,6 +183,9 @@ class Network:
         query = dict(parse_qsl(parts.query))
         pipe.socket = self._venue.streams.accept(pipe, category, name, kind == "stream", query)  # type: ignore[arg-type]
         self.pipes.append(pipe)
+        self.dials.append((self._loop.now_ms, client.url))
+        if category in self.conditions.flapping:
+            pipe.socket.close(1001)
         return pipe
 
     def forget(self, pipe: Pipe) -> None:
@@ -433,4 +452,5 @@ def connect_by(network: Network, clock: Callable[[], int], recv_window_ms: int) 
     exchange = connect(ENDPOINT, credentials, clock, recv_window_ms, kind=SimulatedExchange)
     assert isinstance(exchange, SimulatedExchange)
     exchange.network = network
+    exchange.clients = {}  # ccxt keeps them by class: each of our engines has its own
     return exchange

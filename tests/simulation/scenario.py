@@ -4,8 +4,11 @@
 >>> assert violations(evidence) == []
 
 `at(seconds after the opening, kind, seconds that it lasts, facts)`; kinds are those of `exchange/faults.py`, whose facts
-are `Fault`'s fields (`on`, `how`, `code`, `chance`, `times`, `with` ...), and those of `World`: kill, kill_at, stop,
-clock, disk_full, cut, slow, user_late, deaf, operator.
+are `Fault`'s fields (`on`, `how`, `code`, `chance`, `times`, `with` ...), and those of `World`: run, resume, kill,
+kill_at, crash, stop, clock, disk_full, move, remove, spoil, cut, slow, user_late, deaf, flap, reword, retell, operator.
+
+A session of several runs on one account: each is `at(120, "run", name="second", ...)`, with settings of its own, and
+`at(90, "kill", again=False)` leaves a run dead until `at(150, "resume", run=0)`.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import Any
 from simulation import clock
 from simulation.evidence import Evidence, Json
 from simulation.tapes import drawn_tape
-from simulation.world import Plan, World
+from simulation.world import Plan, World, lasts_s
 
 from voltrade.model import Trades
 
@@ -49,7 +52,7 @@ def scenario(
 ) -> Evidence:
     """Play a session under these faults; `settings` are parameters over `QUICK`, such as `duration_s` or `rule=RULE`."""
     given = {**QUICK, "duration_s": 300.0, "seed": seed, **settings}
-    end_s = begin_s + given["duration_s"] + 120
+    end_s = begin_s + lasts_s(given, strikes) + 120
     faults_s = max([at_s + for_s for at_s, _, for_s, _ in strikes], default=0.0)
     return play(Plan(seed, given, tape if tape is not None else drawn_tape(seed, end_s), begin_s, strikes, faults_s))
 

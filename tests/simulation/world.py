@@ -12,16 +12,19 @@ import contextvars
 import hashlib
 import json
 import random
+import re
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
 from simulation.clock import PROCESS, Process, VirtualLoop
-from simulation.evidence import Evidence, Json, JournalRow, Life, Strike, read_journal
+from simulation.evidence import Evidence, Json, JournalRow, Life, Strike, Told, read_journal
 from simulation.network import ENDPOINT, LATENCY_S, Network, SimulatedExchange, connect_by
 
 from voltrade.config import Config
@@ -33,6 +36,7 @@ from voltrade.exchange.truth import TruthLog
 from voltrade.exchange.venue import Venue
 from voltrade.journal import Journal
 from voltrade.model import Trades
+from voltrade.record import was_cut_short
 from voltrade.replay import replay
 from voltrade.rule_file import keep_rule, read_parameters
 from voltrade.wiring import Wiring
@@ -73,12 +77,10 @@ class Disk:
     Attributes:
         is_full: nothing more can be written.
         on_write: called around each commit of a journal, with `before commit` or `after commit`.
-        synced: lengths of the journal's log on disk after each commit, the newest last.
     """
 
     is_full: bool = False
     on_write: Callable[[str], None] = lambda when: None
-    synced: list[int] = field(default_factory=list)
 
 
 DISK = Disk()
@@ -127,7 +129,11 @@ class SimulatedEngine(Engine):
 
 @dataclass
 class Incarnation:
-    """One life of the engine's process."""
+    """One life of the engine's process.
+
+    Attributes:
+        synced: lengths of the journal's log on disk after each commit, the newest last.
+    """
 
     process: Process
     clock: EngineClock
@@ -137,6 +143,11 @@ class Incarnation:
     task: asyncio.Task[None] | None = None
     exchange: SimulatedExchange | None = None
     was_killed: bool = False
+    synced: list[int] = field(default_factory=list)
+
+    @property
+    def is_alive(self) -> bool:
+        return self.task is not None and not self.task.done() and not self.was_killed
 
 
 @dataclass(frozen=True)
@@ -167,7 +178,15 @@ class Plan:
 
     @property
     def duration_s(self) -> float:
-        return float(self.settings["duration_s"])
+        """Until the last of its runs should be over."""
+        return lasts_s(self.settings, self.strikes)
+
+
+def lasts_s(settings: Json, strikes: Iterable[tuple[float, str, float, Json]]) -> float:
+    """How long a session of these settings takes with the runs that its strikes begin or go on with."""
+    usual = float(settings["duration_s"])
+    more = [at + facts.get("duration_s", usual) for at, kind, _, facts in strikes if kind in ("run", "resume")]
+    return max([usual, *more])
 
 
 class World:
@@ -180,17 +199,26 @@ class World:
     def __init__(self, loop: VirtualLoop, plan: Plan, root: Path) -> None:
         self.loop, self.plan, self.root = loop, plan, root
         self.lives: list[Life] = []
-        self.now: Incarnation | None = None
-        self.runs = ["run"]
+        self.told: list[Told] = []
+        self.started: list[Incarnation] = []
+        self.runs: list[str] = []
+        """Names of the runs on the account, in order of their begin."""
+        self._settings: list[Json] = []
+        self._left_dead: set[int] = set()
+        """Runs whose engine nobody starts again."""
+        self._to_come = 0
+        """Engines that will be started yet."""
         self._outside = contextvars.copy_context()
         self._wake = asyncio.Event()
         self._ended = asyncio.Event()
-        self._reader: tuple[str, sqlite3.Connection] | None = None
-        self._crashes = 0
+        self._readers: dict[int, tuple[Incarnation, sqlite3.Connection]] = {}
+        self._crashes: Counter[int] = Counter()
+        self._retold: list[tuple[re.Pattern[str], Callable[[Json], list[Json]]]] = []
         self._packets: list[tuple[str, int, Callable[[], None]]] = []
         global DISK
         DISK.__init__(on_write=self._on_write)  # type: ignore[misc]
-        script = [Fault(do=kind, at_s=at, **facts) for at, kind, _, facts in plan.strikes if not hasattr(self, f"_do_{kind}")]
+        at_the_venue = [strike for strike in plan.strikes if not hasattr(self, f"_do_{strike[1]}")]
+        script = [Fault(**{"do": kind, "at_s": at, "for_s": for_s, **facts}) for at, kind, for_s, facts in at_the_venue]
         log = TruthLog(root / "venue")
         self.venue = Venue(
             read_parameters(plan.settings),
@@ -206,7 +234,24 @@ class World:
             self.network.conditions.user_late_s = MARKET_FIRST_S
         self.network.wake = self._wake.set
         self.network.on_packet = self._on_packet
+        self._tell = self.venue.faults.on_event
+        self.venue.faults.on_event = self._on_event  # type: ignore[method-assign]
         self.opened = loop.now_ms
+
+    @property
+    def now(self) -> Incarnation | None:
+        """The engine that was started last."""
+        return self.started[-1] if self.started else None
+
+    def _here(self) -> Incarnation | None:
+        """The engine whose process runs just now; outside of any the one that was started last."""
+        process = PROCESS.get()
+        return next((each for each in self.started if each.process is process), self.now)
+
+    def _engine(self, run: int | None) -> Incarnation | None:
+        """The living engine of a run; without a run that of the one that was started last."""
+        found = self.now if run is None else next((each for each in self.started[::-1] if each.run == run), None)
+        return found if found is not None and found.is_alive else None
 
     # --- the session ------------------------------------------------------------------------------------------------
 
@@ -216,7 +261,8 @@ class World:
         for at, kind, for_s, facts in self.plan.strikes:
             if hasattr(self, f"_do_{kind}"):
                 self._later(at, getattr(self, f"_do_{kind}"), for_s, **facts)
-        self._begin_run(0)
+                self._to_come += kind in ("run", "resume")
+        self._begin_run("run", {})
         end = self.opened + int((self.plan.duration_s + END_S) * 1000)
         timer = self.loop.call_at(self.loop.at_ms(end), self._ended.set)
         await self._ended.wait()
@@ -240,28 +286,38 @@ class World:
 
     # --- the engine's process ---------------------------------------------------------------------------------------
 
-    def _begin_run(self, number: int) -> None:
+    def _begin_run(self, name: str, settings: Json) -> None:
         """Prepare a run's folder as a notebook does, and start its engine."""
-        run = self.root / "runs" / self.runs[number]
+        number = len(self.runs)
+        self.runs.append(name)
+        run = self._folder(number)
         run.mkdir(mode=0o700, parents=True)
-        config = read_parameters(self.plan.settings)
-        record = {"parameters": config.parameters(), "epoch": f"e{number}", "state": "starting", **keep_rule(config, run)}
+        config = read_parameters({**self.plan.settings, **settings})
+        record = {"parameters": config.parameters(), "epoch": f"e{number}", "state": "starting"}
+        record |= keep_rule(config, run)
         (run / "run.json").write_text(json.dumps(record))
         self._start(number)
+
+    def _folder(self, number: int) -> Path:
+        return self.root / "runs" / self.runs[number]
 
     def _start(self, number: int) -> None:
         process = Process()
         context = self._outside.copy()
         context.run(PROCESS.set, process)
         clock = EngineClock(self.loop)
-        run = self.root / "runs" / self.runs[number]
         try:
-            engine = SimulatedEngine(run, self._reach)
+            engine = SimulatedEngine(self._folder(number), self._reach)
         except Exception as error:
             self._die(Life(self.loop.now_ms, self.loop.now_ms, "failed", repr(error), number))
             return
-        self.now = Incarnation(process, clock, engine, self.loop.now_ms, number)
-        self.now.task = self.loop.create_task(self._live(self.now), context=context)
+        started = Incarnation(process, clock, engine, self.loop.now_ms, number)
+        self.started.append(started)
+        started.task = self.loop.create_task(self._live(started), context=context)
+
+    def _start_again(self, number: int) -> None:
+        self._to_come -= 1
+        self._start(number)
 
     async def _live(self, now: Incarnation) -> None:
         how, reason = "ended", ""
@@ -279,7 +335,7 @@ class World:
             self._die(Life(now.begin, self.loop.now_ms, how, reason, now.run))
 
     async def _reach(self, config: Config) -> Wiring:
-        now = self.now
+        now = self._here()
         assert now is not None
         now.exchange = exchange = connect_by(self.network, now.clock, config.execution.recv_window_ms)
         rest = BinanceRestClient(exchange, ENDPOINT.name)
@@ -290,23 +346,33 @@ class World:
     def _die(self, life: Life) -> None:
         """Note an engine's end; where it did not end by itself, start it again."""
         self.lives.append(life)
-        if life.how == "ended":
-            self.loop.call_soon(self._ended.set, context=self._outside)
+        crashes = self._crashes
+        if life.how in ("killed", "failed") and life.run not in self._left_dead:
+            crashes[life.run] += life.how == "failed"
+            pause = min(self.plan.restart_s * 2 ** max(crashes[life.run] - 1, 0), LONGEST_PAUSE_S)
+            self._to_come += 1
+            self.loop.call_later(pause, self._start_again, life.run, context=self._outside)
             return
-        self._crashes += life.how == "failed"
-        pause = min(self.plan.restart_s * 2 ** max(self._crashes - 1, 0), LONGEST_PAUSE_S)
-        self.loop.call_later(pause, self._start, life.run, context=self._outside)
+        self.loop.call_soon(self._end_if_over, context=self._outside)
 
-    def _kill(self, lost: int = 0, torn: bool = False) -> None:
+    def _end_if_over(self) -> None:
+        """End the session where every run has ended and none is to come; one that lies dead is given all its time."""
+        last = {life.run: life.how for life in self.lives if life.how != "refused"}
+        if not self._to_come and all(last.get(run) == "ended" for run in range(len(self.runs))):
+            self._ended.set()
+
+    def _kill(self, lost: int = 0, torn: bool = False, run: int | None = None) -> None:
         """SIGKILL: the disk stays as it is now, the network is cut, and then the tasks are dropped.
 
         Args:
             lost: so many of the last commits are not on the disk: it had not written what it said it had.
             torn: behind the last commit stands half of a write.
+            run: whose engine; without it the one at this place, else the one that was started last.
         """
-        now = self.now
-        if now is None or now.task is None or now.was_killed or now.task.done():
+        now = self._here() if run is None else self._engine(run)
+        if now is None or not now.is_alive:
             return
+        assert sum(each.is_alive for each in self.started) == 1, "a kill's image is of the whole disk"
         now.was_killed = True
         self._keep_image(now, lost, torn)
         self._hang_up(now)
@@ -340,8 +406,8 @@ class World:
             if (self.root / folder).exists():
                 shutil.copytree(self.root / folder, image / folder, ignore=shutil.ignore_patterns("*-shm", "*.lock"))
         wal = image / "runs" / self.runs[now.run] / "journal.db-wal"
-        if (lost or torn) and wal.exists() and DISK.synced:
-            whole = DISK.synced[max(len(DISK.synced) - 1 - lost, 0)]
+        if (lost or torn) and wal.exists() and now.synced:
+            whole = now.synced[max(len(now.synced) - 1 - lost, 0)]
             kept = wal.read_bytes()[:whole]
             half = random.Random(self.plan.seed).randbytes(1_500) if torn else b""
             wal.write_bytes(kept + half)
@@ -354,8 +420,55 @@ class World:
 
     # --- strikes ----------------------------------------------------------------------------------------------------
 
-    def _do_kill(self, for_s: float, lost: int = 0, torn: bool = False) -> None:
-        self._kill(lost, torn)
+    def _do_run(self, for_s: float, name: str, again: bool = True, **settings: Any) -> None:
+        """Begin another run on the account, in a folder of its own; without `again` nobody restarts its engine."""
+        self._to_come -= 1
+        if not again:
+            self._left_dead.add(len(self.runs))
+        self._begin_run(name, settings)
+
+    def _do_resume(self, for_s: float, run: int = 0) -> None:
+        """Go on with a run as `run --resume` does: one that was not cut short is refused."""
+        self._to_come -= 1
+        if was_cut_short(self._folder(run)):
+            self._start(run)
+        else:
+            self._die(Life(self.loop.now_ms, self.loop.now_ms, "refused", "was not cut short", run))
+
+    def _do_move(self, for_s: float, what: str, to: str) -> None:
+        """A file or folder below the session's root gets another name, as `runs/run`."""
+        self._close_readers()
+        (self.root / what).rename(self.root / to)
+        self.runs = [to.removeprefix("runs/") if f"runs/{name}" == what else name for name in self.runs]
+
+    def _do_remove(self, for_s: float, what: str) -> None:
+        """A file below the session's root is deleted."""
+        self._close_readers()
+        (self.root / what).unlink()
+
+    def _do_spoil(self, for_s: float, what: str, size: int) -> None:
+        """The last bytes of a file below the session's root are overwritten."""
+        self._close_readers()
+        path = self.root / what
+        kept = path.read_bytes()[:-size]
+        path.write_bytes(kept + random.Random(self.plan.seed).randbytes(size))
+
+    def _do_kill(
+        self, for_s: float, lost: int = 0, torn: bool = False, again: bool = True, run: int | None = None
+    ) -> None:
+        """Kill an engine; without `again` nobody starts it again but a `resume`."""
+        now = self._engine(run)
+        if now is not None and not again:
+            self._left_dead.add(now.run)
+        self._kill(lost, torn, run)
+
+    def _do_crash(self, for_s: float, again: bool = True, run: int | None = None) -> None:
+        """An error that nobody foresaw comes out of the engine's loop: it takes an event that is none."""
+        now = self._engine(run)
+        if now is not None and now.engine._system is not None:
+            if not again:
+                self._left_dead.add(now.run)
+            now.engine._system.on_event(object())  # type: ignore[arg-type]
 
     def _do_kill_twice(self, for_s: float, again_s: float) -> None:
         """Kill the engine, and what is started in its place while it recovers."""
@@ -405,11 +518,47 @@ class World:
         setattr(self.network.conditions, name, value)
         self.loop.call_later(for_s, setattr, self.network.conditions, name, after, context=self._outside)
 
-    def _do_operator(self, for_s: float, action: str, reason: str = "by plan", final: bool = False) -> None:
-        """An operator's command, as it comes over the control socket."""
-        now = self.now
-        if now is not None and now.task is not None and not now.task.done():
+    def _do_flap(self, for_s: float, category: str) -> None:
+        """Sockets of a category are closed as soon as they are open."""
+        self._condition(for_s, "flapping", frozenset({category}), frozenset())
+
+    def _do_reword(self, for_s: float, on: str, change: Callable[[Any], Any]) -> None:
+        """Answers to requests whose `METHOD path?query` matches carry what `change` makes of their JSON."""
+        self._for_a_while(for_s, self.network.reworded, (re.compile(on), change))
+
+    def _do_retell(self, for_s: float, on: str, change: Callable[[Json], list[Json]]) -> None:
+        """Events that match, as a `Fault.on` would, are told as the events that `change` makes of each."""
+        self._for_a_while(for_s, self._retold, (re.compile(on), change))
+
+    def _for_a_while(self, for_s: float, among: list[Any], what: Any) -> None:
+        among.append(what)
+        self.loop.call_later(for_s, among.remove, what, context=self._outside)
+
+    def _on_event(self, what: str, events: list[bytes], send: Callable[[list[bytes]], object]) -> None:
+        for pattern, change in self._retold:
+            if pattern.search(what):
+                events = [orjson.dumps(new) for event in events for new in change(orjson.loads(event))]
+        self._tell(what, events, send)
+
+    def _do_operator(
+        self, for_s: float, action: str, reason: str = "by plan", final: bool = False, run: int | None = None
+    ) -> None:
+        """An operator's command, as it comes over the control socket; `final` is a stop's, past the socket."""
+        now = self._engine(run)
+        if now is not None and final:
             now.engine._order(action, reason, final)
+        elif now is not None and now.engine._control is not None:
+            line = json.dumps({"op": action, "reason": reason}).encode() + b"\n"
+            context = self._outside.copy()
+            context.run(PROCESS.set, now.process)
+            self.loop.create_task(self._ask(now.engine._control, line), context=context)
+
+    async def _ask(self, control: Control, line: bytes) -> None:
+        reader, answer = asyncio.StreamReader(), _Answer()
+        reader.feed_data(line)
+        reader.feed_eof()
+        await control._serve(reader, answer)  # type: ignore[arg-type]
+        self.told.append(Told(self.loop.now_ms, json.loads(line), json.loads(answer.text) if answer.text else {}))
 
     def _on_packet(self, what: str) -> None:
         for number, (wanted, skip, act) in enumerate(self._packets):
@@ -424,31 +573,49 @@ class World:
                 return
 
     def _on_write(self, when: str) -> None:
-        if when == "after commit" and self.now is not None:
-            wal = self.root / "runs" / self.runs[self.now.run] / "journal.db-wal"
-            DISK.synced.append(wal.stat().st_size if wal.exists() else 0)
+        if when == "after commit" and (here := self._here()) is not None:
+            wal = self._folder(here.run) / "journal.db-wal"
+            here.synced.append(wal.stat().st_size if wal.exists() else 0)
         if self._packets:
             self._on_packet(f"write {when}")
 
     # --- what is left behind ----------------------------------------------------------------------------------------
 
     def _is_durable(self, client_id: str) -> bool:
-        """Ask the journal's file, as another process would, for an intent."""
-        now = self.now
-        path = str(self.root / "runs" / self.runs[now.run if now else 0] / "journal.db")
-        if self._reader is not None and self._reader[0] != (path, id(now)):
-            self._reader[1].close()
-            self._reader = None
-        if self._reader is None:
-            self._reader = ((path, id(now)), sqlite3.connect(f"file:{path}?mode=ro", uri=True))  # type: ignore[assignment]
+        """Ask the files of the journals, as another process would, for an intent."""
         wanted = f'"{client_id}"'.encode()
-        rows = self._reader[1].execute("SELECT kind, body FROM journal ORDER BY seq DESC LIMIT 400")  # type: ignore[index]
-        return any(kind == "OrderIntent" and wanted in body for kind, body in rows)
+        for now in {each.run: each for each in self.started}.values():
+            rows = self._reader(now).execute("SELECT kind, body FROM journal ORDER BY seq DESC LIMIT 400")
+            if any(kind == "OrderIntent" and wanted in body for kind, body in rows):
+                return True
+        return False
+
+    def _reader(self, now: Incarnation) -> sqlite3.Connection:
+        """A connection to the journal of an engine, made anew for each of its lives."""
+        known = self._readers.get(now.run)
+        if known is None or known[0] is not now:
+            if known is not None:
+                known[1].close()
+            path = self._folder(now.run) / "journal.db"
+            at = f"file:{path}?mode=ro" if path.exists() else ":memory:"
+            connection = sqlite3.connect(at, uri=True)
+            if not path.exists():
+                connection.execute("CREATE TABLE journal (seq, kind, body)")
+                return connection
+            self._readers[now.run] = known = (now, connection)
+        return known[1]
+
+    def _close_readers(self) -> None:
+        """Before somebody touches the files: what a reader of this process knows of a log outlives the file."""
+        for _, reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+        for index in (self.root / "runs").rglob("*-shm"):
+            index.unlink()
 
     async def _evidence(self) -> Evidence:
-        now = self.now
         judged = self.loop.now_ms
-        if now is not None and now.task is not None and not now.task.done():
+        for now in [each for each in self.started if each.is_alive]:
             self.lives.append(Life(now.begin, judged, "running", "", now.run))
             now.was_killed = True
             self._hang_up(now)
@@ -456,11 +623,11 @@ class World:
                 task.cancel()
             while now.process.tasks:
                 await asyncio.sleep(0.001)
-        if self._reader is not None:
-            self._reader[1].close()
+        for _, reader in self._readers.values():
+            reader.close()
         self.network.close()
         self.venue.truth.close()
-        paths = [self.root / "runs" / name / "journal.db" for name in self.runs]
+        paths = [self._folder(number) / "journal.db" for number in range(len(self.runs))]
         plan = self.plan
         rows = [json.loads(line) for line in (self.root / "venue/truth.jsonl").read_text().splitlines()]
         return Evidence(
@@ -468,7 +635,7 @@ class World:
             settings=json.loads(json.dumps(read_parameters(plan.settings).parameters(), default=str)),
             instrument=next(row for row in rows if row["kind"] == "start")["instruments"][0],
             truth=rows,
-            journals=[read_journal(path) if path.exists() else [] for path in paths],
+            journals=[_rows(path) for path in paths],
             requests=sorted(self.network.requests, key=lambda request: (request.sent, request.arrived)),
             strikes=self._strikes(),
             rest_down=self._rest_down(),
@@ -478,6 +645,8 @@ class World:
             quiet=self.opened + int(plan.faults_s * 1000),
             judged=judged,
             replay=[_differences(path) for path in paths if path.exists()],
+            dials=self.network.dials,
+            told=self.told,
         )
 
     def _strikes(self) -> list[Strike]:
@@ -502,6 +671,30 @@ class World:
             (number, f"{unit.price(price):f}", f"{unit.quantity(lots):f}", time, maker)
             for number, price, lots, time, maker in player.trades[: player.trades_played].rows()
         ]
+
+
+def _rows(path: Path) -> list[JournalRow]:
+    """The rows of a journal; none where it is gone or can't be read."""
+    try:
+        return read_journal(path)
+    except sqlite3.DatabaseError:
+        return []
+
+
+class _Answer:
+    """Where the control socket writes its answer."""
+
+    def __init__(self) -> None:
+        self.text = b""
+
+    def write(self, text: bytes) -> None:
+        self.text += text
+
+    async def drain(self) -> None:
+        """Nobody reads slowly."""
+
+    def close(self) -> None:
+        """Nothing to close."""
 
 
 def _differences(path: Path) -> int:

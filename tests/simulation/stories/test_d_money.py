@@ -1,0 +1,169 @@
+"""Group D of the fault cases: whose money it is, and what it is called.
+
+The venue knows one asset and one symbol, and funding is hours away. So a deposit or withdrawal of its own moves the
+wallet, and is told, as event and as income, as what the story is about.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from simulation.evidence import Evidence, Json
+from simulation.scenario import at
+from simulation.stories import claims
+from simulation.stories.plots import PRICE, fails, story
+
+DOLLAR = 10**8
+FAR: Json = {"stop_atr": 600.0, "risk_fraction": 0.05, "max_daily_loss_fraction": 0.01, "mark_interval_s": 5}
+"""A quarter of a coin with its stop 1.5 % away; the day's limit is 100 USDT."""
+INCOME = {"ORDER": "REALIZED_PNL", "FUNDING_FEE": "FUNDING_FEE", "DEPOSIT": "TRANSFER"}
+
+
+def moves(at_s: float, amount: float, reason: str, symbol: str = "BTCUSDT", asset: str = "USDT") -> list[Any]:
+    """The wallet changes by an amount, which is told with its reason and the symbol that it is about."""
+
+    def retold(event: Json) -> list[Json]:
+        facts = event["a"] | {"m": reason, "S": symbol}
+        if asset != "USDT":
+            facts["B"] = [{"a": asset, "wb": "0.50000000", "cw": "0.50000000", "bc": "0.50000000"}]
+        elif reason == "ORDER":
+            facts["B"][0]["bc"] = "0"
+        if symbol == "ETHUSDT":
+            flat = dict.fromkeys(("pa", "ep", "bep", "cr", "up", "iw"), "0")
+            facts["P"] = [{"s": symbol, **flat, "mt": "isolated", "ps": "BOTH"}]
+        return [{**event, "a": facts}]
+
+    def booked(rows: list[Json]) -> list[Json]:
+        told = {"incomeType": INCOME[reason], "symbol": "" if reason == "DEPOSIT" else symbol}
+        return [row | told if float(row["income"]) == amount else row for row in rows]
+
+    kind = "deposit" if amount > 0 else "withdraw"
+    return [
+        at(at_s, kind, with_={"amount": f"{abs(amount):.8f}"}),
+        at(at_s - 0.005, "retell", 0.02, on="user ACCOUNT_UPDATE", change=retold),
+        at(at_s - 0.005, "reword", 1e6, on="GET /fapi/v1/income", change=booked),
+    ]
+
+
+def books(evidence: Evidence) -> int:
+    """The wallet as we booked it last."""
+    return [row.body["wallet"] for row in evidence.journals[-1] if row.kind == "EquityPoint"][-1]
+
+
+def wallet(evidence: Evidence) -> int:
+    """The wallet as the exchange has it."""
+    [*_, last] = evidence.of_kind("account")
+    return round(float(last["wallet"]) * DOLLAR)
+
+
+def trips(evidence: Evidence) -> list[str]:
+    """Rules that stopped trading."""
+    return [row.body["rule"] for row in evidence.journals[-1] if row.kind == "BreakerChange"]
+
+
+@fails("D1")
+@pytest.mark.parametrize("amount", [5_000, -5_000], ids=["deposit", "withdrawal"])
+def test_d1_a_transfer_between_two_runs_is_no_funding(amount: int) -> None:
+    """5,000 come to the wallet, or leave it, while no engine runs; in the next run funding of -0.50 is paid.
+
+    Then the price falls by 0.6 %: the position loses 125, and the day's limit of 100 must stop trading, nothing else.
+    """
+    transfer = at(20, "deposit" if amount > 0 else "withdraw", with_={"amount": str(abs(amount))})
+    second = at(30, "run", name="second", duration_s=60.0, first_bar=1)
+    path = [(45, PRICE), (60, PRICE - 500)]
+    strikes = transfer, second, *moves(40, -0.5, "FUNDING_FEE")
+    evidence = story(*strikes, path=path, duration_s=10.0, first_bar=10**6, **FAR)
+    [trip] = claims.round_trips(evidence)
+    assert trip["funding"] == -0.5 * DOLLAR
+    assert trip["closed_at"] > claims.when(evidence, 55), "the transfer must not look like a loss"
+    assert trips(evidence)[0] == "DAILY_LOSS"
+    assert books(evidence) == wallet(evidence)
+
+
+@fails("D2")
+def test_d2_funding_between_a_fills_two_events_is_only_funding() -> None:
+    """The stop fills; its ACCOUNT_UPDATE comes, then funding of -1.25, then its ORDER_TRADE_UPDATE a second late."""
+    late = at(20, "delay", 1.0, on="user ORDER_TRADE_UPDATE FILLED", times=0)
+    path = [(30, PRICE), (30.1, PRICE - 300)]
+    evidence = story(late, *moves(30.22, -1.25, "FUNDING_FEE"), path=path, mark_interval_s=5)
+    [stopped] = claims.fills(evidence, "s")
+    assert stopped["time"] == claims.when(evidence, 30.2)
+    [trip] = claims.round_trips(evidence)
+    assert trip["funding"] == -1.25 * DOLLAR
+    assert books(evidence) == wallet(evidence)
+
+
+@fails("D2")
+def test_d2_funding_before_a_snapshot_does_not_count_its_fills_twice() -> None:
+    """The stop fills while the user stream is down; it comes up, and funding is told before the snapshot answers."""
+    down = at(29, "abort", on="private"), at(28, "delay_answer", 3.0, on="POST /fapi/v1/listenKey")
+    slow = at(28, "delay_answer", 1.5, on="GET /fapi/v3/account", times=0)
+    path = [(30, PRICE), (30.1, PRICE - 300)]
+    evidence = story(*down, slow, *moves(32.7, -1.25, "FUNDING_FEE"), path=path, mark_interval_s=5)
+    [trip] = claims.round_trips(evidence)
+    assert trip["funding"] == -1.25 * DOLLAR
+    assert books(evidence) == wallet(evidence)
+
+
+@fails("D3")
+@pytest.mark.parametrize(
+    ("money", "ours"),
+    [
+        ([(20, -150, "ORDER", "ETHUSDT"), (25, -1, "FUNDING_FEE", "ETHUSDT")], 0),
+        ([(20, -300, "ORDER", "ETHUSDT"), (25, -1, "FUNDING_FEE", "BTCUSDT")], -1),
+        ([(20, -150, "FUNDING_FEE", "ETHUSDT")], 0),
+    ],
+    ids=["loss and funding", "loss, and our funding", "funding"],
+)
+def test_d3_another_symbols_money_is_not_booked_to_our_round_trip(money: list[Any], ours: int) -> None:
+    """While we hold BTCUSDT somebody's ETHUSDT on the account loses, or pays funding, which names it (`a.S`, `P`)."""
+    evidence = story(*(strike for each in money for strike in moves(*each)), **FAR)
+    [trip] = claims.round_trips(evidence)
+    assert trip["funding"] == ours * DOLLAR
+
+
+@fails("D4")
+def test_d4_a_deposit_is_told_with_its_own_amount() -> None:
+    """ETHUSDT loses 300; then 100 are deposited. Told is +100, not a withdrawal of 200."""
+    evidence = story(*moves(20, -300, "ORDER", "ETHUSDT"), *moves(25, 100, "DEPOSIT"), **FAR)
+    [told] = [text for text in claims.alerts(evidence) if text.startswith("TRANSFER")]
+    assert "DEPOSIT: 100." in told
+
+
+@fails("D4")
+def test_d4_a_deposit_of_another_asset_is_no_transfer_of_ours() -> None:
+    """The stop's loss of 30 is learnt from a snapshot; then 0.5 BNB are deposited, and `B` lists BNB alone."""
+    down = at(29, "abort", on="private"), at(28, "delay_answer", 2.0, on="POST /fapi/v1/listenKey")
+    bnb = moves(40, 1e-8, "DEPOSIT", "", "BNB")
+    evidence = story(*down, *bnb, path=[(30, PRICE), (30.1, PRICE - 300)], mark_interval_s=5)
+    assert claims.fills(evidence, "s")
+    assert [text for text in claims.alerts(evidence) if text.startswith("TRANSFER")] == []
+
+
+def in_bnb(event: Json) -> list[Json]:
+    order = event["o"] | ({"N": "BNB", "n": "0.06666667"} if event["o"]["x"] == "TRADE" else {})
+    return [{**event, "o": order}]
+
+
+def trades_in_bnb(rows: list[Json]) -> list[Json]:
+    return [row | {"commissionAsset": "BNB", "commission": "0.06666667"} for row in rows]
+
+
+@fails("D5")
+def test_d5_fees_paid_in_bnb_are_costs() -> None:
+    """Each fill costs 0.0667 BNB, 40 USDT at a price of 600; the price stands still, the position is left in 3 s.
+
+    Two round trips cost 160 and more: over the day's limit of 100. People are told once that fees are paid in BNB.
+    """
+    prices = dict.fromkeys(("price", "bidPrice", "askPrice", "lastPrice", "markPrice"), "600.00")
+    evidence = story(
+        at(0, "retell", 1e6, on="user ORDER_TRADE_UPDATE", change=in_bnb),
+        at(0, "reword", 1e6, on="GET /fapi/v1/userTrades", change=trades_in_bnb),
+        at(0, "reword", 1e6, on="GET .*symbol=BNBUSDT", change=lambda _: {"symbol": "BNBUSDT", **prices}),
+        **{**FAR, "cooldown_bars": 1, "max_holding_s": 3.0},
+    )
+    first, *_ = claims.round_trips(evidence)
+    assert 79 * DOLLAR <= first["fees"] <= 81 * DOLLAR
+    assert "DAILY_LOSS" in trips(evidence)
+    assert len([text for text in claims.alerts(evidence) if "BNB" in text]) <= 1

@@ -1,0 +1,191 @@
+"""Group E of the fault cases: several runs on one account, one after the other, at once, killed, and gone on with.
+
+| case | not told here, since |
+|---|---|
+| E1, another host or key | the account is known by one key, and the simulated machine is one |
+| E1, a symlinked folder, E4, a copied one | files are the same to a story as a folder of another name |
+| E7 | whether a notebook attends is a matter of processes and a socket |
+| E8 | mode live, a file of authorisation, a person's word |
+| E10 | what an output name moves is decided before a run has a folder |
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from simulation.evidence import Evidence, Json
+from simulation.scenario import at
+from simulation.stories import claims
+from simulation.stories.plots import PRICE, fails, story
+
+LOG = "runs/run/journal.db-wal"
+LOSES: Json = {"max_consecutive_losses": 1, "consecutive_losses_resume": "person", "cooldown_bars": 1}
+"""One loss ends trading until a person resumes it."""
+FALLS = [(5, PRICE), (6, PRICE - 300)]
+
+
+def orders_of(evidence: Evidence, run: int, begin_s: float = 0.0) -> list[str]:
+    """Orders that a run sent, from a moment of the story on, taken or not."""
+    begin = claims.when(evidence, begin_s)
+    posts = [request for request in evidence.requests if request.method == "POST" and request.sent >= begin]
+    return [request.client_id for request in posts if request.client_id.startswith(f"vt-e{run}-")]
+
+
+def ids_used_twice(evidence: Evidence) -> list[str]:
+    """Client ids under which more than one order was asked for."""
+    posts = Counter(request.client_id for request in evidence.requests if request.method == "POST")
+    return [name for name, count in posts.items() if name.startswith("vt-") and count > 1]
+
+
+@pytest.mark.parametrize("name", ["b", pytest.param("2026-11/b", marks=fails("E1"))])
+def test_e1_a_second_run_on_the_account_is_refused_wherever_its_folder_is(name: str) -> None:
+    """`runs/run` trades; another run of the account is begun in a folder beside it, or deeper. It never starts."""
+    evidence = story(at(20, "run", name=name, again=False, duration_s=30.0), duration_s=40.0)
+    assert [life.how for life in evidence.lives if life.run == 1] == ["failed"]
+    assert [life.how for life in evidence.lives if life.run == 0] == ["ended"]
+    assert orders_of(evidence, 1) == []
+
+
+@pytest.mark.parametrize("name", ["b", pytest.param("2026-11/b", marks=fails("E1"))])
+def test_e1_a_breaker_that_waits_for_a_person_waits_in_every_folder(name: str) -> None:
+    """A run loses and its breaker stops until a person resumes; the next run, in another folder, must not enter."""
+    evidence = story(at(30, "run", name=name), path=FALLS, duration_s=15.0, **LOSES)
+    assert evidence.of_kind("fill")
+    assert orders_of(evidence, 1) == []
+
+
+@fails("E2")
+@pytest.mark.parametrize("name", ["run", "other"], ids=["the same name", "another name"])
+def test_e2_a_moved_run_does_not_take_the_breaker_with_it(name: str) -> None:
+    """A run whose breaker waits for a person fails; its folder is moved aside, and the command is given again."""
+    moved = at(10, "crash", again=False), at(12, "move", what="runs/run", to="runs/20260105T110000Z_run")
+    evidence = story(*moved, at(15, "run", name=name), path=FALLS, duration_s=15.0, **LOSES)
+    assert evidence.lives[0].how == "failed"
+    assert orders_of(evidence, 1) == []
+
+
+@fails("E2")
+@pytest.mark.parametrize("name", ["run", "other"], ids=["the same name", "another name"])
+def test_e2_a_moved_run_does_not_take_the_position_with_it(name: str) -> None:
+    """A run fails in position, its folder is moved; the next run adopts the position and its stop, and leaves it."""
+    moved = at(10, "crash", again=False), at(12, "move", what="runs/run", to="runs/20260105T110000Z_run")
+    evidence = story(*moved, at(15, "run", name=name), duration_s=20.0)
+    assert claims.position_at_end(evidence) == 0
+    assert claims.open_at_end(evidence) == []
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param("dial market", marks=fails("E3")),
+        pytest.param("send GET /fapi/v1/aggTrades", marks=fails("E3")),
+        "write before commit",
+    ],
+)
+def test_e3_a_run_that_is_killed_while_it_begins_adopts_all_the_same(what: str) -> None:
+    """A run ends with `protect` and a position; the next is killed while it loads, and started again.
+
+    Killed before its journal's first row it adopts today already: it then begins anew.
+    """
+    killed = at(19, "kill_at", what=what)
+    second = at(20, "run", name="b", duration_s=20.0, on_duration_end="flatten")
+    evidence = story(killed, second, duration_s=10.0, on_duration_end="protect")
+    assert [life.how for life in evidence.lives[:2]] == ["ended", "killed"]
+    assert claims.is_left_in_order(evidence)
+
+
+@pytest.mark.parametrize(
+    ("resumed_s", "how"),
+    [
+        (20, "failed"),
+        pytest.param(60, "refused", marks=fails("E4")),
+    ],
+    ids=["while the other runs", "after the other has ended"],
+)
+def test_e4_a_run_that_another_has_adopted_does_not_go_on(resumed_s: float, how: str) -> None:
+    """A run is killed in position; another adopts, closes and ends. The first one, resumed, is refused.
+
+    It sends nothing, and the round trip is booked once in all.
+    """
+    dead, second = at(10, "kill", again=False), at(15, "run", name="b", duration_s=20.0)
+    evidence = story(dead, second, at(resumed_s, "resume", run=0), duration_s=50.0)
+    assert [life.how for life in evidence.lives if life.run == 0][-1] in (how, "failed")
+    assert orders_of(evidence, 0, begin_s=15.0) == []
+    assert len(claims.round_trips(evidence)) == 1
+
+
+@fails("E5")
+def test_e5_an_order_of_the_lost_end_of_a_journal_is_known_by_what_it_left() -> None:
+    """Killed as the entry leaves; the end of the write-ahead log is spoilt, and with it the intent; started again.
+
+    The position that the exchange reports gets a stop or is left within 5 s of the engine's return.
+    """
+    killed = at(0.5, "kill_at", what="sent POST /fapi/v1/order")
+    evidence = story(killed, at(1.5, "spoil", what=LOG, size=2_900))
+    back = evidence.lives[1].begin
+    assert [(begin, end) for begin, end in claims.uncovered(evidence) if end > back + 5_000] == []
+    assert claims.position_at_end(evidence) == 0
+
+
+@fails("E5")
+@pytest.mark.parametrize(
+    ("killed", "spoilt_s"),
+    [
+        (at(5, "kill_at", what="sent POST /fapi/v1/order"), 11.5),
+        (at(0, "kill_at", what="sent POST /fapi/v1/algoOrder", skip=1), 2.5),
+    ],
+    ids=["exit", "stop"],
+)
+def test_e5_a_client_id_of_the_lost_end_of_a_journal_is_not_used_again(killed: Any, spoilt_s: float) -> None:
+    """Killed as an exit, or a larger stop, leaves; its intent is lost with the log's end; started again.
+
+    On a thin tape, so that the first order is still at work: the venue refuses the second of that name.
+    """
+    evidence = story(killed, at(spoilt_s, "spoil", what=LOG, size=2_900), lots=20, max_holding_s=10.0)
+    assert [life.how for life in evidence.lives] == ["killed", "ended"]
+    assert ids_used_twice(evidence) == []
+    assert claims.position_at_end(evidence) == 0
+
+
+def in_state(status: str) -> Any:
+    return lambda info: info | {"symbols": [symbol | {"status": status} for symbol in info["symbols"]]}
+
+
+@fails("E6")
+@pytest.mark.parametrize("status", ["TRADING_HALT", "SETTLING"])
+def test_e6_a_killed_run_comes_back_though_the_symbol_does_not_trade(status: str) -> None:
+    """Killed with a position; exchangeInfo then says that the symbol does not trade; resumed. It tends the position."""
+    halted = at(11, "reword", 1e6, on="GET /fapi/v1/exchangeInfo", change=in_state(status))
+    evidence = story(at(10, "kill", again=False), halted, at(15, "resume", run=0), duration_s=30.0)
+    assert claims.is_left_in_order(evidence)
+
+
+@fails("E6")
+def test_e6_a_run_with_a_position_to_adopt_begins_though_the_symbol_does_not_trade() -> None:
+    """A run ends with `protect`; the symbol is halted; the next run adopts the position and leaves it at its end."""
+    halted = at(11, "reword", 1e6, on="GET /fapi/v1/exchangeInfo", change=in_state("TRADING_HALT"))
+    second = at(15, "run", name="b", again=False, duration_s=20.0, on_duration_end="flatten")
+    evidence = story(halted, second, duration_s=10.0, on_duration_end="protect")
+    assert claims.is_left_in_order(evidence)
+
+
+@fails("E9")
+def test_e9_protect_waits_for_an_exit_that_is_filling() -> None:
+    """An exit fills bit by bit when the session's time is over with `protect`: it ends when the exit is done.
+
+    Every fill is in the journal, and nothing but a stop of what is left is at the exchange.
+    """
+    evidence = story(lots=20, max_holding_s=17.0, duration_s=20.0, on_duration_end="protect")
+    told = {row.body["trade_id"] for row in evidence.journals[0] if row.kind == "OrderUpdate"}
+    assert {row["trade_id"] for row in evidence.of_kind("fill")} <= told
+    assert [name for name in claims.open_at_end(evidence) if "-1s" not in name] == []
+
+
+@fails("E11")
+def test_e11_a_run_without_its_record_goes_on_from_its_journal() -> None:
+    """Killed in position, the record deleted, resumed. (The other right answer, a text, is no story.)"""
+    lost = at(10, "kill", again=False), at(11, "remove", what="runs/run/run.json")
+    evidence = story(*lost, at(12, "resume", run=0), duration_s=30.0)
+    assert claims.is_left_in_order(evidence)
