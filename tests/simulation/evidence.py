@@ -75,7 +75,7 @@ class Life:
     """Which of `Evidence.journals` it wrote."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evidence:
     """All that is known of one session.
 
@@ -113,6 +113,10 @@ class Evidence:
     clean_entries: list[int] | None = None
     lags: list[tuple[int, int]] = field(default_factory=list)
     replay: list[int] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        """Write it short: a test that fails writes its arguments."""
+        return f"Evidence(seed={self.seed}, {len(self.truth)} rows)"
 
     def of_kind(self, *kinds: str) -> list[Json]:
         """Return the rows of the venue's log of some kinds."""

@@ -12,6 +12,7 @@ import contextvars
 import hashlib
 import json
 import random
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from typing import Any
 
 from simulation.clock import PROCESS, Process, VirtualLoop
 from simulation.evidence import Evidence, Json, JournalRow, Life, Strike, read_journal
-from simulation.network import ENDPOINT, Network, SimulatedExchange, connect_by
+from simulation.network import ENDPOINT, MadeAnswer, Network, Rewriting, SimulatedExchange, connect_by
 
 from voltrade.config import Config
 from voltrade.control import Control
@@ -44,10 +45,16 @@ END_S = 60.0
 CRASHES = 5
 """After so many failures that no plan caused, nobody starts the engine again."""
 INSTANCE = "simulated"
+MOST_READINGS = 1_000
+"""So often nobody reads the clock at one instant: a loop that does never gives the event loop back."""
 
 
 class Killed(BaseException):
     """The process was killed at this place."""
+
+
+class Spinning(RuntimeError):
+    """The engine runs in circles without giving the event loop back: time would stand still for ever."""
 
 
 class EngineClock:
@@ -55,9 +62,14 @@ class EngineClock:
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
+        self._instant, self._readings = 0.0, 0
         self.ahead_ms = 0
 
     def __call__(self) -> int:
+        instant = self._loop.time()
+        self._instant, self._readings = instant, self._readings + 1 if instant == self._instant else 1
+        if self._readings > MOST_READINGS:
+            raise Spinning(f"the clock was read {MOST_READINGS} times at {self._loop.now_ms}")
         return self._loop.now_ms + self.ahead_ms
 
     def set(self, now: int) -> None:
@@ -183,7 +195,8 @@ class World:
         self._packets: list[tuple[str, int, Callable[[], None]]] = []
         global DISK
         DISK.__init__(on_write=self._on_write)  # type: ignore[misc]
-        script = [Fault(do=kind, at_s=at, **facts) for at, kind, _, facts in plan.strikes if not hasattr(self, f"_do_{kind}")]
+        at_the_venue = [strike for strike in plan.strikes if not hasattr(self, f"_do_{strike[1]}")]
+        script = [Fault(**{"do": kind, "at_s": at, "for_s": for_s, **facts}) for at, kind, for_s, facts in at_the_venue]
         log = TruthLog(root / "venue")
         self.venue = Venue(
             read_parameters(plan.settings),
@@ -388,6 +401,31 @@ class World:
     def _do_deaf(self, for_s: float, category: str) -> None:
         """Sockets of a category are open and bring nothing."""
         self._condition(for_s, "deaf", frozenset({category}), frozenset())
+
+    def _do_undialable(self, for_s: float, category: str) -> None:
+        """Sockets of a category cannot be opened; those that are open stay."""
+        self._condition(for_s, "undialable", frozenset({category}), frozenset())
+
+    def _do_rewrite(self, for_s: float, on: str, find: str, put: str) -> None:
+        """What arrives at the engine is altered on its way; see `Rewriting`."""
+        self._list(for_s, self.network.conditions.rewritings, Rewriting(re.compile(on), re.compile(find), put))
+
+    def _do_answer(
+        self, for_s: float, on: str, status: int, body: str, headers: Json | None = None, **facts: Any
+    ) -> None:
+        """Requests are answered by somebody else than the venue; see `MadeAnswer`."""
+        made = MadeAnswer(re.compile(on), status, body, headers or {}, **facts)
+        self._list(for_s, self.network.conditions.made_answers, made)
+
+    def _do_tell(self, for_s: float, category: str, text: str) -> None:
+        """A message that the venue has not sent comes to a socket; `$now` in it is the time, ms."""
+        for pipe in self.network.pipes:
+            if pipe.category == category:
+                pipe.tell(text.replace("$now", str(self.loop.now_ms)))
+
+    def _list(self, for_s: float, listed: list[Any], item: Any) -> None:
+        listed.append(item)
+        self.loop.call_later(for_s, listed.remove, item, context=self._outside)
 
     def _condition(self, for_s: float, name: str, value: Any, after: Any) -> None:
         setattr(self.network.conditions, name, value)

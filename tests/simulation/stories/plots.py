@@ -1,0 +1,59 @@
+"""What stories begin from: a quiet market, a rule that buys, stop and target far away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from simulation.evidence import Evidence
+from simulation.scenario import RULE, at, scenario
+from simulation.tapes import path_tape
+
+BEFORE_S, EVERY_S = 60.0, 0.2
+"""History before the opening of a story, and from trade to trade."""
+HOLDS: dict[str, Any] = {"rule": RULE, "stop_atr": 60.0, "take_profit_atr": 0.0, "latency_ms": 0, "duration_s": 60.0}
+HOLDS |= {"cooldown_bars": 100_000}
+"""Buys a quarter of a coin 0.6 s after the opening, and never again once it has left; the stop is 0.15 % away."""
+PRICE = 80_000.0
+SYMBOL = {"symbol": "BTCUSDT"}
+DOWN: dict[str, Any] = {"status": 503, "body": '{"msg":"Service Unavailable."}'}
+"""Facts of a strike `answer`."""
+
+ORDER, ALGO = "POST /fapi/v1/order", "POST /fapi/v1/algoOrder"
+EXIT = f"{ORDER} .*reduceOnly=true"
+LOOK_UP = "GET /fapi/v1/(order|algoOrder)$"
+"""Whom strikes hit; EXIT is for `answer` alone, which sees a request's parameters too."""
+
+
+def story(
+    *strikes: Any, path: Any = (), lots: int = 1_000, thin: tuple[float, int] = (0.0, 0), **settings: Any
+) -> Evidence:
+    """Play a session on a tape with a trade each 0.2 s, takers buying and selling in turn.
+
+    The price goes along `path`, (seconds after the opening, USDT); without one it stands still. A trade gives `lots`,
+    more than we order; `thin` is (until so many seconds after the opening, only so many lots).
+    """
+    given = {**HOLDS, **settings}
+    end_s = BEFORE_S + given["duration_s"] + 65.0
+    points = [(0.0, PRICE), *((BEFORE_S + at_s, price) for at_s, price in path)]
+    points.append((end_s, points[-1][1]))
+    seconds = np.arange(0.0, end_s + EVERY_S / 2, EVERY_S)
+    given_lots = np.where(seconds < BEFORE_S + thin[0], thin[1], lots) if thin[0] else lots
+    return scenario(*strikes, tape=path_tape(points, EVERY_S, given_lots), begin_s=BEFORE_S, **given)  # type: ignore[arg-type]
+
+
+def fails(case: str) -> pytest.MarkDecorator:
+    """Mark a story whose claims do not hold yet; a story that breaks down instead of failing its claims is an error."""
+    return pytest.mark.xfail(strict=True, reason=f"fault case {case}", raises=(AssertionError, pytest.fail.Exception))
+
+
+def refusal(code: int, text: str = "refused") -> dict[str, Any]:
+    """Facts of a strike `answer`: HTTP 400 with a code of Binance's."""
+    return {"status": 400, "body": f'{{"code":{code},"msg":"{text}"}}'}
+
+
+def by_hand(seconds: float, side: str, quantity: str) -> tuple[float, str, float, dict[str, Any]]:
+    """A person buys or sells at market."""
+    return at(seconds, "order", with_={**SYMBOL, "side": side, "quantity": quantity})
