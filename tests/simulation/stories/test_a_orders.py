@@ -76,7 +76,7 @@ def test_a1_flatten_ends_only_when_the_exchange_says_0() -> None:
     """
     lost = at(0, "drop", on="user ORDER_TRADE_UPDATE", times=0, chance=0.5)
     near = {"stop_atr": 10.0, "take_profit_atr": 5.0}
-    evidence = story(lost, path=[(0.0, 80_000.0), (60.0, 80_200.0)], cooldown_bars=1, **near)
+    evidence = story(lost, path=[(0.0, 80_000.0), (60.0, 80_200.0)], cooldown_bars=1, duration_s=60.0, **near)
     assert position_at_end(evidence) == 0
     assert is_left_in_order(evidence)
 
@@ -91,7 +91,7 @@ def test_a2_entry_executed_after_it_was_concluded_absent_is_protected(late_s: fl
 
     Today its fill halts, and has no stop to the end, when 0.250 BTC are left.
     """
-    evidence = story(at(0, "late", late_s, on=ORDER), cooldown_bars=1)
+    evidence = story(at(0, "late", late_s, on=ORDER), cooldown_bars=1, duration_s=60.0)
     assert is_left_in_order(evidence)
 
 
@@ -148,7 +148,7 @@ def test_a3_a_list_that_lags_is_no_evidence(late: str) -> None:
     lag = at(4, "rewrite", 6, on=late, find=r"^\[.*\]$", put="[]")
     evidence = story(lag, at(5, "abort", on="private"))
     assert len(placed(evidence, "STOP_MARKET")) == 1
-    assert fills(evidence, "x")[0]["time"] > when(evidence, 60)
+    assert fills(evidence, "x")[0]["time"] > when(evidence, 45)
     assert is_left_in_order(evidence)
 
 
@@ -211,7 +211,7 @@ def test_a6_cover_is_measured_by_quantity() -> None:
 
     Today half of the position stays bare for the whole session, without an alert.
     """
-    unknown = at(0, "refuse", on=LOOK_UP, code=-1001, times=0, until_s=60.0)
+    unknown = at(0, "refuse", on=LOOK_UP, code=-1001, times=0, until_s=45.0)
     evidence = story(at(0, "swallow", on=ALGO, skip=1), unknown, lots=125)
     assert uncovered_s(evidence) <= 5.0
     assert alerts(evidence) != []
@@ -248,7 +248,7 @@ def test_a7_setting_that_would_never_let_the_loop_rest_is_refused() -> None:
 def test_a8_leaving_a_position_keeps_it_covered(code: int) -> None:
     """An operator's `flatten` meets the entry in flight; it fills, and each exit is refused for a minute.
 
-    Today no stop is ever sent: a minute without any cover.
+    Today no stop is ever sent: and no cover until the first exit that comes through.
     """
     too_late = at(0, "answer", 60, on="DELETE /fapi/v1/order", **refusal(-2011))
     evidence = story(at(0.7, "operator", action="flatten"), too_late, at(0, "answer", 60, on=EXIT, **refusal(code)))
@@ -325,7 +325,9 @@ def test_a12_stop_beyond_the_largest_number_of_stops_is_answered_at_once() -> No
 @fails("A12")
 def test_a12_forbidden_again_and_again_halts() -> None:
     """Each order is answered with 403 and a page of HTML. Today that goes on for ever."""
-    evidence = story(at(0, "answer", 300, on=ORDER, status=403, body="<html>403 Forbidden</html>"), cooldown_bars=1)
+    evidence = story(
+        at(0, "answer", 300, on=ORDER, status=403, body="<html>403 Forbidden</html>"), cooldown_bars=1, duration_s=60.0
+    )
     assert len(questions(evidence, ORDER)) <= 3
     assert halts(evidence) != []
 
@@ -379,4 +381,4 @@ def test_a16_restart_puts_the_stop_back_before_it_leaves() -> None:
     evidence = story(at(0, "kill_at", what=f"send {ALGO}"), restart_s=5.9)
     back = evidence.lives[1].begin
     assert [stop["time"] <= back + 1_000 for stop in placed(evidence, "STOP_MARKET")] == [True]
-    assert fills(evidence, "x")[0]["time"] > when(evidence, 60)
+    assert fills(evidence, "x")[0]["time"] > when(evidence, 45)

@@ -91,7 +91,7 @@ def test_b1_old_trades_of_the_whole_quantity_do_not_close_the_position() -> None
     evidence = story(*by_a_person, at(20, "abort", on="private"), capital=9_000, **LATER)
     assert fills(evidence, "e")[0]["quantity"] == "0.225"
     cancelled = [row["time"] for row in evidence.of_kind("algo") if row["status"] == "CANCELED"]
-    assert min(cancelled) > when(evidence, 60)
+    assert min(cancelled) > when(evidence, 45)
     assert is_left_in_order(evidence)
 
 
@@ -198,7 +198,7 @@ def test_b5_trades_off_the_tick_have_the_filters_read_again() -> None:
     """
     prices = at(10, "rewrite", 300, on="frame market|aggTrades", find=r'"p":"(\d+\.\d)\d*"', put=r'"p":"\g<1>3"')
     filters = at(10, "rewrite", 300, on="exchangeInfo", find='"tickSize":"0.10"', put='"tickSize":"0.01"')
-    evidence = story(prices, filters)
+    evidence = story(prices, filters, duration_s=75.0)
     assert questions(evidence, "exchangeInfo", when(evidence, 10), when(evidence, 70))
     assert alerts(evidence) != []
     assert is_left_in_order(evidence)
