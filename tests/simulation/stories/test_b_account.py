@@ -101,11 +101,11 @@ def test_b1_old_trades_of_the_whole_quantity_do_not_close_the_position() -> None
 @fails("B2")
 @pytest.mark.parametrize("event", [OTHER_SYMBOL, UNREADABLE], ids=["other symbol", "unreadable"])
 def test_b2_requests_for_the_account_merge(event: str) -> None:
-    """The account can't be read for 10 s, and ten events, 20 ms apart, each ask for it.
+    """The account can't be read for 10 s, and five events, 20 ms apart, each ask for it.
 
     Today each begins a loop of its own: 429 within seconds, and again in the next minute.
     """
-    events = [at(6 + 0.02 * number, "tell", category="private", text=event) for number in range(10)]
+    events = [at(6 + 0.02 * number, "tell", category="private", text=event) for number in range(5)]
     evidence = story(at(5, "answer", 10, on="GET /fapi/v3/account", **DOWN), *events, duration_s=20.0)
     assert len(questions(evidence, "/fapi/v3/account", when(evidence, 6), when(evidence, 15))) <= 10
     assert refused(evidence, -1003) == []
