@@ -85,7 +85,7 @@ class Told:
     answer: Json
 
 
-@dataclass(frozen=True, repr=False)  # thousands of rows, which a failed assertion would write out
+@dataclass(frozen=True, repr=False)
 class Evidence:
     """All that is known of one session.
 
@@ -127,6 +127,10 @@ class Evidence:
     replay: list[int] = field(default_factory=list)
     dials: list[tuple[int, str]] = field(default_factory=list)
     told: list[Told] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        """Write it short: a test that fails writes its arguments."""
+        return f"Evidence(seed={self.seed}, {len(self.truth)} rows)"
 
     def of_kind(self, *kinds: str) -> list[Json]:
         """Return the rows of the venue's log of some kinds."""

@@ -13,7 +13,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -40,6 +40,49 @@ LATENCY_S = (0.004, 0.020)
 DIAL_S = 0.03
 
 
+@dataclass(frozen=True)
+class Rewriting:
+    """What passes is altered on its way to the client.
+
+    Attributes:
+        on: searched in `GET /fapi/v1/order` for answers, in `frame market`, `frame private` for frames.
+        find, put: as for `re.sub`.
+    """
+
+    on: re.Pattern[str]
+    find: re.Pattern[str]
+    put: str
+
+    def __call__(self, what: str, text: str) -> str:
+        return self.find.sub(self.put, text) if self.on.search(what) else text
+
+
+@dataclass
+class MadeAnswer:
+    """An answer that the venue has not given, such as one of a proxy, or a refusal that the venue does not know.
+
+    Attributes:
+        on: searched in `POST /fapi/v1/order`, and in the query and body behind it.
+        skip, times: so many that match are spared first, and then so many answered (0: all).
+        is_carried_out: whether the venue does what was asked for, though it is not what answers.
+    """
+
+    on: re.Pattern[str]
+    status: int
+    body: str
+    headers: dict[str, str]
+    skip: int = 0
+    times: int = 0
+    is_carried_out: bool = False
+    seen: int = 0
+
+    def is_given_to(self, what: str) -> bool:
+        if not self.on.search(what):
+            return False
+        self.seen += 1
+        return self.seen > self.skip and (not self.times or self.seen <= self.skip + self.times)
+
+
 @dataclass
 class Conditions:
     """What is wrong with the network just now.
@@ -50,6 +93,9 @@ class Conditions:
         user_late_s: added to user data on its way to the client, in order.
         deaf: categories of sockets ("market", "private") that take a handshake and then bring nothing.
         flapping: categories of sockets that are closed (1001) as soon as they are open.
+        undialable: categories of sockets that nobody can open.
+        rewritings: alter what arrives, in order.
+        made_answers: stand in for the venue's; the first that fits is given.
     """
 
     cut: bool = False
@@ -57,6 +103,14 @@ class Conditions:
     user_late_s: float = 0.0
     deaf: frozenset[str] = frozenset()
     flapping: frozenset[str] = frozenset()
+    undialable: frozenset[str] = frozenset()
+    rewritings: list[Rewriting] = field(default_factory=list)
+    made_answers: list[MadeAnswer] = field(default_factory=list)
+
+    def rewritten(self, what: str, text: str) -> str:
+        for rewriting in self.rewritings:
+            text = rewriting(what, text)
+        return text
 
 
 class Network:
@@ -135,8 +189,11 @@ class Network:
             arrived = self._loop.now_ms
             if method_places(asked.method, asked.path):
                 durable = self._is_durable(client_id)
-            response = await self._venue._rest(asked)  # type: ignore[arg-type]
-            self.wake()
+            made = next((m for m in self.conditions.made_answers if m.is_given_to(asked.whole)), None)
+            response = None
+            if made is None or made.is_carried_out:
+                response = await self._venue._rest(asked)  # type: ignore[arg-type]
+                self.wake()
             await asyncio.sleep(self.latency())
             if self.conditions.cut or wire.is_dead:
                 return
@@ -144,8 +201,9 @@ class Network:
             if asked.transport.is_lost:
                 _fail(answer, aiohttp.ServerDisconnectedError())
                 return
-            text, headers = _body(response), response.headers
-            status, retry_after = response.status, int(headers.get("Retry-After", 0))
+            status, headers, text = _answer(made or response)
+            text = self.conditions.rewritten(f"{asked.method} {asked.path}", text)
+            retry_after = int(headers.get("Retry-After", 0))
             if changes := self._changes(asked):
                 for change in changes:
                     text = json.dumps(change(json.loads(text)))
@@ -177,7 +235,7 @@ class Network:
         category, kind, name = found.groups("")
         self.on_packet(f"dial {category}")
         await asyncio.sleep(DIAL_S + self.latency())
-        if self.conditions.cut or client.wire.is_dead:
+        if self.conditions.cut or category in self.conditions.undialable or client.wire.is_dead:
             raise _refused()
         pipe = Pipe(self, client, category)
         query = dict(parse_qsl(parts.query))
@@ -224,6 +282,13 @@ def _refused() -> aiohttp.ClientConnectorError:
     return aiohttp.ClientConnectorError(key, OSError(111, "connection refused"))
 
 
+def _answer(given: Any) -> tuple[int, Any, str]:
+    """Status, headers and text of an answer, the venue's or a made one."""
+    if isinstance(given, MadeAnswer):
+        return given.status, CIMultiDict(given.headers), given.body
+    return given.status, given.headers, _body(given)
+
+
 def _body(response: web.StreamResponse) -> str:
     body = getattr(response, "body", None)
     return body.decode() if isinstance(body, bytes) else str(getattr(response, "text", "") or "")
@@ -255,6 +320,7 @@ class _Asked:
         self.headers = CIMultiDict(headers or {})
         self.transport = _Link()
         self._body = body or ""
+        self.whole = f"{method} {self.raw_path} {self._body}"
         params = Params(parts.query, self._body)
         names = ("newClientOrderId", "clientAlgoId", "origClientOrderId")
         self.client_id = next((params.get(name) for name in names if params.get(name)), "")
@@ -284,8 +350,14 @@ class Pipe:
 
     def write(self, frames: bytes) -> None:
         for kind, payload in split(frames):
-            if not (kind is WSMsgType.TEXT and self.category in self._network.conditions.deaf):
+            if kind is not WSMsgType.TEXT:
                 self._send(kind, payload)
+            elif self.category not in self._network.conditions.deaf:
+                self.tell(payload.decode())
+
+    def tell(self, text: str) -> None:
+        """Bring the client a message, as it is after what alters it."""
+        self._send(WSMsgType.TEXT, self._network.conditions.rewritten(f"frame {self.category}", text).encode())
 
     def get_write_buffer_size(self) -> int:
         return 0

@@ -5,7 +5,8 @@
 
 `at(seconds after the opening, kind, seconds that it lasts, facts)`; kinds are those of `exchange/faults.py`, whose facts
 are `Fault`'s fields (`on`, `how`, `code`, `chance`, `times`, `with` ...), and those of `World`: run, resume, kill,
-kill_at, crash, stop, clock, disk_full, move, remove, spoil, cut, slow, user_late, deaf, flap, reword, retell, operator.
+kill_at, crash, stop, clock, disk_full, move, remove, spoil, cut, slow, user_late, deaf, flap, undialable,
+reword, retell, rewrite, answer, tell, operator.
 
 A session of several runs on one account: each is `at(120, "run", name="second", ...)`, with settings of its own, and
 `at(90, "kill", again=False)` leaves a run dead until `at(150, "resume", run=0)`.
@@ -48,13 +49,19 @@ def at(seconds: float, kind: str, for_s: float = 0.0, **facts: Any) -> tuple[flo
 
 
 def scenario(
-    *strikes: tuple[float, str, float, Json], tape: Trades | None = None, seed: int = 1, begin_s: float = BEGIN_S, **settings: Any
+    *strikes: tuple[float, str, float, Json],
+    tape: Trades | None = None,
+    seed: int = 1,
+    begin_s: float = BEGIN_S,
+    restart_s: float = 1.5,
+    **settings: Any,
 ) -> Evidence:
     """Play a session under these faults; `settings` are parameters over `QUICK`, such as `duration_s` or `rule=RULE`."""
     given = {**QUICK, "duration_s": 300.0, "seed": seed, **settings}
     end_s = begin_s + lasts_s(given, strikes) + 120
     faults_s = max([at_s + for_s for at_s, _, for_s, _ in strikes], default=0.0)
-    return play(Plan(seed, given, tape if tape is not None else drawn_tape(seed, end_s), begin_s, strikes, faults_s))
+    played = tape if tape is not None else drawn_tape(seed, end_s)
+    return play(Plan(seed, given, played, begin_s, strikes, faults_s, restart_s))
 
 
 def play(plan: Plan) -> Evidence:

@@ -25,7 +25,7 @@ from typing import Any
 import orjson
 from simulation.clock import PROCESS, Process, VirtualLoop
 from simulation.evidence import Evidence, Json, JournalRow, Life, Strike, Told, read_journal
-from simulation.network import ENDPOINT, LATENCY_S, Network, SimulatedExchange, connect_by
+from simulation.network import ENDPOINT, LATENCY_S, MadeAnswer, Network, Rewriting, SimulatedExchange, connect_by
 
 from voltrade.config import Config
 from voltrade.control import Control
@@ -50,10 +50,16 @@ END_S = 60.0
 LONGEST_PAUSE_S = 15.0
 """Whoever starts a dead engine again waits twice as long after each failure, up to this long."""
 INSTANCE = "simulated"
+MOST_READINGS = 1_000
+"""So often nobody reads the clock at one instant: a loop that does never gives the event loop back."""
 
 
 class Killed(BaseException):
     """The process was killed at this place."""
+
+
+class Spinning(RuntimeError):
+    """The engine runs in circles without giving the event loop back: time would stand still for ever."""
 
 
 class EngineClock:
@@ -61,9 +67,14 @@ class EngineClock:
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
+        self._instant, self._readings = 0.0, 0
         self.ahead_ms = 0
 
     def __call__(self) -> int:
+        instant = self._loop.time()
+        self._instant, self._readings = instant, self._readings + 1 if instant == self._instant else 1
+        if self._readings > MOST_READINGS:
+            raise Spinning(f"the clock was read {MOST_READINGS} times at {self._loop.now_ms}")
         return self._loop.now_ms + self.ahead_ms
 
     def set(self, now: int) -> None:
@@ -513,6 +524,31 @@ class World:
     def _do_deaf(self, for_s: float, category: str) -> None:
         """Sockets of a category are open and bring nothing."""
         self._condition(for_s, "deaf", frozenset({category}), frozenset())
+
+    def _do_undialable(self, for_s: float, category: str) -> None:
+        """Sockets of a category cannot be opened; those that are open stay."""
+        self._condition(for_s, "undialable", frozenset({category}), frozenset())
+
+    def _do_rewrite(self, for_s: float, on: str, find: str, put: str) -> None:
+        """What arrives at the engine is altered on its way; see `Rewriting`."""
+        self._list(for_s, self.network.conditions.rewritings, Rewriting(re.compile(on), re.compile(find), put))
+
+    def _do_answer(
+        self, for_s: float, on: str, status: int, body: str, headers: Json | None = None, **facts: Any
+    ) -> None:
+        """Requests are answered by somebody else than the venue; see `MadeAnswer`."""
+        made = MadeAnswer(re.compile(on), status, body, headers or {}, **facts)
+        self._list(for_s, self.network.conditions.made_answers, made)
+
+    def _do_tell(self, for_s: float, category: str, text: str) -> None:
+        """A message that the venue has not sent comes to a socket; `$now` in it is the time, ms."""
+        for pipe in self.network.pipes:
+            if pipe.category == category:
+                pipe.tell(text.replace("$now", str(self.loop.now_ms)))
+
+    def _list(self, for_s: float, listed: list[Any], item: Any) -> None:
+        listed.append(item)
+        self.loop.call_later(for_s, listed.remove, item, context=self._outside)
 
     def _condition(self, for_s: float, name: str, value: Any, after: Any) -> None:
         setattr(self.network.conditions, name, value)

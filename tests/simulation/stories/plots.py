@@ -14,7 +14,7 @@ from simulation.world import lasts_s
 
 BEFORE_S, EVERY_S = 60.0, 0.2
 """History before the opening of a story, and from trade to trade."""
-HOLDS: dict[str, Any] = {"rule": RULE, "stop_atr": 60.0, "take_profit_atr": 0.0, "latency_ms": 0, "duration_s": 60.0}
+HOLDS: dict[str, Any] = {"rule": RULE, "stop_atr": 60.0, "take_profit_atr": 0.0, "latency_ms": 0, "duration_s": 45.0}
 HOLDS |= {"cooldown_bars": 100_000}
 """Buys a quarter of a coin 0.6 s after the opening, and never again once it has left; the stop is 0.15 % away."""
 PRICE = 80_000.0

@@ -1,0 +1,292 @@
+"""Stories of group B, the account's picture.
+
+Not told here, and what is lacking:
+
+- B1, trades between two runs, and more than 1,000 since the anchor: needs a plan of two runs on one account.
+- B3, lost news of hedge mode or of the margin type while a position is held: as at Binance, both are refused then.
+- B5, orders on the new tick: needs a venue whose tick changes (venue gap V20); here frames and answers are altered on
+  their way, and the venue keeps the old one.
+- B7, a stranger's conditional order that rests, triggers or is a TWAP: needs foreign ones at the venue (V33); here the
+  event alone is told.
+- B9 (a), a start with another symbol, and a symbol in SETTLING: needs a plan of two runs, and a venue with that status
+  (V23); here the symbol is closed at once, and the run is gone on with.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from simulation.scenario import at
+from simulation.stories.claims import (
+    alerts,
+    ended,
+    entries,
+    fills,
+    heaviest_minute,
+    is_left_in_order,
+    money,
+    position_at_end,
+    questions,
+    refused,
+    round_trips,
+    uncovered_s,
+    wallet_change,
+    when,
+)
+from simulation.stories.plots import DOWN, SYMBOL, by_hand, fails, story
+
+MOST_WEIGHT = 1_920
+"""80 % of what a minute may cost."""
+LATER = {"first_bar": 45}
+"""Enters 11.8 s after the opening."""
+OTHER_SYMBOL = '{"e":"ACCOUNT_CONFIG_UPDATE","E":$now,"T":$now,"ac":{"s":"LTCUSDT","l":7}}'
+UNREADABLE = '{"e":"ORDER_TRADE_UPDATE","E":$now,"T":$now,"o":{}}'
+FOREIGN_STOP = (
+    '{"e":"ALGO_UPDATE","T":$now,"E":$now,"o":{"caid":"android_x1","aid":900,"at":"CONDITIONAL","o":"STOP_MARKET",'
+    '"s":"BTCUSDT","S":"SELL","ps":"BOTH","f":"GTC","q":"0.010","X":"STATUS","ai":"","ap":"0","aq":"0","act":"",'
+    '"tp":"70000.0","p":"0","V":"EXPIRE_MAKER","wt":"CONTRACT_PRICE","pm":"NONE","cp":false,"pP":false,"R":true,'
+    '"tt":0,"gtd":0,"rm":""}}'
+)
+OLD_TRADE = (
+    '[{"symbol":"BTCUSDT","id":900,"orderId":900,"side":"BUY","price":"78000.05","qty":"0.010","quoteQty":"780.0005",'
+    '"realizedPnl":"0","commission":"0","commissionAsset":"USDT","time":1767000000000,"positionSide":"BOTH",'
+    '"buyer":true,"maker":false}]'
+)
+FOREIGN_ORDER = (
+    '[{"orderId":900,"symbol":"BTCUSDT","status":"NEW","clientOrderId":"android_x1","price":"70000.05","avgPrice":"0",'
+    '"origQty":"0.010","executedQty":"0","cumQty":"0","cumQuote":"0","timeInForce":"GTC","type":"LIMIT",'
+    '"reduceOnly":false,"closePosition":false,"side":"BUY","positionSide":"BOTH","stopPrice":"0",'
+    '"workingType":"CONTRACT_PRICE","priceProtect":false,"origType":"LIMIT","priceMatch":"NONE",'
+    '"selfTradePreventionMode":"EXPIRE_MAKER","goodTillDate":0,"time":1767000000000,"updateTime":1767000000000}]'
+)
+FOREIGN_TWAP = (
+    '[{"algoId":900,"clientAlgoId":"android_x2","algoType":"TWAP","orderType":"TWAP","symbol":"BTCUSDT","side":"BUY",'
+    '"positionSide":"BOTH","timeInForce":"GTC","quantity":"1.000","algoStatus":"WORKING","actualOrderId":"",'
+    '"actualPrice":"0","price":"0","workingType":"CONTRACT_PRICE","priceProtect":false,"reduceOnly":false,'
+    '"createTime":1767000000000,"updateTime":1767000000000,"triggerTime":0,"goodTillDate":0}]'
+)
+"""As far as is known: what a TWAP looks like in openAlgoOrders must be checked on demo."""
+
+
+# --- B1: whose trades these are ---------------------------------------------------------------------------------------
+
+
+@fails("B1")
+@pytest.mark.parametrize("again", ["abort", "kill"])
+def test_b1_trades_from_before_the_entry_are_no_exits(again: str) -> None:
+    """A person buys and sells 0.1 BTC; later we hold 0.25 BTC, and a cut or a restart has the account read again.
+
+    Today the old sale "closes" a part of the position in the books, and 0.1 BTC are left without a stop.
+    """
+    strike = at(20, "abort", on="private") if again == "abort" else at(20, "kill")
+    evidence = story(by_hand(2, "BUY", "0.1"), by_hand(4, "SELL", "0.1"), strike, take_profit_atr=60.0, **LATER)
+    assert position_at_end(evidence) == 0
+    assert is_left_in_order(evidence)
+
+
+@fails("B1")
+def test_b1_old_trades_of_the_whole_quantity_do_not_close_the_position() -> None:
+    """The same of as much as we hold. Today stop and target are cancelled, and the session ends with all of it open."""
+    by_a_person = by_hand(2, "BUY", "0.225"), by_hand(4, "SELL", "0.225")
+    evidence = story(*by_a_person, at(20, "abort", on="private"), capital=9_000, **LATER)
+    assert fills(evidence, "e")[0]["quantity"] == "0.225"
+    cancelled = [row["time"] for row in evidence.of_kind("algo") if row["status"] == "CANCELED"]
+    assert min(cancelled) > when(evidence, 45)
+    assert is_left_in_order(evidence)
+
+
+# --- B2: what questions cost ------------------------------------------------------------------------------------------
+
+
+@fails("B2")
+@pytest.mark.parametrize("event", [OTHER_SYMBOL, UNREADABLE], ids=["other symbol", "unreadable"])
+def test_b2_requests_for_the_account_merge(event: str) -> None:
+    """The account can't be read for 10 s, and five events, 20 ms apart, each ask for it.
+
+    Today each begins a loop of its own: 429 within seconds, and again in the next minute.
+    """
+    events = [at(6 + 0.02 * number, "tell", category="private", text=event) for number in range(5)]
+    evidence = story(at(5, "answer", 10, on="GET /fapi/v3/account", **DOWN), *events, duration_s=20.0)
+    assert len(questions(evidence, "/fapi/v3/account", when(evidence, 6), when(evidence, 15))) <= 10
+    assert refused(evidence, -1003) == []
+    assert heaviest_minute(evidence) <= MOST_WEIGHT
+    assert is_left_in_order(evidence)
+
+
+@fails("B2")
+def test_b2_account_update_without_the_quote_asset_is_no_fault() -> None:
+    """Fees are paid in BNB, so that ACCOUNT_UPDATE lists BNB alone while an entry fills in 23 parts.
+
+    Today each of them asks for the whole account: 429, and the session never ends.
+    """
+    only_bnb = '"B":[{"a":"BNB","wb":"1","cw":"1","bc":"0"}]'
+    told = at(0, "rewrite", 300, on="frame private", find=r'"B":\[[^]]*\]', put=only_bnb)
+    evidence = story(
+        told, at(0, "rewrite", 300, on="frame private", find='"N":"USDT"', put='"N":"BNB"'), lots=11, duration_s=20.0
+    )
+    assert refused(evidence, -1003) == []
+    assert len(questions(evidence, "/fapi/v3/account")) <= 10
+    assert is_left_in_order(evidence)
+
+
+# --- B3: what nobody tells --------------------------------------------------------------------------------------------
+
+
+@fails("B3")
+def test_b3_stop_cancelled_by_hand_is_found_though_no_event_tells() -> None:
+    """The stop is cancelled by hand and its event is lost. Today that is never found out."""
+    untold = at(9, "drop", on="user ALGO_UPDATE CANCELED"), at(10, "cancel_stops", with_=SYMBOL)
+    evidence = story(*untold, duration_s=90.0)
+    assert questions(evidence, "openAlgoOrders", when(evidence, 10), when(evidence, 70))
+    assert is_left_in_order(evidence, within_s=65.0)
+
+
+@fails("B3")
+def test_b3_leverage_changed_by_hand_is_found_though_no_event_tells() -> None:
+    """Leverage is set to 9 by hand and its event is lost. Today nothing is asked, and entries go on."""
+    untold = at(9, "drop", on="user ACCOUNT_CONFIG_UPDATE"), at(10, "leverage", with_={**SYMBOL, "leverage": 9})
+    evidence = story(*untold, duration_s=150.0, cooldown_bars=1, max_holding_s=20.0)
+    assert any("leverage" in text for text in alerts(evidence))
+    assert entries(evidence, when(evidence, 70)) == []
+    assert is_left_in_order(evidence)
+
+
+@fails("B3")
+def test_b3_stop_that_the_price_has_passed_is_asked_about() -> None:
+    """The price falls through the stop while the user stream is silent. Today no timer is due, and nothing is asked."""
+    falls = [(0.0, 80_000.0), (10.0, 80_000.0), (12.0, 79_000.0)]
+    evidence = story(at(9, "deaf", 200, category="private"), path=falls)
+    passed = next(row["time"] for row in evidence.of_kind("algo") if row["status"] == "TRIGGERING")
+    asked = ("GET /fapi/v1/algoOrder", "openAlgoOrders", "positionRisk", "/fapi/v3/account")
+    assert any(questions(evidence, path, passed, passed + 5_000) for path in asked)
+    assert is_left_in_order(evidence)
+
+
+# --- B4: only the socket says up --------------------------------------------------------------------------------------
+
+
+@fails("B4")
+def test_b4_failed_reading_does_not_raise_a_link_that_is_down() -> None:
+    """The user stream comes back, the account can't be read once, and the stream goes down for good.
+
+    Today the retry takes the link for up: an entry is sent of whose fill nobody tells, and 0.250 BTC are left.
+    """
+    once = at(10, "answer", 20, on="GET /fapi/v3/account", times=1, **DOWN)
+    for_good = at(10.5, "undialable", 300, category="private"), at(10.5, "abort", on="private")
+    evidence = story(at(10, "abort", on="private"), once, *for_good, first_bar=50)
+    assert entries(evidence) == []
+    assert is_left_in_order(evidence)
+
+
+def test_b4_reading_from_before_a_drop_lets_nothing_enter_after_it() -> None:
+    """A reading that began while the user stream was up is answered when it is down for good. Holds today."""
+    for_good = at(10.5, "undialable", 300, category="private"), at(10.5, "abort", on="private")
+    late = at(10, "delay_answer", 2, on="GET /fapi/v3/account")
+    evidence = story(at(10, "abort", on="private"), late, *for_good, first_bar=50)
+    assert entries(evidence) == []
+    assert is_left_in_order(evidence)
+
+
+# --- B5, B6: prices off the tick --------------------------------------------------------------------------------------
+
+
+@fails("B5")
+def test_b5_trades_off_the_tick_have_the_filters_read_again() -> None:
+    """While a session runs the tick becomes 0.01: trades come at prices off the old one.
+
+    Today each is dropped: no bars, no question, no alert.
+    """
+    prices = at(10, "rewrite", 300, on="frame market|aggTrades", find=r'"p":"(\d+\.\d)\d*"', put=r'"p":"\g<1>3"')
+    filters = at(10, "rewrite", 300, on="exchangeInfo", find='"tickSize":"0.10"', put='"tickSize":"0.01"')
+    evidence = story(prices, filters, duration_s=75.0)
+    assert questions(evidence, "exchangeInfo", when(evidence, 10), when(evidence, 70))
+    assert alerts(evidence) != []
+    assert is_left_in_order(evidence)
+
+
+@fails("B5")
+def test_b5_fill_off_the_tick_is_a_position_all_the_same() -> None:
+    """Our fills come at prices off the tick that we know, in events, answers and userTrades.
+
+    Today none is counted: 0.250 BTC without a stop, and the session never ends.
+    """
+    events = at(0, "rewrite", 300, on="frame private", find=r'"(L|ap)":"(\d\d+\.\d)\d*"', put=r'"\1":"\g<2>5"')
+    answers = at(0, "rewrite", 300, on="/order", find=r'"avgPrice":"(\d\d+\.\d)\d*"', put=r'"avgPrice":"\g<1>5"')
+    trades = at(0, "rewrite", 300, on="userTrades", find=r'"price":"(\d+\.\d)\d*"', put=r'"price":"\g<1>5"')
+    evidence = story(events, answers, trades, duration_s=20.0)
+    assert is_left_in_order(evidence)
+
+
+@fails("B6")
+@pytest.mark.parametrize(
+    ("path", "rows"),
+    [("userTrades", OLD_TRADE), ("openOrders", FOREIGN_ORDER), ("openAlgoOrders", FOREIGN_TWAP)],
+    ids=["old trade", "foreign order", "TWAP"],
+)
+def test_b6_history_and_strangers_off_the_tick_refuse_no_start(path: str, rows: str) -> None:
+    """For its first 3 s the account lists something that our filters can't read. Today the start is refused."""
+    evidence = story(at(0, "rewrite", 3, on=path, find=r"^\[\]$", put=rows))
+    assert [life.how for life in evidence.lives] == ["ended"], evidence.lives
+    assert len(entries(evidence)) == 1
+    assert is_left_in_order(evidence)
+
+
+# --- B7 to B10 --------------------------------------------------------------------------------------------------------
+
+
+@fails("B7")
+def test_b7_strangers_conditional_order_blocks_entries_only_while_it_is_there() -> None:
+    """A stranger's stop is placed, and cancelled 1 s later. Today nothing is asked, and no entry is ever sent again."""
+    told = [
+        at(2 + number, "tell", category="private", text=FOREIGN_STOP.replace("STATUS", status))
+        for number, status in enumerate(["NEW", "CANCELED"])
+    ]
+    evidence = story(*told, duration_s=90.0, **LATER)
+    assert questions(evidence, "openAlgoOrders", when(evidence, 2.1), when(evidence, 63))
+    assert len(entries(evidence)) == 1
+    assert is_left_in_order(evidence)
+
+
+@fails("B8")
+def test_b8_round_trip_is_booked_once() -> None:
+    """A part of the entry is told 20 s late, and userTrades can't be read meanwhile; then `flatten`.
+
+    Today the round trip is written when the books are flat, and once more, both parts in one, when the rest is known.
+    """
+    unread = at(0.9, "answer", 14, on="GET /fapi/v1/userTrades", **DOWN)
+    late = at(0, "delay", 20, on="user ORDER_TRADE_UPDATE PARTIALLY_FILLED vt-e0-1e")
+    evidence = story(late, unread, at(5, "operator", action="flatten"), lots=150)
+    assert [trip["id"] for trip in round_trips(evidence)] == [1]
+    assert sum(money(trip["net"]) for trip in round_trips(evidence)) == wallet_change(evidence)
+
+
+@fails("B9")
+def test_b9_position_that_a_delisting_settled_is_booked_at_the_next_start() -> None:
+    """While the engine is away the symbol is delisted and the position is settled. Today no start is possible."""
+    evidence = story(at(10, "kill"), at(10.5, "settle", with_=SYMBOL))
+    assert all(life.how != "failed" for life in evidence.lives), evidence.lives
+    assert len(round_trips(evidence)) == 1
+    assert is_left_in_order(evidence)
+
+
+@pytest.mark.parametrize("by", ["hand", "deleveraging"])
+def test_b9_position_that_was_closed_while_away_is_booked(by: str) -> None:
+    """The same of a close by hand and of a deleveraging. Holds today where the run is gone on with."""
+    closed = by_hand(10.2, "SELL", "0.25") if by == "hand" else at(10.5, "deleverage", with_=SYMBOL)
+    evidence = story(at(10, "kill"), closed)
+    assert len(round_trips(evidence)) == 1
+    assert fills(evidence, "x") == []
+    assert is_left_in_order(evidence)
+
+
+@fails("B10")
+def test_b10_leverage_changed_by_hand_leaves_weight_for_what_protects() -> None:
+    """In a position leverage is set to 10 by hand, and half a minute later the stop is cancelled by hand.
+
+    Today the account is read each second until 429; in that silence no stop can be sent, nor an exit.
+    """
+    evidence = story(at(5, "leverage", with_={**SYMBOL, "leverage": 10}), at(35, "cancel_stops", with_=SYMBOL))
+    assert refused(evidence, -1003) == []
+    assert heaviest_minute(evidence) <= MOST_WEIGHT
+    assert uncovered_s(evidence) <= 5.0
+    assert ended(evidence)
