@@ -48,7 +48,7 @@ def test_f2_a_wall_clock_that_jumps_does_not_end_the_session(ms: int) -> None:
 
     An hour back, and 20 s ahead, do no harm today either.
     """
-    evidence = story(at(0.7, "clock", 5, ms=ms))
+    evidence = story(at(0.7, "clock", 5, ms=ms), duration_s=60.0)
     assert evidence.lives[-1].end >= claims.when(evidence, 59)
     assert claims.is_left_in_order(evidence)
 
