@@ -6,15 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 from simulation.evidence import Evidence
-from simulation.world import Plan
-
+from simulation.plans import Plan
 from voltrade import journal
 from voltrade.backtest import backtest
 from voltrade.data import Tape, TapeReport
+from voltrade.exchange.shipped import shipped_instrument
 from voltrade.exchange.venue import shifted
 from voltrade.model import OrderIntent, OrderUpdate, Refusal, RoundTrip
 from voltrade.rule_file import read_parameters, signal_engine_of
-from voltrade.exchange.shipped import shipped_instrument
 
 DECISIONS = (OrderIntent, Refusal, RoundTrip)
 

@@ -21,11 +21,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from simulation.oracles import campaign_violations, judge, measure
-from simulation.plans import KINDS, clean_plan, draw_plan
-from simulation.scenario import play
-from simulation.world import trace_hash
 from tqdm import tqdm
+
+from simulation.kinds import KINDS
+from simulation.oracles import campaign_violations, judge, measure
+from simulation.plans import clean_plan, draw_plan
+from simulation.remains import trace_hash
+from simulation.scenario import play
 
 Json = dict[str, Any]
 ROWS = {kind.name: kind.rows for kind in KINDS}
@@ -63,7 +65,9 @@ def _clean_session(seed: int) -> Json:
     return session(seed, clean=True)
 
 
-def campaign(seeds: Sequence[int], results: Path, *, workers: int, clean: bool = False, quiet: bool = False) -> list[Json]:
+def campaign(
+    seeds: Sequence[int], results: Path, *, workers: int, clean: bool = False, quiet: bool = False
+) -> list[Json]:
     """Play the seeds that the results' file does not hold yet; return all lines of these seeds in their order."""
     known = {line["seed"]: line for line in _read(results) if line["clean"] == clean}
     left = [seed for seed in seeds if seed not in known]
@@ -107,28 +111,45 @@ def summary(lines: Sequence[Json]) -> str:
             first.setdefault(key, (line["seed"], text))
             blamed[key].update(line["kinds"])
     parts = [f"{len(lines)} sessions, {sum(bool(line.get('violations')) for line in lines)} with violations"]
-    parts += [f"  {oracle:4} {kind:32} {count:5}  first seed {first[oracle, kind][0]}: {first[oracle, kind][1][:SHOWN * 3]}" for (oracle, kind), count in kinds.most_common()]
-    parts += [f"  over all: {text}" for text in campaign_violations([line["measures"] for line in lines if "measures" in line])]
+    parts += [
+        f"  {oracle:4} {kind:32} {count:5}  first seed {first[oracle, kind][0]}: {first[oracle, kind][1][: SHOWN * 3]}"
+        for (oracle, kind), count in kinds.most_common()
+    ]
+    parts += [
+        f"  over all: {text}"
+        for text in campaign_violations([line["measures"] for line in lines if "measures" in line])
+    ]
     broken = [line for line in lines if "broken" in line]
-    parts += [f"  the harness broke in {len(broken)}: seed {broken[0]['seed']}: {broken[0]['broken'][-300:]}"] if broken else []
+    parts += (
+        [f"  the harness broke in {len(broken)}: seed {broken[0]['seed']}: {broken[0]['broken'][-300:]}"]
+        if broken
+        else []
+    )
     parts += ["faults planned, each kind: " + ", ".join(f"{name} {struck[name]}" for name in ROWS)] if struck else []
     reached = sorted({row for name in struck for row in ROWS[name]}, key=lambda row: (row[0], int(row[1:])))
     parts += [f"rows of the catalogue reached: {', '.join(reached)}"] if reached else []
     cpu = sorted(line["cpu_s"] for line in lines)
-    parts += [f"CPU a session: median {cpu[len(cpu) // 2]:.2f} s, mean {sum(cpu) / len(cpu):.2f} s, longest {cpu[-1]:.2f} s"]
+    parts += [
+        f"CPU a session: median {cpu[len(cpu) // 2]:.2f} s, mean {sum(cpu) / len(cpu):.2f} s, longest {cpu[-1]:.2f} s"
+    ]
     return "\n".join(parts)
 
 
 def main(argv: Iterable[str] | None = None) -> int:
     """Run a campaign; the exit status says whether a rule was broken."""
-    parser = argparse.ArgumentParser(prog="make campaign", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="make campaign", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sessions", type=int, default=1_000, help="how many (SESSIONS=)")
     parser.add_argument("--seed", type=int, default=1, help="of the first (SEED=)")
     parser.add_argument("--workers", type=int, default=multiprocessing.cpu_count(), help="processes")
     parser.add_argument("--clean", action="store_true", help="without faults")
     parser.add_argument("--results", type=Path, help="the file to go on with; a new one for other seeds or code")
     given = parser.parse_args(None if argv is None else list(argv))
-    results = given.results or Path("build") / f"campaign-{'clean-' if given.clean else ''}{given.seed}-{given.sessions}.jsonl"
+    results = (
+        given.results
+        or Path("build") / f"campaign-{'clean-' if given.clean else ''}{given.seed}-{given.sessions}.jsonl"
+    )
     began = time.monotonic()
     lines = campaign(range(given.seed, given.seed + given.sessions), results, workers=given.workers, clean=given.clean)
     print(summary(lines))

@@ -1,8 +1,8 @@
 """An asyncio loop whose clock jumps: when nothing is ready, it is at once as late as the next timer.
 
 A small loop of our own rather than `looptime`: that one keeps the selector's system calls and can't stop a part of
-what it runs. This loop has no sockets and no threads, so that whatever would wait for something outside is a mistake and
-is told as one; and what belongs to one simulated process (`Process`) can be stopped and go on later, as by SIGSTOP and
+what it runs. This loop has no sockets and no threads: whatever would wait for something outside is a mistake and is
+told as one. And what belongs to one simulated process (`Process`) can be stopped and go on later, as by SIGSTOP and
 SIGCONT, while all else goes on.
 """
 

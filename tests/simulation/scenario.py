@@ -3,10 +3,8 @@
 >>> evidence = scenario(at(60, "user_late", 30, by_s=5.0), at(70, "kill"), duration_s=120)
 >>> assert violations(evidence) == []
 
-`at(seconds after the opening, kind, seconds that it lasts, facts)`; kinds are those of `exchange/faults.py`, whose facts
-are `Fault`'s fields (`on`, `how`, `code`, `chance`, `times`, `with` ...), and those of `World`: run, resume, kill,
-kill_at, crash, stop, clock, disk_full, move, remove, spoil, cut, slow, user_late, deaf, flap, undialable,
-reword, retell, rewrite, answer, tell, operator.
+`at(seconds after the opening, kind, seconds that it lasts, facts)`; kinds are those of `exchange/faults.py`, whose
+facts are `Fault`'s fields (`on`, `how`, `code`, `chance`, `times`, `with` ...), and the `do_` methods of `Strikes`.
 
 A session of several runs on one account: each is `at(120, "run", name="second", ...)`, with settings of its own, and
 `at(90, "kill", again=False)` leaves a run dead until `at(150, "resume", run=0)`.
@@ -14,20 +12,23 @@ A session of several runs on one account: each is `at(120, "run", name="second",
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from simulation import clock
 from simulation.evidence import Evidence, Json
+from simulation.kinds import Strike
+from simulation.plans import BEGIN_S, Plan, lasts_s
 from simulation.tapes import drawn_tape
-from simulation.world import Plan, World, lasts_s
-
+from simulation.world import World
 from voltrade.model import Trades
 
-RULE = f"{Path(__file__).parent}/rules/buys.py:Buys"
 QUICK: Json = {
     **{"unit": "trades", "threshold": 8, "ema_fast": 2, "ema_slow": 3, "rsi_length": 2, "atr_length": 2},
     **{"bollinger_length": 2, "vwap_length": 2, "min_stop_bps": 0.0, "stop_atr": 8.0, "take_profit_atr": 10.0},
@@ -35,13 +36,9 @@ QUICK: Json = {
     **{"speed": 1.0, "taker_fee": 0.0, "maker_fee": 0.0, "max_trades_per_day": 10_000},
 }
 """Bars of eight trades, indicators that are ready at once, and limits out of the way."""
-BEGIN_S = 300.0
-"""History before the opening."""
-
-Strikes = tuple[tuple[float, str, float, Json], ...]
 
 
-def at(seconds: float, kind: str, for_s: float = 0.0, **facts: Any) -> tuple[float, str, float, Json]:
+def at(seconds: float, kind: str, for_s: float = 0.0, **facts: Any) -> Strike:
     """One fault; `with_` stands for `with`."""
     if "with_" in facts:
         facts["with"] = facts.pop("with_")
@@ -49,19 +46,25 @@ def at(seconds: float, kind: str, for_s: float = 0.0, **facts: Any) -> tuple[flo
 
 
 def scenario(
-    *strikes: tuple[float, str, float, Json],
+    *strikes: Strike,
     tape: Trades | None = None,
     seed: int = 1,
     begin_s: float = BEGIN_S,
     restart_s: float = 1.5,
+    faults_s: float | None = None,
     **settings: Any,
 ) -> Evidence:
-    """Play a session under these faults; `settings` are parameters over `QUICK`, such as `duration_s` or `rule=RULE`."""
+    """Play a session under these faults.
+
+    Args:
+        faults_s: when faults have ended; without it with the last of them.
+        settings: parameters over `QUICK`, such as `duration_s` or `rule`.
+    """
     given = {**QUICK, "duration_s": 300.0, "seed": seed, **settings}
     end_s = begin_s + lasts_s(given, strikes) + 120
-    faults_s = max([at_s + for_s for at_s, _, for_s, _ in strikes], default=0.0)
+    last_s = max([at_s + for_s for at_s, _, for_s, _ in strikes], default=0.0)
     played = tape if tape is not None else drawn_tape(seed, end_s)
-    return play(Plan(seed, given, played, begin_s, strikes, faults_s, restart_s))
+    return play(Plan(seed, given, played, begin_s, strikes, last_s if faults_s is None else faults_s, restart_s))
 
 
 def play(plan: Plan) -> Evidence:
@@ -69,12 +72,25 @@ def play(plan: Plan) -> Evidence:
     root = workplace()
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(mode=0o700, parents=True)
-    evidence: Evidence = clock.run(lambda loop: World(loop, plan, root).play())
+    with _garbage_left():
+        evidence: Evidence = clock.run(lambda loop: World(loop, plan, root).play())
     return evidence
 
 
+@contextmanager
+def _garbage_left() -> Iterator[None]:
+    """Collect no garbage meanwhile: a session is short, and keeps most of what it makes."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def workplace() -> Path:
-    """A folder of this process in memory, where there is one."""
+    """Return a folder of this process in memory, where there is one."""
     memory = Path("/dev/shm")
     base = memory if memory.is_dir() and os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
     return base / f"voltrade-simulation-{os.getuid()}-{os.getpid()}"

@@ -13,16 +13,17 @@ from pathlib import Path
 
 from simulation.evidence import Json
 from simulation.oracles import judge
-from simulation.plans import draw_plan
+from simulation.plans import QUIET_S, TAPE_S, Plan, draw_plan
 from simulation.scenario import play
 from simulation.tapes import drawn_tape
-from simulation.world import QUIET_S, Plan
 
 SEEDS = Path(__file__).parent / "seeds"
 Fails = Callable[[Plan], bool]
+Rules = set[tuple[str, str]]
+"""Oracle and kind of violations."""
 
 
-def breaks(plan: Plan) -> set[tuple[str, str]]:
+def breaks(plan: Plan) -> Rules:
     """Return the rules that a plan breaks: oracle and kind of each violation."""
     return {(found.oracle, found.kind) for found in judge(play(plan))}
 
@@ -92,33 +93,47 @@ def read(kept: Json) -> Plan:
     return Plan(kept["seed"], kept["settings"], tape, *times, kinds=tuple(kept["kinds"]), rows=tuple(kept["rows"]))
 
 
-def as_story(plan: Plan, rules: set[tuple[str, str]]) -> str:
+def as_story(plan: Plan, rules: Rules) -> str:
     """Write a plan as a scenario for a test."""
-    lines = [f"    at({at!r}, {kind!r}, {for_s!r}{''.join(f', {name}={value!r}' for name, value in _named(facts))})," for at, kind, for_s, facts in plan.strikes]
-    settings = ", ".join(f"{name}={value!r}" for name, value in plan.settings.items() if name not in ("seed", "symbol", "speed"))
+    strikes = [_call("at", [at, kind, for_s], facts) for at, kind, for_s, facts in plan.strikes]
+    settings = {name: value for name, value in plan.settings.items() if name not in ("seed", "symbol", "speed")}
+    given = [f"tape=drawn_tape({plan.seed}, TAPE_S)", f"seed={plan.seed}", f"faults_s={plan.faults_s}"]
+    given += [f"{name}={value!r}" for name, value in settings.items()]
     names = ", ".join(sorted(f"{oracle} {kind}" for oracle, kind in rules))
-    return "\n".join([f"# seed {plan.seed}: {names}", "evidence = scenario(", *lines, f"    tape=drawn_tape({plan.seed}, TAPE_S), seed={plan.seed}, {settings},", ")"])
+    lines = [f"    {each}," for each in (*strikes, *given)]
+    return "\n".join([f"# seed {plan.seed}: {names}", "evidence = scenario(", *lines, ")"])
 
 
-def _named(facts: Json) -> list[tuple[str, object]]:
-    return [("with_" if name == "with" else name, value) for name, value in facts.items()]
+def _call(name: str, values: list[object], facts: Json) -> str:
+    named = {"with_" if key == "with" else key: value for key, value in facts.items()}
+    return f"{name}({', '.join([*map(repr, values), *(f'{key}={value!r}' for key, value in named.items())])})"
+
+
+def shrunk(seed: int) -> tuple[Plan, Rules]:
+    """Shrink the session of a seed; return the plan that is left, and the rules of the whole one that it breaks."""
+    plan = draw_plan(seed)
+    broken = breaks(plan)
+    if not broken:
+        return plan, set()
+    small = shrink(plan, lambda tried: bool(broken & breaks(tried)))
+    return small, broken & breaks(small)
+
+
+def keep(plan: Plan, rules: Rules, folder: Path = SEEDS) -> Path:
+    """Keep a plan with the rules that it breaks; return its file."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{plan.seed}.json"
+    path.write_text(json.dumps({**written(plan, TAPE_S), "breaks": sorted(rules)}, indent=1) + "\n")
+    return path
 
 
 def main(argv: list[str]) -> int:
     """Shrink the session of a seed, or of each, and keep it."""
-    from simulation.plans import TAPE_S
-
     for word in argv:
-        plan = draw_plan(int(word))
-        broken = breaks(plan)
-        if not broken:
-            print(f"seed {word}: no rule is broken")
-            continue
-        small = shrink(plan, lambda tried: bool(broken & breaks(tried)))
-        left = broken & breaks(small)
-        SEEDS.mkdir(exist_ok=True)
-        (SEEDS / f"{word}.json").write_text(json.dumps({**written(small, TAPE_S), "breaks": sorted(left)}, indent=1) + "\n")
-        print(as_story(small, left))
+        plan, rules = shrunk(int(word))
+        if rules:
+            keep(plan, rules)
+        print(as_story(plan, rules) if rules else f"seed {word}: no rule is broken")
     return 0
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from simulation.clock import BEGIN_MS
 
+from simulation.clock import BEGIN_MS
 from voltrade.model import Trades
 
 SYMBOL = "BTCUSDT"
@@ -50,5 +50,12 @@ def path_tape(points: Sequence[tuple[float, float]], every_s: float = 0.5, lots:
 
 def columns(time: np.ndarray, price: np.ndarray, lots: np.ndarray, is_sell: np.ndarray) -> Trades:
     """Make a tape of columns: milliseconds from its begin, ticks, lots, and whether the taker sold."""
-    rows = zip(range(1, len(time) + 1), price.tolist(), lots.tolist(), (time + BEGIN_MS).tolist(), is_sell.tolist(), strict=True)
+    rows = zip(
+        range(1, len(time) + 1),
+        price.tolist(),
+        lots.tolist(),
+        (time + BEGIN_MS).tolist(),
+        is_sell.tolist(),
+        strict=True,
+    )
     return Trades.from_rows(SYMBOL, list(rows))

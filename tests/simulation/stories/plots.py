@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from simulation.evidence import Evidence
-from simulation.scenario import RULE, at, scenario
+from simulation.plans import RULE, lasts_s
+from simulation.scenario import at, scenario
 from simulation.tapes import path_tape
-from simulation.world import lasts_s
 
 BEFORE_S, EVERY_S = 60.0, 0.2
 """History before the opening of a story, and from trade to trade."""
@@ -58,6 +61,27 @@ def fails(case: str) -> pytest.MarkDecorator:
 def refusal(code: int, text: str = "refused") -> dict[str, Any]:
     """Facts of a strike `answer`: HTTP 400 with a code of Binance's."""
     return {"status": 400, "body": f'{{"code":{code},"msg":"{text}"}}'}
+
+
+def replacing(find: str, put: str) -> Callable[[Any], Any]:
+    """Change what is told by its compact JSON, as `re.sub` would."""
+    pattern = re.compile(find)
+    return lambda told: json.loads(pattern.sub(put, json.dumps(told, separators=(",", ":"))))
+
+
+def answers(for_s: float, on: str, change: Callable[[Any], Any], at_s: float = 0.0) -> tuple[float, str, float, Any]:
+    """The venue's answers are changed."""
+    return at(at_s, "answer", for_s, on=on, change=change)
+
+
+def events(for_s: float, on: str, change: Callable[[Any], Any], at_s: float = 0.0) -> tuple[float, str, float, Any]:
+    """The venue's events are changed, each for itself."""
+    return at(at_s, "retell", for_s, on=on, change=lambda event: [change(event)])
+
+
+def none_yet(rows: Any) -> Any:
+    """Change a list to one that lags."""
+    return []
 
 
 def by_hand(seconds: float, side: str, quantity: str) -> tuple[float, str, float, dict[str, Any]]:

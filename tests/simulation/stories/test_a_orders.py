@@ -32,7 +32,20 @@ from simulation.stories.claims import (
     uncovered_s,
     when,
 )
-from simulation.stories.plots import ALGO, EXIT, LOOK_UP, ORDER, SYMBOL, fails, refusal, story
+from simulation.stories.plots import (
+    ALGO,
+    EXIT,
+    LOOK_UP,
+    ORDER,
+    SYMBOL,
+    answers,
+    events,
+    fails,
+    none_yet,
+    refusal,
+    replacing,
+    story,
+)
 from voltrade.errors import ConfigError
 
 FALLS = ((0.0, 80_000.0), (10.0, 80_000.0), (30.0, 79_800.0))
@@ -62,7 +75,7 @@ def test_a1_entry_whose_fills_are_lost_is_found_by_the_account() -> None:
 
     Today the overdue look-up's FILLED drops the position after 10 s, and a second entry follows.
     """
-    lag = at(0, "rewrite", 3.5, on="userTrades", find=r"^\[.*\]$", put="[]")
+    lag = answers(3.5, "userTrades", none_yet)
     evidence = story(at(0, "drop", on="user ORDER_TRADE_UPDATE FILLED vt-e0-1e"), lag)
     assert len(entries(evidence)) == 1
     assert is_left_in_order(evidence)
@@ -145,7 +158,7 @@ def test_a3_absence_needs_more_than_one_kind_of_question(lag_s: float) -> None:
 @pytest.mark.parametrize("late", ["openAlgoOrders", "positionRisk", "userTrades"])
 def test_a3_a_list_that_lags_is_no_evidence(late: str) -> None:
     """The account is read while one of its lists is still empty (F10): one reading moves nothing. Holds today."""
-    lag = at(4, "rewrite", 6, on=late, find=r"^\[.*\]$", put="[]")
+    lag = answers(6, late, none_yet, at_s=4)
     evidence = story(lag, at(5, "abort", on="private"))
     assert len(placed(evidence, "STOP_MARKET")) == 1
     assert fills(evidence, "x")[0]["time"] > when(evidence, 45)
@@ -342,8 +355,9 @@ def test_a13_second_deleveraging_is_booked_to_the_position_in_hand() -> None:
     Today the second is booked to the first trade: exits are refused with -2022, and the session never ends.
     """
     deleveraged = at(10, "deleverage", with_=SYMBOL), at(25, "deleverage", with_=SYMBOL)
-    one_id = at(0, "rewrite", 300, on="", find=r"adl_autoclose\d+", put="adl_autoclose")
-    evidence = story(*deleveraged, one_id, at(12, "operator", action="resume"), cooldown_bars=1)
+    one_id = replacing(r"adl_autoclose\d+", "adl_autoclose")
+    told = events(300, "^user", one_id), answers(300, "Order|/order|userTrades", one_id)
+    evidence = story(*deleveraged, *told, at(12, "operator", action="resume"), cooldown_bars=1)
     assert refused(evidence, -2022) == []
     assert is_left_in_order(evidence)
 

@@ -14,6 +14,8 @@ Not told here, and what is lacking:
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from simulation.scenario import at
@@ -33,7 +35,7 @@ from simulation.stories.claims import (
     wallet_change,
     when,
 )
-from simulation.stories.plots import DOWN, SYMBOL, by_hand, fails, story
+from simulation.stories.plots import DOWN, SYMBOL, answers, by_hand, events, fails, replacing, story
 
 MOST_WEIGHT = 1_920
 """80 % of what a minute may cost."""
@@ -105,8 +107,8 @@ def test_b2_requests_for_the_account_merge(event: str) -> None:
 
     Today each begins a loop of its own: 429 within seconds, and again in the next minute.
     """
-    events = [at(6 + 0.02 * number, "tell", category="private", text=event) for number in range(5)]
-    evidence = story(at(5, "answer", 10, on="GET /fapi/v3/account", **DOWN), *events, duration_s=20.0)
+    asking = [at(6 + 0.02 * number, "tell", category="private", text=event) for number in range(5)]
+    evidence = story(at(5, "answer", 10, on="GET /fapi/v3/account", **DOWN), *asking, duration_s=20.0)
     assert len(questions(evidence, "/fapi/v3/account", when(evidence, 6), when(evidence, 15))) <= 10
     assert refused(evidence, -1003) == []
     assert heaviest_minute(evidence) <= MOST_WEIGHT
@@ -120,10 +122,9 @@ def test_b2_account_update_without_the_quote_asset_is_no_fault() -> None:
     Today each of them asks for the whole account: 429, and the session never ends.
     """
     only_bnb = '"B":[{"a":"BNB","wb":"1","cw":"1","bc":"0"}]'
-    told = at(0, "rewrite", 300, on="frame private", find=r'"B":\[[^]]*\]', put=only_bnb)
-    evidence = story(
-        told, at(0, "rewrite", 300, on="frame private", find='"N":"USDT"', put='"N":"BNB"'), lots=11, duration_s=20.0
-    )
+    told = events(300, "^user", replacing(r'"B":\[[^]]*\]', only_bnb))
+    fees = events(300, "^user", replacing('"N":"USDT"', '"N":"BNB"'))
+    evidence = story(told, fees, lots=11, duration_s=20.0)
     assert refused(evidence, -1003) == []
     assert len(questions(evidence, "/fapi/v3/account")) <= 10
     assert is_left_in_order(evidence)
@@ -196,9 +197,10 @@ def test_b5_trades_off_the_tick_have_the_filters_read_again() -> None:
 
     Today each is dropped: no bars, no question, no alert.
     """
-    prices = at(10, "rewrite", 300, on="frame market|aggTrades", find=r'"p":"(\d+\.\d)\d*"', put=r'"p":"\g<1>3"')
-    filters = at(10, "rewrite", 300, on="exchangeInfo", find='"tickSize":"0.10"', put='"tickSize":"0.01"')
-    evidence = story(prices, filters, duration_s=75.0)
+    prices = replacing(r'"p":"(\d+\.\d)\d*"', r'"p":"\g<1>3"')
+    filters = answers(300, "exchangeInfo", replacing('"tickSize":"0.10"', '"tickSize":"0.01"'), at_s=10)
+    told = events(300, "^market", prices, at_s=10), answers(300, "aggTrades", prices, at_s=10)
+    evidence = story(*told, filters, duration_s=75.0)
     assert questions(evidence, "exchangeInfo", when(evidence, 10), when(evidence, 70))
     assert alerts(evidence) != []
     assert is_left_in_order(evidence)
@@ -210,10 +212,10 @@ def test_b5_fill_off_the_tick_is_a_position_all_the_same() -> None:
 
     Today none is counted: 0.250 BTC without a stop, and the session never ends.
     """
-    events = at(0, "rewrite", 300, on="frame private", find=r'"(L|ap)":"(\d\d+\.\d)\d*"', put=r'"\1":"\g<2>5"')
-    answers = at(0, "rewrite", 300, on="/order", find=r'"avgPrice":"(\d\d+\.\d)\d*"', put=r'"avgPrice":"\g<1>5"')
-    trades = at(0, "rewrite", 300, on="userTrades", find=r'"price":"(\d+\.\d)\d*"', put=r'"price":"\g<1>5"')
-    evidence = story(events, answers, trades, duration_s=20.0)
+    fills_told = events(300, "^user", replacing(r'"(L|ap)":"(\d\d+\.\d)\d*"', r'"\1":"\g<2>5"'))
+    orders = answers(300, "/order", replacing(r'"avgPrice":"(\d\d+\.\d)\d*"', r'"avgPrice":"\g<1>5"'))
+    trades = answers(300, "userTrades", replacing(r'"price":"(\d+\.\d)\d*"', r'"price":"\g<1>5"'))
+    evidence = story(fills_told, orders, trades, duration_s=20.0)
     assert is_left_in_order(evidence)
 
 
@@ -225,7 +227,7 @@ def test_b5_fill_off_the_tick_is_a_position_all_the_same() -> None:
 )
 def test_b6_history_and_strangers_off_the_tick_refuse_no_start(path: str, rows: str) -> None:
     """For its first 3 s the account lists something that our filters can't read. Today the start is refused."""
-    evidence = story(at(0, "rewrite", 3, on=path, find=r"^\[\]$", put=rows))
+    evidence = story(answers(3, path, lambda listed: listed or json.loads(rows)))
     assert [life.how for life in evidence.lives] == ["ended"], evidence.lives
     assert len(entries(evidence)) == 1
     assert is_left_in_order(evidence)

@@ -11,10 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from simulation.evidence import Evidence
-from simulation.scenario import RULE, at, scenario
+from simulation.plans import RULE
+from simulation.scenario import at, scenario
 from simulation.stories import claims
-from simulation.stories.plots import PRICE, fails, story
+from simulation.stories.plots import PRICE, answers, fails, story
 from simulation.tapes import path_tape
 
 
@@ -129,7 +131,7 @@ def test_c8_one_lot_between_klines_and_trades_does_not_load_the_day() -> None:
     """Each minute's kline says one lot more than its trades; without that, 4 pages of trades are loaded."""
     tape = path_tape([(0, PRICE), (9_000, PRICE)], every_s=1.0)
     settings = {"rule": RULE, "unit": "base", "threshold": 10, "duration_s": 10.0}
-    reworded = at(0, "reword", 60, on="GET /fapi/v1/klines", change=one_lot_more)
+    reworded = answers(60, "GET /fapi/v1/klines", one_lot_more)
     clean, evidence = (scenario(*strikes, tape=tape, begin_s=8_000.0, **settings) for strikes in ((), (reworded,)))
     path = "GET /fapi/v1/aggTrades"
     assert len(claims.questions(evidence, path)) <= len(claims.questions(clean, path)) + 2

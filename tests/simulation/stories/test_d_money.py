@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from simulation.evidence import Evidence, Json
 from simulation.scenario import at
 from simulation.stories import claims
-from simulation.stories.plots import PRICE, fails, story
+from simulation.stories.plots import PRICE, answers, events, fails, story
 
 DOLLAR = 10**8
 FAR: Json = {"stop_atr": 600.0, "risk_fraction": 0.05, "max_daily_loss_fraction": 0.01, "mark_interval_s": 5}
@@ -23,7 +24,7 @@ INCOME = {"ORDER": "REALIZED_PNL", "FUNDING_FEE": "FUNDING_FEE", "DEPOSIT": "TRA
 def moves(at_s: float, amount: float, reason: str, symbol: str = "BTCUSDT", asset: str = "USDT") -> list[Any]:
     """The wallet changes by an amount, which is told with its reason and the symbol that it is about."""
 
-    def retold(event: Json) -> list[Json]:
+    def retold(event: Json) -> Json:
         facts = event["a"] | {"m": reason, "S": symbol}
         if asset != "USDT":
             facts["B"] = [{"a": asset, "wb": "0.50000000", "cw": "0.50000000", "bc": "0.50000000"}]
@@ -32,7 +33,7 @@ def moves(at_s: float, amount: float, reason: str, symbol: str = "BTCUSDT", asse
         if symbol == "ETHUSDT":
             flat = dict.fromkeys(("pa", "ep", "bep", "cr", "up", "iw"), "0")
             facts["P"] = [{"s": symbol, **flat, "mt": "isolated", "ps": "BOTH"}]
-        return [{**event, "a": facts}]
+        return {**event, "a": facts}
 
     def booked(rows: list[Json]) -> list[Json]:
         told = {"incomeType": INCOME[reason], "symbol": "" if reason == "DEPOSIT" else symbol}
@@ -41,8 +42,8 @@ def moves(at_s: float, amount: float, reason: str, symbol: str = "BTCUSDT", asse
     kind = "deposit" if amount > 0 else "withdraw"
     return [
         at(at_s, kind, with_={"amount": f"{abs(amount):.8f}"}),
-        at(at_s - 0.005, "retell", 0.02, on="user ACCOUNT_UPDATE", change=retold),
-        at(at_s - 0.005, "reword", 1e6, on="GET /fapi/v1/income", change=booked),
+        events(0.02, "user ACCOUNT_UPDATE", retold, at_s=at_s - 0.005),
+        answers(1e6, "GET /fapi/v1/income", booked, at_s=at_s - 0.005),
     ]
 
 
@@ -141,9 +142,9 @@ def test_d4_a_deposit_of_another_asset_is_no_transfer_of_ours() -> None:
     assert [text for text in claims.alerts(evidence) if text.startswith("TRANSFER")] == []
 
 
-def in_bnb(event: Json) -> list[Json]:
+def in_bnb(event: Json) -> Json:
     order = event["o"] | ({"N": "BNB", "n": "0.06666667"} if event["o"]["x"] == "TRADE" else {})
-    return [{**event, "o": order}]
+    return {**event, "o": order}
 
 
 def trades_in_bnb(rows: list[Json]) -> list[Json]:
@@ -158,9 +159,9 @@ def test_d5_fees_paid_in_bnb_are_costs() -> None:
     """
     prices = dict.fromkeys(("price", "bidPrice", "askPrice", "lastPrice", "markPrice"), "600.00")
     evidence = story(
-        at(0, "retell", 1e6, on="user ORDER_TRADE_UPDATE", change=in_bnb),
-        at(0, "reword", 1e6, on="GET /fapi/v1/userTrades", change=trades_in_bnb),
-        at(0, "reword", 1e6, on="GET .*symbol=BNBUSDT", change=lambda _: {"symbol": "BNBUSDT", **prices}),
+        events(1e6, "user ORDER_TRADE_UPDATE", in_bnb),
+        answers(1e6, "GET /fapi/v1/userTrades", trades_in_bnb),
+        at(0, "answer", 1e6, on="GET .*symbol=BNBUSDT", status=200, change=lambda _: {"symbol": "BNBUSDT", **prices}),
         **{**FAR, "cooldown_bars": 1, "max_holding_s": 3.0},
     )
     first, *_ = claims.round_trips(evidence)

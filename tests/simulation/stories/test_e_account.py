@@ -15,10 +15,11 @@ from collections import Counter
 from typing import Any
 
 import pytest
+
 from simulation.evidence import Evidence, Json
 from simulation.scenario import at
 from simulation.stories import claims
-from simulation.stories.plots import PRICE, fails, story
+from simulation.stories.plots import PRICE, answers, fails, story
 
 LOG = "runs/run/journal.db-wal"
 LOSES: Json = {"max_consecutive_losses": 1, "consecutive_losses_resume": "person", "cooldown_bars": 1}
@@ -157,7 +158,7 @@ def in_state(status: str) -> Any:
 @pytest.mark.parametrize("status", ["TRADING_HALT", "SETTLING"])
 def test_e6_a_killed_run_comes_back_though_the_symbol_does_not_trade(status: str) -> None:
     """Killed with a position; exchangeInfo then says that the symbol does not trade; resumed. It tends the position."""
-    halted = at(11, "reword", 1e6, on="GET /fapi/v1/exchangeInfo", change=in_state(status))
+    halted = answers(1e6, "GET /fapi/v1/exchangeInfo", in_state(status), at_s=11)
     evidence = story(at(10, "kill", again=False), halted, at(15, "resume", run=0), duration_s=30.0)
     assert claims.is_left_in_order(evidence)
 
@@ -165,7 +166,7 @@ def test_e6_a_killed_run_comes_back_though_the_symbol_does_not_trade(status: str
 @fails("E6")
 def test_e6_a_run_with_a_position_to_adopt_begins_though_the_symbol_does_not_trade() -> None:
     """A run ends with `protect`; the symbol is halted; the next run adopts the position and leaves it at its end."""
-    halted = at(11, "reword", 1e6, on="GET /fapi/v1/exchangeInfo", change=in_state("TRADING_HALT"))
+    halted = answers(1e6, "GET /fapi/v1/exchangeInfo", in_state("TRADING_HALT"), at_s=11)
     second = at(15, "run", name="b", again=False, duration_s=20.0, on_duration_end="flatten")
     evidence = story(halted, second, duration_s=10.0, on_duration_end="protect")
     assert claims.is_left_in_order(evidence)

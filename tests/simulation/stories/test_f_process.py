@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from simulation.evidence import Evidence
 from simulation.scenario import at
 from simulation.stories import claims

@@ -1,0 +1,121 @@
+"""The engine's process: one of its lives, its clock, and the engine without what belongs to a real process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simulation.clock import Process, VirtualLoop
+from simulation.disk import SimulatedJournal
+from simulation.wire import SimulatedExchange
+from voltrade.config import Config
+from voltrade.control import Control
+from voltrade.engine import Engine
+
+MOST_READINGS = 1_000
+"""So often nobody reads the clock at one instant: a loop that does never gives the event loop back."""
+
+
+class Killed(BaseException):
+    """The process was killed at this place."""
+
+
+class Spinning(RuntimeError):
+    """The engine runs in circles without giving the event loop back: time would stand still for ever."""
+
+
+class EngineClock:
+    """The engine's wall clock: the venue's, unless somebody has set it.
+
+    Args:
+        ahead_ms: by how much, each time that it was set.
+    """
+
+    def __init__(self, loop: VirtualLoop, ahead_ms: list[int]) -> None:
+        self._loop, self._ahead_ms = loop, ahead_ms
+        self._instant, self._readings = 0.0, 0
+
+    def __call__(self) -> int:
+        instant = self._loop.time()
+        self._instant, self._readings = instant, self._readings + 1 if instant == self._instant else 1
+        if self._readings > MOST_READINGS:
+            raise Spinning(f"the clock was read {MOST_READINGS} times at {self._loop.now_ms}")
+        return self._loop.now_ms + sum(self._ahead_ms)
+
+    def set(self, now: int) -> None:
+        """Nobody moves this clock."""
+
+
+class SimulatedEngine(Engine):
+    """The engine, reached by the simulated network, without what belongs to a process: signals, a socket, frames."""
+
+    journal_type = SimulatedJournal
+
+    def __init__(self, run_dir: Path, reach: Callable[[Config], Any]) -> None:
+        super().__init__(run_dir)
+        self._reach = reach
+
+    async def run(self) -> None:
+        async with AsyncExitStack() as held:
+            wiring = await self._reach(self._config)
+            held.push_async_callback(wiring.close)
+            held.callback(self._let_go)
+            self._take_account(wiring)
+            self._control = Control(self._config, self._status, self._order)
+            self._record.update(account=wiring.fingerprint)
+            await self._trade(wiring, self._control)
+
+    def _save_frames(self) -> None:
+        """Nobody looks at them."""
+
+
+@dataclass
+class Incarnation:
+    """One life of the engine's process.
+
+    Attributes:
+        begin: when it was started, ms of the venue's clock.
+        run: which of the session's runs it is for.
+        exchange: its end of the network, once it has one.
+    """
+
+    process: Process
+    engine: SimulatedEngine
+    begin: int
+    run: int
+    task: asyncio.Task[None] | None = None
+    exchange: SimulatedExchange | None = None
+    was_killed: bool = False
+
+    @property
+    def is_alive(self) -> bool:
+        return self.task is not None and not self.task.done() and not self.was_killed
+
+
+class Answer:
+    """Where the control socket writes its answer."""
+
+    def __init__(self) -> None:
+        self.text = b""
+
+    def write(self, text: bytes) -> None:
+        self.text += text
+
+    async def drain(self) -> None:
+        """Nobody reads slowly."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+async def ask(control: Control, line: bytes) -> bytes:
+    """Say a line to the engine's control socket, and return what it answers."""
+    reader, answer = asyncio.StreamReader(), Answer()
+    reader.feed_data(line)
+    reader.feed_eof()
+    await control._serve(reader, answer)  # type: ignore[arg-type]
+    return answer.text

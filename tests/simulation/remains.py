@@ -1,0 +1,124 @@
+"""Gathers what a session leaves behind into its `Evidence`, which the judges read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from simulation.evidence import Evidence, JournalRow, Life, Request, Strike, Told, read_journal, read_json
+from simulation.plans import Plan
+from voltrade.exchange.tape import TapePlayer
+from voltrade.replay import replay
+from voltrade.rule_file import read_parameters
+
+DOWN = ("cut", "maintenance", "ban")
+"""Strikes under which no request can succeed."""
+
+
+@dataclass(frozen=True)
+class Remains:
+    """What is left when all has stopped.
+
+    Attributes:
+        root: the session's folder, and `folders` those of its runs.
+        player: the tape as far as it was played.
+        times: when the venue opened, and when all was stopped.
+    """
+
+    plan: Plan
+    root: Path
+    folders: Sequence[Path]
+    player: TapePlayer
+    requests: Sequence[Request]
+    dials: Sequence[tuple[int, str]]
+    lives: Sequence[Life]
+    told: Sequence[Told]
+    times: tuple[int, int]
+
+    @property
+    def opened(self) -> int:
+        return self.times[0]
+
+    def when(self, seconds: float) -> int:
+        """Return a moment of the plan, ms of the venue's clock."""
+        return self.opened + int(seconds * 1000)
+
+
+def evidence_of(left: Remains) -> Evidence:
+    """Read the logs and journals, and replay each."""
+    plan, paths = left.plan, [folder / "journal.db" for folder in left.folders]
+    truth = [read_json(line) for line in (left.root / "venue/truth.jsonl").read_bytes().splitlines()]
+    return Evidence(
+        seed=plan.seed,
+        settings=json.loads(json.dumps(read_parameters(plan.settings).parameters(), default=str)),
+        instrument=next(row for row in truth if row["kind"] == "start")["instruments"][0],
+        truth=truth,
+        journals=[_rows(path) for path in paths],
+        requests=sorted(left.requests, key=lambda request: (request.sent, request.arrived)),
+        strikes=_strikes(left),
+        rest_down=_rest_down(left),
+        tape=_tape(left.player),
+        lives=list(left.lives),
+        opened=left.opened,
+        quiet=left.when(plan.faults_s),
+        judged=left.times[1],
+        replay=[_differences(path) for path in paths if path.exists()],
+        dials=list(left.dials),
+        told=list(left.told),
+    )
+
+
+def _strikes(left: Remains) -> list[Strike]:
+    rows = left.plan.rows or ("",) * len(left.plan.strikes)
+    return [
+        Strike(kind, left.when(at), left.when(at + for_s), {**facts, "row": row})
+        for (at, kind, for_s, facts), row in zip(left.plan.strikes, rows, strict=True)
+    ]
+
+
+def _rest_down(left: Remains) -> list[tuple[int, int]]:
+    return [
+        (left.when(at), left.when(at + (for_s or facts.get("for_s", 0))))
+        for at, kind, for_s, facts in left.plan.strikes
+        if kind in DOWN
+    ]
+
+
+def _tape(player: TapePlayer) -> list[tuple[int, str, str, int, bool]]:
+    unit = player.market.instrument
+    return [
+        (number, f"{unit.price(price):f}", f"{unit.quantity(lots):f}", time, maker)
+        for number, price, lots, time, maker in player.trades[: player.trades_played].rows()
+    ]
+
+
+def _rows(path: Path) -> list[JournalRow]:
+    """The rows of a journal; none where it is gone or can't be read."""
+    try:
+        return read_journal(path)
+    except sqlite3.DatabaseError:
+        return []
+
+
+def _differences(path: Path) -> int:
+    try:
+        return replay(path).differences
+    except Exception:
+        return -1
+
+
+def trace_hash(evidence: Evidence) -> str:
+    """Return a hash of everything that was said between engine and venue, and of all that was decided."""
+    digest = hashlib.sha256()
+    for row in (*evidence.requests, *evidence.truth, *journal_rows(evidence), *evidence.lives):
+        digest.update(repr(row).encode())
+    return digest.hexdigest()
+
+
+def journal_rows(evidence: Evidence) -> list[JournalRow]:
+    """Return the rows of all journals, one after the other."""
+    return [row for journal in evidence.journals for row in journal]

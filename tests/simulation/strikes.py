@@ -1,0 +1,185 @@
+"""What a plan may do to a session besides the faults of `exchange/faults.py`: each kind is a `do_` method here."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from simulation.altering import Answering, Retelling
+from simulation.clock import PROCESS
+from simulation.engines import Killed, ask
+from simulation.evidence import Json, Life, Told
+from voltrade.record import was_cut_short
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+
+class Strikes:
+    """The strikes of one session. Each takes the seconds that it lasts, and its facts."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._conditions = world.network.conditions
+        self._kills_at: list[tuple[str, int]] = []
+        """Where the engine is killed: (begin of what happens there, so many that are let pass first)."""
+
+    def by_name(self, kind: str) -> Callable[..., None] | None:
+        """Return what a kind does; None where it is one of the venue's."""
+        return getattr(self, f"do_{kind}", None)
+
+    def _while(self, for_s: float, listed: list[Any], item: Any) -> None:
+        """Have something listed for some seconds."""
+        listed.append(item)
+        self._world.later(for_s, listed.remove, item)
+
+    # --- the network ------------------------------------------------------------------------------------------------
+
+    def do_cut(self, for_s: float) -> None:
+        """No packet passes."""
+        self._while(for_s, self._conditions.cut, True)
+
+    def do_slow(self, for_s: float, by_s: float) -> None:
+        """Each packet takes longer."""
+        self._while(for_s, self._conditions.slow_s, by_s)
+
+    def do_user_late(self, for_s: float, by_s: float) -> None:
+        """User data takes longer, in order."""
+        self._while(for_s, self._conditions.user_late_s, by_s)
+
+    def do_deaf(self, for_s: float, category: str) -> None:
+        """Sockets of a category are open and bring nothing."""
+        self._while(for_s, self._conditions.deaf, category)
+
+    def do_flap(self, for_s: float, category: str) -> None:
+        """Sockets of a category are closed as soon as they are open."""
+        self._while(for_s, self._conditions.flapping, category)
+
+    def do_undialable(self, for_s: float, category: str) -> None:
+        """Sockets of a category cannot be opened; those that are open stay."""
+        self._while(for_s, self._conditions.undialable, category)
+
+    def do_answer(self, for_s: float, on: str, **facts: Any) -> None:
+        """Requests are answered otherwise than by the venue; see `Answering`."""
+        self._while(for_s, self._conditions.answerings, Answering(re.compile(on), **facts))
+
+    def do_retell(self, for_s: float, on: str, change: Callable[[Json], list[Json]]) -> None:
+        """Events are told otherwise than the venue tells them; see `Retelling`."""
+        self._while(for_s, self._conditions.retellings, Retelling(re.compile(on), change))
+
+    def do_tell(self, for_s: float, category: str, text: str) -> None:
+        """A message that the venue has not sent comes to a socket; `$now` in it is the time, ms."""
+        for pipe in self._world.network.pipes:
+            if pipe.category == category:
+                pipe.tell(text.replace("$now", str(self._world.loop.now_ms)))
+
+    # --- the machine ------------------------------------------------------------------------------------------------
+
+    def do_stop(self, for_s: float) -> None:
+        """SIGSTOP, and SIGCONT later."""
+        if self._world.now is not None:
+            process = self._world.now.process
+            process.stop()
+            self._world.later(for_s, process.go_on, self._world.loop)
+
+    def do_clock(self, for_s: float, ms: int) -> None:
+        """The machine's wall clock is set, and set right again."""
+        self._while(for_s, self._world.clock_ahead_ms, ms)
+
+    def do_disk_full(self, for_s: float) -> None:
+        """Nothing more can be written."""
+        self._while(for_s, self._world.disk.is_full, True)
+
+    def do_move(self, for_s: float, what: str, to: str) -> None:
+        """A file or folder below the session's root gets another name, as `runs/run`."""
+        world = self._world
+        world.disk.touched(what).rename(world.root / to)
+        world.runs = [to.removeprefix("runs/") if f"runs/{name}" == what else name for name in world.runs]
+
+    def do_remove(self, for_s: float, what: str) -> None:
+        """A file below the session's root is deleted."""
+        self._world.disk.touched(what).unlink()
+
+    def do_spoil(self, for_s: float, what: str, size: int) -> None:
+        """The last bytes of a file below the session's root are overwritten."""
+        self._world.disk.spoil(what, size)
+
+    # --- the process ------------------------------------------------------------------------------------------------
+
+    def do_run(self, for_s: float, name: str, again: bool = True, **settings: Any) -> None:
+        """Begin another run on the account, in a folder of its own; without `again` nobody restarts its engine."""
+        self._world.to_come -= 1
+        if not again:
+            self._world.left_dead.add(len(self._world.runs))
+        self._world.begin_run(name, settings)
+
+    def do_resume(self, for_s: float, run: int = 0) -> None:
+        """Go on with a run as `run --resume` does: one that was not cut short is refused."""
+        world = self._world
+        world.to_come -= 1
+        if was_cut_short(world.folder(run)):
+            world.start(run)
+        else:
+            world.die(Life(world.loop.now_ms, world.loop.now_ms, "refused", "was not cut short", run))
+
+    def do_kill(
+        self, for_s: float, lost: int = 0, torn: bool = False, again: bool = True, run: int | None = None
+    ) -> None:
+        """Kill an engine; without `again` nobody starts it again but a `resume`."""
+        now = self._world.engine(run)
+        if now is not None and not again:
+            self._world.left_dead.add(now.run)
+        self._world.kill(lost, torn, run)
+
+    def do_kill_twice(self, for_s: float, again_s: float) -> None:
+        """Kill the engine, and what is started in its place while it recovers."""
+        self._world.kill()
+        self._world.later(again_s, self._world.kill)
+
+    def do_kill_at(self, for_s: float, what: str, skip: int = 0) -> None:
+        """Kill the engine at the next packet or write of a kind, such as `send POST /fapi/v1/order`."""
+        self._kills_at.append((what, skip))
+
+    def do_crash(self, for_s: float, again: bool = True, run: int | None = None) -> None:
+        """An error that nobody foresaw comes out of the engine's loop: it takes an event that is none."""
+        now = self._world.engine(run)
+        if now is not None and now.engine._system is not None:
+            if not again:
+                self._world.left_dead.add(now.run)
+            now.engine._system.on_event(object())  # type: ignore[arg-type]
+
+    def do_operator(
+        self, for_s: float, action: str, reason: str = "by plan", final: bool = False, run: int | None = None
+    ) -> None:
+        """An operator's command, as it comes over the control socket; `final` is a stop's, past the socket."""
+        now = self._world.engine(run)
+        if now is not None and final:
+            now.engine._order(action, reason, final)
+        elif now is not None and now.engine._control is not None:
+            line = json.dumps({"op": action, "reason": reason}).encode() + b"\n"
+            self._world.within(now.process, self._say(now.engine._control, line))
+
+    async def _say(self, control: Any, line: bytes) -> None:
+        answer = await ask(control, line)
+        told = Told(self._world.loop.now_ms, json.loads(line), json.loads(answer) if answer else {})
+        self._world.told.append(told)
+
+    def on_packet(self, what: str) -> None:
+        """Kill the engine where a plan says so: at a packet, or at a write."""
+        for number, (wanted, skip) in enumerate(self._kills_at):
+            if what.startswith(wanted):
+                if skip:
+                    self._kills_at[number] = (wanted, skip - 1)
+                    return
+                del self._kills_at[number]
+                self._world.kill()
+                if PROCESS.get() is not None:
+                    raise Killed
+                return
+
+    def on_write(self, when: str) -> None:
+        """As `on_packet`, around a journal's commit."""
+        if self._kills_at:
+            self.on_packet(f"write {when}")

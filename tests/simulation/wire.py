@@ -1,0 +1,114 @@
+"""The engine's end of the network: our ccxt subclass, with the simulated network where ccxt would call aiohttp.
+
+Everything of it above the wire runs as it is, `fetch` and `handle_message` included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import aiohttp
+import ccxt.pro
+from aiohttp import WSMsgType
+from ccxt.base.errors import ExchangeNotAvailable, RequestTimeout
+
+from simulation.network import Network, Pipe
+from voltrade.credentials import Credentials
+from voltrade.exchange.binance import Endpoint, SturdyClient, UsdmExchange, connect
+
+ENDPOINT = Endpoint.simulated("http://127.0.0.1:1", "ws://127.0.0.1:1")
+"""An address where nobody listens: nothing may ever go there."""
+
+
+class SimulatedClient(SturdyClient):
+    """Our websocket client over a `Pipe`. Its pings count by the loop's time."""
+
+    wire: SimulatedWire
+
+    def create_connection(self, session: Any) -> Coroutine[Any, Any, Pipe]:
+        return self.wire.network.dial(self)
+
+    def receive_loop(self) -> None:
+        """Nothing to do: frames that arrive are handed over."""
+
+    async def ping_loop(self) -> None:
+        """As ccxt's, by the clock of the loop."""
+        loop = asyncio.get_running_loop()
+        patience = self.keepAlive * self.maxPingPongMisses / 1000
+        self.heard = loop.time()
+        while not self.closed():
+            await asyncio.sleep(self.keepAlive / 1000)
+            if self.heard + patience < loop.time():
+                self.on_error(RequestTimeout(f"Connection to {self.url} timed out: no pong"))
+                return
+            if not self.closed():
+                await self.connection.ping()
+
+    def handle_message(self, message: aiohttp.WSMessage) -> None:
+        if message.type is WSMsgType.PONG:
+            self.heard = self.asyncio_loop.time()
+        super().handle_message(message)
+
+    async def aiohttp_close(self) -> None:
+        if self.ping_looper:
+            self.ping_looper.cancel()
+        if not self.closed():
+            self.connection.hang_up()
+
+
+class SimulatedWire(ccxt.pro.binanceusdm):  # type: ignore[misc]  # ccxt is untyped
+    """What stands in aiohttp's place below `UsdmExchange`."""
+
+    network: Network
+    is_dead = False
+    """Whether the engine's process has died: nothing goes out or comes in any more."""
+
+    def open(self, lazy: bool = False) -> None:
+        if lazy and self.closed_by_user:
+            raise ccxt.ExchangeClosedByUser(f"{self.id} instance was closed by the user")
+        self.closed_by_user = False
+        self.asyncio_loop = asyncio.get_running_loop()
+
+    async def fetch(self, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
+        """As ccxt's, but for the connection: errors are raised, and answers read, as there."""
+        asked = self.prepare_request_headers(headers)
+        self.open(True)
+        details = f"{self.id} {method} {url}"
+        try:
+            async with asyncio.timeout(self.timeout / 1000):
+                status, got, text = await self.network.request(self, method, url, asked, body)
+        except TimeoutError as error:
+            raise RequestTimeout(details) from error
+        except aiohttp.ClientConnectionError as error:
+            raise ExchangeNotAvailable(details) from error
+        answer = self.parse_json(text)
+        self.handle_errors(status, "", url, method, got, text, answer, asked, body)
+        self.handle_http_status_code(status, "", url, method, text)
+        return text if answer is None else answer
+
+    def client(self, url: str) -> SimulatedClient:
+        self.open()
+        if url not in self.clients:
+            settings = {**self.streaming, "asyncio_loop": self.asyncio_loop, **self.options["ws"]}
+            callbacks = (self.handle_message, self.on_error, self.on_close, self.on_connected)
+            self.clients[url] = made = SimulatedClient(url, *callbacks, settings)
+            made.wire = self
+        return self.clients[url]  # type: ignore[no-any-return]
+
+
+class SimulatedExchange(UsdmExchange, SimulatedWire):
+    """Our ccxt subclass over the simulated network."""
+
+    client = SimulatedWire.client
+
+
+def connect_by(network: Network, clock: Callable[[], int], recv_window_ms: int) -> SimulatedExchange:
+    """Make the engine's connection, as `connect` does."""
+    credentials = Credentials("sim-key", "sim-secret")
+    exchange = connect(ENDPOINT, credentials, clock, recv_window_ms, kind=SimulatedExchange)
+    assert isinstance(exchange, SimulatedExchange)
+    exchange.network = network
+    exchange.clients = {}  # ccxt keeps them by class: each of our engines has its own
+    return exchange
