@@ -11,10 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
-import selectors
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 BEGIN_MS = 1_767_610_800_000
 """What the venue's clock says when a loop begins: 2026-01-05 11:00 UTC."""
@@ -40,78 +39,30 @@ class Process:
     def go_on(self, loop: VirtualLoop) -> None:
         """Run what has waited meanwhile, in its order."""
         self.is_stopped = False
-        for handle in self._waiting:
-            loop._ready.append(handle)  # type: ignore[attr-defined]
+        loop._ready.extend(self._waiting)
         self._waiting.clear()
+
+    def keep(self, handle: asyncio.Handle) -> None:
+        """Keep a callback until it goes on."""
+        self._waiting.append(handle)
 
 
 PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
-
-
-def _is_held(handle: asyncio.Handle) -> bool:
-    """Keep a callback for later where its process is stopped."""
-    process = handle._context.get(PROCESS)  # type: ignore[attr-defined]
-    if process is None or not process.is_stopped:
-        return False
-    process._waiting.append(handle)
-    return True
-
-
-class _Handle(asyncio.Handle):
-    def _run(self) -> None:
-        if not _is_held(self):
-            super()._run()  # type: ignore[misc]
-
-
-class _TimerHandle(asyncio.TimerHandle):
-    """Timers of one moment run in the order in which they were set, so that what travels together stays in order."""
-
-    number = 0
-
-    def __lt__(self, other: Any) -> bool:
-        mine, others = self.when(), other.when()
-        return bool(mine < others or (mine == others and self.number < other.number))
-
-    def _run(self) -> None:
-        if not _is_held(self):
-            super()._run()  # type: ignore[misc]
 
 
 class Stuck(RuntimeError):
     """Everybody waits, and nothing will ever happen."""
 
 
-class _NoSelector(selectors.BaseSelector):
-    """Waits for no file: to wait is to move the loop's clock."""
-
-    def __init__(self) -> None:
-        self.jump: Callable[[float | None], None] = lambda timeout: None
-        self._keys: dict[Any, selectors.SelectorKey] = {}
-
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        self._keys[fileobj] = key = selectors.SelectorKey(fileobj, 0, events, data)
-        return key
-
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        return self._keys.pop(fileobj)
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        self.jump(timeout)
-        return []
-
-    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        return self._keys
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
+class VirtualLoop(asyncio.BaseEventLoop):
     """A loop in virtual time, which begins at 0 s."""
 
     def __init__(self) -> None:
-        selector = _NoSelector()
-        super().__init__(selector)
-        selector.jump = self._jump
+        super().__init__()
         self._now = 0.0
-        self._timers = 0
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        """By time, and those of one moment in the order in which they were set: what travels together stays so."""
+        self._set = 0
         self.set_task_factory(_make_task)
 
     def time(self) -> float:
@@ -135,27 +86,49 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         finally:
             handle.cancel()
 
-    def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> asyncio.Handle:
-        handle = _Handle(callback, args, self, context)
-        self._ready.append(handle)  # type: ignore[attr-defined]
-        return handle
-
     def call_at(
         self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
-        timer = _TimerHandle(when, callback, args, self, context)
-        self._timers += 1
-        timer.number = self._timers
-        heapq.heappush(self._scheduled, timer)  # type: ignore[attr-defined]
-        timer._scheduled = True  # type: ignore[attr-defined]
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        self._set += 1
+        heapq.heappush(self._timers, (when, self._set, timer))
         return timer
 
-    def _jump(self, timeout: float | None) -> None:
-        if timeout is None:
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """It is dropped when its time comes."""
+
+    def _run_once(self) -> None:
+        """Run what is ready, after a jump to the next timer where nothing is."""
+        ready, timers = self._ready, self._timers
+        if not ready and not self._stopping:
+            self._jump()
+        while timers and timers[0][0] <= self._now:
+            ready.append(heapq.heappop(timers)[2])
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if handle._cancelled:
+                continue
+            process = handle._context.get(PROCESS)
+            if process is not None and process.is_stopped:
+                process.keep(handle)
+            else:
+                handle._run()
+
+    def _jump(self) -> None:
+        timers = self._timers
+        while timers and timers[0][2]._cancelled:
+            heapq.heappop(timers)
+        if not timers:
             raise Stuck("every task waits, and no timer is set")
-        if timeout > 0:
-            # Exactly the timer's time: now + timeout may fall short of it by a rounding.
-            self._now = max(self._now, self._scheduled[0].when())  # type: ignore[attr-defined]
+        self._now = max(self._now, timers[0][0])
+
+    def _refuse(self, *args: Any, **named: Any) -> NoReturn:
+        raise RuntimeError("nothing outside of the loop can be waited for: its time would stand still")
+
+    run_in_executor = call_soon_threadsafe = _refuse
+    sock_connect = sock_recv = sock_sendall = add_reader = add_writer = _refuse
+    getaddrinfo = create_connection = create_server = create_datagram_endpoint = _refuse
+    subprocess_exec = subprocess_shell = connect_read_pipe = connect_write_pipe = _refuse
 
 
 def _make_task(loop: asyncio.AbstractEventLoop, coro: Any, context: Any = None) -> asyncio.Task[Any]:

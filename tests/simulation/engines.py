@@ -44,7 +44,7 @@ class EngineClock:
         self._instant, self._readings = instant, self._readings + 1 if instant == self._instant else 1
         if self._readings > MOST_READINGS:
             raise Spinning(f"the clock was read {MOST_READINGS} times at {self._loop.now_ms}")
-        return self._loop.now_ms + sum(self._ahead_ms)
+        return self._loop.now_ms + (sum(self._ahead_ms) if self._ahead_ms else 0)
 
     def set(self, now: int) -> None:
         """Nobody moves this clock."""

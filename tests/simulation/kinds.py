@@ -199,7 +199,6 @@ KINDS: tuple[Kind, ...] = (
     Kind("slow network", "rest", ("B15",), _lasting("slow", 5, 60, by_s=between(0.2, 2.0))),
     # --- C: user data ---
     Kind("listen key", "user", ("C1",), _moment("expire_listen_key")),
-    Kind("renewal fails", "user", ("C1",), _window("refuse", 30, 200, on="PUT /fapi/v1/listenKey", code=-1125)),
     Kind("user deaf", "user", ("C2",), _lasting("deaf", 10, 120, category="private")),
     Kind("user abort", "user", ("C2",), _moment("abort", on="private")),
     Kind("user dropped", "user", ("C3", "C5"), _window("drop", 10, 60, on="user ORDER_TRADE_UPDATE", chance=CHANCE)),
@@ -246,7 +245,7 @@ KINDS: tuple[Kind, ...] = (
         lambda d, at: (at, "kill_twice", 0.0, {"again_s": float(round(d.uniform(1.6, 3.0), 2))}),
     ),
     Kind("torn write", "disk", ("E3",), _moment("kill", torn=True)),
-    Kind("lost writes", "disk", ("E3", "E5"), lambda d, at: (at, "kill", 0.0, {"lost": int(d.integers(1, 12))})),
+    Kind("lost writes", "disk", ("E3",), lambda d, at: (at, "kill", 0.0, {"lost": int(d.integers(1, 12))})),
     Kind("disk full", "disk", ("E4",), _lasting("disk_full", 2, 20)),
     Kind(
         "clock step",

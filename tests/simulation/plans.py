@@ -71,15 +71,20 @@ def lasts_s(settings: Json, strikes: Iterable[Strike]) -> float:
 
 def draw_plan(seed: int) -> Plan:
     """Draw a session with faults; every third has only such as can be recovered from."""
+    drawn = draw_faults(seed)
+    names = tuple(kind.name for kind, _ in drawn)
+    strikes = tuple(strike for _, strike in drawn)
+    return replace(clean_plan(seed), strikes=strikes, kinds=names, rows=tuple(map(row_of, names)))
+
+
+def draw_faults(seed: int) -> list[tuple[Kind, Strike]]:
+    """Draw the faults of a session, in order of time."""
     draw = np.random.default_rng([seed, 2])
-    plan = clean_plan(seed)
     kinds = RECOVERABLE_KINDS if seed % 3 == 0 else KINDS
     count = int(draw.integers(LEAST_FAULTS, LEAST_FAULTS + 5))
     chosen = _enough_classes(draw, kinds, count)
-    drawn = [(kind.draw(draw, float(round(draw.uniform(5.0, LAST_FAULT_S), 1))), kind.name) for kind in chosen]
-    drawn.sort(key=lambda each: (each[0][0], each[1]))
-    names = tuple(name for _, name in drawn)
-    return replace(plan, strikes=tuple(strike for strike, _ in drawn), kinds=names, rows=tuple(map(row_of, names)))
+    drawn = [(kind, kind.draw(draw, float(round(draw.uniform(5.0, LAST_FAULT_S), 1)))) for kind in chosen]
+    return sorted(drawn, key=lambda each: (each[1][0], each[0].name))
 
 
 def _enough_classes(draw: Draw, kinds: tuple[Kind, ...], count: int) -> list[Kind]:

@@ -84,6 +84,16 @@ def open_at_end(evidence: Evidence) -> list[str]:
     return [name for (kind, number), name in still.items() if kind == "algo" or left[number]]
 
 
+def premise(holds: object, what: str) -> None:
+    """State what a story needs to be about its case.
+
+    Raises:
+        ValueError: it does not hold: an error, where a claim that does not hold yet is expected.
+    """
+    if not holds:
+        raise ValueError(f"the story is about {what}")
+
+
 def ended(evidence: Evidence) -> bool:
     """Whether the session came to its end by itself, without any failure of the engine."""
     return evidence.lives[-1].how == "ended" and all(life.how != "failed" for life in evidence.lives)

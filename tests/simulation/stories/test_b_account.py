@@ -28,6 +28,7 @@ from simulation.stories.claims import (
     is_left_in_order,
     money,
     position_at_end,
+    premise,
     questions,
     refused,
     round_trips,
@@ -91,7 +92,7 @@ def test_b1_old_trades_of_the_whole_quantity_do_not_close_the_position() -> None
     """The same of as much as we hold. Today stop and target are cancelled, and the session ends with all of it open."""
     by_a_person = by_hand(2, "BUY", "0.225"), by_hand(4, "SELL", "0.225")
     evidence = story(*by_a_person, at(20, "abort", on="private"), capital=9_000, **LATER)
-    assert fills(evidence, "e")[0]["quantity"] == "0.225"
+    premise(fills(evidence, "e")[0]["quantity"] == "0.225", "as much as a person traded")
     cancelled = [row["time"] for row in evidence.of_kind("algo") if row["status"] == "CANCELED"]
     assert min(cancelled) > when(evidence, 45)
     assert is_left_in_order(evidence)

@@ -89,10 +89,10 @@ def test_c4_a_stop_does_not_wait_for_the_listen_keys_renewal() -> None:
     """The renewal, half an hour after the dial, is answered after 4.9 s; 0.3 s after it was sent an entry fills."""
     slow = at(1790, "delay_answer", 4.9, on="PUT /fapi/v1/listenKey")
     dialled = at(19.5, "abort", on="private")  # so that the renewal is due between the signal and its fill
-    evidence = story(dialled, slow, every_s=2.5, first_bar=94, duration_s=1_840.0)
+    evidence = story(dialled, slow, every_s=2.5, first_bar=93, duration_s=1_840.0)
     [renewal] = [row for row in evidence.requests if (row.method, row.path) == ("PUT", "/fapi/v1/listenKey")]
     [filled] = claims.fills(evidence, "e")
-    assert renewal.sent < filled["time"] < renewal.sent + 2_000, "the story is about a fill during the renewal"
+    claims.premise(renewal.sent < filled["time"] < renewal.sent + 2_000, "a fill during the renewal")
     assert claims.is_left_in_order(evidence, within_s=2.0)
 
 
@@ -109,7 +109,7 @@ def test_c6_a_trade_that_comes_one_place_late_is_no_gap() -> None:
     """While REST answers 418 for a minute, a fifth of the trades come one place late. None of them is missing."""
     late = at(30, "reorder", on="market aggTrade", chance=0.2, times=0, until_s=90.0)
     evidence = story(at(29, "ban", 62, code=418), late, duration_s=100.0)
-    assert len(evidence.of_kind("fault")) > 50
+    claims.premise(len(evidence.of_kind("fault")) > 50, "many trades that are late")
     assert [text for text in claims.alerts(evidence) if text.startswith("FEED_GAP")] == []
     assert not any(row.body["tainted"] for row in evidence.journals[0] if row.kind == "Bar")
 

@@ -89,7 +89,7 @@ def test_d2_funding_between_a_fills_two_events_is_only_funding() -> None:
     path = [(30, PRICE), (30.1, PRICE - 300)]
     evidence = story(late, *moves(30.22, -1.25, "FUNDING_FEE"), path=path, mark_interval_s=5)
     [stopped] = claims.fills(evidence, "s")
-    assert stopped["time"] == claims.when(evidence, 30.2)
+    claims.premise(stopped["time"] == claims.when(evidence, 30.2), "funding that follows the fill")
     [trip] = claims.round_trips(evidence)
     assert trip["funding"] == -1.25 * DOLLAR
     assert books(evidence) == wallet(evidence)
@@ -138,7 +138,7 @@ def test_d4_a_deposit_of_another_asset_is_no_transfer_of_ours() -> None:
     down = at(29, "abort", on="private"), at(28, "delay_answer", 2.0, on="POST /fapi/v1/listenKey")
     bnb = moves(40, 1e-8, "DEPOSIT", "", "BNB")
     evidence = story(*down, *bnb, path=[(30, PRICE), (30.1, PRICE - 300)], mark_interval_s=5)
-    assert claims.fills(evidence, "s")
+    claims.premise(claims.fills(evidence, "s"), "a stop that filled")
     assert [text for text in claims.alerts(evidence) if text.startswith("TRANSFER")] == []
 
 

@@ -53,7 +53,7 @@ def test_e1_a_second_run_on_the_account_is_refused_wherever_its_folder_is(name: 
 def test_e1_a_breaker_that_waits_for_a_person_waits_in_every_folder(name: str) -> None:
     """A run loses and its breaker stops until a person resumes; the next run, in another folder, must not enter."""
     evidence = story(at(30, "run", name=name), path=FALLS, duration_s=15.0, **LOSES)
-    assert evidence.of_kind("fill")
+    claims.premise(evidence.of_kind("fill"), "a run that loses")
     assert orders_of(evidence, 1) == []
 
 
@@ -63,7 +63,7 @@ def test_e2_a_moved_run_does_not_take_the_breaker_with_it(name: str) -> None:
     """A run whose breaker waits for a person fails; its folder is moved aside, and the command is given again."""
     moved = at(10, "crash", again=False), at(12, "move", what="runs/run", to="runs/20260105T110000Z_run")
     evidence = story(*moved, at(15, "run", name=name), path=FALLS, duration_s=15.0, **LOSES)
-    assert evidence.lives[0].how == "failed"
+    claims.premise(evidence.lives[0].how == "failed", "a run that fails")
     assert orders_of(evidence, 1) == []
 
 
@@ -93,7 +93,7 @@ def test_e3_a_run_that_is_killed_while_it_begins_adopts_all_the_same(what: str) 
     killed = at(19, "kill_at", what=what)
     second = at(20, "run", name="b", duration_s=20.0, on_duration_end="flatten")
     evidence = story(killed, second, duration_s=10.0, on_duration_end="protect")
-    assert [life.how for life in evidence.lives[:2]] == ["ended", "killed"]
+    claims.premise([life.how for life in evidence.lives[:2]] == ["ended", "killed"], "a kill while the second begins")
     assert claims.is_left_in_order(evidence)
 
 
@@ -145,7 +145,7 @@ def test_e5_a_client_id_of_the_lost_end_of_a_journal_is_not_used_again(killed: A
     On a thin tape, so that the first order is still at work: the venue refuses the second of that name.
     """
     evidence = story(killed, at(spoilt_s, "spoil", what=LOG, size=2_900), lots=20, max_holding_s=10.0)
-    assert [life.how for life in evidence.lives] == ["killed", "ended"]
+    claims.premise([life.how for life in evidence.lives] == ["killed", "ended"], "a run that is gone on with once")
     assert ids_used_twice(evidence) == []
     assert claims.position_at_end(evidence) == 0
 

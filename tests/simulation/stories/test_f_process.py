@@ -74,7 +74,7 @@ def test_f3_a_process_that_wakes_covers_what_was_filled_meanwhile(stands_s: int)
     """
     evidence = story(at(0.66, "stop", stands_s), duration_s=90.0)
     woke = claims.when(evidence, 0.66 + stands_s)
-    assert claims.uncovered(evidence)
+    claims.premise(claims.uncovered(evidence), "a fill while the process stands")
     assert all(end <= woke + 5_000 for _, end in claims.uncovered(evidence))
     assert claims.position_at_end(evidence) == 0
 
@@ -95,7 +95,7 @@ def test_f3_a_process_that_wakes_does_not_enter_on_an_old_bar() -> None:
 def test_f4_no_byte_in_a_reason_ends_the_engine(action: str) -> None:
     """`ctl ACTION --reason` with a byte of Latin-1: it reaches the engine as a lone surrogate in the JSON line."""
     evidence = story(at(20, "operator", action=action, reason="M\udcfcller"), duration_s=40.0)
-    assert len(evidence.told) == 1
+    claims.premise(len(evidence.told) == 1, "a command that is heard")
     assert failures(evidence) == []
     assert claims.is_left_in_order(evidence)
 
