@@ -18,6 +18,7 @@ from simulation.scenario import play
 from simulation.tapes import drawn_tape
 
 SEEDS = Path(__file__).parent / "seeds"
+SOON_S = 60.0
 Fails = Callable[[Plan], bool]
 Rules = set[tuple[str, str]]
 """Oracle and kind of violations."""
@@ -29,8 +30,19 @@ def breaks(plan: Plan) -> Rules:
 
 
 def shrink(plan: Plan, fails: Fails) -> Plan:
-    """Return the smallest plan found that still fails: without faults that are not needed, and as short as can be."""
-    return shorter(fewer(plan, fails), fails)
+    """Return the smallest plan found that still fails: as short as can be, without faults that are not needed."""
+    return shorter(fewer(earlier(plan, fails), fails), fails)
+
+
+def earlier(plan: Plan, fails: Fails) -> Plan:
+    """End the session after its first faults, where it fails by then: what is tried after that is tried fast."""
+    count = 1
+    while count < len(plan.strikes):
+        tried = ended(without(plan, count, len(plan.strikes)), SOON_S)
+        if fails(tried):
+            return tried
+        count *= 2
+    return plan
 
 
 def fewer(plan: Plan, fails: Fails) -> Plan:
@@ -58,16 +70,19 @@ def without(plan: Plan, first: int, end: int) -> Plan:
 
 def shorter(plan: Plan, fails: Fails) -> Plan:
     """End the session soon after the last fault that is left, or later, as long as it must."""
-    last = max([at + for_s for at, _, for_s, _ in plan.strikes], default=0.0)
-    for spare_s in (20.0, 60.0, 120.0, 240.0):
-        faults_s = last + spare_s
-        if faults_s >= plan.faults_s:
+    for spare_s in (20.0, SOON_S, 120.0, 240.0):
+        tried = ended(plan, spare_s)
+        if tried.faults_s >= plan.faults_s:
             break
-        settings = {**plan.settings, "duration_s": round(faults_s + QUIET_S, 1)}
-        tried = replace(plan, faults_s=faults_s, settings=settings)
         if fails(tried):
             return tried
     return plan
+
+
+def ended(plan: Plan, spare_s: float) -> Plan:
+    """End a session, with its quiet minute, so long after its last fault."""
+    faults_s = max([at + for_s for at, _, for_s, _ in plan.strikes], default=0.0) + spare_s
+    return replace(plan, faults_s=faults_s, settings={**plan.settings, "duration_s": round(faults_s + QUIET_S, 1)})
 
 
 def written(plan: Plan, tape_s: float) -> Json:

@@ -1,0 +1,87 @@
+"""A failing session is made small, always the same way, and what is printed and kept fails as it did."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulation.oracles import judge
+from simulation.plans import TAPE_S, Plan, draw_plan
+from simulation.scenario import at, scenario
+from simulation.shrink import Rules, as_story, breaks, fewer, keep, read, shorter, shrink, shrunk
+from simulation.tapes import drawn_tape
+
+SEED = 7
+"""Fails within the first minutes, so that it is cheap to try."""
+
+
+def needs(*names: str) -> Any:
+    """A plan fails where all of these strike."""
+    return lambda plan: set(names) <= set(plan.kinds)
+
+
+@pytest.mark.parametrize("wanted", [(0,), (3, 4), (0, 5, 9)])
+def test_no_fault_is_left_that_is_not_needed(wanted: tuple[int, ...]) -> None:
+    plan = draw_plan(1)
+    names = tuple(plan.kinds[number] for number in wanted)
+    tried: list[tuple[str, ...]] = []
+
+    def fails(each: Plan) -> bool:
+        tried.append(each.kinds)
+        return bool(needs(*names)(each))
+
+    small = fewer(plan, fails)
+    assert small.kinds == names
+    assert small.strikes == tuple(plan.strikes[number] for number in wanted)
+    assert small.rows == tuple(plan.rows[number] for number in wanted)
+    again, tried = tried, []
+    assert fewer(plan, fails).kinds == names
+    assert tried == again
+
+
+def test_what_fails_without_faults_keeps_none() -> None:
+    assert fewer(draw_plan(1), lambda plan: True).strikes == ()
+
+
+def test_a_session_ends_as_soon_as_it_still_fails() -> None:
+    plan = fewer(draw_plan(1), needs(draw_plan(1).kinds[0]))
+    [(begin, _, for_s, _)] = plan.strikes
+    short = shorter(plan, lambda tried: tried.faults_s >= begin + for_s + 60)
+    assert short.faults_s == begin + for_s + 60
+    assert short.settings["duration_s"] == pytest.approx(short.faults_s + 60, abs=0.1)
+    assert shorter(plan, lambda tried: False) is plan
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[Plan, Rules]:
+    return shrunk(SEED)
+
+
+def test_a_failing_seed_fails_with_fewer_faults(small: tuple[Plan, Rules]) -> None:
+    plan, rules = small
+    assert 1 <= len(plan.strikes) <= 4 < len(draw_plan(SEED).strikes)
+    assert plan.duration_s < draw_plan(SEED).duration_s
+    assert rules
+    assert breaks(plan) >= rules
+    assert shrink(plan, lambda tried: bool(rules & breaks(tried))).strikes == plan.strikes
+
+
+def test_what_is_printed_fails_in_the_same_way(small: tuple[Plan, Rules]) -> None:
+    plan, rules = small
+    text = as_story(plan, rules)
+    names = {"at": at, "scenario": scenario, "drawn_tape": drawn_tape, "TAPE_S": TAPE_S}
+    exec(text, names)
+    assert {(found.oracle, found.kind) for found in judge(names["evidence"])} >= rules  # type: ignore[arg-type]
+
+
+def test_what_is_kept_comes_back(small: tuple[Plan, Rules], tmp_path: Path) -> None:
+    plan, rules = small
+    path = keep(plan, rules, tmp_path / "seeds")
+    kept = json.loads(path.read_text())
+    back = read(kept)
+    assert {tuple(rule) for rule in kept["breaks"]} == rules
+    assert (back.settings, back.strikes, back.kinds, back.rows) == (plan.settings, plan.strikes, plan.kinds, plan.rows)
+    assert list(back.tape.rows()) == list(plan.tape.rows())
