@@ -49,12 +49,10 @@ class PapermillEngine:
         engine = NBClientEngine
         if is_session(nb):
             engine = SessionEngine
-            config = check_parameters(nb, _going_on(target))
+            notebook = _output(target)
+            config = check_parameters(nb, _going_on(notebook))
             environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
-            if target and target != "-" and "://" not in target:
-                notebook = _origin() / target
-                if notebook.suffix != ".ipynb":
-                    raise Refused(f"output: must end in .ipynb, was {target}")
+            if notebook is not None:
                 told = go_on(nb, notebook, config)
                 if not told:
                     check_permission(config)
@@ -91,10 +89,24 @@ def is_session(nb: Any) -> bool:
     return bool(nb.metadata.get("voltrade", {}).get("session", False))
 
 
-def _going_on(target: str | None) -> Path | None:
+def _output(target: str | None) -> Path | None:
+    """The notebook that a session is to write; None where that is no file.
+
+    Raises:
+        Refused: its name leaves none for the folder of the run.
+    """
+    if not target or target == "-" or "://" in target:
+        return None
+    notebook = _origin() / target
+    if notebook.suffix != ".ipynb" or notebook.name.startswith("."):
+        raise Refused(f"output: must end in .ipynb, after a name that begins with no dot, was {target}")
+    return notebook
+
+
+def _going_on(notebook: Path | None) -> Path | None:
     """The folder of the run that would be gone on with."""
-    folder = (_origin() / (target or "")).with_suffix("")
-    return folder if records.was_cut_short(folder) else None
+    folder = notebook.with_suffix("") if notebook is not None else None
+    return folder if folder is not None and records.was_cut_short(folder) else None
 
 
 def check_parameters(nb: Any, run: Path | None = None) -> Config:
@@ -177,39 +189,62 @@ def go_on(nb: Any, notebook: Path, config: Config) -> list[str]:
 def move_aside(notebook: Path) -> list[str]:
     """Move an earlier run, its notebook and its folder, from the way; return what to tell the person.
 
-    Both get the name `<start UTC>_NAME`, with a number where that exists.
+    Both get the name `<start UTC>_NAME`, with a number where that exists. An empty folder is left for the run.
 
     Raises:
-        Refused: the session that wrote them is still running.
+        Refused: something else than a run that is over has that name. Nothing was moved.
     """
     folder = notebook.with_suffix("")
-    if not notebook.exists() and not folder.exists():
-        return []
     record = records.read(folder)
-    if records.is_running(record):
-        raise Refused(
-            f"{notebook.name}: the session that writes it is still running (engine process {record.get('pid')}); "
-            "stop it first, or choose another output"
-        )
+    earlier = [path for path in (notebook, folder) if path.is_symlink() or (path.exists() and not _is_empty(path))]
+    for path in earlier:
+        if why := _why_kept(path, record):
+            raise Refused(f"output: {path} is left where it is: {why}; choose another output")
+    if not earlier:
+        return []
     name = f"{_started(notebook, record):%Y%m%dT%H%M%SZ}_{notebook.stem}"
     stem, count = name, 1
     while any(notebook.with_name(stem + end).exists() for end in ("", notebook.suffix)):
         count += 1
         stem = f"{name}-{count}"
     told = []
-    for path, kept in ((notebook, notebook.with_name(stem + notebook.suffix)), (folder, notebook.with_name(stem))):
-        if path.exists():
-            path.rename(kept)
-            told.append(f"voltrade: kept the earlier {path.name} as {kept.name}")
+    for path in earlier:
+        kept = notebook.with_name(stem + path.suffix)
+        path.rename(kept)
+        told.append(f"voltrade: kept the earlier {path.name} as {kept.name}")
     return told
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _why_kept(path: Path, record: Mapping[str, Any]) -> str:
+    """Why an output's notebook or folder must not be moved; empty where it is that of a run that is over."""
+    if path.is_symlink():
+        return "it is a link"
+    if records.is_running(record):
+        return f"the session that writes it is still running (engine process {record.get('pid')}); stop it first"
+    if path.suffix == ".ipynb" and path.is_file():
+        return "" if record or _metadata(path) else "it is no notebook that papermill has executed"
+    if not record:
+        return f"it is no run's folder, with a {records.RECORD}"
+    inside = (found.parent for found in path.rglob(records.RECORD))
+    running = [found for found in inside if records.is_running(records.read(found))]
+    return f"{running[0]} in it is still running" if running else ""
+
+
+def _metadata(notebook: Path) -> Mapping[str, Any]:
+    """What papermill noted in a notebook that it executed; empty where there is nothing."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        noted = json.loads(notebook.read_text())["metadata"]["papermill"]
+        return noted if isinstance(noted, dict) else {}
+    return {}
 
 
 def _started(notebook: Path, record: Mapping[str, Any]) -> datetime:
     """When an earlier run started: as its record says, else as papermill noted, else its file's time."""
-    texts = [record.get("created")]
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        texts.append(json.loads(notebook.read_text())["metadata"]["papermill"]["start_time"])
-    for text in texts:
+    for text in (record.get("created"), _metadata(notebook).get("start_time")):
         if isinstance(text, str):
             try:
                 return datetime.fromisoformat(text).astimezone(UTC)

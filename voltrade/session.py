@@ -206,6 +206,8 @@ def start(config: Config, run_dir: Path | str | None = None) -> Session:
         record = _cut_short(folder, config)
     elif (folder / records.RECORD).exists():
         raise SessionError(f"{folder.name}: holds a run already; choose another folder")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SessionError(f"{folder.name}: must be new or an empty folder, holds something else; choose another")
     else:
         check_permitted(config)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
