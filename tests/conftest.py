@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from builders import an_instrument
@@ -51,6 +52,22 @@ def _own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VOLTRADE_STORE", str(tmp_path_factory.mktemp("store")))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_ledgers_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the ledgers of accounts that tests trade, in processes that they start too, out of the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VOLTRADE_STATE", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def state_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Each test's own: a later venue may listen at the address of an earlier one."""
+    home = tmp_path_factory.getbasetemp() / "states" / uuid4().hex
+    monkeypatch.setenv("VOLTRADE_STATE", str(home))
+    return home
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -66,7 +66,7 @@ MAY_IMPORT = {
     "fetch": f"{BASE} trade_files inspection store sources",
     "journal": BASE,
     "replay": f"{BASE} {RULES} rule_file core lockstep journal",
-    "ledger": "errors",
+    "ledger": f"{BASE} journal record",
     "ctl": "errors record",
     "measures": "errors model compiled",
     "frames": f"{BASE} risk",
@@ -102,7 +102,7 @@ MAY_IMPORT = {
     "warmup": f"{BASE} bars exchange.binance exchange.messages",
     "notify": f"{BASE} credentials oms risk",
     "preflight": f"{BASE} notify permission wiring exchange.paper",
-    "doctor": f"{BASE} credentials notify permission wiring preflight",
+    "doctor": f"{BASE} credentials ledger notify permission wiring preflight",
     "control": BASE,
     "recording": f"{BASE} store",
     # what people touch
@@ -136,6 +136,7 @@ ONLY_IN = {
     "plotly": {"charts"},
     "ipywidgets": {"session", "explorer"},
     "papermill": {"papermill_engine"},
+    "platformdirs": {"ledger"},
     "pyarrow": {"trade_files", "inspection", "store", "fetch", "report", "journal"},
     "tqdm": {"sources", "fetch", "check", "sweep"},
 }

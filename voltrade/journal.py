@@ -228,7 +228,7 @@ class Journal:
         path = Path(path)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _refuse_unsafe(path.parent, folder=True)
+            refuse_unsafe(path.parent, folder=True)
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW, 0o600))
         except FileExistsError:
             raise JournalError(f"{path}: must be new, exists already") from None
@@ -242,7 +242,7 @@ class Journal:
                 connection.execute(statement)
             connection.execute("INSERT INTO header VALUES (1, ?)", (identity,))
             connection.execute("COMMIT")
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
             return cls(connection, lock, 0, first_hash(identity))
 
     @classmethod
@@ -256,8 +256,8 @@ class Journal:
             JournalError: no journal of ours, one of another identity, broken, open to others, or in use.
         """
         path = Path(path)
-        _refuse_unsafe(path.parent, folder=True)
-        _refuse_unsafe(path, folder=False)
+        refuse_unsafe(path.parent, folder=True)
+        refuse_unsafe(path, folder=False)
         with closing(_connect_to_read(path)) as reader:  # before anything could write to a file that isn't ours
             owner = _check_header(reader, path)
         if identity is not None and owner != identity:
@@ -363,6 +363,40 @@ def read(path: Path | str, after: int = 0, kind: str = "") -> Iterator[Row]:
             after = batch[-1][0]
 
 
+def identity_of(path: Path | str) -> str:
+    """Return whose journal a file is: what `create` was given, or the hash of its first row where that was nothing.
+
+    Raises:
+        JournalError: no journal of ours, without a row, another user's, or open to others.
+    """
+    path = Path(path)
+    refuse_unsafe(path.parent, folder=True)
+    refuse_unsafe(path, folder=False)
+    with closing(_connect_to_read(path)) as connection:
+        identity = _check_header(connection, path)
+    if identity:
+        return identity
+    for first in read(path):
+        return first.hash.hex()
+    raise JournalError(f"{path}: must have a row, has none")
+
+
+def last_row(path: Path | str) -> tuple[int, str]:
+    """Return the position of a journal's last row and its hash; 0 and nothing where there is none.
+
+    Raises:
+        JournalError: no journal of ours, or broken.
+    """
+    path = Path(path)
+    with closing(_connect_to_read(path)) as connection:
+        _check_header(connection, path)
+        try:
+            last = connection.execute("SELECT seq, hash FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
+        except sqlite3.Error as error:
+            raise JournalError(f"{path}: can't be read: {error}") from None
+    return (last[0], last[1].hex()) if last else (0, "")
+
+
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
     """What `verify` found: rows that hold, their head, and where a rule is broken the first such row and the rule."""
@@ -446,7 +480,7 @@ def _rows(connection: sqlite3.Connection, after: int, kind: str = "") -> list[_R
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
-def _refuse_unsafe(path: Path, *, folder: bool) -> None:
+def refuse_unsafe(path: Path, *, folder: bool) -> None:
     """Refuse a file or folder that is missing, a link, another user's, or open to others."""
     try:
         status = path.stat() if folder else path.lstat()
@@ -495,8 +529,8 @@ def _lock(path: Path) -> int:
     return lock
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the new file's name durable too."""
+def sync_folder(folder: Path) -> None:
+    """Make the names of a folder's files durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
