@@ -30,7 +30,7 @@ from pydantic import (
 )
 
 from voltrade.errors import ConfigError
-from voltrade.model import Instrument
+from voltrade.model import Instrument, storable
 
 
 def _decimal(value: object, info: ValidationInfo) -> Decimal:
@@ -92,6 +92,19 @@ class BarSettings(Settings):
     anchor: Literal["utc_day", "continuous"] = "utc_day"
     """`utc_day`: the first trade of a UTC day closes the open bar short. `continuous`: no daily cut."""
     least_bars_a_day: Annotated[float, Field(ge=0)] = 0.0
+    @field_validator("*")
+    @classmethod
+    def _is_storable(cls, value: object) -> object:
+        """Refuse a text with bytes that are no UTF-8, such as the name of a file may have."""
+        if isinstance(value, str) and storable(value) != value:
+            raise ValueError("must be UTF-8 text")
+        return value
+
+
+def milliseconds(seconds: float) -> int:
+    """Return a setting's seconds as the whole milliseconds that everything is timed by."""
+    return round(seconds * 1000)
+
     """Fewer bars than this in 24 hours, and a person is told that the market has left the threshold; 0 for none."""
     most_bars_a_day: Annotated[float, Field(ge=0)] = 0.0
     """More than this, likewise; 0 for no limit. `notebooks/01_data.ipynb` finds the band."""

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from voltrade.core import TradingCore
 from voltrade.errors import SessionError, VenueError
 from voltrade.exchange import Feed, OrderGateway
-from voltrade.journal import Journal
+from voltrade.journal import Journal, as_stored
 from voltrade.lockstep import Ask, Collect, Execute, Finish, Horizon, Lockstep, Play, commands_of, warm_up
 from voltrade.model import (
     CancelOrder,
@@ -136,7 +136,10 @@ class LiveTradingSystem:
     # --- the record ------------------------------------------------------------------------------------------------
 
     def handle(self, event: Event) -> tuple[int, list[Output]]:
-        """Let the core handle an event, and write down the event, the bars it closed and what followed."""
+        """Let the core handle an event, and write down the event, the bars it closed and what followed.
+
+        The core handles it as the journal holds it, so that a replay sees the same.
+        """
         desk = self.core.desks[self._symbol]
         bars = desk.fold.count
         if isinstance(event, Trades):
@@ -151,6 +154,7 @@ class LiveTradingSystem:
         for number in range(bars, desk.fold.count):
             self._journal.append("Bar", self.core.time, self.core.bar_row(desk, number))
         for output in outputs:
+            event = as_stored(event)
             self._write(output)
         if self._uncommitted >= COMMIT_EVERY:
             self._commit()
