@@ -192,6 +192,7 @@ def on_snapshot(desk: Record) -> None:
                 is_missing = not monitor.is_done(order) and not is_listed and order.state != PENDING_SUBMIT
                 if order.purpose == purpose and is_missing:
                     monitor.lookup(desk, at)
+    monitor.tend(desk)
     if desk.side * monitor.position(desk) != desk.exchange_quantity:
         desk.unmodelled = NOT_EXPLAINED
     desk.reconciled = True
