@@ -787,6 +787,65 @@ def test_somebody_elses_order_stops_trading() -> None:
     assert desk.monitor.position == 0
 
 
+def assert_the_time_moves_on(desk: Desk, times: int = 12) -> None:
+    """What is due is done, or is due later: a timer that brings nothing is never due again at its own time."""
+    for _ in range(times):
+        due = desk.monitor.next_due
+        if due == NEVER:
+            return
+        desk.time = max(desk.time, due)
+        outputs = desk.note(desk.monitor.on_time(desk.time))
+        assert outputs or desk.monitor.next_due > desk.time
+
+
+def test_lots_that_fill_after_their_stop_has_are_left_at_once() -> None:
+    """Fault case A7: the stop's order fills, then the entry fills more; the stop's own news never comes."""
+    desk = Desk()
+    desk.accept(ENTRY)
+    desk.order(ENTRY, "PARTIALLY_FILLED", 4)
+    desk.accept(STOP)
+    desk.algo(STOP, "NEW")
+    desk.order(STOP, "FILLED", 4, price=979, order_id=500)
+    [out] = [o for o in intents(desk.order(ENTRY, "FILLED", 6)) if o.purpose is Purpose.EXIT]
+    assert (out.order.quantity, out.order.reduce_only) == (6, True)
+    assert desk.monitor.next_due > desk.time
+    assert_the_time_moves_on(desk)
+
+
+FACTS_OF_ENTRY = [("NEW", 0), ("PARTIALLY_FILLED", 4), ("FILLED", 6), ("CANCELED", 0), ("EXPIRED", 0), ("REJECTED", 0)]
+FACTS_OF_STOP = [
+    *[("algo", status) for status in ("NEW", "TRIGGERING", "TRIGGERED", "FINISHED", "CANCELED", "EXPIRED", "REJECTED")],
+    *[("child", status) for status in ("NEW", "PARTIALLY_FILLED", "FILLED", "EXPIRED", "CANCELED")],
+    *[("submit", outcome) for outcome in Outcome],
+    *[("lookup", outcome) for outcome in Outcome if outcome is not Outcome.ACCEPTED],
+]
+
+
+@pytest.mark.parametrize("max_holding_s", [0.0, 3.0004])
+@pytest.mark.parametrize("resting", [False, True])
+def test_after_any_two_facts_of_an_order_in_both_orders_time_moves_on(resting: bool, max_holding_s: float) -> None:
+    """Fault case A7: whatever is told of the entry and of its stop, in whatever order, no timer stands still."""
+    told = [("entry", *fact) for fact in FACTS_OF_ENTRY] + [("stop", *fact) for fact in FACTS_OF_STOP]
+    for facts in itertools.permutations(told, 2):
+        desk = Desk(max_holding_s=max_holding_s)
+        desk.order(ENTRY, "PARTIALLY_FILLED", 4)
+        if resting:
+            desk.algo(STOP, "NEW")
+        for whose, kind, what in facts:
+            desk.time += 1
+            if whose == "entry":
+                desk.order(ENTRY, kind, what)
+            elif kind == "algo":
+                desk.algo(STOP, what, order_id=0 if what in ("NEW", "REJECTED") else 500)
+            elif kind == "child":
+                lots = {"PARTIALLY_FILLED": 2, "FILLED": 4}.get(what, 0)
+                desk.order(STOP, what, lots, 979, order_id=500)
+            else:
+                desk.reply(STOP, kind, what, -2013 if kind == "lookup" else -1008)
+            assert_the_time_moves_on(desk, times=1)
+        assert_the_time_moves_on(desk)
+
+
 def test_an_idle_monitor_waits_for_nothing() -> None:
     monitor = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "e")
     assert monitor.next_due == NEVER

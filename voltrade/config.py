@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -59,8 +60,18 @@ Length = Annotated[int, Field(ge=1, le=100_000)]
 # Far more than anybody wants, and within what 64 bits hold of milliseconds, bars and 1e-8.
 Wholes = Annotated[int, Field(ge=0, le=10**9)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
-Seconds = Annotated[float, Field(ge=0, le=10**9)]
-PositiveSeconds = Annotated[float, Field(gt=0, le=10**9)]
+LEAST_SECONDS = 0.1
+"""The shortest duration that can be wanted: what is due sooner would be due before an answer can have come."""
+
+
+def _worth_waiting(seconds: float) -> float:
+    if 0 < seconds < LEAST_SECONDS:
+        raise ValueError(f"must be 0 or at least {LEAST_SECONDS}")
+    return seconds
+
+
+Seconds = Annotated[float, Field(ge=0, le=10**9), AfterValidator(_worth_waiting)]
+PositiveSeconds = Annotated[float, Field(ge=LEAST_SECONDS, le=10**9)]
 BasisPoints = Annotated[float, Field(ge=0, le=10_000)]
 
 BreakerAction = Literal["block", "cancel", "flatten"]
@@ -81,17 +92,6 @@ class Settings(BaseModel):
         frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
 
-
-class BarSettings(Settings):
-    """How trades become volume bars."""
-
-    unit: Literal["base", "quote", "trades"] = "base"
-    """What the threshold counts: coins, quote asset (price x quantity), or aggTrades."""
-    threshold: Annotated[PositiveAmount, Field(le=10**18)] = Decimal(10)
-    """Volume at which a bar closes, in `unit`. In coins it must be a multiple of the symbol's step."""
-    anchor: Literal["utc_day", "continuous"] = "utc_day"
-    """`utc_day`: the first trade of a UTC day closes the open bar short. `continuous`: no daily cut."""
-    least_bars_a_day: Annotated[float, Field(ge=0)] = 0.0
     @field_validator("*")
     @classmethod
     def _is_storable(cls, value: object) -> object:
@@ -105,6 +105,17 @@ def milliseconds(seconds: float) -> int:
     """Return a setting's seconds as the whole milliseconds that everything is timed by."""
     return round(seconds * 1000)
 
+
+class BarSettings(Settings):
+    """How trades become volume bars."""
+
+    unit: Literal["base", "quote", "trades"] = "base"
+    """What the threshold counts: coins, quote asset (price x quantity), or aggTrades."""
+    threshold: Annotated[PositiveAmount, Field(le=10**18)] = Decimal(10)
+    """Volume at which a bar closes, in `unit`. In coins it must be a multiple of the symbol's step."""
+    anchor: Literal["utc_day", "continuous"] = "utc_day"
+    """`utc_day`: the first trade of a UTC day closes the open bar short. `continuous`: no daily cut."""
+    least_bars_a_day: Annotated[float, Field(ge=0)] = 0.0
     """Fewer bars than this in 24 hours, and a person is told that the market has left the threshold; 0 for none."""
     most_bars_a_day: Annotated[float, Field(ge=0)] = 0.0
     """More than this, likewise; 0 for no limit. `notebooks/01_data.ipynb` finds the band."""

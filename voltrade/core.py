@@ -19,7 +19,7 @@ import numpy as np
 
 from voltrade import risk
 from voltrade.account import Account
-from voltrade.config import BarSettings, Config
+from voltrade.config import BarSettings, Config, milliseconds
 from voltrade.drift import Band, drift
 from voltrade.errors import ConfigError, DataError
 from voltrade.fold import Fold
@@ -130,6 +130,8 @@ class TradingCore:
         """Not empty: the session ends, or has ended, for this reason."""
         self._end_at = NEVER
         self._keep = False
+        self._woken_at = -1
+        """When it last took a `Timer`."""
         if engine is None and config.session.rule:
             raise ConfigError(f"rule: the engine of {config.session.rule} must be given with it")
         engine = engine or SignalEngine(config.signals, instrument)
@@ -159,11 +161,15 @@ class TradingCore:
 
     @property
     def next_due(self) -> int:
-        """When the core wants a `Timer`, ms; NEVER where it waits for nothing."""
+        """When the core wants a `Timer`, ms; NEVER where it waits for nothing.
+
+        Always later than the last `Timer`, so that no loop that delivers what is due can stand still.
+        """
         due = NEVER if self.end_reason else self._end_at
         for desk in self.desks.values():
             due = min(due, desk.monitor.next_due)
-        return min(due, self.breaker.next_due) if self.breaker else due
+        due = min(due, self.breaker.next_due) if self.breaker else due
+        return max(due, self._woken_at + 1)
 
     @property
     def last_trade_id(self) -> int:
@@ -469,7 +475,7 @@ class TradingCore:
         desk.limits = risk.limits_of(self.config, desk.instrument, snapshot.taker_fee_e8)
         session = self.config.session
         if session.duration_s and session.on_duration_end != "carry_on" and self._end_at == NEVER:
-            self._end_at = snapshot.time + int(session.duration_s * 1000)
+            self._end_at = snapshot.time + milliseconds(session.duration_s)
 
     def _mismatches(self, snapshot: Snapshot) -> list[str]:
         """What about the account forbids trading it with these settings."""
@@ -488,6 +494,7 @@ class TradingCore:
     # --- time, links, people ---------------------------------------------------------------------------------------
 
     def _on_timer(self, timer: Timer) -> list[Output]:
+        self._woken_at = self.time
         outputs: list[Output] = []
         for desk in self.desks.values():
             held = desk.monitor.position

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from voltrade.compiled import compiled
-from voltrade.config import ExecutionSettings, ExitSettings
+from voltrade.config import ExecutionSettings, ExitSettings, milliseconds
 from voltrade.errors import DataError
 from voltrade.model import (
     NEVER,
@@ -402,7 +402,7 @@ class OrderMonitor:
             if holding.unprotected_since != NEVER and not holding.leave_reason:
                 due = min(due, holding.unprotected_since + PROTECT_WITHIN_MS)
             if self._exits.max_holding_s and not holding.leave_reason:
-                due = min(due, holding.opened_at + int(self._exits.max_holding_s * 1000))
+                due = min(due, holding.opened_at + milliseconds(self._exits.max_holding_s))
         return due
 
     @property
@@ -640,7 +640,7 @@ class OrderMonitor:
         holding = self.holding
         if holding and holding.position and not holding.leave_reason:
             held_ms = time - holding.opened_at
-            if self._exits.max_holding_s and held_ms >= self._exits.max_holding_s * 1000:
+            if self._exits.max_holding_s and held_ms >= milliseconds(self._exits.max_holding_s):
                 holding.leave_reason = "TIME"
             if time - holding.unprotected_since >= PROTECT_WITHIN_MS:
                 holding.leave_reason = "STOP_MISSING"
@@ -745,7 +745,7 @@ class OrderMonitor:
 
     @property
     def _stale_ms(self) -> int:
-        return int(self._execution.order_stale_s * 1000)
+        return milliseconds(self._execution.order_stale_s)
 
     def _live(self) -> Iterator[Order]:
         return (order for order in self.holding.orders if not order.done) if self.holding else iter(())
@@ -965,7 +965,7 @@ class OrderMonitor:
     def _resize_at(holding: Holding) -> int:
         """When the stop is to be made larger, ms. One that has triggered is on its way out and stays as it is."""
         newest = holding.stops[-1] if holding.stops else None
-        if newest is None or newest.state != "NEW" or newest.intent.order.quantity >= holding.position:
+        if newest is None or newest.state != "NEW" or newest.done or newest.intent.order.quantity >= holding.position:
             return NEVER
         return 0 if holding.entry.done else newest.intent.time + RESIZE_EVERY_MS
 

@@ -250,11 +250,13 @@ def wake_at_bar(desk: Record) -> int:
 @compiled_part
 def next_due(desk: Record) -> int:
     due: int = desk.end_at if desk.end_reason == NONE else NEVER
-    return min(due, monitor.monitor_due(desk), risk.breaker_next_due(desk.holds))
+    due = min(due, monitor.monitor_due(desk), risk.breaker_next_due(desk.holds))
+    return max(due, int(desk.woken_at) + 1)
 
 
 @compiled_part
 def on_timer(desk: Record) -> None:
+    desk.woken_at = desk.now
     held = monitor.position(desk)
     monitor.on_time(desk)
     after_orders(desk, held)
