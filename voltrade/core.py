@@ -132,6 +132,8 @@ class TradingCore:
         self._keep = False
         self._woken_at = -1
         """When it last took a `Timer`."""
+        self._early: list[Operator] = []
+        """Operators' commands from before there was an account, until the first snapshot."""
         if engine is None and config.session.rule:
             raise ConfigError(f"rule: the engine of {config.session.rule} must be given with it")
         engine = engine or SignalEngine(config.signals, instrument)
@@ -448,9 +450,8 @@ class TradingCore:
 
     def _on_snapshot(self, snapshot: Snapshot) -> list[Output]:
         desk = self.desks[snapshot.symbol]
-        self._open_account(desk, snapshot)
+        outputs = self._open_account(desk, snapshot)
         held = desk.monitor.position
-        outputs: list[Output] = []
         for fill in desk.monitor.explained(snapshot):
             outputs += self._book(desk, fill)
         outputs += self._after_orders(desk, held, desk.monitor.on_snapshot(snapshot))
@@ -466,8 +467,11 @@ class TradingCore:
             desk.problems = problems
         return outputs
 
-    def _open_account(self, desk: Desk, snapshot: Snapshot) -> None:
-        """At the first snapshot: take the account as it is, unless a run before has left its own books."""
+    def _open_account(self, desk: Desk, snapshot: Snapshot) -> list[Output]:
+        """At the first snapshot: take the account as it is, unless a run before has left its own books.
+
+        Operators' commands that came before there was a breaker are carried out now, in their order.
+        """
         if self.account is None:
             self.account = Account(snapshot.wallet)
             self.account.open_symbol(desk.instrument)
@@ -476,6 +480,8 @@ class TradingCore:
         session = self.config.session
         if session.duration_s and session.on_duration_end != "carry_on" and self._end_at == NEVER:
             self._end_at = snapshot.time + milliseconds(session.duration_s)
+        early, self._early = self._early, []
+        return [output for command in early for output in self._on_operator(command)]
 
     def _mismatches(self, snapshot: Snapshot) -> list[str]:
         """What about the account forbids trading it with these settings."""
@@ -535,14 +541,17 @@ class TradingCore:
         return [Alert(self.time, "FEED_GAP", text)]
 
     def _on_operator(self, command: Operator) -> list[Output]:
-        breaker = self.breaker
+        """Carry out a command. One that comes before there is an account acts on what there is, and again later."""
+        breaker, reason = self.breaker, command.reason or "OPERATOR"
+        if breaker is None:
+            self._early.append(command)
         if command.final:
-            self.end_reason = self.end_reason or command.reason
+            self.end_reason = self.end_reason or reason
         if command.action in ("flatten", "protect"):
             self._keep = command.action == "protect"
-            return self._stop(command.action, command.reason)
+            return self._stop(command.action, reason)
         if command.action == "pause":
-            self._paused = command.reason or "paused"
+            self._paused = reason
             return []
         if command.action == "resume":
             self._paused = ""
@@ -551,7 +560,7 @@ class TradingCore:
         if breaker is None:
             return []
         act = {"resume": breaker.resume, "reduce": breaker.reduce, "halt": breaker.halt}[command.action]
-        return self._obey(act(self.time, command.reason))
+        return self._obey(act(self.time, reason))
 
     def _stop(self, action: str, reason: str) -> list[Output]:
         """No more entries; leave the position, or keep it with its stop at the exchange."""
