@@ -231,7 +231,7 @@ class LiveTradingSystem:
     async def _answer(self, ask: Ask) -> Any:
         match ask:
             case Horizon():
-                await self._feed.maintain(self._clock())
+                await self._feed.maintain(self._clock())  # the tape waits for us meanwhile: nothing fills
                 return await self._horizon()
             case Play():
                 await self._play(ask)
