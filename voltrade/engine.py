@@ -17,11 +17,13 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
+from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 from uuid import uuid4
 
@@ -442,9 +444,28 @@ def _utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
+@contextmanager
+def _logging_beside() -> Iterator[None]:
+    """Let a thread of its own write the log, so that no order waits for a disk that is slow to take a line."""
+    records: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    handler, listener = QueueHandler(records), QueueListener(records, logging.StreamHandler())
+    logging.getLogger().addHandler(handler)
+    listener.start()
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        listener.stop()
+
+
 def run(run_dir: Path) -> int:
     """Run the engine process in a run's folder; return its exit status."""
     os.umask(0o077)
+    with _logging_beside():
+        return _run(run_dir)
+
+
+def _run(run_dir: Path) -> int:
     try:
         engine = Engine(run_dir)
         # Held until the process ends, and taken before anything is touched: a second engine leaves the first alone.

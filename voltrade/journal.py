@@ -2,7 +2,8 @@
 
 A journal is one SQLite file that is only ever added to. The engine appends and commits (an intent before its request
 leaves); the notebook, `replay`, `verify` and `review` read the same file while the engine writes or long after. What a
-row says is the fact itself: `decode(*encode(fact))` is equal to `fact`.
+row says is the fact itself: `decode(*encode(fact))` is equal to `fact`. Text from outside can't break it: what UTF-8
+can't hold is written as its escape (`as_stored`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -28,7 +29,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from voltrade.errors import JournalError
-from voltrade.model import Event, Int64s, Output, Trades
+from voltrade.model import Event, Int64s, Output, Trades, storable
 
 APPLICATION_ID = 0x766F6C74
 """`volt`, in the header of the SQLite file."""
@@ -93,13 +94,45 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {
 }
 
 
+Fact = TypeVar("Fact", bound=Event | Output)
+
+
+def as_stored(fact: Fact) -> Fact:
+    """Return a fact as the journal will hold it: itself, unless a text of it is none that UTF-8 can hold.
+
+    Who acts on a fact must act on this one, so that a replay does the same.
+    """
+    adapter = _ADAPTERS.get(type(fact).__name__)
+    if adapter is None:
+        return fact
+    try:
+        adapter.dump_json(fact, warnings=False)
+        return fact
+    except PydanticSerializationError:
+        pass
+    try:
+        stored: Fact = adapter.validate_python(_storable(adapter.dump_python(fact, warnings=False)))
+    except ValidationError:
+        return fact  # something else is wrong with it, which `encode` will name
+    return stored
+
+
+def _storable(value: Any) -> Any:
+    """Make every text in plain values storable."""
+    if type(value) is str:
+        return storable(value)
+    if isinstance(value, Mapping):
+        return {_storable(name): _storable(part) for name, part in value.items()}
+    return [_storable(part) for part in value] if isinstance(value, list | tuple) else value
+
+
 def encode(fact: Event | Output) -> tuple[str, bytes]:
     """Return a fact's kind and its bytes; equal facts give equal bytes, and `decode` gives an equal fact back.
 
     Raises:
         JournalError: a field isn't of the type that the model states, so that the fact would not come back equal.
     """
-    kind = type(fact).__name__
+    kind, fact = type(fact).__name__, as_stored(fact)
     if isinstance(fact, Trades):
         return kind, encode_trades(fact)
     adapter = _ADAPTERS.get(kind)
@@ -134,14 +167,22 @@ def decode(kind: str, body: bytes) -> Any:
 def encode_json(body: Mapping[str, Any]) -> bytes:
     """Return a dict as canonical JSON: sorted keys, floats exact (NaN and Infinity by name), numpy scalars as numbers.
 
+    A text that UTF-8 can't hold is written as its escape.
+
     Raises:
         JournalError: the dict holds what JSON can't.
     """
     try:
-        text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
-        return text.encode()
+        try:
+            return _canonical(body)
+        except UnicodeEncodeError:
+            return _canonical(_storable(body))
     except (TypeError, ValueError) as error:
         raise JournalError(f"body: {error}") from None
+
+
+def _canonical(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain).encode()
 
 
 def _plain(value: object) -> object:
@@ -225,7 +266,7 @@ class Journal:
         Raises:
             JournalError: the file exists, or its folder is open to others.
         """
-        path = Path(path)
+        path, identity = Path(path), storable(identity)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             refuse_unsafe(path.parent, folder=True)
@@ -260,7 +301,7 @@ class Journal:
         refuse_unsafe(path, folder=False)
         with closing(_connect_to_read(path)) as reader:  # before anything could write to a file that isn't ours
             owner = _check_header(reader, path)
-        if identity is not None and owner != identity:
+        if identity is not None and owner != storable(identity):
             raise JournalError(f"{path}: must be the journal of {identity!r}, is that of {owner!r}")
         with _opening(path) as (connection, lock):
             result = _check_chain(connection, owner, tail=TAIL_ROWS)
