@@ -315,7 +315,11 @@ def test_an_engine_goes_on_with_what_its_journal_was_begun_with(folder: Path) ->
     writer.journal.close()
     writer.update(begun=True, state="running")
     Engine(folder / "runs/today")
-    writer.update(parameters=Config.from_parameters(threshold=25, leverage=20).parameters())
+    begun = record.read(folder / "runs/today")["parameters"]
+    writer.update(parameters=begun | {"mode": "live", "confirmation": "of another day"})
+    with pytest.raises(ConfigError, match=r"^mode: must be traded as given, 'sim', was 'live'$"):
+        Engine(folder / "runs/today")
+    writer.update(parameters=begun | {"leverage": 20})
     with pytest.raises(ConfigError, match=r"^leverage: must be traded as given, 5, was 20$"):
         Engine(folder / "runs/today")
 

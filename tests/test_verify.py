@@ -260,7 +260,7 @@ def test_a_run_that_goes_on_is_no_alarm(writer: Writer, tmp_path: Path, capsys: 
         writer.update(state="running", pid=os.getpid(), socket=str(tmp_path / "s"), begun=True)
         status, told = verified(capsys, writer.folder)
         assert status == 0
-        assert told[-1].startswith("Whole as far as it goes: it goes on and has no end yet; ")
+        assert told[-1].startswith("Whole as far as it goes: trades on, and has no end yet; ")
         edit(writer.folder / "journal.db", "UPDATE journal SET time = time + 1 WHERE seq = 9")
         assert verified(capsys, writer.folder)[0] == 1
 

@@ -92,7 +92,9 @@ class Engine:
         if self._record.facts.get("begun"):
             with suppress(JournalError):  # recovery says what is wrong with it
                 for row in journal.read(self._dir / JOURNAL, kind="Start"):
-                    handover.refuse_other(row.fact.get("parameters", {}), parameters)
+                    begun = {**row.fact.get("parameters", {})}
+                    begun.pop("confirmation", None)  # of the day that it was begun; to go on needs no new one
+                    handover.refuse_other(begun, parameters)
 
     async def run(self) -> None:
         """Run the session to its end.

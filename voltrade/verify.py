@@ -198,7 +198,7 @@ def _end(run: _Run) -> Check:
     if stated not in ("", "ERROR"):  # which stays of an engine that failed and was started again
         return Check("end", f"{records.RECORD} has no end, yet names its reason, {stated}", False)
     if run.goes_on:
-        return Check("end", "it goes on and has no end yet", None)
+        return Check("end", "trades on, and has no end yet", None)
     if run.end is not None:
         return Check("end", f"ended, {run.end}; killed before {records.RECORD} said so", None)
     if not run.has_begun:
