@@ -17,8 +17,13 @@ from voltrade.credentials import Credentials
 from voltrade.ctl import ACTIONS, ask, running
 from voltrade.errors import SessionError, VoltradeError
 from voltrade.permission import authorise
-from voltrade.record import was_cut_short
+from voltrade.record import JOURNAL, was_cut_short
 from voltrade.rule_file import load_rule, read_parameters
+
+_EXIT_STATUS = (
+    "Exit status: 0 where nothing is wrong, as far as the last line says; 1 where something was altered, cut off or "
+    "lost; 2 where there is no run, or none that can be read."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,13 +61,23 @@ def _parser() -> argparse.ArgumentParser:
     engine.add_argument("--resume", action="store_true", help="go on with a run that was cut short; by default the one")
     engine.set_defaults(do=_run)
     for name, do, words in (
-        ("replay", _replay, "run a session again from its journal and compare decision by decision"),
+        ("replay", _replay, "verify a run, run it again from its journal and compare decision by decision"),
         ("review", _review, "write the review of a run as one page, RUN/review.html, that opens anywhere"),
-        ("verify", _verify, "check that nothing in a run's journal, or its copy of a rule file, was altered"),
+        ("verify", _verify, "check a run's journal against everything that says how it ended and what it traded"),
     ):
-        command = commands.add_parser(name, help=words, description=words)
-        command.add_argument("run", type=Path, metavar="RUN", help="folder of a run, such as runs/demo")
+        command = commands.add_parser(
+            name,
+            help=words,
+            description=f"{words[0].upper()}{words[1:]}.",
+            epilog=None if name == "review" else _EXIT_STATUS,
+        )
+        command.add_argument(
+            "run", type=Path, metavar="RUN", help="folder of a run, such as runs/demo, or its notebook"
+        )
         command.set_defaults(do=do)
+        if name == "verify":
+            command.add_argument("--notebook", type=Path, help="its executed notebook, by default the one beside it")
+            command.add_argument("--head", default="", help="the head hash known from elsewhere: the last notification")
     runs = commands.add_parser("runs", help="list the runs", description="List the runs in a folder, the newest first.")
     runs.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="by default runs/ of the project")
     runs.set_defaults(do=_runs)
@@ -216,26 +231,32 @@ def _literal(text: str) -> object:
 
 def _replay(arguments: argparse.Namespace) -> int:
     from voltrade.replay import replay
+    from voltrade.verify import verify
 
+    verdict = verify(arguments.run)
+    for line in verdict.wrong:
+        print(_printable(line))
+    if not verdict.chain.ok:  # an altered row can break anything that follows from it
+        print(verdict.words)
+        return 1
     result = replay(_journal_of(arguments.run))
     for line in result.shown:
-        print(line)
+        print(_printable(line))
     print(f"{result.events} events, {result.outputs} bars, commands and notes: {result.differences} differences")
-    return 1 if result.differences else 0
+    print(_printable(verdict.words))
+    return 0 if verdict.ok and not result.differences else 1
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from voltrade.journal import verify
-    from voltrade.replay import check_rule
+    from voltrade.verify import verify
 
-    path = _journal_of(arguments.run)
-    result = verify(path)
-    if not result.ok:
-        print(f"row {result.bad_seq}: {result.rule}")
-        return 1
-    check_rule(path)
-    print(f"{result.seq} rows, nothing altered; head {result.head}")
-    return 0
+    verdict = verify(arguments.run, arguments.notebook, arguments.head)
+    marks = {True: "ok", False: "!!", None: "--"}
+    for check in verdict.checks:
+        print(f"{marks[check.ok]}  {check.name:<10}  {_printable(check.found)}")
+    print(_printable(f"not checked: {'; '.join(verdict.unchecked)}"))
+    print(_printable(verdict.words))
+    return 0 if verdict.ok else 1
 
 
 def _review(arguments: argparse.Namespace) -> int:
@@ -246,7 +267,8 @@ def _review(arguments: argparse.Namespace) -> int:
 
 
 def _journal_of(run: Path) -> Path:
-    return run / "journal.db" if run.is_dir() else run
+    run = run.with_suffix("") if run.suffix == ".ipynb" else run
+    return run if run.is_file() else run / JOURNAL
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from logging.handlers import QueueHandler, QueueListener
@@ -27,7 +27,7 @@ from queue import SimpleQueue
 from typing import Any
 from uuid import uuid4
 
-from voltrade import journal, recording
+from voltrade import handover, journal, recording
 from voltrade.config import Config
 from voltrade.control import Control
 from voltrade.core import TradingCore
@@ -70,6 +70,7 @@ class Engine:
         self._record = Record(run_dir)
         rule_sha256 = self._record.facts.get("rule_sha256", "")
         self._config = read_parameters(self._record.facts["parameters"], run=run_dir, sha256=rule_sha256)
+        self._refuse_other_parameters()
         self._system: LiveTradingSystem | None = None
         self._journal: Journal | None = None
         self._ledger: Ledger | None = None
@@ -91,6 +92,21 @@ class Engine:
         self._recording: Recording | None = None
         self._orders: list[tuple[Any, str, bool]] = []
         """What was ordered before there was a system to order."""
+
+    def _refuse_other_parameters(self) -> None:
+        """Hold the record's parameters to those that whoever started the engine gave, and to the journal's first row.
+
+        Raises:
+            ConfigError: names every parameter that differs, with both values.
+        """
+        parameters = self._config.parameters()
+        handover.refuse_other(handover.received(os.environ), parameters)
+        if self._record.facts.get("begun"):
+            with suppress(JournalError):  # recovery says what is wrong with it
+                for row in journal.read(self._dir / JOURNAL, kind="Start"):
+                    begun = {**row.fact.get("parameters", {})}
+                    begun.pop("confirmation", None)  # of the day that it was begun; to go on needs no new one
+                    handover.refuse_other(begun, parameters)
 
     async def run(self) -> None:
         """Run the session to its end.
@@ -372,6 +388,7 @@ class Engine:
     def _facts(self) -> dict[str, Any]:
         return {
             "mode": self._config.session.mode,
+            "parameters": self._config.parameters(),
             "rule_sha256": self._record.facts.get("rule_sha256", ""),
             "python": platform.python_version(),
             "versions": {name: version(name) for name in LIBRARIES},
@@ -389,14 +406,20 @@ class Engine:
             self._ledger.leave(self._journal.head, self._system.core.state())
         save_frames(self._dir)
         self._note_notebook()
-        self._record.update(state="ended", end_reason=reason, head=self._journal.head, ended=_utc_now())
+        self._record.update(state="ended", end_reason=reason, **self._seal(), ended=_utc_now())
 
     def fail(self, error: BaseException) -> None:
         """Say in `run.json`, and to whom news goes, that the run failed, and why."""
         self.notifier.post(Message(f"FAILED: {error}", Urgency.FAILURE))
         self._note_notebook()
-        head = self._journal.head if self._journal is not None else ""
-        self._record.update(state="failed", end_reason="ERROR", error=str(error), head=head, ended=_utc_now())
+        self._record.update(state="failed", end_reason="ERROR", error=str(error), **self._seal(), ended=_utc_now())
+
+    def _seal(self) -> dict[str, Any]:
+        """What the record says of the journal's end; nothing where it was not opened."""
+        if self._journal is None:
+            return {}
+        rows, head = self._journal.committed
+        return {"head": head, "rows": rows}
 
     def _note_notebook(self) -> None:
         """Before the end is told, since a notebook that follows goes on when it is."""

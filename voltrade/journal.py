@@ -255,6 +255,7 @@ class Journal:
         self._lock = lock
         self._seq = seq
         self._head = head
+        self._committed = seq, head
         self._failure = ""
 
     @classmethod
@@ -354,6 +355,13 @@ class Journal:
         with self._storing():
             if self._connection.in_transaction:
                 self._connection.execute("COMMIT")
+                self._committed = self._seq, self._head
+
+    @property
+    def committed(self) -> tuple[int, str]:
+        """Position and hash of the last row that is on disk; what was appended since could still be lost."""
+        seq, head = self._committed
+        return seq, head.hex()
 
     def close(self) -> None:
         """Commit, and let go of the file. A journal whose storage failed drops what it could not commit."""
@@ -438,6 +446,23 @@ def last_row(path: Path | str) -> tuple[int, str]:
     return (last[0], last[1].hex()) if last else (0, "")
 
 
+def place_of(path: Path | str, head: str) -> int:
+    """Return the position of the row that a hash seals, 0 where there is none.
+
+    Raises:
+        JournalError: no journal of ours, or broken.
+    """
+    path = Path(path)
+    try:
+        sought = bytes.fromhex(head)
+    except ValueError:
+        return 0
+    with closing(_connect_to_read(path)) as connection:
+        _check_header(connection, path)
+        found = connection.execute("SELECT seq FROM journal WHERE hash = ?", (sought,)).fetchone()
+    return int(found[0]) if found else 0
+
+
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
     """What `verify` found: rows that hold, their head, and where a rule is broken the first such row and the rule."""
@@ -458,8 +483,8 @@ class VerifyResult:
 def verify(path: Path | str, head: str = "") -> VerifyResult:
     """Recompute the whole chain and say what is the first row, if any, that was changed, added or taken away.
 
-    Rows cut off the end leave a shorter chain that is whole: only a `head` noted elsewhere (the executed notebook
-    prints it) can show that, so give it where there is one. Never raises for what a file may hold.
+    Rows cut off the end leave a shorter chain that is whole: only a `head` noted elsewhere can show that; the room
+    `verify` holds a run to all of them. Never raises for what a file may hold.
     """
     path = Path(path)
     try:

@@ -3,8 +3,9 @@
 Installing voltrade makes `PapermillEngine` papermill's default engine, so that a plain `papermill notebooks/live.ipynb
 runs/today.ipynb` refuses wrong parameters while nothing is written, and keeps an earlier run instead of overwriting it.
 A run that was cut short is gone on with, and Ctrl-C or SIGTERM end a session by its policy, with its notebook whole.
-Notebooks without the flag `voltrade.session` in their metadata are executed just as papermill does. All are told that
-they are being recorded, so that they leave pictures where a person at the screen would have widgets.
+What was given is handed on to the kernel's session, which trades nothing else, and the executed notebook notes the
+journal's head. Notebooks without the flag `voltrade.session` in their metadata are executed just as papermill does. All
+are told that they are being recorded, so that they leave pictures where a person at the screen would have widgets.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 import click
 
+from voltrade import handover, parameter_file
 from voltrade import record as records
 from voltrade.config import RECORDED, RUN_DIR, Config
 from voltrade.errors import ConfigError
@@ -47,6 +49,7 @@ class PapermillEngine:
         target = output_path or nb.metadata.papermill.get("output_path")
         environment = {RECORDED: "1"}
         engine = NBClientEngine
+        stated = _given(nb)
         if is_session(nb):
             engine = SessionEngine
             notebook = _output(target)
@@ -63,7 +66,11 @@ class PapermillEngine:
                 environment[RUN_DIR] = str(notebook.with_suffix(""))
             # One host, no network: the kernel's warning that its TCP sockets aren't encrypted is noise here.
             options["extra_arguments"] = [*options.get("extra_arguments", []), "--IPKernelApp.log_level=40"]
-        with _environment(environment):
+        # What a parameters file says is given too.
+        with suppress(ConfigError):
+            name = stated.get(parameter_file.NAMED_BY)
+            stated |= parameter_file.read(name) if name else {}
+        with _environment({**environment, **handover.environment(stated)}):
             return engine.execute_notebook(nb, kernel_name, output_path=output_path, **options)
 
     @classmethod
@@ -119,15 +126,17 @@ def check_parameters(nb: Any, run: Path | None = None) -> Config:
     Raises:
         Refused: names each parameter and the rule it breaks, or says what is wrong with the rule file.
     """
-    given = {
-        name: value
-        for name, value in (nb.metadata.papermill.get("parameters") or {}).items()
-        if not name.startswith("PAPERMILL_")  # what --inject-paths adds
-    }
+    given = _given(nb)
     try:
         return read_parameters({**_defaults(nb), **given}, run=run, explicit=given)
     except ConfigError as error:
         raise Refused(str(error)) from None
+
+
+def _given(nb: Any) -> dict[str, Any]:
+    """The parameters that papermill was given for a notebook, by whichever of its options."""
+    given = nb.metadata.papermill.get("parameters") or {}
+    return {name: value for name, value in given.items() if not name.startswith("PAPERMILL_")}  # of --inject-paths
 
 
 def check_permission(config: Config) -> None:
@@ -310,7 +319,19 @@ class SessionEngine(NBClientEngine):  # type: ignore[misc]
             "stdout_file": stdout_file,
             "stderr_file": stderr_file,
         }
-        return SessionClient(nb_man, **settings).execute()
+        nb_man.nb.metadata["voltrade"].pop(records.NOTED, None)  # of an executed notebook that is executed again
+        try:
+            return SessionClient(nb_man, **settings).execute()
+        finally:
+            note_end(nb_man.nb, Path(os.environ.get(RUN_DIR, os.devnull)))
+
+
+def note_end(nb: Any, run: Path) -> None:
+    """Note in an executed notebook where its session's journal ended, outside the run's folder, for `verify`."""
+    record = records.read(run)
+    if record.get("state") in records.OVER:
+        facts = ("head", "rows", "state", "end_reason")
+        nb.metadata["voltrade"][records.NOTED] = {name: record[name] for name in facts if name in record}
 
 
 class SessionClient(PapermillNotebookClient):  # type: ignore[misc]
@@ -355,4 +376,6 @@ def _handled(handlers: Mapping[int, Any]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-papermill_engines.register(None, PapermillEngine)
+# Also under the name of papermill's own engine, which would otherwise be a way past every check.
+for name in (None, "nbclient"):
+    papermill_engines.register(name, PapermillEngine)
