@@ -57,8 +57,9 @@ SNAPSHOT_TRIES = 10
 LATE_MS = 1_000
 """Trades that are older than this when they arrive are told the time first, so that the core can see their age."""
 
-TICK_S = 0.2
-"""By the wall clock: how often timers, the journal and the streams are looked after."""
+COMMIT_S, IDLE_S = 0.2, 1.0
+"""By the wall clock: how long rows wait for their commit where no command does, and how long the loop waits for
+something to arrive; as often as that the streams are looked after."""
 
 EVENTS_A_PASS = 100
 TRADES_A_BLOCK = 1_000
@@ -345,14 +346,14 @@ class LiveTradingSystem:
                 raise
             except Exception:  # what could not be done is tried again; the streams tell themselves when they end
                 log.exception("the streams could not be looked after")
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(IDLE_S)
 
     async def _consume_by_the_wall(self, requests: asyncio.TaskGroup) -> None:
         pending: set[asyncio.Task[None]] = set()
         commit_at = 0.0
         while not (self.core.finished and not pending):
             with suppress(TimeoutError):
-                async with asyncio.timeout(TICK_S):
+                async with asyncio.timeout(self._wait_s()):
                     await self._arrived.wait()
             await asyncio.sleep(0)  # the wait gives nobody a turn where something has arrived already
             self._arrived.clear()
@@ -361,8 +362,13 @@ class LiveTradingSystem:
                 pending.add(task)
                 task.add_done_callback(pending.discard)
             if (now := asyncio.get_running_loop().time()) >= commit_at:
-                commit_at = now + TICK_S
+                commit_at = now + COMMIT_S
                 self._commit()
+
+    def _wait_s(self) -> float:
+        """How long the loop may wait for something to arrive: until a timer is due, or rows want to be committed."""
+        until_due_s = max(self.core.next_due - self._clock(), 0) / 1000
+        return min(until_due_s, COMMIT_S if self._uncommitted else IDLE_S)
 
     def _consume(self) -> list[Command]:
         """Let the core handle what has arrived, up to a bounded amount, and what is due; return the commands."""
