@@ -17,6 +17,7 @@ from made_run import made_run
 
 from voltrade import candles, charts, report
 from voltrade.config import Config
+from voltrade.errors import ConfigError
 from voltrade.frames import Frames
 from voltrade.model import BreakerChange, Refusal, Side
 
@@ -84,6 +85,21 @@ def test_a_long_run_is_cut_to_its_last_bars_and_says_so() -> None:
     assert "last 40 of 300 bars" in figure.layout.title.text
     assert min(x for x in trace(figure, "long entry").x) >= 259.5
     assert charts.MAX_BARS <= 5_000
+
+
+def test_the_bars_around_a_round_trip_are_shown_with_what_was_known_then() -> None:
+    trip = RUN.round_trips.iloc[1]
+    figure = charts.price_chart(RUN, CONFIG, last_bars=40, around=int(trip["id"]))
+    numbers = list(trace(figure, "bars").x)
+    assert numbers == list(range(trip["bar"] - 20, trip["bar"] + 20))
+    assert f"{numbers[0]} to {numbers[-1]} of 300 bars" in figure.layout.title.text
+    assert trip["entry_price"] in [*trace(figure, "long entry").y, *trace(figure, "short entry").y]
+    for name in ("long entry", "short entry", "exit, won", "exit, lost", "refused signal"):
+        assert all(numbers[0] - 0.5 <= x <= numbers[-1] + 0.5 for x in trace(figure, name).x)
+    first = charts.price_chart(RUN, CONFIG, last_bars=290, around=int(RUN.round_trips["id"].iloc[0]))
+    assert list(trace(first, "bars").x) == list(range(290))
+    with pytest.raises(ConfigError, match="around: must be the id of a round trip of the run, was 999"):
+        charts.price_chart(RUN, CONFIG, around=999)
 
 
 @pytest.mark.parametrize("draw", CHARTS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from html import escape
 from itertools import chain
 from typing import Any
@@ -42,6 +43,7 @@ from voltrade.candles import (
 )  # fmt: skip
 from voltrade.compiled import Rows
 from voltrade.config import Config
+from voltrade.errors import ConfigError
 from voltrade.frames import Frames
 from voltrade.model import DAY_MS, Floats, Instrument, Int64s, Trades
 from voltrade.report import refusals_by_code
@@ -75,16 +77,24 @@ def title_of(run: Frames, config: Config, is_synthetic: bool | None = None) -> s
 # --- prices ----------------------------------------------------------------------------------------------------------
 
 
-def price_chart(run: Frames, config: Config, last_bars: int = MAX_BARS) -> go.Figure:
+def price_chart(run: Frames, config: Config, last_bars: int = MAX_BARS, around: int | None = None) -> go.Figure:
     """Draw the bars with indicators, entries and exits over RSI and the bars' durations, one column a bar.
 
     Bars stand evenly spaced, as their indicators see them; the upper axis tells the time. Every bar, entry, exit and
     refusal says why when pointed at. The indicators of a rule of one's own have a panel below the RSI.
+
+    Args:
+        last_bars: so many are shown, at most `MAX_BARS`.
+        around: id of a round trip, around whose entry they are; by default they are the run's last.
+
+    Raises:
+        ConfigError: the run has no such round trip.
     """
-    shown = Window(run, min(last_bars, MAX_BARS))
+    shown = _window(run, min(last_bars, MAX_BARS), around)
     title = title_of(run, config)
     if len(shown.bars) < len(run.bars):
-        title += f" · last {len(shown.bars):,} of {len(run.bars):,} bars"
+        which = f"last {len(shown.bars):,}" if shown.is_last else f"{shown.number[0]:,} to {shown.number[-1]:,}"
+        title += f" · {which} of {len(run.bars):,} bars"
     panels = [price_traces(shown), [rsi_trace(shown)], list(own_traces(shown)), [duration_trace(shown)]]
     heights = [0.70, 0.17, *([0.17] if shown.own_indicators else []), 0.13]
     last = len(heights)
@@ -101,6 +111,19 @@ def price_chart(run: Frames, config: Config, last_bars: int = MAX_BARS) -> go.Fi
     figure.update_xaxes(title_text="volume bar of the run", row=last, col=1)
     _add_time_axis(figure, shown)
     return figure
+
+
+def _window(run: Frames, bars: int, around: int | None) -> Window:
+    """The last bars of a run, or those around the entry of a round trip."""
+    if around is None:
+        return Window(run, bars)
+    decided = run.round_trips.loc[run.round_trips["id"] == around, "bar"].to_numpy()
+    if not len(decided):
+        raise ConfigError(f"around: must be the id of a round trip of the run, was {around}")
+    at = int(np.searchsorted(run.bars["bar"].to_numpy(), decided[0]))
+    end = min(max(at + bars // 2, bars), len(run.bars))
+    until = run.bars["open_time"].iloc[end] if end < len(run.bars) else None
+    return Window(replace(run, bars=run.bars.iloc[:end], decisions=run.decisions.iloc[:end]), bars, until)
 
 
 def _add_time_axis(figure: go.Figure, shown: Window) -> None:
