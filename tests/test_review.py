@@ -353,6 +353,8 @@ HOSTILE = "<script>window.hacked=1</script><img src=x onerror='window.hacked=1'>
 
 OUR_TAGS = {
     "html",
+    "wbr",
+    "span",
     "head",
     "meta",
     "title",

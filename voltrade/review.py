@@ -191,7 +191,7 @@ def newest() -> Run | None:
 def signals(run: Frames) -> pd.DataFrame:
     """Lay out every signal: its conditions, the gate that refused it or the entry that it became, and that trade's end.
 
-    `slippage` is the entry's, in money; `net` is of the whole round trip.
+    `slippage` is the entry's, in money, a cost negative; `net` is of the whole round trip.
     """
     decided = run.decisions[run.decisions["signal"] != ""]
     table = decided[["bar", "signal"]].copy()
