@@ -70,6 +70,15 @@ def test_constraints_name_no_place() -> None:
     assert not re.search(r"://|^\s*-|@", text, re.MULTILINE)
 
 
+def test_the_licence_is_stated_and_stands_in_its_file() -> None:
+    assert PROJECT["license"] == "MIT"
+    assert PROJECT["license-files"] == ["LICENSE"]
+    words = (ROOT / "LICENSE").read_text()
+    assert words.startswith("MIT License\n\nCopyright (c) 2026 voltrade contributors\n")
+    for condition in ("Permission is hereby granted, free of charge", "shall be included in all", "WITHOUT WARRANTY"):
+        assert condition in words
+
+
 def test_the_conda_environment_is_the_same_one() -> None:
     *conda, pip = ENVIRONMENT["dependencies"]
     assert ENVIRONMENT["name"] == PROJECT["name"]
