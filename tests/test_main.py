@@ -70,3 +70,11 @@ def test_ctl_says_that_no_session_runs(
     monkeypatch.chdir(tmp_path)
     assert main(["ctl", "status"]) == 2
     assert capsys.readouterr().err == "ctl: run: no session is running under runs/\n"
+
+
+def test_python_without_the_environment_is_told_how_to_have_it(tmp_path: Path) -> None:
+    """Fault case I10: the system's Python ended with `No module named 'numba'` and no word of what to do."""
+    command = [sys.executable, "-I", "-S", "-c", "import sys; sys.path.insert(0, sys.argv[1]); import voltrade", ROOT]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("source .venv/bin/activate")

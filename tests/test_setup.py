@@ -114,6 +114,16 @@ def test_every_make_target_is_explained() -> None:
     }
 
 
+def test_the_terminals_of_lab_find_what_is_in_the_environment(tmp_path: Path) -> None:
+    """Fault case I10: `papermill`, as the notebooks show it, was not found in a terminal of their JupyterLab."""
+    shell = tmp_path / "shell"
+    shell.write_text('#!/bin/sh\necho "PATH=$PATH"\n')
+    shell.chmod(0o700)
+    command = ["make", "--no-print-directory", "--silent", "lab", f"SHELL={shell}"]  # runs nothing, tells its variables
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert told.splitlines()[-1].startswith(f"PATH={ROOT / '.venv/bin'}:")
+
+
 def test_a_failing_command_fails_the_build() -> None:
     """`.ci/run` is make test, and make passes the exit code on."""
     script = (ROOT / ".ci/run").read_text()
