@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pytest
 from builders import an_instrument
+from wall import GUARDS
 
 from voltrade.model import Instrument, money
 
@@ -73,36 +71,7 @@ def state_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 @pytest.fixture(autouse=True, scope="session")
 def _only_loopback() -> Iterator[None]:
     """Refuse every connection and look-up of this process that leaves the machine: no test may reach an exchange."""
-    connect, connect_ex, look_up = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
-
-    def guarded_connect(self: socket.socket, address: Any) -> None:
-        _refuse_outside(self.family, address)
-        connect(self, address)
-
-    def guarded_connect_ex(self: socket.socket, address: Any) -> int:
-        _refuse_outside(self.family, address)
-        return connect_ex(self, address)
-
-    def guarded_look_up(host: Any, *rest: Any, **options: Any) -> Any:
-        _refuse_outside(socket.AF_INET, (host or "localhost",))
-        return look_up(host, *rest, **options)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", guarded_connect)
-        patch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
-        patch.setattr(socket, "getaddrinfo", guarded_look_up)
+        for place, name, guard in GUARDS:
+            patch.setattr(place, name, guard)
         yield
-
-
-def _refuse_outside(family: int, address: Any) -> None:
-    if family in (socket.AF_INET, socket.AF_INET6) and not _is_local(address[0]):
-        raise PermissionError(f"tests must stay on this machine, was {address[0]}")
-
-
-def _is_local(host: str | bytes) -> bool:
-    name = host.decode() if isinstance(host, bytes) else host
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        return name == "localhost"
-    return address.is_loopback or address.is_unspecified

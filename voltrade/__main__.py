@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import ast
 import asyncio
+import io
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 from voltrade.config import Config
 from voltrade.credentials import Credentials
@@ -131,6 +133,8 @@ def _ctl(arguments: argparse.Namespace) -> int:
     run = arguments.run
     if run is None:
         found = running(Path("runs"))
+        if not found:
+            raise SessionError("run: no session is running under runs/")
         if len(found) != 1:
             raise SessionError(f"run: name one; running under runs/ are: {[path.name for path in found]}")
         [run] = found
@@ -271,5 +275,37 @@ def _journal_of(run: Path) -> Path:
     return run if run.is_file() else run / JOURNAL
 
 
+class _Outliving(io.FileIO):
+    """A standard stream whose reader may leave, as `head` does: from then on what is written goes nowhere.
+
+    The command ends as it would have. An engine, a venue or a download must not stop half-way because nobody reads what
+    they print; and a broken pipe that is caught further up could as well be a socket's.
+    """
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data) or 0
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return len(data)
+
+
+def _outliving(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    """The same stream, for a reader that may leave."""
+    raw = _Outliving(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        cast(BinaryIO, raw) if stream.write_through else io.BufferedWriter(raw),
+        stream.encoding,
+        stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
 if __name__ == "__main__":
+    for name in ("stdout", "stderr"):
+        if (stream := getattr(sys, name)) is not None:  # None where it was closed from the beginning
+            setattr(sys, name, _outliving(stream))
     sys.exit(main())
