@@ -55,6 +55,8 @@ $(PEERS)/ready: pyproject.toml | $(BIN)/python
 
 live: $(VENV)/ready
 	$(BIN)/papermill notebooks/live.ipynb runs/demo.ipynb $(ARGS)
+	@echo "The record is runs/demo.ipynb: make lab opens it. For other commands, once in each new shell:"
+	@echo "    source $(BIN)/activate"
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest $(NBVAL) $(SHARED) $(ARGS)
@@ -68,6 +70,8 @@ bench: $(VENV)/ready $(PEERS)/ready
 	    $(BIN)/python -m benchmarks.$$(basename $$bench .py) $(ARGS) || status=1; \
 	done; exit $$status
 
+# Its terminals and kernels find what is in the environment, such as papermill.
+lab: export PATH := $(CURDIR)/$(BIN):$(PATH)
 lab: $(VENV)/ready
 	$(BIN)/jupyter lab --notebook-dir=. $(ARGS)
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from uuid import uuid4
 
 import pytest
 from builders import an_instrument
+from wall import GUARDS
 
 from voltrade.model import Instrument, money
 
@@ -54,38 +53,25 @@ def _own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _only_loopback() -> Iterator[None]:
-    """Refuse every connection and look-up of this process that leaves the machine: no test may reach an exchange."""
-    connect, connect_ex, look_up = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
-
-    def guarded_connect(self: socket.socket, address: Any) -> None:
-        _refuse_outside(self.family, address)
-        connect(self, address)
-
-    def guarded_connect_ex(self: socket.socket, address: Any) -> int:
-        _refuse_outside(self.family, address)
-        return connect_ex(self, address)
-
-    def guarded_look_up(host: Any, *rest: Any, **options: Any) -> Any:
-        _refuse_outside(socket.AF_INET, (host or "localhost",))
-        return look_up(host, *rest, **options)
-
+def _no_ledgers_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the ledgers of accounts that tests trade, in processes that they start too, out of the user's own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", guarded_connect)
-        patch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
-        patch.setattr(socket, "getaddrinfo", guarded_look_up)
+        patch.setenv("VOLTRADE_STATE", str(tmp_path_factory.mktemp("state")))
         yield
 
 
-def _refuse_outside(family: int, address: Any) -> None:
-    if family in (socket.AF_INET, socket.AF_INET6) and not _is_local(address[0]):
-        raise PermissionError(f"tests must stay on this machine, was {address[0]}")
+@pytest.fixture(autouse=True)
+def state_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Each test's own: a later venue may listen at the address of an earlier one."""
+    home = tmp_path_factory.getbasetemp() / "states" / uuid4().hex
+    monkeypatch.setenv("VOLTRADE_STATE", str(home))
+    return home
 
 
-def _is_local(host: str | bytes) -> bool:
-    name = host.decode() if isinstance(host, bytes) else host
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        return name == "localhost"
-    return address.is_loopback or address.is_unspecified
+@pytest.fixture(autouse=True, scope="session")
+def _only_loopback() -> Iterator[None]:
+    """Refuse every connection and look-up of this process that leaves the machine: no test may reach an exchange."""
+    with pytest.MonkeyPatch.context() as patch:
+        for place, name, guard in GUARDS:
+            patch.setattr(place, name, guard)
+        yield

@@ -67,6 +67,7 @@ class Engine:
             "config": self.config.model_dump(mode="json"),
             "instrument": TypeAdapter(Instrument).dump_python(instrument, mode="json"),
             "epoch": self.record["epoch"],
+            "parameters": self.record["parameters"],
         }
         journal.append("Start", 0, start)
         journal.commit()
@@ -89,7 +90,7 @@ class Engine:
         reason = self.stop_reason or "TAPE_END"
         journal.append("End", at, {"reason": reason})
         journal.commit()
-        self.update(state="ended", end_reason=reason, head=journal.head, leases=self.leases)
+        self.update(state="ended", end_reason=reason, head=journal.head, rows=journal.seq, leases=self.leases)
 
     def listen(self) -> str:
         engine = self

@@ -51,6 +51,7 @@ from voltrade.model import (
     TimeInForce,
     Trades,
 )
+from voltrade.wiring import reach
 
 PLACE, ALGO_PLACE = ("POST", "/fapi/v1/order"), ("POST", "/fapi/v1/algoOrder")
 
@@ -538,6 +539,53 @@ def test_an_account_that_cannot_be_read_whole_is_no_account(path: str, answer: S
             await desk.rest.snapshot("BTCUSDT", 0)
 
     on_a_desk(story)
+
+
+BALANCE = "/fapi/v3/balance"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Say(body=[]),
+        Say(body={}),
+        Say(body=[{"asset": "USDT"}]),
+        Say(body=[{"accountAlias": ""}]),
+        Say(body=[{"accountAlias": "a/b"}]),
+        Say(body=[{"accountAlias": "one"}, {"accountAlias": "two"}]),
+        Say(502, ""),
+    ],
+)
+def test_an_account_without_a_name_of_its_own_is_refused(answer: Say) -> None:
+    """Fault case E1: its ledger would be another one each time."""
+
+    async def story(desk: Desk) -> None:
+        desk.fake.will("GET", BALANCE, answer)
+        with pytest.raises(VenueError):
+            await desk.rest.account_name()
+
+    on_a_desk(story)
+
+
+def test_two_keys_of_an_account_have_one_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault case E1, the same account by another key: the ledger was named by the key's fingerprint."""
+
+    async def wired(key: str, rest: str) -> tuple[str, str]:
+        monkeypatch.setattr("fake_binance.KEY", key)
+        environment = {"VOLTRADE_API_KEY": key, "VOLTRADE_API_SECRET": SECRET}
+        wiring = await reach(Config.from_parameters(mode="demo", venue=rest), environment)
+        await wiring.close()
+        return wiring.account, wiring.former_account
+
+    async def story() -> None:
+        async with FakeBinance() as fake:
+            rows = [{"accountAlias": "SgsRXqfW", "asset": asset} for asset in ("USDT", "BNB")]
+            fake.always["GET", BALANCE] = Say(body=rows)
+            (one, formerly), (other, formerly_other) = [await wired(key, fake.rest) for key in ("one", "other")]
+            assert one == other == f"{fake.rest} SgsRXqfW"
+            assert formerly == f"{fake.rest} {Credentials('one', SECRET).fingerprint}" != formerly_other
+
+    asyncio.run(story())
 
 
 def test_account_settings_that_are_so_already_are_fine_and_others_must_work() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,19 +19,30 @@ from voltrade.data import Tape, tape
 from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import (
     NEVER,
+    Adoption,
     Alert,
+    AlgoUpdate,
     BreakerChange,
+    CancelOrder,
     CloseReason,
+    Event,
     Link,
     MarkPrice,
     Operator,
     OrderIntent,
+    OrderType,
     OrderUpdate,
+    PositionReport,
     Purpose,
     Refusal,
+    RoundTrip,
     Side,
+    Snapshot,
     TakeSnapshot,
+    Timer,
+    money,
 )
+from voltrade.oms import OrderMonitor
 
 QUICK = {
     **{"seed": 7, "hours": 4.0, "threshold": 15, "cooldown_bars": 1, "take_profit_atr": 2.0},
@@ -255,3 +268,130 @@ def test_a_person_can_halt_and_resume() -> None:
     assert core._paused == "lunch"
     core.handle(Operator(2, "resume", "back"))
     assert core._paused == ""
+
+
+def a_snapshot(time: int = 3, position: int = 0) -> Snapshot:
+    report = PositionReport("BTCUSDT", position, "0")
+    amount = money(10_000)
+    return Snapshot(time, "BTCUSDT", amount, amount, 0, 0, 5, "isolated", False, report)
+
+
+@pytest.mark.parametrize(
+    ("actions", "mode", "paused"),
+    [
+        (["halt"], "HALTED", ""),
+        (["reduce"], "REDUCING", ""),
+        (["pause"], "ACTIVE", "1"),
+        (["flatten"], "ACTIVE", "1"),
+        (["protect"], "ACTIVE", "1"),
+        (["halt", "resume"], "ACTIVE", ""),
+        (["resume", "halt"], "HALTED", ""),
+        (["reduce", "halt", "pause"], "HALTED", "3"),
+        (["pause", "halt", "resume", "reduce"], "REDUCING", ""),
+    ],
+)
+@pytest.mark.parametrize("linked", [0, 1, 2], ids=["before the link", "before the snapshot", "in between"])
+def test_commands_before_the_first_snapshot_are_kept_in_their_order(
+    actions: list[Any], mode: str, paused: str, linked: int
+) -> None:
+    """Fault case F5: given while the engine loads, or while the account is being asked for."""
+    core = a_core()
+    orders: list[Event] = [Operator(1, action, str(number)) for number, action in enumerate(actions, start=1)]
+    for event in (*orders[:linked], Link(2, "user", True), *orders[linked:]):
+        core.handle(event)
+    assert core.breaker is None
+    _, outputs = core.handle(a_snapshot())
+    assert core.breaker is not None
+    assert (core.breaker.mode, core._paused) == (mode, paused)
+    assert bool([o for o in outputs if isinstance(o, BreakerChange)]) == (set(actions) & {"halt", "reduce"} != set())
+    assert not [o for o in core.handle(a_snapshot(4))[1] if isinstance(o, BreakerChange)]  # once
+
+
+def test_a_stop_before_the_first_snapshot_ends_the_session() -> None:
+    """Fault case F5: there is nothing in hand to wait for."""
+    core = a_core()
+    core.handle(Operator(1, "flatten", "no", final=True))
+    assert core.finished
+    core.handle(a_snapshot())
+    assert (core.finished, core.end_reason) == (True, "no")
+
+
+def a_position(core: TradingCore) -> str:
+    """Give a core a position of 10 lots with its stop; return the entry's name."""
+    core.handle(Link(2, "user", True))
+    core.handle(a_snapshot())
+    [desk] = core.desks.values()
+    [intent] = desk.monitor.enter(3, Side.BUY, 10, stop_distance=20, take_profit_distance=0, collar=0, bar_number=0)
+    assert isinstance(intent, OrderIntent)
+    name = intent.order.client_order_id
+    fill = OrderUpdate(4, "BTCUSDT", name, 1, Side.BUY, OrderType.MARKET, "FILLED", "TRADE", 10, 10)
+    core.handle(replace(fill, trade_id=1, last_quantity=10, last_price=1_000))
+    return name
+
+
+@pytest.mark.parametrize("action", ["halt", "reduce", "flatten", "pause"])
+def test_commands_before_an_account_is_taken_over_are_kept_too(action: Any) -> None:
+    """Fault case F5: what the last run left in hand is what `flatten` is for."""
+    last = a_core()
+    a_position(last)
+    core = a_core()
+    core.handle(Operator(5, action, "now"))
+    core.handle(Adoption(6, json.dumps(last.state()), ""))
+    _, outputs = core.handle(a_snapshot(7, position=10))
+    assert core.breaker is not None
+    assert core.breaker.mode == {"halt": "HALTED", "reduce": "REDUCING"}.get(action, "ACTIVE")
+    exits = [o for o in outputs if isinstance(o, OrderIntent) and o.purpose is Purpose.EXIT]
+    assert [(o.order.quantity, o.reason) for o in exits] == ([(10, "now")] if action == "flatten" else [])
+
+
+@pytest.mark.parametrize("action", ["flatten", "protect", "pause"])
+def test_a_command_without_a_reason_is_carried_out(action: Any) -> None:
+    """Fault case F4, sibling: no byte in the reason at all, as `ctl flatten RUN` sends it."""
+    core = a_core()
+    a_position(core)
+    _, outputs = core.handle(Operator(5, action, "", final=True))
+    assert [o.purpose for o in outputs if isinstance(o, OrderIntent)] == [Purpose.EXIT] * (action == "flatten")
+    assert (core._paused, core.end_reason) == ("OPERATOR", "OPERATOR")
+
+
+def test_nothing_is_due_again_at_the_time_of_a_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault case A7, the kind: whatever a rule holds to be due, time moves on, and trades are taken."""
+    core = a_core()
+    core.handle(a_snapshot())
+    monkeypatch.setattr(OrderMonitor, "next_due", property(lambda monitor: 0))
+    due = core.next_due
+    for _ in range(5):
+        core.handle(Timer(core.next_due))
+        assert core.next_due > due
+        due = core.next_due
+    core.handle(Timer(100))
+    assert core.next_due == 101
+
+
+def test_trades_by_hand_before_the_position_never_touch_its_books() -> None:
+    """Fault case B1: neither the monitor's position nor the account's, nor the breaker."""
+    core = a_core()
+    entry = a_position(core)
+    [desk] = core.desks.values()
+    assert desk.monitor.orders[entry].filled == 10
+    core.handle(Timer(5))
+    by_hand = [
+        OrderUpdate(
+            *(1, "BTCUSDT", "", 77, side, OrderType.MARKET, "PARTIALLY_FILLED", "TRADE", 10, 10),
+            trade_id=trade_id,
+            last_quantity=10,
+            last_price=900,
+        )
+        for trade_id, side in ((11, Side.BUY), (12, Side.SELL))
+    ]
+    listed = tuple(
+        AlgoUpdate(5, "BTCUSDT", name, 7, Side.SELL, OrderType.STOP_MARKET, "NEW", 10, 980)
+        for name, order in desk.monitor.orders.items()
+        if order.algo
+    )
+    _, outputs = core.handle(replace(a_snapshot(6, 10), fills=tuple(by_hand), algo_orders=listed))
+    assert not [o for o in outputs if isinstance(o, CancelOrder | RoundTrip)]
+    assert core.account is not None
+    assert (desk.monitor.position, core.account.positions["BTCUSDT"].quantity) == (10, 10)
+    assert core.breaker is not None
+    assert core.breaker.mode == "ACTIVE"

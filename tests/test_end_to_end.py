@@ -11,6 +11,7 @@ import pytest
 from oracles import decimal_bars
 from sessions import Truth, bars_of, check_run, facts_of, run_notebook
 
+from voltrade.__main__ import main
 from voltrade.data import load_trades
 from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import Alert, CloseReason, FeedGap
@@ -21,7 +22,7 @@ BAR_FIELDS = (
 )
 
 
-def test_a_session_trades_a_tape_end_to_end(tmp_path: Path) -> None:
+def test_a_session_trades_a_tape_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = run_notebook(tmp_path / "demo.ipynb", seed=11)
     assert done.returncode == 0, done.stderr[-3000:]
     codes = check_run(tmp_path / "demo")
@@ -35,6 +36,11 @@ def test_a_session_trades_a_tape_end_to_end(tmp_path: Path) -> None:
     notebook = json.loads((tmp_path / "demo.ipynb").read_text())
     head = json.loads((tmp_path / "demo/run.json").read_text())["head"]
     assert head in json.dumps(notebook["cells"])
+    assert notebook["metadata"]["voltrade"]["run"]["head"] == head
+    assert main(["verify", str(tmp_path / "demo")]) == 0
+    told = capsys.readouterr().out
+    assert "demo.ipynb names the head" in told
+    assert told.splitlines()[-1].startswith("Whole: ")
     assert (tmp_path / "demo/frames/round_trips.parquet").exists()
 
     again = run_notebook(tmp_path / "demo.ipynb", seed=12, hours=0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -192,16 +193,55 @@ def test_every_bar_can_be_paged_to_where_one_trade_closes_many(explorer: Explore
 
 def test_a_click_at_equity_leads_to_the_bars_of_that_time(explorer: Explorer) -> None:
     equity = trace(explorer, "equity")
-    equity._dispatch_on_click(Points([len(equity.x) // 2]), None)
+    click(explorer, equity, len(equity.x) // 2)
     closed = explorer.traded.bars["close_time"][trace(explorer, "bars").x]
     assert closed[0] < equity.x[len(equity.x) // 2] < closed[-1]
 
 
-class Points:
-    """What plotly tells of a click."""
+def click(explorer: Explorer, part: Any, at: int) -> None:
+    """What a page sends when a point of a trace is clicked at, among others that stand there."""
+    number = next(number for number, trace in enumerate(explorer.chart.figure.data) if trace is part)
+    clicked = [[0, 3.0], [number, float(part.x[at])]]
+    explorer.plot._handle_custom_msg({"clicked": clicked}, [])
 
-    def __init__(self, point_inds: list[int]) -> None:
-        self.point_inds = point_inds
+
+def drawn(explorer: Explorer) -> dict[str, Any]:
+    """What every view of the explorer shows."""
+    shown: dict[str, Any] = json.loads(explorer.plot.figure)
+    return shown
+
+
+def test_whatever_is_turned_the_views_are_given_the_whole_figure(explorer: Explorer) -> None:
+    """Fault case I2: a view that is opened later has nothing but this."""
+    turns: list[Callable[[], None]] = [
+        lambda: None,
+        lambda: turn(explorer, threshold=20.0),
+        lambda: explorer.turn_pages(-1),
+        lambda: explorer.use_rule("rules/adx.py:Adx"),
+        lambda: explorer.use_rule(""),
+    ]
+    for act in turns:
+        act()
+        assert drawn(explorer) == json.loads(explorer.chart.figure.to_json())
+
+
+def test_a_zoom_is_kept_while_the_page_has_the_same_bars(explorer: Explorer) -> None:
+    def zooms() -> list[str]:
+        return [drawn(explorer)["layout"][f"{axis}axis"]["uirevision"] for axis in "xy"]
+
+    before = zooms()
+    turn(explorer, stop_atr=1.5)
+    assert zooms() == before
+    changes: list[Callable[[], None]] = [
+        lambda: turn(explorer, threshold=20.0),
+        lambda: explorer.turn_pages(-1),
+        lambda: setattr(explorer, "page_bars", 1_000),
+    ]
+    seen = [before]
+    for change in changes:
+        change()
+        assert zooms() not in seen
+        seen.append(zooms())
 
 
 def test_a_rules_own_equity_is_not_taken_for_the_accounts(explorer: Explorer) -> None:
@@ -209,8 +249,10 @@ def test_a_rules_own_equity_is_not_taken_for_the_accounts(explorer: Explorer) ->
     renamed = source.replace('outputs=("adx",)', 'outputs=("equity",)').replace("verdict.adx", "verdict.equity")
     Path("rules/equity.py").write_text(renamed)
     explorer.use_rule("rules/equity.py:Adx")
-    _, of_the_account = (part for part in explorer.chart.figure.data if part.name == "equity")
-    of_the_account._dispatch_on_click(Points([len(of_the_account.x) // 2]), None)
+    of_the_rule, of_the_account = (part for part in explorer.chart.figure.data if part.name == "equity")
+    click(explorer, of_the_rule, 10)
+    assert trace(explorer, "bars").x[-1] == explorer.traded.tables.bars - 1
+    click(explorer, of_the_account, len(of_the_account.x) // 2)
     assert trace(explorer, "bars").x[-1] < explorer.traded.tables.bars - 1
 
 

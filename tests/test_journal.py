@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import typing
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voltrade.errors import JournalError
-from voltrade.journal import Journal, decode, encode, encode_json, read, verify
+from voltrade.journal import Journal, as_stored, decode, encode, encode_json, read, verify
 from voltrade.model import (
     NEVER,
     AccountUpdate,
@@ -579,3 +580,43 @@ def test_an_operator_is_kept_word_for_word(path):
     with Journal.create(path) as journal:
         journal.append_fact(said, NOON)
     assert [row.fact for row in read(path)] == [said]
+
+
+@pytest.mark.parametrize("text", ["M\udcfcller", "\ud800", "\udfff\ud800", "\\udcfc \udcfc"])
+def test_a_text_that_no_file_can_hold_is_kept_as_its_escape(path, text):
+    """Fault case F4: in a fact, deep in a fact, in a dict's names and values."""
+    kept = text.encode(errors="backslashreplace").decode()
+    said = Operator(NOON, "halt", text)
+    deep = Reply(
+        NOON, "submit", "BTCUSDT", text, False, Outcome.REFUSED, -1, text, replace(order, client_order_id=text)
+    )
+    listed = replace(nested[1], margin_type=text, orders=(replace(order, client_order_id=text),))
+    with Journal.create(path, f"account {text}") as journal:
+        for fact in (said, deep, listed):
+            journal.append_fact(fact, NOON)
+        journal.append("End", NOON, {"reason": text, text: [text, {"deep": text}], "bars": 1.5})
+    operator, reply, snapshot, end = (row.fact for row in read(path))
+    assert operator == as_stored(said) == Operator(NOON, "halt", kept)
+    assert (reply.client_order_id, reply.text, reply.order.client_order_id) == (kept, kept, kept)
+    assert reply == as_stored(deep)
+    assert (snapshot.margin_type, snapshot.orders[0].client_order_id) == (kept, kept)
+    assert type(snapshot.orders[0].side) is Side
+    assert end == {"reason": kept, kept: [kept, {"deep": kept}], "bars": 1.5}
+    assert verify(path).ok
+    with Journal.open(path, f"account {text}") as journal:
+        assert journal.seq == 4
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 0x10FFFF) | st.integers(0xD800, 0xDFFF)).map(lambda codes: "".join(map(chr, codes))))
+def test_no_text_is_refused(text):
+    """Fault case F4: whatever characters it has, even such as are none."""
+    fact = as_stored(Operator(NOON, "halt", text))
+    assert decode(*encode(fact)) == fact
+    assert encode(fact) == encode(Operator(NOON, "halt", text))
+    decode("End", encode_json({"reason": text}))
+
+
+@pytest.mark.parametrize("fact", nested, ids=lambda fact: type(fact).__name__)
+def test_a_fact_whose_texts_can_be_stored_is_stored_itself(fact):
+    assert as_stored(fact) is fact

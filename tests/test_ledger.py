@@ -1,20 +1,26 @@
-"""One account, one engine: whoever takes the ledger first trades, and a killed engine lets go of it."""
+"""One account, one engine: whoever takes the ledger first trades, and a killed engine lets go of it.
+
+A ledger names a run by its identity, wherever its folder is, and knows which run owns the account now.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
+import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
 
-from voltrade.errors import SessionError
-from voltrade.ledger import Ledger
+from voltrade.errors import JournalError, SessionError
+from voltrade.journal import Journal, identity_of, last_row
+from voltrade.ledger import Ledger, Left, accounts_home, file_name
 
 RACES = 50
 CONTEXT = multiprocessing.get_context("spawn")
@@ -25,7 +31,7 @@ def race(root: Path, start: Barrier, answers: Connection) -> None:
     for number in range(RACES):
         start.wait(30)
         try:
-            ledger = Ledger.open(root, f"account {number}", "live")
+            ledger = Ledger.open(root, f"account {number}", "live", root / f"run of {os.getpid()}")
         except SessionError as error:
             answers.send(str(error))
             start.wait(30)
@@ -36,8 +42,8 @@ def race(root: Path, start: Barrier, answers: Connection) -> None:
 
 
 def hold(root: Path, answers: Connection) -> None:
-    ledger = Ledger.open(root, "account", "live")
-    ledger.begin(root / "killed")
+    ledger = Ledger.open(root, "account", "live", root / "killed")
+    ledger.begin("killed-id", root / "killed", None)
     answers.send("held")
     answers.recv()
 
@@ -68,7 +74,7 @@ def test_of_two_engines_at_the_same_instant_one_gets_the_account(
             assert end.poll(30)
             answers.append(end.recv())
         assert sorted(answers)[1] == "taken"
-        assert sorted(answers)[0].endswith("another engine trades it")
+        assert "another engine trades it" in sorted(answers)[0]
         won[answers.index("taken")] += 1
     assert sum(won) == RACES
     assert len(list(tmp_path.glob("*.lock"))) == RACES
@@ -82,36 +88,305 @@ def test_the_ledger_of_a_killed_engine_is_taken_over(
     processes[0].start()
     assert ours.poll(30)
     assert ours.recv() == "held"
-    with pytest.raises(SessionError, match="another engine trades it"):
-        Ledger.open(tmp_path, "account", "live")
+    with pytest.raises(SessionError, match=f"another engine trades it, that of {tmp_path / 'killed'}"):
+        open_one(tmp_path)
     assert processes[0].pid is not None
     os.kill(processes[0].pid, signal.SIGKILL)
     processes[0].join(10)
-    ledger = Ledger.open(tmp_path, "account", "live")
-    assert ledger.last == {"run": str(tmp_path / "killed"), "ended": False}
+    ledger = open_one(tmp_path)
+    assert ledger.last is not None
+    assert (ledger.last.run, ledger.last.folder, ledger.last.left) == ("killed-id", str(tmp_path / "killed"), None)
     ledger.close()
 
 
-def test_accounts_and_modes_have_ledgers_of_their_own(tmp_path: Path) -> None:
-    ledgers = [Ledger.open(tmp_path, *whose) for whose in (("one", "live"), ("two", "live"), ("one", "demo"))]
+def open_one(root: Path, older: list[Path] | None = None) -> Ledger:
+    return Ledger.open(root, "account", "live", root / "some run", older or [])
+
+
+def test_exchanges_accounts_and_modes_have_ledgers_of_their_own(tmp_path: Path) -> None:
+    whose = (("one", "live"), ("two", "live"), ("one", "demo"))
+    ledgers = [Ledger.open(tmp_path / "accounts", *names, tmp_path) for names in whose]
     for number, ledger in enumerate(ledgers):
-        ledger.end(tmp_path / str(number), "head", {"wallet": number})
+        ledger.begin(str(number), tmp_path / str(number), None)
+        ledger.leave("head", {"wallet": number})
         ledger.close()
-    again = Ledger.open(tmp_path, "two", "live")
-    assert again.last == {"run": str(tmp_path / "1"), "ended": True, "head": "head", "state": {"wallet": 1}}
+    again = Ledger.open(tmp_path / "accounts", "two", "live", tmp_path)
+    assert again.last is not None
+    assert again.last.left == Left("1", "head", {"wallet": 1})
     again.close()
-    assert {path.stat().st_mode & 0o077 for path in tmp_path.glob("*.lock")} == {0}
+    files = list((tmp_path / "accounts").iterdir())
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    assert (tmp_path / "accounts").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_broken_ledger_is_refused_and_let_go_of(tmp_path: Path) -> None:
-    ledger = Ledger.open(tmp_path, "account", "live")
-    ledger.begin(tmp_path)
+    ledger = open_one(tmp_path)
+    ledger.begin("id", tmp_path, None)
     ledger.close()
     [path] = tmp_path.glob("*.json")
     whole = path.read_text()
-    path.write_text(whole[:-3])
-    for _ in range(2):  # the lock is not kept
-        with pytest.raises(SessionError, match="must be an account's ledger"):
-            Ledger.open(tmp_path, "account", "live")
-    path.write_text(json.dumps(json.loads(whole)))
-    Ledger.open(tmp_path, "account", "live").close()
+    another = {"version": 2, "account": "another", "mode": "demo", "run": 5, "extra": ""}
+    changed = [json.dumps(json.loads(whole) | {name: value}) for name, value in another.items()]
+    for text in (whole[:-3], "", "[]", *changed):
+        path.write_text(text)
+        for _ in range(2):  # the lock is not kept
+            with pytest.raises(SessionError, match=r"must be an account's ledger|must be .*, was"):
+                open_one(tmp_path)
+    path.write_text(whole)
+    open_one(tmp_path).close()
+
+
+def test_a_ledger_that_others_can_change_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault case G9: a ledger folder of another owner, of mode 0777, was believed."""
+    root = tmp_path / "accounts"
+    ledger = open_one(root)
+    ledger.begin("id", tmp_path, None)
+    ledger.close()
+    [path] = root.glob("*.json")
+    for open_to_others, mode in ((root, 0o777), (root, 0o750), (path, 0o644)):
+        before = open_to_others.stat().st_mode & 0o777
+        open_to_others.chmod(mode)
+        with pytest.raises(JournalError, match="mode must be"):
+            open_one(root)
+        open_to_others.chmod(before)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getuid", lambda: root.stat().st_uid + 1)
+        with pytest.raises(JournalError, match="must be owned by"):
+            open_one(root)
+    open_one(root).close()
+
+
+def test_the_folder_of_ledgers_depends_on_no_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault case E1: another working directory, output or store made another ledger."""
+    assert accounts_home({"VOLTRADE_STATE": "/var/lib/voltrade"}) == Path("/var/lib/voltrade/accounts")
+    for relative in ("state", "./state", ".."):
+        with pytest.raises(SessionError, match="VOLTRADE_STATE: must be an absolute path"):
+            accounts_home({"VOLTRADE_STATE": relative})
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = set()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        monkeypatch.setenv("VOLTRADE_STORE", str(tmp_path / name))
+        found.add(accounts_home({"VOLTRADE_STATE": ""}))
+    [home] = found
+    assert home.is_relative_to(tmp_path)
+    assert home.parts[-2:] == ("voltrade", "accounts")
+
+
+def test_a_folder_of_ledgers_behind_a_link_is_the_same_one(tmp_path: Path) -> None:
+    """Fault case E1, a link."""
+    (tmp_path / "linked").symlink_to("real")
+    (tmp_path / "real").mkdir(mode=0o700)
+    held = open_one(tmp_path / "real")
+    with pytest.raises(SessionError, match="another engine trades it"):
+        open_one(tmp_path / "linked")
+    held.close()
+
+
+# --- which run may go on ----------------------------------------------------------------------------------------------
+
+
+def a_run(folder: Path, run: str, rows: int = 3) -> Path:
+    folder.mkdir(mode=0o700, parents=True)
+    with Journal.create(folder / "journal.db", run) as made:
+        for number in range(rows):
+            made.append("Bar", number, {"number": number, "name": folder.name})
+    return folder
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = open_one(tmp_path / "accounts")
+    yield opened
+    opened.close()
+
+
+def rename(run: Path) -> Path:
+    return run.rename(run.with_name("20260301T090000Z_today"))
+
+
+def move_into_a_folder(run: Path) -> Path:
+    (run.parent / "old").mkdir()
+    return run.rename(run.parent / "old/today")
+
+
+def move_beside_the_folder(run: Path) -> Path:
+    (run.parent.parent / "archive").mkdir()
+    return run.rename(run.parent.parent / "archive/today")
+
+
+def copy_and_delete(run: Path) -> Path:
+    copied = Path(shutil.copytree(run, run.with_name("copied")))
+    shutil.rmtree(run)
+    return copied
+
+
+def leave_it(run: Path) -> Path:
+    return run
+
+
+@pytest.mark.parametrize("move", [leave_it, rename, move_into_a_folder, move_beside_the_folder, copy_and_delete])
+def test_the_journal_of_a_run_is_found_wherever_its_folder_was_moved(
+    ledger: Ledger, tmp_path: Path, move: Callable[[Path], Path]
+) -> None:
+    """Fault case E2: the ledger named a path, where another run may be now."""
+    ledger.begin("first", a_run(tmp_path / "runs/today", "first"), None)
+    a_run(tmp_path / "runs/other", "other")
+    moved = move(tmp_path / "runs/today")
+    near = tmp_path / "runs/today"
+    if moved != near:
+        a_run(near, "second")
+    assert ledger.journal_of_last(near) == moved / "journal.db"
+
+
+def test_the_journal_of_a_run_is_found_beside_the_next_one(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.begin("first", a_run(tmp_path / "a/b/c/today", "first"), None)
+    (tmp_path / "elsewhere/runs").mkdir(parents=True)
+    (tmp_path / "a/b/c/today").rename(tmp_path / "elsewhere/runs/first")
+    found = ledger.journal_of_last(tmp_path / "elsewhere/runs/second")
+    assert found == tmp_path / "elsewhere/runs/first/journal.db"
+
+
+def test_of_copies_the_one_that_is_further_on_counts(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.begin("first", a_run(tmp_path / "runs/today", "first"), None)
+    shutil.copytree(tmp_path / "runs/today", tmp_path / "runs/copied")
+    with Journal.open(tmp_path / "runs/copied/journal.db") as more:
+        more.append("Bar", 9, {"number": 9})
+    assert ledger.journal_of_last(tmp_path / "runs/next") == tmp_path / "runs/copied/journal.db"
+
+
+@pytest.mark.parametrize("left_behind", ["nothing", "another run", "open to others"])
+def test_a_run_that_is_gone_refuses_the_next_one_by_name(ledger: Ledger, tmp_path: Path, left_behind: str) -> None:
+    """Fault case E2: the next run began with fresh limits instead."""
+    ledger.begin("first", a_run(tmp_path / "runs/today", "first"), None)
+    if left_behind == "open to others":
+        (tmp_path / "runs/today").chmod(0o755)
+    else:
+        shutil.rmtree(tmp_path / "runs/today")
+    if left_behind == "another run":
+        a_run(tmp_path / "runs/today", "second")
+    with pytest.raises(SessionError) as refused:
+        ledger.journal_of_last(tmp_path / "runs/today")
+    [path] = (tmp_path / "accounts").glob("*.json")
+    for told in ("run first was cut short in", "put that folder back", f"moving {path} away"):
+        assert told in str(refused.value)
+
+
+def test_a_run_that_another_one_has_followed_does_not_go_on(ledger: Ledger, tmp_path: Path) -> None:
+    """Fault case E4, a copy of its folder too, whether the newer one has ended or not."""
+    first, second = a_run(tmp_path / "runs/first", "first"), a_run(tmp_path / "runs/second", "second")
+    copied = Path(shutil.copytree(first, tmp_path / "runs/copied"))
+    ledger.begin("first", first, None)
+    ledger.admit("first", first, is_new=False)
+    ledger.begin("second", second, Left("first", "head", {}))
+    for _ in range(2):
+        for folder in (first, copied):
+            with pytest.raises(SessionError, match=rf"names run second \({second}\) as the one that owns the account"):
+                ledger.admit("first", folder, is_new=False)
+        ledger.admit("first", first, is_new=True)  # it has done nothing yet: it begins, after the second
+        ledger.admit("second", second, is_new=False)
+        ledger.leave(last_row(second / "journal.db")[1], {})
+
+
+def test_of_two_copies_the_older_one_does_not_go_on(ledger: Ledger, tmp_path: Path) -> None:
+    """Fault case E4: what the other copy has sent is not known to it."""
+    run = a_run(tmp_path / "runs/run", "id")
+    older = Path(shutil.copytree(run, tmp_path / "runs/older"))
+    ledger.begin("id", run, None)
+    ledger.admit("id", older, is_new=False)  # as far on as the other
+    with Journal.open(run / "journal.db") as more:
+        more.append("Bar", 9, {"number": 9})
+    with pytest.raises(SessionError, match=f"another copy of this run is further on: {run}"):
+        ledger.admit("id", older, is_new=False)
+    ledger.leave(last_row(run / "journal.db")[1], {})
+    shutil.rmtree(run)
+    with pytest.raises(SessionError, match="it is an older copy, or rows were lost"):
+        ledger.admit("id", older, is_new=False)
+
+
+def test_a_run_that_learnt_nothing_leaves_what_it_went_on_from(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.begin("second", tmp_path, Left("first", "its head", {"wallet": 5}))
+    ledger.leave("head", None)
+    assert ledger.last is not None
+    assert ledger.last.left == Left("second", "head", {"wallet": 5})
+
+
+# --- ledgers in folders of runs ---------------------------------------------------------------------------------------
+
+
+def an_old_ledger(runs: Path, **stated: object) -> Path:
+    (runs / ".accounts").mkdir(parents=True, mode=0o700)
+    path = runs / ".accounts" / file_name("account", "live")
+    path.write_text(
+        json.dumps({"run": str(runs / "first"), "ended": True, "head": "ab", "state": {"wallet": 5}} | stated)
+    )
+    return path
+
+
+def test_the_ledger_of_a_folder_of_runs_is_taken_over_once(tmp_path: Path) -> None:
+    """Fault case E1: what stood in runs/.accounts is gone on from, and what was kept beside it comes along."""
+    old = an_old_ledger(tmp_path / "runs")
+    first = a_run(tmp_path / "runs/first", "")
+    (old.with_suffix("")).mkdir()
+    (old.with_suffix("") / "truth.jsonl").write_text("rows")
+    ledger = open_one(tmp_path / "accounts", [tmp_path / ".accounts" / old.name, old])
+    assert ledger.taken_over == old
+    assert ledger.last is not None
+    run = identity_of(first / "journal.db")
+    assert (ledger.last.run, ledger.last.left) == (run, Left(run, "ab", {"wallet": 5}))
+    assert (ledger.folder / "truth.jsonl").read_text() == "rows"
+    ledger.close()
+    assert {path.name for path in old.parent.glob("*.taken-over")} == {
+        f"{old.name}.taken-over",
+        f"{old.stem}.taken-over",
+    }
+    again = open_one(tmp_path / "accounts", [old])
+    assert again.taken_over is None
+    assert again.last == ledger.last
+    again.close()
+
+
+def test_a_taking_over_that_was_cut_short_is_finished(tmp_path: Path) -> None:
+    old = an_old_ledger(tmp_path / "runs")
+    text = old.read_text()
+    open_one(tmp_path / "accounts", [old]).close()
+    old.write_text(text)  # as it was before it was renamed
+    ledger = open_one(tmp_path / "accounts", [old])
+    assert ledger.taken_over == old
+    assert not old.exists()
+    ledger.close()
+
+
+def test_an_old_ledger_whose_last_run_was_killed_names_that_run(tmp_path: Path) -> None:
+    old = an_old_ledger(tmp_path / "runs", ended=False)
+    with pytest.raises(SessionError, match=rf"must be found in {tmp_path / 'runs/first'}.*moving {old} away"):
+        open_one(tmp_path / "accounts", [old])
+    assert old.exists()
+    first = a_run(tmp_path / "runs/first", "")
+    ledger = open_one(tmp_path / "accounts", [old])
+    assert ledger.journal_of_last(tmp_path / "runs/next") == first / "journal.db"
+    ledger.close()
+
+
+def test_two_ledgers_of_one_account_are_refused_by_name(tmp_path: Path) -> None:
+    """Fault case E1, as it was left by folders of runs with a ledger each."""
+    olds = [an_old_ledger(tmp_path / name) for name in ("runs", "runs/2026-11")]
+    with pytest.raises(SessionError, match="must have one ledger, has") as refused:
+        open_one(tmp_path / "accounts", olds)
+    assert all(f"{old} (written " in str(refused.value) for old in olds)
+    open_one(tmp_path / "accounts", olds[:1]).close()
+    with pytest.raises(SessionError, match="must have one ledger, has"):
+        open_one(tmp_path / "accounts", olds[1:])
+    assert olds[1].exists()
+
+
+def test_an_old_ledger_that_an_engine_holds_is_not_taken_over(tmp_path: Path) -> None:
+    old = an_old_ledger(tmp_path / "runs")
+    with old.with_suffix(".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(SessionError, match="another engine trades it"):
+            open_one(tmp_path / "accounts", [old])
+    open_one(tmp_path / "accounts", [old]).close()
+    assert not old.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -20,7 +21,18 @@ from wall_venue import KEY, PARAMETERS, SECRET, a_venue, rule_file
 from voltrade import journal
 from voltrade.__main__ import main
 from voltrade.credentials import Credentials
-from voltrade.model import Adoption, OrderUpdate, RoundTrip
+from voltrade.exchange.binance import BinanceRestClient, Endpoint, connect
+from voltrade.model import (
+    Adoption,
+    Alert,
+    OrderIntent,
+    OrderRequest,
+    OrderType,
+    OrderUpdate,
+    Purpose,
+    RoundTrip,
+    Side,
+)
 from voltrade.permission import phrase
 from voltrade.replay import replay
 from voltrade.rule_file import keep_rule, read_parameters
@@ -162,9 +174,58 @@ def test_a_live_engine_that_was_killed_goes_on_the_next_day_without_a_new_word(
     assert Decimal(Truth.of(folder).kind("fill")[-1]["position"]) == 0
 
 
-def test_paper_sends_nothing_that_is_signed_and_its_account_outlives_the_session(
-    tmp_path: Path, stand_in: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+async def trade_by_hand(address: str, *sides: Side) -> None:
+    """Trade 10 lots at market, one order after the other, as a person at the exchange's own page would."""
+    endpoint = Endpoint.simulated(address, address.replace("http", "ws"))
+    exchange = connect(endpoint, Credentials(KEY, SECRET), lambda: int(time.time() * 1000), 5_000)
+    try:
+        rest = BinanceRestClient(exchange, "by hand")
+        await rest.instrument("BTCUSDT")
+        for number, side in enumerate(sides):
+            order = OrderRequest("BTCUSDT", f"web_{number}", side, OrderType.MARKET, 10)
+            reply = await rest.submit(OrderIntent(1, order, Purpose.ENTRY, 1, "by hand"))
+            assert reply.outcome == "ACCEPTED", reply
+    finally:
+        await exchange.close()
+
+
+def test_a_round_trip_by_hand_is_no_exit_of_a_position_that_outlives_a_kill(
+    tmp_path: Path, stand_in: tuple[str, Path], keys: None
 ) -> None:
+    """Fault case B1, whole: a person trades, the engine enters and is killed, and goes on."""
+    address, folder = stand_in
+    asyncio.run(trade_by_hand(address, Side.BUY, Side.SELL))
+    deadline = time.monotonic() + 60
+    while sum(Decimal(fill["quantity"]) for fill in Truth.of(folder).kind("fill")) < Decimal("0.020"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    by_hand = len(Truth.of(folder).kind("fill"))
+    run = tmp_path / "runs/killed"
+    begin_run(run, parameters(tmp_path, "live", address, duration_s=12.0))
+    process = subprocess.Popen([*ENGINE, str(run)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(Truth.of(folder).kind("fill")) < by_hand + 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait(20)
+
+    again = subprocess.run([*ENGINE, "--resume", str(run)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    check_replay(run, json.loads((run / "run.json").read_text()))
+    facts, fills = facts_of(run), Truth.of(folder).kind("fill")
+    assert not [fact for fact in facts if isinstance(fact, Alert) and fact.code == "FOREIGN_ORDER"]
+    ours = {
+        trade for fact in facts if isinstance(fact, RoundTrip) for trade in fact.entry_trade_ids + fact.exit_trade_ids
+    }
+    assert ours == {fill["trade_id"] for fill in fills[by_hand:]}
+    assert Decimal(fills[-1]["position"]) == 0
+
+
+def test_paper_sends_nothing_that_is_signed_and_its_account_outlives_the_session(
+    tmp_path: Path, stand_in: tuple[str, Path], monkeypatch: pytest.MonkeyPatch, state_home: Path
+) -> None:
+    """In between the account is put where an earlier version kept it, among the runs (fault case E1)."""
     address, folder = stand_in
     monkeypatch.setenv("VOLTRADE_STORE", str(tmp_path / "store"))
     before = len(Truth.of(folder).kind("request"))
@@ -173,11 +234,15 @@ def test_paper_sends_nothing_that_is_signed_and_its_account_outlives_the_session
         runs / "first", parameters(tmp_path, "paper", address, duration_s=7.0, on_duration_end="protect")
     )
     check_replay(runs / "first", first)
-    [account] = (runs / ".accounts").glob("*-paper/truth.jsonl")
+    [account] = (state_home / "accounts").glob("*-paper/truth.jsonl")
     held = Decimal([json.loads(line) for line in account.read_text().splitlines() if '"fill"' in line][-1]["position"])
     assert held > 0
+    keep_among_the_runs(account.parent, runs)
     second = run_engine(runs / "second", parameters(tmp_path, "paper", address, duration_s=5.0, record_trades="always"))
     check_replay(runs / "second", second)
+    assert "the ledger was taken over from .accounts" in row(second, "goes on from")
+    assert "was taken over into" in (runs / "second/engine.log").read_text()
+    assert not list((runs / ".accounts").glob("*.json"))
     fills = [json.loads(line) for line in account.read_text().splitlines() if '"kind":"fill"' in line]
     assert Decimal(fills[-1]["position"]) == 0
     told = [
@@ -196,6 +261,17 @@ def test_paper_sends_nothing_that_is_signed_and_its_account_outlives_the_session
     assert day.rows == sum(map(len, seen))
     asked = {request["path"] for request in Truth.of(folder).kind("request")[before:]}
     assert asked <= {"/fapi/v1/exchangeInfo", "/fapi/v1/time", "/fapi/v1/klines", "/fapi/v1/aggTrades"}
+
+
+def keep_among_the_runs(account: Path, runs: Path) -> None:
+    """Put an account's ledger, and what is kept beside it, where an earlier version kept them."""
+    file = account.with_suffix(".json")
+    entry = json.loads(file.read_text())
+    file.unlink()
+    (runs / ".accounts").mkdir(mode=0o700)
+    account.rename(runs / ".accounts" / account.name)
+    left = {"head": entry["left"]["head"], "state": entry["left"]["state"]}
+    (runs / ".accounts" / file.name).write_text(json.dumps({"run": entry["folder"], "ended": True, **left}))
 
 
 def test_demo_takes_its_keys_from_a_private_file_and_needs_no_word(

@@ -518,6 +518,209 @@ def test_a_position_that_a_person_closed_is_explained_by_its_trade() -> None:
     assert "9999" in desk.monitor.halt_reason
 
 
+STRANGER = 9_000
+"""Number of the first order of somebody else's."""
+
+
+def by_hand(*trades: tuple[int, Side, int], time: int = 5_000) -> tuple[OrderUpdate, ...]:
+    """What a person traded on the account, as a snapshot lists it: trade id, side, lots."""
+    rows = [
+        OrderUpdate(
+            *(
+                time,
+                "BTCUSDT",
+                "",
+                STRANGER + trade_id,
+                side,
+                OrderType.MARKET,
+                "PARTIALLY_FILLED",
+                "TRADE",
+                lots,
+                lots,
+            ),
+            trade_id=trade_id,
+            last_quantity=lots,
+            last_price=1_000,
+        )
+        for trade_id, side, lots in trades
+    ]
+    return tuple(rows)
+
+
+def in_hand_after(*trades: tuple[int, Side, int]) -> tuple[Desk, tuple[OrderUpdate, ...]]:
+    """A protected position of 10 lots, opened by trades 1000 and later, on an account that had traded by hand before.
+
+    The first snapshot found it flat, with the trades that are given.
+    """
+    desk, earlier = Desk(), by_hand(*trades)
+    desk.trade_ids = itertools.count(1_000)
+    desk.monitor.on_snapshot(a_snapshot(0, fills=earlier))
+    desk.in_position()
+    return desk, earlier
+
+
+def assert_in_hand_and_protected(desk: Desk, outputs: list[Output], monitor: OrderMonitor | None = None) -> None:
+    monitor = monitor or desk.monitor
+    assert not [o for o in outputs if isinstance(o, CancelOrder | RoundTrip | OrderIntent)]
+    assert (monitor.position, monitor.reconciled, monitor.protected) == (10, True, True)
+
+
+BUY, SELL = Side.BUY, Side.SELL
+ROUND_TRIP = ((11, BUY, 10), (12, SELL, 10))
+
+
+def test_trades_by_hand_before_the_entry_are_no_exits_of_it() -> None:
+    """Fault case B1, the monitor's sequence: the answers list them all again."""
+    desk, earlier = in_hand_after(*ROUND_TRIP)
+    fills = (*earlier, *by_hand((1_000, BUY, 10)))
+    outputs = desk.monitor.on_snapshot(a_snapshot(10, fills=fills, **a_listing(desk, STOP, TARGET)))
+    assert_in_hand_and_protected(desk, outputs)
+    assert not desk.monitor.halt_reason
+
+
+def test_an_agreeing_snapshot_sets_the_watermark_flat_or_not() -> None:
+    """Fault case B1: the highest trade id that it lists, its own and those of others."""
+    desk, earlier = in_hand_after(*ROUND_TRIP)
+    assert desk.monitor.agreed_trade_id == 0  # an entry was on its way: not every fill of ours could be known
+    fills = (*earlier, *by_hand((1_000, BUY, 10), (1_001, BUY, 3), (1_002, SELL, 3)))
+    desk.monitor.on_snapshot(a_snapshot(10, fills=fills, **a_listing(desk, STOP, TARGET)))
+    assert desk.monitor.agreed_trade_id == 1_002
+    idle = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "e")
+    idle.on_snapshot(a_snapshot(0, fills=earlier))
+    assert idle.agreed_trade_id == 12
+    idle.on_snapshot(a_snapshot(4, fills=by_hand((13, BUY, 4))))
+    assert idle.agreed_trade_id == 12  # does not agree
+
+
+def test_a_round_trip_by_hand_inside_the_position_leaves_it_in_hand() -> None:
+    """Fault case B1: the position that the exchange shows has the last word on whose trades closed it."""
+    desk, _ = in_hand_after(*ROUND_TRIP)
+    outputs = desk.monitor.on_snapshot(
+        a_snapshot(10, fills=by_hand((1_001, SELL, 10), (1_002, BUY, 10)), **a_listing(desk, STOP, TARGET))
+    )
+    assert_in_hand_and_protected(desk, outputs)
+    later = by_hand((1_001, SELL, 10), (1_002, BUY, 10))
+    outputs = desk.monitor.on_snapshot(a_snapshot(10, fills=later, **a_listing(desk, STOP, TARGET)))
+    assert_in_hand_and_protected(desk, outputs)
+
+
+def test_trades_between_two_runs_are_no_exits_of_the_position_that_was_kept() -> None:
+    """Fault case B1: the watermark, and what was counted, outlive the run."""
+    desk, earlier = in_hand_after(*ROUND_TRIP)
+    own = by_hand((1_000, BUY, 10))
+    desk.monitor.on_snapshot(a_snapshot(10, fills=(*earlier, *own), **a_listing(desk, STOP, TARGET)))
+    next_run = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "f")
+    next_run.restore(json.loads(json.dumps(desk.monitor.state())), 60_000)
+    assert next_run.agreed_trade_id == 1_000
+    between = by_hand((1_001, SELL, 10), (1_002, BUY, 10), time=60_000)
+    listing = a_listing(desk, STOP, TARGET)
+    outputs = next_run.on_snapshot(a_snapshot(10, fills=between, **listing))
+    assert_in_hand_and_protected(desk, outputs, next_run)
+    assert next_run.agreed_trade_id == 1_002
+    # What a person closes after that is told by its own trade, and no earlier one.
+    closed = by_hand((1_003, SELL, 10), time=61_000)
+    outputs = next_run.on_snapshot(a_snapshot(0, fills=(*between, *closed), **listing))
+    [trip] = [o for o in outputs if isinstance(o, RoundTrip)]
+    assert trip.exit_trade_ids == (1_003,)
+
+
+def test_trades_of_a_killed_run_before_its_position_are_no_exits_of_it() -> None:
+    """Fault case B1: it had closed a trade and opened the next, and no snapshot came between."""
+    desk, earlier = in_hand_after(*ROUND_TRIP)
+    killed = json.loads(json.dumps(desk.monitor.state()))
+    next_run = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "f")
+    next_run.restore(killed, 60_000)
+    before = (*earlier, *by_hand((998, BUY, 10), (999, SELL, 10), (1_000, BUY, 10)))
+    outputs = next_run.on_snapshot(a_snapshot(10, fills=before, **a_listing(desk, STOP, TARGET)))
+    assert_in_hand_and_protected(desk, outputs, next_run)
+    assert next_run.agreed_trade_id == 1_000
+
+
+def test_trades_of_one_millisecond_are_told_apart_by_their_ids() -> None:
+    """Fault case B1: a sale just before the entry's first fill, and one just after it."""
+    desk, _ = in_hand_after(*ROUND_TRIP)
+    desk.trade_ids = itertools.count(1_002)
+    listing = a_listing(desk, STOP, TARGET)
+    before, after = by_hand((999, SELL, 4), time=1_000), by_hand((1_001, SELL, 4), time=1_000)
+    outputs = desk.monitor.on_snapshot(a_snapshot(6, fills=before, **listing))
+    assert not [o for o in outputs if isinstance(o, CancelOrder)]
+    assert desk.monitor.position == 10
+    desk.note(desk.monitor.on_snapshot(a_snapshot(6, fills=(*before, *after), **listing)))
+    assert desk.monitor.position == 6
+
+
+def test_a_late_fill_of_ours_below_the_watermark_is_counted() -> None:
+    """Fault case B1, the other way round: the watermark is for the trades of others."""
+    desk, earlier = in_hand_after(*ROUND_TRIP)
+    desk.monitor.on_snapshot(
+        a_snapshot(
+            10,
+            fills=(*earlier, *by_hand((1_000, BUY, 10), (1_050, BUY, 2), (1_051, SELL, 2))),
+            **a_listing(desk, STOP, TARGET),
+        )
+    )
+    assert desk.monitor.agreed_trade_id == 1_051
+    [trip] = [o for o in desk.order(STOP, "FILLED", 10, 979, trade_id=1_040, order_id=500) if isinstance(o, RoundTrip)]
+    assert trip.exit_trade_ids == (1_040,)
+
+
+def test_the_watermark_waits_for_a_fill_of_ours_that_was_only_told_of() -> None:
+    """Fault case B1: the next answer must still list it."""
+    desk, earlier = in_hand_after(*ROUND_TRIP)
+    desk.order(STOP, "PARTIALLY_FILLED", order_id=500, filled=4)
+    bought = by_hand((1_005, BUY, 4))  # by hand, so that the position looks as it should
+    desk.monitor.on_snapshot(a_snapshot(10, fills=(*earlier, *bought), **a_listing(desk, STOP, TARGET)))
+    assert desk.monitor.agreed_trade_id == 0
+
+
+def test_a_position_read_before_a_trade_that_is_listed_does_not_hide_that_trade() -> None:
+    """Fault case B1: one account, read by several requests. The sale is seen, the position is from before it."""
+    desk, earlier = in_hand_after(*ROUND_TRIP)
+    own, listing = by_hand((1_000, BUY, 10)), a_listing(desk, STOP, TARGET)
+    desk.monitor.on_snapshot(a_snapshot(10, fills=(*earlier, *own), **listing))
+    sold = by_hand((1_001, SELL, 10))
+    outputs = desk.monitor.on_snapshot(a_snapshot(10, fills=sold, **listing))
+    assert_in_hand_and_protected(desk, outputs)
+    assert desk.monitor.agreed_trade_id == 1_000
+    outputs = desk.monitor.on_snapshot(a_snapshot(0, fills=sold, **listing))
+    [trip] = [o for o in outputs if isinstance(o, RoundTrip)]
+    assert trip.exit_trade_ids == (1_001,)
+
+
+def test_an_answer_that_never_adds_up_still_raises_the_watermark_the_next_time() -> None:
+    desk, earlier = in_hand_after(*ROUND_TRIP)
+    own, listing = by_hand((1_000, BUY, 10)), a_listing(desk, STOP, TARGET)
+    desk.monitor.on_snapshot(a_snapshot(10, fills=(*earlier, *own), **listing))
+    for agreed in (1_000, 1_001):
+        desk.monitor.on_snapshot(a_snapshot(10, fills=by_hand((1_001, SELL, 3)), **listing))
+        assert desk.monitor.agreed_trade_id == agreed
+
+
+def test_stop_and_target_stay_while_the_exchange_shows_the_position() -> None:
+    """Fault case B1: the stop has filled, and somebody has bought again."""
+    desk, earlier = in_hand_after(*ROUND_TRIP)
+    desk.algo(STOP, "TRIGGERED", order_id=500)
+    filled = replace(by_hand((1_001, SELL, 10))[0], order_id=500)
+    fills = (*earlier, *by_hand((1_000, BUY, 10)), filled, *by_hand((1_002, BUY, 10)))
+    outputs = desk.monitor.on_snapshot(a_snapshot(10, fills=fills, **a_listing(desk, TARGET)))
+    assert not [o for o in outputs if isinstance(o, CancelOrder | RoundTrip)]
+    assert desk.monitor.next_due < NEVER  # it is asked again
+    assert not [o for o in desk.monitor.on_time(6_000) if isinstance(o, CancelOrder | RoundTrip)]
+    outputs = desk.monitor.on_snapshot(a_snapshot(0, fills=fills, **a_listing(desk, TARGET)))
+    assert [o.client_order_id for o in outputs if isinstance(o, CancelOrder)] == [TARGET]
+    assert [o.exit_reason for o in outputs if isinstance(o, RoundTrip)] == ["STOP"]
+
+
+def test_a_forced_order_that_is_older_than_the_position_is_none_of_its_exits() -> None:
+    """Fault case B1: its event is told once more after a redial."""
+    desk, _ = in_hand_after(*ROUND_TRIP)
+    old = replace(by_hand((900, SELL, 10))[0], client_order_id="adl_autoclose", status="FILLED")
+    assert not desk.monitor.explains(old)
+    outputs = desk.monitor.on_order(old)
+    assert [type(o) for o in outputs] == [Alert]
+    assert desk.monitor.position == 10
+
+
 def test_a_trade_of_what_our_stop_became_is_not_taken_for_a_strangers() -> None:
     """Its news was lost: the snapshot has the trade, of a number never seen, and the stop is not listed."""
     desk = Desk().in_position()
@@ -582,6 +785,65 @@ def test_somebody_elses_order_stops_trading() -> None:
     assert alert.code == "FOREIGN_ORDER"
     assert not desk.monitor.reconciled
     assert desk.monitor.position == 0
+
+
+def assert_the_time_moves_on(desk: Desk, times: int = 12) -> None:
+    """What is due is done, or is due later: a timer that brings nothing is never due again at its own time."""
+    for _ in range(times):
+        due = desk.monitor.next_due
+        if due == NEVER:
+            return
+        desk.time = max(desk.time, due)
+        outputs = desk.note(desk.monitor.on_time(desk.time))
+        assert outputs or desk.monitor.next_due > desk.time
+
+
+def test_lots_that_fill_after_their_stop_has_are_left_at_once() -> None:
+    """Fault case A7: the stop's order fills, then the entry fills more; the stop's own news never comes."""
+    desk = Desk()
+    desk.accept(ENTRY)
+    desk.order(ENTRY, "PARTIALLY_FILLED", 4)
+    desk.accept(STOP)
+    desk.algo(STOP, "NEW")
+    desk.order(STOP, "FILLED", 4, price=979, order_id=500)
+    [out] = [o for o in intents(desk.order(ENTRY, "FILLED", 6)) if o.purpose is Purpose.EXIT]
+    assert (out.order.quantity, out.order.reduce_only) == (6, True)
+    assert desk.monitor.next_due > desk.time
+    assert_the_time_moves_on(desk)
+
+
+FACTS_OF_ENTRY = [("NEW", 0), ("PARTIALLY_FILLED", 4), ("FILLED", 6), ("CANCELED", 0), ("EXPIRED", 0), ("REJECTED", 0)]
+FACTS_OF_STOP = [
+    *[("algo", status) for status in ("NEW", "TRIGGERING", "TRIGGERED", "FINISHED", "CANCELED", "EXPIRED", "REJECTED")],
+    *[("child", status) for status in ("NEW", "PARTIALLY_FILLED", "FILLED", "EXPIRED", "CANCELED")],
+    *[("submit", outcome) for outcome in Outcome],
+    *[("lookup", outcome) for outcome in Outcome if outcome is not Outcome.ACCEPTED],
+]
+
+
+@pytest.mark.parametrize("max_holding_s", [0.0, 3.0004])
+@pytest.mark.parametrize("resting", [False, True])
+def test_after_any_two_facts_of_an_order_in_both_orders_time_moves_on(resting: bool, max_holding_s: float) -> None:
+    """Fault case A7: whatever is told of the entry and of its stop, in whatever order, no timer stands still."""
+    told = [("entry", *fact) for fact in FACTS_OF_ENTRY] + [("stop", *fact) for fact in FACTS_OF_STOP]
+    for facts in itertools.permutations(told, 2):
+        desk = Desk(max_holding_s=max_holding_s)
+        desk.order(ENTRY, "PARTIALLY_FILLED", 4)
+        if resting:
+            desk.algo(STOP, "NEW")
+        for whose, kind, what in facts:
+            desk.time += 1
+            if whose == "entry":
+                desk.order(ENTRY, kind, what)
+            elif kind == "algo":
+                desk.algo(STOP, what, order_id=0 if what in ("NEW", "REJECTED") else 500)
+            elif kind == "child":
+                lots = {"PARTIALLY_FILLED": 2, "FILLED": 4}.get(what, 0)
+                desk.order(STOP, what, lots, 979, order_id=500)
+            else:
+                desk.reply(STOP, kind, what, -2013 if kind == "lookup" else -1008)
+            assert_the_time_moves_on(desk, times=1)
+        assert_the_time_moves_on(desk)
 
 
 def test_an_idle_monitor_waits_for_nothing() -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -55,9 +58,16 @@ def researched() -> Backtest:
 @pytest.fixture
 def venue(tmp_path: Path) -> Iterator[str]:
     """A venue of its own, whose account outlives the sessions on it."""
-    (tmp_path / "parameters.json").write_text(json.dumps(PARAMETERS))
-    command = [sys.executable, "-m", "voltrade", "venue", "--parameters", str(tmp_path / "parameters.json")]
-    process = subprocess.Popen([*command, "--log", str(tmp_path / "shared/venue")], stdout=subprocess.PIPE, text=True)
+    with a_shared_venue(tmp_path) as address:
+        yield address
+
+
+@contextmanager
+def a_shared_venue(folder: Path) -> Iterator[str]:
+    """Start a venue on a log, or again on it; yield its address."""
+    (folder / "parameters.json").write_text(json.dumps(PARAMETERS))
+    command = [sys.executable, "-m", "voltrade", "venue", "--parameters", str(folder / "parameters.json")]
+    process = subprocess.Popen([*command, "--log", str(folder / "shared/venue")], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         yield str(json.loads(process.stdout.readline())["rest"])
@@ -69,7 +79,7 @@ def venue(tmp_path: Path) -> Iterator[str]:
 
 def engine(run: Path, **parameters: Any) -> subprocess.Popen[bytes]:
     """Start an engine in a run's folder, anew or again."""
-    run.mkdir(mode=0o700, exist_ok=True)
+    run.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (run / "run.json").exists():
         config = Config.from_parameters({**PARAMETERS, **parameters})
         record = {"parameters": config.parameters(), "epoch": run.name, "state": "starting"}
@@ -290,6 +300,106 @@ def test_an_engine_that_is_killed_at_any_moment_goes_on(tmp_path: Path, seed: in
     assert Decimal(net).scaleb(-8) == wallets[1] - wallets[0]
 
 
+# --- which run an account goes on with --------------------------------------------------------------------------------
+
+
+def is_in_position(run: Path) -> bool:
+    """Whether a run has filled and has not closed the round trip yet."""
+    if not record_of(run).get("begun"):
+        return False
+    kinds = [row.kind for row in journal.read(run / "journal.db")]
+    return kinds.count("OrderIntent") >= 3 and "RoundTrip" not in kinds
+
+
+def record_of(run: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((run / "run.json").read_text())
+    return record
+
+
+def killed_in_position(run: Path, venue: str) -> str:
+    """Kill a run while it holds a position; return the head of its journal."""
+    process = engine(run, venue=venue)
+    wait_until(lambda: is_in_position(run), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(20)
+    return journal.last_row(run / "journal.db")[1]
+
+
+def test_a_run_that_was_cut_short_is_followed_wherever_its_folder_is(venue: str, tmp_path: Path) -> None:
+    """Fault cases E2 and E4: the same command again, with the earlier folder out of reach, moved aside, and resumed."""
+    today, far, aside = tmp_path / "runs/today", tmp_path / "far/away/from/here", tmp_path / "runs/20260301_today"
+    head = killed_in_position(today, venue)
+    far.parent.mkdir(parents=True)
+    today.rename(far)
+    sent = len(Truth.of(tmp_path / "shared").kind("accepted"))
+    assert engine(today, venue=venue).wait(60) == 1
+    assert "put that folder back" in record_of(today)["error"]
+    assert len(Truth.of(tmp_path / "shared").kind("accepted")) == sent
+
+    today.rename(tmp_path / "runs/20260302_today")
+    far.rename(aside)
+    process = engine(today, venue=venue, duration_s=3600.0)
+    wait_until(lambda: record_of(today)["state"] == "running", process)
+    assert engine(aside).wait(60) == 1  # while the next one trades, or just after
+    assert re.search("another engine trades it|the ledger names run", record_of(aside)["error"])
+    assert process.wait(100) == 0, (today / "engine.log").read_text()[-2000:]
+    check_sealed(today)
+    [adoption] = [fact for fact in facts_of(today) if isinstance(fact, Adoption)]
+    assert adoption.head == head
+
+    sent = len(Truth.of(tmp_path / "shared").kind("accepted"))
+    assert engine(aside).wait(60) == 1
+    assert f"the ledger names run {record_of(today)['id']} ({today})" in record_of(aside)["error"]
+    assert len(Truth.of(tmp_path / "shared").kind("accepted")) == sent
+    assert journal.last_row(aside / "journal.db")[1] == head
+
+
+def test_a_run_that_failed_leaves_its_state_though_its_folder_is_deleted(tmp_path: Path) -> None:
+    """Fault case E2: its breaker and its position are in the ledger."""
+    run = tmp_path / "runs/today"
+    with a_shared_venue(tmp_path) as address:
+        process = engine(run, venue=address)
+        wait_until(lambda: is_in_position(run), process)
+    assert process.wait(60) == 1  # its venue is gone, and with it the clock
+    failed = record_of(run)
+    assert failed["state"] == "failed"
+    shutil.rmtree(run)
+    with a_shared_venue(tmp_path) as address:
+        process = engine(run, venue=address, duration_s=60.0)
+        assert process.wait(100) == 0, (run / "engine.log").read_text()[-2000:]
+    check_sealed(run)
+    [adoption] = [fact for fact in facts_of(run) if isinstance(fact, Adoption)]
+    assert adoption.head == failed["head"]
+    assert json.loads(adoption.state)["desks"]["BTCUSDT"]["orders"]["holding"]
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+def test_a_run_that_was_killed_while_it_loaded_begins_anew(
+    venue: str, tmp_path: Path, state_home: Path, is_named: bool
+) -> None:
+    """Fault case E3: before and after the ledger names it, it goes on from what the account's last run left."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    done = engine(first, venue=venue, duration_s=900.0, on_duration_end="protect")
+    assert done.wait(100) == 0, (first / "engine.log").read_text()[-2000:]
+
+    second.mkdir(mode=0o700)
+    begun = {"epoch": "second", "state": "starting", "begun": True, "id": "second-id"}
+    (second / "run.json").write_text(json.dumps(record_of(first) | begun))
+    start = next(journal.read(first / "journal.db"))
+    with journal.Journal.create(second / "journal.db", "second-id") as made:
+        made.append("Start", start.time, start.body)
+    if is_named:
+        [path] = (state_home / "accounts").glob("*.json")
+        entry = json.loads(path.read_text())
+        named = {"run": "second-id", "folder": str(second), "left": None, "adopted": entry["left"]}
+        path.write_text(json.dumps(entry | named))
+    process = engine(second)
+    assert process.wait(100) == 0, (second / "engine.log").read_text()[-2000:]
+    check_sealed(second)
+    [adoption] = [fact for fact in facts_of(second) if isinstance(fact, Adoption)]
+    assert adoption.head == record_of(first)["head"]
+
+
 def test_a_person_steers_a_session_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "runs/steered"
@@ -321,9 +431,10 @@ def test_a_person_steers_a_session_from_outside(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("races", [1, pytest.param(50, marks=pytest.mark.campaign)])
 def test_two_engines_on_one_account_only_one_trades(tmp_path: Path, races: int) -> None:
+    """Fault case E1: wherever the folders of their runs are."""
     with a_venue(tmp_path, api=("sim-key", "sim-secret")) as address:
         for number in range(races):
-            race(address, [tmp_path / f"left{number}", tmp_path / f"right{number}"])
+            race(address, [tmp_path / f"left{number}/today", tmp_path / f"right{number}/2026-11/today"])
 
 
 def race(venue: str, runs: list[Path]) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from made_run import MadeRun, made_run
 from pydantic import TypeAdapter
 
-from voltrade import report
+from voltrade import report, review
 from voltrade.config import Config
 from voltrade.errors import JournalError
 from voltrade.frames import Frames
@@ -126,7 +126,8 @@ def test_every_bar_has_its_verdict_and_what_became_of_its_signal() -> None:
     assert run.decisions["rsi"].to_list() == [50.0, 61.5, 61.5]
 
 
-def test_slippage_is_what_the_fills_cost_against_the_decision() -> None:
+def test_slippage_is_what_the_fills_brought_against_the_decision_and_a_cost_is_negative() -> None:
+    """Fault case I13."""
     run = run_of(
         an_intent("e", Purpose.ENTRY, Side.BUY, 100, bar=0),
         a_fill("e", 1, Side.BUY, 1_001, 60, status="PARTIALLY_FILLED"),
@@ -139,11 +140,38 @@ def test_slippage_is_what_the_fills_cost_against_the_decision() -> None:
     )
     entry, stop, leave = (run.orders.iloc[n] for n in range(3))
     # 0.6 coins 0.1 above the close of 100.0, 0.4 coins 0.4 above: 0.06 + 0.16
-    assert entry["slippage"] == 0.22
+    assert entry["slippage"] == -0.22
     assert entry["average_price"] == 100.22
     assert entry["fees"] == 10
-    assert stop["slippage"] == 0.5  # 1 coin sold 0.5 below the trigger of 98.0
+    assert stop["slippage"] == -0.5  # 1 coin sold 0.5 below the trigger of 98.0
     assert math.isnan(leave["slippage"])  # no bar and no trigger to measure from
+
+
+@pytest.mark.parametrize(
+    ("side", "price", "slippage"),
+    [
+        (Side.BUY, 1_002, -0.2),  # 1 coin bought 0.2 above the close of 100.0
+        (Side.BUY, 999, 0.1),
+        (Side.SELL, 998, -0.2),
+        (Side.SELL, 1_001, 0.1),
+    ],
+)
+def test_slippage_has_one_sign_wherever_it_stands(side: Side, price: int, slippage: float) -> None:
+    """Fault case I13: it was a cost in one table and a gain in the next."""
+    run = run_of(
+        an_intent("e", Purpose.ENTRY, side, 100, bar=0),
+        a_fill("e", 1, side, price, 100),
+        a_trip(1, net=3, realised=8 * MONEY),
+        bars=[a_bar(0, 1_000, verdict={"signal": side.value})],
+    )
+    assert run.orders["slippage"].to_list() == [slippage]
+    amounts = report.costs(run)["amount"]
+    assert amounts["slippage"] == slippage
+    assert amounts["price moves, at decision prices"] == 8 - slippage
+    figures = report.statistics(run)
+    assert figures.slippage == slippage
+    assert figures.table().loc["slippage (inside realised)", "value"] == f"{slippage:+.2f} USDT"
+    assert review.signals(run)["slippage"].to_list() == [slippage]
 
 
 def test_a_fill_counts_once_however_often_it_is_told() -> None:
@@ -213,7 +241,14 @@ def test_round_trips_measure_their_result_in_what_the_stop_would_have_cost() -> 
     trip = run.round_trips.iloc[0]
     assert (trip["side"], trip["entry_price"], trip["stop_price"], trip["minutes"]) == ("LONG", 100.0, 98.0, 1.0)
     assert (trip["realised"], trip["fees"], trip["net"]) == (8, 5, 3)
-    assert trip["r_multiple"] == 1.5  # net 3 over 1 coin x (100 - 98)
+    assert trip["r_multiple"] == 3 / 7  # net 3 over 1 coin x (100 - 98) and 5 of fees
+
+
+@pytest.mark.parametrize("side", Side)
+def test_a_stop_that_fills_at_its_trigger_loses_one_r(side: Side) -> None:
+    """Fault case I15: fees are in the net, so they are in R."""
+    run = run_of(a_trip(1, net=-7, side=side, stop_price=1_000 - 20 * side.value))  # 1 coin x 2, and 5 of fees
+    assert run.round_trips["r_multiple"].to_list() == [-1.0]
 
 
 def test_drawdown_is_measured_from_the_highest_equity_so_far() -> None:

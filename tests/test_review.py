@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -212,8 +213,15 @@ MADE_BY_THE_EXCHANGE = voltrade.backtest(
 def test_a_run_that_is_whole_says_so(traded: Path) -> None:
     looked = review.Review(open_run(traded))
     assert looked.is_whole, looked.wrong
-    assert list(looked.checks.index) == ["end", "rows", "head", "rule", "replay"]
-    assert review.WHOLE in review.page(looked)
+    assert list(looked.checks.index) == ["end", "rows", "head", "parameters", "rule", "notebook", "replay"]
+    # No notebook lies beside it, and the page promises no more than that allows.
+    assert looked.words == (
+        "Whole as far as it goes: no notebook beside the run, so nothing outside its folder names its head. "
+        "The journal alone leads to the same decisions."
+    )
+    text = review.page(looked)
+    assert escape(looked.words) in text
+    assert "Not checked: whether the journal&#x27;s events lead to its decisions (replay); of run.json: " in text
 
 
 def test_rows_that_were_altered_are_named_and_nothing_is_told_from_them(run: Path) -> None:
@@ -232,24 +240,37 @@ def test_rows_that_were_altered_are_named_and_nothing_is_told_from_them(run: Pat
     assert any("hash must be that of the previous hash" in line for line in looked.wrong)
     assert looked.researched.frames is None
     text = review.write(run).read_text()
-    assert "This record is not whole" in text
+    assert "Not whole: something was altered" in text
     assert "nothing is shown of what follows row" in text
-    assert review.WHOLE not in text
+    assert "Whole as far" not in text
 
 
 def test_rows_that_were_cut_off_are_missed(run: Path) -> None:
     edit(run / "journal.db", "DELETE FROM journal WHERE seq > (SELECT max(seq) - 30 FROM journal)")
     looked = review.Review(open_run(run))
-    assert any("head must be" in line for line in looked.wrong)
+    assert any(line.startswith("head: ") and "which no row has" in line for line in looked.wrong)
+    assert any("the journal has no such last row" in line for line in looked.wrong)
     assert len(looked.frames.round_trips) > 0
+
+
+def test_replay_misses_the_last_row(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fault case G1: the end alone leads to no decision, so its lack made no difference."""
+    assert main(["replay", str(run)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("Whole as far as it goes: ")
+    edit(run / "journal.db", "DELETE FROM journal WHERE kind = 'End'")
+    assert main(["replay", str(run)]) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert " 0 differences" in told[-2]
+    assert told[-1].startswith("Not whole")
 
 
 def test_a_run_that_was_killed_is_reviewed(run: Path) -> None:
     edit(run / "journal.db", "DELETE FROM journal WHERE kind = 'End'")
-    facts = {name: value for name, value in record.read(run).items() if name not in ("head", "end_reason")}
+    facts = {name: value for name, value in record.read(run).items() if name not in ("head", "rows", "end_reason")}
     record.write(run, facts | {"state": "running"})
     looked = review.Review(open_run(run))
-    assert any(line == "end: killed, no reason noted" for line in looked.wrong)
+    assert looked.is_whole, looked.wrong
+    assert "killed: no end was written, so rows missing at the end would not be missed" in looked.words
     assert "killed" in review.write(run).read_text()
 
 
@@ -273,7 +294,7 @@ def test_the_notebook_tells_the_same(traded: Path, tmp_path: Path) -> None:
     outputs = [output for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for output in cell.get("outputs", [])]
     printed = "".join(output["text"] for output in outputs if output["output_type"] == "stream")
     looked = review.Review(open_run(traded))
-    assert review.WHOLE in printed
+    assert looked.words in printed
     assert looked.agreement in printed
     figures = [output for output in outputs if "application/vnd.plotly.v1+json" in output.get("data", {})]
     assert len(figures) == 4
@@ -332,6 +353,8 @@ HOSTILE = "<script>window.hacked=1</script><img src=x onerror='window.hacked=1'>
 
 OUR_TAGS = {
     "html",
+    "wbr",
+    "span",
     "head",
     "meta",
     "title",

@@ -138,9 +138,10 @@ def test_a_copy_that_was_altered_is_refused(run: Path, place: str, capsys: pytes
     for refused in (replay, recover):
         with pytest.raises(ConfigError, match=r"rule: .*must be the one that the run was begun with"):
             refused(run / "journal.db")
-    for command in ("replay", "verify"):
-        assert main([command, str(run)]) == 2
-        assert f"{command}: rule: " in capsys.readouterr().err
+    assert main(["replay", str(run)]) == 2
+    assert "replay: rule: " in capsys.readouterr().err
+    assert main(["verify", str(run)]) == 1
+    assert "!!  rule        rule: " in capsys.readouterr().out
     with pytest.raises(ConfigError, match="must be the one"):
         assert session.open_run(run).config
     looked = Review(session.open_run(run))
@@ -148,7 +149,10 @@ def test_a_copy_that_was_altered_is_refused(run: Path, place: str, capsys: pytes
     assert looked.researched.frames is None
     assert "must be the one that the run was begun with" in page(looked)
     checks = session.open_run(run).checks()
-    assert checks["ok"].to_dict() == {"end": True, "rows": True, "head": True, "rule": False, "replay": False}
+    assert checks["ok"].to_dict() == {
+        **{"end": True, "rows": True, "head": True, "parameters": True, "rule": False, "notebook": True},
+        "replay": False,
+    }
 
 
 def test_a_record_that_was_altered_with_the_copy_is_refused(run: Path) -> None:

@@ -37,10 +37,13 @@ class Writer:
         self.folder = folder
         folder.mkdir(mode=0o700, parents=True)
         config = Config.from_parameters(parameters)
-        self.update(state="starting", parameters=config.parameters(), created="2026-03-01T09:00:00.000+00:00")
+        self.update(
+            state="starting", parameters=config.parameters(), created="2026-03-01T09:00:00.000+00:00", epoch="w"
+        )
         self.journal = Journal.create(folder / "journal.db")
         instrument = TypeAdapter(Instrument).dump_python(MADE.instrument, mode="json")
         start = {"config": config.model_dump(mode="json"), "instrument": instrument, "epoch": "w"}
+        start["parameters"] = config.parameters()
         self.journal.append("Start", 0, start)
         self.journal.commit()
 
@@ -55,7 +58,7 @@ class Writer:
     def end(self) -> None:
         self.journal.append("End", MADE.rows[-1][0], {"reason": "TAPE_END"})
         self.journal.commit()
-        self.update(state="ended", end_reason="TAPE_END", head=self.journal.head)
+        self.update(state="ended", end_reason="TAPE_END", head=self.journal.head, rows=self.journal.seq)
 
     def update(self, **facts: Any) -> None:
         record.write(self.folder, {**record.read(self.folder), **facts})

@@ -277,7 +277,8 @@ def files_of(folder: Path) -> set[str]:
 
 def test_papermill_uses_our_engine_without_being_asked() -> None:
     engines = papermill.engines.papermill_engines
-    assert engines.get_engine(None) is engines.get_engine("voltrade") is papermill_engine.PapermillEngine
+    for name in (None, "voltrade", "nbclient"):  # papermill's own name is no way past it
+        assert engines.get_engine(name) is papermill_engine.PapermillEngine
 
 
 @pytest.mark.parametrize(
@@ -319,6 +320,7 @@ def test_a_session_runs_in_its_own_folder_and_an_earlier_one_is_kept(
     notebook = a_notebook(
         tmp_path / "live.ipynb",
         cell="import os, pathlib\nfolder = pathlib.Path(os.environ['VOLTRADE_RUN_DIR'])\nfolder.mkdir()\n"
+        "(folder / 'run.json').write_text('{\"state\": \"ended\"}')\n"
         "(folder / 'seed').write_text(str(seed))\nprint(os.environ['VOLTRADE_RECORDED'])",
     )
     output = tmp_path / "deep/er/today.ipynb"
@@ -374,10 +376,81 @@ def test_a_notebook_without_a_folder_is_named_by_papermills_start(earlier: Path,
 
 def test_a_folder_without_a_notebook_is_kept_too(earlier: Path, tmp_path: Path) -> None:
     earlier.unlink()
-    (earlier.with_suffix("") / "run.json").write_text("broken")
+    (earlier.with_suffix("") / "run.json").write_text('{"state": "failed"}')
     os.utime(earlier.with_suffix(""), (0, 0))
     move_aside(earlier)
     assert "19700101T000000Z_today/run.json" in files_of(tmp_path / "runs")
+
+
+NO_RUN = "it is no run's folder"
+
+
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [
+        ("runs.ipynb", NO_RUN),
+        ("data.ipynb", NO_RUN),
+        ("notebooks.ipynb", NO_RUN),
+        ("state.ipynb", NO_RUN),
+        ("state/accounts.ipynb", NO_RUN),
+        ("runs/2026-11.ipynb", NO_RUN),
+        ("runs/broken.ipynb", NO_RUN),
+        ("runs/outer.ipynb", "inner in it is still running"),
+        ("runs/link.ipynb", "it is a link"),
+        ("runs/dangling.ipynb", "it is a link"),
+        ("runs/file.ipynb", NO_RUN),
+        ("runs/linked.ipynb", "it is a link"),
+        ("live.ipynb", "it is no notebook that papermill has executed"),
+        (".ipynb", "a name that begins with no dot"),
+        ("runs/..ipynb", "a name that begins with no dot"),
+        ("runs/...ipynb", "a name that begins with no dot"),
+        ("runs/.accounts.ipynb", "a name that begins with no dot"),
+    ],
+)
+def test_what_is_no_run_that_is_over_is_left_where_it_is(
+    tmp_path: Path, output: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault case E10: an output's name moved the store, the ledger, or all runs."""
+    notebook = a_notebook(tmp_path / "live.ipynb")
+    running = {"state": "running", "pid": os.getpid()}
+    for name, text in {
+        "data/BTCUSDT/day.parquet": "trades",
+        "notebooks/live.ipynb": "{}",
+        "state/accounts/1f-live.json": "{}",
+        "runs/.accounts/1f-live.json": "{}",
+        "runs/2026-11/a/run.json": json.dumps({"state": "ended"}),
+        "runs/broken/run.json": "broken",
+        "runs/outer/run.json": json.dumps({"state": "ended"}),
+        "runs/outer/deep/inner/run.json": json.dumps(running),
+        "runs/real/run.json": json.dumps({"state": "ended"}),
+        "runs/file": "a file",
+        "runs/linked.txt": "a file",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "runs/link").symlink_to("real")
+    (tmp_path / "runs/dangling").symlink_to("nowhere")
+    (tmp_path / "runs/linked.ipynb").symlink_to("linked.txt")
+    monkeypatch.chdir(tmp_path)
+    before = files_of(tmp_path)
+    with pytest.raises(Refused, match=why):
+        execute(notebook, tmp_path / output)
+    assert files_of(tmp_path) == before
+
+
+def test_an_empty_folder_is_left_for_the_run(tmp_path: Path) -> None:
+    (tmp_path / "runs/today").mkdir()
+    assert move_aside(tmp_path / "runs/today.ipynb") == []
+    assert files_of(tmp_path / "runs") == {"today"}
+
+
+def test_a_session_does_not_begin_in_a_folder_that_holds_something_else(tmp_path: Path) -> None:
+    """Fault case E10, from a cell: the store or all runs would become a run."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/day.parquet").write_text("trades")
+    with pytest.raises(SessionError, match="must be new or an empty folder"):
+        session.start(Config.from_parameters(), tmp_path / "data")
+    assert files_of(tmp_path / "data") == {"day.parquet"}
 
 
 def test_two_runs_of_one_start_are_both_kept(earlier: Path, tmp_path: Path) -> None:

@@ -70,6 +70,15 @@ def test_constraints_name_no_place() -> None:
     assert not re.search(r"://|^\s*-|@", text, re.MULTILINE)
 
 
+def test_the_licence_is_stated_and_stands_in_its_file() -> None:
+    assert PROJECT["license"] == "MIT"
+    assert PROJECT["license-files"] == ["LICENSE"]
+    words = (ROOT / "LICENSE").read_text()
+    assert words.startswith("MIT License\n\nCopyright (c) 2026 voltrade contributors\n")
+    for condition in ("Permission is hereby granted, free of charge", "shall be included in all", "WITHOUT WARRANTY"):
+        assert condition in words
+
+
 def test_the_conda_environment_is_the_same_one() -> None:
     *conda, pip = ENVIRONMENT["dependencies"]
     assert ENVIRONMENT["name"] == PROJECT["name"]
@@ -103,6 +112,16 @@ def test_every_make_target_is_explained() -> None:
     assert {f"make {target}" for target in phony.split()} - {"make help", "make setup-dev"} == {
         " ".join(line.split()[:2]) for line in told.splitlines()
     }
+
+
+def test_the_terminals_of_lab_find_what_is_in_the_environment(tmp_path: Path) -> None:
+    """Fault case I10: `papermill`, as the notebooks show it, was not found in a terminal of their JupyterLab."""
+    shell = tmp_path / "shell"
+    shell.write_text('#!/bin/sh\necho "PATH=$PATH"\n')
+    shell.chmod(0o700)
+    command = ["make", "--no-print-directory", "--silent", "lab", f"SHELL={shell}"]  # runs nothing, tells its variables
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert told.splitlines()[-1].startswith(f"PATH={ROOT / '.venv/bin'}:")
 
 
 def test_a_failing_command_fails_the_build() -> None:

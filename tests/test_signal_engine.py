@@ -656,6 +656,19 @@ def test_the_first_run_says_that_it_compiles_and_later_runs_do_not_compile(tmp_p
     assert second.stderr == ""
 
 
+def test_in_a_notebook_it_says_so_without_the_red_of_errors(tmp_path: Path) -> None:
+    """Fault case I17."""
+    script = (
+        "from IPython.core.interactiveshell import InteractiveShell as Shell\n"
+        "done = Shell(colors='NoColor').run_cell('from voltrade.account import fee; print(fee(10**8, 50_000))')"
+    )
+    code = {**os.environ, "VOLTRADE_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(PACKAGE)}
+    code["IPYTHONDIR"] = str(tmp_path / "ipython")
+    done = subprocess.run([sys.executable, "-c", script], env=code, capture_output=True, text=True)
+    assert done.stdout == f"compiling rules; later runs find them in {tmp_path / 'cache'}\n50000\n"
+    assert done.stderr == ""
+
+
 def test_without_a_place_for_the_cache_rules_run_all_the_same(rule_file: Path, tmp_path: Path) -> None:
     in_the_way = tmp_path / "cache"
     in_the_way.write_text("a file, not a folder")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from voltrade.backtest import Backtest, backtest
-from voltrade.config import Config
-from voltrade.errors import VoltradeError
-from voltrade.rule_file import read_parameters
+try:
+    from voltrade.backtest import Backtest, backtest
+    from voltrade.config import Config
+    from voltrade.errors import VoltradeError
+    from voltrade.rule_file import read_parameters
+except ModuleNotFoundError as error:
+    error.add_note("voltrade needs the environment that `make setup` makes: source .venv/bin/activate")
+    raise
 
 if TYPE_CHECKING:
     from voltrade.runs import open_run

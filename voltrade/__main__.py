@@ -5,20 +5,27 @@ from __future__ import annotations
 import argparse
 import ast
 import asyncio
+import io
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 from voltrade.config import Config
 from voltrade.credentials import Credentials
 from voltrade.ctl import ACTIONS, ask, running
 from voltrade.errors import SessionError, VoltradeError
 from voltrade.permission import authorise
-from voltrade.record import was_cut_short
+from voltrade.record import JOURNAL, was_cut_short
 from voltrade.rule_file import load_rule, read_parameters
+
+_EXIT_STATUS = (
+    "Exit status: 0 where nothing is wrong, as far as the last line says; 1 where something was altered, cut off or "
+    "lost; 2 where there is no run, or none that can be read."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,13 +63,23 @@ def _parser() -> argparse.ArgumentParser:
     engine.add_argument("--resume", action="store_true", help="go on with a run that was cut short; by default the one")
     engine.set_defaults(do=_run)
     for name, do, words in (
-        ("replay", _replay, "run a session again from its journal and compare decision by decision"),
+        ("replay", _replay, "verify a run, run it again from its journal and compare decision by decision"),
         ("review", _review, "write the review of a run as one page, RUN/review.html, that opens anywhere"),
-        ("verify", _verify, "check that nothing in a run's journal, or its copy of a rule file, was altered"),
+        ("verify", _verify, "check a run's journal against everything that says how it ended and what it traded"),
     ):
-        command = commands.add_parser(name, help=words, description=words)
-        command.add_argument("run", type=Path, metavar="RUN", help="folder of a run, such as runs/demo")
+        command = commands.add_parser(
+            name,
+            help=words,
+            description=f"{words[0].upper()}{words[1:]}.",
+            epilog=None if name == "review" else _EXIT_STATUS,
+        )
+        command.add_argument(
+            "run", type=Path, metavar="RUN", help="folder of a run, such as runs/demo, or its notebook"
+        )
         command.set_defaults(do=do)
+        if name == "verify":
+            command.add_argument("--notebook", type=Path, help="its executed notebook, by default the one beside it")
+            command.add_argument("--head", default="", help="the head hash known from elsewhere: the last notification")
     runs = commands.add_parser("runs", help="list the runs", description="List the runs in a folder, the newest first.")
     runs.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="by default runs/ of the project")
     runs.set_defaults(do=_runs)
@@ -116,6 +133,8 @@ def _ctl(arguments: argparse.Namespace) -> int:
     run = arguments.run
     if run is None:
         found = running(Path("runs"))
+        if not found:
+            raise SessionError("run: no session is running under runs/")
         if len(found) != 1:
             raise SessionError(f"run: name one; running under runs/ are: {[path.name for path in found]}")
         [run] = found
@@ -216,26 +235,32 @@ def _literal(text: str) -> object:
 
 def _replay(arguments: argparse.Namespace) -> int:
     from voltrade.replay import replay
+    from voltrade.verify import verify
 
+    verdict = verify(arguments.run)
+    for line in verdict.wrong:
+        print(_printable(line))
+    if not verdict.chain.ok:  # an altered row can break anything that follows from it
+        print(verdict.words)
+        return 1
     result = replay(_journal_of(arguments.run))
     for line in result.shown:
-        print(line)
+        print(_printable(line))
     print(f"{result.events} events, {result.outputs} bars, commands and notes: {result.differences} differences")
-    return 1 if result.differences else 0
+    print(_printable(verdict.words))
+    return 0 if verdict.ok and not result.differences else 1
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from voltrade.journal import verify
-    from voltrade.replay import check_rule
+    from voltrade.verify import verify
 
-    path = _journal_of(arguments.run)
-    result = verify(path)
-    if not result.ok:
-        print(f"row {result.bad_seq}: {result.rule}")
-        return 1
-    check_rule(path)
-    print(f"{result.seq} rows, nothing altered; head {result.head}")
-    return 0
+    verdict = verify(arguments.run, arguments.notebook, arguments.head)
+    marks = {True: "ok", False: "!!", None: "--"}
+    for check in verdict.checks:
+        print(f"{marks[check.ok]}  {check.name:<10}  {_printable(check.found)}")
+    print(_printable(f"not checked: {'; '.join(verdict.unchecked)}"))
+    print(_printable(verdict.words))
+    return 0 if verdict.ok else 1
 
 
 def _review(arguments: argparse.Namespace) -> int:
@@ -246,8 +271,41 @@ def _review(arguments: argparse.Namespace) -> int:
 
 
 def _journal_of(run: Path) -> Path:
-    return run / "journal.db" if run.is_dir() else run
+    run = run.with_suffix("") if run.suffix == ".ipynb" else run
+    return run if run.is_file() else run / JOURNAL
+
+
+class _Outliving(io.FileIO):
+    """A standard stream whose reader may leave, as `head` does: from then on what is written goes nowhere.
+
+    The command ends as it would have. An engine, a venue or a download must not stop half-way because nobody reads what
+    they print; and a broken pipe that is caught further up could as well be a socket's.
+    """
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data) or 0
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return len(data)
+
+
+def _outliving(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    """The same stream, for a reader that may leave."""
+    raw = _Outliving(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        cast(BinaryIO, raw) if stream.write_through else io.BufferedWriter(raw),
+        stream.encoding,
+        stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
 
 
 if __name__ == "__main__":
+    for name in ("stdout", "stderr"):
+        if (stream := getattr(sys, name)) is not None:  # None where it was closed from the beginning
+            setattr(sys, name, _outliving(stream))
     sys.exit(main())

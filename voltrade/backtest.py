@@ -147,11 +147,11 @@ class Backtest:
 
     # --- for people --------------------------------------------------------------------------------------------------
 
-    def price_chart(self, last_bars: int = 5_000) -> Any:
-        """Draw bars, indicators, signals, entries, exits and stops as a plotly figure."""
+    def price_chart(self, last_bars: int = 5_000, around: int | None = None) -> Any:
+        """Draw bars, indicators, signals, entries, exits and stops as a plotly figure; see `charts.price_chart`."""
         from voltrade.charts import price_chart
 
-        return price_chart(self._frames, self.config, last_bars)
+        return price_chart(self._frames, self.config, last_bars, around)
 
     def equity_chart(self) -> Any:
         """Draw equity and drawdown as a plotly figure."""

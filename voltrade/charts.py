@@ -1,4 +1,4 @@
-"""Charts of a run, drawn from its frames, and of a tape and its bars; the only place that knows plotly.
+"""Charts of a run, drawn from its frames, and of a tape and its bars; the only place that makes figures.
 
 Each function returns a figure. `LiveChart` shows a figure that is drawn anew while a session runs: as a widget for a
 person at the screen, as a plain bundle in the output where a notebook is being recorded, since a widget leaves no
@@ -8,7 +8,8 @@ picture in the record and a bundle doesn't redraw on a screen.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from itertools import chain
 from typing import Any
@@ -42,8 +43,10 @@ from voltrade.candles import (
 )  # fmt: skip
 from voltrade.compiled import Rows
 from voltrade.config import Config
+from voltrade.errors import ConfigError
 from voltrade.frames import Frames
 from voltrade.model import DAY_MS, Floats, Instrument, Int64s, Trades
+from voltrade.plot_widget import PlotWidget
 from voltrade.report import refusals_by_code
 
 MAX_BARS = 5_000
@@ -75,16 +78,24 @@ def title_of(run: Frames, config: Config, is_synthetic: bool | None = None) -> s
 # --- prices ----------------------------------------------------------------------------------------------------------
 
 
-def price_chart(run: Frames, config: Config, last_bars: int = MAX_BARS) -> go.Figure:
+def price_chart(run: Frames, config: Config, last_bars: int = MAX_BARS, around: int | None = None) -> go.Figure:
     """Draw the bars with indicators, entries and exits over RSI and the bars' durations, one column a bar.
 
     Bars stand evenly spaced, as their indicators see them; the upper axis tells the time. Every bar, entry, exit and
     refusal says why when pointed at. The indicators of a rule of one's own have a panel below the RSI.
+
+    Args:
+        last_bars: so many are shown, at most `MAX_BARS`.
+        around: id of a round trip, around whose entry they are; by default they are the run's last.
+
+    Raises:
+        ConfigError: the run has no such round trip.
     """
-    shown = Window(run, min(last_bars, MAX_BARS))
+    shown = _window(run, min(last_bars, MAX_BARS), around)
     title = title_of(run, config)
     if len(shown.bars) < len(run.bars):
-        title += f" · last {len(shown.bars):,} of {len(run.bars):,} bars"
+        which = f"last {len(shown.bars):,}" if shown.is_last else f"{shown.number[0]:,} to {shown.number[-1]:,}"
+        title += f" · {which} of {len(run.bars):,} bars"
     panels = [price_traces(shown), [rsi_trace(shown)], list(own_traces(shown)), [duration_trace(shown)]]
     heights = [0.70, 0.17, *([0.17] if shown.own_indicators else []), 0.13]
     last = len(heights)
@@ -101,6 +112,19 @@ def price_chart(run: Frames, config: Config, last_bars: int = MAX_BARS) -> go.Fi
     figure.update_xaxes(title_text="volume bar of the run", row=last, col=1)
     _add_time_axis(figure, shown)
     return figure
+
+
+def _window(run: Frames, bars: int, around: int | None) -> Window:
+    """The last bars of a run, or those around the entry of a round trip."""
+    if around is None:
+        return Window(run, bars)
+    decided = run.round_trips.loc[run.round_trips["id"] == around, "bar"].to_numpy()
+    if not len(decided):
+        raise ConfigError(f"around: must be the id of a round trip of the run, was {around}")
+    at = int(np.searchsorted(run.bars["bar"].to_numpy(), decided[0]))
+    end = min(max(at + bars // 2, bars), len(run.bars))
+    until = run.bars["open_time"].iloc[end] if end < len(run.bars) else None
+    return Window(replace(run, bars=run.bars.iloc[:end], decisions=run.decisions.iloc[:end]), bars, until)
 
 
 def _add_time_axis(figure: go.Figure, shown: Window) -> None:
@@ -563,63 +587,56 @@ class ResearchChart:
 
     Args:
         run: has the indicators of the rule that is to be drawn; `draw` gives the data.
-        is_recorded: the notebook is being executed into a record, with nobody at the screen.
 
     Attributes:
-        figure: a widget, or a plain figure where the notebook is being recorded.
+        figure: what was drawn last.
     """
 
-    def __init__(self, run: Frames, is_recorded: bool) -> None:
+    def __init__(self, run: Frames) -> None:
         shown = Window(run, MAX_BARS)
         self._own_indicators = shown.own_indicators
         panels = self._panels(run, shown)
-        figure = make_subplots(rows=len(panels))
+        self.figure = make_subplots(rows=len(panels))
         for row, traces in enumerate(panels, 1):
-            figure.add_traces(traces, rows=row, cols=1)
+            self.figure.add_traces(traces, rows=row, cols=1)
         self._equity_row = len(panels) - 1
-        self._span: tuple[float, ...] = ()  # of the axis of time
-        self._lay_out(figure, run.instrument)
-        _add_time_axis(figure, shown)
-        self.figure = figure if is_recorded else go.FigureWidget(figure)
-        if not is_recorded:
-            self.figure._config = {"responsive": True, "displaylogo": False}  # there is no public name for it
+        self._lay_out(self.figure, run.instrument)
+        _add_time_axis(self.figure, shown)
 
     def fits(self, run: Frames) -> bool:
         """Whether a run can be drawn here: its rule has the same indicators of its own."""
         return self._own_indicators == own_indicators(run)
 
-    def on_click(self, name: str, handle: Callable[[Any, Any, Any], None]) -> None:
-        """Let a click on a trace of the widget be heard, as plotly's `on_click` says.
+    def is_equity(self, trace: int) -> bool:
+        """Whether the trace of this number is the account's equity, and no indicator that a rule calls so."""
+        rows = {f"y{row}" for row in (self._equity_row, self._equity_row + 1)}
+        return self.figure.data[trace].yaxis in rows
 
-        Of several that have the name the last is meant: a rule's own indicators, called as they may be, come first.
-        """
-        next(trace for trace in reversed(self.figure.data) if trace.name == name).on_click(handle)
-
-    def draw(
-        self, run: Frames, title: str, subtitle: str, until: pd.Timestamp | None, keeps_zoom: bool = False
-    ) -> None:
+    def draw(self, run: Frames, title: str, subtitle: str, until: pd.Timestamp | None, bars: str) -> None:
         """Give the figure new data.
 
         Args:
             run: its bars and decisions are the page, its other frames of the whole tape.
             subtitle: stands below the title.
             until: when the next page begins; None on the last one.
-            keeps_zoom: the page has the same bars as before, so that a person's zoom still means what it did.
+            bars: says which bars the page has; while that stays, a person's zoom means what it did, and is kept.
         """
         shown, layout = Window(run, MAX_BARS, until), self.figure.layout
-        with self.figure.batch_update():
-            # The figure's last trace only holds the axis of times.
-            for trace, new in zip(self.figure.data[:-1], chain.from_iterable(self._panels(run, shown)), strict=True):
-                _give_data(trace, new)
-            layout.title.text = f"{escape(title)}<br><span style='font-size:12px'>{escape(subtitle)}</span>"
-            layout.xaxis9.tickvals, layout.xaxis9.ticktext = shown.time_labels()
-            layout.shapes = self._page_mark(shown)
-            # Plotly finds no range by itself for the second of two groups of axes that move together.
-            if not keeps_zoom:
-                layout.xaxis.range = shown.columns[:1].sum() - 1, shown.columns[-1:].sum() + 1
-                layout.yaxis.range = shown.price_range()
-            if (span := tuple(_clock(run.equity.index)[[0, -1]]) if len(run.equity) else ()) != self._span:
-                layout[f"xaxis{self._equity_row}"].range, self._span = span or None, span
+        # The figure's last trace only holds the axis of times.
+        for trace, new in zip(self.figure.data[:-1], chain.from_iterable(self._panels(run, shown)), strict=True):
+            _give_data(trace, new)
+        layout.title.text = f"{escape(title)}<br><span style='font-size:12px'>{escape(subtitle)}</span>"
+        layout.xaxis9.tickvals, layout.xaxis9.ticktext = shown.time_labels()
+        layout.xaxis9.uirevision = bars
+        layout.shapes = self._page_mark(shown)
+        for row in range(1, self._equity_row):
+            self.figure.update_xaxes(uirevision=bars, row=row)
+            self.figure.update_yaxes(uirevision=bars, row=row)
+        # Plotly finds no range by itself for the second of two groups of axes that move together.
+        layout.xaxis.range = shown.columns[:1].sum() - 1, shown.columns[-1:].sum() + 1
+        layout.yaxis.range = shown.price_range()
+        span = _clock(run.equity.index)[[0, -1]].tolist() if len(run.equity) else None
+        layout[f"xaxis{self._equity_row}"].range = span
 
     def _panels(self, run: Frames, shown: Window) -> list[list[Trace]]:
         """The traces of each panel, from top to bottom."""
@@ -741,26 +758,20 @@ class LiveChart:
     def __init__(self, is_recorded: bool) -> None:
         self._is_recorded = is_recorded
         self._handle: Any = None
-        self._widget: Any = None
+        self._widget: PlotWidget | None = None
 
     def draw(self, figure: go.Figure) -> None:
-        """Show a figure, or change the one shown into it; all figures of a chart have the same traces, in order."""
+        """Show a figure, or change the one shown into it."""
         if self._is_recorded:
             self._draw_bundle(figure)
-        elif self._widget is None:
-            self._widget = go.FigureWidget(figure)
+            return
+        is_new, self._widget = self._widget is None, self._widget or PlotWidget()
+        self._widget.draw(figure)
+        if is_new:
             show_output(self._widget)  # type: ignore[no-untyped-call]
-        else:
-            self._redraw_widget(figure)
 
     def _draw_bundle(self, figure: go.Figure) -> None:
         if self._handle is None:
             self._handle = show_output(bundle(figure), raw=True, display_id=True)  # type: ignore[no-untyped-call]
         else:
             self._handle.update(bundle(figure), raw=True)
-
-    def _redraw_widget(self, figure: go.Figure) -> None:
-        with self._widget.batch_update():
-            for shown, new in zip(self._widget.data, figure.data, strict=True):
-                shown.update(new.to_plotly_json(), overwrite=True)
-            self._widget.layout.update(figure.layout.to_plotly_json())

@@ -12,6 +12,7 @@ written, functions are compiled anew in each process.
 from __future__ import annotations
 
 import ast
+import builtins
 import hashlib
 import inspect
 import os
@@ -123,7 +124,10 @@ class _Announcement(event.Listener):
     def on_start(self, event: Any) -> None:
         if not self.said:
             self.said = True
-            print(f"compiling rules; later runs find them in {cache_home()}", file=sys.stderr, flush=True)
+            # A notebook shows what comes from stderr in red, as it does what failed.
+            is_notebook = hasattr(builtins, "__IPYTHON__")
+            out = sys.stdout if is_notebook else sys.stderr
+            print(f"compiling rules; later runs find them in {cache_home()}", file=out, flush=True)
 
     def on_end(self, event: Any) -> None:
         pass

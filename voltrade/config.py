@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -30,7 +31,7 @@ from pydantic import (
 )
 
 from voltrade.errors import ConfigError
-from voltrade.model import Instrument
+from voltrade.model import Instrument, storable
 
 
 def _decimal(value: object, info: ValidationInfo) -> Decimal:
@@ -59,8 +60,18 @@ Length = Annotated[int, Field(ge=1, le=100_000)]
 # Far more than anybody wants, and within what 64 bits hold of milliseconds, bars and 1e-8.
 Wholes = Annotated[int, Field(ge=0, le=10**9)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
-Seconds = Annotated[float, Field(ge=0, le=10**9)]
-PositiveSeconds = Annotated[float, Field(gt=0, le=10**9)]
+LEAST_SECONDS = 0.1
+"""The shortest duration that can be wanted: what is due sooner would be due before an answer can have come."""
+
+
+def _worth_waiting(seconds: float) -> float:
+    if 0 < seconds < LEAST_SECONDS:
+        raise ValueError(f"must be 0 or at least {LEAST_SECONDS}")
+    return seconds
+
+
+Seconds = Annotated[float, Field(ge=0, le=10**9), AfterValidator(_worth_waiting)]
+PositiveSeconds = Annotated[float, Field(ge=LEAST_SECONDS, le=10**9)]
 BasisPoints = Annotated[float, Field(ge=0, le=10_000)]
 
 BreakerAction = Literal["block", "cancel", "flatten"]
@@ -80,6 +91,19 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @field_validator("*")
+    @classmethod
+    def _is_storable(cls, value: object) -> object:
+        """Refuse a text with bytes that are no UTF-8, such as the name of a file may have."""
+        if isinstance(value, str) and storable(value) != value:
+            raise ValueError("must be UTF-8 text")
+        return value
+
+
+def milliseconds(seconds: float) -> int:
+    """Return a setting's seconds as the whole milliseconds that everything is timed by."""
+    return round(seconds * 1000)
 
 
 class BarSettings(Settings):

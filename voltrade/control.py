@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from voltrade.config import Config
+from voltrade.model import storable
 
 LONGEST_SOCKET_PATH = 100
 """Bytes; the system's own limit is a little above."""
@@ -62,7 +63,7 @@ class Control:
         leased = False
         try:
             while line := await reader.readline():
-                ask = json.loads(line)
+                ask = json.loads(line.decode(errors="surrogateescape"))  # bytes of whatever encoding make a reason
                 if ask["op"] in ("lease", "release"):
                     self._leases += (ask["op"] == "lease") - leased
                     leased = ask["op"] == "lease"
@@ -78,7 +79,7 @@ class Control:
                 self.check_lease()
 
     def _answer(self, ask: dict[str, Any]) -> dict[str, Any]:
-        op, reason = ask["op"], str(ask.get("reason", ""))
+        op, reason = ask["op"], storable(str(ask.get("reason", "")))
         if op == "stop":
             self.stop(reason or "STOPPED")
         elif op in ("pause", "resume", "reduce", "flatten", "halt"):

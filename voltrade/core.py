@@ -19,7 +19,7 @@ import numpy as np
 
 from voltrade import risk
 from voltrade.account import Account
-from voltrade.config import BarSettings, Config
+from voltrade.config import BarSettings, Config, milliseconds
 from voltrade.drift import Band, drift
 from voltrade.errors import ConfigError, DataError
 from voltrade.fold import Fold
@@ -130,6 +130,10 @@ class TradingCore:
         """Not empty: the session ends, or has ended, for this reason."""
         self._end_at = NEVER
         self._keep = False
+        self._woken_at = -1
+        """When it last took a `Timer`."""
+        self._early: list[Operator] = []
+        """Operators' commands from before there was an account, until the first snapshot."""
         if engine is None and config.session.rule:
             raise ConfigError(f"rule: the engine of {config.session.rule} must be given with it")
         engine = engine or SignalEngine(config.signals, instrument)
@@ -159,11 +163,15 @@ class TradingCore:
 
     @property
     def next_due(self) -> int:
-        """When the core wants a `Timer`, ms; NEVER where it waits for nothing."""
+        """When the core wants a `Timer`, ms; NEVER where it waits for nothing.
+
+        Always later than the last `Timer`, so that no loop that delivers what is due can stand still.
+        """
         due = NEVER if self.end_reason else self._end_at
         for desk in self.desks.values():
             due = min(due, desk.monitor.next_due)
-        return min(due, self.breaker.next_due) if self.breaker else due
+        due = min(due, self.breaker.next_due) if self.breaker else due
+        return max(due, self._woken_at + 1)
 
     @property
     def last_trade_id(self) -> int:
@@ -442,9 +450,8 @@ class TradingCore:
 
     def _on_snapshot(self, snapshot: Snapshot) -> list[Output]:
         desk = self.desks[snapshot.symbol]
-        self._open_account(desk, snapshot)
+        outputs = self._open_account(desk, snapshot)
         held = desk.monitor.position
-        outputs: list[Output] = []
         for fill in desk.monitor.explained(snapshot):
             outputs += self._book(desk, fill)
         outputs += self._after_orders(desk, held, desk.monitor.on_snapshot(snapshot))
@@ -460,8 +467,11 @@ class TradingCore:
             desk.problems = problems
         return outputs
 
-    def _open_account(self, desk: Desk, snapshot: Snapshot) -> None:
-        """At the first snapshot: take the account as it is, unless a run before has left its own books."""
+    def _open_account(self, desk: Desk, snapshot: Snapshot) -> list[Output]:
+        """At the first snapshot: take the account as it is, unless a run before has left its own books.
+
+        Operators' commands that came before there was a breaker are carried out now, in their order.
+        """
         if self.account is None:
             self.account = Account(snapshot.wallet)
             self.account.open_symbol(desk.instrument)
@@ -469,7 +479,9 @@ class TradingCore:
         desk.limits = risk.limits_of(self.config, desk.instrument, snapshot.taker_fee_e8)
         session = self.config.session
         if session.duration_s and session.on_duration_end != "carry_on" and self._end_at == NEVER:
-            self._end_at = snapshot.time + int(session.duration_s * 1000)
+            self._end_at = snapshot.time + milliseconds(session.duration_s)
+        early, self._early = self._early, []
+        return [output for command in early for output in self._on_operator(command)]
 
     def _mismatches(self, snapshot: Snapshot) -> list[str]:
         """What about the account forbids trading it with these settings."""
@@ -488,6 +500,7 @@ class TradingCore:
     # --- time, links, people ---------------------------------------------------------------------------------------
 
     def _on_timer(self, timer: Timer) -> list[Output]:
+        self._woken_at = self.time
         outputs: list[Output] = []
         for desk in self.desks.values():
             held = desk.monitor.position
@@ -528,14 +541,17 @@ class TradingCore:
         return [Alert(self.time, "FEED_GAP", text)]
 
     def _on_operator(self, command: Operator) -> list[Output]:
-        breaker = self.breaker
+        """Carry out a command. One that comes before there is an account acts on what there is, and again later."""
+        breaker, reason = self.breaker, command.reason or "OPERATOR"
+        if breaker is None:
+            self._early.append(command)
         if command.final:
-            self.end_reason = self.end_reason or command.reason
+            self.end_reason = self.end_reason or reason
         if command.action in ("flatten", "protect"):
             self._keep = command.action == "protect"
-            return self._stop(command.action, command.reason)
+            return self._stop(command.action, reason)
         if command.action == "pause":
-            self._paused = command.reason or "paused"
+            self._paused = reason
             return []
         if command.action == "resume":
             self._paused = ""
@@ -544,7 +560,7 @@ class TradingCore:
         if breaker is None:
             return []
         act = {"resume": breaker.resume, "reduce": breaker.reduce, "halt": breaker.halt}[command.action]
-        return self._obey(act(self.time, command.reason))
+        return self._obey(act(self.time, reason))
 
     def _stop(self, action: str, reason: str) -> list[Output]:
         """No more entries; leave the position, or keep it with its stop at the exchange."""

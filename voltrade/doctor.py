@@ -14,7 +14,8 @@ from pathlib import Path
 from voltrade.compiled import cache_home
 from voltrade.config import Config
 from voltrade.credentials import Credentials
-from voltrade.errors import ConfigError, VoltradeError
+from voltrade.errors import ConfigError, SessionError, VoltradeError
+from voltrade.ledger import accounts_home
 from voltrade.notify import Notifier
 from voltrade.permission import permit
 from voltrade.preflight import Check, notifications, preflight
@@ -24,7 +25,7 @@ from voltrade.wiring import reach
 async def examine(config: Config, environment: Mapping[str, str] = os.environ) -> list[Check]:
     """Return the rows of a session that these settings would start."""
     config = config.model_copy(update={"session": config.session.model_copy(update={"apply_account_settings": False})})
-    checks = [*_machine(), notifications(Notifier(environment, "")), *_permission(config, environment)]
+    checks = [*_machine(environment), notifications(Notifier(environment, "")), *_permission(config, environment)]
     if any(check.item == "keys" for check in checks):
         return checks
     if config.session.mode == "sim" and not config.session.venue:
@@ -41,13 +42,24 @@ async def examine(config: Config, environment: Mapping[str, str] = os.environ) -
         await wiring.close()
 
 
-def _machine() -> list[Check]:
+def _machine(environment: Mapping[str, str]) -> list[Check]:
     runs, cache = Path("runs"), cache_home()
     return [
         Check("python", platform.python_version()),
         Check("runs", str(runs.resolve()), "a folder that can be written", os.access(runs, os.W_OK)),
+        _ledgers(environment),
         Check("compiled code", str(cache), "a folder that can be written", _can_be_written(cache)),
     ]
+
+
+def _ledgers(environment: Mapping[str, str]) -> Check:
+    """Where the accounts' ledgers are."""
+    wanted = "a folder that can be written"
+    try:
+        folder = accounts_home(environment)
+    except SessionError as error:
+        return Check("ledgers", str(error), wanted, ok=False)
+    return Check("ledgers", str(folder), wanted, _can_be_written(folder))
 
 
 def _can_be_written(folder: Path) -> bool:

@@ -17,22 +17,25 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
+from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, ClassVar
+from uuid import uuid4
 
-from voltrade import recording
+from voltrade import handover, journal, recording
 from voltrade.config import Config
 from voltrade.control import Control
 from voltrade.core import TradingCore
-from voltrade.errors import SessionError, VenueError, VoltradeError
+from voltrade.errors import JournalError, SessionError, VenueError, VoltradeError
 from voltrade.exchange.binance import BinanceWSManager
 from voltrade.exchange.paper import PaperExchange
 from voltrade.journal import Journal
-from voltrade.ledger import Ledger
+from voltrade.ledger import Ledger, Left, accounts_home, file_name
 from voltrade.live import LiveTradingSystem
 from voltrade.model import Adoption, Event, History, Operator, Output
 from voltrade.notify import Message, News, Notifier, Urgency
@@ -49,11 +52,15 @@ from voltrade.wiring import Wiring, wire
 log = logging.getLogger(__name__)
 
 LIBRARIES = ("voltrade", "ccxt", "numba", "numpy", "pandas", "papermill")
+HISTORY = frozenset({"Start", "BarPhase", "Trades", "Bar"})
+"""Kinds of the rows that a journal has before anything was asked of the exchange."""
+
 REVIEW_S = 120
 """Longest that the review of a run may take to write."""
 
-FIRST_LEASE_S = 5.0
-"""How long after it has begun to trade an engine waits for the notebook that started it."""
+FIRST_LEASE_S = 30.0
+"""How long after it has begun to trade an engine waits for the notebook that started it; on a busy machine a notebook
+that is well takes its lease late."""
 
 
 class Engine:
@@ -66,9 +73,16 @@ class Engine:
         self._record = Record(run_dir)
         rule_sha256 = self._record.facts.get("rule_sha256", "")
         self._config = read_parameters(self._record.facts["parameters"], run=run_dir, sha256=rule_sha256)
+        self._refuse_other_parameters()
         self._system: LiveTradingSystem | None = None
         self._journal: Journal | None = None
         self._ledger: Ledger | None = None
+        self._id = ""
+        """Identity of the run, which its journal is created with and the ledger names it by."""
+        self._is_new = True
+        """Whether the run has done nothing yet: it begins; else it goes on from its journal."""
+        self._left: Left | None = None
+        """What a run that begins goes on from."""
         self._tape_trades = 0
         self._control: Control | None = None
         self.is_left_alone = False
@@ -82,6 +96,21 @@ class Engine:
         self._orders: list[tuple[Any, str, bool]] = []
         """What was ordered before there was a system to order."""
 
+    def _refuse_other_parameters(self) -> None:
+        """Hold the record's parameters to those that whoever started the engine gave, and to the journal's first row.
+
+        Raises:
+            ConfigError: names every parameter that differs, with both values.
+        """
+        parameters = self._config.parameters()
+        handover.refuse_other(handover.received(os.environ), parameters)
+        if self._record.facts.get("begun"):
+            with suppress(JournalError):  # recovery says what is wrong with it
+                for row in journal.read(self._dir / JOURNAL, kind="Start"):
+                    begun = {**row.fact.get("parameters", {})}
+                    begun.pop("confirmation", None)  # of the day that it was begun; to go on needs no new one
+                    handover.refuse_other(begun, parameters)
+
     async def run(self) -> None:
         """Run the session to its end.
 
@@ -89,8 +118,9 @@ class Engine:
             VoltradeError: it could not start, or can't go on; `run.json` says so too.
         """
         async with AsyncExitStack() as held:
+            self._identify()
             known = self._record.facts
-            account = known.get("account", "") if known.get("begun") else ""
+            account = "" if self._is_new else known.get("account", "")
             wiring = await wire(self._config, self._dir, os.environ, known.get("venue", ""), account)
             held.push_async_callback(wiring.close)
             held.callback(self._let_go)
@@ -104,19 +134,64 @@ class Engine:
             self._record.update(pid=os.getpid(), socket=str(socket), venue=venue, account=wiring.fingerprint)
             await self._trade(wiring, control)
 
+    def _identify(self) -> None:
+        """Find out which run this is, and whether it begins or goes on.
+
+        A run that was killed before it had taken anything but history has sent nothing: it begins anew.
+        """
+        path = self._dir / JOURNAL
+        if not self._record.facts.get("begun"):
+            self._id = self._new_id()
+            return
+        self._id = journal.identity_of(path)
+        self._is_new = all(row.kind in HISTORY for row in journal.read(path))
+
+    def _new_id(self) -> str:
+        return uuid4().hex
+
     def _take_account(self, wiring: Wiring) -> None:
         """Take the account's ledger. An account that begins and ends with the session needs none."""
-        if wiring.account:
-            self._ledger = Ledger.open(self._dir.parent / ".accounts", wiring.account, self._config.session.mode)
-            wiring.take_account(self._ledger.folder)
+        if not wiring.account:
+            return
+        mode = self._config.session.mode
+        older = file_name(wiring.former_account, mode)
+        self._ledger = Ledger.open(
+            accounts_home(os.environ),
+            wiring.account,
+            mode,
+            self._dir,
+            [folder / ".accounts" / older for folder in self._dir.resolve().parents],
+        )
+        if self._ledger.taken_over:
+            log.warning("ledger: %s was taken over into %s", self._ledger.taken_over, accounts_home(os.environ))
+        self._ledger.admit(self._id, self._dir, self._is_new)
+        wiring.take_account(self._ledger.folder)
 
     def _let_go(self) -> None:
+        self._leave()
         for held in (self._journal, self._ledger):
             if held is not None:
                 held.close()
 
+    def _leave(self) -> None:
+        """Leave the next run what a run knows that fails while its core and its journal are whole.
+
+        Where they aren't, or this was told at the run's end, nothing is: what a killed run left is in its journal.
+        """
+        ledger, system = self._ledger, self._system
+        if ledger is None or system is None or self._journal is None or not system.is_whole:
+            return
+        if ledger.last is None or ledger.last.run != self._id or ledger.last.left is not None:
+            return
+        try:
+            self._journal.commit()
+            ledger.leave(self._journal.head, system.core.state())
+        except (JournalError, OSError) as error:
+            log.warning("ledger: the state could not be left, the next run needs the journal: %s", error)
+
     async def _trade(self, wiring: Wiring, control: Control) -> None:
         again = self._recover()
+        self._left = self._left_by_last() if again is None else None
         checks = await self._check(wiring, is_new=again is None)
         core = again.core if again and again.core else self._begin(wiring, checks)
         assert self._journal is not None
@@ -218,34 +293,68 @@ class Engine:
         Raises:
             SessionError: names each row that doesn't hold.
         """
-        checks = [*await preflight(wiring), notifications(self.notifier)]
+        checks = [*await preflight(wiring), *self._goes_on_from(is_new), notifications(self.notifier)]
         self._record.update(checks=[check.plain() for check in checks])
         if is_new and (why := refused(checks)):
             raise SessionError(why)
         return checks
 
+    def _goes_on_from(self, is_new: bool) -> list[Check]:
+        """The start-up table's row of the ledger."""
+        if self._ledger is None:
+            return []
+        found = "nothing: the first run of this account" if is_new else "its own journal"
+        if self._left is not None:
+            found = f"run {self._left.run or 'unknown'}, head {self._left.head}"
+        if self._ledger.taken_over is not None:
+            found += f"; the ledger was taken over from {self._ledger.taken_over.parent.name}"
+        return [Check("goes on from", found)]
+
     def _recover(self) -> Replay | None:
         """Where the folder holds a journal, the engine was killed: make its core again and go on in its journal."""
-        path = self._dir / JOURNAL
-        if not self._record.facts.get("begun"):
-            # Killed before the first row was on disk, so before anything was sent: there is nothing to go on from.
-            for remains in self._dir.glob(f"{JOURNAL}*"):
-                remains.unlink()
+        if self._is_new:
             return None
+        path = self._dir / JOURNAL
         again = recover(path)
         self._journal = self.journal_type.open(path)
+        if self._ledger is not None:
+            last = self._ledger.last
+            self._ledger.begin(self._id, self._dir, last.adopted if last else None)
         return again
+
+    def _left_by_last(self) -> Left | None:
+        """What the account's last run left; a killed one's state is made from its journal.
+
+        Raises:
+            SessionError: it can't be found or made again; a session must not begin with fresh limits instead.
+        """
+        if self._ledger is None or self._ledger.last is None:
+            return None
+        last = self._ledger.last
+        if last.left is not None or last.run == self._id:  # our own: killed while it began
+            return last.left or last.adopted
+        path = self._ledger.journal_of_last(near=self._dir)
+        try:
+            again = recover(path)
+        except VoltradeError as error:
+            raise self._ledger.refuse_broken(error) from None
+        assert again.core is not None
+        state = again.core.state()
+        return Left(last.run, again.head, state) if state is not None else last.adopted
 
     def _begin(self, wiring: Wiring, checks: list[Check]) -> TradingCore:
         """Make a core that goes on from the account's last run, and write down what it is made from."""
         config, epoch = self._bounded(wiring), self._record.facts["epoch"]
         rule = signal_engine_of(config, wiring.instrument, self._dir)
         core = TradingCore(config, wiring.instrument, epoch, rule)
-        self._journal = self.journal_type.create(self._dir / JOURNAL)
+        self._record.update(begun=False)
+        for remains in self._dir.glob(f"{JOURNAL}*"):  # of an engine that was killed before anything was sent
+            remains.unlink()
+        self._journal = self.journal_type.create(self._dir / JOURNAL, self._id)
         start = start_row(config, wiring.instrument, epoch, **self._facts(), checks=[check.plain() for check in checks])
         self._journal.append("Start", wiring.clock(), start)
         self._journal.commit()
-        self._record.update(begun=True)
+        self._record.update(begun=True, id=self._id)
         return core
 
     async def _load(self, wiring: Wiring, last_id: int) -> History:
@@ -263,19 +372,16 @@ class Engine:
         return history
 
     def _adopt(self, system: LiveTradingSystem, wiring: Wiring) -> None:
-        """Take over what the account's last run left; a killed one's state is made from its journal."""
+        """Take over what the account's last run left, then name this one in the ledger.
+
+        Killed before the first commit that follows, the run begins anew: from the last run, or from what the ledger
+        says that it goes on from itself.
+        """
         if self._ledger is None:
             return
-        last = self._ledger.last
-        if last is not None:
-            state, head = last.get("state"), last.get("head", "")
-            if not last["ended"]:
-                again = recover(Path(last["run"]) / JOURNAL)
-                assert again.core is not None
-                state, head = again.core.state(), again.head
-            if state is not None:
-                system.handle(Adoption(wiring.clock(), json.dumps(state), head))
-        self._ledger.begin(self._dir)
+        if self._left is not None and self._left.state is not None:
+            system.handle(Adoption(wiring.clock(), json.dumps(self._left.state), self._left.head))
+        self._ledger.begin(self._id, self._dir, self._left)
 
     def _bounded(self, wiring: Wiring) -> Config:
         """By the wall clock a tape's end is silence: end the session where the tape does."""
@@ -288,6 +394,7 @@ class Engine:
     def _facts(self) -> dict[str, Any]:
         return {
             "mode": self._config.session.mode,
+            "parameters": self._config.parameters(),
             "rule_sha256": self._record.facts.get("rule_sha256", ""),
             "python": platform.python_version(),
             "versions": {name: version(name) for name in LIBRARIES},
@@ -302,10 +409,10 @@ class Engine:
         if self._news is not None:
             self.notifier.post(self._news.ended(reason, self._journal.head))
         if self._ledger is not None:
-            self._ledger.end(self._dir, self._journal.head, self._system.core.state())
+            self._ledger.leave(self._journal.head, self._system.core.state())
         self._save_frames()
         self._note_notebook()
-        self._record.update(state="ended", end_reason=reason, head=self._journal.head, ended=_utc_now())
+        self._record.update(state="ended", end_reason=reason, **self._seal(), ended=_utc_now())
 
     def _save_frames(self) -> None:
         save_frames(self._dir)
@@ -319,8 +426,14 @@ class Engine:
         """Say in `run.json`, and to whom news goes, that the run failed, and why."""
         self.notifier.post(Message(f"FAILED: {error}", Urgency.FAILURE))
         self._note_notebook()
-        head = self._journal.head if self._journal is not None else ""
-        self._record.update(state="failed", end_reason="ERROR", error=str(error), head=head, ended=_utc_now())
+        self._record.update(state="failed", end_reason="ERROR", error=str(error), **self._seal(), ended=_utc_now())
+
+    def _seal(self) -> dict[str, Any]:
+        """What the record says of the journal's end; nothing where it was not opened."""
+        if self._journal is None:
+            return {}
+        rows, head = self._journal.committed
+        return {"head": head, "rows": rows}
 
     def _note_notebook(self) -> None:
         """Before the end is told, since a notebook that follows goes on when it is."""
@@ -368,9 +481,28 @@ def _utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
+@contextmanager
+def _logging_beside() -> Iterator[None]:
+    """Let a thread of its own write the log, so that no order waits for a disk that is slow to take a line."""
+    records: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    handler, listener = QueueHandler(records), QueueListener(records, logging.StreamHandler())
+    logging.getLogger().addHandler(handler)
+    listener.start()
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        listener.stop()
+
+
 def run(run_dir: Path) -> int:
     """Run the engine process in a run's folder; return its exit status."""
     os.umask(0o077)
+    with _logging_beside():
+        return _run(run_dir)
+
+
+def _run(run_dir: Path) -> int:
     try:
         engine = Engine(run_dir)
         # Held until the process ends, and taken before anything is touched: a second engine leaves the first alone.

@@ -22,7 +22,6 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
-from anywidget import AnyWidget
 
 from voltrade import charts, parameter_file, simulation
 from voltrade.backtest import Backtest, backtest
@@ -33,6 +32,7 @@ from voltrade.data import Tape
 from voltrade.dials import COMPONENTS, Dial, dials_of
 from voltrade.errors import ConfigError, VoltradeError
 from voltrade.frames import Frames
+from voltrade.plot_widget import PlotWidget
 from voltrade.report import CountedBars, Statistics, statistics
 from voltrade.research import Research, Tables
 from voltrade.rule_cell import RuleCell, how_to_save, is_draft
@@ -233,6 +233,7 @@ class Explorer:
         controls: by the settings' names.
         traded: what is drawn.
         chart: how it is drawn.
+        plot: shows the chart in every view; None where the notebook is being recorded.
         rule_cell: what `%%rule` does.
         view: all of it as a widget.
 
@@ -268,17 +269,19 @@ class Explorer:
         self._is_recorded = bool(os.environ.get(RECORDED))
         self._is_set_by_us = False
         self._settings_type: type[Settings] | None = None
-        self._drawn_page: tuple[BarSettings, slice] | None = None
         self._edge: tuple[BarSettings, int, int] | None = None  # of which bars, the page's end, when its last closed
         self.rule_cell = RuleCell(self.use_rule)
         self.controls: dict[str, Control] = {}
         self._heading, self._status, self._statistics = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        self._settings, self._drawing = widgets.VBox(), widgets.VBox()
+        self._settings = widgets.VBox()
+        self.plot = None if self._is_recorded else PlotWidget()
+        if self.plot is not None:
+            self.plot.on_click(self._on_click)
         self._pager = _Pager(page_bars, self.turn_pages)
         self.saver = _Saver(parameters_file or f"parameters/{symbol.lower()}.json", self.difference, self.save)
         self.view = self._lay_out()
         self.traded = trade(self.research, config)
-        self.chart = self._new_chart(self._frames())
+        self.chart = charts.ResearchChart(self._frames())
         with self._timed():
             self._adopt(self.traded)
         self.rule_cell.register()
@@ -428,11 +431,11 @@ class Explorer:
         with self._timed():
             self._draw()
 
-    def _on_equity(self, trace: Any, points: Any, state: Any) -> None:
-        """Show the bars around the time that was clicked at."""
-        if points.point_inds:
+    def _on_click(self, trace: int, time: float) -> None:
+        """Show the bars around the time at which the equity was clicked at."""
+        if self.chart.is_equity(trace):
             closed = self.traded.bars["close_time"][: self.traded.tables.bars]
-            at = int(np.searchsorted(closed, trace.x[points.point_inds[0]]))
+            at = int(np.searchsorted(closed, time))
             self._show_until(max(at + self.page_bars // 2, self.page_bars))
 
     # --- drawing -----------------------------------------------------------------------------------------------------
@@ -463,24 +466,17 @@ class Explorer:
         until = pd.Timestamp(int(opens[0]), unit="ms", tz="UTC") if page.stop < count else None
         shown = f"bars {page.start:,} to {page.stop - 1:,} of {count:,}" if count else "no bar was closed"
         if not self.chart.fits(run):
-            self.chart = self._new_chart(run)
-        is_same = self._drawn_page == (self.config.bars, page)
-        self.chart.draw(
-            run, charts.title_of(run, self.config, self.research.tape.synthetic), shown, until, keeps_zoom=is_same
-        )
-        self._drawn_page = (self.config.bars, page)
+            self.chart = charts.ResearchChart(run)
+        title = charts.title_of(run, self.config, self.research.tape.synthetic)
+        bars = self.config.bars
+        zoomed = f"{bars.unit} {bars.threshold.normalize()} {bars.anchor}: {page.start} to {page.stop}"
+        self.chart.draw(run, title, shown, until, bars=zoomed)
+        if self.plot is not None:
+            self.plot.draw(self.chart.figure)
         self._pager.tell(shown, is_oldest=page.start == 0, is_newest=until is None)
         self._statistics.value = _small(frame_table(statistics(run, self.traded.counted).table()))
         rule = escape(self.config.session.rule or "built in")
         self._heading.value = f"<b>{escape(self.research.tape.source)}</b><br>rule: {rule}"
-
-    def _new_chart(self, run: Frames) -> charts.ResearchChart:
-        chart = charts.ResearchChart(run, self._is_recorded)
-        self._drawn_page = None  # another figure has no zoom to keep
-        if not self._is_recorded:
-            chart.on_click("equity", self._on_equity)
-            self._drawing.children = [chart.figure, _Fitting()]
-        return chart
 
     def _frames(self) -> Frames:
         """The frames of the whole session, with the bars of the page."""
@@ -556,34 +552,14 @@ class Explorer:
             [self._heading, self._settings, self.saver.view, self._statistics],
             layout={"flex": "0 0 384px", "margin": "0 12px 0 0"},
         )
-        right = widgets.VBox(
-            [self._pager.view, self._status, self._drawing], layout={"flex": "1 1 0", "min_width": "0"}
-        )
+        drawing = [self.plot] if self.plot is not None else []
+        right = widgets.VBox([self._pager.view, self._status, *drawing], layout={"flex": "1 1 0", "min_width": "0"})
         return widgets.HBox([left, right], layout={"width": "100%"})
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         if self._is_recorded:
             return charts.bundle(self.chart.figure)
         return self.view._repr_mimebundle_(**options)
-
-
-class _Fitting(AnyWidget):
-    """Keeps a figure that stands in a box with it as wide as the box: figures themselves only look at the window."""
-
-    _esm = """
-    export default {
-        render({ el }) {
-            const watched = new Set();
-            const watch = part => watched.has(part) || (watched.add(part), observer.observe(part));
-            const observer = new ResizeObserver(() => {
-                [...el.parentElement?.children ?? []].forEach(watch);  // the figure is drawn later than this
-                window.dispatchEvent(new Event("resize"));
-            });
-            watch(el);
-            return () => observer.disconnect();
-        },
-    };
-    """
 
 
 _BUTTON = {"flex": "0 0 auto", "width": "84px"}

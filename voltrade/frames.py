@@ -155,12 +155,13 @@ class Frames:
     indicator and condition of the verdict under its own name."""
     orders: pd.DataFrame
     """One row a client order id, at the decision. `reference_price` is the deciding bar's close, or the trigger price;
-    `slippage` is what the fills cost against it (money, positive is a cost, NaN where unknown)."""
+    `slippage` is what the fills brought against it: money, negative where it cost, NaN where unknown."""
     fills: pd.DataFrame
     """One row a trade id, at the fill. `realised` is money before the fill's own fee."""
     round_trips: pd.DataFrame
-    """One row a closed round trip, at its close. `net` = realised - fees + funding. `r_multiple` is net over what the
-    stop would have cost from the entry price."""
+    """One row a closed round trip, at its close. `net` = realised - fees + funding. `r_multiple` is net over R: what
+    the way from the average entry to the stop costs, and the fees of both ways. A stop that fills at its trigger is -1.
+    """
     equity: pd.DataFrame
     """One row a valuation: `equity` = wallet + unrealised, `drawdown` = equity - its highest so far (at most 0),
     `position` in signed coins, `valued_at` mark or last."""
@@ -351,10 +352,10 @@ def _outcomes(bars: Int64s, orders: pd.DataFrame, refusals: pd.DataFrame) -> npt
 def _orders_frame(units: _Units, columns: Columns, closes: Sequence[int] | Int64s) -> pd.DataFrame:
     bar, trigger, traded = (_whole(columns[name]) for name in ("bar", "trigger_price", "traded"))
     notional, side = _whole(columns["traded_notional"]), _whole(columns["side"])
-    is_known = (bar >= 0) & (bar < len(closes))
-    decided = _whole(closes)[np.where(is_known, bar, 0)] if len(closes) else np.zeros(len(bar), np.int64)
-    reference = np.where(trigger != 0, trigger, np.where(is_known, decided, 0))
-    has_cost = (reference != 0) & (traded != 0)
+    has_bar = (bar >= 0) & (bar < len(closes))
+    decided = _whole(closes)[np.where(has_bar, bar, 0)] if len(closes) else np.zeros(len(bar), np.int64)
+    reference = np.where(trigger != 0, trigger, np.where(has_bar, decided, 0))
+    is_known = (reference != 0) & (traded != 0)
     table: dict[str, Any] = {
         **columns,
         "side": _sides(side),
@@ -364,7 +365,7 @@ def _orders_frame(units: _Units, columns: Columns, closes: Sequence[int] | Int64
         "filled": units.quantities(columns["filled"]),
         "average_price": units.averages(notional, traded),
         "reference_price": units.prices_if_any(reference),
-        "slippage": np.where(has_cost, units.notionals(side * (notional - reference * traded)), np.nan),
+        "slippage": np.where(is_known, units.notionals(side * (reference * traded - notional)), np.nan),
         "fees": _whole(columns["fees"]) / MONEY,
     }
     return _table(_ORDERS, columns["time"], table)
@@ -386,9 +387,10 @@ def _fills_frame(units: _Units, columns: Columns) -> pd.DataFrame:
 
 def _round_trips_frame(units: _Units, columns: Columns) -> pd.DataFrame:
     opened, closed, quantity = (_whole(columns[name]) for name in ("opened_at", "closed_at", "quantity"))
-    entry, stop, net = (_whole(columns[name]) for name in ("entry_notional", "stop_price", "net"))
-    at_risk = units.notionals(np.abs(entry - stop * quantity))
-    has_risk = (stop != 0) & (at_risk != 0)
+    entry, stop = (_whole(columns[name]) for name in ("entry_notional", "stop_price"))
+    money = {name: _whole(columns[name]) / MONEY for name in ("realised", "fees", "funding", "net")}
+    at_risk = units.notionals(np.abs(entry - stop * quantity)) + money["fees"]
+    has_risk = (stop != 0) & (at_risk > 0)
     table = {
         "id": columns["id"],
         "side": words(("", "LONG", "SHORT"), np.sign(_whole(columns["side"])) % 3),
@@ -401,8 +403,8 @@ def _round_trips_frame(units: _Units, columns: Columns) -> pd.DataFrame:
         "exit_price": units.averages(columns["exit_notional"], quantity),
         "stop_price": units.prices_if_any(stop),
         "take_profit_price": units.prices_if_any(columns["take_profit_price"]),
-        **{name: _whole(columns[name]) / MONEY for name in ("realised", "fees", "funding", "net")},
-        "r_multiple": np.divide(net / MONEY, at_risk, out=np.full(len(net), np.nan), where=has_risk),
+        **money,
+        "r_multiple": np.divide(money["net"], at_risk, out=np.full(len(stop), np.nan), where=has_risk),
         "exit_reason": columns["exit_reason"],
     }
     return _table(_ROUND_TRIPS, closed, table)

@@ -2,7 +2,8 @@
 
 A journal is one SQLite file that is only ever added to. The engine appends and commits (an intent before its request
 leaves); the notebook, `replay`, `verify` and `review` read the same file while the engine writes or long after. What a
-row says is the fact itself: `decode(*encode(fact))` is equal to `fact`.
+row says is the fact itself: `decode(*encode(fact))` is equal to `fact`. Text from outside can't break it: what UTF-8
+can't hold is written as its escape (`as_stored`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -28,7 +29,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from voltrade.errors import JournalError
-from voltrade.model import Event, Int64s, Output, Trades
+from voltrade.model import Event, Int64s, Output, Trades, storable
 
 APPLICATION_ID = 0x766F6C74
 """`volt`, in the header of the SQLite file."""
@@ -93,13 +94,45 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {
 }
 
 
+Fact = TypeVar("Fact", bound=Event | Output)
+
+
+def as_stored(fact: Fact) -> Fact:
+    """Return a fact as the journal will hold it: itself, unless a text of it is none that UTF-8 can hold.
+
+    Who acts on a fact must act on this one, so that a replay does the same.
+    """
+    adapter = _ADAPTERS.get(type(fact).__name__)
+    if adapter is None:
+        return fact
+    try:
+        adapter.dump_json(fact, warnings=False)
+        return fact
+    except PydanticSerializationError:
+        pass
+    try:
+        stored: Fact = adapter.validate_python(_storable(adapter.dump_python(fact, warnings=False)))
+    except ValidationError:
+        return fact  # something else is wrong with it, which `encode` will name
+    return stored
+
+
+def _storable(value: Any) -> Any:
+    """Make every text in plain values storable."""
+    if type(value) is str:
+        return storable(value)
+    if isinstance(value, Mapping):
+        return {_storable(name): _storable(part) for name, part in value.items()}
+    return [_storable(part) for part in value] if isinstance(value, list | tuple) else value
+
+
 def encode(fact: Event | Output) -> tuple[str, bytes]:
     """Return a fact's kind and its bytes; equal facts give equal bytes, and `decode` gives an equal fact back.
 
     Raises:
         JournalError: a field isn't of the type that the model states, so that the fact would not come back equal.
     """
-    kind = type(fact).__name__
+    kind, fact = type(fact).__name__, as_stored(fact)
     if isinstance(fact, Trades):
         return kind, encode_trades(fact)
     adapter = _ADAPTERS.get(kind)
@@ -134,14 +167,22 @@ def decode(kind: str, body: bytes) -> Any:
 def encode_json(body: Mapping[str, Any]) -> bytes:
     """Return a dict as canonical JSON: sorted keys, floats exact (NaN and Infinity by name), numpy scalars as numbers.
 
+    A text that UTF-8 can't hold is written as its escape.
+
     Raises:
         JournalError: the dict holds what JSON can't.
     """
     try:
-        text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
-        return text.encode()
+        try:
+            return _canonical(body)
+        except UnicodeEncodeError:
+            return _canonical(_storable(body))
     except (TypeError, ValueError) as error:
         raise JournalError(f"body: {error}") from None
+
+
+def _canonical(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain).encode()
 
 
 def _plain(value: object) -> object:
@@ -214,6 +255,7 @@ class Journal:
         self._lock = lock
         self._seq = seq
         self._head = head
+        self._committed = seq, head
         self._failure = ""
 
     @classmethod
@@ -225,10 +267,10 @@ class Journal:
         Raises:
             JournalError: the file exists, or its folder is open to others.
         """
-        path = Path(path)
+        path, identity = Path(path), storable(identity)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _refuse_unsafe(path.parent, folder=True)
+            refuse_unsafe(path.parent, folder=True)
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW, 0o600))
         except FileExistsError:
             raise JournalError(f"{path}: must be new, exists already") from None
@@ -242,7 +284,7 @@ class Journal:
                 connection.execute(statement)
             connection.execute("INSERT INTO header VALUES (1, ?)", (identity,))
             connection.execute("COMMIT")
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
             return cls(connection, lock, 0, first_hash(identity))
 
     @classmethod
@@ -256,11 +298,11 @@ class Journal:
             JournalError: no journal of ours, one of another identity, broken, open to others, or in use.
         """
         path = Path(path)
-        _refuse_unsafe(path.parent, folder=True)
-        _refuse_unsafe(path, folder=False)
+        refuse_unsafe(path.parent, folder=True)
+        refuse_unsafe(path, folder=False)
         with closing(_connect_to_read(path)) as reader:  # before anything could write to a file that isn't ours
             owner = _check_header(reader, path)
-        if identity is not None and owner != identity:
+        if identity is not None and owner != storable(identity):
             raise JournalError(f"{path}: must be the journal of {identity!r}, is that of {owner!r}")
         with _opening(path) as (connection, lock):
             result = _check_chain(connection, owner, tail=TAIL_ROWS)
@@ -313,6 +355,13 @@ class Journal:
         with self._storing():
             if self._connection.in_transaction:
                 self._connection.execute("COMMIT")
+                self._committed = self._seq, self._head
+
+    @property
+    def committed(self) -> tuple[int, str]:
+        """Position and hash of the last row that is on disk; what was appended since could still be lost."""
+        seq, head = self._committed
+        return seq, head.hex()
 
     def close(self) -> None:
         """Commit, and let go of the file. A journal whose storage failed drops what it could not commit."""
@@ -363,6 +412,57 @@ def read(path: Path | str, after: int = 0, kind: str = "") -> Iterator[Row]:
             after = batch[-1][0]
 
 
+def identity_of(path: Path | str) -> str:
+    """Return whose journal a file is: what `create` was given, or the hash of its first row where that was nothing.
+
+    Raises:
+        JournalError: no journal of ours, without a row, another user's, or open to others.
+    """
+    path = Path(path)
+    refuse_unsafe(path.parent, folder=True)
+    refuse_unsafe(path, folder=False)
+    with closing(_connect_to_read(path)) as connection:
+        identity = _check_header(connection, path)
+    if identity:
+        return identity
+    for first in read(path):
+        return first.hash.hex()
+    raise JournalError(f"{path}: must have a row, has none")
+
+
+def last_row(path: Path | str) -> tuple[int, str]:
+    """Return the position of a journal's last row and its hash; 0 and nothing where there is none.
+
+    Raises:
+        JournalError: no journal of ours, or broken.
+    """
+    path = Path(path)
+    with closing(_connect_to_read(path)) as connection:
+        _check_header(connection, path)
+        try:
+            last = connection.execute("SELECT seq, hash FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
+        except sqlite3.Error as error:
+            raise JournalError(f"{path}: can't be read: {error}") from None
+    return (last[0], last[1].hex()) if last else (0, "")
+
+
+def place_of(path: Path | str, head: str) -> int:
+    """Return the position of the row that a hash seals, 0 where there is none.
+
+    Raises:
+        JournalError: no journal of ours, or broken.
+    """
+    path = Path(path)
+    try:
+        sought = bytes.fromhex(head)
+    except ValueError:
+        return 0
+    with closing(_connect_to_read(path)) as connection:
+        _check_header(connection, path)
+        found = connection.execute("SELECT seq FROM journal WHERE hash = ?", (sought,)).fetchone()
+    return int(found[0]) if found else 0
+
+
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
     """What `verify` found: rows that hold, their head, and where a rule is broken the first such row and the rule."""
@@ -383,8 +483,8 @@ class VerifyResult:
 def verify(path: Path | str, head: str = "") -> VerifyResult:
     """Recompute the whole chain and say what is the first row, if any, that was changed, added or taken away.
 
-    Rows cut off the end leave a shorter chain that is whole: only a `head` noted elsewhere (the executed notebook
-    prints it) can show that, so give it where there is one. Never raises for what a file may hold.
+    Rows cut off the end leave a shorter chain that is whole: only a `head` noted elsewhere can show that; the room
+    `verify` holds a run to all of them. Never raises for what a file may hold.
     """
     path = Path(path)
     try:
@@ -446,7 +546,7 @@ def _rows(connection: sqlite3.Connection, after: int, kind: str = "") -> list[_R
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
-def _refuse_unsafe(path: Path, *, folder: bool) -> None:
+def refuse_unsafe(path: Path, *, folder: bool) -> None:
     """Refuse a file or folder that is missing, a link, another user's, or open to others."""
     try:
         status = path.stat() if folder else path.lstat()
@@ -495,8 +595,8 @@ def _lock(path: Path) -> int:
     return lock
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the new file's name durable too."""
+def sync_folder(folder: Path) -> None:
+    """Make the names of a folder's files durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -12,12 +12,13 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import islice
 from typing import Any, Protocol
 
 from voltrade.core import TradingCore
 from voltrade.errors import SessionError, VenueError
 from voltrade.exchange import Feed, OrderGateway
-from voltrade.journal import Journal
+from voltrade.journal import Journal, as_stored
 from voltrade.lockstep import Ask, Collect, Execute, Finish, Horizon, Lockstep, Play, commands_of, warm_up
 from voltrade.model import (
     CancelOrder,
@@ -56,8 +57,13 @@ SNAPSHOT_TRIES = 10
 LATE_MS = 1_000
 """Trades that are older than this when they arrive are told the time first, so that the core can see their age."""
 
-TICK_S = 0.2
-"""By the wall clock: how often timers, the journal and the streams are looked after."""
+COMMIT_S, IDLE_S = 0.2, 1.0
+"""By the wall clock: how long rows wait for their commit where no command does, and how long the loop waits for
+something to arrive; as often as that the streams are looked after."""
+
+EVENTS_A_PASS = 100
+TRADES_A_BLOCK = 1_000
+"""By the wall clock: how much the loop takes before it carries out the commands and lets streams and requests in."""
 
 
 class Channel(Protocol):
@@ -101,6 +107,8 @@ class LiveTradingSystem:
         self._seen_marks = 0
         self._uncommitted = 0
         self._trades = 0
+        self.is_whole = True
+        """Whether the core's state is the one after the journal's last row: not in `handle`, nor where it raised."""
 
     # --- from the streams ------------------------------------------------------------------------------------------
 
@@ -136,28 +144,35 @@ class LiveTradingSystem:
     # --- the record ------------------------------------------------------------------------------------------------
 
     def handle(self, event: Event) -> tuple[int, list[Output]]:
-        """Let the core handle an event, and write down the event, the bars it closed and what followed."""
+        """Let the core handle an event, and write down the event, the bars it closed and what followed.
+
+        The core handles it as the journal holds it, so that a replay sees the same.
+        """
         desk = self.core.desks[self._symbol]
         bars = desk.fold.count
         if isinstance(event, Trades):
             # A block is written as far as it was consumed: the cut is part of the record.
+            self.is_whole = False
             consumed, outputs = self.core.handle(event)
             if consumed:
                 self._write(event[:consumed])
                 self._trades += consumed
         else:
+            event = as_stored(event)
             self._write(event)
             consumed, outputs = self.core.handle(event)
         for number in range(bars, desk.fold.count):
             self._journal.append("Bar", self.core.time, self.core.bar_row(desk, number))
         for output in outputs:
             self._write(output)
+        self.is_whole = True
         if self._uncommitted >= COMMIT_EVERY:
             self._commit()
         return consumed, outputs
 
     def _write(self, fact: Event | Output) -> None:
         self._journal.append_fact(fact, self.core.time)
+        self.is_whole = False
         self._uncommitted += 1
         self._observe(fact)
 
@@ -222,7 +237,7 @@ class LiveTradingSystem:
     async def _answer(self, ask: Ask) -> Any:
         match ask:
             case Horizon():
-                await self._feed.maintain(self._clock())
+                await self._feed.maintain(self._clock())  # the tape waits for us meanwhile: nothing fills
                 return await self._horizon()
             case Play():
                 await self._play(ask)
@@ -310,45 +325,71 @@ class LiveTradingSystem:
         if restarted:
             self._news.appendleft(Restart(self._clock()))
         try:
-            async with asyncio.TaskGroup() as requests:
-                await self._consume_by_the_wall(feed, requests)
+            async with asyncio.TaskGroup() as tasks:
+                upkeep = tasks.create_task(self._look_after(feed))
+                await self._consume_by_the_wall(tasks)
+                upkeep.cancel()
         except ExceptionGroup as several:  # one that failed ends the others
             raise several.exceptions[0] from None
         self._commit()
 
-    async def _consume_by_the_wall(self, feed: Feed, requests: asyncio.TaskGroup) -> None:
+    async def _look_after(self, feed: Feed) -> None:
+        """Do what the streams need from time to time, beside the loop: no order waits for an answer of its requests.
+
+        Raises:
+            VenueError: an event may be lost: trading must not go on.
+        """
+        while True:
+            try:
+                await feed.maintain(self._clock())
+            except VenueError:
+                raise
+            except Exception:  # what could not be done is tried again; the streams tell themselves when they end
+                log.exception("the streams could not be looked after")
+            await asyncio.sleep(IDLE_S)
+
+    async def _consume_by_the_wall(self, requests: asyncio.TaskGroup) -> None:
         pending: set[asyncio.Task[None]] = set()
-        maintain_at = 0.0
+        commit_at = 0.0
         while not (self.core.finished and not pending):
             with suppress(TimeoutError):
-                async with asyncio.timeout(TICK_S):
+                async with asyncio.timeout(self._wait_s()):
                     await self._arrived.wait()
+            await asyncio.sleep(0)  # the wait gives nobody a turn where something has arrived already
             self._arrived.clear()
             for command in self._consume():
                 task = requests.create_task(self._request(command))
                 pending.add(task)
                 task.add_done_callback(pending.discard)
-            if (now := asyncio.get_running_loop().time()) >= maintain_at:
-                maintain_at = now + TICK_S
+            if (now := asyncio.get_running_loop().time()) >= commit_at:
+                commit_at = now + COMMIT_S
                 self._commit()
-                await feed.maintain(self._clock())
+
+    def _wait_s(self) -> float:
+        """How long the loop may wait for something to arrive: until a timer is due, or rows want to be committed."""
+        until_due_s = max(self.core.next_due - self._clock(), 0) / 1000
+        return min(until_due_s, COMMIT_S if self._uncommitted else IDLE_S)
 
     def _consume(self) -> list[Command]:
-        """Let the core handle what has arrived and what is due; return the commands."""
+        """Let the core handle what has arrived, up to a bounded amount, and what is due; return the commands."""
         commands: list[Command] = []
-        while self._news:
-            commands += commands_of(self.handle(self._news.popleft())[1])
-        while self._market:
-            commands += self._consume_market()
-        while self.core.next_due <= self._clock():
-            commands += commands_of(self.handle(Timer(self._clock()))[1])
+        for _ in range(EVENTS_A_PASS):
+            if self._news:
+                commands += commands_of(self.handle(self._news.popleft())[1])
+            elif self._market:
+                commands += self._consume_market()
+        if self._news or self._market:
+            self._arrived.set()
+        # One timer does all that is due. What is due again at once waits for the next pass.
+        if self.core.next_due <= (now := self._clock()):
+            commands += commands_of(self.handle(Timer(now))[1])
         return commands
 
     def _consume_market(self) -> list[Command]:
         if isinstance(self._market[0], MarkPrice):
             return commands_of(self.handle(self._market.popleft())[1])  # type: ignore[arg-type]
         rows = []
-        for item in self._market:
+        for item in islice(self._market, TRADES_A_BLOCK):
             if isinstance(item, MarkPrice):
                 break
             rows.append(item)

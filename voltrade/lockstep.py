@@ -77,9 +77,6 @@ class Finish:
     """Tell the exchange that the tape is over: market orders still open fill at the last price."""
 
 
-MOST_TIMERS = 100
-"""Timers in a row for one time; more would mean that the core waits for ever."""
-
 Ask = Horizon | Play | Execute | Collect | Finish
 Handle = Callable[[Event], tuple[int, list[Output]]]
 News = OrderUpdate | AlgoUpdate | AccountUpdate
@@ -122,7 +119,6 @@ class Lockstep:
         self._trade_id = core.last_trade_id
         self._marks = marks
         self._unplayed = 0
-        self._last_due = self._fired = 0
 
     def run(self) -> Generator[Ask, Any, None]:
         """Yield asks until the session has ended; each is answered by `send`."""
@@ -168,9 +164,6 @@ class Lockstep:
         while (due := self._core.next_due) <= before:
             self._time = max(self._time, due)
             outputs = self._take(Timer(self._time))
-            self._fired = self._fired + 1 if due == self._last_due else 0
-            self._last_due = due
-            assert self._fired < MOST_TIMERS, f"timer {due} stays due"
             if commands_of(outputs) or self._core.finished:
                 yield from self._play()
                 yield from self._settle(outputs)

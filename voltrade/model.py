@@ -53,6 +53,11 @@ def money_text(units: int) -> str:
     return format(Decimal(units).scaleb(-8), "f")
 
 
+def storable(text: str) -> str:
+    """Return a text as UTF-8 can hold it: a lone surrogate, such as a byte that was no UTF-8 leaves, as its escape."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 # --- words of the exchange ------------------------------------------------------------------------------------------
 
 

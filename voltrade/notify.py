@@ -255,7 +255,7 @@ class Notifier:
     """
 
     def __init__(self, environment: Mapping[str, str], title: str, every_s: float = EVERY_S) -> None:
-        self._title = title
+        self._title = _printable(title)
         self._every_s = every_s
         self._services: list[tuple[str, Any]] = []
         self.problems: list[str] = []

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from voltrade.compiled import compiled
-from voltrade.config import ExecutionSettings, ExitSettings
+from voltrade.config import ExecutionSettings, ExitSettings, milliseconds
 from voltrade.errors import DataError
 from voltrade.model import (
     NEVER,
@@ -236,6 +236,11 @@ class Order:
         return self.foreign or self.state in DONE or self.child_done
 
     @property
+    def awaits_fills(self) -> bool:
+        """Whether the exchange has told of more of it than the fills that were counted."""
+        return not self.foreign and self.reported > self.filled
+
+    @property
     def resting(self) -> bool:
         """Known to be at the exchange and able to act."""
         return not self.done and self.state not in ("PENDING_SUBMIT", "UNKNOWN")
@@ -323,6 +328,16 @@ def _listed(snapshot: Snapshot) -> set[str]:
     return listed | {algo.client_order_id for algo in snapshot.algo_orders}
 
 
+def _last_trade(snapshot: Snapshot) -> int:
+    """The highest id among the account's trades that a snapshot lists; 0 where it lists none."""
+    return max((fill.trade_id for fill in snapshot.fills), default=0)
+
+
+def _moved(snapshot: Snapshot, after: int) -> int:
+    """Signed lots by which the account's trades after one moved its position."""
+    return sum(fill.side * fill.last_quantity for fill in snapshot.fills if fill.trade_id > after)
+
+
 HOLDING = TypeAdapter(Holding)
 """Writes a round trip in progress down, and reads it back."""
 
@@ -347,14 +362,20 @@ class OrderMonitor:
         self._epoch = epoch
         self._round_trips = 0
         self._fills: set[int] = set()
-        self._counted_before = 0
-        """Trades up to this id were counted by the account's runs before."""
+        """Ids of the trades that are counted."""
         self.agreed_trade_id = 0
-        """Up to this trade no fill is missing: the exchange's position was that of our fills."""
+        """The watermark: the highest trade id of the account that a snapshot has listed whose position was that of
+        our fills. Up to it no fill of ours is missing, and no trade of others is ever counted."""
+        self._agreed_position = 0
+        """Signed lots that the trades up to the watermark left."""
+        self._listed_trade_id = 0
+        """The highest trade id that any snapshot has listed."""
         self._by_exchange_id: dict[int, Order] = {}
         self._snapshot_at = NEVER
         self._disagreements = 0
         """Snapshots in a row that did not agree with our books."""
+        self._shown = 0
+        """Signed lots that the exchange last showed, until a fill tells more."""
         self._time = 0
 
     # --- what others ask -------------------------------------------------------------------------------------------
@@ -369,10 +390,6 @@ class OrderMonitor:
         return any(order.state in ("UNKNOWN", "PENDING_CANCEL") for order in self._live())
 
     @property
-    def last_trade_id(self) -> int:
-        return max(self._fills, default=self._counted_before)
-
-    @property
     def next_due(self) -> int:
         """When `on_time` has something to do, in ms, or NEVER."""
         due = min((order.look_at for order in self._live()), default=NEVER)
@@ -385,7 +402,7 @@ class OrderMonitor:
             if holding.unprotected_since != NEVER and not holding.leave_reason:
                 due = min(due, holding.unprotected_since + PROTECT_WITHIN_MS)
             if self._exits.max_holding_s and not holding.leave_reason:
-                due = min(due, holding.opened_at + int(self._exits.max_holding_s * 1000))
+                due = min(due, holding.opened_at + milliseconds(self._exits.max_holding_s))
         return due
 
     @property
@@ -394,7 +411,7 @@ class OrderMonitor:
         holding = self.holding
         if holding is None or not holding.entry.done or not holding.stops:
             return False
-        if any(order.reported > order.filled for order in holding.orders if not order.foreign):
+        if any(order.awaits_fills for order in holding.orders):
             return False
         newest = holding.stops[-1]
         return newest.resting and newest.intent.order.quantity >= holding.position
@@ -407,22 +424,40 @@ class OrderMonitor:
         """Return the fills of a snapshot that weren't counted: of our orders, or closing what is in hand.
 
         A trade names its order by the exchange's number alone. One that we don't know may be what a conditional order
-        of ours became, so it is taken for somebody else's only when every order of ours is accounted for.
+        of ours became, so it is taken for somebody else's only when every order of ours is accounted for; and only
+        where such trades, all together, lead to the position that the exchange shows.
         """
-        holding, listed = self.holding, _listed(snapshot)
-        resolved = all(order.id in listed or order.child_id for order in self._live())
-        position, fills = holding.position if holding else 0, []
+        holding, may_close = self.holding, self._accounts_for_all(snapshot)
+        position, fills, ours = holding.position if holding else 0, [], []
+        opened = self._first_fill
         for fill in sorted(filter(self.is_new_fill, snapshot.fills), key=lambda fill: fill.trade_id):
             closes = holding is not None and fill.side is holding.side.opposite
-            if self._find(fill) is None and not (resolved and closes and fill.last_quantity <= position):
+            if self._find(fill) is not None:
+                ours.append(fill)
+                opened = opened if closes else min(opened, fill.trade_id)
+            elif not (may_close and closes and self._is_later(fill, opened) and fill.last_quantity <= position):
                 continue
             fills.append(fill)
             position += -fill.last_quantity if closes else fill.last_quantity
-        return fills
+        return fills if holding and holding.side * position == snapshot.position.quantity else ours
 
     def is_new_fill(self, update: OrderUpdate) -> bool:
-        """Whether the update carries a fill that hasn't been counted. The exchange's trade ids rise with time."""
-        return update.trade_id > self._counted_before and update.trade_id not in self._fills
+        """Whether the update carries a fill that hasn't been counted."""
+        return update.trade_id > 0 and update.trade_id not in self._fills
+
+    @property
+    def _first_fill(self) -> int:
+        """The trade that opened the position in hand, NEVER where there is none: no earlier one belongs to it."""
+        return min(self.holding.entry_trade_ids, default=NEVER) if self.holding else NEVER
+
+    def _is_later(self, fill: OrderUpdate, opened: int) -> bool:
+        """Whether a trade of others can belong to the position in hand. The exchange's trade ids rise with time."""
+        return fill.trade_id > max(self.agreed_trade_id, opened)
+
+    def _accounts_for_all(self, snapshot: Snapshot) -> bool:
+        """Whether it is known of every order of ours by which number the exchange names it, or that it still waits."""
+        listed = _listed(snapshot)
+        return all(order.id in listed or order.child_id for order in self._live())
 
     # --- decisions that come from outside --------------------------------------------------------------------------
 
@@ -476,6 +511,11 @@ class OrderMonitor:
 
     def on_order(self, update: OrderUpdate) -> list[Output]:
         """Take an ordinary order's update, its fill included."""
+        if self.explains(update) and self.is_new_fill(update):
+            self._shown = 0  # was read before this fill, or shows it already
+        return self._take_order(update)
+
+    def _take_order(self, update: OrderUpdate) -> list[Output]:
         now = self._at(update.time)
         order, outputs = self._find(update), []
         if order is None:
@@ -531,29 +571,33 @@ class OrderMonitor:
         Fills are taken first (each counts once), then open orders; orders of ours that the exchange doesn't list as
         open are looked up. A position that our fills don't explain leaves `reconciled` false.
         """
-        self._at(snapshot.time)
+        now = self._at(snapshot.time)
         self._snapshot_at = NEVER
+        self._shown = snapshot.position.quantity
         outputs: list[Output] = []
         # A trade names its order by the exchange's id only; trades of orders that aren't ours are history.
         for fill in self.explained(snapshot):
             if self._find(fill) is None:
                 outputs.append(Alert(snapshot.time, "FOREIGN_ORDER", f"order #{fill.order_id} isn't ours, and closed"))
                 self._adopt_exit(fill)
-            outputs += self.on_order(fill)
+            outputs += self._take_order(fill)
         for update in snapshot.orders:
             outputs += self.on_order(update)
         for algo in snapshot.algo_orders:
             outputs += self.on_algo(algo)
         for order in self._live():
             if order.id not in _listed(snapshot) and order.state != "PENDING_SUBMIT":
-                outputs.append(self._lookup(snapshot.time, order, "NOT_LISTED"))
+                outputs.append(self._lookup(now, order, "NOT_LISTED"))
+        outputs += self._tend(now)
         ours, theirs = self.position, snapshot.position.quantity
         foreign = [u.client_order_id for u in snapshot.orders if self._find(u) is None]
         foreign += [u.client_order_id for u in snapshot.algo_orders if u.client_order_id not in self.orders]
         self.reconciled = ours == theirs and not foreign
         if self.reconciled:
             self._disagreements = 0
-            self.agreed_trade_id = self.last_trade_id
+            self._note_agreement(snapshot)
+        self._listed_trade_id = max(self._listed_trade_id, _last_trade(snapshot))
+        if self.reconciled:
             return outputs
         # One reading may fall between two fills, so a person is told of the second.
         self.disagree(snapshot.time)
@@ -561,6 +605,20 @@ class OrderMonitor:
             text = f"the exchange has {theirs} lots, our fills make {ours}"
             outputs.append(Alert(snapshot.time, "POSITION_MISMATCH", text))
         return outputs
+
+    def _note_agreement(self, snapshot: Snapshot) -> None:
+        """Raise the watermark, unless a fill of ours may be missing.
+
+        The account is read by several requests. Where the trades since the last agreement don't lead to the position
+        shown, that was read before the last of them: only what an earlier snapshot listed lies behind it for certain.
+        """
+        if not self._accounts_for_all(snapshot) or any(order.awaits_fills for order in self.orders.values()):
+            return
+        held = snapshot.position.quantity
+        is_whole = not self.agreed_trade_id or held - _moved(snapshot, self.agreed_trade_id) == self._agreed_position
+        agreed = _last_trade(snapshot) if is_whole else self._listed_trade_id
+        if agreed > self.agreed_trade_id:
+            self.agreed_trade_id, self._agreed_position = agreed, held - _moved(snapshot, agreed)
 
     def disagree(self, time: int) -> None:
         """Take note that the account isn't as it must be: no entry until it is; it is asked ever more seldom."""
@@ -582,7 +640,7 @@ class OrderMonitor:
         holding = self.holding
         if holding and holding.position and not holding.leave_reason:
             held_ms = time - holding.opened_at
-            if self._exits.max_holding_s and held_ms >= self._exits.max_holding_s * 1000:
+            if self._exits.max_holding_s and held_ms >= milliseconds(self._exits.max_holding_s):
                 holding.leave_reason = "TIME"
             if time - holding.unprotected_since >= PROTECT_WITHIN_MS:
                 holding.leave_reason = "STOP_MISSING"
@@ -616,7 +674,8 @@ class OrderMonitor:
         holding = self.holding
         return {
             "round_trips": self._round_trips,
-            "last_trade_id": self.last_trade_id,
+            "agreed_trade_id": self.agreed_trade_id,
+            "agreed_position": self._agreed_position,
             "halt_reason": self.halt_reason,
             "holding": HOLDING.dump_python(holding, mode="json") if holding else None,
         }
@@ -630,12 +689,14 @@ class OrderMonitor:
         try:
             self._round_trips = int(state["round_trips"])
             self.halt_reason = str(state["halt_reason"])
-            self._counted_before = self.agreed_trade_id = int(state["last_trade_id"])
+            self.agreed_trade_id = self._listed_trade_id = int(state["agreed_trade_id"])
+            self._agreed_position = int(state["agreed_position"])
             self.holding = HOLDING.validate_python(state["holding"]) if state["holding"] else None
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"orders: the saved state is broken: {error}") from None
         if self.holding is None:
             return
+        self._fills.update(self.holding.entry_trade_ids, self.holding.exit_trade_ids)
         for order in self.holding.orders:
             order.holding = self.holding
             order.state = AlgoState(order.state) if order.algo else OrderState(order.state)
@@ -684,7 +745,7 @@ class OrderMonitor:
 
     @property
     def _stale_ms(self) -> int:
-        return int(self._execution.order_stale_s * 1000)
+        return milliseconds(self._execution.order_stale_s)
 
     def _live(self) -> Iterator[Order]:
         return (order for order in self.holding.orders if not order.done) if self.holding else iter(())
@@ -760,7 +821,8 @@ class OrderMonitor:
         holding = self.holding
         if holding is None or not update.trade_id or _kind(update) == "CLOSED_ELSEWHERE":
             return False
-        return update.side is holding.side.opposite and update.last_quantity <= holding.position
+        closes = update.side is holding.side.opposite and update.last_quantity <= holding.position
+        return closes and self._is_later(update, self._first_fill)
 
     def _adopt_exit(self, update: OrderUpdate) -> Order:
         """Take an order that closes what is in hand for an exit of the round trip; a person must look before more."""
@@ -871,8 +933,8 @@ class OrderMonitor:
 
     def _tend_flat(self, time: int, holding: Holding) -> list[Output]:
         holding.unprotected_since = NEVER
-        if not holding.entry.done:
-            return []
+        if not holding.entry.done or (holding.entered and holding.side * self._shown > 0):
+            return []  # what the exchange still shows keeps its stop; the account is asked again
         outputs: list[Output] = []
         if holding.entered and not holding.closed:
             holding.closed = True
@@ -903,7 +965,7 @@ class OrderMonitor:
     def _resize_at(holding: Holding) -> int:
         """When the stop is to be made larger, ms. One that has triggered is on its way out and stays as it is."""
         newest = holding.stops[-1] if holding.stops else None
-        if newest is None or newest.state != "NEW" or newest.intent.order.quantity >= holding.position:
+        if newest is None or newest.state != "NEW" or newest.done or newest.intent.order.quantity >= holding.position:
             return NEVER
         return 0 if holding.entry.done else newest.intent.time + RESIZE_EVERY_MS
 

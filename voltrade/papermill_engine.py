@@ -3,8 +3,9 @@
 Installing voltrade makes `PapermillEngine` papermill's default engine, so that a plain `papermill notebooks/live.ipynb
 runs/today.ipynb` refuses wrong parameters while nothing is written, and keeps an earlier run instead of overwriting it.
 A run that was cut short is gone on with, and Ctrl-C or SIGTERM end a session by its policy, with its notebook whole.
-Notebooks without the flag `voltrade.session` in their metadata are executed just as papermill does. All are told that
-they are being recorded, so that they leave pictures where a person at the screen would have widgets.
+What was given is handed on to the kernel's session, which trades nothing else, and the executed notebook notes the
+journal's head. Notebooks without the flag `voltrade.session` in their metadata are executed just as papermill does. All
+are told that they are being recorded, so that they leave pictures where a person at the screen would have widgets.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 import click
 
+from voltrade import handover, parameter_file
 from voltrade import record as records
 from voltrade.config import RECORDED, RUN_DIR, Config
 from voltrade.errors import ConfigError
@@ -47,14 +49,13 @@ class PapermillEngine:
         target = output_path or nb.metadata.papermill.get("output_path")
         environment = {RECORDED: "1"}
         engine = NBClientEngine
+        stated = _given(nb)
         if is_session(nb):
             engine = SessionEngine
-            config = check_parameters(nb, _going_on(target))
+            notebook = _output(target)
+            config = check_parameters(nb, _going_on(notebook))
             environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
-            if target and target != "-" and "://" not in target:
-                notebook = _origin() / target
-                if notebook.suffix != ".ipynb":
-                    raise Refused(f"output: must end in .ipynb, was {target}")
+            if notebook is not None:
                 told = go_on(nb, notebook, config)
                 if not told:
                     check_permission(config)
@@ -65,7 +66,11 @@ class PapermillEngine:
                 environment[RUN_DIR] = str(notebook.with_suffix(""))
             # One host, no network: the kernel's warning that its TCP sockets aren't encrypted is noise here.
             options["extra_arguments"] = [*options.get("extra_arguments", []), "--IPKernelApp.log_level=40"]
-        with _environment(environment):
+        # What a parameters file says is given too.
+        with suppress(ConfigError):
+            name = stated.get(parameter_file.NAMED_BY)
+            stated |= parameter_file.read(name) if name else {}
+        with _environment({**environment, **handover.environment(stated)}):
             return engine.execute_notebook(nb, kernel_name, output_path=output_path, **options)
 
     @classmethod
@@ -91,10 +96,24 @@ def is_session(nb: Any) -> bool:
     return bool(nb.metadata.get("voltrade", {}).get("session", False))
 
 
-def _going_on(target: str | None) -> Path | None:
+def _output(target: str | None) -> Path | None:
+    """The notebook that a session is to write; None where that is no file.
+
+    Raises:
+        Refused: its name leaves none for the folder of the run.
+    """
+    if not target or target == "-" or "://" in target:
+        return None
+    notebook = _origin() / target
+    if notebook.suffix != ".ipynb" or notebook.name.startswith("."):
+        raise Refused(f"output: must end in .ipynb, after a name that begins with no dot, was {target}")
+    return notebook
+
+
+def _going_on(notebook: Path | None) -> Path | None:
     """The folder of the run that would be gone on with."""
-    folder = (_origin() / (target or "")).with_suffix("")
-    return folder if records.was_cut_short(folder) else None
+    folder = notebook.with_suffix("") if notebook is not None else None
+    return folder if folder is not None and records.was_cut_short(folder) else None
 
 
 def check_parameters(nb: Any, run: Path | None = None) -> Config:
@@ -107,15 +126,17 @@ def check_parameters(nb: Any, run: Path | None = None) -> Config:
     Raises:
         Refused: names each parameter and the rule it breaks, or says what is wrong with the rule file.
     """
-    given = {
-        name: value
-        for name, value in (nb.metadata.papermill.get("parameters") or {}).items()
-        if not name.startswith("PAPERMILL_")  # what --inject-paths adds
-    }
+    given = _given(nb)
     try:
         return read_parameters({**_defaults(nb), **given}, run=run, explicit=given)
     except ConfigError as error:
         raise Refused(str(error)) from None
+
+
+def _given(nb: Any) -> dict[str, Any]:
+    """The parameters that papermill was given for a notebook, by whichever of its options."""
+    given = nb.metadata.papermill.get("parameters") or {}
+    return {name: value for name, value in given.items() if not name.startswith("PAPERMILL_")}  # of --inject-paths
 
 
 def check_permission(config: Config) -> None:
@@ -177,39 +198,62 @@ def go_on(nb: Any, notebook: Path, config: Config) -> list[str]:
 def move_aside(notebook: Path) -> list[str]:
     """Move an earlier run, its notebook and its folder, from the way; return what to tell the person.
 
-    Both get the name `<start UTC>_NAME`, with a number where that exists.
+    Both get the name `<start UTC>_NAME`, with a number where that exists. An empty folder is left for the run.
 
     Raises:
-        Refused: the session that wrote them is still running.
+        Refused: something else than a run that is over has that name. Nothing was moved.
     """
     folder = notebook.with_suffix("")
-    if not notebook.exists() and not folder.exists():
-        return []
     record = records.read(folder)
-    if records.is_running(record):
-        raise Refused(
-            f"{notebook.name}: the session that writes it is still running (engine process {record.get('pid')}); "
-            "stop it first, or choose another output"
-        )
+    earlier = [path for path in (notebook, folder) if path.is_symlink() or (path.exists() and not _is_empty(path))]
+    for path in earlier:
+        if why := _why_kept(path, record):
+            raise Refused(f"output: {path} is left where it is: {why}; choose another output")
+    if not earlier:
+        return []
     name = f"{_started(notebook, record):%Y%m%dT%H%M%SZ}_{notebook.stem}"
     stem, count = name, 1
     while any(notebook.with_name(stem + end).exists() for end in ("", notebook.suffix)):
         count += 1
         stem = f"{name}-{count}"
     told = []
-    for path, kept in ((notebook, notebook.with_name(stem + notebook.suffix)), (folder, notebook.with_name(stem))):
-        if path.exists():
-            path.rename(kept)
-            told.append(f"voltrade: kept the earlier {path.name} as {kept.name}")
+    for path in earlier:
+        kept = notebook.with_name(stem + path.suffix)
+        path.rename(kept)
+        told.append(f"voltrade: kept the earlier {path.name} as {kept.name}")
     return told
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _why_kept(path: Path, record: Mapping[str, Any]) -> str:
+    """Why an output's notebook or folder must not be moved; empty where it is that of a run that is over."""
+    if path.is_symlink():
+        return "it is a link"
+    if records.is_running(record):
+        return f"the session that writes it is still running (engine process {record.get('pid')}); stop it first"
+    if path.suffix == ".ipynb" and path.is_file():
+        return "" if record or _metadata(path) else "it is no notebook that papermill has executed"
+    if not record:
+        return f"it is no run's folder, with a {records.RECORD}"
+    inside = (found.parent for found in path.rglob(records.RECORD))
+    running = [found for found in inside if records.is_running(records.read(found))]
+    return f"{running[0]} in it is still running" if running else ""
+
+
+def _metadata(notebook: Path) -> Mapping[str, Any]:
+    """What papermill noted in a notebook that it executed; empty where there is nothing."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        noted = json.loads(notebook.read_text())["metadata"]["papermill"]
+        return noted if isinstance(noted, dict) else {}
+    return {}
 
 
 def _started(notebook: Path, record: Mapping[str, Any]) -> datetime:
     """When an earlier run started: as its record says, else as papermill noted, else its file's time."""
-    texts = [record.get("created")]
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        texts.append(json.loads(notebook.read_text())["metadata"]["papermill"]["start_time"])
-    for text in texts:
+    for text in (record.get("created"), _metadata(notebook).get("start_time")):
         if isinstance(text, str):
             try:
                 return datetime.fromisoformat(text).astimezone(UTC)
@@ -275,7 +319,19 @@ class SessionEngine(NBClientEngine):  # type: ignore[misc]
             "stdout_file": stdout_file,
             "stderr_file": stderr_file,
         }
-        return SessionClient(nb_man, **settings).execute()
+        nb_man.nb.metadata["voltrade"].pop(records.NOTED, None)  # of an executed notebook that is executed again
+        try:
+            return SessionClient(nb_man, **settings).execute()
+        finally:
+            note_end(nb_man.nb, Path(os.environ.get(RUN_DIR, os.devnull)))
+
+
+def note_end(nb: Any, run: Path) -> None:
+    """Note in an executed notebook where its session's journal ended, outside the run's folder, for `verify`."""
+    record = records.read(run)
+    if record.get("state") in records.OVER:
+        facts = ("head", "rows", "state", "end_reason")
+        nb.metadata["voltrade"][records.NOTED] = {name: record[name] for name in facts if name in record}
 
 
 class SessionClient(PapermillNotebookClient):  # type: ignore[misc]
@@ -320,4 +376,6 @@ def _handled(handlers: Mapping[int, Any]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-papermill_engines.register(None, PapermillEngine)
+# Also under the name of papermill's own engine, which would otherwise be a way past every check.
+for name in (None, "nbclient"):
+    papermill_engines.register(name, PapermillEngine)

@@ -20,6 +20,8 @@ from voltrade.rule_file import was_edited
 RECORD, JOURNAL = "run.json", "journal.db"
 PAGE = "review.html"
 """The review of a run, where one was written."""
+NOTED = "run"
+"""Where the metadata of a session's executed notebook, under `voltrade`, note how the run ended."""
 UNFINISHED = ("starting", "running")
 OVER = ("ended", "failed")
 

@@ -20,7 +20,7 @@ from voltrade.config import Config
 from voltrade.core import TradingCore
 from voltrade.errors import JournalError
 from voltrade.model import Event, Instrument
-from voltrade.rule_file import RuleFile, load_rule
+from voltrade.rule_file import load_rule
 from voltrade.signal_engine import SignalEngine
 
 INSTRUMENT = TypeAdapter(Instrument)
@@ -126,18 +126,6 @@ def _start(path: Path, rows: Iterator[journal.Row]) -> dict[str, Any]:
 def _rule(start: dict[str, Any]) -> tuple[str, str]:
     """Name and hash of the rule file that a run was begun with; empty for the built-in rule."""
     return start["config"]["session"].get("rule", ""), start.get("rule_sha256", "")
-
-
-def check_rule(path: Path) -> None:
-    """Hold a run's copy of its rule file to the hash in its journal; nothing of it is run.
-
-    Raises:
-        JournalError: the journal doesn't begin with a Start row, or can't be read.
-        ConfigError: it is another.
-    """
-    name, sha256 = _rule(_start(path, journal.read(path)))
-    if name:
-        RuleFile.named(name, path.parent).refuse_other_than(sha256)
 
 
 def recover(path: Path) -> Replay:

@@ -533,7 +533,7 @@ class Statistics(measures.Figures):
     ended: pd.Timestamp
     days: float
     slippage: float
-    """What fills cost against the decision's price, where that is known; already inside `realised`."""
+    """What fills brought against the decision's price, where that is known: a cost is negative. Inside `realised`."""
     sharpe_basis: str
     average_win: float
     average_loss: float
@@ -572,7 +572,7 @@ _STATISTICS_ROWS: dict[str, Callable[[Statistics, str], str]] = {
     "realised before costs": _money_cell("realised"),
     "fees": lambda s, quote: f"{-s.fees:+,.2f} {quote}",
     "funding": _money_cell("funding"),
-    "slippage (inside realised)": lambda s, quote: f"{-s.slippage:+,.2f} {quote}" if math.isfinite(s.slippage) else "-",
+    "slippage (inside realised)": _money_cell("slippage"),
     "change of equity": _money_cell("equity_change"),
     "max drawdown": lambda s, quote: f"{-s.max_drawdown:+,.2f} {quote} ({s.max_drawdown_part:.2%})",
     "time in a position": _part_cell("exposure"),
@@ -671,8 +671,8 @@ def costs(run: Frames) -> pd.DataFrame:
     slippage = float(run.orders["slippage"].sum())
     realised, fees, funding = (float(trips[name].sum()) for name in ("realised", "fees", "funding"))
     amounts = {
-        "price moves, at decision prices": realised + slippage,
-        "slippage": -slippage,
+        "price moves, at decision prices": realised - slippage,
+        "slippage": slippage,
         "realised": realised,
         "fees": -fees,
         "funding": funding,

@@ -22,7 +22,7 @@ from numba import types
 from voltrade import risk, simulation
 from voltrade.bars import bar_rules, columns, empty_aggregator, grown, until_close
 from voltrade.compiled import Rows, bind, compile_for, compiled, prefetch, record_dtype, restored, rows_of
-from voltrade.config import BarSettings, Config
+from voltrade.config import BarSettings, Config, milliseconds
 from voltrade.data import Tape
 from voltrade.errors import ConfigError, DataError
 from voltrade.exchange.margin import largest_notional
@@ -462,10 +462,9 @@ def _settings(config: Config, instrument: Instrument, is_brief: bool) -> Rows:
         "step_denominator": step_denominator,
         "money_per_ticklot": instrument.money_per_ticklot,
         "max_slippage_e8": risk.rate_e8(execution.max_slippage_bps / 10_000),
-        "stale_ms": int(execution.order_stale_s * 1000),
+        "stale_ms": milliseconds(execution.order_stale_s),
         "max_holding_bars": exits.max_holding_bars,
-        "max_holding_ms": int(exits.max_holding_s * 1000),
-        "max_holding_exact_ms": exits.max_holding_s * 1000,
+        "max_holding_ms": milliseconds(exits.max_holding_s),
         "limit_entry": execution.entry == "ioc_limit",
         "triggers_by_mark": exits.working_type == "MARK_PRICE",
         "exit_on_opposite_signal": exits.exit_on_opposite_signal,
@@ -493,7 +492,7 @@ def _desk(config: Config, instrument: Instrument, start: int, is_brief: bool) ->
     for name in ("leave_reason", "end_reason", "exit_reason"):
         desk[name] = simulation.NONE
     if session.duration_s and session.on_duration_end != "carry_on":
-        desk["end_at"] = start + int(session.duration_s * 1000)
+        desk["end_at"] = start + milliseconds(session.duration_s)
     desk["left_at"] = risk.NO_EXIT
     desk["reconciled"] = desk["watch_is_old"] = True
     return desk

@@ -33,8 +33,9 @@ from voltrade.report import RunReader
 from voltrade.rule_file import KEPT
 from voltrade.runs import Run, list_runs, open_run, project_root
 from voltrade.tables import frame_table
+from voltrade.verify import NOT_WHOLE
 
-WHOLE = "Nothing was altered: the hashes hold, and the journal alone leads to the same decisions."
+DECIDES_ALIKE = "The journal alone leads to the same decisions."
 MOST_ROWS = 200
 """Rows of a table on the page; the frames and the journal have all."""
 
@@ -64,7 +65,8 @@ class Review:
         self.record = run.record
         self.problems: list[str] = []
         self._reader = RunReader(run.path)
-        self._chain = run.verify()
+        self.verdict = run.verify()
+        self._chain = self.verdict.chain
         self._reader.poll(until=self._chain.seq)
         if not self._reader.start:
             raise JournalError(f"{run.name}: row 1: {self._chain.rule or 'must be a Start row'}")
@@ -98,8 +100,15 @@ class Review:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing was altered or lost."""
+        """Whether nothing was found to be altered or lost."""
         return not self.wrong
+
+    @property
+    def words(self) -> str:
+        """The verdict, which promises no more than was checked; with what is wrong, a line each."""
+        if self.wrong:
+            return "\n".join([NOT_WHOLE, *self.wrong])
+        return f"{self.verdict.words} {DECIDES_ALIKE}"
 
     # --- what happened and why -------------------------------------------------------------------------------------
 
@@ -122,7 +131,7 @@ class Review:
     @cached_property
     def researched(self) -> Researched:
         """A backtest with the run's settings and rule over the trades that stand in its journal."""
-        if not self._chain.ok:
+        if not self.verdict.ok:
             return Researched(None, ("no backtest: the journal's trades can't be trusted",))
         try:
             return self._research()
@@ -182,7 +191,7 @@ def newest() -> Run | None:
 def signals(run: Frames) -> pd.DataFrame:
     """Lay out every signal: its conditions, the gate that refused it or the entry that it became, and that trade's end.
 
-    `slippage` is the entry's, in money; `net` is of the whole round trip.
+    `slippage` is the entry's, in money, a cost negative; `net` is of the whole round trip.
     """
     decided = run.decisions[run.decisions["signal"] != ""]
     table = decided[["bar", "signal"]].copy()
@@ -339,9 +348,9 @@ def _section(number: int, name: str, body: str) -> str:
 def _banner(review: Review) -> str:
     """Whether the record is whole."""
     if review.is_whole:
-        return f"<p class='whole'>{WHOLE}</p>"
+        return f"<p class='{'unproven' if review.verdict.unproven else 'whole'}'>{escape(review.words)}</p>"
     lines = "".join(f"<li>{escape(line)}</li>" for line in review.wrong)
-    return f"<div class='broken'>This record is not whole:<ul>{lines}</ul></div>"
+    return f"<div class='broken'>{escape(NOT_WHOLE)}<ul>{lines}</ul></div>"
 
 
 def _cards(review: Review) -> str:
@@ -410,7 +419,10 @@ def _sections(review: Review) -> Iterator[tuple[str, str]]:
         _words(f"All {len(run.bars):,} are in the journal, and in frames/bars.parquet.") + _table(review.every_bar),
     )
     yield "Settings", _table(report.settings_table(config)) + _start_up(review) + _rule(review)
-    yield "The record", _table(review.checks) + _table(review.run.files(), decimals=1) + _log(review)
+    yield (
+        "The record",
+        _table(review.checks) + _not_checked(review) + _table(review.run.files(), decimals=1) + _log(review),
+    )
 
 
 def _research(review: Review) -> str:
@@ -437,6 +449,10 @@ def _rule(review: Review) -> str:
         f"<h3>{escape(str(file.relative_to(folder)))}</h3><pre>{escape(file.read_text(errors='replace'))}</pre>"
         for file in files
     )
+
+
+def _not_checked(review: Review) -> str:
+    return _words(f"Not checked: {'; '.join(review.verdict.unchecked)}.")
 
 
 def _log(review: Review) -> str:
@@ -472,8 +488,9 @@ header { padding-top: 20px; }
 h1 { margin: 0 0 8px; font-size: 24px; overflow-wrap: anywhere; }
 h2 { margin: 0 0 12px; font-size: 18px; }
 h3 { margin: 20px 0 6px; font-size: 14px; color: #5b6478; }
-.whole, .broken { margin: 0 0 14px; padding: 8px 14px; border-radius: 6px; }
+.whole, .unproven, .broken { margin: 0 0 14px; padding: 8px 14px; border-radius: 6px; }
 .whole { background: #e3f4ee; color: #0b5a4f; }
+.unproven { background: #fdf4dc; color: #6b4e00; }
 .broken { background: #fbe5e8; color: #8a1c33; font-weight: 600; overflow-wrap: anywhere; }
 .broken ul { margin: 4px 0 0; padding-left: 20px; font-weight: 400; }
 dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: 10px; margin: 0 0 14px; }

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voltrade.compiled import compiled, record_dtype
-from voltrade.config import BreakerAction, Config, Resume, RiskSettings
+from voltrade.config import BreakerAction, Config, Resume, RiskSettings, milliseconds
 from voltrade.errors import DataError
 from voltrade.model import DAY_MS, MONEY, NEVER, BreakerChange, Instrument, money_text
 
@@ -142,7 +142,7 @@ def limits_of(
     limits = np.zeros(1, LIMITS)
     row = limits[0]
     row["max_round_trips"] = max_round_trips
-    row["cooldown_ms"] = math.ceil(risk.cooldown_s * 1000)
+    row["cooldown_ms"] = milliseconds(risk.cooldown_s)
     row["cooldown_bars"] = risk.cooldown_bars
     row["max_price_age_ms"] = max_price_age_ms
     row["capital"] = int(risk.capital * MONEY)
@@ -473,7 +473,7 @@ def breaker_rules_of(settings: RiskSettings) -> Rows:
     """Return the four rows of BREAKER_RULES that the settings give."""
     rules = np.zeros(4, BREAKER_RULES)
     rules["capital"] = int(settings.capital * MONEY)
-    rules["pause_ms"] = math.ceil(settings.resume_after_s * 1000)
+    rules["pause_ms"] = milliseconds(settings.resume_after_s)
     chosen: list[tuple[int, BreakerAction, Resume]] = [
         (rate_e8(settings.max_daily_loss_fraction), settings.daily_loss_action, settings.daily_loss_resume),
         (rate_e8(settings.max_drawdown_fraction), settings.drawdown_action, settings.drawdown_resume),

@@ -6,20 +6,19 @@ killed are looked at in the same way; nothing is changed, and no engine is asked
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from voltrade import journal
+from voltrade import journal, verify
 from voltrade import record as records
 from voltrade.config import Config
 from voltrade.errors import VoltradeError
 from voltrade.frames import Frames
 from voltrade.model import MONEY, RoundTrip
-from voltrade.replay import check_rule, replay
+from voltrade.replay import replay
 from voltrade.report import RunReader
 from voltrade.rule_file import read_parameters
 
@@ -155,41 +154,24 @@ class Run:
 
     # --- whether it is whole -----------------------------------------------------------------------------------------
 
-    def verify(self) -> journal.VerifyResult:
-        """Recompute the journal's whole chain, and hold its head to the one that the engine noted when it ended."""
-        return journal.verify(self._reader.path, self.record.get("head") or "")
+    def verify(self) -> verify.Verdict:
+        """Recompute the journal's whole chain, and hold it to every place that says how it ended and what it traded."""
+        return verify.verify(self.path)
 
     def checks(self) -> pd.DataFrame:
-        """Check the record: its end, the chain of hashes, the rule file, and that the journal alone decides alike."""
-        verified, record = self.verify(), self.record
-        goes_on = records.is_running(record)
+        """Check the record as `verify` does, and that the journal alone decides alike.
+
+        `ok` is whether nothing speaks against a row; `found` says where nothing could prove it either.
+        """
+        rows = [(check.name, check.found, check.ok is not False) for check in self.verify().checks]
         try:
             again = replay(self._reader.path)
             replayed = f"{again.events:,} events, {again.outputs:,} decisions, {again.differences} differences"
             is_same = not again.differences
         except Exception as error:  # an altered row can break anything that follows from it
             replayed, is_same = f"can't be replayed: {error!r}", False
-        rows = [
-            ("end", "trades on" if goes_on else _ending(record), goes_on or record["state"] == "ended"),
-            (
-                "rows",
-                f"{verified.seq:,} sealed rows" if verified.ok else f"row {verified.bad_seq}: {verified.rule}",
-                verified.ok,
-            ),
-            ("head", verified.head, goes_on or verified.head == record.get("head")),
-            ("rule", *self._rule()),
-            ("replay", replayed, is_same),
-        ]
+        rows.append(("replay", replayed, is_same))
         return pd.DataFrame(rows, columns=["check", "found", "ok"]).set_index("check")
-
-    def _rule(self) -> tuple[str, bool]:
-        """Which rule the run was begun with, and whether its copy still is what the journal says."""
-        name = self.record.get("parameters", {}).get("rule", "")
-        try:
-            check_rule(self._reader.path)
-        except VoltradeError as error:
-            return str(error), False
-        return (f"{name}, of hash {self.record.get('rule_sha256', '')}" if name else "built in"), True
 
     def files(self) -> pd.DataFrame:
         """What the run left in its folder, with sizes in kB."""
@@ -204,10 +186,6 @@ class Run:
         except OSError:
             return ""
         return "\n".join(text.splitlines()[-lines:])
-
-
-def _ending(record: Mapping[str, Any]) -> str:
-    return f"{records.state_of(record)}, {record.get('end_reason') or 'no reason noted'}"
 
 
 # --- finding runs ----------------------------------------------------------------------------------------------------

@@ -14,21 +14,22 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from IPython.display import HTML, display
 
-from voltrade import charts, ctl
+from voltrade import charts, ctl, handover, parameter_file
 from voltrade import record as records
 from voltrade.config import RECORDED, RUN_DIR, Config
-from voltrade.errors import SessionError
+from voltrade.errors import ConfigError, SessionError
 from voltrade.model import MONEY, Alert, EquityPoint, Refusal, RoundTrip
 from voltrade.permission import check_permitted
 from voltrade.report import RunReader
@@ -61,16 +62,60 @@ def parameters(namespace: Mapping[str, object], own: Collection[str] = ()) -> Co
         own: Names of the notebook's own parameters, which are no settings.
 
     Raises:
-        ConfigError: names every parameter that is unknown, of the wrong type, out of bounds, or like a secret.
+        ConfigError: names every parameter that is unknown, of the wrong type, out of bounds, or like a secret, or that
+            is not what papermill was given.
     """
+    held = _held(namespace, own)
+    if not held.get(parameter_file.NAMED_BY):  # which would still be laid over them: `start` compares what comes of it
+        handover.refuse_other(handover.received(os.environ), held)
+    folder = Path(os.environ.get(RUN_DIR, ""))
+    config = read_parameters(held, run=folder if records.was_cut_short(folder) else None)
+    _SOURCES.append(_Source(config, namespace, own, held))
+    return config
+
+
+class _Source(NamedTuple):
+    """Where settings came from: a namespace, and what it held then."""
+
+    config: Config
+    namespace: Mapping[str, object]
+    own: Collection[str]
+    held: dict[str, object]
+
+
+_SOURCES: deque[_Source] = deque(maxlen=16)
+"""Of the settings that `parameters` returned last."""
+
+
+def _held(namespace: Mapping[str, object], own: Collection[str]) -> dict[str, object]:
+    """The plain values of a notebook's namespace that can be parameters."""
     foreign = {"In", "Out", *own}
-    given = {
+    return {
         name: value
         for name, value in namespace.items()
         if isinstance(value, _PLAIN) and name not in foreign and not name.startswith(("_", "PAPERMILL_"))
     }
-    folder = Path(os.environ.get(RUN_DIR, ""))
-    return read_parameters(given, run=folder if records.was_cut_short(folder) else None)
+
+
+def _refuse_other(config: Config) -> None:
+    """Refuse to trade what is not what papermill was given, or what the notebook's namespace no longer says.
+
+    Raises:
+        ConfigError: names every parameter that differs, with both values.
+    """
+    traded = config.parameters()
+    handover.refuse_other(handover.received(os.environ), traded)
+    source = next((source for source in reversed(_SOURCES) if source.config is config), None)
+    if source is None:  # made by other code than `parameters`: that code is what was meant
+        return
+    traded[parameter_file.NAMED_BY] = source.held.get(parameter_file.NAMED_BY, "")
+    lines = [
+        f"{name}: must be traded as the notebook says, {value!r}, was {traded[name]!r}: make the settings anew"
+        for name, value in _held(source.namespace, source.own).items()
+        if name in traded and value != source.held.get(name) and not handover.is_same(value, traded[name])
+    ]
+    if lines:
+        raise ConfigError("\n".join(lines))
 
 
 # --- a session -------------------------------------------------------------------------------------------------------
@@ -194,10 +239,12 @@ def start(config: Config, run_dir: Path | str | None = None) -> Session:
             output names, else `runs/interactive-<UTC>`.
 
     Raises:
-        ConfigError: a mode with real money lacks keys or a person's word.
+        ConfigError: a parameter is not what papermill was given, or not what the notebook says by now, or a mode with
+            real money lacks keys or a person's word.
         SessionError: the folder holds a run that is not to be gone on with, or a parameter differs from what it was
             begun with, or the engine did not start; the message ends with its log.
     """
+    _refuse_other(config)
     chosen = run_dir or os.environ.get(RUN_DIR)
     folder = Path(chosen).resolve() if chosen else _running_alike(config) or _interactive_folder()
     if records.is_running(records.read(folder)):
@@ -206,6 +253,8 @@ def start(config: Config, run_dir: Path | str | None = None) -> Session:
         record = _cut_short(folder, config)
     elif (folder / records.RECORD).exists():
         raise SessionError(f"{folder.name}: holds a run already; choose another folder")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SessionError(f"{folder.name}: must be new or an empty folder, holds something else; choose another")
     else:
         check_permitted(config)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -287,6 +336,7 @@ def _launch(folder: Path, config: Config) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=log,
             cwd=where,
+            env={**os.environ, **handover.environment(config.parameters())},
             start_new_session=True,
         )
 

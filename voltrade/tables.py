@@ -12,7 +12,8 @@ from voltrade.report import readable
 
 MOST_ROWS = 60
 
-_SHORT, _LONG = "white-space:nowrap", "white-space:normal;min-width:17em"
+_WRAPS, _LONG = "white-space:normal", "white-space:normal;min-width:17em"
+"""Where a page is too narrow, headings are broken between their words, and times between day and hour."""
 
 
 def frame_table(frame: pd.DataFrame, drop: Sequence[str] = (), decimals: int = 4, most_rows: int = MOST_ROWS) -> str:
@@ -29,8 +30,8 @@ def frame_table(frame: pd.DataFrame, drop: Sequence[str] = (), decimals: int = 4
     )
     texts = readable(shown, drop, decimals)
     sides = ["left", *("right" if frame[name].dtype.kind in "iuf" else "left" for name in texts.columns)]
-    head = _row("th", [texts.index.name or "", *texts.columns], sides)
-    rows = [_row("td", [index, *row], sides) for index, row in zip(texts.index, texts.to_numpy(), strict=True)]
+    head = _head([texts.index.name or "", *texts.columns], sides)
+    rows = [_row([index, *row], sides) for index, row in zip(texts.index, texts.to_numpy(), strict=True)]
     if len(shown) < len(frame):
         left_out = f"… {len(frame) - len(shown):,} more rows …"
         rows.insert(most_rows // 2, f"<tr><td colspan='{len(sides)}'>{left_out}</td></tr>")
@@ -40,12 +41,26 @@ def frame_table(frame: pd.DataFrame, drop: Sequence[str] = (), decimals: int = 4
 
 def facts_table(facts: Mapping[str, Any]) -> str:
     """Write names and their values."""
-    return f"<table>{''.join(_row('td', fact, ('left', 'left')) for fact in facts.items())}</table>"
+    return f"<table>{''.join(_row(fact, ('left', 'left')) for fact in facts.items())}</table>"
 
 
-def _row(tag: str, values: Iterable[Any], sides: Iterable[str]) -> str:
+def _head(names: Iterable[Any], sides: Iterable[str]) -> str:
     cells = (
-        f"<{tag} style='text-align:{side};{_SHORT if len(str(value)) < 40 else _LONG}'>{escape(str(value))}</{tag}>"
+        f"<th style='text-align:{side};vertical-align:bottom;{_WRAPS}'>{escape(str(name)).replace('_', '_<wbr>')}</th>"
+        for name, side in zip(names, sides, strict=True)
+    )
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _row(values: Iterable[Any], sides: Iterable[str]) -> str:
+    cells = (
+        f"<td style='text-align:{side};{_WRAPS if len(str(value)) < 40 else _LONG}'>{_words(str(value))}</td>"
         for value, side in zip(values, sides, strict=True)
     )
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _words(text: str) -> str:
+    """A text that is broken between words alone, not at the hyphens of a date or of an order's name."""
+    words = (f"<span style='white-space:nowrap'>{escape(w)}</span>" if "-" in w else escape(w) for w in text.split(" "))
+    return " ".join(words)

@@ -176,6 +176,8 @@ class Wiring:
     gateway: OrderGateway
     account: str = ""
     """What the account's ledger is named by; empty for an account that begins and ends with the session."""
+    former_account: str = ""
+    """What the ledger was named by before the exchange was asked for the account's own name."""
     fingerprint: str = ""
     """What people call the account."""
     allowed_by: str = "no money is at stake"
@@ -281,14 +283,14 @@ async def _wire_sim(config: Config, run_dir: Path, known_venue: str) -> Wiring:
         raise
     wiring.venue, wiring.tape, wiring.is_own_venue = venue, tape, not given
     if given:
-        wiring.account = f"sim {tape['instance']}"
+        wiring.account = wiring.former_account = f"sim {tape['instance']}"
     wiring.fingerprint = str(tape["instance"])[:12]
     return wiring
 
 
 async def _wire_paper(config: Config) -> Wiring:
     wiring = await _wired(config, _endpoint(config), None, WallClock())
-    wiring.account = f"paper {wiring.endpoint.rest} {config.session.symbol}"
+    wiring.account = wiring.former_account = f"paper {wiring.endpoint.rest} {config.session.symbol}"
     wiring.fingerprint = "paper"
     wiring.gateway = PaperExchange(config, wiring.instrument, wiring.clock)
     return wiring
@@ -296,7 +298,13 @@ async def _wire_paper(config: Config) -> Wiring:
 
 async def _wire_binance(config: Config, permission: Permission) -> Wiring:
     wiring = await _wired(config, _endpoint(config), permission.credentials, WallClock())
-    wiring.account = f"{wiring.endpoint.rest} {permission.account}"
+    try:
+        # By its own name: each of an account's keys has another fingerprint.
+        wiring.account = f"{wiring.endpoint.rest} {await wiring.rest.account_name()}"
+    except BaseException:
+        await wiring.exchange.close()
+        raise
+    wiring.former_account = f"{wiring.endpoint.rest} {permission.account}"
     wiring.fingerprint, wiring.allowed_by = permission.account, permission.by
     return wiring
 

@@ -61,6 +61,7 @@ class SimulatedEngine(Engine):
 
     async def run(self) -> None:
         async with AsyncExitStack() as held:
+            self._identify()
             wiring = await self._reach(self._config)
             held.push_async_callback(wiring.close)
             held.callback(self._let_go)
@@ -68,6 +69,10 @@ class SimulatedEngine(Engine):
             self._control = Control(self._config, self._status, self._order)
             self._record.update(account=wiring.fingerprint)
             await self._trade(wiring, self._control)
+
+    def _new_id(self) -> str:
+        """The run's name: by chance no two sessions would be the same."""
+        return f"run {self._dir.name}"
 
     def _save_frames(self) -> None:
         """Nobody looks at them."""

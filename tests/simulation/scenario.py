@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from simulation import clock
 from simulation.evidence import Evidence, Json
@@ -27,6 +28,7 @@ from simulation.kinds import Strike
 from simulation.plans import BEGIN_S, Plan, lasts_s
 from simulation.tapes import drawn_tape
 from simulation.world import World
+from voltrade.ledger import STATE_VARIABLE
 from voltrade.model import Trades
 
 QUICK: Json = {
@@ -72,7 +74,7 @@ def play(plan: Plan) -> Evidence:
     root = workplace()
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(mode=0o700, parents=True)
-    with _garbage_left():
+    with _garbage_left(), mock.patch.dict(os.environ, {STATE_VARIABLE: str(root / "state")}):
         evidence: Evidence = clock.run(lambda loop: World(loop, plan, root).play())
     return evidence
 

@@ -396,6 +396,21 @@ class BinanceRestClient:
         self._readers[symbol] = MessageReader(instrument)
         return instrument
 
+    async def account_name(self) -> str:
+        """Return the exchange's own name of the account, which is the same for all of its keys.
+
+        Raises:
+            VenueError: it could not be read.
+        """
+        try:
+            rows = _rows("balance", await self._read("fapiPrivateV3GetBalance"))
+            names = {Fields("balance", row).text("accountAlias") for row in rows}
+        except DataError as error:
+            raise VenueError(f"the account's name could not be read: {error}") from None
+        if len(names) != 1 or not all(re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) for name in names):
+            raise VenueError(f"balance: must name one account by accountAlias, named {len(names)}")
+        return names.pop()
+
     async def snapshot(self, symbol: str, since_trade_id: int) -> Snapshot:
         """Return the account: wallet, position, settings, open orders of both kinds, and our trades after an id.
 

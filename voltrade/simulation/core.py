@@ -192,6 +192,7 @@ def on_snapshot(desk: Record) -> None:
                 is_missing = not monitor.is_done(order) and not is_listed and order.state != PENDING_SUBMIT
                 if order.purpose == purpose and is_missing:
                     monitor.lookup(desk, at)
+    monitor.tend(desk)
     if desk.side * monitor.position(desk) != desk.exchange_quantity:
         desk.unmodelled = NOT_EXPLAINED
     desk.reconciled = True
@@ -249,11 +250,13 @@ def wake_at_bar(desk: Record) -> int:
 @compiled_part
 def next_due(desk: Record) -> int:
     due: int = desk.end_at if desk.end_reason == NONE else NEVER
-    return min(due, monitor.monitor_due(desk), risk.breaker_next_due(desk.holds))
+    due = min(due, monitor.monitor_due(desk), risk.breaker_next_due(desk.holds))
+    return max(due, int(desk.woken_at) + 1)
 
 
 @compiled_part
 def on_timer(desk: Record) -> None:
+    desk.woken_at = desk.now
     held = monitor.position(desk)
     monitor.on_time(desk)
     after_orders(desk, held)

@@ -203,7 +203,7 @@ def _resize_at(desk: Record) -> int:
     if desk.stops == 0:
         return NEVER
     newest = desk.orders[desk.newest_stop]
-    if newest.state != NEW or newest.quantity >= position(desk):
+    if newest.state != NEW or is_done(newest) or newest.quantity >= position(desk):
         return NEVER
     return 0 if is_done(desk.orders[0]) else newest.time + oms.RESIZE_EVERY_MS
 
@@ -475,7 +475,7 @@ def on_time(desk: Record) -> None:
         desk.snapshot_at = NEVER
         _command(desk, SNAPSHOT, -1)
     if position(desk) != 0 and desk.leave_reason == NONE:
-        if desk.settings.max_holding_ms and desk.now - desk.opened_at >= desk.settings.max_holding_exact_ms:
+        if desk.settings.max_holding_ms and desk.now - desk.opened_at >= desk.settings.max_holding_ms:
             desk.leave_reason = BY_TIME
         if desk.now - desk.unprotected_since >= oms.PROTECT_WITHIN_MS:
             desk.leave_reason = STOP_MISSING

@@ -111,7 +111,6 @@ SETTINGS = record_dtype(
         *_wholes("multiplier_up_e8", "multiplier_down_e8"),  # of the mark, for PERCENT_PRICE
         *_wholes("tick_e8", "step_numerator", "step_denominator", "money_per_ticklot"),
         *_wholes("max_slippage_e8", "stale_ms", "max_holding_bars", "max_holding_ms"),
-        ("max_holding_exact_ms", np.float64),
         *_flags("limit_entry", "triggers_by_mark", "exit_on_opposite_signal", "flatten_at_end", "isolated", "is_brief"),
     ]
 )
@@ -181,7 +180,7 @@ DESK = record_dtype(
         *_wholes("added_margin"),
         *_wholes("wallet", "quantity", "cost", "mark_e8"),
         # the core
-        *_wholes("opened_at_bar", "left_at", "left_at_bar", "end_at", "end_reason"),
+        *_wholes("opened_at_bar", "left_at", "left_at_bar", "end_at", "end_reason", "woken_at"),
         *_flags("paused", "keep", "has_ended"),
         # the monitor, and the round trip in hand
         *_wholes("monitor_time", "snapshot_at", "round_trips", "counted"),
