@@ -1,15 +1,16 @@
 """Many sessions from seeds, on all cores, judged one by one: `make campaign SESSIONS=1000 SEED=1`.
 
 Each session is one line of JSON in the results' file: its seed, what was planned, what the oracles found and measured,
-and the hash of its trace. A campaign that was stopped goes on where it was. At the end stands a table: violations by
-kind with the first seed of each, faults by kind with how often they struck, rows of the fault catalogue that were
-reached, and what it cost.
+and the hash of its trace. A campaign that was stopped goes on where it was, as long as the code is the same. At the end
+stand tables: violations by kind with the first seed of each and the faults of those sessions, faults against oracles,
+rows of the fault catalogue that were reached, and what it cost.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -18,60 +19,83 @@ import time
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from simulation.evidence import Evidence
 from simulation.kinds import KINDS
-from simulation.oracles import campaign_violations, judge, measure
-from simulation.plans import clean_plan, draw_plan
+from simulation.oracles import campaign_violations, entry_times, judge, measure
+from simulation.plans import Plan, clean_plan, draw_plan, is_recoverable
 from simulation.remains import trace_hash
 from simulation.scenario import play
 
 Json = dict[str, Any]
+ROOT = Path(__file__).parents[2]
+SOURCES = ("voltrade", "tests/simulation")
 ROWS = {kind.name: kind.rows for kind in KINDS}
-SHOWN = 40
+CHUNK = 4
+"""Sessions that a worker takes at a time."""
+TEXT, BLAMED = 110, 4
+"""Length of a violation's text, and how many kinds of faults are told of it."""
+
+
+# --- one session ------------------------------------------------------------------------------------------------------
 
 
 def session(seed: int, clean: bool = False) -> Json:
     """Play and judge one session; return its line."""
     began = time.process_time()
     plan = clean_plan(seed) if clean else draw_plan(seed)
-    line: Json = {"seed": seed, "clean": clean, "kinds": list(plan.kinds)}
+    line: Json = {"seed": seed, "kinds": list(plan.kinds)}
     try:
-        evidence = play(plan)
-        found = judge(evidence)
-        line |= {
-            "trace": trace_hash(evidence),
-            "violations": [[each.oracle, each.kind, each.time - evidence.opened, each.text] for each in found],
-            "measures": measure(evidence),
-            "lives": [[life.how, life.reason[:200]] for life in evidence.lives],
-        }
+        line |= _judged(_played_with_clean(plan))
     except Exception as error:
         line["broken"] = "".join(traceback.format_exception(error))[-2_000:]
-    gc.collect()
     line["cpu_s"] = round(time.process_time() - began, 3)
     return line
 
 
-def _prepare() -> None:
-    """In each worker: no log, and garbage is collected between sessions."""
-    logging.disable(logging.CRITICAL)
-    gc.disable()
+def _played_with_clean(plan: Plan) -> Evidence:
+    """Play a plan; where it can be recovered from, also without its faults, whose entries must then be there."""
+    evidence = play(plan)
+    if not plan.strikes or not is_recoverable(plan):
+        return evidence
+    return replace(evidence, clean_entries=entry_times(play(replace(plan, strikes=(), kinds=(), rows=()))))
 
 
-def _clean_session(seed: int) -> Json:
-    return session(seed, clean=True)
+def _judged(evidence: Evidence) -> Json:
+    found = judge(evidence)
+    return {
+        "trace": trace_hash(evidence),
+        "violations": [[each.oracle, each.kind, each.time - evidence.opened, each.text] for each in found],
+        "measures": measure(evidence),
+        "struck": len(evidence.of_kind("fault")),
+        "lives": [[life.how, life.reason[:200]] for life in evidence.lives],
+    }
+
+
+# --- many of them -----------------------------------------------------------------------------------------------------
+
+
+class OtherCode(ValueError):
+    """Results of other code, or of other sessions, can't be gone on with."""
 
 
 def campaign(
     seeds: Sequence[int], results: Path, *, workers: int, clean: bool = False, quiet: bool = False
 ) -> list[Json]:
-    """Play the seeds that the results' file does not hold yet; return all lines of these seeds in their order."""
-    known = {line["seed"]: line for line in _read(results) if line["clean"] == clean}
+    """Play the seeds that the results' file does not hold yet; return all lines of these seeds in their order.
+
+    Raises:
+        OtherCode: the file is of other code, or of sessions with faults where these are without, or the reverse.
+    """
+    head = {"code": code_hash(), "clean": clean}
+    known = {line["seed"]: line for line in _begun(results, head)}
     left = [seed for seed in seeds if seed not in known]
-    results.parent.mkdir(parents=True, exist_ok=True)
     with results.open("a") as file:
         for line in tqdm(_played(left, workers, clean), total=len(left), unit="session", disable=quiet):
             file.write(json.dumps(line) + "\n")
@@ -80,80 +104,142 @@ def campaign(
     return [known[seed] for seed in seeds]
 
 
+def code_hash() -> str:
+    """Return a hash of all that a session's course depends on: the program and the simulator."""
+    digest = hashlib.sha256()
+    for folder in SOURCES:
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in (".py", ".json") and "seeds" not in path.parts:
+                digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _begun(results: Path, head: Json) -> list[Json]:
+    """Return the lines of a results' file, which is begun where it is not there; half a line at its end is dropped."""
+    if not results.exists():
+        results.parent.mkdir(parents=True, exist_ok=True)
+        results.write_text(json.dumps(head) + "\n")
+        return []
+    text = results.read_text()
+    first, *lines = text[: text.rfind("\n") + 1].splitlines() or [""]
+    if not first or json.loads(first) != head:
+        raise OtherCode(f"{results}: must be of {head}, is of {first}")
+    results.write_text("".join(f"{line}\n" for line in (first, *lines)))
+    return [json.loads(line) for line in lines]
+
+
 def _played(seeds: Sequence[int], workers: int, clean: bool) -> Iterator[Json]:
-    one = _clean_session if clean else session
     if workers == 1 or len(seeds) < 2:
-        _prepare()
-        yield from map(one, seeds)
+        yield from (session(seed, clean) for seed in seeds)
         return
     # Spawned, not forked: a fork of a process with threads may hang.
     with multiprocessing.get_context("spawn").Pool(workers, _prepare) as pool:
-        yield from pool.imap_unordered(one, seeds, chunksize=4)
+        yield from pool.imap_unordered(partial(_in_worker, clean=clean), seeds, chunksize=CHUNK)
 
 
-def _read(results: Path) -> list[Json]:
-    if not results.exists():
-        return []
-    return [json.loads(line) for line in results.read_text().splitlines() if line.endswith("}")]
+def _prepare() -> None:
+    """In each worker: no log, and garbage is collected between sessions."""
+    logging.disable(logging.CRITICAL)
+    gc.disable()
+
+
+def _in_worker(seed: int, clean: bool) -> Json:
+    line = session(seed, clean)
+    gc.collect()
+    gc.freeze()  # what is left is kept by libraries: it is looked at no more
+    return line
+
+
+# --- what came of it --------------------------------------------------------------------------------------------------
 
 
 def summary(lines: Sequence[Json]) -> str:
-    """Write what a campaign found: violations, faults, rows, costs."""
-    kinds: Counter[tuple[str, str]] = Counter()
-    first: dict[tuple[str, str], tuple[int, str]] = {}
-    blamed: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    struck: Counter[str] = Counter()
-    for line in lines:
-        struck.update(line["kinds"])
-        for key in {(oracle, kind) for oracle, kind, *_ in line.get("violations", ())}:
-            text = next(text for oracle, kind, _, text in line["violations"] if (oracle, kind) == key)
-            kinds[key] += 1
-            first.setdefault(key, (line["seed"], text))
-            blamed[key].update(line["kinds"])
-    parts = [f"{len(lines)} sessions, {sum(bool(line.get('violations')) for line in lines)} with violations"]
-    parts += [
-        f"  {oracle:4} {kind:32} {count:5}  first seed {first[oracle, kind][0]}: {first[oracle, kind][1][: SHOWN * 3]}"
-        for (oracle, kind), count in kinds.most_common()
-    ]
-    parts += [
-        f"  over all: {text}"
-        for text in campaign_violations([line["measures"] for line in lines if "measures" in line])
-    ]
+    """Write what a campaign found: violations, faults against oracles, rows, costs."""
     broken = [line for line in lines if "broken" in line]
-    parts += (
-        [f"  the harness broke in {len(broken)}: seed {broken[0]['seed']}: {broken[0]['broken'][-300:]}"]
-        if broken
-        else []
-    )
-    parts += ["faults planned, each kind: " + ", ".join(f"{name} {struck[name]}" for name in ROWS)] if struck else []
-    reached = sorted({row for name in struck for row in ROWS[name]}, key=lambda row: (row[0], int(row[1:])))
-    parts += [f"rows of the catalogue reached: {', '.join(reached)}"] if reached else []
+    parts = [f"{len(lines)} sessions, {sum(bool(line.get('violations')) for line in lines)} with violations"]
+    parts += _violations(lines)
+    measures = [line["measures"] for line in lines if "measures" in line]
+    parts += [f"  over all: {found.oracle} {found.kind}: {found.text}" for found in campaign_violations(measures)]
+    if broken:
+        parts += [f"  the simulator broke in {len(broken)}: seed {broken[0]['seed']}: {broken[0]['broken'][-300:]}"]
+    return "\n".join([*parts, *_faults_by_oracles(lines), *_reached(lines), *_costs(lines)])
+
+
+def _violations(lines: Sequence[Json]) -> list[str]:
+    """Lines for each kind of violation: how many sessions, the first of them, and the faults that they share most."""
+    sessions: dict[tuple[str, str], list[Json]] = defaultdict(list)
+    for line in lines:
+        for key in {(oracle, kind) for oracle, kind, *_ in line.get("violations", ())}:
+            sessions[key].append(line)
+    told = []
+    for (oracle, kind), those in sorted(sessions.items(), key=lambda each: (-len(each[1]), each[0])):
+        text = next(text for first, what, _, text in those[0]["violations"] if (first, what) == (oracle, kind))
+        told += [f"  {oracle:4} {kind:28} {len(those):5}  first seed {those[0]['seed']}: {text[:TEXT]}"]
+        told += [f"       with {', '.join(_blamed(those, lines))}"] if any(line["kinds"] for line in those) else []
+    return told
+
+
+def _blamed(those: Sequence[Json], lines: Sequence[Json]) -> list[str]:
+    """The kinds of faults that are more often in those sessions than in all."""
+    here, usual = _struck(those), _struck(lines)
+    more = {name: here[name] / len(those) - usual[name] / len(lines) for name in here}
+    return [f"{name} {here[name]}" for name in sorted(more, key=lambda name: (-more[name], name))[:BLAMED]]
+
+
+def _struck(lines: Iterable[Json]) -> Counter[str]:
+    return Counter(name for line in lines for name in line["kinds"])
+
+
+def _faults_by_oracles(lines: Sequence[Json]) -> list[str]:
+    """A table: of the sessions with a kind of fault, how many have a violation of each oracle."""
+    usual = _struck(lines)
+    fired = {line["seed"]: {oracle for oracle, *_ in line.get("violations", ())} for line in lines}
+    oracles = sorted({oracle for each in fired.values() for oracle in each}, key=lambda name: int(name[1:]))
+    if not usual:
+        return []
+    table = [f"{'fault':24}{'planned':>8}" + "".join(f"{oracle:>6}" for oracle in oracles)]
+    for name in ROWS:
+        those = [fired[line["seed"]] for line in lines if name in line["kinds"]]
+        counts = [sum(oracle in each for each in those) for oracle in oracles]
+        table += [f"{name:24}{usual[name]:8}" + "".join(f"{count or '':>6}" for count in counts)]
+    return table
+
+
+def _reached(lines: Sequence[Json]) -> list[str]:
+    reached = sorted({row for name in _struck(lines) for row in ROWS[name]}, key=lambda row: (row[0], int(row[1:])))
+    return [f"rows of the catalogue reached: {', '.join(reached)}"] if reached else []
+
+
+def _costs(lines: Sequence[Json]) -> list[str]:
     cpu = sorted(line["cpu_s"] for line in lines)
-    parts += [
-        f"CPU a session: median {cpu[len(cpu) // 2]:.2f} s, mean {sum(cpu) / len(cpu):.2f} s, longest {cpu[-1]:.2f} s"
+    mean = sum(cpu) / len(cpu)
+    orders = sum(line["measures"]["orders"] for line in lines if "measures" in line) / len(lines)
+    return [
+        f"CPU a session: median {cpu[len(cpu) // 2]:.2f} s, mean {mean:.2f} s, longest {cpu[-1]:.2f} s; "
+        f"{orders:.0f} orders, {sum(line.get('struck', 0) for line in lines) / len(lines):.0f} strikes of the venue's"
     ]
-    return "\n".join(parts)
 
 
 def main(argv: Iterable[str] | None = None) -> int:
     """Run a campaign; the exit status says whether a rule was broken."""
-    parser = argparse.ArgumentParser(
-        prog="make campaign", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="make campaign", description=__doc__, formatter_class=form)
     parser.add_argument("--sessions", type=int, default=1_000, help="how many (SESSIONS=)")
     parser.add_argument("--seed", type=int, default=1, help="of the first (SEED=)")
     parser.add_argument("--workers", type=int, default=multiprocessing.cpu_count(), help="processes")
     parser.add_argument("--clean", action="store_true", help="without faults")
-    parser.add_argument("--results", type=Path, help="the file to go on with; a new one for other seeds or code")
+    parser.add_argument("--results", type=Path, help="the file to go on with, of these seeds and this code")
     given = parser.parse_args(None if argv is None else list(argv))
-    results = (
-        given.results
-        or Path("build") / f"campaign-{'clean-' if given.clean else ''}{given.seed}-{given.sessions}.jsonl"
-    )
-    began = time.monotonic()
-    lines = campaign(range(given.seed, given.seed + given.sessions), results, workers=given.workers, clean=given.clean)
+    name = f"campaign-{code_hash()}-{'clean-' if given.clean else ''}{given.seed}-{given.sessions}.jsonl"
+    results, began = given.results or Path("build") / name, time.monotonic()
+    seeds = range(given.seed, given.seed + given.sessions)
+    try:
+        lines = campaign(seeds, results, workers=given.workers, clean=given.clean)
+    except OtherCode as error:
+        parser.error(str(error))
     print(summary(lines))
-    print(f"{time.monotonic() - began:.0f} s; lines in {results}")
+    print(f"{time.monotonic() - began:.0f} s; a line for each session in {results}")
+    print("make one small: python -m simulation.shrink SEED")
     return int(any(line.get("violations") or "broken" in line for line in lines))
 
 

@@ -1177,14 +1177,22 @@ def _entries(reading: Reading) -> tuple[int, int]:
     wanted = [
         time for time in reading.evidence.clean_entries or () if not reading.is_struck(time - FAULT_LASTS_MS, time)
     ]
-    sent = sorted(placed[0].time for placed in reading.placed_by_id.values() if placed[0].is_entry)
-    found = 0
+    sent, found = _entry_times(reading), 0
     for time in wanted:
         near = bisect.bisect_left(sent, time - SAME_ENTRY_MS)
         if near < len(sent) and sent[near] <= time + SAME_ENTRY_MS:
             del sent[near]
             found += 1
     return len(wanted), found
+
+
+def entry_times(evidence: Evidence) -> list[int]:
+    """Return when the venue was sent entries; those of a session without faults are another's `clean_entries`."""
+    return _entry_times(reading_of(evidence))
+
+
+def _entry_times(reading: Reading) -> list[int]:
+    return sorted(placed[0].time for placed in reading.placed_by_id.values() if placed[0].is_entry)
 
 
 MOST_HALTED = Decimal("0.01")

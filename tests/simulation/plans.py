@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from simulation.evidence import Json
-from simulation.kinds import KINDS, RECOVERABLE_KINDS, Draw, Kind, Strike, between, one_of, row_of
+from simulation.kinds import KINDS, RECOVERABLE, RECOVERABLE_KINDS, Draw, Kind, Strike, between, one_of, row_of
 from simulation.network import LATENCY_S
 from simulation.tapes import SYMBOL, drawn_tape
 from voltrade.model import Trades
@@ -75,6 +75,11 @@ def draw_plan(seed: int) -> Plan:
     names = tuple(kind.name for kind, _ in drawn)
     strikes = tuple(strike for _, strike in drawn)
     return replace(clean_plan(seed), strikes=strikes, kinds=names, rows=tuple(map(row_of, names)))
+
+
+def is_recoverable(plan: Plan) -> bool:
+    """Whether a session must trade on under this plan as if nothing had been."""
+    return all(row in RECOVERABLE for row in plan.rows)
 
 
 def draw_faults(seed: int) -> list[tuple[Kind, Strike]]:

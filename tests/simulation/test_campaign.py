@@ -1,0 +1,96 @@
+"""Campaigns: a line a session, gone on with where they were stopped, and told in a table that names the first seed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulation import campaign as campaign_module
+from simulation.campaign import OtherCode, campaign, code_hash, main, session, summary
+
+Json = dict[str, Any]
+MEASURES: Json = {
+    **{"recoverable": True, "halted": False, "ended": True, "entries_expected": 10, "entries_sent": 10, "orders": 30}
+}
+UNCOVERED = ["O5", "uncovered", 61_000, "BTCUSDT: 0.250 uncovered for 9000 ms"]
+
+
+def line(seed: int, kinds: list[str], violations: list[Any] | None = None) -> Json:
+    return {
+        "seed": seed,
+        "kinds": kinds,
+        "violations": violations or [],
+        "measures": MEASURES,
+        "cpu_s": 0.5,
+        "struck": 9,
+    }
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sessions are not played, but their seeds noted."""
+    seeds: list[int] = []
+
+    def noted(seed: int, clean: bool = False) -> Json:
+        seeds.append(seed)
+        return line(seed, ["kill"])
+
+    monkeypatch.setattr(campaign_module, "session", noted)
+    return seeds
+
+
+def test_a_campaign_goes_on_where_it_was_stopped(played: list[int], tmp_path: Path) -> None:
+    """The third line was being written when it was stopped."""
+    results = tmp_path / "build" / "results.jsonl"
+    whole = campaign(range(1, 4), results, workers=1, quiet=True)
+    text = results.read_text()
+    results.write_text(text[:-20])
+    played.clear()
+    assert campaign(range(1, 6), results, workers=1, quiet=True)[:3] == whole
+    assert played == [3, 4, 5]
+    assert [json.loads(each)["seed"] for each in results.read_text().splitlines()[1:]] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("other", [{"code": "0123456789abcdef", "clean": False}, {"clean": True}])
+def test_results_of_other_code_or_sessions_are_not_gone_on_with(played: list[int], tmp_path: Path, other: Json) -> None:
+    results = tmp_path / "results.jsonl"
+    results.write_text(json.dumps({"code": code_hash(), **other}) + "\n")
+    before = results.read_text()
+    with pytest.raises(OtherCode, match="must be of"):
+        campaign(range(1, 3), results, workers=1, quiet=True)
+    with pytest.raises(SystemExit):
+        main(["--sessions", "2", "--results", str(results)])
+    assert played == []
+    assert results.read_text() == before
+
+
+def test_the_table_names_kinds_first_seeds_and_faults() -> None:
+    lines = [line(seed, ["kill", "cut network"], [UNCOVERED] if seed >= 7 else []) for seed in range(5, 10)]
+    lines += [line(seed, ["deposit"]) for seed in range(10, 15)]
+    told = summary(lines)
+    assert "10 sessions, 3 with violations" in told
+    assert "uncovered                        3  first seed 7: BTCUSDT: 0.250 uncovered for 9000 ms" in told
+    assert "with cut network 3, kill 3" in told
+    [row] = [each for each in told.splitlines() if each[:24].strip() == "kill"]
+    assert row.split() == ["kill", "5", "3"]
+    assert "rows of the catalogue reached: A1, B8, E1, F7" in told
+    assert "mean 0.50 s" in told
+
+
+def test_a_simulator_that_breaks_is_no_clean_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(plan: Any) -> Any:
+        raise RuntimeError("the tape ran out")
+
+    monkeypatch.setattr(campaign_module, "play", broken)
+    told = session(4)
+    assert "the tape ran out" in told["broken"]
+    assert "broke in 1: seed 4" in summary([told])
+
+
+def test_rates_are_judged_over_all() -> None:
+    lines = [line(seed, ["kill"]) for seed in range(20)]
+    lines[3]["measures"] = {**MEASURES, "seed": 3, "halted": True}
+    assert "over all: O13 halted: 1 of 20 sessions" in summary(lines)
