@@ -133,7 +133,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
 def _make_task(loop: asyncio.AbstractEventLoop, coro: Any, context: Any = None) -> asyncio.Task[Any]:
     task = asyncio.Task(coro, loop=loop, context=context)
-    process = (context or contextvars.copy_context()).get(PROCESS)
+    process = PROCESS.get() if context is None else context.get(PROCESS)
     if process is not None:
         process.tasks.add(task)
         task.add_done_callback(process.tasks.discard)

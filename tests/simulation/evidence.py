@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 Json = dict[str, Any]
 
 
@@ -150,18 +148,10 @@ class Violation:
     text: str
 
 
-def read_json(text: bytes) -> Any:
-    """Read JSON, NaN and Infinity included, which orjson refuses."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return json.loads(text)
-
-
 def read_journal(path: Path) -> list[JournalRow]:
     """Read the committed rows of a journal's file, past voltrade's own reader."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         rows = connection.execute("SELECT seq, time, kind, body FROM journal ORDER BY seq").fetchall()
     return [
-        JournalRow(seq, time, kind, body if kind == "Trades" else read_json(body)) for seq, time, kind, body in rows
+        JournalRow(seq, time, kind, body if kind == "Trades" else json.loads(body)) for seq, time, kind, body in rows
     ]

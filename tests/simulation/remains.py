@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from simulation.evidence import Evidence, JournalRow, Life, Request, Strike, Told, read_journal, read_json
+from simulation.evidence import Evidence, JournalRow, Life, Request, Strike, Told, read_journal
 from simulation.plans import Plan
 from voltrade.exchange.tape import TapePlayer
 from voltrade.replay import replay
@@ -51,7 +51,7 @@ class Remains:
 def evidence_of(left: Remains) -> Evidence:
     """Read the logs and journals, and replay each."""
     plan, paths = left.plan, [folder / "journal.db" for folder in left.folders]
-    truth = [read_json(line) for line in (left.root / "venue/truth.jsonl").read_bytes().splitlines()]
+    truth = [json.loads(line) for line in (left.root / "venue/truth.jsonl").read_bytes().splitlines()]
     return Evidence(
         seed=plan.seed,
         settings=json.loads(json.dumps(read_parameters(plan.settings).parameters(), default=str)),
