@@ -26,6 +26,7 @@ from test_runs import MADE as MADE_RUN
 
 from voltrade import charts, report, review
 from voltrade.config import Config
+from voltrade.tables import frame_table
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
@@ -198,7 +199,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
         yield folder, address
     finally:
         server.terminate()
-        server.wait(PATIENCE_S)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:  # what it said was seen; how it goes is JupyterLab's own affair
+            server.kill()
+            server.wait()
 
 
 def answers(address: str) -> bool:
@@ -255,6 +260,27 @@ def test_the_record_of_a_session_shows_its_charts_without_being_run(lab: tuple[P
     assert prices["marks"] > 150  # a shape for every candle
     assert equity["points"]["equity"] == len(RUN.equity[~RUN.equity.index.duplicated()])
     assert refusals["points"] == {"trace 0": RUN.refusals["code"].nunique()}
+    page.close()
+
+
+def test_a_table_of_round_trips_fits_on_a_page(lab: tuple[Path, str], browser: Any) -> None:
+    """Fault case I17: it was cut off at 1440 pixels."""
+    folder, address = lab
+    numbers = {"entry_price": 81_465.6123, "exit_price": 81_785.5986, "realised": -1_047.0398, "net": -1_059.0388}
+    trips = RUN.round_trips.assign(**numbers, exit_reason="OPPOSITE_SIGNAL")
+    table = frame_table(trips, drop=["closed", "bar"])
+    a_notebook(
+        folder / "table.ipynb", [new_code_cell("table", outputs=[new_output("display_data", {"text/html": table})])]
+    )
+    page = open_notebook(browser, address, "table.ipynb")
+    page.set_viewport_size({"width": 1440, "height": 2_000})
+    page.evaluate("void window.jupyterapp.commands.execute('application:toggle-left-area')")
+    page.wait_for_function("document.querySelector('.jp-OutputArea-output')?.clientWidth > 1200")
+    page.wait_for_selector(".jp-OutputArea-output table")
+    room = (
+        "(({scrollWidth, clientWidth}) => scrollWidth - clientWidth)(document.querySelector('.jp-OutputArea-output'))"
+    )
+    assert page.evaluate(room) == 0
     page.close()
 
 

@@ -74,3 +74,10 @@ def test_ctl_sends_what_it_was_given(tmp_path: Path) -> None:
 
     asyncio.run(tell())
     assert orders == [("flatten", "M\\udcfcller", False)]
+
+
+@pytest.mark.parametrize("reason", ["x" * 70_000, "พัก" * 20_000])
+def test_a_reason_may_have_any_length(tmp_path: Path, reason: str) -> None:
+    """A line of more than 64 kB ended the connection, and nothing was carried out."""
+    orders, _ = told(tmp_path, json.dumps({"op": "flatten", "reason": reason}).encode())
+    assert orders == [("flatten", reason[:500], False)]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
-from voltrade.engine import _logging_beside
+from voltrade.config import Config
+from voltrade.engine import Engine, _logging_beside
 
 
 class SlowDisk(io.StringIO):
@@ -41,3 +44,16 @@ def test_nobody_waits_for_a_log_that_is_slow_to_be_written(monkeypatch: pytest.M
         disk.let.set()
     lines = disk.getvalue().splitlines()
     assert (lines[0], lines[1], lines[-1]) == ("first", "second", "ValueError: why")
+
+
+def test_a_run_keeps_its_identity_until_it_has_begun(tmp_path: Path) -> None:
+    """A kill between two writes of the start must leave a run that the account's ledger still knows."""
+    record = {"parameters": Config().parameters(), "epoch": "e", "state": "starting"}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    first = Engine(tmp_path)
+    first._identify()
+    assert first._id
+    (tmp_path / "run.json").write_text(json.dumps({**json.loads((tmp_path / "run.json").read_text()), "begun": False}))
+    again = Engine(tmp_path)
+    again._identify()
+    assert (again._id, again._is_new) == (first._id, True)

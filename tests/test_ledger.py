@@ -17,10 +17,13 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
+from builders import an_instrument
 
+from voltrade.config import ExecutionSettings, ExitSettings
 from voltrade.errors import JournalError, SessionError
 from voltrade.journal import Journal, identity_of, last_row
 from voltrade.ledger import Ledger, Left, accounts_home, file_name
+from voltrade.oms import OrderMonitor
 
 RACES = 50
 CONTEXT = multiprocessing.get_context("spawn")
@@ -380,6 +383,32 @@ def test_two_ledgers_of_one_account_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(SessionError, match="must have one ledger, has"):
         open_one(tmp_path / "accounts", olds[1:])
     assert olds[1].exists()
+
+
+HELD = {"id": 3, "side": -1, "bar_number": 9, "stop_distance": 20, "take_profit_distance": 0, "entered": 12, "left": 5}
+
+
+@pytest.mark.parametrize(("holding", "position"), [(None, 0), (HELD, -7)])
+def test_the_state_of_an_old_ledger_is_written_as_it_is_today(
+    tmp_path: Path, holding: dict[str, int] | None, position: int
+) -> None:
+    """Before, a symbol's state had the last trade that was counted in place of the watermark and its position."""
+    orders = {"round_trips": 3, "last_trade_id": 41, "halt_reason": "", "holding": holding}
+    state = {"wallet": 5, "desks": {"BTCUSDT": {"quantity": position, "orders": orders}}}
+    old = an_old_ledger(tmp_path / "runs", state=state)
+    a_run(tmp_path / "runs/first", "")
+    ledger = open_one(tmp_path / "accounts", [old])
+    assert ledger.last is not None
+    assert ledger.last.left is not None
+    assert ledger.last.left.state is not None
+    kept = ledger.last.left.state["desks"]["BTCUSDT"]["orders"]
+    assert (kept["agreed_trade_id"], kept["agreed_position"]) == (41, position)
+    monitor = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "e")
+    assert kept.keys() == monitor.state().keys()
+    if holding is None:
+        monitor.restore(kept, 0)
+        assert monitor.state() == kept
+    ledger.close()
 
 
 def test_an_old_ledger_that_an_engine_holds_is_not_taken_over(tmp_path: Path) -> None:

@@ -281,6 +281,48 @@ def test_a_stop_does_not_wait_for_the_upkeep_of_the_streams(session: Session) ->
     session.run(story(), feed)
 
 
+def test_a_stop_leaves_before_a_backlog_of_trades_is_taken(session: Session) -> None:
+    """What follows from an event is sent before the next event is looked at."""
+    session.enter()
+    session.core.handle(session.order(ENTRY, "NEW", 0, 0, 0, 0))
+    for trade_id in range(1, 5_001):
+        session.system._on_agg_trade(trade_id, 1_000, 1, wall(), False)
+    session.tell(session.order(ENTRY, "FILLED", 10, 10, 1, 100))
+    sent: list[Any] = []
+    while not any(isinstance(command, OrderIntent) for command in sent):
+        sent += session.system._consume()
+    assert sent[-1].purpose is Purpose.STOP
+    assert session.core.last_trade_id < 1
+    assert session.system._arrived.is_set()  # the rest is taken at once after it
+    session.journal.close()
+
+
+def test_what_no_command_follows_from_is_on_disk_soon(session: Session) -> None:
+    async def story() -> None:
+        for number in range(3):
+            session.tell(Operator(wall(), "pause", str(number)))
+            while not any(
+                row.kind == "Operator" and row.fact.reason == str(number) for row in journal.read(session.path)
+            ):
+                await asyncio.sleep(0.01)
+
+    session.run(story())
+
+
+def test_upkeep_outlives_a_cancellation_that_was_not_meant_for_it(session: Session) -> None:
+    async def cancel() -> None:
+        if feed.calls == 1:
+            raise asyncio.CancelledError
+
+    feed = Feed(cancel)
+
+    async def story() -> None:
+        while feed.calls < 3:
+            await asyncio.sleep(0.01)
+
+    session.run(story(), feed)
+
+
 def test_upkeep_that_fails_is_tried_again_and_trading_goes_on(session: Session) -> None:
     """Fault case C4: its failure is its own."""
 

@@ -850,3 +850,65 @@ def test_an_idle_monitor_waits_for_nothing() -> None:
     monitor = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "e")
     assert monitor.next_due == NEVER
     assert monitor.on_time(1) == []
+
+
+def entered_after(*trades: tuple[int, Side, int]) -> Desk:
+    """A protected position of 10 lots, opened by trade 1000, after a snapshot of a flat account with these trades."""
+    desk = Desk()
+    desk.monitor = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "e")
+    desk.monitor.on_snapshot(a_snapshot(0, fills=by_hand(*trades)))
+    desk.sent.clear()
+    desk.note(desk.monitor.enter(1000, BUY, 10, stop_distance=20, take_profit_distance=30, collar=0, bar_number=4))
+    desk.trade_ids = itertools.count(1000)
+    desk.in_position()
+    return desk
+
+
+def test_a_round_trip_by_hand_that_the_reading_straddles_closes_nothing() -> None:
+    """Fault case B1, sibling: the position was read between a person's two trades, and the trades after both."""
+    desk, _ = in_hand_after()
+    desk.monitor.on_snapshot(a_snapshot(10, fills=by_hand((1000, BUY, 10)), **a_listing(desk, STOP, TARGET)))
+    trades = by_hand((1001, SELL, 10), (1002, BUY, 10))
+    outputs = desk.monitor.on_snapshot(a_snapshot(0, fills=trades, **a_listing(desk, STOP, TARGET)))
+    assert not [each for each in outputs if isinstance(each, CancelOrder | RoundTrip)]
+    assert (desk.monitor.position, desk.monitor.protected, desk.monitor.reconciled) == (10, True, False)
+    desk.monitor.on_snapshot(a_snapshot(10, fills=trades, **a_listing(desk, STOP, TARGET)))
+    assert (desk.monitor.position, desk.monitor.reconciled) == (10, True)
+
+
+def test_a_position_that_was_read_before_the_entry_filled_closes_nothing() -> None:
+    """Fault case B1, sibling: 0 lots are shown, and behind the entry a person's round trip is listed."""
+    desk = entered_after((11, BUY, 1), (12, SELL, 1))
+    trades = by_hand((1000, BUY, 10), (1001, SELL, 10), (1002, BUY, 10))
+    desk.monitor.on_snapshot(a_snapshot(0, fills=trades, **a_listing(desk, STOP, TARGET)))
+    assert (desk.monitor.position, desk.monitor.protected) == (10, True)
+
+
+@pytest.mark.parametrize("told_by", ["snapshot", "stream"])
+def test_an_exit_that_is_listed_with_a_position_read_before_it_is_counted_later(told_by: str) -> None:
+    """An account without any trade before agrees too: its watermark is 0, and what comes after counts."""
+    desk = entered_after()
+    monitor = desk.monitor
+    trades = by_hand((1000, BUY, 10), (1001, SELL, 10))
+    monitor.on_snapshot(a_snapshot(10, fills=trades, **a_listing(desk, STOP, TARGET)))
+    assert monitor.position == 10
+    if told_by == "snapshot":
+        monitor.on_snapshot(a_snapshot(0, fills=trades, **a_listing(desk, STOP, TARGET)))
+    else:
+        forced = replace(trades[1], client_order_id="autoclose-1", order_id=900, status="FILLED")
+        monitor.on_order(forced)
+    assert monitor.position == 0
+
+
+def test_lots_that_a_person_added_do_not_keep_our_round_trip_open() -> None:
+    """The stop sold our 10; the 3 that the exchange still shows are explained by the person's trade."""
+    desk, _ = in_hand_after()
+    monitor = desk.monitor
+    monitor.on_snapshot(a_snapshot(10, fills=by_hand((1000, BUY, 10)), **a_listing(desk, STOP, TARGET)))
+    desk.algo(STOP, "TRIGGERED", order_id=500)
+    child = replace(by_hand((1002, SELL, 10))[0], order_id=500)
+    trades = (*by_hand((1001, BUY, 3)), child)
+    outputs = monitor.on_snapshot(a_snapshot(3, fills=trades, **a_listing(desk, TARGET)))
+    assert [each.net for each in outputs if isinstance(each, RoundTrip)]
+    assert TARGET in [each.client_order_id for each in outputs if isinstance(each, CancelOrder)]
+    assert not monitor.reconciled

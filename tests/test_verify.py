@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +172,23 @@ def test_an_altered_run_is_told_of(
     told = capsys.readouterr().out
     assert [line for line in told.splitlines() if line.startswith("!!") and says in line], told
     assert told.splitlines()[-1] == "Not whole: something was altered, cut off or lost."
+
+
+def overwrite_a_page(run: Path) -> None:
+    """Spoil 4 kB in the middle of the journal's file, as a disk may."""
+    with closing(sqlite3.connect(run / "journal.db")) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    size = (run / "journal.db").stat().st_size
+    with (run / "journal.db").open("r+b") as file:
+        file.seek(size // 2 // 4096 * 4096)
+        file.write(b"\xa5" * 4096)
+
+
+@pytest.mark.parametrize("command", ["verify", "replay"])
+def test_a_damaged_page_is_told_in_words(run: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    overwrite_a_page(run)
+    assert main([command, str(run)]) == 1
+    assert "damaged" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("rows", [500, 50, 1])

@@ -18,6 +18,9 @@ from typing import Any
 from voltrade.config import Config
 from voltrade.model import storable
 
+LONGEST_LINE, LONGEST_REASON = 1 << 20, 500
+"""Bytes of a line that is taken, and characters of a reason that are kept."""
+
 LONGEST_SOCKET_PATH = 100
 """Bytes; the system's own limit is a little above."""
 
@@ -46,7 +49,7 @@ class Control:
             short = sha256(os.fsencode(run_dir)).hexdigest()[:16]
             path = Path(tempfile.gettempdir()) / f"voltrade-{short}.sock"
         path.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(self._serve, path)
+        self._server = await asyncio.start_unix_server(self._serve, path, limit=LONGEST_LINE)
         path.chmod(0o600)
         return path
 
@@ -79,7 +82,7 @@ class Control:
                 self.check_lease()
 
     def _answer(self, ask: dict[str, Any]) -> dict[str, Any]:
-        op, reason = ask["op"], storable(str(ask.get("reason", "")))
+        op, reason = ask["op"], storable(str(ask.get("reason", ""))[:LONGEST_REASON])
         if op == "stop":
             self.stop(reason or "STOPPED")
         elif op in ("pause", "resume", "reduce", "flatten", "halt"):

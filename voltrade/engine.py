@@ -141,7 +141,9 @@ class Engine:
         """
         path = self._dir / JOURNAL
         if not self._record.facts.get("begun"):
-            self._id = self._new_id()
+            # Kept from the first try on, so that the ledger knows the run whenever it is killed.
+            self._id = self._record.facts.get("id") or self._new_id()
+            self._record.update(id=self._id)
             return
         self._id = journal.identity_of(path)
         self._is_new = all(row.kind in HISTORY for row in journal.read(path))
@@ -307,7 +309,7 @@ class Engine:
         if self._left is not None:
             found = f"run {self._left.run or 'unknown'}, head {self._left.head}"
         if self._ledger.taken_over is not None:
-            found += f"; the ledger was taken over from {self._ledger.taken_over.parent.name}"
+            found += f"; the ledger was taken over from {self._ledger.taken_over}"
         return [Check("goes on from", found)]
 
     def _recover(self) -> Replay | None:
@@ -354,7 +356,7 @@ class Engine:
         start = start_row(config, wiring.instrument, epoch, **self._facts(), checks=[check.plain() for check in checks])
         self._journal.append("Start", wiring.clock(), start)
         self._journal.commit()
-        self._record.update(begun=True, id=self._id)
+        self._record.update(begun=True)
         return core
 
     async def _load(self, wiring: Wiring, last_id: int) -> History:

@@ -404,8 +404,7 @@ def read(path: Path | str, after: int = 0, kind: str = "") -> Iterator[Row]:
         JournalError: no journal of ours, or broken.
     """
     path = Path(path)
-    with closing(_connect_to_read(path)) as connection:
-        _check_header(connection, path)
+    with _reading(path) as connection:
         # Batches, so that no long read keeps the engine's log from being folded back into the file.
         while batch := _rows(connection, after, kind):
             yield from (Row(seq, time, kind.decode(), body, row) for seq, time, kind, body, row in batch)
@@ -437,12 +436,8 @@ def last_row(path: Path | str) -> tuple[int, str]:
         JournalError: no journal of ours, or broken.
     """
     path = Path(path)
-    with closing(_connect_to_read(path)) as connection:
-        _check_header(connection, path)
-        try:
-            last = connection.execute("SELECT seq, hash FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
-        except sqlite3.Error as error:
-            raise JournalError(f"{path}: can't be read: {error}") from None
+    with _reading(path) as connection:
+        last = connection.execute("SELECT seq, hash FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
     return (last[0], last[1].hex()) if last else (0, "")
 
 
@@ -457,8 +452,7 @@ def place_of(path: Path | str, head: str) -> int:
         sought = bytes.fromhex(head)
     except ValueError:
         return 0
-    with closing(_connect_to_read(path)) as connection:
-        _check_header(connection, path)
+    with _reading(path) as connection:
         found = connection.execute("SELECT seq FROM journal WHERE hash = ?", (sought,)).fetchone()
     return int(found[0]) if found else 0
 
@@ -609,6 +603,17 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
         return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=5.0)
     except sqlite3.Error as error:
         raise JournalError(f"{path}: can't be opened: {error}") from None
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Connect to read a journal of ours; a file that is damaged where it is read is told as a `JournalError`."""
+    with closing(_connect_to_read(path)) as connection:
+        _check_header(connection, path)
+        try:
+            yield connection
+        except sqlite3.Error as error:
+            raise JournalError(f"{path}: the file is damaged: {error}") from None
 
 
 def _check_header(connection: sqlite3.Connection, path: Path) -> str:

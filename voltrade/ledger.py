@@ -308,7 +308,8 @@ class Ledger:
                     f"{old}: its last run was cut short, and must be found in {folder}: {error}; put it back, or give "
                     f"up the limits and streaks that were in force by moving {old} away"
                 ) from None
-        left = Left(run, str(stated.get("head", "")), stated.get("state")) if has_ended else None
+        state = _with_watermarks(stated.get("state"))
+        left = Left(run, str(stated.get("head", "")), state) if has_ended else None
         return Entry(VERSION, self._account, self._mode, run, str(folder), left, taken_from=source)
 
     def _copy_folder(self, kept: Path) -> None:
@@ -319,6 +320,18 @@ class Ledger:
         shutil.copytree(kept, fresh)
         fresh.chmod(0o700)
         fresh.rename(self.folder)
+
+
+def _with_watermarks(state: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return a core's state as it is written today; before, a symbol stated only the last trade that was counted."""
+    for symbol in (state or {}).get("desks", {}).values():
+        orders = symbol.get("orders", {})
+        if "last_trade_id" in orders:
+            held = orders.get("holding") or {"side": 0, "entered": 0, "left": 0}
+            orders["agreed_trade_id"] = orders.pop("last_trade_id")
+            orders["agreed_position"] = held["side"] * (held["entered"] - held["left"])
+            orders["has_agreed"] = True
+    return state
 
 
 def _journals(run: str, folder: Path, near: Path) -> list[Path]:

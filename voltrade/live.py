@@ -339,11 +339,16 @@ class LiveTradingSystem:
         Raises:
             VenueError: an event may be lost: trading must not go on.
         """
-        while True:
+        task = asyncio.current_task()
+        while not self.core.finished:
             try:
                 await feed.maintain(self._clock())
             except VenueError:
                 raise
+            except asyncio.CancelledError:
+                if task is None or task.cancelling():
+                    raise
+                log.warning("the upkeep of the streams was cancelled by somebody else, and goes on")
             except Exception:  # what could not be done is tried again; the streams tell themselves when they end
                 log.exception("the streams could not be looked after")
             await asyncio.sleep(IDLE_S)
@@ -378,6 +383,8 @@ class LiveTradingSystem:
                 commands += commands_of(self.handle(self._news.popleft())[1])
             elif self._market:
                 commands += self._consume_market()
+            if commands:
+                break  # they leave before anything else is taken
         if self._news or self._market:
             self._arrived.set()
         # One timer does all that is due. What is due again at once waits for the next pass.

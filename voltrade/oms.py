@@ -368,6 +368,8 @@ class OrderMonitor:
         our fills. Up to it no fill of ours is missing, and no trade of others is ever counted."""
         self._agreed_position = 0
         """Signed lots that the trades up to the watermark left."""
+        self._has_agreed = False
+        """Whether a snapshot has ever agreed; one of a flat account without a trade leaves the watermark at 0."""
         self._listed_trade_id = 0
         """The highest trade id that any snapshot has listed."""
         self._by_exchange_id: dict[int, Order] = {}
@@ -375,7 +377,7 @@ class OrderMonitor:
         self._disagreements = 0
         """Snapshots in a row that did not agree with our books."""
         self._shown = 0
-        """Signed lots that the exchange last showed, until a fill tells more."""
+        """Signed lots that the exchange last showed and its trades don't explain, until a fill tells more."""
         self._time = 0
 
     # --- what others ask -------------------------------------------------------------------------------------------
@@ -425,9 +427,9 @@ class OrderMonitor:
 
         A trade names its order by the exchange's number alone. One that we don't know may be what a conditional order
         of ours became, so it is taken for somebody else's only when every order of ours is accounted for; and only
-        where such trades, all together, lead to the position that the exchange shows.
+        where such trades, all together, lead to the position that the exchange shows, and that was read after them.
         """
-        holding, may_close = self.holding, self._accounts_for_all(snapshot)
+        holding, may_close = self.holding, self._accounts_for_all(snapshot) and self._is_whole(snapshot)
         position, fills, ours = holding.position if holding else 0, [], []
         opened = self._first_fill
         for fill in sorted(filter(self.is_new_fill, snapshot.fills), key=lambda fill: fill.trade_id):
@@ -573,7 +575,8 @@ class OrderMonitor:
         """
         now = self._at(snapshot.time)
         self._snapshot_at = NEVER
-        self._shown = snapshot.position.quantity
+        is_explained = self._has_agreed and self._is_whole(snapshot) and self._accounts_for_all(snapshot)
+        self._shown = 0 if is_explained else snapshot.position.quantity
         outputs: list[Output] = []
         # A trade names its order by the exchange's id only; trades of orders that aren't ours are history.
         for fill in self.explained(snapshot):
@@ -609,16 +612,23 @@ class OrderMonitor:
     def _note_agreement(self, snapshot: Snapshot) -> None:
         """Raise the watermark, unless a fill of ours may be missing.
 
-        The account is read by several requests. Where the trades since the last agreement don't lead to the position
-        shown, that was read before the last of them: only what an earlier snapshot listed lies behind it for certain.
+        Behind a snapshot that isn't whole lies for certain only what an earlier one listed.
         """
         if not self._accounts_for_all(snapshot) or any(order.awaits_fills for order in self.orders.values()):
             return
         held = snapshot.position.quantity
-        is_whole = not self.agreed_trade_id or held - _moved(snapshot, self.agreed_trade_id) == self._agreed_position
-        agreed = _last_trade(snapshot) if is_whole else self._listed_trade_id
-        if agreed > self.agreed_trade_id:
+        agreed = _last_trade(snapshot) if self._is_whole(snapshot) else self._listed_trade_id
+        if agreed > self.agreed_trade_id or not self._has_agreed:
             self.agreed_trade_id, self._agreed_position = agreed, held - _moved(snapshot, agreed)
+            self._has_agreed = True
+
+    def _is_whole(self, snapshot: Snapshot) -> bool:
+        """Whether the account's trades since the last agreement lead to the position that a snapshot shows.
+
+        The account is read by several requests; where they don't, the position was read before the last of the trades.
+        """
+        moved = snapshot.position.quantity - _moved(snapshot, self.agreed_trade_id)
+        return not self._has_agreed or moved == self._agreed_position
 
     def disagree(self, time: int) -> None:
         """Take note that the account isn't as it must be: no entry until it is; it is asked ever more seldom."""
@@ -676,6 +686,7 @@ class OrderMonitor:
             "round_trips": self._round_trips,
             "agreed_trade_id": self.agreed_trade_id,
             "agreed_position": self._agreed_position,
+            "has_agreed": self._has_agreed,
             "halt_reason": self.halt_reason,
             "holding": HOLDING.dump_python(holding, mode="json") if holding else None,
         }
@@ -691,6 +702,7 @@ class OrderMonitor:
             self.halt_reason = str(state["halt_reason"])
             self.agreed_trade_id = self._listed_trade_id = int(state["agreed_trade_id"])
             self._agreed_position = int(state["agreed_position"])
+            self._has_agreed = bool(state["has_agreed"])
             self.holding = HOLDING.validate_python(state["holding"]) if state["holding"] else None
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"orders: the saved state is broken: {error}") from None

@@ -12,7 +12,8 @@ from voltrade.report import readable
 
 MOST_ROWS = 60
 
-_WRAPS, _LONG = "white-space:normal", "white-space:normal;min-width:17em"
+_WRAPS = "white-space:normal;padding-left:4px;padding-right:4px"
+_LONG = f"{_WRAPS};min-width:17em"
 """Where a page is too narrow, headings are broken between their words, and times between day and hour."""
 
 

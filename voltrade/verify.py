@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from voltrade import handover, journal
 from voltrade import record as records
-from voltrade.errors import SessionError, VoltradeError
+from voltrade.errors import JournalError, SessionError, VoltradeError
 from voltrade.model import Restart
 from voltrade.rule_file import KEPT, RuleFile
 
@@ -157,7 +159,10 @@ class _Run:
         """The row that a hash seals; 0 where no row that holds does."""
         if head == self.chain.head:
             return self.chain.seq
-        place = journal.place_of(self.path, head) if self.chain.seq else 0
+        try:
+            place = journal.place_of(self.path, head) if self.chain.seq else 0
+        except JournalError:  # damaged, which the chain tells
+            return 0
         return place if place <= self.chain.seq else 0
 
 
@@ -171,7 +176,10 @@ def _held(path: Path, chain: journal.VerifyResult) -> list[journal.Row]:
     if not chain.seq:
         return []
     kinds = ("Start", "End", Restart.__name__)
-    rows = [row for kind in kinds for row in journal.read(path, kind=kind) if row.seq <= chain.seq]
+    rows: list[journal.Row] = []
+    for kind in kinds:
+        with suppress(JournalError):  # damaged behind the rows that hold, which the chain tells
+            rows += takewhile(lambda row: row.seq <= chain.seq, journal.read(path, kind=kind))
     return sorted(rows, key=lambda row: row.seq)
 
 
