@@ -71,8 +71,8 @@ class SimulatedEngine(Engine):
             await self._trade(wiring, self._control)
 
     def _new_id(self) -> str:
-        """The run's name: by chance no two sessions would be the same."""
-        return f"run {self._dir.name}"
+        """The run's epoch: by chance no two sessions would be the same."""
+        return f"run {self._record.facts['epoch']}"
 
     def _save_frames(self) -> None:
         """Nobody looks at them."""

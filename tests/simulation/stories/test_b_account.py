@@ -74,7 +74,6 @@ FOREIGN_TWAP = (
 # --- B1: whose trades these are ---------------------------------------------------------------------------------------
 
 
-@fails("B1")
 @pytest.mark.parametrize("again", ["abort", "kill"])
 def test_b1_trades_from_before_the_entry_are_no_exits(again: str) -> None:
     """A person buys and sells 0.1 BTC; later we hold 0.25 BTC, and a cut or a restart has the account read again.
@@ -87,7 +86,6 @@ def test_b1_trades_from_before_the_entry_are_no_exits(again: str) -> None:
     assert is_left_in_order(evidence)
 
 
-@fails("B1")
 def test_b1_old_trades_of_the_whole_quantity_do_not_close_the_position() -> None:
     """The same of as much as we hold. Today stop and target are cancelled, and the session ends with all of it open."""
     by_a_person = by_hand(2, "BUY", "0.225"), by_hand(4, "SELL", "0.225")
