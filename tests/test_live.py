@@ -253,6 +253,21 @@ def test_a_long_backlog_of_trades_is_taken_in_parts(session: Session) -> None:
     assert len(set(seen)) > 2
 
 
+def test_rows_are_committed_soon_though_nothing_more_arrives(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a killed engine knew last is in its journal: the wait for news is cut short for it."""
+    monkeypatch.setattr("voltrade.live.IDLE_S", 60.0)
+    record = session.journal
+
+    async def story() -> None:
+        for _ in range(2):  # the second comes right after the commit of the first
+            session.tell(Timer(wall()))
+            before = record.seq
+            while record.seq == before or record.committed[0] < record.seq:
+                await asyncio.sleep(0.005)
+
+    session.run(story())
+
+
 # --- nothing holds up a stop -----------------------------------------------------------------------------------------
 
 
