@@ -36,6 +36,7 @@ from voltrade.model import (
     Side,
     Snapshot,
     Timer,
+    Trades,
     money,
 )
 from voltrade.replay import replay, start_row
@@ -266,6 +267,24 @@ def test_rows_are_committed_soon_though_nothing_more_arrives(session: Session, m
                 await asyncio.sleep(0.005)
 
     session.run(story())
+
+
+@pytest.mark.parametrize("event", [Timer(0), Trades.from_rows("BTCUSDT", [(1, 1_000, 1, 0, False)])])
+def test_a_core_that_fails_within_an_event_is_not_whole(
+    session: Session, event: Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its state is none that the journal leads to, so the next run must not go on from it."""
+    session.system.handle(Timer(wall()))
+    assert session.system.is_whole
+
+    def fail(event: Event) -> Any:
+        raise ValueError("half-way")
+
+    monkeypatch.setattr(session.core, "handle", fail)
+    with pytest.raises(ValueError, match="half-way"):
+        session.system.handle(event)
+    assert not session.system.is_whole
+    session.journal.close()
 
 
 # --- nothing holds up a stop -----------------------------------------------------------------------------------------
