@@ -31,6 +31,12 @@ def test_the_shortest_duration_lasts_some_milliseconds(name: str) -> None:
     assert milliseconds(Config.from_parameters({name: LEAST_SECONDS}).parameters()[name]) == 100
 
 
+def test_seconds_that_were_written_as_whole_milliseconds_are_those() -> None:
+    """1.001 s is a little less than 1,001 ms to a computer."""
+    for whole in (*range(100, 10_000), 10**12):
+        assert milliseconds(whole / 1000) == whole
+
+
 @pytest.mark.parametrize("name", MAY_BE_ZERO)
 def test_zero_means_none(name: str) -> None:
     assert Config.from_parameters({name: 0.0}).parameters()[name] == 0

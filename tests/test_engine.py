@@ -8,11 +8,15 @@ import logging
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from voltrade.config import Config
 from voltrade.engine import Engine, _logging_beside
+from voltrade.journal import Journal
+from voltrade.ledger import Ledger, Left
 
 
 class SlowDisk(io.StringIO):
@@ -57,3 +61,17 @@ def test_a_run_keeps_its_identity_until_it_has_begun(tmp_path: Path) -> None:
     again = Engine(tmp_path)
     again._identify()
     assert (again._id, again._is_new) == (first._id, True)
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_an_engine_that_fails_within_an_event_leaves_no_state(tmp_path: Path, is_whole: bool) -> None:
+    """Fault case E2, sibling: the next run makes it again from the journal instead."""
+    engine: Any = Engine.__new__(Engine)
+    engine._id, engine._ledger = "id", Ledger.open(tmp_path / "accounts", "account", "sim", tmp_path)
+    engine._ledger.begin("id", tmp_path, None)
+    engine._journal = Journal.create(tmp_path / "run/journal.db", "id")
+    engine._journal.append("Start", 0, {})
+    engine._system = SimpleNamespace(is_whole=is_whole, core=SimpleNamespace(state=lambda: {"wallet": 5}))
+    head = engine._journal.head
+    engine._let_go()
+    assert engine._ledger.last.left == (Left("id", head, {"wallet": 5}) if is_whole else None)

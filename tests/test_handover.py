@@ -73,9 +73,14 @@ def test_every_difference_is_named_with_both_values() -> None:
     ]
 
 
-def test_what_looks_like_a_key_is_never_told() -> None:
+@pytest.mark.parametrize(
+    ("given", "traded"),
+    [({"tape": "a" * 64}, Config().parameters()), ({"tape": "day.csv"}, {**Config().parameters(), "tape": "a" * 64})],
+)
+def test_what_looks_like_a_key_is_never_told(given: dict[str, object], traded: dict[str, object]) -> None:
+    """Whether it was given, or bound to the name by a cell."""
     with pytest.raises(ConfigError, match=r"^tape: keys must come from") as refused:
-        handover.refuse_other({"tape": "a" * 64}, Config().parameters())
+        handover.refuse_other(given, traded)
     assert "aaa" not in str(refused.value)
 
 

@@ -309,6 +309,18 @@ def test_of_two_copies_the_older_one_does_not_go_on(ledger: Ledger, tmp_path: Pa
         ledger.admit("id", older, is_new=False)
 
 
+def test_a_copy_from_before_the_run_did_anything_does_not_begin_it_anew(ledger: Ledger, tmp_path: Path) -> None:
+    """Fault case E4: it was copied while it loaded its history, and the other copy has traded since."""
+    run = a_run(tmp_path / "runs/run", "id", rows=1)
+    early = Path(shutil.copytree(run, tmp_path / "runs/early"))
+    ledger.begin("id", run, None)
+    ledger.admit("id", early, is_new=True)  # as far on as the other
+    with Journal.open(run / "journal.db") as more:
+        more.append("Bar", 9, {"number": 9})
+    with pytest.raises(SessionError, match=f"another copy of this run is further on: {run}"):
+        ledger.admit("id", early, is_new=True)
+
+
 def test_a_run_that_learnt_nothing_leaves_what_it_went_on_from(ledger: Ledger, tmp_path: Path) -> None:
     ledger.begin("second", tmp_path, Left("first", "its head", {"wallet": 5}))
     ledger.leave("head", None)
@@ -333,6 +345,7 @@ def test_the_ledger_of_a_folder_of_runs_is_taken_over_once(tmp_path: Path) -> No
     old = an_old_ledger(tmp_path / "runs")
     first = a_run(tmp_path / "runs/first", "")
     (old.with_suffix("")).mkdir()
+    (old.with_suffix("")).chmod(0o755)
     (old.with_suffix("") / "truth.jsonl").write_text("rows")
     ledger = open_one(tmp_path / "accounts", [tmp_path / ".accounts" / old.name, old])
     assert ledger.taken_over == old
@@ -340,6 +353,7 @@ def test_the_ledger_of_a_folder_of_runs_is_taken_over_once(tmp_path: Path) -> No
     run = identity_of(first / "journal.db")
     assert (ledger.last.run, ledger.last.left) == (run, Left(run, "ab", {"wallet": 5}))
     assert (ledger.folder / "truth.jsonl").read_text() == "rows"
+    assert ledger.folder.stat().st_mode & 0o777 == 0o700
     ledger.close()
     assert {path.name for path in old.parent.glob("*.taken-over")} == {
         f"{old.name}.taken-over",

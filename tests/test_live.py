@@ -36,6 +36,7 @@ from voltrade.model import (
     Side,
     Snapshot,
     Timer,
+    Trades,
     money,
 )
 from voltrade.replay import replay, start_row
@@ -251,6 +252,39 @@ def test_a_long_backlog_of_trades_is_taken_in_parts(session: Session) -> None:
 
     session.run(story())
     assert len(set(seen)) > 2
+
+
+def test_rows_are_committed_soon_though_nothing_more_arrives(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a killed engine knew last is in its journal: the wait for news is cut short for it."""
+    monkeypatch.setattr("voltrade.live.IDLE_S", 60.0)
+    record = session.journal
+
+    async def story() -> None:
+        for _ in range(2):  # the second comes right after the commit of the first
+            session.tell(Timer(wall()))
+            before = record.seq
+            while record.seq == before or record.committed[0] < record.seq:
+                await asyncio.sleep(0.005)
+
+    session.run(story())
+
+
+@pytest.mark.parametrize("event", [Timer(0), Trades.from_rows("BTCUSDT", [(1, 1_000, 1, 0, False)])])
+def test_a_core_that_fails_within_an_event_is_not_whole(
+    session: Session, event: Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its state is none that the journal leads to, so the next run must not go on from it."""
+    session.system.handle(Timer(wall()))
+    assert session.system.is_whole
+
+    def fail(event: Event) -> Any:
+        raise ValueError("half-way")
+
+    monkeypatch.setattr(session.core, "handle", fail)
+    with pytest.raises(ValueError, match="half-way"):
+        session.system.handle(event)
+    assert not session.system.is_whole
+    session.journal.close()
 
 
 # --- nothing holds up a stop -----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -28,6 +29,26 @@ PARAMETERISED = {
 
 DIFFERENT = {"03_backtest.ipynb": {"hours": 48.0}, "04_sweep.ipynb": {"hours": 168.0}}
 """Where a notebook's default is not the program's: what research has to say takes days of trades."""
+
+
+PLAIN = ast.Constant | ast.Dict | ast.List | ast.Tuple | ast.Set
+
+
+def plain_names(code: str) -> set[str]:
+    """Names to which a cell gives a plain value at its top level."""
+    assigned = [node for node in ast.parse(code).body if isinstance(node, ast.Assign) and isinstance(node.value, PLAIN)]
+    return {target.id for node in assigned for target in node.targets if isinstance(target, ast.Name)}
+
+
+@pytest.mark.parametrize("name", sorted(PARAMETERISED))
+def test_all_cells_can_be_run_again_in_one_kernel(name: str) -> None:
+    """A plain value of a cell further down is taken for a parameter when all cells are run again, so it is `own`."""
+    code = ["".join(cell["source"]) for cell in cells(ROOT / "notebooks" / name) if cell["cell_type"] == "code"]
+    given = re.findall(r"own=\[([^\]]*)\]", "\n".join(code))
+    own = set(re.findall(r'"([a-z_]+)"', " ".join(given)))
+    settings = set(parameter_homes()) | PARAMETERISED[name]
+    named = set().union(*(plain_names(each) for each in code if not each.lstrip().startswith("%")))
+    assert {each for each in named if not each.startswith("_")} <= own | settings
 
 
 def cells(notebook: Path) -> list[dict[str, Any]]:
@@ -122,7 +143,7 @@ def test_the_explorers_notebook_over_a_real_recording(recordings: Path, tmp_path
     (tape,) = (recordings / "spot_trades").glob("LTCUSDT*.csv.gz")
     config = Config.from_parameters(symbol="LTCUSDT", tape=str(tape), threshold=280)
     done = backtest(data.tape(config.session, shipped_instrument("LTCUSDT")), config)
-    (figure,) = (output["data"]["application/vnd.plotly.v1+json"] for output in executed["explorer"]["outputs"])
+    (figure,) = figures_in(executed["explorer"])
     assert "volume bars of 280 LTC · sim · recorded tape" in figure["layout"]["title"]["text"]
     assert f">{len(done.round_trips)} (" in shown(executed["figures"])
     assert "Pressure: compiled and drawn" in shown(executed["rule"])
@@ -138,7 +159,7 @@ def test_the_backtest_notebook_over_a_real_recording(recordings: Path, tmp_path:
     assert shown(executed["trips"]).count("<tr>") == 1 + int(trips)
     assert "No evidence" in shown(executed["luck"])
     for name in ("price", "equity", "refusals", "what-if"):
-        assert any("application/vnd.plotly.v1+json" in output.get("data", ()) for output in executed[name]["outputs"])
+        assert figures_in(executed[name]), name
 
 
 @pytest.mark.recordings
@@ -148,7 +169,13 @@ def test_the_sweep_notebook_over_a_real_recording(recordings: Path, tmp_path: Pa
     for name in ("grid", "random", "walk"):
         assert "No evidence" in shown(executed[name]), name
     for name in ("heat", "best", "luck", "walk-chart"):
-        assert "application/vnd.plotly.v1+json" in executed[name]["outputs"][0]["data"], name
+        assert figures_in(executed[name]), name
+
+
+def figures_in(cell: dict[str, Any]) -> list[dict[str, Any]]:
+    """The charts that a cell shows, beside what it prints; where rules are compiled first, it says so."""
+    kind = "application/vnd.plotly.v1+json"
+    return [output["data"][kind] for output in cell["outputs"] if kind in output.get("data", ())]
 
 
 def over_the_recording(name: str, recordings: Path, folder: Path, **given: object) -> dict[str, dict[str, Any]]:

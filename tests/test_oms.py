@@ -711,6 +711,66 @@ def test_stop_and_target_stay_while_the_exchange_shows_the_position() -> None:
     assert [o.exit_reason for o in outputs if isinstance(o, RoundTrip)] == ["STOP"]
 
 
+@pytest.mark.parametrize("side", [BUY, SELL])
+def test_the_target_stays_while_the_exchange_shows_the_position_long_or_short(side: Side) -> None:
+    """Fault case B1: the stop has filled, somebody has opened again, and the fill is told twice."""
+    desk = Desk(side)
+    desk.in_position()
+    desk.algo(STOP, "TRIGGERED", order_id=500)
+    filled = replace(by_hand((2, side.opposite, 10))[0], order_id=500, status="FILLED")
+    shown = side * 10
+    outputs = desk.monitor.on_snapshot(
+        a_snapshot(shown, fills=(filled, *by_hand((3, side, 10))), **a_listing(desk, TARGET))
+    )
+    outputs += desk.monitor.on_order(filled)
+    outputs += desk.monitor.on_time(6_000)
+    assert not [o for o in outputs if isinstance(o, CancelOrder | RoundTrip)]
+    assert desk.monitor.position == 0
+
+
+def test_a_flat_account_ends_the_round_trip_though_no_order_is_listed() -> None:
+    desk = Desk().in_position()
+    desk.algo(STOP, "TRIGGERED", order_id=500)
+    filled = replace(by_hand((2, SELL, 10))[0], order_id=500)
+    desk.monitor.on_snapshot(a_snapshot(10, fills=(filled, *by_hand((3, BUY, 10))), **a_listing(desk, TARGET)))
+    outputs = desk.monitor.on_snapshot(a_snapshot(0))
+    assert [o.exit_reason for o in outputs if isinstance(o, RoundTrip)] == ["STOP"]
+
+
+def test_an_exit_that_the_run_before_has_counted_is_not_counted_again() -> None:
+    """Fault case B1: a snapshot after a restart lists once more the trades that closed a part of the position."""
+    desk = Desk().in_position()
+    desk.algo(STOP, "TRIGGERED", order_id=500)
+    sold = replace(by_hand((2, SELL, 4))[0], order_id=500)
+    desk.monitor.on_order(sold)
+    assert desk.monitor.position == 6
+    next_run = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "f")
+    next_run.restore(json.loads(json.dumps(desk.monitor.state())), 60_000)
+    next_run.on_snapshot(a_snapshot(6, fills=(*by_hand((1, BUY, 10)), sold), **a_listing(desk, TARGET)))
+    assert (next_run.position, next_run.reconciled) == (6, True)
+
+
+def test_a_snapshot_may_bring_the_fill_of_the_entry_and_a_strangers_close_together() -> None:
+    """Fault case B1: what opened the position is known by the same answer."""
+    desk = Desk()
+    desk.order(ENTRY, "NEW")
+    own, closed = desk.update(ENTRY, "PARTIALLY_FILLED", 4, client_order_id=""), by_hand((2, SELL, 4))
+    rest = desk.update(ENTRY, "PARTIALLY_FILLED")
+    outputs = desk.monitor.on_snapshot(a_snapshot(0, fills=(own, *closed), orders=(rest,)))
+    assert [o.code for o in outputs if isinstance(o, Alert)] == ["FOREIGN_ORDER"]
+    assert (desk.monitor.position, desk.monitor.reconciled) == (0, True)
+
+
+def test_an_answer_that_lags_behind_an_earlier_one_takes_nothing_from_the_watermark() -> None:
+    desk, earlier = in_hand_after(*ROUND_TRIP)
+    own, listing = by_hand((1_000, BUY, 10)), a_listing(desk, STOP, TARGET)
+    desk.monitor.on_snapshot(a_snapshot(10, fills=(*earlier, *own), **listing))
+    sold = ((1_001, SELL, 3), (1_002, SELL, 2))
+    for trades in (sold[:1], (), sold):
+        desk.monitor.on_snapshot(a_snapshot(10, fills=by_hand(*trades), **listing))
+    assert desk.monitor.agreed_trade_id == 1_001
+
+
 def test_a_forced_order_that_is_older_than_the_position_is_none_of_its_exits() -> None:
     """Fault case B1: its event is told once more after a redial."""
     desk, _ = in_hand_after(*ROUND_TRIP)

@@ -373,11 +373,14 @@ def test_a_run_that_failed_leaves_its_state_though_its_folder_is_deleted(tmp_pat
     assert json.loads(adoption.state)["desks"]["BTCUSDT"]["orders"]["holding"]
 
 
-@pytest.mark.parametrize("is_named", [False, True])
+@pytest.mark.parametrize(("is_named", "follower"), [(False, "second"), (True, "second"), (True, "third")])
 def test_a_run_that_was_killed_while_it_loaded_begins_anew(
-    venue: str, tmp_path: Path, state_home: Path, is_named: bool
+    venue: str, tmp_path: Path, state_home: Path, is_named: bool, follower: str
 ) -> None:
-    """Fault case E3: before and after the ledger names it, it goes on from what the account's last run left."""
+    """Fault case E3: before and after the ledger names it, it goes on from what the account's last run left.
+
+    So does a third run, begun in its place.
+    """
     first, second = tmp_path / "first", tmp_path / "second"
     done = engine(first, venue=venue, duration_s=900.0, on_duration_end="protect")
     assert done.wait(100) == 0, (first / "engine.log").read_text()[-2000:]
@@ -393,10 +396,11 @@ def test_a_run_that_was_killed_while_it_loaded_begins_anew(
         entry = json.loads(path.read_text())
         named = {"run": "second-id", "folder": str(second), "left": None, "adopted": entry["left"]}
         path.write_text(json.dumps(entry | named))
-    process = engine(second)
-    assert process.wait(100) == 0, (second / "engine.log").read_text()[-2000:]
-    check_sealed(second)
-    [adoption] = [fact for fact in facts_of(second) if isinstance(fact, Adoption)]
+    run = tmp_path / follower
+    process = engine(run) if run == second else engine(run, venue=venue, duration_s=900.0)
+    assert process.wait(100) == 0, (run / "engine.log").read_text()[-2000:]
+    check_sealed(run)
+    [adoption] = [fact for fact in facts_of(run) if isinstance(fact, Adoption)]
     assert adoption.head == record_of(first)["head"]
 
 

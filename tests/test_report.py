@@ -251,6 +251,12 @@ def test_a_stop_that_fills_at_its_trigger_loses_one_r(side: Side) -> None:
     assert run.round_trips["r_multiple"].to_list() == [-1.0]
 
 
+def test_where_rebates_outweigh_the_stop_there_is_no_r() -> None:
+    """A part of less than nothing would turn the sign of every result."""
+    run = run_of(a_trip(1, net=8, fees=-3 * MONEY))  # 1 coin x 2, less a rebate of 3
+    assert run.round_trips["r_multiple"].isna().to_list() == [True]
+
+
 def test_drawdown_is_measured_from_the_highest_equity_so_far() -> None:
     run = run_of(*equity_of([100, 120, 90, 130]))
     assert run.equity["drawdown"].to_list() == [0, 0, -30, 0]

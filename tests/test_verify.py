@@ -258,6 +258,31 @@ def test_without_anything_outside_it_is_whole_as_far_as_it_goes(
     assert verified(capsys, run, "--head", record.read(run)["head"][:-1] + "0")[0] == 1
 
 
+def test_a_head_that_is_known_from_an_earlier_row_is_no_end(
+    run: Path, writer: Writer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    earlier = head_of(run, back=3)
+    status, told = verified(capsys, run, "--head", earlier)
+    assert status == 1
+    assert any(line.startswith("!!  head given") and "that of row" in line for line in told)
+    change(run, state="running", head=None, rows=None, end_reason=None, begun=True)
+    run.with_suffix(".ipynb").unlink()
+    assert verified(capsys, run, "--head", earlier)[0] == 0  # of a run that was killed it is what was last told
+
+
+@pytest.mark.parametrize("head", ["none", "ab", "…", OTHER])
+def test_what_is_no_head_is_that_of_no_row(run: Path, head: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, told = verified(capsys, run, "--head", head)
+    assert status == 1
+    assert f"{head} is that of no row" in " ".join(told)
+
+
+def test_tables_of_earlier_rows_beside_the_head_are_no_doubt(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a cell leaves one that looked at the run while it went on."""
+    write_notebook(run, shown=head_of(run, back=3))
+    assert verified(capsys, run)[1][-1].startswith("Whole: ")
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"cells": [], "metadata": {}}'])
 def test_a_notebook_without_a_head_proves_nothing(run: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     run.with_suffix(".ipynb").write_text(text)
@@ -309,6 +334,18 @@ def test_an_engine_that_goes_on_after_its_end_was_sealed_is_no_alarm(
     assert verified(capsys, writer.folder)[0] == 0
 
 
+def test_a_restart_before_an_end_does_not_excuse_rows_after_it(
+    writer: Writer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer.write([(0, Restart(0))])
+    writer.journal.append("End", 0, {"reason": "TAPE_END"})
+    writer.write(MADE.rows[:3])
+    writer.end()
+    status, told = verified(capsys, writer.folder)
+    assert status == 1
+    assert "ends the run, yet rows follow it" in told[0]
+
+
 def test_a_failed_run_is_held_to_its_head_too(writer: Writer, capsys: pytest.CaptureFixture[str]) -> None:
     rows, head = writer.journal.committed
     writer.update(state="failed", end_reason="ERROR", error="no", head=head, rows=rows, begun=True)
@@ -319,6 +356,23 @@ def test_a_failed_run_is_held_to_its_head_too(writer: Writer, capsys: pytest.Cap
     assert told[-1].startswith("Whole: ")
     cut(writer.folder, 1)
     assert verified(capsys, writer.folder)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("fact", "told"), [("rows", "run.json says {rows}"), ("head", "run.json names that of row {rows:,}")]
+)
+def test_a_failed_runs_record_must_name_the_last_row(
+    writer: Writer, fact: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, head = writer.journal.committed
+    writer.update(state="failed", end_reason="ERROR", error="no", head=head, rows=rows, begun=True)
+    writer.journal.close()
+    assert verified(capsys, writer.folder)[0] == 0
+    earlier = {"rows": rows - 3, "head": head_of(writer.folder, back=3)}
+    change(writer.folder, **{fact: earlier[fact]})
+    status, lines = verified(capsys, writer.folder)
+    assert status == 1
+    assert told.format(rows=rows - 3) in " ".join(lines)
 
 
 def test_a_run_that_never_began_is_no_alarm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,6 +75,8 @@ class Control:
                 await writer.drain()
         except (ValueError, KeyError, TypeError, ConnectionError):
             pass  # a client that talks nonsense or goes away is its own trouble
+        except asyncio.CancelledError:
+            pass  # the engine ends; Python 3.11's streams write a traceback for a connection that was cancelled
         finally:
             writer.close()
             if leased:

@@ -58,7 +58,7 @@ HISTORY = frozenset({"Start", "BarPhase", "Trades", "Bar"})
 REVIEW_S = 120
 """Longest that the review of a run may take to write."""
 
-FIRST_LEASE_S = 30.0
+FIRST_LEASE_S = 30
 """How long after it has begun to trade an engine waits for the notebook that started it; on a busy machine a notebook
 that is well takes its lease late."""
 
@@ -282,8 +282,12 @@ class Engine:
         held.callback(watch.cancel)
 
     async def _await_notebook(self, control: Control) -> None:
-        """A notebook that started the session and died before it took the lease is lost too."""
-        await asyncio.sleep(FIRST_LEASE_S)
+        """A notebook that started the session and died before it took the lease is lost too.
+
+        Seconds in which this process stood still count as one: it could not have heard the notebook.
+        """
+        for _ in range(FIRST_LEASE_S):
+            await asyncio.sleep(1.0)
         if self._record.facts.get("attended") and not control.was_leased:
             control.check_lease()
 

@@ -33,7 +33,7 @@ from voltrade.report import RunReader
 from voltrade.rule_file import KEPT
 from voltrade.runs import Run, list_runs, open_run, project_root
 from voltrade.tables import frame_table
-from voltrade.verify import NOT_WHOLE
+from voltrade.verify import DECISIONS, NOT_WHOLE
 
 DECIDES_ALIKE = "The journal alone leads to the same decisions."
 MOST_ROWS = 200
@@ -86,6 +86,11 @@ class Review:
         return Config.from_json(json.dumps({**stated, "signals": known}))
 
     # --- what was altered ------------------------------------------------------------------------------------------
+
+    @property
+    def unchecked(self) -> tuple[str, ...]:
+        """What of the run nothing here has looked at. That its events lead to its decisions is in `checks`."""
+        return tuple(what for what in self.verdict.unchecked if what != DECISIONS)
 
     @cached_property
     def checks(self) -> pd.DataFrame:
@@ -452,7 +457,7 @@ def _rule(review: Review) -> str:
 
 
 def _not_checked(review: Review) -> str:
-    return _words(f"Not checked: {'; '.join(review.verdict.unchecked)}.")
+    return _words(f"Not checked: {'; '.join(review.unchecked)}.")
 
 
 def _log(review: Review) -> str:

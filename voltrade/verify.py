@@ -332,9 +332,12 @@ def _given(run: _Run, head: str) -> Check:
     return Check("head given", f"{head} is that of no row", False)
 
 
+DECISIONS = "whether the journal's events lead to its decisions (replay)"
+
+
 def _unchecked(run: _Run, notebook: Path) -> Iterator[str]:
     """Everything of a run that no check above has looked at."""
-    yield "whether the journal's events lead to its decisions (replay)"
+    yield DECISIONS
     if notebook.is_file():
         yield f"figures and tables in {notebook.name}"
     if run.folder is None:
