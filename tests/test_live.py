@@ -331,18 +331,6 @@ def test_a_stop_leaves_before_a_backlog_of_trades_is_taken(session: Session) -> 
     session.journal.close()
 
 
-def test_what_no_command_follows_from_is_on_disk_soon(session: Session) -> None:
-    async def story() -> None:
-        for number in range(3):
-            session.tell(Operator(wall(), "pause", str(number)))
-            while not any(
-                row.kind == "Operator" and row.fact.reason == str(number) for row in journal.read(session.path)
-            ):
-                await asyncio.sleep(0.01)
-
-    session.run(story())
-
-
 def test_upkeep_outlives_a_cancellation_that_was_not_meant_for_it(session: Session) -> None:
     async def cancel() -> None:
         if feed.calls == 1:
