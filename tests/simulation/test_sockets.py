@@ -27,10 +27,10 @@ from typing import Any
 import pytest
 
 from simulation.evidence import JournalRow, Json, read_journal
+from simulation.plans import RULE, Plan
 from simulation.reading import VenueBooks
-from simulation.scenario import QUICK, RULE, at, play
+from simulation.scenario import QUICK, at, play
 from simulation.tapes import path_tape
-from simulation.world import Plan
 from voltrade import ctl
 from voltrade.model import DAY_MS, Trades
 from voltrade.record import read as read_record
