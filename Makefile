@@ -1,4 +1,4 @@
-# make setup | live | test | campaign | campaign-process | bench | lab | check | constraints | clean
+# make setup | live | test | campaign | campaign-process | planted | bench | lab | check | constraints | clean
 # Each target makes the environment in .venv that it needs; nothing has to be activated or installed by hand.
 # ARGS is passed on: make test ARGS="tests/test_data.py -k gzip", make live ARGS="-p seed 8".
 
@@ -14,13 +14,14 @@ WORKERS := 2
 SHARED := -n $(WORKERS) --dist loadfile
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
-.PHONY: help setup setup-dev live test campaign campaign-process bench lab check constraints clean
+.PHONY: help setup setup-dev live test campaign campaign-process planted bench lab check constraints clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make live         trade a synthetic tape against the simulated venue; the record is runs/demo.ipynb"
 	@echo "make test         tests and notebooks; ARGS are passed to pytest"
 	@echo "make campaign     simulated sessions under faults; SESSIONS=1000 SEED=1 for how many, and from where"
+	@echo "make planted      bugs planted in our own code, each to be caught by the simulator; takes minutes"
 	@echo "make campaign-process  kill real engines, kernels and papermills at unplanned moments; takes minutes"
 	@echo "make bench        speed and memory against others; BENCH=bars for one; takes minutes on a quiet machine"
 	@echo "make lab          JupyterLab"
@@ -67,6 +68,9 @@ campaign: $(VENV)/ready
 
 campaign-process: $(VENV)/ready
 	$(BIN)/python -m pytest -q -m campaign tests $(ARGS)
+
+planted: $(VENV)/ready
+	PYTHONPATH=tests $(BIN)/python -m simulation.planted $(ARGS)
 
 bench: $(VENV)/ready $(PEERS)/ready
 	@status=0; for bench in benchmarks/bench_$(BENCH).py; do \
