@@ -368,7 +368,7 @@ def test_an_event_that_was_lost_ends_the_session(session: Session) -> None:
         raise VenueError("an event could not be taken")
 
     with pytest.raises(VenueError, match="could not be taken"):
-        asyncio.run(session.system.run_wall(Feed(lost)))
+        asyncio.run(asyncio.wait_for(session.system.run_wall(Feed(lost)), 20))
     session.journal.close()
 
 
