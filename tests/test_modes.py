@@ -240,7 +240,7 @@ def test_paper_sends_nothing_that_is_signed_and_its_account_outlives_the_session
     keep_among_the_runs(account.parent, runs)
     second = run_engine(runs / "second", parameters(tmp_path, "paper", address, duration_s=5.0, record_trades="always"))
     check_replay(runs / "second", second)
-    assert "the ledger was taken over from .accounts" in row(second, "goes on from")
+    assert f"the ledger was taken over from {runs / '.accounts'}" in row(second, "goes on from")
     assert "was taken over into" in (runs / "second/engine.log").read_text()
     assert not list((runs / ".accounts").glob("*.json"))
     fills = [json.loads(line) for line in account.read_text().splitlines() if '"kind":"fill"' in line]

@@ -17,6 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
+from uuid import uuid4
 
 import pytest
 from sessions import Truth, bars_of, facts_of
@@ -382,19 +383,20 @@ def test_a_run_that_was_killed_while_it_loaded_begins_anew(
     So does a third run, begun in its place.
     """
     first, second = tmp_path / "first", tmp_path / "second"
+    identity = uuid4().hex  # a run is looked for in folders around, those of other tests too
     done = engine(first, venue=venue, duration_s=900.0, on_duration_end="protect")
     assert done.wait(100) == 0, (first / "engine.log").read_text()[-2000:]
 
     second.mkdir(mode=0o700)
-    begun = {"epoch": "second", "state": "starting", "begun": True, "id": "second-id"}
+    begun = {"epoch": "second", "state": "starting", "begun": True, "id": identity}
     (second / "run.json").write_text(json.dumps(record_of(first) | begun))
     start = next(journal.read(first / "journal.db"))
-    with journal.Journal.create(second / "journal.db", "second-id") as made:
+    with journal.Journal.create(second / "journal.db", identity) as made:
         made.append("Start", start.time, start.body)
     if is_named:
         [path] = (state_home / "accounts").glob("*.json")
         entry = json.loads(path.read_text())
-        named = {"run": "second-id", "folder": str(second), "left": None, "adopted": entry["left"]}
+        named = {"run": identity, "folder": str(second), "left": None, "adopted": entry["left"]}
         path.write_text(json.dumps(entry | named))
     run = tmp_path / follower
     process = engine(run) if run == second else engine(run, venue=venue, duration_s=900.0)

@@ -221,7 +221,7 @@ def test_a_run_that_is_whole_says_so(traded: Path) -> None:
     )
     text = review.page(looked)
     assert escape(looked.words) in text
-    assert "Not checked: whether the journal&#x27;s events lead to its decisions (replay); of run.json: " in text
+    assert "Not checked: of run.json: " in text
 
 
 def test_rows_that_were_altered_are_named_and_nothing_is_told_from_them(run: Path) -> None:

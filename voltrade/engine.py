@@ -58,7 +58,7 @@ HISTORY = frozenset({"Start", "BarPhase", "Trades", "Bar"})
 REVIEW_S = 120
 """Longest that the review of a run may take to write."""
 
-FIRST_LEASE_S = 30
+FIRST_LEASE_S = 15
 """How long after it has begun to trade an engine waits for the notebook that started it; on a busy machine a notebook
 that is well takes its lease late."""
 
