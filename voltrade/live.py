@@ -383,6 +383,8 @@ class LiveTradingSystem:
                 commands += commands_of(self.handle(self._news.popleft())[1])
             elif self._market:
                 commands += self._consume_market()
+            else:
+                break
             if commands:
                 break  # they leave before anything else is taken
         if self._news or self._market:

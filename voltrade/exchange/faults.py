@@ -139,18 +139,27 @@ class Faults:
         self, script: Sequence[Fault], seed: int, rest: RestApi, truth: TruthLog, now: Callable[[], int], lockstep: bool
     ) -> None:
         self.ahead_ms = self._down_until = 0
-        self._script = list(script)
+        self._script: list[Fault] = []
+        self._timed: list[int] = []
+        """Numbers of those in the script that have a time."""
         self._seen, self._hits = Counter[int](), Counter[int]()
         self._random, self._begin = random.Random(seed), now()
         self._rest, self._truth, self._now, self._lockstep = rest, truth, now, lockstep
         self._later: list[tuple[int, int, Callable[[], object]]] = []
         self._numbers = count()
         self._held_back: dict[str, list[bytes]] = defaultdict(list)
+        for fault in script:
+            self._append(fault)
 
     def add(self, fault: Fault) -> None:
         """Add a fault to the script; `ConfigError` where it can't be had in lockstep."""
         if self._lockstep:
             check_lockstep([fault])
+        self._append(fault)
+
+    def _append(self, fault: Fault) -> None:
+        if fault.do in TIMES:
+            self._timed.append(len(self._script))
         self._script.append(fault)
 
     def _struck(self, kinds: Mapping[str, str], what: str) -> Fault | None:
@@ -246,13 +255,13 @@ class Faults:
 
     def next_due(self) -> int:
         """Return when something comes next, ms of the venue's clock."""
-        return min([*(due for due, _, _ in self._later[:1]), *map(self._due, range(len(self._script)))], default=NEVER)
+        return min([*(due for due, _, _ in self._later[:1]), *map(self._due, self._timed)], default=NEVER)
 
     def _due(self, number: int) -> int:
-        """When a fault that has a time comes next; NEVER for the others."""
+        """When a fault that has a time comes next."""
         fault = self._script[number]
         due_s = fault.at_s + self._hits[number] * fault.every_s
-        is_over = fault.do not in TIMES or self._is_used_up(number) or due_s >= fault.until_s
+        is_over = self._is_used_up(number) or due_s >= fault.until_s
         return NEVER if is_over else self._begin + int(due_s * 1000)
 
     def pass_time(self) -> None:
@@ -262,7 +271,7 @@ class Faults:
             if self._later and self._later[0][0] <= now:
                 heapq.heappop(self._later)[-1]()
                 continue
-            number = min(range(len(self._script)), key=self._due)
+            number = min(self._timed, key=self._due)
             due, fault = self._due(number), self._script[number]
             self._note(number, fault.on.pattern)
             self._happen(fault, due)

@@ -169,6 +169,8 @@ class TapePlayer:
 
     def due(self, time: int) -> tuple[int | None, Trades, MarkPrice | None]:
         """Return what of the horizon is due at a time, and when it ends; None where nothing is."""
+        if self.next_time > time:
+            return None, self.trades[:0], None
         segment = self.horizon()
         trades = segment.trades[: int(np.searchsorted(segment.trades.time, time, side="right"))]
         whole = len(trades) == len(segment.trades)
