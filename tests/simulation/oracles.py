@@ -1173,26 +1173,51 @@ def _is_halted(reading: Reading) -> bool:
 
 
 def _entries(reading: Reading) -> tuple[int, int]:
-    """How many entries of the session without faults lie outside of faults, and how many of these were sent."""
-    wanted = [
-        time for time in reading.evidence.clean_entries or () if not reading.is_struck(time - FAULT_LASTS_MS, time)
-    ]
-    sent, found = _entry_times(reading), 0
-    for time in wanted:
+    """How many entries of the session without faults are expected in this one, and how many of these were sent.
+
+    Expected is an entry that lies outside of faults, and before which both sessions had been flat since the same
+    time: once an exit fell at another moment, positions and signals differ, and that is no fault's doing any more.
+    """
+    flat, sent, wanted, found = _flat(reading), [time for time, _ in _entry_times(reading)], 0, 0
+    for time, since in reading.evidence.clean_entries or ():
+        here = _flat_since(flat, time)
+        if reading.is_struck(time - FAULT_LASTS_MS, time) or here < 0 or abs(here - since) > SAME_ENTRY_MS:
+            continue
+        wanted += 1
         near = bisect.bisect_left(sent, time - SAME_ENTRY_MS)
         if near < len(sent) and sent[near] <= time + SAME_ENTRY_MS:
             del sent[near]
             found += 1
-    return len(wanted), found
+    return wanted, found
 
 
-def entry_times(evidence: Evidence) -> list[int]:
-    """Return when the venue was sent entries; those of a session without faults are another's `clean_entries`."""
+def entry_times(evidence: Evidence) -> list[tuple[int, int]]:
+    """Return when the venue was sent entries, each with the time since which our position had been flat, or 0.
+
+    Those of a session without faults are another's `clean_entries`.
+    """
     return _entry_times(reading_of(evidence))
 
 
-def _entry_times(reading: Reading) -> list[int]:
-    return sorted(placed[0].time for placed in reading.placed_by_id.values() if placed[0].is_entry)
+def _entry_times(reading: Reading) -> list[tuple[int, int]]:
+    flat = _flat(reading)
+    times = sorted(placed[0].time for placed in reading.placed_by_id.values() if placed[0].is_entry)
+    return [(time, _flat_since(flat, time)) for time in times]
+
+
+def _flat(reading: Reading) -> list[tuple[int, bool]]:
+    """When our position became flat, or ceased to be."""
+    changes = [(0, True)]
+    for moment in reading.moments:
+        if moment.symbol == reading.symbol and (not moment.ours) != changes[-1][1]:
+            changes.append((moment.time, not moment.ours))
+    return changes
+
+
+def _flat_since(flat: list[tuple[int, bool]], time: int) -> int:
+    """Since when our position had been flat before a time; -1 where it was not."""
+    since, is_flat = flat[bisect.bisect_left(flat, (time, False)) - 1]
+    return since if is_flat else -1
 
 
 MOST_HALTED = Decimal("0.01")

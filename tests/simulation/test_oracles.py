@@ -23,7 +23,7 @@ from oracles import decimal_bars
 from simulation import evidence as evidence_module
 from simulation import oracles, reading
 from simulation.evidence import Evidence, JournalRow, Json, Life, Request, Strike, Violation, read_journal
-from simulation.oracles import ORACLES, campaign_violations, judge, measure
+from simulation.oracles import ORACLES, campaign_violations, entry_times, judge, measure
 from simulation.reading import BAR_FIELDS, VenueBooks, VenueOrder, reading_of, trades_of
 from voltrade.config import Config
 from voltrade.core import TradingCore
@@ -66,8 +66,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
         _play(Lockstep(core, system.handle, exchange.clock), exchange, player, requests)
     end = exchange.clock
     rows = [(n, f"{instrument.price(p):f}", f"{instrument.quantity(q):f}", t, m) for n, p, q, t, m in trades.rows()]
-    entries = [row["time"] for row in truth if row["kind"] == "accepted" and _is_entry(row)]
-    return Evidence(
+    evidence = Evidence(
         seed=7,
         settings=config.parameters(),
         instrument={"tick_size": str(instrument.tick_size), "step_size": str(instrument.step_size)},
@@ -81,9 +80,9 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
         opened=truth[0]["time"],
         quiet=end - 120_000,
         judged=end + 1_000,
-        clean_entries=entries,
         replay=[replay(path).differences],
     )
+    return replace(evidence, clean_entries=entry_times(evidence))
 
 
 def _play(lockstep: Lockstep, exchange: SimulatedExchange, player: TapePlayer, requests: list[Request]) -> None:
@@ -119,10 +118,6 @@ def _request(command: Command, now: int) -> Request:
         method = "DELETE" if isinstance(command, CancelOrder) else "GET"
         path, client_id = "/fapi/v1/algoOrder" if command.algo else "/fapi/v1/order", command.client_order_id
     return Request(now, now, now, method, path, client_id, 200, 0, 0, 10, True)
-
-
-def _is_entry(row: Json) -> bool:
-    return row["action"] == "place_order" and not row["asked"]["reduce_only"]
 
 
 # --- doctoring --------------------------------------------------------------------------------------------------------
@@ -681,7 +676,7 @@ DOCTORED: list[Case] = [
     ("nothing was traded after the venue opened", having(opened=10**14), {"O13 hollow"}),
     (
         "an entry is missing without any fault",
-        lambda found: replace(found, clean_entries=[*(found.clean_entries or ()), 5]),
+        lambda found: replace(found, clean_entries=[*(found.clean_entries or ()), (5, 0)]),
         {"O13 entries missing"},
     ),
     # O14: resources
@@ -806,6 +801,18 @@ def test_a_session_is_measured(clean: Evidence) -> None:
     struck_through = measure(struck("slow", row="B1")(clean))
     assert (struck_through["entries_expected"], struck_through["bare_calm_ms"]) == (0, 0)
     assert struck_through["bare_struck_ms"] == measured["bare_calm_ms"]
+
+
+def test_an_entry_is_expected_where_both_sessions_had_been_flat_since_the_same_time(clean: Evidence) -> None:
+    first, second, third = clean.clean_entries or ()
+    assert first[1] == 0 < second[1] < second[0] < third[1] < third[0]
+    later = [first, (second[0], second[1] + 3_000), third]
+    assert measure(replace(clean, clean_entries=later))["entries_expected"] == 2
+    in_position = [first, (first[0] + 3_000, 0), second, third]
+    assert measure(replace(clean, clean_entries=in_position))["entries_expected"] == 3
+    missing = [first, (second[0] - 5_000, second[1]), third]
+    found = measure(replace(clean, clean_entries=missing))
+    assert (found["entries_expected"], found["entries_sent"]) == (3, 2)
 
 
 def test_rates_are_judged_over_a_campaign(clean: Evidence) -> None:
