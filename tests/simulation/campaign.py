@@ -67,7 +67,11 @@ def _played_with_clean(plan: Plan) -> Evidence:
     evidence = play(plan)
     if not plan.strikes or not is_recoverable(plan):
         return evidence
-    return replace(evidence, clean_entries=entry_times(play(replace(plan, strikes=(), kinds=(), rows=()))))
+    return replace(evidence, clean_entries=entry_times(play(_without_faults(plan), is_replayed=False)))
+
+
+def _without_faults(plan: Plan) -> Plan:
+    return replace(plan, strikes=(), kinds=(), rows=())
 
 
 def _judged(evidence: Evidence) -> Json:

@@ -48,8 +48,8 @@ class Remains:
         return self.opened + int(seconds * 1000)
 
 
-def evidence_of(left: Remains) -> Evidence:
-    """Read the logs and journals, and replay each."""
+def evidence_of(left: Remains, is_replayed: bool = True) -> Evidence:
+    """Read the logs and journals, and replay each if `is_replayed`."""
     plan, paths = left.plan, [folder / "journal.db" for folder in left.folders]
     truth = [json.loads(line) for line in (left.root / "venue/truth.jsonl").read_bytes().splitlines()]
     return Evidence(
@@ -66,7 +66,7 @@ def evidence_of(left: Remains) -> Evidence:
         opened=left.opened,
         quiet=left.when(plan.faults_s),
         judged=left.times[1],
-        replay=[_differences(path) for path in paths if path.exists()],
+        replay=[_differences(path) for path in paths if is_replayed and path.exists()],
         dials=list(left.dials),
         told=list(left.told),
     )

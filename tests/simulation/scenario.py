@@ -69,13 +69,13 @@ def scenario(
     return play(Plan(seed, given, played, begin_s, strikes, last_s if faults_s is None else faults_s, restart_s))
 
 
-def play(plan: Plan) -> Evidence:
-    """Play a plan in a folder that every session of this process uses anew."""
+def play(plan: Plan, is_replayed: bool = True) -> Evidence:
+    """Play a plan in a folder that every session of this process uses anew; its journals are replayed at the end."""
     root = workplace()
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(mode=0o700, parents=True)
     with _garbage_left(), mock.patch.dict(os.environ, {STATE_VARIABLE: str(root / "state")}):
-        evidence: Evidence = clock.run(lambda loop: World(loop, plan, root).play())
+        evidence: Evidence = clock.run(lambda loop: World(loop, plan, root, is_replayed).play())
     return evidence
 
 

@@ -81,7 +81,7 @@ def test_the_table_names_kinds_first_seeds_and_faults() -> None:
 
 
 def test_a_simulator_that_breaks_is_no_clean_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(plan: Any) -> Any:
+    def broken(plan: Any, is_replayed: bool = True) -> Any:
         raise RuntimeError("the tape ran out")
 
     monkeypatch.setattr(campaign_module, "play", broken)

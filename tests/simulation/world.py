@@ -46,6 +46,7 @@ class World:
 
     Args:
         root: an empty folder, the same for every session of a process, so that a rule file is compiled once.
+        is_replayed: whether its journals are replayed at the end.
 
     Attributes:
         runs: names of the runs on the account, in order of their begin.
@@ -54,8 +55,8 @@ class World:
         clock_ahead_ms: by how much the machine's wall clock was set, each time that it is wrong now.
     """
 
-    def __init__(self, loop: VirtualLoop, plan: Plan, root: Path) -> None:
-        self.loop, self.plan, self.root = loop, plan, root
+    def __init__(self, loop: VirtualLoop, plan: Plan, root: Path, is_replayed: bool = True) -> None:
+        self.loop, self.plan, self.root, self._is_replayed = loop, plan, root, is_replayed
         self.lives: list[Life] = []
         self.told: list[Told] = []
         self.started: list[Incarnation] = []
@@ -173,7 +174,8 @@ class World:
         self.venue.truth.close()
         said = (self.network.requests, self.network.dials, self.lives, self.told)
         folders = [self.folder(run) for run in range(len(self.runs))]
-        return evidence_of(Remains(self.plan, self.root, folders, self.venue.player, *said, (self.opened, judged)))
+        left = Remains(self.plan, self.root, folders, self.venue.player, *said, (self.opened, judged))
+        return evidence_of(left, self._is_replayed)
 
     # --- an engine's life -------------------------------------------------------------------------------------------
 
