@@ -27,6 +27,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from simulation.backtested import differences
 from simulation.evidence import Evidence
 from simulation.kinds import KINDS
 from simulation.oracles import campaign_violations, entry_times, judge, measure
@@ -56,6 +57,7 @@ def session(seed: int, clean: bool = False) -> Json:
     line: Json = {"seed": seed, "kinds": list(plan.kinds)}
     try:
         line |= _judged(_played_with_clean(plan))
+        line |= {"differences": _from_backtest(seed)} if clean else {}
     except Exception as error:
         line["broken"] = "".join(traceback.format_exception(error))[-2_000:]
     line["cpu_s"] = round(time.process_time() - began, 3)
@@ -68,6 +70,12 @@ def _played_with_clean(plan: Plan) -> Evidence:
     if not plan.strikes or not is_recoverable(plan):
         return evidence
     return replace(evidence, clean_entries=entry_times(play(_without_faults(plan), is_replayed=False)))
+
+
+def _from_backtest(seed: int) -> list[str]:
+    """Return what the session without faults and without latency decides otherwise than the backtest."""
+    plan = clean_plan(seed, latency_s=(0.0, 0.0))
+    return differences(plan, play(plan, is_replayed=False))
 
 
 def _without_faults(plan: Plan) -> Plan:
@@ -164,10 +172,14 @@ def _in_worker(seed: int, clean: bool) -> Json:
 def summary(lines: Sequence[Json]) -> str:
     """Write what a campaign found: violations, faults against oracles, rows, costs."""
     broken = [line for line in lines if "broken" in line]
+    other = [line for line in lines if line.get("differences")]
     parts = [f"{len(lines)} sessions, {sum(bool(line.get('violations')) for line in lines)} with violations"]
     parts += _violations(lines)
     measures = [line["measures"] for line in lines if "measures" in line]
     parts += [f"  over all: {found.oracle} {found.kind}: {found.text}" for found in campaign_violations(measures)]
+    parts += [
+        f"  {len(other)} differ from the backtest: seed {line['seed']}: {line['differences'][0]}" for line in other[:1]
+    ]
     if broken:
         parts += [f"  the simulator broke in {len(broken)}: seed {broken[0]['seed']}: {broken[0]['broken'][-300:]}"]
     return "\n".join([*parts, *_faults_by_oracles(lines), *_reached(lines), *_costs(lines)])
@@ -235,7 +247,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     parser.add_argument("--sessions", type=int, default=1_000, help="how many (SESSIONS=)")
     parser.add_argument("--seed", type=int, default=1, help="of the first (SEED=)")
     parser.add_argument("--workers", type=int, default=multiprocessing.cpu_count(), help="processes")
-    parser.add_argument("--clean", action="store_true", help="without faults")
+    parser.add_argument("--clean", action="store_true", help="without faults, and held against the backtest")
     parser.add_argument("--results", type=Path, help="the file to go on with, of these seeds and this code")
     given = parser.parse_args(None if argv is None else list(argv))
     name = f"campaign-{code_hash()}-{'clean-' if given.clean else ''}{given.seed}-{given.sessions}.jsonl"
@@ -248,7 +260,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     print(summary(lines))
     print(f"{time.monotonic() - began:.0f} s; a line for each session in {results}")
     print("make one small: python -m simulation.shrink SEED")
-    return int(any(line.get("violations") or "broken" in line for line in lines))
+    return int(any(line.get("violations") or line.get("differences") or "broken" in line for line in lines))
 
 
 if __name__ == "__main__":

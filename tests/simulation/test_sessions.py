@@ -80,11 +80,9 @@ def test_a_trace_shows_one_answer_that_is_another() -> None:
 # --- clean ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", [2, 3, 4, 6, 10, 16])
+@pytest.mark.parametrize("seed", [1, 2, 3, 4, 6, 7, 8, 9, 10])
 def test_a_clean_session_without_latency_is_the_backtest(seed: int) -> None:
-    """Decision by decision, fill by fill. Of plans with timers that are due between two trades only such as have none
-    that falls so: by the wall clock today's engine looks at them up to `live.TICK_S` late.
-    """
+    """Decision by decision, fill by fill."""
     plan = clean_plan(seed, latency_s=(0.0, 0.0))
     evidence = play(plan)
     assert sum(row.kind == "OrderIntent" for row in evidence.journals[0]) >= 5
