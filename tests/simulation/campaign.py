@@ -177,9 +177,8 @@ def summary(lines: Sequence[Json]) -> str:
     parts += _violations(lines)
     measures = [line["measures"] for line in lines if "measures" in line]
     parts += [f"  over all: {found.oracle} {found.kind}: {found.text}" for found in campaign_violations(measures)]
-    parts += [
-        f"  {len(other)} differ from the backtest: seed {line['seed']}: {line['differences'][0]}" for line in other[:1]
-    ]
+    if other:
+        parts += [f"  {len(other)} differ from the backtest: seed {other[0]['seed']}: {other[0]['differences'][0]}"]
     if broken:
         parts += [f"  the simulator broke in {len(broken)}: seed {broken[0]['seed']}: {broken[0]['broken'][-300:]}"]
     return "\n".join([*parts, *_faults_by_oracles(lines), *_reached(lines), *_costs(lines)])

@@ -90,6 +90,13 @@ def test_a_simulator_that_breaks_is_no_clean_session(monkeypatch: pytest.MonkeyP
     assert "broke in 1: seed 4" in summary([told])
 
 
+def test_a_session_without_faults_is_held_against_the_backtest(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert session(2, clean=True)["differences"] == []
+    monkeypatch.setattr(campaign_module, "differences", lambda plan, evidence: ["session 1 | backtest 2"])
+    told = session(2, clean=True)
+    assert "1 differ from the backtest: seed 2: session 1 | backtest 2" in summary([told])
+
+
 def test_rates_are_judged_over_all() -> None:
     lines = [line(seed, ["kill"]) for seed in range(20)]
     lines[3]["measures"] = {**MEASURES, "seed": 3, "halted": True}
