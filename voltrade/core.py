@@ -574,8 +574,8 @@ class TradingCore:
         return outputs
 
     def _rests(self, desk: Desk) -> bool:
-        """Whether the position is kept on purpose and its stop rests at the exchange."""
-        return self._keep and desk.monitor.protected
+        """Whether the position is kept on purpose, its stop rests at the exchange, and nothing else is at work."""
+        return self._keep and desk.monitor.protected and not desk.monitor.at_work
 
 
 def _band(settings: BarSettings) -> Band | None:

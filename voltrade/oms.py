@@ -236,6 +236,11 @@ class Order:
         return self.foreign or self.state in DONE or self.child_done
 
     @property
+    def at_work(self) -> bool:
+        """Whether it may act without another trade at its trigger: all but what has ended or waits for that."""
+        return not self.done and not (self.algo and self.state == AlgoState.NEW)
+
+    @property
     def awaits_fills(self) -> bool:
         """Whether the exchange has told of more of it than the fills that were counted."""
         return not self.foreign and self.reported > self.filled
@@ -417,6 +422,11 @@ class OrderMonitor:
             return False
         newest = holding.stops[-1]
         return newest.resting and newest.intent.order.quantity >= holding.position
+
+    @property
+    def at_work(self) -> bool:
+        """Whether an order of the position in hand may still act, be it an exit that fills or a cancel on its way."""
+        return self.holding is not None and any(order.at_work for order in self.holding.orders)
 
     def explains(self, update: OrderUpdate) -> bool:
         """Whether the update is of an order of ours, or of one by which the exchange closes what is in hand."""

@@ -1,13 +1,15 @@
 """Make a failing session small: the fewest faults, then the shortest time, that still break the same rule.
 
-`python -m simulation.shrink SEED` prints the scenario to paste into a test, and keeps the plan in `seeds/`.
+`python -m simulation.shrink SEED` prints the scenario to paste into a test, and keeps the plan in `seeds/` with the rules
+that it breaks. A test plays what is kept: when the fault is mended, its `breaks` becomes `[]`, and the plan stays.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,33 +126,45 @@ def _call(name: str, values: list[object], facts: Json) -> str:
     return f"{name}({', '.join([*map(repr, values), *(f'{key}={value!r}' for key, value in named.items())])})"
 
 
-def shrunk(seed: int) -> tuple[Plan, Rules]:
-    """Shrink the session of a seed; return the plan that is left, and the rules of the whole one that it breaks."""
+def shrunk(seed: int, oracle: str = "") -> tuple[Plan, Rules]:
+    """Shrink the session of a seed until no smaller one breaks a rule of the oracle, or any where none is named.
+
+    Returns: the plan that is left, and the rules that it breaks; none where the whole one breaks none.
+    """
     plan = draw_plan(seed)
-    broken = breaks(plan)
+    broken = {rule for rule in breaks(plan) if rule[0] == oracle or not oracle}
     if not broken:
         return plan, set()
     small = shrink(plan, lambda tried: bool(broken & breaks(tried)))
-    return small, broken & breaks(small)
+    return small, breaks(small)
 
 
 def keep(plan: Plan, rules: Rules, folder: Path = SEEDS) -> Path:
     """Keep a plan with the rules that it breaks; return its file."""
     folder.mkdir(exist_ok=True)
-    path = folder / f"{plan.seed}.json"
+    path = folder / f"{plan.seed}-{'-'.join(sorted({oracle for oracle, _ in rules}))}.json"
     path.write_text(json.dumps({**written(plan, TAPE_S), "breaks": sorted(rules)}, indent=1) + "\n")
     return path
 
 
-def main(argv: list[str]) -> int:
+def kept(folder: Path = SEEDS) -> list[Path]:
+    """Return the files of the plans that are kept."""
+    return sorted(path for path in folder.glob("*.json") if path.name[0].isdigit())
+
+
+def main(argv: Iterable[str] | None = None) -> int:
     """Shrink the session of a seed, or of each, and keep it."""
-    for word in argv:
-        plan, rules = shrunk(int(word))
+    parser = argparse.ArgumentParser(prog="python -m simulation.shrink", description=__doc__)
+    parser.add_argument("seeds", nargs="+", type=int, metavar="SEED")
+    parser.add_argument("--oracle", default="", help="whose rule is to be broken, such as O5; any without it")
+    given = parser.parse_args(None if argv is None else list(argv))
+    for seed in given.seeds:
+        plan, rules = shrunk(seed, given.oracle)
         if rules:
             keep(plan, rules)
-        print(as_story(plan, rules) if rules else f"seed {word}: no rule is broken")
+        print(as_story(plan, rules) if rules else f"seed {seed}: no such rule is broken")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -11,7 +11,7 @@ import pytest
 from simulation.oracles import judge
 from simulation.plans import TAPE_S, Plan, draw_plan
 from simulation.scenario import at, scenario
-from simulation.shrink import Rules, as_story, breaks, fewer, keep, read, shorter, shrink, shrunk
+from simulation.shrink import Rules, as_story, breaks, fewer, keep, kept, read, shorter, shrink, shrunk
 from simulation.tapes import drawn_tape
 
 SEED = 7
@@ -80,8 +80,15 @@ def test_what_is_printed_fails_in_the_same_way(small: tuple[Plan, Rules]) -> Non
 def test_what_is_kept_comes_back(small: tuple[Plan, Rules], tmp_path: Path) -> None:
     plan, rules = small
     path = keep(plan, rules, tmp_path / "seeds")
-    kept = json.loads(path.read_text())
-    back = read(kept)
-    assert {tuple(rule) for rule in kept["breaks"]} == rules
+    assert kept(tmp_path / "seeds") == [path]
+    found = json.loads(path.read_text())
+    back = read(found)
+    assert {tuple(rule) for rule in found["breaks"]} == rules
     assert (back.settings, back.strikes, back.kinds, back.rows) == (plan.settings, plan.strikes, plan.kinds, plan.rows)
     assert list(back.tape.rows()) == list(plan.tape.rows())
+
+
+@pytest.mark.parametrize("path", kept(), ids=lambda path: path.stem)
+def test_a_kept_session_breaks_what_it_is_known_to_break(path: Path) -> None:
+    found = json.loads(path.read_text())
+    assert breaks(read(found)) == {tuple(rule) for rule in found["breaks"]}

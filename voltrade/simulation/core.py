@@ -279,4 +279,9 @@ def stop(desk: Record, reason: int) -> None:
 
 @compiled_part
 def is_finished(desk: Record) -> bool:
-    return desk.end_reason != NONE and (not desk.in_hand or (desk.keep and monitor.is_protected(desk)))
+    return desk.end_reason != NONE and (not desk.in_hand or _rests(desk))
+
+
+@compiled_part
+def _rests(desk: Record) -> bool:
+    return bool(desk.keep and monitor.is_protected(desk) and not monitor.is_at_work(desk))

@@ -442,6 +442,15 @@ def is_protected(desk: Record) -> bool:
 
 
 @compiled_part
+def is_at_work(desk: Record) -> bool:
+    for at in range(desk.order_count):
+        order = desk.orders[at]
+        if not is_done(order) and not (exchange.is_algo(order) and order.state == NEW):
+            return True
+    return False
+
+
+@compiled_part
 def monitor_due(desk: Record) -> int:
     due: int = desk.snapshot_at
     if not desk.in_hand:

@@ -171,7 +171,6 @@ def test_e6_a_run_with_a_position_to_adopt_begins_though_the_symbol_does_not_tra
     assert claims.is_left_in_order(evidence)
 
 
-@fails("E9")
 def test_e9_protect_waits_for_an_exit_that_is_filling() -> None:
     """An exit fills bit by bit when the session's time is over with `protect`: it ends when the exit is done.
 
