@@ -5,6 +5,7 @@ Written from the formats alone, apart from the product; amounts are Decimals in 
 
 from __future__ import annotations
 
+import bisect
 import re
 import struct
 import zlib
@@ -25,8 +26,10 @@ NAME = re.compile(r"^vt-(.+)-(\d+)([a-z])(\d+)$")
 DAY_MS = 86_400_000
 MONEY = Decimal("1e-8")
 ZERO = Decimal(0)
-CHILD_WORKS_MS = 3_000
-"""How long an order that a trigger made counts as a working exit."""
+CHILD_WORKS_MS, CHILD_WORKS_TRADES = 3_000, 10
+"""How long an order that a trigger made counts as a working exit: so long, and until so many trades have passed it. The
+venue fills it from the trades that come; where none comes, no engine could do better."""
+NEVER = 2**62
 
 OPEN = ("NEW", "PARTIALLY_FILLED", "TRIGGERING")
 ENDED = ("FILLED", "CANCELED", "EXPIRED", "EXPIRED_IN_MATCH", "REJECTED", "FINISHED")
@@ -62,6 +65,7 @@ class VenueOrder:
     time_in_force: str
     origin: str
     begun: int
+    works_until: int
     is_algo: bool
     filled: Decimal = ZERO
     status: str = "NEW"
@@ -79,13 +83,13 @@ class VenueOrder:
         """What of a position on the other side this protects: as a stop that waits, or as an exit that works.
 
         A `closePosition` stop covers nothing by convention, nor does a limit order that rests at a target. What a
-        trigger made works for 3 s; what is TRIGGERING and made nothing covers nothing.
+        trigger made works until `works_until`; what is TRIGGERING and made nothing covers nothing.
         """
         if self.is_algo:
             waits = self.status == "NEW" and self.reduce_only and not self.close_position
             return self.quantity if waits and not self.type.startswith("TAKE_PROFIT") else ZERO
         takes = self.type == "MARKET" or self.time_in_force in ("IOC", "FOK")
-        works = not self.origin or at < self.begun + CHILD_WORKS_MS
+        works = not self.origin or at < self.works_until
         return self.quantity - self.filled if self.is_open and self.reduce_only and takes and works else ZERO
 
 
@@ -127,6 +131,8 @@ class VenueBooks:
     first what is foreign on that side.
     """
 
+    trade_times: list[int] = field(default_factory=list)
+    """When the tape traded, in order."""
     orders: dict[int, VenueOrder] = field(default_factory=dict)
     algos: dict[int, VenueOrder] = field(default_factory=dict)
     working: dict[int, VenueOrder] = field(default_factory=dict)
@@ -155,16 +161,21 @@ class VenueBooks:
     def _order(self, row: Json) -> None:
         known = self.orders.get(row["order_id"])
         if known is None:
-            known = self.orders[row["order_id"]] = _order_of(row, row["order_id"], is_algo=False)
+            known = self.orders[row["order_id"]] = _order_of(row, row["order_id"], self._works_until(row["time"]))
         known.status, known.quantity, known.updated = row["status"], Decimal(row["quantity"]), row["time"]
         self._note(known)
 
     def _algo(self, row: Json) -> None:
         known = self.algos.get(row["algo_id"])
         if known is None:
-            known = self.algos[row["algo_id"]] = _order_of(row, row["algo_id"], is_algo=True)
+            known = self.algos[row["algo_id"]] = _order_of(row, row["algo_id"])
         known.status, known.updated = row["status"], row["time"]
         self._note(known)
+
+    def _works_until(self, begun: int) -> int:
+        last = bisect.bisect_right(self.trade_times, begun) + CHILD_WORKS_TRADES - 1
+        passed = self.trade_times[last] if last < len(self.trade_times) else NEVER if self.trade_times else 0
+        return max(begun + CHILD_WORKS_MS, passed)
 
     def _note(self, order: VenueOrder) -> None:
         key = -order.id if order.is_algo else order.id
@@ -205,7 +216,7 @@ def is_ours(order: VenueOrder) -> bool:
     return order.client_id.startswith(OURS)
 
 
-def _order_of(row: Json, number: int, *, is_algo: bool) -> VenueOrder:
+def _order_of(row: Json, number: int, works_until: int = 0) -> VenueOrder:
     return VenueOrder(
         id=number,
         client_id=row["client_order_id"],
@@ -218,7 +229,8 @@ def _order_of(row: Json, number: int, *, is_algo: bool) -> VenueOrder:
         time_in_force=row.get("time_in_force", "GTC"),
         origin=row.get("origin", ""),
         begun=row["time"],
-        is_algo=is_algo,
+        works_until=works_until,
+        is_algo="algo_id" in row,
     )
 
 
@@ -398,7 +410,7 @@ class Reading:
 
     @cached_property
     def _played(self) -> tuple[VenueBooks, list[Placed], list[Moment], list[Bare]]:
-        books, placed, moments = VenueBooks(), [], []
+        books, placed, moments = VenueBooks([trade[3] for trade in self.evidence.tape]), [], []
         bare = _BareWatch(books)
         for number, row in enumerate(self.evidence.truth):
             kind = row["kind"]
@@ -594,7 +606,7 @@ class _BareWatch:
     def until(self, time: int) -> None:
         """Between two rows cover changes only where a child order has worked for long enough."""
         orders = self._books.working.values()
-        expiries = {order.begun + CHILD_WORKS_MS for order in orders if order.origin}
+        expiries = {order.works_until for order in orders if order.origin}
         for expiry in sorted(e for e in expiries if self._at < e <= time):
             self.look(expiry)
         self._at = max(self._at, time)

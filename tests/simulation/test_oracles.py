@@ -916,7 +916,25 @@ def test_bars_that_begin_within_a_day_are_the_products(clean: Evidence) -> None:
     assert "O11 phase differs" in seen(ORACLES["O11"](replace(clean, journals=[[wrong, *rows[1:]]])))
 
 
-def test_what_a_trigger_made_covers_for_three_seconds(clean: Evidence) -> None:
+@pytest.mark.parametrize(
+    ("times", "last"),
+    [
+        ([], 4_000),
+        ([1_000 + 100 * number for number in range(30)], 4_000),
+        ([1_000, *(1_000 + 1_000 * number for number in range(1, 30))], 11_000),
+        ([500, 2_000], 2**62),
+    ],
+)
+def test_what_a_trigger_made_covers_for_three_seconds_and_ten_trades(times: list[int], last: int) -> None:
+    books = VenueBooks(times)
+    row = {"kind": "order", "time": 1_000, "order_id": 1, "client_order_id": "vt-a-1s1", "symbol": "BTCUSDT"}
+    row |= {"side": "SELL", "quantity": "2", "type": "MARKET", "status": "NEW", "reduce_only": True}
+    books.apply(0, {**row, "origin": "STOP_MARKET"})
+    child = books.orders[1]
+    assert [child.covers(at) for at in (last - 1, last)] == [2, 0]
+
+
+def test_what_covers(clean: Evidence) -> None:
     """And what is triggering and made nothing, a target at rest, or a stop for the whole position: nothing."""
     facts: Json = {
         "id": 1,
@@ -925,6 +943,7 @@ def test_what_a_trigger_made_covers_for_three_seconds(clean: Evidence) -> None:
         "side": -1,
         "quantity": Decimal(2),
         "begun": 1_000,
+        "works_until": 4_000,
     }
     facts |= {"reduce_only": True, "close_position": False, "time_in_force": "GTC"}
     child = VenueOrder(**facts, type="MARKET", origin="STOP_MARKET", is_algo=False)
