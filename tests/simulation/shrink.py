@@ -1,7 +1,7 @@
 """Make a failing session small: the fewest faults, then the shortest time, that still break the same rule.
 
 `python -m simulation.shrink SEED` prints the scenario to paste into a test, and keeps the plan in `seeds/` with the
-rules that it breaks. A test plays what is kept: when the fault is mended, its `breaks` becomes `[]`, and the plan stays.
+rules that it breaks. A test plays what is kept: when the fault is mended, its `breaks` becomes `[]`; the plan stays.
 """
 
 from __future__ import annotations
