@@ -436,6 +436,8 @@ class _Halts:
         self._takes_hand = reading.evidence.settings.get("on_manual", "block") == "block"
         self._fills = {(fill.symbol, fill.trade_id): fill for fill in reading.fills}
         self._asked: set[str] = set()
+        self._told: set[str] = set()
+        """Orders of which the exchange has told anything: a lost answer leaves nothing unknown of them."""
         self._by_exchange_id: dict[int, str] = {}
         self._lots, self._counted = Counter[str](), set[tuple[str, int]]()
         self._on: dict[str, tuple[int, str]] = {}
@@ -526,7 +528,7 @@ class _Halts:
     def _on_Reply(self, body: Json, time: int) -> None:
         if body["order"]:
             self._by_exchange_id[body["order"]["order_id"]] = body["client_order_id"]
-        if body["action"] == "submit" and body["outcome"] == "UNKNOWN":
+        if body["action"] == "submit" and body["outcome"] == "UNKNOWN" and body["client_order_id"] not in self._told:
             self._set(f"unknown:{body['client_order_id']}", time, body["client_order_id"])
         if body["action"] == "submit" and body["code"] in KEY_CODES:
             self._set("key", time, f"{body['client_order_id']} was refused with {body['code']}")
@@ -538,12 +540,11 @@ class _Halts:
     def _note_news(self, row: JournalRow) -> None:
         """An order that anything was told of is not unknown any more."""
         time = max(row.time, row.body.get("time", 0))
-        for order in _orders_in(row):
-            self._clear(f"unknown:{order['client_order_id']}", time=time)
-        for fill in fills_in(row):
-            found = self._fills.get((fill["symbol"], fill["trade_id"]))
-            if found is not None:
-                self._clear(f"unknown:{found.client_id}", time=time)
+        told = {order["client_order_id"] for order in _orders_in(row)}
+        fills = (self._fills.get((fill["symbol"], fill["trade_id"])) for fill in fills_in(row))
+        told |= {fill.client_id for fill in fills if fill is not None}
+        self._told |= told
+        self._clear(*(f"unknown:{name}" for name in told), time=time)
 
     def _on_OrderIntent(self, body: Json, time: int) -> None:
         order = body["order"]

@@ -720,6 +720,10 @@ SILENT: list[tuple[str, Doctor]] = [
         "an outcome that was unknown",
         both(before_entry(1, "Reply", **UNKNOWN), before_entry(1, "Alert", **NEVER_PLACED)),
     ),
+    (
+        "a lost answer of an order that the stream had told of",
+        before_entry(2, "Reply", **{**UNKNOWN, "client_order_id": "vt-sim-1e1", "algo": False}),
+    ),
     ("a stream that came back", both(*(before_entry(1, "Link", stream="user", up=up) for up in (False, True)))),
     ("a halt after the last entry", at_the_end("BreakerChange", **HALT)),
     ("an entry 200 ms after the halt", both(of_journal(halted_after_intent), late_by(200, "-3e1"))),
