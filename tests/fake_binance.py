@@ -89,7 +89,7 @@ class FakeBinance:
         self.sockets: dict[str, list[web.WebSocketResponse]] = {"market": [], "private": []}
         self.dials = {"market": 0, "private": 0}
         self.subscribed: list[list[str]] = []
-        self.refuse_subscription = False
+        self.refuse_subscription = self.ignore_subscription = False
         self._runner: web.AppRunner | None = None
         self.rest = self.stream = ""
 
@@ -158,6 +158,8 @@ class FakeBinance:
                 continue
             ask = json.loads(message.data)
             self.subscribed.append(ask["params"])
+            if self.ignore_subscription:
+                continue
             refusal = {"error": {"code": 2, "msg": "Invalid request"}, "id": ask["id"]}
             await socket.send_json(refusal if self.refuse_subscription else {"result": None, "id": ask["id"]})
         self.sockets[category].remove(socket)

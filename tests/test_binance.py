@@ -852,6 +852,30 @@ def test_a_silent_market_socket_is_dialled_again() -> None:
     on_a_feed(story)
 
 
+@pytest.mark.parametrize("comes", [True, False], ids=["trades come", "nothing comes"])
+def test_a_market_socket_whose_subscription_is_never_answered_is_not_waited_for(comes: bool) -> None:
+    """Trades show that it holds; where nothing comes, it is dialled again as if it had fallen silent."""
+
+    async def story(feed: Feed) -> None:
+        feed.fake.ignore_subscription = True
+        feed.fake.cut("market")
+        await until(lambda: len(feed.fake.subscribed) == 2)
+        assert [event.up for event in feed.events(Link)] == [False]
+        if comes:
+            await feed.fake.trade(1)
+            await until(lambda: feed.trade_ids == [1])
+        else:
+            for now in (1_000, 10_999):
+                await feed.manager.maintain(now)
+            assert feed.fake.dials["market"] == 2
+            feed.fake.ignore_subscription = False
+            await feed.manager.maintain(11_000)
+        await until(lambda: [event.up for event in feed.events(Link)] == [False, True])
+        assert feed.fake.dials["market"] == (2 if comes else 3)
+
+    on_a_feed(story)
+
+
 def test_a_tape_that_waits_for_us_is_never_silent_for_too_long() -> None:
     async def story(feed: Feed) -> None:
         for now in (1_000, 1_000_000):

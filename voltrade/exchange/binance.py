@@ -969,8 +969,10 @@ class BinanceWSManager:
             asyncio.get_running_loop().call_soon(client.on_error, ccxt.NetworkError(reason))
 
     def _check_silence(self, now: int) -> None:
+        """Dial the market's stream again if it has said nothing for too long, its subscription's answer included."""
         heard = self.counts.trades + self.counts.marks + self.counts.duplicates + len(self._held)
-        if self._lockstep or not self._up["market"].is_set() or heard != self._heard or not self._heard_at:
+        heard += self._connections["market"]
+        if self._lockstep or "market" not in self._clients or heard != self._heard or not self._heard_at:
             self._heard, self._heard_at = heard, now
         elif now - self._heard_at >= self._silence_ms:
             self._heard_at = 0
@@ -1027,16 +1029,23 @@ class BinanceWSManager:
         await self._exchange.watch(self._exchange.get_private_ws_url("linear", key), "user", None, "user")
 
     def _link(self, client: Client, up: bool) -> None:
-        """Note a connection that was made or lost. The market's counts as up when its subscription is answered."""
+        """Note a connection that was made or lost. The market's counts as up when its subscription is seen to hold."""
         stream: Stream = "user" if "listenKey=" in client.url else "market"
         if not up:
             if self._clients.get(stream) is client:
+                del self._clients[stream]
                 self._lost(stream)
             return
         self._clients[stream] = client
+        self._heard_at = 0 if stream == "market" else self._heard_at
         if stream == "user":
             self.user_frames = 0
             self._found("user")
+
+    def _subscribed(self, client: Client) -> None:
+        """Take the market's stream for up: its subscription was answered, or what was subscribed comes."""
+        if self._clients.get("market") is client:
+            self._found("market")
 
     def _found(self, stream: Stream) -> None:
         if not self._up[stream].is_set():
@@ -1060,8 +1069,10 @@ class BinanceWSManager:
         kind = body.get("e")
         try:
             if kind == "aggTrade":
+                self._subscribed(client)
                 self._take_trade(body)
             elif kind == "markPriceUpdate":
+                self._subscribed(client)
                 self._take_mark(body)
             elif kind is None:
                 self._take_control(client, body)
@@ -1075,8 +1086,8 @@ class BinanceWSManager:
         return True
 
     def _take_control(self, client: Client, body: Mapping[str, Any]) -> None:
-        if body.get("id") == self._subscription and "result" in body and self._clients.get("market") is client:
-            self._found("market")
+        if body.get("id") == self._subscription and "result" in body:
+            self._subscribed(client)
         elif "error" in body:
             self.reconnect("market", f"subscription refused: {body['error']!r:.100}")
         else:
