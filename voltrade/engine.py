@@ -125,7 +125,7 @@ class Engine:
             held.push_async_callback(wiring.close)
             held.callback(self._let_go)
             self._take_account(wiring)
-            self._control = control = Control(self._config, self._status, self._order)
+            self._control = control = Control(self._config, self._status, self._order, self._id)
             held.callback(control.close)
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, control.stop, signal.Signals(number).name)
