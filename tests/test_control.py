@@ -116,12 +116,13 @@ class Served:
         self._loop.close()
 
     async def _end(self) -> None:
-        for control in self._controls:
-            control.close()
+        """Close the controls once all connections are done with: a server that closes in an accept leaves it open."""
         await asyncio.sleep(0)
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.gather(*others)
             await asyncio.sleep(0)  # their connections are closed by the loop, right after them
+        for control in self._controls:
+            control.close()
 
 
 @pytest.fixture
