@@ -156,7 +156,7 @@ def course_of(tables: Tables, bars: Rows, money_per_ticklot: int) -> Course:
         nets=totals.nets,
         long_trips=totals.long_trips,
         realised=totals.realised / MONEY,
-        fees=totals.fees / MONEY,
+        fees=-totals.fees / MONEY,
         funding=totals.funding / MONEY,
         turnover=totals.ticklots * money_per_ticklot / MONEY,
         fill_times=tables.fills["time"],
