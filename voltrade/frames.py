@@ -161,7 +161,7 @@ class Frames:
     """One row a trade id, at the fill. `realised` is money before the fill's own fee. `fee` is negative where it was
     paid and positive where it is a rebate, though Binance and the journal have it the other way round."""
     round_trips: pd.DataFrame
-    """One row a closed round trip, at its close. `net` = realised + fees + funding, where a cost is negative. `r_multiple`
+    """One row a closed round trip, at its close. `net` = realised + fees + funding, a cost is negative. `r_multiple`
     is net over R: what the way from the average entry to the stop costs, and the fees of entry and exits as they were.
     """
     equity: pd.DataFrame
