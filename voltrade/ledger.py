@@ -283,8 +283,8 @@ class Ledger:
         if run == self.last.run and place_of(journal, head) != rows:
             raise SessionError(
                 f"account {self._path.stem}: the journal in {journal.parent} must have row {rows:,} with the hash "
-                f"{head}, ends with row {last_row(journal)[0]:,}: it is an older copy, or rows were lost; put the newer "
-                f"one back, or {self._give_up}"
+                f"{head}, ends with row {last_row(journal)[0]:,}: it is an older copy, or rows were lost; put the "
+                f"newer one back, or {self._give_up}"
             )
 
     def refuse_broken(self, error: Exception) -> SessionError:
