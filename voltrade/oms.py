@@ -188,9 +188,17 @@ ABSENCE_ANSWERS = 3
 STOP_MISSING_TEXT = "no acknowledged stop: leaving at market"
 
 
+EXPECTED: dict[int, str] = {
+    -2021: "the price had passed the trigger before the order arrived; the position is closed at market",
+    -2022: "this is expected where another order closed the position first; the account is asked to make sure",
+}
+"""What a refusal means that the course of things brings, for people who see its alert."""
+
+
 def refused_text(client_order_id: str, code: int, text: str) -> str:
-    """Say for people that the exchange refused an order."""
-    return f"{client_order_id} refused with {code}: {text}"
+    """Say for people that the exchange refused an order, and what that means where nobody did wrong."""
+    said = f"{client_order_id} refused with {code}: {text}"
+    return f"{said} ({EXPECTED[code]})" if code in EXPECTED else said
 
 
 def client_order_id(epoch: str, round_trip: int, purpose: Purpose, count: int) -> str:
