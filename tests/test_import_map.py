@@ -116,8 +116,8 @@ MAY_IMPORT = {
     "papermill_engine": f"{BASE} handover parameter_file permission rule_file record",
     "verify": f"{BASE} handover rule_file record journal",
     "runs": f"{BASE} rule_file record journal frames report replay verify",
-    "session": f"{BASE} handover parameter_file permission rule_file record report charts papermill_engine ctl runs"
-    " tables",
+    "session": f"{BASE} handover parameter_file permission rule_file record frames report charts papermill_engine ctl"
+    " runs tables",
     "tables": "report",
     "dials": "config",
     "rule_cell": f"{BASE} rule_file runs",
