@@ -234,30 +234,30 @@ def _replay(arguments: argparse.Namespace) -> int:
     from voltrade.replay import replay
     from voltrade.verify import verify
 
-    verdict = verify(arguments.run)
-    for line in verdict.wrong:
+    verification = verify(arguments.run)
+    for line in verification.wrong:
         print(printable(line))
-    if not verdict.chain.ok:  # an altered row can break anything that follows from it
-        print(verdict.words)
+    if not verification.chain.ok:  # an altered row can break anything that follows from it
+        print(verification.words)
         return 1
     result = replay(_journal_of(arguments.run))
     for line in result.shown:
         print(printable(line))
     print(f"{result.events} events, {result.outputs} bars, commands and notes: {result.differences} differences")
-    print(printable(verdict.words))
-    return 0 if verdict.ok and not result.differences else 1
+    print(printable(verification.words))
+    return 0 if verification.ok and not result.differences else 1
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     from voltrade.verify import verify
 
-    verdict = verify(arguments.run, arguments.notebook, arguments.head)
+    verification = verify(arguments.run, arguments.notebook, arguments.head)
     marks = {True: "ok", False: "!!", None: "--"}
-    for check in verdict.checks:
+    for check in verification.checks:
         print(f"{marks[check.ok]}  {check.name:<10}  {printable(check.found)}")
-    print(printable(f"not checked: {'; '.join(verdict.unchecked)}"))
-    print(printable(verdict.words))
-    return 0 if verdict.ok else 1
+    print(printable(f"not checked: {'; '.join(verification.unchecked)}"))
+    print(printable(verification.words))
+    return 0 if verification.ok else 1
 
 
 def _review(arguments: argparse.Namespace) -> int:

@@ -181,7 +181,7 @@ class Engine:
         Where they aren't, or this was told at the run's end, nothing is: what a killed run left is in its journal.
         """
         ledger, system = self._ledger, self._system
-        if ledger is None or system is None or self._journal is None or not system.is_whole:
+        if ledger is None or system is None or self._journal is None or not system.is_journaled:
             return
         if ledger.last is None or ledger.last.run != self._id or ledger.last.left is not None:
             return
