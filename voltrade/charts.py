@@ -1,6 +1,6 @@
 """Charts of a run, drawn from its frames, and of a tape and its bars; the only place that makes figures.
 
-Functions named `..._chart`, and `heat_map`, return a figure. `LiveChart` shows one that is drawn anew while a session runs:
+Functions named `..._chart`, and `heat_map`, return a figure. `LiveChart` shows one that is drawn anew in a session:
 as a widget for a person at the screen, as a plain bundle in the output where a notebook is being recorded, since a
 widget leaves no picture in the record and a bundle doesn't redraw on a screen.
 """
@@ -584,7 +584,7 @@ def _unit_name(unit: str, instrument: Instrument) -> str:
 
 
 class ResearchChart:
-    """A page of bars as `price_chart` draws them, but without their durations, over equity and drawdown of the whole tape.
+    """A page of bars as `price_chart` draws them, but without durations, over equity and drawdown of the whole tape.
 
     It is drawn anew in place.
 
