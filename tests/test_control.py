@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from voltrade.__main__ import main
 from voltrade.config import Config
 from voltrade.control import Control
 from voltrade.ctl import ask
@@ -81,3 +85,94 @@ def test_a_reason_may_have_any_length(tmp_path: Path, reason: str) -> None:
     """A line of more than 64 kB ended the connection, and nothing was carried out."""
     orders, _ = told(tmp_path, json.dumps({"op": "flatten", "reason": reason}).encode())
     assert orders == [("flatten", reason[:500], False)]
+
+
+class Served:
+    """Controls of running sessions in folders under `runs/`, each in a thread of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.orders: dict[str, list[tuple[str, str, bool]]] = {}
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._controls: list[Control] = []
+
+    def add(self, name: str, identity: str) -> Path:
+        folder = self._root / "runs" / name
+        folder.mkdir(parents=True)
+        orders = self.orders[name] = []
+        control = Control(Config(), lambda: {"state": "running"}, lambda *order: orders.append(order), identity)
+        path = asyncio.run_coroutine_threadsafe(control.listen(folder), self._loop).result()
+        self._controls.append(control)
+        record = {"state": "running", "socket": str(path), "id": identity}
+        (folder / "run.json").write_text(json.dumps(record))
+        return folder
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _end(self) -> None:
+        """Close the controls once all connections are done with: a server that closes in an accept leaves it open."""
+        await asyncio.sleep(0)
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.gather(*others)
+            await asyncio.sleep(0)  # their connections are closed by the loop, right after them
+        for control in self._controls:
+            control.close()
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    monkeypatch.chdir(tmp_path)
+    sessions = Served(tmp_path)
+    yield sessions
+    sessions.close()
+
+
+def test_ctl_names_the_run_that_it_speaks_to(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a name in the command, nothing said which run had answered."""
+    served.add("today", "a1b2")
+    assert main(["ctl", "pause"]) == 0
+    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert said == {"run": "runs/today", "id": "a1b2", "state": "running"}
+    assert served.orders == {"today": [("pause", "", False)]}
+
+
+def test_ctl_refuses_to_choose_among_running_sessions(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run in a folder of runs wasn't seen, nor was one whose engine was busy: the command went to the other one."""
+    served.add("today", "a1b2")
+    served.add("2026-11/monday", "c3d4")
+    assert main(["ctl", "flatten"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "ctl: run: must be named, 2 are running:"
+    assert sorted(said[1:]) == ["  runs/2026-11/monday  c3d4", "  runs/today  a1b2"]
+    assert served.orders == {"today": [], "2026-11/monday": []}
+
+
+def test_ctl_sees_an_engine_that_is_too_busy_to_answer(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    served.add("today", "a1b2")
+    busy = Path("runs/busy")  # relative, since a socket's path must be short
+    busy.mkdir()
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(busy / "engine.sock"))
+        silent.listen()
+        (busy / "run.json").write_text(json.dumps({"state": "running", "socket": str(busy / "engine.sock"), "id": "e"}))
+        assert main(["ctl", "flatten"]) == 2
+    assert "2 are running" in capsys.readouterr().err
+    assert served.orders == {"today": []}
+
+
+def test_the_engine_of_another_run_carries_out_nothing(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that was moved aside still names the path of its socket, at which the next one of its name listens now."""
+    folder = served.add("today", "new")
+    aside = folder.with_name("today-1")
+    aside.mkdir()
+    record = {**json.loads((folder / "run.json").read_text()), "id": "old"}
+    (aside / "run.json").write_text(json.dumps(record))
+    assert main(["ctl", "flatten", "runs/today-1"]) == 2
+    assert capsys.readouterr().err == "ctl: today-1: its socket is that of another run now, new\n"
+    assert served.orders == {"today": []}

@@ -63,15 +63,15 @@ def test_a_run_keeps_its_identity_until_it_has_begun(tmp_path: Path) -> None:
     assert (again._id, again._is_new) == (first._id, True)
 
 
-@pytest.mark.parametrize("is_whole", [True, False])
-def test_an_engine_that_fails_within_an_event_leaves_no_state(tmp_path: Path, is_whole: bool) -> None:
+@pytest.mark.parametrize("is_journaled", [True, False])
+def test_an_engine_that_fails_within_an_event_leaves_no_state(tmp_path: Path, is_journaled: bool) -> None:
     """Fault case E2, sibling: the next run makes it again from the journal instead."""
     engine: Any = Engine.__new__(Engine)
     engine._id, engine._ledger = "id", Ledger.open(tmp_path / "accounts", "account", "sim", tmp_path)
     engine._ledger.begin("id", tmp_path, None)
     engine._journal = Journal.create(tmp_path / "run/journal.db", "id")
     engine._journal.append("Start", 0, {})
-    engine._system = SimpleNamespace(is_whole=is_whole, core=SimpleNamespace(state=lambda: {"wallet": 5}))
+    engine._system = SimpleNamespace(is_journaled=is_journaled, core=SimpleNamespace(state=lambda: {"wallet": 5}))
     head = engine._journal.head
     engine._let_go()
-    assert engine._ledger.last.left == (Left("id", head, {"wallet": 5}) if is_whole else None)
+    assert engine._ledger.last.left == (Left("id", head, {"wallet": 5}) if is_journaled else None)

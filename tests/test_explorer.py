@@ -6,6 +6,7 @@ import html
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from voltrade.exchange.shipped import shipped_instrument
 from voltrade.explorer import PAGES, Explorer, trade
 from voltrade.research import Research
 from voltrade.rule_file import read_parameters
+from voltrade.tables import shortened
 
 ROOT = Path(__file__).resolve().parent.parent
 BTCUSDT = shipped_instrument("BTCUSDT")
@@ -697,3 +699,19 @@ def test_a_refusing_gate_that_was_never_seen_is_told_as_well(research: Research)
     tape = Tape(research.tape.trades[:50_000], TapeReport(50_000, 50_000, 0, 1), "a part")
     done = trade(Research(tape), Config.from_parameters(threshold=5, ema_fast=2, ema_slow=3, use_vwap_filter=False))
     assert {GATES[gate].code for gate in done.tables.refusals["gate"]} >= {"WARMING_UP"}
+
+
+@pytest.mark.parametrize("length", [20, 48, 49, 300])
+def test_a_long_path_is_shortened_in_its_middle_and_shown_whole_when_pointed_at(length: int) -> None:
+    """The heading's path of a rule was cut off at the edge of its column, with the class that it ended with."""
+    path = f"a<b/{'x' * (length - 15)}.py:MyRule!"
+    shown = shortened(path)
+    assert f"title='{escape(path)}'" in shown
+    text = unescape(shown.partition(">")[2].removesuffix("</span>"))
+    assert len(text) == min(length, 48)
+    assert text.endswith(".py:MyRule!"[-6:])
+    assert text.startswith("a<b/")
+
+
+def test_the_heading_shows_the_end_of_a_long_rule_path(explorer: Explorer) -> None:
+    assert "rule: <span title='built in'>built in</span>" in explorer._heading.value

@@ -8,14 +8,17 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import aiohttp
 import pytest
 from venue_client import TIMEOUT, Client, flat_tape, frames, is_silent, run, trade
 
 from voltrade.exchange.faults import KINDS, LOST, TABLE, Fault, load_script
+from voltrade.exchange.refusals import codes
 from voltrade.exchange.venue_command import main
+from voltrade.exchange.venue_requests import Answer
 from voltrade.model import Trades
 
 
@@ -496,3 +499,27 @@ def test_help_tells_a_stranger_what_there_is(capsys: pytest.CaptureFixture[str])
     said = capsys.readouterr().out
     for word in (*KINDS, *TABLE["scripts"], "--faults", "--api-key", "--begin-s", "--also", "truth.jsonl", "until_s"):
         assert word in said, word
+
+
+@pytest.mark.parametrize("do", ["refuse", "lose_answer"])
+def test_every_refusal_can_be_given_on_purpose(do: str, tmp_path: Path) -> None:
+    """A text that quotes something, as that of -1015 does, raised IndexError in the venue."""
+    lines = [{"do": do, "code": code, "on": f"/fapi/v1/order/{abs(code)}$"} for code in codes()]
+
+    done = Answer(200, {})
+
+    async def story(client: Client) -> None:
+        for code, row in codes().items():
+            request = SimpleNamespace(method="POST", path=f"/fapi/v1/order/{abs(code)}")
+            params = SimpleNamespace(get=lambda name: "")
+            answer: Any = await client.venue.faults.carry(cast(Any, request), cast(Any, params), lambda: done)
+            assert (answer.status, answer.body["code"]) == (row.status, code)
+            assert "{" not in answer.body["msg"].replace("{1,20}", "")
+
+    run(story, tmp_path, options=faults(*lines))
+
+
+@pytest.mark.parametrize(("do", "code"), [("refuse", 0), ("refuse", 418), ("lose_answer", 429), ("ban", -1003)])
+def test_a_code_that_a_fault_cannot_give_is_refused_with_its_script(do: str, code: int) -> None:
+    with pytest.raises(ValueError, match=f"code: .* was {code}"):
+        Fault.model_validate({"do": do, "code": code})

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date, timedelta
+from functools import partialmethod
 from pathlib import Path
 
 import aiohttp
@@ -22,6 +26,7 @@ from voltrade.model import DAY_MS, Trades
 from voltrade.sources import ArchiveFile, Http, RestHistory, WeightBudget
 from voltrade.store import FUNDING, MARKS, TRADES, About, Kind, Recorder, Store, day_of, start_of
 
+ROOT = Path(__file__).resolve().parent.parent
 BTCUSDT = shipped_instrument("BTCUSDT")
 FIRST = date(2026, 1, 29)
 DAYS = 4
@@ -277,7 +282,8 @@ def test_a_download_that_was_cut_goes_on_where_it_stopped(
     async def at_once(seconds: float) -> None:
         pass
 
-    monkeypatch.setattr(Http, "__init__", lambda self, session: vars(self).update(_session=session, _sleep=at_once))
+    with_sleep = partialmethod(Http.__init__, sleep=at_once)
+    monkeypatch.setattr(Http, "__init__", with_sleep)
     name = "BTCUSDT-aggTrades-2026-01-30.zip"
     server.cut[name] = 20_000
     assert fetch(server, "--from", "2026-01-30", "--to", "2026-01-30", "--kinds", "trades") == 0
@@ -743,3 +749,60 @@ def test_a_server_that_is_gone_is_told(server: HistoryServer) -> None:
     with pytest.raises(DataError, match="aggTrades: HTTP 500"):
         asyncio.run(ask())
     assert server.count("aggTrades") == 6
+
+
+@pytest.fixture
+def unreachable() -> Iterator[str]:
+    """An address at which nothing listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("command", ["fetch", "fill"])
+def test_without_a_network_it_says_at_once_what_it_waits_for_and_soon_ends(
+    store: Store, unreachable: str, command: str
+) -> None:
+    """Fault case H11: a fetch was silent for 67 s, then ended with the name of a class."""
+    given = {"fetch": ("BTCUSDT", "--days", "2", "--archive", unreachable), "fill": ("UNKNOWNUSDT",)}[command]
+    started = [sys.executable, "-m", "voltrade", "data", command, *given, "--rest", unreachable]
+    with subprocess.Popen(started, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        assert unreachable in first
+        *waits, last = process.stderr.read().splitlines()
+    assert process.returncode == 2
+    assert len(waits) == 2
+    for number, (seconds, said) in enumerate(zip((1, 2), waits, strict=True), start=2):
+        assert said.startswith("127.0.0.1: can't be reached: "), said
+        assert said.endswith(f"; trying again in {seconds} s, for try {number} of 3"), said
+    assert last.startswith(f"data {command}: {unreachable}/")
+    assert "can't be reached" in last
+
+
+def test_a_line_that_breaks_later_is_given_more_time(server: HistoryServer, unreachable: str) -> None:
+    clock, told = Clock(), list[str]()
+
+    async def ask() -> None:
+        async with aiohttp.ClientSession() as session:
+            http = Http(session, clock.sleep, told.append)
+            await RestHistory(http, server.address).trades("BTCUSDT", 1_000)
+            await RestHistory(http, unreachable).trades("BTCUSDT", 1_000)
+
+    with pytest.raises(DataError, match="can't be reached"):
+        asyncio.run(ask())
+    assert clock.slept == [1.0, 2.0, 4.0, 8.0, 16.0]
+    assert told[-1].endswith("trying again in 16 s, for try 6 of 6")
+
+
+def test_several_that_wait_for_the_same_are_told_of_once(unreachable: str, tmp_path: Path) -> None:
+    clock, told = Clock(), list[str]()
+
+    async def ask() -> None:
+        async with aiohttp.ClientSession() as session:
+            http = Http(session, clock.sleep, told.append)
+            some = [http.download(f"{unreachable}/{name}", tmp_path / name) for name in "abcd"]
+            assert all(isinstance(each, DataError) for each in await asyncio.gather(*some, return_exceptions=True))
+
+    asyncio.run(ask())
+    assert len(told) == 2

@@ -309,6 +309,116 @@ def test_of_two_copies_the_older_one_does_not_go_on(ledger: Ledger, tmp_path: Pa
         ledger.admit("id", older, is_new=False)
 
 
+def written(ledger: Ledger, run: Path, rows: int) -> None:
+    """Let a run write more, as an engine does that holds the ledger."""
+    with Journal.open(run / "journal.db") as more:
+        more.on_commit = ledger.reach
+        for number in range(rows):
+            more.append("Bar", number, {"number": number, "later": True})
+
+
+@pytest.mark.parametrize("who", ["the run itself", "the next run"])
+def test_an_older_backup_that_was_put_back_is_refused(ledger: Ledger, tmp_path: Path, who: str) -> None:
+    """Fault case E5, sibling: nothing tells it from the run's folder but what the ledger has heard of since."""
+    run = a_run(tmp_path / "runs/run", "id")
+    backup = Path(shutil.copytree(run, tmp_path / "backup"))
+    ledger.begin("id", run, None)
+    written(ledger, run, 2)
+    head = last_row(run / "journal.db")[1]
+    ledger.admit("id", run, is_new=False)
+    assert ledger.journal_of_last(tmp_path / "runs/next") == run / "journal.db"
+    shutil.rmtree(run)
+    backup.rename(run)
+    go_on = {
+        "the run itself": lambda: ledger.admit("id", run, is_new=False),
+        "the next run": lambda: ledger.journal_of_last(tmp_path / "runs/next"),
+    }[who]
+    with pytest.raises(SessionError, match="put the newer one back") as refused:
+        go_on()
+    told = f"the journal in {run} must have row 5 with the hash {head}, ends with row 3"
+    assert told in str(refused.value)
+
+
+def test_a_backup_that_went_its_own_way_is_refused(ledger: Ledger, tmp_path: Path) -> None:
+    """As many rows and more, but not the ones that the ledger has heard of."""
+    run = a_run(tmp_path / "runs/run", "id")
+    backup = Path(shutil.copytree(run, tmp_path / "backup"))
+    ledger.begin("id", run, None)
+    written(ledger, run, 2)
+    shutil.rmtree(run)
+    backup.rename(run)
+    with Journal.open(run / "journal.db") as other:
+        for number in range(4):
+            other.append("Bar", number, {"number": number})
+    with pytest.raises(SessionError, match="must have row 5 with the hash"):
+        ledger.admit("id", run, is_new=False)
+
+
+def test_a_journal_that_is_further_on_than_the_ledger_heard_goes_on(ledger: Ledger, tmp_path: Path) -> None:
+    """Killed between its commit and the note of it; or the note of another run is still there."""
+    run = a_run(tmp_path / "runs/run", "id")
+    ledger.begin("id", run, None)
+    written(ledger, run, 2)
+    with Journal.open(run / "journal.db") as more:
+        more.append("Bar", 9, {"number": 9})
+    ledger.admit("id", run, is_new=False)
+    second = a_run(tmp_path / "runs/second", "second", rows=1)
+    ledger.begin("second", second, None)
+    ledger.admit("second", second, is_new=False)
+
+
+def test_an_engine_whose_lock_was_deleted_takes_it_again(tmp_path: Path) -> None:
+    """A second engine was let in by the new file."""
+    ledger = open_one(tmp_path / "accounts")
+    run = a_run(tmp_path / "runs/run", "id")
+    ledger.begin("id", run, None)
+    [lock] = (tmp_path / "accounts").glob("*.lock")
+    lock.unlink()
+    written(ledger, run, 1)
+    with pytest.raises(SessionError, match=f"another engine trades it, that of {tmp_path / 'accounts/some run'}"):
+        open_one(tmp_path / "accounts")
+    ledger.close()
+    open_one(tmp_path / "accounts").close()
+
+
+def test_a_second_engine_sees_the_first_though_its_lock_was_deleted(tmp_path: Path) -> None:
+    """Before the first one has noticed: its journal is open, and the first one goes on undisturbed."""
+    first = open_one(tmp_path / "accounts")
+    run = a_run(tmp_path / "runs/run", "id")
+    first.begin("id", run, None)
+    with Journal.open(run / "journal.db") as journal:
+        [lock] = (tmp_path / "accounts").glob("*.lock")
+        lock.unlink()
+        second = open_one(tmp_path / "accounts")
+        with pytest.raises(SessionError, match=f"another engine trades it, that of {run}"):
+            second.journal_of_last(tmp_path / "runs/second")
+        second.close()
+        journal.on_commit = first.reach
+        journal.append("Bar", 9, {"number": 9})
+    first.close()
+
+
+def test_an_engine_that_lost_its_account_writes_nothing_more(tmp_path: Path) -> None:
+    first = open_one(tmp_path / "accounts")
+    run = a_run(tmp_path / "runs/run", "id")
+    first.begin("id", run, None)
+    [lock] = (tmp_path / "accounts").glob("*.lock")
+    lock.unlink()
+    second = open_one(tmp_path / "accounts")
+    writes: list[Callable[[], None]] = [
+        lambda: first.reach(4, "head"),
+        lambda: first.leave("head", {}),
+        lambda: first.begin("id", run, None),
+    ]
+    for write in writes:
+        with pytest.raises(SessionError, match="another engine trades it"):
+            write()
+    second.begin("second", run, None)
+    first.close()
+    assert second._read() == second.last
+    second.close()
+
+
 def test_a_copy_from_before_the_run_did_anything_does_not_begin_it_anew(ledger: Ledger, tmp_path: Path) -> None:
     """Fault case E4: it was copied while it loaded its history, and the other copy has traded since."""
     run = a_run(tmp_path / "runs/run", "id", rows=1)

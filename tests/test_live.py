@@ -275,7 +275,7 @@ def test_a_core_that_fails_within_an_event_is_not_whole(
 ) -> None:
     """Its state is none that the journal leads to, so the next run must not go on from it."""
     session.system.handle(Timer(wall()))
-    assert session.system.is_whole
+    assert session.system.is_journaled
 
     def fail(event: Event) -> Any:
         raise ValueError("half-way")
@@ -283,7 +283,7 @@ def test_a_core_that_fails_within_an_event_is_not_whole(
     monkeypatch.setattr(session.core, "handle", fail)
     with pytest.raises(ValueError, match="half-way"):
         session.system.handle(event)
-    assert not session.system.is_whole
+    assert not session.system.is_journaled
     session.journal.close()
 
 

@@ -36,6 +36,7 @@ from voltrade.model import (
 from voltrade.oms import (
     ALGO_MOVES,
     DONE,
+    EXPECTED,
     MOVES,
     PROTECT_WITHIN_MS,
     REACTIONS,
@@ -44,6 +45,7 @@ from voltrade.oms import (
     OrderMonitor,
     OrderState,
     Reaction,
+    refused_text,
 )
 
 ENTRY, STOP, TARGET = "vt-e-1e1", "vt-e-1s1", "vt-e-1t1"
@@ -972,3 +974,14 @@ def test_lots_that_a_person_added_do_not_keep_our_round_trip_open() -> None:
     assert [each.net for each in outputs if isinstance(each, RoundTrip)]
     assert TARGET in [each.client_order_id for each in outputs if isinstance(each, CancelOrder)]
     assert not monitor.reconciled
+
+
+def test_a_refusal_that_the_course_of_things_brings_is_explained() -> None:
+    """The last alert of the demo was a bare -2022, though nothing was wrong."""
+    said = refused_text("vt-1x1", -2022, "ReduceOnly Order is rejected.")
+    assert said.startswith("vt-1x1 refused with -2022: ReduceOnly Order is rejected. (")
+    assert "another order closed the position first" in said
+    assert (
+        refused_text("vt-1e1", -2019, "Margin is insufficient.") == "vt-1e1 refused with -2019: Margin is insufficient."
+    )
+    assert all(REACTIONS[code] in (Reaction.LEAVE, Reaction.RECONCILE) for code in EXPECTED), "the others are news"

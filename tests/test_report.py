@@ -142,7 +142,8 @@ def test_slippage_is_what_the_fills_brought_against_the_decision_and_a_cost_is_n
     # 0.6 coins 0.1 above the close of 100.0, 0.4 coins 0.4 above: 0.06 + 0.16
     assert entry["slippage"] == -0.22
     assert entry["average_price"] == 100.22
-    assert entry["fees"] == 10
+    assert entry["fees"] == -10
+    assert run.fills["fee"].to_list() == [-5] * 4
     assert stop["slippage"] == -0.5  # 1 coin sold 0.5 below the trigger of 98.0
     assert math.isnan(leave["slippage"])  # no bar and no trigger to measure from
 
@@ -179,7 +180,7 @@ def test_a_fill_counts_once_however_often_it_is_told() -> None:
     told = [an_intent("e", Purpose.ENTRY, Side.BUY, 100), fill, fill, replace(fill, client_order_id="", fee=0)]
     run = run_of(*told)
     assert len(run.fills) == len(run.orders) == 1
-    assert run.orders["fees"].to_list() == [5]
+    assert run.orders["fees"].to_list() == [-5]
 
 
 ENTRY = an_intent("e", Purpose.ENTRY, Side.BUY, 100)
@@ -240,7 +241,7 @@ def test_round_trips_measure_their_result_in_what_the_stop_would_have_cost() -> 
     run = run_of(a_trip(1, net=3))
     trip = run.round_trips.iloc[0]
     assert (trip["side"], trip["entry_price"], trip["stop_price"], trip["minutes"]) == ("LONG", 100.0, 98.0, 1.0)
-    assert (trip["realised"], trip["fees"], trip["net"]) == (8, 5, 3)
+    assert (trip["realised"], trip["fees"], trip["net"]) == (8, -5, 3)
     assert trip["r_multiple"] == 3 / 7  # net 3 over 1 coin x (100 - 98) and 5 of fees
 
 
@@ -315,7 +316,7 @@ def test_statistics_by_hand() -> None:
     assert (figures.round_trips, figures.long_trips, figures.short_trips) == (4, 3, 1)
     assert figures.win_rate == 1 / 4
     assert figures.profit_factor == 12 / 10
-    assert (figures.net, figures.realised, figures.fees) == (2, 22, 20)
+    assert (figures.net, figures.realised, figures.fees) == (2, 22, -20)
     assert figures.equity_change == 2
     assert figures.max_drawdown == 20  # 1010 to 990
     assert figures.max_drawdown_part == 20 / 1010
@@ -323,6 +324,24 @@ def test_statistics_by_hand() -> None:
     assert figures.turnover == 200  # 1 coin bought and sold at 100.0
     assert (figures.average_win, figures.average_loss) == (12, -5)
     assert figures.table().loc["round trips (long / short)", "value"] == "4 (3 / 1)"
+
+
+def test_a_cost_has_one_sign_in_every_table() -> None:
+    """Fault case I13: fees were positive in one table and negative in the next. A rebate is no cost."""
+    for fees, sign in ((5, -1), (-3, 1), (0, 0)):
+        run = run_of(
+            an_intent("e", Purpose.ENTRY, Side.BUY, 100, bar=0),
+            replace(a_fill("e", 1, Side.BUY, 1_002, 100), fee=fees * MONEY),
+            a_trip(1, net=3, realised=(3 + fees) * MONEY, fees=fees * MONEY),
+            bars=[a_bar(0, 1_000)],
+        )
+        told = [run.fills["fee"], run.orders["fees"], run.round_trips["fees"]]
+        amounts = [*(float(column.sum()) for column in told), report.statistics(run).fees]
+        amounts.append(float(report.costs(run).loc["fees", "amount"]))
+        assert amounts == [sign * abs(fees)] * 5
+        trip = run.round_trips.iloc[0]
+        assert trip["net"] == trip["realised"] + trip["fees"] + trip["funding"]
+        assert all(math.copysign(1, amount) == 1 for amount in amounts if not amount)  # nothing shows as -0.00
 
 
 def test_costs_lead_from_the_decision_to_the_net() -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,44 @@ def test_a_session_is_followed_to_its_end(outputs: list[tuple[str, Any]], tmp_pa
     assert "100%" in status
     assert "TAPE_END" in status
     assert live.name == "runs/today"
+
+
+@pytest.fixture
+def followed(outputs: list[tuple[str, Any]], tmp_path: Path) -> session.Session:
+    live = session.start(Config(), tmp_path / "runs/today")
+    asyncio.run(live.follow(every_s=0.1))
+    return live
+
+
+def test_the_last_cell_says_what_a_session_came_to(followed: session.Session) -> None:
+    trips = followed.frames().round_trips
+    assert (
+        f"Ended: TAPE_END. {len(trips)} round trips, net {trips['net'].sum():+,.2f} USDT." in followed.conclude().data
+    )
+
+
+def test_a_session_that_traded_nothing_is_warned_of(followed: session.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = followed.frames()
+    monkeypatch.setattr(followed, "frames", lambda: replace(whole, fills=whole.fills[:0]))
+    assert f"Warning: nothing was traded in {len(whole.bars)} bars; signals refused: " in followed.conclude().data
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"end_reason": "NOTEBOOK_LOST"}, "ended NOTEBOOK_LOST: the engine heard nothing of this notebook"),
+        ({"state": "failed", "end_reason": "ERROR", "error": "the disk is full"}, "failed ERROR: the disk is full"),
+        ({"state": "running", "end_reason": "", "socket": "gone"}, "killed : its engine is gone"),
+    ],
+)
+def test_a_session_that_did_not_end_well_fails_its_notebook(
+    followed: session.Session, facts: dict[str, str], words: str
+) -> None:
+    """Papermill, and so `make live`, ended with 0 though the engine had taken the notebook for lost."""
+    path = followed.path / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+    with pytest.raises(SessionError, match=words):
+        followed.conclude()
 
 
 def test_stop_asks_the_engine_and_waits_for_nothing(tmp_path: Path) -> None:

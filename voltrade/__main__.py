@@ -16,8 +16,9 @@ from typing import Any, BinaryIO, cast
 
 from voltrade.config import Config
 from voltrade.credentials import Credentials
-from voltrade.ctl import ACTIONS, ask, running
+from voltrade.ctl import ACTIONS, ask, identity, running
 from voltrade.errors import SessionError, VoltradeError
+from voltrade.model import printable
 from voltrade.permission import authorise
 from voltrade.record import JOURNAL, was_cut_short
 from voltrade.rule_file import load_rule, read_parameters
@@ -123,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Look at or steer a running session; what is ordered stands in its journal with the reason.",
     )
     control.add_argument("action", choices=ACTIONS)
-    control.add_argument("run", type=Path, nargs="?", metavar="RUN", help="folder of a run; the one that is running")
+    control.add_argument("run", type=Path, nargs="?", metavar="RUN", help="folder of a run; by default the only one")
     control.add_argument("--reason", default="", help="why; kept in the journal")
     control.set_defaults(do=_ctl)
     return parser
@@ -136,11 +137,12 @@ def _ctl(arguments: argparse.Namespace) -> int:
         if not found:
             raise SessionError("run: no session is running under runs/")
         if len(found) != 1:
-            raise SessionError(f"run: name one; running under runs/ are: {[path.name for path in found]}")
+            listed = "".join(f"\n  {printable(path)}  {identity(path)}" for path in found)
+            raise SessionError(f"run: must be named, {len(found)} are running:{listed}")
         [run] = found
     answer = ask(run, {"op": arguments.action, "reason": arguments.reason})
-    for name, value in answer.items():
-        print(f"{name:>10}  {value}")
+    for name, value in {"run": run, "id": identity(run), **answer}.items():
+        print(f"{name:>10}  {printable(value)}")
     return 0
 
 
@@ -174,18 +176,13 @@ def _runs(arguments: argparse.Namespace) -> int:
     if table.empty:
         print("no runs")
         return 0
-    columns = [[str(name), *map(_printable, table[name])] for name in table]
+    columns = [[str(name), *map(printable, table[name])] for name in table]
     widths = [max(map(len, column)) for column in columns]
     sides = [">" if name in ("round_trips", "net") else "<" for name in table]
     for row in zip(*columns, strict=True):
         cells = (f"{text:{side}{width}}" for text, side, width in zip(row, sides, widths, strict=True))
         print("  ".join(cells).rstrip())
     return 0
-
-
-def _printable(value: object) -> str:
-    """A value as a text that can do nothing to a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in str(value))
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -237,30 +234,30 @@ def _replay(arguments: argparse.Namespace) -> int:
     from voltrade.replay import replay
     from voltrade.verify import verify
 
-    verdict = verify(arguments.run)
-    for line in verdict.wrong:
-        print(_printable(line))
-    if not verdict.chain.ok:  # an altered row can break anything that follows from it
-        print(verdict.words)
+    verification = verify(arguments.run)
+    for line in verification.wrong:
+        print(printable(line))
+    if not verification.chain.ok:  # an altered row can break anything that follows from it
+        print(verification.words)
         return 1
     result = replay(_journal_of(arguments.run))
     for line in result.shown:
-        print(_printable(line))
+        print(printable(line))
     print(f"{result.events} events, {result.outputs} bars, commands and notes: {result.differences} differences")
-    print(_printable(verdict.words))
-    return 0 if verdict.ok and not result.differences else 1
+    print(printable(verification.words))
+    return 0 if verification.ok and not result.differences else 1
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     from voltrade.verify import verify
 
-    verdict = verify(arguments.run, arguments.notebook, arguments.head)
+    verification = verify(arguments.run, arguments.notebook, arguments.head)
     marks = {True: "ok", False: "!!", None: "--"}
-    for check in verdict.checks:
-        print(f"{marks[check.ok]}  {check.name:<10}  {_printable(check.found)}")
-    print(_printable(f"not checked: {'; '.join(verdict.unchecked)}"))
-    print(_printable(verdict.words))
-    return 0 if verdict.ok else 1
+    for check in verification.checks:
+        print(f"{marks[check.ok]}  {check.name:<10}  {printable(check.found)}")
+    print(printable(f"not checked: {'; '.join(verification.unchecked)}"))
+    print(printable(verification.words))
+    return 0 if verification.ok else 1
 
 
 def _review(arguments: argparse.Namespace) -> int:

@@ -402,7 +402,7 @@ def _results(trips: pd.DataFrame) -> list[str]:
     names = ("exit_reason", "side", "id", "entry_price", "exit_price", "minutes", "net", "r_multiple", "fees")
     return [
         f"<b>{escape(reason)}</b> · {side.lower()} round trip {number}<br>"
-        f"{entry:,.8g} → {left:,.8g} in {minutes:,.1f} min<br>net {net:+,.2f} ({times:+.2f} R), fees {fees:,.2f}"
+        f"{entry:,.8g} → {left:,.8g} in {minutes:,.1f} min<br>net {net:+,.2f} ({times:+.2f} R), fees {fees:+,.2f}"
         for reason, side, number, entry, left, minutes, net, times, fees in trips[list(names)].itertuples(index=False)
     ]
 

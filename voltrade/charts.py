@@ -1,8 +1,8 @@
 """Charts of a run, drawn from its frames, and of a tape and its bars; the only place that makes figures.
 
-Each function returns a figure. `LiveChart` shows a figure that is drawn anew while a session runs: as a widget for a
-person at the screen, as a plain bundle in the output where a notebook is being recorded, since a widget leaves no
-picture in the record and a bundle doesn't redraw on a screen.
+Functions named `..._chart`, and `heat_map`, return a figure. `LiveChart` shows one that is drawn anew in a session:
+as a widget for a person at the screen, as a plain bundle in the output where a notebook is being recorded, since a
+widget leaves no picture in the record and a bundle doesn't redraw on a screen.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ MAX_BARS = 5_000
 """Candles that a chart shows at most; from there on JupyterLab draws for more than a second."""
 
 MAX_POINTS = 4_000
-"""Points of a line over time; a longer one keeps the lowest and the highest of each stretch."""
+"""Points of a line over time, about: a longer line keeps the lowest and the highest of each stretch; the wallet as many
+of its steps besides, and the position its last steps alone."""
 
 GRID = "#edf0f4"
 
@@ -374,7 +375,7 @@ _ROUND_MINUTES = (1, 2, 5, 10, 15, 30, 60, 120, 240, 480)
 
 
 def _volume_by_time(trades: Trades, instrument: Instrument, most: int = 300) -> tuple[Int64s, Floats]:
-    """Edges of stretches of so many minutes, by the clock, and the coins traded in each."""
+    """Edges of stretches of equal length, by the clock and a day at most, and the coins traded in each."""
     start, end = int(trades.time[0]), int(trades.time[-1])
     lengths = (60_000 * minutes for minutes in _ROUND_MINUTES)
     length = next((length for length in lengths if (end - start) / length <= most), DAY_MS)
@@ -530,7 +531,7 @@ def heat_map(frame: pd.DataFrame, x: str, y: str, value: str) -> go.Figure:
 
 
 def luck_chart(sharpes: Floats, luckiest: float) -> go.Figure:
-    """Draw the Sharpe ratios of trials, in order of their size, below or above what the luckiest would show."""
+    """Draw the Sharpe ratios of trials, in order of their size, and what the luckiest of as many worthless ones has."""
     known = np.sort(sharpes[np.isfinite(sharpes)])
     colors = np.where(known > luckiest, UP, SLOW)
     figure = go.Figure(
@@ -583,7 +584,9 @@ def _unit_name(unit: str, instrument: Instrument) -> str:
 
 
 class ResearchChart:
-    """A page of bars with all that `price_chart` shows, over the equity of the whole tape; drawn anew in place.
+    """A page of bars as `price_chart` draws them, but without durations, over equity and drawdown of the whole tape.
+
+    It is drawn anew in place.
 
     Args:
         run: has the indicators of the rule that is to be drawn; `draw` gives the data.

@@ -33,8 +33,20 @@ class Control:
     unless `release` took leave before.
     """
 
-    def __init__(self, config: Config, status: Callable[[], dict[str, Any]], order: Callable[[str, str, bool], None]):
+    def __init__(
+        self,
+        config: Config,
+        status: Callable[[], dict[str, Any]],
+        order: Callable[[str, str, bool], None],
+        identity: str = "",
+    ) -> None:
+        """Make a control.
+
+        Args:
+            identity: of the run; a message that is meant for another run is refused.
+        """
         self._config = config
+        self._id = identity
         self._status = status
         self._order = order
         self._leases = 0
@@ -84,6 +96,8 @@ class Control:
                 self.check_lease()
 
     def _answer(self, ask: dict[str, Any]) -> dict[str, Any]:
+        if ask.get("id") and ask["id"] != self._id:
+            return {"error": f"its socket is that of another run now, {self._id}"}
         op, reason = ask["op"], storable(str(ask.get("reason", ""))[:LONGEST_REASON])
         if op == "stop":
             self.stop(reason or "STOPPED")

@@ -13,32 +13,30 @@ from pathlib import Path
 from typing import Any
 
 from voltrade.errors import SessionError
-from voltrade.record import RECORD, load, state_of
+from voltrade.record import RECORD, is_running, load, read, state_of
 
 ACTIONS = ("status", "pause", "resume", "reduce", "flatten", "halt", "stop")
 ANSWER_WITHIN_S = 5.0
 
 
 def running(runs: Path) -> list[Path]:
-    """Return the folders of the runs whose engines answer, the newest first."""
-    records = sorted(runs.glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return [path.parent for path in records if _answers(path.parent)]
+    """Return the folders of the runs whose engines live, however deep and however busy, the newest first."""
+    records = sorted(runs.rglob(RECORD), key=lambda path: path.stat().st_mtime, reverse=True)
+    return [path.parent for path in records if is_running(read(path.parent))]
 
 
-def _answers(run: Path) -> bool:
-    try:
-        ask(run, {"op": "status"})
-    except SessionError:
-        return False
-    return True
+def identity(run: Path) -> str:
+    """Return the identity of a run as its record has it; empty before it has one."""
+    return str(read(run).get("id", ""))
 
 
 def ask(run: Path, message: Mapping[str, Any]) -> dict[str, Any]:
-    """Send a run's engine one message and return its answer.
+    """Send a run's engine one message and return its answer; the engine of another run refuses it.
 
     Raises:
         SessionError: the folder holds no run, its engine doesn't answer, or it refuses the message.
     """
+    message = {**message, "id": identity(run)}
     try:
         with connect(run) as connection, connection.makefile("rb") as answers:
             connection.sendall(json.dumps(message).encode() + b"\n")

@@ -181,6 +181,7 @@ def _fetch(given: argparse.Namespace) -> int:
 async def _fetch_range(given: argparse.Namespace, first: date, last: date) -> int:
     store, chosen = ReadableStore(given.store), _policies(given)
     kinds = [KINDS[name] for name in given.kinds]
+    print(f"asking {given.archive}, then {given.rest}", file=sys.stderr)
     async with Http.opened() as http:
         rest = RestHistory(http, given.rest)
         instrument = await _instrument_by_rest(given, rest)
@@ -203,6 +204,7 @@ def _fill(given: argparse.Namespace) -> int:
 
 async def _fill_range(given: argparse.Namespace, first: date, last: date) -> int:
     store, chosen = ReadableStore(given.store), _policies(given)
+    print(f"asking {given.rest}", file=sys.stderr)
     async with Http.opened() as http:
         rest = RestHistory(http, given.rest)
         archive = Archive(http, ARCHIVE_ADDRESS, _downloads(store))

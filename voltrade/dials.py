@@ -71,10 +71,14 @@ def _dial(name: str, field: FieldInfo) -> Dial:
         return Dial(name, "choice", default, description, choices=get_args(field.annotation))
     if field.annotation is bool:
         return Dial(name, "switch", default, description)
-    is_whole = field.annotation is int or int in get_args(field.annotation)
+    is_integer = field.annotation is int or int in get_args(field.annotation)
     usual = float(default) if isinstance(default, Decimal) else default
     return Dial(
-        name, "whole" if is_whole else "number", usual, description, *_range(float(default), _bounds(field), is_whole)
+        name,
+        "whole" if is_integer else "number",
+        usual,
+        description,
+        *_range(float(default), _bounds(field), is_integer),
     )
 
 
@@ -98,11 +102,11 @@ def _bounds(field: FieldInfo) -> _Bounds:
     return bounds
 
 
-def _range(default: float, bounds: _Bounds, is_whole: bool) -> tuple[float, float, float]:
+def _range(default: float, bounds: _Bounds, is_integer: bool) -> tuple[float, float, float]:
     """Low and high around a default within the bounds, and a step of one digit, a tenth of the default or less."""
     size = abs(default) or min(abs(bound) for bound in (bounds.least, bounds.most, USUAL_SIZE) if bound)
     step = 10.0 ** (math.floor(math.log10(size)) - 1)
-    if is_whole:
+    if is_integer:
         step = max(1.0, step)
     least = bounds.least if math.isfinite(bounds.least) else -MOST_TIMES * size if default < 0 else 0.0
     most = bounds.most if bounds.most <= NEAR_BOUND_TIMES * size else MOST_TIMES * size

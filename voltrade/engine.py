@@ -125,7 +125,7 @@ class Engine:
             held.push_async_callback(wiring.close)
             held.callback(self._let_go)
             self._take_account(wiring)
-            self._control = control = Control(self._config, self._status, self._order)
+            self._control = control = Control(self._config, self._status, self._order, self._id)
             held.callback(control.close)
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, control.stop, signal.Signals(number).name)
@@ -181,14 +181,14 @@ class Engine:
         Where they aren't, or this was told at the run's end, nothing is: what a killed run left is in its journal.
         """
         ledger, system = self._ledger, self._system
-        if ledger is None or system is None or self._journal is None or not system.is_whole:
+        if ledger is None or system is None or self._journal is None or not system.is_journaled:
             return
         if ledger.last is None or ledger.last.run != self._id or ledger.last.left is not None:
             return
         try:
             self._journal.commit()
             ledger.leave(self._journal.head, system.core.state())
-        except (JournalError, OSError) as error:
+        except (JournalError, SessionError, OSError) as error:
             log.warning("ledger: the state could not be left, the next run needs the journal: %s", error)
 
     async def _trade(self, wiring: Wiring, control: Control) -> None:
@@ -326,6 +326,7 @@ class Engine:
         if self._ledger is not None:
             last = self._ledger.last
             self._ledger.begin(self._id, self._dir, last.adopted if last else None)
+            self._journal.on_commit = self._ledger.reach
         return again
 
     def _left_by_last(self) -> Left | None:
@@ -388,6 +389,8 @@ class Engine:
         if self._left is not None and self._left.state is not None:
             system.handle(Adoption(wiring.clock(), json.dumps(self._left.state), self._left.head))
         self._ledger.begin(self._id, self._dir, self._left)
+        assert self._journal is not None
+        self._journal.on_commit = self._ledger.reach
 
     def _bounded(self, wiring: Wiring) -> Config:
         """By the wall clock a tape's end is silence: end the session where the tape does."""

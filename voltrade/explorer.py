@@ -39,7 +39,7 @@ from voltrade.rule_cell import RuleCell, how_to_save, is_draft
 from voltrade.rule_file import RuleFile, load_rule, read_parameters
 from voltrade.runs import project_root
 from voltrade.simulation_frames import frames_of_tables
-from voltrade.tables import frame_table
+from voltrade.tables import frame_table, shortened
 
 PAGES = (500, 1_000, 2_000, charts.MAX_BARS)
 """Candles that can be drawn at once."""
@@ -475,8 +475,8 @@ class Explorer:
             self.plot.draw(self.chart.figure)
         self._pager.tell(shown, is_oldest=page.start == 0, is_newest=until is None)
         self._statistics.value = _small(frame_table(statistics(run, self.traded.counted).table()))
-        rule = escape(self.config.session.rule or "built in")
-        self._heading.value = f"<b>{escape(self.research.tape.source)}</b><br>rule: {rule}"
+        tape, rule = shortened(self.research.tape.source), shortened(self.config.session.rule or "built in")
+        self._heading.value = f"<b>{tape}</b><br>rule: {rule}"
 
     def _frames(self) -> Frames:
         """The frames of the whole session, with the bars of the page."""

@@ -155,12 +155,14 @@ class Frames:
     indicator and condition of the verdict under its own name."""
     orders: pd.DataFrame
     """One row a client order id, at the decision. `reference_price` is the deciding bar's close, or the trigger price;
-    `slippage` is what the fills brought against it: money, negative where it cost, NaN where unknown."""
+    `slippage` is what the fills brought against it: money, negative where it cost, NaN where unknown. `fees` are
+    the sum of the fees of its fills."""
     fills: pd.DataFrame
-    """One row a trade id, at the fill. `realised` is money before the fill's own fee."""
+    """One row a trade id, at the fill. `realised` is money before the fill's own fee. `fee` is negative where it was
+    paid and positive where it is a rebate, though Binance and the journal have it the other way round."""
     round_trips: pd.DataFrame
-    """One row a closed round trip, at its close. `net` = realised - fees + funding. `r_multiple` is net over R: what
-    the way from the average entry to the stop costs, and the fees of both ways. A stop that fills at its trigger is -1.
+    """One row a closed round trip, at its close. `net` = realised + fees + funding, a cost is negative. `r_multiple`
+    is net over R: what the way from the average entry to the stop costs, and the fees of entry and exits as they were.
     """
     equity: pd.DataFrame
     """One row a valuation: `equity` = wallet + unrealised, `drawdown` = equity - its highest so far (at most 0),
@@ -366,9 +368,15 @@ def _orders_frame(units: _Units, columns: Columns, closes: Sequence[int] | Int64
         "average_price": units.averages(notional, traded),
         "reference_price": units.prices_if_any(reference),
         "slippage": np.where(is_known, units.notionals(side * (reference * traded - notional)), np.nan),
-        "fees": _whole(columns["fees"]) / MONEY,
+        "fees": _costs(columns["fees"]),
     }
     return _table(_ORDERS, columns["time"], table)
+
+
+def _costs(paid: Any) -> Floats:
+    """Amounts that the exchange states as paid, in money; here as everywhere in the frames a cost is negative."""
+    costs: Floats = -_whole(paid) / MONEY
+    return costs
 
 
 def _fills_frame(units: _Units, columns: Columns) -> pd.DataFrame:
@@ -379,7 +387,7 @@ def _fills_frame(units: _Units, columns: Columns) -> pd.DataFrame:
         "price": units.prices(price),
         "quantity": units.quantities(quantity),
         "notional": units.notionals(price * quantity),
-        "fee": _whole(columns["fee"]) / MONEY,
+        "fee": _costs(columns["fee"]),
         "realised": _whole(columns["realised"]) / MONEY,
     }
     return _table(_FILLS, columns["time"], table)
@@ -388,8 +396,9 @@ def _fills_frame(units: _Units, columns: Columns) -> pd.DataFrame:
 def _round_trips_frame(units: _Units, columns: Columns) -> pd.DataFrame:
     opened, closed, quantity = (_whole(columns[name]) for name in ("opened_at", "closed_at", "quantity"))
     entry, stop = (_whole(columns[name]) for name in ("entry_notional", "stop_price"))
-    money = {name: _whole(columns[name]) / MONEY for name in ("realised", "fees", "funding", "net")}
-    at_risk = units.notionals(np.abs(entry - stop * quantity)) + money["fees"]
+    money = {name: _whole(columns[name]) / MONEY for name in ("realised", "funding", "net")}
+    money["fees"] = _costs(columns["fees"])
+    at_risk = units.notionals(np.abs(entry - stop * quantity)) - money["fees"]
     has_risk = (stop != 0) & (at_risk > 0)
     table = {
         "id": columns["id"],

@@ -17,7 +17,7 @@ import stat
 import struct
 import typing
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,6 +257,8 @@ class Journal:
         self._head = head
         self._committed = seq, head
         self._failure = ""
+        self.on_commit: Callable[[int, str], object] = lambda seq, head: None
+        """Takes position and hash of the last row whenever rows have come on the disk."""
 
     @classmethod
     def create(cls, path: Path | str, identity: str = "") -> Journal:
@@ -352,10 +354,13 @@ class Journal:
         Raises:
             JournalError: the storage failed now or before.
         """
+        before = self._committed
         with self._storing():
             if self._connection.in_transaction:
                 self._connection.execute("COMMIT")
                 self._committed = self._seq, self._head
+        if self._committed != before:
+            self.on_commit(*self.committed)
 
     @property
     def committed(self) -> tuple[int, str]:
@@ -587,6 +592,15 @@ def _lock(path: Path) -> int:
         os.close(lock)
         raise JournalError(f"{path}: must be written by one process, another one has it open") from None
     return lock
+
+
+def is_written(path: Path | str) -> bool:
+    """Whether a process has a journal open for writing."""
+    try:
+        os.close(_lock(Path(path)))
+    except JournalError:
+        return True
+    return False
 
 
 def sync_folder(folder: Path) -> None:

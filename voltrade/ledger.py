@@ -6,7 +6,8 @@ folder is only a hint where that journal was last.
 
 A run that ends, or fails between two events, leaves the state of its core here: the breaker's peaks, baselines and
 streaks, cooldowns, the position in hand and its orders. The next run of the account goes on from it and notes the head
-hash of the run before. A run that was killed left no state; it is made again from that run's journal.
+hash of the run before. A run that was killed left no state; it is made again from that run's journal, which must have
+the row that the ledger last heard of: an older copy of it, put back where it was, is refused.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import platformdirs
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from voltrade.errors import JournalError, SessionError
-from voltrade.journal import identity_of, last_row, refuse_unsafe, sync_folder
+from voltrade.journal import identity_of, is_written, last_row, place_of, refuse_unsafe, sync_folder
 from voltrade.record import JOURNAL
 
 STATE_VARIABLE = "VOLTRADE_STATE"
@@ -106,6 +107,7 @@ class Ledger:
     def __init__(self, path: Path, lock: int, account: str, mode: str) -> None:
         self._path = path
         self._lock = lock
+        self._reached = -1
         self._account, self._mode = account, mode
         self.last: Entry | None = None
         self.taken_over: Path | None = None
@@ -168,9 +170,46 @@ class Ledger:
             state = self.last.adopted.state
         self._write(replace(self.last, left=Left(self.last.run, head, state)))
 
+    def reach(self, rows: int, head: str) -> None:
+        """Note how far the owner's journal has come, and make sure that the account is still held.
+
+        Not flushed to the disk: it survives the process, and a machine that dies may leave an earlier note.
+
+        Args:
+            rows: that are on the disk.
+            head: hash of the last of them.
+
+        Raises:
+            SessionError: the lock was deleted, and another engine has taken the account since.
+        """
+        assert self.last is not None
+        self._keep_lock()
+        if self._reached < 0:
+            self._reached = _open_private(self._reached_path)
+        note = json.dumps({"run": self.last.run, "rows": rows, "head": head}).encode() + b"\n"
+        os.pwrite(self._reached, note, 0)
+        os.ftruncate(self._reached, len(note))
+
     def close(self) -> None:
         """Let go of the account."""
         os.close(self._lock)
+        if self._reached >= 0:
+            os.close(self._reached)
+            self._reached = -1
+
+    def _keep_lock(self) -> None:
+        """Take the lock once more where its file was deleted; a second engine could take a new one otherwise."""
+        path = self._path.with_suffix(".lock")
+        if _is_at(self._lock, path):
+            return
+        holder = os.fsdecode(os.pread(self._lock, 4096, 0))
+        fresh = _lock(path, self._path.stem, holder)
+        os.close(self._lock)
+        self._lock = fresh
+
+    @property
+    def _reached_path(self) -> Path:
+        return self._path.with_suffix(".reached")
 
     # --- which run may go on, and from what ---------------------------------------------------------------------------
 
@@ -194,6 +233,7 @@ class Ledger:
                 "account now; this one can't go on"
             )
         rows, head = last_row(folder / JOURNAL)
+        self._refuse_older(folder / JOURNAL)
         if last.left is not None and last.left.head != head:
             raise SessionError(
                 f"account {self._path.stem}: the journal in {folder} must end with {last.left.head}, ends with {head}: "
@@ -222,7 +262,30 @@ class Ledger:
                 f"account {self._path.stem}: its last run {self.last.run} was cut short in {self.last.folder}, and its "
                 f"journal is neither there nor nearby; put that folder back (mode 0700), or {self._give_up}"
             )
-        return max(found, key=lambda path: last_row(path)[0])
+        furthest = max(found, key=lambda path: last_row(path)[0])
+        self._refuse_older(furthest)
+        if is_written(furthest):  # that engine's lock was deleted
+            raise SessionError(f"account {self._path.stem}: another engine trades it, that of {furthest.parent}")
+        return furthest
+
+    def _refuse_older(self, journal: Path) -> None:
+        """Refuse a journal of the owner that lacks the row that the ledger last heard of.
+
+        Raises:
+            SessionError: names the row; says what to do.
+        """
+        assert self.last is not None
+        try:
+            note = json.loads(self._reached_path.read_bytes())
+            run, rows, head = note["run"], int(note["rows"]), str(note["head"])
+        except (OSError, ValueError, KeyError, TypeError):  # never noted, or lost with the machine
+            return
+        if run == self.last.run and place_of(journal, head) != rows:
+            raise SessionError(
+                f"account {self._path.stem}: the journal in {journal.parent} must have row {rows:,} with the hash "
+                f"{head}, ends with row {last_row(journal)[0]:,}: it is an older copy, or rows were lost; put the "
+                f"newer one back, or {self._give_up}"
+            )
 
     def refuse_broken(self, error: Exception) -> SessionError:
         """Return what to raise where the owner's state can't be made again from its journal."""
@@ -256,6 +319,7 @@ class Ledger:
 
     def _write(self, entry: Entry) -> None:
         """Replace the file whole and durably: a reader meets the one before or this one."""
+        self._keep_lock()
         fresh = self._path.with_suffix(".tmp")
         fresh.unlink(missing_ok=True)
         with os.fdopen(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "w") as file:
@@ -361,12 +425,11 @@ def _with_time(path: Path) -> str:
 
 def _lock(path: Path, account: str, holder: str) -> int:
     """Take a lock that the system lets go of when the process ends, however it ends."""
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise SessionError(f"{path}: can't be opened: {error.strerror}") from None
+    lock = _open_private(path)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_at(lock, path):  # deleted between the two, and perhaps taken anew
+            raise SessionError(f"account {account}: its lock was deleted while it was taken; try again")
         os.ftruncate(lock, 0)
         os.pwrite(lock, os.fsencode(holder), 0)
     except BlockingIOError:
@@ -378,6 +441,21 @@ def _lock(path: Path, account: str, holder: str) -> int:
         os.close(lock)
         raise
     return lock
+
+
+def _open_private(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise SessionError(f"{path}: can't be opened: {error.strerror}") from None
+
+
+def _is_at(file: int, path: Path) -> bool:
+    """Whether an open file is still the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

@@ -107,7 +107,7 @@ class LiveTradingSystem:
         self._seen_marks = 0
         self._uncommitted = 0
         self._trades = 0
-        self.is_whole = True
+        self.is_journaled = True
         """Whether the core's state is the one after the journal's last row: not in `handle`, nor where it raised."""
 
     # --- from the streams ------------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ class LiveTradingSystem:
         bars = desk.fold.count
         if isinstance(event, Trades):
             # A block is written as far as it was consumed: the cut is part of the record.
-            self.is_whole = False
+            self.is_journaled = False
             consumed, outputs = self.core.handle(event)
             if consumed:
                 self._write(event[:consumed])
@@ -165,14 +165,14 @@ class LiveTradingSystem:
             self._journal.append("Bar", self.core.time, self.core.bar_row(desk, number))
         for output in outputs:
             self._write(output)
-        self.is_whole = True
+        self.is_journaled = True
         if self._uncommitted >= COMMIT_EVERY:
             self._commit()
         return consumed, outputs
 
     def _write(self, fact: Event | Output) -> None:
         self._journal.append_fact(fact, self.core.time)
-        self.is_whole = False
+        self.is_journaled = False
         self._uncommitted += 1
         self._observe(fact)
 

@@ -196,9 +196,10 @@ class Figures:
     profit_factor: float
     """Net of the winners over net lost by the losers."""
     net: float
-    """Of the closed round trips: realised - fees + funding."""
+    """Of the closed round trips: realised + fees + funding."""
     realised: float
     fees: float
+    """Negative, as costs are."""
     funding: float
     equity_change: float
     """Last equity - first equity; differs from `net` by what is still open and by transfers."""

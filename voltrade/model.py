@@ -58,6 +58,11 @@ def storable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+def printable(value: object) -> str:
+    """Return a value as a text that can do nothing to a terminal or a phone: `?` for what can't be printed."""
+    return "".join(character if character.isprintable() else "?" for character in str(value))
+
+
 # --- words of the exchange ------------------------------------------------------------------------------------------
 
 

@@ -40,6 +40,7 @@ from voltrade.model import (
     RoundTrip,
     Side,
     Snapshot,
+    printable,
 )
 from voltrade.oms import DONE, STATUS_ALIASES
 from voltrade.risk import COUNTED
@@ -255,7 +256,7 @@ class Notifier:
     """
 
     def __init__(self, environment: Mapping[str, str], title: str, every_s: float = EVERY_S) -> None:
-        self._title = _printable(title)
+        self._title = printable(title)
         self._every_s = every_s
         self._services: list[tuple[str, Any]] = []
         self.problems: list[str] = []
@@ -362,7 +363,7 @@ class Notifier:
 
     def _send(self, messages: list[Message]) -> bool:
         """Send messages as one notification; return whether any address took it."""
-        lines = [_printable(message.text) for message in messages]
+        lines = [printable(message.text) for message in messages]
         if len(lines) > LINES:
             # The last one is kept: an end is told last.
             lines = [*lines[: LINES - 2], f"… {len(lines) - LINES + 1} more …", lines[-1]]
@@ -407,7 +408,3 @@ def _addresses(environment: Mapping[str, str]) -> list[str]:
 
 _KIND = re.compile(r"([a-z0-9]{1,20})://")
 """What is told of an address: the part before its secrets."""
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)

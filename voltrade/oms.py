@@ -188,9 +188,17 @@ ABSENCE_ANSWERS = 3
 STOP_MISSING_TEXT = "no acknowledged stop: leaving at market"
 
 
+EXPECTED: dict[int, str] = {
+    -2021: "the price had passed the trigger before the order arrived; the position is closed at market",
+    -2022: "this is expected where another order closed the position first; the account is asked to make sure",
+}
+"""What a refusal means that the course of things brings, for people who see its alert."""
+
+
 def refused_text(client_order_id: str, code: int, text: str) -> str:
-    """Say for people that the exchange refused an order."""
-    return f"{client_order_id} refused with {code}: {text}"
+    """Say for people that the exchange refused an order, and what that means where nobody did wrong."""
+    said = f"{client_order_id} refused with {code}: {text}"
+    return f"{said} ({EXPECTED[code]})" if code in EXPECTED else said
 
 
 def client_order_id(epoch: str, round_trip: int, purpose: Purpose, count: int) -> str:
@@ -439,7 +447,7 @@ class OrderMonitor:
         of ours became, so it is taken for somebody else's only when every order of ours is accounted for; and only
         where such trades, all together, lead to the position that the exchange shows, and that was read after them.
         """
-        holding, may_close = self.holding, self._accounts_for_all(snapshot) and self._is_whole(snapshot)
+        holding, may_close = self.holding, self._accounts_for_all(snapshot) and self._trades_lead_to_position(snapshot)
         position, fills, ours = holding.position if holding else 0, [], []
         opened = self._first_fill
         for fill in sorted(filter(self.is_new_fill, snapshot.fills), key=lambda fill: fill.trade_id):
@@ -585,7 +593,7 @@ class OrderMonitor:
         """
         now = self._at(snapshot.time)
         self._snapshot_at = NEVER
-        is_explained = self._has_agreed and self._is_whole(snapshot) and self._accounts_for_all(snapshot)
+        is_explained = self._has_agreed and self._trades_lead_to_position(snapshot) and self._accounts_for_all(snapshot)
         self._shown = 0 if is_explained else snapshot.position.quantity
         outputs: list[Output] = []
         # A trade names its order by the exchange's id only; trades of orders that aren't ours are history.
@@ -627,12 +635,12 @@ class OrderMonitor:
         if not self._accounts_for_all(snapshot) or any(order.awaits_fills for order in self.orders.values()):
             return
         held = snapshot.position.quantity
-        agreed = _last_trade(snapshot) if self._is_whole(snapshot) else self._listed_trade_id
+        agreed = _last_trade(snapshot) if self._trades_lead_to_position(snapshot) else self._listed_trade_id
         if agreed > self.agreed_trade_id or not self._has_agreed:
             self.agreed_trade_id, self._agreed_position = agreed, held - _moved(snapshot, agreed)
             self._has_agreed = True
 
-    def _is_whole(self, snapshot: Snapshot) -> bool:
+    def _trades_lead_to_position(self, snapshot: Snapshot) -> bool:
         """Whether the account's trades since the last agreement lead to the position that a snapshot shows.
 
         The account is read by several requests; where they don't, the position was read before the last of the trades.

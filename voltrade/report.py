@@ -570,7 +570,7 @@ _STATISTICS_ROWS: dict[str, Callable[[Statistics, str], str]] = {
     "profit factor": _number_cell("profit_factor"),
     "net PnL of round trips": _money_cell("net"),
     "realised before costs": _money_cell("realised"),
-    "fees": lambda s, quote: f"{-s.fees:+,.2f} {quote}",
+    "fees": _money_cell("fees"),
     "funding": _money_cell("funding"),
     "slippage (inside realised)": _money_cell("slippage"),
     "change of equity": _money_cell("equity_change"),
@@ -665,6 +665,8 @@ def refusals_by_code(run: Frames) -> pd.DataFrame:
 def costs(run: Frames) -> pd.DataFrame:
     """Lay out how the price moves that were decided on became net PnL: slippage, fees and funding apart, in money.
 
+    A cost is negative.
+
     `per round trip` is the mean, `of turnover (bps)` the part of the notional of all fills.
     """
     trips = run.round_trips
@@ -674,9 +676,9 @@ def costs(run: Frames) -> pd.DataFrame:
         "price moves, at decision prices": realised - slippage,
         "slippage": slippage,
         "realised": realised,
-        "fees": -fees,
+        "fees": fees,
         "funding": funding,
-        "net": realised - fees + funding,
+        "net": realised + fees + funding,
     }
     table = pd.DataFrame({"amount": amounts})
     turnover = float(run.fills["notional"].sum())

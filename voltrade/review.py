@@ -65,8 +65,8 @@ class Review:
         self.record = run.record
         self.problems: list[str] = []
         self._reader = RunReader(run.path)
-        self.verdict = run.verify()
-        self._chain = self.verdict.chain
+        self.verification = run.verify()
+        self._chain = self.verification.chain
         self._reader.poll(until=self._chain.seq)
         if not self._reader.start:
             raise JournalError(f"{run.name}: row 1: {self._chain.rule or 'must be a Start row'}")
@@ -90,7 +90,7 @@ class Review:
     @property
     def unchecked(self) -> tuple[str, ...]:
         """What of the run nothing here has looked at. That its events lead to its decisions is in `checks`."""
-        return tuple(what for what in self.verdict.unchecked if what != DECISIONS)
+        return tuple(what for what in self.verification.unchecked if what != DECISIONS)
 
     @cached_property
     def checks(self) -> pd.DataFrame:
@@ -110,10 +110,10 @@ class Review:
 
     @property
     def words(self) -> str:
-        """The verdict, which promises no more than was checked; with what is wrong, a line each."""
+        """The outcome, which promises no more than was checked; with what is wrong, a line each."""
         if self.wrong:
             return "\n".join([NOT_WHOLE, *self.wrong])
-        return f"{self.verdict.words} {DECIDES_ALIKE}"
+        return f"{self.verification.words} {DECIDES_ALIKE}"
 
     # --- what happened and why -------------------------------------------------------------------------------------
 
@@ -136,7 +136,7 @@ class Review:
     @cached_property
     def researched(self) -> Researched:
         """A backtest with the run's settings and rule over the trades that stand in its journal."""
-        if not self.verdict.ok:
+        if not self.verification.ok:
             return Researched(None, ("no backtest: the journal's trades can't be trusted",))
         try:
             return self._research()
@@ -353,7 +353,7 @@ def _section(number: int, name: str, body: str) -> str:
 def _banner(review: Review) -> str:
     """Whether the record is whole."""
     if review.is_whole:
-        return f"<p class='{'unproven' if review.verdict.unproven else 'whole'}'>{escape(review.words)}</p>"
+        return f"<p class='{'unproven' if review.verification.unproven else 'whole'}'>{escape(review.words)}</p>"
     lines = "".join(f"<li>{escape(line)}</li>" for line in review.wrong)
     return f"<div class='broken'>{escape(NOT_WHOLE)}<ul>{lines}</ul></div>"
 

@@ -154,7 +154,7 @@ class Run:
 
     # --- whether it is whole -----------------------------------------------------------------------------------------
 
-    def verify(self) -> verify.Verdict:
+    def verify(self) -> verify.Verification:
         """Recompute the journal's whole chain, and hold it to every place that says how it ended and what it traded."""
         return verify.verify(self.path)
 

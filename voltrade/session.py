@@ -30,6 +30,7 @@ from voltrade import charts, ctl, handover, parameter_file
 from voltrade import record as records
 from voltrade.config import RECORDED, RUN_DIR, Config
 from voltrade.errors import ConfigError, SessionError
+from voltrade.frames import Frames
 from voltrade.model import MONEY, Alert, EquityPoint, Refusal, RoundTrip
 from voltrade.permission import check_permitted
 from voltrade.report import RunReader
@@ -121,6 +122,12 @@ def _refuse_other(config: Config) -> None:
 # --- a session -------------------------------------------------------------------------------------------------------
 
 
+FAILED_ENDS = {
+    "NOTEBOOK_LOST": "the engine heard nothing of this notebook any more and ended by on_notebook_lost",
+}
+"""Ends that nobody ordered, with what they mean; those of the tape, of time, of a person or a signal were meant."""
+
+
 class Session(Run):
     """A run that goes on, with an engine that this notebook started, or that it found running."""
 
@@ -190,6 +197,21 @@ class Session(Run):
         if self.state == "failed":
             raise SessionError(f"{self.name}: the session failed: {self.record.get('error')}\n{self.log()}")
 
+    def conclude(self) -> HTML:
+        """Say in a sentence how the session ended; warn where it traded nothing.
+
+        Raises:
+            SessionError: it failed, its engine is gone, or took this notebook for lost: papermill is to fail too.
+        """
+        record = self.record
+        state, reason = records.state_of(record), str(record.get("end_reason", ""))
+        if state == "running":
+            return HTML("<p>The session trades on.</p>")  # type: ignore[no-untyped-call]
+        if state != "ended" or reason in FAILED_ENDS:
+            why = FAILED_ENDS.get(reason) or record.get("error") or "its engine is gone"
+            raise SessionError(f"{self.name}: {state} {reason}: {why}")
+        return HTML(f"<p>{escape(f'Ended: {reason}.')} {_traded(self.frames())}</p>")  # type: ignore[no-untyped-call]
+
     def _is_over(self) -> bool:
         """Whether the engine is done.
 
@@ -223,6 +245,16 @@ class Session(Run):
         record = self.record
         rows = {"run": self.name, "state": record["state"], "engine process": record.get("pid", "")}
         return facts_table(rows | {check["item"]: check["found"] for check in record.get("checks", ())})
+
+
+def _traded(run: Frames) -> str:
+    """What was traded, or a warning that nothing was and how often which gate refused."""
+    if not run.fills.empty:
+        net = f"{run.round_trips['net'].sum():+,.2f} {run.instrument.quote_asset}"
+        return f"{len(run.round_trips)} round trips, net {net}."
+    refused = ", ".join(f"{code} {count}" for code, count in run.refusals["code"].value_counts().items())
+    words = f"Warning: nothing was traded in {len(run.bars):,} bars; signals refused: {refused or 'none'}."
+    return f"<b style='color:#b00'>{escape(words)}</b>"
 
 
 def start(config: Config, run_dir: Path | str | None = None) -> Session:

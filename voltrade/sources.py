@@ -12,6 +12,7 @@ import calendar
 import fcntl
 import hashlib
 import re
+import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 from tqdm.auto import tqdm
@@ -42,11 +44,12 @@ TRADES_PER_PAGE, MARKS_PER_PAGE, RATES_PER_PAGE = 1_000, 1_500, 1_000
 """The most rows that an endpoint gives at once."""
 
 _TRADES_WEIGHT, _MARKS_WEIGHT, _OTHER_WEIGHT = 20, 10, 1
-_TRIES = 6
+_TRIES, _FIRST_TRIES = 6, 3
+"""How often a request is sent; the fewer where nothing has ever answered, since there may be no network at all."""
 _CHUNK = 1 << 18
 _LOCK_WAIT = 0.1
-_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
-_BROKEN = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
+_BROKEN = (aiohttp.ClientError, TimeoutError)
 Wanted = dict[str, str | int]
 """Parameters of a request."""
 
@@ -262,13 +265,22 @@ class RestHistory:
 
 
 class Http:
-    """Gets things over HTTP and tries again where that can help: a broken connection, a server that is busy or ill."""
+    """Gets things over HTTP and tries again where that can help: a broken connection, a server that is busy or ill.
+
+    Every wait is told beforehand, once where several requests wait for the same.
+    """
 
     def __init__(
-        self, session: aiohttp.ClientSession, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+        self,
+        session: aiohttp.ClientSession,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        tell: Callable[[str], object] = lambda text: tqdm.write(text, file=sys.stderr),
     ) -> None:
         self._session = session
         self._sleep = sleep
+        self._tell = tell
+        self._told: set[str] = set()
+        self._has_answered = False
 
     @staticmethod
     @asynccontextmanager
@@ -285,23 +297,24 @@ class Http:
         Raises:
             DataError: the server refuses, with its words; or it can't be reached.
         """
-        said = ""
-        for attempt in range(_TRIES):
+        said, attempt = "", 0
+        while True:
             try:
                 async with self._session.get(url, params=wanted) as reply:
+                    self._hear()
                     if reply.status == 200:
                         return await reply.json(content_type=None)
                     said = f"HTTP {reply.status} {(await reply.text())[:200]}"
                     wait = _patience(reply, attempt)
             except _BROKEN as error:
-                said, wait = f"{type(error).__name__} {error}", 2.0**attempt
+                said, wait = _broken(error), 2.0**attempt
             except ValueError as error:
                 said, wait = f"no JSON: {error}", 2.0**attempt
-            if wait is None:
-                break
+            attempt += 1
+            if wait is None or attempt >= self._tries:
+                raise DataError(f"{url}: {said}")
             pause(wait)
-            await self._sleep(wait)
-        raise DataError(f"{url}: {said}")
+            await self._wait(url, said, wait, attempt)
 
     async def download(self, url: str, target: Path) -> bool:
         """Bring a file to its place; go on with what an earlier try left in `.part`. False where there is no file.
@@ -310,15 +323,16 @@ class Http:
             DataError: the server refuses or can't be reached.
         """
         part = target.with_name(f"{target.name}.part")
-        said = ""
-        for attempt in range(_TRIES):
+        said, attempt = "", 0
+        while True:
             there = part.stat().st_size if part.exists() else 0
             headers = {"Range": f"bytes={there}-"} if there else {}
             try:
                 async with self._session.get(url, headers=headers) as reply:
+                    self._hear()
                     if reply.status == 404:
                         return False
-                    if reply.status == 416:  # what is there is no beginning of the file
+                    if reply.status == 416 and there:  # what is there is no beginning of the file
                         part.unlink()
                         continue
                     if reply.status in (200, 206):
@@ -327,11 +341,32 @@ class Http:
                         return True
                     said, wait = f"HTTP {reply.status}", _patience(reply, attempt)
             except _BROKEN as error:
-                said, wait = f"{type(error).__name__} {error}", 2.0**attempt
-            if wait is None:
-                break
-            await self._sleep(wait)
-        raise DataError(f"{url}: {said}")
+                said, wait = _broken(error), 2.0**attempt
+            attempt += 1
+            if wait is None or attempt >= self._tries:
+                raise DataError(f"{url}: {said}")
+            await self._wait(url, said, wait, attempt)
+
+    @property
+    def _tries(self) -> int:
+        return _TRIES if self._has_answered else _FIRST_TRIES
+
+    def _hear(self) -> None:
+        self._has_answered = True
+        self._told.clear()
+
+    async def _wait(self, url: str, said: str, seconds: float, tried: int) -> None:
+        again = f"trying again in {seconds:.0f} s, for try {tried + 1} of {self._tries}"
+        text = f"{urlsplit(url).hostname}: {said}; {again}"
+        if text not in self._told:
+            self._told.add(text)
+            self._tell(text)
+        await self._sleep(seconds)
+
+
+def _broken(error: Exception) -> str:
+    """Say why no answer came; some errors have no words of their own."""
+    return f"can't be reached: {error or type(error).__name__}"
 
 
 async def _save(reply: aiohttp.ClientResponse, part: Path, there: int) -> None:

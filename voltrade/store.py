@@ -306,15 +306,15 @@ class Store:
 
         for start, end in pairwise([0, *(np.flatnonzero(np.diff(times // DAY_MS)) + 1), len(times)]):
             day = day_of(int(times[start]))
-            is_whole = whole is not None and whole[0] <= day <= whole[1]
-            begins = is_whole or follows(start) or (start == 0 and about.begins)
-            ends = is_whole or follows(end) or (end == len(times) and about.ends)
+            is_given_whole = whole is not None and whole[0] <= day <= whole[1]
+            begins = is_given_whole or follows(start) or (start == 0 and about.begins)
+            ends = is_given_whole or follows(end) or (end == len(times) and about.ends)
             part = [np.asarray(column[start:end]) for column in columns]
             of_day = replace(
                 about,
                 begins=begins,
                 ends=ends,
-                whole=is_whole,
+                whole=is_given_whole,
                 first=about.first if start == 0 else None,
                 last=about.last if end == len(times) else None,
             )

@@ -156,7 +156,7 @@ def course_of(tables: Tables, bars: Rows, money_per_ticklot: int) -> Course:
         nets=totals.nets,
         long_trips=totals.long_trips,
         realised=totals.realised / MONEY,
-        fees=totals.fees / MONEY,
+        fees=-totals.fees / MONEY,
         funding=totals.funding / MONEY,
         turnover=totals.ticklots * money_per_ticklot / MONEY,
         fill_times=tables.fills["time"],
@@ -393,7 +393,7 @@ def settings_of(
         DataError: the tape is of another symbol than `config`.
     """
     for name, number, least in (("trials", 1 if trials is None else trials, 1), ("seed", seed, 0)):
-        if not _is_whole(number, least):
+        if not _is_integer_from(number, least):
             raise ConfigError(f"{name}: must be a whole number from {least} on, was {number!r}")
     if rule and "rule" in grid:
         raise ConfigError(f"rule: can't vary where {rule.__name__} is given, was {grid['rule']!r}")
@@ -685,14 +685,14 @@ def _splits_by(
 
 
 def _check_splitting(folds: int, fewest: int, **times_s: float) -> None:
-    if not _is_whole(folds, fewest):
+    if not _is_integer_from(folds, fewest):
         raise ConfigError(f"folds: must be a whole number from {fewest} on, was {folds!r}")
     for name, time_s in times_s.items():
         if not 0 <= time_s < math.inf:
             raise ConfigError(f"{name}: must be a number of seconds from 0 on, was {time_s!r}")
 
 
-def _is_whole(number: object, least: int) -> bool:
+def _is_integer_from(number: object, least: int) -> bool:
     return isinstance(number, int | np.integer) and not isinstance(number, bool) and int(number) >= least
 
 

@@ -45,6 +45,13 @@ def facts_table(facts: Mapping[str, Any]) -> str:
     return f"<table>{''.join(_row(fact, ('left', 'left')) for fact in facts.items())}</table>"
 
 
+def shortened(text: str, most: int = 48) -> str:
+    """Write a text on one line, its middle left out where it is long; pointing at it shows all of it."""
+    begin = (most - 1) // 2
+    shown = text if len(text) <= most else f"{text[:begin]}…{text[len(text) - (most - 1 - begin) :]}"
+    return f"<span title='{escape(text, quote=True)}'>{escape(shown)}</span>"
+
+
 def _head(names: Iterable[Any], sides: Iterable[str]) -> str:
     cells = (
         f"<th style='text-align:{side};vertical-align:bottom;{_WRAPS}'>{escape(str(name)).replace('_', '_<wbr>')}</th>"

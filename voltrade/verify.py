@@ -44,7 +44,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Verification:
     """What `verify` found."""
 
     chain: journal.VerifyResult
@@ -70,7 +70,7 @@ class Verdict:
 
     @property
     def words(self) -> str:
-        """The verdict in one sentence, which promises no more than was checked."""
+        """The outcome in one sentence, which promises no more than was checked."""
         if not self.ok:
             return NOT_WHOLE
         return f"{AS_FAR}{'; '.join(self.unproven)}." if self.unproven else WHOLE
@@ -80,7 +80,7 @@ _OUTSIDE = ("notebook", "head given")
 """Checks against what is kept outside the run's folder."""
 
 
-def verify(run: Path, notebook: Path | None = None, head: str = "") -> Verdict:
+def verify(run: Path, notebook: Path | None = None, head: str = "") -> Verification:
     """Check a run that goes on, has ended or was killed.
 
     Args:
@@ -107,7 +107,7 @@ def verify(run: Path, notebook: Path | None = None, head: str = "") -> Verdict:
     if not outside:
         outside = [Check("notebook", "nothing outside the run's folder names its head", None)]
     checks = (_end(found), _rows(found), _head(found), _parameters(found), _rule(found), *outside)
-    return Verdict(found.chain, checks, tuple(_unchecked(found, notebook or beside)))
+    return Verification(found.chain, checks, tuple(_unchecked(found, notebook or beside)))
 
 
 @dataclass(frozen=True, slots=True)

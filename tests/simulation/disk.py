@@ -80,7 +80,8 @@ class Disk:
         image.mkdir()
         for folder in KEPT:
             if (self._root / folder).exists():
-                ignored = shutil.ignore_patterns("*-shm", "*.lock")
+                unflushed = ("*.reached",) if lost else ()  # the ledger's note of the journal is never flushed
+                ignored = shutil.ignore_patterns("*-shm", "*.lock", *unflushed)
                 shutil.copytree(self._root / folder, image / folder, ignore=ignored)
         log = image / "runs" / run / "journal.db-wal"
         ends = commits(log.read_bytes()) if (lost or torn) and log.exists() else []

@@ -66,7 +66,7 @@ class SimulatedEngine(Engine):
             held.push_async_callback(wiring.close)
             held.callback(self._let_go)
             self._take_account(wiring)
-            self._control = Control(self._config, self._status, self._order)
+            self._control = Control(self._config, self._status, self._order, self._id)
             self._record.update(account=wiring.fingerprint)
             await self._trade(wiring, self._control)
 

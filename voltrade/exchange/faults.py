@@ -81,6 +81,11 @@ class Fault(BaseModel):
     def _has_what_it_needs(self) -> Self:
         if missing := [name for name in TABLE["needs"].get(self.do, ()) if name not in self.more]:
             raise ValueError(f"with: must have {', '.join(missing)}")
+        if self.do == "ban":
+            if self.code not in (0, 418, 429):
+                raise ValueError(f"code: a ban has 418 or 429, was {self.code}")
+        elif self.code not in codes() and (self.code or self.do == "refuse"):
+            raise ValueError(f"code: {self.do} must have a code of the exchange, was {self.code}")
         return self
 
 
@@ -204,7 +209,7 @@ class Faults:
         if fault.code == -1008 and (request.method == "DELETE" or "true" in claims):
             return carry_out()  # in an overload what reduces risk is let through
         if fault.do == "refuse":
-            return refusal_answer(refused(fault.code))
+            return _refusal(fault.code)
         if fault.do == "late":
             self._at(now + int(fault.for_s * 1000), partial(carry_out, now))
         elif fault.do != "swallow":
@@ -215,7 +220,7 @@ class Faults:
             if fault.do == "alter_answer":
                 return answer._replace(body={**answer.body, **fault.more})
             if fault.code:
-                return refusal_answer(refused(fault.code))
+                return _refusal(fault.code)
         if fault.how == "timeout":
             await asyncio.sleep(HOLD_S)
         if fault.how in ("timeout", "abort"):
@@ -306,6 +311,11 @@ class Faults:
                 self._at(end, socket.transport.abort)
             else:
                 socket.transport.abort()
+
+
+def _refusal(code: int) -> Answer:
+    """Refuse without a cause: the text quotes a question mark wherever it would quote what was wrong."""
+    return refusal_answer(refused(code, *["?"] * codes()[code].quotes))
 
 
 def _lost(how: str) -> web.Response:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import cache
+from string import Formatter
 from typing import NamedTuple
 
 from voltrade.errors import DataError
@@ -44,6 +45,11 @@ class Code(NamedTuple):
     cause: str
     steps: Sequence[str]
     """What provokes it, the request last; tests/test_venue_tables.py sends it."""
+
+    @property
+    def quotes(self) -> int:
+        """How many values the text quotes."""
+        return sum(field is not None for _, field, _, _ in Formatter().parse(self.text))
 
 
 @cache
