@@ -929,7 +929,8 @@ def _phase_differs(reading: Reading, phase: Json) -> list[Violation]:
 def o12_alive(evidence: Evidence) -> list[Violation]:
     """A minute after faults stop, the engine lives and could trade, or says why not; it asks little meanwhile.
 
-    It could trade: streams are up, no outcome is unknown, no signal is refused for the like. It says why not: the
+    It could trade: streams are up, no outcome is unknown, no signal is refused for the like, unless an order was sent
+    or cancelled just before, of which news may be on its way. It says why not: the
     breaker is not ACTIVE, a person must resume, or an alert of `EXPLICIT` was given. An engine that is gone for good
     says why not by failing with a reason while flat. An incident is a strike, until the next one begins.
     """
@@ -992,11 +993,15 @@ def _blocked(reading: Reading, since: int, is_running: bool) -> list[Violation]:
             kind = "stream down" if why.startswith("link") else "still unknown"
             found.append(Violation("O12", kind, begin, f"{why} since {begin}"))
     felt = max((strike.until for strike in evidence.strikes), default=0)
-    for _, row in reading.of_kind("Refusal"):
-        if row.body["code"] in BLOCKED and row.body["time"] > max(since, felt + RESUMED_MS):
-            text = f"a signal was refused: {row.body['code']}"
-            found.append(Violation("O12", "not resumed", row.body["time"], text))
-            break
+    acted = 0
+    for _, row in reading.of_kind("Refusal", "OrderIntent", "CancelOrder"):
+        time = row.body["time"]
+        if row.kind != "Refusal":
+            acted = time
+            continue
+        is_settling = row.body["code"] == "UNKNOWN_ORDER" and time - acted <= SETTLED_MS
+        if row.body["code"] in BLOCKED and time > max(since, felt + RESUMED_MS) and not is_settling:
+            return [*found, Violation("O12", "not resumed", time, f"a signal was refused: {row.body['code']}")]
     return found
 
 

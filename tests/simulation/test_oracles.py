@@ -523,6 +523,13 @@ def on_a_tainted_bar(found: Evidence) -> Evidence:
     return telling("Bar", 0, {"index": _body(found, "OrderIntent", 0)["bar_number"]}, tainted=True)(found)
 
 
+def refused_after_cancel(after: int) -> Doctor:
+    """An order is cancelled, and so long after that a signal is refused because of an order that is unknown."""
+    refused = {**REFUSED, "code": "UNKNOWN_ORDER"}
+    cancel = at_the_end("CancelOrder", after + 1_000, client_order_id="vt-sim-1s1", algo=True, reason="RESIZED")
+    return both(cancel, at_the_end("Refusal", -after, **refused))
+
+
 def refused_too(found: Evidence) -> Evidence:
     intent = _body(found, "OrderIntent", 0)
     facts = {"bar_number": intent["bar_number"], "side": 1, "code": "COOLDOWN", "detail": ""}
@@ -657,6 +664,7 @@ DOCTORED: list[Case] = [
         {"O12 stream down"},
     ),
     ("signals are still refused", at_the_end("Refusal", **REFUSED), {"O12 not resumed"}),
+    ("an order is still unknown long after it was cancelled", refused_after_cancel(15_000), {"O12 not resumed"}),
     ("too many questions after a strike", questions, {"O12 questions"}),
     (
         "the engine says nothing any more",
@@ -732,6 +740,7 @@ SILENT: list[tuple[str, Doctor]] = [
     ("a ban that was planned", both(asking(3, status=418), struck("ban", code=418))),
     ("a Retry-After that is heeded", asking(-1, retry_after_s=60, status=429)),
     ("trades that were lost, in bars that say so", both(of_journal(lost_trades), tainted_as_lost)),
+    ("a refusal while a cancel is on its way", refused_after_cancel(5_000)),
     ("a refusal before faults have stopped", both(at_the_end("Refusal", 30_000, **REFUSED), struck("cut"))),
     (
         "a refusal by an account that is halted",
