@@ -5,6 +5,7 @@ A ledger names a run by its identity, wherever its folder is, and knows which ru
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import multiprocessing
@@ -396,6 +397,67 @@ def test_a_second_engine_sees_the_first_though_its_lock_was_deleted(tmp_path: Pa
         journal.on_commit = first.reach
         journal.append("Bar", 9, {"number": 9})
     first.close()
+
+
+@pytest.mark.parametrize("trouble", ["folder gone", "disk full", "lock unreadable"])
+def test_files_that_cannot_be_kept_end_no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str) -> None:
+    """Whoever trades has a position to tend: it is told once, and goes on to note when that works again."""
+    accounts, away = tmp_path / "accounts", tmp_path / "away"
+    ledger = open_one(accounts)
+    told: list[str] = []
+    ledger.on_trouble = told.append
+    run = a_run(tmp_path / "runs/run", "id")
+    ledger.begin("id", run, None)
+    written(ledger, run, 1)
+
+    def failing(*given: object, **named: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as change:
+        match trouble:
+            case "folder gone":
+                accounts.rename(away)
+            case "disk full":
+                change.setattr("voltrade.ledger.os.pwrite", failing)
+            case _:
+                change.setattr("voltrade.ledger._is_at", failing)
+        written(ledger, run, 1)
+        written(ledger, run, 1)
+    assert told == [f"LEDGER: {os.strerror(errno.ENOENT if trouble == 'folder gone' else errno.ENOSPC)}"]
+    if trouble == "folder gone":
+        away.rename(accounts)
+    written(ledger, run, 1)
+    [noted] = accounts.glob("*.reached")
+    assert json.loads(noted.read_text())["rows"] == last_row(run / "journal.db")[0] == 7
+    with pytest.raises(SessionError, match="another engine trades it"):
+        open_one(accounts)
+    ledger.close()
+
+
+def test_an_older_ledger_that_was_put_back_is_refused(tmp_path: Path) -> None:
+    """The refusals advise to move the ledger away; a copy of before the last run knows nothing of its limits."""
+    accounts = tmp_path / "accounts"
+    first, second = a_run(tmp_path / "runs/first", "first"), a_run(tmp_path / "runs/second", "second", rows=1)
+    ledger = open_one(accounts)
+    ledger.begin("first", first, None)
+    written(ledger, first, 1)
+    ledger.leave(last_row(first / "journal.db")[1], {})
+    [path] = accounts.glob("*.json")
+    older = path.read_bytes()
+    ledger.begin("second", second, None)
+    ledger.admit("second", second, is_new=False)  # killed before its first commit that was noted
+    written(ledger, second, 1)
+    ledger.close()
+    path.write_bytes(older)
+    ledger = open_one(accounts)
+    with pytest.raises(SessionError, match="names run first, though run second has traded it since") as refused:
+        ledger.admit("third", tmp_path / "runs/third", is_new=True)
+    assert f"moving {path} away" in str(refused.value)
+    ledger.close()
+    path.unlink()
+    ledger = open_one(accounts)
+    ledger.admit("third", tmp_path / "runs/third", is_new=True)
+    ledger.close()
 
 
 def test_an_engine_that_lost_its_account_writes_nothing_more(tmp_path: Path) -> None:

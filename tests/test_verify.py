@@ -59,6 +59,14 @@ def write_notebook(run: Path, noted: str | None = None, shown: str | None = None
     return path
 
 
+def note(run: Path, **metadata: Any) -> None:
+    """Change the metadata of a run's executed notebook."""
+    path = run.with_suffix(".ipynb")
+    content = json.loads(path.read_text())
+    content["metadata"].update(metadata)
+    path.write_text(json.dumps(content))
+
+
 def change(run: Path, **facts: Any) -> None:
     """Change a run's record as an editor would; None takes a name away."""
     kept = {name: value for name, value in {**record.read(run), **facts}.items() if value is not None}
@@ -129,6 +137,18 @@ ALTERED: list[tuple[str, Callable[[Path], object], str]] = [
         "the record has the head of an earlier row",
         lambda run: change(run, head=head_of(run, back=3)),
         "run.json names that of row",
+    ),
+    ("the record has no rows", lambda run: change(run, rows=None), "run.json says None"),
+    ("the record has another id", lambda run: change(run, id="x"), "in the journal, 'x' in run.json"),
+    (
+        "the notebook was given other parameters",
+        lambda run: note(run, papermill={"parameters": {"threshold": 1000, "seconds": 5}}),
+        "in the metadata of today.ipynb: threshold 1000, traded with 25",
+    ),
+    (
+        "the notebook notes another end",
+        lambda run: note(run, voltrade={"run": {"head": head_of(run), "state": "failed", "rows": 1}}),
+        "in the metadata of today.ipynb: state 'failed', is 'ended'; rows 1, is",
     ),
     ("the record has no head", lambda run: change(run, head=None), "run.json names none"),
     ("the record has fewer rows", lambda run: change(run, rows=12), "run.json says 12"),
@@ -233,7 +253,8 @@ def test_a_whole_run_is_told_with_what_was_not_checked(run: Path, capsys: pytest
     ]
     assert told[2].split()[-1] == head_of(run)
     assert told[-2] == (
-        "not checked: whether the journal's events lead to its decisions (replay); figures and tables in today.ipynb; "
+        "not checked: whether the journal's events lead to its decisions (replay); code, text, figures and tables in "
+        "today.ipynb; "
         "of run.json: created; engine.log; frames/; rule/more.py"
     )
     assert told[-1] == "Whole: nothing of what was checked was altered, cut off or lost."
@@ -281,6 +302,18 @@ def test_tables_of_earlier_rows_beside_the_head_are_no_doubt(run: Path, capsys: 
     """As a cell leaves one that looked at the run while it went on."""
     write_notebook(run, shown=head_of(run, back=3))
     assert verified(capsys, run)[1][-1].startswith("Whole: ")
+
+
+def test_heads_of_other_runs_beside_the_head_are_told_and_no_alarm(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run.with_suffix(".ipynb")
+    honest = json.loads(path.read_text())
+    other = json.loads(write_notebook(run, shown=OTHER).read_text())
+    path.write_text(json.dumps({**honest, "cells": [*honest["cells"], *other["cells"]]}))
+    status, told = verified(capsys, run)
+    assert status == 0
+    assert f"--  other heads  today.ipynb shows {OTHER} too, which no row of this run has" in told
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"cells": [], "metadata": {}}'])

@@ -98,7 +98,7 @@ class Control:
     def _answer(self, ask: dict[str, Any]) -> dict[str, Any]:
         if ask.get("id") and ask["id"] != self._id:
             return {"error": f"its socket is that of another run now, {self._id}"}
-        op, reason = ask["op"], storable(str(ask.get("reason", ""))[:LONGEST_REASON])
+        op, reason = ask["op"], storable(str(ask.get("reason") or "")[:LONGEST_REASON])
         if op == "stop":
             self.stop(reason or "STOPPED")
         elif op in ("pause", "resume", "reduce", "flatten", "halt"):

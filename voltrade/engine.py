@@ -58,6 +58,9 @@ HISTORY = frozenset({"Start", "BarPhase", "Trades", "Bar"})
 REVIEW_S = 120
 """Longest that the review of a run may take to write."""
 
+ORDERED = "ordered"
+"""Where a run's record keeps an operator's commands, until the journal has them."""
+
 FIRST_LEASE_S = 15
 """How long after it has begun to trade an engine waits for the notebook that started it; on a busy machine a notebook
 that is well takes its lease late."""
@@ -83,6 +86,8 @@ class Engine:
         """Whether the run has done nothing yet: it begins; else it goes on from its journal."""
         self._left: Left | None = None
         """What a run that begins goes on from."""
+        self._journaled: list[list[Any]] = []
+        """Commands that were written to the journal since its last commit."""
         self._tape_trades = 0
         self._control: Control | None = None
         self.is_left_alone = False
@@ -93,8 +98,6 @@ class Engine:
         self.notifier = Notifier(os.environ, f"{run_dir.resolve().name} · {session.mode} {session.symbol}")
         self._news: News | None = None
         self._recording: Recording | None = None
-        self._orders: list[tuple[Any, str, bool]] = []
-        """What was ordered before there was a system to order."""
 
     def _refuse_other_parameters(self) -> None:
         """Hold the record's parameters to those that whoever started the engine gave, and to the journal's first row.
@@ -166,6 +169,7 @@ class Engine:
         )
         if self._ledger.taken_over:
             log.warning("ledger: %s was taken over into %s", self._ledger.taken_over, accounts_home(os.environ))
+        self._ledger.on_trouble = self._no_new_risk
         self._ledger.admit(self._id, self._dir, self._is_new)
         wiring.take_account(self._ledger.folder)
 
@@ -176,9 +180,9 @@ class Engine:
                 held.close()
 
     def _leave(self) -> None:
-        """Leave the next run what a run knows that fails while its core and its journal are whole.
+        """Leave the next run what this one knows, when it ends, or fails while its core and its journal are whole.
 
-        Where they aren't, or this was told at the run's end, nothing is: what a killed run left is in its journal.
+        Where they aren't, or this was done before, nothing is left: what a killed run knew is in its journal.
         """
         ledger, system = self._ledger, self._system
         if ledger is None or system is None or self._journal is None or not system.is_journaled:
@@ -202,8 +206,8 @@ class Engine:
             *(core, self._journal, wiring.gateway, wiring.clock, wiring.clock.set),
             observe=self._observer(wiring, self._news),
         )
-        for order in self._orders:
-            self._order(*order)
+        for action, reason, final in self._record.facts.get(ORDERED, []):
+            self._system.on_event(Operator(self._system.now, action, reason, final))
         run = self._run_by_the_wall if wiring.channel is None else self._run_in_lockstep
         async with AsyncExitStack() as held:
             feed = wiring.feed(self._system, max(core.last_trade_id, 0))
@@ -216,14 +220,20 @@ class Engine:
     def _observer(self, wiring: Wiring, news: News) -> Callable[[Event | Output], None]:
         """What is told of every fact: who sends news, and who keeps trades for research."""
         tell = self.notifier.observer(news)
+
+        def note(fact: Event | Output) -> None:
+            if isinstance(fact, Operator):
+                self._journaled.append([fact.action, fact.reason, fact.final])
+            tell(fact)
+
         session = self._config.session
         if not recording.is_wanted(session):
-            return tell
+            return note
         source = f"{session.mode} {wiring.endpoint.rest}"
         self._recording = kept = Recording(Store(), wiring.instrument, source, wiring.clock())
 
         def observe(fact: Event | Output) -> None:
-            tell(fact)
+            note(fact)
             kept.observe(fact)
 
         return observe
@@ -323,10 +333,10 @@ class Engine:
         path = self._dir / JOURNAL
         again = recover(path)
         self._journal = self.journal_type.open(path)
+        self._journal.on_commit = self._committed
         if self._ledger is not None:
             last = self._ledger.last
             self._ledger.begin(self._id, self._dir, last.adopted if last else None)
-            self._journal.on_commit = self._ledger.reach
         return again
 
     def _left_by_last(self) -> Left | None:
@@ -358,6 +368,7 @@ class Engine:
         for remains in self._dir.glob(f"{JOURNAL}*"):  # of an engine that was killed before anything was sent
             remains.unlink()
         self._journal = self.journal_type.create(self._dir / JOURNAL, self._id)
+        self._journal.on_commit = self._committed
         start = start_row(config, wiring.instrument, epoch, **self._facts(), checks=[check.plain() for check in checks])
         self._journal.append("Start", wiring.clock(), start)
         self._journal.commit()
@@ -389,8 +400,6 @@ class Engine:
         if self._left is not None and self._left.state is not None:
             system.handle(Adoption(wiring.clock(), json.dumps(self._left.state), self._left.head))
         self._ledger.begin(self._id, self._dir, self._left)
-        assert self._journal is not None
-        self._journal.on_commit = self._ledger.reach
 
     def _bounded(self, wiring: Wiring) -> Config:
         """By the wall clock a tape's end is silence: end the session where the tape does."""
@@ -417,8 +426,7 @@ class Engine:
         self._journal.commit()
         if self._news is not None:
             self.notifier.post(self._news.ended(reason, self._journal.head))
-        if self._ledger is not None:
-            self._ledger.leave(self._journal.head, self._system.core.state())
+        self._leave()
         self._save_frames()
         self._note_notebook()
         self._record.update(state="ended", end_reason=reason, **self._seal(), ended=_utc_now())
@@ -480,10 +488,33 @@ class Engine:
         return status
 
     def _order(self, action: Any, reason: str, final: bool) -> None:
-        if self._system is None:
-            self._orders.append((action, reason, final))
-            return
-        self._system.on_event(Operator(self._system.now, action, reason, final))
+        """Take an operator's command: on the disk before it is answered, whatever the engine is at, and then obeyed."""
+        order = [action, reason, final]
+        with suppress(OSError):  # a full disk must not keep a person from stopping
+            self._record.update(**{ORDERED: [*self._record.facts.get(ORDERED, []), order]})
+        if self._system is not None:
+            self._system.on_event(Operator(self._system.now, action, reason, final))
+
+    def _committed(self, rows: int, head: str) -> None:
+        """After each commit: commands that the journal has need no other place, and the ledger notes how far it is.
+
+        Raises:
+            AccountInUse: another engine has taken the account.
+        """
+        if self._journaled:
+            left = list(self._record.facts.get(ORDERED, []))
+            for order in self._journaled:
+                with suppress(ValueError):
+                    left.remove(order)
+            self._journaled.clear()
+            with suppress(OSError):
+                self._record.update(**{ORDERED: left})
+        if self._ledger is not None and self._ledger.last is not None and self._ledger.last.run == self._id:
+            self._ledger.reach(rows, head)
+
+    def _no_new_risk(self, reason: str) -> None:
+        """Another engine could take the account, whose files can't be kept: enter nothing, tend what is in hand."""
+        self._order("reduce", reason, False)
 
 
 def _utc_now() -> str:

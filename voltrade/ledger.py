@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -30,6 +31,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from voltrade.errors import JournalError, SessionError
 from voltrade.journal import identity_of, is_written, last_row, place_of, refuse_unsafe, sync_folder
 from voltrade.record import JOURNAL
+
+log = logging.getLogger(__name__)
 
 STATE_VARIABLE = "VOLTRADE_STATE"
 """Environment: an absolute path in place of the platform's state folder."""
@@ -89,6 +92,8 @@ class Entry:
     """None while the run goes on, and where it was killed: its journal is what the next run starts from."""
     adopted: Left | None = None
     """What the run itself went on from."""
+    after: str = ""
+    """Identity of the run whose journal was noted last when this one began."""
     taken_from: str = ""
     """SHA-256 of the file that this one was made from, in a folder of runs."""
 
@@ -101,6 +106,7 @@ class Ledger:
 
     Attributes:
         last: the run that owns the account; None before the first.
+        on_trouble: called once, with the reason, when the account's files can't be kept any more.
         taken_over: the file in a folder of runs that this ledger was made from, when it was opened; else None.
     """
 
@@ -111,6 +117,8 @@ class Ledger:
         self._account, self._mode = account, mode
         self.last: Entry | None = None
         self.taken_over: Path | None = None
+        self.on_trouble: Callable[[str], object] = lambda reason: None
+        self._is_in_trouble = False
 
     @staticmethod
     def open(root: Path, account: str, mode: str, run: Path, older: Iterable[Path] = ()) -> Ledger:
@@ -156,7 +164,8 @@ class Ledger:
             folder: of the run.
             adopted: what it goes on from.
         """
-        self._write(Entry(VERSION, self._account, self._mode, run, str(folder.resolve()), adopted=adopted))
+        where, after = str(folder.resolve()), self._noted()[0]
+        self._write(Entry(VERSION, self._account, self._mode, run, where, adopted=adopted, after=after))
 
     def leave(self, head: str, state: dict[str, Any] | None) -> None:
         """Leave the owner's last state for the next run; where it has none, what it went on from itself.
@@ -173,22 +182,45 @@ class Ledger:
     def reach(self, rows: int, head: str) -> None:
         """Note how far the owner's journal has come, and make sure that the account is still held.
 
-        Not flushed to the disk: it survives the process, and a machine that dies may leave an earlier note.
+        Not flushed to the disk: it survives the process, and a machine that dies may leave an earlier note. Files that
+        can't be reached or written are told to `on_trouble` and tried again: whoever trades has a position to tend.
 
         Args:
             rows: that are on the disk.
             head: hash of the last of them.
 
         Raises:
-            SessionError: the lock was deleted, and another engine has taken the account since.
+            AccountInUse: the lock was deleted, and another engine has taken the account since.
         """
         assert self.last is not None
-        self._keep_lock()
-        if self._reached < 0:
-            self._reached = _open_private(self._reached_path)
-        note = json.dumps({"run": self.last.run, "rows": rows, "head": head}).encode() + b"\n"
+        try:
+            self._keep_lock()
+            self._note({"run": self.last.run, "rows": rows, "head": head})
+        except OSError as error:
+            if not self._is_in_trouble:
+                self._is_in_trouble = True
+                log.warning("ledger: %s can't be kept: %s", self._path, error)
+                self.on_trouble(f"LEDGER: {error.strerror}")
+        else:
+            self._is_in_trouble = False
+
+    def _note(self, reached: dict[str, Any]) -> None:
+        if self._reached < 0 or not _is_at(self._reached, self._reached_path):
+            fresh = _open(self._reached_path)
+            if self._reached >= 0:
+                os.close(self._reached)
+            self._reached = fresh
+        note = json.dumps(reached).encode() + b"\n"
         os.pwrite(self._reached, note, 0)
         os.ftruncate(self._reached, len(note))
+
+    def _noted(self) -> tuple[str, int, str]:
+        """The run whose journal was noted last, its rows and its head; empty where none was, or the note is lost."""
+        try:
+            note = json.loads(self._reached_path.read_bytes())
+            return str(note["run"]), int(note["rows"]), str(note["head"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return "", 0, ""
 
     def close(self) -> None:
         """Let go of the account."""
@@ -203,7 +235,7 @@ class Ledger:
         if _is_at(self._lock, path):
             return
         holder = os.fsdecode(os.pread(self._lock, 4096, 0))
-        fresh = _lock(path, self._path.stem, holder)
+        fresh = _take(path, self._path.stem, holder)
         os.close(self._lock)
         self._lock = fresh
 
@@ -225,7 +257,10 @@ class Ledger:
             SessionError: names the run that owns the account, or the copy that is further on.
         """
         last = self.last
-        if last is None or (last.run != run and is_new):
+        if last is None:
+            return
+        self._refuse_older_ledger()
+        if last.run != run and is_new:
             return
         if last.run != run:
             raise SessionError(
@@ -268,6 +303,20 @@ class Ledger:
             raise SessionError(f"account {self._path.stem}: another engine trades it, that of {furthest.parent}")
         return furthest
 
+    def _refuse_older_ledger(self) -> None:
+        """Refuse a ledger from before a run that has traded the account since.
+
+        Raises:
+            SessionError: names both runs; says what to do.
+        """
+        assert self.last is not None
+        noted, *_ = self._noted()
+        if noted and noted not in (self.last.run, self.last.after):
+            raise SessionError(
+                f"{self._path}: must be the account's newest ledger, names run {self.last.run}, though run {noted} has "
+                f"traded it since: it is an older copy; put the newer one back, or {self._give_up}"
+            )
+
     def _refuse_older(self, journal: Path) -> None:
         """Refuse a journal of the owner that lacks the row that the ledger last heard of.
 
@@ -275,11 +324,7 @@ class Ledger:
             SessionError: names the row; says what to do.
         """
         assert self.last is not None
-        try:
-            note = json.loads(self._reached_path.read_bytes())
-            run, rows, head = note["run"], int(note["rows"]), str(note["head"])
-        except (OSError, ValueError, KeyError, TypeError):  # never noted, or lost with the machine
-            return
+        run, rows, head = self._noted()
         if run == self.last.run and place_of(journal, head) != rows:
             raise SessionError(
                 f"account {self._path.stem}: the journal in {journal.parent} must have row {rows:,} with the hash "
@@ -423,31 +468,43 @@ def _with_time(path: Path) -> str:
     return f"{path} (written {written:%Y-%m-%d %H:%M:%S} UTC)"
 
 
+class AccountInUse(SessionError):
+    """Another engine trades the account."""
+
+
 def _lock(path: Path, account: str, holder: str) -> int:
-    """Take a lock that the system lets go of when the process ends, however it ends."""
-    lock = _open_private(path)
+    """Take a lock that the system lets go of when the process ends, however it ends.
+
+    Raises:
+        SessionError: another engine has it, or its file can't be opened.
+    """
+    try:
+        return _take(path, account, holder)
+    except OSError as error:
+        raise SessionError(f"{path}: can't be opened: {error.strerror}") from None
+
+
+def _take(path: Path, account: str, holder: str) -> int:
+    lock = _open(path)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not _is_at(lock, path):  # deleted between the two, and perhaps taken anew
-            raise SessionError(f"account {account}: its lock was deleted while it was taken; try again")
+            raise AccountInUse(f"account {account}: its lock was deleted while it was taken; try again")
         os.ftruncate(lock, 0)
         os.pwrite(lock, os.fsencode(holder), 0)
     except BlockingIOError:
         other = os.fsdecode(os.pread(lock, 4096, 0))
         os.close(lock)
         where = f", that of {other}" if other else ""
-        raise SessionError(f"account {account}: another engine trades it{where}") from None
+        raise AccountInUse(f"account {account}: another engine trades it{where}") from None
     except BaseException:
         os.close(lock)
         raise
     return lock
 
 
-def _open_private(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise SessionError(f"{path}: can't be opened: {error.strerror}") from None
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 def _is_at(file: int, path: Path) -> bool:

@@ -26,7 +26,7 @@ NOT_WHOLE = "Not whole: something was altered, cut off or lost."
 WHOLE = "Whole: nothing of what was checked was altered, cut off or lost."
 AS_FAR = "Whole as far as it goes: "
 
-_COMPARED = {"parameters", "epoch", "rule_sha256", "state", "end_reason", "head", "rows", "begun"}
+_COMPARED = {"parameters", "epoch", "rule_sha256", "state", "end_reason", "head", "rows", "begun", "id"}
 """What of a record is held to the journal."""
 
 _SHOWN_HEAD = re.compile(r"<td[^>]*>head</td><td[^>]*>([0-9a-f]{64})</td>")
@@ -155,6 +155,14 @@ class _Run:
     def has_begun(self) -> bool:
         return bool(self.chain.seq) or _has_begun(self.record)
 
+    @property
+    def identity(self) -> str:
+        """What the journal is named by; empty where that can't be read."""
+        try:
+            return journal.identity_of(self.path)
+        except JournalError:
+            return ""
+
     def place_of(self, head: str) -> int:
         """The row that a hash seals; 0 where no row that holds does."""
         if head == self.chain.head:
@@ -231,7 +239,7 @@ def _rows(run: _Run) -> Check:
         return Check("rows", f"row {chain.bad_seq}: {chain.rule}", False)
     if run.has_begun and not run.start:
         return Check("rows", f"{chain.seq:,} rows, the first of which must be a Start row", False)
-    if run.state in records.OVER and stated is not None and stated != chain.seq:
+    if run.state in records.OVER and stated != chain.seq and not (stated is None and run.state == "failed"):
         return Check("rows", f"{chain.seq:,} rows, {records.RECORD} says {stated!r}", False)
     return Check("rows", f"{chain.seq:,} rows, each sealed by the one before", True)
 
@@ -263,6 +271,8 @@ def _parameters(run: _Run) -> Check:
         return Check("parameters", "the journal's first row does not have them", None)
     started = {**run.start["parameters"], **{name: run.start.get(name, "") for name in ("epoch", "rule_sha256")}}
     stated = {**(run.record.get("parameters") or {}), **{n: run.record.get(n, "") for n in ("epoch", "rule_sha256")}}
+    if "id" in run.record:
+        started["id"], stated["id"] = run.identity, run.record["id"]
     names = sorted(started.keys() | stated.keys())
     lines = [
         f"{name} {started.get(name)!r} in the journal, {stated.get(name)!r} in {records.RECORD}"
@@ -290,38 +300,74 @@ def _rule(run: _Run) -> Check:
 
 
 def _notebook(run: _Run, path: Path) -> Iterator[Check]:
-    """Whether the executed notebook names the journal's last row."""
+    """Whether the executed notebook names the journal's last row, and notes what was traded."""
     if not path.is_file():
         yield Check("notebook", "no notebook beside the run, so nothing outside its folder names its head", None)
         return
     try:
-        noted, shown = _heads(path)
+        left = _Left.read(path)
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         # Papermill may be writing it.
         yield Check("notebook", f"{path.name} can't be read: {type(error).__name__}", None)
         return
+    yield from _named(run, path.name, str(left.noted.get("head", "")), left.shown)
+    if lines := _noted_otherwise(run, left):
+        yield Check("notebook's notes", f"in the metadata of {path.name}: {'; '.join(lines)}", False)
+
+
+def _named(run: _Run, name: str, noted: str, shown: list[str]) -> Iterator[Check]:
+    """The head that is noted binds; of those that are shown one must be ours, and others may be of other runs."""
     places = {head: run.place_of(head) for head in (noted, *shown) if head}
     missing = [head for head, place in places.items() if not place]
-    if missing:
-        yield Check("notebook", f"{path.name} names {missing[0]}, which no row has", False)
+    ours = [place for place in places.values() if place]
+    others = [head for head in missing if head != noted and any(places[head] for head in shown)]
+    if missing and not others:
+        yield Check("notebook", f"{name} names {missing[0]}, which no row has", False)
     elif noted and places[noted] != run.chain.seq:  # noted of runs that were over
-        yield Check("notebook", f"{path.name} names the head of row {places[noted]:,} of {run.chain.seq:,}", False)
+        yield Check("notebook", f"{name} names the head of row {places[noted]:,} of {run.chain.seq:,}", False)
     elif not places:
-        yield Check("notebook", f"{path.name} names no head", None)
-    elif max(places.values()) < run.chain.seq:
-        found = f"{path.name} names the head of row {max(places.values()):,}, and nothing outside those that follow"
+        yield Check("notebook", f"{name} names no head", None)
+    elif max(ours) < run.chain.seq:
+        found = f"{name} names the head of row {max(ours):,}, and nothing outside those that follow"
         yield Check("notebook", found, None)
     else:
-        yield Check("notebook", f"{path.name} names the head", True)
+        yield Check("notebook", f"{name} names the head", True)
+    if others:
+        yield Check("other heads", f"{name} shows {others[0]} too, which no row of this run has", None)
 
 
-def _heads(path: Path) -> tuple[str, list[str]]:
-    """The head that an executed notebook notes in its metadata, and those that its tables show."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    noted = content["metadata"].get("voltrade", {}).get(records.NOTED, {}).get("head", "")
-    outputs = [output for cell in content["cells"] for output in cell.get("outputs", ())]
-    pages = ["".join(output.get("data", {}).get("text/html", ())) for output in outputs]
-    return str(noted), [head for page in pages for head in _SHOWN_HEAD.findall(page)]
+def _noted_otherwise(run: _Run, left: _Left) -> list[str]:
+    """What a notebook notes of its run that is not so: the parameters given to it, and how the run ended."""
+    lines = [
+        f"{name} {given!r}, traded with {traded!r}"
+        for name, given, traded in handover.differences(left.given, run.start.get("parameters", {}))
+    ]
+    if run.state in records.OVER:
+        facts = {name: run.record.get(name) for name in ("state", "end_reason")} | {"rows": run.chain.seq}
+        lines += [f"{n} {left.noted[n]!r}, is {fact!r}" for n, fact in facts.items() if left.noted.get(n, fact) != fact]
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """What an executed notebook says of its run."""
+
+    noted: Mapping[str, Any]
+    """In its metadata, when the run was over: head, rows, state, end_reason."""
+    given: Mapping[str, Any]
+    """Parameters that papermill put into it."""
+    shown: list[str]
+    """Heads in its tables."""
+
+    @staticmethod
+    def read(path: Path) -> _Left:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        metadata = content["metadata"]
+        noted = metadata.get("voltrade", {}).get(records.NOTED, {})
+        given = metadata.get("papermill", {}).get("parameters", {})
+        outputs = [output for cell in content["cells"] for output in cell.get("outputs", ())]
+        pages = ["".join(output.get("data", {}).get("text/html", ())) for output in outputs]
+        return _Left(dict(noted), dict(given), [head for page in pages for head in _SHOWN_HEAD.findall(page)])
 
 
 def _given(run: _Run, head: str) -> Check:
@@ -339,15 +385,15 @@ def _unchecked(run: _Run, notebook: Path) -> Iterator[str]:
     """Everything of a run that no check above has looked at."""
     yield DECISIONS
     if notebook.is_file():
-        yield f"figures and tables in {notebook.name}"
+        yield f"code, text, figures and tables in {notebook.name}"
     if run.folder is None:
         yield f"{records.RECORD} and all else of the run"
         return
     if facts := sorted(run.record.keys() - _COMPARED):
         yield f"of {records.RECORD}: {', '.join(facts)}"
-    known = {records.RECORD, KEPT}
+    known = {records.RECORD, KEPT, *(records.JOURNAL + suffix for suffix in ("", "-wal", "-shm", ".lock"))}
     for path in sorted(run.folder.iterdir()):
-        if path.name not in known and not path.name.startswith(records.JOURNAL) and not path.is_socket():
+        if path.name not in known and not path.is_socket():
             yield f"{path.name}/" if path.is_dir() else path.name
     yield from _unhashed(run)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -99,8 +100,12 @@ class Strikes:
         world.runs = [to.removeprefix("runs/") if f"runs/{name}" == what else name for name in world.runs]
 
     def do_remove(self, for_s: float, what: str) -> None:
-        """A file below the session's root is deleted."""
-        self._world.disk.touched(what).unlink()
+        """A file below the session's root is deleted, or a folder with all in it."""
+        path = self._world.disk.touched(what)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
     def do_spoil(self, for_s: float, what: str, size: int) -> None:
         """The last bytes of a file below the session's root are overwritten."""

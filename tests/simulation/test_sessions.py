@@ -27,10 +27,10 @@ KNOWN: dict[int, set[tuple[str, str]]] = {
     1: set(),
     2: {("O10", "weight"), ("O12", "questions")},
     3: set(),
-    6: {("O12", "not resumed")},
+    6: set(),
     7: {("O5", "uncovered")},
     8: {("O5", "uncovered")},
-    9: {("O4", "left open")},
+    9: set(),
     12: {("O5", "uncovered")},
 }
 """Seeds of plans, and what oracles find of them: (oracle, kind)."""

@@ -188,3 +188,16 @@ def test_e11_a_run_without_its_record_goes_on_from_its_journal() -> None:
     lost = at(10, "kill", again=False), at(11, "remove", what="runs/run/run.json")
     evidence = story(*lost, at(12, "resume", run=0), duration_s=30.0)
     assert claims.is_left_in_order(evidence)
+
+
+@pytest.mark.parametrize("at_s", [0.7, 10.0], ids=["between fill and stop", "in position"])
+def test_a_state_folder_that_is_deleted_ends_no_engine(at_s: float) -> None:
+    """The stop leaves all the same, nothing more is entered, and a person is told."""
+    evidence = story(at(at_s, "remove", what="state"), cooldown_bars=1, max_holding_s=15.0)
+    assert claims.is_left_in_order(evidence)
+    assert claims.uncovered_s(evidence) <= 2.0
+    assert [life.how for life in evidence.lives] == ["ended"]
+    told = [row.body["reason"] for row in evidence.journals[0] if row.kind == "Operator"]
+    assert told == ["LEDGER: No such file or directory"]
+    entries = [name for name in orders_of(evidence, 0, at_s + 1.0) if "e" in name.rsplit("-", 1)[1]]
+    assert entries == []

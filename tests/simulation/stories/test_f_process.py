@@ -133,3 +133,14 @@ def test_f9_a_second_sigterm_ends_an_engine_whose_exchange_is_gone() -> None:
     assert evidence.lives[-1].how != "running"
     assert evidence.lives[-1].end <= claims.when(evidence, 45)
     assert claims.alerts(evidence, claims.when(evidence, 39))
+
+
+@pytest.mark.parametrize("action", ["halt", "pause"])
+def test_f5_a_command_that_was_answered_outlives_a_kill_while_the_engine_loads(action: str) -> None:
+    """Ordered and answered before the journal is begun; the engine is killed at once and started again."""
+    slow = at(0, "slow", 4, by_s=0.3)
+    evidence = story(slow, at(1.5, "operator", action=action), at(1.7, "kill"), duration_s=20.0)
+    assert [told.answer["state"] for told in evidence.told] == ["starting"]
+    claims.premise(len(evidence.lives) == 2, "a second life")
+    assert [request for request in evidence.requests if request.method == "POST" and "rder" in request.path] == []
+    assert [row.body["action"] for row in evidence.journals[0] if row.kind == "Operator"] == [action]
