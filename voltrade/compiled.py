@@ -7,6 +7,9 @@ compiled and plain Python give the same bits.
 
 The folder is `$VOLTRADE_CACHE`, else `$XDG_CACHE_HOME/voltrade`, else `~/.cache/voltrade`. Where it can't be
 written, functions are compiled anew in each process.
+
+Under `VOLTRADE_PLAIN=1` nothing is compiled: every rule runs as plain Python, so that a debugger can step through it.
+It gives the same bits, hundreds of times slower.
 """
 
 from __future__ import annotations
@@ -40,6 +43,9 @@ Rows = npt.NDArray[np.void]
 """Rows of a structured dtype; state is one such row, changed in place."""
 Record = Any
 """One row, fields by name: `bar.close`. Compiled code and numpy share its memory."""
+
+IS_PLAIN = os.environ.get("VOLTRADE_PLAIN", "") not in ("", "0")
+"""Whether rules run as plain Python."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,20 +82,29 @@ def compiled_in_place(function: Callable[P, R]) -> Callable[P, R]:
 def compile_for(function: Callable[..., Any], signature: Any, **options: Any) -> Any:
     """Compile a function, at once if a numba signature is given, through the cache of its sources.
 
-    A function that is compiled already is returned as it is.
+    A function that is compiled already is returned as it is; so is every function under `VOLTRADE_PLAIN=1`.
     """
-    if hasattr(function, "py_func"):
+    if hasattr(function, "py_func") or IS_PLAIN:
         return function
     folder = _cache_folder(function)
     if folder is None:
-        return numba.njit(signature, **options)(function)
+        return _one_for_all_constants(numba.njit(signature, **options)(function))
     settings: Any = numba.config
     before = settings.CACHE_DIR
     settings.CACHE_DIR = str(folder)  # read by numba while it decorates, not later
     try:
-        return numba.njit(signature, cache=True, **options)(function)
+        return _one_for_all_constants(numba.njit(signature, cache=True, **options)(function))
     finally:
         settings.CACHE_DIR = before
+
+
+def _one_for_all_constants(dispatcher: Any) -> Any:
+    """Compile for the types of arguments alone: numba would compile anew for each constant that a call names."""
+    typed = dispatcher.get_call_template
+    dispatcher.get_call_template = lambda args, kws: typed(
+        tuple(types.unliteral(arg) for arg in args), {name: types.unliteral(arg) for name, arg in kws.items()}
+    )
+    return dispatcher
 
 
 @intrinsic

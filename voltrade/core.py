@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
+from numba import types
 
-from voltrade import risk
-from voltrade.account import Account
+from voltrade import core_rules, risk
+from voltrade.account import Account, Position
+from voltrade.books import Books
+from voltrade.compiled import BARE, Rows, compile_for, plain, rows_of
 from voltrade.config import BarSettings, Config, milliseconds
 from voltrade.drift import Band, drift
 from voltrade.errors import ConfigError, DataError
@@ -30,9 +33,6 @@ from voltrade.model import (
     Alert,
     AlgoUpdate,
     BarPhase,
-    BreakerChange,
-    CloseReason,
-    EquityPoint,
     Event,
     FeedGap,
     Instrument,
@@ -41,11 +41,8 @@ from voltrade.model import (
     Operator,
     OrderUpdate,
     Output,
-    Refusal,
     Reply,
     Restart,
-    RoundTrip,
-    Side,
     Snapshot,
     TakeSnapshot,
     Timer,
@@ -53,6 +50,23 @@ from voltrade.model import (
     money_text,
 )
 from voltrade.oms import OrderMonitor
+from voltrade.order_states import NONE
+from voltrade.records import (
+    ACCOUNT,
+    BARS_CLOSED,
+    BREAKER_TOLD,
+    FUNDED,
+    IS_FINISHED,
+    MARKED,
+    NEXT_DUE,
+    SIGNAL,
+    STOPPED,
+    SYMBOL,
+    TIMER_DUE,
+    TRANSFERRED,
+    WAKE_AT_BAR,
+)
+from voltrade.records import Event as Told
 from voltrade.risk import CircuitBreaker
 from voltrade.signal_engine import SignalEngine
 
@@ -80,30 +94,43 @@ GATES: tuple[risk.Gate, ...] = (
 )
 """Every pre-trade check, in the order in which a signal meets them."""
 
-REALISED_TOLERANCE = 100
-"""Money by which the exchange's PnL of a fill may differ from ours before a person is told."""
+on_signal = core_rules.decision(GATES)
+"""The step that takes a signal through the gates, as both live trading and a backtest call it."""
 
 
-@dataclass(slots=True)
+def _decide(accounts: Rows, symbols: Rows, place: int, signals: Rows) -> None:
+    on_signal(accounts[0], symbols[place], signals[0])
+
+
+@cache
+def _step() -> Callable[[Rows, Rows, int, Rows], None]:
+    """`on_signal` for one signal, compiled when it is first needed."""
+    kinds = (rows_of(ACCOUNT), rows_of(SYMBOL), types.int64, rows_of(SIGNAL))
+    return compile_for(_decide, types.void(*kinds), **BARE)  # type: ignore[no-any-return]
+
+
 class Desk:
-    """Everything the core holds for one symbol."""
+    """Everything the core holds for one symbol; what rules read and change is in the account's books.
 
-    instrument: Instrument
-    fold: Fold
-    engine: SignalEngine
-    monitor: OrderMonitor
-    limits: risk.Rows
-    mark_e8: int = 0
-    market_up: bool = True
-    user_up: bool = False
-    opened_at_bar: int = 0
-    left_at: int = risk.NO_EXIT
-    left_at_bar: int = 0
-    band: Band | None = None
-    """Bars that 24 hours should bring; None where nobody watches."""
-    drifted: bool = False
-    problems: list[str] = field(default_factory=list)
-    """What about the account forbids trading it; a person has been told."""
+    Attributes:
+        band: bars that 24 hours should bring; None where nobody watches.
+        problems: what about the account forbids trading it; a person has been told.
+    """
+
+    def __init__(self, instrument: Instrument, fold: Fold, engine: SignalEngine, monitor: OrderMonitor, place: int) -> None:
+        self.instrument = instrument
+        self.fold = fold
+        self.engine = engine
+        self.monitor = monitor
+        self.place = place
+        self.band: Band | None = None
+        self.drifted = False
+        self.problems: list[str] = []
+
+    def see_bars(self, row: Any) -> None:
+        """Let the books know how far bars and prices are."""
+        fold = self.fold
+        row["bars"], row["last_price"], row["price_time"] = fold.count, fold.last_price, fold.last_time
 
 
 class TradingCore:
@@ -114,38 +141,75 @@ class TradingCore:
         instrument: the symbol's filters as the exchange states them.
         epoch: text that makes this session's client order ids its own.
         engine: the signal engine; a rule of one's own is a subclass of `SignalEngine`.
+        others: further symbols, traded by the built-in rule under the same settings.
 
     Raises:
-        ConfigError: the settings are impossible under the symbol's filters, or name a rule file without its engine.
+        ConfigError: the settings are impossible under a symbol's filters, or name a rule file without its engine.
     """
 
-    def __init__(self, config: Config, instrument: Instrument, epoch: str, engine: SignalEngine | None = None) -> None:
-        config.check_against(instrument)
+    def __init__(
+        self,
+        config: Config,
+        instrument: Instrument,
+        epoch: str,
+        engine: SignalEngine | None = None,
+        others: Sequence[Instrument] = (),
+    ) -> None:
         self.config = config
-        self.account: Account | None = None
-        self.breaker: CircuitBreaker | None = None
         self.time = 0
-        self._paused = ""
-        self.end_reason = ""
-        """Not empty: the session ends, or has ended, for this reason."""
-        self._end_at = NEVER
-        self._keep = False
-        self._woken_at = -1
-        """When it last took a `Timer`."""
         self._early: list[Operator] = []
         """Operators' commands from before there was an account, until the first snapshot."""
         if engine is None and config.session.rule:
             raise ConfigError(f"rule: the engine of {config.session.rule} must be given with it")
-        engine = engine or SignalEngine(config.signals, instrument)
-        desk = Desk(
-            instrument,
-            Fold(instrument, config.bars, engine),
-            engine,
-            OrderMonitor(instrument, config.exits, config.execution, epoch),
-            risk.limits_of(config, instrument),
-            band=_band(config.bars),
-        )
-        self.desks = {instrument.symbol: desk}
+        self._books = Books(1 + len(others))
+        self._signal = np.zeros(1, SIGNAL)
+        rules = core_rules.rules_of(GATES)
+        row = self._books.account
+        row["gate_count"], row["gate_rules"][: len(rules)] = len(rules), rules
+        row["flatten_at_end"] = config.session.on_duration_end == "flatten"
+        self.desks: dict[str, Desk] = {}
+        for place, each in enumerate((instrument, *others)):
+            config.check_against(each)
+            mine = engine if engine is not None and not place else SignalEngine(config.signals, each)
+            self.desks[each.symbol] = self._open_desk(each, mine, epoch, place)
+
+    def _open_desk(self, instrument: Instrument, engine: SignalEngine, epoch: str, place: int) -> Desk:
+        config = self.config
+        monitor = OrderMonitor(instrument, config.exits, config.execution, epoch, self._books, place, GATES)
+        desk = Desk(instrument, Fold(instrument, config.bars, engine), engine, monitor, place)
+        desk.band = _band(config.bars)
+        row = self._books.symbols[place]
+        row["limits"] = risk.limits_of(config, instrument)
+        row["facts"]["market_stream_up"] = True
+        return desk
+
+    # --- what is believed, for people ------------------------------------------------------------------------------
+
+    @property
+    def account(self) -> Account | None:
+        """The account's books as they are now; None before the first snapshot."""
+        row = self._books.account
+        if not row["is_open"]:
+            return None
+        account = Account(*(int(row[name]) for name in ("wallet", "realised", "fees", "funding", "transfers")))
+        for symbol, desk in self.desks.items():
+            held = self._books.symbols[desk.place]
+            account.positions[symbol] = Position(desk.instrument, int(held["quantity"]), int(held["cost"]))
+        return account
+
+    @property
+    def breaker(self) -> CircuitBreaker | None:
+        """The account's circuit breaker; None before the first snapshot."""
+        return self._books.breaker
+
+    @property
+    def end_reason(self) -> str:
+        """Not empty: the session ends, or has ended, for this reason."""
+        return self._books.word(int(self._books.account["end_reason"]))
+
+    @property
+    def _paused(self) -> str:
+        return self._books.word(int(self._books.account["paused"]))
 
     # --- the one rule ----------------------------------------------------------------------------------------------
 
@@ -158,8 +222,12 @@ class TradingCore:
         """
         if isinstance(event, Trades):
             return self._on_trades(event)
-        self.time = max(self.time, event.time)
+        self._at(event.time)
         return 1, _HANDLERS[type(event)](self, event)
+
+    def _at(self, time: int) -> None:
+        self.time = max(self.time, time)
+        self._books.account["now"] = self.time
 
     @property
     def next_due(self) -> int:
@@ -167,11 +235,7 @@ class TradingCore:
 
         Always later than the last `Timer`, so that no loop that delivers what is due can stand still.
         """
-        due = NEVER if self.end_reason else self._end_at
-        for desk in self.desks.values():
-            due = min(due, desk.monitor.next_due)
-        due = min(due, self.breaker.next_due) if self.breaker else due
-        return max(due, self._woken_at + 1)
+        return self._books.ask(NEXT_DUE)
 
     @property
     def last_trade_id(self) -> int:
@@ -181,9 +245,7 @@ class TradingCore:
     @property
     def finished(self) -> bool:
         """Whether the session's time is over and its stop policy has been carried out."""
-        return bool(self.end_reason) and all(
-            desk.monitor.holding is None or self._rests(desk) for desk in self.desks.values()
-        )
+        return bool(self._books.ask(IS_FINISHED))
 
     def end_of_tape(self, time: int) -> Operator:
         """Return the command that ends a session whose tape has nothing more."""
@@ -204,21 +266,23 @@ class TradingCore:
 
     def state(self) -> dict[str, Any] | None:
         """Return what the account's next run must know (`Adoption`) as plain JSON; None before the first snapshot."""
-        if self.account is None or self.breaker is None:
+        account, breaker = self.account, self.breaker
+        if account is None or breaker is None:
             return None
         return {
-            "wallet": self.account.wallet,
-            "breaker": self.breaker.state(),
+            "wallet": account.wallet,
+            "breaker": breaker.state(),
             "desks": {
                 symbol: {
-                    "quantity": self.account.positions[symbol].quantity,
-                    "cost": self.account.positions[symbol].cost,
-                    "left_at": desk.left_at,
-                    "bars_since_exit": desk.fold.count - desk.left_at_bar,
-                    "bars_held": desk.fold.count - desk.opened_at_bar,
+                    "quantity": account.positions[symbol].quantity,
+                    "cost": account.positions[symbol].cost,
+                    "left_at": int(row["last_exit_time"]),
+                    "bars_since_exit": desk.fold.count - int(row["last_exit_bar"]),
+                    "bars_held": desk.fold.count - int(row["opened_at_bar"]),
                     "orders": desk.monitor.state(),
                 }
                 for symbol, desk in self.desks.items()
+                for row in [self._books.symbols[desk.place]]
             },
         }
 
@@ -235,20 +299,24 @@ class TradingCore:
                 raise DataError(
                     f"account: the last run holds a position in {', '.join(others)}, which isn't traded here"
                 )
-            self.account = Account(int(state["wallet"]))
-            self.breaker = CircuitBreaker.restore(self.config.risk, state["breaker"])
+            self._open(int(state["wallet"]))
+            books = self._books
+            books.breaker = CircuitBreaker.restore(self.config.risk, state["breaker"], books.breaker_rows)
             for symbol, desk in self.desks.items():
-                held = self.account.open_symbol(desk.instrument)
                 if symbol in state["desks"]:
-                    saved = state["desks"][symbol]
-                    held.quantity, held.cost = int(saved["quantity"]), int(saved["cost"])
-                    desk.left_at = int(saved["left_at"])
-                    desk.left_at_bar = desk.fold.count - int(saved["bars_since_exit"])
-                    desk.opened_at_bar = desk.fold.count - int(saved["bars_held"])
+                    saved, row = state["desks"][symbol], books.symbols[desk.place]
+                    row["quantity"], row["cost"] = int(saved["quantity"]), int(saved["cost"])
+                    row["last_exit_time"] = int(saved["left_at"])
+                    row["last_exit_bar"] = desk.fold.count - int(saved["bars_since_exit"])
+                    row["opened_at_bar"] = desk.fold.count - int(saved["bars_held"])
                     desk.monitor.restore(saved["orders"], self.time)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"account: the saved state is broken: {error!r}") from None
         return []
+
+    def _open(self, wallet: int) -> None:
+        row = self._books.account
+        row["wallet"], row["is_open"] = wallet, True
 
     def _on_bar_phase(self, phase: BarPhase) -> list[Output]:
         self.desks[phase.symbol].fold.begin_at(phase)
@@ -258,168 +326,56 @@ class TradingCore:
 
     def _on_trades(self, trades: Trades) -> tuple[int, list[Output]]:
         desk = self.desks[trades.symbol]
-        before = desk.fold.count
+        row, before = self._books.symbols[desk.place], desk.fold.count
         consumed = desk.fold.fold(trades, 0, self.next_due, self._wake_at_bar(desk))
-        self.time = max(self.time, desk.fold.last_time)
+        self._at(desk.fold.last_time)
+        desk.see_bars(row)
         if desk.fold.count == before:
             return consumed, []
         return consumed, self._on_bars(desk, before)
 
     def _wake_at_bar(self, desk: Desk) -> int:
-        most = self.config.exits.max_holding_bars
-        return desk.opened_at_bar + most if most and desk.monitor.position else NEVER
+        """Number of bars at which the position in hand is held long enough."""
+        return self._books.ask(WAKE_AT_BAR, desk.place)
 
     def _on_bars(self, desk: Desk, before: int) -> list[Output]:
         outputs: list[Output] = []
-        for index in np.flatnonzero(desk.fold.verdicts["signal"][before:]) + before:
-            outputs += self._on_signal(desk, int(index))
-        if desk.fold.count >= self._wake_at_bar(desk):
-            outputs += desk.monitor.leave(self.time, "TIME")
-        return outputs
+        for bar in np.flatnonzero(desk.fold.verdicts["signal"][before:]) + before:
+            outputs += self._on_signal(desk, int(bar))
+        return outputs + self._books.react(Told(BARS_CLOSED, desk.place))
 
     def _on_signal(self, desk: Desk, bar: int) -> list[Output]:
-        """Leave on an opposite signal; enter where every gate lets the signal pass."""
-        monitor = desk.monitor
-        side = Side(int(desk.fold.verdicts[bar]["signal"]))
-        outputs: list[Output] = []
-        opposite = monitor.holding is not None and monitor.holding.side is not side
-        if opposite and self.config.exits.exit_on_opposite_signal:
-            outputs += monitor.leave(self.time, "OPPOSITE_SIGNAL")
-        facts = self._facts(desk, bar)
-        gate = risk.first_refusal(GATES, facts, desk.limits)
-        if gate is not None:
-            detail = self.breaker.detail(gate.code) if self.breaker and gate.code in risk.RULES else gate.text
-            return [*outputs, Refusal(self.time, desk.instrument.symbol, bar, side, gate.code, detail)]
-        fact = facts[0]
-        return outputs + monitor.enter(
-            self.time,
-            side,
-            int(fact["quantity"]),
-            stop_distance=int(fact["stop_ticks"]),
-            take_profit_distance=self._distance(desk, bar, self.config.exits.take_profit_atr),
-            collar=self._collar(side, int(fact["price"])),
-            bar_number=bar,
+        """Let a bar whose rule wants an entry pass the gates; see `core_rules`."""
+        row, verdict, exits = desk.fold.bars[bar], desk.fold.verdicts[bar], self.config.exits
+        plain(core_rules.fill_signal)(
+            self._signal[0],
+            bar,
+            row,
+            int(verdict["signal"]),
+            bool(verdict["ready"]),
+            float(verdict["atr"]),
+            bar == desk.fold.count - 1,
+            exits.stop_atr,
+            exits.take_profit_atr,
+            float(desk.instrument.tick_size),
         )
-
-    def _facts(self, desk: Desk, bar: int) -> risk.Rows:
-        """Say what the gates and the size need to know of this bar, the system and the account."""
-        facts = risk.new_facts()
-        fact, row, monitor = facts[0], desk.fold.bars[bar], desk.monitor
-        fact["time"], fact["price_time"] = self.time, desk.fold.last_time
-        fact["warming_up"] = not desk.fold.verdicts[bar]["ready"]
-        fact["last_bar"] = bar == desk.fold.count - 1
-        fact["tainted"] = row["tainted"]
-        fact["day_end"] = row["close_reason"] == CloseReason.DAY_END
-        fact["paused"] = bool(self._paused)
-        fact["reconciled"] = monitor.reconciled
-        fact["market_stream_up"] = desk.market_up
-        fact["user_stream_up"] = desk.user_up
-        fact["unknown_orders"] = monitor.has_unknown
-        fact["round_trips"] = monitor.holding is not None
-        fact["last_exit_time"] = desk.left_at
-        fact["bars_since_exit"] = bar + 1 - desk.left_at_bar
-        fact["price"] = row["close"]
-        fact["stop_ticks"] = self._distance(desk, bar, self.config.exits.stop_atr)
-        if self.account is not None and self.breaker is not None:
-            fact["wallet"] = fact["available"] = self.account.wallet
-            self.breaker.fill(facts)
-        fact["quantity"] = risk.position_size(facts, desk.limits)
-        return facts
-
-    def _distance(self, desk: Desk, bar: int, multiple: float) -> int:
-        return risk.stop_distance(float(desk.fold.verdicts[bar]["atr"]), multiple, float(desk.instrument.tick_size))
-
-    def _collar(self, side: Side, price: int) -> int:
-        """Limit of an `ioc_limit` entry, ticks; rounded towards the price."""
-        most = risk.rate_e8(self.config.execution.max_slippage_bps / 10_000)
-        return price + side * int(risk.share(price, most))
+        return self._books.decide(_step(), desk.place, self._signal)
 
     # --- orders and the account ------------------------------------------------------------------------------------
 
     def _on_order(self, update: OrderUpdate) -> list[Output]:
-        desk = self.desks[update.symbol]
-        filled = desk.monitor.explains(update) and desk.monitor.is_new_fill(update)
-        held = desk.monitor.position
-        outputs = self._book(desk, update) if filled else []
-        news = desk.monitor.on_order(update)
-        return outputs + self._after_orders(desk, held, news) + (self._value(desk) if filled else [])
+        return self.desks[update.symbol].monitor.on_order(update)
 
     def _on_algo(self, update: AlgoUpdate) -> list[Output]:
-        desk = self.desks[update.symbol]
-        held = desk.monitor.position
-        return self._after_orders(desk, held, desk.monitor.on_algo(update))
+        return self.desks[update.symbol].monitor.on_algo(update)
 
     def _on_reply(self, reply: Reply) -> list[Output]:
-        desk = self.desks[reply.symbol]
-        held = desk.monitor.position
-        return self._after_orders(desk, held, desk.monitor.on_reply(reply))
-
-    def _book(self, desk: Desk, update: OrderUpdate) -> list[Output]:
-        """Book a fill; the exchange's own PnL must be ours, within its rounding."""
-        account = self.account
-        assert account is not None, "a fill before the first snapshot"
-        symbol, quote = desk.instrument.symbol, desk.instrument.quote_asset
-        outputs: list[Output] = []
-        if update.fee_asset not in ("", quote):
-            text = f"fill {update.trade_id}: its fee was paid in {update.fee_asset} and is missing from the costs"
-            outputs.append(Alert(self.time, "FEE_ASSET", text))
-        realised = account.apply_fill(symbol, update.side, update.last_price, update.last_quantity, update.fee)
-        if abs(realised - update.realised) > REALISED_TOLERANCE:
-            text = f"fill {update.trade_id}: {money_text(update.realised)}, ours is {money_text(realised)}"
-            outputs.append(Alert(self.time, "REALISED_DIFFERS", text))
-        return outputs
-
-    def _after_orders(self, desk: Desk, held: int, outputs: list[Output]) -> list[Output]:
-        """Tell the breaker and the cooldown of round trips that began or ended."""
-        breaker, monitor = self.breaker, desk.monitor
-        if breaker is None:
-            return outputs
-        changes: list[BreakerChange] = []
-        if not held and monitor.position:
-            desk.opened_at_bar = desk.fold.count
-            changes += breaker.on_round_trip_opened(self.time)
-        for output in outputs:
-            if isinstance(output, RoundTrip):
-                desk.left_at, desk.left_at_bar = output.closed_at, desk.fold.count
-                changes += breaker.on_round_trip_closed(self.time, output.net)
-        if monitor.halt_reason and breaker.reason != monitor.halt_reason:
-            changes += breaker.halt(self.time, monitor.halt_reason)
-        return outputs + self._obey(changes)
-
-    def _obey(self, changes: list[BreakerChange]) -> list[Output]:
-        """Carry out what the breaker wants."""
-        outputs: list[Output] = list(changes)
-        for change in changes:
-            for desk in self.desks.values():
-                if change.action == "flatten":
-                    outputs += desk.monitor.leave(self.time, change.rule)
-                elif change.action == "cancel":
-                    outputs += desk.monitor.cancel_entry(self.time, change.rule)
-        return outputs
-
-    def _value(self, desk: Desk) -> list[Output]:
-        """Value the account at mark, or at the last trade where there is no mark, and let the breaker see it."""
-        account, breaker = self.account, self.breaker
-        if account is None or breaker is None:
-            return []
-        symbol = desk.instrument.symbol
-        unrealised = account.unrealised({symbol: desk.mark_e8}, {symbol: desk.fold.last_price})
-        equity = account.wallet + unrealised
-        point = EquityPoint(
-            self.time,
-            symbol,
-            account.wallet,
-            unrealised,
-            equity,
-            account.positions[symbol].quantity,
-            "mark" if desk.mark_e8 else "last",
-        )
-        return [point, *self._obey(breaker.on_equity(self.time, equity))]
+        return self.desks[reply.symbol].monitor.on_reply(reply)
 
     def _on_mark(self, mark: MarkPrice) -> list[Output]:
         desk = self.desks[mark.symbol]
-        desk.mark_e8 = mark.price_e8
-        return [*self._value(desk), *self._watch_bars(desk)]
+        outputs = self._books.react(Told(MARKED, desk.place, amount=mark.price_e8))
+        return [*outputs, *self._watch_bars(desk)]
 
     def _watch_bars(self, desk: Desk) -> list[Output]:
         """Tell a person once when bars come too fast or too slowly for their threshold."""
@@ -433,32 +389,24 @@ class TradingCore:
 
     def _on_account(self, update: AccountUpdate) -> list[Output]:
         """Book what only the exchange knows of: funding and transfers. Fills bring their own amounts."""
-        account, breaker = self.account, self.breaker
-        if account is None or breaker is None or update.reason == "ORDER":
+        row = self._books.account
+        if not row["is_open"] or update.reason == "ORDER":
             return []
-        amount = update.wallet - account.wallet
         if update.reason == "FUNDING_FEE":
-            account.apply_funding(amount)
-            for desk in self.desks.values():
-                desk.monitor.add_funding(amount)
-            return []
+            return self._books.react(Told(FUNDED, amount=update.wallet))
+        amount = update.wallet - int(row["wallet"])
         if not amount:
             return []
-        account.apply_transfer(amount)
-        text = f"{update.reason}: {money_text(amount)}"
-        return [Alert(self.time, "TRANSFER", text), *self._obey(breaker.on_transfer(self.time, amount))]
+        alert = Alert(self.time, "TRANSFER", f"{update.reason}: {money_text(amount)}")
+        return [alert, *self._books.react(Told(TRANSFERRED, amount=update.wallet))]
 
     def _on_snapshot(self, snapshot: Snapshot) -> list[Output]:
         desk = self.desks[snapshot.symbol]
         outputs = self._open_account(desk, snapshot)
-        held = desk.monitor.position
-        for fill in desk.monitor.explained(snapshot):
-            outputs += self._book(desk, fill)
-        outputs += self._after_orders(desk, held, desk.monitor.on_snapshot(snapshot))
-        assert self.account is not None
-        problems = self._mismatches(snapshot)
-        if self.account.wallet != snapshot.wallet:
-            theirs, ours = money_text(snapshot.wallet), money_text(self.account.wallet)
+        outputs += desk.monitor.on_snapshot(snapshot)
+        problems, wallet = self._mismatches(snapshot), int(self._books.account["wallet"])
+        if wallet != snapshot.wallet:
+            theirs, ours = money_text(snapshot.wallet), money_text(wallet)
             outputs.append(Alert(self.time, "WALLET_DIFFERS", f"the exchange has {theirs}, our books {ours}"))
         if problems:
             desk.monitor.disagree(self.time)
@@ -472,14 +420,15 @@ class TradingCore:
 
         Operators' commands that came before there was a breaker are carried out now, in their order.
         """
-        if self.account is None:
-            self.account = Account(snapshot.wallet)
-            self.account.open_symbol(desk.instrument)
-            self.breaker = CircuitBreaker(self.config.risk, snapshot.time, snapshot.wallet)
-        desk.limits = risk.limits_of(self.config, desk.instrument, snapshot.taker_fee_e8)
-        session = self.config.session
-        if session.duration_s and session.on_duration_end != "carry_on" and self._end_at == NEVER:
-            self._end_at = snapshot.time + milliseconds(session.duration_s)
+        books, session = self._books, self.config.session
+        row = books.account
+        if books.breaker is None:
+            self._open(snapshot.wallet)
+            books.breaker = CircuitBreaker(self.config.risk, snapshot.time, snapshot.wallet, books.breaker_rows)
+        limits = risk.limits_of(self.config, desk.instrument, snapshot.taker_fee_e8)
+        books.symbols[desk.place]["limits"] = limits
+        if session.duration_s and session.on_duration_end != "carry_on" and row["end_at"] == NEVER:
+            row["end_at"] = snapshot.time + milliseconds(session.duration_s)
         early, self._early = self._early, []
         return [output for command in early for output in self._on_operator(command)]
 
@@ -500,27 +449,16 @@ class TradingCore:
     # --- time, links, people ---------------------------------------------------------------------------------------
 
     def _on_timer(self, timer: Timer) -> list[Output]:
-        self._woken_at = self.time
-        outputs: list[Output] = []
-        for desk in self.desks.values():
-            held = desk.monitor.position
-            outputs += self._after_orders(desk, held, desk.monitor.on_time(self.time))
-        if self.breaker:
-            outputs += self._obey(self.breaker.on_time(self.time))
-        if self.time >= self._end_at and not self.end_reason:
-            self.end_reason = "DURATION_END"
-            policy = self.config.session.on_duration_end
-            self._keep = policy != "flatten"
-            outputs += self._stop("protect" if self._keep else "flatten", "DURATION_END")
-        return outputs
+        return self._books.react(Told(TIMER_DUE))
 
     def _on_link(self, link: Link) -> list[Output]:
         outputs: list[Output] = []
         for desk in self.desks.values():
+            facts = self._books.symbols[desk.place]["facts"]
             if link.stream == "market":
-                desk.market_up = link.up
+                facts["market_stream_up"] = link.up
                 continue
-            desk.user_up = link.up
+            facts["user_stream_up"] = link.up
             desk.monitor.reconciled = False
             if link.up:
                 outputs.append(TakeSnapshot(self.time, desk.instrument.symbol, "USER_STREAM_UP"))
@@ -529,7 +467,7 @@ class TradingCore:
     def _on_restart(self, restart: Restart) -> list[Output]:
         outputs: list[Output] = []
         for desk in self.desks.values():
-            desk.user_up = False
+            self._books.symbols[desk.place]["facts"]["user_stream_up"] = False
             outputs += desk.monitor.on_restart(self.time)
         return outputs
 
@@ -542,40 +480,34 @@ class TradingCore:
 
     def _on_operator(self, command: Operator) -> list[Output]:
         """Carry out a command. One that comes before there is an account acts on what there is, and again later."""
-        breaker, reason = self.breaker, command.reason or "OPERATOR"
+        breaker, reason, row = self.breaker, command.reason or "OPERATOR", self._books.account
         if breaker is None:
             self._early.append(command)
-        if command.final:
-            self.end_reason = self.end_reason or reason
+        if command.final and not self.end_reason:
+            row["end_reason"] = self._books.number(reason)
         if command.action in ("flatten", "protect"):
-            self._keep = command.action == "protect"
-            return self._stop(command.action, reason)
+            flatten = command.action == "flatten"
+            return self._books.react(Told(STOPPED, amount=flatten, reason=self._books.number(reason)))
         if command.action == "pause":
-            self._paused = reason
+            row["paused"] = self._books.number(reason)
             return []
         if command.action == "resume":
-            self._paused = ""
+            row["paused"] = NONE
             for desk in self.desks.values():
                 desk.monitor.halt_reason = ""
         if breaker is None:
             return []
-        act = {"resume": breaker.resume, "reduce": breaker.reduce, "halt": breaker.halt}[command.action]
-        return self._obey(act(self.time, reason))
+        breaker.reason = reason
+        fact, amount = _HOLDS[command.action]
+        return self._books.react(Told(BREAKER_TOLD, code=fact, amount=amount))
 
-    def _stop(self, action: str, reason: str) -> list[Output]:
-        """No more entries; leave the position, or keep it with its stop at the exchange."""
-        self._paused = reason
-        outputs: list[Output] = []
-        for desk in self.desks.values():
-            if action == "flatten":
-                outputs += desk.monitor.leave(self.time, reason)
-            else:
-                outputs += desk.monitor.cancel_entry(self.time, reason)
-        return outputs
 
-    def _rests(self, desk: Desk) -> bool:
-        """Whether the position is kept on purpose, its stop rests at the exchange, and nothing else is at work."""
-        return self._keep and desk.monitor.protected and not desk.monitor.at_work
+_HOLDS = {
+    "resume": (risk.RESUME, 0),
+    "reduce": (risk.HOLD, risk.ACTIONS.index("block")),
+    "halt": (risk.HOLD, risk.CANCEL),
+}
+"""What the breaker is told of an operator's command."""
 
 
 def _band(settings: BarSettings) -> Band | None:

@@ -33,6 +33,7 @@ from voltrade.dials import COMPONENTS, Dial, dials_of
 from voltrade.errors import ConfigError, VoltradeError
 from voltrade.frames import Frames
 from voltrade.plot_widget import PlotWidget
+from voltrade.records import REFUSAL, SIGNAL
 from voltrade.report import CountedBars, Statistics, statistics
 from voltrade.research import Research, Tables
 from voltrade.rule_cell import RuleCell, how_to_save, is_draft
@@ -219,7 +220,7 @@ def _sha256_of(rule: str) -> str:
 
 def _without_trades(bars: int) -> Tables:
     rows = {name: np.empty(0, dtype) for name, dtype in simulation.TABLES.items()}
-    signals, refusals = np.empty(0, simulation.SIGNAL), np.empty(0, simulation.REFUSAL)
+    signals, refusals = np.empty(0, SIGNAL), np.empty(0, REFUSAL)
     return Tables(bars, first_bar=0, wallet=0, signals=signals, refusals=refusals, **rows)
 
 

@@ -1,24 +1,24 @@
-"""Orders from intent to end, and the position in hand.
+"""Orders from intent to end, and the position in hand: what live trading alone must know of them.
 
 `OrderMonitor` registers an order before it is sent, follows it through replies, stream events and look-ups in whatever
-order they arrive, counts each fill once, and tends the position: a stop on the first fill, resized after, a
-take-profit, exits, and the cancelling of what is left over. An order's life is a table of legal moves; news that is
-late or doubled is no legal move and changes nothing. What to do when an order is refused is a table too.
+order they arrive, and counts each fill once. What is sent for a position, and what a refusal leads to, is in
+`order_rules`, which a backtest runs too; here stand the names of orders, outcomes that aren't known, snapshots of the
+account, orders that aren't ours, and what outlives a run.
 
 The monitor decides and returns outputs; it sends nothing and reads no clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Annotated, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from pydantic import Field, TypeAdapter
+import numpy as np
 
-from voltrade.compiled import compiled
-from voltrade.config import ExecutionSettings, ExitSettings, milliseconds
+from voltrade import records, row_facts, saved_orders
+from voltrade.books import Books
+from voltrade.config import ExecutionSettings, ExitSettings
 from voltrade.errors import DataError
 from voltrade.model import (
     NEVER,
@@ -28,305 +28,205 @@ from voltrade.model import (
     Instrument,
     LookupOrder,
     OrderIntent,
-    OrderRequest,
-    OrderType,
     OrderUpdate,
     Outcome,
     Output,
     Purpose,
     Reply,
-    RoundTrip,
     Side,
     Snapshot,
     TakeSnapshot,
-    TimeInForce,
     WorkingType,
+    money_text,
 )
+from voltrade.order_states import (
+    ABSENCE_ANSWERS,
+    ABSENCE_MARGIN_MS,
+    ABSENT,
+    ACCEPTED,
+    ALGO_MOVES,
+    DONE,
+    DOUBLINGS,
+    FORCED,
+    MOVES,
+    NOT_LISTED,
+    OTHER,
+    PROTECT_WITHIN_MS,
+    PURPOSES,
+    REACTIONS,
+    REFUSED,
+    RESIZE_EVERY_MS,
+    RESTART,
+    RETRY_AFTER_MS,
+    STATES,
+    STATUS_ALIASES,
+    STOP_MISSING_TEXT,
+    STOP_TRIES,
+    TOO_MANY_ORDERS_TEXT,
+    UNANSWERED,
+    AlgoState,
+    OrderState,
+    Reaction,
+    refused_text,
+)
+from voltrade.records import (
+    ALERTED,
+    ALGO_TOLD,
+    CANCEL,
+    CANCEL_ENTRY_TOLD,
+    CHANGED,
+    CLOSED,
+    ENTER_TOLD,
+    EXIT_ADOPTED,
+    HALTED_BY_LATE_FILL,
+    HALTED_BY_REFUSAL,
+    HAS_UNKNOWN,
+    IS_PROTECTED,
+    LEAVE_TOLD,
+    LOOK_UP_TOLD,
+    LOOKUP,
+    NEVER_PLACED,
+    OF_ALGO,
+    OF_ORDER,
+    ORDER_TOLD,
+    ORDERS_CHANGED,
+    ORDERS_DUE,
+    REPLIED,
+    ROWS,
+    ROWS_ARE_FULL,
+    SNAPSHOT,
+    SPARE,
+    STOP_IS_MISSING,
+    SUBMIT,
+    SYNC_TOLD,
+    TIMER_DUE,
+    VALUED,
+    AlertRow,
+    ChangeRow,
+    EquityRow,
+    Event,
+    OrderRow,
+    PositionRow,
+    RefusalRow,
+    TripRow,
+)
+from voltrade.risk import Gate
 
-# --- the life of an order ------------------------------------------------------------------------------------------
+__all__ = [
+    "ALGO_MOVES",
+    "DONE",
+    "MOVES",
+    "PROTECT_WITHIN_MS",
+    "REACTIONS",
+    "RESIZE_EVERY_MS",
+    "RETRY_AFTER_MS",
+    "STATUS_ALIASES",
+    "STOP_TRIES",
+    "AlgoState",
+    "Holding",
+    "Order",
+    "OrderMonitor",
+    "OrderState",
+    "Reaction",
+]
 
+VERSION = 2
+"""Of the saved state."""
 
-class OrderState(StrEnum):
-    """State of an ordinary order. UNKNOWN means that a request's outcome isn't known; NOT_PLACED, that it never was."""
+_REASONS = frozenset({"reason", "cancel_reason", "exit_reason", "leave_reason"})
+_OF_THIS_RUN = frozenset({"number", "is_over"})
 
-    PENDING_SUBMIT = "PENDING_SUBMIT"
-    NEW = "NEW"
-    PARTIALLY_FILLED = "PARTIALLY_FILLED"
-    FILLED = "FILLED"
-    PENDING_CANCEL = "PENDING_CANCEL"
-    CANCELED = "CANCELED"
-    REJECTED = "REJECTED"
-    EXPIRED = "EXPIRED"
-    UNKNOWN = "UNKNOWN"
-    NOT_PLACED = "NOT_PLACED"
+REALISED_TOLERANCE = 100
+"""Money by which the exchange's PnL of a fill may differ from ours before a person is told."""
 
-
-class AlgoState(StrEnum):
-    """State of a conditional order. A triggered order isn't a filled one: its child order fills or expires."""
-
-    PENDING_SUBMIT = "PENDING_SUBMIT"
-    NEW = "NEW"
-    TRIGGERING = "TRIGGERING"
-    TRIGGERED = "TRIGGERED"
-    FINISHED = "FINISHED"
-    PENDING_CANCEL = "PENDING_CANCEL"
-    CANCELED = "CANCELED"
-    REJECTED = "REJECTED"
-    EXPIRED = "EXPIRED"
-    UNKNOWN = "UNKNOWN"
-    NOT_PLACED = "NOT_PLACED"
-
-
-_O, _A = OrderState, AlgoState
-_KNOWN = frozenset({_O.NEW, _O.PARTIALLY_FILLED, _O.FILLED, _O.CANCELED, _O.REJECTED, _O.EXPIRED})
-_ALGO_KNOWN = frozenset({_A.NEW, _A.TRIGGERING, _A.TRIGGERED, _A.FINISHED, _A.CANCELED, _A.REJECTED, _A.EXPIRED})
-_ENDED: frozenset[OrderState] = frozenset()
-_ALGO_ENDED: frozenset[AlgoState] = frozenset()
-
-MOVES: dict[OrderState, frozenset[OrderState]] = {
-    _O.PENDING_SUBMIT: _KNOWN | {_O.UNKNOWN, _O.NOT_PLACED, _O.PENDING_CANCEL},
-    _O.NEW: frozenset({_O.PARTIALLY_FILLED, _O.FILLED, _O.PENDING_CANCEL, _O.CANCELED, _O.EXPIRED, _O.REJECTED}),
-    _O.PARTIALLY_FILLED: frozenset({_O.FILLED, _O.PENDING_CANCEL, _O.CANCELED, _O.EXPIRED}),
-    # A refused cancel puts the order back to what a look-up then says.
-    _O.PENDING_CANCEL: _KNOWN | {_O.UNKNOWN},
-    _O.UNKNOWN: _KNOWN | {_O.NOT_PLACED},
-    # Concluded absent, yet the exchange speaks of it: the order is adopted.
-    _O.NOT_PLACED: _KNOWN,
-    _O.FILLED: _ENDED,
-    _O.CANCELED: _ENDED,
-    _O.REJECTED: _ENDED,
-    _O.EXPIRED: _ENDED,
-}
-
-ALGO_MOVES: dict[AlgoState, frozenset[AlgoState]] = {
-    _A.PENDING_SUBMIT: _ALGO_KNOWN | {_A.UNKNOWN, _A.NOT_PLACED, _A.PENDING_CANCEL},
-    _A.NEW: (_ALGO_KNOWN - {_A.NEW}) | {_A.PENDING_CANCEL},
-    _A.TRIGGERING: frozenset({_A.TRIGGERED, _A.FINISHED, _A.CANCELED, _A.REJECTED, _A.EXPIRED}),
-    _A.TRIGGERED: frozenset({_A.FINISHED, _A.CANCELED, _A.EXPIRED}),
-    _A.PENDING_CANCEL: _ALGO_KNOWN | {_A.UNKNOWN},
-    _A.UNKNOWN: _ALGO_KNOWN | {_A.NOT_PLACED},
-    _A.NOT_PLACED: _ALGO_KNOWN,
-    _A.FINISHED: _ALGO_ENDED,
-    _A.CANCELED: _ALGO_ENDED,
-    _A.REJECTED: _ALGO_ENDED,
-    _A.EXPIRED: _ALGO_ENDED,
-}
-
-DONE: frozenset[str] = frozenset({"FILLED", "FINISHED", "CANCELED", "REJECTED", "EXPIRED", "NOT_PLACED"})
-"""States, of both kinds, in which an order can do nothing more."""
-
-STATUS_ALIASES = {"EXPIRED_IN_MATCH": "EXPIRED"}
-
-FORCED = {"autoclose-": "LIQUIDATION", "adl_autoclose": "ADL", "settlement_autoclose-": "SETTLEMENT"}
-"""Beginnings of the client order ids of orders that the exchange itself sends, and what they are."""
-
-
-class Reaction(StrEnum):
-    """What a refused order leads to."""
-
-    DROP = "DROP"  # the decision is dropped; a later bar decides anew
-    RETRY = "RETRY"  # not executed for a passing reason: later, with a new id
-    LEAVE = "LEAVE"  # the price is already beyond the trigger: leave at market
-    LOOKUP = "LOOKUP"  # something under this id is alive: ask
-    RECONCILE = "RECONCILE"  # the position isn't what we think: ask for the account
-    HALT = "HALT"  # our request or our rights are wrong: no new risk until a person has looked
-
-
-REACTIONS: dict[int, Reaction] = {
-    0: Reaction.RETRY,  # never left this machine
-    -1003: Reaction.RETRY,  # too many requests
-    -1008: Reaction.RETRY,  # throttled
-    -1015: Reaction.RETRY,  # too many orders
-    -1021: Reaction.RETRY,  # outside recvWindow: the clock is measured anew
-    -5028: Reaction.RETRY,  # outside the matching engine's recvWindow
-    -1016: Reaction.RETRY,  # service shutting down
-    -1022: Reaction.HALT,  # signature
-    -2014: Reaction.HALT,  # key format
-    -2015: Reaction.HALT,  # key, address or permission
-    -1102: Reaction.HALT,  # parameter
-    -1111: Reaction.HALT,  # precision
-    -1121: Reaction.HALT,  # symbol
-    -4001: Reaction.HALT,  # price below the minimum
-    -4002: Reaction.HALT,  # price above the maximum
-    -4003: Reaction.HALT,  # quantity too small
-    -4005: Reaction.HALT,  # quantity too large
-    -4014: Reaction.HALT,  # tick
-    -4015: Reaction.HALT,  # client id
-    -4061: Reaction.HALT,  # position mode
-    -4120: Reaction.HALT,  # wrong endpoint
-    -2010: Reaction.DROP,  # refused by the matching engine
-    -2018: Reaction.DROP,  # balance
-    -2019: Reaction.DROP,  # margin
-    -2020: Reaction.DROP,  # unable to fill
-    -2025: Reaction.DROP,  # too many open orders
-    -2027: Reaction.DROP,  # position limit at this leverage
-    -4016: Reaction.DROP,  # above the price band
-    -4024: Reaction.DROP,  # below the price band
-    -4131: Reaction.DROP,  # counterparty price outside the band
-    -4164: Reaction.DROP,  # notional too small
-    -5021: Reaction.DROP,  # FOK
-    -5022: Reaction.DROP,  # post-only
-    -2021: Reaction.LEAVE,  # would trigger at once
-    -2022: Reaction.RECONCILE,  # reduce-only refused
-    -4118: Reaction.RECONCILE,  # reduce-only margin check
-    -4116: Reaction.LOOKUP,  # client id in use: the first attempt lives
-}
-"""Reaction to a refused order by Binance's code; a code that isn't here halts."""
-
-RETRY_AFTER_MS = 1_000
-DOUBLINGS = 6
-"""What is refused, or disagrees, again and again is tried after twice as long each time, up to 2^6 seconds."""
-STOP_TRIES = 3
-RESIZE_EVERY_MS = 500
-"""While an entry still fills, its stop is made larger this often, not at each of what may be fifty fills."""
-PROTECT_WITHIN_MS = 5_000
-"""Longest time that a position may be without an acknowledged stop before it is left at market."""
-ABSENCE_MARGIN_MS = 5_000
-ABSENCE_ANSWERS = 3
+_STATE_NUMBERS = {state: number for number, state in enumerate(STATES)}
+_COMMANDS = {"submit": SUBMIT, "cancel": CANCEL, "lookup": LOOKUP}
+_OUTCOMES = {Outcome.ACCEPTED: ACCEPTED, Outcome.REFUSED: REFUSED, Outcome.UNKNOWN: UNANSWERED}
+_ABSENT_CODES = (-2013, -2011)
 
 
-STOP_MISSING_TEXT = "no acknowledged stop: leaving at market"
+def _whole(saved: Any) -> int:
+    if not isinstance(saved, int):
+        raise TypeError(f"must be a whole number, was {saved!r}")
+    return saved
 
 
-EXPECTED: dict[int, str] = {
-    -2021: "the price had passed the trigger before the order arrived; the position is closed at market",
-    -2022: "this is expected where another order closed the position first; the account is asked to make sure",
-}
-"""What a refusal means that the course of things brings, for people who see its alert."""
+def _state_number(status: str) -> int:
+    return _STATE_NUMBERS.get(status, OTHER)
 
 
-def refused_text(client_order_id: str, code: int, text: str) -> str:
-    """Say for people that the exchange refused an order, and what that means where nobody did wrong."""
-    said = f"{client_order_id} refused with {code}: {text}"
-    return f"{said} ({EXPECTED[code]})" if code in EXPECTED else said
+# --- for people and tests: copies of what the records say -------------------------------------------------------------
 
 
-def client_order_id(epoch: str, round_trip: int, purpose: Purpose, count: int) -> str:
-    """Name an order: the round trip joins all that belongs to a position; `count` tells those of one purpose apart."""
-    return f"vt-{epoch}-{round_trip}{purpose.value}{count}"
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Order:
-    """One order as we know it. The monitor owns it; others read."""
+    """One order as it is known now. The monitor's records go on; this stays as it is."""
 
-    intent: OrderIntent
-    state: OrderState | AlgoState
-    order_id: int = 0
-    """The exchange's id of an ordinary order."""
-    child_id: int = 0
-    """For a conditional order: the ordinary order that it became."""
-    child_done: bool = False
-    foreign: bool = False
-    """Not sent by us, only found to have closed our position: counted, and never touched."""
-    filled: int = 0
-    """Lots, summed from fills."""
-    filled_notional: int = 0
-    reported: int = 0
-    """Largest cumulative quantity that the exchange has told us."""
-    code: int = 0
+    id: str
+    row: OrderRow  # type: ignore[valid-type]
     text: str = ""
-    look_at: int = NEVER
-    absent: int = 0
-    """Agreeing answers that the exchange has no such order."""
-    holding: Annotated[Holding | None, Field(exclude=True)] = None
 
     @property
-    def id(self) -> str:
-        return self.intent.order.client_order_id
+    def purpose(self) -> Purpose:
+        return PURPOSES[self.row.purpose]  # type: ignore[attr-defined]
 
     @property
     def algo(self) -> bool:
-        return self.intent.order.order_type.is_conditional
+        return self.purpose in (Purpose.STOP, Purpose.TAKE_PROFIT)
+
+    @property
+    def state(self) -> OrderState | AlgoState:
+        word = STATES[self.row.state]  # type: ignore[attr-defined]
+        return AlgoState(word) if self.algo else OrderState(word)
+
+    @property
+    def quantity(self) -> int:
+        return self.row.quantity  # type: ignore[attr-defined,no-any-return]
+
+    @property
+    def filled(self) -> int:
+        return self.row.filled  # type: ignore[attr-defined,no-any-return]
 
     @property
     def done(self) -> bool:
-        return self.foreign or self.state in DONE or self.child_done
-
-    @property
-    def at_work(self) -> bool:
-        """Whether it may act without another trade at its trigger: all but what has ended or waits for that."""
-        return not self.done and not (self.algo and self.state == AlgoState.NEW)
-
-    @property
-    def awaits_fills(self) -> bool:
-        """Whether the exchange has told of more of it than the fills that were counted."""
-        return not self.foreign and self.reported > self.filled
+        return bool(self.row.is_foreign or self.row.child_done or self.state in DONE)  # type: ignore[attr-defined]
 
     @property
     def resting(self) -> bool:
         """Known to be at the exchange and able to act."""
         return not self.done and self.state not in ("PENDING_SUBMIT", "UNKNOWN")
 
-    def move(self, state: str) -> bool:
-        """Go to a state if that is a legal move; say whether it was."""
-        if isinstance(self.state, AlgoState):
-            to = AlgoState(state)
-            if to not in ALGO_MOVES[self.state]:
-                return False
-            self.state = to
-        else:
-            after = OrderState(state)
-            if after not in MOVES[self.state]:
-                return False
-            self.state = after
-        return True
 
-
-@compiled
-def level_from(notional: int, quantity: int, distance: int) -> int:
-    """Return the price in ticks at a distance from the average of fills, which is rounded to the nearest tick."""
-    return (2 * notional + quantity) // (2 * quantity) + distance
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Holding:
-    """A round trip in progress: its orders, fills and costs."""
+    """The round trip in hand as it is known now, with its orders by purpose and in the order in which they were sent."""
 
-    id: int
-    side: Side
-    bar_number: int
-    stop_distance: int
-    take_profit_distance: int
-    entry: Order
-    stops: list[Order] = field(default_factory=list)
-    take_profits: list[Order] = field(default_factory=list)
-    exits: list[Order] = field(default_factory=list)
-    opened_at: int = 0
-    entered: int = 0
-    entry_notional: int = 0
-    left: int = 0
-    exit_notional: int = 0
-    realised: int = 0
-    fees: int = 0
-    funding: int = 0
-    exit_reason: str = ""
-    left_at: int = 0
-    leave_reason: str = ""
-    """Not empty: the position is to be left at market, for this reason."""
-    retry_at: int = 0
-    stop_tries: int = 0
-    exit_tries: int = 0
-    unprotected_since: int = NEVER
-    closed: bool = False
-    entry_trade_ids: list[int] = field(default_factory=list)
-    exit_trade_ids: list[int] = field(default_factory=list)
+    row: PositionRow  # type: ignore[valid-type]
+    orders: tuple[Order, ...]
+
+    @property
+    def id(self) -> int:
+        return self.row.id  # type: ignore[attr-defined,no-any-return]
+
+    @property
+    def side(self) -> Side:
+        return Side(self.row.side)  # type: ignore[attr-defined]
+
+    @property
+    def entry(self) -> Order:
+        return self.orders[0]
 
     @property
     def position(self) -> int:
         """Lots in hand, unsigned."""
-        return self.entered - self.left
+        return self.row.entered - self.row.exited  # type: ignore[attr-defined,no-any-return]
 
     @property
-    def orders(self) -> Iterator[Order]:
-        yield self.entry
-        yield from self.stops
-        yield from self.take_profits
-        yield from self.exits
+    def entry_notional(self) -> int:
+        return self.row.entry_notional  # type: ignore[attr-defined,no-any-return]
 
-    def level(self, distance: int) -> int:
-        """Price in ticks at a distance from the average fill price."""
-        return level_from(self.entry_notional, self.entered, distance)
+
+# --- what a snapshot says ---------------------------------------------------------------------------------------------
 
 
 def _kind(update: OrderUpdate) -> str:
@@ -351,29 +251,56 @@ def _moved(snapshot: Snapshot, after: int) -> int:
     return sum(fill.side * fill.last_quantity for fill in snapshot.fills if fill.trade_id > after)
 
 
-HOLDING = TypeAdapter(Holding)
-"""Writes a round trip in progress down, and reads it back."""
-
-
 class OrderMonitor:
     """Every order of one symbol, and the position in hand.
 
     Args:
         epoch: text that makes client order ids of this session its own.
+        books: the account's records, by default its own, and `place` the symbol's among them.
+        gates: what a refusal's number means.
     """
 
-    def __init__(self, instrument: Instrument, exits: ExitSettings, execution: ExecutionSettings, epoch: str) -> None:
+    def __init__(
+        self,
+        instrument: Instrument,
+        exits: ExitSettings,
+        execution: ExecutionSettings,
+        epoch: str,
+        books: Books | None = None,
+        place: int = 0,
+        gates: tuple[Gate, ...] = (),
+    ) -> None:
         self.instrument = instrument
-        self.holding: Holding | None = None
-        self.reconciled = False
         self.halt_reason = ""
-        self.orders: dict[str, Order] = {}
-        self.ignored = 0
-        """Updates that changed nothing: late, doubled, or impossible."""
-        self._exits = exits
+        self._books = books or Books()
+        self._place = place
+        self._row = self._books.symbols[place]
+        records.new_symbol(self._row, place, instrument, exits, execution)
+        self._position_row = self._books.rows("position", place)
+        self._order_rows = self._books.rows("orders", place)
+        self._books.tellers.append(self)
         self._execution = execution
+        self._working_type = WorkingType(exits.working_type)
         self._epoch = epoch
-        self._round_trips = 0
+        self._gates = gates
+        self._names: dict[int, str] = {}
+        self._numbers: dict[str, int] = {}
+        self._by_exchange_id: dict[int, int] = {}
+        self._rows: dict[int, int] = {}
+        """Rows of the orders that can still act, by their number."""
+        self._over: dict[int, OrderRow] = {}  # type: ignore[valid-type]
+        """Orders that are over as they stood then, by their number: a late fill brings one back."""
+        self._ended: dict[int, PositionRow] = {}  # type: ignore[valid-type]
+        """Round trips that ended, by their number, for the same."""
+        self._trade_ids: dict[int, tuple[list[int], list[int]]] = {}
+        """Trades that entered and left, by the number of the round trip."""
+        self._texts: dict[int, str] = {}
+        self._absent: dict[int, int] = {}
+        """Agreeing answers that the exchange has no such order."""
+        self._awaiting: set[int] = set()
+        """Orders that are over though not all their fills are counted."""
+        self._late, self._asked = "", 0
+        """What is said of a late fill, and the order that was answered last: why a person may have to look."""
         self._fills: set[int] = set()
         """Ids of the trades that are counted."""
         self.agreed_trade_id = 0
@@ -385,51 +312,71 @@ class OrderMonitor:
         """Whether a snapshot has ever agreed; one of a flat account without a trade leaves the watermark at 0."""
         self._listed_trade_id = 0
         """The highest trade id that any snapshot has listed."""
-        self._by_exchange_id: dict[int, Order] = {}
-        self._snapshot_at = NEVER
-        self._disagreements = 0
-        """Snapshots in a row that did not agree with our books."""
-        self._shown = 0
-        """Signed lots that the exchange last showed and its trades don't explain, until a fill tells more."""
-        self._time = 0
 
     # --- what others ask -------------------------------------------------------------------------------------------
 
     @property
+    def in_hand(self) -> bool:
+        """Whether a round trip is in progress, from its intent until none of its orders can act."""
+        return bool(self._row["in_hand"])
+
+    @property
     def position(self) -> int:
-        """Signed lots, from our fills."""
-        return self.holding.side * self.holding.position if self.holding else 0
+        """Signed lots in hand, from our fills."""
+        return int(self._position_row["side"]) * self._lots
+
+    @property
+    def _lots(self) -> int:
+        held = self._position_row
+        return int(held["entered"]) - int(held["exited"]) if self._row["in_hand"] else 0
+
+    @property
+    def reconciled(self) -> bool:
+        """Whether the exchange's account agrees with our books."""
+        return bool(self._row["reconciled"])
+
+    @reconciled.setter
+    def reconciled(self, agrees: bool) -> None:
+        self._row["reconciled"] = agrees
+
+    @property
+    def ignored(self) -> int:
+        """Updates that changed nothing: late, doubled, or impossible."""
+        return int(self._row["ignored"])
 
     @property
     def has_unknown(self) -> bool:
-        return any(order.state in ("UNKNOWN", "PENDING_CANCEL") for order in self._live())
+        return bool(self._books.ask(HAS_UNKNOWN, self._place))
 
     @property
     def next_due(self) -> int:
         """When `on_time` has something to do, in ms, or NEVER."""
-        due = min((order.look_at for order in self._live()), default=NEVER)
-        due = min(due, self._snapshot_at)
-        holding = self.holding
-        if holding and holding.position:
-            due = min(due, self._resize_at(holding))
-            if holding.retry_at > self._time:
-                due = min(due, holding.retry_at)
-            if holding.unprotected_since != NEVER and not holding.leave_reason:
-                due = min(due, holding.unprotected_since + PROTECT_WITHIN_MS)
-            if self._exits.max_holding_s and not holding.leave_reason:
-                due = min(due, holding.opened_at + milliseconds(self._exits.max_holding_s))
-        return due
+        return self._books.ask(ORDERS_DUE, self._place)
 
     @property
     def protected(self) -> bool:
         """Whether the position in hand is whole, every fill told of is counted, and an acknowledged stop covers it."""
-        holding = self.holding
-        if holding is None or not holding.entry.done or not holding.stops:
-            return False
-        if any(order.awaits_fills for order in holding.orders):
-            return False
-        newest = holding.stops[-1]
-        return newest.resting and newest.intent.order.quantity >= holding.position
+        return bool(self._books.ask(IS_PROTECTED, self._place))
+
+    @property
+    def orders(self) -> dict[str, Order]:
+        """Every order by its client order id, as it is now."""
+        return {name: self._order(number) for name, number in self._numbers.items()}
+
+    @property
+    def holding(self) -> Holding | None:
+        """The round trip in hand as it is now."""
+        if not self.in_hand:
+            return None
+        trip = int(self._position_row["id"])
+        mine = [order for order in self.orders.values() if order.row.round_trip == trip]  # type: ignore[attr-defined]
+        ordered = sorted(mine, key=lambda order: (order.row.purpose, order.row.number))  # type: ignore[attr-defined]
+        return Holding(PositionRow(*self._position_row.item()), tuple(ordered))
+
+    def _order(self, number: int) -> Order:
+        row = self._rows.get(number)
+        facts = self._over[number] if row is None else OrderRow(*self._order_rows[row].item())
+        return Order(self._names[number], facts, self._texts.get(number, ""))
 
     @property
     def at_work(self) -> bool:
@@ -447,11 +394,12 @@ class OrderMonitor:
         of ours became, so it is taken for somebody else's only when every order of ours is accounted for; and only
         where such trades, all together, lead to the position that the exchange shows, and that was read after them.
         """
-        holding, may_close = self.holding, self._accounts_for_all(snapshot) and self._trades_lead_to_position(snapshot)
-        position, fills, ours = holding.position if holding else 0, [], []
+        is_held, side = self.in_hand, int(self._position_row["side"])
+        may_close = self._accounts_for_all(snapshot) and self._trades_lead_to_position(snapshot)
+        position, fills, ours = self._lots, [], []
         opened = self._first_fill
         for fill in sorted(filter(self.is_new_fill, snapshot.fills), key=lambda fill: fill.trade_id):
-            closes = holding is not None and fill.side is holding.side.opposite
+            closes = is_held and fill.side == -side
             if self._find(fill) is not None:
                 ours.append(fill)
                 opened = opened if closes else min(opened, fill.trade_id)
@@ -459,7 +407,7 @@ class OrderMonitor:
                 continue
             fills.append(fill)
             position += -fill.last_quantity if closes else fill.last_quantity
-        return fills if holding and holding.side * position == snapshot.position.quantity else ours
+        return fills if is_held and side * position == snapshot.position.quantity else ours
 
     def is_new_fill(self, update: OrderUpdate) -> bool:
         """Whether the update carries a fill that hasn't been counted."""
@@ -468,7 +416,10 @@ class OrderMonitor:
     @property
     def _first_fill(self) -> int:
         """The trade that opened the position in hand, NEVER where there is none: no earlier one belongs to it."""
-        return min(self.holding.entry_trade_ids, default=NEVER) if self.holding else NEVER
+        return min(self._trade_ids_of(int(self._position_row["id"]))[0], default=NEVER) if self.in_hand else NEVER
+
+    def _trade_ids_of(self, trip: int) -> tuple[list[int], list[int]]:
+        return self._trade_ids.setdefault(trip, ([], []))
 
     def _is_later(self, fill: OrderUpdate, opened: int) -> bool:
         """Whether a trade of others can belong to the position in hand. The exchange's trade ids rise with time."""
@@ -477,7 +428,7 @@ class OrderMonitor:
     def _accounts_for_all(self, snapshot: Snapshot) -> bool:
         """Whether it is known of every order of ours by which number the exchange names it, or that it still waits."""
         listed = _listed(snapshot)
-        return all(order.id in listed or order.child_id for order in self._live())
+        return all(order.id in listed or (order.algo and order.row.order_id) for order in self._live())  # type: ignore[attr-defined]
 
     # --- decisions that come from outside --------------------------------------------------------------------------
 
@@ -493,97 +444,164 @@ class OrderMonitor:
         bar_number: int,
     ) -> list[Output]:
         """Open a round trip. Distances in ticks, `take_profit_distance` 0 for none; `collar` limits an `ioc_limit`."""
-        assert self.holding is None, "one round trip at a time"
-        self._round_trips += 1
-        limit = self._execution.entry == "ioc_limit"
-        intent = self._intent(
-            time,
-            Purpose.ENTRY,
-            1,
-            OrderType.LIMIT if limit else OrderType.MARKET,
-            side,
-            quantity,
-            reason="SIGNAL",
-            round_trip=self._round_trips,
-            price=collar if limit else 0,
-            bar_number=bar_number,
+        assert not self.in_hand, "one round trip at a time"
+        return self._react(
+            ENTER_TOLD,
+            told_at=time,
+            side=side,
+            quantity=quantity,
+            stop_distance=stop_distance,
+            take_profit_distance=take_profit_distance,
+            price=collar if self._execution.entry == "ioc_limit" else 0,
+            bar=bar_number,
         )
-        entry = self._register(intent)
-        self.holding = entry.holding = Holding(
-            self._round_trips, side, bar_number, stop_distance, take_profit_distance, entry
-        )
-        return [intent]
 
     def leave(self, time: int, reason: str) -> list[Output]:
         """Leave the position at market, reduce-only; the stop stays until the position is gone."""
-        if self.holding is None:
-            return []
-        self.holding.leave_reason = self.holding.leave_reason or reason
-        return self.cancel_entry(time, reason) + self._tend(time)
+        return self._react(LEAVE_TOLD, told_at=time, reason=self._books.number(reason))
 
     def cancel_entry(self, time: int, reason: str) -> list[Output]:
         """Cancel what is left of the entry, where it rests at the exchange."""
-        if self.holding is None or not self.holding.entry.resting:
-            return []
-        return self._cancel(time, self.holding.entry, reason)
+        return self._react(CANCEL_ENTRY_TOLD, told_at=time, reason=self._books.number(reason))
+
+    def _react(self, kind: int, **told: Any) -> list[Output]:
+        return self._books.react(Event(kind, self._place, **told))
 
     # --- news ------------------------------------------------------------------------------------------------------
 
     def on_order(self, update: OrderUpdate) -> list[Output]:
         """Take an ordinary order's update, its fill included."""
-        if self.explains(update) and self.is_new_fill(update):
-            self._shown = 0  # was read before this fill, or shows it already
-        return self._take_order(update)
+        held = self._lots
+        number, is_new = self._find(update), self.is_new_fill(update)
+        is_forced = number is None and is_new and self._is_forced(update)
+        if is_new and (number is not None or is_forced):
+            self._row["shown"] = 0  # was read before this fill, or shows it already
+        if number is not None:
+            return self._take_order(number, update, is_new)
+        outputs = self._foreign(update)
+        number = self._adopt_exit(update) if is_forced else None
+        if number is None:
+            return outputs + self._react(ORDERS_CHANGED, amount=held)
+        return self._take_order(number, update, is_new, outputs)
 
-    def _take_order(self, update: OrderUpdate) -> list[Output]:
-        now = self._at(update.time)
-        order, outputs = self._find(update), []
-        if order is None:
-            outputs = self._foreign(update)
-            if not (self.is_new_fill(update) and self._is_forced(update)):
-                return outputs
-            order = self._adopt_exit(update)
-        if self.is_new_fill(update):
-            self._count_fill(order, update)
-        order.reported = max(order.reported, update.filled)
-        self._by_exchange_id[update.order_id] = order
-        status = STATUS_ALIASES.get(update.status, update.status)
-        if order.algo:
-            order.child_id = update.order_id
-            order.child_done = order.child_done or status in DONE
-        else:
-            order.order_id = update.order_id
-            self._advance(order, status, now)
-        if order.reported > order.filled and self._snapshot_at == NEVER:
-            self._snapshot_at = now + RETRY_AFTER_MS
-        return outputs + self._tend(now)
+    def _take_order(
+        self, number: int, update: OrderUpdate, is_new: bool, before: list[Output] | None = None, alone: bool = False
+    ) -> list[Output]:
+        """Let the rules take an update of an order that we know; `before` follows what is said of its fill."""
+        row = self._row_of(number)
+        if row is None:
+            return before or []
+        self._by_exchange_id[update.order_id] = number
+        if is_new:
+            self._note_fill(number, update)
+        outputs = self._react(
+            ORDER_TOLD,
+            order=row,
+            time=update.time,
+            status=_state_number(STATUS_ALIASES.get(update.status, update.status)),
+            reported=update.filled,
+            order_id=update.order_id,
+            trade_id=update.trade_id if is_new else 0,
+            quantity=update.last_quantity,
+            price=update.last_price,
+            fee=update.fee,
+            realised=update.realised,
+            is_alone=alone,
+        )
+        return (self._doubts(update) if is_new and not alone else []) + (before or []) + outputs
+
+    def _note_fill(self, number: int, update: OrderUpdate) -> None:
+        """Note a fill's trade id for good; the rules count its money and lots."""
+        self._fills.add(update.trade_id)
+        order = self._order_rows[self._rows[number]]
+        trip = int(order["round_trip"])
+        self._trade_ids_of(trip)[PURPOSES[order["purpose"]] is not Purpose.ENTRY].append(update.trade_id)
+        if trip != self._position_row["id"]:
+            self.reconciled = False
+            name = self._names[number]
+            self._late = f"{name} filled after round trip {trip} had ended and the next had begun"
+
+    def _doubts(self, fill: OrderUpdate) -> list[Output]:
+        """Say where a fill's fee is missing from the costs, or the exchange's PnL isn't ours, within its rounding."""
+        if self._books.breaker is None:
+            return []
+        now, doubts = int(self._books.account["now"]), []
+        if fill.fee_asset not in ("", self.instrument.quote_asset):
+            text = f"fill {fill.trade_id}: its fee was paid in {fill.fee_asset} and is missing from the costs"
+            doubts.append(("FEE_ASSET", text))
+        realised = int(self._row["realised_last"])
+        if abs(realised - fill.realised) > REALISED_TOLERANCE:
+            text = f"fill {fill.trade_id}: {money_text(fill.realised)}, ours is {money_text(realised)}"
+            doubts.append(("REALISED_DIFFERS", text))
+        return [Alert(now, code, text) for code, text in doubts]
 
     def on_algo(self, update: AlgoUpdate) -> list[Output]:
         """Take a conditional order's update."""
-        now = self._at(update.time)
-        order = self.orders.get(update.client_order_id)
-        if order is None or not order.algo:
+        return self._take_algo(update, alone=False)
+
+    def _take_algo(self, update: AlgoUpdate, alone: bool) -> list[Output]:
+        number = self._numbers.get(update.client_order_id)
+        row = None if number is None else self._row_of(number)
+        if number is None or row is None or not self._order(number).algo:
+            self._at(update.time)
             self.reconciled = False
-            return [Alert(update.time, "FOREIGN_ORDER", f"conditional order {update.client_order_id} isn't ours")]
+            alert = Alert(update.time, "FOREIGN_ORDER", f"conditional order {update.client_order_id} isn't ours")
+            return [alert] if alone else [alert, *self._react(ORDERS_CHANGED, amount=self._lots)]
         if update.order_id:
-            order.child_id = update.order_id
-            self._by_exchange_id[update.order_id] = order
-        self._advance(order, update.status, now)
+            self._by_exchange_id[update.order_id] = number
         if update.status == "REJECTED":
-            order.text = update.reason
-        return self._tend(now)
+            self._texts[number] = update.reason
+        return self._react(
+            ALGO_TOLD,
+            order=row,
+            time=update.time,
+            status=_state_number(update.status),
+            order_id=update.order_id,
+            is_alone=alone,
+        )
 
     def on_reply(self, reply: Reply) -> list[Output]:
         """Take the answer to a command of ours."""
-        now = self._at(reply.time)
-        order = self.orders[reply.client_order_id]
-        handlers = {"submit": self._on_submitted, "cancel": self._on_canceled, "lookup": self._on_looked_up}
-        outputs = handlers[reply.action](order, reply)
-        if reply.order is not None:
-            outputs += self.on_order(reply.order)
-        if reply.algo_order is not None:
-            outputs += self.on_algo(reply.algo_order)
-        return outputs + self._tend(now)
+        number = self._numbers[reply.client_order_id]
+        row = self._row_of(number)
+        if row is None:
+            return []
+        self._asked, told = number, reply.order or reply.algo_order
+        status = STATUS_ALIASES.get(told.status, told.status) if told else ""
+        if told is not None and told.order_id:
+            self._by_exchange_id[told.order_id] = number
+        if reply.action == "submit" and reply.outcome is not Outcome.ACCEPTED:
+            self._texts[number] = reply.text
+        if reply.algo_order is not None and status == "REJECTED":
+            self._texts[number] = reply.algo_order.reason
+        return self._react(
+            REPLIED,
+            order=row,
+            time=reply.time,
+            command=_COMMANDS[reply.action],
+            outcome=self._outcome(number, reply),
+            code=reply.code,
+            told=OF_ORDER if reply.order else OF_ALGO if reply.algo_order else 0,
+            told_at=told.time if told else 0,
+            status=_state_number(status),
+            reported=reply.order.filled if reply.order else 0,
+            order_id=told.order_id if told else 0,
+        )
+
+    def _outcome(self, number: int, reply: Reply) -> int:
+        """Absence counts only once the request can't be accepted any more, and when the answers agree."""
+        order = self._order(number)
+        if reply.action != "lookup" or order.done:
+            return _OUTCOMES[reply.outcome]
+        if reply.outcome is Outcome.ACCEPTED:
+            self._absent.pop(number, None)
+            return ACCEPTED
+        fence = order.row.time + self._execution.recv_window_ms + ABSENCE_MARGIN_MS  # type: ignore[attr-defined]
+        if reply.outcome is Outcome.REFUSED and reply.code in _ABSENT_CODES and reply.time >= fence:
+            self._absent[number] = self._absent.get(number, 0) + 1
+            if self._absent[number] >= ABSENCE_ANSWERS:
+                return ABSENT
+        return _OUTCOMES[reply.outcome]
 
     def on_snapshot(self, snapshot: Snapshot) -> list[Output]:
         """Hold the exchange's account against ours; trade only when they agree.
@@ -591,54 +609,77 @@ class OrderMonitor:
         Fills are taken first (each counts once), then open orders; orders of ours that the exchange doesn't list as
         open are looked up. A position that our fills don't explain leaves `reconciled` false.
         """
-        now = self._at(snapshot.time)
-        self._snapshot_at = NEVER
+        held = self._lots
+        self._at(snapshot.time)
+        self._row["snapshot_at"] = NEVER
         is_explained = self._has_agreed and self._trades_lead_to_position(snapshot) and self._accounts_for_all(snapshot)
-        self._shown = 0 if is_explained else snapshot.position.quantity
+        self._row["shown"] = 0 if is_explained else snapshot.position.quantity
+        doubts: list[Output] = []
         outputs: list[Output] = []
-        # A trade names its order by the exchange's id only; trades of orders that aren't ours are history.
         for fill in self.explained(snapshot):
-            if self._find(fill) is None:
-                outputs.append(Alert(snapshot.time, "FOREIGN_ORDER", f"order #{fill.order_id} isn't ours, and closed"))
-                self._adopt_exit(fill)
-            outputs += self._take_order(fill)
+            outputs += self._take_listed_fill(fill, snapshot.time, doubts)
         for update in snapshot.orders:
-            outputs += self.on_order(update)
+            number = self._find(update)
+            outputs += self._foreign(update) if number is None else self._take_order(number, update, False, alone=True)
         for algo in snapshot.algo_orders:
-            outputs += self.on_algo(algo)
+            outputs += self._take_algo(algo, alone=True)
+        listed = _listed(snapshot)
         for order in self._live():
-            if order.id not in _listed(snapshot) and order.state != "PENDING_SUBMIT":
-                outputs.append(self._lookup(now, order, "NOT_LISTED"))
-        outputs += self._tend(now)
+            if order.id not in listed and order.state != "PENDING_SUBMIT":
+                row = self._rows[order.row.number]  # type: ignore[attr-defined]
+                outputs += self._react(LOOK_UP_TOLD, order=row, reason=NOT_LISTED)
+        outputs += self._react(SYNC_TOLD)
+        outputs += self._compare(snapshot)
+        return doubts + outputs + self._react(ORDERS_CHANGED, amount=held)
+
+    def _take_listed_fill(self, fill: OrderUpdate, time: int, doubts: list[Output]) -> list[Output]:
+        """Take a fill of a snapshot. A trade names its order by the exchange's id only; one of others may have closed."""
+        number, outputs = self._find(fill), list[Output]()
+        if number is None:
+            outputs.append(Alert(time, "FOREIGN_ORDER", f"order #{fill.order_id} isn't ours, and closed"))
+            number = self._adopt_exit(fill)
+        if number is not None:
+            outputs += self._take_order(number, fill, True, alone=True)
+            doubts += self._doubts(fill)
+        return outputs
+
+    def _compare(self, snapshot: Snapshot) -> list[Output]:
+        """Say whether the account agrees with our books, now that all that the snapshot told is taken."""
         ours, theirs = self.position, snapshot.position.quantity
         foreign = [u.client_order_id for u in snapshot.orders if self._find(u) is None]
-        foreign += [u.client_order_id for u in snapshot.algo_orders if u.client_order_id not in self.orders]
+        foreign += [u.client_order_id for u in snapshot.algo_orders if u.client_order_id not in self._numbers]
         self.reconciled = ours == theirs and not foreign
         if self.reconciled:
-            self._disagreements = 0
+            self._row["disagreements"] = 0
             self._note_agreement(snapshot)
         self._listed_trade_id = max(self._listed_trade_id, _last_trade(snapshot))
         if self.reconciled:
-            return outputs
+            return []
         # One reading may fall between two fills, so a person is told of the second.
         self.disagree(snapshot.time)
-        if ours != theirs and self._disagreements == 2:
+        if ours != theirs and self._row["disagreements"] == 2:
             text = f"the exchange has {theirs} lots, our fills make {ours}"
-            outputs.append(Alert(snapshot.time, "POSITION_MISMATCH", text))
-        return outputs
+            return [Alert(snapshot.time, "POSITION_MISMATCH", text)]
+        return []
 
     def _note_agreement(self, snapshot: Snapshot) -> None:
         """Raise the watermark, unless a fill of ours may be missing.
 
         Behind a snapshot that isn't whole lies for certain only what an earlier one listed.
         """
-        if not self._accounts_for_all(snapshot) or any(order.awaits_fills for order in self.orders.values()):
+        if not self._accounts_for_all(snapshot) or self._awaits_fills():
             return
         held = snapshot.position.quantity
         agreed = _last_trade(snapshot) if self._trades_lead_to_position(snapshot) else self._listed_trade_id
         if agreed > self.agreed_trade_id or not self._has_agreed:
             self.agreed_trade_id, self._agreed_position = agreed, held - _moved(snapshot, agreed)
             self._has_agreed = True
+
+    def _awaits_fills(self) -> bool:
+        """Whether the exchange has told of more of an order of ours than the fills that were counted."""
+        count = int(self._row["order_count"])
+        told = self._order_rows[:count]
+        return bool(self._awaiting) or bool(np.any((told["reported"] > told["filled"]) & ~told["is_foreign"]))
 
     def _trades_lead_to_position(self, snapshot: Snapshot) -> bool:
         """Whether the account's trades since the last agreement lead to the position that a snapshot shows.
@@ -650,435 +691,264 @@ class OrderMonitor:
 
     def disagree(self, time: int) -> None:
         """Take note that the account isn't as it must be: no entry until it is; it is asked ever more seldom."""
+        disagreements = int(self._row["disagreements"])
         self.reconciled = False
-        self._snapshot_at = time + (RETRY_AFTER_MS << min(self._disagreements, DOUBLINGS))
-        self._disagreements += 1
+        self._row["snapshot_at"] = time + (RETRY_AFTER_MS << min(disagreements, DOUBLINGS))
+        self._row["disagreements"] = disagreements + 1
 
     def on_time(self, time: int) -> list[Output]:
         """Do what is due: look up overdue orders, retry, protect, leave a position that is held too long."""
-        time = self._at(time)
-        outputs: list[Output] = []
-        for order in self._live():
-            if order.look_at <= time:
-                outputs.append(self._lookup(time, order, "STALE"))
-        if self._snapshot_at <= time:
-            self._snapshot_at = NEVER
-            reason = "NOT_AGREED" if self._disagreements else "FILL_MISSING"
-            outputs.append(TakeSnapshot(time, self.instrument.symbol, reason))
-        holding = self.holding
-        if holding and holding.position and not holding.leave_reason:
-            held_ms = time - holding.opened_at
-            if self._exits.max_holding_s and held_ms >= milliseconds(self._exits.max_holding_s):
-                holding.leave_reason = "TIME"
-            if time - holding.unprotected_since >= PROTECT_WITHIN_MS:
-                holding.leave_reason = "STOP_MISSING"
-                outputs.append(Alert(time, "STOP_MISSING", STOP_MISSING_TEXT))
-        return outputs + self._tend(time)
-
-    def add_funding(self, amount: int) -> None:
-        """Book funding to the round trip in hand."""
-        if self.holding:
-            self.holding.funding += amount
+        self._books.account["now"] = max(time, int(self._books.account["now"]))
+        return self._react(TIMER_DUE, time=time)
 
     def _at(self, time: int) -> int:
         """Return the time now. A look-up tells when an order last changed, which is no time to count from."""
-        self._time = max(self._time, time)
-        return self._time
+        now = max(int(self._row["time"]), time)
+        self._row["time"] = now
+        return now
 
     def on_restart(self, time: int) -> list[Output]:
         """Look up what was in flight when the engine ended; its answer is lost."""
-        now = self._at(time)
+        self._at(time)
         self.reconciled = False
         outputs: list[Output] = []
         for order in self._live():
-            if order.state in ("PENDING_SUBMIT", "PENDING_CANCEL") and order.move("UNKNOWN"):
-                outputs.append(self._lookup(now, order, "RESTART"))
+            if order.state in ("PENDING_SUBMIT", "PENDING_CANCEL"):
+                row = self._rows[order.row.number]  # type: ignore[attr-defined]
+                outputs += self._react(LOOK_UP_TOLD, order=row, reason=RESTART)
         return outputs
 
-    # --- what outlives a run ---------------------------------------------------------------------------------------
-
-    def state(self) -> dict[str, Any]:
-        """Return what the next run must know, as plain JSON values, for `restore`."""
-        holding = self.holding
-        return {
-            "round_trips": self._round_trips,
-            "agreed_trade_id": self.agreed_trade_id,
-            "agreed_position": self._agreed_position,
-            "has_agreed": self._has_agreed,
-            "halt_reason": self.halt_reason,
-            "holding": HOLDING.dump_python(holding, mode="json") if holding else None,
-        }
-
-    def restore(self, state: Mapping[str, Any], time: int) -> None:
-        """Go on from a saved state: what is in hand stays in hand, and every live order of it is looked up.
-
-        Raises:
-            DataError: the state isn't one that `state` returned.
-        """
-        try:
-            self._round_trips = int(state["round_trips"])
-            self.halt_reason = str(state["halt_reason"])
-            self.agreed_trade_id = self._listed_trade_id = int(state["agreed_trade_id"])
-            self._agreed_position = int(state["agreed_position"])
-            self._has_agreed = bool(state["has_agreed"])
-            self.holding = HOLDING.validate_python(state["holding"]) if state["holding"] else None
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"orders: the saved state is broken: {error}") from None
-        if self.holding is None:
-            return
-        self._fills.update(self.holding.entry_trade_ids, self.holding.exit_trade_ids)
-        for order in self.holding.orders:
-            order.holding = self.holding
-            order.state = AlgoState(order.state) if order.algo else OrderState(order.state)
-            order.look_at = time
-            self.orders[order.id] = order
-            for exchange_id in (order.order_id, order.child_id):
-                if exchange_id:
-                    self._by_exchange_id[exchange_id] = order
-
-    # --- orders: making, finding, moving ---------------------------------------------------------------------------
-
-    def _intent(
-        self,
-        time: int,
-        purpose: Purpose,
-        count: int,
-        order_type: OrderType,
-        side: Side,
-        quantity: int,
-        *,
-        reason: str,
-        round_trip: int,
-        price: int = 0,
-        trigger_price: int = 0,
-        bar_number: int = -1,
-    ) -> OrderIntent:
-        request = OrderRequest(
-            symbol=self.instrument.symbol,
-            client_order_id=client_order_id(self._epoch, round_trip, purpose, count),
-            side=side,
-            order_type=order_type,
-            quantity=quantity,
-            price=price,
-            trigger_price=trigger_price,
-            time_in_force=TimeInForce.IOC if order_type is OrderType.LIMIT else TimeInForce.GTC,
-            reduce_only=purpose is not Purpose.ENTRY,
-            working_type=WorkingType(self._exits.working_type),
-        )
-        return OrderIntent(time, request, purpose, round_trip, reason, bar_number)
-
-    def _register(self, intent: OrderIntent) -> Order:
-        state = AlgoState.PENDING_SUBMIT if intent.order.order_type.is_conditional else OrderState.PENDING_SUBMIT
-        order = Order(intent, state, look_at=intent.time + self._stale_ms, holding=self.holding)
-        self.orders[order.id] = order
-        return order
-
-    @property
-    def _stale_ms(self) -> int:
-        return milliseconds(self._execution.order_stale_s)
-
-    def _live(self) -> Iterator[Order]:
-        return (order for order in self.holding.orders if not order.done) if self.holding else iter(())
-
-    def _find(self, update: OrderUpdate) -> Order | None:
-        return self._by_exchange_id.get(update.order_id) or self.orders.get(update.client_order_id)
-
-    def _advance(self, order: Order, status: str, time: int) -> None:
-        """Move an order to a status that the exchange told; late news is counted and changes nothing."""
-        canceling = order.state == "PENDING_CANCEL" and status in ("NEW", "PARTIALLY_FILLED")
-        if order.state == status:
-            pass
-        elif canceling or not order.move(status):
-            self.ignored += 1
-            return
-        # A resting conditional order may wait for ever; anything else that is on its way is looked up when overdue.
-        waits = order.algo and order.state == "NEW"
-        order.look_at = NEVER if waits else time + self._stale_ms
-
-    def _cancel(self, time: int, order: Order, reason: str) -> list[Output]:
-        if not order.resting or not order.move("PENDING_CANCEL"):
-            return []
-        order.look_at = time + self._stale_ms
-        return [CancelOrder(time, self.instrument.symbol, order.id, order.algo, reason)]
-
-    def _lookup(self, time: int, order: Order, reason: str) -> LookupOrder:
-        order.look_at = time + self._stale_ms
-        return LookupOrder(time, self.instrument.symbol, order.id, order.algo, reason)
-
-    def _count_fill(self, order: Order, update: OrderUpdate) -> None:
-        self._fills.add(update.trade_id)
-        notional = update.last_quantity * update.last_price
-        order.filled += update.last_quantity
-        order.filled_notional += notional
-        holding = self._home_of(order)
-        holding.fees += update.fee
-        holding.realised += update.realised
-        if order.intent.purpose is Purpose.ENTRY:
-            holding.opened_at = holding.opened_at or update.time
-            holding.entered += update.last_quantity
-            holding.entry_notional += notional
-            holding.entry_trade_ids.append(update.trade_id)
-        else:
-            holding.left += update.last_quantity
-            holding.exit_notional += notional
-            holding.exit_trade_ids.append(update.trade_id)
-            holding.left_at = update.time
-            names = {Purpose.STOP: "STOP", Purpose.TAKE_PROFIT: "TAKE_PROFIT"}
-            holding.exit_reason = names.get(order.intent.purpose, order.intent.reason)
-
-    def _home_of(self, order: Order) -> Holding:
-        """The round trip that a fill of this order belongs to; one that had ended is taken in hand again."""
-        holding = order.holding
-        assert holding is not None
-        if self.holding is None:
-            self.holding = holding
-            holding.closed = False
-        elif self.holding is not holding:
-            self.reconciled = False
-            self.halt_reason = f"{order.id} filled after round trip {holding.id} had ended and the next had begun"
-        return holding
+    # --- orders that aren't ours -----------------------------------------------------------------------------------
 
     def _foreign(self, update: OrderUpdate) -> list[Output]:
         """An order that isn't ours: a person's, or a liquidation. Stop trading until the account is understood."""
+        now = self._at(update.time)
         self.reconciled = False
-        if self._snapshot_at == NEVER:
-            self._snapshot_at = self._time + RETRY_AFTER_MS
+        if self._row["snapshot_at"] == NEVER:
+            self._row["snapshot_at"] = now + RETRY_AFTER_MS
         code = "FOREIGN_ORDER" if _kind(update) == "CLOSED_ELSEWHERE" else "FORCED_ORDER"
         return [Alert(update.time, code, f"order {update.client_order_id} ({update.status}) isn't ours")]
 
     def _is_forced(self, update: OrderUpdate) -> bool:
         """Whether a fill is of an order by which the exchange itself takes from the position in hand."""
-        holding = self.holding
-        if holding is None or not update.trade_id or _kind(update) == "CLOSED_ELSEWHERE":
+        if not self.in_hand or not update.trade_id or _kind(update) == "CLOSED_ELSEWHERE":
             return False
-        closes = update.side is holding.side.opposite and update.last_quantity <= holding.position
+        closes = update.side == -int(self._position_row["side"]) and update.last_quantity <= self._lots
         return closes and self._is_later(update, self._first_fill)
 
-    def _adopt_exit(self, update: OrderUpdate) -> Order:
+    def _adopt_exit(self, update: OrderUpdate) -> int | None:
         """Take an order that closes what is in hand for an exit of the round trip; a person must look before more."""
-        holding = self.holding
-        assert holding is not None
         reason = _kind(update)
         name = update.client_order_id or f"#{update.order_id}"
-        request = OrderRequest(
-            update.symbol, name, update.side, OrderType.MARKET, update.quantity, reduce_only=update.reduce_only
-        )
-        order = self._register(OrderIntent(update.time, request, Purpose.EXIT, holding.id, reason))
-        order.foreign = True
-        holding.exits.append(order)
-        self._by_exchange_id[update.order_id] = order
+        told = {"time": update.time, "side": update.side, "quantity": update.quantity}
+        row = self._books.answer(Event(EXIT_ADOPTED, self._place, reason=self._books.number(reason), **told))
+        if row < 0:
+            return None
+        number = self._name(row, name)
+        self._by_exchange_id[update.order_id] = number
         self.halt_reason = f"{name} closed the position: {reason}"
-        return order
+        return number
 
-    # --- answers ---------------------------------------------------------------------------------------------------
+    # --- names and rows --------------------------------------------------------------------------------------------
 
-    def _on_submitted(self, order: Order, reply: Reply) -> list[Output]:
-        if reply.outcome is Outcome.ACCEPTED:
-            return []
-        order.code, order.text = reply.code, reply.text
-        reaction = REACTIONS.get(reply.code, Reaction.HALT)
-        if reply.outcome is Outcome.UNKNOWN or reaction is Reaction.LOOKUP:
-            order.move("UNKNOWN")
-            return [self._lookup(reply.time, order, "OUTCOME_UNKNOWN")] if not order.done else []
-        if not order.move("REJECTED"):
-            return []
-        return self._on_refused(order, reaction, reply)
+    def _find(self, update: OrderUpdate) -> int | None:
+        number = self._by_exchange_id.get(update.order_id)
+        return self._numbers.get(update.client_order_id) if number is None else number
 
-    def _on_refused(self, order: Order, reaction: Reaction, reply: Reply) -> list[Output]:
-        text = refused_text(order.id, reply.code, reply.text)
-        outputs: list[Output] = [Alert(reply.time, "ORDER_REFUSED", text)]
-        holding = order.holding
-        assert holding is not None
-        if reaction is Reaction.HALT:
-            self.halt_reason = text
-        if reaction is Reaction.RECONCILE:
-            outputs.append(TakeSnapshot(reply.time, self.instrument.symbol, "REDUCE_ONLY_REFUSED"))
-        if order.intent.purpose is Purpose.EXIT:
-            holding.retry_at = reply.time + (RETRY_AFTER_MS << min(holding.exit_tries, DOUBLINGS))
-            holding.exit_tries += 1
-        elif order.intent.purpose is Purpose.STOP:
-            holding.stop_tries += 1
-            if reaction in (Reaction.RETRY, Reaction.RECONCILE) and holding.stop_tries < STOP_TRIES:
-                holding.retry_at = reply.time + RETRY_AFTER_MS
+    def _name(self, row: int, name: str) -> int:
+        """Give the order in a row its name; return its number."""
+        number = int(self._order_rows[row]["number"])
+        self._names[number], self._numbers[name], self._rows[number] = name, number, row
+        return number
+
+    def _live(self) -> list[Order]:
+        """Orders of the position in hand that can still act, by purpose."""
+        trip = int(self._position_row["id"]) if self.in_hand else 0
+        orders = [self._order(number) for number in self._rows]
+        live = [order for order in orders if order.row.round_trip == trip and not order.done]  # type: ignore[attr-defined]
+        return sorted(live, key=lambda order: order.row.purpose)  # type: ignore[attr-defined]
+
+    def _row_of(self, number: int) -> int | None:
+        """Return an order's row. One that was over is given a row again, and its round trip is brought back with it."""
+        if number in self._rows:
+            return self._rows[number]
+        row, order = int(self._row["order_count"]), self._over[number]
+        if row == ROWS:
+            return None
+        self._order_rows[row], self._rows[number] = tuple(order), row
+        self._row["order_count"] = row + 1
+        trip = order.round_trip  # type: ignore[attr-defined]
+        if trip != self._position_row["id"]:
+            self._books.column("earlier" if self.in_hand else "position")[self._place] = tuple(self._ended[trip])
+        return row
+
+    def put_away(self) -> None:
+        """Take orders that are over out of their rows, and keep how they and their round trips stood."""
+        if not self._row["over_count"]:
+            return
+        count, kept = int(self._row["order_count"]), 0
+        is_crowded = count - int(self._row["over_count"]) > ROWS - SPARE
+        for row in range(count):
+            order = OrderRow(*self._order_rows[row].item())
+            if order.is_over or (is_crowded and Order("", order).done):
+                self._put_away(order)
             else:
-                holding.leave_reason = holding.leave_reason or (
-                    "STOP" if reaction is Reaction.LEAVE else "STOP_REFUSED"
-                )
-        elif order.intent.purpose is Purpose.TAKE_PROFIT and reaction is Reaction.LEAVE:
-            holding.leave_reason = holding.leave_reason or "TAKE_PROFIT"
-        return outputs
+                if kept != row:
+                    self._order_rows[kept] = self._order_rows[row]
+                self._rows[order.number] = kept
+                kept += 1
+        self._row["order_count"], self._row["over_count"] = kept, 0
+        earlier = self._books.rows("earlier", self._place)
+        if earlier["id"]:
+            self._ended[int(earlier["id"])] = PositionRow(*earlier.item())
+            earlier["id"] = 0
+        if not self.in_hand:
+            self._ended[int(self._position_row["id"])] = PositionRow(*self._position_row.item())
 
-    def _on_canceled(self, order: Order, reply: Reply) -> list[Output]:
-        if reply.outcome is Outcome.ACCEPTED:
-            order.move("CANCELED")
-            return []
-        # Refused means that it may have filled or triggered; unknown means unknown. Both are looked up.
-        return [self._lookup(reply.time, order, "CANCEL_" + reply.outcome)] if not order.done else []
+    def _put_away(self, order: OrderRow) -> None:  # type: ignore[valid-type]
+        number = order.number  # type: ignore[attr-defined]
+        self._over[number] = order
+        self._rows.pop(number, None)
+        is_short = order.reported > order.filled and not order.is_foreign  # type: ignore[attr-defined]
+        (self._awaiting.add if is_short else self._awaiting.discard)(number)
 
-    def _on_looked_up(self, order: Order, reply: Reply) -> list[Output]:
-        if order.done:
-            return []
-        if reply.outcome is Outcome.ACCEPTED:
-            return self._found(order, reply)
-        order.look_at = reply.time + RETRY_AFTER_MS
-        if reply.outcome is Outcome.REFUSED and reply.code in (-2013, -2011):
-            return self._not_found(order, reply)
-        return []  # an error while asking is no evidence
+    # --- what follows, as facts ------------------------------------------------------------------------------------
 
-    def _found(self, order: Order, reply: Reply) -> list[Output]:
-        order.absent = 0
-        told = reply.order or reply.algo_order
-        assert told is not None
-        if order.state in ("PENDING_CANCEL", "UNKNOWN") and told.status in ("NEW", "PARTIALLY_FILLED"):
-            order.move(told.status)
-        overdue = reply.time - order.intent.time >= self._stale_ms
-        if order.intent.purpose is Purpose.ENTRY and overdue and told.status in ("NEW", "PARTIALLY_FILLED"):
-            order.move(told.status)
-            return self._cancel(reply.time, order, "STALE")
-        return []
+    def output(self, kind: int, at: int, reason: str, time: int) -> Output:
+        """Return a command or note of this symbol; `at` is the row of its order, or of the note in its table."""
+        symbol, books = self.instrument.symbol, self._books
+        if kind == SUBMIT:
+            return self._intent(at, reason)
+        if kind in (CANCEL, LOOKUP):
+            number = int(self._order_rows[at]["number"])
+            is_algo = PURPOSES[self._order_rows[at]["purpose"]] in (Purpose.STOP, Purpose.TAKE_PROFIT)
+            command = CancelOrder if kind == CANCEL else LookupOrder
+            return command(time, symbol, self._names[number], is_algo, reason)
+        if kind == SNAPSHOT:
+            return TakeSnapshot(time, symbol, reason)
+        if kind == CLOSED:
+            trip = TripRow(*books.note("trips", at))
+            return row_facts.round_trip(trip, symbol, books.word(trip.exit_reason), *self._trade_ids_of(trip.id))
+        if kind == VALUED:
+            return row_facts.equity_point(EquityRow(*books.note("equity", at)), symbol)
+        if kind == CHANGED:
+            return row_facts.change(ChangeRow(*books.note("changes", at)))
+        if kind == ALERTED:
+            return self._alert(AlertRow(*books.note("alerts", at)))
+        said = books.breaker.reason if books.breaker else ""
+        return row_facts.refusal(RefusalRow(*books.note("refusals", at)), symbol, self._gates, said)
 
-    def _not_found(self, order: Order, reply: Reply) -> list[Output]:
-        """Absence counts only once the request can't be accepted any more, and when the answers agree."""
-        fence = order.intent.time + self._execution.recv_window_ms + ABSENCE_MARGIN_MS
-        if reply.time < fence:
-            return []
-        order.absent += 1
-        if order.absent < ABSENCE_ANSWERS or not order.move("NOT_PLACED"):
-            return []
-        return [Alert(reply.time, "NOT_PLACED", f"{order.id} was never placed")]
+    def _intent(self, row: int, reason: str) -> OrderIntent:
+        """Name a new order, and say what is to be asked for it."""
+        order = OrderRow(*self._order_rows[row].item())
+        name = row_facts.client_order_id(self._epoch, order.round_trip, PURPOSES[order.purpose], order.count)
+        self._name(row, name)
+        return row_facts.intent(order, row_facts.request(order, self.instrument.symbol, name, self._working_type), reason)
 
-    # --- the position in hand --------------------------------------------------------------------------------------
+    def _alert(self, alert: AlertRow) -> Alert:  # type: ignore[valid-type]
+        time, kind, number = alert  # type: ignore[misc]
+        if kind == STOP_IS_MISSING:
+            return Alert(time, "STOP_MISSING", STOP_MISSING_TEXT)
+        if kind == ROWS_ARE_FULL:
+            return Alert(time, "TOO_MANY_ORDERS", TOO_MANY_ORDERS_TEXT)
+        if kind == NEVER_PLACED:
+            return Alert(time, "NOT_PLACED", f"{self._names[number]} was never placed")
+        return Alert(time, "ORDER_REFUSED", self._refused_text(number))
 
-    def _tend(self, time: int) -> list[Output]:
-        """Compare the position in hand with the orders it should have, and say what is missing or too much."""
+    def _refused_text(self, number: int) -> str:
+        order = self._order(number)
+        return refused_text(order.id, order.row.code, order.text)  # type: ignore[attr-defined]
+
+    def on_halt(self, why: int) -> None:
+        """Take note of why a person must look, as people read it."""
+        if why == HALTED_BY_REFUSAL:
+            self.halt_reason = self._refused_text(self._asked)
+        elif why == HALTED_BY_LATE_FILL:
+            self.halt_reason = self._late
+
+    # --- what outlives a run ---------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Return what the next run must know, as plain JSON values, for `restore`."""
+        return {
+            "version": VERSION,
+            "round_trips": int(self._row["round_trips"]),
+            "agreed_trade_id": self.agreed_trade_id,
+            "agreed_position": self._agreed_position,
+            "has_agreed": self._has_agreed,
+            "halt_reason": self.halt_reason,
+            "holding": self._holding_state() if self.in_hand else None,
+        }
+
+    def _holding_state(self) -> dict[str, Any]:
         holding = self.holding
-        if holding is None:
-            return []
-        if holding.position <= 0:
-            return self._tend_flat(time, holding)
-        outputs = self._tend_stop(time, holding)
-        if holding.leave_reason or self._stop_spent(holding):
-            return outputs + self._tend_exit(time, holding)
-        return outputs + self._tend_take_profit(time, holding)
+        assert holding is not None
+        entries, exits = self._trade_ids_of(holding.id)
+        return {
+            "position": self._in_words(holding.row),
+            "orders": [
+                {"id": order.id, "text": order.text, **self._in_words(order.row)} for order in holding.orders
+            ],
+            "entry_trade_ids": list(entries),
+            "exit_trade_ids": list(exits),
+        }
 
-    def _tend_flat(self, time: int, holding: Holding) -> list[Output]:
-        holding.unprotected_since = NEVER
-        if not holding.entry.done or (holding.entered and holding.side * self._shown > 0):
-            return []  # what the exchange still shows keeps its stop; the account is asked again
-        outputs: list[Output] = []
-        if holding.entered and not holding.closed:
-            holding.closed = True
-            outputs.append(self._round_trip(holding))
-        for order in list(holding.orders):
-            outputs += self._cancel(time, order, "POSITION_CLOSED")
-        if all(order.done for order in holding.orders):
-            self.holding = None
-        return outputs
+    def _in_words(self, row: Any) -> dict[str, Any]:
+        """Fields of a row by name; what is a word is written as one, so that no number outlives its table."""
+        return {name: self._word(name, value) for name, value in row._asdict().items() if name not in _OF_THIS_RUN}
 
-    def _tend_stop(self, time: int, holding: Holding) -> list[Output]:
-        newest = holding.stops[-1] if holding.stops else None
-        if newest is not None and not newest.done:
-            if not newest.resting:
-                return self._unprotected(time, holding)
-            holding.unprotected_since = NEVER
-            outputs: list[Output] = []
-            for older in holding.stops[:-1]:
-                outputs += self._cancel(time, older, "RESIZED")
-            if time >= self._resize_at(holding):
-                outputs += self._send_stop(time, holding, "RESIZE")
-            return outputs
-        if self._stop_spent(holding) or time < holding.retry_at or holding.leave_reason:
-            return self._unprotected(time, holding)
-        return self._unprotected(time, holding) + self._send_stop(time, holding, "PROTECT")
+    def _word(self, name: str, value: int) -> int | str:
+        if name in _REASONS:
+            return self._books.word(value)
+        return str({"state": STATES, "purpose": PURPOSES}[name][value]) if name in ("state", "purpose") else value
 
-    @staticmethod
-    def _resize_at(holding: Holding) -> int:
-        """When the stop is to be made larger, ms. One that has triggered is on its way out and stays as it is."""
-        newest = holding.stops[-1] if holding.stops else None
-        if newest is None or newest.state != "NEW" or newest.done or newest.intent.order.quantity >= holding.position:
-            return NEVER
-        return 0 if holding.entry.done else newest.intent.time + RESIZE_EVERY_MS
+    def restore(self, state: Mapping[str, Any], time: int) -> None:
+        """Go on from a saved state: what is in hand stays in hand, and every live order of it is looked up.
 
-    def _unprotected(self, time: int, holding: Holding) -> list[Output]:
-        covered = any(stop.resting for stop in holding.stops)
-        if covered:
-            holding.unprotected_since = NEVER
-        elif holding.unprotected_since == NEVER:
-            holding.unprotected_since = time
-        return []
+        Raises:
+            DataError: the state isn't one that `state` returned, today or in an earlier version.
+        """
+        try:
+            version = state.get("version", 1)
+            if version not in (1, VERSION):
+                raise DataError(f"orders: version of the saved state must be 1 or {VERSION}, was {version!r}")
+            held = state["holding"]
+            self._row["round_trips"] = int(state["round_trips"])
+            self.halt_reason = str(state["halt_reason"])
+            self.agreed_trade_id = self._listed_trade_id = int(state["agreed_trade_id"])
+            self._agreed_position = int(state["agreed_position"])
+            self._has_agreed = bool(state["has_agreed"])
+            if held:
+                self._restore(saved_orders.from_version_1(held) if version == 1 else held, time)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"orders: the saved state is broken: {error!r}") from None
 
-    def _send_stop(self, time: int, holding: Holding, reason: str) -> list[Output]:
-        trigger = holding.level(-holding.side * holding.stop_distance)
-        return self._send_conditional(time, holding, Purpose.STOP, holding.stops, max(trigger, 1), reason)
+    def _restore(self, held: Mapping[str, Any], time: int) -> None:
+        trip = self._from_words(PositionRow, held["position"])
+        orders = [self._from_words(OrderRow, saved, number=n) for n, saved in enumerate(held["orders"])]
+        self._books.column("position")[self._place] = tuple(trip)
+        self._row["in_hand"], self._row["order_numbers"] = True, len(orders)
+        trades = self._trade_ids_of(trip.id)
+        for mine, name in zip(trades, ("entry_trade_ids", "exit_trade_ids"), strict=True):
+            mine += [_whole(trade) for trade in held[name]]
+            self._fills.update(mine)
+        for number, (order, saved) in enumerate(zip(orders, held["orders"], strict=True)):
+            self._names[number], self._numbers[str(saved["id"])] = str(saved["id"]), number
+            self._texts[number] = str(saved["text"])
+            if order.order_id:
+                self._by_exchange_id[order.order_id] = number
+            self._over[number] = order._replace(look_at=time)
+            if not Order("", order).done:
+                self._row_of(number)
 
-    def _tend_take_profit(self, time: int, holding: Holding) -> list[Output]:
-        if not holding.take_profit_distance or not holding.entry.done or holding.take_profits:
-            return []
-        trigger = holding.level(holding.side * holding.take_profit_distance)
-        return self._send_conditional(
-            time, holding, Purpose.TAKE_PROFIT, holding.take_profits, max(trigger, 1), "TARGET"
-        )
+    def _from_words(self, kind: Any, saved: Mapping[str, Any], **of_this_run: Any) -> Any:
+        """Read fields by name; every one must be there, and of its kind."""
+        known = {**{name: 0 for name in _OF_THIS_RUN}, **of_this_run}
+        return kind(*(known[name] if name in known else self._number(name, saved[name]) for name in kind._fields))
 
-    def _send_conditional(
-        self, time: int, holding: Holding, purpose: Purpose, orders: list[Order], trigger: int, reason: str
-    ) -> list[Output]:
-        kind = OrderType.STOP_MARKET if purpose is Purpose.STOP else OrderType.TAKE_PROFIT_MARKET
-        intent = self._intent(
-            time,
-            purpose,
-            len(orders) + 1,
-            kind,
-            holding.side.opposite,
-            holding.position,
-            reason=reason,
-            round_trip=holding.id,
-            trigger_price=trigger,
-        )
-        orders.append(self._register(intent))
-        return [intent]
-
-    @staticmethod
-    def _stop_spent(holding: Holding) -> bool:
-        """Whether a stop or take-profit triggered and ended, and a part of the position is still there."""
-        triggered: Iterable[Order] = (*holding.stops, *holding.take_profits)
-        return any(order.child_id and order.done for order in triggered)
-
-    def _tend_exit(self, time: int, holding: Holding) -> list[Output]:
-        if any(not order.done for order in holding.exits) or time < holding.retry_at:
-            return []
-        intent = self._intent(
-            time,
-            Purpose.EXIT,
-            len(holding.exits) + 1,
-            OrderType.MARKET,
-            holding.side.opposite,
-            holding.position,
-            reason=holding.leave_reason or "STOP_REST",
-            round_trip=holding.id,
-        )
-        holding.exits.append(self._register(intent))
-        return [intent]
-
-    def _round_trip(self, holding: Holding) -> RoundTrip:
-        stop = holding.stops[-1].intent.order.trigger_price if holding.stops else 0
-        target = holding.take_profits[-1].intent.order.trigger_price if holding.take_profits else 0
-        return RoundTrip(
-            id=holding.id,
-            symbol=self.instrument.symbol,
-            side=holding.side,
-            opened_at=holding.opened_at,
-            closed_at=holding.left_at,
-            bar_number=holding.bar_number,
-            quantity=holding.entered,
-            entry_notional=holding.entry_notional,
-            exit_notional=holding.exit_notional,
-            realised=holding.realised,
-            fees=holding.fees,
-            funding=holding.funding,
-            net=holding.realised - holding.fees + holding.funding,
-            exit_reason=holding.exit_reason,
-            stop_price=stop,
-            take_profit_price=target,
-            entry_trade_ids=tuple(holding.entry_trade_ids),
-            exit_trade_ids=tuple(holding.exit_trade_ids),
-        )
+    def _number(self, name: str, saved: Any) -> int:
+        if name in _REASONS:
+            return self._books.number(str(saved))
+        if name == "state":
+            return STATES.index(saved)
+        return PURPOSES.index(Purpose(saved)) if name == "purpose" else _whole(saved)

@@ -23,17 +23,19 @@ from voltrade import risk, simulation
 from voltrade.bars import bar_rules, columns, empty_aggregator, grown, until_close
 from voltrade.compiled import Rows, bind, compile_for, compiled, prefetch, record_dtype, restored, rows_of
 from voltrade.config import BarSettings, Config, milliseconds
+from voltrade.core import GATES
+from voltrade.core_rules import fill_signal, rules_of
 from voltrade.data import Tape
 from voltrade.errors import ConfigError, DataError
 from voltrade.exchange.margin import largest_notional
 from voltrade.exchange.shipped import E8, shipped_instrument, shipped_rules
 from voltrade.exchange.tape import mark_columns
-from voltrade.model import BAR, MONEY, NEVER, Bools, CloseReason, Instrument, Int64s
+from voltrade.model import BAR, MONEY, NEVER, Bools, Instrument, Int64s
+from voltrade.records import SIGNAL, REFUSAL, bare, new_account, new_symbol
 from voltrade.risk import CircuitBreaker
 from voltrade.rule_file import load_rule
 from voltrade.signal_engine import RULE_BAR, Program, SignalEngine, describe, scale_of
 
-DAY_END = int(CloseReason.DAY_END)
 T = TypeVar("T")
 
 
@@ -140,14 +142,21 @@ def _complete(
 ) -> None:
     """Write a row of SIGNAL for each row of FOUND, with the distances that the exit settings give."""
     for number in range(len(found)):
-        bar, row = found[number].bar, signals[number]
-        row.bar, row.row, row.side, row.price = bar, closing_rows[bar], found[number].side, bars[bar].close
-        row.stop_ticks = risk.stop_distance(found[number].atr, stop_atr, tick_size)
-        row.take_profit_ticks = risk.stop_distance(found[number].atr, take_profit_atr, tick_size)
-        row.ready = found[number].ready
-        row.last_bar = bar + 1 == len(closing_rows) or closing_rows[bar + 1] > closing_rows[bar]
-        row.tainted = bars[bar].tainted
-        row.day_end = bars[bar].close_reason == DAY_END
+        row, bar = found[number], found[number].bar
+        is_last = bar + 1 == len(closing_rows) or closing_rows[bar + 1] > closing_rows[bar]
+        signals[number].row = closing_rows[bar]
+        fill_signal(
+            signals[number],
+            bar,
+            bars[bar],
+            row.side,
+            row.ready,
+            row.atr,
+            is_last,
+            stop_atr,
+            take_profit_atr,
+            tick_size,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -405,7 +414,7 @@ class Research:
         closing_rows, mark_times, mark_prices = market[4], market[7], market[9]
         first_bar = int(np.searchsorted(closing_rows, span.first))
         first_found, last_found = np.searchsorted(found["bar"], [first_bar, len(closing_rows)])
-        signals = np.empty(last_found - first_found, simulation.SIGNAL)
+        signals = np.empty(last_found - first_found, SIGNAL)
         _complete(
             found[first_found:last_found],
             bars.rows,
@@ -417,10 +426,10 @@ class Research:
         )
         key = (config.session, config.execution, config.exits, config.risk, span.start, is_brief)
         blank = self._keep("desk", key, lambda: _desk(config, self.instrument, span.start, is_brief).tobytes())
-        desk = restored(simulation.DESK, blank)
-        desk["row"], desk["bars"] = span.first, first_bar
+        desk = restored(simulation.SIMULATION, blank)
+        desk["row"], desk["symbols"]["bars"] = span.first, first_bar
         marks = int(np.searchsorted(mark_times, span.start, side="right"))
-        desk["mark"], desk["exchange_mark_e8"] = marks, mark_prices[marks - 1] if marks else 0
+        desk["mark"], desk["mark_e8"] = marks, mark_prices[marks - 1] if marks else 0
         return _simulate(market, signals, desk, first_bar, {} if space is None else space)
 
     def _market(self, config: Config, bars: Bars, end: int) -> tuple[npt.NDArray[Any], ...]:
@@ -461,14 +470,7 @@ def _settings(config: Config, instrument: Instrument, is_brief: bool) -> Rows:
         "step_numerator": step_numerator,
         "step_denominator": step_denominator,
         "money_per_ticklot": instrument.money_per_ticklot,
-        "max_slippage_e8": risk.rate_e8(execution.max_slippage_bps / 10_000),
-        "stale_ms": milliseconds(execution.order_stale_s),
-        "max_holding_bars": exits.max_holding_bars,
-        "max_holding_ms": milliseconds(exits.max_holding_s),
-        "limit_entry": execution.entry == "ioc_limit",
         "triggers_by_mark": exits.working_type == "MARK_PRICE",
-        "exit_on_opposite_signal": exits.exit_on_opposite_signal,
-        "flatten_at_end": config.session.on_duration_end == "flatten",
         "isolated": config.risk.margin_type == "isolated",
         "is_brief": is_brief,
     }
@@ -478,38 +480,40 @@ def _settings(config: Config, instrument: Instrument, is_brief: bool) -> Rows:
 
 
 def _desk(config: Config, instrument: Instrument, start: int, is_brief: bool) -> Rows:
-    """The desk before the first trade, the account reconciled."""
-    desk, session, wallet = np.zeros(1, simulation.DESK), config.session, int(config.execution.wallet * MONEY)
-    settings = desk["settings"] = _settings(config, instrument, is_brief)
-    desk["limits"] = risk.limits_of(config, instrument, int(settings["taker_fee_e8"][0]))
-    desk["facts"] = risk.new_facts()
-    desk["facts"]["market_stream_up"] = desk["facts"]["user_stream_up"] = True
-    desk["breaker"], desk["holds"], desk["breaker_rules"] = CircuitBreaker(config.risk, start, wallet).rows
-    desk["now"] = start
-    desk["wallet"] = desk["exchange_wallet"] = wallet
-    for name in ("snapshot_at", "unprotected_since", "end_at"):
-        desk[name] = NEVER
-    for name in ("leave_reason", "end_reason", "exit_reason"):
-        desk[name] = simulation.NONE
+    """The session before the first trade, the account reconciled."""
+    state, session, wallet = np.zeros(1, simulation.SIMULATION), config.session, int(config.execution.wallet * MONEY)
+    state["account"] = new_account()
+    sim = bare(state)[0]
+    account, symbol = bare(state["account"])[0], bare(state["symbols"][0])[0]
+    simulation.begin(sim)
+    settings = state["settings"] = _settings(config, instrument, is_brief)
+    new_symbol(symbol, 0, instrument, config.exits, config.execution)
+    symbol["limits"] = risk.limits_of(config, instrument, int(settings["taker_fee_e8"][0]))
+    symbol["facts"]["market_stream_up"] = symbol["facts"]["user_stream_up"] = True
+    symbol["reconciled"] = True
+    CircuitBreaker(config.risk, start, wallet, (account["breaker"], account["holds"], account["breaker_rules"]))
+    rules = rules_of(GATES)
+    account["gate_count"], account["gate_rules"][: len(rules)] = len(rules), rules
+    account["now"], account["wallet"], account["is_open"] = start, wallet, True
+    account["flatten_at_end"] = session.on_duration_end == "flatten"
     if session.duration_s and session.on_duration_end != "carry_on":
-        desk["end_at"] = start + milliseconds(session.duration_s)
-    desk["left_at"] = risk.NO_EXIT
-    desk["reconciled"] = desk["watch_is_old"] = True
-    return desk
+        account["end_at"] = start + milliseconds(session.duration_s)
+    sim["wallet"] = wallet
+    return state
 
 
 EXPECTED = {"orders": 8, "fills": 16, "trips": 1, "equity": 16, "changes": 1, "alerts": 1}
 """Rows of each table that a signal may need; a table that is too short is made longer."""
 
 
-_END = ("unmodelled", "bars", "wallet", "refusals_written", *(f"{name}_written" for name in simulation.TABLES))
-"""What is read of the desk at the end."""
+_END = ("unmodelled", "refusals_written", *(f"{name}_written" for name in simulation.TABLES))
+"""What is read of the session at its end."""
 
 
 def _simulate(
     market: tuple[npt.NDArray[Any], ...], signals: Rows, desk: Rows, first_bar: int, space: dict[str, Rows]
 ) -> tuple[Tables | None, str]:
-    refusals = np.empty(len(signals), simulation.REFUSAL)
+    refusals = np.empty(len(signals), REFUSAL)
     marks = len(market[7])
     for name, dtype in simulation.TABLES.items():
         rows = EXPECTED[name] * len(signals) + (marks if name == "equity" else 0) + 1024
@@ -525,7 +529,8 @@ def _simulate(
         return None, simulation.UNMODELLED[end["unmodelled"]]
     cut = {name: space[name][: end[f"{name}_written"]] for name in simulation.TABLES}
     refused = refusals[: end["refusals_written"]]
-    return Tables(end["bars"], first_bar, end["wallet"], signals, refusals=refused, **cut), ""
+    bars, wallet = int(desk["symbols"]["bars"][0, 0]), int(desk["account"]["wallet"][0])
+    return Tables(bars, first_bar, wallet, signals, refusals=refused, **cut), ""
 
 
 def _doubled(rows: Rows) -> Rows:

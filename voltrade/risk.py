@@ -714,15 +714,22 @@ class CircuitBreaker:
     Call `on_transfer` before the first `on_equity` that contains the transfer. Every method returns what changed.
     """
 
-    def __init__(self, settings: RiskSettings, time: int, equity: int) -> None:
-        self._rules = breaker_rules_of(settings)
-        self._state = np.zeros(1, BREAKER_STATE)
-        self._holds = np.zeros(len(RULES), BREAKER_HOLDS)
+    def __init__(
+        self, settings: RiskSettings, time: int, equity: int, rows: tuple[Rows, Rows, Rows] | None = None
+    ) -> None:
+        """Begin at an equity; `rows` are where state, holds and rules are kept, by default its own."""
+        self._state, self._holds, self._rules = rows or (
+            np.zeros(1, BREAKER_STATE),
+            np.zeros(len(RULES), BREAKER_HOLDS),
+            np.zeros(4, BREAKER_RULES),
+        )
+        self._rules[:] = breaker_rules_of(settings)
         self._holds["resume_at"] = NEVER
         self._state["day"] = time // DAY_MS
         for name in ("day_equity", "equity", "peak"):
             self._state[name] = equity
-        self._reason = ""
+        self.reason = ""
+        """What the person said who last halted, reduced or resumed."""
 
     # what happens
 
@@ -762,7 +769,7 @@ class CircuitBreaker:
 
     def resume(self, time: int, reason: str) -> list[BreakerChange]:
         """Let go a person's hold and the rules that wait for a person; those that wait for a time go on holding."""
-        self._reason = reason
+        self.reason = reason
         return self._step(RESUME, time, 0)
 
     # what holds
@@ -795,11 +802,6 @@ class CircuitBreaker:
         """When the next rule lets go by itself, ms; NEVER where none will."""
         return breaker_next_due(self._holds)
 
-    @property
-    def reason(self) -> str:
-        """What the person said who last halted, reduced or resumed."""
-        return self._reason
-
     def distances(self) -> dict[str, tuple[int, int]]:
         """Return (measure, limit) of each measured rule: money for DAILY_LOSS and DRAWDOWN, counts for the others."""
         return {
@@ -810,7 +812,7 @@ class CircuitBreaker:
     def detail(self, code: str) -> str:
         """Return one line for people on a rule: its measure and limit, or a person's reason."""
         if code == RULES[_PERSON]:
-            return self._reason
+            return self.reason
         return distance_text(code, *self.distances()[code])
 
     def fill(self, facts: Rows) -> None:
@@ -832,17 +834,19 @@ class CircuitBreaker:
                 code: {name: int(hold[name]) for name in BREAKER_HOLDS.names or ()}
                 for code, hold in zip(RULES, self._holds, strict=True)
             },
-            "reason": self._reason,
+            "reason": self.reason,
         }
 
     @classmethod
-    def restore(cls, settings: RiskSettings, state: Mapping[str, Any]) -> CircuitBreaker:
+    def restore(
+        cls, settings: RiskSettings, state: Mapping[str, Any], rows: tuple[Rows, Rows, Rows] | None = None
+    ) -> CircuitBreaker:
         """Go on from a saved state under these settings; a restart resets no measure and releases no rule.
 
         Raises:
             DataError: the state isn't one that `state` returned.
         """
-        breaker = cls(settings, 0, 0)
+        breaker = cls(settings, 0, 0, rows)
         try:
             for name in BREAKER_STATE.names or ():
                 breaker._state[0][name] = _whole(state[name])
@@ -851,7 +855,7 @@ class CircuitBreaker:
                     hold[name] = _whole(state["holds"][code][name])
                 if not 0 <= hold["action"] < len(ACTIONS):
                     raise ValueError(f"action of {code} was {hold['action']}")
-            breaker._reason = str(state["reason"])
+            breaker.reason = str(state["reason"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"circuit breaker: the saved state is broken: {error!r}") from None
         return breaker
@@ -859,7 +863,7 @@ class CircuitBreaker:
     # how it does it
 
     def _hold(self, time: int, action: BreakerAction, reason: str) -> list[BreakerChange]:
-        self._reason = reason
+        self.reason = reason
         return self._step(HOLD, time, ACTIONS.index(action))
 
     def _step(self, fact: int, time: int, amount: int) -> list[BreakerChange]:

@@ -6,21 +6,21 @@ frames. `frames` makes frames of columns, whoever tells them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
-from voltrade import risk, simulation
+from voltrade import risk
 from voltrade.compiled import Rows
 from voltrade.config import Config
 from voltrade.core import GATES
 from voltrade.frames import Columns, Frames, frames_of_columns, words
-from voltrade.model import BAR, Bools, Instrument, Int64s, OrderType, Purpose
-from voltrade.oms import STOP_MISSING_TEXT, client_order_id, refused_text
+from voltrade.model import BAR, Bools, Instrument, Int64s
+from voltrade.order_states import ENTRY, PURPOSES, REASONS, REJECTED, STATES, UNKNOWN
 from voltrade.research import Tables
-from voltrade.simulation_facts import TEXTS
+from voltrade.row_facts import client_order_id, order_type
+from voltrade.row_facts import refusal_text as gate_text
+from voltrade.simulation_facts import alert_text, refusal_text
 
 NOTHING: Columns = dict.fromkeys(("time", "first_id", "last_id", "filled", "action", "reason", "final"), ())
 
@@ -43,7 +43,7 @@ def frames_of_tables(
         shown: numbers of the bars that the frames of bars and decisions hold; by default all of the session.
     """
     first, end, _ = (shown or slice(tables.first_bar, tables.bars)).indices(tables.bars)
-    names = _names(tables.orders, epoch)
+    names = _names(tables.orders["order"], epoch)
     return frames_of_columns(
         instrument,
         bars={name: bars[name][first:end] for name in BAR.names or ()},
@@ -63,47 +63,42 @@ def frames_of_tables(
 
 
 def _names(orders: Rows, epoch: str) -> Any:
-    purposes = [simulation.PURPOSES[purpose] for purpose in orders["purpose"].tolist()]
-    each = zip(orders["round_trip"].tolist(), purposes, orders["number"].tolist(), strict=True)
+    purposes = [PURPOSES[purpose] for purpose in orders["purpose"].tolist()]
+    each = zip(orders["round_trip"].tolist(), purposes, orders["count"].tolist(), strict=True)
     return np.array([client_order_id(epoch, *what) for what in each], dtype=object)
 
 
 def _orders(tables: Tables, names: Any, instrument: Instrument) -> Columns:
-    rows, fills = tables.orders, tables.fills
+    rows, truth, fills = tables.orders["order"], tables.orders["truth"], tables.fills
     traded, notional, fees = (
         _sums(fills["order"], amount, len(rows))
         for amount in (fills["quantity"], fills["quantity"] * fills["price"], fills["fee"])
     )
-    was_triggered = rows["order_id"] != 0
-    is_waiting = (rows["algo_id"] != 0) & ~was_triggered
+    was_triggered = truth["order_id"] != 0
+    is_waiting = (truth["algo_id"] != 0) & ~was_triggered
     was_placed = was_triggered | is_waiting
-    status = np.where(was_triggered, rows["status"], rows["algo_status"])
-    status = np.where(was_placed, status, np.where(rows["code"] != 0, simulation.REJECTED, simulation.UNKNOWN))
+    status = np.where(was_triggered, truth["status"], truth["algo_status"])
+    status = np.where(was_placed, status, np.where(truth["code"] != 0, REJECTED, UNKNOWN))
     return {
-        **{name: rows[name] for name in ("time", "order_id", "round_trip", "bar", "side", "quantity", "price")},
-        **{name: rows[name] for name in ("trigger_price", "answered")},
+        **{name: rows[name] for name in ("time", "round_trip", "bar", "side", "quantity", "price", "trigger_price")},
+        **{name: truth[name] for name in ("order_id", "answered")},
         "client_order_id": names,
         "purpose": _purposes(rows["purpose"]),
-        "type": words(_TYPES, np.where(rows["price"] != 0, len(Purpose), rows["purpose"])),
-        "reduce_only": rows["purpose"] != simulation.ENTRY,
-        "status": words(simulation.STATES, status),
-        "filled": np.where(was_triggered, rows["executed"], 0),
+        "type": words(_TYPES, np.where(rows["price"] != 0, len(PURPOSES), rows["purpose"])),
+        "reduce_only": rows["purpose"] != ENTRY,
+        "status": words(STATES, status),
+        "filled": np.where(was_triggered, truth["executed"], 0),
         "traded": traded,
         "traded_notional": notional,
         "fees": fees,
-        "code": np.where(was_placed, 0, rows["code"]),
-        "text": _texts(rows, was_placed, is_waiting, instrument),
-        "reason": words(simulation.REASONS, rows["reason"]),
-        "updated": np.where(was_placed, rows["updated"], 0),
+        "code": np.where(was_placed, 0, truth["code"]),
+        "text": _texts(rows["cancel_reason"], truth["code"], was_placed, is_waiting, instrument),
+        "reason": words(REASONS, rows["reason"]),
+        "updated": np.where(was_placed, truth["updated"], 0),
     }
 
 
-_TYPES = [
-    {Purpose.STOP: OrderType.STOP_MARKET, Purpose.TAKE_PROFIT: OrderType.TAKE_PROFIT_MARKET}.get(
-        purpose, OrderType.MARKET
-    )
-    for purpose in simulation.PURPOSES
-] + [OrderType.LIMIT]
+_TYPES = [order_type(purpose, 0) for purpose in PURPOSES] + [order_type(PURPOSES[ENTRY], 1)]
 """Types of orders by their purpose; the last is that of an order with a price."""
 
 
@@ -114,41 +109,36 @@ def _sums(places: Int64s, amounts: Int64s, count: int) -> Int64s:
     return sums
 
 
-def _texts(rows: Rows, was_placed: Bools, is_waiting: Bools, instrument: Instrument) -> Any:
+def _texts(reasons: Int64s, codes: Int64s, was_placed: Bools, is_waiting: Bools, instrument: Instrument) -> Any:
     """Why an order was refused or cancelled, or what became of a conditional one that never triggered."""
-    texts = np.array(simulation.REASONS, dtype=object)[rows["text"]]
-    is_told = ~was_placed | (is_waiting & (rows["code"] != 0))
-    texts[is_told] = [_text(code, instrument) for code in rows["code"][is_told].tolist()]
+    texts = np.array(REASONS, dtype=object)[reasons]
+    is_told = ~was_placed | (is_waiting & (codes != 0))
+    texts[is_told] = [refusal_text(code, instrument) for code in codes[is_told].tolist()]
     return texts
 
 
-def _text(code: int, instrument: Instrument) -> str:
-    least = Decimal(instrument.min_notional).scaleb(-8).normalize()
-    return TEXTS[code].format(least=least) if code else ""
-
-
 def _fills(tables: Tables, names: Any, instrument: Instrument) -> Columns:
-    fills, order = tables.fills, tables.fills["order"]
+    fills, order, orders = tables.fills, tables.fills["order"], tables.orders["order"]
     return {
         **{name: fills[name] for name in ("time", "price", "quantity", "fee", "realised")},
-        **{name: tables.orders[name][order] for name in ("round_trip", "side")},
+        **{name: orders[name][order] for name in ("round_trip", "side")},
         "trade_id": np.arange(1, len(fills) + 1),
         "client_order_id": names[order],
-        "purpose": _purposes(tables.orders["purpose"][order]),
+        "purpose": _purposes(orders["purpose"][order]),
         "fee_asset": words([instrument.quote_asset], np.zeros(len(fills), np.int64)),
         "is_maker": np.zeros(len(fills), np.bool_),
     }
 
 
 def _purposes(purposes: Int64s) -> Any:
-    return words([purpose.name for purpose in simulation.PURPOSES], purposes)
+    return words([purpose.name for purpose in PURPOSES], purposes)
 
 
 def _trips(trips: Rows) -> Columns:
     return {
         **{name: trips[name] for name in trips.dtype.names or ()},
         "net": trips["realised"] - trips["fees"] + trips["funding"],
-        "exit_reason": words(simulation.REASONS, trips["exit_reason"]),
+        "exit_reason": words(REASONS, trips["exit_reason"]),
     }
 
 
@@ -158,13 +148,8 @@ def _refusals(rows: Rows) -> Columns:
     return {
         **{name: rows[name] for name in ("time", "bar", "side")},
         "code": words([gate.code for gate in GATES], rows["gate"]),
-        "detail": words([_detail(case.tolist()) for case in cases], case_of),
+        "detail": words([gate_text(GATES[gate], *told) for gate, *told in cases.tolist()], case_of),
     }
-
-
-def _detail(case: Sequence[int]) -> str:
-    gate = GATES[case[0]]
-    return risk.distance_text(gate.code, *case[1:]) if gate.code in risk.RULES else gate.text
 
 
 def _changes(rows: Rows) -> Columns:
@@ -177,16 +162,6 @@ def _changes(rows: Rows) -> Columns:
 
 
 def _alerts(tables: Tables, names: Any, instrument: Instrument) -> Columns:
-    rows = tables.alerts
-    is_missing = rows["kind"] == simulation.STOP_IS_MISSING
-    texts = np.full(len(rows), STOP_MISSING_TEXT, dtype=object)
-    refused = rows["order"][~is_missing]
-    codes = tables.orders["code"][refused].tolist()
-    texts[~is_missing] = [
-        refused_text(name, code, _text(code, instrument)) for name, code in zip(names[refused], codes, strict=True)
-    ]
-    return {
-        "time": rows["time"],
-        "code": words(("ORDER_REFUSED", "STOP_MISSING"), is_missing),
-        "text": texts,
-    }
+    rows, codes = tables.alerts, tables.orders["truth"]["code"]
+    told = [alert_text(kind, names[order], codes[order], instrument) for _, kind, order in rows.tolist()]
+    return {"time": rows["time"], "code": [code for code, _ in told], "text": [text for _, text in told]}

@@ -138,7 +138,7 @@ def _totals(trips: Rows, fills: Rows, orders: Rows) -> _Totals:
         realised, fees, funding = realised + trip.realised, fees + trip.fees, funding + trip.funding
     for number in range(len(fills)):
         fill = fills[number]
-        lots[number] = fill.quantity * orders[fill.order].side
+        lots[number] = fill.quantity * orders[fill.order].order.side
         ticklots += fill.quantity * fill.price
     return _Totals(nets, lots, longs, realised, fees, funding, ticklots)
 

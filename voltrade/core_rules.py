@@ -1,0 +1,503 @@
+"""What the core does with an event: books, breaker, gates; compiled steps over the account's row and those of its symbols.
+
+`react` takes an event, `on_signal` a bar whose rule wants an entry. Live trading calls them once for each; a backtest
+calls the same functions in its loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+
+from voltrade import order_rules, risk
+from voltrade.account import value_at_mark
+from voltrade.compiled import Record, Rows, bind, compiled, compiled_part
+from voltrade.model import NEVER, CloseReason
+from voltrade.order_states import BY_TIME, DURATION_END, NONE, OPPOSITE_SIGNAL, RESTART, UNKNOWN
+from voltrade.records import (
+    ALGO_TOLD,
+    BARS_CLOSED,
+    BREAKER_TOLD,
+    CANCEL,
+    CANCEL_ENTRY_TOLD,
+    CHANGED,
+    ENTER_TOLD,
+    EXIT_ADOPTED,
+    HAS_UNKNOWN,
+    IS_FINISHED,
+    FUNDED,
+    LEAVE_TOLD,
+    LOOK_UP_TOLD,
+    MARKED,
+    NEXT_DUE,
+    OF_ALGO,
+    OF_ORDER,
+    ORDER_TOLD,
+    ORDERS_CHANGED,
+    ORDERS_DUE,
+    REPLIED,
+    SPARE,
+    STOPPED,
+    SUBMIT,
+    SYNC_TOLD,
+    TIMER_DUE,
+    TRANSFERRED,
+    TURNED_DOWN,
+    VALUED,
+    WAKE_AT_BAR,
+    add_output,
+    note_row,
+)
+
+DAY_END = int(CloseReason.DAY_END)
+
+# --- the breaker ------------------------------------------------------------------------------------------------------
+
+
+@compiled_part
+def tell_breaker(account: Record, fact: int, amount: int) -> None:
+    """Tell the breaker a fact, and note what changed: first what let go, then what tripped."""
+    bits = risk.breaker_step(account.breaker, account.holds, account.breaker_rules, fact, account.now, amount)
+    if bits:
+        for rule in range(len(account.holds)):
+            if bits >> 8 >> rule & 1:
+                _note_change(account, rule, True)
+        for rule in range(len(account.holds)):
+            if bits >> rule & 1:
+                _note_change(account, rule, False)
+
+
+@compiled_part
+def _note_change(account: Record, rule: int, resumed: bool) -> None:
+    at = note_row(account, account.changes_count, len(account.changes))
+    change = account.changes[at]
+    change.time, change.rule, change.mode, change.resumed = account.now, rule, risk.breaker_mode(account.holds), resumed
+    change.action = account.holds[rule]["action"]
+    change.measure, change.limit = 0, 0
+    if rule < len(account.breaker_rules):  # a person's hold measures nothing
+        change.measure = risk.breaker_measure(account.breaker, rule)
+        change.limit = risk.breaker_limit(account.breaker, account.breaker_rules, rule)
+    change.resume_at = NEVER if resumed else account.holds[rule]["resume_at"]
+    account.changes_count = at + 1
+    add_output(account, CHANGED, 0, at, NONE, account.now)
+
+
+@compiled_part
+def apply_breaker_actions(account: Record, symbols: Rows, since: int) -> None:
+    """Carry out what the breaker wants by the changes noted from one on."""
+    for number in range(since, account.changes_count):
+        change = account.changes[number]
+        for place in range(len(symbols)):
+            if change.resumed:
+                continue
+            if change.action == risk.FLATTEN:
+                order_rules.close_position(account, symbols[place], account.now, change.rule)
+            elif change.action == risk.CANCEL:
+                order_rules.cancel_entry(account, symbols[place], account.now, change.rule)
+
+
+# --- books ------------------------------------------------------------------------------------------------------------
+
+
+@compiled_part
+def unrealised_profit(symbol: Record) -> int:
+    """Profit of what is held at mark, or at the last trade where there is no mark."""
+    if symbol.quantity == 0:
+        return 0
+    if symbol.mark_e8:
+        value = value_at_mark(symbol.quantity, symbol.step_numerator, symbol.step_denominator, symbol.mark_e8)
+    else:
+        value = symbol.last_price * symbol.quantity * symbol.money_per_ticklot
+    return int(value - symbol.cost)
+
+
+@compiled_part
+def value(account: Record, symbols: Rows, place: int) -> None:
+    """Value the account, and let the breaker see it."""
+    if not account.is_open:
+        return
+    unrealised = 0
+    for number in range(len(symbols)):
+        unrealised += unrealised_profit(symbols[number])
+    symbol = symbols[place]
+    at = note_row(account, account.equity_count, len(account.equity))
+    point = account.equity[at]
+    point.time, point.wallet, point.unrealised = account.now, account.wallet, unrealised
+    point.position, point.at_mark = symbol.quantity, symbol.mark_e8 != 0
+    account.equity_count = at + 1
+    add_output(account, VALUED, place, at, NONE, account.now)
+    since = account.changes_count
+    tell_breaker(account, risk.EQUITY, account.wallet + unrealised)
+    apply_breaker_actions(account, symbols, since)
+
+
+@compiled_part
+def on_funding(account: Record, symbols: Rows, wallet: int) -> None:
+    """Book funding, which only the exchange knows of, also to the round trip that is in hand."""
+    amount = wallet - account.wallet
+    account.funding += amount
+    account.wallet = wallet
+    for place in range(len(symbols)):
+        if symbols[place].in_hand:
+            symbols[place].position.funding += amount
+
+
+@compiled_part
+def on_transfer(account: Record, symbols: Rows, wallet: int) -> None:
+    """Book a deposit or withdrawal, which is neither profit nor loss."""
+    amount = wallet - account.wallet
+    account.transfers += amount
+    account.wallet = wallet
+    since = account.changes_count
+    tell_breaker(account, risk.TRANSFER, amount)
+    apply_breaker_actions(account, symbols, since)
+
+
+# --- orders -----------------------------------------------------------------------------------------------------------
+
+
+@compiled_part
+def after_orders(account: Record, symbols: Rows, place: int, held: int) -> None:
+    """Tell breaker and cooldown of round trips that began or ended, and of what a person must look at."""
+    if not account.is_open:
+        return
+    symbol, since = symbols[place], account.changes_count
+    if held == 0 and order_rules.open_quantity(symbol) != 0:
+        symbol.opened_at_bar = symbol.bars
+        tell_breaker(account, risk.OPENED, 0)
+    for number in range(symbol.closing_count):
+        symbol.last_exit_time, symbol.last_exit_bar = symbol.closings[number].time, symbol.bars
+        tell_breaker(account, risk.CLOSED, symbol.closings[number].net)
+    symbol.closing_count = 0
+    if symbol.halts:
+        tell_breaker(account, risk.HOLD, risk.CANCEL)
+        symbol.halted, symbol.halts = symbol.halts, 0
+    apply_breaker_actions(account, symbols, since)
+
+
+@compiled_part
+def on_order(account: Record, symbols: Rows, event: Record) -> None:
+    """Take an ordinary order's update with its fill, and value the account where it brought one."""
+    symbol = symbols[event.symbol]
+    held = order_rules.open_quantity(symbol)
+    if event.trade_id:
+        order_rules.take_fill(account, symbol, event)
+    order_rules.take_order(account, symbol, event.order, event.status, event.reported, event.order_id, symbol.time)
+    if event.is_alone:
+        return
+    after_orders(account, symbols, event.symbol, held)
+    if event.trade_id:
+        value(account, symbols, event.symbol)
+
+
+@compiled_part
+def on_algo(account: Record, symbols: Rows, event: Record) -> None:
+    """Take a conditional order's update."""
+    symbol = symbols[event.symbol]
+    held = order_rules.open_quantity(symbol)
+    order_rules.take_algo(account, symbol, event.order, event.status, event.order_id, symbol.time)
+    if not event.is_alone:
+        after_orders(account, symbols, event.symbol, held)
+
+
+@compiled_part
+def on_reply(account: Record, symbols: Rows, event: Record) -> None:
+    """Take the answer to a command, and what it tells of its order."""
+    symbol, row, now = symbols[event.symbol], event.order, symbols[event.symbol].time
+    held = order_rules.open_quantity(symbol)
+    if event.command == SUBMIT:
+        order_rules.on_submitted(account, symbol, row, event.time, event.outcome, event.code)
+    elif event.command == CANCEL:
+        order_rules.on_canceled(account, symbol, row, event.time, event.outcome)
+    else:
+        order_rules.on_looked_up(account, symbol, row, event.time, event.outcome, event.status)
+    symbol.time = max(symbol.time, event.told_at)
+    if event.told == OF_ORDER:
+        order_rules.take_order(account, symbol, row, event.status, event.reported, event.order_id, symbol.time)
+    elif event.told == OF_ALGO:
+        order_rules.take_algo(account, symbol, row, event.status, event.order_id, symbol.time)
+    order_rules.sync_orders(account, symbol, now)
+    after_orders(account, symbols, event.symbol, held)
+
+
+# --- time and persons -------------------------------------------------------------------------------------------------
+
+
+@compiled_part
+def next_due(account: Record, symbols: Rows) -> int:
+    """When a timer is wanted, ms; always later than the last, so that no loop that delivers it can stand still."""
+    due: int = account.end_at if account.end_reason == NONE else NEVER
+    for place in range(len(symbols)):
+        due = min(due, order_rules.orders_due(symbols[place]))
+    return max(min(due, risk.breaker_next_due(account.holds)), account.woken_at + 1)
+
+
+@compiled_part
+def on_timer(account: Record, symbols: Rows) -> None:
+    """Do what is due: for orders and positions, for the breaker, and at the end of the session."""
+    account.woken_at = account.now
+    for place in range(len(symbols)):
+        symbol = symbols[place]
+        symbol.time = max(symbol.time, account.now)
+        held = order_rules.open_quantity(symbol)
+        order_rules.on_time(account, symbol, symbol.time)
+        after_orders(account, symbols, place, held)
+    if account.is_open:
+        since = account.changes_count
+        tell_breaker(account, risk.TIME, 0)
+        apply_breaker_actions(account, symbols, since)
+    if account.now >= account.end_at and account.end_reason == NONE:
+        end(account, symbols, DURATION_END)
+
+
+@compiled_part
+def end(account: Record, symbols: Rows, reason: int) -> None:
+    """End the session by its policy: leave the position, or keep it with its stop."""
+    account.end_reason = reason
+    stop(account, symbols, account.flatten_at_end, reason)
+
+
+@compiled_part
+def stop(account: Record, symbols: Rows, flatten: bool, reason: int) -> None:
+    """No more entries; leave the position, or keep it with its stop at the exchange."""
+    account.paused, account.keep = reason, not flatten
+    for place in range(len(symbols)):
+        if flatten:
+            order_rules.close_position(account, symbols[place], account.now, reason)
+        else:
+            order_rules.cancel_entry(account, symbols[place], account.now, reason)
+
+
+@compiled_part
+def is_finished(account: Record, symbols: Rows) -> bool:
+    """Whether the session's time is over and its stop policy has been carried out."""
+    if account.end_reason == NONE:
+        return False
+    for place in range(len(symbols)):
+        if symbols[place].in_hand and not (account.keep and _rests(symbols[place])):
+            return False
+    return True
+
+
+@compiled_part
+def _rests(symbol: Record) -> bool:
+    """Whether a position that is kept on purpose has its stop at the exchange, and nothing else is at work."""
+    return order_rules.is_protected(symbol) and not order_rules.is_at_work(symbol)
+
+
+# --- bars and signals -------------------------------------------------------------------------------------------------
+
+
+@compiled_part
+def wake_at_bar(symbol: Record) -> int:
+    """Number of bars at which the position is held long enough; NEVER where none is held, or it may be for ever."""
+    if symbol.settings.max_holding_bars and order_rules.open_quantity(symbol) != 0:
+        return int(symbol.opened_at_bar + symbol.settings.max_holding_bars)
+    return NEVER
+
+
+@compiled_part
+def on_bars(account: Record, symbol: Record) -> None:
+    """After bars have closed and their signals were taken: leave a position that was held for enough of them."""
+    if symbol.bars >= wake_at_bar(symbol):
+        order_rules.close_position(account, symbol, account.now, BY_TIME)
+
+
+@compiled
+def fill_signal(
+    signal: Record,
+    number: int,
+    bar: Record,
+    side: int,
+    ready: bool,
+    atr: float,
+    is_last: bool,
+    stop_atr: float,
+    take_profit_atr: float,
+    tick_size: float,
+) -> None:
+    """Describe a bar whose rule wants an entry, with the distances that the exit settings give."""
+    signal.bar, signal.side, signal.price = number, side, bar.close
+    signal.stop_ticks = risk.stop_distance(atr, stop_atr, tick_size)
+    signal.take_profit_ticks = risk.stop_distance(atr, take_profit_atr, tick_size)
+    signal.ready, signal.last_bar = ready, is_last
+    signal.tainted, signal.day_end = bar.tainted, bar.close_reason == DAY_END
+
+
+@compiled_part
+def fill_facts(account: Record, symbol: Record, signal: Record) -> None:
+    """Say what the gates and the size need to know of this bar, the system and the account."""
+    fact = symbol.facts[0]
+    fact["time"], fact["price_time"] = account.now, symbol.price_time
+    fact["warming_up"] = not signal.ready
+    fact["last_bar"] = signal.last_bar
+    fact["tainted"] = signal.tainted
+    fact["day_end"] = signal.day_end
+    fact["paused"] = account.paused != NONE
+    fact["reconciled"] = symbol.reconciled
+    fact["unknown_orders"] = order_rules.has_unknown(symbol) or not order_rules.has_room(symbol, SPARE)
+    fact["round_trips"] = symbol.in_hand
+    fact["last_exit_time"] = symbol.last_exit_time
+    fact["bars_since_exit"] = signal.bar + 1 - symbol.last_exit_bar
+    fact["price"] = signal.price
+    fact["stop_ticks"] = signal.stop_ticks
+    fact["wallet"] = fact["available"] = account.wallet if account.is_open else 0
+    risk.fill_holds(symbol.facts, account.holds)
+    fact["quantity"] = risk.position_size(symbol.facts, symbol.limits)
+
+
+def _on_signal(account: Record, symbol: Record, signal: Record) -> None:
+    """Leave on an opposite signal; enter where every gate lets the signal pass. FIRST_REFUSAL is bound."""
+    if symbol.in_hand and symbol.position.side != signal.side and symbol.settings.exit_on_opposite_signal:
+        order_rules.close_position(account, symbol, account.now, OPPOSITE_SIGNAL)
+    fill_facts(account, symbol, signal)
+    gate = FIRST_REFUSAL(symbol.facts, symbol.limits)  # type: ignore[name-defined]  # noqa: F821
+    if gate < account.gate_count:
+        _note_refusal(account, symbol, signal, gate)
+        return
+    limit = 0
+    if symbol.settings.limit_entry:
+        limit = signal.price + signal.side * risk.share(signal.price, symbol.settings.max_slippage_e8)
+    quantity = symbol.facts[0]["quantity"]
+    order_rules.enter(
+        account,
+        symbol,
+        account.now,
+        signal.side,
+        quantity,
+        signal.stop_ticks,
+        signal.take_profit_ticks,
+        limit,
+        signal.bar,
+    )
+
+
+@compiled_part
+def _note_refusal(account: Record, symbol: Record, signal: Record, gate: int) -> None:
+    at = note_row(account, account.refusals_count, len(account.refusals))
+    refusal = account.refusals[at]
+    refusal.time, refusal.bar, refusal.side, refusal.gate = account.now, signal.bar, signal.side, gate
+    refusal.measure, refusal.limit = 0, 0
+    rule = account.gate_rules[gate]
+    if 0 <= rule < len(account.breaker_rules):
+        refusal.measure = risk.breaker_measure(account.breaker, rule)
+        refusal.limit = risk.breaker_limit(account.breaker, account.breaker_rules, rule)
+    account.refusals_count = at + 1
+    add_output(account, TURNED_DOWN, symbol.place, at, NONE, account.now)
+
+
+def _first_refusal(facts: Rows, limits: Rows) -> int:
+    """Number of the first gate that refuses, counted from this one; GATE and REST are bound."""
+    return 0 if GATE(facts, limits) else 1 + REST(facts, limits)  # type: ignore[name-defined]  # noqa: F821
+
+
+@compiled_part
+def _no_refusal(facts: Rows, limits: Rows) -> int:
+    return 0
+
+
+def decision(gates: tuple[risk.Gate, ...]) -> Callable[[Record, Record, Record], None]:
+    """Return the step that takes a signal through gates, in their order."""
+    first_refusal = reduce(
+        lambda rest, gate: compiled_part(bind(_first_refusal, GATE=gate.refuses, REST=rest)), reversed(gates), _no_refusal
+    )
+    return compiled_part(bind(_on_signal, FIRST_REFUSAL=first_refusal))
+
+
+def rules_of(gates: tuple[risk.Gate, ...]) -> list[int]:
+    """For each gate the breaker's rule that it stands for, -1 for none."""
+    return [risk.RULES.index(gate.code) if gate.code in risk.RULES else -1 for gate in gates]
+
+
+# --- one event --------------------------------------------------------------------------------------------------------
+
+
+@compiled_part
+def react(account: Record, symbols: Rows, event: Record) -> int:
+    """Take an event; return what was asked for, where it asks."""
+    kind, symbol = event.kind, symbols[event.symbol]
+    symbol.time = max(symbol.time, event.time)
+    if kind == ORDER_TOLD:
+        on_order(account, symbols, event)
+    elif kind == ALGO_TOLD:
+        on_algo(account, symbols, event)
+    elif kind == REPLIED:
+        on_reply(account, symbols, event)
+    elif kind == TIMER_DUE:
+        on_timer(account, symbols)
+    elif kind == MARKED:
+        symbol.mark_e8 = event.amount
+        value(account, symbols, event.symbol)
+    elif kind == FUNDED:
+        on_funding(account, symbols, event.amount)
+    elif kind == TRANSFERRED:
+        on_transfer(account, symbols, event.amount)
+    elif kind == BARS_CLOSED:
+        on_bars(account, symbol)
+    else:
+        return _obey(account, symbols, event)
+    return 0
+
+
+@compiled_part
+def _obey(account: Record, symbols: Rows, event: Record) -> int:
+    """Do what only live trading asks for: a person, a snapshot, or an order that isn't ours."""
+    kind, symbol = event.kind, symbols[event.symbol]
+    if kind == STOPPED:
+        stop(account, symbols, event.amount != 0, event.reason)
+    elif kind == BREAKER_TOLD:
+        since = account.changes_count
+        tell_breaker(account, event.code, event.amount)
+        apply_breaker_actions(account, symbols, since)
+    elif kind == LEAVE_TOLD:
+        order_rules.close_position(account, symbol, event.told_at, event.reason)
+    elif kind == CANCEL_ENTRY_TOLD:
+        order_rules.cancel_entry(account, symbol, event.told_at, event.reason)
+    elif kind == SYNC_TOLD:
+        order_rules.sync_orders(account, symbol, symbol.time)
+    elif kind == ORDERS_CHANGED:
+        after_orders(account, symbols, event.symbol, event.amount)
+    elif kind == LOOK_UP_TOLD:
+        if event.reason != RESTART or order_rules.move(symbol.orders[event.order], UNKNOWN):
+            order_rules.lookup(account, symbol, event.order, symbol.time, event.reason)
+    else:
+        return _obey_for_orders(account, symbols, event)
+    return 0
+
+
+@compiled_part
+def _obey_for_orders(account: Record, symbols: Rows, event: Record) -> int:
+    """Open a round trip or adopt an exit by hand, or answer a question."""
+    symbol = symbols[event.symbol]
+    if event.kind == ENTER_TOLD:
+        order_rules.enter(
+            account,
+            symbol,
+            event.told_at,
+            event.side,
+            event.quantity,
+            event.stop_distance,
+            event.take_profit_distance,
+            event.price,
+            event.bar,
+        )
+        return 0
+    if event.kind == EXIT_ADOPTED:
+        return order_rules.adopt_exit(symbol, event.time, event.side, event.quantity, event.reason)
+    return _answer(account, symbols, event.symbol, event.code)
+
+
+@compiled_part
+def _answer(account: Record, symbols: Rows, place: int, question: int) -> int:
+    """Answer what live trading asks between two events."""
+    if question == NEXT_DUE:
+        return next_due(account, symbols)
+    if question == IS_FINISHED:
+        return 1 if is_finished(account, symbols) else 0
+    if question == ORDERS_DUE:
+        return order_rules.orders_due(symbols[place])
+    if question == WAKE_AT_BAR:
+        return wake_at_bar(symbols[place])
+    if question == HAS_UNKNOWN:
+        return 1 if order_rules.has_unknown(symbols[place]) else 0
+    return 1 if order_rules.is_protected(symbols[place]) else 0

@@ -1,0 +1,112 @@
+"""Rows of records, told as the facts of `model`: for a live session one by one, for a backtest by the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from voltrade import risk
+from voltrade.model import (
+    BreakerChange,
+    EquityPoint,
+    OrderIntent,
+    OrderRequest,
+    OrderType,
+    Purpose,
+    Refusal,
+    RoundTrip,
+    Side,
+    TimeInForce,
+    WorkingType,
+)
+from voltrade.order_states import PURPOSES
+
+_CONDITIONAL = {Purpose.STOP: OrderType.STOP_MARKET, Purpose.TAKE_PROFIT: OrderType.TAKE_PROFIT_MARKET}
+
+
+def order_type(purpose: Purpose, price: int) -> OrderType:
+    """Return the type of an order for a purpose; one with a price is a limit order."""
+    return _CONDITIONAL.get(purpose) or (OrderType.LIMIT if price else OrderType.MARKET)
+
+
+def client_order_id(epoch: str, round_trip: int, purpose: Purpose, count: int) -> str:
+    """Name an order: the round trip joins all that belongs to a position; `count` tells those of one purpose apart."""
+    return f"vt-{epoch}-{round_trip}{purpose.value}{count}"
+
+
+def request(order: Any, symbol: str, name: str, working_type: WorkingType) -> OrderRequest:
+    """What is asked of the exchange for a row of ORDER."""
+    purpose = PURPOSES[order.purpose]
+    return OrderRequest(
+        symbol=symbol,
+        client_order_id=name,
+        side=Side(order.side),
+        order_type=order_type(purpose, order.price),
+        quantity=order.quantity,
+        price=order.price,
+        trigger_price=order.trigger_price,
+        time_in_force=TimeInForce.IOC if order.price else TimeInForce.GTC,
+        reduce_only=purpose is not Purpose.ENTRY,
+        working_type=working_type,
+    )
+
+
+def intent(order: Any, asked: OrderRequest, reason: str) -> OrderIntent:
+    return OrderIntent(order.time, asked, PURPOSES[order.purpose], order.round_trip, reason, order.bar)
+
+
+def round_trip(trip: Any, symbol: str, reason: str, entries: Sequence[int], exits: Sequence[int]) -> RoundTrip:
+    """A row of TRIP, with why it was left and the trade ids of its fills."""
+    return RoundTrip(
+        id=trip.id,
+        symbol=symbol,
+        side=Side(trip.side),
+        opened_at=trip.opened_at,
+        closed_at=trip.closed_at,
+        bar_number=trip.bar_number,
+        quantity=trip.quantity,
+        entry_notional=trip.entry_notional,
+        exit_notional=trip.exit_notional,
+        realised=trip.realised,
+        fees=trip.fees,
+        funding=trip.funding,
+        net=trip.realised - trip.fees + trip.funding,
+        exit_reason=reason,
+        stop_price=trip.stop_price,
+        take_profit_price=trip.take_profit_price,
+        entry_trade_ids=tuple(entries),
+        exit_trade_ids=tuple(exits),
+    )
+
+
+def refusal(row: Any, symbol: str, gates: Sequence[risk.Gate], said: str = "") -> Refusal:
+    """A row of REFUSAL; `said` is what the person said whose hold it may be."""
+    gate = gates[row.gate]
+    text = refusal_text(gate, row.measure, row.limit, said)
+    return Refusal(row.time, symbol, row.bar, Side(row.side), gate.code, text)
+
+
+def refusal_text(gate: risk.Gate, measure: int, limit: int, said: str = "") -> str:
+    """Say for people why a gate refuses: how far the breaker's rule is that it stands for, or its own text."""
+    if gate.code not in risk.RULES:
+        return gate.text
+    return said if gate.code == risk.RULES[-1] else risk.distance_text(gate.code, measure, limit)
+
+
+def change(row: Any) -> BreakerChange:
+    action = "resume" if row.resumed else risk.ACTIONS[row.action]
+    return BreakerChange(
+        row.time, risk.RULES[row.rule], risk.MODES[row.mode], action, row.measure, row.limit, row.resume_at
+    )
+
+
+def equity_point(row: Any, symbol: str) -> EquityPoint:
+    return EquityPoint(
+        time=row.time,
+        symbol=symbol,
+        wallet=row.wallet,
+        unrealised=row.unrealised,
+        equity=row.wallet + row.unrealised,
+        position=row.position,
+        valued_at="mark" if row.at_mark else "last",
+    )
