@@ -42,7 +42,6 @@ from voltrade.model import (
     Timer,
     money,
 )
-from voltrade.oms import OrderMonitor
 
 QUICK = {
     **{"seed": 7, "hours": 4.0, "threshold": 15, "cooldown_bars": 1, "take_profit_atr": 2.0},
@@ -198,13 +197,19 @@ def test_the_gates_are_told_of_short_bars_earlier_bars_and_an_account_that_disag
     while len(trades):
         trades = trades[core.handle(trades)[0] :]
     last = desk.fold.count - 1
-    facts = core._facts(desk, last)[0]
-    assert (facts["last_bar"], facts["day_end"], facts["reconciled"], facts["user_stream_up"]) == (1, 0, 0, 0)
-    assert not core._facts(desk, last - 1)[0]["last_bar"]
+
+    def facts(bar: int) -> Any:
+        core._on_signal(desk, bar)
+        return core._books.symbols[0]["facts"][0]
+
+    told = facts(last)
+    assert (told["last_bar"], told["day_end"], told["reconciled"], told["user_stream_up"]) == (1, 0, 0, 0)
+    assert not facts(last - 1)["last_bar"]
     desk.fold.bars[last]["close_reason"] = CloseReason.DAY_END
-    desk.monitor.reconciled = desk.user_up = True
-    facts = core._facts(desk, last)[0]
-    assert (facts["day_end"], facts["reconciled"], facts["user_stream_up"]) == (1, 1, 1)
+    core.handle(Link(core.time, "user", True))
+    desk.monitor.reconciled = True
+    told = facts(last)
+    assert (told["day_end"], told["reconciled"], told["user_stream_up"]) == (1, 1, 1)
 
 
 def test_a_duration_ends_the_session_flat() -> None:
@@ -354,11 +359,11 @@ def test_a_command_without_a_reason_is_carried_out(action: Any) -> None:
     assert (core._paused, core.end_reason) == ("OPERATOR", "OPERATOR")
 
 
-def test_nothing_is_due_again_at_the_time_of_a_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_due_again_at_the_time_of_a_timer() -> None:
     """Fault case A7, the kind: whatever a rule holds to be due, time moves on, and trades are taken."""
     core = a_core()
-    core.handle(a_snapshot())
-    monkeypatch.setattr(OrderMonitor, "next_due", property(lambda monitor: 0))
+    hold = core._books.account["holds"][0]  # no account is open: no timer lets it go
+    hold["held"], hold["resume_at"] = True, 0
     due = core.next_due
     for _ in range(5):
         core.handle(Timer(core.next_due))

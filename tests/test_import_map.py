@@ -13,12 +13,13 @@ PACKAGE = Path(__file__).resolve().parent.parent / "voltrade"
 BASE = "errors model config compiled exchange"
 """What every room may know: facts, settings, how rules are compiled, and the ports to an exchange."""
 
-RULES = "bars signal_engine fold risk oms account"
+UPKEEP = "risk account order_states records order_rules"
+RULES = "bars signal_engine fold risk oms account order_states records order_rules core_rules row_facts books"
 BOOKS = "exchange.shipped exchange.texts exchange.margin exchange.execution exchange.orders exchange.market"
 BOOKS += " exchange.clearing"
 SIMULATED = f"{BOOKS} exchange.refusals exchange.matching exchange.simulated"
 TAPES = "exchange.shipped exchange.simulated exchange.tape"
-SIMULATION = "simulation.rows simulation.exchange simulation.monitor simulation.core"
+SIMULATION = "simulation.rows simulation.exchange"
 WIRE = "exchange.venue_wire exchange.venue_market exchange.venue_streams exchange.venue_requests"
 VENUE = f"{WIRE} exchange.venue_rest"
 
@@ -38,20 +39,26 @@ MAY_IMPORT = {
     "handover": "errors model config",
     "rule_file": f"{BASE} signal_engine parameter_file",
     "risk": BASE,
-    "oms": BASE,
     "account": BASE,
+    # orders and position: tables, records, steps, then what live trading alone must know
+    "order_states": f"{BASE} risk",
+    "records": f"{BASE} risk order_states",
+    "order_rules": f"{BASE} {UPKEEP}".replace(" order_rules", ""),
+    "core_rules": f"{BASE} {UPKEEP}",
+    "row_facts": f"{BASE} risk order_states",
+    "saved_orders": "order_states",
+    "books": f"{BASE} {UPKEEP} core_rules",
+    "oms": f"{BASE} {UPKEEP} row_facts saved_orders books",
     "fold": f"{BASE} bars signal_engine",
     # the core, and the two ways that time runs through it
     "core": f"{BASE} {RULES} drift",
     "lockstep": f"{BASE} core",
     "simulation.rows": f"{BASE} {RULES}",
     "simulation.exchange": f"{BASE} {RULES} exchange.execution simulation.rows",
-    "simulation.monitor": f"{BASE} {RULES} simulation.rows simulation.exchange",
-    "simulation.core": f"{BASE} {RULES} core simulation.rows simulation.exchange simulation.monitor",
-    "simulation.lockstep": f"{BASE} {RULES} exchange.execution {SIMULATION}",
+    "simulation.lockstep": f"{BASE} {RULES} core exchange.execution {SIMULATION}",
     "simulation": f"{SIMULATION} simulation.lockstep",
-    "research": f"{BASE} {RULES} {TAPES} exchange.margin rule_file data simulation",
-    "simulation_facts": f"{BASE} {RULES} core simulation research",
+    "research": f"{BASE} {RULES} {TAPES} core exchange.margin rule_file data simulation",
+    "simulation_facts": f"{BASE} {RULES} core exchange.refusals simulation simulation.rows research",
     "simulation_frames": f"{BASE} {RULES} core simulation research simulation_facts frames",
     "backtest": f"{BASE} {RULES} {TAPES} rule_file core lockstep data measures report charts research simulation_facts"
     " frames simulation_frames",
@@ -148,7 +155,7 @@ ONLY_IN = {
 """Packages that one room (or a few) wraps for all the others."""
 
 WITHOUT_THE_OUTSIDE = {
-    "model", "bars", "signal_engine", "fold", "risk", "oms", "account", "core", "lockstep", "synthetic",
+    "model", "lockstep", "synthetic", "core", "saved_orders", *RULES.split(),
     "simulation", "simulation.lockstep", *SIMULATION.split(), "simulation_facts",
     "exchange.messages", "exchange.outcomes", "exchange.tape", *SIMULATED.split(),
 }  # fmt: skip

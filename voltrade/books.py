@@ -1,4 +1,4 @@
-"""The records of one account and its symbols, and the steps that change them: what live trading calls for each event."""
+"""The records of an account and its symbols, and the steps that change them: live trading calls one for each event."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class Books:
     # --- what a person must look at ----------------------------------------------------------------------------------
 
     def _mark_halts(self) -> None:
-        """Mark the symbols at which a person must look, and whose reason isn't the one that the breaker was last given."""
+        """Mark the symbols at which a person must look, where the breaker was last given another reason."""
         if self.breaker is not None:
             for row, teller in zip(self.symbols, self.tellers, strict=True):
                 if teller.halt_reason and teller.halt_reason != self.breaker.reason:

@@ -117,7 +117,9 @@ class Desk:
         problems: what about the account forbids trading it; a person has been told.
     """
 
-    def __init__(self, instrument: Instrument, fold: Fold, engine: SignalEngine, monitor: OrderMonitor, place: int) -> None:
+    def __init__(
+        self, instrument: Instrument, fold: Fold, engine: SignalEngine, monitor: OrderMonitor, place: int
+    ) -> None:
         self.instrument = instrument
         self.fold = fold
         self.engine = engine
@@ -191,7 +193,8 @@ class TradingCore:
         row = self._books.account
         if not row["is_open"]:
             return None
-        account = Account(*(int(row[name]) for name in ("wallet", "realised", "fees", "funding", "transfers")))
+        account = Account(int(row["wallet"]), int(row["realised"]), int(row["fees"]))
+        account.funding, account.transfers = int(row["funding"]), int(row["transfers"])
         for symbol, desk in self.desks.items():
             held = self._books.symbols[desk.place]
             account.positions[symbol] = Position(desk.instrument, int(held["quantity"]), int(held["cost"]))

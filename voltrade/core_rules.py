@@ -1,4 +1,4 @@
-"""What the core does with an event: books, breaker, gates; compiled steps over the account's row and those of its symbols.
+"""What the core does with an event: books, breaker, gates; compiled steps over the rows of an account and its symbols.
 
 `react` takes an event, `on_signal` a bar whose rule wants an entry. Live trading calls them once for each; a backtest
 calls the same functions in its loop.
@@ -23,9 +23,9 @@ from voltrade.records import (
     CHANGED,
     ENTER_TOLD,
     EXIT_ADOPTED,
+    FUNDED,
     HAS_UNKNOWN,
     IS_FINISHED,
-    FUNDED,
     LEAVE_TOLD,
     LOOK_UP_TOLD,
     MARKED,
@@ -159,16 +159,16 @@ def on_transfer(account: Record, symbols: Rows, wallet: int) -> None:
 @compiled_part
 def after_orders(account: Record, symbols: Rows, place: int, held: int) -> None:
     """Tell breaker and cooldown of round trips that began or ended, and of what a person must look at."""
+    symbol, since = symbols[place], account.changes_count
+    closed, symbol.closing_count = symbol.closing_count, 0
     if not account.is_open:
         return
-    symbol, since = symbols[place], account.changes_count
     if held == 0 and order_rules.open_quantity(symbol) != 0:
         symbol.opened_at_bar = symbol.bars
         tell_breaker(account, risk.OPENED, 0)
-    for number in range(symbol.closing_count):
+    for number in range(closed):
         symbol.last_exit_time, symbol.last_exit_bar = symbol.closings[number].time, symbol.bars
         tell_breaker(account, risk.CLOSED, symbol.closings[number].net)
-    symbol.closing_count = 0
     if symbol.halts:
         tell_breaker(account, risk.HOLD, risk.CANCEL)
         symbol.halted, symbol.halts = symbol.halts, 0
@@ -229,7 +229,8 @@ def next_due(account: Record, symbols: Rows) -> int:
     due: int = account.end_at if account.end_reason == NONE else NEVER
     for place in range(len(symbols)):
         due = min(due, order_rules.orders_due(symbols[place]))
-    return max(min(due, risk.breaker_next_due(account.holds)), account.woken_at + 1)
+    due = min(due, risk.breaker_next_due(account.holds))
+    return max(due, int(account.woken_at) + 1)
 
 
 @compiled_part
@@ -396,11 +397,14 @@ def _no_refusal(facts: Rows, limits: Rows) -> int:
     return 0
 
 
+def _gate_before(rest: Callable[[Rows, Rows], int], gate: risk.Gate) -> Callable[[Rows, Rows], int]:
+    return compiled_part(bind(_first_refusal, GATE=gate.refuses, REST=rest))
+
+
 def decision(gates: tuple[risk.Gate, ...]) -> Callable[[Record, Record, Record], None]:
     """Return the step that takes a signal through gates, in their order."""
-    first_refusal = reduce(
-        lambda rest, gate: compiled_part(bind(_first_refusal, GATE=gate.refuses, REST=rest)), reversed(gates), _no_refusal
-    )
+    none: Callable[[Rows, Rows], int] = _no_refusal
+    first_refusal = reduce(_gate_before, reversed(gates), none)
     return compiled_part(bind(_on_signal, FIRST_REFUSAL=first_refusal))
 
 
@@ -483,7 +487,7 @@ def _obey_for_orders(account: Record, symbols: Rows, event: Record) -> int:
         )
         return 0
     if event.kind == EXIT_ADOPTED:
-        return order_rules.adopt_exit(symbol, event.time, event.side, event.quantity, event.reason)
+        return int(order_rules.adopt_exit(symbol, event.time, event.side, event.quantity, event.reason))
     return _answer(account, symbols, event.symbol, event.code)
 
 

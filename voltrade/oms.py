@@ -163,12 +163,13 @@ class Order:
     """One order as it is known now. The monitor's records go on; this stays as it is."""
 
     id: str
-    row: OrderRow  # type: ignore[valid-type]
+    row: Any
+    """A row of ORDER."""
     text: str = ""
 
     @property
     def purpose(self) -> Purpose:
-        return PURPOSES[self.row.purpose]  # type: ignore[attr-defined]
+        return PURPOSES[int(self.row.purpose)]
 
     @property
     def algo(self) -> bool:
@@ -176,20 +177,20 @@ class Order:
 
     @property
     def state(self) -> OrderState | AlgoState:
-        word = STATES[self.row.state]  # type: ignore[attr-defined]
+        word = STATES[self.row.state]
         return AlgoState(word) if self.algo else OrderState(word)
 
     @property
     def quantity(self) -> int:
-        return self.row.quantity  # type: ignore[attr-defined,no-any-return]
+        return int(self.row.quantity)
 
     @property
     def filled(self) -> int:
-        return self.row.filled  # type: ignore[attr-defined,no-any-return]
+        return int(self.row.filled)
 
     @property
     def done(self) -> bool:
-        return bool(self.row.is_foreign or self.row.child_done or self.state in DONE)  # type: ignore[attr-defined]
+        return bool(self.row.is_foreign or self.row.child_done or self.state in DONE)
 
     @property
     def resting(self) -> bool:
@@ -199,18 +200,19 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """The round trip in hand as it is known now, with its orders by purpose and in the order in which they were sent."""
+    """The round trip in hand as it is known now, and its orders by purpose in the order in which they were sent."""
 
-    row: PositionRow  # type: ignore[valid-type]
+    row: Any
+    """A row of POSITION."""
     orders: tuple[Order, ...]
 
     @property
     def id(self) -> int:
-        return self.row.id  # type: ignore[attr-defined,no-any-return]
+        return int(self.row.id)
 
     @property
     def side(self) -> Side:
-        return Side(self.row.side)  # type: ignore[attr-defined]
+        return Side(self.row.side)
 
     @property
     def entry(self) -> Order:
@@ -219,11 +221,11 @@ class Holding:
     @property
     def position(self) -> int:
         """Lots in hand, unsigned."""
-        return self.row.entered - self.row.exited  # type: ignore[attr-defined,no-any-return]
+        return int(self.row.entered - self.row.exited)
 
     @property
     def entry_notional(self) -> int:
-        return self.row.entry_notional  # type: ignore[attr-defined,no-any-return]
+        return int(self.row.entry_notional)
 
 
 # --- what a snapshot says ---------------------------------------------------------------------------------------------
@@ -288,9 +290,9 @@ class OrderMonitor:
         self._by_exchange_id: dict[int, int] = {}
         self._rows: dict[int, int] = {}
         """Rows of the orders that can still act, by their number."""
-        self._over: dict[int, OrderRow] = {}  # type: ignore[valid-type]
+        self._over: dict[int, Any] = {}
         """Orders that are over as they stood then, by their number: a late fill brings one back."""
-        self._ended: dict[int, PositionRow] = {}  # type: ignore[valid-type]
+        self._ended: dict[int, Any] = {}
         """Round trips that ended, by their number, for the same."""
         self._trade_ids: dict[int, tuple[list[int], list[int]]] = {}
         """Trades that entered and left, by the number of the round trip."""
@@ -369,8 +371,8 @@ class OrderMonitor:
         if not self.in_hand:
             return None
         trip = int(self._position_row["id"])
-        mine = [order for order in self.orders.values() if order.row.round_trip == trip]  # type: ignore[attr-defined]
-        ordered = sorted(mine, key=lambda order: (order.row.purpose, order.row.number))  # type: ignore[attr-defined]
+        mine = [order for order in self.orders.values() if order.row.round_trip == trip]
+        ordered = sorted(mine, key=lambda order: (order.row.purpose, order.row.number))
         return Holding(PositionRow(*self._position_row.item()), tuple(ordered))
 
     def _order(self, number: int) -> Order:
@@ -428,7 +430,7 @@ class OrderMonitor:
     def _accounts_for_all(self, snapshot: Snapshot) -> bool:
         """Whether it is known of every order of ours by which number the exchange names it, or that it still waits."""
         listed = _listed(snapshot)
-        return all(order.id in listed or (order.algo and order.row.order_id) for order in self._live())  # type: ignore[attr-defined]
+        return all(order.id in listed or (order.algo and order.row.order_id) for order in self._live())
 
     # --- decisions that come from outside --------------------------------------------------------------------------
 
@@ -596,7 +598,7 @@ class OrderMonitor:
         if reply.outcome is Outcome.ACCEPTED:
             self._absent.pop(number, None)
             return ACCEPTED
-        fence = order.row.time + self._execution.recv_window_ms + ABSENCE_MARGIN_MS  # type: ignore[attr-defined]
+        fence = order.row.time + self._execution.recv_window_ms + ABSENCE_MARGIN_MS
         if reply.outcome is Outcome.REFUSED and reply.code in _ABSENT_CODES and reply.time >= fence:
             self._absent[number] = self._absent.get(number, 0) + 1
             if self._absent[number] >= ABSENCE_ANSWERS:
@@ -626,14 +628,14 @@ class OrderMonitor:
         listed = _listed(snapshot)
         for order in self._live():
             if order.id not in listed and order.state != "PENDING_SUBMIT":
-                row = self._rows[order.row.number]  # type: ignore[attr-defined]
+                row = self._rows[order.row.number]
                 outputs += self._react(LOOK_UP_TOLD, order=row, reason=NOT_LISTED)
         outputs += self._react(SYNC_TOLD)
         outputs += self._compare(snapshot)
         return doubts + outputs + self._react(ORDERS_CHANGED, amount=held)
 
     def _take_listed_fill(self, fill: OrderUpdate, time: int, doubts: list[Output]) -> list[Output]:
-        """Take a fill of a snapshot. A trade names its order by the exchange's id only; one of others may have closed."""
+        """Take a fill of a snapshot, which names its order by the exchange's id only; one of others may have closed."""
         number, outputs = self._find(fill), list[Output]()
         if number is None:
             outputs.append(Alert(time, "FOREIGN_ORDER", f"order #{fill.order_id} isn't ours, and closed"))
@@ -714,7 +716,7 @@ class OrderMonitor:
         outputs: list[Output] = []
         for order in self._live():
             if order.state in ("PENDING_SUBMIT", "PENDING_CANCEL"):
-                row = self._rows[order.row.number]  # type: ignore[attr-defined]
+                row = self._rows[order.row.number]
                 outputs += self._react(LOOK_UP_TOLD, order=row, reason=RESTART)
         return outputs
 
@@ -740,8 +742,8 @@ class OrderMonitor:
         """Take an order that closes what is in hand for an exit of the round trip; a person must look before more."""
         reason = _kind(update)
         name = update.client_order_id or f"#{update.order_id}"
-        told = {"time": update.time, "side": update.side, "quantity": update.quantity}
-        row = self._books.answer(Event(EXIT_ADOPTED, self._place, reason=self._books.number(reason), **told))
+        asked = Event(EXIT_ADOPTED, self._place, time=update.time, side=update.side, quantity=update.quantity)
+        row = self._books.answer(asked._replace(reason=self._books.number(reason)))
         if row < 0:
             return None
         number = self._name(row, name)
@@ -765,8 +767,8 @@ class OrderMonitor:
         """Orders of the position in hand that can still act, by purpose."""
         trip = int(self._position_row["id"]) if self.in_hand else 0
         orders = [self._order(number) for number in self._rows]
-        live = [order for order in orders if order.row.round_trip == trip and not order.done]  # type: ignore[attr-defined]
-        return sorted(live, key=lambda order: order.row.purpose)  # type: ignore[attr-defined]
+        live = [order for order in orders if order.row.round_trip == trip and not order.done]
+        return sorted(live, key=lambda order: order.row.purpose)
 
     def _row_of(self, number: int) -> int | None:
         """Return an order's row. One that was over is given a row again, and its round trip is brought back with it."""
@@ -777,7 +779,7 @@ class OrderMonitor:
             return None
         self._order_rows[row], self._rows[number] = tuple(order), row
         self._row["order_count"] = row + 1
-        trip = order.round_trip  # type: ignore[attr-defined]
+        trip = order.round_trip
         if trip != self._position_row["id"]:
             self._books.column("earlier" if self.in_hand else "position")[self._place] = tuple(self._ended[trip])
         return row
@@ -805,11 +807,11 @@ class OrderMonitor:
         if not self.in_hand:
             self._ended[int(self._position_row["id"])] = PositionRow(*self._position_row.item())
 
-    def _put_away(self, order: OrderRow) -> None:  # type: ignore[valid-type]
-        number = order.number  # type: ignore[attr-defined]
+    def _put_away(self, order: Any) -> None:
+        number = order.number
         self._over[number] = order
         self._rows.pop(number, None)
-        is_short = order.reported > order.filled and not order.is_foreign  # type: ignore[attr-defined]
+        is_short = order.reported > order.filled and not order.is_foreign
         (self._awaiting.add if is_short else self._awaiting.discard)(number)
 
     # --- what follows, as facts ------------------------------------------------------------------------------------
@@ -843,10 +845,12 @@ class OrderMonitor:
         order = OrderRow(*self._order_rows[row].item())
         name = row_facts.client_order_id(self._epoch, order.round_trip, PURPOSES[order.purpose], order.count)
         self._name(row, name)
-        return row_facts.intent(order, row_facts.request(order, self.instrument.symbol, name, self._working_type), reason)
+        return row_facts.intent(
+            order, row_facts.request(order, self.instrument.symbol, name, self._working_type), reason
+        )
 
-    def _alert(self, alert: AlertRow) -> Alert:  # type: ignore[valid-type]
-        time, kind, number = alert  # type: ignore[misc]
+    def _alert(self, alert: Any) -> Alert:
+        time, kind, number = alert
         if kind == STOP_IS_MISSING:
             return Alert(time, "STOP_MISSING", STOP_MISSING_TEXT)
         if kind == ROWS_ARE_FULL:
@@ -857,7 +861,7 @@ class OrderMonitor:
 
     def _refused_text(self, number: int) -> str:
         order = self._order(number)
-        return refused_text(order.id, order.row.code, order.text)  # type: ignore[attr-defined]
+        return refused_text(order.id, order.row.code, order.text)
 
     def on_halt(self, why: int) -> None:
         """Take note of why a person must look, as people read it."""
@@ -886,9 +890,7 @@ class OrderMonitor:
         entries, exits = self._trade_ids_of(holding.id)
         return {
             "position": self._in_words(holding.row),
-            "orders": [
-                {"id": order.id, "text": order.text, **self._in_words(order.row)} for order in holding.orders
-            ],
+            "orders": [{"id": order.id, "text": order.text, **self._in_words(order.row)} for order in holding.orders],
             "entry_trade_ids": list(entries),
             "exit_trade_ids": list(exits),
         }
@@ -943,7 +945,7 @@ class OrderMonitor:
 
     def _from_words(self, kind: Any, saved: Mapping[str, Any], **of_this_run: Any) -> Any:
         """Read fields by name; every one must be there, and of its kind."""
-        known = {**{name: 0 for name in _OF_THIS_RUN}, **of_this_run}
+        known = {**dict.fromkeys(_OF_THIS_RUN, 0), **of_this_run}
         return kind(*(known[name] if name in known else self._number(name, saved[name]) for name in kind._fields))
 
     def _number(self, name: str, saved: Any) -> int:

@@ -83,7 +83,6 @@ from voltrade.records import (
     note_row,
 )
 
-
 # --- an order ---------------------------------------------------------------------------------------------------------
 
 
@@ -141,7 +140,7 @@ def move(order: Record, state: int) -> bool:
 @compiled_part
 def advance(symbol: Record, order: Record, status: int, time: int) -> None:
     """Move to a status that the exchange told; late news is counted and changes nothing."""
-    is_canceling = order.state == PENDING_CANCEL and (status == NEW or status == PARTIALLY_FILLED)
+    is_canceling = order.state == PENDING_CANCEL and status in (NEW, PARTIALLY_FILLED)
     if order.state != status and (is_canceling or not move(order, status)):
         symbol.ignored += 1
         return
@@ -262,7 +261,7 @@ def enter(
     limit: int,
     bar: int,
 ) -> None:
-    """Open a round trip. Distances in ticks, `take_profit_distance` 0 for none; `limit` bounds the price, 0 for none."""
+    """Open a round trip. Distances are ticks; 0 for no take-profit, and for a `limit` that bounds no price."""
     if not has_room(symbol, SPARE):
         return
     symbol.round_trips += 1
@@ -348,7 +347,7 @@ def _on_refused(account: Record, symbol: Record, row: int, time: int, reaction: 
         position.exit_tries += 1
     elif order.purpose == STOP:
         position.stop_tries += 1
-        if (reaction == RETRY or reaction == RECONCILE) and position.stop_tries < STOP_TRIES:
+        if reaction in (RETRY, RECONCILE) and position.stop_tries < STOP_TRIES:
             position.retry_at = time + RETRY_AFTER_MS
         else:
             leave_for(position, BY_STOP if reaction == LEAVE else STOP_REFUSED)
@@ -384,8 +383,8 @@ def on_looked_up(account: Record, symbol: Record, row: int, time: int, outcome: 
         if outcome == ABSENT and move(order, NOT_PLACED):
             alert(account, symbol, NEVER_PLACED, order.number, time)
         return
-    is_open = status == NEW or status == PARTIALLY_FILLED
-    if (order.state == PENDING_CANCEL or order.state == UNKNOWN) and is_open:
+    is_open = status in (NEW, PARTIALLY_FILLED)
+    if order.state in (PENDING_CANCEL, UNKNOWN) and is_open:
         move(order, status)
     if order.purpose == ENTRY and is_open and time - order.time >= symbol.settings.stale_ms:
         move(order, status)

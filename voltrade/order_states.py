@@ -1,7 +1,7 @@
 """The tables of an order's life: its states and legal moves, what a refusal leads to, and the words that rows hold.
 
-Whoever wants to change what a rejection or a retry leads to changes `REACTIONS` here; `order_rules` acts on it, live and
-in a backtest alike. Records hold a word's place among its kind, since compiled code has no texts.
+Whoever wants to change what a rejection or a retry leads to changes `REACTIONS` here; `order_rules` acts on it, live
+and in a backtest alike. Records hold a word's place among its kind, since compiled code has no texts.
 """
 
 from __future__ import annotations
@@ -190,10 +190,11 @@ STATES = (*dict.fromkeys(str(state) for state in (*OrderState, *AlgoState)), "OT
 
 LEGAL = np.zeros((2, len(STATES), len(STATES)), np.bool_)
 """Legal moves of an ordinary order (0) and a conditional one (1), from and to: `MOVES` and `ALGO_MOVES`."""
-for _kind, _table in enumerate((MOVES, ALGO_MOVES)):
-    for _state, _allowed in _table.items():
-        for _after in _allowed:
-            LEGAL[_kind, STATES.index(_state), STATES.index(_after)] = True
+for _kind, _moves in enumerate(
+    [(state, after) for state, allowed in table.items() for after in allowed] for table in (MOVES, ALGO_MOVES)
+):
+    for _before, _after in _moves:
+        LEGAL[_kind, STATES.index(_before), STATES.index(_after)] = True
 
 IS_DONE = np.array([state in DONE for state in STATES])
 

@@ -254,8 +254,8 @@ def new_symbol(
 def bare(rows: Rows) -> Any:
     """Return the same rows with fields that Python reads as `row["name"]` several times as fast."""
     dtype = rows.dtype
-    names = list(dtype.names or ())
-    formats, offsets = [dtype[name] for name in names], [(dtype.fields or {})[name][1] for name in names]
+    names, fields = list(dtype.names or ()), dict(dtype.fields or {})
+    formats, offsets = [fields[name][0] for name in names], [fields[name][1] for name in names]
     layout = {"names": names, "formats": formats, "offsets": offsets, "itemsize": dtype.itemsize}
     return rows.view(np.dtype(layout))  # type: ignore[call-overload]
 

@@ -31,7 +31,7 @@ from voltrade.exchange.margin import largest_notional
 from voltrade.exchange.shipped import E8, shipped_instrument, shipped_rules
 from voltrade.exchange.tape import mark_columns
 from voltrade.model import BAR, MONEY, NEVER, Bools, Instrument, Int64s
-from voltrade.records import SIGNAL, REFUSAL, bare, new_account, new_symbol
+from voltrade.records import REFUSAL, SIGNAL, bare, new_account, new_symbol
 from voltrade.risk import CircuitBreaker
 from voltrade.rule_file import load_rule
 from voltrade.signal_engine import RULE_BAR, Program, SignalEngine, describe, scale_of

@@ -718,11 +718,9 @@ class CircuitBreaker:
         self, settings: RiskSettings, time: int, equity: int, rows: tuple[Rows, Rows, Rows] | None = None
     ) -> None:
         """Begin at an equity; `rows` are where state, holds and rules are kept, by default its own."""
-        self._state, self._holds, self._rules = rows or (
-            np.zeros(1, BREAKER_STATE),
-            np.zeros(len(RULES), BREAKER_HOLDS),
-            np.zeros(4, BREAKER_RULES),
-        )
+        made: tuple[Rows, Rows, Rows]
+        made = np.zeros(1, BREAKER_STATE), np.zeros(len(RULES), BREAKER_HOLDS), np.zeros(4, BREAKER_RULES)
+        self._state, self._holds, self._rules = rows or made
         self._rules[:] = breaker_rules_of(settings)
         self._holds["resume_at"] = NEVER
         self._state["day"] = time // DAY_MS

@@ -7,7 +7,7 @@ until one breaks a rule. A bug that no session shows is a fault of the plans or 
 The clean seeds are kept with the hash of the code that they were found with. After a change of the code they are played
 again, and those that aren't clean any more are replaced.
 
-The copies are not compiled (NUMBA_DISABLE_JIT): a session costs a third more, and compiling for each copy far more.
+The copies are not compiled (VOLTRADE_PLAIN): a session costs a third more, and compiling for each copy far more.
 """
 
 from __future__ import annotations
@@ -64,31 +64,32 @@ class Bug:
 BUGS: tuple[Bug, ...] = (
     Bug(
         "a timeout is taken for a refusal, and tried again with a new id",
-        "oms.py",
-        "if reply.outcome is Outcome.UNKNOWN or reaction is Reaction.LOOKUP:",
-        "if reaction is Reaction.LOOKUP:",
+        "order_rules.py",
+        "    if outcome == UNANSWERED or reaction_to(code) == ASK:",
+        "    if reaction_to(code) == ASK:",
         ("O1", "O2", "O3", "O4", "O5", "O6"),
     ),
     Bug(
         "a stop that was sent counts as cover, whatever became of it",
-        "oms.py",
-        "        if newest is not None and not newest.done:\n            if not newest.resting:\n"
-        "                return self._unprotected(time, holding)\n            holding.unprotected_since = NEVER",
-        "        if newest is not None:\n            holding.unprotected_since = NEVER",
+        "order_rules.py",
+        "    if row >= 0 and not is_done(symbol.orders[row]):\n        if not is_resting(symbol.orders[row]):\n"
+        "            _note_cover(symbol, time)\n            return\n        position.unprotected_since = NEVER",
+        "    if position.stops > 0:\n        position.unprotected_since = NEVER",
         ("O5",),
     ),
     Bug(
         "the stop is not made larger while the entry fills",
-        "oms.py",
-        "return 0 if holding.entry.done else newest.intent.time + RESIZE_EVERY_MS",
+        "order_rules.py",
+        "return 0 if entry_is_done(symbol) else int(stop.time + RESIZE_EVERY_MS)",
         "return NEVER",
         ("O5",),
     ),
     Bug(
         "a fill that is told after its order's end is dropped",
-        "oms.py",
-        "        if self.is_new_fill(update):\n            self._count_fill(order, update)",
-        "        if self.is_new_fill(update) and not order.done:\n            self._count_fill(order, update)",
+        "core_rules.py",
+        "    if event.trade_id:\n        order_rules.take_fill(account, symbol, event)",
+        "    if event.trade_id and not order_rules.is_done(symbol.orders[event.order]):\n"
+        "        order_rules.take_fill(account, symbol, event)",
         ("O1", "O2"),
     ),
     Bug(
@@ -107,49 +108,46 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "an order's state goes back on late news",
-        "oms.py",
-        "            if after not in MOVES[self.state]:\n                return False\n            self.state = after",
-        "            self.state = after",
+        "order_rules.py",
+        "    if not LEGAL[1 if is_algo(order) else 0, order.state, state]:\n        return False\n",
+        "",
         ("O4", "O5", "O12"),
     ),
     Bug(
         "an order that is not found once never was",
         "oms.py",
-        "        if reply.time < fence:\n            return []\n        order.absent += 1\n"
-        '        if order.absent < ABSENCE_ANSWERS or not order.move("NOT_PLACED"):',
-        '        if not order.move("NOT_PLACED"):',
+        "            if self._absent[number] >= ABSENCE_ANSWERS:\n                return ABSENT",
+        "            return ABSENT",
         ("O3", "O4", "O5"),
     ),
     Bug(
         "the position is set to what a snapshot says",
         "oms.py",
         "        ours, theirs = self.position, snapshot.position.quantity\n",
-        "        if self.holding and self.holding.entered:\n"
-        "            self.holding.left = self.holding.entered - abs(snapshot.position.quantity)\n"
+        "        if self.in_hand and self._position_row['entered']:\n"
+        "            self._position_row['exited'] = self._position_row['entered'] - abs(snapshot.position.quantity)\n"
         "        ours, theirs = self.position, snapshot.position.quantity\n",
         ("O1", "O2"),
     ),
     Bug(
         "an exit may open a position",
-        "oms.py",
+        "row_facts.py",
         "reduce_only=purpose is not Purpose.ENTRY,",
         "reduce_only=purpose in (Purpose.STOP, Purpose.TAKE_PROFIT),",
         ("O1", "O5"),
     ),
     Bug(
         "the stop of a short lies where a long's would",
-        "oms.py",
-        "trigger = holding.level(-holding.side * holding.stop_distance)",
-        "trigger = holding.level(-holding.stop_distance)",
+        "order_rules.py",
+        "distance = -position.side * position.stop_distance",
+        "distance = -position.stop_distance",
         ("O5",),
     ),
     Bug(
         "what is left over when the position is gone is not cancelled but for stops",
-        "oms.py",
-        "        for order in list(holding.orders):\n"
-        '            outputs += self._cancel(time, order, "POSITION_CLOSED")',
-        "        for order in list(holding.stops):\n"
-        '            outputs += self._cancel(time, order, "POSITION_CLOSED")',
+        "order_rules.py",
+        "                cancel(account, symbol, row, time, POSITION_CLOSED)",
+        "                if purpose == STOP:\n                    cancel(account, symbol, row, time, POSITION_CLOSED)",
         ("O4", "O12"),
     ),
     Bug(
@@ -198,26 +196,29 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "halts, limits and cooldown begin anew with the process",
         "core.py",
-        "            desk.user_up = False\n            outputs += desk.monitor.on_restart(self.time)",
-        "            desk.user_up = False\n"
-        "            desk.left_at, desk.left_at_bar, self._paused = risk.NO_EXIT, 0, ''\n"
+        "            outputs += desk.monitor.on_restart(self.time)",
+        "            row = self._books.symbols[desk.place]\n"
+        "            row['last_exit_time'], row['last_exit_bar'] = risk.NO_EXIT, 0\n"
+        "            self._books.account['paused'] = NONE\n"
         "            if self.account is not None:\n"
-        "                self.breaker = CircuitBreaker(self.config.risk, self.time, self.account.wallet)\n"
+        "                wallet = self.account.wallet\n"
+        "                rows = self._books.breaker_rows\n"
+        "                self._books.breaker = CircuitBreaker(self.config.risk, self.time, wallet, rows)\n"
         "            outputs += desk.monitor.on_restart(self.time)",
         ("O6", "O9"),
     ),
     Bug(
         "the cooldown counts from the entry",
-        "core.py",
-        "desk.left_at, desk.left_at_bar = output.closed_at, desk.fold.count",
-        "desk.left_at, desk.left_at_bar = output.closed_at, desk.opened_at_bar",
+        "core_rules.py",
+        "symbol.last_exit_time, symbol.last_exit_bar = symbol.closings[number].time, symbol.bars",
+        "symbol.last_exit_time, symbol.last_exit_bar = symbol.closings[number].time, symbol.opened_at_bar",
         ("O9",),
     ),
     Bug(
         "the core reads a clock",
         "core.py",
-        "        point = EquityPoint(\n            self.time,",
-        '        point = EquityPoint(\n            __import__("time").time_ns() // 1_000_000,',
+        '        self._books.account["now"] = self.time',
+        '        self._books.account["now"] = __import__("time").time_ns() // 1_000_000',
         ("O8",),
     ),
 )
@@ -246,7 +247,7 @@ def hunt(bug: Bug, seeds: Sequence[int]) -> Json:
     """
     with TemporaryDirectory(prefix="voltrade-planted-") as folder:
         plant(bug, Path(folder))
-        paths = {"PYTHONPATH": f"{folder}{os.pathsep}{TESTS}", "NUMBA_DISABLE_JIT": "1"}
+        paths = {"PYTHONPATH": f"{folder}{os.pathsep}{TESTS}", "VOLTRADE_PLAIN": "1"}
         command = [sys.executable, "-m", "simulation.planted", "--on", folder, *map(str, seeds)]
         # In that folder, since Python looks for modules where it is started first.
         done = subprocess.run(

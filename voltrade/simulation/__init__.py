@@ -1,9 +1,9 @@
 """A whole lockstep session over a tape as one compiled loop: what `backtest` would do event by event, bit for bit.
 
 The rules are the ones that trade: `order_rules` for the orders and the position, `core_rules` for the account, prices
-and triggers from `exchange.execution`. Only the exchange has a compiled form beside its plain one (`exchange.simulated`),
-for the orders that a session sends; a property test holds both paths to the same round trips, fills, refusals, breaker
-changes and equity, over random settings and tapes.
+and triggers from `exchange.execution`. Only the exchange has a compiled form beside its plain one
+(`exchange.simulated`), for the orders that a session sends; a property test holds both paths to the same round trips,
+fills, refusals, breaker changes and equity, over random settings and tapes.
 
 Where something comes up that isn't modelled, the loop stops and says so in `unmodelled`; the caller then runs the
 session event by event.

@@ -483,9 +483,7 @@ def play_mark(sim: Record, mark_e8: int, time: int, fundings: int, rate_e8: int)
 def _position_value(sim: Record) -> int:
     """Signed money of the exchange's position at the mark."""
     settings = sim.settings
-    return value_at_mark(
-        sim.quantity, settings.step_numerator, settings.step_denominator, sim.mark_e8
-    )
+    return value_at_mark(sim.quantity, settings.step_numerator, settings.step_denominator, sim.mark_e8)
 
 
 @compiled_part

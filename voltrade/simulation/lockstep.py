@@ -79,10 +79,7 @@ def _execute(sim: Record, output: Record) -> None:
 
 @compiled_part
 def _is_modelled(code: int) -> bool:
-    for number in range(len(MODELLED)):
-        if MODELLED[number] == code:
-            return True
-    return False
+    return code in MODELLED
 
 
 @compiled_part

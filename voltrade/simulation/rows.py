@@ -1,10 +1,8 @@
-"""The rows of a compiled session: what the exchange has, beside the account's and the symbol's records, and its tables."""
+"""The rows of a compiled session: what the exchange has, beside the records of account and symbol, and its tables."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from voltrade.compiled import Record, Rows, compiled_part, record_dtype
 from voltrade.model import EQUITY, Bools, Int64s
@@ -13,7 +11,7 @@ from voltrade.records import ACCOUNT, ALERT, CHANGE, EVENT, ORDER, ROWS, SYMBOL,
 TRAVELLING, TAKING, ENDED = 1, 2, 3
 """Phases of an ordinary order at the exchange; 0 while there is none, as before a conditional order has triggered."""
 
-MODELLED = np.array((-2018, -2019, -2020, -2021, -2022, -2027, -4131, -4164))
+MODELLED = (-2018, -2019, -2020, -2021, -2022, -2027, -4131, -4164)
 """Codes under which an order may be refused and the session still goes on as it is modelled."""
 
 UNMODELLED = (

@@ -1,0 +1,581 @@
+"""One upkeep of the position: live trading steps through what a backtest loops over, and no row is ever lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import an_instrument
+from test_core import QUICK, a_core, a_position, a_snapshot, a_tape
+from test_oms import ENTRY, STOP, TARGET, Desk, a_listing, by_hand, intents
+from test_oms import a_snapshot as what_is_held
+from test_simulation import check_same
+
+from voltrade import backtest as backtests
+from voltrade.backtest import backtest
+from voltrade.config import Config, ExecutionSettings, ExitSettings
+from voltrade.core import TradingCore
+from voltrade.errors import DataError
+from voltrade.exchange.shipped import shipped_instrument
+from voltrade.model import (
+    NEVER,
+    AccountUpdate,
+    Adoption,
+    Alert,
+    AlgoUpdate,
+    BreakerChange,
+    CancelOrder,
+    Event,
+    Link,
+    Operator,
+    OrderIntent,
+    OrderType,
+    OrderUpdate,
+    Outcome,
+    Output,
+    Purpose,
+    Refusal,
+    Reply,
+    RoundTrip,
+    Side,
+    TakeSnapshot,
+    Timer,
+    Trades,
+    money,
+)
+from voltrade.oms import OrderMonitor
+from voltrade.order_states import ALGO_MOVES, DONE, IS_DONE, LEGAL, MOVES, STATES
+from voltrade.records import ROWS, SPARE
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# --- both paths -------------------------------------------------------------------------------------------------------
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "plain rule": {},
+    "IOC entries": {"entry": "ioc_limit", "max_slippage_bps": 2.0},
+    "mark triggers": {"working_type": "MARK_PRICE"},
+    "20 s latency": {"latency_ms": 20_000},
+    "20x": {"leverage": 20, "risk_fraction": 0.05, "max_notional_multiple": 20.0},
+    "breaker tripping": {"max_daily_loss_fraction": 0.002, "max_consecutive_losses": 2, "max_trades_per_day": 6},
+    "time exits": {"max_holding_bars": 3, "max_holding_s": 600.0},
+    "quote bars": {"unit": "quote", "threshold": 1_500_000},
+    "continuous anchor": {"anchor": "continuous"},
+    "rule file": {"rule": str(ROOT / "rules/adx.py")},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_both_paths_tell_the_same_facts(name: str) -> None:
+    config = Config.from_parameters(**{"seed": 3, "hours": 30.0, "threshold": 20, **SETTINGS[name]})
+    done = check_same(a_tape(config), config)
+    assert done.path == "compiled"
+    assert done.trips or any(isinstance(fact, OrderIntent) for fact in done.facts)
+
+
+QUIET = {
+    **{key: value for key, value in QUICK.items() if key not in ("threshold", "hours")},
+    **{"unit": "trades", "threshold": 60, "hours": 1.0, "mark_interval_s": 60, "max_daily_loss_fraction": 1.0},
+    **{"max_drawdown_fraction": 1.0, "max_consecutive_losses": 500, "max_trades_per_day": 500},
+}
+"""Settings under which no limit of the account binds."""
+
+
+class Recorded(TradingCore):
+    """A core that keeps what it was told and what followed."""
+
+    told: list[tuple[Event, list[Output]]]
+
+    def handle(self, event: Event) -> tuple[int, list[Output]]:
+        consumed, outputs = super().handle(event)
+        self.__dict__.setdefault("told", []).append((event, outputs))
+        return consumed, outputs
+
+
+def alone(symbol: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Event, list[Output]]]:
+    """All that a core of one symbol was told, trade by trade, and what followed."""
+    made: list[Recorded] = []
+
+    def build(*given: Any) -> Recorded:
+        made.append(Recorded(*given))
+        return made[-1]
+
+    monkeypatch.setattr(backtests, "TradingCore", build)
+    config = Config.from_parameters(symbol=symbol, **QUIET)
+    backtest(a_tape(config), config, path="events", block=1, epoch="t")
+    return made[0].told
+
+
+def decisions(outputs: Iterator[Output], symbol: str) -> list[Output]:
+    """What a core decided about a symbol."""
+    mine = (OrderIntent, CancelOrder, Refusal, RoundTrip)
+    return [o for o in outputs if isinstance(o, mine) and getattr(o, "symbol", "") in (symbol, "") and _of(o) == symbol]
+
+
+def _of(output: Any) -> str:
+    return str(output.order.symbol if isinstance(output, OrderIntent) else output.symbol)
+
+
+def test_two_symbols_in_one_core_trade_as_each_does_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = {symbol: alone(symbol, monkeypatch) for symbol in ("BTCUSDT", "ETHUSDT")}
+    config = Config.from_parameters(symbol="BTCUSDT", **QUIET)
+    core = TradingCore(config, shipped_instrument("BTCUSDT"), "t", others=[shipped_instrument("ETHUSDT")])
+    outputs: list[Output] = []
+    for time, event in sorted(_timed(runs), key=lambda each: each[0]):
+        if isinstance(event, AccountUpdate):
+            continue  # tells the wallet of an account that only one symbol is traded on
+        if not isinstance(event, Trades) and isinstance(event, Timer) and core.next_due > time:
+            continue  # the other symbol's timer has done it
+        while core.next_due <= time and isinstance(event, Trades):
+            outputs += core.handle(Timer(core.next_due))[1]
+        consumed, news = core.handle(event)
+        assert consumed == 1
+        outputs += news
+    for symbol, run in runs.items():
+        expected = decisions((o for _, each in run for o in each), symbol)
+        assert decisions(iter(outputs), symbol) == expected
+        assert sum(isinstance(o, RoundTrip) for o in expected) > 2
+
+
+def _timed(runs: dict[str, list[tuple[Event, list[Output]]]]) -> Iterator[tuple[int, Event]]:
+    """Every event of several runs with the time at which its core stood."""
+    for number, run in enumerate(runs.values()):
+        now = 0
+        for event, _ in run:
+            now = max(now, int(event.time[0]) if isinstance(event, Trades) else event.time)
+            if not (number and isinstance(event, Link | Operator)):  # both accounts are one: told once
+                yield now, event
+
+
+STEPPED = """
+import sys, hashlib
+from voltrade.backtest import backtest
+from voltrade.compiled import IS_PLAIN
+from voltrade.config import Config
+from voltrade.data import tape
+from voltrade.exchange.shipped import shipped_instrument
+seen = set()
+config = Config.from_parameters(**{settings})
+ticks = tape(config.session, shipped_instrument("BTCUSDT"))
+sys.setprofile(lambda frame, what, _: seen.add(frame.f_code.co_name))
+done = backtest(ticks, config, path="{path}")
+sys.setprofile(None)
+steps = {{"react", "enter", "take_fill", "sync_orders", "close_position", "tell_breaker"}}
+assert steps <= seen if IS_PLAIN else not steps & seen, steps - seen
+told = [fact for fact in done.facts if type(fact).__name__ in ("OrderIntent", "RoundTrip", "Refusal", "EquityPoint")]
+print(len(done.trips), hashlib.sha256(repr(told).encode()).hexdigest())
+"""
+
+
+@pytest.mark.parametrize("path", ["events", "compiled"])
+def test_a_session_can_be_stepped_through_as_plain_python(path: str) -> None:
+    settings = {**QUICK, "hours": 0.25, "threshold": 2, "mark_interval_s": 60}
+    script = STEPPED.format(settings=settings, path=path)
+    told = []
+    for is_plain in ("", "1"):
+        env = {**os.environ, "VOLTRADE_PLAIN": is_plain, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", script], env=env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        told.append(done.stdout)
+    assert told[0] == told[1]
+    assert int(told[0].split()[0]) > 0
+
+
+# --- tables and rows --------------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_words_say_what_the_tables_say() -> None:
+    for kind, table in enumerate((MOVES, ALGO_MOVES)):
+        legal = {(str(state), str(after)) for state, allowed in table.items() for after in allowed}
+        pairs = {(before, after) for before in STATES for after in STATES}
+        found = {(b, a) for b, a in pairs if LEGAL[kind, STATES.index(b), STATES.index(a)]}
+        assert found == legal
+    assert {state for state, done in zip(STATES, IS_DONE, strict=True) if done} == DONE
+
+
+def rows_of(desk: Desk) -> int:
+    return int(desk.monitor._row["order_count"])
+
+
+def test_an_order_that_is_over_gives_its_row_back_and_is_still_known() -> None:
+    desk = Desk()
+    assert rows_of(desk) == 1
+    desk.in_position()
+    assert rows_of(desk) == 2  # the entry is over
+    assert desk.monitor.orders[ENTRY].filled == 10
+    desk.canceled(desk.order(STOP, "FILLED", 10, 979, order_id=500))
+    assert (rows_of(desk), desk.monitor.in_hand) == (0, False)
+    assert [order.state for order in desk.monitor.orders.values()] == ["FILLED", "NEW", "CANCELED"]
+
+
+def test_hundreds_of_round_trips_use_no_more_rows_than_one() -> None:
+    desk = Desk().in_position()
+    for trip in range(2, 150):
+        name = f"vt-e-{trip}e1"
+        desk.note(desk.monitor.leave(desk.time, "TIME"))
+        done = desk.order(f"vt-e-{trip - 1}x1", "FILLED", 10, order_id=10_000 + 3 * trip)
+        desk.canceled(done)
+        assert rows_of(desk) == 0
+        desk.note(
+            desk.monitor.enter(
+                desk.time, Side.BUY, 10, stop_distance=20, take_profit_distance=0, collar=0, bar_number=4
+            )
+        )
+        desk.order(name, "FILLED", 10, order_id=10_001 + 3 * trip)
+        desk.algo(f"vt-e-{trip}s1", "NEW")
+    assert desk.monitor.position == 10
+    assert len(desk.monitor.orders) > 4 * ROWS
+
+
+def crowded() -> Desk:
+    """A position that grows while the cancels of its older stops are never answered."""
+    desk = Desk()
+    desk.accept(ENTRY)
+    for lots in range(1, ROWS):
+        desk.time += 600
+        desk.order(ENTRY, "PARTIALLY_FILLED", 1, filled=lots)
+        newest = [name for name in desk.sent if "s" in name.rsplit("-", 1)[1]][-1]
+        desk.algo(newest, "NEW")
+        desk.note(desk.monitor.on_time(desk.time))
+    return desk
+
+
+def test_a_full_table_protects_and_overwrites_nothing() -> None:
+    desk = crowded()
+    rows = desk.monitor._order_rows[: rows_of(desk)]
+    assert ROWS - SPARE <= len(rows) < ROWS
+    assert len(set(rows["number"].tolist())) == len(rows)
+    out = [intent for intent in desk.sent.values() if intent.purpose is Purpose.EXIT]
+    assert [(each.reason, each.order.reduce_only) for each in out] == [("TOO_MANY_ORDERS", True)]
+    stops = [each for each in desk.sent.values() if each.purpose is Purpose.STOP]
+    assert len(stops) < ROWS - 1
+    assert desk.monitor.orders[stops[0].order.client_order_id].state == "PENDING_CANCEL"
+
+
+def test_a_late_fill_brings_its_order_and_its_round_trip_back() -> None:
+    desk = Desk().in_position()
+    desk.note(desk.monitor.leave(desk.time, "TIME"))
+    desk.canceled(desk.order("vt-e-1x1", "FILLED", 10))
+    assert not desk.monitor.in_hand
+    late = desk.update(ENTRY, "FILLED", 2, order_id=100)
+    [out] = [o for o in intents(desk.note(desk.monitor.on_order(late))) if o.purpose is Purpose.EXIT]
+    assert (out.order.client_order_id, out.order.quantity) == ("vt-e-1x2", 2)
+    assert (desk.monitor.position, rows_of(desk)) == (2, 1)
+
+
+# --- what no test of the room noticed (fault cases, test gaps) --------------------------------------------------------
+
+
+def test_a_stop_that_is_smaller_than_the_position_does_not_protect_it() -> None:
+    desk = Desk()
+    desk.order(ENTRY, "PARTIALLY_FILLED", 6)
+    desk.algo(STOP, "NEW")
+    desk.order(ENTRY, "PARTIALLY_FILLED", 3)
+    desk.order(ENTRY, "CANCELED")
+    desk.reply("vt-e-1s2", "submit", Outcome.REFUSED, -1008)
+    assert desk.monitor.position == 9
+    assert not desk.monitor.protected
+
+
+def test_a_cancel_under_way_is_not_resolved() -> None:
+    desk = Desk()
+    desk.order(ENTRY, "NEW")
+    assert not desk.monitor.has_unknown
+    desk.note(desk.monitor.cancel_entry(desk.time, "HALTED_BY_PERSON"))
+    assert desk.monitor.has_unknown
+    desk.reply(ENTRY, "cancel", Outcome.ACCEPTED)
+    assert not desk.monitor.has_unknown
+
+
+def restored(desk: Desk, **changed: Any) -> OrderMonitor:
+    next_run = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "f")
+    next_run.restore(json.loads(json.dumps(desk.monitor.state())) | changed, 60_000)
+    return next_run
+
+
+def test_why_a_person_must_look_survives_a_restart() -> None:
+    desk = Desk()
+    desk.reply(ENTRY, "submit", Outcome.REFUSED, -1022)
+    assert "-1022" in desk.monitor.halt_reason
+    assert restored(desk).halt_reason == desk.monitor.halt_reason
+
+
+@pytest.mark.parametrize(("side", "lots"), [(Side.BUY, 10), (Side.BUY, 4), (Side.SELL, 11)])
+def test_a_forced_order_that_cannot_close_what_is_held_is_no_exit(side: Side, lots: int) -> None:
+    desk = Desk().in_position()
+    forced = replace(desk.update(STOP, "FILLED", lots, order_id=9_999, client_order_id="autoclose-1"), side=side)
+    assert [type(o) for o in desk.monitor.on_order(forced)] == [Alert]
+    assert (desk.monitor.position, desk.monitor.reconciled) == (10, False)
+
+
+def test_a_take_profit_that_would_trigger_at_once_means_leave_at_market() -> None:
+    desk = Desk()
+    desk.order(ENTRY, "FILLED", 10)
+    [out] = intents(desk.reply(TARGET, "submit", Outcome.REFUSED, -2021))
+    assert (out.purpose, out.reason, out.order.quantity) == (Purpose.EXIT, "TAKE_PROFIT", 10)
+
+
+def test_a_child_that_was_done_stays_done_when_older_news_comes() -> None:
+    desk = Desk().in_position()
+    desk.algo(STOP, "TRIGGERED", order_id=500)
+    [out] = intents(desk.order(STOP, "EXPIRED", order_id=500))
+    assert out.reason == "STOP_REST"
+    desk.order(STOP, "NEW", order_id=500)
+    assert desk.monitor.orders[STOP].done
+    assert not desk.monitor.protected
+
+
+def test_the_first_reason_for_leaving_is_kept() -> None:
+    desk = Desk().in_position()
+    desk.note(desk.monitor.leave(desk.time, "OPPOSITE_SIGNAL"))
+    desk.note(desk.monitor.leave(desk.time, "DURATION_END"))
+    desk.order("vt-e-1x1", "PARTIALLY_FILLED", 4)
+    [again] = intents(desk.order("vt-e-1x1", "EXPIRED"))
+    assert again.reason == "OPPOSITE_SIGNAL"
+
+
+def test_a_round_trip_opens_with_its_first_fill() -> None:
+    desk = Desk()
+    desk.order(ENTRY, "PARTIALLY_FILLED", 4)
+    desk.time += 70
+    desk.order(ENTRY, "FILLED", 6)
+    desk.time += 70
+    desk.note(desk.monitor.leave(desk.time, "TIME"))
+    [trip] = [o for o in desk.order("vt-e-1x1", "FILLED", 10) if isinstance(o, RoundTrip)]
+    assert (trip.opened_at, trip.closed_at) == (1_000, 1_140)
+
+
+@pytest.mark.parametrize("kind", ["order", "algo"])
+def test_an_open_order_of_somebody_else_makes_the_account_unreconciled(kind: str) -> None:
+    desk = Desk().in_position()
+    foreign = desk.update(ENTRY, "NEW", order_id=9_999, client_order_id="web_abc")
+    listed = {"algo_orders": ()} | a_listing(desk, STOP, TARGET)
+    if kind == "order":
+        listed["orders"] = (foreign,)
+    else:
+        listed["algo_orders"] = (*listed["algo_orders"], replace(listed["algo_orders"][0], client_order_id="web_abc"))
+    desk.monitor.on_snapshot(what_is_held(10, **listed))
+    assert not desk.monitor.reconciled
+
+
+def test_exits_that_are_refused_are_tried_again_with_growing_pauses() -> None:
+    desk = Desk().in_position()
+    desk.note(desk.monitor.leave(desk.time, "TIME"))
+    pauses = []
+    for number in range(1, 10):
+        desk.reply(f"vt-e-1x{number}", "submit", Outcome.REFUSED, -1008)
+        pauses.append(desk.monitor.next_due - desk.time)
+        desk.time = desk.monitor.next_due
+        assert len(intents(desk.note(desk.monitor.on_time(desk.time)))) == 1
+    assert pauses == [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 64_000, 64_000]
+
+
+def fill_of(core: TradingCore, name: str, order_id: int, trade_id: int, lots: int, **more: Any) -> list[Output]:
+    update = OrderUpdate(9, "BTCUSDT", name, order_id, Side.SELL, OrderType.MARKET, "FILLED", "TRADE", lots, lots)
+    return core.handle(replace(update, trade_id=trade_id, last_quantity=lots, last_price=1_000, **more))[1]
+
+
+def leave(core: TradingCore, **more: Any) -> list[Output]:
+    """Leave what `a_position` holds, by an exit that fills."""
+    [out] = [o for o in core.handle(Operator(8, "flatten", "now"))[1] if isinstance(o, OrderIntent)]
+    return fill_of(core, out.order.client_order_id, 70, 2, 10, **more)
+
+
+def test_funding_is_booked_to_the_round_trip_and_to_the_account() -> None:
+    core = a_core()
+    a_position(core)
+    core.handle(AccountUpdate(5, "FUNDING_FEE", money(10_000) - 77))
+    [trip] = [o for o in leave(core) if isinstance(o, RoundTrip)]
+    assert (trip.funding, trip.net) == (-77, trip.realised - trip.fees - 77)
+    assert core.account is not None
+    assert (core.account.funding, core.account.wallet) == (-77, money(10_000) - 77)
+
+
+def test_a_transfer_moves_the_peak_and_the_days_baseline() -> None:
+    core = a_core()
+    a_position(core)
+    assert core.breaker is not None
+    before = core.breaker.state()
+    [alert] = core.handle(AccountUpdate(5, "DEPOSIT", money(10_500)))[1]
+    assert isinstance(alert, Alert)
+    after = core.breaker.state()
+    assert {name: after[name] - before[name] for name in ("peak", "day_equity", "equity")} == dict.fromkeys(
+        ("peak", "day_equity", "equity"), money(500)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("leverage", 7, "leverage must be 5, was 7"),
+        ("margin_type", "cross", "margin type must be isolated, was cross"),
+        ("hedge_mode", True, "position mode must be one-way, was hedge"),
+        ("multi_assets", True, "margin mode must be single-asset, was multi-assets"),
+    ],
+)
+def test_an_account_that_differs_makes_trading_stop(name: str, value: Any, text: str) -> None:
+    core = a_core()
+    core.handle(Link(2, "user", True))
+    _, outputs = core.handle(replace(a_snapshot(), **{name: value}))
+    assert [o.text for o in outputs if isinstance(o, Alert)] == [text]
+    [desk] = core.desks.values()
+    assert not desk.monitor.reconciled
+    assert core.next_due < NEVER  # it is asked again
+    core.handle(a_snapshot(4))
+    assert desk.monitor.reconciled
+
+
+def test_a_halt_of_the_order_monitor_reaches_the_breaker_and_a_person_lets_it_go() -> None:
+    core = a_core()
+    a_position(core)
+    [desk] = core.desks.values()
+    refused = desk.monitor.orders["vt-t-1s1"]
+    reply = Reply(6, "submit", "BTCUSDT", refused.id, True, Outcome.REFUSED, -1022, "Signature for this request")
+    _, outputs = core.handle(reply)
+    assert core.breaker is not None
+    assert [(o.rule, o.mode, o.action) for o in outputs if isinstance(o, BreakerChange)] == [
+        ("HALTED_BY_PERSON", "HALTED", "cancel")
+    ]
+    assert core.breaker.reason == desk.monitor.halt_reason != ""
+    core.handle(Operator(7, "resume", "seen"))
+    assert (core.breaker.mode, desk.monitor.halt_reason) == ("ACTIVE", "")
+    core.handle(Timer(8))
+    assert core.breaker.mode == "ACTIVE"
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_each_change_of_the_user_link_makes_the_account_unreconciled(up: bool) -> None:
+    core = a_core()
+    core.handle(Link(2, "user", True))
+    core.handle(a_snapshot())
+    [desk] = core.desks.values()
+    assert desk.monitor.reconciled
+    _, outputs = core.handle(Link(5, "user", up))
+    assert not desk.monitor.reconciled
+    assert len([o for o in outputs if isinstance(o, TakeSnapshot)]) == up
+
+
+def test_sizes_use_the_fee_of_the_account() -> None:
+    core = a_core()
+    core.handle(Link(2, "user", True))
+    core.handle(replace(a_snapshot(), taker_fee_e8=12_345))
+    assert core._books.symbols[0]["limits"]["fee_e8"][0] == 12_345
+
+
+def test_cooldown_and_bars_held_outlive_a_run() -> None:
+    core = a_core(max_holding_bars=6, cooldown_bars=5)
+    a_position(core)
+    row = core._books.symbols[0]
+    row["last_exit_time"], row["last_exit_bar"], row["opened_at_bar"] = 77, -3, -4
+    saved = core.state()
+    assert saved is not None
+    mine = {name: saved["desks"]["BTCUSDT"][name] for name in ("left_at", "bars_since_exit", "bars_held")}
+    assert mine == {"left_at": 77, "bars_since_exit": 3, "bars_held": 4}
+    after = a_core(max_holding_bars=6, cooldown_bars=5)
+    after.handle(Adoption(6, json.dumps(saved), ""))
+    found = after._books.symbols[0]
+    assert [int(found[name]) for name in ("last_exit_time", "last_exit_bar", "opened_at_bar")] == [77, -3, -4]
+    assert after._wake_at_bar(after.desks["BTCUSDT"]) == 2
+
+
+def test_protect_ends_the_session_only_once_the_position_is_protected() -> None:
+    core = a_core()
+    a_position(core)
+    core.handle(Operator(5, "protect", "lunch", final=True))
+    assert not core.finished
+    [desk] = core.desks.values()
+    stop = desk.monitor.orders["vt-t-1s1"]
+    told = AlgoUpdate(6, "BTCUSDT", stop.id, 7, Side.SELL, OrderType.STOP_MARKET, "NEW", 10, 980)
+    core.handle(told)
+    assert core.finished
+
+
+def test_a_profit_that_is_not_the_exchanges_is_told() -> None:
+    core = a_core()
+    a_position(core)
+    outputs = leave(core, realised=12_345)
+    assert [o.code for o in outputs if isinstance(o, Alert)] == ["REALISED_DIFFERS"]
+    assert isinstance(outputs[0], Alert)
+    [trip] = [o for o in outputs if isinstance(o, RoundTrip)]
+    assert trip.realised == 12_345  # what the exchange says
+
+
+def test_a_fee_in_another_asset_is_told() -> None:
+    core = a_core()
+    a_position(core)
+    outputs = leave(core, fee_asset="BNB")
+    assert [o.code for o in outputs if isinstance(o, Alert)] == ["FEE_ASSET"]
+
+
+def test_a_fill_of_an_earlier_round_trip_halts_entries() -> None:
+    core = a_core()
+    entry = a_position(core)
+    canceled = [o for o in leave(core) if isinstance(o, CancelOrder)]
+    assert not canceled  # its stop was never acknowledged
+    [desk] = core.desks.values()
+    core.handle(Reply(10, "submit", "BTCUSDT", "vt-t-1s1", True, Outcome.REFUSED, -2021, "would trigger"))
+    assert not desk.monitor.in_hand
+    desk.monitor.enter(11, Side.BUY, 5, stop_distance=20, take_profit_distance=0, collar=0, bar_number=0)
+    late = OrderUpdate(12, "BTCUSDT", entry, 1, Side.BUY, OrderType.MARKET, "FILLED", "TRADE", 10, 12)
+    core.handle(replace(late, trade_id=9, last_quantity=2, last_price=1_000))
+    assert "after round trip 1 had ended" in desk.monitor.halt_reason
+    assert not desk.monitor.reconciled
+    assert core.breaker is not None
+    assert core.breaker.mode == "HALTED"
+    assert core.account is not None
+    assert core.account.positions["BTCUSDT"].quantity == 2
+    assert desk.monitor.position == 0  # what is in hand has nothing of it
+
+
+# --- what outlives a run ----------------------------------------------------------------------------------------------
+
+
+def test_a_saved_state_is_named_fields_with_a_version() -> None:
+    saved = Desk().in_position().monitor.state()
+    assert saved["version"] == 2
+    position, orders = saved["holding"]["position"], saved["holding"]["orders"]
+    assert (position["entered"], position["leave_reason"], position["stops"]) == (10, "", 1)
+    assert [(order["id"], order["purpose"], order["state"], order["reason"]) for order in orders] == [
+        (ENTRY, "e", "FILLED", "SIGNAL"),
+        (STOP, "s", "NEW", "PROTECT"),
+        (TARGET, "t", "NEW", "TARGET"),
+    ]
+
+
+@pytest.mark.parametrize("version", [0, 3, "2", None])
+def test_a_saved_state_of_another_version_is_refused_by_name(version: Any) -> None:
+    with pytest.raises(DataError, match="version of the saved state must be 1 or 2"):
+        restored(Desk().in_position(), version=version)
+
+
+FIRST = json.loads((Path(__file__).parent / "saved_orders_1.json").read_text())
+"""What version 1 wrote of `Desk().in_position()` with four lots sold by the stop, whose rest has expired."""
+
+
+def test_a_state_of_the_first_version_is_gone_on_with() -> None:
+    monitor = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "f")
+    monitor.restore(FIRST, 60_000)
+    assert monitor.position == 6
+    assert {name: str(order.state) for name, order in monitor.orders.items()} == {
+        ENTRY: "FILLED",
+        STOP: "TRIGGERED",
+        TARGET: "NEW",
+        "vt-e-1x1": "PENDING_SUBMIT",
+    }
+    assert monitor.orders[STOP].done
+    assert {o.client_order_id for o in monitor.on_time(60_000) if hasattr(o, "algo")} == {TARGET, "vt-e-1x1"}
+    [trip] = [o for o in monitor.on_order(_exit_of_six()) if isinstance(o, RoundTrip)]
+    assert (trip.entry_trade_ids, trip.exit_trade_ids, trip.stop_price) == ((1,), (2, 3), 980)
+
+
+def _exit_of_six() -> OrderUpdate:
+    return replace(by_hand((3, Side.SELL, 6))[0], client_order_id="vt-e-1x1", status="FILLED", filled=6)
