@@ -36,7 +36,6 @@ from voltrade.model import (
 from voltrade.oms import (
     ALGO_MOVES,
     DONE,
-    EXPECTED,
     MOVES,
     PROTECT_WITHIN_MS,
     REACTIONS,
@@ -47,6 +46,7 @@ from voltrade.oms import (
     Reaction,
     refused_text,
 )
+from voltrade.order_states import EXPECTED
 
 ENTRY, STOP, TARGET = "vt-e-1e1", "vt-e-1s1", "vt-e-1t1"
 

@@ -380,11 +380,6 @@ class OrderMonitor:
         facts = self._over[number] if row is None else OrderRow(*self._order_rows[row].item())
         return Order(self._names[number], facts, self._texts.get(number, ""))
 
-    @property
-    def at_work(self) -> bool:
-        """Whether an order of the position in hand may still act, be it an exit that fills or a cancel on its way."""
-        return self.holding is not None and any(order.at_work for order in self.holding.orders)
-
     def explains(self, update: OrderUpdate) -> bool:
         """Whether the update is of an order of ours, or of one by which the exchange closes what is in hand."""
         return self._find(update) is not None or self._is_forced(update)
