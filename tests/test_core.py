@@ -199,6 +199,7 @@ def test_the_gates_are_told_of_short_bars_earlier_bars_and_an_account_that_disag
     last = desk.fold.count - 1
 
     def facts(bar: int) -> Any:
+        desk.fold.verdicts[bar]["signal"] = 1
         core._on_signal(desk, bar)
         return core._books.symbols[0]["facts"][0]
 

@@ -101,10 +101,8 @@ def test_every_place_is_there(cell: str) -> None:
 
 
 def test_a_place_that_is_not_there_is_noticed() -> None:
-    assert {"Desk", "Desk.left_at", "TradingCore.handle", "TradingCore.account", "GATES"} <= names_in(
-        "voltrade/core.py"
-    )
-    assert not {"handle", "left_at", "TradingCore.gone", "Desk.handle"} & names_in("voltrade/core.py")
+    assert {"Desk", "Desk.band", "TradingCore.handle", "TradingCore.account", "GATES"} <= names_in("voltrade/core.py")
+    assert not {"handle", "band", "TradingCore.gone", "Desk.handle"} & names_in("voltrade/core.py")
     assert list(places("`voltrade/core.py`: `Desk.left_at`, `f()`; `voltrade/oms.py`")) == [
         ("voltrade/core.py", ""),
         ("voltrade/core.py", "Desk.left_at"),

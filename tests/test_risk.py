@@ -17,7 +17,7 @@ from voltrade import risk
 from voltrade.config import Config, RiskSettings
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import DAY_MS, MONEY, NEVER, BreakerChange
-from voltrade.risk import CircuitBreaker, first_refusal, limits_of, new_facts, position_size, stop_out_cost
+from voltrade.risk import CircuitBreaker, limits_of, new_facts, position_size, stop_out_cost
 
 DAY = 20_000 * DAY_MS
 NOON = DAY + DAY_MS // 2
@@ -257,7 +257,6 @@ def codes(entry, bounds) -> set[str]:
 
 def test_a_healthy_entry_passes_every_gate():
     assert codes(facts(), limits()) == set()
-    assert first_refusal(GATES, facts(), limits()) is None
 
 
 @pytest.mark.parametrize(
@@ -306,13 +305,6 @@ def test_a_row_that_nobody_filled_is_refused():
     assert {"NOT_LAST_BAR", "NOT_RECONCILED", "LINK_DOWN", "STOP_TOO_TIGHT", "SIZE_TOO_SMALL"} <= codes(
         new_facts(), limits()
     )
-
-
-def test_the_first_gate_in_the_order_given_refuses():
-    entry = facts(paused=True, quantity=0)
-    assert first_refusal([risk.SIZE_TOO_SMALL, risk.PAUSED], entry, limits()) is risk.SIZE_TOO_SMALL
-    assert first_refusal([risk.PAUSED, risk.SIZE_TOO_SMALL], entry, limits()) is risk.PAUSED
-    assert first_refusal([risk.COOLDOWN], entry, limits()) is None
 
 
 @pytest.mark.parametrize(

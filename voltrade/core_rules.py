@@ -211,11 +211,12 @@ def on_reply(account: Record, symbols: Rows, event: Record) -> None:
         order_rules.on_canceled(account, symbol, row, event.time, event.outcome)
     else:
         order_rules.on_looked_up(account, symbol, row, event.time, event.outcome, event.status)
-    symbol.time = max(symbol.time, event.told_at)
-    if event.told == OF_ORDER:
+    if event.told & OF_ORDER:
+        symbol.time = max(symbol.time, event.told_at)
         order_rules.take_order(account, symbol, row, event.status, event.reported, event.order_id, symbol.time)
-    elif event.told == OF_ALGO:
-        order_rules.take_algo(account, symbol, row, event.status, event.order_id, symbol.time)
+    if event.told & OF_ALGO:
+        symbol.time = max(symbol.time, event.algo_told_at)
+        order_rules.take_algo(account, symbol, row, event.algo_status, event.order_id, symbol.time)
     order_rules.sync_orders(account, symbol, now)
     after_orders(account, symbols, event.symbol, held)
 
@@ -401,11 +402,15 @@ def _gate_before(rest: Callable[[Rows, Rows], int], gate: risk.Gate) -> Callable
     return compiled_part(bind(_first_refusal, GATE=gate.refuses, REST=rest))
 
 
+def first_refusal(gates: tuple[risk.Gate, ...]) -> Callable[[Rows, Rows], int]:
+    """Return what says which of the gates is the first that refuses: its place, or their number where none does."""
+    none: Callable[[Rows, Rows], int] = _no_refusal
+    return reduce(_gate_before, reversed(gates), none)
+
+
 def decision(gates: tuple[risk.Gate, ...]) -> Callable[[Record, Record, Record], None]:
     """Return the step that takes a signal through gates, in their order."""
-    none: Callable[[Rows, Rows], int] = _no_refusal
-    first_refusal = reduce(_gate_before, reversed(gates), none)
-    return compiled_part(bind(_on_signal, FIRST_REFUSAL=first_refusal))
+    return compiled_part(bind(_on_signal, FIRST_REFUSAL=first_refusal(gates)))
 
 
 def rules_of(gates: tuple[risk.Gate, ...]) -> list[int]:

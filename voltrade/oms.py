@@ -563,14 +563,14 @@ class OrderMonitor:
         row = self._row_of(number)
         if row is None:
             return []
-        self._asked, told = number, reply.order or reply.algo_order
-        status = STATUS_ALIASES.get(told.status, told.status) if told else ""
+        self._asked, order, algo = number, reply.order, reply.algo_order
+        told = order or algo
         if told is not None and told.order_id:
             self._by_exchange_id[told.order_id] = number
         if reply.action == "submit" and reply.outcome is not Outcome.ACCEPTED:
             self._texts[number] = reply.text
-        if reply.algo_order is not None and status == "REJECTED":
-            self._texts[number] = reply.algo_order.reason
+        if algo is not None and algo.status == "REJECTED":
+            self._texts[number] = algo.reason
         return self._react(
             REPLIED,
             order=row,
@@ -578,11 +578,13 @@ class OrderMonitor:
             command=_COMMANDS[reply.action],
             outcome=self._outcome(number, reply),
             code=reply.code,
-            told=OF_ORDER if reply.order else OF_ALGO if reply.algo_order else 0,
-            told_at=told.time if told else 0,
-            status=_state_number(status),
-            reported=reply.order.filled if reply.order else 0,
+            told=(OF_ORDER if order else 0) | (OF_ALGO if algo else 0),
+            told_at=order.time if order else 0,
+            status=_state_number(STATUS_ALIASES.get(told.status, told.status)) if told else 0,
+            reported=order.filled if order else 0,
             order_id=told.order_id if told else 0,
+            algo_status=_state_number(algo.status) if algo else 0,
+            algo_told_at=algo.time if algo else 0,
         )
 
     def _outcome(self, number: int, reply: Reply) -> int:

@@ -165,8 +165,8 @@ ACCOUNT = record_dtype(
 NEXT_DUE, IS_FINISHED, ORDERS_DUE, HAS_UNKNOWN, IS_PROTECTED, WAKE_AT_BAR = range(6)
 """What may be ASKED."""
 
-OF_NOTHING, OF_ORDER, OF_ALGO = range(3)
-"""What an answer tells of beside itself."""
+OF_ORDER, OF_ALGO = 1, 2
+"""What an answer tells of beside itself, as bits."""
 
 
 class Event(NamedTuple):
@@ -193,8 +193,10 @@ class Event(NamedTuple):
     outcome: int = 0
     code: int = 0
     told: int = 0
-    """What the answer tells of beside itself, and `told_at` when that was."""
+    """What the answer tells of beside itself: OF_ORDER, OF_ALGO or both, and when that was."""
     told_at: int = 0
+    algo_status: int = 0
+    algo_told_at: int = 0
     is_alone: bool = False
     """Whether only orders are to be looked at: breaker and cooldown are told later, by ORDERS_CHANGED."""
     amount: int = 0

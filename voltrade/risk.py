@@ -11,7 +11,7 @@ Limits are rounded down, costs and distances up, so that every rounding is on th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any, Literal
@@ -283,14 +283,6 @@ class Gate:
     code: str
     refuses: GateRule
     text: str
-
-
-def first_refusal(gates: Iterable[Gate], facts: Rows, limits: Rows) -> Gate | None:
-    """Return the first gate, in the order given, that refuses; None where all let the entry pass."""
-    for gate in gates:
-        if gate.refuses(facts, limits):
-            return gate
-    return None
 
 
 @compiled

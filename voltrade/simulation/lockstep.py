@@ -87,7 +87,7 @@ def _tell_as_it_is(order: Record, truth: Record, event: Record) -> None:
     """Let an answer tell how its order stands."""
     event.order_id = truth.order_id
     if order_rules.is_algo(order):
-        event.told, event.status = OF_ALGO, truth.algo_status
+        event.told, event.status, event.algo_status = OF_ALGO, truth.algo_status, truth.algo_status
     else:
         event.told, event.status, event.reported = OF_ORDER, truth.status, truth.executed
 
