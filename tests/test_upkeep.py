@@ -166,6 +166,7 @@ from voltrade.exchange.shipped import shipped_instrument
 seen = set()
 config = Config.from_parameters(**{settings})
 ticks = tape(config.session, shipped_instrument("BTCUSDT"))
+backtest(ticks, config, path="{path}")  # what must be compiled is
 sys.setprofile(lambda frame, what, _: seen.add(frame.f_code.co_name))
 done = backtest(ticks, config, path="{path}")
 sys.setprofile(None)
@@ -509,6 +510,8 @@ def test_protect_ends_the_session_only_once_the_position_is_protected() -> None:
     stop = desk.monitor.orders["vt-t-1s1"]
     told = AlgoUpdate(6, "BTCUSDT", stop.id, 7, Side.SELL, OrderType.STOP_MARKET, "NEW", 10, 980)
     core.handle(told)
+    assert not core.finished, "the exchange has not confirmed it yet"
+    core.handle(replace(a_snapshot(7, 10), algo_orders=(told,)))
     assert core.finished
 
 

@@ -36,6 +36,7 @@ from voltrade.records import (
     ORDERS_CHANGED,
     ORDERS_DUE,
     REPLIED,
+    SNAPSHOT,
     SPARE,
     STOPPED,
     SUBMIT,
@@ -262,12 +263,14 @@ def end(account: Record, symbols: Rows, reason: int) -> None:
 @compiled_part
 def stop(account: Record, symbols: Rows, flatten: bool, reason: int) -> None:
     """No more entries; leave the position, or keep it with its stop at the exchange."""
-    account.paused, account.keep = reason, not flatten
+    account.paused, account.keep, account.stopped_at = reason, not flatten, account.now
     for place in range(len(symbols)):
         if flatten:
             order_rules.close_position(account, symbols[place], account.now, reason)
         else:
             order_rules.cancel_entry(account, symbols[place], account.now, reason)
+            if symbols[place].in_hand:  # the session ends when the exchange has confirmed what it leaves behind
+                add_output(account, SNAPSHOT, place, -1, reason, account.now)
 
 
 @compiled_part
@@ -276,15 +279,16 @@ def is_finished(account: Record, symbols: Rows) -> bool:
     if account.end_reason == NONE:
         return False
     for place in range(len(symbols)):
-        if symbols[place].in_hand and not (account.keep and _rests(symbols[place])):
+        if symbols[place].in_hand and not (account.keep and _rests(account, symbols[place])):
             return False
     return True
 
 
 @compiled_part
-def _rests(symbol: Record) -> bool:
-    """Whether a position that is kept on purpose has its stop at the exchange, and nothing else is at work."""
-    return order_rules.is_protected(symbol) and not order_rules.is_at_work(symbol)
+def _rests(account: Record, symbol: Record) -> bool:
+    """Whether a kept position has its stop at the exchange, which has confirmed it, and nothing else is at work."""
+    is_confirmed = symbol.agreed_at >= account.stopped_at
+    return bool(is_confirmed and order_rules.is_protected(symbol) and not order_rules.is_at_work(symbol))
 
 
 # --- bars and signals -------------------------------------------------------------------------------------------------

@@ -651,6 +651,10 @@ class OrderMonitor:
         if self.reconciled:
             self._row["disagreements"] = 0
             self._note_agreement(snapshot)
+            if self._accounts_for_all(snapshot):
+                self._row["agreed_at"] = snapshot.time
+            elif self._books.account["keep"]:  # the session ends when all that is left behind was seen
+                self._row["snapshot_at"] = snapshot.time + RETRY_AFTER_MS
         self._listed_trade_id = max(self._listed_trade_id, _last_trade(snapshot))
         if self.reconciled:
             return []

@@ -590,18 +590,41 @@ def _sync_take_profit(account: Record, symbol: Record, time: int) -> None:
 
 @compiled_part
 def _sync_exit(account: Record, symbol: Record, time: int) -> None:
-    """Leave what is in hand at market, reduce-only, one exit at a time."""
+    """Leave at market, reduce-only, what no working exit takes: a position may grow while it is left."""
     position = symbol.position
-    if time < position.retry_at or not has_room(symbol, 0):
+    lots = _without_exit(symbol)
+    spare = 0 if lots == open_quantity(symbol) else 1  # the last row is for an exit where none works
+    if time < max(position.retry_at, exit_at(symbol)) or not has_room(symbol, spare):
         return
-    for row in range(symbol.order_count):
-        if is_of(symbol, symbol.orders[row], EXIT) and not is_done(symbol.orders[row]):
-            return
     reason = position.leave_reason if position.leave_reason != NONE else STOP_REST
-    row = new_order(symbol, time, EXIT, -position.side, open_quantity(symbol), reason)
+    row = new_order(symbol, time, EXIT, -position.side, lots, reason)
     position.exits += 1
     symbol.orders[row].count = position.exits
     submit(account, symbol, row)
+
+
+@compiled_part
+def _without_exit(symbol: Record) -> int:
+    """Lots in hand that no working exit takes."""
+    lots = int(open_quantity(symbol))
+    for row in range(symbol.order_count):
+        order = symbol.orders[row]
+        if is_of(symbol, order, EXIT) and not is_done(order):
+            lots -= order.quantity - order.filled
+    return lots
+
+
+@compiled_part
+def exit_at(symbol: Record) -> int:
+    """When to send an exit for what none takes, ms: at once, but while the entry fills not at each of its fills."""
+    if _without_exit(symbol) <= 0:
+        return NEVER
+    newest = 0
+    for row in range(symbol.order_count):
+        order = symbol.orders[row]
+        if is_of(symbol, order, EXIT) and not is_done(order):
+            newest = max(newest, order.time)
+    return 0 if newest == 0 or entry_is_done(symbol) else newest + RESIZE_EVERY_MS
 
 
 @compiled_part
@@ -679,6 +702,10 @@ def orders_due(symbol: Record) -> int:
         due = min(due, resize_at(symbol))
         if position.retry_at > symbol.time:
             due = min(due, position.retry_at)
+        if position.leave_reason != NONE or position.stop_spent:
+            more_at = exit_at(symbol)
+            if more_at > symbol.time:
+                due = min(due, more_at)
         if position.leave_reason == NONE:
             if position.unprotected_since != NEVER:
                 due = min(due, position.unprotected_since + PROTECT_WITHIN_MS)

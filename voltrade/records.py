@@ -83,6 +83,7 @@ SYMBOL = record_dtype(
         *wholes("quantity", "cost", "mark_e8", "last_price", "price_time", "realised_last"),
         # orders: the latest time told of; numbers given; fills counted
         *wholes("time", "snapshot_at", "disagreements", "shown", "ignored", "round_trips", "order_numbers", "counted"),
+        *wholes("agreed_at"),
         *flags("in_hand", "reconciled"),
         *wholes("halts", "halted", "order_count", "over_count"),
         ("position", POSITION),
@@ -97,9 +98,10 @@ SYMBOL = record_dtype(
         ("limits", risk.LIMITS, (1,)),
     ]
 )
-"""`shown`: signed lots that the exchange last showed and its trades don't explain. `halts`: why a person must look,
-and `halted` when the breaker has been told. `over_count`: rows that can be given back.
-`earlier`: the position that a late fill belongs to while the next is in hand already."""
+"""`agreed_at`: when the account was last seen to be as it is here, with every order listed. `shown`: signed lots that
+the exchange last showed and its trades don't explain. `halts`: why a person must look, and `halted` when the breaker
+has been told. `over_count`: rows that can be given back. `earlier`: the position that a late fill belongs to while the
+next is in hand already."""
 
 HALTED_BY_REFUSAL, HALTED_BY_LATE_FILL, HALTED_BEFORE = 1, 2, 3
 """Values of `SYMBOL.halts`; 0 where nothing halts."""
@@ -135,7 +137,7 @@ ACCOUNT = record_dtype(
     [
         *wholes("now", "wallet", "realised", "fees", "funding", "transfers"),
         # the session: NONE where entries aren't paused, where it hasn't ended
-        *wholes("paused", "end_reason", "end_at", "woken_at"),
+        *wholes("paused", "end_reason", "end_at", "woken_at", "stopped_at"),
         *flags("is_open", "keep", "flatten_at_end", "is_too_much"),
         *wholes("gate_count"),  # numbers before rows: rows within a row are laid out as if they needed no alignment
         ("breaker", risk.BREAKER_STATE, (1,)),

@@ -126,7 +126,7 @@ def _take_snapshot(sim: Record) -> None:
     order_rules.sync_orders(account, symbol, now)
     if symbol.position.side * order_rules.open_quantity(symbol) != sim.quantity:
         sim.unmodelled = NOT_EXPLAINED
-    symbol.reconciled = True
+    symbol.reconciled, symbol.agreed_at = True, now
     core_rules.after_orders(account, sim.symbols, 0, held)
 
 

@@ -19,7 +19,7 @@ import pytest
 from simulation.evidence import Evidence, Json
 from simulation.scenario import at
 from simulation.stories import claims
-from simulation.stories.plots import PRICE, answers, fails, story
+from simulation.stories.plots import DOWN, PRICE, SYMBOL, answers, fails, story
 
 LOG = "runs/run/journal.db-wal"
 LOSES: Json = {"max_consecutive_losses": 1, "consecutive_losses_resume": "person", "cooldown_bars": 1}
@@ -201,3 +201,20 @@ def test_a_state_folder_that_is_deleted_ends_no_engine(at_s: float) -> None:
     assert told == ["LEDGER: No such file or directory"]
     entries = [name for name in orders_of(evidence, 0, at_s + 1.0) if "e" in name.rsplit("-", 1)[1]]
     assert entries == []
+
+
+@pytest.mark.parametrize("lost", ["the stops are cancelled by hand", "the stop fills"])
+def test_protect_ends_when_the_exchange_has_confirmed_what_is_left(lost: str) -> None:
+    """The user stream is gone, and nobody tells that the stop is too: the account is asked before the end."""
+    gone = at(9.9, "answer", 30, on="POST /fapi/v1/listenKey", **DOWN), at(10, "abort", on="private")
+    by_hand = lost == "the stops are cancelled by hand"
+    hand = (at(15, "cancel_stops", with_=SYMBOL),) if by_hand else ()
+    path = [] if by_hand else [(14, PRICE), (15, PRICE - 300)]
+    evidence = story(*gone, *hand, path=path, duration_s=20.0, on_duration_end="protect")
+    assert [life.reason for life in evidence.lives] == ["DURATION_END"]
+    assert (claims.position_at_end(evidence) == 0) != by_hand
+    assert [name.rsplit("-", 1)[1] for name in claims.open_at_end(evidence)] == (["1s2"] if by_hand else [])
+    told = {row.body["trade_id"] for row in evidence.journals[0] if row.kind == "OrderUpdate"}
+    listed = (row.body["fills"] for row in evidence.journals[0] if row.kind == "Snapshot")
+    told |= {fill["trade_id"] for fills in listed for fill in fills}
+    assert {row["trade_id"] for row in evidence.of_kind("fill")} <= told
