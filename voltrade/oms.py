@@ -279,6 +279,7 @@ class OrderMonitor:
         self._row = self._books.symbols[place]
         records.new_symbol(self._row, place, instrument, exits, execution)
         self._position_row = self._books.rows("position", place)
+        self._earlier_row = self._books.rows("earlier", place)
         self._order_rows = self._books.rows("orders", place)
         self._books.tellers.append(self)
         self._execution = execution
@@ -801,7 +802,7 @@ class OrderMonitor:
                 self._rows[order.number] = kept
                 kept += 1
         self._row["order_count"], self._row["over_count"] = kept, 0
-        earlier = self._books.rows("earlier", self._place)
+        earlier = self._earlier_row
         if earlier["id"]:
             self._ended[int(earlier["id"])] = PositionRow(*earlier.item())
             earlier["id"] = 0
