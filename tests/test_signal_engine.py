@@ -39,7 +39,6 @@ from voltrade.signal_engine import (
     UncompiledRuleWarning,
     Window,
     _both,
-    _step,
     _step_bars,
     bars_to_forget,
     ema_step,
@@ -335,9 +334,9 @@ def plain_verdicts(engine: SignalEngine, rows: Rows) -> Rows:
     indicators = plain(engine.indicators[0].step)
     for indicator in engine.indicators[1:]:
         indicators = bind(_both, FIRST=indicators, SECOND=plain(indicator.step))
-    step = bind(_step, INDICATORS=indicators, RULE=engine._detect_signal)
+    step = bind(SignalEngine.on_volume_bar.step, INDICATORS=indicators, RULE=engine._detect_signal)
     out = np.zeros(len(rows), engine.verdict_dtype)
-    bind(_step_bars, STEP=step)(rows, 0, len(rows), engine.scale, engine.bar, engine.state, engine.settings_row, out)
+    bind(_step_bars, STEP=step)(rows, engine.scale, engine.bar, engine.state, engine.settings_row, out)
     return out
 
 
@@ -581,7 +580,7 @@ trades = Trades.from_rows("LTCUSDT", [(i, price, 10, i, False) for i, price in e
 at = 0
 while at < 3:
     at = fold.fold(trades, at, NEVER, NEVER)
-print(fold.verdicts["signal"].tolist(), fold.verdicts["rsi"].tolist()[1:], len(fold._loop.stats.cache_hits))
+print(fold.verdicts["signal"].tolist(), fold.verdicts["rsi"].tolist()[1:], len(fold.engine.program.step_bars.stats.cache_hits))
 """
 
 

@@ -54,7 +54,7 @@ from voltrade.model import (
 )
 from voltrade.oms import OrderMonitor
 from voltrade.risk import CircuitBreaker
-from voltrade.signal_engine import SignalEngine
+from voltrade.signal_engine import SignalEngine, refuse_other_overrides
 
 GATES: tuple[risk.Gate, ...] = (
     risk.WARMING_UP,
@@ -116,7 +116,8 @@ class TradingCore:
         engine: the signal engine; a rule of one's own is a subclass of `SignalEngine`.
 
     Raises:
-        ConfigError: the settings are impossible under the symbol's filters, or name a rule file without its engine.
+        ConfigError: the settings are impossible under the symbol's filters, or name a rule file without its engine; or
+            the engine overrides more than its seams.
     """
 
     def __init__(self, config: Config, instrument: Instrument, epoch: str, engine: SignalEngine | None = None) -> None:
@@ -137,6 +138,7 @@ class TradingCore:
         if engine is None and config.session.rule:
             raise ConfigError(f"rule: the engine of {config.session.rule} must be given with it")
         engine = engine or SignalEngine(config.signals, instrument)
+        refuse_other_overrides(type(engine))
         desk = Desk(
             instrument,
             Fold(instrument, config.bars, engine),
