@@ -580,7 +580,8 @@ trades = Trades.from_rows("LTCUSDT", [(i, price, 10, i, False) for i, price in e
 at = 0
 while at < 3:
     at = fold.fold(trades, at, NEVER, NEVER)
-print(fold.verdicts["signal"].tolist(), fold.verdicts["rsi"].tolist()[1:], len(fold.engine.program.step_bars.stats.cache_hits))
+hits = len(fold.engine.program.step_bars.stats.cache_hits)
+print(fold.verdicts["signal"].tolist(), fold.verdicts["rsi"].tolist()[1:], hits)
 """
 
 
