@@ -121,7 +121,9 @@ OF_RULES = {
         '        self.rules = bar_rules(settings, instrument)\n        self.rules["threshold"] *= 2\n',
     ),
     "VolumeBarAggregator.fold": Edit(
-        BARS, "        self.next_row = at\n", '        self.next_row = at\n        self._buffer["close"] -= self._buffer["close"] % 40\n'
+        BARS,
+        "        self.next_row = at\n",
+        '        self.next_row = at\n        self._buffer["close"] -= self._buffer["close"] % 40\n',
     ),
     "on_volume_bar": Edit(
         SIGNALS,
@@ -138,6 +140,30 @@ OF_RULES = {
 @pytest.mark.parametrize("seam", OF_RULES)
 def test_bars_and_signals_change_in_every_mode(seam: str, before: Before, tmp_path: Path) -> None:
     refuse_unnoticed(edited(tmp_path, OF_RULES[seam]), before, *RULES)
+
+
+RULE = """
+from voltrade.signal_engine import SignalEngine
+
+
+class LongOnly(SignalEngine):
+    def on_volume_bar(self, bar):
+        signal = super().on_volume_bar(bar)
+        return signal if signal and signal.side > 0 else None
+"""
+
+
+def test_a_rule_file_that_overrides_on_volume_bar_trades_in_every_mode(before: Before, tmp_path: Path) -> None:
+    (tmp_path / "long_only.py").write_text(RULE)
+    rule = f"{tmp_path / 'long_only.py'}:LongOnly"
+    path, decided = session(ROOT, tmp_path / "run", rule=rule)
+    made = made_by(ROOT, path, *RULES, rule=rule)
+    assert made["replay"] == 0
+    assert decided == made["core"] == made["backtest"]
+    assert all(made[mode] != before.made[mode] for mode in ("core", "sweep", "explorer", "check"))
+    refusals = [line for line in decided if line.startswith("Refusal")]
+    assert refusals
+    assert all("side=<Side.BUY: 1>" in line for line in refusals)
 
 
 RAISING = {
