@@ -123,7 +123,7 @@ OF_RULES = {
     "VolumeBarAggregator.fold": Edit(
         BARS,
         "        self.next_row = at\n",
-        '        self.next_row = at\n        self._buffer["close"] -= self._buffer["close"] % 40\n',
+        '        self.next_row = at\n        self._buffer["close"] -= self._buffer["close"] % 400\n',
     ),
     "on_volume_bar": Edit(
         SIGNALS,

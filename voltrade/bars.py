@@ -460,6 +460,8 @@ class VolumeBarAggregator:
         self.rules = bar_rules(settings, instrument)
         self.state = empty_aggregator()
         self._loop = _aggregate_compiled()
+        self._block: Trades | None = None
+        """The last block, whose columns are checked once however often it is gone on with."""
         self.next_row = 0
         self._buffer, self._closing_rows = _buffers()
         self.closing_rows = _NO_ROWS
@@ -473,10 +475,11 @@ class VolumeBarAggregator:
         Raises:
             DataError: a column of the block has the wrong type or length.
         """
-        block, state = columns(trades), self.state
-        at = start
+        if trades is not self._block:
+            self._columns, self._block = columns(trades), trades
+        at, state = start, self.state
         while True:
-            at = self._loop(*block, at, due, enough, self.rules, state, self._buffer, self._closing_rows)
+            at = self._loop(*self._columns, at, due, enough, self.rules, state, self._buffer, self._closing_rows)
             if at == len(trades) or not (missing := int(state["missing_rows"][0])):
                 break
             # As many more as trades have closed so far, and some: copying a full buffer over and over costs more.
