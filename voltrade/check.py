@@ -379,10 +379,11 @@ class _Reading:
 
     def code(self, code: CodeType, function: FunctionType, where: str) -> Iterator[str]:
         instructions = list(dis.get_instructions(code))
+        is_method = "__class__" in code.co_freevars
         outside = function.__code__.co_freevars  # other shared variables live as long as the call
         for number, instruction in enumerate(instructions):
             operation, name = instruction.opname, str(instruction.argval)
-            if _is_of_super(instructions, number):
+            if is_method and _is_of_super(instructions, number):
                 continue
             if operation in ("STORE_GLOBAL", "DELETE_GLOBAL") or (operation == "STORE_DEREF" and name in outside):
                 yield f"{where} changes {name}"
@@ -461,9 +462,9 @@ def _attributes(instructions: Sequence[dis.Instruction]) -> list[str]:
 
 
 def _is_of_super(instructions: Sequence[dis.Instruction], number: int) -> bool:
-    """Whether an instruction is one of the two that `super()` begins with."""
-    names = [str(each.argval) for each in instructions[max(number - 1, 0) : number + 2]]
-    return names[-2:] == ["super", "__class__"] or names[:2] == ["super", "__class__"]
+    """Whether an instruction loads `super`, or for it the class that it stands in, as some Pythons do."""
+    name, before = instructions[number].argval, instructions[max(number - 1, 0)].argval
+    return bool(name == "super" or (name == "__class__" and before == "super"))
 
 
 def _owner(instructions: Sequence[dis.Instruction], number: int) -> str:
