@@ -17,6 +17,9 @@ from typing import Any, NamedTuple
 import pytest
 from seam_modes import PARAMETERS, RAISED
 
+from voltrade.config import Config
+from voltrade.rule_file import keep_rule
+
 ROOT = Path(__file__).resolve().parent.parent
 TRADING = ("core", "backtest", "sweep", "explorer", "replay")
 RULES = (*TRADING, "check")
@@ -51,11 +54,12 @@ def made_by(package: Path, journal: Path, *modes: str, rule: str = "") -> dict[s
     return made
 
 
-def session(package: Path, run: Path, **more: Any) -> tuple[Path, list[str]]:
+def session(package: Path, run: Path, rule: str = "") -> tuple[Path, list[str]]:
     """Trade a session over the wire; return its journal, and what it decided."""
     run.mkdir(mode=0o700)
-    begun = {"parameters": {**PARAMETERS, **more}, "epoch": "bt", "state": "starting"}
-    (run / "run.json").write_text(json.dumps(begun))
+    begun = {"parameters": {**PARAMETERS, "rule": rule}, "epoch": "bt", "state": "starting"}
+    kept = keep_rule(Config.from_parameters(rule=rule), run)
+    (run / "run.json").write_text(json.dumps({**begun, **kept}))
     python(package, "-m", "voltrade", "run", str(run))
     path = run / "journal.db"
     return path, json.loads(python(package, str(ROOT / "tests/seam_modes.py"), str(path), "", "session"))
