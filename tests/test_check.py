@@ -194,9 +194,18 @@ def test_an_override_of_on_volume_bar_is_what_is_checked() -> None:
     assert 10 < third.signals < every.signals / 2
 
 
-def test_what_an_override_keeps_for_all_engines_is_named() -> None:
-    finding = check_module._is_given_only(Hoards)
-    assert "reads Hoards.closes, a list" in finding.detail
+class Overhears(Rule):
+    def on_volume_bar(self, bar: VolumeBar | Record) -> Signal | None:  # type: ignore[override]
+        signal = super().on_volume_bar(bar)
+        return signal if signal and SEEN.get(signal.bar_number + 1, 0.0) > 0.0 else None
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept"),
+    [(Hoards, "reads Hoards.closes, a list"), (Overhears, "Overhears.on_volume_bar reads SEEN, a dict")],
+)
+def test_what_an_override_keeps_for_all_engines_is_named(rule: type[SignalEngine], kept: str) -> None:
+    assert kept in check_module._is_given_only(rule).detail
 
 
 def test_a_centred_average_is_caught() -> None:

@@ -19,7 +19,7 @@ from voltrade.config import BarSettings, SignalSettings
 from voltrade.errors import ConfigError, DataError
 from voltrade.fold import Fold
 from voltrade.model import DAY_MS, NEVER, Side, Signal, Trades, VolumeBar
-from voltrade.signal_engine import SignalEngine, UncompiledRuleWarning
+from voltrade.signal_engine import BarStep, SignalEngine, UncompiledRuleWarning
 
 LTC = an_instrument("LTCUSDT", tick="0.01")
 
@@ -274,7 +274,12 @@ def test_an_override_of_on_volume_bar_decides_where_it_stops() -> None:
 
 def test_every_bar_goes_through_the_aggregator_and_on_volume_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[int] = []
-    fold, whole = a_fold(), VolumeBarAggregator.fold
+    taken: list[int] = []
+    fold, whole, step = a_fold(), VolumeBarAggregator.fold, BarStep.__call__
+
+    def heard(self: BarStep, engine: SignalEngine, bar: Record) -> Signal | None:
+        taken.append(int(bar.close))
+        return step(self, engine, bar)
 
     def noted(self: VolumeBarAggregator, *given: Any) -> Any:
         bars = whole(self, *given)
@@ -282,8 +287,9 @@ def test_every_bar_goes_through_the_aggregator_and_on_volume_bar(monkeypatch: py
         return bars
 
     monkeypatch.setattr(VolumeBarAggregator, "fold", noted)
+    monkeypatch.setattr(BarStep, "__call__", heard)
     run(fold, full_bars(50, 100, 60, 200, 70), [2], [], [])
-    assert closed == fold.bars["close"].tolist() == [50, 100, 60, 200, 70]
+    assert closed == taken == fold.bars["close"].tolist() == [50, 100, 60, 200, 70]
 
 
 # --- saved states -------------------------------------------------------------------------------------------------
