@@ -25,7 +25,7 @@ from voltrade.check import Checked, check, fixture
 from voltrade.compiled import Record, Rows, compiled
 from voltrade.config import SignalSettings
 from voltrade.errors import ConfigError
-from voltrade.model import CloseReason
+from voltrade.model import CloseReason, Signal, VolumeBar
 from voltrade.signal_engine import ATR, EMA, VWAP, Indicator, SignalEngine, UncompiledRuleWarning, Window
 
 pytestmark = pytest.mark.filterwarnings("ignore::voltrade.signal_engine.UncompiledRuleWarning")
@@ -168,6 +168,44 @@ class Centred(Rule):
 def test_a_rule_that_overrides_how_bars_are_given_is_named() -> None:
     finding = check_module._is_given_only(Centred)
     assert "Centred overrides on_volume_bars" in finding.detail
+
+
+class LongOnly(Rule):
+    def on_volume_bar(self, bar: VolumeBar | Record) -> Signal | None:  # type: ignore[override]
+        signal = super().on_volume_bar(bar)
+        return signal if signal and self.allows(bar.number) else None
+
+    def allows(self, number: int) -> bool:
+        return number % 3 == 0
+
+
+class Hoards(Rule):
+    closes: ClassVar[list[int]] = []
+
+    def on_volume_bar(self, bar: VolumeBar | Record) -> Signal | None:  # type: ignore[override]
+        self.closes.append(int(bar.close))
+        return super().on_volume_bar(bar)
+
+
+def test_an_override_of_on_volume_bar_is_what_is_checked() -> None:
+    every, third = check(Rule, instrument=BTCUSDT), check(LongOnly, instrument=BTCUSDT)
+    assert third.ok, str(third)
+    assert str(third).startswith("LongOnly, plain Python: ")
+    assert 10 < third.signals < every.signals / 2
+
+
+class Overhears(Rule):
+    def on_volume_bar(self, bar: VolumeBar | Record) -> Signal | None:  # type: ignore[override]
+        signal = super().on_volume_bar(bar)
+        return signal if signal and SEEN.get(signal.bar_number + 1, 0.0) > 0.0 else None
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept"),
+    [(Hoards, "reads Hoards.closes, a list"), (Overhears, "Overhears.on_volume_bar reads SEEN, a dict")],
+)
+def test_what_an_override_keeps_for_all_engines_is_named(rule: type[SignalEngine], kept: str) -> None:
+    assert kept in check_module._is_given_only(rule).detail
 
 
 def test_a_centred_average_is_caught() -> None:

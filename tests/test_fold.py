@@ -18,8 +18,8 @@ from voltrade.compiled import Record
 from voltrade.config import BarSettings, SignalSettings
 from voltrade.errors import ConfigError, DataError
 from voltrade.fold import Fold
-from voltrade.model import DAY_MS, NEVER, Side, Trades
-from voltrade.signal_engine import SignalEngine, UncompiledRuleWarning
+from voltrade.model import DAY_MS, NEVER, Side, Signal, Trades, VolumeBar
+from voltrade.signal_engine import BarStep, SignalEngine, UncompiledRuleWarning
 
 LTC = an_instrument("LTCUSDT", tick="0.01")
 
@@ -250,6 +250,46 @@ def test_an_uncompiled_rule_stops_and_decides_the_same() -> None:
     assert len(expected) > 10
     assert plain_fold.verdicts.tobytes() == compiled_fold.verdicts.tobytes()
     assert plain_fold.bars.tobytes() == compiled_fold.bars.tobytes()
+
+
+class Seconds(SignalEngine):
+    """Every second signal of `EvenClose`; it counts by itself."""
+
+    conditions = {}  # noqa: RUF012
+    _detect_signal = staticmethod(EvenClose._detect_signal)  # type: ignore[assignment]
+    heard = 0
+
+    def on_volume_bar(self, bar: VolumeBar | Record) -> Signal | None:  # type: ignore[override]
+        signal = super().on_volume_bar(bar)
+        self.heard += signal is not None
+        return signal if self.heard % 2 == 0 else None
+
+
+@pytest.mark.filterwarnings("ignore:Seconds runs uncompiled")
+def test_an_override_of_on_volume_bar_decides_where_it_stops() -> None:
+    fold, tape = a_fold(Seconds), full_bars(100, 50, 200, 100, 50, 100)
+    assert [fold.fold(tape, at, NEVER, NEVER) for at in (0, 3)] == [3, 6]
+    assert fold.verdicts["signal"].tolist() == [0, 0, -1, 0, 0, 1]
+
+
+def test_every_bar_goes_through_the_aggregator_and_on_volume_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[int] = []
+    taken: list[int] = []
+    fold, whole, step = a_fold(), VolumeBarAggregator.fold, BarStep.__call__
+
+    def heard(self: BarStep, engine: SignalEngine, bar: Record) -> Signal | None:
+        taken.append(int(bar.close))
+        return step(self, engine, bar)
+
+    def noted(self: VolumeBarAggregator, *given: Any) -> Any:
+        bars = whole(self, *given)
+        closed.extend(bars["close"].tolist())
+        return bars
+
+    monkeypatch.setattr(VolumeBarAggregator, "fold", noted)
+    monkeypatch.setattr(BarStep, "__call__", heard)
+    run(fold, full_bars(50, 100, 60, 200, 70), [2], [], [])
+    assert closed == taken == fold.bars["close"].tolist() == [50, 100, 60, 200, 70]
 
 
 # --- saved states -------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +29,7 @@ from voltrade.bars import VolumeBarAggregator, volume_bar
 from voltrade.compiled import Record, Rows, bind, compiled, plain, source_key, sources_of
 from voltrade.config import BarSettings, SignalSettings
 from voltrade.errors import ConfigError, DataError
-from voltrade.model import BAR, CloseReason, Side, Trades
+from voltrade.model import BAR, CloseReason, Side, Signal, Trades, VolumeBar
 from voltrade.rule_file import load_rule
 from voltrade.signal_engine import (
     ATR,
@@ -39,10 +40,10 @@ from voltrade.signal_engine import (
     UncompiledRuleWarning,
     Window,
     _both,
-    _step,
     _step_bars,
     bars_to_forget,
     ema_step,
+    refuse_other_overrides,
 )
 
 LTC = an_instrument("LTCUSDT", tick="0.01")
@@ -335,9 +336,9 @@ def plain_verdicts(engine: SignalEngine, rows: Rows) -> Rows:
     indicators = plain(engine.indicators[0].step)
     for indicator in engine.indicators[1:]:
         indicators = bind(_both, FIRST=indicators, SECOND=plain(indicator.step))
-    step = bind(_step, INDICATORS=indicators, RULE=engine._detect_signal)
+    step = bind(SignalEngine.on_volume_bar.step, INDICATORS=indicators, RULE=engine._detect_signal)
     out = np.zeros(len(rows), engine.verdict_dtype)
-    bind(_step_bars, STEP=step)(rows, 0, len(rows), engine.scale, engine.bar, engine.state, engine.settings_row, out)
+    bind(_step_bars, STEP=step)(rows, engine.scale, engine.bar, engine.state, engine.settings_row, out)
     return out
 
 
@@ -477,6 +478,129 @@ def test_an_indicator_that_numba_cannot_compile_runs_plain_too() -> None:
     assert seen["atr"].tobytes() == verdicts(rows)["atr"].tobytes()
 
 
+# --- a rule that overrides on_volume_bar ------------------------------------------------------------------------------
+
+overridden = pytest.mark.filterwarnings("ignore:.*overrides on_volume_bar:voltrade.signal_engine.UncompiledRuleWarning")
+
+
+class Turned(SignalEngine):
+    """What the built-in rule says, the other way round, and with a wider stop."""
+
+    def on_volume_bar(self, bar: VolumeBar | Record) -> Signal | None:  # type: ignore[override]
+        signal = super().on_volume_bar(bar)
+        return signal and replace(signal, side=signal.side.opposite, atr=2 * signal.atr)
+
+
+def test_an_override_of_on_volume_bar_runs_bar_by_bar_with_one_warning() -> None:
+    class Counting(SignalEngine):
+        seen: ClassVar[list[int]] = []
+
+        def on_volume_bar(self, bar: VolumeBar | Record) -> Signal | None:  # type: ignore[override]
+            self.seen.append(int(bar.close))
+            return super().on_volume_bar(bar)
+
+    rows = random_bars(300, seed=5)
+    with pytest.warns(
+        UncompiledRuleWarning, match="Counting runs uncompiled, many .* overrides on_volume_bar$"
+    ) as warned:
+        engine = Counting(SignalSettings(), LTC)
+    assert len(warned) == 1
+    assert not engine.program.is_compiled
+    assert engine.on_volume_bars(rows).tobytes() == verdicts(rows).tobytes()
+    assert Counting.seen == rows["close"].tolist()
+
+
+@overridden
+def test_what_an_override_answers_stands_in_the_verdict() -> None:
+    rows = random_bars(300, seed=5)
+    seen, expected = Turned(SignalSettings(), LTC).on_volume_bars(rows), verdicts(rows)
+    has_signal = expected["signal"] != 0
+    assert np.count_nonzero(has_signal) > 10
+    assert seen["signal"].tolist() == (-expected["signal"]).tolist()
+    assert seen["atr"].tolist() == pytest.approx((expected["atr"] * np.where(has_signal, 2, 1)).tolist(), nan_ok=True)
+    assert seen["ema_fast"].tobytes() == expected["ema_fast"].tobytes()
+
+
+class Untaken(SignalEngine):
+    def on_volume_bar(self, bar: VolumeBar | Record) -> Signal | None:  # type: ignore[override]
+        return None
+
+
+class Twice(SignalEngine):
+    def on_volume_bar(self, bar: VolumeBar | Record) -> Signal | None:  # type: ignore[override]
+        super().on_volume_bar(bar)
+        return super().on_volume_bar(bar)
+
+
+class Number(SignalEngine):
+    def on_volume_bar(self, bar: VolumeBar | Record) -> Signal | None:  # type: ignore[override]
+        super().on_volume_bar(bar)
+        return 1  # type: ignore[return-value]
+
+
+class Elsewhere(SignalEngine):
+    def on_volume_bar(self, bar: VolumeBar | Record) -> Signal | None:  # type: ignore[override]
+        super().on_volume_bar(bar)
+        return Signal(int(bar.close_time), "LTCUSDT", Side.BUY, self.bars - 1, int(bar.close) + 1, 1.0)
+
+
+@overridden
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        (Untaken, r"Untaken.on_volume_bar: must call super\(\).on_volume_bar once a bar, did 0 times"),
+        (Twice, r"Twice.on_volume_bar: must call super\(\).on_volume_bar once a bar, did 2 times"),
+        (Number, "Number.on_volume_bar: must return a Signal or None, returned 1"),
+        (Elsewhere, "Elsewhere.on_volume_bar: price of a signal must be its bar's, 1000, was 1001"),
+    ],
+)
+def test_an_answer_that_is_no_signal_of_the_bar_is_refused(rule: type[SignalEngine], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        rule(SignalSettings(), LTC).on_volume_bars(bars_of([1000]))
+
+
+@overridden
+def test_an_override_that_writes_to_its_bar_changes_no_other() -> None:
+    class Writing(SignalEngine):
+        def on_volume_bar(self, bar: VolumeBar | Record) -> Signal | None:  # type: ignore[override]
+            signal = super().on_volume_bar(bar)
+            bar["close"] = 1
+            return signal
+
+    rows = bars_of([1000, 1100])
+    Writing(SignalSettings(), LTC).on_volume_bars(rows)
+    assert rows["close"].tolist() == [1000, 1100]
+
+
+def test_a_seam_is_overridden_in_a_subclass_alone() -> None:
+    engine = SignalEngine(SignalSettings(), LTC)
+    with pytest.raises(AttributeError, match=r"SignalEngine.on_volume_bar: must be overridden in a subclass"):
+        engine.on_volume_bar = lambda bar: None  # type: ignore[method-assign]
+
+
+def test_what_no_mode_would_call_is_refused_by_name() -> None:
+    class Batch(SignalEngine):
+        def on_volume_bars(self, rows: Rows) -> Rows:
+            return super().on_volume_bars(rows)
+
+        def helper(self) -> int:
+            return 1
+
+    class Further(Batch):
+        def signal(self, verdict: Record, row: Record, bar_number: int) -> Signal | None:
+            return None
+
+    refuse_other_overrides(Momentum)
+    refuse_other_overrides(Turned)
+    with pytest.raises(ConfigError, match=r"Batch: must override only _detect_signal, .*; overrides on_volume_bars$"):
+        refuse_other_overrides(Batch)
+    with pytest.raises(ConfigError, match=r"overrides on_volume_bars, signal$"):
+        refuse_other_overrides(Further)
+
+
+# --- settings of a rule -----------------------------------------------------------------------------------------------
+
+
 class TextSettings(SignalSettings):
     flavour: str = "sweet"
 
@@ -581,7 +705,8 @@ trades = Trades.from_rows("LTCUSDT", [(i, price, 10, i, False) for i, price in e
 at = 0
 while at < 3:
     at = fold.fold(trades, at, NEVER, NEVER)
-print(fold.verdicts["signal"].tolist(), fold.verdicts["rsi"].tolist()[1:], len(fold._loop.stats.cache_hits))
+hits = len(fold.engine.program.step_bars.stats.cache_hits)
+print(fold.verdicts["signal"].tolist(), fold.verdicts["rsi"].tolist()[1:], hits)
 """
 
 

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voltrade.backtest import Backtest, backtest
+from voltrade.compiled import Record, Rows
 from voltrade.config import Config
 from voltrade.data import Tape, TapeReport, tape
-from voltrade.errors import DataError
+from voltrade.errors import ConfigError, DataError
 from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import (
     DAY_MS,
@@ -27,8 +28,11 @@ from voltrade.model import (
     Refusal,
     RoundTrip,
     Side,
+    Signal,
     Trades,
+    VolumeBar,
 )
+from voltrade.research import Research
 from voltrade.signal_engine import SignalEngine
 from voltrade.simulation import UNMODELLED
 
@@ -305,3 +309,53 @@ def test_an_engine_stays_where_it_was_when_the_compiled_path_is_refused(calm: Ta
     with pytest.raises(DataError, match="path: must be auto or events here"):
         backtest(calm, CALM.changed(most_bars_a_day=1.0), engine, path="compiled")
     assert engine.state_bytes() == before
+
+
+class Buys(SignalEngine):
+    """The built-in rule's buys, from the third on."""
+
+    bought = 0
+
+    def on_volume_bar(self, bar: VolumeBar | Record) -> Signal | None:  # type: ignore[override]
+        signal = super().on_volume_bar(bar)
+        self.bought += signal is not None and signal.side is Side.BUY
+        return signal if signal and signal.side is Side.BUY and self.bought > 2 else None
+
+
+@pytest.mark.filterwarnings("ignore:Buys runs uncompiled")
+def test_a_given_engine_that_overrides_on_volume_bar_runs_event_by_event(calm: Tape) -> None:
+    """What it keeps besides its state could not be put back where the compiled loop gives up."""
+    instrument = shipped_instrument("BTCUSDT")
+    done = backtest(calm, CALM, Buys(CALM.signals, instrument))
+    assert (done.path, done.why[:29]) == ("events", "Buys overrides on_volume_bar,")
+    assert len(done.trips) > 1
+    assert {trip.side for trip in done.trips} == {Side.BUY}
+    with pytest.raises(DataError, match="path: must be auto or events here: Buys overrides on_volume_bar"):
+        backtest(calm, CALM, Buys(CALM.signals, instrument), path="compiled")
+
+
+@pytest.mark.filterwarnings("ignore:Buys runs uncompiled")
+def test_a_search_hears_what_on_volume_bar_answers(calm: Tape) -> None:
+    research, engine = Research(calm), Buys(CALM.signals, shipped_instrument("BTCUSDT"))
+    expected = research.signals(Buys(CALM.signals, engine.instrument).on_volume_bars(research.bars(CALM.bars).rows))
+    (built_in,), (found,) = (
+        research.find(CALM.bars, [one], {}) for one in (SignalEngine(CALM.signals, engine.instrument), engine)
+    )
+    assert found.tolist() == expected.tolist()
+    assert 3 < len(found) < len(built_in)
+    assert set(found["side"]) == {1}
+
+
+class Batch(SignalEngine):
+    def on_volume_bars(self, rows: Rows) -> Rows:
+        return super().on_volume_bars(rows)
+
+
+def test_an_engine_that_overrides_what_no_mode_calls_is_refused(calm: Tape) -> None:
+    engine, research = Batch(CALM.signals, shipped_instrument("BTCUSDT")), Research(calm)
+    refused = "Batch: must override only .*; overrides on_volume_bars"
+    for path in ("auto", "events"):
+        with pytest.raises(ConfigError, match=refused):
+            backtest(research, CALM, engine, path=path)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=refused):
+        research.find(CALM.bars, [engine], {})

@@ -232,6 +232,8 @@ def backtest(
     research.check(config)
     span = research.span(config.session.begin_s if begin_s is None else begin_s, end_s)
     why = "it was asked for" if path == "events" else "it has a history from before its tape" if history else ""
+    if engine and engine.is_overridden:
+        why = why or f"{type(engine).__name__} overrides on_volume_bar, and may keep what no saved state holds"
     if not why:
         before = engine.state_bytes() if engine else b""
         verdicts = research.verdicts(config, engine, span.last)
@@ -247,8 +249,8 @@ def backtest(
             )
         if engine:
             engine.restore(before)
-        if path == "compiled":
-            raise DataError(f"path: must be auto or events here: {why}")
+    if path == "compiled":
+        raise DataError(f"path: must be auto or events here: {why}")
     engine = engine or signal_engine_of(config, instrument)
     return _event_by_event(research.tape, config, engine, span, history, epoch, block, why)
 

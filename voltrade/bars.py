@@ -1,8 +1,9 @@
-"""Trades become volume bars: one compiled fold, used for one trade at a time and for ten million.
+"""Trades become volume bars: one compiled loop, used for one trade at a time and for ten million.
 
-`until_close` is the fold. Ordinary trades (the next id, the same day, the bar stays open) run through a tight loop in
-`_absorb`; every other trade (a gap, a duplicate, a new day, the trade that reaches the threshold) goes through `_take`,
-which is complete for any trade. All integers: ticks, lots, ticklots, ms UTC, so that volume is conserved exactly.
+`VolumeBarAggregator.fold` is what live trading, replay and research call; `until_close` is its step. Ordinary trades
+(the next id, the same day, the bar stays open) run through a tight loop in `_absorb`; every other trade (a gap, a
+duplicate, a new day, the trade that reaches the threshold) goes through `_take`, which is complete for any trade. All
+integers: ticks, lots, ticklots, ms UTC, so that volume is conserved exactly.
 
 The state is one row of a structured array, changed in place. A restart from any saved state gives the same bars.
 """
@@ -21,7 +22,7 @@ from numba import types
 from voltrade.compiled import Record, Rows, compile_for, compiled, prefetch, record_dtype, restored, rows_of
 from voltrade.config import BarSettings
 from voltrade.errors import ConfigError, DataError
-from voltrade.model import BAR, DAY_MS, NEVER, Bools, CloseReason, Instrument, Int64s, Trades, VolumeBar
+from voltrade.model import BAR, DAY_MS, NEVER, BarPhase, Bools, CloseReason, Instrument, Int64s, Trades, VolumeBar
 
 THRESHOLD = int(CloseReason.THRESHOLD)
 DAY_END = int(CloseReason.DAY_END)
@@ -37,6 +38,12 @@ AHEAD = 192
 _LARGEST = 2**61
 """Sums of this many ticklots, twice over, still fit 64 bits."""
 _MOST_BARS_BY_ONE_TRADE = 10_000_000
+
+MOST_BARS = 2**62
+"""More bars than any block closes."""
+
+FEW_BARS = 64
+"""Up to here the bars of a block are copied out of a buffer that is used again."""
 
 
 AGGREGATOR = record_dtype(
@@ -328,23 +335,33 @@ def _aggregate(
     times: Int64s,
     buyer_is_maker: Bools,
     start: int,
+    due: int,
+    enough: int,
     rules: Rows,
     state: Rows,
     bars: Rows,
+    closing_rows: Int64s,
 ) -> int:
-    """Fold all trades from `start`, or as many as `bars` has room for; return the first not folded."""
-    at, end = start, len(ids)
-    state[0].missing_rows = 0
-    while at < end and state[0].missing_rows == 0:
-        at = until_close(ids, prices, quantities, times, buyer_is_maker, at, end, NEVER, rules[0], state[0], bars)
+    """Fold trades from `start` until `bars` holds `enough`, noting which trade closed each; stop where the step does.
+
+    Return the first trade not folded.
+    """
+    at, open_end = start, state[0]
+    count = open_end.count - 1
+    while count < open_end.count < enough:
+        count = open_end.count
+        at = until_close(ids, prices, quantities, times, buyer_is_maker, at, len(ids), due, rules[0], open_end, bars)
+        closing_rows[count : open_end.count] = at - 1
     return at
 
 
 @cache
 def _aggregate_compiled() -> Callable[..., int]:
-    """`_aggregate`, compiled when it is first needed."""
-    signature = types.int64(*COLUMNS, types.int64, rows_of(BAR_RULES), rows_of(AGGREGATOR), rows_of(BAR))
-    loop: Callable[..., int] = compile_for(_aggregate, signature)
+    """`_aggregate`, compiled when the first aggregator is made."""
+    records = (rows_of(BAR_RULES), rows_of(AGGREGATOR), rows_of(BAR))
+    loop: Callable[..., int] = compile_for(
+        _aggregate, types.int64(*COLUMNS, *(types.int64,) * 3, *records, types.int64[::1])
+    )
     return loop
 
 
@@ -397,17 +414,26 @@ def columns(trades: Trades) -> tuple[npt.NDArray[Any], ...]:
         DataError: a column has another type (floats could hold NaN) or another length.
     """
     given = (trades.id, trades.price, trades.quantity, trades.time, trades.buyer_is_maker)
-    for name, column in zip(("id", "price", "quantity", "time", "buyer_is_maker"), given, strict=True):
-        expected = np.bool_ if name == "buyer_is_maker" else np.int64
-        if column.dtype != expected or column.shape != trades.id.shape:
+    shape = trades.id.shape
+    for name, expected, column in zip(_COLUMN_NAMES, _COLUMN_DTYPES, given, strict=True):
+        if column.dtype != expected or column.shape != shape:
             raise DataError(
-                f"{name}: a column of trades must be {len(trades.id)} of {np.dtype(expected)}, "
-                f"was {column.dtype} {column.shape}"
+                f"{name}: a column of trades must be {len(trades.id)} of {expected}, was {column.dtype} {column.shape}"
             )
-    return tuple(np.ascontiguousarray(column) for column in given)
+    return tuple(column if column.flags.c_contiguous else np.ascontiguousarray(column) for column in given)
 
 
-def grown(rows: Rows, count: int, missing: int) -> Rows:
+_COLUMN_NAMES = ("id", "price", "quantity", "time", "buyer_is_maker")
+_COLUMN_DTYPES = (*(np.dtype(np.int64),) * 4, np.dtype(np.bool_))
+
+_NO_BARS, _NO_ROWS = np.zeros(0, BAR), np.zeros(0, np.int64)
+
+
+def _buffers() -> tuple[Rows, Int64s]:
+    return np.zeros(FEW_BARS, BAR), np.zeros(FEW_BARS, np.int64)
+
+
+def grown(rows: npt.NDArray[Any], count: int, missing: int) -> npt.NDArray[Any]:
     """Return a buffer with the first `count` rows and room for at least `missing` more.
 
     Raises:
@@ -425,41 +451,70 @@ class VolumeBarAggregator:
 
     Attributes:
         state: one row of AGGREGATOR.
+        next_row: row of the last block's first trade that was not folded.
+        closing_rows: for each bar that the last block closed, the row of the trade that closed it.
     """
 
     def __init__(self, settings: BarSettings, instrument: Instrument) -> None:
         self.instrument = instrument
         self.rules = bar_rules(settings, instrument)
         self.state = empty_aggregator()
-        self._buffer = np.zeros(64, BAR)
+        self._loop = _aggregate_compiled()
+        self._block: Trades | None = None
+        """The last block, whose columns are checked once however often it is gone on with."""
+        self.next_row = 0
+        self._buffer, self._closing_rows = _buffers()
+        self.closing_rows = _NO_ROWS
 
-    def fold(self, trades: Trades) -> Rows:
-        """Fold a block of trades and return the bars it closed, as rows of BAR in their order.
+    def fold(self, trades: Trades, start: int = 0, due: int = NEVER, enough: int = MOST_BARS) -> Rows:
+        """Fold a block of trades from `start` and return the bars it closed, as rows of BAR in their order.
+
+        Stops after the trade that closed the last of `enough` bars, and before the first trade at or after the time
+        `due` (ms UTC). However trades are cut into blocks, the bars are the same.
 
         Raises:
             DataError: a column of the block has the wrong type or length.
         """
-        block, aggregate = columns(trades), _aggregate_compiled()
-        at = 0
-        while at < len(trades):
-            at = aggregate(*block, at, self.rules, self.state, self._buffer)
-            if at < len(trades):
-                count, missing = int(self.state["count"][0]), int(self.state["missing_rows"][0])
-                # As many more as trades have closed so far, and some: copying a full buffer over and over costs more.
-                expected = count * (len(trades) - at) // max(at, 1) * 5 // 4
-                self._buffer = grown(self._buffer, count, max(missing, min(expected, len(trades))))
-        self.state["missing_rows"] = 0
+        if trades is not self._block:
+            self._columns, self._block = columns(trades), trades
+        at, state = start, self.state
+        while True:
+            at = self._loop(*self._columns, at, due, enough, self.rules, state, self._buffer, self._closing_rows)
+            if at == len(trades) or not (missing := int(state["missing_rows"][0])):
+                break
+            # As many more as trades have closed so far, and some: copying a full buffer over and over costs more.
+            count = int(state["count"][0])
+            expected = count * (len(trades) - at) // max(at - start, 1) * 5 // 4
+            more = max(missing, min(expected, len(trades)))
+            self._buffer = grown(self._buffer, count, more)
+            self._closing_rows = grown(self._closing_rows, count, more)
+            state["missing_rows"] = 0
+        self.next_row = at
         return self._closed()
 
     def _closed(self) -> Rows:
-        """Give away a buffer that holds many bars, copy out of one that holds few."""
+        """Give away buffers that hold many bars, copy out of those that hold few."""
         count = int(self.state["count"][0])
+        if count == 0:
+            self.closing_rows = _NO_ROWS
+            return _NO_BARS
+        bars, self.closing_rows = self._buffer[:count], self._closing_rows[:count]
         self.state["count"] = 0
-        buffer = self._buffer
-        if count < 64:
-            return restored(BAR, buffer[:count].tobytes())
-        self._buffer = np.zeros(64, BAR)
-        return buffer[:count]
+        if count < FEW_BARS:
+            self.closing_rows = self.closing_rows.copy()
+            return restored(BAR, bars.tobytes())
+        self._buffer, self._closing_rows = _buffers()
+        return bars
+
+    def begin_at(self, phase: BarPhase) -> None:
+        """Go on from where a day's bars stand. The open bar is dropped; the next one is tainted, since it is cut."""
+        state = self.state[0]
+        bar = state["bar"]
+        for name in ("volume", "taker_buy_volume", "notional", "trade_count"):
+            bar[name] = 0
+        bar["day"], bar["number"], bar["tainted"] = phase.day, phase.number, True
+        state["progress"], state["day_end"] = phase.progress, (phase.day + 1) * DAY_MS
+        state["last_trade_id"] = phase.first_id - 1
 
     @property
     def open_bar(self) -> Record:

@@ -30,7 +30,15 @@ from voltrade.errors import ConfigError
 from voltrade.exchange.shipped import shipped_instrument
 from voltrade.fold import Fold
 from voltrade.model import DAY_MS, NEVER, Floats, Instrument, Int64s, Trades
-from voltrade.signal_engine import AGREEMENT, RULE_BAR, SignalEngine, describe, ema_step
+from voltrade.signal_engine import (
+    AGREEMENT,
+    RULE_BAR,
+    SignalEngine,
+    describe,
+    ema_step,
+    other_overrides,
+    overrides_of,
+)
 from voltrade.synthetic import TRADES_PER_HOUR, synthetic_market
 
 TRADES_A_BAR = 20
@@ -189,8 +197,7 @@ def _is_the_same_bar_by_bar(new: New, made: Fixture, whole: Rows) -> Finding:
     verdicts = np.zeros(len(whole), whole.dtype)
     as_given = np.zeros_like(engine.bar)
     for bar, row in enumerate(made.rows):
-        engine.on_volume_bar(row)
-        verdicts[bar] = engine.last_verdict
+        verdicts[bar] = engine.decide(row)
         describe(row, engine.scale[0], as_given[0])
         for name in RULE_BAR.names or ():
             if engine.bar[name][0] != as_given[name][0]:
@@ -315,9 +322,6 @@ LONGEST_CONSTANT = 64
 MOST_CONSTANTS = 512
 """Numbers or characters in all constants of a rule: one that asks for the bar by its number needs as many as bars."""
 
-OF_A_RULE = frozenset({"settings_type", "indicators", "conditions", "_detect_signal", "warmup_of"})
-"""What a rule may override of `SignalEngine`; the rest gives it trades and bars, and isn't read here."""
-
 RULE = f"a rule may know its arguments, and constants of up to {LONGEST_CONSTANT} values, nothing else"
 
 
@@ -338,17 +342,28 @@ class _Reading:
     """Numbers and characters in the constants that were read so far."""
 
     def rule(self, rule: type[SignalEngine]) -> Iterator[str]:
-        base = rule.__mro__.index(SignalEngine)
-        overridden = {name for owner in rule.__mro__[:base] for name in vars(owner) if callable(getattr(owner, name))}
-        for name in sorted(overridden & vars(SignalEngine).keys() - OF_A_RULE):
+        for name in other_overrides(rule):
             yield f"{rule.__name__} overrides {name}"
-        for function in (*(indicator.step for indicator in rule.indicators), rule._detect_signal):
+        methods = overrides_of("on_volume_bar", rule)
+        for function in (*(indicator.step for indicator in rule.indicators), rule._detect_signal, *methods):
             if isinstance(plain(function), FunctionType):
                 yield from self.function(function)
             else:
                 yield f"{rule.__name__} steps through a {type(function).__name__}, which can't be read like a function"
+        for method in methods:
+            yield from self.shared(method, rule)
         if self.constants > MOST_CONSTANTS:
             yield f"{rule.__name__} has constants of {self.constants} values, more than {MOST_CONSTANTS}"
+
+    def shared(self, method: Any, rule: type[SignalEngine]) -> Iterator[str]:
+        """Read what a method takes of its engine that all engines of the rule share."""
+        instructions = list(dis.get_instructions(method))
+        for number, instruction in enumerate(instructions):
+            if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and number:
+                name = str(instruction.argval)
+                is_of_engine = _owner(instructions, number) == method.__code__.co_varnames[0]
+                if is_of_engine and hasattr(rule, name) and not hasattr(SignalEngine, name):
+                    yield from self.value(f"{rule.__name__}.{name}", getattr(rule, name), method.__qualname__)
 
     def function(self, given: Any) -> Iterator[str]:
         function: Any = plain(given)
@@ -364,9 +379,12 @@ class _Reading:
 
     def code(self, code: CodeType, function: FunctionType, where: str) -> Iterator[str]:
         instructions = list(dis.get_instructions(code))
+        is_method = "__class__" in code.co_freevars
         outside = function.__code__.co_freevars  # other shared variables live as long as the call
         for number, instruction in enumerate(instructions):
             operation, name = instruction.opname, str(instruction.argval)
+            if is_method and _is_of_super(instructions, number):
+                continue
             if operation in ("STORE_GLOBAL", "DELETE_GLOBAL") or (operation == "STORE_DEREF" and name in outside):
                 yield f"{where} changes {name}"
             elif operation in ("STORE_ATTR", "DELETE_ATTR"):
@@ -441,6 +459,12 @@ def _attributes(instructions: Sequence[dis.Instruction]) -> list[str]:
             break
         names.append(str(instruction.argval))
     return names
+
+
+def _is_of_super(instructions: Sequence[dis.Instruction], number: int) -> bool:
+    """Whether an instruction loads `super`, or for it the class that it stands in, as some Pythons do."""
+    name, before = instructions[number].argval, instructions[max(number - 1, 0)].argval
+    return bool(name == "super" or (name == "__class__" and before == "super"))
 
 
 def _owner(instructions: Sequence[dis.Instruction], number: int) -> str:

@@ -68,7 +68,7 @@ from voltrade.records import (
 )
 from voltrade.records import Event as Told
 from voltrade.risk import CircuitBreaker
-from voltrade.signal_engine import SignalEngine
+from voltrade.signal_engine import SignalEngine, refuse_other_overrides
 
 GATES: tuple[risk.Gate, ...] = (
     risk.WARMING_UP,
@@ -146,7 +146,8 @@ class TradingCore:
         others: further symbols, traded by the built-in rule under the same settings.
 
     Raises:
-        ConfigError: the settings are impossible under a symbol's filters, or name a rule file without its engine.
+        ConfigError: the settings are impossible under a symbol's filters, or name a rule file without its engine; or
+            the engine overrides more than its seams.
     """
 
     def __init__(
@@ -173,6 +174,7 @@ class TradingCore:
         for place, each in enumerate((instrument, *others)):
             config.check_against(each)
             mine = engine if engine is not None and not place else SignalEngine(config.signals, each)
+            refuse_other_overrides(type(mine))
             self.desks[each.symbol] = self._open_desk(each, mine, epoch, place)
 
     def _open_desk(self, instrument: Instrument, engine: SignalEngine, epoch: str, place: int) -> Desk:

@@ -1,83 +1,34 @@
-"""The hot loop: trades become bars, bars pass the indicators and the rule, in one compiled pass.
+"""From trades to decisions: `VolumeBarAggregator` closes bars, `SignalEngine.on_volume_bar` takes each.
 
-Live trading gives it blocks of one trade, a backtest millions; it is the same code, and however trades are cut into
-blocks the bars, verdicts and stops are the same. It stops wherever Python has something to decide: after a trade
-that closed a bar with a signal, at a bar that someone waits for, and before the next due time.
+Live trading gives it blocks of one trade, an event-driven backtest and a warm-up thousands; however trades are cut into
+blocks the bars, verdicts and stops are the same. It stops wherever someone has something to decide: after a trade that
+closed a bar with a signal, at a bar that someone waits for, and before the next due time.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from functools import cache
-from typing import Any
 
 import numpy as np
-from numba import types
 
-from voltrade.bars import AGGREGATOR, BAR_RULES, COLUMNS, bar_rules, columns, empty_aggregator, grown, until_close
-from voltrade.compiled import Rows, bind, compile_for, restored, rows_of
+from voltrade.bars import AGGREGATOR, VolumeBarAggregator, grown
+from voltrade.compiled import Rows, restored
 from voltrade.config import BarSettings
 from voltrade.errors import DataError
-from voltrade.model import BAR, DAY_MS, BarPhase, Bools, Instrument, Int64s, Signal, Trades
-from voltrade.signal_engine import RULE_BAR, SCALE, Program, SignalEngine
+from voltrade.model import BAR, BarPhase, Instrument, Signal, Trades
+from voltrade.signal_engine import SignalEngine
 
-
-def _fold_trades(
-    ids: Int64s,
-    prices: Int64s,
-    quantities: Int64s,
-    times: Int64s,
-    buyer_is_maker: Bools,
-    start: int,
-    due: int,
-    wake_at_bar: int,
-    rules: Rows,
-    aggregator: Rows,
-    bars: Rows,
-    verdicts: Rows,
-    scale: Rows,
-    bar: Rows,
-    state: Rows,
-    settings: Rows,
-) -> int:
-    """Fold trades until something stops it; return the first not folded. STEP_BARS is bound for each engine."""
-    at, end = start, len(ids)
-    open_end = aggregator[0]
-    while at < end:
-        count = open_end.count
-        at = until_close(ids, prices, quantities, times, buyer_is_maker, at, end, due, rules[0], open_end, bars)
-        if open_end.count == count:
-            return at
-        STEP_BARS(bars, count, open_end.count, scale, bar, state, settings, verdicts)  # type: ignore[name-defined]  # noqa: F821
-        if open_end.count >= wake_at_bar:
-            return at
-        for closed in range(count, open_end.count):
-            if verdicts[closed].signal != 0:
-                return at
-    return at
-
-
-@cache
-def _loop(
-    program: Program, state: np.dtype[Any], settings: np.dtype[Any], verdict: np.dtype[Any]
-) -> Callable[..., int]:
-    """The loop with an engine's program inside; plain Python that wakes at every bar where the rule isn't compiled."""
-    loop = bind(_fold_trades, STEP_BARS=program.step_bars)
-    if not program.is_compiled:
-        return loop
-    records = [rows_of(dtype) for dtype in (BAR_RULES, AGGREGATOR, BAR, verdict, SCALE, RULE_BAR, state, settings)]
-    compiled_loop: Callable[..., int] = compile_for(loop, types.int64(*COLUMNS, *(types.int64,) * 3, *records))
-    return compiled_loop
+_ROOM = 256
+_COUNT = np.dtype(np.int64)
 
 
 class Fold:
     """Everything between the feed and the decisions about orders, for one symbol of one run.
 
     Attributes:
+        aggregator: makes the bars; holds the open one and the counters of what was skipped.
         engine: the signal engine; nobody else may feed it.
-        rules: one row of BAR_RULES.
-        aggregator: one row of AGGREGATOR; holds the open bar and the counters of what was skipped.
+        count: number of bars closed in this run.
     """
 
     def __init__(self, instrument: Instrument, bar_settings: BarSettings, engine: SignalEngine) -> None:
@@ -86,12 +37,11 @@ class Fold:
         Raises:
             ConfigError: the bar settings are impossible for the symbol.
         """
+        self.aggregator = VolumeBarAggregator(bar_settings, instrument)
         self.engine = engine
-        self.rules = bar_rules(bar_settings, instrument)
-        self.aggregator = empty_aggregator()
-        self._bars = np.zeros(256, BAR)
-        self._verdicts = np.zeros(256, engine.verdict_dtype)
-        self._loop = _loop(engine.program, engine.state.dtype, engine.settings_row.dtype, engine.verdict_dtype)
+        self.count = 0
+        self._bars = np.zeros(_ROOM, BAR)
+        self._verdicts = np.zeros(_ROOM, engine.verdict_dtype)
 
     def fold(self, trades: Trades, start: int, due: int, wake_at_bar: int) -> int:
         """Fold trades from `start` and return the index of the first that was not consumed.
@@ -101,45 +51,36 @@ class Fold:
 
         Raises:
             DataError: a column of the block has the wrong type or length.
+            ConfigError: the rule answers a bar with what is no signal of it.
         """
-        block, engine = columns(trades), self.engine
         at = start
-        while True:
-            at = self._loop(
-                *block,
-                at,
-                due,
-                wake_at_bar,
-                self.rules,
-                self.aggregator,
-                self._bars,
-                self._verdicts,
-                engine.scale,
-                engine.bar,
-                engine.state,
-                engine.settings_row,
-            )
-            missing = int(self.aggregator["missing_rows"][0])
-            if missing == 0:
+        while at < len(trades):
+            closed = self.aggregator.fold(trades, at, due, 1)
+            at = self.aggregator.next_row
+            if not len(closed):
                 return at
-            self._bars = grown(self._bars, self.count, missing)
-            self._verdicts = grown(self._verdicts, self.count, missing)
-            self.aggregator["missing_rows"] = 0
+            has_signal = self._take(closed)
+            if has_signal or self.count >= wake_at_bar:
+                return at
+        return at
+
+    def _take(self, closed: Rows) -> bool:
+        """Give closed bars to the engine one by one; return whether any has a signal."""
+        if self.count + len(closed) > len(self._bars):
+            self._bars = grown(self._bars, self.count, len(closed))
+            self._verdicts = grown(self._verdicts, self.count, len(closed))
+        signals, has_signal = self._verdicts["signal"], False
+        for bar in closed:
+            number = self.count
+            self._bars[number] = bar
+            self._verdicts[number] = self.engine.decide(bar)
+            has_signal |= bool(signals[number])
+            self.count += 1
+        return has_signal
 
     def begin_at(self, phase: BarPhase) -> None:
-        """Go on from where a day's bars stand. The open bar is dropped; the next one is tainted, since it is cut."""
-        state = self.aggregator[0]
-        bar = state["bar"]
-        for name in ("volume", "taker_buy_volume", "notional", "trade_count"):
-            bar[name] = 0
-        bar["day"], bar["number"], bar["tainted"] = phase.day, phase.number, True
-        state["progress"], state["day_end"] = phase.progress, (phase.day + 1) * DAY_MS
-        state["last_trade_id"] = phase.first_id - 1
-
-    @property
-    def count(self) -> int:
-        """Number of bars closed in this run."""
-        return int(self.aggregator["count"][0])
+        """Go on from where a day's bars stand, as the aggregator does."""
+        self.aggregator.begin_at(phase)
 
     @property
     def bars(self) -> Rows:
@@ -154,17 +95,17 @@ class Fold:
     @property
     def last_price(self) -> int:
         """Price of the last trade in ticks, 0 before the first."""
-        return int(self.aggregator["last_price"][0])
+        return int(self.aggregator.state["last_price"][0])
 
     @property
     def last_time(self) -> int:
         """Latest trade time so far, ms UTC; never goes back. 0 before the first trade."""
-        return int(self.aggregator["last_time"][0])
+        return int(self.aggregator.state["last_time"][0])
 
     @property
     def last_trade_id(self) -> int:
         """Id of the last trade, -1 before the first."""
-        return int(self.aggregator["last_trade_id"][0])
+        return int(self.aggregator.state["last_trade_id"][0])
 
     def signals_since(self, count: int) -> list[Signal]:
         """Return the signals of the bars from number `count` of the run on, in their order."""
@@ -177,11 +118,12 @@ class Fold:
     @property
     def fingerprint(self) -> bytes:
         """16 bytes that two folds share whose saved states may be exchanged."""
-        return hashlib.sha256(self.engine.fingerprint + self.rules.tobytes()).digest()[:16]
+        return hashlib.sha256(self.engine.fingerprint + self.aggregator.rules.tobytes()).digest()[:16]
 
     def state_bytes(self) -> bytes:
         """Return the whole state, closed bars and verdicts included."""
-        parts = (self.aggregator, self.engine.state, self.bars, self.verdicts)
+        count = np.array(self.count, _COUNT)
+        parts = (count, self.aggregator.state, self.engine.state, self.bars, self.verdicts)
         return self.fingerprint + b"".join(part.tobytes() for part in parts)
 
     def restore(self, saved: bytes) -> None:
@@ -193,15 +135,17 @@ class Fold:
         engine = self.engine
         if saved[:16] != self.fingerprint:
             raise DataError("a saved fold must be of the same symbol, bar settings, rule and rule settings")
-        head, tail = 16 + AGGREGATOR.itemsize, 16 + AGGREGATOR.itemsize + engine.state.nbytes
+        head = 16 + _COUNT.itemsize
+        middle = head + AGGREGATOR.itemsize
+        tail = middle + engine.state.nbytes
         if len(saved) < tail:
             raise DataError(f"a saved fold must not be cut, was {len(saved)} bytes")
-        aggregator = restored(AGGREGATOR, saved[16:head])
-        count = int(aggregator["count"][0])
-        middle = tail + count * BAR.itemsize
-        if len(saved) != middle + count * engine.verdict_dtype.itemsize:
+        count = int(np.frombuffer(saved[16:head], _COUNT)[0])
+        verdicts = tail + count * BAR.itemsize
+        if len(saved) != verdicts + count * engine.verdict_dtype.itemsize:
             raise DataError(f"a saved fold of {count} bars must not be cut, was {len(saved)} bytes")
-        self.aggregator = aggregator
-        engine.state = restored(engine.state.dtype, saved[head:tail])
-        self._bars = grown(restored(BAR, saved[tail:middle]), count, 256)
-        self._verdicts = grown(restored(engine.verdict_dtype, saved[middle:]), count, 256)
+        self.aggregator.restore(saved[head:middle])
+        engine.state = restored(engine.state.dtype, saved[middle:tail])
+        self.count = count
+        self._bars = grown(restored(BAR, saved[tail:verdicts]), count, _ROOM)
+        self._verdicts = grown(restored(engine.verdict_dtype, saved[verdicts:]), count, _ROOM)

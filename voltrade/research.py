@@ -20,7 +20,7 @@ import numpy.typing as npt
 from numba import types
 
 from voltrade import risk, simulation
-from voltrade.bars import bar_rules, columns, empty_aggregator, grown, until_close
+from voltrade.bars import VolumeBarAggregator, columns
 from voltrade.compiled import Rows, bind, compile_for, compiled, prefetch, record_dtype, restored, rows_of
 from voltrade.config import BarSettings, Config, milliseconds
 from voltrade.core import GATES
@@ -30,11 +30,11 @@ from voltrade.errors import ConfigError, DataError
 from voltrade.exchange.margin import largest_notional
 from voltrade.exchange.shipped import E8, shipped_instrument, shipped_rules
 from voltrade.exchange.tape import mark_columns
-from voltrade.model import BAR, MONEY, NEVER, Bools, Instrument, Int64s
+from voltrade.model import MONEY, Bools, Instrument, Int64s
 from voltrade.records import REFUSAL, SIGNAL, bare, new_account, new_symbol
 from voltrade.risk import CircuitBreaker
 from voltrade.rule_file import load_rule
-from voltrade.signal_engine import RULE_BAR, Program, SignalEngine, describe, scale_of
+from voltrade.signal_engine import RULE_BAR, Program, SignalEngine, describe, refuse_other_overrides, scale_of
 
 T = TypeVar("T")
 
@@ -46,30 +46,6 @@ def _first_descent(times: Int64s) -> int:
         if times[row] < times[row - 1]:
             return row
     return 0
-
-
-@compiled
-def _fold_bars(
-    ids: Int64s,
-    prices: Int64s,
-    quantities: Int64s,
-    times: Int64s,
-    buyer_is_maker: Bools,
-    start: int,
-    rules: Rows,
-    state: Rows,
-    bars: Rows,
-    closing_rows: Int64s,
-) -> int:
-    """Fold trades from `start`, noting which trade closed each bar; return the first for which there is no room."""
-    at, end = start, len(ids)
-    open_end = state[0]
-    open_end.missing_rows = 0
-    while at < end and open_end.missing_rows == 0:
-        count = open_end.count
-        at = until_close(ids, prices, quantities, times, buyer_is_maker, at, end, NEVER, rules[0], open_end, bars)
-        closing_rows[count : open_end.count] = at - 1
-    return at
 
 
 @compiled
@@ -122,10 +98,8 @@ def _find(
 
 @cache
 def _finder(program: Program, state: np.dtype[Any], settings: np.dtype[Any], verdict: np.dtype[Any]) -> Any:
-    """`_find` with an engine's program inside, compiled where the program is."""
+    """`_find` with an engine's compiled program inside."""
     loop = bind(_find, STEP=program.step)
-    if not program.is_compiled:
-        return loop
     records = [rows_of(dtype) for dtype in (RULE_BAR, RULE_BAR, state, settings, verdict, verdict, FOUND)]
     return compile_for(loop, types.void(*records, types.int64[::1]), nogil=True)
 
@@ -275,25 +249,13 @@ class Research:
         return self._keep("bars", settings, lambda: self._fold(settings))
 
     def _fold(self, settings: BarSettings) -> Bars:
-        rules, state = bar_rules(settings, self.instrument), empty_aggregator()
-        rows, closing_rows = np.zeros(4096, BAR), np.zeros(4096, np.int64)
-        at = 0
-        while True:
-            ids, price, quantity, time, buyer_is_maker = self._columns
-            at = _fold_bars(ids, price, quantity, time, buyer_is_maker, at, rules, state, rows, closing_rows)
-            if at == len(self.tape.trades):
-                break
-            count = int(state["count"][0])
-            rows = grown(rows, count, int(state["missing_rows"][0]))
-            closing_rows = np.concatenate([closing_rows[:count], np.zeros(len(rows) - count, np.int64)])
-        count = int(state["count"][0])
-        rows = rows[:count]
-        skipped = int(state["skipped_invalid"][0] + state["skipped_duplicate"][0])
-        closing_rows = closing_rows[:count]
+        aggregator = VolumeBarAggregator(settings, self.instrument)
+        rows = aggregator.fold(self.tape.trades)
+        skipped = aggregator.skipped_invalid + aggregator.skipped_duplicate
         # The trade that begins a day closes the bar before and is not in it.
-        last = self.tape.trades.price[closing_rows]
+        last = self.tape.trades.price[aggregator.closing_rows]
         high, low = np.maximum(rows["high"], last), np.minimum(rows["low"], last)
-        return Bars(rows, closing_rows, high, low, skipped, scale_of(self.instrument))
+        return Bars(rows, aggregator.closing_rows, high, low, skipped, scale_of(self.instrument))
 
     def verdicts(self, config: Config, engine: SignalEngine | None = None, end: int | None = None) -> Rows:
         """Return the verdict of each bar.
@@ -302,10 +264,11 @@ class Research:
             engine: goes on from where it is, over the bars that closed before the trade in row `end`, and no further.
 
         Raises:
-            ConfigError: the rule file isn't there, or is broken.
+            ConfigError: the rule file isn't there, or is broken; or the engine overrides more than its seams.
         """
         bars = self.bars(config.bars)
         if engine is not None:
+            refuse_other_overrides(type(engine))
             return engine.on_volume_bars(bars.rows[: np.searchsorted(bars.closing_rows, end or len(self.tape.trades))])
         rule = load_rule(config.session.rule)
         key = (config.bars, rule, config.signals)
@@ -330,6 +293,10 @@ class Research:
         found: list[Rows] = []
         for program, group in groupby(engines, key=attrgetter("program")):
             alike = list(group)
+            refuse_other_overrides(type(alike[0]))
+            if not program.is_compiled:
+                found += [self.signals(engine.on_volume_bars(self.bars(settings).rows)) for engine in alike]
+                continue
             states, rows = (np.concatenate([getattr(e, name) for e in alike]) for name in ("state", "settings_row"))
             blank, verdicts = (np.zeros(count, alike[0].verdict_dtype) for count in (1, len(alike)))
             counts, memory = np.zeros(len(alike), np.int64), space["found"][len(found) * room :]

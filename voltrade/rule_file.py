@@ -22,7 +22,7 @@ from voltrade import compiled, parameter_file
 from voltrade.config import Config, SignalSettings, refuse_secrets
 from voltrade.errors import ConfigError
 from voltrade.model import Instrument
-from voltrade.signal_engine import SignalEngine
+from voltrade.signal_engine import SignalEngine, refuse_other_overrides
 
 KEPT = "rule"
 """Folder within a run's that holds the copy."""
@@ -215,6 +215,7 @@ class RuleFile:
             raise ConfigError(f"rule: {self.class_name!r} must be a SignalEngine of {self.path.name}")
         if not issubclass(rule.settings_type, SignalSettings):
             raise ConfigError(f"rule: settings_type of {self.class_name} must be a kind of SignalSettings")
+        refuse_other_overrides(rule)
         refuse_secrets(dict.fromkeys(rule.settings_type.model_fields))
         folder = self.path.resolve().parent
         for path in sorted(self._imported()):

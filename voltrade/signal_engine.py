@@ -3,7 +3,8 @@
 Each indicator is declared once, as an `Indicator`: the state it keeps, the values it gives, the function that takes one
 step, and how many bars it needs. To change the rule, subclass `SignalEngine` (here, in a file of your own, or in a
 notebook cell): add an `Indicator` to `indicators`, name what the rule decides in `conditions`, write `_detect_signal`.
-Numba compiles the whole; a rule that it can't compile runs as plain Python, with one warning and the same results.
+Numba compiles the whole; a rule that it can't compile runs as plain Python, with one warning and the same results. So
+does one that overrides `on_volume_bar`.
 
 Every bar leaves a verdict: one row with all indicator values, each condition, and the signal. Values before an
 indicator has seen enough bars are NaN, and a comparison with NaN is false, so no rule fires on them. Prices and volumes
@@ -16,10 +17,11 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cache, reduce
-from typing import Any, ClassVar
+from functools import cache, reduce, update_wrapper
+from types import MethodType
+from typing import Any, ClassVar, overload
 
 import numba
 import numpy as np
@@ -316,20 +318,9 @@ def _both(state: Record, bar: Record, settings: Record, verdict: Record) -> None
     SECOND(state, bar, settings, verdict)  # type: ignore[name-defined]  # noqa: F821
 
 
-def _step(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
-    """One closed bar through all indicators and the rule; INDICATORS and RULE are bound when an engine is built."""
-    INDICATORS(state, bar, settings, verdict)  # type: ignore[name-defined]  # noqa: F821
-    state.bars += 1
-    verdict.ready = state.bars >= settings.warmup_bars
-    signal = RULE(state, bar, settings, verdict)  # type: ignore[name-defined]  # noqa: F821
-    verdict.signal = 1 if signal > 0 else -1 if signal < 0 else 0
-
-
-def _step_bars(
-    rows: Rows, start: int, end: int, scale: Rows, bar: Rows, state: Rows, settings: Rows, verdicts: Rows
-) -> None:
-    """Closed bars from `start` to `end` through the engine; STEP is bound when an engine is built."""
-    for at in range(start, end):
+def _step_bars(rows: Rows, scale: Rows, bar: Rows, state: Rows, settings: Rows, verdicts: Rows) -> None:
+    """Closed bars through the engine; STEP is bound when an engine is built."""
+    for at in range(len(rows)):
         describe(rows[at], scale[0], bar[0])
         STEP(state[0], bar[0], settings[0], verdicts[at])  # type: ignore[name-defined]  # noqa: F821
 
@@ -339,20 +330,54 @@ class Program:
     """An engine class made ready to run for one layout of its state."""
 
     step: Callable[..., None]
-    """`_step` with the engine's indicators and rule."""
+    """The engine's `BarStep` with its indicators and rule."""
     step_bars: Callable[..., None]
     is_compiled: bool
+    """Whether research may run the bars through `step`: not where a rule can't be compiled, nor where a subclass
+    overrides `on_volume_bar`, which is then called with each bar."""
+
+
+class BarStep:
+    """A method that takes one bar, written as the step that compiled loops run.
+
+    `engine.on_volume_bar(bar)` runs that step on one bar, as live trading, replay and `check` do; backtest, sweep and
+    explorer compile the same body into their loops. A subclass overrides it with an ordinary method.
+    """
+
+    def __init__(self, step: Any) -> None:
+        self.step: Step = step.__func__  # of a static method: an engine is no part of it
+        update_wrapper(self, self.step)
+
+    @overload
+    def __get__(self, engine: None, owner: type) -> BarStep: ...
+    @overload
+    def __get__(self, engine: SignalEngine, owner: type) -> Callable[[VolumeBar | Record], Signal | None]: ...
+    def __get__(self, engine: SignalEngine | None, owner: type) -> Any:
+        return self if engine is None else MethodType(self, engine)
+
+    def __set__(self, engine: SignalEngine, value: object) -> None:
+        raise AttributeError(f"{type(engine).__name__}.{self.step.__name__}: must be overridden in a subclass")
+
+    def __call__(self, engine: SignalEngine, bar: VolumeBar | Record) -> Signal | None:
+        rows = np.zeros(1, BAR)
+        rows[0] = tuple(getattr(bar, name) for name in BAR.names or ()) if isinstance(bar, VolumeBar) else bar
+        verdicts = np.zeros(1, engine.verdict_dtype)
+        engine.step_bars(rows, verdicts)
+        engine.last_verdict = verdicts[0]
+        return engine.signal(verdicts[0], rows[0], engine.bars - 1) if verdicts["signal"][0] else None
 
 
 class SignalEngine:
     """Turns closed volume bars into signals, and keeps each bar's verdict.
 
-    A rule of one's own is a subclass that overrides some of the four class attributes and `_detect_signal`.
+    A rule of one's own is a subclass that overrides some of the four class attributes and `_detect_signal`, or
+    `on_volume_bar`; it may override nothing else (see `SEAMS`).
 
     Attributes:
         state: one row; all that outlives a bar.
         warmup_bars: bars after which the verdict says `ready`.
         verdict_dtype: `signal`, `ready`, every output of every indicator, every condition.
+        is_overridden: whether a subclass overrides `on_volume_bar`, so that it must be called with every bar.
     """
 
     settings_type: ClassVar[type[SignalSettings]] = SignalSettings
@@ -387,6 +412,7 @@ class SignalEngine:
         self.scale = scale_of(instrument)
         self.bar = np.zeros(1, RULE_BAR)
         self.program = _program(type(self), self.state.dtype, self.settings_row.dtype)
+        self.is_overridden = not isinstance(type(self).on_volume_bar, BarStep)
 
     @classmethod
     def warmup_of(cls, settings: SignalSettings) -> int:
@@ -430,29 +456,68 @@ class SignalEngine:
             return -1
         return 0
 
-    def on_volume_bar(self, bar: VolumeBar | Record) -> Signal | None:
-        """Take one closed bar and return the signal it gives, if any. `last_verdict` then says why.
+    @BarStep
+    @staticmethod
+    def on_volume_bar(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+        """Take one closed bar: all indicators, then the rule. INDICATORS and RULE are those of the engine.
 
-        A signal is what the rule says. Whether it may become an order (warm-up, a tainted or short bar, a position in
-        hand) is for the gates that follow.
+        Called as `engine.on_volume_bar(bar)`, with a `VolumeBar` or a row of BAR, it returns the `Signal` that the bar
+        gives, or None, and `last_verdict` says why. A signal is what the rule says; whether it may become an order
+        (warm-up, a tainted or short bar, a position in hand) is for the gates that follow.
+
+        A subclass may override it as `on_volume_bar(self, bar)`. It hands each bar to `super().on_volume_bar(bar)`
+        once, and what it returns is what trades, in every mode, bar by bar in plain Python: None, or a `Signal` of the
+        bar, whose `side` and `atr` may be other ones.
         """
-        rows = np.zeros(1, BAR)
-        rows[0] = tuple(getattr(bar, name) for name in BAR.names or ()) if isinstance(bar, VolumeBar) else bar
-        self.last_verdict = self.on_volume_bars(rows)[0]
-        return self.signal(self.last_verdict, rows[0], self.bars - 1)
+        INDICATORS(state, bar, settings, verdict)  # type: ignore[name-defined]  # noqa: F821
+        state.bars += 1
+        verdict.ready = state.bars >= settings.warmup_bars
+        signal = RULE(state, bar, settings, verdict)  # type: ignore[name-defined]  # noqa: F821
+        verdict.signal = 1 if signal > 0 else -1 if signal < 0 else 0
 
     last_verdict: Record = None
     """Verdict of the last bar given to `on_volume_bar`."""
 
+    def decide(self, row: Record) -> Record:
+        """Give a closed bar, a row of BAR, to `on_volume_bar`; return the verdict, with what that answered.
+
+        Raises:
+            ConfigError: a subclass keeps the bar from the indicators, or answers with what is no signal of it.
+        """
+        if not self.is_overridden:
+            self.on_volume_bar(row)
+            return self.last_verdict
+        before = self.bars
+        signal: object = self.on_volume_bar(row.copy())
+        name = f"{type(self).__name__}.on_volume_bar"
+        if self.bars != before + 1:
+            raise ConfigError(f"{name}: must call super().on_volume_bar once a bar, did {self.bars - before} times")
+        if not isinstance(signal, Signal | None):
+            raise ConfigError(f"{name}: must return a Signal or None, returned {signal!r}")
+        verdict = self.last_verdict
+        verdict["signal"] = signal.side if signal else 0
+        if signal:
+            verdict["atr"] = signal.atr
+            expected = self.signal(verdict, row, before)
+            for field_name in ("time", "symbol", "bar_number", "price"):
+                given, wanted = getattr(signal, field_name), getattr(expected, field_name)
+                if given != wanted:
+                    raise ConfigError(f"{name}: {field_name} of a signal must be its bar's, {wanted!r}, was {given!r}")
+        return verdict
+
     def on_volume_bars(self, rows: Rows) -> Rows:
         """Take closed bars (rows of BAR) and return a verdict for each."""
         verdicts = np.zeros(len(rows), self.verdict_dtype)
-        self.step_bars(rows, 0, len(rows), verdicts)
+        if self.is_overridden:
+            for number, row in enumerate(rows):
+                verdicts[number] = self.decide(row)
+        else:
+            self.step_bars(rows, verdicts)
         return verdicts
 
-    def step_bars(self, rows: Rows, start: int, end: int, verdicts: Rows) -> None:
-        """Take the closed bars from `start` to `end` of a buffer and write their verdicts to the same places."""
-        self.program.step_bars(rows, start, end, self.scale, self.bar, self.state, self.settings_row, verdicts)
+    def step_bars(self, rows: Rows, verdicts: Rows) -> None:
+        """Take closed bars and write a verdict for each, as if nothing overrode `on_volume_bar`."""
+        self.program.step_bars(rows, self.scale, self.bar, self.state, self.settings_row, verdicts)
 
     def signal(self, verdict: Record, row: Record, bar_number: int) -> Signal | None:
         """Return a verdict's signal. `bar_number` counts the bars of the run."""
@@ -573,37 +638,89 @@ def _indicators_of(engine: type[SignalEngine], form: Callable[[Any], Any], joint
     return reduce(lambda first, second: joint(bind(_both, FIRST=first, SECOND=second)), steps)
 
 
-_programs: dict[tuple[type[SignalEngine], np.dtype[Any], np.dtype[Any]], Program] = {}
+SEAMS = frozenset({"settings_type", "indicators", "conditions", "warmup_of", "_detect_signal", "on_volume_bar"})
+"""What a rule may override of `SignalEngine`: the rest is the machinery around it, which compiled loops don't call."""
+
+
+def other_overrides(rule: type[SignalEngine]) -> list[str]:
+    """Return the methods of `SignalEngine` that a rule overrides though they are no seams."""
+    names = vars(SignalEngine).keys() - SEAMS
+    return sorted(name for name in names if any(callable(value) for value in overrides_of(name, rule)))
+
+
+def overrides_of(name: str, rule: type[SignalEngine]) -> list[Any]:
+    """Return what a rule, or a class between it and `SignalEngine`, has under a name instead."""
+    owners = rule.__mro__[: rule.__mro__.index(SignalEngine)]
+    return [getattr(owner, name) for owner in owners if name in vars(owner)]
+
+
+def refuse_other_overrides(rule: type[SignalEngine]) -> None:
+    """Refuse a rule that overrides what trading would not call.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if others := other_overrides(rule):
+        raise ConfigError(
+            f"{rule.__name__}: must override only {', '.join(sorted(SEAMS))}, which every mode calls; "
+            f"overrides {', '.join(others)}"
+        )
+
+
+_BUILT_IN: BarStep = vars(SignalEngine)["on_volume_bar"]
+
+
+def _bar_step_of(engine: type[SignalEngine]) -> BarStep:
+    """The nearest `BarStep` of an engine class: its own, or the one that an override calls."""
+    steps = (vars(owner).get("on_volume_bar") for owner in engine.__mro__)
+    return next((step for step in steps if isinstance(step, BarStep)), _BUILT_IN)
+
+
+_programs: dict[tuple[Any, ...], Program] = {}
 
 
 def _program(engine: type[SignalEngine], state: np.dtype[Any], settings: np.dtype[Any]) -> Program:
-    """The program of an engine class for a layout of its state, made once."""
-    key = (engine, state, settings)
+    """The program of an engine class for a layout of its state, made once for what its seams are."""
+    key = (engine, engine.on_volume_bar, engine._detect_signal, state, settings)
     if key not in _programs:
-        _programs[key] = _make_program(*key)
+        _programs[key] = _make_program(engine, state, settings)
     return _programs[key]
 
 
 def _make_program(engine: type[SignalEngine], state: np.dtype[Any], settings: np.dtype[Any]) -> Program:
-    """Compile an engine class; with one warning, leave plain what numba can't compile."""
-    verdict = _verdict_dtype(engine)
-    indicators = _indicators_of(engine, compiled, compiled_in_place)
-    step = compiled_in_place(bind(_step, INDICATORS=indicators, RULE=compiled(engine._detect_signal)))
-    records = [rows_of(dtype) for dtype in (SCALE, RULE_BAR, state, settings, verdict)]
-    signature = types.void(rows_of(BAR), types.int64, types.int64, *records)
+    """Compile an engine class; with one warning, leave plain what numba can't compile or `BarStep` doesn't hold."""
+    step, why = _bar_step_of(engine).step, ""
+    if not isinstance(engine.on_volume_bar, BarStep):
+        why = "it overrides on_volume_bar"
     try:
-        return Program(step, compile_for(bind(_step_bars, STEP=step), signature), is_compiled=True)
+        program = _compiled_program(engine, step, state, settings)
     except Exception as error:  # whatever numba says, here no rule runs: it is only compiled
-        reason = str(error).strip().splitlines()[0]
-        warnings.warn(
-            f"{engine.__name__} runs uncompiled, many times slower, since numba can't compile it: {reason}",
-            UncompiledRuleWarning,
-            stacklevel=5,  # who makes the engine
-        )
+        why = why or f"numba can't compile it: {str(error).strip().splitlines()[0]}"
+        program = _plain_program(engine, step, state, settings)
+    if not why:
+        return program
+    warnings.warn(
+        f"{engine.__name__} runs uncompiled, many times slower, since {why}",
+        UncompiledRuleWarning,
+        stacklevel=5,  # who makes the engine
+    )
+    return replace(program, is_compiled=False)
+
+
+def _compiled_program(engine: type[SignalEngine], step: Step, state: np.dtype[Any], settings: np.dtype[Any]) -> Program:
+    indicators = _indicators_of(engine, compiled, compiled_in_place)
+    bound = compiled_in_place(bind(step, INDICATORS=indicators, RULE=compiled(engine._detect_signal)))
+    records = [rows_of(dtype) for dtype in (SCALE, RULE_BAR, state, settings, _verdict_dtype(engine))]
+    signature = types.void(rows_of(BAR), *records)
+    return Program(bound, compile_for(bind(_step_bars, STEP=bound), signature), is_compiled=True)
+
+
+def _plain_program(engine: type[SignalEngine], step: Step, state: np.dtype[Any], settings: np.dtype[Any]) -> Program:
     indicators = _indicators_of(engine, compiled, compiled)
+    records = (state, RULE_BAR, settings, _verdict_dtype(engine))
     try:
-        indicators.compile(tuple(numba.from_dtype(dtype) for dtype in (state, RULE_BAR, settings, verdict)))
+        indicators.compile(tuple(numba.from_dtype(dtype) for dtype in records))
     except Exception:
         indicators = _indicators_of(engine, plain, plain)
-    step = bind(_step, INDICATORS=indicators, RULE=plain(engine._detect_signal))
-    return Program(step, bind(_step_bars, STEP=step), is_compiled=False)
+    bound = bind(step, INDICATORS=indicators, RULE=plain(engine._detect_signal))
+    return Program(bound, bind(_step_bars, STEP=bound), is_compiled=False)

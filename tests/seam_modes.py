@@ -1,0 +1,125 @@
+"""What each mode makes of one tape, in a process of its own: `python seam_modes.py JOURNAL MODE...` prints it as JSON.
+
+`test_seams` runs it over edited copies of the package. It runs uncompiled (NUMBA_DISABLE_JIT=1): the loops of research
+are then the same functions as plain Python, so that an edit is seen without compiling everything anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import voltrade
+from voltrade import check, journal
+from voltrade.config import Config
+from voltrade.data import tape
+from voltrade.exchange.shipped import shipped_instrument
+from voltrade.model import BreakerChange, OrderIntent, Refusal, RoundTrip
+from voltrade.replay import replay
+from voltrade.research import Research
+from voltrade.rule_file import load_rule, read_parameters
+from voltrade.sweep import sweep
+
+SIGNALS = {
+    **{"vwap_length": 5, "bollinger_length": 5, "use_rsi_filter": False},
+    **{"ema_fast": 2, "ema_slow": 4, "rsi_length": 3, "atr_length": 3},
+}
+PARAMETERS: dict[str, Any] = {
+    **SIGNALS,
+    **{"seed": 7, "hours": 2.0, "threshold": 5, "latency_ms": 3000, "taker_fee": 0.0001, "slippage_bps": 0.2},
+    **{"stop_atr": 1.5, "take_profit_atr": 1.0, "min_stop_bps": 0.0, "cooldown_bars": 1, "max_holding_bars": 6},
+    **{"max_holding_s": 75},
+    **{"max_trades_per_day": 28},
+}
+"""On this tape every exit happens, a stop is refused with -2021, an exit with -2022, and the day's trades run out."""
+
+RAISED = "the seam was asked"
+"""What a seam says that is made to raise."""
+
+TOLD = (OrderIntent, Refusal, BreakerChange, RoundTrip)
+Made = Callable[[Research, Config, str], Any]
+
+
+def lines(facts: Iterable[Any]) -> list[str]:
+    """What was decided, sorted: facts of one moment have no order that all modes keep."""
+    return sorted(repr(fact) for fact in facts if isinstance(fact, TOLD))
+
+
+def facts_of(path: Any) -> Made:
+    """What the core decided, or what the compiled loop says that it decided: the same lines."""
+
+    def made(research: Research, config: Config, _: str) -> list[str]:
+        done = voltrade.backtest(research, config, path=path)
+        return lines(done.facts)
+
+    return made
+
+
+def swept(research: Research, config: Config, _: str) -> str:
+    found = sweep(research, config, {"ema_fast": [config.signals.ema_fast]}, progress=False)
+    assert found.frame["path"].tolist() == ["compiled"]
+    return str(found.frame.drop(columns="path").iloc[0].to_json())
+
+
+def explored(research: Research, config: Config, _: str) -> str:
+    from voltrade.explorer import trade
+
+    traded = trade(research, config)
+    assert traded.tables is not None
+    tables = (traded.tables.trips, traded.tables.refusals, traded.tables.orders)
+    return " ".join(hashlib.sha256(rows.tobytes()).hexdigest() for rows in tables)
+
+
+def replayed(_: Research, __: Config, path: str) -> int | str:
+    try:
+        return replay(Path(path)).differences
+    except (KeyError, AssertionError):
+        return "the journal tells of orders that were never sent"
+
+
+def checked(research: Research, config: Config, _: str) -> str:
+    check.BARS_AFTER_WARMUP = 40
+    check._is_warm_when_it_says = lambda new: check.Finding("warm-up", True, "left out: it folds two whole days")
+    return str(check.check(load_rule(config.session.rule), config.signals, research.instrument))
+
+
+MODES: dict[str, Made] = {
+    "core": facts_of("events"),
+    "backtest": facts_of("auto"),
+    "sweep": swept,
+    "explorer": explored,
+    "replay": replayed,
+    "check": checked,
+}
+
+
+def entries(path: str) -> list[str]:
+    """What a session of its own journal decided."""
+    return lines(row.fact for row in journal.read(Path(path)))
+
+
+def main(path: str, rule: str, *modes: str) -> None:
+    if modes == ("session",):
+        print(json.dumps(entries(path)))
+        return
+    config = read_parameters(PARAMETERS, rule=rule)
+    research = Research(tape(config.session, shipped_instrument("BTCUSDT")))
+    made = {}
+    for mode in modes:
+        try:
+            made[mode] = MODES[mode](research, config, path)
+        except Exception as error:
+            if RAISED not in str(error):
+                raise
+            made[mode] = RAISED
+    print(json.dumps(made))
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    main(*sys.argv[1:])
