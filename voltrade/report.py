@@ -20,7 +20,7 @@ from voltrade import journal, measures
 from voltrade.compiled import Rows
 from voltrade.config import Config, RiskSettings
 from voltrade.errors import JournalError
-from voltrade.frames import DECISIONS, WITHOUT_A_RULE, Columns, Frames, frames_of_columns
+from voltrade.frames import DECISIONS, FOREIGN, WITHOUT_A_RULE, Columns, Frames, frames_of_columns
 from voltrade.model import (
     BAR,
     EQUITY,
@@ -88,7 +88,7 @@ def research_frames(
     rows, said = bars[first_bar:], verdicts[first_bar:]
     columns = {name: rows[name] for name in BAR.names or ()}
     verdict = {name: said[name] for name in verdicts.dtype.names or ()}
-    return collector.frames_of(columns, verdict, first_bar, bars["close"])
+    return collector.frames_of(columns, verdict, first_bar, {name: bars[name] for name in ("close", "close_time")})
 
 
 def _equity_rows(points: Sequence[EquityPoint]) -> Rows:
@@ -120,7 +120,7 @@ class _Order:
 
     @property
     def purpose(self) -> str:
-        return self.intent.purpose.name if self.intent else "FOREIGN"
+        return self.intent.purpose.name if self.intent else FOREIGN
 
     @property
     def round_trip(self) -> int:
@@ -260,17 +260,17 @@ class Collector:
         first = 0 if last_bars is None else max(0, len(self._bars) - last_bars)
         rows = self._bars[first:]
         columns = {name: [row[name] for row in rows] for name in BAR.names or ()}
-        closes = [row["close"] for row in self._bars]
-        return self.frames_of(columns, _verdict_columns(rows), first, closes)
+        all_bars = {name: [row[name] for row in self._bars] for name in ("close", "close_time")}
+        return self.frames_of(columns, _verdict_columns(rows), first, all_bars)
 
-    def frames_of(self, bars: Columns, verdict: Columns, first: int, closes: Sequence[int] | Int64s) -> Frames:
+    def frames_of(self, bars: Columns, verdict: Columns, first: int, all_bars: Columns) -> Frames:
         """Make the frames of everything added so far, and of these bars.
 
         Args:
             bars: those that are shown, by the fields of BAR.
             verdict: columns of their verdicts.
             first: number of the first of them.
-            closes: of all bars, in ticks.
+            all_bars: `close` and `close_time` of all bars.
         """
         refusals = [(n.time, n.bar_number, n.side, n.code, n.detail) for n in self._notes[Refusal]]
         return frames_of_columns(
@@ -278,7 +278,7 @@ class Collector:
             bars=bars,
             verdict=verdict,
             first=first,
-            closes=closes,
+            all_bars=all_bars,
             orders=self._order_columns(),
             fills=_columns(_FILL, [_fill_row(order, fill) for order, fill in self._fills.values()]),
             trips=_fields(self._notes[RoundTrip], _TRIP),
@@ -534,6 +534,8 @@ class Statistics(measures.Figures):
     days: float
     slippage: float
     """What fills brought against the decision's price, where that is known: a cost is negative. Inside `realised`."""
+    without_reference: int
+    """Filled orders whose slippage is unknown, since nothing says at what price they were decided."""
     sharpe_basis: str
     average_win: float
     average_loss: float
@@ -558,6 +560,12 @@ def _number_cell(name: str, digits: int = 2) -> Callable[[Statistics, str], str]
     return lambda s, quote: f"{getattr(s, name):,.{digits}f}" if math.isfinite(getattr(s, name)) else "-"
 
 
+def _unknown_text(orders: int, before: str) -> str:
+    if not orders:
+        return ""
+    return f"{before}{orders:,} {'order' if orders == 1 else 'orders'} without a reference price"
+
+
 _STATISTICS_ROWS: dict[str, Callable[[Statistics, str], str]] = {
     "from": lambda s, quote: f"{s.started:%Y-%m-%d %H:%M:%S} UTC" if s.bars else "-",
     "to": lambda s, quote: f"{s.ended:%Y-%m-%d %H:%M:%S} UTC" if s.bars else "-",
@@ -572,7 +580,9 @@ _STATISTICS_ROWS: dict[str, Callable[[Statistics, str], str]] = {
     "realised before costs": _money_cell("realised"),
     "fees": _money_cell("fees"),
     "funding": _money_cell("funding"),
-    "slippage (inside realised)": _money_cell("slippage"),
+    "slippage (inside realised)": lambda s, quote: (
+        _money_cell("slippage")(s, quote) + _unknown_text(s.without_reference, ", ")
+    ),
     "change of equity": _money_cell("equity_change"),
     "max drawdown": lambda s, quote: f"{-s.max_drawdown:+,.2f} {quote} ({s.max_drawdown_part:.2%})",
     "time in a position": _part_cell("exposure"),
@@ -647,6 +657,7 @@ def statistics(run: Frames, counted: CountedBars | None = None) -> Statistics:
         ended=ended,
         days=(ended - started).total_seconds() / 86_400,
         slippage=float(run.orders["slippage"].sum(min_count=1)),
+        without_reference=_without_reference(run),
         sharpe_basis=returns.basis,
         average_win=float(nets[nets > 0].mean()) if (nets > 0).any() else math.nan,
         average_loss=float(nets[nets < 0].mean()) if (nets < 0).any() else math.nan,
@@ -662,10 +673,15 @@ def refusals_by_code(run: Frames) -> pd.DataFrame:
     return table.sort_values("count", ascending=False)
 
 
+def _without_reference(run: Frames) -> int:
+    """Count the filled orders whose slippage nothing can tell."""
+    return int((run.orders["average_price"].notna() & run.orders["slippage"].isna()).sum())
+
+
 def costs(run: Frames) -> pd.DataFrame:
     """Lay out how the price moves that were decided on became net PnL: slippage, fees and funding apart, in money.
 
-    A cost is negative.
+    A cost is negative. Where the slippage of orders is unknown, it is counted as none, and a column `note` says so.
 
     `per round trip` is the mean, `of turnover (bps)` the part of the notional of all fills.
     """
@@ -684,6 +700,8 @@ def costs(run: Frames) -> pd.DataFrame:
     turnover = float(run.fills["notional"].sum())
     table["per round trip"] = table["amount"] / len(trips) if len(trips) else math.nan
     table["of turnover (bps)"] = table["amount"] / turnover * 10_000 if turnover else math.nan
+    if unknown := _unknown_text(_without_reference(run), ""):
+        table["note"] = [unknown if item == "slippage" else "" for item in table.index]
     table.index.name = "item"
     return table
 
