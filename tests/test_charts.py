@@ -86,6 +86,23 @@ def test_a_long_run_is_cut_to_its_last_bars_and_says_so() -> None:
     assert charts.MAX_BARS <= 5_000
 
 
+@pytest.mark.parametrize(
+    ("settings", "marks"),
+    [
+        ({}, [0, 25, 75, 100]),
+        ({"rsi_oversold": 40.0, "rsi_overbought": 60.0}, [0, 40, 60, 100]),
+        ({"use_rsi_filter": False}, [0, 50, 100]),
+    ],
+)
+def test_the_axis_of_the_rsi_marks_the_bounds_of_the_rule(settings: dict[str, Any], marks: list[float]) -> None:
+    """It marked 30, 50 and 70, whatever the rule's bounds were."""
+    config, run = Config.from_parameters(settings), first_bars(20)
+    assert list(charts.price_chart(run, config).layout.yaxis2.tickvals) == marks
+    page = charts.ResearchChart(run)
+    page.draw(run, "", "", None, "", config)
+    assert list(page.figure.layout.yaxis2.tickvals) == marks
+
+
 def test_the_bars_around_a_round_trip_are_shown_with_what_was_known_then() -> None:
     trip = RUN.round_trips.iloc[1]
     figure = charts.price_chart(RUN, CONFIG, last_bars=40, around=int(trip["id"]))

@@ -76,6 +76,12 @@ def title_of(run: Frames, config: Config, is_synthetic: bool | None = None) -> s
     return f"{session.symbol} · volume bars of {bars.threshold.normalize():f} {unit} · {session.mode}{source}"
 
 
+def _rsi_marks(config: Config) -> list[float]:
+    """What the axis of the RSI marks: its ends, and the bounds of the rule's own filter where it has one."""
+    signals = config.signals
+    return [0, *([signals.rsi_oversold, signals.rsi_overbought] if signals.use_rsi_filter else [50]), 100]
+
+
 # --- prices ----------------------------------------------------------------------------------------------------------
 
 
@@ -106,7 +112,7 @@ def price_chart(run: Frames, config: Config, last_bars: int = MAX_BARS, around: 
     _style(figure, title, height=800 + 140 * (last - 3))
     figure.update_layout(xaxis_rangeslider_visible=False, hovermode="closest")
     figure.update_yaxes(title_text=f"price, {run.instrument.quote_asset}", tickformat=",", row=1, col=1)
-    figure.update_yaxes(title_text="RSI", range=[0, 100], tickvals=[0, 30, 50, 70, 100], row=2, col=1)
+    figure.update_yaxes(title_text="RSI", range=[0, 100], tickvals=_rsi_marks(config), row=2, col=1)
     if shown.own_indicators:
         figure.update_yaxes(title_text="of the rule", row=3, col=1)
     figure.update_yaxes(title_text="seconds<br>a bar", type="log", dtick=1, row=last, col=1)
@@ -615,7 +621,9 @@ class ResearchChart:
         rows = {f"y{row}" for row in (self._equity_row, self._equity_row + 1)}
         return self.figure.data[trace].yaxis in rows
 
-    def draw(self, run: Frames, title: str, subtitle: str, until: pd.Timestamp | None, bars: str) -> None:
+    def draw(
+        self, run: Frames, title: str, subtitle: str, until: pd.Timestamp | None, bars: str, config: Config
+    ) -> None:
         """Give the figure new data.
 
         Args:
@@ -623,6 +631,7 @@ class ResearchChart:
             subtitle: stands below the title.
             until: when the next page begins; None on the last one.
             bars: says which bars the page has; while that stays, a person's zoom means what it did, and is kept.
+            config: whose bounds the axis of the RSI marks.
         """
         shown, layout = Window(run, MAX_BARS, until), self.figure.layout
         # The figure's last trace only holds the axis of times.
@@ -632,6 +641,7 @@ class ResearchChart:
         layout.xaxis9.tickvals, layout.xaxis9.ticktext = shown.time_labels()
         layout.xaxis9.uirevision = bars
         layout.shapes = self._page_mark(shown)
+        self.figure.update_yaxes(tickvals=_rsi_marks(config), row=2)
         for row in range(1, self._equity_row):
             self.figure.update_xaxes(uirevision=bars, row=row)
             self.figure.update_yaxes(uirevision=bars, row=row)
@@ -672,7 +682,7 @@ class ResearchChart:
         figure.update_xaxes(type="date", row=equity, showticklabels=False)
         figure.update_xaxes(type="date", matches=f"x{equity}", row=drawdown, title_text="time, UTC")
         figure.update_yaxes(title_text=f"price, {instrument.quote_asset}", tickformat=",", row=1)
-        figure.update_yaxes(title_text="RSI", range=[0, 100], tickvals=[0, 30, 50, 70, 100], row=2)
+        figure.update_yaxes(title_text="RSI", range=[0, 100], row=2)
         if own:
             figure.update_yaxes(title_text="of the rule", row=3)
         figure.update_yaxes(title_text=f"equity, {instrument.quote_asset}", tickformat=",", row=equity)

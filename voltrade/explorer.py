@@ -484,7 +484,7 @@ class Explorer:
         title = charts.title_of(run, self.config, self.research.tape.synthetic)
         bars = self.config.bars
         zoomed = f"{bars.unit} {bars.threshold.normalize()} {bars.anchor}: {page.start} to {page.stop}"
-        self.chart.draw(run, title, shown, until, bars=zoomed)
+        self.chart.draw(run, title, shown, until, bars=zoomed, config=self.config)
         if self.plot is not None:
             self.plot.draw(self.chart.figure)
         self._pager.tell(shown, is_oldest=page.start == 0, is_newest=until is None)
