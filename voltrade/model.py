@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from enum import IntEnum, StrEnum
 from typing import Literal
@@ -51,6 +52,11 @@ def money(text: str | int | Decimal) -> int:
 def money_text(units: int) -> str:
     """Write money as the wire does: `-123456789` is `-1.23456789`."""
     return format(Decimal(units).scaleb(-8), "f")
+
+
+def moment_text(milliseconds: int) -> str:
+    """Write a time, ms UTC, for people: `2026-01-05 12:00:00 UTC`; empty for none."""
+    return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC" if milliseconds > 0 else ""
 
 
 def storable(text: str) -> str:
