@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from builders import an_instrument
 from hypothesis import given, settings
@@ -236,3 +237,10 @@ def test_a_chart_at_the_screen_is_one_widget_whose_figure_changes(shown: list[tu
             ((kind, widget),) = shown
             assert kind == "new"
             assert json.loads(widget.figure) == json.loads(expected.to_json())
+
+
+def test_the_axes_of_money_name_their_unit() -> None:
+    """Drawdown had none, nor had the net of a heat map."""
+    assert "USDT" in charts.equity_chart(RUN, CONFIG).layout.yaxis2.title.text
+    frame = pd.DataFrame({"x": [1, 2], "y": [3, 4], "net": [5.0, 6.0]})
+    assert charts.heat_map(frame, "x", "y", "net", "USDT").data[0].colorbar.title.text == "net, USDT"

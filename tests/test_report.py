@@ -126,6 +126,16 @@ def test_every_bar_has_its_verdict_and_what_became_of_its_signal() -> None:
     assert run.decisions["rsi"].to_list() == [50.0, 61.5, 61.5]
 
 
+@pytest.mark.parametrize(
+    ("signal", "why"), [(1, "rsi_long no"), (-1, "vwap_short no"), (0, "rsi_long no · vwap_short no")]
+)
+def test_a_signal_tells_only_of_the_filters_of_its_side(signal: int, why: str) -> None:
+    """A SELL told that `vwap_long` had said no, which a SELL does not ask."""
+    filters = {"rsi_long": False, "rsi_short": True, "vwap_long": True, "vwap_short": False}
+    run = run_of(bars=[a_bar(0, 1_000, verdict={"ready": True, "signal": signal, "ema_cross": signal or 1, **filters})])
+    assert report.reasons(run.decisions) == [f"ema_cross {signal or 1:+d} · {why}"]
+
+
 def test_slippage_is_what_the_fills_brought_against_the_decision_and_a_cost_is_negative() -> None:
     """Fault case I13."""
     run = run_of(
@@ -513,3 +523,11 @@ def test_the_last_bars_alone_keep_their_numbers() -> None:
         collector.add_bar(bar)
     part = collector.frames(last_bars=20)
     pd.testing.assert_frame_equal(part.bars, WHOLE.bars.iloc[-20:])
+
+
+def test_every_time_that_a_table_shows_says_its_zone_and_what_it_is_of() -> None:
+    """`opened` had none, and the time of a round trip was not named as that of its close."""
+    shown = report.readable(run_of(a_trip(1, net=3)).round_trips, drop=["closed"])
+    assert shown.index.name == "closed, UTC"
+    assert "opened, UTC" in shown
+    assert report.readable(run_of(bars=[a_bar(0, 1_000)]).bars).index.name == "time, UTC"

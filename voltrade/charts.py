@@ -166,7 +166,7 @@ def equity_chart(run: Frames, config: Config) -> go.Figure:
     _style(figure, f"Equity, drawdown, position · {title_of(run, config)}", height=560)
     figure.update_layout(hovermode="x unified")
     figure.update_yaxes(title_text=f"equity, {run.instrument.quote_asset}", tickformat=",", row=1, col=1)
-    figure.update_yaxes(title_text="drawdown", tickformat=",", row=2, col=1)
+    figure.update_yaxes(title_text=f"drawdown,<br>{run.instrument.quote_asset}", tickformat=",", row=2, col=1)
     figure.update_yaxes(title_text=f"position,<br>{run.instrument.base_asset}", nticks=4, row=3, col=1)
     figure.update_xaxes(type="date")
     figure.update_xaxes(title_text="time, UTC", row=3, col=1)
@@ -514,8 +514,13 @@ def calibration_chart(calibration: Calibration, chosen: Recommendation) -> go.Fi
     return figure
 
 
-def heat_map(frame: pd.DataFrame, x: str, y: str, value: str) -> go.Figure:
-    """Draw a column of a sweep's frame over two swept parameters; of settings that share both, the mean."""
+def heat_map(frame: pd.DataFrame, x: str, y: str, value: str, unit: str = "") -> go.Figure:
+    """Draw a column of a sweep's frame over two swept parameters; of settings that share both, the mean.
+
+    Args:
+        unit: of the value, where it has one.
+    """
+    named = f"{value}, {unit}" if unit else value
     table = frame.pivot_table(index=y, columns=x, values=value, aggfunc="mean")
     across, down = [str(name) for name in table.columns], [str(name) for name in table.index]
     figure = go.Figure(
@@ -525,11 +530,11 @@ def heat_map(frame: pd.DataFrame, x: str, y: str, value: str) -> go.Figure:
             z=table.to_numpy(),
             colorscale=[(0.0, DOWN), (0.5, "white"), (1.0, UP)],
             zmid=0,  # losses are red, whether there are gains beside them or not
-            colorbar={"title": value},
-            hovertemplate=f"{escape(x)} %{{x}}<br>{escape(y)} %{{y}}<br>{escape(value)} %{{z:.4g}}<extra></extra>",
+            colorbar={"title": named},
+            hovertemplate=f"{escape(x)} %{{x}}<br>{escape(y)} %{{y}}<br>{escape(named)} %{{z:.4g}}<extra></extra>",
         )
     )
-    _style(figure, f"{value} of {len(frame):,} settings", height=520)
+    _style(figure, f"{named} · {len(frame):,} settings", height=520)
     # The values that were tried stand side by side, evenly.
     figure.update_xaxes(title_text=x, type="category")
     figure.update_yaxes(title_text=y, type="category")
@@ -686,7 +691,7 @@ class ResearchChart:
         if own:
             figure.update_yaxes(title_text="of the rule", row=3)
         figure.update_yaxes(title_text=f"equity, {instrument.quote_asset}", tickformat=",", row=equity)
-        figure.update_yaxes(title_text="drawdown", tickformat=",", nticks=4, row=drawdown)
+        figure.update_yaxes(title_text=f"drawdown,<br>{instrument.quote_asset}", tickformat=",", nticks=4, row=drawdown)
 
 
 def _stack(figure: go.Figure, heights: Sequence[float], gaps: Sequence[float]) -> None:

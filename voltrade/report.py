@@ -455,11 +455,12 @@ def save_frames(run_dir: Path | str) -> list[Path]:
 def reasons(decisions: pd.DataFrame) -> list[str]:
     """Say what each bar's rule decided: triggers that fired, filters that passed or said no; empty where none fired.
 
-    A filter of the built-in rule is told of only where it said no, one of a rule of one's own in any case.
+    A filter of the built-in rule is told of only where it said no, one of a rule of one's own in any case. Of a bar
+    with a signal nothing is told of what the filters of the other side, `..._long` or `..._short`, said.
     """
     values = decisions.drop(columns=list(DECISIONS))
     triggers, filters = ([str(name) for name in values.select_dtypes(kind)] for kind in ("integer", "bool"))
-    signal = (decisions["signal"] != "").to_numpy()
+    signal = decisions["signal"].map({"BUY": 1, "SELL": -1}).fillna(0).to_numpy(dtype=np.int64)
     columns = [signal, *(values[name].to_numpy() for name in (*triggers, *filters))]
     case_of = np.zeros(len(decisions), dtype=np.int64)
     for column in columns:
@@ -475,7 +476,12 @@ def _reason(triggers: Sequence[str], filters: Sequence[str], case: Sequence[int]
     fired = [f"{name} {value:+d}" for name, value in zip(triggers, case[1:], strict=False) if value]
     if not fired and not case[0]:
         return ""
-    answers = dict(zip(filters, case[1 + len(triggers) :], strict=True))
+    other = {1: "_short", -1: "_long"}.get(case[0], "no such side")
+    answers = {
+        name: answer
+        for name, answer in zip(filters, case[1 + len(triggers) :], strict=True)
+        if not name.endswith(other)
+    }
     passed = [f"{name} yes" for name, answer in answers.items() if answer and name not in WITHOUT_A_RULE]
     return " · ".join(fired + passed + [f"{name} no" for name, answer in answers.items() if not answer])
 
@@ -500,16 +506,19 @@ def orders_by_status(run: Frames) -> pd.DataFrame:
 
 
 def readable(frame: pd.DataFrame, drop: Sequence[str] = (), decimals: int = 4) -> pd.DataFrame:
-    """Write a frame as texts for people: times to the second, UTC; numbers rounded, empty where there is none."""
+    """Write a frame as texts for people: times to the second, UTC, as their columns' names say; numbers rounded, empty
+    where there is none. The time of a round trip is that of its close, and named so."""
     table = frame.drop(columns=list(drop))
+    times = [name for name in table.columns if isinstance(table[name].dtype, pd.DatetimeTZDtype)]
     for name in table.columns:
         if isinstance(table[name].dtype, pd.DatetimeTZDtype):
             table[name] = table[name].dt.strftime(_MOMENT).fillna("")
         elif table[name].dtype.kind == "f":
             table[name] = _rounded(table[name], decimals)
     if isinstance(table.index, pd.DatetimeIndex):
-        table.index = table.index.strftime(_MOMENT).rename("time, UTC")
-    return table
+        at = "closed" if "closed" in frame.columns else "time"
+        table.index = table.index.strftime(_MOMENT).rename(f"{at}, UTC")
+    return table.rename(columns={name: f"{name}, UTC" for name in times})
 
 
 _MOMENT = "%Y-%m-%d %H:%M:%S"
