@@ -457,7 +457,7 @@ def test_frames_are_written_for_people() -> None:
     table = report.readable(run.round_trips, drop=["bar"])
     row = table.iloc[0]
     assert table.index.to_list() == ["2026-01-01 12:01:00"]
-    assert (row["opened"], row["stop_price"], row["take_profit_price"], row["net"]) == (
+    assert (row["opened, UTC"], row["stop_price"], row["take_profit_price"], row["net"]) == (
         "2026-01-01 12:00:00",
         "98",
         "",

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from enum import IntEnum, StrEnum
 from typing import Literal
@@ -56,7 +55,7 @@ def money_text(units: int) -> str:
 
 def moment_text(milliseconds: int) -> str:
     """Write a time, ms UTC, for people: `2026-01-05 12:00:00 UTC`; empty for none."""
-    return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC" if milliseconds > 0 else ""
+    return f"{np.datetime64(milliseconds // 1000, 's')} UTC".replace("T", " ", 1) if milliseconds > 0 else ""
 
 
 def storable(text: str) -> str:
