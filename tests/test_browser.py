@@ -329,6 +329,30 @@ def test_the_threshold_slider_draws_ten_million_trades_anew(
     page.close()
 
 
+def test_another_unit_keeps_the_number_of_bars_and_the_way_back_its_threshold(
+    lab: tuple[Path, str], browser: Any
+) -> None:
+    """The page clamped the slider to its new bounds, and what it sent back was taken for a person's turn."""
+    folder, address = lab
+    a_notebook(folder / "units.ipynb", [new_code_cell(EXPLORER_CELL.replace(str(TRADES), "200000"))])
+    page = open_notebook(browser, address, "units.ipynb")
+    run_all(page)
+    page.wait_for_function(f"{DRAWN}.some(chart => chart.fits)")
+    said = "(explorer.config.bars.unit, float(explorer.config.bars.threshold), len(explorer.traded.bars))"
+    row = page.locator(".widget-hbox", has=page.get_by_text("threshold", exact=True)).last
+    began = kernel_says(page, said)
+    for unit in ("quote", "base"):
+        choice = page.locator(".widget-hbox", has=page.get_by_text("unit", exact=True)).last.locator("select")
+        choice.select_option(unit)
+        until(lambda unit=unit: kernel_says(page, said), lambda told, unit=unit: told is not None and told[0] == unit)
+        page.wait_for_timeout(1_000)  # what a page sends back, it sends after the kernel's answer
+        now, shown = kernel_says(page, said), float(row.locator("input").input_value())
+        assert shown == now[1]
+        assert now[2] == pytest.approx(began[2], rel=0.02)
+    assert now == began
+    page.close()
+
+
 def test_every_view_of_the_explorer_shows_what_the_kernel_has(lab: tuple[Path, str], browser: Any) -> None:
     """Fault case I2: after Run All, whatever is turned, in a view that is opened later, and after a restart."""
     folder, address = lab

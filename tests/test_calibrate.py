@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from voltrade import charts
 from voltrade.bars import VolumeBarAggregator
 from voltrade.calibrate import BarFigures, bar_figures, calibrate, day_table, gap_table
-from voltrade.config import BarSettings
+from voltrade.config import BarSettings, Config
 from voltrade.data import load_trades, synthetic_trades
 from voltrade.drift import Band, drift
 from voltrade.errors import ConfigError, DataError
@@ -39,6 +39,17 @@ def tape(*rows: tuple[int, int, int], first_id: int = 1) -> Trades:
 
 
 # --- what a tape holds ------------------------------------------------------------------------------------------------
+
+
+def test_the_parameters_for_live_carry_the_band_that_is_shown(btcusdt: Instrument) -> None:
+    """The band was shown as watched, but what was to be typed did not carry it."""
+    chosen = calibrate(SYNTHETIC, btcusdt, thresholds=[]).for_bars_a_day(500)
+    words = chosen.parameters().split()
+    assert words[::3] == ["-p"] * 3
+    bars = Config.from_parameters(dict(zip(words[1::3], map(float, words[2::3]), strict=True))).bars
+    assert bars.threshold == chosen.threshold
+    assert bars.least_bars_a_day == pytest.approx(chosen.band.low, abs=1)
+    assert bars.most_bars_a_day == pytest.approx(chosen.band.high, abs=1)
 
 
 def test_days_and_gaps_by_hand(btcusdt: Instrument) -> None:

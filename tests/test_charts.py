@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from builders import an_instrument
 from hypothesis import given, settings
@@ -84,6 +85,23 @@ def test_a_long_run_is_cut_to_its_last_bars_and_says_so() -> None:
     assert "last 40 of 300 bars" in figure.layout.title.text
     assert min(x for x in trace(figure, "long entry").x) >= 259.5
     assert charts.MAX_BARS <= 5_000
+
+
+@pytest.mark.parametrize(
+    ("settings", "marks"),
+    [
+        ({}, [0, 25, 75, 100]),
+        ({"rsi_oversold": 40.0, "rsi_overbought": 60.0}, [0, 40, 60, 100]),
+        ({"use_rsi_filter": False}, [0, 50, 100]),
+    ],
+)
+def test_the_axis_of_the_rsi_marks_the_bounds_of_the_rule(settings: dict[str, Any], marks: list[float]) -> None:
+    """It marked 30, 50 and 70, whatever the rule's bounds were."""
+    config, run = Config.from_parameters(settings), first_bars(20)
+    assert list(charts.price_chart(run, config).layout.yaxis2.tickvals) == marks
+    page = charts.ResearchChart(run)
+    page.draw(run, "", "", None, "", config)
+    assert list(page.figure.layout.yaxis2.tickvals) == marks
 
 
 def test_the_bars_around_a_round_trip_are_shown_with_what_was_known_then() -> None:
@@ -219,3 +237,10 @@ def test_a_chart_at_the_screen_is_one_widget_whose_figure_changes(shown: list[tu
             ((kind, widget),) = shown
             assert kind == "new"
             assert json.loads(widget.figure) == json.loads(expected.to_json())
+
+
+def test_the_axes_of_money_name_their_unit() -> None:
+    """Drawdown had none, nor had the net of a heat map."""
+    assert "USDT" in charts.equity_chart(RUN, CONFIG).layout.yaxis2.title.text
+    frame = pd.DataFrame({"x": [1, 2], "y": [3, 4], "net": [5.0, 6.0]})
+    assert charts.heat_map(frame, "x", "y", "net", "USDT").data[0].colorbar.title.text == "net, USDT"

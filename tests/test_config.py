@@ -47,3 +47,10 @@ def test_a_text_that_no_file_can_hold_is_refused_by_name(name: str) -> None:
     """Fault case F4, siblings: a file's name may have bytes that are no UTF-8."""
     with pytest.raises(ConfigError, match=f"^{name}: "):
         Config.from_parameters({name: "rules/M\udcfcller.py:Adx", "mode": "live"})
+
+
+@pytest.mark.parametrize("speed", [120, 0.5, -1.0, 2])
+def test_a_speed_that_no_tape_plays_at_is_refused_before_anything_starts(speed: float) -> None:
+    """The session failed half a minute later, with a traceback and a folder."""
+    with pytest.raises(ConfigError, match=rf"speed: must be 0 \(lockstep\) or 1 \(wall clock\), was {speed}"):
+        Config.from_parameters(speed=speed)

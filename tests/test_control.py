@@ -138,6 +138,8 @@ def test_ctl_names_the_run_that_it_speaks_to(served: Served, capsys: pytest.Capt
     served.add("today", "a1b2")
     assert main(["ctl", "pause"]) == 0
     said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    order = said.pop("order")
+    assert order.startswith("pause was taken, and is kept")  # what was typed, and nothing of whether it was obeyed yet
     assert said == {"run": "runs/today", "id": "a1b2", "state": "running"}
     assert served.orders == {"today": [("pause", "", False)]}
 

@@ -346,24 +346,49 @@ def test_what_a_rule_of_ones_own_fails_with_is_told_too(explorer: Explorer) -> N
     assert explorer.config.parameters()["adx_length"] == 10
 
 
-def test_a_place_that_a_page_rounds_is_no_turn(explorer: Explorer) -> None:
-    """A slider in a page stands on whole steps: 14,400 s would become 14,000 by looking at it."""
+def test_a_slider_stands_on_whole_places_and_the_box_keeps_its_exact_number(explorer: Explorer) -> None:
     control = explorer.controls["resume_after_s"]
+    place = control.slider.value
+    assert control.value == 14_400  # between the places of 14,000 and 15,000
+    control.slider.value = place
     assert control.value == 14_400
-    assert control.slider.value == 14_000
-    control.slider.value = 14_000.000000001
-    assert control.value == 14_400
-    control.slider.value = 15_000.0
+    control.slider.value = place + 1
     assert control.value == explorer.config.risk.resume_after_s == 15_000
 
 
 def test_the_threshold_turns_by_ratio_to_what_the_symbol_allows(explorer: Explorer) -> None:
     control = explorer.controls["threshold"]
-    slider = control.slider
     for _ in range(30):
-        slider.value += slider.step
+        control.slider.value += 1
         assert not control.wrong
     assert control.value == pytest.approx(10 * 10 ** (30 * 0.02), rel=0.05)
+
+
+def test_no_bound_of_a_slider_moves_so_that_a_page_has_nothing_to_clamp(explorer: Explorer) -> None:
+    """A page that clamped a place to new bounds sent it back, and it was taken for a person's turn."""
+    sliders = [control.slider for control in explorer.controls.values() if control.slider is not None]
+    bounds = [(slider.min, slider.max, slider.step) for slider in sliders]
+    for settings in ({"unit": "quote"}, {"unit": "trades"}, {"threshold": 1e9}, {"unit": "base"}, {"stop_atr": 1e3}):
+        turn(explorer, **settings)
+        assert [(slider.min, slider.max, slider.step) for slider in sliders] == bounds
+
+
+def test_a_unit_keeps_its_own_threshold_until_another_number_of_bars_is_asked_for(explorer: Explorer) -> None:
+    threshold = explorer.controls["threshold"]
+    turn(explorer, threshold=10.0)
+    place = threshold.slider.value
+    turn(explorer, unit="quote")
+    in_quote = threshold.value
+    assert in_quote == pytest.approx(10 * explorer._totals["quote"] / explorer._totals["base"], rel=0.01)
+    assert abs(threshold.slider.value - place) <= 1
+    turn(explorer, unit="trades")
+    turn(explorer, unit="base")
+    assert threshold.value == explorer.config.bars.threshold == 10
+    turn(explorer, unit="quote")
+    assert threshold.value == in_quote
+    turn(explorer, threshold=2 * in_quote)
+    turn(explorer, unit="base")
+    assert threshold.value == pytest.approx(20, rel=0.01)
 
 
 def test_a_tape_of_another_symbol_is_refused(research: Research) -> None:

@@ -442,3 +442,24 @@ def test_commands_before_the_first_snapshot_are_kept_and_replayed(session: Sessi
     assert kinds.index("Operator") < kinds.index("Snapshot") < kinds.index("BreakerChange")
     again = replay(session.path)
     assert again.differences == 0, again.shown
+
+
+# --- what a person is told -------------------------------------------------------------------------------------------
+
+
+def test_the_status_is_in_units_of_people(session: Session) -> None:
+    """It told lots, 1e-8 of the quote asset and milliseconds."""
+
+    async def story() -> None:
+        session.tell(Link(wall(), "user", True))
+        while not session.monitor.reconciled:
+            await asyncio.sleep(0.01)
+
+    session.run(story())
+    session.core.time = 1_767_643_213_569
+    told = session.system.status(0)
+    assert told["time"] == "2026-01-05 20:00:13 UTC"
+    assert told["position"].endswith(f" {an_instrument().base_asset}")
+    assert told["wallet"] == "10,000.00 USDT"
+    assert told["distances"]["DAILY_LOSS"] == "0.00 of 300.00 USDT"
+    assert told["distances"]["TRADES_PER_DAY"] == "0 of 50 round trips"

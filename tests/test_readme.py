@@ -297,3 +297,16 @@ def test_every_command_is_shown_and_every_shown_path_exists(capsys: Any) -> None
         assert (ROOT / path).exists(), path
     assert main(["replay", "runs/there-is-no-such-run"]) == 2
     assert "replay:" in capsys.readouterr().err
+
+
+def test_a_backtest_has_the_frames_that_the_readme_names() -> None:
+    """`decisions` was named and was not there, and `bars` were an array in ticks."""
+    line = next(line for text in PYTHON for line in text.splitlines() if line.startswith("result.round_trips"))
+    names = re.findall(r"\w+", line.partition("also ")[2].partition(";")[0])
+    config = voltrade.Config.from_parameters(hours=1)
+    result = backtest(tape(config.session, shipped_instrument("BTCUSDT")), config)
+    assert "decisions" in names
+    assert "bars" not in names
+    for named in [*(getattr(result, name) for name in names), eval(line.rpartition(" ")[2], {"result": result})]:
+        assert isinstance(named, pd.DataFrame)
+        assert named.index.name == "time"

@@ -124,11 +124,9 @@ def test_an_unknown_path_is_refused_and_weight_is_told(tmp_path: Path) -> None:
     run(story, tmp_path)
 
 
-def test_only_loopback_and_only_two_speeds(tmp_path: Path) -> None:
+def test_only_loopback(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"loopback, was 0\.0\.0\.0"):
         asyncio.run(serve(Config(), flat_tape(), host="0.0.0.0", log_dir=tmp_path))
-    with pytest.raises(ConfigError, match=r"speed: must be 0 .* was 2"):
-        asyncio.run(serve(Config.from_parameters(speed=2.0), flat_tape(), log_dir=tmp_path))
 
 
 # --- refusals of orders -----------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 
 from voltrade.config import Config
 from voltrade.credentials import Credentials
-from voltrade.ctl import ACTIONS, ask, identity, running
+from voltrade.ctl import ACTIONS, ask, identity, rows_of, running
 from voltrade.errors import SessionError, VoltradeError
 from voltrade.model import printable
 from voltrade.permission import authorise
@@ -141,8 +141,8 @@ def _ctl(arguments: argparse.Namespace) -> int:
             raise SessionError(f"run: must be named, {len(found)} are running:{listed}")
         [run] = found
     answer = ask(run, {"op": arguments.action, "reason": arguments.reason})
-    for name, value in {"run": run, "id": identity(run), **answer}.items():
-        print(f"{name:>10}  {printable(value)}")
+    for name, value in rows_of(run, arguments.action, answer).items():
+        print(f"{name:>20}  {printable(value)}")
     return 0
 
 

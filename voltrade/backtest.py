@@ -126,6 +126,11 @@ class Backtest:
         return self._frames.orders
 
     @property
+    def decisions(self) -> pd.DataFrame:
+        """One row a bar of the session: its signal, what became of it, and every indicator and condition."""
+        return self._frames.decisions
+
+    @property
     def breaker(self) -> pd.DataFrame:
         """One row a change of the circuit breaker."""
         return self._frames.breaker

@@ -8,6 +8,7 @@ finding (Clark 1973; Ané and Geman 2000; Easley, López de Prado and O'Hara, "T
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -201,6 +202,12 @@ class Recommendation:
     @property
     def threshold(self) -> Decimal:
         return self.figures.threshold
+
+    def parameters(self) -> str:
+        """The bars and the band that live watches, as papermill takes them."""
+        low, high = math.floor(self.band.low), math.ceil(self.band.high)
+        threshold = f"{self.threshold.normalize():f}"
+        return f"-p threshold {threshold} -p least_bars_a_day {low} -p most_bars_a_day {high}"
 
     def table(self) -> pd.DataFrame:
         """Return it as names and values for people."""

@@ -76,6 +76,12 @@ def title_of(run: Frames, config: Config, is_synthetic: bool | None = None) -> s
     return f"{session.symbol} · volume bars of {bars.threshold.normalize():f} {unit} · {session.mode}{source}"
 
 
+def _rsi_marks(config: Config) -> list[float]:
+    """What the axis of the RSI marks: its ends, and the bounds of the rule's own filter where it has one."""
+    signals = config.signals
+    return [0, *([signals.rsi_oversold, signals.rsi_overbought] if signals.use_rsi_filter else [50]), 100]
+
+
 # --- prices ----------------------------------------------------------------------------------------------------------
 
 
@@ -106,7 +112,7 @@ def price_chart(run: Frames, config: Config, last_bars: int = MAX_BARS, around: 
     _style(figure, title, height=800 + 140 * (last - 3))
     figure.update_layout(xaxis_rangeslider_visible=False, hovermode="closest")
     figure.update_yaxes(title_text=f"price, {run.instrument.quote_asset}", tickformat=",", row=1, col=1)
-    figure.update_yaxes(title_text="RSI", range=[0, 100], tickvals=[0, 30, 50, 70, 100], row=2, col=1)
+    figure.update_yaxes(title_text="RSI", range=[0, 100], tickvals=_rsi_marks(config), row=2, col=1)
     if shown.own_indicators:
         figure.update_yaxes(title_text="of the rule", row=3, col=1)
     figure.update_yaxes(title_text="seconds<br>a bar", type="log", dtick=1, row=last, col=1)
@@ -160,7 +166,7 @@ def equity_chart(run: Frames, config: Config) -> go.Figure:
     _style(figure, f"Equity, drawdown, position · {title_of(run, config)}", height=560)
     figure.update_layout(hovermode="x unified")
     figure.update_yaxes(title_text=f"equity, {run.instrument.quote_asset}", tickformat=",", row=1, col=1)
-    figure.update_yaxes(title_text="drawdown", tickformat=",", row=2, col=1)
+    figure.update_yaxes(title_text=f"drawdown,<br>{run.instrument.quote_asset}", tickformat=",", row=2, col=1)
     figure.update_yaxes(title_text=f"position,<br>{run.instrument.base_asset}", nticks=4, row=3, col=1)
     figure.update_xaxes(type="date")
     figure.update_xaxes(title_text="time, UTC", row=3, col=1)
@@ -508,8 +514,13 @@ def calibration_chart(calibration: Calibration, chosen: Recommendation) -> go.Fi
     return figure
 
 
-def heat_map(frame: pd.DataFrame, x: str, y: str, value: str) -> go.Figure:
-    """Draw a column of a sweep's frame over two swept parameters; of settings that share both, the mean."""
+def heat_map(frame: pd.DataFrame, x: str, y: str, value: str, unit: str = "") -> go.Figure:
+    """Draw a column of a sweep's frame over two swept parameters; of settings that share both, the mean.
+
+    Args:
+        unit: of the value, where it has one.
+    """
+    named = f"{value}, {unit}" if unit else value
     table = frame.pivot_table(index=y, columns=x, values=value, aggfunc="mean")
     across, down = [str(name) for name in table.columns], [str(name) for name in table.index]
     figure = go.Figure(
@@ -519,11 +530,11 @@ def heat_map(frame: pd.DataFrame, x: str, y: str, value: str) -> go.Figure:
             z=table.to_numpy(),
             colorscale=[(0.0, DOWN), (0.5, "white"), (1.0, UP)],
             zmid=0,  # losses are red, whether there are gains beside them or not
-            colorbar={"title": value},
-            hovertemplate=f"{escape(x)} %{{x}}<br>{escape(y)} %{{y}}<br>{escape(value)} %{{z:.4g}}<extra></extra>",
+            colorbar={"title": named},
+            hovertemplate=f"{escape(x)} %{{x}}<br>{escape(y)} %{{y}}<br>{escape(named)} %{{z:.4g}}<extra></extra>",
         )
     )
-    _style(figure, f"{value} of {len(frame):,} settings", height=520)
+    _style(figure, f"{named} · {len(frame):,} settings", height=520)
     # The values that were tried stand side by side, evenly.
     figure.update_xaxes(title_text=x, type="category")
     figure.update_yaxes(title_text=y, type="category")
@@ -615,7 +626,9 @@ class ResearchChart:
         rows = {f"y{row}" for row in (self._equity_row, self._equity_row + 1)}
         return self.figure.data[trace].yaxis in rows
 
-    def draw(self, run: Frames, title: str, subtitle: str, until: pd.Timestamp | None, bars: str) -> None:
+    def draw(
+        self, run: Frames, title: str, subtitle: str, until: pd.Timestamp | None, bars: str, config: Config
+    ) -> None:
         """Give the figure new data.
 
         Args:
@@ -623,6 +636,7 @@ class ResearchChart:
             subtitle: stands below the title.
             until: when the next page begins; None on the last one.
             bars: says which bars the page has; while that stays, a person's zoom means what it did, and is kept.
+            config: whose bounds the axis of the RSI marks.
         """
         shown, layout = Window(run, MAX_BARS, until), self.figure.layout
         # The figure's last trace only holds the axis of times.
@@ -632,6 +646,7 @@ class ResearchChart:
         layout.xaxis9.tickvals, layout.xaxis9.ticktext = shown.time_labels()
         layout.xaxis9.uirevision = bars
         layout.shapes = self._page_mark(shown)
+        self.figure.update_yaxes(tickvals=_rsi_marks(config), row=2)
         for row in range(1, self._equity_row):
             self.figure.update_xaxes(uirevision=bars, row=row)
             self.figure.update_yaxes(uirevision=bars, row=row)
@@ -672,11 +687,11 @@ class ResearchChart:
         figure.update_xaxes(type="date", row=equity, showticklabels=False)
         figure.update_xaxes(type="date", matches=f"x{equity}", row=drawdown, title_text="time, UTC")
         figure.update_yaxes(title_text=f"price, {instrument.quote_asset}", tickformat=",", row=1)
-        figure.update_yaxes(title_text="RSI", range=[0, 100], tickvals=[0, 30, 50, 70, 100], row=2)
+        figure.update_yaxes(title_text="RSI", range=[0, 100], row=2)
         if own:
             figure.update_yaxes(title_text="of the rule", row=3)
         figure.update_yaxes(title_text=f"equity, {instrument.quote_asset}", tickformat=",", row=equity)
-        figure.update_yaxes(title_text="drawdown", tickformat=",", nticks=4, row=drawdown)
+        figure.update_yaxes(title_text=f"drawdown,<br>{instrument.quote_asset}", tickformat=",", nticks=4, row=drawdown)
 
 
 def _stack(figure: go.Figure, heights: Sequence[float], gaps: Sequence[float]) -> None:

@@ -72,6 +72,14 @@ def _worth_waiting(seconds: float) -> float:
 
 Seconds = Annotated[float, Field(ge=0, le=10**9), AfterValidator(_worth_waiting)]
 PositiveSeconds = Annotated[float, Field(ge=LEAST_SECONDS, le=10**9)]
+
+
+def _playable(speed: float) -> float:
+    if speed not in (0.0, 1.0):
+        raise ValueError("must be 0 (lockstep) or 1 (wall clock)")
+    return speed
+
+
 BasisPoints = Annotated[float, Field(ge=0, le=10_000)]
 
 BreakerAction = Literal["block", "cancel", "flatten"]
@@ -258,7 +266,7 @@ class SessionSettings(Settings):
     """Seed of the synthetic tape and of the simulated mark price."""
     hours: Annotated[float, Field(gt=0, le=24 * 366)] = 12.0
     """Length of the synthetic tape."""
-    speed: Annotated[float, Field(ge=0)] = 0.0
+    speed: Annotated[float, AfterValidator(_playable)] = 0.0
     """`sim`: 1 plays the tape by the wall clock, 0 in lockstep with the engine, as fast as both can."""
     venue: Annotated[str, Field(pattern=r"^(|http://(127\.0\.0\.1|localhost):\d{1,5})$")] = ""
     """Address of a running `python -m voltrade venue`. In `sim` its account then outlives the session; empty for a

@@ -30,6 +30,21 @@ def identity(run: Path) -> str:
     return str(read(run).get("id", ""))
 
 
+def rows_of(run: Path, action: str, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay out for people who answered, that an order was taken, and how things stood when it was."""
+    rows: dict[str, Any] = {"run": run, "id": identity(run)}
+    if action != "status":
+        rows["order"] = (
+            f"{action} was taken, and is kept; how things stood then is below, what followed says `ctl status`"
+        )
+    for name, value in answer.items():
+        if isinstance(value, dict):
+            rows |= value
+        elif value != "":
+            rows[name] = f"{value:.0%}" if name == "progress" and isinstance(value, float) else value
+    return rows
+
+
 def ask(run: Path, message: Mapping[str, Any]) -> dict[str, Any]:
     """Send a run's engine one message and return its answer; the engine of another run refuses it.
 

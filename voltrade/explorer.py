@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from voltrade.calibrate import threshold_near, traded
 from voltrade.compiled import Rows
 from voltrade.config import RECORDED, BarSettings, Config, Settings, SignalSettings
 from voltrade.data import Tape
-from voltrade.dials import COMPONENTS, Dial, dials_of
+from voltrade.dials import COMPONENTS, ROUNDING, Dial, dials_of
 from voltrade.errors import ConfigError, VoltradeError
 from voltrade.frames import Frames
 from voltrade.plot_widget import PlotWidget
@@ -63,30 +64,36 @@ _SPINNER = "<i class='fa fa-spinner fa-spin'></i> drawing"
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """The places of a slider, which are the values themselves."""
+    """The places of a slider, whole numbers from 0, and the values that they stand for."""
 
     low: float
     high: float
     step: float
 
-    def place_of(self, value: float) -> float:
-        return value
+    @property
+    def last(self) -> int:
+        """The last place."""
+        return max(0, math.ceil((self.high - self.low) / self.step - ROUNDING))
 
-    def value_at(self, place: float) -> float:
-        return round(place, max(0, -math.floor(math.log10(self.step))))
+    def place_of(self, value: float) -> int:
+        """The place nearest to a value."""
+        return round((min(max(value, self.low), self.high) - self.low) / self.step)
+
+    def value_at(self, place: int) -> float:
+        return round(min(self.low + place * self.step, self.high), max(0, -math.floor(math.log10(self.step))))
 
 
 @dataclass(frozen=True, slots=True)
 class ThresholdScale(Scale):
-    """Places that are logarithms of thresholds."""
+    """Places whose thresholds grow by ratio; `low`, `high` and `step` are logarithms."""
 
     near: Callable[[float], float]
 
-    def place_of(self, value: float) -> float:
-        return math.log10(value) if value > 0 else self.low
+    def place_of(self, value: float) -> int:
+        return Scale.place_of(self, math.log10(value) if value > 0 else self.low)
 
-    def value_at(self, place: float) -> float:
-        return self.near(10.0**place)
+    def value_at(self, place: int) -> float:
+        return self.near(10.0 ** min(self.low + place * self.step, self.high))
 
 
 class Control:
@@ -94,7 +101,8 @@ class Control:
 
     Attributes:
         wrong: what is shown to be wrong.
-        slider: of a number; it stands on the step that is nearest to the value.
+        slider: of a number; it stands on the place that is nearest to the value. Its bounds are places too and never
+            move, so whatever place the page sends is a person's turn.
 
     Args:
         changed: is told the setting's name when its value has changed.
@@ -103,10 +111,10 @@ class Control:
 
     def __init__(self, dial: Dial, value: Any, changed: Callable[[str], None], scale: Scale | None = None) -> None:
         self.dial = dial
-        self._scale = scale or Scale(dial.low, dial.high, dial.step)
-        self._place = 0.0
+        self._scale = scale or Scale(dial.low, dial.high, dial.step or 1)
+        self._place = 0
         self._box = _box(dial, value)
-        self.slider = _slider(dial) if dial.kind in ("whole", "number") else None
+        self.slider = _slider(self._scale.last) if dial.kind in ("whole", "number") else None
         self.wrong = ""
         self._note = widgets.HTML(layout={"display": "none"})
         label = (
@@ -134,31 +142,32 @@ class Control:
         self._note.value = f"<div style='{_WRONG}'>{escape(wrong)}</div>" if wrong else ""
         self._note.layout.display = None if wrong else "none"
 
-    def rescale(self, scale: Scale) -> None:
-        """Give the slider another range."""
+    def rescale(self, scale: Scale, value: float) -> None:
+        """Let the slider's places, as many as before, stand for other values, and take one of them."""
+        assert scale.last == self._scale.last, "a page whose slider's bounds move sends a place back that nobody turned"
         self._scale = scale
+        self._box.value = value
         self._follow()
 
     def _on_box(self, changed: Callable[[str], None]) -> None:
         self._follow()
         changed(self.dial.name)
 
-    def _on_slider(self, place: float) -> None:
-        # A page may send back a place that it rounded; that is no turn, and the box keeps its exact number.
-        if abs(place - self._place) > self._scale.step / 2:
-            self._box.value = self._scale.value_at(place)
+    def _on_slider(self, place: int) -> None:
+        if place != self._place:
+            self._place = place
+            self._box.value = self._value_at(place)
+
+    def _value_at(self, place: int) -> float:
+        value = self._scale.value_at(place)
+        return int(value) if self.dial.kind == "whole" else value
 
     def _follow(self) -> None:
-        """Put the slider on the step nearest to what stands in the box."""
-        slider: Any = self.slider
-        if slider is None or not math.isfinite(self._box.value):
+        """Put the slider on the place nearest to what stands in the box."""
+        if self.slider is None or not math.isfinite(self._box.value):
             return
-        scale, kind = self._scale, type(slider.value)
-        steps = round((min(max(scale.place_of(self._box.value), scale.low), scale.high) - scale.low) / scale.step)
-        self._place = scale.low + steps * scale.step
-        with slider.hold_trait_notifications():
-            slider.min, slider.max, slider.step = kind(scale.low), kind(scale.high), kind(scale.step)
-            slider.value = kind(min(self._place, scale.high))
+        self._place = self._scale.place_of(self._box.value)
+        self.slider.value = self._place
 
 
 def _box(dial: Dial, value: Any) -> Any:
@@ -171,9 +180,8 @@ def _box(dial: Dial, value: Any) -> Any:
     )
 
 
-def _slider(dial: Dial) -> Any:
-    kind = widgets.IntSlider if dial.kind == "whole" else widgets.FloatSlider
-    return kind(readout=False, layout={"width": "108px"})
+def _slider(last: int) -> Any:
+    return widgets.IntSlider(min=0, max=last, readout=False, layout={"width": "108px"})
 
 
 # --- a tape traded with some settings --------------------------------------------------------------------------------
@@ -267,6 +275,8 @@ class Explorer:
         trades = self.research.tape.trades
         self._totals = {unit: traded(trades, self.instrument, unit) for unit in ("base", "quote", "trades")}
         self._most_bars = max(min(MOST_BARS, len(trades) / 5), 2 * FEWEST_BARS)
+        self._threshold_steps = math.ceil(math.log10(self._most_bars / FEWEST_BARS) / THRESHOLD_STEP)
+        self._alike: dict[str, Decimal] = {}  # by unit, thresholds that make about as many bars
         self._is_recorded = bool(os.environ.get(RECORDED))
         self._is_set_by_us = False
         self._settings_type: type[Settings] | None = None
@@ -408,15 +418,19 @@ class Explorer:
             control.tell(" ".join(lines.get(setting, [])))
 
     def _keep_number_of_bars(self) -> None:
-        """Take, in another unit, the threshold that makes about as many bars."""
-        unit, bars, threshold = self.controls["unit"].value, self.config.bars, self.controls["threshold"]
-        amount = float(bars.threshold) / self._totals[bars.unit] * self._totals[unit]
+        """Take, in another unit, the threshold that makes about as many bars: that unit's own, where it had one."""
+        unit, bars = self.controls["unit"].value, self.config.bars
+        if self._alike.get(bars.unit) != bars.threshold:  # it was turned since
+            self._alike = {bars.unit: bars.threshold}
+        if unit not in self._alike:
+            amount = float(bars.threshold) / self._totals[bars.unit] * self._totals[unit]
+            self._alike[unit] = threshold_near(amount, self.instrument, unit)
         with self._by_us():
-            threshold.value = float(threshold_near(amount, self.instrument, unit))
-            threshold.rescale(self._thresholds(unit))
+            self.controls["threshold"].rescale(self._thresholds(unit), float(self._alike[unit]))
 
     def _thresholds(self, unit: str) -> ThresholdScale:
-        low, high = (math.log10(self._totals[unit] / bars) for bars in (self._most_bars, FEWEST_BARS))
+        low = math.log10(self._totals[unit] / self._most_bars)
+        high = low + self._threshold_steps * THRESHOLD_STEP
         near = lambda amount: float(threshold_near(amount, self.instrument, unit))  # noqa: E731
         return ThresholdScale(low, high, THRESHOLD_STEP, near)
 
@@ -471,7 +485,7 @@ class Explorer:
         title = charts.title_of(run, self.config, self.research.tape.synthetic)
         bars = self.config.bars
         zoomed = f"{bars.unit} {bars.threshold.normalize()} {bars.anchor}: {page.start} to {page.stop}"
-        self.chart.draw(run, title, shown, until, bars=zoomed)
+        self.chart.draw(run, title, shown, until, bars=zoomed, config=self.config)
         if self.plot is not None:
             self.plot.draw(self.chart.figure)
         self._pager.tell(shown, is_oldest=page.start == 0, is_newest=until is None)

@@ -122,6 +122,9 @@ _BREAKER = {
 _ALERTS = {"code": "str", "text": "str"}
 _GAPS = {"first_id": "int64", "last_id": "int64", "missing": "int64", "filled": "int64"}
 _OPERATOR = {"action": "str", "reason": "str", "final": "bool"}
+FOREIGN = "FOREIGN"
+"""Purpose of an order that is not ours."""
+
 WITHOUT_A_RULE = frozenset(
     {"bar", "close", "ready", "signal", "outcome", "vwap", "ema_fast", "ema_slow", "rsi", "atr", "ema_cross"}
     | {"bollinger_upper", "bollinger_middle", "bollinger_lower", "bollinger_breakout"}
@@ -154,9 +157,10 @@ class Frames:
     """One row a bar: `ready`, `signal` (BUY, SELL or empty), `outcome` (what became of the signal), then every
     indicator and condition of the verdict under its own name."""
     orders: pd.DataFrame
-    """One row a client order id, at the decision. `reference_price` is the deciding bar's close, or the trigger price;
-    `slippage` is what the fills brought against it: money, negative where it cost, NaN where unknown. `fees` are
-    the sum of the fees of its fills."""
+    """One row a client order id, at the decision. `reference_price` is the trigger price, or the close of the bar that
+    decided it, for an exit the newest one then; none for an order that is not ours. `slippage` is what the fills
+    brought against it: money, negative where it cost, NaN where unknown. `fees` are the sum of the fees of its fills.
+    """
     fills: pd.DataFrame
     """One row a trade id, at the fill. `realised` is money before the fill's own fee. `fee` is negative where it was
     paid and positive where it is a rebate, though Binance and the journal have it the other way round."""
@@ -185,7 +189,7 @@ def frames_of_columns(
     bars: Columns,
     verdict: Columns,
     first: int,
-    closes: Sequence[int] | Int64s,
+    all_bars: Columns,
     orders: Columns,
     fills: Columns,
     trips: Columns,
@@ -202,13 +206,13 @@ def frames_of_columns(
         bars: by the fields of BAR, those that are shown.
         verdict: of the same bars; `signal` as a sign.
         first: number of the first of them.
-        closes: of all bars of the run, ticks.
+        all_bars: `close` and `close_time` of all bars of the run.
         orders: the fields of an intent and how it ended: see `report.Collector`; `traded`, `traded_notional` and `fees`
             sum up its fills.
         equity: rows of EQUITY.
     """
     units = _Units(instrument)
-    shown, ordered = _bars_frame(units, bars, first), _orders_frame(units, orders, closes)
+    shown, ordered = _bars_frame(units, bars, first), _orders_frame(units, orders, all_bars)
     refused = _table(_REFUSALS, refusals["time"], {**refusals, "side": _sides(refusals["side"])})
     return Frames(
         instrument=instrument,
@@ -351,12 +355,10 @@ def _outcomes(bars: Int64s, orders: pd.DataFrame, refusals: pd.DataFrame) -> npt
     return outcome
 
 
-def _orders_frame(units: _Units, columns: Columns, closes: Sequence[int] | Int64s) -> pd.DataFrame:
-    bar, trigger, traded = (_whole(columns[name]) for name in ("bar", "trigger_price", "traded"))
+def _orders_frame(units: _Units, columns: Columns, all_bars: Columns) -> pd.DataFrame:
+    trigger, traded = (_whole(columns[name]) for name in ("trigger_price", "traded"))
     notional, side = _whole(columns["traded_notional"]), _whole(columns["side"])
-    has_bar = (bar >= 0) & (bar < len(closes))
-    decided = _whole(closes)[np.where(has_bar, bar, 0)] if len(closes) else np.zeros(len(bar), np.int64)
-    reference = np.where(trigger != 0, trigger, np.where(has_bar, decided, 0))
+    reference = np.where(trigger != 0, trigger, _closes_at_decisions(columns, all_bars))
     is_known = (reference != 0) & (traded != 0)
     table: dict[str, Any] = {
         **columns,
@@ -371,6 +373,16 @@ def _orders_frame(units: _Units, columns: Columns, closes: Sequence[int] | Int64
         "fees": _costs(columns["fees"]),
     }
     return _table(_ORDERS, columns["time"], table)
+
+
+def _closes_at_decisions(orders: Columns, all_bars: Columns) -> Int64s:
+    """Close of the bar that decided each order, or of the newest one then, as for an exit; 0 for none."""
+    bar, closes = _whole(orders["bar"]), _whole(all_bars["close"])
+    newest = np.searchsorted(_whole(all_bars["close_time"]), _whole(orders["time"]), side="right") - 1
+    is_ours = np.asarray(orders["purpose"]) != FOREIGN
+    at = np.where(bar >= 0, bar, np.where(is_ours, newest, -1))
+    has_bar = (at >= 0) & (at < len(closes))
+    return np.where(has_bar, np.append(closes, 0)[np.where(has_bar, at, -1)], 0)
 
 
 def _costs(paid: Any) -> Floats:

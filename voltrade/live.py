@@ -21,6 +21,7 @@ from voltrade.exchange import Feed, OrderGateway
 from voltrade.journal import Journal, as_stored
 from voltrade.lockstep import Ask, Collect, Execute, Finish, Horizon, Lockstep, Play, commands_of, warm_up
 from voltrade.model import (
+    MONEY,
     CancelOrder,
     Command,
     Event,
@@ -37,8 +38,9 @@ from voltrade.model import (
     TakeSnapshot,
     Timer,
     Trades,
-    money_text,
+    moment_text,
 )
+from voltrade.risk import COUNTED
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,12 @@ class Channel(Protocol):
 
     async def ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """Send a message and return the answer."""
+
+
+def _distance_text(code: str, measure: int, limit: int, quote: str) -> str:
+    if code in COUNTED:
+        return f"{measure} of {limit} round trips"
+    return f"{measure / MONEY:,.2f} of {limit / MONEY:,.2f} {quote}"
 
 
 class LiveTradingSystem:
@@ -130,15 +138,18 @@ class LiveTradingSystem:
     def status(self, tape_trades: int) -> dict[str, Any]:
         """Say how things are, for people; `tape_trades` is the length of the tape, 0 where there is none."""
         core, desk = self.core, self.core.desks[self._symbol]
+        instrument, quote = desk.instrument, desk.instrument.quote_asset
         return {
-            "time": core.time,
-            "progress": self._trades / tape_trades if tape_trades else 0.0,
-            "trades": self._trades,
-            "bars": desk.fold.count,
-            "position": desk.monitor.position,
-            "wallet": money_text(core.account.wallet) if core.account else "",
+            "time": moment_text(core.time),
+            "progress": f"{self._trades / tape_trades:.0%} of the tape" if tape_trades else "",
+            "trades": f"{self._trades:,}",
+            "bars": f"{desk.fold.count:,}",
+            "position": f"{instrument.quantity(desk.monitor.position):f} {instrument.base_asset}",
+            "wallet": f"{core.account.wallet / MONEY:,.2f} {quote}" if core.account else "",
             "breaker": core.breaker.mode if core.breaker else "",
-            "distances": core.breaker.distances() if core.breaker else {},
+            "distances": {code: _distance_text(code, *far, quote) for code, far in core.breaker.distances().items()}
+            if core.breaker
+            else {},
         }
 
     # --- the record ------------------------------------------------------------------------------------------------

@@ -53,6 +53,11 @@ def money_text(units: int) -> str:
     return format(Decimal(units).scaleb(-8), "f")
 
 
+def moment_text(milliseconds: int) -> str:
+    """Write a time, ms UTC, for people: `2026-01-05 12:00:00 UTC`; empty for none."""
+    return f"{np.datetime64(milliseconds // 1000, 's')} UTC".replace("T", " ", 1) if milliseconds > 0 else ""
+
+
 def storable(text: str) -> str:
     """Return a text as UTF-8 can hold it: a lone surrogate, such as a byte that was no UTF-8 leaves, as its escape."""
     return text.encode(errors="backslashreplace").decode()

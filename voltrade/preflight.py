@@ -6,13 +6,14 @@ only where every row holds. `python -m voltrade doctor` prints the same without 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
 from voltrade.config import Config
-from voltrade.model import MONEY, Instrument, Snapshot, money_text
+from voltrade.model import MONEY, Instrument, Snapshot, moment_text, money_text
 from voltrade.notify import Notifier
 from voltrade.permission import largest_notional
 from voltrade.wiring import Wiring
@@ -107,7 +108,7 @@ def _market(instrument: Instrument) -> list[Check]:
         f"least notional {_round(money_text(instrument.min_notional))}, "
         f"largest market order {instrument.quantity(instrument.market_max_quantity):f}"
     )
-    return [Check("filters", filters), Check("filters from", instrument.source)]
+    return [Check("filters", filters), Check("filters from", _with_moment(instrument.source))]
 
 
 def _limits(config: Config) -> list[Check]:
@@ -136,3 +137,8 @@ def _percent(rate_e8: int) -> str:
 
 def _round(text: str) -> str:
     return f"{Decimal(text):,.2f}"
+
+
+def _with_moment(source: str) -> str:
+    """A source whose time, `... at` and milliseconds, is written for people."""
+    return re.sub(r"(?<= at )\d{13}\b", lambda found: moment_text(int(found[0])), source)

@@ -20,7 +20,7 @@ from voltrade import journal, measures
 from voltrade.compiled import Rows
 from voltrade.config import Config, RiskSettings
 from voltrade.errors import JournalError
-from voltrade.frames import DECISIONS, WITHOUT_A_RULE, Columns, Frames, frames_of_columns
+from voltrade.frames import DECISIONS, FOREIGN, WITHOUT_A_RULE, Columns, Frames, frames_of_columns
 from voltrade.model import (
     BAR,
     EQUITY,
@@ -88,7 +88,7 @@ def research_frames(
     rows, said = bars[first_bar:], verdicts[first_bar:]
     columns = {name: rows[name] for name in BAR.names or ()}
     verdict = {name: said[name] for name in verdicts.dtype.names or ()}
-    return collector.frames_of(columns, verdict, first_bar, bars["close"])
+    return collector.frames_of(columns, verdict, first_bar, {name: bars[name] for name in ("close", "close_time")})
 
 
 def _equity_rows(points: Sequence[EquityPoint]) -> Rows:
@@ -120,7 +120,7 @@ class _Order:
 
     @property
     def purpose(self) -> str:
-        return self.intent.purpose.name if self.intent else "FOREIGN"
+        return self.intent.purpose.name if self.intent else FOREIGN
 
     @property
     def round_trip(self) -> int:
@@ -260,17 +260,17 @@ class Collector:
         first = 0 if last_bars is None else max(0, len(self._bars) - last_bars)
         rows = self._bars[first:]
         columns = {name: [row[name] for row in rows] for name in BAR.names or ()}
-        closes = [row["close"] for row in self._bars]
-        return self.frames_of(columns, _verdict_columns(rows), first, closes)
+        all_bars = {name: [row[name] for row in self._bars] for name in ("close", "close_time")}
+        return self.frames_of(columns, _verdict_columns(rows), first, all_bars)
 
-    def frames_of(self, bars: Columns, verdict: Columns, first: int, closes: Sequence[int] | Int64s) -> Frames:
+    def frames_of(self, bars: Columns, verdict: Columns, first: int, all_bars: Columns) -> Frames:
         """Make the frames of everything added so far, and of these bars.
 
         Args:
             bars: those that are shown, by the fields of BAR.
             verdict: columns of their verdicts.
             first: number of the first of them.
-            closes: of all bars, in ticks.
+            all_bars: `close` and `close_time` of all bars.
         """
         refusals = [(n.time, n.bar_number, n.side, n.code, n.detail) for n in self._notes[Refusal]]
         return frames_of_columns(
@@ -278,7 +278,7 @@ class Collector:
             bars=bars,
             verdict=verdict,
             first=first,
-            closes=closes,
+            all_bars=all_bars,
             orders=self._order_columns(),
             fills=_columns(_FILL, [_fill_row(order, fill) for order, fill in self._fills.values()]),
             trips=_fields(self._notes[RoundTrip], _TRIP),
@@ -455,11 +455,12 @@ def save_frames(run_dir: Path | str) -> list[Path]:
 def reasons(decisions: pd.DataFrame) -> list[str]:
     """Say what each bar's rule decided: triggers that fired, filters that passed or said no; empty where none fired.
 
-    A filter of the built-in rule is told of only where it said no, one of a rule of one's own in any case.
+    A filter of the built-in rule is told of only where it said no, one of a rule of one's own in any case. Of a bar
+    with a signal nothing is told of what the filters of the other side, `..._long` or `..._short`, said.
     """
     values = decisions.drop(columns=list(DECISIONS))
     triggers, filters = ([str(name) for name in values.select_dtypes(kind)] for kind in ("integer", "bool"))
-    signal = (decisions["signal"] != "").to_numpy()
+    signal = decisions["signal"].map({"BUY": 1, "SELL": -1}).fillna(0).to_numpy(dtype=np.int64)
     columns = [signal, *(values[name].to_numpy() for name in (*triggers, *filters))]
     case_of = np.zeros(len(decisions), dtype=np.int64)
     for column in columns:
@@ -475,7 +476,12 @@ def _reason(triggers: Sequence[str], filters: Sequence[str], case: Sequence[int]
     fired = [f"{name} {value:+d}" for name, value in zip(triggers, case[1:], strict=False) if value]
     if not fired and not case[0]:
         return ""
-    answers = dict(zip(filters, case[1 + len(triggers) :], strict=True))
+    other = {1: "_short", -1: "_long"}.get(case[0], "no such side")
+    answers = {
+        name: answer
+        for name, answer in zip(filters, case[1 + len(triggers) :], strict=True)
+        if not name.endswith(other)
+    }
     passed = [f"{name} yes" for name, answer in answers.items() if answer and name not in WITHOUT_A_RULE]
     return " · ".join(fired + passed + [f"{name} no" for name, answer in answers.items() if not answer])
 
@@ -500,16 +506,19 @@ def orders_by_status(run: Frames) -> pd.DataFrame:
 
 
 def readable(frame: pd.DataFrame, drop: Sequence[str] = (), decimals: int = 4) -> pd.DataFrame:
-    """Write a frame as texts for people: times to the second, UTC; numbers rounded, empty where there is none."""
+    """Write a frame as texts for people: times to the second, UTC, as their columns' names say; numbers rounded, empty
+    where there is none. The time of a round trip is that of its close, and named so."""
     table = frame.drop(columns=list(drop))
+    times = [name for name in table.columns if isinstance(table[name].dtype, pd.DatetimeTZDtype)]
     for name in table.columns:
         if isinstance(table[name].dtype, pd.DatetimeTZDtype):
             table[name] = table[name].dt.strftime(_MOMENT).fillna("")
         elif table[name].dtype.kind == "f":
             table[name] = _rounded(table[name], decimals)
     if isinstance(table.index, pd.DatetimeIndex):
-        table.index = table.index.strftime(_MOMENT).rename("time, UTC")
-    return table
+        at = "closed" if "closed" in frame.columns else "time"
+        table.index = table.index.strftime(_MOMENT).rename(f"{at}, UTC")
+    return table.rename(columns={name: f"{name}, UTC" for name in times})
 
 
 _MOMENT = "%Y-%m-%d %H:%M:%S"
@@ -534,6 +543,8 @@ class Statistics(measures.Figures):
     days: float
     slippage: float
     """What fills brought against the decision's price, where that is known: a cost is negative. Inside `realised`."""
+    without_reference: int
+    """Filled orders whose slippage is unknown, since nothing says at what price they were decided."""
     sharpe_basis: str
     average_win: float
     average_loss: float
@@ -558,6 +569,12 @@ def _number_cell(name: str, digits: int = 2) -> Callable[[Statistics, str], str]
     return lambda s, quote: f"{getattr(s, name):,.{digits}f}" if math.isfinite(getattr(s, name)) else "-"
 
 
+def _unknown_text(orders: int, before: str) -> str:
+    if not orders:
+        return ""
+    return f"{before}{orders:,} {'order' if orders == 1 else 'orders'} without a reference price"
+
+
 _STATISTICS_ROWS: dict[str, Callable[[Statistics, str], str]] = {
     "from": lambda s, quote: f"{s.started:%Y-%m-%d %H:%M:%S} UTC" if s.bars else "-",
     "to": lambda s, quote: f"{s.ended:%Y-%m-%d %H:%M:%S} UTC" if s.bars else "-",
@@ -572,7 +589,9 @@ _STATISTICS_ROWS: dict[str, Callable[[Statistics, str], str]] = {
     "realised before costs": _money_cell("realised"),
     "fees": _money_cell("fees"),
     "funding": _money_cell("funding"),
-    "slippage (inside realised)": _money_cell("slippage"),
+    "slippage (inside realised)": lambda s, quote: (
+        _money_cell("slippage")(s, quote) + _unknown_text(s.without_reference, ", ")
+    ),
     "change of equity": _money_cell("equity_change"),
     "max drawdown": lambda s, quote: f"{-s.max_drawdown:+,.2f} {quote} ({s.max_drawdown_part:.2%})",
     "time in a position": _part_cell("exposure"),
@@ -647,6 +666,7 @@ def statistics(run: Frames, counted: CountedBars | None = None) -> Statistics:
         ended=ended,
         days=(ended - started).total_seconds() / 86_400,
         slippage=float(run.orders["slippage"].sum(min_count=1)),
+        without_reference=_without_reference(run),
         sharpe_basis=returns.basis,
         average_win=float(nets[nets > 0].mean()) if (nets > 0).any() else math.nan,
         average_loss=float(nets[nets < 0].mean()) if (nets < 0).any() else math.nan,
@@ -662,10 +682,15 @@ def refusals_by_code(run: Frames) -> pd.DataFrame:
     return table.sort_values("count", ascending=False)
 
 
+def _without_reference(run: Frames) -> int:
+    """Count the filled orders whose slippage nothing can tell."""
+    return int((run.orders["average_price"].notna() & run.orders["slippage"].isna()).sum())
+
+
 def costs(run: Frames) -> pd.DataFrame:
     """Lay out how the price moves that were decided on became net PnL: slippage, fees and funding apart, in money.
 
-    A cost is negative.
+    A cost is negative. Where the slippage of orders is unknown, it is counted as none, and a column `note` says so.
 
     `per round trip` is the mean, `of turnover (bps)` the part of the notional of all fills.
     """
@@ -684,6 +709,8 @@ def costs(run: Frames) -> pd.DataFrame:
     turnover = float(run.fills["notional"].sum())
     table["per round trip"] = table["amount"] / len(trips) if len(trips) else math.nan
     table["of turnover (bps)"] = table["amount"] / turnover * 10_000 if turnover else math.nan
+    if unknown := _unknown_text(_without_reference(run), ""):
+        table["note"] = [unknown if item == "slippage" else "" for item in table.index]
     table.index.name = "item"
     return table
 

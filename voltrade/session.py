@@ -31,7 +31,7 @@ from voltrade import record as records
 from voltrade.config import RECORDED, RUN_DIR, Config
 from voltrade.errors import ConfigError, SessionError
 from voltrade.frames import Frames
-from voltrade.model import MONEY, Alert, EquityPoint, Refusal, RoundTrip
+from voltrade.model import MONEY, Alert, EquityPoint, Refusal, RoundTrip, moment_text
 from voltrade.permission import check_permitted
 from voltrade.report import RunReader
 from voltrade.rule_file import keep_rule, read_parameters
@@ -467,7 +467,7 @@ def _status_table(reader: RunReader, status: Mapping[str, Any]) -> str:
     if status.get("end_reason"):
         rows["state"] = f"{status['state']}: {status['end_reason']}"
     if reader.time:
-        rows["time"] = f"{datetime.fromtimestamp(reader.time / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        rows["time"] = moment_text(reader.time)
     if reader.start:
         rows |= _counts(reader)
     if status.get("breaker"):

@@ -49,7 +49,7 @@ def frames_of_tables(
         bars={name: bars[name][first:end] for name in BAR.names or ()},
         verdict={name: verdicts[name][first:end] for name in verdicts.dtype.names or ()},
         first=first,
-        closes=bars["close"][: tables.bars],
+        all_bars={name: bars[name][: tables.bars] for name in ("close", "close_time")},
         orders=_orders(tables, names, instrument),
         fills=_fills(tables, names, instrument),
         trips=_trips(tables.trips),

@@ -51,6 +51,9 @@ COLUMNS = (*FIGURES, "path", "begin", "end", "sharpe, training")
 SHOWN = ("sharpe", "net", "round_trips", "win_rate", "profit_factor", "max_drawdown")
 """Figures that a result shows of each setting; its frame has all."""
 
+MONEY_FIGURES = ("net", "realised", "fees", "funding", "equity_change", "max_drawdown", "turnover")
+"""Figures that are in the quote asset."""
+
 _NUMBER = "{:,.4g}".format
 
 TASKS = 16
@@ -550,7 +553,8 @@ class Sweep:
 
     def heat_map(self, x: str, y: str, value: str = "sharpe") -> Any:
         """Draw a figure over two swept parameters as a plotly figure; of settings that share both, the mean."""
-        return heat_map(self.frame, x, y, value)
+        unit = self._research.instrument.quote_asset if value in MONEY_FIGURES else ""
+        return heat_map(self.frame, x, y, value, unit)
 
     def luck_chart(self) -> Any:
         """Draw the Sharpe ratios of all settings against the luckiest of as many worthless ones as a plotly figure."""
@@ -737,7 +741,7 @@ class WalkForward:
         head = f"{len(self.frame)} folds on {self._source}, each the best of {self.trials:,} settings in training"
         hidden = ("end", "path", *(name for name in FIGURES if name not in SHOWN))
         shown = self.frame.drop(columns=[name for name in hidden if name in self.frame])
-        table = shown.assign(begin=shown["begin"].dt.strftime("%Y-%m-%d %H:%M")).to_html(float_format=_NUMBER)
+        table = shown.assign(begin=shown["begin"].dt.strftime("%Y-%m-%d %H:%M UTC")).to_html(float_format=_NUMBER)
         return f"<h4>{escape(head)}</h4>{self.judgement._repr_html_()}{table}"
 
 

@@ -96,8 +96,6 @@ class Venue:
         wall: Callable[[], int] = wall_ms,
         instance: str = "",
     ) -> None:
-        if config.session.speed not in (0.0, 1.0):
-            raise ConfigError(f"speed: must be 0 (lockstep) or 1 (wall clock), was {config.session.speed}")
         self.lockstep, self._wall, self.truth = config.session.speed == 0, wall, truth
         if self.lockstep:
             check_lockstep(script)
@@ -371,7 +369,7 @@ async def serve(
     """Start a venue over tapes, with its log in a folder, on a port (0 takes a free one); `options` are `Venue`'s.
 
     Raises:
-        ConfigError: an address that is not on loopback, a speed, a `begin_s` or a fault that can't be had.
+        ConfigError: an address that is not on loopback, a `begin_s` or a fault that can't be had.
         DataError: the log is of another venue.
     """
     if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
