@@ -259,7 +259,8 @@ def test_a_full_table_protects_and_overwrites_nothing() -> None:
     assert ROWS - SPARE <= len(rows) < ROWS
     assert len(set(rows["number"].tolist())) == len(rows)
     out = [intent for intent in desk.sent.values() if intent.purpose is Purpose.EXIT]
-    assert [(each.reason, each.order.reduce_only) for each in out] == [("TOO_MANY_ORDERS", True)]
+    assert {(each.reason, each.order.reduce_only) for each in out} == {("TOO_MANY_ORDERS", True)}
+    assert 0 < sum(each.order.quantity for each in out) <= desk.monitor.position, "what it grows by is left too"
     stops = [each for each in desk.sent.values() if each.purpose is Purpose.STOP]
     assert len(stops) < ROWS - 1
     assert desk.monitor.orders[stops[0].order.client_order_id].state == "PENDING_CANCEL"
@@ -615,3 +616,22 @@ def test_the_first_gate_in_the_order_given_refuses() -> None:
 def _first(facts: Any, limits: Any) -> int:
     """REFUSAL, which only compiled code can call, is bound."""
     return int(REFUSAL(facts, limits))  # type: ignore[name-defined]  # noqa: F821
+
+
+def test_what_a_position_grows_by_while_it_is_left_is_left_too() -> None:
+    """Fault case A8: it had neither stop nor exit until the first exit had filled."""
+    desk = Desk()
+    desk.order(ENTRY, "PARTIALLY_FILLED", 6)
+    desk.note(desk.monitor.leave(desk.time, "TARGET"))
+    desk.time += 100
+    desk.order(ENTRY, "PARTIALLY_FILLED", 2)
+    exits = [each for each in desk.sent.values() if each.purpose is Purpose.EXIT]
+    assert [each.order.quantity for each in exits] == [6], "not at each of what may be fifty fills"
+    assert desk.monitor.next_due == exits[0].time + 500
+    desk.note(desk.monitor.on_time(desk.monitor.next_due))
+    desk.order(ENTRY, "FILLED", 2)
+    exits = [each for each in desk.sent.values() if each.purpose is Purpose.EXIT]
+    assert [each.order.quantity for each in exits] == [6, 2, 2], "the entry is over: at once"
+    assert all(each.order.reduce_only for each in exits)
+    desk.order("vt-e-1x1", "FILLED", 6)
+    assert len([each for each in desk.sent.values() if each.purpose is Purpose.EXIT]) == 3
