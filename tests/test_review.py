@@ -20,7 +20,7 @@ from builders import an_instrument
 from made_run import made_run
 from sessions import ROOT
 from test_journal import edit
-from test_report import a_bar, a_trip, an_intent, left_behind, run_of
+from test_report import a_bar, a_trip, an_intent, run_of
 from test_runs import MADE, Writer
 
 import voltrade
@@ -183,10 +183,11 @@ def test_what_a_backtest_cannot_repeat_is_said(tmp_path: Path) -> None:
     at = int(block.time[0])
     phase = BarPhase(at, "BTCUSDT", 20_458, 3, 7, 5)
     snapshot = next(fact for fact in MADE_BY_THE_EXCHANGE if type(fact).__name__ == "Snapshot")
+    left = left_behind(9_830, day_equity=10_000, losses=4, trades=9)
     facts = [
         phase,
         block[:1],
-        left_behind(9_830, day_equity=10_000, losses=4, trades=9),
+        left,
         snapshot,
         block[1:],
         Restart(at),

@@ -137,6 +137,7 @@ class LiveTradingSystem:
             "bars": desk.fold.count,
             "position": desk.monitor.position,
             "wallet": money_text(core.account.wallet) if core.account else "",
+            "paused": core._paused,
             "breaker": core.breaker.mode if core.breaker else "",
             "distances": core.breaker.distances() if core.breaker else {},
         }

@@ -6,7 +6,7 @@ only where every row holds. `python -m voltrade doctor` prints the same without 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
@@ -15,6 +15,7 @@ from voltrade.config import Config
 from voltrade.model import MONEY, Instrument, Snapshot, money_text
 from voltrade.notify import Notifier
 from voltrade.permission import largest_notional
+from voltrade.risk import CircuitBreaker
 from voltrade.wiring import Wiring
 
 CLOCK_WITHIN_MS = 1_000
@@ -56,6 +57,20 @@ async def preflight(wiring: Wiring) -> list[Check]:
         )
         snapshot = await wiring.gateway.snapshot(config.session.symbol, 0)
     return [*checks, *_account(snapshot, config), *_market(wiring.instrument), *_limits(config)]
+
+
+def used_limits(config: Config, left: Mapping[str, Any], time: int) -> Check:
+    """What the account's last run left used of the limits, as the circuit breaker will count on from it.
+
+    Args:
+        left: its state, as `TradingCore.state` says.
+        time: now, ms UTC; a new day begins its own measures.
+    """
+    breaker = CircuitBreaker.restore(config.risk, left["breaker"])
+    breaker.on_time(time)
+    holding = [f"holds: {', '.join(breaker.codes)}"] if breaker.codes else []
+    used = [f"{code} {breaker.detail(code)}" for code, (measure, _) in breaker.distances().items() if measure > 0]
+    return Check("limits already used", "; ".join([*holding, *used]) or "none")
 
 
 def notifications(notifier: Notifier) -> Check:
@@ -117,9 +132,15 @@ def _limits(config: Config) -> list[Check]:
         for part in (risk.max_daily_loss_fraction, risk.max_drawdown_fraction)
     )
     return [
-        Check("largest notional", f"{largest_notional(config):f}"),
-        Check("daily loss", f"{loss}, then {risk.daily_loss_action}, until {risk.daily_loss_resume}"),
-        Check("drawdown", f"{drawdown}, then {risk.drawdown_action}, until {risk.drawdown_resume}"),
+        Check("largest notional", f"{_round(f'{largest_notional(config):f}')}"),
+        Check(
+            "daily loss",
+            f"{loss}, less on a day that opens below the capital, then {risk.daily_loss_action}, until {risk.daily_loss_resume}",
+        ),
+        Check(
+            "drawdown",
+            f"{drawdown}, less where the peak is below the capital, then {risk.drawdown_action}, until {risk.drawdown_resume}",
+        ),
         Check("losing streak", f"{risk.max_consecutive_losses} round trips, then {risk.consecutive_losses_action}"),
         Check("trades a day", f"{risk.max_trades_per_day} round trips, then {risk.trades_per_day_action}"),
         Check(

@@ -304,9 +304,9 @@ def _went_on(adoption: Adoption) -> str:
     lost, fallen = (_amount(left[name] - left["equity"]) for name in ("day_equity", "peak"))
     return (
         f"the run went on from an earlier one, with its position, cooldown and limits: {left['losses']} losing round "
-        f"trips in a row, {left['trades']} begun that day, {max(lost, Decimal()):,.2f} lost of the day's opening equity, "
-        f"{max(fallen, Decimal()):,.2f} below the peak; the backtest begins flat with none of these used, so what the "
-        "run was refused by them are trades of the backtest alone"
+        f"trips in a row, {left['trades']} begun that day, {max(lost, Decimal()):,.2f} lost of the day's opening "
+        f"equity, {max(fallen, Decimal()):,.2f} below the peak; the backtest begins flat with none of these used, so "
+        "what the run was refused by them are trades of the backtest alone"
     )
 
 
