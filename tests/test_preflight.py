@@ -14,7 +14,9 @@ from voltrade.preflight import used_limits
 def test_what_the_last_run_used_of_the_limits_stands_in_the_start_up_table() -> None:
     left = json.loads(left_behind(9_830, day_equity=10_000, losses=4, trades=9).state)
     found = used_limits(Config(), left, NOON).found
-    assert found == "DAILY_LOSS 170 of 300; DRAWDOWN 170 of 1000; LOSING_STREAK 4 of 5; TRADES_PER_DAY 9 of 50"
+    assert found == (
+        "DAILY_LOSS 170.00 of 300.00; DRAWDOWN 170.00 of 1,000.00; LOSING_STREAK 4 of 5; TRADES_PER_DAY 9 of 50"
+    )
 
 
 def test_a_new_day_begins_its_own_limits_and_what_holds_is_named() -> None:

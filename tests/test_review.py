@@ -20,7 +20,7 @@ from builders import an_instrument
 from made_run import made_run
 from sessions import ROOT
 from test_journal import edit
-from test_report import a_bar, a_trip, an_intent, run_of
+from test_report import a_bar, a_trip, an_intent, left_behind, run_of
 from test_runs import MADE, Writer
 
 import voltrade

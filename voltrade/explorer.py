@@ -348,8 +348,8 @@ class Explorer:
         """Write the settings to a parameters file and return where it is.
 
         Raises:
-            ConfigError: a control shows what is refused; or the rule is a cell's that was never saved, or was edited since it was drawn; or the file was
-                edited since it was saved.
+            ConfigError: a control shows what is refused; or the rule is a cell's that was never saved, or was edited
+                since it was drawn; or the file was edited since it was saved.
         """
         self._refuse_what_is_refused()
         name, rule = path or self.saver.path, self.config.session.rule

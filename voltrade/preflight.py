@@ -15,7 +15,7 @@ from voltrade.config import Config
 from voltrade.model import MONEY, Instrument, Snapshot, money_text
 from voltrade.notify import Notifier
 from voltrade.permission import largest_notional
-from voltrade.risk import CircuitBreaker
+from voltrade.risk import COUNTED, CircuitBreaker
 from voltrade.wiring import Wiring
 
 CLOCK_WITHIN_MS = 1_000
@@ -69,7 +69,11 @@ def used_limits(config: Config, left: Mapping[str, Any], time: int) -> Check:
     breaker = CircuitBreaker.restore(config.risk, left["breaker"])
     breaker.on_time(time)
     holding = [f"holds: {', '.join(breaker.codes)}"] if breaker.codes else []
-    used = [f"{code} {breaker.detail(code)}" for code, (measure, _) in breaker.distances().items() if measure > 0]
+    used = [
+        f"{code} {measure} of {limit}" if code in COUNTED else f"{code} {_money(measure)} of {_money(limit)}"
+        for code, (measure, limit) in breaker.distances().items()
+        if measure > 0
+    ]
     return Check("limits already used", "; ".join([*holding, *used]) or "none")
 
 
@@ -135,11 +139,13 @@ def _limits(config: Config) -> list[Check]:
         Check("largest notional", f"{_round(f'{largest_notional(config):f}')}"),
         Check(
             "daily loss",
-            f"{loss}, less on a day that opens below the capital, then {risk.daily_loss_action}, until {risk.daily_loss_resume}",
+            f"{loss}, less on a day that opens below the capital, "
+            f"then {risk.daily_loss_action}, until {risk.daily_loss_resume}",
         ),
         Check(
             "drawdown",
-            f"{drawdown}, less where the peak is below the capital, then {risk.drawdown_action}, until {risk.drawdown_resume}",
+            f"{drawdown}, less where the peak is below the capital, "
+            f"then {risk.drawdown_action}, until {risk.drawdown_resume}",
         ),
         Check("losing streak", f"{risk.max_consecutive_losses} round trips, then {risk.consecutive_losses_action}"),
         Check("trades a day", f"{risk.max_trades_per_day} round trips, then {risk.trades_per_day_action}"),
@@ -153,6 +159,10 @@ def _limits(config: Config) -> list[Check]:
 
 def _percent(rate_e8: int) -> str:
     return f"{Decimal(rate_e8) / MONEY * 100:f} %"
+
+
+def _money(amount: int) -> str:
+    return _round(money_text(amount))
 
 
 def _round(text: str) -> str:
