@@ -321,8 +321,8 @@ def test_statistics_by_hand() -> None:
     assert figures.profit_factor == 12 / 10
     assert (figures.net, figures.realised, figures.fees) == (2, 22, -20)
     assert figures.equity_change == 2
-    assert figures.max_drawdown == 20  # 1010 to 990
-    assert figures.max_drawdown_part == 20 / 1010
+    assert figures.max_drawdown == -20  # 1010 to 990
+    assert figures.max_drawdown_part == -20 / 1010
     assert figures.exposure == 45 / 180
     assert figures.turnover == 200  # 1 coin bought and sold at 100.0
     assert (figures.average_win, figures.average_loss) == (12, -5)

@@ -604,7 +604,7 @@ _STATISTICS_ROWS: dict[str, Callable[[Statistics, str], str]] = {
     "funding": _money_cell("funding"),
     "slippage (inside realised)": _money_cell("slippage"),
     "change of equity": _money_cell("equity_change"),
-    "max drawdown": lambda s, quote: f"{-s.max_drawdown:+,.2f} {quote} ({s.max_drawdown_part:.2%})",
+    "max drawdown": lambda s, quote: f"{s.max_drawdown:+,.2f} {quote} ({s.max_drawdown_part:.2%})",
     "time in a position": _part_cell("exposure"),
     "turnover": lambda s, quote: f"{s.turnover:,.2f} {quote}",
     "Sharpe ratio": lambda s, quote: (

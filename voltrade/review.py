@@ -383,7 +383,7 @@ def _cards(review: Review) -> str:
         "net of round trips": f"{figures.net:+,.2f} {figures.quote_asset}",
         "round trips": f"{figures.round_trips} ({figures.long_trips} long, {figures.short_trips} short)",
         "signals, refused": f"{figures.signals}, {figures.refusals}",
-        "deepest drawdown": f"{-figures.max_drawdown:,.2f} {figures.quote_asset}",
+        "deepest drawdown": f"{figures.max_drawdown:,.2f} {figures.quote_asset}",
     }
     parts = (f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in cards.items())
     return f"<dl>{''.join(parts)}</dl>"
