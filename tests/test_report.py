@@ -550,3 +550,8 @@ def test_the_last_bars_alone_keep_their_numbers() -> None:
         collector.add_bar(bar)
     part = collector.frames(last_bars=20)
     pd.testing.assert_frame_equal(part.bars, WHOLE.bars.iloc[-20:])
+
+
+def test_what_was_not_compared_is_written_as_such() -> None:
+    checks = pd.DataFrame({"ok": pd.array([True, False, None], dtype="boolean")})
+    assert report.readable(checks)["ok"].to_list() == ["True", "False", "--"]

@@ -535,6 +535,8 @@ def readable(frame: pd.DataFrame, drop: Sequence[str] = (), decimals: int = 4) -
     for name in table.columns:
         if isinstance(table[name].dtype, pd.DatetimeTZDtype):
             table[name] = table[name].dt.strftime(_MOMENT).fillna("")
+        elif table[name].dtype == "boolean":
+            table[name] = ["--" if answer is pd.NA else str(answer) for answer in table[name]]
         elif table[name].dtype.kind == "f":
             table[name] = _rounded(table[name], decimals)
     if isinstance(table.index, pd.DatetimeIndex):
@@ -775,9 +777,15 @@ def _breaker_events(run: Frames) -> list[tuple[int, int, int]]:
     opened = entries[~entries["round_trip"].duplicated()]
     resumed = run.operator.index[run.operator["action"] == "resume"]
     events = [(_ms(time), _OPENED, 0) for time in opened.index]
-    events += [(_ms(time), _CLOSED, round(net * MONEY)) for time, net in run.round_trips["net"].items()]
+    events += [
+        (_ms(time), _CLOSED, round(net * MONEY))
+        for time, net in zip(run.round_trips.index, run.round_trips["net"], strict=True)
+    ]
     events += [(_ms(time), _RESUMED, 0) for time in resumed]
-    events += [(_ms(time), _VALUED, round(value * MONEY)) for time, value in run.equity["equity"].items()]
+    events += [
+        (_ms(time), _VALUED, round(value * MONEY))
+        for time, value in zip(run.equity.index, run.equity["equity"], strict=True)
+    ]
     return sorted(events)
 
 

@@ -100,7 +100,7 @@ class Review:
     @property
     def wrong(self) -> list[str]:
         """What was altered or lost, a line each; empty where the record is whole."""
-        failed = self.checks.loc[~self.checks["ok"], "found"]
+        failed = self.checks.loc[~self.checks["ok"].fillna(True), "found"]
         return [*self.problems, *(f"{name}: {found}" for name, found in failed.items())]
 
     @property
@@ -423,7 +423,7 @@ def _sections(review: Review) -> Iterator[tuple[str, str]]:
     )
     yield "What a backtest would have done", _research(review)
     yield (
-        "Limits, alerts, orders of persons",
+        "Limits, alerts, orders of persons and stop policies",
         (
             _words("Where each rule stands at the end (used), and the nearest it came to its limit (most used).")
             + _table(report.breaker_distances(run, config.risk))

@@ -769,6 +769,7 @@ class WalkForward:
         head = f"{len(self.frame)} folds on {self._source}, each the best of {self.trials:,} settings in training"
         hidden = ("end", "path", *(name for name in FIGURES if name not in SHOWN))
         shown = self.frame.drop(columns=[name for name in hidden if name in self.frame])
+        shown = shown.set_axis(pd.RangeIndex(1, len(shown) + 1, name="fold"))  # as the chart counts them
         table = shown.assign(begin=shown["begin"].dt.strftime("%Y-%m-%d %H:%M")).to_html(float_format=_NUMBER)
         return f"<h4>{escape(head)}</h4>{self.judgement._repr_html_()}{table}"
 
