@@ -214,7 +214,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
 
 def first_bars(count: int) -> Frames:
     until = RUN.bars.index[count - 1]
-    parts = {part.name: getattr(RUN, part.name) for part in fields(RUN) if part.name != "instrument"}
+    parts = {part.name: getattr(RUN, part.name) for part in fields(RUN) if part.name not in ("instrument", "beginning")}
     return replace(RUN, **{name: frame[frame.index <= until] for name, frame in parts.items()})
 
 

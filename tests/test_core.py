@@ -271,9 +271,9 @@ def test_nothing_is_due_and_nothing_is_traded_before_the_first_snapshot() -> Non
 def test_a_person_can_halt_and_resume() -> None:
     core = a_core()
     assert core.handle(Operator(1, "pause", "lunch")) == (1, [])
-    assert core._paused == "lunch"
+    assert core.paused == "lunch"
     core.handle(Operator(2, "resume", "back"))
-    assert core._paused == ""
+    assert core.paused == ""
 
 
 def a_snapshot(time: int = 3, position: int = 0) -> Snapshot:
@@ -308,7 +308,7 @@ def test_commands_before_the_first_snapshot_are_kept_in_their_order(
     assert core.breaker is None
     _, outputs = core.handle(a_snapshot())
     assert core.breaker is not None
-    assert (core.breaker.mode, core._paused) == (mode, paused)
+    assert (core.breaker.mode, core.paused) == (mode, paused)
     assert bool([o for o in outputs if isinstance(o, BreakerChange)]) == (set(actions) & {"halt", "reduce"} != set())
     assert not [o for o in core.handle(a_snapshot(4))[1] if isinstance(o, BreakerChange)]  # once
 
@@ -357,7 +357,7 @@ def test_a_command_without_a_reason_is_carried_out(action: Any) -> None:
     a_position(core)
     _, outputs = core.handle(Operator(5, action, "", final=True))
     assert [o.purpose for o in outputs if isinstance(o, OrderIntent)] == [Purpose.EXIT] * (action == "flatten")
-    assert (core._paused, core.end_reason) == ("OPERATOR", "OPERATOR")
+    assert (core.paused, core.end_reason) == ("OPERATOR", "OPERATOR")
 
 
 def test_nothing_is_due_again_at_the_time_of_a_timer() -> None:

@@ -740,3 +740,14 @@ def test_a_long_path_is_shortened_in_its_middle_and_shown_whole_when_pointed_at(
 
 def test_the_heading_shows_the_end_of_a_long_rule_path(explorer: Explorer) -> None:
     assert "rule: <span title='built in'>built in</span>" in explorer._heading.value
+
+
+def test_nothing_is_saved_while_a_control_shows_what_is_refused(explorer: Explorer) -> None:
+    turn(explorer, leverage=500)
+    assert explorer.controls["leverage"].wrong
+    for refused in (explorer.difference, explorer.save):
+        with pytest.raises(ConfigError, match="nothing is saved while a control shows what is refused:\nleverage: "):
+            refused()
+    explorer.saver.ask.click()
+    assert "leverage" in explorer.saver.told.value
+    assert not Path("parameters/btcusdt.json").exists()

@@ -200,7 +200,7 @@ def test_what_stays_due_holds_up_neither_events_nor_commands(session: Session, m
     async def story() -> None:
         for number in range(20):
             session.tell(Operator(wall(), "pause", str(number)))
-            while session.core._paused != str(number):
+            while session.core.paused != str(number):
                 await asyncio.sleep(0)
         reached.set()
 
@@ -357,7 +357,7 @@ def test_upkeep_that_fails_is_tried_again_and_trading_goes_on(session: Session) 
         while feed.calls < 2:
             await asyncio.sleep(0.01)
         session.tell(Operator(wall(), "pause", "lunch"))
-        while not session.core._paused:
+        while not session.core.paused:
             await asyncio.sleep(0.01)
 
     session.run(story(), feed)
@@ -404,7 +404,7 @@ def test_a_command_is_carried_out_whatever_bytes_its_reason_has(session: Session
     again = replay(session.path)
     assert again.differences == 0, again.shown
     assert again.core is not None
-    assert (again.core.end_reason, again.core._paused) == (session.core.end_reason, session.core._paused)
+    assert (again.core.end_reason, again.core.paused) == (session.core.end_reason, session.core.paused)
 
 
 def test_no_text_of_the_exchange_ends_the_session(session: Session) -> None:
@@ -437,7 +437,7 @@ def test_commands_before_the_first_snapshot_are_kept_and_replayed(session: Sessi
     session.run(story())
     assert session.core.breaker is not None
     assert session.core.breaker.mode == "HALTED"
-    assert session.core._paused == "lunch"
+    assert session.core.paused == "lunch"
     kinds = [row.kind for row in journal.read(session.path)]
     assert kinds.index("Operator") < kinds.index("Snapshot") < kinds.index("BreakerChange")
     again = replay(session.path)

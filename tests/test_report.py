@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from dataclasses import fields, replace
@@ -23,6 +24,7 @@ from voltrade.frames import Frames
 from voltrade.journal import Journal
 from voltrade.model import (
     MONEY,
+    Adoption,
     AlgoUpdate,
     CancelOrder,
     EquityPoint,
@@ -40,6 +42,7 @@ from voltrade.model import (
     Side,
     Snapshot,
 )
+from voltrade.risk import CircuitBreaker
 
 TENTH = an_instrument("XUSDT", tick="0.1", step="0.01")
 """A tick of 0.1 and a lot of 0.01: a ticklot is 0.001 USDT."""
@@ -306,7 +309,7 @@ def test_an_empty_run_has_every_frame_with_its_columns_and_types() -> None:
     empty, made = run_of(), made_run(an_instrument())
     full = report.frames(made.instrument, made.bars, made.facts)
     for part in fields(Frames):
-        if part.name not in ("instrument", "decisions", "alerts"):
+        if part.name not in ("instrument", "beginning", "decisions", "alerts"):
             expected = getattr(full, part.name).dtypes
             pd.testing.assert_series_equal(getattr(empty, part.name).dtypes, expected)
     figures = report.statistics(empty)
@@ -357,8 +360,8 @@ def test_statistics_by_hand() -> None:
     assert figures.profit_factor == 12 / 10
     assert (figures.net, figures.realised, figures.fees) == (2, 22, -20)
     assert figures.equity_change == 2
-    assert figures.max_drawdown == 20  # 1010 to 990
-    assert figures.max_drawdown_part == 20 / 1010
+    assert figures.max_drawdown == -20  # 1010 to 990
+    assert figures.max_drawdown_part == -20 / 1010
     assert figures.exposure == 45 / 180
     assert figures.turnover == 200  # 1 coin bought and sold at 100.0
     assert (figures.average_win, figures.average_loss) == (12, -5)
@@ -438,6 +441,69 @@ def test_breaker_distances_are_the_breakers_own() -> None:
     assert table.loc["DAILY_LOSS", ["left", "used"]].to_list() == [150, 0.5]
 
 
+def a_snapshot(wallet: int, *fills: OrderUpdate, time: int = NOON) -> Snapshot:
+    flat = PositionReport("XUSDT", 0, "0", 0, 5, "isolated")
+    return Snapshot(
+        time, "XUSDT", wallet * MONEY, wallet * MONEY, 50_000, 20_000, 5, "isolated", False, flat, fills=fills
+    )
+
+
+def left_behind(equity: int, day_equity: int, losses: int, trades: int) -> Adoption:
+    """What a run of the same day left on the account, in USDT."""
+    breaker = CircuitBreaker(Config().risk, NOON - MINUTE, day_equity * MONEY)
+    breaker.on_equity(NOON - MINUTE, equity * MONEY)
+    for _ in range(trades):
+        breaker.on_round_trip_opened(NOON - MINUTE)
+    for _ in range(losses):
+        breaker.on_round_trip_closed(NOON - MINUTE, -1)
+    return Adoption(NOON, json.dumps({"breaker": breaker.state()}), "")
+
+
+def test_the_limits_of_a_second_session_begin_with_what_the_first_one_left() -> None:
+    run = run_of(
+        left_behind(9_830, day_equity=10_000, losses=4, trades=9),
+        a_snapshot(9_830),
+        an_intent("e", Purpose.ENTRY, Side.BUY, 100),
+        a_fill("e", 1, Side.BUY, 1_000, 100),
+        a_trip(1, net=-60),
+        *equity_of([9_830, 9_770, 9_780]),
+    )
+    table = report.breaker_distances(run, Config().risk)
+    assert table["measure"].to_list() == [220, 220, 5, 10]
+    assert table.loc["DAILY_LOSS", "most used"] == pytest.approx(230 / 300)
+
+
+def test_the_limits_show_where_a_rule_stands_and_the_nearest_it_came() -> None:
+    trips = [a_trip(n, net=-1, closed=NOON + n * MINUTE) for n in range(1, 6)]
+    run = run_of(*equity_of([10_000]), *trips, a_trip(6, net=3, closed=NOON + 9 * MINUTE))
+    table = report.breaker_distances(run, Config().risk)
+    assert table.loc["LOSING_STREAK", ["used", "most used"]].to_list() == [0.0, 1.0]
+
+
+def test_what_was_before_a_run_is_the_accounts_past() -> None:
+    past, own = a_fill("", 1, Side.SELL, 1_000, 30, order_id=7), a_fill("e", 60, Side.BUY, 1_000, 10)
+    by_others = a_fill("", 90, Side.BUY, 1_000, 20, order_id=8)
+    later = [past, by_others]
+    bars = [a_bar(n, 1_000, verdict={"ready": True, "signal": 1}) for n in (-2, -1, 0, 1)]
+    run = run_of(
+        Refusal(NOON - MINUTE, "XUSDT", 0, Side.BUY, "NOT_RECONCILED", ""),
+        left_behind(9_830, day_equity=10_000, losses=0, trades=0),
+        a_snapshot(9_830, replace(past, time=NOON - 1)),
+        an_intent("e", Purpose.ENTRY, Side.BUY, 10),
+        own,
+        a_snapshot(9_825, *[replace(fill, time=fill.time - 2_000) for fill in later], time=NOON + 2 * MINUTE),
+        *equity_of([9_825]),
+        bars=bars,
+    )
+    assert run.fills["trade_id"].to_list() == [60, 90]
+    assert run.orders["client_order_id"].to_list() == ["e", "#8"]
+    assert run.refusals.empty
+    figures = report.statistics(run)
+    assert (figures.bars, figures.signals, figures.refusals) == (3, 3, 0)
+    assert figures.turnover == pytest.approx(30.0)
+    assert figures.equity_change == -5  # from what the account had when the run began
+
+
 def test_settings_show_what_differs_from_the_defaults() -> None:
     table = report.settings_table(Config.from_parameters(ema_fast=5))
     assert table.index.to_list() == list(Config.model_fields)
@@ -500,7 +566,7 @@ def test_a_running_journal_is_read_on_from_where_it_was(tmp_path: Path) -> None:
         assert reader.head == journal.head
         assert reader.end == {}  # which is also how a killed run looks
         for part in fields(Frames):
-            if part.name != "instrument":
+            if part.name not in ("instrument", "beginning"):
                 pd.testing.assert_frame_equal(getattr(reader.frames(), part.name), getattr(WHOLE, part.name))
         journal.append("End", 1, {"reason": "TAPE_END"})
         journal.commit()
@@ -531,3 +597,8 @@ def test_every_time_that_a_table_shows_says_its_zone_and_what_it_is_of() -> None
     assert shown.index.name == "closed, UTC"
     assert "opened, UTC" in shown
     assert report.readable(run_of(bars=[a_bar(0, 1_000)]).bars).index.name == "time, UTC"
+
+
+def test_what_was_not_compared_is_written_as_such() -> None:
+    checks = pd.DataFrame({"ok": pd.array([True, False, None], dtype="boolean")})
+    assert report.readable(checks)["ok"].to_list() == ["True", "False", "--"]

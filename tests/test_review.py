@@ -20,7 +20,7 @@ from builders import an_instrument
 from made_run import made_run
 from sessions import ROOT
 from test_journal import edit
-from test_report import a_bar, a_trip, an_intent, run_of
+from test_report import a_bar, a_trip, an_intent, left_behind, run_of
 from test_runs import MADE, Writer
 
 import voltrade
@@ -32,7 +32,6 @@ from voltrade.errors import JournalError, SessionError
 from voltrade.exchange.shipped import shipped_instrument
 from voltrade.lockstep import warm_up
 from voltrade.model import (
-    Adoption,
     Alert,
     BarPhase,
     BreakerChange,
@@ -184,14 +183,25 @@ def test_what_a_backtest_cannot_repeat_is_said(tmp_path: Path) -> None:
     at = int(block.time[0])
     phase = BarPhase(at, "BTCUSDT", 20_458, 3, 7, 5)
     snapshot = next(fact for fact in MADE_BY_THE_EXCHANGE if type(fact).__name__ == "Snapshot")
-    facts = [phase, block[:1], Adoption(at, "{}", "ab"), snapshot, block[1:], Restart(at), phase, phase]
+    left = left_behind(9_830, day_equity=10_000, losses=4, trades=9)
+    facts = [
+        phase,
+        block[:1],
+        left,
+        snapshot,
+        block[1:],
+        Restart(at),
+        phase,
+        phase,
+    ]
     writer.write([(at, fact) for fact in facts])
     writer.journal.close()
     history, during, notes = review._trades_of(writer.folder / "journal.db")
     assert history.phase == phase
     assert (history.trades.id.tolist(), during.id.tolist()) == ([5], [6])
     assert [note.split(";")[0] for note in notes] == [
-        "the run went on from an earlier one, with its position and limits",
+        "the run went on from an earlier one, with its position, cooldown and limits: 4 losing round trips in a row, 9 "
+        "begun that day, 170.00 lost of the day's opening equity, 170.00 below the peak",
         "the run's engine was restarted",
         "the run took up its bars anew after a gap",
     ]

@@ -90,7 +90,7 @@ def test_every_frame_of_a_run_is_an_attribute(writer: Writer) -> None:
     run = voltrade.open_run(writer.folder)
     expected = report.frames(MADE.instrument, MADE.bars, MADE.facts)
     for part in fields(Frames):
-        if part.name != "instrument":
+        if part.name not in ("instrument", "beginning"):
             pd.testing.assert_frame_equal(getattr(run, part.name), getattr(expected, part.name))
     assert str(run.bars.index.dtype) == "datetime64[ms, UTC]"
     assert {run.bars[name].dtype.kind for name in ("open", "high", "low", "close", "volume")} == {"f"}

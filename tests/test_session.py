@@ -522,3 +522,8 @@ def test_a_killed_session_is_pushed_aside(tmp_path: Path) -> None:
 def test_an_output_that_would_be_its_own_folder_is_refused(tmp_path: Path, output: str) -> None:
     with pytest.raises(Refused, match=r"must end in \.ipynb"):
         execute(a_notebook(tmp_path / "live.ipynb"), tmp_path / output)
+
+
+def test_a_pause_and_its_reason_stand_in_the_status(tmp_path: Path) -> None:
+    shown = session._status_table(session.RunReader(tmp_path), {"state": "running", "paused": "news at noon"})
+    assert "paused: news at noon" in shown

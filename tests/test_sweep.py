@@ -169,7 +169,18 @@ def test_no_parameter_is_named_like_a_figure(played: Tape) -> None:
     assert not set(parameter_homes()) & set(COLUMNS)
     found = sweep(played, CONFIG, {"max_drawdown_fraction": [0.001, 1.0]}, progress=False)
     assert found.frame["max_drawdown_fraction"].to_list() == [0.001, 1.0]
-    assert found.frame["max_drawdown_part"][0] < found.frame["max_drawdown_part"][1]
+    assert 0 > found.frame["max_drawdown_part"][0] > found.frame["max_drawdown_part"][1]
+
+
+@pytest.mark.parametrize("path", ["compiled", "events"])
+def test_a_setting_that_the_breaker_switched_off_says_so(played: Tape, path: str) -> None:
+    traded = played if path == "compiled" else twice(played)
+    found = sweep(traded, CONFIG, {"max_drawdown_fraction": [0.001, 1.0]}, progress=False)
+    run = backtest(traded, found.config(0)).frames()
+    [since] = run.breaker.index[run.breaker["rule"] == "DRAWDOWN"]
+    assert found.frame["halted"].to_list() == [f"DRAWDOWN {since:%Y-%m-%d %H:%M}", ""]
+    assert "The circuit breaker halted 1 of the settings" in found.verdict
+    assert "halted" in found._repr_html_()
 
 
 @pytest.mark.parametrize("name", ["bars", "path", "begin", "end"])

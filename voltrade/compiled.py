@@ -82,9 +82,10 @@ def compiled_in_place(function: Callable[P, R]) -> Callable[P, R]:
 def compile_for(function: Callable[..., Any], signature: Any, **options: Any) -> Any:
     """Compile a function, at once if a numba signature is given, through the cache of its sources.
 
-    A function that is compiled already is returned as it is; so is every function under `VOLTRADE_PLAIN=1`.
+    A function that is compiled already is returned as it is; so is every function under `VOLTRADE_PLAIN=1`, or
+    where numba is told to compile nothing.
     """
-    if hasattr(function, "py_func") or IS_PLAIN:
+    if hasattr(function, "py_func") or IS_PLAIN or numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
         return function
     folder = _cache_folder(function)
     if folder is None:

@@ -207,11 +207,11 @@ class RiskSettings(Settings):
     leverage: Annotated[int, Field(ge=1, le=125)] = 5
     margin_type: Literal["isolated", "cross"] = "isolated"
     max_daily_loss_fraction: Fraction = 0.03
-    """Of capital, equity against equity at 00:00 UTC."""
+    """Largest loss of equity since 00:00 UTC, as a part of capital, or of the equity at that time where it is less."""
     daily_loss_action: BreakerAction = "flatten"
     daily_loss_resume: Resume = "next_utc_day"
     max_drawdown_fraction: Fraction = 0.10
-    """Of capital, equity against its peak."""
+    """Largest fall of equity from its peak, as a part of capital, or of that peak where it is less."""
     drawdown_action: BreakerAction = "flatten"
     drawdown_resume: Resume = "person"
     max_consecutive_losses: Count = 5

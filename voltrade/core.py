@@ -213,7 +213,8 @@ class TradingCore:
         return self._books.word(int(self._books.account["end_reason"]))
 
     @property
-    def _paused(self) -> str:
+    def paused(self) -> str:
+        """Not empty: a person keeps the session from entering, for this reason."""
         return self._books.word(int(self._books.account["paused"]))
 
     # --- the one rule ----------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ from voltrade.ledger import Ledger, Left, accounts_home, file_name
 from voltrade.live import LiveTradingSystem
 from voltrade.model import Adoption, Event, History, Operator, Output
 from voltrade.notify import Message, News, Notifier, Urgency
-from voltrade.preflight import Check, notifications, preflight, refused
+from voltrade.preflight import Check, notifications, preflight, refused, used_limits
 from voltrade.record import JOURNAL, PAGE, Record
 from voltrade.recording import Recording
 from voltrade.replay import Replay, recover, start_row
@@ -309,14 +309,14 @@ class Engine:
         Raises:
             SessionError: names each row that doesn't hold.
         """
-        checks = [*await preflight(wiring), *self._goes_on_from(is_new), notifications(self.notifier)]
+        checks = [*await preflight(wiring), *self._goes_on_from(is_new, wiring), notifications(self.notifier)]
         self._record.update(checks=[check.plain() for check in checks])
         if is_new and (why := refused(checks)):
             raise SessionError(why)
         return checks
 
-    def _goes_on_from(self, is_new: bool) -> list[Check]:
-        """The start-up table's row of the ledger."""
+    def _goes_on_from(self, is_new: bool, wiring: Wiring) -> list[Check]:
+        """The start-up table's rows of the ledger."""
         if self._ledger is None:
             return []
         found = "nothing: the first run of this account" if is_new else "its own journal"
@@ -324,7 +324,10 @@ class Engine:
             found = f"run {self._left.run or 'unknown'}, head {self._left.head}"
         if self._ledger.taken_over is not None:
             found += f"; the ledger was taken over from {self._ledger.taken_over}"
-        return [Check("goes on from", found)]
+        rows = [Check("goes on from", found)]
+        if self._left is not None and self._left.state is not None:
+            rows.append(used_limits(wiring.config, self._left.state, wiring.clock()))
+        return rows
 
     def _recover(self) -> Replay | None:
         """Where the folder holds a journal, the engine was killed: make its core again and go on in its journal."""

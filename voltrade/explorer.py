@@ -345,8 +345,9 @@ class Explorer:
         """What these settings change in a parameters file that is there; without one, in the defaults.
 
         Raises:
-            ConfigError: the file was edited since it was saved.
+            ConfigError: a control shows what is refused, or the file was edited since it was saved.
         """
+        self._refuse_what_is_refused()
         name = path or self.saver.path
         saved = parameter_file.read(name) if _place(name).exists() else None
         columns = ["parameter", "default" if saved is None else name, "explorer"]
@@ -357,9 +358,10 @@ class Explorer:
         """Write the settings to a parameters file and return where it is.
 
         Raises:
-            ConfigError: the rule is a cell's that was never saved, or was edited since it was drawn; or the file was
-                edited since it was saved.
+            ConfigError: a control shows what is refused; or the rule is a cell's that was never saved, or was edited
+                since it was drawn; or the file was edited since it was saved.
         """
+        self._refuse_what_is_refused()
         name, rule = path or self.saver.path, self.config.session.rule
         if is_draft(rule):
             raise ConfigError(f"rule: must be saved before parameters can name it: {how_to_save(rule)}")
@@ -369,6 +371,16 @@ class Explorer:
             parameter_file.read(name)
         parameter_file.write(_place(name), self.config, self.traded.rule_sha256)
         return _place(name)
+
+    def _refuse_what_is_refused(self) -> None:
+        """Refuse to save while a control shows other than what was traded.
+
+        Raises:
+            ConfigError: names every such control.
+        """
+        wrong = [f"{name}: {control.wrong}" for name, control in self.controls.items() if control.wrong]
+        if wrong:
+            raise ConfigError("\n".join(["nothing is saved while a control shows what is refused:", *wrong]))
 
     # --- when something is turned ------------------------------------------------------------------------------------
 

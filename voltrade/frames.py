@@ -142,6 +142,16 @@ DECISIONS = {
 
 
 @dataclass(frozen=True, slots=True)
+class Beginning:
+    """Where a run began on its account; what was before is the account's past, or history that was loaded."""
+
+    time: int = 0
+    """When the account was first asked for, ms UTC; 0 where nothing was before."""
+    breaker: Mapping[str, Any] | None = None
+    """State of the circuit breaker that the account's last run left; None where the run began its own."""
+
+
+@dataclass(frozen=True, slots=True)
 class Frames:
     """What happened in a run, as pandas frames with a UTC DatetimeIndex named `time`.
 
@@ -181,6 +191,12 @@ class Frames:
     """One row a jump in the trade ids: `missing` trades, of which `filled` came by REST."""
     operator: pd.DataFrame
     """One row a command that a person or a stop policy gave, with its reason; `final` ones end the session."""
+    beginning: Beginning = Beginning()
+    """Bars and decisions may go back before it, into the history that was loaded; nothing else does."""
+
+    def since_begin(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The rows of a frame that happened in the run."""
+        return _since(frame, self.beginning)
 
 
 def frames_of_columns(
@@ -199,6 +215,7 @@ def frames_of_columns(
     alerts: Columns,
     gaps: Columns,
     operator: Columns,
+    beginning: Beginning = Beginning(),
 ) -> Frames:
     """Make the frames of a run.
 
@@ -210,6 +227,7 @@ def frames_of_columns(
         orders: the fields of an intent and how it ended: see `report.Collector`; `traded`, `traded_notional` and `fees`
             sum up its fills.
         equity: rows of EQUITY.
+        beginning: where the run began; by default nothing was before.
     """
     units = _Units(instrument)
     shown, ordered = _bars_frame(units, bars, first), _orders_frame(units, orders, all_bars)
@@ -222,12 +240,18 @@ def frames_of_columns(
         fills=_fills_frame(units, fills),
         round_trips=_round_trips_frame(units, trips),
         equity=_equity_frame(units, equity),
-        refusals=refused,
+        refusals=_since(refused, beginning),
         breaker=_breaker_frame(breaker),
         alerts=_table(_ALERTS, alerts["time"], alerts),
         gaps=_table(_GAPS, gaps["time"], {**gaps, "missing": _whole(gaps["last_id"]) - _whole(gaps["first_id"]) + 1}),
         operator=_table(_OPERATOR, operator["time"], operator),
+        beginning=beginning,
     )
+
+
+def _since(frame: pd.DataFrame, beginning: Beginning) -> pd.DataFrame:
+    """The rows of a frame from a run's beginning on."""
+    return frame[frame.index >= pd.Timestamp(beginning.time, unit="ms", tz="UTC")] if beginning.time else frame
 
 
 # --- units -----------------------------------------------------------------------------------------------------------

@@ -146,6 +146,7 @@ class LiveTradingSystem:
             "bars": f"{desk.fold.count:,}",
             "position": f"{instrument.quantity(desk.monitor.position):f} {instrument.base_asset}",
             "wallet": f"{core.account.wallet / MONEY:,.2f} {quote}" if core.account else "",
+            "paused": core.paused,
             "breaker": core.breaker.mode if core.breaker else "",
             "distances": {code: _distance_text(code, *far, quote) for code, far in core.breaker.distances().items()}
             if core.breaker

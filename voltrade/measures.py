@@ -204,7 +204,7 @@ class Figures:
     equity_change: float
     """Last equity - first equity; differs from `net` by what is still open and by transfers."""
     max_drawdown: float
-    """Deepest fall of equity from its highest so far, as a positive amount."""
+    """Deepest fall of equity from its highest so far: negative, as every loss is."""
     max_drawdown_part: float
     """As a part of that highest."""
     exposure: float
@@ -265,8 +265,8 @@ def figures_of(course: Course, period_ms: int | None = None) -> tuple[Figures, R
         fees=course.fees,
         funding=course.funding,
         equity_change=float(equity[-1] - equity[0]) if len(equity) else math.nan,
-        max_drawdown=deepest,
-        max_drawdown_part=deepest_part,
+        max_drawdown=0.0 - deepest,
+        max_drawdown_part=0.0 - deepest_part,
         exposure=exposure(course.fill_times, course.fill_lots, *course.span),
         turnover=course.turnover,
         sharpe=returns.annual_sharpe,

@@ -7,7 +7,7 @@ only where every row holds. `python -m voltrade doctor` prints the same without 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
@@ -16,6 +16,7 @@ from voltrade.config import Config
 from voltrade.model import MONEY, Instrument, Snapshot, moment_text, money_text
 from voltrade.notify import Notifier
 from voltrade.permission import largest_notional
+from voltrade.risk import COUNTED, CircuitBreaker
 from voltrade.wiring import Wiring
 
 CLOCK_WITHIN_MS = 1_000
@@ -57,6 +58,24 @@ async def preflight(wiring: Wiring) -> list[Check]:
         )
         snapshot = await wiring.gateway.snapshot(config.session.symbol, 0)
     return [*checks, *_account(snapshot, config), *_market(wiring.instrument), *_limits(config)]
+
+
+def used_limits(config: Config, left: Mapping[str, Any], time: int) -> Check:
+    """What the account's last run left used of the limits, as the circuit breaker will count on from it.
+
+    Args:
+        left: its state, as `TradingCore.state` says.
+        time: now, ms UTC; a new day begins its own measures.
+    """
+    breaker = CircuitBreaker.restore(config.risk, left["breaker"])
+    breaker.on_time(time)
+    holding = [f"holds: {', '.join(breaker.codes)}"] if breaker.codes else []
+    used = [
+        f"{code} {measure} of {limit}" if code in COUNTED else f"{code} {_money(measure)} of {_money(limit)}"
+        for code, (measure, limit) in breaker.distances().items()
+        if measure > 0
+    ]
+    return Check("limits already used", "; ".join([*holding, *used]) or "none")
 
 
 def notifications(notifier: Notifier) -> Check:
@@ -118,9 +137,17 @@ def _limits(config: Config) -> list[Check]:
         for part in (risk.max_daily_loss_fraction, risk.max_drawdown_fraction)
     )
     return [
-        Check("largest notional", f"{largest_notional(config):f}"),
-        Check("daily loss", f"{loss}, then {risk.daily_loss_action}, until {risk.daily_loss_resume}"),
-        Check("drawdown", f"{drawdown}, then {risk.drawdown_action}, until {risk.drawdown_resume}"),
+        Check("largest notional", f"{_round(f'{largest_notional(config):f}')}"),
+        Check(
+            "daily loss",
+            f"{loss}, less on a day that opens below the capital, "
+            f"then {risk.daily_loss_action}, until {risk.daily_loss_resume}",
+        ),
+        Check(
+            "drawdown",
+            f"{drawdown}, less where the peak is below the capital, "
+            f"then {risk.drawdown_action}, until {risk.drawdown_resume}",
+        ),
         Check("losing streak", f"{risk.max_consecutive_losses} round trips, then {risk.consecutive_losses_action}"),
         Check("trades a day", f"{risk.max_trades_per_day} round trips, then {risk.trades_per_day_action}"),
         Check(
@@ -133,6 +160,10 @@ def _limits(config: Config) -> list[Check]:
 
 def _percent(rate_e8: int) -> str:
     return f"{Decimal(rate_e8) / MONEY * 100:f} %"
+
+
+def _money(amount: int) -> str:
+    return _round(money_text(amount))
 
 
 def _round(text: str) -> str:

@@ -6,9 +6,10 @@ The same functions serve a backtest's facts in memory and a journal on disk, of 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,11 +21,12 @@ from voltrade import journal, measures
 from voltrade.compiled import Rows
 from voltrade.config import Config, RiskSettings
 from voltrade.errors import JournalError
-from voltrade.frames import DECISIONS, FOREIGN, WITHOUT_A_RULE, Columns, Frames, frames_of_columns
+from voltrade.frames import DECISIONS, FOREIGN, WITHOUT_A_RULE, Beginning, Columns, Frames, frames_of_columns
 from voltrade.model import (
     BAR,
     EQUITY,
     MONEY,
+    Adoption,
     Alert,
     AlgoUpdate,
     BreakerChange,
@@ -143,6 +145,7 @@ class Collector:
         self._orders: dict[str, _Order] = {}
         self._by_order_id: dict[int, str] = {}
         self._fills: dict[int, tuple[_Order, OrderUpdate]] = {}
+        self._beginning = Beginning()
         self._notes: dict[type, list[Any]] = {
             kind: [] for kind in (RoundTrip, EquityPoint, Refusal, BreakerChange, Alert, FeedGap, Operator)
         }
@@ -173,14 +176,40 @@ class Collector:
             case CancelOrder():
                 self._add_cancel(fact)
             case Snapshot():
-                for order in (*fact.orders, *fact.fills):
-                    self._add_order_update(order)
-                for algo_order in fact.algo_orders:
-                    self._add_algo_update(algo_order)
+                self._add_snapshot(fact)
+            case Adoption():
+                breaker = json.loads(fact.state)["breaker"]
+                self._beginning = replace(self._beginning, breaker=breaker)
             case _:
                 notes = self._notes.get(type(fact))
                 if notes is not None:
                     notes.append(fact)
+
+    def _add_snapshot(self, snapshot: Snapshot) -> None:
+        """Add what an account has open, and its fills since the run began: it may list any number of earlier ones."""
+        if not self._beginning.time:
+            self._begin(snapshot)
+        for order in snapshot.orders:
+            self._add_order_update(order)
+        for fill in snapshot.fills:
+            if fill.time >= self._beginning.time or self._is_known(fill):
+                self._add_order_update(fill)
+        for algo_order in snapshot.algo_orders:
+            self._add_algo_update(algo_order)
+
+    def _begin(self, snapshot: Snapshot) -> None:
+        self._beginning = replace(self._beginning, time=snapshot.time)
+        if self._beginning.breaker is not None:  # an account with a past is valued from the first fill or mark alone
+            held = snapshot.position
+            worth = snapshot.wallet + held.unrealised
+            self._notes[EquityPoint].append(
+                EquityPoint(
+                    snapshot.time, snapshot.symbol, snapshot.wallet, held.unrealised, worth, held.quantity, "mark"
+                )
+            )
+
+    def _is_known(self, update: OrderUpdate) -> bool:
+        return update.order_id in self._by_order_id or update.client_order_id in self._orders
 
     def _add_intent(self, intent: OrderIntent) -> None:
         request = intent.order
@@ -288,6 +317,7 @@ class Collector:
             alerts=_fields(self._notes[Alert], ("time", "code", "text")),
             gaps=_fields(self._notes[FeedGap], ("time", "first_id", "last_id", "filled")),
             operator=_fields(self._notes[Operator], ("time", "action", "reason", "final")),
+            beginning=self._beginning,
         )
 
     def _order_columns(self) -> Columns:
@@ -513,6 +543,8 @@ def readable(frame: pd.DataFrame, drop: Sequence[str] = (), decimals: int = 4) -
     for name in table.columns:
         if isinstance(table[name].dtype, pd.DatetimeTZDtype):
             table[name] = table[name].dt.strftime(_MOMENT).fillna("")
+        elif table[name].dtype == "boolean":
+            table[name] = ["--" if answer is pd.NA else str(answer) for answer in table[name]]
         elif table[name].dtype.kind == "f":
             table[name] = _rounded(table[name], decimals)
     if isinstance(table.index, pd.DatetimeIndex):
@@ -593,7 +625,7 @@ _STATISTICS_ROWS: dict[str, Callable[[Statistics, str], str]] = {
         _money_cell("slippage")(s, quote) + _unknown_text(s.without_reference, ", ")
     ),
     "change of equity": _money_cell("equity_change"),
-    "max drawdown": lambda s, quote: f"{-s.max_drawdown:+,.2f} {quote} ({s.max_drawdown_part:.2%})",
+    "max drawdown": lambda s, quote: f"{s.max_drawdown:+,.2f} {quote} ({s.max_drawdown_part:.2%})",
     "time in a position": _part_cell("exposure"),
     "turnover": lambda s, quote: f"{s.turnover:,.2f} {quote}",
     "Sharpe ratio": lambda s, quote: (
@@ -618,12 +650,11 @@ class CountedBars:
 
     @staticmethod
     def of(run: Frames) -> CountedBars:
-        """Count the bars of a run whose frames hold them all."""
-        signals = int((run.decisions["signal"] != "").sum())
-        opened, closed = (
-            _milliseconds(times).tolist() for times in (run.bars["open_time"].iloc[:1], run.bars.index[-1:])
-        )
-        return CountedBars(len(run.bars), signals, opened, closed)
+        """Count the bars of a run whose frames hold them all; not those of the history that it loaded."""
+        bars, decisions = run.since_begin(run.bars), run.since_begin(run.decisions)
+        signals = int((decisions["signal"] != "").sum())
+        opened, closed = (_milliseconds(times).tolist() for times in (bars["open_time"].iloc[:1], bars.index[-1:]))
+        return CountedBars(len(bars), signals, opened, closed)
 
 
 def course(run: Frames, counted: CountedBars | None = None) -> measures.Course:
@@ -734,40 +765,72 @@ def returns(run: Frames, period_ms: int | None = None) -> measures.Returns:
 
 
 def breaker_distances(run: Frames, settings: RiskSettings) -> pd.DataFrame:
-    """Show how near each breaker rule came to its limit at the run's end, by the breaker's own arithmetic.
+    """Show how near each breaker rule is to its limit at the run's end, and how near it came, by the breaker itself.
 
-    The run's valuations, entries and round trips are told to a `CircuitBreaker` anew, so measures start from the run's
-    first valuation. They and the limits are money or a count of round trips, as `unit` says.
+    The run's valuations, entries, round trips and resumptions are told anew to a `CircuitBreaker` that begins with
+    what the account's last run left, or else at the run's first valuation. Measures and limits are money or a count of
+    round trips, as `unit` says; `used` is the part of the limit that is used at the end, `most used` the largest ever.
     """
-    columns = ["measure", "limit", "left", "used", "unit"]
-    if run.equity.empty:
+    columns = ["measure", "limit", "left", "used", "most used", "unit"]
+    begun = run.beginning.breaker
+    if begun is None and run.equity.empty:
         return pd.DataFrame(columns=columns, index=pd.Index([], name="rule"))
-    events: list[tuple[Any, int, float]] = []
-    entries = run.fills[run.fills["purpose"] == Purpose.ENTRY.name]
-    opened = entries[~entries["round_trip"].duplicated()]
-    events += [(time, _OPENED, 0.0) for time in opened.index]
-    events += [(time, _CLOSED, net) for time, net in run.round_trips["net"].items()]
-    events += [(time, _VALUED, value) for time, value in run.equity["equity"].items()]
-    first = run.equity.iloc[0]
-    breaker = CircuitBreaker(settings, _ms(run.equity.index[0]), round(first["equity"] * MONEY))
-    for time, kind, amount in sorted(events):
-        if kind == _OPENED:
-            breaker.on_round_trip_opened(_ms(time))
-        elif kind == _CLOSED:
-            breaker.on_round_trip_closed(_ms(time), round(amount * MONEY))
-        else:
-            breaker.on_equity(_ms(time), round(amount * MONEY))
-    rows = []
+    if begun is None:
+        breaker = CircuitBreaker(settings, _ms(run.equity.index[0]), round(run.equity["equity"].iloc[0] * MONEY))
+    else:
+        breaker = CircuitBreaker.restore(settings, begun)
+    most = _used(breaker)
+    for event in _breaker_events(run):
+        _tell(breaker, *event)
+        most = {rule: max(part, most[rule]) for rule, part in _used(breaker).items()}
+    tripped = run.breaker[run.breaker["action"] != "resume"]
+    for rule, measure, limit in zip(tripped["rule"], tripped["measure"], tripped["limit"], strict=True):
+        if rule in most and limit:
+            most[rule] = max(most[rule], measure / limit)
+    rows, used = [], _used(breaker)
     for rule, (measure, limit) in breaker.distances().items():
         unit = 1 if rule in COUNTED else MONEY
         measured, bound = max(measure, 0) / unit, limit / unit
-        rows.append(
-            (measured, bound, max(bound - measured, 0.0), measured / bound if bound else math.nan, _unit_name(rule))
-        )
+        rows.append((measured, bound, max(bound - measured, 0.0), used[rule], most[rule], _unit_name(rule)))
     return pd.DataFrame(rows, columns=columns, index=pd.Index(list(breaker.distances()), name="rule"))
 
 
-_OPENED, _CLOSED, _VALUED = range(3)
+_OPENED, _CLOSED, _RESUMED, _VALUED = range(4)
+
+
+def _breaker_events(run: Frames) -> list[tuple[int, int, int]]:
+    """What the breaker was told in a run: times, kinds and amounts of money, in order."""
+    entries = run.fills[run.fills["purpose"] == Purpose.ENTRY.name]
+    opened = entries[~entries["round_trip"].duplicated()]
+    resumed = run.operator.index[run.operator["action"] == "resume"]
+    events = [(_ms(time), _OPENED, 0) for time in opened.index]
+    events += [
+        (_ms(time), _CLOSED, round(net * MONEY))
+        for time, net in zip(run.round_trips.index, run.round_trips["net"], strict=True)
+    ]
+    events += [(_ms(time), _RESUMED, 0) for time in resumed]
+    events += [
+        (_ms(time), _VALUED, round(value * MONEY))
+        for time, value in zip(run.equity.index, run.equity["equity"], strict=True)
+    ]
+    return sorted(events)
+
+
+def _tell(breaker: CircuitBreaker, time: int, kind: int, amount: int) -> None:
+    if kind == _OPENED:
+        breaker.on_round_trip_opened(time)
+    elif kind == _CLOSED:
+        breaker.on_round_trip_closed(time, amount)
+    elif kind == _RESUMED:
+        breaker.resume(time, "")
+    else:
+        breaker.on_equity(time, amount)
+
+
+def _used(breaker: CircuitBreaker) -> dict[str, float]:
+    """The part of each rule's limit that is used."""
+    parts = breaker.distances().items()
+    return {rule: max(measure, 0) / limit if limit else math.nan for rule, (measure, limit) in parts}
 
 
 def _milliseconds(index: pd.Index | pd.Series) -> Int64s:

@@ -100,7 +100,7 @@ class Review:
     @property
     def wrong(self) -> list[str]:
         """What was altered or lost, a line each; empty where the record is whole."""
-        failed = self.checks.loc[~self.checks["ok"], "found"]
+        failed = self.checks.loc[~self.checks["ok"].fillna(True), "found"]
         return [*self.problems, *(f"{name}: {found}" for name, found in failed.items())]
 
     @property
@@ -198,7 +198,8 @@ def signals(run: Frames) -> pd.DataFrame:
 
     `slippage` is the entry's, in money, a cost negative; `net` is of the whole round trip.
     """
-    decided = run.decisions[run.decisions["signal"] != ""]
+    decisions = run.since_begin(run.decisions)
+    decided = decisions[decisions["signal"] != ""]
     table = decided[["bar", "signal"]].copy()
     table["why"] = pd.array(report.reasons(decided), dtype="str")
     table["outcome"] = decided["outcome"].replace("", "no order")
@@ -289,12 +290,24 @@ def _trades_of(path: Path) -> tuple[History, Trades, list[str]]:
         elif row.kind == BarPhase.__name__:
             notes.append("the run took up its bars anew after a gap; from there on the backtest's bars are others")
         elif row.kind == Adoption.__name__:
-            notes.append("the run went on from an earlier one, with its position and limits; the backtest begins flat")
+            notes.append(_went_on(row.fact))
         elif row.kind == Restart.__name__:
             notes.append("the run's engine was restarted; the backtest's was not")
     nothing = Trades.from_rows("", [])
     history = History(Trades.join(before) if before else nothing, phases[-1] if phases else None)
     return history, Trades.join(during) if during else nothing, list(dict.fromkeys(notes))
+
+
+def _went_on(adoption: Adoption) -> str:
+    """Say what a run took over from the account's last one, which a backtest does not know of."""
+    left = json.loads(adoption.state)["breaker"]
+    lost, fallen = (_amount(left[name] - left["equity"]) for name in ("day_equity", "peak"))
+    return (
+        f"the run went on from an earlier one, with its position, cooldown and limits: {left['losses']} losing round "
+        f"trips in a row, {left['trades']} begun that day, {max(lost, Decimal()):,.2f} lost of the day's opening "
+        f"equity, {max(fallen, Decimal()):,.2f} below the peak; the backtest begins flat with none of these used, so "
+        "what the run was refused by them are trades of the backtest alone"
+    )
 
 
 def _on_account(config: Config, first: Snapshot) -> Config:
@@ -370,7 +383,7 @@ def _cards(review: Review) -> str:
         "net of round trips": f"{figures.net:+,.2f} {figures.quote_asset}",
         "round trips": f"{figures.round_trips} ({figures.long_trips} long, {figures.short_trips} short)",
         "signals, refused": f"{figures.signals}, {figures.refusals}",
-        "deepest drawdown": f"{-figures.max_drawdown:,.2f} {figures.quote_asset}",
+        "deepest drawdown": f"{figures.max_drawdown:,.2f} {figures.quote_asset}",
     }
     parts = (f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in cards.items())
     return f"<dl>{''.join(parts)}</dl>"
@@ -410,9 +423,10 @@ def _sections(review: Review) -> Iterator[tuple[str, str]]:
     )
     yield "What a backtest would have done", _research(review)
     yield (
-        "Limits, alerts, orders of persons",
+        "Limits, alerts, orders of persons and stop policies",
         (
-            _table(report.breaker_distances(run, config.risk))
+            _words("Where each rule stands at the end (used), and the nearest it came to its limit (most used).")
+            + _table(report.breaker_distances(run, config.risk))
             + _named("changes of the breaker", run.breaker)
             + _named("orders of persons and stop policies", run.operator)
             + _named("alerts", run.alerts)

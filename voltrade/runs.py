@@ -161,9 +161,9 @@ class Run:
     def checks(self) -> pd.DataFrame:
         """Check the record as `verify` does, and that the journal alone decides alike.
 
-        `ok` is whether nothing speaks against a row; `found` says where nothing could prove it either.
+        `ok` is missing where there was nothing to compare with; tables write `--` there.
         """
-        rows = [(check.name, check.found, check.ok is not False) for check in self.verify().checks]
+        rows = [(check.name, check.found, check.ok) for check in self.verify().checks]
         try:
             again = replay(self._reader.path)
             replayed = f"{again.events:,} events, {again.outputs:,} decisions, {again.differences} differences"
@@ -171,7 +171,7 @@ class Run:
         except Exception as error:  # an altered row can break anything that follows from it
             replayed, is_same = f"can't be replayed: {error!r}", False
         rows.append(("replay", replayed, is_same))
-        return pd.DataFrame(rows, columns=["check", "found", "ok"]).set_index("check")
+        return pd.DataFrame(rows, columns=["check", "found", "ok"]).set_index("check").astype({"ok": "boolean"})
 
     def files(self) -> pd.DataFrame:
         """What the run left in its folder, with sizes in kB."""

@@ -470,6 +470,8 @@ def _status_table(reader: RunReader, status: Mapping[str, Any]) -> str:
         rows["time"] = moment_text(reader.time)
     if reader.start:
         rows |= _counts(reader)
+    if status.get("paused"):
+        rows["entries"] = f"paused: {status['paused']}"
     if status.get("breaker"):
         rows["breaker"] = status["breaker"]
     if status.get("error"):

@@ -37,8 +37,9 @@ from voltrade.config import Config, SignalSettings, parameter_homes
 from voltrade.data import Tape, TapeReport
 from voltrade.errors import ConfigError, VoltradeError
 from voltrade.measures import Course, Figures, Judgement, Returns, figures_of, judge
-from voltrade.model import MONEY, Floats, Funding, Int64s, Marks, Trades
+from voltrade.model import MONEY, NEVER, Floats, Funding, Int64s, Marks, Trades
 from voltrade.research import Research, Span, Tables
+from voltrade.risk import RULES
 from voltrade.rule_file import RuleAsLoaded, load_rule
 from voltrade.signal_engine import SignalEngine
 
@@ -46,9 +47,9 @@ Choices = Iterable[Any] | Callable[[np.random.Generator], Any]
 """What a parameter may be: values of which each is tried or one is drawn, or a function that draws one."""
 
 FIGURES = tuple(figure.name for figure in fields(Figures))
-COLUMNS = (*FIGURES, "path", "begin", "end", "sharpe, training")
+COLUMNS = (*FIGURES, "path", "halted", "begin", "end", "sharpe, training")
 """Columns of the tables beside the swept parameters."""
-SHOWN = ("sharpe", "net", "round_trips", "win_rate", "profit_factor", "max_drawdown")
+SHOWN = ("sharpe", "net", "round_trips", "win_rate", "profit_factor", "max_drawdown", "halted")
 """Figures that a result shows of each setting; its frame has all."""
 
 MONEY_FIGURES = ("net", "realised", "fees", "funding", "equity_change", "max_drawdown", "turnover")
@@ -78,6 +79,8 @@ class Outcome(NamedTuple):
     figures: Figures
     returns: Returns
     path: str
+    halted: str = ""
+    """Rule of the circuit breaker that waits for a person, and since when: nothing was traded from there on."""
 
 
 Result = list[Outcome] | VoltradeError
@@ -223,9 +226,30 @@ class _Worker:
         tables, _ = research.trade(config, found, span, self._space, is_brief=True)
         if tables is not None:
             bars = research.bars(config.bars).rows
-            return Outcome(*figures_of(course_of(tables, bars, self._unit), self._job.period_ms), "compiled")
+            halted = _halted_in(tables.changes)
+            return Outcome(*figures_of(course_of(tables, bars, self._unit), self._job.period_ms), "compiled", halted)
         done = backtest(research, config, self._engine(config), begin_s=begin_s, end_s=end_s, path="events")
-        return Outcome(*figures_of(report.course(done.frames()), self._job.period_ms), "events")
+        run = done.frames()
+        changes = run.breaker.reset_index()
+        halted = _halted(changes["time"], changes["rule"], changes["action"] == "resume", changes["resume_at"].isna())
+        return Outcome(*figures_of(report.course(run), self._job.period_ms), "events", halted)
+
+
+def _halted_in(changes: Rows) -> str:
+    """As `_halted`, of a compiled session's changes of the breaker."""
+    times = pd.to_datetime(changes["time"], unit="ms", utc=True)
+    rules = [RULES[number] for number in changes["rule"]]
+    return _halted(times, rules, changes["resumed"] != 0, changes["resume_at"] >= NEVER)
+
+
+def _halted(times: Iterable[Any], rules: Iterable[str], resumed: Iterable[Any], by_person: Iterable[Any]) -> str:
+    """Say which rules wait for a person at the end, and since when."""
+    held: dict[str, str] = {}
+    for time, rule, is_resumed, waits in zip(times, rules, resumed, by_person, strict=True):
+        held.pop(rule, None)
+        if waits and not is_resumed:
+            held[rule] = f"{rule} {time:%Y-%m-%d %H:%M}"
+    return ", ".join(held.values())
 
 
 # --- many settings, wherever they run ---------------------------------------------------------------------------------
@@ -548,8 +572,16 @@ class Sweep:
 
     @property
     def verdict(self) -> str:
-        """The judgement in words."""
-        return self.judgement.text
+        """The judgement in words, and how many settings the circuit breaker switched off before the end."""
+        return f"{self.judgement.text}{self._halted_words}"
+
+    @property
+    def _halted_words(self) -> str:
+        count, best = int((self.frame["halted"] != "").sum()), self.frame["halted"].iloc[self.best]
+        if not count:
+            return ""
+        words = f" The circuit breaker halted {count:,} of the settings before the end: they are judged with it"
+        return f"{words}; the best was halted by {best}." if best else f"{words}; the best was not."
 
     def heat_map(self, x: str, y: str, value: str = "sharpe") -> Any:
         """Draw a figure over two swept parameters as a plotly figure; of settings that share both, the mean."""
@@ -568,7 +600,7 @@ class Sweep:
         table = self.frame.sort_values("sharpe", ascending=False)[shown].head(10).to_html(float_format=_NUMBER)
         skipped = f", {len(self.refused):,} combinations are not allowed" if len(self.refused) else ""
         head = f"{self.trials:,} settings of {', '.join(self.parameters)} on {self._research.tape.source}{skipped}"
-        return f"<h4>{escape(head)}</h4>{self.judgement._repr_html_()}{table}"
+        return f"<h4>{escape(head)}</h4>{self.judgement._repr_html_()}<p>{escape(self._halted_words)}</p>{table}"
 
 
 def sweep(
@@ -609,10 +641,10 @@ def sweep(
     job = Job([(config.session.begin_s if begin_s is None else begin_s, end_s)], settings.rules)
     settings, outcomes = _trade_all(research, job, settings, executor, progress)
     rows = [
-        {**parameters, **vars(outcome.figures), "path": outcome.path}
+        {**parameters, **vars(outcome.figures), "path": outcome.path, "halted": outcome.halted}
         for parameters, (outcome,) in zip(settings.chosen, outcomes, strict=True)
     ]
-    frame = pd.DataFrame(rows, columns=[*grid, *FIGURES, "path"])
+    frame = pd.DataFrame(rows, columns=[*grid, *FIGURES, "path", "halted"])
     skipped = pd.DataFrame([{**parameters, "reason": reason} for parameters, reason in settings.refused])
     return Sweep(research, job, settings, list(grid), frame, skipped)
 
@@ -741,6 +773,7 @@ class WalkForward:
         head = f"{len(self.frame)} folds on {self._source}, each the best of {self.trials:,} settings in training"
         hidden = ("end", "path", *(name for name in FIGURES if name not in SHOWN))
         shown = self.frame.drop(columns=[name for name in hidden if name in self.frame])
+        shown = shown.set_axis(pd.RangeIndex(1, len(shown) + 1, name="fold"))  # as the chart counts them
         table = shown.assign(begin=shown["begin"].dt.strftime("%Y-%m-%d %H:%M UTC")).to_html(float_format=_NUMBER)
         return f"<h4>{escape(head)}</h4>{self.judgement._repr_html_()}{table}"
 
@@ -802,8 +835,13 @@ def walk_forward(
             continue
         best = int(np.nanargmax(sharpes))
         tested.append(by_stretch[best][split.test])
-        rows[-1] |= {**settings.chosen[best], "sharpe, training": sharpes[best], **vars(tested[-1].figures)}
-    frame = pd.DataFrame(rows, columns=["begin", "end", *grid, "sharpe, training", *FIGURES])
+        rows[-1] |= {
+            **settings.chosen[best],
+            "sharpe, training": sharpes[best],
+            "halted": tested[-1].halted,
+            **vars(tested[-1].figures),
+        }
+    frame = pd.DataFrame(rows, columns=["begin", "end", *grid, "sharpe, training", *FIGURES, "halted"])
     returns = _joined([outcome.returns for outcome in tested], period_ms)
     trips = sum(outcome.figures.round_trips for outcome in tested)
     chosen_in = f"{folds} folds" if len(tested) == folds else f"{len(tested)} of {folds} folds"

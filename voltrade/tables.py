@@ -35,7 +35,10 @@ def frame_table(frame: pd.DataFrame, drop: Sequence[str] = (), decimals: int = 4
     rows = [_row([index, *row], sides) for index, row in zip(texts.index, texts.to_numpy(), strict=True)]
     if len(shown) < len(frame):
         left_out = f"… {len(frame) - len(shown):,} more rows …"
-        rows.insert(most_rows // 2, f"<tr><td colspan='{len(sides)}'>{left_out}</td></tr>")
+        rows.insert(
+            most_rows // 2,
+            f"<tr><td colspan='{len(sides)}' style='text-align:left;white-space:nowrap'>{left_out}</td></tr>",
+        )
     note = "" if len(frame) else "<p>none</p>"
     return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>{note}"
 
