@@ -635,3 +635,31 @@ def test_what_a_position_grows_by_while_it_is_left_is_left_too() -> None:
     assert all(each.order.reduce_only for each in exits)
     desk.order("vt-e-1x1", "FILLED", 6)
     assert len([each for each in desk.sent.values() if each.purpose is Purpose.EXIT]) == 3
+
+
+def test_the_wallet_pays_the_fees_and_the_cooldown_counts_from_the_exits_bar() -> None:
+    core = a_core()
+    a_position(core)
+    core._books.symbols[0]["bars"] = 5
+    leave(core, fee=333)
+    assert core.account is not None
+    assert (core.account.fees, core.account.wallet) == (333, money(10_000) + core.account.realised - 333)
+    assert core._books.symbols[0]["last_exit_bar"] == 5
+
+
+def test_what_was_filled_in_all_never_shrinks_by_older_news() -> None:
+    desk = Desk()
+    desk.order(ENTRY, "PARTIALLY_FILLED", filled=6)
+    desk.order(ENTRY, "PARTIALLY_FILLED", filled=2)
+    assert desk.monitor.orders[ENTRY].row.reported == 6
+
+
+def test_flatten_ends_the_session_only_once_nothing_is_held() -> None:
+    core = a_core()
+    a_position(core)
+    core.handle(AlgoUpdate(6, "BTCUSDT", "vt-t-1s1", 7, Side.SELL, OrderType.STOP_MARKET, "NEW", 10, 980))
+    [out] = [o for o in core.handle(Operator(8, "flatten", "now", final=True))[1] if isinstance(o, OrderIntent)]
+    assert not core.finished
+    fill_of(core, out.order.client_order_id, 70, 2, 10)
+    core.handle(Reply(10, "cancel", "BTCUSDT", "vt-t-1s1", True, Outcome.ACCEPTED))
+    assert core.finished
