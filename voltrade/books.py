@@ -101,7 +101,7 @@ class Books:
     def ask(self, question: int, symbol: int = 0) -> int:
         """Return the answer to one of the questions of `records`."""
         self._events[0] = Event(ASKED, symbol, code=question)
-        return self._step(self._accounts, self._symbols, self._events)
+        return int(self._step(self._accounts, self._symbols, self._events))  # numpy's own where nothing is compiled
 
     def react(self, event: Event) -> list[Output]:
         """Take an event; return what follows, in order."""
