@@ -141,7 +141,7 @@ class LiveTradingSystem:
         instrument, quote = desk.instrument, desk.instrument.quote_asset
         return {
             "time": moment_text(core.time),
-            "progress": f"{self._trades / tape_trades:.0%} of the tape" if tape_trades else "",
+            "progress": self._trades / tape_trades if tape_trades else 0.0,
             "trades": f"{self._trades:,}",
             "bars": f"{desk.fold.count:,}",
             "position": f"{instrument.quantity(desk.monitor.position):f} {instrument.base_asset}",
