@@ -30,7 +30,8 @@ def frame_table(frame: pd.DataFrame, drop: Sequence[str] = (), decimals: int = 4
         frame if len(frame) <= most_rows else pd.concat([frame.iloc[: most_rows // 2], frame.iloc[-most_rows // 2 :]])
     )
     texts = readable(shown, drop, decimals)
-    sides = ["left", *("right" if frame[name].dtype.kind in "iuf" else "left" for name in texts.columns)]
+    kept = frame.drop(columns=list(drop))  # the columns of the texts, some of which are named otherwise there
+    sides = ["left", *("right" if dtype.kind in "iuf" else "left" for dtype in kept.dtypes)]
     head = _head([texts.index.name or "", *texts.columns], sides)
     rows = [_row([index, *row], sides) for index, row in zip(texts.index, texts.to_numpy(), strict=True)]
     if len(shown) < len(frame):
