@@ -109,7 +109,7 @@ MAY_IMPORT = {
     "wiring": f"{BASE} credentials permission live exchange.binance exchange.paper exchange.tape",
     "warmup": f"{BASE} bars exchange.binance exchange.messages",
     "notify": f"{BASE} credentials oms risk",
-    "preflight": f"{BASE} notify permission wiring exchange.paper",
+    "preflight": f"{BASE} notify permission risk wiring exchange.paper",
     "doctor": f"{BASE} credentials ledger notify permission wiring preflight",
     "control": BASE,
     "recording": f"{BASE} store",
