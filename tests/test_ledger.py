@@ -575,7 +575,7 @@ HELD = {"id": 3, "side": -1, "bar_number": 9, "stop_distance": 20, "take_profit_
 
 
 @pytest.mark.parametrize(("holding", "position"), [(None, 0), (HELD, -7)])
-def test_the_state_of_an_old_ledger_is_written_as_it_is_today(
+def test_the_state_of_an_old_ledger_is_written_as_one_that_is_read(
     tmp_path: Path, holding: dict[str, int] | None, position: int
 ) -> None:
     """Before, a symbol's state had the last trade that was counted in place of the watermark and its position."""
@@ -590,10 +590,10 @@ def test_the_state_of_an_old_ledger_is_written_as_it_is_today(
     kept = ledger.last.left.state["desks"]["BTCUSDT"]["orders"]
     assert (kept["agreed_trade_id"], kept["agreed_position"]) == (41, position)
     monitor = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "e")
-    assert kept.keys() == monitor.state().keys()
+    assert {*kept, "version"} == monitor.state().keys()
     if holding is None:
         monitor.restore(kept, 0)
-        assert monitor.state() == kept
+        assert monitor.state() == {**kept, "version": 2}
     ledger.close()
 
 

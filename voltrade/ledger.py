@@ -432,7 +432,7 @@ class Ledger:
 
 
 def _with_watermarks(state: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return a core's state as it is written today; before, a symbol stated only the last trade that was counted."""
+    """Return a core's state with its watermark; before, a symbol stated only the last trade that was counted."""
     for symbol in (state or {}).get("desks", {}).values():
         orders = symbol.get("orders", {})
         if "last_trade_id" in orders:

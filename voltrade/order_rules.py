@@ -558,14 +558,22 @@ def _note_cover(symbol: Record, time: int) -> None:
 
 
 @compiled_part
+def _new_conditional(symbol: Record, time: int, purpose: int, profit: int, reason: int) -> int:
+    """Make a stop or take-profit for what is in hand, `profit` ticks from the average fill price; return its row."""
+    position = symbol.position
+    row = new_order(symbol, time, purpose, -position.side, open_quantity(symbol), reason)
+    level = level_from(position.entry_notional, position.entered, position.side * profit)
+    symbol.orders[row].trigger_price = max(level, 1)
+    return row
+
+
+@compiled_part
 def _send_stop(account: Record, symbol: Record, time: int, reason: int) -> None:
     position = symbol.position
     if not has_room(symbol, 1):
         return  # the clock of an unprotected position runs; an exit has the last row
-    row = new_order(symbol, time, STOP, -position.side, open_quantity(symbol), reason)
+    row = _new_conditional(symbol, time, STOP, -position.stop_distance, reason)
     order = symbol.orders[row]
-    distance = -position.side * position.stop_distance
-    order.trigger_price = max(level_from(position.entry_notional, position.entered, distance), 1)
     position.stops += 1
     order.count, position.stop_price = position.stops, order.trigger_price
     submit(account, symbol, row)
@@ -579,10 +587,8 @@ def _sync_take_profit(account: Record, symbol: Record, time: int) -> None:
         return
     if not has_room(symbol, SPARE):
         return
-    row = new_order(symbol, time, TAKE_PROFIT, -position.side, open_quantity(symbol), TARGET)
+    row = _new_conditional(symbol, time, TAKE_PROFIT, position.take_profit_distance, TARGET)
     order = symbol.orders[row]
-    distance = position.side * position.take_profit_distance
-    order.trigger_price = max(level_from(position.entry_notional, position.entered, distance), 1)
     position.take_profits += 1
     order.count, position.take_profit_price = position.take_profits, order.trigger_price
     submit(account, symbol, row)

@@ -139,8 +139,8 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "the stop of a short lies where a long's would",
         "order_rules.py",
-        "distance = -position.side * position.stop_distance",
-        "distance = -position.stop_distance",
+        "level_from(position.entry_notional, position.entered, position.side * profit)",
+        "level_from(position.entry_notional, position.entered, profit)",
         ("O5",),
     ),
     Bug(
