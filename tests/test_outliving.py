@@ -397,6 +397,7 @@ def test_a_run_that_was_killed_while_it_loaded_begins_anew(
         [path] = (state_home / "accounts").glob("*.json")
         entry = json.loads(path.read_text())
         named = {"run": identity, "folder": str(second), "left": None, "adopted": entry["left"]}
+        named["after"] = entry["run"]
         path.write_text(json.dumps(entry | named))
     run = tmp_path / follower
     process = engine(run) if run == second else engine(run, venue=venue, duration_s=900.0)
