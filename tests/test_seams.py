@@ -233,37 +233,57 @@ def test_the_order_of_the_gates_changes_in_every_mode(before: Before, tmp_path: 
 
 # --- the upkeep of a position -----------------------------------------------------------------------------------------
 
-UPKEEP = {
-    "core_rules.on_signal": Edit(
-        STEPS,
-        "symbol.position.side != signal.side and symbol.settings.exit_on_opposite_signal:",
-        "symbol.position.side != signal.side and symbol.settings.exit_on_opposite_signal and signal.bar % 2:",
+UPKEEP: dict[str, tuple[Edit, ...]] = {
+    "core_rules.on_signal": (
+        Edit(
+            STEPS,
+            "symbol.position.side != signal.side and symbol.settings.exit_on_opposite_signal:",
+            "symbol.position.side != signal.side and symbol.settings.exit_on_opposite_signal and signal.bar % 2:",
+        ),
     ),
-    "core_rules.fill_facts": Edit(
-        STEPS,
-        '    fact["bars_since_exit"] = signal.bar + 1 - symbol',
-        '    fact["bars_since_exit"] = signal.bar - 2 - symbol',
+    "core_rules.fill_facts": (
+        Edit(
+            STEPS,
+            '    fact["bars_since_exit"] = signal.bar + 1 - symbol',
+            '    fact["bars_since_exit"] = signal.bar - 2 - symbol',
+        ),
     ),
-    "order_rules.enter": Edit(
-        ORDERS,
-        "new_order(symbol, time, ENTRY, side, quantity, SIGNALLED)",
-        "new_order(symbol, time, ENTRY, side, quantity // 2, SIGNALLED)",
+    "order_rules.enter": (
+        Edit(
+            ORDERS,
+            "new_order(symbol, time, ENTRY, side, quantity, SIGNALLED)",
+            "new_order(symbol, time, ENTRY, side, quantity // 2, SIGNALLED)",
+        ),
     ),
-    "order_rules.leave_for": Edit(
-        ORDERS,
-        "    if position.leave_reason == NONE:\n        position.leave_reason = reason\n",
-        "    if position.leave_reason == NONE and position.id % 2:\n        position.leave_reason = reason\n",
+    "order_rules.leave_for": (
+        Edit(
+            ORDERS,
+            "    if position.leave_reason == NONE:\n        position.leave_reason = reason\n",
+            "    if position.leave_reason == NONE and (reason != BY_TIME or position.id % 2):\n"
+            "        position.leave_reason = reason\n",
+        ),
     ),
-    "order_rules.sync_orders": Edit(ORDERS, "        _sync_take_profit(account, symbol, time)\n", "        return\n"),
-    "order_rules._on_refused": Edit(
-        ORDERS,
-        "        if reaction in (RETRY, RECONCILE) and position",
-        "        if reaction in (RETRY, RECONCILE, LEAVE) and position",
+    "order_rules.sync_orders": (
+        Edit(ORDERS, "        _sync_take_profit(account, symbol, time)\n", "        return\n"),
     ),
-    "order_rules.on_time": Edit(
-        ORDERS,
-        "time - position.opened_at >= symbol.settings.max_holding_ms",
-        "time - position.opened_at >= 2 * symbol.settings.max_holding_ms",
+    "order_rules._on_refused": (
+        Edit(
+            ORDERS,
+            "        if reaction in (RETRY, RECONCILE) and position",
+            "        if reaction in (RETRY, RECONCILE, LEAVE) and position",
+        ),
+    ),
+    "order_rules.on_time": (
+        Edit(
+            ORDERS,
+            "time - position.opened_at >= symbol.settings.max_holding_ms",
+            "time - position.opened_at >= symbol.settings.max_holding_ms // 3",
+        ),
+        Edit(
+            ORDERS,
+            "position.opened_at + symbol.settings.max_holding_ms)",
+            "position.opened_at + symbol.settings.max_holding_ms // 3)",
+        ),
     ),
 }
 """Rules of the upkeep of a position, which live and research share."""
@@ -271,7 +291,7 @@ UPKEEP = {
 
 @pytest.mark.parametrize("seam", UPKEEP)
 def test_the_upkeep_of_a_position_changes_in_every_mode(seam: str, before: Before, tmp_path: Path) -> None:
-    refuse_unnoticed(edited(tmp_path, UPKEEP[seam]), before, *TRADING)
+    refuse_unnoticed(edited(tmp_path, *UPKEEP[seam]), before, *TRADING)
 
 
 # --- the exchange -----------------------------------------------------------------------------------------------------
