@@ -155,11 +155,14 @@ POINTED = """name => {
     const at = [...trace.x.keys()].reduce((one, other) => room(trace.x[one]) >= room(trace.x[other]) ? one : other);
     const {left, top} = chart.getBoundingClientRect();
     return {
-        x: left + xaxis._offset + xaxis.l2p(trace.x[at]),
+        x: Math.round(left + xaxis._offset + xaxis.l2p(trace.x[at])),
         y: top + yaxis._offset + yaxis.l2p((trace.y ?? trace.high)[at]),
     };
 }"""
-"""Where on the screen that point of a trace is which stands farthest from other marks and the edges."""
+"""Where on the screen that point of a trace is which stands farthest from other marks and the edges.
+
+In whole pixels: a browser cuts the mouse's place to them, which is half a bar where 1,000 bars are on the screen.
+"""
 
 
 def a_notebook(path: Path, cells: list[Any]) -> None:
