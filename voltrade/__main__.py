@@ -140,7 +140,10 @@ def _ctl(arguments: argparse.Namespace) -> int:
             listed = "".join(f"\n  {printable(path)}  {identity(path)}" for path in found)
             raise SessionError(f"run: must be named, {len(found)} are running:{listed}")
         [run] = found
-    answer = ask(run, {"op": arguments.action, "reason": arguments.reason})
+    reason = arguments.reason
+    if arguments.action == "stop" and reason:
+        reason = f"STOPPED: {reason}"  # a session's end tells first that a person ended it
+    answer = ask(run, {"op": arguments.action, "reason": reason})
     for name, value in rows_of(run, arguments.action, answer).items():
         print(f"{name:>20}  {printable(value)}")
     return 0

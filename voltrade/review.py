@@ -428,7 +428,7 @@ def _sections(review: Review) -> Iterator[tuple[str, str]]:
             _words("Where each rule stands at the end (used), and the nearest it came to its limit (most used).")
             + _table(report.breaker_distances(run, config.risk))
             + _named("changes of the breaker", run.breaker)
-            + _named("orders of persons and stop policies", run.operator)
+            + _named("orders of persons, of stop policies and at the end of the session", run.operator)
             + _named("alerts", run.alerts)
             + _named("gaps in the trades", run.gaps)
         ),
