@@ -270,6 +270,18 @@ def test_orders_keep_the_exchanges_words() -> None:
     assert cancelled.orders["text"].to_list() == ["RESIZED"]
 
 
+@pytest.mark.parametrize("is_algo", [False, True])
+def test_a_fill_that_the_account_told_of_first_is_the_orders_whose_number_it_bears(is_algo: bool) -> None:
+    """The list of an account's trades knows no client ids: the stop's fill stood there as somebody else's too."""
+    fill = a_fill("", 5, Side.SELL, 1_000, 100, order_id=88)
+    snapshot = Snapshot(NOON, "XUSDT", 0, 0, 0, 0, 5, "isolated", False, PositionReport("XUSDT", 0, "0"), fills=(fill,))
+    named = an_algo("TRIGGERED", order_id=88) if is_algo else replace(fill, client_order_id="s")
+    run = run_of(STOP, snapshot, named)
+    assert run.orders["client_order_id"].to_list() == ["s"]
+    assert run.orders["average_price"].to_list() == [run.fills["price"].iloc[0]]
+    assert run.fills[["client_order_id", "purpose"]].to_numpy().tolist() == [["s", "STOP"]]
+
+
 def test_a_snapshot_tells_of_orders_and_fills_that_nobody_here_sent() -> None:
     foreign = a_fill("", 5, Side.SELL, 1_000, 100, order_id=88)
     position = PositionReport("XUSDT", -100, "100.0")

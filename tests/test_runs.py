@@ -189,7 +189,18 @@ def test_all_runs_are_listed_newest_first(
     monkeypatch.chdir(tmp_path / "runs/deeper")
     assert main(["runs"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
-    assert head.split() == ["run", "mode", "symbol", "state", "end_reason", "started,", "UTC", "round_trips", "net"]
+    assert head.split() == [
+        "run",
+        "mode",
+        "symbol",
+        "state",
+        "end_reason",
+        "started,",
+        "UTC",
+        "round_trips",
+        "net",
+        "unrealised",
+    ]
     assert [line.split()[0] for line in lines] == ["new", "old", "broken"]
     assert lines[0].split()[1:7] == ["sim", "ETHUSDT", "failed", "ERROR", "2026-03-02", "09:00:00"]
     assert float(lines[1].split()[-1]) == round(trips["net"].sum(), 2)

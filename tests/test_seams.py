@@ -18,6 +18,7 @@ import pytest
 from seam_modes import PARAMETERS, RAISED
 
 from voltrade.config import Config
+from voltrade.report import read_run
 from voltrade.rule_file import keep_rule
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,6 +114,15 @@ def test_unedited_all_modes_agree(before: Before) -> None:
     assert before.made["replay"] == 0
     reasons = {"STOP", "TAKE_PROFIT", "TIME", "OPPOSITE_SIGNAL"}
     assert {reason for reason in reasons if f"exit_reason='{reason}'" in " ".join(before.session)} == reasons
+
+
+def test_a_stop_that_fills_beside_an_exit_is_nobody_elses(before: Before) -> None:
+    """The exit is refused with -2022, and the account tells of the stop's fill before the stream does."""
+    run = read_run(before.journal.parent)
+    assert -2022 in run.orders["code"].to_list()
+    assert "FOREIGN" not in {*run.orders["purpose"], *run.fills["purpose"]}
+    assert run.fills["quantity"].sum() == pytest.approx(run.orders["filled"].sum())
+    assert "WALLET_DIFFERS" not in run.alerts["code"].to_list()
 
 
 # --- bars and signals -------------------------------------------------------------------------------------------------

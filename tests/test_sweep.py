@@ -178,7 +178,7 @@ def test_a_setting_that_the_breaker_switched_off_says_so(played: Tape, path: str
     found = sweep(traded, CONFIG, {"max_drawdown_fraction": [0.001, 1.0]}, progress=False)
     run = backtest(traded, found.config(0)).frames()
     [since] = run.breaker.index[run.breaker["rule"] == "DRAWDOWN"]
-    assert found.frame["halted"].to_list() == [f"DRAWDOWN {since:%Y-%m-%d %H:%M}", ""]
+    assert found.frame["halted"].to_list() == [f"DRAWDOWN {since:%Y-%m-%d %H:%M} UTC", ""]
     assert "The circuit breaker halted 1 of the settings" in found.verdict
     assert "halted" in found._repr_html_()
 

@@ -37,6 +37,7 @@ from voltrade.model import (
     FeedGap,
     Instrument,
     Link,
+    LookupOrder,
     MarkPrice,
     Operator,
     OrderUpdate,
@@ -411,10 +412,13 @@ class TradingCore:
         outputs = self._open_account(desk, snapshot)
         outputs += desk.monitor.on_snapshot(snapshot)
         problems, wallet = self._mismatches(snapshot), int(self._books.account["wallet"])
-        if wallet != snapshot.wallet:
+        differs = wallet != snapshot.wallet
+        # What is looked up may be an order whose fill our books don't know yet: the account is asked again first.
+        is_asking = any(isinstance(output, LookupOrder) for output in outputs)
+        if differs and not is_asking:
             theirs, ours = money_text(snapshot.wallet), money_text(wallet)
             outputs.append(Alert(self.time, "WALLET_DIFFERS", f"the exchange has {theirs}, our books {ours}"))
-        if problems:
+        if problems or (differs and is_asking and desk.monitor.reconciled):
             desk.monitor.disagree(self.time)
         if problems != desk.problems:
             outputs += [Alert(self.time, "ACCOUNT_MISMATCH", problem) for problem in problems]

@@ -227,6 +227,7 @@ class Collector:
 
     def _add_order_update(self, update: OrderUpdate) -> None:
         # A triggered conditional order goes on as an ordinary one, usually under the same client id.
+        self._name_order(update.order_id, update.client_order_id)
         name = self._by_order_id.get(update.order_id) or update.client_order_id or f"#{update.order_id}"
         order = self._orders.get(name)
         if order is None:
@@ -243,8 +244,26 @@ class Collector:
         if update.trade_id:
             self._fills.setdefault(update.trade_id, (order, update))
 
+    def _name_order(self, order_id: int, name: str) -> None:
+        """Take what a list of trades told of an order, by its number alone, as of the order that it is now known to be.
+
+        Until an event or a look-up names the order, its fill may be known from the account's trades already.
+        """
+        unnamed = f"#{order_id}"
+        if not name or self._by_order_id.get(order_id) != unnamed or name == unnamed:
+            return
+        told = self._orders.pop(unnamed)
+        self._by_order_id[order_id] = name
+        order = self._orders.setdefault(name, replace(told, client_order_id=name))
+        order.filled, order.updated = max(order.filled, told.filled), max(order.updated, told.updated)
+        order.order_id = order_id
+        for trade_id, (of, update) in self._fills.items():
+            if of is told:
+                self._fills[trade_id] = (order, update)
+
     def _add_algo_update(self, update: AlgoUpdate) -> None:
         name = update.client_order_id
+        self._name_order(update.order_id, name)
         order = self._orders.get(name)
         if order is None:
             order = self._orders[name] = _Order(

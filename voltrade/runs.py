@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from voltrade import journal, verify
@@ -17,7 +18,7 @@ from voltrade import record as records
 from voltrade.config import Config
 from voltrade.errors import VoltradeError
 from voltrade.frames import Frames
-from voltrade.model import MONEY, RoundTrip
+from voltrade.model import MONEY, EquityPoint, RoundTrip
 from voltrade.replay import replay
 from voltrade.report import RunReader
 from voltrade.rule_file import read_parameters
@@ -208,11 +209,12 @@ def open_run(path: Path | str) -> Run:
 def list_runs(folder: Path | None = None) -> pd.DataFrame:
     """List the runs in a folder, by default `runs` of the project, the newest first.
 
-    `started` is UTC; `net` is that of the closed round trips, in the quote asset.
+    `started` is UTC. `net` is that of the closed round trips, `unrealised` what the position gained until the last
+    mark which the run holds or left behind, both in the quote asset; `unrealised` is empty where the run ended flat.
     """
     folder = folder or project_root() / "runs"
     rows = {path.parent.name: _listed(path.parent) for path in folder.glob(f"*/{records.RECORD}")}
-    columns = ["mode", "symbol", "state", "end_reason", "started", "round_trips", "net"]
+    columns = ["mode", "symbol", "state", "end_reason", "started", "round_trips", "net", "unrealised"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("run")
     table["started"] = pd.to_datetime(table["started"], utc=True, format="ISO8601", errors="coerce")
     return table.sort_values("started", ascending=False)
@@ -222,8 +224,11 @@ def _listed(folder: Path) -> dict[str, Any]:
     record = records.read(folder)
     parameters = record.get("parameters") or {}
     nets: list[int] = []
+    last: EquityPoint | None = None
     with suppress(VoltradeError):  # begun by nobody, or broken: the state tells
         nets = [row.fact.net for row in journal.read(folder / records.JOURNAL, kind=RoundTrip.__name__)]
+        for row in journal.read(folder / records.JOURNAL, kind=EquityPoint.__name__):
+            last = row.fact
     return {
         "mode": parameters.get("mode", ""),
         "symbol": parameters.get("symbol", ""),
@@ -232,6 +237,7 @@ def _listed(folder: Path) -> dict[str, Any]:
         "started": record.get("started") or record.get("created"),
         "round_trips": len(nets),
         "net": sum(nets) / MONEY,
+        "unrealised": last.unrealised / MONEY if last is not None and last.position else np.nan,
     }
 
 

@@ -248,7 +248,7 @@ def _halted(times: Iterable[Any], rules: Iterable[str], resumed: Iterable[Any], 
     for time, rule, is_resumed, waits in zip(times, rules, resumed, by_person, strict=True):
         held.pop(rule, None)
         if waits and not is_resumed:
-            held[rule] = f"{rule} {time:%Y-%m-%d %H:%M}"
+            held[rule] = f"{rule} {time:%Y-%m-%d %H:%M} UTC"
     return ", ".join(held.values())
 
 
