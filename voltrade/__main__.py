@@ -181,7 +181,7 @@ def _runs(arguments: argparse.Namespace) -> int:
         return 0
     columns = [[str(name), *map(printable, table[name])] for name in table]
     widths = [max(map(len, column)) for column in columns]
-    sides = [">" if name in ("round_trips", "net") else "<" for name in table]
+    sides = [">" if name in ("round_trips", "net", "unrealised") else "<" for name in table]
     for row in zip(*columns, strict=True):
         cells = (f"{text:{side}{width}}" for text, side, width in zip(row, sides, widths, strict=True))
         print("  ".join(cells).rstrip())
