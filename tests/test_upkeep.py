@@ -277,6 +277,26 @@ def test_a_late_fill_brings_its_order_and_its_round_trip_back() -> None:
     assert (desk.monitor.position, rows_of(desk)) == (2, 1)
 
 
+def test_a_round_trip_that_ends_without_a_row_is_still_known() -> None:
+    desk = Desk().in_position()
+    monitor = desk.monitor
+    monitor.on_snapshot(what_is_held(10, **a_listing(desk, STOP, TARGET)))
+    desk.algo(STOP, "TRIGGERED", 101)
+    left = desk.update(STOP, "FILLED", 10, order_id=101)
+    monitor.on_order(left)
+    # Several requests read an account: here the position before the exit, the trades after it.
+    monitor.on_snapshot(what_is_held(10, fills=(left,), **a_listing(desk, TARGET)))
+    desk.reply(TARGET, "cancel", Outcome.ACCEPTED)
+    assert monitor.in_hand
+    monitor.on_snapshot(what_is_held(0, fills=(left,)))
+    assert not monitor.in_hand
+    monitor.enter(6_000, Side.BUY, 10, stop_distance=20, take_profit_distance=0, collar=0, bar_number=9)
+    # The stream says late what the answer to the cancel has said.
+    assert desk.algo(TARGET, "CANCELED") == []
+    assert monitor.holding is not None
+    assert monitor.holding.id == 2
+
+
 # --- what no test of the room noticed (fault cases, test gaps) --------------------------------------------------------
 
 

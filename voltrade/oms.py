@@ -787,8 +787,12 @@ class OrderMonitor:
         return row
 
     def put_away(self) -> None:
-        """Take orders that are over out of their rows, and keep how they and their round trips stood."""
-        if not self._row["over_count"]:
+        """Take orders that are over out of their rows, and keep how they and their round trips stood.
+
+        A round trip may end when none of its orders has a row any more: it is kept all the same.
+        """
+        is_kept = self.in_hand or int(self._position_row["id"]) in self._ended
+        if is_kept and not self._row["over_count"]:
             return
         count, kept = int(self._row["order_count"]), 0
         is_crowded = count - int(self._row["over_count"]) > ROWS - SPARE
