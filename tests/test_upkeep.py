@@ -577,6 +577,23 @@ def test_a_fill_of_an_earlier_round_trip_halts_entries() -> None:
 # --- what outlives a run ----------------------------------------------------------------------------------------------
 
 
+def test_fills_that_are_missing_are_still_missing_after_a_restart() -> None:
+    desk = Desk()
+    desk.accept(ENTRY)
+    desk.order(ENTRY, "PARTIALLY_FILLED", 4)
+    desk.accept(STOP)
+    desk.algo(STOP, "NEW")
+    desk.order(ENTRY, "FILLED", filled=10)
+    next_run = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "f")
+    next_run.restore(json.loads(json.dumps(desk.monitor.state())), 60_000)
+    # A stop for 4 lots rests; 6 lots more were told of, whose fills are on their way.
+    assert not desk.monitor.protected
+    assert not next_run.protected
+    rest = desk.update(ENTRY, "FILLED", 6)
+    next_run.on_order(replace(rest, filled=10))
+    assert next_run.position == 10
+
+
 def test_a_saved_state_is_named_fields_with_a_version() -> None:
     saved = Desk().in_position().monitor.state()
     assert saved["version"] == 2

@@ -945,8 +945,8 @@ class OrderMonitor:
             self._texts[number] = str(saved["text"])
             if order.order_id:
                 self._by_exchange_id[order.order_id] = number
-            self._over[number] = order._replace(look_at=time)
-            if not Order("", order).done:
+            self._put_away(order._replace(look_at=time))
+            if not Order("", order).done or number in self._awaiting:
                 self._row_of(number)
 
     def _from_words(self, kind: Any, saved: Mapping[str, Any], **of_this_run: Any) -> Any:
