@@ -23,7 +23,7 @@ import numpy.typing as npt
 from voltrade.errors import DataError
 
 MONEY = 100_000_000
-"""Units of money in one unit of the quote asset."""
+"""Units of money in one unit of the quote asset, and of a rate in 1: both are written in 1e-8."""
 
 NEVER = np.iinfo(np.int64).max
 """A time that does not come."""

@@ -28,7 +28,7 @@ from voltrade.core_rules import fill_signal, rules_of
 from voltrade.data import Tape
 from voltrade.errors import ConfigError, DataError
 from voltrade.exchange.margin import largest_notional
-from voltrade.exchange.shipped import E8, shipped_instrument, shipped_rules
+from voltrade.exchange.shipped import shipped_instrument, shipped_rules
 from voltrade.exchange.tape import mark_columns
 from voltrade.model import MONEY, Bools, Instrument, Int64s
 from voltrade.records import REFUSAL, SIGNAL, bare, new_account, new_symbol
@@ -321,7 +321,7 @@ class Research:
             interval_ms,
             interval_ms=config.execution.mark_interval_s * 1000,
             seed=config.session.seed,
-            funding_rate_e8=int(config.execution.funding_rate * E8),
+            funding_rate_e8=int(config.execution.funding_rate * MONEY),
             marks=self.tape.marks,
             funding=self.tape.funding,
         )
@@ -419,8 +419,8 @@ def _settings(config: Config, instrument: Instrument, is_brief: bool) -> Rows:
     values = {
         "latency_ms": execution.latency_ms,
         "slippage_e8": round(execution.slippage_bps * 10_000),
-        "taker_fee_e8": int(execution.taker_fee * E8),
-        "take_bound_e8": int(instrument.market_take_bound * E8),
+        "taker_fee_e8": int(execution.taker_fee * MONEY),
+        "take_bound_e8": int(instrument.market_take_bound * MONEY),
         "leverage": config.risk.leverage,
         "largest_notional": largest_notional(rules.brackets, config.risk.leverage),
         "bracket_count": len(rules.brackets),
@@ -431,9 +431,9 @@ def _settings(config: Config, instrument: Instrument, is_brief: bool) -> Rows:
         "min_notional": instrument.min_notional,
         "min_price": rules.min_price,
         "max_price": instrument.max_price,
-        "multiplier_up_e8": int(instrument.multiplier_up * E8),
-        "multiplier_down_e8": int(instrument.multiplier_down * E8),
-        "tick_e8": int(instrument.tick_size * E8),
+        "multiplier_up_e8": int(instrument.multiplier_up * MONEY),
+        "multiplier_down_e8": int(instrument.multiplier_down * MONEY),
+        "tick_e8": int(instrument.tick_size * MONEY),
         "step_numerator": step_numerator,
         "step_denominator": step_denominator,
         "money_per_ticklot": instrument.money_per_ticklot,

@@ -27,9 +27,6 @@ from voltrade.model import DAY_MS, MONEY, NEVER, BreakerChange, Instrument, mone
 Rows = npt.NDArray[np.void]
 """A structured array; one row unless said otherwise. Fields are read as `row["name"]`, compiled and plain alike."""
 
-ONE_E8 = 100_000_000
-"""A rate of 1, as rates are written here."""
-
 NO_EXIT = -1
 """`last_exit_time` where there was no exit yet."""
 
@@ -47,7 +44,7 @@ the first bracket of the large ones, so that liquidation is never taken to be fu
 @compiled
 def share(amount: int, rate: int) -> int:
     """Return amount x rate in 1e-8, rounded down, without the product that would overflow 64 bits."""
-    return amount // ONE_E8 * rate + amount % ONE_E8 * rate // ONE_E8
+    return amount // MONEY * rate + amount % MONEY * rate // MONEY
 
 
 @compiled
@@ -58,7 +55,7 @@ def share_up(amount: int, rate: int) -> int:
 
 def rate_e8(value: float | Decimal, rounding: str = ROUND_FLOOR) -> int:
     """Write a rate in 1e-8: allowances are rounded down, costs up. `0.005` is 500,000."""
-    return int((Decimal(str(value)) * ONE_E8).to_integral_value(rounding=rounding))
+    return int((Decimal(str(value)) * MONEY).to_integral_value(rounding=rounding))
 
 
 # --- what the gates and the size are told -----------------------------------------------------------------------------
@@ -204,7 +201,7 @@ def lots_at_risk(facts: Rows, limits: Rows, most: int) -> int:
     """Return the largest number of lots, up to `most`, whose stop-out costs no more than capital x risk fraction."""
     fact, limit = facts[0], limits[0]
     budget = share(capital_in_use(facts, limits), limit["risk_e8"])
-    rate = (limit["fee_e8"] + limit["slippage_e8"]) / 1e8
+    rate = (limit["fee_e8"] + limit["slippage_e8"]) / MONEY
     ticks = fact["stop_ticks"] + (2 * expected_price(facts, limits) + fact["stop_ticks"]) * rate
     estimate = budget / (ticks * limit["money_per_ticklot"])
     # The float estimate is right to a lot; the exact cost decides.
@@ -230,7 +227,7 @@ def position_size(facts: Rows, limits: Rows) -> int:
     notional = share(capital_in_use(facts, limits), limit["max_notional_e8"])
     # notional / leverage + notional x costs <= available
     costs_e8 = limit["leverage"] * (limit["fee_e8"] + limit["slippage_e8"])
-    margin = share(fact["available"], ONE_E8 * ONE_E8 // (ONE_E8 + costs_e8))
+    margin = share(fact["available"], MONEY * MONEY // (MONEY + costs_e8))
     by_margin = margin // lot_value * limit["leverage"] + margin % lot_value * limit["leverage"] // lot_value
     most = min(notional // lot_value, by_margin, limit["max_quantity"])
     lots = lots_at_risk(facts, limits, most)
@@ -256,7 +253,7 @@ def liquidation_ticks(facts: Rows, limits: Rows) -> int:
     rule's factor of two leaves. A cross position has more margin than this, never less.
     """
     fact, limit = facts[0], limits[0]
-    return share(fact["price"], ONE_E8 // limit["leverage"] - limit["maintenance_e8"])
+    return share(fact["price"], MONEY // limit["leverage"] - limit["maintenance_e8"])
 
 
 @compiled

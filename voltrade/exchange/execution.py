@@ -30,13 +30,13 @@ import numpy as np
 import numpy.typing as npt
 
 from voltrade.compiled import compiled
-from voltrade.model import NEVER, Int64s
+from voltrade.model import MONEY, NEVER, Int64s
 
 
 @compiled
 def slipped_price(price: int, side: int, slippage_e8: int) -> int:
     """Move a traded price against an order of `side` (1 BUY, -1 SELL), rounded away from us to the tick."""
-    slip = -(-price * slippage_e8 // 100_000_000)
+    slip = -(-price * slippage_e8 // MONEY)
     return max(1, price + side * slip)
 
 
@@ -60,7 +60,7 @@ def trailing_trigger(best: int, side: int, callback_bps: int) -> int:
 @compiled
 def is_beyond_take_bound(price: int, reference: int, side: int, bound_e8: int) -> bool:
     """Whether a fill price is further against the order than `bound_e8` of the reference price."""
-    return side * (price - reference) * 100_000_000 > reference * bound_e8
+    return side * (price - reference) * MONEY > reference * bound_e8
 
 
 @compiled

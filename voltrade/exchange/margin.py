@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 
-from voltrade.exchange.shipped import E8, Bracket
+from voltrade.exchange.shipped import Bracket
+from voltrade.model import MONEY
 
 
 def divided_up(amount: int, by: int) -> int:
@@ -23,7 +24,7 @@ def bracket_of(brackets: Sequence[Bracket], notional: int) -> Bracket:
 def maintenance_margin(brackets: Sequence[Bracket], notional: int) -> int:
     """Return notional x maintenance rate - maintenance amount of its bracket."""
     bracket = bracket_of(brackets, notional)
-    return divided_up(notional * bracket.maintenance_e8, E8) - bracket.deducted
+    return divided_up(notional * bracket.maintenance_e8, MONEY) - bracket.deducted
 
 
 def largest_notional(brackets: Sequence[Bracket], leverage: int) -> int:

@@ -12,8 +12,8 @@ from voltrade.account import Position
 from voltrade.exchange.execution import Watch, first_acting_trade, is_within_limit, last_row_of_taker
 from voltrade.exchange.margin import divided_up, maintenance_margin
 from voltrade.exchange.orders import AlgoOrder, Order, Phase
-from voltrade.exchange.shipped import E8, SymbolRules
-from voltrade.model import NEVER, Instrument, MarkPrice, OrderRequest, OrderUpdate, Side, Trades
+from voltrade.exchange.shipped import SymbolRules
+from voltrade.model import MONEY, NEVER, Instrument, MarkPrice, OrderRequest, OrderUpdate, Side, Trades
 
 
 class Market:
@@ -59,7 +59,7 @@ class Market:
         self.spent = 0
         self.is_called = False
         self.updated = 0
-        self.tick_e8 = int(instrument.tick_size * E8)
+        self.tick_e8 = int(instrument.tick_size * MONEY)
         """One tick in the unit of mark prices."""
         self._opening = {Side.BUY: 0, Side.SELL: 0}
         self._watch: Watch | None = None
@@ -94,7 +94,7 @@ class Market:
         if self.mark is None:
             return False
         apart = abs(self.last_price * self.tick_e8 - self.mark.price_e8)
-        return apart * E8 > self.mark.price_e8 * self.rules.trigger_protect_e8
+        return apart * MONEY > self.mark.price_e8 * self.rules.trigger_protect_e8
 
     # --- the tape -----------------------------------------------------------------------------------------------------
 

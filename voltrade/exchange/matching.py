@@ -9,9 +9,8 @@ from voltrade.exchange.execution import is_beyond_take_bound, is_through_limit, 
 from voltrade.exchange.market import Market
 from voltrade.exchange.orders import AlgoOrder, Order, Phase
 from voltrade.exchange.refusals import VenueRefusal, check_margin, check_reduces
-from voltrade.exchange.shipped import E8
 from voltrade.exchange.texts import price_text, quantity_text
-from voltrade.model import MarkPrice, OrderType, Side, TimeInForce, Trades, WorkingType, money_text
+from voltrade.model import MONEY, MarkPrice, OrderType, Side, TimeInForce, Trades, WorkingType, money_text
 
 
 class MatchingEngine(ClearingHouse):
@@ -91,7 +90,7 @@ class MatchingEngine(ClearingHouse):
         side = request.side.value
         fill_price = self._slipped_price(price, request.side)
         if request.order_type is OrderType.MARKET:
-            bound_e8 = int(market.instrument.market_take_bound * E8)
+            bound_e8 = int(market.instrument.market_take_bound * MONEY)
             if is_beyond_take_bound(fill_price, order.reference or price, side, bound_e8):
                 self.expire(market, order, "0")
                 return 0

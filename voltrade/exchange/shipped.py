@@ -18,9 +18,6 @@ from voltrade.errors import DataError
 from voltrade.exchange.texts import plain
 from voltrade.model import MONEY, Instrument, TimeInForce, money
 
-E8 = 100_000_000
-"""A rate of 1, as rates are written here."""
-
 
 @dataclass(frozen=True, slots=True)
 class Bracket:
@@ -45,7 +42,7 @@ def brackets_of(rows: list[tuple[int, int, str]]) -> tuple[Bracket, ...]:
     brackets: list[Bracket] = []
     floor = deducted = rate_before = 0
     for leverage, cap, rate in rows:
-        rate_e8 = int(Decimal(rate) * E8)
+        rate_e8 = int(Decimal(rate) * MONEY)
         deducted += floor * (rate_e8 - rate_before)
         brackets.append(Bracket(leverage, money(floor), money(cap), rate_e8, deducted))
         floor, rate_before = cap, rate_e8
@@ -124,8 +121,8 @@ def shipped_rules(symbol: str) -> SymbolRules:
         max_open_orders=filters["MAX_NUM_ORDERS"]["limit"],
         price_precision=entry["pricePrecision"],
         quantity_precision=entry["quantityPrecision"],
-        trigger_protect_e8=int(Decimal(entry["triggerProtect"]) * E8),
-        liquidation_fee_e8=int(Decimal(entry["liquidationFee"]) * E8),
+        trigger_protect_e8=int(Decimal(entry["triggerProtect"]) * MONEY),
+        liquidation_fee_e8=int(Decimal(entry["liquidationFee"]) * MONEY),
         brackets=brackets_of(table("brackets.json")["symbols"][symbol]),
     )
 
@@ -160,6 +157,6 @@ def bracket_rows(brackets: Sequence[Bracket]) -> list[dict[str, Any]]:
     return [
         {"bracket": number, "initialLeverage": each.leverage, "notionalCap": each.cap // MONEY}
         | {"notionalFloor": each.floor // MONEY, "cum": each.deducted / MONEY}
-        | {"maintMarginRatio": each.maintenance_e8 / E8}
+        | {"maintMarginRatio": each.maintenance_e8 / MONEY}
         for number, each in enumerate(brackets, 1)
     ]

@@ -10,7 +10,7 @@ import numpy as np
 from voltrade.config import Config
 from voltrade.errors import DataError
 from voltrade.exchange.clearing import Log, Terms
-from voltrade.exchange.shipped import E8, shipped_instrument
+from voltrade.exchange.shipped import shipped_instrument
 from voltrade.exchange.simulated import SimulatedExchange
 from voltrade.model import MONEY, NEVER, Funding, Instrument, Int64s, MarkPrice, Marks, Segment, Trades
 
@@ -47,8 +47,8 @@ def exchange_for(
     execution, risk = config.execution, config.risk
     terms = Terms(
         wallet=int(execution.wallet * MONEY),
-        taker_fee_e8=int(execution.taker_fee * E8),
-        maker_fee_e8=int(execution.maker_fee * E8),
+        taker_fee_e8=int(execution.taker_fee * MONEY),
+        maker_fee_e8=int(execution.maker_fee * MONEY),
         latency_ms=execution.latency_ms,
         slippage_bps=execution.slippage_bps,
         leverage=risk.leverage,
@@ -75,7 +75,7 @@ def player_for(
         market.rules.funding_interval_ms,
         interval_ms=config.execution.mark_interval_s * 1000,
         seed=config.session.seed,
-        funding_rate_e8=int(config.execution.funding_rate * E8),
+        funding_rate_e8=int(config.execution.funding_rate * MONEY),
         marks=marks,
         funding=funding,
     )
@@ -294,9 +294,9 @@ def simulated_marks(
     times = numbers * interval_ms
     rows = np.searchsorted(trades.time, times, side="left").astype(np.int64)
     basis_e8 = sum(_drawn_basis(numbers - back, seed) for back in range(8)) // 8
-    price_e8 = trades.price[rows - 1] * int(instrument.tick_size * E8)
+    price_e8 = trades.price[rows - 1] * int(instrument.tick_size * MONEY)
     # price x basis / 1e8 in two parts, since their product may not fit 64 bits
-    return times, rows, price_e8 + price_e8 // E8 * basis_e8 + price_e8 % E8 * basis_e8 // E8
+    return times, rows, price_e8 + price_e8 // MONEY * basis_e8 + price_e8 % MONEY * basis_e8 // MONEY
 
 
 def _drawn_basis(numbers: Int64s, seed: int) -> Int64s:
