@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "records": f"{BASE} risk order_states",
     "order_rules": f"{BASE} {UPKEEP}".replace(" order_rules", ""),
     "core_rules": f"{BASE} {UPKEEP}",
-    "row_facts": f"{BASE} risk order_states",
+    "row_facts": f"{BASE} risk order_states records",
     "saved_orders": "order_states",
     "books": f"{BASE} {UPKEEP} core_rules",
     "oms": f"{BASE} {UPKEEP} row_facts saved_orders books",

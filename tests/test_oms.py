@@ -777,7 +777,6 @@ def test_a_forced_order_that_is_older_than_the_position_is_none_of_its_exits() -
     """Fault case B1: its event is told once more after a redial."""
     desk, _ = in_hand_after(*ROUND_TRIP)
     old = replace(by_hand((900, SELL, 10))[0], client_order_id="adl_autoclose", status="FILLED")
-    assert not desk.monitor.explains(old)
     outputs = desk.monitor.on_order(old)
     assert [type(o) for o in outputs] == [Alert]
     assert desk.monitor.position == 10

@@ -167,9 +167,8 @@ class TradingCore:
             raise ConfigError(f"rule: the engine of {config.session.rule} must be given with it")
         self._books = Books(1 + len(others))
         self._signal = np.zeros(1, SIGNAL)
-        rules = core_rules.rules_of(GATES)
         row = self._books.account
-        row["gate_count"], row["gate_rules"][: len(rules)] = len(rules), rules
+        core_rules.set_gates(row, GATES)
         row["flatten_at_end"] = config.session.on_duration_end == "flatten"
         self.desks: dict[str, Desk] = {}
         for place, each in enumerate((instrument, *others)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import reduce
+from typing import Any
 
 from voltrade import order_rules, risk
 from voltrade.account import value_at_mark
@@ -417,9 +418,10 @@ def decision(gates: tuple[risk.Gate, ...]) -> Callable[[Record, Record, Record],
     return compiled_part(bind(_on_signal, FIRST_REFUSAL=first_refusal(gates)))
 
 
-def rules_of(gates: tuple[risk.Gate, ...]) -> list[int]:
-    """For each gate the breaker's rule that it stands for, -1 for none."""
-    return [risk.RULES.index(gate.code) if gate.code in risk.RULES else -1 for gate in gates]
+def set_gates(account: Any, gates: tuple[risk.Gate, ...]) -> None:
+    """Note how many gates there are, and for each the breaker's rule that it stands for, -1 for none."""
+    rules = [risk.RULES.index(gate.code) if gate.code in risk.RULES else -1 for gate in gates]
+    account["gate_count"], account["gate_rules"][: len(rules)] = len(rules), rules
 
 
 # --- one event --------------------------------------------------------------------------------------------------------

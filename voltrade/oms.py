@@ -60,9 +60,7 @@ from voltrade.order_states import (
     RETRY_AFTER_MS,
     STATES,
     STATUS_ALIASES,
-    STOP_MISSING_TEXT,
     STOP_TRIES,
-    TOO_MANY_ORDERS_TEXT,
     UNANSWERED,
     AlgoState,
     OrderState,
@@ -85,7 +83,6 @@ from voltrade.records import (
     LEAVE_TOLD,
     LOOK_UP_TOLD,
     LOOKUP,
-    NEVER_PLACED,
     OF_ALGO,
     OF_ORDER,
     ORDER_TOLD,
@@ -93,10 +90,8 @@ from voltrade.records import (
     ORDERS_DUE,
     REPLIED,
     ROWS,
-    ROWS_ARE_FULL,
     SNAPSHOT,
     SPARE,
-    STOP_IS_MISSING,
     SUBMIT,
     SYNC_TOLD,
     TIMER_DUE,
@@ -173,7 +168,7 @@ class Order:
 
     @property
     def algo(self) -> bool:
-        return self.purpose in (Purpose.STOP, Purpose.TAKE_PROFIT)
+        return row_facts.is_conditional(self.purpose)
 
     @property
     def state(self) -> OrderState | AlgoState:
@@ -380,10 +375,6 @@ class OrderMonitor:
         row = self._rows.get(number)
         facts = self._over[number] if row is None else OrderRow(*self._order_rows[row].item())
         return Order(self._names[number], facts, self._texts.get(number, ""))
-
-    def explains(self, update: OrderUpdate) -> bool:
-        """Whether the update is of an order of ours, or of one by which the exchange closes what is in hand."""
-        return self._find(update) is not None or self._is_forced(update)
 
     def explained(self, snapshot: Snapshot) -> list[OrderUpdate]:
         """Return the fills of a snapshot that weren't counted: of our orders, or closing what is in hand.
@@ -829,7 +820,7 @@ class OrderMonitor:
             return self._intent(at, reason)
         if kind in (CANCEL, LOOKUP):
             number = int(self._order_rows[at]["number"])
-            is_algo = PURPOSES[self._order_rows[at]["purpose"]] in (Purpose.STOP, Purpose.TAKE_PROFIT)
+            is_algo = row_facts.is_conditional(PURPOSES[self._order_rows[at]["purpose"]])
             command = CancelOrder if kind == CANCEL else LookupOrder
             return command(time, symbol, self._names[number], is_algo, reason)
         if kind == SNAPSHOT:
@@ -856,14 +847,9 @@ class OrderMonitor:
         )
 
     def _alert(self, alert: Any) -> Alert:
-        time, kind, number = alert
-        if kind == STOP_IS_MISSING:
-            return Alert(time, "STOP_MISSING", STOP_MISSING_TEXT)
-        if kind == ROWS_ARE_FULL:
-            return Alert(time, "TOO_MANY_ORDERS", TOO_MANY_ORDERS_TEXT)
-        if kind == NEVER_PLACED:
-            return Alert(time, "NOT_PLACED", f"{self._names[number]} was never placed")
-        return Alert(time, "ORDER_REFUSED", self._refused_text(number))
+        order = self._order(alert.order) if alert.order >= 0 else None
+        about = (order.id, order.row.code, order.text) if order else ("", 0, "")
+        return Alert(alert.time, *row_facts.alert_words(alert.kind, *about))
 
     def _refused_text(self, number: int) -> str:
         order = self._order(number)

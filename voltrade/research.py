@@ -24,7 +24,7 @@ from voltrade.bars import VolumeBarAggregator, columns
 from voltrade.compiled import Rows, bind, compile_for, compiled, prefetch, record_dtype, restored, rows_of
 from voltrade.config import BarSettings, Config, milliseconds
 from voltrade.core import GATES
-from voltrade.core_rules import fill_signal, rules_of
+from voltrade.core_rules import fill_signal, set_gates
 from voltrade.data import Tape
 from voltrade.errors import ConfigError, DataError
 from voltrade.exchange.margin import largest_notional
@@ -459,8 +459,7 @@ def _desk(config: Config, instrument: Instrument, start: int, is_brief: bool) ->
     symbol["facts"]["market_stream_up"] = symbol["facts"]["user_stream_up"] = True
     symbol["reconciled"] = True
     CircuitBreaker(config.risk, start, wallet, (account["breaker"], account["holds"], account["breaker_rules"]))
-    rules = rules_of(GATES)
-    account["gate_count"], account["gate_rules"][: len(rules)] = len(rules), rules
+    set_gates(account, GATES)
     account["now"], account["wallet"], account["is_open"] = start, wallet, True
     account["flatten_at_end"] = session.on_duration_end == "flatten"
     if session.duration_s and session.on_duration_end != "carry_on":

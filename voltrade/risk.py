@@ -679,9 +679,9 @@ def breaker_next_due(holds: Rows) -> int:
 
 def distance_text(code: str, measure: int, limit: int) -> str:
     """Say for people how far a measured rule is: money for DAILY_LOSS and DRAWDOWN, counts for the others."""
-    if code in RULES[:_LOSING_STREAK]:
-        return f"{money_text(measure)} of {money_text(limit)}"
-    return f"{measure} of {limit}"
+    if code in COUNTED:
+        return f"{measure} of {limit}"
+    return f"{money_text(measure)} of {money_text(limit)}"
 
 
 class CircuitBreaker:

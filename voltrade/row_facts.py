@@ -19,9 +19,15 @@ from voltrade.model import (
     TimeInForce,
     WorkingType,
 )
-from voltrade.order_states import PURPOSES
+from voltrade.order_states import PURPOSES, STOP_MISSING_TEXT, TOO_MANY_ORDERS_TEXT, refused_text
+from voltrade.records import NEVER_PLACED, ROWS_ARE_FULL, STOP_IS_MISSING
 
 _CONDITIONAL = {Purpose.STOP: OrderType.STOP_MARKET, Purpose.TAKE_PROFIT: OrderType.TAKE_PROFIT_MARKET}
+
+
+def is_conditional(purpose: Purpose) -> bool:
+    """Whether an order for a purpose waits for a trigger."""
+    return purpose in _CONDITIONAL
 
 
 def order_type(purpose: Purpose, price: int) -> OrderType:
@@ -91,6 +97,17 @@ def refusal_text(gate: risk.Gate, measure: int, limit: int, said: str = "") -> s
     if gate.code not in risk.RULES:
         return gate.text
     return said if gate.code == risk.RULES[-1] else risk.distance_text(gate.code, measure, limit)
+
+
+def alert_words(kind: int, name: str, code: int, text: str) -> tuple[str, str]:
+    """Return an alert's code, and what it says for people of the order of a name, its refusal's code and text."""
+    if kind == STOP_IS_MISSING:
+        return "STOP_MISSING", STOP_MISSING_TEXT
+    if kind == ROWS_ARE_FULL:
+        return "TOO_MANY_ORDERS", TOO_MANY_ORDERS_TEXT
+    if kind == NEVER_PLACED:
+        return "NOT_PLACED", f"{name} was never placed"
+    return "ORDER_REFUSED", refused_text(name, code, text)
 
 
 def change(row: Any) -> BreakerChange:

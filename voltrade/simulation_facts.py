@@ -6,14 +6,13 @@ test holds the facts of both to be the same.
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Any, NamedTuple
 
 from voltrade import row_facts
 from voltrade.compiled import Rows
 from voltrade.config import Config
 from voltrade.core import GATES
-from voltrade.exchange.refusals import codes
+from voltrade.exchange.refusals import codes, least_notional
 from voltrade.model import (
     Alert,
     AlgoUpdate,
@@ -35,13 +34,8 @@ from voltrade.order_states import (
     PURPOSES,
     REASONS,
     STATES,
-    STOP_MISSING_TEXT,
-    TOO_MANY_ORDERS_TEXT,
-    refused_text,
 )
 from voltrade.records import (
-    ROWS_ARE_FULL,
-    STOP_IS_MISSING,
     AlertRow,
     ChangeRow,
     EquityRow,
@@ -66,17 +60,12 @@ class Placed(NamedTuple):
 
 def refusal_text(code: int, instrument: Instrument) -> str:
     """What the exchange says with a code; 0 for none."""
-    least = Decimal(instrument.min_notional).scaleb(-8).normalize()
-    return codes()[code].text.format(format(least, "f")) if code else ""
+    return codes()[code].text.format(least_notional(instrument)) if code else ""
 
 
 def alert_text(kind: int, name: str, code: int, instrument: Instrument) -> tuple[str, str]:
     """Return an alert's code, and what it says of the order of a name."""
-    if kind == STOP_IS_MISSING:
-        return "STOP_MISSING", STOP_MISSING_TEXT
-    if kind == ROWS_ARE_FULL:
-        return "TOO_MANY_ORDERS", TOO_MANY_ORDERS_TEXT
-    return "ORDER_REFUSED", refused_text(name, code, refusal_text(code, instrument))
+    return row_facts.alert_words(kind, name, code, refusal_text(code, instrument))
 
 
 def _rows(kind: Any, table: Rows) -> list[Any]:

@@ -20,7 +20,7 @@ from voltrade.exchange.market import Market
 from voltrade.exchange.orders import AlgoOrder, Order, Phase
 from voltrade.exchange.shipped import table
 from voltrade.exchange.texts import plain
-from voltrade.model import DAY_MS, OrderRequest, OrderType, Side, TimeInForce
+from voltrade.model import DAY_MS, Instrument, OrderRequest, OrderType, Side, TimeInForce
 
 MAX_OPEN_ALGO_ORDERS = 200
 """Conditional orders that may wait at once, over all symbols."""
@@ -226,6 +226,11 @@ def _check_time_in_force(market: Market, request: OrderRequest) -> None:
     refuse_if(request.time_in_force is TimeInForce.FOK and not takes, -5021)
 
 
+def least_notional(instrument: Instrument) -> str:
+    """MIN_NOTIONAL as its refusal names it."""
+    return plain(Decimal(instrument.min_notional).scaleb(-8).normalize())
+
+
 def _check_notional(market: Market, request: OrderRequest) -> None:
     """MIN_NOTIONAL: by the limit price, else by the trigger, else by the mark."""
     instrument = market.instrument
@@ -234,8 +239,7 @@ def _check_notional(market: Market, request: OrderRequest) -> None:
         notional = instrument.notional(price * request.quantity)
     else:
         notional = instrument.value_at_mark(request.quantity, market.value_price_e8)
-    least = Decimal(instrument.min_notional).scaleb(-8).normalize()
-    refuse_if(notional < instrument.min_notional, -4164, plain(least))
+    refuse_if(notional < instrument.min_notional, -4164, least_notional(instrument))
 
 
 def check_reduces(market: Market, side: Side) -> None:
