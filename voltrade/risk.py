@@ -701,6 +701,9 @@ class CircuitBreaker:
     once); a count goes on counting, so the next losing round trip after a streak's pause trips it again.
 
     Call `on_transfer` before the first `on_equity` that contains the transfer. Every method returns what changed.
+
+    The rules are `breaker_step` and what it calls. Trading calls that over the same rows, not these methods: a rule
+    that is changed there changes everywhere, a method that is overridden here changes no trade.
     """
 
     def __init__(
