@@ -27,14 +27,17 @@ from voltrade.model import (
     CloseReason,
     Event,
     Link,
+    LookupOrder,
     MarkPrice,
     Operator,
     OrderIntent,
     OrderType,
     OrderUpdate,
+    Outcome,
     PositionReport,
     Purpose,
     Refusal,
+    Reply,
     RoundTrip,
     Side,
     Snapshot,
@@ -358,6 +361,26 @@ def test_a_command_without_a_reason_is_carried_out(action: Any) -> None:
     _, outputs = core.handle(Operator(5, action, "", final=True))
     assert [o.purpose for o in outputs if isinstance(o, OrderIntent)] == [Purpose.EXIT] * (action == "flatten")
     assert (core.paused, core.end_reason) == ("OPERATOR", "OPERATOR")
+
+
+def test_a_wallet_that_differs_is_told_of_once_nothing_is_looked_up() -> None:
+    """What isn't listed may have filled: its fill is in the wallet before it is in our books."""
+    core = a_core()
+    a_position(core)
+    [desk] = core.desks.values()
+    [stop] = (order for order in desk.monitor.orders.values() if order.algo)
+    resting = AlgoUpdate(7, "BTCUSDT", stop.id, 7, Side.SELL, OrderType.STOP_MARKET, "NEW", 10, 980)
+    core.handle(Reply(5, "submit", "BTCUSDT", stop.id, True, Outcome.ACCEPTED))
+    core.handle(replace(resting, time=5))
+    paid = replace(a_snapshot(6, 10), wallet=money(9_999))
+    _, outputs = core.handle(paid)
+    assert [o.client_order_id for o in outputs if isinstance(o, LookupOrder)] == [stop.id]
+    assert not [o for o in outputs if isinstance(o, Alert)]
+    assert not desk.monitor.reconciled  # no entry until the account was asked again
+    _, outputs = core.handle(Timer(core.next_due))
+    assert [o.reason for o in outputs if isinstance(o, TakeSnapshot)] == ["NOT_AGREED"]
+    _, outputs = core.handle(replace(paid, time=2_000, algo_orders=(resting,)))
+    assert [o.code for o in outputs if isinstance(o, Alert)] == ["WALLET_DIFFERS"]
 
 
 def test_nothing_is_due_again_at_the_time_of_a_timer() -> None:

@@ -430,10 +430,8 @@ def test_a_person_steers_a_session_from_outside(tmp_path: Path, monkeypatch: pyt
     assert process.wait(30) == 0
     check_sealed(run)
     orders = [fact for fact in facts_of(run) if isinstance(fact, Operator)]
-    assert [(order.action, order.reason) for order in orders] == [
-        ("pause", "lunch"),
-        ("protect", "STOPPED: done for today"),
-    ]
+    ordered = [(order.action, order.reason) for order in orders]
+    assert ordered == [("pause", "lunch"), ("protect", "STOPPED: done for today")]
     assert json.loads((run / "run.json").read_text())["end_reason"] == "STOPPED: done for today"
     assert main(["ctl", "status", str(run)]) == 2
     assert "does not answer" in capsys.readouterr().err

@@ -6,13 +6,14 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
-from builders import an_instrument
+from builders import an_instrument, money
 from made_run import made_run
 from pydantic import TypeAdapter
 
@@ -23,7 +24,7 @@ from voltrade.config import Config
 from voltrade.errors import JournalError, SessionError
 from voltrade.frames import Frames
 from voltrade.journal import Journal
-from voltrade.model import Instrument
+from voltrade.model import EquityPoint, Instrument
 from voltrade.runs import Run, list_runs
 
 MADE = made_run(an_instrument(), bar_count=200)
@@ -170,6 +171,8 @@ def test_all_runs_are_listed_newest_first(
     old.write(MADE.rows)
     old.end()
     new = Writer(tmp_path / "runs/new", symbol="ETHUSDT")
+    held = EquityPoint(MADE.rows[-1][0], "ETHUSDT", money(100), money(-7), money(93), 5, "mark")
+    new.write([(held.time, replace(held, position=0)), (held.time, held)])
     new.update(state="failed", end_reason="ERROR", started="2026-03-02T09:00:00.000+00:00")
     (tmp_path / "runs/no-run").mkdir()
     (tmp_path / "runs/broken").mkdir()
@@ -184,23 +187,13 @@ def test_all_runs_are_listed_newest_first(
     trips = report.frames(MADE.instrument, MADE.bars, MADE.facts).round_trips
     assert table.loc["old", "round_trips"] == len(trips) > 0
     assert table.loc["old", "net"] == pytest.approx(trips["net"].sum())
+    assert table["unrealised"].to_list() == pytest.approx([-7, np.nan, np.nan], nan_ok=True)
 
     (tmp_path / "runs/deeper").mkdir()
     monkeypatch.chdir(tmp_path / "runs/deeper")
     assert main(["runs"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
-    assert head.split() == [
-        "run",
-        "mode",
-        "symbol",
-        "state",
-        "end_reason",
-        "started,",
-        "UTC",
-        "round_trips",
-        "net",
-        "unrealised",
-    ]
+    assert " ".join(head.split()) == "run mode symbol state end_reason started, UTC round_trips net unrealised"
     assert [line.split()[0] for line in lines] == ["new", "old", "broken"]
     assert lines[0].split()[1:7] == ["sim", "ETHUSDT", "failed", "ERROR", "2026-03-02", "09:00:00"]
     assert float(lines[1].split()[-1]) == round(trips["net"].sum(), 2)

@@ -416,6 +416,19 @@ def read(path: Path | str, after: int = 0, kind: str = "") -> Iterator[Row]:
             after = batch[-1][0]
 
 
+def last(path: Path | str, kind: str) -> Row | None:
+    """Return the last committed row of one kind; None without one.
+
+    Raises:
+        JournalError: no journal of ours, or broken.
+    """
+    with _reading(Path(path)) as connection:
+        found = connection.execute(
+            "SELECT seq, time, body, hash FROM journal WHERE kind = ? ORDER BY seq DESC LIMIT 1", (kind,)
+        ).fetchone()
+    return Row(found[0], found[1], kind, *found[2:]) if found else None
+
+
 def identity_of(path: Path | str) -> str:
     """Return whose journal a file is: what `create` was given, or the hash of its first row where that was nothing.
 

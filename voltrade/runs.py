@@ -209,8 +209,8 @@ def open_run(path: Path | str) -> Run:
 def list_runs(folder: Path | None = None) -> pd.DataFrame:
     """List the runs in a folder, by default `runs` of the project, the newest first.
 
-    `started` is UTC. `net` is that of the closed round trips, `unrealised` what the position gained until the last
-    mark which the run holds or left behind, both in the quote asset; `unrealised` is empty where the run ended flat.
+    `started` is UTC. `net` is that of the closed round trips; `unrealised`, the gain of the position that is open
+    in the run's last valuation, is empty where none is. Both are in the quote asset.
     """
     folder = folder or project_root() / "runs"
     rows = {path.parent.name: _listed(path.parent) for path in folder.glob(f"*/{records.RECORD}")}
@@ -224,11 +224,12 @@ def _listed(folder: Path) -> dict[str, Any]:
     record = records.read(folder)
     parameters = record.get("parameters") or {}
     nets: list[int] = []
-    last: EquityPoint | None = None
+    held = np.nan
     with suppress(VoltradeError):  # begun by nobody, or broken: the state tells
         nets = [row.fact.net for row in journal.read(folder / records.JOURNAL, kind=RoundTrip.__name__)]
-        for row in journal.read(folder / records.JOURNAL, kind=EquityPoint.__name__):
-            last = row.fact
+        last = journal.last(folder / records.JOURNAL, EquityPoint.__name__)
+        if last is not None and last.fact.position:
+            held = last.fact.unrealised / MONEY
     return {
         "mode": parameters.get("mode", ""),
         "symbol": parameters.get("symbol", ""),
@@ -237,7 +238,7 @@ def _listed(folder: Path) -> dict[str, Any]:
         "started": record.get("started") or record.get("created"),
         "round_trips": len(nets),
         "net": sum(nets) / MONEY,
-        "unrealised": last.unrealised / MONEY if last is not None and last.position else np.nan,
+        "unrealised": held,
     }
 
 
