@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
 import sys
 import threading
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from voltrade.config import Config
+from voltrade.control import Control
 from voltrade.engine import Engine, _logging_beside
 from voltrade.journal import Journal
 from voltrade.ledger import Ledger, Left
@@ -61,6 +64,33 @@ def test_a_run_keeps_its_identity_until_it_has_begun(tmp_path: Path) -> None:
     again = Engine(tmp_path)
     again._identify()
     assert (again._id, again._is_new) == (first._id, True)
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_notebook_that_dies_while_the_engine_starts_is_lost_as_soon_as_it_trades(tmp_path: Path, dies: bool) -> None:
+    """Nobody waits for it any longer: what the session enters meanwhile would have nobody who watches it."""
+    (tmp_path / "run.json").write_text(json.dumps({"parameters": Config().parameters(), "state": "starting"}))
+    engine = Engine(tmp_path)
+    orders: list[tuple[str, str, bool]] = []
+
+    async def start() -> None:
+        control = Control(Config(), lambda: engine._record.facts, lambda *order: orders.append(order))
+        reader, writer = await asyncio.open_unix_connection(await control.listen(tmp_path))
+        writer.write(b'{"op":"lease"}\n')
+        await reader.readline()
+        if dies:
+            writer.close()
+        while control.is_leased is dies:
+            await asyncio.sleep(0)
+        async with AsyncExitStack() as held:
+            assert not orders
+            engine._runs(held, control)
+        assert orders == ([("protect", "NOTEBOOK_LOST", True)] if dies else [])
+        writer.close()
+        await writer.wait_closed()
+        control.close()
+
+    asyncio.run(start())
 
 
 @pytest.mark.parametrize("is_journaled", [True, False])

@@ -181,7 +181,7 @@ def restarted_at(run: Path) -> int:
 
 MOMENTS: dict[str, tuple[Callable[[Seen], bool], dict[str, int]]] = {
     "flat": (lambda now: now.entries == 0, {"first_bar": 1_000_000}),
-    "entry in flight": (lambda now: now.entries == 1 and now.position == 0, {"latency_ms": 3_000}),
+    "entry in flight": (lambda now: now.entries == 1 and now.position == 0, {"latency_ms": 2_000}),
     "stop being resized": (lambda now: now.stops_placed >= 2 and bool(now.asked), {}),
     "in position": (lambda now: now.position > 0 and now.is_protected, {}),
 }

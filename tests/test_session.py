@@ -215,6 +215,15 @@ def test_a_folder_holds_one_run(tmp_path: Path) -> None:
         session.start(WAITING, tmp_path / "runs/today")
 
 
+def test_a_notebook_holds_the_lease_from_the_start_on(tmp_path: Path) -> None:
+    """Before it follows, too: an engine that trades already must notice its end at once."""
+    live = session.start(WAITING, tmp_path / "runs/today")
+    again = session.start(WAITING, tmp_path / "runs/today")
+    again.stop()
+    until(lambda: live.state == "ended")
+    assert live.record["leases"] == 2
+
+
 def test_a_cell_that_is_run_twice_starts_nothing_twice(tmp_path: Path) -> None:
     first = session.start(WAITING)
     again = session.start(WAITING)

@@ -62,8 +62,8 @@ ORDERED = "ordered"
 """Where a run's record keeps an operator's commands, until the journal has them."""
 
 FIRST_LEASE_S = 15
-"""How long after it has begun to trade an engine waits for the notebook that started it; on a busy machine a notebook
-that is well takes its lease late."""
+"""How long an engine that trades waits for a notebook that has started it and never spoke to it: one that is well takes
+its lease while the engine starts, or late, on a busy machine."""
 
 
 class Engine:
@@ -288,6 +288,8 @@ class Engine:
 
     def _runs(self, held: AsyncExitStack, control: Control) -> None:
         self._record.update(state="running", started=_utc_now())
+        if control.was_leased:
+            control.check_lease()  # the notebook can have died while history was loaded
         watch = asyncio.create_task(self._await_notebook(control))
         held.callback(watch.cancel)
 

@@ -14,8 +14,9 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -134,6 +135,7 @@ class Session(Run):
     def __init__(self, path: Path, process: subprocess.Popen[bytes] | None = None) -> None:
         super().__init__(path)
         self._process = process
+        self._lease: socket.socket | None = None
 
     def status(self) -> dict[str, Any]:
         """How things are: the engine's own words where it answers, else what its record says."""
@@ -174,7 +176,7 @@ class Session(Run):
             SessionError: the engine failed, or died without an end.
         """
         view = _View(self, self._reader)
-        lease = self._lease()
+        self.hold_lease()
         try:
             is_over = False
             while not is_over:
@@ -185,12 +187,12 @@ class Session(Run):
                     await asyncio.sleep(0 if is_over else every_s)
                 except (asyncio.CancelledError, KeyboardInterrupt):
                     if self.config.session.on_interrupt == "carry_on":
-                        lease.sendall(b'{"op":"release"}\n')
+                        self._let_go(is_meant=True)
                         return
                     # The engine's stop policy decides what becomes of the position; we watch it to the end.
                     self.stop("INTERRUPTED")
         finally:
-            lease.close()
+            self._let_go()
         if self._process is not None:
             with suppress(subprocess.TimeoutExpired):  # it has said its last word; no zombie should stay
                 await asyncio.to_thread(self._process.wait, LINGERS_S)
@@ -232,14 +234,27 @@ class Session(Run):
         status = self._process.poll()
         return "" if status is None else f"the engine died with status {status}"
 
-    def _lease(self) -> socket.socket:
-        """Hold the engine's lease: it takes the notebook for lost when this connection closes."""
-        try:
+    def hold_lease(self) -> None:
+        """Hold the engine's lease, so that it takes this notebook for lost once its process is gone.
+
+        Nothing happens where it is held already, or where the engine does not listen yet or no more.
+        """
+        if self._lease is not None:
+            return
+        with suppress(SessionError, OSError):
             connection = ctl.connect(self.path)
             connection.sendall(b'{"op":"lease"}\n')
-        except (SessionError, OSError):  # an engine that is over needs no lease
-            connection = socket.socket(socket.AF_UNIX)
-        return connection
+            self._lease = connection
+            weakref.finalize(self, connection.close)
+
+    def _let_go(self, is_meant: bool = False) -> None:
+        """Give the lease back; where it is not meant, an engine that trades takes the notebook for lost."""
+        if self._lease is None:
+            return
+        with suppress(OSError), self._lease as connection:
+            if is_meant:
+                connection.sendall(b'{"op":"release"}\n')
+        self._lease = None
 
     def _repr_html_(self) -> str:
         record = self.record
@@ -280,7 +295,9 @@ def start(config: Config, run_dir: Path | str | None = None) -> Session:
     chosen = run_dir or os.environ.get(RUN_DIR)
     folder = Path(chosen).resolve() if chosen else _running_alike(config) or _interactive_folder()
     if records.is_running(records.read(folder)):
-        return attach(folder, config)
+        running = attach(folder, config)
+        running.hold_lease()
+        return running
     if records.was_cut_short(folder):
         record = _cut_short(folder, config)
     elif (folder / records.RECORD).exists():
@@ -299,7 +316,7 @@ def start(config: Config, run_dir: Path | str | None = None) -> Session:
         }
     records.write(folder, record | {"state": "starting", "attended": True})
     session = Session(folder, _launch(folder, config))
-    _wait_until_running(session)
+    _wait_until_running(session, session.hold_lease)
     return session
 
 
@@ -373,25 +390,26 @@ def _launch(folder: Path, config: Config) -> subprocess.Popen[bytes]:
         )
 
 
-def _wait_until_running(session: Session, within_s: float = START_WITHIN_S) -> None:
+def _wait_until_running(session: Session, meanwhile: Callable[[], None] = lambda: None) -> None:
     """Wait for the engine; an interrupt would leave one that nobody follows, so it is told when it can be."""
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + START_WITHIN_S
     interrupted, shown = False, _Starting()
     while time.monotonic() < deadline:
         try:
             died, state = session._died(), session.state
+            meanwhile()
             if state in ("running", "ended"):
                 break
             if died or state == "failed":
                 why = session.record.get("error") or died
                 raise SessionError(f"{session.name}: the engine did not start: {why}\n{session.log()}")
             if shown.update(session.loading):
-                deadline = time.monotonic() + within_s  # it gets on
+                deadline = time.monotonic() + START_WITHIN_S  # it gets on
             time.sleep(0.05)
         except KeyboardInterrupt:
             interrupted = True
     else:
-        raise SessionError(f"{session.name}: the engine was not running within {within_s:.0f} s\n{session.log()}")
+        raise SessionError(f"{session.name}: the engine was not running within {START_WITHIN_S:.0f} s\n{session.log()}")
     shown.update("")
     if interrupted:
         session.stop("INTERRUPTED")
