@@ -112,8 +112,8 @@ class Ledger:
 
     def __init__(self, path: Path, lock: int, account: str, mode: str) -> None:
         self._path = path
-        self._lock = lock
-        self._reached = -1
+        self._lock, self._lock_path = lock, path.with_suffix(".lock")
+        self._reached, self._reached_path = -1, path.with_suffix(".reached")
         self._account, self._mode = account, mode
         self.last: Entry | None = None
         self.taken_over: Path | None = None
@@ -231,17 +231,12 @@ class Ledger:
 
     def _keep_lock(self) -> None:
         """Take the lock once more where its file was deleted; a second engine could take a new one otherwise."""
-        path = self._path.with_suffix(".lock")
-        if _is_at(self._lock, path):
+        if _is_at(self._lock, self._lock_path):
             return
         holder = os.fsdecode(os.pread(self._lock, 4096, 0))
-        fresh = _take(path, self._path.stem, holder)
+        fresh = _take(self._lock_path, self._path.stem, holder)
         os.close(self._lock)
         self._lock = fresh
-
-    @property
-    def _reached_path(self) -> Path:
-        return self._path.with_suffix(".reached")
 
     # --- which run may go on, and from what ---------------------------------------------------------------------------
 
