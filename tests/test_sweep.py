@@ -183,6 +183,16 @@ def test_a_setting_that_the_breaker_switched_off_says_so(played: Tape, path: str
     assert "halted" in found._repr_html_()
 
 
+def test_a_walk_forward_says_what_the_breaker_switched_off_in_training_and_in_the_test(played: Tape) -> None:
+    found = walk_forward(played, CONFIG, {"max_drawdown_fraction": [0.001]}, folds=1, progress=False)
+    halted, in_training = found.frame["halted"][0], found.frame["halted, training"][0]
+    assert in_training.startswith("DRAWDOWN ")
+    assert halted.startswith("DRAWDOWN ")
+    assert in_training < halted
+    unhalted = walk_forward(played, CONFIG, {"max_drawdown_fraction": [1.0]}, folds=1, progress=False).frame
+    assert (unhalted["halted"][0], unhalted["halted, training"][0]) == ("", "")
+
+
 @pytest.mark.parametrize("name", ["bars", "path", "begin", "end"])
 def test_a_setting_that_the_table_would_hide_is_refused(played: Tape, tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name}: can't vary in a search, whose table has a column of this name"):

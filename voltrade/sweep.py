@@ -47,8 +47,13 @@ Choices = Iterable[Any] | Callable[[np.random.Generator], Any]
 """What a parameter may be: values of which each is tried or one is drawn, or a function that draws one."""
 
 FIGURES = tuple(figure.name for figure in fields(Figures))
-COLUMNS = (*FIGURES, "path", "halted", "begin", "end", "sharpe, training")
+
+TRAINING = ("sharpe, training", "halted, training")
+"""What a fold's table says of the chosen setting's training."""
+
+COLUMNS = (*FIGURES, "path", "halted", "begin", "end", *TRAINING)
 """Columns of the tables beside the swept parameters."""
+
 SHOWN = ("sharpe", "net", "round_trips", "win_rate", "profit_factor", "max_drawdown", "halted")
 """Figures that a result shows of each setting; its frame has all."""
 
@@ -745,8 +750,10 @@ class WalkForward:
     """What settings did on stretches that they were not chosen on; it shows itself in a notebook.
 
     Attributes:
-        frame: one row a fold: the test's begin and end (UTC), the setting chosen in training, its Sharpe ratio there,
-            and its figures in the test. Where no setting had any in training, none was tried, and all of these are NaN.
+        frame: one row a fold: the test's begin and end (UTC), the setting chosen in training, its Sharpe ratio there
+            and what halted it there until a person came, and its figures in the test. Where no setting had any in
+            training, none was tried, and all of these are NaN. Each training and each test is a session of its own
+            with the whole capital and all limits anew: losses of several tests can exceed a limit of one.
         trials: settings that were tried in each fold.
         judgement: of all tests together. What was chosen had not seen them, so it is held against zero.
     """
@@ -838,10 +845,11 @@ def walk_forward(
         rows[-1] |= {
             **settings.chosen[best],
             "sharpe, training": sharpes[best],
+            "halted, training": ", ".join(of for part in split.train if (of := by_stretch[best][part].halted)),
             "halted": tested[-1].halted,
             **vars(tested[-1].figures),
         }
-    frame = pd.DataFrame(rows, columns=["begin", "end", *grid, "sharpe, training", *FIGURES, "halted"])
+    frame = pd.DataFrame(rows, columns=["begin", "end", *grid, *TRAINING, *FIGURES, "halted"])
     returns = _joined([outcome.returns for outcome in tested], period_ms)
     trips = sum(outcome.figures.round_trips for outcome in tested)
     chosen_in = f"{folds} folds" if len(tested) == folds else f"{len(tested)} of {folds} folds"
