@@ -31,10 +31,10 @@ SIGNALS = {
 }
 PARAMETERS: dict[str, Any] = {
     **SIGNALS,
-    **{"seed": 7, "hours": 2.0, "threshold": 5, "latency_ms": 3000, "taker_fee": 0.0001, "slippage_bps": 0.2},
+    **{"seed": 14, "hours": 0.75, "threshold": 2, "latency_ms": 3000, "taker_fee": 0.0001, "slippage_bps": 0.2},
     **{"stop_atr": 1.5, "take_profit_atr": 1.0, "min_stop_bps": 0.0, "cooldown_bars": 1, "max_holding_bars": 6},
     **{"max_holding_s": 75},
-    **{"max_trades_per_day": 28},
+    **{"max_trades_per_day": 12},
 }
 """On this tape every exit happens, a stop is refused with -2021, an exit with -2022, and the day's trades run out."""
 
