@@ -15,7 +15,7 @@ import pytest
 from voltrade.__main__ import main
 from voltrade.config import Config
 from voltrade.control import Control
-from voltrade.ctl import ask
+from voltrade.ctl import ACTIONS, ask
 
 
 def told(tmp_path: Path, *lines: bytes) -> tuple[list[tuple[str, str, bool]], list[dict[str, Any]]]:
@@ -142,6 +142,22 @@ def test_ctl_names_the_run_that_it_speaks_to(served: Served, capsys: pytest.Capt
     assert order.startswith("pause was taken, and is kept")  # what was typed, and nothing of whether it was obeyed yet
     assert said == {"run": "runs/today", "id": "a1b2", "state": "running"}
     assert served.orders == {"today": [("pause", "", False)]}
+
+
+@pytest.mark.parametrize(
+    "words", ["halt runs/today-1 --reason why", "halt --reason why runs/today-1", "--reason why halt runs/today-1"]
+)
+def test_ctl_takes_its_words_in_any_order(served: Served, words: str) -> None:
+    served.add("today-1", "one")
+    assert main(["ctl", *words.split()]) == 0
+    assert served.orders["today-1"] == [("halt", "why", False)]
+
+
+def test_ctl_says_what_each_order_does(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["ctl", "--help"])
+    said = capsys.readouterr().out
+    assert all(f"  {action:<8} {meaning}" in said for action, meaning in ACTIONS.items())
 
 
 def test_ctl_refuses_to_choose_among_running_sessions(served: Served, capsys: pytest.CaptureFixture[str]) -> None:

@@ -182,6 +182,7 @@ def test_what_has_no_reference_price_is_counted_and_said() -> None:
         a_fill("somebody's", 1, Side.SELL, 990, 100, order_id=72),
         an_intent("x", Purpose.EXIT, Side.SELL, 100),
         a_fill("x", 2, Side.SELL, 990, 100, order_id=73),
+        a_trip(1, net=3),
         bars=[a_bar(0, 1_000)],  # closes after both
     )
     assert report.costs(run).loc["slippage", "note"] == "2 orders without a reference price"
@@ -414,6 +415,29 @@ def test_costs_lead_from_the_decision_to_the_net() -> None:
         "funding": 1,
         "net": 3,
     }
+
+
+def test_what_is_still_held_is_in_no_cost_of_round_trips_and_is_told_beside_them() -> None:
+    """A second position of 2 coins, bought 0.5 above its decision for a fee of 0.1, stands 3 lower at the end."""
+    held = replace(an_intent("f", Purpose.ENTRY, Side.BUY, 200, bar=0), round_trip=2)
+    closed = (
+        an_intent("e", Purpose.ENTRY, Side.BUY, 100, bar=0),
+        a_fill("e", 1, Side.BUY, 1_002, 100),
+        a_trip(1, net=3, realised=8 * MONEY),
+    )
+    still = (
+        held,
+        replace(a_fill("f", 2, Side.BUY, 1_005, 200, order_id=72), fee=MONEY // 10),
+        EquityPoint(NOON, "XUSDT", 10_002 * MONEY, -3 * MONEY, 9_999 * MONEY, 200, "mark"),
+    )
+    bars = [a_bar(0, 1_000)]
+    before, after = (report.costs(run_of(*facts, bars=bars)) for facts in (closed, (*closed, *still)))
+    pd.testing.assert_frame_equal(before, after)
+    found = report.statistics(run_of(*closed, *still, bars=bars))
+    assert found.slippage == -0.2
+    assert found.held == report.Held(2.0, -3.0, -0.1, "X", "USDT")
+    assert found.table().loc["position at the end", "value"] == "+2 X, unrealised -3.00, fees -0.10 USDT"
+    assert report.statistics(run_of(*closed, bars=bars)).table().loc["position at the end", "value"] == "none"
 
 
 def test_round_trips_are_summed_up_by_what_ended_them() -> None:

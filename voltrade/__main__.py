@@ -40,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from voltrade import data_commands
 
         return data_commands.main(given[1:])
-    arguments = _parser().parse_args(given)
+    # In any order: a run that is named behind the reason is meant all the same.
+    is_ctl = given[:1] == ["ctl"]
+    arguments = _ctl_parser().parse_intermixed_args(given[1:]) if is_ctl else _parser().parse_args(given)
     try:
         status: int = arguments.do(arguments)
     except VoltradeError as error:
@@ -54,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("venue", help="run a simulated Binance USD-M Futures server on loopback", add_help=False)
     commands.add_parser("data", help="keep trades, mark prices and funding rates in a store", add_help=False)
+    commands.add_parser("ctl", help="look at or steer a running session", add_help=False)
     engine = commands.add_parser(
         "run",
         help="run the engine process of a session whose folder holds run.json (notebooks do this)",
@@ -81,7 +84,12 @@ def _parser() -> argparse.ArgumentParser:
         if name == "verify":
             command.add_argument("--notebook", type=Path, help="its executed notebook, by default the one beside it")
             command.add_argument("--head", default="", help="the head hash known from elsewhere: the last notification")
-    runs = commands.add_parser("runs", help="list the runs", description="List the runs in a folder, the newest first.")
+    runs = commands.add_parser(
+        "runs",
+        help="list the runs",
+        description="List the runs in a folder, the newest first. net is of closed round trips; unrealised is what the "
+        "position that is held gains in the last valuation, without the fees paid on it so far.",
+    )
     runs.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="by default runs/ of the project")
     runs.set_defaults(do=_runs)
     doctor = commands.add_parser(
@@ -118,15 +126,21 @@ def _parser() -> argparse.ArgumentParser:
             metavar=("NAME", "VALUE"),
             help="a parameter of the session, as papermill takes it; as many as are needed",
         )
-    control = commands.add_parser(
-        "ctl",
-        help="look at or steer a running session",
-        description="Look at or steer a running session; what is ordered stands in its journal with the reason.",
+    return parser
+
+
+def _ctl_parser() -> argparse.ArgumentParser:
+    meanings = "\n".join(f"  {action:<8} {meaning}" for action, meaning in ACTIONS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m voltrade ctl",
+        description="Look at or steer a running session; what is ordered stands in its journal with the reason.\n\n"
+        f"{meanings}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    control.add_argument("action", choices=ACTIONS)
-    control.add_argument("run", type=Path, nargs="?", metavar="RUN", help="folder of a run; by default the only one")
-    control.add_argument("--reason", default="", help="why; kept in the journal")
-    control.set_defaults(do=_ctl)
+    parser.add_argument("action", choices=ACTIONS, metavar="ACTION")
+    parser.add_argument("run", type=Path, nargs="?", metavar="RUN", help="folder of a run; by default the only one")
+    parser.add_argument("--reason", default="", help="why; kept in the journal")
+    parser.set_defaults(do=_ctl, command="ctl")
     return parser
 
 

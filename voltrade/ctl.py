@@ -15,7 +15,17 @@ from typing import Any
 from voltrade.errors import SessionError
 from voltrade.record import RECORD, is_running, load, read, state_of
 
-ACTIONS = ("status", "pause", "resume", "reduce", "flatten", "halt", "stop")
+ACTIONS = {
+    "status": "tell how the session stands; change nothing",
+    "pause": "let nothing enter until `resume`; position, stop and exits are tended on",
+    "resume": "let it enter again, also after a rule of the circuit breaker that waits for a person",
+    "reduce": "let only what reduces risk be sent until `resume`, in a restart and the next session too",
+    "halt": "as `reduce`, and cancel an entry that is under way",
+    "flatten": "cancel an entry that is under way, leave the position at market, and pause",
+    "stop": "end the session by its policy `on_interrupt`; where that is `carry_on`, by `protect`",
+}
+"""What may be asked of a running session, and what each does."""
+
 ANSWER_WITHIN_S = 5.0
 
 

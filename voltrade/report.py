@@ -585,6 +585,36 @@ def _rounded(values: pd.Series[float], decimals: int) -> list[str]:
 # --- statistics ------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The position at a run's end, which is in no round trip yet."""
+
+    quantity: float = 0.0
+    """Signed, in coins; 0 where none is held."""
+    unrealised: float = 0.0
+    """Of the last valuation, as `fees` in the quote asset; both are in the equity."""
+    fees: float = 0.0
+    """Of its fills in this run: a cost, so negative."""
+    base_asset: str = ""
+    quote_asset: str = ""
+
+    @staticmethod
+    def of(run: Frames) -> Held:
+        """Read it from a run's frames."""
+        if run.equity.empty or not run.equity["position"].iloc[-1]:
+            return Held()
+        last = run.equity.iloc[-1]
+        fees = float(run.fills["fee"][~_is_settled(run, run.fills)].sum())
+        assets = run.instrument.base_asset, run.instrument.quote_asset
+        return Held(float(last["position"]), float(last["unrealised"]), fees, *assets)
+
+    def __str__(self) -> str:
+        if not self.quantity:
+            return "none"
+        money = f"unrealised {self.unrealised:+,.2f}, fees {self.fees:+,.2f} {self.quote_asset}"
+        return f"{self.quantity:+g} {self.base_asset}, {money}"
+
+
 @dataclass(frozen=True)
 class Statistics(measures.Figures):
     """Figures of a run, with what only frames tell; `sharpe_basis` says which returns the Sharpe ratio is of."""
@@ -593,13 +623,15 @@ class Statistics(measures.Figures):
     ended: pd.Timestamp
     days: float
     slippage: float
-    """What fills brought against the decision's price, where that is known: a cost is negative. Inside `realised`."""
+    """What fills of closed round trips brought against the decision's price, where that is known: a cost is negative.
+    Inside `realised`."""
     without_reference: int
     """Filled orders whose slippage is unknown, since nothing says at what price they were decided."""
     sharpe_basis: str
     average_win: float
     average_loss: float
     average_minutes: float
+    held: Held
     quote_asset: str
 
     def table(self) -> pd.DataFrame:
@@ -643,6 +675,7 @@ _STATISTICS_ROWS: dict[str, Callable[[Statistics, str], str]] = {
     "slippage (inside realised)": lambda s, quote: (
         _money_cell("slippage")(s, quote) + _unknown_text(s.without_reference, ", ")
     ),
+    "position at the end": lambda s, quote: str(s.held),
     "change of equity": _money_cell("equity_change"),
     "max drawdown": lambda s, quote: f"{s.max_drawdown:+,.2f} {quote} ({s.max_drawdown_part:.2%})",
     "time in a position": _part_cell("exposure"),
@@ -715,12 +748,13 @@ def statistics(run: Frames, counted: CountedBars | None = None) -> Statistics:
         started=started,
         ended=ended,
         days=(ended - started).total_seconds() / 86_400,
-        slippage=float(run.orders["slippage"].sum(min_count=1)),
+        slippage=float(run.orders["slippage"][_is_settled(run, run.orders)].sum(min_count=1)),
         without_reference=_without_reference(run),
         sharpe_basis=returns.basis,
         average_win=float(nets[nets > 0].mean()) if (nets > 0).any() else math.nan,
         average_loss=float(nets[nets < 0].mean()) if (nets < 0).any() else math.nan,
         average_minutes=float(minutes.mean()) if len(minutes) else math.nan,
+        held=Held.of(run),
         quote_asset=run.instrument.quote_asset,
     )
 
@@ -732,20 +766,27 @@ def refusals_by_code(run: Frames) -> pd.DataFrame:
     return table.sort_values("count", ascending=False)
 
 
+def _is_settled(run: Frames, rows: pd.DataFrame) -> pd.Series[bool]:
+    """Which orders or fills are of closed round trips, or of none: all but those of the position that is held."""
+    return rows["round_trip"].isin(run.round_trips["id"]) | (rows["round_trip"] < 0)
+
+
 def _without_reference(run: Frames) -> int:
-    """Count the filled orders whose slippage nothing can tell."""
-    return int((run.orders["average_price"].notna() & run.orders["slippage"].isna()).sum())
+    """Count the filled orders of closed round trips, or of none, whose slippage nothing can tell."""
+    is_unknown = run.orders["average_price"].notna() & run.orders["slippage"].isna()
+    return int((is_unknown & _is_settled(run, run.orders)).sum())
 
 
 def costs(run: Frames) -> pd.DataFrame:
     """Lay out how the price moves that were decided on became net PnL: slippage, fees and funding apart, in money.
 
     A cost is negative. Where the slippage of orders is unknown, it is counted as none, and a column `note` says so.
+    What is held at the end is in none of it; `statistics` tells of that.
 
-    `per round trip` is the mean, `of turnover (bps)` the part of the notional of all fills.
+    `per round trip` is the mean, `of turnover (bps)` the part of the notional of all fills of closed round trips.
     """
     trips = run.round_trips
-    slippage = float(run.orders["slippage"].sum())
+    slippage = float(run.orders["slippage"][_is_settled(run, run.orders)].sum())
     realised, fees, funding = (float(trips[name].sum()) for name in ("realised", "fees", "funding"))
     amounts = {
         "price moves, at decision prices": realised - slippage,
@@ -756,7 +797,7 @@ def costs(run: Frames) -> pd.DataFrame:
         "net": realised + fees + funding,
     }
     table = pd.DataFrame({"amount": amounts})
-    turnover = float(run.fills["notional"].sum())
+    turnover = float(run.fills["notional"][_is_settled(run, run.fills)].sum())
     table["per round trip"] = table["amount"] / len(trips) if len(trips) else math.nan
     table["of turnover (bps)"] = table["amount"] / turnover * 10_000 if turnover else math.nan
     if unknown := _unknown_text(_without_reference(run), ""):

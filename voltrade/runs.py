@@ -210,7 +210,7 @@ def list_runs(folder: Path | None = None) -> pd.DataFrame:
     """List the runs in a folder, by default `runs` of the project, the newest first.
 
     `started` is UTC. `net` is that of the closed round trips; `unrealised`, the gain of the position that is open
-    in the run's last valuation, is empty where none is. Both are in the quote asset.
+    in the run's last valuation, is empty where none is; fees already paid on it are in neither. In the quote asset.
     """
     folder = folder or project_root() / "runs"
     rows = {path.parent.name: _listed(path.parent) for path in folder.glob(f"*/{records.RECORD}")}

@@ -34,7 +34,7 @@ from voltrade.errors import ConfigError, SessionError
 from voltrade.frames import Frames
 from voltrade.model import MONEY, Alert, EquityPoint, Refusal, RoundTrip, moment_text
 from voltrade.permission import check_permitted
-from voltrade.report import RunReader
+from voltrade.report import Held, RunReader
 from voltrade.rule_file import keep_rule, read_parameters
 from voltrade.runs import Run, open_run, project_root
 from voltrade.tables import MOST_ROWS, facts_table, frame_table
@@ -263,13 +263,15 @@ class Session(Run):
 
 
 def _traded(run: Frames) -> str:
-    """What was traded, or a warning that nothing was and how often which gate refused."""
+    """What was traded, or a warning that nothing was and how often which gate refused; what is held."""
+    held = Held.of(run)
+    still = f" Still held: {held}." if held.quantity else ""
     if not run.fills.empty:
         net = f"{run.round_trips['net'].sum():+,.2f} {run.instrument.quote_asset}"
-        return f"{len(run.round_trips)} round trips, net {net}."
+        return f"{len(run.round_trips)} round trips, net {net}.{still}"
     refused = ", ".join(f"{code} {count}" for code, count in run.refusals["code"].value_counts().items())
     words = f"Warning: nothing was traded in {len(run.bars):,} bars; signals refused: {refused or 'none'}."
-    return f"<b style='color:#b00'>{escape(words)}</b>"
+    return f"<b style='color:#b00'>{escape(words)}</b>{still}"
 
 
 def start(config: Config, run_dir: Path | str | None = None) -> Session:
