@@ -351,6 +351,24 @@ def test_verify_looks_at_all_that_is_stored(store: Store, capsys: pytest.Capture
     assert "unreadable: trades/BTCUSDT/2026-01-06.parquet: can't be read" in capsys.readouterr().out
 
 
+def test_days_of_raw_trades_are_not_said_to_lack_what_was_joined(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two raw trades of one taker each, ids without a hole over two days; joined, the ids are half as many."""
+    paths = []
+    for day in range(2):
+        path = tmp_path / f"BTCUSDT-trades-2026-01-0{5 + day}.csv"
+        begin = 1_767_571_200_000 + day * 86_400_000
+        rows = [f"{1 + day * 400 + n},100,1,100,{begin + n // 2 * 1_000},{n // 2 % 2 == 0}" for n in range(400)]
+        path.write_text("\n".join(["id,price,qty,quote_qty,time,is_buyer_maker", *rows]) + "\n")
+        paths.append(str(path))
+    assert data_commands.main(["import", "BTCUSDT", *paths]) == 0
+    assert "400 rows, raw trades joined to 200 aggTrades: ok" in capsys.readouterr().out
+    verify()
+    said = capsys.readouterr().out
+    assert "200 rows are missing after the day before, or fewer: ids of joined raw trades begin anew" in said
+
+
 def test_an_unzipped_file_is_held_to_its_name_too(
     tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -329,7 +329,10 @@ def _stored_day(
     if before and before.day + timedelta(1) == stored.day and kind.step:
         missing = (stored.first - before.last) // kind.step - 1
         if missing > 0:
-            inspection = with_finding(inspection, "id_gap", chosen, f"{missing} rows are missing after the day before")
+            is_joined = "trades" in (before.about.made_of, stored.about.made_of)
+            why = ", or fewer: ids of joined raw trades begin anew with each file" if is_joined else ""
+            detail = f"{missing} rows are missing after the day before{why}"
+            inspection = with_finding(inspection, "id_gap", chosen, detail)
         if missing < 0:
             rule = f"ids must be above {before.last}, the last of the day before, was {stored.first}"
             inspection = with_finding(inspection, "unsorted", chosen, rule)
@@ -360,7 +363,9 @@ def _tell(inspection: Inspection[Any]) -> None:
     """Print what was found in a file: a line for it, and one for each fault."""
     dropped = "".join(f", {count:,} {kind} rows dropped" for kind, count in inspection.dropped.items())
     verdict = "refused" if inspection.refused else "ok" if not inspection.findings else "with faults"
-    print(f"{inspection.name}: {inspection.rows_read:,} rows{dropped}: {verdict}")
+    taken = inspection.taken if inspection.kind == "trades" else None
+    joined = "" if taken is None else f", raw trades joined to {len(taken):,} aggTrades"
+    print(f"{inspection.name}: {inspection.rows_read:,} rows{dropped}{joined}: {verdict}")
     for finding in inspection.findings:
         print(f"    {finding}")
 
