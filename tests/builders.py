@@ -5,7 +5,8 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from voltrade.model import Instrument, money
+from voltrade.compiled import Record
+from voltrade.model import BAR, CloseReason, Instrument, VolumeBar, money
 
 
 def an_instrument(symbol: str = "BTCUSDT", tick: str = "0.10", step: str = "0.001", **other: Any) -> Instrument:
@@ -26,3 +27,10 @@ def an_instrument(symbol: str = "BTCUSDT", tick: str = "0.10", step: str = "0.00
         "source": "made by hand",
     }
     return Instrument(symbol, **{**settings, **other})
+
+
+def volume_bar(row: Record, symbol: str) -> VolumeBar:
+    """A row of BAR as a frozen fact."""
+    values = dict(zip(BAR.names or (), row.item(), strict=True))
+    values["close_reason"] = CloseReason(values["close_reason"])
+    return VolumeBar(symbol=symbol, **values)

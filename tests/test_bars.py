@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import an_instrument
+from builders import an_instrument, volume_bar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import decimal_bars
 
-from voltrade.bars import VolumeBarAggregator, volume_bar
+from voltrade.bars import VolumeBarAggregator
 from voltrade.config import BarSettings
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import BAR, DAY_MS, CloseReason, Instrument, Trades, VolumeBar
@@ -41,7 +41,7 @@ def fold(aggregator: VolumeBarAggregator, rows: list[Row]) -> list[VolumeBar]:
 
 
 def the_open_bar(aggregator: VolumeBarAggregator) -> VolumeBar:
-    return volume_bar(aggregator.open_bar, "LTCUSDT")
+    return volume_bar(aggregator.state["bar"][0], "LTCUSDT")
 
 
 # --- one bar ------------------------------------------------------------------------------------------------------

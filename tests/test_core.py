@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from by_hand import enter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -330,7 +331,7 @@ def a_position(core: TradingCore) -> str:
     core.handle(Link(2, "user", True))
     core.handle(a_snapshot())
     [desk] = core.desks.values()
-    [intent] = desk.monitor.enter(3, Side.BUY, 10, stop_distance=20, take_profit_distance=0, collar=0, bar_number=0)
+    [intent] = enter(desk.monitor, 3, Side.BUY, 10)
     assert isinstance(intent, OrderIntent)
     name = intent.order.client_order_id
     fill = OrderUpdate(4, "BTCUSDT", name, 1, Side.BUY, OrderType.MARKET, "FILLED", "TRADE", 10, 10)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from builders import an_instrument
+from by_hand import enter
 
 from voltrade import journal
 from voltrade.config import Config
@@ -118,7 +119,7 @@ class Session:
         self.system.on_event(Link(wall(), "user", True))
         [desk] = self.core.desks.values()
         self.core.handle(replace(asyncio.run(self.gateway.snapshot("BTCUSDT", 0)), time=wall()))
-        self.monitor.enter(wall(), Side.BUY, 10, stop_distance=20, take_profit_distance=0, collar=0, bar_number=0)
+        enter(self.monitor, wall(), Side.BUY, 10)
         assert desk.monitor.holding is not None
 
     def order(self, name: str, status: str, lots: int, filled: int, trade_id: int, order_id: int) -> OrderUpdate:

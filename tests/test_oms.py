@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from builders import an_instrument
+from by_hand import enter, is_protected, leave
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,9 +64,7 @@ class Desk:
         self.filled: dict[str, int] = {}
         self.side = side
         self.sent: dict[str, OrderIntent] = {}
-        self.note(
-            self.monitor.enter(self.time, side, 10, stop_distance=20, take_profit_distance=30, collar=0, bar_number=4)
-        )
+        self.note(enter(self.monitor, self.time, side, 10, take_profit_distance=30, bar=4))
 
     def note(self, outputs: list[Output]) -> list[Output]:
         self.sent |= {o.order.client_order_id: o for o in outputs if isinstance(o, OrderIntent)}
@@ -259,10 +258,10 @@ def test_news_in_any_order_and_doubled_makes_the_same_position(order: list[int],
     # Whatever the order, all that is held ends up under one stop of the whole size, once answers come.
     for _ in range(6):
         for client_id, intent in list(desk.sent.items()):
-            if intent.purpose is Purpose.STOP and not desk.monitor.orders[client_id].resting:
+            if intent.purpose is Purpose.STOP and desk.monitor.orders[client_id].state in ("PENDING_SUBMIT", "UNKNOWN"):
                 desk.accept(client_id)
                 desk.algo(client_id, "NEW")
-    assert desk.monitor.protected
+    assert is_protected(desk.monitor)
 
 
 def test_an_unknown_entry_is_looked_up_and_found() -> None:
@@ -362,9 +361,9 @@ def test_a_position_whose_stop_stays_unknown_is_left_at_market_in_time() -> None
 
 def test_leaving_keeps_the_stop_until_the_position_is_gone() -> None:
     desk = Desk().in_position()
-    outputs = desk.note(desk.monitor.leave(desk.time, "OPPOSITE_SIGNAL"))
+    outputs = desk.note(leave(desk.monitor, desk.time, "OPPOSITE_SIGNAL"))
     assert [type(o) for o in outputs] == [OrderIntent]
-    assert desk.note(desk.monitor.leave(desk.time, "AGAIN")) == []
+    assert desk.note(leave(desk.monitor, desk.time, "AGAIN")) == []
     done = desk.order("vt-e-1x1", "FILLED", 10, price=1_005)
     [trip] = [o for o in done if isinstance(o, RoundTrip)]
     assert trip.exit_reason == "OPPOSITE_SIGNAL"
@@ -373,7 +372,7 @@ def test_leaving_keeps_the_stop_until_the_position_is_gone() -> None:
 
 def test_an_exit_whose_rest_expires_is_followed_by_another() -> None:
     desk = Desk().in_position()
-    desk.note(desk.monitor.leave(desk.time, "TIME"))
+    desk.note(leave(desk.monitor, desk.time, "TIME"))
     desk.order("vt-e-1x1", "PARTIALLY_FILLED", 4)
     [again] = intents(desk.order("vt-e-1x1", "EXPIRED"))
     assert (again.order.client_order_id, again.order.quantity) == ("vt-e-1x2", 6)
@@ -389,7 +388,7 @@ def test_a_triggered_stop_whose_rest_expires_is_followed_by_a_market_exit() -> N
 
 def test_a_cancel_that_is_refused_is_looked_up_since_the_order_may_have_filled() -> None:
     desk = Desk().in_position()
-    desk.note(desk.monitor.leave(desk.time, "TIME"))
+    desk.note(leave(desk.monitor, desk.time, "TIME"))
     desk.order("vt-e-1x1", "FILLED", 10)
     [lookup] = desk.reply(TARGET, "cancel", Outcome.REFUSED, -2011)
     assert isinstance(lookup, LookupOrder)
@@ -421,7 +420,7 @@ def test_what_outlives_a_run_comes_back_whole() -> None:
     next_run = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "f")
     next_run.restore(saved, 60_000)
     assert next_run.position == 10
-    assert next_run.protected
+    assert is_protected(next_run)
     assert {order.id: order.state for order in next_run.holding.orders} == {  # type: ignore[union-attr]
         ENTRY: OrderState.FILLED,
         STOP: AlgoState.NEW,
@@ -564,7 +563,7 @@ def in_hand_after(*trades: tuple[int, Side, int]) -> tuple[Desk, tuple[OrderUpda
 def assert_in_hand_and_protected(desk: Desk, outputs: list[Output], monitor: OrderMonitor | None = None) -> None:
     monitor = monitor or desk.monitor
     assert not [o for o in outputs if isinstance(o, CancelOrder | RoundTrip | OrderIntent)]
-    assert (monitor.position, monitor.reconciled, monitor.protected) == (10, True, True)
+    assert (monitor.position, monitor.reconciled, is_protected(monitor)) == (10, True, True)
 
 
 BUY, SELL = Side.BUY, Side.SELL
@@ -814,12 +813,12 @@ def test_a_position_is_not_protected_while_a_fill_of_it_is_only_told_of() -> Non
     desk.algo(STOP, "NEW")
     desk.order(ENTRY, "CANCELED", filled=10)  # four lots more, whose trades are still to come
     assert desk.monitor.position == 6
-    assert not desk.monitor.protected
+    assert not is_protected(desk.monitor)
     [ask] = [o for o in desk.monitor.on_time(3_000) if isinstance(o, TakeSnapshot)]
     assert ask.reason == "FILL_MISSING"
     desk.note(desk.monitor.on_snapshot(a_snapshot(10, fills=(desk.update(ENTRY, "CANCELED", 4, filled=10),))))
     desk.algo("vt-e-1s2", "NEW")
-    assert desk.monitor.protected
+    assert is_protected(desk.monitor)
 
 
 def test_orders_that_the_exchange_does_not_list_are_looked_up() -> None:
@@ -919,7 +918,7 @@ def entered_after(*trades: tuple[int, Side, int]) -> Desk:
     desk.monitor = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "e")
     desk.monitor.on_snapshot(a_snapshot(0, fills=by_hand(*trades)))
     desk.sent.clear()
-    desk.note(desk.monitor.enter(1000, BUY, 10, stop_distance=20, take_profit_distance=30, collar=0, bar_number=4))
+    desk.note(enter(desk.monitor, 1000, BUY, 10, take_profit_distance=30, bar=4))
     desk.trade_ids = itertools.count(1000)
     desk.in_position()
     return desk
@@ -932,7 +931,7 @@ def test_a_round_trip_by_hand_that_the_reading_straddles_closes_nothing() -> Non
     trades = by_hand((1001, SELL, 10), (1002, BUY, 10))
     outputs = desk.monitor.on_snapshot(a_snapshot(0, fills=trades, **a_listing(desk, STOP, TARGET)))
     assert not [each for each in outputs if isinstance(each, CancelOrder | RoundTrip)]
-    assert (desk.monitor.position, desk.monitor.protected, desk.monitor.reconciled) == (10, True, False)
+    assert (desk.monitor.position, is_protected(desk.monitor), desk.monitor.reconciled) == (10, True, False)
     desk.monitor.on_snapshot(a_snapshot(10, fills=trades, **a_listing(desk, STOP, TARGET)))
     assert (desk.monitor.position, desk.monitor.reconciled) == (10, True)
 
@@ -942,7 +941,7 @@ def test_a_position_that_was_read_before_the_entry_filled_closes_nothing() -> No
     desk = entered_after((11, BUY, 1), (12, SELL, 1))
     trades = by_hand((1000, BUY, 10), (1001, SELL, 10), (1002, BUY, 10))
     desk.monitor.on_snapshot(a_snapshot(0, fills=trades, **a_listing(desk, STOP, TARGET)))
-    assert (desk.monitor.position, desk.monitor.protected) == (10, True)
+    assert (desk.monitor.position, is_protected(desk.monitor)) == (10, True)
 
 
 @pytest.mark.parametrize("told_by", ["snapshot", "stream"])

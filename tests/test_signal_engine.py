@@ -18,14 +18,14 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import pytest
-from builders import an_instrument
+from builders import an_instrument, volume_bar
 from ta.momentum import RSIIndicator
 from ta.trend import EMAIndicator
 from ta.volatility import AverageTrueRange, BollingerBands
 from test_bars import read_recording
 
 from voltrade import frames, signal_engine
-from voltrade.bars import VolumeBarAggregator, volume_bar
+from voltrade.bars import VolumeBarAggregator
 from voltrade.compiled import Record, Rows, bind, compiled, plain, source_key, sources_of
 from voltrade.config import BarSettings, SignalSettings
 from voltrade.errors import ConfigError, DataError

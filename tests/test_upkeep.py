@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from builders import an_instrument
+from by_hand import cancel_entry, enter, is_protected, leave
 from test_core import a_core, a_position, a_snapshot, a_tape
 from test_oms import ENTRY, STOP, TARGET, Desk, a_listing, by_hand, intents
 from test_oms import a_snapshot as what_is_held
@@ -225,15 +226,11 @@ def test_hundreds_of_round_trips_use_no_more_rows_than_one() -> None:
     desk = Desk().in_position()
     for trip in range(2, 150):
         name = f"vt-e-{trip}e1"
-        desk.note(desk.monitor.leave(desk.time, "TIME"))
+        desk.note(leave(desk.monitor, desk.time, "TIME"))
         done = desk.order(f"vt-e-{trip - 1}x1", "FILLED", 10, order_id=10_000 + 3 * trip)
         desk.canceled(done)
         assert rows_of(desk) == 0
-        desk.note(
-            desk.monitor.enter(
-                desk.time, Side.BUY, 10, stop_distance=20, take_profit_distance=0, collar=0, bar_number=4
-            )
-        )
+        desk.note(enter(desk.monitor, desk.time, Side.BUY, 10, bar=4))
         desk.order(name, "FILLED", 10, order_id=10_001 + 3 * trip)
         desk.algo(f"vt-e-{trip}s1", "NEW")
     assert desk.monitor.position == 10
@@ -268,7 +265,7 @@ def test_a_full_table_protects_and_overwrites_nothing() -> None:
 
 def test_a_late_fill_brings_its_order_and_its_round_trip_back() -> None:
     desk = Desk().in_position()
-    desk.note(desk.monitor.leave(desk.time, "TIME"))
+    desk.note(leave(desk.monitor, desk.time, "TIME"))
     desk.canceled(desk.order("vt-e-1x1", "FILLED", 10))
     assert not desk.monitor.in_hand
     late = desk.update(ENTRY, "FILLED", 2, order_id=100)
@@ -290,7 +287,7 @@ def test_a_round_trip_that_ends_without_a_row_is_still_known() -> None:
     assert monitor.in_hand
     monitor.on_snapshot(what_is_held(0, fills=(left,)))
     assert not monitor.in_hand
-    monitor.enter(6_000, Side.BUY, 10, stop_distance=20, take_profit_distance=0, collar=0, bar_number=9)
+    enter(monitor, 6_000, Side.BUY, 10, bar=9)
     # The stream says late what the answer to the cancel has said.
     assert desk.algo(TARGET, "CANCELED") == []
     assert monitor.holding is not None
@@ -306,9 +303,9 @@ def test_a_stop_that_is_smaller_than_the_position_does_not_protect_it() -> None:
     desk.algo(STOP, "NEW")
     desk.algo(STOP, "TRIGGERED", order_id=500)  # it is on its way out, and no larger one is sent
     desk.order(ENTRY, "CANCELED")
-    assert (desk.monitor.position, desk.monitor.protected) == (6, True)
+    assert (desk.monitor.position, is_protected(desk.monitor)) == (6, True)
     desk.order(ENTRY, "CANCELED", 3)
-    assert (desk.monitor.position, desk.monitor.protected) == (9, False)
+    assert (desk.monitor.position, is_protected(desk.monitor)) == (9, False)
 
 
 def test_a_look_up_may_tell_of_a_conditional_order_and_of_what_it_became() -> None:
@@ -326,7 +323,7 @@ def test_a_cancel_under_way_is_not_resolved() -> None:
     desk = Desk()
     desk.order(ENTRY, "NEW")
     assert not desk.monitor.has_unknown
-    desk.note(desk.monitor.cancel_entry(desk.time, "HALTED_BY_PERSON"))
+    desk.note(cancel_entry(desk.monitor, desk.time, "HALTED_BY_PERSON"))
     assert desk.monitor.has_unknown
     desk.reply(ENTRY, "cancel", Outcome.ACCEPTED)
     assert not desk.monitor.has_unknown
@@ -367,13 +364,13 @@ def test_a_child_that_was_done_stays_done_when_older_news_comes() -> None:
     assert out.reason == "STOP_REST"
     desk.order(STOP, "NEW", order_id=500)
     assert desk.monitor.orders[STOP].done
-    assert not desk.monitor.protected
+    assert not is_protected(desk.monitor)
 
 
 def test_the_first_reason_for_leaving_is_kept() -> None:
     desk = Desk().in_position()
-    desk.note(desk.monitor.leave(desk.time, "OPPOSITE_SIGNAL"))
-    desk.note(desk.monitor.leave(desk.time, "DURATION_END"))
+    desk.note(leave(desk.monitor, desk.time, "OPPOSITE_SIGNAL"))
+    desk.note(leave(desk.monitor, desk.time, "DURATION_END"))
     desk.order("vt-e-1x1", "PARTIALLY_FILLED", 4)
     [again] = intents(desk.order("vt-e-1x1", "EXPIRED"))
     assert again.reason == "OPPOSITE_SIGNAL"
@@ -385,7 +382,7 @@ def test_a_round_trip_opens_with_its_first_fill() -> None:
     desk.time += 70
     desk.order(ENTRY, "FILLED", 6)
     desk.time += 70
-    desk.note(desk.monitor.leave(desk.time, "TIME"))
+    desk.note(leave(desk.monitor, desk.time, "TIME"))
     [trip] = [o for o in desk.order("vt-e-1x1", "FILLED", 10) if isinstance(o, RoundTrip)]
     assert (trip.opened_at, trip.closed_at) == (1_000, 1_140)
 
@@ -405,7 +402,7 @@ def test_an_open_order_of_somebody_else_makes_the_account_unreconciled(kind: str
 
 def test_exits_that_are_refused_are_tried_again_with_growing_pauses() -> None:
     desk = Desk().in_position()
-    desk.note(desk.monitor.leave(desk.time, "TIME"))
+    desk.note(leave(desk.monitor, desk.time, "TIME"))
     pauses = []
     for number in range(1, 10):
         desk.reply(f"vt-e-1x{number}", "submit", Outcome.REFUSED, -1008)
@@ -420,7 +417,7 @@ def fill_of(core: TradingCore, name: str, order_id: int, trade_id: int, lots: in
     return core.handle(replace(update, trade_id=trade_id, last_quantity=lots, last_price=1_000, **more))[1]
 
 
-def leave(core: TradingCore, **more: Any) -> list[Output]:
+def sell_out(core: TradingCore, **more: Any) -> list[Output]:
     """Leave what `a_position` holds, by an exit that fills."""
     [out] = [o for o in core.handle(Operator(8, "flatten", "now"))[1] if isinstance(o, OrderIntent)]
     return fill_of(core, out.order.client_order_id, 70, 2, 10, **more)
@@ -430,7 +427,7 @@ def test_funding_is_booked_to_the_round_trip_and_to_the_account() -> None:
     core = a_core()
     a_position(core)
     core.handle(AccountUpdate(5, "FUNDING_FEE", money(10_000) - 77))
-    [trip] = [o for o in leave(core) if isinstance(o, RoundTrip)]
+    [trip] = [o for o in sell_out(core) if isinstance(o, RoundTrip)]
     assert (trip.funding, trip.net) == (-77, trip.realised - trip.fees - 77)
     assert core.account is not None
     assert (core.account.funding, core.account.wallet) == (-77, money(10_000) - 77)
@@ -540,7 +537,7 @@ def test_protect_ends_the_session_only_once_the_position_is_protected() -> None:
 def test_a_profit_that_is_not_the_exchanges_is_told() -> None:
     core = a_core()
     a_position(core)
-    outputs = leave(core, realised=12_345)
+    outputs = sell_out(core, realised=12_345)
     assert [o.code for o in outputs if isinstance(o, Alert)] == ["REALISED_DIFFERS"]
     assert isinstance(outputs[0], Alert)
     [trip] = [o for o in outputs if isinstance(o, RoundTrip)]
@@ -550,19 +547,19 @@ def test_a_profit_that_is_not_the_exchanges_is_told() -> None:
 def test_a_fee_in_another_asset_is_told() -> None:
     core = a_core()
     a_position(core)
-    outputs = leave(core, fee_asset="BNB")
+    outputs = sell_out(core, fee_asset="BNB")
     assert [o.code for o in outputs if isinstance(o, Alert)] == ["FEE_ASSET"]
 
 
 def test_a_fill_of_an_earlier_round_trip_halts_entries() -> None:
     core = a_core()
     entry = a_position(core)
-    canceled = [o for o in leave(core) if isinstance(o, CancelOrder)]
+    canceled = [o for o in sell_out(core) if isinstance(o, CancelOrder)]
     assert not canceled  # its stop was never acknowledged
     [desk] = core.desks.values()
     core.handle(Reply(10, "submit", "BTCUSDT", "vt-t-1s1", True, Outcome.REFUSED, -2021, "would trigger"))
     assert not desk.monitor.in_hand
-    desk.monitor.enter(11, Side.BUY, 5, stop_distance=20, take_profit_distance=0, collar=0, bar_number=0)
+    enter(desk.monitor, 11, Side.BUY, 5)
     late = OrderUpdate(12, "BTCUSDT", entry, 1, Side.BUY, OrderType.MARKET, "FILLED", "TRADE", 10, 12)
     core.handle(replace(late, trade_id=9, last_quantity=2, last_price=1_000))
     assert "after round trip 1 had ended" in desk.monitor.halt_reason
@@ -587,8 +584,8 @@ def test_fills_that_are_missing_are_still_missing_after_a_restart() -> None:
     next_run = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "f")
     next_run.restore(json.loads(json.dumps(desk.monitor.state())), 60_000)
     # A stop for 4 lots rests; 6 lots more were told of, whose fills are on their way.
-    assert not desk.monitor.protected
-    assert not next_run.protected
+    assert not is_protected(desk.monitor)
+    assert not is_protected(next_run)
     rest = desk.update(ENTRY, "FILLED", 6)
     next_run.on_order(replace(rest, filled=10))
     assert next_run.position == 10
@@ -659,7 +656,7 @@ def test_what_a_position_grows_by_while_it_is_left_is_left_too() -> None:
     """Fault case A8: it had neither stop nor exit until the first exit had filled."""
     desk = Desk()
     desk.order(ENTRY, "PARTIALLY_FILLED", 6)
-    desk.note(desk.monitor.leave(desk.time, "TARGET"))
+    desk.note(leave(desk.monitor, desk.time, "TARGET"))
     desk.time += 100
     desk.order(ENTRY, "PARTIALLY_FILLED", 2)
     exits = [each for each in desk.sent.values() if each.purpose is Purpose.EXIT]
@@ -678,7 +675,7 @@ def test_the_wallet_pays_the_fees_and_the_cooldown_counts_from_the_exits_bar() -
     core = a_core()
     a_position(core)
     core._books.symbols[0]["bars"] = 5
-    leave(core, fee=333)
+    sell_out(core, fee=333)
     assert core.account is not None
     assert (core.account.fees, core.account.wallet) == (333, money(10_000) + core.account.realised - 333)
     assert core._books.symbols[0]["last_exit_bar"] == 5

@@ -22,7 +22,7 @@ from numba import types
 from voltrade.compiled import Record, Rows, compile_for, compiled, prefetch, record_dtype, restored, rows_of
 from voltrade.config import BarSettings
 from voltrade.errors import ConfigError, DataError
-from voltrade.model import BAR, DAY_MS, NEVER, BarPhase, Bools, CloseReason, Instrument, Int64s, Trades, VolumeBar
+from voltrade.model import BAR, DAY_MS, NEVER, BarPhase, Bools, CloseReason, Instrument, Int64s, Trades
 
 THRESHOLD = int(CloseReason.THRESHOLD)
 DAY_END = int(CloseReason.DAY_END)
@@ -517,11 +517,6 @@ class VolumeBarAggregator:
         state["last_trade_id"] = phase.first_id - 1
 
     @property
-    def open_bar(self) -> Record:
-        """The bar that is filling, as a view that follows the fold; it is empty while its volume is 0."""
-        return self.state["bar"][0]
-
-    @property
     def skipped_invalid(self) -> int:
         """Trades without a positive price and quantity, or beyond what the symbol allows."""
         return int(self.state["skipped_invalid"][0])
@@ -549,10 +544,3 @@ class VolumeBarAggregator:
         if len(saved) != AGGREGATOR.itemsize:
             raise DataError(f"a saved state must be {AGGREGATOR.itemsize} bytes, was {len(saved)}")
         self.state = restored(AGGREGATOR, saved)
-
-
-def volume_bar(row: Record, symbol: str) -> VolumeBar:
-    """Return a row of BAR as a frozen fact."""
-    values = dict(zip(BAR.names or (), row.item(), strict=True))
-    values["close_reason"] = CloseReason(values["close_reason"])
-    return VolumeBar(symbol=symbol, **values)

@@ -20,14 +20,10 @@ from voltrade.records import (
     BARS_CLOSED,
     BREAKER_TOLD,
     CANCEL,
-    CANCEL_ENTRY_TOLD,
     CHANGED,
-    ENTER_TOLD,
     EXIT_ADOPTED,
     FUNDED,
-    HAS_UNKNOWN,
     IS_FINISHED,
-    LEAVE_TOLD,
     LOOK_UP_TOLD,
     MARKED,
     NEXT_DUE,
@@ -464,10 +460,6 @@ def _obey(account: Record, symbols: Rows, event: Record) -> int:
         since = account.changes_count
         tell_breaker(account, event.code, event.amount)
         apply_breaker_actions(account, symbols, since)
-    elif kind == LEAVE_TOLD:
-        order_rules.close_position(account, symbol, event.told_at, event.reason)
-    elif kind == CANCEL_ENTRY_TOLD:
-        order_rules.cancel_entry(account, symbol, event.told_at, event.reason)
     elif kind == SYNC_TOLD:
         order_rules.sync_orders(account, symbol, symbol.time)
     elif kind == ORDERS_CHANGED:
@@ -475,31 +467,11 @@ def _obey(account: Record, symbols: Rows, event: Record) -> int:
     elif kind == LOOK_UP_TOLD:
         if event.reason != RESTART or order_rules.move(symbol.orders[event.order], UNKNOWN):
             order_rules.lookup(account, symbol, event.order, symbol.time, event.reason)
-    else:
-        return _obey_for_orders(account, symbols, event)
-    return 0
-
-
-@compiled_part
-def _obey_for_orders(account: Record, symbols: Rows, event: Record) -> int:
-    """Open a round trip or adopt an exit by hand, or answer a question."""
-    symbol = symbols[event.symbol]
-    if event.kind == ENTER_TOLD:
-        order_rules.enter(
-            account,
-            symbol,
-            event.told_at,
-            event.side,
-            event.quantity,
-            event.stop_distance,
-            event.take_profit_distance,
-            event.price,
-            event.bar,
-        )
-        return 0
-    if event.kind == EXIT_ADOPTED:
+    elif kind == EXIT_ADOPTED:
         return int(order_rules.adopt_exit(symbol, event.time, event.side, event.quantity, event.reason))
-    return _answer(account, symbols, event.symbol, event.code)
+    else:
+        return _answer(account, symbols, event.symbol, event.code)
+    return 0
 
 
 @compiled_part
@@ -513,6 +485,4 @@ def _answer(account: Record, symbols: Rows, place: int, question: int) -> int:
         return order_rules.orders_due(symbols[place])
     if question == WAKE_AT_BAR:
         return wake_at_bar(symbols[place])
-    if question == HAS_UNKNOWN:
-        return 1 if order_rules.has_unknown(symbols[place]) else 0
-    return 1 if order_rules.is_protected(symbols[place]) else 0
+    return 1 if order_rules.has_unknown(symbols[place]) else 0

@@ -15,7 +15,7 @@ from voltrade.bars import AGGREGATOR, VolumeBarAggregator, grown
 from voltrade.compiled import Rows, restored
 from voltrade.config import BarSettings
 from voltrade.errors import DataError
-from voltrade.model import BAR, BarPhase, Instrument, Signal, Trades
+from voltrade.model import BAR, BarPhase, Instrument, Trades
 from voltrade.signal_engine import SignalEngine
 
 _ROOM = 256
@@ -106,14 +106,6 @@ class Fold:
     def last_trade_id(self) -> int:
         """Id of the last trade, -1 before the first."""
         return int(self.aggregator.state["last_trade_id"][0])
-
-    def signals_since(self, count: int) -> list[Signal]:
-        """Return the signals of the bars from number `count` of the run on, in their order."""
-        signals = (
-            self.engine.signal(self._verdicts[row], self._bars[row], int(row))
-            for row in np.flatnonzero(self.verdicts["signal"][count:]) + count
-        )
-        return [signal for signal in signals if signal is not None]
 
     @property
     def fingerprint(self) -> bytes:

@@ -71,16 +71,12 @@ from voltrade.records import (
     ALERTED,
     ALGO_TOLD,
     CANCEL,
-    CANCEL_ENTRY_TOLD,
     CHANGED,
     CLOSED,
-    ENTER_TOLD,
     EXIT_ADOPTED,
     HALTED_BY_LATE_FILL,
     HALTED_BY_REFUSAL,
     HAS_UNKNOWN,
-    IS_PROTECTED,
-    LEAVE_TOLD,
     LOOK_UP_TOLD,
     LOOKUP,
     OF_ALGO,
@@ -186,11 +182,6 @@ class Order:
     @property
     def done(self) -> bool:
         return bool(self.row.is_foreign or self.row.child_done or self.state in DONE)
-
-    @property
-    def resting(self) -> bool:
-        """Known to be at the exchange and able to act."""
-        return not self.done and self.state not in ("PENDING_SUBMIT", "UNKNOWN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,11 +343,6 @@ class OrderMonitor:
         return self._books.ask(ORDERS_DUE, self._place)
 
     @property
-    def protected(self) -> bool:
-        """Whether the position in hand is whole, every fill told of is counted, and an acknowledged stop covers it."""
-        return bool(self._books.ask(IS_PROTECTED, self._place))
-
-    @property
     def orders(self) -> dict[str, Order]:
         """Every order by its client order id, as it is now."""
         return {name: self._order(number) for name, number in self._numbers.items()}
@@ -418,40 +404,6 @@ class OrderMonitor:
         """Whether it is known of every order of ours by which number the exchange names it, or that it still waits."""
         listed = _listed(snapshot)
         return all(order.id in listed or (order.algo and order.row.order_id) for order in self._live())
-
-    # --- decisions that come from outside --------------------------------------------------------------------------
-
-    def enter(
-        self,
-        time: int,
-        side: Side,
-        quantity: int,
-        *,
-        stop_distance: int,
-        take_profit_distance: int,
-        collar: int,
-        bar_number: int,
-    ) -> list[Output]:
-        """Open a round trip. Distances in ticks, `take_profit_distance` 0 for none; `collar` limits an `ioc_limit`."""
-        assert not self.in_hand, "one round trip at a time"
-        return self._react(
-            ENTER_TOLD,
-            told_at=time,
-            side=side,
-            quantity=quantity,
-            stop_distance=stop_distance,
-            take_profit_distance=take_profit_distance,
-            price=collar if self._execution.entry == "ioc_limit" else 0,
-            bar=bar_number,
-        )
-
-    def leave(self, time: int, reason: str) -> list[Output]:
-        """Leave the position at market, reduce-only; the stop stays until the position is gone."""
-        return self._react(LEAVE_TOLD, told_at=time, reason=self._books.number(reason))
-
-    def cancel_entry(self, time: int, reason: str) -> list[Output]:
-        """Cancel what is left of the entry, where it rests at the exchange."""
-        return self._react(CANCEL_ENTRY_TOLD, told_at=time, reason=self._books.number(reason))
 
     def _react(self, kind: int, **told: Any) -> list[Output]:
         return self._books.react(Event(kind, self._place, **told))

@@ -160,11 +160,11 @@ ACCOUNT = record_dtype(
 
 (
     ORDER_TOLD, ALGO_TOLD, REPLIED, TIMER_DUE, MARKED, FUNDED, TRANSFERRED, BARS_CLOSED, BREAKER_TOLD, STOPPED,
-    ENTER_TOLD, LEAVE_TOLD, CANCEL_ENTRY_TOLD, LOOK_UP_TOLD, EXIT_ADOPTED, SYNC_TOLD, ORDERS_CHANGED, ASKED,
-) = range(18)  # fmt: skip
+    LOOK_UP_TOLD, EXIT_ADOPTED, SYNC_TOLD, ORDERS_CHANGED, ASKED,
+) = range(15)  # fmt: skip
 """Kinds of events."""
 
-NEXT_DUE, IS_FINISHED, ORDERS_DUE, HAS_UNKNOWN, IS_PROTECTED, WAKE_AT_BAR = range(6)
+NEXT_DUE, IS_FINISHED, ORDERS_DUE, HAS_UNKNOWN, WAKE_AT_BAR = range(5)
 """What may be ASKED."""
 
 OF_ORDER, OF_ALGO = 1, 2
@@ -205,9 +205,6 @@ class Event(NamedTuple):
     """Wallet, mark price, or what the breaker is told."""
     reason: int = NONE
     side: int = 0
-    stop_distance: int = 0
-    take_profit_distance: int = 0
-    bar: int = -1
 
 
 EVENT = record_dtype([(name, np.bool_ if name == "is_alone" else np.int64) for name in Event._fields])
