@@ -42,7 +42,7 @@ from voltrade.model import (
     Side,
     Snapshot,
 )
-from voltrade.risk import CircuitBreaker
+from voltrade.risk import CLOSED, EQUITY, OPENED, CircuitBreaker
 
 TENTH = an_instrument("XUSDT", tick="0.1", step="0.01")
 """A tick of 0.1 and a lot of 0.01: a ticklot is 0.001 USDT."""
@@ -487,11 +487,8 @@ def a_snapshot(wallet: int, *fills: OrderUpdate, time: int = NOON) -> Snapshot:
 def left_behind(equity: int, day_equity: int, losses: int, trades: int) -> Adoption:
     """What a run of the same day left on the account, in USDT."""
     breaker = CircuitBreaker(Config().risk, NOON - MINUTE, day_equity * MONEY)
-    breaker.on_equity(NOON - MINUTE, equity * MONEY)
-    for _ in range(trades):
-        breaker.on_round_trip_opened(NOON - MINUTE)
-    for _ in range(losses):
-        breaker.on_round_trip_closed(NOON - MINUTE, -1)
+    for fact, amount in [(EQUITY, equity * MONEY), *trades * [(OPENED, 0)], *losses * [(CLOSED, -1)]]:
+        breaker.take(fact, NOON - MINUTE, amount)
     return Adoption(NOON, json.dumps({"breaker": breaker.state()}), "")
 
 

@@ -14,9 +14,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from voltrade import risk
-from voltrade.config import Config, RiskSettings
+from voltrade.books import Books
+from voltrade.config import Config, ExecutionSettings, ExitSettings, RiskSettings
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import DAY_MS, MONEY, NEVER, BreakerChange
+from voltrade.oms import OrderMonitor
+from voltrade.records import BREAKER_TOLD, Event
 from voltrade.risk import CircuitBreaker, limits_of, new_facts, position_size, stop_out_cost
 
 DAY = 20_000 * DAY_MS
@@ -362,14 +365,59 @@ def test_cooldown_runs_by_time_and_by_bars(last_exit, bars_since, cooldown_ms, c
 # --- circuit breaker --------------------------------------------------------------------------------------------------
 
 
-def a_breaker(time=NOON, equity=10_000, **settings) -> CircuitBreaker:
+class Breaker(CircuitBreaker):
+    """A breaker over the rows of an account, which is told facts as trading tells them; each call returns the notes."""
+
+    def __init__(self, settings, time, equity, rows=None):
+        self.books = Books()
+        OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "e", self.books)
+        self.books.account["is_open"], self.books.breaker = True, self
+        super().__init__(settings, time, equity, self.books.breaker_rows)
+
+    def tell(self, fact, time, amount=0) -> list[BreakerChange]:
+        self.books.account["now"] = time
+        return self.books.react(Event(BREAKER_TOLD, code=fact, amount=amount))
+
+    def on_equity(self, time, equity):
+        return self.tell(risk.EQUITY, time, equity)
+
+    def on_transfer(self, time, amount):
+        return self.tell(risk.TRANSFER, time, amount)
+
+    def on_round_trip_opened(self, time):
+        return self.tell(risk.OPENED, time)
+
+    def on_round_trip_closed(self, time, net):
+        return self.tell(risk.CLOSED, time, net)
+
+    def on_time(self, time):
+        return self.tell(risk.TIME, time)
+
+    def reduce(self, time):
+        return self.tell(risk.HOLD, time, risk.ACTIONS.index("block"))
+
+    def halt(self, time):
+        return self.tell(risk.HOLD, time, risk.CANCEL)
+
+    def flatten(self, time):
+        return self.tell(risk.HOLD, time, risk.FLATTEN)
+
+    def resume(self, time):
+        return self.tell(risk.RESUME, time)
+
+    @property
+    def next_due(self):
+        return risk.breaker_next_due(self._holds)
+
+
+def a_breaker(time=NOON, equity=10_000, **settings) -> Breaker:
     """Defaults: 3 % daily loss, 10 % drawdown, 5 losses, 50 trades, of a capital of 10,000."""
-    return CircuitBreaker(RiskSettings(**settings), time, equity * MONEY)
+    return Breaker(RiskSettings(**settings), time, equity * MONEY)
 
 
-def restarted(breaker: CircuitBreaker, **settings) -> CircuitBreaker:
+def restarted(breaker: CircuitBreaker, **settings) -> Breaker:
     """The breaker after its state went through JSON and a new process."""
-    return CircuitBreaker.restore(RiskSettings(**settings), json.loads(json.dumps(breaker.state())))
+    return Breaker.restore(RiskSettings(**settings), json.loads(json.dumps(breaker.state())))
 
 
 def told(changes: list[BreakerChange]) -> list[tuple[str, str, str]]:
@@ -387,11 +435,11 @@ def begin(breaker: CircuitBreaker, times: int, time=NOON) -> list[BreakerChange]
 def test_daily_loss_flattens_at_its_limit_until_the_next_utc_day():
     breaker = a_breaker()
     assert breaker.on_equity(NOON, 9_700 * MONEY + 1) == []
-    assert (breaker.mode, breaker.actions, breaker.code) == ("ACTIVE", frozenset(), "")
+    assert (breaker.mode, breaker.codes) == ("ACTIVE", ())
     assert breaker.on_equity(NOON, 9_700 * MONEY) == [
         BreakerChange(NOON, "DAILY_LOSS", "HALTED", "flatten", 300 * MONEY, 300 * MONEY, TOMORROW)
     ]
-    assert (breaker.mode, breaker.actions, breaker.code) == ("HALTED", {"cancel", "flatten"}, "DAILY_LOSS")
+    assert (breaker.mode, breaker.codes) == ("HALTED", ("DAILY_LOSS",))
     assert breaker.next_due == TOMORROW
     assert breaker.on_equity(NOON, 9_600 * MONEY) == []  # told once
     assert breaker.on_equity(NOON, 10_000 * MONEY) == []  # and holds though the loss is made good
@@ -434,7 +482,7 @@ def test_drawdown_is_from_the_peak_over_days_and_waits_for_a_person():
     )  # 10 % of 5,000
     assert breaker.on_equity(NOON + 5 * DAY_MS, 9_900 * MONEY) == [change]
     assert (breaker.next_due, breaker.on_time(NOON + 900 * DAY_MS)) == (NEVER, [])
-    assert told(breaker.resume(NOON + 900 * DAY_MS, "looked into it")) == [("DRAWDOWN", "resume", "ACTIVE")]
+    assert told(breaker.resume(NOON + 900 * DAY_MS)) == [("DRAWDOWN", "resume", "ACTIVE")]
     assert breaker.on_equity(NOON + 900 * DAY_MS, 9_900 * MONEY) == []  # measured from where the person resumed
     assert breaker.distances()["DRAWDOWN"] == (0, 500 * MONEY)
     assert told(breaker.on_equity(NOON + 900 * DAY_MS, 9_400 * MONEY)) == [("DRAWDOWN", "flatten", "HALTED")]
@@ -468,7 +516,7 @@ def test_a_losing_streak_blocks_for_four_hours_and_the_next_loss_again():
     breaker = a_breaker()
     assert lose(breaker, 4) == []
     assert lose(breaker, 1) == [BreakerChange(NOON, "LOSING_STREAK", "REDUCING", "block", 5, 5, NOON + 4 * HOUR)]
-    assert (breaker.mode, breaker.actions) == ("REDUCING", frozenset())
+    assert breaker.mode == "REDUCING"
     assert breaker.on_time(NOON + 4 * HOUR - 1) == []
     assert told(breaker.on_time(NOON + 4 * HOUR)) == [("LOSING_STREAK", "resume", "ACTIVE")]
     assert breaker.on_round_trip_closed(NOON + 5 * HOUR, 0) == []  # zero neither lengthens nor ends it
@@ -538,7 +586,8 @@ def test_trades_of_the_day_outlive_a_restart_but_not_the_day():
 def test_a_restart_resets_no_limit_and_releases_no_rule():
     breaker = a_breaker()
     breaker.on_equity(NOON, 9_700 * MONEY)
-    breaker.halt(NOON, "kill switch")
+    breaker.reason = "kill switch"
+    breaker.halt(NOON)
     again = restarted(breaker)
     assert again.state() == breaker.state()
     assert (again.mode, again.codes, again.next_due) == ("HALTED", ("DAILY_LOSS", "HALTED_BY_PERSON"), TOMORROW)
@@ -584,9 +633,9 @@ def test_rules_that_overlap_each_let_go_by_their_own_rule():
     lose(breaker, 5)
     breaker.on_equity(NOON, 8_900 * MONEY)
     assert breaker.codes == ("DAILY_LOSS", "DRAWDOWN", "LOSING_STREAK", "TRADES_PER_DAY")
-    assert (breaker.code, breaker.next_due) == ("DRAWDOWN", NOON + 4 * HOUR)
+    assert breaker.next_due == NOON + 4 * HOUR
     assert told(breaker.on_time(NOON + 4 * HOUR)) == [("LOSING_STREAK", "resume", "HALTED")]
-    assert told(breaker.resume(NOON + 5 * HOUR, "go on")) == [("DRAWDOWN", "resume", "HALTED")]
+    assert told(breaker.resume(NOON + 5 * HOUR)) == [("DRAWDOWN", "resume", "HALTED")]
     assert breaker.codes == ("DAILY_LOSS", "TRADES_PER_DAY")  # a person does not shorten what waits for a time
     assert told(breaker.on_time(TOMORROW)) == [
         ("DAILY_LOSS", "resume", "ACTIVE"),
@@ -595,21 +644,21 @@ def test_rules_that_overlap_each_let_go_by_their_own_rule():
 
 
 @pytest.mark.parametrize(
-    ("action", "resume", "mode", "actions", "resume_at"),
+    ("action", "resume", "mode", "resume_at"),
     [
-        ("block", "next_utc_day", "REDUCING", set(), TOMORROW),
-        ("cancel", "next_utc_day", "REDUCING", {"cancel"}, TOMORROW),
-        ("flatten", "next_utc_day", "HALTED", {"cancel", "flatten"}, TOMORROW),
-        ("block", "after_seconds", "REDUCING", set(), NOON + 4 * HOUR),
-        ("cancel", "after_seconds", "REDUCING", {"cancel"}, NOON + 4 * HOUR),
-        ("flatten", "after_seconds", "HALTED", {"cancel", "flatten"}, NOON + 4 * HOUR),
-        ("block", "person", "HALTED", set(), NEVER),
-        ("cancel", "person", "HALTED", {"cancel"}, NEVER),
-        ("flatten", "person", "HALTED", {"cancel", "flatten"}, NEVER),
+        ("block", "next_utc_day", "REDUCING", TOMORROW),
+        ("cancel", "next_utc_day", "REDUCING", TOMORROW),
+        ("flatten", "next_utc_day", "HALTED", TOMORROW),
+        ("block", "after_seconds", "REDUCING", NOON + 4 * HOUR),
+        ("cancel", "after_seconds", "REDUCING", NOON + 4 * HOUR),
+        ("flatten", "after_seconds", "HALTED", NOON + 4 * HOUR),
+        ("block", "person", "HALTED", NEVER),
+        ("cancel", "person", "HALTED", NEVER),
+        ("flatten", "person", "HALTED", NEVER),
     ],
 )
 @pytest.mark.parametrize("rule", ["daily_loss", "drawdown", "consecutive_losses", "trades_per_day"])
-def test_every_rule_takes_every_action_and_resumption(rule, action, resume, mode, actions, resume_at):
+def test_every_rule_takes_every_action_and_resumption(rule, action, resume, mode, resume_at):
     limit = {
         "daily_loss": {"max_daily_loss_fraction": 0.01},
         "drawdown": {"max_drawdown_fraction": 0.01},
@@ -624,48 +673,44 @@ def test_every_rule_takes_every_action_and_resumption(rule, action, resume, mode
     else:
         (change,) = breaker.on_equity(NOON, 9_900 * MONEY)
     assert (change.mode, change.action, change.resume_at) == (mode, action, resume_at)
-    assert (breaker.mode, breaker.actions, breaker.next_due) == (mode, actions, resume_at)
-    released = breaker.resume(NOON, "") if resume == "person" else breaker.on_time(resume_at)
+    assert (breaker.mode, breaker.next_due) == (mode, resume_at)
+    released = breaker.resume(NOON) if resume == "person" else breaker.on_time(resume_at)
     assert [(change.action, change.mode) for change in released] == [("resume", "ACTIVE")]
     assert breaker.on_equity(min(resume_at, TOMORROW), int(breaker.state()["equity"])) == []  # nor trips again at once
 
 
 @pytest.mark.parametrize(
-    ("command", "mode", "actions"),
-    [("reduce", "REDUCING", set()), ("halt", "HALTED", {"cancel"}), ("flatten", "HALTED", {"cancel", "flatten"})],
+    ("command", "mode", "action"),
+    [("reduce", "REDUCING", "block"), ("halt", "HALTED", "cancel"), ("flatten", "HALTED", "flatten")],
 )
-def test_a_person_stops_and_resumes(command, mode, actions):
+def test_a_person_stops_and_resumes(command, mode, action):
     breaker = a_breaker()
-    (change,) = getattr(breaker, command)(NOON, "I said so")
-    assert (change.rule, change.mode, change.resume_at) == ("HALTED_BY_PERSON", mode, NEVER)
-    assert (breaker.mode, breaker.actions, breaker.code) == (mode, actions, "HALTED_BY_PERSON")
-    assert breaker.detail("HALTED_BY_PERSON") == "I said so"
-    assert getattr(breaker, command)(NOON, "again") == []
+    assert getattr(breaker, command)(NOON) == [BreakerChange(NOON, "HALTED_BY_PERSON", mode, action, 0, 0, NEVER)]
+    assert (breaker.mode, breaker.codes) == (mode, ("HALTED_BY_PERSON",))
+    assert getattr(breaker, command)(NOON) == []
     assert breaker.on_time(NOON + 99 * DAY_MS) == []
-    assert told(breaker.resume(NOON + 99 * DAY_MS, "done")) == [("HALTED_BY_PERSON", "resume", "ACTIVE")]
-    assert breaker.resume(NOON + 99 * DAY_MS, "done") == []
+    assert told(breaker.resume(NOON + 99 * DAY_MS)) == [("HALTED_BY_PERSON", "resume", "ACTIVE")]
+    assert breaker.resume(NOON + 99 * DAY_MS) == []
 
 
 def test_a_person_may_change_what_is_wanted():
     breaker = a_breaker()
-    breaker.halt(NOON, "halt")
-    assert told(breaker.flatten(NOON, "out")) == [("HALTED_BY_PERSON", "flatten", "HALTED")]
-    assert told(breaker.reduce(NOON, "keep it")) == [("HALTED_BY_PERSON", "block", "REDUCING")]
+    breaker.halt(NOON)
+    assert told(breaker.flatten(NOON)) == [("HALTED_BY_PERSON", "flatten", "HALTED")]
+    assert told(breaker.reduce(NOON)) == [("HALTED_BY_PERSON", "block", "REDUCING")]
 
 
-def test_details_are_for_people():
-    breaker = a_breaker()
-    breaker.on_equity(NOON, 9_900 * MONEY)
-    assert breaker.detail("DAILY_LOSS") == "100.00000000 of 300.00000000"
-    assert breaker.detail("LOSING_STREAK") == "0 of 5"
+def test_distances_are_for_people():
+    assert risk.distance_text("DAILY_LOSS", 100 * MONEY, 300 * MONEY) == "100.00000000 of 300.00000000"
+    assert risk.distance_text("LOSING_STREAK", 0, 5) == "0 of 5"
 
 
 def test_the_breaker_fills_what_the_gates_ask():
     breaker = a_breaker(max_trades_per_day=1)
     breaker.on_round_trip_opened(NOON)
-    breaker.reduce(NOON, "")
+    breaker.reduce(NOON)
     entry = facts(daily_loss=True)  # of an earlier moment
-    breaker.fill(entry)
+    risk.fill_holds(entry, breaker._holds)
     assert codes(entry, limits()) == {"TRADES_PER_DAY", "HALTED_BY_PERSON"}
 
 
@@ -673,12 +718,11 @@ STEPS = st.lists(
     st.tuples(
         st.integers(0, 30 * HOUR),
         st.one_of(
-            st.tuples(st.just("on_equity"), st.integers(8_000 * MONEY, 11_000 * MONEY)),
-            st.tuples(st.just("on_transfer"), st.integers(-900 * MONEY, 900 * MONEY)),
-            st.tuples(st.just("on_round_trip_opened")),
-            st.tuples(st.just("on_round_trip_closed"), st.integers(-1, 1)),
-            st.tuples(st.just("on_time")),
-            st.tuples(st.sampled_from(["halt", "reduce", "flatten", "resume"]), st.just("person")),
+            st.tuples(st.just(risk.EQUITY), st.integers(8_000 * MONEY, 11_000 * MONEY)),
+            st.tuples(st.just(risk.TRANSFER), st.integers(-900 * MONEY, 900 * MONEY)),
+            st.tuples(st.just(risk.CLOSED), st.integers(-1, 1)),
+            st.tuples(st.just(risk.HOLD), st.integers(0, 2)),
+            st.tuples(st.sampled_from([risk.OPENED, risk.TIME, risk.RESUME]), st.just(0)),
         ),
     ),
     max_size=40,
@@ -689,16 +733,17 @@ STEPS = st.lists(
 @settings(max_examples=100, deadline=None)
 def test_compiled_plain_and_restarted_breakers_agree(steps, restart):
     chosen = {"max_consecutive_losses": 2, "max_trades_per_day": 3}
-    compiled, restarting, interpreted = (a_breaker(**chosen) for _ in range(3))
+    compiled, restarting = (a_breaker(**chosen) for _ in range(2))
+    interpreted = CircuitBreaker(RiskSettings(**chosen), NOON, 10_000 * MONEY)
     time, held = NOON, set()
-    for number, (later, (call, *arguments)) in enumerate(steps):
+    for number, (later, (fact, amount)) in enumerate(steps):
         time += later
         if number == restart:
             restarting = restarted(restarting, **chosen)
-        changes = getattr(compiled, call)(time, *arguments)
-        assert getattr(restarting, call)(time, *arguments) == changes
+        changes = compiled.tell(fact, time, amount)
+        assert restarting.tell(fact, time, amount) == changes
         with patch.multiple(risk, **{name: function.py_func for name, function in COMPILED.items()}):
-            assert getattr(interpreted, call)(time, *arguments) == changes
+            interpreted.take(fact, time, amount)
             assert interpreted.state() == compiled.state()
         # what was told is what holds, and nothing due is left over
         held -= {change.rule for change in changes if change.action == "resume"}

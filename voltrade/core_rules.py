@@ -71,13 +71,27 @@ def _note_change(account: Record, rule: int, resumed: bool) -> None:
     change = account.changes[at]
     change.time, change.rule, change.mode, change.resumed = account.now, rule, risk.breaker_mode(account.holds), resumed
     change.action = account.holds[rule]["action"]
-    change.measure, change.limit = 0, 0
-    if rule < len(account.breaker_rules):  # a person's hold measures nothing
-        change.measure = risk.breaker_measure(account.breaker, rule)
-        change.limit = risk.breaker_limit(account.breaker, account.breaker_rules, rule)
+    _note_measure(account, change, rule)
     change.resume_at = NEVER if resumed else account.holds[rule]["resume_at"]
     account.changes_count = at + 1
     add_output(account, CHANGED, 0, at, NONE, account.now)
+
+
+@compiled_part
+def _note_measure(account: Record, note: Record, rule: int) -> None:
+    """Note how far a rule of the breaker is; a person's hold, and what is no rule of it, measures nothing."""
+    note.measure, note.limit = 0, 0
+    if 0 <= rule < len(account.breaker_rules):
+        note.measure = risk.breaker_measure(account.breaker, rule)
+        note.limit = risk.breaker_limit(account.breaker, account.breaker_rules, rule)
+
+
+@compiled_part
+def heed_breaker(account: Record, symbols: Rows, fact: int, amount: int) -> None:
+    """Tell the breaker a fact, and carry out what it then wants."""
+    since = account.changes_count
+    tell_breaker(account, fact, amount)
+    apply_breaker_actions(account, symbols, since)
 
 
 @compiled_part
@@ -124,9 +138,7 @@ def value(account: Record, symbols: Rows, place: int) -> None:
     point.position, point.at_mark = symbol.quantity, symbol.mark_e8 != 0
     account.equity_count = at + 1
     add_output(account, VALUED, place, at, NONE, account.now)
-    since = account.changes_count
-    tell_breaker(account, risk.EQUITY, account.wallet + unrealised)
-    apply_breaker_actions(account, symbols, since)
+    heed_breaker(account, symbols, risk.EQUITY, account.wallet + unrealised)
 
 
 @compiled_part
@@ -146,9 +158,7 @@ def on_transfer(account: Record, symbols: Rows, wallet: int) -> None:
     amount = wallet - account.wallet
     account.transfers += amount
     account.wallet = wallet
-    since = account.changes_count
-    tell_breaker(account, risk.TRANSFER, amount)
-    apply_breaker_actions(account, symbols, since)
+    heed_breaker(account, symbols, risk.TRANSFER, amount)
 
 
 # --- orders -----------------------------------------------------------------------------------------------------------
@@ -243,9 +253,7 @@ def on_timer(account: Record, symbols: Rows) -> None:
         order_rules.on_time(account, symbol, symbol.time)
         after_orders(account, symbols, place, held)
     if account.is_open:
-        since = account.changes_count
-        tell_breaker(account, risk.TIME, 0)
-        apply_breaker_actions(account, symbols, since)
+        heed_breaker(account, symbols, risk.TIME, 0)
     if account.now >= account.end_at and account.end_reason == NONE:
         end(account, symbols, DURATION_END)
 
@@ -380,11 +388,7 @@ def _note_refusal(account: Record, symbol: Record, signal: Record, gate: int) ->
     at = note_row(account, account.refusals_count, len(account.refusals))
     refusal = account.refusals[at]
     refusal.time, refusal.bar, refusal.side, refusal.gate = account.now, signal.bar, signal.side, gate
-    refusal.measure, refusal.limit = 0, 0
-    rule = account.gate_rules[gate]
-    if 0 <= rule < len(account.breaker_rules):
-        refusal.measure = risk.breaker_measure(account.breaker, rule)
-        refusal.limit = risk.breaker_limit(account.breaker, account.breaker_rules, rule)
+    _note_measure(account, refusal, account.gate_rules[gate])
     account.refusals_count = at + 1
     add_output(account, TURNED_DOWN, symbol.place, at, NONE, account.now)
 
@@ -457,9 +461,7 @@ def _obey(account: Record, symbols: Rows, event: Record) -> int:
     if kind == STOPPED:
         stop(account, symbols, event.amount != 0, event.reason)
     elif kind == BREAKER_TOLD:
-        since = account.changes_count
-        tell_breaker(account, event.code, event.amount)
-        apply_breaker_actions(account, symbols, since)
+        heed_breaker(account, symbols, event.code, event.amount)
     elif kind == SYNC_TOLD:
         order_rules.sync_orders(account, symbol, symbol.time)
     elif kind == ORDERS_CHANGED:

@@ -101,7 +101,7 @@ from voltrade.records import (
     RefusalRow,
     TripRow,
 )
-from voltrade.risk import Gate
+from voltrade.risk import Gate, whole
 
 __all__ = [
     "ALGO_MOVES",
@@ -134,12 +134,6 @@ _STATE_NUMBERS = {state: number for number, state in enumerate(STATES)}
 _COMMANDS = {"submit": SUBMIT, "cancel": CANCEL, "lookup": LOOKUP}
 _OUTCOMES = {Outcome.ACCEPTED: ACCEPTED, Outcome.REFUSED: REFUSED, Outcome.UNKNOWN: UNANSWERED}
 _ABSENT_CODES = (-2013, -2011)
-
-
-def _whole(saved: Any) -> int:
-    if not isinstance(saved, int):
-        raise TypeError(f"must be a whole number, was {saved!r}")
-    return saved
 
 
 def _state_number(status: str) -> int:
@@ -876,7 +870,7 @@ class OrderMonitor:
         self._row["in_hand"], self._row["order_numbers"] = True, len(orders)
         trades = self._trade_ids_of(trip.id)
         for mine, name in zip(trades, ("entry_trade_ids", "exit_trade_ids"), strict=True):
-            mine += [_whole(trade) for trade in held[name]]
+            mine += [whole(trade) for trade in held[name]]
             self._fills.update(mine)
         for number, (order, saved) in enumerate(zip(orders, held["orders"], strict=True)):
             self._names[number], self._numbers[str(saved["id"])] = str(saved["id"]), number
@@ -897,4 +891,4 @@ class OrderMonitor:
             return self._books.number(str(saved))
         if name == "state":
             return STATES.index(saved)
-        return PURPOSES.index(Purpose(saved)) if name == "purpose" else _whole(saved)
+        return PURPOSES.index(Purpose(saved)) if name == "purpose" else whole(saved)

@@ -16,7 +16,7 @@ from voltrade.config import Config
 from voltrade.model import MONEY, Instrument, Snapshot, moment_text, money_text
 from voltrade.notify import Notifier
 from voltrade.permission import largest_notional
-from voltrade.risk import COUNTED, CircuitBreaker
+from voltrade.risk import COUNTED, TIME, CircuitBreaker
 from voltrade.wiring import Wiring
 
 CLOCK_WITHIN_MS = 1_000
@@ -68,7 +68,7 @@ def used_limits(config: Config, left: Mapping[str, Any], time: int) -> Check:
         time: now, ms UTC; a new day begins its own measures.
     """
     breaker = CircuitBreaker.restore(config.risk, left["breaker"])
-    breaker.on_time(time)
+    breaker.take(TIME, time)
     holding = [f"holds: {', '.join(breaker.codes)}"] if breaker.codes else []
     used = [
         f"{code} {measure} of {limit}" if code in COUNTED else f"{code} {_money(measure)} of {_money(limit)}"

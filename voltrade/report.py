@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter
 
-from voltrade import journal, measures
+from voltrade import journal, measures, risk
 from voltrade.compiled import Rows
 from voltrade.config import Config, RiskSettings
 from voltrade.errors import JournalError
@@ -841,7 +841,7 @@ def breaker_distances(run: Frames, settings: RiskSettings) -> pd.DataFrame:
         breaker = CircuitBreaker.restore(settings, begun)
     most = _used(breaker)
     for event in _breaker_events(run):
-        _tell(breaker, *event)
+        breaker.take(*event)
         most = {rule: max(part, most[rule]) for rule, part in _used(breaker).items()}
     tripped = run.breaker[run.breaker["action"] != "resume"]
     for rule, measure, limit in zip(tripped["rule"], tripped["measure"], tripped["limit"], strict=True):
@@ -855,36 +855,18 @@ def breaker_distances(run: Frames, settings: RiskSettings) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns, index=pd.Index(list(breaker.distances()), name="rule"))
 
 
-_OPENED, _CLOSED, _RESUMED, _VALUED = range(4)
-
-
 def _breaker_events(run: Frames) -> list[tuple[int, int, int]]:
-    """What the breaker was told in a run: times, kinds and amounts of money, in order."""
+    """What the breaker was told in a run: facts, times and amounts of money, by time, of one time the equity last."""
     entries = run.fills[run.fills["purpose"] == Purpose.ENTRY.name]
-    opened = entries[~entries["round_trip"].duplicated()]
-    resumed = run.operator.index[run.operator["action"] == "resume"]
-    events = [(_ms(time), _OPENED, 0) for time in opened.index]
-    events += [
-        (_ms(time), _CLOSED, round(net * MONEY))
-        for time, net in zip(run.round_trips.index, run.round_trips["net"], strict=True)
+    resumed = run.operator[run.operator["action"] == "resume"]
+    told: list[tuple[int, Any, float]] = [
+        *((risk.OPENED, time, 0.0) for time in entries.index[~entries["round_trip"].duplicated()]),
+        *((risk.CLOSED, time, net) for time, net in run.round_trips["net"].items()),
+        *((risk.RESUME, time, 0.0) for time in resumed.index),
+        *((risk.EQUITY, time, equity) for time, equity in run.equity["equity"].items()),
     ]
-    events += [(_ms(time), _RESUMED, 0) for time in resumed]
-    events += [
-        (_ms(time), _VALUED, round(value * MONEY))
-        for time, value in zip(run.equity.index, run.equity["equity"], strict=True)
-    ]
-    return sorted(events)
-
-
-def _tell(breaker: CircuitBreaker, time: int, kind: int, amount: int) -> None:
-    if kind == _OPENED:
-        breaker.on_round_trip_opened(time)
-    elif kind == _CLOSED:
-        breaker.on_round_trip_closed(time, amount)
-    elif kind == _RESUMED:
-        breaker.resume(time, "")
-    else:
-        breaker.on_equity(time, amount)
+    events = [(fact, _ms(time), round(amount * MONEY)) for fact, time, amount in told]
+    return sorted(events, key=lambda event: event[1])
 
 
 def _used(breaker: CircuitBreaker) -> dict[str, float]:

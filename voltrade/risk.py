@@ -22,7 +22,7 @@ import numpy.typing as npt
 from voltrade.compiled import compiled, record_dtype
 from voltrade.config import BreakerAction, Config, Resume, RiskSettings, milliseconds
 from voltrade.errors import DataError
-from voltrade.model import DAY_MS, MONEY, NEVER, BreakerChange, Instrument, money_text
+from voltrade.model import DAY_MS, MONEY, NEVER, Instrument, money_text
 
 Rows = npt.NDArray[np.void]
 """A structured array; one row unless said otherwise. Fields are read as `row["name"]`, compiled and plain alike."""
@@ -700,10 +700,10 @@ class CircuitBreaker:
     When a rule on equity lets go, its measure starts anew from the equity at that moment (else it would trip again at
     once); a count goes on counting, so the next losing round trip after a streak's pause trips it again.
 
-    Call `on_transfer` before the first `on_equity` that contains the transfer. Every method returns what changed.
+    A transfer is told before the first equity that contains it.
 
-    The rules are `breaker_step` and what it calls. Trading calls that over the same rows, not these methods: a rule
-    that is changed there changes everywhere, a method that is overridden here changes no trade.
+    The rules are `breaker_step` and what it calls. Trading calls that over the same rows, and notes what changed
+    (`core_rules.tell_breaker`); this class says what people and the next run must know of them.
     """
 
     def __init__(
@@ -721,46 +721,9 @@ class CircuitBreaker:
         self.reason = ""
         """What the person said who last halted, reduced or resumed."""
 
-    # what happens
-
-    def on_equity(self, time: int, equity: int) -> list[BreakerChange]:
-        """Take wallet + unrealised, at every mark price and fill."""
-        return self._step(EQUITY, time, equity)
-
-    def on_transfer(self, time: int, amount: int) -> list[BreakerChange]:
-        """Take a deposit (> 0) or withdrawal (< 0), which is neither profit nor loss."""
-        return self._step(TRANSFER, time, amount)
-
-    def on_round_trip_opened(self, time: int) -> list[BreakerChange]:
-        """Count a round trip at its first entry fill."""
-        return self._step(OPENED, time, 0)
-
-    def on_round_trip_closed(self, time: int, net: int) -> list[BreakerChange]:
-        """Take a round trip's net PnL: a loss lengthens the streak, a win ends it, zero does neither."""
-        return self._step(CLOSED, time, net)
-
-    def on_time(self, time: int) -> list[BreakerChange]:
-        """Let go what is due, and begin a new UTC day."""
-        return self._step(TIME, time, 0)
-
-    # what a person does
-
-    def reduce(self, time: int, reason: str) -> list[BreakerChange]:
-        """Allow only risk-reducing orders until a person resumes."""
-        return self._hold(time, "block", reason)
-
-    def halt(self, time: int, reason: str) -> list[BreakerChange]:
-        """Halt and cancel entries until a person resumes; the position keeps its stop."""
-        return self._hold(time, "cancel", reason)
-
-    def flatten(self, time: int, reason: str) -> list[BreakerChange]:
-        """Halt, cancel entries and close the position until a person resumes."""
-        return self._hold(time, "flatten", reason)
-
-    def resume(self, time: int, reason: str) -> list[BreakerChange]:
-        """Let go a person's hold and the rules that wait for a person; those that wait for a time go on holding."""
-        self.reason = reason
-        return self._step(RESUME, time, 0)
+    def take(self, fact: int, time: int, amount: int = 0) -> None:
+        """Take in a fact, as `breaker_step` does."""
+        breaker_step(self._state, self._holds, self._rules, fact, time, amount)
 
     # what holds
 
@@ -769,28 +732,9 @@ class CircuitBreaker:
         return MODES[breaker_mode(self._holds)]
 
     @property
-    def actions(self) -> frozenset[str]:
-        """What is wanted now: `cancel` (entries), or `flatten` and `cancel`; empty where entries are only blocked."""
-        wanted = max((int(hold["action"]) for hold in self._holds if hold["held"]), default=0)
-        return frozenset(ACTIONS[1 : wanted + 1])
-
-    @property
     def codes(self) -> tuple[str, ...]:
         """Refusal codes of all rules that hold."""
         return tuple(code for code, hold in zip(RULES, self._holds, strict=True) if hold["held"])
-
-    @property
-    def code(self) -> str:
-        """Refusal code of a rule that holds, the one that lets go last; empty where none does."""
-        if not self.codes:
-            return ""
-        last = max((rule for rule in range(len(RULES)) if self._holds[rule]["held"]), key=self._release_order)
-        return RULES[last]
-
-    @property
-    def next_due(self) -> int:
-        """When the next rule lets go by itself, ms; NEVER where none will."""
-        return breaker_next_due(self._holds)
 
     def distances(self) -> dict[str, tuple[int, int]]:
         """Return (measure, limit) of each measured rule: money for DAILY_LOSS and DRAWDOWN, counts for the others."""
@@ -798,21 +742,6 @@ class CircuitBreaker:
             code: (int(breaker_measure(self._state, rule)), int(breaker_limit(self._state, self._rules, rule)))
             for rule, code in enumerate(RULES[:_PERSON])
         }
-
-    def detail(self, code: str) -> str:
-        """Return one line for people on a rule: its measure and limit, or a person's reason."""
-        if code == RULES[_PERSON]:
-            return self.reason
-        return distance_text(code, *self.distances()[code])
-
-    def fill(self, facts: Rows) -> None:
-        """Write what holds into a row of FACTS."""
-        fill_holds(facts, self._holds)
-
-    @property
-    def rows(self) -> tuple[Rows, Rows, Rows]:
-        """State, holds and rules, as `breaker_step` takes them."""
-        return self._state, self._holds, self._rules
 
     # what outlives a run
 
@@ -839,10 +768,10 @@ class CircuitBreaker:
         breaker = cls(settings, 0, 0, rows)
         try:
             for name in BREAKER_STATE.names or ():
-                breaker._state[0][name] = _whole(state[name])
+                breaker._state[0][name] = whole(state[name])
             for code, hold in zip(RULES, breaker._holds, strict=True):
                 for name in BREAKER_HOLDS.names or ():
-                    hold[name] = _whole(state["holds"][code][name])
+                    hold[name] = whole(state["holds"][code][name])
                 if not 0 <= hold["action"] < len(ACTIONS):
                     raise ValueError(f"action of {code} was {hold['action']}")
             breaker.reason = str(state["reason"])
@@ -850,41 +779,9 @@ class CircuitBreaker:
             raise DataError(f"circuit breaker: the saved state is broken: {error!r}") from None
         return breaker
 
-    # how it does it
 
-    def _hold(self, time: int, action: BreakerAction, reason: str) -> list[BreakerChange]:
-        self.reason = reason
-        return self._step(HOLD, time, ACTIONS.index(action))
-
-    def _step(self, fact: int, time: int, amount: int) -> list[BreakerChange]:
-        bits = breaker_step(self._state, self._holds, self._rules, fact, time, amount)
-        if not bits:
-            return []
-        released = [self._change(time, rule, "resume") for rule in range(len(RULES)) if bits >> 8 >> rule & 1]
-        tripped = [
-            self._change(time, rule, ACTIONS[self._holds[rule]["action"]])
-            for rule in range(len(RULES))
-            if bits >> rule & 1
-        ]
-        return released + tripped
-
-    def _change(self, time: int, rule: int, action: str) -> BreakerChange:
-        measure, limit = self.distances().get(RULES[rule], (0, 0))
-        return BreakerChange(
-            time=time,
-            rule=RULES[rule],
-            mode=self.mode,
-            action=action,
-            measure=measure,
-            limit=limit,
-            resume_at=NEVER if action == "resume" else int(self._holds[rule]["resume_at"]),
-        )
-
-    def _release_order(self, rule: int) -> tuple[int, int]:
-        return int(self._holds[rule]["resume_at"]), rule
-
-
-def _whole(value: object) -> int:
+def whole(value: object) -> int:
+    """Return a value of a saved state that must be a whole number."""
     if not isinstance(value, int):
         raise TypeError(f"must be a whole number, was {value!r}")
     return value
