@@ -328,7 +328,7 @@ class Engine:
             found += f"; the ledger was taken over from {self._ledger.taken_over}"
         rows = [Check("goes on from", found)]
         if self._left is not None and self._left.state is not None:
-            rows.append(used_limits(wiring.config, self._left.state, wiring.clock()))
+            rows.append(used_limits(wiring.config, self._left.state, wiring.clock(), wiring.instrument.quote_asset))
         return rows
 
     def _recover(self) -> Replay | None:

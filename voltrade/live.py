@@ -40,7 +40,7 @@ from voltrade.model import (
     Trades,
     moment_text,
 )
-from voltrade.risk import COUNTED
+from voltrade.risk import distance_words
 
 log = logging.getLogger(__name__)
 
@@ -73,12 +73,6 @@ class Channel(Protocol):
 
     async def ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """Send a message and return the answer."""
-
-
-def _distance_text(code: str, measure: int, limit: int, quote: str) -> str:
-    if code in COUNTED:
-        return f"{measure} of {limit} round trips"
-    return f"{measure / MONEY:,.2f} of {limit / MONEY:,.2f} {quote}"
 
 
 class LiveTradingSystem:
@@ -148,7 +142,7 @@ class LiveTradingSystem:
             "wallet": f"{core.account.wallet / MONEY:,.2f} {quote}" if core.account else "",
             "paused": core.paused,
             "breaker": core.breaker.mode if core.breaker else "",
-            "distances": {code: _distance_text(code, *far, quote) for code, far in core.breaker.distances().items()}
+            "distances": {code: distance_words(code, *far, quote) for code, far in core.breaker.distances().items()}
             if core.breaker
             else {},
         }

@@ -16,7 +16,7 @@ from voltrade.config import Config
 from voltrade.model import MONEY, Instrument, Snapshot, moment_text, money_text
 from voltrade.notify import Notifier
 from voltrade.permission import largest_notional
-from voltrade.risk import COUNTED, TIME, CircuitBreaker
+from voltrade.risk import TIME, CircuitBreaker, distance_words
 from voltrade.wiring import Wiring
 
 CLOCK_WITHIN_MS = 1_000
@@ -60,21 +60,18 @@ async def preflight(wiring: Wiring) -> list[Check]:
     return [*checks, *_account(snapshot, config), *_market(wiring.instrument), *_limits(config)]
 
 
-def used_limits(config: Config, left: Mapping[str, Any], time: int) -> Check:
+def used_limits(config: Config, left: Mapping[str, Any], time: int, quote: str) -> Check:
     """What the account's last run left used of the limits, as the circuit breaker will count on from it.
 
     Args:
         left: its state, as `TradingCore.state` says.
         time: now, ms UTC; a new day begins its own measures.
+        quote: the quote asset.
     """
     breaker = CircuitBreaker.restore(config.risk, left["breaker"])
     breaker.take(TIME, time)
     holding = [f"holds: {', '.join(breaker.codes)}"] if breaker.codes else []
-    used = [
-        f"{code} {measure} of {limit}" if code in COUNTED else f"{code} {_money(measure)} of {_money(limit)}"
-        for code, (measure, limit) in breaker.distances().items()
-        if measure > 0
-    ]
+    used = [f"{code} {distance_words(code, *far, quote)}" for code, far in breaker.distances().items() if far[0] > 0]
     return Check("limits already used", "; ".join([*holding, *used]) or "none")
 
 
@@ -160,10 +157,6 @@ def _limits(config: Config) -> list[Check]:
 
 def _percent(rate_e8: int) -> str:
     return f"{Decimal(rate_e8) / MONEY * 100:f} %"
-
-
-def _money(amount: int) -> str:
-    return _round(money_text(amount))
 
 
 def _round(text: str) -> str:

@@ -684,6 +684,13 @@ def distance_text(code: str, measure: int, limit: int) -> str:
     return f"{money_text(measure)} of {money_text(limit)}"
 
 
+def distance_words(code: str, measure: int, limit: int, quote: str) -> str:
+    """Say the same in short, with its unit."""
+    if code in COUNTED:
+        return f"{measure} of {limit} round trips"
+    return f"{measure / MONEY:,.2f} of {limit / MONEY:,.2f} {quote}"
+
+
 class CircuitBreaker:
     """Stops new risk when a limit is reached; one for the account, all times in ms UTC, all amounts in money.
 
