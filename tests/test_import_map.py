@@ -78,7 +78,7 @@ MAY_IMPORT = {
     "ctl": "errors record",
     "measures": "errors model compiled",
     "frames": f"{BASE} risk",
-    "report": f"measures {BASE} risk oms journal frames",
+    "report": f"measures {BASE} risk order_states journal frames",
     # exchanges
     "exchange.messages": BASE,
     "exchange.outcomes": BASE,
@@ -108,7 +108,7 @@ MAY_IMPORT = {
     # a session's process: its exchange, its history, its checks, its socket
     "wiring": f"{BASE} credentials permission live exchange.binance exchange.paper exchange.tape",
     "warmup": f"{BASE} bars exchange.binance exchange.messages",
-    "notify": f"{BASE} credentials oms risk",
+    "notify": f"{BASE} credentials order_states risk",
     "preflight": f"{BASE} notify permission risk wiring exchange.paper",
     "doctor": f"{BASE} credentials ledger notify permission wiring preflight",
     "control": BASE,

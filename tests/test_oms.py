@@ -34,20 +34,20 @@ from voltrade.model import (
     Snapshot,
     TakeSnapshot,
 )
-from voltrade.oms import (
+from voltrade.oms import OrderMonitor
+from voltrade.order_states import (
     ALGO_MOVES,
     DONE,
+    EXPECTED,
     MOVES,
     PROTECT_WITHIN_MS,
     REACTIONS,
     RESIZE_EVERY_MS,
     AlgoState,
-    OrderMonitor,
     OrderState,
     Reaction,
     refused_text,
 )
-from voltrade.order_states import EXPECTED
 
 ENTRY, STOP, TARGET = "vt-e-1e1", "vt-e-1s1", "vt-e-1t1"
 

@@ -261,15 +261,15 @@ UPKEEP: dict[str, tuple[Edit, ...]] = {
     "order_rules.enter": (
         Edit(
             ORDERS,
-            "new_order(symbol, time, ENTRY, side, quantity, SIGNALLED)",
-            "new_order(symbol, time, ENTRY, side, quantity // 2, SIGNALLED)",
+            "new_order(symbol, time, states.ENTRY, side, quantity, states.SIGNALLED)",
+            "new_order(symbol, time, states.ENTRY, side, quantity // 2, states.SIGNALLED)",
         ),
     ),
     "order_rules.leave_for": (
         Edit(
             ORDERS,
-            "    if position.leave_reason == NONE:\n        position.leave_reason = reason\n",
-            "    if position.leave_reason == NONE and (reason != BY_TIME or position.id % 2):\n"
+            "    if position.leave_reason == states.NONE:\n        position.leave_reason = reason\n",
+            "    if position.leave_reason == states.NONE and (reason != states.BY_TIME or position.id % 2):\n"
             "        position.leave_reason = reason\n",
         ),
     ),
@@ -279,8 +279,8 @@ UPKEEP: dict[str, tuple[Edit, ...]] = {
     "order_rules._on_refused": (
         Edit(
             ORDERS,
-            "        if reaction in (RETRY, RECONCILE) and position",
-            "        if reaction in (RETRY, RECONCILE, LEAVE) and position",
+            "        if reaction in (states.RETRY, states.RECONCILE) and position",
+            "        if reaction in (states.RETRY, states.RECONCILE, states.LEAVE) and position",
         ),
     ),
     "order_rules.on_time": (

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from voltrade import core_rules, risk
+from voltrade import core_rules, records, risk
 from voltrade.account import Account, Position
 from voltrade.books import Books
 from voltrade.compiled import BARE, Rows, compile_for, plain, rows_of
@@ -52,21 +52,6 @@ from voltrade.model import (
 )
 from voltrade.oms import OrderMonitor
 from voltrade.order_states import NONE
-from voltrade.records import (
-    ACCOUNT,
-    BARS_CLOSED,
-    BREAKER_TOLD,
-    FUNDED,
-    IS_FINISHED,
-    MARKED,
-    NEXT_DUE,
-    SIGNAL,
-    STOPPED,
-    SYMBOL,
-    TIMER_DUE,
-    TRANSFERRED,
-    WAKE_AT_BAR,
-)
 from voltrade.records import Event as Told
 from voltrade.risk import CircuitBreaker
 from voltrade.signal_engine import SignalEngine, refuse_other_overrides
@@ -106,7 +91,7 @@ def _decide(accounts: Rows, symbols: Rows, place: int, signals: Rows) -> None:
 @cache
 def _step() -> Callable[[Rows, Rows, int, Rows], None]:
     """`on_signal` for one signal, compiled when it is first needed."""
-    kinds = (rows_of(ACCOUNT), rows_of(SYMBOL), types.int64, rows_of(SIGNAL))
+    kinds = (rows_of(records.ACCOUNT), rows_of(records.SYMBOL), types.int64, rows_of(records.SIGNAL))
     return compile_for(_decide, types.void(*kinds), **BARE)  # type: ignore[no-any-return]
 
 
@@ -166,7 +151,7 @@ class TradingCore:
         if engine is None and config.session.rule:
             raise ConfigError(f"rule: the engine of {config.session.rule} must be given with it")
         self._books = Books(1 + len(others))
-        self._signal = np.zeros(1, SIGNAL)
+        self._signal = np.zeros(1, records.SIGNAL)
         row = self._books.account
         core_rules.set_gates(row, GATES)
         row["flatten_at_end"] = config.session.on_duration_end == "flatten"
@@ -241,7 +226,7 @@ class TradingCore:
 
         Always later than the last `Timer`, so that no loop that delivers what is due can stand still.
         """
-        return self._books.ask(NEXT_DUE)
+        return self._books.ask(records.NEXT_DUE)
 
     @property
     def last_trade_id(self) -> int:
@@ -251,7 +236,7 @@ class TradingCore:
     @property
     def finished(self) -> bool:
         """Whether the session's time is over and its stop policy has been carried out."""
-        return bool(self._books.ask(IS_FINISHED))
+        return bool(self._books.ask(records.IS_FINISHED))
 
     def end_of_tape(self, time: int) -> Operator:
         """Return the command that ends a session whose tape has nothing more."""
@@ -342,13 +327,13 @@ class TradingCore:
 
     def _wake_at_bar(self, desk: Desk) -> int:
         """Number of bars at which the position in hand is held long enough."""
-        return self._books.ask(WAKE_AT_BAR, desk.place)
+        return self._books.ask(records.WAKE_AT_BAR, desk.place)
 
     def _on_bars(self, desk: Desk, before: int) -> list[Output]:
         outputs: list[Output] = []
         for bar in np.flatnonzero(desk.fold.verdicts["signal"][before:]) + before:
             outputs += self._on_signal(desk, int(bar))
-        return outputs + self._books.react(Told(BARS_CLOSED, desk.place))
+        return outputs + self._books.react(Told(records.BARS_CLOSED, desk.place))
 
     def _on_signal(self, desk: Desk, bar: int) -> list[Output]:
         """Let a bar whose rule wants an entry pass the gates; see `core_rules`."""
@@ -380,7 +365,7 @@ class TradingCore:
 
     def _on_mark(self, mark: MarkPrice) -> list[Output]:
         desk = self.desks[mark.symbol]
-        outputs = self._books.react(Told(MARKED, desk.place, amount=mark.price_e8))
+        outputs = self._books.react(Told(records.MARKED, desk.place, amount=mark.price_e8))
         return [*outputs, *self._watch_bars(desk)]
 
     def _watch_bars(self, desk: Desk) -> list[Output]:
@@ -399,12 +384,12 @@ class TradingCore:
         if not row["is_open"] or update.reason == "ORDER":
             return []
         if update.reason == "FUNDING_FEE":
-            return self._books.react(Told(FUNDED, amount=update.wallet))
+            return self._books.react(Told(records.FUNDED, amount=update.wallet))
         amount = update.wallet - int(row["wallet"])
         if not amount:
             return []
         alert = Alert(self.time, "TRANSFER", f"{update.reason}: {money_text(amount)}")
-        return [alert, *self._books.react(Told(TRANSFERRED, amount=update.wallet))]
+        return [alert, *self._books.react(Told(records.TRANSFERRED, amount=update.wallet))]
 
     def _on_snapshot(self, snapshot: Snapshot) -> list[Output]:
         desk = self.desks[snapshot.symbol]
@@ -458,7 +443,7 @@ class TradingCore:
     # --- time, links, people ---------------------------------------------------------------------------------------
 
     def _on_timer(self, timer: Timer) -> list[Output]:
-        return self._books.react(Told(TIMER_DUE))
+        return self._books.react(Told(records.TIMER_DUE))
 
     def _on_link(self, link: Link) -> list[Output]:
         outputs: list[Output] = []
@@ -496,7 +481,7 @@ class TradingCore:
             row["end_reason"] = self._books.number(reason)
         if command.action in ("flatten", "protect"):
             flatten = command.action == "flatten"
-            return self._books.react(Told(STOPPED, amount=flatten, reason=self._books.number(reason)))
+            return self._books.react(Told(records.STOPPED, amount=flatten, reason=self._books.number(reason)))
         if command.action == "pause":
             row["paused"] = self._books.number(reason)
             return []
@@ -508,7 +493,7 @@ class TradingCore:
             return []
         breaker.reason = reason
         fact, amount = _HOLDS[command.action]
-        return self._books.react(Told(BREAKER_TOLD, code=fact, amount=amount))
+        return self._books.react(Told(records.BREAKER_TOLD, code=fact, amount=amount))
 
 
 _HOLDS = {

@@ -10,42 +10,12 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
-from voltrade import order_rules, risk
+from voltrade import order_rules, records, risk
+from voltrade import order_states as states
 from voltrade.account import value_at_mark
 from voltrade.compiled import Record, Rows, bind, compiled, compiled_part
 from voltrade.model import NEVER, CloseReason
-from voltrade.order_states import BY_TIME, DURATION_END, NONE, OPPOSITE_SIGNAL, RESTART, UNKNOWN
-from voltrade.records import (
-    ALGO_TOLD,
-    BARS_CLOSED,
-    BREAKER_TOLD,
-    CANCEL,
-    CHANGED,
-    EXIT_ADOPTED,
-    FUNDED,
-    IS_FINISHED,
-    LOOK_UP_TOLD,
-    MARKED,
-    NEXT_DUE,
-    OF_ALGO,
-    OF_ORDER,
-    ORDER_TOLD,
-    ORDERS_CHANGED,
-    ORDERS_DUE,
-    REPLIED,
-    SNAPSHOT,
-    SPARE,
-    STOPPED,
-    SUBMIT,
-    SYNC_TOLD,
-    TIMER_DUE,
-    TRANSFERRED,
-    TURNED_DOWN,
-    VALUED,
-    WAKE_AT_BAR,
-    add_output,
-    note_row,
-)
+from voltrade.records import add_output, note_row
 
 DAY_END = int(CloseReason.DAY_END)
 
@@ -74,7 +44,7 @@ def _note_change(account: Record, rule: int, resumed: bool) -> None:
     _note_measure(account, change, rule)
     change.resume_at = NEVER if resumed else account.holds[rule]["resume_at"]
     account.changes_count = at + 1
-    add_output(account, CHANGED, 0, at, NONE, account.now)
+    add_output(account, records.CHANGED, 0, at, states.NONE, account.now)
 
 
 @compiled_part
@@ -137,7 +107,7 @@ def value(account: Record, symbols: Rows, place: int) -> None:
     point.time, point.wallet, point.unrealised = account.now, account.wallet, unrealised
     point.position, point.at_mark = symbol.quantity, symbol.mark_e8 != 0
     account.equity_count = at + 1
-    add_output(account, VALUED, place, at, NONE, account.now)
+    add_output(account, records.VALUED, place, at, states.NONE, account.now)
     heed_breaker(account, symbols, risk.EQUITY, account.wallet + unrealised)
 
 
@@ -213,16 +183,16 @@ def on_reply(account: Record, symbols: Rows, event: Record) -> None:
     """Take the answer to a command, and what it tells of its order."""
     symbol, row, now = symbols[event.symbol], event.order, symbols[event.symbol].time
     held = order_rules.open_quantity(symbol)
-    if event.command == SUBMIT:
+    if event.command == records.SUBMIT:
         order_rules.on_submitted(account, symbol, row, event.time, event.outcome, event.code)
-    elif event.command == CANCEL:
+    elif event.command == records.CANCEL:
         order_rules.on_canceled(account, symbol, row, event.time, event.outcome)
     else:
         order_rules.on_looked_up(account, symbol, row, event.time, event.outcome, event.status)
-    if event.told & OF_ORDER:
+    if event.told & records.OF_ORDER:
         symbol.time = max(symbol.time, event.told_at)
         order_rules.take_order(account, symbol, row, event.status, event.reported, event.order_id, symbol.time)
-    if event.told & OF_ALGO:
+    if event.told & records.OF_ALGO:
         symbol.time = max(symbol.time, event.algo_told_at)
         order_rules.take_algo(account, symbol, row, event.algo_status, event.order_id, symbol.time)
     order_rules.sync_orders(account, symbol, now)
@@ -235,7 +205,7 @@ def on_reply(account: Record, symbols: Rows, event: Record) -> None:
 @compiled_part
 def next_due(account: Record, symbols: Rows) -> int:
     """When a timer is wanted, ms; always later than the last, so that no loop that delivers it can stand still."""
-    due: int = account.end_at if account.end_reason == NONE else NEVER
+    due: int = account.end_at if account.end_reason == states.NONE else NEVER
     for place in range(len(symbols)):
         due = min(due, order_rules.orders_due(symbols[place]))
     due = min(due, risk.breaker_next_due(account.holds))
@@ -254,8 +224,8 @@ def on_timer(account: Record, symbols: Rows) -> None:
         after_orders(account, symbols, place, held)
     if account.is_open:
         heed_breaker(account, symbols, risk.TIME, 0)
-    if account.now >= account.end_at and account.end_reason == NONE:
-        end(account, symbols, DURATION_END)
+    if account.now >= account.end_at and account.end_reason == states.NONE:
+        end(account, symbols, states.DURATION_END)
 
 
 @compiled_part
@@ -275,13 +245,13 @@ def stop(account: Record, symbols: Rows, flatten: bool, reason: int) -> None:
         else:
             order_rules.cancel_entry(account, symbols[place], account.now, reason)
             if symbols[place].in_hand:  # the session ends when the exchange has confirmed what it leaves behind
-                add_output(account, SNAPSHOT, place, -1, reason, account.now)
+                add_output(account, records.SNAPSHOT, place, -1, reason, account.now)
 
 
 @compiled_part
 def is_finished(account: Record, symbols: Rows) -> bool:
     """Whether the session's time is over and its stop policy has been carried out."""
-    if account.end_reason == NONE:
+    if account.end_reason == states.NONE:
         return False
     for place in range(len(symbols)):
         if symbols[place].in_hand and not (account.keep and _rests(account, symbols[place])):
@@ -311,7 +281,7 @@ def wake_at_bar(symbol: Record) -> int:
 def on_bars(account: Record, symbol: Record) -> None:
     """After bars have closed and their signals were taken: leave a position that was held for enough of them."""
     if symbol.bars >= wake_at_bar(symbol):
-        order_rules.close_position(account, symbol, account.now, BY_TIME)
+        order_rules.close_position(account, symbol, account.now, states.BY_TIME)
 
 
 @compiled
@@ -344,9 +314,9 @@ def fill_facts(account: Record, symbol: Record, signal: Record) -> None:
     fact["last_bar"] = signal.last_bar
     fact["tainted"] = signal.tainted
     fact["day_end"] = signal.day_end
-    fact["paused"] = account.paused != NONE
+    fact["paused"] = account.paused != states.NONE
     fact["reconciled"] = symbol.reconciled
-    fact["unknown_orders"] = order_rules.has_unknown(symbol) or not order_rules.has_room(symbol, SPARE)
+    fact["unknown_orders"] = order_rules.has_unknown(symbol) or not order_rules.has_room(symbol, records.SPARE)
     fact["round_trips"] = symbol.in_hand
     fact["last_exit_time"] = symbol.last_exit_time
     fact["bars_since_exit"] = signal.bar + 1 - symbol.last_exit_bar
@@ -360,7 +330,7 @@ def fill_facts(account: Record, symbol: Record, signal: Record) -> None:
 def _on_signal(account: Record, symbol: Record, signal: Record) -> None:
     """Leave on an opposite signal; enter where every gate lets the signal pass. FIRST_REFUSAL is bound."""
     if symbol.in_hand and symbol.position.side != signal.side and symbol.settings.exit_on_opposite_signal:
-        order_rules.close_position(account, symbol, account.now, OPPOSITE_SIGNAL)
+        order_rules.close_position(account, symbol, account.now, states.OPPOSITE_SIGNAL)
     fill_facts(account, symbol, signal)
     gate = FIRST_REFUSAL(symbol.facts, symbol.limits)  # type: ignore[name-defined]  # noqa: F821
     if gate < account.gate_count:
@@ -390,7 +360,7 @@ def _note_refusal(account: Record, symbol: Record, signal: Record, gate: int) ->
     refusal.time, refusal.bar, refusal.side, refusal.gate = account.now, signal.bar, signal.side, gate
     _note_measure(account, refusal, account.gate_rules[gate])
     account.refusals_count = at + 1
-    add_output(account, TURNED_DOWN, symbol.place, at, NONE, account.now)
+    add_output(account, records.TURNED_DOWN, symbol.place, at, states.NONE, account.now)
 
 
 def _first_refusal(facts: Rows, limits: Rows) -> int:
@@ -432,22 +402,22 @@ def react(account: Record, symbols: Rows, event: Record) -> int:
     """Take an event; return what was asked for, where it asks."""
     kind, symbol = event.kind, symbols[event.symbol]
     symbol.time = max(symbol.time, event.time)
-    if kind == ORDER_TOLD:
+    if kind == records.ORDER_TOLD:
         on_order(account, symbols, event)
-    elif kind == ALGO_TOLD:
+    elif kind == records.ALGO_TOLD:
         on_algo(account, symbols, event)
-    elif kind == REPLIED:
+    elif kind == records.REPLIED:
         on_reply(account, symbols, event)
-    elif kind == TIMER_DUE:
+    elif kind == records.TIMER_DUE:
         on_timer(account, symbols)
-    elif kind == MARKED:
+    elif kind == records.MARKED:
         symbol.mark_e8 = event.amount
         value(account, symbols, event.symbol)
-    elif kind == FUNDED:
+    elif kind == records.FUNDED:
         on_funding(account, symbols, event.amount)
-    elif kind == TRANSFERRED:
+    elif kind == records.TRANSFERRED:
         on_transfer(account, symbols, event.amount)
-    elif kind == BARS_CLOSED:
+    elif kind == records.BARS_CLOSED:
         on_bars(account, symbol)
     else:
         return _obey(account, symbols, event)
@@ -458,18 +428,18 @@ def react(account: Record, symbols: Rows, event: Record) -> int:
 def _obey(account: Record, symbols: Rows, event: Record) -> int:
     """Do what only live trading asks for: a person, a snapshot, or an order that isn't ours."""
     kind, symbol = event.kind, symbols[event.symbol]
-    if kind == STOPPED:
+    if kind == records.STOPPED:
         stop(account, symbols, event.amount != 0, event.reason)
-    elif kind == BREAKER_TOLD:
+    elif kind == records.BREAKER_TOLD:
         heed_breaker(account, symbols, event.code, event.amount)
-    elif kind == SYNC_TOLD:
+    elif kind == records.SYNC_TOLD:
         order_rules.sync_orders(account, symbol, symbol.time)
-    elif kind == ORDERS_CHANGED:
+    elif kind == records.ORDERS_CHANGED:
         after_orders(account, symbols, event.symbol, event.amount)
-    elif kind == LOOK_UP_TOLD:
-        if event.reason != RESTART or order_rules.move(symbol.orders[event.order], UNKNOWN):
+    elif kind == records.LOOK_UP_TOLD:
+        if event.reason != states.RESTART or order_rules.move(symbol.orders[event.order], states.UNKNOWN):
             order_rules.lookup(account, symbol, event.order, symbol.time, event.reason)
-    elif kind == EXIT_ADOPTED:
+    elif kind == records.EXIT_ADOPTED:
         return int(order_rules.adopt_exit(symbol, event.time, event.side, event.quantity, event.reason))
     else:
         return _answer(account, symbols, event.symbol, event.code)
@@ -479,12 +449,12 @@ def _obey(account: Record, symbols: Rows, event: Record) -> int:
 @compiled_part
 def _answer(account: Record, symbols: Rows, place: int, question: int) -> int:
     """Answer what live trading asks between two events."""
-    if question == NEXT_DUE:
+    if question == records.NEXT_DUE:
         return next_due(account, symbols)
-    if question == IS_FINISHED:
+    if question == records.IS_FINISHED:
         return 1 if is_finished(account, symbols) else 0
-    if question == ORDERS_DUE:
+    if question == records.ORDERS_DUE:
         return order_rules.orders_due(symbols[place])
-    if question == WAKE_AT_BAR:
+    if question == records.WAKE_AT_BAR:
         return wake_at_bar(symbols[place])
     return 1 if order_rules.has_unknown(symbols[place]) else 0

@@ -42,7 +42,7 @@ from voltrade.model import (
     Snapshot,
     printable,
 )
-from voltrade.oms import DONE, STATUS_ALIASES
+from voltrade.order_states import DONE, STATUS_ALIASES
 from voltrade.risk import COUNTED
 
 ADDRESSES, ADDRESS_FILE = "VOLTRADE_NOTIFY", "VOLTRADE_NOTIFY_FILE"

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from voltrade import order_states as states
 from voltrade import records, row_facts, saved_orders
 from voltrade.books import Books
 from voltrade.config import ExecutionSettings, ExitSettings
@@ -39,59 +40,10 @@ from voltrade.model import (
     WorkingType,
     money_text,
 )
-from voltrade.order_states import (
-    ABSENCE_ANSWERS,
-    ABSENCE_MARGIN_MS,
-    ABSENT,
-    ACCEPTED,
-    ALGO_MOVES,
-    DONE,
-    DOUBLINGS,
-    FORCED,
-    MOVES,
-    NOT_LISTED,
-    OTHER,
-    PROTECT_WITHIN_MS,
-    PURPOSES,
-    REACTIONS,
-    REFUSED,
-    RESIZE_EVERY_MS,
-    RESTART,
-    RETRY_AFTER_MS,
-    STATES,
-    STATUS_ALIASES,
-    STOP_TRIES,
-    UNANSWERED,
-    AlgoState,
-    OrderState,
-    Reaction,
-    refused_text,
-)
+from voltrade.order_states import PURPOSES, STATES, AlgoState, OrderState
 from voltrade.records import (
-    ALERTED,
-    ALGO_TOLD,
-    CANCEL,
-    CHANGED,
-    CLOSED,
-    EXIT_ADOPTED,
-    HALTED_BY_LATE_FILL,
-    HALTED_BY_REFUSAL,
-    HAS_UNKNOWN,
-    LOOK_UP_TOLD,
-    LOOKUP,
-    OF_ALGO,
-    OF_ORDER,
-    ORDER_TOLD,
-    ORDERS_CHANGED,
-    ORDERS_DUE,
-    REPLIED,
     ROWS,
-    SNAPSHOT,
     SPARE,
-    SUBMIT,
-    SYNC_TOLD,
-    TIMER_DUE,
-    VALUED,
     AlertRow,
     ChangeRow,
     EquityRow,
@@ -103,23 +55,7 @@ from voltrade.records import (
 )
 from voltrade.risk import Gate, whole
 
-__all__ = [
-    "ALGO_MOVES",
-    "DONE",
-    "MOVES",
-    "PROTECT_WITHIN_MS",
-    "REACTIONS",
-    "RESIZE_EVERY_MS",
-    "RETRY_AFTER_MS",
-    "STATUS_ALIASES",
-    "STOP_TRIES",
-    "AlgoState",
-    "Holding",
-    "Order",
-    "OrderMonitor",
-    "OrderState",
-    "Reaction",
-]
+__all__ = ["AlgoState", "Holding", "Order", "OrderMonitor", "OrderState"]
 
 VERSION = 2
 """Of the saved state."""
@@ -131,13 +67,13 @@ REALISED_TOLERANCE = 100
 """Money by which the exchange's PnL of a fill may differ from ours before a person is told."""
 
 _STATE_NUMBERS = {state: number for number, state in enumerate(STATES)}
-_COMMANDS = {"submit": SUBMIT, "cancel": CANCEL, "lookup": LOOKUP}
-_OUTCOMES = {Outcome.ACCEPTED: ACCEPTED, Outcome.REFUSED: REFUSED, Outcome.UNKNOWN: UNANSWERED}
+_COMMANDS = {"submit": records.SUBMIT, "cancel": records.CANCEL, "lookup": records.LOOKUP}
+_OUTCOMES = {Outcome.ACCEPTED: states.ACCEPTED, Outcome.REFUSED: states.REFUSED, Outcome.UNKNOWN: states.UNANSWERED}
 _ABSENT_CODES = (-2013, -2011)
 
 
 def _state_number(status: str) -> int:
-    return _STATE_NUMBERS.get(status, OTHER)
+    return _STATE_NUMBERS.get(status, states.OTHER)
 
 
 # --- for people and tests: copies of what the records say -------------------------------------------------------------
@@ -175,7 +111,7 @@ class Order:
 
     @property
     def done(self) -> bool:
-        return bool(self.row.is_foreign or self.row.child_done or self.state in DONE)
+        return bool(self.row.is_foreign or self.row.child_done or self.state in states.DONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +149,7 @@ class Holding:
 
 def _kind(update: OrderUpdate) -> str:
     """What an order that isn't ours is: one of the exchange's own, or somebody's."""
-    kinds = (kind for beginning, kind in FORCED.items() if update.client_order_id.startswith(beginning))
+    kinds = (kind for beginning, kind in states.FORCED.items() if update.client_order_id.startswith(beginning))
     return next(kinds, "CLOSED_ELSEWHERE")
 
 
@@ -329,12 +265,12 @@ class OrderMonitor:
 
     @property
     def has_unknown(self) -> bool:
-        return bool(self._books.ask(HAS_UNKNOWN, self._place))
+        return bool(self._books.ask(records.HAS_UNKNOWN, self._place))
 
     @property
     def next_due(self) -> int:
         """When `on_time` has something to do, in ms, or NEVER."""
-        return self._books.ask(ORDERS_DUE, self._place)
+        return self._books.ask(records.ORDERS_DUE, self._place)
 
     @property
     def orders(self) -> dict[str, Order]:
@@ -416,7 +352,7 @@ class OrderMonitor:
         outputs = self._foreign(update)
         number = self._adopt_exit(update) if is_forced else None
         if number is None:
-            return outputs + self._react(ORDERS_CHANGED, amount=held)
+            return outputs + self._react(records.ORDERS_CHANGED, amount=held)
         return self._take_order(number, update, is_new, outputs)
 
     def _take_order(
@@ -430,10 +366,10 @@ class OrderMonitor:
         if is_new:
             self._note_fill(number, update)
         outputs = self._react(
-            ORDER_TOLD,
+            records.ORDER_TOLD,
             order=row,
             time=update.time,
-            status=_state_number(STATUS_ALIASES.get(update.status, update.status)),
+            status=_state_number(states.STATUS_ALIASES.get(update.status, update.status)),
             reported=update.filled,
             order_id=update.order_id,
             trade_id=update.trade_id if is_new else 0,
@@ -481,13 +417,13 @@ class OrderMonitor:
             self._at(update.time)
             self.reconciled = False
             alert = Alert(update.time, "FOREIGN_ORDER", f"conditional order {update.client_order_id} isn't ours")
-            return [alert] if alone else [alert, *self._react(ORDERS_CHANGED, amount=self._lots)]
+            return [alert] if alone else [alert, *self._react(records.ORDERS_CHANGED, amount=self._lots)]
         if update.order_id:
             self._by_exchange_id[update.order_id] = number
         if update.status == "REJECTED":
             self._texts[number] = update.reason
         return self._react(
-            ALGO_TOLD,
+            records.ALGO_TOLD,
             order=row,
             time=update.time,
             status=_state_number(update.status),
@@ -510,15 +446,15 @@ class OrderMonitor:
         if algo is not None and algo.status == "REJECTED":
             self._texts[number] = algo.reason
         return self._react(
-            REPLIED,
+            records.REPLIED,
             order=row,
             time=reply.time,
             command=_COMMANDS[reply.action],
             outcome=self._outcome(number, reply),
             code=reply.code,
-            told=(OF_ORDER if order else 0) | (OF_ALGO if algo else 0),
+            told=(records.OF_ORDER if order else 0) | (records.OF_ALGO if algo else 0),
             told_at=order.time if order else 0,
-            status=_state_number(STATUS_ALIASES.get(told.status, told.status)) if told else 0,
+            status=_state_number(states.STATUS_ALIASES.get(told.status, told.status)) if told else 0,
             reported=order.filled if order else 0,
             order_id=told.order_id if told else 0,
             algo_status=_state_number(algo.status) if algo else 0,
@@ -532,12 +468,12 @@ class OrderMonitor:
             return _OUTCOMES[reply.outcome]
         if reply.outcome is Outcome.ACCEPTED:
             self._absent.pop(number, None)
-            return ACCEPTED
-        fence = order.row.time + self._execution.recv_window_ms + ABSENCE_MARGIN_MS
+            return states.ACCEPTED
+        fence = order.row.time + self._execution.recv_window_ms + states.ABSENCE_MARGIN_MS
         if reply.outcome is Outcome.REFUSED and reply.code in _ABSENT_CODES and reply.time >= fence:
             self._absent[number] = self._absent.get(number, 0) + 1
-            if self._absent[number] >= ABSENCE_ANSWERS:
-                return ABSENT
+            if self._absent[number] >= states.ABSENCE_ANSWERS:
+                return states.ABSENT
         return _OUTCOMES[reply.outcome]
 
     def on_snapshot(self, snapshot: Snapshot) -> list[Output]:
@@ -564,10 +500,10 @@ class OrderMonitor:
         for order in self._live():
             if order.id not in listed and order.state != "PENDING_SUBMIT":
                 row = self._rows[order.row.number]
-                outputs += self._react(LOOK_UP_TOLD, order=row, reason=NOT_LISTED)
-        outputs += self._react(SYNC_TOLD)
+                outputs += self._react(records.LOOK_UP_TOLD, order=row, reason=states.NOT_LISTED)
+        outputs += self._react(records.SYNC_TOLD)
         outputs += self._compare(snapshot)
-        return doubts + outputs + self._react(ORDERS_CHANGED, amount=held)
+        return doubts + outputs + self._react(records.ORDERS_CHANGED, amount=held)
 
     def _take_listed_fill(self, fill: OrderUpdate, time: int, doubts: list[Output]) -> list[Output]:
         """Take a fill of a snapshot, which names its order by the exchange's id only; one of others may have closed."""
@@ -592,7 +528,7 @@ class OrderMonitor:
             if self._accounts_for_all(snapshot):
                 self._row["agreed_at"] = snapshot.time
             elif self._books.account["keep"]:  # the session ends when all that is left behind was seen
-                self._row["snapshot_at"] = snapshot.time + RETRY_AFTER_MS
+                self._row["snapshot_at"] = snapshot.time + states.RETRY_AFTER_MS
         self._listed_trade_id = max(self._listed_trade_id, _last_trade(snapshot))
         if self.reconciled:
             return []
@@ -634,13 +570,13 @@ class OrderMonitor:
         """Take note that the account isn't as it must be: no entry until it is; it is asked ever more seldom."""
         disagreements = int(self._row["disagreements"])
         self.reconciled = False
-        self._row["snapshot_at"] = time + (RETRY_AFTER_MS << min(disagreements, DOUBLINGS))
+        self._row["snapshot_at"] = time + (states.RETRY_AFTER_MS << min(disagreements, states.DOUBLINGS))
         self._row["disagreements"] = disagreements + 1
 
     def on_time(self, time: int) -> list[Output]:
         """Do what is due: look up overdue orders, retry, protect, leave a position that is held too long."""
         self._books.account["now"] = max(time, int(self._books.account["now"]))
-        return self._react(TIMER_DUE, time=time)
+        return self._react(records.TIMER_DUE, time=time)
 
     def _at(self, time: int) -> int:
         """Return the time now. A look-up tells when an order last changed, which is no time to count from."""
@@ -656,7 +592,7 @@ class OrderMonitor:
         for order in self._live():
             if order.state in ("PENDING_SUBMIT", "PENDING_CANCEL"):
                 row = self._rows[order.row.number]
-                outputs += self._react(LOOK_UP_TOLD, order=row, reason=RESTART)
+                outputs += self._react(records.LOOK_UP_TOLD, order=row, reason=states.RESTART)
         return outputs
 
     # --- orders that aren't ours -----------------------------------------------------------------------------------
@@ -666,7 +602,7 @@ class OrderMonitor:
         now = self._at(update.time)
         self.reconciled = False
         if self._row["snapshot_at"] == NEVER:
-            self._row["snapshot_at"] = now + RETRY_AFTER_MS
+            self._row["snapshot_at"] = now + states.RETRY_AFTER_MS
         code = "FOREIGN_ORDER" if _kind(update) == "CLOSED_ELSEWHERE" else "FORCED_ORDER"
         return [Alert(update.time, code, f"order {update.client_order_id} ({update.status}) isn't ours")]
 
@@ -681,7 +617,7 @@ class OrderMonitor:
         """Take an order that closes what is in hand for an exit of the round trip; a person must look before more."""
         reason = _kind(update)
         name = update.client_order_id or f"#{update.order_id}"
-        asked = Event(EXIT_ADOPTED, self._place, time=update.time, side=update.side, quantity=update.quantity)
+        asked = Event(records.EXIT_ADOPTED, self._place, time=update.time, side=update.side, quantity=update.quantity)
         row = self._books.answer(asked._replace(reason=self._books.number(reason)))
         if row < 0:
             return None
@@ -762,23 +698,23 @@ class OrderMonitor:
     def output(self, kind: int, at: int, reason: str, time: int) -> Output:
         """Return a command or note of this symbol; `at` is the row of its order, or of the note in its table."""
         symbol, books = self.instrument.symbol, self._books
-        if kind == SUBMIT:
+        if kind == records.SUBMIT:
             return self._intent(at, reason)
-        if kind in (CANCEL, LOOKUP):
+        if kind in (records.CANCEL, records.LOOKUP):
             number = int(self._order_rows[at]["number"])
             is_algo = row_facts.is_conditional(PURPOSES[self._order_rows[at]["purpose"]])
-            command = CancelOrder if kind == CANCEL else LookupOrder
+            command = CancelOrder if kind == records.CANCEL else LookupOrder
             return command(time, symbol, self._names[number], is_algo, reason)
-        if kind == SNAPSHOT:
+        if kind == records.SNAPSHOT:
             return TakeSnapshot(time, symbol, reason)
-        if kind == CLOSED:
+        if kind == records.CLOSED:
             trip = TripRow(*books.note("trips", at))
             return row_facts.round_trip(trip, symbol, books.word(trip.exit_reason), *self._trade_ids_of(trip.id))
-        if kind == VALUED:
+        if kind == records.VALUED:
             return row_facts.equity_point(EquityRow(*books.note("equity", at)), symbol)
-        if kind == CHANGED:
+        if kind == records.CHANGED:
             return row_facts.change(ChangeRow(*books.note("changes", at)))
-        if kind == ALERTED:
+        if kind == records.ALERTED:
             return self._alert(AlertRow(*books.note("alerts", at)))
         said = books.breaker.reason if books.breaker else ""
         return row_facts.refusal(RefusalRow(*books.note("refusals", at)), symbol, self._gates, said)
@@ -799,13 +735,13 @@ class OrderMonitor:
 
     def _refused_text(self, number: int) -> str:
         order = self._order(number)
-        return refused_text(order.id, order.row.code, order.text)
+        return states.refused_text(order.id, order.row.code, order.text)
 
     def on_halt(self, why: int) -> None:
         """Take note of why a person must look, as people read it."""
-        if why == HALTED_BY_REFUSAL:
+        if why == records.HALTED_BY_REFUSAL:
             self.halt_reason = self._refused_text(self._asked)
-        elif why == HALTED_BY_LATE_FILL:
+        elif why == records.HALTED_BY_LATE_FILL:
             self.halt_reason = self._late
 
     # --- what outlives a run ---------------------------------------------------------------------------------------

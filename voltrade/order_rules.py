@@ -7,81 +7,12 @@ refusal leads to what is a table: `order_states.REACTIONS`.
 
 from __future__ import annotations
 
+from voltrade import order_states as states
+from voltrade import records
 from voltrade.account import position_after
 from voltrade.compiled import Record, compiled, compiled_part
 from voltrade.model import NEVER
-from voltrade.order_states import (
-    ABSENT,
-    ACCEPTED,
-    ASK,
-    BY_STOP,
-    BY_TAKE_PROFIT,
-    BY_TIME,
-    CANCEL_REFUSED,
-    CANCEL_UNKNOWN,
-    CANCELED,
-    DOUBLINGS,
-    ENTRY,
-    EXIT,
-    FILL_MISSING,
-    HALT,
-    IS_DONE,
-    LEAVE,
-    LEGAL,
-    NEW,
-    NONE,
-    NOT_AGREED,
-    NOT_PLACED,
-    OF_EACH_PURPOSE,
-    OUTCOME_UNKNOWN,
-    PARTIALLY_FILLED,
-    PENDING_CANCEL,
-    PENDING_SUBMIT,
-    POSITION_CLOSED,
-    PROTECT,
-    PROTECT_WITHIN_MS,
-    REACTIONS_TO,
-    RECONCILE,
-    REDUCE_ONLY_REFUSED,
-    REFUSED,
-    REFUSED_CODES,
-    REJECTED,
-    RESIZE,
-    RESIZE_EVERY_MS,
-    RESIZED,
-    RETRY,
-    RETRY_AFTER_MS,
-    SIGNALLED,
-    STALE,
-    STOP,
-    STOP_MISSING,
-    STOP_REFUSED,
-    STOP_REST,
-    STOP_TRIES,
-    TAKE_PROFIT,
-    TARGET,
-    TOO_MANY_ORDERS,
-    UNANSWERED,
-    UNKNOWN,
-)
-from voltrade.records import (
-    ALERTED,
-    CANCEL,
-    CLOSED,
-    HALTED_BY_LATE_FILL,
-    HALTED_BY_REFUSAL,
-    LOOKUP,
-    NEVER_PLACED,
-    ORDER_REFUSED,
-    ROWS,
-    ROWS_ARE_FULL,
-    SNAPSHOT,
-    SPARE,
-    STOP_IS_MISSING,
-    SUBMIT,
-    add_output,
-    note_row,
-)
+from voltrade.records import add_output, note_row
 
 # --- an order ---------------------------------------------------------------------------------------------------------
 
@@ -89,19 +20,19 @@ from voltrade.records import (
 @compiled_part
 def is_algo(order: Record) -> bool:
     """Whether it waits at the algo endpoint for its trigger."""
-    return bool(order.purpose == STOP or order.purpose == TAKE_PROFIT)
+    return bool(order.purpose == states.STOP or order.purpose == states.TAKE_PROFIT)
 
 
 @compiled_part
 def is_done(order: Record) -> bool:
     """Whether it can do nothing more."""
-    return bool(order.is_foreign or IS_DONE[order.state] or order.child_done)
+    return bool(order.is_foreign or states.IS_DONE[order.state] or order.child_done)
 
 
 @compiled_part
 def is_resting(order: Record) -> bool:
     """Whether it is known to be at the exchange and able to act."""
-    return not is_done(order) and order.state != PENDING_SUBMIT and order.state != UNKNOWN
+    return not is_done(order) and order.state != states.PENDING_SUBMIT and order.state != states.UNKNOWN
 
 
 @compiled_part
@@ -131,7 +62,7 @@ def count_over(symbol: Record) -> int:
 @compiled_part
 def move(order: Record, state: int) -> bool:
     """Go to a state if that is a legal move; say whether it was."""
-    if not LEGAL[1 if is_algo(order) else 0, order.state, state]:
+    if not states.LEGAL[1 if is_algo(order) else 0, order.state, state]:
         return False
     order.state = state
     return True
@@ -140,12 +71,12 @@ def move(order: Record, state: int) -> bool:
 @compiled_part
 def advance(symbol: Record, order: Record, status: int, time: int) -> None:
     """Move to a status that the exchange told; late news is counted and changes nothing."""
-    is_canceling = order.state == PENDING_CANCEL and status in (NEW, PARTIALLY_FILLED)
+    is_canceling = order.state == states.PENDING_CANCEL and status in (states.NEW, states.PARTIALLY_FILLED)
     if order.state != status and (is_canceling or not move(order, status)):
         symbol.ignored += 1
         return
     # A resting conditional order may wait for ever; anything else that is on its way is looked up when overdue.
-    waits = is_algo(order) and order.state == NEW
+    waits = is_algo(order) and order.state == states.NEW
     order.look_at = NEVER if waits else time + symbol.settings.stale_ms
 
 
@@ -173,7 +104,7 @@ def is_of(symbol: Record, order: Record, purpose: int) -> bool:
 @compiled_part
 def entry_is_done(symbol: Record) -> bool:
     for row in range(symbol.order_count):
-        if is_of(symbol, symbol.orders[row], ENTRY) and not is_done(symbol.orders[row]):
+        if is_of(symbol, symbol.orders[row], states.ENTRY) and not is_done(symbol.orders[row]):
             return False
     return True
 
@@ -183,7 +114,7 @@ def newest_stop(symbol: Record) -> int:
     """Row of the stop that was sent last, -1 where it is over."""
     for row in range(symbol.order_count):
         order = symbol.orders[row]
-        if is_of(symbol, order, STOP) and order.count == symbol.position.stops:
+        if is_of(symbol, order, states.STOP) and order.count == symbol.position.stops:
             return row
     return -1
 
@@ -194,7 +125,7 @@ def has_unknown(symbol: Record) -> bool:
     if symbol.in_hand:
         for row in range(symbol.order_count):
             order = symbol.orders[row]
-            if not is_done(order) and (order.state == UNKNOWN or order.state == PENDING_CANCEL):
+            if not is_done(order) and (order.state == states.UNKNOWN or order.state == states.PENDING_CANCEL):
                 return True
     return False
 
@@ -216,7 +147,7 @@ def is_at_work(symbol: Record) -> bool:
     """Whether an order may act without another trade at its trigger: an exit that fills, or a cancel on its way."""
     for row in range(symbol.order_count):
         order = symbol.orders[row]
-        if not is_done(order) and not (is_algo(order) and order.state == NEW):
+        if not is_done(order) and not (is_algo(order) and order.state == states.NEW):
             return True
     return False
 
@@ -227,7 +158,7 @@ def is_at_work(symbol: Record) -> bool:
 @compiled_part
 def has_room(symbol: Record, spare: int) -> bool:
     """Whether there is a row for one more order, and as many as `spare` beside it."""
-    return bool(symbol.order_count + spare < ROWS)
+    return bool(symbol.order_count + spare < records.ROWS)
 
 
 @compiled_part
@@ -246,7 +177,7 @@ def new_order(symbol: Record, time: int, purpose: int, side: int, quantity: int,
 
 @compiled_part
 def submit(account: Record, symbol: Record, row: int) -> None:
-    add_output(account, SUBMIT, symbol.place, row, symbol.orders[row].reason, symbol.orders[row].time)
+    add_output(account, records.SUBMIT, symbol.place, row, symbol.orders[row].reason, symbol.orders[row].time)
 
 
 @compiled_part
@@ -262,7 +193,7 @@ def enter(
     bar: int,
 ) -> None:
     """Open a round trip. Distances are ticks; 0 for no take-profit, and for a `limit` that bounds no price."""
-    if not has_room(symbol, SPARE):
+    if not has_room(symbol, records.SPARE):
         return
     symbol.round_trips += 1
     symbol.in_hand = True
@@ -270,7 +201,7 @@ def enter(
     position = symbol.position
     position.id, position.side, position.bar = symbol.round_trips, side, bar
     position.stop_distance, position.take_profit_distance = stop_distance, take_profit_distance
-    row = new_order(symbol, time, ENTRY, side, quantity, SIGNALLED)
+    row = new_order(symbol, time, states.ENTRY, side, quantity, states.SIGNALLED)
     order = symbol.orders[row]
     order.count, order.price, order.bar = 1, limit, bar
     submit(account, symbol, row)
@@ -280,19 +211,19 @@ def enter(
 def lookup(account: Record, symbol: Record, row: int, time: int, reason: int) -> None:
     """Ask what became of an order."""
     symbol.orders[row].look_at = time + symbol.settings.stale_ms
-    add_output(account, LOOKUP, symbol.place, row, reason, time)
+    add_output(account, records.LOOKUP, symbol.place, row, reason, time)
 
 
 @compiled_part
 def cancel(account: Record, symbol: Record, row: int, time: int, reason: int) -> None:
     """Cancel an order that rests at the exchange."""
     order = symbol.orders[row]
-    if not is_resting(order) or not move(order, PENDING_CANCEL):
+    if not is_resting(order) or not move(order, states.PENDING_CANCEL):
         return
     order.look_at = time + symbol.settings.stale_ms
-    if order.cancel_reason == NONE:
+    if order.cancel_reason == states.NONE:
         order.cancel_reason = reason
-    add_output(account, CANCEL, symbol.place, row, reason, time)
+    add_output(account, records.CANCEL, symbol.place, row, reason, time)
 
 
 @compiled_part
@@ -302,7 +233,7 @@ def alert(account: Record, symbol: Record, kind: int, number: int, time: int) ->
     note = account.alerts[at]
     note.time, note.kind, note.order = time, kind, number
     account.alerts_count = at + 1
-    add_output(account, ALERTED, symbol.place, at, NONE, time)
+    add_output(account, records.ALERTED, symbol.place, at, states.NONE, time)
 
 
 # --- the answer -------------------------------------------------------------------------------------------------------
@@ -311,24 +242,24 @@ def alert(account: Record, symbol: Record, kind: int, number: int, time: int) ->
 @compiled_part
 def reaction_to(code: int) -> int:
     """What a refusal leads to; a code that isn't in the table halts."""
-    for number in range(len(REFUSED_CODES)):
-        if REFUSED_CODES[number] == code:
-            return int(REACTIONS_TO[number])
-    return HALT
+    for number in range(len(states.REFUSED_CODES)):
+        if states.REFUSED_CODES[number] == code:
+            return int(states.REACTIONS_TO[number])
+    return states.HALT
 
 
 @compiled_part
 def on_submitted(account: Record, symbol: Record, row: int, time: int, outcome: int, code: int) -> None:
     """Take the answer to an order that was sent."""
-    if outcome == ACCEPTED:
+    if outcome == states.ACCEPTED:
         return
     order = symbol.orders[row]
     order.code = code
-    if outcome == UNANSWERED or reaction_to(code) == ASK:
-        move(order, UNKNOWN)
+    if outcome == states.UNANSWERED or reaction_to(code) == states.ASK:
+        move(order, states.UNKNOWN)
         if not is_done(order):
-            lookup(account, symbol, row, time, OUTCOME_UNKNOWN)
-    elif move(order, REJECTED):
+            lookup(account, symbol, row, time, states.OUTCOME_UNKNOWN)
+    elif move(order, states.REJECTED):
         _on_refused(account, symbol, row, time, reaction_to(code))
 
 
@@ -337,28 +268,28 @@ def _on_refused(account: Record, symbol: Record, row: int, time: int, reaction: 
     """Do what the refusal of an order leads to: try again later, leave, ask, halt, or nothing."""
     order = symbol.orders[row]
     position = symbol.position if order.round_trip == symbol.position.id else symbol.earlier
-    alert(account, symbol, ORDER_REFUSED, order.number, time)
-    if reaction == HALT:
-        symbol.halts = HALTED_BY_REFUSAL
-    if reaction == RECONCILE:
-        add_output(account, SNAPSHOT, symbol.place, row, REDUCE_ONLY_REFUSED, time)
-    if order.purpose == EXIT:
-        position.retry_at = time + (RETRY_AFTER_MS << min(position.exit_tries, DOUBLINGS))
+    alert(account, symbol, records.ORDER_REFUSED, order.number, time)
+    if reaction == states.HALT:
+        symbol.halts = records.HALTED_BY_REFUSAL
+    if reaction == states.RECONCILE:
+        add_output(account, records.SNAPSHOT, symbol.place, row, states.REDUCE_ONLY_REFUSED, time)
+    if order.purpose == states.EXIT:
+        position.retry_at = time + (states.RETRY_AFTER_MS << min(position.exit_tries, states.DOUBLINGS))
         position.exit_tries += 1
-    elif order.purpose == STOP:
+    elif order.purpose == states.STOP:
         position.stop_tries += 1
-        if reaction in (RETRY, RECONCILE) and position.stop_tries < STOP_TRIES:
-            position.retry_at = time + RETRY_AFTER_MS
+        if reaction in (states.RETRY, states.RECONCILE) and position.stop_tries < states.STOP_TRIES:
+            position.retry_at = time + states.RETRY_AFTER_MS
         else:
-            leave_for(position, BY_STOP if reaction == LEAVE else STOP_REFUSED)
-    elif order.purpose == TAKE_PROFIT and reaction == LEAVE:
-        leave_for(position, BY_TAKE_PROFIT)
+            leave_for(position, states.BY_STOP if reaction == states.LEAVE else states.STOP_REFUSED)
+    elif order.purpose == states.TAKE_PROFIT and reaction == states.LEAVE:
+        leave_for(position, states.BY_TAKE_PROFIT)
 
 
 @compiled_part
 def leave_for(position: Record, reason: int) -> None:
     """Let the position be left at market; the first reason is the one that is kept."""
-    if position.leave_reason == NONE:
+    if position.leave_reason == states.NONE:
         position.leave_reason = reason
 
 
@@ -366,10 +297,11 @@ def leave_for(position: Record, reason: int) -> None:
 def on_canceled(account: Record, symbol: Record, row: int, time: int, outcome: int) -> None:
     """Take the answer to a cancel. Refused, it may have filled or triggered; unknown is unknown: both are looked up."""
     order = symbol.orders[row]
-    if outcome == ACCEPTED:
-        move(order, CANCELED)
+    if outcome == states.ACCEPTED:
+        move(order, states.CANCELED)
     elif not is_done(order):
-        lookup(account, symbol, row, time, CANCEL_REFUSED if outcome == REFUSED else CANCEL_UNKNOWN)
+        reason = states.CANCEL_REFUSED if outcome == states.REFUSED else states.CANCEL_UNKNOWN
+        lookup(account, symbol, row, time, reason)
 
 
 @compiled_part
@@ -378,17 +310,17 @@ def on_looked_up(account: Record, symbol: Record, row: int, time: int, outcome: 
     order = symbol.orders[row]
     if is_done(order):
         return
-    if outcome != ACCEPTED:
-        order.look_at = time + RETRY_AFTER_MS
-        if outcome == ABSENT and move(order, NOT_PLACED):
-            alert(account, symbol, NEVER_PLACED, order.number, time)
+    if outcome != states.ACCEPTED:
+        order.look_at = time + states.RETRY_AFTER_MS
+        if outcome == states.ABSENT and move(order, states.NOT_PLACED):
+            alert(account, symbol, records.NEVER_PLACED, order.number, time)
         return
-    is_open = status in (NEW, PARTIALLY_FILLED)
-    if order.state in (PENDING_CANCEL, UNKNOWN) and is_open:
+    is_open = status in (states.NEW, states.PARTIALLY_FILLED)
+    if order.state in (states.PENDING_CANCEL, states.UNKNOWN) and is_open:
         move(order, status)
-    if order.purpose == ENTRY and is_open and time - order.time >= symbol.settings.stale_ms:
+    if order.purpose == states.ENTRY and is_open and time - order.time >= symbol.settings.stale_ms:
         move(order, status)
-        cancel(account, symbol, row, time, STALE)
+        cancel(account, symbol, row, time, states.STALE)
 
 
 # --- news of it -------------------------------------------------------------------------------------------------------
@@ -401,11 +333,11 @@ def take_order(account: Record, symbol: Record, row: int, status: int, reported:
     order.reported = max(order.reported, reported)
     order.order_id = order_id
     if is_algo(order):
-        order.child_done = order.child_done or IS_DONE[status]
+        order.child_done = order.child_done or states.IS_DONE[status]
     else:
         advance(symbol, order, status, time)
     if awaits_fills(order) and symbol.snapshot_at == NEVER:
-        symbol.snapshot_at = time + RETRY_AFTER_MS
+        symbol.snapshot_at = time + states.RETRY_AFTER_MS
     sync_orders(account, symbol, time)
 
 
@@ -434,7 +366,7 @@ def take_fill(account: Record, symbol: Record, event: Record) -> None:
     symbol.counted += 1
     order.filled += quantity
     if order.round_trip != symbol.position.id:
-        symbol.halts = HALTED_BY_LATE_FILL  # of a round trip that had ended, and the next has begun
+        symbol.halts = records.HALTED_BY_LATE_FILL  # of a round trip that had ended, and the next has begun
         _count(symbol.earlier, order, event)
         return
     if not symbol.in_hand:
@@ -447,7 +379,7 @@ def _count(position: Record, order: Record, fill: Record) -> None:
     """Count a fill in its round trip, whose profit is the exchange's own figure."""
     position.fees += fill.fee
     position.realised += fill.realised
-    if order.purpose == ENTRY:
+    if order.purpose == states.ENTRY:
         if position.opened_at == 0:
             position.opened_at = fill.time
         position.entered += fill.quantity
@@ -456,10 +388,10 @@ def _count(position: Record, order: Record, fill: Record) -> None:
     position.exited += fill.quantity
     position.exit_notional += fill.quantity * fill.price
     position.last_exit_time = fill.time
-    if order.purpose == STOP:
-        position.exit_reason = BY_STOP
-    elif order.purpose == TAKE_PROFIT:
-        position.exit_reason = BY_TAKE_PROFIT
+    if order.purpose == states.STOP:
+        position.exit_reason = states.BY_STOP
+    elif order.purpose == states.TAKE_PROFIT:
+        position.exit_reason = states.BY_TAKE_PROFIT
     else:
         position.exit_reason = order.reason
 
@@ -469,7 +401,7 @@ def adopt_exit(symbol: Record, time: int, side: int, quantity: int, reason: int)
     """Take an order of somebody's that closes what is in hand for an exit; return its row, -1 where there is none."""
     if not has_room(symbol, 0):
         return -1
-    row = new_order(symbol, time, EXIT, side, quantity, reason)
+    row = new_order(symbol, time, states.EXIT, side, quantity, reason)
     symbol.position.exits += 1
     symbol.orders[row].count, symbol.orders[row].is_foreign = symbol.position.exits, True
     return row
@@ -488,7 +420,7 @@ def sync_orders(account: Record, symbol: Record, time: int) -> None:
         _sync_flat(account, symbol, time)
         return
     _sync_stop(account, symbol, time)
-    if symbol.position.leave_reason != NONE or symbol.position.stop_spent:
+    if symbol.position.leave_reason != states.NONE or symbol.position.stop_spent:
         _sync_exit(account, symbol, time)
     else:
         _sync_take_profit(account, symbol, time)
@@ -513,14 +445,14 @@ def _sync_stop(account: Record, symbol: Record, time: int) -> None:
             return
         position.unprotected_since = NEVER
         for older in range(symbol.order_count):
-            if older != row and is_of(symbol, symbol.orders[older], STOP):
-                cancel(account, symbol, older, time, RESIZED)
+            if older != row and is_of(symbol, symbol.orders[older], states.STOP):
+                cancel(account, symbol, older, time, states.RESIZED)
         if time >= resize_at(symbol):
             _resize_stop(account, symbol, time)
         return
     _note_cover(symbol, time)
-    if not position.stop_spent and time >= position.retry_at and position.leave_reason == NONE:
-        _send_stop(account, symbol, time, PROTECT)
+    if not position.stop_spent and time >= position.retry_at and position.leave_reason == states.NONE:
+        _send_stop(account, symbol, time, states.PROTECT)
 
 
 @compiled_part
@@ -530,19 +462,19 @@ def resize_at(symbol: Record) -> int:
     if row < 0:
         return NEVER
     stop = symbol.orders[row]
-    if stop.state != NEW or is_done(stop) or stop.quantity >= open_quantity(symbol):
+    if stop.state != states.NEW or is_done(stop) or stop.quantity >= open_quantity(symbol):
         return NEVER
-    return 0 if entry_is_done(symbol) else int(stop.time + RESIZE_EVERY_MS)
+    return 0 if entry_is_done(symbol) else int(stop.time + states.RESIZE_EVERY_MS)
 
 
 @compiled_part
 def _resize_stop(account: Record, symbol: Record, time: int) -> None:
     """Send a larger stop; where too many orders are open for one more, the position is left instead."""
-    if has_room(symbol, SPARE):
-        _send_stop(account, symbol, time, RESIZE)
-    elif symbol.position.leave_reason == NONE:
-        symbol.position.leave_reason = TOO_MANY_ORDERS
-        alert(account, symbol, ROWS_ARE_FULL, -1, time)
+    if has_room(symbol, records.SPARE):
+        _send_stop(account, symbol, time, states.RESIZE)
+    elif symbol.position.leave_reason == states.NONE:
+        symbol.position.leave_reason = states.TOO_MANY_ORDERS
+        alert(account, symbol, records.ROWS_ARE_FULL, -1, time)
 
 
 @compiled_part
@@ -550,7 +482,7 @@ def _note_cover(symbol: Record, time: int) -> None:
     """Note since when no stop is known to rest at the exchange."""
     position = symbol.position
     for row in range(symbol.order_count):
-        if is_of(symbol, symbol.orders[row], STOP) and is_resting(symbol.orders[row]):
+        if is_of(symbol, symbol.orders[row], states.STOP) and is_resting(symbol.orders[row]):
             position.unprotected_since = NEVER
             return
     if position.unprotected_since == NEVER:
@@ -572,7 +504,7 @@ def _send_stop(account: Record, symbol: Record, time: int, reason: int) -> None:
     position = symbol.position
     if not has_room(symbol, 1):
         return  # the clock of an unprotected position runs; an exit has the last row
-    row = _new_conditional(symbol, time, STOP, -position.stop_distance, reason)
+    row = _new_conditional(symbol, time, states.STOP, -position.stop_distance, reason)
     order = symbol.orders[row]
     position.stops += 1
     order.count, position.stop_price = position.stops, order.trigger_price
@@ -585,9 +517,9 @@ def _sync_take_profit(account: Record, symbol: Record, time: int) -> None:
     position = symbol.position
     if position.take_profit_distance == 0 or position.take_profits > 0 or not entry_is_done(symbol):
         return
-    if not has_room(symbol, SPARE):
+    if not has_room(symbol, records.SPARE):
         return
-    row = _new_conditional(symbol, time, TAKE_PROFIT, position.take_profit_distance, TARGET)
+    row = _new_conditional(symbol, time, states.TAKE_PROFIT, position.take_profit_distance, states.TARGET)
     order = symbol.orders[row]
     position.take_profits += 1
     order.count, position.take_profit_price = position.take_profits, order.trigger_price
@@ -602,8 +534,8 @@ def _sync_exit(account: Record, symbol: Record, time: int) -> None:
     spare = 0 if lots == open_quantity(symbol) else 1  # the last row is for an exit where none works
     if time < max(position.retry_at, exit_at(symbol)) or not has_room(symbol, spare):
         return
-    reason = position.leave_reason if position.leave_reason != NONE else STOP_REST
-    row = new_order(symbol, time, EXIT, -position.side, lots, reason)
+    reason = position.leave_reason if position.leave_reason != states.NONE else states.STOP_REST
+    row = new_order(symbol, time, states.EXIT, -position.side, lots, reason)
     position.exits += 1
     symbol.orders[row].count = position.exits
     submit(account, symbol, row)
@@ -615,7 +547,7 @@ def _without_exit(symbol: Record) -> int:
     lots = int(open_quantity(symbol))
     for row in range(symbol.order_count):
         order = symbol.orders[row]
-        if is_of(symbol, order, EXIT) and not is_done(order):
+        if is_of(symbol, order, states.EXIT) and not is_done(order):
             lots -= order.quantity - order.filled
     return lots
 
@@ -628,9 +560,9 @@ def exit_at(symbol: Record) -> int:
     newest = 0
     for row in range(symbol.order_count):
         order = symbol.orders[row]
-        if is_of(symbol, order, EXIT) and not is_done(order):
+        if is_of(symbol, order, states.EXIT) and not is_done(order):
             newest = max(newest, order.time)
-    return 0 if newest == 0 or entry_is_done(symbol) else newest + RESIZE_EVERY_MS
+    return 0 if newest == 0 or entry_is_done(symbol) else newest + states.RESIZE_EVERY_MS
 
 
 @compiled_part
@@ -644,10 +576,10 @@ def _sync_flat(account: Record, symbol: Record, time: int) -> None:
         position.is_closed = True
         _note_round_trip(account, symbol)
     all_done = True
-    for purpose in range(OF_EACH_PURPOSE):
+    for purpose in range(states.OF_EACH_PURPOSE):
         for row in range(symbol.order_count):
             if is_of(symbol, symbol.orders[row], purpose):
-                cancel(account, symbol, row, time, POSITION_CLOSED)
+                cancel(account, symbol, row, time, states.POSITION_CLOSED)
                 all_done = all_done and is_done(symbol.orders[row])
     if all_done:
         symbol.in_hand = False
@@ -665,7 +597,7 @@ def _note_round_trip(account: Record, symbol: Record) -> None:
     trip.exit_reason, trip.fills = position.exit_reason, symbol.counted
     trip.stop_price, trip.take_profit_price = position.stop_price, position.take_profit_price
     account.trips_count = at + 1
-    add_output(account, CLOSED, symbol.place, at, NONE, trip.closed_at)
+    add_output(account, records.CLOSED, symbol.place, at, states.NONE, trip.closed_at)
     last = note_row(account, symbol.closing_count, len(symbol.closings))
     closing = symbol.closings[last]
     closing.time, closing.net = trip.closed_at, trip.realised - trip.fees + trip.funding
@@ -690,7 +622,7 @@ def cancel_entry(account: Record, symbol: Record, time: int, reason: int) -> Non
     """Cancel what is left of the entry, where it rests at the exchange."""
     if symbol.in_hand:
         for row in range(symbol.order_count):
-            if is_of(symbol, symbol.orders[row], ENTRY):
+            if is_of(symbol, symbol.orders[row], states.ENTRY):
                 cancel(account, symbol, row, time, reason)
 
 
@@ -708,13 +640,13 @@ def orders_due(symbol: Record) -> int:
         due = min(due, resize_at(symbol))
         if position.retry_at > symbol.time:
             due = min(due, position.retry_at)
-        if position.leave_reason != NONE or position.stop_spent:
+        if position.leave_reason != states.NONE or position.stop_spent:
             more_at = exit_at(symbol)
             if more_at > symbol.time:
                 due = min(due, more_at)
-        if position.leave_reason == NONE:
+        if position.leave_reason == states.NONE:
             if position.unprotected_since != NEVER:
-                due = min(due, position.unprotected_since + PROTECT_WITHIN_MS)
+                due = min(due, position.unprotected_since + states.PROTECT_WITHIN_MS)
             if symbol.settings.max_holding_ms:
                 due = min(due, position.opened_at + symbol.settings.max_holding_ms)
     return due
@@ -724,20 +656,20 @@ def orders_due(symbol: Record) -> int:
 def on_time(account: Record, symbol: Record, time: int) -> None:
     """Do what is due: look up overdue orders, ask for the account, protect, leave a position that is held too long."""
     if symbol.in_hand:
-        for purpose in range(OF_EACH_PURPOSE):
+        for purpose in range(states.OF_EACH_PURPOSE):
             for row in range(symbol.order_count):
                 order = symbol.orders[row]
                 if is_of(symbol, order, purpose) and not is_done(order) and order.look_at <= time:
-                    lookup(account, symbol, row, time, STALE)
+                    lookup(account, symbol, row, time, states.STALE)
     if symbol.snapshot_at <= time:
         symbol.snapshot_at = NEVER
-        reason = NOT_AGREED if symbol.disagreements else FILL_MISSING
-        add_output(account, SNAPSHOT, symbol.place, -1, reason, time)
+        reason = states.NOT_AGREED if symbol.disagreements else states.FILL_MISSING
+        add_output(account, records.SNAPSHOT, symbol.place, -1, reason, time)
     position = symbol.position
-    if open_quantity(symbol) != 0 and position.leave_reason == NONE:
+    if open_quantity(symbol) != 0 and position.leave_reason == states.NONE:
         if symbol.settings.max_holding_ms and time - position.opened_at >= symbol.settings.max_holding_ms:
-            position.leave_reason = BY_TIME
-        if time - position.unprotected_since >= PROTECT_WITHIN_MS:
-            position.leave_reason = STOP_MISSING
-            alert(account, symbol, STOP_IS_MISSING, -1, time)
+            position.leave_reason = states.BY_TIME
+        if time - position.unprotected_since >= states.PROTECT_WITHIN_MS:
+            position.leave_reason = states.STOP_MISSING
+            alert(account, symbol, records.STOP_IS_MISSING, -1, time)
     sync_orders(account, symbol, time)

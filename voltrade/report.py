@@ -46,7 +46,7 @@ from voltrade.model import (
     Side,
     Snapshot,
 )
-from voltrade.oms import DONE, STATUS_ALIASES
+from voltrade.order_states import DONE, STATUS_ALIASES
 from voltrade.risk import COUNTED, CircuitBreaker
 
 _UNSHOWN = frozenset(

@@ -65,8 +65,8 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "a timeout is taken for a refusal, and tried again with a new id",
         "order_rules.py",
-        "    if outcome == UNANSWERED or reaction_to(code) == ASK:",
-        "    if reaction_to(code) == ASK:",
+        "    if outcome == states.UNANSWERED or reaction_to(code) == states.ASK:",
+        "    if reaction_to(code) == states.ASK:",
         ("O1", "O2", "O3", "O4", "O5", "O6"),
     ),
     Bug(
@@ -80,7 +80,7 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "the stop is not made larger while the entry fills",
         "order_rules.py",
-        "return 0 if entry_is_done(symbol) else int(stop.time + RESIZE_EVERY_MS)",
+        "return 0 if entry_is_done(symbol) else int(stop.time + states.RESIZE_EVERY_MS)",
         "return NEVER",
         ("O5",),
     ),
@@ -109,15 +109,15 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "an order's state goes back on late news",
         "order_rules.py",
-        "    if not LEGAL[1 if is_algo(order) else 0, order.state, state]:\n        return False\n",
+        "    if not states.LEGAL[1 if is_algo(order) else 0, order.state, state]:\n        return False\n",
         "",
         ("O4", "O5", "O12"),
     ),
     Bug(
         "an order that is not found once never was",
         "oms.py",
-        "            if self._absent[number] >= ABSENCE_ANSWERS:\n                return ABSENT",
-        "            return ABSENT",
+        "            if self._absent[number] >= states.ABSENCE_ANSWERS:\n                return states.ABSENT",
+        "            return states.ABSENT",
         ("O3", "O4", "O5"),
     ),
     Bug(
@@ -146,8 +146,9 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "what is left over when the position is gone is not cancelled but for stops",
         "order_rules.py",
-        "                cancel(account, symbol, row, time, POSITION_CLOSED)",
-        "                if purpose == STOP:\n                    cancel(account, symbol, row, time, POSITION_CLOSED)",
+        "                cancel(account, symbol, row, time, states.POSITION_CLOSED)",
+        "                if purpose == states.STOP:\n"
+        "                    cancel(account, symbol, row, time, states.POSITION_CLOSED)",
         ("O4", "O12"),
     ),
     Bug(

@@ -6,6 +6,7 @@ reduce, market exits.
 
 from __future__ import annotations
 
+from voltrade import order_states as states
 from voltrade import risk
 from voltrade.account import fee, funding_payment, position_after, proportion, value_at_mark
 from voltrade.compiled import Record, compiled_in_place, compiled_part
@@ -18,20 +19,6 @@ from voltrade.exchange.execution import (
 )
 from voltrade.model import NEVER
 from voltrade.order_rules import is_algo
-from voltrade.order_states import (
-    CANCELED,
-    ENTRY,
-    EXPIRED,
-    FILLED,
-    FINISHED,
-    NEW,
-    PARTIALLY_FILLED,
-    REJECTED,
-    STOP,
-    TAKE_PROFIT,
-    TRIGGERED,
-    TRIGGERING,
-)
 from voltrade.records import ALGO_TOLD, FUNDED, ORDER_TOLD
 from voltrade.simulation.rows import ENDED, LIQUIDATED, NOT_EXPLAINED, TAKING, TRAVELLING, Market, free_row
 
@@ -113,7 +100,7 @@ def _check_order(sim: Record, at: int) -> int:
             return -2020
         if _is_outside_band(sim.settings, best_e8, mark_e8, order.side):
             return -4131
-    if order.purpose != ENTRY:
+    if order.purpose != states.ENTRY:
         return -2022 if _closable(sim, order.side) == 0 else 0
     if is_limit:
         notional = order.price * order.quantity * sim.settings.money_per_ticklot
@@ -152,7 +139,7 @@ def place_order(sim: Record, at: int) -> int:
     sim.order_ids += 1
     truth.order_id = sim.order_ids
     truth.live_from = sim.account.now + sim.settings.latency_ms
-    truth.phase, truth.status, truth.updated = TRAVELLING, NEW, sim.account.now
+    truth.phase, truth.status, truth.updated = TRAVELLING, states.NEW, sim.account.now
     sim.watch_is_old = True
     return 0
 
@@ -167,7 +154,7 @@ def _would_trigger_now(sim: Record, order: Record) -> bool:
 
 @compiled_part
 def _is_rising(order: Record) -> bool:
-    return bool((order.purpose == STOP) == (order.side > 0))
+    return bool((order.purpose == states.STOP) == (order.side > 0))
 
 
 @compiled_part
@@ -185,7 +172,7 @@ def place_algo(sim: Record, at: int) -> int:
     sim.algo_ids += 1
     truth.algo_id = sim.algo_ids
     truth.live_from = sim.account.now + sim.settings.latency_ms
-    truth.algo_status, truth.updated = NEW, sim.account.now
+    truth.algo_status, truth.updated = states.NEW, sim.account.now
     sim.watch_is_old = True
     return 0
 
@@ -195,11 +182,11 @@ def cancel(sim: Record, at: int) -> int:
     """Cancel an order that is open; return 0, or -2011."""
     truth = sim.truth[at]
     if is_algo(sim.symbols[0].orders[at]):
-        if truth.algo_status != NEW:
+        if truth.algo_status != states.NEW:
             return -2011
-        truth.algo_status = CANCELED
+        truth.algo_status = states.CANCELED
     elif truth.phase == TRAVELLING or truth.phase == TAKING:
-        truth.phase, truth.status = ENDED, CANCELED
+        truth.phase, truth.status = ENDED, states.CANCELED
     else:
         return -2011
     truth.updated = sim.account.now
@@ -219,7 +206,7 @@ def _close_books(sim: Record, at: int) -> None:
     sim.truth[at].phase = ENDED
     sim.watch_is_old = True
     if is_algo(sim.symbols[0].orders[at]):
-        _end_algo(sim, at, FINISHED)
+        _end_algo(sim, at, states.FINISHED)
 
 
 @compiled_part
@@ -246,7 +233,7 @@ def gather_watch(sim: Record) -> None:
                 sim.taking_buys = True
             else:
                 sim.taking_sells = True
-        if truth.algo_status == NEW and not sim.settings.triggers_by_mark:
+        if truth.algo_status == states.NEW and not sim.settings.triggers_by_mark:
             if not truth.arrived:
                 sim.algo_arrival = min(sim.algo_arrival, truth.live_from)
             elif _is_rising(order):
@@ -327,7 +314,7 @@ def on_trade(sim: Record, price: int, quantity: int, time: int, side: int) -> No
         truth = sim.truth[at]
         if truth.phase == TRAVELLING and time >= truth.live_from:
             _arrive(sim, at, price)
-        if truth.algo_status == NEW and time >= truth.live_from:
+        if truth.algo_status == states.NEW and time >= truth.live_from:
             truth.arrived = True
     sim.watch_is_old = True
     sim.last_price = price
@@ -352,10 +339,10 @@ def on_trade(sim: Record, price: int, quantity: int, time: int, side: int) -> No
 @compiled_part
 def _trigger_at(sim: Record, price: int, unit: int, time: int) -> None:
     """Trigger what waits for a price, stops first; triggers are ticks of `unit`."""
-    for purpose in (STOP, TAKE_PROFIT):
+    for purpose in (states.STOP, states.TAKE_PROFIT):
         for at in range(sim.symbols[0].order_count):
             order, truth = sim.symbols[0].orders[at], sim.truth[at]
-            is_waiting = order.purpose == purpose and truth.algo_status == NEW and time >= truth.live_from
+            is_waiting = order.purpose == purpose and truth.algo_status == states.NEW and time >= truth.live_from
             if is_waiting and is_triggered(price, order.trigger_price * unit, _is_rising(order)):
                 _trigger(sim, at)
 
@@ -381,26 +368,26 @@ def _arrive(sim: Record, at: int, price: int) -> None:
     if order.price == 0 or (best > 0 and is_within_limit(best, order.price, order.side)):
         truth.phase = TAKING
     else:
-        _end(sim, at, EXPIRED)
+        _end(sim, at, states.EXPIRED)
 
 
 @compiled_part
 def _trigger(sim: Record, at: int) -> None:
     """Turn a conditional order into its child, a market order that is at the matching engine already."""
     truth = sim.truth[at]
-    truth.algo_status = TRIGGERING
-    _tell(sim, ALGO_TOLD, at, TRIGGERING)
+    truth.algo_status = states.TRIGGERING
+    _tell(sim, ALGO_TOLD, at, states.TRIGGERING)
     if _closable(sim, sim.symbols[0].orders[at].side) == 0:
         truth.code = -2022
-        _end_algo(sim, at, REJECTED)
+        _end_algo(sim, at, states.REJECTED)
         return
     sim.order_ids += 1
     truth.order_id = sim.order_ids
     truth.phase = TAKING
     truth.reference = sim.last_price
-    _end_algo(sim, at, TRIGGERED)
-    truth.status = NEW
-    _tell(sim, ORDER_TOLD, at, NEW)
+    _end_algo(sim, at, states.TRIGGERED)
+    truth.status = states.NEW
+    _tell(sim, ORDER_TOLD, at, states.NEW)
 
 
 @compiled_part
@@ -410,10 +397,10 @@ def _take(sim: Record, at: int, price: int, available: int) -> int:
     fill_price = slipped_price(price, order.side, sim.settings.slippage_e8)
     if order.price == 0:
         if is_beyond_take_bound(fill_price, reference or price, order.side, sim.settings.take_bound_e8):
-            _end(sim, at, EXPIRED)
+            _end(sim, at, states.EXPIRED)
             return 0
     elif not is_within_limit(fill_price, order.price, order.side):
-        _end(sim, at, EXPIRED)
+        _end(sim, at, states.EXPIRED)
         return 0
     return _fill(sim, at, fill_price, available)
 
@@ -424,7 +411,7 @@ def _fill(sim: Record, at: int, price: int, available: int) -> int:
     order, truth = sim.symbols[0].orders[at], sim.truth[at]
     closable = _closable(sim, order.side)
     quantity: int = min(available, order.quantity - truth.executed)
-    if order.purpose != ENTRY:
+    if order.purpose != states.ENTRY:
         quantity = min(quantity, closable)
     if quantity == 0:
         return 0
@@ -438,7 +425,7 @@ def _fill(sim: Record, at: int, price: int, available: int) -> int:
     sim.wallet += realised - cost
     truth.executed += quantity
     truth.executed_notional += price * quantity
-    truth.status = PARTIALLY_FILLED if truth.executed < order.quantity else FILLED
+    truth.status = states.PARTIALLY_FILLED if truth.executed < order.quantity else states.FILLED
     number = free_row(sim, sim.fill_count, len(sim.fills))
     fill = sim.fills[number]
     fill.time, fill.order, fill.quantity, fill.price, fill.fee = sim.account.now, order.number, quantity, price, cost
@@ -448,7 +435,7 @@ def _fill(sim: Record, at: int, price: int, available: int) -> int:
     news = _tell(sim, ORDER_TOLD, at, truth.status)
     news.trade_id, news.quantity, news.price, news.fee = sim.fills_written + number + 1, quantity, price, cost
     news.realised = realised
-    if truth.status == FILLED:
+    if truth.status == states.FILLED:
         _close_books(sim, at)
     _expire_idle_reduce_only(sim)
     return quantity
@@ -460,8 +447,8 @@ def _expire_idle_reduce_only(sim: Record) -> None:
     at = next_open(sim, 0)
     while at >= 0:
         order = sim.symbols[0].orders[at]
-        if order.purpose != ENTRY and _closable(sim, order.side) == 0:
-            _end(sim, at, EXPIRED)
+        if order.purpose != states.ENTRY and _closable(sim, order.side) == 0:
+            _end(sim, at, states.EXPIRED)
         at = next_open(sim, sim.truth[at].order_id)
 
 
@@ -525,5 +512,5 @@ def finish(sim: Record) -> None:
         if order.price == 0 and price > 0:
             _fill(sim, at, slipped_price(price, order.side, sim.settings.slippage_e8), order.quantity)
         else:
-            _end(sim, at, EXPIRED)
+            _end(sim, at, states.EXPIRED)
         at = next_open(sim, sim.truth[at].order_id)
