@@ -14,23 +14,12 @@ from voltrade import order_rules
 from voltrade.compiled import BARE, Rows, compile_for
 from voltrade.model import Output, Side
 from voltrade.oms import OrderMonitor
-from voltrade.records import EVENT, Event
+from voltrade.records import EVENT, SIGNAL, Event
 
 
-def _enter(accounts: Rows, symbols: Rows, place: int, wishes: Rows) -> None:
-    """The distances of stop and take-profit stand in `code` and `amount`, the number of the bar in `told`."""
-    wish = wishes[0]
-    order_rules.enter(
-        accounts[0],
-        symbols[place],
-        wish.time,
-        wish.side,
-        wish.quantity,
-        wish.code,
-        wish.amount,
-        0,
-        wish.told,
-    )
+def _enter(accounts: Rows, symbols: Rows, place: int, signals: Rows) -> None:
+    """The quantity stands in `price`, since nothing limits that."""
+    order_rules.enter(accounts[0], symbols[place], signals[0], signals[0].price, 0)
 
 
 def _leave(accounts: Rows, symbols: Rows, place: int, wishes: Rows) -> None:
@@ -62,8 +51,11 @@ def enter(
 ) -> list[Output]:
     """Open a round trip at market; distances are ticks."""
     assert not monitor.in_hand, "one round trip at a time"
-    wish = Event(0, time=time, side=side, quantity=quantity, code=stop_distance, amount=take_profit_distance, told=bar)
-    return _take(monitor, _ENTER, wish)[0]
+    signals, monitor._books.account["now"] = np.zeros(1, SIGNAL), time
+    row = signals[0]
+    row.bar, row.side, row.price = bar, side, quantity
+    row.stop_ticks, row.take_profit_ticks = stop_distance, take_profit_distance
+    return monitor._books.decide(_ENTER, monitor._place, signals)
 
 
 def leave(monitor: OrderMonitor, time: int, reason: str) -> list[Output]:

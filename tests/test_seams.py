@@ -261,8 +261,8 @@ UPKEEP: dict[str, tuple[Edit, ...]] = {
     "order_rules.enter": (
         Edit(
             ORDERS,
-            "new_order(symbol, time, states.ENTRY, side, quantity, states.SIGNALLED)",
-            "new_order(symbol, time, states.ENTRY, side, quantity // 2, states.SIGNALLED)",
+            "new_order(symbol, account.now, states.ENTRY, signal.side, quantity, states.SIGNALLED)",
+            "new_order(symbol, account.now, states.ENTRY, signal.side, quantity // 2, states.SIGNALLED)",
         ),
     ),
     "order_rules.leave_for": (

@@ -337,19 +337,10 @@ class TradingCore:
 
     def _on_signal(self, desk: Desk, bar: int) -> list[Output]:
         """Let a bar whose rule wants an entry pass the gates; see `core_rules`."""
-        row, verdict, exits = desk.fold.bars[bar], desk.fold.verdicts[bar], self.config.exits
-        plain(core_rules.fill_signal)(
-            self._signal[0],
-            bar,
-            row,
-            int(verdict["signal"]),
-            bool(verdict["ready"]),
-            float(verdict["atr"]),
-            bar == desk.fold.count - 1,
-            exits.stop_atr,
-            exits.take_profit_atr,
-            float(desk.instrument.tick_size),
-        )
+        row, verdict = desk.fold.bars[bar], desk.fold.verdicts[bar]
+        said = int(verdict["signal"]), bool(verdict["ready"]), float(verdict["atr"])
+        settings = self._books.column("settings")[desk.place]
+        plain(core_rules.fill_signal)(self._signal[0], bar, row, *said, bar == desk.fold.count - 1, settings)
         return self._books.decide(_step(), desk.place, self._signal)
 
     # --- orders and the account ------------------------------------------------------------------------------------

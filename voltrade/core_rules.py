@@ -286,21 +286,12 @@ def on_bars(account: Record, symbol: Record) -> None:
 
 @compiled
 def fill_signal(
-    signal: Record,
-    number: int,
-    bar: Record,
-    side: int,
-    ready: bool,
-    atr: float,
-    is_last: bool,
-    stop_atr: float,
-    take_profit_atr: float,
-    tick_size: float,
+    signal: Record, number: int, bar: Record, side: int, ready: bool, atr: float, is_last: bool, settings: Record
 ) -> None:
-    """Describe a bar whose rule wants an entry, with the distances that the exit settings give."""
+    """Describe a bar whose rule wants an entry, with the distances that the settings of the upkeep give."""
     signal.bar, signal.side, signal.price = number, side, bar.close
-    signal.stop_ticks = risk.stop_distance(atr, stop_atr, tick_size)
-    signal.take_profit_ticks = risk.stop_distance(atr, take_profit_atr, tick_size)
+    signal.stop_ticks = risk.stop_distance(atr, settings.stop_atr, settings.tick_size)
+    signal.take_profit_ticks = risk.stop_distance(atr, settings.take_profit_atr, settings.tick_size)
     signal.ready, signal.last_bar = ready, is_last
     signal.tainted, signal.day_end = bar.tainted, bar.close_reason == DAY_END
 
@@ -339,18 +330,7 @@ def _on_signal(account: Record, symbol: Record, signal: Record) -> None:
     limit = 0
     if symbol.settings.limit_entry:
         limit = signal.price + signal.side * risk.share(signal.price, symbol.settings.max_slippage_e8)
-    quantity = symbol.facts[0]["quantity"]
-    order_rules.enter(
-        account,
-        symbol,
-        account.now,
-        signal.side,
-        quantity,
-        signal.stop_ticks,
-        signal.take_profit_ticks,
-        limit,
-        signal.bar,
-    )
+    order_rules.enter(account, symbol, signal, symbol.facts[0]["quantity"], limit)
 
 
 @compiled_part

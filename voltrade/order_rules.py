@@ -181,29 +181,19 @@ def submit(account: Record, symbol: Record, row: int) -> None:
 
 
 @compiled_part
-def enter(
-    account: Record,
-    symbol: Record,
-    time: int,
-    side: int,
-    quantity: int,
-    stop_distance: int,
-    take_profit_distance: int,
-    limit: int,
-    bar: int,
-) -> None:
-    """Open a round trip. Distances are ticks; 0 for no take-profit, and for a `limit` that bounds no price."""
+def enter(account: Record, symbol: Record, signal: Record, quantity: int, limit: int) -> None:
+    """Open a round trip as a signal wants it; a `limit` of 0 bounds no price."""
     if not has_room(symbol, records.SPARE):
         return
     symbol.round_trips += 1
     symbol.in_hand = True
     symbol.position = symbol.no_position
     position = symbol.position
-    position.id, position.side, position.bar = symbol.round_trips, side, bar
-    position.stop_distance, position.take_profit_distance = stop_distance, take_profit_distance
-    row = new_order(symbol, time, states.ENTRY, side, quantity, states.SIGNALLED)
+    position.id, position.side, position.bar = symbol.round_trips, signal.side, signal.bar
+    position.stop_distance, position.take_profit_distance = signal.stop_ticks, signal.take_profit_ticks
+    row = new_order(symbol, account.now, states.ENTRY, signal.side, quantity, states.SIGNALLED)
     order = symbol.orders[row]
-    order.count, order.price, order.bar = 1, limit, bar
+    order.count, order.price, order.bar = 1, limit, signal.bar
     submit(account, symbol, row)
 
 

@@ -70,6 +70,7 @@ CLOSING = record_dtype(wholes("time", "net"))
 UPKEEP = record_dtype(
     [
         *wholes("stale_ms", "max_holding_ms", "max_holding_bars", "max_slippage_e8"),
+        *((name, np.float64) for name in ("stop_atr", "take_profit_atr", "tick_size")),
         *flags("limit_entry", "exit_on_opposite_signal"),
     ]
 )
@@ -239,6 +240,8 @@ def new_symbol(
     settings["stale_ms"] = milliseconds(execution.order_stale_s)
     settings["max_holding_ms"], settings["max_holding_bars"] = milliseconds(exits.max_holding_s), exits.max_holding_bars
     settings["max_slippage_e8"] = risk.rate_e8(execution.max_slippage_bps / 10_000)
+    settings["stop_atr"], settings["take_profit_atr"] = exits.stop_atr, exits.take_profit_atr
+    settings["tick_size"] = float(instrument.tick_size)
     settings["limit_entry"] = execution.entry == "ioc_limit"
     settings["exit_on_opposite_signal"] = exits.exit_on_opposite_signal
     symbol["place"], symbol["money_per_ticklot"] = place, instrument.money_per_ticklot

@@ -105,32 +105,13 @@ def _finder(program: Program, state: np.dtype[Any], settings: np.dtype[Any], ver
 
 
 @compiled
-def _complete(
-    found: Rows,
-    bars: Rows,
-    closing_rows: Int64s,
-    stop_atr: float,
-    take_profit_atr: float,
-    tick_size: float,
-    signals: Rows,
-) -> None:
-    """Write a row of SIGNAL for each row of FOUND, with the distances that the exit settings give."""
+def _complete(found: Rows, bars: Rows, closing_rows: Int64s, settings: Rows, signals: Rows) -> None:
+    """Write a row of SIGNAL for each row of FOUND, with the distances that the settings of the upkeep give."""
     for number in range(len(found)):
         row, bar = found[number], found[number].bar
         is_last = bar + 1 == len(closing_rows) or closing_rows[bar + 1] > closing_rows[bar]
         signals[number].row = closing_rows[bar]
-        fill_signal(
-            signals[number],
-            bar,
-            bars[bar],
-            row.side,
-            row.ready,
-            row.atr,
-            is_last,
-            stop_atr,
-            take_profit_atr,
-            tick_size,
-        )
+        fill_signal(signals[number], bar, bars[bar], row.side, row.ready, row.atr, is_last, settings[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -382,19 +363,11 @@ class Research:
         first_bar = int(np.searchsorted(closing_rows, span.first))
         first_found, last_found = np.searchsorted(found["bar"], [first_bar, len(closing_rows)])
         signals = np.empty(last_found - first_found, SIGNAL)
-        _complete(
-            found[first_found:last_found],
-            bars.rows,
-            closing_rows,
-            config.exits.stop_atr,
-            config.exits.take_profit_atr,
-            float(self.instrument.tick_size),
-            signals,
-        )
         key = (config.session, config.execution, config.exits, config.risk, span.start, is_brief)
         blank = self._keep("desk", key, lambda: _desk(config, self.instrument, span.start, is_brief).tobytes())
         desk = restored(simulation.SIMULATION, blank)
         desk["row"], desk["symbols"]["bars"] = span.first, first_bar
+        _complete(found[first_found:last_found], bars.rows, closing_rows, desk["symbols"]["settings"][0], signals)
         marks = int(np.searchsorted(mark_times, span.start, side="right"))
         desk["mark"], desk["mark_e8"] = marks, mark_prices[marks - 1] if marks else 0
         return _simulate(market, signals, desk, first_bar, {} if space is None else space)
@@ -485,11 +458,12 @@ def _simulate(
         rows = EXPECTED[name] * len(signals) + (marks if name == "equity" else 0) + 1024
         if name not in space or len(space[name]) < rows:
             space[name] = np.empty(rows, dtype)
-    simulate = simulation.simulate()
+    simulate, names = simulation.simulate(), simulation.Written._fields
     while (
-        simulate(*market, signals, refusals, desk, *(space[name] for name in simulation.TABLES)) == simulation.MORE_ROOM
+        simulate(*market, signals, refusals, desk, simulation.Written(*(space[name] for name in names)))
+        == simulation.MORE_ROOM
     ):
-        space |= {name: _doubled(space[name]) for name in simulation.TABLES}
+        space |= {name: _doubled(space[name]) for name in names}
     end = {name: int(desk[name][0]) for name in _END}
     if end["unmodelled"]:
         return None, simulation.UNMODELLED[end["unmodelled"]]

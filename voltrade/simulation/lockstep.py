@@ -45,6 +45,7 @@ from voltrade.simulation.rows import (
     TOO_MUCH,
     TRAVELLING,
     Market,
+    Written,
 )
 
 LEAP = 32
@@ -397,31 +398,27 @@ def _on_mark(sim: Record, m: Market) -> None:
     exchange.play_mark(sim, m.mark_prices[number], m.mark_times[number], m.fundings[number], m.funding_rates[number])
 
 
+@compiled_in_place
+def _append(table: Rows, written: int, rows: Rows, count: int) -> int:
+    """Move rows behind those that are written; return how many then are."""
+    for number in range(count):
+        table[written + number] = rows[number]
+    return written + count
+
+
 @compiled_part
-def _write_down(
-    sim: Record, is_over: bool, orders: Rows, fills: Rows, trips: Rows, equity: Rows, changes: Rows, alerts: Rows
-) -> None:
+def _write_down(sim: Record, is_over: bool, tables: Written) -> None:
     """Move what was noted to the tables, and the orders that are over, or all where the session is."""
     account = sim.account
-    for number in range(sim.fill_count):
-        fills[sim.fills_written + number] = sim.fills[number]
-    for number in range(account.trips_count):
-        trips[sim.trips_written + number] = account.trips[number]
-    for number in range(account.equity_count):
-        equity[sim.equity_written + number] = account.equity[number]
-    for number in range(account.changes_count):
-        changes[sim.changes_written + number] = account.changes[number]
-    for number in range(account.alerts_count):
-        alerts[sim.alerts_written + number] = account.alerts[number]
-    sim.fills_written += sim.fill_count
-    sim.trips_written += account.trips_count
-    sim.equity_written += account.equity_count
-    sim.changes_written += account.changes_count
-    sim.alerts_written += account.alerts_count
+    sim.fills_written = _append(tables.fills, sim.fills_written, sim.fills, sim.fill_count)
+    sim.trips_written = _append(tables.trips, sim.trips_written, account.trips, account.trips_count)
+    sim.equity_written = _append(tables.equity, sim.equity_written, account.equity, account.equity_count)
+    sim.changes_written = _append(tables.changes, sim.changes_written, account.changes, account.changes_count)
+    sim.alerts_written = _append(tables.alerts, sim.alerts_written, account.alerts, account.alerts_count)
     sim.fill_count = account.trips_count = account.equity_count = account.changes_count = account.alerts_count = 0
     if account.command_count == 0:
         account.output_count = 0
-    _write_orders(sim, is_over, orders)
+    _write_orders(sim, is_over, tables.orders)
 
 
 @compiled_part
@@ -443,6 +440,19 @@ def _write_orders(sim: Record, is_over: bool, orders: Rows) -> None:
     sim.orders_written = symbol.order_numbers
 
 
+@compiled_part
+def _has_room(sim: Record, tables: Written) -> bool:
+    """Whether the tables have room for all that may be noted at once."""
+    return bool(
+        sim.orders_written + len(sim.truth) <= len(tables.orders)
+        and sim.fills_written + len(sim.fills) <= len(tables.fills)
+        and sim.trips_written + len(sim.account.trips) <= len(tables.trips)
+        and sim.equity_written + len(sim.account.equity) <= len(tables.equity)
+        and sim.changes_written + len(sim.account.changes) <= len(tables.changes)
+        and sim.alerts_written + len(sim.account.alerts) <= len(tables.alerts)
+    )
+
+
 def _simulate(
     price: Int64s,
     quantity: Int64s,
@@ -459,12 +469,7 @@ def _simulate(
     signals: Rows,
     refusals: Rows,
     states: Rows,
-    orders: Rows,
-    fills: Rows,
-    trips: Rows,
-    equity: Rows,
-    changes: Rows,
-    alerts: Rows,
+    tables: Written,
 ) -> int:
     """Run on from where the sim stands; return DONE, MORE_ROOM or GIVEN_UP."""
     sim = states[0]
@@ -474,23 +479,16 @@ def _simulate(
     )  # fmt: skip
     is_over = False
     while sim.unmodelled == 0:
-        _write_down(sim, is_over, orders, fills, trips, equity, changes, alerts)
+        _write_down(sim, is_over, tables)
         if is_over:
             return DONE
-        if not (
-            sim.orders_written + len(sim.truth) <= len(orders)
-            and sim.fills_written + len(sim.fills) <= len(fills)
-            and sim.trips_written + len(sim.account.trips) <= len(trips)
-            and sim.equity_written + len(sim.account.equity) <= len(equity)
-            and sim.changes_written + len(sim.account.changes) <= len(changes)
-            and sim.alerts_written + len(sim.account.alerts) <= len(alerts)
-        ):
+        if not _has_room(sim, tables):
             return MORE_ROOM
         if sim.has_ended or core_rules.is_finished(sim.account, sim.symbols):
             _end_session(sim, m)
             is_over = True
         else:
-            _pass_marks(sim, m, equity)
+            _pass_marks(sim, m, tables.equity)
             sim.has_ended = _run_segment(sim, m)
     return GIVEN_UP
 
@@ -511,5 +509,6 @@ def simulate() -> Callable[..., int]:
     """`_simulate`, compiled when it is first needed."""
     whole, flag = (types.Array(kind, 1, "C", readonly=True) for kind in (types.int64, types.bool_))
     columns = (whole, whole, whole, flag, *(whole,) * 8)
-    rows = [rows_of(dtype) for dtype in (SIGNAL, REFUSAL, SIMULATION, *TABLES.values())]
-    return compile_for(_simulate, types.int64(*columns, *rows), nogil=True, **BARE)  # type: ignore[no-any-return]
+    rows = [rows_of(dtype) for dtype in (SIGNAL, REFUSAL, SIMULATION)]
+    tables = types.NamedTuple([rows_of(dtype) for dtype in TABLES.values()], Written)
+    return compile_for(_simulate, types.int64(*columns, *rows, tables), nogil=True, **BARE)  # type: ignore[no-any-return]

@@ -94,6 +94,17 @@ TABLES = {"orders": PLACED, "fills": FILL, "trips": TRIP, "equity": EQUITY, "cha
 """Tables that grow as a session goes on."""
 
 
+class Written(NamedTuple):
+    """The same, as rows with room for more."""
+
+    orders: Rows
+    fills: Rows
+    trips: Rows
+    equity: Rows
+    changes: Rows
+    alerts: Rows
+
+
 class Market(NamedTuple):
     """The tape, its bars, its mark prices and its signals."""
 
