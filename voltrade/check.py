@@ -30,15 +30,7 @@ from voltrade.errors import ConfigError
 from voltrade.exchange.shipped import shipped_instrument
 from voltrade.fold import Fold
 from voltrade.model import DAY_MS, NEVER, Floats, Instrument, Int64s, Trades
-from voltrade.signal_engine import (
-    AGREEMENT,
-    RULE_BAR,
-    SignalEngine,
-    describe,
-    ema_step,
-    other_overrides,
-    overrides_of,
-)
+from voltrade.signal_engine import AGREEMENT, RULE_BAR, SignalEngine, describe, ema_step, other_overrides, overrides_of
 from voltrade.synthetic import TRADES_PER_HOUR, synthetic_market
 
 TRADES_A_BAR = 20

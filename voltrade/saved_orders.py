@@ -15,16 +15,8 @@ def from_version_1(held: Mapping[str, Any]) -> dict[str, Any]:
     orders = [_order(held["entry"], 1)]
     for role in _ROLES:
         orders += [_order(saved, count) for count, saved in enumerate(held[role], start=1)]
-    same: tuple[str, ...] = (
-        "id",
-        "side",
-        "stop_distance",
-        "take_profit_distance",
-        "opened_at",
-        "entered",
-        "entry_notional",
-    )
-    same += ("exit_notional", "realised", "fees", "funding", "exit_reason", "leave_reason", "retry_at", "stop_tries")
+    same = ["id", "side", "stop_distance", "take_profit_distance", "opened_at", "entered", "entry_notional"]
+    same += ["exit_notional", "realised", "fees", "funding", "exit_reason", "leave_reason", "retry_at", "stop_tries"]
     spent = (each["child_id"] and _is_done(each) for role in _ROLES[:2] for each in held[role])
     position = {
         **{name: held[name] for name in (*same, "exit_tries", "unprotected_since")},

@@ -29,21 +29,8 @@ from voltrade.model import (
     RoundTrip,
     WorkingType,
 )
-from voltrade.order_states import (
-    ENTRY,
-    PURPOSES,
-    REASONS,
-    STATES,
-)
-from voltrade.records import (
-    AlertRow,
-    ChangeRow,
-    EquityRow,
-    OrderRow,
-    RefusalRow,
-    TripRow,
-    row_type,
-)
+from voltrade.order_states import ENTRY, PURPOSES, REASONS, STATES
+from voltrade.records import AlertRow, ChangeRow, EquityRow, OrderRow, RefusalRow, TripRow, row_type
 from voltrade.research import Tables
 from voltrade.simulation.rows import FILL, TRUTH
 

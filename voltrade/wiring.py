@@ -29,15 +29,7 @@ from voltrade.config import Config
 from voltrade.credentials import Credentials
 from voltrade.errors import SessionError
 from voltrade.exchange import OrderGateway
-from voltrade.exchange.binance import (
-    DEMO,
-    LIVE,
-    BinanceRestClient,
-    BinanceWSManager,
-    Endpoint,
-    UsdmExchange,
-    connect,
-)
+from voltrade.exchange.binance import DEMO, LIVE, BinanceRestClient, BinanceWSManager, Endpoint, UsdmExchange, connect
 from voltrade.exchange.paper import OnAggTrade, OnEvent, PaperExchange
 from voltrade.live import LiveTradingSystem
 from voltrade.model import Instrument

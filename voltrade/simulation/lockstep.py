@@ -20,14 +20,7 @@ from voltrade.account import value_at_mark
 from voltrade.compiled import BARE, Record, Rows, compile_for, compiled_in_place, compiled_part, prefetch, rows_of
 from voltrade.exchange.execution import last_row_of_taker
 from voltrade.model import NEVER, Bools, Int64s
-from voltrade.order_states import (
-    ACCEPTED,
-    NEW,
-    NOT_LISTED,
-    OF_EACH_PURPOSE,
-    PENDING_SUBMIT,
-    TAPE_END,
-)
+from voltrade.order_states import ACCEPTED, NEW, NOT_LISTED, OF_EACH_PURPOSE, PENDING_SUBMIT, TAPE_END
 from voltrade.order_states import REFUSED as REFUSED_ANSWER
 from voltrade.records import CANCEL, HALTED_BY_LATE_FILL, OF_ALGO, OF_ORDER, REFUSAL, REPLIED, SIGNAL, SNAPSHOT, SUBMIT
 from voltrade.simulation import exchange
