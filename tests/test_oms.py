@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from builders import an_instrument
-from by_hand import enter, is_protected, leave
+from by_hand import cancel_entry, enter, is_protected, leave
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,6 +35,7 @@ from voltrade.model import (
     TakeSnapshot,
 )
 from voltrade.oms import OrderMonitor
+from voltrade.order_rules import level_from
 from voltrade.order_states import (
     ALGO_MOVES,
     DONE,
@@ -229,6 +230,39 @@ def test_late_news_never_turns_a_state_back(late: str) -> None:
     assert desk.monitor.ignored == 1
 
 
+@pytest.mark.parametrize("late", ["NEW", "PARTIALLY_FILLED"])
+def test_late_news_does_not_undo_a_cancel_that_is_under_way(late: str) -> None:
+    desk = Desk()
+    desk.order(ENTRY, "NEW")
+    [cancel] = cancel_entry(desk.monitor, desk.time, "OPERATOR")
+    assert isinstance(cancel, CancelOrder)
+    desk.order(ENTRY, late)
+    assert desk.monitor.orders[ENTRY].state == "PENDING_CANCEL"
+    assert cancel_entry(desk.monitor, desk.time, "OPERATOR") == []
+
+
+def test_a_cancel_that_is_sent_again_keeps_the_reason_of_the_first() -> None:
+    desk = Desk()
+    desk.order(ENTRY, "NEW")
+    cancel_entry(desk.monitor, desk.time, "OPERATOR")
+    desk.reply(ENTRY, "cancel", Outcome.REFUSED, -2011)
+    desk.reply(ENTRY, "lookup", Outcome.ACCEPTED, order=desk.update(ENTRY, "NEW"))
+    [again] = cancel_entry(desk.monitor, desk.time, "STALE")
+    assert isinstance(again, CancelOrder)
+    assert desk.monitor._books.word(desk.monitor.orders[ENTRY].row.cancel_reason) == "OPERATOR"
+
+
+@pytest.mark.parametrize(
+    ("notional", "quantity", "level"),
+    [(302, 3, 101), (301, 3, 100), (201, 2, 101), (100, 1, 100)],  # 100.67, 100.33, 100.5, 100
+)
+def test_stop_and_target_lie_from_the_average_price_to_the_nearest_tick(
+    notional: int, quantity: int, level: int
+) -> None:
+    assert level_from(notional, quantity, 0) == level
+    assert level_from(notional, quantity, -20) == level - 20
+
+
 def test_every_state_has_its_moves_and_an_end_has_none() -> None:
     assert set(MOVES) == set(OrderState)
     assert set(ALGO_MOVES) == set(AlgoState)
@@ -333,6 +367,35 @@ def test_a_stop_that_would_trigger_at_once_means_leave_at_market() -> None:
     [out] = intents(desk.reply(STOP, "submit", Outcome.REFUSED, -2021))
     assert (out.purpose, out.order.order_type, out.order.quantity) == (Purpose.EXIT, OrderType.MARKET, 10)
     assert out.order.reduce_only
+
+
+def test_a_take_profit_that_would_trigger_at_once_means_leave_at_market() -> None:
+    desk = Desk()
+    desk.order(ENTRY, "FILLED", 10)
+    [out] = intents(desk.reply(TARGET, "submit", Outcome.REFUSED, -2021))
+    assert (out.purpose, out.reason, out.order.quantity) == (Purpose.EXIT, "TAKE_PROFIT", 10)
+
+
+def test_an_exit_that_is_refused_again_and_again_is_sent_ever_more_seldom() -> None:
+    desk = Desk().in_position()
+    desk.note(leave(desk.monitor, desk.time, "OPERATOR"))
+    waits = []
+    for attempt in range(1, 5):
+        desk.note(desk.monitor.on_time(desk.time))
+        desk.reply(f"vt-e-1x{attempt}", "submit", Outcome.REFUSED, -1008)
+        waits.append(desk.monitor.next_due - desk.time)
+        desk.time = desk.monitor.next_due
+    assert waits == [1_000, 2_000, 4_000, 8_000]
+
+
+def test_a_fill_of_a_round_trip_that_had_ended_halts() -> None:
+    desk = Desk().in_position()
+    desk.algo(STOP, "TRIGGERED", order_id=500)
+    desk.canceled(desk.order(STOP, "FILLED", 10, order_id=500))
+    desk.note(enter(desk.monitor, desk.time, Side.BUY, 10))
+    desk.order(TARGET, "PARTIALLY_FILLED", 2, order_id=501)
+    assert desk.monitor.halt_reason == f"{TARGET} filled after round trip 1 had ended and the next had begun"
+    assert not desk.monitor.reconciled
 
 
 def test_a_stop_refused_for_a_passing_reason_is_sent_again_with_a_new_id_then_given_up() -> None:
@@ -807,16 +870,18 @@ def test_a_stranger_that_adds_to_the_position_is_not_taken_for_ours() -> None:
     assert not desk.monitor.reconciled
 
 
-def test_a_position_is_not_protected_while_a_fill_of_it_is_only_told_of() -> None:
+@pytest.mark.parametrize("lots", [1, 4])
+def test_a_position_is_not_protected_while_a_fill_of_it_is_only_told_of(lots: int) -> None:
     desk = Desk()
-    desk.order(ENTRY, "PARTIALLY_FILLED", 6)
+    desk.order(ENTRY, "PARTIALLY_FILLED", 10 - lots)
     desk.algo(STOP, "NEW")
-    desk.order(ENTRY, "CANCELED", filled=10)  # four lots more, whose trades are still to come
-    assert desk.monitor.position == 6
+    desk.order(ENTRY, "CANCELED", filled=10)  # these lots more, whose trades are still to come
+    desk.order(ENTRY, "PARTIALLY_FILLED", filled=10 - lots)  # older news takes nothing of that back
+    assert desk.monitor.position == 10 - lots
     assert not is_protected(desk.monitor)
     [ask] = [o for o in desk.monitor.on_time(3_000) if isinstance(o, TakeSnapshot)]
     assert ask.reason == "FILL_MISSING"
-    desk.note(desk.monitor.on_snapshot(a_snapshot(10, fills=(desk.update(ENTRY, "CANCELED", 4, filled=10),))))
+    desk.note(desk.monitor.on_snapshot(a_snapshot(10, fills=(desk.update(ENTRY, "CANCELED", lots, filled=10),))))
     desk.algo("vt-e-1s2", "NEW")
     assert is_protected(desk.monitor)
 
