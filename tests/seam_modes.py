@@ -1,4 +1,4 @@
-"""What each mode makes of one tape, in a process of its own: `python seam_modes.py JOURNAL MODE...` prints it as JSON.
+"""What each mode makes of one tape, in a process of its own: `seam_modes.py JOURNAL RULE TAPE MODE...` prints JSON.
 
 `test_seams` runs it over edited copies of the package. It runs uncompiled (NUMBA_DISABLE_JIT=1): the loops of research
 are then the same functions as plain Python, so that an edit is seen without compiling everything anew.
@@ -13,6 +13,9 @@ import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pandas as pd
 
 import voltrade
 from voltrade import check, journal
@@ -31,18 +34,40 @@ SIGNALS = {
 }
 PARAMETERS: dict[str, Any] = {
     **SIGNALS,
-    **{"seed": 14, "hours": 0.75, "threshold": 2, "latency_ms": 3000, "taker_fee": 0.0001, "slippage_bps": 0.2},
+    **{"seed": 11, "threshold": 3, "latency_ms": 3000, "taker_fee": 0.0001, "slippage_bps": 0.2},
     **{"stop_atr": 1.5, "take_profit_atr": 1.0, "min_stop_bps": 0.0, "cooldown_bars": 1, "max_holding_bars": 6},
     **{"max_holding_s": 75},
     **{"max_trades_per_day": 12},
 }
-"""On this tape every exit happens, a stop is refused with -2021, an exit with -2022, and the day's trades run out."""
+"""On the tape every exit happens, a stop is refused with -2021, an exit with -2022, and the day's trades run out."""
+
+JOINED = 6
+"""Trades of an hour of the synthetic tape that one of the tape stands for: uncompiled, each trade costs its time."""
 
 RAISED = "the seam was asked"
 """What a seam says that is made to raise."""
 
 TOLD = (OrderIntent, Refusal, BreakerChange, RoundTrip)
 Made = Callable[[Research, Config, str], Any]
+
+
+def write_tape(path: Path) -> None:
+    """Write the tape that all modes trade as a file of aggTrades."""
+    config = read_parameters(PARAMETERS, hours=1.0)
+    trades = tape(config.session, shipped_instrument("BTCUSDT")).trades
+    count = len(trades) // JOINED
+    last = slice(JOINED - 1, count * JOINED, JOINED)
+    ids = np.arange(1, count + 1)
+    columns = {
+        "agg_trade_id": ids,
+        "price": trades.price[last] / 10,
+        "quantity": trades.quantity[: count * JOINED].reshape(-1, JOINED).sum(axis=1) / 1000,
+        "first_trade_id": ids,
+        "last_trade_id": ids,
+        "transact_time": trades.time[last],
+        "is_buyer_maker": trades.buyer_is_maker[last],
+    }
+    pd.DataFrame(columns).to_csv(path, index=False)
 
 
 def lines(facts: Iterable[Any]) -> list[str]:
@@ -104,11 +129,11 @@ def entries(path: str) -> list[str]:
     return lines(row.fact for row in journal.read(Path(path)))
 
 
-def main(path: str, rule: str, *modes: str) -> None:
+def main(path: str, rule: str, tape_file: str, *modes: str) -> None:
     if modes == ("session",):
         print(json.dumps(entries(path)))
         return
-    config = read_parameters(PARAMETERS, rule=rule)
+    config = read_parameters(PARAMETERS, rule=rule, tape=tape_file)
     research = Research(tape(config.session, shipped_instrument("BTCUSDT")))
     made = {}
     for mode in modes:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from seam_modes import PARAMETERS, RAISED
+from seam_modes import PARAMETERS, RAISED, write_tape
 
 from voltrade.config import Config
 from voltrade.report import read_run
@@ -48,22 +48,21 @@ def python(package: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def made_by(package: Path, journal: Path, *modes: str, rule: str = "") -> dict[str, Any]:
-    made: dict[str, Any] = json.loads(
-        python(package, str(ROOT / "tests/seam_modes.py"), str(journal), rule, *modes).splitlines()[-1]
-    )
+def made_by(package: Path, tape: Path, journal: Path, *modes: str, rule: str = "") -> dict[str, Any]:
+    given = [str(journal), rule, str(tape), *modes]
+    made: dict[str, Any] = json.loads(python(package, str(ROOT / "tests/seam_modes.py"), *given).splitlines()[-1])
     return made
 
 
-def session(package: Path, run: Path, rule: str = "") -> tuple[Path, list[str]]:
+def session(package: Path, tape: Path, run: Path, rule: str = "") -> tuple[Path, list[str]]:
     """Trade a session over the wire; return its journal, and what it decided."""
     run.mkdir(mode=0o700)
-    begun = {"parameters": {**PARAMETERS, "rule": rule}, "epoch": "bt", "state": "starting"}
+    begun = {"parameters": {**PARAMETERS, "tape": str(tape), "rule": rule}, "epoch": "bt", "state": "starting"}
     kept = keep_rule(Config.from_parameters(rule=rule), run)
     (run / "run.json").write_text(json.dumps({**begun, **kept}))
     python(package, "-m", "voltrade", "run", str(run))
     path = run / "journal.db"
-    return path, json.loads(python(package, str(ROOT / "tests/seam_modes.py"), str(path), "", "session"))
+    return path, json.loads(python(package, str(ROOT / "tests/seam_modes.py"), str(path), "", "", "session"))
 
 
 def edited(folder: Path, *edits: Edit) -> Path:
@@ -83,6 +82,7 @@ def edited(folder: Path, *edits: Edit) -> Path:
 
 
 class Before(NamedTuple):
+    tape: Path
     journal: Path
     session: list[str]
     made: dict[str, Any]
@@ -91,8 +91,11 @@ class Before(NamedTuple):
 @pytest.fixture(scope="module")
 def before(tmp_path_factory: pytest.TempPathFactory) -> Before:
     """What a session and every mode make of the package as it is."""
-    path, decided = session(ROOT, tmp_path_factory.mktemp("seams") / "before")
-    return Before(path, decided, made_by(ROOT, path, *RULES))
+    folder = tmp_path_factory.mktemp("seams")
+    tape = folder / "BTCUSDT-aggTrades.csv"
+    write_tape(tape)
+    path, decided = session(ROOT, tape, folder / "before")
+    return Before(tape, path, decided, made_by(ROOT, tape, path, *RULES))
 
 
 def refuse_unnoticed(package: Path, before: Before, *modes: str) -> dict[str, Any]:
@@ -101,7 +104,7 @@ def refuse_unnoticed(package: Path, before: Before, *modes: str) -> dict[str, An
     Raises:
         UnnoticedError: a mode makes of it what it made before.
     """
-    made = made_by(package, before.journal, *modes)
+    made = made_by(package, before.tape, before.journal, *modes)
     unchanged = [mode for mode in modes if made[mode] == before.made[mode]]
     if unchanged:
         raise UnnoticedError(f"the edit changes nothing in {', '.join(unchanged)}")
@@ -170,8 +173,8 @@ class LongOnly(SignalEngine):
 def test_a_rule_file_that_overrides_on_volume_bar_trades_in_every_mode(before: Before, tmp_path: Path) -> None:
     (tmp_path / "long_only.py").write_text(RULE)
     rule = f"{tmp_path / 'long_only.py'}:LongOnly"
-    path, decided = session(ROOT, tmp_path / "run", rule=rule)
-    made = made_by(ROOT, path, *RULES, rule=rule)
+    path, decided = session(ROOT, before.tape, tmp_path / "run", rule=rule)
+    made = made_by(ROOT, before.tape, path, *RULES, rule=rule)
     assert made["replay"] == 0
     assert decided == made["core"] == made["backtest"]
     assert all(made[mode] != before.made[mode] for mode in ("core", "sweep", "explorer", "check"))
@@ -192,7 +195,7 @@ RAISING = {
 
 @pytest.mark.parametrize("seam", RAISING)
 def test_what_raises_raises_in_every_mode(seam: str, before: Before, tmp_path: Path) -> None:
-    assert made_by(edited(tmp_path, RAISING[seam]), before.journal, *RULES) == dict.fromkeys(RULES, RAISED)
+    assert made_by(edited(tmp_path, RAISING[seam]), before.tape, before.journal, *RULES) == dict.fromkeys(RULES, RAISED)
 
 
 # --- risk -------------------------------------------------------------------------------------------------------------
@@ -235,7 +238,7 @@ def test_the_order_of_the_gates_changes_in_every_mode(before: Before, tmp_path: 
     package = edited(
         tmp_path,
         Edit(CORE, "    risk.TRADES_PER_DAY,\n", ""),
-        Edit(CORE, "    risk.MAX_NOTIONAL,\n", "    risk.MAX_NOTIONAL,\n    risk.TRADES_PER_DAY,\n"),
+        Edit(CORE, "    risk.NOT_LAST_BAR,\n", "    risk.TRADES_PER_DAY,\n    risk.NOT_LAST_BAR,\n"),
     )
     # A sweep counts refusals and doesn't name them.
     refuse_unnoticed(package, before, "core", "backtest", "explorer", "replay")
@@ -269,7 +272,7 @@ UPKEEP: dict[str, tuple[Edit, ...]] = {
         Edit(
             ORDERS,
             "    if position.leave_reason == states.NONE:\n        position.leave_reason = reason\n",
-            "    if position.leave_reason == states.NONE and (reason != states.BY_TIME or position.id % 2):\n"
+            "    if position.leave_reason == states.NONE and (reason != states.OPPOSITE_SIGNAL or position.id % 2):\n"
             "        position.leave_reason = reason\n",
         ),
     ),
@@ -338,6 +341,6 @@ OF_SESSIONS = {
 
 @pytest.mark.parametrize("seam", OF_SESSIONS)
 def test_what_only_sessions_have_changes_sessions(seam: str, before: Before, tmp_path: Path) -> None:
-    _, decided = session(edited(tmp_path, OF_SESSIONS[seam]), tmp_path / "run")
+    _, decided = session(edited(tmp_path, OF_SESSIONS[seam]), before.tape, tmp_path / "run")
     assert decided != before.session
     assert len(decided) > 10
