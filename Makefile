@@ -11,7 +11,7 @@ PEERS := .venv-bench
 BENCH := *
 # Files are shared out to two processes, since much of a session's time is waiting; WORKERS=0 for one, and a debugger.
 WORKERS := 2
-SHARED := -n $(WORKERS) --dist loadfile
+SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
 .PHONY: help setup setup-dev live test campaign campaign-process planted bench lab check constraints clean

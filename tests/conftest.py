@@ -15,6 +15,19 @@ from voltrade.model import Instrument, money
 
 ROOT = Path(__file__).resolve().parent.parent
 
+SLOW = (
+    *("seams", "notify", "handover", "modes", "rule_file", "end_to_end", "explorer", "kills", "readme", "browser"),
+    *("signal_engine", "sessions", "sweep", "notebooks", "outliving", "upkeep", "signals", "edited_rule", "planted"),
+)
+"""Files of tests that take longest, the slowest first."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the slow files where several processes share them, so that none of them is left alone with one."""
+    if hasattr(config, "workerinput"):
+        places = {f"test_{name}": place for place, name in enumerate(SLOW)}
+        items.sort(key=lambda item: places.get(item.path.stem, len(SLOW)))
+
 
 @pytest.fixture(scope="session")
 def btcusdt() -> Instrument:
