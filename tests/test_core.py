@@ -364,24 +364,57 @@ def test_a_command_without_a_reason_is_carried_out(action: Any) -> None:
     assert (core.paused, core.end_reason) == ("OPERATOR", "OPERATOR")
 
 
+def a_stop(core: TradingCore) -> AlgoUpdate:
+    """Have the exchange take the stop of a core's position; return what it says of it."""
+    [desk] = core.desks.values()
+    [stop] = (order for order in desk.monitor.orders.values() if order.algo)
+    core.handle(Reply(5, "submit", "BTCUSDT", stop.id, True, Outcome.ACCEPTED))
+    resting = AlgoUpdate(5, "BTCUSDT", stop.id, 7, Side.SELL, OrderType.STOP_MARKET, "NEW", 10, 980)
+    core.handle(resting)
+    return resting
+
+
 def test_a_wallet_that_differs_is_told_of_once_nothing_is_looked_up() -> None:
     """What isn't listed may have filled: its fill is in the wallet before it is in our books."""
     core = a_core()
     a_position(core)
+    resting = replace(a_stop(core), time=7)
     [desk] = core.desks.values()
-    [stop] = (order for order in desk.monitor.orders.values() if order.algo)
-    resting = AlgoUpdate(7, "BTCUSDT", stop.id, 7, Side.SELL, OrderType.STOP_MARKET, "NEW", 10, 980)
-    core.handle(Reply(5, "submit", "BTCUSDT", stop.id, True, Outcome.ACCEPTED))
-    core.handle(replace(resting, time=5))
     paid = replace(a_snapshot(6, 10), wallet=money(9_999))
     _, outputs = core.handle(paid)
-    assert [o.client_order_id for o in outputs if isinstance(o, LookupOrder)] == [stop.id]
+    assert [o.client_order_id for o in outputs if isinstance(o, LookupOrder)] == [resting.client_order_id]
     assert not [o for o in outputs if isinstance(o, Alert)]
     assert not desk.monitor.reconciled  # no entry until the account was asked again
     _, outputs = core.handle(Timer(core.next_due))
     assert [o.reason for o in outputs if isinstance(o, TakeSnapshot)] == ["NOT_AGREED"]
     _, outputs = core.handle(replace(paid, time=2_000, algo_orders=(resting,)))
     assert [o.code for o in outputs if isinstance(o, Alert)] == ["WALLET_DIFFERS"]
+
+
+def test_a_session_that_keeps_its_position_ends_when_the_exchange_has_confirmed_its_stop() -> None:
+    core = a_core()
+    a_position(core)
+    resting = a_stop(core)
+    _, outputs = core.handle(Operator(6, "protect", "bye", final=True))
+    assert [o.reason for o in outputs if isinstance(o, TakeSnapshot)] == ["bye"]
+    assert not core.finished
+    core.handle(replace(a_snapshot(7, 10), algo_orders=(resting,)))
+    assert core.finished
+
+
+def test_a_refusal_that_nobody_knows_halts_until_a_person_has_looked() -> None:
+    core = a_core()
+    a_position(core)
+    [desk] = core.desks.values()
+    [stop] = (order for order in desk.monitor.orders.values() if order.algo)
+    core.handle(Reply(5, "submit", "BTCUSDT", stop.id, True, Outcome.REFUSED, -99_999, "because"))
+    assert core.breaker is not None
+    assert core.breaker.mode == "HALTED"
+    assert "-99999" in core.breaker.reason
+    core.handle(Timer(10_000_000))
+    assert core.breaker.mode == "HALTED"
+    core.handle(Operator(10_000_001, "resume", "I have looked"))
+    assert core.breaker.mode == "ACTIVE"
 
 
 def test_nothing_is_due_again_at_the_time_of_a_timer() -> None:

@@ -396,6 +396,20 @@ def test_a_fill_of_a_round_trip_that_had_ended_halts() -> None:
     desk.order(TARGET, "PARTIALLY_FILLED", 2, order_id=501)
     assert desk.monitor.halt_reason == f"{TARGET} filled after round trip 1 had ended and the next had begun"
     assert not desk.monitor.reconciled
+    desk.monitor.put_away()
+    assert desk.monitor._ended[1].exited == 12  # it is counted where it belongs
+    assert desk.monitor.position == 0
+
+
+def test_what_grows_while_it_is_left_gets_an_exit_for_what_none_takes() -> None:
+    desk = Desk()
+    desk.order(ENTRY, "PARTIALLY_FILLED", 6)
+    desk.note(leave(desk.monitor, desk.time, "OPERATOR"))
+    desk.order("vt-e-1x1", "PARTIALLY_FILLED", 2)
+    desk.order(ENTRY, "PARTIALLY_FILLED", 4)  # 8 are held, of which the exit takes 4
+    desk.time += RESIZE_EVERY_MS
+    [more] = [o for o in intents(desk.monitor.on_time(desk.time)) if o.purpose is Purpose.EXIT]
+    assert more.order.quantity == 4
 
 
 def test_a_stop_refused_for_a_passing_reason_is_sent_again_with_a_new_id_then_given_up() -> None:
@@ -890,6 +904,25 @@ def test_orders_that_the_exchange_does_not_list_are_looked_up() -> None:
     desk = Desk().in_position()
     outputs = desk.monitor.on_snapshot(a_snapshot(10))
     assert {o.client_order_id for o in outputs if isinstance(o, LookupOrder)} == {STOP, TARGET}
+
+
+def test_an_order_that_is_still_being_sent_is_not_looked_up() -> None:
+    desk = Desk()
+    outputs = desk.monitor.on_snapshot(a_snapshot(0))
+    assert not [o for o in outputs if isinstance(o, LookupOrder)]
+
+
+def test_answers_of_absence_count_only_without_one_of_presence_between_them() -> None:
+    desk = Desk()
+    desk.reply(ENTRY, "submit", Outcome.UNKNOWN)
+    desk.time = 60_000
+    for is_there in (False, True, False):
+        if is_there:
+            desk.reply(ENTRY, "lookup", Outcome.ACCEPTED, order=desk.update(ENTRY, "NEW"))
+        else:
+            desk.reply(ENTRY, "lookup", Outcome.REFUSED, -2013)
+    assert desk.monitor.in_hand
+    assert desk.monitor.orders[ENTRY].state != "NOT_PLACED"
 
 
 def test_a_fill_that_only_the_snapshot_knows_is_counted() -> None:
