@@ -50,7 +50,13 @@ class Engine:
         if ask["op"] == "stop":
             self.stop_reason = ask["reason"]
         self.leases += ask["op"] == "lease"
-        return {"state": self.record["state"], "progress": self.progress, "mode": "sim", "breaker": "ACTIVE"}
+        return {
+            "state": self.record["state"],
+            "progress": self.progress,
+            "mode": "sim",
+            "breaker": "ACTIVE",
+            "leases": self.leases,
+        }
 
     def run(self) -> None:
         seed = self.config.session.seed

@@ -15,7 +15,7 @@ import pytest
 from voltrade.__main__ import main
 from voltrade.config import Config
 from voltrade.control import Control
-from voltrade.ctl import ACTIONS, ask
+from voltrade.ctl import ACTIONS, _connect, ask
 
 
 def told(tmp_path: Path, *lines: bytes) -> tuple[list[tuple[str, str, bool]], list[dict[str, Any]]]:
@@ -142,6 +142,22 @@ def test_ctl_names_the_run_that_it_speaks_to(served: Served, capsys: pytest.Capt
     assert order.startswith("pause was taken, and is kept")  # what was typed, and nothing of whether it was obeyed yet
     assert said == {"run": "runs/today", "id": "a1b2", "state": "running"}
     assert served.orders == {"today": [("pause", "", False)]}
+
+
+def test_ctl_waits_for_its_place_where_others_wait_for_a_busy_engine(served: Served) -> None:
+    """The kernel refuses at once where the queue of a socket is full."""
+    path = str(json.loads((served.add("today-1", "one") / "run.json").read_text())["socket"])
+    refusals = iter([BlockingIOError, BlockingIOError])
+
+    class Queued(socket.socket):
+        def connect(self, address: Any) -> None:
+            for refusal in refusals:
+                raise refusal
+            super().connect(address)
+
+    with Queued(socket.AF_UNIX) as connection:
+        _connect(connection, path)
+        assert connection.getpeername() == path
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import math
 import os
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -219,9 +221,23 @@ def test_a_notebook_holds_the_lease_from_the_start_on(tmp_path: Path) -> None:
     """Before it follows, too: an engine that trades already must notice its end at once."""
     live = session.start(WAITING, tmp_path / "runs/today")
     again = session.start(WAITING, tmp_path / "runs/today")
+    until(lambda: live.status()["leases"] == 2)
     again.stop()
     until(lambda: live.state == "ended")
-    assert live.record["leases"] == 2
+
+
+def test_a_session_that_no_variable_names_any_more_is_not_given_up(
+    tmp_path: Path, outputs: list[tuple[str, Any]]
+) -> None:
+    kept = weakref.ref(session.start(WAITING, tmp_path / "runs/today"))
+    gc.collect()
+    live = kept()
+    assert live is not None  # and so its connection, by which the engine knows that the notebook is there
+    live.stop()
+    asyncio.run(live.follow())
+    del live
+    gc.collect()
+    assert kept() is None
 
 
 def test_a_cell_that_is_run_twice_starts_nothing_twice(tmp_path: Path) -> None:

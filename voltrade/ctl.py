@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,21 @@ def connect(run: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(ANSWER_WITHIN_S)
     try:
-        connection.connect(str(record["socket"]))
+        _connect(connection, str(record["socket"]))
     except (KeyError, OSError):
         connection.close()
         raise SessionError(f"{run.name}: its engine does not answer; it is {state_of(record)}") from None
     return connection
+
+
+def _connect(connection: socket.socket, path: str) -> None:
+    """Connect to an engine's socket; where many wait for a busy engine already, wait for a place too."""
+    deadline = time.monotonic() + ANSWER_WITHIN_S
+    while True:
+        try:
+            connection.connect(path)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)

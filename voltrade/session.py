@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -127,6 +126,10 @@ FAILED_ENDS = {
     "NOTEBOOK_LOST": "the engine heard nothing of this notebook any more and ended by on_notebook_lost",
 }
 """Ends that nobody ordered, with what they mean; those of the tape, of time, of a person or a signal were meant."""
+
+
+_HOLDING: set[Session] = set()
+"""Sessions of this process that hold a lease: a variable that is gone is no notebook that is gone."""
 
 
 class Session(Run):
@@ -245,7 +248,7 @@ class Session(Run):
             connection = ctl.connect(self.path)
             connection.sendall(b'{"op":"lease"}\n')
             self._lease = connection
-            weakref.finalize(self, connection.close)
+            _HOLDING.add(self)
 
     def _let_go(self, is_meant: bool = False) -> None:
         """Give the lease back; where it is not meant, an engine that trades takes the notebook for lost."""
@@ -255,6 +258,7 @@ class Session(Run):
             if is_meant:
                 connection.sendall(b'{"op":"release"}\n')
         self._lease = None
+        _HOLDING.discard(self)
 
     def _repr_html_(self) -> str:
         record = self.record
