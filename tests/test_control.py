@@ -15,7 +15,7 @@ import pytest
 from voltrade.__main__ import main
 from voltrade.config import Config
 from voltrade.control import Control
-from voltrade.ctl import ACTIONS, _connect, ask
+from voltrade.ctl import ACTIONS, _connect, ask, rows_of
 
 
 def told(tmp_path: Path, *lines: bytes) -> tuple[list[tuple[str, str, bool]], list[dict[str, Any]]]:
@@ -142,6 +142,20 @@ def test_ctl_names_the_run_that_it_speaks_to(served: Served, capsys: pytest.Capt
     assert order.startswith("pause was taken, and is kept")  # what was typed, and nothing of whether it was obeyed yet
     assert said == {"run": "runs/today", "id": "a1b2", "state": "running"}
     assert served.orders == {"today": [("pause", "", False)]}
+
+
+@pytest.mark.parametrize("state", ["ending", "ended", "failed"])
+@pytest.mark.parametrize("action", ["pause", "resume", "reduce", "flatten", "halt", "stop"])
+def test_an_order_that_comes_too_late_is_not_said_to_be_taken(tmp_path: Path, state: str, action: str) -> None:
+    """The engine answers for a moment after its session has ended; who ordered `flatten` must not think that it is."""
+    orders: list[tuple[str, str, bool]] = []
+    control = Control(Config(), lambda: {"state": state}, lambda *order: orders.append(order))
+    answer = control._answer({"op": action})
+    assert not orders
+    if action == "stop":  # that is what has come about
+        assert rows_of(tmp_path, action, answer)["order"] == "nothing was done: the session is over already"
+    else:
+        assert answer == {"error": f"{action} comes too late and is not carried out: the session is {state}"}
 
 
 def test_ctl_waits_for_its_place_where_others_wait_for_a_busy_engine(served: Served) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+import subprocess
 import sys
 import threading
 from contextlib import AsyncExitStack
@@ -91,6 +92,32 @@ def test_a_notebook_that_dies_while_the_engine_starts_is_lost_as_soon_as_it_trad
         control.close()
 
     asyncio.run(start())
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_notebook_that_dies_before_it_spoke_to_the_engine_is_lost_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    notebook = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    monkeypatch.setenv("VOLTRADE_NOTEBOOK", str(notebook.pid))
+    record = {"parameters": Config().parameters(), "state": "running", "attended": True}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    engine = Engine(tmp_path)
+    orders: list[tuple[str, str, bool]] = []
+    if dies:
+        notebook.communicate()
+
+    async def wait() -> None:
+        control = Control(Config(), lambda: engine._record.facts, lambda *order: orders.append(order))
+        watch = asyncio.create_task(engine._await_notebook(control))
+        await asyncio.wait([watch], timeout=0.5)
+        assert watch.done() is dies
+        watch.cancel()
+
+    asyncio.run(wait())
+    assert orders == ([("protect", "NOTEBOOK_LOST", True)] if dies else [])
+    if not dies:
+        notebook.communicate()
 
 
 @pytest.mark.parametrize("is_journaled", [True, False])

@@ -89,6 +89,8 @@ Mode = Literal["sim", "paper", "demo", "live"]
 
 RUN_DIR = "VOLTRADE_RUN_DIR"
 """Environment of a notebook's kernel: the folder that its session's files go to."""
+NOTEBOOK = "VOLTRADE_NOTEBOOK"
+"""Environment of an engine that a notebook started: the process of that notebook's kernel."""
 RECORDED = "VOLTRADE_RECORDED"
 """Environment of a notebook's kernel: set where it is executed into a record, with nobody at the screen."""
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from voltrade.config import Config
 from voltrade.model import storable
+from voltrade.record import ENDING, OVER
 
 LONGEST_LINE, LONGEST_REASON = 1 << 20, 500
 """Bytes of a line that is taken, and characters of a reason that are kept."""
@@ -99,8 +100,12 @@ class Control:
         if ask.get("id") and ask["id"] != self._id:
             return {"error": f"its socket is that of another run now, {self._id}"}
         op, reason = ask["op"], storable(str(ask.get("reason") or "")[:LONGEST_REASON])
+        state = self._status()["state"]
+        if state in (ENDING, *OVER) and op not in ("status", "lease", "release", "stop"):
+            return {"error": f"{op} comes too late and is not carried out: the session is {state}"}
         if op == "stop":
-            self.stop(reason or "STOPPED")
+            if state not in (ENDING, *OVER):
+                self.stop(reason or "STOPPED")
         elif op in ("pause", "resume", "reduce", "flatten", "halt"):
             self._order(op, reason, False)
         elif op not in ("status", "lease", "release"):

@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 from uuid import uuid4
 
 from voltrade import handover, journal, recording
-from voltrade.config import Config
+from voltrade.config import NOTEBOOK, Config
 from voltrade.control import Control
 from voltrade.core import TradingCore
 from voltrade.errors import JournalError, SessionError, VenueError, VoltradeError
@@ -40,7 +40,7 @@ from voltrade.live import LiveTradingSystem
 from voltrade.model import Adoption, Event, History, Operator, Output
 from voltrade.notify import Message, News, Notifier, Urgency
 from voltrade.preflight import Check, notifications, preflight, refused, used_limits
-from voltrade.record import JOURNAL, PAGE, Record
+from voltrade.record import ENDING, JOURNAL, PAGE, Record
 from voltrade.recording import Recording
 from voltrade.replay import Replay, recover, start_row
 from voltrade.report import save_frames
@@ -299,6 +299,8 @@ class Engine:
         Seconds in which this process stood still count as one: it could not have heard the notebook.
         """
         for _ in range(FIRST_LEASE_S):
+            if _has_died(os.environ.get(NOTEBOOK, "")):
+                break
             await asyncio.sleep(1.0)
         if self._record.facts.get("attended") and not control.was_leased:
             control.check_lease()
@@ -483,7 +485,10 @@ class Engine:
     # --- for the notebook ------------------------------------------------------------------------------------------
 
     def _status(self) -> dict[str, Any]:
-        status: dict[str, Any] = {"state": self._record.facts["state"], "mode": self._config.session.mode}
+        state = self._record.facts["state"]
+        if state == "running" and self._system is not None and self._system.core.finished:
+            state = ENDING
+        status: dict[str, Any] = {"state": state, "mode": self._config.session.mode}
         if self._system is not None:
             status |= self._system.status(self._tape_trades)
         if self._loading is not None:
@@ -538,6 +543,17 @@ def _logging_beside() -> Iterator[None]:
     finally:
         logging.getLogger().removeHandler(handler)
         listener.stop()
+
+
+def _has_died(pid: str) -> bool:
+    """Whether a process is named, and is there no more."""
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, OSError):
+        return False
+    return False
 
 
 def run(run_dir: Path) -> int:

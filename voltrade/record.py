@@ -24,6 +24,8 @@ NOTED = "run"
 """Where the metadata of a session's executed notebook, under `voltrade`, note how the run ended."""
 UNFINISHED = ("starting", "running")
 OVER = ("ended", "failed")
+ENDING = "ending"
+"""What an engine says of a session that trades no more, and whose record does not say so yet."""
 
 
 def load(folder: Path) -> dict[str, Any]:

@@ -679,7 +679,7 @@ _STATISTICS_ROWS: dict[str, Callable[[Statistics, str], str]] = {
     "change of equity": _money_cell("equity_change"),
     "max drawdown": lambda s, quote: f"{s.max_drawdown:+,.2f} {quote} ({s.max_drawdown_part:.2%})",
     "time in a position": _part_cell("exposure"),
-    "turnover": lambda s, quote: f"{s.turnover:,.2f} {quote}",
+    "turnover of all fills": lambda s, quote: f"{s.turnover:,.2f} {quote}",
     "Sharpe ratio": lambda s, quote: (
         f"{s.sharpe:.2f} ({s.sharpe_basis})" if math.isfinite(s.sharpe) else s.sharpe_basis
     ),

@@ -28,7 +28,7 @@ from IPython.display import HTML, display
 
 from voltrade import charts, ctl, handover, parameter_file
 from voltrade import record as records
-from voltrade.config import RECORDED, RUN_DIR, Config
+from voltrade.config import NOTEBOOK, RECORDED, RUN_DIR, Config
 from voltrade.errors import ConfigError, SessionError
 from voltrade.frames import Frames
 from voltrade.model import MONEY, Alert, EquityPoint, Refusal, RoundTrip, moment_text
@@ -391,7 +391,7 @@ def _launch(folder: Path, config: Config) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=log,
             cwd=where,
-            env={**os.environ, **handover.environment(config.parameters())},
+            env={**os.environ, **handover.environment(config.parameters()), NOTEBOOK: str(os.getpid())},
             start_new_session=True,
         )
 
