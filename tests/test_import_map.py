@@ -111,7 +111,7 @@ MAY_IMPORT = {
     "notify": f"{BASE} credentials order_states risk",
     "preflight": f"{BASE} notify permission risk wiring exchange.paper",
     "doctor": f"{BASE} credentials ledger notify permission wiring preflight",
-    "control": BASE,
+    "control": f"{BASE} record",
     "recording": f"{BASE} store",
     # what people touch
     "drift": "model",
