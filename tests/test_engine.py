@@ -120,6 +120,17 @@ def test_a_notebook_that_dies_before_it_spoke_to_the_engine_is_lost_at_once(
         notebook.communicate()
 
 
+@pytest.mark.parametrize(("finished", "state"), [(False, "running"), (True, "ending")])
+def test_a_session_that_trades_no_more_says_so_before_its_record_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool, state: str
+) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"parameters": Config().parameters(), "state": "running"}))
+    engine = Engine(tmp_path)
+    system = SimpleNamespace(core=SimpleNamespace(finished=finished), status=lambda _: {})
+    monkeypatch.setattr(engine, "_system", system)
+    assert engine._status()["state"] == state
+
+
 @pytest.mark.parametrize("is_journaled", [True, False])
 def test_an_engine_that_fails_within_an_event_leaves_no_state(tmp_path: Path, is_journaled: bool) -> None:
     """Fault case E2, sibling: the next run makes it again from the journal instead."""

@@ -369,25 +369,6 @@ def test_a_stop_that_would_trigger_at_once_means_leave_at_market() -> None:
     assert out.order.reduce_only
 
 
-def test_a_take_profit_that_would_trigger_at_once_means_leave_at_market() -> None:
-    desk = Desk()
-    desk.order(ENTRY, "FILLED", 10)
-    [out] = intents(desk.reply(TARGET, "submit", Outcome.REFUSED, -2021))
-    assert (out.purpose, out.reason, out.order.quantity) == (Purpose.EXIT, "TAKE_PROFIT", 10)
-
-
-def test_an_exit_that_is_refused_again_and_again_is_sent_ever_more_seldom() -> None:
-    desk = Desk().in_position()
-    desk.note(leave(desk.monitor, desk.time, "OPERATOR"))
-    waits = []
-    for attempt in range(1, 5):
-        desk.note(desk.monitor.on_time(desk.time))
-        desk.reply(f"vt-e-1x{attempt}", "submit", Outcome.REFUSED, -1008)
-        waits.append(desk.monitor.next_due - desk.time)
-        desk.time = desk.monitor.next_due
-    assert waits == [1_000, 2_000, 4_000, 8_000]
-
-
 def test_a_fill_of_a_round_trip_that_had_ended_halts() -> None:
     desk = Desk().in_position()
     desk.algo(STOP, "TRIGGERED", order_id=500)

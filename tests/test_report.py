@@ -440,6 +440,11 @@ def test_what_is_still_held_is_in_no_cost_of_round_trips_and_is_told_beside_them
     assert report.statistics(run_of(*closed, bars=bars)).table().loc["position at the end", "value"] == "none"
 
 
+def test_a_large_position_is_told_to_its_last_lot() -> None:
+    assert str(report.Held(1_234_567.891, 1.0, -2.0, "DOGE", "USDT")).startswith("+1,234,567.891 DOGE, ")
+    assert str(report.Held(-(0.1 + 0.2), 1.0, -2.0, "BTC", "USDT")).startswith("-0.3 BTC, ")
+
+
 def test_round_trips_are_summed_up_by_what_ended_them() -> None:
     run = run_of(
         a_trip(1, net=12, closed=NOON + 2 * MINUTE, exit_reason="TAKE_PROFIT"),

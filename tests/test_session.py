@@ -7,6 +7,7 @@ import gc
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -224,6 +225,30 @@ def test_a_notebook_holds_the_lease_from_the_start_on(tmp_path: Path) -> None:
     until(lambda: live.status()["leases"] == 2)
     again.stop()
     until(lambda: live.state == "ended")
+
+
+def test_an_engine_that_was_started_again_is_leased_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engines: list[socket.socket] = []
+
+    def connect(_: Path) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        engines.append(theirs)
+        return ours
+
+    monkeypatch.setattr(session.ctl, "connect", connect)
+    record = {"parameters": Config().parameters(), "state": "running"}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    live = session.Session(tmp_path)
+    for pid in (1, 1, 2):
+        (tmp_path / "run.json").write_text(json.dumps({**record, "pid": pid}))
+        live.hold_lease()
+    first, second = engines
+    assert first.recv(100) == second.recv(100) == b'{"op":"lease"}\n'
+    assert first.recv(100) == b""  # of the engine that is gone
+    live._let_go()
+    assert second.recv(100) == b""
+    for engine in engines:
+        engine.close()
 
 
 def test_a_session_that_no_variable_names_any_more_is_not_given_up(

@@ -17,7 +17,7 @@ from typing import Any
 
 from voltrade.config import Config
 from voltrade.model import storable
-from voltrade.record import ENDING, OVER
+from voltrade.record import TOO_LATE
 
 LONGEST_LINE, LONGEST_REASON = 1 << 20, 500
 """Bytes of a line that is taken, and characters of a reason that are kept."""
@@ -100,16 +100,18 @@ class Control:
         if ask.get("id") and ask["id"] != self._id:
             return {"error": f"its socket is that of another run now, {self._id}"}
         op, reason = ask["op"], storable(str(ask.get("reason") or "")[:LONGEST_REASON])
-        state = self._status()["state"]
-        if state in (ENDING, *OVER) and op not in ("status", "lease", "release", "stop"):
-            return {"error": f"{op} comes too late and is not carried out: the session is {state}"}
-        if op == "stop":
-            if state not in (ENDING, *OVER):
-                self.stop(reason or "STOPPED")
-        elif op in ("pause", "resume", "reduce", "flatten", "halt"):
-            self._order(op, reason, False)
-        elif op not in ("status", "lease", "release"):
+        status = self._status()
+        is_too_late = status["state"] in TOO_LATE
+        if op in ("status", "lease", "release") or (op == "stop" and is_too_late):
+            return status
+        if op not in ("pause", "resume", "reduce", "flatten", "halt", "stop"):
             return {"error": f"op: unknown, was {op!r}"}
+        if is_too_late:
+            return {"error": f"{op} comes too late and is not carried out: the session is {status['state']}"}
+        if op == "stop":
+            self.stop(reason or "STOPPED")
+        else:
+            self._order(op, reason, False)
         return self._status()
 
     def stop(self, reason: str) -> None:

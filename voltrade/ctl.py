@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from voltrade.errors import SessionError
-from voltrade.record import ENDING, OVER, RECORD, is_running, load, read, state_of
+from voltrade.record import RECORD, TOO_LATE, is_running, load, read, state_of
 
 ACTIONS = {
     "status": "tell how the session stands; change nothing",
@@ -44,7 +44,7 @@ def identity(run: Path) -> str:
 def rows_of(run: Path, action: str, answer: Mapping[str, Any]) -> dict[str, Any]:
     """Lay out for people who answered, that an order was taken, and how things stood when it was."""
     rows: dict[str, Any] = {"run": run, "id": identity(run)}
-    if action != "status" and answer.get("state") in (ENDING, *OVER):
+    if action != "status" and answer.get("state") in TOO_LATE:
         rows["order"] = "nothing was done: the session is over already"
     elif action != "status":
         rows["order"] = (

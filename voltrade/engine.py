@@ -549,10 +549,8 @@ def _has_died(pid: str) -> bool:
     """Whether a process is named, and is there no more."""
     try:
         os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except (ValueError, OSError):
-        return False
+    except (ValueError, OSError) as error:
+        return isinstance(error, ProcessLookupError)
     return False
 
 

@@ -26,6 +26,8 @@ UNFINISHED = ("starting", "running")
 OVER = ("ended", "failed")
 ENDING = "ending"
 """What an engine says of a session that trades no more, and whose record does not say so yet."""
+TOO_LATE = (ENDING, *OVER)
+"""States in which no order of a person is carried out any more."""
 
 
 def load(folder: Path) -> dict[str, Any]:

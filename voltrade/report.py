@@ -612,7 +612,7 @@ class Held:
         if not self.quantity:
             return "none"
         money = f"unrealised {self.unrealised:+,.2f}, fees {self.fees:+,.2f} {self.quote_asset}"
-        return f"{self.quantity:+g} {self.base_asset}, {money}"
+        return f"{self.quantity:+,.15g} {self.base_asset}, {money}"
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,8 @@ class Session(Run):
         super().__init__(path)
         self._process = process
         self._lease: socket.socket | None = None
+        self._leased_from = 0
+        """Process of the engine whose lease it is."""
 
     def status(self) -> dict[str, Any]:
         """How things are: the engine's own words where it answers, else what its record says."""
@@ -240,14 +242,17 @@ class Session(Run):
     def hold_lease(self) -> None:
         """Hold the engine's lease, so that it takes this notebook for lost once its process is gone.
 
-        Nothing happens where it is held already, or where the engine does not listen yet or no more.
+        Nothing happens where it is held already, or where the engine does not listen yet or no more. An engine that
+        was started again is another one.
         """
-        if self._lease is not None:
+        engine = self.record.get("pid", 0)
+        if self._lease is not None and self._leased_from == engine:
             return
+        self._let_go()
         with suppress(SessionError, OSError):
             connection = ctl.connect(self.path)
             connection.sendall(b'{"op":"lease"}\n')
-            self._lease = connection
+            self._lease, self._leased_from = connection, engine
             _HOLDING.add(self)
 
     def _let_go(self, is_meant: bool = False) -> None:
