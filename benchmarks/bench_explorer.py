@@ -10,9 +10,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from jupyter_client.manager import KernelManager
 
 from benchmarks.bench_bars import INSTRUMENT, limit, some_trades, threshold_for
 from benchmarks.measure import Goal, say, seconds, verdict
@@ -108,18 +112,21 @@ def main() -> int:
     parser.add_argument("--trades", type=int, default=TRADES)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     given = parser.parse_args()
-    from jupyter_client.manager import start_new_kernel
-
-    quiet = ["--IPKernelApp.log_level=40"]  # one host, no network: its sockets need no encryption
-    manager, client = start_new_kernel(kernel_name="python3", extra_arguments=quiet)
-    try:
-        code = f"from benchmarks import bench_explorer; status = bench_explorer.measure({given.trades}, {given.rounds})"
-        client.execute_interactive(code, output_hook=_print)
-        reply = client.execute_interactive("pass", user_expressions={"status": "status"}, store_history=False)
-        return int(reply["content"]["user_expressions"]["status"]["data"]["text/plain"])
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
+    with tempfile.TemporaryDirectory(prefix="voltrade-kernel-") as folder:
+        # Sockets in a folder: a TCP port is chosen before the kernel binds it, and another program may be faster.
+        manager = KernelManager(transport="ipc", connection_file=str(Path(folder) / "kernel.json"))
+        manager.start_kernel()
+        client = manager.client()
+        client.start_channels()
+        try:
+            client.wait_for_ready(timeout=60)
+            code = f"from benchmarks import bench_explorer as b; status = b.measure({given.trades}, {given.rounds})"
+            client.execute_interactive(code, output_hook=_print)
+            reply = client.execute_interactive("pass", user_expressions={"status": "status"}, store_history=False)
+            return int(reply["content"]["user_expressions"]["status"]["data"]["text/plain"])
+        finally:
+            client.stop_channels()
+            manager.shutdown_kernel(now=True)
 
 
 def _print(message: dict[str, Any]) -> None:
