@@ -82,7 +82,8 @@ MAY_IMPORT = {
     # exchanges
     "exchange.messages": BASE,
     "exchange.outcomes": BASE,
-    "exchange.binance": f"{BASE} credentials exchange.messages exchange.outcomes",
+    "exchange.ccxt_binance": "",
+    "exchange.binance": f"{BASE} credentials exchange.ccxt_binance exchange.messages exchange.outcomes",
     "exchange.texts": BASE,
     "exchange.shipped": f"{BASE} exchange.texts",
     "exchange.margin": f"{BASE} exchange.shipped",
@@ -142,7 +143,7 @@ MAY_IMPORT = {
 
 ONLY_IN = {
     "apprise": {"notify"},
-    "ccxt": {"exchange.binance"},
+    "ccxt": {"exchange.ccxt_binance"},
     "aiohttp": {"exchange.binance", "exchange.venue", "exchange.venue_streams", "exchange.faults", "wiring", "sources"},
     "plotly": {"charts", "plot_widget"},
     "anywidget": {"plot_widget"},

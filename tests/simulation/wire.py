@@ -10,13 +10,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import aiohttp
-import ccxt.pro
 from aiohttp import WSMsgType
-from ccxt.base.errors import ExchangeNotAvailable, RequestTimeout
 
 from simulation.network import Network, Pipe
 from voltrade.credentials import Credentials
 from voltrade.exchange.binance import Endpoint, SturdyClient, UsdmExchange, connect
+from voltrade.exchange.ccxt_binance import binanceusdm, errors
 
 ENDPOINT = Endpoint.simulated("http://127.0.0.1:1", "ws://127.0.0.1:1")
 """An address where nobody listens: nothing may ever go there."""
@@ -41,7 +40,7 @@ class SimulatedClient(SturdyClient):
         while not self.closed():
             await asyncio.sleep(self.keepAlive / 1000)
             if self.heard + patience < loop.time():
-                self.on_error(RequestTimeout(f"Connection to {self.url} timed out: no pong"))
+                self.on_error(errors.RequestTimeout(f"Connection to {self.url} timed out: no pong"))
                 return
             if not self.closed():
                 await self.connection.ping()
@@ -58,7 +57,7 @@ class SimulatedClient(SturdyClient):
             self.connection.hang_up()
 
 
-class SimulatedWire(ccxt.pro.binanceusdm):  # type: ignore[misc]  # ccxt is untyped
+class SimulatedWire(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
     """What stands in aiohttp's place below `UsdmExchange`."""
 
     network: Network
@@ -67,7 +66,7 @@ class SimulatedWire(ccxt.pro.binanceusdm):  # type: ignore[misc]  # ccxt is unty
 
     def open(self, lazy: bool = False) -> None:
         if lazy and self.closed_by_user:
-            raise ccxt.ExchangeClosedByUser(f"{self.id} instance was closed by the user")
+            raise errors.ExchangeClosedByUser(f"{self.id} instance was closed by the user")
         self.closed_by_user = False
         self.asyncio_loop = asyncio.get_running_loop()
 
@@ -80,9 +79,9 @@ class SimulatedWire(ccxt.pro.binanceusdm):  # type: ignore[misc]  # ccxt is unty
             async with asyncio.timeout(self.timeout / 1000):
                 status, got, text = await self.network.request(self, method, url, asked, body)
         except TimeoutError as error:
-            raise RequestTimeout(details) from error
+            raise errors.RequestTimeout(details) from error
         except aiohttp.ClientConnectionError as error:
-            raise ExchangeNotAvailable(details) from error
+            raise errors.ExchangeNotAvailable(details) from error
         answer = self.parse_json(text)
         self.handle_errors(status, "", url, method, got, text, answer, asked, body)
         self.handle_http_status_code(status, "", url, method, text)

@@ -1,4 +1,4 @@
-"""The edge to Binance USD-M Futures, and the only place where ccxt is imported.
+"""The edge to Binance USD-M Futures, and the only place where ccxt is used.
 
 Three parts. `UsdmExchange` is ccxt's released class, subclassed: it signs, connects and keeps sockets, and hands every
 raw frame on untouched. `BinanceRestClient` carries the core's commands out and says what is known of each.
@@ -21,11 +21,10 @@ from typing import Any, Literal, NoReturn
 from urllib.parse import urlsplit
 
 import aiohttp
-import ccxt.pro
-from ccxt.async_support.base.ws.client import Client
 
 from voltrade.credentials import Credentials
 from voltrade.errors import ConfigError, DataError, VenueError
+from voltrade.exchange.ccxt_binance import Client, binanceusdm, errors
 from voltrade.exchange.messages import Fields, MessageReader, TradeRow, instrument_of
 from voltrade.exchange.outcomes import NO_ANSWER, NOT_SENT, Verb, classify
 from voltrade.model import (
@@ -127,7 +126,7 @@ class SturdyClient(Client):  # type: ignore[misc]  # ccxt is untyped
             log.warning("a frame could not be read: %s", type(error).__name__)
 
 
-class UsdmExchange(ccxt.pro.binanceusdm):  # type: ignore[misc]  # ccxt is untyped
+class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
     """ccxt.pro's Binance USD-M class with the ends tied up that money needs.
 
     - Every frame goes to `tap` first, in arrival order; nothing that it raises can stop the socket.
@@ -218,7 +217,7 @@ class UsdmExchange(ccxt.pro.binanceusdm):  # type: ignore[misc]  # ccxt is untyp
             self._fail(_answer(code, response, body))
 
     def _fail(self, answer: Answer) -> NoReturn:
-        error = ccxt.ExchangeNotAvailable(f"{answer.status} {answer.text}")
+        error = errors.ExchangeNotAvailable(f"{answer.status} {answer.text}")
         vars(error)["answer"] = answer
         raise error
 
@@ -966,7 +965,7 @@ class BinanceWSManager:
         if client is not None:
             log.warning("%s stream: %s, dialling again", stream, reason)
             # Not client.close(): that cancels whoever waits. Soon, not now: we may be inside its receive loop.
-            asyncio.get_running_loop().call_soon(client.on_error, ccxt.NetworkError(reason))
+            asyncio.get_running_loop().call_soon(client.on_error, errors.NetworkError(reason))
 
     def _check_silence(self, now: int) -> None:
         """Dial the market's stream again if it has said nothing for too long, its subscription's answer included."""

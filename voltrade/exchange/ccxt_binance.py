@@ -1,0 +1,64 @@
+"""ccxt's class for Binance USD-M Futures, without the modules of the other hundred exchanges.
+
+The `__init__` of ccxt and of its parts import every exchange, which takes longer than all else that a session imports.
+Here they are begun empty, with only the names that Binance's own modules ask of them. No file of ccxt is changed: the
+`__init__` of such a package runs as soon as anybody asks it for another name, as one that imports ccxt later does, and
+classes stay the same ones.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, module_from_spec
+from types import ModuleType
+from typing import Any
+
+PACKAGES = ("ccxt", "ccxt.async_support", "ccxt.pro")
+
+
+def _begin(name: str) -> ModuleType:
+    """Put a package among the loaded ones; its `__init__` runs when a name is missing there."""
+    spec = find_spec(name)
+    assert spec is not None
+    assert spec.loader is not None
+    package = module_from_spec(spec)
+    package.__getattr__ = lambda missing: _run(package, spec, missing)  # type: ignore[method-assign]
+    sys.modules[name] = package
+    parent, _, own = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], own, package)
+    return package
+
+
+def _run(package: ModuleType, spec: ModuleSpec, missing: str) -> Any:
+    """Run a package's `__init__` at last, for a name that it was asked for."""
+    if missing.startswith("__"):
+        raise AttributeError(f"module {package.__name__!r} has no attribute {missing!r}")
+    del package.__getattr__
+    assert spec.loader is not None
+    spec.loader.exec_module(package)
+    return getattr(package, missing)
+
+
+def _import() -> None:
+    """Import Binance's modules alone, unless the whole of ccxt is there already."""
+    if "ccxt" in sys.modules:
+        return
+    ccxt, asynchronous, pro = (_begin(name) for name in PACKAGES)
+    public = {name: value for name, value in vars(_module("base.errors")).items() if not name.startswith("_")}
+    vars(ccxt).update(public, Exchange=_module("base.exchange").Exchange)
+    vars(asynchronous).update(Exchange=_module("async_support.base.exchange").Exchange)
+    vars(asynchronous).update(binance=_module("async_support.binance").binance)
+    vars(pro).update(binanceusdm=_module("pro.binanceusdm").binanceusdm)
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"ccxt.{name}")
+
+
+_import()
+binanceusdm = importlib.import_module("ccxt.pro").binanceusdm
+Client = _module("async_support.base.ws.client").Client
+errors = _module("base.errors")
