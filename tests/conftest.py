@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 SLOW = (
     *("seams", "notify", "handover", "modes", "rule_file", "end_to_end", "explorer", "kills", "readme", "browser"),
-    *("signal_engine", "sessions", "sweep", "notebooks", "outliving", "upkeep", "signals", "edited_rule", "planted"),
+    *("signal_engine", "sessions", "sweep", "notebooks", "outliving", "upkeep", "signals", "planted"),
 )
 """Files of tests that take longest, the slowest first."""
 
