@@ -46,3 +46,10 @@ def test_whoever_wants_all_of_ccxt_has_it_with_the_same_classes(first: str, aske
 def test_a_name_that_ccxt_does_not_have_is_missing_as_ever() -> None:
     script = ("import voltrade.exchange.binance", "import ccxt", "print(hasattr(ccxt, 'voltrade'), ccxt.__name__)")
     assert said(*script) == "False ccxt"
+
+
+def test_what_it_knows_of_the_exchange_is_the_same() -> None:
+    told = "print(json.dumps(binance.binanceusdm({}).describe(), sort_keys=True, default=str))"
+    alone = said("import json", "from voltrade.exchange import binance", told)
+    assert '"id": "binanceusdm"' in alone
+    assert alone == said("import json", "import ccxt.pro", "from voltrade.exchange import binance", told)

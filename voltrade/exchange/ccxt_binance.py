@@ -50,8 +50,9 @@ def _import() -> None:
     public = {name: value for name, value in vars(_module("base.errors")).items() if not name.startswith("_")}
     vars(ccxt).update(public, Exchange=_module("base.exchange").Exchange)
     vars(asynchronous).update(Exchange=_module("async_support.base.exchange").Exchange)
-    vars(asynchronous).update(binance=_module("async_support.binance").binance)
-    vars(pro).update(binanceusdm=_module("pro.binanceusdm").binanceusdm)
+    for package in (asynchronous, pro):
+        for name in ("binance", "binanceusdm"):  # a package has the class under the name of its module
+            vars(package)[name] = vars(_module(f"{package.__name__.removeprefix('ccxt.')}.{name}"))[name]
 
 
 def _module(name: str) -> Any:
