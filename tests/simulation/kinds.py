@@ -294,7 +294,7 @@ NOT_REACHED = {
     "F5": "the venue can only delist; other states are the venue's part",
     "F8": "drawn tapes jump through stops: not as a kind of its own",
     "F9": "the wire's part",
-    "G1": "a rule that signals on every bar is in every third plan",
+    "G1": "a rule that signals on every bar is drawn among the settings",
     "G2": "refused before the wire: tests of risk and config",
     "G3": "tests of config",
     "G4": "limits are out of the way in most plans: tests of risk, and stories",

@@ -70,7 +70,7 @@ def lasts_s(settings: Json, strikes: Iterable[Strike]) -> float:
 
 
 def draw_plan(seed: int) -> Plan:
-    """Draw a session with faults; every third has only such as can be recovered from."""
+    """Draw a session with faults; every fourth has only such as can be recovered from."""
     drawn = draw_faults(seed)
     names = tuple(kind.name for kind, _ in drawn)
     strikes = tuple(strike for _, strike in drawn)
@@ -85,7 +85,7 @@ def is_recoverable(plan: Plan) -> bool:
 def draw_faults(seed: int) -> list[tuple[Kind, Strike]]:
     """Draw the faults of a session, in order of time."""
     draw = np.random.default_rng([seed, 2])
-    kinds = RECOVERABLE_KINDS if seed % 3 == 0 else KINDS
+    kinds = RECOVERABLE_KINDS if seed % 4 == 0 else KINDS
     count = int(draw.integers(LEAST_FAULTS, LEAST_FAULTS + 5))
     chosen = _enough_classes(draw, kinds, count)
     drawn = [(kind, kind.draw(draw, float(round(draw.uniform(5.0, LAST_FAULT_S), 1)))) for kind in chosen]
@@ -109,9 +109,9 @@ def draw_settings(seed: int) -> Json:
     draw = np.random.default_rng([seed, 3])
     unit = str(draw.choice(["trades", "base", "quote"]))
     threshold = {
-        "trades": int(draw.integers(6, 16)),
-        "base": int(draw.integers(2, 8)),
-        "quote": int(draw.integers(200_000, 700_000)),
+        "trades": int(draw.integers(8, 20)),
+        "base": int(draw.integers(3, 10)),
+        "quote": int(draw.integers(250_000, 850_000)),
     }
     settings: Json = {
         **{
@@ -161,6 +161,6 @@ def draw_settings(seed: int) -> Json:
         **{"order_stale_s": one_of(5.0, 10.0)(draw), "funding_rate": one_of(0.0, 0.0001)(draw)},
         **{"on_duration_end": one_of("flatten", "flatten", "protect")(draw)},
     }
-    if seed % 3 != 1:
+    if seed % 5 != 1:
         settings |= {"rule": RULE, "every": int(draw.integers(1, 6)), "both_sides": bool(draw.random() < 0.7)}
     return settings

@@ -20,7 +20,7 @@ def drawn_tape(seed: int, seconds: float) -> Trades:
     The tape begins at the loop's begin less nothing: the venue shifts it so that its history lies before the opening.
     """
     draw = np.random.default_rng([seed, 1])
-    count = int(seconds * draw.uniform(1.0, 1.6))
+    count = int(seconds * draw.uniform(1.0, 1.25))
     gaps = draw.exponential(1.0, count)
     burst = draw.random(count) < 0.01
     for start in np.flatnonzero(burst):

@@ -25,12 +25,12 @@ from simulation.scenario import at, play, scenario
 SHORT_S = 80.0
 KNOWN: dict[int, set[tuple[str, str]]] = {
     1: set(),
-    2: {("O10", "weight"), ("O12", "questions")},
-    3: set(),
-    6: set(),
-    7: {("O5", "uncovered")},
+    3: {("O10", "weight"), ("O12", "questions")},
+    4: set(),
+    5: set(),
+    7: set(),
     8: {("O5", "uncovered")},
-    9: set(),
+    9: {("O5", "uncovered")},
     12: {("O5", "uncovered")},
 }
 """Seeds of plans, and what oracles find of them: (oracle, kind)."""
@@ -80,7 +80,7 @@ def test_a_trace_shows_one_answer_that_is_another() -> None:
 # --- clean ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3, 4, 6, 7, 8, 9, 10])
+@pytest.mark.parametrize("seed", [1, 2, 3, 4, 5, 7, 8, 9, 12])
 def test_a_clean_session_without_latency_is_the_backtest(seed: int) -> None:
     """Decision by decision, fill by fill."""
     plan = clean_plan(seed, latency_s=(0.0, 0.0))
@@ -162,5 +162,5 @@ def test_each_run_has_its_own_orders_in_its_journal(two_runs: Evidence, run: int
     intents = [row.body["order"]["client_order_id"] for row in two_runs.journals[run] if row.kind == "OrderIntent"]
     posts = [each.client_id for each in two_runs.requests if each.method == "POST" and each.client_id]
     assert intents
-    assert intents == [name for name in posts if name.startswith(f"vt-e{run}-")]
+    assert sorted(intents) == sorted(name for name in posts if name.startswith(f"vt-e{run}-"))
     assert judge(two_runs) == []
