@@ -151,6 +151,7 @@ class TradingCore:
         if engine is None and config.session.rule:
             raise ConfigError(f"rule: the engine of {config.session.rule} must be given with it")
         self._books = Books(1 + len(others))
+        self._answers: dict[tuple[int, int], int] = {}
         self._signal = np.zeros(1, records.SIGNAL)
         row = self._books.account
         core_rules.set_gates(row, GATES)
@@ -211,10 +212,19 @@ class TradingCore:
         what is due at `next_due`: carry out the commands, deliver what is due, then hand in the rest. Any other event
         is consumed whole, which counts as 1.
         """
-        if isinstance(event, Trades):
-            return self._on_trades(event)
-        self._at(event.time)
-        return 1, _HANDLERS[type(event)](self, event)
+        try:
+            if isinstance(event, Trades):
+                return self._on_trades(event)
+            self._at(event.time)
+            return 1, _HANDLERS[type(event)](self, event)
+        finally:
+            self._answers.clear()
+
+    def _ask(self, question: int, symbol: int = 0) -> int:
+        """Return the books' answer to a question of `records`; it stands until an event was handled."""
+        if (question, symbol) not in self._answers:
+            self._answers[question, symbol] = self._books.ask(question, symbol)
+        return self._answers[question, symbol]
 
     def _at(self, time: int) -> None:
         self.time = max(self.time, time)
@@ -226,7 +236,7 @@ class TradingCore:
 
         Always later than the last `Timer`, so that no loop that delivers what is due can stand still.
         """
-        return self._books.ask(records.NEXT_DUE)
+        return self._ask(records.NEXT_DUE)
 
     @property
     def last_trade_id(self) -> int:
@@ -236,7 +246,7 @@ class TradingCore:
     @property
     def finished(self) -> bool:
         """Whether the session's time is over and its stop policy has been carried out."""
-        return bool(self._books.ask(records.IS_FINISHED))
+        return bool(self._ask(records.IS_FINISHED))
 
     def end_of_tape(self, time: int) -> Operator:
         """Return the command that ends a session whose tape has nothing more."""
@@ -327,7 +337,7 @@ class TradingCore:
 
     def _wake_at_bar(self, desk: Desk) -> int:
         """Number of bars at which the position in hand is held long enough."""
-        return self._books.ask(records.WAKE_AT_BAR, desk.place)
+        return self._ask(records.WAKE_AT_BAR, desk.place)
 
     def _on_bars(self, desk: Desk, before: int) -> list[Output]:
         outputs: list[Output] = []

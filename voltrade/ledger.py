@@ -25,6 +25,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import orjson
 import platformdirs
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -210,7 +211,7 @@ class Ledger:
             if self._reached >= 0:
                 os.close(self._reached)
             self._reached = fresh
-        note = json.dumps(reached).encode() + b"\n"
+        note = orjson.dumps(reached) + b"\n"
         os.pwrite(self._reached, note, 0)
         os.ftruncate(self._reached, len(note))
 
