@@ -101,6 +101,7 @@ class Desk:
     Attributes:
         band: bars that 24 hours should bring; None where nobody watches.
         problems: what about the account forbids trading it; a person has been told.
+        problem_count: how many snapshots in a row had problems.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Desk:
         self.band: Band | None = None
         self.drifted = False
         self.problems: list[str] = []
+        self.problem_count = 0
 
     def see_bars(self, row: Any) -> None:
         """Let the books know how far bars and prices are."""
@@ -404,7 +406,8 @@ class TradingCore:
             theirs, ours = money_text(snapshot.wallet), money_text(wallet)
             outputs.append(Alert(self.time, "WALLET_DIFFERS", f"the exchange has {theirs}, our books {ours}"))
         if problems or (differs and is_asking and desk.monitor.reconciled):
-            desk.monitor.disagree(self.time)
+            desk.monitor.disagree(self.time, desk.problem_count)
+        desk.problem_count = desk.problem_count + 1 if problems else 0
         if problems != desk.problems:
             outputs += [Alert(self.time, "ACCOUNT_MISMATCH", problem) for problem in problems]
             desk.problems = problems

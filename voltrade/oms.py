@@ -566,11 +566,16 @@ class OrderMonitor:
         moved = snapshot.position.quantity - _moved(snapshot, self.agreed_trade_id)
         return not self._has_agreed or moved == self._agreed_position
 
-    def disagree(self, time: int) -> None:
-        """Take note that the account isn't as it must be: no entry until it is; it is asked ever more seldom."""
+    def disagree(self, time: int, before: int = 0) -> None:
+        """Take note that the account isn't as it must be: no entry until it is; it is asked ever more seldom.
+
+        Args:
+            time: now, ms.
+            before: snapshots in a row before this one that agreed with our books, but not with the settings.
+        """
         disagreements = int(self._row["disagreements"])
         self.reconciled = False
-        self._row["snapshot_at"] = time + (states.RETRY_AFTER_MS << min(disagreements, states.DOUBLINGS))
+        self._row["snapshot_at"] = time + (states.RETRY_AFTER_MS << min(max(disagreements, before), states.DOUBLINGS))
         self._row["disagreements"] = disagreements + 1
 
     def on_time(self, time: int) -> list[Output]:

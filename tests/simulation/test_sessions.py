@@ -25,7 +25,7 @@ from simulation.scenario import at, play, scenario
 SHORT_S = 80.0
 KNOWN: dict[int, set[tuple[str, str]]] = {
     1: set(),
-    3: {("O10", "weight"), ("O12", "questions")},
+    3: set(),
     4: set(),
     5: set(),
     7: set(),
