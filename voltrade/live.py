@@ -50,8 +50,9 @@ ANSWER_WITHIN_S = 30.0
 COMMIT_EVERY = 200
 """Rows after which the journal is committed though no command waits."""
 
-SNAPSHOT_AGAIN_S = 1.0
-"""Pause before an account that could not be read is asked for again."""
+SNAPSHOT_AGAIN_S, SNAPSHOT_DOUBLINGS = 1.0, 2
+"""Pause before an account that could not be read is asked for again; by the wall clock twice as long each time, up to
+4 s: so that not even a minute of refusals takes the weight that orders need."""
 
 SNAPSHOT_TRIES = 10
 """How often a snapshot is asked for in lockstep before the session fails; by the wall clock, for ever."""
@@ -108,6 +109,7 @@ class LiveTradingSystem:
         self._seen_trade_id = 0
         self._seen_marks = 0
         self._uncommitted = 0
+        self._failed_readings = 0
         self._trades = 0
         self.is_journaled = True
         """Whether the core's state is the one after the journal's last row: not in `handle`, nor where it raised."""
@@ -426,5 +428,10 @@ class LiveTradingSystem:
             # Only a snapshot raises: without one nothing is reconciled, so the core keeps asking for it.
             log.warning("the account could not be read: %s", error)
             self.on_event(Link(self._clock(), "user", False))
-            await asyncio.sleep(SNAPSHOT_AGAIN_S)
+            pause_s = SNAPSHOT_AGAIN_S * 2 ** min(self._failed_readings, SNAPSHOT_DOUBLINGS)
+            self._failed_readings += 1
+            await asyncio.sleep(pause_s)
             self.on_event(Link(self._clock(), "user", True))
+        else:
+            if isinstance(command, TakeSnapshot):
+                self._failed_readings = 0

@@ -16,7 +16,9 @@ from voltrade.model import Trades
 
 RULE = f"{Path(__file__).parent}/rules/buys.py:Buys"
 BEGIN_S = 300.0
-"""History before the opening."""
+"""History before the opening, where a scenario does not say."""
+HISTORY_S = 150.0
+"""Likewise in a drawn plan, whose indicators are ready after seven bars of at most twenty trades."""
 FAULTS_S = 750.0
 """Faults strike in so long after the opening; then a quiet minute, then the session's end: a quarter of an hour."""
 QUIET_S = 60.0
@@ -24,7 +26,7 @@ QUIET_S = 60.0
 END_S = 60.0
 """How much longer than its time a session may take to end."""
 DURATION_S = FAULTS_S + QUIET_S + 15.0
-TAPE_S = BEGIN_S + DURATION_S + END_S + 60.0
+TAPE_S = HISTORY_S + DURATION_S + END_S + 60.0
 LEAST_FAULTS, LEAST_CLASSES = 10, 4
 LAST_FAULT_S = FAULTS_S - 130.0
 """So that the longest of them are over when it is to be quiet."""
@@ -70,7 +72,7 @@ def lasts_s(settings: Json, strikes: Iterable[Strike]) -> float:
 
 
 def draw_plan(seed: int) -> Plan:
-    """Draw a session with faults; every fourth has only such as can be recovered from."""
+    """Draw a session with faults; every fifth has only such as can be recovered from."""
     drawn = draw_faults(seed)
     names = tuple(kind.name for kind, _ in drawn)
     strikes = tuple(strike for _, strike in drawn)
@@ -85,7 +87,7 @@ def is_recoverable(plan: Plan) -> bool:
 def draw_faults(seed: int) -> list[tuple[Kind, Strike]]:
     """Draw the faults of a session, in order of time."""
     draw = np.random.default_rng([seed, 2])
-    kinds = RECOVERABLE_KINDS if seed % 4 == 0 else KINDS
+    kinds = RECOVERABLE_KINDS if seed % 5 == 0 else KINDS
     count = int(draw.integers(LEAST_FAULTS, LEAST_FAULTS + 5))
     chosen = _enough_classes(draw, kinds, count)
     drawn = [(kind, kind.draw(draw, float(round(draw.uniform(5.0, LAST_FAULT_S), 1)))) for kind in chosen]
@@ -101,7 +103,7 @@ def _enough_classes(draw: Draw, kinds: tuple[Kind, ...], count: int) -> list[Kin
 
 def clean_plan(seed: int, latency_s: tuple[float, float] = LATENCY_S) -> Plan:
     """Draw tape and settings, without a fault."""
-    return Plan(seed, draw_settings(seed), drawn_tape(seed, TAPE_S), BEGIN_S, faults_s=FAULTS_S, latency_s=latency_s)
+    return Plan(seed, draw_settings(seed), drawn_tape(seed, TAPE_S), HISTORY_S, faults_s=FAULTS_S, latency_s=latency_s)
 
 
 def draw_settings(seed: int) -> Json:

@@ -114,7 +114,12 @@ def as_story(plan: Plan, rules: Rules) -> str:
     """Write a plan as a scenario for a test."""
     strikes = [_call("at", [at, kind, for_s], facts) for at, kind, for_s, facts in plan.strikes]
     settings = {name: value for name, value in plan.settings.items() if name not in ("seed", "symbol", "speed")}
-    given = [f"tape=drawn_tape({plan.seed}, TAPE_S)", f"seed={plan.seed}", f"faults_s={plan.faults_s}"]
+    given = [
+        f"tape=drawn_tape({plan.seed}, TAPE_S)",
+        f"seed={plan.seed}",
+        f"begin_s={plan.begin_s}",
+        f"faults_s={plan.faults_s}",
+    ]
     given += [f"{name}={value!r}" for name, value in settings.items()]
     names = ", ".join(sorted(f"{oracle} {kind}" for oracle, kind in rules))
     lines = [f"    {each}," for each in (*strikes, *given)]

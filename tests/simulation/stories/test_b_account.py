@@ -290,3 +290,14 @@ def test_b10_leverage_changed_by_hand_leaves_weight_for_what_protects() -> None:
     assert heaviest_minute(evidence) <= MOST_WEIGHT
     assert uncovered_s(evidence) <= 5.0
     assert ended(evidence)
+
+
+def test_b10_account_that_can_not_be_read_for_a_minute_leaves_weight_for_what_protects() -> None:
+    """A sibling: the requests themselves are refused, while the stop is cancelled by hand."""
+    reads = "GET /fapi/v[123]/(account|positionRisk|openOrders|openAlgoOrders|userTrades)"
+    refusing = at(5, "refuse", 60.0, on=reads, code=-1001, times=0, until_s=65.0)
+    evidence = story(refusing, at(6, "abort", on="private"), at(35, "cancel_stops", with_=SYMBOL))
+    assert refused(evidence, -1003) == []
+    assert heaviest_minute(evidence) <= MOST_WEIGHT
+    assert uncovered_s(evidence) <= 5.0
+    assert ended(evidence)
