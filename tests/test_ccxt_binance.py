@@ -2,54 +2,71 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
-COUNT = "len([name for name in sys.modules if name.startswith('ccxt')])"
+SCRIPT = """
+import json, sys
+{first}
+from voltrade.exchange.binance import UsdmExchange
+from voltrade.exchange.ccxt_binance import binanceusdm, errors
+
+told = {{"modules": sum(name.startswith("ccxt") for name in sys.modules)}}
+told["describes"] = binanceusdm({{}}).describe()
+import ccxt
+told["missing"] = hasattr(ccxt, "voltrade")
+from ccxt.async_support import kraken
+import ccxt.async_support, ccxt.pro
+told["others"] = [ccxt.kraken.__module__, kraken.__module__, ccxt.pro.kraken.__module__]
+told["listed"] = len(ccxt.exchanges), ccxt.__version__
+told["same"] = [
+    issubclass(UsdmExchange, ccxt.pro.binanceusdm),
+    issubclass(UsdmExchange, ccxt.async_support.binance),
+    ccxt.NetworkError is errors.NetworkError,
+]
+print(json.dumps(told, default=str))
+"""
 
 
-def said(*lines: str) -> str:
-    script = "\n".join(("import sys", *lines))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    return done.stdout.strip()
+def told(first: str) -> dict[str, Any]:
+    script = SCRIPT.format(first=first)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(json.loads(done.stdout))
 
 
-def test_other_exchanges_are_not_imported() -> None:
-    assert int(said("import voltrade.exchange.binance", f"print({COUNT})")) < 40
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    """What a process says that imports voltrade before ccxt."""
+    return told("")
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [
-        "import ccxt; assert ccxt.kraken.__module__ == 'ccxt.kraken'",
-        "import ccxt.pro; assert ccxt.pro.kraken.__module__ == 'ccxt.pro.kraken'",
-        "from ccxt.async_support import kraken; assert kraken.__module__ == 'ccxt.async_support.kraken'",
-        "import ccxt; assert 'kraken' in ccxt.exchanges; assert ccxt.__version__",
-    ],
-)
-@pytest.mark.parametrize("first", ["import voltrade.exchange.binance", "import ccxt.pro"])
-def test_whoever_wants_all_of_ccxt_has_it_with_the_same_classes(first: str, asked: str) -> None:
-    same = (
-        "from voltrade.exchange import binance",
-        "from voltrade.exchange.ccxt_binance import Client, errors",
-        "import ccxt, ccxt.pro, ccxt.async_support",
-        "assert issubclass(binance.UsdmExchange, ccxt.pro.binanceusdm)",
-        "assert issubclass(binance.UsdmExchange, ccxt.async_support.binance)",
-        "assert ccxt.NetworkError is errors.NetworkError",
-        "print('the same')",
-    )
-    assert said(first, asked, *same) == "the same"
+@pytest.fixture(scope="module")
+def whole() -> dict[str, Any]:
+    """What one says that has imported all of ccxt before."""
+    return told("import ccxt.pro")
 
 
-def test_a_name_that_ccxt_does_not_have_is_missing_as_ever() -> None:
-    script = ("import voltrade.exchange.binance", "import ccxt", "print(hasattr(ccxt, 'voltrade'), ccxt.__name__)")
-    assert said(*script) == "False ccxt"
+def test_other_exchanges_are_not_imported(alone: dict[str, Any], whole: dict[str, Any]) -> None:
+    assert alone["modules"] < 40 < 300 < whole["modules"]
 
 
-def test_what_it_knows_of_the_exchange_is_the_same() -> None:
-    told = "print(json.dumps(binance.binanceusdm({}).describe(), sort_keys=True, default=str))"
-    alone = said("import json", "from voltrade.exchange import binance", told)
-    assert '"id": "binanceusdm"' in alone
-    assert alone == said("import json", "import ccxt.pro", "from voltrade.exchange import binance", told)
+def test_what_it_knows_of_the_exchange_is_the_same(alone: dict[str, Any], whole: dict[str, Any]) -> None:
+    assert alone["describes"]["id"] == "binanceusdm"
+    assert alone["describes"] == whole["describes"]
+
+
+def test_whoever_wants_all_of_ccxt_has_it_with_the_same_classes(alone: dict[str, Any], whole: dict[str, Any]) -> None:
+    assert alone["others"] == ["ccxt.kraken", "ccxt.async_support.kraken", "ccxt.pro.kraken"]
+    assert alone["same"] == [True, True, True]
+    assert alone["listed"][0] > 100
+    for name in ("others", "same", "listed"):
+        assert alone[name] == whole[name]
+
+
+def test_a_name_that_ccxt_does_not_have_is_missing_as_ever(alone: dict[str, Any]) -> None:
+    assert alone["missing"] is False
