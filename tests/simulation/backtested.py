@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from simulation.evidence import Evidence
 from simulation.plans import Plan
 from voltrade import journal
@@ -19,14 +21,21 @@ DECISIONS = (OrderIntent, Refusal, RoundTrip)
 
 
 def differences(plan: Plan, evidence: Evidence) -> list[str]:
-    """Return what session and backtest decided or filled differently, up to the session's last minute."""
+    """Return what session and backtest decided or filled differently, up to the session's last minute.
+
+    The backtest begins with the first trade that the session loaded: bars of the anchor `continuous` count from it.
+    """
     config = read_parameters(plan.settings)
     trades = shifted(plan.tape, evidence.opened - int(plan.tape.time[0]) - int(plan.begin_s * 1000))
+    loaded = next(journal.decode(row.kind, row.body) for row in evidence.journals[0] if row.kind == "Trades")
+    if config.bars.anchor == "continuous":
+        trades = trades[int(np.searchsorted(trades.id, loaded.id[0])) :]
+    begin_s = (evidence.opened - int(trades.time[0])) / 1000
     report = TapeReport(len(trades), len(trades), int(trades.time[0]), int(trades.time[-1]))
     tape = Tape(trades, report, f"seed {plan.seed}", synthetic=True)
     instrument = shipped_instrument(config.session.symbol)
     engine = signal_engine_of(config, instrument)
-    done = backtest(tape, config, engine, epoch="e0", begin_s=plan.begin_s, path="events")
+    done = backtest(tape, config, engine, epoch="e0", begin_s=begin_s, path="events")
     ours = _decisions([_fact(row) for row in evidence.journals[0]], evidence)
     theirs = _decisions(done.facts, evidence)
     if ours == theirs:

@@ -166,6 +166,11 @@ def _in_worker(seed: int, clean: bool) -> Json:
     return line
 
 
+def is_broken(line: Json) -> bool:
+    """Whether a session broke a rule, differs from the backtest, or broke the simulator."""
+    return bool(line.get("violations") or line.get("differences") or "broken" in line)
+
+
 # --- what came of it --------------------------------------------------------------------------------------------------
 
 
@@ -232,10 +237,14 @@ def _reached(lines: Sequence[Json]) -> list[str]:
 def _costs(lines: Sequence[Json]) -> list[str]:
     cpu = sorted(line["cpu_s"] for line in lines)
     mean = sum(cpu) / len(cpu)
-    orders = sum(line["measures"]["orders"] for line in lines if "measures" in line) / len(lines)
+    orders, strikes, met = (
+        sum(line["measures"][name] for line in lines if "measures" in line) / len(lines)
+        for name in ("orders", "strikes", "met")
+    )
     return [
         f"CPU a session: median {cpu[len(cpu) // 2]:.2f} s, mean {mean:.2f} s, longest {cpu[-1]:.2f} s; "
-        f"{orders:.0f} orders, {sum(line.get('struck', 0) for line in lines) / len(lines):.0f} strikes of the venue's"
+        f"{orders:.0f} orders; {strikes:.1f} faults, of which {met:.1f} met a position or an order; "
+        f"{sum(line.get('struck', 0) for line in lines) / len(lines):.0f} strikes of the venue's"
     ]
 
 
@@ -257,9 +266,10 @@ def main(argv: Iterable[str] | None = None) -> int:
     except OtherCode as error:
         parser.error(str(error))
     print(summary(lines))
+    over_all = campaign_violations([line["measures"] for line in lines if "measures" in line])
     print(f"{time.monotonic() - began:.0f} s; a line for each session in {results}")
     print("make one small: python -m simulation.shrink SEED")
-    return int(any(line.get("violations") or line.get("differences") or "broken" in line for line in lines))
+    return int(bool(over_all) or any(map(is_broken, lines)))
 
 
 if __name__ == "__main__":

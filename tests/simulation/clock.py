@@ -25,22 +25,23 @@ class Process:
 
     Attributes:
         tasks: all of its tasks that have not ended.
-        is_stopped: whether it stands still (`stop`).
+        stops: how many hold it still just now (`stop`).
     """
 
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
-    is_stopped: bool = False
+    stops: int = 0
     _waiting: list[asyncio.Handle] = field(default_factory=list)
 
     def stop(self) -> None:
-        """Run nothing of it until `go_on`."""
-        self.is_stopped = True
+        """Run nothing of it until as many `go_on` have come."""
+        self.stops += 1
 
     def go_on(self, loop: VirtualLoop) -> None:
-        """Run what has waited meanwhile, in its order."""
-        self.is_stopped = False
-        loop._ready.extend(self._waiting)
-        self._waiting.clear()
+        """Take one stop away; after the last, run what has waited meanwhile, in its order."""
+        self.stops = max(self.stops - 1, 0)
+        if not self.stops:
+            loop._ready.extend(self._waiting)
+            self._waiting.clear()
 
     def keep(self, handle: asyncio.Handle) -> None:
         """Keep a callback until it goes on."""
@@ -109,7 +110,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if handle._cancelled:
                 continue
             process = handle._context.get(PROCESS)
-            if process is not None and process.is_stopped:
+            if process is not None and process.stops:
                 process.keep(handle)
             else:
                 handle._run()

@@ -108,7 +108,7 @@ class Network:
         """
         asked = _Asked(method, url, headers, body)
         self.on_packet(f"send {asked.what}")
-        if wire.is_dead or self.conditions.cut:
+        if wire.is_dead:
             await asyncio.sleep(self.latency())
             raise _refused()
         answer: asyncio.Future[Given] = self._loop.create_future()

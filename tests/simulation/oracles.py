@@ -44,6 +44,8 @@ HALT_MS = 250
 SETTLED_MS = 10_000
 """What is older than this is no longer on its way."""
 RESUMED_MS = 60_000
+EARLY_MS = 5_000
+"""How much before its time a session may end: its clock begins with the first snapshot."""
 """After faults stop, trading goes on within this time, or says why not."""
 QUESTIONS = 50
 WEIGHT = 1_920
@@ -761,10 +763,11 @@ def _too_many(reading: Reading) -> list[Violation]:
         text = f"{crowded.open} orders were open, {most} are allowed"
         found.append(Violation("O9", "open orders", crowded.time, text))
     rate = int(settings.get("max_orders_per_s", ORDERS_PER_S))
-    times = [placed[0].time for placed in reading.placed_by_id.values()]
+    asked = [each for each in reading.evidence.requests if each.method == "POST" and each.client_id]
+    times = sorted(each.arrived for each in asked if each.arrived >= 0)
     for first, last in zip(times, times[rate:], strict=False):
         if last - first < 1_000:
-            found.append(Violation("O9", "order storm", last, f"more than {rate} orders in a second"))
+            found.append(Violation("O9", "order storm", last, f"more than {rate} orders in a second were asked for"))
             break
     return found
 
@@ -927,28 +930,44 @@ def _phase_differs(reading: Reading, phase: Json) -> list[Violation]:
 
 
 def o12_alive(evidence: Evidence) -> list[Violation]:
-    """A minute after faults stop, the engine lives and could trade, or says why not; it asks little meanwhile.
+    """No engine fails or ends before its time; a minute after faults stop, it could trade, or says why not.
 
     It could trade: streams are up, no outcome is unknown, no signal is refused for the like, unless an order was sent
     or cancelled just before, of which news may be on its way. It says why not: the
-    breaker is not ACTIVE, a person must resume, or an alert of `EXPLICIT` was given. An engine that is gone for good
-    says why not by failing with a reason while flat. An incident is a strike, until the next one begins.
+    breaker is not ACTIVE, a person must resume, or an alert of `EXPLICIT` was given since the last entry. And it asks
+    little meanwhile: an incident is a strike, until the next one begins.
     """
     reading, found = reading_of(evidence), []
-    found += _too_many_questions(reading)
+    found += _too_many_questions(reading) + _failed(evidence) + _ended_early(evidence)
     if evidence.judged < evidence.quiet + RESUMED_MS or not evidence.lives:
         return found
     last = evidence.lives[-1]
     if last.how in ("killed", "failed"):
-        is_told = last.how == "failed" and last.reason and not any(reading.books.ours.values())
         is_new = evidence.judged - last.end <= RESUMED_MS and last.end <= evidence.quiet
         text = f"the engine was {last.how} at {last.end}: {last.reason}"
-        return found if is_told or is_new else [*found, Violation("O12", "dead", last.end, text)]
+        return found if is_new else [*found, Violation("O12", "dead", last.end, text)]
     if last.how == "running":
         found += _silent(reading)
     if _is_explicit(reading):
         return found
     return found + _blocked(reading, evidence.quiet + RESUMED_MS, last.how == "running")
+
+
+def _failed(evidence: Evidence) -> list[Violation]:
+    """The first engine that failed by itself: no fault of the plans asks for that."""
+    failed = [life for life in evidence.lives if life.how == "failed"]
+    text = "" if not failed else f"{len(failed)} engines failed, the first with {failed[0].reason}"
+    return [Violation("O12", "engine failed", failed[0].end, text)] if failed else []
+
+
+def _ended_early(evidence: Evidence) -> list[Violation]:
+    """A session whose time was over before it was; where an account has several runs, each has its own time."""
+    last, lasts_ms = evidence.lives[-1] if evidence.lives else None, 1000 * evidence.settings.get("duration_s", 0.0)
+    if last is None or len(evidence.journals) > 1 or (last.how, last.reason) != ("ended", "DURATION_END"):
+        return []
+    early = evidence.opened + int(lasts_ms) - last.end
+    text = f"the session ended {early} ms before its time"
+    return [Violation("O12", "ended early", last.end, text)] if early > EARLY_MS else []
 
 
 def _too_many_questions(reading: Reading) -> list[Violation]:
@@ -982,7 +1001,8 @@ def _silent(reading: Reading) -> list[Violation]:
 
 def _is_explicit(reading: Reading) -> bool:
     standing = _halts(reading).standing
-    alerts = any(row.body["code"] in EXPLICIT for _, row in reading.of_kind("Alert"))
+    entered = max((row.time for _, row in reading.of_kind("OrderIntent") if row.body["purpose"] == "e"), default=0)
+    alerts = any(row.body["code"] in EXPLICIT and row.time >= entered for _, row in reading.of_kind("Alert"))
     return alerts or any(why in standing for why in ("breaker", "hand", "key", "foreign"))
 
 
@@ -1030,6 +1050,7 @@ def o13_not_vacuous(evidence: Evidence) -> list[Violation]:
 def o14_resources(evidence: Evidence) -> list[Violation]:
     """The loop is on time where no stall was planned, or trading is halted.
 
+    The simulator's own sessions have no lags to judge: its clock stands still while anything runs.
     Only lags above 100 ms are noted, so the percentile is one of time: at p99 the loop is late for 1 % of it. Apart
     from that, nothing holds the loop for 5 s.
     """
@@ -1160,6 +1181,8 @@ def measure(evidence: Evidence) -> Json:
         "entries_clean": len(evidence.clean_entries or ()),
         "entries_expected": expected,
         "entries_sent": sent,
+        "entries": len(_entry_times(reading)),
+        "met": _met(reading),
         "orders": sum(len(placed) for placed in reading.placed_by_id.values()),
         "fills": len(reading.fills),
         "round_trips": len(reading.trips),
@@ -1169,6 +1192,17 @@ def measure(evidence: Evidence) -> Json:
         "weight": max((request.used_weight for request in evidence.requests), default=-1),
         "lag_p99_ms": _percentile(evidence, evidence.lags),
     }
+
+
+def _met(reading: Reading) -> int:
+    """How many strikes met a position or an open order of ours at some moment that they lasted."""
+    times = [moment.time for moment in reading.moments]
+    met = 0
+    for strike in reading.evidence.strikes:
+        first = max(bisect.bisect_right(times, strike.begin) - 1, 0)
+        last = bisect.bisect_right(times, max(strike.until, strike.begin))
+        met += any(moment.ours or moment.open for moment in reading.moments[first:last])
+    return met
 
 
 def _is_halted(reading: Reading) -> bool:
@@ -1228,11 +1262,18 @@ def _flat_since(flat: list[tuple[int, bool]], time: int) -> int:
 
 MOST_HALTED = Decimal("0.01")
 LEAST_SENT = Decimal("0.95")
+LEAST_ENTERED = Decimal("0.5")
+"""Of all entries of the sessions without faults, inside of faults too."""
+LEAST_ORDERS, MOST_IDLE = 5, Decimal("0.2")
+"""Sessions with fewer orders try little, and may be so many."""
 
 
 def campaign_violations(measures: list[Json]) -> list[Violation]:
-    """Judge the rates of O13 over sessions: at most 1 % of those with recoverable faults halt, or never end, and at
-    least 95 % of the entries outside of faults are sent."""
+    """Judge the rates of O13 over sessions.
+
+    Of those with recoverable faults at most 1 % halt, or never end; at least 95 % of the entries outside of faults are
+    sent, and half of all. At most a fifth of all sessions trade next to nothing.
+    """
     found = []
     recoverable = [each for each in measures if each["recoverable"]]
     for kind, many in (
@@ -1242,6 +1283,16 @@ def campaign_violations(measures: list[Json]) -> list[Violation]:
         if len(many) > MOST_HALTED * len(recoverable):
             text = f"{len(many)} of {len(recoverable)} sessions with recoverable faults, such as seed {many[0]['seed']}"
             found.append(Violation("O13", kind, 0, text))
+    idle = [each for each in measures if each["orders"] < LEAST_ORDERS]
+    if len(idle) > MOST_IDLE * len(measures):
+        text = (
+            f"{len(idle)} of {len(measures)} sessions sent fewer than {LEAST_ORDERS} orders, such as {idle[0]['seed']}"
+        )
+        found.append(Violation("O13", "idle", 0, text))
+    clean, entered = (sum(each[name] for each in recoverable) for name in ("entries_clean", "entries"))
+    if entered < LEAST_ENTERED * clean:
+        text = f"{entered} entries were sent under faults, {clean} without them"
+        found.append(Violation("O13", "entries fewer", 0, text))
     expected = sum(each["entries_expected"] for each in recoverable)
     sent = sum(each["entries_sent"] for each in recoverable)
     if sent < LEAST_SENT * expected:

@@ -17,8 +17,8 @@ from voltrade.model import Trades
 RULE = f"{Path(__file__).parent}/rules/buys.py:Buys"
 BEGIN_S = 300.0
 """History before the opening, where a scenario does not say."""
-HISTORY_S = 150.0
-"""Likewise in a drawn plan, whose indicators are ready after seven bars of at most twenty trades."""
+HISTORY_S = 120.0
+"""Likewise in a drawn plan: 1,200 trades, so that its rule may enter from the opening on (55 bars of 19 trades)."""
 FAULTS_S = 750.0
 """Faults strike in so long after the opening; then a quiet minute, then the session's end: a quarter of an hour."""
 QUIET_S = 60.0
@@ -103,7 +103,14 @@ def _enough_classes(draw: Draw, kinds: tuple[Kind, ...], count: int) -> list[Kin
 
 def clean_plan(seed: int, latency_s: tuple[float, float] = LATENCY_S) -> Plan:
     """Draw tape and settings, without a fault."""
-    return Plan(seed, draw_settings(seed), drawn_tape(seed, TAPE_S), HISTORY_S, faults_s=FAULTS_S, latency_s=latency_s)
+    return Plan(
+        seed,
+        draw_settings(seed),
+        drawn_tape(seed, TAPE_S, HISTORY_S),
+        HISTORY_S,
+        faults_s=FAULTS_S,
+        latency_s=latency_s,
+    )
 
 
 def draw_settings(seed: int) -> Json:
@@ -127,7 +134,7 @@ def draw_settings(seed: int) -> Json:
         **{"anchor": one_of("utc_day", "continuous")(draw), "ema_fast": 2, "ema_slow": int(draw.integers(3, 6))},
         **{
             "rsi_length": 2,
-            "atr_length": int(draw.integers(2, 5)),
+            "atr_length": int(draw.integers(2, 4)),
             "bollinger_length": 4,
             "vwap_length": 3,
             "min_stop_bps": 0.0,

@@ -491,7 +491,8 @@ class Reading:
 
     @property
     def deaths(self) -> list[int]:
-        return [life.end for life in self.evidence.lives if life.how in ("killed", "failed")]
+        """When the plan killed an engine; one that fails by itself has no time of its own to come back in."""
+        return [life.end for life in self.evidence.lives if life.how == "killed"]
 
     @cached_property
     def felt(self) -> list[tuple[int, int]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from simulation.evidence import Json
 from simulation.oracles import judge
-from simulation.plans import QUIET_S, TAPE_S, Plan, draw_plan
+from simulation.plans import HISTORY_S, QUIET_S, TAPE_S, Plan, draw_plan
 from simulation.scenario import play
 from simulation.tapes import drawn_tape
 
@@ -93,6 +93,7 @@ def written(plan: Plan, tape_s: float) -> Json:
         "seed": plan.seed,
         "settings": plan.settings,
         "tape_s": tape_s,
+        "dense_s": HISTORY_S,
         "begin_s": plan.begin_s,
         "strikes": [list(strike) for strike in plan.strikes],
         "faults_s": plan.faults_s,
@@ -105,7 +106,7 @@ def written(plan: Plan, tape_s: float) -> Json:
 def read(kept: Json) -> Plan:
     """Make a plan again that `written` wrote."""
     strikes = tuple((at, kind, for_s, facts) for at, kind, for_s, facts in kept["strikes"])
-    tape = drawn_tape(kept["seed"], kept["tape_s"])
+    tape = drawn_tape(kept["seed"], kept["tape_s"], kept.get("dense_s", 0.0))
     times = (kept["begin_s"], strikes, kept["faults_s"], kept["restart_s"])
     return Plan(kept["seed"], kept["settings"], tape, *times, kinds=tuple(kept["kinds"]), rows=tuple(kept["rows"]))
 
@@ -115,7 +116,7 @@ def as_story(plan: Plan, rules: Rules) -> str:
     strikes = [_call("at", [at, kind, for_s], facts) for at, kind, for_s, facts in plan.strikes]
     settings = {name: value for name, value in plan.settings.items() if name not in ("seed", "symbol", "speed")}
     given = [
-        f"tape=drawn_tape({plan.seed}, TAPE_S)",
+        f"tape=drawn_tape({plan.seed}, TAPE_S, HISTORY_S)",
         f"seed={plan.seed}",
         f"begin_s={plan.begin_s}",
         f"faults_s={plan.faults_s}",

@@ -14,20 +14,31 @@ MIDDLE = 800_000
 """Ticks: 80,000.0 USDT."""
 
 
-def drawn_tape(seed: int, seconds: float) -> Trades:
+HISTORY_A_S = 10
+"""Trades a second of a tape's dense begin."""
+STILL_S = 1.0
+"""Nothing is traded so long after it, while an engine that starts then reads its account."""
+
+
+def drawn_tape(seed: int, seconds: float, dense_s: float = 0.0) -> Trades:
     """Draw one to two trades a second with bursts, gaps and jumps of the price, and quantities over three decades.
 
-    The tape begins at the loop's begin less nothing: the venue shifts it so that its history lies before the opening.
+    Args:
+        seconds: length, from the loop's begin on; the venue shifts it so that its history lies before the opening.
+        dense_s: begin of the tape with ten trades a second, as a history from which indicators become ready.
     """
     draw = np.random.default_rng([seed, 1])
-    count = int(seconds * draw.uniform(1.0, 1.25))
+    early = int(dense_s * HISTORY_A_S)
+    count = early + int((seconds - dense_s) * draw.uniform(1.0, 1.25))
     gaps = draw.exponential(1.0, count)
     burst = draw.random(count) < 0.01
     for start in np.flatnonzero(burst):
         gaps[start : start + int(draw.integers(5, 40))] *= 0.02
     gaps[draw.random(count) < 0.002] += draw.uniform(5, 30)
-    time = np.cumsum(gaps)
-    time = (time / time[-1] * seconds * 1000).astype(np.int64)
+    dense, rest = np.cumsum(gaps[:early]), np.cumsum(gaps[early:])
+    begin_s = dense_s and dense_s + STILL_S
+    time = np.concatenate([dense / dense[-1:] * dense_s, begin_s + rest / rest[-1] * (seconds - begin_s)])
+    time = (time * 1000).astype(np.int64)
     step = draw.normal(0, draw.uniform(20, 120), count)
     jumps = draw.random(count) < 0.002
     step[jumps] += draw.normal(0, 2_500, int(jumps.sum()))

@@ -13,7 +13,8 @@ from simulation.campaign import OtherCode, campaign, code_hash, main, session, s
 
 Json = dict[str, Any]
 MEASURES: Json = {
-    **{"recoverable": True, "halted": False, "ended": True, "entries_expected": 10, "entries_sent": 10, "orders": 30}
+    **{"recoverable": True, "halted": False, "ended": True, "entries_expected": 10, "entries_sent": 10, "orders": 30},
+    **{"entries_clean": 10, "entries": 10, "strikes": 2, "met": 1},
 }
 UNCOVERED = ["O5", "uncovered", 61_000, "BTCUSDT: 0.250 uncovered for 9000 ms"]
 

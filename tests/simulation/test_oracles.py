@@ -260,6 +260,13 @@ def asking(number: int, **facts: Any) -> Doctor:
     return of_requests(change)
 
 
+def refused_in_a_storm(found: Evidence) -> Evidence:
+    """An exit that the venue refuses twenty times within a second."""
+    post = next(each for each in found.requests if each.method == "POST" and each.client_id.endswith("x1"))
+    again = [replace(post, arrived=post.arrived + 40 * n, code=-2019, status=400) for n in range(1, 20)]
+    return replace(found, requests=sorted([*found.requests, *again], key=lambda each: each.arrived))
+
+
 def asked_too(**facts: Any) -> Doctor:
     """Add a request at the end."""
     return of_requests(lambda requests: [*requests, replace(requests[-1], **facts)])
@@ -406,6 +413,31 @@ def cancelled_by_hand(found: Evidence) -> Evidence:
 
 def failed_at_the_end(found: Evidence) -> Evidence:
     return replace(found, lives=[replace(found.lives[0], how="failed", reason="another engine trades it")])
+
+
+def ended_at(reason: str, early_ms: int) -> Doctor:
+    """End the session so long before its time."""
+
+    def doctor(found: Evidence) -> Evidence:
+        last = found.lives[-1]
+        lasts_s = (last.end + early_ms - found.opened) / 1000
+        settings = {**found.settings, "duration_s": lasts_s}
+        return replace(found, settings=settings, lives=[replace(last, reason=reason)])
+
+    return doctor
+
+
+def early_alert(found: Evidence) -> Evidence:
+    """An alert in the first second."""
+
+    def change(rows: list[JournalRow]) -> None:
+        now = rows[0].time + 1_000
+        rows.insert(1, JournalRow(0, now, "Alert", {"time": now, "symbol": "BTCUSDT", "code": "ACCOUNT_MISMATCH"}))
+
+    return of_journal(change)(found)
+
+
+STREAM_DOWN = at_the_end("Link", 70_000, stream="user", up=False)
 
 
 HALT: Json = {
@@ -631,6 +663,7 @@ DOCTORED: list[Case] = [
     ("too many round trips a day", setting(max_trades_per_day=1), {"O9 trades a day"}),
     ("too many open orders", setting(max_open_orders=1), {"O9 open orders"}),
     ("too many orders a second", setting(max_orders_per_s=1), {"O9 order storm"}),
+    ("too many orders a second, which are refused", refused_in_a_storm, {"O9 order storm"}),
     ("an entry beyond the day's loss", setting(max_daily_loss_fraction=0.000_1), {"O9 daily loss passed"}),
     (
         "more leverage than was set",
@@ -660,12 +693,19 @@ DOCTORED: list[Case] = [
     ),
     (
         "a stream stays down",
-        both(having(lives=[Life(0, 10**14, "running")]), at_the_end("Link", 70_000, stream="user", up=False)),
+        both(having(lives=[Life(0, 10**14, "running")]), STREAM_DOWN),
         {"O12 stream down"},
     ),
     ("signals are still refused", at_the_end("Refusal", **REFUSED), {"O12 not resumed"}),
     ("an order is still unknown long after it was cancelled", refused_after_cancel(15_000), {"O12 not resumed"}),
     ("too many questions after a strike", questions, {"O12 questions"}),
+    ("an engine failed for a reason, while flat", failed_at_the_end, {"O12 dead", "O12 engine failed"}),
+    ("a session ended before its time", ended_at("DURATION_END", 100_000), {"O12 ended early"}),
+    (
+        "a stream stays down, and an alert was given before the last entry",
+        both(having(lives=[Life(0, 10**14, "running")]), early_alert, STREAM_DOWN),
+        {"O12 stream down"},
+    ),
     (
         "the engine says nothing any more",
         lambda found: replace(
@@ -746,7 +786,12 @@ SILENT: list[tuple[str, Doctor]] = [
         "a refusal by an account that is halted",
         both(at_the_end("Refusal", **REFUSED), at_the_end("BreakerChange", **HALT)),
     ),
-    ("an engine that failed for a reason, while flat", failed_at_the_end),
+    ("a session that ended when its time was over", ended_at("DURATION_END", 0)),
+    ("a session that a person stopped", ended_at("a person", 100_000)),
+    (
+        "a stream that stays down, and an alert since the last entry",
+        both(having(lives=[Life(0, 10**14, "running")]), at_the_end("Alert", code="ACCOUNT_MISMATCH"), STREAM_DOWN),
+    ),
     ("lags in a stall that was planned", both(lags(1_000, 200), struck("stop"))),
     ("a few lags", lags(3, 300)),
     ("somebody's own small trade, while flat", quick_hand),
@@ -756,6 +801,92 @@ SILENT: list[tuple[str, Doctor]] = [
 @pytest.mark.parametrize(("doctor", "expected"), [pytest.param(*case[1:], id=case[0]) for case in DOCTORED])
 def test_what_is_wrong_is_seen_by_its_oracle_alone(clean: Evidence, doctor: Doctor, expected: set[str]) -> None:
     assert seen(judge(doctor(clean))) == expected
+
+
+def test_a_position_is_judged_where_a_person_traded_too(clean: Evidence) -> None:
+    told = telling("AccountUpdate", -1, positions=[{"symbol": "BTCUSDT", "quantity": 5}])
+    doctor = both(quick_hand, without("OrderUpdate", -1, execution="TRADE"), told)
+    assert "O1 position differs" in seen(judge(doctor(clean)))
+
+
+def test_a_fill_that_the_exchange_forced_must_be_in_the_journal(clean: Evidence) -> None:
+    forced = both(quick_hand, saying("fill", "web_by_hand", client_order_id="autoclose-1"))
+    assert "O2 fill missing" in seen(judge(forced(clean)))
+
+
+def test_a_fill_is_missing_though_the_session_has_not_ended(clean: Evidence) -> None:
+    doctor = both(cut("running"), without("OrderUpdate", -1, execution="TRADE"))
+    assert "O2 fill missing" in seen(judge(doctor(clean)))
+
+
+def test_one_lot_more_than_was_intended_is_too_much(clean: Evidence) -> None:
+    order = _body(clean, "OrderIntent", 0)["order"]
+    doctor = telling("OrderIntent", 0, order={**order, "quantity": order["quantity"] - 1})
+    assert "O3 more than intended" in seen(judge(doctor(clean)))
+
+
+def test_an_order_that_is_open_without_a_position_is_seen_within_seconds(clean: Evidence) -> None:
+    def is_of_the_cancel(row: JournalRow) -> bool:
+        return row.kind in ("AlgoUpdate", "Reply") and "CANCELED" in repr(row.body) and "-1s1" in repr(row.body)
+
+    forgotten = of_journal(lambda rows: [row for row in rows if not is_of_the_cancel(row)])
+    goes_on = having(lives=[replace(clean.lives[0], how="running")], judged=clean.judged + 30_000)
+    found = judge(both(unsaid("algo", "-1s1", status="CANCELED"), forgotten, goes_on)(clean))
+    assert "O4" in {each.oracle for each in found}
+
+
+def test_a_position_that_was_bare_before_a_death_has_the_rest_of_8_s(clean: Evidence) -> None:
+    assert seen(judge(both(bare_for(6_000), died(-7_000))(clean))) == {"O5 uncovered"}
+
+
+@pytest.mark.parametrize("code", oracles.KEY_CODES)
+def test_no_entry_follows_an_answer_that_takes_the_rights_away(clean: Evidence, code: int) -> None:
+    doctor = before_entry(1, "Reply", **{**UNKNOWN, "outcome": "REJECTED", "code": code})
+    assert seen(judge(doctor(clean))) == {"O6 entry without rights"}
+
+
+@pytest.mark.parametrize("path", ["/fapi/v1/order", "/fapi/v1/algoOrder"])
+def test_each_kind_of_order_is_written_down_before_it_is_sent(clean: Evidence, path: str) -> None:
+    asked = enumerate(clean.requests)
+    number = next(number for number, each in asked if each.method == "POST" and each.path == path)
+    assert seen(judge(asking(number, durable=False)(clean))) == {"O7 not durable"}
+
+
+def test_an_entry_50_ms_within_the_cooldown_is_too_early(clean: Evidence) -> None:
+    flat = [fill.time for fill in reading.reading_of(clean).fills if not fill.held]
+    gap = min(time - max(exit for exit in flat if exit <= time) for time, _ in entry_times(clean) if flat[0] <= time)
+    assert judge(setting(cooldown_s=gap / 1000)(clean)) == []
+    assert seen(judge(setting(cooldown_s=(gap + 50) / 1000)(clean))) == {"O9 in cooldown"}
+
+
+def test_a_retry_after_outlives_an_engine(clean: Evidence) -> None:
+    doctor = both(died(1_000), asking(len(clean.requests) // 2, retry_after_s=100_000, status=429))
+    assert seen(judge(doctor(clean))) == {"O10 impatient"}
+
+
+def test_a_bar_too_many_is_seen(clean: Evidence) -> None:
+    def change(rows: list[JournalRow]) -> None:
+        last = nth(rows, "Bar", -1)
+        rows.insert(last + 1, replace(rows[last], body={**rows[last].body, "index": rows[last].body["index"] + 1}))
+
+    assert "O11 bar missing" in seen(judge(of_journal(change)(clean)))
+
+
+def test_an_engine_that_fails_with_a_position_is_dead_whatever_it_says(clean: Evidence) -> None:
+    failed = both(cut("failed"), lambda found: replace(found, judged=found.judged + 10_000))
+    told = both(failed, lambda found: replace(found, lives=[replace(found.lives[0], reason="boom")]))
+    assert "O12 dead" in seen(judge(told(clean)))
+
+
+def test_an_order_that_may_open_where_it_was_meant_to_close_differs(clean: Evidence) -> None:
+    asked = {**_asked(clean, "-1s1"), "reduce_only": False}
+    doctor = saying("accepted", "-1s1", {"action": "place_algo"}, asked=asked)
+    assert "O15 order differs" in seen(judge(doctor(clean)))
+
+
+def test_time_without_rest_is_counted_once(clean: Evidence) -> None:
+    found = reading.Reading(replace(clean, rest_down=[(0, 1_000), (100, 200)]))
+    assert found.usable(0, 1_000) == 0
 
 
 @pytest.mark.parametrize("doctor", [pytest.param(doctor, id=name) for name, doctor in SILENT])
@@ -836,6 +967,10 @@ def test_rates_are_judged_over_a_campaign(clean: Evidence) -> None:
     assert seen(campaign_violations([good] * 98 + [{**good, "ended": False}] * 2)) == {"O13 never ended"}
     assert seen(campaign_violations([good] * 19 + [{**good, "entries_sent": 1}])) == set()
     assert seen(campaign_violations([good] * 9 + [{**good, "entries_sent": 0}])) == {"O13 entries missing"}
+    assert campaign_violations([good] * 4 + [{**good, "orders": 4}]) == []
+    assert seen(campaign_violations([good] * 3 + [{**good, "orders": 4}])) == {"O13 idle"}
+    fewer = {**good, "entries": 1, "entries_expected": 0, "entries_sent": 0}
+    assert seen(campaign_violations([fewer] * 3)) == {"O13 entries fewer"}
     assert campaign_violations([good, {**good, **bad, "recoverable": False}]) == []
     assert campaign_violations([]) == []
 

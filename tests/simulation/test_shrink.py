@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from simulation.oracles import judge
-from simulation.plans import TAPE_S, Plan, draw_plan
+from simulation.plans import HISTORY_S, TAPE_S, Plan, draw_plan
 from simulation.scenario import at, scenario
 from simulation.shrink import Rules, as_story, breaks, fewer, keep, kept, read, shorter, shrink, shrunk
 from simulation.tapes import drawn_tape
@@ -72,7 +72,7 @@ def test_a_failing_seed_fails_with_fewer_faults(small: tuple[Plan, Rules]) -> No
 def test_what_is_printed_fails_in_the_same_way(small: tuple[Plan, Rules]) -> None:
     plan, rules = small
     text = as_story(plan, rules)
-    names = {"at": at, "scenario": scenario, "drawn_tape": drawn_tape, "TAPE_S": TAPE_S}
+    names = {"at": at, "scenario": scenario, "drawn_tape": drawn_tape, "TAPE_S": TAPE_S, "HISTORY_S": HISTORY_S}
     exec(text, names)
     assert {(found.oracle, found.kind) for found in judge(names["evidence"])} >= rules  # type: ignore[arg-type]
 

@@ -261,7 +261,8 @@ class World:
         now.was_killed = True
         self.disk.keep_image(self.runs[now.run], lost, torn)
         self._hang_up(now)
-        now.process.go_on(self.loop)
+        while now.process.stops:
+            now.process.go_on(self.loop)
         self._cancel(now)
         self.network.go_on(self._bury(now, self.loop.now_ms))
 

@@ -1,0 +1,233 @@
+"""What the simulator is made of does what it says: a fault that is weakened would only make sessions greener."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random
+import re
+import shutil
+import sqlite3
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from simulation import campaign as campaign_module
+from simulation import clock, remains
+from simulation import shrink as shrink_module
+from simulation.altering import Answering, Conditions
+from simulation.clock import Process, VirtualLoop
+from simulation.disk import TORN_BYTES, Disk, commits
+from simulation.engines import EngineClock
+from simulation.evidence import Json
+from simulation.kinds import NAMED
+from simulation.network import Network, Pipe
+from simulation.plans import RULE, Plan, draw_plan, draw_settings, lasts_s
+from simulation.scenario import at, scenario
+from voltrade.exchange.shipped import shipped_instrument
+from voltrade.rule_file import read_parameters, signal_engine_of
+
+# --- clock and process ------------------------------------------------------------------------------------------------
+
+
+def test_a_timer_of_the_past_does_not_move_the_clock_back() -> None:
+    async def main(loop: VirtualLoop) -> float:
+        await asyncio.sleep(5)
+        future = loop.create_future()
+        loop.call_at(2.0, future.set_result, None)
+        await future
+        return loop.time()
+
+    assert clock.run(main) == 5
+
+
+def test_a_process_that_is_stopped_twice_goes_on_after_the_second() -> None:
+    process = Process()
+    process.stop()
+    process.stop()
+    loop = SimpleNamespace(_ready=[])
+    process.keep("waiting")  # type: ignore[arg-type]
+    process.go_on(loop)  # type: ignore[arg-type]
+    assert (process.stops, loop._ready) == (1, [])
+    process.go_on(loop)  # type: ignore[arg-type]
+    assert (process.stops, loop._ready) == (0, ["waiting"])
+
+
+def test_clock_steps_that_overlap_add_up() -> None:
+    async def main(loop: VirtualLoop) -> int:
+        return EngineClock(loop, [1_000, 2_000])() - loop.now_ms
+
+    assert clock.run(main) == 3_000
+
+
+# --- kills ------------------------------------------------------------------------------------------------------------
+
+
+def how(*strikes: Any, duration_s: float = 30.0) -> list[tuple[str, int, int]]:
+    """How the engines of a session ended, and when they began and ended, ms after the opening."""
+    evidence = scenario(*strikes, duration_s=duration_s, rule=RULE)
+    return [(life.how, life.begin - evidence.opened, life.end - evidence.opened) for life in evidence.lives]
+
+
+def test_a_double_kill_strikes_twice() -> None:
+    assert [each[0] for each in how(at(10, "kill_twice", again_s=2.0))] == ["killed", "killed", "ended"]
+
+
+def test_a_stopped_process_dies_at_once() -> None:
+    (first, _, died), (second, began, _) = how(at(5, "stop", 60), at(8, "kill"))
+    assert (first, second) == ("killed", "ended")
+    assert began - died < 2_000
+
+
+def test_who_starts_a_dead_engine_again_waits_twice_as_long_after_each_failure() -> None:
+    lives = how(at(5, "crash"), at(12, "crash"), at(20, "crash"), duration_s=40.0)
+    assert [each[0] for each in lives] == ["failed", "failed", "failed", "ended"]
+    assert [after[1] - before[2] for before, after in pairwise(lives)] == [1_500, 3_000, 6_000]
+
+
+# --- the disk ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_torn_write_leaves_a_part_of_it_behind_the_last_commit(tmp_path: Path) -> None:
+    run = tmp_path / "runs/run"
+    run.mkdir(parents=True)
+    with closing(sqlite3.connect(run / "journal.db", isolation_level=None)) as base:
+        base.execute("PRAGMA journal_mode=WAL")
+        base.execute("CREATE TABLE t (a)")
+        base.execute("INSERT INTO t VALUES (1)")
+        end = commits((run / "journal.db-wal").read_bytes())[-1]
+        Disk(tmp_path, 1).keep_image("run", 0, True)
+        assert len((tmp_path / "image/runs/run/journal.db-wal").read_bytes()) == end + TORN_BYTES
+
+
+def test_notes_that_were_not_flushed_are_lost_with_the_writes(tmp_path: Path) -> None:
+    disk, image = Disk(tmp_path, 1), tmp_path / "image"
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/run.reached").write_text("7")
+    for lost in (0, 1):
+        disk.keep_image("run", lost, False)
+        assert (image / "state/run.reached").exists() == (lost == 0)
+        shutil.rmtree(image)
+
+
+# --- the network ------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_answered_in_a_cut() -> None:
+    """Requests are under way when each begins, since every packet takes a second longer."""
+    cuts = [20 + 7 * number for number in range(5)]
+    slow = at(0, "slow", 60, by_s=1.0)
+    evidence = scenario(slow, *(at(begin, "cut", 2) for begin in cuts), duration_s=60.0, rule=RULE)
+    begins = [evidence.opened + 1000 * begin for begin in cuts]
+    asked = evidence.requests
+    assert [each for each in asked for begin in begins if 0 <= each.arrived < begin <= each.arrived + 1_000]
+    assert not [each for each in asked for begin in begins if begin < each.answered < begin + 2_000]
+
+
+def test_a_request_in_a_cut_hangs_until_the_client_gives_up() -> None:
+    evidence = scenario(at(20, "cut", 30), duration_s=70.0, rule=RULE)
+    begin = evidence.opened + 20_000
+    lost = [each for each in evidence.requests if begin <= each.sent < begin + 30_000]
+    assert lost
+    assert {each.answered for each in lost} == {-1}
+
+
+def test_frames_of_a_socket_keep_their_order() -> None:
+    async def main(loop: VirtualLoop) -> list[int]:
+        draw, got = random.Random(1), list[int]()
+        facts: dict[str, Any] = {"_loop": loop, "conditions": Conditions(), "latency": lambda: draw.uniform(0.0, 1.0)}
+        facts |= {"_outside": contextvars.copy_context(), "on_packet": lambda what: None}
+        client = SimpleNamespace(
+            wire=SimpleNamespace(is_dead=False), handle_message=lambda each: got.append(int(each.data))
+        )
+        network: Network = SimpleNamespace(**facts)  # type: ignore[assignment]
+        pipe = Pipe(network, client, "market")  # type: ignore[arg-type]
+        for number in range(50):
+            pipe.tell(str(number))
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(5)
+        return got
+
+    assert clock.run(main) == list(range(50))
+
+
+def test_an_answer_is_altered_after_those_to_skip_and_so_many_times() -> None:
+    answering = Answering(re.compile("x"), skip=2, times=1)
+    assert [answering.is_for("x") for _ in range(4)] == [False, False, True, False]
+
+
+# --- plans ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_fault_of_a_stretch_strikes_as_often_as_it_can() -> None:
+    assert NAMED["swallowed"].draw(np.random.default_rng(1), 10.0)[3]["times"] == 0
+
+
+def test_a_run_that_is_gone_on_with_has_its_whole_time() -> None:
+    assert lasts_s({"duration_s": 10.0}, [(50.0, "resume", 0.0, {})]) == 60.0
+
+
+def test_a_drawn_session_may_enter_from_its_opening_on() -> None:
+    """Its history has the bars that indicators need, whatever the settings."""
+    instrument = shipped_instrument("BTCUSDT")
+    for seed in range(1, 60):
+        plan = draw_plan(seed)
+        config = read_parameters(plan.settings)
+        needed = signal_engine_of(config, instrument).warmup_bars
+        before = plan.tape.time < plan.tape.time[0] + plan.begin_s * 1000
+        weights = {"trades": 1, "base": plan.tape.quantity, "quote": plan.tape.quantity * plan.tape.price}
+        has = float(np.sum(np.broadcast_to(weights[config.bars.unit], len(plan.tape))[before]))
+        units = {"trades": 1.0, "base": 1000.0, "quote": 10_000.0}
+        assert has / (float(config.bars.threshold) * units[config.bars.unit]) > needed, seed
+
+
+def test_few_sessions_of_a_campaign_have_only_the_rule_that_comes_with_voltrade() -> None:
+    assert sum("rule" not in draw_settings(seed) for seed in range(100)) == 20
+
+
+# --- what came of it --------------------------------------------------------------------------------------------------
+
+MEASURES: Json = {
+    **{"seed": 1, "recoverable": True, "halted": False, "ended": True, "orders": 30, "strikes": 2, "met": 1},
+    **{"entries": 10, "entries_clean": 10, "entries_expected": 10, "entries_sent": 10},
+}
+FOUND = [["O5", "uncovered", 0, "for a minute"]]
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ({"violations": [], "measures": MEASURES}, 0),
+        ({"violations": FOUND, "measures": MEASURES}, 1),
+        ({"broken": "RuntimeError"}, 1),
+        ({"violations": [], "measures": MEASURES, "differences": ["session 1 | backtest 2"]}, 1),
+        ({"violations": [], "measures": {**MEASURES, "halted": True}}, 1),
+    ],
+)
+def test_the_exit_status_tells_of_each_kind_of_finding(
+    line: Json, status: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        campaign_module, "session", lambda seed, clean: {"seed": seed, "kinds": [], "cpu_s": 0.1, **line}
+    )
+    given = ["--sessions", "1", "--workers", "1", "--results", str(tmp_path / "results.jsonl")]
+    assert campaign_module.main(given) == status
+
+
+def test_a_journal_that_can_not_be_replayed_is_no_difference_of_0(tmp_path: Path) -> None:
+    assert remains._differences(tmp_path / "none.db") == -1
+
+
+def test_a_seed_is_made_small_for_the_oracle_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(plan: Plan) -> set[tuple[str, str]]:
+        return {("O5", "a"), ("O1", "b")} if len(plan.strikes) > 5 else {("O1", "b")}
+
+    monkeypatch.setattr(shrink_module, "breaks", breaks)
+    plan, rules = shrink_module.shrunk(1, "O5")
+    assert ("O5", "a") in rules
+    assert len(plan.strikes) == 6
