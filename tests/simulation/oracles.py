@@ -296,7 +296,7 @@ def o4_orphans(evidence: Evidence) -> list[Violation]:
         position = reading.books.held.get(order.symbol, ZERO)
         flat_for = evidence.judged - max(flat_since.get(order.symbol, 0), order.begun)
         state = told.get(order.client_id, "")
-        if order.client_id not in reading.intents:
+        if order.client_id not in reading.intents and not reading.was_lost(order.begun):
             found.append(Violation("O4", "orphan", order.begun, f"{order.client_id} is open and stands in no journal"))
         elif is_over and not position:
             found.append(Violation("O4", "left open", order.begun, f"{order.client_id} is open after a flat end"))
@@ -641,7 +641,7 @@ def o7_written_ahead(evidence: Evidence) -> list[Violation]:
     return found + [
         Violation("O7", "no intent", placed[0].time, f"{client_id} was accepted and stands in no journal")
         for client_id, placed in reading.placed_by_id.items()
-        if client_id not in reading.intents
+        if client_id not in reading.intents and not reading.was_lost(placed[0].time)
     ]
 
 
@@ -1108,7 +1108,8 @@ def o15_explained(evidence: Evidence) -> list[Violation]:
     for client_id, placed in reading.placed_by_id.items():
         intents = reading.intents.get(client_id)
         if not intents:
-            found.append(Violation("O15", "no intent", placed[0].time, f"{client_id} stands in no journal"))
+            if not reading.was_lost(placed[0].time):
+                found.append(Violation("O15", "no intent", placed[0].time, f"{client_id} stands in no journal"))
             continue
         journal, row = intents[0]
         asked, meant = placed[0].asked, row.body["order"]

@@ -494,6 +494,17 @@ class Reading:
         """When the plan killed an engine; one that fails by itself has no time of its own to come back in."""
         return [life.end for life in self.evidence.lives if life.how == "killed"]
 
+    def was_lost(self, time: int) -> bool:
+        """Whether rows of that moment were lost by a disk that had said it has them; no journal can help that."""
+        return any(begin <= time <= end for begin, end in self._lost)
+
+    @cached_property
+    def _lost(self) -> list[tuple[int, int]]:
+        deaths = [strike.begin for strike in self.evidence.strikes if strike.facts.get("lost")]
+        times = sorted(row.time for journal in self.evidence.journals for row in journal)
+        kept = [bisect.bisect_right(times, death) for death in deaths]
+        return [(times[at - 1] if at else 0, death) for at, death in zip(kept, deaths, strict=True)]
+
     @cached_property
     def felt(self) -> list[tuple[int, int]]:
         """When faults may have been felt: as planned, and as the venue noted them."""
