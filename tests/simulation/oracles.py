@@ -44,6 +44,8 @@ HALT_MS = 250
 SETTLED_MS = 10_000
 """What is older than this is no longer on its way."""
 RESUMED_MS = 60_000
+UNREACHED = "VenueError"
+"""How the reason of an engine begins that could not reach the exchange."""
 EARLY_MS = 5_000
 """How much before its time a session may end: its clock begins with the first snapshot."""
 """After faults stop, trading goes on within this time, or says why not."""
@@ -938,7 +940,7 @@ def o12_alive(evidence: Evidence) -> list[Violation]:
     little meanwhile: an incident is a strike, until the next one begins.
     """
     reading, found = reading_of(evidence), []
-    found += _too_many_questions(reading) + _failed(evidence) + _ended_early(evidence)
+    found += _too_many_questions(reading) + _failed(reading) + _ended_early(evidence)
     if evidence.judged < evidence.quiet + RESUMED_MS or not evidence.lives:
         return found
     last = evidence.lives[-1]
@@ -953,9 +955,17 @@ def o12_alive(evidence: Evidence) -> list[Violation]:
     return found + _blocked(reading, evidence.quiet + RESUMED_MS, last.how == "running")
 
 
-def _failed(evidence: Evidence) -> list[Violation]:
-    """The first engine that failed by itself: no fault of the plans asks for that."""
-    failed = [life for life in evidence.lives if life.how == "failed"]
+def _failed(reading: Reading) -> list[Violation]:
+    """The first engine that failed by itself, but for starts that could not reach the exchange: they are tried again.
+
+    No other fault of the plans asks for that.
+    """
+    failed = [
+        life
+        for life in reading.evidence.lives
+        if life.how == "failed"
+        and not (life.reason.startswith(UNREACHED) and reading.is_struck(life.begin - FELT_FOR_MS, life.end))
+    ]
     text = "" if not failed else f"{len(failed)} engines failed, the first with {failed[0].reason}"
     return [Violation("O12", "engine failed", failed[0].end, text)] if failed else []
 

@@ -415,6 +415,12 @@ def failed_at_the_end(found: Evidence) -> Evidence:
     return replace(found, lives=[replace(found.lives[0], how="failed", reason="another engine trades it")])
 
 
+def failed_start(found: Evidence) -> Evidence:
+    """A start that found nobody at the exchange, before the one that traded."""
+    first = Life(found.opened, found.opened + 1_000, "failed", "VenueError: fapiPublicGetExchangeInfo: no answer")
+    return replace(found, lives=[first, *found.lives])
+
+
 def ended_at(reason: str, early_ms: int) -> Doctor:
     """End the session so long before its time."""
 
@@ -700,6 +706,7 @@ DOCTORED: list[Case] = [
     ("an order is still unknown long after it was cancelled", refused_after_cancel(15_000), {"O12 not resumed"}),
     ("too many questions after a strike", questions, {"O12 questions"}),
     ("an engine failed for a reason, while flat", failed_at_the_end, {"O12 dead", "O12 engine failed"}),
+    ("a start fails though the exchange can be reached", failed_start, {"O12 engine failed"}),
     ("a session ended before its time", ended_at("DURATION_END", 100_000), {"O12 ended early"}),
     (
         "a stream stays down, and an alert was given before the last entry",
@@ -787,6 +794,7 @@ SILENT: list[tuple[str, Doctor]] = [
         both(at_the_end("Refusal", **REFUSED), at_the_end("BreakerChange", **HALT)),
     ),
     ("a session that ended when its time was over", ended_at("DURATION_END", 0)),
+    ("a start that is tried again in an outage", both(struck("maintenance"), failed_start)),
     ("a session that a person stopped", ended_at("a person", 100_000)),
     (
         "a stream that stays down, and an alert since the last entry",
