@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import multiprocessing
+import os
 import re
 import sys
 import time
@@ -23,6 +24,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tqdm import tqdm
@@ -33,7 +35,7 @@ from simulation.kinds import KINDS
 from simulation.oracles import campaign_violations, entry_times, judge, measure
 from simulation.plans import Plan, clean_plan, draw_plan, is_recoverable
 from simulation.remains import trace_hash
-from simulation.scenario import play
+from simulation.scenario import WORKPLACES, memory, play
 
 Json = dict[str, Any]
 ROOT = Path(__file__).parents[2]
@@ -149,12 +151,18 @@ def _played(seeds: Sequence[int], workers: int, clean: bool) -> Iterator[Json]:
         yield from (session(seed, clean) for seed in seeds)
         return
     # Spawned, not forked: a fork of a process with threads may hang.
-    with multiprocessing.get_context("spawn").Pool(workers, _prepare) as pool:
+    # Their folders are removed here: a worker of a pool is ended by a signal.
+    processes = multiprocessing.get_context("spawn")
+    with (
+        TemporaryDirectory(prefix="voltrade-campaign-", dir=memory()) as folder,
+        processes.Pool(workers, _prepare, (folder,)) as pool,
+    ):
         yield from pool.imap_unordered(partial(_in_worker, clean=clean), seeds, chunksize=CHUNK)
 
 
-def _prepare() -> None:
-    """In each worker: no log, and garbage is collected between sessions."""
+def _prepare(folder: str) -> None:
+    """In each worker: its sessions are played in this folder, nothing is logged, no garbage collected meanwhile."""
+    os.environ[WORKPLACES] = folder
     logging.disable(logging.CRITICAL)
     gc.disable()
 

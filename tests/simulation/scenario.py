@@ -12,12 +12,14 @@ A session of several runs on one account: each is `at(120, "run", name="second",
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -30,6 +32,9 @@ from simulation.tapes import drawn_tape
 from simulation.world import World
 from voltrade.ledger import STATE_VARIABLE
 from voltrade.model import Trades
+
+WORKPLACES = "VOLTRADE_SIMULATIONS"
+"""Environment variable that names the folder of all sessions' folders."""
 
 QUICK: Json = {
     **{"unit": "trades", "threshold": 8, "ema_fast": 2, "ema_slow": 3, "rsi_length": 2, "atr_length": 2},
@@ -91,8 +96,15 @@ def _garbage_left() -> Iterator[None]:
             gc.enable()
 
 
+@cache
 def workplace() -> Path:
-    """Return a folder of this process in memory, where there is one."""
-    memory = Path("/dev/shm")
-    base = memory if memory.is_dir() and os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
-    return base / f"voltrade-simulation-{os.getuid()}-{os.getpid()}"
+    """Return a folder of this process, which is removed when it ends; in memory, unless WORKPLACES names another."""
+    place = Path(os.environ.get(WORKPLACES, memory())) / f"voltrade-simulation-{os.getuid()}-{os.getpid()}"
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return place
+
+
+def memory() -> Path:
+    """Return a folder that lies in memory, where there is one."""
+    shared = Path("/dev/shm")
+    return shared if shared.is_dir() and os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
