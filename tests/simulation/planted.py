@@ -126,7 +126,7 @@ BUGS: tuple[Bug, ...] = (
         "        if self.in_hand and self._position_row['entered']:\n"
         "            self._position_row['exited'] = self._position_row['entered'] - abs(snapshot.position.quantity)\n"
         "        ours, theirs = self.position, snapshot.position.quantity\n",
-        ("O1", "O2"),
+        ("O5", "O6"),
     ),
     Bug(
         "an exit may open a position",
