@@ -737,15 +737,14 @@ def _sent(reading: Reading, placed: Placed) -> int:
 
 
 def _too_early(reading: Reading, entries: Entries) -> list[Violation]:
-    cooldown = int(float(reading.evidence.settings.get("cooldown_s", 0)) * 1000)
+    cooldown = int(reading.evidence.settings.get("cooldown_bars", 0))
     most = int(reading.evidence.settings.get("max_trades_per_day", 10**9))
     exits = [fill.time for fill in reading.fills if not fill.held]
     found, begun = [], Counter[int]()
     for placed, _ in entries:
-        sent = _sent(reading, placed)
-        last = bisect.bisect_right(exits, sent)
-        if cooldown and last and sent - exits[last - 1] < cooldown:
-            text = f"{placed.client_id} {sent - exits[last - 1]} ms after an exit"
+        rested = _bars_since_exit(reading, placed, exits)
+        if rested is not None and rested <= cooldown:
+            text = f"{placed.client_id} {rested} bars after an exit, {cooldown} are a cooldown"
             found.append(Violation("O9", "in cooldown", placed.time, text))
     counted = {fill.client_id: fill.time // DAY_MS for fill in reversed(reading.fills)}
     for day in (counted[placed.client_id] for placed, _ in entries if placed.client_id in counted):
@@ -755,6 +754,21 @@ def _too_early(reading: Reading, entries: Entries) -> list[Violation]:
             text = f"{many} round trips in a day, {most} are allowed"
             found.append(Violation("O9", "trades a day", day * DAY_MS, text))
     return found
+
+
+def _bars_since_exit(reading: Reading, placed: Placed, exits: list[int]) -> int | None:
+    """Bars that closed from the last exit on up to the one whose signal an entry is; None where bars are not known.
+
+    The exit counts from its fill at the venue: who hears of it later waits longer.
+    """
+    intents = reading.intents.get(placed.client_id, [])
+    last = bisect.bisect_right(exits, _sent(reading, placed))
+    if not intents or not last:
+        return None
+    journal, row = intents[0]
+    closes = [bar["close_time"] for index, bar in reading.bars[journal].items() if index <= row.body["bar_number"]]
+    exit_time = exits[last - 1]
+    return sum(close >= exit_time for close in closes) if closes and closes[0] < exit_time else None
 
 
 def _too_many(reading: Reading) -> list[Violation]:

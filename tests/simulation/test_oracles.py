@@ -665,7 +665,7 @@ DOCTORED: list[Case] = [
         {"O9 order too large", "O9 position too large", "O9 daily loss passed"},
     ),
     ("a second round trip", sent_early, {"O9 second round trip"}),
-    ("an entry in the cooldown", setting(cooldown_s=100_000), {"O9 in cooldown"}),
+    ("an entry in the cooldown", setting(cooldown_bars=100_000), {"O9 in cooldown"}),
     ("too many round trips a day", setting(max_trades_per_day=1), {"O9 trades a day"}),
     ("too many open orders", setting(max_open_orders=1), {"O9 open orders"}),
     ("too many orders a second", setting(max_orders_per_s=1), {"O9 order storm"}),
@@ -860,11 +860,12 @@ def test_each_kind_of_order_is_written_down_before_it_is_sent(clean: Evidence, p
     assert seen(judge(asking(number, durable=False)(clean))) == {"O7 not durable"}
 
 
-def test_an_entry_50_ms_within_the_cooldown_is_too_early(clean: Evidence) -> None:
-    flat = [fill.time for fill in reading.reading_of(clean).fills if not fill.held]
-    gap = min(time - max(exit for exit in flat if exit <= time) for time, _ in entry_times(clean) if flat[0] <= time)
-    assert judge(setting(cooldown_s=gap / 1000)(clean)) == []
-    assert seen(judge(setting(cooldown_s=(gap + 50) / 1000)(clean))) == {"O9 in cooldown"}
+def test_an_entry_a_bar_within_the_cooldown_is_too_early(clean: Evidence) -> None:
+    """It has a bar more than the cooldown at least: with twenty settings one after the other, it fires from one on."""
+    fired = [seen(judge(setting(cooldown_bars=bars)(clean))) for bars in range(20)]
+    first = fired.index({"O9 in cooldown"})
+    assert first > int(clean.settings["cooldown_bars"])
+    assert fired == [set()] * first + [{"O9 in cooldown"}] * (20 - first)
 
 
 def test_a_retry_after_outlives_an_engine(clean: Evidence) -> None:
