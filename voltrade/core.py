@@ -153,7 +153,7 @@ class TradingCore:
         if engine is None and config.session.rule:
             raise ConfigError(f"rule: the engine of {config.session.rule} must be given with it")
         self._books = Books(1 + len(others))
-        self._answers: dict[tuple[int, int], int] = {}
+        self._answers: dict[int, int] = {}
         self._signal = np.zeros(1, records.SIGNAL)
         row = self._books.account
         core_rules.set_gates(row, GATES)
@@ -222,11 +222,11 @@ class TradingCore:
         finally:
             self._answers.clear()
 
-    def _ask(self, question: int, symbol: int = 0) -> int:
-        """Return the books' answer to a question of `records`; it stands until an event was handled."""
-        if (question, symbol) not in self._answers:
-            self._answers[question, symbol] = self._books.ask(question, symbol)
-        return self._answers[question, symbol]
+    def _ask(self, question: int) -> int:
+        """Ask the books about the account; the answer stands until an event is handled."""
+        if question not in self._answers:
+            self._answers[question] = self._books.ask(question)
+        return self._answers[question]
 
     def _at(self, time: int) -> None:
         self.time = max(self.time, time)
@@ -339,7 +339,7 @@ class TradingCore:
 
     def _wake_at_bar(self, desk: Desk) -> int:
         """Number of bars at which the position in hand is held long enough."""
-        return self._ask(records.WAKE_AT_BAR, desk.place)
+        return self._books.ask(records.WAKE_AT_BAR, desk.place)
 
     def _on_bars(self, desk: Desk, before: int) -> list[Output]:
         outputs: list[Output] = []

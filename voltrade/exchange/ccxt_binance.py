@@ -1,6 +1,6 @@
 """ccxt's class for Binance USD-M Futures, without the modules of the other hundred exchanges.
 
-The `__init__` of ccxt and of its parts import every exchange, which takes longer than all else that a session imports.
+The `__init__` of ccxt and of its parts import every exchange, a quarter of what an engine needs to start.
 Here they are begun empty, with only the names that Binance's own modules ask of them. No file of ccxt is changed: the
 `__init__` of such a package runs as soon as anybody asks it for another name, as one that imports ccxt later does, and
 classes stay the same ones.
