@@ -861,11 +861,18 @@ def test_each_kind_of_order_is_written_down_before_it_is_sent(clean: Evidence, p
 
 
 def test_an_entry_a_bar_within_the_cooldown_is_too_early(clean: Evidence) -> None:
-    """It has a bar more than the cooldown at least: with twenty settings one after the other, it fires from one on."""
-    fired = [seen(judge(setting(cooldown_bars=bars)(clean))) for bars in range(20)]
-    first = fired.index({"O9 in cooldown"})
-    assert first > int(clean.settings["cooldown_bars"])
-    assert fired == [set()] * first + [{"O9 in cooldown"}] * (20 - first)
+    """With one cooldown after the other it fires from the fewest bars on that any entry came after an exit."""
+    found = reading.reading_of(clean)
+    closes = [bar["close_time"] for bar in found.bars[0].values()]
+    exits = [fill.time for fill in found.fills if not fill.held]
+    entries = [row.body for row in clean.journals[0] if row.kind == "OrderIntent" and row.body["purpose"] == "e"]
+    bars = [
+        entry["bar_number"] + 1 - sum(close < max(before) for close in closes)
+        for entry in entries
+        if (before := [exit for exit in exits if exit <= entry["time"]])
+    ]
+    fired = [seen(judge(setting(cooldown_bars=number)(clean))) for number in range(min(bars) + 2)]
+    assert fired == [set()] * min(bars) + [{"O9 in cooldown"}] * 2
 
 
 def test_a_retry_after_outlives_an_engine(clean: Evidence) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from simulation.evidence import Json
 from simulation.oracles import ORACLES
-from simulation.planted import BUGS, CLEAN_SEEDS, PACKAGE, Bug, hunt, known_clean, plant, row
+from simulation.planted import BUGS, CLEAN_SEEDS, PACKAGE, Bug, hunt, is_seen, known_clean, plant, row
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
@@ -25,6 +26,15 @@ def test_a_bug_whose_text_is_gone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must have its text once, has it 0 times"):
         plant(gone, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("found", [{"violations": [["O1", "a", 0, "b"]]}, {"broken": "KeyError"}, {"violations": []}])
+def test_a_bug_is_caught_by_an_oracle_that_should_see_it_alone(found: Json) -> None:
+    bug = Bug("a bug", "oms.py", "", "", ("O5", "O6"))
+    line = {"seed": 1, "sessions": 3, **found}
+    assert not is_seen(bug, line)
+    assert row(bug, line).startswith(("NOT CAUGHT", "the session broke"))
+    assert is_seen(bug, {**line, "violations": [["O1", "a", 0, "b"], ["O6", "c", 0, "d"]]})
 
 
 def test_a_hundred_clean_seeds_are_kept() -> None:

@@ -301,3 +301,17 @@ def test_b10_account_that_can_not_be_read_for_a_minute_leaves_weight_for_what_pr
     assert heaviest_minute(evidence) <= MOST_WEIGHT
     assert uncovered_s(evidence) <= 5.0
     assert ended(evidence)
+
+
+def test_b10_account_that_was_read_again_is_read_soon_the_next_time() -> None:
+    """Each of two stretches of refusals begins with a pause of 1 s."""
+    reads = "GET /fapi/v[123]/(account|positionRisk|openOrders|openAlgoOrders|userTrades)"
+    evidence = story(
+        *(at(begin, "refuse", 10.0, on=reads, code=-1001, times=0, until_s=begin + 10.0) for begin in (5.0, 30.0)),
+        *(at(begin, "abort", on="private") for begin in (6, 31)),
+    )
+    failed = [each.sent for each in evidence.requests if each.path == "/fapi/v3/account" and each.code == -1001]
+    for begin in (5_000, 30_000):
+        first, second, third = [time for time in failed if 0 <= time - evidence.opened - begin < 10_000][:3]
+        assert 900 < second - first < 1_500
+        assert 1_900 < third - second < 2_500
