@@ -358,7 +358,8 @@ def test_a_journal_is_resumed_at_its_head(path):
     head = filled(path, 1_500)  # more than the tail that is checked
     with Journal.open(path) as journal:
         assert (journal.seq, journal.head) == (1_500, head)
-        assert journal.append_fact(Timer(1), 1) == 1_501
+        assert journal.append_fact(Timer(1), 1) == Timer(1)
+        assert journal.seq == 1_501
     assert verify(path, journal.head).seq == 1_501
 
 

@@ -132,20 +132,33 @@ def encode(fact: Event | Output) -> tuple[str, bytes]:
     Raises:
         JournalError: a field isn't of the type that the model states, so that the fact would not come back equal.
     """
-    kind, fact = type(fact).__name__, as_stored(fact)
+    return _encoded(fact)[:2]
+
+
+def _encoded(fact: Fact) -> tuple[str, bytes, Fact]:
+    """Return a fact's kind, its bytes, and the fact that these hold; see `encode` and `as_stored`."""
+    kind = type(fact).__name__
     if isinstance(fact, Trades):
-        return kind, encode_trades(fact)
+        return kind, encode_trades(fact), fact
     adapter = _ADAPTERS.get(kind)
     if adapter is None:
         raise JournalError(f"kind: must be a fact of the model, was {kind}")
     try:
-        body = adapter.dump_json(fact, warnings="error")
+        body, fact = _dumped(adapter, fact)
         back = adapter.validate_json(body, strict=True)
     except (PydanticSerializationError, ValidationError) as error:
         raise JournalError(f"{kind}: {error}") from None
     if back != fact:
         raise JournalError(f"{kind}: must come back equal, was {fact}, came back as {back}")
-    return kind, body
+    return kind, body, fact
+
+
+def _dumped(adapter: TypeAdapter[Any], fact: Fact) -> tuple[bytes, Fact]:
+    try:
+        return adapter.dump_json(fact, warnings="error"), fact
+    except PydanticSerializationError:
+        fact = as_stored(fact)
+        return adapter.dump_json(fact, warnings="error"), fact
 
 
 def decode(kind: str, body: bytes) -> Any:
@@ -343,10 +356,11 @@ class Journal:
         self._seq, self._head = seq, head
         return seq
 
-    def append_fact(self, fact: Event | Output, time: int) -> int:
-        """Add a fact of the model as a row; see `append`."""
-        kind, body = encode(fact)
-        return self.append(kind, time, body)
+    def append_fact(self, fact: Fact, time: int) -> Fact:
+        """Add a fact of the model as a row, and return it as the row holds it; see `append` and `as_stored`."""
+        kind, body, fact = _encoded(fact)
+        self.append(kind, time, body)
+        return fact
 
     def commit(self) -> None:
         """Make all rows appended so far durable: on return they are on the disk.

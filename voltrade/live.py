@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from voltrade.core import TradingCore
 from voltrade.errors import SessionError, VenueError
 from voltrade.exchange import Feed, OrderGateway
-from voltrade.journal import Journal, as_stored
+from voltrade.journal import Fact, Journal
 from voltrade.lockstep import Ask, Collect, Execute, Finish, Horizon, Lockstep, Play, commands_of, warm_up
 from voltrade.model import (
     MONEY,
@@ -166,8 +166,7 @@ class LiveTradingSystem:
                 self._write(event[:consumed])
                 self._trades += consumed
         else:
-            event = as_stored(event)
-            self._write(event)
+            event = self._write(event)
             consumed, outputs = self.core.handle(event)
         for number in range(bars, desk.fold.count):
             self._journal.append("Bar", self.core.time, self.core.bar_row(desk, number))
@@ -178,11 +177,13 @@ class LiveTradingSystem:
             self._commit()
         return consumed, outputs
 
-    def _write(self, fact: Event | Output) -> None:
-        self._journal.append_fact(fact, self.core.time)
+    def _write(self, fact: Fact) -> Fact:
+        """Write a fact down, and return it as the journal holds it."""
+        fact = self._journal.append_fact(fact, self.core.time)
         self.is_journaled = False
         self._uncommitted += 1
         self._observe(fact)
+        return fact
 
     def _commit(self) -> None:
         self._journal.commit()

@@ -17,8 +17,8 @@ from voltrade.model import Trades
 RULE = f"{Path(__file__).parent}/rules/buys.py:Buys"
 BEGIN_S = 300.0
 """History before the opening, where a scenario does not say."""
-HISTORY_S = 120.0
-"""Likewise in a drawn plan: 1,200 trades, so that its rule may enter from the opening on (55 bars of 19 trades)."""
+HISTORY_S = 140.0
+"""Likewise in a drawn plan: 1,400 trades, so that its rule may enter from the opening on (55 bars of 23 trades)."""
 FAULTS_S = 750.0
 """Faults strike in so long after the opening; then a quiet minute, then the session's end: a quarter of an hour."""
 QUIET_S = 60.0
@@ -118,9 +118,9 @@ def draw_settings(seed: int) -> Json:
     draw = np.random.default_rng([seed, 3])
     unit = str(draw.choice(["trades", "base", "quote"]))
     threshold = {
-        "trades": int(draw.integers(8, 20)),
-        "base": int(draw.integers(3, 10)),
-        "quote": int(draw.integers(250_000, 850_000)),
+        "trades": int(draw.integers(12, 24)),
+        "base": int(draw.integers(5, 12)),
+        "quote": int(draw.integers(400_000, 1_000_000)),
     }
     settings: Json = {
         **{
@@ -165,7 +165,7 @@ def draw_settings(seed: int) -> Json:
         **{
             "taker_fee": one_of(0.0, 0.0002)(draw),
             "latency_ms": int(draw.integers(20, 300)),
-            "mark_interval_s": one_of(3, 10, 10)(draw),
+            "mark_interval_s": one_of(5, 10, 10)(draw),
         },
         **{"order_stale_s": one_of(5.0, 10.0)(draw), "funding_rate": one_of(0.0, 0.0001)(draw)},
         **{"on_duration_end": one_of("flatten", "flatten", "protect")(draw)},

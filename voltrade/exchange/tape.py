@@ -108,6 +108,7 @@ class TapePlayer:
         mark = self.market.mark
         self.trades_played = int(np.searchsorted(trades.id, self.market.last_trade_id, side="right"))
         self.marks_played = int(np.searchsorted(self._marks.time, mark.time, side="right")) if mark else 0
+        self._nothing = trades[:0]
 
     def horizon(self) -> Segment:
         """Look ahead up to and including the first trade that may make an event, or the next mark, or a batch."""
@@ -170,10 +171,11 @@ class TapePlayer:
     def due(self, time: int) -> tuple[int | None, Trades, MarkPrice | None]:
         """Return what of the horizon is due at a time, and when it ends; None where nothing is."""
         if self.next_time > time:
-            return None, self.trades[:0], None
+            return None, self._nothing, None
         segment = self.horizon()
-        trades = segment.trades[: int(np.searchsorted(segment.trades.time, time, side="right"))]
-        whole = len(trades) == len(segment.trades)
+        trades = segment.trades
+        if not (whole := not len(trades) or trades.time[-1] <= time):
+            trades = trades[: int(np.searchsorted(trades.time, time, side="right"))]
         mark = segment.mark if whole and segment.mark is not None and segment.mark.time <= time else None
         if mark is not None:
             return mark.time, trades, mark
