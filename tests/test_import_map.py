@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "order_rules": f"{BASE} {UPKEEP}".replace(" order_rules", ""),
     "core_rules": f"{BASE} {UPKEEP}",
     "row_facts": f"{BASE} risk order_states records",
-    "saved_orders": "order_states",
+    "saved_orders": "model order_states",
     "books": f"{BASE} {UPKEEP} core_rules",
     "oms": f"{BASE} {UPKEEP} row_facts saved_orders books",
     "fold": f"{BASE} bars signal_engine",
@@ -63,7 +63,8 @@ MAY_IMPORT = {
     "backtest": f"{BASE} {RULES} {TAPES} rule_file core lockstep data measures report charts research simulation_facts"
     " frames simulation_frames",
     "sweep": f"{BASE} {RULES} rule_file data measures report charts research backtest",
-    "live": f"{BASE} {RULES} core lockstep journal",
+    "account_watch": "model",
+    "live": f"{BASE} {RULES} core lockstep journal account_watch",
     # tapes and records
     "synthetic": BASE,
     "trade_files": BASE,

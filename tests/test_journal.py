@@ -86,7 +86,7 @@ nested = (
     Snapshot(
         NOON, "BTCUSDT", 10**12, 10**12, 50_000, 20_000, 5, "isolated", False, position, (order,), (stop,), (order,)
     ),
-    AccountUpdate(NOON, "ORDER", -1, (position, position)),
+    AccountUpdate(NOON, "FUNDING_FEE", -1, -2, "BTCUSDT", (position, position)),
     OrderIntent(
         NOON, OrderRequest("BTCUSDT", "v1-e", Side.SELL, OrderType.MARKET, 5), Purpose.ENTRY, 1, "signal", bar_number=3
     ),
@@ -475,21 +475,36 @@ def write_on(journal: Journal) -> None:
         journal.commit()
 
 
-def test_a_journal_that_can_not_be_written_takes_nothing_more_and_keeps_what_was_committed(path):
+def test_what_can_not_be_stored_waits_and_is_stored_later(path):
+    """Fault case F1: the disk is full for a while."""
     journal = Journal.create(path)
     journal.append_fact(Timer(1), 1)
     journal.commit()
-    journal._connection.execute("PRAGMA max_page_count = 12")  # the disk is full
+    connection = journal._connection
+    connection.execute("PRAGMA max_page_count = 12")
     with pytest.raises(JournalError, match="could not be stored: database or disk is full"):
         write_on(journal)
-    last = journal.seq
-    with pytest.raises(JournalError, match="takes nothing more"):
+    stored, head = journal.committed
+    assert verify(path, head).seq == stored > 1  # what was committed is whole
+    for _ in range(3):
         journal.append_fact(Timer(1), 1)
-    with pytest.raises(JournalError, match="takes nothing more"):
-        journal.commit()
-    journal.close()
-    assert verify(path, journal.head) == verify(path)
-    assert verify(path).seq == last > 1
+        with pytest.raises(JournalError, match="could not be stored"):
+            journal.commit()
+    assert journal.seq == stored + 4
+    connection.execute("PRAGMA max_page_count = 100000")
+    journal.commit()
+    assert verify(path, journal.head).seq == journal.seq == journal.committed[0]
+
+
+def test_a_journal_that_is_closed_takes_nothing_more_and_says_what_is_lost(path):
+    journal = Journal.create(path)
+    journal._connection.execute("PRAGMA max_page_count = 4")
+    journal.append("Start", 1, b"x" * 100_000)
+    with pytest.raises(JournalError, match="could not be stored"):
+        journal.close()
+    with pytest.raises(JournalError, match="it is closed"):
+        journal.append_fact(Timer(1), 1)
+    journal.close()  # once is enough
 
 
 # --- death ------------------------------------------------------------------------------------------------------------

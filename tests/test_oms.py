@@ -39,6 +39,7 @@ from voltrade.order_rules import level_from
 from voltrade.order_states import (
     ALGO_MOVES,
     DONE,
+    EXIT_WITHIN_MS,
     EXPECTED,
     MOVES,
     PROTECT_WITHIN_MS,
@@ -313,12 +314,63 @@ def test_absence_counts_only_after_the_fence_and_three_agreeing_answers() -> Non
     desk = Desk()
     desk.reply(ENTRY, "submit", Outcome.UNKNOWN)
     sent_at, fence = 1_000, 1_000 + 5_000 + 5_000
-    answers = []
     for desk.time in (sent_at + 1, fence - 1, fence, fence + 1_000, fence + 2_000):
-        answers.append(desk.reply(ENTRY, "lookup", Outcome.REFUSED, -2013))
-    assert [bool(answer) for answer in answers] == [False, False, False, False, True]
+        assert desk.reply(ENTRY, "lookup", Outcome.REFUSED, -2013) == []
+    assert [type(output) for output in desk.monitor.on_time(desk.time)] == [TakeSnapshot]
+    desk.monitor.on_snapshot(replace(a_snapshot(0), time=fence + 2_100))
+    [alert] = desk.reply(ENTRY, "lookup", Outcome.REFUSED, -2013)
+    assert isinstance(alert, Alert)
     assert desk.monitor.orders[ENTRY].state == "NOT_PLACED"
     assert desk.monitor.holding is None
+
+
+@pytest.mark.parametrize("at", [9_000, 15_000])
+def test_one_kind_of_answer_is_no_evidence_of_absence(at: int) -> None:
+    """Look-ups alone, or lists that were read before the order can have been refused for good."""
+    desk = Desk()
+    desk.reply(ENTRY, "submit", Outcome.UNKNOWN)
+    desk.monitor.on_snapshot(replace(a_snapshot(0 if at < 11_000 else 10), time=at))
+    for desk.time in range(15_000, 60_000, 1_000):
+        desk.reply(ENTRY, "lookup", Outcome.REFUSED, -2013)
+    assert desk.monitor.orders[ENTRY].state == "UNKNOWN"
+
+
+def test_an_unnamed_trade_is_of_the_order_whose_outcome_is_unknown() -> None:
+    """Its answer and events are lost and it can't be looked up: the account has its lots and its trade."""
+    desk = Desk()
+    desk.reply(ENTRY, "submit", Outcome.UNKNOWN)
+    fill = replace(desk.update(ENTRY, "FILLED", 10), client_order_id="", order_id=900)
+    outputs = desk.note(desk.monitor.on_snapshot(a_snapshot(10, fills=(fill,))))
+    assert [intent.purpose for intent in intents(outputs)] == [Purpose.STOP, Purpose.TAKE_PROFIT]
+    assert (desk.monitor.position, desk.monitor.orders[ENTRY].state) == (10, "FILLED")
+
+
+@pytest.mark.parametrize(("lots", "side", "position"), [(11, Side.BUY, 11), (10, Side.SELL, -10), (10, Side.BUY, 9)])
+def test_an_unnamed_trade_that_can_not_be_ours_is_not_taken(lots: int, side: Side, position: int) -> None:
+    """More than we ordered, the other side, or a position that it does not lead to."""
+    desk = Desk()
+    desk.reply(ENTRY, "submit", Outcome.UNKNOWN)
+    fill = replace(desk.update(ENTRY, "FILLED", lots), client_order_id="", order_id=900, side=side)
+    desk.monitor.on_snapshot(a_snapshot(position, fills=(fill,)))
+    assert desk.monitor.position == 0
+
+
+def absent(desk: Desk, client_id: str, position: int = 0, at: int = 20_000) -> list[Output]:
+    """Let every kind of answer agree that the exchange has no such order; return what follows from the last."""
+    desk.monitor.on_snapshot(replace(a_snapshot(position), time=at))
+    answers = []
+    for desk.time in range(at + 1_000, at + 5_000, 1_000):
+        answers.append(desk.reply(client_id, "lookup", Outcome.REFUSED, -2013))
+    return next(filter(None, answers), [])
+
+
+def test_a_stop_that_the_exchange_has_no_more_is_replaced() -> None:
+    """Fault case A5: believed to rest, not listed, and not to be looked up."""
+    desk = Desk().in_position()
+    outputs = absent(desk, STOP, position=10)
+    assert next(output.code for output in outputs if isinstance(output, Alert)) == "ORDER_GONE"
+    [stop] = intents(outputs)
+    assert (stop.order.client_order_id, stop.order.quantity) == ("vt-e-1s2", 10)
 
 
 def test_an_error_while_asking_is_no_evidence() -> None:
@@ -332,8 +384,7 @@ def test_an_error_while_asking_is_no_evidence() -> None:
 def test_an_order_that_was_concluded_absent_and_fills_after_all_is_adopted_and_protected() -> None:
     desk = Desk()
     desk.reply(ENTRY, "submit", Outcome.UNKNOWN)
-    for desk.time in (12_000, 13_000, 14_000):
-        desk.reply(ENTRY, "lookup", Outcome.REFUSED, -2013)
+    absent(desk, ENTRY)
     assert desk.monitor.holding is None
     [stop, target] = intents(desk.order(ENTRY, "FILLED", 10))
     assert (stop.purpose, target.purpose) == (Purpose.STOP, Purpose.TAKE_PROFIT)
@@ -377,9 +428,10 @@ def test_a_fill_of_a_round_trip_that_had_ended_halts() -> None:
     desk.order(TARGET, "PARTIALLY_FILLED", 2, order_id=501)
     assert desk.monitor.halt_reason == f"{TARGET} filled after round trip 1 had ended and the next had begun"
     assert not desk.monitor.reconciled
-    desk.monitor.put_away()
-    assert desk.monitor._ended[1].exited == 12  # it is counted where it belongs
-    assert desk.monitor.position == 0
+    assert desk.monitor.position == -2  # as the account has it
+    outputs = desk.order("vt-e-2e1", "FILLED", 10) if "vt-e-2e1" in desk.sent else desk.order("vt-e-2e", "FILLED", 10)
+    [out] = intents(outputs)
+    assert (out.purpose, out.order.quantity, out.reason) == (Purpose.EXIT, 8, "LATE_FILL")
 
 
 def test_what_grows_while_it_is_left_gets_an_exit_for_what_none_takes() -> None:
@@ -387,10 +439,10 @@ def test_what_grows_while_it_is_left_gets_an_exit_for_what_none_takes() -> None:
     desk.order(ENTRY, "PARTIALLY_FILLED", 6)
     desk.note(leave(desk.monitor, desk.time, "OPERATOR"))
     desk.order("vt-e-1x1", "PARTIALLY_FILLED", 2)
-    desk.order(ENTRY, "PARTIALLY_FILLED", 4)  # 8 are held, of which the exit takes 4
+    desk.order(ENTRY, "PARTIALLY_FILLED", 3)  # 7 are held, of which the exit takes 4
     desk.time += RESIZE_EVERY_MS
     [more] = [o for o in intents(desk.monitor.on_time(desk.time)) if o.purpose is Purpose.EXIT]
-    assert more.order.quantity == 4
+    assert more.order.quantity == 3
 
 
 def test_a_stop_refused_for_a_passing_reason_is_sent_again_with_a_new_id_then_given_up() -> None:
@@ -409,8 +461,12 @@ def test_a_position_whose_stop_stays_unknown_is_left_at_market_in_time() -> None
     desk = Desk()
     desk.order(ENTRY, "FILLED", 10)
     desk.reply(STOP, "submit", Outcome.UNKNOWN)
-    assert desk.monitor.next_due == 1_000 + PROTECT_WITHIN_MS
+    assert desk.monitor.next_due == 1_000 + EXIT_WITHIN_MS
     desk.time = desk.monitor.next_due
+    [second] = intents(desk.note(desk.monitor.on_time(desk.time)))
+    assert (second.purpose, second.order.quantity) == (Purpose.STOP, 10)  # covered first, whatever became of the other
+    desk.time = desk.monitor.next_due
+    assert desk.time == 1_000 + PROTECT_WITHIN_MS
     outputs = desk.note(desk.monitor.on_time(desk.time))
     assert [o.code for o in outputs if isinstance(o, Alert)] == ["STOP_MISSING"]
     [out] = intents(outputs)
@@ -456,10 +512,12 @@ def test_a_stale_entry_is_looked_up_and_then_cancelled() -> None:
     desk = Desk()
     desk.accept(ENTRY)
     desk.order(ENTRY, "NEW")
-    desk.time = desk.monitor.next_due
-    assert desk.time == 1_000 + 10_000
-    [lookup] = desk.note(desk.monitor.on_time(desk.time))
-    assert isinstance(lookup, LookupOrder)
+    asked = []
+    while desk.time < 1_000 + 10_000:
+        desk.time = desk.monitor.next_due
+        asked += desk.note(desk.monitor.on_time(desk.time))
+    assert {type(output) for output in asked} == {LookupOrder}  # one that takes liquidity should be over by now
+    assert (len(asked), desk.time) == (5, 1_000 + 10_000)
     [cancel] = desk.reply(ENTRY, "lookup", Outcome.ACCEPTED, order=desk.update(ENTRY, "NEW"))
     assert isinstance(cancel, CancelOrder)
 
@@ -874,8 +932,10 @@ def test_a_position_is_not_protected_while_a_fill_of_it_is_only_told_of(lots: in
     desk.order(ENTRY, "PARTIALLY_FILLED", filled=10 - lots)  # older news takes nothing of that back
     assert desk.monitor.position == 10 - lots
     assert not is_protected(desk.monitor)
-    [ask] = [o for o in desk.monitor.on_time(3_000) if isinstance(o, TakeSnapshot)]
+    outputs = desk.note(desk.monitor.on_time(3_000))
+    [ask] = [o for o in outputs if isinstance(o, TakeSnapshot)]
     assert ask.reason == "FILL_MISSING"
+    assert [stop.order.quantity for stop in intents(outputs)] == [10]  # what is told of is covered, counted or not
     desk.note(desk.monitor.on_snapshot(a_snapshot(10, fills=(desk.update(ENTRY, "CANCELED", lots, filled=10),))))
     desk.algo("vt-e-1s2", "NEW")
     assert is_protected(desk.monitor)

@@ -147,12 +147,12 @@ def test_no_trade_is_lost_of_a_market_stream_that_is_cut_and_garbled(tmp_path: P
 
     Backfill takes at most half of the minute's weight, so there must not be more than sixty gaps.
     """
-    tape = flat_tape(2_000, every_ms=2)
-    some: dict[str, Any] = {"on": "market aggTrade", "times": 0}
+    tape = flat_tape(5_000, every_ms=2)
+    some: dict[str, Any] = {"on": "market aggTrade", "times": 0, "until_s": 4.0}
     script = [
         *({"do": do, "chance": 0.006, **some} for do in ("drop", "duplicate", "reorder")),
         {"do": "garble", "chance": 0.002, **some},
-        {"do": "hold", "at_s": 2.6, "until_s": 3.0, **some},
+        {"do": "hold", "at_s": 2.6, **some, "until_s": 3.0},
         {"do": "abort", "on": "market", "at_s": 0.6, "every_s": 0.7, "until_s": 3.6, "times": 0},
         {"do": "close", "on": "market", "at_s": 0.9, "every_s": 0.7, "until_s": 3.6, "times": 0},
         {"do": "refuse", "on": "GET /fapi/v1/aggTrades", "code": -1001, "skip": 1, "times": 2},

@@ -48,6 +48,7 @@ from voltrade.model import (
     TakeSnapshot,
     Timer,
     Trades,
+    Trouble,
     money_text,
 )
 from voltrade.oms import OrderMonitor
@@ -154,6 +155,8 @@ class TradingCore:
             raise ConfigError(f"rule: the engine of {config.session.rule} must be given with it")
         self._books = Books(1 + len(others))
         self._answers: dict[int, int] = {}
+        self._unexplained = 0
+        """By how much the exchange's wallet differed from our books when it was last read."""
         self._signal = np.zeros(1, records.SIGNAL)
         row = self._books.account
         core_rules.set_gates(row, GATES)
@@ -383,16 +386,16 @@ class TradingCore:
 
     def _on_account(self, update: AccountUpdate) -> list[Output]:
         """Book what only the exchange knows of: funding and transfers. Fills bring their own amounts."""
-        row = self._books.account
-        if not row["is_open"] or update.reason == "ORDER":
+        if not self._books.account["is_open"] or update.reason == "ORDER" or not update.change:
             return []
-        if update.reason == "FUNDING_FEE":
-            return self._books.react(Told(records.FUNDED, amount=update.wallet))
-        amount = update.wallet - int(row["wallet"])
-        if not amount:
-            return []
-        alert = Alert(self.time, "TRANSFER", f"{update.reason}: {money_text(amount)}")
-        return [alert, *self._books.react(Told(records.TRANSFERRED, amount=update.wallet))]
+        if update.reason == "FUNDING_FEE" and update.symbol in ("", *self.desks):
+            return self._books.react(Told(records.FUNDED, amount=update.change))
+        return self._adjust(update.change, update.reason)
+
+    def _adjust(self, amount: int, why: str) -> list[Output]:
+        """Book money that is neither profit nor loss of ours, and tell a person."""
+        alert = Alert(self.time, "TRANSFER", f"{why}: {money_text(amount)}")
+        return [alert, *self._books.react(Told(records.TRANSFERRED, amount=amount))]
 
     def _on_snapshot(self, snapshot: Snapshot) -> list[Output]:
         desk = self.desks[snapshot.symbol]
@@ -402,9 +405,8 @@ class TradingCore:
         differs = wallet != snapshot.wallet
         # What is looked up may be an order whose fill our books don't know yet: the account is asked again first.
         is_asking = any(isinstance(output, LookupOrder) for output in outputs)
-        if differs and not is_asking:
-            theirs, ours = money_text(snapshot.wallet), money_text(wallet)
-            outputs.append(Alert(self.time, "WALLET_DIFFERS", f"the exchange has {theirs}, our books {ours}"))
+        if not is_asking and desk.monitor.reconciled:
+            outputs += self._explain_wallet(desk, snapshot.wallet - wallet)
         if problems or (differs and is_asking and desk.monitor.reconciled):
             desk.monitor.disagree(self.time, desk.problem_count)
         desk.problem_count = desk.problem_count + 1 if problems else 0
@@ -412,6 +414,19 @@ class TradingCore:
             outputs += [Alert(self.time, "ACCOUNT_MISMATCH", problem) for problem in problems]
             desk.problems = problems
         return outputs
+
+    def _explain_wallet(self, desk: Desk, difference: int) -> list[Output]:
+        """Book what the exchange has more, or less, though no fill is missing: money of which no event has told.
+
+        It may be on its way, so the account is read once more before: only what is still there is booked.
+        """
+        seen, self._unexplained = self._unexplained, difference
+        if not difference or difference != seen:
+            if difference:
+                desk.monitor.ask_again(self.time)
+            return []
+        self._unexplained = 0
+        return self._adjust(difference, "the exchange's wallet differs from our books, which take it over")
 
     def _open_account(self, desk: Desk, snapshot: Snapshot) -> list[Output]:
         """At the first snapshot: take the account as it is, unless a run before has left its own books.
@@ -468,6 +483,9 @@ class TradingCore:
             self._books.symbols[desk.place]["facts"]["user_stream_up"] = False
             outputs += desk.monitor.on_restart(self.time)
         return outputs
+
+    def _on_trouble(self, trouble: Trouble) -> list[Output]:
+        return [Alert(trouble.time, trouble.code, trouble.text)]
 
     def _on_gap(self, gap: FeedGap) -> list[Output]:
         missing = gap.last_id - gap.first_id + 1 - gap.filled
@@ -528,4 +546,5 @@ _HANDLERS: dict[type, Callable[[TradingCore, Any], list[Output]]] = {
     BarPhase: TradingCore._on_bar_phase,
     Adoption: TradingCore._on_adoption,
     Restart: TradingCore._on_restart,
+    Trouble: TradingCore._on_trouble,
 }

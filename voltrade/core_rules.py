@@ -112,22 +112,20 @@ def value(account: Record, symbols: Rows, place: int) -> None:
 
 
 @compiled_part
-def on_funding(account: Record, symbols: Rows, wallet: int) -> None:
+def on_funding(account: Record, symbols: Rows, amount: int) -> None:
     """Book funding, which only the exchange knows of, also to the round trip that is in hand."""
-    amount = wallet - account.wallet
     account.funding += amount
-    account.wallet = wallet
+    account.wallet += amount
     for place in range(len(symbols)):
         if symbols[place].in_hand:
             symbols[place].position.funding += amount
 
 
 @compiled_part
-def on_transfer(account: Record, symbols: Rows, wallet: int) -> None:
+def on_transfer(account: Record, symbols: Rows, amount: int) -> None:
     """Book a deposit or withdrawal, which is neither profit nor loss."""
-    amount = wallet - account.wallet
     account.transfers += amount
-    account.wallet = wallet
+    account.wallet += amount
     heed_breaker(account, symbols, risk.TRANSFER, amount)
 
 

@@ -17,8 +17,8 @@ import stat
 import struct
 import typing
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -259,8 +259,8 @@ class Journal:
     """A journal open for writing, by one process at a time; use `create` or `open`.
 
     Rows that were appended are on disk once `commit` has returned, and survive the death of the process and of the
-    machine. After an error of the storage the journal takes nothing more: what can't be journaled must not be sent.
-    Calls may come from any thread, one at a time.
+    machine. What can't be stored waits in memory, in its order, and is tried again with the next `commit`. Calls may
+    come from any thread, one at a time.
     """
 
     def __init__(self, connection: sqlite3.Connection, lock: int, seq: int, head: bytes) -> None:
@@ -269,7 +269,9 @@ class Journal:
         self._seq = seq
         self._head = head
         self._committed = seq, head
-        self._failure = ""
+        self._waiting: list[tuple[int, int, str, bytes, bytes]] = []
+        """Rows that are not on the disk."""
+        self._is_closed = False
         self.on_commit: Callable[[int, str], object] = lambda seq, head: None
         """Takes position and hash of the last row whenever rows have come on the disk."""
 
@@ -341,18 +343,20 @@ class Journal:
         A dict is for kinds that are no facts of the model ("Start", "Bar", "End"); bytes are taken as they are.
 
         Raises:
-            JournalError: the body can't be encoded, or the storage failed now or before.
+            JournalError: the row can't be encoded, or the journal is closed.
         """
+        if self._is_closed:
+            raise JournalError("journal: takes nothing more: it is closed")
         if not isinstance(body, bytes):
             if kind in _ADAPTERS or kind == "Trades":
                 raise JournalError(f"kind: {kind} is a fact of the model, not a dict")
             body = encode_json(body)
-        seq, name = self._seq + 1, kind.encode()
-        with self._storing():
-            head = row_hash(self._head, seq, time, name, body)
-            if not self._connection.in_transaction:
-                self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.execute("INSERT INTO journal VALUES (?, ?, ?, ?, ?)", (seq, time, kind, body, head))
+        seq = self._seq + 1
+        try:
+            head = row_hash(self._head, seq, time, kind.encode(), body)
+        except (struct.error, TypeError) as error:
+            raise JournalError(f"journal: row {seq} can't be encoded: {error}") from None
+        self._waiting.append((seq, time, kind, body, head))
         self._seq, self._head = seq, head
         return seq
 
@@ -366,15 +370,24 @@ class Journal:
         """Make all rows appended so far durable: on return they are on the disk.
 
         Raises:
-            JournalError: the storage failed now or before.
+            JournalError: they can't be stored now; none of them is on the disk, and all wait for the next try.
         """
-        before = self._committed
-        with self._storing():
-            if self._connection.in_transaction:
-                self._connection.execute("COMMIT")
-                self._committed = self._seq, self._head
-        if self._committed != before:
-            self.on_commit(*self.committed)
+        if not self._waiting:
+            return
+        try:
+            self._store(self._waiting)
+        except (sqlite3.Error, OverflowError) as error:
+            with suppress(sqlite3.Error):
+                self._connection.rollback()
+            raise JournalError(f"journal: row {self._waiting[0][0]} could not be stored: {error}") from None
+        self._waiting.clear()
+        self._committed = self._seq, self._head
+        self.on_commit(*self.committed)
+
+    def _store(self, rows: Sequence[tuple[int, int, str, bytes, bytes]]) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._connection.executemany("INSERT INTO journal VALUES (?, ?, ?, ?, ?)", rows)
+        self._connection.execute("COMMIT")
 
     @property
     def committed(self) -> tuple[int, str]:
@@ -383,32 +396,26 @@ class Journal:
         return seq, head.hex()
 
     def close(self) -> None:
-        """Commit, and let go of the file. A journal whose storage failed drops what it could not commit."""
+        """Commit, and let go of the file.
+
+        Raises:
+            JournalError: what waits could not be stored, and is lost.
+        """
+        if self._is_closed:
+            return
         try:
-            if not self._failure:
-                self.commit()
+            self.commit()
         finally:
+            self._is_closed = True
+            self._waiting.clear()
             self._connection.close()
-            if self._lock >= 0:
-                os.close(self._lock)
-            self._lock = -1
-            self._failure = self._failure or "it is closed"
+            os.close(self._lock)
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @contextmanager
-    def _storing(self) -> Iterator[None]:
-        if self._failure:
-            raise JournalError(f"journal: takes nothing more: {self._failure}")
-        try:
-            yield
-        except (sqlite3.Error, OverflowError, struct.error, TypeError) as error:
-            self._failure = f"row {self._seq + 1} could not be stored: {error}"
-            raise JournalError(f"journal: {self._failure}") from None
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

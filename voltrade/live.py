@@ -15,8 +15,9 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any, Protocol
 
+from voltrade.account_watch import AccountWatch
 from voltrade.core import TradingCore
-from voltrade.errors import SessionError, VenueError
+from voltrade.errors import JournalError, SessionError, VenueError
 from voltrade.exchange import Feed, OrderGateway
 from voltrade.journal import Fact, Journal
 from voltrade.lockstep import Ask, Collect, Execute, Finish, Horizon, Lockstep, Play, commands_of, warm_up
@@ -30,7 +31,9 @@ from voltrade.model import (
     LookupOrder,
     MarkPrice,
     OrderIntent,
+    Outcome,
     Output,
+    Purpose,
     Reply,
     Restart,
     Segment,
@@ -38,6 +41,7 @@ from voltrade.model import (
     TakeSnapshot,
     Timer,
     Trades,
+    Trouble,
     moment_text,
 )
 from voltrade.risk import distance_words
@@ -56,6 +60,11 @@ SNAPSHOT_AGAIN_S, SNAPSHOT_DOUBLINGS = 1.0, 2
 
 SNAPSHOT_TRIES = 10
 """How often a snapshot is asked for in lockstep before the session fails; by the wall clock, for ever."""
+
+STREAM_UP = "USER_STREAM_UP"
+"""Why the account is read when the user stream has come up again."""
+
+UNWRITTEN = "not sent: it can't be written down"
 
 LATE_MS = 1_000
 """Trades that are older than this when they arrive are told the time first, so that the core can see their age."""
@@ -109,7 +118,12 @@ class LiveTradingSystem:
         self._seen_trade_id = 0
         self._seen_marks = 0
         self._uncommitted = 0
-        self._failed_readings = 0
+        self._is_lockstep = False
+        self._watch = AccountWatch()
+        self._is_unwritten = False
+        """Whether the journal could not be written, so that nothing may be risked."""
+        self._is_reading, self._read_again = False, ""
+        """Whether the account is being read just now, and why it is to be read once more."""
         self._trades = 0
         self.is_journaled = True
         """Whether the core's state is the one after the journal's last row: not in `handle`, nor where it raised."""
@@ -128,6 +142,7 @@ class LiveTradingSystem:
             self._market.append(event)
             self._seen_marks += 1
         else:
+            self._watch.see(event, self._clock())
             self._news.append(event)
         self._arrived.set()
 
@@ -186,8 +201,32 @@ class LiveTradingSystem:
         return fact
 
     def _commit(self) -> None:
-        self._journal.commit()
-        self._uncommitted = 0
+        """Bring on the disk what was written. Where the disk takes nothing, a person is told, and trading goes on.
+
+        Where the tape is the clock nothing is at stake, and the session ends instead.
+
+        Raises:
+            JournalError: it could not be stored, where the tape is the clock.
+        """
+        try:
+            self._journal.commit()
+        except JournalError as error:
+            if self._is_lockstep:
+                raise
+            self._tell_of_disk(str(error))
+        else:
+            self._uncommitted = 0
+            self._tell_of_disk("")
+
+    def _tell_of_disk(self, wrong: str) -> None:
+        """Tell once that nothing can be written down, and once that it can again."""
+        if bool(wrong) == self._is_unwritten:
+            return
+        self._is_unwritten = bool(wrong)
+        said = f"{wrong}: no entry is sent until it is; what protects is" if wrong else "the journal is whole again"
+        log.warning("%s", said)
+        self._news.append(Trouble(self._clock(), "JOURNAL", said))
+        self._arrived.set()
 
     def warm_up(self, history: History) -> None:
         """Let the core take what came before the session; without an account it can't act on it."""
@@ -211,6 +250,11 @@ class LiveTradingSystem:
     async def _execute(self, command: Command) -> Reply | Snapshot:
         """Carry out a command that is on disk already; what goes wrong with an order is an UNKNOWN, never a guess."""
         self._commit()
+        if self._is_unwritten and isinstance(command, OrderIntent) and command.purpose is Purpose.ENTRY:
+            asked = command.order
+            return Reply(
+                self._clock(), "submit", asked.symbol, asked.client_order_id, False, Outcome.REFUSED, 0, UNWRITTEN
+            )
         if isinstance(command, TakeSnapshot):
             return await self._gateway.snapshot(command.symbol, self.core.desks[self._symbol].monitor.agreed_trade_id)
         if isinstance(command, OrderIntent):
@@ -228,7 +272,7 @@ class LiveTradingSystem:
         Raises:
             SessionError: frames that the venue says it sent did not arrive.
         """
-        self._feed, self._channel = feed, channel
+        self._feed, self._channel, self._is_lockstep = feed, channel, True
         # The streams have told that they came up; where the tape is the clock the session itself says so.
         self._news = deque(event for event in self._news if not isinstance(event, Link))
         self._executed = False
@@ -335,15 +379,15 @@ class LiveTradingSystem:
             self._news.appendleft(Restart(self._clock()))
         try:
             async with asyncio.TaskGroup() as tasks:
-                upkeep = tasks.create_task(self._look_after(feed))
+                upkeep = tasks.create_task(self._look_after(feed, tasks))
                 await self._consume_by_the_wall(tasks)
                 upkeep.cancel()
         except ExceptionGroup as several:  # one that failed ends the others
             raise several.exceptions[0] from None
         self._commit()
 
-    async def _look_after(self, feed: Feed) -> None:
-        """Do what the streams need from time to time, beside the loop: no order waits for an answer of its requests.
+    async def _look_after(self, feed: Feed, requests: asyncio.TaskGroup) -> None:
+        """Do what streams and account need from time to time, beside the loop: no order waits for their answers.
 
         Raises:
             VenueError: an event may be lost: trading must not go on.
@@ -351,6 +395,10 @@ class LiveTradingSystem:
         task = asyncio.current_task()
         while not self.core.finished:
             try:
+                if self._watch.is_deaf(self._clock()):
+                    feed.reconnect("user", "an order was accepted, and nothing told of it")
+                elif self._watch.is_due(self._clock(), *self._at_risk()):
+                    requests.create_task(self._read_account(TakeSnapshot(self._clock(), self._symbol, "COMPARE")))
                 await feed.maintain(self._clock())
             except VenueError:
                 raise
@@ -361,6 +409,11 @@ class LiveTradingSystem:
             except Exception:  # what could not be done is tried again; the streams tell themselves when they end
                 log.exception("the streams could not be looked after")
             await asyncio.sleep(IDLE_S)
+
+    def _at_risk(self) -> tuple[bool, bool]:
+        """Whether something is in hand, and whether the price has passed a stop or target that nothing tells of."""
+        desk = self.core.desks[self._symbol]
+        return desk.monitor.in_hand, desk.monitor.is_passed(desk.fold.last_price)
 
     async def _consume_by_the_wall(self, requests: asyncio.TaskGroup) -> None:
         pending: set[asyncio.Task[None]] = set()
@@ -423,16 +476,36 @@ class LiveTradingSystem:
 
     async def _request(self, command: Command) -> None:
         """Carry out one command by the side of the queue, and put the answer into it."""
-        try:
-            self.on_event(await self._execute(command))
-        except VenueError as error:
-            # Only a snapshot raises: without one nothing is reconciled, so the core keeps asking for it.
-            log.warning("the account could not be read: %s", error)
-            self.on_event(Link(self._clock(), "user", False))
-            pause_s = SNAPSHOT_AGAIN_S * 2 ** min(self._failed_readings, SNAPSHOT_DOUBLINGS)
-            self._failed_readings += 1
-            await asyncio.sleep(pause_s)
-            self.on_event(Link(self._clock(), "user", True))
+        if isinstance(command, TakeSnapshot):
+            await self._read_account(command)
         else:
-            if isinstance(command, TakeSnapshot):
-                self._failed_readings = 0
+            self.on_event(await self._execute(command))
+
+    async def _read_account(self, command: TakeSnapshot) -> None:
+        """Read the account until it could be read, at ever longer pauses.
+
+        One reading at a time: who asks meanwhile has it read once more. What was read before the user stream came up
+        again is not told: it may be older than what was missed.
+        """
+        if self._is_reading:
+            self._read_again = STREAM_UP if STREAM_UP in (self._read_again, command.reason) else command.reason
+            return
+        self._is_reading, failures = True, 0
+        try:
+            while True:
+                self._read_again = ""
+                try:
+                    snapshot = await self._execute(command)
+                except VenueError as error:
+                    log.warning("the account could not be read: %s", error)
+                    if self.core.finished:
+                        return
+                    await asyncio.sleep(SNAPSHOT_AGAIN_S * 2 ** min(failures, SNAPSHOT_DOUBLINGS))
+                    failures += 1
+                    continue
+                if self._read_again != STREAM_UP:
+                    self.on_event(snapshot)
+                if not self._read_again:
+                    return
+        finally:
+            self._is_reading = False

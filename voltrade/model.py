@@ -502,6 +502,10 @@ class AccountUpdate:
     """ORDER, FUNDING_FEE, DEPOSIT, WITHDRAW, ..."""
     wallet: int
     """Wallet balance of the quote asset, money."""
+    change: int = 0
+    """By how much that changed by what is no profit and no fee: funding, a deposit, a withdrawal; money."""
+    symbol: str = ""
+    """Whose funding it is; empty where the exchange does not say, or for the account's."""
     positions: tuple[PositionReport, ...] = ()
 
 
@@ -619,6 +623,15 @@ class Restart:
     time: int
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something is wrong with the machine, or is right again: a person is told."""
+
+    time: int
+    code: str
+    text: str
+
+
 Event = (
     Trades
     | MarkPrice
@@ -634,6 +647,7 @@ Event = (
     | BarPhase
     | Adoption
     | Restart
+    | Trouble
 )
 
 

@@ -57,7 +57,7 @@ from voltrade.risk import Gate, whole
 
 __all__ = ["AlgoState", "Holding", "Order", "OrderMonitor", "OrderState"]
 
-VERSION = 2
+VERSION = 3
 """Of the saved state."""
 
 _REASONS = frozenset({"reason", "cancel_reason", "exit_reason", "leave_reason"})
@@ -216,6 +216,8 @@ class OrderMonitor:
         self._texts: dict[int, str] = {}
         self._absent: dict[int, int] = {}
         """Agreeing answers that the exchange has no such order."""
+        self._unlisted: set[int] = set()
+        """Orders that the exchange did not list when the account was read so late that it would have had them."""
         self._awaiting: set[int] = set()
         """Orders that are over though not all their fills are counted."""
         self._late, self._asked = "", 0
@@ -267,6 +269,13 @@ class OrderMonitor:
     def has_unknown(self) -> bool:
         return bool(self._books.ask(records.HAS_UNKNOWN, self._place))
 
+    def is_passed(self, price: int) -> bool:
+        """Whether a price is beyond the trigger of a stop or take-profit that is believed to wait."""
+        beyond = {states.STOP: -1, states.TAKE_PROFIT: 1}
+        side = int(self._position_row["side"])
+        waiting = (order for order in self._live() if order.algo and order.state == "NEW")
+        return any(side * beyond[int(order.row.purpose)] * (price - order.row.trigger_price) > 0 for order in waiting)
+
     @property
     def next_due(self) -> int:
         """When `on_time` has something to do, in ms, or NEVER."""
@@ -302,17 +311,40 @@ class OrderMonitor:
         is_held, side = self.in_hand, int(self._position_row["side"])
         may_close = self._accounts_for_all(snapshot) and self._trades_lead_to_position(snapshot)
         position, fills, ours = self._lots, [], []
-        opened = self._first_fill
+        opened, guessed = self._first_fill, self._guessed(snapshot)
         for fill in sorted(filter(self.is_new_fill, snapshot.fills), key=lambda fill: fill.trade_id):
             closes = is_held and fill.side == -side
             if self._find(fill) is not None:
                 ours.append(fill)
                 opened = opened if closes else min(opened, fill.trade_id)
+            elif fill.order_id in guessed:
+                opened = opened if closes else min(opened, fill.trade_id)
             elif not (may_close and closes and self._is_later(fill, opened) and fill.last_quantity <= position):
                 continue
             fills.append(fill)
             position += -fill.last_quantity if closes else fill.last_quantity
-        return fills if is_held and side * position == snapshot.position.quantity else ours
+        if not (is_held and side * position == snapshot.position.quantity):
+            return ours
+        self._by_exchange_id.update(guessed)
+        return fills
+
+    def _guessed(self, snapshot: Snapshot) -> dict[int, int]:
+        """Return which orders of ours trades are of whose order nobody has named: the exchange's number, and ours.
+
+        An order of unknown outcome may have been executed: trades of its side, after it, of at most its quantity.
+        """
+        waiting = [order for order in self._live() if order.state in ("PENDING_SUBMIT", "UNKNOWN") and not order.algo]
+        unnamed: dict[int, list[OrderUpdate]] = {}
+        for fill in filter(self.is_new_fill, snapshot.fills):
+            if self._find(fill) is None and fill.trade_id > self.agreed_trade_id:
+                unnamed.setdefault(fill.order_id, []).append(fill)
+        guessed: dict[int, int] = {}
+        for order_id, fills in unnamed.items():
+            lots = sum(fill.last_quantity for fill in fills)
+            fit = [order for order in waiting if order.row.side == fills[0].side and lots <= order.quantity]
+            if len(fit) == 1 and fit[0].row.number not in guessed.values():
+                guessed[order_id] = fit[0].row.number
+        return guessed
 
     def is_new_fill(self, update: OrderUpdate) -> bool:
         """Whether the update carries a fill that hasn't been counted."""
@@ -385,12 +417,16 @@ class OrderMonitor:
         """Note a fill's trade id for good; the rules count its money and lots."""
         self._fills.add(update.trade_id)
         order = self._order_rows[self._rows[number]]
-        trip = int(order["round_trip"])
-        self._trade_ids_of(trip)[PURPOSES[order["purpose"]] is not Purpose.ENTRY].append(update.trade_id)
-        if trip != self._position_row["id"]:
+        trip, in_hand = int(order["round_trip"]), self.in_hand
+        is_late = not in_hand or trip != self._position_row["id"]
+        if is_late:  # it belongs to what is in hand, or to a new round trip
             self.reconciled = False
+            self._row["snapshot_at"] = min(int(self._row["snapshot_at"]), self._at(update.time))
             name = self._names[number]
-            self._late = f"{name} filled after round trip {trip} had ended and the next had begun"
+            self._late = f"{name} filled after round trip {trip} had ended" + " and the next had begun" * in_hand
+            trip = int(self._position_row["id"]) if in_hand else int(self._row["round_trips"]) + 1
+        is_exit = order["side"] != self._position_row["side"] if in_hand else False
+        self._trade_ids_of(trip)[bool(is_exit)].append(update.trade_id)
 
     def _doubts(self, fill: OrderUpdate) -> list[Output]:
         """Say where a fill's fee is missing from the costs, or the exchange's PnL isn't ours, within its rounding."""
@@ -414,8 +450,7 @@ class OrderMonitor:
         number = self._numbers.get(update.client_order_id)
         row = None if number is None else self._row_of(number)
         if number is None or row is None or not self._order(number).algo:
-            self._at(update.time)
-            self.reconciled = False
+            self._doubt_account(self._at(update.time))
             alert = Alert(update.time, "FOREIGN_ORDER", f"conditional order {update.client_order_id} isn't ours")
             return [alert] if alone else [alert, *self._react(records.ORDERS_CHANGED, amount=self._lots)]
         if update.order_id:
@@ -468,13 +503,20 @@ class OrderMonitor:
             return _OUTCOMES[reply.outcome]
         if reply.outcome is Outcome.ACCEPTED:
             self._absent.pop(number, None)
+            self._unlisted.discard(number)
             return states.ACCEPTED
-        fence = order.row.time + self._execution.recv_window_ms + states.ABSENCE_MARGIN_MS
-        if reply.outcome is Outcome.REFUSED and reply.code in _ABSENT_CODES and reply.time >= fence:
+        is_absent = reply.outcome is Outcome.REFUSED and reply.code in _ABSENT_CODES
+        if is_absent and reply.time >= self._fence(order):
             self._absent[number] = self._absent.get(number, 0) + 1
             if self._absent[number] >= states.ABSENCE_ANSWERS:
-                return states.ABSENT
+                if number in self._unlisted:
+                    return states.ABSENT
+                self._row["snapshot_at"] = min(int(self._row["snapshot_at"]), self._at(reply.time))
         return _OUTCOMES[reply.outcome]
+
+    def _fence(self, order: Order) -> int:
+        """From when on an answer that there is no such order means that there never will be."""
+        return int(order.row.time) + self._execution.recv_window_ms + states.ABSENCE_MARGIN_MS
 
     def on_snapshot(self, snapshot: Snapshot) -> list[Output]:
         """Hold the exchange's account against ours; trade only when they agree.
@@ -497,12 +539,14 @@ class OrderMonitor:
         for algo in snapshot.algo_orders:
             outputs += self._take_algo(algo, alone=True)
         listed = _listed(snapshot)
-        for order in self._live():
-            if order.id not in listed and order.state != "PENDING_SUBMIT":
-                row = self._rows[order.row.number]
-                outputs += self._react(records.LOOK_UP_TOLD, order=row, reason=states.NOT_LISTED)
+        live = [order for order in self._live() if order.id not in listed and order.state != "PENDING_SUBMIT"]
+        for order in live:
+            row = self._rows[order.row.number]
+            outputs += self._react(records.LOOK_UP_TOLD, order=row, reason=states.NOT_LISTED)
         outputs += self._react(records.SYNC_TOLD)
         outputs += self._compare(snapshot)
+        if self.position == snapshot.position.quantity and self._trades_lead_to_position(snapshot):
+            self._unlisted |= {order.row.number for order in live if snapshot.time >= self._fence(order)}
         return doubts + outputs + self._react(records.ORDERS_CHANGED, amount=held)
 
     def _take_listed_fill(self, fill: OrderUpdate, time: int, doubts: list[Output]) -> list[Output]:
@@ -590,9 +634,11 @@ class OrderMonitor:
         return now
 
     def on_restart(self, time: int) -> list[Output]:
-        """Look up what was in flight when the engine ended; its answer is lost."""
+        """Look up what was in flight when the engine ended; its answer is lost. Nobody could protect meanwhile."""
         self._at(time)
         self.reconciled = False
+        if self._position_row["unprotected_since"] != NEVER:
+            self._position_row["unprotected_since"] = time
         outputs: list[Output] = []
         for order in self._live():
             if order.state in ("PENDING_SUBMIT", "PENDING_CANCEL"):
@@ -604,12 +650,18 @@ class OrderMonitor:
 
     def _foreign(self, update: OrderUpdate) -> list[Output]:
         """An order that isn't ours: a person's, or a liquidation. Stop trading until the account is understood."""
-        now = self._at(update.time)
-        self.reconciled = False
-        if self._row["snapshot_at"] == NEVER:
-            self._row["snapshot_at"] = now + states.RETRY_AFTER_MS
+        self._doubt_account(self._at(update.time))
         code = "FOREIGN_ORDER" if _kind(update) == "CLOSED_ELSEWHERE" else "FORCED_ORDER"
         return [Alert(update.time, code, f"order {update.client_order_id} ({update.status}) isn't ours")]
+
+    def _doubt_account(self, now: int) -> None:
+        """Let nothing enter until the account was read, which is soon."""
+        self.reconciled = False
+        self.ask_again(now)
+
+    def ask_again(self, now: int) -> None:
+        """Let the account be read soon."""
+        self._row["snapshot_at"] = min(int(self._row["snapshot_at"]), now + states.RETRY_AFTER_MS)
 
     def _is_forced(self, update: OrderUpdate) -> bool:
         """Whether a fill is of an order by which the exchange itself takes from the position in hand."""
@@ -634,8 +686,15 @@ class OrderMonitor:
     # --- names and rows --------------------------------------------------------------------------------------------
 
     def _find(self, update: OrderUpdate) -> int | None:
+        """Return which order of ours it is of, by the exchange's number, else by the name.
+
+        The exchange's own orders may have one name again and again: a name stands for the number it came with first.
+        """
         number = self._by_exchange_id.get(update.order_id)
-        return self._numbers.get(update.client_order_id) if number is None else number
+        if number is None and (number := self._numbers.get(update.client_order_id)) is not None:
+            row = self._order(number).row
+            return None if row.is_foreign and row.order_id != update.order_id else number
+        return number
 
     def _name(self, row: int, name: str) -> int:
         """Give the order in a row its name; return its number."""
@@ -748,6 +807,8 @@ class OrderMonitor:
             self.halt_reason = self._refused_text(self._asked)
         elif why == records.HALTED_BY_LATE_FILL:
             self.halt_reason = self._late
+        elif why == records.HALTED_BY_FAILURES:
+            self.halt_reason = f"{states.MOST_ENTRY_FAILURES} entries in a row were refused or never placed"
 
     # --- what outlives a run ---------------------------------------------------------------------------------------
 
@@ -791,8 +852,8 @@ class OrderMonitor:
         """
         try:
             version = state.get("version", 1)
-            if version not in (1, VERSION):
-                raise DataError(f"orders: version of the saved state must be 1 or {VERSION}, was {version!r}")
+            if version not in (1, 2, VERSION):
+                raise DataError(f"orders: version of the saved state must be 1 to {VERSION}, was {version!r}")
             held = state["holding"]
             self._row["round_trips"] = int(state["round_trips"])
             self.halt_reason = str(state["halt_reason"])
@@ -800,7 +861,7 @@ class OrderMonitor:
             self._agreed_position = int(state["agreed_position"])
             self._has_agreed = bool(state["has_agreed"])
             if held:
-                self._restore(saved_orders.from_version_1(held) if version == 1 else held, time)
+                self._restore(saved_orders.as_of_today(held, version), time)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"orders: the saved state is broken: {error!r}") from None
 

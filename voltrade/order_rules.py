@@ -42,6 +42,13 @@ def awaits_fills(order: Record) -> bool:
 
 
 @compiled_part
+def overdue_fills(order: Record, time: int) -> int:
+    """Lots that the exchange has told of, and whose fills are late: to be protected though they aren't counted."""
+    is_late = awaits_fills(order) and time >= order.told_at + states.RETRY_AFTER_MS
+    return int(order.reported - order.filled) if is_late else 0
+
+
+@compiled_part
 def is_over(symbol: Record, order: Record) -> bool:
     """Whether its row can be given to another: it is done and counted, or not of the position in hand."""
     if not symbol.in_hand or order.round_trip != symbol.position.id:
@@ -72,12 +79,24 @@ def move(order: Record, state: int) -> bool:
 def advance(symbol: Record, order: Record, status: int, time: int) -> None:
     """Move to a status that the exchange told; late news is counted and changes nothing."""
     is_canceling = order.state == states.PENDING_CANCEL and status in (states.NEW, states.PARTIALLY_FILLED)
-    if order.state != status and (is_canceling or not move(order, status)):
+    is_news = order.state != status
+    if is_news and (is_canceling or not move(order, status)):
         symbol.ignored += 1
         return
+    if is_news:
+        order.told_at = time
     # A resting conditional order may wait for ever; anything else that is on its way is looked up when overdue.
-    waits = is_algo(order) and order.state == states.NEW
-    order.look_at = NEVER if waits else time + symbol.settings.stale_ms
+    if is_algo(order) and order.state == states.NEW:
+        order.look_at = NEVER
+    else:
+        order.look_at = time + look_after(symbol, order)
+
+
+@compiled_part
+def look_after(symbol: Record, order: Record) -> int:
+    """How long after its last news an order is looked up, ms. One that takes liquidity is done when it arrives."""
+    takes = not is_algo(order) and order.price == 0
+    return min(int(symbol.settings.stale_ms), states.LOOK_WITHIN_MS) if takes else int(symbol.settings.stale_ms)
 
 
 # --- the position in hand ---------------------------------------------------------------------------------------------
@@ -91,8 +110,19 @@ def level_from(notional: int, quantity: int, distance: int) -> int:
 
 @compiled_part
 def open_quantity(symbol: Record) -> int:
-    """Lots in hand, unsigned."""
+    """Lots in hand by our fills; below zero where more has left than had entered."""
     return int(symbol.position.entered - symbol.position.exited) if symbol.in_hand else 0
+
+
+@compiled_part
+def exposed(symbol: Record, time: int) -> int:
+    """Lots in hand by our fills, and by what the exchange has told beyond them."""
+    lots = open_quantity(symbol)
+    for row in range(symbol.order_count):
+        order = symbol.orders[row]
+        if order.round_trip == symbol.position.id:
+            lots += order.side * symbol.position.side * overdue_fills(order, time)
+    return lots
 
 
 @compiled_part
@@ -139,7 +169,35 @@ def is_protected(symbol: Record) -> bool:
         if awaits_fills(symbol.orders[row]):
             return False
     row = newest_stop(symbol)
-    return row >= 0 and is_resting(symbol.orders[row]) and symbol.orders[row].quantity >= open_quantity(symbol)
+    return row >= 0 and is_waiting(symbol.orders[row]) and symbol.orders[row].quantity >= open_quantity(symbol)
+
+
+@compiled_part
+def is_waiting(order: Record) -> bool:
+    """Whether it is known to rest at the exchange, its trigger not reached."""
+    return bool(order.state == states.NEW and not is_done(order))
+
+
+@compiled_part
+def covered(symbol: Record, time: int) -> int:
+    """Lots of the position in hand that orders at the exchange close: stops that wait, and exits that work.
+
+    A stop that has triggered works while its order fills: it covers for as long as it may rest between two fills.
+    """
+    lots = 0
+    for row in range(symbol.order_count):
+        order = symbol.orders[row]
+        if is_done(order) or order.round_trip != symbol.position.id or order.side == symbol.position.side:
+            continue
+        rest = int(order.quantity - max(order.filled, order.reported))
+        if order.purpose == states.STOP and order.state == states.NEW:
+            lots += int(order.quantity)
+        elif is_algo(order):
+            fills = max(order.filled, order.reported) > 0 and time < order.told_at + states.PROTECT_WITHIN_MS
+            lots += rest if fills else 0
+        elif order.state == states.NEW or order.state == states.PARTIALLY_FILLED:
+            lots += rest
+    return lots
 
 
 @compiled_part
@@ -181,15 +239,21 @@ def submit(account: Record, symbol: Record, row: int) -> None:
 
 
 @compiled_part
+def _begin_round_trip(symbol: Record, side: int) -> None:
+    symbol.round_trips += 1
+    symbol.in_hand = True
+    symbol.position = symbol.no_position
+    symbol.position.id, symbol.position.side = symbol.round_trips, side
+
+
+@compiled_part
 def enter(account: Record, symbol: Record, signal: Record, quantity: int, limit: int) -> None:
     """Open a round trip as a signal wants it; a `limit` of 0 bounds no price."""
     if not has_room(symbol, records.SPARE):
         return
-    symbol.round_trips += 1
-    symbol.in_hand = True
-    symbol.position = symbol.no_position
+    _begin_round_trip(symbol, signal.side)
     position = symbol.position
-    position.id, position.side, position.bar = symbol.round_trips, signal.side, signal.bar
+    position.bar = signal.bar
     position.stop_distance, position.take_profit_distance = signal.stop_ticks, signal.take_profit_ticks
     row = new_order(symbol, account.now, states.ENTRY, signal.side, quantity, states.SIGNALLED)
     order = symbol.orders[row]
@@ -200,7 +264,7 @@ def enter(account: Record, symbol: Record, signal: Record, quantity: int, limit:
 @compiled_part
 def lookup(account: Record, symbol: Record, row: int, time: int, reason: int) -> None:
     """Ask what became of an order."""
-    symbol.orders[row].look_at = time + symbol.settings.stale_ms
+    symbol.orders[row].look_at = time + look_after(symbol, symbol.orders[row])
     add_output(account, records.LOOKUP, symbol.place, row, reason, time)
 
 
@@ -249,6 +313,8 @@ def on_submitted(account: Record, symbol: Record, row: int, time: int, outcome: 
         move(order, states.UNKNOWN)
         if not is_done(order):
             lookup(account, symbol, row, time, states.OUTCOME_UNKNOWN)
+            if order.purpose == states.ENTRY:  # the account is read too: one kind of answer is no evidence
+                symbol.snapshot_at = min(symbol.snapshot_at, time + states.RETRY_AFTER_MS)
     elif move(order, states.REJECTED):
         _on_refused(account, symbol, row, time, reaction_to(code))
 
@@ -261,19 +327,35 @@ def _on_refused(account: Record, symbol: Record, row: int, time: int, reaction: 
     alert(account, symbol, records.ORDER_REFUSED, order.number, time)
     if reaction == states.HALT:
         symbol.halts = records.HALTED_BY_REFUSAL
+    if order.purpose == states.ENTRY and reaction != states.RETRY:
+        _count_failure(symbol)
     if reaction == states.RECONCILE:
         add_output(account, records.SNAPSHOT, symbol.place, row, states.REDUCE_ONLY_REFUSED, time)
+    is_try = order.code not in (states.NEVER_SENT, states.SILENCE)
     if order.purpose == states.EXIT:
-        position.retry_at = time + (states.RETRY_AFTER_MS << min(position.exit_tries, states.DOUBLINGS))
-        position.exit_tries += 1
+        position.exit_at = time + (states.RETRY_AFTER_MS << min(position.exit_tries, states.DOUBLINGS))
+        position.exit_tries += is_try
+        if order.code == states.TOO_LARGE:
+            position.largest_exit = max(1, order.quantity // states.PARTS_OF_TOO_LARGE)
     elif order.purpose == states.STOP:
-        position.stop_tries += 1
-        if reaction in (states.RETRY, states.RECONCILE) and position.stop_tries < states.STOP_TRIES:
-            position.retry_at = time + states.RETRY_AFTER_MS
-        else:
+        position.stop_tries += is_try
+        doublings = min(max(position.stop_tries - states.STOP_TRIES, 0), states.DOUBLINGS)
+        position.stop_at = time + (states.RETRY_AFTER_MS << doublings)
+        if reaction not in (states.RETRY, states.RECONCILE) or position.stop_tries >= states.STOP_TRIES:
             leave_for(position, states.BY_STOP if reaction == states.LEAVE else states.STOP_REFUSED)
-    elif order.purpose == states.TAKE_PROFIT and reaction == states.LEAVE:
+    elif reaction == states.LEAVE and order.purpose == states.TAKE_PROFIT:
         leave_for(position, states.BY_TAKE_PROFIT)
+    elif reaction == states.RETRY and order.purpose == states.TAKE_PROFIT:
+        position.target_at = time + (states.RETRY_AFTER_MS << min(position.target_tries, states.DOUBLINGS))
+        position.target_tries += is_try
+
+
+@compiled_part
+def _count_failure(symbol: Record) -> None:
+    """Count an entry that was refused or never placed; after so many in a row a person must look."""
+    symbol.entry_failures += 1
+    if symbol.entry_failures == states.MOST_ENTRY_FAILURES and symbol.halts == 0:
+        symbol.halts = records.HALTED_BY_FAILURES
 
 
 @compiled_part
@@ -302,8 +384,8 @@ def on_looked_up(account: Record, symbol: Record, row: int, time: int, outcome: 
         return
     if outcome != states.ACCEPTED:
         order.look_at = time + states.RETRY_AFTER_MS
-        if outcome == states.ABSENT and move(order, states.NOT_PLACED):
-            alert(account, symbol, records.NEVER_PLACED, order.number, time)
+        if outcome == states.ABSENT:
+            _on_absent(account, symbol, row, time)
         return
     is_open = status in (states.NEW, states.PARTIALLY_FILLED)
     if order.state in (states.PENDING_CANCEL, states.UNKNOWN) and is_open:
@@ -313,6 +395,18 @@ def on_looked_up(account: Record, symbol: Record, row: int, time: int, outcome: 
         cancel(account, symbol, row, time, states.STALE)
 
 
+@compiled_part
+def _on_absent(account: Record, symbol: Record, row: int, time: int) -> None:
+    """Take it as agreed that the exchange has no such order: it never was, or it is no more."""
+    order = symbol.orders[row]
+    if order.filled == 0 and move(order, states.NOT_PLACED):
+        if order.purpose == states.ENTRY:
+            _count_failure(symbol)
+        alert(account, symbol, records.NEVER_PLACED, order.number, time)
+    elif move(order, states.CANCELED):
+        alert(account, symbol, records.ORDER_IS_GONE, order.number, time)
+
+
 # --- news of it -------------------------------------------------------------------------------------------------------
 
 
@@ -320,14 +414,17 @@ def on_looked_up(account: Record, symbol: Record, row: int, time: int, outcome: 
 def take_order(account: Record, symbol: Record, row: int, status: int, reported: int, order_id: int, time: int) -> None:
     """Take an ordinary order's update; its fill, if any, has been counted."""
     order = symbol.orders[row]
-    order.reported = max(order.reported, reported)
+    if reported > order.reported:
+        order.reported, order.told_at = reported, time
     order.order_id = order_id
     if is_algo(order):
         order.child_done = order.child_done or states.IS_DONE[status]
     else:
-        advance(symbol, order, status, time)
+        is_filled = order.filled >= order.quantity and not states.IS_DONE[order.state]
+        advance(symbol, order, states.FILLED if is_filled else status, time)
     if awaits_fills(order) and symbol.snapshot_at == NEVER:
         symbol.snapshot_at = time + states.RETRY_AFTER_MS
+    _cancel_left_over(account, symbol, row, time)
     sync_orders(account, symbol, time)
 
 
@@ -338,7 +435,15 @@ def take_algo(account: Record, symbol: Record, row: int, status: int, order_id: 
     if order_id:
         order.order_id = order_id
     advance(symbol, order, status, time)
+    _cancel_left_over(account, symbol, row, time)
     sync_orders(account, symbol, time)
+
+
+@compiled_part
+def _cancel_left_over(account: Record, symbol: Record, row: int, time: int) -> None:
+    """Cancel an order of a round trip that is over: it was taken for absent, and was accepted after all."""
+    if not symbol.in_hand or symbol.orders[row].round_trip != symbol.position.id:
+        cancel(account, symbol, row, time, states.POSITION_CLOSED)
 
 
 @compiled_part
@@ -354,22 +459,41 @@ def take_fill(account: Record, symbol: Record, event: Record) -> None:
     account.fees += fee
     account.wallet += realised - fee
     symbol.counted += 1
+    symbol.entry_failures = 0
     order.filled += quantity
-    if order.round_trip != symbol.position.id:
-        symbol.halts = records.HALTED_BY_LATE_FILL  # of a round trip that had ended, and the next has begun
-        _count(symbol.earlier, order, event)
-        return
-    if not symbol.in_hand:
-        symbol.in_hand, symbol.position.is_closed = True, False
+    order.told_at = symbol.time
+    if order.round_trip != symbol.position.id or not symbol.in_hand:
+        _take_late_order(account, symbol, order)
     _count(symbol.position, order, event)
 
 
 @compiled_part
+def _take_late_order(account: Record, symbol: Record, order: Record) -> None:
+    """Let an order that fills after its round trip has ended belong to what is in hand: the account holds its lots.
+
+    Where nothing is, a new round trip begins with it. One that was to close leaves lots on the other side, or fewer
+    than our plan had: that is left at market, and so is a position that grows by an entry of an earlier one.
+    """
+    if symbol.in_hand:
+        symbol.halts = records.HALTED_BY_LATE_FILL
+        leave_for(symbol.position, states.LATE_FILL)
+    else:
+        distance, target = symbol.position.stop_distance, symbol.position.take_profit_distance
+        _begin_round_trip(symbol, order.side)
+        symbol.position.stop_distance, symbol.position.take_profit_distance = distance, target
+        symbol.position.bar = order.bar
+        if order.purpose != states.ENTRY or distance == 0:
+            symbol.halts = records.HALTED_BY_LATE_FILL
+            leave_for(symbol.position, states.LATE_FILL)
+    order.round_trip = symbol.position.id
+
+
+@compiled_part
 def _count(position: Record, order: Record, fill: Record) -> None:
-    """Count a fill in its round trip, whose profit is the exchange's own figure."""
+    """Count a fill in the position in hand, by its side; the profit is the exchange's own figure."""
     position.fees += fill.fee
     position.realised += fill.realised
-    if order.purpose == states.ENTRY:
+    if order.side == position.side:
         if position.opened_at == 0:
             position.opened_at = fill.time
         position.entered += fill.quantity
@@ -406,14 +530,17 @@ def sync_orders(account: Record, symbol: Record, time: int) -> None:
     if not symbol.in_hand:
         return
     _note_spent_stop(symbol)
-    if open_quantity(symbol) <= 0:
+    lots, position = exposed(symbol, time), symbol.position
+    if lots == 0:
         _sync_flat(account, symbol, time)
         return
-    _sync_stop(account, symbol, time)
-    if symbol.position.leave_reason != states.NONE or symbol.position.stop_spent:
-        _sync_exit(account, symbol, time)
-    else:
-        _sync_take_profit(account, symbol, time)
+    _note_cover(symbol, time, lots)
+    if lots > 0:
+        _sync_stop(account, symbol, time, lots)
+    if position.leave_reason != states.NONE or (position.stop_spent and lots > 0):
+        _sync_exit(account, symbol, time, lots)
+    elif lots > 0:
+        _sync_take_profit(account, symbol, time, lots)
 
 
 @compiled_part
@@ -426,75 +553,109 @@ def _note_spent_stop(symbol: Record) -> None:
 
 
 @compiled_part
-def _sync_stop(account: Record, symbol: Record, time: int) -> None:
-    """Keep a stop over the whole position: the first at once, a larger one when it has grown, then cancel the older."""
-    position, row = symbol.position, newest_stop(symbol)
-    if row >= 0 and not is_done(symbol.orders[row]):
-        if not is_resting(symbol.orders[row]):
-            _note_cover(symbol, time)
-            return
+def _note_cover(symbol: Record, time: int, lots: int) -> None:
+    """Note since when orders at the exchange don't cover the whole position."""
+    position = symbol.position
+    if lots > 0 and covered(symbol, time) >= lots:
         position.unprotected_since = NEVER
-        for older in range(symbol.order_count):
-            if older != row and is_of(symbol, symbol.orders[older], states.STOP):
-                cancel(account, symbol, older, time, states.RESIZED)
-        if time >= resize_at(symbol):
-            _resize_stop(account, symbol, time)
-        return
-    _note_cover(symbol, time)
-    if not position.stop_spent and time >= position.retry_at and position.leave_reason == states.NONE:
-        _send_stop(account, symbol, time, states.PROTECT)
+    elif position.unprotected_since == NEVER:
+        position.unprotected_since = time
 
 
 @compiled_part
-def resize_at(symbol: Record) -> int:
+def _sync_stop(account: Record, symbol: Record, time: int, lots: int) -> None:
+    """Keep a stop over the whole position: the first at once, a larger one when it has grown, then cancel the older.
+
+    A position that is left needs none while its exit works; one whose exits fail has its stop again.
+    """
+    position, row = symbol.position, newest_stop(symbol)
+    if row >= 0 and not is_done(symbol.orders[row]):
+        if is_resting(symbol.orders[row]):
+            for older in range(symbol.order_count):
+                if older != row and is_of(symbol, symbol.orders[older], states.STOP):
+                    cancel(account, symbol, older, time, states.RESIZED)
+            if time >= resize_at(symbol, time):
+                _resize_stop(account, symbol, time, lots)
+            return
+        if time < stop_again_at(symbol):
+            return
+    if time < position.stop_at or position.stop_spent or not (_is_kept(position) or _is_stuck(symbol, time)):
+        return
+    if row >= 0 and symbol.orders[row].state == states.CANCELED and symbol.orders[row].cancel_reason == states.NONE:
+        alert(account, symbol, records.STOP_IS_REPLACED, symbol.orders[row].number, time)
+    _send_stop(account, symbol, time, lots, states.PROTECT)
+
+
+@compiled_part
+def stop_again_at(symbol: Record) -> int:
+    """When to send another stop, ms, where nobody knows of the newest: what is too much is cancelled once it is known.
+
+    Later after each; NEVER where the newest is known to rest, or to be over.
+    """
+    row = newest_stop(symbol)
+    if row < 0 or is_done(symbol.orders[row]) or is_resting(symbol.orders[row]):
+        return NEVER
+    return int(symbol.orders[row].time + (states.EXIT_WITHIN_MS << min(symbol.position.stops - 1, states.DOUBLINGS)))
+
+
+@compiled_part
+def _is_kept(position: Record) -> bool:
+    return bool(position.leave_reason == states.NONE)
+
+
+@compiled_part
+def _is_stuck(symbol: Record, time: int) -> bool:
+    """Whether a position that is left needs its stop again: its exits are refused, or nobody knows of them."""
+    position = symbol.position
+    if position.leave_reason in (states.BY_STOP, states.STOP_REFUSED) or position.stop_distance == 0:
+        return False  # the exchange takes no stop at this price
+    return bool(position.exit_tries > 0 or time >= position.unprotected_since + states.RETRY_AFTER_MS)
+
+
+@compiled_part
+def resize_at(symbol: Record, time: int) -> int:
     """When the stop is to be made larger, ms. One that has triggered is on its way out and stays as it is."""
     row = newest_stop(symbol)
     if row < 0:
         return NEVER
     stop = symbol.orders[row]
-    if stop.state != states.NEW or is_done(stop) or stop.quantity >= open_quantity(symbol):
+    if not is_waiting(stop) or stop.quantity >= exposed(symbol, time):
         return NEVER
     return 0 if entry_is_done(symbol) else int(stop.time + states.RESIZE_EVERY_MS)
 
 
 @compiled_part
-def _resize_stop(account: Record, symbol: Record, time: int) -> None:
+def _resize_stop(account: Record, symbol: Record, time: int, lots: int) -> None:
     """Send a larger stop; where too many orders are open for one more, the position is left instead."""
     if has_room(symbol, records.SPARE):
-        _send_stop(account, symbol, time, states.RESIZE)
+        _send_stop(account, symbol, time, lots, states.RESIZE)
     elif symbol.position.leave_reason == states.NONE:
         symbol.position.leave_reason = states.TOO_MANY_ORDERS
         alert(account, symbol, records.ROWS_ARE_FULL, -1, time)
 
 
 @compiled_part
-def _note_cover(symbol: Record, time: int) -> None:
-    """Note since when no stop is known to rest at the exchange."""
-    position = symbol.position
-    for row in range(symbol.order_count):
-        if is_of(symbol, symbol.orders[row], states.STOP) and is_resting(symbol.orders[row]):
-            position.unprotected_since = NEVER
-            return
-    if position.unprotected_since == NEVER:
-        position.unprotected_since = time
+def _new_conditional(symbol: Record, time: int, purpose: int, lots: int, profit: int, reason: int) -> int:
+    """Make a stop or take-profit, `profit` ticks from the average fill price; return its row.
 
-
-@compiled_part
-def _new_conditional(symbol: Record, time: int, purpose: int, profit: int, reason: int) -> int:
-    """Make a stop or take-profit for what is in hand, `profit` ticks from the average fill price; return its row."""
+    Where no fill is counted yet of what the exchange has told, the last trade's price stands for the average.
+    """
     position = symbol.position
-    row = new_order(symbol, time, purpose, -position.side, open_quantity(symbol), reason)
-    level = level_from(position.entry_notional, position.entered, position.side * profit)
+    row = new_order(symbol, time, purpose, -position.side, lots, reason)
+    if position.entered > 0:
+        level = level_from(position.entry_notional, position.entered, position.side * profit)
+    else:
+        level = symbol.last_price + position.side * profit
     symbol.orders[row].trigger_price = max(level, 1)
     return row
 
 
 @compiled_part
-def _send_stop(account: Record, symbol: Record, time: int, reason: int) -> None:
+def _send_stop(account: Record, symbol: Record, time: int, lots: int, reason: int) -> None:
     position = symbol.position
     if not has_room(symbol, 1):
         return  # the clock of an unprotected position runs; an exit has the last row
-    row = _new_conditional(symbol, time, states.STOP, -position.stop_distance, reason)
+    row = _new_conditional(symbol, time, states.STOP, lots, -position.stop_distance, reason)
     order = symbol.orders[row]
     position.stops += 1
     order.count, position.stop_price = position.stops, order.trigger_price
@@ -502,14 +663,26 @@ def _send_stop(account: Record, symbol: Record, time: int, reason: int) -> None:
 
 
 @compiled_part
-def _sync_take_profit(account: Record, symbol: Record, time: int) -> None:
-    """Send the take-profit, once, when the entry is over."""
+def _sync_take_profit(account: Record, symbol: Record, time: int, lots: int) -> None:
+    """Send the take-profit when the entry is over; again where it was refused, a larger one where more was filled."""
     position = symbol.position
-    if position.take_profit_distance == 0 or position.take_profits > 0 or not entry_is_done(symbol):
+    if position.take_profit_distance == 0 or not entry_is_done(symbol):
         return
-    if not has_room(symbol, records.SPARE):
+    row = _working_target(symbol)
+    if row >= 0 and time >= stuck_at(symbol.orders[row]):
+        alert(account, symbol, records.TRIGGER_IS_STUCK, symbol.orders[row].number, time)
+        leave_for(position, states.BY_TAKE_PROFIT)
+        _sync_exit(account, symbol, time, lots)
         return
-    row = _new_conditional(symbol, time, states.TAKE_PROFIT, position.take_profit_distance, states.TARGET)
+    if row >= 0 and not (is_waiting(symbol.orders[row]) and symbol.orders[row].quantity < lots):
+        return
+    is_wanted = row >= 0 or position.take_profits == 0 or time >= position.target_at
+    if not is_wanted or not has_room(symbol, records.SPARE):
+        return
+    if row >= 0:
+        cancel(account, symbol, row, time, states.RESIZED)
+    position.target_at = NEVER
+    row = _new_conditional(symbol, time, states.TAKE_PROFIT, lots, position.take_profit_distance, states.TARGET)
     order = symbol.orders[row]
     position.take_profits += 1
     order.count, position.take_profit_price = position.take_profits, order.trigger_price
@@ -517,41 +690,80 @@ def _sync_take_profit(account: Record, symbol: Record, time: int) -> None:
 
 
 @compiled_part
-def _sync_exit(account: Record, symbol: Record, time: int) -> None:
-    """Leave at market, reduce-only, what no working exit takes: a position may grow while it is left."""
-    position = symbol.position
-    lots = _without_exit(symbol)
-    spare = 0 if lots == open_quantity(symbol) else 1  # the last row is for an exit where none works
-    if time < max(position.retry_at, exit_at(symbol)) or not has_room(symbol, spare):
-        return
-    reason = position.leave_reason if position.leave_reason != states.NONE else states.STOP_REST
-    row = new_order(symbol, time, states.EXIT, -position.side, lots, reason)
-    position.exits += 1
-    symbol.orders[row].count = position.exits
-    submit(account, symbol, row)
+def stuck_at(order: Record) -> int:
+    """When a conditional order that has triggered counts as stuck, ms: so long after its last news; else NEVER."""
+    is_triggered = order.state == states.TRIGGERING or order.state == states.TRIGGERED
+    return int(order.told_at + states.PROTECT_WITHIN_MS) if is_triggered and not is_done(order) else NEVER
 
 
 @compiled_part
-def _without_exit(symbol: Record) -> int:
-    """Lots in hand that no working exit takes."""
-    lots = int(open_quantity(symbol))
+def _working_target(symbol: Record) -> int:
+    """Row of the newest take-profit that isn't over, -1 where there is none."""
+    found = -1
     for row in range(symbol.order_count):
         order = symbol.orders[row]
-        if is_of(symbol, order, states.EXIT) and not is_done(order):
-            lots -= order.quantity - order.filled
+        if is_of(symbol, order, states.TAKE_PROFIT) and not is_done(order) and order.state != states.PENDING_CANCEL:
+            found = row
+    return found
+
+
+@compiled_part
+def _sync_exit(account: Record, symbol: Record, time: int, exposure: int) -> None:
+    """Leave at market, reduce-only, what no exit takes: a position may grow while it is left.
+
+    In parts where the exchange has refused a larger one. Lots that were left too often are bought, or sold, back.
+    """
+    position, side = symbol.position, -symbol.position.side if exposure > 0 else symbol.position.side
+    lots = _without_exit(symbol, time, side, abs(exposure))
+    while lots > 0 and time >= max(position.exit_at, next_exit_at(symbol, time)):
+        spare = 0 if lots == abs(exposure) else 1  # the last row is for an exit where none works
+        if not has_room(symbol, spare):
+            return
+        part = lots if position.largest_exit == 0 else min(lots, position.largest_exit)
+        reason = position.leave_reason if position.leave_reason != states.NONE else states.STOP_REST
+        row = new_order(symbol, time, states.EXIT, side, part, reason)
+        position.exits += 1
+        symbol.orders[row].count = position.exits
+        submit(account, symbol, row)
+        lots -= part
+        if not entry_is_done(symbol):
+            return
+
+
+@compiled_part
+def _without_exit(symbol: Record, time: int, side: int, lots: int) -> int:
+    """Lots in hand that no exit takes. One whose answer is overdue counts for nothing: reduce-only can't turn them."""
+    for row in range(symbol.order_count):
+        order = symbol.orders[row]
+        works = is_of(symbol, order, states.EXIT) and not is_done(order) and time < _counts_until(symbol, order)
+        if works and order.side == side:
+            lots -= int(order.quantity - max(order.filled, order.reported))
     return lots
 
 
 @compiled_part
-def exit_at(symbol: Record) -> int:
-    """When to send an exit for what none takes, ms: at once, but while the entry fills not at each of its fills."""
-    if _without_exit(symbol) <= 0:
+def _counts_until(symbol: Record, order: Record) -> int:
+    """Until when an exit counts: for ever once it is known to work; else for a while, longer after each that failed."""
+    if is_resting(order):
         return NEVER
-    newest = 0
+    return int(order.time + (states.EXIT_WITHIN_MS << min(symbol.position.exits - 1, states.DOUBLINGS)))
+
+
+@compiled_part
+def next_exit_at(symbol: Record, time: int) -> int:
+    """When to send an exit for what none takes, ms: at once, but while the entry fills not at each of its fills."""
+    lots = exposed(symbol, time)
+    side = -symbol.position.side if lots > 0 else symbol.position.side
+    is_taken = _without_exit(symbol, time, side, abs(lots)) <= 0
+    newest, ends = 0, NEVER
     for row in range(symbol.order_count):
         order = symbol.orders[row]
         if is_of(symbol, order, states.EXIT) and not is_done(order):
             newest = max(newest, order.time)
+            if time < _counts_until(symbol, order):
+                ends = min(ends, _counts_until(symbol, order))
+    if is_taken:
+        return ends
     return 0 if newest == 0 or entry_is_done(symbol) else newest + states.RESIZE_EVERY_MS
 
 
@@ -560,8 +772,8 @@ def _sync_flat(account: Record, symbol: Record, time: int) -> None:
     """End the round trip once nothing is held: cancel what is left of its orders, and wait until none can act."""
     position = symbol.position
     position.unprotected_since = NEVER
-    if not entry_is_done(symbol) or (position.entered > 0 and position.side * symbol.shown > 0):
-        return  # what the exchange still shows keeps its stop; the account is asked again
+    if not entry_is_done(symbol) or _awaits_any(symbol) or (position.entered > 0 and position.side * symbol.shown > 0):
+        return  # what the exchange still shows, or has told of, keeps its stop; the account is asked again
     if position.entered > 0 and not position.is_closed:
         position.is_closed = True
         _note_round_trip(account, symbol)
@@ -570,9 +782,19 @@ def _sync_flat(account: Record, symbol: Record, time: int) -> None:
         for row in range(symbol.order_count):
             if is_of(symbol, symbol.orders[row], purpose):
                 cancel(account, symbol, row, time, states.POSITION_CLOSED)
-                all_done = all_done and is_done(symbol.orders[row])
+                is_over = is_done(symbol.orders[row]) or time >= stuck_at(symbol.orders[row])
+                all_done = all_done and is_over  # what has triggered can't be cancelled, and finds nothing to close
     if all_done:
         symbol.in_hand = False
+
+
+@compiled_part
+def _awaits_any(symbol: Record) -> bool:
+    """Whether fills of the position in hand are told of that aren't counted."""
+    for row in range(symbol.order_count):
+        if symbol.orders[row].round_trip == symbol.position.id and awaits_fills(symbol.orders[row]):
+            return True
+    return False
 
 
 @compiled_part
@@ -622,24 +844,52 @@ def orders_due(symbol: Record) -> int:
     due: int = symbol.snapshot_at
     if not symbol.in_hand:
         return due
-    position = symbol.position
+    now = symbol.time
     for row in range(symbol.order_count):
-        if not is_done(symbol.orders[row]):
-            due = min(due, symbol.orders[row].look_at)
-    if open_quantity(symbol) != 0:
-        due = min(due, resize_at(symbol))
-        if position.retry_at > symbol.time:
-            due = min(due, position.retry_at)
-        if position.leave_reason != states.NONE or position.stop_spent:
-            more_at = exit_at(symbol)
-            if more_at > symbol.time:
-                due = min(due, more_at)
-        if position.leave_reason == states.NONE:
-            if position.unprotected_since != NEVER:
-                due = min(due, position.unprotected_since + states.PROTECT_WITHIN_MS)
-            if symbol.settings.max_holding_ms:
-                due = min(due, position.opened_at + symbol.settings.max_holding_ms)
+        order = symbol.orders[row]
+        if not is_done(order):
+            due = min(due, order.look_at)
+        if awaits_fills(order) and order.told_at + states.RETRY_AFTER_MS > now:
+            due = min(due, order.told_at + states.RETRY_AFTER_MS)
+    if exposed(symbol, now) != 0:
+        due = min(due, _upkeep_due(symbol, now))
     return due
+
+
+@compiled_part
+def _upkeep_due(symbol: Record, now: int) -> int:
+    """When a position wants something, ms: a larger stop, another try, its exit, an end to being bare or held."""
+    position, due = symbol.position, resize_at(symbol, now)
+    is_left = position.leave_reason != states.NONE
+    due = min(due, later(position.stop_at, now), later(stop_again_at(symbol), now))
+    if is_left or position.stop_spent:
+        due = min(due, later(position.exit_at, now))
+        due = min(due, later(next_exit_at(symbol, now), now))
+    else:
+        due = min(due, later(position.target_at, now))
+        row = _working_target(symbol)
+        if row >= 0:
+            due = min(due, later(stuck_at(symbol.orders[row]), now))
+    if position.unprotected_since != NEVER:
+        if is_left:
+            due = min(due, later(position.unprotected_since + states.RETRY_AFTER_MS, now))
+        else:
+            due = min(due, position.unprotected_since + states.PROTECT_WITHIN_MS)
+    return due if is_left else min(due, _held_long_enough_at(symbol))
+
+
+@compiled_part
+def _held_long_enough_at(symbol: Record) -> int:
+    """When the position is to be left for its age, ms; NEVER where it may be held for ever, or no fill is counted."""
+    if symbol.settings.max_holding_ms == 0 or symbol.position.opened_at == 0:
+        return NEVER
+    return int(symbol.position.opened_at + symbol.settings.max_holding_ms)
+
+
+@compiled_part
+def later(time: int, now: int) -> int:
+    """A time that is still to come, NEVER where it isn't."""
+    return int(time) if time > now else NEVER
 
 
 @compiled_part
@@ -656,8 +906,8 @@ def on_time(account: Record, symbol: Record, time: int) -> None:
         reason = states.NOT_AGREED if symbol.disagreements else states.FILL_MISSING
         add_output(account, records.SNAPSHOT, symbol.place, -1, reason, time)
     position = symbol.position
-    if open_quantity(symbol) != 0 and position.leave_reason == states.NONE:
-        if symbol.settings.max_holding_ms and time - position.opened_at >= symbol.settings.max_holding_ms:
+    if exposed(symbol, time) != 0 and position.leave_reason == states.NONE:
+        if time >= _held_long_enough_at(symbol):
             position.leave_reason = states.BY_TIME
         if time - position.unprotected_since >= states.PROTECT_WITHIN_MS:
             position.leave_reason = states.STOP_MISSING

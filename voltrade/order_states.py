@@ -149,13 +149,24 @@ DOUBLINGS = 6
 STOP_TRIES = 3
 RESIZE_EVERY_MS = 500
 """While an entry still fills, its stop is made larger this often, not at each of what may be fifty fills."""
-PROTECT_WITHIN_MS = 5_000
-"""Longest time that a position may be without an acknowledged stop before it is left at market."""
+PROTECT_WITHIN_MS = 3_000
+"""Longest time that any of a position may be without cover at the exchange before it is left at market."""
+EXIT_WITHIN_MS = 1_500
+"""An exit that the exchange has not acknowledged after so long counts no more; twice as long after each."""
+LOOK_WITHIN_MS = 2_000
+"""An order that takes liquidity is looked up so long after its last news."""
+MOST_ENTRY_FAILURES = 3
+"""So many entries in a row may be refused, for no passing reason, or never be placed."""
+NEVER_SENT, SILENCE, TOO_LARGE = 0, -1003, -4005
+"""Codes of refusals: it never left this machine, or the exchange wants silence, neither of which is a try; more than
+the exchange takes in one order."""
+PARTS_OF_TOO_LARGE = 4
+"""What is too large is sent in so many parts."""
 ABSENCE_MARGIN_MS = 5_000
 ABSENCE_ANSWERS = 3
 
 
-STOP_MISSING_TEXT = "no acknowledged stop: leaving at market"
+STOP_MISSING_TEXT = "orders at the exchange don't cover the position: leaving at market"
 TOO_MANY_ORDERS_TEXT = "more orders are open than there is room for: leaving at market"
 
 
@@ -213,13 +224,13 @@ REASONS = (
     *risk.RULES, "", "SIGNAL", "PROTECT", "RESIZE", "TARGET", "STOP", "TAKE_PROFIT", "STOP_REST", "STOP_REFUSED",
     "STOP_MISSING", "TIME", "OPPOSITE_SIGNAL", "POSITION_CLOSED", "RESIZED", "STALE", "DURATION_END", "TAPE_END",
     "OUTCOME_UNKNOWN", "CANCEL_REFUSED", "CANCEL_UNKNOWN", "NOT_LISTED", "RESTART", "FILL_MISSING", "NOT_AGREED",
-    "REDUCE_ONLY_REFUSED", "TOO_MANY_ORDERS",
+    "REDUCE_ONLY_REFUSED", "TOO_MANY_ORDERS", "LATE_FILL",
 )  # fmt: skip
 """Why something was done. A breaker rule's own number is its reason; what a person says has a number behind these."""
 (
     NONE, SIGNALLED, PROTECT, RESIZE, TARGET, BY_STOP, BY_TAKE_PROFIT, STOP_REST, STOP_REFUSED, STOP_MISSING, BY_TIME,
     OPPOSITE_SIGNAL, POSITION_CLOSED, RESIZED, STALE, DURATION_END, TAPE_END, OUTCOME_UNKNOWN, CANCEL_REFUSED,
-    CANCEL_UNKNOWN, NOT_LISTED, RESTART, FILL_MISSING, NOT_AGREED, REDUCE_ONLY_REFUSED, TOO_MANY_ORDERS,
+    CANCEL_UNKNOWN, NOT_LISTED, RESTART, FILL_MISSING, NOT_AGREED, REDUCE_ONLY_REFUSED, TOO_MANY_ORDERS, LATE_FILL,
 ) = range(len(risk.RULES), len(REASONS))  # fmt: skip
 
 ACCEPTED, REFUSED, UNANSWERED, ABSENT = range(4)

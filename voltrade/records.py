@@ -43,7 +43,7 @@ ORDER = record_dtype(
         *wholes("number", "round_trip", "purpose", "count", "side", "quantity", "price", "trigger_price", "time"),
         *wholes("reason", "bar"),
         # what the exchange told; `order_id` of a conditional order is that of the order that it became
-        *wholes("state", "order_id", "filled", "reported", "code"),
+        *wholes("state", "order_id", "filled", "reported", "told_at", "code"),
         *flags("child_done", "is_foreign", "is_over"),
         # what we do next
         *wholes("look_at", "cancel_reason"),
@@ -56,13 +56,16 @@ POSITION = record_dtype(
         *wholes("opened_at", "entered", "entry_notional", "exited", "exit_notional", "last_exit_time"),
         *wholes("realised", "fees", "funding", "exit_reason"),
         # why and when it is to be left; `leave_reason` NONE: it isn't
-        *wholes("leave_reason", "retry_at", "stop_tries", "exit_tries", "unprotected_since"),
+        *wholes("leave_reason", "stop_at", "stop_tries", "exit_at", "exit_tries", "target_at", "target_tries"),
+        *wholes("unprotected_since", "largest_exit"),
         # orders sent for it, and where the newest stand
         *wholes("stops", "take_profits", "exits", "stop_price", "take_profit_price"),
         *flags("stop_spent", "is_closed"),
     ]
 )
-"""A round trip in progress. `stop_spent`: a stop or take-profit triggered and ended, whatever is left."""
+"""A round trip in progress. `stop_spent`: a stop or take-profit triggered and ended, whatever is left.
+`unprotected_since`: since when orders at the exchange don't cover it whole. `largest_exit`: what the exchange takes in
+one, 0 where it has refused none as too large."""
 
 CLOSING = record_dtype(wholes("time", "net"))
 """A round trip that ended, of which breaker and cooldown aren't told yet."""
@@ -86,7 +89,7 @@ SYMBOL = record_dtype(
         *wholes("time", "snapshot_at", "disagreements", "shown", "ignored", "round_trips", "order_numbers", "counted"),
         *wholes("agreed_at"),
         *flags("in_hand", "reconciled"),
-        *wholes("halts", "halted", "order_count", "over_count"),
+        *wholes("halts", "halted", "entry_failures", "order_count", "over_count"),
         ("position", POSITION),
         ("earlier", POSITION),
         ("no_position", POSITION),
@@ -104,7 +107,7 @@ the exchange last showed and its trades don't explain. `halts`: why a person mus
 has been told. `over_count`: rows that can be given back. `earlier`: the position that a late fill belongs to while the
 next is in hand already."""
 
-HALTED_BY_REFUSAL, HALTED_BY_LATE_FILL, HALTED_BEFORE = 1, 2, 3
+HALTED_BY_REFUSAL, HALTED_BY_LATE_FILL, HALTED_BEFORE, HALTED_BY_FAILURES = 1, 2, 3, 4
 """Values of `SYMBOL.halts`; 0 where nothing halts."""
 
 # --- what follows -----------------------------------------------------------------------------------------------------
@@ -128,7 +131,9 @@ CHANGE = record_dtype(wholes("time", "rule", "mode", "resumed", "action", "measu
 ALERT = record_dtype(wholes("time", "kind", "order"))
 """`order` is the number of the order that it is about."""
 
-ORDER_REFUSED, STOP_IS_MISSING, NEVER_PLACED, ROWS_ARE_FULL = range(4)
+ORDER_REFUSED, STOP_IS_MISSING, NEVER_PLACED, ROWS_ARE_FULL, ORDER_IS_GONE, STOP_IS_REPLACED, TRIGGER_IS_STUCK = range(
+    7
+)
 """Kinds of alerts."""
 
 NOTES = {"trips": TRIP, "equity": EQUITY, "changes": CHANGE, "alerts": ALERT, "refusals": REFUSAL}
@@ -248,7 +253,7 @@ def new_symbol(
     symbol["step_numerator"], symbol["step_denominator"] = step
     symbol["snapshot_at"], symbol["last_exit_time"] = NEVER, risk.NO_EXIT
     nothing, order = symbol["no_position"], symbol["no_order"]
-    nothing["unprotected_since"] = NEVER
+    nothing["unprotected_since"] = nothing["target_at"] = NEVER
     nothing["leave_reason"] = nothing["exit_reason"] = order["cancel_reason"] = NONE
     order["bar"] = -1
     symbol["position"] = symbol["earlier"] = nothing

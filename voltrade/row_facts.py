@@ -20,7 +20,14 @@ from voltrade.model import (
     WorkingType,
 )
 from voltrade.order_states import PURPOSES, STOP_MISSING_TEXT, TOO_MANY_ORDERS_TEXT, refused_text
-from voltrade.records import NEVER_PLACED, ROWS_ARE_FULL, STOP_IS_MISSING
+from voltrade.records import (
+    NEVER_PLACED,
+    ORDER_IS_GONE,
+    ROWS_ARE_FULL,
+    STOP_IS_MISSING,
+    STOP_IS_REPLACED,
+    TRIGGER_IS_STUCK,
+)
 
 _CONDITIONAL = {Purpose.STOP: OrderType.STOP_MARKET, Purpose.TAKE_PROFIT: OrderType.TAKE_PROFIT_MARKET}
 
@@ -107,6 +114,12 @@ def alert_words(kind: int, name: str, code: int, text: str) -> tuple[str, str]:
         return "TOO_MANY_ORDERS", TOO_MANY_ORDERS_TEXT
     if kind == NEVER_PLACED:
         return "NOT_PLACED", f"{name} was never placed"
+    if kind == ORDER_IS_GONE:
+        return "ORDER_GONE", f"{name} is no more at the exchange, and nothing has told of its end"
+    if kind == TRIGGER_IS_STUCK:
+        return "TRIGGER_STUCK", f"{name} has triggered and fills nothing: leaving at market"
+    if kind == STOP_IS_REPLACED:
+        return "STOP_REPLACED", f"{name} was cancelled, not by us: another takes its place"
     return "ORDER_REFUSED", refused_text(name, code, text)
 
 

@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from voltrade.model import NEVER
 from voltrade.order_states import DONE
 
 _ROLES = ("stops", "take_profits", "exits")
 
 
-def from_version_1(held: Mapping[str, Any]) -> dict[str, Any]:
+def as_of_today(held: Mapping[str, Any], version: int) -> Mapping[str, Any]:
+    """Return the position in hand that a version saved, with all that is saved today."""
+    if version > 2:
+        return held
+    held = _from_version_1(held) if version == 1 else held
+    again_at = held["position"]["retry_at"]
+    new = {"stop_at": again_at, "exit_at": again_at, "target_at": NEVER, "target_tries": 0, "largest_exit": 0}
+    orders = [{"told_at": 0, **order} for order in held["orders"]]
+    return {**held, "position": {**held["position"], **new}, "orders": orders}
+
+
+def _from_version_1(held: Mapping[str, Any]) -> dict[str, Any]:
     """Return the position in hand that version 1 saved: each order with its intent, by role."""
     orders = [_order(held["entry"], 1)]
     for role in _ROLES:

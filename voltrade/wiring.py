@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ import aiohttp
 
 from voltrade.config import Config
 from voltrade.credentials import Credentials
-from voltrade.errors import SessionError
+from voltrade.errors import SessionError, VenueError
 from voltrade.exchange import OrderGateway
 from voltrade.exchange.binance import DEMO, LIVE, BinanceRestClient, BinanceWSManager, Endpoint, UsdmExchange, connect
 from voltrade.exchange.paper import OnAggTrade, OnEvent, PaperExchange
@@ -35,6 +36,10 @@ from voltrade.live import LiveTradingSystem
 from voltrade.model import Instrument
 from voltrade.permission import Permission, permit, permit_again
 
+log = logging.getLogger(__name__)
+
+WRONG_MS = 1_000
+"""A machine's clock that is this far from the exchange's is not gone by."""
 PARAMETERS, VENUE, TRUTH = "parameters.json", "venue", "truth.jsonl"
 VENUE_READY_S = 60.0
 VENUE_IDLE_S = 900
@@ -54,14 +59,38 @@ class TapeClock:
         self.now = now
 
 
+def _passed_ns() -> int:
+    """Time since some moment, which nobody sets; the machine's sleep counts, where its system tells."""
+    return time.clock_gettime_ns(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 class WallClock:
-    """The machine's time, ms UTC."""
+    """Milliseconds UTC: the machine's time when this was made, and what has passed since.
+
+    Whoever sets the machine's clock meanwhile moves nothing: no timer, no age, no end of a session.
+
+    Args:
+        wall: the machine's time, ns UTC.
+        passed: ns that pass evenly.
+    """
+
+    def __init__(self, wall: Callable[[], int] = time.time_ns, passed: Callable[[], int] = _passed_ns) -> None:
+        self._passed = passed
+        self._begin = wall() - passed()
 
     def __call__(self) -> int:
-        return time.time_ns() // 1_000_000
+        return (self._begin + self._passed()) // 1_000_000
 
     def set(self, now: int) -> None:
         """Nobody moves this clock."""
+
+    async def follow(self, rest: BinanceRestClient) -> None:
+        """Go by the exchange's time where the machine's is wrong; where it can't be asked, by the machine's."""
+        with suppress(VenueError):
+            ahead = await rest.clock_offset()
+            if abs(ahead) > WRONG_MS:
+                log.warning("the machine's clock is %d ms ahead of the exchange's, which counts", ahead)
+                self._begin -= ahead * 1_000_000
 
 
 class VenueProcess:
@@ -315,6 +344,8 @@ async def _wired(
     exchange = connect(endpoint, credentials, clock, config.execution.recv_window_ms)
     rest = BinanceRestClient(exchange, endpoint.name)
     try:
+        if isinstance(clock, WallClock):
+            await clock.follow(rest)
         instrument = await rest.instrument(config.session.symbol)
     except BaseException:
         await exchange.close()

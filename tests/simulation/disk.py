@@ -8,7 +8,7 @@ import re
 import shutil
 import sqlite3
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,14 +135,13 @@ class SimulatedJournal(Journal):
         super().__init__(connection, *args)
         connection.execute("PRAGMA synchronous = OFF")
 
-    def append(self, kind: str, time: int, body: Any) -> int:
+    def _store(self, rows: Sequence[tuple[int, int, str, bytes, bytes]]) -> None:
         if DISK.get().is_full:
-            with self._storing():
-                raise sqlite3.OperationalError("database or disk is full")
-        return super().append(kind, time, body)
+            raise sqlite3.OperationalError("database or disk is full")
+        super()._store(rows)
 
     def commit(self) -> None:
-        if not self._connection.in_transaction:
+        if not self._waiting:
             return
         DISK.get().on_write("before commit")
         super().commit()

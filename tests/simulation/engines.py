@@ -15,6 +15,7 @@ from simulation.wire import SimulatedExchange
 from voltrade.config import Config
 from voltrade.control import Control
 from voltrade.engine import Engine
+from voltrade.wiring import WallClock
 
 MOST_READINGS = 1_000
 """So often nobody reads the clock at one instant: a loop that does never gives the event loop back."""
@@ -28,26 +29,24 @@ class Spinning(RuntimeError):
     """The engine runs in circles without giving the event loop back: time would stand still for ever."""
 
 
-class EngineClock:
-    """The engine's wall clock: the venue's, unless somebody has set it.
+class EngineClock(WallClock):
+    """The engine's clock, on a machine whose wall clock is the venue's unless somebody has set it.
 
     Args:
         ahead_ms: by how much, each time that it was set.
     """
 
     def __init__(self, loop: VirtualLoop, ahead_ms: list[int]) -> None:
-        self._loop, self._ahead_ms = loop, ahead_ms
+        self._loop = loop
         self._instant, self._readings = 0.0, 0
+        super().__init__(lambda: (loop.now_ms + sum(ahead_ms)) * 1_000_000, lambda: loop.now_ms * 1_000_000)
 
     def __call__(self) -> int:
         instant = self._loop.time()
         self._instant, self._readings = instant, self._readings + 1 if instant == self._instant else 1
         if self._readings > MOST_READINGS:
             raise Spinning(f"the clock was read {MOST_READINGS} times at {self._loop.now_ms}")
-        return self._loop.now_ms + (sum(self._ahead_ms) if self._ahead_ms else 0)
-
-    def set(self, now: int) -> None:
-        """Nobody moves this clock."""
+        return super().__call__()
 
 
 class SimulatedEngine(Engine):

@@ -58,11 +58,16 @@ def test_a_process_that_is_stopped_twice_goes_on_after_the_second() -> None:
     assert (process.stops, loop._ready) == (0, ["waiting"])
 
 
-def test_clock_steps_that_overlap_add_up() -> None:
-    async def main(loop: VirtualLoop) -> int:
-        return EngineClock(loop, [1_000, 2_000])() - loop.now_ms
+def test_a_clock_begins_with_the_machines_and_no_step_moves_it() -> None:
+    async def main(loop: VirtualLoop) -> tuple[int, int]:
+        ahead = [1_000, 2_000]  # steps that overlap add up
+        engine_clock = EngineClock(loop, ahead)
+        began = engine_clock() - loop.now_ms
+        ahead.append(3_600_000)
+        await asyncio.sleep(5.0)
+        return began, engine_clock() - loop.now_ms
 
-    assert clock.run(main) == 3_000
+    assert clock.run(main) == (3_000, 3_000)
 
 
 # --- kills ------------------------------------------------------------------------------------------------------------

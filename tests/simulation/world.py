@@ -226,6 +226,7 @@ class World:
         assert now is not None
         now.exchange = exchange = connect_by(self.network, clock, config.execution.recv_window_ms)
         rest = BinanceRestClient(exchange, ENDPOINT.name)
+        await clock.follow(rest)
         instrument = await rest.instrument(config.session.symbol)
         account = {"account": f"sim {INSTANCE}", "fingerprint": INSTANCE}
         return Wiring(config, ENDPOINT, exchange, rest, clock, instrument, rest, **account)  # type: ignore[arg-type]

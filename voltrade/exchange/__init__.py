@@ -6,7 +6,7 @@ the simulated exchange over Binance's wire. What stands here is what `live` and 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 from voltrade.model import CancelOrder, Instrument, LookupOrder, OrderIntent, Reply, Snapshot
 
@@ -59,3 +59,6 @@ class Feed(Protocol):
 
     async def maintain(self, now: int) -> None:
         """Do what is due at `now` (ms, the clock's): renew the listen key, notice silence."""
+
+    def reconnect(self, stream: Literal["market", "user"], reason: str) -> None:
+        """Cut a stream and let it be dialled again."""

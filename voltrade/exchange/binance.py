@@ -783,7 +783,10 @@ def _text(number: Any) -> str:
 # --- streams ----------------------------------------------------------------------------------------------------------
 
 SILENCE_MS = 10_000
-"""A market socket that brings nothing for this long is taken for dead, even when it answers pings."""
+"""A market socket that brings nothing for this long is taken for dead, even when it answers pings. Where only trades
+are missing, REST is asked whether there were any."""
+HEALTHY_S = 60.0
+"""A connection that has lived for so long begins the pauses between dials anew."""
 LISTEN_KEY_RENEWAL_MS = 30 * 60_000
 """A listen key lives for 60 minutes."""
 LISTEN_KEY_RETRY_MS = 60_000
@@ -888,10 +891,13 @@ class BinanceWSManager:
         self._filler: asyncio.Task[None] | None = None
         self._held: deque[TradeRow | MarkPrice] = deque()
         self._waits_to_join = False
-        self._wallet: int | None = None
+        self._wallet = 0
         self._subscription = 0
         self._renew_at = 0
+        self._listen_key = self._given_key = ""
+        """The key in use, and one that a renewal has given, which the next dial takes."""
         self._heard = self._heard_at = 0
+        self._traded = self._traded_at = 0
         self._last_error = ""
         self._user_readers: dict[str, Callable[[Any], Event]] = {
             "ORDER_TRADE_UPDATE": self._reader.order_update,
@@ -956,6 +962,7 @@ class BinanceWSManager:
         if self._exchange.tap_failure is not None:
             raise VenueError(f"an event could not be taken: {self._exchange.tap_failure!r}")
         self._check_silence(now)
+        await self._check_trades(now)
         if "user" in self._up and self._up["user"].is_set() and now >= self._renew_at:
             await self._renew_listen_key(now)
 
@@ -977,11 +984,31 @@ class BinanceWSManager:
             self._heard_at = 0
             self.reconnect("market", f"silent for {self._silence_ms} ms")
 
+    async def _check_trades(self, now: int) -> None:
+        """Dial the market's stream again if it has told of no trade for too long though there were some."""
+        traded = self.counts.trades + self.counts.duplicates + len(self._held) + self._connections["market"]
+        if self._lockstep or "market" not in self._clients or traded != self._traded or self._waits_to_join:
+            self._traded, self._traded_at = traded, now
+        elif now - self._traded_at >= self._silence_ms:
+            self._traded_at = now
+            try:
+                page = await self._rest.agg_trades(self._symbol, limit=1)
+            except VenueError as error:
+                log.warning("no trade for %d ms, and REST can't be asked: %s", self._silence_ms, error)
+                return
+            if page and page[-1][0] > self.last_trade_id:
+                self.reconnect("market", f"no trade for {self._silence_ms} ms though there were some")
+                self._arrive(page[-1])
+
     async def _renew_listen_key(self, now: int) -> None:
         self._renew_at = now + LISTEN_KEY_RETRY_MS
         answer = await self._rest.extend_listen_key()
         if answer.status == 200:
             self._renew_at = now + LISTEN_KEY_RENEWAL_MS
+            key = answer.body.get("listenKey") if isinstance(answer.body, dict) else None
+            if isinstance(key, str) and key not in ("", self._listen_key):
+                self._given_key = key
+                self.reconnect("user", "the exchange has given another listen key")
         elif answer.code == NO_LISTEN_KEY:
             self.reconnect("user", "the listen key is gone")
         else:
@@ -994,7 +1021,7 @@ class BinanceWSManager:
         watch = {"market": self._watch_market, "user": self._watch_user}[stream]
         failures = 0
         while True:
-            connections = self._connections[stream]
+            began = asyncio.get_running_loop().time()
             try:
                 await watch()
             except asyncio.CancelledError:
@@ -1004,7 +1031,8 @@ class BinanceWSManager:
                 self._last_error = "the connection was cancelled"  # the future was, not we
             except Exception as error:
                 self._last_error = self._exchange.scrub(f"{type(error).__name__}: {error}")
-            failures = 0 if self._connections[stream] > connections else failures + 1
+            has_lived = asyncio.get_running_loop().time() - began >= HEALTHY_S
+            failures = 0 if has_lived else failures + 1
             self._lost(stream)
             self.counts.reconnects += 1
             log.info("%s stream lost: %s", stream, self._last_error)
@@ -1023,7 +1051,8 @@ class BinanceWSManager:
         return self._exchange.watch(url, "market", subscribe, "market")  # type: ignore[no-any-return]
 
     async def _watch_user(self) -> None:
-        key = await self._rest.listen_key()
+        key, self._given_key = self._given_key, ""  # it is tried once
+        self._listen_key = key = key or await self._rest.listen_key()
         self._renew_at = self._clock() + LISTEN_KEY_RENEWAL_MS
         await self._exchange.watch(self._exchange.get_private_ws_url("linear", key), "user", None, "user")
 
@@ -1096,7 +1125,10 @@ class BinanceWSManager:
         if body.get("s") != self._symbol:
             self.counts.foreign += 1
             return
-        trade = self._reader.agg_trade(body)
+        self._arrive(self._reader.agg_trade(body))
+
+    def _arrive(self, trade: TradeRow) -> None:
+        """Hand out a trade in its turn; what is missing before it is asked for."""
         if self._held or self._waits_to_join:
             self._hold(trade)
         elif trade[0] == self.last_trade_id + 1 or not self.last_trade_id:
@@ -1159,10 +1191,24 @@ class BinanceWSManager:
     # --- gaps -------------------------------------------------------------------------------------------------------
 
     def _hold(self, item: TradeRow | MarkPrice) -> None:
-        if len(self._held) < MOST_HELD:
-            self._held.append(item)
-        else:
+        """Keep an item for later, a trade that comes late before those that should have come after it."""
+        if len(self._held) >= MOST_HELD:
             self.counts.overflowed += 1
+            return
+        place = len(self._held)
+        if not isinstance(item, MarkPrice):
+            while place and not isinstance(other := self._held[place - 1], MarkPrice) and other[0] > item[0]:
+                place -= 1
+        self._held.insert(place, item)
+
+    def _hand_out_late(self, last_id: int) -> None:
+        """Hand out held trades that close the beginning of a gap, up to the end of it."""
+        while self._held and not isinstance(item := self._held[0], MarkPrice) and item[0] <= last_id:
+            if item[0] > self.last_trade_id + 1:
+                return
+            self._held.popleft()
+            if item[0] == self.last_trade_id + 1:
+                self._hand_out_trade(item)
 
     def _hand_out_trade(self, trade: TradeRow) -> None:
         self.counts.trades += 1
@@ -1175,6 +1221,7 @@ class BinanceWSManager:
 
     async def _release_held(self) -> None:
         """Fill the gap before the first held trade, then hand out what is held, up to the next gap and through it."""
+        given_up = 0
         try:
             while self._held:
                 item = self._held[0]
@@ -1182,9 +1229,11 @@ class BinanceWSManager:
                     self._hand_out_mark(item)
                 elif item[0] <= self.last_trade_id:
                     self.counts.duplicates += 1
+                elif 0 < self.last_trade_id < item[0] - 1 and item[0] != given_up:
+                    given_up = item[0]
+                    await self._fill(self.last_trade_id + 1, item[0] - 1, item[3])
+                    continue  # another may be the first by now
                 else:
-                    if 0 < self.last_trade_id < item[0] - 1:
-                        await self._fill(self.last_trade_id + 1, item[0] - 1, item[3])
                     self._hand_out_trade(item)
                 self._held.popleft()
         except Exception as error:
@@ -1199,6 +1248,7 @@ class BinanceWSManager:
                 await self._fetch_missing(last_id)
         except TimeoutError:
             log.warning("gap %d to %d: gave up after %.0f s", first_id, last_id, FILL_SECONDS)
+        self._hand_out_late(last_id)
         filled = self.counts.trades - before
         self.counts.gaps += 1
         self.counts.filled += filled
@@ -1211,6 +1261,7 @@ class BinanceWSManager:
         while self.last_trade_id < last_id and failures < FILL_TRIES:
             if failures:
                 await asyncio.sleep(0.1 * 2**failures)
+                self._hand_out_late(last_id)
             if self._rest.used_weight > HALF_OF_WEIGHT:
                 failures += 1
                 continue

@@ -119,7 +119,9 @@ class AccountChange:
 
     def update(self) -> AccountUpdate:
         """What the core is told of it."""
-        return AccountUpdate(self.time, self.reason, self.wallet, tuple(risk.report for risk in self.positions))
+        reports = tuple(risk.report for risk in self.positions)
+        symbol = reports[0].symbol if len(reports) == 1 else ""
+        return AccountUpdate(self.time, self.reason, self.wallet, self.balance_change, symbol, reports)
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,7 +370,7 @@ class ClearingHouse:
         self._earn(market.symbol, "FUNDING_FEE", amount)
         if market.is_isolated:
             market.added_margin += amount
-        self.tell_account("FUNDING_FEE", market if market.is_isolated else None)
+        self.tell_account("FUNDING_FEE", market if market.is_isolated else None, balance_change=amount)
 
     def transfer(self, amount: int, reason: str, kind: str = "TRANSFER") -> None:
         """Book money that comes to the wallet, or leaves it."""

@@ -299,27 +299,35 @@ class MessageReader:
             reason=algo.text("rm") if algo.has("rm") else "",
         )
 
-    def account_update(self, message: object, wallet: int | None) -> AccountUpdate:
+    def account_update(self, message: object, wallet: int) -> AccountUpdate:
         """Read an ACCOUNT_UPDATE: the quote asset's wallet and this symbol's one-way position.
 
         Args:
             message: the event. It names only what changed.
-            wallet: the last known wallet, for an update that does not name the quote asset; None where none is known.
+            wallet: the last known wallet, for an update that does not name the quote asset; 0 where none is known.
         """
         event = Fields("ACCOUNT_UPDATE", message)
         change = event.part("a")
+        amount = 0
         for balance in change.parts("B") if change.has("B") else []:
             if balance.text("a") == self.instrument.quote_asset:
-                wallet = balance.money("wb")
-        if wallet is None:
-            raise change.error("B", f"must tell the wallet of {self.instrument.quote_asset}")
+                wallet, amount = balance.money("wb"), balance.money("bc") if balance.has("bc") else 0
         positions = change.parts("P") if change.has("P") else []
         return AccountUpdate(
             time=event.integer("T", 1),
             reason=change.text("m"),
             wallet=wallet,
+            change=amount,
+            symbol=self._symbol_of(change, positions),
             positions=tuple(self._position(p) for p in positions if p.text("s") == self.instrument.symbol),
         )
+
+    def _symbol_of(self, change: Fields, positions: list[Fields]) -> str:
+        """Return whose funding a change is: as it says, else that of the one position it names."""
+        if change.has("S"):
+            return change.text("S")
+        named = {position.text("s") for position in positions}
+        return named.pop() if len(named) == 1 else ""
 
     def _position(self, position: Fields) -> PositionReport:
         position.one_of("ps", ("BOTH",))  # LONG and SHORT: hedge mode, in which we don't trade

@@ -29,43 +29,6 @@ EXISTS = frozenset({-4116})
 THROTTLED = frozenset({-1003, -1008, -1015})
 """Refused at the door for too many requests, or in an overload."""
 
-NOT_EXECUTED = frozenset(
-    {
-        # Transport and credentials: time, signature, key, rights.
-        *(-1002, -1021, -1022, -2014, -2015, -2017, -5028),
-        # The request itself: missing, malformed or unknown parameters.
-        *(-1013, -1014, -1100, -1101, -1102, -1103, -1104, -1105, -1106, -1108, -1109, -1110, -1111, -1112, -1114),
-        *(-1115, -1116, -1117, -1118, -1119, -1120, -1121, -1122, -1125, -1127, -1128, -1130, -1136),
-        # The order against the account and the book.
-        *(
-            -2010,
-            -2011,
-            -2012,
-            -2013,
-            -2016,
-            -2018,
-            -2019,
-            -2020,
-            -2021,
-            -2022,
-            -2023,
-            -2024,
-            -2025,
-            -2026,
-            -2027,
-            -2028,
-        ),
-        # Filters, modes and limits of the symbol and the account.
-        *(-4000, -4001, -4002, -4003, -4004, -4005, -4006, -4007, -4008, -4009, -4010, -4011, -4012, -4013, -4014),
-        *(-4015, -4016, -4017, -4018, -4022, -4023, -4024, -4028, -4029, -4030, -4031, -4046, -4047, -4048, -4055),
-        *(-4059, -4060, -4061, -4062, -4067, -4068, -4118, -4120, -4131, -4136, -4137, -4138, -4139, -4140, -4141),
-        *(-4144, -4161, -4164, -4183, -4184, -4192, -4400, -4401),
-        # Time in force.
-        *(-5021, -5022),
-    }
-)
-"""Refused before anything was done."""
-
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -77,6 +40,8 @@ class Rule:
     codes: frozenset[int] = frozenset()
     text: str = ""
     verbs: frozenset[Verb] = frozenset()
+    has_code: bool = False
+    """Whether there must be a code, whichever."""
 
     def fits(self, status: int, code: int, text: str, verb: Verb) -> bool:
         return (
@@ -84,6 +49,7 @@ class Rule:
             and (not self.codes or code in self.codes)
             and (not self.text or text.strip().startswith(self.text))
             and (not self.verbs or verb in self.verbs)
+            and (not self.has_code or code != 0)
         )
 
 
@@ -111,7 +77,7 @@ RULES: tuple[Rule, ...] = (
     Rule(Outcome.REFUSED, "the service is down", _at(503), _OK, text="Service Unavailable."),
     Rule(Outcome.REFUSED, "failed inside", _at(503), _OK, text="Internal error; unable to process your request."),
     Rule(Outcome.REFUSED, "throttled", _at(503), text="Request throttled by system-level protection"),
-    Rule(Outcome.REFUSED, "refused with a code that says so", _at(400, 401, 403), NOT_EXECUTED),
+    Rule(Outcome.REFUSED, "refused with a code", _at(*range(400, 500)), has_code=True),
 )
 """Outcomes in the order in which they are tried. Nothing fits: UNKNOWN."""
 

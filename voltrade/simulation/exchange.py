@@ -484,7 +484,7 @@ def _pay_funding(sim: Record, rate_e8: int) -> None:
         sim.added_margin += amount
     number = free_row(sim, sim.news_count, len(sim.news))
     sim.news[number] = sim.no_event
-    sim.news[number].kind, sim.news[number].amount = FUNDED, sim.wallet
+    sim.news[number].kind, sim.news[number].amount = FUNDED, amount
     sim.news_count = number + 1
 
 

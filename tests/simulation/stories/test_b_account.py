@@ -87,7 +87,7 @@ def test_b1_trades_from_before_the_entry_are_no_exits(again: str) -> None:
 
 
 def test_b1_old_trades_of_the_whole_quantity_do_not_close_the_position() -> None:
-    """The same of as much as we hold. Today stop and target are cancelled, and the session ends with all of it open."""
+    """The same of as much as we hold."""
     by_a_person = by_hand(2, "BUY", "0.225"), by_hand(4, "SELL", "0.225")
     evidence = story(*by_a_person, at(20, "abort", on="private"), capital=9_000, **LATER)
     premise(fills(evidence, "e")[0]["quantity"] == "0.225", "as much as a person traded")
@@ -99,13 +99,9 @@ def test_b1_old_trades_of_the_whole_quantity_do_not_close_the_position() -> None
 # --- B2: what questions cost ------------------------------------------------------------------------------------------
 
 
-@fails("B2")
 @pytest.mark.parametrize("event", [OTHER_SYMBOL, UNREADABLE], ids=["other symbol", "unreadable"])
 def test_b2_requests_for_the_account_merge(event: str) -> None:
-    """The account can't be read for 10 s, and five events, 20 ms apart, each ask for it.
-
-    Today each begins a loop of its own: 429 within seconds, and again in the next minute.
-    """
+    """The account can't be read for 10 s, and five events, 20 ms apart, each ask for it."""
     asking = [at(6 + 0.02 * number, "tell", category="private", text=event) for number in range(5)]
     evidence = story(at(5, "answer", 10, on="GET /fapi/v3/account", **DOWN), *asking, duration_s=20.0)
     assert len(questions(evidence, "/fapi/v3/account", when(evidence, 6), when(evidence, 15))) <= 10
@@ -114,12 +110,8 @@ def test_b2_requests_for_the_account_merge(event: str) -> None:
     assert is_left_in_order(evidence)
 
 
-@fails("B2")
 def test_b2_account_update_without_the_quote_asset_is_no_fault() -> None:
-    """Fees are paid in BNB, so that ACCOUNT_UPDATE lists BNB alone while an entry fills in 23 parts.
-
-    Today each of them asks for the whole account: 429, and the session never ends.
-    """
+    """Fees are paid in BNB, so that ACCOUNT_UPDATE lists BNB alone while an entry fills in 23 parts."""
     only_bnb = '"B":[{"a":"BNB","wb":"1","cw":"1","bc":"0"}]'
     told = events(300, "^user", replacing(r'"B":\[[^]]*\]', only_bnb))
     fees = events(300, "^user", replacing('"N":"USDT"', '"N":"BNB"'))
@@ -132,18 +124,16 @@ def test_b2_account_update_without_the_quote_asset_is_no_fault() -> None:
 # --- B3: what nobody tells --------------------------------------------------------------------------------------------
 
 
-@fails("B3")
 def test_b3_stop_cancelled_by_hand_is_found_though_no_event_tells() -> None:
-    """The stop is cancelled by hand and its event is lost. Today that is never found out."""
+    """The stop is cancelled by hand and its event is lost."""
     untold = at(9, "drop", on="user ALGO_UPDATE CANCELED"), at(10, "cancel_stops", with_=SYMBOL)
     evidence = story(*untold, duration_s=90.0)
     assert questions(evidence, "openAlgoOrders", when(evidence, 10), when(evidence, 70))
     assert is_left_in_order(evidence, within_s=65.0)
 
 
-@fails("B3")
 def test_b3_leverage_changed_by_hand_is_found_though_no_event_tells() -> None:
-    """Leverage is set to 9 by hand and its event is lost. Today nothing is asked, and entries go on."""
+    """Leverage is set to 9 by hand and its event is lost."""
     untold = at(9, "drop", on="user ACCOUNT_CONFIG_UPDATE"), at(10, "leverage", with_={**SYMBOL, "leverage": 9})
     evidence = story(*untold, duration_s=150.0, cooldown_bars=1, max_holding_s=20.0)
     assert any("leverage" in text for text in alerts(evidence))
@@ -151,9 +141,8 @@ def test_b3_leverage_changed_by_hand_is_found_though_no_event_tells() -> None:
     assert is_left_in_order(evidence)
 
 
-@fails("B3")
 def test_b3_stop_that_the_price_has_passed_is_asked_about() -> None:
-    """The price falls through the stop while the user stream is silent. Today no timer is due, and nothing is asked."""
+    """The price falls through the stop while the user stream is silent."""
     falls = [(0.0, 80_000.0), (10.0, 80_000.0), (12.0, 79_000.0)]
     evidence = story(at(9, "deaf", 200, category="private"), path=falls)
     passed = next(row["time"] for row in evidence.of_kind("algo") if row["status"] == "TRIGGERING")
@@ -165,12 +154,8 @@ def test_b3_stop_that_the_price_has_passed_is_asked_about() -> None:
 # --- B4: only the socket says up --------------------------------------------------------------------------------------
 
 
-@fails("B4")
 def test_b4_failed_reading_does_not_raise_a_link_that_is_down() -> None:
-    """The user stream comes back, the account can't be read once, and the stream goes down for good.
-
-    Today the retry takes the link for up: an entry is sent of whose fill nobody tells, and 0.250 BTC are left.
-    """
+    """The user stream comes back, the account can't be read once, and the stream goes down for good."""
     once = at(10, "answer", 20, on="GET /fapi/v3/account", times=1, **DOWN)
     for_good = at(10.5, "undialable", 300, category="private"), at(10.5, "abort", on="private")
     evidence = story(at(10, "abort", on="private"), once, *for_good, first_bar=50)
@@ -179,7 +164,7 @@ def test_b4_failed_reading_does_not_raise_a_link_that_is_down() -> None:
 
 
 def test_b4_reading_from_before_a_drop_lets_nothing_enter_after_it() -> None:
-    """A reading that began while the user stream was up is answered when it is down for good. Holds today."""
+    """A reading that began while the user stream was up is answered when it is down for good."""
     for_good = at(10.5, "undialable", 300, category="private"), at(10.5, "abort", on="private")
     late = at(10, "delay_answer", 2, on="GET /fapi/v3/account")
     evidence = story(at(10, "abort", on="private"), late, *for_good, first_bar=50)
@@ -235,9 +220,8 @@ def test_b6_history_and_strangers_off_the_tick_refuse_no_start(path: str, rows: 
 # --- B7 to B10 --------------------------------------------------------------------------------------------------------
 
 
-@fails("B7")
 def test_b7_strangers_conditional_order_blocks_entries_only_while_it_is_there() -> None:
-    """A stranger's stop is placed, and cancelled 1 s later. Today nothing is asked, and no entry is ever sent again."""
+    """A stranger's stop is placed, and cancelled 1 s later."""
     told = [
         at(2 + number, "tell", category="private", text=FOREIGN_STOP.replace("STATUS", status))
         for number, status in enumerate(["NEW", "CANCELED"])
@@ -248,12 +232,8 @@ def test_b7_strangers_conditional_order_blocks_entries_only_while_it_is_there() 
     assert is_left_in_order(evidence)
 
 
-@fails("B8")
 def test_b8_round_trip_is_booked_once() -> None:
-    """A part of the entry is told 20 s late, and userTrades can't be read meanwhile; then `flatten`.
-
-    Today the round trip is written when the books are flat, and once more, both parts in one, when the rest is known.
-    """
+    """A part of the entry is told 20 s late, and userTrades can't be read meanwhile; then `flatten`."""
     unread = at(0.9, "answer", 14, on="GET /fapi/v1/userTrades", **DOWN)
     late = at(0, "delay", 20, on="user ORDER_TRADE_UPDATE PARTIALLY_FILLED vt-e0-1e")
     evidence = story(late, unread, at(5, "operator", action="flatten"), lots=150)

@@ -63,7 +63,6 @@ def trips(evidence: Evidence) -> list[str]:
     return [row.body["rule"] for row in evidence.journals[-1] if row.kind == "BreakerChange"]
 
 
-@fails("D1")
 @pytest.mark.parametrize("amount", [5_000, -5_000], ids=["deposit", "withdrawal"])
 def test_d1_a_transfer_between_two_runs_is_no_funding(amount: int) -> None:
     """5,000 come to the wallet, or leave it, while no engine runs; in the next run funding of -0.50 is paid.
@@ -82,7 +81,6 @@ def test_d1_a_transfer_between_two_runs_is_no_funding(amount: int) -> None:
     assert books(evidence) == wallet(evidence)
 
 
-@fails("D2")
 def test_d2_funding_between_a_fills_two_events_is_only_funding() -> None:
     """The stop fills; its ACCOUNT_UPDATE comes, then funding of -1.25, then its ORDER_TRADE_UPDATE a second late."""
     late = at(20, "delay", 1.0, on="user ORDER_TRADE_UPDATE FILLED", times=0)
@@ -95,7 +93,6 @@ def test_d2_funding_between_a_fills_two_events_is_only_funding() -> None:
     assert books(evidence) == wallet(evidence)
 
 
-@fails("D2")
 def test_d2_funding_before_a_snapshot_does_not_count_its_fills_twice() -> None:
     """The stop fills while the user stream is down; it comes up, and funding is told before the snapshot answers."""
     down = at(29, "abort", on="private"), at(28, "delay_answer", 3.0, on="POST /fapi/v1/listenKey")
@@ -107,7 +104,6 @@ def test_d2_funding_before_a_snapshot_does_not_count_its_fills_twice() -> None:
     assert books(evidence) == wallet(evidence)
 
 
-@fails("D3")
 @pytest.mark.parametrize(
     ("money", "ours"),
     [
@@ -124,7 +120,6 @@ def test_d3_another_symbols_money_is_not_booked_to_our_round_trip(money: list[An
     assert trip["funding"] == ours * DOLLAR
 
 
-@fails("D4")
 def test_d4_a_deposit_is_told_with_its_own_amount() -> None:
     """ETHUSDT loses 300; then 100 are deposited. Told is +100, not a withdrawal of 200."""
     evidence = story(*moves(20, -300, "ORDER", "ETHUSDT"), *moves(25, 100, "DEPOSIT"), **FAR)
@@ -132,7 +127,6 @@ def test_d4_a_deposit_is_told_with_its_own_amount() -> None:
     assert "DEPOSIT: 100." in told
 
 
-@fails("D4")
 def test_d4_a_deposit_of_another_asset_is_no_transfer_of_ours() -> None:
     """The stop's loss of 30 is learnt from a snapshot; then 0.5 BNB are deposited, and `B` lists BNB alone."""
     down = at(29, "abort", on="private"), at(28, "delay_answer", 2.0, on="POST /fapi/v1/listenKey")
