@@ -807,6 +807,8 @@ class OrderMonitor:
             self.halt_reason = self._refused_text(self._asked)
         elif why == records.HALTED_BY_LATE_FILL:
             self.halt_reason = self._late
+        elif why == records.HALTED_BY_HAND:
+            self.halt_reason = "a stop was cancelled, not by us"
         elif why == records.HALTED_BY_FAILURES:
             self.halt_reason = f"{states.MOST_ENTRY_FAILURES} entries in a row were refused or never placed"
 

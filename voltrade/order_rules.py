@@ -94,9 +94,9 @@ def advance(symbol: Record, order: Record, status: int, time: int) -> None:
 
 @compiled_part
 def look_after(symbol: Record, order: Record) -> int:
-    """How long after its last news an order is looked up, ms. One that takes liquidity is done when it arrives."""
-    takes = not is_algo(order) and order.price == 0
-    return min(int(symbol.settings.stale_ms), states.LOOK_WITHIN_MS) if takes else int(symbol.settings.stale_ms)
+    """How long after its last news an order is looked up, ms. One that waits for no trigger is done when it arrives."""
+    stale_ms = int(symbol.settings.stale_ms)
+    return stale_ms if is_algo(order) else min(stale_ms, states.LOOK_WITHIN_MS)
 
 
 # --- the position in hand ---------------------------------------------------------------------------------------------
@@ -116,12 +116,14 @@ def open_quantity(symbol: Record) -> int:
 
 @compiled_part
 def exposed(symbol: Record, time: int) -> int:
-    """Lots in hand by our fills, and by what the exchange has told beyond them."""
+    """Lots in hand by our fills, less what the exchange has told of exits, and with what is overdue of entries."""
     lots = open_quantity(symbol)
     for row in range(symbol.order_count):
         order = symbol.orders[row]
-        if order.round_trip == symbol.position.id:
-            lots += order.side * symbol.position.side * overdue_fills(order, time)
+        if order.round_trip == symbol.position.id and order.side == symbol.position.side:
+            lots += overdue_fills(order, time)
+        elif order.round_trip == symbol.position.id and awaits_fills(order):
+            lots -= int(order.reported - order.filled)
     return lots
 
 
@@ -583,6 +585,7 @@ def _sync_stop(account: Record, symbol: Record, time: int, lots: int) -> None:
         return
     if row >= 0 and symbol.orders[row].state == states.CANCELED and symbol.orders[row].cancel_reason == states.NONE:
         alert(account, symbol, records.STOP_IS_REPLACED, symbol.orders[row].number, time)
+        symbol.halts = records.HALTED_BY_HAND
     _send_stop(account, symbol, time, lots, states.PROTECT)
 
 

@@ -107,7 +107,7 @@ the exchange last showed and its trades don't explain. `halts`: why a person mus
 has been told. `over_count`: rows that can be given back. `earlier`: the position that a late fill belongs to while the
 next is in hand already."""
 
-HALTED_BY_REFUSAL, HALTED_BY_LATE_FILL, HALTED_BEFORE, HALTED_BY_FAILURES = 1, 2, 3, 4
+HALTED_BY_REFUSAL, HALTED_BY_LATE_FILL, HALTED_BEFORE, HALTED_BY_FAILURES, HALTED_BY_HAND = range(1, 6)
 """Values of `SYMBOL.halts`; 0 where nothing halts."""
 
 # --- what follows -----------------------------------------------------------------------------------------------------

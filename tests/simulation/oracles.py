@@ -286,14 +286,14 @@ def o4_orphans(evidence: Evidence) -> list[Violation]:
     """Each open order of ours is alive in the journals and belongs to a position; no order of others was cancelled.
 
     What was placed, or what went flat, in the last 10 s may be on its way. After a session that ended flat nothing of
-    ours is open.
+    ours is open, but what has triggered and can't be cancelled any more.
     """
     reading, found = reading_of(evidence), []
     told, lives = _told_orders(reading), evidence.lives
     is_over = bool(lives) and lives[-1].how == "ended"
     flat_since = {fill.symbol: fill.time for fill in reading.fills if not fill.held}
     for order in reading.books.working.values():
-        if not is_ours(order):
+        if not is_ours(order) or order.status == "TRIGGERING":
             continue
         old = evidence.judged - order.begun > SETTLED_MS or is_over
         position = reading.books.held.get(order.symbol, ZERO)

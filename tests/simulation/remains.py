@@ -15,8 +15,8 @@ from voltrade.exchange.tape import TapePlayer
 from voltrade.replay import replay
 from voltrade.rule_file import read_parameters
 
-DOWN = ("cut", "maintenance", "ban")
-"""Strikes under which no request can succeed."""
+DOWN = ("cut", "maintenance", "ban", "stop")
+"""Strikes under which no request can succeed, or nobody can send one."""
 
 
 @dataclass(frozen=True)
