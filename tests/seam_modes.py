@@ -1,7 +1,7 @@
 """What each mode makes of one tape, in a process of its own: `seam_modes.py JOURNAL RULE TAPE MODE...` prints JSON.
 
-`test_seams` runs it over edited copies of the package. It runs uncompiled (NUMBA_DISABLE_JIT=1): the loops of research
-are then the same functions as plain Python, so that an edit is seen without compiling everything anew.
+`test_seams` runs it over edited copies of the package (`forks.py`). It runs uncompiled (NUMBA_DISABLE_JIT=1): the loops
+of research are then the same functions as plain Python, so that an edit is seen without compiling everything anew.
 """
 
 from __future__ import annotations
@@ -130,9 +130,6 @@ def entries(path: str) -> list[str]:
 
 
 def main(path: str, rule: str, tape_file: str, *modes: str) -> None:
-    if modes == ("session",):
-        print(json.dumps(entries(path)))
-        return
     config = read_parameters(PARAMETERS, rule=rule, tape=tape_file)
     research = Research(tape(config.session, shipped_instrument("BTCUSDT")))
     made = {}

@@ -11,11 +11,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from seam_modes import PARAMETERS, RAISED, write_tape
+from forks import Forks
+from seam_modes import PARAMETERS, RAISED, entries, write_tape
 
 from voltrade.config import Config
 from voltrade.report import read_run
@@ -38,19 +40,19 @@ class UnnoticedError(AssertionError):
     """An edit that some mode does not notice."""
 
 
-def python(package: Path, *arguments: str) -> str:
-    """Run Python with a copy of the package; uncompiled, so that an edit costs no compiling."""
-    environment = {**os.environ, "PYTHONPATH": str(package), "NUMBA_DISABLE_JIT": "1"}
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=package, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+class Before(NamedTuple):
+    """What a session and every mode make of the package as it is, and the process that runs edited ones."""
+
+    forks: Forks
+    tape: Path
+    journal: Path
+    session: list[str]
+    made: dict[str, Any]
 
 
-def made_by(package: Path, tape: Path, journal: Path, *modes: str, rule: str = "") -> dict[str, Any]:
-    given = [str(journal), rule, str(tape), *modes]
-    made: dict[str, Any] = json.loads(python(package, str(ROOT / "tests/seam_modes.py"), *given).splitlines()[-1])
+def made_by(forks: Forks, package: Path, tape: Path, journal: Path, *modes: str, rule: str = "") -> dict[str, Any]:
+    said = forks.run(package, str(ROOT / "tests/seam_modes.py"), str(journal), rule, str(tape), *modes)
+    made: dict[str, Any] = json.loads(said.splitlines()[-1])
     return made
 
 
@@ -60,9 +62,13 @@ def session(package: Path, tape: Path, run: Path, rule: str = "") -> tuple[Path,
     begun = {"parameters": {**PARAMETERS, "tape": str(tape), "rule": rule}, "epoch": "bt", "state": "starting"}
     kept = keep_rule(Config.from_parameters(rule=rule), run)
     (run / "run.json").write_text(json.dumps({**begun, **kept}))
-    python(package, "-m", "voltrade", "run", str(run))
+    # Uncompiled, so that an edit costs no compiling.
+    environment = {**os.environ, "PYTHONPATH": str(package), "NUMBA_DISABLE_JIT": "1"}
+    command = [sys.executable, "-m", "voltrade", "run", str(run)]
+    done = subprocess.run(command, cwd=package, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
     path = run / "journal.db"
-    return path, json.loads(python(package, str(ROOT / "tests/seam_modes.py"), str(path), "", "", "session"))
+    return path, entries(str(path))
 
 
 def edited(folder: Path, *edits: Edit) -> Path:
@@ -71,31 +77,27 @@ def edited(folder: Path, *edits: Edit) -> Path:
     Raises:
         LookupError: a piece isn't there any more: the seam has moved, and so must the test.
     """
-    shutil.copytree(ROOT / "voltrade", folder / "voltrade", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "voltrade", folder / "voltrade")
     for edit in edits:
         file = folder / "voltrade" / edit.file
         text = file.read_text()
         if text.count(edit.old) != 1:
             raise LookupError(f"{edit.file} must hold once what is edited, holds {text.count(edit.old)}: {edit.old}")
         file.write_text(text.replace(edit.old, edit.new))
+        for known in (file.parent / "__pycache__").glob(f"{file.stem}.*"):
+            known.unlink()
     return folder
 
 
-class Before(NamedTuple):
-    tape: Path
-    journal: Path
-    session: list[str]
-    made: dict[str, Any]
-
-
 @pytest.fixture(scope="module")
-def before(tmp_path_factory: pytest.TempPathFactory) -> Before:
-    """What a session and every mode make of the package as it is."""
+def before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Before]:
     folder = tmp_path_factory.mktemp("seams")
     tape = folder / "BTCUSDT-aggTrades.csv"
     write_tape(tape)
     path, decided = session(ROOT, tape, folder / "before")
-    return Before(tape, path, decided, made_by(ROOT, tape, path, *RULES))
+    forks = Forks(folder)
+    yield Before(forks, tape, path, decided, made_by(forks, ROOT, tape, path, *RULES))
+    forks.close()
 
 
 def refuse_unnoticed(package: Path, before: Before, *modes: str) -> dict[str, Any]:
@@ -104,7 +106,7 @@ def refuse_unnoticed(package: Path, before: Before, *modes: str) -> dict[str, An
     Raises:
         UnnoticedError: a mode makes of it what it made before.
     """
-    made = made_by(package, before.tape, before.journal, *modes)
+    made = made_by(before.forks, package, before.tape, before.journal, *modes)
     unchanged = [mode for mode in modes if made[mode] == before.made[mode]]
     if unchanged:
         raise UnnoticedError(f"the edit changes nothing in {', '.join(unchanged)}")
@@ -174,7 +176,7 @@ def test_a_rule_file_that_overrides_on_volume_bar_trades_in_every_mode(before: B
     (tmp_path / "long_only.py").write_text(RULE)
     rule = f"{tmp_path / 'long_only.py'}:LongOnly"
     path, decided = session(ROOT, before.tape, tmp_path / "run", rule=rule)
-    made = made_by(ROOT, before.tape, path, *RULES, rule=rule)
+    made = made_by(before.forks, ROOT, before.tape, path, *RULES, rule=rule)
     assert made["replay"] == 0
     assert decided == made["core"] == made["backtest"]
     assert all(made[mode] != before.made[mode] for mode in ("core", "sweep", "explorer", "check"))
@@ -195,7 +197,9 @@ RAISING = {
 
 @pytest.mark.parametrize("seam", RAISING)
 def test_what_raises_raises_in_every_mode(seam: str, before: Before, tmp_path: Path) -> None:
-    assert made_by(edited(tmp_path, RAISING[seam]), before.tape, before.journal, *RULES) == dict.fromkeys(RULES, RAISED)
+    package = edited(tmp_path, RAISING[seam])
+    made = made_by(before.forks, package, before.tape, before.journal, *RULES)
+    assert made == dict.fromkeys(RULES, RAISED)
 
 
 # --- risk -------------------------------------------------------------------------------------------------------------
