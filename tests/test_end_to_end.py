@@ -7,14 +7,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import papermill
 import pytest
 from oracles import decimal_bars
-from sessions import Truth, bars_of, check_run, facts_of, run_notebook
+from sessions import ROOT, Truth, bars_of, check_run, facts_of, holders_of, run_engine, run_notebook
 
 from voltrade.__main__ import main
 from voltrade.data import load_trades
 from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import Alert, CloseReason, FeedGap
+from voltrade.papermill_engine import Refused
 
 BAR_FIELDS = (
     *("day", "number", "open_time", "close_time", "first_trade_id", "last_trade_id", "open", "high", "low", "close"),
@@ -22,8 +24,14 @@ BAR_FIELDS = (
 )
 
 
-def test_a_session_trades_a_tape_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = run_notebook(tmp_path / "demo.ipynb", seed=11)
+CANARY = "c4n4ry70k3n0f73l3gr4m"
+
+
+def test_a_session_trades_a_tape_end_to_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VOLTRADE_NOTIFY", f"json://127.0.0.1:9/{CANARY}")  # where nobody is
+    done = run_notebook(tmp_path / "demo.ipynb", seed=11, hours=6)
     assert done.returncode == 0, done.stderr[-3000:]
     codes = check_run(tmp_path / "demo")
     trips = Truth.of(tmp_path / "demo").round_trips
@@ -32,6 +40,9 @@ def test_a_session_trades_a_tape_end_to_end(tmp_path: Path, capsys: pytest.Captu
     assert {"STOP_MARKET", "TAKE_PROFIT_MARKET"} <= {trip["closed_by"] for trip in trips}
     assert len(bars_of(tmp_path / "demo")) >= 300
     assert len(codes) >= 2
+
+    assert holders_of(CANARY, tmp_path) == []
+    assert CANARY not in done.stdout + done.stderr
 
     notebook = json.loads((tmp_path / "demo.ipynb").read_text())
     head = json.loads((tmp_path / "demo/run.json").read_text())["head"]
@@ -43,29 +54,25 @@ def test_a_session_trades_a_tape_end_to_end(tmp_path: Path, capsys: pytest.Captu
     assert told.splitlines()[-1].startswith("Whole: ")
     assert (tmp_path / "demo/frames/round_trips.parquet").exists()
 
-    again = run_notebook(tmp_path / "demo.ipynb", seed=12, hours=0.5)
-    assert again.returncode == 0, again.stderr[-3000:]
-    kept = list(tmp_path.glob("*_demo.ipynb"))
-    assert len(kept) == 1
-    assert json.loads((kept[0].with_suffix("") / "run.json").read_text())["head"] == head
-    assert kept[0].name in again.stderr
-
 
 @pytest.mark.parametrize(
     ("parameter", "value", "rule"),
     [
         ("treshold", 20, "unknown"),
-        ("api_key", "abc", "never from a parameter"),
+        ("api_key", CANARY, "never from a parameter"),
         ("mode", "live", "VOLTRADE_API_KEY"),
     ],
 )
-def test_a_wrong_parameter_stops_the_run_and_is_named(tmp_path: Path, parameter: str, value: Any, rule: str) -> None:
-    done = run_notebook(tmp_path / "wrong.ipynb", **{parameter: value})
-    assert done.returncode != 0
-    assert parameter in done.stderr
-    assert rule in done.stderr
-    assert not (tmp_path / "wrong/journal.db").exists()
-    assert "abc" not in (done.stdout + done.stderr) or parameter != "api_key"
+def test_a_wrong_parameter_stops_the_run_and_is_named(
+    tmp_path: Path, parameter: str, value: Any, rule: str, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.delenv("VOLTRADE_API_KEY", raising=False)
+    with pytest.raises(Refused, match=f"{parameter}.*{rule}") as refused:
+        papermill.execute_notebook(
+            ROOT / "notebooks/live.ipynb", tmp_path / "wrong.ipynb", {parameter: value}, progress_bar=False
+        )
+    assert list(tmp_path.iterdir()) == []
+    assert CANARY not in "".join([str(refused.value), *capfd.readouterr()])
 
 
 def check_bars(run: Path, tape: Path, symbol: str, threshold: str) -> None:
@@ -95,8 +102,7 @@ def check_bars(run: Path, tape: Path, symbol: str, threshold: str) -> None:
 @pytest.mark.recordings
 def test_real_trades_with_holes_are_seen_tried_and_tainted(tmp_path: Path, recordings: Path) -> None:
     [tape] = (recordings / "spot_trades").glob("LTCUSDT*.csv.gz")
-    done = run_notebook(tmp_path / "ltc.ipynb", symbol="LTCUSDT", tape=tape, threshold=250)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_engine(tmp_path / "ltc", symbol="LTCUSDT", tape=str(tape), threshold=250)
     check_run(tmp_path / "ltc")
     check_bars(tmp_path / "ltc", tape, "LTCUSDT", "250")
     facts = facts_of(tmp_path / "ltc")
@@ -111,13 +117,10 @@ def test_real_trades_with_holes_are_seen_tried_and_tainted(tmp_path: Path, recor
 
 
 @pytest.mark.recordings
-@pytest.mark.parametrize(
-    ("clip", "threshold"), [("20230404T2358", "20"), ("20240718T2357", "20"), ("20240808T2354", "40")]
-)
-def test_real_futures_trades_across_midnight(tmp_path: Path, recordings: Path, clip: str, threshold: str) -> None:
+@pytest.mark.parametrize(("clip", "threshold"), [("20230404T2358", 20), ("20240718T2357", 20), ("20240808T2354", 40)])
+def test_real_futures_trades_across_midnight(tmp_path: Path, recordings: Path, clip: str, threshold: int) -> None:
     [tape] = (recordings / "usdm_trades").glob(f"*{clip}*.csv.gz")
     settings = {"ema_fast": 2, "ema_slow": 3, "rsi_length": 2, "atr_length": 2, "bollinger_length": 2, "vwap_length": 2}
-    done = run_notebook(tmp_path / "clip.ipynb", tape=tape, threshold=threshold, cooldown_bars=0, **settings)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_engine(tmp_path / "clip", tape=str(tape), threshold=threshold, cooldown_bars=0, **settings)
     check_run(tmp_path / "clip")
-    check_bars(tmp_path / "clip", tape, "BTCUSDT", threshold)
+    check_bars(tmp_path / "clip", tape, "BTCUSDT", str(threshold))

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from builders import an_instrument
-from sessions import run_notebook
+from sessions import holders_of
 
 from voltrade import journal, notify, record
 from voltrade.__main__ import main
@@ -409,17 +409,10 @@ def run_engine(run: Path, **environment: str) -> subprocess.CompletedProcess[str
     return done
 
 
-def holders_of(canary: str, folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and canary.encode() in path.read_bytes()]
-
-
 def test_a_session_tells_of_its_start_its_trades_and_its_end(phone: Phone, tmp_path: Path) -> None:
-    environment = {"VOLTRADE_NOTIFY": phone.address}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VOLTRADE_NOTIFY", environment["VOLTRADE_NOTIFY"])
-        done = run_notebook(tmp_path / "runs/today.ipynb", **SETTINGS)
-    assert done.returncode == 0, done.stderr[-3000:]
     run = tmp_path / "runs/today"
+    done = run_engine(run, VOLTRADE_NOTIFY=phone.address)
+    assert done.returncode == 0, done.stderr[-3000:]
     assert {message["title"] for message in phone.got} == {"today · sim BTCUSDT"}
     trips = [row.fact for row in journal.read(run / "journal.db", kind="RoundTrip")]
     assert phone.lines[0] == "started: wallet 10,000.00 USDT, flat"
