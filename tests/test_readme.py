@@ -75,8 +75,14 @@ serves() {  # WORDS COMMAND...: it says so, and goes on until it is stopped
     wait $! || true
 }
 checked() {  # papermill NOTEBOOK OUTPUT -p ...: papermill takes it, and a session these parameters
-    "$@" --prepare-only --no-progress-bar
-    python -m voltrade doctor "${@:4}"
+    type -P "$1" >/dev/null
+    python - "${@:2}" <<'END'
+import sys
+from papermill.cli import papermill
+from voltrade.__main__ import main
+papermill.main([*sys.argv[1:], "--prepare-only", "--no-progress-bar"], standalone_mode=False)
+sys.exit(main(["doctor", *sys.argv[3:]]))
+END
 }
 """
 
@@ -133,6 +139,7 @@ INSTEAD = {
     "papermill notebooks/live.ipynb runs/adx.ipynb": Instead(
         "checked papermill notebooks/live.ipynb runs/adx.ipynb", "tests/test_rule_file.py runs such a session"
     ),
+    "--hours 12 --port 9000": Instead("--hours 5 --port 9000", "the first session's four hours, and one for the next"),
     "--port 9000": Instead("--port {port}", "9000 may be taken"),
     "http://127.0.0.1:9000": Instead("http://127.0.0.1:{port}", "likewise"),
 }
