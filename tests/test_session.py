@@ -7,6 +7,7 @@ import gc
 import json
 import math
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -129,11 +130,23 @@ def test_a_session_is_followed_to_its_end(outputs: list[tuple[str, Any]], tmp_pa
     assert live.name == "runs/today"
 
 
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a session that has ended."""
+    folder = tmp_path_factory.mktemp("ended") / "today"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "ENGINE", FAKE_ENGINE)
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        live = session.start(Config(), folder)
+        until(lambda: live.state == "ended", within_s=60)
+        live._process.wait()
+    return folder
+
+
 @pytest.fixture
-def followed(outputs: list[tuple[str, Any]], tmp_path: Path) -> session.Session:
-    live = session.start(Config(), tmp_path / "runs/today")
-    asyncio.run(live.follow(every_s=0.1))
-    return live
+def followed(ended: Path, tmp_path: Path) -> session.Session:
+    """A session of the test's own that has ended, to be tampered with."""
+    return session.Session(Path(shutil.copytree(ended, tmp_path / "runs/today")))
 
 
 def test_the_last_cell_says_what_a_session_came_to(followed: session.Session) -> None:
