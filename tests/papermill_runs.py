@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -24,14 +25,26 @@ LOST_WITHIN_S = 5.0
 class Started:
     """A session that papermill runs, and the processes behind it."""
 
-    def __init__(self, output: Path, notebook: Path = ROOT / "notebooks/live.ipynb", **parameters: object) -> None:
+    def __init__(
+        self,
+        output: Path,
+        notebook: Path = ROOT / "notebooks/live.ipynb",
+        environment: dict[str, str] | None = None,
+        **parameters: object,
+    ) -> None:
         self.output, self.run = output, output.with_suffix("")
+        self.environment = {**os.environ, **(environment or {})}
         command = [sys.executable, "-m", "papermill", str(notebook), str(output)]
         for name, value in parameters.items():
             command += ["-p", name, str(value)]
         self._log = (output.parent / f"papermill-{time.monotonic_ns()}.log").open("w+")
         self.papermill = subprocess.Popen(
-            [*command, "--no-progress-bar"], cwd=ROOT, stdout=self._log, stderr=self._log, start_new_session=True
+            [*command, "--no-progress-bar"],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
         )
 
     @property
@@ -74,6 +87,18 @@ class Started:
         return "".join(
             c.source for c in cells if c.cell_type == "code" and c.metadata.papermill.get("status") == "running"
         )
+
+    def check_whole(self) -> None:
+        """An interrupt ended the session: every cell has run, and what they say of it is what its record says."""
+        assert self.record["end_reason"] == "INTERRUPTED"
+        assert self.papermill.wait(60) == 0, self.said
+        nb = nbformat.read(self.output, 4)
+        code = [cell for cell in nb.cells if cell.cell_type == "code"]
+        assert {cell.metadata.papermill.status for cell in code} == {"completed"}
+        assert all(cell.execution_count for cell in code)
+        assert not nb.metadata.papermill.exception
+        assert "ended: INTERRUPTED" in json.dumps(nb.cells)
+        assert self.record["head"] in json.dumps(nb.cells)
 
     def clean_up(self) -> None:
         self._log.close()

@@ -14,7 +14,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -24,7 +25,7 @@ from typing import Any
 import pytest
 from papermill_runs import Started
 from sessions import ROOT, Truth, facts_of
-from wall_venue import PARAMETERS, a_venue, rule_file
+from wall_venue import PARAMETERS, a_venue, dense_tape, rule_file
 
 from voltrade import journal
 from voltrade.model import OrderUpdate, Snapshot
@@ -44,25 +45,23 @@ class Story:
     def __init__(self, folder: Path, venue: str, **parameters: Any) -> None:
         self.folder = folder
         given = {"venue": venue, "rule": rule_file(folder), **PARAMETERS, **parameters}
-        self.session = Started(folder / "today.ipynb", **given)
+        # A state of its own: a later venue may listen at the address of an earlier one.
+        environment = {"VOLTRADE_STATE": str(folder / "state")}
+        self.session = Started(folder / "today.ipynb", environment=environment, **given)
 
     @property
     def truth(self) -> Truth:
         return Truth.of(self.folder)
 
 
-@pytest.fixture
-def begin(tmp_path: Path) -> Iterator[Callable[..., Story]]:
+@contextmanager
+def begin(folder: Path, latency_ms: int = 50, first_bar: int = 75) -> Iterator[Story]:
     with ExitStack() as stack:
-
-        def begin_one(latency_ms: int = 50, first_bar: int = 1) -> Story:
-            # The live notebook talks to it as `sim`, whose keys are these.
-            venue = stack.enter_context(a_venue(tmp_path, latency_ms=latency_ms, api=("sim-key", "sim-secret")))
-            story = Story(tmp_path, venue, latency_ms=latency_ms, first_bar=first_bar)
-            stack.callback(story.session.clean_up)
-            return story
-
-        yield begin_one
+        # The live notebook talks to it as `sim`, whose keys are these.
+        venue = stack.enter_context(a_venue(folder, latency_ms=latency_ms, api=("sim-key", "sim-secret")))
+        story = Story(folder, venue, latency_ms=latency_ms, first_bar=first_bar)
+        stack.callback(story.session.clean_up)
+        yield story
 
 
 # --- what the venue saw -----------------------------------------------------------------------------------------------
@@ -203,7 +202,10 @@ KILLS: dict[tuple[str, str], set[str]] = {
     ("KILL", "engine"): LOST,
 }
 
-EVERY_COMMIT = [
+Case = tuple[str, str, str]
+"""A signal, whom it is sent to, and the moment."""
+
+EVERY_COMMIT: list[Case] = [
     ("INT", "papermill", "in position"),
     ("KILL", "both", "entry in flight"),
     ("KILL", "kernel", "stop being resized"),
@@ -211,9 +213,12 @@ EVERY_COMMIT = [
     ("KILL", "engine", "entry in flight"),
 ]
 
+AT_ONCE = 2
+"""Sessions that go on at the same time: most of one's time is waiting."""
+
 CASES = [
     pytest.param(
-        name, whom, moment, marks=() if (name, whom, moment) in EVERY_COMMIT else pytest.mark.campaign,
+        (name, whom, moment), marks=() if (name, whom, moment) in EVERY_COMMIT else pytest.mark.campaign,
         id=f"{name} {whom}, {moment}",
     )
     for name, whom in KILLS
@@ -221,29 +226,51 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "whom", "moment"), CASES)
-def test_whatever_is_killed_the_position_is_protected(
-    begin: Callable[..., Story], name: str, whom: str, moment: str
-) -> None:
+def play(case: Case, folder: Path) -> None:
+    """Begin a session, kill what the case says when it says, and hold what became of it against the policy."""
+    name, whom, moment = case
     is_moment, how = MOMENTS[moment]
-    story = begin(**{"first_bar": 75, **how})
-    one = story.session
-    one.until_it_follows()
-    papermill, kernel, engine = one.papermill.pid, one.kernel, one.record["pid"]
-    pids = {"papermill": [papermill], "kernel": [kernel], "both": [papermill, kernel], "engine": [engine]}[whom]
-    one.until(lambda: is_moment(last_seen(story.truth)))
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.Signals[f"SIG{name}"])
-    since = int(time.time() * 1000)
-    if (name, whom) == ("KILL", "engine"):
-        one.until(lambda: one.papermill.poll() is not None)
-        command = [sys.executable, "-m", "voltrade", "run", "--resume", str(one.run)]
-        resumed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90)
-        assert resumed.returncode == 0, resumed.stderr
-        since = restarted_at(one.run) + LEASE_MS
-    one.until(lambda: one.record["state"] == "ended", 30)
-    assert protected_from(story.truth) - since <= WITHIN_MS
-    check_story(story, KILLS[name, whom])
-    if one.record["end_reason"] == "NOTEBOOK_LOST":
-        one.until(lambda: one.record.get("review") == "review.html", 90)
+    folder.mkdir()
+    with begin(folder, **how) as story:
+        one = story.session
+        one.until_it_follows()
+        papermill, kernel, engine = one.papermill.pid, one.kernel, one.record["pid"]
+        pids = {"papermill": [papermill], "kernel": [kernel], "both": [papermill, kernel], "engine": [engine]}[whom]
+        one.until(lambda: is_moment(last_seen(story.truth)))
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.Signals[f"SIG{name}"])
+        since = int(time.time() * 1000)
+        if (name, whom) == ("KILL", "engine"):
+            one.until(lambda: one.papermill.poll() is not None)
+            command = [sys.executable, "-m", "voltrade", "run", "--resume", str(one.run)]
+            resumed = subprocess.run(command, cwd=ROOT, env=one.environment, capture_output=True, text=True, timeout=90)
+            assert resumed.returncode == 0, resumed.stderr
+            since = restarted_at(one.run) + LEASE_MS
+        one.until(lambda: one.record["state"] == "ended", 30)
+        assert protected_from(story.truth) - since <= WITHIN_MS
+        check_story(story, KILLS[name, whom])
+        if whom == "papermill" and name != "KILL":
+            one.check_whole()
+        if one.record["end_reason"] == "NOTEBOOK_LOST":
+            one.until(lambda: one.record.get("review") == "review.html", 90)
+
+
+@pytest.fixture(scope="module")
+def played(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Case, BaseException | None]:
+    """What was wrong with each case that is asked for; all have ended."""
+    items = (item for item in request.session.items if item.path == request.path)
+    cases: list[Case] = [item.callspec.params["case"] for item in items]  # type: ignore[attr-defined]
+    root = tmp_path_factory.mktemp("kills")
+    dense_tape()  # once for all
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        stories = {case: pool.submit(play, case, root / str(number)) for number, case in enumerate(cases)}
+    return {case: story.exception() for case, story in stories.items()}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_whatever_is_killed_the_position_is_protected(case: Case, played: dict[Case, BaseException | None]) -> None:
+    if wrong := played[case]:
+        raise wrong
