@@ -96,8 +96,10 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Before]:
     write_tape(tape)
     path, decided = session(ROOT, tape, folder / "before")
     forks = Forks(folder)
-    yield Before(forks, tape, path, decided, made_by(forks, ROOT, tape, path, *RULES))
-    forks.close()
+    try:
+        yield Before(forks, tape, path, decided, made_by(forks, ROOT, tape, path, *RULES))
+    finally:
+        forks.close()
 
 
 def refuse_unnoticed(package: Path, before: Before, *modes: str) -> dict[str, Any]:
