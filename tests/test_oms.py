@@ -469,8 +469,7 @@ def test_a_position_whose_stop_stays_unknown_is_left_at_market_in_time() -> None
     assert desk.time == 1_000 + PROTECT_WITHIN_MS
     outputs = desk.note(desk.monitor.on_time(desk.time))
     assert [o.code for o in outputs if isinstance(o, Alert)] == ["STOP_MISSING"]
-    [out] = intents(outputs)
-    assert (out.purpose, out.order.quantity) == (Purpose.EXIT, 10)
+    assert [(o.purpose, o.order.quantity) for o in intents(outputs)] == [(Purpose.STOP, 10), (Purpose.EXIT, 10)]
 
 
 def test_leaving_keeps_the_stop_until_the_position_is_gone() -> None:
@@ -936,8 +935,9 @@ def test_a_position_is_not_protected_while_a_fill_of_it_is_only_told_of(lots: in
     [ask] = [o for o in outputs if isinstance(o, TakeSnapshot)]
     assert ask.reason == "FILL_MISSING"
     assert [stop.order.quantity for stop in intents(outputs)] == [10]  # what is told of is covered, counted or not
-    desk.note(desk.monitor.on_snapshot(a_snapshot(10, fills=(desk.update(ENTRY, "CANCELED", lots, filled=10),))))
     desk.algo("vt-e-1s2", "NEW")
+    assert not is_protected(desk.monitor)
+    desk.note(desk.monitor.on_snapshot(a_snapshot(10, fills=(desk.update(ENTRY, "CANCELED", lots, filled=10),))))
     assert is_protected(desk.monitor)
 
 

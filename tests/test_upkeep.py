@@ -247,6 +247,8 @@ def crowded() -> Desk:
         newest = [name for name in desk.sent if "s" in name.rsplit("-", 1)[1]][-1]
         desk.algo(newest, "NEW")
         desk.note(desk.monitor.on_time(desk.time))
+        for name in [name for name, each in desk.sent.items() if each.purpose is Purpose.EXIT]:
+            desk.order(name, "NEW")
     return desk
 
 

@@ -35,6 +35,7 @@ from voltrade.model import (
     BarPhase,
     Event,
     FeedGap,
+    Filters,
     Instrument,
     Link,
     LookupOrder,
@@ -484,6 +485,9 @@ class TradingCore:
             outputs += desk.monitor.on_restart(self.time)
         return outputs
 
+    def _on_filters(self, filters: Filters) -> list[Output]:
+        return self.desks[filters.symbol].monitor.on_filters(filters)
+
     def _on_trouble(self, trouble: Trouble) -> list[Output]:
         return [Alert(trouble.time, trouble.code, trouble.text)]
 
@@ -546,5 +550,6 @@ _HANDLERS: dict[type, Callable[[TradingCore, Any], list[Output]]] = {
     BarPhase: TradingCore._on_bar_phase,
     Adoption: TradingCore._on_adoption,
     Restart: TradingCore._on_restart,
+    Filters: TradingCore._on_filters,
     Trouble: TradingCore._on_trouble,
 }

@@ -26,6 +26,7 @@ from voltrade.model import (
     CancelOrder,
     Command,
     Event,
+    Filters,
     History,
     Link,
     LookupOrder,
@@ -44,6 +45,7 @@ from voltrade.model import (
     Trouble,
     moment_text,
 )
+from voltrade.order_states import TOO_LARGE
 from voltrade.risk import distance_words
 
 log = logging.getLogger(__name__)
@@ -478,8 +480,13 @@ class LiveTradingSystem:
         """Carry out one command by the side of the queue, and put the answer into it."""
         if isinstance(command, TakeSnapshot):
             await self._read_account(command)
-        else:
-            self.on_event(await self._execute(command))
+            return
+        answer = await self._execute(command)
+        self.on_event(answer)
+        if isinstance(answer, Reply) and answer.code == TOO_LARGE:
+            with suppress(VenueError):
+                now = await self._gateway.filters(self._symbol)
+                self.on_event(Filters(self._clock(), self._symbol, now.market_max_quantity))
 
     async def _read_account(self, command: TakeSnapshot) -> None:
         """Read the account until it could be read, at ever longer pauses.

@@ -624,6 +624,16 @@ class Restart:
 
 
 @dataclass(frozen=True, slots=True)
+class Filters:
+    """What the exchange's filters say now, read again after it had refused an order by them."""
+
+    time: int
+    symbol: str
+    largest_market_order: int
+    """Lots."""
+
+
+@dataclass(frozen=True, slots=True)
 class Trouble:
     """Something is wrong with the machine, or is right again: a person is told."""
 
@@ -647,6 +657,7 @@ Event = (
     | BarPhase
     | Adoption
     | Restart
+    | Filters
     | Trouble
 )
 

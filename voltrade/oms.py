@@ -26,6 +26,7 @@ from voltrade.model import (
     Alert,
     AlgoUpdate,
     CancelOrder,
+    Filters,
     Instrument,
     LookupOrder,
     OrderIntent,
@@ -200,7 +201,8 @@ class OrderMonitor:
         self._books.tellers.append(self)
         self._execution = execution
         self._working_type = WorkingType(exits.working_type)
-        self._epoch = epoch
+        self._epoch, self._life = epoch, ""
+        """The second, after a restart, keeps names apart from those that the end of a lost journal had given."""
         self._gates = gates
         self._names: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
@@ -220,8 +222,9 @@ class OrderMonitor:
         """Orders that the exchange did not list when the account was read so late that it would have had them."""
         self._awaiting: set[int] = set()
         """Orders that are over though not all their fills are counted."""
-        self._late, self._asked = "", 0
-        """What is said of a late fill, and the order that was answered last: why a person may have to look."""
+        self._late, self._by_hand, self._asked = "", "", 0
+        """What is said of a late fill and of somebody's, and the order that was answered last: why a person may have to
+        look."""
         self._fills: set[int] = set()
         """Ids of the trades that are counted."""
         self.agreed_trade_id = 0
@@ -518,6 +521,13 @@ class OrderMonitor:
         """From when on an answer that there is no such order means that there never will be."""
         return int(order.row.time) + self._execution.recv_window_ms + states.ABSENCE_MARGIN_MS
 
+    def on_filters(self, filters: Filters) -> list[Output]:
+        """Send what is left of exits in parts that the exchange takes, at once."""
+        self._at(filters.time)
+        self._row["largest_order"] = max(filters.largest_market_order, 1)
+        self._position_row["exit_at"] = 0
+        return self._react(records.SYNC_TOLD)
+
     def on_snapshot(self, snapshot: Snapshot) -> list[Output]:
         """Hold the exchange's account against ours; trade only when they agree.
 
@@ -637,6 +647,7 @@ class OrderMonitor:
         """Look up what was in flight when the engine ended; its answer is lost. Nobody could protect meanwhile."""
         self._at(time)
         self.reconciled = False
+        self._life = f"r{np.base_repr(time // 1000, 36).lower()}"
         if self._position_row["unprotected_since"] != NEVER:
             self._position_row["unprotected_since"] = time
         outputs: list[Output] = []
@@ -651,6 +662,9 @@ class OrderMonitor:
     def _foreign(self, update: OrderUpdate) -> list[Output]:
         """An order that isn't ours: a person's, or a liquidation. Stop trading until the account is understood."""
         self._doubt_account(self._at(update.time))
+        if self.is_new_fill(update):
+            self._row["halts"] = records.HALTED_BY_HAND
+            self._by_hand = f"order {update.client_order_id} moved the position, and isn't ours"
         code = "FOREIGN_ORDER" if _kind(update) == "CLOSED_ELSEWHERE" else "FORCED_ORDER"
         return [Alert(update.time, code, f"order {update.client_order_id} ({update.status}) isn't ours")]
 
@@ -786,7 +800,9 @@ class OrderMonitor:
     def _intent(self, row: int, reason: str) -> OrderIntent:
         """Name a new order, and say what is to be asked for it."""
         order = OrderRow(*self._order_rows[row].item())
-        name = row_facts.client_order_id(self._epoch, order.round_trip, PURPOSES[order.purpose], order.count)
+        name = row_facts.client_order_id(
+            self._epoch + self._life, order.round_trip, PURPOSES[order.purpose], order.count
+        )
         self._name(row, name)
         return row_facts.intent(
             order, row_facts.request(order, self.instrument.symbol, name, self._working_type), reason
@@ -808,7 +824,7 @@ class OrderMonitor:
         elif why == records.HALTED_BY_LATE_FILL:
             self.halt_reason = self._late
         elif why == records.HALTED_BY_HAND:
-            self.halt_reason = "a stop was cancelled, not by us"
+            self.halt_reason, self._by_hand = self._by_hand or "a stop was cancelled, not by us", ""
         elif why == records.HALTED_BY_FAILURES:
             self.halt_reason = f"{states.MOST_ENTRY_FAILURES} entries in a row were refused or never placed"
 

@@ -337,8 +337,8 @@ def _on_refused(account: Record, symbol: Record, row: int, time: int, reaction: 
     if order.purpose == states.EXIT:
         position.exit_at = time + (states.RETRY_AFTER_MS << min(position.exit_tries, states.DOUBLINGS))
         position.exit_tries += is_try
-        if order.code == states.TOO_LARGE:
-            position.largest_exit = max(1, order.quantity // states.PARTS_OF_TOO_LARGE)
+        if order.code == states.TOO_LARGE:  # until the exchange's filters are read
+            symbol.largest_order = max(1, order.quantity // states.PARTS_OF_TOO_LARGE)
     elif order.purpose == states.STOP:
         position.stop_tries += is_try
         doublings = min(max(position.stop_tries - states.STOP_TRIES, 0), states.DOUBLINGS)
@@ -598,7 +598,13 @@ def stop_again_at(symbol: Record) -> int:
     row = newest_stop(symbol)
     if row < 0 or is_done(symbol.orders[row]) or is_resting(symbol.orders[row]):
         return NEVER
-    return int(symbol.orders[row].time + (states.EXIT_WITHIN_MS << min(symbol.position.stops - 1, states.DOUBLINGS)))
+    return int(symbol.orders[row].time + _patience(symbol.position.stops))
+
+
+@compiled_part
+def _patience(tries: int) -> int:
+    """How long an order that protects may go without an answer, ms: the longer, the more of them were sent."""
+    return int(states.EXIT_WITHIN_MS << min(max(tries - states.QUICK_TRIES, 0), states.DOUBLINGS))
 
 
 @compiled_part
@@ -718,11 +724,13 @@ def _sync_exit(account: Record, symbol: Record, time: int, exposure: int) -> Non
     """
     position, side = symbol.position, -symbol.position.side if exposure > 0 else symbol.position.side
     lots = _without_exit(symbol, time, side, abs(exposure))
-    while lots > 0 and time >= max(position.exit_at, next_exit_at(symbol, time)):
+    parts = 0
+    while lots > 0 and parts < states.MOST_PARTS and time >= max(position.exit_at, next_exit_at(symbol, time)):
+        parts += 1
         spare = 0 if lots == abs(exposure) else 1  # the last row is for an exit where none works
         if not has_room(symbol, spare):
             return
-        part = lots if position.largest_exit == 0 else min(lots, position.largest_exit)
+        part = lots if symbol.largest_order == 0 else min(lots, symbol.largest_order)
         reason = position.leave_reason if position.leave_reason != states.NONE else states.STOP_REST
         row = new_order(symbol, time, states.EXIT, side, part, reason)
         position.exits += 1
@@ -749,7 +757,7 @@ def _counts_until(symbol: Record, order: Record) -> int:
     """Until when an exit counts: for ever once it is known to work; else for a while, longer after each that failed."""
     if is_resting(order):
         return NEVER
-    return int(order.time + (states.EXIT_WITHIN_MS << min(symbol.position.exits - 1, states.DOUBLINGS)))
+    return int(order.time + _patience(symbol.position.exits))
 
 
 @compiled_part

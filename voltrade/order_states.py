@@ -152,7 +152,9 @@ RESIZE_EVERY_MS = 500
 PROTECT_WITHIN_MS = 3_000
 """Longest time that any of a position may be without cover at the exchange before it is left at market."""
 EXIT_WITHIN_MS = 1_500
-"""An exit that the exchange has not acknowledged after so long counts no more; twice as long after each."""
+"""A stop or an exit that the exchange has not acknowledged after so long counts no more, and another is sent."""
+QUICK_TRIES = 4
+"""After so many of them it is twice as long each time."""
 LOOK_WITHIN_MS = 2_000
 """An order that takes liquidity is looked up so long after its last news."""
 MOST_ENTRY_FAILURES = 3
@@ -160,8 +162,8 @@ MOST_ENTRY_FAILURES = 3
 NEVER_SENT, SILENCE, TOO_LARGE = 0, -1003, -4005
 """Codes of refusals: it never left this machine, or the exchange wants silence, neither of which is a try; more than
 the exchange takes in one order."""
-PARTS_OF_TOO_LARGE = 4
-"""What is too large is sent in so many parts."""
+PARTS_OF_TOO_LARGE, MOST_PARTS = 4, 8
+"""What is too large is sent in so many parts, and at most so many at once."""
 ABSENCE_MARGIN_MS = 5_000
 ABSENCE_ANSWERS = 3
 

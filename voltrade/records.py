@@ -57,15 +57,14 @@ POSITION = record_dtype(
         *wholes("realised", "fees", "funding", "exit_reason"),
         # why and when it is to be left; `leave_reason` NONE: it isn't
         *wholes("leave_reason", "stop_at", "stop_tries", "exit_at", "exit_tries", "target_at", "target_tries"),
-        *wholes("unprotected_since", "largest_exit"),
+        *wholes("unprotected_since"),
         # orders sent for it, and where the newest stand
         *wholes("stops", "take_profits", "exits", "stop_price", "take_profit_price"),
         *flags("stop_spent", "is_closed"),
     ]
 )
 """A round trip in progress. `stop_spent`: a stop or take-profit triggered and ended, whatever is left.
-`unprotected_since`: since when orders at the exchange don't cover it whole. `largest_exit`: what the exchange takes in
-one, 0 where it has refused none as too large."""
+`unprotected_since`: since when orders at the exchange don't cover it whole."""
 
 CLOSING = record_dtype(wholes("time", "net"))
 """A round trip that ended, of which breaker and cooldown aren't told yet."""
@@ -89,7 +88,7 @@ SYMBOL = record_dtype(
         *wholes("time", "snapshot_at", "disagreements", "shown", "ignored", "round_trips", "order_numbers", "counted"),
         *wholes("agreed_at"),
         *flags("in_hand", "reconciled"),
-        *wholes("halts", "halted", "entry_failures", "order_count", "over_count"),
+        *wholes("halts", "halted", "entry_failures", "largest_order", "order_count", "over_count"),
         ("position", POSITION),
         ("earlier", POSITION),
         ("no_position", POSITION),
@@ -102,10 +101,10 @@ SYMBOL = record_dtype(
         ("limits", risk.LIMITS, (1,)),
     ]
 )
-"""`agreed_at`: when the account was last seen to be as it is here, with every order listed. `shown`: signed lots that
-the exchange last showed and its trades don't explain. `halts`: why a person must look, and `halted` when the breaker
-has been told. `over_count`: rows that can be given back. `earlier`: the position that a late fill belongs to while the
-next is in hand already."""
+"""`largest_order`: what the exchange takes in one exit, 0 where it has refused none. `agreed_at`: when the account was
+last seen to be as it is here, with every order listed. `shown`: signed lots that the exchange last showed and its
+trades don't explain. `halts`: why a person must look, and `halted` when the breaker has been told. `over_count`: rows
+that can be given back. `earlier`: the position of an order that is over and of which something is told late."""
 
 HALTED_BY_REFUSAL, HALTED_BY_LATE_FILL, HALTED_BEFORE, HALTED_BY_FAILURES, HALTED_BY_HAND = range(1, 6)
 """Values of `SYMBOL.halts`; 0 where nothing halts."""

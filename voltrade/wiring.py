@@ -38,8 +38,8 @@ from voltrade.permission import Permission, permit, permit_again
 
 log = logging.getLogger(__name__)
 
-WRONG_MS = 1_000
-"""A machine's clock that is this far from the exchange's is not gone by."""
+WRONG_MS = 60_000
+"""A machine's clock that is this far from the exchange's is not gone by; less only moves how requests are signed."""
 PARAMETERS, VENUE, TRUTH = "parameters.json", "venue", "truth.jsonl"
 VENUE_READY_S = 60.0
 VENUE_IDLE_S = 900

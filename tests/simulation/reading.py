@@ -24,6 +24,8 @@ NAME = re.compile(r"^vt-(.+)-(\d+)([a-z])(\d+)$")
 """Epoch, round trip, letter of the purpose, number."""
 
 DAY_MS = 86_400_000
+SWALLOWED_MS = 2_000
+"""So long an engine may wait for the answer to an order that protects, before it sends another."""
 MONEY = Decimal("1e-8")
 ZERO = Decimal(0)
 CHILD_WORKS_MS, CHILD_WORKS_TRADES = 3_000, 10
@@ -517,12 +519,20 @@ class Reading:
         return any(since <= end and until >= begin for since, until in self.felt)
 
     def usable(self, begin: int, end: int) -> int:
-        """How much of a stretch REST could be used in."""
+        """How much of a stretch REST could be used in: not while it was down, nor while what protects was swallowed."""
         left, at = 0, begin
-        for down, up in sorted(self.evidence.rest_down):
+        for down, up in sorted([*self.evidence.rest_down, *self._swallowed]):
             left += max(0, min(down, end) - at)
             at = max(at, up)
         return left + max(0, end - at)
+
+    @cached_property
+    def _swallowed(self) -> list[tuple[int, int]]:
+        """Stretches for which orders that never were placed, and got no answer that says so, keep an engine waiting."""
+        posts = [each for each in self.evidence.requests if each.method == "POST" and each.path in PLACES]
+        lost = [post for post in posts if post.status == 0 or post.status >= 500]
+        names = {post: NAME.match(post.client_id) for post in lost if post.client_id not in self.placed_by_id}
+        return [(post.sent, post.sent + SWALLOWED_MS) for post, name in names.items() if name and name[3] != "e"]
 
     # the journals
 

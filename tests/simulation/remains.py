@@ -72,10 +72,14 @@ def evidence_of(left: Remains, is_replayed: bool = True) -> Evidence:
     )
 
 
+LASTING = ("stick_triggers",)
+"""Strikes of a moment whose effect stays."""
+
+
 def _strikes(left: Remains) -> list[Strike]:
     rows = left.plan.rows or ("",) * len(left.plan.strikes)
     return [
-        Strike(kind, left.when(at), left.when(at + for_s), {**facts, "row": row})
+        Strike(kind, left.when(at), left.times[1] if kind in LASTING else left.when(at + for_s), {**facts, "row": row})
         for (at, kind, for_s, facts), row in zip(left.plan.strikes, rows, strict=True)
     ]
 

@@ -17,6 +17,13 @@ class OrderGateway(Protocol):
     async def instrument(self, symbol: str) -> Instrument:
         """Return the symbol's filters as the exchange states them now."""
 
+    async def filters(self, symbol: str) -> Instrument:
+        """Return the symbol's filters as they are now; what is sent and read goes by those before.
+
+        Raises:
+            VenueError: they could not be read.
+        """
+
     async def snapshot(self, symbol: str, since_trade_id: int) -> Snapshot:
         """Return the account: wallet, position, open orders of both kinds, and our trades after an id.
 

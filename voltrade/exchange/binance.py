@@ -389,11 +389,25 @@ class BinanceRestClient:
             VenueError: exchangeInfo could not be read.
             DataError: the symbol isn't listed or a filter breaks its rule.
         """
-        info = await self._read("fapiPublicGetExchangeInfo")
-        time = Fields("exchangeInfo", info).integer("serverTime")
-        instrument = instrument_of(info, symbol, f"exchangeInfo of {self._name} at {time}")
+        instrument = await self._instrument(symbol)
         self._readers[symbol] = MessageReader(instrument)
         return instrument
+
+    async def filters(self, symbol: str) -> Instrument:
+        """Return the symbol's filters as they are now; what is sent and read goes by those before.
+
+        Raises:
+            VenueError: they could not be read.
+        """
+        try:
+            return await self._instrument(symbol)
+        except DataError as error:
+            raise VenueError(str(error)) from None
+
+    async def _instrument(self, symbol: str) -> Instrument:
+        info = await self._read("fapiPublicGetExchangeInfo")
+        time = Fields("exchangeInfo", info).integer("serverTime")
+        return instrument_of(info, symbol, f"exchangeInfo of {self._name} at {time}")
 
     async def account_name(self) -> str:
         """Return the exchange's own name of the account, which is the same for all of its keys.

@@ -99,6 +99,9 @@ class PaperExchange:
     async def instrument(self, symbol: str) -> Instrument:
         return self._instrument
 
+    async def filters(self, symbol: str) -> Instrument:
+        return self._instrument
+
     async def snapshot(self, symbol: str, since_trade_id: int) -> Snapshot:
         self._exchange.advance(self._clock())
         return self._exchange.snapshot(symbol, since_trade_id)

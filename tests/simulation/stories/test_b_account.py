@@ -76,19 +76,18 @@ FOREIGN_TWAP = (
 
 @pytest.mark.parametrize("again", ["abort", "kill"])
 def test_b1_trades_from_before_the_entry_are_no_exits(again: str) -> None:
-    """A person buys and sells 0.1 BTC; later we hold 0.25 BTC, and a cut or a restart has the account read again.
-
-    Today the old sale "closes" a part of the position in the books, and 0.1 BTC are left without a stop.
-    """
+    """A person buys and sells 0.1 BTC and lets us go on; we hold 0.25 BTC, and a cut or a restart has the account read."""
     strike = at(20, "abort", on="private") if again == "abort" else at(20, "kill")
-    evidence = story(by_hand(2, "BUY", "0.1"), by_hand(4, "SELL", "0.1"), strike, take_profit_atr=60.0, **LATER)
+    by_a_person = by_hand(2, "BUY", "0.1"), by_hand(4, "SELL", "0.1"), at(5, "operator", action="resume")
+    evidence = story(*by_a_person, strike, take_profit_atr=60.0, **LATER)
+    assert len(fills(evidence, "e")) == 1
     assert position_at_end(evidence) == 0
     assert is_left_in_order(evidence)
 
 
 def test_b1_old_trades_of_the_whole_quantity_do_not_close_the_position() -> None:
     """The same of as much as we hold."""
-    by_a_person = by_hand(2, "BUY", "0.225"), by_hand(4, "SELL", "0.225")
+    by_a_person = by_hand(2, "BUY", "0.225"), by_hand(4, "SELL", "0.225"), at(5, "operator", action="resume")
     evidence = story(*by_a_person, at(20, "abort", on="private"), capital=9_000, **LATER)
     premise(fills(evidence, "e")[0]["quantity"] == "0.225", "as much as a person traded")
     cancelled = [row["time"] for row in evidence.of_kind("algo") if row["status"] == "CANCELED"]
