@@ -76,7 +76,7 @@ FOREIGN_TWAP = (
 
 @pytest.mark.parametrize("again", ["abort", "kill"])
 def test_b1_trades_from_before_the_entry_are_no_exits(again: str) -> None:
-    """A person buys and sells 0.1 BTC and lets us go on; we hold 0.25 BTC, and a cut or a restart has the account read."""
+    """A person buys and sells 0.1 BTC and lets us go on; then a cut or a restart has the account read in position."""
     strike = at(20, "abort", on="private") if again == "abort" else at(20, "kill")
     by_a_person = by_hand(2, "BUY", "0.1"), by_hand(4, "SELL", "0.1"), at(5, "operator", action="resume")
     evidence = story(*by_a_person, strike, take_profit_atr=60.0, **LATER)
