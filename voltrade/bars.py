@@ -413,8 +413,7 @@ def columns(trades: Trades) -> tuple[npt.NDArray[Any], ...]:
     Raises:
         DataError: a column has another type (floats could hold NaN) or another length.
     """
-    given = (trades.id, trades.price, trades.quantity, trades.time, trades.buyer_is_maker)
-    shape = trades.id.shape
+    given, shape = trades.columns, trades.id.shape
     for name, expected, column in zip(_COLUMN_NAMES, _COLUMN_DTYPES, given, strict=True):
         if column.dtype != expected or column.shape != shape:
             raise DataError(

@@ -12,10 +12,10 @@ the journal). Both are listed at the end of the file.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from decimal import ROUND_HALF_EVEN, Decimal
 from enum import IntEnum, StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -231,50 +231,35 @@ class Trades:
     """Milliseconds UTC."""
     buyer_is_maker: Bools
 
+    @property
+    def columns(self) -> tuple[npt.NDArray[Any], ...]:
+        """All columns, in their order."""
+        return self.id, self.price, self.quantity, self.time, self.buyer_is_maker
+
     def __len__(self) -> int:
         return len(self.id)
 
     def __getitem__(self, rows: slice | Bools) -> Trades:
-        return Trades(
-            self.symbol,
-            self.id[rows],
-            self.price[rows],
-            self.quantity[rows],
-            self.time[rows],
-            self.buyer_is_maker[rows],
-        )
+        return Trades(self.symbol, *(column[rows] for column in self.columns))
 
     def rows(self) -> Iterator[tuple[int, int, int, int, bool]]:
         """Yield each trade as `from_rows` takes it."""
-        columns = (self.id, self.price, self.quantity, self.time, self.buyer_is_maker)
-        return zip(*(column.tolist() for column in columns), strict=True)
+        return zip(*(column.tolist() for column in self.columns), strict=True)
 
     @staticmethod
     def from_rows(symbol: str, rows: Iterable[tuple[int, int, int, int, bool]]) -> Trades:
         """Build a block from `(id, price in ticks, quantity in lots, time in ms, buyer is maker)` rows."""
-        ids, prices, quantities, times, makers = list(zip(*rows, strict=True)) or [()] * 5
-        return Trades(
-            symbol,
-            np.array(ids, dtype=np.int64),
-            np.array(prices, dtype=np.int64),
-            np.array(quantities, dtype=np.int64),
-            np.array(times, dtype=np.int64),
-            np.array(makers, dtype=np.bool_),
-        )
+        columns: list[tuple[Any, ...]] = list(zip(*rows, strict=True)) or [()] * 5
+        kinds = (np.int64, np.int64, np.int64, np.int64, np.bool_)
+        return Trades(symbol, *(np.array(column, kind) for column, kind in zip(columns, kinds, strict=True)))
 
     @staticmethod
     def join(blocks: list[Trades]) -> Trades:
         """Put blocks of one symbol one after the other."""
         if len(blocks) == 1:
             return blocks[0]
-        return Trades(
-            blocks[0].symbol,
-            np.concatenate([b.id for b in blocks]),
-            np.concatenate([b.price for b in blocks]),
-            np.concatenate([b.quantity for b in blocks]),
-            np.concatenate([b.time for b in blocks]),
-            np.concatenate([b.buyer_is_maker for b in blocks]),
-        )
+        columns = zip(*(block.columns for block in blocks), strict=True)
+        return Trades(blocks[0].symbol, *(np.concatenate(parts) for parts in columns))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -318,32 +303,13 @@ class VolumeBar:
     tainted: bool
 
 
-BAR = np.dtype(
-    (
-        np.record,
-        np.dtype(
-            [
-                ("day", np.int64),
-                ("number", np.int64),
-                ("open_time", np.int64),
-                ("close_time", np.int64),
-                ("first_trade_id", np.int64),
-                ("last_trade_id", np.int64),
-                ("open", np.int64),
-                ("high", np.int64),
-                ("low", np.int64),
-                ("close", np.int64),
-                ("volume", np.int64),
-                ("taker_buy_volume", np.int64),
-                ("notional", np.int64),
-                ("trade_count", np.int64),
-                ("close_reason", np.int8),
-                ("tainted", np.bool_),
-            ],
-            align=True,
-        ),
-    )
-)
+def _row_of(wholes: Iterable[str], **others: type) -> np.dtype[Any]:
+    """The layout of a fact as a row of an array: whole numbers, then fields of other types."""
+    layout = [*((name, np.int64) for name in wholes), *others.items()]
+    return np.dtype((np.record, np.dtype(layout, align=True)))
+
+
+BAR = _row_of((field.name for field in fields(VolumeBar)[1:-2]), close_reason=np.int8, tainted=np.bool_)
 """A bar as a row of an array, as compiled code folds it: the fields and units of `VolumeBar`, without the symbol."""
 
 
@@ -760,8 +726,8 @@ class RoundTrip:
     exit_reason: str
     stop_price: int
     take_profit_price: int
-    entry_trade_ids: tuple[int, ...] = field(default=())
-    exit_trade_ids: tuple[int, ...] = field(default=())
+    entry_trade_ids: tuple[int, ...] = ()
+    exit_trade_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -778,21 +744,7 @@ class EquityPoint:
     valued_at: Literal["mark", "last"]
 
 
-EQUITY = np.dtype(
-    (
-        np.record,
-        np.dtype(
-            [
-                ("time", np.int64),
-                ("wallet", np.int64),
-                ("unrealised", np.int64),
-                ("position", np.int64),
-                ("at_mark", np.bool_),
-            ],
-            align=True,
-        ),
-    )
-)
+EQUITY = _row_of(("time", "wallet", "unrealised", "position"), at_mark=np.bool_)
 """An `EquityPoint` as a row of an array, without the symbol and what follows from the other fields."""
 
 

@@ -280,8 +280,7 @@ class Store:
             Contradiction: a stored trade of the same id differs; days without such a one are added all the same.
             DataError: the stored trades are in other units.
         """
-        columns = (trades.id, trades.price, trades.quantity, trades.time, trades.buyer_is_maker)
-        return self.add(TRADES, trades.symbol, columns, trades.time, about, whole=whole)
+        return self.add(TRADES, trades.symbol, trades.columns, trades.time, about, whole=whole)
 
     def add(
         self,
@@ -353,11 +352,10 @@ class Store:
     def add_part(self, trades: Trades, about: About) -> None:
         """Add trades of one day as a part of its own: quick, and kept whatever happens next."""
         day = day_of(int(trades.time[0]))
-        columns = (trades.id, trades.price, trades.quantity, trades.time, trades.buyer_is_maker)
         # Parts of the same ends may differ by a hole between: no name may stand for two of them.
         name = f"{trades.id[0]:020d}-{trades.id[-1]:020d}-{uuid.uuid4().hex}.parquet"
         with self._locked(TRADES, trades.symbol):
-            self._write(f"{_path(TRADES, trades.symbol, day, 'parts')}/{name}", TRADES, columns, about)
+            self._write(f"{_path(TRADES, trades.symbol, day, 'parts')}/{name}", TRADES, trades.columns, about)
 
     def _merge(
         self,
@@ -438,8 +436,7 @@ class Store:
 
     def keep(self, key: str, trades: Trades, note: str) -> None:
         """Keep trades and a note under a key, if the store is a folder that can be written to."""
-        columns = (trades.id, trades.price, trades.quantity, trades.time, trades.buyer_is_maker)
-        self._keep(f"{key}.parquet", _encoded(TRADES, columns, json.dumps([trades.symbol, note])))
+        self._keep(f"{key}.parquet", _encoded(TRADES, trades.columns, json.dumps([trades.symbol, note])))
 
     def recall(self, key: str) -> str | None:
         """Return what was remembered under a key; None where nothing was."""
