@@ -6,7 +6,9 @@ and in a backtest alike. Records hold a word's place among its kind, since compi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
@@ -50,8 +52,6 @@ class AlgoState(StrEnum):
 _O, _A = OrderState, AlgoState
 _KNOWN = frozenset({_O.NEW, _O.PARTIALLY_FILLED, _O.FILLED, _O.CANCELED, _O.REJECTED, _O.EXPIRED})
 _ALGO_KNOWN = frozenset({_A.NEW, _A.TRIGGERING, _A.TRIGGERED, _A.FINISHED, _A.CANCELED, _A.REJECTED, _A.EXPIRED})
-_ENDED: frozenset[OrderState] = frozenset()
-_ALGO_ENDED: frozenset[AlgoState] = frozenset()
 
 MOVES: dict[OrderState, frozenset[OrderState]] = {
     _O.PENDING_SUBMIT: _KNOWN | {_O.UNKNOWN, _O.NOT_PLACED, _O.PENDING_CANCEL},
@@ -62,10 +62,7 @@ MOVES: dict[OrderState, frozenset[OrderState]] = {
     _O.UNKNOWN: _KNOWN | {_O.NOT_PLACED},
     # Concluded absent, yet the exchange speaks of it: the order is adopted.
     _O.NOT_PLACED: _KNOWN,
-    _O.FILLED: _ENDED,
-    _O.CANCELED: _ENDED,
-    _O.REJECTED: _ENDED,
-    _O.EXPIRED: _ENDED,
+    **dict.fromkeys((_O.FILLED, _O.CANCELED, _O.REJECTED, _O.EXPIRED), frozenset()),
 }
 
 ALGO_MOVES: dict[AlgoState, frozenset[AlgoState]] = {
@@ -76,10 +73,7 @@ ALGO_MOVES: dict[AlgoState, frozenset[AlgoState]] = {
     _A.PENDING_CANCEL: _ALGO_KNOWN | {_A.UNKNOWN},
     _A.UNKNOWN: _ALGO_KNOWN | {_A.NOT_PLACED},
     _A.NOT_PLACED: _ALGO_KNOWN,
-    _A.FINISHED: _ALGO_ENDED,
-    _A.CANCELED: _ALGO_ENDED,
-    _A.REJECTED: _ALGO_ENDED,
-    _A.EXPIRED: _ALGO_ENDED,
+    **dict.fromkeys((_A.FINISHED, _A.CANCELED, _A.REJECTED, _A.EXPIRED), frozenset()),
 }
 
 DONE: frozenset[str] = frozenset({"FILLED", "FINISHED", "CANCELED", "REJECTED", "EXPIRED", "NOT_PLACED"})
@@ -193,21 +187,15 @@ STATES = (*dict.fromkeys(str(state) for state in (*OrderState, *AlgoState)), "OT
 (
     PENDING_SUBMIT, NEW, PARTIALLY_FILLED, FILLED, PENDING_CANCEL, CANCELED, REJECTED, EXPIRED, UNKNOWN, NOT_PLACED,
     TRIGGERING, TRIGGERED, FINISHED, OTHER,
-) = (
-    STATES.index(state)
-    for state in (
-        "PENDING_SUBMIT", "NEW", "PARTIALLY_FILLED", "FILLED", "PENDING_CANCEL", "CANCELED", "REJECTED", "EXPIRED",
-        "UNKNOWN", "NOT_PLACED", "TRIGGERING", "TRIGGERED", "FINISHED", "OTHER",
-    )
-)  # fmt: skip
+) = range(len(STATES))  # fmt: skip
+"""Their places: those of an ordinary order first, in the order of `OrderState`."""
 
 LEGAL = np.zeros((2, len(STATES), len(STATES)), np.bool_)
 """Legal moves of an ordinary order (0) and a conditional one (1), from and to: `MOVES` and `ALGO_MOVES`."""
-for _kind, _moves in enumerate(
-    [(state, after) for state, allowed in table.items() for after in allowed] for table in (MOVES, ALGO_MOVES)
-):
-    for _before, _after in _moves:
-        LEGAL[_kind, STATES.index(_before), STATES.index(_after)] = True
+_TABLES: tuple[Mapping[Any, frozenset[Any]], ...] = (MOVES, ALGO_MOVES)
+for _kind, _moves in enumerate(_TABLES):
+    for _before, _allowed in _moves.items():
+        LEGAL[_kind, STATES.index(_before), [STATES.index(_after) for _after in _allowed]] = True
 
 IS_DONE = np.array([state in DONE for state in STATES])
 
