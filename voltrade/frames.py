@@ -25,103 +25,39 @@ ms UTC, sides as signs; texts and flags as they are. No price, no time and no tr
 
 _TIME = "datetime64[ms, UTC]"
 
-_BARS = {
-    "bar": "int64",
-    "open_time": _TIME,
-    "duration_s": "float64",
-    "day": "int64",
-    "number": "int64",
-    "open": "float64",
-    "high": "float64",
-    "low": "float64",
-    "close": "float64",
-    "volume": "float64",
-    "taker_buy_volume": "float64",
-    "notional": "float64",
-    "bar_vwap": "float64",
-    "trade_count": "int64",
-    "first_trade_id": "int64",
-    "last_trade_id": "int64",
-    "close_reason": "str",
-    "tainted": "bool",
-}
-_ORDERS = {
-    "client_order_id": "str",
-    "order_id": "int64",
-    "round_trip": "int64",
-    "bar": "int64",
-    "purpose": "str",
-    "side": "str",
-    "type": "str",
-    "quantity": "float64",
-    "price": "float64",
-    "trigger_price": "float64",
-    "reduce_only": "bool",
-    "status": "str",
-    "filled": "float64",
-    "average_price": "float64",
-    "reference_price": "float64",
-    "slippage": "float64",
-    "fees": "float64",
-    "code": "int64",
-    "text": "str",
-    "reason": "str",
-    "answered": _TIME,
-    "updated": _TIME,
-}
-_FILLS = {
-    "trade_id": "int64",
-    "client_order_id": "str",
-    "round_trip": "int64",
-    "purpose": "str",
-    "side": "str",
-    "price": "float64",
-    "quantity": "float64",
-    "notional": "float64",
-    "fee": "float64",
-    "fee_asset": "str",
-    "realised": "float64",
-    "is_maker": "bool",
-}
-_ROUND_TRIPS = {
-    "id": "int64",
-    "side": "str",
-    "opened": _TIME,
-    "closed": _TIME,
-    "minutes": "float64",
-    "bar": "int64",
-    "quantity": "float64",
-    "entry_price": "float64",
-    "exit_price": "float64",
-    "stop_price": "float64",
-    "take_profit_price": "float64",
-    "realised": "float64",
-    "fees": "float64",
-    "funding": "float64",
-    "net": "float64",
-    "r_multiple": "float64",
-    "exit_reason": "str",
-}
-_EQUITY = {
-    "wallet": "float64",
-    "unrealised": "float64",
-    "equity": "float64",
-    "drawdown": "float64",
-    "position": "float64",
-    "valued_at": "str",
-}
-_REFUSALS = {"bar": "int64", "side": "str", "code": "str", "detail": "str"}
-_BREAKER = {
-    "rule": "str",
-    "mode": "str",
-    "action": "str",
-    "measure": "float64",
-    "limit": "float64",
-    "resume_at": _TIME,
-}
-_ALERTS = {"code": "str", "text": "str"}
-_GAPS = {"first_id": "int64", "last_id": "int64", "missing": "int64", "filled": "int64"}
-_OPERATOR = {"action": "str", "reason": "str", "final": "bool"}
+
+def _schema(columns: str) -> dict[str, str]:
+    """Read `name:type` of each column of a frame."""
+    pairs = (column.split(":") for column in columns.split())
+    return {name: _TIME if kind == "time" else kind for name, kind in pairs}
+
+
+_BARS = _schema(
+    "bar:int64 open_time:time duration_s:float64 day:int64 number:int64 open:float64 high:float64 low:float64 "
+    "close:float64 volume:float64 taker_buy_volume:float64 notional:float64 bar_vwap:float64 trade_count:int64 "
+    "first_trade_id:int64 last_trade_id:int64 close_reason:str tainted:bool"
+)
+_ORDERS = _schema(
+    "client_order_id:str order_id:int64 round_trip:int64 bar:int64 purpose:str side:str type:str quantity:float64 "
+    "price:float64 trigger_price:float64 reduce_only:bool status:str filled:float64 average_price:float64 "
+    "reference_price:float64 slippage:float64 fees:float64 code:int64 text:str reason:str answered:time "
+    "updated:time"
+)
+_FILLS = _schema(
+    "trade_id:int64 client_order_id:str round_trip:int64 purpose:str side:str price:float64 quantity:float64 "
+    "notional:float64 fee:float64 fee_asset:str realised:float64 is_maker:bool"
+)
+_ROUND_TRIPS = _schema(
+    "id:int64 side:str opened:time closed:time minutes:float64 bar:int64 quantity:float64 entry_price:float64 "
+    "exit_price:float64 stop_price:float64 take_profit_price:float64 realised:float64 fees:float64 "
+    "funding:float64 net:float64 r_multiple:float64 exit_reason:str"
+)
+_EQUITY = _schema("wallet:float64 unrealised:float64 equity:float64 drawdown:float64 position:float64 valued_at:str")
+_REFUSALS = _schema("bar:int64 side:str code:str detail:str")
+_BREAKER = _schema("rule:str mode:str action:str measure:float64 limit:float64 resume_at:time")
+_ALERTS = _schema("code:str text:str")
+_GAPS = _schema("first_id:int64 last_id:int64 missing:int64 filled:int64")
+_OPERATOR = _schema("action:str reason:str final:bool")
 FOREIGN = "FOREIGN"
 """Purpose of an order that is not ours."""
 
@@ -132,13 +68,8 @@ WITHOUT_A_RULE = frozenset(
 )
 """Columns of the decisions that every run has; the others are of a rule of one's own."""
 
-DECISIONS = {
-    "bar": "int64",
-    "close": "float64",
-    "ready": "bool",
-    "signal": "str",
-    "outcome": "str",
-}
+DECISIONS = ("bar", "close", "ready", "signal", "outcome")
+"""Columns of the decisions that are of no verdict's indicator or condition."""
 
 
 @dataclass(frozen=True, slots=True)
