@@ -120,14 +120,6 @@ class Position:
         """Return the lots that an order of this side can close."""
         return max(0, -side * self.quantity)
 
-    def unrealised_at_mark(self, mark_e8: int) -> int:
-        """Return what closing at a mark price (1e-8 of the quote asset per coin) would realise."""
-        return self.instrument.value_at_mark(self.quantity, mark_e8) - self.cost
-
-    def unrealised_at_last(self, price: int) -> int:
-        """Return what closing at a traded price (ticks) would realise, exactly."""
-        return self.instrument.notional(price * self.quantity) - self.cost
-
     @property
     def entry_price(self) -> str:
         """Average entry price as decimal text, `"0"` when flat. For people and the wire: the books keep `cost`."""
@@ -174,21 +166,3 @@ class Account:
         """Book a deposit, or a withdrawal when negative."""
         self.transfers += amount
         self.wallet += amount
-
-    def unrealised(self, marks_e8: dict[str, int], last_prices: dict[str, int]) -> int:
-        """Value all positions: at mark where the symbol has one (1e-8 per coin), else at its last trade (ticks).
-
-        Raises:
-            KeyError: a symbol that is held has neither.
-        """
-        return sum(
-            held.unrealised_at_mark(marks_e8[symbol])
-            if marks_e8.get(symbol)
-            else held.unrealised_at_last(last_prices[symbol])
-            for symbol, held in self.positions.items()
-            if held.quantity
-        )
-
-    def equity(self, marks_e8: dict[str, int], last_prices: dict[str, int]) -> int:
-        """Return wallet plus unrealised profit, valued as `unrealised` does."""
-        return self.wallet + self.unrealised(marks_e8, last_prices)

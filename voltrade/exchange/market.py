@@ -197,12 +197,12 @@ class Market:
         """What open orders need beyond the position's margin."""
         return self.margin_needed() - self.position_margin
 
-    def margin_needed(self, more_buys: int = 0, more_sells: int = 0) -> int:
-        """Return the initial margin of position and orders, with further orders of these notionals (money)."""
-        return divided_up(self.exposure(more_buys, more_sells), self.leverage)
+    def margin_needed(self) -> int:
+        """Return the initial margin of position and orders."""
+        return divided_up(self.exposure(), self.leverage)
 
     def exposure(self, more_buys: int = 0, more_sells: int = 0) -> int:
-        """Return the notional of the worse of all buys filling and all sells filling."""
+        """Return the notional of the worse of all buys filling and all sells filling, with further orders' (money)."""
         buys, sells = more_buys + self.open_notional(Side.BUY), more_sells + self.open_notional(Side.SELL)
         return max(abs(self._margin_base + buys), abs(self._margin_base - sells))
 
