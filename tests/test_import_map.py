@@ -86,7 +86,7 @@ MAY_IMPORT = {
     "exchange.ccxt_binance": "",
     "exchange.binance": f"{BASE} credentials exchange.ccxt_binance exchange.messages exchange.outcomes",
     "exchange.texts": BASE,
-    "exchange.shipped": f"{BASE} exchange.texts",
+    "exchange.shipped": f"{BASE} exchange.messages exchange.texts",
     "exchange.margin": f"{BASE} exchange.shipped",
     "exchange.execution": BASE,
     "exchange.orders": f"{BASE} exchange.execution",

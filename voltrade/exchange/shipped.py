@@ -15,6 +15,7 @@ from importlib import resources
 from typing import Any
 
 from voltrade.errors import DataError
+from voltrade.exchange.messages import instrument_of
 from voltrade.exchange.texts import plain
 from voltrade.model import MONEY, Instrument, TimeInForce, money
 
@@ -87,25 +88,8 @@ def shipped_instrument(symbol: str) -> Instrument:
     Raises:
         DataError: the table has no such symbol.
     """
-    entry, filters = _shipped_entry(symbol)
-    lots, market, price = filters["LOT_SIZE"], filters["MARKET_LOT_SIZE"], filters["PRICE_FILTER"]
-    tick, step = Decimal(price["tickSize"]), Decimal(lots["stepSize"])
-    return Instrument(
-        symbol=symbol,
-        base_asset=entry["baseAsset"],
-        quote_asset=entry["quoteAsset"],
-        tick_size=tick.normalize(),
-        step_size=step.normalize(),
-        min_quantity=int(Decimal(lots["minQty"]) / step),
-        max_quantity=int(Decimal(lots["maxQty"]) / step),
-        market_max_quantity=int(Decimal(market["maxQty"]) / step),
-        min_notional=money(filters["MIN_NOTIONAL"]["notional"]),
-        multiplier_up=Decimal(filters["PERCENT_PRICE"]["multiplierUp"]),
-        multiplier_down=Decimal(filters["PERCENT_PRICE"]["multiplierDown"]),
-        market_take_bound=Decimal(entry["marketTakeBound"]),
-        max_price=int(Decimal(price["maxPrice"]) / tick),
-        source=shipped_exchange_info()["source"],
-    )
+    entry, _ = _shipped_entry(symbol)
+    return instrument_of({"symbols": [{**entry, "status": "TRADING"}]}, symbol, shipped_exchange_info()["source"])
 
 
 def shipped_rules(symbol: str) -> SymbolRules:
