@@ -19,21 +19,15 @@ from typing import Any
 
 from voltrade.core import TradingCore
 from voltrade.model import (
-    AccountUpdate,
-    Alert,
-    AlgoUpdate,
-    BreakerChange,
     Command,
-    EquityPoint,
     Event,
     History,
     Link,
-    OrderUpdate,
+    News,
+    Note,
     Output,
-    Refusal,
     Reply,
     Restart,
-    RoundTrip,
     Segment,
     Snapshot,
     Timer,
@@ -79,13 +73,11 @@ class Finish:
 
 Ask = Horizon | Play | Execute | Collect | Finish
 Handle = Callable[[Event], tuple[int, list[Output]]]
-News = OrderUpdate | AlgoUpdate | AccountUpdate
-NOTES = (Refusal, BreakerChange, RoundTrip, EquityPoint, Alert)
 
 
 def commands_of(outputs: Iterable[Output]) -> list[Command]:
     """Return the outputs that are to be carried to the exchange."""
-    return [output for output in outputs if not isinstance(output, NOTES)]
+    return [output for output in outputs if not isinstance(output, Note)]
 
 
 def warm_up(handle: Handle, history: History) -> None:

@@ -385,6 +385,12 @@ class OrderRequest:
     callback_bps: int = 0
     """Of a trailing stop: how far the price comes back from its best, in hundredths of a percent."""
 
+    @property
+    def stated(self) -> dict[str, Any]:
+        """What an update of the order, ordinary or conditional, repeats of it."""
+        names = ("symbol", "client_order_id", "side", "order_type", "quantity", "reduce_only", "close_position")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True, slots=True)
 class OrderUpdate:
@@ -608,24 +614,12 @@ class Trouble:
     text: str
 
 
+News = OrderUpdate | AlgoUpdate | AccountUpdate
+"""What an exchange tells of itself."""
 Event = (
-    Trades
-    | MarkPrice
-    | FeedGap
-    | OrderUpdate
-    | AlgoUpdate
-    | AccountUpdate
-    | Reply
-    | Snapshot
-    | Timer
-    | Operator
-    | Link
-    | BarPhase
-    | Adoption
-    | Restart
-    | Filters
-    | Trouble
-)
+    Trades | MarkPrice | FeedGap | News | Reply | Snapshot | Timer | Operator | Link | BarPhase | Adoption | Restart
+    | Filters | Trouble
+)  # fmt: skip
 
 
 # --- outputs of the core: commands ----------------------------------------------------------------------------------

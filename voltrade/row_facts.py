@@ -70,26 +70,9 @@ def intent(order: Any, asked: OrderRequest, reason: str) -> OrderIntent:
 
 def round_trip(trip: Any, symbol: str, reason: str, entries: Sequence[int], exits: Sequence[int]) -> RoundTrip:
     """A row of TRIP, with why it was left and the trade ids of its fills."""
-    return RoundTrip(
-        id=trip.id,
-        symbol=symbol,
-        side=Side(trip.side),
-        opened_at=trip.opened_at,
-        closed_at=trip.closed_at,
-        bar_number=trip.bar_number,
-        quantity=trip.quantity,
-        entry_notional=trip.entry_notional,
-        exit_notional=trip.exit_notional,
-        realised=trip.realised,
-        fees=trip.fees,
-        funding=trip.funding,
-        net=trip.realised - trip.fees + trip.funding,
-        exit_reason=reason,
-        stop_price=trip.stop_price,
-        take_profit_price=trip.take_profit_price,
-        entry_trade_ids=tuple(entries),
-        exit_trade_ids=tuple(exits),
-    )
+    told = {name: value for name, value in trip._asdict().items() if name != "fills"}
+    told |= {"side": Side(trip.side), "net": trip.realised - trip.fees + trip.funding, "exit_reason": reason}
+    return RoundTrip(**told, symbol=symbol, entry_trade_ids=tuple(entries), exit_trade_ids=tuple(exits))
 
 
 def refusal(row: Any, symbol: str, gates: Sequence[risk.Gate], said: str = "") -> Refusal:
@@ -131,12 +114,5 @@ def change(row: Any) -> BreakerChange:
 
 
 def equity_point(row: Any, symbol: str) -> EquityPoint:
-    return EquityPoint(
-        time=row.time,
-        symbol=symbol,
-        wallet=row.wallet,
-        unrealised=row.unrealised,
-        equity=row.wallet + row.unrealised,
-        position=row.position,
-        valued_at="mark" if row.at_mark else "last",
-    )
+    told = row.time, symbol, row.wallet, row.unrealised, row.wallet + row.unrealised, row.position
+    return EquityPoint(*told, "mark" if row.at_mark else "last")

@@ -112,36 +112,26 @@ class _Teller:
         """What the exchange said of an order; `told` is the row that says how far it was then."""
         request = placed.request
         return OrderUpdate(
+            **{**request.stated, "order_type": OrderType.LIMIT if request.price else OrderType.MARKET},
             time=time,
-            symbol=self._symbol,
-            client_order_id=request.client_order_id,
             order_id=placed.truth.order_id,
-            side=request.side,
-            order_type=OrderType.LIMIT if request.price else OrderType.MARKET,
             status=STATES[told.status],
             execution="TRADE" if fill else "",
-            quantity=request.quantity,
             filled=told.executed,
             filled_notional=told.executed_notional,
             price=request.price,
             time_in_force=request.time_in_force,
-            reduce_only=request.reduce_only,
             **fill,
         )
 
     def _last_algo(self, placed: Placed) -> AlgoUpdate:
         _, truth, request = placed
         return AlgoUpdate(
+            **request.stated,
             time=truth.updated,
-            symbol=self._symbol,
-            client_order_id=request.client_order_id,
             algo_id=truth.algo_id,
-            side=request.side,
-            order_type=request.order_type,
             status=STATES[truth.algo_status],
-            quantity=request.quantity,
             trigger_price=request.trigger_price,
-            reduce_only=request.reduce_only,
             working_type=request.working_type,
             reason=refusal_text(truth.code, self._instrument),
         )

@@ -55,21 +55,15 @@ class Order:
         """Its state as the exchange tells it; without an execution, as REST answers."""
         request = self.request
         return OrderUpdate(
+            **request.stated,
             time=self.updated,
-            symbol=request.symbol,
-            client_order_id=request.client_order_id,
             order_id=self.id,
-            side=request.side,
-            order_type=request.order_type,
             status=self.status,
             execution=execution,
-            quantity=request.quantity,
             filled=self.filled,
             filled_notional=self.filled_notional,
             price=request.price,
             time_in_force=request.time_in_force,
-            reduce_only=request.reduce_only,
-            close_position=request.close_position,
             expiry_reason=self.expiry_reason,
         )
 
@@ -145,19 +139,13 @@ class AlgoOrder:
     def update(self) -> AlgoUpdate:
         request = self.request
         return AlgoUpdate(
+            **request.stated,
             time=self.updated,
-            symbol=request.symbol,
-            client_order_id=request.client_order_id,
             algo_id=self.id,
-            side=request.side,
-            order_type=request.order_type,
             status=self.status,
-            quantity=request.quantity,
             trigger_price=request.trigger_price,
             order_id=self.child.id if self.child else 0,
             filled=self.child.filled if self.child else 0,
-            reduce_only=request.reduce_only,
-            close_position=request.close_position,
             working_type=request.working_type,
             reason=self.reason,
         )

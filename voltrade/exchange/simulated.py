@@ -30,12 +30,12 @@ from voltrade.exchange.orders import AlgoOrder, Order, Phase
 from voltrade.exchange.refusals import VenueRefusal, refuse_if, refused
 from voltrade.exchange.shipped import SymbolRules, shipped_rules, shipped_symbols
 from voltrade.model import (
-    AccountUpdate,
     AlgoUpdate,
     CancelOrder,
     Command,
     Instrument,
     MarkPrice,
+    News,
     OrderIntent,
     OrderRequest,
     OrderType,
@@ -50,8 +50,6 @@ from voltrade.model import (
     money,
     money_text,
 )
-
-News = OrderUpdate | AlgoUpdate | AccountUpdate
 
 QUOTE_ASSET = "USDT"
 
