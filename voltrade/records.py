@@ -261,11 +261,7 @@ def new_symbol(
 
 def bare(rows: Rows) -> Any:
     """Return the same rows with fields that Python reads as `row["name"]` several times as fast."""
-    dtype = rows.dtype
-    names, fields = list(dtype.names or ()), dict(dtype.fields or {})
-    formats, offsets = [fields[name][0] for name in names], [fields[name][1] for name in names]
-    layout = {"names": names, "formats": formats, "offsets": offsets, "itemsize": dtype.itemsize}
-    return rows.view(np.dtype(layout))  # type: ignore[call-overload]
+    return rows.view(np.dtype((np.void, rows.dtype)))
 
 
 def row_type(name: str, dtype: np.dtype[Any]) -> Any:

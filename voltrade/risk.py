@@ -17,18 +17,17 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from voltrade.compiled import compiled, record_dtype
+from voltrade.compiled import Rows, compiled, record_dtype
 from voltrade.config import BreakerAction, Config, Resume, RiskSettings, milliseconds
 from voltrade.errors import DataError
 from voltrade.model import DAY_MS, MONEY, NEVER, Instrument, money_text
 
-Rows = npt.NDArray[np.void]
-"""A structured array; one row unless said otherwise. Fields are read as `row["name"]`, compiled and plain alike."""
-
 NO_EXIT = -1
 """`last_exit_time` where there was no exit yet."""
+
+MAX_PRICE_AGE_MS = 10_000
+"""Nothing enters on a price that is older."""
 
 MIN_STOP_TICKS = 3
 """No stop is nearer than this, whatever the price."""
@@ -122,15 +121,7 @@ def new_facts() -> Rows:
     return facts
 
 
-def limits_of(
-    config: Config,
-    instrument: Instrument,
-    taker_fee_e8: int | None = None,
-    *,
-    max_round_trips: int = 1,
-    max_price_age_ms: int = 10_000,
-    maintenance_rate: Decimal = MAINTENANCE_RATE,
-) -> Rows:
+def limits_of(config: Config, instrument: Instrument, taker_fee_e8: int | None = None) -> Rows:
     """Return the row of LIMITS that settings and filters give.
 
     `taker_fee_e8` is what the exchange says (`Snapshot.taker_fee_e8`), else the settings' fee.
@@ -138,15 +129,15 @@ def limits_of(
     risk, execution = config.risk, config.execution
     limits = np.zeros(1, LIMITS)
     row = limits[0]
-    row["max_round_trips"] = max_round_trips
+    row["max_round_trips"] = 1
     row["cooldown_ms"] = milliseconds(risk.cooldown_s)
     row["cooldown_bars"] = risk.cooldown_bars
-    row["max_price_age_ms"] = max_price_age_ms
+    row["max_price_age_ms"] = MAX_PRICE_AGE_MS
     row["capital"] = int(risk.capital * MONEY)
     row["risk_e8"] = rate_e8(risk.risk_fraction)
     row["max_notional_e8"] = rate_e8(risk.max_notional_multiple)
     row["leverage"] = risk.leverage
-    row["maintenance_e8"] = rate_e8(maintenance_rate, ROUND_CEILING)
+    row["maintenance_e8"] = rate_e8(MAINTENANCE_RATE, ROUND_CEILING)
     row["min_stop_e8"] = rate_e8(Decimal(str(config.exits.min_stop_bps)) / 10_000, ROUND_CEILING)
     row["fee_e8"] = rate_e8(execution.taker_fee, ROUND_CEILING) if taker_fee_e8 is None else taker_fee_e8
     row["slippage_e8"] = rate_e8(Decimal(str(execution.slippage_bps)) / 10_000, ROUND_CEILING)
@@ -466,11 +457,7 @@ def breaker_rules_of(settings: RiskSettings) -> Rows:
     chosen: list[tuple[int, BreakerAction, Resume]] = [
         (rate_e8(settings.max_daily_loss_fraction), settings.daily_loss_action, settings.daily_loss_resume),
         (rate_e8(settings.max_drawdown_fraction), settings.drawdown_action, settings.drawdown_resume),
-        (
-            settings.max_consecutive_losses,
-            settings.consecutive_losses_action,
-            settings.consecutive_losses_resume,
-        ),
+        (settings.max_consecutive_losses, settings.consecutive_losses_action, settings.consecutive_losses_resume),
         (settings.max_trades_per_day, settings.trades_per_day_action, settings.trades_per_day_resume),
     ]
     for row, (limit, action, resume) in zip(rules, chosen, strict=True):

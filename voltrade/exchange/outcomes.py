@@ -18,8 +18,6 @@ NOT_SENT = -1
 NO_ANSWER = 0
 """In place of a HTTP status: sent, perhaps, but no answer came that can be read as one."""
 
-CHANGES: frozenset[Verb] = frozenset({"POST", "PUT", "DELETE"})
-
 LOST = frozenset({-1000, -1001, -1006, -1007})
 """The gateway itself does not know what the matching engine did."""
 
@@ -28,6 +26,7 @@ EXISTS = frozenset({-4116})
 
 THROTTLED = frozenset({-1003, -1008, -1015})
 """Refused at the door for too many requests, or in an overload."""
+
 
 
 @dataclass(frozen=True, slots=True)
