@@ -6,7 +6,7 @@ Everything is a column, since thousands of bars are drawn anew while a slider mo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from itertools import cycle
 from typing import Any
@@ -29,6 +29,18 @@ BAND = "rgba(91, 95, 151, 0.09)"
 INK, FAINT = "#2b2d42", "#8d99ae"
 
 _CLOCK = "%H:%M:%S"
+
+
+def scatter(name: str, x: Any, y: Any, mode: str, **more: Any) -> Trace:
+    """A trace of lines or markers."""
+    return {"type": "scatter", "name": name, "x": x, "y": y, "mode": mode, **more}
+
+
+def candlestick(name: str, x: Any, prices: Mapping[str, Any], **more: Any) -> Trace:
+    """A trace of candles; `prices` are their open, high, low and close."""
+    rising, falling = ({"line": {"color": color, "width": 1}, "fillcolor": color} for color in (UP, DOWN))
+    style = {"increasing": rising, "decreasing": falling, "whiskerwidth": 0, "showlegend": False}
+    return {"type": "candlestick", "name": name, "x": x, **prices, **style, **more}
 
 
 # --- what is shown ---------------------------------------------------------------------------------------------------
@@ -143,26 +155,19 @@ def _candles(shown: Window) -> Trace:
     own = "".join(
         f" · {escape(name)} %{{customdata[{at}]:.6g}}" for at, name in enumerate(shown.own_indicators, len(told))
     )
-    return {
-        "type": "candlestick",
-        "name": "bars",
-        "x": shown.columns,
-        **{name: bars[name].to_numpy() for name in ("open", "high", "low", "close")},
-        "customdata": np.column_stack([*told, *(shown.indicator(name) for name in shown.own_indicators)]),
-        "text": _spans(bars),
-        "hovertext": verdicts(shown),
-        "hovertemplate": (
-            "<b>bar %{x}</b> · %{text}<br>"
-            "open %{open:,} · high %{high:,} · low %{low:,} · close %{close:,}<br>"
-            "volume %{customdata[0]:,.8~g} · %{customdata[1]:.0%} bought · %{customdata[2]:,} trades"
-            f" · RSI %{{customdata[3]:.1f}}{own}<br>%{{hovertext}}<extra></extra>"
-        ),
-        "increasing": {"line": {"color": UP, "width": 1}, "fillcolor": UP},
-        "decreasing": {"line": {"color": DOWN, "width": 1}, "fillcolor": DOWN},
-        "whiskerwidth": 0,
-        "opacity": 0.85,
-        "showlegend": False,
-    }
+    hover = (
+        "<b>bar %{x}</b> · %{text}<br>"
+        "open %{open:,} · high %{high:,} · low %{low:,} · close %{close:,}<br>"
+        "volume %{customdata[0]:,.8~g} · %{customdata[1]:.0%} bought · %{customdata[2]:,} trades"
+        f" · RSI %{{customdata[3]:.1f}}{own}<br>%{{hovertext}}<extra></extra>"
+    )
+    return candlestick(
+        "bars",
+        shown.columns,
+        {name: bars[name].to_numpy() for name in ("open", "high", "low", "close")},
+        customdata=np.column_stack([*told, *(shown.indicator(name) for name in shown.own_indicators)]),
+        **{"text": _spans(bars), "hovertext": verdicts(shown), "hovertemplate": hover, "opacity": 0.85},
+    )
 
 
 def _spans(bars: pd.DataFrame) -> npt.NDArray[np.str_]:
@@ -201,17 +206,10 @@ def verdicts(shown: Window) -> list[str]:
 
 def _bands(shown: Window) -> Iterator[Trace]:
     edge = {"color": SLOW, "width": 0.7, "dash": "dot"}
-    common = {
-        "type": "scatter",
-        "name": "Bollinger",
-        "x": shown.columns,
-        "mode": "lines",
-        "line": edge,
-        "hoverinfo": "skip",
-        "legendgroup": "bands",
-    }
-    yield {**common, "y": shown.indicator("bollinger_upper"), "showlegend": False}
-    yield {**common, "y": shown.indicator("bollinger_lower"), "fill": "tonexty", "fillcolor": BAND}
+    common = {"line": edge, "hoverinfo": "skip", "legendgroup": "bands"}
+    upper, lower = shown.indicator("bollinger_upper"), shown.indicator("bollinger_lower")
+    yield scatter("Bollinger", shown.columns, upper, "lines", **common, showlegend=False)
+    yield scatter("Bollinger", shown.columns, lower, "lines", **common, fill="tonexty", fillcolor=BAND)
 
 
 def _averages(shown: Window) -> Iterator[Trace]:
@@ -221,59 +219,29 @@ def _averages(shown: Window) -> Iterator[Trace]:
         ("VWAP", "vwap", MEAN, "dash"),
     )
     for name, indicator, color, dash in lines:
-        yield {
-            "type": "scatter",
-            "name": name,
-            "x": shown.columns,
-            "y": shown.indicator(indicator),
-            "mode": "lines",
-            "line": {"color": color, "width": 1.4, "dash": dash},
-            "hoverinfo": "skip",
-        }
+        line = {"color": color, "width": 1.4, "dash": dash}
+        yield scatter(name, shown.columns, shown.indicator(indicator), "lines", line=line, hoverinfo="skip")
 
 
 def rsi_trace(shown: Window) -> Trace:
     """The RSI, for a panel of its own."""
-    return {
-        "type": "scatter",
-        "name": "RSI",
-        "x": shown.columns,
-        "y": shown.indicator("rsi"),
-        "mode": "lines",
-        "line": {"color": SLOW, "width": 1.2},
-        "hovertemplate": "RSI %{y:.1f} · bar %{x}<extra></extra>",
-        "showlegend": False,
-    }
+    style = {"line": {"color": SLOW, "width": 1.2}, "hovertemplate": "RSI %{y:.1f} · bar %{x}<extra></extra>"}
+    return scatter("RSI", shown.columns, shown.indicator("rsi"), "lines", **style, showlegend=False)
 
 
 def own_traces(shown: Window) -> Iterator[Trace]:
     """The indicators of a rule of one's own, for a panel of their own."""
     for name, color in zip(shown.own_indicators, cycle((FAST, SLOW, UP, DOWN)), strict=False):
-        yield {
-            "type": "scatter",
-            "name": escape(name),
-            "x": shown.columns,
-            "y": shown.indicator(name),
-            "mode": "lines",
-            "line": {"color": color, "width": 1.2},
-            "hovertemplate": f"{escape(name)} %{{y:.6g}} · bar %{{x}}<extra></extra>",
-        }
+        hover, line = f"{escape(name)} %{{y:.6g}} · bar %{{x}}<extra></extra>", {"color": color, "width": 1.2}
+        yield scatter(escape(name), shown.columns, shown.indicator(name), "lines", line=line, hovertemplate=hover)
 
 
 def duration_trace(shown: Window) -> Trace:
     """How long each bar took; several bars closed by one trade took no time, which a log axis has no place for."""
     seconds = shown.bars["duration_s"].to_numpy()
-    return {
-        "type": "scatter",
-        "name": "duration",
-        "x": shown.columns,
-        "y": np.maximum(seconds, 0.1),
-        "customdata": seconds,
-        "mode": "lines",
-        "line": {"color": FAINT, "width": 1, "shape": "hvh"},
-        "hovertemplate": "bar %{x} took %{customdata:,.1f} s<extra></extra>",
-        "showlegend": False,
-    }
+    hover, line = "bar %{x} took %{customdata:,.1f} s<extra></extra>", {"color": FAINT, "width": 1, "shape": "hvh"}
+    more = {"customdata": seconds, "line": line, "hovertemplate": hover, "showlegend": False}
+    return scatter("duration", shown.columns, np.maximum(seconds, 0.1), "lines", **more)
 
 
 def _marked_bars(shown: Window) -> Trace:
@@ -287,16 +255,10 @@ def _marked_bars(shown: Window) -> Trace:
         )
         for tainted, reason in zip(marked["tainted"], marked["close_reason"], strict=True)
     ]
-    return {
-        "type": "scatter",
-        "name": "day end, tainted",
-        "x": shown.columns[is_marked.to_numpy()],
-        "y": marked["low"].to_numpy() - shown.margin * 2,
-        "mode": "markers",
-        "marker": {"symbol": "diamond-open", "size": 8, "color": FAST, "line": {"width": 1.5}},
-        "text": why,
-        "hovertemplate": "<b>bar %{x}</b> can't enter<br>%{text}<extra></extra>",
-    }
+    place = shown.columns[is_marked.to_numpy()], marked["low"].to_numpy() - shown.margin * 2
+    marker = {"symbol": "diamond-open", "size": 8, "color": FAST, "line": {"width": 1.5}}
+    hover = "<b>bar %{x}</b> can't enter<br>%{text}<extra></extra>"
+    return scatter("day end, tainted", *place, "markers", marker=marker, text=why, hovertemplate=hover)
 
 
 # --- round trips and refusals ----------------------------------------------------------------------------------------
@@ -312,15 +274,8 @@ def _levels(shown: Window) -> Iterator[Trace]:
         begin = shown.column([*trips["opened"], *orders.index])
         end = shown.column([*trips["closed"], *([now] * len(orders))])
         price = np.append(trips[f"{purpose.lower()}_price"], orders["trigger_price"])
-        yield {
-            "type": "scatter",
-            "name": name,
-            "x": _broken(begin, end),
-            "y": _broken(price, price),
-            "mode": "lines",
-            "line": {"color": color, "width": 1.6, "dash": "dot"},
-            "hovertemplate": name + " %{y:,}<extra></extra>",
-        }
+        hover, line = name + " %{y:,}<extra></extra>", {"color": color, "width": 1.6, "dash": "dot"}
+        yield scatter(name, _broken(begin, end), _broken(price, price), "lines", line=line, hovertemplate=hover)
 
 
 def _broken(begin: Any, end: Any) -> Floats:
@@ -350,24 +305,15 @@ def _refused(shown: Window) -> Trace:
     position = refusals["bar"].to_numpy() - (shown.number[0] if len(shown.number) else 0)
     is_buy = (refusals["side"] == "BUY").to_numpy()
     low, high = shown.bars["low"].to_numpy()[position], shown.bars["high"].to_numpy()[position]
-    return {
-        "type": "scatter",
-        "name": "refused signal",
-        "x": refusals["bar"].to_numpy(np.int32),
-        "y": np.where(is_buy, low - shown.margin, high + shown.margin),
-        "mode": "markers",
-        "marker": {
-            "symbol": np.where(is_buy, "triangle-up-open", "triangle-down-open").tolist(),
-            "size": 8,
-            "color": MEAN,
-            "line": {"width": 1.2},
-        },
-        "text": [
-            f"<b>{side} refused: {escape(code)}</b><br>{escape(detail)}"
-            for side, code, detail in zip(refusals["side"], refusals["code"], refusals["detail"], strict=True)
-        ],
-        "hovertemplate": "%{text}<br>bar %{x}<extra></extra>",
-    }
+    place = refusals["bar"].to_numpy(np.int32), np.where(is_buy, low - shown.margin, high + shown.margin)
+    symbols = np.where(is_buy, "triangle-up-open", "triangle-down-open").tolist()
+    texts = [
+        f"<b>{side} refused: {escape(code)}</b><br>{escape(detail)}"
+        for side, code, detail in zip(refusals["side"], refusals["code"], refusals["detail"], strict=True)
+    ]
+    marker = {"symbol": symbols, "size": 8, "color": MEAN, "line": {"width": 1.2}}
+    hover = "%{text}<br>bar %{x}<extra></extra>"
+    return scatter("refused signal", *place, "markers", marker=marker, text=texts, hovertemplate=hover)
 
 
 def _entries(shown: Window) -> Iterator[Trace]:
@@ -411,13 +357,7 @@ def _markers(
     name: str, shown: Window, times: Any, price: Floats, texts: list[str], symbol: str, color: str, size: int = 12
 ) -> Trace:
     clocks = pd.DatetimeIndex(times).strftime(f"{_CLOCK}.%f")
-    return {
-        "type": "scatter",
-        "name": name,
-        "x": shown.column(times),
-        "y": price,
-        "mode": "markers",
-        "marker": {"symbol": symbol, "size": size, "color": color, "line": {"color": "white", "width": 1}},
-        "text": [f"{text}<br>{clock[:-3]}" for text, clock in zip(texts, clocks, strict=True)],
-        "hovertemplate": "%{text}<extra></extra>",
-    }
+    marker = {"symbol": symbol, "size": size, "color": color, "line": {"color": "white", "width": 1}}
+    texts = [f"{text}<br>{clock[:-3]}" for text, clock in zip(texts, clocks, strict=True)]
+    hover = "%{text}<extra></extra>"
+    return scatter(name, shown.column(times), price, "markers", marker=marker, text=texts, hovertemplate=hover)

@@ -34,12 +34,14 @@ from voltrade.candles import (
     UP,
     Trace,
     Window,
+    candlestick,
     duration_trace,
     milliseconds,
     own_indicators,
     own_traces,
     price_traces,
     rsi_trace,
+    scatter,
 )  # fmt: skip
 from voltrade.compiled import Rows
 from voltrade.config import Config
@@ -149,9 +151,7 @@ def _add_time_axis(figure: go.Figure, shown: Window) -> None:
         }
     )
     # An axis without a trace isn't drawn.
-    figure.add_trace(
-        go.Scatter(x=shown.number[:1], y=[None], xaxis="x9", yaxis="y", hoverinfo="skip", showlegend=False)
-    )
+    figure.add_scatter(x=shown.number[:1], y=[None], xaxis="x9", yaxis="y", hoverinfo="skip", showlegend=False)
 
 
 # --- equity, refusals ------------------------------------------------------------------------------------------------
@@ -184,57 +184,34 @@ def _equity_traces(run: Frames) -> list[Trace]:
     (steps,) = np.nonzero(np.diff(wallet[shown]))  # a line of steps needs each of them, whatever equity does there
     steps = steps[_outline(wallet[shown][steps])] + 1
     kept = shown[np.union1d(_outline(worth[shown]), steps)]
-    lines = [
-        {
-            "type": "scatter",
-            "name": name,
-            "x": moments[kept],
-            "y": values[kept],
-            "mode": "lines",
-            # simplified, a flat stretch would be drawn sloping to its end
-            "line": {"color": color, "width": width, "shape": shape, "simplify": False},
-            "hovertemplate": "%{y:,.2f}",
-        }
-        for name, values, color, width, shape in (
-            ("wallet", wallet, FAINT, 1.2, "hv"),
-            ("equity", worth, SLOW, 1.8, "linear"),
-        )
-    ]
-    fall = {
-        "type": "scatter",
-        "name": "drawdown",
-        "x": moments[kept],
-        "y": drawdown[kept],
-        "mode": "lines",
-        "line": {"color": LOSS, "width": 1},
-        "fill": "tozeroy",
-        "fillcolor": "rgba(164, 36, 59, 0.15)",
-        "hovertemplate": "%{y:,.2f}",
-        "showlegend": False,
-    }
+    lines = []
+    for name, values, color, width, shape in (
+        ("wallet", wallet, FAINT, 1.2, "hv"),
+        ("equity", worth, SLOW, 1.8, "linear"),
+    ):
+        # simplified, a flat stretch would be drawn sloping to its end
+        line = {"color": color, "width": width, "shape": shape, "simplify": False}
+        lines.append(scatter(name, moments[kept], values[kept], "lines", line=line, hovertemplate="%{y:,.2f}"))
+    style = {"line": {"color": LOSS, "width": 1}, "fillcolor": "rgba(164, 36, 59, 0.15)"}
+    fall = scatter("drawdown", moments[kept], drawdown[kept], "lines", hovertemplate="%{y:,.2f}", **style, **_AREA)
     return [*lines, _breaker_trace(run, moments[is_last], worth[is_last]), fall]
+
+
+_AREA = {"fill": "tozeroy", "showlegend": False}
 
 
 def _breaker_trace(run: Frames, moments: Floats, worth: Floats) -> Trace:
     changes = run.breaker
     at = _clock(changes.index)
     level = worth[np.maximum(np.searchsorted(moments, at, side="right") - 1, 0)] if len(worth) else np.zeros(len(at))
-    return {
-        "type": "scatter",
-        "name": "breaker",
-        "x": at,
-        "y": level,
-        "mode": "markers",
-        "marker": {"symbol": "star", "size": 11, "color": FAST, "line": {"color": INK, "width": 0.7}},
-        "text": [
-            f"{escape(rule)}: {escape(action)}, {measure:,.8g} of {limit:,.8g} → {escape(mode)}"
-            for rule, action, measure, limit, mode in zip(
-                changes["rule"], changes["action"], changes["measure"], changes["limit"], changes["mode"], strict=True
-            )
-        ],
-        "hovertemplate": "%{text}",
-        "showlegend": bool(len(changes)),
-    }
+    marker = {"symbol": "star", "size": 11, "color": FAST, "line": {"color": INK, "width": 0.7}}
+    told = changes[["rule", "action", "measure", "limit", "mode"]].itertuples(index=False)
+    texts = [
+        f"{escape(rule)}: {escape(action)}, {measure:,.8g} of {limit:,.8g} → {escape(mode)}"
+        for rule, action, measure, limit, mode in told
+    ]
+    more = {"text": texts, "hovertemplate": "%{text}", "showlegend": bool(len(changes))}
+    return scatter("breaker", at, level, "markers", marker=marker, **more)
 
 
 def _position_trace(run: Frames) -> Trace:
@@ -242,18 +219,9 @@ def _position_trace(run: Frames) -> Trace:
     is_step = np.append(True, held[1:] != held[:-1])[: len(held)]
     is_step[-1:] = True
     steps = np.flatnonzero(is_step)[-MAX_POINTS:]
-    return {
-        "type": "scatter",
-        "name": "position",
-        "x": _clock(run.equity.index)[steps],
-        "y": held[steps],
-        "mode": "lines",
-        "line": {"color": UP, "width": 1, "shape": "hv"},
-        "fill": "tozeroy",
-        "fillcolor": "rgba(42, 157, 143, 0.18)",
-        "hovertemplate": "%{y:,.8g}",
-        "showlegend": False,
-    }
+    style = {"line": {"color": UP, "width": 1, "shape": "hv"}, "fillcolor": "rgba(42, 157, 143, 0.18)"}
+    moments = _clock(run.equity.index)[steps]
+    return scatter("position", moments, held[steps], "lines", hovertemplate="%{y:,.8g}", **style, **_AREA)
 
 
 def _clock(times: pd.Index) -> Floats:
@@ -276,18 +244,17 @@ def _outline(values: npt.NDArray[Any], most: int = MAX_POINTS) -> npt.NDArray[np
 def refusals_chart(run: Frames, config: Config) -> go.Figure:
     """Draw how many signals each gate refused."""
     table = refusals_by_code(run).iloc[::-1]
-    figure = go.Figure(
-        go.Bar(
-            x=table["count"],
-            y=table.index,
-            orientation="h",
-            marker={"color": SLOW},
-            text=table["count"],
-            textposition="outside",
-            cliponaxis=False,
-            customdata=[escape(detail) for detail in table["for example"]],
-            hovertemplate="<b>%{y}</b> refused %{x:,} signals<br>for example: %{customdata}<extra></extra>",
-        )
+    figure = go.Figure()
+    figure.add_bar(
+        x=table["count"],
+        y=table.index,
+        orientation="h",
+        marker={"color": SLOW},
+        text=table["count"],
+        textposition="outside",
+        cliponaxis=False,
+        customdata=[escape(detail) for detail in table["for example"]],
+        hovertemplate="<b>%{y}</b> refused %{x:,} signals<br>for example: %{customdata}<extra></extra>",
     )
     _style(figure, f"Refused signals by gate · {title_of(run, config)}", height=150 + 34 * max(1, len(table)))
     figure.update_xaxes(title_text="signals refused")
@@ -304,17 +271,10 @@ def comparison_chart(run: Frames, backtest: Frames, config: Config) -> go.Figure
         trips = frames.round_trips
         earned = trips["net"].cumsum().to_numpy()
         kept = _outline(earned) if len(earned) else np.array([], dtype=np.int64)
-        figure.add_trace(
-            go.Scatter(
-                name=name,
-                x=[*frames.bars.index[:1], *trips.index[kept]],
-                y=[*[0.0] * len(frames.bars[:1]), *earned[kept]],
-                mode="lines+markers",
-                line={"color": color, "width": 1.8, "dash": dash, "shape": "hv"},
-                marker={"size": 5},
-                hovertemplate="%{y:+,.2f}",
-            )
-        )
+        place = [*frames.bars.index[:1], *trips.index[kept]], [*[0.0] * len(frames.bars[:1]), *earned[kept]]
+        line = {"color": color, "width": 1.8, "dash": dash, "shape": "hv"}
+        style = {"line": line, "marker": {"size": 5}, "hovertemplate": "%{y:+,.2f}"}
+        figure.add_trace(scatter(name, *place, "lines+markers", **style))
     _style(figure, f"Net of closed round trips, run and backtest · {title_of(run, config)}", height=420)
     figure.update_layout(hovermode="x unified")
     figure.update_yaxes(title_text=f"net, {run.instrument.quote_asset}", tickformat="+,")
@@ -330,45 +290,24 @@ def tape_chart(trades: Trades, instrument: Instrument) -> go.Figure:
     figure = make_subplots(rows=2, shared_xaxes=True, row_heights=[0.72, 0.28], vertical_spacing=0.04)
     kept = _outline(trades.price)
     price = natural(trades.price, instrument.tick_size)
-    line = {"color": SLOW, "width": 1.2, "simplify": False}
-    figure.add_trace(
-        go.Scatter(
-            name="price", x=_moments(trades.time[kept]), y=price[kept], mode="lines", line=line, showlegend=False
-        ),
-        row=1,
-        col=1,
-    )
+    style = {"line": {"color": SLOW, "width": 1.2, "simplify": False}, "showlegend": False}
+    prices = scatter("price", _moments(trades.time[kept]), price[kept], "lines", **style)
     gaps = gap_table(trades, instrument)
     before = np.searchsorted(trades.id, gaps["first_id"].to_numpy()) - 1
-    figure.add_trace(
-        go.Scatter(
-            name="ids missing",
-            x=gaps.index,
-            y=price[before],
-            mode="markers",
-            marker={"symbol": "x-thin", "size": 10, "line": {"width": 2, "color": LOSS}},
-            text=[f"{count:,} ids missing" for count in gaps["ids_missing"]],
-            customdata=gaps["seconds"],
-            hovertemplate="%{text}, %{customdata:,.1f} s<extra></extra>",
-            showlegend=bool(len(gaps)),
-        ),
-        row=1,
-        col=1,
+    holes = scatter(
+        *("ids missing", gaps.index, price[before], "markers"),
+        marker={"symbol": "x-thin", "size": 10, "line": {"width": 2, "color": LOSS}},
+        text=[f"{count:,} ids missing" for count in gaps["ids_missing"]],
+        customdata=gaps["seconds"],
+        hovertemplate="%{text}, %{customdata:,.1f} s<extra></extra>",
+        showlegend=bool(len(gaps)),
     )
+    figure.add_traces([prices, holes], rows=1, cols=1)
     edges, volumes = _volume_by_time(trades, instrument)
     minutes = (edges[1] - edges[0]) / 60_000
-    figure.add_trace(
-        go.Bar(
-            name="volume",
-            x=_moments((edges[:-1] + edges[1:]) // 2),
-            y=volumes,
-            marker={"color": FAINT, "line": {"width": 0}},
-            hovertemplate="%{y:,.6g}<extra></extra>",
-            showlegend=False,
-        ),
-        row=2,
-        col=1,
-    )
+    style = {"marker": {"color": FAINT, "line": {"width": 0}}, "hovertemplate": "%{y:,.6g}<extra></extra>"}
+    middles = _moments((edges[:-1] + edges[1:]) // 2)
+    figure.add_bar(name="volume", x=middles, y=volumes, **style, showlegend=False, row=2, col=1)
     _style(figure, f"{instrument.symbol} · {len(trades):,} trades", height=480)
     figure.update_layout(bargap=0)
     figure.update_yaxes(title_text=f"price, {instrument.quote_asset}", tickformat=",", row=1, col=1)
@@ -410,24 +349,17 @@ def clock_chart(trades: Trades, rows: Rows, instrument: Instrument, most_bars: i
         horizontal_spacing=0.08,
         column_titles=["bars of equal time", "bars of equal volume"],
     )
-    by_time = {
-        "open": prices[first],
-        "high": np.maximum.reduceat(prices, first),
-        "low": np.minimum.reduceat(prices, first),
-        "close": prices[end - 1],
-    }
+    highest, lowest = np.maximum.reduceat(prices, first), np.minimum.reduceat(prices, first)
+    by_time = {"open": prices[first], "high": highest, "low": lowest, "close": prices[end - 1]}
     by_volume = {name: natural(rows[name], instrument.tick_size) for name in ("open", "high", "low", "close")}
     volume = natural(np.add.reduceat(trades.quantity, first), instrument.step_size)
     seconds = (rows["close_time"] - rows["open_time"]) / 1000
     columns = (("bars of time", by_time, volume), ("volume bars", by_volume, seconds))
     for column, (name, candles, varies) in enumerate(columns, 1):
         number = np.arange(len(varies))
-        figure.add_trace(_plain_candles(name, number, candles), row=1, col=column)
-        figure.add_trace(
-            go.Bar(x=number, y=varies, marker={"color": FAINT, "line": {"width": 0}}, showlegend=False),
-            row=2,
-            col=column,
-        )
+        figure.add_trace(candlestick(name, number, candles), row=1, col=column)
+        marker = {"color": FAINT, "line": {"width": 0}}
+        figure.add_bar(x=number, y=varies, marker=marker, showlegend=False, row=2, col=column)
     _style(figure, f"{instrument.symbol} · {len(rows):,} bars by the clock, and by volume", height=560)
     figure.update_layout(bargap=0, margin={"t": 88, "b": 56})
     figure.update_xaxes(rangeslider_visible=False)
@@ -437,18 +369,6 @@ def clock_chart(trades: Trades, rows: Rows, instrument: Instrument, most_bars: i
     figure.update_yaxes(title_text="seconds a bar lasts", row=2, col=2)
     figure.update_xaxes(title_text="bar", row=2)
     return figure
-
-
-def _plain_candles(name: str, number: npt.NDArray[np.int64], prices: dict[str, Floats]) -> go.Candlestick:
-    return go.Candlestick(
-        name=name,
-        x=number,
-        **prices,
-        increasing={"line": {"color": UP, "width": 1}, "fillcolor": UP},
-        decreasing={"line": {"color": DOWN, "width": 1}, "fillcolor": DOWN},
-        whiskerwidth=0,
-        showlegend=False,
-    )
 
 
 def calibration_chart(calibration: Calibration, chosen: Recommendation) -> go.Figure:
@@ -472,24 +392,13 @@ def calibration_chart(calibration: Calibration, chosen: Recommendation) -> go.Fi
     )
 
     def line(name: str, values: Any, row: int, col: int, color: str = SLOW, **more: Any) -> None:
-        style = {"color": color, "width": 1.8}
-        trace = go.Scatter(name=name, x=threshold, y=values, mode="lines", line=style, showlegend=False, **more)
-        figure.add_trace(trace, row=row, col=col)
+        style = {"line": {"color": color, "width": 1.8}, "showlegend": False, **more}
+        figure.add_trace(scatter(name, threshold, values, "lines", **style), row=row, col=col)
 
     line("bars a day", table["bars_a_day"], 1, 1)
-    figure.add_trace(
-        go.Scatter(
-            name="chosen",
-            x=[at],
-            y=[chosen.figures.bars_a_day],
-            mode="markers",
-            marker={"size": 11, "color": FAST, "line": {"color": INK, "width": 1}},
-            hovertemplate="%{x:,.6g}: %{y:,.0f} bars a day<extra></extra>",
-            showlegend=False,
-        ),
-        row=1,
-        col=1,
-    )
+    marker = {"size": 11, "color": FAST, "line": {"color": INK, "width": 1}}
+    style = {"marker": marker, "hovertemplate": "%{x:,.6g}: %{y:,.0f} bars a day<extra></extra>", "showlegend": False}
+    figure.add_trace(scatter("chosen", [at], [chosen.figures.bars_a_day], "markers", **style), row=1, col=1)
     shortest = 0.1  # what is drawn of bars that close within a moment, on a scale that has no zero
     line("5 %", table["seconds_5"].clip(lower=shortest), 1, 2, FAINT)
     line("95 %", table["seconds_95"].clip(lower=shortest), 1, 2, FAINT, fill="tonexty", fillcolor=BAND)
@@ -523,16 +432,15 @@ def heat_map(frame: pd.DataFrame, x: str, y: str, value: str, unit: str = "") ->
     named = f"{value}, {unit}" if unit else value
     table = frame.pivot_table(index=y, columns=x, values=value, aggfunc="mean")
     across, down = [str(name) for name in table.columns], [str(name) for name in table.index]
-    figure = go.Figure(
-        go.Heatmap(
-            x=across,
-            y=down,
-            z=table.to_numpy(),
-            colorscale=[(0.0, DOWN), (0.5, "white"), (1.0, UP)],
-            zmid=0,  # losses are red, whether there are gains beside them or not
-            colorbar={"title": named},
-            hovertemplate=f"{escape(x)} %{{x}}<br>{escape(y)} %{{y}}<br>{escape(named)} %{{z:.4g}}<extra></extra>",
-        )
+    figure = go.Figure()
+    figure.add_heatmap(
+        x=across,
+        y=down,
+        z=table.to_numpy(),
+        colorscale=[(0.0, DOWN), (0.5, "white"), (1.0, UP)],
+        zmid=0,  # losses are red, whether there are gains beside them or not
+        colorbar={"title": named},
+        hovertemplate=f"{escape(x)} %{{x}}<br>{escape(y)} %{{y}}<br>{escape(named)} %{{z:.4g}}<extra></extra>",
     )
     _style(figure, f"{named} · {len(frame):,} settings", height=520)
     # The values that were tried stand side by side, evenly.
@@ -544,16 +452,9 @@ def heat_map(frame: pd.DataFrame, x: str, y: str, value: str, unit: str = "") ->
 def luck_chart(sharpes: Floats, luckiest: float) -> go.Figure:
     """Draw the Sharpe ratios of trials, in order of their size, and what the luckiest of as many worthless ones has."""
     known = np.sort(sharpes[np.isfinite(sharpes)])
-    colors = np.where(known > luckiest, UP, SLOW)
-    figure = go.Figure(
-        go.Scatter(
-            x=np.arange(1, len(known) + 1),
-            y=known,
-            mode="markers",
-            marker={"color": colors, "size": 6, "opacity": 0.75},
-            hovertemplate="Sharpe ratio %{y:.2f}<extra></extra>",
-        )
-    )
+    marker = {"color": np.where(known > luckiest, UP, SLOW), "size": 6, "opacity": 0.75}
+    figure, hover = go.Figure(), "Sharpe ratio %{y:.2f}<extra></extra>"
+    figure.add_scatter(x=np.arange(1, len(known) + 1), y=known, mode="markers", marker=marker, hovertemplate=hover)
     _style(figure, f"Sharpe ratios of {len(sharpes):,} settings", height=420)
     figure.add_hline(
         y=luckiest,
