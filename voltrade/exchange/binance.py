@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -181,9 +181,8 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
         """Do one request; whatever is raised carries an `Answer` in its `answer` attribute."""
         now = self.clock()
         if now < self.quiet_until:
-            return self._fail(
-                Answer(429, -1003, f"not sent: the exchange wants silence for {self.quiet_until - now} ms")
-            )
+            text = f"not sent: the exchange wants silence for {self.quiet_until - now} ms"
+            return self._fail(Answer(429, -1003, text))
         try:
             return await super().fetch(url, method, headers, body)
         except Exception as error:
@@ -194,21 +193,12 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
             raise
 
     def handle_errors(
-        self,
-        code: int,
-        reason: str,
-        url: str,
-        method: str,
-        headers: Any,
-        body: str,
-        response: Any,
-        request_headers: Any,
-        request_body: Any,
+        self, code: int, reason: str, url: str, method: str, headers: Any, body: str, response: Any, *request: Any
     ) -> None:
         """Raise ccxt's error for an answer that is one, with the facts attached."""
         self._note_limits(code, headers, body)
         try:
-            super().handle_errors(code, reason, url, method, headers, body, response, request_headers, request_body)
+            super().handle_errors(code, reason, url, method, headers, body, response, *request)
             self.handle_http_status_code(code, reason, url, method, body)
         except Exception as error:
             vars(error)["answer"] = _answer(code, response, body)
@@ -353,6 +343,17 @@ class RequestInterrupted(asyncio.CancelledError):
         super().__init__(f"{reply.action} of {reply.client_order_id} was interrupted; its outcome is unknown")
         self.reply = reply
 
+
+class _Asked(NamedTuple):
+    """What a command asks, and of which order."""
+
+    action: Action
+    symbol: str
+    client_order_id: str
+    algo: bool
+
+
+_VERBS: Mapping[Action, Verb] = {"submit": "POST", "cancel": "DELETE", "lookup": "GET"}
 
 PAGE = 1000
 """Most rows that aggTrades and userTrades give at once."""
@@ -551,13 +552,12 @@ class BinanceRestClient:
         """
         order = intent.order
         algo = order.order_type.is_conditional
-        reader = self._readers.get(order.symbol)
+        asked, reader = _Asked("submit", order.symbol, order.client_order_id, algo), self._readers.get(order.symbol)
         if reader is None:
-            unread = Answer(NOT_SENT, 0, "not sent: the symbol's filters were never asked for")
-            return self._reply("submit", order.symbol, order.client_order_id, algo, "POST", unread)
+            return self._reply(asked, Answer(NOT_SENT, 0, "not sent: the symbol's filters were never asked for"))
         call = "fapiPrivatePostAlgoOrder" if algo else "fapiPrivatePostOrder"
         params = _algo_params(order, reader.instrument) if algo else _order_params(order, reader.instrument)
-        return await self._command("submit", order.symbol, order.client_order_id, algo, "POST", call, params)
+        return await self._command(asked, call, params)
 
     async def cancel(self, command: CancelOrder) -> Reply:
         """Cancel an order by its client id; REFUSED with -2011 where there is none open: it may have filled.
@@ -566,9 +566,8 @@ class BinanceRestClient:
             RequestInterrupted: the task was cancelled before the answer came.
         """
         call = "fapiPrivateDeleteAlgoOrder" if command.algo else "fapiPrivateDeleteOrder"
-        return await self._command(
-            "cancel", command.symbol, command.client_order_id, command.algo, "DELETE", call, _id_params(command)
-        )
+        asked = _Asked("cancel", command.symbol, command.client_order_id, command.algo)
+        return await self._command(asked, call, _id_params(command))
 
     async def lookup(self, command: LookupOrder) -> Reply:
         """Ask for an order by its client id; REFUSED with -2013 where the exchange has none.
@@ -576,14 +575,13 @@ class BinanceRestClient:
         A conditional order that was triggered comes with the order that it became.
         """
         call = "fapiPrivateGetAlgoOrder" if command.algo else "fapiPrivateGetOrder"
-        reply = await self._command(
-            "lookup", command.symbol, command.client_order_id, command.algo, "GET", call, _id_params(command)
-        )
+        asked = _Asked("lookup", command.symbol, command.client_order_id, command.algo)
+        reply = await self._command(asked, call, _id_params(command))
         if reply.algo_order is None or not reply.algo_order.order_id:
             return reply
         child = await self._ask("fapiPrivateGetOrder", {"symbol": command.symbol, "orderId": reply.algo_order.order_id})
         try:
-            order, _ = self._orders_in(command.symbol, "", False, child)
+            order, _ = self._orders_in(asked._replace(client_order_id="", algo=False), child)
         except DataError as error:
             log.warning("the order of %s could not be read: %s", command.client_order_id, error)
             return reply
@@ -621,36 +619,23 @@ class BinanceRestClient:
 
     # --- one request --------------------------------------------------------------------------------------------------
 
-    async def _command(
-        self,
-        action: Action,
-        symbol: str,
-        client_order_id: str,
-        algo: bool,
-        verb: Verb,
-        call: str,
-        params: dict[str, Any],
-    ) -> Reply:
+    async def _command(self, asked: _Asked, call: str, params: dict[str, Any]) -> Reply:
         try:
             answer = await self._ask(call, params)
         except asyncio.CancelledError:
             cut = Answer(NO_ANSWER, 0, "interrupted while the answer was awaited")
-            raise RequestInterrupted(self._reply(action, symbol, client_order_id, algo, verb, cut)) from None
+            raise RequestInterrupted(self._reply(asked, cut)) from None
         if answer.status != 200:
-            return self._reply(action, symbol, client_order_id, algo, verb, answer)
+            return self._reply(asked, answer)
         try:
-            order, algo_order = self._orders_in(symbol, client_order_id, algo, answer)
+            return self._reply(asked, answer, *self._orders_in(asked, answer))
         except DataError as error:
-            unread = Answer(NO_ANSWER, answer.code, f"HTTP 200 that holds no such order: {error}")
-            return self._reply(action, symbol, client_order_id, algo, verb, unread)
-        return self._reply(action, symbol, client_order_id, algo, verb, answer, order, algo_order)
+            return self._reply(asked, Answer(NO_ANSWER, answer.code, f"HTTP 200 that holds no such order: {error}"))
 
-    def _orders_in(
-        self, symbol: str, client_order_id: str, algo: bool, answer: Answer
-    ) -> tuple[OrderUpdate | None, AlgoUpdate | None]:
+    def _orders_in(self, asked: _Asked, answer: Answer) -> tuple[OrderUpdate | None, AlgoUpdate | None]:
         """Read the order that an answer holds; it must be the one that was asked about."""
-        reader = self._readers.get(symbol)
-        body = Fields("answer", answer.body)
+        _, symbol, client_order_id, algo = asked
+        reader, body = self._readers.get(symbol), Fields("answer", answer.body)
         name = "clientAlgoId" if algo else "clientOrderId"
         body.integer("algoId" if algo else "orderId", 1)
         if client_order_id and body.text(name) != client_order_id:
@@ -660,28 +645,11 @@ class BinanceRestClient:
         return (None, reader.algo_order(answer.body)) if algo else (reader.order(answer.body), None)
 
     def _reply(
-        self,
-        action: Action,
-        symbol: str,
-        client_order_id: str,
-        algo: bool,
-        verb: Verb,
-        answer: Answer,
-        order: OrderUpdate | None = None,
-        algo_order: AlgoUpdate | None = None,
+        self, asked: _Asked, answer: Answer, order: OrderUpdate | None = None, algo_order: AlgoUpdate | None = None
     ) -> Reply:
-        return Reply(
-            time=self._exchange.clock(),
-            action=action,
-            symbol=symbol,
-            client_order_id=client_order_id,
-            algo=algo,
-            outcome=classify(answer.status, answer.code, answer.text, verb),
-            code=0 if answer.status == 200 else answer.code,
-            text="" if answer.status == 200 else self._told(answer),
-            order=order,
-            algo_order=algo_order,
-        )
+        outcome = classify(answer.status, answer.code, answer.text, _VERBS[asked.action])
+        code, text = (0, "") if answer.status == 200 else (answer.code, self._told(answer))
+        return Reply(self._exchange.clock(), *asked, outcome, code, text, order, algo_order)
 
     def _told(self, answer: Answer) -> str:
         """Write what an answer said, without secrets and control characters, short enough for a table."""
@@ -706,9 +674,8 @@ class BinanceRestClient:
         except Exception as error:
             # An error without an answer was raised before the request was handed to the transport.
             return vars(error).get("answer") or Answer(NOT_SENT, 0, type(error).__name__)
-        return (
-            _answer(200, body, "") if isinstance(body, dict | list) else Answer(NO_ANSWER, 0, "the answer is no JSON")
-        )
+        is_json = isinstance(body, dict | list)
+        return _answer(200, body, "") if is_json else Answer(NO_ANSWER, 0, "the answer is no JSON")
 
     async def _read(self, call: str, params: Mapping[str, Any] | None = None) -> Any:
         answer = await self._ask(call, params)
@@ -942,9 +909,8 @@ class BinanceWSManager:
         except TimeoutError:
             down = ", ".join(stream for stream, up in self._up.items() if not up.is_set())
             await self.stop()
-            raise VenueError(
-                f"streams must be up within {timeout_s} s, were not: {down} ({self._last_error})"
-            ) from None
+            said = f"streams must be up within {timeout_s} s, were not: {down} ({self._last_error})"
+            raise VenueError(said) from None
 
     def join(self, last_id: int) -> None:
         """Hand out what was held, from the trade after `last_id` on, and from now on what comes."""
@@ -1056,11 +1022,8 @@ class BinanceWSManager:
         """Subscribe trades and marks on one socket, so that they keep their order among each other."""
         self._subscription += 1
         name = self._symbol.lower()
-        subscribe = {
-            "method": "SUBSCRIBE",
-            "params": [f"{name}@aggTrade", f"{name}@markPrice@1s"],
-            "id": self._subscription,
-        }
+        streams = [f"{name}@aggTrade", f"{name}@markPrice@1s"]
+        subscribe = {"method": "SUBSCRIBE", "params": streams, "id": self._subscription}
         url = f"{self._exchange.get_ws_url('linear', 'market')}/{self._exchange.stream('linear', 'market')}"
         return self._exchange.watch(url, "market", subscribe, "market")  # type: ignore[no-any-return]
 
@@ -1146,9 +1109,7 @@ class BinanceWSManager:
         if self._held or self._waits_to_join:
             self._hold(trade)
         elif trade[0] == self.last_trade_id + 1 or not self.last_trade_id:
-            self.counts.trades += 1
-            self.last_trade_id = trade[0]
-            self._on_agg_trade(*trade)
+            self._hand_out_trade(trade)
         elif trade[0] <= self.last_trade_id:
             self.counts.duplicates += 1
         else:
