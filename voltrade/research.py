@@ -16,7 +16,6 @@ from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from numba import types
 
 from voltrade import risk, simulation
@@ -30,22 +29,13 @@ from voltrade.errors import ConfigError, DataError
 from voltrade.exchange.margin import largest_notional
 from voltrade.exchange.shipped import shipped_instrument, shipped_rules
 from voltrade.exchange.tape import mark_columns
-from voltrade.model import MONEY, Bools, Instrument, Int64s
+from voltrade.model import MONEY, Instrument, Int64s
 from voltrade.records import REFUSAL, SIGNAL, bare, new_account, new_symbol
 from voltrade.risk import CircuitBreaker
 from voltrade.rule_file import load_rule
 from voltrade.signal_engine import RULE_BAR, Program, SignalEngine, describe, refuse_other_overrides, scale_of
 
 T = TypeVar("T")
-
-
-@compiled
-def _first_descent(times: Int64s) -> int:
-    """Return the first row whose time is before the row above it; 0 where none is."""
-    for row in range(1, len(times)):
-        if times[row] < times[row - 1]:
-            return row
-    return 0
 
 
 @compiled
@@ -57,18 +47,6 @@ def _described(rows: Rows, scale: Rows, described: Rows) -> None:
 
 FOUND = record_dtype([("bar", np.int64), ("side", np.int64), ("ready", np.bool_), ("atr", np.float64)])
 """A bar whose rule wants an entry, and what is needed of its verdict."""
-
-
-@compiled
-def _found_in(signal: npt.NDArray[np.int8], ready: Bools, atr: npt.NDArray[np.float64], found: Rows) -> int:
-    """Write a row of FOUND for each verdict with a signal; return how many there are."""
-    count = 0
-    for bar in range(len(signal)):
-        if signal[bar] != 0:
-            row = found[count]
-            row.bar, row.side, row.ready, row.atr = bar, signal[bar], ready[bar], atr[bar]
-            count += 1
-    return count
 
 
 AHEAD = 16
@@ -192,8 +170,9 @@ class Research:
         self.tape = tape
         self.instrument: Instrument = shipped_instrument(trades.symbol)
         self._columns = columns(trades)
-        if descent := _first_descent(trades.time):
-            raise DataError(f"tape: times must not go back, did after row {descent - 1}")
+        goes_back = trades.time[1:] < trades.time[:-1]
+        if goes_back.any():
+            raise DataError(f"tape: times must not go back, did after row {int(np.argmax(goes_back))}")
         self._kept: dict[str, tuple[Hashable, Any]] = {}
 
     def _keep(self, kind: str, key: Hashable, make: Callable[[], T]) -> T:
@@ -257,8 +236,11 @@ class Research:
 
     def signals(self, verdicts: Rows) -> Rows:
         """Return the signals among verdicts, rows of FOUND."""
-        found = np.empty(np.count_nonzero(verdicts["signal"]), FOUND)
-        _found_in(verdicts["signal"], verdicts["ready"], verdicts["atr"], found)
+        (bars,) = np.nonzero(verdicts["signal"])
+        found = np.empty(len(bars), FOUND)
+        found["bar"] = bars
+        for name, column in (("side", "signal"), ("ready", "ready"), ("atr", "atr")):
+            found[name] = verdicts[column][bars]
         return found
 
     def find(self, settings: BarSettings, engines: Sequence[SignalEngine], space: dict[str, Rows]) -> list[Rows]:
@@ -359,34 +341,45 @@ class Research:
             return None, f"{bars.skipped} trades of the tape are in no bar"
         market_of = (config.bars, *self._marks_of(config), span.last)
         market = self._keep("market", market_of, lambda: self._market(config, bars, span.last))
-        closing_rows, mark_times, mark_prices = market[4], market[7], market[9]
-        first_bar = int(np.searchsorted(closing_rows, span.first))
-        first_found, last_found = np.searchsorted(found["bar"], [first_bar, len(closing_rows)])
+        first_bar = int(np.searchsorted(market.closing_rows, span.first))
+        first_found, last_found = np.searchsorted(found["bar"], [first_bar, len(market.closing_rows)])
         signals = np.empty(last_found - first_found, SIGNAL)
         key = (config.session, config.execution, config.exits, config.risk, span.start, is_brief)
         blank = self._keep("desk", key, lambda: _desk(config, self.instrument, span.start, is_brief).tobytes())
         desk = restored(simulation.SIMULATION, blank)
         desk["row"], desk["symbols"]["bars"] = span.first, first_bar
-        _complete(found[first_found:last_found], bars.rows, closing_rows, desk["symbols"]["settings"][0], signals)
-        marks = int(np.searchsorted(mark_times, span.start, side="right"))
-        desk["mark"], desk["mark_e8"] = marks, mark_prices[marks - 1] if marks else 0
-        return _simulate(market, signals, desk, first_bar, {} if space is None else space)
+        upkeep = desk["symbols"]["settings"][0]
+        _complete(found[first_found:last_found], bars.rows, market.closing_rows, upkeep, signals)
+        marks = int(np.searchsorted(market.mark_times, span.start, side="right"))
+        desk["mark"], desk["mark_e8"] = marks, market.mark_prices[marks - 1] if marks else 0
+        market = market._replace(signals=signals, refusals=np.empty(len(signals), REFUSAL))
+        return _simulate(market, desk, first_bar, {} if space is None else space)
 
-    def _market(self, config: Config, bars: Bars, end: int) -> tuple[npt.NDArray[Any], ...]:
+    def _market(self, config: Config, bars: Bars, end: int) -> simulation.Market:
+        """The tape up to a row, its bars and its mark prices, still without signals."""
         _, price, quantity, time, buyer_is_maker = (column[:end] for column in self._columns)
         closed = int(np.searchsorted(bars.closing_rows, end))
         marked = self.marks(config)
         marks = int(np.searchsorted(marked.time, time[-1], side="right"))
         by_bar = (column[:closed] for column in (bars.closing_rows, bars.high, bars.low))
         by_mark = (column[:marks] for column in marked)
-        return price, quantity, time, buyer_is_maker, *by_bar, *by_mark
+        columns = [column.view() for column in (price, quantity, time, buyer_is_maker, *by_bar, *by_mark)]
+        for column in columns:
+            column.flags.writeable = (
+                False  # as the compiled loop takes them, whether they are mapped from a file or not
+            )
+        return simulation.Market._make((*columns, np.empty(0, SIGNAL), np.empty(0, REFUSAL)))
+
+
+_FILTERS = ("min_quantity", "max_quantity", "market_max_quantity", "min_notional", "max_price", "money_per_ticklot")
+"""What the exchange's side of the settings has of the instrument under the same names."""
 
 
 def _settings(config: Config, instrument: Instrument, is_brief: bool) -> Rows:
     """One row of SETTINGS."""
     execution, exits, rules = config.execution, config.exits, shipped_rules(instrument.symbol)
     step_numerator, step_denominator = instrument.step_size.as_integer_ratio()
-    brackets = np.zeros(simulation.SETTINGS["brackets"].shape, simulation.BRACKET)
+    brackets = np.zeros((), simulation.SETTINGS["brackets"])
     for row, bracket in zip(brackets, rules.brackets, strict=False):
         row["cap"], row["maintenance_e8"], row["deducted"] = bracket.cap, bracket.maintenance_e8, bracket.deducted
     values = {
@@ -398,18 +391,13 @@ def _settings(config: Config, instrument: Instrument, is_brief: bool) -> Rows:
         "largest_notional": largest_notional(rules.brackets, config.risk.leverage),
         "bracket_count": len(rules.brackets),
         "brackets": brackets,
-        "min_quantity": instrument.min_quantity,
-        "max_quantity": instrument.max_quantity,
-        "market_max_quantity": instrument.market_max_quantity,
-        "min_notional": instrument.min_notional,
+        **{name: getattr(instrument, name) for name in _FILTERS},
         "min_price": rules.min_price,
-        "max_price": instrument.max_price,
         "multiplier_up_e8": int(instrument.multiplier_up * MONEY),
         "multiplier_down_e8": int(instrument.multiplier_down * MONEY),
         "tick_e8": int(instrument.tick_size * MONEY),
         "step_numerator": step_numerator,
         "step_denominator": step_denominator,
-        "money_per_ticklot": instrument.money_per_ticklot,
         "triggers_by_mark": exits.working_type == "MARK_PRICE",
         "isolated": config.risk.margin_type == "isolated",
         "is_brief": is_brief,
@@ -450,27 +438,22 @@ _END = ("unmodelled", "refusals_written", *(f"{name}_written" for name in simula
 
 
 def _simulate(
-    market: tuple[npt.NDArray[Any], ...], signals: Rows, desk: Rows, first_bar: int, space: dict[str, Rows]
+    market: simulation.Market, desk: Rows, first_bar: int, space: dict[str, Rows]
 ) -> tuple[Tables | None, str]:
-    refusals = np.empty(len(signals), REFUSAL)
-    marks = len(market[7])
     for name, dtype in simulation.TABLES.items():
-        rows = EXPECTED[name] * len(signals) + (marks if name == "equity" else 0) + 1024
+        rows = EXPECTED[name] * len(market.signals) + (len(market.mark_times) if name == "equity" else 0) + 1024
         if name not in space or len(space[name]) < rows:
             space[name] = np.empty(rows, dtype)
     simulate, names = simulation.simulate(), simulation.Written._fields
-    while (
-        simulate(*market, signals, refusals, desk, simulation.Written(*(space[name] for name in names)))
-        == simulation.MORE_ROOM
-    ):
+    while simulate(market, desk, simulation.Written(*(space[name] for name in names))) == simulation.MORE_ROOM:
         space |= {name: _doubled(space[name]) for name in names}
     end = {name: int(desk[name][0]) for name in _END}
     if end["unmodelled"]:
         return None, simulation.UNMODELLED[end["unmodelled"]]
     cut = {name: space[name][: end[f"{name}_written"]] for name in simulation.TABLES}
-    refused = refusals[: end["refusals_written"]]
+    refused = market.refusals[: end["refusals_written"]]
     bars, wallet = int(desk["symbols"]["bars"][0, 0]), int(desk["account"]["wallet"][0])
-    return Tables(bars, first_bar, wallet, signals, refusals=refused, **cut), ""
+    return Tables(bars, first_bar, wallet, market.signals, refusals=refused, **cut), ""
 
 
 def _doubled(rows: Rows) -> Rows:

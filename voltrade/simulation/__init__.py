@@ -12,6 +12,6 @@ session event by event.
 from __future__ import annotations
 
 from voltrade.simulation.lockstep import simulate
-from voltrade.simulation.rows import BRACKET, MORE_ROOM, SETTINGS, SIMULATION, TABLES, UNMODELLED, Written, begin
+from voltrade.simulation.rows import MORE_ROOM, SETTINGS, SIMULATION, TABLES, UNMODELLED, Market, Written, begin
 
-__all__ = ["BRACKET", "MORE_ROOM", "SETTINGS", "SIMULATION", "TABLES", "UNMODELLED", "Written", "begin", "simulate"]
+__all__ = ["MORE_ROOM", "SETTINGS", "SIMULATION", "TABLES", "UNMODELLED", "Market", "Written", "begin", "simulate"]

@@ -19,7 +19,7 @@ from voltrade import core, core_rules, order_rules, risk
 from voltrade.account import value_at_mark
 from voltrade.compiled import BARE, Record, Rows, compile_for, compiled_in_place, compiled_part, prefetch, rows_of
 from voltrade.exchange.execution import last_row_of_taker
-from voltrade.model import NEVER, Bools, Int64s
+from voltrade.model import NEVER
 from voltrade.order_states import ACCEPTED, NEW, NOT_LISTED, OF_EACH_PURPOSE, PENDING_SUBMIT, TAPE_END
 from voltrade.order_states import REFUSED as REFUSED_ANSWER
 from voltrade.records import CANCEL, HALTED_BY_LATE_FILL, OF_ALGO, OF_ORDER, REFUSAL, REPLIED, SIGNAL, SNAPSHOT, SUBMIT
@@ -446,31 +446,9 @@ def _has_room(sim: Record, tables: Written) -> bool:
     )
 
 
-def _simulate(
-    price: Int64s,
-    quantity: Int64s,
-    time: Int64s,
-    buyer_is_maker: Bools,
-    closing_rows: Int64s,
-    high: Int64s,
-    low: Int64s,
-    mark_times: Int64s,
-    mark_rows: Int64s,
-    mark_prices: Int64s,
-    fundings: Int64s,
-    funding_rates: Int64s,
-    signals: Rows,
-    refusals: Rows,
-    states: Rows,
-    tables: Written,
-) -> int:
+def _simulate(m: Market, states: Rows, tables: Written) -> int:
     """Run on from where the sim stands; return DONE, MORE_ROOM or GIVEN_UP."""
-    sim = states[0]
-    m = Market(
-        price, quantity, time, buyer_is_maker, closing_rows, high, low, mark_times, mark_rows, mark_prices, fundings,
-        funding_rates, signals, refusals,
-    )  # fmt: skip
-    is_over = False
+    sim, is_over = states[0], False
     while sim.unmodelled == 0:
         _write_down(sim, is_over, tables)
         if is_over:
@@ -502,6 +480,7 @@ def simulate() -> Callable[..., int]:
     """`_simulate`, compiled when it is first needed."""
     whole, flag = (types.Array(kind, 1, "C", readonly=True) for kind in (types.int64, types.bool_))
     columns = (whole, whole, whole, flag, *(whole,) * 8)
-    rows = [rows_of(dtype) for dtype in (SIGNAL, REFUSAL, SIMULATION)]
+    market = types.NamedTuple([*columns, rows_of(SIGNAL), rows_of(REFUSAL)], Market)
     tables = types.NamedTuple([rows_of(dtype) for dtype in TABLES.values()], Written)
-    return compile_for(_simulate, types.int64(*columns, *rows, tables), nogil=True, **BARE)  # type: ignore[no-any-return]
+    signature = types.int64(market, rows_of(SIMULATION), tables)
+    return compile_for(_simulate, signature, nogil=True, **BARE)  # type: ignore[no-any-return]
