@@ -11,7 +11,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
 from functools import cache
 from pathlib import Path
@@ -173,10 +174,8 @@ class SignalSettings(Settings):
         """
         if type(self) is kind:
             return self
-        try:
+        with _explained():
             return kind(**{name: value for name, value in self.__dict__.items() if name in kind.model_fields})
-        except ValidationError as error:
-            raise ConfigError(_explain(error)) from None
 
 
 class ExitSettings(Settings):
@@ -331,17 +330,8 @@ class Config(Settings):
         """
         given = {**(parameters or {}), **more}
         refuse_secrets(given)
-        homes = parameter_homes(signals)
-        unknown = sorted(set(given) - set(homes))
-        if unknown:
-            raise ConfigError("; ".join(f"{name}: unknown parameter, was {given[name]!r}" for name in unknown))
-        nested: dict[str, dict[str, object]] = {"signals": {}}
-        for name, value in given.items():
-            nested.setdefault(homes[name], {})[name] = value
-        try:
-            return cls.model_validate(nested, context=signals)
-        except ValidationError as error:
-            raise ConfigError(_explain(error)) from None
+        with _explained():
+            return cls.model_validate({"signals": {}, **_by_component(given, signals)}, context=signals)
 
     @classmethod
     def from_json(cls, text: str | bytes, signals: type[SignalSettings] = SignalSettings) -> Config:
@@ -350,10 +340,8 @@ class Config(Settings):
         Raises:
             ConfigError: the text breaks a rule.
         """
-        try:
+        with _explained():
             return cls.model_validate_json(text, context=signals)
-        except ValidationError as error:
-            raise ConfigError(_explain(error)) from None
 
     def parameters(self) -> dict[str, Any]:
         """Return the flat parameters, defaults included, as plain JSON values that `from_parameters` takes back."""
@@ -366,20 +354,11 @@ class Config(Settings):
         Raises:
             ConfigError: names every parameter that is unknown, of the wrong type or out of bounds.
         """
-        homes = parameter_homes(type(self.signals))
-        if unknown := sorted(set(parameters) - set(homes)):
-            raise ConfigError("; ".join(f"{name}: unknown parameter, was {parameters[name]!r}" for name in unknown))
-        changes: dict[str, dict[str, object]] = {}
-        for name, value in parameters.items():
-            changes.setdefault(homes[name], {})[name] = value
-        try:
-            parts = {
-                home: type(part).model_validate({**part.__dict__, **new})
-                for home, new in changes.items()
-                if (part := getattr(self, home))
-            }
-        except ValidationError as error:
-            raise ConfigError(_explain(error)) from None
+        parts: dict[str, Settings] = {}
+        for home, new in _by_component(parameters, type(self.signals)).items():
+            part: Settings = getattr(self, home)
+            with _explained():
+                parts[home] = type(part).model_validate({**part.__dict__, **new})
         return self.model_copy(update=parts)
 
     @field_validator("signals", mode="wrap")
@@ -437,6 +416,30 @@ def parameter_homes(signals: type[SignalSettings] = SignalSettings) -> Mapping[s
     return homes
 
 
+def _by_component(parameters: Mapping[str, object], signals: type[SignalSettings]) -> dict[str, dict[str, object]]:
+    """Put flat parameters under the components that they belong to.
+
+    Raises:
+        ConfigError: names every parameter that is unknown.
+    """
+    homes = parameter_homes(signals)
+    refuse_unknown(parameters, homes)
+    nested: dict[str, dict[str, object]] = {}
+    for name, value in parameters.items():
+        nested.setdefault(homes[name], {})[name] = value
+    return nested
+
+
+def refuse_unknown(parameters: Mapping[str, object], known: Collection[str]) -> None:
+    """Refuse parameters that are none.
+
+    Raises:
+        ConfigError: names every one.
+    """
+    if unknown := sorted(set(parameters) - set(known)):
+        raise ConfigError("; ".join(f"{name}: unknown parameter, was {parameters[name]!r}" for name in unknown))
+
+
 _SECRET_NAME = re.compile(r"(api_?key|secret|token|passw|private_?key|signature|credential)", re.IGNORECASE)
 _SECRET_VALUE = re.compile(r"^[A-Za-z0-9+/=_-]{40,}$")
 
@@ -451,6 +454,15 @@ def refuse_secrets(parameters: Mapping[str, object]) -> None:
         looks_secret = isinstance(value, str) and _SECRET_VALUE.match(value) and not Path(value).exists()
         if _SECRET_NAME.search(name) or looks_secret:
             raise ConfigError(f"{name}: keys must come from the environment or a 0600 file, never from a parameter")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Let settings that break a rule be a ConfigError."""
+    try:
+        yield
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
 
 
 def _explain(error: ValidationError) -> str:

@@ -33,7 +33,7 @@ from voltrade import measures, report
 from voltrade.backtest import Backtest, backtest
 from voltrade.charts import heat_map, luck_chart, walk_forward_chart
 from voltrade.compiled import Rows, compiled
-from voltrade.config import Config, SignalSettings, parameter_homes
+from voltrade.config import Config, SignalSettings, parameter_homes, refuse_unknown
 from voltrade.data import Tape, TapeReport
 from voltrade.errors import ConfigError, VoltradeError
 from voltrade.measures import Course, Figures, Judgement, Returns, figures_of, judge
@@ -473,8 +473,7 @@ def _rules_of(
 
 
 def _check_names(grid: Mapping[str, Choices], homes: Mapping[str, str]) -> None:
-    if unknown := sorted(set(grid) - set(homes)):
-        raise ConfigError("; ".join(f"{name}: unknown parameter, was {grid[name]!r}" for name in unknown))
+    refuse_unknown(grid, homes)
     for name in grid:
         if homes[name] == "session" and name not in SWEPT_OF_SESSION:
             raise ConfigError(f"{name}: can't vary in a search, which trades one tape, was {grid[name]!r}")
