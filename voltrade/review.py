@@ -347,8 +347,11 @@ def page(review: Review) -> str:
     """The review as one page of HTML."""
     sections = list(_sections(review))
     title = escape(f"{review.run.name}: review")
-    contents = "".join(f"<a href='#s{number}'>{escape(name)}</a>" for number, (name, _) in enumerate(sections))
-    parts = "".join(_section(number, name, body) for number, (name, body) in enumerate(sections))
+    contents = "".join(f"<a href='#s{number}'>{escape(name)}</a>" for number, (name, *_) in enumerate(sections))
+    parts = "".join(
+        f"<section id='s{number}'><h2>{escape(name)}</h2>{''.join(pieces)}</section>"
+        for number, (name, *pieces) in enumerate(sections)
+    )
     return (
         "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>"
         f"<meta http-equiv='Content-Security-Policy' content=\"{_POLICY}\">"
@@ -357,10 +360,6 @@ def page(review: Review) -> str:
         f"<body><header><h1>{escape(review.run.name)}</h1>{_banner(review)}{_cards(review)}<nav>{contents}</nav></header>"
         f"<main>{parts}</main></body></html>"
     )
-
-
-def _section(number: int, name: str, body: str) -> str:
-    return f"<section id='s{number}'><h2>{escape(name)}</h2>{body}</section>"
 
 
 def _banner(review: Review) -> str:
@@ -389,59 +388,42 @@ def _cards(review: Review) -> str:
     return f"<dl>{''.join(parts)}</dl>"
 
 
-def _sections(review: Review) -> Iterator[tuple[str, str]]:
-    """Title and body of each part of the page, in the order of what a reader asks."""
+def _sections(review: Review) -> Iterator[tuple[str, ...]]:
+    """Title and pieces of each part of the page, in the order of what a reader asks."""
     run, config = review.frames, review.config
-    yield (
-        "What happened",
-        (_figure(charts.price_chart(run, config), "prices") + _figure(charts.equity_chart(run, config), "equity")),
-    )
+    prices, equity = charts.price_chart(run, config), charts.equity_chart(run, config)
+    yield "What happened", _figure(prices, "prices"), _figure(equity, "equity")
     yield (
         "Signals, and what became of them",
-        (
-            _words("Every signal with the conditions that fired, the gate that refused it or the entry that it became.")
-            + _table(review.signals)
-            + _figure(charts.refusals_chart(run, config), "refusals")
-            + _table(report.refusals_by_code(run))
-        ),
+        _words("Every signal with the conditions that fired, the gate that refused it or the entry that it became."),
+        _table(review.signals),
+        _figure(charts.refusals_chart(run, config), "refusals"),
+        _table(report.refusals_by_code(run)),
     )
     yield "Round trips", _table(run.round_trips, drop=["closed", "bar"])
     yield (
         "Orders and fills",
-        (
-            _table(report.orders_by_status(run))
-            + _table(run.orders, drop=["order_id", "reduce_only", "reference_price", "answered", "updated"])
-            + _table(run.fills, drop=["client_order_id"])
-        ),
+        _table(report.orders_by_status(run)),
+        _table(run.orders, drop=["order_id", "reduce_only", "reference_price", "answered", "updated"]),
+        _table(run.fills, drop=["client_order_id"]),
     )
-    yield (
-        "Costs",
-        (
-            _words("From what the prices gave at the moment of each decision down to what is left.")
-            + _table(report.costs(run), decimals=2)
-        ),
-    )
+    words = _words("From what the prices gave at the moment of each decision down to what is left.")
+    yield "Costs", words, _table(report.costs(run), decimals=2)
     yield "What a backtest would have done", _research(review)
     yield (
         "Limits, alerts, orders of persons and stop policies",
-        (
-            _words("Where each rule stands at the end (used), and the nearest it came to its limit (most used).")
-            + _table(report.breaker_distances(run, config.risk))
-            + _named("changes of the breaker", run.breaker)
-            + _named("orders of persons, of stop policies and at the end of the session", run.operator)
-            + _named("alerts", run.alerts)
-            + _named("gaps in the trades", run.gaps)
-        ),
+        _words("Where each rule stands at the end (used), and the nearest it came to its limit (most used)."),
+        _table(report.breaker_distances(run, config.risk)),
+        _named("changes of the breaker", run.breaker),
+        _named("orders of persons, of stop policies and at the end of the session", run.operator),
+        _named("alerts", run.alerts),
+        _named("gaps in the trades", run.gaps),
     )
-    yield (
-        "Every bar",
-        _words(f"All {len(run.bars):,} are in the journal, and in frames/bars.parquet.") + _table(review.every_bar),
-    )
-    yield "Settings", _table(report.settings_table(config)) + _start_up(review) + _rule(review)
-    yield (
-        "The record",
-        _table(review.checks) + _not_checked(review) + _table(review.run.files(), decimals=1) + _log(review),
-    )
+    words = _words(f"All {len(run.bars):,} are in the journal, and in frames/bars.parquet.")
+    yield "Every bar", words, _table(review.every_bar)
+    yield "Settings", _table(report.settings_table(config)), _start_up(review), _rule(review)
+    files = _table(review.run.files(), decimals=1)
+    yield "The record", _table(review.checks), _not_checked(review), files, _log(review)
 
 
 def _research(review: Review) -> str:
