@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -106,7 +106,7 @@ class _Order:
     client_order_id: str
     time: int
     side: Side
-    order_type: str
+    type: str
     quantity: int
     intent: OrderIntent | None = None
     price: int = 0
@@ -129,8 +129,12 @@ class _Order:
         return self.intent.round_trip if self.intent else -1
 
     @property
-    def bar_number(self) -> int:
+    def bar(self) -> int:
         return self.intent.bar_number if self.intent else -1
+
+    @property
+    def reason(self) -> str:
+        return self.intent.reason if self.intent else ""
 
 
 _Note = TypeVar("_Note")
@@ -201,12 +205,8 @@ class Collector:
         self._beginning = replace(self._beginning, time=snapshot.time)
         if self._beginning.breaker is not None:  # an account with a past is valued from the first fill or mark alone
             held = snapshot.position
-            worth = snapshot.wallet + held.unrealised
-            self._notes[EquityPoint].append(
-                EquityPoint(
-                    snapshot.time, snapshot.symbol, snapshot.wallet, held.unrealised, worth, held.quantity, "mark"
-                )
-            )
+            money = snapshot.wallet, held.unrealised, snapshot.wallet + held.unrealised
+            self._notes[EquityPoint].append(EquityPoint(snapshot.time, snapshot.symbol, *money, held.quantity, "mark"))
 
     def _is_known(self, update: OrderUpdate) -> bool:
         return update.order_id in self._by_order_id or update.client_order_id in self._orders
@@ -217,7 +217,7 @@ class Collector:
             client_order_id=request.client_order_id,
             time=intent.time,
             side=request.side,
-            order_type=request.order_type,
+            type=str(request.order_type),
             quantity=request.quantity,
             intent=intent,
             price=request.price,
@@ -232,7 +232,7 @@ class Collector:
         order = self._orders.get(name)
         if order is None:
             order = self._orders[name] = _Order(
-                name, update.time, update.side, update.order_type, update.quantity, price=update.price
+                name, update.time, update.side, str(update.order_type), update.quantity, price=update.price
             )
         order.filled = max(order.filled, update.filled)
         order.updated = max(order.updated, update.time)
@@ -270,7 +270,7 @@ class Collector:
                 name,
                 update.time,
                 update.side,
-                update.order_type,
+                str(update.order_type),
                 update.quantity,
                 trigger_price=update.trigger_price,
                 reduce_only=update.reduce_only or update.close_position,
@@ -328,7 +328,7 @@ class Collector:
             first=first,
             all_bars=all_bars,
             orders=self._order_columns(),
-            fills=_columns(_FILL, [_fill_row(order, fill) for order, fill in self._fills.values()]),
+            fills=self._fill_columns(),
             trips=_fields(self._notes[RoundTrip], _TRIP),
             equity=_equity_rows(self._notes[EquityPoint]),
             refusals=_columns(("time", "bar", "side", "code", "detail"), refusals),
@@ -346,17 +346,22 @@ class Collector:
             sums[0] += fill.last_quantity
             sums[1] += fill.last_quantity * fill.last_price
             sums[2] += fill.fee
-        return _columns(_ORDER, [_order_row(order, traded[name]) for name, order in self._orders.items()])
+        sums_of_fills = _columns(("traded", "traded_notional", "fees"), list(traded.values()))
+        return {**_fields(self._orders.values(), _ORDER), **sums_of_fills}
+
+    def _fill_columns(self) -> Columns:
+        orders, fills = ([each[at] for each in self._fills.values()] for at in (0, 1))
+        renamed = {"price": "last_price", "quantity": "last_quantity"}
+        return {
+            **_fields(fills, ("time", "trade_id", "side", "fee", "fee_asset", "realised", "is_maker")),
+            **_fields(orders, ("client_order_id", "round_trip", "purpose")),
+            **{name: [getattr(fill, field) for fill in fills] for name, field in renamed.items()},
+        }
 
 
 _ORDER = (
     *("time", "client_order_id", "order_id", "round_trip", "bar", "purpose", "side", "type", "quantity", "price"),
-    *("trigger_price", "reduce_only", "status", "filled", "traded", "traded_notional", "fees", "code", "text"),
-    *("reason", "answered", "updated"),
-)
-_FILL = (
-    *("time", "trade_id", "client_order_id", "round_trip", "purpose", "side", "price", "quantity", "fee"),
-    *("fee_asset", "realised", "is_maker"),
+    *("trigger_price", "reduce_only", "status", "filled", "code", "text", "reason", "answered", "updated"),
 )
 _TRIP = (
     *("id", "side", "opened_at", "closed_at", "bar_number", "quantity", "entry_notional", "exit_notional"),
@@ -365,24 +370,11 @@ _TRIP = (
 _CHANGE = ("time", "rule", "mode", "action", "measure", "limit", "resume_at")
 
 
-def _order_row(order: _Order, traded: Sequence[int]) -> tuple[Any, ...]:
-    intent = (order.time, order.client_order_id, order.order_id, order.round_trip, order.bar_number, order.purpose)
-    asked = (order.side, str(order.order_type), order.quantity, order.price, order.trigger_price, order.reduce_only)
-    reason = order.intent.reason if order.intent else ""
-    ended = (order.status, order.filled, *traded, order.code, order.text, reason, order.answered, order.updated)
-    return *intent, *asked, *ended
-
-
-def _fill_row(order: _Order, fill: OrderUpdate) -> tuple[Any, ...]:
-    name = (fill.time, fill.trade_id, order.client_order_id, order.round_trip, order.purpose, fill.side)
-    return *name, fill.last_price, fill.last_quantity, fill.fee, fill.fee_asset, fill.realised, fill.is_maker
-
-
-def _fields(facts: Sequence[Any], names: Sequence[str]) -> Columns:
+def _fields(facts: Collection[Any], names: Sequence[str]) -> Columns:
     return {name: [getattr(fact, name) for fact in facts] for name in names}
 
 
-def _columns(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Columns:
+def _columns(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Columns:
     return {name: [row[at] for row in rows] for at, name in enumerate(names)}
 
 
@@ -640,16 +632,12 @@ class Statistics(measures.Figures):
         return pd.DataFrame(rows, columns=["measure", "value"]).set_index("measure")
 
 
-def _money_cell(name: str) -> Callable[[Statistics, str], str]:
-    return lambda s, quote: f"{getattr(s, name):+,.2f} {quote}" if math.isfinite(getattr(s, name)) else "-"
+_MONEY, _PART = "{:+,.2f} {}", "{:.1%}"
 
 
-def _part_cell(name: str) -> Callable[[Statistics, str], str]:
-    return lambda s, quote: f"{getattr(s, name):.1%}" if math.isfinite(getattr(s, name)) else "-"
-
-
-def _number_cell(name: str, digits: int = 2) -> Callable[[Statistics, str], str]:
-    return lambda s, quote: f"{getattr(s, name):,.{digits}f}" if math.isfinite(getattr(s, name)) else "-"
+def _cell(name: str, form: str = "{:,.2f}") -> Callable[[Statistics, str], str]:
+    """Write a figure, and its quote asset where the form has a place for it; a dash where there is no figure."""
+    return lambda s, quote: form.format(getattr(s, name), quote) if math.isfinite(getattr(s, name)) else "-"
 
 
 def _unknown_text(orders: int, before: str) -> str:
@@ -661,31 +649,31 @@ def _unknown_text(orders: int, before: str) -> str:
 _STATISTICS_ROWS: dict[str, Callable[[Statistics, str], str]] = {
     "from": lambda s, quote: f"{s.started:%Y-%m-%d %H:%M:%S} UTC" if s.bars else "-",
     "to": lambda s, quote: f"{s.ended:%Y-%m-%d %H:%M:%S} UTC" if s.bars else "-",
-    "calendar days": _number_cell("days", 3),
-    "bars": _number_cell("bars", 0),
-    "signals": _number_cell("signals", 0),
-    "refused signals": _number_cell("refusals", 0),
+    "calendar days": _cell("days", "{:,.3f}"),
+    "bars": _cell("bars", "{:,.0f}"),
+    "signals": _cell("signals", "{:,.0f}"),
+    "refused signals": _cell("refusals", "{:,.0f}"),
     "round trips (long / short)": lambda s, quote: f"{s.round_trips} ({s.long_trips} / {s.short_trips})",
-    "win rate": _part_cell("win_rate"),
-    "profit factor": _number_cell("profit_factor"),
-    "net PnL of round trips": _money_cell("net"),
-    "realised before costs": _money_cell("realised"),
-    "fees": _money_cell("fees"),
-    "funding": _money_cell("funding"),
+    "win rate": _cell("win_rate", _PART),
+    "profit factor": _cell("profit_factor"),
+    "net PnL of round trips": _cell("net", _MONEY),
+    "realised before costs": _cell("realised", _MONEY),
+    "fees": _cell("fees", _MONEY),
+    "funding": _cell("funding", _MONEY),
     "slippage (inside realised)": lambda s, quote: (
-        _money_cell("slippage")(s, quote) + _unknown_text(s.without_reference, ", ")
+        _cell("slippage", _MONEY)(s, quote) + _unknown_text(s.without_reference, ", ")
     ),
     "position at the end": lambda s, quote: str(s.held),
-    "change of equity": _money_cell("equity_change"),
+    "change of equity": _cell("equity_change", _MONEY),
     "max drawdown": lambda s, quote: f"{s.max_drawdown:+,.2f} {quote} ({s.max_drawdown_part:.2%})",
-    "time in a position": _part_cell("exposure"),
+    "time in a position": _cell("exposure", _PART),
     "turnover of all fills": lambda s, quote: f"{s.turnover:,.2f} {quote}",
     "Sharpe ratio": lambda s, quote: (
         f"{s.sharpe:.2f} ({s.sharpe_basis})" if math.isfinite(s.sharpe) else s.sharpe_basis
     ),
-    "average win": _money_cell("average_win"),
-    "average loss": _money_cell("average_loss"),
-    "average holding, minutes": _number_cell("average_minutes", 1),
+    "average win": _cell("average_win", _MONEY),
+    "average loss": _cell("average_loss", _MONEY),
+    "average holding, minutes": _cell("average_minutes", "{:,.1f}"),
 }
 
 
