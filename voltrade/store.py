@@ -220,14 +220,14 @@ class Store:
         symbol = instrument.symbol
         blocks: list[Trades] = []
         for day in days_between(first, last):
-            found = self._contents(TRADES, symbol, day)
-            if not found:
+            found = self._stored_rows(TRADES, symbol, day)
+            if found is None:
                 raise DataError(
                     f"{self.root}: must hold trades of {symbol} on {day}, has none; python -m voltrade data fetch "
                     f"{symbol} --from {day} --to {day} brings them"
                 )
-            path, about = _path(TRADES, symbol, day, "parquet"), found[0].about
-            ids, prices, quantities, times, makers = _merged(found, TRADES, path, day)
+            (ids, prices, quantities, times, makers), about = found
+            path = _path(TRADES, symbol, day, "parquet")
             if blocks and ids[0] <= blocks[-1].id[-1]:
                 raise DataError(
                     f"{path}: ids must be above those of the day before, whose last is {blocks[-1].id[-1]}, "
@@ -254,18 +254,23 @@ class Store:
         Raises:
             DataError: the day isn't stored, or its bytes are not those that were written.
         """
-        found = self._contents(kind, symbol, day)
-        if not found:
+        found = self._stored_rows(kind, symbol, day)
+        if found is None:
             raise DataError(f"{self.root}: must hold {kind.name} of {symbol} on {day}, has none")
-        return _merged(found, kind, _path(kind, symbol, day, "parquet"), day)
+        return found[0]
+
+    def _stored_rows(self, kind: Kind, symbol: str, day: date) -> tuple[list[Column], About] | None:
+        """The columns of a day, and what its first file says of them; None where nothing is stored."""
+        found = self._contents(kind, symbol, day)
+        return (_merged(found, kind, _path(kind, symbol, day, "parquet"), day), found[0].about) if found else None
 
     def _range(self, kind: Kind, symbol: str, first: date, last: date) -> list[Column] | None:
         blocks = []
         for day in days_between(first, last):
-            found = self._contents(kind, symbol, day)
-            if not found:
+            found = self._stored_rows(kind, symbol, day)
+            if found is None:
                 return None
-            blocks.append(_merged(found, kind, _path(kind, symbol, day, "parquet"), day))
+            blocks.append(found[0])
         return [np.concatenate(columns) for columns in zip(*blocks, strict=True)]
 
     # --- writing ------------------------------------------------------------------------------------------------------
@@ -357,15 +362,7 @@ class Store:
         with self._locked(TRADES, trades.symbol):
             self._write(f"{_path(TRADES, trades.symbol, day, 'parts')}/{name}", TRADES, trades.columns, about)
 
-    def _merge(
-        self,
-        kind: Kind,
-        symbol: str,
-        day: date,
-        added: Sequence[_Content] = (),
-        *,
-        ends: bool = False,
-    ) -> None:
+    def _merge(self, kind: Kind, symbol: str, day: date, added: Sequence[_Content] = (), *, ends: bool = False) -> None:
         """Write a day's file anew from the stored one, recorded parts and added rows; nothing where there are none."""
         target = _path(kind, symbol, day, "parquet")
         with self._locked(kind, symbol):
