@@ -58,20 +58,11 @@ class UncompiledRuleWarning(UserWarning):
     """Numba can't compile a rule: it runs as plain Python, with the same results, many times slower."""
 
 
+_FLOATS = ("open", "high", "low", "close", "volume", "taker_buy_volume", "notional", "vwap")
 RULE_BAR = record_dtype(
     [
-        ("open", np.float64),
-        ("high", np.float64),
-        ("low", np.float64),
-        ("close", np.float64),
-        ("volume", np.float64),
-        ("taker_buy_volume", np.float64),
-        ("notional", np.float64),
-        ("vwap", np.float64),
-        ("trade_count", np.int64),
-        ("number", np.int64),
-        ("open_time", np.int64),
-        ("close_time", np.int64),
+        *((name, np.float64) for name in _FLOATS),
+        *((name, np.int64) for name in ("trade_count", "number", "open_time", "close_time")),
         ("close_reason", np.int8),
         ("tainted", np.bool_),
     ]
