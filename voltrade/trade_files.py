@@ -9,13 +9,13 @@ from __future__ import annotations
 import gzip
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -107,25 +107,40 @@ def read_cells(path: Path, layout: tuple[str, ...]) -> tuple[dict[str, pa.Array]
     if not path.is_file():
         raise DataError(f"{path}: must be a file, there is none")
     try:
-        with opened(path) as file:
-            first = [cell.strip().strip('"') for cell in file.readline().decode("utf-8-sig").split(",")]
+        first = _first_line(path)
         has_header = not first[0].isdigit()
         names = first if has_header else [*layout, *map(str, range(len(layout), len(first)))]
         if missing := [name for name in layout if name not in names]:
             raise DataError(f"{path.name}: must have the columns {', '.join(missing)}, has {', '.join(names)}")
         with opened(path) as file:
-            table = pa.csv.read_csv(
-                file,
-                read_options=pa.csv.ReadOptions(use_threads=False, column_names=names, skip_rows=int(has_header)),
-                parse_options=pa.csv.ParseOptions(ignore_empty_lines=False),
-                convert_options=pa.csv.ConvertOptions(
-                    column_types=dict.fromkeys(names, pa.string()), include_columns=list(layout)
-                ),
-            )
+            table = pa.csv.read_csv(file, **_as_texts(names, layout, has_header))
     except _UNREADABLE as error:
         raise DataError(f"{path.name}: can't be read: {error}") from None
     cells = {name: table[name].combine_chunks() for name in layout}
     return _without_blank_lines(cells, np.arange(table.num_rows) + (2 if has_header else 1))
+
+
+def _first_line(path: Path) -> list[str]:
+    """The cells of a CSV's first line."""
+    with opened(path) as file:
+        return [cell.strip().strip('"') for cell in file.readline().decode("utf-8-sig").split(",")]
+
+
+def _as_texts(
+    names: Sequence[str],
+    wanted: Iterable[str],
+    has_header: bool,
+    leave_out: Callable[[pa.csv.InvalidRow], str] | None = None,
+    block_size: int | None = None,
+) -> dict[str, Any]:
+    """Options that read the wanted columns of a CSV as texts; one thread, since only then do rows have a number."""
+    reading = {"use_threads": False, "column_names": names, "skip_rows": int(has_header), "block_size": block_size}
+    texts = dict.fromkeys(names, pa.string())
+    return {
+        "read_options": pa.csv.ReadOptions(**reading),
+        "parse_options": pa.csv.ParseOptions(ignore_empty_lines=False, invalid_row_handler=leave_out),
+        "convert_options": pa.csv.ConvertOptions(column_types=texts, include_columns=list(wanted)),
+    }
 
 
 def _read_parquet(path: Path) -> Iterator[Columns]:
@@ -138,8 +153,7 @@ def _read_parquet(path: Path) -> Iterator[Columns]:
 
 def _read_csv(path: Path) -> Iterator[Columns]:
     """Read the columns of a CSV as texts."""
-    with opened(path) as file:
-        cells = [cell.strip().strip('"') for cell in file.readline().decode("utf-8-sig").split(",")]
+    cells = _first_line(path)
     has_header = not cells[0].isdigit()
     names = cells if has_header else _layout(path.name, len(cells))
     ours, kind = _our_columns(path.name, names), _kind(path.name, names)
@@ -150,17 +164,8 @@ def _read_csv(path: Path) -> Iterator[Columns]:
         return "skip"
 
     with opened(path) as file:
-        batches = pa.csv.open_csv(
-            file,
-            # One thread, since only then do malformed rows have a number.
-            read_options=pa.csv.ReadOptions(
-                use_threads=False, column_names=names, skip_rows=int(has_header), block_size=_BLOCK_BYTES
-            ),
-            parse_options=pa.csv.ParseOptions(ignore_empty_lines=False, invalid_row_handler=leave_out),
-            convert_options=pa.csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), include_columns=list(ours.values())
-            ),
-        )
+        options = _as_texts(names, ours.values(), has_header, leave_out, _BLOCK_BYTES)
+        batches = pa.csv.open_csv(file, **options)
         for read in _batches(path.name, kind, names, ours, batches.schema, batches, 2 if has_header else 1):
             numbers = read.numbers
             if malformed:  # each moves those behind it
