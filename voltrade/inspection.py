@@ -372,11 +372,7 @@ def inspect_cells(
 
 
 def inspect_values(
-    name: str,
-    columns: Sequence[Int64s],
-    layout: SeriesLayout,
-    policies: Policies = LENIENT,
-    span: Span | None = None,
+    name: str, columns: Sequence[Int64s], layout: SeriesLayout, policies: Policies = LENIENT, span: Span | None = None
 ) -> Inspection[tuple[Int64s, ...]]:
     """Inspect times and values that are numbers already; rows count from 1."""
     number = np.arange(1, len(columns[0]) + 1, dtype=np.int64)
@@ -396,10 +392,8 @@ def _examined_series(
     if layout.positive:
         is_positive = np.all([column > 0 for column in values], axis=0)
         keep &= ~found.where("not_positive", ~is_positive, number, "prices must be positive")
-    if span is not None:
-        outside = (times < span[0]) | (times >= span[1])
-        rule = f"time must lie within {_utc(span[0])} and {_utc(span[1])}"
-        keep &= ~found.where("wrong_day", outside, number, rule, times)
+    outside = _outside(times, span, number, found)
+    keep &= ~outside
     if not keep.any() and not found.refused:
         found.add("empty", np.empty(0, np.int64), "must hold at least one row, has none")
     return Inspection(
@@ -410,7 +404,7 @@ def _examined_series(
         None if found.refused else tuple(column[keep] for column in columns),
         gaps=int(np.count_nonzero(missing)),
         missing=int(missing.sum()),
-        edges=_edges(times if span is None else times[~outside]),
+        edges=_edges(times[~outside]),
     )
 
 
@@ -608,16 +602,23 @@ def _broken(rows: _Rows, is_trade: Bools, span: Span | None, found: _Findings) -
     not_positive = is_trade & ~rows.bad & ~positive
     broken = rows.bad | (is_trade & (rows.side == _NO_SIDE))
     broken |= found.where("not_positive", not_positive, rows.number, "price and quantity must be positive")
-    if span is not None:
-        outside = ((rows.time < span[0]) | (rows.time >= span[1])) & ~broken
-        rule = f"time must lie within {_utc(span[0])} and {_utc(span[1])}"
-        broken |= found.where("wrong_day", outside, rows.number, rule, rows.time)
+    broken |= _outside(rows.time, span, rows.number, found, broken)
     # A row that can't be kept anyway must not make those after it look late.
     back = np.zeros(len(broken), np.bool_)
     back[~broken] = _out_of_place(rows.time[~broken])
     broken |= found.where("time_back", back, rows.number, "time must be in the order of the ids", rows.time)
     _one_sided(rows[is_trade & ~broken], found)
     return np.asarray(broken)
+
+
+def _outside(
+    times: Int64s, span: Span | None, number: Int64s, found: _Findings, besides: Bools | np.bool_ = np.False_
+) -> Bools:
+    """Note which times lie outside of the span, besides those of some rows; return which."""
+    if span is None:
+        return np.zeros(len(times), np.bool_)
+    rule = f"time must lie within {_utc(span[0])} and {_utc(span[1])}"
+    return found.where("wrong_day", ((times < span[0]) | (times >= span[1])) & ~besides, number, rule, times)
 
 
 def _inside(rows: _Rows, span: Span | None) -> Bools:
