@@ -28,7 +28,7 @@ from voltrade.data import Tape
 from voltrade.errors import ConfigError, DataError
 from voltrade.exchange.margin import largest_notional
 from voltrade.exchange.shipped import shipped_instrument, shipped_rules
-from voltrade.exchange.tape import mark_columns
+from voltrade.exchange.tape import marks_for
 from voltrade.model import MONEY, Instrument, Int64s
 from voltrade.records import REFUSAL, SIGNAL, bare, new_account, new_symbol
 from voltrade.risk import CircuitBreaker
@@ -278,16 +278,8 @@ class Research:
 
     def _mark(self, config: Config) -> Marked:
         interval_ms = shipped_rules(self.instrument.symbol).funding_interval_ms
-        marks = mark_columns(
-            self.tape.trades,
-            self.instrument,
-            interval_ms,
-            interval_ms=config.execution.mark_interval_s * 1000,
-            seed=config.session.seed,
-            funding_rate_e8=int(config.execution.funding_rate * MONEY),
-            marks=self.tape.marks,
-            funding=self.tape.funding,
-        )
+        tape = self.tape
+        marks = marks_for(config, tape.trades, self.instrument, interval_ms, tape.marks, tape.funding)
         # Due at a mark is what the mark before it has stated.
         stated, rates = marks.next_funding_time[:-1], marks.funding_rate_e8[:-1]
         passed = np.maximum(0, (marks.time[1:] - stated) // interval_ms + 1)

@@ -69,17 +69,22 @@ def player_for(
 ) -> TapePlayer:
     """Make the player of one symbol's tape that a session's settings ask for; see `mark_columns`."""
     market = exchange.markets[trades.symbol]
-    columns = mark_columns(
-        trades,
-        market.instrument,
-        market.rules.funding_interval_ms,
+    every_ms = market.rules.funding_interval_ms
+    return TapePlayer(exchange, trades, marks_for(config, trades, market.instrument, every_ms, marks, funding), batch)
+
+
+def marks_for(
+    config: Config, trades: Trades, instrument: Instrument, every_ms: int, marks: Marks | None, funding: Funding | None
+) -> MarkColumns:
+    """Return the mark prices over a tape that a session's settings ask for; funding is due each `every_ms`."""
+    return mark_columns(
+        *(trades, instrument, every_ms),
         interval_ms=config.execution.mark_interval_s * 1000,
         seed=config.session.seed,
         funding_rate_e8=int(config.execution.funding_rate * MONEY),
         marks=marks,
         funding=funding,
     )
-    return TapePlayer(exchange, trades, columns, batch)
 
 
 class TapePlayer:
@@ -191,13 +196,8 @@ class TapePlayer:
 
     def mark(self, number: int) -> MarkPrice:
         """Return the mark price with a number, counted from 0."""
-        return MarkPrice(
-            self.trades.symbol,
-            int(self._marks.time[number]),
-            int(self._marks.price_e8[number]),
-            funding_rate_e8=int(self._marks.funding_rate_e8[number]),
-            next_funding_time=int(self._marks.next_funding_time[number]),
-        )
+        time, _, *stated = (int(column[number]) for column in self._marks)
+        return MarkPrice(self.trades.symbol, time, *stated)
 
 
 def steps_until(players: Sequence[TapePlayer], time: int) -> Iterator[tuple[TapePlayer, Trades, MarkPrice | None]]:
