@@ -104,6 +104,13 @@ class PositionRisk:
         return PositionReport(*held, self.leverage, self.margin_type)
 
 
+OF_THE_MARKET = (
+    *("symbol", "break_even_price", "unrealised", "leverage", "margin_type", "isolated_wallet", "position_margin"),
+    *("order_margin", "realised", "updated"),
+)
+"""Fields of a `PositionRisk` that a `Market` has under the same names."""
+
+
 @dataclass(frozen=True, slots=True)
 class AccountChange:
     """The wallet, or positions, changed (ACCOUNT_UPDATE). Money."""
@@ -436,28 +443,20 @@ class ClearingHouse:
 
     def position_risk(self, symbol: str) -> PositionRisk:
         market = self.markets[symbol]
-        isolated_wallet, unrealised = market.isolated_wallet, market.unrealised
+        same: dict[str, Any] = {name: getattr(market, name) for name in OF_THE_MARKET}
+        isolated_wallet = same["isolated_wallet"]
         return PositionRisk(
-            symbol=symbol,
+            **same,
             quantity=market.held.quantity,
             entry_price=market.held.entry_price,
-            break_even_price=market.break_even_price,
-            unrealised=unrealised,
-            leverage=market.leverage,
-            margin_type=market.margin_type,
             mark_price=market.value_price_e8,
             notional=market.value,
-            isolated_wallet=isolated_wallet,
-            isolated_margin=isolated_wallet + unrealised if isolated_wallet else 0,
+            isolated_margin=isolated_wallet + same["unrealised"] if isolated_wallet else 0,
             initial_margin=market.margin_needed(),
-            position_margin=market.position_margin,
-            order_margin=market.order_margin,
             maintenance_margin=market.maintenance,
             bid_notional=market.open_notional(Side.BUY),
             ask_notional=market.open_notional(Side.SELL),
             largest_notional=largest_notional(market.rules.brackets, market.leverage),
-            realised=market.realised,
-            updated=market.updated,
         )
 
     def position(self, symbol: str) -> PositionReport:

@@ -28,15 +28,22 @@ from voltrade.simulation.rows import ENDED, LIQUIDATED, NOT_EXPLAINED, TAKING, T
 @compiled_part
 def _tell(sim: Record, kind: int, at: int, status: int) -> Record:
     """Let the news be heard of an order, or of a conditional one; return it."""
-    number = free_row(sim, sim.news_count, len(sim.news))
-    sim.news[number] = sim.no_event
-    news, truth = sim.news[number], sim.truth[at]
-    news.kind, news.order, news.status, news.reported = kind, at, status, truth.executed
+    news, truth = _add_news(sim, kind), sim.truth[at]
+    news.order, news.status, news.reported = at, status, truth.executed
     news.order_id, news.time = truth.order_id, sim.account.now
     truth.updated = sim.account.now
     sim.watch_is_old = True
-    sim.news_count = number + 1
     return news
+
+
+@compiled_part
+def _add_news(sim: Record, kind: int) -> Record:
+    """Return a row of news that says nothing yet but its kind."""
+    number = free_row(sim, sim.news_count, len(sim.news))
+    sim.news[number] = sim.no_event
+    sim.news[number].kind = kind
+    sim.news_count = number + 1
+    return sim.news[number]
 
 
 @compiled_part
@@ -482,10 +489,7 @@ def _pay_funding(sim: Record, rate_e8: int) -> None:
     sim.wallet += amount
     if sim.settings.isolated:
         sim.added_margin += amount
-    number = free_row(sim, sim.news_count, len(sim.news))
-    sim.news[number] = sim.no_event
-    sim.news[number].kind, sim.news[number].amount = FUNDED, amount
-    sim.news_count = number + 1
+    _add_news(sim, FUNDED).amount = amount
 
 
 @compiled_part
