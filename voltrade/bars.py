@@ -158,14 +158,7 @@ def _lots_until_close(rules: Record, progress: int, price: int, quantity: int) -
 
 @compiled
 def _take(
-    trade_id: int,
-    price: int,
-    quantity: int,
-    time: int,
-    buyer_is_maker: bool,
-    rules: Record,
-    state: Record,
-    bars: Rows,
+    trade_id: int, price: int, quantity: int, time: int, buyer_is_maker: bool, rules: Record, state: Record, bars: Rows
 ) -> bool:
     """Fold one trade of any kind. False, with nothing changed but `missing_rows`, where the buffer lacks room."""
     if trade_id <= state.last_trade_id:
@@ -400,13 +393,6 @@ def _whole_threshold(settings: BarSettings, instrument: Instrument) -> int:
     return int(threshold)
 
 
-def empty_aggregator() -> Rows:
-    """The state before the first trade: one row of AGGREGATOR."""
-    state = np.zeros(1, AGGREGATOR)
-    state["last_trade_id"] = -1
-    return state
-
-
 def columns(trades: Trades) -> tuple[npt.NDArray[Any], ...]:
     """Return the columns of a block as compiled code takes them.
 
@@ -457,7 +443,8 @@ class VolumeBarAggregator:
     def __init__(self, settings: BarSettings, instrument: Instrument) -> None:
         self.instrument = instrument
         self.rules = bar_rules(settings, instrument)
-        self.state = empty_aggregator()
+        self.state = np.zeros(1, AGGREGATOR)
+        self.state["last_trade_id"] = -1
         self._loop = _aggregate_compiled()
         self._block: Trades | None = None
         """The last block, whose columns are checked once however often it is gone on with."""

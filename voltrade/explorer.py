@@ -258,12 +258,7 @@ class Explorer:
     """
 
     def __init__(
-        self,
-        tape: Tape | Research,
-        config: Config | None = None,
-        *,
-        parameters_file: str = "",
-        page_bars: int = 1_000,
+        self, tape: Tape | Research, config: Config | None = None, *, parameters_file: str = "", page_bars: int = 1_000
     ) -> None:
         self.research = tape if isinstance(tape, Research) else Research(tape)
         self.instrument, symbol = self.research.instrument, self.research.instrument.symbol

@@ -329,15 +329,8 @@ class Fetcher:
             await asyncio.to_thread(recorder.close, ended=ended)
 
     def _recorder(self, after: StoredDay | None) -> Recorder:
-        return Recorder(
-            self._store,
-            self._instrument,
-            "REST",
-            begins=after is None,
-            after=after,
-            flush_ms=FOREVER,
-            flush_rows=100 * TRADES_PER_PAGE,
-        )
+        seldom = {"flush_ms": FOREVER, "flush_rows": 100 * TRADES_PER_PAGE}
+        return Recorder(self._store, self._instrument, "REST", begins=after is None, after=after, **seldom)
 
     def _trades_before(self, first: date) -> StoredDay | None:
         """The stored day after whose last trade to go on: the day itself, or the one before if it is whole."""

@@ -109,23 +109,14 @@ def begun(path: Path) -> Begun:
 
 
 def _begun(path: Path, rows: Iterator[journal.Row]) -> Begun:
-    start = _start(path, rows)
-    rule = load_rule(*_rule(start), path.parent)
-    config = Config.from_json(journal.encode_json(start["config"]), rule.settings_type)
-    return Begun(config, INSTRUMENT.validate_python(start["instrument"]), start["epoch"], rule)
-
-
-def _start(path: Path, rows: Iterator[journal.Row]) -> dict[str, Any]:
     first = next(rows, None)
     if first is None or first.kind != "Start":
         raise JournalError(f"{path}: must begin with a Start row, began with {first.kind if first else 'nothing'}")
     start: dict[str, Any] = first.fact
-    return start
-
-
-def _rule(start: dict[str, Any]) -> tuple[str, str]:
-    """Name and hash of the rule file that a run was begun with; empty for the built-in rule."""
-    return start["config"]["session"].get("rule", ""), start.get("rule_sha256", "")
+    rule_name = start["config"]["session"].get("rule", "")  # empty for the built-in rule
+    rule = load_rule(rule_name, start.get("rule_sha256", ""), path.parent)
+    config = Config.from_json(journal.encode_json(start["config"]), rule.settings_type)
+    return Begun(config, INSTRUMENT.validate_python(start["instrument"]), start["epoch"], rule)
 
 
 def recover(path: Path) -> Replay:

@@ -165,7 +165,8 @@ class Review:
     @cached_property
     def compared(self) -> pd.DataFrame:
         """One row a round trip of the run, the backtest, or both; empty without a backtest."""
-        return compare(self.frames, self.researched.frames or _nothing(self.frames))
+        nothing = report.frames(self.frames.instrument, [], [])
+        return compare(self.frames, self.researched.frames or nothing)
 
     @property
     def agreement(self) -> str:
@@ -206,7 +207,7 @@ def signals(run: Frames) -> pd.DataFrame:
     details = run.refusals.drop_duplicates("bar", keep="last").set_index("bar")["detail"]
     entries = run.orders[run.orders["purpose"] == "ENTRY"].drop_duplicates("bar", keep="last").set_index("bar")
     trips = run.round_trips.drop_duplicates("bar", keep="last").set_index("bar")
-    texts = [details.get(bar, "") or _text_of(entries, bar) for bar in table["bar"]]
+    texts = [details.get(bar, "") or str(entries["text"].get(bar, "")) for bar in table["bar"]]
     table["detail"] = pd.array(texts, dtype="str")
     for name, column in (("entry_price", "average_price"), ("quantity", "filled"), ("slippage", "slippage")):
         table[name] = entries[column].reindex(table["bar"]).to_numpy()
@@ -214,10 +215,6 @@ def signals(run: Frames) -> pd.DataFrame:
         table[column] = trips[column].reindex(table["bar"]).to_numpy()
     table["exit_reason"] = table["exit_reason"].fillna("")
     return table
-
-
-def _text_of(entries: pd.DataFrame, bar: int) -> str:
-    return str(entries["text"].get(bar, ""))
 
 
 def compare(run: Frames, other: Frames) -> pd.DataFrame:
@@ -267,10 +264,6 @@ def _why_not(outcomes: pd.Series, bar: int, who: str) -> str:
     if bar not in outcomes.index:
         return f"{who} has no such bar"
     return f"{who}: {outcomes[bar] or 'no signal'}"
-
-
-def _nothing(run: Frames) -> Frames:
-    return report.frames(run.instrument, [], [])
 
 
 def _trades_of(path: Path) -> tuple[History, Trades, list[str]]:
@@ -422,8 +415,9 @@ def _sections(review: Review) -> Iterator[tuple[str, ...]]:
     words = _words(f"All {len(run.bars):,} are in the journal, and in frames/bars.parquet.")
     yield "Every bar", words, _table(review.every_bar)
     yield "Settings", _table(report.settings_table(config)), _start_up(review), _rule(review)
+    words = _words(f"Not checked: {'; '.join(review.unchecked)}.")
     files = _table(review.run.files(), decimals=1)
-    yield "The record", _table(review.checks), _not_checked(review), files, _log(review)
+    yield "The record", _table(review.checks), words, files, _log(review)
 
 
 def _research(review: Review) -> str:
@@ -450,10 +444,6 @@ def _rule(review: Review) -> str:
         f"<h3>{escape(str(file.relative_to(folder)))}</h3><pre>{escape(file.read_text(errors='replace'))}</pre>"
         for file in files
     )
-
-
-def _not_checked(review: Review) -> str:
-    return _words(f"Not checked: {'; '.join(review.unchecked)}.")
 
 
 def _log(review: Review) -> str:

@@ -122,9 +122,7 @@ def _refuse_other(config: Config) -> None:
 # --- a session -------------------------------------------------------------------------------------------------------
 
 
-FAILED_ENDS = {
-    "NOTEBOOK_LOST": "the engine heard nothing of this notebook any more and ended by on_notebook_lost",
-}
+FAILED_ENDS = {"NOTEBOOK_LOST": "the engine heard nothing of this notebook any more and ended by on_notebook_lost"}
 """Ends that nobody ordered, with what they mean; those of the tape, of time, of a person or a signal were meant."""
 
 

@@ -280,14 +280,8 @@ class _Stored:
 
     def read(self) -> Tape:
         trades, marks, funding = (self._mapped(kind) for kind in (Trades, Marks, Funding))
-        return Tape(
-            Trades(self.symbol, **trades),
-            self.report,
-            self.source,
-            self.synthetic,
-            Marks(**marks) if marks else None,
-            Funding(**funding) if funding else None,
-        )
+        of_exchange = Marks(**marks) if marks else None, Funding(**funding) if funding else None
+        return Tape(Trades(self.symbol, **trades), self.report, self.source, self.synthetic, *of_exchange)
 
     def _mapped(self, kind: type[Any]) -> dict[str, Any]:
         """The columns of a part of the tape; none where the tape lacks it."""

@@ -1073,12 +1073,14 @@ class BinanceWSManager:
         body = message["data"] if "stream" in message and type(message.get("data")) is dict else message
         kind = body.get("e")
         try:
-            if kind == "aggTrade":
+            if kind in ("aggTrade", "markPriceUpdate"):
                 self._subscribed(client)
-                self._take_trade(body)
-            elif kind == "markPriceUpdate":
-                self._subscribed(client)
-                self._take_mark(body)
+                if body.get("s") != self._symbol:
+                    self.counts.foreign += 1
+                elif kind == "aggTrade":
+                    self._take_trade(body)
+                else:
+                    self._take_mark(body)
             elif kind is None:
                 self._take_control(client, body)
             elif isinstance(kind, str):
@@ -1099,9 +1101,6 @@ class BinanceWSManager:
             self.counts.ignored += 1
 
     def _take_trade(self, body: Mapping[str, Any]) -> None:
-        if body.get("s") != self._symbol:
-            self.counts.foreign += 1
-            return
         self._arrive(self._reader.agg_trade(body))
 
     def _arrive(self, trade: TradeRow) -> None:
@@ -1117,9 +1116,6 @@ class BinanceWSManager:
             self._filler = asyncio.get_running_loop().create_task(self._release_held())
 
     def _take_mark(self, body: Mapping[str, Any]) -> None:
-        if body.get("s") != self._symbol:
-            self.counts.foreign += 1
-            return
         mark = self._reader.mark_price(body)
         if self._held or self._waits_to_join:
             self._hold(mark)

@@ -42,9 +42,7 @@ _SIDES = {"BUY": Side.BUY, "SELL": Side.SELL}
 
 # Orders that we never send but may find on the account are read as the nearest of ours: what counts of a stranger's
 # order is that it is there, and its fills.
-_FOREIGN_TYPES = {
-    "LIQUIDATION": OrderType.MARKET,
-}
+_FOREIGN_TYPES = {"LIQUIDATION": OrderType.MARKET}
 _ORDER_TYPES: Mapping[str, OrderType] = {**_FOREIGN_TYPES, **{word.value: word for word in OrderType}}
 _STATUSES: Mapping[str, str] = {
     **{"NEW_INSURANCE": "NEW", "NEW_ADL": "NEW"},  # liquidations taken over by the insurance fund or a counterparty
