@@ -9,8 +9,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import date, timedelta
 from decimal import Decimal, InvalidOperation
@@ -182,14 +182,9 @@ async def _fetch_range(given: argparse.Namespace, first: date, last: date) -> in
     store, chosen = ReadableStore(given.store), _policies(given)
     kinds = [KINDS[name] for name in given.kinds]
     print(f"asking {given.archive}, then {given.rest}", file=sys.stderr)
-    async with Http.opened() as http:
-        rest = RestHistory(http, given.rest)
-        instrument = await _instrument_by_rest(given, rest)
-        archive = Archive(http, given.archive, _downloads(store))
-        fetcher = Fetcher(store, instrument, archive, rest, _now, chosen, given.downloads)
-        with _telling(fetcher, store):
-            lacking = await fetcher.fetch(first, last, kinds)
-            missing, filled = await fetcher.fill(first, last) if given.fill else (0, 0)
+    async with _fetching(given, store, chosen, given.archive, given.downloads) as fetcher:
+        lacking = await fetcher.fetch(first, last, kinds)
+        missing, filled = await fetcher.fill(first, last) if given.fill else (0, 0)
     if given.fill:
         _tell_filled(missing, filled)
     _tell_lacking(lacking)
@@ -205,35 +200,33 @@ def _fill(given: argparse.Namespace) -> int:
 async def _fill_range(given: argparse.Namespace, first: date, last: date) -> int:
     store, chosen = ReadableStore(given.store), _policies(given)
     print(f"asking {given.rest}", file=sys.stderr)
-    async with Http.opened() as http:
-        rest = RestHistory(http, given.rest)
-        archive = Archive(http, ARCHIVE_ADDRESS, _downloads(store))
-        fetcher = Fetcher(store, await _instrument_by_rest(given, rest), archive, rest, _now, chosen)
-        with _telling(fetcher, store):
-            missing, filled = await fetcher.fill(first, last)
+    async with _fetching(given, store, chosen) as fetcher:
+        missing, filled = await fetcher.fill(first, last)
     _tell_filled(missing, filled)
     return 1 if store.unreadable or fetcher.contradicted or filled < missing else 0
 
 
-@contextmanager
-def _telling(fetcher: Fetcher, store: ReadableStore) -> Iterator[None]:
-    """Tell in the end what was found, of a fetch that failed too."""
-    try:
-        yield
-    finally:
-        for inspection in (*store.unreadable.values(), *fetcher.found):
-            _tell(inspection)
-        for words in fetcher.contradicted.values():
-            print(words)
-
-
-async def _instrument_by_rest(given: argparse.Namespace, rest: RestHistory) -> Instrument:
-    known = _known_instrument(given, given.symbol)
-    return known or instrument_of(await rest.exchange_info(), given.symbol, "exchangeInfo")
-
-
-def _downloads(store: Store) -> Path:
-    return (store.folder or Path(tempfile.gettempdir()) / "voltrade") / ".downloads"
+@asynccontextmanager
+async def _fetching(
+    given: argparse.Namespace,
+    store: ReadableStore,
+    chosen: Policies,
+    archive: str = ARCHIVE_ADDRESS,
+    downloads: int = DOWNLOADS,
+) -> AsyncIterator[Fetcher]:
+    """Make a fetcher of the symbol; tell in the end what was found, of a fetch that failed too."""
+    folder = (store.folder or Path(tempfile.gettempdir()) / "voltrade") / ".downloads"
+    async with Http.opened() as http:
+        rest, known = RestHistory(http, given.rest), _known_instrument(given, given.symbol)
+        instrument = known or instrument_of(await rest.exchange_info(), given.symbol, "exchangeInfo")
+        fetcher = Fetcher(store, instrument, Archive(http, archive, folder), rest, _now, chosen, downloads)
+        try:
+            yield fetcher
+        finally:
+            for inspection in (*store.unreadable.values(), *fetcher.found):
+                _tell(inspection)
+            for words in fetcher.contradicted.values():
+                print(words)
 
 
 def _now() -> int:
