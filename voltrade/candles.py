@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from voltrade.frames import WITHOUT_A_RULE, Frames
-from voltrade.model import Floats, Int64s
-from voltrade.report import reasons
+from voltrade.model import Floats
+from voltrade.report import milliseconds, reasons
 
 Trace = dict[str, Any]
 """A trace as plotly takes it."""
@@ -121,12 +121,6 @@ class Window:
 def own_indicators(run: Frames) -> list[str]:
     """Names of the indicators that only a rule of one's own has."""
     return [str(name) for name in run.decisions.select_dtypes("float").columns if name not in WITHOUT_A_RULE]
-
-
-def milliseconds(times: Iterable[Any]) -> Int64s:
-    """Times as milliseconds UTC."""
-    index = pd.DatetimeIndex(list(times)) if not isinstance(times, pd.DatetimeIndex | pd.Series) else times
-    return np.asarray(pd.DatetimeIndex(index).as_unit("ms").asi8)
 
 
 # --- bars and indicators ---------------------------------------------------------------------------------------------

@@ -36,7 +36,6 @@ from voltrade.candles import (
     Window,
     candlestick,
     duration_trace,
-    milliseconds,
     own_indicators,
     own_traces,
     price_traces,
@@ -49,7 +48,7 @@ from voltrade.errors import ConfigError
 from voltrade.frames import Frames
 from voltrade.model import DAY_MS, Floats, Instrument, Int64s, Trades
 from voltrade.plot_widget import PlotWidget
-from voltrade.report import refusals_by_code
+from voltrade.report import milliseconds, refusals_by_code
 
 MAX_BARS = 5_000
 """Candles that a chart shows at most; from there on JupyterLab draws for more than a second."""

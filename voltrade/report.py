@@ -693,7 +693,7 @@ class CountedBars:
         """Count the bars of a run whose frames hold them all; not those of the history that it loaded."""
         bars, decisions = run.since_begin(run.bars), run.since_begin(run.decisions)
         signals = int((decisions["signal"] != "").sum())
-        opened, closed = (_milliseconds(times).tolist() for times in (bars["open_time"].iloc[:1], bars.index[-1:]))
+        opened, closed = (milliseconds(times).tolist() for times in (bars["open_time"].iloc[:1], bars.index[-1:]))
         return CountedBars(len(bars), signals, opened, closed)
 
 
@@ -714,9 +714,9 @@ def course(run: Frames, counted: CountedBars | None = None) -> measures.Course:
         fees=float(trips["fees"].sum()),
         funding=float(trips["funding"].sum()),
         turnover=float(fills["notional"].sum()),
-        fill_times=_milliseconds(fills.index),
+        fill_times=milliseconds(fills.index),
         fill_lots=np.rint(signed / float(run.instrument.step_size)).astype(np.int64),
-        equity_times=_milliseconds(run.equity.index),
+        equity_times=milliseconds(run.equity.index),
         equity=run.equity["equity"].to_numpy(),
     )
 
@@ -809,7 +809,7 @@ def round_trips_by_exit(run: Frames) -> pd.DataFrame:
 
 def returns(run: Frames, period_ms: int | None = None) -> measures.Returns:
     """Returns of equity over periods of calendar time, as in `measures.returns_of`."""
-    return measures.returns_of(_milliseconds(run.equity.index), run.equity["equity"].to_numpy(), period_ms)
+    return measures.returns_of(milliseconds(run.equity.index), run.equity["equity"].to_numpy(), period_ms)
 
 
 def breaker_distances(run: Frames, settings: RiskSettings) -> pd.DataFrame:
@@ -863,7 +863,9 @@ def _used(breaker: CircuitBreaker) -> dict[str, float]:
     return {rule: max(measure, 0) / limit if limit else math.nan for rule, (measure, limit) in parts}
 
 
-def _milliseconds(index: pd.Index | pd.Series) -> Int64s:
+def milliseconds(times: Iterable[Any]) -> Int64s:
+    """Times as milliseconds UTC."""
+    index = pd.DatetimeIndex(list(times)) if not isinstance(times, pd.DatetimeIndex | pd.Series) else times
     return np.asarray(pd.DatetimeIndex(index).as_unit("ms").asi8)
 
 
