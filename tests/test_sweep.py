@@ -25,7 +25,7 @@ from voltrade.config import Config, SignalSettings, parameter_homes
 from voltrade.data import Tape, TapeReport, tape
 from voltrade.errors import ConfigError, DataError
 from voltrade.exchange.shipped import shipped_instrument
-from voltrade.model import Funding, Marks, Trades
+from voltrade.model import HOUR_MS, Funding, Marks, Trades
 from voltrade.research import Research
 from voltrade.rule_file import load_rule, read_parameters
 from voltrade.signal_engine import ATR, EMA, Indicator, SignalEngine
@@ -610,7 +610,7 @@ def test_brief_tables_leave_out_nothing_but_repeated_valuations(played: Tape, ho
     assert (worth[left_out] == worth[left_out - 1]).all()
     bars, unit = research.bars(CONFIG.bars).rows, research.instrument.money_per_ticklot
     (figures, returns), (same, same_returns) = (
-        measures.figures_of(course_of(tables, bars, unit), measures.HOUR_MS) for tables in (whole, brief)
+        measures.figures_of(course_of(tables, bars, unit), HOUR_MS) for tables in (whole, brief)
     )
     assert figures == same
     assert returns.values.tolist() == same_returns.values.tolist()

@@ -16,12 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from voltrade.compiled import Rows, compiled
-from voltrade.model import DAY_MS, MONEY, Floats, Int64s
+from voltrade.model import DAY_MS, HOUR_MS, MONEY, Floats, Int64s
 
 YEAR_DAYS = 365
 """Calendar days that annualised numbers refer to."""
 
-HOUR_MS = 3_600_000
 EULER_MASCHERONI = 0.5772156649015329
 
 EVIDENCE = 0.95
@@ -246,29 +245,27 @@ class Course(NamedTuple):
         return min(starts, default=0), max(ends, default=0)
 
 
+_OF_THE_COURSE = ("bars", "signals", "refusals", "long_trips", "realised", "fees", "funding", "turnover")
+"""Figures that a course has under the same names."""
+
+
 def figures_of(course: Course, period_ms: int | None = None) -> tuple[Figures, Returns]:
     """Compute all figures, and the returns beneath the Sharpe ratio; `period_ms` as in `returns_of`."""
     nets, equity = course.nets, course.equity
     returns = returns_of(course.equity_times, equity, period_ms)
     deepest, deepest_part = max_drawdown(equity)
+    same = {name: getattr(course, name) for name in _OF_THE_COURSE}
     figures = Figures(
-        bars=course.bars,
-        signals=course.signals,
-        refusals=course.refusals,
+        **same,
         round_trips=len(nets),
-        long_trips=course.long_trips,
         short_trips=len(nets) - course.long_trips,
         win_rate=win_rate(nets),
         profit_factor=profit_factor(nets),
         net=float(nets.sum()),
-        realised=course.realised,
-        fees=course.fees,
-        funding=course.funding,
         equity_change=float(equity[-1] - equity[0]) if len(equity) else math.nan,
         max_drawdown=0.0 - deepest,
         max_drawdown_part=0.0 - deepest_part,
         exposure=exposure(course.fill_times, course.fill_lots, *course.span),
-        turnover=course.turnover,
         sharpe=returns.annual_sharpe,
     )
     return figures, returns

@@ -28,7 +28,7 @@ MONEY = 100_000_000
 NEVER = np.iinfo(np.int64).max
 """A time that does not come."""
 
-DAY_MS = 86_400_000
+HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 
 Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from voltrade.errors import DataError
 from voltrade.inspection import Span
-from voltrade.model import DAY_MS
+from voltrade.model import DAY_MS, HOUR_MS
 from voltrade.store import FUNDING, MARKS, MINUTE_MS, TRADES, Kind, start_of
 
 ARCHIVE, ARCHIVE_ADDRESS = "VOLTRADE_ARCHIVE", "https://data.binance.vision"
@@ -37,8 +37,6 @@ REST, REST_ADDRESS = "VOLTRADE_REST", "https://fapi.binance.com"
 
 WEIGHT_PER_MINUTE = 1_200
 """Half of Binance's 2,400."""
-
-HOUR_MS = 3_600_000
 
 TRADES_PER_PAGE, MARKS_PER_PAGE, RATES_PER_PAGE = 1_000, 1_500, 1_000
 """The most rows that an endpoint gives at once."""

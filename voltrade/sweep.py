@@ -37,7 +37,7 @@ from voltrade.config import Config, SignalSettings, parameter_homes, refuse_unkn
 from voltrade.data import Tape, TapeReport
 from voltrade.errors import ConfigError, VoltradeError
 from voltrade.measures import Course, Figures, Judgement, Returns, figures_of, judge
-from voltrade.model import MONEY, NEVER, Floats, Funding, Int64s, Marks, Trades
+from voltrade.model import HOUR_MS, MONEY, NEVER, Floats, Funding, Int64s, Marks, Trades
 from voltrade.research import Research, Span, Tables
 from voltrade.risk import RULES
 from voltrade.rule_file import RuleAsLoaded, load_rule
@@ -817,7 +817,7 @@ def walk_forward(
     splits = _splits_by(scheme, length_s, folds, config.session.begin_s, purge_s, embargo_s)
     stretches = list(dict.fromkeys(stretch for split in splits for stretch in (*split.train, split.test)))
     shortest = min((length_s if end is None else end) - begin for begin, end in stretches)
-    period_ms = measures.period_of(int(1000 * shortest)) or measures.HOUR_MS
+    period_ms = measures.period_of(int(1000 * shortest)) or HOUR_MS
     job = Job(stretches, settings.rules, period_ms)
     settings, outcomes = _trade_all(research, job, settings, executor, progress)
     by_stretch = [dict(zip(stretches, of_setting, strict=True)) for of_setting in outcomes]

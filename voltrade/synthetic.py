@@ -33,9 +33,7 @@ import numpy as np
 
 from voltrade.compiled import compiled
 from voltrade.errors import DataError
-from voltrade.model import Floats, Instrument, Int64s, Trades
-
-HOUR_MS = 3_600_000
+from voltrade.model import HOUR_MS, Floats, Instrument, Int64s, Trades
 
 
 @dataclass(frozen=True, slots=True)
