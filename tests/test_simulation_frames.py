@@ -31,7 +31,7 @@ def both(tape: Tape, config: Config, begin_s: float = 0.0, end_s: float | None =
     facts = backtest(research, config, begin_s=begin_s, end_s=end_s, epoch="e").facts
     until = bars[: tables.bars], verdicts[: tables.bars]
     told = report.research_frames(BTCUSDT, *until, tables.first_bar, facts)
-    return frames_of_tables(tables, config, BTCUSDT, bars, verdicts, "e"), told
+    return frames_of_tables(tables, BTCUSDT, bars, verdicts, "e"), told
 
 
 def check_same(frames: Frames, others: Frames) -> None:
@@ -70,8 +70,8 @@ def test_only_the_bars_that_are_shown_are_made_into_frames() -> None:
     bars, verdicts = research.bars(config.bars).rows, research.verdicts(config)
     tables, why = research.run(config, verdicts, research.span())
     assert tables, why
-    page = frames_of_tables(tables, config, BTCUSDT, bars, verdicts, "e", slice(100, 150))
-    whole = frames_of_tables(tables, config, BTCUSDT, bars, verdicts, "e")
+    page = frames_of_tables(tables, BTCUSDT, bars, verdicts, "e", slice(100, 150))
+    whole = frames_of_tables(tables, BTCUSDT, bars, verdicts, "e")
     pd.testing.assert_frame_equal(page.bars, whole.bars.iloc[100:150])
     pd.testing.assert_frame_equal(page.decisions, whole.decisions.iloc[100:150])
     pd.testing.assert_frame_equal(page.orders, whole.orders)

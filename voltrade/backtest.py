@@ -96,7 +96,7 @@ class Backtest:
         from voltrade.simulation_frames import frames_of_tables
 
         if isinstance(self._told, Tables):
-            return frames_of_tables(self._told, self.config, self.instrument, self.bars, self.verdicts, self._epoch)
+            return frames_of_tables(self._told, self.instrument, self.bars, self.verdicts, self._epoch)
         facts = [fact for fact in self.facts if not isinstance(fact, Refusal) or fact.bar_number >= self.first_bar]
         return research_frames(self.instrument, self.bars, self.verdicts, self.first_bar, facts)
 

@@ -103,9 +103,8 @@ def stored_trades(name: str, instrument: Instrument, store: Store | None = None)
     first, last = _days_of(name, instrument)
     trades = store.trades(instrument, first, last)
     missing = jumps(trades.id)
-    report = _report(
-        trades, len(trades), id_gaps=int(np.count_nonzero(missing)), ids_missing=int(missing.sum())
-    )  # fmt: skip
+    gaps = {"id_gaps": int(np.count_nonzero(missing)), "ids_missing": int(missing.sum())}
+    report = _report(trades, len(trades), **gaps)
     until = "" if first == last else f" to {last}"
     marks, funding = store.marks(instrument.symbol, first, last), store.funding(instrument.symbol, first, last)
     return Tape(trades, report, f"store, {instrument.symbol} {first}{until}", marks=marks, funding=funding)
@@ -199,9 +198,8 @@ def _read_trades(path: Path, instrument: Instrument) -> Tape:
         assert found.refused is not None
         row = f"row {found.refused.rows[0]}: " if len(found.refused.rows) else ""
         raise DataError(f"{found.name}: {row}{found.refused.detail}")
-    report = _report(
-        found.taken, found.rows_read, dropped=found.dropped, id_gaps=found.gaps, ids_missing=found.missing
-    )  # fmt: skip
+    gaps = {"id_gaps": found.gaps, "ids_missing": found.missing}
+    report = _report(found.taken, found.rows_read, dropped=found.dropped, **gaps)
     return Tape(found.taken, report, source=found.name)
 
 

@@ -503,9 +503,7 @@ class Explorer:
     def _frames(self) -> Frames:
         """The frames of the whole session, with the bars of the page."""
         done = self.traded
-        return frames_of_tables(
-            done.tables, done.config, self.instrument, done.bars, done.verdicts, EPOCH, self._page()
-        )
+        return frames_of_tables(done.tables, self.instrument, done.bars, done.verdicts, EPOCH, self._page())
 
     def _page(self) -> slice:
         """Numbers of the bars that are shown: up to the edge, or, of other bars, up to the one that closed then."""
@@ -545,7 +543,8 @@ class Explorer:
 
     def _make_controls(self) -> None:
         """Make a control for every setting, with the values of now."""
-        values = {name: getattr(part, name) for part in self._parts() for name in type(part).model_fields}
+        parts: list[Settings] = [getattr(self.config, name) for name in COMPONENTS]
+        values = {name: getattr(part, name) for part in parts for name in type(part).model_fields}
         sections = dials_of(type(self.config.signals))
         thresholds = self._thresholds(self.config.bars.unit)
         self.controls = {
@@ -565,9 +564,6 @@ class Explorer:
             folded.set_title(number, "the rule's own" if name == "rule" else name)
         self._settings.children = [*bars, folded]
         self._settings_type = type(self.config.signals)
-
-    def _parts(self) -> list[Settings]:
-        return [getattr(self.config, name) for name in COMPONENTS]
 
     def _lay_out(self) -> Any:
         left = widgets.VBox(

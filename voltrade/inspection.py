@@ -93,9 +93,7 @@ Policies = Mapping[str, Policy]
 LENIENT: Policies = {name: fault.policy for name, fault in FAULTS.items()}
 """What goes into the store unless told otherwise."""
 
-STRICT: Policies = {
-    name: Policy.FLAG if name in ("id_gap", "microseconds") else Policy.REFUSE for name in FAULTS
-}  # fmt: skip
+STRICT: Policies = {name: Policy.FLAG if name in ("id_gap", "microseconds") else Policy.REFUSE for name in FAULTS}
 """For a tape that is played as it is: only what does no harm is let pass."""
 
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from voltrade import risk
 from voltrade.compiled import Rows
-from voltrade.config import Config
 from voltrade.core import GATES
 from voltrade.frames import Columns, Frames, frames_of_columns, words
 from voltrade.model import BAR, Bools, Instrument, Int64s
@@ -26,13 +25,7 @@ NOTHING: Columns = dict.fromkeys(("time", "first_id", "last_id", "filled", "acti
 
 
 def frames_of_tables(
-    tables: Tables,
-    config: Config,
-    instrument: Instrument,
-    bars: Rows,
-    verdicts: Rows,
-    epoch: str,
-    shown: slice | None = None,
+    tables: Tables, instrument: Instrument, bars: Rows, verdicts: Rows, epoch: str, shown: slice | None = None
 ) -> Frames:
     """Make the frames of a compiled session.
 

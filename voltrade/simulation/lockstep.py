@@ -58,7 +58,7 @@ def _execute(sim: Record, output: Record) -> None:
         truth.answered = sim.account.now
         code = exchange.place_algo(sim, at) if order_rules.is_algo(order) else exchange.place_order(sim, at)
         truth.code = code
-        if code and not _is_modelled(code):
+        if code and code not in MODELLED:
             sim.unmodelled = REFUSED
     elif kind == CANCEL:
         code = exchange.cancel(sim, at)
@@ -69,11 +69,6 @@ def _execute(sim: Record, output: Record) -> None:
     if code == 0:
         _tell_as_it_is(order, truth, answer)
     _react(sim, answer)
-
-
-@compiled_part
-def _is_modelled(code: int) -> bool:
-    return code in MODELLED
 
 
 @compiled_part
