@@ -61,7 +61,7 @@ MAY_IMPORT = {
     "simulation_facts": f"{BASE} {RULES} core exchange.refusals simulation simulation.rows research",
     "simulation_frames": f"{BASE} {RULES} core simulation research simulation_facts frames",
     "backtest": f"{BASE} {RULES} {TAPES} rule_file core lockstep data measures report charts research simulation_facts"
-    " frames simulation_frames",
+    " framed frames simulation_frames",
     "sweep": f"{BASE} {RULES} rule_file data measures report charts research backtest",
     "account_watch": "model",
     "live": f"{BASE} {RULES} core lockstep journal account_watch",
@@ -78,6 +78,7 @@ MAY_IMPORT = {
     "ledger": f"{BASE} journal record",
     "ctl": "errors record",
     "measures": "errors model compiled",
+    "framed": "",
     "frames": f"{BASE} risk",
     "report": f"measures {BASE} risk order_states journal frames",
     # exchanges
@@ -124,7 +125,7 @@ MAY_IMPORT = {
     "record": f"{BASE} rule_file",
     "papermill_engine": f"{BASE} handover parameter_file permission rule_file record",
     "verify": f"{BASE} handover rule_file record journal",
-    "runs": f"{BASE} rule_file record journal frames report replay verify",
+    "runs": f"{BASE} rule_file record journal framed frames report replay verify",
     "session": f"{BASE} handover parameter_file permission rule_file record frames report charts papermill_engine ctl"
     " runs tables",
     "tables": "report",

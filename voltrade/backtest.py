@@ -18,6 +18,7 @@ from voltrade.data import Tape
 from voltrade.errors import DataError
 from voltrade.exchange.simulated import SimulatedExchange
 from voltrade.exchange.tape import TapePlayer, simulate, steps_until
+from voltrade.framed import Framed
 from voltrade.lockstep import Ask, Collect, Execute, Finish, Horizon, Lockstep, Play, warm_up
 from voltrade.model import Event, History, Instrument, Output, Refusal, RoundTrip, Trades
 from voltrade.research import Research, Span, Tables
@@ -35,7 +36,7 @@ if TYPE_CHECKING:  # frames and charts are made when they are looked at: pandas 
 Path = Literal["auto", "compiled", "events"]
 
 
-class Backtest:
+class Backtest(Framed):
     """What a backtest did. It shows itself in a notebook; frames and statistics are made when they are asked for.
 
     Attributes:
@@ -100,40 +101,9 @@ class Backtest:
         facts = [fact for fact in self.facts if not isinstance(fact, Refusal) or fact.bar_number >= self.first_bar]
         return research_frames(self.instrument, self.bars, self.verdicts, self.first_bar, facts)
 
-    @property
-    def round_trips(self) -> pd.DataFrame:
-        """One row a closed round trip; columns as `frames.Frames` says, here and below."""
-        return self._frames.round_trips
-
-    @property
-    def equity(self) -> pd.DataFrame:
-        """One row a valuation of the account, at every mark price and fill."""
-        return self._frames.equity
-
-    @property
-    def refusals(self) -> pd.DataFrame:
-        """One row a signal that a gate refused."""
-        return self._frames.refusals
-
-    @property
-    def fills(self) -> pd.DataFrame:
-        """One row a trade id."""
-        return self._frames.fills
-
-    @property
-    def orders(self) -> pd.DataFrame:
-        """One row a client order id."""
-        return self._frames.orders
-
-    @property
-    def decisions(self) -> pd.DataFrame:
-        """One row a bar of the session: its signal, what became of it, and every indicator and condition."""
-        return self._frames.decisions
-
-    @property
-    def breaker(self) -> pd.DataFrame:
-        """One row a change of the circuit breaker."""
-        return self._frames.breaker
+    def _frame(self, name: str) -> pd.DataFrame:
+        frame: pd.DataFrame = getattr(self._frames, name)
+        return frame
 
     @cached_property
     def statistics(self) -> Statistics:

@@ -17,6 +17,7 @@ from voltrade import journal, verify
 from voltrade import record as records
 from voltrade.config import Config
 from voltrade.errors import VoltradeError
+from voltrade.framed import Framed
 from voltrade.frames import Frames
 from voltrade.model import MONEY, EquityPoint, RoundTrip
 from voltrade.replay import replay
@@ -26,7 +27,7 @@ from voltrade.rule_file import read_parameters
 LOG_LINES = 15
 
 
-class Run:
+class Run(Framed):
     """A run's folder: what was asked, what happened, whether it is whole. It may go on, have ended, or been killed.
 
     The frames are those of `frames.Frames`: pandas, UTC, prices as floats in the quote asset. While the run goes on,
@@ -102,41 +103,6 @@ class Run:
     def bars(self) -> pd.DataFrame:
         """One row a closed bar."""
         return self._frame("bars")
-
-    @property
-    def decisions(self) -> pd.DataFrame:
-        """One row a bar: its signal, what became of it, and every indicator and condition of its verdict."""
-        return self._frame("decisions")
-
-    @property
-    def orders(self) -> pd.DataFrame:
-        """One row a client order id."""
-        return self._frame("orders")
-
-    @property
-    def fills(self) -> pd.DataFrame:
-        """One row a trade id."""
-        return self._frame("fills")
-
-    @property
-    def round_trips(self) -> pd.DataFrame:
-        """One row a closed round trip."""
-        return self._frame("round_trips")
-
-    @property
-    def equity(self) -> pd.DataFrame:
-        """One row a valuation of the account."""
-        return self._frame("equity")
-
-    @property
-    def refusals(self) -> pd.DataFrame:
-        """One row a signal that a gate refused."""
-        return self._frame("refusals")
-
-    @property
-    def breaker(self) -> pd.DataFrame:
-        """One row a change of the circuit breaker."""
-        return self._frame("breaker")
 
     @property
     def alerts(self) -> pd.DataFrame:
