@@ -160,7 +160,10 @@ def _candles(shown: Window) -> Trace:
         shown.columns,
         {name: bars[name].to_numpy() for name in ("open", "high", "low", "close")},
         customdata=np.column_stack([*told, *(shown.indicator(name) for name in shown.own_indicators)]),
-        **{"text": _spans(bars), "hovertext": verdicts(shown), "hovertemplate": hover, "opacity": 0.85},
+        text=_spans(bars),
+        hovertext=verdicts(shown),
+        hovertemplate=hover,
+        opacity=0.85,
     )
 
 

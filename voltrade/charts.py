@@ -184,10 +184,8 @@ def _equity_traces(run: Frames) -> list[Trace]:
     steps = steps[_outline(wallet[shown][steps])] + 1
     kept = shown[np.union1d(_outline(worth[shown]), steps)]
     lines = []
-    for name, values, color, width, shape in (
-        ("wallet", wallet, FAINT, 1.2, "hv"),
-        ("equity", worth, SLOW, 1.8, "linear"),
-    ):
+    styles = ("wallet", wallet, FAINT, 1.2, "hv"), ("equity", worth, SLOW, 1.8, "linear")
+    for name, values, color, width, shape in styles:
         # simplified, a flat stretch would be drawn sloping to its end
         line = {"color": color, "width": width, "shape": shape, "simplify": False}
         lines.append(scatter(name, moments[kept], values[kept], "lines", line=line, hovertemplate="%{y:,.2f}"))
@@ -293,14 +291,10 @@ def tape_chart(trades: Trades, instrument: Instrument) -> go.Figure:
     prices = scatter("price", _moments(trades.time[kept]), price[kept], "lines", **style)
     gaps = gap_table(trades, instrument)
     before = np.searchsorted(trades.id, gaps["first_id"].to_numpy()) - 1
-    holes = scatter(
-        *("ids missing", gaps.index, price[before], "markers"),
-        marker={"symbol": "x-thin", "size": 10, "line": {"width": 2, "color": LOSS}},
-        text=[f"{count:,} ids missing" for count in gaps["ids_missing"]],
-        customdata=gaps["seconds"],
-        hovertemplate="%{text}, %{customdata:,.1f} s<extra></extra>",
-        showlegend=bool(len(gaps)),
-    )
+    marker = {"symbol": "x-thin", "size": 10, "line": {"width": 2, "color": LOSS}}
+    holes = scatter("ids missing", gaps.index, price[before], "markers", marker=marker, showlegend=bool(len(gaps)))
+    holes["text"] = [f"{count:,} ids missing" for count in gaps["ids_missing"]]
+    holes |= {"customdata": gaps["seconds"], "hovertemplate": "%{text}, %{customdata:,.1f} s<extra></extra>"}
     figure.add_traces([prices, holes], rows=1, cols=1)
     edges, volumes = _volume_by_time(trades, instrument)
     minutes = (edges[1] - edges[0]) / 60_000

@@ -356,10 +356,8 @@ class Research:
         by_bar = (column[:closed] for column in (bars.closing_rows, bars.high, bars.low))
         by_mark = (column[:marks] for column in marked)
         columns = [column.view() for column in (price, quantity, time, buyer_is_maker, *by_bar, *by_mark)]
-        for column in columns:
-            column.flags.writeable = (
-                False  # as the compiled loop takes them, whether they are mapped from a file or not
-            )
+        for column in columns:  # the compiled loop wants all alike, and some are mapped from files
+            column.flags.writeable = False
         return simulation.Market._make((*columns, np.empty(0, SIGNAL), np.empty(0, REFUSAL)))
 
 

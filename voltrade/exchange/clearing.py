@@ -104,7 +104,7 @@ class PositionRisk:
         return PositionReport(*held, self.leverage, self.margin_type)
 
 
-OF_THE_MARKET = (
+_OF_THE_MARKET = (
     *("symbol", "break_even_price", "unrealised", "leverage", "margin_type", "isolated_wallet", "position_margin"),
     *("order_margin", "realised", "updated"),
 )
@@ -443,7 +443,7 @@ class ClearingHouse:
 
     def position_risk(self, symbol: str) -> PositionRisk:
         market = self.markets[symbol]
-        same: dict[str, Any] = {name: getattr(market, name) for name in OF_THE_MARKET}
+        same: dict[str, Any] = {name: getattr(market, name) for name in _OF_THE_MARKET}
         isolated_wallet = same["isolated_wallet"]
         return PositionRisk(
             **same,
