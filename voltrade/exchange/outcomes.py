@@ -28,7 +28,6 @@ THROTTLED = frozenset({-1003, -1008, -1015})
 """Refused at the door for too many requests, or in an overload."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One line of the table; an empty set or text fits everything."""
