@@ -419,6 +419,8 @@ def _obey(account: Record, symbols: Rows, event: Record) -> int:
             order_rules.lookup(account, symbol, event.order, symbol.time, event.reason)
     elif kind == records.EXIT_ADOPTED:
         return int(order_rules.adopt_exit(symbol, event.time, event.side, event.quantity, event.reason))
+    elif kind == records.ORPHAN_ADOPTED:
+        return int(order_rules.adopt_orphan(symbol, event.time, event.code, event.side, event.quantity))
     else:
         return _answer(account, symbols, event.symbol, event.code)
     return 0

@@ -124,7 +124,8 @@ class Engine:
             self._identify()
             known = self._record.facts
             account = "" if self._is_new else known.get("account", "")
-            wiring = await wire(self._config, self._dir, os.environ, known.get("venue", ""), account)
+            venue, goes_on = known.get("venue", ""), not self._is_new
+            wiring = await wire(self._config, self._dir, os.environ, venue, account, goes_on)
             held.push_async_callback(wiring.close)
             held.callback(self._let_go)
             self._take_account(wiring)

@@ -451,6 +451,8 @@ class OrderMonitor:
 
     def _take_algo(self, update: AlgoUpdate, alone: bool) -> list[Output]:
         number = self._numbers.get(update.client_order_id)
+        if number is None and update.status == "NEW":
+            number = self._adopt_orphan(update)
         row = None if number is None else self._row_of(number)
         if number is None or row is None or not self._order(number).algo:
             self._doubt_account(self._at(update.time))
@@ -511,10 +513,8 @@ class OrderMonitor:
         is_absent = reply.outcome is Outcome.REFUSED and reply.code in _ABSENT_CODES
         if is_absent and reply.time >= self._fence(order):
             self._absent[number] = self._absent.get(number, 0) + 1
-            if self._absent[number] >= states.ABSENCE_ANSWERS:
-                if number in self._unlisted:
-                    return states.ABSENT
-                self._row["snapshot_at"] = min(int(self._row["snapshot_at"]), self._at(reply.time))
+            if self._absent[number] >= states.ABSENCE_ANSWERS and number in self._unlisted:
+                return states.ABSENT
         return _OUTCOMES[reply.outcome]
 
     def _fence(self, order: Order) -> int:
@@ -696,6 +696,18 @@ class OrderMonitor:
         self._by_exchange_id[update.order_id] = number
         self.halt_reason = f"{name} closed the position: {reason}"
         return number
+
+    def _adopt_orphan(self, update: AlgoUpdate) -> int | None:
+        """Take an order that waits for its trigger, has a name of this session's, and that no journal knows.
+
+        It was sent before the journal lost its end; another has taken its place since, so that it is cancelled.
+        """
+        purpose = row_facts.purpose_of(update.client_order_id, self._epoch)
+        if purpose is None:
+            return None
+        asked = Event(records.ORPHAN_ADOPTED, self._place, time=self._at(update.time), side=update.side)
+        row = self._books.answer(asked._replace(code=PURPOSES.index(purpose), quantity=update.quantity))
+        return None if row < 0 else self._name(row, update.client_order_id)
 
     # --- names and rows --------------------------------------------------------------------------------------------
 

@@ -335,13 +335,14 @@ def _on_refused(account: Record, symbol: Record, row: int, time: int, reaction: 
         add_output(account, records.SNAPSHOT, symbol.place, row, states.REDUCE_ONLY_REFUSED, time)
     is_try = order.code not in (states.NEVER_SENT, states.SILENCE)
     if order.purpose == states.EXIT:
-        position.exit_at = time + (states.RETRY_AFTER_MS << min(position.exit_tries, states.DOUBLINGS))
+        doublings = min(max(position.exit_tries - states.QUICK_TRIES, 0), states.DOUBLINGS)
+        position.exit_at = time + (states.RETRY_AFTER_MS << doublings)
         position.exit_tries += is_try
         if order.code == states.TOO_LARGE:  # until the exchange's filters are read
             symbol.largest_order = max(1, order.quantity // states.PARTS_OF_TOO_LARGE)
     elif order.purpose == states.STOP:
         position.stop_tries += is_try
-        doublings = min(max(position.stop_tries - states.STOP_TRIES, 0), states.DOUBLINGS)
+        doublings = min(max(position.stop_tries - states.QUICK_TRIES, 0), states.DOUBLINGS)
         position.stop_at = time + (states.RETRY_AFTER_MS << doublings)
         if reaction not in (states.RETRY, states.RECONCILE) or position.stop_tries >= states.STOP_TRIES:
             leave_for(position, states.BY_STOP if reaction == states.LEAVE else states.STOP_REFUSED)
@@ -385,9 +386,12 @@ def on_looked_up(account: Record, symbol: Record, row: int, time: int, outcome: 
     if is_done(order):
         return
     if outcome != states.ACCEPTED:
-        order.look_at = time + states.RETRY_AFTER_MS
+        order.look_at = time + max(states.RETRY_AFTER_MS, (time - order.time) // states.PARTS_OF_AGE)
         if outcome == states.ABSENT:
             _on_absent(account, symbol, row, time)
+        elif time >= order.read_at + max(states.READ_EVERY_MS, (time - order.time) // 2):
+            order.read_at = time
+            symbol.snapshot_at = min(symbol.snapshot_at, time)  # what can't be looked up shows in the account
         return
     is_open = status in (states.NEW, states.PARTIALLY_FILLED)
     if order.state in (states.PENDING_CANCEL, states.UNKNOWN) and is_open:
@@ -444,7 +448,8 @@ def take_algo(account: Record, symbol: Record, row: int, status: int, order_id: 
 @compiled_part
 def _cancel_left_over(account: Record, symbol: Record, row: int, time: int) -> None:
     """Cancel an order of a round trip that is over: it was taken for absent, and was accepted after all."""
-    if not symbol.in_hand or symbol.orders[row].round_trip != symbol.position.id:
+    order = symbol.orders[row]
+    if not symbol.in_hand or order.round_trip != symbol.position.id:
         cancel(account, symbol, row, time, states.POSITION_CLOSED)
 
 
@@ -520,6 +525,16 @@ def adopt_exit(symbol: Record, time: int, side: int, quantity: int, reason: int)
     row = new_order(symbol, time, states.EXIT, side, quantity, reason)
     symbol.position.exits += 1
     symbol.orders[row].count, symbol.orders[row].is_foreign = symbol.position.exits, True
+    return row
+
+
+@compiled_part
+def adopt_orphan(symbol: Record, time: int, purpose: int, side: int, quantity: int) -> int:
+    """Take an order of ours that nobody knows of any more; it belongs to no position. Return its row, -1 for none."""
+    if not has_room(symbol, 0):
+        return -1
+    row = new_order(symbol, time, purpose, side, quantity, states.RESTART)
+    symbol.orders[row].round_trip = 0
     return row
 
 
@@ -616,8 +631,8 @@ def _is_kept(position: Record) -> bool:
 def _is_stuck(symbol: Record, time: int) -> bool:
     """Whether a position that is left needs its stop again: its exits are refused, or nobody knows of them."""
     position = symbol.position
-    if position.leave_reason in (states.BY_STOP, states.STOP_REFUSED) or position.stop_distance == 0:
-        return False  # the exchange takes no stop at this price
+    if position.leave_reason == states.BY_STOP or position.stop_distance == 0:
+        return False  # the price has passed it
     return bool(position.exit_tries > 0 or time >= position.unprotected_since + states.RETRY_AFTER_MS)
 
 

@@ -151,6 +151,10 @@ QUICK_TRIES = 4
 """After so many of them it is twice as long each time."""
 LOOK_WITHIN_MS = 2_000
 """An order that takes liquidity is looked up so long after its last news."""
+READ_EVERY_MS = 4_000
+"""The account is read at most so often for the sake of an order that can't be looked up; the older it is, the less."""
+PARTS_OF_AGE = 8
+"""An order that can't be looked up is asked for again after an eighth of its age, a second at least."""
 MOST_ENTRY_FAILURES = 3
 """So many entries in a row may be refused, for no passing reason, or never be placed."""
 NEVER_SENT, SILENCE, TOO_LARGE = 0, -1003, -4005

@@ -46,7 +46,7 @@ ORDER = record_dtype(
         *wholes("state", "order_id", "filled", "reported", "told_at", "code"),
         *flags("child_done", "is_foreign", "is_over"),
         # what we do next
-        *wholes("look_at", "cancel_reason"),
+        *wholes("look_at", "read_at", "cancel_reason"),
     ]
 )
 
@@ -165,8 +165,8 @@ ACCOUNT = record_dtype(
 
 (
     ORDER_TOLD, ALGO_TOLD, REPLIED, TIMER_DUE, MARKED, FUNDED, TRANSFERRED, BARS_CLOSED, BREAKER_TOLD, STOPPED,
-    LOOK_UP_TOLD, EXIT_ADOPTED, SYNC_TOLD, ORDERS_CHANGED, ASKED,
-) = range(15)  # fmt: skip
+    LOOK_UP_TOLD, EXIT_ADOPTED, ORPHAN_ADOPTED, SYNC_TOLD, ORDERS_CHANGED, ASKED,
+) = range(16)  # fmt: skip
 """Kinds of events."""
 
 NEXT_DUE, IS_FINISHED, ORDERS_DUE, HAS_UNKNOWN, WAKE_AT_BAR = range(5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +46,12 @@ def order_type(purpose: Purpose, price: int) -> OrderType:
 def client_order_id(epoch: str, round_trip: int, purpose: Purpose, count: int) -> str:
     """Name an order: the round trip joins all that belongs to a position; `count` tells those of one purpose apart."""
     return f"vt-{epoch}-{round_trip}{purpose.value}{count}"
+
+
+def purpose_of(name: str, epoch: str) -> Purpose | None:
+    """Return what an order is for whose name is of this session, from whichever of its engine's lives; else None."""
+    found = re.fullmatch(rf"vt-{re.escape(epoch)}(?:r[0-9a-z]+)?-[0-9]+([a-z])[0-9]+", name)
+    return Purpose(found[1]) if found and found[1] in set(Purpose) else None
 
 
 def request(order: Any, symbol: str, name: str, working_type: WorkingType) -> OrderRequest:

@@ -38,8 +38,10 @@ from voltrade.permission import Permission, permit, permit_again
 
 log = logging.getLogger(__name__)
 
-WRONG_MS = 60_000
+WRONG_MS = 10_000
 """A machine's clock that is this far from the exchange's is not gone by; less only moves how requests are signed."""
+REACH_AGAIN_S = 1.0
+"""Pause before an exchange is asked again that could not be reached."""
 PARAMETERS, VENUE, TRUTH = "parameters.json", "venue", "truth.jsonl"
 VENUE_READY_S = 60.0
 VENUE_IDLE_S = 900
@@ -248,7 +250,12 @@ class Wiring:
 
 
 async def wire(
-    config: Config, run_dir: Path, environment: Mapping[str, str], known_venue: str = "", known_account: str = ""
+    config: Config,
+    run_dir: Path,
+    environment: Mapping[str, str],
+    known_venue: str = "",
+    known_account: str = "",
+    goes_on: bool = False,
 ) -> Wiring:
     """Reach the exchange that a session's mode asks for; nothing but market data is asked of it yet.
 
@@ -258,6 +265,7 @@ async def wire(
         environment: holds the keys of modes `demo` and `live`.
         known_venue: `sim`: the address of the venue of a run that goes on.
         known_account: `demo` and `live`: the account of a run that goes on.
+        goes_on: an exchange that can't be reached is waited for: there may be a position to tend.
 
     Raises:
         ConfigError: mode `demo` or `live` lacks keys or a person's word; nothing was sent.
@@ -265,11 +273,11 @@ async def wire(
         VenueError: the exchange can't be read.
     """
     if config.session.mode == "sim":
-        return await _wire_sim(config, run_dir, known_venue)
+        return await _wire_sim(config, run_dir, known_venue, goes_on)
     if config.session.mode == "paper":
-        return await _wire_paper(config)
+        return await _wire_paper(config, goes_on)
     if known_account:
-        return await _wire_binance(config, permit_again(known_account, environment))
+        return await _wire_binance(config, permit_again(known_account, environment), goes_on)
     return await _wire_binance(config, permit(config, environment, datetime.now(UTC)))
 
 
@@ -289,14 +297,14 @@ async def reach(config: Config, environment: Mapping[str, str]) -> Wiring:
     return await _wire_binance(config, Permission(credentials, credentials.fingerprint, "nothing yet: asked only"))
 
 
-async def _wire_sim(config: Config, run_dir: Path, known_venue: str) -> Wiring:
+async def _wire_sim(config: Config, run_dir: Path, known_venue: str, goes_on: bool = False) -> Wiring:
     given = config.session.venue
     venue = VenueProcess(given) if given else await VenueProcess.own(run_dir, config, known_venue)
     try:
         tape = await venue.status()
         endpoint = Endpoint.simulated(venue.rest, venue.stream)
         clock = TapeClock(tape["time"]) if tape["lockstep"] else WallClock()
-        wiring = await _wired(config, endpoint, Credentials("sim-key", "sim-secret"), clock)
+        wiring = await _wired(config, endpoint, Credentials("sim-key", "sim-secret"), clock, goes_on)
     except BaseException:
         if not given:
             await venue.stop()
@@ -309,16 +317,16 @@ async def _wire_sim(config: Config, run_dir: Path, known_venue: str) -> Wiring:
     return wiring
 
 
-async def _wire_paper(config: Config) -> Wiring:
-    wiring = await _wired(config, _endpoint(config), None, WallClock())
+async def _wire_paper(config: Config, goes_on: bool = False) -> Wiring:
+    wiring = await _wired(config, _endpoint(config), None, WallClock(), goes_on)
     wiring.account = wiring.former_account = f"paper {wiring.endpoint.rest} {config.session.symbol}"
     wiring.fingerprint = "paper"
     wiring.gateway = PaperExchange(config, wiring.instrument, wiring.clock)
     return wiring
 
 
-async def _wire_binance(config: Config, permission: Permission) -> Wiring:
-    wiring = await _wired(config, _endpoint(config), permission.credentials, WallClock())
+async def _wire_binance(config: Config, permission: Permission, goes_on: bool = False) -> Wiring:
+    wiring = await _wired(config, _endpoint(config), permission.credentials, WallClock(), goes_on)
     try:
         # By its own name: each of an account's keys has another fingerprint.
         wiring.account = f"{wiring.endpoint.rest} {await wiring.rest.account_name()}"
@@ -339,15 +347,33 @@ def _endpoint(config: Config) -> Endpoint:
 
 
 async def _wired(
-    config: Config, endpoint: Endpoint, credentials: Credentials | None, clock: TapeClock | WallClock
+    config: Config, endpoint: Endpoint, credentials: Credentials | None, clock: TapeClock | WallClock, goes_on: bool
 ) -> Wiring:
     exchange = connect(endpoint, credentials, clock, config.execution.recv_window_ms)
     rest = BinanceRestClient(exchange, endpoint.name)
     try:
-        if isinstance(clock, WallClock):
-            await clock.follow(rest)
-        instrument = await rest.instrument(config.session.symbol)
+        instrument = await first_contact(rest, clock, config.session.symbol, goes_on)
     except BaseException:
         await exchange.close()
         raise
     return Wiring(config, endpoint, exchange, rest, clock, instrument, rest)
+
+
+async def first_contact(
+    rest: BinanceRestClient, clock: TapeClock | WallClock, symbol: str, goes_on: bool
+) -> Instrument:
+    """Set the clock and read the symbol's filters; for a run that goes on, as soon as the exchange can be reached.
+
+    Raises:
+        VenueError: it can't be, and the run is new.
+    """
+    while True:
+        try:
+            if isinstance(clock, WallClock):
+                await clock.follow(rest)
+            return await rest.instrument(symbol)
+        except VenueError as error:
+            if not goes_on:
+                raise
+            log.warning("the exchange can't be reached, and is waited for: %s", error)
+            await asyncio.sleep(REACH_AGAIN_S)

@@ -32,7 +32,7 @@ from voltrade.exchange.faults import Fault
 from voltrade.exchange.truth import TruthLog
 from voltrade.exchange.venue import Venue
 from voltrade.rule_file import keep_rule, read_parameters
-from voltrade.wiring import Wiring
+from voltrade.wiring import Wiring, first_contact
 
 MARKET_FIRST_S = 0.000_1
 """Without latency, so much later than the trade that made it comes what happened to an order: as on a tape."""
@@ -226,8 +226,7 @@ class World:
         assert now is not None
         now.exchange = exchange = connect_by(self.network, clock, config.execution.recv_window_ms)
         rest = BinanceRestClient(exchange, ENDPOINT.name)
-        await clock.follow(rest)
-        instrument = await rest.instrument(config.session.symbol)
+        instrument = await first_contact(rest, clock, config.session.symbol, not now.engine._is_new)
         account = {"account": f"sim {INSTANCE}", "fingerprint": INSTANCE}
         return Wiring(config, ENDPOINT, exchange, rest, clock, instrument, rest, **account)  # type: ignore[arg-type]
 
