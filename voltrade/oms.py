@@ -30,6 +30,7 @@ from voltrade.model import (
     Instrument,
     LookupOrder,
     OrderIntent,
+    OrderType,
     OrderUpdate,
     Outcome,
     Output,
@@ -63,6 +64,9 @@ VERSION = 3
 
 _REASONS = frozenset({"reason", "cancel_reason", "exit_reason", "leave_reason"})
 _OF_THIS_RUN = frozenset({"number", "is_over"})
+
+ADJUSTED_AFTER = 4
+"""So many readings in a row must say that the position is smaller than our fills make it, before that is believed."""
 
 REALISED_TOLERANCE = 100
 """Money by which the exchange's PnL of a fill may differ from ours before a person is told."""
@@ -588,10 +592,32 @@ class OrderMonitor:
             return []
         # One reading may fall between two fills, so a person is told of the second.
         self.disagree(snapshot.time)
+        if self._row["disagreements"] >= ADJUSTED_AFTER and 0 <= theirs * (1 if ours > 0 else -1) < abs(ours):
+            return self._adjust(snapshot, abs(ours - theirs))
         if ours != theirs and self._row["disagreements"] == 2:
             text = f"the exchange has {theirs} lots, our fills make {ours}"
             return [Alert(snapshot.time, "POSITION_MISMATCH", text)]
         return []
+
+    def _adjust(self, snapshot: Snapshot, lots: int) -> list[Output]:
+        """Take it that lots of ours are gone, as the exchange has said again and again, though no trade tells of it.
+
+        They are booked at the last price; the wallet is set right by what the exchange says of it.
+        """
+        if not self._accounts_for_all(snapshot) or self.has_unknown:
+            return []
+        side, now = Side(-int(self._position_row["side"])), self._at(snapshot.time)
+        gone = OrderUpdate(
+            *(now, snapshot.symbol, f"adjusted-{now}", -now, side, OrderType.MARKET, "FILLED", "TRADE", lots, lots),
+            trade_id=-now,
+            last_quantity=lots,
+            last_price=int(self._row["last_price"]),
+        )
+        number = self._adopt_exit(gone)
+        if number is None:
+            return []
+        said = Alert(now, "POSITION_ADJUSTED", f"{lots} lots are gone, says the exchange, and no trade tells of it")
+        return [said, *self._take_order(number, gone, True, alone=True)]
 
     def _note_agreement(self, snapshot: Snapshot) -> None:
         """Raise the watermark, unless a fill of ours may be missing.

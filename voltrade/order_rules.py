@@ -334,12 +334,12 @@ def _on_refused(account: Record, symbol: Record, row: int, time: int, reaction: 
     if reaction == states.RECONCILE:
         add_output(account, records.SNAPSHOT, symbol.place, row, states.REDUCE_ONLY_REFUSED, time)
     is_try = order.code not in (states.NEVER_SENT, states.SILENCE)
+    if order.code == states.TOO_LARGE:  # until the exchange's filters are read
+        symbol.largest_order = max(1, order.quantity // states.PARTS_OF_TOO_LARGE)
     if order.purpose == states.EXIT:
         doublings = min(max(position.exit_tries - states.QUICK_TRIES, 0), states.DOUBLINGS)
         position.exit_at = time + (states.RETRY_AFTER_MS << doublings)
         position.exit_tries += is_try
-        if order.code == states.TOO_LARGE:  # until the exchange's filters are read
-            symbol.largest_order = max(1, order.quantity // states.PARTS_OF_TOO_LARGE)
     elif order.purpose == states.STOP:
         position.stop_tries += is_try
         doublings = min(max(position.stop_tries - states.QUICK_TRIES, 0), states.DOUBLINGS)

@@ -81,7 +81,12 @@ DONE: frozenset[str] = frozenset({"FILLED", "FINISHED", "CANCELED", "REJECTED", 
 
 STATUS_ALIASES = {"EXPIRED_IN_MATCH": "EXPIRED"}
 
-FORCED = {"autoclose-": "LIQUIDATION", "adl_autoclose": "ADL", "settlement_autoclose-": "SETTLEMENT"}
+FORCED = {
+    "autoclose-": "LIQUIDATION",
+    "adl_autoclose": "ADL",
+    "settlement_autoclose-": "SETTLEMENT",
+    "adjusted-": "ADJUSTED",
+}
 """Beginnings of the client order ids of orders that the exchange itself sends, and what they are."""
 
 
