@@ -540,6 +540,9 @@ class OrderMonitor:
         """
         held = self._lots
         self._at(snapshot.time)
+        for update in snapshot.orders:  # trades name their orders by these numbers alone
+            if (named := self._find(update)) is not None:
+                self._by_exchange_id[update.order_id] = named
         self._row["snapshot_at"] = NEVER
         is_explained = self._has_agreed and self._trades_lead_to_position(snapshot) and self._accounts_for_all(snapshot)
         self._row["shown"] = 0 if is_explained else snapshot.position.quantity

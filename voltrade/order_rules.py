@@ -389,8 +389,8 @@ def on_looked_up(account: Record, symbol: Record, row: int, time: int, outcome: 
         order.look_at = time + max(states.RETRY_AFTER_MS, (time - order.time) // states.PARTS_OF_AGE)
         if outcome == states.ABSENT:
             _on_absent(account, symbol, row, time)
-        elif time >= order.read_at + max(states.READ_EVERY_MS, (time - order.time) // 2):
-            order.read_at = time
+        elif time >= symbol.read_at + max(states.READ_EVERY_MS, (time - order.time) // 2):
+            symbol.read_at = time
             symbol.snapshot_at = min(symbol.snapshot_at, time)  # what can't be looked up shows in the account
         return
     is_open = status in (states.NEW, states.PARTIALLY_FILLED)
@@ -740,8 +740,10 @@ def _sync_exit(account: Record, symbol: Record, time: int, exposure: int) -> Non
     position, side = symbol.position, -symbol.position.side if exposure > 0 else symbol.position.side
     lots = _without_exit(symbol, time, side, abs(exposure))
     parts = 0
-    while lots > 0 and parts < states.MOST_PARTS and time >= max(position.exit_at, next_exit_at(symbol, time)):
+    while lots > 0 and time >= max(position.exit_at, next_exit_at(symbol, time)):
         parts += 1
+        if parts == states.MOST_PARTS:
+            position.exit_at = time + states.RETRY_AFTER_MS
         spare = 0 if lots == abs(exposure) else 1  # the last row is for an exit where none works
         if not has_room(symbol, spare):
             return

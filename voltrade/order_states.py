@@ -165,8 +165,8 @@ MOST_ENTRY_FAILURES = 3
 NEVER_SENT, SILENCE, TOO_LARGE = 0, -1003, -4005
 """Codes of refusals: it never left this machine, or the exchange wants silence, neither of which is a try; more than
 the exchange takes in one order."""
-PARTS_OF_TOO_LARGE, MOST_PARTS = 4, 8
-"""What is too large is sent in so many parts, and at most so many at once."""
+PARTS_OF_TOO_LARGE, MOST_PARTS = 4, 6
+"""What is too large is sent in so many parts, and at most so many a second."""
 ABSENCE_MARGIN_MS = 5_000
 ABSENCE_ANSWERS = 3
 

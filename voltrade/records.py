@@ -46,7 +46,7 @@ ORDER = record_dtype(
         *wholes("state", "order_id", "filled", "reported", "told_at", "code"),
         *flags("child_done", "is_foreign", "is_over"),
         # what we do next
-        *wholes("look_at", "read_at", "cancel_reason"),
+        *wholes("look_at", "cancel_reason"),
     ]
 )
 
@@ -88,7 +88,7 @@ SYMBOL = record_dtype(
         *wholes("time", "snapshot_at", "disagreements", "shown", "ignored", "round_trips", "order_numbers", "counted"),
         *wholes("agreed_at"),
         *flags("in_hand", "reconciled"),
-        *wholes("halts", "halted", "entry_failures", "largest_order", "order_count", "over_count"),
+        *wholes("halts", "halted", "entry_failures", "largest_order", "read_at", "order_count", "over_count"),
         ("position", POSITION),
         ("earlier", POSITION),
         ("no_position", POSITION),
@@ -101,7 +101,8 @@ SYMBOL = record_dtype(
         ("limits", risk.LIMITS, (1,)),
     ]
 )
-"""`largest_order`: what the exchange takes in one exit, 0 where it has refused none. `agreed_at`: when the account was
+"""`largest_order`: what the exchange takes in one exit, 0 where it has refused none. `read_at`: when the account was
+last read for the sake of an order that could not be looked up. `agreed_at`: when the account was
 last seen to be as it is here, with every order listed. `shown`: signed lots that the exchange last showed and its
 trades don't explain. `halts`: why a person must look, and `halted` when the breaker has been told. `over_count`: rows
 that can be given back. `earlier`: the position of an order that is over and of which something is told late."""

@@ -18,7 +18,7 @@ def as_of_today(held: Mapping[str, Any], version: int) -> Mapping[str, Any]:
     held = _from_version_1(held) if version == 1 else held
     again_at = held["position"]["retry_at"]
     new = {"stop_at": again_at, "exit_at": again_at, "target_at": NEVER, "target_tries": 0}
-    orders = [{"told_at": 0, "read_at": 0, **order} for order in held["orders"]]
+    orders = [{"told_at": 0, **order} for order in held["orders"]]
     return {**held, "position": {**held["position"], **new}, "orders": orders}
 
 
