@@ -336,6 +336,7 @@ def _on_refused(account: Record, symbol: Record, row: int, time: int, reaction: 
     is_try = order.code not in (states.NEVER_SENT, states.SILENCE)
     if order.code == states.TOO_LARGE:  # until the exchange's filters are read
         symbol.largest_order = max(1, order.quantity // states.PARTS_OF_TOO_LARGE)
+        position.exit_at = time + states.RETRY_AFTER_MS
     if order.purpose == states.EXIT:
         doublings = min(max(position.exit_tries - states.QUICK_TRIES, 0), states.DOUBLINGS)
         position.exit_at = time + (states.RETRY_AFTER_MS << doublings)
@@ -633,6 +634,8 @@ def _is_stuck(symbol: Record, time: int) -> bool:
     position = symbol.position
     if position.leave_reason == states.BY_STOP or position.stop_distance == 0:
         return False  # the price has passed it
+    if 0 < symbol.largest_order < open_quantity(symbol):
+        return False  # the exchange takes none so large
     return bool(position.exit_tries > 0 or time >= position.unprotected_since + states.RETRY_AFTER_MS)
 
 
