@@ -35,6 +35,7 @@ from voltrade.model import (
     BreakerChange,
     CancelOrder,
     Event,
+    Filters,
     Link,
     Operator,
     OrderIntent,
@@ -53,7 +54,7 @@ from voltrade.model import (
     money,
 )
 from voltrade.oms import OrderMonitor
-from voltrade.order_states import ALGO_MOVES, DONE, IS_DONE, LEGAL, MOVES, STATES
+from voltrade.order_states import ALGO_MOVES, DONE, IS_DONE, LEGAL, MOVES, PROTECT_WITHIN_MS, STATES
 from voltrade.records import ROWS, SPARE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -698,3 +699,87 @@ def test_flatten_ends_the_session_only_once_nothing_is_held() -> None:
     fill_of(core, out.order.client_order_id, 70, 2, 10)
     core.handle(Reply(10, "cancel", "BTCUSDT", "vt-t-1s1", True, Outcome.ACCEPTED))
     assert core.finished
+
+
+# --- what the exchange has, whatever was told -------------------------------------------------------------------------
+
+
+def test_an_exit_that_is_too_large_goes_in_parts_once_the_filters_are_read() -> None:
+    desk = Desk().in_position()
+    [whole] = intents(desk.note(leave(desk.monitor, desk.time, "TIME")))
+    outputs = desk.reply(whole.order.client_order_id, "submit", Outcome.REFUSED, -4005)
+    assert not intents(outputs)
+    parts = intents(desk.note(desk.monitor.on_filters(Filters(desk.time, "BTCUSDT", 4))))
+    assert [part.order.quantity for part in parts] == [4, 4, 2]
+
+
+def test_lots_of_which_the_exchange_says_again_and_again_that_they_are_gone_are_booked_as_gone() -> None:
+    desk = Desk().in_position()
+    told: list[str] = []
+    for at in range(5_000, 45_000, 10_000):
+        held = replace(what_is_held(7, **a_listing(desk, STOP, TARGET)), time=at)
+        told += [output.code for output in desk.monitor.on_snapshot(held) if isinstance(output, Alert)]
+    assert told == ["POSITION_MISMATCH", "POSITION_ADJUSTED"]
+    assert desk.monitor.position == 7
+
+
+def test_lots_that_the_exchange_has_too_many_are_nobodys_to_book() -> None:
+    desk = Desk().in_position()
+    for at in range(5_000, 105_000, 10_000):
+        desk.monitor.on_snapshot(replace(what_is_held(12, **a_listing(desk, STOP, TARGET)), time=at))
+    assert (desk.monitor.position, desk.monitor.reconciled) == (10, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_ours"), [("vt-e-7s1", True), ("vt-er1a2b3c-7t2", True), ("vt-f-7s1", False), ("mine", False)]
+)
+def test_a_stop_of_a_lost_journal_is_cancelled(name: str, is_ours: bool) -> None:
+    desk = Desk().in_position()
+    orphan = AlgoUpdate(desk.time, "BTCUSDT", name, 9, Side.SELL, OrderType.STOP_MARKET, "NEW", 3, 900, 0)
+    outputs = desk.monitor.on_algo(orphan)
+    cancelled = [output.client_order_id for output in outputs if isinstance(output, CancelOrder)]
+    assert cancelled == ([name] if is_ours else [])
+
+
+def test_names_after_a_restart_are_new() -> None:
+    desk = Desk().in_position()
+    desk.monitor.on_restart(90_000_000)
+    [out] = intents(desk.note(leave(desk.monitor, desk.time, "TIME")))
+    assert out.order.client_order_id == "vt-er1xg0-1x1"
+
+
+def test_three_entries_in_a_row_that_are_refused_wait_for_a_person() -> None:
+    core = a_core()
+    [desk] = core.desks.values()
+    halted = []
+    for number in range(1, 4):
+        enter(desk.monitor, 10 * number, Side.BUY, 5)
+        core.handle(
+            Reply(10 * number, "submit", "BTCUSDT", f"vt-t-{number}e1", False, Outcome.REFUSED, -2019, "margin")
+        )
+        halted.append(desk.monitor.halt_reason)
+    assert halted == ["", "", "3 entries in a row were refused or never placed"]
+
+
+def test_a_target_that_triggers_and_fills_nothing_is_left_by_an_exit() -> None:
+    desk = Desk().in_position()
+    desk.algo(TARGET, "TRIGGERING")
+    assert desk.monitor.next_due == desk.time + PROTECT_WITHIN_MS
+    desk.time = desk.monitor.next_due
+    outputs = desk.note(desk.monitor.on_time(desk.time))
+    assert [output.code for output in outputs if isinstance(output, Alert)] == ["TRIGGER_STUCK"]
+    assert [(out.purpose, out.reason) for out in intents(outputs)] == [(Purpose.EXIT, "TAKE_PROFIT")]
+
+
+def test_a_stop_covers_no_more_than_its_lots() -> None:
+    desk = Desk()
+    desk.order(ENTRY, "PARTIALLY_FILLED", 4)
+    desk.algo(STOP, "NEW")
+    desk.time += 600
+    desk.order(ENTRY, "FILLED", 6)
+    bare_since = desk.time
+    while desk.time < bare_since + PROTECT_WITHIN_MS:
+        desk.time = desk.monitor.next_due
+        outputs = desk.note(desk.monitor.on_time(desk.time))
+    assert desk.time == bare_since + PROTECT_WITHIN_MS
+    assert [out.order.quantity for out in intents(outputs) if out.purpose is Purpose.EXIT] == [10]

@@ -1,0 +1,61 @@
+"""When the account is read though nothing asks for it, and when its stream counts as silent."""
+
+from __future__ import annotations
+
+import pytest
+
+from voltrade.account_watch import COMPARE_FLAT_MS, COMPARE_MS, HEARD_WITHIN_MS, AccountWatch
+from voltrade.model import Event, Link, OrderType, OrderUpdate, Outcome, PositionReport, Reply, Side, Snapshot
+
+NAME = "vt-e-1e1"
+
+
+def accepted(action: str = "submit", outcome: Outcome = Outcome.ACCEPTED) -> Reply:
+    return Reply(0, action, "BTCUSDT", NAME, False, outcome)  # type: ignore[arg-type]
+
+
+READ = Snapshot(0, "BTCUSDT", 0, 0, 0, 0, 5, "isolated", False, PositionReport("BTCUSDT", 0, "0"))
+TOLD = OrderUpdate(0, "BTCUSDT", NAME, 1, Side.BUY, OrderType.MARKET, "NEW", "NEW", 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("events", "is_deaf"),
+    [
+        ([accepted()], True),
+        ([accepted("lookup")], True),
+        ([accepted(), TOLD], False),
+        ([TOLD, accepted()], False),
+        ([accepted(), Link(0, "user", False)], False),
+        ([accepted(), Link(0, "market", False)], True),
+        ([accepted(outcome=Outcome.REFUSED)], False),
+        ([accepted(outcome=Outcome.UNKNOWN)], False),
+        ([accepted("cancel")], False),
+    ],
+    ids=str,
+)
+def test_a_stream_is_deaf_that_does_not_tell_of_what_was_accepted(events: list[Event], is_deaf: bool) -> None:
+    watch = AccountWatch()
+    for event in events:
+        watch.see(event, 1_000)
+    assert not watch.is_deaf(1_000 + HEARD_WITHIN_MS - 1)
+    assert watch.is_deaf(1_000 + HEARD_WITHIN_MS) == is_deaf
+
+
+@pytest.mark.parametrize(("in_hand", "every_ms"), [(True, COMPARE_MS), (False, COMPARE_FLAT_MS)])
+def test_the_account_is_compared_from_its_last_reading_on(in_hand: bool, every_ms: int) -> None:
+    watch = AccountWatch()
+    assert not watch.is_due(10**9, in_hand, False)  # it is read at the start by whoever starts
+    watch.see(READ, 5_000)
+    assert not watch.is_due(5_000 + every_ms - 1, in_hand, False)
+    assert watch.is_due(5_000 + every_ms, in_hand, False)
+
+
+def test_a_trigger_that_is_passed_and_of_which_nothing_is_told_has_the_account_read_once() -> None:
+    watch = AccountWatch()
+    watch.see(READ, 5_000)
+    assert not watch.is_due(6_000, True, True)
+    assert not watch.is_due(7_000, True, False)  # back on its side
+    assert not watch.is_due(8_000, True, True)
+    assert watch.is_due(8_000 + HEARD_WITHIN_MS, True, True)
+    watch.see(READ, 10_500)
+    assert not watch.is_due(11_000, True, True)
