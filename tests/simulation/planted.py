@@ -71,9 +71,8 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "a stop that was sent counts as cover, whatever became of it",
         "order_rules.py",
-        "    if row >= 0 and not is_done(symbol.orders[row]):\n        if not is_resting(symbol.orders[row]):\n"
-        "            _note_cover(symbol, time)\n            return\n        position.unprotected_since = NEVER",
-        "    if position.stops > 0:\n        position.unprotected_since = NEVER",
+        "        if order.purpose == states.STOP and order.state == states.NEW:",
+        "        if order.purpose == states.STOP:",
         ("O5",),
     ),
     Bug(
@@ -115,7 +114,8 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "an order that is not found once never was",
         "oms.py",
-        "            if self._absent[number] >= states.ABSENCE_ANSWERS:\n                return states.ABSENT",
+        "            if self._absent[number] >= states.ABSENCE_ANSWERS and number in self._unlisted:\n"
+        "                return states.ABSENT",
         "            return states.ABSENT",
         ("O3", "O4", "O5"),
     ),
@@ -153,8 +153,8 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "an order is written down after it was sent",
         "live.py",
-        "        self._commit()\n        if isinstance(command, TakeSnapshot):",
-        "        if isinstance(command, TakeSnapshot):",
+        "        self._commit()\n        if self._is_unwritten",
+        "        if self._is_unwritten",
         ("O7",),
     ),
     Bug(
