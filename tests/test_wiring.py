@@ -39,7 +39,7 @@ class Exchange:
     async def clock_offset(self) -> int:
         return self.ahead_ms
 
-    async def instrument(self, symbol: str) -> Instrument:
+    async def instrument(self, symbol: str, any_status: bool) -> Instrument:
         self.failures -= 1
         if self.failures >= 0:
             raise VenueError("nobody answers")

@@ -371,7 +371,7 @@ async def first_contact(
         try:
             if isinstance(clock, WallClock):
                 await clock.follow(rest)
-            return await rest.instrument(symbol)
+            return await rest.instrument(symbol, any_status=goes_on)
         except VenueError as error:
             if not goes_on:
                 raise

@@ -383,14 +383,14 @@ class BinanceRestClient:
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
-    async def instrument(self, symbol: str) -> Instrument:
-        """Return the symbol's filters as the exchange states them now.
+    async def instrument(self, symbol: str, *, any_status: bool = False) -> Instrument:
+        """Return the symbol's filters as the exchange states them now; of one that does not trade if `any_status`.
 
         Raises:
             VenueError: exchangeInfo could not be read.
-            DataError: the symbol isn't listed or a filter breaks its rule.
+            DataError: the symbol isn't listed, does not trade, or a filter breaks its rule.
         """
-        instrument = await self._instrument(symbol)
+        instrument = await self._instrument(symbol, any_status)
         self._readers[symbol] = MessageReader(instrument)
         return instrument
 
@@ -401,14 +401,15 @@ class BinanceRestClient:
             VenueError: they could not be read.
         """
         try:
-            return await self._instrument(symbol)
+            return await self._instrument(symbol, any_status=True)
         except DataError as error:
             raise VenueError(str(error)) from None
 
-    async def _instrument(self, symbol: str) -> Instrument:
+    async def _instrument(self, symbol: str, any_status: bool) -> Instrument:
         info = await self._read("fapiPublicGetExchangeInfo")
         time = Fields("exchangeInfo", info).integer("serverTime")
-        return instrument_of(info, symbol, f"exchangeInfo of {self._name} at {time}")
+        source = f"exchangeInfo of {self._name} at {time}"
+        return instrument_of(info, symbol, source, any_status=any_status)
 
     async def account_name(self) -> str:
         """Return the exchange's own name of the account, which is the same for all of its keys.

@@ -473,7 +473,7 @@ class MessageReader:
         return 0 if rest else ticklots
 
 
-def instrument_of(exchange_info: object, symbol: str, source: str) -> Instrument:
+def instrument_of(exchange_info: object, symbol: str, source: str, *, any_status: bool = False) -> Instrument:
     """Read a symbol's filters from exchangeInfo, exactly.
 
     Bounds that are no multiple of the tick or step are moved inwards to the next one, which allows the same orders.
@@ -482,6 +482,7 @@ def instrument_of(exchange_info: object, symbol: str, source: str) -> Instrument
         exchange_info: the decoded answer.
         symbol: such as `BTCUSDT`.
         source: where it comes from, for the results that must name it.
+        any_status: also where the symbol does not trade: a position in it is tended all the same.
 
     Raises:
         DataError: the symbol isn't listed, does not trade, or a filter breaks its rule.
@@ -490,7 +491,7 @@ def instrument_of(exchange_info: object, symbol: str, source: str) -> Instrument
     row = next((row for row in info.parts("symbols") if row.text("symbol") == symbol), None)
     if row is None:
         raise DataError(f"symbol must be listed at the exchange, was {symbol}")
-    if row.text("status") != "TRADING":
+    if row.text("status") != "TRADING" and not any_status:
         raise DataError(f"symbol must be trading, was {symbol}, which is {row.text('status')}")
     filters = {part.text("filterType"): part for part in row.parts("filters")}
     price, lot, market, notional, percent = (

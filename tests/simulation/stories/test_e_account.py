@@ -153,7 +153,6 @@ def in_state(status: str) -> Any:
     return lambda info: info | {"symbols": [symbol | {"status": status} for symbol in info["symbols"]]}
 
 
-@fails("E6")
 @pytest.mark.parametrize("status", ["TRADING_HALT", "SETTLING"])
 def test_e6_a_killed_run_comes_back_though_the_symbol_does_not_trade(status: str) -> None:
     """Killed with a position; exchangeInfo then says that the symbol does not trade; resumed. It tends the position."""
