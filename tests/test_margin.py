@@ -422,7 +422,7 @@ def test_funding_is_paid_at_its_time_on_the_value_at_the_mark(quantity: int, rat
     assert exchange.account.wallet == money(1_000_000 + paid)
     [event] = exchange.outbox
     assert isinstance(event, AccountChange)
-    assert (event.reason, event.positions, event.balance_change) == ("FUNDING_FEE", (), 0)
+    assert (event.reason, event.positions, event.balance_change) == ("FUNDING_FEE", (), money(paid))
     marked(exchange, 200, 1_000, funding_rate_e8=5_000, next_funding_time=T0 + 28_800_100)
     assert exchange.account.funding == money(paid)
 

@@ -571,15 +571,15 @@ def test_trading_waits_until_the_exchange_agrees_on_the_position() -> None:
     desk = Desk().in_position()
     told: list[str] = []
     asked: list[int] = []
-    for _ in range(4):
+    for _ in range(3):
         outputs = desk.monitor.on_snapshot(a_snapshot(9))
         told += [o.code for o in outputs if isinstance(o, Alert)]
         asked.append(desk.monitor.next_due - 5_000)
         assert not desk.monitor.reconciled
     # One reading may fall between two fills; of the second a person is told, once. It is asked more and more seldom.
     assert told == ["POSITION_MISMATCH"]
-    assert asked == [1_000, 2_000, 4_000, 8_000]
-    [again] = [o for o in desk.monitor.on_time(13_000) if isinstance(o, TakeSnapshot)]
+    assert asked == [1_000, 2_000, 4_000]
+    [again] = [o for o in desk.monitor.on_time(9_000) if isinstance(o, TakeSnapshot)]
     assert again.reason == "NOT_AGREED"
     desk.monitor.on_snapshot(a_snapshot(10))
     assert desk.monitor.reconciled

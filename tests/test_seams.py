@@ -283,25 +283,20 @@ UPKEEP: dict[str, tuple[Edit, ...]] = {
         ),
     ),
     "order_rules.sync_orders": (
-        Edit(ORDERS, "        _sync_take_profit(account, symbol, time)\n", "        return\n"),
+        Edit(ORDERS, "        _sync_take_profit(account, symbol, time, lots)\n", "        return\n"),
     ),
     "order_rules._on_refused": (
         Edit(
             ORDERS,
-            "        if reaction in (states.RETRY, states.RECONCILE) and position",
-            "        if reaction in (states.RETRY, states.RECONCILE, states.LEAVE) and position",
+            "        if reaction not in (states.RETRY, states.RECONCILE) or position",
+            "        if reaction not in (states.RETRY, states.RECONCILE, states.LEAVE) or position",
         ),
     ),
     "order_rules.on_time": (
         Edit(
             ORDERS,
-            "time - position.opened_at >= symbol.settings.max_holding_ms",
-            "time - position.opened_at >= symbol.settings.max_holding_ms // 3",
-        ),
-        Edit(
-            ORDERS,
-            "position.opened_at + symbol.settings.max_holding_ms)",
-            "position.opened_at + symbol.settings.max_holding_ms // 3)",
+            "int(symbol.position.opened_at + symbol.settings.max_holding_ms)",
+            "int(symbol.position.opened_at + symbol.settings.max_holding_ms // 3)",
         ),
     ),
 }

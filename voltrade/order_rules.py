@@ -89,14 +89,25 @@ def advance(symbol: Record, order: Record, status: int, time: int) -> None:
     if is_algo(order) and order.state == states.NEW:
         order.look_at = NEVER
     else:
-        order.look_at = time + look_after(symbol, order)
+        order.look_at = next_look_at(symbol, order, time)
 
 
 @compiled_part
-def look_after(symbol: Record, order: Record) -> int:
-    """How long after its last news an order is looked up, ms. One that waits for no trigger is done when it arrives."""
-    stale_ms = int(symbol.settings.stale_ms)
-    return stale_ms if is_algo(order) else min(stale_ms, states.LOOK_WITHIN_MS)
+def next_look_at(symbol: Record, order: Record, time: int) -> int:
+    """When an order is looked up if nothing is told of it, ms; one that waits for no trigger is done when it arrives.
+
+    At the moment when it counts as stale in any case.
+    """
+    stale_at = stale_from(symbol, order)
+    if stale_at <= time:
+        stale_at = time + int(symbol.settings.stale_ms)
+    return stale_at if is_algo(order) else min(stale_at, time + states.LOOK_WITHIN_MS)
+
+
+@compiled_part
+def stale_from(symbol: Record, order: Record) -> int:
+    """From when on an order is stale, ms: so long after it was sent, or after its last news."""
+    return int(max(order.time, order.told_at) + symbol.settings.stale_ms)
 
 
 # --- the position in hand ---------------------------------------------------------------------------------------------
@@ -266,7 +277,7 @@ def enter(account: Record, symbol: Record, signal: Record, quantity: int, limit:
 @compiled_part
 def lookup(account: Record, symbol: Record, row: int, time: int, reason: int) -> None:
     """Ask what became of an order."""
-    symbol.orders[row].look_at = time + look_after(symbol, symbol.orders[row])
+    symbol.orders[row].look_at = next_look_at(symbol, symbol.orders[row], time)
     add_output(account, records.LOOKUP, symbol.place, row, reason, time)
 
 
@@ -397,7 +408,7 @@ def on_looked_up(account: Record, symbol: Record, row: int, time: int, outcome: 
     is_open = status in (states.NEW, states.PARTIALLY_FILLED)
     if order.state in (states.PENDING_CANCEL, states.UNKNOWN) and is_open:
         move(order, status)
-    if order.purpose == states.ENTRY and is_open and time - order.time >= symbol.settings.stale_ms:
+    if order.purpose == states.ENTRY and is_open and time >= stale_from(symbol, order):
         move(order, status)
         cancel(account, symbol, row, time, states.STALE)
 
