@@ -22,7 +22,8 @@ TOLD = OrderUpdate(0, "BTCUSDT", NAME, 1, Side.BUY, OrderType.MARKET, "NEW", "NE
     ("events", "is_deaf"),
     [
         ([accepted()], True),
-        ([accepted("lookup")], True),
+        ([accepted("lookup")], False),
+        ([accepted(outcome=Outcome.UNKNOWN), accepted("lookup")], True),
         ([accepted(), TOLD], False),
         ([TOLD, accepted()], False),
         ([accepted(), Link(0, "user", False)], False),

@@ -14,6 +14,8 @@ class AccountWatch:
     """Sees what streams and answers bring, in the order in which the core gets it."""
 
     def __init__(self) -> None:
+        self._sent: set[str] = set()
+        """Client ids of orders that were sent since this began to see."""
         self._heard: set[str] = set()
         """Client ids of orders of which the stream has told anything."""
         self._awaited: dict[str, int] = {}
@@ -25,14 +27,19 @@ class AccountWatch:
             case OrderUpdate(client_order_id=name) | AlgoUpdate(client_order_id=name):
                 self._heard.add(name)
                 self._awaited.pop(name, None)
-            case Reply(action="submit", outcome=Outcome.ACCEPTED, client_order_id=name) if name not in self._heard:
-                self._awaited[name] = now
-            case Reply(action="lookup", outcome=Outcome.ACCEPTED, client_order_id=name) if name not in self._heard:
-                self._awaited.setdefault(name, now)
+            case Reply(action="submit", client_order_id=name):
+                self._sent.add(name)
+                self._await(event, now)
+            case Reply(action="lookup", client_order_id=name) if name in self._sent:
+                self._await(event, now)
             case Link(stream="user"):
                 self._awaited.clear()  # what it has not told is read from the account
             case Snapshot():
                 self._read_at = now
+
+    def _await(self, reply: Reply, now: int) -> None:
+        if reply.outcome is Outcome.ACCEPTED and reply.client_order_id not in self._heard:
+            self._awaited.setdefault(reply.client_order_id, now)
 
     def is_deaf(self, now: int) -> bool:
         """Whether the user stream has not told of an order that was accepted."""

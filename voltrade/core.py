@@ -82,6 +82,9 @@ GATES: tuple[risk.Gate, ...] = (
 )
 """Every pre-trade check, in the order in which a signal meets them."""
 
+MOST_UNEQUAL = 3
+"""So often the account is read again at once because its wallet isn't that of our books."""
+
 on_signal = core_rules.decision(GATES)
 """The step that takes a signal through the gates, as both live trading and a backtest call it."""
 
@@ -156,8 +159,8 @@ class TradingCore:
             raise ConfigError(f"rule: the engine of {config.session.rule} must be given with it")
         self._books = Books(1 + len(others))
         self._answers: dict[int, int] = {}
-        self._unexplained = 0
-        """By how much the exchange's wallet differed from our books when it was last read."""
+        self._unexplained = self._unequal = 0
+        """By how much the exchange's wallet differed from our books when it was last read, and how often in a row."""
         self._signal = np.zeros(1, records.SIGNAL)
         row = self._books.account
         core_rules.set_gates(row, GATES)
@@ -422,11 +425,14 @@ class TradingCore:
         It may be on its way, so the account is read once more before: only what is still there is booked.
         """
         seen, self._unexplained = self._unexplained, difference
+        self._unequal = self._unequal + 1 if difference else 0
         if not difference or difference != seen:
-            if difference:
+            if (
+                difference and self._unequal <= MOST_UNEQUAL
+            ):  # else it moves at each reading: the next comparison will do
                 desk.monitor.ask_again(self.time)
             return []
-        self._unexplained = 0
+        self._unexplained = self._unequal = 0
         return self._adjust(difference, "the exchange's wallet differs from our books, which take it over")
 
     def _open_account(self, desk: Desk, snapshot: Snapshot) -> list[Output]:

@@ -67,6 +67,8 @@ STREAM_UP = "USER_STREAM_UP"
 """Why the account is read when the user stream has come up again."""
 
 UNWRITTEN = "not sent: it can't be written down"
+UNWRITTEN_S = 5.0
+"""How often it is tried to write down what could not be, beside each command."""
 
 LATE_MS = 1_000
 """Trades that are older than this when they arrive are told the time first, so that the core can see their age."""
@@ -190,7 +192,7 @@ class LiveTradingSystem:
         for output in outputs:
             self._write(output)
         self.is_journaled = True
-        if self._uncommitted >= COMMIT_EVERY:
+        if self._uncommitted >= COMMIT_EVERY and not self._is_unwritten:
             self._commit()
         return consumed, outputs
 
@@ -431,7 +433,7 @@ class LiveTradingSystem:
                 pending.add(task)
                 task.add_done_callback(pending.discard)
             if (now := asyncio.get_running_loop().time()) >= commit_at:
-                commit_at = now + COMMIT_S
+                commit_at = now + (UNWRITTEN_S if self._is_unwritten else COMMIT_S)
                 self._commit()
 
     def _wait_s(self) -> float:

@@ -65,7 +65,7 @@ VERSION = 3
 _REASONS = frozenset({"reason", "cancel_reason", "exit_reason", "leave_reason"})
 _OF_THIS_RUN = frozenset({"number", "is_over"})
 
-ADJUSTED_AFTER = 4
+ADJUSTED_AFTER = 3
 """So many readings in a row must say that the position is smaller than our fills make it, before that is believed."""
 
 REALISED_TOLERANCE = 100
@@ -169,6 +169,11 @@ def _last_trade(snapshot: Snapshot) -> int:
     return max((fill.trade_id for fill in snapshot.fills), default=0)
 
 
+def _pause(times: int) -> int:
+    """Pause before the account is read again, ms, after so many readings in a row that did not do."""
+    return states.RETRY_AFTER_MS << min(times, states.DOUBLINGS)
+
+
 def _moved(snapshot: Snapshot, after: int) -> int:
     """Signed lots by which the account's trades after one moved its position."""
     return sum(fill.side * fill.last_quantity for fill in snapshot.fills if fill.trade_id > after)
@@ -222,6 +227,10 @@ class OrderMonitor:
         self._texts: dict[int, str] = {}
         self._absent: dict[int, int] = {}
         """Agreeing answers that the exchange has no such order."""
+        self._less = 0, 0
+        """What the exchange has of a position that it says is smaller than ours, and in how many readings in a row."""
+        self._unconfirmed = self._incomplete = 0
+        """Readings in a row that did not confirm what a session leaves, or lacked fills that are told of."""
         self._unlisted: set[int] = set()
         """Orders that the exchange did not list when the account was read so late that it would have had them."""
         self._awaiting: set[int] = set()
@@ -455,8 +464,6 @@ class OrderMonitor:
 
     def _take_algo(self, update: AlgoUpdate, alone: bool) -> list[Output]:
         number = self._numbers.get(update.client_order_id)
-        if number is None and update.status == "NEW":
-            number = self._adopt_orphan(update)
         row = None if number is None else self._row_of(number)
         if number is None or row is None or not self._order(number).algo:
             self._doubt_account(self._at(update.time))
@@ -528,6 +535,9 @@ class OrderMonitor:
     def on_filters(self, filters: Filters) -> list[Output]:
         """Send what is left of exits in parts that the exchange takes, at once."""
         self._at(filters.time)
+        guess = int(self._row["largest_order"])
+        if filters.largest_market_order >= guess * states.PARTS_OF_TOO_LARGE:
+            return []  # the exchange has just refused as much
         self._row["largest_order"] = max(filters.largest_market_order, 1)
         self._position_row["exit_at"] = 0
         return self._react(records.SYNC_TOLD)
@@ -562,8 +572,14 @@ class OrderMonitor:
             outputs += self._react(records.LOOK_UP_TOLD, order=row, reason=states.NOT_LISTED)
         outputs += self._react(records.SYNC_TOLD)
         outputs += self._compare(snapshot)
-        if self.position == snapshot.position.quantity and self._trades_lead_to_position(snapshot):
+        if self.position == snapshot.position.quantity:
             self._unlisted |= {order.row.number for order in live if snapshot.time >= self._fence(order)}
+            outputs += self._cancel_orphans(snapshot)
+        if self._awaits_fills():
+            self._row["snapshot_at"] = min(int(self._row["snapshot_at"]), snapshot.time + _pause(self._incomplete))
+            self._incomplete += 1
+        else:
+            self._incomplete = 0
         return doubts + outputs + self._react(records.ORDERS_CHANGED, amount=held)
 
     def _take_listed_fill(self, fill: OrderUpdate, time: int, doubts: list[Output]) -> list[Output]:
@@ -587,20 +603,30 @@ class OrderMonitor:
             self._row["disagreements"] = 0
             self._note_agreement(snapshot)
             if self._accounts_for_all(snapshot):
-                self._row["agreed_at"] = snapshot.time
+                self._row["agreed_at"], self._unconfirmed = snapshot.time, 0
             elif self._books.account["keep"]:  # the session ends when all that is left behind was seen
-                self._row["snapshot_at"] = snapshot.time + states.RETRY_AFTER_MS
+                self._row["snapshot_at"] = snapshot.time + _pause(self._unconfirmed)
+                self._unconfirmed += 1
         self._listed_trade_id = max(self._listed_trade_id, _last_trade(snapshot))
         if self.reconciled:
             return []
         # One reading may fall between two fills, so a person is told of the second.
         self.disagree(snapshot.time)
-        if self._row["disagreements"] >= ADJUSTED_AFTER and 0 <= theirs * (1 if ours > 0 else -1) < abs(ours):
-            return self._adjust(snapshot, abs(ours - theirs))
+        if self._are_gone(ours, theirs):
+            return self._adjust(snapshot, abs(ours) - max(theirs * (1 if ours > 0 else -1), 0))
         if ours != theirs and self._row["disagreements"] == 2:
             text = f"the exchange has {theirs} lots, our fills make {ours}"
             return [Alert(snapshot.time, "POSITION_MISMATCH", text)]
         return []
+
+    def _are_gone(self, ours: int, theirs: int) -> bool:
+        """Whether lots of ours are gone: readings in a row agree on it, and so does the matching engine.
+
+        A list may lag for long; but a reduce-only order is refused only where there is nothing to reduce.
+        """
+        is_less = ours != 0 and theirs * (1 if ours > 0 else -1) < abs(ours)
+        self._less = (theirs, self._less[1] + 1 if self._less[0] == theirs else 1) if is_less else (0, 0)
+        return self._less[1] >= ADJUSTED_AFTER and bool(self._row["nothing_to_reduce"])
 
     def _adjust(self, snapshot: Snapshot, lots: int) -> list[Output]:
         """Take it that lots of ours are gone, as the exchange has said again and again, though no trade tells of it.
@@ -726,11 +752,22 @@ class OrderMonitor:
         self.halt_reason = f"{name} closed the position: {reason}"
         return number
 
-    def _adopt_orphan(self, update: AlgoUpdate) -> int | None:
-        """Take an order that waits for its trigger, has a name of this session's, and that no journal knows.
+    def _cancel_orphans(self, snapshot: Snapshot) -> list[Output]:
+        """Cancel what waits at the exchange under a name of this session's, and is in no journal.
 
-        It was sent before the journal lost its end; another has taken its place since, so that it is cancelled.
+        It was sent before the journal lost its end. What it covers must be covered by a stop of ours, or be nothing.
         """
+        stops = [o for o in self._live() if o.purpose is Purpose.STOP and o.state == "NEW"]
+        if self._lots and not any(stop.quantity >= abs(self._lots) for stop in stops):
+            return []
+        outputs: list[Output] = []
+        for algo in snapshot.algo_orders:
+            if algo.client_order_id not in self._numbers and self._adopt_orphan(algo) is not None:
+                outputs += self._take_algo(algo, alone=True)
+        return outputs
+
+    def _adopt_orphan(self, update: AlgoUpdate) -> int | None:
+        """Give an order of ours that no journal knows a row."""
         purpose = row_facts.purpose_of(update.client_order_id, self._epoch)
         if purpose is None:
             return None
@@ -774,7 +811,7 @@ class OrderMonitor:
         self._order_rows[row], self._rows[number] = tuple(order), row
         self._row["order_count"] = row + 1
         trip = order.round_trip
-        if trip != self._position_row["id"]:
+        if trip != self._position_row["id"] and trip in self._ended:
             self._books.column("earlier" if self.in_hand else "position")[self._place] = tuple(self._ended[trip])
         return row
 

@@ -240,7 +240,7 @@ def new_order(symbol: Record, time: int, purpose: int, side: int, quantity: int,
     order = symbol.orders[row]
     order.number, order.round_trip, order.purpose = symbol.order_numbers, symbol.position.id, purpose
     order.side, order.quantity, order.time, order.reason = side, quantity, time, reason
-    order.look_at = time + symbol.settings.stale_ms
+    order.look_at = next_look_at(symbol, order, time)
     symbol.order_numbers += 1
     symbol.order_count = row + 1
     return int(row)
@@ -344,17 +344,18 @@ def _on_refused(account: Record, symbol: Record, row: int, time: int, reaction: 
         _count_failure(symbol)
     if reaction == states.RECONCILE:
         add_output(account, records.SNAPSHOT, symbol.place, row, states.REDUCE_ONLY_REFUSED, time)
+        symbol.nothing_to_reduce = symbol.nothing_to_reduce or order.purpose == states.EXIT
     is_try = order.code not in (states.NEVER_SENT, states.SILENCE)
     if order.code == states.TOO_LARGE:  # until the exchange's filters are read
         symbol.largest_order = max(1, order.quantity // states.PARTS_OF_TOO_LARGE)
         position.exit_at = time + states.RETRY_AFTER_MS
     if order.purpose == states.EXIT:
-        doublings = min(max(position.exit_tries - states.QUICK_TRIES, 0), states.DOUBLINGS)
+        doublings = min(max(position.exit_tries - states.QUICK_TRIES, 0), states.PROTECT_DOUBLINGS)
         position.exit_at = time + (states.RETRY_AFTER_MS << doublings)
         position.exit_tries += is_try
     elif order.purpose == states.STOP:
         position.stop_tries += is_try
-        doublings = min(max(position.stop_tries - states.QUICK_TRIES, 0), states.DOUBLINGS)
+        doublings = min(max(position.stop_tries - states.QUICK_TRIES, 0), states.PROTECT_DOUBLINGS)
         position.stop_at = time + (states.RETRY_AFTER_MS << doublings)
         if reaction not in (states.RETRY, states.RECONCILE) or position.stop_tries >= states.STOP_TRIES:
             leave_for(position, states.BY_STOP if reaction == states.LEAVE else states.STOP_REFUSED)
@@ -478,7 +479,7 @@ def take_fill(account: Record, symbol: Record, event: Record) -> None:
     account.fees += fee
     account.wallet += realised - fee
     symbol.counted += 1
-    symbol.entry_failures = 0
+    symbol.entry_failures, symbol.nothing_to_reduce = 0, False
     order.filled += quantity
     order.told_at = symbol.time
     if order.round_trip != symbol.position.id or not symbol.in_hand:
@@ -631,7 +632,7 @@ def stop_again_at(symbol: Record) -> int:
 @compiled_part
 def _patience(tries: int) -> int:
     """How long an order that protects may go without an answer, ms: the longer, the more of them were sent."""
-    return int(states.EXIT_WITHIN_MS << min(max(tries - states.QUICK_TRIES, 0), states.DOUBLINGS))
+    return int(states.EXIT_WITHIN_MS << min(max(tries - states.QUICK_TRIES, 0), states.PROTECT_DOUBLINGS))
 
 
 @compiled_part

@@ -152,8 +152,8 @@ PROTECT_WITHIN_MS = 3_000
 """Longest time that any of a position may be without cover at the exchange before it is left at market."""
 EXIT_WITHIN_MS = 1_500
 """A stop or an exit that the exchange has not acknowledged after so long counts no more, and another is sent."""
-QUICK_TRIES = 4
-"""After so many of them it is twice as long each time."""
+QUICK_TRIES, PROTECT_DOUBLINGS = 4, 2
+"""After so many of them it is twice as long each time, up to four times."""
 LOOK_WITHIN_MS = 2_000
 """An order that takes liquidity is looked up so long after its last news."""
 READ_EVERY_MS = 4_000

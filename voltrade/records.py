@@ -87,7 +87,7 @@ SYMBOL = record_dtype(
         # orders: the latest time told of; numbers given; fills counted
         *wholes("time", "snapshot_at", "disagreements", "shown", "ignored", "round_trips", "order_numbers", "counted"),
         *wholes("agreed_at"),
-        *flags("in_hand", "reconciled"),
+        *flags("in_hand", "reconciled", "nothing_to_reduce"),
         *wholes("halts", "halted", "entry_failures", "largest_order", "read_at", "order_count", "over_count"),
         ("position", POSITION),
         ("earlier", POSITION),
@@ -101,7 +101,8 @@ SYMBOL = record_dtype(
         ("limits", risk.LIMITS, (1,)),
     ]
 )
-"""`largest_order`: what the exchange takes in one exit, 0 where it has refused none. `read_at`: when the account was
+"""`nothing_to_reduce`: the exchange has refused an exit since the last fill, as there was nothing to close.
+`largest_order`: what the exchange takes in one exit, 0 where it has refused none. `read_at`: when the account was
 last read for the sake of an order that could not be looked up. `agreed_at`: when the account was
 last seen to be as it is here, with every order listed. `shown`: signed lots that the exchange last showed and its
 trades don't explain. `halts`: why a person must look, and `halted` when the breaker has been told. `over_count`: rows

@@ -240,9 +240,8 @@ def test_b8_round_trip_is_booked_once() -> None:
     assert sum(money(trip["net"]) for trip in round_trips(evidence)) == wallet_change(evidence)
 
 
-@fails("B9")
 def test_b9_position_that_a_delisting_settled_is_booked_at_the_next_start() -> None:
-    """While the engine is away the symbol is delisted and the position is settled. Today no start is possible."""
+    """While the engine is away the symbol is delisted and the position is settled."""
     evidence = story(at(10, "kill"), at(10.5, "settle", with_=SYMBOL))
     assert all(life.how != "failed" for life in evidence.lives), evidence.lives
     assert len(round_trips(evidence)) == 1
