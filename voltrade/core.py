@@ -427,9 +427,7 @@ class TradingCore:
         seen, self._unexplained = self._unexplained, difference
         self._unequal = self._unequal + 1 if difference else 0
         if not difference or difference != seen:
-            if (
-                difference and self._unequal <= MOST_UNEQUAL
-            ):  # else it moves at each reading: the next comparison will do
+            if difference and self._unequal <= MOST_UNEQUAL:
                 desk.monitor.ask_again(self.time)
             return []
         self._unexplained = self._unequal = 0

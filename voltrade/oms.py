@@ -378,10 +378,10 @@ class OrderMonitor:
         """Whether a trade of others can belong to the position in hand. The exchange's trade ids rise with time."""
         return fill.trade_id > max(self.agreed_trade_id, opened)
 
-    def _accounts_for_all(self, snapshot: Snapshot) -> bool:
+    def _accounts_for_all(self, snapshot: Snapshot, but: Purpose | None = None) -> bool:
         """Whether it is known of every order of ours by which number the exchange names it, or that it still waits."""
-        listed = _listed(snapshot)
-        return all(order.id in listed or (order.algo and order.row.order_id) for order in self._live())
+        listed, live = _listed(snapshot), (order for order in self._live() if order.purpose is not but)
+        return all(order.id in listed or (order.algo and order.row.order_id) for order in live)
 
     def _react(self, kind: int, **told: Any) -> list[Output]:
         return self._books.react(Event(kind, self._place, **told))
@@ -633,7 +633,7 @@ class OrderMonitor:
 
         They are booked at the last price; the wallet is set right by what the exchange says of it.
         """
-        if not self._accounts_for_all(snapshot) or self.has_unknown:
+        if not self._accounts_for_all(snapshot, but=Purpose.EXIT):  # exits are refused again and again
             return []
         side, now = Side(-int(self._position_row["side"])), self._at(snapshot.time)
         gone = OrderUpdate(
