@@ -797,3 +797,25 @@ def test_a_stop_covers_no_more_than_its_lots() -> None:
         outputs = desk.note(desk.monitor.on_time(desk.time))
     assert desk.time == bare_since + PROTECT_WITHIN_MS
     assert [out.order.quantity for out in intents(outputs) if out.purpose is Purpose.EXIT] == [10]
+
+
+def test_a_table_without_room_for_a_larger_stop_makes_no_storm_of_timers() -> None:
+    desk = crowded()
+    desk.order(ENTRY, "CANCELED", filled=ROWS - 1)  # whole now, and its stop is too small
+    assert desk.monitor.next_due > desk.time
+
+
+@pytest.mark.parametrize("is_algo", [False, True])
+def test_a_strangers_news_between_a_due_time_and_its_timer_loses_nothing(is_algo: bool) -> None:
+    """What it moves is the time: the exit that was due is sent, or still due."""
+    desk = Desk().in_position()
+    [out] = intents(desk.note(leave(desk.monitor, desk.time, "TIME")))
+    desk.reply(out.order.client_order_id, "submit", Outcome.REFUSED, -1008)
+    due = desk.monitor.next_due
+    if is_algo:
+        theirs = AlgoUpdate(due + 5, "BTCUSDT", "theirs", 9, Side.SELL, OrderType.STOP_MARKET, "NEW", 3, 900, 0)
+        outputs = desk.monitor.on_algo(theirs)
+    else:
+        order = OrderUpdate(due + 5, "BTCUSDT", "theirs", 9, Side.SELL, OrderType.LIMIT, "NEW", "NEW", 3, 0)
+        outputs = desk.monitor.on_order(order)
+    assert [intent.purpose for intent in intents(desk.note(outputs))] == [Purpose.EXIT]

@@ -401,7 +401,7 @@ class LiveTradingSystem:
             try:
                 if self._watch.is_deaf(self._clock()):
                     feed.reconnect("user", "an order was accepted, and nothing told of it")
-                elif self._watch.is_due(self._clock(), *self._at_risk()):
+                elif not self._is_reading and self._watch.is_due(self._clock(), *self._at_risk()):
                     requests.create_task(self._read_account(TakeSnapshot(self._clock(), self._symbol, "COMPARE")))
                 await feed.maintain(self._clock())
             except VenueError:

@@ -400,6 +400,7 @@ class OrderMonitor:
         outputs = self._foreign(update)
         number = self._adopt_exit(update) if is_forced else None
         if number is None:
+            outputs += self._react(records.SYNC_TOLD)  # the time has moved
             return outputs + self._react(records.ORDERS_CHANGED, amount=held)
         return self._take_order(number, update, is_new, outputs)
 
@@ -468,7 +469,11 @@ class OrderMonitor:
         if number is None or row is None or not self._order(number).algo:
             self._doubt_account(self._at(update.time))
             alert = Alert(update.time, "FOREIGN_ORDER", f"conditional order {update.client_order_id} isn't ours")
-            return [alert] if alone else [alert, *self._react(records.ORDERS_CHANGED, amount=self._lots)]
+            if alone:
+                return [alert]
+            held = self._lots
+            synced = self._react(records.SYNC_TOLD)  # the time has moved
+            return [alert, *synced, *self._react(records.ORDERS_CHANGED, amount=held)]
         if update.order_id:
             self._by_exchange_id[update.order_id] = number
         if update.status == "REJECTED":

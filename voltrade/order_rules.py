@@ -902,7 +902,7 @@ def orders_due(symbol: Record) -> int:
 @compiled_part
 def _upkeep_due(symbol: Record, now: int) -> int:
     """When a position wants something, ms: a larger stop, another try, its exit, an end to being bare or held."""
-    position, due = symbol.position, resize_at(symbol, now)
+    position, due = symbol.position, later(resize_at(symbol, now), now)
     is_left = position.leave_reason != states.NONE
     due = min(due, later(position.stop_at, now), later(stop_again_at(symbol), now))
     if is_left or position.stop_spent:
