@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bench_bars import COLUMNS, INSTRUMENT, TRADES, TRADES_A_BAR, some_trades, threshold_for
-from benchmarks.measure import Goal, in_turn, ratio, say, seconds, start_peers, verdict
-from voltrade.backtest import Backtest, backtest
+from benchmarks.measure import Goal, decision, in_turn, ratio, say, seconds, start_peers
 from voltrade.config import Config
-from voltrade.data import Tape, TapeReport
-from voltrade.research import Research
+from voltrade.data.tape import Tape, TapeReport
+from voltrade.research.backtest import Backtest, backtest
+from voltrade.research.prepared_tape import Research
 
 EVENTS = 1_000_000
 """Trades that are also backtested event by event."""
@@ -118,7 +118,7 @@ def main() -> int:
             at_most=True,
         ),
     ]
-    return verdict(goals)
+    return decision(goals)
 
 
 if __name__ == "__main__":

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure import Goal, in_turn, memory_of, peak_memory, ratio, say, seconds, start_peers, verdict
+from benchmarks.measure import Goal, decision, in_turn, memory_of, peak_memory, ratio, say, seconds, start_peers
 from voltrade.bars import VolumeBarAggregator
 from voltrade.compiled import Rows
 from voltrade.config import BarSettings
-from voltrade.data import SYNTHETIC_START_MS
-from voltrade.exchange.shipped import shipped_instrument
+from voltrade.data.synthetic import TRADES_PER_HOUR, synthetic_market
+from voltrade.data.tape import SYNTHETIC_START_MS
 from voltrade.model import Trades
-from voltrade.synthetic import TRADES_PER_HOUR, synthetic_market
+from voltrade.simulated.symbols import shipped_instrument
 
 INSTRUMENT = shipped_instrument("BTCUSDT")
 TRADES = 10_000_000
@@ -44,9 +44,9 @@ def threshold_for(trades: Trades, trades_a_bar: int) -> int:
     return round(float(trades.quantity.mean()) * trades_a_bar)
 
 
-def fold(trades: Trades, lots: int) -> Rows:
+def process(trades: Trades, lots: int) -> Rows:
     settings = BarSettings(threshold=Decimal(lots) * INSTRUMENT.step_size)
-    return VolumeBarAggregator(settings, INSTRUMENT).fold(trades)
+    return VolumeBarAggregator(settings, INSTRUMENT).process(trades)
 
 
 def limit(trades: Trades) -> None:
@@ -60,9 +60,9 @@ COLUMNS = {"id": "id", "price": "price", "quantity": "quantity", "time": "time",
 
 def measure_memory(folder: Path, lots: int) -> None:
     trades = Trades(INSTRUMENT.symbol, *(np.load(folder / f"{name}.npy") for name in COLUMNS))
-    fold(trades[:1000], lots)
+    process(trades[:1000], lots)
     with peak_memory() as grown:
-        fold(trades, lots)
+        process(trades, lots)
     print(*grown)
 
 
@@ -78,7 +78,7 @@ def main() -> int:
         return 0
     trades = some_trades(given.trades)
     lots = threshold_for(trades, TRADES_A_BAR)
-    bars = fold(trades, lots)
+    bars = process(trades, lots)
     say(f"{len(trades):,} trades, {len(bars):,} bars of {TRADES_A_BAR} trades; medians of {given.rounds} rounds")
 
     with tempfile.TemporaryDirectory() as home:
@@ -89,7 +89,7 @@ def main() -> int:
         others = {} if given.without_peers else start_peers("peers.py", PEERS, folder, lots)
         runs = {
             "limit": lambda: seconds(lambda: limit(trades)),
-            "voltrade": lambda: seconds(lambda: fold(trades, lots)),
+            "voltrade": lambda: seconds(lambda: process(trades, lots)),
             **{name: peer.run for name, peer in others.items()},
         }
         times = in_turn(runs, given.rounds)
@@ -115,10 +115,10 @@ def main() -> int:
         small = threshold_for(trades, size)
         runs = {
             "limit": lambda: seconds(lambda: limit(trades)),
-            "voltrade": lambda small=small: seconds(lambda: fold(trades, small)),  # type: ignore[misc]
+            "voltrade": lambda small=small: seconds(lambda: process(trades, small)),  # type: ignore[misc]
         }
         say(f"  bars of {size:5,} trades: {ratio(in_turn(runs, given.rounds), 'voltrade', 'limit'):.3f} of the limit")
-    return verdict(goals)
+    return decision(goals)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,11 @@ from typing import Any
 from jupyter_client.manager import KernelManager
 
 from benchmarks.bench_bars import INSTRUMENT, limit, some_trades, threshold_for
-from benchmarks.measure import Goal, say, seconds, verdict
+from benchmarks.measure import Goal, decision, say, seconds
 from voltrade.config import Config
-from voltrade.data import Tape, TapeReport
-from voltrade.explorer import PAGES, Explorer, trade
-from voltrade.research import Research
+from voltrade.data.tape import Tape, TapeReport
+from voltrade.notebook.explorer import PAGES, Explorer, trade
+from voltrade.research.prepared_tape import Research
 
 TRADES = 10_000_000
 TRADES_A_BAR = 200
@@ -74,7 +74,7 @@ def measure(count: int, rounds: int) -> int:
     parts = _parts(Research(tape), thresholds)
     say("  of that: " + ", ".join(f"{name} {median(part):.3f} s" for name, part in parts.items()))
     say(f"  the limit, reading four columns of the tape: {median(lambda: seconds(lambda: limit(tape.trades))):.3f} s")
-    return verdict(
+    return decision(
         [
             Goal(f"seconds of a turn with {PAGES[-1]:,} candles", took[PAGES[-1]], WITHIN_S, at_most=True),
             Goal("round trips", len(tables.trips), LEAST_TRIPS),
@@ -97,11 +97,11 @@ def _parts(research: Research, thresholds: Any) -> dict[str, Callable[[], float]
     def signals() -> float:
         wanted = config()
         research.bars(wanted.bars)
-        return seconds(lambda: research.verdicts(wanted))
+        return seconds(lambda: research.decisions(wanted))
 
     def session() -> float:
         wanted = config()
-        research.verdicts(wanted)
+        research.decisions(wanted)
         return seconds(lambda: trade(research, wanted))
 
     return {"bars": bars, "signals": signals, "round trips and equity": session}

@@ -15,10 +15,10 @@ import pyarrow.compute
 import pyarrow.csv
 
 from benchmarks.bench_bars import INSTRUMENT, some_trades
-from benchmarks.measure import Goal, in_turn, ratio, say, seconds, verdict
-from voltrade import data
+from benchmarks.measure import Goal, decision, in_turn, ratio, say, seconds
+from voltrade.data import tape
+from voltrade.data.store import About, Store
 from voltrade.model import Trades
-from voltrade.store import About, Store
 
 TRADES = 5_000_000
 
@@ -59,13 +59,13 @@ def main() -> int:
         store = Store()
         days = store.add_trades(trades, About.of(INSTRUMENT, "made"))
         stored = f"store:BTCUSDT:{days[0].day}:{days[-1].day}"
-        kept = data.load_trades(path, INSTRUMENT)
+        kept = tape.load_trades(path, INSTRUMENT)
         assert np.array_equal(kept.trades.quantity, trades.quantity)
         times = in_turn(
             {
-                "parsing the CSV": lambda: seconds(lambda: data._read_trades(path, INSTRUMENT)),
-                "loading it again": lambda: seconds(lambda: data.load_trades(path, INSTRUMENT)),
-                "days of the store": lambda: seconds(lambda: data.stored_trades(stored, INSTRUMENT)),
+                "parsing the CSV": lambda: seconds(lambda: tape._read_trades(path, INSTRUMENT)),
+                "loading it again": lambda: seconds(lambda: tape.load_trades(path, INSTRUMENT)),
+                "days of the store": lambda: seconds(lambda: tape.stored_trades(stored, INSTRUMENT)),
             },
             given.rounds,
         )
@@ -75,7 +75,7 @@ def main() -> int:
         say(f"  {what:20} {statistics.median(took):6.2f} s")
     faster = ratio(times, "loading it again", "parsing the CSV")
     say(f"  days of the store / parsing: {ratio(times, 'days of the store', 'parsing the CSV'):.1f}")
-    return verdict([Goal("loading again / parsing", faster, 5)])
+    return decision([Goal("loading again / parsing", faster, 5)])
 
 
 if __name__ == "__main__":

@@ -20,13 +20,13 @@ import numpy as np
 
 from benchmarks.bench_backtest import config_for, tape_of
 from benchmarks.bench_bars import COLUMNS, INSTRUMENT, TRADES, TRADES_A_BAR, some_trades, threshold_for
-from benchmarks.measure import Goal, in_turn, memory_of, peak_memory, ratio, say, seconds, start_peers, verdict
+from benchmarks.measure import Goal, decision, in_turn, memory_of, peak_memory, ratio, say, seconds, start_peers
 from voltrade.compiled import Record
 from voltrade.config import Config
 from voltrade.model import Trades
-from voltrade.research import Research
+from voltrade.research.prepared_tape import Research
+from voltrade.research.sweep import Sweep, sweep
 from voltrade.signal_engine import ATR, EMA, SignalEngine
-from voltrade.sweep import Sweep, sweep
 
 FAST, SLOW = range(5, 55, 5), range(60, 260, 20)
 GRID = {"ema_fast": FAST, "ema_slow": SLOW}
@@ -41,9 +41,9 @@ class Cross(SignalEngine):
     conditions: ClassVar = {"crossed": int}
 
     @staticmethod
-    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+    def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
         crossed: int = state.ema_side if state.ema_side * state.ema_side_before < 0 else 0
-        verdict.crossed = crossed
+        decision.crossed = crossed
         return crossed
 
 
@@ -133,7 +133,7 @@ def main() -> int:
         if memory is not None:
             grown = others["vectorbt"].last["grown"]
             goals.append(Goal("memory, of vectorbt's", memory / grown, 0.2, at_most=True))
-    return verdict(goals)
+    return decision(goals)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class Goal:
         return f"{'met   ' if self.met else 'MISSED'}  {self.words}: {self.measured:.2f} {sign} {self.wanted:g}"
 
 
-def verdict(goals: list[Goal]) -> int:
+def decision(goals: list[Goal]) -> int:
     """Print goals; return the exit status."""
     for goal in goals:
         print(goal)

@@ -13,7 +13,7 @@ class AdxSettings(SignalSettings):
 
 
 @compiled
-def step_adx(state, bar, settings, verdict):
+def step_adx(state, bar, settings, decision):
     length, number = settings.adx_length, state.bars
     if number > 0:
         up, down = bar.high - state.adx_high, state.adx_low - bar.low
@@ -25,7 +25,7 @@ def step_adx(state, bar, settings, verdict):
         both = state.adx_up + state.adx_down
         strength = 100.0 * abs(state.adx_up - state.adx_down) / both if both > 0.0 else 0.0
         state.adx += (strength - state.adx) / min(number - length + 1, length)  # the same once more
-    verdict.adx = state.adx if number >= 2 * length - 1 else math.nan
+    decision.adx = state.adx if number >= 2 * length - 1 else math.nan
 
 
 ADX = Indicator(
@@ -44,7 +44,7 @@ class Adx(SignalEngine):
     conditions = {**SignalEngine.conditions, "trending": bool}
 
     @staticmethod
-    def _detect_signal(state, bar, settings, verdict):
-        verdict.trending = verdict.adx >= settings.adx_least
-        signal = built_in(state, bar, settings, verdict)
-        return signal if verdict.trending else 0
+    def _detect_signal(state, bar, settings, decision):
+        decision.trending = decision.adx >= settings.adx_least
+        signal = built_in(state, bar, settings, decision)
+        return signal if decision.trending else 0

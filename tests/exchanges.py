@@ -15,11 +15,6 @@ from typing import Any
 import numpy as np
 from builders import an_instrument
 
-from voltrade.exchange.clearing import MarginCall, Terms
-from voltrade.exchange.refusals import VenueRefusal
-from voltrade.exchange.shipped import SymbolRules, brackets_of
-from voltrade.exchange.simulated import SimulatedExchange
-from voltrade.exchange.tape import TapePlayer, mark_columns, steps_until
 from voltrade.model import (
     AlgoUpdate,
     Instrument,
@@ -33,6 +28,11 @@ from voltrade.model import (
     WorkingType,
     money,
 )
+from voltrade.simulated.clearing import MarginCall, Terms
+from voltrade.simulated.exchange import SimulatedExchange
+from voltrade.simulated.refusals import VenueRefusal
+from voltrade.simulated.symbols import SymbolRules, brackets_of
+from voltrade.simulated.tape_playback import TapePlayer, mark_columns, steps_until
 
 BUY, SELL = Side.BUY, Side.SELL
 SYMBOL = "COINUSDT"
@@ -399,7 +399,7 @@ def state_of(exchange: SimulatedExchange) -> dict[str, Any]:
             symbol: (
                 exchange.position_risk(symbol), exchange.liquidation_price(symbol), market.last_price,
                 dict(market.taker_price), market.last_trade_id, market.mark, market.fills, market.leverage,
-                market.margin_type, market.added_margin, market.realised, market.spent, market.is_called,
+                market.margin_type, market.added_margin, market.realised, market.cost_basis, market.margin_called,
                 market.status, list(market.open_orders), list(market.open_algos), market.held.cost,
             )
             for symbol, market in exchange.markets.items()

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
+from voltrade.data.sources import ArchiveFile
+from voltrade.data.store import FUNDING, MARKS, TRADES, Kind, days_between, start_of
 from voltrade.model import DAY_MS, Int64s, Trades
-from voltrade.sources import ArchiveFile
-from voltrade.store import FUNDING, MARKS, TRADES, Kind, days_between, start_of
 
 HEADERS: dict[Kind, str] = {
     TRADES: "agg_trade_id,price,quantity,first_trade_id,last_trade_id,transact_time,is_buyer_maker",
@@ -243,7 +243,7 @@ class HistoryServer:
         ]
 
     def _exchange_info(self) -> dict[str, Any]:
-        from voltrade.exchange.shipped import shipped_exchange_info
+        from voltrade.simulated.symbols import shipped_exchange_info
 
         shipped = shipped_exchange_info()
         entry = {**shipped["symbols"][0], "symbol": self.history.trades.symbol}

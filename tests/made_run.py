@@ -1,4 +1,4 @@
-"""A run made up by a seed: bars with verdicts and the facts of some round trips; plausible to look at."""
+"""A run made up by a seed: bars with decisions and the facts of some round trips; plausible to look at."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class MadeRun:
 def made_run(instrument: Instrument, bar_count: int = 400, seed: int = 1) -> MadeRun:
     """Walk the price at random; every 23rd bar has a signal, every third of which a gate refuses."""
     random = np.random.default_rng(seed)
-    run, desk = MadeRun(instrument), _Desk(instrument)
+    run, harness = MadeRun(instrument), _Harness(instrument)
     close, time, trade_id = 875_000, START, 1
     closes: list[int] = []
     for number in range(bar_count):
@@ -63,11 +63,11 @@ def made_run(instrument: Instrument, bar_count: int = 400, seed: int = 1) -> Mad
         is_signal = number > 30 and number % 23 == 0
         side = Side.BUY if random.random() < 0.5 else Side.SELL
         bar = _bar(number, opened, time, close, path, trade_id, random)
-        bar["verdict"] = _verdict([*closes, bar["close"]], int(side) if is_signal else 0)
+        bar["decision"] = _decision([*closes, bar["close"]], int(side) if is_signal else 0)
         run.rows.append((time, bar))
         closes.append(bar["close"])
         close, trade_id = bar["close"], trade_id + bar["trade_count"]
-        for fact in desk.on_bar(number, time, bar, side if is_signal else None):
+        for fact in harness.on_bar(number, time, bar, side if is_signal else None):
             run.rows.append((time, fact))
     return run
 
@@ -95,7 +95,7 @@ def _bar(number: int, opened: int, closed: int, last: int, path: Any, trade_id: 
     }
 
 
-def _verdict(closes: list[int], signal: int) -> dict[str, Any]:
+def _decision(closes: list[int], signal: int) -> dict[str, Any]:
     last = np.array(closes[-20:]) / 10
     mean, deviation = float(last.mean()), float(last.std())
     is_ready = len(closes) > 20
@@ -119,7 +119,7 @@ def _verdict(closes: list[int], signal: int) -> dict[str, Any]:
     }
 
 
-class _Desk:
+class _Harness:
     """Trades the signals: market in, a stop 250 and a take-profit 400 away, out after 30 bars at the latest."""
 
     def __init__(self, instrument: Instrument) -> None:

@@ -23,7 +23,7 @@ def decimal_bars(
     tick: Decimal,
     step: Decimal,
 ) -> list[dict[str, Any]]:
-    """Fold trades into bars; the last one has close_reason OPEN if a bar is open at the end.
+    """Process trades into bars; the last one has close_reason OPEN if a bar is open at the end.
 
     Prices, volumes and notionals are Decimals in natural units; the other fields are those of `VolumeBar`.
     """

@@ -18,15 +18,16 @@ import numpy as np
 import pandas as pd
 
 import voltrade
-from voltrade import check, journal
+from voltrade import journal
 from voltrade.config import Config
-from voltrade.data import tape
-from voltrade.exchange.shipped import shipped_instrument
+from voltrade.data.tape import load_tape
 from voltrade.model import BreakerChange, OrderIntent, Refusal, RoundTrip
-from voltrade.replay import replay
-from voltrade.research import Research
-from voltrade.rule_file import load_rule, read_parameters
-from voltrade.sweep import sweep
+from voltrade.research.prepared_tape import Research
+from voltrade.research.sweep import sweep
+from voltrade.runs.replay import replay
+from voltrade.simulated.symbols import shipped_instrument
+from voltrade.strategy import check
+from voltrade.strategy.rule_file import load_rule, read_parameters
 
 SIGNALS = {
     **{"vwap_length": 5, "bollinger_length": 5, "use_rsi_filter": False},
@@ -54,7 +55,7 @@ Made = Callable[[Research, Config, str], Any]
 def write_tape(path: Path) -> None:
     """Write the tape that all modes trade as a file of aggTrades."""
     config = read_parameters(PARAMETERS, hours=1.0)
-    trades = tape(config.session, shipped_instrument("BTCUSDT")).trades
+    trades = load_tape(config.session, shipped_instrument("BTCUSDT")).trades
     count = len(trades) // JOINED
     last = slice(JOINED - 1, count * JOINED, JOINED)
     ids = np.arange(1, count + 1)
@@ -92,7 +93,7 @@ def swept(research: Research, config: Config, _: str) -> str:
 
 
 def explored(research: Research, config: Config, _: str) -> str:
-    from voltrade.explorer import trade
+    from voltrade.notebook.explorer import trade
 
     traded = trade(research, config)
     assert traded.tables is not None
@@ -131,7 +132,7 @@ def entries(path: str) -> list[str]:
 
 def main(path: str, rule: str, tape_file: str, *modes: str) -> None:
     config = read_parameters(PARAMETERS, rule=rule, tape=tape_file)
-    research = Research(tape(config.session, shipped_instrument("BTCUSDT")))
+    research = Research(load_tape(config.session, shipped_instrument("BTCUSDT")))
     made = {}
     for mode in modes:
         try:

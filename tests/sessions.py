@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from voltrade import journal
-from voltrade.backtest import backtest
-from voltrade.data import tape
-from voltrade.exchange.shipped import shipped_instrument
+from voltrade.data.tape import load_tape
 from voltrade.model import OrderIntent, OrderUpdate, Refusal, Reply, RoundTrip
-from voltrade.replay import INSTRUMENT, replay
-from voltrade.rule_file import read_parameters, signal_engine_of
+from voltrade.research.backtest import backtest
+from voltrade.runs.replay import INSTRUMENT, replay
+from voltrade.simulated.symbols import shipped_instrument
+from voltrade.strategy.rule_file import read_parameters, signal_engine_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -163,7 +163,7 @@ def _check_backtest(run: Path, facts: list[Any]) -> None:
     record = json.loads((run / "run.json").read_text())
     config = read_parameters(record["parameters"], run=run)
     instrument = shipped_instrument(config.session.symbol)
-    played = tape(config.session, instrument)
+    played = load_tape(config.session, instrument)
 
     def decisions(those: list[Any]) -> list[Any]:
         fills = (f for f in those if isinstance(f, OrderUpdate) and f.trade_id)

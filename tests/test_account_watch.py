@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from voltrade.account_watch import COMPARE_FLAT_MS, COMPARE_MS, HEARD_WITHIN_MS, AccountWatch
-from voltrade.model import Event, Link, OrderType, OrderUpdate, Outcome, PositionReport, Reply, Side, Snapshot
+from voltrade.model import Event, OrderType, OrderUpdate, Outcome, PositionReport, Reply, Side, Snapshot, StreamStatus
 
 NAME = "vt-e-1e1"
 
@@ -26,8 +26,8 @@ TOLD = OrderUpdate(0, "BTCUSDT", NAME, 1, Side.BUY, OrderType.MARKET, "NEW", "NE
         ([accepted(outcome=Outcome.UNKNOWN), accepted("lookup")], True),
         ([accepted(), TOLD], False),
         ([TOLD, accepted()], False),
-        ([accepted(), Link(0, "user", False)], False),
-        ([accepted(), Link(0, "market", False)], True),
+        ([accepted(), StreamStatus(0, "user", False)], False),
+        ([accepted(), StreamStatus(0, "market", False)], True),
         ([accepted(outcome=Outcome.REFUSED)], False),
         ([accepted(outcome=Outcome.UNKNOWN)], False),
         ([accepted("cancel")], False),
@@ -42,13 +42,13 @@ def test_a_stream_is_deaf_that_does_not_tell_of_what_was_accepted(events: list[E
     assert watch.is_deaf(1_000 + HEARD_WITHIN_MS) == is_deaf
 
 
-@pytest.mark.parametrize(("in_hand", "every_ms"), [(True, COMPARE_MS), (False, COMPARE_FLAT_MS)])
-def test_the_account_is_compared_from_its_last_reading_on(in_hand: bool, every_ms: int) -> None:
+@pytest.mark.parametrize(("has_position", "every_ms"), [(True, COMPARE_MS), (False, COMPARE_FLAT_MS)])
+def test_the_account_is_compared_from_its_last_reading_on(has_position: bool, every_ms: int) -> None:
     watch = AccountWatch()
-    assert not watch.is_due(10**9, in_hand, False)  # it is read at the start by whoever starts
+    assert not watch.is_due(10**9, has_position, False)  # it is read at the start by whoever starts
     watch.see(READ, 5_000)
-    assert not watch.is_due(5_000 + every_ms - 1, in_hand, False)
-    assert watch.is_due(5_000 + every_ms, in_hand, False)
+    assert not watch.is_due(5_000 + every_ms - 1, has_position, False)
+    assert watch.is_due(5_000 + every_ms, has_position, False)
 
 
 def test_a_trigger_that_is_passed_and_of_which_nothing_is_told_has_the_account_read_once() -> None:

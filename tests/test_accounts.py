@@ -31,10 +31,10 @@ from exchanges import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voltrade.exchange.clearing import AccountChange
-from voltrade.exchange.market import Market
-from voltrade.exchange.shipped import Bracket
 from voltrade.model import OrderType, Trades
+from voltrade.simulated.clearing import AccountChange
+from voltrade.simulated.market import Market
+from voltrade.simulated.symbols import Bracket
 
 worlds = st.integers(0, 2**32 - 1).map(a_world)
 UNIT = Decimal("0.00000001")
@@ -62,7 +62,7 @@ def test_however_the_tapes_are_cut_the_same_happens(world: World, cuts: list[int
 @given(worlds)
 def test_trades_that_no_order_waits_for_do_nothing(world: World) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("voltrade.exchange.simulated.Market", Plodder)
+        patch.setattr("voltrade.simulated.exchange.Market", Plodder)
         plodded = history(world)
     assert plodded.exchange.outbox == history(world).exchange.outbox
 
@@ -103,13 +103,19 @@ def check(world: World, played: History) -> None:
     assert balances.wallet == int(books.start / UNIT) + sum(income.amount for income in exchange.income)
     assert books.cross_wallet == Decimal(balances.cross_wallet) * UNIT
     assert books.unrealised == Decimal(balances.unrealised) * UNIT
-    assert sum(desk.maintenance for desk in books.desks.values()) == Decimal(balances.maintenance_margin) * UNIT
-    assert sum(desk.initial_margin for desk in books.desks.values()) == Decimal(balances.position_margin) * UNIT
-    for symbol, desk in books.desks.items():
+    assert (
+        sum(symbol_state.maintenance for symbol_state in books.symbol_states.values())
+        == Decimal(balances.maintenance_margin) * UNIT
+    )
+    assert (
+        sum(symbol_state.initial_margin for symbol_state in books.symbol_states.values())
+        == Decimal(balances.position_margin) * UNIT
+    )
+    for symbol, symbol_state in books.symbol_states.items():
         risk = exchange.position_risk(symbol)
-        assert desk.isolated_wallet == Decimal(risk.isolated_wallet) * UNIT
-        assert desk.position == exchange.markets[symbol].instrument.quantity(risk.quantity)
-        break_even = desk.spent / desk.position if desk.position else 0
+        assert symbol_state.isolated_wallet == Decimal(risk.isolated_wallet) * UNIT
+        assert symbol_state.position == exchange.markets[symbol].instrument.quantity(risk.quantity)
+        break_even = symbol_state.spent / symbol_state.position if symbol_state.position else 0
         assert abs(Decimal(risk.break_even_price) - break_even) <= Decimal("1e-12")
     check_orders(exchange.user_trades(SYMBOL))
     check_orders(exchange.user_trades("GEMUSDT"))
@@ -159,7 +165,7 @@ def rounded_up(amount: Decimal) -> Decimal:
 
 
 @dataclass
-class Desk:
+class SymbolState:
     """One symbol: position in coins, the rest in the quote asset."""
 
     leverage: int
@@ -209,7 +215,7 @@ class Books:
     """The account, reckoned from the log alone."""
 
     head: dict[str, Any]
-    desks: dict[str, Desk] = field(default_factory=dict)
+    symbol_states: dict[str, SymbolState] = field(default_factory=dict)
     realised: Decimal = Decimal(0)
     fees: Decimal = Decimal(0)
     funding: Decimal = Decimal(0)
@@ -218,7 +224,7 @@ class Books:
     """What the last accepted deposit or withdrawal moves."""
     left: Decimal = Decimal(0)
     """Of the margin of the last position that was liquidated."""
-    funded: tuple[Desk, Decimal] | None = None
+    funded: tuple[SymbolState, Decimal] | None = None
 
     def __post_init__(self) -> None:
         self.start = self.wallet = Decimal(self.head["wallet"])
@@ -227,93 +233,97 @@ class Books:
         }
         for instrument in self.head["instruments"]:
             rules = self.head["all_rules"][instrument["symbol"]]
-            self.desks[instrument["symbol"]] = Desk(self.head["leverage"], self.head["margin_type"], rules)
+            self.symbol_states[instrument["symbol"]] = SymbolState(
+                self.head["leverage"], self.head["margin_type"], rules
+            )
 
     @property
     def cross_wallet(self) -> Decimal:
-        return self.wallet - sum(desk.isolated_wallet for desk in self.desks.values())
+        return self.wallet - sum(symbol_state.isolated_wallet for symbol_state in self.symbol_states.values())
 
     @property
     def unrealised(self) -> Decimal:
-        return sum((desk.value - desk.cost for desk in self.desks.values()), Decimal(0))
+        return sum((symbol_state.value - symbol_state.cost for symbol_state in self.symbol_states.values()), Decimal(0))
 
     def read(self, row: dict[str, Any]) -> None:
-        desk = self.desks.get(row.get("symbol", ""))
+        symbol_state = self.symbol_states.get(row.get("symbol", ""))
         match row["kind"]:
-            case "market" if desk:
+            case "market" if symbol_state:
                 _, last, _, _, *marked = row["stand"]
-                desk.last = Decimal(last)
+                symbol_state.last = Decimal(last)
                 if marked:
-                    desk.mark, desk.rate = Decimal(marked[1]), Decimal(marked[2]) * UNIT
-            case "trade" if desk:
-                desk.last = Decimal(row["price"])
-            case "mark" if desk:
-                self.funded = (desk, desk.rate)
-                desk.mark, desk.rate = Decimal(row["price"]), Decimal(row["funding_rate_e8"]) * UNIT
-            case "settings" if desk:
-                desk.leverage = row["leverage"]
+                    symbol_state.mark, symbol_state.rate = Decimal(marked[1]), Decimal(marked[2]) * UNIT
+            case "trade" if symbol_state:
+                symbol_state.last = Decimal(row["price"])
+            case "mark" if symbol_state:
+                self.funded = (symbol_state, symbol_state.rate)
+                symbol_state.mark, symbol_state.rate = Decimal(row["price"]), Decimal(row["funding_rate_e8"]) * UNIT
+            case "settings" if symbol_state:
+                symbol_state.leverage = row["leverage"]
             case "accepted":
                 self._accepted(row)
-            case "fill" if desk:
-                self._fill(desk, row)
+            case "fill" if symbol_state:
+                self._fill(symbol_state, row)
             case "account":
                 self._account(row)
             case "margin_call":
-                called = [self.desks[symbol] for symbol in row["symbols"]]
+                called = [self.symbol_states[symbol] for symbol in row["symbols"]]
                 wallet = called[0].isolated_wallet if called[0].is_isolated else self.cross_wallet
-                balance = wallet + sum(desk.value - desk.cost for desk in called)
-                assert sum(desk.maintenance for desk in called) >= Decimal("0.8") * balance
+                balance = wallet + sum(symbol_state.value - symbol_state.cost for symbol_state in called)
+                assert sum(symbol_state.maintenance for symbol_state in called) >= Decimal("0.8") * balance
 
     def _accepted(self, row: dict[str, Any]) -> None:
         match row["action"]:
             case "set_margin_type":
-                self.desks[row["symbol"]].margin_type = row["margin_type"]
+                self.symbol_states[row["symbol"]].margin_type = row["margin_type"]
             case "change_position_margin":
-                self.desks[row["symbol"]].added += (1 if row["adding"] else -1) * row["amount"] * UNIT
+                self.symbol_states[row["symbol"]].added += (1 if row["adding"] else -1) * row["amount"] * UNIT
             case "deposit":
                 self.moved = row["amount"] * UNIT
             case "withdraw":
                 self.moved = -row["amount"] * UNIT
 
-    def _fill(self, desk: Desk, row: dict[str, Any]) -> None:
+    def _fill(self, symbol_state: SymbolState, row: dict[str, Any]) -> None:
         sign = 1 if row["side"] == "BUY" else -1
         price, quantity = Decimal(row["price"]), Decimal(row["quantity"])
-        margin = desk.isolated_wallet if desk.is_isolated else self.cross_wallet
-        closed = min(quantity, max(Decimal(0), -sign * desk.position))
-        released = rounded(desk.cost * closed / abs(desk.position)) if closed else Decimal(0)
+        margin = symbol_state.isolated_wallet if symbol_state.is_isolated else self.cross_wallet
+        closed = min(quantity, max(Decimal(0), -sign * symbol_state.position))
+        released = rounded(symbol_state.cost * closed / abs(symbol_state.position)) if closed else Decimal(0)
         realised = -sign * price * closed - released if closed else Decimal(0)
         if closed:
-            desk.added -= rounded(desk.added * closed / abs(desk.position))
-        is_new, desk.spent = closed == abs(desk.position), desk.spent + sign * price * quantity
-        desk.cost += sign * price * (quantity - closed) - released
-        desk.position += sign * quantity
+            symbol_state.added -= rounded(symbol_state.added * closed / abs(symbol_state.position))
+        is_new, symbol_state.spent = closed == abs(symbol_state.position), symbol_state.spent + sign * price * quantity
+        symbol_state.cost += sign * price * (quantity - closed) - released
+        symbol_state.position += sign * quantity
         if row["client_order_id"].startswith("autoclose-"):
             self.left = margin + realised
-            fee = rounded(price * quantity * desk.rules["liquidation_fee_e8"] * UNIT)
+            fee = rounded(price * quantity * symbol_state.rules["liquidation_fee_e8"] * UNIT)
             fee = max(Decimal(0), min(fee, self.left))
-            assert desk.position == 0
+            assert symbol_state.position == 0
         elif row["client_order_id"].startswith("adl_autoclose"):
             fee = Decimal(0)
         else:
             fee = rounded(price * quantity * self.rates[row["maker"]])
-        desk.spent = desk.cost + rounded(fee * (quantity - closed) / quantity) if is_new else desk.spent + fee
+        symbol_state.spent = (
+            symbol_state.cost + rounded(fee * (quantity - closed) / quantity) if is_new else symbol_state.spent + fee
+        )
         self.realised += realised
         self.fees += fee
         self.wallet += realised - fee
         assert (Decimal(row["fee"]), Decimal(row["realised"])) == (fee, realised)
-        assert (Decimal(row["wallet"]), Decimal(row["position"])) == (self.wallet, desk.position)
+        assert (Decimal(row["wallet"]), Decimal(row["position"])) == (self.wallet, symbol_state.position)
 
     def _account(self, row: dict[str, Any]) -> None:
         amount = Decimal(row["wallet"]) - self.wallet
         match row["reason"]:
             case "FUNDING_FEE":
                 assert self.funded is not None
-                desk, rate = self.funded
-                sign = -1 if desk.value * rate > 0 else 1
-                assert amount == sign * rounded(abs(desk.value * rate))
+                symbol_state, rate = self.funded
+                sign = -1 if symbol_state.value * rate > 0 else 1
+                assert amount == sign * rounded(abs(symbol_state.value * rate))
                 self.funding += amount
-                if desk.is_isolated:
-                    desk.added += amount
+                if symbol_state.is_isolated:
+                    symbol_state.added += amount
             case "DEPOSIT" | "WITHDRAW":
                 assert amount == self.moved
                 self.transfers += amount
@@ -324,9 +334,9 @@ class Books:
             case _:
                 assert amount == 0
         self.wallet += amount
-        if desk := self.desks.get(row.get("symbol", "")):
-            assert Decimal(row["position"]) == desk.position
-            assert Decimal(row["unrealised"]) == desk.value - desk.cost
+        if symbol_state := self.symbol_states.get(row.get("symbol", "")):
+            assert Decimal(row["position"]) == symbol_state.position
+            assert Decimal(row["unrealised"]) == symbol_state.value - symbol_state.cost
 
 
 def test_an_independent_reader_counts_round_trips_and_exits_in_the_log() -> None:

@@ -35,9 +35,9 @@ def an_aggregator(
     return VolumeBarAggregator(BarSettings(unit=unit, threshold=Decimal(threshold), anchor=anchor), instrument)
 
 
-def fold(aggregator: VolumeBarAggregator, rows: list[Row]) -> list[VolumeBar]:
-    """Fold (id, ticks, lots, ms, buyer is maker) rows; 1 coin is 1000 lots."""
-    return [volume_bar(row, "LTCUSDT") for row in aggregator.fold(Trades.from_rows("LTCUSDT", rows))]
+def process(aggregator: VolumeBarAggregator, rows: list[Row]) -> list[VolumeBar]:
+    """BarPipeline (id, ticks, lots, ms, buyer is maker) rows; 1 coin is 1000 lots."""
+    return [volume_bar(row, "LTCUSDT") for row in aggregator.process(Trades.from_rows("LTCUSDT", rows))]
 
 
 def the_open_bar(aggregator: VolumeBarAggregator) -> VolumeBar:
@@ -48,7 +48,7 @@ def the_open_bar(aggregator: VolumeBarAggregator) -> VolumeBar:
 
 
 def test_a_bar_closes_with_the_trade_that_fills_it_exactly() -> None:
-    bars = fold(
+    bars = process(
         an_aggregator(),
         [
             (7, 8000, 300, MIDNIGHT + 10, BUY),
@@ -81,7 +81,7 @@ def test_a_bar_closes_with_the_trade_that_fills_it_exactly() -> None:
 
 def test_a_trade_that_crosses_is_split_at_the_lot_and_counts_once() -> None:
     aggregator = an_aggregator()
-    bars = fold(aggregator, [(1, 100, 900, MIDNIGHT, BUY), (2, 200, 1_350, MIDNIGHT + 5, BUY)])
+    bars = process(aggregator, [(1, 100, 900, MIDNIGHT, BUY), (2, 200, 1_350, MIDNIGHT + 5, BUY)])
     first, second = bars
     assert (first.volume, first.notional, first.trade_count) == (1000, 900 * 100 + 100 * 200, 2)
     assert (second.volume, second.notional, second.trade_count) == (1000, 1000 * 200, 0)
@@ -93,7 +93,7 @@ def test_a_trade_that_crosses_is_split_at_the_lot_and_counts_once() -> None:
 def test_quote_bars_carry_the_overshoot() -> None:
     # threshold 10 USDT = 1,000,000 ticklots of 0.00001; a lot at 3.00 is 300 ticklots
     aggregator = an_aggregator("10", unit="quote")
-    bars = fold(aggregator, [(1, 300, 7_000, MIDNIGHT, BUY)])
+    bars = process(aggregator, [(1, 300, 7_000, MIDNIGHT, BUY)])
     # the first bar needs ceil(1,000,000 / 300) = 3334 lots and overshoots by 200, so the second needs
     # ceil(999,800 / 300) = 3333 lots (999,900: overshoot 100)
     assert [bar.volume for bar in bars] == [3334, 3333]
@@ -104,13 +104,13 @@ def test_quote_bars_carry_the_overshoot() -> None:
 
 def test_a_quote_threshold_below_one_lot_closes_a_bar_a_lot() -> None:
     aggregator = an_aggregator("0.02", unit="quote")  # 2,000 ticklots
-    bars = fold(aggregator, [(1, 5_000, 3, MIDNIGHT, BUY)])
+    bars = process(aggregator, [(1, 5_000, 3, MIDNIGHT, BUY)])
     assert [bar.volume for bar in bars] == [1, 1, 1]
     assert aggregator.state["progress"][0] == 3 * (5_000 - 2_000)
 
 
 def test_trade_bars_count_trades_and_split_none() -> None:
-    bars = fold(an_aggregator("2", unit="trades"), [(i, 100, 10_000 + i, MIDNIGHT + i, BUY) for i in range(1, 6)])
+    bars = process(an_aggregator("2", unit="trades"), [(i, 100, 10_000 + i, MIDNIGHT + i, BUY) for i in range(1, 6)])
     assert [(bar.trade_count, bar.volume) for bar in bars] == [(2, 20_003), (2, 20_007)]
 
 
@@ -119,7 +119,7 @@ def test_trade_bars_count_trades_and_split_none() -> None:
 
 def test_the_first_trade_of_a_utc_day_closes_the_open_bar_short() -> None:
     aggregator = an_aggregator()
-    bars = fold(
+    bars = process(
         aggregator,
         [
             (1, 100, 1_200, MIDNIGHT - 2, BUY),
@@ -138,29 +138,31 @@ def test_the_first_trade_of_a_utc_day_closes_the_open_bar_short() -> None:
 
 def test_midnight_emits_nothing_when_no_bar_is_open() -> None:
     aggregator = an_aggregator()
-    bars = fold(aggregator, [(1, 100, 2_000, MIDNIGHT - 1, BUY), (2, 100, 1, MIDNIGHT, BUY)])
+    bars = process(aggregator, [(1, 100, 2_000, MIDNIGHT - 1, BUY), (2, 100, 1, MIDNIGHT, BUY)])
     assert [bar.close_reason.name for bar in bars] == ["THRESHOLD", "THRESHOLD"]
     assert the_open_bar(aggregator).number == 0
 
 
 def test_midnight_drops_the_carried_overshoot() -> None:
     aggregator = an_aggregator("10", unit="quote")
-    fold(aggregator, [(1, 300, 3_334, MIDNIGHT - 1, BUY)])
+    process(aggregator, [(1, 300, 3_334, MIDNIGHT - 1, BUY)])
     assert aggregator.state["progress"][0] == 200
-    fold(aggregator, [(2, 300, 1, MIDNIGHT, BUY)])
+    process(aggregator, [(2, 300, 1, MIDNIGHT, BUY)])
     assert aggregator.state["progress"][0] == 300
 
 
 def test_a_continuous_anchor_knows_no_days() -> None:
     aggregator = an_aggregator(anchor="continuous")
-    bars = fold(aggregator, [(1, 100, 600, MIDNIGHT - 1, BUY), (2, 100, 600, MIDNIGHT, BUY)])
+    bars = process(aggregator, [(1, 100, 600, MIDNIGHT - 1, BUY), (2, 100, 600, MIDNIGHT, BUY)])
     assert [(bar.day, bar.number, bar.close_reason.name) for bar in bars] == [(0, 0, "THRESHOLD")]
     assert the_open_bar(aggregator).number == 1
 
 
 def test_a_trade_of_yesterday_after_midnight_does_not_reopen_the_day() -> None:
     aggregator = an_aggregator()
-    bars = fold(aggregator, [(1, 100, 10, MIDNIGHT, BUY), (2, 100, 10, MIDNIGHT - 1, BUY), (3, 100, 10, MIDNIGHT, BUY)])
+    bars = process(
+        aggregator, [(1, 100, 10, MIDNIGHT, BUY), (2, 100, 10, MIDNIGHT - 1, BUY), (3, 100, 10, MIDNIGHT, BUY)]
+    )
     assert bars == []
     assert the_open_bar(aggregator).volume == 30
 
@@ -181,7 +183,7 @@ def test_a_trade_of_yesterday_after_midnight_does_not_reopen_the_day() -> None:
 )
 def test_a_jump_of_the_ids_taints(rows: list[tuple[int, int, int]], tainted: list[bool], open_tainted: bool) -> None:
     aggregator = an_aggregator()
-    bars = fold(aggregator, [(i, 100, lots, MIDNIGHT + offset, BUY) for i, lots, offset in rows])
+    bars = process(aggregator, [(i, 100, lots, MIDNIGHT + offset, BUY) for i, lots, offset in rows])
     assert [bar.tainted for bar in bars] == tainted
     assert the_open_bar(aggregator).tainted == open_tainted
     assert aggregator.gaps == 1
@@ -207,8 +209,8 @@ GOOD: list[Row] = [(10, 100, 300, MIDNIGHT, BUY), (11, 101, 300, MIDNIGHT + 1, S
 )
 def test_a_trade_that_cannot_be_is_skipped_and_counted(broken: Row, invalid: int, duplicate: int) -> None:
     clean, dirty = an_aggregator(), an_aggregator()
-    expected = fold(clean, GOOD)
-    bars = fold(dirty, [*GOOD[:2], broken, *GOOD[2:]])
+    expected = process(clean, GOOD)
+    bars = process(dirty, [*GOOD[:2], broken, *GOOD[2:]])
     seen = broken[0] == 12  # then no id is missing
     assert [bar.tainted for bar in bars] == [not seen]
     assert [(bar.volume, bar.notional, bar.high, bar.low, bar.trade_count) for bar in bars] == [
@@ -222,7 +224,7 @@ def test_a_column_that_could_hold_nan_is_refused() -> None:
     good = Trades.from_rows("LTCUSDT", GOOD)
     floats = Trades(good.symbol, good.id, good.price.astype(float), good.quantity, good.time, good.buyer_is_maker)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="price: a column of trades must be 3 of int64, was float64"):
-        an_aggregator().fold(floats)
+        an_aggregator().process(floats)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +244,7 @@ def test_a_threshold_that_cannot_be_is_refused(unit: str, threshold: str, messag
 
 def test_a_trade_that_would_close_millions_of_bars_is_refused() -> None:
     with pytest.raises(DataError, match="must close at most"):
-        fold(an_aggregator("0.001"), [(1, 100, 10**9, MIDNIGHT, BUY)])
+        process(an_aggregator("0.001"), [(1, 100, 10**9, MIDNIGHT, BUY)])
 
 
 # --- properties ---------------------------------------------------------------------------------------------------
@@ -302,7 +304,7 @@ def all_bars(aggregator: VolumeBarAggregator, closed: list[VolumeBar]) -> list[V
 @settings(max_examples=40, deadline=None)
 def test_bars_equal_a_plain_decimal_fold(unit: str, threshold: Decimal, anchor: str, rows: list[Row]) -> None:
     aggregator = an_aggregator(threshold, unit, anchor)
-    bars = all_bars(aggregator, fold(aggregator, rows))
+    bars = all_bars(aggregator, process(aggregator, rows))
     expected = decimal_bars(in_decimals(rows), unit, threshold, anchor, LTC.tick_size, LTC.step_size)
     assert [as_oracle(bar) for bar in bars] == expected
 
@@ -315,11 +317,11 @@ def test_chunks_and_restarts_change_nothing(
     unit: str, threshold: Decimal, anchor: str, rows: list[Row], cuts: list[int], whole: bool
 ) -> None:
     once, pieces = an_aggregator(threshold, unit, anchor), an_aggregator(threshold, unit, anchor)
-    expected = fold(once, rows)
+    expected = process(once, rows)
     edges = sorted({0, len(rows), *(cut % len(rows) for cut in cuts)}) if whole else list(range(len(rows) + 1))
     bars: list[VolumeBar] = []
     for start, end in itertools.pairwise(edges):
-        bars += fold(pieces, rows[start:end])
+        bars += process(pieces, rows[start:end])
         restarted = an_aggregator(threshold, unit, anchor)
         restarted.restore(pieces.state_bytes())
         pieces = restarted
@@ -333,7 +335,7 @@ def test_chunks_and_restarts_change_nothing(
 @settings(max_examples=25, deadline=None)
 def test_volume_is_conserved(unit: str, threshold: Decimal, anchor: str, rows: list[Row]) -> None:
     aggregator = an_aggregator(threshold, unit, anchor)
-    bars = all_bars(aggregator, fold(aggregator, rows))
+    bars = all_bars(aggregator, process(aggregator, rows))
     kept: list[Row] = []
     last = -1
     for row in rows:
@@ -357,7 +359,7 @@ def test_read_only_and_strided_columns_fold_alike() -> None:
     for column in (trades.id, trades.price, trades.time):
         column.flags.writeable = False
     first, second = an_aggregator("0.7"), an_aggregator("0.7")
-    assert first.fold(trades).tobytes() == second.fold(strided).tobytes()
+    assert first.process(trades).tobytes() == second.process(strided).tobytes()
     assert first.state_bytes() == second.state_bytes()
 
 
@@ -389,7 +391,7 @@ def read_recording(path: Path) -> list[Row]:
 def test_bars_of_a_real_day_equal_the_decimal_fold(recordings: Path, unit: str, threshold: str) -> None:
     rows = read_recording(next((recordings / "spot_trades").glob("LTCUSDT-*.csv.gz")))
     aggregator = an_aggregator(threshold, unit)
-    bars = all_bars(aggregator, fold(aggregator, rows))
+    bars = all_bars(aggregator, process(aggregator, rows))
     expected = decimal_bars(in_decimals(rows), unit, Decimal(threshold), "utc_day", LTC.tick_size, LTC.step_size)
     assert [as_oracle(bar) for bar in bars] == expected
     assert aggregator.gaps == 19

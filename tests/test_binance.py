@@ -18,7 +18,7 @@ from fake_binance import KEY, SECRET, Asked, FakeBinance, Say, a_trade, error
 from test_messages import ACCOUNT, ALGO, ALGO_ORDER, FILL, MARK, ORDER, USER_TRADE
 
 from voltrade.config import Config
-from voltrade.credentials import Credentials
+from voltrade.engine.modes import reach
 from voltrade.errors import ConfigError, VenueError
 from voltrade.exchange.binance import (
     DEMO,
@@ -30,7 +30,7 @@ from voltrade.exchange.binance import (
     UsdmExchange,
     connect,
 )
-from voltrade.exchange.venue import serve
+from voltrade.exchange.credentials import Credentials
 from voltrade.model import (
     AccountUpdate,
     AlgoUpdate,
@@ -38,7 +38,6 @@ from voltrade.model import (
     Event,
     FeedGap,
     Instrument,
-    Link,
     LookupOrder,
     MarkPrice,
     OrderIntent,
@@ -48,10 +47,11 @@ from voltrade.model import (
     Outcome,
     Purpose,
     Side,
+    StreamStatus,
     TimeInForce,
     Trades,
 )
-from voltrade.wiring import reach
+from voltrade.venue.server import serve
 
 PLACE, ALGO_PLACE = ("POST", "/fapi/v1/order"), ("POST", "/fapi/v1/algoOrder")
 
@@ -67,7 +67,7 @@ class Clock:
 
 
 @dataclass
-class Desk:
+class Harness:
     """A client on a fake."""
 
     fake: FakeBinance
@@ -78,24 +78,24 @@ class Desk:
 
 
 @asynccontextmanager
-async def a_desk(timeout_ms: int = 2_000) -> AsyncIterator[Desk]:
+async def a_harness(timeout_ms: int = 2_000) -> AsyncIterator[Harness]:
     async with FakeBinance() as fake:
         clock = Clock()
         endpoint = Endpoint.simulated(fake.rest, fake.stream)
         exchange = connect(endpoint, Credentials(KEY, SECRET), clock, 5_000, timeout_ms)
         rest = BinanceRestClient(exchange, "fake")
         try:
-            yield Desk(fake, exchange, rest, await rest.instrument("BTCUSDT"), clock)
+            yield Harness(fake, exchange, rest, await rest.instrument("BTCUSDT"), clock)
         finally:
             await exchange.close()
 
 
-def on_a_desk(story: Callable[[Desk], Awaitable[None]], **how: Any) -> None:
+def on_a_harness(story: Callable[[Harness], Awaitable[None]], **how: Any) -> None:
     """Run a story in which a client talks to a fake."""
 
     async def tell() -> None:
-        async with a_desk(**how) as desk:
-            await story(desk)
+        async with a_harness(**how) as harness:
+            await story(harness)
 
     asyncio.run(tell())
 
@@ -146,47 +146,47 @@ def test_addresses_are_binances_own() -> None:
 
 
 def test_no_other_product_can_be_reached() -> None:
-    async def story(desk: Desk) -> None:
-        before = len(desk.fake.asked)
+    async def story(harness: Harness) -> None:
+        before = len(harness.fake.asked)
         for call in ("sapiGetCapitalConfigGetall", "publicGetPing", "privateGetAccount", "dapiPublicGetTime"):
             with pytest.raises(ccxt.NotSupported):
-                await getattr(desk.exchange, call)()
-        assert len(desk.fake.asked) == before
+                await getattr(harness.exchange, call)()
+        assert len(harness.fake.asked) == before
 
-    on_a_desk(story)
+    on_a_harness(story)
 
 
 def test_errors_are_mapped_as_for_usd_m_although_the_host_is_loopback() -> None:
-    async def story(desk: Desk) -> None:
-        desk.fake.will(*PLACE, error(-2019, "Margin is insufficient."))
+    async def story(harness: Harness) -> None:
+        harness.fake.will(*PLACE, error(-2019, "Margin is insufficient."))
         with pytest.raises(ccxt.InsufficientFunds):
-            await desk.exchange.fapiPrivatePostOrder({"symbol": "BTCUSDT"})
+            await harness.exchange.fapiPrivatePostOrder({"symbol": "BTCUSDT"})
 
-    on_a_desk(story)
+    on_a_harness(story)
 
 
 def test_a_late_second_close_leaves_the_next_connection_alone() -> None:
-    async def story(desk: Desk) -> None:
-        url = f"{desk.fake.stream}/private/ws?listenKey=listen1"
-        old = desk.exchange.client(url)
-        desk.exchange.on_close(old, 1001)
-        new = desk.exchange.client(url)
+    async def story(harness: Harness) -> None:
+        url = f"{harness.fake.stream}/private/ws?listenKey=listen1"
+        old = harness.exchange.client(url)
+        harness.exchange.on_close(old, 1001)
+        new = harness.exchange.client(url)
         assert new is not old
-        desk.exchange.on_close(old, 1006)
-        assert desk.exchange.clients[url] is new
+        harness.exchange.on_close(old, 1006)
+        assert harness.exchange.clients[url] is new
 
-    on_a_desk(story)
+    on_a_harness(story)
 
 
 def test_requests_are_signed_with_the_injected_time() -> None:
-    async def story(desk: Desk) -> None:
-        desk.clock.now = 1_700_000_000_123
-        desk.fake.will(*PLACE, an_order())
-        await desk.rest.submit(an_intent())
-        (sent,) = desk.fake.orders()
+    async def story(harness: Harness) -> None:
+        harness.clock.now = 1_700_000_000_123
+        harness.fake.will(*PLACE, an_order())
+        await harness.rest.submit(an_intent())
+        (sent,) = harness.fake.orders()
         assert (sent["timestamp"], sent["recvWindow"]) == ("1700000000123", "5000")
 
-    on_a_desk(story)
+    on_a_harness(story)
 
 
 # --- placing orders --------------------------------------------------------------------------------------------------
@@ -196,12 +196,12 @@ def sent_for(intent: OrderIntent, path: str, answer: Say) -> dict[str, str]:
     """The parameters with which an intent leaves, without those of signing."""
     sent: list[dict[str, str]] = []
 
-    async def story(desk: Desk) -> None:
-        desk.fake.will("POST", path, answer)
-        assert (await desk.rest.submit(intent)).outcome is Outcome.ACCEPTED
-        sent.extend(desk.fake.orders(path))
+    async def story(harness: Harness) -> None:
+        harness.fake.will("POST", path, answer)
+        assert (await harness.rest.submit(intent)).outcome is Outcome.ACCEPTED
+        sent.extend(harness.fake.orders(path))
 
-    on_a_desk(story)
+    on_a_harness(story)
     (params,) = sent
     return {name: value for name, value in params.items() if name not in ("timestamp", "recvWindow", "signature")}
 
@@ -248,18 +248,18 @@ def test_a_stop_that_closes_the_position_names_no_quantity() -> None:
 
 
 def test_an_accepted_order_comes_back_as_the_exchange_has_it() -> None:
-    async def story(desk: Desk) -> None:
-        desk.fake.will(*PLACE, an_order(orderId=77))
-        desk.fake.will(*ALGO_PLACE, an_algo(algoId=88))
-        reply = await desk.rest.submit(an_intent())
+    async def story(harness: Harness) -> None:
+        harness.fake.will(*PLACE, an_order(orderId=77))
+        harness.fake.will(*ALGO_PLACE, an_algo(algoId=88))
+        reply = await harness.rest.submit(an_intent())
         assert (reply.time, reply.action, reply.algo, reply.code, reply.text) == (1_000, "submit", False, 0, "")
         assert reply.order is not None
         assert (reply.order.order_id, reply.order.status) == (77, "NEW")
-        stop = await desk.rest.submit(an_intent(OrderType.STOP_MARKET, trigger_price=1))
+        stop = await harness.rest.submit(an_intent(OrderType.STOP_MARKET, trigger_price=1))
         assert stop.algo_order is not None
         assert (stop.algo, stop.algo_order.algo_id, stop.order) == (True, 88, None)
 
-    on_a_desk(story)
+    on_a_harness(story)
 
 
 ANSWERS = [
@@ -299,64 +299,64 @@ def answers_to(algo: bool) -> list[Any]:
 def test_an_answer_is_read_for_what_it_tells_of_the_order(
     algo: bool, answer: Say, outcome: str, code: int, text: str
 ) -> None:
-    async def story(desk: Desk) -> None:
-        desk.fake.will(*(ALGO_PLACE if algo else PLACE), answer)
-        reply = await desk.rest.submit(an_intent(OrderType.STOP_MARKET if algo else OrderType.MARKET))
+    async def story(harness: Harness) -> None:
+        harness.fake.will(*(ALGO_PLACE if algo else PLACE), answer)
+        reply = await harness.rest.submit(an_intent(OrderType.STOP_MARKET if algo else OrderType.MARKET))
         assert (reply.outcome, reply.code) == (outcome, code)
         assert text in reply.text
-        assert len(desk.fake.orders("/fapi/v1/algoOrder" if algo else "/fapi/v1/order")) == 1, "sent once"
+        assert len(harness.fake.orders("/fapi/v1/algoOrder" if algo else "/fapi/v1/order")) == 1, "sent once"
 
-    on_a_desk(story, timeout_ms=300)
+    on_a_harness(story, timeout_ms=300)
 
 
 def test_an_order_without_a_connection_never_left() -> None:
-    async def story(desk: Desk) -> None:
-        desk.exchange.urls["api"]["fapiPrivate"] = "http://127.0.0.1:1/fapi/v1"  # nobody listens there
-        reply = await desk.rest.submit(an_intent())
+    async def story(harness: Harness) -> None:
+        harness.exchange.urls["api"]["fapiPrivate"] = "http://127.0.0.1:1/fapi/v1"  # nobody listens there
+        reply = await harness.rest.submit(an_intent())
         assert (reply.outcome, reply.text) == (Outcome.REFUSED, "not sent: ClientConnectorError")
-        cancel = await desk.rest.cancel(CancelOrder(1, "BTCUSDT", "vt-1e1", False, ""))
+        cancel = await harness.rest.cancel(CancelOrder(1, "BTCUSDT", "vt-1e1", False, ""))
         assert cancel.outcome is Outcome.UNKNOWN, "the HTTP library may have sent it before"
 
-    on_a_desk(story)
+    on_a_harness(story)
 
 
 def test_an_order_of_a_symbol_whose_filters_are_not_known_is_not_sent() -> None:
-    async def story(desk: Desk) -> None:
-        rest = BinanceRestClient(desk.exchange)
+    async def story(harness: Harness) -> None:
+        rest = BinanceRestClient(harness.exchange)
         reply = await rest.submit(an_intent())
-        assert (reply.outcome, desk.fake.orders()) == (Outcome.REFUSED, [])
+        assert (reply.outcome, harness.fake.orders()) == (Outcome.REFUSED, [])
 
-    on_a_desk(story)
+    on_a_harness(story)
 
 
 def test_an_interrupted_order_is_unknown() -> None:
-    async def story(desk: Desk) -> None:
-        desk.fake.will(*PLACE, Say(hang=True))
-        task = asyncio.create_task(desk.rest.submit(an_intent()))
-        await until(desk.fake.orders)
+    async def story(harness: Harness) -> None:
+        harness.fake.will(*PLACE, Say(hang=True))
+        task = asyncio.create_task(harness.rest.submit(an_intent()))
+        await until(harness.fake.orders)
         task.cancel()
         with pytest.raises(RequestInterrupted) as interruption:
             await task
         assert task.cancelled(), "whoever cancelled must see that it worked"
         assert interruption.value.reply.outcome is Outcome.UNKNOWN
 
-    on_a_desk(story)
+    on_a_harness(story)
 
 
 def test_a_refused_timestamp_sets_the_clock_and_is_signed_again_once() -> None:
-    async def story(desk: Desk) -> None:
-        desk.fake.always["GET", "/fapi/v1/time"] = Say(body={"serverTime": 8_500})
-        desk.fake.will(*PLACE, error(-1021), an_order())
-        assert (await desk.rest.submit(an_intent())).outcome is Outcome.ACCEPTED
-        first, second = desk.fake.orders()
+    async def story(harness: Harness) -> None:
+        harness.fake.always["GET", "/fapi/v1/time"] = Say(body={"serverTime": 8_500})
+        harness.fake.will(*PLACE, error(-1021), an_order())
+        assert (await harness.rest.submit(an_intent())).outcome is Outcome.ACCEPTED
+        first, second = harness.fake.orders()
         assert first["newClientOrderId"] == second["newClientOrderId"]
         # our clock stands at 1000, the exchange's at 8500
         assert (first["timestamp"], second["timestamp"]) == ("1000", "8500")
-        desk.fake.will(*PLACE, error(-1021), error(-1021))
-        reply = await desk.rest.submit(an_intent())
-        assert (reply.outcome, reply.code, len(desk.fake.orders())) == (Outcome.REFUSED, -1021, 4)
+        harness.fake.will(*PLACE, error(-1021), error(-1021))
+        reply = await harness.rest.submit(an_intent())
+        assert (reply.outcome, reply.code, len(harness.fake.orders())) == (Outcome.REFUSED, -1021, 4)
 
-    on_a_desk(story)
+    on_a_harness(story)
 
 
 @pytest.mark.parametrize(
@@ -370,110 +370,110 @@ def test_a_refused_timestamp_sets_the_clock_and_is_signed_again_once() -> None:
     ],
 )
 def test_nothing_is_sent_while_the_exchange_wants_silence(answer: Say, silence_ms: int) -> None:
-    async def story(desk: Desk) -> None:
-        start = desk.clock.now = 1_700_000_000_000
-        desk.fake.will(*PLACE, answer)
-        assert (await desk.rest.submit(an_intent())).outcome is Outcome.REFUSED
-        before = len(desk.fake.asked)
-        desk.clock.now = start + silence_ms - 1
-        stop = await desk.rest.submit(an_intent(OrderType.STOP_MARKET))
+    async def story(harness: Harness) -> None:
+        start = harness.clock.now = 1_700_000_000_000
+        harness.fake.will(*PLACE, answer)
+        assert (await harness.rest.submit(an_intent())).outcome is Outcome.REFUSED
+        before = len(harness.fake.asked)
+        harness.clock.now = start + silence_ms - 1
+        stop = await harness.rest.submit(an_intent(OrderType.STOP_MARKET))
         assert (stop.outcome, stop.code) == (Outcome.REFUSED, -1003)
         assert "not sent: the exchange wants silence for 1 ms" in stop.text
-        lookup = await desk.rest.lookup(LookupOrder(1, "BTCUSDT", "vt-1e1", False, ""))
+        lookup = await harness.rest.lookup(LookupOrder(1, "BTCUSDT", "vt-1e1", False, ""))
         assert lookup.outcome is Outcome.UNKNOWN
         with pytest.raises(VenueError, match="wants silence"):
-            await desk.rest.snapshot("BTCUSDT", 0)
-        assert len(desk.fake.asked) == before
-        desk.clock.now = start + silence_ms
-        desk.fake.will(*ALGO_PLACE, an_algo())
-        assert (await desk.rest.submit(an_intent(OrderType.STOP_MARKET))).outcome is Outcome.ACCEPTED
+            await harness.rest.snapshot("BTCUSDT", 0)
+        assert len(harness.fake.asked) == before
+        harness.clock.now = start + silence_ms
+        harness.fake.will(*ALGO_PLACE, an_algo())
+        assert (await harness.rest.submit(an_intent(OrderType.STOP_MARKET))).outcome is Outcome.ACCEPTED
 
-    on_a_desk(story)
+    on_a_harness(story)
 
 
 def test_no_secret_comes_out_in_a_text() -> None:
-    async def story(desk: Desk) -> None:
-        await desk.rest.listen_key()
+    async def story(harness: Harness) -> None:
+        await harness.rest.listen_key()
 
         def echo(asked: Asked) -> Say:
             return error(-2010, f"key {KEY} {SECRET} listen1 signature={asked.params['signature']}\n\x00{'x' * 500}")
 
-        desk.fake.will(*PLACE, echo)
-        reply = await desk.rest.submit(an_intent())
-        (sent,) = desk.fake.orders()
+        harness.fake.will(*PLACE, echo)
+        reply = await harness.rest.submit(an_intent())
+        (sent,) = harness.fake.orders()
         for secret in (KEY, SECRET, "listen1", sent["signature"], "\n", "\x00"):
             assert secret not in reply.text
         assert len(reply.text) == 200
         # The HTTP library asks twice when a kept connection is cut.
         for answers in ([Say(abort=True)] * 2, [Say(502, f"{KEY} listenKey=listen1")]):
-            desk.fake.will("GET", "/fapi/v1/aggTrades", *answers)
+            harness.fake.will("GET", "/fapi/v1/aggTrades", *answers)
             with pytest.raises(VenueError) as failure:
-                await desk.rest.agg_trades("BTCUSDT")
+                await harness.rest.agg_trades("BTCUSDT")
             assert KEY not in str(failure.value)
             assert "listen1" not in str(failure.value)
             assert failure.value.__cause__ is None or KEY not in str(failure.value.__cause__)
 
-    on_a_desk(story)
+    on_a_harness(story)
 
 
 # --- cancelling and looking up ---------------------------------------------------------------------------------------
 
 
 def test_an_order_is_cancelled_by_its_client_id() -> None:
-    async def story(desk: Desk) -> None:
-        desk.fake.will("DELETE", "/fapi/v1/order", an_order(status="CANCELED"), error(-2011, "Unknown order sent."))
-        reply = await desk.rest.cancel(CancelOrder(1, "BTCUSDT", "vt-1e1", False, ""))
+    async def story(harness: Harness) -> None:
+        harness.fake.will("DELETE", "/fapi/v1/order", an_order(status="CANCELED"), error(-2011, "Unknown order sent."))
+        reply = await harness.rest.cancel(CancelOrder(1, "BTCUSDT", "vt-1e1", False, ""))
         assert reply.order is not None
         assert (reply.outcome, reply.order.status) == (Outcome.ACCEPTED, "CANCELED")
-        again = await desk.rest.cancel(CancelOrder(1, "BTCUSDT", "vt-1e1", False, ""))
+        again = await harness.rest.cancel(CancelOrder(1, "BTCUSDT", "vt-1e1", False, ""))
         assert (again.outcome, again.code) == (Outcome.REFUSED, -2011)
-        assert desk.fake.orders(method="DELETE")[0]["origClientOrderId"] == "vt-1e1"
+        assert harness.fake.orders(method="DELETE")[0]["origClientOrderId"] == "vt-1e1"
 
-    on_a_desk(story)
+    on_a_harness(story)
 
 
 def test_a_conditional_order_is_cancelled_at_its_own_endpoint() -> None:
-    async def story(desk: Desk) -> None:
+    async def story(harness: Harness) -> None:
         done = {"algoId": 5001, "clientAlgoId": "vt-1s1", "code": "200", "msg": "success"}
-        desk.fake.will("DELETE", "/fapi/v1/algoOrder", Say(body=done), Say(body={"code": "200", "msg": "success"}))
-        reply = await desk.rest.cancel(CancelOrder(1, "BTCUSDT", "vt-1s1", True, ""))
+        harness.fake.will("DELETE", "/fapi/v1/algoOrder", Say(body=done), Say(body={"code": "200", "msg": "success"}))
+        reply = await harness.rest.cancel(CancelOrder(1, "BTCUSDT", "vt-1s1", True, ""))
         assert (reply.outcome, reply.algo_order) == (Outcome.ACCEPTED, None)
-        assert desk.fake.orders("/fapi/v1/algoOrder", "DELETE")[0]["clientAlgoId"] == "vt-1s1"
-        nameless = await desk.rest.cancel(CancelOrder(1, "BTCUSDT", "vt-1s1", True, ""))
+        assert harness.fake.orders("/fapi/v1/algoOrder", "DELETE")[0]["clientAlgoId"] == "vt-1s1"
+        nameless = await harness.rest.cancel(CancelOrder(1, "BTCUSDT", "vt-1s1", True, ""))
         assert nameless.outcome is Outcome.UNKNOWN
 
-    on_a_desk(story)
+    on_a_harness(story)
 
 
 def test_an_order_is_found_or_known_not_to_be_there() -> None:
-    async def story(desk: Desk) -> None:
+    async def story(harness: Harness) -> None:
         path = ("GET", "/fapi/v1/order")
-        desk.fake.will(*path, an_order(status="FILLED", executedQty="0.004"), error(-2013, "Order does not exist."))
-        found = await desk.rest.lookup(LookupOrder(1, "BTCUSDT", "vt-1e1", False, ""))
+        harness.fake.will(*path, an_order(status="FILLED", executedQty="0.004"), error(-2013, "Order does not exist."))
+        found = await harness.rest.lookup(LookupOrder(1, "BTCUSDT", "vt-1e1", False, ""))
         assert found.order is not None
         assert (found.action, found.outcome, found.order.filled) == ("lookup", Outcome.ACCEPTED, 4)
-        none = await desk.rest.lookup(LookupOrder(1, "BTCUSDT", "vt-1e1", False, ""))
+        none = await harness.rest.lookup(LookupOrder(1, "BTCUSDT", "vt-1e1", False, ""))
         assert (none.outcome, none.code) == (Outcome.REFUSED, -2013)
-        desk.fake.will(*path, error(-1021), error(-1021))
-        failed = await desk.rest.lookup(LookupOrder(1, "BTCUSDT", "vt-1e1", False, ""))
+        harness.fake.will(*path, error(-1021), error(-1021))
+        failed = await harness.rest.lookup(LookupOrder(1, "BTCUSDT", "vt-1e1", False, ""))
         assert failed.outcome is Outcome.UNKNOWN, "a question that failed is no evidence"
 
-    on_a_desk(story)
+    on_a_harness(story)
 
 
 def test_a_triggered_stop_is_looked_up_with_the_order_that_it_became() -> None:
-    async def story(desk: Desk) -> None:
-        desk.fake.always["GET", "/fapi/v1/algoOrder"] = an_algo(algoStatus="TRIGGERED", actualOrderId="1001")
-        desk.fake.will("GET", "/fapi/v1/order", an_order(status="FILLED", executedQty="0.004"), Say(502, ""))
-        reply = await desk.rest.lookup(LookupOrder(1, "BTCUSDT", "vt-1e1", True, ""))
+    async def story(harness: Harness) -> None:
+        harness.fake.always["GET", "/fapi/v1/algoOrder"] = an_algo(algoStatus="TRIGGERED", actualOrderId="1001")
+        harness.fake.will("GET", "/fapi/v1/order", an_order(status="FILLED", executedQty="0.004"), Say(502, ""))
+        reply = await harness.rest.lookup(LookupOrder(1, "BTCUSDT", "vt-1e1", True, ""))
         assert reply.algo_order is not None
         assert reply.order is not None
         assert (reply.algo_order.status, reply.order.status, reply.order.order_id) == ("TRIGGERED", "FILLED", 1001)
-        alone = await desk.rest.lookup(LookupOrder(1, "BTCUSDT", "vt-1e1", True, ""))
+        alone = await harness.rest.lookup(LookupOrder(1, "BTCUSDT", "vt-1e1", True, ""))
         assert (alone.outcome, alone.order) == (Outcome.ACCEPTED, None)
         assert alone.algo_order == reply.algo_order
 
-    on_a_desk(story)
+    on_a_harness(story)
 
 
 # --- the account -----------------------------------------------------------------------------------------------------
@@ -505,9 +505,9 @@ def open_account(fake: FakeBinance, trades: int = 1) -> None:
 
 
 def test_a_snapshot_holds_the_whole_account() -> None:
-    async def story(desk: Desk) -> None:
-        open_account(desk.fake)
-        snapshot = await desk.rest.snapshot("BTCUSDT", 0)
+    async def story(harness: Harness) -> None:
+        open_account(harness.fake)
+        snapshot = await harness.rest.snapshot("BTCUSDT", 0)
         assert (snapshot.wallet, snapshot.available) == (100_050_000_000, 90_000_000_000)
         assert (snapshot.taker_fee_e8, snapshot.maker_fee_e8) == (50_000, 20_000)
         assert (snapshot.leverage, snapshot.margin_type, snapshot.hedge_mode) == (5, "isolated", False)
@@ -516,29 +516,29 @@ def test_a_snapshot_holds_the_whole_account() -> None:
         assert [algo.client_order_id for algo in snapshot.algo_orders] == ["vt-1s1"]
         assert [fill.trade_id for fill in snapshot.fills] == [1]
 
-    on_a_desk(story)
+    on_a_harness(story)
 
 
 @pytest.mark.parametrize(("since", "first"), [(5, 6), (0, 1_501)], ids=["all after one", "the latest thousand"])
 def test_our_trades_are_paged(since: int, first: int) -> None:
-    async def story(desk: Desk) -> None:
-        open_account(desk.fake, trades=2_500)
-        snapshot = await desk.rest.snapshot("BTCUSDT", since)
+    async def story(harness: Harness) -> None:
+        open_account(harness.fake, trades=2_500)
+        snapshot = await harness.rest.snapshot("BTCUSDT", since)
         assert [fill.trade_id for fill in snapshot.fills] == list(range(first, 2_501))
 
-    on_a_desk(story)
+    on_a_harness(story)
 
 
 @pytest.mark.parametrize("path", ["/fapi/v3/account", "/fapi/v1/openAlgoOrders", "/fapi/v1/userTrades"])
 @pytest.mark.parametrize("answer", [Say(502, ""), Say(200, {"assets": "?"}), Say(200, ""), Say(abort=True)])
 def test_an_account_that_cannot_be_read_whole_is_no_account(path: str, answer: Say) -> None:
-    async def story(desk: Desk) -> None:
-        open_account(desk.fake)
-        desk.fake.will("GET", path, answer, answer)  # the HTTP library asks twice when a kept connection is cut
+    async def story(harness: Harness) -> None:
+        open_account(harness.fake)
+        harness.fake.will("GET", path, answer, answer)  # the HTTP library asks twice when a kept connection is cut
         with pytest.raises(VenueError):
-            await desk.rest.snapshot("BTCUSDT", 0)
+            await harness.rest.snapshot("BTCUSDT", 0)
 
-    on_a_desk(story)
+    on_a_harness(story)
 
 
 BALANCE = "/fapi/v3/balance"
@@ -559,12 +559,12 @@ BALANCE = "/fapi/v3/balance"
 def test_an_account_without_a_name_of_its_own_is_refused(answer: Say) -> None:
     """Fault case E1: its ledger would be another one each time."""
 
-    async def story(desk: Desk) -> None:
-        desk.fake.will("GET", BALANCE, answer)
+    async def story(harness: Harness) -> None:
+        harness.fake.will("GET", BALANCE, answer)
         with pytest.raises(VenueError):
-            await desk.rest.account_name()
+            await harness.rest.account_name()
 
-    on_a_desk(story)
+    on_a_harness(story)
 
 
 def test_two_keys_of_an_account_have_one_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -589,36 +589,36 @@ def test_two_keys_of_an_account_have_one_ledger(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_account_settings_that_are_so_already_are_fine_and_others_must_work() -> None:
-    async def story(desk: Desk) -> None:
-        desk.fake.always |= {
+    async def story(harness: Harness) -> None:
+        harness.fake.always |= {
             ("POST", "/fapi/v1/positionSide/dual"): error(-4059, "No need to change position side."),
             ("POST", "/fapi/v1/marginType"): error(-4046, "No need to change margin type."),
             ("POST", "/fapi/v1/leverage"): Say(body={"leverage": 7}),
         }
-        await desk.rest.apply_account_settings("BTCUSDT", 7, "isolated")
-        assert desk.fake.orders("/fapi/v1/marginType")[0]["marginType"] == "ISOLATED"
-        assert desk.fake.orders("/fapi/v1/leverage")[0]["leverage"] == "7"
-        desk.fake.will("POST", "/fapi/v1/leverage", error(-4028, "Leverage is not valid"))
+        await harness.rest.apply_account_settings("BTCUSDT", 7, "isolated")
+        assert harness.fake.orders("/fapi/v1/marginType")[0]["marginType"] == "ISOLATED"
+        assert harness.fake.orders("/fapi/v1/leverage")[0]["leverage"] == "7"
+        harness.fake.will("POST", "/fapi/v1/leverage", error(-4028, "Leverage is not valid"))
         with pytest.raises(VenueError, match="Leverage is not valid, code -4028"):
-            await desk.rest.apply_account_settings("BTCUSDT", 7, "isolated")
+            await harness.rest.apply_account_settings("BTCUSDT", 7, "isolated")
 
-    on_a_desk(story)
+    on_a_harness(story)
 
 
 def test_the_clocks_are_compared() -> None:
-    async def story(desk: Desk) -> None:
-        desk.fake.always["GET", "/fapi/v1/time"] = Say(body={"serverTime": 700})
-        assert await desk.rest.clock_offset() == 300  # ours stands at 1000
+    async def story(harness: Harness) -> None:
+        harness.fake.always["GET", "/fapi/v1/time"] = Say(body={"serverTime": 700})
+        assert await harness.rest.clock_offset() == 300  # ours stands at 1000
 
-    on_a_desk(story)
+    on_a_harness(story)
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class Feed(Desk):
-    """A desk whose streams are up; `seen` holds trade ids and events in the order in which they came."""
+class Feed(Harness):
+    """A harness whose streams are up; `seen` holds trade ids and events in the order in which they came."""
 
     manager: BinanceWSManager = field(kw_only=True)
     seen: list[int | Event] = field(kw_only=True)
@@ -635,7 +635,7 @@ def on_a_feed(story: Callable[[Feed], Coroutine[Any, Any, None]], **how: Any) ->
     """Run a story in which streams are up; the links' own events at the start are left out of what was seen."""
 
     async def tell() -> None:
-        async with a_desk() as desk:
+        async with a_harness() as harness:
             seen: list[int | Event] = []
 
             def on_agg_trade(trade_id: int, price: int, lots: int, time: int, maker: bool) -> None:
@@ -643,14 +643,14 @@ def on_a_feed(story: Callable[[Feed], Coroutine[Any, Any, None]], **how: Any) ->
                 seen.append(trade_id)
 
             manager = BinanceWSManager(
-                desk.exchange, desk.rest, desk.instrument, on_agg_trade, seen.append, desk.clock, **how
+                harness.exchange, harness.rest, harness.instrument, on_agg_trade, seen.append, harness.clock, **how
             )
             await manager.start(5.0)
-            links = {event.stream for event in seen if isinstance(event, Link) and event.up}
+            links = {event.stream for event in seen if isinstance(event, StreamStatus) and event.up}
             assert links == ({"market"} if how.get("user_stream") is False else {"market", "user"})
             seen.clear()
             try:
-                await story(Feed(**vars(desk), manager=manager, seen=seen))
+                await story(Feed(**vars(harness), manager=manager, seen=seen))
             finally:
                 await manager.stop()
 
@@ -793,9 +793,9 @@ def test_a_lost_socket_is_dialled_again_and_nothing_comes_twice(stream: str, how
             else:
                 feed.fake.cut(stream)
             await until(lambda dials=dials: feed.fake.dials[stream] > dials)
-            await until(lambda round_=round_: len(feed.events(Link)) == 2 * round_)
+            await until(lambda round_=round_: len(feed.events(StreamStatus)) == 2 * round_)
         name = "user" if stream == "private" else "market"
-        assert [(link.stream, link.up) for link in feed.events(Link)] == [(name, False), (name, True)] * 3
+        assert [(link.stream, link.up) for link in feed.events(StreamStatus)] == [(name, False), (name, True)] * 3
         assert len(feed.fake.sockets[stream]) == 1, "one socket is left, not two"
         await feed.fake.trade(2)
         await feed.fake.send("private", FILL)
@@ -811,7 +811,7 @@ def test_a_watch_that_somebody_cancelled_is_begun_again() -> None:
     async def story(feed: Feed) -> None:
         await feed.manager._clients["market"].close()
         await until(lambda: feed.fake.dials["market"] == 2)
-        await until(lambda: [link.up for link in feed.events(Link)] == [False, True])
+        await until(lambda: [link.up for link in feed.events(StreamStatus)] == [False, True])
         await feed.fake.trade(1)
         await until(lambda: feed.trade_ids == [1])
 
@@ -824,7 +824,7 @@ def test_trades_missed_while_the_socket_was_away_are_filled() -> None:
         await until(lambda: feed.trade_ids == [1])
         feed.fake.trades |= {i: a_trade(i) for i in (2, 3)}
         feed.fake.cut("market")
-        await until(lambda: feed.events(Link)[-1:] and feed.events(Link)[-1].up)
+        await until(lambda: feed.events(StreamStatus)[-1:] and feed.events(StreamStatus)[-1].up)
         await feed.fake.trade(3, 4)
         await until(lambda: feed.manager.last_trade_id == 4)
         assert feed.trade_ids == [1, 2, 3, 4]
@@ -845,7 +845,7 @@ def test_a_silent_market_socket_is_dialled_again() -> None:
         assert feed.fake.dials["market"] == 1
         await feed.manager.maintain(21_000)  # ten seconds after trade 2 was noticed
         await until(lambda: feed.fake.dials["market"] == 2)
-        await until(lambda: len(feed.events(Link)) == 2)
+        await until(lambda: len(feed.events(StreamStatus)) == 2)
         await feed.fake.trade(3)
         await until(lambda: feed.trade_ids == [1, 2, 3])
 
@@ -860,7 +860,7 @@ def test_a_market_socket_whose_subscription_is_never_answered_is_not_waited_for(
         feed.fake.ignore_subscription = True
         feed.fake.cut("market")
         await until(lambda: len(feed.fake.subscribed) == 2)
-        assert [event.up for event in feed.events(Link)] == [False]
+        assert [event.up for event in feed.events(StreamStatus)] == [False]
         if comes:
             await feed.fake.trade(1)
             await until(lambda: feed.trade_ids == [1])
@@ -870,7 +870,7 @@ def test_a_market_socket_whose_subscription_is_never_answered_is_not_waited_for(
             assert feed.fake.dials["market"] == 2
             feed.fake.ignore_subscription = False
             await feed.manager.maintain(11_000)
-        await until(lambda: [event.up for event in feed.events(Link)] == [False, True])
+        await until(lambda: [event.up for event in feed.events(StreamStatus)] == [False, True])
         assert feed.fake.dials["market"] == (2 if comes else 3)
 
     on_a_feed(story)
@@ -924,7 +924,7 @@ def test_what_cannot_be_told_as_a_fact_makes_the_account_be_read_again(event: di
     async def story(feed: Feed) -> None:
         await feed.fake.send("private", event, FILL)
         await until(lambda: feed.manager.user_frames == 2)
-        assert feed.seen[:2] == [Link(1_000, "user", False), Link(1_000, "user", True)]
+        assert feed.seen[:2] == [StreamStatus(1_000, "user", False), StreamStatus(1_000, "user", True)]
         assert isinstance(feed.seen[2], OrderUpdate)
 
     on_a_feed(story)
@@ -944,7 +944,7 @@ def test_frames_are_counted_by_connection() -> None:
         await feed.fake.send("private", FILL, FILL)
         await until(lambda: feed.manager.user_frames == 2)
         feed.fake.cut("private")
-        await until(lambda: len(feed.events(Link)) == 2)
+        await until(lambda: len(feed.events(StreamStatus)) == 2)
         assert feed.manager.user_frames == 0
         await feed.fake.send("private", FILL)
         await until(lambda: feed.manager.user_frames == 1)
@@ -957,7 +957,7 @@ def test_an_expired_listen_key_is_replaced() -> None:
         feed.fake.keys = 2
         await feed.fake.send("private", {"e": "listenKeyExpired", "E": 1, "listenKey": "listen1"})
         await until(lambda: feed.fake.dials["private"] == 2)
-        await until(lambda: len(feed.events(Link)) == 2)
+        await until(lambda: len(feed.events(StreamStatus)) == 2)
         assert "listen2" in feed.manager._clients["user"].url
         await feed.fake.send("private", FILL)
         await until(lambda: feed.events(OrderUpdate))
@@ -985,7 +985,7 @@ def test_the_listen_key_is_extended_in_time() -> None:
         feed.fake.will("PUT", "/fapi/v1/listenKey", error(-1125, "This listenKey does not exist."))
         await feed.manager.maintain(1_000 + 91 * minute)
         await until(lambda: feed.fake.dials["private"] == 2)
-        await until(lambda: len(feed.events(Link)) == 2)
+        await until(lambda: len(feed.events(StreamStatus)) == 2)
 
     on_a_feed(story, lockstep=True)
 
@@ -1067,7 +1067,7 @@ def test_a_stop_is_hit_at_the_simulated_venue(tmp_path: Path) -> None:
         assert [fill.trade_id for fill in snapshot.fills] == [fill.trade_id for fill in fills]
         # what the account holds is what it had, and profit less fees of every fill
         assert snapshot.wallet == 1_000_000_000_000 + sum(fill.realised - fill.fee for fill in fills)
-        assert (manager.counts.refused, exchange.tap_failure) == (0, None)
+        assert (manager.counts.refused, exchange.frame_handler_failure) == (0, None)
         await manager.stop()
         await exchange.close()
         await venue.close()
@@ -1088,8 +1088,10 @@ def test_public_data_needs_no_key() -> None:
     on_a_feed(story, user_stream=False)
 
 
-def a_manager(desk: Desk, on_event: Callable[[Event], None], on_agg_trade: Callable[..., None]) -> BinanceWSManager:
-    return BinanceWSManager(desk.exchange, desk.rest, desk.instrument, on_agg_trade, on_event, desk.clock)
+def a_manager(
+    harness: Harness, on_event: Callable[[Event], None], on_agg_trade: Callable[..., None]
+) -> BinanceWSManager:
+    return BinanceWSManager(harness.exchange, harness.rest, harness.instrument, on_agg_trade, on_event, harness.clock)
 
 
 def ignore(*_: object) -> None:
@@ -1104,26 +1106,26 @@ def ignore(*_: object) -> None:
     ],
 )
 def test_streams_that_do_not_come_up_are_named(spoil: Callable[[FakeBinance], None], down: str) -> None:
-    async def story(desk: Desk) -> None:
-        spoil(desk.fake)
+    async def story(harness: Harness) -> None:
+        spoil(harness.fake)
         with pytest.raises(VenueError, match=f"streams must be up within 0.5 s, were not: {down}"):
-            await a_manager(desk, ignore, ignore).start(0.5)
+            await a_manager(harness, ignore, ignore).start(0.5)
         assert len(asyncio.all_tasks()) < 30
 
-    on_a_desk(story)
+    on_a_harness(story)
 
 
 def test_a_callback_that_fails_stops_the_show() -> None:
-    async def story(desk: Desk) -> None:
+    async def story(harness: Harness) -> None:
         def broken(*_: object) -> None:
             raise RuntimeError("no room")
 
-        manager = a_manager(desk, ignore, broken)
+        manager = a_manager(harness, ignore, broken)
         await manager.start(5.0)
-        await desk.fake.trade(1)
-        await until(lambda: desk.exchange.tap_failure)
+        await harness.fake.trade(1)
+        await until(lambda: harness.exchange.frame_handler_failure)
         with pytest.raises(VenueError, match="an event could not be taken: RuntimeError"):
             await manager.maintain(1_000)
         await manager.stop()
 
-    on_a_desk(story)
+    on_a_harness(story)

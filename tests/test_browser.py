@@ -24,9 +24,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from test_review import hostile_run
 from test_runs import MADE as MADE_RUN
 
-from voltrade import charts, report, review
 from voltrade.config import Config
-from voltrade.tables import frame_table
+from voltrade.notebook import review
+from voltrade.report import charts, summary
+from voltrade.report.html import frame_table
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
@@ -60,20 +61,20 @@ DRAWN = """CHARTS.map(chart => ({
 """The charts of a page: titles, drawn shapes, width, whether that is their place's, and the points of each trace."""
 
 MADE = made_run(an_instrument(), bar_count=150)
-RUN = report.frames(MADE.instrument, MADE.bars, MADE.facts)
+RUN = summary.frames(MADE.instrument, MADE.bars, MADE.facts)
 
 LIVE_CELL = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from builders import an_instrument
 from made_run import made_run
-from voltrade import charts, report, review
 from voltrade.config import Config
+from voltrade.report import charts, summary
 
 made = made_run(an_instrument(), bar_count=150)
 prices = charts.LiveChart(is_recorded=False)
 for count in (40, 150):
-    prices.draw(charts.price_chart(report.frames(made.instrument, made.bars[:count], []), Config()))
+    prices.draw(charts.price_chart(summary.frames(made.instrument, made.bars[:count], []), Config()))
 """
 
 PATIENCE_S = 180

@@ -15,15 +15,15 @@ from history import some_trades
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voltrade import charts
+from voltrade.bar_rate import Band, drift
 from voltrade.bars import VolumeBarAggregator
-from voltrade.calibrate import BarFigures, bar_figures, calibrate, day_table, gap_table
 from voltrade.config import BarSettings, Config
-from voltrade.data import load_trades, synthetic_trades
-from voltrade.drift import Band, drift
+from voltrade.data.store import start_of
+from voltrade.data.tape import load_trades, synthetic_trades
+from voltrade.data.tape_profile import BarFigures, bar_figures, calibrate, day_table, gap_table
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import DAY_MS, Instrument, Trades
-from voltrade.store import start_of
+from voltrade.report import charts
 
 MONDAY = date(2026, 1, 5)
 START = start_of(MONDAY)
@@ -139,7 +139,7 @@ def test_nothing_is_reckoned_over_a_gap_or_over_a_bar_cut_at_midnight(btcusdt: I
 def test_bars_are_those_of_the_fold(btcusdt: Instrument, bars: int, unit: str) -> None:
     recommended = calibrate(SYNTHETIC, btcusdt, unit=unit, thresholds=[]).for_bars_a_day(bars)
     bar_settings = BarSettings.model_validate({"threshold": recommended.threshold, "unit": unit})
-    rows = VolumeBarAggregator(bar_settings, btcusdt).fold(SYNTHETIC)
+    rows = VolumeBarAggregator(bar_settings, btcusdt).process(SYNTHETIC)
     assert recommended.figures.bars == np.count_nonzero(rows["close_reason"] == 1)
 
 
@@ -301,7 +301,7 @@ def test_the_tape_chart_shows_prices_and_gaps(btcusdt: Instrument) -> None:
 
 
 def test_the_bars_chart_sets_volume_bars_beside_bars_of_time(btcusdt: Instrument) -> None:
-    rows = VolumeBarAggregator(BarSettings(threshold=Decimal(60)), btcusdt).fold(SYNTHETIC)
+    rows = VolumeBarAggregator(BarSettings(threshold=Decimal(60)), btcusdt).process(SYNTHETIC)
     figure = charts.clock_chart(SYNTHETIC, rows, btcusdt)
     by_volume, by_time = (trace(figure, name) for name in ("volume bars", "bars of time"))
     assert len(by_volume.open) == len(rows)  # type: ignore[attr-defined]

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from made_run import made_run
 
-from voltrade import candles, charts, report
 from voltrade.config import Config
 from voltrade.errors import ConfigError
-from voltrade.frames import Frames
 from voltrade.model import BreakerChange, Refusal, Side
+from voltrade.report import candles, charts, summary
+from voltrade.report.frames import Frames
 
 MADE = made_run(an_instrument(), bar_count=300)
-RUN = report.frames(MADE.instrument, MADE.bars, MADE.facts)
-EMPTY = report.frames(MADE.instrument, [], [])
+RUN = summary.frames(MADE.instrument, MADE.bars, MADE.facts)
+EMPTY = summary.frames(MADE.instrument, [], [])
 CONFIG = Config()
 
 CHARTS = (charts.price_chart, charts.equity_chart, charts.refusals_chart)
@@ -146,7 +146,7 @@ def test_what_the_exchange_says_is_shown_as_text_never_as_markup() -> None:
     hostile = "<script>alert(1)</script>"
     refusal = Refusal(MADE.bars[50]["close_time"], "BTCUSDT", 50, Side.BUY, hostile, hostile)
     change = BreakerChange(MADE.bars[50]["close_time"], hostile, hostile, hostile, 1, 1, 1)
-    run = report.frames(MADE.instrument, MADE.bars, [*MADE.facts, refusal, change])
+    run = summary.frames(MADE.instrument, MADE.bars, [*MADE.facts, refusal, change])
     for draw in CHARTS:
         traces = [part.to_plotly_json() for part in draw(run, CONFIG).data]
         hovers = [list(part.get(key, ())) for part in traces for key in ("text", "hovertext", "customdata")]

@@ -18,15 +18,15 @@ from builders import an_instrument
 from numpy import loadtxt as fetch
 from numpy import mean
 
-from voltrade import check as check_module
 from voltrade.__main__ import main
 from voltrade.bars import VolumeBarAggregator
-from voltrade.check import Checked, check, fixture
 from voltrade.compiled import Record, Rows, compiled
 from voltrade.config import SignalSettings
 from voltrade.errors import ConfigError
 from voltrade.model import CloseReason, Signal, VolumeBar
 from voltrade.signal_engine import ATR, EMA, VWAP, Indicator, SignalEngine, UncompiledRuleWarning, Window
+from voltrade.strategy import check as check_module
+from voltrade.strategy.check import Checked, check, fixture
 
 pytestmark = pytest.mark.filterwarnings("ignore::voltrade.signal_engine.UncompiledRuleWarning")
 
@@ -40,7 +40,7 @@ class Rule(SignalEngine):
     conditions: ClassVar[dict[str, type]] = {}
 
     @staticmethod
-    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+    def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
         return 1 if bar.close > bar.open else 0
 
 
@@ -78,9 +78,9 @@ def test_the_built_in_rule_is_sound(settings: SignalSettings, monkeypatch: pytes
 
 
 @compiled
-def step_momentum(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+def step_momentum(state: Record, bar: Record, settings: Record, decision: Record) -> None:
     slot = state.bars % settings.rsi_length
-    verdict.momentum = bar.close - state.closes[slot] if state.bars >= settings.rsi_length else np.nan
+    decision.momentum = bar.close - state.closes[slot] if state.bars >= settings.rsi_length else np.nan
     state.closes[slot] = bar.close
 
 
@@ -95,15 +95,15 @@ class Momentum(Rule):
     indicators = (ATR, MOMENTUM)
 
     @staticmethod
-    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
-        return 1 if verdict.momentum > 0 else 0
+    def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
+        return 1 if decision.momentum > 0 else 0
 
 
 class PlainWords(Rule):
     """A sound rule that numba can't compile."""
 
     @staticmethod
-    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+    def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
         return 1 if Decimal(float(bar.close)) > Decimal(float(bar.open)) else 0
 
 
@@ -114,7 +114,7 @@ class WithConstants(Rule):
     """Numbers in a tuple, numpy's functions and a function of one's own are no data."""
 
     @staticmethod
-    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+    def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
         return 1 if np.log(bar.close / bar.open) > WEIGHTS[0] * half(0.001) else 0
 
 
@@ -144,9 +144,9 @@ class WholeBatch(Rule):
     """Reckons over all bars at once, with the next close in hand: the leak of vectorised research."""
 
     def on_volume_bars(self, rows: Rows) -> Rows:
-        verdicts = super().on_volume_bars(rows)
-        verdicts["signal"][:-1] = np.sign(np.diff(rows["close"]))
-        return verdicts
+        decisions = super().on_volume_bars(rows)
+        decisions["signal"][:-1] = np.sign(np.diff(rows["close"]))
+        return decisions
 
 
 def test_one_bar_ahead_over_a_whole_batch_is_caught() -> None:
@@ -156,13 +156,13 @@ def test_one_bar_ahead_over_a_whole_batch_is_caught() -> None:
 
 
 class Centred(Rule):
-    """Smooths each verdict with its neighbours, so that only the last bar of a batch differs."""
+    """Smooths each decision with its neighbours, so that only the last bar of a batch differs."""
 
     def on_volume_bars(self, rows: Rows) -> Rows:
-        verdicts = super().on_volume_bars(rows)
-        atr = verdicts["atr"].copy()
-        verdicts["atr"][1:-1] = (atr[:-2] + atr[1:-1] + atr[2:]) / 3
-        return verdicts
+        decisions = super().on_volume_bars(rows)
+        atr = decisions["atr"].copy()
+        decisions["atr"][1:-1] = (atr[:-2] + atr[1:-1] + atr[2:]) / 3
+        return decisions
 
 
 def test_a_rule_that_overrides_how_bars_are_given_is_named() -> None:
@@ -219,7 +219,7 @@ class Remembers(Rule):
     """Keeps the closes of an earlier run: the second run knows the future of the first."""
 
     @staticmethod
-    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+    def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
         SEEN[int(state.bars)] = float(bar.close)
         return 1 if SEEN.get(int(state.bars) + 1, 0.0) > bar.close else 0
 
@@ -233,7 +233,7 @@ def test_state_shared_between_runs_is_caught_by_running_and_by_reading() -> None
 
 class ByChance(Rule):
     @staticmethod
-    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+    def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
         return random.choice((-1, 0, 1))
 
 
@@ -245,7 +245,7 @@ def test_chance_is_caught() -> None:
 
 class ChangesSettings(Rule):
     @staticmethod
-    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+    def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
         settings.rsi_length = 3
         return 0
 
@@ -255,11 +255,11 @@ def test_a_rule_that_changes_its_settings_is_caught() -> None:
 
 
 class LooksBack(Rule):
-    """Reads the verdicts before its own from the buffer: a batch has them, live trading with one row has not."""
+    """Reads the decisions before its own from the buffer: a batch has them, live trading with one row has not."""
 
     @staticmethod
-    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
-        buffer = verdict.base
+    def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
+        buffer = decision.base
         while buffer.base is not None and isinstance(buffer.base, np.ndarray):
             buffer = buffer.base
         return int(len(np.atleast_1d(buffer)) > 1)
@@ -270,7 +270,7 @@ def test_a_rule_that_reads_beyond_its_row_is_caught() -> None:
 
 
 @compiled
-def step_smooth(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+def step_smooth(state: Record, bar: Record, settings: Record, decision: Record) -> None:
     bar.close = (bar.open + bar.close) / 2
 
 
@@ -287,7 +287,7 @@ def test_a_rule_that_writes_into_the_bar_is_caught() -> None:
 
 class Fails(Rule):
     @staticmethod
-    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+    def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
         return 1 // (state.bars - 100)
 
 
@@ -308,7 +308,7 @@ class Table(Rule):
     """One bar ahead, from a table made before: compiled, and the same in every run, wherever it begins."""
 
     @staticmethod
-    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+    def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
         after = np.searchsorted(TIMES, bar.close_time, side="right")
         return 1 if TOMORROW[min(after, len(TOMORROW) - 1)] > bar.close else -1
 
@@ -333,43 +333,43 @@ class Holder:
     fine = 3.0
 
 
-def kept_in_default(state: Any, bar: Any, settings: Any, verdict: Any, memory: list[float] = []) -> int:  # noqa: B006
+def kept_in_default(state: Any, bar: Any, settings: Any, decision: Any, memory: list[float] = []) -> int:  # noqa: B006
     return len(memory)
 
 
 def kept_in_closure() -> Callable[..., int]:
     closes = np.zeros(3)
 
-    def rule(state: Any, bar: Any, settings: Any, verdict: Any) -> int:
+    def rule(state: Any, bar: Any, settings: Any, decision: Any) -> int:
         return int(closes[0])
 
     return rule
 
 
-def counts(state: Any, bar: Any, settings: Any, verdict: Any) -> int:
+def counts(state: Any, bar: Any, settings: Any, decision: Any) -> int:
     global COUNT
     COUNT = 1
     return 0
 
 
-def imports(state: Any, bar: Any, settings: Any, verdict: Any) -> int:
+def imports(state: Any, bar: Any, settings: Any, decision: Any) -> int:
     import time
 
     return int(time.time())
 
 
-def stores_in_its_class(state: Any, bar: Any, settings: Any, verdict: Any) -> int:
+def stores_in_its_class(state: Any, bar: Any, settings: Any, decision: Any) -> int:
     before, Holder.fine = Holder.fine, bar.close
     return int(bar.close > before)
 
 
-def stores_in_a_local(state: Any, bar: Any, settings: Any, verdict: Any) -> int:
+def stores_in_a_local(state: Any, bar: Any, settings: Any, decision: Any) -> int:
     kept: Any = half
     kept.closes = bar.close
     return 0
 
 
-def adds_to_a_local(state: Any, bar: Any, settings: Any, verdict: Any) -> int:
+def adds_to_a_local(state: Any, bar: Any, settings: Any, decision: Any) -> int:
     kept: Any = half
     kept.count += bar.close
     return 0
@@ -378,7 +378,7 @@ def adds_to_a_local(state: Any, bar: Any, settings: Any, verdict: Any) -> int:
 def counts_in_closure() -> Callable[..., int]:
     count = 0
 
-    def rule(state: Any, bar: Any, settings: Any, verdict: Any) -> int:
+    def rule(state: Any, bar: Any, settings: Any, decision: Any) -> int:
         nonlocal count
         count += 1
         return count % 2
@@ -386,7 +386,7 @@ def counts_in_closure() -> Callable[..., int]:
     return rule
 
 
-def makes_a_class(state: Any, bar: Any, settings: Any, verdict: Any) -> int:
+def makes_a_class(state: Any, bar: Any, settings: Any, decision: Any) -> int:
     class Local:
         pass
 
@@ -434,7 +434,7 @@ NUMBER = Number(1.0)
 
 def written(expression: str) -> Callable[..., int]:
     """A rule in code of its own, with the names of this file."""
-    made: Callable[..., int] = eval(f"lambda state, bar, settings, verdict: {expression}", globals())
+    made: Callable[..., int] = eval(f"lambda state, bar, settings, decision: {expression}", globals())
     return made
 
 
@@ -443,46 +443,49 @@ BY_NUMBER = written(" or ".join(f"bar.number == {number}" for number in range(1_
 
 
 SPOILT: list[tuple[Callable[..., int], str]] = [
-    (lambda state, bar, settings, verdict: through_a_function(state), "through_a_function reads TOMORROW"),
-    (lambda state, bar, settings, verdict: next(at for at in range(9) if TOMORROW[at] > 0), "reads TOMORROW"),
-    (lambda state, bar, settings, verdict: np.load("closes.npy")[0], "uses np.load"),
-    (lambda state, bar, settings, verdict: np.random.random() > 0.5, "uses np.random.random"),
-    (lambda state, bar, settings, verdict: int(open("signal").read()), "uses open"),  # noqa: SIM115
-    (lambda state, bar, settings, verdict: Holder.closes[0], "reads Holder.closes, a list of 2 values"),
-    (lambda state, bar, settings, verdict: check_module.READS_ELSEWHERE, "reads check_module.READS_ELSEWHERE"),
-    (lambda state, bar, settings, verdict: UNKNOWN_NAME, "uses UNKNOWN_NAME"),  # type: ignore[name-defined]  # noqa: F821
+    (lambda state, bar, settings, decision: through_a_function(state), "through_a_function reads TOMORROW"),
+    (lambda state, bar, settings, decision: next(at for at in range(9) if TOMORROW[at] > 0), "reads TOMORROW"),
+    (lambda state, bar, settings, decision: np.load("closes.npy")[0], "uses np.load"),
+    (lambda state, bar, settings, decision: np.random.random() > 0.5, "uses np.random.random"),
+    (lambda state, bar, settings, decision: int(open("signal").read()), "uses open"),  # noqa: SIM115
+    (lambda state, bar, settings, decision: Holder.closes[0], "reads Holder.closes, a list of 2 values"),
+    (lambda state, bar, settings, decision: check_module.READS_ELSEWHERE, "reads check_module.READS_ELSEWHERE"),
+    (lambda state, bar, settings, decision: UNKNOWN_NAME, "uses UNKNOWN_NAME"),  # type: ignore[name-defined]  # noqa: F821
     (kept_in_default, "reads a default argument, a list"),
     (kept_in_closure(), "reads closes, a ndarray of 3 values"),
     (counts, "counts changes COUNT"),
     (imports, "imports imports time"),
-    (lambda state, bar, settings, verdict: int(now()), "uses now"),
+    (lambda state, bar, settings, decision: int(now()), "uses now"),
     (LITERAL, "reads a literal, a tuple of 3000 values"),
     (written("1 if bar.number in {" + str(list(range(3_000)))[1:-1] + "} else 0"), "a frozenset of 3000 values"),
     (BY_NUMBER, "Spoilt has constants of "),
-    (lambda state, bar, settings, verdict: ord(LONG_TEXT[bar.number]), "reads LONG_TEXT, a str of 200 values"),
-    (lambda state, bar, settings, verdict: NESTED[0][bar.number], "reads NESTED, a tuple of 80 values"),
-    (lambda state, bar, settings, verdict: LONG_NUMBER >> bar.number & 1, "reads LONG_NUMBER, a int of"),
-    (lambda state, bar, settings, verdict: NUMBER.closes[0], "reads NUMBER, a Number"),
-    (lambda state, bar, settings, verdict: int(Looks().look(bar.number)), "uses Looks"),
-    (lambda state, bar, settings, verdict: int(LOOKS.look(bar.number)), "reads LOOKS, a Looks"),
-    (lambda state, bar, settings, verdict: int(VECTORISED(bar.number)), "uses VECTORISED"),
-    (lambda state, bar, settings, verdict: fetch("closes.txt")[bar.number], "uses fetch"),
-    (lambda state, bar, settings, verdict: np.lib.format.read_array(bar), "uses np.lib.format.read_array"),
-    (lambda state, bar, settings, verdict: np.random.default_rng().integers(2), "uses np.random.default_rng"),
-    (lambda state, bar, settings, verdict: (lambda library: library.load("closes.npy"))(np), "uses np"),
-    (lambda state, bar, settings, verdict: int(len(state.__class__.__mro__) > bar.number), "uses __class__"),
-    (lambda state, bar, settings, verdict: getattr(Holder, "closes").append(bar.close), "uses getattr"),  # noqa: B009
-    (lambda state, bar, settings, verdict: with_a_table.table[0], "with_a_table.table, a ndarray"),  # type: ignore[attr-defined]
-    (lambda state, bar, settings, verdict: with_a_table(state), "with_a_table keeps an attribute, table"),
-    (lambda state, bar, settings, verdict: compiled_with_a_table(state), "compiled_with_a_table keeps an attribute"),
-    (lambda state, bar, settings, verdict: half.__wrapped__.__globals__["TOMORROW"][0], "half.__wrapped__.__globals__"),  # type: ignore[attr-defined]
+    (lambda state, bar, settings, decision: ord(LONG_TEXT[bar.number]), "reads LONG_TEXT, a str of 200 values"),
+    (lambda state, bar, settings, decision: NESTED[0][bar.number], "reads NESTED, a tuple of 80 values"),
+    (lambda state, bar, settings, decision: LONG_NUMBER >> bar.number & 1, "reads LONG_NUMBER, a int of"),
+    (lambda state, bar, settings, decision: NUMBER.closes[0], "reads NUMBER, a Number"),
+    (lambda state, bar, settings, decision: int(Looks().look(bar.number)), "uses Looks"),
+    (lambda state, bar, settings, decision: int(LOOKS.look(bar.number)), "reads LOOKS, a Looks"),
+    (lambda state, bar, settings, decision: int(VECTORISED(bar.number)), "uses VECTORISED"),
+    (lambda state, bar, settings, decision: fetch("closes.txt")[bar.number], "uses fetch"),
+    (lambda state, bar, settings, decision: np.lib.format.read_array(bar), "uses np.lib.format.read_array"),
+    (lambda state, bar, settings, decision: np.random.default_rng().integers(2), "uses np.random.default_rng"),
+    (lambda state, bar, settings, decision: (lambda library: library.load("closes.npy"))(np), "uses np"),
+    (lambda state, bar, settings, decision: int(len(state.__class__.__mro__) > bar.number), "uses __class__"),
+    (lambda state, bar, settings, decision: getattr(Holder, "closes").append(bar.close), "uses getattr"),  # noqa: B009
+    (lambda state, bar, settings, decision: with_a_table.table[0], "with_a_table.table, a ndarray"),  # type: ignore[attr-defined]
+    (lambda state, bar, settings, decision: with_a_table(state), "with_a_table keeps an attribute, table"),
+    (lambda state, bar, settings, decision: compiled_with_a_table(state), "compiled_with_a_table keeps an attribute"),
+    (
+        lambda state, bar, settings, decision: half.__wrapped__.__globals__["TOMORROW"][0],
+        "half.__wrapped__.__globals__",
+    ),  # type: ignore[attr-defined]
     (stores_in_its_class, "stores_in_its_class uses Holder"),
     (stores_in_a_local, "changes kept.closes, and kept is none of its arguments"),
     (adds_to_a_local, "changes kept.count, and kept is none of its arguments"),
     (counts_in_closure(), "changes count"),
     (makes_a_class, "makes a class"),
     (partial(kept_in_default, memory=[1.0]), "Spoilt steps through a partial"),
-    (lambda state, bar, settings, verdict: random.random(), "uses random.random"),
+    (lambda state, bar, settings, decision: random.random(), "uses random.random"),
 ]
 
 
@@ -494,10 +497,10 @@ def test_what_a_rule_brings_along_is_named(function: Callable[..., int], said: s
     assert said in finding.detail
 
 
-def changes_its_arguments(state: Any, bar: Any, settings: Any, verdict: Any) -> int:
+def changes_its_arguments(state: Any, bar: Any, settings: Any, decision: Any) -> int:
     """A docstring is no constant that a rule reads, however long it is: it tells people what the rule is for."""
     state.count += 1 if bar.close > bar.open else -1
-    state.high, verdict.low = bar.high, bar.low
+    state.high, decision.low = bar.high, bar.low
     state.closes[state.bars % 5] = bar.close
     return 0
 
@@ -509,12 +512,12 @@ def shares_a_variable(close: float) -> list[float]:
 @pytest.mark.parametrize(
     "function",
     [
-        lambda state, bar, settings, verdict: Holder.fine,
+        lambda state, bar, settings, decision: Holder.fine,
         changes_its_arguments,
-        lambda state, bar, settings, verdict: shares_a_variable(bar.close)[0] > WEIGHTS.index(0.5),
-        lambda state, bar, settings, verdict: bar.close_reason == CloseReason.DAY_END,
-        lambda state, bar, settings, verdict: max(abs(bar.close), np.float64(3), *WEIGHTS),
-        lambda state, bar, settings, verdict: sqrt(bar.close) > mean([bar.open, bar.high]) or np.linalg.norm([1.0]),
+        lambda state, bar, settings, decision: shares_a_variable(bar.close)[0] > WEIGHTS.index(0.5),
+        lambda state, bar, settings, decision: bar.close_reason == CloseReason.DAY_END,
+        lambda state, bar, settings, decision: max(abs(bar.close), np.float64(3), *WEIGHTS),
+        lambda state, bar, settings, decision: sqrt(bar.close) > mean([bar.open, bar.high]) or np.linalg.norm([1.0]),
     ],
     ids=[
         "a number of a class",
@@ -552,7 +555,7 @@ class Alternates(Rule):
     """Counts bars for ever, so that what it says depends on where it began."""
 
     @staticmethod
-    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+    def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
         return 1 if state.bars % 2 == 0 else -1
 
 
@@ -563,19 +566,19 @@ def test_a_rule_that_never_forgets_its_start_is_caught() -> None:
 
 
 @compiled
-def step_day_vwap(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+def step_day_vwap(state: Record, bar: Record, settings: Record, decision: Record) -> None:
     day = bar.close_time // 86_400_000
     if state.bars == 0 or day != state.day:
         state.day, state.day_notional, state.day_volume = day, 0.0, 0.0
     state.day_notional += bar.notional
     state.day_volume += bar.volume
-    verdict.day_vwap = state.day_notional / state.day_volume
+    decision.day_vwap = state.day_notional / state.day_volume
 
 
 @compiled
-def step_highest(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+def step_highest(state: Record, bar: Record, settings: Record, decision: Record) -> None:
     state.highest = max(state.highest, bar.high)
-    verdict.highest = state.highest
+    decision.highest = state.highest
 
 
 DAY_VWAP_STATE: dict[str, Any] = {"day": int, "day_notional": float, "day_volume": float}
@@ -603,11 +606,11 @@ def test_memory_since_the_first_bar_is_caught() -> None:
 
 
 @compiled
-def step_infinite_at_times(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
-    step_highest(state, bar, settings, verdict)
-    verdict.spread = bar.high - bar.low
+def step_infinite_at_times(state: Record, bar: Record, settings: Record, decision: Record) -> None:
+    step_highest(state, bar, settings, decision)
+    decision.spread = bar.high - bar.low
     if bar.number % 5 == 0:
-        verdict.spread, verdict.highest = np.inf, np.inf
+        decision.spread, decision.highest = np.inf, np.inf
 
 
 def test_infinite_values_are_no_fault_and_hide_none() -> None:
@@ -659,7 +662,7 @@ def test_the_fixture_has_what_rules_stumble_over() -> None:
     assert len(made.rows) == 600
     assert np.count_nonzero(made.rows["tainted"]) >= 5
     assert np.count_nonzero(made.rows["close_reason"] == CloseReason.DAY_END) == 1
-    assert np.array_equal(VolumeBarAggregator(made.settings, BTCUSDT).fold(made.trades), made.rows)
+    assert np.array_equal(VolumeBarAggregator(made.settings, BTCUSDT).process(made.trades), made.rows)
 
 
 # --- python -m voltrade check -----------------------------------------------------------------------------------------
@@ -675,12 +678,12 @@ class Sound(SignalEngine):
 
 class Leaks(SignalEngine):
     @staticmethod
-    def _detect_signal(state, bar, settings, verdict):
+    def _detect_signal(state, bar, settings, decision):
         return 1 if NEXT[state.bars] > bar.close else 0
 
 class Fails(SignalEngine):
     @staticmethod
-    def _detect_signal(state, bar, settings, verdict):
+    def _detect_signal(state, bar, settings, decision):
         return 1 // (state.bars - 7)
 """
 

@@ -24,10 +24,10 @@ import pytest
 from venue_client import until
 
 from voltrade.config import Config
-from voltrade.exchange.faults import Fault
-from voltrade.exchange.venue import Venue, serve
-from voltrade.exchange.venue_requests import served
 from voltrade.model import Trades
+from voltrade.venue.faults import Fault
+from voltrade.venue.requests import served
+from voltrade.venue.server import Venue, serve
 
 S = "BTCUSDT"
 CALM_MS, EVENTS = 10_000, (795_000, 805_000, 805_000, 795_000, 795_000)

@@ -14,8 +14,8 @@ import pytest
 
 from voltrade.__main__ import main
 from voltrade.config import Config
-from voltrade.control import Control
-from voltrade.ctl import ACTIONS, _connect, ask, rows_of
+from voltrade.engine.control import Control
+from voltrade.engine.ctl import ACTIONS, _connect, ask, rows_of
 
 
 def told(tmp_path: Path, *lines: bytes) -> tuple[list[tuple[str, str, bool]], list[dict[str, Any]]]:

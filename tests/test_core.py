@@ -13,21 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voltrade import risk
-from voltrade.backtest import Backtest, backtest
 from voltrade.config import Config
 from voltrade.core import GATES, TradingCore
-from voltrade.data import Tape, tape
-from voltrade.exchange.shipped import shipped_instrument
+from voltrade.data.tape import Tape, load_tape
 from voltrade.model import (
     NEVER,
-    Adoption,
     Alert,
     AlgoUpdate,
     BreakerChange,
     CancelOrder,
     CloseReason,
     Event,
-    Link,
     LookupOrder,
     MarkPrice,
     Operator,
@@ -39,13 +35,17 @@ from voltrade.model import (
     Purpose,
     Refusal,
     Reply,
+    ResumeState,
     RoundTrip,
     Side,
     Snapshot,
+    StreamStatus,
     TakeSnapshot,
     Timer,
     money,
 )
+from voltrade.research.backtest import Backtest, backtest
+from voltrade.simulated.symbols import shipped_instrument
 
 QUICK = {
     **{"seed": 7, "hours": 4.0, "threshold": 15, "cooldown_bars": 1, "take_profit_atr": 2.0},
@@ -59,7 +59,7 @@ def a_config(**parameters: object) -> Config:
 
 
 def a_tape(config: Config) -> Tape:
-    return tape(config.session, shipped_instrument(config.session.symbol))
+    return load_tape(config.session, shipped_instrument(config.session.symbol))
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_every_position_has_a_stop_from_its_first_fill(result: Backtest) -> None
 
 
 def test_each_signal_is_either_entered_or_refused_with_a_code(result: Backtest) -> None:
-    signals = {int(index) for index in range(len(result.verdicts)) if result.verdicts[index]["signal"]}
+    signals = {int(index) for index in range(len(result.bar_decisions)) if result.bar_decisions[index]["signal"]}
     refused = {fact.bar_number for fact in result.facts if isinstance(fact, Refusal)}
     entered = {
         fact.bar_number for fact in result.facts if isinstance(fact, OrderIntent) and fact.purpose is Purpose.ENTRY
@@ -196,23 +196,23 @@ def test_an_entry_is_refused_where_trades_are_missing_from_its_bar(result: Backt
 
 def test_the_gates_are_told_of_short_bars_earlier_bars_and_an_account_that_disagrees() -> None:
     core = a_core()
-    [desk] = core.desks.values()
+    [symbol_state] = core.symbol_states.values()
     trades = a_tape(a_config()).trades[:3_000]
     while len(trades):
         trades = trades[core.handle(trades)[0] :]
-    last = desk.fold.count - 1
+    last = symbol_state.pipeline.count - 1
 
     def facts(bar: int) -> Any:
-        desk.fold.verdicts[bar]["signal"] = 1
-        core._on_signal(desk, bar)
+        symbol_state.pipeline.decisions[bar]["signal"] = 1
+        core._on_signal(symbol_state, bar)
         return core._books.symbols[0]["facts"][0]
 
     told = facts(last)
     assert (told["last_bar"], told["day_end"], told["reconciled"], told["user_stream_up"]) == (1, 0, 0, 0)
     assert not facts(last - 1)["last_bar"]
-    desk.fold.bars[last]["close_reason"] = CloseReason.DAY_END
-    core.handle(Link(core.time, "user", True))
-    desk.monitor.reconciled = True
+    symbol_state.pipeline.bars[last]["close_reason"] = CloseReason.DAY_END
+    core.handle(StreamStatus(core.time, "user", True))
+    symbol_state.monitor.reconciled = True
     told = facts(last)
     assert (told["day_end"], told["reconciled"], told["user_stream_up"]) == (1, 1, 1)
 
@@ -220,7 +220,7 @@ def test_the_gates_are_told_of_short_bars_earlier_bars_and_an_account_that_disag
 def test_a_duration_ends_the_session_flat() -> None:
     config = a_config(duration_s=10_800.0)
     ended = backtest(a_tape(config), config, path="events")
-    start = next(f.time for f in ended.facts if isinstance(f, Link))
+    start = next(f.time for f in ended.facts if isinstance(f, StreamStatus))
     assert ended.bars["close_time"][-1] < start + 10_800_000 + 600_000
     assert max(trip.closed_at for trip in ended.trips) < start + 10_860_000
 
@@ -268,7 +268,7 @@ def test_nothing_is_due_and_nothing_is_traded_before_the_first_snapshot() -> Non
     core = a_core()
     assert core.next_due == NEVER
     assert core.handle(MarkPrice("BTCUSDT", 1, 100)) == (1, [])
-    consumed, outputs = core.handle(Link(2, "user", True))
+    consumed, outputs = core.handle(StreamStatus(2, "user", True))
     assert (consumed, outputs) == (1, [TakeSnapshot(2, "BTCUSDT", "USER_STREAM_UP")])
 
 
@@ -307,7 +307,7 @@ def test_commands_before_the_first_snapshot_are_kept_in_their_order(
     """Fault case F5: given while the engine loads, or while the account is being asked for."""
     core = a_core()
     orders: list[Event] = [Operator(1, action, str(number)) for number, action in enumerate(actions, start=1)]
-    for event in (*orders[:linked], Link(2, "user", True), *orders[linked:]):
+    for event in (*orders[:linked], StreamStatus(2, "user", True), *orders[linked:]):
         core.handle(event)
     assert core.breaker is None
     _, outputs = core.handle(a_snapshot())
@@ -328,10 +328,10 @@ def test_a_stop_before_the_first_snapshot_ends_the_session() -> None:
 
 def a_position(core: TradingCore) -> str:
     """Give a core a position of 10 lots with its stop; return the entry's name."""
-    core.handle(Link(2, "user", True))
+    core.handle(StreamStatus(2, "user", True))
     core.handle(a_snapshot())
-    [desk] = core.desks.values()
-    [intent] = enter(desk.monitor, 3, Side.BUY, 10)
+    [symbol_state] = core.symbol_states.values()
+    [intent] = enter(symbol_state.monitor, 3, Side.BUY, 10)
     assert isinstance(intent, OrderIntent)
     name = intent.order.client_order_id
     fill = OrderUpdate(4, "BTCUSDT", name, 1, Side.BUY, OrderType.MARKET, "FILLED", "TRADE", 10, 10)
@@ -346,7 +346,7 @@ def test_commands_before_an_account_is_taken_over_are_kept_too(action: Any) -> N
     a_position(last)
     core = a_core()
     core.handle(Operator(5, action, "now"))
-    core.handle(Adoption(6, json.dumps(last.state()), ""))
+    core.handle(ResumeState(6, json.dumps(last.state()), ""))
     _, outputs = core.handle(a_snapshot(7, position=10))
     assert core.breaker is not None
     assert core.breaker.mode == {"halt": "HALTED", "reduce": "REDUCING"}.get(action, "ACTIVE")
@@ -366,8 +366,8 @@ def test_a_command_without_a_reason_is_carried_out(action: Any) -> None:
 
 def a_stop(core: TradingCore) -> AlgoUpdate:
     """Have the exchange take the stop of a core's position; return what it says of it."""
-    [desk] = core.desks.values()
-    [stop] = (order for order in desk.monitor.orders.values() if order.algo)
+    [symbol_state] = core.symbol_states.values()
+    [stop] = (order for order in symbol_state.monitor.orders.values() if order.algo)
     core.handle(Reply(5, "submit", "BTCUSDT", stop.id, True, Outcome.ACCEPTED))
     resting = AlgoUpdate(5, "BTCUSDT", stop.id, 7, Side.SELL, OrderType.STOP_MARKET, "NEW", 10, 980)
     core.handle(resting)
@@ -379,12 +379,12 @@ def test_a_wallet_that_differs_is_told_of_once_nothing_is_looked_up() -> None:
     core = a_core()
     a_position(core)
     resting = replace(a_stop(core), time=7)
-    [desk] = core.desks.values()
+    [symbol_state] = core.symbol_states.values()
     paid = replace(a_snapshot(6, 10), wallet=money(9_999))
     _, outputs = core.handle(paid)
     assert [o.client_order_id for o in outputs if isinstance(o, LookupOrder)] == [resting.client_order_id]
     assert not [o for o in outputs if isinstance(o, Alert)]
-    assert not desk.monitor.reconciled  # no entry until the account was asked again
+    assert not symbol_state.monitor.reconciled  # no entry until the account was asked again
     _, outputs = core.handle(Timer(core.next_due))
     assert [o.reason for o in outputs if isinstance(o, TakeSnapshot)] == ["NOT_AGREED"]
     _, outputs = core.handle(replace(paid, time=2_000, algo_orders=(resting,)))
@@ -410,8 +410,8 @@ def test_a_session_that_keeps_its_position_ends_when_the_exchange_has_confirmed_
 def test_a_refusal_that_nobody_knows_halts_until_a_person_has_looked() -> None:
     core = a_core()
     a_position(core)
-    [desk] = core.desks.values()
-    [stop] = (order for order in desk.monitor.orders.values() if order.algo)
+    [symbol_state] = core.symbol_states.values()
+    [stop] = (order for order in symbol_state.monitor.orders.values() if order.algo)
     core.handle(Reply(5, "submit", "BTCUSDT", stop.id, True, Outcome.REFUSED, -99_999, "because"))
     assert core.breaker is not None
     assert core.breaker.mode == "HALTED"
@@ -440,8 +440,8 @@ def test_trades_by_hand_before_the_position_never_touch_its_books() -> None:
     """Fault case B1: neither the monitor's position nor the account's, nor the breaker."""
     core = a_core()
     entry = a_position(core)
-    [desk] = core.desks.values()
-    assert desk.monitor.orders[entry].filled == 10
+    [symbol_state] = core.symbol_states.values()
+    assert symbol_state.monitor.orders[entry].filled == 10
     core.handle(Timer(5))
     by_hand = [
         OrderUpdate(
@@ -454,12 +454,12 @@ def test_trades_by_hand_before_the_position_never_touch_its_books() -> None:
     ]
     listed = tuple(
         AlgoUpdate(5, "BTCUSDT", name, 7, Side.SELL, OrderType.STOP_MARKET, "NEW", 10, 980)
-        for name, order in desk.monitor.orders.items()
+        for name, order in symbol_state.monitor.orders.items()
         if order.algo
     )
     _, outputs = core.handle(replace(a_snapshot(6, 10), fills=tuple(by_hand), algo_orders=listed))
     assert not [o for o in outputs if isinstance(o, CancelOrder | RoundTrip)]
     assert core.account is not None
-    assert (desk.monitor.position, core.account.positions["BTCUSDT"].quantity) == (10, 10)
+    assert (symbol_state.monitor.position, core.account.positions["BTCUSDT"].quantity) == (10, 10)
     assert core.breaker is not None
     assert core.breaker.mode == "ACTIVE"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from voltrade.credentials import Credentials
 from voltrade.errors import ConfigError
+from voltrade.exchange.credentials import Credentials
 
 KEY, SECRET = "a-key-of-thirty-two-letters-and-up", "a-secret-that-nobody-may-ever-see-0"
 

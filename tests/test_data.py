@@ -17,11 +17,11 @@ from builders import an_instrument
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from voltrade import data
 from voltrade.config import SessionSettings
-from voltrade.data import Tape, load_trades, synthetic_trades, tape
+from voltrade.data import tape as data
+from voltrade.data.quality import inspect
+from voltrade.data.tape import Tape, load_tape, load_trades, synthetic_trades
 from voltrade.errors import DataError
-from voltrade.inspection import inspect
 from voltrade.model import Instrument, Trades
 
 AGG_HEADER = "agg_trade_id,price,quantity,first_trade_id,last_trade_id,transact_time,is_buyer_maker\n"
@@ -355,11 +355,11 @@ def test_broken_containers_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_session_names_its_tape(tmp_path: Path, btcusdt: Instrument) -> None:
-    made = tape(SessionSettings(seed=3, hours=0.5), btcusdt)
+    made = load_tape(SessionSettings(seed=3, hours=0.5), btcusdt)
     assert (made.source, made.synthetic) == ("synthetic, seed 3, 0.5 h", True)
     assert rows(made.trades) == rows(synthetic_trades(btcusdt, seed=3, hours=0.5).trades)
     path = as_plain(tmp_path / "aggTrades.csv", AGG_ROWS)
-    assert rows(tape(SessionSettings(tape=str(path)), btcusdt).trades) == AGG_EXPECTED
+    assert rows(load_tape(SessionSettings(tape=str(path)), btcusdt).trades) == AGG_EXPECTED
 
 
 # --- a file is parsed once --------------------------------------------------------------------------------------------

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from voltrade.config import Config
 from voltrade.core import TradingCore
-from voltrade.data import tape
-from voltrade.exchange.shipped import shipped_instrument
-from voltrade.exchange.simulated import SimulatedExchange
-from voltrade.exchange.tape import TapePlayer, simulate
-from voltrade.lockstep import Ask, Collect, Execute, Finish, Horizon, Lockstep, Play
-from voltrade.model import Adoption, OrderUpdate, RoundTrip, Trades
+from voltrade.data.tape import load_tape
+from voltrade.model import OrderUpdate, ResumeState, RoundTrip, Trades
+from voltrade.simulated.exchange import SimulatedExchange
+from voltrade.simulated.symbols import shipped_instrument
+from voltrade.simulated.tape_playback import TapePlayer, simulate
+from voltrade.tape_loop import AdvanceExchange, DrainEvents, EndOfTape, NextSegment, Request, SendCommand, TapeLoop
 
 PARAMETERS: dict[str, Any] = {
     **{"seed": 7, "hours": 6.0, "threshold": 12, "cooldown_bars": 1, "max_holding_bars": 40, "stop_atr": 3.0},
@@ -26,7 +26,7 @@ PARAMETERS: dict[str, Any] = {
 }
 INSTRUMENT = shipped_instrument("BTCUSDT")
 CONFIG = Config.from_parameters(PARAMETERS)
-TAPE = tape(CONFIG.session, INSTRUMENT).trades
+TAPE = load_tape(CONFIG.session, INSTRUMENT).trades
 
 
 @dataclass
@@ -50,10 +50,10 @@ def trade_a_day(cuts: list[int]) -> Day:
         core = TradingCore(Config.from_parameters({**PARAMETERS, **duration}), INSTRUMENT, f"s{end}")
         fold_earlier(core, TAPE[: player.trades_played])
         if head is not None:
-            core.handle(Adoption(exchange.clock, json.dumps(head), ""))
+            core.handle(ResumeState(exchange.clock, json.dumps(head), ""))
         trade_a_session(core, exchange, player, day)
         head = core.state()
-        day.bars = [row.item() for row in core.desks["BTCUSDT"].fold.bars]
+        day.bars = [row.item() for row in core.symbol_states["BTCUSDT"].pipeline.bars]
     assert head is not None
     day.state = head
     return day
@@ -73,7 +73,7 @@ def trade_a_session(core: TradingCore, exchange: SimulatedExchange, player: Tape
         day.round_trips += [(t.id, t.opened_at, t.closed_at, t.net, t.exit_reason) for t in trips]
         return consumed, outputs
 
-    run, answer = Lockstep(core, handle, exchange.clock, marks=player.marks_played).run(), None
+    run, answer = TapeLoop(core, handle, exchange.clock, marks=player.marks_played).run(), None
     try:
         while True:
             answer = answer_to(run.send(answer), exchange, player)
@@ -81,17 +81,17 @@ def trade_a_session(core: TradingCore, exchange: SimulatedExchange, player: Tape
         pass
 
 
-def answer_to(ask: Ask, exchange: SimulatedExchange, player: TapePlayer) -> Any:
+def answer_to(ask: Request, exchange: SimulatedExchange, player: TapePlayer) -> Any:
     match ask:
-        case Horizon():
+        case NextSegment():
             return player.horizon()
-        case Play():
+        case AdvanceExchange():
             player.play(ask.trades, ask.mark, ask.time)
-        case Execute(command=command):
+        case SendCommand(command=command):
             return exchange.execute(command)
-        case Collect():
+        case DrainEvents():
             return exchange.collect()
-        case Finish():
+        case EndOfTape():
             if player.trades_played == len(TAPE):
                 player.finish()
     return None
@@ -121,7 +121,7 @@ def test_a_day_in_three_sessions_is_the_day_in_one(whole: Day, parts: list[float
     assert limits[0] == limits[1]
     assert cut.state["wallet"] == whole.state["wallet"]
     for name in ("left_at", "bars_since_exit", "quantity", "cost"):
-        assert cut.state["desks"]["BTCUSDT"][name] == whole.state["desks"]["BTCUSDT"][name]
+        assert cut.state["symbol_states"]["BTCUSDT"][name] == whole.state["symbol_states"]["BTCUSDT"][name]
 
 
 def test_the_day_meets_what_the_property_is_about(whole: Day) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import Field, ValidationError, create_model
 
 from voltrade.config import Config, SignalSettings
-from voltrade.dials import COMPONENTS, Dial, dials_of
+from voltrade.notebook.widgets import COMPONENTS, Dial, dials_of
 
 DIALS = {dial.name: dial for dials in dials_of().values() for dial in dials}
 

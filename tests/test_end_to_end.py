@@ -13,10 +13,10 @@ from oracles import decimal_bars
 from sessions import ROOT, Truth, bars_of, check_run, facts_of, holders_of, run_engine, run_notebook
 
 from voltrade.__main__ import main
-from voltrade.data import load_trades
-from voltrade.exchange.shipped import shipped_instrument
+from voltrade.data.tape import load_trades
 from voltrade.model import Alert, CloseReason, FeedGap
-from voltrade.papermill_engine import Refused
+from voltrade.notebook.papermill_engine import Refused
+from voltrade.simulated.symbols import shipped_instrument
 
 BAR_FIELDS = (
     *("day", "number", "open_time", "close_time", "first_trade_id", "last_trade_id", "open", "high", "low", "close"),

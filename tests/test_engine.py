@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from voltrade.config import Config
-from voltrade.control import Control
-from voltrade.engine import Engine, _logging_beside
+from voltrade.engine.control import Control
+from voltrade.engine.process import Engine, _logging_beside
 from voltrade.journal import Journal
-from voltrade.ledger import Ledger, Left
+from voltrade.runs.ledger import Ledger, Left
 
 
 class SlowDisk(io.StringIO):

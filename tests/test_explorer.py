@@ -16,18 +16,20 @@ import papermill
 import pytest
 from papermill_runs import Started
 
-from voltrade import charts, open_run, parameter_file
-from voltrade.backtest import backtest
+from voltrade import open_run
 from voltrade.config import RECORDED, Config
 from voltrade.core import GATES
-from voltrade.data import Tape, TapeReport, synthetic_trades
+from voltrade.data.tape import Tape, TapeReport, synthetic_trades
 from voltrade.errors import ConfigError
-from voltrade.exchange.shipped import shipped_instrument
-from voltrade.explorer import PAGES, Explorer, trade
-from voltrade.papermill_engine import Refused
-from voltrade.research import Research
-from voltrade.rule_file import read_parameters
-from voltrade.tables import shortened
+from voltrade.notebook.explorer import PAGES, Explorer, trade
+from voltrade.notebook.papermill_engine import Refused
+from voltrade.report import charts
+from voltrade.report.html import shortened
+from voltrade.research.backtest import backtest
+from voltrade.research.prepared_tape import Research
+from voltrade.simulated.symbols import shipped_instrument
+from voltrade.strategy import parameter_file
+from voltrade.strategy.rule_file import read_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 BTCUSDT = shipped_instrument("BTCUSDT")
@@ -251,7 +253,7 @@ def test_a_zoom_is_kept_while_the_page_has_the_same_bars(explorer: Explorer) -> 
 
 def test_a_rules_own_equity_is_not_taken_for_the_accounts(explorer: Explorer) -> None:
     source = (ROOT / "rules/adx.py").read_text()
-    renamed = source.replace('outputs=("adx",)', 'outputs=("equity",)').replace("verdict.adx", "verdict.equity")
+    renamed = source.replace('outputs=("adx",)', 'outputs=("equity",)').replace("decision.adx", "decision.equity")
     Path("rules/equity.py").write_text(renamed)
     explorer.use_rule("rules/equity.py:Adx")
     of_the_rule, of_the_account = (part for part in explorer.chart.figure.data if part.name == "equity")
@@ -407,7 +409,7 @@ def test_a_rule_file_brings_its_controls_and_its_panel(explorer: Explorer) -> No
     explorer.use_rule("rules/adx.py:Adx")
     assert explorer.config == read_parameters(rule="rules/adx.py:Adx", threshold=17, stop_atr=3)
     assert (explorer.controls["adx_length"].value, explorer.controls["adx_least"].value) == (14, 25.0)
-    assert trace(explorer, "adx").y[-1] == explorer.traded.verdicts["adx"][-1]
+    assert trace(explorer, "adx").y[-1] == explorer.traded.decisions["adx"][-1]
     turn(explorer, adx_length=7)
     check_drawn(explorer)
     explorer.use_rule("")
@@ -590,10 +592,10 @@ class Pressure(SignalEngine):
     conditions = {"pressure": int}
 
     @staticmethod
-    def _detect_signal(state, bar, settings, verdict):
+    def _detect_signal(state, bar, settings, decision):
         bought = bar.taker_buy_volume / bar.volume
-        verdict.pressure = (bought >= settings.least_pressure) - (bought <= 1 - settings.least_pressure)
-        return verdict.pressure
+        decision.pressure = (bought >= settings.least_pressure) - (bought <= 1 - settings.least_pressure)
+        return decision.pressure
 '''
 
 
@@ -693,7 +695,7 @@ def test_a_notebook_has_the_magic_of_its_newest_explorer(
     explorer: Explorer, monkeypatch: pytest.MonkeyPatch, research: Research
 ) -> None:
     shell = Shell()
-    monkeypatch.setattr("voltrade.rule_cell.get_ipython", lambda: shell)
+    monkeypatch.setattr("voltrade.notebook.rule_cell.get_ipython", lambda: shell)
     newest = Explorer(research.fork(), page_bars=500)
     shell.magics["rule"]("rules/adx.py:Adx")
     assert newest.config.session.rule == "rules/adx.py:Adx"

@@ -15,11 +15,11 @@ import aiohttp
 import pytest
 from venue_client import TIMEOUT, Client, flat_tape, frames, is_silent, run, trade
 
-from voltrade.exchange.faults import KINDS, LOST, TABLE, Fault, load_script
-from voltrade.exchange.refusals import codes
-from voltrade.exchange.venue_command import main
-from voltrade.exchange.venue_requests import Answer
 from voltrade.model import Trades
+from voltrade.simulated.refusals import codes
+from voltrade.venue.command import main
+from voltrade.venue.faults import KINDS, LOST, TABLE, Fault, load_script
+from voltrade.venue.requests import Answer
 
 
 def faults(*lines: dict[str, Any]) -> dict[str, Any]:

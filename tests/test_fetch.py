@@ -19,12 +19,12 @@ import pytest
 from history import History, HistoryServer, some_trades
 from test_store import same
 
-from voltrade import data_commands
+from voltrade.data import commands
+from voltrade.data.sources import ArchiveFile, Http, RestHistory, WeightBudget
+from voltrade.data.store import FUNDING, MARKS, TRADES, About, Kind, Recorder, Store, day_of, start_of
 from voltrade.errors import DataError
-from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import DAY_MS, Trades
-from voltrade.sources import ArchiveFile, Http, RestHistory, WeightBudget
-from voltrade.store import FUNDING, MARKS, TRADES, About, Kind, Recorder, Store, day_of, start_of
+from voltrade.simulated.symbols import shipped_instrument
 
 ROOT = Path(__file__).resolve().parent.parent
 BTCUSDT = shipped_instrument("BTCUSDT")
@@ -52,13 +52,13 @@ def server() -> Iterator[HistoryServer]:
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: HistoryServer) -> Store:
     monkeypatch.setenv("VOLTRADE_STORE", str(tmp_path / "store"))
-    monkeypatch.setattr(data_commands, "_now", lambda: server.history.now)
+    monkeypatch.setattr(commands, "_now", lambda: server.history.now)
     return Store()
 
 
 def data(server: HistoryServer, command: str, *given: str) -> int:
     addresses = {"fetch": ("--archive", server.address, "--rest", server.address), "fill": ("--rest", server.address)}
-    return data_commands.main([command, *given, *addresses.get(command, ())])
+    return commands.main([command, *given, *addresses.get(command, ())])
 
 
 def fetch(server: HistoryServer, *given: str) -> int:

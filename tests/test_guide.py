@@ -101,11 +101,13 @@ def test_every_place_is_there(cell: str) -> None:
 
 
 def test_a_place_that_is_not_there_is_noticed() -> None:
-    assert {"Desk", "Desk.band", "TradingCore.handle", "TradingCore.account", "GATES"} <= names_in("voltrade/core.py")
-    assert not {"handle", "band", "TradingCore.gone", "Desk.handle"} & names_in("voltrade/core.py")
-    assert list(places("`voltrade/core.py`: `Desk.left_at`, `f()`; `voltrade/oms.py`")) == [
+    assert {"SymbolState", "SymbolState.band", "TradingCore.handle", "TradingCore.account", "GATES"} <= names_in(
+        "voltrade/core.py"
+    )
+    assert not {"handle", "band", "TradingCore.gone", "SymbolState.handle"} & names_in("voltrade/core.py")
+    assert list(places("`voltrade/core.py`: `SymbolState.left_at`, `f()`; `voltrade/oms.py`")) == [
         ("voltrade/core.py", ""),
-        ("voltrade/core.py", "Desk.left_at"),
+        ("voltrade/core.py", "SymbolState.left_at"),
         ("voltrade/core.py", "f"),
         ("voltrade/oms.py", ""),
     ]

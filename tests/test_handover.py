@@ -18,11 +18,13 @@ from sessions import ROOT
 from test_runs import Writer
 from test_session import a_notebook
 
-from voltrade import handover, parameter_file, record, session
 from voltrade.config import RUN_DIR, Config
-from voltrade.engine import Engine
+from voltrade.engine.process import Engine
 from voltrade.errors import ConfigError, SessionError
-from voltrade.rule_file import read_parameters
+from voltrade.notebook import session
+from voltrade.runs import handover, run_file
+from voltrade.strategy import parameter_file
+from voltrade.strategy.rule_file import read_parameters
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +138,9 @@ def live_notebook(folder: Path, after_parameters: str = "", config: str = "") ->
     nb = nbformat.read(ROOT / "notebooks/live.ipynb", 4)
     tagged = next(number for number, cell in enumerate(nb.cells) if "parameters" in cell.metadata.get("tags", []))
     if config:
-        nb.cells[tagged + 1].source = f"from voltrade import Config, session\nconfig = {config}"
+        nb.cells[
+            tagged + 1
+        ].source = f"from voltrade import Config\nfrom voltrade.notebook import session\nconfig = {config}"
     if after_parameters:
         nb.cells.insert(tagged + 1, new_code_cell(after_parameters))
     nbformat.write(nb, folder / "live.ipynb")
@@ -303,8 +307,8 @@ def test_an_engine_trades_what_the_session_was_started_with(folder: Path, monkey
     launch = session._launch
 
     def edited(run: Path, config: Config) -> subprocess.Popen[bytes]:
-        facts = record.read(run)
-        record.write(run, facts | {"parameters": facts["parameters"] | {"threshold": 25, "capital": 9_000}})
+        facts = run_file.read(run)
+        run_file.write(run, facts | {"parameters": facts["parameters"] | {"threshold": 25, "capital": 9_000}})
         return launch(run, config)
 
     monkeypatch.setattr(session, "_launch", edited)
@@ -321,7 +325,7 @@ def test_an_engine_goes_on_with_what_its_journal_was_begun_with(folder: Path) ->
     writer.journal.close()
     writer.update(begun=True, state="running")
     Engine(folder / "runs/today")
-    begun = record.read(folder / "runs/today")["parameters"]
+    begun = run_file.read(folder / "runs/today")["parameters"]
     writer.update(parameters=begun | {"mode": "live", "confirmation": "of another day"})
     with pytest.raises(ConfigError, match=r"^mode: must be traded as given, 'sim', was 'live'$"):
         Engine(folder / "runs/today")

@@ -17,12 +17,12 @@ from history import HEADERS, History, checksum, some_trades, zipped
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from voltrade import data_commands, trade_files
+from voltrade.data import commands, trade_files
+from voltrade.data.quality import FAULTS, LENIENT, STRICT, Policy, inspect, inspect_trades, policies
+from voltrade.data.sources import ArchiveFile, checksum_path
+from voltrade.data.store import FUNDING, MARKS, TRADES, About, Kind, Store, start_of
 from voltrade.errors import ConfigError
-from voltrade.inspection import FAULTS, LENIENT, STRICT, Policy, inspect, inspect_trades, policies
 from voltrade.model import DAY_MS, Trades
-from voltrade.sources import ArchiveFile, checksum_path
-from voltrade.store import FUNDING, MARKS, TRADES, About, Kind, Store, start_of
 
 DAY = date(2026, 1, 5)
 INSTRUMENT = an_instrument()
@@ -262,7 +262,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 def verify(*given: str) -> int:
-    return data_commands.main(["verify", *given])
+    return commands.main(["verify", *given])
 
 
 def test_verify_names_every_fault_and_row_of_a_set_of_archives(
@@ -362,7 +362,7 @@ def test_days_of_raw_trades_are_not_said_to_lack_what_was_joined(
         rows = [f"{1 + day * 400 + n},100,1,100,{begin + n // 2 * 1_000},{n // 2 % 2 == 0}" for n in range(400)]
         path.write_text("\n".join(["id,price,qty,quote_qty,time,is_buyer_maker", *rows]) + "\n")
         paths.append(str(path))
-    assert data_commands.main(["import", "BTCUSDT", *paths]) == 0
+    assert commands.main(["import", "BTCUSDT", *paths]) == 0
     assert "400 rows, raw trades joined to 200 aggTrades: ok" in capsys.readouterr().out
     verify()
     said = capsys.readouterr().out
@@ -379,7 +379,7 @@ def test_an_unzipped_file_is_held_to_its_name_too(
         "BTCUSDT-aggTrades-2026-01-05.csv: 1,200 rows: ok\n"
         "BTCUSDT-aggTrades-2026-01-06.csv: 1,200 rows: refused\n    wrong_day in 1200 rows (2-1201)"
     )
-    assert data_commands.main(["import", "BTCUSDT", str(tmp_path / "BTCUSDT-aggTrades-2026-01-05.csv")]) == 0
+    assert commands.main(["import", "BTCUSDT", str(tmp_path / "BTCUSDT-aggTrades-2026-01-05.csv")]) == 0
     assert not store.days(TRADES, "BTCUSDT")[0].complete, "nothing vouches for its being whole"
 
 
@@ -396,7 +396,7 @@ def test_a_stored_day_that_can_not_be_read_hides_no_other(store: Store, capsys: 
     assert "trades/BTCUSDT/2026-01-07: 1" in said
     assert "unreadable: trades/BTCUSDT/2026-01-06.parquet: can't be read" in said
     assert said.endswith("3 files: unreadable in 1\n")
-    assert data_commands.main(["list"]) == 1
+    assert commands.main(["list"]) == 1
     said = capsys.readouterr().out
     assert [f"2026-01-0{number} " in said for number in (5, 6, 7)] == [True, False, True]
     assert "unreadable: trades/BTCUSDT/2026-01-06.parquet: can't be read" in said
@@ -448,14 +448,14 @@ def test_files_of_trades_are_imported(tmp_path: Path, store: Store, capsys: pyte
     path = tmp_path / "recorded-aggTrades.csv"
     path.write_text("\n".join(lines_of()[:601]) + "\n")
     zip_path = written(tmp_path, "BTCUSDT-aggTrades-2026-01-05.zip", lines_of())
-    assert data_commands.main(["import", "BTCUSDT", str(path)]) == 0
+    assert commands.main(["import", "BTCUSDT", str(path)]) == 0
     assert "without its begin and end" in capsys.readouterr().out
-    assert data_commands.main(["import", "BTCUSDT", str(path), str(zip_path)]) == 0
+    assert commands.main(["import", "BTCUSDT", str(path), str(zip_path)]) == 0
     (day,) = store.days(TRADES, "BTCUSDT")
     assert (day.rows, day.complete) == (1_200, True)
     assert np.array_equal(store.trades(INSTRUMENT, DAY, DAY).quantity, TRADED.quantity)
     capsys.readouterr()
-    assert data_commands.main(["list"]) == 0
+    assert commands.main(["list"]) == 0
     said = capsys.readouterr().out
     assert "trades   BTCUSDT      2026-01-05        1,200 rows" in said
     assert "from recorded-aggTrades.csv, BTCUSDT-aggTrades-2026-01-05.zip" in said
@@ -466,24 +466,24 @@ def test_a_refused_file_is_not_imported(tmp_path: Path, store: Store, capsys: py
     edited(52, price="60000.05")(lines)
     path = tmp_path / "aggTrades.csv"
     path.write_text("\n".join(lines) + "\n")
-    assert data_commands.main(["import", "BTCUSDT", str(path)]) == 1
+    assert commands.main(["import", "BTCUSDT", str(path)]) == 1
     assert store.days(TRADES, "BTCUSDT") == []
-    assert data_commands.main(["import", "BTCUSDT", str(path), "--policy", "bad_value=drop"]) == 0
+    assert commands.main(["import", "BTCUSDT", str(path), "--policy", "bad_value=drop"]) == 0
     assert "1 missing  bad_value 1" in capsys.readouterr().out
-    assert data_commands.main(["list", "--store", str(tmp_path / "empty")]) == 0
+    assert commands.main(["list", "--store", str(tmp_path / "empty")]) == 0
     assert "nothing is stored" in capsys.readouterr().out
 
 
 def test_an_empty_day_may_be_let_pass(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     path = written(tmp_path, "BTCUSDT-aggTrades-2026-01-05.zip", lines_of()[:1])
-    assert data_commands.main(["import", "BTCUSDT", str(path)]) == 1
-    assert data_commands.main(["import", "BTCUSDT", str(path), "--policy", "empty=flag"]) == 0
+    assert commands.main(["import", "BTCUSDT", str(path)]) == 1
+    assert commands.main(["import", "BTCUSDT", str(path), "--policy", "empty=flag"]) == 0
     assert store.days(TRADES, "BTCUSDT") == []
 
 
 def test_every_fault_is_explained_where_policies_are_given(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        data_commands.main(["verify", "--help"])
+        commands.main(["verify", "--help"])
     said = capsys.readouterr().out
     for name, fault in FAULTS.items():
         assert f"  {name:15} {fault.policy}" in said
@@ -496,10 +496,10 @@ def test_raw_trades_are_not_mixed_with_aggtrades(
     """Their ids are ours, counted from raw ids; REST knows nothing of them."""
     raw = tmp_path / "BTCUSDT-trades-x.csv"
     raw.write_text(f"id,price,qty,quote_qty,time,is_buyer_maker\n5000,60000.0,1.000,60000.0,{start_of(DAY)},true\n")
-    assert data_commands.main(["import", "BTCUSDT", str(raw)]) == 0
+    assert commands.main(["import", "BTCUSDT", str(raw)]) == 0
     path = tmp_path / "aggTrades.csv"
     path.write_text("\n".join(lines_of()) + "\n")
-    assert data_commands.main(["import", "BTCUSDT", str(path)]) == 2
+    assert commands.main(["import", "BTCUSDT", str(path)]) == 2
     assert "made_of must be trades as stored, was aggTrades" in capsys.readouterr().err
 
 

@@ -29,7 +29,7 @@ from wall_venue import PARAMETERS, a_venue, dense_tape, rule_file
 
 from voltrade import journal
 from voltrade.model import OrderUpdate, Snapshot
-from voltrade.replay import replay
+from voltrade.runs.replay import replay
 
 WITHIN_MS = 5_000
 """Longest from a kill (or, where the engine died, its restart) until the policy is carried out."""
@@ -172,7 +172,7 @@ def check_story(story: Story, reasons: set[str]) -> None:
 
 def restarted_at(run: Path) -> int:
     """When an engine that was killed was back, ms; 0 where none was."""
-    restarts = [row.fact.time for row in journal.read(run / "journal.db") if row.kind == "Restart"]
+    restarts = [row.fact.time for row in journal.read(run / "journal.db") if row.kind == "EngineRestarted"]
     return max(restarts, default=0)
 
 

@@ -23,8 +23,8 @@ from builders import an_instrument
 from voltrade.config import ExecutionSettings, ExitSettings
 from voltrade.errors import JournalError, SessionError
 from voltrade.journal import Journal, identity_of, last_row
-from voltrade.ledger import Ledger, Left, accounts_home, file_name
 from voltrade.oms import OrderMonitor
+from voltrade.runs.ledger import Ledger, Left, accounts_home, file_name
 
 RACES = 50
 CONTEXT = multiprocessing.get_context("spawn")
@@ -418,9 +418,9 @@ def test_files_that_cannot_be_kept_end_no_engine(tmp_path: Path, monkeypatch: py
             case "folder gone":
                 accounts.rename(away)
             case "disk full":
-                change.setattr("voltrade.ledger.os.pwrite", failing)
+                change.setattr("voltrade.runs.ledger.os.pwrite", failing)
             case _:
-                change.setattr("voltrade.ledger._is_at", failing)
+                change.setattr("voltrade.runs.ledger._is_at", failing)
         written(ledger, run, 1)
         written(ledger, run, 1)
     assert told == [f"LEDGER: {os.strerror(errno.ENOENT if trouble == 'folder gone' else errno.ENOSPC)}"]
@@ -580,14 +580,14 @@ def test_the_state_of_an_old_ledger_is_written_as_one_that_is_read(
 ) -> None:
     """Before, a symbol's state had the last trade that was counted in place of the watermark and its position."""
     orders = {"round_trips": 3, "last_trade_id": 41, "halt_reason": "", "holding": holding}
-    state = {"wallet": 5, "desks": {"BTCUSDT": {"quantity": position, "orders": orders}}}
+    state = {"wallet": 5, "symbol_states": {"BTCUSDT": {"quantity": position, "orders": orders}}}
     old = an_old_ledger(tmp_path / "runs", state=state)
     a_run(tmp_path / "runs/first", "")
     ledger = open_one(tmp_path / "accounts", [old])
     assert ledger.last is not None
     assert ledger.last.left is not None
     assert ledger.last.left.state is not None
-    kept = ledger.last.left.state["desks"]["BTCUSDT"]["orders"]
+    kept = ledger.last.left.state["symbol_states"]["BTCUSDT"]["orders"]
     assert (kept["agreed_trade_id"], kept["agreed_position"]) == (41, position)
     monitor = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "e")
     assert {*kept, "version"} == monitor.state().keys()

@@ -24,7 +24,6 @@ from voltrade.model import (
     AlgoUpdate,
     CancelOrder,
     Event,
-    Link,
     LookupOrder,
     Operator,
     OrderIntent,
@@ -36,11 +35,12 @@ from voltrade.model import (
     Reply,
     Side,
     Snapshot,
+    StreamStatus,
     Timer,
     Trades,
     money,
 )
-from voltrade.replay import replay, start_row
+from voltrade.runs.replay import replay, start_row
 
 ENTRY, STOP = "vt-e-1e1", "vt-e-1s1"
 
@@ -112,15 +112,15 @@ class Session:
         self.journal = Journal.create(self.path)
         self.journal.append("Start", wall(), start_row(config, an_instrument(), "e"))
         self.system = LiveTradingSystem(self.core, self.journal, self.gateway, wall)
-        self.monitor = self.core.desks["BTCUSDT"].monitor
+        self.monitor = self.core.symbol_states["BTCUSDT"].monitor
 
     def enter(self) -> None:
         """Begin a round trip as a signal does. No signal stands in the journal: such a session is not replayed."""
-        self.system.on_event(Link(wall(), "user", True))
-        [desk] = self.core.desks.values()
+        self.system.on_event(StreamStatus(wall(), "user", True))
+        [symbol_state] = self.core.symbol_states.values()
         self.core.handle(replace(asyncio.run(self.gateway.snapshot("BTCUSDT", 0)), time=wall()))
         enter(self.monitor, wall(), Side.BUY, 10)
-        assert desk.monitor.holding is not None
+        assert symbol_state.monitor.open_position is not None
 
     def order(self, name: str, status: str, lots: int, filled: int, trade_id: int, order_id: int) -> OrderUpdate:
         side = Side.BUY if name == ENTRY else Side.SELL
@@ -396,7 +396,7 @@ REASONS = {"latin-1": b"M\xfcller", "tis-620": b"\xa1\xd2\xc3", "cut": "พั�
 def test_a_command_is_carried_out_whatever_bytes_its_reason_has(session: Session, action: Any, reason: bytes) -> None:
     """Fault case F4: it stands in the journal, and the replay does the same."""
     said = reason.decode(errors="surrogateescape")
-    session.system.handle(Link(wall(), "user", True))
+    session.system.handle(StreamStatus(wall(), "user", True))
     session.system.handle(asyncio.run(session.gateway.snapshot("BTCUSDT", 0)))
     session.system.handle(Operator(wall(), action, said, final=True))
     session.journal.close()
@@ -411,7 +411,7 @@ def test_a_command_is_carried_out_whatever_bytes_its_reason_has(session: Session
 
 def test_no_text_of_the_exchange_ends_the_session(session: Session) -> None:
     """Fault case F4, its siblings: a stranger's client order id, and the words of a refusal."""
-    session.system.handle(Link(wall(), "user", True))
+    session.system.handle(StreamStatus(wall(), "user", True))
     snapshot = asyncio.run(session.gateway.snapshot("BTCUSDT", 0))
     session.system.handle(snapshot)
     stranger = session.order("web_\ud800", "NEW", 0, 0, 0, 9)
@@ -432,7 +432,7 @@ def test_commands_before_the_first_snapshot_are_kept_and_replayed(session: Sessi
 
     async def story() -> None:
         session.tell(Operator(wall(), "halt", "wait"), Operator(wall(), "pause", "lunch"))
-        session.tell(Link(wall(), "user", True))
+        session.tell(StreamStatus(wall(), "user", True))
         while not session.monitor.reconciled:
             await asyncio.sleep(0.01)
 
@@ -453,7 +453,7 @@ def test_the_status_is_in_units_of_people(session: Session) -> None:
     """It told lots, 1e-8 of the quote asset and milliseconds."""
 
     async def story() -> None:
-        session.tell(Link(wall(), "user", True))
+        session.tell(StreamStatus(wall(), "user", True))
         while not session.monitor.reconciled:
             await asyncio.sleep(0.01)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from voltrade.__main__ import main
-from voltrade.store import TRADES, Store
+from voltrade.data.store import TRADES, Store
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = "agg_trade_id,price,quantity,first_trade_id,last_trade_id,transact_time,is_buyer_maker\n"

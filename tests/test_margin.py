@@ -28,12 +28,12 @@ from exchanges import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voltrade.exchange.clearing import AccountChange, MarginCall, SettingsChange
-from voltrade.exchange.margin import liquidation_price, maintenance_margin
-from voltrade.exchange.refusals import VenueRefusal
-from voltrade.exchange.shipped import Bracket, SymbolRules, brackets_of, shipped_rules
-from voltrade.exchange.simulated import SimulatedExchange
 from voltrade.model import MarkPrice, money
+from voltrade.simulated.clearing import AccountChange, MarginCall, SettingsChange
+from voltrade.simulated.exchange import SimulatedExchange
+from voltrade.simulated.margin import liquidation_price, maintenance_margin
+from voltrade.simulated.refusals import VenueRefusal
+from voltrade.simulated.symbols import Bracket, SymbolRules, brackets_of, shipped_rules
 
 
 def test_margins_by_leverage_and_what_is_left() -> None:

@@ -27,9 +27,9 @@ from exchanges import (
     trailing,
 )
 
-from voltrade.exchange.execution import slipped_price
-from voltrade.exchange.refusals import VenueRefusal
 from voltrade.model import MarkPrice, OrderRequest, OrderType, Side, TimeInForce, WorkingType, money
+from voltrade.simulated.fill_model import slipped_price
+from voltrade.simulated.refusals import VenueRefusal
 
 # --- market orders ----------------------------------------------------------------------------------------------------
 

@@ -20,23 +20,23 @@ from wall_venue import KEY, PARAMETERS, SECRET, a_venue, rule_file
 
 from voltrade import journal
 from voltrade.__main__ import main
-from voltrade.credentials import Credentials
+from voltrade.data.store import TRADES, Store
+from voltrade.engine.permission import phrase
 from voltrade.exchange.binance import BinanceRestClient, Endpoint, connect
+from voltrade.exchange.credentials import Credentials
 from voltrade.model import (
-    Adoption,
     Alert,
     OrderIntent,
     OrderRequest,
     OrderType,
     OrderUpdate,
     Purpose,
+    ResumeState,
     RoundTrip,
     Side,
 )
-from voltrade.permission import phrase
-from voltrade.replay import replay
-from voltrade.rule_file import keep_rule, read_parameters
-from voltrade.store import TRADES, Store
+from voltrade.runs.replay import replay
+from voltrade.strategy.rule_file import keep_rule, read_parameters
 
 ACCOUNT = Credentials(KEY, SECRET).fingerprint
 
@@ -130,7 +130,7 @@ def test_a_live_session_holds_its_position_overnight_and_the_next_one_adopts_it(
 
     tuesday = run_engine(runs / "tuesday", parameters(tmp_path, "live", address, duration_s=3.0))
     check_replay(runs / "tuesday", tuesday)
-    [adoption] = [fact for fact in facts_of(runs / "tuesday") if isinstance(fact, Adoption)]
+    [adoption] = [fact for fact in facts_of(runs / "tuesday") if isinstance(fact, ResumeState)]
     assert adoption.head == monday["head"]
     trips = [fact for fact in facts_of(runs / "tuesday") if isinstance(fact, RoundTrip)]
     assert trips[0].exit_reason == "DURATION_END"

@@ -11,10 +11,11 @@ from typing import Any
 import papermill
 import pytest
 
-from voltrade import charts, data
-from voltrade.backtest import backtest
 from voltrade.config import Config, parameter_homes
-from voltrade.exchange.shipped import shipped_instrument
+from voltrade.data import tape as data
+from voltrade.report import charts
+from voltrade.research.backtest import backtest
+from voltrade.simulated.symbols import shipped_instrument
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -142,7 +143,7 @@ def test_the_explorers_notebook_over_a_real_recording(recordings: Path, tmp_path
     assert "197 ids missing in 19 gaps" in shown(executed["validate"])
     (tape,) = (recordings / "spot_trades").glob("LTCUSDT*.csv.gz")
     config = Config.from_parameters(symbol="LTCUSDT", tape=str(tape), threshold=280)
-    done = backtest(data.tape(config.session, shipped_instrument("LTCUSDT")), config)
+    done = backtest(data.load_tape(config.session, shipped_instrument("LTCUSDT")), config)
     (figure,) = figures_in(executed["explorer"])
     assert "volume bars of 280 LTC · sim · recorded tape" in figure["layout"]["title"]["text"]
     assert f">{len(done.round_trips)} (" in shown(executed["figures"])

@@ -21,15 +21,17 @@ import pytest
 from builders import an_instrument
 from sessions import holders_of
 
-from voltrade import journal, notify, record
+from voltrade import journal
 from voltrade.__main__ import main
 from voltrade.config import Config
+from voltrade.engine import notify
+from voltrade.engine.notify import Message, News, Notifier, Urgency
 from voltrade.model import (
     MONEY,
     NEVER,
     Alert,
     BreakerChange,
-    Link,
+    EngineRestarted,
     MarkPrice,
     Operator,
     OrderIntent,
@@ -38,13 +40,13 @@ from voltrade.model import (
     OrderUpdate,
     PositionReport,
     Purpose,
-    Restart,
     RoundTrip,
     Side,
     Snapshot,
+    StreamStatus,
 )
-from voltrade.notify import Message, News, Notifier, Urgency
-from voltrade.replay import replay
+from voltrade.runs import run_file
+from voltrade.runs.replay import replay
 
 NOON = 1_767_268_800_000  # 2026-01-01 12:00 UTC
 CANARY = "c4n4ry70k3n0f73l3gr4m"
@@ -129,7 +131,7 @@ def a_snapshot(position: int = 0, **more: Any) -> Snapshot:
 
 def test_a_start_and_a_restart_tell_of_the_account(news: News) -> None:
     assert told(news, a_snapshot(), a_snapshot()) == ["started: wallet 10,000.00 USDT, flat"]
-    assert told(news, Restart(NOON), a_snapshot(position=-250)) == [
+    assert told(news, EngineRestarted(NOON), a_snapshot(position=-250)) == [
         "engine was killed and started again: wallet 10,000.00 USDT, -0.250 BTC from 80000.5"
     ]
 
@@ -147,8 +149,8 @@ def test_fills_that_a_snapshot_brings_are_told_of(news: News) -> None:
     [
         (Alert(NOON, "STOP_MISSING", "no stop"), "STOP_MISSING: no stop", Urgency.FAILURE),
         (Alert(NOON, "FEED_GAP", "3 missing"), "FEED_GAP: 3 missing", Urgency.WARNING),
-        (Link(NOON, "market", False), "market data: silent since 12:00:00 UTC", Urgency.WARNING),
-        (Link(NOON, "user", False), "account news: silent since 12:00:00 UTC", Urgency.WARNING),
+        (StreamStatus(NOON, "market", False), "market data: silent since 12:00:00 UTC", Urgency.WARNING),
+        (StreamStatus(NOON, "user", False), "account news: silent since 12:00:00 UTC", Urgency.WARNING),
         (
             BreakerChange(NOON, "LOSING_STREAK", "REDUCING", "block", 5, 5, NOON + 3_600_000),
             "REDUCING: LOSING_STREAK, 5 of 5; block until 13:00:00 UTC",
@@ -184,8 +186,17 @@ def test_what_a_person_should_know_is_told(news: News, fact: Any, text: str, urg
 
 def test_what_is_no_news_is_not_told(news: News) -> None:
     end = Operator(NOON, "flatten", "TAPE_END", final=True)
-    assert told(news, Link(NOON, "market", True), Link(NOON, "user", True), MarkPrice("BTCUSDT", NOON, 1), end) == []
-    down, up = Link(NOON, "market", False), Link(NOON + 5_000, "market", True)
+    assert (
+        told(
+            news,
+            StreamStatus(NOON, "market", True),
+            StreamStatus(NOON, "user", True),
+            MarkPrice("BTCUSDT", NOON, 1),
+            end,
+        )
+        == []
+    )
+    down, up = StreamStatus(NOON, "market", False), StreamStatus(NOON + 5_000, "market", True)
     assert told(news, down, down, up, up)[1:] == ["market data: back at 12:00:05 UTC"]
     alert = Alert(NOON, "WALLET_DIFFERS", "by 1")
     again = [replace(alert, time=NOON + minutes * 60_000) for minutes in (0, 9, 10)]
@@ -402,7 +413,9 @@ def test_wrong_addresses_are_told_of_without_what_they_say(
 
 def run_engine(run: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     run.mkdir(mode=0o700, parents=True)
-    record.write(run, {"parameters": Config.from_parameters(SETTINGS).parameters(), "epoch": "n", "state": "starting"})
+    run_file.write(
+        run, {"parameters": Config.from_parameters(SETTINGS).parameters(), "epoch": "n", "state": "starting"}
+    )
     command = [sys.executable, "-m", "voltrade", "run", str(run)]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
     (run / "engine.log").write_text(done.stdout + done.stderr)
@@ -418,7 +431,7 @@ def test_a_session_tells_of_its_start_its_trades_and_its_end(phone: Phone, tmp_p
     assert phone.lines[0] == "started: wallet 10,000.00 USDT, flat"
     assert phone.lines[-1] == (
         f"ended: TAPE_END; {len(trips)} round trips, net {sum(trip.net for trip in trips) / MONEY:+,.2f} USDT; "
-        f"head {record.read(run)['head']}"
+        f"head {run_file.read(run)['head']}"
     )
     told = [line for line in phone.lines if line.startswith("closed")]
     more = [int(line.split()[1]) for line in phone.lines if line.startswith("…")]
@@ -426,7 +439,7 @@ def test_a_session_tells_of_its_start_its_trades_and_its_end(phone: Phone, tmp_p
     assert any("· entry, " in line for line in phone.lines)
     assert holders_of(CANARY, tmp_path) == []
     assert CANARY not in done.stdout + done.stderr
-    found = {check["item"]: check["found"] for check in record.read(run)["checks"]}
+    found = {check["item"]: check["found"] for check in run_file.read(run)["checks"]}
     assert found["notifications"] == "json"
     assert replay(run / "journal.db").differences == 0
 
@@ -436,7 +449,7 @@ def test_a_session_ends_as_ever_where_nobody_takes_its_news(phone: Phone, tmp_pa
     run = tmp_path / "runs/alone"
     done = run_engine(run, VOLTRADE_NOTIFY=phone.address)
     assert done.returncode == 0, done.stderr
-    told = record.read(run)
+    told = run_file.read(run)
     assert (told["state"], told["end_reason"]) == ("ended", "TAPE_END")
     began, ended = (datetime.fromisoformat(told[name]) for name in ("started", "ended"))
     messages = 2 * sum(row.kind == "RoundTrip" for row in journal.read(run / "journal.db"))

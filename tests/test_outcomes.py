@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voltrade.exchange.outcomes import EXISTS, LOST, NO_ANSWER, NOT_SENT, Verb, classify
+from voltrade.exchange.responses import EXISTS, LOST, NO_ANSWER, NOT_SENT, Verb, classify
 from voltrade.model import Outcome
 
 UNKNOWN_TEXT = "Unknown error, please check your request or try again later."

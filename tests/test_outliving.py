@@ -24,23 +24,24 @@ from sessions import Truth, bars_of, facts_of
 from wall_venue import PARAMETERS as WALL_PARAMETERS
 from wall_venue import SIMULATED, a_venue, dense_tape
 
-from voltrade import ctl, journal
+from voltrade import journal
 from voltrade.__main__ import main
-from voltrade.backtest import Backtest, backtest
 from voltrade.config import Config
-from voltrade.data import tape
-from voltrade.exchange.shipped import shipped_instrument
+from voltrade.data.tape import load_tape
+from voltrade.engine import ctl
 from voltrade.model import (
-    Adoption,
     BreakerChange,
     Operator,
     OrderIntent,
     OrderUpdate,
     Refusal,
+    ResumeState,
     RoundTrip,
     Snapshot,
 )
-from voltrade.replay import replay
+from voltrade.research.backtest import Backtest, backtest
+from voltrade.runs.replay import replay
+from voltrade.simulated.symbols import shipped_instrument
 
 PARAMETERS: dict[str, Any] = {
     **{"seed": 7, "hours": 4.0, "threshold": 15, "cooldown_bars": 1, "take_profit_atr": 2.0},
@@ -53,7 +54,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def researched() -> Backtest:
     """The same tape and settings in one go."""
     config = Config.from_parameters(PARAMETERS)
-    return backtest(tape(config.session, shipped_instrument("BTCUSDT")), config, path="events")
+    return backtest(load_tape(config.session, shipped_instrument("BTCUSDT")), config, path="events")
 
 
 @pytest.fixture
@@ -159,7 +160,7 @@ def test_a_day_in_three_sessions_is_the_day_in_one(venue: str, tmp_path: Path, r
         last[name] for name in ("day", "number", "close_time", "close")
     ]
     heads = [json.loads((tmp_path / name / "run.json").read_text())["head"] for name in "ab"]
-    adopted = [fact.head for name in "bc" for fact in facts_of(tmp_path / name) if isinstance(fact, Adoption)]
+    adopted = [fact.head for name in "bc" for fact in facts_of(tmp_path / name) if isinstance(fact, ResumeState)]
     assert adopted == heads
 
 
@@ -171,7 +172,7 @@ def test_a_session_that_begins_at_eight_in_the_evening_decides_as_research_does(
     check_sealed(tmp_path / "evening")
 
     config = Config.from_parameters(PARAMETERS | day)
-    whole = tape(config.session, shipped_instrument("BTCUSDT"))
+    whole = load_tape(config.session, shipped_instrument("BTCUSDT"))
     research = backtest(whole, config, epoch="evening", path="events")
     eight = int(whole.trades.time[0]) + 86_400_000
     known = {(bar["day"], bar["number"]): number for number, bar in enumerate(research.bars)}
@@ -184,10 +185,10 @@ def test_a_session_that_begins_at_eight_in_the_evening_decides_as_research_does(
         assert [bar[name] for name in research.bars.dtype.names] == [
             research.bars[number][name] for name in research.bars.dtype.names
         ]
-        if bar["verdict"]["ready"]:
-            ours, theirs = bar["verdict"], research.verdicts[number]
+        if bar["decision"]["ready"]:
+            ours, theirs = bar["decision"], research.bar_decisions[number]
             assert ours == pytest.approx({name: theirs[name].item() for name in ours}, rel=1e-9)
-    assert sum(bar["verdict"]["ready"] for bar in traded) > 100
+    assert sum(bar["decision"]["ready"] for bar in traded) > 100
 
     def decisions(facts: list[Any]) -> list[Any]:
         intents = [(f.time, f.order) for f in facts if isinstance(f, OrderIntent)]
@@ -223,7 +224,7 @@ def test_an_engine_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
 def check_nothing_is_doubled(run: Path, restarts: int) -> None:
     """Whatever was in flight: nothing was sent twice, every fill was counted once, and nothing is left open."""
     check_sealed(run)
-    assert len([row for row in journal.read(run / "journal.db") if row.kind == "Restart"]) == restarts
+    assert len([row for row in journal.read(run / "journal.db") if row.kind == "EngineRestarted"]) == restarts
     truth = Truth.of(run)
     placed = [row["client_order_id"] for row in truth.kind("accepted") if row["action"].startswith("place")]
     assert len(placed) == len(set(placed))
@@ -346,7 +347,7 @@ def test_a_run_that_was_cut_short_is_followed_wherever_its_folder_is(venue: str,
     assert re.search("another engine trades it|the ledger names run", record_of(aside)["error"])
     assert process.wait(100) == 0, (today / "engine.log").read_text()[-2000:]
     check_sealed(today)
-    [adoption] = [fact for fact in facts_of(today) if isinstance(fact, Adoption)]
+    [adoption] = [fact for fact in facts_of(today) if isinstance(fact, ResumeState)]
     assert adoption.head == head
 
     sent = len(Truth.of(tmp_path / "shared").kind("accepted"))
@@ -370,9 +371,9 @@ def test_a_run_that_failed_leaves_its_state_though_its_folder_is_deleted(tmp_pat
         process = engine(run, venue=address, duration_s=60.0)
         assert process.wait(100) == 0, (run / "engine.log").read_text()[-2000:]
     check_sealed(run)
-    [adoption] = [fact for fact in facts_of(run) if isinstance(fact, Adoption)]
+    [adoption] = [fact for fact in facts_of(run) if isinstance(fact, ResumeState)]
     assert adoption.head == failed["head"]
-    assert json.loads(adoption.state)["desks"]["BTCUSDT"]["orders"]["holding"]
+    assert json.loads(adoption.state)["symbol_states"]["BTCUSDT"]["orders"]["holding"]
 
 
 def test_a_run_that_was_killed_while_it_loaded_begins_anew(venue: str, tmp_path: Path, state_home: Path) -> None:
@@ -389,7 +390,7 @@ def test_a_run_that_was_killed_while_it_loaded_begins_anew(venue: str, tmp_path:
         run = tmp_path / follower
         assert engine(run, **quarter).wait(100) == 0, (run / "engine.log").read_text()[-2000:]
         check_sealed(run)
-        [adoption] = [fact for fact in facts_of(run) if isinstance(fact, Adoption)]
+        [adoption] = [fact for fact in facts_of(run) if isinstance(fact, ResumeState)]
         assert adoption.head == record_of(last)["head"], follower
         last = run
 

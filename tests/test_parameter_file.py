@@ -12,11 +12,12 @@ import yaml
 from hypothesis import given as given_some
 from hypothesis import strategies as st
 
-from voltrade import parameter_file, session
 from voltrade.config import Config
 from voltrade.errors import ConfigError
-from voltrade.papermill_engine import Refused, check_parameters
-from voltrade.rule_file import RuleFile, read_parameters
+from voltrade.notebook import session
+from voltrade.notebook.papermill_engine import Refused, check_parameters
+from voltrade.strategy import parameter_file
+from voltrade.strategy.rule_file import RuleFile, read_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 CHOSEN = {

@@ -16,10 +16,10 @@ import pytest
 
 from voltrade.__main__ import main
 from voltrade.config import Config
-from voltrade.credentials import Credentials
-from voltrade.engine import run as run_engine
+from voltrade.engine.permission import authorise, check_permitted, permit, permit_again, phrase
+from voltrade.engine.process import run as run_engine
 from voltrade.errors import ConfigError
-from voltrade.permission import authorise, check_permitted, permit, permit_again, phrase
+from voltrade.exchange.credentials import Credentials
 
 KEYS = {"VOLTRADE_API_KEY": "a-key-of-thirty-two-letters-and-up", "VOLTRADE_API_SECRET": "a-secret-0123456789"}
 ACCOUNT = Credentials.load(KEYS).fingerprint

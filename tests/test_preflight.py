@@ -7,8 +7,8 @@ import json
 from test_report import MINUTE, NOON, left_behind
 
 from voltrade.config import Config
+from voltrade.engine.preflight import used_limits
 from voltrade.model import DAY_MS
-from voltrade.preflight import used_limits
 
 
 def test_what_the_last_run_used_of_the_limits_stands_in_the_start_up_table() -> None:

@@ -30,14 +30,14 @@ from history import HEADERS, History, HistoryServer, some_trades
 from ta.trend import ADXIndicator
 
 import voltrade
-from voltrade import parameter_file
 from voltrade.__main__ import main
-from voltrade.backtest import backtest
 from voltrade.compiled import cache_home
-from voltrade.data import tape
-from voltrade.exchange.shipped import shipped_instrument
+from voltrade.data.store import TRADES, day_of, start_of
+from voltrade.data.tape import load_tape
 from voltrade.model import DAY_MS
-from voltrade.store import TRADES, day_of, start_of
+from voltrade.research.backtest import backtest
+from voltrade.simulated.symbols import shipped_instrument
+from voltrade.strategy import parameter_file
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -87,8 +87,9 @@ END
 """
 
 A_SESSION = """
-import voltrade, voltrade.session
-voltrade.session.start(voltrade.Config.from_parameters(speed=1.0, on_notebook_lost="carry_on"), run_dir="runs/for_ctl")
+import voltrade
+from voltrade.notebook import session
+session.start(voltrade.Config.from_parameters(speed=1.0, on_notebook_lost="carry_on"), run_dir="runs/for_ctl")
 """
 
 
@@ -253,11 +254,11 @@ def test_commands_work_as_typed(number: int, clone: Path, environment: dict[str,
 
 def test_python_works_as_typed(clone: Path, environment: dict[str, str]) -> None:
     """In one interpreter and in the README's order, as blocks rest on those before; it sees what it says it sees."""
-    shown = "\n".join([*PYTHON, "assert run.state == 'ended'", "print(found.verdict)"])
+    shown = "\n".join([*PYTHON, "assert run.state == 'ended'", "print(found.decision)"])
     (clone / "shown.py").write_text(shown)
     said = run(f"{ACTIVATION}\npython shown.py", clone, environment)
-    (verdict,) = re.findall(r'^found\.verdict  # "(.*) \.\.\."$', README, re.MULTILINE)
-    assert verdict in said
+    (decision,) = re.findall(r'^found\.decision  # "(.*) \.\.\."$', README, re.MULTILINE)
+    assert decision in said
 
 
 def test_the_first_block_makes_the_shell_that_all_others_rest_on() -> None:
@@ -287,10 +288,10 @@ def test_the_rule_file_is_shown_and_its_adx_is_that_of_ta(monkeypatch: pytest.Mo
     assert (ROOT / "rules/adx.py").read_text() == RULE
     monkeypatch.chdir(ROOT)
     config = voltrade.read_parameters(rule="rules/adx.py:Adx", adx_length=10, adx_least=20)
-    done = backtest(tape(config.session, shipped_instrument("BTCUSDT")), config)
+    done = backtest(load_tape(config.session, shipped_instrument("BTCUSDT")), config)
     assert len(done.round_trips) > 0
     prices = [pd.Series(done.bars[name] / 10) for name in ("high", "low", "close")]
-    ours, theirs = done.verdicts["adx"], ADXIndicator(*prices, window=10).adx().to_numpy()
+    ours, theirs = done.bar_decisions["adx"], ADXIndicator(*prices, window=10).adx().to_numpy()
     is_warm = np.arange(len(ours)) >= 2 * 10 - 1
     np.testing.assert_allclose(ours[is_warm], theirs[is_warm], rtol=1e-9)
     assert is_warm.sum() > 300
@@ -311,7 +312,7 @@ def test_a_backtest_has_the_frames_that_the_readme_names() -> None:
     line = next(line for text in PYTHON for line in text.splitlines() if line.startswith("result.round_trips"))
     names = re.findall(r"\w+", line.partition("also ")[2].partition(";")[0])
     config = voltrade.Config.from_parameters(hours=1)
-    result = backtest(tape(config.session, shipped_instrument("BTCUSDT")), config)
+    result = backtest(load_tape(config.session, shipped_instrument("BTCUSDT")), config)
     assert "decisions" in names
     assert "bars" not in names
     for named in [*(getattr(result, name) for name in names), eval(line.rpartition(" ")[2], {"result": result})]:

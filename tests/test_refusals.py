@@ -28,9 +28,6 @@ from exchanges import (
 )
 
 from voltrade.errors import DataError
-from voltrade.exchange.refusals import VenueRefusal
-from voltrade.exchange.shipped import SymbolRules, shipped_instrument
-from voltrade.exchange.simulated import SimulatedExchange
 from voltrade.model import (
     DAY_MS,
     CancelOrder,
@@ -47,6 +44,9 @@ from voltrade.model import (
     TakeSnapshot,
     money,
 )
+from voltrade.simulated.exchange import SimulatedExchange
+from voltrade.simulated.refusals import VenueRefusal
+from voltrade.simulated.symbols import SymbolRules, shipped_instrument
 
 REFUSED: list[tuple[str, OrderRequest, int]] = [
     ("another symbol", OrderRequest("BTCUSDT", "m", BUY, OrderType.MARKET, 1), -1121),

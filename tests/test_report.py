@@ -17,14 +17,11 @@ from hypothesis import strategies as st
 from made_run import MadeRun, made_run
 from pydantic import TypeAdapter
 
-from voltrade import report, review
 from voltrade.config import Config
 from voltrade.errors import JournalError
-from voltrade.frames import Frames
 from voltrade.journal import Journal
 from voltrade.model import (
     MONEY,
-    Adoption,
     AlgoUpdate,
     CancelOrder,
     EquityPoint,
@@ -38,10 +35,14 @@ from voltrade.model import (
     Purpose,
     Refusal,
     Reply,
+    ResumeState,
     RoundTrip,
     Side,
     Snapshot,
 )
+from voltrade.notebook import review
+from voltrade.report import summary
+from voltrade.report.frames import Frames
 from voltrade.risk import CLOSED, EQUITY, OPENED, CircuitBreaker
 
 TENTH = an_instrument("XUSDT", tick="0.1", step="0.01")
@@ -58,7 +59,7 @@ def a_bar(number: int, close: int, **other: Any) -> dict[str, Any]:
         "open_time": NOON + number * MINUTE, "close_time": NOON + (number + 1) * MINUTE, "first_trade_id": 1,
         "last_trade_id": 9, "open": close, "high": close, "low": close, "close": close,
         "volume": 1_000, "taker_buy_volume": 400, "notional": 1_000 * close, "trade_count": 9, "close_reason": 1,
-        "tainted": False, "verdict": {"ready": True, "signal": 0, "rsi": 50.0, "ema_cross": 0},
+        "tainted": False, "decision": {"ready": True, "signal": 0, "rsi": 50.0, "ema_cross": 0},
     }  # fmt: skip
     return {**bar, **other}
 
@@ -96,7 +97,7 @@ def equity_of(amounts: list[float], step_ms: int = MINUTE) -> list[EquityPoint]:
 
 
 def run_of(*facts: object, bars: list[dict[str, Any]] | None = None) -> Frames:
-    return report.frames(TENTH, bars or [], facts)
+    return summary.frames(TENTH, bars or [], facts)
 
 
 # --- frames ----------------------------------------------------------------------------------------------------------
@@ -113,15 +114,15 @@ def test_bars_are_in_natural_units_at_their_close() -> None:
     assert (second["close_reason"], second["tainted"], second["bar"]) == ("DAY_END", True, 1)
 
 
-def test_every_bar_has_its_verdict_and_what_became_of_its_signal() -> None:
-    verdict = {"ready": True, "rsi": 61.5, "ema_cross": 1}
+def test_every_bar_has_its_decision_and_what_became_of_its_signal() -> None:
+    decision = {"ready": True, "rsi": 61.5, "ema_cross": 1}
     run = run_of(
         Refusal(NOON, "XUSDT", 1, Side.SELL, "COOLDOWN", "wait"),
         an_intent("e", Purpose.ENTRY, Side.BUY, 100, bar=2),
         bars=[
             a_bar(0, 1_000),
-            a_bar(1, 1_000, verdict={**verdict, "signal": -1}),
-            a_bar(2, 1_000, verdict={**verdict, "signal": 1}),
+            a_bar(1, 1_000, decision={**decision, "signal": -1}),
+            a_bar(2, 1_000, decision={**decision, "signal": 1}),
         ],
     )
     assert run.decisions["signal"].to_list() == ["", "SELL", "BUY"]
@@ -135,8 +136,10 @@ def test_every_bar_has_its_verdict_and_what_became_of_its_signal() -> None:
 def test_a_signal_tells_only_of_the_filters_of_its_side(signal: int, why: str) -> None:
     """A SELL told that `vwap_long` had said no, which a SELL does not ask."""
     filters = {"rsi_long": False, "rsi_short": True, "vwap_long": True, "vwap_short": False}
-    run = run_of(bars=[a_bar(0, 1_000, verdict={"ready": True, "signal": signal, "ema_cross": signal or 1, **filters})])
-    assert report.reasons(run.decisions) == [f"ema_cross {signal or 1:+d} · {why}"]
+    run = run_of(
+        bars=[a_bar(0, 1_000, decision={"ready": True, "signal": signal, "ema_cross": signal or 1, **filters})]
+    )
+    assert summary.reasons(run.decisions) == [f"ema_cross {signal or 1:+d} · {why}"]
 
 
 def test_slippage_is_what_the_fills_brought_against_the_decision_and_a_cost_is_negative() -> None:
@@ -174,7 +177,7 @@ def test_a_market_exit_slips_from_the_newest_bar_at_its_decision(reason: str) ->
     )
     assert run.orders["reference_price"].to_list() == [100.0, 102.0]
     assert run.orders["slippage"].to_list() == [-0.1, -0.2]
-    assert "note" not in report.costs(run)
+    assert "note" not in summary.costs(run)
 
 
 def test_what_has_no_reference_price_is_counted_and_said() -> None:
@@ -185,8 +188,8 @@ def test_what_has_no_reference_price_is_counted_and_said() -> None:
         a_trip(1, net=3),
         bars=[a_bar(0, 1_000)],  # closes after both
     )
-    assert report.costs(run).loc["slippage", "note"] == "2 orders without a reference price"
-    figures = report.statistics(run)
+    assert summary.costs(run).loc["slippage", "note"] == "2 orders without a reference price"
+    figures = summary.statistics(run)
     assert figures.without_reference == 2
     assert figures.table().loc["slippage (inside realised)", "value"] == "-, 2 orders without a reference price"
 
@@ -206,13 +209,13 @@ def test_slippage_has_one_sign_wherever_it_stands(side: Side, price: int, slippa
         an_intent("e", Purpose.ENTRY, side, 100, bar=0),
         a_fill("e", 1, side, price, 100),
         a_trip(1, net=3, realised=8 * MONEY),
-        bars=[a_bar(0, 1_000, verdict={"signal": side.value})],
+        bars=[a_bar(0, 1_000, decision={"signal": side.value})],
     )
     assert run.orders["slippage"].to_list() == [slippage]
-    amounts = report.costs(run)["amount"]
+    amounts = summary.costs(run)["amount"]
     assert amounts["slippage"] == slippage
     assert amounts["price moves, at decision prices"] == 8 - slippage
-    figures = report.statistics(run)
+    figures = summary.statistics(run)
     assert figures.slippage == slippage
     assert figures.table().loc["slippage (inside realised)", "value"] == f"{slippage:+.2f} USDT"
     assert review.signals(run)["slippage"].to_list() == [slippage]
@@ -320,17 +323,17 @@ def test_drawdown_is_measured_from_the_highest_equity_so_far() -> None:
 
 def test_an_empty_run_has_every_frame_with_its_columns_and_types() -> None:
     empty, made = run_of(), made_run(an_instrument())
-    full = report.frames(made.instrument, made.bars, made.facts)
+    full = summary.frames(made.instrument, made.bars, made.facts)
     for part in fields(Frames):
         if part.name not in ("instrument", "beginning", "decisions", "alerts"):
             expected = getattr(full, part.name).dtypes
             pd.testing.assert_series_equal(getattr(empty, part.name).dtypes, expected)
-    figures = report.statistics(empty)
+    figures = summary.statistics(empty)
     assert (figures.bars, figures.round_trips, figures.net) == (0, 0, 0)
     assert math.isnan(figures.win_rate)
-    assert len(figures.table()) == len(report.statistics(full).table())
-    assert report.refusals_by_code(empty).empty
-    assert report.breaker_distances(empty, Config().risk).empty
+    assert len(figures.table()) == len(summary.statistics(full).table())
+    assert summary.refusals_by_code(empty).empty
+    assert summary.breaker_distances(empty, Config().risk).empty
 
 
 @settings(max_examples=20, deadline=None)
@@ -341,13 +344,13 @@ def test_news_told_twice_change_nothing(seed: int) -> None:
     twice = [
         fact for fact in once for _ in range(1 + (isinstance(fact, OrderUpdate | AlgoUpdate) and chance.random() < 0.3))
     ]
-    again = report.frames(MADE.instrument, MADE.bars, twice)
+    again = summary.frames(MADE.instrument, MADE.bars, twice)
     pd.testing.assert_frame_equal(again.orders, WHOLE.orders)
     pd.testing.assert_frame_equal(again.fills, WHOLE.fills)
 
 
 MADE = made_run(an_instrument(), bar_count=120)
-WHOLE = report.frames(MADE.instrument, MADE.bars, MADE.facts)
+WHOLE = summary.frames(MADE.instrument, MADE.bars, MADE.facts)
 
 
 # --- statistics ------------------------------------------------------------------------------------------------------
@@ -366,7 +369,7 @@ def test_statistics_by_hand() -> None:
         a_trip(3, net=-4, closed=NOON + 2 * hour, side=Side.SELL),
         a_trip(4, net=0, closed=NOON + 2 * hour),
     )
-    figures = report.statistics(run)
+    figures = summary.statistics(run)
     assert figures.days == 3 / 24
     assert (figures.round_trips, figures.long_trips, figures.short_trips) == (4, 3, 1)
     assert figures.win_rate == 1 / 4
@@ -391,8 +394,8 @@ def test_a_cost_has_one_sign_in_every_table() -> None:
             bars=[a_bar(0, 1_000)],
         )
         told = [run.fills["fee"], run.orders["fees"], run.round_trips["fees"]]
-        amounts = [*(float(column.sum()) for column in told), report.statistics(run).fees]
-        amounts.append(float(report.costs(run).loc["fees", "amount"]))
+        amounts = [*(float(column.sum()) for column in told), summary.statistics(run).fees]
+        amounts.append(float(summary.costs(run).loc["fees", "amount"]))
         assert amounts == [sign * abs(fees)] * 5
         trip = run.round_trips.iloc[0]
         assert trip["net"] == trip["realised"] + trip["fees"] + trip["funding"]
@@ -406,7 +409,7 @@ def test_costs_lead_from_the_decision_to_the_net() -> None:
         a_trip(1, net=3, funding=1 * MONEY, realised=7 * MONEY),
         bars=[a_bar(0, 1_000)],
     )
-    amounts = report.costs(run)["amount"]
+    amounts = summary.costs(run)["amount"]
     assert amounts.to_dict() == {
         "price moves, at decision prices": 7.2,  # 7 realised, after 1 coin was bought 0.2 too dear
         "slippage": -0.2,
@@ -431,18 +434,18 @@ def test_what_is_still_held_is_in_no_cost_of_round_trips_and_is_told_beside_them
         EquityPoint(NOON, "XUSDT", 10_002 * MONEY, -3 * MONEY, 9_999 * MONEY, 200, "mark"),
     )
     bars = [a_bar(0, 1_000)]
-    before, after = (report.costs(run_of(*facts, bars=bars)) for facts in (closed, (*closed, *still)))
+    before, after = (summary.costs(run_of(*facts, bars=bars)) for facts in (closed, (*closed, *still)))
     pd.testing.assert_frame_equal(before, after)
-    found = report.statistics(run_of(*closed, *still, bars=bars))
+    found = summary.statistics(run_of(*closed, *still, bars=bars))
     assert found.slippage == -0.2
-    assert found.held == report.Held(2.0, -3.0, -0.1, "X", "USDT")
+    assert found.held == summary.Held(2.0, -3.0, -0.1, "X", "USDT")
     assert found.table().loc["position at the end", "value"] == "+2 X, unrealised -3.00, fees -0.10 USDT"
-    assert report.statistics(run_of(*closed, bars=bars)).table().loc["position at the end", "value"] == "none"
+    assert summary.statistics(run_of(*closed, bars=bars)).table().loc["position at the end", "value"] == "none"
 
 
 def test_a_large_position_is_told_to_its_last_lot() -> None:
-    assert str(report.Held(1_234_567.891, 1.0, -2.0, "DOGE", "USDT")).startswith("+1,234,567.891 DOGE, ")
-    assert str(report.Held(-(0.1 + 0.2), 1.0, -2.0, "BTC", "USDT")).startswith("-0.3 BTC, ")
+    assert str(summary.Held(1_234_567.891, 1.0, -2.0, "DOGE", "USDT")).startswith("+1,234,567.891 DOGE, ")
+    assert str(summary.Held(-(0.1 + 0.2), 1.0, -2.0, "BTC", "USDT")).startswith("-0.3 BTC, ")
 
 
 def test_round_trips_are_summed_up_by_what_ended_them() -> None:
@@ -451,17 +454,17 @@ def test_round_trips_are_summed_up_by_what_ended_them() -> None:
         a_trip(2, net=-6, closed=NOON + 3 * MINUTE, exit_reason="STOP"),
         a_trip(3, net=-4, closed=NOON + 5 * MINUTE, exit_reason="STOP"),
     )
-    table = report.round_trips_by_exit(run)
+    table = summary.round_trips_by_exit(run)
     assert table.index.tolist() == ["STOP", "TAKE_PROFIT"]
     assert table.loc["STOP", ["count", "winners", "net", "minutes"]].tolist() == [2, 0, -10, 4]
     assert table.loc["TAKE_PROFIT", ["count", "winners", "net", "minutes"]].tolist() == [1, 1, 12, 2]
-    assert report.round_trips_by_exit(run_of()).empty
+    assert summary.round_trips_by_exit(run_of()).empty
 
 
 def test_refusals_are_counted_by_code() -> None:
     codes = ["COOLDOWN", "IN_POSITION", "IN_POSITION"]
     run = run_of(*[Refusal(NOON, "XUSDT", n, Side.BUY, code, f"{n}") for n, code in enumerate(codes)])
-    table = report.refusals_by_code(run)
+    table = summary.refusals_by_code(run)
     assert table["count"].to_dict() == {"IN_POSITION": 2, "COOLDOWN": 1}
     assert table.loc["IN_POSITION", "for example"] == "2"
 
@@ -474,7 +477,7 @@ def test_breaker_distances_are_the_breakers_own() -> None:
         a_fill("e", 2, Side.BUY, 1_000, 50),
         a_trip(1, net=-4),
     )
-    table = report.breaker_distances(run, Config().risk)
+    table = summary.breaker_distances(run, Config().risk)
     # capital 10,000: 3 % a day, 10 % from the peak; day's equity began at 10,000
     assert table.index.to_list() == ["DAILY_LOSS", "DRAWDOWN", "LOSING_STREAK", "TRADES_PER_DAY"]
     assert table["measure"].to_list() == [150, 250, 1, 1]
@@ -489,12 +492,12 @@ def a_snapshot(wallet: int, *fills: OrderUpdate, time: int = NOON) -> Snapshot:
     )
 
 
-def left_behind(equity: int, day_equity: int, losses: int, trades: int) -> Adoption:
+def left_behind(equity: int, day_equity: int, losses: int, trades: int) -> ResumeState:
     """What a run of the same day left on the account, in USDT."""
     breaker = CircuitBreaker(Config().risk, NOON - MINUTE, day_equity * MONEY)
     for fact, amount in [(EQUITY, equity * MONEY), *trades * [(OPENED, 0)], *losses * [(CLOSED, -1)]]:
         breaker.take(fact, NOON - MINUTE, amount)
-    return Adoption(NOON, json.dumps({"breaker": breaker.state()}), "")
+    return ResumeState(NOON, json.dumps({"breaker": breaker.state()}), "")
 
 
 def test_the_limits_of_a_second_session_begin_with_what_the_first_one_left() -> None:
@@ -506,7 +509,7 @@ def test_the_limits_of_a_second_session_begin_with_what_the_first_one_left() -> 
         a_trip(1, net=-60),
         *equity_of([9_830, 9_770, 9_780]),
     )
-    table = report.breaker_distances(run, Config().risk)
+    table = summary.breaker_distances(run, Config().risk)
     assert table["measure"].to_list() == [220, 220, 5, 10]
     assert table.loc["DAILY_LOSS", "most used"] == pytest.approx(230 / 300)
 
@@ -514,7 +517,7 @@ def test_the_limits_of_a_second_session_begin_with_what_the_first_one_left() -> 
 def test_the_limits_show_where_a_rule_stands_and_the_nearest_it_came() -> None:
     trips = [a_trip(n, net=-1, closed=NOON + n * MINUTE) for n in range(1, 6)]
     run = run_of(*equity_of([10_000]), *trips, a_trip(6, net=3, closed=NOON + 9 * MINUTE))
-    table = report.breaker_distances(run, Config().risk)
+    table = summary.breaker_distances(run, Config().risk)
     assert table.loc["LOSING_STREAK", ["used", "most used"]].to_list() == [0.0, 1.0]
 
 
@@ -522,7 +525,7 @@ def test_what_was_before_a_run_is_the_accounts_past() -> None:
     past, own = a_fill("", 1, Side.SELL, 1_000, 30, order_id=7), a_fill("e", 60, Side.BUY, 1_000, 10)
     by_others = a_fill("", 90, Side.BUY, 1_000, 20, order_id=8)
     later = [past, by_others]
-    bars = [a_bar(n, 1_000, verdict={"ready": True, "signal": 1}) for n in (-2, -1, 0, 1)]
+    bars = [a_bar(n, 1_000, decision={"ready": True, "signal": 1}) for n in (-2, -1, 0, 1)]
     run = run_of(
         Refusal(NOON - MINUTE, "XUSDT", 0, Side.BUY, "NOT_RECONCILED", ""),
         left_behind(9_830, day_equity=10_000, losses=0, trades=0),
@@ -536,14 +539,14 @@ def test_what_was_before_a_run_is_the_accounts_past() -> None:
     assert run.fills["trade_id"].to_list() == [60, 90]
     assert run.orders["client_order_id"].to_list() == ["e", "#8"]
     assert run.refusals.empty
-    figures = report.statistics(run)
+    figures = summary.statistics(run)
     assert (figures.bars, figures.signals, figures.refusals) == (3, 3, 0)
     assert figures.turnover == pytest.approx(30.0)
     assert figures.equity_change == -5  # from what the account had when the run began
 
 
 def test_settings_show_what_differs_from_the_defaults() -> None:
-    table = report.settings_table(Config.from_parameters(ema_fast=5))
+    table = summary.settings_table(Config.from_parameters(ema_fast=5))
     assert table.index.to_list() == list(Config.model_fields)
     assert table.loc["signals", "not the default"] == "ema_fast 5 (default 8)"
     assert "ema_slow 21" in table.loc["signals", "parameters"]
@@ -551,14 +554,14 @@ def test_settings_show_what_differs_from_the_defaults() -> None:
 
 
 def test_orders_are_counted_by_what_became_of_them() -> None:
-    table = report.orders_by_status(run_of(ENTRY, FILLED, STOP, an_algo("CANCELED")))
+    table = summary.orders_by_status(run_of(ENTRY, FILLED, STOP, an_algo("CANCELED")))
     assert table.loc["ENTRY"].to_dict() == {"CANCELED": 0, "FILLED": 1}
     assert table.loc["STOP"].to_dict() == {"CANCELED": 1, "FILLED": 0}
 
 
 def test_frames_are_written_for_people() -> None:
     run = run_of(a_trip(1, net=3, take_profit_price=0))
-    table = report.readable(run.round_trips, drop=["bar"])
+    table = summary.readable(run.round_trips, drop=["bar"])
     row = table.iloc[0]
     assert table.index.to_list() == ["2026-01-01 12:01:00"]
     assert (row["opened, UTC"], row["stop_price"], row["take_profit_price"], row["net"]) == (
@@ -568,7 +571,7 @@ def test_frames_are_written_for_people() -> None:
         "3",
     )
     assert "bar" not in table
-    assert report.readable(run_of().breaker).empty
+    assert summary.readable(run_of().breaker).empty
 
 
 # --- a run on disk ---------------------------------------------------------------------------------------------------
@@ -591,7 +594,7 @@ def a_journal(folder: Path) -> Journal:
 
 
 def test_a_running_journal_is_read_on_from_where_it_was(tmp_path: Path) -> None:
-    reader = report.RunReader(tmp_path / "run")
+    reader = summary.RunReader(tmp_path / "run")
     assert reader.poll() == 0
     with pytest.raises(JournalError, match="Start"):
         reader.frames()
@@ -615,14 +618,14 @@ def test_a_running_journal_is_read_on_from_where_it_was(tmp_path: Path) -> None:
 def test_frames_are_saved_for_other_tools(tmp_path: Path) -> None:
     with a_journal(tmp_path) as journal:
         write(journal, MADE, slice(None))
-    files = report.save_frames(tmp_path / "run")
+    files = summary.save_frames(tmp_path / "run")
     assert {file.name for file in files} >= {"bars.parquet", "fills.parquet", "round_trips.parquet"}
     again = pd.read_parquet(tmp_path / "run/frames/round_trips.parquet")
     pd.testing.assert_frame_equal(again, WHOLE.round_trips)
 
 
 def test_the_last_bars_alone_keep_their_numbers() -> None:
-    collector = report.Collector(MADE.instrument)
+    collector = summary.Collector(MADE.instrument)
     for bar in MADE.bars:
         collector.add_bar(bar)
     part = collector.frames(last_bars=20)
@@ -631,12 +634,12 @@ def test_the_last_bars_alone_keep_their_numbers() -> None:
 
 def test_every_time_that_a_table_shows_says_its_zone_and_what_it_is_of() -> None:
     """`opened` had none, and the time of a round trip was not named as that of its close."""
-    shown = report.readable(run_of(a_trip(1, net=3)).round_trips, drop=["closed"])
+    shown = summary.readable(run_of(a_trip(1, net=3)).round_trips, drop=["closed"])
     assert shown.index.name == "closed, UTC"
     assert "opened, UTC" in shown
-    assert report.readable(run_of(bars=[a_bar(0, 1_000)]).bars).index.name == "time, UTC"
+    assert summary.readable(run_of(bars=[a_bar(0, 1_000)]).bars).index.name == "time, UTC"
 
 
 def test_what_was_not_compared_is_written_as_such() -> None:
     checks = pd.DataFrame({"ok": pd.array([True, False, None], dtype="boolean")})
-    assert report.readable(checks)["ok"].to_list() == ["True", "False", "--"]
+    assert summary.readable(checks)["ok"].to_list() == ["True", "False", "--"]

@@ -24,17 +24,15 @@ from test_report import a_bar, a_trip, an_intent, left_behind, run_of
 from test_runs import MADE, Writer
 
 import voltrade
-from voltrade import record, review
 from voltrade.__main__ import main
 from voltrade.config import Config
-from voltrade.data import Tape, tape
+from voltrade.data.tape import Tape, load_tape
 from voltrade.errors import JournalError, SessionError
-from voltrade.exchange.shipped import shipped_instrument
-from voltrade.lockstep import warm_up
 from voltrade.model import (
     Alert,
-    BarPhase,
+    BarResumePoint,
     BreakerChange,
+    EngineRestarted,
     History,
     Operator,
     OrderIntent,
@@ -42,11 +40,14 @@ from voltrade.model import (
     Purpose,
     Refusal,
     Reply,
-    Restart,
     Side,
     Trades,
 )
-from voltrade.runs import open_run
+from voltrade.notebook import review
+from voltrade.runs import run_file
+from voltrade.runs.listing import open_run
+from voltrade.simulated.symbols import shipped_instrument
+from voltrade.tape_loop import warm_up
 
 SETTINGS: dict[str, Any] = {
     **{"seed": 7, "hours": 5.0, "threshold": 15, "cooldown_bars": 1, "take_profit_atr": 2.0},
@@ -60,7 +61,7 @@ def traded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "traded"
     run.mkdir(mode=0o700)
     config = Config.from_parameters(SETTINGS, begin_s=3_600.0)
-    record.write(run, {"parameters": config.parameters(), "epoch": "r", "state": "starting"})
+    run_file.write(run, {"parameters": config.parameters(), "epoch": "r", "state": "starting"})
     subprocess.run([sys.executable, "-m", "voltrade", "run", str(run)], check=True, timeout=120)
     return run
 
@@ -97,10 +98,10 @@ def test_every_signal_is_told_of_with_what_became_of_it(traded: Path) -> None:
 
 
 def test_what_the_exchange_answered_stands_beside_a_signal() -> None:
-    verdict = {"ready": True, "signal": 1, "ema_cross": 1, "rsi_long": True, "vwap_long": False, "vwap_short": False}
+    decision = {"ready": True, "signal": 1, "ema_cross": 1, "rsi_long": True, "vwap_long": False, "vwap_short": False}
     intent = an_intent("e", Purpose.ENTRY, Side.BUY, 100, bar=0)
     answer = Reply(intent.time, "submit", "XUSDT", "e", False, Outcome.REFUSED, -2019, "Margin is insufficient.")
-    (row,) = review.signals(run_of(intent, answer, bars=[a_bar(0, 1_000, verdict=verdict)])).to_dict("records")
+    (row,) = review.signals(run_of(intent, answer, bars=[a_bar(0, 1_000, decision=decision)])).to_dict("records")
     assert (row["outcome"], row["detail"]) == ("entry REJECTED", "Margin is insufficient.")
     assert row["why"] == "ema_cross +1 · vwap_long no", "filters of the other side are none of its business"
 
@@ -152,13 +153,13 @@ def test_trades_that_only_one_of_the_two_made_are_explained() -> None:
 def test_what_came_before_the_session_is_history(tmp_path: Path) -> None:
     """Trades of before the account was asked for warm the backtest up; they are not traded."""
     config = Config.from_parameters(SETTINGS)
-    whole = tape(config.session, shipped_instrument("BTCUSDT"))
+    whole = load_tape(config.session, shipped_instrument("BTCUSDT"))
     cut = len(whole.trades) // 3
     part = Tape(whole.trades[cut:], whole.report, whole.source)
     late = voltrade.backtest(part, config, history=History(whole.trades[:cut]))
     full = voltrade.backtest(whole, config)
     assert late.bars.tobytes() == full.bars.tobytes()
-    assert late.verdicts.tobytes() == full.verdicts.tobytes()
+    assert late.bar_decisions.tobytes() == full.bar_decisions.tobytes()
     entries = [fact for fact in late.facts if isinstance(fact, OrderIntent)]
     assert min(fact.time for fact in entries) >= int(whole.trades.time[cut])
     assert {(t.bar_number, t.net) for t in late.trips} & {(t.bar_number, t.net) for t in full.trips}
@@ -166,7 +167,7 @@ def test_what_came_before_the_session_is_history(tmp_path: Path) -> None:
 
 def test_where_a_days_bars_stood_is_told_before_the_trades() -> None:
     block = Trades.from_rows("BTCUSDT", [(number, 800_000, 1, number, False) for number in (5, 6, 7)])
-    phase = BarPhase(1, "BTCUSDT", 20_458, 3, 7, 5)
+    phase = BarResumePoint(1, "BTCUSDT", 20_458, 3, 7, 5)
     seen: list[Any] = []
 
     def handle(event: Any) -> tuple[int, list[Any]]:
@@ -182,7 +183,7 @@ def test_what_a_backtest_cannot_repeat_is_said(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "runs/today")
     block = Trades.from_rows("BTCUSDT", [(number, 800_000, 1, 1_767_643_200_000 + number, False) for number in (5, 6)])
     at = int(block.time[0])
-    phase = BarPhase(at, "BTCUSDT", 20_458, 3, 7, 5)
+    phase = BarResumePoint(at, "BTCUSDT", 20_458, 3, 7, 5)
     snapshot = next(fact for fact in MADE_BY_THE_EXCHANGE if type(fact).__name__ == "Snapshot")
     left = left_behind(9_830, day_equity=10_000, losses=4, trades=9)
     facts = [
@@ -191,7 +192,7 @@ def test_what_a_backtest_cannot_repeat_is_said(tmp_path: Path) -> None:
         left,
         snapshot,
         block[1:],
-        Restart(at),
+        EngineRestarted(at),
         phase,
         phase,
     ]
@@ -212,7 +213,7 @@ def test_what_a_backtest_cannot_repeat_is_said(tmp_path: Path) -> None:
 
 
 MADE_BY_THE_EXCHANGE = voltrade.backtest(
-    tape(Config.from_parameters(hours=0.1).session, shipped_instrument("BTCUSDT")),
+    load_tape(Config.from_parameters(hours=0.1).session, shipped_instrument("BTCUSDT")),
     Config.from_parameters(hours=0.1),
     path="events",
 ).facts
@@ -277,8 +278,8 @@ def test_replay_misses_the_last_row(run: Path, capsys: pytest.CaptureFixture[str
 
 def test_a_run_that_was_killed_is_reviewed(run: Path) -> None:
     edit(run / "journal.db", "DELETE FROM journal WHERE kind = 'End'")
-    facts = {name: value for name, value in record.read(run).items() if name not in ("head", "rows", "end_reason")}
-    record.write(run, facts | {"state": "running"})
+    facts = {name: value for name, value in run_file.read(run).items() if name not in ("head", "rows", "end_reason")}
+    run_file.write(run, facts | {"state": "running"})
     looked = review.Review(open_run(run))
     assert looked.is_whole, looked.wrong
     assert "killed: no end was written, so rows missing at the end would not be missed" in looked.words
@@ -351,7 +352,7 @@ def test_the_page_holds_all_that_it_shows(traded: Path, capsys: pytest.CaptureFi
     text = " ".join(page.texts)
     for word in (
         "What a backtest would have done",
-        record.read(traded)["head"],
+        run_file.read(traded)["head"],
         "TAPE_END",
         "IN_POSITION",
         "ema_fast 5",
@@ -444,7 +445,7 @@ def test_the_newest_run_that_has_begun_is_chosen(traded: Path, tmp_path: Path, m
         ("newer", "2026-01-03", False),
     ):
         (tmp_path / "runs" / name).mkdir()
-        record.write(tmp_path / "runs" / name, {"state": "ended", "created": created, "begun": begun})
+        run_file.write(tmp_path / "runs" / name, {"state": "ended", "created": created, "begun": begun})
     found = review.newest()
     assert found is not None
     assert found.path == tmp_path / "runs/new"

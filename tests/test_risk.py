@@ -225,8 +225,8 @@ def test_one_lot_more_would_break_a_bound(entry):
     ],
 )
 def test_shares_are_exact_and_rounded_as_named(amount, rate, down, up):
-    assert (risk.share(amount, rate), risk.share_up(amount, rate)) == (down, up)
-    assert (plain(risk.share, amount, rate), plain(risk.share_up, amount, rate)) == (down, up)
+    assert (risk.mul_e8_floor(amount, rate), risk.mul_e8_ceil(amount, rate)) == (down, up)
+    assert (plain(risk.mul_e8_floor, amount, rate), plain(risk.mul_e8_ceil, amount, rate)) == (down, up)
 
 
 @pytest.mark.parametrize(

@@ -17,19 +17,22 @@ from builders import an_instrument
 from sessions import ROOT, check_run, run_notebook
 from test_outliving import check_sealed, engine, wait_until
 
-from voltrade import charts, journal, record, report, session
+from voltrade import journal
 from voltrade.__main__ import main
 from voltrade.compiled import source_key
 from voltrade.config import Config, SignalSettings
 from voltrade.core import TradingCore
-from voltrade.engine import Engine
+from voltrade.engine.process import Engine
 from voltrade.errors import ConfigError, SessionError
-from voltrade.exchange import venue_command
-from voltrade.papermill_engine import Refused, check_parameters, go_on
-from voltrade.replay import recover, replay
-from voltrade.review import Review, page
-from voltrade.rule_file import RuleFile, keep_rule, load_rule, read_parameters
+from voltrade.notebook import session
+from voltrade.notebook.papermill_engine import Refused, check_parameters, go_on
+from voltrade.notebook.review import Review, page
+from voltrade.report import charts, summary
+from voltrade.runs import run_file
+from voltrade.runs.replay import recover, replay
 from voltrade.signal_engine import UncompiledRuleWarning
+from voltrade.strategy.rule_file import RuleFile, keep_rule, load_rule, read_parameters
+from voltrade.venue import command
 
 LEVELS = "LEAST = 20.0\n"
 
@@ -108,7 +111,7 @@ def test_session_backtest_and_replay_trade_it_whatever_becomes_of_the_file(trade
     assert start["config"]["signals"]["adx_least"] == 20.0  # the neighbour's
 
 
-def test_its_settings_are_parameters_and_its_verdicts_are_shown(traded: Path) -> None:
+def test_its_settings_are_parameters_and_its_decisions_are_shown(traded: Path) -> None:
     opened = session.open_run(traded)
     assert opened.config.parameters()["adx_length"] == 7
     assert opened.config.signals.model_dump()["adx_least"] == 20.0
@@ -125,7 +128,7 @@ def test_its_settings_are_parameters_and_its_verdicts_are_shown(traded: Path) ->
     assert "trending yes" in bars.hovertext[signals["bar"].iloc[0]]
     assert "adx %{customdata[4]" in bars.hovertemplate
     assert bars.customdata[-1][4] == decisions["adx"].iloc[-1]
-    table = report.settings_table(opened.config)
+    table = summary.settings_table(opened.config)
     assert "adx_length 7 (default 14)" in table.loc["signals", "not the default"]
     notebook = traded.with_suffix(".ipynb").read_text()
     assert "adx_length 7 (default 14)" in notebook
@@ -193,7 +196,7 @@ def test_an_engine_that_is_killed_goes_on_with_its_copy(rules: Path, tmp_path: P
     run.mkdir(mode=0o700)
     config = read_parameters(SETTINGS, rule=f"{rules}/adx.py:Adx")
     facts = {"parameters": config.parameters(), "epoch": "k", "state": "starting", **keep_rule(config, run)}
-    record.write(run, facts)
+    run_file.write(run, facts)
     process = engine(run)
     wait_until(lambda: b"OrderIntent" in kinds_of(run), process)
     os.killpg(process.pid, signal.SIGKILL)
@@ -202,11 +205,11 @@ def test_an_engine_that_is_killed_goes_on_with_its_copy(rules: Path, tmp_path: P
     process = engine(run)
     assert process.wait(100) == 0, (run / "engine.log").read_text()[-2000:]
     check_sealed(run)
-    assert b"Restart" in kinds_of(run)
+    assert b"EngineRestarted" in kinds_of(run)
 
 
 def kinds_of(run: Path) -> set[bytes]:
-    if not record.read(run).get("begun"):
+    if not run_file.read(run).get("begun"):
         return set()
     return {row.kind.encode() for row in journal.read(run / "journal.db")}
 
@@ -222,7 +225,7 @@ def cut_short(rules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     run.mkdir(parents=True)
     config = read_parameters(rule="rules/adx.py:Adx")
     facts = {"parameters": config.parameters(), "epoch": "c", "state": "running", "begun": True}
-    record.write(run, facts | keep_rule(config, run))
+    run_file.write(run, facts | keep_rule(config, run))
     (run / "journal.db").touch()
     return run
 
@@ -264,7 +267,7 @@ class Rule(SignalEngine):
     conditions = {{}}
 
     @staticmethod
-    def _detect_signal(state, bar, settings, verdict):
+    def _detect_signal(state, bar, settings, decision):
         return 0
 """
 
@@ -394,7 +397,7 @@ from voltrade.signal_engine import SignalEngine
 
 class Rule(SignalEngine):
     @staticmethod
-    def _detect_signal(state, bar, settings, verdict):
+    def _detect_signal(state, bar, settings, decision):
         from bands.lower import LOWER
         return LOWER + UPPER
 """
@@ -418,6 +421,6 @@ def test_packages_beside_a_rule_are_kept_with_it(tmp_path: Path) -> None:
 def test_the_venue_takes_the_parameters_of_a_session_with_a_rule(originals: Path, tmp_path: Path) -> None:
     file = tmp_path / "parameters.json"
     file.write_text(json.dumps(read_parameters(rule=f"{originals}/adx.py:Adx", seed=5).parameters()))
-    given = venue_command._parser().parse_args(["--log", str(tmp_path), "--parameters", str(file), "--hours", "2"])
-    config = venue_command._config(given)
+    given = command._parser().parse_args(["--log", str(tmp_path), "--parameters", str(file), "--hours", "2"])
+    config = command._config(given)
     assert (config.session.seed, config.session.hours) == (5, 2.0)

@@ -18,14 +18,16 @@ from made_run import made_run
 from pydantic import TypeAdapter
 
 import voltrade
-from voltrade import journal, record, report
+from voltrade import journal
 from voltrade.__main__ import main
 from voltrade.config import Config
 from voltrade.errors import JournalError, SessionError
-from voltrade.frames import Frames
 from voltrade.journal import Journal
 from voltrade.model import EquityPoint, Instrument
-from voltrade.runs import Run, list_runs
+from voltrade.report import summary
+from voltrade.report.frames import Frames
+from voltrade.runs import run_file
+from voltrade.runs.listing import Run, list_runs
 
 MADE = made_run(an_instrument(), bar_count=200)
 HALF = len(MADE.rows) // 2
@@ -62,7 +64,7 @@ class Writer:
         self.update(state="ended", end_reason="TAPE_END", head=self.journal.head, rows=self.journal.seq)
 
     def update(self, **facts: Any) -> None:
-        record.write(self.folder, {**record.read(self.folder), **facts})
+        run_file.write(self.folder, {**run_file.read(self.folder), **facts})
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ def read_after(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_every_frame_of_a_run_is_an_attribute(writer: Writer) -> None:
     writer.write(MADE.rows)
     run = voltrade.open_run(writer.folder)
-    expected = report.frames(MADE.instrument, MADE.bars, MADE.facts)
+    expected = summary.frames(MADE.instrument, MADE.bars, MADE.facts)
     for part in fields(Frames):
         if part.name not in ("instrument", "beginning"):
             pd.testing.assert_frame_equal(getattr(run, part.name), getattr(expected, part.name))
@@ -158,7 +160,7 @@ def test_a_folder_without_a_record_is_no_run(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(SessionError, match=r"run\.json"):
         _ = Run(tmp_path).record
-    assert record.read(tmp_path) == {}
+    assert run_file.read(tmp_path) == {}
 
 
 # --- the list --------------------------------------------------------------------------------------------------------
@@ -184,7 +186,7 @@ def test_all_runs_are_listed_newest_first(
     assert list(table.index) == ["new", "old", "broken"]
     assert table["symbol"].to_list() == ["ETHUSDT", "BTCUSDT", ""]
     assert table["state"].to_list() == ["failed", "ended", "unreadable"]
-    trips = report.frames(MADE.instrument, MADE.bars, MADE.facts).round_trips
+    trips = summary.frames(MADE.instrument, MADE.bars, MADE.facts).round_trips
     assert table.loc["old", "round_trips"] == len(trips) > 0
     assert table.loc["old", "net"] == pytest.approx(trips["net"].sum())
     assert table["unrealised"].to_list() == pytest.approx([-7, np.nan, np.nan], nan_ok=True)

@@ -20,8 +20,8 @@ from forks import Forks
 from seam_modes import PARAMETERS, RAISED, entries, write_tape
 
 from voltrade.config import Config
-from voltrade.report import read_run
-from voltrade.rule_file import keep_rule
+from voltrade.report.summary import read_run
+from voltrade.strategy.rule_file import keep_rule
 
 ROOT = Path(__file__).resolve().parent.parent
 TRADING = ("core", "backtest", "sweep", "explorer", "replay")
@@ -141,15 +141,15 @@ OF_RULES = {
         "        self.rules = bar_rules(settings, instrument)\n",
         '        self.rules = bar_rules(settings, instrument)\n        self.rules["threshold"] *= 2\n',
     ),
-    "VolumeBarAggregator.fold": Edit(
+    "VolumeBarAggregator.process": Edit(
         BARS,
         "        self.next_row = at\n",
         '        self.next_row = at\n        self._buffer["close"] -= self._buffer["close"] % 400\n',
     ),
     "on_volume_bar": Edit(
         SIGNALS,
-        "        verdict.signal = 1 if signal > 0 else -1 if signal < 0 else 0\n",
-        "        verdict.signal = 1 if signal > 0 else 0\n",
+        "        decision.signal = 1 if signal > 0 else -1 if signal < 0 else 0\n",
+        "        decision.signal = 1 if signal > 0 else 0\n",
     ),
     "_detect_signal": Edit(SIGNALS, "            return 1\n", "            return 0\n"),
     "indicators": Edit(
@@ -228,7 +228,7 @@ OF_TRADING: dict[str, tuple[Edit, ...]] = {
         Edit(RISK, '    return int(now["trades"])\n', '    return int(now["trades"] + 9)\n'),
     ),
     "position_size": (Edit(RISK, "        return 0\n    return lots\n", "        return 0\n    return lots // 2\n"),),
-    "stop_out_cost": (Edit(RISK, "    return int(stop) + share_up(", "    return 2 * int(stop) + share_up("),),
+    "stop_out_cost": (Edit(RISK, "    return int(stop) + mul_e8_ceil(", "    return 2 * int(stop) + mul_e8_ceil("),),
     "stop_distance": (Edit(RISK, "    return math.ceil(ticks - 1e-6)\n", "    return math.ceil(ticks * 1.5)\n"),),
     "REACTIONS": (Edit(STATES, "    -2021: Reaction.LEAVE,", "    -2021: Reaction.RETRY,"),),
     "ALGO_MOVES": (Edit(STATES, "(_ALGO_KNOWN - {_A.NEW}) | {_A.PENDING_CANCEL}", "_ALGO_KNOWN - {_A.NEW}"),),

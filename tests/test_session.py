@@ -24,10 +24,10 @@ import papermill
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from voltrade import papermill_engine, session
 from voltrade.config import RECORDED, RUN_DIR, Config
 from voltrade.errors import ConfigError, SessionError
-from voltrade.papermill_engine import Refused, move_aside
+from voltrade.notebook import papermill_engine, session
+from voltrade.notebook.papermill_engine import Refused, move_aside
 
 FAKE_ENGINE = (sys.executable, str(Path(fake_engine.__file__)))
 

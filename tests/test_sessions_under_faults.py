@@ -20,9 +20,8 @@ from sessions import Truth, facts_of
 from test_outliving import PARAMETERS, check_sealed, engine
 from venue_client import Client, flat_tape, run, until
 
-from voltrade.credentials import Credentials
 from voltrade.exchange.binance import BinanceRestClient, BinanceWSManager, Endpoint, UsdmExchange, connect
-from voltrade.exchange.faults import LOST, Fault
+from voltrade.exchange.credentials import Credentials
 from voltrade.model import (
     LookupOrder,
     OrderIntent,
@@ -35,6 +34,7 @@ from voltrade.model import (
     Side,
     Snapshot,
 )
+from voltrade.venue.faults import LOST, Fault
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from voltrade.errors import DataError
-from voltrade.exchange.shipped import shipped_exchange_info, shipped_instrument, shipped_rules, shipped_symbols
 from voltrade.model import money
+from voltrade.simulated.symbols import shipped_exchange_info, shipped_instrument, shipped_rules, shipped_symbols
 
 
 def test_shipped_filters_become_an_instrument() -> None:

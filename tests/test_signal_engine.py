@@ -24,13 +24,13 @@ from ta.trend import EMAIndicator
 from ta.volatility import AverageTrueRange, BollingerBands
 from test_bars import read_recording
 
-from voltrade import frames, signal_engine
+from voltrade import signal_engine
 from voltrade.bars import VolumeBarAggregator
 from voltrade.compiled import Record, Rows, bind, compiled, plain, source_key, sources_of
 from voltrade.config import BarSettings, SignalSettings
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import BAR, CloseReason, Side, Signal, Trades, VolumeBar
-from voltrade.rule_file import load_rule
+from voltrade.report import frames
 from voltrade.signal_engine import (
     ATR,
     EMA,
@@ -45,6 +45,7 @@ from voltrade.signal_engine import (
     ema_step,
     refuse_other_overrides,
 )
+from voltrade.strategy.rule_file import load_rule
 
 LTC = an_instrument("LTCUSDT", tick="0.01")
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -82,10 +83,10 @@ def bars_of(closes: list[int], **columns: Any) -> Rows:
 @pytest.fixture(scope="session")
 def real_bars(recordings: Path) -> Rows:
     rows = read_recording(next((recordings / "spot_trades").glob("LTCUSDT-*.csv.gz")))
-    return VolumeBarAggregator(BarSettings(threshold=Decimal(250)), LTC).fold(Trades.from_rows("LTCUSDT", rows))
+    return VolumeBarAggregator(BarSettings(threshold=Decimal(250)), LTC).process(Trades.from_rows("LTCUSDT", rows))
 
 
-def verdicts(rows: Rows, **settings: Any) -> Rows:
+def decisions(rows: Rows, **settings: Any) -> Rows:
     return SignalEngine(SignalSettings(**settings), LTC).on_volume_bars(rows)
 
 
@@ -93,7 +94,7 @@ def verdicts(rows: Rows, **settings: Any) -> Rows:
 
 
 def test_ema_by_hand() -> None:
-    seen = verdicts(bars_of([1000, 1600, 1000]), ema_fast=2, ema_slow=3)
+    seen = decisions(bars_of([1000, 1600, 1000]), ema_fast=2, ema_slow=3)
     # alpha 2/3: 10, 10 + 2/3 x 6 = 14, 14 - 2/3 x 4; alpha 1/2: 10, 13, 11.5; NaN before bar n
     assert np.isnan(seen["ema_fast"][0])
     assert seen["ema_fast"][1:] == pytest.approx([14, 14 - 8 / 3], rel=1e-15)
@@ -103,7 +104,7 @@ def test_ema_by_hand() -> None:
 
 def test_atr_by_hand() -> None:
     rows = bars_of([1000, 1010, 1030, 1030], high=[1005, 1012, 1030, 1034], low=[995, 1008, 1026, 1026])
-    seen = verdicts(rows, atr_length=2)
+    seen = decisions(rows, atr_length=2)
     # true ranges 0.10 (no close before), max(0.04, 0.12, 0.08), max(0.04, 0.20, 0.16), max(0.08, 0.04, 0.04)
     assert np.isnan(seen["atr"][0])
     assert seen["atr"][1:] == pytest.approx([0.11, (0.11 + 0.20) / 2, (0.155 + 0.08) / 2], rel=1e-12)
@@ -111,11 +112,11 @@ def test_atr_by_hand() -> None:
 
 def test_a_tainted_bar_has_the_true_range_of_itself_alone() -> None:
     rows = bars_of([1000, 5000, 5000], high=[1004, 5004, 5004], low=[1000, 5000, 5000], tainted=[False, True, False])
-    assert verdicts(rows, atr_length=1)["atr"] == pytest.approx([0.04, 0.04, 0.04], rel=1e-12)
+    assert decisions(rows, atr_length=1)["atr"] == pytest.approx([0.04, 0.04, 0.04], rel=1e-12)
 
 
 def test_rsi_by_hand() -> None:
-    seen = verdicts(bars_of([1000, 1100, 1050]), rsi_length=2)
+    seen = decisions(bars_of([1000, 1100, 1050]), rsi_length=2)
     # up: 0, 0.5, 0.25; down: 0, 0, 0.25
     assert np.isnan(seen["rsi"][0])
     assert list(seen["rsi"][1:]) == [100.0, 50.0]
@@ -123,13 +124,13 @@ def test_rsi_by_hand() -> None:
 
 def test_vwap_by_hand() -> None:
     rows = bars_of([1000, 2000, 3000], volume=[1000, 3000, 1000], notional=[1_000_000, 6_000_000, 3_000_000])
-    seen = verdicts(rows, vwap_length=2)
+    seen = decisions(rows, vwap_length=2)
     assert np.isnan(seen["vwap"][0])
     assert list(seen["vwap"][1:]) == [(10 + 60) / 4, (60 + 30) / 4]
 
 
 def test_a_flat_window_has_bands_without_width_and_no_breakout() -> None:
-    seen = verdicts(bars_of([8337] * 9), bollinger_length=3)
+    seen = decisions(bars_of([8337] * 9), bollinger_length=3)
     assert set(seen["bollinger_upper"][2:]) == {83.37}
     assert set(seen["bollinger_lower"][2:]) == {83.37}
     assert not seen["bollinger_breakout"].any()
@@ -137,7 +138,7 @@ def test_a_flat_window_has_bands_without_width_and_no_breakout() -> None:
 
 def test_bollinger_keeps_its_digits_far_from_zero() -> None:
     closes = [8_000_000 + tick for tick in (0, 1, 2, 1)]
-    seen = verdicts(bars_of(closes), bollinger_length=4, bollinger_width=1.0)
+    seen = decisions(bars_of(closes), bollinger_length=4, bollinger_width=1.0)
     deviation = math.sqrt(2 / 4) * 0.01  # distances from the mean: -1, 0, 1, 0 ticks
     assert seen["bollinger_upper"][3] - seen["bollinger_middle"][3] == pytest.approx(deviation, rel=1e-8)
 
@@ -147,7 +148,7 @@ def test_prices_become_the_floats_nearest_to_their_decimals() -> None:
 
     class Recorder(SignalEngine):
         @staticmethod
-        def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+        def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
             seen.append(float(bar.close))
             return 0
 
@@ -162,7 +163,7 @@ def test_prices_become_the_floats_nearest_to_their_decimals() -> None:
 
 
 def assert_equal_ta(rows: Rows, n: int, fast: int) -> None:
-    seen = verdicts(rows, vwap_length=n, ema_fast=fast, ema_slow=n, bollinger_length=n, rsi_length=n, atr_length=n)
+    seen = decisions(rows, vwap_length=n, ema_fast=fast, ema_slow=n, bollinger_length=n, rsi_length=n, atr_length=n)
     high, low, close = (pd.Series(rows[name] / 100) for name in ("high", "low", "close"))
     bands = BollingerBands(close, n, 2.0)
     atr = AverageTrueRange(high, low, close, n).average_true_range()
@@ -207,8 +208,8 @@ def test_two_starts_agree_once_an_indicator_says_that_it_is_ready(indicator: Ind
     ready = indicator.ready_after(SignalSettings(**settings))
     before = random_bars(100, seed=99, start=7_000, jump=60)  # one start sees a wilder market first
     rows = random_bars(ready + 200, seed=n, start=int(before["close"][-1]))
-    first = verdicts(np.concatenate([before, rows]), **settings)[len(before) + ready - 1 :]
-    second = verdicts(rows, **settings)[ready - 1 :]
+    first = decisions(np.concatenate([before, rows]), **settings)[len(before) + ready - 1 :]
+    second = decisions(rows, **settings)[ready - 1 :]
     for name in indicator.outputs:
         scale = OUTPUT_SCALE.get(name, 70.0)
         assert np.abs(first[name] - second[name]).max() <= 1e-9 * scale, name
@@ -219,7 +220,7 @@ def test_forgetting_is_no_longer_than_it_must() -> None:
     assert (1 - 2 / 22) ** bars <= 1e-9 < (1 - 2 / 22) ** (bars - 1)
 
 
-def test_a_verdict_is_ready_after_the_slowest_indicator() -> None:
+def test_a_decision_is_ready_after_the_slowest_indicator() -> None:
     engine = SignalEngine(SignalSettings(), LTC)
     ready = engine.on_volume_bars(random_bars(engine.warmup_bars + 5))["ready"]
     assert engine.warmup_bars == max(indicator.ready_after(SignalSettings()) for indicator in SignalEngine.indicators)
@@ -232,17 +233,17 @@ def test_a_verdict_is_ready_after_the_slowest_indicator() -> None:
 def decide(close: float = 101.0, **given: Any) -> tuple[int, SimpleNamespace]:
     """Ask the plain rule. By default: fast EMA just went above, close above VWAP, RSI in the middle."""
     state = SimpleNamespace(ema_side=1, ema_side_before=-1, bollinger_side=0, bollinger_side_before=0)
-    verdict = SimpleNamespace(rsi=50.0, vwap=100.0)
+    decision = SimpleNamespace(rsi=50.0, vwap=100.0)
     settings = SignalSettings().model_dump()
     for name, value in given.items():
-        home = next((part for part in (state, verdict) if hasattr(part, name)), None)
+        home = next((part for part in (state, decision) if hasattr(part, name)), None)
         if home is None:
             assert name in settings
             settings[name] = value
         else:
             setattr(home, name, value)
     bar = SimpleNamespace(close=close)
-    return SignalEngine._detect_signal(state, bar, SimpleNamespace(**settings), verdict), verdict
+    return SignalEngine._detect_signal(state, bar, SimpleNamespace(**settings), decision), decision
 
 
 UP = {"ema_side": 1, "ema_side_before": -1}
@@ -294,11 +295,11 @@ def test_the_rule(given: dict[str, Any], signal: int) -> None:
     assert decide(**given)[0] == signal
 
 
-def test_the_verdict_says_what_each_condition_was() -> None:
-    _, verdict = decide(**DOWN, **ABOVE, close=99.0, rsi=80.0)
-    assert (verdict.ema_cross, verdict.bollinger_breakout) == (-1, 1)
-    assert (verdict.rsi_long, verdict.rsi_short) == (False, True)
-    assert (verdict.vwap_long, verdict.vwap_short) == (False, True)
+def test_the_decision_says_what_each_condition_was() -> None:
+    _, decision = decide(**DOWN, **ABOVE, close=99.0, rsi=80.0)
+    assert (decision.ema_cross, decision.bollinger_breakout) == (-1, 1)
+    assert (decision.rsi_long, decision.rsi_short) == (False, True)
+    assert (decision.vwap_long, decision.vwap_short) == (False, True)
 
 
 def test_touching_averages_do_not_cross() -> None:
@@ -306,8 +307,8 @@ def test_touching_averages_do_not_cross() -> None:
     touch = bars_of([1000, 1100, *[1100] * 40, 1200])
     cross = bars_of([1000, 1100, *[1100] * 40, 1000])
     settings = {"ema_fast": 1, "ema_slow": 2}
-    assert list(np.flatnonzero(verdicts(touch, **settings)["ema_cross"])) == []
-    assert list(verdicts(cross, **settings)["ema_cross"][-2:]) == [0, -1]
+    assert list(np.flatnonzero(decisions(touch, **settings)["ema_cross"])) == []
+    assert list(decisions(cross, **settings)["ema_cross"][-2:]) == [0, -1]
 
 
 def test_a_volume_bar_gives_its_signal() -> None:
@@ -324,34 +325,34 @@ def test_a_volume_bar_gives_its_signal() -> None:
     assert signal is not None
     # every true range is 2.00 until the fall to 9.00; then 11.00 - 9.00 again
     assert (signal.side, signal.bar_number, signal.price, signal.symbol) == (Side.BUY, 4, 1100, "LTCUSDT")
-    assert signal.atr == engine.last_verdict["atr"] == 2.0
-    assert engine.last_verdict["ema_cross"] == 1
+    assert signal.atr == engine.last_decision["atr"] == 2.0
+    assert engine.last_decision["ema_cross"] == 1
 
 
 # --- compiled and plain -------------------------------------------------------------------------------------------
 
 
-def plain_verdicts(engine: SignalEngine, rows: Rows) -> Rows:
+def plain_decisions(engine: SignalEngine, rows: Rows) -> Rows:
     """The same engine, every part of it as plain Python."""
     indicators = plain(engine.indicators[0].step)
     for indicator in engine.indicators[1:]:
         indicators = bind(_both, FIRST=indicators, SECOND=plain(indicator.step))
     step = bind(SignalEngine.on_volume_bar.step, INDICATORS=indicators, RULE=engine._detect_signal)
-    out = np.zeros(len(rows), engine.verdict_dtype)
+    out = np.zeros(len(rows), engine.decision_dtype)
     bind(_step_bars, STEP=step)(rows, engine.scale, engine.bar, engine.state, engine.settings_row, out)
     return out
 
 
 def test_compiled_and_plain_agree_in_every_bit() -> None:
     rows = random_bars(400, seed=5)
-    expected = plain_verdicts(SignalEngine(SignalSettings(), LTC), rows)
-    assert verdicts(rows).tobytes() == expected.tobytes()
+    expected = plain_decisions(SignalEngine(SignalSettings(), LTC), rows)
+    assert decisions(rows).tobytes() == expected.tobytes()
     assert np.count_nonzero(expected["signal"]) > 10
 
 
 @pytest.mark.recordings
-def test_a_restart_from_any_bar_gives_the_same_verdicts(real_bars: Rows) -> None:
-    whole = verdicts(real_bars)
+def test_a_restart_from_any_bar_gives_the_same_decisions(real_bars: Rows) -> None:
+    whole = decisions(real_bars)
     engine = SignalEngine(SignalSettings(), LTC)
     pieces = []
     for start in range(0, len(real_bars), 97):
@@ -384,9 +385,9 @@ class MomentumSettings(SignalSettings):
 
 
 @compiled
-def _step_momentum(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+def _step_momentum(state: Record, bar: Record, settings: Record, decision: Record) -> None:
     slot = state.bars % settings.momentum_length
-    verdict.momentum = bar.close - state.momentum_closes[slot] if state.bars >= settings.momentum_length else math.nan
+    decision.momentum = bar.close - state.momentum_closes[slot] if state.bars >= settings.momentum_length else math.nan
     state.momentum_closes[slot] = bar.close
 
 
@@ -406,9 +407,9 @@ class Momentum(SignalEngine):
     conditions: ClassVar = {"rising": bool}
 
     @staticmethod
-    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
-        verdict.rising = verdict.momentum > 0
-        return 1 if verdict.rising else 0
+    def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
+        decision.rising = decision.momentum > 0
+        return 1 if decision.rising else 0
 
 
 def test_an_indicator_and_a_rule_are_added_in_one_declaration() -> None:
@@ -424,7 +425,7 @@ def test_no_layout_is_the_beginning_of_another() -> None:
     base, longer = SignalEngine(SignalSettings(), LTC), Momentum(SignalSettings(), LTC)
     for one, other in (
         (base.state.dtype, longer.state.dtype),
-        (base.verdict_dtype, longer.verdict_dtype),
+        (base.decision_dtype, longer.decision_dtype),
         (base.settings_row.dtype, longer.settings_row.dtype),
     ):
         assert one.names is not None
@@ -448,9 +449,9 @@ def test_of_another_rules_settings_a_rule_takes_those_that_it_has() -> None:
 def test_a_rule_that_numba_cannot_compile_runs_plain_with_one_warning() -> None:
     class Plain(SignalEngine):
         @staticmethod
-        def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
-            sides = {name: getattr(verdict, name) for name in ("ema_cross",)}  # no such thing in compiled code
-            sides["ema_cross"] = SignalEngine._detect_signal(state, bar, settings, verdict)
+        def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
+            sides = {name: getattr(decision, name) for name in ("ema_cross",)}  # no such thing in compiled code
+            sides["ema_cross"] = SignalEngine._detect_signal(state, bar, settings, decision)
             return int(sides["ema_cross"])
 
     rows = random_bars(300, seed=5)
@@ -460,12 +461,12 @@ def test_a_rule_that_numba_cannot_compile_runs_plain_with_one_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not Plain(SignalSettings(), LTC).program.is_compiled
-    assert engine.on_volume_bars(rows).tobytes() == verdicts(rows).tobytes()
+    assert engine.on_volume_bars(rows).tobytes() == decisions(rows).tobytes()
 
 
 def test_an_indicator_that_numba_cannot_compile_runs_plain_too() -> None:
-    def step(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
-        verdict.range = float(str(bar.high - bar.low))
+    def step(state: Record, bar: Record, settings: Record, decision: Record) -> None:
+        decision.range = float(str(bar.high - bar.low))
 
     class WithText(SignalEngine):
         indicators = (*SignalEngine.indicators, Indicator(("range",), step, lambda settings: 1))
@@ -475,7 +476,7 @@ def test_an_indicator_that_numba_cannot_compile_runs_plain_too() -> None:
     rows = random_bars(30)
     seen = engine.on_volume_bars(rows)
     assert seen["range"] == pytest.approx((rows["high"] - rows["low"]) / 100)
-    assert seen["atr"].tobytes() == verdicts(rows)["atr"].tobytes()
+    assert seen["atr"].tobytes() == decisions(rows)["atr"].tobytes()
 
 
 # --- a rule that overrides on_volume_bar ------------------------------------------------------------------------------
@@ -506,14 +507,14 @@ def test_an_override_of_on_volume_bar_runs_bar_by_bar_with_one_warning() -> None
         engine = Counting(SignalSettings(), LTC)
     assert len(warned) == 1
     assert not engine.program.is_compiled
-    assert engine.on_volume_bars(rows).tobytes() == verdicts(rows).tobytes()
+    assert engine.on_volume_bars(rows).tobytes() == decisions(rows).tobytes()
     assert Counting.seen == rows["close"].tolist()
 
 
 @overridden
-def test_what_an_override_answers_stands_in_the_verdict() -> None:
+def test_what_an_override_answers_stands_in_the_decision() -> None:
     rows = random_bars(300, seed=5)
-    seen, expected = Turned(SignalSettings(), LTC).on_volume_bars(rows), verdicts(rows)
+    seen, expected = Turned(SignalSettings(), LTC).on_volume_bars(rows), decisions(rows)
     has_signal = expected["signal"] != 0
     assert np.count_nonzero(has_signal) > 10
     assert seen["signal"].tolist() == (-expected["signal"]).tolist()
@@ -587,7 +588,7 @@ def test_what_no_mode_would_call_is_refused_by_name() -> None:
             return 1
 
     class Further(Batch):
-        def signal(self, verdict: Record, row: Record, bar_number: int) -> Signal | None:
+        def signal(self, decision: Record, row: Record, bar_number: int) -> Signal | None:
             return None
 
     refuse_other_overrides(Momentum)
@@ -652,7 +653,7 @@ class Above(SignalEngine):
     conditions = {}
 
     @staticmethod
-    def _detect_signal(state, bar, settings, verdict):
+    def _detect_signal(state, bar, settings, decision):
         return 1 if bar.close > least() else 0
 """
 LEVELS = """
@@ -692,21 +693,21 @@ import sys
 from decimal import Decimal
 import numpy as np
 from voltrade.config import BarSettings, SignalSettings
-from voltrade.fold import Fold
+from voltrade.bar_pipeline import BarPipeline
 from voltrade.model import NEVER, Instrument, Trades
-from voltrade.rule_file import load_rule
+from voltrade.strategy.rule_file import load_rule
 from voltrade.signal_engine import SignalEngine
 
 rule = load_rule(sys.argv[1]) if len(sys.argv) > 1 else SignalEngine
 one, settings = Decimal("0.01"), SignalSettings(rsi_length=2)
 instrument = Instrument("LTCUSDT", "LTC", "USDT", one, one, 1, 1, 1, 1, one, one, one, 10**6)
-fold = Fold(instrument, BarSettings(unit="trades", threshold=Decimal(1)), rule(settings, instrument))
+pipeline = BarPipeline(instrument, BarSettings(unit="trades", threshold=Decimal(1)), rule(settings, instrument))
 trades = Trades.from_rows("LTCUSDT", [(i, price, 10, i, False) for i, price in enumerate([900, 1100, 1300])])
 at = 0
 while at < 3:
-    at = fold.fold(trades, at, NEVER, NEVER)
-hits = len(fold.engine.program.step_bars.stats.cache_hits)
-print(fold.verdicts["signal"].tolist(), fold.verdicts["rsi"].tolist()[1:], hits)
+    at = pipeline.process(trades, at, NEVER, NEVER)
+hits = len(pipeline.engine.program.step_bars.stats.cache_hits)
+print(pipeline.decisions["signal"].tolist(), pipeline.decisions["rsi"].tolist()[1:], hits)
 """
 
 
@@ -730,7 +731,7 @@ def package(tmp_path: Path) -> Path:
     """A copy of the rooms that rules come from, where they can be edited."""
     copy = tmp_path / "copy" / "voltrade"
     copy.mkdir(parents=True)
-    rooms = ("errors", "model", "config", "compiled", "bars", "signal_engine", "fold", "rule_file")
+    rooms = ("errors", "model", "config", "compiled", "bars", "signal_engine", "pipeline", "rule_file")
     for name in rooms:
         shutil.copy(PACKAGE / "voltrade" / f"{name}.py", copy)
     (copy / "__init__.py").write_text("")
@@ -754,7 +755,7 @@ def test_after_an_edit_the_new_rule_runs(package: Path, rule_file: Path, tmp_pat
     assert run(SIGNALS, rule, cache=cache, package=package) == "[0, 0, 1] [100.0, 100.0] 0"
     assert run(SIGNALS, rule, cache=cache, package=package) == "[0, 0, 1] [100.0, 100.0] 1"  # now from the cache
 
-    edit(package / "voltrade" / "signal_engine.py", "verdict.rsi = 100.0\n", "verdict.rsi = 200.0\n")
+    edit(package / "voltrade" / "signal_engine.py", "decision.rsi = 100.0\n", "decision.rsi = 200.0\n")
     edit(rule_file, "bar.close > least()", "bar.close < least()")
     assert run(SIGNALS, rule, cache=cache, package=package) == "[1, 1, 0] [200.0, 200.0] 0"
 

@@ -14,11 +14,13 @@ import pytest
 from papermill_runs import LOST_WITHIN_S, Started
 from sessions import ROOT, Truth
 
-from voltrade import ctl, journal, session
+from voltrade import journal
 from voltrade.config import Config
+from voltrade.engine import ctl
 from voltrade.errors import SessionError
-from voltrade.papermill_engine import Refused, check_parameters, go_on
-from voltrade.replay import replay
+from voltrade.notebook import session
+from voltrade.notebook.papermill_engine import Refused, check_parameters, go_on
+from voltrade.runs.replay import replay
 
 PARAMETERS: dict[str, Any] = {
     **{"seed": 7, "hours": 96.0, "threshold": 15, "cooldown_bars": 1},
@@ -149,7 +151,7 @@ def test_papermill_again_goes_on_with_a_run_whose_engine_was_killed(start: Calla
     check_sealed(again.run)
     rows = list(journal.read(again.run / "journal.db"))
     assert [row.hash for row in rows[: len(before)]] == before
-    assert [row.kind for row in rows].count("Restart") == 1
+    assert [row.kind for row in rows].count("EngineRestarted") == 1
     assert sorted(path.name for path in again.output.parent.glob("*today*")) == ["today", "today.ipynb"]
     accepted = [
         row["client_order_id"] for row in Truth.of(again.run).kind("accepted") if row["action"].startswith("place")

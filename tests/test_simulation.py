@@ -10,12 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voltrade.backtest import Backtest, backtest
 from voltrade.compiled import Record, Rows
 from voltrade.config import Config
-from voltrade.data import Tape, TapeReport, tape
+from voltrade.data.tape import Tape, TapeReport, load_tape
 from voltrade.errors import ConfigError, DataError
-from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import (
     DAY_MS,
     Alert,
@@ -32,9 +30,11 @@ from voltrade.model import (
     Trades,
     VolumeBar,
 )
-from voltrade.research import Research
+from voltrade.research.backtest import Backtest, backtest
+from voltrade.research.loop_records import UNMODELLED
+from voltrade.research.prepared_tape import Research
 from voltrade.signal_engine import SignalEngine
-from voltrade.simulation import UNMODELLED
+from voltrade.simulated.symbols import shipped_instrument
 
 START = 1_767_643_200_000  # 20:00 UTC
 TOLD = (OrderIntent, RoundTrip, Refusal, BreakerChange, Alert, EquityPoint)
@@ -60,7 +60,7 @@ class Recipe:
     valued: bool = False
     """Whether it comes with mark prices and funding of an exchange."""
 
-    def tape(self) -> Tape:
+    def load_tape(self) -> Tape:
         chance = np.random.default_rng(self.seed)
         size = self.size
         gap = np.floor(np.exp(self.usual_gap + 1.5 * chance.standard_normal(size)))
@@ -205,7 +205,7 @@ def check_same(tape: Tape, config: Config, begin_s: float = 0.0, end_s: float | 
         assert found[kind] == expected[kind], kind
     assert compiled.first_bar == one_by_one.first_bar
     assert compiled.bars.tobytes() == one_by_one.bars.tobytes()
-    assert compiled.verdicts.tobytes() == one_by_one.verdicts.tobytes()
+    assert compiled.bar_decisions.tobytes() == one_by_one.bar_decisions.tobytes()
     return compiled
 
 
@@ -258,7 +258,7 @@ CALM = Config.from_parameters(
 
 @pytest.fixture(scope="module")
 def calm() -> Tape:
-    return tape(CALM.session, shipped_instrument("BTCUSDT"))
+    return load_tape(CALM.session, shipped_instrument("BTCUSDT"))
 
 
 @pytest.mark.parametrize("rate", [0.001, -0.001])

@@ -9,14 +9,14 @@ import pandas as pd
 from hypothesis import settings
 from test_simulation import SESSIONS, Recipe, config_of
 
-from voltrade import report
-from voltrade.backtest import backtest
 from voltrade.config import Config
-from voltrade.data import Tape, synthetic_trades
-from voltrade.exchange.shipped import shipped_instrument
-from voltrade.frames import Frames
-from voltrade.research import Research
-from voltrade.simulation_frames import frames_of_tables
+from voltrade.data.tape import Tape, synthetic_trades
+from voltrade.report import summary
+from voltrade.report.frames import Frames
+from voltrade.research.backtest import backtest
+from voltrade.research.loop_frames import frames_of_tables
+from voltrade.research.prepared_tape import Research
+from voltrade.simulated.symbols import shipped_instrument
 
 BTCUSDT = shipped_instrument("BTCUSDT")
 
@@ -24,14 +24,14 @@ BTCUSDT = shipped_instrument("BTCUSDT")
 def both(tape: Tape, config: Config, begin_s: float = 0.0, end_s: float | None = None) -> tuple[Frames, Frames] | None:
     """The frames of a session's tables and of its facts; none where it can't be compiled."""
     research = Research(tape)
-    bars, verdicts = research.bars(config.bars).rows, research.verdicts(config)
-    tables, _ = research.run(config, verdicts, research.span(begin_s, end_s))
+    bars, decisions = research.bars(config.bars).rows, research.decisions(config)
+    tables, _ = research.run(config, decisions, research.span(begin_s, end_s))
     if tables is None:
         return None
     facts = backtest(research, config, begin_s=begin_s, end_s=end_s, epoch="e").facts
-    until = bars[: tables.bars], verdicts[: tables.bars]
-    told = report.research_frames(BTCUSDT, *until, tables.first_bar, facts)
-    return frames_of_tables(tables, BTCUSDT, bars, verdicts, "e"), told
+    until = bars[: tables.bars], decisions[: tables.bars]
+    told = summary.research_frames(BTCUSDT, *until, tables.first_bar, facts)
+    return frames_of_tables(tables, BTCUSDT, bars, decisions, "e"), told
 
 
 def check_same(frames: Frames, others: Frames) -> None:
@@ -67,11 +67,11 @@ def test_a_day_of_trading_with_every_kind_of_row_makes_the_same_frames() -> None
 def test_only_the_bars_that_are_shown_are_made_into_frames() -> None:
     tape, config = synthetic_trades(BTCUSDT, seed=3, hours=12), Config.from_parameters(threshold=20)
     research = Research(tape)
-    bars, verdicts = research.bars(config.bars).rows, research.verdicts(config)
-    tables, why = research.run(config, verdicts, research.span())
+    bars, decisions = research.bars(config.bars).rows, research.decisions(config)
+    tables, why = research.run(config, decisions, research.span())
     assert tables, why
-    page = frames_of_tables(tables, BTCUSDT, bars, verdicts, "e", slice(100, 150))
-    whole = frames_of_tables(tables, BTCUSDT, bars, verdicts, "e")
+    page = frames_of_tables(tables, BTCUSDT, bars, decisions, "e", slice(100, 150))
+    whole = frames_of_tables(tables, BTCUSDT, bars, decisions, "e")
     pd.testing.assert_frame_equal(page.bars, whole.bars.iloc[100:150])
     pd.testing.assert_frame_equal(page.decisions, whole.decisions.iloc[100:150])
     pd.testing.assert_frame_equal(page.orders, whole.orders)

@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from voltrade.config import SessionSettings
-from voltrade.data import stored_trades, tape
+from voltrade.data.store import FUNDING, MARKS, TRADES, About, Contradiction, Recorder, Store, StoredDay, start_of
+from voltrade.data.tape import load_tape, stored_trades
 from voltrade.errors import DataError
 from voltrade.model import DAY_MS, Instrument, Trades
-from voltrade.store import FUNDING, MARKS, TRADES, About, Contradiction, Recorder, Store, StoredDay, start_of
 
 MONDAY = date(2026, 1, 5)
 TUESDAY = MONDAY + timedelta(1)
@@ -91,7 +91,7 @@ def test_an_address_of_a_file_system_is_a_root_too(tmp_path: Path, btcusdt: Inst
     store.add_trades(trades[:60], about(btcusdt))
     store.add_part(trades[60:], about(btcusdt))
     assert same(store.trades(btcusdt, MONDAY, TUESDAY), trades)
-    store.settle("BTCUSDT")
+    store.compact("BTCUSDT")
     assert same(Store(tmp_path / "bucket").trades(btcusdt, MONDAY, TUESDAY), trades)
 
 
@@ -109,7 +109,7 @@ def test_pieces_in_any_order_and_overlap_give_every_trade_once(
         add(trades[start : start + length], about(btcusdt))
     expected = trades[there]
     assert same(store.trades(btcusdt, MONDAY, MONDAY), expected)
-    store.settle("BTCUSDT")
+    store.compact("BTCUSDT")
     assert same(store.trades(btcusdt, MONDAY, MONDAY), expected)
     (day,) = store.days(TRADES, "BTCUSDT")
     assert day.rows == there.sum()
@@ -356,7 +356,7 @@ def test_writers_of_one_symbol_wait_for_each_other(tmp_path: Path, btcusdt: Inst
         store = Store(tmp_path)
         for start in range(number * 10, 400, 40):
             store.add_part(trades[start : start + 10], about(btcusdt))
-            store.settle("BTCUSDT")
+            store.compact("BTCUSDT")
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -397,7 +397,7 @@ def test_a_reader_sees_every_trade_while_parts_are_merged(
 
     def merged_meanwhile(*of_day: Any) -> list[str]:
         paths = list_paths(*of_day)
-        writer.settle("BTCUSDT")
+        writer.compact("BTCUSDT")
         if pieces:
             writer.add_part(pieces.pop(0), about(btcusdt))
         return paths
@@ -433,13 +433,13 @@ def test_a_session_names_days_of_the_store(
     store = Store()
     trades = some_trades("BTCUSDT", MONDAY, days=3, a_day=200)
     store.add_trades(replace(trades, id=trades.id + (trades.id > 1_250)), about(btcusdt))
-    made = tape(SessionSettings(tape="store:BTCUSDT:2026-01-05:2026-01-06"), btcusdt)
+    made = load_tape(SessionSettings(tape="store:BTCUSDT:2026-01-05:2026-01-06"), btcusdt)
     assert same(made.trades, store.trades(btcusdt, MONDAY, TUESDAY))
     assert (made.source, made.synthetic) == ("store, BTCUSDT 2026-01-05 to 2026-01-06", False)
     assert (made.report.id_gaps, made.report.ids_missing) == (1, 1)
     assert (made.marks, made.funding) == (None, None)
     assert made.valuation == "funding = 0, mark = simulated"
-    one = tape(SessionSettings(tape="store:BTCUSDT:2026-01-07"), btcusdt)
+    one = load_tape(SessionSettings(tape="store:BTCUSDT:2026-01-07"), btcusdt)
     assert same(one.trades, store.trades(btcusdt, WEDNESDAY, WEDNESDAY))
 
 

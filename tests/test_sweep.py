@@ -17,19 +17,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from voltrade import measures
-from voltrade.backtest import backtest
-from voltrade.charts import luck_chart
 from voltrade.compiled import Record, compiled
 from voltrade.config import Config, SignalSettings, parameter_homes
-from voltrade.data import Tape, TapeReport, tape
+from voltrade.data.tape import Tape, TapeReport, load_tape
 from voltrade.errors import ConfigError, DataError
-from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import HOUR_MS, Funding, Marks, Trades
-from voltrade.research import Research
-from voltrade.rule_file import load_rule, read_parameters
+from voltrade.report import performance
+from voltrade.report.charts import luck_chart
+from voltrade.research.backtest import backtest
+from voltrade.research.prepared_tape import Research
+from voltrade.research.sweep import COLUMNS, FIGURES, course_of, k_fold_splits, sweep, walk_forward, walk_forward_splits
 from voltrade.signal_engine import ATR, EMA, Indicator, SignalEngine
-from voltrade.sweep import COLUMNS, FIGURES, course_of, k_fold_splits, sweep, walk_forward, walk_forward_splits
+from voltrade.simulated.symbols import shipped_instrument
+from voltrade.strategy.rule_file import load_rule, read_parameters
 
 QUICK = {
     **{"seed": 7, "hours": 30.0, "threshold": 30, "cooldown_bars": 1, "take_profit_atr": 2.0},
@@ -41,7 +41,7 @@ GRID = {"threshold": [30, 60], "ema_fast": [3, 8, 20], "stop_atr": [1.5, 3.0]}
 
 @pytest.fixture(scope="module")
 def played() -> Tape:
-    return tape(CONFIG.session, shipped_instrument("BTCUSDT"))
+    return load_tape(CONFIG.session, shipped_instrument("BTCUSDT"))
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ def test_what_the_symbol_makes_impossible_is_no_trial(played: Tape) -> None:
 
 
 RULE_FILE = """
-from voltrade.rule_file import load_rule, read_parameters
+from voltrade.strategy.rule_file import load_rule, read_parameters
 from voltrade.signal_engine import ATR, EMA, SignalEngine
 
 class Cross(SignalEngine):
@@ -111,15 +111,15 @@ class Cross(SignalEngine):
     conditions = {{"crossed": int}}
 
     @staticmethod
-    def _detect_signal(state, bar, settings, verdict):
-        verdict.crossed = {side} if state.ema_side * state.ema_side_before < 0 else 0
-        return verdict.crossed
+    def _detect_signal(state, bar, settings, assessment):
+        assessment.crossed = {side} if state.ema_side * state.ema_side_before < 0 else 0
+        return assessment.crossed
 """
 
 
 OWN_SETTINGS = """
 from voltrade.config import SignalSettings
-from voltrade.rule_file import load_rule, read_parameters
+from voltrade.strategy.rule_file import load_rule, read_parameters
 from voltrade.signal_engine import ATR, EMA, SignalEngine
 
 class OwnSettings(SignalSettings):
@@ -131,9 +131,9 @@ class Own(SignalEngine):
     conditions = {{"crossed": int}}
 
     @staticmethod
-    def _detect_signal(state, bar, settings, verdict):
-        verdict.crossed = {side} if state.bars % (settings.{name} * 10) == 0 else 0
-        return verdict.crossed
+    def _detect_signal(state, bar, settings, assessment):
+        assessment.crossed = {side} if state.bars % (settings.{name} * 10) == 0 else 0
+        return assessment.crossed
 """
 
 
@@ -179,7 +179,7 @@ def test_a_setting_that_the_breaker_switched_off_says_so(played: Tape, path: str
     run = backtest(traded, found.config(0)).frames()
     [since] = run.breaker.index[run.breaker["rule"] == "DRAWDOWN"]
     assert found.frame["halted"].to_list() == [f"DRAWDOWN {since:%Y-%m-%d %H:%M} UTC", ""]
-    assert "The circuit breaker halted 1 of the settings" in found.verdict
+    assert "The circuit breaker halted 1 of the settings" in found.assessment
     assert "halted" in found._repr_html_()
 
 
@@ -288,7 +288,7 @@ def test_settings_that_are_handed_out_together_share_no_more_than_they_may(
     for name, side in (("long", 1), ("short", -1)):
         (tmp_path / f"{name}.py").write_text(RULE_FILE.format(side=side))
     grid = {name: [v.format(folder=tmp_path) if isinstance(v, str) else v for v in grid[name]] for name in grid}
-    monkeypatch.setattr("voltrade.sweep.TASKS", 1)
+    monkeypatch.setattr("voltrade.research.sweep.TASKS", 1)
     found = sweep(played, CONFIG, grid, progress=False)
     assert found.frame["net"].nunique() > found.trials / 2
     for number in range(found.trials):
@@ -299,11 +299,11 @@ def test_settings_that_are_handed_out_together_share_no_more_than_they_may(
 
 
 @compiled
-def _smooth(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+def _smooth(state: Record, bar: Record, settings: Record, assessment: Record) -> None:
     """Writes over the close of its bar."""
     state.smooth = bar.close if state.bars == 0 else 0.5 * (state.smooth + bar.close)
     bar.close = state.smooth
-    verdict.smooth = state.smooth
+    assessment.smooth = state.smooth
 
 
 class Smoothed(SignalEngine):
@@ -376,7 +376,7 @@ def test_processes_and_a_cluster_find_what_threads_find(played: Tape, executor: 
         for here, traded in ((plain, played), (valued, with_funding(played))):
             there = sweep(traded, CONFIG, GRID, executor=pool, progress=False)
             pd.testing.assert_frame_equal(there.frame, here.frame)
-            assert there.verdict == here.verdict
+            assert there.assessment == here.assessment
 
 
 @pytest.mark.parametrize("is_given", [False, True])
@@ -402,8 +402,8 @@ def test_a_piece_is_no_longer_than_one_can_wait_for(played: Tape, monkeypatch: p
             asked.append(len(given[2]))
             return super().submit(fn, *given, **named)
 
-    monkeypatch.setattr("voltrade.sweep.LARGEST", 3)
-    monkeypatch.setattr("voltrade.sweep.TASKS", 1)
+    monkeypatch.setattr("voltrade.research.sweep.LARGEST", 3)
+    monkeypatch.setattr("voltrade.research.sweep.TASKS", 1)
     with Counting(1) as pool:
         sweep(played, CONFIG, {"stop_atr": np.arange(1.0, 3.0, 0.25)}, executor=pool, progress=False)
     assert sorted(asked) == [2, 3, 3]
@@ -429,12 +429,12 @@ class CoinFlip(SignalEngine):
     conditions: ClassVar = {"drawn": int}
 
     @staticmethod
-    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+    def _detect_signal(state: Record, bar: Record, settings: Record, assessment: Record) -> int:
         drawn = (state.bars * 7_919 + settings.flip_seed * 104_729) % 1_000_003
         for _ in range(5):
             drawn = (drawn * 48_271 + 11) % 2_147_483_647
-        verdict.drawn = drawn % 12
-        return 1 if verdict.drawn == 0 else -1 if verdict.drawn == 1 else 0
+        assessment.drawn = drawn % 12
+        return 1 if assessment.drawn == 0 else -1 if assessment.drawn == 1 else 0
 
 
 def walk(seed: int, drift: np.ndarray | None = None, size: int = 20_000, days: float = 8.0) -> Tape:
@@ -469,8 +469,8 @@ def test_the_best_of_many_coin_flips_is_no_evidence() -> None:
     # The best of twenty looks splendid, as a table of Sharpe ratios would have it.
     assert np.mean([search.judgement.sharpe for search in searches]) > 5
     evidence = [search for search in searches if search.judgement.is_evidence]
-    assert len(evidence) <= 5, [search.verdict for search in evidence]
-    assert all(search.verdict.startswith("No evidence") for search in searches if search not in evidence)
+    assert len(evidence) <= 5, [search.assessment for search in evidence]
+    assert all(search.assessment.startswith("No evidence") for search in searches if search not in evidence)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -479,8 +479,8 @@ def test_an_edge_that_is_there_is_evidence(seed: int) -> None:
     trend = np.repeat(np.where(np.arange(34) % 2, 15.0, -15.0), 600)[:20_000]
     grid = {"ema_fast": [3, 5, 8], "ema_slow": [13, 21]}
     found = sweep(walk(seed, trend), FAIR.changed(stop_atr=5.0), grid, progress=False)
-    assert found.judgement.is_evidence, found.verdict
-    assert found.verdict.startswith("Evidence: the best of 6 settings has a Sharpe ratio of")
+    assert found.judgement.is_evidence, found.assessment
+    assert found.assessment.startswith("Evidence: the best of 6 settings has a Sharpe ratio of")
 
 
 # --- walk-forward -----------------------------------------------------------------------------------------------------
@@ -568,7 +568,7 @@ def test_what_was_chosen_in_training_is_tried_on_what_it_has_not_seen(played: Ta
         done = backtest(research, chosen, begin_s=begin_s, end_s=end_s)
         assert row["net"] == pytest.approx(done.statistics.net, abs=1e-6)
     assert found.judgement.round_trips == found.frame["round_trips"].sum()
-    assert "what was chosen in 3 folds" in found.verdict
+    assert "what was chosen in 3 folds" in found.assessment
 
 
 def test_the_setting_of_a_fold_is_the_best_of_its_training(played: Tape) -> None:
@@ -587,17 +587,17 @@ def test_where_training_tells_nothing_nothing_is_tried(played: Tape) -> None:
     found = walk_forward(played, late, {"stop_atr": [1.5, 3.0]}, folds=3, purge_s=0.0, progress=False)
     assert found.frame["stop_atr"].isna().to_list() == [True, False, False]
     assert found.judgement.round_trips == found.frame["round_trips"].sum()
-    assert "what was chosen in 2 of 3 folds" in found.verdict
+    assert "what was chosen in 2 of 3 folds" in found.assessment
     assert len(found.chart().data[0].y) == 3
     never = walk_forward(played, CONFIG, {"allow_long": [False], "allow_short": [False]}, folds=2, progress=False)
-    assert never.verdict == "No evidence: what was chosen in 0 of 2 folds has no Sharpe ratio, equity never moved."
+    assert never.assessment == "No evidence: what was chosen in 0 of 2 folds has no Sharpe ratio, equity never moved."
     assert "0 of 2 folds" in never._repr_html_()
 
 
 @pytest.mark.parametrize("hours", [30.0, 11.4])
 def test_brief_tables_leave_out_nothing_but_repeated_valuations(played: Tape, hours: float) -> None:
     research = Research(played)
-    found, span = research.signals(research.verdicts(CONFIG)), research.span(0.0, hours * 3600)
+    found, span = research.signals(research.decisions(CONFIG)), research.span(0.0, hours * 3600)
     (whole, _), (brief, _) = (research.trade(CONFIG, found, span, is_brief=is_brief) for is_brief in (False, True))
     assert whole is not None
     assert brief is not None
@@ -610,7 +610,7 @@ def test_brief_tables_leave_out_nothing_but_repeated_valuations(played: Tape, ho
     assert (worth[left_out] == worth[left_out - 1]).all()
     bars, unit = research.bars(CONFIG.bars).rows, research.instrument.money_per_ticklot
     (figures, returns), (same, same_returns) = (
-        measures.figures_of(course_of(tables, bars, unit), HOUR_MS) for tables in (whole, brief)
+        performance.figures_of(course_of(tables, bars, unit), HOUR_MS) for tables in (whole, brief)
     )
     assert figures == same
     assert returns.values.tolist() == same_returns.values.tolist()
@@ -625,7 +625,7 @@ def test_a_result_shows_itself_and_its_heat_map(played: Tape) -> None:
     assert (
         "8 settings of threshold, ema_fast, stop_atr on synthetic, seed 7, 30 h, 4 combinations are not allowed" in page
     )
-    assert found.verdict.split(":")[0] in page
+    assert found.assessment.split(":")[0] in page
     figure = found.heat_map("ema_fast", "stop_atr", "net")
     (heat,) = figure.data
     assert (list(heat.x), list(heat.y)) == (["3", "8"], ["1.5", "3.0"])

@@ -12,7 +12,7 @@ from builders import an_instrument
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voltrade.data import SYNTHETIC_START_MS, load_trades, synthetic_trades
+from voltrade.data.tape import SYNTHETIC_START_MS, load_trades, synthetic_trades
 from voltrade.errors import DataError
 from voltrade.model import DAY_MS, Instrument, Trades
 

@@ -12,15 +12,15 @@ import pytest
 from builders import an_instrument
 from exchanges import BUY, SELL, SYMBOL, T0, a_player, an_exchange, fills, hold, market, played, state_of, stop, trades
 
-from voltrade.backtest import backtest
 from voltrade.config import Config
-from voltrade.data import tape
+from voltrade.data.tape import load_tape
 from voltrade.errors import DataError
-from voltrade.exchange.shipped import SymbolRules, shipped_instrument
-from voltrade.exchange.simulated import SimulatedExchange
-from voltrade.exchange.tape import TapePlayer, steps_until
-from voltrade.exchange.truth import restored
 from voltrade.model import AccountUpdate, MarkPrice, Trades, money
+from voltrade.research.backtest import backtest
+from voltrade.simulated.exchange import SimulatedExchange
+from voltrade.simulated.ground_truth import restored
+from voltrade.simulated.symbols import SymbolRules, shipped_instrument
+from voltrade.simulated.tape_playback import TapePlayer, steps_until
 
 
 def test_marks_come_at_whole_intervals_after_earlier_trades_and_before_later_ones() -> None:
@@ -208,7 +208,7 @@ def test_the_funding_rate_of_a_tape_is_due_at_whole_intervals() -> None:
 
 def test_the_core_books_the_funding_that_a_tape_brings() -> None:
     config = Config.from_parameters(hours=9.0, funding_rate=0.001, seed=0, stop_atr=6.0, take_profit_atr=9.0)
-    research = backtest(tape(config.session, shipped_instrument("BTCUSDT")), config, path="events")
+    research = backtest(load_tape(config.session, shipped_instrument("BTCUSDT")), config, path="events")
     told = [fact for fact in research.facts if isinstance(fact, AccountUpdate)]
     booked = [after.wallet - before.wallet for before, after in pairwise(told) if after.reason == "FUNDING_FEE"]
     (held,) = booked

@@ -30,8 +30,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voltrade.errors import DataError
-from voltrade.exchange.truth import TruthLog, restored
 from voltrade.model import WorkingType
+from voltrade.simulated.ground_truth import TruthLog, restored
 
 worlds = st.integers(0, 2**32 - 1).map(a_world)
 

@@ -15,28 +15,24 @@ import pytest
 from builders import an_instrument
 from by_hand import cancel_entry, enter, is_protected, leave
 from test_core import a_core, a_position, a_snapshot, a_tape
-from test_oms import ENTRY, STOP, TARGET, Desk, a_listing, by_hand, intents
+from test_oms import ENTRY, STOP, TARGET, Harness, a_listing, by_hand, intents
 from test_oms import a_snapshot as what_is_held
 from test_simulation import USUAL, check_same
 
 from voltrade import core_rules, risk
-from voltrade.backtest import backtest
 from voltrade.compiled import bind, compile_for
 from voltrade.config import Config, ExecutionSettings, ExitSettings
 from voltrade.core import TradingCore
 from voltrade.errors import DataError
-from voltrade.exchange.shipped import shipped_instrument
 from voltrade.model import (
     NEVER,
     AccountUpdate,
-    Adoption,
     Alert,
     AlgoUpdate,
     BreakerChange,
     CancelOrder,
     Event,
     Filters,
-    Link,
     Operator,
     OrderIntent,
     OrderType,
@@ -46,8 +42,10 @@ from voltrade.model import (
     Purpose,
     Refusal,
     Reply,
+    ResumeState,
     RoundTrip,
     Side,
+    StreamStatus,
     TakeSnapshot,
     Timer,
     Trades,
@@ -56,6 +54,8 @@ from voltrade.model import (
 from voltrade.oms import OrderMonitor
 from voltrade.order_states import ALGO_MOVES, DONE, IS_DONE, LEGAL, MOVES, PROTECT_WITHIN_MS, STATES
 from voltrade.records import ROWS, SPARE
+from voltrade.research.backtest import backtest
+from voltrade.simulated.symbols import shipped_instrument
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -110,7 +110,7 @@ def alone(symbol: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Event, lis
         made.append(Recorded(*given))
         return made[-1]
 
-    monkeypatch.setattr(sys.modules["voltrade.backtest"], "TradingCore", build)
+    monkeypatch.setattr(sys.modules["voltrade.research.backtest"], "TradingCore", build)
     config = Config.from_parameters(symbol=symbol, **QUIET)
     backtest(a_tape(config), config, path="events", block=1, epoch="t")
     return made[0].told
@@ -153,22 +153,22 @@ def _timed(runs: dict[str, list[tuple[Event, list[Output]]]]) -> Iterator[tuple[
         now = 0
         for event, _ in run:
             now = max(now, int(event.time[0]) if isinstance(event, Trades) else event.time)
-            if not (number and isinstance(event, Link | Operator)):  # both accounts are one: told once
+            if not (number and isinstance(event, StreamStatus | Operator)):  # both accounts are one: told once
                 yield now, event
 
 
 STEPPED = """
 import sys, hashlib
 from voltrade import core_rules, risk
-from voltrade.backtest import backtest
+from voltrade.research.backtest import backtest
 from voltrade.compiled import bind, compile_for
 from voltrade.compiled import IS_PLAIN
 from voltrade.config import Config
-from voltrade.data import tape
-from voltrade.exchange.shipped import shipped_instrument
+from voltrade.data.tape import load_tape
+from voltrade.simulated.symbols import shipped_instrument
 seen = set()
 config = Config.from_parameters(**{settings})
-ticks = tape(config.session, shipped_instrument("BTCUSDT"))
+ticks = load_tape(config.session, shipped_instrument("BTCUSDT"))
 backtest(ticks, config, path="{path}")  # what must be compiled is
 sys.setprofile(lambda frame, what, _: seen.add(frame.f_code.co_name))
 done = backtest(ticks, config, path="{path}")
@@ -208,209 +208,209 @@ def test_numbers_of_words_say_what_the_tables_say() -> None:
     assert {state for state, done in zip(STATES, IS_DONE, strict=True) if done} == DONE
 
 
-def rows_of(desk: Desk) -> int:
-    return int(desk.monitor._row["order_count"])
+def rows_of(harness: Harness) -> int:
+    return int(harness.monitor._row["order_count"])
 
 
 def test_an_order_that_is_over_gives_its_row_back_and_is_still_known() -> None:
-    desk = Desk()
-    assert rows_of(desk) == 1
-    desk.in_position()
-    assert rows_of(desk) == 2  # the entry is over
-    assert desk.monitor.orders[ENTRY].filled == 10
-    desk.canceled(desk.order(STOP, "FILLED", 10, 979, order_id=500))
-    assert (rows_of(desk), desk.monitor.in_hand) == (0, False)
-    assert [order.state for order in desk.monitor.orders.values()] == ["FILLED", "NEW", "CANCELED"]
+    harness = Harness()
+    assert rows_of(harness) == 1
+    harness.in_position()
+    assert rows_of(harness) == 2  # the entry is over
+    assert harness.monitor.orders[ENTRY].filled == 10
+    harness.canceled(harness.order(STOP, "FILLED", 10, 979, order_id=500))
+    assert (rows_of(harness), harness.monitor.has_position) == (0, False)
+    assert [order.state for order in harness.monitor.orders.values()] == ["FILLED", "NEW", "CANCELED"]
 
 
 def test_hundreds_of_round_trips_use_no_more_rows_than_one() -> None:
-    desk = Desk().in_position()
+    harness = Harness().in_position()
     for trip in range(2, 150):
         name = f"vt-e-{trip}e1"
-        desk.note(leave(desk.monitor, desk.time, "TIME"))
-        done = desk.order(f"vt-e-{trip - 1}x1", "FILLED", 10, order_id=10_000 + 3 * trip)
-        desk.canceled(done)
-        assert rows_of(desk) == 0
-        desk.note(enter(desk.monitor, desk.time, Side.BUY, 10, bar=4))
-        desk.order(name, "FILLED", 10, order_id=10_001 + 3 * trip)
-        desk.algo(f"vt-e-{trip}s1", "NEW")
-    assert desk.monitor.position == 10
-    assert len(desk.monitor.orders) > 4 * ROWS
+        harness.note(leave(harness.monitor, harness.time, "TIME"))
+        done = harness.order(f"vt-e-{trip - 1}x1", "FILLED", 10, order_id=10_000 + 3 * trip)
+        harness.canceled(done)
+        assert rows_of(harness) == 0
+        harness.note(enter(harness.monitor, harness.time, Side.BUY, 10, bar=4))
+        harness.order(name, "FILLED", 10, order_id=10_001 + 3 * trip)
+        harness.algo(f"vt-e-{trip}s1", "NEW")
+    assert harness.monitor.position == 10
+    assert len(harness.monitor.orders) > 4 * ROWS
 
 
-def crowded() -> Desk:
+def crowded() -> Harness:
     """A position that grows while the cancels of its older stops are never answered."""
-    desk = Desk()
-    desk.accept(ENTRY)
+    harness = Harness()
+    harness.accept(ENTRY)
     for lots in range(1, ROWS):
-        desk.time += 600
-        desk.order(ENTRY, "PARTIALLY_FILLED", 1, filled=lots)
-        newest = [name for name in desk.sent if "s" in name.rsplit("-", 1)[1]][-1]
-        desk.algo(newest, "NEW")
-        desk.note(desk.monitor.on_time(desk.time))
-        for name in [name for name, each in desk.sent.items() if each.purpose is Purpose.EXIT]:
-            desk.order(name, "NEW")
-    return desk
+        harness.time += 600
+        harness.order(ENTRY, "PARTIALLY_FILLED", 1, filled=lots)
+        newest = [name for name in harness.sent if "s" in name.rsplit("-", 1)[1]][-1]
+        harness.algo(newest, "NEW")
+        harness.note(harness.monitor.on_time(harness.time))
+        for name in [name for name, each in harness.sent.items() if each.purpose is Purpose.EXIT]:
+            harness.order(name, "NEW")
+    return harness
 
 
 def test_a_full_table_protects_and_overwrites_nothing() -> None:
-    desk = crowded()
-    rows = desk.monitor._order_rows[: rows_of(desk)]
+    harness = crowded()
+    rows = harness.monitor._order_rows[: rows_of(harness)]
     assert ROWS - SPARE <= len(rows) < ROWS
     assert len(set(rows["number"].tolist())) == len(rows)
-    out = [intent for intent in desk.sent.values() if intent.purpose is Purpose.EXIT]
+    out = [intent for intent in harness.sent.values() if intent.purpose is Purpose.EXIT]
     assert {(each.reason, each.order.reduce_only) for each in out} == {("TOO_MANY_ORDERS", True)}
-    assert 0 < sum(each.order.quantity for each in out) <= desk.monitor.position, "what it grows by is left too"
-    stops = [each for each in desk.sent.values() if each.purpose is Purpose.STOP]
+    assert 0 < sum(each.order.quantity for each in out) <= harness.monitor.position, "what it grows by is left too"
+    stops = [each for each in harness.sent.values() if each.purpose is Purpose.STOP]
     assert len(stops) < ROWS - 1
-    assert desk.monitor.orders[stops[0].order.client_order_id].state == "PENDING_CANCEL"
+    assert harness.monitor.orders[stops[0].order.client_order_id].state == "PENDING_CANCEL"
 
 
 def test_a_late_fill_brings_its_order_and_its_round_trip_back() -> None:
-    desk = Desk().in_position()
-    desk.note(leave(desk.monitor, desk.time, "TIME"))
-    desk.canceled(desk.order("vt-e-1x1", "FILLED", 10))
-    assert not desk.monitor.in_hand
-    late = desk.update(ENTRY, "FILLED", 2, order_id=100)
-    sent = intents(desk.note(desk.monitor.on_order(late)))
+    harness = Harness().in_position()
+    harness.note(leave(harness.monitor, harness.time, "TIME"))
+    harness.canceled(harness.order("vt-e-1x1", "FILLED", 10))
+    assert not harness.monitor.has_position
+    late = harness.update(ENTRY, "FILLED", 2, order_id=100)
+    sent = intents(harness.note(harness.monitor.on_order(late)))
     assert [(o.order.client_order_id, o.order.quantity) for o in sent] == [("vt-e-2s1", 2), ("vt-e-2t1", 2)]
-    assert desk.monitor.position == 2  # a round trip of its own: the first was booked once and for all
+    assert harness.monitor.position == 2  # a round trip of its own: the first was booked once and for all
 
 
 def test_a_round_trip_that_ends_without_a_row_is_still_known() -> None:
-    desk = Desk().in_position()
-    monitor = desk.monitor
-    monitor.on_snapshot(what_is_held(10, **a_listing(desk, STOP, TARGET)))
-    desk.algo(STOP, "TRIGGERED", 101)
-    left = desk.update(STOP, "FILLED", 10, order_id=101)
+    harness = Harness().in_position()
+    monitor = harness.monitor
+    monitor.on_snapshot(what_is_held(10, **a_listing(harness, STOP, TARGET)))
+    harness.algo(STOP, "TRIGGERED", 101)
+    left = harness.update(STOP, "FILLED", 10, order_id=101)
     monitor.on_order(left)
     # Several requests read an account: here the position before the exit, the trades after it.
-    monitor.on_snapshot(what_is_held(10, fills=(left,), **a_listing(desk, TARGET)))
-    desk.reply(TARGET, "cancel", Outcome.ACCEPTED)
-    assert monitor.in_hand
+    monitor.on_snapshot(what_is_held(10, fills=(left,), **a_listing(harness, TARGET)))
+    harness.reply(TARGET, "cancel", Outcome.ACCEPTED)
+    assert monitor.has_position
     monitor.on_snapshot(what_is_held(0, fills=(left,)))
-    assert not monitor.in_hand
+    assert not monitor.has_position
     enter(monitor, 6_000, Side.BUY, 10, bar=9)
     # The stream says late what the answer to the cancel has said.
-    assert desk.algo(TARGET, "CANCELED") == []
-    assert monitor.holding is not None
-    assert monitor.holding.id == 2
+    assert harness.algo(TARGET, "CANCELED") == []
+    assert monitor.open_position is not None
+    assert monitor.open_position.id == 2
 
 
 # --- what no test of the room noticed (fault cases, test gaps) --------------------------------------------------------
 
 
 def test_a_stop_that_is_smaller_than_the_position_does_not_protect_it() -> None:
-    desk = Desk()
-    desk.order(ENTRY, "PARTIALLY_FILLED", 6)
-    desk.algo(STOP, "NEW")
-    desk.order(ENTRY, "CANCELED")
-    assert (desk.monitor.position, is_protected(desk.monitor)) == (6, True)
-    desk.order(ENTRY, "CANCELED", 3)
-    assert (desk.monitor.position, is_protected(desk.monitor)) == (9, False)
+    harness = Harness()
+    harness.order(ENTRY, "PARTIALLY_FILLED", 6)
+    harness.algo(STOP, "NEW")
+    harness.order(ENTRY, "CANCELED")
+    assert (harness.monitor.position, is_protected(harness.monitor)) == (6, True)
+    harness.order(ENTRY, "CANCELED", 3)
+    assert (harness.monitor.position, is_protected(harness.monitor)) == (9, False)
 
 
 def test_a_look_up_may_tell_of_a_conditional_order_and_of_what_it_became() -> None:
-    desk = Desk().in_position()
-    child = desk.update(STOP, "PARTIALLY_FILLED", order_id=500, client_order_id="")
+    harness = Harness().in_position()
+    child = harness.update(STOP, "PARTIALLY_FILLED", order_id=500, client_order_id="")
     told = AlgoUpdate(500, "BTCUSDT", STOP, 7, Side.SELL, OrderType.STOP_MARKET, "TRIGGERED", 10, 980, order_id=500)
-    desk.time += 5_000
-    desk.reply(STOP, "lookup", Outcome.ACCEPTED, order=replace(child, filled=4), algo_order=told)
-    order = desk.monitor.orders[STOP]
+    harness.time += 5_000
+    harness.reply(STOP, "lookup", Outcome.ACCEPTED, order=replace(child, filled=4), algo_order=told)
+    order = harness.monitor.orders[STOP]
     assert (order.state, order.row.order_id, order.row.reported) == ("TRIGGERED", 500, 4)
-    assert order.row.look_at == desk.time + 10_000  # asked again when it is overdue
+    assert order.row.look_at == harness.time + 10_000  # asked again when it is overdue
 
 
 def test_a_cancel_under_way_is_not_resolved() -> None:
-    desk = Desk()
-    desk.order(ENTRY, "NEW")
-    assert not desk.monitor.has_unknown
-    desk.note(cancel_entry(desk.monitor, desk.time, "HALTED_BY_PERSON"))
-    assert desk.monitor.has_unknown
-    desk.reply(ENTRY, "cancel", Outcome.ACCEPTED)
-    assert not desk.monitor.has_unknown
+    harness = Harness()
+    harness.order(ENTRY, "NEW")
+    assert not harness.monitor.has_unknown
+    harness.note(cancel_entry(harness.monitor, harness.time, "HALTED_BY_PERSON"))
+    assert harness.monitor.has_unknown
+    harness.reply(ENTRY, "cancel", Outcome.ACCEPTED)
+    assert not harness.monitor.has_unknown
 
 
-def restored(desk: Desk, **changed: Any) -> OrderMonitor:
+def restored(harness: Harness, **changed: Any) -> OrderMonitor:
     next_run = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "f")
-    next_run.restore(json.loads(json.dumps(desk.monitor.state())) | changed, 60_000)
+    next_run.restore(json.loads(json.dumps(harness.monitor.state())) | changed, 60_000)
     return next_run
 
 
 def test_why_a_person_must_look_survives_a_restart() -> None:
-    desk = Desk()
-    desk.reply(ENTRY, "submit", Outcome.REFUSED, -1022)
-    assert "-1022" in desk.monitor.halt_reason
-    assert restored(desk).halt_reason == desk.monitor.halt_reason
+    harness = Harness()
+    harness.reply(ENTRY, "submit", Outcome.REFUSED, -1022)
+    assert "-1022" in harness.monitor.halt_reason
+    assert restored(harness).halt_reason == harness.monitor.halt_reason
 
 
 @pytest.mark.parametrize(("side", "lots"), [(Side.BUY, 10), (Side.BUY, 4), (Side.SELL, 11)])
 def test_a_forced_order_that_cannot_close_what_is_held_is_no_exit(side: Side, lots: int) -> None:
-    desk = Desk().in_position()
-    forced = replace(desk.update(STOP, "FILLED", lots, order_id=9_999, client_order_id="autoclose-1"), side=side)
-    assert [type(o) for o in desk.monitor.on_order(forced)] == [Alert]
-    assert (desk.monitor.position, desk.monitor.reconciled) == (10, False)
+    harness = Harness().in_position()
+    forced = replace(harness.update(STOP, "FILLED", lots, order_id=9_999, client_order_id="autoclose-1"), side=side)
+    assert [type(o) for o in harness.monitor.on_order(forced)] == [Alert]
+    assert (harness.monitor.position, harness.monitor.reconciled) == (10, False)
 
 
 def test_a_take_profit_that_would_trigger_at_once_means_leave_at_market() -> None:
-    desk = Desk()
-    desk.order(ENTRY, "FILLED", 10)
-    [out] = intents(desk.reply(TARGET, "submit", Outcome.REFUSED, -2021))
+    harness = Harness()
+    harness.order(ENTRY, "FILLED", 10)
+    [out] = intents(harness.reply(TARGET, "submit", Outcome.REFUSED, -2021))
     assert (out.purpose, out.reason, out.order.quantity) == (Purpose.EXIT, "TAKE_PROFIT", 10)
 
 
 def test_a_child_that_was_done_stays_done_when_older_news_comes() -> None:
-    desk = Desk().in_position()
-    desk.algo(STOP, "TRIGGERED", order_id=500)
-    [out] = intents(desk.order(STOP, "EXPIRED", order_id=500))
+    harness = Harness().in_position()
+    harness.algo(STOP, "TRIGGERED", order_id=500)
+    [out] = intents(harness.order(STOP, "EXPIRED", order_id=500))
     assert out.reason == "STOP_REST"
-    desk.order(STOP, "NEW", order_id=500)
-    assert desk.monitor.orders[STOP].done
-    assert not is_protected(desk.monitor)
+    harness.order(STOP, "NEW", order_id=500)
+    assert harness.monitor.orders[STOP].done
+    assert not is_protected(harness.monitor)
 
 
 def test_the_first_reason_for_leaving_is_kept() -> None:
-    desk = Desk().in_position()
-    desk.note(leave(desk.monitor, desk.time, "OPPOSITE_SIGNAL"))
-    desk.note(leave(desk.monitor, desk.time, "DURATION_END"))
-    desk.order("vt-e-1x1", "PARTIALLY_FILLED", 4)
-    [again] = intents(desk.order("vt-e-1x1", "EXPIRED"))
+    harness = Harness().in_position()
+    harness.note(leave(harness.monitor, harness.time, "OPPOSITE_SIGNAL"))
+    harness.note(leave(harness.monitor, harness.time, "DURATION_END"))
+    harness.order("vt-e-1x1", "PARTIALLY_FILLED", 4)
+    [again] = intents(harness.order("vt-e-1x1", "EXPIRED"))
     assert again.reason == "OPPOSITE_SIGNAL"
 
 
 def test_a_round_trip_opens_with_its_first_fill() -> None:
-    desk = Desk()
-    desk.order(ENTRY, "PARTIALLY_FILLED", 4)
-    desk.time += 70
-    desk.order(ENTRY, "FILLED", 6)
-    desk.time += 70
-    desk.note(leave(desk.monitor, desk.time, "TIME"))
-    [trip] = [o for o in desk.order("vt-e-1x1", "FILLED", 10) if isinstance(o, RoundTrip)]
+    harness = Harness()
+    harness.order(ENTRY, "PARTIALLY_FILLED", 4)
+    harness.time += 70
+    harness.order(ENTRY, "FILLED", 6)
+    harness.time += 70
+    harness.note(leave(harness.monitor, harness.time, "TIME"))
+    [trip] = [o for o in harness.order("vt-e-1x1", "FILLED", 10) if isinstance(o, RoundTrip)]
     assert (trip.opened_at, trip.closed_at) == (1_000, 1_140)
 
 
 @pytest.mark.parametrize("kind", ["order", "algo"])
 def test_an_open_order_of_somebody_else_makes_the_account_unreconciled(kind: str) -> None:
-    desk = Desk().in_position()
-    foreign = desk.update(ENTRY, "NEW", order_id=9_999, client_order_id="web_abc")
-    listed = {"algo_orders": ()} | a_listing(desk, STOP, TARGET)
+    harness = Harness().in_position()
+    foreign = harness.update(ENTRY, "NEW", order_id=9_999, client_order_id="web_abc")
+    listed = {"algo_orders": ()} | a_listing(harness, STOP, TARGET)
     if kind == "order":
         listed["orders"] = (foreign,)
     else:
         listed["algo_orders"] = (*listed["algo_orders"], replace(listed["algo_orders"][0], client_order_id="web_abc"))
-    desk.monitor.on_snapshot(what_is_held(10, **listed))
-    assert not desk.monitor.reconciled
+    harness.monitor.on_snapshot(what_is_held(10, **listed))
+    assert not harness.monitor.reconciled
 
 
 def test_exits_that_are_refused_are_tried_again_with_growing_pauses() -> None:
-    desk = Desk().in_position()
-    desk.note(leave(desk.monitor, desk.time, "TIME"))
+    harness = Harness().in_position()
+    harness.note(leave(harness.monitor, harness.time, "TIME"))
     pauses = []
     for number in range(1, 10):
-        desk.reply(f"vt-e-1x{number}", "submit", Outcome.REFUSED, -1008)
-        pauses.append(desk.monitor.next_due - desk.time)
-        desk.time = desk.monitor.next_due
-        assert len(intents(desk.note(desk.monitor.on_time(desk.time)))) == 1
+        harness.reply(f"vt-e-1x{number}", "submit", Outcome.REFUSED, -1008)
+        pauses.append(harness.monitor.next_due - harness.time)
+        harness.time = harness.monitor.next_due
+        assert len(intents(harness.note(harness.monitor.on_time(harness.time)))) == 1
     assert pauses == [*[1_000] * 5, 2_000, *[4_000] * 3]
 
 
@@ -459,30 +459,30 @@ def test_a_transfer_moves_the_peak_and_the_days_baseline() -> None:
 )
 def test_an_account_that_differs_makes_trading_stop(name: str, value: Any, text: str) -> None:
     core = a_core()
-    core.handle(Link(2, "user", True))
+    core.handle(StreamStatus(2, "user", True))
     _, outputs = core.handle(replace(a_snapshot(), **{name: value}))
     assert [o.text for o in outputs if isinstance(o, Alert)] == [text]
-    [desk] = core.desks.values()
-    assert not desk.monitor.reconciled
+    [harness] = core.symbol_states.values()
+    assert not harness.monitor.reconciled
     assert core.next_due < NEVER  # it is asked again
     core.handle(a_snapshot(4))
-    assert desk.monitor.reconciled
+    assert harness.monitor.reconciled
 
 
 def test_a_halt_of_the_order_monitor_reaches_the_breaker_and_a_person_lets_it_go() -> None:
     core = a_core()
     a_position(core)
-    [desk] = core.desks.values()
-    refused = desk.monitor.orders["vt-t-1s1"]
+    [harness] = core.symbol_states.values()
+    refused = harness.monitor.orders["vt-t-1s1"]
     reply = Reply(6, "submit", "BTCUSDT", refused.id, True, Outcome.REFUSED, -1022, "Signature for this request")
     _, outputs = core.handle(reply)
     assert core.breaker is not None
     assert [(o.rule, o.mode, o.action) for o in outputs if isinstance(o, BreakerChange)] == [
         ("HALTED_BY_PERSON", "HALTED", "cancel")
     ]
-    assert core.breaker.reason == desk.monitor.halt_reason != ""
+    assert core.breaker.reason == harness.monitor.halt_reason != ""
     core.handle(Operator(7, "resume", "seen"))
-    assert (core.breaker.mode, desk.monitor.halt_reason) == ("ACTIVE", "")
+    assert (core.breaker.mode, harness.monitor.halt_reason) == ("ACTIVE", "")
     core.handle(Timer(8))
     assert core.breaker.mode == "ACTIVE"
 
@@ -490,18 +490,18 @@ def test_a_halt_of_the_order_monitor_reaches_the_breaker_and_a_person_lets_it_go
 @pytest.mark.parametrize("up", [True, False])
 def test_each_change_of_the_user_link_makes_the_account_unreconciled(up: bool) -> None:
     core = a_core()
-    core.handle(Link(2, "user", True))
+    core.handle(StreamStatus(2, "user", True))
     core.handle(a_snapshot())
-    [desk] = core.desks.values()
-    assert desk.monitor.reconciled
-    _, outputs = core.handle(Link(5, "user", up))
-    assert not desk.monitor.reconciled
+    [harness] = core.symbol_states.values()
+    assert harness.monitor.reconciled
+    _, outputs = core.handle(StreamStatus(5, "user", up))
+    assert not harness.monitor.reconciled
     assert len([o for o in outputs if isinstance(o, TakeSnapshot)]) == up
 
 
 def test_sizes_use_the_fee_of_the_account() -> None:
     core = a_core()
-    core.handle(Link(2, "user", True))
+    core.handle(StreamStatus(2, "user", True))
     core.handle(replace(a_snapshot(), taker_fee_e8=12_345))
     assert core._books.symbols[0]["limits"]["fee_e8"][0] == 12_345
 
@@ -513,13 +513,13 @@ def test_cooldown_and_bars_held_outlive_a_run() -> None:
     row["last_exit_time"], row["last_exit_bar"], row["opened_at_bar"] = 77, -3, -4
     saved = core.state()
     assert saved is not None
-    mine = {name: saved["desks"]["BTCUSDT"][name] for name in ("left_at", "bars_since_exit", "bars_held")}
+    mine = {name: saved["symbol_states"]["BTCUSDT"][name] for name in ("left_at", "bars_since_exit", "bars_held")}
     assert mine == {"left_at": 77, "bars_since_exit": 3, "bars_held": 4}
     after = a_core(max_holding_bars=6, cooldown_bars=5)
-    after.handle(Adoption(6, json.dumps(saved), ""))
+    after.handle(ResumeState(6, json.dumps(saved), ""))
     found = after._books.symbols[0]
     assert [int(found[name]) for name in ("last_exit_time", "last_exit_bar", "opened_at_bar")] == [77, -3, -4]
-    assert after._wake_at_bar(after.desks["BTCUSDT"]) == 2
+    assert after._wake_at_bar(after.symbol_states["BTCUSDT"]) == 2
 
 
 def test_protect_ends_the_session_only_once_the_position_is_protected() -> None:
@@ -527,8 +527,8 @@ def test_protect_ends_the_session_only_once_the_position_is_protected() -> None:
     a_position(core)
     core.handle(Operator(5, "protect", "lunch", final=True))
     assert not core.finished
-    [desk] = core.desks.values()
-    stop = desk.monitor.orders["vt-t-1s1"]
+    [harness] = core.symbol_states.values()
+    stop = harness.monitor.orders["vt-t-1s1"]
     told = AlgoUpdate(6, "BTCUSDT", stop.id, 7, Side.SELL, OrderType.STOP_MARKET, "NEW", 10, 980)
     core.handle(told)
     assert not core.finished, "the exchange has not confirmed it yet"
@@ -558,43 +558,43 @@ def test_a_fill_of_an_earlier_round_trip_halts_entries() -> None:
     entry = a_position(core)
     canceled = [o for o in sell_out(core) if isinstance(o, CancelOrder)]
     assert not canceled  # its stop was never acknowledged
-    [desk] = core.desks.values()
+    [harness] = core.symbol_states.values()
     core.handle(Reply(10, "submit", "BTCUSDT", "vt-t-1s1", True, Outcome.REFUSED, -2021, "would trigger"))
-    assert not desk.monitor.in_hand
-    enter(desk.monitor, 11, Side.BUY, 5)
+    assert not harness.monitor.has_position
+    enter(harness.monitor, 11, Side.BUY, 5)
     late = OrderUpdate(12, "BTCUSDT", entry, 1, Side.BUY, OrderType.MARKET, "FILLED", "TRADE", 10, 12)
     core.handle(replace(late, trade_id=9, last_quantity=2, last_price=1_000))
-    assert "after round trip 1 had ended" in desk.monitor.halt_reason
-    assert not desk.monitor.reconciled
+    assert "after round trip 1 had ended" in harness.monitor.halt_reason
+    assert not harness.monitor.reconciled
     assert core.breaker is not None
     assert core.breaker.mode == "HALTED"
     assert core.account is not None
     assert core.account.positions["BTCUSDT"].quantity == 2
-    assert desk.monitor.position == 2  # as the account has it; it is left
+    assert harness.monitor.position == 2  # as the account has it; it is left
 
 
 # --- what outlives a run ----------------------------------------------------------------------------------------------
 
 
 def test_fills_that_are_missing_are_still_missing_after_a_restart() -> None:
-    desk = Desk()
-    desk.accept(ENTRY)
-    desk.order(ENTRY, "PARTIALLY_FILLED", 4)
-    desk.accept(STOP)
-    desk.algo(STOP, "NEW")
-    desk.order(ENTRY, "FILLED", filled=10)
+    harness = Harness()
+    harness.accept(ENTRY)
+    harness.order(ENTRY, "PARTIALLY_FILLED", 4)
+    harness.accept(STOP)
+    harness.algo(STOP, "NEW")
+    harness.order(ENTRY, "FILLED", filled=10)
     next_run = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "f")
-    next_run.restore(json.loads(json.dumps(desk.monitor.state())), 60_000)
+    next_run.restore(json.loads(json.dumps(harness.monitor.state())), 60_000)
     # A stop for 4 lots rests; 6 lots more were told of, whose fills are on their way.
-    assert not is_protected(desk.monitor)
+    assert not is_protected(harness.monitor)
     assert not is_protected(next_run)
-    rest = desk.update(ENTRY, "FILLED", 6)
+    rest = harness.update(ENTRY, "FILLED", 6)
     next_run.on_order(replace(rest, filled=10))
     assert next_run.position == 10
 
 
 def test_a_saved_state_is_named_fields_with_a_version() -> None:
-    saved = Desk().in_position().monitor.state()
+    saved = Harness().in_position().monitor.state()
     assert saved["version"] == 3
     position, orders = saved["holding"]["position"], saved["holding"]["orders"]
     assert (position["entered"], position["leave_reason"], position["stops"]) == (10, "", 1)
@@ -608,11 +608,11 @@ def test_a_saved_state_is_named_fields_with_a_version() -> None:
 @pytest.mark.parametrize("version", [0, 4, "2", None])
 def test_a_saved_state_of_another_version_is_refused_by_name(version: Any) -> None:
     with pytest.raises(DataError, match="version of the saved state must be 1 to 3"):
-        restored(Desk().in_position(), version=version)
+        restored(Harness().in_position(), version=version)
 
 
 FIRST = json.loads((Path(__file__).parent / "saved_orders_1.json").read_text())
-"""What version 1 wrote of `Desk().in_position()` with four lots sold by the stop, whose rest has expired."""
+"""What version 1 wrote of `Harness().in_position()` with four lots sold by the stop, whose rest has expired."""
 
 
 def test_a_state_of_the_first_version_is_gone_on_with() -> None:
@@ -656,21 +656,21 @@ def _first(facts: Any, limits: Any) -> int:
 
 def test_what_a_position_grows_by_while_it_is_left_is_left_too() -> None:
     """Fault case A8: it had neither stop nor exit until the first exit had filled."""
-    desk = Desk()
-    desk.order(ENTRY, "PARTIALLY_FILLED", 6)
-    desk.note(leave(desk.monitor, desk.time, "TARGET"))
-    desk.time += 100
-    desk.order(ENTRY, "PARTIALLY_FILLED", 2)
-    exits = [each for each in desk.sent.values() if each.purpose is Purpose.EXIT]
+    harness = Harness()
+    harness.order(ENTRY, "PARTIALLY_FILLED", 6)
+    harness.note(leave(harness.monitor, harness.time, "TARGET"))
+    harness.time += 100
+    harness.order(ENTRY, "PARTIALLY_FILLED", 2)
+    exits = [each for each in harness.sent.values() if each.purpose is Purpose.EXIT]
     assert [each.order.quantity for each in exits] == [6], "not at each of what may be fifty fills"
-    assert desk.monitor.next_due == exits[0].time + 500
-    desk.note(desk.monitor.on_time(desk.monitor.next_due))
-    desk.order(ENTRY, "FILLED", 2)
-    exits = [each for each in desk.sent.values() if each.purpose is Purpose.EXIT]
+    assert harness.monitor.next_due == exits[0].time + 500
+    harness.note(harness.monitor.on_time(harness.monitor.next_due))
+    harness.order(ENTRY, "FILLED", 2)
+    exits = [each for each in harness.sent.values() if each.purpose is Purpose.EXIT]
     assert [each.order.quantity for each in exits] == [6, 2, 2], "the entry is over: at once"
     assert all(each.order.reduce_only for each in exits)
-    desk.order("vt-e-1x1", "FILLED", 6)
-    assert len([each for each in desk.sent.values() if each.purpose is Purpose.EXIT]) == 3
+    harness.order("vt-e-1x1", "FILLED", 6)
+    assert len([each for each in harness.sent.values() if each.purpose is Purpose.EXIT]) == 3
 
 
 def test_the_wallet_pays_the_fees_and_the_cooldown_counts_from_the_exits_bar() -> None:
@@ -684,10 +684,10 @@ def test_the_wallet_pays_the_fees_and_the_cooldown_counts_from_the_exits_bar() -
 
 
 def test_what_was_filled_in_all_never_shrinks_by_older_news() -> None:
-    desk = Desk()
-    desk.order(ENTRY, "PARTIALLY_FILLED", filled=6)
-    desk.order(ENTRY, "PARTIALLY_FILLED", filled=2)
-    assert desk.monitor.orders[ENTRY].row.reported == 6
+    harness = Harness()
+    harness.order(ENTRY, "PARTIALLY_FILLED", filled=6)
+    harness.order(ENTRY, "PARTIALLY_FILLED", filled=2)
+    assert harness.monitor.orders[ENTRY].row.reported == 6
 
 
 def test_flatten_ends_the_session_only_once_nothing_is_held() -> None:
@@ -705,117 +705,117 @@ def test_flatten_ends_the_session_only_once_nothing_is_held() -> None:
 
 
 def test_an_exit_that_is_too_large_goes_in_parts_once_the_filters_are_read() -> None:
-    desk = Desk().in_position()
-    [whole] = intents(desk.note(leave(desk.monitor, desk.time, "TIME")))
-    outputs = desk.reply(whole.order.client_order_id, "submit", Outcome.REFUSED, -4005)
+    harness = Harness().in_position()
+    [whole] = intents(harness.note(leave(harness.monitor, harness.time, "TIME")))
+    outputs = harness.reply(whole.order.client_order_id, "submit", Outcome.REFUSED, -4005)
     assert not intents(outputs)
-    parts = intents(desk.note(desk.monitor.on_filters(Filters(desk.time, "BTCUSDT", 4))))
+    parts = intents(harness.note(harness.monitor.on_filters(Filters(harness.time, "BTCUSDT", 4))))
     assert [part.order.quantity for part in parts] == [4, 4, 2]
 
 
 def test_lots_of_which_the_exchange_says_again_and_again_that_they_are_gone_are_booked_as_gone() -> None:
-    desk = Desk().in_position()
-    desk.note(leave(desk.monitor, desk.time, "TIME"))
+    harness = Harness().in_position()
+    harness.note(leave(harness.monitor, harness.time, "TIME"))
     told: list[str] = []
     for at in range(5_000, 65_000, 10_000):
-        held = replace(what_is_held(0, **a_listing(desk, STOP, TARGET)), time=at)
-        outputs = desk.note(desk.monitor.on_snapshot(held))
+        held = replace(what_is_held(0, **a_listing(harness, STOP, TARGET)), time=at)
+        outputs = harness.note(harness.monitor.on_snapshot(held))
         told += [output.code for output in outputs if isinstance(output, Alert)]
         if at >= 35_000:  # readings alone may lag for long
-            assert (desk.monitor.position, told) == (10, ["POSITION_MISMATCH"]) or at > 35_000
-            desk.time = at + 5_000
-            waiting = [name for name, order in desk.monitor.orders.items() if order.state == "PENDING_SUBMIT"]
+            assert (harness.monitor.position, told) == (10, ["POSITION_MISMATCH"]) or at > 35_000
+            harness.time = at + 5_000
+            waiting = [name for name, order in harness.monitor.orders.items() if order.state == "PENDING_SUBMIT"]
             for name in waiting:
-                desk.reply(name, "submit", Outcome.REFUSED, -2022)
+                harness.reply(name, "submit", Outcome.REFUSED, -2022)
     assert told == ["POSITION_MISMATCH", "POSITION_ADJUSTED"]
-    assert desk.monitor.position == 0
+    assert harness.monitor.position == 0
 
 
 def test_lots_that_the_exchange_has_too_many_are_nobodys_to_book() -> None:
-    desk = Desk().in_position()
+    harness = Harness().in_position()
     for at in range(5_000, 105_000, 10_000):
-        desk.monitor.on_snapshot(replace(what_is_held(12, **a_listing(desk, STOP, TARGET)), time=at))
-    assert (desk.monitor.position, desk.monitor.reconciled) == (10, False)
+        harness.monitor.on_snapshot(replace(what_is_held(12, **a_listing(harness, STOP, TARGET)), time=at))
+    assert (harness.monitor.position, harness.monitor.reconciled) == (10, False)
 
 
 @pytest.mark.parametrize(
     ("name", "is_ours"), [("vt-e-7s1", True), ("vt-er1a2b3c-7t2", True), ("vt-f-7s1", False), ("mine", False)]
 )
 def test_a_stop_of_a_lost_journal_is_cancelled_once_a_stop_of_ours_covers(name: str, is_ours: bool) -> None:
-    desk = Desk()
-    desk.order(ENTRY, "FILLED", 10)
-    orphan = AlgoUpdate(desk.time, "BTCUSDT", name, 9, Side.SELL, OrderType.STOP_MARKET, "NEW", 10, 900, 0)
+    harness = Harness()
+    harness.order(ENTRY, "FILLED", 10)
+    orphan = AlgoUpdate(harness.time, "BTCUSDT", name, 9, Side.SELL, OrderType.STOP_MARKET, "NEW", 10, 900, 0)
     cancelled = []
     for covered in (False, True):
         if covered:
-            desk.algo(STOP, "NEW")
-        listed = a_listing(desk, STOP)["algo_orders"] if covered else ()
-        outputs = desk.monitor.on_snapshot(what_is_held(10, algo_orders=(*listed, orphan)))
+            harness.algo(STOP, "NEW")
+        listed = a_listing(harness, STOP)["algo_orders"] if covered else ()
+        outputs = harness.monitor.on_snapshot(what_is_held(10, algo_orders=(*listed, orphan)))
         cancelled.append([output.client_order_id for output in outputs if isinstance(output, CancelOrder)])
     assert cancelled == [[], [name] if is_ours else []]
 
 
 def test_names_after_a_restart_are_new() -> None:
-    desk = Desk().in_position()
-    desk.monitor.on_restart(90_000_000)
-    [out] = intents(desk.note(leave(desk.monitor, desk.time, "TIME")))
+    harness = Harness().in_position()
+    harness.monitor.on_restart(90_000_000)
+    [out] = intents(harness.note(leave(harness.monitor, harness.time, "TIME")))
     assert out.order.client_order_id == "vt-er1xg0-1x1"
 
 
 def test_three_entries_in_a_row_that_are_refused_wait_for_a_person() -> None:
     core = a_core()
-    [desk] = core.desks.values()
+    [harness] = core.symbol_states.values()
     halted = []
     for number in range(1, 4):
-        enter(desk.monitor, 10 * number, Side.BUY, 5)
+        enter(harness.monitor, 10 * number, Side.BUY, 5)
         core.handle(
             Reply(10 * number, "submit", "BTCUSDT", f"vt-t-{number}e1", False, Outcome.REFUSED, -2019, "margin")
         )
-        halted.append(desk.monitor.halt_reason)
+        halted.append(harness.monitor.halt_reason)
     assert halted == ["", "", "3 entries in a row were refused or never placed"]
 
 
 def test_a_target_that_triggers_and_fills_nothing_is_left_by_an_exit() -> None:
-    desk = Desk().in_position()
-    desk.algo(TARGET, "TRIGGERING")
-    assert desk.monitor.next_due == desk.time + PROTECT_WITHIN_MS
-    desk.time = desk.monitor.next_due
-    outputs = desk.note(desk.monitor.on_time(desk.time))
+    harness = Harness().in_position()
+    harness.algo(TARGET, "TRIGGERING")
+    assert harness.monitor.next_due == harness.time + PROTECT_WITHIN_MS
+    harness.time = harness.monitor.next_due
+    outputs = harness.note(harness.monitor.on_time(harness.time))
     assert [output.code for output in outputs if isinstance(output, Alert)] == ["TRIGGER_STUCK"]
     assert [(out.purpose, out.reason) for out in intents(outputs)] == [(Purpose.EXIT, "TAKE_PROFIT")]
 
 
 def test_a_stop_covers_no_more_than_its_lots() -> None:
-    desk = Desk()
-    desk.order(ENTRY, "PARTIALLY_FILLED", 4)
-    desk.algo(STOP, "NEW")
-    desk.time += 600
-    desk.order(ENTRY, "FILLED", 6)
-    bare_since = desk.time
-    while desk.time < bare_since + PROTECT_WITHIN_MS:
-        desk.time = desk.monitor.next_due
-        outputs = desk.note(desk.monitor.on_time(desk.time))
-    assert desk.time == bare_since + PROTECT_WITHIN_MS
+    harness = Harness()
+    harness.order(ENTRY, "PARTIALLY_FILLED", 4)
+    harness.algo(STOP, "NEW")
+    harness.time += 600
+    harness.order(ENTRY, "FILLED", 6)
+    bare_since = harness.time
+    while harness.time < bare_since + PROTECT_WITHIN_MS:
+        harness.time = harness.monitor.next_due
+        outputs = harness.note(harness.monitor.on_time(harness.time))
+    assert harness.time == bare_since + PROTECT_WITHIN_MS
     assert [out.order.quantity for out in intents(outputs) if out.purpose is Purpose.EXIT] == [10]
 
 
 def test_a_table_without_room_for_a_larger_stop_makes_no_storm_of_timers() -> None:
-    desk = crowded()
-    desk.order(ENTRY, "CANCELED", filled=ROWS - 1)  # whole now, and its stop is too small
-    assert desk.monitor.next_due > desk.time
+    harness = crowded()
+    harness.order(ENTRY, "CANCELED", filled=ROWS - 1)  # whole now, and its stop is too small
+    assert harness.monitor.next_due > harness.time
 
 
 @pytest.mark.parametrize("is_algo", [False, True])
 def test_a_strangers_news_between_a_due_time_and_its_timer_loses_nothing(is_algo: bool) -> None:
     """What it moves is the time: the exit that was due is sent, or still due."""
-    desk = Desk().in_position()
-    [out] = intents(desk.note(leave(desk.monitor, desk.time, "TIME")))
-    desk.reply(out.order.client_order_id, "submit", Outcome.REFUSED, -1008)
-    due = desk.monitor.next_due
+    harness = Harness().in_position()
+    [out] = intents(harness.note(leave(harness.monitor, harness.time, "TIME")))
+    harness.reply(out.order.client_order_id, "submit", Outcome.REFUSED, -1008)
+    due = harness.monitor.next_due
     if is_algo:
         theirs = AlgoUpdate(due + 5, "BTCUSDT", "theirs", 9, Side.SELL, OrderType.STOP_MARKET, "NEW", 3, 900, 0)
-        outputs = desk.monitor.on_algo(theirs)
+        outputs = harness.monitor.on_algo(theirs)
     else:
         order = OrderUpdate(due + 5, "BTCUSDT", "theirs", 9, Side.SELL, OrderType.LIMIT, "NEW", "NEW", 3, 0)
-        outputs = desk.monitor.on_order(order)
-    assert [intent.purpose for intent in intents(desk.note(outputs))] == [Purpose.EXIT]
+        outputs = harness.monitor.on_order(order)
+    assert [intent.purpose for intent in intents(harness.note(outputs))] == [Purpose.EXIT]

@@ -21,9 +21,9 @@ from venue_client import START, TIMEOUT, Client, flat_tape, frames, is_silent, r
 
 from voltrade.config import Config
 from voltrade.errors import ConfigError, DataError
-from voltrade.exchange.venue import Venue, serve
-from voltrade.exchange.venue_command import main, run_venue
 from voltrade.model import Trades
+from voltrade.venue.command import main, run_venue
+from voltrade.venue.server import Venue, serve
 
 # --- transport --------------------------------------------------------------------------------------------------------
 

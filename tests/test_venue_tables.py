@@ -13,13 +13,13 @@ from urllib.parse import parse_qsl, urlencode
 import pytest
 from venue_client import Client, run, trade
 
-from voltrade.exchange.faults import Fault
-from voltrade.exchange.refusals import Code, codes
-from voltrade.exchange.shipped import table
-from voltrade.exchange.venue_command import main
-from voltrade.exchange.venue_requests import served
-from voltrade.exchange.venue_rest import ANSWERS, RestApi
 from voltrade.model import Trades
+from voltrade.simulated.refusals import Code, codes
+from voltrade.simulated.symbols import table
+from voltrade.venue.command import main
+from voltrade.venue.faults import Fault
+from voltrade.venue.requests import served
+from voltrade.venue.rest import ANSWERS, RestApi
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -93,8 +93,8 @@ def test_the_table_has_every_code_that_an_order_may_be_answered_with() -> None:
 
 def test_every_code_that_the_venue_gives_is_in_the_table() -> None:
     """All numbers that look like a code, in the rooms that refuse."""
-    rooms = ("refusals", "simulated", "venue_requests", "venue_rest", "matching")
-    source = "".join((ROOT / f"voltrade/exchange/{room}.py").read_text() for room in rooms)
+    rooms = ("simulated/refusals", "simulated/exchange", "venue/requests", "venue/rest", "simulated/matching")
+    source = "".join((ROOT / f"voltrade/{room}.py").read_text() for room in rooms)
     given = {int(number) for number in re.findall(r"(?<![\w.])-[1245]\d{3}(?!\d)", source)}
     assert given - codes().keys() == set()
 
@@ -148,7 +148,7 @@ def paths_of_python_binance() -> Paths:
 
 
 def test_the_table_has_every_path_that_the_clients_call() -> None:
-    known = {(row[0], row[1]): row[2] for kind in ("served", "refused") for row in table("venue_tables.json")[kind]}
+    known = {(row[0], row[1]): row[2] for kind in ("served", "refused") for row in table("venue/tables.json")[kind]}
     clients = {"c": paths_of_ccxt(), "s": paths_of_the_sdk(), "p": paths_of_python_binance()}
     assert min(map(len, clients.values())) > 50
     called = {key: "".join(who for who in "csp" if key in clients[who]) for key in set().union(*clients.values())}

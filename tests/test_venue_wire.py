@@ -23,27 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from voltrade.config import Config
-from voltrade.exchange.clearing import AccountChange, MarginCall, SettingsChange
 from voltrade.exchange.messages import MessageReader, instrument_of
-from voltrade.exchange.orders import AlgoOrder, Order
-from voltrade.exchange.refusals import VenueRefusal
-from voltrade.exchange.shipped import shipped_instrument, shipped_symbols
-from voltrade.exchange.simulated import SimulatedExchange
-from voltrade.exchange.tape import exchange_for, player_for, simulate
-from voltrade.exchange.texts import column
-from voltrade.exchange.venue import serve
-from voltrade.exchange.venue_market import Board, mark_message
-from voltrade.exchange.venue_requests import Params, served
-from voltrade.exchange.venue_rest import RestApi
-from voltrade.exchange.venue_streams import Streams
-from voltrade.exchange.venue_wire import (
-    account_message,
-    algo_message,
-    order_message,
-    position_message,
-    user_events,
-    written,
-)
 from voltrade.model import (
     AlgoUpdate,
     MarkPrice,
@@ -54,6 +34,26 @@ from voltrade.model import (
     TimeInForce,
     Trades,
     money,
+)
+from voltrade.simulated.clearing import AccountChange, MarginCall, SettingsChange
+from voltrade.simulated.exchange import SimulatedExchange
+from voltrade.simulated.formatting import column
+from voltrade.simulated.orders import AlgoOrder, Order
+from voltrade.simulated.refusals import VenueRefusal
+from voltrade.simulated.symbols import shipped_instrument, shipped_symbols
+from voltrade.simulated.tape_playback import exchange_for, player_for, simulate
+from voltrade.venue.market_data import Board, mark_message
+from voltrade.venue.requests import Params, served
+from voltrade.venue.rest import RestApi
+from voltrade.venue.server import serve
+from voltrade.venue.streams import Streams
+from voltrade.venue.wire import (
+    account_message,
+    algo_message,
+    order_message,
+    position_message,
+    user_events,
+    written,
 )
 
 NOW = 1_767_643_200_000

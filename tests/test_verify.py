@@ -17,12 +17,12 @@ from made_run import made_run
 from test_journal import edit
 from test_runs import MADE, Writer
 
-from voltrade import record
 from voltrade.__main__ import main
 from voltrade.journal import Journal
-from voltrade.model import Restart
-from voltrade.runs import open_run
-from voltrade.tables import frame_table
+from voltrade.model import EngineRestarted
+from voltrade.report.html import frame_table
+from voltrade.runs import run_file
+from voltrade.runs.listing import open_run
 
 ROWS = [*MADE.rows, *made_run(MADE.instrument, bar_count=300, seed=2).rows]
 OTHER = "ab" * 32
@@ -48,7 +48,7 @@ def run(writer: Writer) -> Path:
 
 def write_notebook(run: Path, noted: str | None = None, shown: str | None = None) -> Path:
     """Write what papermill leaves beside a run: the head in the metadata, and in the table of the last cell."""
-    head = record.read(run).get("head", "")
+    head = run_file.read(run).get("head", "")
     checks = pd.DataFrame([("end", "ended", True), ("head", head if shown is None else shown, True)])
     page = frame_table(checks.set_axis(["check", "found", "ok"], axis=1).set_index("check"))
     cell = {"cell_type": "code", "outputs": [{"output_type": "display_data", "data": {"text/html": [page]}}]}
@@ -69,8 +69,8 @@ def note(run: Path, **metadata: Any) -> None:
 
 def change(run: Path, **facts: Any) -> None:
     """Change a run's record as an editor would; None takes a name away."""
-    kept = {name: value for name, value in {**record.read(run), **facts}.items() if value is not None}
-    record.write(run, kept)
+    kept = {name: value for name, value in {**run_file.read(run), **facts}.items() if value is not None}
+    run_file.write(run, kept)
 
 
 def cut(run: Path, rows: int) -> None:
@@ -90,7 +90,7 @@ def head_of(run: Path, back: int = 0) -> str:
 
 
 def parameters(run: Path, **values: Any) -> dict[str, Any]:
-    stated: dict[str, Any] = {**record.read(run)["parameters"], **values}
+    stated: dict[str, Any] = {**run_file.read(run)["parameters"], **values}
     return {name: value for name, value in stated.items() if value is not None}
 
 
@@ -276,7 +276,7 @@ def test_without_anything_outside_it_is_whole_as_far_as_it_goes(
     make_end_earlier(run)
     assert verified(capsys, run)[0] == 0  # nobody could tell
     assert verified(capsys, run, "--notebook", notebook)[0] == 1
-    assert verified(capsys, run, "--head", record.read(run)["head"][:-1] + "0")[0] == 1
+    assert verified(capsys, run, "--head", run_file.read(run)["head"][:-1] + "0")[0] == 1
 
 
 def test_a_head_that_is_known_from_an_earlier_row_is_no_end(
@@ -362,7 +362,7 @@ def test_an_engine_that_goes_on_after_its_end_was_sealed_is_no_alarm(
     writer: Writer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     writer.journal.append("End", 0, {"reason": "TAPE_END"})
-    writer.write([(0, Restart(0))])
+    writer.write([(0, EngineRestarted(0))])
     writer.end()
     assert verified(capsys, writer.folder)[0] == 0
 
@@ -370,7 +370,7 @@ def test_an_engine_that_goes_on_after_its_end_was_sealed_is_no_alarm(
 def test_a_restart_before_an_end_does_not_excuse_rows_after_it(
     writer: Writer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    writer.write([(0, Restart(0))])
+    writer.write([(0, EngineRestarted(0))])
     writer.journal.append("End", 0, {"reason": "TAPE_END"})
     writer.write(MADE.rows[:3])
     writer.end()
@@ -411,7 +411,7 @@ def test_a_failed_runs_record_must_name_the_last_row(
 def test_a_run_that_never_began_is_no_alarm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "runs/today"
     run.mkdir(parents=True)
-    record.write(run, {"state": "failed", "end_reason": "ERROR", "parameters": {}, "error": "no keys"})
+    run_file.write(run, {"state": "failed", "end_reason": "ERROR", "parameters": {}, "error": "no keys"})
     assert verified(capsys, run)[0] == 0
     change(run, begun=True)
     assert verified(capsys, run)[0] == 1

@@ -11,14 +11,14 @@ from builders import an_instrument
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from voltrade.bar_pipeline import BarPipeline
 from voltrade.config import Config
+from voltrade.data.synthetic import synthetic_market
+from voltrade.engine.warmup import CATCH_UP, Loader, Progress
 from voltrade.errors import VenueError
 from voltrade.exchange.messages import TradeRow
-from voltrade.fold import Fold
 from voltrade.model import NEVER, History, Trades
 from voltrade.signal_engine import SignalEngine
-from voltrade.synthetic import synthetic_market
-from voltrade.warmup import CATCH_UP, Loader, Progress
 
 INSTRUMENT = an_instrument()
 START_MS = 1_767_564_000_000  # 22:00 UTC, so that the tape crosses a midnight
@@ -66,18 +66,18 @@ def load(exchange: Exchange, config: Config, known_id: int = 0, needed: int = 12
     return asyncio.run(loader.load(last_id, known_id, needed)), told
 
 
-def a_fold(config: Config) -> Fold:
-    return Fold(INSTRUMENT, config.bars, SignalEngine(config.signals, INSTRUMENT))
+def a_pipeline(config: Config) -> BarPipeline:
+    return BarPipeline(INSTRUMENT, config.bars, SignalEngine(config.signals, INSTRUMENT))
 
 
-def folded(fold: Fold, trades: Trades) -> Fold:
+def folded(pipeline: BarPipeline, trades: Trades) -> BarPipeline:
     while len(trades):
-        trades = trades[fold.fold(trades, 0, NEVER, NEVER) :]
-    return fold
+        trades = trades[pipeline.process(trades, 0, NEVER, NEVER) :]
+    return pipeline
 
 
-def rows(fold: Fold, first: int) -> list[tuple[Any, ...]]:
-    return [row.item() for row in fold.bars[first:]]
+def rows(pipeline: BarPipeline, first: int) -> list[tuple[Any, ...]]:
+    return [row.item() for row in pipeline.bars[first:]]
 
 
 @settings(max_examples=40, deadline=None)
@@ -85,7 +85,7 @@ def rows(fold: Fold, first: int) -> list[tuple[Any, ...]]:
 def test_a_bar_is_the_same_bar_whenever_the_engine_starts(end: int, unit: str, size: int) -> None:
     config = Config.from_parameters(unit=unit, threshold=size if unit == "base" else size * 80_000)
     history, _ = load(Exchange(end), config)
-    late, whole = a_fold(config), folded(a_fold(config), TAPE)
+    late, whole = a_pipeline(config), folded(a_pipeline(config), TAPE)
     if history.phase is not None:
         late.begin_at(history.phase)
     folded(late, history.trades)
@@ -103,11 +103,11 @@ def test_no_more_is_loaded_than_the_bars_need(needed: int) -> None:
     config = Config.from_parameters(threshold=10)
     end = len(TAPE) - 10
     history, told = load(Exchange(end), config, needed=needed)
-    fold = a_fold(config)
+    pipeline = a_pipeline(config)
     assert history.phase is not None
-    fold.begin_at(history.phase)
-    folded(fold, history.trades)
-    assert needed < fold.count <= needed + 3
+    pipeline.begin_at(history.phase)
+    folded(pipeline, history.trades)
+    assert needed < pipeline.count <= needed + 3
     assert [progress.loaded for progress in told] == sorted(progress.loaded for progress in told)
     assert told[-1].loaded == told[-1].total == len(history.trades)
     assert told[-1].left_s == 0
@@ -128,7 +128,7 @@ def test_bars_that_klines_cannot_place_are_loaded_from_trades(unit: str, anchor:
     config = Config.from_parameters(unit=unit, threshold=50, anchor=anchor)
     history, _ = load(Exchange(20_000), config, needed=8)
     assert history.phase is None
-    late, whole = folded(a_fold(config), history.trades), folded(a_fold(config), TAPE[:20_000])
+    late, whole = folded(a_pipeline(config), history.trades), folded(a_pipeline(config), TAPE[:20_000])
     assert late.count >= 8
     if anchor == "utc_day":
         assert rows(late, 0) == rows(whole, whole.count - late.count)
@@ -145,13 +145,13 @@ def test_one_that_was_away_for_long_begins_its_bars_anew() -> None:
     assert len(TAPE) > CATCH_UP + 3_000
     config = Config.from_parameters(threshold=10)
     history, _ = load(Exchange(CATCH_UP + 3_000), config, known_id=int(TAPE.id[100]))
-    late = folded(a_fold(config), TAPE[:101])
+    late = folded(a_pipeline(config), TAPE[:101])
     assert history.phase is not None
     late.begin_at(history.phase)
     closed = late.count
     folded(late, history.trades)
     folded(late, TAPE[CATCH_UP + 3_000 :])
-    whole = folded(a_fold(config), TAPE)
+    whole = folded(a_pipeline(config), TAPE)
     assert rows(late, closed + 1) == rows(whole, whole.count - (late.count - closed - 1))
 
 
@@ -159,7 +159,7 @@ def test_a_page_that_fails_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -
     async def at_once(seconds: float) -> None:
         assert seconds > 0
 
-    monkeypatch.setattr("voltrade.warmup.asyncio.sleep", at_once)
+    monkeypatch.setattr("voltrade.engine.warmup.asyncio.sleep", at_once)
     config = Config.from_parameters(threshold=10)
     exchange = Exchange(30_000, failures=3)
     history, _ = load(exchange, config, known_id=int(TAPE.id[28_999]))

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from builders import an_instrument
 
-from voltrade import wiring
+from voltrade.engine import modes
+from voltrade.engine.modes import WRONG_MS, WallClock, first_contact
 from voltrade.errors import VenueError
 from voltrade.model import Instrument
-from voltrade.wiring import WRONG_MS, WallClock, first_contact
 
 NOON_MS = 1_767_614_400_000
 
@@ -64,7 +64,7 @@ def test_a_clock_that_is_wrong_at_the_start_is_not_gone_by(ahead_ms: int, counts
 
 
 def test_a_run_that_goes_on_waits_for_an_exchange_that_can_not_be_reached(monkeypatch: Any) -> None:
-    monkeypatch.setattr(wiring, "REACH_AGAIN_S", 0.0)
+    monkeypatch.setattr(modes, "REACH_AGAIN_S", 0.0)
     found = asyncio.run(first_contact(Exchange(failures=3), Machine().clock(), "BTCUSDT", True))  # type: ignore[arg-type]
     assert found.symbol == "BTCUSDT"
     with pytest.raises(VenueError, match="nobody answers"):

@@ -16,8 +16,8 @@ import aiohttp
 from yarl import URL
 
 from voltrade.config import Config
-from voltrade.exchange.venue import Venue, serve
 from voltrade.model import Trades
+from voltrade.venue.server import Venue, serve
 
 START = 1_767_643_200_000
 """Time of the first trade, ms."""

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from voltrade.exchange.shipped import shipped_instrument
-from voltrade.synthetic import synthetic_market
+from voltrade.data.synthetic import synthetic_market
+from voltrade.simulated.symbols import shipped_instrument
 
 KEY, SECRET = "canary-key-of-thirty-two-letters-0", "canary-secret-that-nobody-may-see-1"
 
@@ -32,7 +32,7 @@ class Buys(SignalEngine):
     settings_type = Settings
 
     @staticmethod
-    def _detect_signal(state, bar, settings, verdict):
+    def _detect_signal(state, bar, settings, decision):
         return 1 if state.bars >= settings.first_bar else 0
 """
 """Enters whenever it may, from a bar on."""

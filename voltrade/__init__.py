@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-try:
-    from voltrade.backtest import Backtest, backtest
+if TYPE_CHECKING:
     from voltrade.config import Config
     from voltrade.errors import VoltradeError
-    from voltrade.rule_file import read_parameters
-except ModuleNotFoundError as error:
-    error.add_note("voltrade needs the environment that `make setup` makes: source .venv/bin/activate")
-    raise
+    from voltrade.research.backtest import Backtest, backtest
+    from voltrade.runs.listing import open_run
+    from voltrade.strategy.rule_file import read_parameters
 
-if TYPE_CHECKING:
-    from voltrade.runs import open_run
+if find_spec("numba") is None:
+    lacking = ModuleNotFoundError("No module named 'numba'", name="numba")
+    lacking.add_note("voltrade needs the environment that `make setup` makes: source .venv/bin/activate")
+    raise lacking
 
 __all__ = ["Backtest", "Config", "VoltradeError", "backtest", "open_run", "read_parameters"]
 
+_MODULES = {
+    "Backtest": "research.backtest",
+    "Config": "config",
+    "VoltradeError": "errors",
+    "backtest": "research.backtest",
+    "open_run": "runs.listing",
+    "read_parameters": "strategy.rule_file",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """Import what opens runs when it is first used: `ctl` shall not wait for pandas."""
-    if name != "open_run":
+    """Import a public name when it is first used, so that an engine that starts does not wait for research."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from voltrade.runs import open_run
-
-    return open_run
+    return getattr(import_module(f"voltrade.{_MODULES[name]}"), name)

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from voltrade.config import Config
-from voltrade.credentials import Credentials
-from voltrade.ctl import ACTIONS, ask, identity, rows_of, running
+from voltrade.engine.ctl import ACTIONS, ask, identity, rows_of, running
+from voltrade.engine.permission import authorise
 from voltrade.errors import SessionError, VoltradeError
+from voltrade.exchange.credentials import Credentials
 from voltrade.model import printable
-from voltrade.permission import authorise
-from voltrade.record import JOURNAL, was_cut_short
-from voltrade.rule_file import load_rule, read_parameters
+from voltrade.runs.run_file import JOURNAL, was_cut_short
+from voltrade.strategy.rule_file import load_rule, read_parameters
 
 _EXIT_STATUS = (
     "Exit status: 0 where nothing is wrong, as far as the last line says; 1 where something was altered, cut off or "
@@ -33,11 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status."""
     given = sys.argv[1:] if argv is None else list(argv)
     if given[:1] == ["venue"]:
-        from voltrade.exchange import venue_command
+        from voltrade.venue import command as venue_command
 
         return venue_command.main(given[1:])
     if given[:1] == ["data"]:
-        from voltrade import data_commands
+        from voltrade.data import commands as data_commands
 
         return data_commands.main(given[1:])
     # In any order: a run that is named behind the reason is meant all the same.
@@ -164,7 +164,7 @@ def _ctl(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from voltrade import engine
+    from voltrade.engine import process as engine
 
     return engine.run(_cut_short(arguments.run) if arguments.resume else _named(arguments.run))
 
@@ -186,8 +186,8 @@ def _cut_short(run: Path | None) -> Path:
 
 
 def _runs(arguments: argparse.Namespace) -> int:
-    from voltrade.report import readable
-    from voltrade.runs import list_runs
+    from voltrade.report.summary import readable
+    from voltrade.runs.listing import list_runs
 
     table = readable(list_runs(arguments.folder), decimals=2).reset_index()
     if table.empty:
@@ -203,7 +203,7 @@ def _runs(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from voltrade.doctor import examine
+    from voltrade.engine.doctor import examine
 
     checks = asyncio.run(examine(_config(arguments)))
     width = max(len(check.item) for check in checks)
@@ -222,8 +222,8 @@ def _authorise(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from voltrade.check import check
-    from voltrade.exchange.shipped import shipped_instrument
+    from voltrade.simulated.symbols import shipped_instrument
+    from voltrade.strategy.check import check
 
     config = _config(arguments)
     checked = check(load_rule(config.session.rule), config.signals, shipped_instrument(config.session.symbol))
@@ -248,8 +248,8 @@ def _literal(text: str) -> object:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    from voltrade.replay import replay
-    from voltrade.verify import verify
+    from voltrade.runs.replay import replay
+    from voltrade.runs.verify import verify
 
     verification = verify(arguments.run)
     for line in verification.wrong:
@@ -266,7 +266,7 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from voltrade.verify import verify
+    from voltrade.runs.verify import verify
 
     verification = verify(arguments.run, arguments.notebook, arguments.head)
     marks = {True: "ok", False: "!!", None: "--"}
@@ -278,7 +278,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _review(arguments: argparse.Namespace) -> int:
-    from voltrade.review import write
+    from voltrade.notebook.review import write
 
     print(write(arguments.run))
     return 0

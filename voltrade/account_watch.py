@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from voltrade.model import AlgoUpdate, Event, Link, OrderUpdate, Outcome, Reply, Snapshot
+from voltrade.model import AlgoUpdate, Event, OrderUpdate, Outcome, Reply, Snapshot, StreamStatus
 
 HEARD_WITHIN_MS = 2_000
 """The user stream tells so soon of an order that the exchange has accepted."""
@@ -32,7 +32,7 @@ class AccountWatch:
                 self._await(event, now)
             case Reply(action="lookup", client_order_id=name) if name in self._sent:
                 self._await(event, now)
-            case Link(stream="user"):
+            case StreamStatus(stream="user"):
                 self._awaited.clear()  # what it has not told is read from the account
             case Snapshot():
                 self._read_at = now
@@ -45,11 +45,13 @@ class AccountWatch:
         """Whether the user stream has not told of an order that was accepted."""
         return any(now - since >= HEARD_WITHIN_MS for since in self._awaited.values())
 
-    def is_due(self, now: int, in_hand: bool, is_passed: bool) -> bool:
+    def is_due(self, now: int, has_position: bool, is_passed: bool) -> bool:
         """Whether the account is to be compared: it was not read for long, or a trigger is passed and nothing is told.
 
         Not before it was read at all.
         """
         self._passed_at = (self._passed_at or now) if is_passed else 0
         is_untold = is_passed and now - self._passed_at >= HEARD_WITHIN_MS and self._read_at < self._passed_at
-        return self._read_at > 0 and (is_untold or now - self._read_at >= (COMPARE_MS if in_hand else COMPARE_FLAT_MS))
+        return self._read_at > 0 and (
+            is_untold or now - self._read_at >= (COMPARE_MS if has_position else COMPARE_FLAT_MS)
+        )

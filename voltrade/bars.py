@@ -1,6 +1,6 @@
 """Trades become volume bars: one compiled loop, used for one trade at a time and for ten million.
 
-`VolumeBarAggregator.fold` is what live trading, replay and research call; `until_close` is its step. Ordinary trades
+`VolumeBarAggregator.process` is what live trading, replay and research call; `until_close` is its step. Ordinary trades
 (the next id, the same day, the bar stays open) run through a tight loop in `_absorb`; every other trade (a gap, a
 duplicate, a new day, the trade that reaches the threshold) goes through `_take`, which is complete for any trade. All
 integers: ticks, lots, ticklots, ms UTC, so that volume is conserved exactly.
@@ -22,7 +22,7 @@ from numba import types
 from voltrade.compiled import Record, Rows, compile_for, compiled, prefetch, record_dtype, restored, rows_of
 from voltrade.config import BarSettings
 from voltrade.errors import ConfigError, DataError
-from voltrade.model import BAR, DAY_MS, NEVER, BarPhase, Bools, CloseReason, Instrument, Int64s, Trades
+from voltrade.model import BAR, DAY_MS, NEVER, BarResumePoint, Bools, CloseReason, Instrument, Int64s, Trades
 
 THRESHOLD = int(CloseReason.THRESHOLD)
 DAY_END = int(CloseReason.DAY_END)
@@ -32,7 +32,7 @@ _UNITS = {"base": BASE, "quote": QUOTE, "trades": COUNT}
 STRIDE = 16
 """Trades that `_absorb` folds at once."""
 
-AHEAD = 192
+PREFETCH_DISTANCE = 192
 """Trades from the one that is folded to the one whose memory is asked for: ten million trades fit in no cache."""
 
 _LARGEST = 2**61
@@ -160,7 +160,7 @@ def _lots_until_close(rules: Record, progress: int, price: int, quantity: int) -
 def _take(
     trade_id: int, price: int, quantity: int, time: int, buyer_is_maker: bool, rules: Record, state: Record, bars: Rows
 ) -> bool:
-    """Fold one trade of any kind. False, with nothing changed but `missing_rows`, where the buffer lacks room."""
+    """Process one trade of any kind. False, with nothing changed but `missing_rows`, where the buffer lacks room."""
     if trade_id <= state.last_trade_id:
         state.skipped_duplicate += 1
         return True
@@ -218,7 +218,7 @@ def _absorb(
     rules: Record,
     state: Record,
 ) -> int:
-    """Fold ordinary trades into the open bar, which is not empty; return the first trade that is for `_take`.
+    """Process ordinary trades into the open bar, which is not empty; return the first trade that is for `_take`.
 
     Only a faster way to do what `_take` does. Strides of trades have no branch inside, so that they become vector
     instructions; a stride in which anything is out of the ordinary, or that would close the bar, is gone through one by
@@ -233,7 +233,7 @@ def _absorb(
     next_id = state.last_trade_id + 1
     at = start
     while at + STRIDE <= end:
-        for row in range(at + AHEAD, at + AHEAD + STRIDE, 8):  # 8 rows to a line of the cache
+        for row in range(at + PREFETCH_DISTANCE, at + PREFETCH_DISTANCE + STRIDE, 8):  # 8 rows to a line of the cache
             for column in (ids, prices, quantities, times):
                 prefetch(column, row)
         stride = slice(at, at + STRIDE)  # views of a fixed length are what makes the compiler use vectors
@@ -302,7 +302,7 @@ def until_close(
     state: Record,
     bars: Rows,
 ) -> int:
-    """Fold trades from `start` up to the first that closes a bar; return the index of the first trade not folded.
+    """Process trades from `start` up to the first that closes a bar; return the index of the first trade not folded.
 
     Stops earlier at `end`, before the first trade at or after the time `due`, and before a trade for which `bars` has
     no room (`state.missing_rows` then says how many rows it may need).
@@ -335,7 +335,8 @@ def _aggregate(
     bars: Rows,
     closing_rows: Int64s,
 ) -> int:
-    """Fold trades from `start` until `bars` holds `enough`, noting which trade closed each; stop where the step does.
+    """Process trades from `start` until `bars` holds `enough`, noting which trade closed each; stop where the step
+    does.
 
     Return the first trade not folded.
     """
@@ -452,8 +453,8 @@ class VolumeBarAggregator:
         self._buffer, self._closing_rows = _buffers()
         self.closing_rows = _NO_ROWS
 
-    def fold(self, trades: Trades, start: int = 0, due: int = NEVER, enough: int = MOST_BARS) -> Rows:
-        """Fold a block of trades from `start` and return the bars it closed, as rows of BAR in their order.
+    def process(self, trades: Trades, start: int = 0, due: int = NEVER, enough: int = MOST_BARS) -> Rows:
+        """Process a block of trades from `start` and return the bars it closed, as rows of BAR in their order.
 
         Stops after the trade that closed the last of `enough` bars, and before the first trade at or after the time
         `due` (ms UTC). However trades are cut into blocks, the bars are the same.
@@ -492,7 +493,7 @@ class VolumeBarAggregator:
         self._buffer, self._closing_rows = _buffers()
         return bars
 
-    def begin_at(self, phase: BarPhase) -> None:
+    def begin_at(self, phase: BarResumePoint) -> None:
         """Go on from where a day's bars stand. The open bar is dropped; the next one is tainted, since it is cut."""
         state = self.state[0]
         bar = state["bar"]

@@ -115,21 +115,21 @@ def _prefetch(_: Any, column: Any, row: Any) -> Any:
         place = builder.bitcast(builder.gep(data, [given[1]]), ir.IntType(8).as_pointer())
         number = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
-        wish = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
-        builder.call(wish, [place, number(0), number(3), number(1)])  # to be read, and kept near; it is data
+        instruction = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
+        builder.call(instruction, [place, number(0), number(3), number(1)])  # to be read, and kept near; it is data
         return context.get_dummy_value()
 
     return types.void(column, types.intp), generate
 
 
 def prefetch(column: npt.NDArray[Any], row: int) -> None:
-    """Wish for the memory of a row that will soon be read, there or not; plain Python has no such wish."""
+    """Prefetch a row into the cache. The row need not exist; in plain Python this does nothing."""
 
 
 @overload(prefetch, strict=False)
 def _compiled_prefetch(column: Any, row: Any) -> Any:
-    wish: Any = _prefetch
-    return lambda column, row: wish(column, row)
+    intrinsic: Any = _prefetch
+    return lambda column, row: intrinsic(column, row)
 
 
 class _Announcement(event.Listener):

@@ -20,32 +20,32 @@ from numba import types
 
 from voltrade import core_rules, records, risk
 from voltrade.account import Account, Position
+from voltrade.bar_pipeline import BarPipeline
+from voltrade.bar_rate import Band, drift
 from voltrade.books import Books
 from voltrade.compiled import BARE, Rows, compile_for, plain, rows_of
 from voltrade.config import BarSettings, Config, milliseconds
-from voltrade.drift import Band, drift
 from voltrade.errors import ConfigError, DataError
-from voltrade.fold import Fold
 from voltrade.model import (
     NEVER,
     AccountUpdate,
-    Adoption,
     Alert,
     AlgoUpdate,
-    BarPhase,
+    BarResumePoint,
+    EngineRestarted,
     Event,
     FeedGap,
     Filters,
     Instrument,
-    Link,
     LookupOrder,
     MarkPrice,
     Operator,
     OrderUpdate,
     Output,
     Reply,
-    Restart,
+    ResumeState,
     Snapshot,
+    StreamStatus,
     TakeSnapshot,
     Timer,
     Trades,
@@ -100,7 +100,7 @@ def _step() -> Callable[[Rows, Rows, int, Rows], None]:
     return compile_for(_decide, types.void(*kinds), **BARE)  # type: ignore[no-any-return]
 
 
-class Desk:
+class SymbolState:
     """Everything the core holds for one symbol; what rules read and change is in the account's books.
 
     Attributes:
@@ -110,10 +110,10 @@ class Desk:
     """
 
     def __init__(
-        self, instrument: Instrument, fold: Fold, engine: SignalEngine, monitor: OrderMonitor, place: int
+        self, instrument: Instrument, pipeline: BarPipeline, engine: SignalEngine, monitor: OrderMonitor, place: int
     ) -> None:
         self.instrument = instrument
-        self.fold = fold
+        self.pipeline = pipeline
         self.engine = engine
         self.monitor = monitor
         self.place = place
@@ -124,8 +124,8 @@ class Desk:
 
     def see_bars(self, row: Any) -> None:
         """Let the books know how far bars and prices are."""
-        fold = self.fold
-        row["bars"], row["last_price"], row["price_time"] = fold.count, fold.last_price, fold.last_time
+        pipeline = self.pipeline
+        row["bars"], row["last_price"], row["price_time"] = pipeline.count, pipeline.last_price, pipeline.last_time
 
 
 class TradingCore:
@@ -165,22 +165,22 @@ class TradingCore:
         row = self._books.account
         core_rules.set_gates(row, GATES)
         row["flatten_at_end"] = config.session.on_duration_end == "flatten"
-        self.desks: dict[str, Desk] = {}
+        self.symbol_states: dict[str, SymbolState] = {}
         for place, each in enumerate((instrument, *others)):
             config.check_against(each)
             mine = engine if engine is not None and not place else SignalEngine(config.signals, each)
             refuse_other_overrides(type(mine))
-            self.desks[each.symbol] = self._open_desk(each, mine, epoch, place)
+            self.symbol_states[each.symbol] = self._open_symbol(each, mine, epoch, place)
 
-    def _open_desk(self, instrument: Instrument, engine: SignalEngine, epoch: str, place: int) -> Desk:
+    def _open_symbol(self, instrument: Instrument, engine: SignalEngine, epoch: str, place: int) -> SymbolState:
         config = self.config
         monitor = OrderMonitor(instrument, config.exits, config.execution, epoch, self._books, place, GATES)
-        desk = Desk(instrument, Fold(instrument, config.bars, engine), engine, monitor, place)
-        desk.band = _band(config.bars)
+        symbol_state = SymbolState(instrument, BarPipeline(instrument, config.bars, engine), engine, monitor, place)
+        symbol_state.band = _band(config.bars)
         row = self._books.symbols[place]
         row["limits"] = risk.limits_of(config, instrument)
         row["facts"]["market_stream_up"] = True
-        return desk
+        return symbol_state
 
     # --- what is believed, for people ------------------------------------------------------------------------------
 
@@ -192,9 +192,9 @@ class TradingCore:
             return None
         account = Account(int(row["wallet"]), int(row["realised"]), int(row["fees"]))
         account.funding, account.transfers = int(row["funding"]), int(row["transfers"])
-        for symbol, desk in self.desks.items():
-            held = self._books.symbols[desk.place]
-            account.positions[symbol] = Position(desk.instrument, int(held["quantity"]), int(held["cost"]))
+        for symbol, symbol_state in self.symbol_states.items():
+            held = self._books.symbols[symbol_state.place]
+            account.positions[symbol] = Position(symbol_state.instrument, int(held["quantity"]), int(held["cost"]))
         return account
 
     @property
@@ -250,7 +250,7 @@ class TradingCore:
     @property
     def last_trade_id(self) -> int:
         """Id of the newest trade that it has seen, -1 before the first."""
-        return max(desk.fold.last_trade_id for desk in self.desks.values())
+        return max(symbol_state.pipeline.last_trade_id for symbol_state in self.symbol_states.values())
 
     @property
     def finished(self) -> bool:
@@ -263,40 +263,40 @@ class TradingCore:
         return Operator(time, "flatten" if policy == "flatten" else "protect", "TAPE_END", final=True)
 
     @staticmethod
-    def bar_row(desk: Desk, number: int) -> dict[str, Any]:
-        """Return a closed bar of the run and its verdict as plain values, for the journal."""
-        bar, verdict = desk.fold.bars[number], desk.fold.verdicts[number]
+    def bar_row(symbol_state: SymbolState, number: int) -> dict[str, Any]:
+        """Return a closed bar of the run and its decision as plain values, for the journal."""
+        bar, decision = symbol_state.pipeline.bars[number], symbol_state.pipeline.decisions[number]
         return {
             "index": number,
             **{name: bar[name].item() for name in bar.dtype.names},
-            "verdict": {name: verdict[name].item() for name in verdict.dtype.names},
+            "decision": {name: decision[name].item() for name in decision.dtype.names},
         }
 
     # --- what outlives a run ---------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any] | None:
-        """Return what the account's next run must know (`Adoption`) as plain JSON; None before the first snapshot."""
+        """Return what the account's next run must know (`ResumeState`) as JSON; None before the first snapshot."""
         account, breaker = self.account, self.breaker
         if account is None or breaker is None:
             return None
         return {
             "wallet": account.wallet,
             "breaker": breaker.state(),
-            "desks": {
+            "symbol_states": {
                 symbol: {
                     "quantity": account.positions[symbol].quantity,
                     "cost": account.positions[symbol].cost,
                     "left_at": int(row["last_exit_time"]),
-                    "bars_since_exit": desk.fold.count - int(row["last_exit_bar"]),
-                    "bars_held": desk.fold.count - int(row["opened_at_bar"]),
-                    "orders": desk.monitor.state(),
+                    "bars_since_exit": symbol_state.pipeline.count - int(row["last_exit_bar"]),
+                    "bars_held": symbol_state.pipeline.count - int(row["opened_at_bar"]),
+                    "orders": symbol_state.monitor.state(),
                 }
-                for symbol, desk in self.desks.items()
-                for row in [self._books.symbols[desk.place]]
+                for symbol, symbol_state in self.symbol_states.items()
+                for row in [self._books.symbols[symbol_state.place]]
             },
         }
 
-    def _on_adoption(self, adoption: Adoption) -> list[Output]:
+    def _on_resume_state(self, adoption: ResumeState) -> list[Output]:
         """Go on from where the account's last run ended: its limits, streaks, cooldowns, and the position in hand.
 
         Raises:
@@ -304,22 +304,22 @@ class TradingCore:
         """
         try:
             state = json.loads(adoption.state)
-            others = [symbol for symbol in state["desks"] if symbol not in self.desks]
-            if any(state["desks"][symbol]["orders"]["holding"] for symbol in others):
+            others = [symbol for symbol in state["symbol_states"] if symbol not in self.symbol_states]
+            if any(state["symbol_states"][symbol]["orders"]["holding"] for symbol in others):
                 raise DataError(
                     f"account: the last run holds a position in {', '.join(others)}, which isn't traded here"
                 )
             self._open(int(state["wallet"]))
             books = self._books
             books.breaker = CircuitBreaker.restore(self.config.risk, state["breaker"], books.breaker_rows)
-            for symbol, desk in self.desks.items():
-                if symbol in state["desks"]:
-                    saved, row = state["desks"][symbol], books.symbols[desk.place]
+            for symbol, symbol_state in self.symbol_states.items():
+                if symbol in state["symbol_states"]:
+                    saved, row = state["symbol_states"][symbol], books.symbols[symbol_state.place]
                     row["quantity"], row["cost"] = int(saved["quantity"]), int(saved["cost"])
                     row["last_exit_time"] = int(saved["left_at"])
-                    row["last_exit_bar"] = desk.fold.count - int(saved["bars_since_exit"])
-                    row["opened_at_bar"] = desk.fold.count - int(saved["bars_held"])
-                    desk.monitor.restore(saved["orders"], self.time)
+                    row["last_exit_bar"] = symbol_state.pipeline.count - int(saved["bars_since_exit"])
+                    row["opened_at_bar"] = symbol_state.pipeline.count - int(saved["bars_held"])
+                    symbol_state.monitor.restore(saved["orders"], self.time)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"account: the saved state is broken: {error!r}") from None
         return []
@@ -328,71 +328,73 @@ class TradingCore:
         row = self._books.account
         row["wallet"], row["is_open"] = wallet, True
 
-    def _on_bar_phase(self, phase: BarPhase) -> list[Output]:
-        self.desks[phase.symbol].fold.begin_at(phase)
+    def _on_bar_resume_point(self, phase: BarResumePoint) -> list[Output]:
+        self.symbol_states[phase.symbol].pipeline.begin_at(phase)
         return []
 
     # --- trades, bars, signals -------------------------------------------------------------------------------------
 
     def _on_trades(self, trades: Trades) -> tuple[int, list[Output]]:
-        desk = self.desks[trades.symbol]
-        row, before = self._books.symbols[desk.place], desk.fold.count
-        consumed = desk.fold.fold(trades, 0, self.next_due, self._wake_at_bar(desk))
-        self._at(desk.fold.last_time)
-        desk.see_bars(row)
-        if desk.fold.count == before:
+        symbol_state = self.symbol_states[trades.symbol]
+        row, before = self._books.symbols[symbol_state.place], symbol_state.pipeline.count
+        consumed = symbol_state.pipeline.process(trades, 0, self.next_due, self._wake_at_bar(symbol_state))
+        self._at(symbol_state.pipeline.last_time)
+        symbol_state.see_bars(row)
+        if symbol_state.pipeline.count == before:
             return consumed, []
-        return consumed, self._on_bars(desk, before)
+        return consumed, self._on_bars(symbol_state, before)
 
-    def _wake_at_bar(self, desk: Desk) -> int:
+    def _wake_at_bar(self, symbol_state: SymbolState) -> int:
         """Number of bars at which the position in hand is held long enough."""
-        return self._books.ask(records.WAKE_AT_BAR, desk.place)
+        return self._books.ask(records.WAKE_AT_BAR, symbol_state.place)
 
-    def _on_bars(self, desk: Desk, before: int) -> list[Output]:
+    def _on_bars(self, symbol_state: SymbolState, before: int) -> list[Output]:
         outputs: list[Output] = []
-        for bar in np.flatnonzero(desk.fold.verdicts["signal"][before:]) + before:
-            outputs += self._on_signal(desk, int(bar))
-        return outputs + self._books.react(Told(records.BARS_CLOSED, desk.place))
+        for bar in np.flatnonzero(symbol_state.pipeline.decisions["signal"][before:]) + before:
+            outputs += self._on_signal(symbol_state, int(bar))
+        return outputs + self._books.react(Told(records.BARS_CLOSED, symbol_state.place))
 
-    def _on_signal(self, desk: Desk, bar: int) -> list[Output]:
+    def _on_signal(self, symbol_state: SymbolState, bar: int) -> list[Output]:
         """Let a bar whose rule wants an entry pass the gates; see `core_rules`."""
-        row, verdict = desk.fold.bars[bar], desk.fold.verdicts[bar]
-        said = int(verdict["signal"]), bool(verdict["ready"]), float(verdict["atr"])
-        settings = self._books.column("settings")[desk.place]
-        plain(core_rules.fill_signal)(self._signal[0], bar, row, *said, bar == desk.fold.count - 1, settings)
-        return self._books.decide(_step(), desk.place, self._signal)
+        row, decision = symbol_state.pipeline.bars[bar], symbol_state.pipeline.decisions[bar]
+        said = int(decision["signal"]), bool(decision["ready"]), float(decision["atr"])
+        settings = self._books.column("settings")[symbol_state.place]
+        plain(core_rules.fill_signal)(
+            self._signal[0], bar, row, *said, bar == symbol_state.pipeline.count - 1, settings
+        )
+        return self._books.decide(_step(), symbol_state.place, self._signal)
 
     # --- orders and the account ------------------------------------------------------------------------------------
 
     def _on_order(self, update: OrderUpdate) -> list[Output]:
-        return self.desks[update.symbol].monitor.on_order(update)
+        return self.symbol_states[update.symbol].monitor.on_order(update)
 
     def _on_algo(self, update: AlgoUpdate) -> list[Output]:
-        return self.desks[update.symbol].monitor.on_algo(update)
+        return self.symbol_states[update.symbol].monitor.on_algo(update)
 
     def _on_reply(self, reply: Reply) -> list[Output]:
-        return self.desks[reply.symbol].monitor.on_reply(reply)
+        return self.symbol_states[reply.symbol].monitor.on_reply(reply)
 
     def _on_mark(self, mark: MarkPrice) -> list[Output]:
-        desk = self.desks[mark.symbol]
-        outputs = self._books.react(Told(records.MARKED, desk.place, amount=mark.price_e8))
-        return [*outputs, *self._watch_bars(desk)]
+        symbol_state = self.symbol_states[mark.symbol]
+        outputs = self._books.react(Told(records.MARKED, symbol_state.place, amount=mark.price_e8))
+        return [*outputs, *self._watch_bars(symbol_state)]
 
-    def _watch_bars(self, desk: Desk) -> list[Output]:
+    def _watch_bars(self, symbol_state: SymbolState) -> list[Output]:
         """Tell a person once when bars come too fast or too slowly for their threshold."""
-        bars, band = desk.fold.bars, desk.band
+        bars, band = symbol_state.pipeline.bars, symbol_state.band
         if band is None or not len(bars):
             return []
         drifted = drift(band.threshold, band, bars["close_time"], int(bars["close_time"][0]), self.time)
-        is_news = drifted is not None and not desk.drifted
-        desk.drifted = drifted is not None
+        is_news = drifted is not None and not symbol_state.drifted
+        symbol_state.drifted = drifted is not None
         return [Alert(self.time, "BARS_DRIFTED", str(drifted))] if is_news else []
 
     def _on_account(self, update: AccountUpdate) -> list[Output]:
         """Book what only the exchange knows of: funding and transfers. Fills bring their own amounts."""
         if not self._books.account["is_open"] or update.reason == "ORDER" or not update.change:
             return []
-        if update.reason == "FUNDING_FEE" and update.symbol in ("", *self.desks):
+        if update.reason == "FUNDING_FEE" and update.symbol in ("", *self.symbol_states):
             return self._books.react(Told(records.FUNDED, amount=update.change))
         return self._adjust(update.change, update.reason)
 
@@ -402,24 +404,24 @@ class TradingCore:
         return [alert, *self._books.react(Told(records.TRANSFERRED, amount=amount))]
 
     def _on_snapshot(self, snapshot: Snapshot) -> list[Output]:
-        desk = self.desks[snapshot.symbol]
-        outputs = self._open_account(desk, snapshot)
-        outputs += desk.monitor.on_snapshot(snapshot)
+        symbol_state = self.symbol_states[snapshot.symbol]
+        outputs = self._open_account(symbol_state, snapshot)
+        outputs += symbol_state.monitor.on_snapshot(snapshot)
         problems, wallet = self._mismatches(snapshot), int(self._books.account["wallet"])
         differs = wallet != snapshot.wallet
         # What is looked up may be an order whose fill our books don't know yet: the account is asked again first.
         is_asking = any(isinstance(output, LookupOrder) for output in outputs)
-        if not is_asking and desk.monitor.reconciled:
-            outputs += self._explain_wallet(desk, snapshot.wallet - wallet)
-        if problems or (differs and is_asking and desk.monitor.reconciled):
-            desk.monitor.disagree(self.time, desk.problem_count)
-        desk.problem_count = desk.problem_count + 1 if problems else 0
-        if problems != desk.problems:
+        if not is_asking and symbol_state.monitor.reconciled:
+            outputs += self._explain_wallet(symbol_state, snapshot.wallet - wallet)
+        if problems or (differs and is_asking and symbol_state.monitor.reconciled):
+            symbol_state.monitor.disagree(self.time, symbol_state.problem_count)
+        symbol_state.problem_count = symbol_state.problem_count + 1 if problems else 0
+        if problems != symbol_state.problems:
             outputs += [Alert(self.time, "ACCOUNT_MISMATCH", problem) for problem in problems]
-            desk.problems = problems
+            symbol_state.problems = problems
         return outputs
 
-    def _explain_wallet(self, desk: Desk, difference: int) -> list[Output]:
+    def _explain_wallet(self, symbol_state: SymbolState, difference: int) -> list[Output]:
         """Book what the exchange has more, or less, though no fill is missing: money of which no event has told.
 
         It may be on its way, so the account is read once more before: only what is still there is booked.
@@ -428,12 +430,12 @@ class TradingCore:
         self._unequal = self._unequal + 1 if difference else 0
         if not difference or difference != seen:
             if difference and self._unequal <= MOST_UNEQUAL:
-                desk.monitor.ask_again(self.time)
+                symbol_state.monitor.ask_again(self.time)
             return []
         self._unexplained = self._unequal = 0
         return self._adjust(difference, "the exchange's wallet differs from our books, which take it over")
 
-    def _open_account(self, desk: Desk, snapshot: Snapshot) -> list[Output]:
+    def _open_account(self, symbol_state: SymbolState, snapshot: Snapshot) -> list[Output]:
         """At the first snapshot: take the account as it is, unless a run before has left its own books.
 
         Operators' commands that came before there was a breaker are carried out now, in their order.
@@ -443,8 +445,8 @@ class TradingCore:
         if books.breaker is None:
             self._open(snapshot.wallet)
             books.breaker = CircuitBreaker(self.config.risk, snapshot.time, snapshot.wallet, books.breaker_rows)
-        limits = risk.limits_of(self.config, desk.instrument, snapshot.taker_fee_e8)
-        books.symbols[desk.place]["limits"] = limits
+        limits = risk.limits_of(self.config, symbol_state.instrument, snapshot.taker_fee_e8)
+        books.symbols[symbol_state.place]["limits"] = limits
         if session.duration_s and session.on_duration_end != "carry_on" and row["end_at"] == NEVER:
             row["end_at"] = snapshot.time + milliseconds(session.duration_s)
         early, self._early = self._early, []
@@ -469,28 +471,28 @@ class TradingCore:
     def _on_timer(self, timer: Timer) -> list[Output]:
         return self._books.react(Told(records.TIMER_DUE))
 
-    def _on_link(self, link: Link) -> list[Output]:
+    def _on_stream_status(self, link: StreamStatus) -> list[Output]:
         outputs: list[Output] = []
-        for desk in self.desks.values():
-            facts = self._books.symbols[desk.place]["facts"]
+        for symbol_state in self.symbol_states.values():
+            facts = self._books.symbols[symbol_state.place]["facts"]
             if link.stream == "market":
                 facts["market_stream_up"] = link.up
                 continue
             facts["user_stream_up"] = link.up
-            desk.monitor.reconciled = False
+            symbol_state.monitor.reconciled = False
             if link.up:
-                outputs.append(TakeSnapshot(self.time, desk.instrument.symbol, "USER_STREAM_UP"))
+                outputs.append(TakeSnapshot(self.time, symbol_state.instrument.symbol, "USER_STREAM_UP"))
         return outputs
 
-    def _on_restart(self, restart: Restart) -> list[Output]:
+    def _on_restart(self, restart: EngineRestarted) -> list[Output]:
         outputs: list[Output] = []
-        for desk in self.desks.values():
-            self._books.symbols[desk.place]["facts"]["user_stream_up"] = False
-            outputs += desk.monitor.on_restart(self.time)
+        for symbol_state in self.symbol_states.values():
+            self._books.symbols[symbol_state.place]["facts"]["user_stream_up"] = False
+            outputs += symbol_state.monitor.on_restart(self.time)
         return outputs
 
     def _on_filters(self, filters: Filters) -> list[Output]:
-        return self.desks[filters.symbol].monitor.on_filters(filters)
+        return self.symbol_states[filters.symbol].monitor.on_filters(filters)
 
     def _on_trouble(self, trouble: Trouble) -> list[Output]:
         return [Alert(trouble.time, trouble.code, trouble.text)]
@@ -517,8 +519,8 @@ class TradingCore:
             return []
         if command.action == "resume":
             row["paused"] = NONE
-            for desk in self.desks.values():
-                desk.monitor.halt_reason = ""
+            for symbol_state in self.symbol_states.values():
+                symbol_state.monitor.halt_reason = ""
         if breaker is None:
             return []
         breaker.reason = reason
@@ -550,10 +552,10 @@ _HANDLERS: dict[type, Callable[[TradingCore, Any], list[Output]]] = {
     Snapshot: TradingCore._on_snapshot,
     Timer: TradingCore._on_timer,
     Operator: TradingCore._on_operator,
-    Link: TradingCore._on_link,
-    BarPhase: TradingCore._on_bar_phase,
-    Adoption: TradingCore._on_adoption,
-    Restart: TradingCore._on_restart,
+    StreamStatus: TradingCore._on_stream_status,
+    BarResumePoint: TradingCore._on_bar_resume_point,
+    ResumeState: TradingCore._on_resume_state,
+    EngineRestarted: TradingCore._on_restart,
     Filters: TradingCore._on_filters,
     Trouble: TradingCore._on_trouble,
 }

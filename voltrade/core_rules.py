@@ -117,7 +117,7 @@ def on_funding(account: Record, symbols: Rows, amount: int) -> None:
     account.funding += amount
     account.wallet += amount
     for place in range(len(symbols)):
-        if symbols[place].in_hand:
+        if symbols[place].has_position:
             symbols[place].position.funding += amount
 
 
@@ -242,7 +242,7 @@ def stop(account: Record, symbols: Rows, flatten: bool, reason: int) -> None:
             order_rules.close_position(account, symbols[place], account.now, reason)
         else:
             order_rules.cancel_entry(account, symbols[place], account.now, reason)
-            if symbols[place].in_hand:  # the session ends when the exchange has confirmed what it leaves behind
+            if symbols[place].has_position:  # the session ends when the exchange has confirmed what it leaves behind
                 add_output(account, records.SNAPSHOT, place, -1, reason, account.now)
 
 
@@ -252,7 +252,7 @@ def is_finished(account: Record, symbols: Rows) -> bool:
     if account.end_reason == states.NONE:
         return False
     for place in range(len(symbols)):
-        if symbols[place].in_hand and not (account.keep and _rests(account, symbols[place])):
+        if symbols[place].has_position and not (account.keep and _rests(account, symbols[place])):
             return False
     return True
 
@@ -306,7 +306,7 @@ def fill_facts(account: Record, symbol: Record, signal: Record) -> None:
     fact["paused"] = account.paused != states.NONE
     fact["reconciled"] = symbol.reconciled
     fact["unknown_orders"] = order_rules.has_unknown(symbol) or not order_rules.has_room(symbol, records.SPARE)
-    fact["round_trips"] = symbol.in_hand
+    fact["round_trips"] = symbol.has_position
     fact["last_exit_time"] = symbol.last_exit_time
     fact["bars_since_exit"] = signal.bar + 1 - symbol.last_exit_bar
     fact["price"] = signal.price
@@ -318,7 +318,7 @@ def fill_facts(account: Record, symbol: Record, signal: Record) -> None:
 
 def _on_signal(account: Record, symbol: Record, signal: Record) -> None:
     """Leave on an opposite signal; enter where every gate lets the signal pass. FIRST_REFUSAL is bound."""
-    if symbol.in_hand and symbol.position.side != signal.side and symbol.settings.exit_on_opposite_signal:
+    if symbol.has_position and symbol.position.side != signal.side and symbol.settings.exit_on_opposite_signal:
         order_rules.close_position(account, symbol, account.now, states.OPPOSITE_SIGNAL)
     fill_facts(account, symbol, signal)
     gate = FIRST_REFUSAL(symbol.facts, symbol.limits)  # type: ignore[name-defined]  # noqa: F821
@@ -327,7 +327,7 @@ def _on_signal(account: Record, symbol: Record, signal: Record) -> None:
         return
     limit = 0
     if symbol.settings.limit_entry:
-        limit = signal.price + signal.side * risk.share(signal.price, symbol.settings.max_slippage_e8)
+        limit = signal.price + signal.side * risk.mul_e8_floor(signal.price, symbol.settings.max_slippage_e8)
     order_rules.enter(account, symbol, signal, symbol.facts[0]["quantity"], limit)
 
 

@@ -2,7 +2,7 @@
 
 It carries events from the streams to the core and the core's commands to the exchange, and writes both down: an event
 before the core acts on it, a command before its request leaves. It holds no trading logic. Where the tape is the clock
-(`sim` at full speed) it answers the asks of `Lockstep` over the wire; else it consumes one queue by the wall clock.
+(`sim` at full speed) it answers the asks of `TapeLoop` over the wire; else it consumes one queue by the wall clock.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from typing import Any, Protocol
 from voltrade.account_watch import AccountWatch
 from voltrade.core import TradingCore
 from voltrade.errors import JournalError, SessionError, VenueError
-from voltrade.exchange import Feed, OrderGateway
+from voltrade.exchange.ports import Feed, OrderGateway
 from voltrade.journal import Fact, Journal
-from voltrade.lockstep import Ask, Collect, Execute, Finish, Horizon, Lockstep, Play, commands_of, warm_up
 from voltrade.model import (
     MONEY,
     CancelOrder,
     Command,
+    EngineRestarted,
     Event,
     Filters,
     History,
-    Link,
     LookupOrder,
     MarkPrice,
     OrderIntent,
@@ -36,9 +35,9 @@ from voltrade.model import (
     Output,
     Purpose,
     Reply,
-    Restart,
     Segment,
     Snapshot,
+    StreamStatus,
     TakeSnapshot,
     Timer,
     Trades,
@@ -47,6 +46,17 @@ from voltrade.model import (
 )
 from voltrade.order_states import TOO_LARGE
 from voltrade.risk import distance_words
+from voltrade.tape_loop import (
+    AdvanceExchange,
+    DrainEvents,
+    EndOfTape,
+    NextSegment,
+    Request,
+    SendCommand,
+    TapeLoop,
+    commands_of,
+    warm_up,
+)
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +125,7 @@ class LiveTradingSystem:
         self._clock = clock
         self._set_clock = set_clock
         self._observe = observe
-        (self._symbol,) = core.desks
+        (self._symbol,) = core.symbol_states
         self._market: deque[tuple[int, int, int, int, bool] | MarkPrice] = deque()
         self._news: deque[Event] = deque()
         self._arrived = asyncio.Event()
@@ -152,14 +162,14 @@ class LiveTradingSystem:
 
     def status(self, tape_trades: int) -> dict[str, Any]:
         """Say how things are, for people; `tape_trades` is the length of the tape, 0 where there is none."""
-        core, desk = self.core, self.core.desks[self._symbol]
-        instrument, quote = desk.instrument, desk.instrument.quote_asset
+        core, symbol_state = self.core, self.core.symbol_states[self._symbol]
+        instrument, quote = symbol_state.instrument, symbol_state.instrument.quote_asset
         return {
             "time": moment_text(core.time),
             "progress": self._trades / tape_trades if tape_trades else 0.0,
             "trades": f"{self._trades:,}",
-            "bars": f"{desk.fold.count:,}",
-            "position": f"{instrument.quantity(desk.monitor.position):f} {instrument.base_asset}",
+            "bars": f"{symbol_state.pipeline.count:,}",
+            "position": f"{instrument.quantity(symbol_state.monitor.position):f} {instrument.base_asset}",
             "wallet": f"{core.account.wallet / MONEY:,.2f} {quote}" if core.account else "",
             "paused": core.paused,
             "breaker": core.breaker.mode if core.breaker else "",
@@ -175,8 +185,8 @@ class LiveTradingSystem:
 
         The core handles it as the journal holds it, so that a replay sees the same.
         """
-        desk = self.core.desks[self._symbol]
-        bars = desk.fold.count
+        symbol_state = self.core.symbol_states[self._symbol]
+        bars = symbol_state.pipeline.count
         if isinstance(event, Trades):
             # A block is written as far as it was consumed: the cut is part of the record.
             self.is_journaled = False
@@ -187,8 +197,8 @@ class LiveTradingSystem:
         else:
             event = self._write(event)
             consumed, outputs = self.core.handle(event)
-        for number in range(bars, desk.fold.count):
-            self._journal.append("Bar", self.core.time, self.core.bar_row(desk, number))
+        for number in range(bars, symbol_state.pipeline.count):
+            self._journal.append("Bar", self.core.time, self.core.bar_row(symbol_state, number))
         for output in outputs:
             self._write(output)
         self.is_journaled = True
@@ -260,7 +270,9 @@ class LiveTradingSystem:
                 self._clock(), "submit", asked.symbol, asked.client_order_id, False, Outcome.REFUSED, 0, UNWRITTEN
             )
         if isinstance(command, TakeSnapshot):
-            return await self._gateway.snapshot(command.symbol, self.core.desks[self._symbol].monitor.agreed_trade_id)
+            return await self._gateway.snapshot(
+                command.symbol, self.core.symbol_states[self._symbol].monitor.agreed_trade_id
+            )
         if isinstance(command, OrderIntent):
             return await self._gateway.submit(command)
         if isinstance(command, CancelOrder):
@@ -271,19 +283,19 @@ class LiveTradingSystem:
     # --- the tape is the clock -------------------------------------------------------------------------------------
 
     async def run_lockstep(self, feed: Feed, channel: Channel, *, marks: int = 0, restarted: bool = False) -> None:
-        """Run until the tape or the session is over; see `Lockstep` for the arguments.
+        """Run until the tape or the session is over; see `TapeLoop` for the arguments.
 
         Raises:
             SessionError: frames that the venue says it sent did not arrive.
         """
         self._feed, self._channel, self._is_lockstep = feed, channel, True
         # The streams have told that they came up; where the tape is the clock the session itself says so.
-        self._news = deque(event for event in self._news if not isinstance(event, Link))
+        self._news = deque(event for event in self._news if not isinstance(event, StreamStatus))
         self._executed = False
         self._seen_marks = marks
-        self._seen_trade_id = last_id = self.core.desks[self._symbol].fold.last_trade_id
-        self._played = Play(0, max(last_id, 0), False, marks, self._clock())
-        run = Lockstep(self.core, self.handle, self._clock(), marks=marks, restarted=restarted).run()
+        self._seen_trade_id = last_id = self.core.symbol_states[self._symbol].pipeline.last_trade_id
+        self._played = AdvanceExchange(0, max(last_id, 0), False, marks, self._clock())
+        run = TapeLoop(self.core, self.handle, self._clock(), marks=marks, restarted=restarted).run()
         answer: Any = None
         try:
             while True:
@@ -291,19 +303,19 @@ class LiveTradingSystem:
         except StopIteration:
             self._commit()
 
-    async def _answer(self, ask: Ask) -> Any:
+    async def _answer(self, ask: Request) -> Any:
         match ask:
-            case Horizon():
+            case NextSegment():
                 await self._feed.maintain(self._clock())  # the tape waits for us meanwhile: nothing fills
                 return await self._horizon()
-            case Play():
+            case AdvanceExchange():
                 await self._play(ask)
-            case Execute(command=command):
+            case SendCommand(command=command):
                 self._executed = True
                 return await self._insist(command)
-            case Collect():
+            case DrainEvents():
                 return await self._collect()
-            case Finish():
+            case EndOfTape():
                 await self._hear(await self._channel.ask({"op": "finish"}))
         return None
 
@@ -333,7 +345,7 @@ class LiveTradingSystem:
             rows.append(item)
         return Segment(Trades.from_rows(self._symbol, rows), mark, reply["end"])
 
-    async def _play(self, play: Play) -> None:
+    async def _play(self, play: AdvanceExchange) -> None:
         for _ in range(play.trades + play.mark):
             self._market.popleft()
         self._set_clock(play.time)
@@ -341,7 +353,7 @@ class LiveTradingSystem:
         self._commit()
         await self._sync(play)
 
-    async def _sync(self, play: Play) -> None:
+    async def _sync(self, play: AdvanceExchange) -> None:
         self._played = play
         message = {"op": "at", "trade_id": play.trade_id, "marks": play.marks, "time": play.time}
         await self._hear(await self._channel.ask(message))
@@ -380,7 +392,7 @@ class LiveTradingSystem:
         """
         self._feed = feed
         if restarted:
-            self._news.appendleft(Restart(self._clock()))
+            self._news.appendleft(EngineRestarted(self._clock()))
         try:
             async with asyncio.TaskGroup() as tasks:
                 upkeep = tasks.create_task(self._look_after(feed, tasks))
@@ -416,8 +428,8 @@ class LiveTradingSystem:
 
     def _at_risk(self) -> tuple[bool, bool]:
         """Whether something is in hand, and whether the price has passed a stop or target that nothing tells of."""
-        desk = self.core.desks[self._symbol]
-        return desk.monitor.in_hand, desk.monitor.is_passed(desk.fold.last_price)
+        symbol_state = self.core.symbol_states[self._symbol]
+        return symbol_state.monitor.has_position, symbol_state.monitor.is_passed(symbol_state.pipeline.last_price)
 
     async def _consume_by_the_wall(self, requests: asyncio.TaskGroup) -> None:
         pending: set[asyncio.Task[None]] = set()

@@ -315,7 +315,7 @@ BAR = _row_of((field.name for field in fields(VolumeBar)[1:-2]), close_reason=np
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """A bar's verdict that an entry is wanted. `bar_number` counts the bars of the run; `atr` is in quote per coin."""
+    """A bar's decision that an entry is wanted. `bar_number` counts the bars of the run; `atr` is in quote per coin."""
 
     time: int
     symbol: str
@@ -541,7 +541,7 @@ class Operator:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class StreamStatus:
     """A stream went up or down."""
 
     time: int
@@ -550,7 +550,7 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class BarPhase:
+class BarResumePoint:
     """Where a day's bars stood before the first trade that the core is given; what traded before is known in sum.
 
     The bar that is open then is cut: it is tainted, and holds only what comes.
@@ -573,12 +573,12 @@ class History:
     """What a core is given before the first trade of its session."""
 
     trades: Trades
-    phase: BarPhase | None = None
+    phase: BarResumePoint | None = None
     """Where the day's bars stand before the first of the trades; None where they begin with it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Adoption:
+class ResumeState:
     """What the account's last run left, taken over after the warm-up and before the account is asked for."""
 
     time: int
@@ -589,7 +589,7 @@ class Adoption:
 
 
 @dataclass(frozen=True, slots=True)
-class Restart:
+class EngineRestarted:
     """The engine was started again within its run: answers to what was in flight will not come."""
 
     time: int
@@ -617,8 +617,8 @@ class Trouble:
 News = OrderUpdate | AlgoUpdate | AccountUpdate
 """What an exchange tells of itself."""
 Event = (
-    Trades | MarkPrice | FeedGap | News | Reply | Snapshot | Timer | Operator | Link | BarPhase | Adoption | Restart
-    | Filters | Trouble
+    Trades | MarkPrice | FeedGap | News | Reply | Snapshot | Timer | Operator | StreamStatus | BarResumePoint
+    | ResumeState | EngineRestarted | Filters | Trouble
 )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ from voltrade.records import (
 )
 from voltrade.risk import Gate, whole
 
-__all__ = ["AlgoState", "Holding", "Order", "OrderMonitor", "OrderState"]
+__all__ = ["AlgoState", "OpenPosition", "Order", "OrderMonitor", "OrderState"]
 
 VERSION = 3
 """Of the saved state."""
@@ -120,7 +120,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class OpenPosition:
     """The round trip in hand as it is known now, and its orders by purpose in the order in which they were sent."""
 
     row: Any
@@ -253,9 +253,9 @@ class OrderMonitor:
     # --- what others ask -------------------------------------------------------------------------------------------
 
     @property
-    def in_hand(self) -> bool:
+    def has_position(self) -> bool:
         """Whether a round trip is in progress, from its intent until none of its orders can act."""
-        return bool(self._row["in_hand"])
+        return bool(self._row["has_position"])
 
     @property
     def position(self) -> int:
@@ -265,7 +265,7 @@ class OrderMonitor:
     @property
     def _lots(self) -> int:
         held = self._position_row
-        return int(held["entered"]) - int(held["exited"]) if self._row["in_hand"] else 0
+        return int(held["entered"]) - int(held["exited"]) if self._row["has_position"] else 0
 
     @property
     def reconciled(self) -> bool:
@@ -303,14 +303,14 @@ class OrderMonitor:
         return {name: self._order(number) for name, number in self._numbers.items()}
 
     @property
-    def holding(self) -> Holding | None:
+    def open_position(self) -> OpenPosition | None:
         """The round trip in hand as it is now."""
-        if not self.in_hand:
+        if not self.has_position:
             return None
         trip = int(self._position_row["id"])
         mine = [order for order in self.orders.values() if order.row.round_trip == trip]
         ordered = sorted(mine, key=lambda order: (order.row.purpose, order.row.number))
-        return Holding(PositionRow(*self._position_row.item()), tuple(ordered))
+        return OpenPosition(PositionRow(*self._position_row.item()), tuple(ordered))
 
     def _order(self, number: int) -> Order:
         row = self._rows.get(number)
@@ -324,7 +324,7 @@ class OrderMonitor:
         of ours became, so it is taken for somebody else's only when every order of ours is accounted for; and only
         where such trades, all together, lead to the position that the exchange shows, and that was read after them.
         """
-        is_held, side = self.in_hand, int(self._position_row["side"])
+        is_held, side = self.has_position, int(self._position_row["side"])
         may_close = self._accounts_for_all(snapshot) and self._trades_lead_to_position(snapshot)
         position, fills, ours = self._lots, [], []
         opened, guessed = self._first_fill, self._guessed(snapshot)
@@ -369,7 +369,7 @@ class OrderMonitor:
     @property
     def _first_fill(self) -> int:
         """The trade that opened the position in hand, NEVER where there is none: no earlier one belongs to it."""
-        return min(self._trade_ids_of(int(self._position_row["id"]))[0], default=NEVER) if self.in_hand else NEVER
+        return min(self._trade_ids_of(int(self._position_row["id"]))[0], default=NEVER) if self.has_position else NEVER
 
     def _trade_ids_of(self, trip: int) -> tuple[list[int], list[int]]:
         return self._trade_ids.setdefault(trip, ([], []))
@@ -434,15 +434,15 @@ class OrderMonitor:
         """Note a fill's trade id for good; the rules count its money and lots."""
         self._fills.add(update.trade_id)
         order = self._order_rows[self._rows[number]]
-        trip, in_hand = int(order["round_trip"]), self.in_hand
-        is_late = not in_hand or trip != self._position_row["id"]
+        trip, has_position = int(order["round_trip"]), self.has_position
+        is_late = not has_position or trip != self._position_row["id"]
         if is_late:  # it belongs to what is in hand, or to a new round trip
             self.reconciled = False
             self._row["snapshot_at"] = min(int(self._row["snapshot_at"]), self._at(update.time))
             name = self._names[number]
-            self._late = f"{name} filled after round trip {trip} had ended" + " and the next had begun" * in_hand
-            trip = int(self._position_row["id"]) if in_hand else int(self._row["round_trips"]) + 1
-        is_exit = order["side"] != self._position_row["side"] if in_hand else False
+            self._late = f"{name} filled after round trip {trip} had ended" + " and the next had begun" * has_position
+            trip = int(self._position_row["id"]) if has_position else int(self._row["round_trips"]) + 1
+        is_exit = order["side"] != self._position_row["side"] if has_position else False
         self._trade_ids_of(trip)[bool(is_exit)].append(update.trade_id)
 
     def _doubts(self, fill: OrderUpdate) -> list[Output]:
@@ -739,7 +739,7 @@ class OrderMonitor:
 
     def _is_forced(self, update: OrderUpdate) -> bool:
         """Whether a fill is of an order by which the exchange itself takes from the position in hand."""
-        if not self.in_hand or not update.trade_id or _kind(update) == "CLOSED_ELSEWHERE":
+        if not self.has_position or not update.trade_id or _kind(update) == "CLOSED_ELSEWHERE":
             return False
         closes = update.side == -int(self._position_row["side"]) and update.last_quantity <= self._lots
         return closes and self._is_later(update, self._first_fill)
@@ -801,7 +801,7 @@ class OrderMonitor:
 
     def _live(self) -> list[Order]:
         """Orders of the position in hand that can still act, by purpose."""
-        trip = int(self._position_row["id"]) if self.in_hand else 0
+        trip = int(self._position_row["id"]) if self.has_position else 0
         orders = [self._order(number) for number in self._rows]
         live = [order for order in orders if order.row.round_trip == trip and not order.done]
         return sorted(live, key=lambda order: order.row.purpose)
@@ -817,7 +817,7 @@ class OrderMonitor:
         self._row["order_count"] = row + 1
         trip = order.round_trip
         if trip != self._position_row["id"] and trip in self._ended:
-            self._books.column("earlier" if self.in_hand else "position")[self._place] = tuple(self._ended[trip])
+            self._books.column("earlier" if self.has_position else "position")[self._place] = tuple(self._ended[trip])
         return row
 
     def put_away(self) -> None:
@@ -825,7 +825,7 @@ class OrderMonitor:
 
         A round trip may end when none of its orders has a row any more: it is kept all the same.
         """
-        is_kept = self.in_hand or int(self._position_row["id"]) in self._ended
+        is_kept = self.has_position or int(self._position_row["id"]) in self._ended
         if is_kept and not self._row["over_count"]:
             return
         count, kept = int(self._row["order_count"]), 0
@@ -844,7 +844,7 @@ class OrderMonitor:
         if earlier["id"]:
             self._ended[int(earlier["id"])] = PositionRow(*earlier.item())
             earlier["id"] = 0
-        if not self.in_hand:
+        if not self.has_position:
             self._ended[int(self._position_row["id"])] = PositionRow(*self._position_row.item())
 
     def _put_away(self, order: Any) -> None:
@@ -922,11 +922,11 @@ class OrderMonitor:
             "agreed_position": self._agreed_position,
             "has_agreed": self._has_agreed,
             "halt_reason": self.halt_reason,
-            "holding": self._holding_state() if self.in_hand else None,
+            "holding": self._open_position_state() if self.has_position else None,
         }
 
-    def _holding_state(self) -> dict[str, Any]:
-        holding = self.holding
+    def _open_position_state(self) -> dict[str, Any]:
+        holding = self.open_position
         assert holding is not None
         entries, exits = self._trade_ids_of(holding.id)
         return {
@@ -970,7 +970,7 @@ class OrderMonitor:
         trip = self._from_words(PositionRow, held["position"])
         orders = [self._from_words(OrderRow, saved, number=n) for n, saved in enumerate(held["orders"])]
         self._books.column("position")[self._place] = tuple(trip)
-        self._row["in_hand"], self._row["order_numbers"] = True, len(orders)
+        self._row["has_position"], self._row["order_numbers"] = True, len(orders)
         trades = self._trade_ids_of(trip.id)
         for mine, name in zip(trades, ("entry_trade_ids", "exit_trade_ids"), strict=True):
             mine += [whole(trade) for trade in held[name]]

@@ -51,7 +51,7 @@ def overdue_fills(order: Record, time: int) -> int:
 @compiled_part
 def is_over(symbol: Record, order: Record) -> bool:
     """Whether its row can be given to another: it is done and counted, or not of the position in hand."""
-    if not symbol.in_hand or order.round_trip != symbol.position.id:
+    if not symbol.has_position or order.round_trip != symbol.position.id:
         return True
     return is_done(order) and not awaits_fills(order)
 
@@ -122,7 +122,7 @@ def level_from(notional: int, quantity: int, distance: int) -> int:
 @compiled_part
 def open_quantity(symbol: Record) -> int:
     """Lots in hand by our fills; below zero where more has left than had entered."""
-    return int(symbol.position.entered - symbol.position.exited) if symbol.in_hand else 0
+    return int(symbol.position.entered - symbol.position.exited) if symbol.has_position else 0
 
 
 @compiled_part
@@ -165,7 +165,7 @@ def newest_stop(symbol: Record) -> int:
 @compiled_part
 def has_unknown(symbol: Record) -> bool:
     """Whether an order's outcome isn't known, or a cancel is under way."""
-    if symbol.in_hand:
+    if symbol.has_position:
         for row in range(symbol.order_count):
             order = symbol.orders[row]
             if not is_done(order) and (order.state == states.UNKNOWN or order.state == states.PENDING_CANCEL):
@@ -176,7 +176,7 @@ def has_unknown(symbol: Record) -> bool:
 @compiled_part
 def is_protected(symbol: Record) -> bool:
     """Whether the position in hand is whole, every fill told of is counted, and an acknowledged stop covers it."""
-    if not symbol.in_hand or not entry_is_done(symbol):
+    if not symbol.has_position or not entry_is_done(symbol):
         return False
     for row in range(symbol.order_count):
         if awaits_fills(symbol.orders[row]):
@@ -254,7 +254,7 @@ def submit(account: Record, symbol: Record, row: int) -> None:
 @compiled_part
 def _begin_round_trip(symbol: Record, side: int) -> None:
     symbol.round_trips += 1
-    symbol.in_hand = True
+    symbol.has_position = True
     symbol.position = symbol.no_position
     symbol.position.id, symbol.position.side = symbol.round_trips, side
 
@@ -462,7 +462,7 @@ def take_algo(account: Record, symbol: Record, row: int, status: int, order_id: 
 def _cancel_left_over(account: Record, symbol: Record, row: int, time: int) -> None:
     """Cancel an order of a round trip that is over: it was taken for absent, and was accepted after all."""
     order = symbol.orders[row]
-    if not symbol.in_hand or order.round_trip != symbol.position.id:
+    if not symbol.has_position or order.round_trip != symbol.position.id:
         cancel(account, symbol, row, time, states.POSITION_CLOSED)
 
 
@@ -482,7 +482,7 @@ def take_fill(account: Record, symbol: Record, event: Record) -> None:
     symbol.entry_failures, symbol.nothing_to_reduce = 0, False
     order.filled += quantity
     order.told_at = symbol.time
-    if order.round_trip != symbol.position.id or not symbol.in_hand:
+    if order.round_trip != symbol.position.id or not symbol.has_position:
         _take_late_order(account, symbol, order)
     _count(symbol.position, order, event)
 
@@ -494,7 +494,7 @@ def _take_late_order(account: Record, symbol: Record, order: Record) -> None:
     Where nothing is, a new round trip begins with it. One that was to close leaves lots on the other side, or fewer
     than our plan had: that is left at market, and so is a position that grows by an entry of an earlier one.
     """
-    if symbol.in_hand:
+    if symbol.has_position:
         symbol.halts = records.HALTED_BY_LATE_FILL
         leave_for(symbol.position, states.LATE_FILL)
     else:
@@ -557,7 +557,7 @@ def adopt_orphan(symbol: Record, time: int, purpose: int, side: int, quantity: i
 @compiled_part
 def sync_orders(account: Record, symbol: Record, time: int) -> None:
     """Compare the position in hand with the orders that it should have; send what is missing, cancel what is left."""
-    if not symbol.in_hand:
+    if not symbol.has_position:
         return
     _note_spent_stop(symbol)
     lots, position = exposed(symbol, time), symbol.position
@@ -828,7 +828,7 @@ def _sync_flat(account: Record, symbol: Record, time: int) -> None:
                 is_over = is_done(symbol.orders[row]) or time >= stuck_at(symbol.orders[row])
                 all_done = all_done and is_over  # what has triggered can't be cancelled, and finds nothing to close
     if all_done:
-        symbol.in_hand = False
+        symbol.has_position = False
 
 
 @compiled_part
@@ -865,7 +865,7 @@ def _note_round_trip(account: Record, symbol: Record) -> None:
 @compiled_part
 def close_position(account: Record, symbol: Record, time: int, reason: int) -> None:
     """Leave the position at market, reduce-only; the stop stays until the position is gone."""
-    if not symbol.in_hand:
+    if not symbol.has_position:
         return
     leave_for(symbol.position, reason)
     cancel_entry(account, symbol, time, reason)
@@ -875,7 +875,7 @@ def close_position(account: Record, symbol: Record, time: int, reason: int) -> N
 @compiled_part
 def cancel_entry(account: Record, symbol: Record, time: int, reason: int) -> None:
     """Cancel what is left of the entry, where it rests at the exchange."""
-    if symbol.in_hand:
+    if symbol.has_position:
         for row in range(symbol.order_count):
             if is_of(symbol, symbol.orders[row], states.ENTRY):
                 cancel(account, symbol, row, time, reason)
@@ -885,7 +885,7 @@ def cancel_entry(account: Record, symbol: Record, time: int, reason: int) -> Non
 def orders_due(symbol: Record) -> int:
     """When `on_time` has something to do, ms; NEVER where it hasn't."""
     due: int = symbol.snapshot_at
-    if not symbol.in_hand:
+    if not symbol.has_position:
         return due
     now = symbol.time
     for row in range(symbol.order_count):
@@ -938,7 +938,7 @@ def later(time: int, now: int) -> int:
 @compiled_part
 def on_time(account: Record, symbol: Record, time: int) -> None:
     """Do what is due: look up overdue orders, ask for the account, protect, leave a position that is held too long."""
-    if symbol.in_hand:
+    if symbol.has_position:
         for purpose in range(states.OF_EACH_PURPOSE):
             for row in range(symbol.order_count):
                 order = symbol.orders[row]

@@ -87,7 +87,7 @@ SYMBOL = record_dtype(
         # orders: the latest time told of; numbers given; fills counted
         *wholes("time", "snapshot_at", "disagreements", "shown", "ignored", "round_trips", "order_numbers", "counted"),
         *wholes("agreed_at"),
-        *flags("in_hand", "reconciled", "nothing_to_reduce"),
+        *flags("has_position", "reconciled", "nothing_to_reduce"),
         *wholes("halts", "halted", "entry_failures", "largest_order", "read_at", "order_count", "over_count"),
         ("position", POSITION),
         ("earlier", POSITION),

@@ -41,15 +41,15 @@ the first bracket of the large ones, so that liquidation is never taken to be fu
 
 
 @compiled
-def share(amount: int, rate: int) -> int:
+def mul_e8_floor(amount: int, rate: int) -> int:
     """Return amount x rate in 1e-8, rounded down, without the product that would overflow 64 bits."""
     return amount // MONEY * rate + amount % MONEY * rate // MONEY
 
 
 @compiled
-def share_up(amount: int, rate: int) -> int:
+def mul_e8_ceil(amount: int, rate: int) -> int:
     """Return amount x rate in 1e-8, rounded up."""
-    return -share(-amount, rate)
+    return -mul_e8_floor(-amount, rate)
 
 
 def rate_e8(value: float | Decimal, rounding: str = ROUND_FLOOR) -> int:
@@ -165,7 +165,7 @@ def stop_distance(atr: float, multiple: float, tick_size: float) -> int:
 def expected_price(facts: Rows, limits: Rows) -> int:
     """Return the price that a buyer may expect to pay, in ticks: last price plus expected slippage, rounded up."""
     fact, limit = facts[0], limits[0]
-    return int(fact["price"]) + share_up(fact["price"], limit["slippage_e8"])
+    return int(fact["price"]) + mul_e8_ceil(fact["price"], limit["slippage_e8"])
 
 
 @compiled
@@ -184,14 +184,14 @@ def stop_out_cost(lots: int, facts: Rows, limits: Rows) -> int:
     fact, limit = facts[0], limits[0]
     stop = lots * fact["stop_ticks"] * limit["money_per_ticklot"]
     turnover = lots * (2 * expected_price(facts, limits) + fact["stop_ticks"]) * limit["money_per_ticklot"]
-    return int(stop) + share_up(turnover, limit["fee_e8"] + limit["slippage_e8"])
+    return int(stop) + mul_e8_ceil(turnover, limit["fee_e8"] + limit["slippage_e8"])
 
 
 @compiled
 def lots_at_risk(facts: Rows, limits: Rows, most: int) -> int:
     """Return the largest number of lots, up to `most`, whose stop-out costs no more than capital x risk fraction."""
     fact, limit = facts[0], limits[0]
-    budget = share(capital_in_use(facts, limits), limit["risk_e8"])
+    budget = mul_e8_floor(capital_in_use(facts, limits), limit["risk_e8"])
     rate = (limit["fee_e8"] + limit["slippage_e8"]) / MONEY
     ticks = fact["stop_ticks"] + (2 * expected_price(facts, limits) + fact["stop_ticks"]) * rate
     estimate = budget / (ticks * limit["money_per_ticklot"])
@@ -215,10 +215,10 @@ def position_size(facts: Rows, limits: Rows) -> int:
     if fact["price"] <= 0 or fact["stop_ticks"] <= 0:
         return 0
     lot_value = expected_price(facts, limits) * limit["money_per_ticklot"]
-    notional = share(capital_in_use(facts, limits), limit["max_notional_e8"])
+    notional = mul_e8_floor(capital_in_use(facts, limits), limit["max_notional_e8"])
     # notional / leverage + notional x costs <= available
     costs_e8 = limit["leverage"] * (limit["fee_e8"] + limit["slippage_e8"])
-    margin = share(fact["available"], MONEY * MONEY // (MONEY + costs_e8))
+    margin = mul_e8_floor(fact["available"], MONEY * MONEY // (MONEY + costs_e8))
     by_margin = margin // lot_value * limit["leverage"] + margin % lot_value * limit["leverage"] // lot_value
     most = min(notional // lot_value, by_margin, limit["max_quantity"])
     lots = lots_at_risk(facts, limits, most)
@@ -231,8 +231,8 @@ def position_size(facts: Rows, limits: Rows) -> int:
 def least_stop_ticks(facts: Rows, limits: Rows) -> int:
     """Return the shortest stop allowed: `min_stop_bps` of the price, 3 ticks, or 2 x round-trip cost, the longest."""
     fact, limit = facts[0], limits[0]
-    of_price = share_up(fact["price"], limit["min_stop_e8"])
-    round_trip = share_up(2 * fact["price"], limit["fee_e8"] + limit["slippage_e8"])
+    of_price = mul_e8_ceil(fact["price"], limit["min_stop_e8"])
+    round_trip = mul_e8_ceil(2 * fact["price"], limit["fee_e8"] + limit["slippage_e8"])
     return max(of_price, MIN_STOP_TICKS, 2 * round_trip)
 
 
@@ -244,7 +244,7 @@ def liquidation_ticks(facts: Rows, limits: Rows) -> int:
     rule's factor of two leaves. A cross position has more margin than this, never less.
     """
     fact, limit = facts[0], limits[0]
-    return share(fact["price"], MONEY // limit["leverage"] - limit["maintenance_e8"])
+    return mul_e8_floor(fact["price"], MONEY // limit["leverage"] - limit["maintenance_e8"])
 
 
 @compiled
@@ -374,7 +374,7 @@ def size_too_small(facts: Rows, limits: Rows) -> bool:
 @compiled
 def max_notional(facts: Rows, limits: Rows) -> bool:
     lot_value = expected_price(facts, limits) * limits[0]["money_per_ticklot"]
-    allowed = share(capital_in_use(facts, limits), limits[0]["max_notional_e8"])
+    allowed = mul_e8_floor(capital_in_use(facts, limits), limits[0]["max_notional_e8"])
     return bool(lot_value <= 0 or facts[0]["quantity"] > allowed // lot_value)
 
 
@@ -483,9 +483,9 @@ def breaker_limit(state: Rows, rules: Rows, rule: int) -> int:
     """Return the measure at which a rule trips. Capital is at most the equity that the loss is measured from."""
     now, setting = state[0], rules[rule]
     if rule == _DAILY_LOSS:
-        return share(min(setting["capital"], now["day_equity"]), setting["limit"])
+        return mul_e8_floor(min(setting["capital"], now["day_equity"]), setting["limit"])
     if rule == _DRAWDOWN:
-        return share(min(setting["capital"], now["peak"]), setting["limit"])
+        return mul_e8_floor(min(setting["capital"], now["peak"]), setting["limit"])
     return int(setting["limit"])
 
 
@@ -528,7 +528,7 @@ def _release(state: Rows, holds: Rows, time: int, by_person: bool) -> int:
 
 
 @compiled
-def take_in(state: Rows, holds: Rows, fact: int, amount: int) -> None:
+def update_measures(state: Rows, holds: Rows, fact: int, amount: int) -> None:
     """Change the measures by one fact."""
     now = state[0]
     if fact == EQUITY:
@@ -588,7 +588,7 @@ def breaker_step(state: Rows, holds: Rows, rules: Rows, fact: int, time: int, am
     released = _release(state, holds, time, False)
     if fact == RESUME:
         released |= _release(state, holds, time, True)
-    take_in(state, holds, fact, amount)
+    update_measures(state, holds, fact, amount)
     tripped = _trip(state, holds, rules, time)
     if fact == HOLD:
         tripped |= _hold_by_person(holds, amount)
@@ -615,14 +615,14 @@ def breaker_mode(holds: Rows) -> int:
 
 
 @compiled
-def calm_until(state: Rows, holds: Rows) -> int:
+def next_possible_trip_time(state: Rows, holds: Rows) -> int:
     """Return the time before which no rule lets go and no day begins, ms."""
     return int(min(breaker_next_due(holds), (state[0]["day"] + 1) * DAY_MS))
 
 
 @compiled
-def calm_above(state: Rows, holds: Rows, rules: Rows) -> int:
-    """Return the equity above which a valuation trips nothing: before `calm_until`, it is then only taken in.
+def equity_floor(state: Rows, holds: Rows, rules: Rows) -> int:
+    """Return the equity above which a valuation trips nothing: before `next_possible_trip_time` it is noted.
 
     A new peak moves it. It is NEVER where that can't be said.
     """

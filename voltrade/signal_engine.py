@@ -6,7 +6,7 @@ notebook cell): add an `Indicator` to `indicators`, name what the rule decides i
 Numba compiles the whole; a rule that it can't compile runs as plain Python, with one warning and the same results. So
 does one that overrides `on_volume_bar`.
 
-Every bar leaves a verdict: one row with all indicator values, each condition, and the signal. Values before an
+Every bar leaves a decision: one row with all indicator values, each condition, and the signal. Values before an
 indicator has seen enough bars are NaN, and a comparison with NaN is false, so no rule fires on them. Prices and volumes
 in rules are in natural units (quote asset, coins). Don't use `**` in a rule: compiled and plain differ in its last bit.
 """
@@ -44,11 +44,11 @@ from voltrade.errors import ConfigError, DataError
 from voltrade.model import BAR, Instrument, Side, Signal, VolumeBar
 
 Step = Callable[[Record, Record, Record, Record], None]
-"""`step(state, bar, settings, verdict)`: reads a closed bar and the settings, changes its own part of the state in
-place, and writes its values into the verdict."""
+"""`step(state, bar, settings, decision)`: reads a closed bar and the settings, changes its own part of the state in
+place, and writes its values into the decision."""
 
 Rule = Callable[[Record, Record, Record, Record], int]
-"""`rule(state, bar, settings, verdict)` gives 1 for long, -1 for short, 0 for nothing."""
+"""`rule(state, bar, settings, decision)` gives 1 for long, -1 for short, 0 for nothing."""
 
 AGREEMENT = 1e-9
 """Two different starts agree to this, relative to the scale of prices, once an indicator is ready."""
@@ -122,7 +122,7 @@ class Indicator:
     """One indicator, declared once."""
 
     outputs: tuple[str, ...]
-    """Names of its values in the verdict, floats."""
+    """Names of its values in the decision, floats."""
     step: Step
     """Takes one bar. `state.bars` is the number of bars before this one."""
     ready_after: Callable[[Any], int]
@@ -154,19 +154,19 @@ def ema_step(before: float, value: float, alpha: float) -> float:
 
 
 @compiled
-def _step_vwap(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+def _step_vwap(state: Record, bar: Record, settings: Record, decision: Record) -> None:
     """Rolling VWAP: notional over volume of the last bars, summed anew at each bar so that no error piles up."""
     length = settings.vwap_length
     notionals, volumes = state.vwap_notionals, state.vwap_volumes
     notionals[state.bars % length] = bar.notional
     volumes[state.bars % length] = bar.volume
-    verdict.vwap = math.nan
+    decision.vwap = math.nan
     if state.bars + 1 >= length:
         notional, volume = 0.0, 0.0
         for row in range(length):
             notional += notionals[row]
             volume += volumes[row]
-        verdict.vwap = notional / volume
+        decision.vwap = notional / volume
 
 
 VWAP = Indicator(
@@ -178,7 +178,7 @@ VWAP = Indicator(
 
 
 @compiled
-def _step_ema(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+def _step_ema(state: Record, bar: Record, settings: Record, decision: Record) -> None:
     """A fast and a slow EMA, alpha = 2 / (n + 1), both seeded with the first close.
 
     `ema_side` is the side of the slow average that the fast one was last seen on (1 above, -1 below); a cross is a
@@ -189,12 +189,12 @@ def _step_ema(state: Record, bar: Record, settings: Record, verdict: Record) -> 
     else:
         state.ema_fast = ema_step(state.ema_fast, bar.close, 2.0 / (settings.ema_fast + 1))
         state.ema_slow = ema_step(state.ema_slow, bar.close, 2.0 / (settings.ema_slow + 1))
-    verdict.ema_fast = state.ema_fast if state.bars + 1 >= settings.ema_fast else math.nan
-    verdict.ema_slow = state.ema_slow if state.bars + 1 >= settings.ema_slow else math.nan
+    decision.ema_fast = state.ema_fast if state.bars + 1 >= settings.ema_fast else math.nan
+    decision.ema_slow = state.ema_slow if state.bars + 1 >= settings.ema_slow else math.nan
     state.ema_side_before = state.ema_side
-    if verdict.ema_fast > verdict.ema_slow:
+    if decision.ema_fast > decision.ema_slow:
         state.ema_side = 1
-    elif verdict.ema_fast < verdict.ema_slow:
+    elif decision.ema_fast < decision.ema_slow:
         state.ema_side = -1
 
 
@@ -207,7 +207,7 @@ EMA = Indicator(
 
 
 @compiled
-def _step_bollinger(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+def _step_bollinger(state: Record, bar: Record, settings: Record, decision: Record) -> None:
     """Mean and population deviation of the last closes, in two passes over distances from the newest close.
 
     Distances keep the digits that sums of squared prices would lose, and are exactly zero in a flat window.
@@ -217,7 +217,7 @@ def _step_bollinger(state: Record, bar: Record, settings: Record, verdict: Recor
     closes[state.bars % length] = close
     state.bollinger_side_before = state.bollinger_side
     state.bollinger_side = 0
-    verdict.bollinger_middle, verdict.bollinger_upper, verdict.bollinger_lower = math.nan, math.nan, math.nan
+    decision.bollinger_middle, decision.bollinger_upper, decision.bollinger_lower = math.nan, math.nan, math.nan
     if state.bars + 1 < length:
         return
     distance = 0.0
@@ -229,12 +229,12 @@ def _step_bollinger(state: Record, bar: Record, settings: Record, verdict: Recor
         deviation = closes[row] - close - mean
         squares += deviation * deviation
     width = settings.bollinger_width * math.sqrt(squares / length)
-    verdict.bollinger_middle = close + mean
-    verdict.bollinger_upper = close + mean + width
-    verdict.bollinger_lower = close + mean - width
-    if close > verdict.bollinger_upper:
+    decision.bollinger_middle = close + mean
+    decision.bollinger_upper = close + mean + width
+    decision.bollinger_lower = close + mean - width
+    if close > decision.bollinger_upper:
         state.bollinger_side = 1
-    elif close < verdict.bollinger_lower:
+    elif close < decision.bollinger_lower:
         state.bollinger_side = -1
 
 
@@ -247,7 +247,7 @@ BOLLINGER = Indicator(
 
 
 @compiled
-def _step_rsi(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+def _step_rsi(state: Record, bar: Record, settings: Record, decision: Record) -> None:
     """RSI with Wilder's smoothing, alpha = 1 / n, seeded with the first bar's change, 0; it is 100 without any fall."""
     change = bar.close - state.rsi_close if state.bars > 0 else 0.0
     state.rsi_close = bar.close
@@ -255,11 +255,11 @@ def _step_rsi(state: Record, bar: Record, settings: Record, verdict: Record) -> 
     state.rsi_up = ema_step(state.rsi_up, max(change, 0.0), alpha)
     state.rsi_down = ema_step(state.rsi_down, max(-change, 0.0), alpha)
     if state.bars + 1 < settings.rsi_length:
-        verdict.rsi = math.nan
+        decision.rsi = math.nan
     elif state.rsi_down == 0.0:
-        verdict.rsi = 100.0
+        decision.rsi = 100.0
     else:
-        verdict.rsi = 100.0 * state.rsi_up / (state.rsi_up + state.rsi_down)
+        decision.rsi = 100.0 * state.rsi_up / (state.rsi_up + state.rsi_down)
 
 
 RSI = Indicator(
@@ -272,7 +272,7 @@ RSI = Indicator(
 
 
 @compiled
-def _step_atr(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+def _step_atr(state: Record, bar: Record, settings: Record, decision: Record) -> None:
     """ATR with Wilder's smoothing, seeded with the mean of the first n true ranges, NaN before.
 
     The true range of the first bar, and of a tainted one, is high - low: the close before may be of another market.
@@ -282,14 +282,14 @@ def _step_atr(state: Record, bar: Record, settings: Record, verdict: Record) -> 
     if state.bars > 0 and not bar.tainted:
         true_range = max(true_range, abs(bar.high - state.atr_close), abs(bar.low - state.atr_close))
     state.atr_close = bar.close
-    verdict.atr = math.nan
+    decision.atr = math.nan
     if state.bars < length:
         state.atr_sum += true_range
         state.atr = state.atr_sum / length
     else:
         state.atr = (state.atr * (length - 1) + true_range) / length
     if state.bars + 1 >= length:
-        verdict.atr = state.atr
+        decision.atr = state.atr
 
 
 ATR = Indicator(
@@ -303,17 +303,17 @@ ATR = Indicator(
 # --- the engine -------------------------------------------------------------------------------------------------------
 
 
-def _both(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+def _both(state: Record, bar: Record, settings: Record, decision: Record) -> None:
     """Two steps as one; FIRST and SECOND are bound when an engine is built."""
-    FIRST(state, bar, settings, verdict)  # type: ignore[name-defined]  # noqa: F821
-    SECOND(state, bar, settings, verdict)  # type: ignore[name-defined]  # noqa: F821
+    FIRST(state, bar, settings, decision)  # type: ignore[name-defined]  # noqa: F821
+    SECOND(state, bar, settings, decision)  # type: ignore[name-defined]  # noqa: F821
 
 
-def _step_bars(rows: Rows, scale: Rows, bar: Rows, state: Rows, settings: Rows, verdicts: Rows) -> None:
+def _step_bars(rows: Rows, scale: Rows, bar: Rows, state: Rows, settings: Rows, decisions: Rows) -> None:
     """Closed bars through the engine; STEP is bound when an engine is built."""
     for at in range(len(rows)):
         describe(rows[at], scale[0], bar[0])
-        STEP(state[0], bar[0], settings[0], verdicts[at])  # type: ignore[name-defined]  # noqa: F821
+        STEP(state[0], bar[0], settings[0], decisions[at])  # type: ignore[name-defined]  # noqa: F821
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,22 +352,22 @@ class BarStep:
     def __call__(self, engine: SignalEngine, bar: VolumeBar | Record) -> Signal | None:
         rows = np.zeros(1, BAR)
         rows[0] = tuple(getattr(bar, name) for name in BAR.names or ()) if isinstance(bar, VolumeBar) else bar
-        verdicts = np.zeros(1, engine.verdict_dtype)
-        engine.step_bars(rows, verdicts)
-        engine.last_verdict = verdicts[0]
-        return engine.signal(verdicts[0], rows[0], engine.bars - 1) if verdicts["signal"][0] else None
+        decisions = np.zeros(1, engine.decision_dtype)
+        engine.step_bars(rows, decisions)
+        engine.last_decision = decisions[0]
+        return engine.signal(decisions[0], rows[0], engine.bars - 1) if decisions["signal"][0] else None
 
 
 class SignalEngine:
-    """Turns closed volume bars into signals, and keeps each bar's verdict.
+    """Turns closed volume bars into signals, and keeps each bar's decision.
 
     A rule of one's own is a subclass that overrides some of the four class attributes and `_detect_signal`, or
     `on_volume_bar`; it may override nothing else (see `SEAMS`).
 
     Attributes:
         state: one row; all that outlives a bar.
-        warmup_bars: bars after which the verdict says `ready`.
-        verdict_dtype: `signal`, `ready`, every output of every indicator, every condition.
+        warmup_bars: bars after which the decision says `ready`.
+        decision_dtype: `signal`, `ready`, every output of every indicator, every condition.
         is_overridden: whether a subclass overrides `on_volume_bar`, so that it must be called with every bar.
     """
 
@@ -381,7 +381,7 @@ class SignalEngine:
         "vwap_long": bool,
         "vwap_short": bool,
     }
-    """What the rule writes into the verdict besides its answer: 1, -1 or 0 for triggers, passed or not for filters."""
+    """What the rule writes into the decision besides its answer: 1, -1 or 0 for triggers, passed or not for filters."""
 
     def __init__(self, settings: SignalSettings, instrument: Instrument) -> None:
         """Make an engine that has seen no bar.
@@ -397,7 +397,7 @@ class SignalEngine:
         self.settings = settings
         self.instrument = instrument
         self.warmup_bars = self.warmup_of(settings)
-        self.verdict_dtype = _verdict_dtype(type(self))
+        self.decision_dtype = _decision_dtype(type(self))
         self.state = np.zeros(1, _state_dtype(type(self), settings))
         self.settings_row = _settings_row(settings, self.warmup_bars)
         self.scale = scale_of(instrument)
@@ -421,63 +421,63 @@ class SignalEngine:
         return _program(cls, _state_dtype(cls, settings), row.dtype)
 
     @staticmethod
-    def _detect_signal(state: Record, bar: Record, settings: Record, verdict: Record) -> int:
+    def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
         """Decide on an entry: 1 long, -1 short, 0 none.
 
         Triggers (EMA cross, Bollinger breakout) ask for a side; filters (RSI, VWAP) can refuse it. Triggers that
         contradict each other give none. A trigger that is switched off is 0, a filter that is switched off passes.
         """
-        verdict.ema_cross = 0
+        decision.ema_cross = 0
         if settings.use_ema_cross and state.ema_side * state.ema_side_before < 0:
-            verdict.ema_cross = state.ema_side
-        verdict.bollinger_breakout = 0
+            decision.ema_cross = state.ema_side
+        decision.bollinger_breakout = 0
         if settings.use_bollinger_breakout and state.bollinger_side != state.bollinger_side_before:
-            verdict.bollinger_breakout = state.bollinger_side
+            decision.bollinger_breakout = state.bollinger_side
 
-        verdict.rsi_long = not settings.use_rsi_filter or verdict.rsi < settings.rsi_overbought
-        verdict.rsi_short = not settings.use_rsi_filter or verdict.rsi > settings.rsi_oversold
-        verdict.vwap_long = not settings.use_vwap_filter or bar.close > verdict.vwap
-        verdict.vwap_short = not settings.use_vwap_filter or bar.close < verdict.vwap
+        decision.rsi_long = not settings.use_rsi_filter or decision.rsi < settings.rsi_overbought
+        decision.rsi_short = not settings.use_rsi_filter or decision.rsi > settings.rsi_oversold
+        decision.vwap_long = not settings.use_vwap_filter or bar.close > decision.vwap
+        decision.vwap_short = not settings.use_vwap_filter or bar.close < decision.vwap
 
-        wants_long = verdict.ema_cross > 0 or verdict.bollinger_breakout > 0
-        wants_short = verdict.ema_cross < 0 or verdict.bollinger_breakout < 0
-        if wants_long and not wants_short and settings.allow_long and verdict.rsi_long and verdict.vwap_long:
+        wants_long = decision.ema_cross > 0 or decision.bollinger_breakout > 0
+        wants_short = decision.ema_cross < 0 or decision.bollinger_breakout < 0
+        if wants_long and not wants_short and settings.allow_long and decision.rsi_long and decision.vwap_long:
             return 1
-        if wants_short and not wants_long and settings.allow_short and verdict.rsi_short and verdict.vwap_short:
+        if wants_short and not wants_long and settings.allow_short and decision.rsi_short and decision.vwap_short:
             return -1
         return 0
 
     @BarStep
     @staticmethod
-    def on_volume_bar(state: Record, bar: Record, settings: Record, verdict: Record) -> None:
+    def on_volume_bar(state: Record, bar: Record, settings: Record, decision: Record) -> None:
         """Take one closed bar: all indicators, then the rule. INDICATORS and RULE are those of the engine.
 
         Called as `engine.on_volume_bar(bar)`, with a `VolumeBar` or a row of BAR, it returns the `Signal` that the bar
-        gives, or None, and `last_verdict` says why. A signal is what the rule says; whether it may become an order
+        gives, or None, and `last_decision` says why. A signal is what the rule says; whether it may become an order
         (warm-up, a tainted or short bar, a position in hand) is for the gates that follow.
 
         A subclass may override it as `on_volume_bar(self, bar)`. It hands each bar to `super().on_volume_bar(bar)`
         once, and what it returns is what trades, in every mode, bar by bar in plain Python: None, or a `Signal` of the
         bar, whose `side` and `atr` may be other ones.
         """
-        INDICATORS(state, bar, settings, verdict)  # type: ignore[name-defined]  # noqa: F821
+        INDICATORS(state, bar, settings, decision)  # type: ignore[name-defined]  # noqa: F821
         state.bars += 1
-        verdict.ready = state.bars >= settings.warmup_bars
-        signal = RULE(state, bar, settings, verdict)  # type: ignore[name-defined]  # noqa: F821
-        verdict.signal = 1 if signal > 0 else -1 if signal < 0 else 0
+        decision.ready = state.bars >= settings.warmup_bars
+        signal = RULE(state, bar, settings, decision)  # type: ignore[name-defined]  # noqa: F821
+        decision.signal = 1 if signal > 0 else -1 if signal < 0 else 0
 
-    last_verdict: Record = None
-    """Verdict of the last bar given to `on_volume_bar`."""
+    last_decision: Record = None
+    """BarDecision of the last bar given to `on_volume_bar`."""
 
     def decide(self, row: Record) -> Record:
-        """Give a closed bar, a row of BAR, to `on_volume_bar`; return the verdict, with what that answered.
+        """Give a closed bar, a row of BAR, to `on_volume_bar`; return the decision, with what that answered.
 
         Raises:
             ConfigError: a subclass keeps the bar from the indicators, or answers with what is no signal of it.
         """
         if not self.is_overridden:
             self.on_volume_bar(row)
-            return self.last_verdict
+            return self.last_decision
         before = self.bars
         signal: object = self.on_volume_bar(row.copy())
         name = f"{type(self).__name__}.on_volume_bar"
@@ -485,42 +485,42 @@ class SignalEngine:
             raise ConfigError(f"{name}: must call super().on_volume_bar once a bar, did {self.bars - before} times")
         if not isinstance(signal, Signal | None):
             raise ConfigError(f"{name}: must return a Signal or None, returned {signal!r}")
-        verdict = self.last_verdict
-        verdict["signal"] = signal.side if signal else 0
+        decision = self.last_decision
+        decision["signal"] = signal.side if signal else 0
         if signal:
-            verdict["atr"] = signal.atr
-            expected = self.signal(verdict, row, before)
+            decision["atr"] = signal.atr
+            expected = self.signal(decision, row, before)
             for field_name in ("time", "symbol", "bar_number", "price"):
                 given, wanted = getattr(signal, field_name), getattr(expected, field_name)
                 if given != wanted:
                     raise ConfigError(f"{name}: {field_name} of a signal must be its bar's, {wanted!r}, was {given!r}")
-        return verdict
+        return decision
 
     def on_volume_bars(self, rows: Rows) -> Rows:
-        """Take closed bars (rows of BAR) and return a verdict for each."""
-        verdicts = np.zeros(len(rows), self.verdict_dtype)
+        """Take closed bars (rows of BAR) and return a decision for each."""
+        decisions = np.zeros(len(rows), self.decision_dtype)
         if self.is_overridden:
             for number, row in enumerate(rows):
-                verdicts[number] = self.decide(row)
+                decisions[number] = self.decide(row)
         else:
-            self.step_bars(rows, verdicts)
-        return verdicts
+            self.step_bars(rows, decisions)
+        return decisions
 
-    def step_bars(self, rows: Rows, verdicts: Rows) -> None:
-        """Take closed bars and write a verdict for each, as if nothing overrode `on_volume_bar`."""
-        self.program.step_bars(rows, self.scale, self.bar, self.state, self.settings_row, verdicts)
+    def step_bars(self, rows: Rows, decisions: Rows) -> None:
+        """Take closed bars and write a decision for each, as if nothing overrode `on_volume_bar`."""
+        self.program.step_bars(rows, self.scale, self.bar, self.state, self.settings_row, decisions)
 
-    def signal(self, verdict: Record, row: Record, bar_number: int) -> Signal | None:
-        """Return a verdict's signal. `bar_number` counts the bars of the run."""
-        if verdict["signal"] == 0:
+    def signal(self, decision: Record, row: Record, bar_number: int) -> Signal | None:
+        """Return a decision's signal. `bar_number` counts the bars of the run."""
+        if decision["signal"] == 0:
             return None
         return Signal(
             time=int(row["close_time"]),
             symbol=self.instrument.symbol,
-            side=Side(int(verdict["signal"])),
+            side=Side(int(decision["signal"])),
             bar_number=bar_number,
             price=int(row["close"]),
-            atr=float(verdict["atr"]),
+            atr=float(decision["atr"]),
         )
 
     @property
@@ -535,7 +535,7 @@ class SignalEngine:
         return hashlib.sha256(layout.encode() + self.settings_row.tobytes()).digest()[:16]
 
     def state_bytes(self) -> bytes:
-        """Return the whole state; `restore` goes on from it with the same verdicts."""
+        """Return the whole state; `restore` goes on from it with the same decisions."""
         return self.fingerprint + self.state.tobytes()
 
     def restore(self, saved: bytes) -> None:
@@ -589,10 +589,10 @@ def _room(length: int) -> int:
 
 
 OF_BARS = frozenset({*(BAR.names or ()), "bar", "time", "duration_s", "bar_vwap", "outcome", "why"})
-"""Names that tables have for a bar and what became of it: a verdict of the same name would take their place there."""
+"""Names that tables have for a bar and what became of it: a decision of the same name would take their place there."""
 
 
-def _verdict_dtype(engine: type[SignalEngine]) -> np.dtype[Any]:
+def _decision_dtype(engine: type[SignalEngine]) -> np.dtype[Any]:
     fields: list[tuple[Any, ...]] = [
         (name, np.float64) for indicator in engine.indicators for name in indicator.outputs
     ]
@@ -604,7 +604,7 @@ def _verdict_dtype(engine: type[SignalEngine]) -> np.dtype[Any]:
             f"{engine.__name__}: outputs and conditions must have other names than the columns of bars "
             f"({', '.join(sorted(OF_BARS))}), was {', '.join(taken)}"
         )
-    return _unique((*fields, ("signal", np.int8), ("ready", np.bool_)), f"{engine.__name__} verdict")
+    return _unique((*fields, ("signal", np.int8), ("ready", np.bool_)), f"{engine.__name__} decision")
 
 
 def _settings_row(settings: SignalSettings, warmup_bars: int) -> Rows:
@@ -701,14 +701,14 @@ def _make_program(engine: type[SignalEngine], state: np.dtype[Any], settings: np
 def _compiled_program(engine: type[SignalEngine], step: Step, state: np.dtype[Any], settings: np.dtype[Any]) -> Program:
     indicators = _indicators_of(engine, compiled, compiled_in_place)
     bound = compiled_in_place(bind(step, INDICATORS=indicators, RULE=compiled(engine._detect_signal)))
-    records = [rows_of(dtype) for dtype in (SCALE, RULE_BAR, state, settings, _verdict_dtype(engine))]
+    records = [rows_of(dtype) for dtype in (SCALE, RULE_BAR, state, settings, _decision_dtype(engine))]
     signature = types.void(rows_of(BAR), *records)
     return Program(bound, compile_for(bind(_step_bars, STEP=bound), signature), is_compiled=True)
 
 
 def _plain_program(engine: type[SignalEngine], step: Step, state: np.dtype[Any], settings: np.dtype[Any]) -> Program:
     indicators = _indicators_of(engine, compiled, compiled)
-    records = (state, RULE_BAR, settings, _verdict_dtype(engine))
+    records = (state, RULE_BAR, settings, _decision_dtype(engine))
     try:
         indicators.compile(tuple(numba.from_dtype(dtype) for dtype in records))
     except Exception:

@@ -10,12 +10,12 @@ import numpy as np
 from simulation.evidence import Evidence
 from simulation.plans import Plan
 from voltrade import journal
-from voltrade.backtest import backtest
-from voltrade.data import Tape, TapeReport
-from voltrade.exchange.shipped import shipped_instrument
-from voltrade.exchange.venue import shifted
+from voltrade.data.tape import Tape, TapeReport
 from voltrade.model import OrderIntent, OrderUpdate, Refusal, RoundTrip
-from voltrade.rule_file import read_parameters, signal_engine_of
+from voltrade.research.backtest import backtest
+from voltrade.simulated.symbols import shipped_instrument
+from voltrade.strategy.rule_file import read_parameters, signal_engine_of
+from voltrade.venue.server import shifted
 
 DECISIONS = (OrderIntent, Refusal, RoundTrip)
 

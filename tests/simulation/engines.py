@@ -13,9 +13,9 @@ from simulation.clock import Process, VirtualLoop
 from simulation.disk import SimulatedJournal
 from simulation.wire import SimulatedExchange
 from voltrade.config import Config
-from voltrade.control import Control
-from voltrade.engine import Engine
-from voltrade.wiring import WallClock
+from voltrade.engine.control import Control
+from voltrade.engine.modes import WallClock
+from voltrade.engine.process import Engine
 
 MOST_READINGS = 1_000
 """So often nobody reads the clock at one instant: a loop that does never gives the event loop back."""

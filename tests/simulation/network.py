@@ -21,9 +21,9 @@ from multidict import CIMultiDict
 from simulation.altering import Conditions, Given, given
 from simulation.clock import VirtualLoop
 from simulation.evidence import Request
-from voltrade.exchange.venue import SOCKET, Venue
-from voltrade.exchange.venue_requests import Params
-from voltrade.exchange.venue_streams import Socket
+from voltrade.venue.requests import Params
+from voltrade.venue.server import SOCKET, Venue
+from voltrade.venue.streams import Socket
 
 LATENCY_S = (0.004, 0.020)
 """Of a packet one way, evenly drawn."""

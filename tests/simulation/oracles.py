@@ -916,7 +916,7 @@ def o11_bars(evidence: Evidence) -> list[Violation]:
 def _bars_of(reading: Reading, journal: list[JournalRow], bars: dict[int, Json]) -> list[Violation]:
     folder, tape, found = reading.folder(), reading.tape, list[Violation]()
     for row in journal:
-        if row.kind == "BarPhase":
+        if row.kind == "BarResumePoint":
             found += _phase_differs(reading, row.body)
             phase = row.body
             folder.begin_at(phase["day"], phase["number"], phase["progress"], phase["first_id"])
@@ -1170,7 +1170,7 @@ def _uncaused(reading: Reading, journal: int, row: JournalRow, refused: set[tupl
         kind = "" if body["reason"] else "no reason"
     else:
         bar = reading.bars[journal].get(body["bar_number"])
-        signal = bar["verdict"].get("signal", 0) if bar else 0
+        signal = bar["decision"].get("signal", 0) if bar else 0
         if bar is None or signal != body["order"]["side"]:
             kind = "no signal"
         elif (journal, body["bar_number"]) in refused:

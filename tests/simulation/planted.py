@@ -123,7 +123,7 @@ BUGS: tuple[Bug, ...] = (
         "the position is set to what a snapshot says",
         "oms.py",
         "        ours, theirs = self.position, snapshot.position.quantity\n",
-        "        if self.in_hand and self._position_row['entered']:\n"
+        "        if self.has_position and self._position_row['entered']:\n"
         "            self._position_row['exited'] = self._position_row['entered'] - abs(snapshot.position.quantity)\n"
         "        ours, theirs = self.position, snapshot.position.quantity\n",
         ("O5", "O6"),
@@ -189,22 +189,22 @@ BUGS: tuple[Bug, ...] = (
         "a user stream that is up again counts as in step",
         "core.py",
         "            if link.up:\n                outputs.append(TakeSnapshot",
-        "            desk.monitor.reconciled = link.up and self.account is not None\n"
+        "            symbol_state.monitor.reconciled = link.up and self.account is not None\n"
         "            if link.up and self.account is None:\n                outputs.append(TakeSnapshot",
         ("O1", "O2", "O5", "O6"),
     ),
     Bug(
         "halts, limits and cooldown begin anew with the process",
         "core.py",
-        "            outputs += desk.monitor.on_restart(self.time)",
-        "            row = self._books.symbols[desk.place]\n"
+        "            outputs += symbol_state.monitor.on_restart(self.time)",
+        "            row = self._books.symbols[symbol_state.place]\n"
         "            row['last_exit_time'], row['last_exit_bar'] = risk.NO_EXIT, 0\n"
         "            self._books.account['paused'] = NONE\n"
         "            if self.account is not None:\n"
         "                wallet = self.account.wallet\n"
         "                rows = self._books.breaker_rows\n"
         "                self._books.breaker = CircuitBreaker(self.config.risk, self.time, wallet, rows)\n"
-        "            outputs += desk.monitor.on_restart(self.time)",
+        "            outputs += symbol_state.monitor.on_restart(self.time)",
         ("O6", "O9"),
     ),
     Bug(

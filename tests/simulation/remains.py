@@ -11,9 +11,9 @@ from pathlib import Path
 
 from simulation.evidence import Evidence, JournalRow, Life, Request, Strike, Told, read_journal
 from simulation.plans import Plan
-from voltrade.exchange.tape import TapePlayer
-from voltrade.replay import replay
-from voltrade.rule_file import read_parameters
+from voltrade.runs.replay import replay
+from voltrade.simulated.tape_playback import TapePlayer
+from voltrade.strategy.rule_file import read_parameters
 
 DOWN = ("cut", "maintenance", "ban", "stop")
 """Strikes under which no request can succeed, or nobody can send one."""

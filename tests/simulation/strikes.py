@@ -12,7 +12,7 @@ from simulation.altering import Answering, Retelling
 from simulation.clock import PROCESS
 from simulation.engines import Killed, ask
 from simulation.evidence import Json, Life, Told
-from voltrade.record import was_cut_short
+from voltrade.runs.run_file import was_cut_short
 
 if TYPE_CHECKING:
     from simulation.world import World

@@ -29,8 +29,8 @@ from simulation.kinds import NAMED
 from simulation.network import Network, Pipe
 from simulation.plans import RULE, Plan, draw_plan, draw_settings, lasts_s
 from simulation.scenario import at, scenario
-from voltrade.exchange.shipped import shipped_instrument
-from voltrade.rule_file import read_parameters, signal_engine_of
+from voltrade.simulated.symbols import shipped_instrument
+from voltrade.strategy.rule_file import read_parameters, signal_engine_of
 
 # --- clock and process ------------------------------------------------------------------------------------------------
 

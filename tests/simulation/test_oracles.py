@@ -25,19 +25,19 @@ from simulation import oracles, reading
 from simulation.evidence import Evidence, JournalRow, Json, Life, Request, Strike, Violation, read_journal
 from simulation.oracles import ORACLES, campaign_violations, entry_times, judge, measure
 from simulation.reading import BAR_FIELDS, VenueBooks, VenueOrder, reading_of, trades_of
+from voltrade.bar_pipeline import BarPipeline
 from voltrade.config import Config
 from voltrade.core import TradingCore
-from voltrade.data import tape
-from voltrade.exchange.shipped import shipped_instrument
-from voltrade.exchange.simulated import SimulatedExchange
-from voltrade.exchange.tape import TapePlayer, exchange_for, player_for
-from voltrade.fold import Fold
+from voltrade.data.tape import load_tape
 from voltrade.journal import Journal, encode_trades
 from voltrade.live import LiveTradingSystem
-from voltrade.lockstep import Collect, Execute, Finish, Horizon, Lockstep, Play
-from voltrade.model import NEVER, BarPhase, CancelOrder, Command, LookupOrder, OrderIntent, Trades
-from voltrade.replay import replay, start_row
+from voltrade.model import NEVER, BarResumePoint, CancelOrder, Command, LookupOrder, OrderIntent, Trades
+from voltrade.runs.replay import replay, start_row
 from voltrade.signal_engine import SignalEngine
+from voltrade.simulated.exchange import SimulatedExchange
+from voltrade.simulated.symbols import shipped_instrument
+from voltrade.simulated.tape_playback import TapePlayer, exchange_for, player_for
+from voltrade.tape_loop import Collect, Execute, Finish, NextSegment, Play, TapeLoop
 
 PARAMETERS: dict[str, Any] = {
     **{"seed": 2, "hours": 0.75, "threshold": 5, "cooldown_bars": 1, "take_profit_atr": 2.0},
@@ -53,7 +53,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     folder = tmp_path_factory.mktemp("clean")
     config = Config.from_parameters(PARAMETERS)
     instrument = shipped_instrument("BTCUSDT")
-    trades = tape(config.session, instrument).trades
+    trades = load_tape(config.session, instrument).trades
     truth: list[Json] = []
     exchange = exchange_for(config, ["BTCUSDT"], clock=int(trades.time[0]) - 1, log=truth.append)
     player = player_for(config, exchange, trades)
@@ -63,7 +63,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
         journal.append("Start", exchange.clock, start_row(config, instrument, "sim"))
         core = TradingCore(config, instrument, "sim")
         system = LiveTradingSystem(core, journal, None, lambda: exchange.clock)  # type: ignore[arg-type]
-        _play(Lockstep(core, system.handle, exchange.clock), exchange, player, requests)
+        _play(TapeLoop(core, system.handle, exchange.clock), exchange, player, requests)
     end = exchange.clock
     rows = [(n, f"{instrument.price(p):f}", f"{instrument.quantity(q):f}", t, m) for n, p, q, t, m in trades.rows()]
     evidence = Evidence(
@@ -85,7 +85,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     return replace(evidence, clean_entries=entry_times(evidence))
 
 
-def _play(lockstep: Lockstep, exchange: SimulatedExchange, player: TapePlayer, requests: list[Request]) -> None:
+def _play(lockstep: TapeLoop, exchange: SimulatedExchange, player: TapePlayer, requests: list[Request]) -> None:
     run = lockstep.run()
     answer: Any = None
     while True:
@@ -95,7 +95,7 @@ def _play(lockstep: Lockstep, exchange: SimulatedExchange, player: TapePlayer, r
             return
         answer = None
         match ask:
-            case Horizon():
+            case NextSegment():
                 answer = player.horizon()
             case Play():
                 player.play(ask.trades, ask.mark, ask.time)
@@ -443,7 +443,7 @@ def early_alert(found: Evidence) -> Evidence:
     return of_journal(change)(found)
 
 
-STREAM_DOWN = at_the_end("Link", 70_000, stream="user", up=False)
+STREAM_DOWN = at_the_end("StreamStatus", 70_000, stream="user", up=False)
 
 
 HALT: Json = {
@@ -553,8 +553,8 @@ def flipped(found: Evidence) -> Evidence:
     """The bar that the first entry names had the other signal."""
     intent = _body(found, "OrderIntent", 0)
     bar = next(row.body for row in found.journals[0] if row.kind == "Bar" and row.body["index"] == intent["bar_number"])
-    verdict = {**bar["verdict"], "signal": -bar["verdict"]["signal"]}
-    return telling("Bar", 0, {"index": intent["bar_number"]}, verdict=verdict)(found)
+    decision = {**bar["decision"], "signal": -bar["decision"]["signal"]}
+    return telling("Bar", 0, {"index": intent["bar_number"]}, decision=decision)(found)
 
 
 def on_a_tainted_bar(found: Evidence) -> Evidence:
@@ -633,7 +633,11 @@ DOCTORED: list[Case] = [
     ("a session ends with a position that has no stop", both(cut("ended"), unsaid("algo", "")), {"O5 ended uncovered"}),
     # O6: halts when it must
     ("an entry in spite of the breaker", before_entry(1, "BreakerChange", **HALT), {"O6 entry while halted"}),
-    ("an entry with a stream down", before_entry(1, "Link", stream="user", up=False), {"O6 entry without a stream"}),
+    (
+        "an entry with a stream down",
+        before_entry(1, "StreamStatus", stream="user", up=False),
+        {"O6 entry without a stream"},
+    ),
     ("an entry while an outcome is unknown", before_entry(1, "Reply", **UNKNOWN), {"O6 entry while unknown"}),
     (
         "an entry though somebody cancelled a stop",
@@ -779,7 +783,7 @@ SILENT: list[tuple[str, Doctor]] = [
         "a lost answer of an order that the stream had told of",
         before_entry(2, "Reply", **{**UNKNOWN, "client_order_id": "vt-sim-1e1", "algo": False}),
     ),
-    ("a stream that came back", both(*(before_entry(1, "Link", stream="user", up=up) for up in (False, True)))),
+    ("a stream that came back", both(*(before_entry(1, "StreamStatus", stream="user", up=up) for up in (False, True)))),
     ("a halt after the last entry", at_the_end("BreakerChange", **HALT)),
     ("an entry 200 ms after the halt", both(of_journal(halted_after_intent), late_by(200, "-3e1"))),
     ("a stop cancelled by hand where that is ignored", both(setting(on_manual="ignore"), cancelled_by_hand)),
@@ -1060,18 +1064,18 @@ def test_bars_that_begin_within_a_day_are_the_products(clean: Evidence) -> None:
         after.take(trade)
     instrument = shipped_instrument("BTCUSDT")
     config = Config.from_parameters(PARAMETERS)
-    fold = Fold(instrument, config.bars, SignalEngine(config.signals, instrument))
-    phase = BarPhase(0, "BTCUSDT", before.day, before.number, before.progress, trades[first - 1][0])
-    fold.begin_at(phase)
+    pipeline = BarPipeline(instrument, config.bars, SignalEngine(config.signals, instrument))
+    phase = BarResumePoint(0, "BTCUSDT", before.day, before.number, before.progress, trades[first - 1][0])
+    pipeline.begin_at(phase)
     block, seen_trades = Trades.from_rows("BTCUSDT", trades[first - 1 :]), 0
     while seen_trades < len(block):
-        seen_trades = fold.fold(block, seen_trades, NEVER, NEVER)
-    assert after.bars == [[row[name].item() for name in BAR_FIELDS] for row in fold.bars]
+        seen_trades = pipeline.process(block, seen_trades, NEVER, NEVER)
+    assert after.bars == [[row[name].item() for name in BAR_FIELDS] for row in pipeline.bars]
     assert after.bars[0][BAR_FIELDS.index("tainted")]
-    rows = [JournalRow(1, 0, "BarPhase", {**asdict(phase), "time": 0})]
+    rows = [JournalRow(1, 0, "BarResumePoint", {**asdict(phase), "time": 0})]
     rows += [JournalRow(2, 0, "Trades", encode_trades(block))]
     rows += [
-        JournalRow(3, 0, "Bar", {"index": index, **dict(zip(BAR_FIELDS, bar, strict=True)), "verdict": {}})
+        JournalRow(3, 0, "Bar", {"index": index, **dict(zip(BAR_FIELDS, bar, strict=True)), "decision": {}})
         for index, bar in enumerate(after.bars)
     ]
     late = replace(clean, journals=[rows])

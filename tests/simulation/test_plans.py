@@ -12,9 +12,9 @@ from simulation.kinds import KINDS, NOT_REACHED, RECOVERABLE, RECOVERABLE_KINDS,
 from simulation.plans import LAST_FAULT_S, TAPE_S, draw_faults, draw_plan, draw_settings
 from simulation.shrink import read, written
 from simulation.strikes import Strikes
-from voltrade.exchange.faults import KINDS as AT_THE_VENUE
-from voltrade.exchange.faults import Fault
-from voltrade.rule_file import read_parameters
+from voltrade.strategy.rule_file import read_parameters
+from voltrade.venue.faults import KINDS as AT_THE_VENUE
+from voltrade.venue.faults import Fault
 
 SEEDS = range(1, 2_001)
 ROWS = {"A": 13, "B": 17, "C": 8, "D": 8, "E": 14, "F": 10, "G": 6}

@@ -31,10 +31,10 @@ from simulation.plans import RULE, Plan
 from simulation.reading import VenueBooks
 from simulation.scenario import QUICK, at, play
 from simulation.tapes import path_tape
-from voltrade import ctl
+from voltrade.engine import ctl
 from voltrade.model import DAY_MS, Trades
-from voltrade.record import read as read_record
-from voltrade.rule_file import keep_rule, read_parameters
+from voltrade.runs.run_file import read as read_record
+from voltrade.strategy.rule_file import keep_rule, read_parameters
 
 BEGIN_S = 120.0
 """History."""

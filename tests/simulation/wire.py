@@ -13,15 +13,15 @@ import aiohttp
 from aiohttp import WSMsgType
 
 from simulation.network import Network, Pipe
-from voltrade.credentials import Credentials
-from voltrade.exchange.binance import Endpoint, SturdyClient, UsdmExchange, connect
+from voltrade.exchange.binance import Endpoint, ResilientClient, UsdmExchange, connect
 from voltrade.exchange.ccxt_binance import binanceusdm, errors
+from voltrade.exchange.credentials import Credentials
 
 ENDPOINT = Endpoint.simulated("http://127.0.0.1:1", "ws://127.0.0.1:1")
 """An address where nobody listens: nothing may ever go there."""
 
 
-class SimulatedClient(SturdyClient):
+class SimulatedClient(ResilientClient):
     """Our websocket client over a `Pipe`. Its pings count by the loop's time."""
 
     wire: SimulatedWire

@@ -27,12 +27,12 @@ from simulation.remains import Remains, evidence_of
 from simulation.strikes import Strikes
 from simulation.wire import ENDPOINT, connect_by
 from voltrade.config import Config
+from voltrade.engine.modes import Wiring, first_contact
 from voltrade.exchange.binance import BinanceRestClient
-from voltrade.exchange.faults import Fault
-from voltrade.exchange.truth import TruthLog
-from voltrade.exchange.venue import Venue
-from voltrade.rule_file import keep_rule, read_parameters
-from voltrade.wiring import Wiring, first_contact
+from voltrade.simulated.ground_truth import TruthLog
+from voltrade.strategy.rule_file import keep_rule, read_parameters
+from voltrade.venue.faults import Fault
+from voltrade.venue.server import Venue
 
 MARKET_FIRST_S = 0.000_1
 """Without latency, so much later than the trade that made it comes what happened to an order: as on a tape."""

@@ -22,18 +22,17 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from voltrade.credentials import Credentials
 from voltrade.errors import ConfigError, DataError, VenueError
 from voltrade.exchange.ccxt_binance import Client, binanceusdm, errors
+from voltrade.exchange.credentials import Credentials
 from voltrade.exchange.messages import Fields, MessageReader, TradeRow, instrument_of
-from voltrade.exchange.outcomes import NO_ANSWER, NOT_SENT, Verb, classify
+from voltrade.exchange.responses import NO_ANSWER, NOT_SENT, Verb, classify
 from voltrade.model import (
     AlgoUpdate,
     CancelOrder,
     Event,
     FeedGap,
     Instrument,
-    Link,
     LookupOrder,
     MarkPrice,
     OrderIntent,
@@ -42,6 +41,7 @@ from voltrade.model import (
     OrderUpdate,
     Reply,
     Snapshot,
+    StreamStatus,
 )
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ QUIET_S = {429: 60, 418: 120}
 """Silence after a refusal for too many requests that doesn't say how long: a minute's limit, the shortest ban."""
 
 
-class SturdyClient(Client):  # type: ignore[misc]  # ccxt is untyped
+class ResilientClient(Client):  # type: ignore[misc]  # ccxt is untyped
     """ccxt's websocket client, except that a frame that can't be decoded does not end the receive loop."""
 
     bad_frames = 0
@@ -129,24 +129,24 @@ class SturdyClient(Client):  # type: ignore[misc]  # ccxt is untyped
 class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
     """ccxt.pro's Binance USD-M class with the ends tied up that money needs.
 
-    - Every frame goes to `tap` first, in arrival order; nothing that it raises can stop the socket.
+    - Every frame goes to `frame_handler` first, in arrival order; nothing that it raises can stop the socket.
     - Connections report themselves to `on_link`.
     - A failed request's exception carries an `Answer`, so that its outcome can be told from the facts.
     - No request leaves inside a Retry-After window.
     - Time is the injected clock's; other products' endpoints don't exist.
 
     Attributes:
-        tap: takes (client, message); true means that the message is dealt with.
+        frame_handler: takes (client, message); true means that the message is dealt with.
         on_link: takes (client, up).
-        tap_failure: the first exception that came out of the tap.
+        frame_handler_failure: the first exception that came out of the frame_handler.
         quiet_until: no request leaves before this time, ms of the clock.
     """
 
     def __init__(self, config: Mapping[str, Any], clock: Clock) -> None:
         self.clock = clock
-        self.tap: Callable[[Client, Any], bool] = lambda client, message: False
+        self.frame_handler: Callable[[Client, Any], bool] = lambda client, message: False
         self.on_link: Callable[[Client, bool], None] = lambda client, up: None
-        self.tap_failure: Exception | None = None
+        self.frame_handler_failure: Exception | None = None
         self.quiet_until = 0
         self._used_weight = (0, 0)
         self._secrets: list[str] = []
@@ -235,24 +235,24 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
     # --- websockets ---------------------------------------------------------------------------------------------------
 
     def client(self, url: str) -> Client:
-        """Return the connection's client, a `SturdyClient`."""
+        """Return the connection's client, a `ResilientClient`."""
         self.open()  # ccxt's: makes sure that there is an event loop and a session
         if url not in self.clients:
             settings = {**self.streaming, "asyncio_loop": self.asyncio_loop, **self.options["ws"]}
-            self.clients[url] = SturdyClient(
+            self.clients[url] = ResilientClient(
                 url, self.handle_message, self.on_error, self.on_close, self.on_connected, settings
             )
         return self.clients[url]
 
     def handle_message(self, client: Client, message: Any) -> None:
-        """Give a frame to the tap, and to ccxt where the tap doesn't want it."""
+        """Give a frame to the frame_handler, and to ccxt where the frame_handler doesn't want it."""
         try:
-            if self.tap(client, message):
+            if self.frame_handler(client, message):
                 return
             super().handle_message(client, message)
         except Exception as error:
-            log.exception("the tap failed")
-            self.tap_failure = self.tap_failure or error
+            log.exception("the frame_handler failed")
+            self.frame_handler_failure = self.frame_handler_failure or error
 
     def on_connected(self, client: Client, message: Any = None) -> None:
         super().on_connected(client, message)
@@ -815,14 +815,15 @@ class StreamCounts:
 class BinanceWSManager:
     """Keeps the market and the user stream up and turns their frames into events, in the order of arrival.
 
-    Frames are read in the exchange's tap, before ccxt's caches. For each stream a supervisor holds one pending `watch`,
-    which ends only when the connection does, and then dials again. Trades come out with rising ids: a jump holds later
-    market events back while REST is asked for what is missing; what it can't give stays a visible jump, told by a
-    `FeedGap`. User events that we can't read, and those after which the account may have changed in ways that no event
-    tells, are answered with a `Link` down and up: the signal to read the account again.
+    Frames are read in the exchange's `frame_handler`, before ccxt's caches. For each stream a supervisor holds one
+    pending `watch`, which ends only when the connection does, and then dials again. Trades come out with
+    rising ids: a jump holds later market events back while REST is asked for what is missing; what it can't give stays
+    a visible jump, told by a `FeedGap`. User events that we can't read, and those after which the account may have
+    changed in ways that no event tells, are answered with a `StreamStatus` down and up: the signal to read the account
+    again.
 
     Args:
-        exchange: from `connect`; the manager takes its tap.
+        exchange: from `connect`; the manager takes its frame_handler.
         rest: for listen keys and missing trades.
         instrument: the symbol that is traded.
         on_agg_trade: takes (id, price in ticks, lots, time in ms, buyer is maker). Called from the event loop.
@@ -886,7 +887,7 @@ class BinanceWSManager:
             "ALGO_UPDATE": self._reader.algo_update,
             "ACCOUNT_UPDATE": self._account_update,
         }
-        exchange.tap = self._tap
+        exchange.frame_handler = self._on_frame
         exchange.on_link = self._link
 
     # --- life -------------------------------------------------------------------------------------------------------
@@ -922,7 +923,7 @@ class BinanceWSManager:
 
     async def stop(self) -> None:
         """End the streams; no event comes after this. The exchange itself is the owner's to close."""
-        self._exchange.tap = lambda client, message: True
+        self._exchange.frame_handler = lambda client, message: True
         self._exchange.on_link = lambda client, up: None
         tasks = [*self._supervisors, *([self._filler] if self._filler else [])]
         for task in tasks:
@@ -940,8 +941,8 @@ class BinanceWSManager:
         Raises:
             VenueError: a callback of ours failed, so that an event may be lost: trading must not go on.
         """
-        if self._exchange.tap_failure is not None:
-            raise VenueError(f"an event could not be taken: {self._exchange.tap_failure!r}")
+        if self._exchange.frame_handler_failure is not None:
+            raise VenueError(f"an event could not be taken: {self._exchange.frame_handler_failure!r}")
         self._check_silence(now)
         await self._check_trades(now)
         if "user" in self._up and self._up["user"].is_set() and now >= self._renew_at:
@@ -1057,16 +1058,16 @@ class BinanceWSManager:
         if not self._up[stream].is_set():
             self._connections[stream] += 1
             self._up[stream].set()
-            self._on_event(Link(self._clock(), stream, True))
+            self._on_event(StreamStatus(self._clock(), stream, True))
 
     def _lost(self, stream: Stream) -> None:
         if self._up[stream].is_set():
             self._up[stream].clear()
-            self._on_event(Link(self._clock(), stream, False))
+            self._on_event(StreamStatus(self._clock(), stream, False))
 
     # --- frames -----------------------------------------------------------------------------------------------------
 
-    def _tap(self, client: Client, message: Any) -> bool:
+    def _on_frame(self, client: Client, message: Any) -> bool:
         """Take every frame. Nothing is left to ccxt, whose caches merge and forget."""
         if type(message) is not dict:
             self.counts.refused += 1
@@ -1157,8 +1158,8 @@ class BinanceWSManager:
 
     def _ask_for_resync(self) -> None:
         now = self._clock()
-        self._on_event(Link(now, "user", False))
-        self._on_event(Link(now, "user", True))
+        self._on_event(StreamStatus(now, "user", False))
+        self._on_event(StreamStatus(now, "user", True))
 
     # --- gaps -------------------------------------------------------------------------------------------------------
 
@@ -1210,7 +1211,7 @@ class BinanceWSManager:
                 self._held.popleft()
         except Exception as error:
             log.exception("a gap could not be dealt with")
-            self._exchange.tap_failure = self._exchange.tap_failure or error
+            self._exchange.frame_handler_failure = self._exchange.frame_handler_failure or error
 
     async def _fill(self, first_id: int, last_id: int, time: int) -> None:
         """Hand out what REST has of a gap, then tell of the gap."""

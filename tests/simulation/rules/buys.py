@@ -14,7 +14,7 @@ class Buys(SignalEngine):
     settings_type = Settings
 
     @staticmethod
-    def _detect_signal(state, bar, settings, verdict):
+    def _detect_signal(state, bar, settings, decision):
         if bar.number < settings.first_bar or bar.number % settings.every != 0:
             return 0
         if settings.both_sides and (bar.number // settings.every) % 2 == 1:

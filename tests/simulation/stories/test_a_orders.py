@@ -46,7 +46,7 @@ from simulation.stories.plots import (
     story,
 )
 from voltrade.errors import ConfigError
-from voltrade.rule_file import read_parameters
+from voltrade.strategy.rule_file import read_parameters
 
 FALLS = ((0.0, 80_000.0), (10.0, 80_000.0), (30.0, 79_800.0))
 """Through the stop at 79,881 in the 22nd second."""

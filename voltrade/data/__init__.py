@@ -1,0 +1,1 @@
+"""Histories of trades: fetched, checked, stored, made from a seed, and read as a tape."""

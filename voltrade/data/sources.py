@@ -1,0 +1,386 @@
+"""Where history comes from: Binance's public archive of zipped files, and its REST for what the archive lacks.
+
+Both are read by one HTTP client that tries again when a connection breaks, and takes no for an answer when the server
+says no. The archive states the SHA-256 of each file; a download that was cut short goes on where it stopped. REST is
+asked within half of the request weight that Binance allows, so that a trading session on the same address has the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import calendar
+import fcntl
+import hashlib
+import re
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+from tqdm.auto import tqdm
+
+from voltrade.data.quality import Span
+from voltrade.data.store import FUNDING, MARKS, MINUTE_MS, TRADES, Kind, start_of
+from voltrade.errors import DataError
+from voltrade.model import DAY_MS, HOUR_MS
+
+ARCHIVE, ARCHIVE_ADDRESS = "VOLTRADE_ARCHIVE", "https://data.binance.vision"
+REST, REST_ADDRESS = "VOLTRADE_REST", "https://fapi.binance.com"
+"""Environment that names another address, and the address without it."""
+
+WEIGHT_PER_MINUTE = 1_200
+"""Half of Binance's 2,400."""
+
+TRADES_PER_PAGE, MARKS_PER_PAGE, RATES_PER_PAGE = 1_000, 1_500, 1_000
+"""The most rows that an endpoint gives at once."""
+
+_TRADES_WEIGHT, _MARKS_WEIGHT, _OTHER_WEIGHT = 20, 10, 1
+_TRIES, _FIRST_TRIES = 6, 3
+"""How often a request is sent; the fewer where nothing has ever answered, since there may be no network at all."""
+_CHUNK = 1 << 18
+_LOCK_WAIT = 0.1
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
+_BROKEN = (aiohttp.ClientError, TimeoutError)
+Wanted = dict[str, str | int]
+"""Parameters of a request."""
+
+_SLOW_DOWN = frozenset({418, 429})
+
+
+# --- the archive ------------------------------------------------------------------------------------------------------
+
+_FOLDERS = {TRADES: "aggTrades", MARKS: "markPriceKlines", FUNDING: "fundingRate"}
+_LABELS = {TRADES: "aggTrades", MARKS: "1m", FUNDING: "fundingRate"}
+_NAME = re.compile(r"([A-Z0-9_]+)-(aggTrades|1m|fundingRate)-(\d{4})-(\d{2})(?:-(\d{2}))?\.(?:zip|csv)")
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveFile:
+    """A zip of the archive: one kind of rows of one symbol, of a day or of a month."""
+
+    kind: Kind
+    symbol: str
+    first: date
+    last: date
+
+    @staticmethod
+    def of_month(kind: Kind, symbol: str, day: date) -> ArchiveFile:
+        """Return the file of the month that a day lies in."""
+        days = calendar.monthrange(day.year, day.month)[1]
+        return ArchiveFile(kind, symbol, day.replace(day=1), day.replace(day=days))
+
+    @staticmethod
+    def named(name: str) -> ArchiveFile | None:
+        """Return the file of a name such as `BTCUSDT-aggTrades-2026-01-05.zip`, or `.csv`; None for another name."""
+        match = _NAME.fullmatch(name)
+        if match is None:
+            return None
+        symbol, label, year, month, day = match.groups()
+        kind = next(kind for kind, known in _LABELS.items() if known == label)
+        try:
+            first = date(int(year), int(month), int(day or 1))
+        except ValueError:
+            return None
+        return ArchiveFile(kind, symbol, first, first) if day else ArchiveFile.of_month(kind, symbol, first)
+
+    @property
+    def name(self) -> str:
+        period = self.first.isoformat() if self.first == self.last else f"{self.first:%Y-%m}"
+        return f"{self.symbol}-{_LABELS[self.kind]}-{period}.zip"
+
+    @property
+    def path(self) -> str:
+        """Where it stands in the archive."""
+        often = "daily" if self.first == self.last else "monthly"
+        interval = "1m/" if self.kind is MARKS else ""
+        return f"data/futures/um/{often}/{_FOLDERS[self.kind]}/{self.symbol}/{interval}{self.name}"
+
+    @property
+    def span(self) -> Span:
+        return start_of(self.first), start_of(self.last) + DAY_MS
+
+
+def checksum_path(path: Path) -> Path:
+    """Return the place of a file's CHECKSUM: beside it, as in the archive."""
+    return path.with_name(f"{path.name}.CHECKSUM")
+
+
+def checksum_fault(path: Path) -> str | None:
+    """Say what is wrong between a file and the CHECKSUM beside it; None where they agree."""
+    beside = checksum_path(path)
+    if not beside.is_file():
+        return f"there must be a {beside.name}, there is none"
+    stated = beside.read_text(errors="replace").split()
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not stated or stated[0].lower() != found:
+        return f"SHA-256 must be {stated[0] if stated else 'stated'}, was {found}"
+    return None
+
+
+class Archive:
+    """Binance's public archive, or any server of the same layout."""
+
+    def __init__(self, http: Http, address: str, folder: Path) -> None:
+        """Keep what is being downloaded in a folder, so that a later try goes on with it."""
+        self._http = http
+        self._address = address.rstrip("/")
+        self._folder = folder
+
+    @asynccontextmanager
+    async def fetched(self, file: ArchiveFile) -> AsyncIterator[Path | None]:
+        """Download a zip and its CHECKSUM; once more from the start where they disagree. None where there is no zip.
+
+        The caller checks (see `checksum_fault`) and deletes; until then, others who want the file wait.
+
+        Raises:
+            DataError: the server can't be reached, or answers in a way that says nothing of the file.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        target = self._folder / file.name
+        async with _locked(target.with_name(f"{file.name}.lock")):
+            yield await self._downloaded(f"{self._address}/{file.path}", target)
+
+    async def _downloaded(self, address: str, target: Path) -> Path | None:
+        if target.is_file() and checksum_fault(target) is None:
+            return target
+        for _ in range(2):
+            if not await self._http.download(address, target):
+                return None
+            await self._http.download(f"{address}.CHECKSUM", checksum_path(target))
+            if checksum_fault(target) is None:
+                break
+        return target
+
+
+@asynccontextmanager
+async def _locked(path: Path) -> AsyncIterator[None]:
+    """Let one at a time go on, of this process and of others."""
+    with path.open("w") as lock:
+        while True:  # a wait within flock could not be cancelled
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                await asyncio.sleep(_LOCK_WAIT)
+            else:
+                break
+        yield
+
+
+# --- REST -------------------------------------------------------------------------------------------------------------
+
+
+class WeightBudget:
+    """Spends request weight so that no minute sees more than its share."""
+
+    def __init__(
+        self,
+        per_minute: int = WEIGHT_PER_MINUTE,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._per_minute = per_minute
+        self._clock, self._sleep = clock, sleep
+        self._spent: deque[tuple[float, int]] = deque()
+        self._not_before = 0.0
+
+    async def spend(self, weight: int) -> None:
+        """Wait until a request of this weight may leave."""
+        while (wait := self._wait(weight)) > 0:
+            await self._sleep(wait)
+        self._spent.append((self._clock(), weight))
+
+    def pause(self, seconds: float) -> None:
+        """Let nothing leave for a while: the exchange said so."""
+        self._not_before = max(self._not_before, self._clock() + seconds)
+
+    def _wait(self, weight: int) -> float:
+        now = self._clock()
+        while self._spent and self._spent[0][0] <= now - 60:
+            self._spent.popleft()
+        full = sum(spent for _, spent in self._spent) + weight > self._per_minute and self._spent
+        return max(self._not_before - now, self._spent[0][0] + 60 - now if full else 0.0)
+
+
+class RestHistory:
+    """Public history over Binance's REST, page by page, as the wire writes it."""
+
+    def __init__(self, http: Http, address: str, budget: WeightBudget | None = None) -> None:
+        self._http = http
+        self._address = address.rstrip("/")
+        self._budget = budget or WeightBudget()
+
+    async def exchange_info(self) -> Any:
+        return await self._get("exchangeInfo", {}, _OTHER_WEIGHT)
+
+    async def trades(self, symbol: str, from_id: int) -> list[dict[str, Any]]:
+        """Return up to 1,000 aggTrades from an id on."""
+        wanted: Wanted = {"symbol": symbol, "fromId": from_id, "limit": TRADES_PER_PAGE}
+        return list(await self._get("aggTrades", wanted, _TRADES_WEIGHT))
+
+    async def first_id(self, symbol: str, start: int, end: int) -> int | None:
+        """Return the id of the first aggTrade in a span of time; None where there is none."""
+        for begin in range(start, end, HOUR_MS - 1):
+            last = min(begin + HOUR_MS - 2, end - 1)  # Binance wants a span shorter than an hour, both ends included
+            wanted: Wanted = {"symbol": symbol, "startTime": begin, "endTime": last, "limit": 1}
+            if page := await self._get("aggTrades", wanted, _TRADES_WEIGHT):
+                return int(page[0]["a"])
+        return None
+
+    async def marks(self, symbol: str, start: int, end: int) -> AsyncIterator[list[list[Any]]]:
+        """Give the 1-minute mark klines that begin in a span of time, by the page."""
+        while start < end:
+            wanted: Wanted = {"symbol": symbol, "interval": "1m", "startTime": start, "endTime": end - 1}
+            page = await self._get("markPriceKlines", {**wanted, "limit": MARKS_PER_PAGE}, _MARKS_WEIGHT)
+            if not page:
+                return
+            yield page
+            start = int(page[-1][0]) + MINUTE_MS
+
+    async def funding(self, symbol: str, start: int, end: int) -> AsyncIterator[list[dict[str, Any]]]:
+        """Give the funding rates of a span of time, by the page."""
+        while start < end:
+            wanted: Wanted = {"symbol": symbol, "startTime": start, "endTime": end - 1, "limit": RATES_PER_PAGE}
+            page = await self._get("fundingRate", wanted, _OTHER_WEIGHT)
+            if not page:
+                return
+            yield page
+            start = int(page[-1]["fundingTime"]) + 1
+
+    async def _get(self, endpoint: str, wanted: Wanted, weight: int) -> Any:
+        await self._budget.spend(weight)
+        return await self._http.json(f"{self._address}/fapi/v1/{endpoint}", wanted, self._budget.pause)
+
+
+# --- HTTP -------------------------------------------------------------------------------------------------------------
+
+
+class Http:
+    """Gets things over HTTP and tries again where that can help: a broken connection, a server that is busy or ill.
+
+    Every wait is told beforehand, once where several requests wait for the same.
+    """
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        tell: Callable[[str], object] = lambda text: tqdm.write(text, file=sys.stderr),
+    ) -> None:
+        self._session = session
+        self._sleep = sleep
+        self._tell = tell
+        self._told: set[str] = set()
+        self._has_answered = False
+
+    @staticmethod
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Http]:
+        async with aiohttp.ClientSession(timeout=_TIMEOUT, trust_env=True) as session:
+            yield Http(session)
+
+    async def json(self, url: str, wanted: Wanted, pause: Callable[[float], None]) -> Any:
+        """Return the JSON that a GET is answered with.
+
+        Args:
+            pause: is told the seconds for which the server wants to hear nothing.
+
+        Raises:
+            DataError: the server refuses, with its words; or it can't be reached.
+        """
+        said, attempt = "", 0
+        while True:
+            try:
+                async with self._session.get(url, params=wanted) as reply:
+                    self._hear()
+                    if reply.status == 200:
+                        return await reply.json(content_type=None)
+                    said = f"HTTP {reply.status} {(await reply.text())[:200]}"
+                    wait = _patience(reply, attempt)
+            except _BROKEN as error:
+                said, wait = _broken(error), 2.0**attempt
+            except ValueError as error:
+                said, wait = f"no JSON: {error}", 2.0**attempt
+            attempt += 1
+            if wait is None or attempt >= self._tries:
+                raise DataError(f"{url}: {said}")
+            pause(wait)
+            await self._wait(url, said, wait, attempt)
+
+    async def download(self, url: str, target: Path) -> bool:
+        """Bring a file to its place; go on with what an earlier try left in `.part`. False where there is no file.
+
+        Raises:
+            DataError: the server refuses or can't be reached.
+        """
+        part = target.with_name(f"{target.name}.part")
+        said, attempt = "", 0
+        while True:
+            there = part.stat().st_size if part.exists() else 0
+            headers = {"Range": f"bytes={there}-"} if there else {}
+            try:
+                async with self._session.get(url, headers=headers) as reply:
+                    self._hear()
+                    if reply.status == 404:
+                        return False
+                    if reply.status == 416 and there:  # what is there is no beginning of the file
+                        part.unlink()
+                        continue
+                    if reply.status in (200, 206):
+                        await _save(reply, part, there if reply.status == 206 else 0)
+                        part.replace(target)
+                        return True
+                    said, wait = f"HTTP {reply.status}", _patience(reply, attempt)
+            except _BROKEN as error:
+                said, wait = _broken(error), 2.0**attempt
+            attempt += 1
+            if wait is None or attempt >= self._tries:
+                raise DataError(f"{url}: {said}")
+            await self._wait(url, said, wait, attempt)
+
+    @property
+    def _tries(self) -> int:
+        return _TRIES if self._has_answered else _FIRST_TRIES
+
+    def _hear(self) -> None:
+        self._has_answered = True
+        self._told.clear()
+
+    async def _wait(self, url: str, said: str, seconds: float, tried: int) -> None:
+        again = f"trying again in {seconds:.0f} s, for try {tried + 1} of {self._tries}"
+        text = f"{urlsplit(url).hostname}: {said}; {again}"
+        if text not in self._told:
+            self._told.add(text)
+            self._tell(text)
+        await self._sleep(seconds)
+
+
+def _broken(error: Exception) -> str:
+    """Say why no answer came; some errors have no words of their own."""
+    return f"can't be reached: {error or type(error).__name__}"
+
+
+async def _save(reply: aiohttp.ClientResponse, part: Path, there: int) -> None:
+    size = None if reply.content_length is None else reply.content_length + there
+    with (
+        part.open("ab" if there else "wb") as file,
+        tqdm(total=size, initial=there, unit="B", unit_scale=True, desc=part.stem, leave=False, disable=None) as bar,
+    ):
+        async for chunk in reply.content.iter_chunked(_CHUNK):
+            file.write(chunk)
+            bar.update(len(chunk))
+
+
+def _patience(reply: aiohttp.ClientResponse, attempt: int) -> float | None:
+    """Seconds to wait before the next try; None where another try can't help."""
+    if reply.status in _SLOW_DOWN:
+        stated = reply.headers.get("Retry-After", "")
+        return float(stated) if stated.isdigit() else 60.0
+    return 2.0**attempt if reply.status >= 500 else None

@@ -1,0 +1,207 @@
+"""Tapes of trades: days of the store, any file of trades, or made from a seed.
+
+A tape is what backtest and `sim` play. Everything that reaches the rest of the program is an aggTrade with whole ticks,
+whole lots and ascending ids, whatever the file held; what a file can't be trusted on is refused with its row. The store
+also gives mark prices and funding rates, where it has them for every day of the tape.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voltrade.compiled import source_key
+from voltrade.config import SessionSettings
+from voltrade.data.quality import STRICT, inspect, jumps
+from voltrade.data.store import Store
+from voltrade.data.synthetic import synthetic_market
+from voltrade.errors import DataError
+from voltrade.model import Funding, Instrument, Marks, Trades
+
+# --- what a tape is ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TapeReport:
+    """What reading a tape found. Times are milliseconds UTC."""
+
+    rows_read: int
+    trades: int
+    """AggTrades that the tape holds."""
+    first_time: int
+    last_time: int
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """Rows left out, by order type."""
+    id_gaps: int = 0
+    """Places at which ids of the file jump."""
+    ids_missing: int = 0
+    """Ids that the jumps skip."""
+
+    def __str__(self) -> str:
+        parts = [f"{self.rows_read} rows, {self.trades} aggTrades"]
+        parts += [f"{count} {kind} rows dropped" for kind, count in self.dropped.items()]
+        if self.id_gaps:
+            parts.append(f"{self.ids_missing} ids missing in {self.id_gaps} gaps")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tape:
+    """AggTrades of one symbol, and where they come from."""
+
+    trades: Trades
+    report: TapeReport
+    source: str
+    """Name of the file, or the seed and length of a synthetic tape; shown wherever results are."""
+    synthetic: bool = False
+    marks: Marks | None = None
+    """Mark prices of the exchange over the whole tape, one a minute; None where there are none to be had."""
+    funding: Funding | None = None
+    """Funding rates of the exchange over the whole tape."""
+
+    @property
+    def valuation(self) -> str:
+        """What a result over this tape must say of its mark prices and funding."""
+        funding = "0" if self.funding is None else "the exchange's"
+        mark = "simulated" if self.marks is None else "the exchange's, one a minute"
+        return f"funding = {funding}, mark = {mark}"
+
+
+def load_tape(session: SessionSettings, instrument: Instrument) -> Tape:
+    """Return the tape that a session names: days of the store, a file of trades, or the one of its seed and hours.
+
+    Raises:
+        DataError: the file can't be read as trades of this instrument, or the store lacks a day.
+    """
+    if session.tape == "synthetic":
+        return synthetic_trades(instrument, session.seed, session.hours)
+    if session.tape.startswith(STORED):
+        return stored_trades(session.tape, instrument)
+    return load_trades(session.tape, instrument)
+
+
+# --- a tape from the store --------------------------------------------------------------------------------------------
+
+STORED = "store:"
+
+
+def stored_trades(name: str, instrument: Instrument, store: Store | None = None) -> Tape:
+    """Load days of the store: `store:BTCUSDT:2026-01-01`, or `store:BTCUSDT:2026-01-01:2026-01-07` with the last.
+
+    Raises:
+        DataError: the name is none such or of another symbol, or the store lacks a day.
+    """
+    store = store or Store()
+    first, last = _days_of(name, instrument)
+    trades = store.trades(instrument, first, last)
+    missing = jumps(trades.id)
+    gaps = {"id_gaps": int(np.count_nonzero(missing)), "ids_missing": int(missing.sum())}
+    report = _report(trades, len(trades), **gaps)
+    until = "" if first == last else f" to {last}"
+    marks, funding = store.marks(instrument.symbol, first, last), store.funding(instrument.symbol, first, last)
+    return Tape(trades, report, f"store, {instrument.symbol} {first}{until}", marks=marks, funding=funding)
+
+
+def _days_of(name: str, instrument: Instrument) -> tuple[date, date]:
+    try:
+        symbol, first, *last = name.removeprefix(STORED).split(":")
+        days = [date.fromisoformat(day) for day in (first, *last)]
+        begin, end = days if len(days) > 1 else days * 2
+    except ValueError:
+        raise DataError(f"tape: must be {STORED}SYMBOL:DAY or {STORED}SYMBOL:DAY:DAY, was {name!r}") from None
+    if symbol != instrument.symbol:
+        raise DataError(f"tape: must be of {instrument.symbol}, was {name!r}")
+    if begin > end:
+        raise DataError(f"tape: the first day must not be after the last, was {name!r}")
+    return begin, end
+
+
+# --- a tape from a seed -----------------------------------------------------------------------------------------------
+
+SYNTHETIC_START_MS = int(datetime(2026, 1, 5, 20, tzinfo=UTC).timestamp()) * 1000
+"""Four hours before a UTC midnight, so that a tape of the default length sees bars end with the day."""
+
+
+def synthetic_trades(instrument: Instrument, seed: int, hours: float, start_ms: int = SYNTHETIC_START_MS) -> Tape:
+    """Make a tape from a seed: `synthetic_market`, labelled as what it is."""
+    trades = synthetic_market(instrument, seed, hours, start_ms)
+    report = _report(trades, rows_read=len(trades))
+    return Tape(trades, report, source=f"synthetic, seed {seed}, {hours:g} h", synthetic=True)
+
+
+# --- reading a file of trades -----------------------------------------------------------------------------------------
+
+
+CACHED_FROM = 4_000_000
+"""Bytes of a file from which its trades are kept beside the store, to be read many times faster the next time."""
+
+
+def load_trades(path: Path | str, instrument: Instrument) -> Tape:
+    """Read a file of trades of one symbol, refusing what a tape can't be trusted on.
+
+    Takes Binance's archive files (aggTrades or trades, with and without header, times in milliseconds or microseconds)
+    and recordings with a header, as CSV, gzip, zip or Parquet. Raw trades are aggregated: see `quality.inspect`.
+    A large file is kept beside the store under the hash of its bytes, so that it is parsed once.
+
+    Raises:
+        DataError: the file can't be read as trades of this instrument; names the row, the rule and the value.
+    """
+    path = Path(path)
+    if not path.is_file() or path.stat().st_size < CACHED_FROM:
+        return _read_trades(path, instrument)
+    store = Store()
+    key = _cache_key(path, instrument, store)
+    if found := store.cached(key):
+        trades, report = found
+        return Tape(trades, TapeReport(**json.loads(report)), source=path.name)
+    read = _read_trades(path, instrument)
+    store.keep(key, read.trades, json.dumps(asdict(read.report)))
+    return read
+
+
+def _cache_key(path: Path, instrument: Instrument, store: Store) -> str:
+    """A hash of all that the trades follow from: the file's bytes and name, the symbol's units, and our code."""
+    units = f"{instrument.tick_size} {instrument.step_size} {instrument.max_price}"
+    said = f"{path.name} {instrument.symbol} {units} {source_key(Path(__file__))} {_content(path, store)}"
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def _content(path: Path, store: Store) -> str:
+    """SHA-256 of a file's bytes; of a file that has not changed since, as it was found then."""
+    status = path.stat()
+    seen = f"{path.resolve()} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+    known = hashlib.sha256(seen.encode()).hexdigest()
+    if content := store.recall(known):
+        return content
+    with path.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    # A file that is being written may change again within the same tick of its clock, and look the same.
+    if time.time() - status.st_ctime > _SETTLED_S:
+        store.remember(known, content)
+    return content
+
+
+_SETTLED_S = 2.0
+
+
+def _read_trades(path: Path, instrument: Instrument) -> Tape:
+    found = inspect(path, instrument, STRICT)
+    if found.taken is None:
+        assert found.refused is not None
+        row = f"row {found.refused.rows[0]}: " if len(found.refused.rows) else ""
+        raise DataError(f"{found.name}: {row}{found.refused.detail}")
+    gaps = {"id_gaps": found.gaps, "ids_missing": found.missing}
+    report = _report(found.taken, found.rows_read, dropped=found.dropped, **gaps)
+    return Tape(found.taken, report, source=found.name)
+
+
+def _report(trades: Trades, rows_read: int, **found: Any) -> TapeReport:
+    return TapeReport(rows_read, len(trades), int(trades.time[0]), int(trades.time[-1]), **found)

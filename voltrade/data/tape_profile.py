@@ -1,0 +1,356 @@
+"""Get to know a tape: what it holds, what is missing, and how large a volume bar should be.
+
+`calibrate` folds the tape at a range of thresholds, with the fold that trades, and measures at each how often bars
+come, how evenly, and how their returns look. A threshold is then chosen by the bars that a day should bring, or as the
+one whose bar returns are nearest to normal. That returns are nearer to normal by volume than by the clock is an old
+finding (Clark 1973; Ané and Geman 2000; Easley, López de Prado and O'Hara, "The Volume Clock", 2012); it is measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import ROUND_HALF_EVEN, Decimal
+
+import numpy as np
+import pandas as pd
+
+from voltrade.bar_rate import Band
+from voltrade.bars import VolumeBarAggregator
+from voltrade.compiled import Rows
+from voltrade.config import BarSettings
+from voltrade.data.quality import jumps
+from voltrade.errors import DataError
+from voltrade.model import DAY_MS, CloseReason, Floats, Instrument, Int64s, Trades
+
+THRESHOLDS = 24
+"""Thresholds that a tape is folded at."""
+
+FEWEST_RETURNS = 200
+"""A threshold with fewer bar returns is not judged by how these look: kurtosis of fewer is mostly chance."""
+
+CLUSTERING_LAGS = 10
+
+BAND_DEVIATIONS = 3.0
+BAND_FACTOR = 3.0
+"""Band around the expected bars a day where a tape has too few days to tell how days differ: a third to three times."""
+NARROWEST_FACTOR = 1.5
+DAYS_FOR_BAND = 5
+
+
+def natural(counts: Int64s, unit: Decimal) -> Floats:
+    """Return whole numbers of a unit as floats, rounded once: 3 ticks of 0.1 are 0.3."""
+    numerator, denominator = unit.as_integer_ratio()
+    return np.asarray(counts * float(numerator) / denominator, dtype=np.float64)
+
+
+# --- what a tape holds ------------------------------------------------------------------------------------------------
+
+
+def day_table(trades: Trades, instrument: Instrument) -> pd.DataFrame:
+    """Describe each UTC day of a tape: one row a day, prices and notional in the quote asset, volume in coins."""
+    cuts = np.flatnonzero(np.diff(trades.time // DAY_MS, prepend=-1))
+    last = np.append(cuts[1:], len(trades)) - 1
+    tick, step = instrument.tick_size, instrument.step_size
+    bought = np.where(trades.buyer_is_maker, 0, trades.quantity)
+    volume = np.add.reduceat(trades.quantity, cuts)
+    waits = np.diff(trades.time, prepend=trades.time[0])
+    missing = jumps(trades.id)
+    table = {
+        "trades": last - cuts + 1,
+        "volume": natural(volume, step),
+        "notional": natural(np.add.reduceat(trades.price * trades.quantity, cuts), tick * step),
+        "bought": np.add.reduceat(bought, cuts) / volume,
+        "first": natural(trades.price[cuts], tick),
+        "low": natural(np.minimum.reduceat(trades.price, cuts), tick),
+        "high": natural(np.maximum.reduceat(trades.price, cuts), tick),
+        "last": natural(trades.price[last], tick),
+        "hours": (trades.time[last] - trades.time[cuts]) / 3_600_000,
+        "longest_silence_s": np.maximum.reduceat(waits, cuts) / 1000,
+        "gaps": np.add.reduceat(missing > 0, cuts, dtype=np.int64),
+        "ids_missing": np.add.reduceat(missing, cuts),
+    }
+    days = pd.DatetimeIndex((trades.time[cuts] // DAY_MS * DAY_MS).view("datetime64[ms]"), name="day")
+    return pd.DataFrame(table, index=days.strftime("%Y-%m-%d"))
+
+
+def gap_table(trades: Trades, instrument: Instrument) -> pd.DataFrame:
+    """List where ids are missing: one row a gap, by the time of the last trade before it."""
+    missing = jumps(trades.id)
+    after = np.flatnonzero(missing)
+    table = {
+        "first_id": trades.id[after - 1] + 1,
+        "ids_missing": missing[after],
+        "seconds": (trades.time[after] - trades.time[after - 1]) / 1000,
+        "move": natural(trades.price[after] - trades.price[after - 1], instrument.tick_size),
+    }
+    return pd.DataFrame(table, index=_times(trades.time[after - 1]))
+
+
+def _times(milliseconds: Int64s) -> pd.DatetimeIndex:
+    return pd.DatetimeIndex(milliseconds.view("datetime64[ms]"), name="time").tz_localize("UTC")
+
+
+# --- bars at a threshold ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BarFigures:
+    """How the bars of one threshold look."""
+
+    threshold: Decimal
+    bars: int
+    """Bars that reached the threshold."""
+    bars_a_day: float
+    trades_a_bar: float
+    seconds: float
+    """Median duration, from the close of one bar to the close of the next; below the quantiles and the spread."""
+    seconds_5: float
+    seconds_95: float
+    seconds_cv: float
+    """Coefficient of variation, standard deviation over mean: 1 where bars come at random, 0 where by the clock."""
+    returns: int
+    correlation: float
+    """Of a bar's return with the next one's. Far from 0, it is the bid-ask bounce or a trend in the tape."""
+    clustering: float
+    """Mean autocorrelation of absolute returns over lags 1 to 10: 0 where a wild bar says nothing of the next ones."""
+    skewness: float
+    kurtosis: float
+    """In excess of the normal distribution's 3."""
+    non_normality: float
+    """Jarque and Bera's statistic (1987) for each return, skewness^2 / 6 + kurtosis^2 / 24: 0 where they are normal."""
+
+
+def bar_figures(trades: Trades, instrument: Instrument, settings: BarSettings) -> BarFigures:
+    """Process a tape at a threshold and measure its bars.
+
+    Raises:
+        ConfigError: the threshold is impossible for the symbol.
+    """
+    rows = VolumeBarAggregator(settings, instrument).process(trades)
+    full = rows[rows["close_reason"] == CloseReason.THRESHOLD]
+    seconds = _durations(full)
+    returns = _returns(rows)
+    skewness, kurtosis = _moment(returns, 3), _moment(returns, 4) - 3
+    some = len(seconds) > 0
+    low, middle, high = np.quantile(seconds, [0.05, 0.5, 0.95]) if some else (np.nan,) * 3
+    return BarFigures(
+        threshold=settings.threshold,
+        bars=len(full),
+        bars_a_day=len(full) / days_covered(trades),
+        trades_a_bar=float(full["trade_count"].mean()) if len(full) else np.nan,
+        seconds=float(middle),
+        seconds_5=float(low),
+        seconds_95=float(high),
+        seconds_cv=float(seconds.std() / seconds.mean()) if some and seconds.mean() else np.nan,
+        returns=len(returns),
+        correlation=_autocorrelation(returns, 1),
+        clustering=float(np.mean([_autocorrelation(np.abs(returns), lag) for lag in range(1, CLUSTERING_LAGS + 1)])),
+        skewness=skewness,
+        kurtosis=kurtosis,
+        non_normality=skewness**2 / 6 + kurtosis**2 / 24,
+    )
+
+
+def days_covered(trades: Trades) -> float:
+    """Return how long a tape is, in days."""
+    return max(int(trades.time[-1] - trades.time[0]), 1) / DAY_MS
+
+
+def _durations(full: Rows) -> Floats:
+    """Seconds from close to close of bars that follow each other on one day."""
+    follows = (np.diff(full["number"]) == 1) & (np.diff(full["day"]) == 0)
+    return np.asarray(np.diff(full["close_time"])[follows] / 1000, dtype=np.float64)
+
+
+def _returns(rows: Rows) -> Floats:
+    """Log returns from close to close of full bars; none over a gap, nor over a bar that a day's end cut short."""
+    full = (rows["close_reason"] == CloseReason.THRESHOLD) & ~rows["tainted"]
+    steps = np.diff(np.log(rows["close"].astype(np.float64)))
+    return np.asarray(steps[full[1:] & full[:-1]], dtype=np.float64)
+
+
+def _moment(values: Floats, power: int) -> float:
+    """Standardised central moment."""
+    deviation = values.std() if len(values) > 1 else 0.0
+    if deviation == 0:
+        return float("nan")
+    return float(np.mean(((values - values.mean()) / deviation) ** power))
+
+
+def _autocorrelation(values: Floats, lag: int) -> float:
+    if len(values) <= lag + 1:
+        return float("nan")
+    deviations = values - values.mean()
+    variance = float(deviations @ deviations)
+    return float(deviations[lag:] @ deviations[:-lag]) / variance if variance else float("nan")
+
+
+# --- choosing one -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """A threshold, why it was chosen, and the bars a day that live trading should see with it."""
+
+    figures: BarFigures
+    reason: str
+    band: Band
+    band_reason: str
+
+    @property
+    def threshold(self) -> Decimal:
+        return self.figures.threshold
+
+    def parameters(self) -> str:
+        """The bars and the band that live watches, as papermill takes them."""
+        low, high = math.floor(self.band.low), math.ceil(self.band.high)
+        threshold = f"{self.threshold.normalize():f}"
+        return f"-p threshold {threshold} -p least_bars_a_day {low} -p most_bars_a_day {high}"
+
+    def table(self) -> pd.DataFrame:
+        """Return it as names and values for people."""
+        figures = self.figures
+        rows = {
+            "threshold": f"{self.threshold.normalize():f}",
+            "chosen": self.reason,
+            "bars a day": f"{figures.bars_a_day:,.0f}",
+            "band that live watches": f"{self.band.low:,.0f} to {self.band.high:,.0f} bars in 24 hours",
+            "the band follows from": self.band_reason,
+            "trades a bar": f"{figures.trades_a_bar:,.0f}",
+            "seconds a bar": f"{figures.seconds:,.0f}; 90 % last {figures.seconds_5:,.0f} to {figures.seconds_95:,.0f}",
+            "correlation of returns": f"{figures.correlation:+.3f}",
+            "excess kurtosis of returns": f"{figures.kurtosis:,.2f}",
+        }
+        return pd.DataFrame({"": rows}).rename_axis("figure")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """A tape folded at a range of thresholds."""
+
+    trades: Trades
+    instrument: Instrument
+    unit: str
+    anchor: str
+    figures: tuple[BarFigures, ...]
+    """By ascending threshold."""
+
+    def table(self) -> pd.DataFrame:
+        """Return a row for each threshold."""
+        rows = [{name: getattr(figures, name) for name in BarFigures.__slots__} for figures in self.figures]
+        return pd.DataFrame(rows).assign(threshold=[float(figures.threshold) for figures in self.figures])
+
+    def for_bars_a_day(self, wanted: float) -> Recommendation:
+        """Choose the threshold for so many bars a day: the volume of a day, shared among them.
+
+        Raises:
+            ConfigError: no such threshold is possible for the symbol.
+        """
+        threshold = _threshold(self.trades, self.instrument, self.unit, wanted)
+        return self._recommend(self._at(threshold), f"for {wanted:,.0f} bars a day")
+
+    def nearest_to_normal(self, fewest: float, most: float) -> Recommendation:
+        """Choose, of the thresholds that bring so many bars a day, the one whose bar returns are nearest to normal.
+
+        Nearest by `non_normality`; larger bars are mostly nearer, so the fewest bars that one would trade on decide.
+
+        Raises:
+            DataError: the tape has too few bars to judge any threshold in the band.
+        """
+        judged = [
+            figures
+            for figures in self.figures
+            if fewest <= figures.bars_a_day <= most and figures.returns >= FEWEST_RETURNS
+        ]
+        if not judged:
+            raise DataError(
+                f"a tape of {days_covered(self.trades):.2f} days has no threshold of {fewest:,.0f} to {most:,.0f} bars "
+                f"a day with {FEWEST_RETURNS} returns to judge it by"
+            )
+        best = min(judged, key=lambda figures: figures.non_normality)
+        return self._recommend(best, f"nearest to normal of {fewest:,.0f} to {most:,.0f} bars a day")
+
+    def _at(self, threshold: Decimal) -> BarFigures:
+        settings = BarSettings.model_validate({"unit": self.unit, "threshold": threshold, "anchor": self.anchor})
+        return bar_figures(self.trades, self.instrument, settings)
+
+    def _recommend(self, figures: BarFigures, reason: str) -> Recommendation:
+        factor, why = _band_factor(self.trades, self.instrument, self.unit)
+        band = Band(figures.threshold, figures.bars_a_day / factor, figures.bars_a_day * factor)
+        return Recommendation(figures, reason, band, why)
+
+
+def calibrate(
+    trades: Trades,
+    instrument: Instrument,
+    *,
+    unit: str = "base",
+    anchor: str = "utc_day",
+    fewest: float = 24.0,
+    most: float = 5_000.0,
+    thresholds: Sequence[Decimal] | None = None,
+) -> Calibration:
+    """Process a tape at thresholds that bring from many to few bars a day, evenly spaced by ratio.
+
+    Args:
+        fewest: bars a day at the largest threshold.
+        most: bars a day at the smallest; more than a tenth of the trades are not asked for.
+        thresholds: these instead.
+
+    Raises:
+        ConfigError: a given threshold is impossible for the symbol.
+    """
+    if thresholds is None:
+        most = max(min(most, len(trades) / days_covered(trades) / 10), 2 * fewest)
+        wanted = np.geomspace(most, fewest, THRESHOLDS)
+        thresholds = [_threshold(trades, instrument, unit, float(bars)) for bars in wanted]
+    empty = Calibration(trades, instrument, unit, anchor, ())
+    figures = tuple(empty._at(threshold) for threshold in sorted(set(thresholds)))
+    return Calibration(trades, instrument, unit, anchor, figures)
+
+
+def _amounts(trades: Trades, unit: str) -> Int64s:
+    """What each trade adds to a bar: lots, ticklots, or one."""
+    if unit == "base":
+        return trades.quantity
+    return trades.price * trades.quantity if unit == "quote" else np.ones_like(trades.quantity)
+
+
+def _smallest(instrument: Instrument, unit: str) -> Decimal:
+    units = {"base": instrument.step_size, "quote": instrument.tick_size * instrument.step_size}
+    return units.get(unit, Decimal(1))
+
+
+def traded(trades: Trades, instrument: Instrument, unit: str) -> float:
+    """Return how much a tape trades, in a unit of thresholds."""
+    return float(_amounts(trades, unit).sum()) * float(_smallest(instrument, unit))
+
+
+def threshold_near(amount: float, instrument: Instrument, unit: str) -> Decimal:
+    """Round to a threshold that is possible for the symbol: three digits, and a multiple of the step."""
+    exact, smallest = Decimal(amount), _smallest(instrument, unit)
+    three_digits = Decimal(1).scaleb(exact.adjusted() - 2)
+    quantum = smallest * max(Decimal(1), (three_digits / smallest).to_integral_value(ROUND_HALF_EVEN))
+    return max((exact / quantum).to_integral_value(ROUND_HALF_EVEN), Decimal(1)) * quantum
+
+
+def _threshold(trades: Trades, instrument: Instrument, unit: str, bars_a_day: float) -> Decimal:
+    """Share the volume of a day among bars."""
+    a_day = traded(trades, instrument, unit) / days_covered(trades)
+    return threshold_near(a_day / bars_a_day, instrument, unit)
+
+
+def _band_factor(trades: Trades, instrument: Instrument, unit: str) -> tuple[float, str]:
+    """How far a day may lie from the average one, as a factor, and why."""
+    cuts = np.flatnonzero(np.diff(trades.time // DAY_MS, prepend=-1))
+    whole = np.add.reduceat(_amounts(trades, unit), cuts)[1:-1]  # the days at the edges may have begun or ended early
+    if len(whole) < DAYS_FOR_BAND:
+        return BAND_FACTOR, f"a third to three times, since {len(whole)} whole days can't tell how days differ"
+    spread = float(np.log(whole.astype(np.float64)).std(ddof=1))
+    factor = max(float(np.exp(BAND_DEVIATIONS * spread)), NARROWEST_FACTOR)
+    return (
+        factor,
+        f"{BAND_DEVIATIONS:.0f} standard deviations of the log volume of {len(whole)} whole days, {spread:.2f}",
+    )

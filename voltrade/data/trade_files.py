@@ -1,0 +1,343 @@
+"""Files of trades: their containers and layouts, and their texts as exact whole numbers.
+
+A file is read in batches, its columns under our names but as the texts they are; `quality` turns them into ticks
+and lots and says what is wrong with which row. What can't be read as a file of trades at all is refused here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.csv
+import pyarrow.parquet
+
+from voltrade.compiled import compiled
+from voltrade.errors import DataError
+from voltrade.model import Bools, Int64s
+
+Kind = Literal["aggTrades", "trades"]
+
+COLUMN_NAMES: dict[str, tuple[str, ...]] = {
+    "id": ("agg_trade_id", "id", "trade_id", "a"),
+    "price": ("price", "p"),
+    "quantity": ("quantity", "qty", "q"),
+    "time": ("transact_time", "time", "timestamp", "T"),
+    "is_buyer_maker": ("is_buyer_maker", "m"),
+    "order_type": ("order_type", "X"),
+}
+"""What files call the columns that we read; the first name that a file has is taken."""
+
+NEEDED = ("id", "price", "quantity", "time")
+"""Without these a file can't be read. One without `is_buyer_maker` can, so that it is said what it lacks."""
+
+AGGREGATE_NAMES = frozenset({"agg_trade_id", "a", "first_trade_id", "last_trade_id"})
+"""Any of these in a header makes the file one of aggTrades."""
+
+RAW_NAMES = frozenset({"trade_id", "quote_qty", "order_type", "X"})
+"""Any of these in a header makes the file one of raw trades."""
+
+ARCHIVE_LAYOUTS: dict[Kind, tuple[str, ...]] = {
+    "aggTrades": (
+        "agg_trade_id", "price", "quantity", "first_trade_id", "last_trade_id", "transact_time", "is_buyer_maker",
+        "is_best_match",
+    ),
+    "trades": ("id", "price", "qty", "quote_qty", "time", "is_buyer_maker", "is_best_match"),
+}  # fmt: skip
+"""Columns of archive files without a header. The last one is written by the spot market only."""
+
+_BATCH_ROWS = 1_000_000
+_BLOCK_BYTES = 1 << 24
+_UNREADABLE = (pa.ArrowInvalid, EOFError, OSError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Consecutive rows of a file under our names, not yet converted."""
+
+    name: str
+    """Of the file."""
+    kind: Kind
+    header: tuple[str, ...]
+    """What the file calls its columns."""
+    columns: dict[str, pa.Array]
+    numbers: Int64s
+    """Of the rows, as an editor shows them: 2 for the first below a header."""
+    malformed: Sequence[pa.csv.InvalidRow] = ()
+    """Rows that are left out, since they have more or fewer columns than the file, as far as it was read."""
+
+
+def read_columns(path: Path) -> Iterator[Columns]:
+    """Read a file of trades in batches; the first one may be empty, and is there in any case.
+
+    Takes Binance's archive files (aggTrades or trades, with and without header) and recordings with a header, as CSV,
+    gzip, zip or Parquet.
+
+    Raises:
+        DataError: no such file, a broken container, or no layout that is known.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: must be a file of trades, there is none")
+    try:
+        with path.open("rb") as file:
+            is_parquet = file.read(4) == b"PAR1"
+        yield from _read_parquet(path) if is_parquet else _read_csv(path)
+    except _UNREADABLE as error:
+        raise DataError(f"{path.name}: can't be read: {error}") from None
+
+
+def read_cells(path: Path, layout: tuple[str, ...]) -> tuple[dict[str, pa.Array], Int64s]:
+    """Read a CSV of at least these columns, in this order or under these names, as texts; and its rows' numbers.
+
+    Raises:
+        DataError: it can't be read, or lacks a column.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: must be a file, there is none")
+    try:
+        first = _first_line(path)
+        has_header = not first[0].isdigit()
+        names = first if has_header else [*layout, *map(str, range(len(layout), len(first)))]
+        if missing := [name for name in layout if name not in names]:
+            raise DataError(f"{path.name}: must have the columns {', '.join(missing)}, has {', '.join(names)}")
+        with opened(path) as file:
+            table = pa.csv.read_csv(file, **_as_texts(names, layout, has_header))
+    except _UNREADABLE as error:
+        raise DataError(f"{path.name}: can't be read: {error}") from None
+    cells = {name: table[name].combine_chunks() for name in layout}
+    return _without_blank_lines(cells, np.arange(table.num_rows) + (2 if has_header else 1))
+
+
+def _first_line(path: Path) -> list[str]:
+    """The cells of a CSV's first line."""
+    with opened(path) as file:
+        return [cell.strip().strip('"') for cell in file.readline().decode("utf-8-sig").split(",")]
+
+
+def _as_texts(
+    names: Sequence[str],
+    wanted: Iterable[str],
+    has_header: bool,
+    leave_out: Callable[[pa.csv.InvalidRow], str] | None = None,
+    block_size: int | None = None,
+) -> dict[str, Any]:
+    """Options that read the wanted columns of a CSV as texts; one thread, since only then do rows have a number."""
+    reading = {"use_threads": False, "column_names": names, "skip_rows": int(has_header), "block_size": block_size}
+    texts = dict.fromkeys(names, pa.string())
+    return {
+        "read_options": pa.csv.ReadOptions(**reading),
+        "parse_options": pa.csv.ParseOptions(ignore_empty_lines=False, invalid_row_handler=leave_out),
+        "convert_options": pa.csv.ConvertOptions(column_types=texts, include_columns=list(wanted)),
+    }
+
+
+def _read_parquet(path: Path) -> Iterator[Columns]:
+    file = pa.parquet.ParquetFile(path)
+    names = file.schema_arrow.names
+    ours, kind = _our_columns(path.name, names), _kind(path.name, names)
+    batches = file.iter_batches(_BATCH_ROWS, columns=list(ours.values()))
+    yield from _batches(path.name, kind, names, ours, file.schema_arrow, batches, first_row=1)
+
+
+def _read_csv(path: Path) -> Iterator[Columns]:
+    """Read the columns of a CSV as texts."""
+    cells = _first_line(path)
+    has_header = not cells[0].isdigit()
+    names = cells if has_header else _layout(path.name, len(cells))
+    ours, kind = _our_columns(path.name, names), _kind(path.name, names)
+    malformed: list[pa.csv.InvalidRow] = []
+
+    def leave_out(row: pa.csv.InvalidRow) -> str:
+        malformed.append(row)
+        return "skip"
+
+    with opened(path) as file:
+        options = _as_texts(names, ours.values(), has_header, leave_out, _BLOCK_BYTES)
+        batches = pa.csv.open_csv(file, **options)
+        for read in _batches(path.name, kind, names, ours, batches.schema, batches, 2 if has_header else 1):
+            numbers = read.numbers
+            if malformed:  # each moves those behind it
+                behind = np.array([row.number for row in malformed]) - np.arange(len(malformed))
+                numbers = numbers + np.searchsorted(behind, numbers, side="right")
+            columns, numbers = _without_blank_lines(read.columns, numbers)
+            yield replace(read, columns=columns, numbers=numbers, malformed=malformed)
+
+
+def _without_blank_lines(columns: dict[str, pa.Array], numbers: Int64s) -> tuple[dict[str, pa.Array], Int64s]:
+    """Leave out rows without anything in them, as a CSV's blank lines are read."""
+    there = np.zeros(len(numbers), np.bool_)
+    for column in columns.values():
+        there |= pa.compute.not_equal(column, "").to_numpy(zero_copy_only=False)
+        if there.all():
+            return columns, numbers
+    return {name: column.filter(pa.array(there)) for name, column in columns.items()}, numbers[there]
+
+
+def _batches(
+    name: str,
+    kind: Kind,
+    header: list[str],
+    ours: dict[str, str],
+    schema: pa.Schema,
+    batches: Iterator[pa.RecordBatch],
+    first_row: int,
+) -> Iterator[Columns]:
+    """Put batches under our names, an empty one first."""
+    empty = {their: pa.array([], schema.field(their).type) for their in ours.values()}
+    yield Columns(name, kind, tuple(header), {our: empty[their] for our, their in ours.items()}, np.empty(0, np.int64))
+    for batch in batches:
+        columns = {our: batch.column(batch.schema.get_field_index(their)) for our, their in ours.items()}
+        yield Columns(name, kind, tuple(header), columns, first_row + np.arange(batch.num_rows, dtype=np.int64))
+        first_row += batch.num_rows
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open a plain, gzipped or zipped file, told by its first bytes.
+
+    Raises:
+        DataError: a zip that does not hold one file, or one that can't be unpacked.
+    """
+    with path.open("rb") as file:
+        magic = file.read(4)
+        file.seek(0)
+        if magic.startswith(b"\x1f\x8b"):
+            with gzip.open(file) as content:
+                yield BytesIO(content.read())
+        elif magic.startswith(b"PK"):
+            with zipfile.ZipFile(file) as archive:
+                members = [name for name in archive.namelist() if not name.endswith("/")]
+                if len(members) != 1:
+                    raise DataError(f"{path.name}: must hold one file, holds {len(members)}")
+                try:
+                    member = archive.open(members[0])
+                except RuntimeError as error:  # encrypted, or packed in a way that zipfile does not know
+                    raise DataError(f"{path.name}: can't be read: {error}") from None
+                with member:
+                    yield member
+        else:
+            yield file
+
+
+def _layout(name: str, width: int) -> list[str]:
+    """Return the column names of an archive file without a header."""
+    layout = ARCHIVE_LAYOUTS[_kind(name, [])]
+    if width not in (len(layout) - 1, len(layout)):
+        raise DataError(f"{name}: without a header there must be {len(layout) - 1} columns, has {width}")
+    return list(layout[:width])
+
+
+def _kind(name: str, header: list[str]) -> Kind:
+    """Tell aggTrades from raw trades: by the header, else by the file's name."""
+    lowered = name.lower()
+    if AGGREGATE_NAMES & set(header) or (not RAW_NAMES & set(header) and "aggtrades" in lowered):
+        return "aggTrades"
+    if RAW_NAMES & set(header) or "trades" in lowered:
+        return "trades"
+    raise DataError(
+        f"{name}: must say whether it holds aggTrades or raw trades: put `aggTrades` or `trades` into the file's name, "
+        "or name the id column `agg_trade_id` or `trade_id`"
+    )
+
+
+def _our_columns(name: str, header: list[str]) -> dict[str, str]:
+    """Find the columns that we read: our name to the file's name."""
+    found = {ours: next((their for their in theirs if their in header), None) for ours, theirs in COLUMN_NAMES.items()}
+    missing = [ours for ours, their in found.items() if their is None and ours != "order_type"]
+    if set(missing) & set(NEEDED):
+        raise DataError(f"{name}: must have the columns {', '.join(missing)}, has {', '.join(header)}")
+    return {ours: their for ours, their in found.items() if their is not None}
+
+
+# --- texts and floats to whole numbers --------------------------------------------------------------------------------
+
+
+def multiples(column: pa.Array, unit: Decimal) -> tuple[Int64s, Bools]:
+    """Return each text or number of a column as a whole number of units, exactly, and which values are none."""
+    if pa.types.is_floating(column.type):
+        return _multiples_of_floats(np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64), unit)
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())  # whole ones of what is finer
+    texts = column.cast(pa.large_string())
+    _, offsets, data = texts.buffers()
+    starts = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    digits = np.frombuffer(data, dtype=np.uint8) if data is not None else np.empty(0, dtype=np.uint8)
+    numerator, decimals = _unit_parts(unit)
+    counts, wrong = _parse_decimals(digits, starts, decimals)
+    wrong |= counts % numerator != 0
+    return counts // numerator, wrong
+
+
+def _unit_parts(unit: Decimal) -> tuple[int, int]:
+    """Write a unit as numerator x 10^-decimals with no more decimals than it needs: 0.10 is (1, 1)."""
+    _, digits, exponent = unit.normalize().as_tuple()
+    numerator = int("".join(map(str, digits)))
+    return (numerator, -int(exponent)) if int(exponent) <= 0 else (numerator * 10 ** int(exponent), 0)
+
+
+def _multiples_of_floats(values: npt.NDArray[np.float64], unit: Decimal) -> tuple[Int64s, Bools]:
+    """Take a float only where it is the double nearest to a multiple of the unit, give or take its last two bits."""
+    numerator, decimals = _unit_parts(unit)
+    scale = float(10**decimals)
+    known = np.isfinite(values) & (np.abs(values) < 2**50 * numerator / scale)
+    counts = np.rint(np.where(known, values, 0.0) * scale / numerator).astype(np.int64)
+    nearest = counts * float(numerator) / scale
+    wrong = ~known | (np.abs(values - nearest) > 4 * np.spacing(np.abs(nearest)))
+    return counts, wrong
+
+
+@compiled
+def _parse_decimals(text: npt.NDArray[np.uint8], starts: Int64s, decimals: int) -> tuple[Int64s, Bools]:
+    """Parse plain decimal texts (`61800.30`) as whole numbers of 10^-decimals.
+
+    Returns the numbers, and which texts are no such number: not plain digits, finer than the decimals, or too large.
+    """
+    count = len(starts) - 1
+    numbers = np.zeros(count, dtype=np.int64)
+    wrong = np.zeros(count, dtype=np.bool_)
+    limit = np.int64((2**63 - 10) // 10)  # ten times this and a digit still fit 64 bits
+    for row in range(count):
+        number = np.int64(0)
+        point = -1
+        digits = 0
+        ok = True
+        begin = starts[row]
+        if begin < starts[row + 1] and text[begin] == 45:  # a minus sign
+            begin += 1
+        for position in range(begin, starts[row + 1]):
+            char = text[position]
+            if char == 46 and point < 0:
+                point = 0
+            elif 48 <= char <= 57:
+                digits += 1
+                if point >= decimals:  # finer than the unit: only zeros may follow
+                    ok = ok and char == 48
+                elif number > limit:
+                    ok = False
+                    break
+                else:
+                    number = number * 10 + (char - 48)
+                    if point >= 0:
+                        point += 1
+            else:
+                ok = False
+        for _ in range(max(point, 0), decimals):
+            if number > limit:
+                ok = False
+                break
+            number *= 10
+        numbers[row] = -number if begin > starts[row] else number
+        wrong[row] = not ok or digits == 0
+    return numbers, wrong

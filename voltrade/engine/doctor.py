@@ -1,0 +1,82 @@
+"""`python -m voltrade doctor`: what a session with these settings would start with, and what is missing for it.
+
+The rows are those of the start-up table, after a few about this machine. Nothing is traded, set or written.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from voltrade.compiled import cache_home
+from voltrade.config import Config
+from voltrade.engine.modes import reach
+from voltrade.engine.notify import Notifier
+from voltrade.engine.permission import permit
+from voltrade.engine.preflight import Check, notifications, preflight
+from voltrade.errors import ConfigError, SessionError, VoltradeError
+from voltrade.exchange.credentials import Credentials
+from voltrade.runs.ledger import accounts_home
+
+
+async def examine(config: Config, environment: Mapping[str, str] = os.environ) -> list[Check]:
+    """Return the rows of a session that these settings would start."""
+    config = config.model_copy(update={"session": config.session.model_copy(update={"apply_account_settings": False})})
+    checks = [*_machine(environment), notifications(Notifier(environment, "")), *_permission(config, environment)]
+    if any(check.item == "keys" for check in checks):
+        return checks
+    if config.session.mode == "sim" and not config.session.venue:
+        return [*checks, Check("endpoint", "a simulated venue of the session's own, on this machine")]
+    try:
+        wiring = await reach(config, environment)
+    except VoltradeError as error:
+        return [*checks, Check("exchange", f"out of reach: {error}", ok=False)]
+    try:
+        return [*checks, *await preflight(wiring)]
+    except VoltradeError as error:
+        return [*checks, Check("exchange", f"can't be read: {error}", ok=False)]
+    finally:
+        await wiring.close()
+
+
+def _machine(environment: Mapping[str, str]) -> list[Check]:
+    runs, cache = Path("runs"), cache_home()
+    return [
+        Check("python", platform.python_version()),
+        Check("runs", str(runs.resolve()), "a folder that can be written", os.access(runs, os.W_OK)),
+        _ledgers(environment),
+        Check("compiled code", str(cache), "a folder that can be written", _can_be_written(cache)),
+    ]
+
+
+def _ledgers(environment: Mapping[str, str]) -> Check:
+    """Where the accounts' ledgers are."""
+    wanted = "a folder that can be written"
+    try:
+        folder = accounts_home(environment)
+    except SessionError as error:
+        return Check("ledgers", str(error), wanted, ok=False)
+    return Check("ledgers", str(folder), wanted, _can_be_written(folder))
+
+
+def _can_be_written(folder: Path) -> bool:
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    return os.access(nearest, os.W_OK)
+
+
+def _permission(config: Config, environment: Mapping[str, str]) -> list[Check]:
+    """Whether the session would be allowed to trade; what to type where it would not."""
+    if config.session.mode not in ("demo", "live"):
+        return []
+    try:
+        Credentials.load(environment)
+    except ConfigError as error:
+        return [Check("keys", f"missing: {error}", ok=False)]
+    try:
+        permit(config, environment, datetime.now(UTC))
+    except ConfigError as error:
+        return [Check("permission", f"missing: {error}", ok=False)]
+    return []

@@ -1,0 +1,128 @@
+"""Paper trading: the real market's trades and marks move the simulated exchange, which takes our orders in process.
+
+It stands between the feed and the session: a trade is played at the simulated exchange first, then handed on, so that
+what it filled is told with it. Nothing is sent anywhere. The account outlives its sessions in the exchange's own log.
+Between two sessions the simulated market stands still: a stop that the price has passed meanwhile triggers at the first
+trade that is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from voltrade.config import Config
+from voltrade.model import (
+    CancelOrder,
+    Command,
+    Event,
+    Instrument,
+    LookupOrder,
+    MarkPrice,
+    OrderIntent,
+    Reply,
+    Snapshot,
+    StreamStatus,
+    Trades,
+)
+from voltrade.simulated.ground_truth import TruthLog, restored
+from voltrade.simulated.refusals import VenueRefusal
+from voltrade.simulated.tape_playback import exchange_for
+
+Clock = Callable[[], int]
+OnAggTrade = Callable[[int, int, int, int, bool], None]
+OnEvent = Callable[[Event], None]
+
+
+class PaperExchange:
+    """An `exchange.OrderGateway` in process.
+
+    Args:
+        config: makes an account that is new; one that exists keeps its wallet, fees and latency.
+        instrument: the real market's filters.
+        clock: ms UTC.
+        folder: where the account's log is; None for an account that nobody will come back to.
+    """
+
+    def __init__(self, config: Config, instrument: Instrument, clock: Clock, folder: Path | None = None) -> None:
+        self._log = TruthLog(folder) if folder is not None else None
+        write = self._log.write if self._log else None
+        if self._log is not None and self._log.rows:
+            self._exchange = restored(self._log.rows, write)
+            known = self._exchange.markets[instrument.symbol].instrument
+            if replace(known, source=instrument.source) != instrument:
+                self._exchange.change_filters(instrument)
+        else:
+            self._exchange = exchange_for(config, [instrument], clock=clock(), log=write)
+        self._instrument = instrument
+        self._clock = clock
+        self._on_agg_trade: OnAggTrade = lambda *trade: None
+        self._on_event: OnEvent = lambda event: None
+
+    def close(self) -> None:
+        if self._log is not None:
+            self._log.close()
+
+    # --- between the feed and the session -----------------------------------------------------------------------------
+
+    def between(self, on_agg_trade: OnAggTrade, on_event: OnEvent) -> tuple[OnAggTrade, OnEvent]:
+        """Return what a feed is to be given in place of the session's own callbacks."""
+        self._on_agg_trade, self._on_event = on_agg_trade, on_event
+        return self.on_agg_trade, self.on_event
+
+    def on_agg_trade(self, trade_id: int, price: int, quantity: int, time: int, buyer_is_maker: bool) -> None:
+        """Play a trade of the real market."""
+        row = (trade_id, price, quantity, time, buyer_is_maker)
+        self._exchange.on_trades(Trades.from_rows(self._instrument.symbol, [row]))
+        self._tell()
+        self._on_agg_trade(*row)
+
+    def on_event(self, event: Event) -> None:
+        """Play a mark price of the real market; pass on whatever else a feed tells."""
+        if isinstance(event, MarkPrice):
+            self._exchange.on_mark(event)
+            self._tell()
+        self._on_event(event)
+
+    def open(self) -> None:
+        """Tell the session that its account can be reached."""
+        self._on_event(StreamStatus(self._clock(), "user", True))
+
+    def _tell(self) -> None:
+        for news in self._exchange.collect():
+            self._on_event(news)
+
+    # --- an OrderGateway ----------------------------------------------------------------------------------------------
+
+    async def instrument(self, symbol: str) -> Instrument:
+        return self._instrument
+
+    async def filters(self, symbol: str) -> Instrument:
+        return self._instrument
+
+    async def snapshot(self, symbol: str, since_trade_id: int) -> Snapshot:
+        self._exchange.advance(self._clock())
+        return self._exchange.snapshot(symbol, since_trade_id)
+
+    async def submit(self, intent: OrderIntent) -> Reply:
+        return self._execute(intent)
+
+    async def cancel(self, command: CancelOrder) -> Reply:
+        return self._execute(command)
+
+    async def lookup(self, command: LookupOrder) -> Reply:
+        return self._execute(command)
+
+    async def apply_account_settings(self, symbol: str, leverage: int, margin_type: str) -> None:
+        with suppress(VenueRefusal):  # it is so already
+            self._exchange.set_margin_type(symbol, margin_type)
+        self._exchange.set_leverage(symbol, leverage)
+
+    def _execute(self, command: Command) -> Reply:
+        self._exchange.advance(self._clock())
+        reply = self._exchange.execute(command)
+        assert isinstance(reply, Reply)
+        self._tell()
+        return reply

@@ -1,0 +1,207 @@
+"""The trades before a session: as many as its bars and indicators need, loaded while the socket is open already.
+
+Bars are anchored to the UTC day, so bar k must be the same bar whenever the engine starts. What traded since midnight
+says how many bars the day has had and how far the open one is; minute klines tell it exactly in two requests, so that
+only the last few hundred bars are loaded trade by trade. Every whole minute that is loaded is held against its kline;
+where one differs, or where the unit can't be read from klines, the whole day is loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from voltrade.bars import bar_rules
+from voltrade.config import Config
+from voltrade.errors import VenueError
+from voltrade.exchange.binance import PAGE, PAGE_WEIGHT, BinanceRestClient
+from voltrade.exchange.messages import TradeRow
+from voltrade.model import DAY_MS, BarResumePoint, History, Instrument, Trades
+
+log = logging.getLogger(__name__)
+
+MINUTE_MS = 60_000
+MOST_DAYS = 3
+"""Days that are searched for enough volume; a market that trades less warms up while it trades."""
+
+CATCH_UP = 50_000
+"""An engine that was away for more trades than this begins its bars anew instead of reading them all."""
+
+PAGE_TRIES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the loading is, for people."""
+
+    loaded: int
+    total: int
+    """Trades."""
+    left_s: float
+
+    @property
+    def part(self) -> float:
+        """How much of all that is."""
+        return self.loaded / self.total if self.total else 0.0
+
+    def __str__(self) -> str:
+        return f"{self.loaded:,} of {self.total:,} earlier trades, about {self.left_s:.0f} s left"
+
+
+Report = Callable[[Progress], None]
+
+
+class Loader:
+    """Loads what lies before a session.
+
+    Args:
+        rest: reads klines and trades; at most half of the request weight is used.
+        clock: ms UTC, the exchange's.
+        report: told of every page.
+    """
+
+    def __init__(
+        self, rest: BinanceRestClient, config: Config, instrument: Instrument, clock: Callable[[], int], report: Report
+    ) -> None:
+        self._rest, self._config, self._instrument = rest, config, instrument
+        self._clock, self._report = clock, report
+        self._rules = bar_rules(config.bars, instrument)[0]
+
+    async def load(self, last_id: int, known_id: int, bars_needed: int) -> History:
+        """Return the trades up to `last_id`.
+
+        Args:
+            last_id: the newest trade that is wanted.
+            known_id: the last trade that the core has seen, or 0 for a core that has seen none.
+            bars_needed: whole bars that the core must see before it may enter.
+
+        Raises:
+            VenueError: the exchange can't be read.
+        """
+        if known_id and last_id - known_id <= CATCH_UP:
+            return History(await self._trades(known_id + 1, last_id))
+        if self._rules["daily"] and self._config.bars.unit != "trades":
+            history = await self._since_a_minute(last_id, bars_needed)
+            if history is not None:
+                return history
+        return History(await self._since_a_day(last_id, bars_needed))
+
+    # --- by klines ---------------------------------------------------------------------------------------------------
+
+    async def _since_a_minute(self, last_id: int, bars_needed: int) -> History | None:
+        """Find the minute from which enough bars have closed, and load from there; None where klines can't be used."""
+        minutes = await self._minutes(bars_needed)
+        if not minutes:
+            return None
+        times, weights = np.array([(at, weight) for at, weight in minutes], dtype=np.int64).T
+        # One bar more, since the first is cut, and one for the day that may end in between.
+        wanted = (bars_needed + 2) * int(self._rules["threshold"])
+        behind = np.cumsum(weights[::-1])[::-1]
+        first = max(int(np.searchsorted(-behind, -wanted, side="right")) - 1, 0)
+        day = int(times[first]) // DAY_MS
+        before = int(weights[(times // DAY_MS == day) & (times < times[first])].sum())
+        trades = await self._trades_from(int(times[first]), last_id)
+        if not self._agree(trades, dict(minutes)):
+            log.warning("klines differ from the trades: loading the whole day")
+            return None
+        number, progress = divmod(before, int(self._rules["threshold"]))
+        if not before:
+            return History(trades)
+        first_id = int(trades.id[0]) if len(trades) else last_id + 1
+        phase = BarResumePoint(int(times[first]), self._instrument.symbol, day, number, progress, first_id)
+        return History(trades, phase)
+
+    async def _minutes(self, bars_needed: int) -> list[tuple[int, int]]:
+        """Return time and weight of each minute, whole days back until they hold enough bars."""
+        minutes: list[tuple[int, int]] = []
+        wanted = (bars_needed + 2) * int(self._rules["threshold"])
+        today = self._clock() // DAY_MS
+        is_base = self._config.bars.unit == "base"
+        for day in range(today, today - MOST_DAYS, -1):
+            rows = await self._rest.minute_volumes(self._instrument.symbol, day * DAY_MS, DAY_MS // MINUTE_MS)
+            of_day = [(at, lots if is_base else ticklots) for at, lots, ticklots in rows if at // DAY_MS == day]
+            minutes = of_day + minutes
+            if not of_day or sum(weight for _, weight in minutes) >= wanted:
+                break
+        return minutes
+
+    async def _trades_from(self, start: int, last_id: int) -> Trades:
+        first = await self._page(start=start)
+        if not first or first[0][0] > last_id:
+            return Trades.from_rows(self._instrument.symbol, [])
+        return await self._trades(first[0][0], last_id)
+
+    def _agree(self, trades: Trades, minutes: dict[int, int]) -> bool:
+        """Whether every minute that lies whole within the trades has the volume that its kline tells."""
+        if not len(trades):
+            return True
+        weight = trades.quantity if self._config.bars.unit == "base" else trades.quantity * trades.price
+        opened = trades.time // MINUTE_MS * MINUTE_MS
+        starts = np.flatnonzero(np.diff(opened, prepend=-1))
+        sums = np.add.reduceat(weight, starts)
+        # The last one may still have been filling when its kline was read.
+        return all(minutes.get(int(at)) == int(total) for at, total in zip(opened[starts][:-1], sums[:-1], strict=True))
+
+    # --- by whole days -----------------------------------------------------------------------------------------------
+
+    async def _since_a_day(self, last_id: int, bars_needed: int) -> Trades:
+        """Go back page by page until there are enough bars; then, for anchored bars, to the day's beginning."""
+        rows: list[TradeRow] = []
+        first_id, first_day = last_id + 1, None
+        while first_id > 1:
+            page = [row for row in await self._page(from_id=max(first_id - PAGE, 1)) if row[0] < first_id]
+            if not page:
+                break
+            rows[:0] = page
+            first_id = page[0][0]
+            if first_day is None and self._bars_in(rows) >= bars_needed:
+                if not self._rules["daily"]:
+                    break
+                first_day = rows[0][3] // DAY_MS
+            if first_day is not None and rows[0][3] // DAY_MS < first_day:
+                rows = [row for row in rows if row[3] // DAY_MS >= first_day]
+                break
+            self._report(Progress(len(rows), max(last_id, len(rows)), 0.0))
+        return Trades.from_rows(self._instrument.symbol, rows)
+
+    def _bars_in(self, rows: list[TradeRow]) -> int:
+        """About how many bars these trades make."""
+        unit = self._config.bars.unit
+        if unit == "trades":
+            return len(rows) // int(self._rules["threshold"])
+        total = sum(lots if unit == "base" else price * lots for _, price, lots, *_ in rows)
+        return total // int(self._rules["threshold"])
+
+    # --- pages -------------------------------------------------------------------------------------------------------
+
+    async def _trades(self, first_id: int, last_id: int) -> Trades:
+        rows: list[TradeRow] = []
+        began, next_id = time.monotonic(), first_id
+        while next_id <= last_id:
+            page = [row for row in await self._page(from_id=next_id) if row[0] <= last_id]
+            if not page:
+                break
+            rows += page
+            next_id = page[-1][0] + 1
+            done = (next_id - first_id) / (last_id + 1 - first_id)
+            left_s = (time.monotonic() - began) * (1 - done) / done
+            self._report(Progress(len(rows), last_id + 1 - first_id, left_s))
+        return Trades.from_rows(self._instrument.symbol, rows)
+
+    async def _page(self, from_id: int | None = None, start: int | None = None) -> list[TradeRow]:
+        """Read a page of trades, within half of the request weight; a failure is tried again, more slowly each time."""
+        for count in range(1, PAGE_TRIES + 1):
+            await self._rest.wait_for_weight(PAGE_WEIGHT)
+            try:
+                return await self._rest.agg_trades(self._instrument.symbol, from_id, start=start)
+            except VenueError as error:
+                if count == PAGE_TRIES:
+                    raise
+                log.warning("earlier trades: %s", error)
+                await asyncio.sleep(0.5 * 2**count)
+        raise AssertionError("the last try returns or raises")

@@ -1,0 +1,1 @@
+"""What notebooks use: sessions, the explorer, the review, rule cells and papermill's engine."""

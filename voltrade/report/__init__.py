@@ -1,0 +1,1 @@
+"""Frames, statistics, tables and charts of a run or a backtest."""

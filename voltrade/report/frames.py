@@ -1,0 +1,406 @@
+"""Frames of a run, made from columns of whole numbers: one definition, whoever tells the columns.
+
+`summary` reads them from a run's facts, `loop_frames` from the tables of a compiled session. Here integers become
+floats in natural units (coins, quote asset, UTC timestamps) for people to look at; nothing goes back into trading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from voltrade.compiled import Rows
+from voltrade.model import MONEY, NEVER, CloseReason, Floats, Instrument, Int64s, Purpose, Side
+from voltrade.risk import COUNTED
+
+Columns = Mapping[str, Any]
+"""Columns of equal length by name: prices in ticks, quantities in lots, notionals in ticklots, money in 1e-8, times in
+ms UTC, sides as signs; texts and flags as they are. No price, no time and no trigger are 0."""
+
+_TIME = "datetime64[ms, UTC]"
+
+
+def _schema(columns: str) -> dict[str, str]:
+    """Read `name:type` of each column of a frame."""
+    pairs = (column.split(":") for column in columns.split())
+    return {name: _TIME if kind == "time" else kind for name, kind in pairs}
+
+
+_BARS = _schema(
+    "bar:int64 open_time:time duration_s:float64 day:int64 number:int64 open:float64 high:float64 low:float64 "
+    "close:float64 volume:float64 taker_buy_volume:float64 notional:float64 bar_vwap:float64 trade_count:int64 "
+    "first_trade_id:int64 last_trade_id:int64 close_reason:str tainted:bool"
+)
+_ORDERS = _schema(
+    "client_order_id:str order_id:int64 round_trip:int64 bar:int64 purpose:str side:str type:str quantity:float64 "
+    "price:float64 trigger_price:float64 reduce_only:bool status:str filled:float64 average_price:float64 "
+    "reference_price:float64 slippage:float64 fees:float64 code:int64 text:str reason:str answered:time "
+    "updated:time"
+)
+_FILLS = _schema(
+    "trade_id:int64 client_order_id:str round_trip:int64 purpose:str side:str price:float64 quantity:float64 "
+    "notional:float64 fee:float64 fee_asset:str realised:float64 is_maker:bool"
+)
+_ROUND_TRIPS = _schema(
+    "id:int64 side:str opened:time closed:time minutes:float64 bar:int64 quantity:float64 entry_price:float64 "
+    "exit_price:float64 stop_price:float64 take_profit_price:float64 realised:float64 fees:float64 "
+    "funding:float64 net:float64 r_multiple:float64 exit_reason:str"
+)
+_EQUITY = _schema("wallet:float64 unrealised:float64 equity:float64 drawdown:float64 position:float64 valued_at:str")
+_REFUSALS = _schema("bar:int64 side:str code:str detail:str")
+_BREAKER = _schema("rule:str mode:str action:str measure:float64 limit:float64 resume_at:time")
+_ALERTS = _schema("code:str text:str")
+_GAPS = _schema("first_id:int64 last_id:int64 missing:int64 filled:int64")
+_OPERATOR = _schema("action:str reason:str final:bool")
+FOREIGN = "FOREIGN"
+"""Purpose of an order that is not ours."""
+
+WITHOUT_A_RULE = frozenset(
+    {"bar", "close", "ready", "signal", "outcome", "vwap", "ema_fast", "ema_slow", "rsi", "atr", "ema_cross"}
+    | {"bollinger_upper", "bollinger_middle", "bollinger_lower", "bollinger_breakout"}
+    | {"rsi_long", "rsi_short", "vwap_long", "vwap_short"}
+)
+"""Columns of the decisions that every run has; the others are of a rule of one's own."""
+
+DECISIONS = ("bar", "close", "ready", "signal", "outcome")
+"""Columns of the decisions that are of no decision's indicator or condition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Where a run began on its account; what was before is the account's past, or history that was loaded."""
+
+    time: int = 0
+    """When the account was first asked for, ms UTC; 0 where nothing was before."""
+    breaker: Mapping[str, Any] | None = None
+    """State of the circuit breaker that the account's last run left; None where the run began its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """What happened in a run, as pandas frames with a UTC DatetimeIndex named `time`.
+
+    Prices are in the quote asset for one coin, quantities in coins, money in the quote asset; floats, each the nearest
+    to the exact decimal. Several rows may share a time.
+    """
+
+    instrument: Instrument
+    bars: pd.DataFrame
+    """One row a closed bar, at its close: `bar` counts the bars of the run, `number` those since the anchor. `bar_vwap`
+    is the bar's own notional / volume; `close_reason` is THRESHOLD or DAY_END."""
+    decisions: pd.DataFrame
+    """One row a bar: `ready`, `signal` (BUY, SELL or empty), `outcome` (what became of the signal), then every
+    indicator and condition of the decision under its own name."""
+    orders: pd.DataFrame
+    """One row a client order id, at the decision. `reference_price` is the trigger price, or the close of the bar that
+    decided it, for an exit the newest one then; none for an order that is not ours. `slippage` is what the fills
+    brought against it: money, negative where it cost, NaN where unknown. `fees` are the sum of the fees of its fills.
+    """
+    fills: pd.DataFrame
+    """One row a trade id, at the fill. `realised` is money before the fill's own fee. `fee` is negative where it was
+    paid and positive where it is a rebate, though Binance and the journal have it the other way round."""
+    round_trips: pd.DataFrame
+    """One row a closed round trip, at its close. `net` = realised + fees + funding, a cost is negative. `r_multiple`
+    is net over R: what the way from the average entry to the stop costs, and the fees of entry and exits as they were.
+    """
+    equity: pd.DataFrame
+    """One row a valuation: `equity` = wallet + unrealised, `drawdown` = equity - its highest so far (at most 0),
+    `position` in signed coins, `valued_at` mark or last."""
+    refusals: pd.DataFrame
+    """One row a signal that a gate refused, with the gate's `code`."""
+    breaker: pd.DataFrame
+    """One row a change of the circuit breaker. `measure` and `limit` are money or counts, as the rule is."""
+    alerts: pd.DataFrame
+    """One row a thing a person should know."""
+    gaps: pd.DataFrame
+    """One row a jump in the trade ids: `missing` trades, of which `filled` came by REST."""
+    operator: pd.DataFrame
+    """One row a command that a person or a stop policy gave, with its reason; `final` ones end the session."""
+    beginning: Beginning = Beginning()
+    """Bars and decisions may go back before it, into the history that was loaded; nothing else does."""
+
+    def since_begin(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The rows of a frame that happened in the run."""
+        return _since(frame, self.beginning)
+
+
+def frames_of_columns(
+    instrument: Instrument,
+    *,
+    bars: Columns,
+    decision: Columns,
+    first: int,
+    all_bars: Columns,
+    orders: Columns,
+    fills: Columns,
+    trips: Columns,
+    equity: Rows,
+    refusals: Columns,
+    breaker: Columns,
+    alerts: Columns,
+    gaps: Columns,
+    operator: Columns,
+    beginning: Beginning = Beginning(),
+) -> Frames:
+    """Make the frames of a run.
+
+    Args:
+        bars: by the fields of BAR, those that are shown.
+        decision: of the same bars; `signal` as a sign.
+        first: number of the first of them.
+        all_bars: `close` and `close_time` of all bars of the run.
+        orders: the fields of an intent and how it ended: see `summary.Collector`; `traded`, `traded_notional` and
+            `fees` sum up its fills.
+        equity: rows of EQUITY.
+        beginning: where the run began; by default nothing was before.
+    """
+    units = _Units(instrument)
+    shown, ordered = _bars_frame(units, bars, first), _orders_frame(units, orders, all_bars)
+    refused = _table(_REFUSALS, refusals["time"], {**refusals, "side": _sides(refusals["side"])})
+    return Frames(
+        instrument=instrument,
+        bars=shown,
+        decisions=_decisions_frame(shown, decision, ordered, refused),
+        orders=ordered,
+        fills=_fills_frame(units, fills),
+        round_trips=_round_trips_frame(units, trips),
+        equity=_equity_frame(units, equity),
+        refusals=_since(refused, beginning),
+        breaker=_breaker_frame(breaker),
+        alerts=_table(_ALERTS, alerts["time"], alerts),
+        gaps=_table(_GAPS, gaps["time"], {**gaps, "missing": _whole(gaps["last_id"]) - _whole(gaps["first_id"]) + 1}),
+        operator=_table(_OPERATOR, operator["time"], operator),
+        beginning=beginning,
+    )
+
+
+def _since(frame: pd.DataFrame, beginning: Beginning) -> pd.DataFrame:
+    """The rows of a frame from a run's beginning on."""
+    return frame[frame.index >= pd.Timestamp(beginning.time, unit="ms", tz="UTC")] if beginning.time else frame
+
+
+# --- units -----------------------------------------------------------------------------------------------------------
+
+
+class _Units:
+    """Converts the integers of an instrument to the floats nearest to the exact decimals."""
+
+    def __init__(self, instrument: Instrument) -> None:
+        self._tick = instrument.tick_size.as_integer_ratio()
+        self._step = instrument.step_size.as_integer_ratio()
+        self._ticklot = Decimal(instrument.tick_size * instrument.step_size).as_integer_ratio()
+
+    def prices(self, ticks: Any) -> Floats:
+        return _scaled(ticks, self._tick)
+
+    def prices_if_any(self, ticks: Any) -> Floats:
+        """Prices, NaN where there is none."""
+        return np.where(_whole(ticks) != 0, self.prices(ticks), np.nan)
+
+    def quantities(self, lots: Any) -> Floats:
+        return _scaled(lots, self._step)
+
+    def notionals(self, ticklots: Any) -> Floats:
+        return _scaled(ticklots, self._ticklot)
+
+    def averages(self, ticklots: Any, lots: Any) -> Floats:
+        """Prices of a notional shared among a quantity; NaN for none."""
+        numerator, denominator = self._tick
+        whole, shares = _whole(ticklots) * float(numerator), _whole(lots) * float(denominator)
+        averages: Floats = np.divide(whole, shares, out=np.full(len(whole), np.nan), where=shares != 0)
+        return averages
+
+
+def _scaled(values: Any, unit: tuple[int, int]) -> Floats:
+    # One division of whole numbers rounds once: 3 ticks of 0.1 are 0.3, not 0.30000000000000004.
+    scaled: Floats = _whole(values) * float(unit[0]) / unit[1]
+    return scaled
+
+
+def _whole(column: Any) -> Int64s:
+    return np.asarray(column, dtype=np.int64)
+
+
+def _times(milliseconds: Any) -> pd.DatetimeIndex:
+    """Timestamps of milliseconds UTC; 0 and NEVER are no time."""
+    given = _whole(milliseconds)
+    values = np.where((given > 0) & (given < NEVER), given, np.iinfo(np.int64).min)
+    return pd.DatetimeIndex(values.view("datetime64[ms]"), name="time").tz_localize("UTC")
+
+
+def words(names: Sequence[str], numbers: Any) -> Any:
+    """A column of texts, by their places in a list of names."""
+    return pd.array(list(names), dtype="str").take(np.asarray(numbers, dtype=np.intp))
+
+
+_SIDES = ("", Side.BUY.name, Side.SELL.name)
+"""By the sign of a signal; -1 counts from the end."""
+
+
+def _sides(signs: Any) -> Any:
+    return words(_SIDES, np.sign(_whole(signs)) % 3)
+
+
+# --- frames ----------------------------------------------------------------------------------------------------------
+
+
+def _table(schema: Mapping[str, str], times: Any, columns: Columns) -> pd.DataFrame:
+    """Make a frame whose columns have the schema's types even where there are no rows."""
+    data = {
+        name: _times(columns[name]) if kind == _TIME else pd.array(columns[name], dtype=kind)
+        for name, kind in schema.items()
+    }
+    return pd.DataFrame(data).set_index(_times(times))
+
+
+def _bars_frame(units: _Units, columns: Columns, first: int) -> pd.DataFrame:
+    whole = {name: _whole(column) for name, column in columns.items()}
+    opened, closed = whole["open_time"], whole["close_time"]
+    volume, notional = units.quantities(whole["volume"]), units.notionals(whole["notional"])
+    table: dict[str, Any] = {
+        **{name: whole[name] for name in ("day", "number", "trade_count", "first_trade_id", "last_trade_id")},
+        **{name: units.prices(whole[name]) for name in ("open", "high", "low", "close")},
+        "bar": np.arange(first, first + len(closed)),
+        "open_time": opened,
+        "duration_s": (closed.astype(np.float64) - opened) / 1000,
+        "volume": volume,
+        "taker_buy_volume": units.quantities(whole["taker_buy_volume"]),
+        "notional": notional,
+        "bar_vwap": np.divide(notional, volume, out=np.full(len(closed), np.nan), where=volume > 0),
+        "close_reason": words(_CLOSE_REASONS, whole["close_reason"]),
+        "tainted": whole["tainted"].astype(np.bool_),
+    }
+    return _table(_BARS, closed, table)
+
+
+_CLOSE_REASONS = [reason.name for reason in CloseReason]
+
+
+def _decisions_frame(
+    bars: pd.DataFrame, decision: Columns, orders: pd.DataFrame, refusals: pd.DataFrame
+) -> pd.DataFrame:
+    nothing = np.zeros(len(bars), dtype=np.int64)
+    table: dict[str, Any] = {
+        "bar": bars["bar"].to_numpy(),
+        "close": bars["close"].to_numpy(),
+        "ready": np.asarray(decision.get("ready", nothing), dtype=np.bool_),
+        "signal": _sides(decision.get("signal", nothing)),
+        "outcome": pd.array(_outcomes(bars["bar"].to_numpy(), orders, refusals), dtype="str"),
+    }
+    table |= {name: decision[name] for name in sorted(decision) if name not in ("ready", "signal")}
+    return pd.DataFrame(table, index=bars.index)
+
+
+def _outcomes(bars: Int64s, orders: pd.DataFrame, refusals: pd.DataFrame) -> npt.NDArray[np.object_]:
+    """What became of each bar's signal; an entry tells more than a refusal."""
+    outcome = np.full(len(bars), "", dtype=object)
+    first = int(bars[0]) if len(bars) else 0
+    entries = orders[orders["purpose"] == Purpose.ENTRY.name]
+    for told, name, beginning in ((refusals, "code", "refused: "), (entries, "status", "entry ")):
+        place = told["bar"].to_numpy() - first
+        is_shown = (place >= 0) & (place < len(bars))
+        for at, word in zip(place[is_shown].tolist(), told[name][is_shown].tolist(), strict=True):
+            outcome[at] = beginning + word
+    return outcome
+
+
+def _orders_frame(units: _Units, columns: Columns, all_bars: Columns) -> pd.DataFrame:
+    trigger, traded = (_whole(columns[name]) for name in ("trigger_price", "traded"))
+    notional, side = _whole(columns["traded_notional"]), _whole(columns["side"])
+    reference = np.where(trigger != 0, trigger, _closes_at_decisions(columns, all_bars))
+    is_known = (reference != 0) & (traded != 0)
+    table: dict[str, Any] = {
+        **columns,
+        "side": _sides(side),
+        "quantity": units.quantities(columns["quantity"]),
+        "price": units.prices_if_any(columns["price"]),
+        "trigger_price": units.prices_if_any(trigger),
+        "filled": units.quantities(columns["filled"]),
+        "average_price": units.averages(notional, traded),
+        "reference_price": units.prices_if_any(reference),
+        "slippage": np.where(is_known, units.notionals(side * (reference * traded - notional)), np.nan),
+        "fees": _costs(columns["fees"]),
+    }
+    return _table(_ORDERS, columns["time"], table)
+
+
+def _closes_at_decisions(orders: Columns, all_bars: Columns) -> Int64s:
+    """Close of the bar that decided each order, or of the newest one then, as for an exit; 0 for none."""
+    bar, closes = _whole(orders["bar"]), _whole(all_bars["close"])
+    newest = np.searchsorted(_whole(all_bars["close_time"]), _whole(orders["time"]), side="right") - 1
+    is_ours = np.asarray(orders["purpose"]) != FOREIGN
+    at = np.where(bar >= 0, bar, np.where(is_ours, newest, -1))
+    has_bar = (at >= 0) & (at < len(closes))
+    return np.where(has_bar, np.append(closes, 0)[np.where(has_bar, at, -1)], 0)
+
+
+def _costs(paid: Any) -> Floats:
+    """Amounts that the exchange states as paid, in money; here as everywhere in the frames a cost is negative."""
+    costs: Floats = -_whole(paid) / MONEY
+    return costs
+
+
+def _fills_frame(units: _Units, columns: Columns) -> pd.DataFrame:
+    price, quantity = _whole(columns["price"]), _whole(columns["quantity"])
+    table: dict[str, Any] = {
+        **columns,
+        "side": _sides(columns["side"]),
+        "price": units.prices(price),
+        "quantity": units.quantities(quantity),
+        "notional": units.notionals(price * quantity),
+        "fee": _costs(columns["fee"]),
+        "realised": _whole(columns["realised"]) / MONEY,
+    }
+    return _table(_FILLS, columns["time"], table)
+
+
+def _round_trips_frame(units: _Units, columns: Columns) -> pd.DataFrame:
+    opened, closed, quantity = (_whole(columns[name]) for name in ("opened_at", "closed_at", "quantity"))
+    entry, stop = (_whole(columns[name]) for name in ("entry_notional", "stop_price"))
+    money = {name: _whole(columns[name]) / MONEY for name in ("realised", "funding", "net")}
+    money["fees"] = _costs(columns["fees"])
+    at_risk = units.notionals(np.abs(entry - stop * quantity)) - money["fees"]
+    has_risk = (stop != 0) & (at_risk > 0)
+    table = {
+        "id": columns["id"],
+        "side": words(("", "LONG", "SHORT"), np.sign(_whole(columns["side"])) % 3),
+        "opened": opened,
+        "closed": closed,
+        "minutes": (closed - opened) / 60_000,
+        "bar": columns["bar_number"],
+        "quantity": units.quantities(quantity),
+        "entry_price": np.where(quantity != 0, units.averages(entry, quantity), 0.0),
+        "exit_price": units.averages(columns["exit_notional"], quantity),
+        "stop_price": units.prices_if_any(stop),
+        "take_profit_price": units.prices_if_any(columns["take_profit_price"]),
+        **money,
+        "r_multiple": np.divide(money["net"], at_risk, out=np.full(len(stop), np.nan), where=has_risk),
+        "exit_reason": columns["exit_reason"],
+    }
+    return _table(_ROUND_TRIPS, closed, table)
+
+
+def _equity_frame(units: _Units, points: Rows) -> pd.DataFrame:
+    equity = points["wallet"] + points["unrealised"]
+    drawdown = equity - np.maximum.accumulate(equity) if len(equity) else equity
+    columns = {
+        "wallet": points["wallet"] / MONEY,
+        "unrealised": points["unrealised"] / MONEY,
+        "equity": equity / MONEY,
+        "drawdown": drawdown / MONEY,
+        "position": units.quantities(points["position"]),
+        "valued_at": words(("last", "mark"), points["at_mark"]),
+    }
+    return _table(_EQUITY, points["time"], columns)
+
+
+def _breaker_frame(columns: Columns) -> pd.DataFrame:
+    unit = np.array([1 if rule in COUNTED else MONEY for rule in columns["rule"]], dtype=np.int64)
+    table = {**columns, **{name: _whole(columns[name]) / unit for name in ("measure", "limit")}}
+    return _table(_BREAKER, columns["time"], table)

@@ -1,0 +1,78 @@
+"""Tables as HTML, for notebooks and for the review's page; every text in them is shown as text, whatever it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from voltrade.report.summary import readable
+
+MOST_ROWS = 60
+
+_WRAPS = "white-space:normal;padding-left:4px;padding-right:4px"
+_LONG = f"{_WRAPS};min-width:17em"
+"""Where a page is too narrow, headings are broken between their words, and times between day and hour."""
+
+
+def frame_table(frame: pd.DataFrame, drop: Sequence[str] = (), decimals: int = 4, most_rows: int = MOST_ROWS) -> str:
+    """Write a frame: texts to the left, numbers to the right, the middle of a long one left out.
+
+    Args:
+        frame: Any of a run's frames or of `summary`'s tables.
+        drop: Columns that are not shown.
+        decimals: That floats are rounded to.
+        most_rows: Of a longer frame the first and the last are shown.
+    """
+    shown = (
+        frame if len(frame) <= most_rows else pd.concat([frame.iloc[: most_rows // 2], frame.iloc[-most_rows // 2 :]])
+    )
+    texts = readable(shown, drop, decimals)
+    kept = frame.drop(columns=list(drop))  # the columns of the texts, some of which are named otherwise there
+    sides = ["left", *("right" if dtype.kind in "iuf" else "left" for dtype in kept.dtypes)]
+    head = _head([texts.index.name or "", *texts.columns], sides)
+    rows = [_row([index, *row], sides) for index, row in zip(texts.index, texts.to_numpy(), strict=True)]
+    if len(shown) < len(frame):
+        left_out = f"… {len(frame) - len(shown):,} more rows …"
+        rows.insert(
+            most_rows // 2,
+            f"<tr><td colspan='{len(sides)}' style='text-align:left;white-space:nowrap'>{left_out}</td></tr>",
+        )
+    note = "" if len(frame) else "<p>none</p>"
+    return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>{note}"
+
+
+def facts_table(facts: Mapping[str, Any]) -> str:
+    """Write names and their values."""
+    return f"<table>{''.join(_row(fact, ('left', 'left')) for fact in facts.items())}</table>"
+
+
+def shortened(text: str, most: int = 48) -> str:
+    """Write a text on one line, its middle left out where it is long; pointing at it shows all of it."""
+    begin = (most - 1) // 2
+    shown = text if len(text) <= most else f"{text[:begin]}…{text[len(text) - (most - 1 - begin) :]}"
+    return f"<span title='{escape(text, quote=True)}'>{escape(shown)}</span>"
+
+
+def _head(names: Iterable[Any], sides: Iterable[str]) -> str:
+    cells = (
+        f"<th style='text-align:{side};vertical-align:bottom;{_WRAPS}'>{escape(str(name)).replace('_', '_<wbr>')}</th>"
+        for name, side in zip(names, sides, strict=True)
+    )
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _row(values: Iterable[Any], sides: Iterable[str]) -> str:
+    cells = (
+        f"<td style='text-align:{side};{_WRAPS if len(str(value)) < 40 else _LONG}'>{_words(str(value))}</td>"
+        for value, side in zip(values, sides, strict=True)
+    )
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _words(text: str) -> str:
+    """A text that is broken between words alone, not at the hyphens of a date or of an order's name."""
+    words = (f"<span style='white-space:nowrap'>{escape(w)}</span>" if "-" in w else escape(w) for w in text.split(" "))
+    return " ".join(words)

@@ -1,0 +1,381 @@
+"""What a series of results is worth: figures on calendar time, and how much of them luck explains.
+
+Plain functions of arrays, each with its definition and source; `summary` and `sweep` tell people the same numbers with
+them. Times are milliseconds UTC, a year has 365 days.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+from voltrade.compiled import Rows, compiled
+from voltrade.model import DAY_MS, HOUR_MS, MONEY, Floats, Int64s
+
+YEAR_DAYS = 365
+"""Calendar days that annualised numbers refer to."""
+
+EULER_MASCHERONI = 0.5772156649015329
+
+EVIDENCE = 0.95
+"""Probability from which on a Sharpe ratio counts as evidence."""
+
+LEAST_RETURNS, LEAST_TRIPS = 20, 20
+"""Fewer returns or round trips than these are no evidence, whatever they say."""
+
+ROUNDING = 1e-9
+"""Returns that deviate from their mean by a smaller part of it are the same, but for the rounding of their equity."""
+
+_NORMAL = NormalDist()
+
+
+# --- returns and their Sharpe ratio -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Returns:
+    """Returns of equity over equal periods of calendar time."""
+
+    values: Floats
+    period_ms: int
+    """0 where the span is too short for any."""
+
+    @property
+    def a_year(self) -> float:
+        """How many periods a year has."""
+        return YEAR_DAYS * DAY_MS / self.period_ms if self.period_ms else math.nan
+
+    @property
+    def basis(self) -> str:
+        """What the returns are of, for people."""
+        if not self.period_ms:
+            return "too short to tell (under a day)"
+        if not np.any(self.values):
+            return "equity never moved"
+        if math.isnan(self.sharpe):
+            return "all its returns are the same"
+        return f"{'daily' if self.period_ms == DAY_MS else 'hourly'} equity, {YEAR_DAYS} days a year"
+
+    @property
+    def sharpe(self) -> float:
+        """Mean over deviation (n - 1) of the returns, not annualised; NaN where there is none."""
+        return _sharpe(self.values)
+
+    @property
+    def annual_sharpe(self) -> float:
+        return self.sharpe * math.sqrt(self.a_year)
+
+
+@compiled
+def _sharpe(values: Floats) -> float:
+    if len(values) < 2:
+        return math.nan
+    mean, squares = values.mean(), 0.0
+    for value in values:
+        squares += (value - mean) ** 2
+    deviation = math.sqrt(squares / (len(values) - 1))
+    return mean / deviation if deviation > ROUNDING * abs(mean) else math.nan
+
+
+def period_of(span_ms: int) -> int:
+    """Periods whose returns a span is judged by: days from 30 days on, hours from one day on, else none (0)."""
+    return DAY_MS if span_ms >= 30 * DAY_MS else HOUR_MS if span_ms >= DAY_MS else 0
+
+
+@compiled
+def _changes(times: Int64s, equity: Floats, boundary: int, count: int, period: int) -> Floats:
+    """Return the changes over `count` periods from a boundary on, as parts; each boundary has the last equity known."""
+    changes, before = np.empty(count), equity[0]
+    for number in range(count):
+        boundary += period
+        after = equity[np.searchsorted(times, boundary, side="right") - 1]
+        changes[number] = (after - before) / before if before != 0.0 else math.nan
+        before = after
+    return changes
+
+
+def returns_of(times: Int64s, equity: Floats, period_ms: int | None = None) -> Returns:
+    """Sample equity at the boundaries of periods, by default those of `period_of`, and return the changes.
+
+    The last equity known at each boundary counts, and so do hours and days without a trade. The first boundary is the
+    one at or before the first time, and has the first equity; the last is the one at or after the last time. So every
+    change of equity is in one of the returns.
+    """
+    period = period_of(int(times[-1] - times[0]) if len(times) else 0) if period_ms is None else period_ms
+    if not period or not len(times):
+        return Returns(np.empty(0), 0)
+    first, last = int(times[0]) // period, -(-int(times[-1]) // period)
+    return Returns(_changes(times, equity, first * period, last - first, period), period)
+
+
+# --- the account ------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def worth_of(points: Rows) -> Floats:
+    """Return the equity, in the quote asset, of rows with `wallet` and `unrealised` money."""
+    worth = np.empty(len(points))
+    money, amount = 0, 0.0
+    for number in range(len(points)):
+        if points[number].wallet + points[number].unrealised != money:  # without a position it stays as it is
+            money = points[number].wallet + points[number].unrealised
+            amount = money / MONEY
+        worth[number] = amount
+    return worth
+
+
+@compiled
+def max_drawdown(equity: Floats) -> tuple[float, float]:
+    """Return the deepest fall of equity from its highest so far, as a positive amount and as a part of that highest."""
+    deepest, part, peak = 0.0, 0.0, -math.inf
+    for value in equity:
+        if value > peak:
+            peak = value
+        elif peak - value > deepest:  # what falls less, from a peak at least as high, is no larger a part either
+            deepest = peak - value
+            part = max(part, deepest / peak)
+    return deepest, part
+
+
+@compiled
+def exposure(times: Int64s, lots: Int64s, started: int, ended: int) -> float:
+    """Part of the time from `started` to `ended` with a position, from fills of signed lots; NaN for no time at all."""
+    if ended <= started:
+        return math.nan
+    held, position = 0, 0
+    for fill in range(len(times)):
+        position += lots[fill]
+        if position != 0:
+            held += (times[fill + 1] if fill + 1 < len(times) else ended) - times[fill]
+    return held / (ended - started)
+
+
+@compiled
+def win_rate(nets: Floats) -> float:
+    """Part of the round trips with net > 0; NaN without any."""
+    won = 0
+    for net in nets:
+        won += net > 0
+    return won / len(nets) if len(nets) else math.nan
+
+
+@compiled
+def profit_factor(nets: Floats) -> float:
+    """Net of the winners over net lost by the losers; NaN without losers."""
+    won, lost = 0.0, 0.0
+    for net in nets:
+        if net > 0:
+            won += net
+        else:
+            lost -= net
+    return won / lost if lost else math.nan
+
+
+# --- all together -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What trading came to, on calendar time. Money in the quote asset; NaN where there is no figure."""
+
+    bars: int
+    signals: int
+    refusals: int
+    round_trips: int
+    long_trips: int
+    short_trips: int
+    win_rate: float
+    """Part of the round trips with net > 0."""
+    profit_factor: float
+    """Net of the winners over net lost by the losers."""
+    net: float
+    """Of the closed round trips: realised + fees + funding."""
+    realised: float
+    fees: float
+    """Negative, as costs are."""
+    funding: float
+    equity_change: float
+    """Last equity - first equity; differs from `net` by what is still open and by transfers."""
+    max_drawdown: float
+    """Deepest fall of equity from its highest so far: negative, as every loss is."""
+    max_drawdown_part: float
+    """As a part of that highest."""
+    exposure: float
+    """Part of the calendar time with a position."""
+    turnover: float
+    """Notional of all fills."""
+    sharpe: float
+    """Annualised mean over deviation of equity returns."""
+
+
+class Course(NamedTuple):
+    """How trading went: all that its figures are made from. Money in the quote asset, times in ms UTC."""
+
+    bars: int
+    signals: int
+    refusals: int
+    opened: Sequence[int]
+    """When the first bar opened; empty without one."""
+    closed: Sequence[int]
+    """When the last bar closed; empty without one."""
+    nets: Floats
+    """Of each closed round trip."""
+    long_trips: int
+    realised: float
+    fees: float
+    funding: float
+    turnover: float
+    fill_times: Int64s
+    fill_lots: Int64s
+    """Signed."""
+    equity_times: Int64s
+    equity: Floats
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First and last moment that it tells of: the first bar's opening, the last bar, valuation or fill."""
+        starts = [*self.opened, *self.equity_times[:1].tolist()]
+        ends = [*self.closed, *self.equity_times[-1:].tolist(), *self.fill_times[-1:].tolist()]
+        return min(starts, default=0), max(ends, default=0)
+
+
+_OF_THE_COURSE = ("bars", "signals", "refusals", "long_trips", "realised", "fees", "funding", "turnover")
+"""Figures that a course has under the same names."""
+
+
+def figures_of(course: Course, period_ms: int | None = None) -> tuple[Figures, Returns]:
+    """Compute all figures, and the returns beneath the Sharpe ratio; `period_ms` as in `returns_of`."""
+    nets, equity = course.nets, course.equity
+    returns = returns_of(course.equity_times, equity, period_ms)
+    deepest, deepest_part = max_drawdown(equity)
+    same = {name: getattr(course, name) for name in _OF_THE_COURSE}
+    figures = Figures(
+        **same,
+        round_trips=len(nets),
+        short_trips=len(nets) - course.long_trips,
+        win_rate=win_rate(nets),
+        profit_factor=profit_factor(nets),
+        net=float(nets.sum()),
+        equity_change=float(equity[-1] - equity[0]) if len(equity) else math.nan,
+        max_drawdown=0.0 - deepest,
+        max_drawdown_part=0.0 - deepest_part,
+        exposure=exposure(course.fill_times, course.fill_lots, *course.span),
+        sharpe=returns.annual_sharpe,
+    )
+    return figures, returns
+
+
+# --- luck -------------------------------------------------------------------------------------------------------------
+
+
+def probabilistic_sharpe(sharpe: float, benchmark: float, count: int, skew: float, kurtosis: float) -> float:
+    """Return the probability that the true Sharpe ratio is above a benchmark.
+
+    PSR(b) = Phi[(SR - b) sqrt(T - 1) / sqrt(1 - g3 SR + (g4 - 1) / 4 SR^2)], with skew g3 and kurtosis g4 (3 for a
+    normal distribution) of T returns; SR and b are not annualised. Bailey and Lopez de Prado, "The Sharpe Ratio
+    Efficient Frontier", Journal of Risk 15(2), 2012.
+    """
+    variance = 1 - skew * sharpe + (kurtosis - 1) / 4 * sharpe * sharpe
+    if count < 2 or not variance > 0 or not math.isfinite(sharpe):
+        return math.nan
+    return _NORMAL.cdf((sharpe - benchmark) * math.sqrt(count - 1) / math.sqrt(variance))
+
+
+def luckiest_sharpe(trials: int, variance: float) -> float:
+    """Return the Sharpe ratio that the luckiest of so many worthless trials is expected to have.
+
+    SR0 = sqrt(V) [(1 - g) Phi^-1(1 - 1/N) + g Phi^-1(1 - 1/(N e))], with the variance V of the trials' Sharpe ratios
+    and the Euler-Mascheroni constant g; 0 for one trial. Bailey and Lopez de Prado, "The Deflated Sharpe Ratio",
+    Journal of Portfolio Management 40(5), 2014.
+    """
+    if trials < 2 or not variance > 0:
+        return 0.0
+    usual = _NORMAL.inv_cdf(1 - 1 / trials)
+    far = _NORMAL.inv_cdf(1 - 1 / (trials * math.e))
+    return math.sqrt(variance) * ((1 - EULER_MASCHERONI) * usual + EULER_MASCHERONI * far)
+
+
+def moments(values: Floats) -> tuple[float, float]:
+    """Return skew and kurtosis (3 for a normal distribution) of values, by their central moments."""
+    deviations = values - values.mean() if len(values) else values
+    variance = float(np.mean(deviations**2)) if len(values) else 0.0
+    if not variance > 0:
+        return 0.0, 3.0
+    return float(np.mean(deviations**3)) / variance**1.5, float(np.mean(deviations**4)) / variance**2
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """How much of a result luck explains. Sharpe ratios are annualised."""
+
+    sharpe: float
+    luckiest: float
+    """What the luckiest of as many worthless trials is expected to show."""
+    deflated: float
+    """Deflated Sharpe ratio: the probability that the true Sharpe ratio is above that; NaN where none can be told."""
+    trials: int
+    returns: int
+    round_trips: int
+    basis: str
+    tried: str
+    """What is judged, for people."""
+
+    @property
+    def is_evidence(self) -> bool:
+        enough = self.returns >= LEAST_RETURNS and self.round_trips >= LEAST_TRIPS
+        return enough and self.sharpe > 0 and self.deflated >= EVIDENCE
+
+    @property
+    def text(self) -> str:
+        """The assessment in words."""
+        tried = self.tried
+        if not math.isfinite(self.sharpe):
+            return f"No evidence: {tried} has no Sharpe ratio, {self.basis}."
+        if self.returns < LEAST_RETURNS or self.round_trips < LEAST_TRIPS:
+            return (
+                f"No evidence: {tried} rests on {self.returns} returns and {self.round_trips} round trips; "
+                f"{LEAST_RETURNS} of each are the least."
+            )
+        found = f"{tried} has a Sharpe ratio of {self.sharpe:.2f}"
+        luck = f", and the luckiest of as many worthless ones would show {self.luckiest:.2f}" if self.trials > 1 else ""
+        sure = f"it is above {'that' if luck else 'zero'} with a probability of {self.deflated:.1%}"
+        if self.is_evidence:
+            return f"Evidence: {found}{luck}: {sure}."
+        return f"No evidence: {found}{luck}: {sure}; {EVIDENCE:.0%} would be evidence."
+
+    def _repr_html_(self) -> str:
+        return f"<p><b>{escape(self.text)}</b></p>"
+
+
+def judge(returns: Returns, round_trips: int, trial_sharpes: Floats | None = None, tried: str = "") -> Judgement:
+    """Judge the best of some trials by its returns.
+
+    Args:
+        returns: of the best.
+        round_trips: of the best.
+        trial_sharpes: Sharpe ratios of all trials, not annualised; None for a single one. NaN are trials that never
+            traded: they count, and have no part in the variance.
+        tried: what it is that is judged, for people.
+    """
+    trials = 1 if trial_sharpes is None else len(trial_sharpes)
+    known = np.empty(0) if trial_sharpes is None else trial_sharpes[np.isfinite(trial_sharpes)]
+    variance = float(known.var(ddof=1)) if len(known) > 1 else 0.0
+    luckiest = luckiest_sharpe(trials, variance)
+    sharpe, a_year = returns.sharpe, math.sqrt(returns.a_year)
+    deflated = probabilistic_sharpe(sharpe, luckiest, len(returns.values), *moments(returns.values))
+    return Judgement(
+        sharpe=sharpe * a_year,
+        luckiest=luckiest * a_year,
+        deflated=deflated,
+        trials=trials,
+        returns=len(returns.values),
+        round_trips=round_trips,
+        basis=returns.basis,
+        tried=tried or (f"the best of {trials:,} settings" if trials > 1 else "the one setting"),
+    )

@@ -1,0 +1,300 @@
+"""A backtest: the decisions that a lockstep `sim` session makes over the same tape, trade for trade.
+
+Two paths lead to the same result. The compiled one (`loop`) runs a whole session in one loop; the other runs the
+core itself, event by event, against the simulated exchange in process. The compiled one is taken wherever it knows
+everything that comes up, else the other, and the result says which and why.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from html import escape
+from typing import TYPE_CHECKING, Any, Literal
+
+from voltrade.compiled import Rows
+from voltrade.config import Config
+from voltrade.core import TradingCore
+from voltrade.data.tape import Tape
+from voltrade.errors import DataError
+from voltrade.model import Event, History, Instrument, Output, Refusal, RoundTrip, Trades
+from voltrade.report.framed import Framed
+from voltrade.research.loop_facts import facts_of
+from voltrade.research.prepared_tape import Research, Span, Tables
+from voltrade.signal_engine import SignalEngine
+from voltrade.simulated.exchange import SimulatedExchange
+from voltrade.simulated.tape_playback import TapePlayer, simulate, steps_until
+from voltrade.strategy.rule_file import signal_engine_of
+from voltrade.tape_loop import (
+    AdvanceExchange,
+    DrainEvents,
+    EndOfTape,
+    NextSegment,
+    Request,
+    SendCommand,
+    TapeLoop,
+    warm_up,
+)
+
+if TYPE_CHECKING:  # frames and charts are made when they are looked at: pandas and plotly take a second to import
+    import pandas as pd
+
+    from voltrade.report.frames import Frames
+    from voltrade.report.performance import Judgement
+    from voltrade.report.summary import Statistics
+
+Path = Literal["auto", "compiled", "events"]
+
+
+class Backtest(Framed):
+    """What a backtest did. It shows itself in a notebook; frames and statistics are made when they are asked for.
+
+    Attributes:
+        bars: closed bars, rows of `model.BAR`; those before `first_bar` were the warm-up.
+        bar_decisions: of each bar, rows of the engine's `decision_dtype`.
+        path: `compiled` or `events`.
+        why: why it ran event by event; empty where nothing kept it from the compiled path.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        tape: Tape,
+        instrument: Instrument,
+        bars: Rows,
+        bar_decisions: Rows,
+        first_bar: int,
+        told: Tables | list[Event | Output],
+        *,
+        epoch: str = "bt",
+        why: str = "",
+    ) -> None:
+        self.config = config
+        self.instrument = instrument
+        self.tape = tape
+        self.bars = bars
+        self.bar_decisions = bar_decisions
+        self.first_bar = first_bar
+        self.path = "compiled" if isinstance(told, Tables) else "events"
+        self.why = why
+        self._told = told
+        self._epoch = epoch
+
+    # --- what happened, as facts -------------------------------------------------------------------------------------
+
+    @cached_property
+    def facts(self) -> list[Event | Output]:
+        """What happened, in order of time: on the compiled path intents, answers, fills and notes; event by event
+        every event and output but the trades."""
+        if isinstance(self._told, Tables):
+            return facts_of(self._told, self.config, self.instrument, self._epoch)
+        return self._told
+
+    @property
+    def trips(self) -> list[RoundTrip]:
+        """The closed round trips, as facts."""
+        return [fact for fact in self.facts if isinstance(fact, RoundTrip)]
+
+    # --- what happened, as frames ------------------------------------------------------------------------------------
+
+    def frames(self) -> Frames:
+        """Everything that happened, as pandas frames."""
+        return self._frames
+
+    @cached_property
+    def _frames(self) -> Frames:
+        from voltrade.report.summary import research_frames
+        from voltrade.research.loop_frames import frames_of_tables
+
+        if isinstance(self._told, Tables):
+            return frames_of_tables(self._told, self.instrument, self.bars, self.bar_decisions, self._epoch)
+        facts = [fact for fact in self.facts if not isinstance(fact, Refusal) or fact.bar_number >= self.first_bar]
+        return research_frames(self.instrument, self.bars, self.bar_decisions, self.first_bar, facts)
+
+    def _frame(self, name: str) -> pd.DataFrame:
+        frame: pd.DataFrame = getattr(self._frames, name)
+        return frame
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Figures on calendar time (365 days, UTC)."""
+        from voltrade.report.summary import statistics
+
+        return statistics(self._frames)
+
+    @cached_property
+    def judgement(self) -> Judgement:
+        """How much of the result luck explains, had no other setting been tried."""
+        from voltrade.report.performance import judge
+        from voltrade.report.summary import returns
+
+        return judge(returns(self._frames), len(self._frames.round_trips))
+
+    # --- for people --------------------------------------------------------------------------------------------------
+
+    def price_chart(self, last_bars: int = 5_000, around: int | None = None) -> Any:
+        """Draw bars, indicators, signals, entries, exits and stops as a plotly figure; see `charts.price_chart`."""
+        from voltrade.report.charts import price_chart
+
+        return price_chart(self._frames, self.config, last_bars, around)
+
+    def equity_chart(self) -> Any:
+        """Draw equity and drawdown as a plotly figure."""
+        from voltrade.report.charts import equity_chart
+
+        return equity_chart(self._frames, self.config)
+
+    def notes(self) -> list[str]:
+        """What has to be known to read the figures: where they come from and what is not in them."""
+        execution, tape = self.config.execution, self.tape
+        mark, funding = "the exchange's, one a minute", "the exchange's"
+        if tape.marks is None:
+            mark = f"last price within 3 bps, every {execution.mark_interval_s} s, seed {self.config.session.seed}"
+        if tape.funding is None:
+            funding = f"{float(execution.funding_rate):.4%} each time" if execution.funding_rate else "0"
+        how = "in one compiled loop, which gives what event by event gives" if not self.why else "event by event"
+        return [
+            f"trades: {tape.source}",
+            f"filters: {self.instrument.source}",
+            f"fills: the tape's own trades on the other side, {execution.latency_ms} ms after the decision, "
+            f"slippage {execution.slippage_bps:g} bps, taker fee {float(execution.taker_fee):.3%}; no order book",
+            f"mark = {mark}",
+            f"funding = {funding}",
+            f"path: {how}{f', since {self.why}' if self.why else ''}",
+        ]
+
+    def __repr__(self) -> str:
+        return f"<Backtest of {self.tape.source}: {len(self.round_trips)} round trips, {self.path} path>"
+
+    def _repr_html_(self) -> str:
+        from voltrade.report.charts import title_of
+        from voltrade.report.summary import refusals_by_code
+
+        title = title_of(self._frames, self.config)
+        lines = "".join(f"<li>{escape(line)}</li>" for line in self.notes())
+        tables = self.statistics.table().to_html(), refusals_by_code(self._frames).to_html()
+        cells = "".join(f"<td style='vertical-align:top;padding-right:2em'>{table}</td>" for table in tables)
+        return f"<h4>{escape(title)}</h4><table><tr>{cells}</tr></table><ul>{lines}</ul>"
+
+
+def backtest(
+    tape: Tape | Research,
+    config: Config,
+    engine: SignalEngine | None = None,
+    *,
+    begin_s: float | None = None,
+    end_s: float | None = None,
+    path: Path = "auto",
+    epoch: str = "bt",
+    block: int | None = None,
+    history: History | None = None,
+) -> Backtest:
+    """Trade a tape with these settings.
+
+    Args:
+        tape: trades of `config.session.symbol`. A `Research` of it keeps bars, decisions and mark prices for the next
+            backtest that needs the same.
+        engine: a rule of one's own, which goes on from where it is and stays where the backtest ends; by default the
+            one of `config.session.rule`, or the built-in one.
+        begin_s: seconds after the tape's first trade from which on is traded; what lies before is warm-up. By default
+            `config.session.begin_s`.
+        end_s: seconds after the tape's first trade at which the tape is taken to end.
+        path: `auto` takes the compiled path where it can; `events` runs the core event by event; `compiled` refuses
+            what it can't do.
+        epoch: stands in the client order ids.
+        block: event by event: most trades that the core is given at once; the result does not depend on it.
+        history: event by event: what the core is given before the tape, as a session that begins within a day is; it
+            can't act on it.
+
+    Raises:
+        ConfigError: the settings are impossible under the symbol's filters, the rule file is broken, or `begin_s` or
+            `end_s` isn't finite.
+        DataError: the tape is empty, goes back in time, or nothing of it lies between `begin_s` and `end_s`; or the
+            compiled path was asked for and can't be taken.
+    """
+    research = tape if isinstance(tape, Research) else Research(tape)
+    instrument = research.instrument
+    research.check(config)
+    span = research.span(config.session.begin_s if begin_s is None else begin_s, end_s)
+    why = "it was asked for" if path == "events" else "it has a history from before its tape" if history else ""
+    if engine and engine.is_overridden:
+        why = why or f"{type(engine).__name__} overrides on_volume_bar, and may keep what no saved state holds"
+    if not why:
+        before = engine.state_bytes() if engine else b""
+        bar_decisions = research.decisions(config, engine, span.last)
+        tables, why = research.run(config, bar_decisions, span)
+        if tables is not None:
+            closed = tables.bars
+            bars = research.bars(config.bars).rows[:closed]
+            if engine and closed < len(bar_decisions):  # the session ended before the tape
+                engine.restore(before)
+                engine.on_volume_bars(bars)
+            return Backtest(
+                config, research.tape, instrument, bars, bar_decisions[:closed], tables.first_bar, tables, epoch=epoch
+            )
+        if engine:
+            engine.restore(before)
+    if path == "compiled":
+        raise DataError(f"path: must be auto or events here: {why}")
+    engine = engine or signal_engine_of(config, instrument)
+    return _event_by_event(research.tape, config, engine, span, history, epoch, block, why)
+
+
+# --- event by event --------------------------------------------------------------------------------------------------
+
+
+def _event_by_event(
+    tape: Tape,
+    config: Config,
+    engine: SignalEngine,
+    span: Span,
+    history: History | None,
+    epoch: str,
+    block: int | None,
+    why: str,
+) -> Backtest:
+    """Run the core over the tape, against the simulated exchange in process."""
+    trades = tape.trades[: span.last]
+    core = TradingCore(config, engine.instrument, epoch, engine)
+    exchange, player = simulate(config, trades, marks=tape.marks, funding=tape.funding, batch=block)
+    (symbol_state,) = core.symbol_states.values()
+    facts: list[Event | Output] = []
+
+    def handle(event: Event) -> tuple[int, list[Output]]:
+        if not isinstance(event, Trades):
+            facts.append(event)
+        consumed, outputs = core.handle(event)
+        facts.extend(outputs)
+        return consumed, outputs
+
+    if history is not None:
+        warm_up(handle, history)
+    warm_up(handle, History(trades[: span.first]))
+    first_bar = (
+        0 if history else symbol_state.pipeline.count
+    )  # a run shows the bars of its history, and so does its backtest
+    for _ in steps_until([player], span.start):  # what lies before, the exchange has seen
+        pass
+    exchange.advance(span.start)
+    run = TapeLoop(core, handle, exchange.clock, marks=player.marks_played).run()
+    answer: Any = None
+    try:
+        while True:
+            answer = _answer(run.send(answer), exchange, player)
+    except StopIteration:
+        bars, bar_decisions = symbol_state.pipeline.bars, symbol_state.pipeline.decisions
+        return Backtest(config, tape, engine.instrument, bars, bar_decisions, first_bar, facts, epoch=epoch, why=why)
+
+
+def _answer(ask: Request, exchange: SimulatedExchange, player: TapePlayer) -> Any:
+    match ask:
+        case NextSegment():
+            return player.horizon()
+        case AdvanceExchange():
+            player.play(ask.trades, ask.mark, ask.time)
+        case SendCommand(command=command):
+            return exchange.execute(command)
+        case DrainEvents():
+            return exchange.collect()
+        case EndOfTape():
+            player.finish()
+    return None

@@ -1,0 +1,486 @@
+"""A backtest as one compiled loop: time passes along the tape, and commands and news are settled between.
+
+It keeps the order of events of `tape_loop.TapeLoop`, and calls the steps that live trading calls.
+
+Trades that nothing reacts to are passed over without being read: the exchange says which trade some order waits for,
+and the core what it waits for. Bars come in finished; a level is tested against a bar's high and low first, then found
+among the bar's own trades.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+from numba import types
+
+from voltrade import core, core_rules, order_rules, risk
+from voltrade.account import value_at_mark
+from voltrade.compiled import BARE, Record, Rows, compile_for, compiled_in_place, compiled_part, prefetch, rows_of
+from voltrade.model import NEVER
+from voltrade.order_states import ACCEPTED, NEW, NOT_LISTED, OF_EACH_PURPOSE, PENDING_SUBMIT, TAPE_END
+from voltrade.order_states import REFUSED as REFUSED_ANSWER
+from voltrade.records import CANCEL, HALTED_BY_LATE_FILL, OF_ALGO, OF_ORDER, REFUSAL, REPLIED, SIGNAL, SNAPSHOT, SUBMIT
+from voltrade.research import loop_exchange
+from voltrade.research.loop_records import (
+    DONE,
+    GIVEN_UP,
+    LATE_FILL,
+    MODELLED,
+    MORE_ROOM,
+    NOT_EXPLAINED,
+    REFUSED,
+    SIMULATION,
+    TABLES,
+    TAKING,
+    TOO_MUCH,
+    TRAVELLING,
+    Market,
+    Written,
+)
+from voltrade.simulated.fill_model import last_row_of_taker
+
+SKIP = 32
+"""Bars or marks that are passed at once where the last of them may be: they lie in order of time."""
+
+
+@compiled_part
+def _execute(sim: Record, output: Record) -> None:
+    """Carry out a command, and let the core hear the answer. The stream would say the same, which changes nothing."""
+    if output.kind == SNAPSHOT:
+        _take_snapshot(sim)
+        return
+    at, kind = output.at, output.kind
+    order, truth = sim.symbols[0].orders[at], sim.truth[at]
+    code = 0
+    if kind == SUBMIT:
+        truth.answered = sim.account.now
+        code = loop_exchange.place_algo(sim, at) if order_rules.is_algo(order) else loop_exchange.place_order(sim, at)
+        truth.code = code
+        if code and code not in MODELLED:
+            sim.unmodelled = REFUSED
+    elif kind == CANCEL:
+        code = loop_exchange.cancel(sim, at)
+    sim.answer = sim.no_event
+    answer = sim.answer
+    answer.kind, answer.order, answer.time, answer.command, answer.code = REPLIED, at, sim.account.now, kind, code
+    answer.outcome = ACCEPTED if code == 0 else REFUSED_ANSWER
+    if code == 0:
+        _tell_as_it_is(order, truth, answer)
+    _react(sim, answer)
+
+
+@compiled_part
+def _tell_as_it_is(order: Record, truth: Record, event: Record) -> None:
+    """Let an answer tell how its order stands."""
+    event.order_id = truth.order_id
+    if order_rules.is_algo(order):
+        event.told, event.status, event.algo_status = OF_ALGO, truth.algo_status, truth.algo_status
+    else:
+        event.told, event.status, event.reported = OF_ORDER, truth.status, truth.executed
+
+
+@compiled_part
+def _react(sim: Record, event: Record) -> None:
+    """Let the core take an event; a session that needs a person is given up."""
+    account, symbol = sim.account, sim.symbols[0]
+    core_rules.react(account, sim.symbols, event)
+    if symbol.halts or symbol.halted:
+        sim.unmodelled = LATE_FILL if symbol.halts + symbol.halted == HALTED_BY_LATE_FILL else REFUSED
+    if account.is_too_much:
+        sim.unmodelled = TOO_MUCH
+
+
+@compiled_part
+def _take_snapshot(sim: Record) -> None:
+    """Take the exchange's whole account: fills not heard of yet, open orders, then what isn't listed is looked up."""
+    account, symbol, now = sim.account, sim.symbols[0], sim.account.now
+    held = order_rules.open_quantity(symbol)
+    symbol.snapshot_at, symbol.time = NEVER, now
+    for number in range(sim.news_count):
+        if sim.news[number].trade_id > symbol.counted:
+            sim.answer = sim.news[number]
+            sim.answer.is_alone = True
+            _react(sim, sim.answer)
+    at = loop_exchange.next_open(sim, 0)
+    while at >= 0:
+        truth = sim.truth[at]
+        order_rules.take_order(account, symbol, at, truth.status, truth.executed, truth.order_id, now)
+        at = loop_exchange.next_open(sim, truth.order_id)
+    for at in range(symbol.order_count):
+        if sim.truth[at].algo_status == NEW:
+            order_rules.take_algo(account, symbol, at, NEW, 0, now)
+    _look_up_missing(sim)
+    order_rules.sync_orders(account, symbol, now)
+    if symbol.position.side * order_rules.open_quantity(symbol) != sim.quantity:
+        sim.unmodelled = NOT_EXPLAINED
+    symbol.reconciled, symbol.agreed_at = True, now
+    core_rules.after_orders(account, sim.symbols, 0, held)
+
+
+@compiled_part
+def _look_up_missing(sim: Record) -> None:
+    """Look up the orders that a snapshot doesn't list."""
+    account, symbol = sim.account, sim.symbols[0]
+    for purpose in range(OF_EACH_PURPOSE):
+        for at in range(symbol.order_count):
+            order, truth = symbol.orders[at], sim.truth[at]
+            is_listed = truth.phase == TRAVELLING or truth.phase == TAKING or truth.algo_status == NEW
+            is_missing = not order_rules.is_done(order) and not is_listed and order.state != PENDING_SUBMIT
+            if order_rules.is_of(symbol, order, purpose) and is_missing:
+                order_rules.lookup(account, symbol, at, account.now, NOT_LISTED)
+
+
+@compiled_part
+def _drain(sim: Record) -> None:
+    """Execute commands, then hear the news, until neither brings anything."""
+    account, symbol = sim.account, sim.symbols[0]
+    symbol.last_price = sim.last_price
+    while sim.unmodelled == 0:
+        while sim.next_output < account.output_count:
+            sim.next_output += 1
+            if account.outputs[sim.next_output - 1].kind <= SNAPSHOT:
+                _execute(sim, account.outputs[sim.next_output - 1])
+        sim.next_output = account.output_count = account.command_count = 0
+        if sim.news_count == 0:
+            return
+        for number in range(sim.news_count):
+            news = sim.news[number]
+            if news.trade_id <= symbol.counted:
+                news.trade_id = 0  # a snapshot has told it
+            _react(sim, news)
+        sim.news_count = 0
+
+
+@compiled_in_place
+def _look_back(sim: Record, m: Market, row: int) -> None:
+    """Note the last prices before the trade at `row`."""
+    if row > 0:
+        sim.last_price = m.price[row - 1]
+    bought = last_row_of_taker(m.buyer_is_maker, 0, row, False)
+    if bought >= 0:
+        sim.last_bought = m.price[bought]
+    sold = last_row_of_taker(m.buyer_is_maker, 0, row, True)
+    if sold >= 0:
+        sim.last_sold = m.price[sold]
+
+
+@compiled_in_place
+def _play_and_settle(sim: Record, m: Market, is_acting: bool) -> None:
+    """Let the exchange play what the core has seen, then settle; `is_acting` says whether orders react to the last."""
+    if is_acting:
+        row = sim.row - 1
+        _look_back(sim, m, row)
+        loop_exchange.on_trade(sim, m.price[row], m.quantity[row], m.time[row], -1 if m.buyer_is_maker[row] else 1)
+        _drain(sim)
+    elif sim.account.command_count or sim.news_count:
+        _look_back(sim, m, sim.row)
+        _drain(sim)
+
+
+@compiled_in_place
+def _fire_due(sim: Record, m: Market, before: int) -> bool:
+    """Fire the timers due at or before a time; say whether one of them made a command, or ended the session."""
+    due = core_rules.next_due(sim.account, sim.symbols)
+    while due <= before and sim.unmodelled == 0:
+        sim.account.now = max(sim.account.now, due)
+        core_rules.on_timer(sim.account, sim.symbols)
+        if sim.account.command_count or core_rules.is_finished(sim.account, sim.symbols):
+            _play_and_settle(sim, m, False)
+            return True
+        due = core_rules.next_due(sim.account, sim.symbols)
+    return False
+
+
+@compiled_in_place
+def _count_bars(sim: Record, m: Market, end: int) -> None:
+    """Count the bars that trades before `end` have closed."""
+    bars, count = sim.symbols[0].bars, len(m.closing_rows)
+    while bars + SKIP < count and m.closing_rows[bars + SKIP] < end:
+        bars += SKIP
+    while bars < count and m.closing_rows[bars] < end:
+        bars += 1
+    sim.symbols[0].bars = bars
+
+
+@compiled_in_place
+def _expect_next(sim: Record, m: Market) -> None:
+    """Wish for the trades that an entry on the next signal will meet: they are far from those of this one."""
+    if sim.signal < len(m.signals):
+        row = m.signals[sim.signal].row
+        prefetch(m.buyer_is_maker, row)
+        for column in (m.price, m.quantity, m.time):
+            prefetch(column, row)
+            prefetch(column, row + 8)
+
+
+@compiled_in_place
+def _see_trades(sim: Record, m: Market, end: int, due: int) -> None:
+    """Let the core see trades before `end` and `due`, up to the first that closes a bar that something follows from."""
+    if due < NEVER:
+        end = sim.row + np.searchsorted(m.time[sim.row : end], due)
+    closing = max(core_rules.wake_at_bar(sim.symbols[0]), sim.symbols[0].bars + 1) - 1
+    if closing < len(m.closing_rows):
+        end = min(end, m.closing_rows[closing] + 1)
+    if sim.signal < len(m.signals):
+        end = min(end, m.signals[sim.signal].row + 1)
+    sim.row = end
+    before = sim.symbols[0].bars
+    _count_bars(sim, m, end)
+    while sim.signal < len(m.signals) and m.signals[sim.signal].row < end:
+        sim.account.now = max(sim.account.now, m.time[end - 1])
+        sim.signal += 1
+        _expect_next(sim, m)
+        sim.symbols[0].price_time = sim.account.now
+        core.on_signal(sim.account, sim.symbols[0], m.signals[sim.signal - 1])
+        _write_refusals(sim, m)
+    if sim.symbols[0].bars > before and sim.symbols[0].bars >= core_rules.wake_at_bar(sim.symbols[0]):
+        sim.account.now = max(sim.account.now, m.time[end - 1])
+        core_rules.on_bars(sim.account, sim.symbols[0])
+
+
+@compiled_in_place
+def _write_refusals(sim: Record, m: Market) -> None:
+    """Write down the signals that were refused: many may be, before anything else happens."""
+    account = sim.account
+    for number in range(account.refusals_count):
+        m.refusals[sim.refusals_written] = account.refusals[number]
+        sim.refusals_written += 1
+    account.refusals_count = 0
+    if account.command_count == 0:
+        account.output_count = 0
+
+
+@compiled_in_place
+def _run_segment(sim: Record, m: Market) -> bool:
+    """Run to the next trade that an order reacts to, or mark price; say whether the tape has nothing more.
+
+    What the trades before it are is read only where something is due or happens: there are too many to touch them all.
+    """
+    has_mark = sim.mark < len(m.mark_rows)
+    end = m.mark_rows[sim.mark] if has_mark else len(m.price)
+    acting = loop_exchange.first_acting(sim, m, end)
+    is_acting = acting < end
+    if is_acting:
+        end, has_mark = acting + 1, False
+    is_last = end == len(m.price) and sim.mark + has_mark == len(m.mark_rows)
+    last_time = m.mark_times[sim.mark] if has_mark else m.time[end - 1]
+    while sim.row < end:
+        due = core_rules.next_due(sim.account, sim.symbols)
+        if due > last_time:
+            due = NEVER
+        elif _fire_due(sim, m, m.time[sim.row]):
+            return False
+        else:
+            due = core_rules.next_due(sim.account, sim.symbols)
+        _see_trades(sim, m, end, due)
+        if sim.account.command_count:
+            _play_and_settle(sim, m, is_acting and sim.row == end)
+            return is_last and sim.row == end and not has_mark
+    if has_mark and _fire_due(sim, m, last_time):
+        return False
+    sim.account.now = max(sim.account.now, last_time)
+    if has_mark:
+        _on_mark(sim, m)
+    _play_and_settle(sim, m, is_acting)
+    return is_last
+
+
+@compiled_in_place
+def _pass_marks(sim: Record, m: Market, equity: Rows) -> None:
+    """Let the mark prices pass at which nothing happens but a valuation, as nearly all are.
+
+    Only a faster way to do what `_run_segment` does; a mark at which anything else may happen is left to that.
+    """
+    if sim.watch_is_old:
+        loop_exchange.gather_watch(sim)
+    if sim.is_busy or (sim.symbols[0].has_position and sim.settings.triggers_by_mark):
+        return
+    stop = len(m.price)
+    if sim.signal < len(m.signals):
+        stop = min(stop, m.signals[sim.signal].row)
+    closing = max(core_rules.wake_at_bar(sim.symbols[0]), sim.symbols[0].bars + 1) - 1
+    if closing < len(m.closing_rows) and core_rules.wake_at_bar(sim.symbols[0]) < NEVER:
+        stop = min(stop, m.closing_rows[closing])
+    stop = loop_exchange.first_acting(sim, m, stop)
+    due = min(
+        core_rules.next_due(sim.account, sim.symbols),
+        risk.next_possible_trip_time(sim.account.breaker, sim.account.holds),
+    )
+    last, end = sim.mark, min(len(m.mark_rows), sim.mark + len(equity) - len(sim.account.equity) - sim.equity_written)
+    is_flat = sim.symbols[0].quantity == 0  # then funding changes nothing
+    while is_flat and last + SKIP < end and m.mark_rows[last + SKIP] <= stop and m.mark_times[last + SKIP] < due:
+        last += SKIP
+    while last < end and m.mark_rows[last] <= stop and m.mark_times[last] < due and (is_flat or m.fundings[last] == 0):
+        last += 1
+    passed = _note_marks(sim, m, last, equity) if is_flat else _value_at_marks(sim, m, last, equity)
+    if passed == sim.mark:
+        return
+    sim.mark = passed
+    sim.symbols[0].mark_e8 = sim.mark_e8 = m.mark_prices[passed - 1]
+    sim.account.now, sim.row = m.mark_times[passed - 1], m.mark_rows[passed - 1]
+    _count_bars(sim, m, sim.row)
+
+
+@compiled_in_place
+def _note_marks(sim: Record, m: Market, last: int, equity: Rows) -> int:
+    """Write down the marks before `last` with no position to value, if the breaker stays calm; return the next mark."""
+    mark, written, account = sim.mark, sim.equity_written, sim.account
+    wallet = account.wallet
+    if mark == last or wallet <= risk.equity_floor(account.breaker, account.holds, account.breaker_rules):
+        return int(mark)
+    risk.update_measures(account.breaker, account.holds, risk.EQUITY, wallet)
+    step = last - 1 - mark if sim.settings.is_brief and last - mark > 2 else 1
+    for number in range(mark, last, step):
+        point = equity[written]
+        point.time, point.wallet, point.unrealised = m.mark_times[number], wallet, 0
+        point.position, point.at_mark = 0, True
+        written += 1
+    sim.equity_written = written
+    return last
+
+
+@compiled_in_place
+def _value_at_marks(sim: Record, m: Market, last: int, equity: Rows) -> int:
+    """Value the position at the marks before `last`, up to the first that trips the breaker or liquidates it.
+
+    Margin shrinks faster than the maintenance margin does: what holds at one value holds at every better one.
+    """
+    account, symbol, written, mark = sim.account, sim.symbols[0], sim.equity_written, sim.mark
+    quantity, cost, wallet = symbol.quantity, symbol.cost, account.wallet
+    numerator, denominator = symbol.step_numerator, symbol.step_denominator
+    floor = risk.equity_floor(account.breaker, account.holds, account.breaker_rules)
+    peak = account.breaker[0]["peak"]
+    worth, safe, number = wallet, NEVER, mark
+    while number < last:
+        value = value_at_mark(quantity, numerator, denominator, m.mark_prices[number])
+        unrealised = value - cost
+        if unrealised < safe:
+            if loop_exchange.is_liquidated(sim, value):
+                break
+            safe = unrealised
+        if wallet + unrealised <= floor:
+            break
+        worth = wallet + unrealised
+        if worth > peak:
+            peak = worth
+            risk.update_measures(account.breaker, account.holds, risk.EQUITY, worth)
+            floor = risk.equity_floor(account.breaker, account.holds, account.breaker_rules)
+        point = equity[written + number - mark]
+        point.time, point.wallet, point.unrealised = m.mark_times[number], wallet, unrealised
+        point.position, point.at_mark = quantity, True
+        number += 1
+    if number > mark:
+        risk.update_measures(account.breaker, account.holds, risk.EQUITY, worth)
+    sim.equity_written = written + number - mark
+    return int(number)
+
+
+@compiled_in_place
+def _on_mark(sim: Record, m: Market) -> None:
+    """Let the core and then the exchange take the next mark price."""
+    number = sim.mark
+    sim.symbols[0].mark_e8 = m.mark_prices[number]
+    sim.mark += 1
+    core_rules.value(sim.account, sim.symbols, 0)
+    if sim.settings.triggers_by_mark and sim.symbols[0].has_position:
+        _look_back(sim, m, sim.row)
+    loop_exchange.play_mark(
+        sim, m.mark_prices[number], m.mark_times[number], m.fundings[number], m.funding_rates[number]
+    )
+
+
+@compiled_in_place
+def _append(table: Rows, written: int, rows: Rows, count: int) -> int:
+    """Move rows behind those that are written; return how many then are."""
+    for number in range(count):
+        table[written + number] = rows[number]
+    return written + count
+
+
+@compiled_part
+def _write_down(sim: Record, is_over: bool, tables: Written) -> None:
+    """Move what was noted to the tables, and the orders that are over, or all where the session is."""
+    account = sim.account
+    sim.fills_written = _append(tables.fills, sim.fills_written, sim.fills, sim.fill_count)
+    sim.trips_written = _append(tables.trips, sim.trips_written, account.trips, account.trips_count)
+    sim.equity_written = _append(tables.equity, sim.equity_written, account.equity, account.equity_count)
+    sim.changes_written = _append(tables.changes, sim.changes_written, account.changes, account.changes_count)
+    sim.alerts_written = _append(tables.alerts, sim.alerts_written, account.alerts, account.alerts_count)
+    sim.fill_count = account.trips_count = account.equity_count = account.changes_count = account.alerts_count = 0
+    if account.command_count == 0:
+        account.output_count = 0
+    _write_orders(sim, is_over, tables.orders)
+
+
+@compiled_part
+def _write_orders(sim: Record, is_over: bool, orders: Rows) -> None:
+    """Write orders down, each at the place of its number, and give back their rows."""
+    symbol, kept = sim.symbols[0], 0
+    for row in range(symbol.order_count):
+        order = symbol.orders[row]
+        if is_over or order_rules.is_over(symbol, order):
+            placed = orders[order.number]
+            placed.order, placed.truth = order, sim.truth[row]
+        else:
+            if kept != row:
+                symbol.orders[kept], sim.truth[kept] = symbol.orders[row], sim.truth[row]
+            kept += 1
+    for row in range(kept, symbol.order_count):
+        sim.truth[row] = sim.nothing
+    symbol.order_count = kept
+    sim.orders_written = symbol.order_numbers
+
+
+@compiled_part
+def _has_room(sim: Record, tables: Written) -> bool:
+    """Whether the tables have room for all that may be noted at once."""
+    return bool(
+        sim.orders_written + len(sim.truth) <= len(tables.orders)
+        and sim.fills_written + len(sim.fills) <= len(tables.fills)
+        and sim.trips_written + len(sim.account.trips) <= len(tables.trips)
+        and sim.equity_written + len(sim.account.equity) <= len(tables.equity)
+        and sim.changes_written + len(sim.account.changes) <= len(tables.changes)
+        and sim.alerts_written + len(sim.account.alerts) <= len(tables.alerts)
+    )
+
+
+def _simulate(m: Market, states: Rows, tables: Written) -> int:
+    """Run on from where the sim stands; return DONE, MORE_ROOM or GIVEN_UP."""
+    sim, is_over = states[0], False
+    while sim.unmodelled == 0:
+        _write_down(sim, is_over, tables)
+        if is_over:
+            return DONE
+        if not _has_room(sim, tables):
+            return MORE_ROOM
+        if sim.has_ended or core_rules.is_finished(sim.account, sim.symbols):
+            _end_session(sim, m)
+            is_over = True
+        else:
+            _pass_marks(sim, m, tables.equity)
+            sim.has_ended = _run_segment(sim, m)
+    return GIVEN_UP
+
+
+@compiled_in_place
+def _end_session(sim: Record, m: Market) -> None:
+    """Where the tape ends before the session does, end by the policy; then nothing more is played."""
+    _look_back(sim, m, sim.row)
+    if not core_rules.is_finished(sim.account, sim.symbols):
+        core_rules.end(sim.account, sim.symbols, TAPE_END)
+        _drain(sim)
+    loop_exchange.finish(sim)
+    _drain(sim)
+
+
+@cache
+def simulate() -> Callable[..., int]:
+    """`_simulate`, compiled when it is first needed."""
+    whole, flag = (types.Array(kind, 1, "C", readonly=True) for kind in (types.int64, types.bool_))
+    columns = (whole, whole, whole, flag, *(whole,) * 8)
+    market = types.NamedTuple([*columns, rows_of(SIGNAL), rows_of(REFUSAL)], Market)
+    tables = types.NamedTuple([rows_of(dtype) for dtype in TABLES.values()], Written)
+    signature = types.int64(market, rows_of(SIMULATION), tables)
+    return compile_for(_simulate, signature, nogil=True, **BARE)  # type: ignore[no-any-return]

@@ -1,0 +1,151 @@
+"""The orders at the simulated exchange, as it holds them; what it tells of them are the values of `model`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from voltrade.model import AlgoUpdate, OrderRequest, OrderType, OrderUpdate, Side, TimeInForce, WorkingType
+from voltrade.simulated.fill_model import is_triggered, trailing_trigger
+
+
+class Phase(Enum):
+    TRAVELLING = "on its way to the matching engine"
+    TAKING = "fills from trades on the other side"
+    RESTING = "fills when a trade goes through its limit"
+    ENDED = "filled, cancelled or expired"
+
+
+@dataclass(slots=True, eq=False)
+class Order:
+    """An ordinary order. `algo` is the conditional order it came from, if any."""
+
+    request: OrderRequest
+    id: int
+    created: int
+    live_from: int
+    assumed_price: int
+    """Ticks; what its margin is reckoned with."""
+    algo: AlgoOrder | None = None
+    phase: Phase = Phase.TRAVELLING
+    reference: int = 0
+    """Last trade price at arrival, ticks."""
+    status: str = "NEW"
+    updated: int = 0
+    filled: int = 0
+    filled_notional: int = 0
+    expiry_reason: str = "0"
+
+    @property
+    def remaining(self) -> int:
+        return self.request.quantity - self.filled
+
+    @property
+    def is_immediate(self) -> bool:
+        """Whether it never rests: what does not fill at once ends."""
+        immediate = (TimeInForce.IOC, TimeInForce.FOK)
+        return self.request.order_type is OrderType.MARKET or self.request.time_in_force in immediate
+
+    @property
+    def origin(self) -> str:
+        """The type of the conditional order that it came from; empty where it came from none."""
+        return self.algo.request.order_type.value if self.algo else ""
+
+    def update(self, execution: str = "") -> OrderUpdate:
+        """Its state as the exchange tells it; without an execution, as REST answers."""
+        request = self.request
+        return OrderUpdate(
+            **request.stated,
+            time=self.updated,
+            order_id=self.id,
+            status=self.status,
+            execution=execution,
+            filled=self.filled,
+            filled_notional=self.filled_notional,
+            price=request.price,
+            time_in_force=request.time_in_force,
+            expiry_reason=self.expiry_reason,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class AlgoOrder:
+    """A conditional order. `child` is the ordinary order that it became.
+
+    Its prices are in the unit of what it works by: ticks of trades, or 1e-8 of the quote asset of marks. `unit` is what
+    one tick is in that unit.
+    """
+
+    request: OrderRequest
+    id: int
+    created: int
+    live_from: int
+    unit: int
+    best: int = 0
+    """Of a trailing stop: the best price since it trails; 0 before the first."""
+    trailing: bool = False
+    arrived: bool = False
+    status: str = "NEW"
+    updated: int = 0
+    triggered: int = 0
+    child: Order | None = None
+    reason: str = ""
+
+    @property
+    def by_mark(self) -> bool:
+        return self.request.working_type is WorkingType.MARK_PRICE
+
+    @property
+    def is_trailing_type(self) -> bool:
+        return self.request.order_type is OrderType.TRAILING_STOP_MARKET
+
+    @property
+    def is_stop(self) -> bool:
+        return self.request.order_type not in (OrderType.TAKE_PROFIT, OrderType.TAKE_PROFIT_MARKET)
+
+    @property
+    def rising(self) -> bool:
+        """Whether it waits for the price to rise: stops of buys and take-profits of sells do."""
+        return self.is_stop == (self.request.side is Side.BUY)
+
+    @property
+    def activation(self) -> int:
+        return self.request.activation_price * self.unit
+
+    def trigger(self) -> int:
+        """The price that triggers it as things are; 0 where no price does yet."""
+        if not self.is_trailing_type:
+            return self.request.trigger_price * self.unit
+        if not self.trailing or not self.best:
+            return 0
+        return trailing_trigger(self.best, self.request.side.value, self.request.callback_bps)
+
+    def is_triggered(self, price: int) -> bool:
+        trigger = self.trigger()
+        return trigger > 0 and is_triggered(price, trigger, self.rising)
+
+    def follows(self, price: int) -> bool:
+        """Whether a price moves a trailing stop: activates it, or is its new best."""
+        if not self.is_trailing_type:
+            return False
+        if not self.trailing:
+            return is_triggered(price, self.activation, not self.rising)
+        return not self.best or self.request.side.value * (self.best - price) > 0
+
+    def follow(self, price: int) -> None:
+        """Take in a price that `follows` is true of."""
+        self.trailing, self.best = True, price
+
+    def update(self) -> AlgoUpdate:
+        request = self.request
+        return AlgoUpdate(
+            **request.stated,
+            time=self.updated,
+            algo_id=self.id,
+            status=self.status,
+            trigger_price=request.trigger_price,
+            order_id=self.child.id if self.child else 0,
+            filled=self.child.filled if self.child else 0,
+            working_type=request.working_type,
+            reason=self.reason,
+        )

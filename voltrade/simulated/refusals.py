@@ -1,0 +1,354 @@
+"""What Binance refuses, and with which code: the checks of a request against filters, open orders, position and margin.
+
+Each check raises `VenueRefusal` or returns nothing; none of them changes anything. `refusals.json` has the codes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from functools import cache
+from string import Formatter
+from typing import NamedTuple
+
+from voltrade.errors import DataError
+from voltrade.model import DAY_MS, Instrument, OrderRequest, OrderType, Side, TimeInForce
+from voltrade.simulated.clearing import ClearingHouse
+from voltrade.simulated.fill_model import is_triggered
+from voltrade.simulated.formatting import plain
+from voltrade.simulated.margin import divided_up, largest_notional
+from voltrade.simulated.market import Market
+from voltrade.simulated.orders import AlgoOrder, Order, Phase
+from voltrade.simulated.symbols import table
+
+MAX_OPEN_ALGO_ORDERS = 200
+"""Conditional orders that may wait at once, over all symbols."""
+
+CALLBACK_BPS = range(10, 1_001)
+"""Callback rates of trailing stops: 0.1% to 10%."""
+
+FORGOTTEN_DAYS, FORGOTTEN_UNFILLED_DAYS = 90, 3
+"""GET order knows an order so long after it was placed; the shorter time where it ended without a fill."""
+
+_CLIENT_ID = re.compile(r"[.A-Z:/a-z0-9_-]{1,36}")
+
+
+class Code(NamedTuple):
+    """A refusal of Binance's, and what it is given for."""
+
+    code: int
+    status: int
+    """HTTP status."""
+    text: str
+    """`{}` stands for what it quotes."""
+    cause: str
+    steps: Sequence[str]
+    """What provokes it, the request last; tests/test_venue_tables.py sends it."""
+
+    @property
+    def quotes(self) -> int:
+        """How many values the text quotes."""
+        return sum(field is not None for _, field, _, _ in Formatter().parse(self.text))
+
+
+@cache
+def codes() -> Mapping[int, Code]:
+    """Return every code that the exchange and its wire may give."""
+    return {row[0]: Code(*row) for row in table("simulated/refusals.json")}
+
+
+class VenueRefusal(Exception):
+    """A request that Binance would refuse, with its code and text."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f"{code} {message}")
+        self.code = code
+        self.message = message
+
+
+def refused(code: int, *quoted: object) -> VenueRefusal:
+    """Make the refusal of a code, with Binance's text and what the text quotes."""
+    return VenueRefusal(code, codes()[code].text.format(*quoted))
+
+
+def refuse_if(is_broken: object, code: int, *quoted: object) -> None:
+    """Refuse where a rule is broken."""
+    if is_broken:
+        raise refused(code, *quoted)
+
+
+# --- numbers of the wire ----------------------------------------------------------------------------------------------
+
+
+def counted(text: str | Decimal, precision: int, count: Callable[[Decimal], int], code: int) -> int:
+    """Read a price or quantity of the wire; refused with -1111 where it has too many decimals, or else by `code`."""
+    number = Decimal(text)
+    exponent = number.normalize().as_tuple().exponent
+    refuse_if(not isinstance(exponent, int) or -exponent > precision, -1111)
+    try:
+        return count(number)
+    except DataError:
+        raise refused(code) from None
+
+
+# --- orders -----------------------------------------------------------------------------------------------------------
+
+
+def check_order(exchange: ClearingHouse, market: Market, request: OrderRequest) -> None:
+    """Refuse an ordinary order by the first rule that it breaks."""
+    refuse_if(request.order_type.is_conditional, -4120)
+    named = exchange.order_named.get((market.symbol, request.client_order_id))
+    _check_client_id(request.client_order_id, taken=named is not None and named.phase is not Phase.ENDED)
+    _check_status(exchange, market)
+    _check_quantity(market, request)
+    if request.order_type is OrderType.LIMIT:
+        _check_price(market, request.price, "price")
+        _check_limit_price(market, request)
+        _check_time_in_force(market, request)
+    else:
+        refuse_if(request.price, -1106, "price")
+    refuse_if(len(market.open_orders) >= market.rules.max_open_orders, -2025)
+    if request.order_type is OrderType.MARKET:
+        _check_counterparty(market, request.side)
+    if request.reduce_only:
+        check_reduces(market, request.side)
+    else:
+        _check_notional(market, request)
+        check_margin(exchange, market, request)
+
+
+def check_modification(
+    exchange: ClearingHouse, market: Market, order: Order, modified: OrderRequest, side: int, *, reduces: bool
+) -> None:
+    """Refuse to modify an order that is not open, or in a way that breaks a rule; it is checked as if it were new."""
+    refuse_if(order.phase is Phase.ENDED, -2013)
+    refuse_if(order.request.order_type is not OrderType.LIMIT, -5025)
+    refuse_if(side != order.request.side, -1117)
+    refuse_if(reduces and not order.request.reduce_only, -5047)
+    refuse_if(modified == order.request, -5027)
+    _check_status(exchange, market)
+    if 0 < modified.quantity <= order.filled:  # which cancels it
+        return
+    _check_quantity(market, modified)
+    _check_price(market, modified.price, "price")
+    _check_limit_price(market, modified)
+    if modified.reduce_only:
+        return
+    _check_notional(market, modified)
+    market.reserve_notional(order, -order.remaining)  # it makes way for what it becomes
+    try:
+        check_margin(exchange, market, modified)
+    finally:
+        market.reserve_notional(order, order.remaining)
+
+
+def check_algo(exchange: ClearingHouse, market: Market, algo: AlgoOrder) -> None:
+    """Refuse a conditional order by the first rule that it breaks."""
+    request = algo.request
+    refuse_if(not request.order_type.is_conditional, -1116)
+    named = exchange.algo_named.get(request.client_order_id)
+    is_taken = named is not None and named.id in exchange.markets[named.request.symbol].open_algos
+    _check_client_id(request.client_order_id, taken=is_taken)
+    _check_status(exchange, market)
+    _check_close_position(market, request)
+    if not request.close_position:
+        _check_quantity(market, request)
+    if request.order_type.is_limit:
+        _check_price(market, request.price, "price")
+    else:
+        refuse_if(request.price, -1106, "price")
+    if algo.is_trailing_type:
+        _check_trailing(market, request)
+    else:
+        _check_price(market, request.trigger_price, "triggerprice")
+    refuse_if(sum(len(market.open_algos) for market in exchange.markets.values()) >= MAX_OPEN_ALGO_ORDERS, -4045)
+    if request.reduce_only:
+        check_reduces(market, request.side)
+    elif not request.close_position:
+        _check_notional(market, request)
+    _check_triggers_later(market, algo)
+
+
+def _check_client_id(client_order_id: str, *, taken: bool) -> None:
+    refuse_if(client_order_id and not _CLIENT_ID.fullmatch(client_order_id), -4015)
+    refuse_if(client_order_id and taken, -4116)
+
+
+def _check_status(exchange: ClearingHouse, market: Market) -> None:
+    refuse_if(exchange.hedge_mode, -4061)
+    refuse_if(market.status != "TRADING", -4141)
+
+
+def _check_quantity(market: Market, request: OrderRequest) -> None:
+    """LOT_SIZE, and MARKET_LOT_SIZE for what is sent as, or becomes, a market order."""
+    instrument = market.instrument
+    largest = instrument.max_quantity if request.order_type.is_limit else instrument.market_max_quantity
+    refuse_if(request.quantity <= 0, -4003)
+    refuse_if(request.quantity < instrument.min_quantity, -4004)
+    refuse_if(request.quantity > largest, -4005)
+
+
+def _check_price(market: Market, price: int, name: str) -> None:
+    """PRICE_FILTER."""
+    refuse_if(price == 0, -1102, name)
+    refuse_if(price < 0, -4001)
+    refuse_if(price < market.rules.min_price, -4013)
+    refuse_if(price > market.instrument.max_price, -4002)
+
+
+def _price_bound(market: Market, side: Side) -> Decimal | None:
+    """PERCENT_PRICE around the mark: the highest price of a buy, the lowest of a sale; None before the first price."""
+    if not market.value_price_e8:
+        return None
+    multiplier = market.instrument.multiplier_up if side is Side.BUY else market.instrument.multiplier_down
+    return Decimal(market.value_price_e8).scaleb(-8) * multiplier
+
+
+def _check_limit_price(market: Market, request: OrderRequest) -> None:
+    bound = _price_bound(market, request.side)
+    if bound is not None:
+        is_beyond = request.side * (market.instrument.price(request.price) - bound) > 0
+        refuse_if(is_beyond, -4016 if request.side is Side.BUY else -4024, plain(bound.normalize()))
+
+
+def _check_counterparty(market: Market, side: Side) -> None:
+    """A market order needs a price on the other side, within PERCENT_PRICE."""
+    bound, best = _price_bound(market, side), market.instrument.price(market.best_price(side))
+    if bound is None or not best:
+        raise refused(-2020)
+    refuse_if(side * (best - bound) > 0, -4131)
+
+
+def _check_time_in_force(market: Market, request: OrderRequest) -> None:
+    takes = market.would_take(request)
+    refuse_if(request.time_in_force is TimeInForce.GTX and takes, -5022)
+    refuse_if(request.time_in_force is TimeInForce.FOK and not takes, -5021)
+
+
+def least_notional(instrument: Instrument) -> str:
+    """MIN_NOTIONAL as its refusal names it."""
+    return plain(Decimal(instrument.min_notional).scaleb(-8).normalize())
+
+
+def _check_notional(market: Market, request: OrderRequest) -> None:
+    """MIN_NOTIONAL: by the limit price, else by the trigger, else by the mark."""
+    instrument = market.instrument
+    price = request.price or request.trigger_price
+    if price:
+        notional = instrument.notional(price * request.quantity)
+    else:
+        notional = instrument.value_at_mark(request.quantity, market.value_price_e8)
+    refuse_if(notional < instrument.min_notional, -4164, least_notional(instrument))
+
+
+def check_reduces(market: Market, side: Side) -> None:
+    """A reduce-only order needs a position on the other side."""
+    refuse_if(market.held.closable(side) == 0, -2022)
+
+
+def check_margin(exchange: ClearingHouse, market: Market, request: OrderRequest) -> None:
+    """Refuse an order that needs more margin than there is; what needs no further margin always passes."""
+    notional = market.instrument.notional(request.quantity * assumed_price(market, request))
+    buys, sells = (notional, 0) if request.side is Side.BUY else (0, notional)
+    exposure = market.exposure(buys, sells)
+    if exposure <= market.exposure():
+        return
+    refuse_if(exchange.account.wallet <= 0, -2018)
+    refuse_if(exposure > largest_notional(market.rules.brackets, market.leverage), -2027)
+    needed = divided_up(exposure, market.leverage) - market.margin_needed()
+    refuse_if(needed > 0 and needed > exchange.free_margin(), -2019)
+
+
+def assumed_price(market: Market, request: OrderRequest) -> int:
+    """The price that an order's margin is reckoned with, ticks."""
+    return request.price or market.last_price
+
+
+def _check_close_position(market: Market, request: OrderRequest) -> None:
+    if not request.close_position:
+        return
+    closes_all = (OrderType.STOP_MARKET, OrderType.TAKE_PROFIT_MARKET)
+    refuse_if(request.order_type not in closes_all, -4136, request.order_type)
+    refuse_if(request.reduce_only, -1106, "reduceonly")
+    refuse_if(request.quantity, -4137)
+    others = (other.request for other in market.open_algos.values() if other.request.close_position)
+    refuse_if((request.side, request.order_type) in ((twin.side, twin.order_type) for twin in others), -4130)
+
+
+def _check_trailing(market: Market, request: OrderRequest) -> None:
+    refuse_if(request.callback_bps not in CALLBACK_BPS, -2007)
+    refuse_if(request.trigger_price, -1106, "triggerprice")
+    if request.activation_price:
+        _check_price(market, request.activation_price, "activateprice")
+
+
+def _check_triggers_later(market: Market, algo: AlgoOrder) -> None:
+    """Refuse what the price has reached already; a trailing stop waits for its activation price on the other side."""
+    price = market.working_price(algo)
+    if algo.is_trailing_type:
+        reached = algo.activation > 0 and is_triggered(price, algo.activation, not algo.rising)
+    else:
+        reached = algo.is_triggered(price)
+    refuse_if(price > 0 and reached, -2021)
+
+
+# --- finding orders ---------------------------------------------------------------------------------------------------
+
+
+def find_order(exchange: ClearingHouse, symbol: str, client_order_id: str, order_id: int, code: int = -2013) -> Order:
+    """Return an order by either id, of several with one client id the latest.
+
+    Refused with -2013 where none is known (any more), or with -2011, for one to cancel, where none is open.
+    """
+    found = exchange.orders.get(order_id) if order_id else exchange.order_named.get((symbol, client_order_id))
+    if found is None or found.request.symbol != symbol:
+        raise refused(code)
+    refuse_if(is_forgotten(exchange, found) if code == -2013 else found.phase is Phase.ENDED, code)
+    return found
+
+
+def is_forgotten(exchange: ClearingHouse, order: Order) -> bool:
+    """Whether GET order has forgotten an order."""
+    unfilled = order.status in ("CANCELED", "EXPIRED") and order.filled == 0
+    days = FORGOTTEN_UNFILLED_DAYS if unfilled else FORGOTTEN_DAYS
+    return order.phase is Phase.ENDED and exchange.clock > order.created + days * DAY_MS
+
+
+def find_algo(exchange: ClearingHouse, client_order_id: str, algo_id: int, code: int = -2013) -> AlgoOrder:
+    """Return a conditional order by either id, of several with one client id the latest; codes as of `find_order`."""
+    found = exchange.algos.get(algo_id) if algo_id else exchange.algo_named.get(client_order_id)
+    if found is None:
+        raise refused(code)
+    refuse_if(code != -2013 and found.id not in exchange.markets[found.request.symbol].open_algos, code)
+    return found
+
+
+# --- account settings -------------------------------------------------------------------------------------------------
+
+
+def check_leverage(exchange: ClearingHouse, market: Market, leverage: int) -> None:
+    """Refuse a leverage that the brackets, an isolated position, or the margin do not allow."""
+    refuse_if(not 1 <= leverage <= market.rules.brackets[0].leverage, -4028, leverage)
+    refuse_if(leverage < market.leverage and market.held.quantity and market.is_isolated, -4161)
+    exposure = market.exposure()
+    refuse_if(exposure > largest_notional(market.rules.brackets, leverage), -2027)
+    more = divided_up(exposure, leverage) - divided_up(exposure, market.leverage)
+    refuse_if(more > 0 and more > exchange.free_margin(), -2028)
+
+
+def check_position_margin(exchange: ClearingHouse, market: Market, amount: int, *, adding: bool) -> None:
+    """Refuse to move margin to or from an isolated position where there is none, or too little."""
+    refuse_if(amount <= 0, -4055)
+    refuse_if(not market.is_isolated, -4049)
+    refuse_if(not market.held.quantity, -4054)
+    refuse_if(adding and amount > exchange.free_margin(), -4050)
+    spare = market.isolated_wallet + min(0, market.unrealised) - market.position_margin
+    refuse_if(not adding and amount > spare, -4051)
+
+
+def check_position_mode(exchange: ClearingHouse, hedge: bool) -> None:
+    """Refuse a change of the position mode that is none, or that orders or positions forbid."""
+    refuse_if(hedge == exchange.hedge_mode, -4059)
+    refuse_if(any(market.open_orders or market.open_algos for market in exchange.markets.values()), -4067)
+    refuse_if(any(market.held.quantity for market in exchange.markets.values()), -4068)

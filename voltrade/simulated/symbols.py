@@ -1,0 +1,146 @@
+"""The symbols shipped with voltrade: filters, rules and leverage brackets, restated from Binance's own tables.
+
+`filters.json` is a part of exchangeInfo and `brackets.json` of leverageBracket, each with its date. The simulated
+exchange trades by them; a backtest names them in its result.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from voltrade.errors import DataError
+from voltrade.exchange.messages import instrument_of
+from voltrade.model import MONEY, Instrument, TimeInForce, money
+from voltrade.simulated.formatting import plain
+
+
+@dataclass(frozen=True, slots=True)
+class Bracket:
+    """One leverage bracket: what positions of a notional above `floor` and up to `cap` (money) are held to."""
+
+    leverage: int
+    """The largest that may be set."""
+    floor: int
+    cap: int
+    maintenance_e8: int
+    """Maintenance margin rate."""
+    deducted: int
+    """Maintenance amount (`cum`): money taken off notional x rate, so that the margin has no step between brackets."""
+
+
+def brackets_of(rows: list[tuple[int, int, str]]) -> tuple[Bracket, ...]:
+    """Build brackets from (leverage, notional cap in the quote asset, maintenance margin rate), lowest first.
+
+    The maintenance amount of a bracket is that of the one before plus its floor times the step of the rate, as
+    Binance's page on the liquidation price states.
+    """
+    brackets: list[Bracket] = []
+    floor = deducted = rate_before = 0
+    for leverage, cap, rate in rows:
+        rate_e8 = int(Decimal(rate) * MONEY)
+        deducted += floor * (rate_e8 - rate_before)
+        brackets.append(Bracket(leverage, money(floor), money(cap), rate_e8, deducted))
+        floor, rate_before = cap, rate_e8
+    return tuple(brackets)
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolRules:
+    """What the exchange holds a symbol to beyond `Instrument`. Prices in ticks, rates in 1e-8."""
+
+    min_price: int = 1
+    max_open_orders: int = 200
+    price_precision: int = 8
+    quantity_precision: int = 8
+    trigger_protect_e8: int = 5_000_000
+    """A conditional order with `priceProtect` stays where mark and last price are further apart than this."""
+    liquidation_fee_e8: int = 1_250_000
+    funding_interval_ms: int = 8 * 3_600_000
+    brackets: tuple[Bracket, ...] = brackets_of([(125, 1_000_000_000, "0.025")])
+
+
+@cache
+def table(name: str) -> Any:
+    """Return what one of the JSON files of this package says, such as "simulated/filters.json"."""
+    return json.loads(resources.files("voltrade").joinpath(name).read_text("utf-8"))
+
+
+def shipped_exchange_info() -> dict[str, Any]:
+    """Return the shipped part of exchangeInfo, as on the wire: `source`, `rateLimits`, `assets` and `symbols`."""
+    info: dict[str, Any] = table("simulated/filters.json")
+    return info
+
+
+def shipped_symbols() -> list[str]:
+    """Return the names of the symbols that `shipped_instrument` knows."""
+    return [entry["symbol"] for entry in shipped_exchange_info()["symbols"]]
+
+
+def shipped_instrument(symbol: str) -> Instrument:
+    """Return a symbol's filters from the shipped table.
+
+    Raises:
+        DataError: the table has no such symbol.
+    """
+    entry, _ = _shipped_entry(symbol)
+    return instrument_of({"symbols": [{**entry, "status": "TRADING"}]}, symbol, shipped_exchange_info()["source"])
+
+
+def shipped_rules(symbol: str) -> SymbolRules:
+    """Return a symbol's further rules from the shipped tables.
+
+    Raises:
+        DataError: the tables have no such symbol.
+    """
+    entry, filters = _shipped_entry(symbol)
+    price = filters["PRICE_FILTER"]
+    return SymbolRules(
+        min_price=int(Decimal(price["minPrice"]) / Decimal(price["tickSize"])),
+        max_open_orders=filters["MAX_NUM_ORDERS"]["limit"],
+        price_precision=entry["pricePrecision"],
+        quantity_precision=entry["quantityPrecision"],
+        trigger_protect_e8=int(Decimal(entry["triggerProtect"]) * MONEY),
+        liquidation_fee_e8=int(Decimal(entry["liquidationFee"]) * MONEY),
+        brackets=brackets_of(table("simulated/brackets.json")["symbols"][symbol]),
+    )
+
+
+def _shipped_entry(symbol: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    for entry in shipped_exchange_info()["symbols"]:
+        if entry["symbol"] == symbol:
+            return entry, {rule["filterType"]: dict(rule) for rule in entry["filters"]}
+    raise DataError(f"symbol: must be one of the shipped {', '.join(shipped_symbols())}, was {symbol}")
+
+
+# --- as the wire tells them -------------------------------------------------------------------------------------------
+
+
+def symbol_info(instrument: Instrument, status: str) -> dict[str, Any]:
+    """Write a symbol of exchangeInfo with its filters as they are now."""
+    row, filters = _shipped_entry(instrument.symbol)
+    if instrument != shipped_instrument(instrument.symbol):
+        quantity, bounds = instrument.quantity, (instrument.multiplier_up, instrument.multiplier_down)
+        lots = {"minQty": plain(quantity(instrument.min_quantity)), "maxQty": plain(quantity(instrument.max_quantity))}
+        filters["LOT_SIZE"] |= lots
+        filters["MARKET_LOT_SIZE"] |= {"maxQty": plain(quantity(instrument.market_max_quantity))}
+        filters["PRICE_FILTER"] |= {"maxPrice": plain(instrument.price(instrument.max_price))}
+        filters["MIN_NOTIONAL"] |= {"notional": plain(Decimal(instrument.min_notional).scaleb(-8))}
+        filters["PERCENT_PRICE"] |= dict(zip(("multiplierUp", "multiplierDown"), map(plain, bounds), strict=True))
+        row = {**row, "marketTakeBound": plain(instrument.market_take_bound)}
+    return {**row, "filters": list(filters.values()), "status": status, "timeInForce": list(TimeInForce)}
+
+
+def bracket_rows(brackets: Sequence[Bracket]) -> list[dict[str, Any]]:
+    """Write brackets as leverageBracket tells them."""
+    return [
+        {"bracket": number, "initialLeverage": each.leverage, "notionalCap": each.cap // MONEY}
+        | {"notionalFloor": each.floor // MONEY, "cum": each.deducted / MONEY}
+        | {"maintMarginRatio": each.maintenance_e8 / MONEY}
+        for number, each in enumerate(brackets, 1)
+    ]

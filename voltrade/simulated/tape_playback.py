@@ -1,0 +1,310 @@
+"""The player that drives a simulated exchange from a tape of trades, and the mark prices made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from voltrade.config import Config
+from voltrade.errors import DataError
+from voltrade.model import MONEY, NEVER, Funding, Instrument, Int64s, MarkPrice, Marks, Segment, Trades
+from voltrade.simulated.clearing import Log, Terms
+from voltrade.simulated.exchange import SimulatedExchange
+from voltrade.simulated.symbols import shipped_instrument
+
+MAX_BASIS_E8 = 30_000
+"""Largest distance of the simulated mark price from the last trade: 3 bps."""
+
+
+def simulate(
+    config: Config,
+    trades: Trades,
+    *,
+    marks: Marks | None = None,
+    funding: Funding | None = None,
+    batch: int | None = None,
+) -> tuple[SimulatedExchange, TapePlayer]:
+    """Make the exchange and the player of a tape that a session's settings ask for."""
+    exchange = exchange_for(config, [trades.symbol], clock=int(trades.time[0]) - 1)
+    return exchange, player_for(config, exchange, trades, marks=marks, funding=funding, batch=batch)
+
+
+def exchange_for(
+    config: Config, symbols: Sequence[str | Instrument], *, clock: int = 0, log: Log | None = None
+) -> SimulatedExchange:
+    """Make the exchange that a session's settings ask for; `clock` is its time at the start, ms UTC.
+
+    Backtest, paper and venue all come here, so that they simulate alike.
+
+    Args:
+        symbols: shipped ones by name, others by their filters.
+
+    Raises:
+        DataError: a name is not shipped.
+    """
+    execution, risk = config.execution, config.risk
+    terms = Terms(
+        wallet=int(execution.wallet * MONEY),
+        taker_fee_e8=int(execution.taker_fee * MONEY),
+        maker_fee_e8=int(execution.maker_fee * MONEY),
+        latency_ms=execution.latency_ms,
+        slippage_bps=execution.slippage_bps,
+        leverage=risk.leverage,
+        margin_type=risk.margin_type,
+    )
+    instruments = [shipped_instrument(symbol) if isinstance(symbol, str) else symbol for symbol in symbols]
+    return SimulatedExchange(instruments, terms, clock=clock, log=log)
+
+
+def player_for(
+    config: Config,
+    exchange: SimulatedExchange,
+    trades: Trades,
+    *,
+    marks: Marks | None = None,
+    funding: Funding | None = None,
+    batch: int | None = None,
+) -> TapePlayer:
+    """Make the player of one symbol's tape that a session's settings ask for; see `mark_columns`."""
+    market = exchange.markets[trades.symbol]
+    every_ms = market.rules.funding_interval_ms
+    return TapePlayer(exchange, trades, marks_for(config, trades, market.instrument, every_ms, marks, funding), batch)
+
+
+def marks_for(
+    config: Config, trades: Trades, instrument: Instrument, every_ms: int, marks: Marks | None, funding: Funding | None
+) -> MarkColumns:
+    """Return the mark prices over a tape that a session's settings ask for; funding is due each `every_ms`."""
+    return mark_columns(
+        *(trades, instrument, every_ms),
+        interval_ms=config.execution.mark_interval_s * 1000,
+        seed=config.session.seed,
+        funding_rate_e8=int(config.execution.funding_rate * MONEY),
+        marks=marks,
+        funding=funding,
+    )
+
+
+class TapePlayer:
+    """Plays a tape of one symbol's trades, and mark prices made from it, through a simulated exchange.
+
+    `horizon` looks ahead and plays nothing; `play` moves on. A mark price of time t comes after all trades with time
+    before t and before those at t or later; `mark_columns` says which there are. The exchange's clock is left to
+    whoever made it; one that comes back from its log goes on after the last trade and mark it knows.
+
+    Attributes:
+        trades_played: the position on the tape.
+        marks_played: mark prices so far.
+    """
+
+    def __init__(
+        self, exchange: SimulatedExchange, trades: Trades, marks: MarkColumns, batch: int | None = None
+    ) -> None:
+        """Put a tape in, cut into segments of at most `batch` trades."""
+        self.exchange = exchange
+        self.trades = trades
+        self.batch = batch
+        self.market = exchange.markets[trades.symbol]
+        self.first_time = int(trades.time[0])
+        self.last_time = int(trades.time[-1])
+        self._marks = marks
+        mark = self.market.mark
+        self.trades_played = int(np.searchsorted(trades.id, self.market.last_trade_id, side="right"))
+        self.marks_played = int(np.searchsorted(self._marks.time, mark.time, side="right")) if mark else 0
+        self._nothing = trades[:0]
+
+    def horizon(self) -> Segment:
+        """Look ahead up to and including the first trade that may make an event, or the next mark, or a batch."""
+        start = self.trades_played
+        next_mark = self._mark_row(self.marks_played)
+        stop = next_mark if self.batch is None else min(next_mark, start + self.batch)
+        acting = self.market.first_acting(self.trades, start, stop)
+        mark = None
+        if acting < stop:
+            stop = acting + 1
+        elif stop == next_mark and self.marks_played < len(self._marks.time):
+            mark = self.mark(self.marks_played)
+        end = stop == len(self.trades) and self.marks_played == len(self._marks.time)
+        return Segment(self.trades[start:stop], mark, end)
+
+    def play(self, trade_count: int, mark: bool, time: int) -> None:
+        """Play trades from the position, then the mark if `mark`, and set the clock forward to `time`.
+
+        Raises:
+            ValueError: more trades than come before the next mark, or a mark that does not come next.
+        """
+        stop = self.trades_played + trade_count
+        if trade_count < 0 or stop > self._mark_row(self.marks_played):
+            raise ValueError(f"{trade_count} trades from {self.trades_played} are not what comes next")
+        if trade_count:
+            self.exchange.on_trades(self.trades[self.trades_played : stop])
+            self.trades_played = stop
+        if mark:
+            if self.marks_played == len(self._marks.time) or stop != self._mark_row(self.marks_played):
+                raise ValueError(f"no mark price comes after trade {stop}")
+            self.exchange.on_mark(self.mark(self.marks_played))
+            self.marks_played += 1
+        self.exchange.advance(time)
+
+    def go_to(self, trades: int, marks: int) -> None:
+        """Play on until so many trades and mark prices have been played in all.
+
+        Raises:
+            ValueError: the tape has no such place, or it lies behind; nothing was played.
+        """
+        is_ahead = self.trades_played <= trades and self.marks_played <= marks <= len(self._marks.time)
+        if not is_ahead or not (self._mark_row(marks - 1) if marks else 0) <= trades <= self._mark_row(marks):
+            raise ValueError(f"{trades} trades and {marks} marks are not what comes next")
+        while self.marks_played < marks:
+            self.play(self._mark_row(self.marks_played) - self.trades_played, True, 0)
+        self.play(trades - self.trades_played, False, 0)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to play."""
+        return self.trades_played == len(self.trades) and self.marks_played == len(self._marks.time)
+
+    @property
+    def next_time(self) -> int:
+        """When the next trade or mark price comes, ms; NEVER after the last."""
+        trade = int(self.trades.time[self.trades_played]) if self.trades_played < len(self.trades) else NEVER
+        mark = int(self._marks.time[self.marks_played]) if self.marks_played < len(self._marks.time) else NEVER
+        return min(trade, mark)
+
+    def due(self, time: int) -> tuple[int | None, Trades, MarkPrice | None]:
+        """Return what of the horizon is due at a time, and when it ends; None where nothing is."""
+        if self.next_time > time:
+            return None, self._nothing, None
+        segment = self.horizon()
+        trades = segment.trades
+        if not (whole := not len(trades) or trades.time[-1] <= time):
+            trades = trades[: int(np.searchsorted(trades.time, time, side="right"))]
+        mark = segment.mark if whole and segment.mark is not None and segment.mark.time <= time else None
+        if mark is not None:
+            return mark.time, trades, mark
+        return (int(trades.time[-1]) if len(trades) else None), trades, None
+
+    def finish(self) -> None:
+        """End the tape: see `SimulatedExchange.finish`."""
+        self.exchange.finish(self.trades.symbol)
+
+    def _mark_row(self, number: int) -> int:
+        """Row of the first trade after a mark; the end of the tape where there is no such mark."""
+        return int(self._marks.row[number]) if number < len(self._marks.time) else len(self.trades)
+
+    def mark(self, number: int) -> MarkPrice:
+        """Return the mark price with a number, counted from 0."""
+        time, _, *stated = (int(column[number]) for column in self._marks)
+        return MarkPrice(self.trades.symbol, time, *stated)
+
+
+def steps_until(players: Sequence[TapePlayer], time: int) -> Iterator[tuple[TapePlayer, Trades, MarkPrice | None]]:
+    """Play several symbols' tapes up to and including a time, in the order of time; each step is yielded, then played.
+
+    A step ends with a trade that orders react to, or with a mark price; before it, what the other symbols traded
+    earlier is played. What happens in one millisecond happens in the order of the players. So an account that holds
+    several symbols sees them as they stood, however `time` advances.
+    """
+    while True:
+        due = [(*player.due(time), player) for player in players]
+        stretches = [(end, number) for number, (end, *_) in enumerate(due) if end is not None]
+        if not stretches:
+            return
+        end, number = min(stretches)
+        for other, (_, trades, _, player) in enumerate(due):
+            earlier = trades[: int(np.searchsorted(trades.time, end, side="right" if other < number else "left"))]
+            if other != number and len(earlier):
+                yield player, earlier, None
+                player.play(len(earlier), False, 0)
+        _, trades, mark, player = due[number]
+        yield player, trades, mark
+        player.play(len(trades), mark is not None, 0)
+
+
+class MarkColumns(NamedTuple):
+    """The mark prices over a tape, as columns of equal length."""
+
+    time: Int64s
+    """Milliseconds UTC."""
+    row: Int64s
+    """The first trade at or after it."""
+    price_e8: Int64s
+    funding_rate_e8: Int64s
+    """What will be paid at the next funding time."""
+    next_funding_time: Int64s
+    """Milliseconds UTC; 0 where none is known."""
+
+
+def mark_columns(
+    trades: Trades,
+    instrument: Instrument,
+    funding_interval_ms: int,
+    *,
+    interval_ms: int,
+    seed: int,
+    funding_rate_e8: int = 0,
+    marks: Marks | None = None,
+    funding: Funding | None = None,
+) -> MarkColumns:
+    """Return the mark prices that come after the first trade and not after the last, with the funding they state.
+
+    Args:
+        interval_ms, seed: of simulated marks: they fall on the whole multiples of the interval; see `simulated_marks`.
+        funding_rate_e8: of simulated funding: due at the whole multiples of the symbol's funding interval.
+        marks: those of the exchange, in place of simulated ones.
+        funding: that of the exchange, in place of the one rate.
+
+    Raises:
+        DataError: there is no trade, or times go back.
+    """
+    if len(trades) == 0:
+        raise DataError("tape: must have at least one trade, had none")
+    if np.any(np.diff(trades.time) < 0):
+        raise DataError(f"tape: times must not go back, did after row {int(np.argmax(np.diff(trades.time) < 0))}")
+    if marks is None:
+        times, rows, prices = simulated_marks(trades, instrument, interval_ms, seed)
+    else:
+        first, last = np.searchsorted(marks.time, [trades.time[0], trades.time[-1]], side="right")
+        times, prices = marks.time[first:last], marks.price_e8[first:last]
+        rows = np.searchsorted(trades.time, times, side="left").astype(np.int64)
+    if funding is None:
+        rates = np.full(len(times), funding_rate_e8)
+        due = (times // funding_interval_ms + 1) * funding_interval_ms
+    else:
+        following = np.searchsorted(funding.time, times, side="right")
+        rates, due = np.append(funding.rate_e8, 0)[following], np.append(funding.time, 0)[following]
+    return MarkColumns(times, rows, prices, rates, due)
+
+
+def simulated_marks(
+    trades: Trades, instrument: Instrument, interval_ms: int, seed: int
+) -> tuple[Int64s, Int64s, Int64s]:
+    """Make the mark prices of a tape.
+
+    A mark is the price of the last trade before it, moved by a basis: the mean of eight numbers, one for each of the
+    last eight interval ends, each drawn evenly from -3 to +3 bps by a hash of the seed and that time. So the basis
+    reverts to zero over eight marks, never leaves 3 bps, and depends on nothing but seed and time.
+
+    Returns:
+        Columns of equal length: time (ms UTC), row of the first trade at or after it, price in 1e-8 (rounded down).
+    """
+    first = int(trades.time[0]) // interval_ms + 1
+    last = int(trades.time[-1]) // interval_ms
+    numbers = np.arange(first, last + 1, dtype=np.int64)
+    times = numbers * interval_ms
+    rows = np.searchsorted(trades.time, times, side="left").astype(np.int64)
+    basis_e8 = sum(_drawn_basis(numbers - back, seed) for back in range(8)) // 8
+    price_e8 = trades.price[rows - 1] * int(instrument.tick_size * MONEY)
+    # price x basis / 1e8 in two parts, since their product may not fit 64 bits
+    return times, rows, price_e8 + price_e8 // MONEY * basis_e8 + price_e8 % MONEY * basis_e8 // MONEY
+
+
+def _drawn_basis(numbers: Int64s, seed: int) -> Int64s:
+    """Draw evenly from -MAX_BASIS_E8 to MAX_BASIS_E8 for each number: SplitMix64 of the seed, at that number."""
+    mixed = numbers.astype(np.uint64) + np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    mixed ^= mixed >> np.uint64(31)
+    return (mixed % np.uint64(2 * MAX_BASIS_E8 + 1)).astype(np.int64) - MAX_BASIS_E8

@@ -1,0 +1,303 @@
+"""A rule of one's own in a file: found, read, checked, and kept with every run that it trades in.
+
+`read_parameters` is how parameters are read wherever they may name a rule file. A run copies the file, with the
+neighbours that it imports, into its folder and notes their hash in its journal; engine, replay and review load that
+copy, so that a run stays what it was whatever becomes of the original. Research loads the original as it stands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import NamedTuple
+
+from voltrade import compiled
+from voltrade.config import Config, SignalSettings, refuse_secrets
+from voltrade.errors import ConfigError
+from voltrade.model import Instrument
+from voltrade.signal_engine import SignalEngine, refuse_other_overrides
+from voltrade.strategy import parameter_file
+
+KEPT = "rule"
+"""Folder within a run's that holds the copy."""
+
+_VOLTRADE = Path(compiled.__file__).parent
+
+
+# --- what the parameters say -----------------------------------------------------------------------------------------
+
+
+def read_parameters(
+    parameters: Mapping[str, object] | None = None,
+    /,
+    *,
+    run: Path | None = None,
+    sha256: str | None = None,
+    explicit: Collection[str] = (),
+    **more: object,
+) -> Config:
+    """Build the settings from flat parameters of which `rule` may name a rule file; its settings are parameters too.
+
+    `parameters_file` may name a file that the explorer saved, whose parameters are taken as they are. The rule is
+    compiled here, so that one that can't be is told of before anything is written.
+
+    Args:
+        parameters: by their names; those of `more` win.
+        run: a run's folder, whose own copy of the rule counts.
+        sha256: what that copy must be.
+        explicit: names that a person gave. One that differs from a parameters file is refused even as the default.
+
+    Raises:
+        ConfigError: names every parameter that is unknown, of the wrong type, out of bounds, or like a secret, or says
+            what is wrong with the rule file.
+    """
+    given = parameter_file.without_hash({**(parameters or {}), **more})
+    name = given.pop(parameter_file.NAMED_BY, "")
+    saved = parameter_file.read(name) if name else {}
+    of_the_rule = saved.pop(parameter_file.RULE_SHA256, None) or given.pop(parameter_file.RULE_SHA256, None)
+    refuse_secrets(given)
+    rule_name = {**given, **saved}.get("rule", "")
+    rule = load_rule(rule_name, sha256, run)
+    if of_the_rule:
+        RuleFile.named(rule_name, run).refuse_other_than(str(of_the_rule), "the parameters were saved with")
+    if saved:
+        given = parameter_file.merged(saved, given, name, Config(signals=rule.settings_type()), explicit)
+    config = Config.from_parameters(given, signals=rule.settings_type)
+    if config.session.rule:
+        rule.program_for(config.signals)
+    return config
+
+
+def signal_engine_of(config: Config, instrument: Instrument, run: Path | None = None) -> SignalEngine:
+    """Make the signal engine that these settings ask for; with a run's folder, of the run's own copy of the rule.
+
+    Raises:
+        ConfigError: the rule file isn't there, or is broken.
+    """
+    return load_rule(config.session.rule, run=run)(config.signals, instrument)
+
+
+def load_rule(name: object, sha256: str | None = None, run: Path | None = None) -> type[SignalEngine]:
+    """Load a rule from a file such as `rules/adx.py:Adx`; an empty name is the built-in rule.
+
+    Args:
+        name: a path, relative to the current folder or one above it; a colon; the class.
+        sha256: what the file and its neighbours must be.
+        run: a run's folder, whose own copy is loaded.
+
+    Raises:
+        ConfigError: no such file or class, the class is no SignalEngine, the file can't be run, imports files that
+            aren't beside it, or isn't the one that it must be.
+    """
+    if name == "":
+        return SignalEngine
+    file = RuleFile.named(name, run)
+    if sha256 is not None:
+        file.refuse_other_than(sha256)
+    return file.load()
+
+
+def was_edited(name: str, sha256: str) -> bool:
+    """Whether a rule file isn't what it was when its hash was this; one that is gone can't be told of."""
+    try:
+        return bool(name) and RuleFile.named(name).sha256 != sha256
+    except ConfigError:
+        return False
+
+
+def keep_rule(config: Config, run: Path) -> dict[str, str]:
+    """Copy the rule file of a new run into the run's folder; return what its record must say of it.
+
+    Raises:
+        ConfigError: the rule file isn't there any more.
+    """
+    if not config.session.rule:
+        return {}
+    original = RuleFile.named(config.session.rule)
+    for name, source in original.sources.items():
+        copy = run / KEPT / name
+        copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        copy.write_bytes(source)
+    return {"rule_sha256": RuleFile.named(config.session.rule, run).sha256}
+
+
+# --- a file ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RuleFile:
+    """A rule file, which may import its neighbours: files and packages in the same folder."""
+
+    path: Path
+    class_name: str
+
+    @staticmethod
+    def named(name: object, run: Path | None = None) -> RuleFile:
+        """Find a rule file by its name, or a run's copy of it.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        path, _, class_name = name.rpartition(":") if isinstance(name, str) else ("", "", "")
+        if not path.endswith(".py") or not class_name.isidentifier():
+            raise ConfigError(f"rule: must be the path of a Python file, a colon and a class name, was {name!r}")
+        here = Path.cwd()
+        places = (run / KEPT / Path(path).name,) if run else tuple(folder / path for folder in (here, *here.parents))
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
+            raise ConfigError(f"rule: {path} must be a file, is none in {places[0].parent}{' or above' * (not run)}")
+        return RuleFile(found.absolute(), class_name)
+
+    @property
+    def sources(self) -> dict[str, bytes]:
+        """The file and the neighbours that it imports, each by its place in the folder.
+
+        Raises:
+            ConfigError: one of them is no Python.
+        """
+        folder = self.path.resolve().parent
+        beside = [path for path in self._imported() if path.is_relative_to(folder)]
+        places = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(beside)}
+        return {self.path.name: self.path.read_bytes(), **places}
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all sources and their names, 64 hex digits."""
+        digest = hashlib.sha256()
+        for name, source in sorted(self.sources.items()):
+            digest.update(f"{name}\0{len(source)}\0".encode() + source)
+        return digest.hexdigest()
+
+    def refuse_other_than(self, sha256: str, whose: str = "the run was begun with") -> None:
+        """Refuse a file that isn't what it was.
+
+        Raises:
+            ConfigError: its hash is another.
+        """
+        if self.sha256 != sha256:
+            raise ConfigError(
+                f"rule: {self.path} must be the one that {whose}, of hash {sha256 or 'none'}, is {self.sha256}"
+            )
+
+    def load(self) -> type[SignalEngine]:
+        """Run the file and return the rule; a file that says what it said before is not run again.
+
+        Raises:
+            ConfigError: it can't be run, or doesn't hold the rule, or imports what can't be kept with a run.
+        """
+        key = (self, self.sha256)
+        if key not in _LOADED:
+            _LOADED[key] = self._rule_of(self._run())
+        return _LOADED[key]
+
+    def _run(self) -> ModuleType:
+        name = f"voltrade_rule_{self.path.stem}_{self.sha256[:8]}"
+        _NEIGHBOURS.take_over(self.path.resolve().parent, [place for place in self.sources if place != self.path.name])
+        spec = _spec(name, self.path)
+        sys.modules[name] = module = module_from_spec(spec)
+        try:
+            assert spec.loader is not None
+            spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
+            del sys.modules[name]
+            raise ConfigError(f"rule: {self.path.name} can't be run: {type(error).__name__}: {error}") from error
+        return module
+
+    def _rule_of(self, module: ModuleType) -> type[SignalEngine]:
+        rule = getattr(module, self.class_name, None)
+        if not (isinstance(rule, type) and issubclass(rule, SignalEngine)):
+            raise ConfigError(f"rule: {self.class_name!r} must be a SignalEngine of {self.path.name}")
+        if not issubclass(rule.settings_type, SignalSettings):
+            raise ConfigError(f"rule: settings_type of {self.class_name} must be a kind of SignalSettings")
+        refuse_other_overrides(rule)
+        refuse_secrets(dict.fromkeys(rule.settings_type.model_fields))
+        folder = self.path.resolve().parent
+        for path in sorted(self._imported()):
+            if not path.is_relative_to(folder) and not path.is_relative_to(_VOLTRADE):
+                raise ConfigError(
+                    f"rule: {self.path.name} may import installed packages and files beside it, imports {path}"
+                )
+        return rule
+
+    def _imported(self) -> set[Path]:
+        """Every file of ours that it imports, directly or not."""
+        try:
+            return compiled.sources_of(self.path) - {self.path.resolve()}
+        except (SyntaxError, ValueError) as error:
+            raise ConfigError(f"rule: {self.path.name} must be Python: {error}") from None
+
+
+_LOADED: dict[tuple[RuleFile, str], type[SignalEngine]] = {}
+
+
+class RuleAsLoaded(NamedTuple):
+    """A rule file as it was when it was loaded; other processes, which lack its classes, load it by this."""
+
+    file: RuleFile
+    sha256: str
+
+    @staticmethod
+    def of(rule: object) -> RuleAsLoaded | None:
+        """The file that a rule was loaded from; None for one of an ordinary module."""
+        return next((RuleAsLoaded(*key) for key, loaded in _LOADED.items() if loaded is rule), None)
+
+    def load(self) -> type[SignalEngine]:
+        """Load the rule.
+
+        Raises:
+            ConfigError: as `RuleFile.load`, or the file was edited since.
+        """
+        self.file.refuse_other_than(self.sha256, "the search was begun with")
+        return self.file.load()
+
+
+# --- running it ------------------------------------------------------------------------------------------------------
+
+
+class _FromSource(SourceFileLoader):
+    """Runs what the source says, whatever lies compiled beside it: its hash is what a run is held to."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
+def _spec(name: str, file: Path) -> ModuleSpec:
+    places = [str(file.parent)] if file.name == "__init__.py" else None
+    spec = spec_from_file_location(name, file, loader=_FromSource(name, str(file)), submodule_search_locations=places)
+    assert spec is not None
+    return spec
+
+
+class _Neighbours(MetaPathFinder):
+    """Finds the neighbours of the rule that was loaded last, before any other modules of their names."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, Path] = {}
+
+    def take_over(self, folder: Path, places: Iterable[str]) -> None:
+        """Let imports mean these files of a folder."""
+        self._files = {_module_name(place): folder / place for place in places}
+        for name in self._files:
+            sys.modules.pop(name, None)
+        if self not in sys.meta_path:
+            sys.meta_path.insert(0, self)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        file = self._files.get(fullname)
+        return None if file is None else _spec(fullname, file)
+
+
+def _module_name(place: str) -> str:
+    return ".".join(Path(place).with_suffix("").parts).removesuffix(".__init__")
+
+
+_NEIGHBOURS = _Neighbours()

@@ -1,0 +1,192 @@
+"""The one order in which things happen where the tape is the clock.
+
+A backtest and a lockstep `sim` session run the same generator. It feeds the core and asks its driver, by yielding, for
+what lies outside: the next stretch of the tape, the playing of it at the exchange, the execution of a command, the
+news that the exchange has for us. The backtest's driver answers in process, the engine's over REST and websockets;
+since both answer the same questions, the core sees the same events and sends the same commands.
+
+The order: trades reach the core up to the first that something depends on (a command of ours, an order's fill or
+trigger, a mark price, a due timer). The exchange plays them. Our commands are executed one by one, each answer going
+into the core at once. Then the core hears what happened to its orders. Then the tape goes on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from voltrade.core import TradingCore
+from voltrade.model import (
+    Command,
+    EngineRestarted,
+    Event,
+    History,
+    News,
+    Note,
+    Output,
+    Reply,
+    Segment,
+    Snapshot,
+    StreamStatus,
+    Timer,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NextSegment:
+    """Ask for the next `Segment`."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdvanceExchange:
+    """Ask the exchange to play what the core has seen, and to set its clock. The answer is not used."""
+
+    trades: int
+    """How many trades since the last `AdvanceExchange`."""
+    trade_id: int
+    """The last trade that the core has seen, 0 before the first."""
+    mark: bool
+    """Whether the segment's mark price has been seen too."""
+    marks: int
+    """How many mark prices have been seen in all."""
+    time: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendCommand:
+    """Ask for a command to be carried out; the answer is a `Reply` or a `Snapshot`."""
+
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class DrainEvents:
+    """Ask for what the exchange has told since the last time, in its order; the answer is a list of events."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfTape:
+    """Tell the exchange that the tape is over: market orders still open fill at the last price."""
+
+
+Request = NextSegment | AdvanceExchange | SendCommand | DrainEvents | EndOfTape
+Handle = Callable[[Event], tuple[int, list[Output]]]
+
+
+def commands_of(outputs: Iterable[Output]) -> list[Command]:
+    """Return the outputs that are to be carried to the exchange."""
+    return [output for output in outputs if not isinstance(output, Note)]
+
+
+def warm_up(handle: Handle, history: History) -> None:
+    """Let a core take what came before its session; without an account it can't act on it."""
+    if history.phase is not None:
+        handle(history.phase)
+    trades = history.trades
+    while len(trades):
+        consumed, _ = handle(trades)
+        trades = trades[consumed:]
+
+
+class TapeLoop:
+    """Runs a core over a tape.
+
+    Args:
+        core: the core, asked for what is due.
+        handle: `core.handle`, perhaps with a journal around it; events reach the core through it alone.
+        start: venue time at which the session begins, ms.
+        marks: mark prices that the exchange has played already.
+        restarted: whether the core comes from the journal of an engine that was killed.
+    """
+
+    def __init__(
+        self, core: TradingCore, handle: Handle, start: int, *, marks: int = 0, restarted: bool = False
+    ) -> None:
+        self._core = core
+        self._handle = handle
+        self._time = start
+        self._restarted = restarted
+        self._trade_id = core.last_trade_id
+        self._marks = marks
+        self._unplayed = 0
+
+    def run(self) -> Generator[Request, Any, None]:
+        """Yield asks until the session has ended; each is answered by `send`."""
+        if self._restarted:
+            yield from self._drain(self._take(EngineRestarted(self._time)))
+        yield from self._drain(self._take(StreamStatus(self._time, "user", True)))
+        ended = False
+        while not (ended or self._core.finished):
+            segment: Segment = yield NextSegment()
+            whole = yield from self._run_segment(segment)
+            ended = segment.end and whole
+        yield from self._end()
+
+    def _run_segment(self, segment: Segment) -> Generator[Request, Any, bool]:
+        """Feed a segment; stop early, and say so, where commands have changed what the exchange will do next."""
+        trades, seen = segment.trades, 0
+        while seen < len(trades):
+            if (yield from self._fire_due(int(trades.time[seen]))):
+                return False
+            consumed, outputs = self._handle(trades[seen:])
+            seen += consumed
+            self._unplayed += consumed
+            if consumed:
+                self._trade_id = int(trades.id[seen - 1])
+                self._time = max(self._time, int(trades.time[seen - 1]))
+            if commands_of(outputs):
+                yield from self._play()
+                yield from self._drain(outputs)
+                return seen == len(trades) and segment.mark is None
+        outputs = []
+        if segment.mark is not None:
+            if (yield from self._fire_due(segment.mark.time)):
+                return False
+            self._marks += 1
+            self._time = max(self._time, segment.mark.time)
+            outputs = self._take(segment.mark)
+        yield from self._play(mark=segment.mark is not None)
+        yield from self._drain(outputs)
+        return True
+
+    def _fire_due(self, before: int) -> Generator[Request, Any, bool]:
+        """Fire the timers due at or before a time; say whether one of them made a command, or ended the session."""
+        while (due := self._core.next_due) <= before:
+            self._time = max(self._time, due)
+            outputs = self._take(Timer(self._time))
+            if commands_of(outputs) or self._core.finished:
+                yield from self._play()
+                yield from self._drain(outputs)
+                return True
+        return False
+
+    def _drain(self, outputs: list[Output]) -> Generator[Request, Any, None]:
+        """Execute commands, then hear the news, until neither brings anything."""
+        pending = deque(commands_of(outputs))
+        while True:
+            while pending:
+                answer: Reply | Snapshot = yield SendCommand(pending.popleft())
+                pending.extend(commands_of(self._take(answer)))
+            news: list[News] = yield DrainEvents()
+            if not news:
+                return
+            for event in news:
+                pending.extend(commands_of(self._take(event)))
+
+    def _play(self, mark: bool = False) -> Generator[Request, Any, None]:
+        yield AdvanceExchange(self._unplayed, self._trade_id, mark, self._marks, self._time)
+        self._unplayed = 0
+
+    def _end(self) -> Generator[Request, Any, None]:
+        """Where the tape ends before the session does, end by the policy; nothing is left open under `flatten`."""
+        if not self._core.finished:
+            yield from self._drain(self._take(self._core.end_of_tape(self._time)))
+        yield EndOfTape()
+        yield from self._drain([])
+
+    def _take(self, event: Event) -> list[Output]:
+        consumed, outputs = self._handle(event)
+        assert consumed == 1, "only blocks of trades are taken in parts"
+        return outputs

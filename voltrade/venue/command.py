@@ -1,0 +1,121 @@
+"""Run a simulated Binance USD-M Futures server on loopback.
+
+It plays tapes of trades and takes orders over Binance's REST and websocket wire. Point any client at the addresses that
+it prints as one JSON line when it is ready: REST paths start with /fapi, websockets with /market, /public, /private,
+/ws or /stream. LOG/truth.jsonl holds what really happened, one JSON object a line: every request with its answer's
+code, every order, fill, movement of the wallet and fault, in order. A venue that is started again with the same LOG has
+the account, the orders and the tape where they were.
+
+  python -m voltrade venue --log runs/venue --port 9000
+  python -m voltrade venue --log runs/venue --speed 1 --also ETHUSDT --faults storm --seed 7
+
+speed 1 shifts the tapes to begin now and plays them by the wall clock. speed 0 (lockstep) waits at every step for a
+client of the side channel /voltrade/lockstep, which is no part of Binance's wire: it sends {"op": "go"} to have the
+next trades sent, and {"op": "at", "trade_id", "marks", "time"} when it has dealt with them. POST /voltrade/stop,
+SIGTERM, or nobody's using it for --idle-s ends the venue, its log complete; GET /voltrade/status tells how far the tape
+is. docs/venue.md says what is modelled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from voltrade.config import Config, SessionSettings, parameter_homes
+from voltrade.data.tape import Tape, load_tape
+from voltrade.errors import ConfigError, DataError
+from voltrade.model import Trades
+from voltrade.simulated.symbols import shipped_instrument
+from voltrade.strategy.rule_file import read_parameters
+from voltrade.venue.faults import load_script, script_help
+from voltrade.venue.requests import tables_text
+from voltrade.venue.server import serve
+
+FLAGS = (
+    *("symbol", "tape", "seed", "hours", "speed", "begin_s", "latency_ms", "slippage_bps", "wallet", "taker_fee"),
+    *("maker_fee", "funding_rate", "mark_interval_s", "leverage", "margin_type"),
+)
+"""Settings that have a flag of their own."""
+
+
+async def run_venue(config: Config, *tapes: Tape | Trades, idle_s: float = 0, **options: Any) -> None:
+    """Serve until SIGTERM, Ctrl-C, `POST /voltrade/stop` or `idle_s`; print one JSON line of addresses when ready."""
+    venue = await serve(config, *tapes, **options)
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, venue.stopping.set)
+    print(json.dumps({"rest": venue.rest_url, "ws": venue.ws_url, "pid": os.getpid()}), flush=True)
+    try:
+        await venue.until_stopped(idle_s)
+    finally:
+        await venue.close()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `python -m voltrade venue`; return its exit status."""
+    parser = _parser()
+    given = parser.parse_args(argv)
+    if given.tables:
+        print(tables_text(), end="")
+        return 0
+    if given.log is None:
+        parser.error("the following arguments are required: --log")
+    options = {name: getattr(given, name) for name in ("port", "api_key", "api_secret", "idle_s")}
+    try:
+        script = load_script(given.faults) if given.faults else []
+        config = _config(given)
+        named = [(config.session.symbol, "", config.session.tape), *(each.partition("=") for each in given.also)]
+        tapes = [_tape(config.session, symbol, file, number) for number, (symbol, _, file) in enumerate(named)]
+        asyncio.run(run_venue(config, *tapes, log_dir=given.log, script=script, **options))
+    except (ConfigError, DataError, OSError) as error:
+        print(f"venue: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _tape(session: SessionSettings, symbol: str, file: str, number: int) -> Tape:
+    """Read or make the tape of a symbol; each further synthetic one has a seed of its own."""
+    changes = {"symbol": symbol, "seed": session.seed + number, "tape": file or "synthetic"}
+    return load_tape(session.model_copy(update=changes), shipped_instrument(symbol))
+
+
+def _parser() -> argparse.ArgumentParser:
+    kind = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m voltrade venue", None, __doc__, script_help(), formatter_class=kind)
+    add = parser.add_argument
+    add("--log", type=Path, metavar="DIR", help="folder of the ground-truth log; needed")
+    add("--port", type=int, default=0, help="port to listen on; 0, the default, takes a free one")
+    add("--api-key", default="sim-key", metavar="KEY", help="the one API key that is known (default sim-key)")
+    add("--api-secret", default="sim-secret", metavar="SECRET", help="signs requests of that key (default sim-secret)")
+    also = "another symbol, with a tape file or a synthetic tape; may be repeated"
+    idle = "end after so many seconds without a socket or request, 0 for never (default 0)"
+    add("--idle-s", type=float, default=0.0, metavar="SECONDS", help=idle)
+    add("--also", action="append", default=[], metavar="SYMBOL[=FILE]", help=also)
+    add("--faults", metavar="SCRIPT", help="faults on purpose: a name or a JSON file, see below")
+    add("--tables", action="store_true", help="print the tables of paths and codes, and end")
+    add("--parameters", type=Path, metavar="FILE", help="JSON object of parameters; flags win over it")
+    homes = parameter_homes()
+    for name in FLAGS:
+        component = getattr(Config(), homes[name])
+        default = getattr(component, name)
+        words = (type(component).model_fields[name].description or "").replace("%", "%%")
+        add(f"--{name.replace('_', '-')}", type=type(default), help=f"{words} (default {default})".strip())
+    return parser
+
+
+def _config(given: argparse.Namespace) -> Config:
+    parameters = {}
+    if given.parameters is not None:
+        try:
+            parameters = json.loads(given.parameters.read_text())
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"parameters: must be a JSON object, {given.parameters} is not: {error}") from None
+    flags = {name: getattr(given, name) for name in FLAGS if getattr(given, name) is not None}
+    return read_parameters({**parameters, **flags})
