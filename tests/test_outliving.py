@@ -373,7 +373,7 @@ def test_a_run_that_failed_leaves_its_state_though_its_folder_is_deleted(tmp_pat
     check_sealed(run)
     [adoption] = [fact for fact in facts_of(run) if isinstance(fact, ResumeState)]
     assert adoption.head == failed["head"]
-    assert json.loads(adoption.state)["symbol_states"]["BTCUSDT"]["orders"]["holding"]
+    assert json.loads(adoption.state)["symbol_states"]["BTCUSDT"]["orders"]["open_position"]
 
 
 def test_a_run_that_was_killed_while_it_loaded_begins_anew(venue: str, tmp_path: Path, state_home: Path) -> None:

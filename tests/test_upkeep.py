@@ -15,7 +15,7 @@ import pytest
 from builders import an_instrument
 from by_hand import cancel_entry, enter, is_protected, leave
 from test_core import a_core, a_position, a_snapshot, a_tape
-from test_oms import ENTRY, STOP, TARGET, Harness, a_listing, by_hand, intents
+from test_oms import ENTRY, STOP, TARGET, Harness, a_listing, intents
 from test_oms import a_snapshot as what_is_held
 from test_simulation import USUAL, check_same
 
@@ -596,7 +596,7 @@ def test_fills_that_are_missing_are_still_missing_after_a_restart() -> None:
 def test_a_saved_state_is_named_fields_with_a_version() -> None:
     saved = Harness().in_position().monitor.state()
     assert saved["version"] == 3
-    position, orders = saved["holding"]["position"], saved["holding"]["orders"]
+    position, orders = saved["open_position"]["position"], saved["open_position"]["orders"]
     assert (position["entered"], position["leave_reason"], position["stops"]) == (10, "", 1)
     assert [(order["id"], order["purpose"], order["state"], order["reason"]) for order in orders] == [
         (ENTRY, "e", "FILLED", "SIGNAL"),
@@ -605,34 +605,10 @@ def test_a_saved_state_is_named_fields_with_a_version() -> None:
     ]
 
 
-@pytest.mark.parametrize("version", [0, 4, "2", None])
+@pytest.mark.parametrize("version", [0, 1, 2, 4, "3", None])
 def test_a_saved_state_of_another_version_is_refused_by_name(version: Any) -> None:
-    with pytest.raises(DataError, match="version of the saved state must be 1 to 3"):
+    with pytest.raises(DataError, match="version of the saved state must be 3"):
         restored(Harness().in_position(), version=version)
-
-
-FIRST = json.loads((Path(__file__).parent / "saved_orders_1.json").read_text())
-"""What version 1 wrote of `Harness().in_position()` with four lots sold by the stop, whose rest has expired."""
-
-
-def test_a_state_of_the_first_version_is_gone_on_with() -> None:
-    monitor = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "f")
-    monitor.restore(FIRST, 60_000)
-    assert monitor.position == 6
-    assert {name: str(order.state) for name, order in monitor.orders.items()} == {
-        ENTRY: "FILLED",
-        STOP: "TRIGGERED",
-        TARGET: "NEW",
-        "vt-e-1x1": "PENDING_SUBMIT",
-    }
-    assert monitor.orders[STOP].done
-    assert {o.client_order_id for o in monitor.on_time(60_000) if hasattr(o, "algo")} == {TARGET, "vt-e-1x1"}
-    [trip] = [o for o in monitor.on_order(_exit_of_six()) if isinstance(o, RoundTrip)]
-    assert (trip.entry_trade_ids, trip.exit_trade_ids, trip.stop_price) == ((1,), (2, 3), 980)
-
-
-def _exit_of_six() -> OrderUpdate:
-    return replace(by_hand((3, Side.SELL, 6))[0], client_order_id="vt-e-1x1", status="FILLED", filled=6)
 
 
 def test_the_first_gate_in_the_order_given_refuses() -> None:

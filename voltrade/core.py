@@ -305,7 +305,7 @@ class TradingCore:
         try:
             state = json.loads(adoption.state)
             others = [symbol for symbol in state["symbol_states"] if symbol not in self.symbol_states]
-            if any(state["symbol_states"][symbol]["orders"]["holding"] for symbol in others):
+            if any(state["symbol_states"][symbol]["orders"]["open_position"] for symbol in others):
                 raise DataError(
                     f"account: the last run holds a position in {', '.join(others)}, which isn't traded here"
                 )

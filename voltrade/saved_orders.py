@@ -1,70 +1,85 @@
-"""Saved states of an order monitor from earlier versions, written as today's."""
+"""An open position and its orders as JSON, for the run that goes on with it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from voltrade.model import NEVER
-from voltrade.order_states import DONE
+from voltrade.books import Books
+from voltrade.model import Purpose
+from voltrade.order_register import Order, OrderRegister
+from voltrade.order_states import PURPOSES, STATES
+from voltrade.records import OrderRow, PositionRow
+from voltrade.risk import whole
 
-_ROLES = ("stops", "take_profits", "exits")
-
-
-def as_of_today(held: Mapping[str, Any], version: int) -> Mapping[str, Any]:
-    """Return the position in hand that a version saved, with all that is saved today."""
-    if version > 2:
-        return held
-    held = _from_version_1(held) if version == 1 else held
-    again_at = held["position"]["retry_at"]
-    new = {"stop_at": again_at, "exit_at": again_at, "target_at": NEVER, "target_tries": 0}
-    orders = [{"told_at": 0, **order} for order in held["orders"]]
-    return {**held, "position": {**held["position"], **new}, "orders": orders}
+_REASONS = frozenset({"reason", "cancel_reason", "exit_reason", "leave_reason"})
+_OF_THIS_RUN = frozenset({"number", "is_over"})
 
 
-def _from_version_1(held: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the position in hand that version 1 saved: each order with its intent, by role."""
-    orders = [_order(held["entry"], 1)]
-    for role in _ROLES:
-        orders += [_order(saved, count) for count, saved in enumerate(held[role], start=1)]
-    same = ["id", "side", "stop_distance", "take_profit_distance", "opened_at", "entered", "entry_notional"]
-    same += ["exit_notional", "realised", "fees", "funding", "exit_reason", "leave_reason", "retry_at", "stop_tries"]
-    spent = (each["child_id"] and _is_done(each) for role in _ROLES[:2] for each in held[role])
-    position = {
-        **{name: held[name] for name in (*same, "exit_tries", "unprotected_since")},
-        "bar": held["bar_number"],
-        "exited": held["left"],
-        "last_exit_time": held["left_at"],
-        **{role: len(held[role]) for role in _ROLES},
-        "stop_price": _newest_trigger(held["stops"]),
-        "take_profit_price": _newest_trigger(held["take_profits"]),
-        "stop_spent": any(spent),
-        "is_closed": held["closed"],
-    }
-    trades = {name: held[name] for name in ("entry_trade_ids", "exit_trade_ids")}
-    return {"position": position, "orders": orders, **trades}
-
-
-def _order(saved: Mapping[str, Any], count: int) -> dict[str, Any]:
-    intent = saved["intent"]
-    asked = intent["order"]
+def open_position_state(register: OrderRegister, books: Books) -> dict[str, Any] | None:
+    """Return the open position and its orders by field name; None where there is no position."""
+    position = register.open_position
+    if position is None:
+        return None
+    entries, exits = register.trade_ids_of(position.id)
     return {
-        "id": asked["client_order_id"],
-        "text": saved["text"],
-        **{name: asked[name] for name in ("side", "quantity", "price", "trigger_price")},
-        **{name: intent[name] for name in ("round_trip", "purpose", "time", "reason")},
-        **{name: saved[name] for name in ("state", "filled", "reported", "code", "child_done", "look_at")},
-        "bar": intent["bar_number"],
-        "count": count,
-        "order_id": saved["order_id"] or saved["child_id"],
-        "is_foreign": saved["foreign"],
-        "cancel_reason": "",
+        "position": _by_name(position.row, books),
+        "orders": [{"id": o.id, "text": o.text, **_by_name(o.row, books)} for o in position.orders],
+        "entry_trade_ids": list(entries),
+        "exit_trade_ids": list(exits),
     }
 
 
-def _is_done(saved: Mapping[str, Any]) -> bool:
-    return bool(saved["foreign"] or saved["child_done"] or saved["state"] in DONE)
+def restore_open_position(register: OrderRegister, books: Books, place: int, saved: Mapping[str, Any], at: int) -> None:
+    """Open a saved position again; each of its live orders is looked up at once.
+
+    Args:
+        register: of the symbol, empty.
+        books: the account's records.
+        place: the symbol's place among them.
+        saved: what `open_position_state` returned.
+        at: now, ms.
+
+    Raises:
+        KeyError, TypeError, ValueError: `saved` lacks a field, or one of them is of another kind.
+    """
+    trip = _row(PositionRow, saved["position"], books)
+    orders = [_row(OrderRow, each, books, number=n) for n, each in enumerate(saved["orders"])]
+    books.column("position")[place] = tuple(trip)
+    register.symbol_row["has_position"], register.symbol_row["order_numbers"] = True, len(orders)
+    for ids, name in zip(register.trade_ids_of(trip.id), ("entry_trade_ids", "exit_trade_ids"), strict=True):
+        ids += [whole(trade) for trade in saved[name]]
+        register.fills.update(ids)
+    for number, (order, each) in enumerate(zip(orders, saved["orders"], strict=True)):
+        register.names[number], register.numbers[str(each["id"])] = str(each["id"]), number
+        register.texts[number] = str(each["text"])
+        if order.order_id:
+            register.by_exchange_id[order.order_id] = number
+        register.put_away_order(order._replace(look_at=at))
+        if not Order("", order).done or number in register.awaiting:
+            register.row_of(number)
 
 
-def _newest_trigger(saved: list[Mapping[str, Any]]) -> int:
-    return int(saved[-1]["intent"]["order"]["trigger_price"]) if saved else 0
+def _by_name(row: Any, books: Books) -> dict[str, Any]:
+    """Return the fields of a row by name, with texts for numbers of a table, so that tables may change."""
+    return {name: _text(name, value, books) for name, value in row._asdict().items() if name not in _OF_THIS_RUN}
+
+
+def _text(name: str, value: int, books: Books) -> int | str:
+    if name in _REASONS:
+        return books.word(value)
+    return str({"state": STATES, "purpose": PURPOSES}[name][value]) if name in ("state", "purpose") else value
+
+
+def _row(kind: Any, saved: Mapping[str, Any], books: Books, **of_this_run: Any) -> Any:
+    """Read the fields of a row by name; each must be there, and of its kind."""
+    given = {**dict.fromkeys(_OF_THIS_RUN, 0), **of_this_run}
+    return kind(*(given[name] if name in given else _number(name, saved[name], books) for name in kind._fields))
+
+
+def _number(name: str, saved: Any, books: Books) -> int:
+    if name in _REASONS:
+        return books.number(str(saved))
+    if name == "state":
+        return STATES.index(saved)
+    return PURPOSES.index(Purpose(saved)) if name == "purpose" else whole(saved)

@@ -37,7 +37,7 @@ from voltrade.signal_engine import SignalEngine
 from voltrade.simulated.exchange import SimulatedExchange
 from voltrade.simulated.symbols import shipped_instrument
 from voltrade.simulated.tape_playback import TapePlayer, exchange_for, player_for
-from voltrade.tape_loop import Collect, Execute, Finish, NextSegment, Play, TapeLoop
+from voltrade.tape_loop import AdvanceExchange, DrainEvents, EndOfTape, NextSegment, SendCommand, TapeLoop
 
 PARAMETERS: dict[str, Any] = {
     **{"seed": 2, "hours": 0.75, "threshold": 5, "cooldown_bars": 1, "take_profit_atr": 2.0},
@@ -97,14 +97,14 @@ def _play(lockstep: TapeLoop, exchange: SimulatedExchange, player: TapePlayer, r
         match ask:
             case NextSegment():
                 answer = player.horizon()
-            case Play():
+            case AdvanceExchange():
                 player.play(ask.trades, ask.mark, ask.time)
-            case Execute(command=command):
+            case SendCommand(command=command):
                 requests.append(_request(command, exchange.clock))
                 answer = exchange.execute(command)
-            case Collect():
+            case DrainEvents():
                 answer = exchange.collect()
-            case Finish():
+            case EndOfTape():
                 player.finish()
 
 

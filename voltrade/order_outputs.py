@@ -1,0 +1,90 @@
+"""Rows that the compiled rules wrote, as the commands and notes of one symbol."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from voltrade import order_states as states
+from voltrade import records, row_facts
+from voltrade.books import Books
+from voltrade.config import ExitSettings
+from voltrade.model import Alert, CancelOrder, Instrument, LookupOrder, OrderIntent, Output, TakeSnapshot, WorkingType
+from voltrade.order_register import OrderRegister
+from voltrade.order_states import PURPOSES
+from voltrade.records import AlertRow, ChangeRow, EquityRow, OrderRow, RefusalRow, TripRow
+from voltrade.risk import Gate
+
+
+class OrderOutputs:
+    """Makes commands and notes of rows, and gives new orders their client order ids.
+
+    Args:
+        register: the symbol's orders.
+        books: the account's records.
+        epoch: text that makes client order ids of this session its own.
+        gates: what a refusal's number means.
+
+    Attributes:
+        life: text that follows the epoch after a restart, so that no id is used twice where the journal lost its end.
+    """
+
+    def __init__(
+        self,
+        register: OrderRegister,
+        books: Books,
+        instrument: Instrument,
+        exits: ExitSettings,
+        epoch: str,
+        gates: tuple[Gate, ...],
+    ) -> None:
+        self._register, self._books, self._gates = register, books, gates
+        self._symbol = instrument.symbol
+        self._working_type = WorkingType(exits.working_type)
+        self.epoch, self.life = epoch, ""
+
+    def output(self, kind: int, at: int, reason: str, time: int) -> Output:
+        """Return a command or note; `at` is the row of its order, or of the note in its table."""
+        if kind == records.SUBMIT:
+            return self._intent(at, reason)
+        if kind in (records.CANCEL, records.LOOKUP):
+            order = self._register.order_rows[at]
+            command = CancelOrder if kind == records.CANCEL else LookupOrder
+            is_algo = row_facts.is_conditional(PURPOSES[order["purpose"]])
+            return command(time, self._symbol, self._register.names[int(order["number"])], is_algo, reason)
+        if kind == records.SNAPSHOT:
+            return TakeSnapshot(time, self._symbol, reason)
+        return self._note(kind, at)
+
+    def _note(self, kind: int, at: int) -> Output:
+        books = self._books
+        if kind == records.CLOSED:
+            trip = TripRow(*books.note("trips", at))
+            ids = self._register.trade_ids_of(trip.id)
+            return row_facts.round_trip(trip, self._symbol, books.word(trip.exit_reason), *ids)
+        if kind == records.VALUED:
+            return row_facts.equity_point(EquityRow(*books.note("equity", at)), self._symbol)
+        if kind == records.CHANGED:
+            return row_facts.change(ChangeRow(*books.note("changes", at)))
+        if kind == records.ALERTED:
+            return self._alert(AlertRow(*books.note("alerts", at)))
+        halted_because = books.breaker.reason if books.breaker else ""
+        return row_facts.refusal(RefusalRow(*books.note("refusals", at)), self._symbol, self._gates, halted_because)
+
+    def _intent(self, row: int, reason: str) -> OrderIntent:
+        """Give a new order its client order id, and return what is to be sent."""
+        order = OrderRow(*self._register.order_rows[row].item())
+        epoch, purpose = self.epoch + self.life, PURPOSES[order.purpose]
+        name = row_facts.client_order_id(epoch, order.round_trip, purpose, order.count)
+        self._register.add(row, name)
+        request = row_facts.request(order, self._symbol, name, self._working_type)
+        return row_facts.intent(order, request, reason)
+
+    def _alert(self, alert: Any) -> Alert:
+        order = self._register.order(alert.order) if alert.order >= 0 else None
+        about = (order.id, order.row.code, order.text) if order else ("", 0, "")
+        return Alert(alert.time, *row_facts.alert_words(alert.kind, *about))
+
+    def refused_text(self, number: int) -> str:
+        """Say of an order by what it was refused."""
+        order = self._register.order(number)
+        return states.refused_text(order.id, order.row.code, order.text)

@@ -1,0 +1,267 @@
+"""The orders of one symbol by name, number and row, and what is kept of those that are over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from voltrade import order_states as states
+from voltrade import row_facts
+from voltrade.books import Books
+from voltrade.model import NEVER, AlgoUpdate, OrderUpdate, Purpose, Side
+from voltrade.order_states import PURPOSES, STATES, AlgoState, OrderState
+from voltrade.records import ROWS, SPARE, OrderRow, PositionRow
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A copy of one order as it is now; the records go on changing."""
+
+    id: str
+    row: Any
+    """A row of ORDER."""
+    text: str = ""
+
+    @property
+    def purpose(self) -> Purpose:
+        return PURPOSES[int(self.row.purpose)]
+
+    @property
+    def algo(self) -> bool:
+        return row_facts.is_conditional(self.purpose)
+
+    @property
+    def state(self) -> OrderState | AlgoState:
+        name = STATES[self.row.state]
+        return AlgoState(name) if self.algo else OrderState(name)
+
+    @property
+    def quantity(self) -> int:
+        return int(self.row.quantity)
+
+    @property
+    def filled(self) -> int:
+        return int(self.row.filled)
+
+    @property
+    def done(self) -> bool:
+        return bool(self.row.is_foreign or self.row.child_done or self.state in states.DONE)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPosition:
+    """A copy of the open position and its orders, by purpose and in the order in which they were sent."""
+
+    row: Any
+    """A row of POSITION."""
+    orders: tuple[Order, ...]
+
+    @property
+    def id(self) -> int:
+        return int(self.row.id)
+
+    @property
+    def side(self) -> Side:
+        return Side(self.row.side)
+
+    @property
+    def entry(self) -> Order:
+        return self.orders[0]
+
+    @property
+    def position(self) -> int:
+        """Lots held, unsigned."""
+        return int(self.row.entered - self.row.exited)
+
+    @property
+    def entry_notional(self) -> int:
+        return int(self.row.entry_notional)
+
+
+class OrderRegister:
+    """Finds the orders of a symbol, and moves them between their rows and what is kept of those that are over.
+
+    Args:
+        books: the account's records.
+        place: the symbol's place among them.
+
+    Attributes:
+        names: client order id by number.
+        numbers: the reverse.
+        by_exchange_id: our number by the exchange's order id.
+        rows: row by number, of the orders that can still act.
+        texts: what the exchange said of a refused order, by number.
+        fills: ids of the trades that are counted.
+        awaiting: numbers of orders that are over, with fills that are reported but not counted.
+    """
+
+    def __init__(self, books: Books, place: int) -> None:
+        self._books, self._place = books, place
+        self.symbol_row = books.symbols[place]
+        self.position_row = books.rows("position", place)
+        self.order_rows = books.rows("orders", place)
+        self._earlier_row = books.rows("earlier", place)
+        self.names: dict[int, str] = {}
+        self.numbers: dict[str, int] = {}
+        self.by_exchange_id: dict[int, int] = {}
+        self.rows: dict[int, int] = {}
+        self.texts: dict[int, str] = {}
+        self.fills: set[int] = set()
+        self.awaiting: set[int] = set()
+        self._over: dict[int, Any] = {}
+        """Orders that are over as they were then, by number: a late fill brings one back."""
+        self._ended: dict[int, Any] = {}
+        """Round trips that ended, by number, for the same reason."""
+        self._trade_ids: dict[int, tuple[list[int], list[int]]] = {}
+        """Trades that entered and exited, by the number of the round trip."""
+
+    # --- the position ----------------------------------------------------------------------------------------------
+
+    @property
+    def has_position(self) -> bool:
+        """Whether a round trip is in progress, from its intent until none of its orders can act."""
+        return bool(self.symbol_row["has_position"])
+
+    @property
+    def lots(self) -> int:
+        """Lots of the open position, unsigned, from our fills."""
+        row = self.position_row
+        return int(row["entered"]) - int(row["exited"]) if self.has_position else 0
+
+    @property
+    def position(self) -> int:
+        """The same, signed."""
+        return int(self.position_row["side"]) * self.lots
+
+    @property
+    def open_position(self) -> OpenPosition | None:
+        """Return a copy of the open position."""
+        if not self.has_position:
+            return None
+        trip = int(self.position_row["id"])
+        mine = [order for order in self.orders.values() if order.row.round_trip == trip]
+        ordered = sorted(mine, key=lambda order: (order.row.purpose, order.row.number))
+        return OpenPosition(PositionRow(*self.position_row.item()), tuple(ordered))
+
+    @property
+    def first_fill(self) -> int:
+        """The trade that opened the position, NEVER without one: no earlier trade belongs to it."""
+        return min(self.trade_ids_of(int(self.position_row["id"]))[0], default=NEVER) if self.has_position else NEVER
+
+    def trade_ids_of(self, trip: int) -> tuple[list[int], list[int]]:
+        """Return the ids of the trades that entered and exited in a round trip; the lists may be added to."""
+        return self._trade_ids.setdefault(trip, ([], []))
+
+    # --- orders ----------------------------------------------------------------------------------------------------
+
+    @property
+    def orders(self) -> dict[str, Order]:
+        """Return a copy of every order, by client order id."""
+        return {name: self.order(number) for name, number in self.numbers.items()}
+
+    def order(self, number: int) -> Order:
+        """Return a copy of one order."""
+        row = self.rows.get(number)
+        facts = self._over[number] if row is None else OrderRow(*self.order_rows[row].item())
+        return Order(self.names[number], facts, self.texts.get(number, ""))
+
+    def live(self) -> list[Order]:
+        """Return the orders of the open position that can still act, by purpose."""
+        trip = int(self.position_row["id"]) if self.has_position else 0
+        orders = [self.order(number) for number in self.rows]
+        live = [order for order in orders if order.row.round_trip == trip and not order.done]
+        return sorted(live, key=lambda order: order.row.purpose)
+
+    def find(self, update: OrderUpdate) -> int | None:
+        """Return the number of our order that an update is about, by the exchange's id, else by the client order id.
+
+        The exchange gives its own orders one client order id again and again: such an id means the order that had it
+        first.
+        """
+        number = self.by_exchange_id.get(update.order_id)
+        if number is None and (number := self.numbers.get(update.client_order_id)) is not None:
+            row = self.order(number).row
+            return None if row.is_foreign and row.order_id != update.order_id else number
+        return number
+
+    def find_algo(self, update: AlgoUpdate) -> int | None:
+        """Return the number of our conditional order that an update is about."""
+        number = self.numbers.get(update.client_order_id)
+        is_ours = number is not None and self.row_of(number) is not None and self.order(number).algo
+        return number if is_ours else None
+
+    def is_new_fill(self, update: OrderUpdate) -> bool:
+        """Whether an update carries a fill that is not counted yet."""
+        return update.trade_id > 0 and update.trade_id not in self.fills
+
+    def awaits_fills(self) -> bool:
+        """Whether the exchange has reported more of one of our orders than the fills that were counted."""
+        reported = self.order_rows[: int(self.symbol_row["order_count"])]
+        is_short = (reported["reported"] > reported["filled"]) & ~reported["is_foreign"]
+        return bool(self.awaiting) or bool(np.any(is_short))
+
+    # --- rows ------------------------------------------------------------------------------------------------------
+
+    def add(self, row: int, name: str) -> int:
+        """Give the order in a row its client order id; return its number."""
+        number = int(self.order_rows[row]["number"])
+        self.names[number], self.numbers[name], self.rows[number] = name, number, row
+        return number
+
+    def row_of(self, number: int) -> int | None:
+        """Return an order's row; None where the table is full.
+
+        An order that was over gets a row again, and its round trip comes back with it.
+        """
+        if number in self.rows:
+            return self.rows[number]
+        row, order = int(self.symbol_row["order_count"]), self._over[number]
+        if row == ROWS:
+            return None
+        self.order_rows[row], self.rows[number] = tuple(order), row
+        self.symbol_row["order_count"] = row + 1
+        trip = order.round_trip
+        if trip != self.position_row["id"] and trip in self._ended:
+            column = "earlier" if self.has_position else "position"
+            self._books.column(column)[self._place] = tuple(self._ended[trip])
+        return row
+
+    def put_away(self) -> None:
+        """Take orders that are over out of their rows, and keep how they and their round trips were.
+
+        A round trip may end when none of its orders has a row any more: it is kept all the same.
+        """
+        is_kept = self.has_position or int(self.position_row["id"]) in self._ended
+        if is_kept and not self.symbol_row["over_count"]:
+            return
+        count, kept = int(self.symbol_row["order_count"]), 0
+        is_crowded = count - int(self.symbol_row["over_count"]) > ROWS - SPARE
+        for row in range(count):
+            order = OrderRow(*self.order_rows[row].item())
+            if order.is_over or (is_crowded and Order("", order).done):
+                self.put_away_order(order)
+            else:
+                if kept != row:
+                    self.order_rows[kept] = self.order_rows[row]
+                self.rows[order.number] = kept
+                kept += 1
+        self.symbol_row["order_count"], self.symbol_row["over_count"] = kept, 0
+        self._keep_round_trips()
+
+    def put_away_order(self, order: Any) -> None:
+        """Keep an order, a row of ORDER, without a row."""
+        number = order.number
+        self._over[number] = order
+        self.rows.pop(number, None)
+        is_short = order.reported > order.filled and not order.is_foreign
+        (self.awaiting.add if is_short else self.awaiting.discard)(number)
+
+    def _keep_round_trips(self) -> None:
+        earlier = self._earlier_row
+        if earlier["id"]:
+            self._ended[int(earlier["id"])] = PositionRow(*earlier.item())
+            earlier["id"] = 0
+        if not self.has_position:
+            self._ended[int(self.position_row["id"])] = PositionRow(*self.position_row.item())
