@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from voltrade import order_rules
+from voltrade import order_queries, order_rules, position_rules
 from voltrade.compiled import BARE, Rows, compile_for
 from voltrade.model import Output, Side
 from voltrade.oms import OrderMonitor
@@ -23,15 +23,15 @@ def _enter(accounts: Rows, symbols: Rows, place: int, signals: Rows) -> None:
 
 
 def _leave(accounts: Rows, symbols: Rows, place: int, wishes: Rows) -> None:
-    order_rules.close_position(accounts[0], symbols[place], wishes[0].time, wishes[0].reason)
+    position_rules.close_position(accounts[0], symbols[place], wishes[0].time, wishes[0].reason)
 
 
 def _cancel_entry(accounts: Rows, symbols: Rows, place: int, wishes: Rows) -> None:
-    order_rules.cancel_entry(accounts[0], symbols[place], wishes[0].time, wishes[0].reason)
+    position_rules.cancel_entry(accounts[0], symbols[place], wishes[0].time, wishes[0].reason)
 
 
 def _note_protection(accounts: Rows, symbols: Rows, place: int, wishes: Rows) -> None:
-    wishes[0].amount = order_rules.is_protected(symbols[place])
+    wishes[0].amount = order_queries.is_protected(symbols[place])
 
 
 _ENTER, _LEAVE, _CANCEL_ENTRY, _PROTECTION = (

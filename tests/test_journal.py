@@ -23,7 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voltrade.errors import JournalError
-from voltrade.journal import Journal, as_stored, decode, encode, encode_json, read, verify
+from voltrade.journal import Journal, read, verify
+from voltrade.journal_rows import as_stored, decode, encode, encode_json
 from voltrade.model import (
     NEVER,
     AccountUpdate,

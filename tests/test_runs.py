@@ -18,7 +18,7 @@ from made_run import made_run
 from pydantic import TypeAdapter
 
 import voltrade
-from voltrade import journal
+from voltrade import journal, journal_rows
 from voltrade.__main__ import main
 from voltrade.config import Config
 from voltrade.errors import JournalError, SessionError
@@ -80,7 +80,7 @@ def read_after(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     asked: list[int] = []
     read = journal.read
 
-    def noted(path: Path, after: int = 0, kind: str = "") -> Iterator[journal.Row]:
+    def noted(path: Path, after: int = 0, kind: str = "") -> Iterator[journal_rows.Row]:
         asked.append(after)
         return read(path, after, kind)
 

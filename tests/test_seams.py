@@ -207,7 +207,7 @@ def test_what_raises_raises_in_every_mode(seam: str, before: Before, tmp_path: P
 # --- risk -------------------------------------------------------------------------------------------------------------
 
 RISK, CORE = "risk.py", "core.py"
-ORDERS, STATES, STEPS = "order_rules.py", "order_states.py", "core_rules.py"
+ORDERS, POSITION, STATES, STEPS = "order_rules.py", "position_rules.py", "order_states.py", "core_rules.py"
 OF_TRADING: dict[str, tuple[Edit, ...]] = {
     "GATES": (Edit(CORE, "    risk.COOLDOWN,\n", ""),),
     "a gate's rule": (Edit(RISK, "bars_since_exit <= cooldown_bars", "bars_since_exit <= cooldown_bars + 3"),),
@@ -282,8 +282,8 @@ UPKEEP: dict[str, tuple[Edit, ...]] = {
             "        position.leave_reason = reason\n",
         ),
     ),
-    "order_rules.sync_orders": (
-        Edit(ORDERS, "        _sync_take_profit(account, symbol, time, lots)\n", "        return\n"),
+    "position_rules.sync_orders": (
+        Edit(POSITION, "        _sync_take_profit(account, symbol, time, lots)\n", "        return\n"),
     ),
     "order_rules._on_refused": (
         Edit(
@@ -292,9 +292,9 @@ UPKEEP: dict[str, tuple[Edit, ...]] = {
             "        if reaction not in (states.RETRY, states.RECONCILE, states.LEAVE) or position",
         ),
     ),
-    "order_rules.on_time": (
+    "position_rules.on_time": (
         Edit(
-            ORDERS,
+            POSITION,
             "int(symbol.position.opened_at + symbol.settings.max_holding_ms)",
             "int(symbol.position.opened_at + symbol.settings.max_holding_ms // 3)",
         ),
@@ -313,7 +313,7 @@ def test_the_upkeep_of_a_position_changes_in_every_mode(seam: str, before: Befor
 
 def test_how_the_simulated_exchange_fills_changes_wherever_it_fills(before: Before, tmp_path: Path) -> None:
     edit = Edit(
-        "exchange/execution.py",
+        "simulated/fill_model.py",
         "    return max(1, price + side * slip)\n",
         "    return max(1, price + side * (slip + 9))\n",
     )

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numba import types
 
-from voltrade import core_rules, order_rules
+from voltrade import core_rules, order_queries
 from voltrade.compiled import BARE, Rows, compile_for, rows_of
 from voltrade.model import Output
 from voltrade.order_states import REASONS
@@ -22,7 +22,7 @@ def _react(accounts: Rows, symbols: Rows, events: Rows) -> int:
     answer = core_rules.react(accounts[0], symbols, events[0])
     for place in range(len(symbols)):
         symbol = symbols[place]
-        symbol.over_count = order_rules.count_over(symbol)
+        symbol.over_count = order_queries.count_over(symbol)
     return answer
 
 

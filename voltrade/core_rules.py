@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
-from voltrade import order_rules, records, risk
+from voltrade import order_queries, order_rules, position_rules, records, risk
 from voltrade import order_states as states
 from voltrade.account import value_at_mark
 from voltrade.compiled import Record, Rows, bind, compiled, compiled_part
@@ -73,9 +73,9 @@ def apply_breaker_actions(account: Record, symbols: Rows, since: int) -> None:
             if change.resumed:
                 continue
             if change.action == risk.FLATTEN:
-                order_rules.close_position(account, symbols[place], account.now, change.rule)
+                position_rules.close_position(account, symbols[place], account.now, change.rule)
             elif change.action == risk.CANCEL:
-                order_rules.cancel_entry(account, symbols[place], account.now, change.rule)
+                position_rules.cancel_entry(account, symbols[place], account.now, change.rule)
 
 
 # --- books ------------------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def after_orders(account: Record, symbols: Rows, place: int, held: int) -> None:
     closed, symbol.closing_count = symbol.closing_count, 0
     if not account.is_open:
         return
-    if held == 0 and order_rules.open_quantity(symbol) != 0:
+    if held == 0 and order_queries.open_quantity(symbol) != 0:
         symbol.opened_at_bar = symbol.bars
         tell_breaker(account, risk.OPENED, 0)
     for number in range(closed):
@@ -155,10 +155,10 @@ def after_orders(account: Record, symbols: Rows, place: int, held: int) -> None:
 def on_order(account: Record, symbols: Rows, event: Record) -> None:
     """Take an ordinary order's update with its fill, and value the account where it brought one."""
     symbol = symbols[event.symbol]
-    held = order_rules.open_quantity(symbol)
+    held = order_queries.open_quantity(symbol)
     if event.trade_id:
         order_rules.take_fill(account, symbol, event)
-    order_rules.take_order(account, symbol, event.order, event.status, event.reported, event.order_id, symbol.time)
+    position_rules.take_order(account, symbol, event.order, event.status, event.reported, event.order_id, symbol.time)
     if event.is_alone:
         return
     after_orders(account, symbols, event.symbol, held)
@@ -170,8 +170,8 @@ def on_order(account: Record, symbols: Rows, event: Record) -> None:
 def on_algo(account: Record, symbols: Rows, event: Record) -> None:
     """Take a conditional order's update."""
     symbol = symbols[event.symbol]
-    held = order_rules.open_quantity(symbol)
-    order_rules.take_algo(account, symbol, event.order, event.status, event.order_id, symbol.time)
+    held = order_queries.open_quantity(symbol)
+    position_rules.take_algo(account, symbol, event.order, event.status, event.order_id, symbol.time)
     if not event.is_alone:
         after_orders(account, symbols, event.symbol, held)
 
@@ -180,7 +180,7 @@ def on_algo(account: Record, symbols: Rows, event: Record) -> None:
 def on_reply(account: Record, symbols: Rows, event: Record) -> None:
     """Take the answer to a command, and what it tells of its order."""
     symbol, row, now = symbols[event.symbol], event.order, symbols[event.symbol].time
-    held = order_rules.open_quantity(symbol)
+    held = order_queries.open_quantity(symbol)
     if event.command == records.SUBMIT:
         order_rules.on_submitted(account, symbol, row, event.time, event.outcome, event.code)
     elif event.command == records.CANCEL:
@@ -189,11 +189,11 @@ def on_reply(account: Record, symbols: Rows, event: Record) -> None:
         order_rules.on_looked_up(account, symbol, row, event.time, event.outcome, event.status)
     if event.told & records.OF_ORDER:
         symbol.time = max(symbol.time, event.told_at)
-        order_rules.take_order(account, symbol, row, event.status, event.reported, event.order_id, symbol.time)
+        position_rules.take_order(account, symbol, row, event.status, event.reported, event.order_id, symbol.time)
     if event.told & records.OF_ALGO:
         symbol.time = max(symbol.time, event.algo_told_at)
-        order_rules.take_algo(account, symbol, row, event.algo_status, event.order_id, symbol.time)
-    order_rules.sync_orders(account, symbol, now)
+        position_rules.take_algo(account, symbol, row, event.algo_status, event.order_id, symbol.time)
+    position_rules.sync_orders(account, symbol, now)
     after_orders(account, symbols, event.symbol, held)
 
 
@@ -205,7 +205,7 @@ def next_due(account: Record, symbols: Rows) -> int:
     """When a timer is wanted, ms; always later than the last, so that no loop that delivers it can stand still."""
     due: int = account.end_at if account.end_reason == states.NONE else NEVER
     for place in range(len(symbols)):
-        due = min(due, order_rules.orders_due(symbols[place]))
+        due = min(due, position_rules.orders_due(symbols[place]))
     due = min(due, risk.breaker_next_due(account.holds))
     return max(due, int(account.woken_at) + 1)
 
@@ -217,8 +217,8 @@ def on_timer(account: Record, symbols: Rows) -> None:
     for place in range(len(symbols)):
         symbol = symbols[place]
         symbol.time = max(symbol.time, account.now)
-        held = order_rules.open_quantity(symbol)
-        order_rules.on_time(account, symbol, symbol.time)
+        held = order_queries.open_quantity(symbol)
+        position_rules.on_time(account, symbol, symbol.time)
         after_orders(account, symbols, place, held)
     if account.is_open:
         heed_breaker(account, symbols, risk.TIME, 0)
@@ -239,9 +239,9 @@ def stop(account: Record, symbols: Rows, flatten: bool, reason: int) -> None:
     account.paused, account.keep, account.stopped_at = reason, not flatten, account.now
     for place in range(len(symbols)):
         if flatten:
-            order_rules.close_position(account, symbols[place], account.now, reason)
+            position_rules.close_position(account, symbols[place], account.now, reason)
         else:
-            order_rules.cancel_entry(account, symbols[place], account.now, reason)
+            position_rules.cancel_entry(account, symbols[place], account.now, reason)
             if symbols[place].has_position:  # the session ends when the exchange has confirmed what it leaves behind
                 add_output(account, records.SNAPSHOT, place, -1, reason, account.now)
 
@@ -261,7 +261,7 @@ def is_finished(account: Record, symbols: Rows) -> bool:
 def _rests(account: Record, symbol: Record) -> bool:
     """Whether a kept position has its stop at the exchange, which has confirmed it, and nothing else is at work."""
     is_confirmed = symbol.agreed_at >= account.stopped_at
-    return bool(is_confirmed and order_rules.is_protected(symbol) and not order_rules.is_at_work(symbol))
+    return bool(is_confirmed and order_queries.is_protected(symbol) and not order_queries.is_at_work(symbol))
 
 
 # --- bars and signals -------------------------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ def _rests(account: Record, symbol: Record) -> bool:
 @compiled_part
 def wake_at_bar(symbol: Record) -> int:
     """Number of bars at which the position is held long enough; NEVER where none is held, or it may be for ever."""
-    if symbol.settings.max_holding_bars and order_rules.open_quantity(symbol) != 0:
+    if symbol.settings.max_holding_bars and order_queries.open_quantity(symbol) != 0:
         return int(symbol.opened_at_bar + symbol.settings.max_holding_bars)
     return NEVER
 
@@ -279,7 +279,7 @@ def wake_at_bar(symbol: Record) -> int:
 def on_bars(account: Record, symbol: Record) -> None:
     """After bars have closed and their signals were taken: leave a position that was held for enough of them."""
     if symbol.bars >= wake_at_bar(symbol):
-        order_rules.close_position(account, symbol, account.now, states.BY_TIME)
+        position_rules.close_position(account, symbol, account.now, states.BY_TIME)
 
 
 @compiled
@@ -305,7 +305,7 @@ def fill_facts(account: Record, symbol: Record, signal: Record) -> None:
     fact["day_end"] = signal.day_end
     fact["paused"] = account.paused != states.NONE
     fact["reconciled"] = symbol.reconciled
-    fact["unknown_orders"] = order_rules.has_unknown(symbol) or not order_rules.has_room(symbol, records.SPARE)
+    fact["unknown_orders"] = order_queries.has_unknown(symbol) or not order_queries.has_room(symbol, records.SPARE)
     fact["round_trips"] = symbol.has_position
     fact["last_exit_time"] = symbol.last_exit_time
     fact["bars_since_exit"] = signal.bar + 1 - symbol.last_exit_bar
@@ -319,7 +319,7 @@ def fill_facts(account: Record, symbol: Record, signal: Record) -> None:
 def _on_signal(account: Record, symbol: Record, signal: Record) -> None:
     """Leave on an opposite signal; enter where every gate lets the signal pass. FIRST_REFUSAL is bound."""
     if symbol.has_position and symbol.position.side != signal.side and symbol.settings.exit_on_opposite_signal:
-        order_rules.close_position(account, symbol, account.now, states.OPPOSITE_SIGNAL)
+        position_rules.close_position(account, symbol, account.now, states.OPPOSITE_SIGNAL)
     fill_facts(account, symbol, signal)
     gate = FIRST_REFUSAL(symbol.facts, symbol.limits)  # type: ignore[name-defined]  # noqa: F821
     if gate < account.gate_count:
@@ -411,7 +411,7 @@ def _obey(account: Record, symbols: Rows, event: Record) -> int:
     elif kind == records.BREAKER_TOLD:
         heed_breaker(account, symbols, event.code, event.amount)
     elif kind == records.SYNC_TOLD:
-        order_rules.sync_orders(account, symbol, symbol.time)
+        position_rules.sync_orders(account, symbol, symbol.time)
     elif kind == records.ORDERS_CHANGED:
         after_orders(account, symbols, event.symbol, event.amount)
     elif kind == records.LOOK_UP_TOLD:
@@ -434,7 +434,7 @@ def _answer(account: Record, symbols: Rows, place: int, question: int) -> int:
     if question == records.IS_FINISHED:
         return 1 if is_finished(account, symbols) else 0
     if question == records.ORDERS_DUE:
-        return order_rules.orders_due(symbols[place])
+        return position_rules.orders_due(symbols[place])
     if question == records.WAKE_AT_BAR:
         return wake_at_bar(symbols[place])
-    return 1 if order_rules.has_unknown(symbols[place]) else 0
+    return 1 if order_queries.has_unknown(symbols[place]) else 0

@@ -9,27 +9,20 @@ can't hold is written as its escape (`as_stored`).
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
 import os
 import sqlite3
 import stat
 import struct
-import typing
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
-import numpy as np
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError
-
 from voltrade.errors import JournalError
-from voltrade.model import Event, Int64s, Output, Trades, storable
+from voltrade.journal_rows import ADAPTERS, Fact, Row, encode_json, encoded, first_hash, row_hash
+from voltrade.model import storable
 
 APPLICATION_ID = 0x766F6C74
 """`volt`, in the header of the SQLite file."""
@@ -56,200 +49,6 @@ _SCHEMA = (
     "CREATE TRIGGER header_update BEFORE UPDATE ON header BEGIN SELECT RAISE(ABORT, 'header: is never changed'); END",
     "CREATE TRIGGER header_delete BEFORE DELETE ON header BEGIN SELECT RAISE(ABORT, 'header: is never deleted'); END",
 )
-
-
-# --- rows -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row of the journal: position from 1, time in ms UTC, class name of the fact, its bytes, hash of the chain."""
-
-    seq: int
-    time: int
-    kind: str
-    body: bytes
-    hash: bytes
-
-    @property
-    def fact(self) -> Any:
-        """The fact that the row holds: a value of `model`, or a dict for kinds that are none."""
-        return decode(self.kind, self.body)
-
-
-def first_hash(identity: str) -> bytes:
-    """Return what stands for the hash before row 1; it ties the chain to whom the journal belongs to."""
-    return hashlib.sha256(b"voltrade journal 1\0" + identity.encode()).digest()
-
-
-def row_hash(previous: bytes, seq: int, time: int, kind: bytes, body: bytes) -> bytes:
-    """Return the hash that seals a row: sha256 of previous hash, seq, time, length of kind, kind and body."""
-    return hashlib.sha256(previous + struct.pack(">qqH", seq, time, len(kind)) + kind + body).digest()
-
-
-# --- facts as bytes ---------------------------------------------------------------------------------------------------
-
-_ADAPTERS: dict[str, TypeAdapter[Any]] = {
-    fact.__name__: TypeAdapter(fact) for fact in typing.get_args(Event | Output) if fact is not Trades
-}
-
-
-Fact = TypeVar("Fact", bound=Event | Output)
-
-
-def as_stored(fact: Fact) -> Fact:
-    """Return a fact as the journal will hold it: itself, unless a text of it is none that UTF-8 can hold.
-
-    Who acts on a fact must act on this one, so that a replay does the same.
-    """
-    adapter = _ADAPTERS.get(type(fact).__name__)
-    if adapter is None:
-        return fact
-    try:
-        adapter.dump_json(fact, warnings=False)
-        return fact
-    except PydanticSerializationError:
-        pass
-    try:
-        stored: Fact = adapter.validate_python(_storable(adapter.dump_python(fact, warnings=False)))
-    except ValidationError:
-        return fact  # something else is wrong with it, which `encode` will name
-    return stored
-
-
-def _storable(value: Any) -> Any:
-    """Make every text in plain values storable."""
-    if type(value) is str:
-        return storable(value)
-    if isinstance(value, Mapping):
-        return {_storable(name): _storable(part) for name, part in value.items()}
-    return [_storable(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-def encode(fact: Event | Output) -> tuple[str, bytes]:
-    """Return a fact's kind and its bytes; equal facts give equal bytes, and `decode` gives an equal fact back.
-
-    Raises:
-        JournalError: a field isn't of the type that the model states, so that the fact would not come back equal.
-    """
-    return _encoded(fact)[:2]
-
-
-def _encoded(fact: Fact) -> tuple[str, bytes, Fact]:
-    """Return a fact's kind, its bytes, and the fact that these hold; see `encode` and `as_stored`."""
-    kind = type(fact).__name__
-    if isinstance(fact, Trades):
-        return kind, encode_trades(fact), fact
-    adapter = _ADAPTERS.get(kind)
-    if adapter is None:
-        raise JournalError(f"kind: must be a fact of the model, was {kind}")
-    try:
-        body, fact = _dumped(adapter, fact)
-        back = adapter.validate_json(body, strict=True)
-    except (PydanticSerializationError, ValidationError) as error:
-        raise JournalError(f"{kind}: {error}") from None
-    if back != fact:
-        raise JournalError(f"{kind}: must come back equal, was {fact}, came back as {back}")
-    return kind, body, fact
-
-
-def _dumped(adapter: TypeAdapter[Any], fact: Fact) -> tuple[bytes, Fact]:
-    try:
-        return adapter.dump_json(fact, warnings="error"), fact
-    except PydanticSerializationError:
-        fact = as_stored(fact)
-        return adapter.dump_json(fact, warnings="error"), fact
-
-
-def decode(kind: str, body: bytes) -> Any:
-    """Return the fact, or for a kind that is none of the model's, the dict, that a row's bytes hold.
-
-    Raises:
-        JournalError: the bytes aren't what `encode` wrote.
-    """
-    if kind == "Trades":
-        return decode_trades(body)
-    try:
-        if kind in _ADAPTERS:
-            return _ADAPTERS[kind].validate_json(body, strict=True)
-        return json.loads(body)
-    except (ValidationError, ValueError) as error:
-        raise JournalError(f"{kind}: the bytes can't be read: {error}") from None
-
-
-def encode_json(body: Mapping[str, Any]) -> bytes:
-    """Return a dict as canonical JSON: sorted keys, floats exact (NaN and Infinity by name), numpy scalars as numbers.
-
-    A text that UTF-8 can't hold is written as its escape.
-
-    Raises:
-        JournalError: the dict holds what JSON can't.
-    """
-    try:
-        try:
-            return _canonical(body)
-        except UnicodeEncodeError:
-            return _canonical(_storable(body))
-    except (TypeError, ValueError) as error:
-        raise JournalError(f"body: {error}") from None
-
-
-def _canonical(body: Mapping[str, Any]) -> bytes:
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain).encode()
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"must be plain JSON, was {type(value).__name__} {value!r}")
-
-
-_TRADES_HEAD = struct.Struct("<BHI")  # format, length of the symbol, number of trades
-_TRADES_FORMAT = 1
-
-
-def encode_trades(trades: Trades) -> bytes:
-    """Return a block of trades as compressed columns: differences, zigzag, bytes of equal weight together, zlib."""
-    symbol = trades.symbol.encode()
-    columns = np.array((trades.id, trades.price, trades.quantity, trades.time))
-    packed = _pack(columns) + np.packbits(trades.buyer_is_maker).tobytes()
-    return _TRADES_HEAD.pack(_TRADES_FORMAT, len(symbol), len(trades)) + symbol + zlib.compress(packed, 6)
-
-
-def decode_trades(body: bytes) -> Trades:
-    """Return the block of trades that `encode_trades` wrote, exactly.
-
-    Raises:
-        JournalError: the bytes aren't such a block.
-    """
-    try:
-        version, symbol_length, count = _TRADES_HEAD.unpack_from(body)
-        start = _TRADES_HEAD.size + symbol_length
-        symbol = body[_TRADES_HEAD.size : start].decode()
-        packed = zlib.decompress(body[start:])
-    except (struct.error, UnicodeDecodeError, zlib.error) as error:
-        raise JournalError(f"Trades: the bytes can't be read: {error}") from None
-    if version != _TRADES_FORMAT or len(packed) != 4 * 8 * count + (count + 7) // 8:
-        raise JournalError(f"Trades: {count} trades of format {version} can't take {len(packed)} bytes")
-    ids, prices, quantities, times = _unpack(packed[: 32 * count], count)
-    bits = np.frombuffer(packed, np.uint8, offset=32 * count)
-    return Trades(symbol, ids, prices, quantities, times, np.unpackbits(bits, count=count).astype(np.bool_))
-
-
-def _pack(columns: Int64s) -> bytes:
-    """Write four columns one after the other, each as its lowest bytes, then its next ones, up to the highest."""
-    # Differences wrap around at 64 bits, and wrap back when they are summed: exact for every value.
-    difference = columns.copy()
-    difference[:, 1:] -= columns[:, :-1]
-    zigzag = (difference << 1) ^ (difference >> 63)
-    return zigzag.astype("<i8", copy=False).view(np.uint8).reshape(4, -1, 8).transpose(0, 2, 1).tobytes()
-
-
-def _unpack(packed: bytes, count: int) -> Int64s:
-    weights = np.frombuffer(packed, np.uint8).reshape(4, 8, count).transpose(0, 2, 1)
-    zigzag = np.ascontiguousarray(weights).view("<u8").reshape(4, count).astype(np.uint64)
-    difference = (zigzag >> np.uint64(1)) ^ np.negative(zigzag & np.uint64(1))
-    return np.cumsum(difference.view(np.int64), axis=1, dtype=np.int64)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -348,7 +147,7 @@ class Journal:
         if self._is_closed:
             raise JournalError("journal: takes nothing more: it is closed")
         if not isinstance(body, bytes):
-            if kind in _ADAPTERS or kind == "Trades":
+            if kind in ADAPTERS or kind == "Trades":
                 raise JournalError(f"kind: {kind} is a fact of the model, not a dict")
             body = encode_json(body)
         seq = self._seq + 1
@@ -362,7 +161,7 @@ class Journal:
 
     def append_fact(self, fact: Fact, time: int) -> Fact:
         """Add a fact of the model as a row, and return it as the row holds it; see `append` and `as_stored`."""
-        kind, body, fact = _encoded(fact)
+        kind, body, fact = encoded(fact)
         self.append(kind, time, body)
         return fact
 

@@ -19,7 +19,8 @@ from voltrade.account_watch import AccountWatch
 from voltrade.core import TradingCore
 from voltrade.errors import JournalError, SessionError, VenueError
 from voltrade.exchange.ports import Feed, OrderGateway
-from voltrade.journal import Fact, Journal
+from voltrade.journal import Journal
+from voltrade.journal_rows import Fact
 from voltrade.model import (
     MONEY,
     CancelOrder,

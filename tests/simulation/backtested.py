@@ -9,7 +9,7 @@ import numpy as np
 
 from simulation.evidence import Evidence
 from simulation.plans import Plan
-from voltrade import journal
+from voltrade import journal_rows
 from voltrade.data.tape import Tape, TapeReport
 from voltrade.model import OrderIntent, OrderUpdate, Refusal, RoundTrip
 from voltrade.research.backtest import backtest
@@ -27,7 +27,7 @@ def differences(plan: Plan, evidence: Evidence) -> list[str]:
     """
     config = read_parameters(plan.settings)
     trades = shifted(plan.tape, evidence.opened - int(plan.tape.time[0]) - int(plan.begin_s * 1000))
-    loaded = next(journal.decode(row.kind, row.body) for row in evidence.journals[0] if row.kind == "Trades")
+    loaded = next(journal_rows.decode(row.kind, row.body) for row in evidence.journals[0] if row.kind == "Trades")
     if config.bars.anchor == "continuous":
         trades = trades[int(np.searchsorted(trades.id, loaded.id[0])) :]
     begin_s = (evidence.opened - int(trades.time[0])) / 1000
@@ -47,7 +47,7 @@ def differences(plan: Plan, evidence: Evidence) -> list[str]:
 def _fact(row: Any) -> Any:
     if row.kind not in ("OrderIntent", "OrderUpdate", "Refusal", "RoundTrip"):
         return None
-    return journal.decode(row.kind, journal.encode_json(row.body))
+    return journal_rows.decode(row.kind, journal_rows.encode_json(row.body))
 
 
 def _decisions(facts: list[Any], evidence: Evidence) -> list[Any]:

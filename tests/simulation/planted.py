@@ -70,14 +70,14 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "a stop that was sent counts as cover, whatever became of it",
-        "order_rules.py",
+        "order_queries.py",
         "        if order.purpose == states.STOP and order.state == states.NEW:",
         "        if order.purpose == states.STOP:",
         ("O5",),
     ),
     Bug(
         "the stop is not made larger while the entry fills",
-        "order_rules.py",
+        "position_rules.py",
         "return 0 if entry_is_done(symbol) else int(stop.time + states.RESIZE_EVERY_MS)",
         "return NEVER",
         ("O5",),
@@ -86,7 +86,7 @@ BUGS: tuple[Bug, ...] = (
         "a fill that is told after its order's end is dropped",
         "core_rules.py",
         "    if event.trade_id:\n        order_rules.take_fill(account, symbol, event)",
-        "    if event.trade_id and not order_rules.is_done(symbol.orders[event.order]):\n"
+        "    if event.trade_id and not order_queries.is_done(symbol.orders[event.order]):\n"
         "        order_rules.take_fill(account, symbol, event)",
         ("O1", "O2"),
     ),
@@ -137,14 +137,14 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "the stop of a short lies where a long's would",
-        "order_rules.py",
+        "position_rules.py",
         "level_from(position.entry_notional, position.entered, position.side * profit)",
         "level_from(position.entry_notional, position.entered, profit)",
         ("O5",),
     ),
     Bug(
         "what is left over when the position is gone is not cancelled but for stops",
-        "order_rules.py",
+        "position_rules.py",
         "                cancel(account, symbol, row, time, states.POSITION_CLOSED)",
         "                if purpose == states.STOP:\n"
         "                    cancel(account, symbol, row, time, states.POSITION_CLOSED)",

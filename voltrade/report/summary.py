@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter
 
-from voltrade import journal, risk
+from voltrade import journal, journal_rows, risk
 from voltrade.compiled import Rows
 from voltrade.config import Config, RiskSettings
 from voltrade.errors import JournalError
@@ -449,17 +449,17 @@ class RunReader:
             self.seq, self.head, self.time = row.seq, row.hash.hex(), row.time
         return self.seq - before
 
-    def _take(self, row: journal.Row) -> None:
+    def _take(self, row: journal_rows.Row) -> None:
         if row.kind == "Start":
-            self.start = journal.decode(row.kind, row.body)
+            self.start = journal_rows.decode(row.kind, row.body)
             instrument = TypeAdapter(Instrument).validate_python(self.start["instrument"])
             self._collector = Collector(instrument)
         elif row.kind == "Bar":
-            self.collector.add_bar(journal.decode(row.kind, row.body))
+            self.collector.add_bar(journal_rows.decode(row.kind, row.body))
         elif row.kind == "End":
-            self.end = journal.decode(row.kind, row.body)
+            self.end = journal_rows.decode(row.kind, row.body)
         elif row.kind not in _UNSHOWN:
-            self.collector.add(journal.decode(row.kind, row.body))
+            self.collector.add(journal_rows.decode(row.kind, row.body))
 
     def frames(self, last_bars: int | None = None) -> Frames:
         """Make the frames of what was read so far, or with only the last bars and decisions."""

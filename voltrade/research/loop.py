@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 from numba import types
 
-from voltrade import core, core_rules, order_rules, risk
+from voltrade import core, core_rules, order_queries, order_rules, position_rules, risk
 from voltrade.account import value_at_mark
 from voltrade.compiled import BARE, Record, Rows, compile_for, compiled_in_place, compiled_part, prefetch, rows_of
 from voltrade.model import NEVER
@@ -56,7 +56,7 @@ def _execute(sim: Record, output: Record) -> None:
     code = 0
     if kind == SUBMIT:
         truth.answered = sim.account.now
-        code = loop_exchange.place_algo(sim, at) if order_rules.is_algo(order) else loop_exchange.place_order(sim, at)
+        code = loop_exchange.place_algo(sim, at) if order_queries.is_algo(order) else loop_exchange.place_order(sim, at)
         truth.code = code
         if code and code not in MODELLED:
             sim.unmodelled = REFUSED
@@ -75,7 +75,7 @@ def _execute(sim: Record, output: Record) -> None:
 def _tell_as_it_is(order: Record, truth: Record, event: Record) -> None:
     """Let an answer tell how its order stands."""
     event.order_id = truth.order_id
-    if order_rules.is_algo(order):
+    if order_queries.is_algo(order):
         event.told, event.status, event.algo_status = OF_ALGO, truth.algo_status, truth.algo_status
     else:
         event.told, event.status, event.reported = OF_ORDER, truth.status, truth.executed
@@ -96,7 +96,7 @@ def _react(sim: Record, event: Record) -> None:
 def _take_snapshot(sim: Record) -> None:
     """Take the exchange's whole account: fills not heard of yet, open orders, then what isn't listed is looked up."""
     account, symbol, now = sim.account, sim.symbols[0], sim.account.now
-    held = order_rules.open_quantity(symbol)
+    held = order_queries.open_quantity(symbol)
     symbol.snapshot_at, symbol.time = NEVER, now
     for number in range(sim.news_count):
         if sim.news[number].trade_id > symbol.counted:
@@ -106,14 +106,14 @@ def _take_snapshot(sim: Record) -> None:
     at = loop_exchange.next_open(sim, 0)
     while at >= 0:
         truth = sim.truth[at]
-        order_rules.take_order(account, symbol, at, truth.status, truth.executed, truth.order_id, now)
+        position_rules.take_order(account, symbol, at, truth.status, truth.executed, truth.order_id, now)
         at = loop_exchange.next_open(sim, truth.order_id)
     for at in range(symbol.order_count):
         if sim.truth[at].algo_status == NEW:
-            order_rules.take_algo(account, symbol, at, NEW, 0, now)
+            position_rules.take_algo(account, symbol, at, NEW, 0, now)
     _look_up_missing(sim)
-    order_rules.sync_orders(account, symbol, now)
-    if symbol.position.side * order_rules.open_quantity(symbol) != sim.quantity:
+    position_rules.sync_orders(account, symbol, now)
+    if symbol.position.side * order_queries.open_quantity(symbol) != sim.quantity:
         sim.unmodelled = NOT_EXPLAINED
     symbol.reconciled, symbol.agreed_at = True, now
     core_rules.after_orders(account, sim.symbols, 0, held)
@@ -127,8 +127,8 @@ def _look_up_missing(sim: Record) -> None:
         for at in range(symbol.order_count):
             order, truth = symbol.orders[at], sim.truth[at]
             is_listed = truth.phase == TRAVELLING or truth.phase == TAKING or truth.algo_status == NEW
-            is_missing = not order_rules.is_done(order) and not is_listed and order.state != PENDING_SUBMIT
-            if order_rules.is_of(symbol, order, purpose) and is_missing:
+            is_missing = not order_queries.is_done(order) and not is_listed and order.state != PENDING_SUBMIT
+            if order_queries.is_of(symbol, order, purpose) and is_missing:
                 order_rules.lookup(account, symbol, at, account.now, NOT_LISTED)
 
 
@@ -420,7 +420,7 @@ def _write_orders(sim: Record, is_over: bool, orders: Rows) -> None:
     symbol, kept = sim.symbols[0], 0
     for row in range(symbol.order_count):
         order = symbol.orders[row]
-        if is_over or order_rules.is_over(symbol, order):
+        if is_over or order_queries.is_over(symbol, order):
             placed = orders[order.number]
             placed.order, placed.truth = order, sim.truth[row]
         else:

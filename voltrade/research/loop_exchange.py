@@ -11,7 +11,7 @@ from voltrade import risk
 from voltrade.account import fee, funding_payment, position_after, proportion, value_at_mark
 from voltrade.compiled import Record, compiled_in_place, compiled_part
 from voltrade.model import NEVER
-from voltrade.order_rules import is_algo
+from voltrade.order_queries import is_algo
 from voltrade.records import ALGO_TOLD, FUNDED, ORDER_TOLD
 from voltrade.research.loop_records import ENDED, LIQUIDATED, NOT_EXPLAINED, TAKING, TRAVELLING, Market, free_row
 from voltrade.simulated.fill_model import (

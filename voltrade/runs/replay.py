@@ -22,6 +22,7 @@ from voltrade.errors import JournalError
 from voltrade.model import Event, Instrument
 from voltrade.strategy.rule_file import load_rule
 from voltrade.signal_engine import SignalEngine
+from voltrade import journal_rows
 
 INSTRUMENT = TypeAdapter(Instrument)
 EVENTS = {kind.__name__ for kind in Event.__args__}
@@ -108,14 +109,14 @@ def begun(path: Path) -> Begun:
     return _begun(path, journal.read(path))
 
 
-def _begun(path: Path, rows: Iterator[journal.Row]) -> Begun:
+def _begun(path: Path, rows: Iterator[journal_rows.Row]) -> Begun:
     first = next(rows, None)
     if first is None or first.kind != "Start":
         raise JournalError(f"{path}: must begin with a Start row, began with {first.kind if first else 'nothing'}")
     start: dict[str, Any] = first.fact
     rule_name = start["config"]["session"].get("rule", "")  # empty for the built-in rule
     rule = load_rule(rule_name, start.get("rule_sha256", ""), path.parent)
-    config = Config.from_json(journal.encode_json(start["config"]), rule.settings_type)
+    config = Config.from_json(journal_rows.encode_json(start["config"]), rule.settings_type)
     return Begun(config, INSTRUMENT.validate_python(start["instrument"]), start["epoch"], rule)
 
 
@@ -133,7 +134,7 @@ def recover(path: Path) -> Replay:
     return again
 
 
-def _handle(core: TradingCore, row: journal.Row, result: Replay) -> deque[tuple[str, bytes]]:
+def _handle(core: TradingCore, row: journal_rows.Row, result: Replay) -> deque[tuple[str, bytes]]:
     """Let the core take an event; return the rows that must follow it."""
     result.events += 1
     event = row.fact
@@ -142,11 +143,11 @@ def _handle(core: TradingCore, row: journal.Row, result: Replay) -> deque[tuple[
     consumed, outputs = core.handle(event)
     if row.kind == "Trades" and consumed != len(event):
         result.differ(f"row {row.seq}: the block of {len(event)} trades was consumed up to {consumed}")
-    closed = [("Bar", journal.encode_json(core.bar_row(symbol_state, number))) for number in range(bars, symbol_state.pipeline.count)]
-    return deque([*closed, *map(journal.encode, outputs)])
+    closed = [("Bar", journal_rows.encode_json(core.bar_row(symbol_state, number))) for number in range(bars, symbol_state.pipeline.count)]
+    return deque([*closed, *map(journal_rows.encode, outputs)])
 
 
-def _compare(result: Replay, expected: deque[tuple[str, bytes]], row: journal.Row) -> None:
+def _compare(result: Replay, expected: deque[tuple[str, bytes]], row: journal_rows.Row) -> None:
     result.outputs += 1
     if not expected:
         result.differ(f"row {row.seq}: the journal has a {row.kind} that the replay does not make")

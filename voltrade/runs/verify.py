@@ -22,6 +22,7 @@ from voltrade.runs import run_file as records
 from voltrade.errors import JournalError, SessionError, VoltradeError
 from voltrade.model import EngineRestarted
 from voltrade.strategy.rule_file import KEPT, RuleFile
+from voltrade import journal_rows
 
 NOT_WHOLE = "Not whole: something was altered, cut off or lost."
 WHOLE = "Whole: nothing of what was checked was altered, cut off or lost."
@@ -180,12 +181,12 @@ def _has_begun(record: Mapping[str, Any]) -> bool:
     return bool(record.get("begun")) or record.get("state") == "ended"
 
 
-def _held(path: Path, chain: journal.VerifyResult) -> list[journal.Row]:
+def _held(path: Path, chain: journal.VerifyResult) -> list[journal_rows.Row]:
     """The rows that tell of a run's beginnings and ends, as far as the chain holds."""
     if not chain.seq:
         return []
     kinds = ("Start", "End", EngineRestarted.__name__)
-    rows: list[journal.Row] = []
+    rows: list[journal_rows.Row] = []
     for kind in kinds:
         with suppress(JournalError):  # damaged behind the rows that hold, which the chain tells
             rows += takewhile(lambda row: row.seq <= chain.seq, journal.read(path, kind=kind))
