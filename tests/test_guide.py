@@ -101,13 +101,13 @@ def test_every_place_is_there(cell: str) -> None:
 
 
 def test_a_place_that_is_not_there_is_noticed() -> None:
-    assert {"SymbolState", "SymbolState.band", "TradingCore.handle", "TradingCore.account", "GATES"} <= names_in(
+    assert {"TradingCore._on_bars", "TradingCore.handle", "TradingCore.account", "GATES"} <= names_in(
         "voltrade/core.py"
     )
-    assert not {"handle", "band", "TradingCore.gone", "SymbolState.handle"} & names_in("voltrade/core.py")
-    assert list(places("`voltrade/core.py`: `SymbolState.left_at`, `f()`; `voltrade/oms.py`")) == [
+    assert not {"handle", "band", "TradingCore.gone", "TradingCore.goes"} & names_in("voltrade/core.py")
+    assert list(places("`voltrade/core.py`: `TradingCore.left_at`, `f()`; `voltrade/oms.py`")) == [
         ("voltrade/core.py", ""),
-        ("voltrade/core.py", "SymbolState.left_at"),
+        ("voltrade/core.py", "TradingCore.left_at"),
         ("voltrade/core.py", "f"),
         ("voltrade/oms.py", ""),
     ]

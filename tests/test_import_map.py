@@ -12,10 +12,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "voltrade"
 
 TRADING_PATH = [
     "errors", "model", "compiled", "config",
-    "bars", "signal_engine", "bar_pipeline",
+    "bar_rules", "bars", "signal_engine", "bar_pipeline",
     "risk", "account", "order_states", "records", "order_queries", "order_rules", "position_rules", "row_facts",
     "core_rules", "books", "order_register", "account_check", "order_outputs", "saved_orders", "oms",
-    "bar_rate", "core", "tape_loop",
+    "bar_rate", "symbol_state", "core", "tape_loop",
     "account_watch", "journal_rows", "journal", "live",
 ]  # fmt: skip
 """The files on top, in the order in which they build on each other: each imports only files before it."""

@@ -11,7 +11,6 @@ The state is one row of a structured array, changed in place. A restart from any
 from __future__ import annotations
 
 from collections.abc import Callable
-from decimal import Decimal
 from functools import cache
 from typing import Any
 
@@ -19,24 +18,19 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
+from voltrade.bar_rules import BAR_RULES, BASE, COUNT, QUOTE, STRIDE, bar_rules
 from voltrade.compiled import Record, Rows, compile_for, compiled, prefetch, record_dtype, restored, rows_of
 from voltrade.config import BarSettings
-from voltrade.errors import ConfigError, DataError
+from voltrade.errors import DataError
 from voltrade.model import BAR, DAY_MS, NEVER, BarResumePoint, Bools, CloseReason, Instrument, Int64s, Trades
 
 THRESHOLD = int(CloseReason.THRESHOLD)
 DAY_END = int(CloseReason.DAY_END)
-BASE, QUOTE, COUNT = 0, 1, 2
-_UNITS = {"base": BASE, "quote": QUOTE, "trades": COUNT}
 
-STRIDE = 16
-"""Trades that `_absorb` folds at once."""
 
 PREFETCH_DISTANCE = 192
 """Trades from the one that is folded to the one whose memory is asked for: ten million trades fit in no cache."""
 
-_LARGEST = 2**61
-"""Sums of this many ticklots, twice over, still fit 64 bits."""
 _MOST_BARS_BY_ONE_TRADE = 10_000_000
 
 MOST_BARS = 2**62
@@ -62,16 +56,6 @@ AGGREGATOR = record_dtype(
     ]
 )
 
-BAR_RULES = record_dtype(
-    [
-        ("unit", np.int64),
-        ("threshold", np.int64),  # lots, ticklots or trades
-        ("daily", np.bool_),
-        ("max_price", np.int64),
-        ("max_notional", np.int64),  # a trade above it is a broken row, and could overflow 64 bits
-        ("usual_quantity", np.int64),  # up to here a stride of trades can't overflow
-    ]
-)
 
 COLUMNS = tuple(types.Array(kind, 1, "C", readonly=True) for kind in (types.int64,) * 4 + (types.bool_,))
 """Columns of trades: id, price, quantity, time, buyer_is_maker. A read-only signature takes writable arrays too."""
@@ -357,41 +341,6 @@ def _aggregate_compiled() -> Callable[..., int]:
         _aggregate, types.int64(*COLUMNS, *(types.int64,) * 3, *records, types.int64[::1])
     )
     return loop
-
-
-def bar_rules(settings: BarSettings, instrument: Instrument) -> Rows:
-    """Put the settings into the symbol's integers: one row of BAR_RULES.
-
-    Raises:
-        ConfigError: the threshold is no whole number of lots, ticklots or trades, or a bar could overflow 64 bits.
-    """
-    threshold = _whole_threshold(settings, instrument)
-    max_notional = _LARGEST
-    if settings.unit == "base" and threshold * instrument.max_price >= 2**62:
-        raise ConfigError(f"threshold: a bar's notional must stay below 2^62 ticklots, was {settings.threshold}")
-    if settings.unit == "trades":
-        max_notional = 2 * _LARGEST // threshold
-    rules = np.zeros(1, BAR_RULES)
-    rules["unit"] = _UNITS[settings.unit]
-    rules["threshold"] = threshold
-    rules["daily"] = settings.anchor == "utc_day"
-    rules["max_price"] = instrument.max_price
-    rules["max_notional"] = max_notional
-    rules["usual_quantity"] = max_notional // STRIDE // instrument.max_price
-    return rules
-
-
-def _whole_threshold(settings: BarSettings, instrument: Instrument) -> int:
-    units = {
-        "base": (instrument.step_size, f"{instrument.symbol}'s step"),
-        "quote": (instrument.tick_size * instrument.step_size, f"{instrument.symbol}'s tick x step"),
-        "trades": (Decimal(1), "one trade"),
-    }
-    unit, name = units[settings.unit]
-    threshold = settings.threshold / unit
-    if threshold != int(threshold) or not 1 <= threshold <= _LARGEST:
-        raise ConfigError(f"threshold: must be a multiple of {name} {unit} below 2^61 of it, was {settings.threshold}")
-    return int(threshold)
 
 
 def columns(trades: Trades) -> tuple[npt.NDArray[Any], ...]:

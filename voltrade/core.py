@@ -10,7 +10,6 @@ A signal passes the gates in the order of `GATES`, top to bottom; the first that
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -21,10 +20,10 @@ from numba import types
 from voltrade import core_rules, records, risk
 from voltrade.account import Account, Position
 from voltrade.bar_pipeline import BarPipeline
-from voltrade.bar_rate import Band, drift
+from voltrade.bar_rate import drift
 from voltrade.books import Books
 from voltrade.compiled import BARE, Rows, compile_for, plain, rows_of
-from voltrade.config import BarSettings, Config, milliseconds
+from voltrade.config import Config, milliseconds
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import (
     NEVER,
@@ -57,6 +56,7 @@ from voltrade.order_states import NONE
 from voltrade.records import Event as Told
 from voltrade.risk import CircuitBreaker
 from voltrade.signal_engine import SignalEngine, refuse_other_overrides
+from voltrade.symbol_state import SymbolState, expected_range
 
 GATES: tuple[risk.Gate, ...] = (
     risk.WARMING_UP,
@@ -98,34 +98,6 @@ def _step() -> Callable[[Rows, Rows, int, Rows], None]:
     """`on_signal` for one signal, compiled when it is first needed."""
     kinds = (rows_of(records.ACCOUNT), rows_of(records.SYMBOL), types.int64, rows_of(records.SIGNAL))
     return compile_for(_decide, types.void(*kinds), **BARE)  # type: ignore[no-any-return]
-
-
-class SymbolState:
-    """Everything the core holds for one symbol; what rules read and change is in the account's books.
-
-    Attributes:
-        band: bars that 24 hours should bring; None where nobody watches.
-        problems: what about the account forbids trading it; a person has been told.
-        problem_count: how many snapshots in a row had problems.
-    """
-
-    def __init__(
-        self, instrument: Instrument, pipeline: BarPipeline, engine: SignalEngine, monitor: OrderMonitor, place: int
-    ) -> None:
-        self.instrument = instrument
-        self.pipeline = pipeline
-        self.engine = engine
-        self.monitor = monitor
-        self.place = place
-        self.band: Band | None = None
-        self.drifted = False
-        self.problems: list[str] = []
-        self.problem_count = 0
-
-    def see_bars(self, row: Any) -> None:
-        """Let the books know how far bars and prices are."""
-        pipeline = self.pipeline
-        row["bars"], row["last_price"], row["price_time"] = pipeline.count, pipeline.last_price, pipeline.last_time
 
 
 class TradingCore:
@@ -176,7 +148,7 @@ class TradingCore:
         config = self.config
         monitor = OrderMonitor(instrument, config.exits, config.execution, epoch, self._books, place, GATES)
         symbol_state = SymbolState(instrument, BarPipeline(instrument, config.bars, engine), engine, monitor, place)
-        symbol_state.band = _band(config.bars)
+        symbol_state.band = expected_range(config.bars)
         row = self._books.symbols[place]
         row["limits"] = risk.limits_of(config, instrument)
         row["facts"]["market_stream_up"] = True
@@ -534,12 +506,6 @@ _HOLDS = {
     "halt": (risk.HOLD, risk.CANCEL),
 }
 """What the breaker is told of an operator's command."""
-
-
-def _band(settings: BarSettings) -> Band | None:
-    if not (settings.least_bars_a_day or settings.most_bars_a_day):
-        return None
-    return Band(settings.threshold, settings.least_bars_a_day, settings.most_bars_a_day or math.inf)
 
 
 _HANDLERS: dict[type, Callable[[TradingCore, Any], list[Output]]] = {

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from voltrade.bars import bar_rules
+from voltrade.bar_rules import bar_rules
 from voltrade.config import Config
 from voltrade.errors import VenueError
 from voltrade.exchange.binance import PAGE, PAGE_WEIGHT, BinanceRestClient

@@ -1,0 +1,72 @@
+"""The settings of volume bars in a symbol's whole numbers."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import numpy as np
+
+from voltrade.compiled import Rows, record_dtype
+from voltrade.config import BarSettings
+from voltrade.errors import ConfigError
+from voltrade.model import Instrument
+
+BASE, QUOTE, COUNT = 0, 1, 2
+
+
+_UNITS = {"base": BASE, "quote": QUOTE, "trades": COUNT}
+
+
+STRIDE = 16
+"""Trades that `_absorb` folds at once."""
+
+
+_LARGEST = 2**61
+"""Sums of this many ticklots, twice over, still fit 64 bits."""
+
+
+BAR_RULES = record_dtype(
+    [
+        ("unit", np.int64),
+        ("threshold", np.int64),  # lots, ticklots or trades
+        ("daily", np.bool_),
+        ("max_price", np.int64),
+        ("max_notional", np.int64),  # a trade above it is a broken row, and could overflow 64 bits
+        ("usual_quantity", np.int64),  # up to here a stride of trades can't overflow
+    ]
+)
+
+
+def bar_rules(settings: BarSettings, instrument: Instrument) -> Rows:
+    """Put the settings into the symbol's integers: one row of BAR_RULES.
+
+    Raises:
+        ConfigError: the threshold is no whole number of lots, ticklots or trades, or a bar could overflow 64 bits.
+    """
+    threshold = _whole_threshold(settings, instrument)
+    max_notional = _LARGEST
+    if settings.unit == "base" and threshold * instrument.max_price >= 2**62:
+        raise ConfigError(f"threshold: a bar's notional must stay below 2^62 ticklots, was {settings.threshold}")
+    if settings.unit == "trades":
+        max_notional = 2 * _LARGEST // threshold
+    rules = np.zeros(1, BAR_RULES)
+    rules["unit"] = _UNITS[settings.unit]
+    rules["threshold"] = threshold
+    rules["daily"] = settings.anchor == "utc_day"
+    rules["max_price"] = instrument.max_price
+    rules["max_notional"] = max_notional
+    rules["usual_quantity"] = max_notional // STRIDE // instrument.max_price
+    return rules
+
+
+def _whole_threshold(settings: BarSettings, instrument: Instrument) -> int:
+    units = {
+        "base": (instrument.step_size, f"{instrument.symbol}'s step"),
+        "quote": (instrument.tick_size * instrument.step_size, f"{instrument.symbol}'s tick x step"),
+        "trades": (Decimal(1), "one trade"),
+    }
+    unit, name = units[settings.unit]
+    threshold = settings.threshold / unit
+    if threshold != int(threshold) or not 1 <= threshold <= _LARGEST:
+        raise ConfigError(f"threshold: must be a multiple of {name} {unit} below 2^61 of it, was {settings.threshold}")
+    return int(threshold)
