@@ -313,7 +313,7 @@ def test_the_upkeep_of_a_position_changes_in_every_mode(seam: str, before: Befor
 
 def test_how_the_simulated_exchange_fills_changes_wherever_it_fills(before: Before, tmp_path: Path) -> None:
     edit = Edit(
-        "exchange/execution.py",
+        "simulated/fill_model.py",
         "    return max(1, price + side * slip)\n",
         "    return max(1, price + side * (slip + 9))\n",
     )
@@ -327,12 +327,12 @@ OF_SESSIONS = {
         "        self._market.append((trade_id, price, 2 * quantity, time, buyer_is_maker))\n",
     ),
     "BinanceWSManager": Edit(
-        "exchange/binance.py",
+        "exchange/trade_sequence.py",
         "        self._on_agg_trade = on_agg_trade\n",
         "        self._on_agg_trade = lambda at, price, lots, *rest: on_agg_trade(at, price, 2 * lots, *rest)\n",
     ),
     "BinanceRestClient.submit": Edit(
-        "exchange/binance.py",
+        "exchange/rest.py",
         "        order = intent.order\n        algo =",
         "        from dataclasses import replace\n\n"
         "        order = replace(intent.order, quantity=intent.order.quantity // 2)\n        algo =",

@@ -23,7 +23,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from voltrade.config import Config
-from voltrade.exchange.messages import MessageReader, instrument_of
+from voltrade.exchange.filters import instrument_of
+from voltrade.exchange.messages import MessageReader
 from voltrade.model import (
     AlgoUpdate,
     MarkPrice,

@@ -15,7 +15,7 @@ from importlib import resources
 from typing import Any
 
 from voltrade.errors import DataError
-from voltrade.exchange.messages import instrument_of
+from voltrade.exchange.filters import instrument_of
 from voltrade.model import MONEY, Instrument, TimeInForce, money
 from voltrade.simulated.formatting import plain
 
