@@ -34,10 +34,11 @@ from voltrade.live import LiveTradingSystem
 from voltrade.model import NEVER, BarResumePoint, CancelOrder, Command, LookupOrder, OrderIntent, Trades
 from voltrade.runs.replay import replay, start_row
 from voltrade.signal_engine import SignalEngine
+from voltrade.simulated.core_commands import drain_events, execute
 from voltrade.simulated.exchange import SimulatedExchange
 from voltrade.simulated.symbols import shipped_instrument
 from voltrade.simulated.tape_playback import TapePlayer, exchange_for, player_for
-from voltrade.tape_loop import Collect, Execute, Finish, NextSegment, Play, TapeLoop
+from voltrade.tape_loop import AdvanceExchange, DrainEvents, EndOfTape, NextSegment, SendCommand, TapeLoop
 
 PARAMETERS: dict[str, Any] = {
     **{"seed": 2, "hours": 0.75, "threshold": 5, "cooldown_bars": 1, "take_profit_atr": 2.0},
@@ -97,14 +98,14 @@ def _play(lockstep: TapeLoop, exchange: SimulatedExchange, player: TapePlayer, r
         match ask:
             case NextSegment():
                 answer = player.horizon()
-            case Play():
+            case AdvanceExchange():
                 player.play(ask.trades, ask.mark, ask.time)
-            case Execute(command=command):
+            case SendCommand(command=command):
                 requests.append(_request(command, exchange.clock))
-                answer = exchange.execute(command)
-            case Collect():
-                answer = exchange.collect()
-            case Finish():
+                answer = execute(exchange, command)
+            case DrainEvents():
+                answer = drain_events(exchange)
+            case EndOfTape():
                 player.finish()
 
 
