@@ -53,8 +53,8 @@ from voltrade.venue.wire import (
     algo_message,
     order_message,
     position_message,
+    render,
     user_events,
-    written,
 )
 
 NOW = 1_767_643_200_000
@@ -309,7 +309,7 @@ LITE = order_message("TRADE_LITE", MARKET, FILL)
 
 def account(version: str) -> Any:
     position = position_message(f"{version}/account position", BTC, RISK)
-    flags = written("account flags", {}) if version == "v2" else {}
+    flags = render("account flags", {}) if version == "v2" else {}
     return flags | account_message("account", BALANCES, NOW, [position])
 
 
@@ -339,7 +339,7 @@ SAMPLES: dict[str, Any] = {
     f"{TAPE}/book_ticker_stream.json": BOOK_EVENT,
     f"{TAPE}/kline_stream_closed.json": KLINE_EVENT,
     f"{TAPE}/kline_stream_open.json": KLINE_EVENT,
-    f"{SUB}/Leverage.txt": written("ACCOUNT_CONFIG_UPDATE", asdict(SettingsChange(NOW, "BTCUSDT", 5))),
+    f"{SUB}/Leverage.txt": render("ACCOUNT_CONFIG_UPDATE", asdict(SettingsChange(NOW, "BTCUSDT", 5))),
     f"{SUB}/Klines.txt": KLINE_EVENT,
     f"{SUB}/MarkPrice.txt": MARK_EVENT,
     f"{SUB}/AggTrades.txt": AGG_TRADE,
@@ -507,6 +507,6 @@ def test_whatever_is_sent_is_answered_or_refused_with_a_code(values: dict[str, s
     data.show(1, NOW)
     rest = a_rest(exchange, data)
     params = Params(urlencode({"symbol": "BTCUSDT", **values}, errors="replace"), "")
-    for name in {route.answer for route in served().values()} - {""}:
+    for name in {route.handler for route in served().values()} - {""}:
         with suppress(VenueRefusal):
             orjson.dumps(rest.body(name, params))

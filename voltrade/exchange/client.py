@@ -1,6 +1,6 @@
 """The ccxt class for Binance USD-M Futures, subclassed: signing, transport and sockets.
 
-Every frame goes to a handler in the order of arrival, and every failed request tells exactly what came back.
+Every frame goes to a handler in the order of arrival, and the exception of a failed request has the response.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ _MAX_CACHED = 1 << 16
 LARGEST = 2**53
 """Greatest size of a count of units."""
 
-Word = TypeVar("Word")
+Choice = TypeVar("Choice")
 
 
 class Units(dict[str, int]):
@@ -109,14 +109,15 @@ class Fields:
             raise self.error(name, "must be true or false")
         return value
 
-    def word(self, name: str, words: Mapping[str, Word]) -> Word:
+    def choice(self, name: str, choices: Mapping[str, Choice]) -> Choice:
+        """Return the value of a text in `choices`."""
         value = self.row.get(name)
-        if not isinstance(value, str) or value not in words:
-            raise self.error(name, f"must be one of {', '.join(words)}")
-        return words[value]
+        if not isinstance(value, str) or value not in choices:
+            raise self.error(name, f"must be one of {', '.join(choices)}")
+        return choices[value]
 
-    def one_of(self, name: str, words: Iterable[str]) -> str:
-        return self.word(name, {word: word for word in words})
+    def one_of(self, name: str, choices: Iterable[str]) -> str:
+        return self.choice(name, {choice: choice for choice in choices})
 
     def units(self, name: str, units: Units, least: int | None = 0) -> int:
         """Read a decimal text as whole units; with `least` None it may be negative."""

@@ -118,14 +118,14 @@ class MessageReader:
             symbol=self._symbol(order, "s"),
             client_order_id=order.text("c"),
             order_id=order.integer("i", 1),
-            side=order.word("S", _SIDES),
-            order_type=order.word("o", _ORDER_TYPES),
-            status=order.word("X", _STATUSES),
+            side=order.choice("S", _SIDES),
+            order_type=order.choice("o", _ORDER_TYPES),
+            status=order.choice("X", _STATUSES),
             execution=order.one_of("x", EXECUTIONS),
             quantity=quantity,
             filled=filled,
             price=order.units("p", self._prices),
-            time_in_force=order.word("f", _TIMES_IN_FORCE),
+            time_in_force=order.choice("f", _TIMES_IN_FORCE),
             reduce_only=order.flag("R"),
             close_position=order.flag("cp") if order.has("cp") else False,
             trade_id=order.integer("t") if last else 0,
@@ -147,8 +147,8 @@ class MessageReader:
             symbol=self._symbol(algo, "s"),
             client_order_id=algo.text("caid"),
             algo_id=algo.integer("aid", 1),
-            side=algo.word("S", _SIDES),
-            order_type=algo.word("o", _ORDER_TYPES),
+            side=algo.choice("S", _SIDES),
+            order_type=algo.choice("o", _ORDER_TYPES),
             status=algo.one_of("X", ALGO_STATUSES),
             quantity=self._optional_lots(algo, "q"),
             trigger_price=self._optional_price(algo, "tp"),
@@ -156,7 +156,7 @@ class MessageReader:
             filled=self._optional_lots(algo, "aq"),
             reduce_only=algo.flag("R"),
             close_position=algo.flag("cp"),
-            working_type=algo.word("wt", _WORKING_TYPES),
+            working_type=algo.choice("wt", _WORKING_TYPES),
             reason=algo.text("rm") if algo.has("rm") else "",
         )
 
@@ -213,15 +213,15 @@ class MessageReader:
             symbol=self._symbol(order, "symbol"),
             client_order_id=order.text("clientOrderId"),
             order_id=order.integer("orderId", 1),
-            side=order.word("side", _SIDES),
-            order_type=order.word("type", _ORDER_TYPES),
-            status=order.word("status", _STATUSES),
+            side=order.choice("side", _SIDES),
+            order_type=order.choice("type", _ORDER_TYPES),
+            status=order.choice("status", _STATUSES),
             execution="",
             quantity=quantity,
             filled=filled,
             filled_notional=self._notional(order, "cumQuote") if filled else 0,
             price=self._optional_price(order, "price"),
-            time_in_force=order.word("timeInForce", _TIMES_IN_FORCE),
+            time_in_force=order.choice("timeInForce", _TIMES_IN_FORCE),
             reduce_only=order.flag("reduceOnly"),
             close_position=order.flag("closePosition") if order.has("closePosition") else False,
         )
@@ -235,8 +235,8 @@ class MessageReader:
             symbol=self._symbol(algo, "symbol"),
             client_order_id=algo.text("clientAlgoId"),
             algo_id=algo.integer("algoId", 1),
-            side=algo.word("side", _SIDES),
-            order_type=algo.word(kind, _ORDER_TYPES),
+            side=algo.choice("side", _SIDES),
+            order_type=algo.choice(kind, _ORDER_TYPES),
             status=algo.one_of("algoStatus", ALGO_STATUSES),
             quantity=self._optional_lots(algo, "quantity"),
             trigger_price=self._optional_price(algo, "triggerPrice"),
@@ -244,7 +244,7 @@ class MessageReader:
             filled=self._optional_lots(algo, "actualQty"),
             reduce_only=algo.flag("reduceOnly"),
             close_position=algo.flag("closePosition") if algo.has("closePosition") else False,
-            working_type=algo.word("workingType", _WORKING_TYPES),
+            working_type=algo.choice("workingType", _WORKING_TYPES),
         )
 
     def user_trade(self, row: object) -> OrderUpdate:
@@ -261,7 +261,7 @@ class MessageReader:
             symbol=self._symbol(trade, "symbol"),
             client_order_id="",
             order_id=trade.integer("orderId", 1),
-            side=trade.word("side", _SIDES),
+            side=trade.choice("side", _SIDES),
             order_type=OrderType.MARKET,
             status="PARTIALLY_FILLED",
             execution="TRADE",
@@ -304,7 +304,7 @@ class MessageReader:
         for row in Fields("symbolConfig", {"rows": rows}).parts("rows"):
             if row.text("symbol") == self.instrument.symbol:
                 words = {"ISOLATED": "isolated", "CROSSED": "cross"}
-                return row.integer("leverage", 1), row.word("marginType", words)
+                return row.integer("leverage", 1), row.choice("marginType", words)
         raise DataError(f"symbolConfig must name {self.instrument.symbol}")
 
     def fee_rates(self, row: object) -> tuple[int, int]:

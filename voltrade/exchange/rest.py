@@ -1,6 +1,6 @@
 """The REST side of Binance USD-M Futures: commands, the account, and market data.
 
-Every command is sent once, and its `Reply` says what is known of it.
+Every command is sent once; its `Reply` has the outcome: accepted, refused or unknown.
 """
 
 from __future__ import annotations

@@ -144,9 +144,9 @@ def encoded(**facts: Any) -> dict[str, Any]:
     }
 
 
-def restore_prices(market: Market, stand: Sequence[Any]) -> None:
+def restore_prices(market: Market, prices: Sequence[Any]) -> None:
     """Set the prices of a symbol as in a `market` row."""
-    trade_id, last, bought, sold, *marked = stand
+    trade_id, last, bought, sold, *marked = prices
     market.last_trade_id = trade_id
     market.last_price, market.taker_price[Side.BUY], market.taker_price[Side.SELL] = (
         market.instrument.ticks(price) for price in (last, bought, sold)

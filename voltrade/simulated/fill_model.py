@@ -1,4 +1,4 @@
-"""The rules of fills, where only a tape of trades is known of the market.
+"""The rules by which orders fill from a tape of trades.
 
 There is no order book; the trades of others are the liquidity. Each rule exists once, compiled, for the simulated
 exchange and for research.

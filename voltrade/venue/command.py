@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--log", type=Path, metavar="DIR", help="folder of the ground-truth log; needed")
     add("--port", type=int, default=0, help="port to listen on; 0, the default, takes a free one")
-    add("--api-key", default="sim-key", metavar="KEY", help="the one API key that is known (default sim-key)")
+    add("--api-key", default="sim-key", metavar="KEY", help="the only valid API key (default sim-key)")
     add("--api-secret", default="sim-secret", metavar="SECRET", help="signs requests of that key (default sim-secret)")
     also = "another symbol, with a tape file or a synthetic tape; may be repeated"
     idle = "end after so many seconds without a socket or request, 0 for never (default 0)"
