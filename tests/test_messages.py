@@ -24,7 +24,7 @@ from voltrade.exchange.messages import MessageReader
 from voltrade.model import AlgoUpdate, Instrument, MarkPrice, OrderType, OrderUpdate, Side, TimeInForce, WorkingType
 from voltrade.simulated.tape_playback import exchange_for
 from voltrade.venue.market_data import mark_message
-from voltrade.venue.wire import order_message
+from voltrade.venue.messages import order_message
 
 BTCUSDT = an_instrument()
 READER = MessageReader(BTCUSDT)

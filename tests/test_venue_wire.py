@@ -44,11 +44,7 @@ from voltrade.simulated.refusals import VenueRefusal
 from voltrade.simulated.symbols import shipped_instrument, shipped_symbols
 from voltrade.simulated.tape_playback import exchange_for, player_for, simulate
 from voltrade.venue.market_data import MarketData, mark_message
-from voltrade.venue.requests import Params, served
-from voltrade.venue.rest import RestApi
-from voltrade.venue.server import serve
-from voltrade.venue.streams import Streams
-from voltrade.venue.wire import (
+from voltrade.venue.messages import (
     account_message,
     algo_message,
     order_message,
@@ -56,6 +52,10 @@ from voltrade.venue.wire import (
     render,
     user_events,
 )
+from voltrade.venue.requests import Params, served
+from voltrade.venue.rest import RestApi
+from voltrade.venue.server import serve
+from voltrade.venue.streams import Streams
 
 NOW = 1_767_643_200_000
 

@@ -16,7 +16,7 @@ from voltrade.model import DAY_MS, NEVER, MarkPrice, Trades, money_text
 from voltrade.simulated.fill_model import last_row_of_taker
 from voltrade.simulated.formatting import average_text, column, notional_text, plain, price_text
 from voltrade.simulated.tape_playback import TapePlayer
-from voltrade.venue.wire import Json, render
+from voltrade.venue.messages import Json, render
 
 INTERVALS_MS: Mapping[str, int] = {
     **{f"{n}m": n * 60_000 for n in (1, 3, 5, 15, 30)},

@@ -30,11 +30,11 @@ from voltrade.model import (
 from voltrade.simulated.exchange import QUOTE_ASSET, SimulatedExchange
 from voltrade.simulated.refusals import VenueRefusal, refuse_if, refused
 from voltrade.simulated.symbols import bracket_rows, shipped_exchange_info, symbol_info, table
-from voltrade.venue import wire
+from voltrade.venue import messages
 from voltrade.venue.market_data import INTERVALS_MS, MarketData, mark_message
+from voltrade.venue.messages import Json
 from voltrade.venue.requests import Limits, Params, Response, refusal_response, served
 from voltrade.venue.streams import Streams
-from voltrade.venue.wire import Json
 
 AHEAD_MS = 1_000
 """The most that a timestamp may be ahead of the venue's clock."""
@@ -208,7 +208,7 @@ class RestApi:
 
     def order(self, order: OrderUpdate, *, asked: bool = False) -> Json:
         """Return an order; the response to a query (`asked`) also has its creation time."""
-        message = wire.order_message("order", self.exchange.markets[order.symbol], order)
+        message = messages.order_message("order", self.exchange.markets[order.symbol], order)
         return {**message, "time": self.created(order)} if asked else message
 
     def created(self, order: OrderUpdate) -> int:
@@ -219,10 +219,10 @@ class RestApi:
 
     def algo(self, algo: AlgoUpdate) -> Json:
         source, market = self.exchange.algos[algo.algo_id], self.exchange.markets[algo.symbol]
-        return wire.algo_message("algo_order", market.instrument, algo, source)
+        return messages.algo_message("algo_order", market.instrument, algo, source)
 
     def account(self, name: str, positions: Sequence[Json] = ()) -> Json:
-        return wire.account_message(name, self.exchange.balances(), self.exchange.updated, positions)
+        return messages.account_message(name, self.exchange.balances(), self.exchange.updated, positions)
 
     def positions(self, name: str, params: Params, every: bool = False) -> list[Json]:
         """Return positions: of `every` symbol, or of symbols with a position or an open order."""
@@ -231,7 +231,7 @@ class RestApi:
             market, risk = self.exchange.markets[symbol], self.exchange.position_risk(symbol)
             if every or risk.quantity or market.open_orders:
                 rows.append(
-                    wire.position_message(name, market.instrument, risk, self.exchange.liquidation_price(symbol))
+                    messages.position_message(name, market.instrument, risk, self.exchange.liquidation_price(symbol))
                 )
         return rows
 
@@ -288,19 +288,19 @@ class RestApi:
                 return self.one_by_one(rows, "cancel_order")
         raise refused(-1102, "orderIdList")
 
-    def one_by_one(self, rows: Iterable[Any], answer: str) -> list[Json]:
+    def one_by_one(self, rows: Iterable[Any], handler: str) -> list[Json]:
         """Handle each request of a batch; return a response for each."""
-        answers = []
+        responses = []
         for row in rows:
             try:
-                answers.append(self.body(answer, Params.of(row)))
+                responses.append(self.body(handler, Params.of(row)))
             except VenueRefusal as refusal:
-                answers.append(refusal_response(refusal).body)
-        return answers
+                responses.append(refusal_response(refusal).body)
+        return responses
 
     def open_order(self, params: Params) -> Json:
         order = self.exchange.query_order(**self.order_ids(params))
-        refuse_if(order.status not in wire.OPEN, -2013)
+        refuse_if(order.status not in messages.OPEN, -2013)
         return self.order(order, asked=True)
 
     def all_orders(self, params: Params) -> list[Json]:
@@ -351,7 +351,7 @@ class RestApi:
         fills = self.exchange.user_trades(symbol, after_id=max(0, first - 1))
         ours = [fill for fill in fills if order in (0, fill.order_id)]
         page, market = params.page(ours, 500, 1000, lambda fill: fill.time, "fromId"), self.exchange.markets[symbol]
-        return [wire.order_message("user_trade", market, fill) for fill in page]
+        return [messages.order_message("user_trade", market, fill) for fill in page]
 
     def income(self, params: Params) -> list[Json]:
         """Return every change of the wallet."""
@@ -392,7 +392,7 @@ HANDLERS: Mapping[str, Callable[[RestApi, Params], Any]] = {
     "query_algo": lambda api, params: api.algo(api.exchange.query_algo(**api.algo_ids(params))),
     "open_algos": lambda api, params: list(map(api.algo, api.exchange.open_algo_orders(api.symbol(params)))),
     "account_v2": lambda api, params: (
-        wire.render("account flags", {})
+        messages.render("account flags", {})
         | api.account("account", api.positions("v2/account position", params, every=True))
     ),
     "account_v3": lambda api, params: api.account("account", api.positions("v3/account position", params)),
@@ -404,7 +404,9 @@ HANDLERS: Mapping[str, Callable[[RestApi, Params], Any]] = {
         for symbol in api.symbols(params)
     ],
     "symbol_config": lambda api, params: api.positions("symbol_config", params, every=True),
-    "account_config": lambda api, _: wire.render("account flags", {}) | {"dualSidePosition": api.exchange.hedge_mode},
+    "account_config": lambda api, _: (
+        messages.render("account flags", {}) | {"dualSidePosition": api.exchange.hedge_mode}
+    ),
     "position_mode": lambda api, _: {"dualSidePosition": api.exchange.hedge_mode},
     "set_position_mode": lambda api, params: api.exchange.set_position_mode(params.flag("dualSidePosition", "")),
     "set_assets_mode": lambda api, params: api.exchange.set_multi_assets_mode(params.flag("multiAssetsMargin", "")),

@@ -34,10 +34,10 @@ from voltrade.simulated.ground_truth import TruthLog, restored
 from voltrade.simulated.tape_playback import TapePlayer, exchange_for, player_for, steps_until
 from voltrade.venue.faults import Fault, Faults, check_lockstep
 from voltrade.venue.market_data import INTERVALS_MS, MarketData, mark_message
+from voltrade.venue.messages import OPEN, Json, user_events
 from voltrade.venue.requests import Params, Response
 from voltrade.venue.rest import RestApi
 from voltrade.venue.streams import Streams
-from voltrade.venue.wire import OPEN, Json, user_events
 
 BATCH = 10_000
 """Most trades in one step of lockstep."""

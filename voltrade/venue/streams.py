@@ -19,7 +19,7 @@ from aiohttp import WSMsgType, web
 from voltrade.model import NEVER
 from voltrade.simulated.refusals import refuse_if
 from voltrade.venue.market_data import INTERVALS_MS
-from voltrade.venue.wire import Json
+from voltrade.venue.messages import Json
 
 LISTEN_KEY_MS = 3_600_000
 """A listen key is valid for 60 minutes after its last renewal, by the venue's clock."""
