@@ -41,7 +41,7 @@ ONLY_IN = {
     "apprise": {"engine.notify"},
     "ccxt": {"exchange.ccxt_binance"},
     "aiohttp": {
-        "exchange.binance", "venue.server", "venue.streams", "venue.faults", "engine.modes", "data.sources",
+        "exchange.client", "venue.server", "venue.streams", "venue.faults", "engine.modes", "data.sources",
     },
     "plotly": {"report.charts", "report.plot_widget"},
     "anywidget": {"report.plot_widget"},
@@ -57,7 +57,8 @@ READ_THE_OUTSIDE = {"errors", "compiled", "config", "account_watch", "journal", 
 """Files on top that aren't plain functions of their arguments."""
 
 WITHOUT_THE_OUTSIDE = {
-    *TRADING_PATH, "data.synthetic", "exchange.messages", "exchange.responses", "research.loop",
+    *TRADING_PATH, "data.synthetic", "exchange.fields", "exchange.filters", "exchange.messages",
+    "exchange.order_params", "exchange.responses", "research.loop",
     "research.loop_records", "research.loop_exchange", "research.loop_facts",
 } - READ_THE_OUTSIDE  # fmt: skip
 """Modules whose results follow from their arguments alone; so do those of `simulated`, but its log on disk."""

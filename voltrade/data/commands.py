@@ -31,7 +31,7 @@ from voltrade.data.quality import (
 from voltrade.data.sources import ARCHIVE, ARCHIVE_ADDRESS, REST, REST_ADDRESS, Archive, ArchiveFile, Http, RestHistory
 from voltrade.data.store import KINDS, STORE, TRADES, Kind, Store, StoredDay, day_of, start_of
 from voltrade.errors import ConfigError, DataError, VoltradeError
-from voltrade.exchange.messages import instrument_of
+from voltrade.exchange.filters import instrument_of
 from voltrade.model import DAY_MS, Instrument, Trades, money
 from voltrade.simulated.symbols import shipped_instrument, shipped_symbols
 

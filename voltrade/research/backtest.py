@@ -21,6 +21,7 @@ from voltrade.report.framed import Framed
 from voltrade.research.loop_facts import facts_of
 from voltrade.research.prepared_tape import Research, Span, Tables
 from voltrade.signal_engine import SignalEngine
+from voltrade.simulated.core_commands import drain_events, execute
 from voltrade.simulated.exchange import SimulatedExchange
 from voltrade.simulated.tape_playback import TapePlayer, simulate, steps_until
 from voltrade.strategy.rule_file import signal_engine_of
@@ -292,9 +293,9 @@ def _answer(ask: Request, exchange: SimulatedExchange, player: TapePlayer) -> An
         case AdvanceExchange():
             player.play(ask.trades, ask.mark, ask.time)
         case SendCommand(command=command):
-            return exchange.execute(command)
+            return execute(exchange, command)
         case DrainEvents():
-            return exchange.collect()
+            return drain_events(exchange)
         case EndOfTape():
             player.finish()
     return None
