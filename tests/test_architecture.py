@@ -1,8 +1,9 @@
-"""docs/architecture.md: its pictures are those of the code, and it names every file of the trading path and every folder."""
+"""docs/architecture.md: its pictures are those of the code, and every file on top and every folder has its row."""
 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
 from support import architecture
@@ -16,7 +17,7 @@ def test_the_pictures_are_those_of_the_code() -> None:
 def test_the_picture_shows_the_way_of_a_trade_to_an_order() -> None:
     arrows = architecture.flow()
     way = ["exchange.streams", "live", "core", "bar_pipeline", "bars"]
-    assert all(pair in arrows for pair in zip(way, way[1:], strict=False))
+    assert all(pair in arrows for pair in pairwise(way))
     for pair in (("bar_pipeline", "signal_engine"), ("core_rules", "risk"), ("core_rules", "order_rules")):
         assert arrows[pair], pair
     assert "submit" in arrows["live", "exchange.rest"]

@@ -33,7 +33,10 @@ FLOW = {
 }
 """Modules of the picture, and what people know them by."""
 
-MOST_LABELS = 3
+PARTS = {"exchange.streams": ("exchange.trade_sequence",)}
+"""Modules that work for one of the picture."""
+
+MOST_LABELS = 4
 
 
 def path_of(module: str) -> Path:
@@ -57,9 +60,10 @@ def defined(module: str) -> frozenset[str]:
 
 @cache
 def methods(module: str) -> frozenset[str]:
-    """Names of all methods of a module's classes."""
+    """Names of all methods of a module's classes, without properties."""
     classes = [node for node in tree_of(module).body if isinstance(node, ast.ClassDef)]
-    return frozenset(each.name for node in classes for each in node.body if isinstance(each, ast.FunctionDef))
+    inner = [each for node in classes for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return frozenset(each.name for each in inner if "property" not in map(ast.unparse, each.decorator_list))
 
 
 def calls(module: str) -> Iterator[tuple[str, str, list[str]]]:
@@ -92,21 +96,24 @@ def flow() -> dict[tuple[str, str], list[str]]:
     """Return the names that one module calls of another, by both; a method handed over is called by who gets it."""
     arrows: dict[tuple[str, str], list[str]] = {}
     for module in FLOW:
-        for receiver, name, handed in calls(module):
-            other = RECEIVERS.get(receiver, receiver)
-            if receiver == "self" and name not in methods(module):  # a function that it was given
-                givers = [each for each in FLOW if {name, name.lstrip("_")} & methods(each)]
-                other = givers[0] if len(givers) == 1 else other
-                if other in FLOW:
-                    arrows.setdefault((module, other), []).append(name)
-                continue
-            if other not in FLOW or other == module:
-                continue
-            if name in defined(other) or other == "core_rules":
+        for part in (module, *PARTS.get(module, ())):
+            for receiver, name, handed in calls(part):
+                other = called(module, receiver, name)
+                if other is None or other == module:
+                    continue
                 arrows.setdefault((module, other), []).append(name)
-            for method in set(handed) & methods(module):
-                arrows.setdefault((other, module), []).append(method)
+                for method in sorted(set(handed) & methods(module)):
+                    arrows.setdefault((other, module), []).append(method)
     return {pair: list(dict.fromkeys(names)) for pair, names in arrows.items()}
+
+
+def called(module: str, receiver: str, name: str) -> str | None:
+    """Return which module of the picture a call `receiver.name()` in a module goes to; None for another one."""
+    if receiver == "self" and name not in methods(module):  # a function that it was given
+        owners = [each for each in FLOW if {name, name.lstrip("_")} & methods(each)]
+        return owners[0] if len(owners) == 1 else None
+    other = RECEIVERS.get(receiver, receiver)
+    return other if other in FLOW and (name in defined(other) or other == "core_rules") else None
 
 
 def flow_picture() -> str:
