@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from voltrade.bar_rate import Band, drift
 from voltrade.bars import VolumeBarAggregator
 from voltrade.config import BarSettings, Config
-from voltrade.data.store import start_of
+from voltrade.data.kinds import start_of
 from voltrade.data.tape import load_trades, synthetic_trades
 from voltrade.data.tape_profile import BarFigures, bar_figures, calibrate, day_table, gap_table
 from voltrade.errors import ConfigError, DataError

@@ -47,8 +47,11 @@ ONLY_IN = {
     "ipywidgets": {"notebook.session", "notebook.explorer", "report.plot_widget"},
     "papermill": {"notebook.papermill_engine"},
     "platformdirs": {"runs.ledger"},
-    "pyarrow": {"data.trade_files", "data.quality", "data.store", "data.fetch", "report.summary", "journal"},
-    "tqdm": {"data.sources", "data.fetch", "strategy.check", "research.sweep"},
+    "pyarrow": {
+        "data.trade_files", "data.trade_rows", "data.series_checks", "data.store", "data.store_files", "data.tape_cache",
+        "data.rest_pages", "journal",
+    },
+    "tqdm": {"data.sources", "data.fetch", "data.rest_pages", "strategy.check", "research.sweep"},
 }  # fmt: skip
 """Packages that one module (or a few) wraps for all the others."""
 

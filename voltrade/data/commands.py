@@ -17,19 +17,16 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from voltrade.data.fetch import DOWNLOADS, LAYOUTS, Fetcher, ReadableStore, inspect_file, store_file
-from voltrade.data.quality import (
-    FAULTS,
-    Inspection,
-    Policies,
-    inspect_trades,
-    inspect_values,
-    policies,
-    unreadable,
-    with_finding,
-)
+from voltrade.data.faults import FAULTS, Inspection, Policies, policies, unreadable, with_finding
+from voltrade.data.fetch import DOWNLOADS, Fetcher
+from voltrade.data.file_checks import LAYOUTS, inspect_file, store_file
+from voltrade.data.kinds import KINDS, TRADES, Kind, day_of, start_of
+from voltrade.data.readable_store import ReadableStore
+from voltrade.data.series_checks import inspect_values
 from voltrade.data.sources import ARCHIVE, ARCHIVE_ADDRESS, REST, REST_ADDRESS, Archive, ArchiveFile, Http, RestHistory
-from voltrade.data.store import KINDS, STORE, TRADES, Kind, Store, StoredDay, day_of, start_of
+from voltrade.data.store import STORE, Store
+from voltrade.data.stored_day import StoredDay
+from voltrade.data.trade_checks import inspect_trades
 from voltrade.errors import ConfigError, DataError, VoltradeError
 from voltrade.exchange.messages import instrument_of
 from voltrade.model import DAY_MS, Instrument, Trades, money
@@ -322,7 +319,7 @@ def _stored_day(
     if before and before.day + timedelta(1) == stored.day and kind.step:
         missing = (stored.first - before.last) // kind.step - 1
         if missing > 0:
-            is_joined = "trades" in (before.about.made_of, stored.about.made_of)
+            is_joined = "trades" in (before.metadata.made_of, stored.metadata.made_of)
             why = ", or fewer: ids of joined raw trades begin anew with each file" if is_joined else ""
             detail = f"{missing} rows are missing after the day before{why}"
             inspection = with_finding(inspection, "id_gap", chosen, detail)
@@ -348,7 +345,7 @@ def _import(given: argparse.Namespace) -> int:
         _tell(inspection)
         for day in days:
             print(f"    {_described(day)}")
-        refused |= inspection.taken is None
+        refused |= inspection.accepted is None
     return 1 if refused else 0
 
 
@@ -356,7 +353,7 @@ def _tell(inspection: Inspection[Any]) -> None:
     """Print what was found in a file: a line for it, and one for each fault."""
     dropped = "".join(f", {count:,} {kind} rows dropped" for kind, count in inspection.dropped.items())
     verdict = "refused" if inspection.refused else "ok" if not inspection.findings else "with faults"
-    taken = inspection.taken if inspection.kind == "trades" else None
+    taken = inspection.accepted if inspection.kind == "trades" else None
     joined = "" if taken is None else f", raw trades joined to {len(taken):,} aggTrades"
     print(f"{inspection.name}: {inspection.rows_read:,} rows{dropped}{joined}: {verdict}")
     for finding in inspection.findings:
@@ -383,10 +380,10 @@ def _list(given: argparse.Namespace) -> int:
 
 def _described(day: StoredDay) -> str:
     parts = [f"{day.day}  {day.rows:>11,} rows  {day.size / 1e6:>7.2f} MB"]
-    if edges := [name for name, there in (("begin", day.about.begins), ("end", day.about.ends)) if not there]:
+    if edges := [name for name, there in (("begin", day.metadata.begins), ("end", day.metadata.ends)) if not there]:
         parts.append(f"without its {' and '.join(edges)}")
     if day.missing:
         parts.append(f"{day.missing:,} missing")
-    found: Mapping[str, int] = sum((Counter(counts) for counts in day.about.sources.values()), Counter[str]())
+    found: Mapping[str, int] = sum((Counter(counts) for counts in day.metadata.sources.values()), Counter[str]())
     parts += [f"{name} {count:,}" for name, count in found.items() if name != "id_gap"]
-    return "  ".join([*parts, f"from {', '.join(day.about.sources)}"])
+    return "  ".join([*parts, f"from {', '.join(day.metadata.sources)}"])

@@ -26,8 +26,8 @@ from urllib.parse import urlsplit
 import aiohttp
 from tqdm.auto import tqdm
 
-from voltrade.data.quality import Span
-from voltrade.data.store import FUNDING, MARKS, MINUTE_MS, TRADES, Kind, start_of
+from voltrade.data.faults import Span
+from voltrade.data.kinds import FUNDING, MARKS, MINUTE_MS, TRADES, Kind, start_of
 from voltrade.errors import DataError
 from voltrade.model import DAY_MS, HOUR_MS
 

@@ -20,9 +20,11 @@ import numpy as np
 
 from voltrade.compiled import source_key
 from voltrade.config import SessionSettings
-from voltrade.data.quality import STRICT, inspect, jumps
+from voltrade.data.faults import TAPE_POLICIES
+from voltrade.data.row_checks import ids_missing_before
 from voltrade.data.store import Store
 from voltrade.data.synthetic import synthetic_market
+from voltrade.data.trade_checks import inspect
 from voltrade.errors import DataError
 from voltrade.model import Funding, Instrument, Marks, Trades
 
@@ -43,7 +45,7 @@ class TapeReport:
     id_gaps: int = 0
     """Places at which ids of the file jump."""
     ids_missing: int = 0
-    """Ids that the jumps skip."""
+    """Ids that the ids_missing_before skip."""
 
     def __str__(self) -> str:
         parts = [f"{self.rows_read} rows, {self.trades} aggTrades"]
@@ -102,7 +104,7 @@ def stored_trades(name: str, instrument: Instrument, store: Store | None = None)
     store = store or Store()
     first, last = _days_of(name, instrument)
     trades = store.trades(instrument, first, last)
-    missing = jumps(trades.id)
+    missing = ids_missing_before(trades.id)
     gaps = {"id_gaps": int(np.count_nonzero(missing)), "ids_missing": int(missing.sum())}
     report = _report(trades, len(trades), **gaps)
     until = "" if first == last else f" to {last}"
@@ -159,11 +161,11 @@ def load_trades(path: Path | str, instrument: Instrument) -> Tape:
         return _read_trades(path, instrument)
     store = Store()
     key = _cache_key(path, instrument, store)
-    if found := store.cached(key):
+    if found := store.cache.trades(key):
         trades, report = found
         return Tape(trades, TapeReport(**json.loads(report)), source=path.name)
     read = _read_trades(path, instrument)
-    store.keep(key, read.trades, json.dumps(asdict(read.report)))
+    store.cache.add_trades(key, read.trades, json.dumps(asdict(read.report)))
     return read
 
 
@@ -179,13 +181,13 @@ def _content(path: Path, store: Store) -> str:
     status = path.stat()
     seen = f"{path.resolve()} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
     known = hashlib.sha256(seen.encode()).hexdigest()
-    if content := store.recall(known):
+    if content := store.cache.text(known):
         return content
     with path.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
     # A file that is being written may change again within the same tick of its clock, and look the same.
     if time.time() - status.st_ctime > _SETTLED_S:
-        store.remember(known, content)
+        store.cache.add_text(known, content)
     return content
 
 
@@ -193,14 +195,14 @@ _SETTLED_S = 2.0
 
 
 def _read_trades(path: Path, instrument: Instrument) -> Tape:
-    found = inspect(path, instrument, STRICT)
-    if found.taken is None:
+    found = inspect(path, instrument, TAPE_POLICIES)
+    if found.accepted is None:
         assert found.refused is not None
         row = f"row {found.refused.rows[0]}: " if len(found.refused.rows) else ""
         raise DataError(f"{found.name}: {row}{found.refused.detail}")
     gaps = {"id_gaps": found.gaps, "ids_missing": found.missing}
-    report = _report(found.taken, found.rows_read, dropped=found.dropped, **gaps)
-    return Tape(found.taken, report, source=found.name)
+    report = _report(found.accepted, found.rows_read, dropped=found.dropped, **gaps)
+    return Tape(found.accepted, report, source=found.name)
 
 
 def _report(trades: Trades, rows_read: int, **found: Any) -> TapeReport:

@@ -20,7 +20,7 @@ from voltrade.bar_rate import Band
 from voltrade.bars import VolumeBarAggregator
 from voltrade.compiled import Rows
 from voltrade.config import BarSettings
-from voltrade.data.quality import jumps
+from voltrade.data.row_checks import ids_missing_before
 from voltrade.errors import DataError
 from voltrade.model import DAY_MS, CloseReason, Floats, Instrument, Int64s, Trades
 
@@ -56,7 +56,7 @@ def day_table(trades: Trades, instrument: Instrument) -> pd.DataFrame:
     bought = np.where(trades.buyer_is_maker, 0, trades.quantity)
     volume = np.add.reduceat(trades.quantity, cuts)
     waits = np.diff(trades.time, prepend=trades.time[0])
-    missing = jumps(trades.id)
+    missing = ids_missing_before(trades.id)
     table = {
         "trades": last - cuts + 1,
         "volume": natural(volume, step),
@@ -77,7 +77,7 @@ def day_table(trades: Trades, instrument: Instrument) -> pd.DataFrame:
 
 def gap_table(trades: Trades, instrument: Instrument) -> pd.DataFrame:
     """List where ids are missing: one row a gap, by the time of the last trade before it."""
-    missing = jumps(trades.id)
+    missing = ids_missing_before(trades.id)
     after = np.flatnonzero(missing)
     table = {
         "first_id": trades.id[after - 1] + 1,
