@@ -1,4 +1,4 @@
-"""`python -m voltrade data ...`: bring history into the store, look at it, and check it and any file."""
+"""`python -m voltrade data ...`: fetches history into the store, lists it, and checks it and other files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ tape: -p tape store:BTCUSDT:2026-01-01:2026-01-07 in a notebook, tape="store:...
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `python -m voltrade data`; return its exit status: 0, 1 where faults were found, 2 where nothing was done."""
+    """Run `python -m voltrade data`; return its exit status: 0, 1 for faults or incomplete days, 2 for an error."""
     given = _parser().parse_args(argv)
     try:
         status: int = given.do(given)
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 ENDINGS = (".zip", ".csv", ".csv.gz", ".parquet")
-"""What files of trades are called; other files of a folder are passed over."""
+"""Endings of files of trades; other files in a folder are ignored."""
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
 
@@ -104,7 +104,7 @@ def _command(commands: Any, name: str, do: Any, words: str) -> argparse.Argument
 
 
 def _faults() -> str:
-    """Every fault with what can be done about it, the default first, and its rule."""
+    """Return every fault with its policies, the default first, and its rule."""
     lines = ["faults, policies (the first is the default) and rules:"]
     for name, fault in FAULTS.items():
         choices = "|".join([fault.policy, *(policy for policy in fault.allowed if policy is not fault.policy)])
@@ -141,7 +141,7 @@ def _policies(given: argparse.Namespace) -> Policies:
 
 
 def _known_instrument(given: argparse.Namespace, symbol: str) -> Instrument | None:
-    """A symbol's units as shipped or as given; None where neither tells."""
+    """Return a symbol with shipped or given tick and step; None where both are missing."""
     if symbol in shipped_symbols():
         shipped = shipped_instrument(symbol)
         tick, step = given.tick or shipped.tick_size, given.step or shipped.step_size
@@ -211,7 +211,7 @@ async def _fetching(
     archive: str = ARCHIVE_ADDRESS,
     downloads: int = DOWNLOADS,
 ) -> AsyncIterator[Fetcher]:
-    """Make a fetcher of the symbol; tell in the end what was found, of a fetch that failed too."""
+    """Make a fetcher of the symbol; print the faults that were found at the end, also of a fetch that failed."""
     folder = (store.folder or Path(tempfile.gettempdir()) / "voltrade") / ".downloads"
     async with Http.opened() as http:
         rest, known = RestHistory(http, given.rest), _known_instrument(given, given.symbol)
@@ -276,7 +276,7 @@ def _of_files(given: argparse.Namespace, chosen: Policies) -> Iterator[Inspectio
         symbol = file.symbol if file else given.symbol
         if symbol is None:
             raise ConfigError(f"symbol: must be given for {path.name}, whose name does not say it")
-        # A zip of the archive has a CHECKSUM, a recording has none; one beside any other file is meant for it.
+        # A zip of the archive has a CHECKSUM and a recording has none; other files may have one beside them.
         has_checksum = (file is not None and path.suffix == ".zip") or path.with_name(f"{path.name}.CHECKSUM").exists()
         yield inspect_file(path, _instrument(given, symbol), chosen, archived=has_checksum)
 
@@ -302,7 +302,7 @@ def _of_store(store: ReadableStore, chosen: Policies) -> Iterator[Inspection[Any
 def _stored_day(
     store: Store, kind: Kind, stored: StoredDay, before: StoredDay | None, chosen: Policies
 ) -> Inspection[Any]:
-    """Inspect a stored day, and whether it goes on where the day before ended."""
+    """Inspect a stored day, and whether ids are missing between it and the day before."""
     name = f"{kind.name}/{stored.symbol}/{stored.day}"
     span = (start_of(stored.day), start_of(stored.day) + DAY_MS)
     try:
