@@ -35,8 +35,8 @@ from voltrade.simulated.symbols import shipped_instrument, shipped_symbols
 DESCRIPTION = """
 Keep trades, mark prices and funding rates of Binance USD-M Futures in a store: Parquet files by symbol and UTC day.
 
-fetch brings them from Binance's public archive, and over REST what the archive does not have yet. A stored range is a
-tape: -p tape store:BTCUSDT:2026-01-01:2026-01-07 in a notebook, tape="store:..." in a backtest.
+fetch downloads them from Binance's public archive, and over REST what the archive does not have yet. A stored range is
+a tape: -p tape store:BTCUSDT:2026-01-01:2026-01-07 in a notebook, tape="store:..." in a backtest.
 """
 
 
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m voltrade data", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    fetch = _command(commands, "fetch", _fetch, "bring a symbol's history into the store, up to now")
+    fetch = _command(commands, "fetch", _fetch, "fetch a symbol's history into the store, up to now")
     fetch.add_argument("symbol", metavar="SYMBOL")
     fetch.add_argument("--days", type=_count, help="so many days back from today, and today so far (default 7)")
     fetch.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="what to fetch (default: all)")
@@ -81,18 +81,18 @@ def _parser() -> argparse.ArgumentParser:
     verify = _command(commands, "verify", _verify, "name every fault of files, or of all that is stored, with its rows")
     verify.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="files, or folders of them; else the store")
     verify.add_argument("--symbol", help="of files whose name does not say it")
-    bring = _command(commands, "import", _import, "put files of trades into the store")
-    bring.add_argument("symbol", metavar="SYMBOL")
-    bring.add_argument("paths", nargs="+", type=Path, metavar="FILE")
-    for command in (fetch, fill, verify, bring):
+    add = _command(commands, "import", _import, "put files of trades into the store")
+    add.add_argument("symbol", metavar="SYMBOL")
+    add.add_argument("paths", nargs="+", type=Path, metavar="FILE")
+    for command in (fetch, fill, verify, add):
         command.add_argument("--tick", type=_decimal, help="price tick of these days, where it isn't today's")
         command.add_argument("--step", type=_decimal, help="quantity step of these days")
-    for command in (fetch, fill, verify, bring):
+    for command in (fetch, fill, verify, add):
         words = "what to do with the rows of a fault; see below"
         command.add_argument("--policy", action="append", default=[], metavar="FAULT=POLICY", help=words)
         command.formatter_class = argparse.RawDescriptionHelpFormatter
         command.epilog = _faults()
-    _command(commands, "list", _list, "tell what is stored")
+    _command(commands, "list", _list, "list what is stored")
     return parser
 
 
@@ -180,14 +180,14 @@ async def _fetch_range(given: argparse.Namespace, first: date, last: date) -> in
     kinds = [KINDS[name] for name in given.kinds]
     print(f"asking {given.archive}, then {given.rest}", file=sys.stderr)
     async with _fetching(given, store, chosen, given.archive, given.downloads) as fetcher:
-        lacking = await fetcher.fetch(first, last, kinds)
+        incomplete = await fetcher.fetch(first, last, kinds)
         missing, filled = await fetcher.fill(first, last) if given.fill else (0, 0)
     if given.fill:
-        _tell_filled(missing, filled)
-    _tell_lacking(lacking)
-    _tell_stored(store, given.symbol, kinds, first, last)
+        _print_filled(missing, filled)
+    _print_incomplete(incomplete)
+    _print_stored(store, given.symbol, kinds, first, last)
     refused = any(inspection.refused for inspection in fetcher.found)
-    return 1 if refused or store.unreadable or fetcher.contradicted or lacking or filled < missing else 0
+    return 1 if refused or store.unreadable or fetcher.contradicted or incomplete or filled < missing else 0
 
 
 def _fill(given: argparse.Namespace) -> int:
@@ -199,7 +199,7 @@ async def _fill_range(given: argparse.Namespace, first: date, last: date) -> int
     print(f"asking {given.rest}", file=sys.stderr)
     async with _fetching(given, store, chosen) as fetcher:
         missing, filled = await fetcher.fill(first, last)
-    _tell_filled(missing, filled)
+    _print_filled(missing, filled)
     return 1 if store.unreadable or fetcher.contradicted or filled < missing else 0
 
 
@@ -221,7 +221,7 @@ async def _fetching(
             yield fetcher
         finally:
             for inspection in (*store.unreadable.values(), *fetcher.found):
-                _tell(inspection)
+                _print_inspection(inspection)
             for words in fetcher.contradicted.values():
                 print(words)
 
@@ -230,20 +230,20 @@ def _now() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _tell_filled(missing: int, filled: int) -> None:
+def _print_filled(missing: int, filled: int) -> None:
     still = f", {missing - filled:,} are still missing" if filled < missing else ""
     print(f"{missing:,} ids were missing, {filled:,} came over REST{still}")
 
 
-def _tell_lacking(lacking: Sequence[tuple[Kind, date]]) -> None:
+def _print_incomplete(incomplete: Sequence[tuple[Kind, date]]) -> None:
     days: dict[str, list[str]] = {}
-    for kind, day in lacking:
+    for kind, day in incomplete:
         days.setdefault(kind.name, []).append(str(day))
     for name, of_kind in days.items():
         print(f"{name}: not all of {', '.join(of_kind)}")
 
 
-def _tell_stored(store: Store, symbol: str, kinds: Sequence[Kind], first: date, last: date) -> None:
+def _print_stored(store: Store, symbol: str, kinds: Sequence[Kind], first: date, last: date) -> None:
     for kind in kinds:
         days = [day for day in store.days(kind, symbol) if first <= day.day <= last]
         rows, size = sum(day.rows for day in days), sum(day.size for day in days)
@@ -261,12 +261,12 @@ def _verify(given: argparse.Namespace) -> int:
     for inspection in inspections:
         count += 1
         faults.update(inspection.counts.keys())
-        _tell(inspection)
+        _print_inspection(inspection)
     if not count:
         where = ", ".join(map(str, given.paths)) or store.root
         raise DataError(f"nothing to verify in {where}")
-    told = ", ".join(f"{name} in {files}" for name, files in faults.items()) or "no fault"
-    print(f"{count} file{'s' * (count != 1)}: {told}")
+    summary = ", ".join(f"{name} in {files}" for name, files in faults.items()) or "no fault"
+    print(f"{count} file{'s' * (count != 1)}: {summary}")
     return 1 if faults else 0
 
 
@@ -342,14 +342,14 @@ def _import(given: argparse.Namespace) -> int:
         beside = path.with_name(f"{path.name}.CHECKSUM").exists()
         inspection = inspect_file(path, instrument, chosen, archived=beside)
         days = store_file(store, inspection, kind, instrument, whole)
-        _tell(inspection)
+        _print_inspection(inspection)
         for day in days:
             print(f"    {_described(day)}")
         refused |= inspection.accepted is None
     return 1 if refused else 0
 
 
-def _tell(inspection: Inspection[Any]) -> None:
+def _print_inspection(inspection: Inspection[Any]) -> None:
     """Print what was found in a file: a line for it, and one for each fault."""
     dropped = "".join(f", {count:,} {kind} rows dropped" for kind, count in inspection.dropped.items())
     verdict = "refused" if inspection.refused else "ok" if not inspection.findings else "with faults"
@@ -372,7 +372,7 @@ def _list(given: argparse.Namespace) -> int:
                 nothing = False
                 print(f"{kind.name:8} {symbol:12} {_described(day)}")
     for inspection in store.unreadable.values():
-        _tell(inspection)
+        _print_inspection(inspection)
     if nothing and not store.unreadable:
         print(f"nothing is stored in {store.root}")
     return 1 if store.unreadable else 0

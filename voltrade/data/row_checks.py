@@ -32,7 +32,7 @@ def order_by_key(name: str, keys: Int64s, values: Iterable[Column], number: Int6
     order = np.argsort(keys, kind="stable")
     repeated = np.zeros(len(keys), np.bool_)
     repeated[order[1:]] = keys[order[1:]] == keys[order[:-1]]
-    # After sorting, a repeated row comes directly after the first row of its key.
+    # After sorting, repeated rows come after the first row of their key.
     first = order[np.maximum.accumulate(np.where(repeated[order], 0, np.arange(len(order))))]
     differs = np.zeros(len(keys), np.bool_)
     for column in values:

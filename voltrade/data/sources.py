@@ -272,12 +272,12 @@ class Http:
         self,
         session: aiohttp.ClientSession,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-        tell: Callable[[str], object] = lambda text: tqdm.write(text, file=sys.stderr),
+        report: Callable[[str], object] = lambda text: tqdm.write(text, file=sys.stderr),
     ) -> None:
         self._session = session
         self._sleep = sleep
-        self._tell = tell
-        self._told: set[str] = set()
+        self._report = report
+        self._reported: set[str] = set()
         self._has_answered = False
 
     @staticmethod
@@ -299,7 +299,7 @@ class Http:
         while True:
             try:
                 async with self._session.get(url, params=wanted) as reply:
-                    self._hear()
+                    self._on_answer()
                     if reply.status == 200:
                         return await reply.json(content_type=None)
                     said = f"HTTP {reply.status} {(await reply.text())[:200]}"
@@ -327,7 +327,7 @@ class Http:
             headers = {"Range": f"bytes={there}-"} if there else {}
             try:
                 async with self._session.get(url, headers=headers) as reply:
-                    self._hear()
+                    self._on_answer()
                     if reply.status == 404:
                         return False
                     if reply.status == 416 and there:  # the part isn't the beginning of the file
@@ -349,16 +349,16 @@ class Http:
     def _tries(self) -> int:
         return _TRIES if self._has_answered else _FIRST_TRIES
 
-    def _hear(self) -> None:
+    def _on_answer(self) -> None:
         self._has_answered = True
-        self._told.clear()
+        self._reported.clear()
 
     async def _wait(self, url: str, said: str, seconds: float, tried: int) -> None:
         again = f"trying again in {seconds:.0f} s, for try {tried + 1} of {self._tries}"
         text = f"{urlsplit(url).hostname}: {said}; {again}"
-        if text not in self._told:
-            self._told.add(text)
-            self._tell(text)
+        if text not in self._reported:
+            self._reported.add(text)
+            self._report(text)
         await self._sleep(seconds)
 
 

@@ -145,9 +145,9 @@ def _candles(shown: Window) -> Trace:
     bars = shown.bars
     volume = bars["volume"].to_numpy()
     share = np.divide(bars["taker_buy_volume"].to_numpy(), volume, out=np.zeros(len(volume)), where=volume > 0)
-    told = [volume, share, bars["trade_count"], shown.indicator("rsi")]
+    values = [volume, share, bars["trade_count"], shown.indicator("rsi")]
     own = "".join(
-        f" · {escape(name)} %{{customdata[{at}]:.6g}}" for at, name in enumerate(shown.own_indicators, len(told))
+        f" · {escape(name)} %{{customdata[{at}]:.6g}}" for at, name in enumerate(shown.own_indicators, len(values))
     )
     hover = (
         "<b>bar %{x}</b> · %{text}<br>"
@@ -159,7 +159,7 @@ def _candles(shown: Window) -> Trace:
         "bars",
         shown.columns,
         {name: bars[name].to_numpy() for name in ("open", "high", "low", "close")},
-        customdata=np.column_stack([*told, *(shown.indicator(name) for name in shown.own_indicators)]),
+        customdata=np.column_stack([*values, *(shown.indicator(name) for name in shown.own_indicators)]),
         text=_spans(bars),
         hovertext=decisions(shown),
         hovertemplate=hover,

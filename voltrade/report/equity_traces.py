@@ -51,10 +51,10 @@ def breaker_trace(run: Frames, moments: Floats, worth: Floats) -> Trace:
     at = axis_milliseconds(changes.index)
     level = worth[np.maximum(np.searchsorted(moments, at, side="right") - 1, 0)] if len(worth) else np.zeros(len(at))
     marker = {"symbol": "star", "size": 11, "color": FAST, "line": {"color": INK, "width": 0.7}}
-    told = changes[["rule", "action", "measure", "limit", "mode"]].itertuples(index=False)
+    rows = changes[["rule", "action", "measure", "limit", "mode"]].itertuples(index=False)
     texts = [
         f"{escape(rule)}: {escape(action)}, {measure:,.8g} of {limit:,.8g} → {escape(mode)}"
-        for rule, action, measure, limit, mode in told
+        for rule, action, measure, limit, mode in rows
     ]
     more = {"text": texts, "hovertemplate": "%{text}", "showlegend": bool(len(changes))}
     return scatter("breaker", at, level, "markers", marker=marker, **more)

@@ -306,10 +306,10 @@ def _outcomes(bars: Int64s, orders: pd.DataFrame, refusals: pd.DataFrame) -> npt
     outcome = np.full(len(bars), "", dtype=object)
     first = int(bars[0]) if len(bars) else 0
     entries = orders[orders["purpose"] == Purpose.ENTRY.name]
-    for told, name, beginning in ((refusals, "code", "refused: "), (entries, "status", "entry ")):
-        place = told["bar"].to_numpy() - first
+    for source, name, beginning in ((refusals, "code", "refused: "), (entries, "status", "entry ")):
+        place = source["bar"].to_numpy() - first
         is_shown = (place >= 0) & (place < len(bars))
-        for at, word in zip(place[is_shown].tolist(), told[name][is_shown].tolist(), strict=True):
+        for at, word in zip(place[is_shown].tolist(), source[name][is_shown].tolist(), strict=True):
             outcome[at] = beginning + word
     return outcome
 

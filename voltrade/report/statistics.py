@@ -1,4 +1,4 @@
-"""Statistics of a run: figures on calendar time, for people."""
+"""Statistics of a run on calendar time, and how they are written."""
 
 from __future__ import annotations
 

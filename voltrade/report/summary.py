@@ -121,13 +121,13 @@ def _breaker_events(run: Frames) -> list[tuple[int, int, int]]:
     """Return the events of a run's circuit breaker as fact, time and money; at equal times the equity comes last."""
     entries = run.fills[run.fills["purpose"] == Purpose.ENTRY.name]
     resumed = run.operator[run.operator["action"] == "resume"]
-    told: list[tuple[int, Any, float]] = [
+    facts: list[tuple[int, Any, float]] = [
         *((risk.OPENED, time, 0.0) for time in entries.index[~entries["round_trip"].duplicated()]),
         *((risk.CLOSED, time, net) for time, net in run.round_trips["net"].items()),
         *((risk.RESUME, time, 0.0) for time in resumed.index),
         *((risk.EQUITY, time, equity) for time, equity in run.equity["equity"].items()),
     ]
-    events = [(fact, _ms(time), round(amount * MONEY)) for fact, time, amount in told]
+    events = [(fact, _ms(time), round(amount * MONEY)) for fact, time, amount in facts]
     return sorted(events, key=lambda event: event[1])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -106,45 +107,25 @@ def clock_chart(trades: Trades, rows: Rows, instrument: Instrument, most_bars: i
     return figure
 
 
+CALIBRATION_PANELS = (
+    "bars a day",
+    "seconds a bar: median, 5 to 95 %",
+    "spread of seconds a bar",
+    "correlation with the next return",
+    "clustering of large returns",
+    "distance of returns from normal",
+)
+
+
 def calibration_chart(calibration: Calibration, chosen: Recommendation) -> go.Figure:
     """Draw figures of bars by threshold: number, duration, autocorrelation, and how normal their returns are."""
-    table, at = calibration.table(), float(chosen.threshold)
-    threshold = table["threshold"]
-    figure = make_subplots(
-        rows=2,
-        cols=3,
-        shared_xaxes=True,
-        vertical_spacing=0.13,
-        horizontal_spacing=0.07,
-        subplot_titles=[
-            "bars a day",
-            "seconds a bar: median, 5 to 95 %",
-            "spread of seconds a bar",
-            "correlation with the next return",
-            "clustering of large returns",
-            "distance of returns from normal",
-        ],
-    )
-
-    def line(name: str, values: Any, row: int, col: int, color: str = SLOW, **more: Any) -> None:
-        style = {"line": {"color": color, "width": 1.8}, "showlegend": False, **more}
-        figure.add_trace(scatter(name, threshold, values, "lines", **style), row=row, col=col)
-
-    line("bars a day", table["bars_a_day"], 1, 1)
+    at = float(chosen.threshold)
+    space = {"vertical_spacing": 0.13, "horizontal_spacing": 0.07}
+    figure = make_subplots(rows=2, cols=3, shared_xaxes=True, subplot_titles=CALIBRATION_PANELS, **space)
+    _add_calibration_lines(figure, calibration.table())
     marker = {"size": 11, "color": FAST, "line": {"color": INK, "width": 1}}
     style = {"marker": marker, "hovertemplate": "%{x:,.6g}: %{y:,.0f} bars a day<extra></extra>", "showlegend": False}
     figure.add_trace(scatter("chosen", [at], [chosen.figures.bars_a_day], "markers", **style), row=1, col=1)
-    shortest = 0.1  # the log axis has no 0, the duration of bars that one trade closed
-    line("5 %", table["seconds_5"].clip(lower=shortest), 1, 2, FAINT)
-    line("95 %", table["seconds_95"].clip(lower=shortest), 1, 2, FAINT, fill="tonexty", fillcolor=BAND)
-    line("median duration", table["seconds"].clip(lower=shortest), 1, 2)
-    line("spread of durations", table["seconds_cv"], 1, 3)
-    chance = 1.96 / np.sqrt(table["returns"].clip(lower=1))
-    line("chance", -chance, 2, 1, BAND, hoverinfo="skip")
-    line("chance", chance, 2, 1, BAND, fill="tonexty", fillcolor=BAND, hoverinfo="skip")
-    line("correlation", table["correlation"], 2, 1)
-    line("clustering", table["clustering"], 2, 2)
-    line("distance from normal", table["non_normality"], 2, 3)
     for row, col in ((row, col) for row in (1, 2) for col in (1, 2, 3)):
         figure.add_vline(x=at, line={"color": FAST, "width": 1.2, "dash": "dot"}, row=row, col=col)
     unit = unit_name(calibration.unit, calibration.instrument)
@@ -156,3 +137,24 @@ def calibration_chart(calibration: Calibration, chosen: Recommendation) -> go.Fi
         figure.update_yaxes(type="log", dtick=1, row=row, col=col)
     figure.update_yaxes(rangemode="tozero", row=1, col=3)
     return figure
+
+
+def _add_calibration_lines(figure: go.Figure, table: pd.DataFrame) -> None:
+    """Draw a line of each figure over the thresholds."""
+
+    def line(name: str, values: Any, row: int, col: int, color: str = SLOW, **more: Any) -> None:
+        style = {"line": {"color": color, "width": 1.8}, "showlegend": False, **more}
+        figure.add_trace(scatter(name, table["threshold"], values, "lines", **style), row=row, col=col)
+
+    line("bars a day", table["bars_a_day"], 1, 1)
+    shortest = 0.1  # the log axis has no 0, the duration of bars that one trade closed
+    line("5 %", table["seconds_5"].clip(lower=shortest), 1, 2, FAINT)
+    line("95 %", table["seconds_95"].clip(lower=shortest), 1, 2, FAINT, fill="tonexty", fillcolor=BAND)
+    line("median duration", table["seconds"].clip(lower=shortest), 1, 2)
+    line("spread of durations", table["seconds_cv"], 1, 3)
+    chance = 1.96 / np.sqrt(table["returns"].clip(lower=1))
+    line("chance", -chance, 2, 1, BAND, hoverinfo="skip")
+    line("chance", chance, 2, 1, BAND, fill="tonexty", fillcolor=BAND, hoverinfo="skip")
+    line("correlation", table["correlation"], 2, 1)
+    line("clustering", table["clustering"], 2, 2)
+    line("distance from normal", table["non_normality"], 2, 3)

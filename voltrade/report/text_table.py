@@ -1,4 +1,4 @@
-"""Writes a frame as texts for people."""
+"""Writes a frame as texts for display."""
 
 from __future__ import annotations
 

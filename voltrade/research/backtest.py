@@ -64,7 +64,7 @@ class Backtest(Framed):
         bars: Rows,
         bar_decisions: Rows,
         first_bar: int,
-        told: Tables | list[Event | Output],
+        result: Tables | list[Event | Output],
         *,
         epoch: str = "bt",
         why: str = "",
@@ -75,9 +75,9 @@ class Backtest(Framed):
         self.bars = bars
         self.bar_decisions = bar_decisions
         self.first_bar = first_bar
-        self.path = "compiled" if isinstance(told, Tables) else "events"
+        self.path = "compiled" if isinstance(result, Tables) else "events"
         self.why = why
-        self._told = told
+        self._result = result
         self._epoch = epoch
 
     # --- what happened, as facts -------------------------------------------------------------------------------------
@@ -86,9 +86,9 @@ class Backtest(Framed):
     def facts(self) -> list[Event | Output]:
         """What happened, by time: intents, answers, fills and notes on the compiled path; every event and output but
         trades on the other."""
-        if isinstance(self._told, Tables):
-            return facts_of(self._told, self.config, self.instrument, self._epoch)
-        return self._told
+        if isinstance(self._result, Tables):
+            return facts_of(self._result, self.config, self.instrument, self._epoch)
+        return self._result
 
     @property
     def trips(self) -> list[RoundTrip]:
@@ -106,8 +106,8 @@ class Backtest(Framed):
         from voltrade.report.collector import frames_of_arrays
         from voltrade.research.loop_frames import frames_of_tables
 
-        if isinstance(self._told, Tables):
-            return frames_of_tables(self._told, self.instrument, self.bars, self.bar_decisions, self._epoch)
+        if isinstance(self._result, Tables):
+            return frames_of_tables(self._result, self.instrument, self.bars, self.bar_decisions, self._epoch)
         facts = [fact for fact in self.facts if not isinstance(fact, Refusal) or fact.bar_number >= self.first_bar]
         return frames_of_arrays(self.instrument, self.bars, self.bar_decisions, self.first_bar, facts)
 
@@ -130,7 +130,7 @@ class Backtest(Framed):
 
         return judge(returns(self._frames), len(self._frames.round_trips))
 
-    # --- for people --------------------------------------------------------------------------------------------------
+    # --- shown in a notebook -----------------------------------------------------------------------------------------
 
     def price_chart(self, last_bars: int = 5_000, around: int | None = None) -> Any:
         """Draw bars, indicators, signals, entries, exits and stops as a plotly figure; see `charts.price_chart`."""

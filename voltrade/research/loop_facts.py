@@ -116,17 +116,17 @@ class _FactMaker:
         )
         return [*facts, last]
 
-    def _update(self, placed: Placed, told: Any, time: int, **fill: Any) -> OrderUpdate:
-        """Return an order update; `told` is the row with status and executed quantity at that time."""
+    def _update(self, placed: Placed, state: Any, time: int, **fill: Any) -> OrderUpdate:
+        """Return an order update; `state` is the row with status and executed quantity at that time."""
         request = placed.request
         return OrderUpdate(
             **{**request.stated, "order_type": OrderType.LIMIT if request.price else OrderType.MARKET},
             time=time,
             order_id=placed.at_exchange.order_id,
-            status=STATES[told.status],
+            status=STATES[state.status],
             execution="TRADE" if fill else "",
-            filled=told.executed,
-            filled_notional=told.executed_notional,
+            filled=state.executed,
+            filled_notional=state.executed_notional,
             price=request.price,
             time_in_force=request.time_in_force,
             **fill,

@@ -105,8 +105,8 @@ def _sums(places: Int64s, amounts: Int64s, count: int) -> Int64s:
 def _texts(reasons: Int64s, codes: Int64s, was_placed: Bools, is_waiting: Bools, instrument: Instrument) -> Any:
     """Return why each order was refused or cancelled, or why an algo order ended without triggering."""
     texts = np.array(REASONS, dtype=object)[reasons]
-    is_told = ~was_placed | (is_waiting & (codes != 0))
-    texts[is_told] = [refusal_text(code, instrument) for code in codes[is_told].tolist()]
+    has_text = ~was_placed | (is_waiting & (codes != 0))
+    texts[has_text] = [refusal_text(code, instrument) for code in codes[has_text].tolist()]
     return texts
 
 
@@ -141,7 +141,7 @@ def _refusals(rows: Rows) -> Columns:
     return {
         **{name: rows[name] for name in ("time", "bar", "side")},
         "code": words([gate.code for gate in GATES], rows["gate"]),
-        "detail": words([gate_text(GATES[gate], *told) for gate, *told in cases.tolist()], case_of),
+        "detail": words([gate_text(GATES[gate], *numbers) for gate, *numbers in cases.tolist()], case_of),
     }
 
 
@@ -156,5 +156,5 @@ def _changes(rows: Rows) -> Columns:
 
 def _alerts(tables: Tables, names: Any, instrument: Instrument) -> Columns:
     rows, codes = tables.alerts, tables.orders["at_exchange"]["code"]
-    told = [alert_text(kind, names[order], codes[order], instrument) for _, kind, order in rows.tolist()]
-    return {"time": rows["time"], "code": [code for code, _ in told], "text": [text for _, text in told]}
+    texts = [alert_text(kind, names[order], codes[order], instrument) for _, kind, order in rows.tolist()]
+    return {"time": rows["time"], "code": [code for code, _ in texts], "text": [text for _, text in texts]}

@@ -1,7 +1,7 @@
 """A tape prepared for many backtests: bars, decisions and mark prices are computed once for each different setting.
 
 `Research.run` backtests one configuration by the compiled loop (`loop`) and returns its tables. `backtest` makes a
-result for people of them, `sweep` a row of a table.
+result object of them, `sweep` a row of a table.
 """
 
 from __future__ import annotations
@@ -296,7 +296,7 @@ class Research:
             decisions: the decision of each bar.
         """
         if config.bars.least_bars_a_day or config.bars.most_bars_a_day:
-            return None, "a person is told when bars leave their band"
+            return None, "an alert is due when bars a day leave their expected range"
         return self.trade(config, self.signals(decisions), span)
 
     def trade(
