@@ -32,7 +32,7 @@ from ta.trend import ADXIndicator
 import voltrade
 from voltrade.__main__ import main
 from voltrade.compiled import cache_home
-from voltrade.data.store import TRADES, day_of, start_of
+from voltrade.data.kinds import TRADES, day_of, start_of
 from voltrade.data.tape import load_tape
 from voltrade.model import DAY_MS
 from voltrade.research.backtest import backtest

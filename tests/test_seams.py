@@ -20,7 +20,7 @@ from forks import Forks
 from seam_modes import PARAMETERS, RAISED, entries, write_tape
 
 from voltrade.config import Config
-from voltrade.report.summary import read_run
+from voltrade.report.run_reader import read_run
 from voltrade.strategy.rule_file import keep_rule
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -441,7 +441,7 @@ class Engine:
         self._record.update(state="ended", end_reason=reason, **self._seal(), ended=_utc_now())
 
     def _save_frames(self) -> None:
-        from voltrade.report.summary import save_frames  # pandas, which no start shall wait for
+        from voltrade.report.run_reader import save_frames  # pandas, which no start shall wait for
 
         save_frames(self._dir)
 
