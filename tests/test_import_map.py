@@ -40,13 +40,13 @@ ONLY_IN = {
     "apprise": {"engine.notify"},
     "ccxt": {"exchange.ccxt_binance"},
     "aiohttp": {
-        "exchange.binance", "venue.server", "venue.streams", "venue.faults", "engine.modes", "data.sources",
+        "exchange.binance", "venue.server", "venue.streams", "venue.faults", "engine.venue_process", "data.sources",
     },
     "plotly": {"report.charts", "report.plot_widget"},
     "anywidget": {"report.plot_widget"},
     "ipywidgets": {"notebook.session", "notebook.explorer", "report.plot_widget"},
     "papermill": {"notebook.papermill_engine"},
-    "platformdirs": {"runs.ledger"},
+    "platformdirs": {"runs.ledger_file"},
     "pyarrow": {"data.trade_files", "data.quality", "data.store", "data.fetch", "report.summary", "journal"},
     "tqdm": {"data.sources", "data.fetch", "strategy.check", "research.sweep"},
 }  # fmt: skip

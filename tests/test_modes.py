@@ -21,7 +21,7 @@ from wall_venue import KEY, PARAMETERS, SECRET, a_venue, rule_file
 from voltrade import journal
 from voltrade.__main__ import main
 from voltrade.data.store import TRADES, Store
-from voltrade.engine.permission import phrase
+from voltrade.engine.permission import confirmation_text
 from voltrade.exchange.binance import BinanceRestClient, Endpoint, connect
 from voltrade.exchange.credentials import Credentials
 from voltrade.model import (
@@ -67,7 +67,7 @@ def parameters(folder: Path, mode: str, venue: str, **more: Any) -> dict[str, An
     """What a session in a mode is started with, the word for today included."""
     given = {"mode": mode, "venue": venue, "rule": rule_file(folder), **PARAMETERS, **more}
     if mode == "live":
-        given["confirmation"] = phrase(read_parameters(given), ACCOUNT, datetime.now(UTC))
+        given["confirmation"] = confirmation_text(read_parameters(given), ACCOUNT, datetime.now(UTC))
     return given
 
 

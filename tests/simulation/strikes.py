@@ -161,7 +161,7 @@ class Strikes:
         """An operator's command, as it comes over the control socket; `final` is a stop's, past the socket."""
         now = self._world.engine(run)
         if now is not None and final:
-            now.engine._order(action, reason, final)
+            now.engine._command(action, reason, final)
         elif now is not None and now.engine._control is not None:
             line = json.dumps({"op": action, "reason": reason}).encode() + b"\n"
             self._world.within(now.process, self._say(now.engine._control, line))
