@@ -44,7 +44,7 @@ ONLY_IN = {
     },
     "plotly": {"report.charts", "report.plot_widget"},
     "anywidget": {"report.plot_widget"},
-    "ipywidgets": {"notebook.session", "notebook.explorer", "report.plot_widget"},
+    "ipywidgets": {"notebook.controls", "notebook.explorer", "notebook.explorer_widgets", "report.plot_widget"},
     "papermill": {"notebook.papermill_engine"},
     "platformdirs": {"runs.ledger_file"},
     "pyarrow": {"data.trade_files", "data.quality", "data.store", "data.fetch", "report.summary", "journal"},

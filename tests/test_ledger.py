@@ -279,7 +279,7 @@ def test_a_run_that_is_gone_refuses_the_next_one_by_name(ledger: Ledger, tmp_pat
     with pytest.raises(SessionError) as refused:
         ledger.find_last_journal(tmp_path / "runs/today")
     [path] = (tmp_path / "accounts").glob("*.json")
-    for told in ("run first was cut short in", "put that folder back", f"moving {path} away"):
+    for told in ("run first was interrupted in", "put that folder back", f"moving {path} away"):
         assert told in str(refused.value)
 
 

@@ -226,8 +226,8 @@ def test_paper_sends_nothing_that_is_signed_and_its_account_outlives_the_session
     keep_among_the_runs(account.parent, runs)
     second = run_engine(runs / "second", parameters(tmp_path, "paper", address, duration_s=3.0, record_trades="always"))
     check_replay(runs / "second", second)
-    assert f"the ledger was taken over from {runs / '.accounts'}" in row(second, "goes on from")
-    assert "was taken over into" in (runs / "second/engine.log").read_text()
+    assert f"the ledger was imported from {runs / '.accounts'}" in row(second, "resumes from")
+    assert "was imported into" in (runs / "second/engine.log").read_text()
     assert not list((runs / ".accounts").glob("*.json"))
     fills = [json.loads(line) for line in account.read_text().splitlines() if '"kind":"fill"' in line]
     assert Decimal(fills[-1]["position"]) == 0

@@ -12,7 +12,7 @@ from simulation.altering import Answering, Retelling
 from simulation.clock import PROCESS
 from simulation.engines import Killed, ask
 from simulation.evidence import Json, Life, Told
-from voltrade.runs.run_file import was_cut_short
+from voltrade.runs.run_file import can_be_resumed
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -124,7 +124,7 @@ class Strikes:
         """Go on with a run as `run --resume` does: one that was not cut short is refused."""
         world = self._world
         world.to_come -= 1
-        if was_cut_short(world.folder(run)):
+        if can_be_resumed(world.folder(run)):
             world.start(run)
         else:
             world.die(Life(world.loop.now_ms, world.loop.now_ms, "refused", "was not cut short", run))

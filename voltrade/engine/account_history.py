@@ -31,7 +31,7 @@ def open_ledger(wiring: Wiring, run_dir: Path) -> Ledger | None:
     places = [folder / ".accounts" / older for folder in run_dir.resolve().parents]
     ledger = Ledger.open(home, wiring.account, mode, run_dir, places)
     if ledger.imported_from:
-        log.warning("ledger: %s was taken over into %s", ledger.imported_from, home)
+        log.warning("ledger: %s was imported into %s", ledger.imported_from, home)
     return ledger
 
 
@@ -76,8 +76,8 @@ def ledger_checks(ledger: Ledger | None, last: FinalState | None, is_new: bool, 
     if last is not None:
         found = f"run {last.run or 'unknown'}, head {last.head}"
     if ledger.imported_from is not None:
-        found += f"; the ledger was taken over from {ledger.imported_from}"
-    rows = [Check("goes on from", found)]
+        found += f"; the ledger was imported from {ledger.imported_from}"
+    rows = [Check("resumes from", found)]
     if last is not None and last.state is not None:
         rows.append(used_limits(wiring.config, last.state, wiring.clock(), wiring.instrument.quote_asset))
     return rows

@@ -148,9 +148,9 @@ class News:
 
     def _on_breaker(self, change: BreakerChange) -> Iterator[Message]:
         if change.action == "resume":
-            yield Message(f"breaker: {change.rule} let go, {change.mode}")
+            yield Message(f"breaker: {change.rule} released, {change.mode}")
             return
-        until = "until a person resumes" if change.resume_at == NEVER else f"until {_clock(change.resume_at)}"
+        until = "until an operator resumes" if change.resume_at == NEVER else f"until {_clock(change.resume_at)}"
         write = str if change.rule in COUNTED else self._money
         measured = f", {write(change.measure)} of {write(change.limit)}" if change.limit else ""
         urgency = Urgency.FAILURE if change.mode == "HALTED" else Urgency.WARNING
@@ -163,7 +163,7 @@ class News:
             yield Message(text, Urgency.FAILURE if alert.code in URGENT else Urgency.WARNING)
 
     def _on_stream_status(self, status: StreamStatus) -> Iterator[Message]:
-        what = {"market": "market data", "user": "account news"}[status.stream]
+        what = {"market": "market data", "user": "account updates"}[status.stream]
         if not status.up and status.stream not in self._down:
             self._down.add(status.stream)
             yield Message(f"{what}: silent since {_clock(status.time)}", Urgency.WARNING)
@@ -174,7 +174,7 @@ class News:
     def _on_operator(self, command: Operator) -> Iterator[Message]:
         if command.reason != "TAPE_END":
             then = ", then the end" if command.final else ""
-            yield Message(f"ordered: {command.action}{then}; {command.reason or 'no reason given'}", Urgency.WARNING)
+            yield Message(f"command: {command.action}{then}; {command.reason or 'no reason given'}", Urgency.WARNING)
 
     # --- numbers ---------------------------------------------------------------------------------------------------
 

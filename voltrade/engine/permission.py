@@ -2,7 +2,7 @@
 
 Mode `live` needs keys, from the environment or a private file, and one of two permissions. Each names the account, the
 symbol and the largest notional. A trading confirmation is the parameter `confirmation`, and is valid on one day (UTC).
-An authorisation file is for scheduled sessions, and expires. Yesterday's notebook can't trade with either.
+An authorisation file is for scheduled sessions, and expires.
 """
 
 from __future__ import annotations

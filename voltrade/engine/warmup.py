@@ -2,8 +2,8 @@
 
 Bars are anchored to the UTC day, so bar k must be the same bar whenever the engine starts. The volume since midnight
 gives the number of closed bars and the progress of the open one. Minute klines have that volume exactly, in two
-requests, so that only the trades of the last few hundred bars are loaded. Every whole minute is compared with its kline;
-if one differs, or if klines don't have the unit of the bars, the trades of the whole day are loaded.
+requests, so that only the trades of the last few hundred bars are loaded. Every whole minute is compared with its
+kline; if one differs, or if klines don't have the unit of the bars, the trades of the whole day are loaded.
 """
 
 from __future__ import annotations

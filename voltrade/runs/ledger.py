@@ -179,7 +179,7 @@ class Ledger:
         if record.run != run:
             raise SessionError(
                 f"account {self._path.stem}: the ledger names run {record.run} ({record.folder}) as the one that owns "
-                "the account now; this one can't go on"
+                "the account now; this run can't be resumed"
             )
         rows, head = last_row(folder / JOURNAL)
         self._refuse_older_journal(record, folder / JOURNAL)
@@ -210,7 +210,7 @@ class Ledger:
         found = _journals_of(record.run, Path(record.folder), near)
         if not found:
             raise SessionError(
-                f"account {self._path.stem}: its last run {record.run} was cut short in {record.folder}, and its "
+                f"account {self._path.stem}: its last run {record.run} was interrupted in {record.folder}, and its "
                 f"journal is neither there nor nearby; put that folder back (mode 0700), or {self._how_to_give_up}"
             )
         longest = max(found, key=lambda path: last_row(path)[0])
@@ -250,7 +250,7 @@ class Ledger:
         """Return the error to raise where the owner's state can't be rebuilt from its journal."""
         assert self.record is not None
         return SessionError(
-            f"account {self._path.stem}: what run {self.record.run} ({self.record.folder}) left can't be made again: "
+            f"account {self._path.stem}: what run {self.record.run} ({self.record.folder}) left can't be rebuilt: "
             f"{error}; {self._how_to_give_up}"
         )
 

@@ -43,7 +43,7 @@ def import_older(found: list[Path], path: Path, account: str, mode: str) -> Path
         several = [*found, *([path] if known else [])]
         raise SessionError(
             f"account {path.stem}: must have one ledger, has {', '.join(map(_with_time, several))}; "
-            "move away all but the one that the next run is to go on from"
+            "move away all but the one that the next run is to resume from"
         )
     [old] = found
     with AccountLock(old.with_suffix(".lock"), old.stem):
@@ -67,7 +67,7 @@ def _converted(old: Path, source: str, account: str, mode: str) -> LedgerRecord:
     except JournalError as error:
         if not has_ended:
             raise SessionError(
-                f"{old}: its last run was cut short, and must be found in {folder}: {error}; put it back, or give "
+                f"{old}: its last run was interrupted, and must be found in {folder}: {error}; put it back, or give "
                 f"up the limits and streaks that were in force by moving {old} away"
             ) from None
     state = _with_watermarks(stated.get("state"))
