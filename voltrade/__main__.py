@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeAlias, cast
 
 from voltrade.config import Config
 from voltrade.engine.ctl import ACTIONS, ask, identity, rows_of, running
@@ -22,6 +22,8 @@ from voltrade.exchange.credentials import Credentials
 from voltrade.model import printable
 from voltrade.runs.run_file import JOURNAL, can_be_resumed
 from voltrade.strategy.rule_file import load_rule, read_parameters
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 _EXIT_STATUS = (
     "Exit status: 0 where nothing is wrong, as far as the last line says; 1 where something was altered, cut off or "
@@ -57,26 +59,42 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("venue", help="run a simulated Binance USD-M Futures server on loopback", add_help=False)
     commands.add_parser("data", help="keep trades, mark prices and funding rates in a store", add_help=False)
     commands.add_parser("ctl", help="show a running session's status, or send it an operator command", add_help=False)
-    engine = commands.add_parser(
+    _add_run(commands)
+    _add_replay_review_verify(commands)
+    _add_runs(commands)
+    for command in (_add_doctor(commands), _add_authorise(commands), _add_check(commands)):
+        command.add_argument(
+            *("-p", "--parameter"),
+            action="append",
+            nargs=2,
+            default=[],
+            dest="parameters",
+            metavar=("NAME", "VALUE"),
+            help="a parameter of the session, as papermill takes it; can be repeated",
+        )
+    return parser
+
+
+def _add_run(commands: Commands) -> None:
+    command = commands.add_parser(
         "run",
         help="run the engine process of a session whose folder holds run.json (notebooks do this)",
         description="Run the engine process of a session. Where the folder holds the journal of an engine that was "
         "killed, the run is resumed: orders in flight are looked up and the account is reconciled before it trades.",
     )
-    engine.add_argument("run", type=Path, nargs="?", metavar="RUN", help="folder of a run")
-    engine.add_argument("--resume", action="store_true", help="resume a run that was killed; by default the only one")
-    engine.set_defaults(do=_run)
+    command.add_argument("run", type=Path, nargs="?", metavar="RUN", help="folder of a run")
+    command.add_argument("--resume", action="store_true", help="resume a run that was killed; by default the only one")
+    command.set_defaults(do=_run)
+
+
+def _add_replay_review_verify(commands: Commands) -> None:
     for name, do, words in (
         ("replay", _replay, "verify a run, replay its journal and compare every decision"),
         ("review", _review, "write the review of a run as one page, RUN/review.html"),
         ("verify", _verify, "check a run's journal against all other records of its end and its parameters"),
     ):
-        command = commands.add_parser(
-            name,
-            help=words,
-            description=f"{words[0].upper()}{words[1:]}.",
-            epilog=None if name == "review" else _EXIT_STATUS,
-        )
+        epilog = None if name == "review" else _EXIT_STATUS
+        command = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.", epilog=epilog)
         command.add_argument(
             "run", type=Path, metavar="RUN", help="folder of a run, such as runs/demo, or its notebook"
         )
@@ -86,49 +104,53 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--head", default="", help="its head hash from elsewhere, such as the last notification"
             )
-    runs = commands.add_parser(
+
+
+def _add_runs(commands: Commands) -> None:
+    command = commands.add_parser(
         "runs",
         help="list the runs",
         description="List the runs in a folder, the newest first. net is of closed round trips; unrealised is what the "
         "open position gains at the last valuation, without the fees paid for it so far.",
     )
-    runs.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="by default runs/ of the project")
-    runs.set_defaults(do=_runs)
-    doctor = commands.add_parser(
+    command.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="by default runs/ of the project")
+    command.set_defaults(do=_runs)
+
+
+def _add_doctor(commands: Commands) -> argparse.ArgumentParser:
+    command = commands.add_parser(
         "doctor",
         help="print whether a session could start, and what it lacks",
         description="Print the start-up table of a session with these parameters, and what it lacks. Nothing is traded "
         "or changed; modes demo and live use the keys of the environment to read the account.",
     )
-    doctor.set_defaults(do=_doctor)
-    permit = commands.add_parser(
+    command.set_defaults(do=_doctor)
+    return command
+
+
+def _add_authorise(commands: Commands) -> argparse.ArgumentParser:
+    command = commands.add_parser(
         "authorise",
         help="write an authorisation file for scheduled sessions in mode live",
         description="Write a file that allows sessions in mode live, for one symbol and a largest notional, until it "
         "expires; VOLTRADE_AUTHORISATION must name it. The account is that of the keys of the environment.",
     )
-    permit.add_argument("file", type=Path, metavar="FILE", help="a new file; its mode will be 0600")
-    permit.add_argument("--days", type=float, required=True, help="how long it is valid, at most 31")
-    permit.set_defaults(do=_authorise)
-    check = commands.add_parser(
+    command.add_argument("file", type=Path, metavar="FILE", help="a new file; its mode will be 0600")
+    command.add_argument("--days", type=float, required=True, help="how long it is valid, at most 31")
+    command.set_defaults(do=_authorise)
+    return command
+
+
+def _add_check(commands: Commands) -> argparse.ArgumentParser:
+    command = commands.add_parser(
         "check",
         help="check a rule for look-ahead, hidden state and its warm-up",
         description="Check whether a rule looks ahead, keeps hidden state between runs, or needs more bars to warm up "
         "than it declares: the built-in rule or one of a file, with the settings of the parameters.",
     )
-    check.add_argument("--rule", default="", metavar="FILE:CLASS", help="a rule file's engine; or -p rule FILE:CLASS")
-    check.set_defaults(do=_check)
-    for command in (doctor, permit, check):
-        command.add_argument(
-            *("-p", "--parameter"),
-            action="append",
-            nargs=2,
-            default=[],
-            dest="parameters",
-            metavar=("NAME", "VALUE"),
-            help="a parameter of the session, as papermill takes it; as many as are needed",
-        )
-    return parser
+    command.add_argument("--rule", default="", metavar="FILE:CLASS", help="a rule file's engine; or -p rule FILE:CLASS")
+    command.set_defaults(do=_check)
+    return command
 
 
 def _ctl_parser() -> argparse.ArgumentParser:
