@@ -254,7 +254,7 @@ def test_commands_work_as_typed(number: int, clone: Path, environment: dict[str,
 
 def test_python_works_as_typed(clone: Path, environment: dict[str, str]) -> None:
     """In one interpreter and in the README's order, as blocks rest on those before; it sees what it says it sees."""
-    shown = "\n".join([*PYTHON, "assert run.state == 'ended'", "print(found.decision)"])
+    shown = "\n".join([*PYTHON, "assert run.state == 'ended'", "print(found.assessment)"])
     (clone / "shown.py").write_text(shown)
     said = run(f"{ACTIVATION}\npython shown.py", clone, environment)
     (decision,) = re.findall(r'^found\.decision  # "(.*) \.\.\."$', README, re.MULTILINE)

@@ -78,7 +78,7 @@ def run(traded: Path, tmp_path: Path) -> Path:
 
 def test_every_signal_is_told_of_with_what_became_of_it(traded: Path) -> None:
     looked = review.Review(open_run(traded))
-    frames, table = looked.frames, looked.signals
+    frames, table = looked.frames, looked.signal_table
     begun = frames.decisions.index >= pd.Timestamp(frames.beginning.time, unit="ms", tz="UTC")
     assert len(table) == (frames.decisions["signal"][begun] != "").sum() > 20
     assert set(table["outcome"]) >= {"entry FILLED", "refused: IN_POSITION"}
