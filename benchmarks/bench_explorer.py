@@ -22,7 +22,9 @@ from benchmarks.bench_bars import INSTRUMENT, limit, some_trades, threshold_for
 from benchmarks.measure import Goal, decision, say, seconds
 from voltrade.config import Config
 from voltrade.data.tape import Tape, TapeReport
-from voltrade.notebook.explorer import PAGES, Explorer, trade
+from voltrade.notebook.explorer import Explorer
+from voltrade.notebook.explorer_result import trade_tape
+from voltrade.notebook.explorer_widgets import PAGES
 from voltrade.research.prepared_tape import Research
 
 TRADES = 10_000_000
@@ -67,7 +69,7 @@ def measure(count: int, rounds: int) -> int:
         explorer.page_bars = page
         took[page] = median(turned)
         assert "not drawn" not in explorer.status, explorer.status
-    tables, bars = explorer.traded.tables, explorer.traded.tables.bars
+    tables, bars = explorer.result.tables, explorer.result.tables.bars
     say(f"{count:,} trades, {bars:,} bars, {len(tables.trips):,} round trips; medians of {rounds} turns")
     for page, turn in took.items():
         say(f"  {page:5,} candles: {turn:.3f} s from the callback to the figure's data")
@@ -102,7 +104,7 @@ def _parts(research: Research, thresholds: Any) -> dict[str, Callable[[], float]
     def session() -> float:
         wanted = config()
         research.decisions(wanted)
-        return seconds(lambda: trade(research, wanted))
+        return seconds(lambda: trade_tape(research, wanted))
 
     return {"bars": bars, "signals": signals, "round trips and equity": session}
 

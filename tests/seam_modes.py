@@ -93,9 +93,9 @@ def swept(research: Research, config: Config, _: str) -> str:
 
 
 def explored(research: Research, config: Config, _: str) -> str:
-    from voltrade.notebook.explorer import trade
+    from voltrade.notebook.explorer_result import trade_tape
 
-    traded = trade(research, config)
+    traded = trade_tape(research, config)
     assert traded.tables is not None
     tables = (traded.tables.trips, traded.tables.refusals, traded.tables.orders)
     values = (rows.tolist() for rows in tables)  # between its columns a table holds bytes that nobody wrote
@@ -111,7 +111,7 @@ def replayed(_: Research, __: Config, path: str) -> int | str:
 
 def checked(research: Research, config: Config, _: str) -> str:
     check.BARS_AFTER_WARMUP = 40
-    check._is_warm_when_it_says = lambda new: check.Finding("warm-up", True, "left out: it folds two whole days")
+    check._check_warmup = lambda new: check.Finding("warm-up", True, "left out: it folds two whole days")
     return str(check.check(load_rule(config.session.rule), config.signals, research.instrument))
 
 

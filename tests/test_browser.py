@@ -25,7 +25,7 @@ from test_review import hostile_run
 from test_runs import MADE as MADE_RUN
 
 from voltrade.config import Config
-from voltrade.notebook import review
+from voltrade.notebook import review_page
 from voltrade.report import charts
 from voltrade.report.collector import frames_of_facts
 from voltrade.report.figure_output import bundle
@@ -346,7 +346,7 @@ def test_another_unit_keeps_the_number_of_bars_and_the_way_back_its_threshold(
     page = open_notebook(browser, address, "units.ipynb")
     run_all(page)
     page.wait_for_function(f"{DRAWN}.some(chart => chart.fits)")
-    said = "(explorer.config.bars.unit, float(explorer.config.bars.threshold), len(explorer.traded.bars))"
+    said = "(explorer.config.bars.unit, float(explorer.config.bars.threshold), len(explorer.result.bars))"
     row = page.locator(".widget-hbox", has=page.get_by_text("threshold", exact=True)).last
     began = kernel_says(page, said)
     for unit in ("quote", "base"):
@@ -459,7 +459,7 @@ def bar_count(status: str) -> int:
 
 
 def test_the_page_of_a_review_opens_alone_and_runs_nothing_but_its_own(browser: Any, tmp_path: Path) -> None:
-    path = review.write(hostile_run(tmp_path / "today"))
+    path = review_page.write_review(hostile_run(tmp_path / "today"))
     page = browser.new_page(viewport={"width": 1400, "height": 6000})
     said: list[str] = []
     asked: list[str] = []

@@ -26,7 +26,8 @@ from voltrade.errors import ConfigError
 from voltrade.model import CloseReason, Signal, VolumeBar
 from voltrade.signal_engine import ATR, EMA, VWAP, Indicator, SignalEngine, UncompiledRuleWarning, Window
 from voltrade.strategy import check as check_module
-from voltrade.strategy.check import Checked, check, fixture
+from voltrade.strategy import code_reader
+from voltrade.strategy.check import RuleReport, check, fixture
 
 pytestmark = pytest.mark.filterwarnings("ignore::voltrade.signal_engine.UncompiledRuleWarning")
 
@@ -53,11 +54,11 @@ def _small_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
 AFTER_WARMUP = 60
 
 
-def failed(checked: Checked) -> set[str]:
+def failed(checked: RuleReport) -> set[str]:
     return {finding.name for finding in checked.findings if not finding.ok}
 
 
-def detail(checked: Checked, name: str) -> str:
+def detail(checked: RuleReport, name: str) -> str:
     return next(finding.detail for finding in checked.findings if finding.name == name)
 
 
@@ -166,7 +167,7 @@ class Centred(Rule):
 
 
 def test_a_rule_that_overrides_how_bars_are_given_is_named() -> None:
-    finding = check_module._is_given_only(Centred)
+    finding = check_module._check_code(Centred)
     assert "Centred overrides on_volume_bars" in finding.detail
 
 
@@ -205,7 +206,7 @@ class Overhears(Rule):
     [(Hoards, "reads Hoards.closes, a list"), (Overhears, "Overhears.on_volume_bar reads SEEN, a dict")],
 )
 def test_what_an_override_keeps_for_all_engines_is_named(rule: type[SignalEngine], kept: str) -> None:
-    assert kept in check_module._is_given_only(rule).detail
+    assert kept in check_module._check_code(rule).detail
 
 
 def test_a_centred_average_is_caught() -> None:
@@ -449,7 +450,7 @@ SPOILT: list[tuple[Callable[..., int], str]] = [
     (lambda state, bar, settings, decision: np.random.random() > 0.5, "uses np.random.random"),
     (lambda state, bar, settings, decision: int(open("signal").read()), "uses open"),  # noqa: SIM115
     (lambda state, bar, settings, decision: Holder.closes[0], "reads Holder.closes, a list of 2 values"),
-    (lambda state, bar, settings, decision: check_module.READS_ELSEWHERE, "reads check_module.READS_ELSEWHERE"),
+    (lambda state, bar, settings, decision: code_reader.FORBIDDEN_NAMES, "reads code_reader.FORBIDDEN_NAMES"),
     (lambda state, bar, settings, decision: UNKNOWN_NAME, "uses UNKNOWN_NAME"),  # type: ignore[name-defined]  # noqa: F821
     (kept_in_default, "reads a default argument, a list"),
     (kept_in_closure(), "reads closes, a ndarray of 3 values"),
@@ -492,7 +493,7 @@ SPOILT: list[tuple[Callable[..., int], str]] = [
 @pytest.mark.parametrize(("function", "said"), SPOILT, ids=[said for _, said in SPOILT])
 def test_what_a_rule_brings_along_is_named(function: Callable[..., int], said: str) -> None:
     rule = type("Spoilt", (Rule,), {"_detect_signal": staticmethod(function)})
-    finding = check_module._is_given_only(rule)
+    finding = check_module._check_code(rule)
     assert not finding.ok
     assert said in finding.detail
 
@@ -530,7 +531,7 @@ def shares_a_variable(close: float) -> list[float]:
 )
 def test_constants_are_no_data(function: Callable[..., int]) -> None:
     rule = type("Sound", (Rule,), {"_detect_signal": staticmethod(function)})
-    assert check_module._is_given_only(rule).ok
+    assert check_module._check_code(rule).ok
 
 
 # --- warm-up ----------------------------------------------------------------------------------------------------------
@@ -589,7 +590,7 @@ def test_memory_since_midnight_is_caught_whatever_warm_up_is_stated(stated: int)
     class DayVwap(Rule):
         indicators = (ATR, Indicator(("day_vwap",), step_day_vwap, lambda settings: stated, DAY_VWAP_STATE))
 
-    finding = check_module._is_warm_when_it_says(partial(DayVwap, SignalSettings(), BTCUSDT))
+    finding = check_module._check_warmup(partial(DayVwap, SignalSettings(), BTCUSDT))
     assert not finding.ok
     assert f", though {stated} bars were said to be enough: it is right only from a UTC midnight on" in finding.detail
     assert "no number of bars is enough" in finding.detail

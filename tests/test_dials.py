@@ -10,21 +10,21 @@ from hypothesis import strategies as st
 from pydantic import Field, ValidationError, create_model
 
 from voltrade.config import Config, SignalSettings
-from voltrade.notebook.widgets import COMPONENTS, Dial, dials_of
+from voltrade.notebook.control_specs import COMPONENTS, ControlSpec, control_specs
 
-DIALS = {dial.name: dial for dials in dials_of().values() for dial in dials}
+SPECS = {spec.name: spec for specs in control_specs().values() for spec in specs}
 
 
 def test_every_setting_of_research_has_a_dial_and_none_of_the_session_has() -> None:
     settings = [name for part in COMPONENTS for name in type(getattr(Config(), part)).model_fields]
-    assert list(DIALS) == settings
-    assert not {"mode", "seed", "venue", "confirmation"} & set(DIALS)
+    assert list(SPECS) == settings
+    assert not {"mode", "seed", "venue", "confirmation"} & set(SPECS)
 
 
 def test_a_dial_says_what_the_setting_means() -> None:
-    assert DIALS["stop_atr"].description == "Distance of the stop from the average fill price, in ATR."
-    assert DIALS["unit"].choices == ("base", "quote", "trades")
-    assert [DIALS[name].kind for name in ("unit", "use_rsi_filter", "ema_fast", "stop_atr", "threshold")] == [
+    assert SPECS["stop_atr"].description == "Distance of the stop from the average fill price, in ATR."
+    assert SPECS["unit"].choices == ("base", "quote", "trades")
+    assert [SPECS[name].kind for name in ("unit", "use_rsi_filter", "ema_fast", "stop_atr", "threshold")] == [
         *("choice", "switch", "whole", "number", "number")
     ]
 
@@ -45,8 +45,8 @@ def test_a_dial_says_what_the_setting_means() -> None:
     ],
 )
 def test_a_range_is_where_a_hand_would_look(name: str, low: float, high: float, step: float) -> None:
-    dial = DIALS[name]
-    assert (dial.low, dial.high, dial.step) == pytest.approx((low, high, step))
+    spec = SPECS[name]
+    assert (spec.low, spec.high, spec.step) == pytest.approx((low, high, step))
 
 
 def test_a_rules_own_settings_stand_apart_with_theirs() -> None:
@@ -57,13 +57,13 @@ def test_a_rules_own_settings_stand_apart_with_theirs() -> None:
         share: Annotated[float, Field(gt=0, lt=1)] = 0.25
         below: float = -2.0
 
-    dials = dials_of(Own)
-    own = {dial.name: dial for dial in dials["rule"]}
+    specs = control_specs(Own)
+    own = {spec.name: spec for spec in specs["rule"]}
     assert list(own) == ["depth", "share", "below"]
-    assert own["depth"] == Dial("depth", "whole", 3, "How many bars back.", 0, 15, 1)
+    assert own["depth"] == ControlSpec("depth", "whole", 3, "How many bars back.", 0, 15, 1)
     assert (own["share"].low, own["share"].high) == (0.01, 0.99)
     assert (own["below"].low, own["below"].high) == (-10, 10)
-    assert {dial.name: dial.default for dial in dials["signals"]}["ema_fast"] == 5
+    assert {spec.name: spec.default for spec in specs["signals"]}["ema_fast"] == 5
 
 
 THREE_DIGITS = st.builds(lambda whole, digits: whole / 10**digits, st.integers(-999, 999), st.integers(0, 4))
@@ -79,8 +79,8 @@ def test_every_place_of_a_dial_is_allowed(default: float, least: Any, most: Any,
         model(made=default)
     except ValidationError:
         return
-    (dial,) = dials_of(model)["rule"]
-    assert dial.low <= dial.default <= dial.high
-    assert dial.step > 0
-    for place in (dial.low, dial.high):
+    (spec,) = control_specs(model)["rule"]
+    assert spec.low <= spec.default <= spec.high
+    assert spec.step > 0
+    for place in (spec.low, spec.high):
         model(made=place)

@@ -18,9 +18,12 @@ import pytest
 
 from voltrade.config import Config
 from voltrade.engine.control import Control
-from voltrade.engine.process import Engine, _logging_beside
+from voltrade.engine.notebook_watch import await_notebook
+from voltrade.engine.process import Engine
+from voltrade.engine.process_log import log_in_background
 from voltrade.journal import Journal
-from voltrade.runs.ledger import Ledger, Left
+from voltrade.runs.ledger import Ledger
+from voltrade.runs.ledger_file import FinalState
 
 
 class SlowDisk(io.StringIO):
@@ -41,7 +44,7 @@ def test_nobody_waits_for_a_log_that_is_slow_to_be_written(monkeypatch: pytest.M
     disk = SlowDisk()
     monkeypatch.setattr(sys, "stderr", disk)
     log = logging.getLogger("voltrade.slow")
-    with _logging_beside():
+    with log_in_background():
         log.warning("first")
         assert disk.asked.wait(20)
         try:
@@ -85,7 +88,7 @@ def test_a_notebook_that_dies_while_the_engine_starts_is_lost_as_soon_as_it_trad
             await asyncio.sleep(0)
         async with AsyncExitStack() as held:
             assert not orders
-            engine._runs(held, control)
+            engine._on_running(held, control)
         assert orders == ([("protect", "NOTEBOOK_LOST", True)] if dies else [])
         writer.close()
         await writer.wait_closed()
@@ -109,7 +112,7 @@ def test_a_notebook_that_dies_before_it_spoke_to_the_engine_is_lost_at_once(
 
     async def wait() -> None:
         control = Control(Config(), lambda: engine._record.facts, lambda *order: orders.append(order))
-        watch = asyncio.create_task(engine._await_notebook(control))
+        watch = asyncio.create_task(await_notebook(control, engine._record))
         await asyncio.wait([watch], timeout=0.5)
         assert watch.done() is dies
         watch.cancel()
@@ -141,5 +144,5 @@ def test_an_engine_that_fails_within_an_event_leaves_no_state(tmp_path: Path, is
     engine._journal.append("Start", 0, {})
     engine._system = SimpleNamespace(is_journaled=is_journaled, core=SimpleNamespace(state=lambda: {"wallet": 5}))
     head = engine._journal.head
-    engine._let_go()
-    assert engine._ledger.last.left == (Left("id", head, {"wallet": 5}) if is_journaled else None)
+    engine._close()
+    assert engine._ledger.record.final_state == (FinalState("id", head, {"wallet": 5}) if is_journaled else None)

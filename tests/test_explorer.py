@@ -21,7 +21,9 @@ from voltrade.config import RECORDED, Config
 from voltrade.core import GATES
 from voltrade.data.tape import Tape, TapeReport, synthetic_trades
 from voltrade.errors import ConfigError
-from voltrade.notebook.explorer import PAGES, Explorer, trade
+from voltrade.notebook.explorer import Explorer
+from voltrade.notebook.explorer_result import trade_tape
+from voltrade.notebook.explorer_widgets import PAGES
 from voltrade.notebook.papermill_engine import Refused
 from voltrade.report.chart_style import MAX_BARS
 from voltrade.report.html import shortened
@@ -151,7 +153,7 @@ def test_every_bar_says_why_it_had_a_trade_or_none(explorer: Explorer) -> None:
 
 
 def test_at_most_so_many_candles_are_drawn_and_it_says_which(explorer: Explorer) -> None:
-    count = explorer.traded.tables.bars
+    count = explorer.result.tables.bars
     assert max(PAGES) == MAX_BARS == 5_000
     assert f"bars {count - 500:,} to {count - 1:,} of {count:,}" in explorer.chart.figure.layout.title.text
     explorer.turn_pages(-1)
@@ -180,29 +182,29 @@ def test_nothing_of_a_later_page_is_drawn(explorer: Explorer) -> None:
 
 def test_the_page_stays_at_its_time_when_bars_change(explorer: Explorer) -> None:
     explorer.turn_pages(-2)
-    before = explorer.traded.bars["close_time"][trace(explorer, "bars").x[-1]]
+    before = explorer.result.bars["close_time"][trace(explorer, "bars").x[-1]]
     turn(explorer, threshold=17.0)
-    after = explorer.traded.bars["close_time"][trace(explorer, "bars").x[-1]]
-    assert after <= before < explorer.traded.bars["close_time"][trace(explorer, "bars").x[-1] + 1]
+    after = explorer.result.bars["close_time"][trace(explorer, "bars").x[-1]]
+    assert after <= before < explorer.result.bars["close_time"][trace(explorer, "bars").x[-1] + 1]
 
 
 def test_every_bar_can_be_paged_to_where_one_trade_closes_many(explorer: Explorer) -> None:
     turn(explorer, threshold=0.5)
-    pages = -(-explorer.traded.tables.bars // max(PAGES))
-    assert (np.diff(explorer.traded.bars["close_time"]) == 0).any()
+    pages = -(-explorer.result.tables.bars // max(PAGES))
+    assert (np.diff(explorer.result.bars["close_time"]) == 0).any()
     explorer.page_bars = max(PAGES)
     for _ in range(pages):
         explorer.turn_pages(-1)
     assert trace(explorer, "bars").x[0] == 0
     for _ in range(pages):
         explorer.turn_pages(1)
-    assert trace(explorer, "bars").x[-1] == explorer.traded.tables.bars - 1
+    assert trace(explorer, "bars").x[-1] == explorer.result.tables.bars - 1
 
 
 def test_a_click_at_equity_leads_to_the_bars_of_that_time(explorer: Explorer) -> None:
     equity = trace(explorer, "equity")
     click(explorer, equity, len(equity.x) // 2)
-    closed = explorer.traded.bars["close_time"][trace(explorer, "bars").x]
+    closed = explorer.result.bars["close_time"][trace(explorer, "bars").x]
     assert closed[0] < equity.x[len(equity.x) // 2] < closed[-1]
 
 
@@ -259,9 +261,9 @@ def test_a_rules_own_equity_is_not_taken_for_the_accounts(explorer: Explorer) ->
     explorer.use_rule("rules/equity.py:Adx")
     of_the_rule, of_the_account = (part for part in explorer.chart.figure.data if part.name == "equity")
     click(explorer, of_the_rule, 10)
-    assert trace(explorer, "bars").x[-1] == explorer.traded.tables.bars - 1
+    assert trace(explorer, "bars").x[-1] == explorer.result.tables.bars - 1
     click(explorer, of_the_account, len(of_the_account.x) // 2)
-    assert trace(explorer, "bars").x[-1] < explorer.traded.tables.bars - 1
+    assert trace(explorer, "bars").x[-1] < explorer.result.tables.bars - 1
 
 
 def test_the_title_says_whether_the_tape_was_recorded(research: Research) -> None:
@@ -271,11 +273,11 @@ def test_the_title_says_whether_the_tape_was_recorded(research: Research) -> Non
 
 
 def test_another_unit_keeps_about_as_many_bars(explorer: Explorer) -> None:
-    count = explorer.traded.tables.bars
+    count = explorer.result.tables.bars
     for unit in ("quote", "trades", "base"):
         turn(explorer, unit=unit)
         assert explorer.config.bars.unit == unit
-        assert explorer.traded.tables.bars == pytest.approx(count, rel=0.05)
+        assert explorer.result.tables.bars == pytest.approx(count, rel=0.05)
 
 
 def test_a_threshold_that_no_bar_reaches_draws_nothing_and_says_so(explorer: Explorer) -> None:
@@ -330,14 +332,14 @@ def test_what_is_wrong_stands_beside_its_control_and_the_figure_stays(
     before, drawn = explorer.config, list(trace(explorer, "bars").close)
     usual = explorer.controls[name].value
     turn(explorer, **{name: value})
-    told = {setting: control.wrong for setting, control in explorer.controls.items() if control.wrong}
+    told = {setting: control.error for setting, control in explorer.controls.items() if control.error}
     assert set(told) == beside
     assert all(rule in wrong for wrong in told.values())
     assert "not drawn" in explorer.status
     assert explorer.config == before
     assert list(trace(explorer, "bars").close) == drawn
     turn(explorer, **{name: usual})
-    assert not any(control.wrong for control in explorer.controls.values())
+    assert not any(control.error for control in explorer.controls.values())
     check_drawn(explorer)
 
 
@@ -346,7 +348,7 @@ def test_what_a_rule_of_ones_own_fails_with_is_told_too(explorer: Explorer) -> N
     Path("rules/failing.py").write_text(failing)
     explorer.use_rule("rules/failing.py:Adx")
     turn(explorer, adx_length=9)
-    assert "ZeroDivisionError" in explorer.controls["adx_length"].wrong
+    assert "ZeroDivisionError" in explorer.controls["adx_length"].error
     assert explorer.config.parameters()["adx_length"] == 14
     turn(explorer, adx_length=10)
     assert explorer.config.parameters()["adx_length"] == 10
@@ -366,7 +368,7 @@ def test_the_threshold_turns_by_ratio_to_what_the_symbol_allows(explorer: Explor
     control = explorer.controls["threshold"]
     for _ in range(30):
         control.slider.value += 1
-        assert not control.wrong
+        assert not control.error
     assert control.value == pytest.approx(10 * 10 ** (30 * 0.02), rel=0.05)
 
 
@@ -410,7 +412,7 @@ def test_a_rule_file_brings_its_controls_and_its_panel(explorer: Explorer) -> No
     explorer.use_rule("rules/adx.py:Adx")
     assert explorer.config == read_parameters(rule="rules/adx.py:Adx", threshold=17, stop_atr=3)
     assert (explorer.controls["adx_length"].value, explorer.controls["adx_least"].value) == (14, 25.0)
-    assert trace(explorer, "adx").y[-1] == explorer.traded.decisions["adx"][-1]
+    assert trace(explorer, "adx").y[-1] == explorer.result.decisions["adx"][-1]
     turn(explorer, adx_length=7)
     check_drawn(explorer)
     explorer.use_rule("")
@@ -421,10 +423,10 @@ def test_a_rule_file_brings_its_controls_and_its_panel(explorer: Explorer) -> No
 
 def test_a_rule_that_is_broken_leaves_all_as_it_was(explorer: Explorer) -> None:
     Path("rules/broken.py").write_text("import nothing_like_that")
-    before = explorer.traded
+    before = explorer.result
     with pytest.raises(ConfigError, match=r"rule: broken.py can't be run: ModuleNotFoundError"):
         explorer.use_rule("rules/broken.py:Broken")
-    assert explorer.traded is before
+    assert explorer.result is before
     turn(explorer, threshold=20.0)
     check_drawn(explorer)
 
@@ -435,12 +437,12 @@ def test_what_can_not_be_drawn_leaves_rule_and_controls_as_they_were(
     def draw(*given: Any, **more: Any) -> None:
         raise RuntimeError("no picture")
 
-    before = explorer.traded
+    before = explorer.result
     with monkeypatch.context() as broken:
         broken.setattr(ResearchChart, "draw", draw)
         with pytest.raises(RuntimeError, match="no picture"):
             explorer.use_rule("rules/adx.py:Adx")
-    assert explorer.traded is before
+    assert explorer.result is before
     assert "adx_length" not in explorer.controls
     turn(explorer, threshold=20.0)
     check_drawn(explorer)
@@ -498,11 +500,11 @@ def test_the_buttons_do_the_same(explorer: Explorer) -> None:
     saver = explorer.saver
     assert saver.write.layout.display == "none"  # nothing is written before the difference was seen
     saver.ask.click()
-    assert "stop_atr" in saver.told.value
+    assert "stop_atr" in saver.message.value
     assert not Path("parameters").exists()
     saver.write.click()
     assert read_parameters(parameters_file="parameters/btcusdt.json") == explorer.config
-    assert "-p parameters_file parameters/btcusdt.json" in saver.told.value
+    assert "-p parameters_file parameters/btcusdt.json" in saver.message.value
     assert saver.write.layout.display == "none"
 
 
@@ -511,9 +513,9 @@ def test_a_difference_that_was_shown_is_taken_back_when_something_is_turned(expl
     assert explorer.saver.write.layout.display is None
     turn(explorer, leverage=7)
     assert explorer.saver.write.layout.display == "none"
-    assert explorer.saver.told.value == ""
+    assert explorer.saver.message.value == ""
     explorer.saver.ask.click()
-    assert "leverage" in explorer.saver.told.value
+    assert "leverage" in explorer.saver.message.value
 
 
 def test_a_file_that_more_was_written_into_is_refused(explorer: Explorer) -> None:
@@ -531,7 +533,7 @@ def test_a_file_that_was_edited_is_neither_compared_with_nor_overwritten(explore
         with pytest.raises(ConfigError, match=r"parameters_file: parameters/btcusdt.json: must be as it was saved"):
             refused()
     explorer.saver.ask.click()
-    assert "must be as it was saved" in explorer.saver.told.value
+    assert "must be as it was saved" in explorer.saver.message.value
     assert path.read_text() == edited
 
 
@@ -606,7 +608,7 @@ def test_a_cell_is_tried_out_and_drawn(explorer: Explorer, capsys: pytest.Captur
     assert "Pressure: compiled and drawn in" in said
     assert "not saved: %%rule Pressure --save rules/pressure.py" in said
     control = explorer.controls["least_pressure"]
-    assert control.dial.description == "Part of a bar's volume that takers must have bought, or sold."
+    assert control.spec.description == "Part of a bar's volume that takers must have bought, or sold."
     turn(explorer, least_pressure=0.7)
     check_drawn(explorer)
     assert list(Path("rules").iterdir()) == [Path("rules/adx.py")]
@@ -725,7 +727,9 @@ def test_a_recorded_explorer_is_a_picture(research: Research, monkeypatch: pytes
 def test_a_refusing_gate_that_was_never_seen_is_told_as_well(research: Research) -> None:
     """Whatever gates there are, their words come from the gate."""
     tape = Tape(research.tape.trades[:50_000], TapeReport(50_000, 50_000, 0, 1), "a part")
-    done = trade(Research(tape), Config.from_parameters(threshold=5, ema_fast=2, ema_slow=3, use_vwap_filter=False))
+    done = trade_tape(
+        Research(tape), Config.from_parameters(threshold=5, ema_fast=2, ema_slow=3, use_vwap_filter=False)
+    )
     assert {GATES[gate].code for gate in done.tables.refusals["gate"]} >= {"WARMING_UP"}
 
 
@@ -747,10 +751,10 @@ def test_the_heading_shows_the_end_of_a_long_rule_path(explorer: Explorer) -> No
 
 def test_nothing_is_saved_while_a_control_shows_what_is_refused(explorer: Explorer) -> None:
     turn(explorer, leverage=500)
-    assert explorer.controls["leverage"].wrong
+    assert explorer.controls["leverage"].error
     for refused in (explorer.difference, explorer.save):
         with pytest.raises(ConfigError, match="nothing is saved while a control shows what is refused:\nleverage: "):
             refused()
     explorer.saver.ask.click()
-    assert "leverage" in explorer.saver.told.value
+    assert "leverage" in explorer.saver.message.value
     assert not Path("parameters/btcusdt.json").exists()

@@ -41,16 +41,16 @@ ONLY_IN = {
     "apprise": {"engine.notify"},
     "ccxt": {"exchange.ccxt_binance"},
     "aiohttp": {
-        "exchange.client", "venue.server", "venue.streams", "venue.faults", "engine.modes", "data.sources",
+        "exchange.client", "venue.server", "venue.streams", "venue.faults", "engine.venue_process", "data.sources",
     },
     "plotly": {
         "report.charts", "report.chart_style", "report.tape_charts", "report.sweep_charts", "report.research_chart",
         "report.figure_output", "report.plot_widget",
     },
     "anywidget": {"report.plot_widget"},
-    "ipywidgets": {"notebook.session", "notebook.explorer", "report.plot_widget"},
+    "ipywidgets": {"notebook.controls", "notebook.explorer", "notebook.explorer_widgets", "report.plot_widget"},
     "papermill": {"notebook.papermill_engine"},
-    "platformdirs": {"runs.ledger"},
+    "platformdirs": {"runs.ledger_file"},
     "pyarrow": {
         "data.trade_files", "data.trade_rows", "data.series_checks", "data.rest_pages", "data.store",
         "data.store_files", "data.tape_cache", "journal",

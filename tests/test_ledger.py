@@ -24,7 +24,8 @@ from voltrade.config import ExecutionSettings, ExitSettings
 from voltrade.errors import JournalError, SessionError
 from voltrade.journal import Journal, identity_of, last_row
 from voltrade.oms import OrderMonitor
-from voltrade.runs.ledger import Ledger, Left, accounts_home, file_name
+from voltrade.runs.ledger import Ledger
+from voltrade.runs.ledger_file import FinalState, accounts_home, file_name, read_record
 
 RACES = 50
 CONTEXT = multiprocessing.get_context("spawn")
@@ -98,8 +99,12 @@ def test_the_ledger_of_a_killed_engine_is_taken_over(
     os.kill(processes[0].pid, signal.SIGKILL)
     processes[0].join(10)
     ledger = open_one(tmp_path)
-    assert ledger.last is not None
-    assert (ledger.last.run, ledger.last.folder, ledger.last.left) == ("killed-id", str(tmp_path / "killed"), None)
+    assert ledger.record is not None
+    assert (ledger.record.run, ledger.record.folder, ledger.record.final_state) == (
+        "killed-id",
+        str(tmp_path / "killed"),
+        None,
+    )
     ledger.close()
 
 
@@ -112,11 +117,11 @@ def test_exchanges_accounts_and_modes_have_ledgers_of_their_own(tmp_path: Path) 
     ledgers = [Ledger.open(tmp_path / "accounts", *names, tmp_path) for names in whose]
     for number, ledger in enumerate(ledgers):
         ledger.begin(str(number), tmp_path / str(number), None)
-        ledger.leave("head", {"wallet": number})
+        ledger.save_final_state("head", {"wallet": number})
         ledger.close()
     again = Ledger.open(tmp_path / "accounts", "two", "live", tmp_path)
-    assert again.last is not None
-    assert again.last.left == Left("1", "head", {"wallet": 1})
+    assert again.record is not None
+    assert again.record.final_state == FinalState("1", "head", {"wallet": 1})
     again.close()
     files = list((tmp_path / "accounts").iterdir())
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
@@ -242,14 +247,14 @@ def test_the_journal_of_a_run_is_found_wherever_its_folder_was_moved(
     near = tmp_path / "runs/today"
     if moved != near:
         a_run(near, "second")
-    assert ledger.journal_of_last(near) == moved / "journal.db"
+    assert ledger.find_last_journal(near) == moved / "journal.db"
 
 
 def test_the_journal_of_a_run_is_found_beside_the_next_one(ledger: Ledger, tmp_path: Path) -> None:
     ledger.begin("first", a_run(tmp_path / "a/b/c/today", "first"), None)
     (tmp_path / "elsewhere/runs").mkdir(parents=True)
     (tmp_path / "a/b/c/today").rename(tmp_path / "elsewhere/runs/first")
-    found = ledger.journal_of_last(tmp_path / "elsewhere/runs/second")
+    found = ledger.find_last_journal(tmp_path / "elsewhere/runs/second")
     assert found == tmp_path / "elsewhere/runs/first/journal.db"
 
 
@@ -258,7 +263,7 @@ def test_of_copies_the_one_that_is_further_on_counts(ledger: Ledger, tmp_path: P
     shutil.copytree(tmp_path / "runs/today", tmp_path / "runs/copied")
     with Journal.open(tmp_path / "runs/copied/journal.db") as more:
         more.append("Bar", 9, {"number": 9})
-    assert ledger.journal_of_last(tmp_path / "runs/next") == tmp_path / "runs/copied/journal.db"
+    assert ledger.find_last_journal(tmp_path / "runs/next") == tmp_path / "runs/copied/journal.db"
 
 
 @pytest.mark.parametrize("left_behind", ["nothing", "another run", "open to others"])
@@ -272,9 +277,9 @@ def test_a_run_that_is_gone_refuses_the_next_one_by_name(ledger: Ledger, tmp_pat
     if left_behind == "another run":
         a_run(tmp_path / "runs/today", "second")
     with pytest.raises(SessionError) as refused:
-        ledger.journal_of_last(tmp_path / "runs/today")
+        ledger.find_last_journal(tmp_path / "runs/today")
     [path] = (tmp_path / "accounts").glob("*.json")
-    for told in ("run first was cut short in", "put that folder back", f"moving {path} away"):
+    for told in ("run first was interrupted in", "put that folder back", f"moving {path} away"):
         assert told in str(refused.value)
 
 
@@ -283,15 +288,15 @@ def test_a_run_that_another_one_has_followed_does_not_go_on(ledger: Ledger, tmp_
     first, second = a_run(tmp_path / "runs/first", "first"), a_run(tmp_path / "runs/second", "second")
     copied = Path(shutil.copytree(first, tmp_path / "runs/copied"))
     ledger.begin("first", first, None)
-    ledger.admit("first", first, is_new=False)
-    ledger.begin("second", second, Left("first", "head", {}))
+    ledger.check_run("first", first, is_new=False)
+    ledger.begin("second", second, FinalState("first", "head", {}))
     for _ in range(2):
         for folder in (first, copied):
             with pytest.raises(SessionError, match=rf"names run second \({second}\) as the one that owns the account"):
-                ledger.admit("first", folder, is_new=False)
-        ledger.admit("first", first, is_new=True)  # it has done nothing yet: it begins, after the second
-        ledger.admit("second", second, is_new=False)
-        ledger.leave(last_row(second / "journal.db")[1], {})
+                ledger.check_run("first", folder, is_new=False)
+        ledger.check_run("first", first, is_new=True)  # it has done nothing yet: it begins, after the second
+        ledger.check_run("second", second, is_new=False)
+        ledger.save_final_state(last_row(second / "journal.db")[1], {})
 
 
 def test_of_two_copies_the_older_one_does_not_go_on(ledger: Ledger, tmp_path: Path) -> None:
@@ -299,21 +304,21 @@ def test_of_two_copies_the_older_one_does_not_go_on(ledger: Ledger, tmp_path: Pa
     run = a_run(tmp_path / "runs/run", "id")
     older = Path(shutil.copytree(run, tmp_path / "runs/older"))
     ledger.begin("id", run, None)
-    ledger.admit("id", older, is_new=False)  # as far on as the other
+    ledger.check_run("id", older, is_new=False)  # as far on as the other
     with Journal.open(run / "journal.db") as more:
         more.append("Bar", 9, {"number": 9})
     with pytest.raises(SessionError, match=f"another copy of this run is further on: {run}"):
-        ledger.admit("id", older, is_new=False)
-    ledger.leave(last_row(run / "journal.db")[1], {})
+        ledger.check_run("id", older, is_new=False)
+    ledger.save_final_state(last_row(run / "journal.db")[1], {})
     shutil.rmtree(run)
     with pytest.raises(SessionError, match="it is an older copy, or rows were lost"):
-        ledger.admit("id", older, is_new=False)
+        ledger.check_run("id", older, is_new=False)
 
 
 def written(ledger: Ledger, run: Path, rows: int) -> None:
     """Let a run write more, as an engine does that holds the ledger."""
     with Journal.open(run / "journal.db") as more:
-        more.on_commit = ledger.reach
+        more.on_commit = ledger.note_position
         for number in range(rows):
             more.append("Bar", number, {"number": number, "later": True})
 
@@ -326,13 +331,13 @@ def test_an_older_backup_that_was_put_back_is_refused(ledger: Ledger, tmp_path: 
     ledger.begin("id", run, None)
     written(ledger, run, 2)
     head = last_row(run / "journal.db")[1]
-    ledger.admit("id", run, is_new=False)
-    assert ledger.journal_of_last(tmp_path / "runs/next") == run / "journal.db"
+    ledger.check_run("id", run, is_new=False)
+    assert ledger.find_last_journal(tmp_path / "runs/next") == run / "journal.db"
     shutil.rmtree(run)
     backup.rename(run)
     go_on = {
-        "the run itself": lambda: ledger.admit("id", run, is_new=False),
-        "the next run": lambda: ledger.journal_of_last(tmp_path / "runs/next"),
+        "the run itself": lambda: ledger.check_run("id", run, is_new=False),
+        "the next run": lambda: ledger.find_last_journal(tmp_path / "runs/next"),
     }[who]
     with pytest.raises(SessionError, match="put the newer one back") as refused:
         go_on()
@@ -352,7 +357,7 @@ def test_a_backup_that_went_its_own_way_is_refused(ledger: Ledger, tmp_path: Pat
         for number in range(4):
             other.append("Bar", number, {"number": number})
     with pytest.raises(SessionError, match="must have row 5 with the hash"):
-        ledger.admit("id", run, is_new=False)
+        ledger.check_run("id", run, is_new=False)
 
 
 def test_a_journal_that_is_further_on_than_the_ledger_heard_goes_on(ledger: Ledger, tmp_path: Path) -> None:
@@ -362,10 +367,10 @@ def test_a_journal_that_is_further_on_than_the_ledger_heard_goes_on(ledger: Ledg
     written(ledger, run, 2)
     with Journal.open(run / "journal.db") as more:
         more.append("Bar", 9, {"number": 9})
-    ledger.admit("id", run, is_new=False)
+    ledger.check_run("id", run, is_new=False)
     second = a_run(tmp_path / "runs/second", "second", rows=1)
     ledger.begin("second", second, None)
-    ledger.admit("second", second, is_new=False)
+    ledger.check_run("second", second, is_new=False)
 
 
 def test_an_engine_whose_lock_was_deleted_takes_it_again(tmp_path: Path) -> None:
@@ -392,9 +397,9 @@ def test_a_second_engine_sees_the_first_though_its_lock_was_deleted(tmp_path: Pa
         lock.unlink()
         second = open_one(tmp_path / "accounts")
         with pytest.raises(SessionError, match=f"another engine trades it, that of {run}"):
-            second.journal_of_last(tmp_path / "runs/second")
+            second.find_last_journal(tmp_path / "runs/second")
         second.close()
-        journal.on_commit = first.reach
+        journal.on_commit = first.note_position
         journal.append("Bar", 9, {"number": 9})
     first.close()
 
@@ -405,7 +410,7 @@ def test_files_that_cannot_be_kept_end_no_engine(tmp_path: Path, monkeypatch: py
     accounts, away = tmp_path / "accounts", tmp_path / "away"
     ledger = open_one(accounts)
     told: list[str] = []
-    ledger.on_trouble = told.append
+    ledger.on_write_failure = told.append
     run = a_run(tmp_path / "runs/run", "id")
     ledger.begin("id", run, None)
     written(ledger, run, 1)
@@ -418,9 +423,9 @@ def test_files_that_cannot_be_kept_end_no_engine(tmp_path: Path, monkeypatch: py
             case "folder gone":
                 accounts.rename(away)
             case "disk full":
-                change.setattr("voltrade.runs.ledger.os.pwrite", failing)
+                change.setattr("voltrade.runs.ledger_file.os.pwrite", failing)
             case _:
-                change.setattr("voltrade.runs.ledger._is_at", failing)
+                change.setattr("voltrade.runs.account_lock.is_same_file", failing)
         written(ledger, run, 1)
         written(ledger, run, 1)
     assert told == [f"LEDGER: {os.strerror(errno.ENOENT if trouble == 'folder gone' else errno.ENOSPC)}"]
@@ -441,22 +446,22 @@ def test_an_older_ledger_that_was_put_back_is_refused(tmp_path: Path) -> None:
     ledger = open_one(accounts)
     ledger.begin("first", first, None)
     written(ledger, first, 1)
-    ledger.leave(last_row(first / "journal.db")[1], {})
+    ledger.save_final_state(last_row(first / "journal.db")[1], {})
     [path] = accounts.glob("*.json")
     older = path.read_bytes()
     ledger.begin("second", second, None)
-    ledger.admit("second", second, is_new=False)  # killed before its first commit that was noted
+    ledger.check_run("second", second, is_new=False)  # killed before its first commit that was noted
     written(ledger, second, 1)
     ledger.close()
     path.write_bytes(older)
     ledger = open_one(accounts)
     with pytest.raises(SessionError, match="names run first, though run second has traded it since") as refused:
-        ledger.admit("third", tmp_path / "runs/third", is_new=True)
+        ledger.check_run("third", tmp_path / "runs/third", is_new=True)
     assert f"moving {path} away" in str(refused.value)
     ledger.close()
     path.unlink()
     ledger = open_one(accounts)
-    ledger.admit("third", tmp_path / "runs/third", is_new=True)
+    ledger.check_run("third", tmp_path / "runs/third", is_new=True)
     ledger.close()
 
 
@@ -468,8 +473,8 @@ def test_an_engine_that_lost_its_account_writes_nothing_more(tmp_path: Path) -> 
     lock.unlink()
     second = open_one(tmp_path / "accounts")
     writes: list[Callable[[], None]] = [
-        lambda: first.reach(4, "head"),
-        lambda: first.leave("head", {}),
+        lambda: first.note_position(4, "head"),
+        lambda: first.save_final_state("head", {}),
         lambda: first.begin("id", run, None),
     ]
     for write in writes:
@@ -477,7 +482,7 @@ def test_an_engine_that_lost_its_account_writes_nothing_more(tmp_path: Path) -> 
             write()
     second.begin("second", run, None)
     first.close()
-    assert second._read() == second.last
+    assert read_record(second._path, "account", "live") == second.record
     second.close()
 
 
@@ -486,18 +491,18 @@ def test_a_copy_from_before_the_run_did_anything_does_not_begin_it_anew(ledger: 
     run = a_run(tmp_path / "runs/run", "id", rows=1)
     early = Path(shutil.copytree(run, tmp_path / "runs/early"))
     ledger.begin("id", run, None)
-    ledger.admit("id", early, is_new=True)  # as far on as the other
+    ledger.check_run("id", early, is_new=True)  # as far on as the other
     with Journal.open(run / "journal.db") as more:
         more.append("Bar", 9, {"number": 9})
     with pytest.raises(SessionError, match=f"another copy of this run is further on: {run}"):
-        ledger.admit("id", early, is_new=True)
+        ledger.check_run("id", early, is_new=True)
 
 
 def test_a_run_that_learnt_nothing_leaves_what_it_went_on_from(ledger: Ledger, tmp_path: Path) -> None:
-    ledger.begin("second", tmp_path, Left("first", "its head", {"wallet": 5}))
-    ledger.leave("head", None)
-    assert ledger.last is not None
-    assert ledger.last.left == Left("second", "head", {"wallet": 5})
+    ledger.begin("second", tmp_path, FinalState("first", "its head", {"wallet": 5}))
+    ledger.save_final_state("head", None)
+    assert ledger.record is not None
+    assert ledger.record.final_state == FinalState("second", "head", {"wallet": 5})
 
 
 # --- ledgers in folders of runs ---------------------------------------------------------------------------------------
@@ -520,10 +525,10 @@ def test_the_ledger_of_a_folder_of_runs_is_taken_over_once(tmp_path: Path) -> No
     (old.with_suffix("")).chmod(0o755)
     (old.with_suffix("") / "truth.jsonl").write_text("rows")
     ledger = open_one(tmp_path / "accounts", [tmp_path / ".accounts" / old.name, old])
-    assert ledger.taken_over == old
-    assert ledger.last is not None
+    assert ledger.imported_from == old
+    assert ledger.record is not None
     run = identity_of(first / "journal.db")
-    assert (ledger.last.run, ledger.last.left) == (run, Left(run, "ab", {"wallet": 5}))
+    assert (ledger.record.run, ledger.record.final_state) == (run, FinalState(run, "ab", {"wallet": 5}))
     assert (ledger.folder / "truth.jsonl").read_text() == "rows"
     assert ledger.folder.stat().st_mode & 0o777 == 0o700
     ledger.close()
@@ -532,8 +537,8 @@ def test_the_ledger_of_a_folder_of_runs_is_taken_over_once(tmp_path: Path) -> No
         f"{old.stem}.taken-over",
     }
     again = open_one(tmp_path / "accounts", [old])
-    assert again.taken_over is None
-    assert again.last == ledger.last
+    assert again.imported_from is None
+    assert again.record == ledger.record
     again.close()
 
 
@@ -543,7 +548,7 @@ def test_a_taking_over_that_was_cut_short_is_finished(tmp_path: Path) -> None:
     open_one(tmp_path / "accounts", [old]).close()
     old.write_text(text)  # as it was before it was renamed
     ledger = open_one(tmp_path / "accounts", [old])
-    assert ledger.taken_over == old
+    assert ledger.imported_from == old
     assert not old.exists()
     ledger.close()
 
@@ -555,7 +560,7 @@ def test_an_old_ledger_whose_last_run_was_killed_names_that_run(tmp_path: Path) 
     assert old.exists()
     first = a_run(tmp_path / "runs/first", "")
     ledger = open_one(tmp_path / "accounts", [old])
-    assert ledger.journal_of_last(tmp_path / "runs/next") == first / "journal.db"
+    assert ledger.find_last_journal(tmp_path / "runs/next") == first / "journal.db"
     ledger.close()
 
 
@@ -584,10 +589,10 @@ def test_the_state_of_an_old_ledger_is_written_as_one_that_is_read(
     old = an_old_ledger(tmp_path / "runs", state=state)
     a_run(tmp_path / "runs/first", "")
     ledger = open_one(tmp_path / "accounts", [old])
-    assert ledger.last is not None
-    assert ledger.last.left is not None
-    assert ledger.last.left.state is not None
-    kept = ledger.last.left.state["symbol_states"]["BTCUSDT"]["orders"]
+    assert ledger.record is not None
+    assert ledger.record.final_state is not None
+    assert ledger.record.final_state.state is not None
+    kept = ledger.record.final_state.state["symbol_states"]["BTCUSDT"]["orders"]
     assert (kept["agreed_trade_id"], kept["agreed_position"]) == (41, position)
     monitor = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "e")
     assert {*kept, "version"} == monitor.state().keys()

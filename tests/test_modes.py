@@ -20,9 +20,8 @@ from wall_venue import KEY, PARAMETERS, SECRET, a_venue, rule_file
 
 from voltrade import journal
 from voltrade.__main__ import main
-from voltrade.data.kinds import TRADES
-from voltrade.data.store import Store
-from voltrade.engine.permission import phrase
+from voltrade.data.store import TRADES, Store
+from voltrade.engine.permission import confirmation_text
 from voltrade.exchange.binance import BinanceRestClient, Endpoint, connect
 from voltrade.exchange.credentials import Credentials
 from voltrade.model import (
@@ -68,7 +67,7 @@ def parameters(folder: Path, mode: str, venue: str, **more: Any) -> dict[str, An
     """What a session in a mode is started with, the word for today included."""
     given = {"mode": mode, "venue": venue, "rule": rule_file(folder), **PARAMETERS, **more}
     if mode == "live":
-        given["confirmation"] = phrase(read_parameters(given), ACCOUNT, datetime.now(UTC))
+        given["confirmation"] = confirmation_text(read_parameters(given), ACCOUNT, datetime.now(UTC))
     return given
 
 
@@ -227,8 +226,8 @@ def test_paper_sends_nothing_that_is_signed_and_its_account_outlives_the_session
     keep_among_the_runs(account.parent, runs)
     second = run_engine(runs / "second", parameters(tmp_path, "paper", address, duration_s=3.0, record_trades="always"))
     check_replay(runs / "second", second)
-    assert f"the ledger was taken over from {runs / '.accounts'}" in row(second, "goes on from")
-    assert "was taken over into" in (runs / "second/engine.log").read_text()
+    assert f"the ledger was imported from {runs / '.accounts'}" in row(second, "resumes from")
+    assert "was imported into" in (runs / "second/engine.log").read_text()
     assert not list((runs / ".accounts").glob("*.json"))
     fills = [json.loads(line) for line in account.read_text().splitlines() if '"kind":"fill"' in line]
     assert Decimal(fills[-1]["position"]) == 0

@@ -25,7 +25,8 @@ from voltrade import journal
 from voltrade.__main__ import main
 from voltrade.config import Config
 from voltrade.engine import notify
-from voltrade.engine.notify import Message, News, Notifier, Urgency
+from voltrade.engine.news import Message, News, Urgency
+from voltrade.engine.notify import Notifier
 from voltrade.model import (
     MONEY,
     NEVER,
@@ -150,7 +151,7 @@ def test_fills_that_a_snapshot_brings_are_told_of(news: News) -> None:
         (Alert(NOON, "STOP_MISSING", "no stop"), "STOP_MISSING: no stop", Urgency.FAILURE),
         (Alert(NOON, "FEED_GAP", "3 missing"), "FEED_GAP: 3 missing", Urgency.WARNING),
         (StreamStatus(NOON, "market", False), "market data: silent since 12:00:00 UTC", Urgency.WARNING),
-        (StreamStatus(NOON, "user", False), "account news: silent since 12:00:00 UTC", Urgency.WARNING),
+        (StreamStatus(NOON, "user", False), "account updates: silent since 12:00:00 UTC", Urgency.WARNING),
         (
             BreakerChange(NOON, "LOSING_STREAK", "REDUCING", "block", 5, 5, NOON + 3_600_000),
             "REDUCING: LOSING_STREAK, 5 of 5; block until 13:00:00 UTC",
@@ -158,24 +159,24 @@ def test_fills_that_a_snapshot_brings_are_told_of(news: News) -> None:
         ),
         (
             BreakerChange(NOON, "DRAWDOWN", "HALTED", "flatten", 1_012 * MONEY, 1_000 * MONEY, NEVER),
-            "HALTED: DRAWDOWN, +1,012.00 USDT of +1,000.00 USDT; flatten until a person resumes",
+            "HALTED: DRAWDOWN, +1,012.00 USDT of +1,000.00 USDT; flatten until an operator resumes",
             Urgency.FAILURE,
         ),
         (
             BreakerChange(NOON, "HALTED_BY_PERSON", "HALTED", "cancel", 0, 0, NEVER),
-            "HALTED: HALTED_BY_PERSON; cancel until a person resumes",
+            "HALTED: HALTED_BY_PERSON; cancel until an operator resumes",
             Urgency.FAILURE,
         ),
         (
             BreakerChange(NOON, "LOSING_STREAK", "ACTIVE", "resume", 5, 5, NEVER),
-            "breaker: LOSING_STREAK let go, ACTIVE",
+            "breaker: LOSING_STREAK released, ACTIVE",
             Urgency.INFO,
         ),
-        (Operator(NOON, "pause", "news at two"), "ordered: pause; news at two", Urgency.WARNING),
-        (Operator(NOON, "halt", ""), "ordered: halt; no reason given", Urgency.WARNING),
+        (Operator(NOON, "pause", "news at two"), "command: pause; news at two", Urgency.WARNING),
+        (Operator(NOON, "halt", ""), "command: halt; no reason given", Urgency.WARNING),
         (
             Operator(NOON, "protect", "NOTEBOOK_LOST", final=True),
-            "ordered: protect, then the end; NOTEBOOK_LOST",
+            "command: protect, then the end; NOTEBOOK_LOST",
             Urgency.WARNING,
         ),
     ],
@@ -288,7 +289,7 @@ def test_what_comes_together_is_one_notification_of_bounded_length(phone: Phone)
     notifier.close()
     assert len(phone.got) == 2
     lines = phone.got[1]["message"].splitlines()
-    assert len(lines) == notify.LINES
+    assert len(lines) == notify.MAX_LINES
     assert lines[:2] == ["line 0", "line 1"]
     assert lines[-2:] == ["… 82 more …", "ended: ?[2J"]
     assert phone.got[1]["type"] == "failure"
@@ -356,7 +357,7 @@ def test_trading_is_not_held_up_by_a_server_that_hangs(phone: Phone) -> None:
     for number in range(1_000):
         observe(Alert(NOON, "STOP_MISSING", str(number)))
     assert time.perf_counter() - began < 1
-    assert notifier.dropped == 1_000 - notify.WAITING
+    assert notifier.dropped == 1_000 - notify.MAX_WAITING
     began = time.perf_counter()
     notifier.close(within_s=0.3)
     assert time.perf_counter() - began < 2
@@ -366,7 +367,7 @@ def test_trading_is_not_held_up_by_a_server_that_hangs(phone: Phone) -> None:
     assert notifier._thread is not None
     notifier._thread.join(20)
     assert phone.lines[-1] == f"{notifier.dropped} messages were dropped"
-    assert len(phone.lines) == notify.LINES + 1
+    assert len(phone.lines) == notify.MAX_LINES + 1
 
 
 def test_a_text_that_cannot_be_made_costs_nothing(phone: Phone, caplog: pytest.LogCaptureFixture) -> None:

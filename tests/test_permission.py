@@ -16,7 +16,7 @@ import pytest
 
 from voltrade.__main__ import main
 from voltrade.config import Config
-from voltrade.engine.permission import authorise, check_permitted, permit, permit_again, phrase
+from voltrade.engine.permission import authorise, check_permitted, confirmation_text, permit, permit_resumed
 from voltrade.engine.process import run as run_engine
 from voltrade.errors import ConfigError
 from voltrade.exchange.credentials import Credentials
@@ -32,7 +32,7 @@ def a_config(confirmation: str = "", **parameters: Any) -> Config:
 
 
 def test_the_word_of_the_day_allows_a_live_session() -> None:
-    assert phrase(a_config(), ACCOUNT, NOW) == RIGHT
+    assert confirmation_text(a_config(), ACCOUNT, NOW) == RIGHT
     permission = permit(a_config(RIGHT), KEYS, NOW)
     assert (permission.account, permission.by) == (ACCOUNT, f"typed confirmation: {RIGHT}")
     assert permission.credentials.key == KEYS["VOLTRADE_API_KEY"]
@@ -71,7 +71,7 @@ def test_a_wrong_word_is_refused_and_the_right_one_told(word: str) -> None:
 
 def test_the_word_names_what_the_settings_would_trade() -> None:
     config = a_config(symbol="ETHUSDT", capital=1_500, max_notional_multiple=2.5)
-    assert phrase(config, ACCOUNT, NOW) == f"trade ETHUSDT up to 3750 on account {ACCOUNT}, 2026-03-01"
+    assert confirmation_text(config, ACCOUNT, NOW) == f"trade ETHUSDT up to 3750 on account {ACCOUNT}, 2026-03-01"
     with pytest.raises(ConfigError, match="confirmation"):
         permit(a_config(RIGHT, capital=10_001), KEYS, NOW)
 
@@ -86,11 +86,11 @@ def test_without_keys_no_word_helps() -> None:
 
 
 def test_a_run_that_goes_on_needs_the_keys_that_it_was_begun_with_and_no_word_of_another_day() -> None:
-    assert permit_again(ACCOUNT, KEYS).credentials.key == KEYS["VOLTRADE_API_KEY"]
+    assert permit_resumed(ACCOUNT, KEYS).credentials.key == KEYS["VOLTRADE_API_KEY"]
     with pytest.raises(ConfigError, match=f"keys: must be those of account {ACCOUNT}"):
-        permit_again(ACCOUNT, {**KEYS, "VOLTRADE_API_KEY": "another"})
+        permit_resumed(ACCOUNT, {**KEYS, "VOLTRADE_API_KEY": "another"})
     with pytest.raises(ConfigError, match="VOLTRADE_API_KEY: must be set"):
-        permit_again(ACCOUNT, {})
+        permit_resumed(ACCOUNT, {})
 
 
 # --- authorisation files ----------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def test_an_engine_without_permission_sends_nothing(
         monkeypatch.setenv(name, value)
     run = tmp_path / "today"
     run.mkdir(0o700)
-    words = {"the right word": phrase(a_config(), ACCOUNT, datetime.now(UTC)), "yes": "yes", "live": "live"}
+    words = {"the right word": confirmation_text(a_config(), ACCOUNT, datetime.now(UTC)), "yes": "yes", "live": "live"}
     config = a_config(words.get(case, ""), venue=address)
     (run / "run.json").write_text(json.dumps({"parameters": config.parameters(), "epoch": "x", "state": "starting"}))
     umask, handler = os.umask(0o022), signal.getsignal(signal.SIGINT)

@@ -40,7 +40,7 @@ from voltrade.model import (
     Side,
     Snapshot,
 )
-from voltrade.notebook import review
+from voltrade.notebook import review_tables
 from voltrade.report import summary
 from voltrade.report.collector import Collector, frames_of_facts
 from voltrade.report.decision_reasons import reasons
@@ -223,7 +223,7 @@ def test_slippage_has_one_sign_wherever_it_stands(side: Side, price: int, slippa
     figures = statistics(run)
     assert figures.slippage == slippage
     assert figures.table().loc["slippage (inside realised)", "value"] == f"{slippage:+.2f} USDT"
-    assert review.signals(run)["slippage"].to_list() == [slippage]
+    assert review_tables.signal_table(run)["slippage"].to_list() == [slippage]
 
 
 def test_a_fill_counts_once_however_often_it_is_told() -> None:

@@ -43,7 +43,7 @@ from voltrade.model import (
     Side,
     Trades,
 )
-from voltrade.notebook import review
+from voltrade.notebook import review, review_page, review_tables, run_backtest
 from voltrade.runs import run_file
 from voltrade.runs.listing import open_run
 from voltrade.simulated.symbols import shipped_instrument
@@ -78,7 +78,7 @@ def run(traded: Path, tmp_path: Path) -> Path:
 
 def test_every_signal_is_told_of_with_what_became_of_it(traded: Path) -> None:
     looked = review.Review(open_run(traded))
-    frames, table = looked.frames, looked.signals
+    frames, table = looked.frames, looked.signal_table
     begun = frames.decisions.index >= pd.Timestamp(frames.beginning.time, unit="ms", tz="UTC")
     assert len(table) == (frames.decisions["signal"][begun] != "").sum() > 20
     assert set(table["outcome"]) >= {"entry FILLED", "refused: IN_POSITION"}
@@ -101,7 +101,8 @@ def test_what_the_exchange_answered_stands_beside_a_signal() -> None:
     decision = {"ready": True, "signal": 1, "ema_cross": 1, "rsi_long": True, "vwap_long": False, "vwap_short": False}
     intent = an_intent("e", Purpose.ENTRY, Side.BUY, 100, bar=0)
     answer = Reply(intent.time, "submit", "XUSDT", "e", False, Outcome.REFUSED, -2019, "Margin is insufficient.")
-    (row,) = review.signals(run_of(intent, answer, bars=[a_bar(0, 1_000, decision=decision)])).to_dict("records")
+    run = run_of(intent, answer, bars=[a_bar(0, 1_000, decision=decision)])
+    (row,) = review_tables.signal_table(run).to_dict("records")
     assert (row["outcome"], row["detail"]) == ("entry REJECTED", "Margin is insufficient.")
     assert row["why"] == "ema_cross +1 · vwap_long no", "filters of the other side are none of its business"
 
@@ -117,16 +118,16 @@ def test_every_bar_is_there_with_what_the_rule_saw(traded: Path) -> None:
 
 def test_the_backtest_of_a_lockstep_session_is_the_session(traded: Path) -> None:
     looked = review.Review(open_run(traded))
-    found = looked.researched.frames
+    found = looked.backtest.frames
     assert found is not None
     count = len(looked.frames.round_trips)
     assert looked.agreement == f"The backtest makes the same {count} round trips, to the last digit."
     assert count > 5
     assert (looked.compared["net, difference"] == 0).all()
-    assert looked.researched.notes == ()
+    assert looked.backtest.notes == ()
     assert (looked.figures["run"] == looked.figures["backtest"]).all()
     pd.testing.assert_frame_equal(found.decisions, looked.frames.decisions)
-    history, during, _ = review._trades_of(traded / "journal.db")
+    history, during, _ = run_backtest._trades_of(traded / "journal.db")
     assert len(history.trades) > 1_000
     assert int(history.trades.id[-1]) + 1 == int(during.id[0])
 
@@ -136,18 +137,18 @@ def test_trades_that_only_one_of_the_two_made_are_explained() -> None:
     trips = [a_trip(1, 10, bar_number=0), a_trip(2, -5, bar_number=1), a_trip(3, 7, bar_number=2)]
     ours = run_of(*trips[:2], Refusal(0, "XUSDT", 2, Side.BUY, "COOLDOWN", "wait"), bars=bars)
     theirs = run_of(trips[0], a_trip(2, -4, bar_number=1), trips[2], a_trip(9, 1, bar_number=8), bars=bars)
-    table = review.compare(ours, theirs)
+    table = review_tables.compare(ours, theirs)
     assert list(table.index) == [0, 1, 2, 8]
     assert table["net, difference"].fillna(0).to_list() == [0, -1, 0, 0]
     assert table["why"].to_list() == ["", "", "the run: refused: COOLDOWN", "the run has no such bar"]
-    assert review.agreement(table) == (
+    assert review_tables.agreement(table) == (
         "Of the run's 2 round trips the backtest makes 1 to the last digit and 1 otherwise; "
         "0 are the run's alone, 2 the backtest's alone."
     )
-    other_way = review.compare(theirs, ours)
+    other_way = review_tables.compare(theirs, ours)
     assert other_way["why"].to_list()[2] == "the backtest: refused: COOLDOWN"
-    assert review.compare(run_of(), run_of()).empty
-    assert review.agreement(review.compare(run_of(), run_of())).startswith("Neither")
+    assert review_tables.compare(run_of(), run_of()).empty
+    assert review_tables.agreement(review_tables.compare(run_of(), run_of())).startswith("Neither")
 
 
 def test_what_came_before_the_session_is_history(tmp_path: Path) -> None:
@@ -198,7 +199,7 @@ def test_what_a_backtest_cannot_repeat_is_said(tmp_path: Path) -> None:
     ]
     writer.write([(at, fact) for fact in facts])
     writer.journal.close()
-    history, during, notes = review._trades_of(writer.folder / "journal.db")
+    history, during, notes = run_backtest._trades_of(writer.folder / "journal.db")
     assert history.phase == phase
     assert (history.trades.id.tolist(), during.id.tolist()) == ([5], [6])
     assert [note.split(";")[0] for note in notes] == [
@@ -207,7 +208,7 @@ def test_what_a_backtest_cannot_repeat_is_said(tmp_path: Path) -> None:
         "the run's engine was restarted",
         "the run took up its bars anew after a gap",
     ]
-    config = review._on_account(Config(), snapshot)
+    config = run_backtest._on_account(Config(), snapshot)
     assert float(config.execution.wallet) == snapshot.wallet / 1e8
     assert float(config.execution.taker_fee) == snapshot.taker_fee_e8 / 1e8
 
@@ -227,12 +228,12 @@ def test_a_run_that_is_whole_says_so(traded: Path) -> None:
     assert looked.is_whole, looked.wrong
     assert list(looked.checks.index) == ["end", "rows", "head", "parameters", "rule", "notebook", "replay"]
     # No notebook lies beside it, and the page promises no more than that allows.
-    assert looked.words == (
+    assert looked.outcome == (
         "Whole as far as it goes: no notebook beside the run, so nothing outside its folder names its head. "
         "The journal alone leads to the same decisions."
     )
-    text = review.page(looked)
-    assert escape(looked.words) in text
+    text = review_page.review_page(looked)
+    assert escape(looked.outcome) in text
     assert "Not checked: of run.json: " in text
 
 
@@ -250,8 +251,8 @@ def test_rows_that_were_altered_are_named_and_nothing_is_told_from_them(run: Pat
     pd.testing.assert_frame_equal(shown, whole.round_trips.iloc[: len(shown)])
     assert not looked.is_whole
     assert any("hash must be that of the previous hash" in line for line in looked.wrong)
-    assert looked.researched.frames is None
-    text = review.write(run).read_text()
+    assert looked.backtest.frames is None
+    text = review_page.write_review(run).read_text()
     assert "Not whole: something was altered" in text
     assert "nothing is shown of what follows row" in text
     assert "Whole as far" not in text
@@ -282,8 +283,8 @@ def test_a_run_that_was_killed_is_reviewed(run: Path) -> None:
     run_file.write(run, facts | {"state": "running"})
     looked = review.Review(open_run(run))
     assert looked.is_whole, looked.wrong
-    assert "killed: no end was written, so rows missing at the end would not be missed" in looked.words
-    assert "killed" in review.write(run).read_text()
+    assert "killed: no end was written, so rows missing at the end would not be missed" in looked.outcome
+    assert "killed" in review_page.write_review(run).read_text()
 
 
 def test_a_journal_whose_first_row_does_not_hold_is_not_reviewed(
@@ -296,7 +297,7 @@ def test_a_journal_whose_first_row_does_not_hold_is_not_reviewed(
     assert "review: " in capsys.readouterr().err
     assert not (run / "review.html").exists()
     with pytest.raises(SessionError):
-        review.write(tmp_path / "nothing")
+        review_page.write_review(tmp_path / "nothing")
 
 
 def test_the_notebook_tells_the_same(traded: Path, tmp_path: Path) -> None:
@@ -306,7 +307,7 @@ def test_the_notebook_tells_the_same(traded: Path, tmp_path: Path) -> None:
     outputs = [output for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for output in cell.get("outputs", [])]
     printed = "".join(output["text"] for output in outputs if output["output_type"] == "stream")
     looked = review.Review(open_run(traded))
-    assert looked.words in printed
+    assert looked.outcome in printed
     assert looked.agreement in printed
     figures = [output for output in outputs if "application/vnd.plotly.v1+json" in output.get("data", {})]
     assert len(figures) == 4
@@ -410,7 +411,7 @@ def hostile_run(folder: Path) -> Path:
 
 
 def test_what_others_wrote_is_shown_as_text_never_as_markup(tmp_path: Path) -> None:
-    path = review.write(hostile_run(tmp_path / "runs" / "<b>today<b>"))
+    path = review_page.write_review(hostile_run(tmp_path / "runs" / "<b>today<b>"))
     page = Page(path.read_text())
     assert {tag for tag, _ in page.tags} == OUR_TAGS
     assert not [attributes for _, attributes in page.tags if any(name.startswith("on") for name in attributes)]
@@ -427,11 +428,11 @@ def test_a_long_run_gives_a_page_of_bounded_size(tmp_path: Path) -> None:
     writer.write(made.rows)
     writer.end()
     writer.journal.close()
-    text = review.write(writer.folder).read_text()
+    text = review_page.write_review(writer.folder).read_text()
     assert len(text) < 16_000_000
     assert "last 5,000 of 7,000 bars" in text
     assert "… 6,800 more rows …" in text
-    assert max(len(re.findall("<tr>", table)) for table in text.split("<table>")) <= review.MOST_ROWS + 2
+    assert max(len(re.findall("<tr>", table)) for table in text.split("<table>")) <= review_page.MAX_ROWS + 2
 
 
 def test_the_newest_run_that_has_begun_is_chosen(traded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,9 @@ from voltrade.core import TradingCore
 from voltrade.engine.process import Engine
 from voltrade.errors import ConfigError, SessionError
 from voltrade.notebook import session
-from voltrade.notebook.papermill_engine import Refused, check_parameters, go_on
-from voltrade.notebook.review import Review, page
+from voltrade.notebook.papermill_engine import Refused, check_parameters, resume
+from voltrade.notebook.review import Review
+from voltrade.notebook.review_page import review_page
 from voltrade.report import charts, summary
 from voltrade.runs import run_file
 from voltrade.runs.replay import recover, replay
@@ -150,8 +151,8 @@ def test_a_copy_that_was_altered_is_refused(run: Path, place: str, capsys: pytes
         assert session.open_run(run).config
     looked = Review(session.open_run(run))
     assert looked.config.signals.ema_fast == 5  # all but the rule's own settings
-    assert looked.researched.frames is None
-    assert "must be the one that the run was begun with" in page(looked)
+    assert looked.backtest.frames is None
+    assert "must be the one that the run was begun with" in review_page(looked)
     checks = session.open_run(run).checks()
     assert checks["ok"].astype(object).where(checks["ok"].notna(), None).to_dict() == {
         **{"end": True, "rows": True, "head": True, "parameters": True, "rule": False, "notebook": None},
@@ -240,15 +241,15 @@ def test_a_run_is_gone_on_with_though_its_rule_file_is_gone(cut_short: Path, rul
     with pytest.raises(Refused, match=r"rules/adx\.py must be a file, is none in .* or above"):
         check_parameters(nb)
     config = check_parameters(nb, cut_short)
-    assert go_on(nb, cut_short.with_suffix(".ipynb"), config)
+    assert resume(nb, cut_short.with_suffix(".ipynb"), config)
 
 
 def test_a_run_is_not_gone_on_with_after_its_rule_was_edited(cut_short: Path, rules: Path) -> None:
     edit(rules / "adx.py", ">= settings.adx_least", "> settings.adx_least")
     nb = a_notebook(rule="rules/adx.py:Adx")
     config = check_parameters(nb, cut_short)
-    with pytest.raises(Refused, match=r"^rule: rules/adx\.py:Adx must be .* begun with, was edited"):
-        go_on(nb, cut_short.with_suffix(".ipynb"), config)
+    with pytest.raises(Refused, match=r"^rule: rules/adx\.py:Adx must be .*, was edited"):
+        resume(nb, cut_short.with_suffix(".ipynb"), config)
     with pytest.raises(SessionError, match="was edited"):
         session.start(config, cut_short)
 

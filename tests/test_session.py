@@ -26,8 +26,9 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from voltrade.config import RECORDED, RUN_DIR, Config
 from voltrade.errors import ConfigError, SessionError
-from voltrade.notebook import papermill_engine, session
+from voltrade.notebook import papermill_engine, session, session_view
 from voltrade.notebook.papermill_engine import Refused, move_aside
+from voltrade.report.run_reader import RunReader
 
 FAKE_ENGINE = (sys.executable, str(Path(fake_engine.__file__)))
 
@@ -67,8 +68,8 @@ def outputs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
         shown.append(("new", output))
         return Handle()
 
-    monkeypatch.setattr(session, "display", display)
-    monkeypatch.setattr(session.charts, "show_output", display)
+    monkeypatch.setattr(session_view, "display", display)
+    monkeypatch.setattr(session_view.charts, "show_output", display)
     monkeypatch.setenv(RECORDED, "1")
     return shown
 
@@ -165,7 +166,7 @@ def test_a_session_that_traded_nothing_is_warned_of(followed: session.Session, m
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
-        ({"end_reason": "NOTEBOOK_LOST"}, "ended NOTEBOOK_LOST: the engine heard nothing of this notebook"),
+        ({"end_reason": "NOTEBOOK_LOST"}, "ended NOTEBOOK_LOST: the engine lost this notebook"),
         ({"state": "failed", "end_reason": "ERROR", "error": "the disk is full"}, "failed ERROR: the disk is full"),
         ({"state": "running", "end_reason": "", "socket": "gone"}, "killed : its engine is gone"),
     ],
@@ -254,11 +255,11 @@ def test_an_engine_that_was_started_again_is_leased_anew(tmp_path: Path, monkeyp
     live = session.Session(tmp_path)
     for pid in (1, 1, 2):
         (tmp_path / "run.json").write_text(json.dumps({**record, "pid": pid}))
-        live.hold_lease()
+        live.take_lease()
     first, second = engines
     assert first.recv(100) == second.recv(100) == b'{"op":"lease"}\n'
     assert first.recv(100) == b""  # of the engine that is gone
-    live._let_go()
+    live._release_lease()
     assert second.recv(100) == b""
     for engine in engines:
         engine.close()
@@ -588,5 +589,5 @@ def test_an_output_that_would_be_its_own_folder_is_refused(tmp_path: Path, outpu
 
 
 def test_a_pause_and_its_reason_stand_in_the_status(tmp_path: Path) -> None:
-    shown = session._status_table(session.RunReader(tmp_path), {"state": "running", "paused": "news at noon"})
+    shown = session_view.status_table(RunReader(tmp_path), {"state": "running", "paused": "news at noon"})
     assert "paused: news at noon" in shown

@@ -19,7 +19,7 @@ from voltrade.config import Config
 from voltrade.engine import ctl
 from voltrade.errors import SessionError
 from voltrade.notebook import session
-from voltrade.notebook.papermill_engine import Refused, check_parameters, go_on
+from voltrade.notebook.papermill_engine import Refused, check_parameters, resume
 from voltrade.runs.replay import replay
 
 PARAMETERS: dict[str, Any] = {
@@ -138,7 +138,7 @@ def test_papermill_again_goes_on_with_a_run_whose_engine_was_killed(start: Calla
 
     refused = start(threshold=16)
     assert refused.papermill.wait(60) == 1
-    assert "threshold: must be as the run that was cut short was begun with, 15, was 16" in refused.said
+    assert "threshold: must be as at the start of the run that is resumed, 15, was 16" in refused.said
     assert "Traceback" not in refused.said
 
     again = start()
@@ -146,7 +146,7 @@ def test_papermill_again_goes_on_with_a_run_whose_engine_was_killed(start: Calla
     again.until(lambda: "await live.follow()" in again.running_cell())
     again.papermill.send_signal(signal.SIGINT)
     assert again.papermill.wait(60) == 0, again.said
-    assert "today was cut short; going on with it" in again.said
+    assert "today was interrupted; resuming it" in again.said
     assert again.record["end_reason"] == "INTERRUPTED"
     check_sealed(again.run)
     rows = list(journal.read(again.run / "journal.db"))
@@ -184,14 +184,14 @@ def cut_short(tmp_path: Path) -> Path:
 def test_only_a_run_that_was_cut_short_is_gone_on_with(cut_short: Path, facts: dict[str, Any], goes_on: bool) -> None:
     path = cut_short.with_suffix("") / "run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | facts))
-    assert bool(go_on(nbformat.v4.new_notebook(), cut_short, Config())) == goes_on
+    assert bool(resume(nbformat.v4.new_notebook(), cut_short, Config())) == goes_on
 
 
 def test_what_the_kernel_computes_is_compared_in_the_kernel(cut_short: Path) -> None:
     source = "seed = 2 * 4\nhours = 24.0"
     cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]})
     nb = nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {}})
-    with pytest.raises(Refused, match=r"^hours: must be .* 12\.0, was 24\.0\nto begin anew"):
-        go_on(nb, cut_short, check_parameters(nb))
+    with pytest.raises(Refused, match=r"^hours: must be .* 12\.0, was 24\.0\nfor a new run"):
+        resume(nb, cut_short, check_parameters(nb))
     with pytest.raises(SessionError, match=r"^seed: must be .*, was 9$"):
         session.start(Config.from_parameters(seed=9), cut_short.with_suffix(""))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from voltrade.bar_pipeline import BarPipeline
 from voltrade.config import Config
 from voltrade.data.synthetic import synthetic_market
-from voltrade.engine.warmup import CATCH_UP, Loader, Progress
+from voltrade.engine.warmup import MAX_CATCH_UP, Loader, Progress
 from voltrade.errors import VenueError
 from voltrade.exchange.messages import TradeRow
 from voltrade.model import NEVER, History, Trades
@@ -142,15 +142,15 @@ def test_an_engine_that_comes_back_reads_what_it_missed() -> None:
 
 
 def test_one_that_was_away_for_long_begins_its_bars_anew() -> None:
-    assert len(TAPE) > CATCH_UP + 3_000
+    assert len(TAPE) > MAX_CATCH_UP + 3_000
     config = Config.from_parameters(threshold=10)
-    history, _ = load(Exchange(CATCH_UP + 3_000), config, known_id=int(TAPE.id[100]))
+    history, _ = load(Exchange(MAX_CATCH_UP + 3_000), config, known_id=int(TAPE.id[100]))
     late = folded(a_pipeline(config), TAPE[:101])
     assert history.phase is not None
     late.begin_at(history.phase)
     closed = late.count
     folded(late, history.trades)
-    folded(late, TAPE[CATCH_UP + 3_000 :])
+    folded(late, TAPE[MAX_CATCH_UP + 3_000 :])
     whole = folded(a_pipeline(config), TAPE)
     assert rows(late, closed + 1) == rows(whole, whole.count - (late.count - closed - 1))
 

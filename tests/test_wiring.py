@@ -9,7 +9,8 @@ import pytest
 from builders import an_instrument
 
 from voltrade.engine import modes
-from voltrade.engine.modes import WRONG_MS, WallClock, first_contact
+from voltrade.engine.clocks import MAX_OFFSET_MS, WallClock
+from voltrade.engine.modes import first_contact
 from voltrade.errors import VenueError
 from voltrade.model import Instrument
 
@@ -56,15 +57,17 @@ def test_whoever_sets_the_machines_clock_moves_no_timer(hours: int) -> None:
     assert clock() == NOON_MS + 2_000
 
 
-@pytest.mark.parametrize(("ahead_ms", "counts"), [(WRONG_MS, False), (WRONG_MS + 1, True), (-3_600_000, True)])
+@pytest.mark.parametrize(
+    ("ahead_ms", "counts"), [(MAX_OFFSET_MS, False), (MAX_OFFSET_MS + 1, True), (-3_600_000, True)]
+)
 def test_a_clock_that_is_wrong_at_the_start_is_not_gone_by(ahead_ms: int, counts: bool) -> None:
     clock = Machine().clock()
-    asyncio.run(clock.follow(Exchange(ahead_ms)))  # type: ignore[arg-type]
+    asyncio.run(clock.sync(Exchange(ahead_ms)))  # type: ignore[arg-type]
     assert clock() == NOON_MS - ahead_ms * counts
 
 
 def test_a_run_that_goes_on_waits_for_an_exchange_that_can_not_be_reached(monkeypatch: Any) -> None:
-    monkeypatch.setattr(modes, "REACH_AGAIN_S", 0.0)
+    monkeypatch.setattr(modes, "RETRY_S", 0.0)
     found = asyncio.run(first_contact(Exchange(failures=3), Machine().clock(), "BTCUSDT", True))  # type: ignore[arg-type]
     assert found.symbol == "BTCUSDT"
     with pytest.raises(VenueError, match="nobody answers"):

@@ -1,4 +1,4 @@
-"""`python -m voltrade COMMAND`: the store, the venue, the engine, and what can be done with a run."""
+"""`python -m voltrade COMMAND`: commands for the store, the venue, the engine and runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeAlias, cast
 
 from voltrade.config import Config
 from voltrade.engine.ctl import ACTIONS, ask, identity, rows_of, running
@@ -20,8 +20,10 @@ from voltrade.engine.permission import authorise
 from voltrade.errors import SessionError, VoltradeError
 from voltrade.exchange.credentials import Credentials
 from voltrade.model import printable
-from voltrade.runs.run_file import JOURNAL, was_cut_short
+from voltrade.runs.run_file import JOURNAL, can_be_resumed
 from voltrade.strategy.rule_file import load_rule, read_parameters
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 _EXIT_STATUS = (
     "Exit status: 0 where nothing is wrong, as far as the last line says; 1 where something was altered, cut off or "
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from voltrade.data import commands as data_commands
 
         return data_commands.main(given[1:])
-    # In any order: a run that is named behind the reason is meant all the same.
+    # The run may also follow the options.
     is_ctl = given[:1] == ["ctl"]
     arguments = _ctl_parser().parse_intermixed_args(given[1:]) if is_ctl else _parser().parse_args(given)
     try:
@@ -56,67 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("venue", help="run a simulated Binance USD-M Futures server on loopback", add_help=False)
     commands.add_parser("data", help="keep trades, mark prices and funding rates in a store", add_help=False)
-    commands.add_parser("ctl", help="look at or steer a running session", add_help=False)
-    engine = commands.add_parser(
-        "run",
-        help="run the engine process of a session whose folder holds run.json (notebooks do this)",
-        description="Run the engine process of a session. Where the folder holds the journal of an engine that was "
-        "killed, it goes on in it: it looks up what was in flight and reconciles before it trades.",
-    )
-    engine.add_argument("run", type=Path, nargs="?", metavar="RUN", help="folder of a run")
-    engine.add_argument("--resume", action="store_true", help="go on with a run that was cut short; by default the one")
-    engine.set_defaults(do=_run)
-    for name, do, words in (
-        ("replay", _replay, "verify a run, run it again from its journal and compare decision by decision"),
-        ("review", _review, "write the review of a run as one page, RUN/review.html, that opens anywhere"),
-        ("verify", _verify, "check a run's journal against everything that says how it ended and what it traded"),
-    ):
-        command = commands.add_parser(
-            name,
-            help=words,
-            description=f"{words[0].upper()}{words[1:]}.",
-            epilog=None if name == "review" else _EXIT_STATUS,
-        )
-        command.add_argument(
-            "run", type=Path, metavar="RUN", help="folder of a run, such as runs/demo, or its notebook"
-        )
-        command.set_defaults(do=do)
-        if name == "verify":
-            command.add_argument("--notebook", type=Path, help="its executed notebook, by default the one beside it")
-            command.add_argument("--head", default="", help="the head hash known from elsewhere: the last notification")
-    runs = commands.add_parser(
-        "runs",
-        help="list the runs",
-        description="List the runs in a folder, the newest first. net is of closed round trips; unrealised is what the "
-        "position that is held gains in the last valuation, without the fees paid on it so far.",
-    )
-    runs.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="by default runs/ of the project")
-    runs.set_defaults(do=_runs)
-    doctor = commands.add_parser(
-        "doctor",
-        help="print what a session would start with, and what is missing",
-        description="Print the start-up table of a session with these parameters, and what is missing for it. Nothing "
-        "is traded or changed; modes demo and live ask the exchange with the keys of the environment.",
-    )
-    doctor.set_defaults(do=_doctor)
-    permit = commands.add_parser(
-        "authorise",
-        help="write an authorisation file for scheduled sessions in mode live",
-        description="Write a file that allows sessions in mode live, of one symbol and up to one notional, until it "
-        "expires; VOLTRADE_AUTHORISATION names it to them. The account is that of the keys of the environment.",
-    )
-    permit.add_argument("file", type=Path, metavar="FILE", help="a new file; its mode will be 0600")
-    permit.add_argument("--days", type=float, required=True, help="how long it lasts, at most 31")
-    permit.set_defaults(do=_authorise)
-    check = commands.add_parser(
-        "check",
-        help="check a rule for looking ahead and for its warm-up",
-        description="Check whether a rule looks ahead, keeps what it must not between runs, or needs more bars to warm "
-        "up than it says: the built-in rule, or that of a file, with the settings that the parameters give.",
-    )
-    check.add_argument("--rule", default="", metavar="FILE:CLASS", help="a rule file's engine; or -p rule FILE:CLASS")
-    check.set_defaults(do=_check)
-    for command in (doctor, permit, check):
+    commands.add_parser("ctl", help="show a running session's status, or send it an operator command", add_help=False)
+    _add_run(commands)
+    _add_replay_review_verify(commands)
+    _add_runs(commands)
+    for command in (_add_doctor(commands), _add_authorise(commands), _add_check(commands)):
         command.add_argument(
             *("-p", "--parameter"),
             action="append",
@@ -124,16 +70,94 @@ def _parser() -> argparse.ArgumentParser:
             default=[],
             dest="parameters",
             metavar=("NAME", "VALUE"),
-            help="a parameter of the session, as papermill takes it; as many as are needed",
+            help="a parameter of the session, as papermill takes it; can be repeated",
         )
     return parser
+
+
+def _add_run(commands: Commands) -> None:
+    command = commands.add_parser(
+        "run",
+        help="run the engine process of a session whose folder holds run.json (notebooks do this)",
+        description="Run the engine process of a session. Where the folder holds the journal of an engine that was "
+        "killed, the run is resumed: orders in flight are looked up and the account is reconciled before it trades.",
+    )
+    command.add_argument("run", type=Path, nargs="?", metavar="RUN", help="folder of a run")
+    command.add_argument("--resume", action="store_true", help="resume a run that was killed; by default the only one")
+    command.set_defaults(do=_run)
+
+
+def _add_replay_review_verify(commands: Commands) -> None:
+    for name, do, words in (
+        ("replay", _replay, "verify a run, replay its journal and compare every decision"),
+        ("review", _review, "write the review of a run as one page, RUN/review.html"),
+        ("verify", _verify, "check a run's journal against all other records of its end and its parameters"),
+    ):
+        epilog = None if name == "review" else _EXIT_STATUS
+        command = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.", epilog=epilog)
+        command.add_argument(
+            "run", type=Path, metavar="RUN", help="folder of a run, such as runs/demo, or its notebook"
+        )
+        command.set_defaults(do=do)
+        if name == "verify":
+            command.add_argument("--notebook", type=Path, help="its executed notebook, by default the one beside it")
+            command.add_argument(
+                "--head", default="", help="its head hash from elsewhere, such as the last notification"
+            )
+
+
+def _add_runs(commands: Commands) -> None:
+    command = commands.add_parser(
+        "runs",
+        help="list the runs",
+        description="List the runs in a folder, the newest first. net is of closed round trips; unrealised is what the "
+        "open position gains at the last valuation, without the fees paid for it so far.",
+    )
+    command.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="by default runs/ of the project")
+    command.set_defaults(do=_runs)
+
+
+def _add_doctor(commands: Commands) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        "doctor",
+        help="print whether a session could start, and what it lacks",
+        description="Print the start-up table of a session with these parameters, and what it lacks. Nothing is traded "
+        "or changed; modes demo and live use the keys of the environment to read the account.",
+    )
+    command.set_defaults(do=_doctor)
+    return command
+
+
+def _add_authorise(commands: Commands) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        "authorise",
+        help="write an authorisation file for scheduled sessions in mode live",
+        description="Write a file that allows sessions in mode live, for one symbol and a largest notional, until it "
+        "expires; VOLTRADE_AUTHORISATION must name it. The account is that of the keys of the environment.",
+    )
+    command.add_argument("file", type=Path, metavar="FILE", help="a new file; its mode will be 0600")
+    command.add_argument("--days", type=float, required=True, help="how long it is valid, at most 31")
+    command.set_defaults(do=_authorise)
+    return command
+
+
+def _add_check(commands: Commands) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        "check",
+        help="check a rule for look-ahead, hidden state and its warm-up",
+        description="Check whether a rule looks ahead, keeps hidden state between runs, or needs more bars to warm up "
+        "than it declares: the built-in rule or one of a file, with the settings of the parameters.",
+    )
+    command.add_argument("--rule", default="", metavar="FILE:CLASS", help="a rule file's engine; or -p rule FILE:CLASS")
+    command.set_defaults(do=_check)
+    return command
 
 
 def _ctl_parser() -> argparse.ArgumentParser:
     meanings = "\n".join(f"  {action:<8} {meaning}" for action, meaning in ACTIONS.items())
     parser = argparse.ArgumentParser(
         prog="python -m voltrade ctl",
-        description="Look at or steer a running session; what is ordered stands in its journal with the reason.\n\n"
+        description="Show the status of a running session, or send it a command, which is written to its journal.\n\n"
         f"{meanings}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -156,7 +180,7 @@ def _ctl(arguments: argparse.Namespace) -> int:
         [run] = found
     reason = arguments.reason
     if arguments.action == "stop" and reason:
-        reason = f"STOPPED: {reason}"  # a session's end tells first that a person ended it
+        reason = f"STOPPED: {reason}"  # the end reason begins with STOPPED
     answer = ask(run, {"op": arguments.action, "reason": reason})
     for name, value in rows_of(run, arguments.action, answer).items():
         print(f"{name:>20}  {printable(value)}")
@@ -166,19 +190,19 @@ def _ctl(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from voltrade.engine import process as engine
 
-    return engine.run(_cut_short(arguments.run) if arguments.resume else _named(arguments.run))
+    return engine.run(_run_to_resume(arguments.run) if arguments.resume else _given(arguments.run))
 
 
-def _named(run: Path | None) -> Path:
+def _given(run: Path | None) -> Path:
     if run is None:
-        raise SessionError("run: must be the folder of a run, was none; --resume finds the one that was cut short")
+        raise SessionError("run: must be the folder of a run, was none; --resume finds the one that was killed")
     return run
 
 
-def _cut_short(run: Path | None) -> Path:
-    """The run to go on with: the one named, or the only one under runs/ whose engine was killed."""
+def _run_to_resume(run: Path | None) -> Path:
+    """Return the run to resume: the given one, or the only one under runs/ whose engine was killed."""
     found = [run] if run is not None else [path.parent for path in Path("runs").glob("*/run.json")]
-    found = [folder for folder in found if was_cut_short(folder)]
+    found = [folder for folder in found if can_be_resumed(folder)]
     if len(found) != 1:
         names = [path.name for path in found]
         raise SessionError(f"run: must be one whose engine was killed, {run or 'under runs/'} has {names or 'none'}")
@@ -215,8 +239,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 def _authorise(arguments: argparse.Namespace) -> int:
     account = Credentials.load(os.environ).fingerprint
-    lasting = timedelta(days=arguments.days)
-    stated = authorise(arguments.file, _config(arguments), account, lasting, datetime.now(UTC))
+    validity = timedelta(days=arguments.days)
+    stated = authorise(arguments.file, _config(arguments), account, validity, datetime.now(UTC))
     print(f"{arguments.file}: " + ", ".join(f"{name} {value}" for name, value in stated.items()))
     return 0
 
@@ -226,9 +250,9 @@ def _check(arguments: argparse.Namespace) -> int:
     from voltrade.strategy.check import check
 
     config = _config(arguments)
-    checked = check(load_rule(config.session.rule), config.signals, shipped_instrument(config.session.symbol))
-    print(checked)
-    return 0 if checked.ok else 1
+    report = check(load_rule(config.session.rule), config.signals, shipped_instrument(config.session.symbol))
+    print(report)
+    return 0 if report.ok else 1
 
 
 def _config(arguments: argparse.Namespace) -> Config:
@@ -239,7 +263,7 @@ def _config(arguments: argparse.Namespace) -> Config:
 
 
 def _literal(text: str) -> object:
-    """Read a value as papermill does: True, False, None, a number, else a text."""
+    """Convert a value as papermill does: to True, False, None or a number, else to a text."""
     with suppress(ValueError, SyntaxError):
         value = ast.literal_eval(text)
         if value is None or isinstance(value, bool | int | float):
@@ -254,14 +278,14 @@ def _replay(arguments: argparse.Namespace) -> int:
     verification = verify(arguments.run)
     for line in verification.wrong:
         print(printable(line))
-    if not verification.chain.ok:  # an altered row can break anything that follows from it
-        print(verification.words)
+    if not verification.chain.ok:  # a changed row can cause any error in a replay
+        print(verification.outcome)
         return 1
     result = replay(_journal_of(arguments.run))
     for line in result.shown:
         print(printable(line))
     print(f"{result.events} events, {result.outputs} bars, commands and notes: {result.differences} differences")
-    print(printable(verification.words))
+    print(printable(verification.outcome))
     return 0 if verification.ok and not result.differences else 1
 
 
@@ -273,14 +297,14 @@ def _verify(arguments: argparse.Namespace) -> int:
     for check in verification.checks:
         print(f"{marks[check.ok]}  {check.name:<10}  {printable(check.found)}")
     print(printable(f"not checked: {'; '.join(verification.unchecked)}"))
-    print(printable(verification.words))
+    print(printable(verification.outcome))
     return 0 if verification.ok else 1
 
 
 def _review(arguments: argparse.Namespace) -> int:
-    from voltrade.notebook.review import write
+    from voltrade.notebook.review_page import write_review
 
-    print(write(arguments.run))
+    print(write_review(arguments.run))
     return 0
 
 
@@ -289,11 +313,11 @@ def _journal_of(run: Path) -> Path:
     return run if run.is_file() else run / JOURNAL
 
 
-class _Outliving(io.FileIO):
-    """A standard stream whose reader may leave, as `head` does: from then on what is written goes nowhere.
+class _PipeSafeFile(io.FileIO):
+    """A standard stream that ignores all output after its reader, such as `head`, has closed the pipe.
 
-    The command ends as it would have. An engine, a venue or a download must not stop half-way because nobody reads what
-    they print; and a broken pipe that is caught further up could as well be a socket's.
+    An engine, a venue or a download must not stop because nobody reads its output. A BrokenPipeError is handled here,
+    because at other places it could be that of a socket.
     """
 
     def write(self, data: Any, /) -> int:
@@ -306,9 +330,9 @@ class _Outliving(io.FileIO):
             return len(data)
 
 
-def _outliving(stream: io.TextIOWrapper) -> io.TextIOWrapper:
-    """The same stream, for a reader that may leave."""
-    raw = _Outliving(stream.fileno(), "w", closefd=False)
+def _pipe_safe(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    """Return the stream with a reader that may close the pipe."""
+    raw = _PipeSafeFile(stream.fileno(), "w", closefd=False)
     return io.TextIOWrapper(
         cast(BinaryIO, raw) if stream.write_through else io.BufferedWriter(raw),
         stream.encoding,
@@ -320,6 +344,6 @@ def _outliving(stream: io.TextIOWrapper) -> io.TextIOWrapper:
 
 if __name__ == "__main__":
     for name in ("stdout", "stderr"):
-        if (stream := getattr(sys, name)) is not None:  # None where it was closed from the beginning
-            setattr(sys, name, _outliving(stream))
+        if (stream := getattr(sys, name)) is not None:  # None if it was closed from the beginning
+            setattr(sys, name, _pipe_safe(stream))
     sys.exit(main())

@@ -13,8 +13,8 @@ from simulation.clock import Process, VirtualLoop
 from simulation.disk import SimulatedJournal
 from simulation.wire import SimulatedExchange
 from voltrade.config import Config
+from voltrade.engine.clocks import WallClock
 from voltrade.engine.control import Control
-from voltrade.engine.modes import WallClock
 from voltrade.engine.process import Engine
 
 MOST_READINGS = 1_000
@@ -63,9 +63,9 @@ class SimulatedEngine(Engine):
             self._identify()
             wiring = await self._reach(self._config)
             held.push_async_callback(wiring.close)
-            held.callback(self._let_go)
-            self._take_account(wiring)
-            self._control = Control(self._config, self._status, self._order, self._id)
+            held.callback(self._close)
+            self._lock_account(wiring)
+            self._control = Control(self._config, self._status, self._command, self._id)
             self._record.update(account=wiring.fingerprint)
             await self._trade(wiring, self._control)
 

@@ -31,7 +31,7 @@ from simulation.plans import BEGIN_S, Plan, lasts_s
 from simulation.tapes import drawn_tape
 from simulation.world import World
 from voltrade.model import Trades
-from voltrade.runs.ledger import STATE_VARIABLE
+from voltrade.runs.ledger_file import STATE_VARIABLE
 
 WORKPLACES = "VOLTRADE_SIMULATIONS"
 """Environment variable that names the folder of all sessions' folders."""

@@ -12,7 +12,7 @@ from simulation.altering import Answering, Retelling
 from simulation.clock import PROCESS
 from simulation.engines import Killed, ask
 from simulation.evidence import Json, Life, Told
-from voltrade.runs.run_file import was_cut_short
+from voltrade.runs.run_file import can_be_resumed
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -124,7 +124,7 @@ class Strikes:
         """Go on with a run as `run --resume` does: one that was not cut short is refused."""
         world = self._world
         world.to_come -= 1
-        if was_cut_short(world.folder(run)):
+        if can_be_resumed(world.folder(run)):
             world.start(run)
         else:
             world.die(Life(world.loop.now_ms, world.loop.now_ms, "refused", "was not cut short", run))
@@ -161,7 +161,7 @@ class Strikes:
         """An operator's command, as it comes over the control socket; `final` is a stop's, past the socket."""
         now = self._world.engine(run)
         if now is not None and final:
-            now.engine._order(action, reason, final)
+            now.engine._command(action, reason, final)
         elif now is not None and now.engine._control is not None:
             line = json.dumps({"op": action, "reason": reason}).encode() + b"\n"
             self._world.within(now.process, self._say(now.engine._control, line))

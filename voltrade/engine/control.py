@@ -1,7 +1,7 @@
-"""The engine's side of its socket: what notebooks and `ctl` ask of a running session, and the notebook's sign of life.
+"""The control socket of the engine: status, operator commands, and the lease that shows that the notebook is alive.
 
-A Unix socket in the run's folder; a JSON line asks, a JSON line answers. It decides nothing: what changes the session
-goes to the core as an event.
+It is a Unix socket in the run's folder. Requests and answers are lines of JSON. Operator commands go to the core as
+events; nothing is decided here.
 """
 
 from __future__ import annotations
@@ -19,59 +19,63 @@ from voltrade.config import Config
 from voltrade.model import storable
 from voltrade.runs.run_file import TOO_LATE
 
-LONGEST_LINE, LONGEST_REASON = 1 << 20, 500
-"""Bytes of a line that is taken, and characters of a reason that are kept."""
+MAX_LINE, MAX_REASON = 1 << 20, 500
+"""Most bytes of a request, and most characters of a reason; a longer reason is cut."""
 
-LONGEST_SOCKET_PATH = 100
-"""Bytes; the system's own limit is a little above."""
+MAX_SOCKET_PATH = 100
+"""Most bytes of the socket's path; the limit of operating systems is a little above."""
 
 
 class Control:
-    """The Unix socket in the run's folder: a JSON line asks, a JSON line answers.
+    """Answers requests on the Unix socket in the run's folder.
 
-    `status` tells how things are; `stop` ends the session; `pause`, `resume`, `reduce`, `flatten`, `halt` go to the
-    core; `lease` holds the connection as the notebook's sign of life: when the last one closes, the notebook is lost,
-    unless `release` took leave before.
+    `status` returns the status; `stop` ends the session; `pause`, `resume`, `reduce`, `flatten` and `halt` go to the
+    core. `lease` marks a connection as a notebook's. When the last leased connection closes without a `release` before,
+    the notebook is treated as lost.
     """
 
     def __init__(
         self,
         config: Config,
         status: Callable[[], dict[str, Any]],
-        order: Callable[[str, str, bool], None],
+        command: Callable[[str, str, bool], None],
         identity: str = "",
     ) -> None:
-        """Make a control.
+        """Make a control; `listen` opens its socket.
 
         Args:
-            identity: of the run; a message that is meant for another run is refused.
+            config: Settings of the session.
+            status: Returns the status of the session.
+            command: Takes an operator command: action, reason, and whether the session ends with it.
+            identity: Id of the run; a request for another run is refused.
         """
         self._config = config
         self._id = identity
         self._status = status
-        self._order = order
+        self._command = command
         self._leases = 0
         self.was_leased = False
-        """Whether a notebook has ever held the lease."""
+        """Whether a notebook has had the lease at any time."""
         self._server: asyncio.Server | None = None
 
     async def listen(self, run_dir: Path) -> Path:
-        """Open the socket; return its path, in the temporary folder where the run's own is too long for a socket."""
+        """Open the socket and return its path; in the temporary folder if the run's own is too long."""
         path = run_dir / "engine.sock"
-        if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
+        if len(os.fsencode(path)) > MAX_SOCKET_PATH:
             short = sha256(os.fsencode(run_dir)).hexdigest()[:16]
             path = Path(tempfile.gettempdir()) / f"voltrade-{short}.sock"
         path.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(self._serve, path, limit=LONGEST_LINE)
+        self._server = await asyncio.start_unix_server(self._serve, path, limit=MAX_LINE)
         path.chmod(0o600)
         return path
 
     @property
     def is_leased(self) -> bool:
-        """Whether a notebook holds the lease."""
+        """Whether a notebook has the lease."""
         return self._leases > 0
 
     def close(self) -> None:
+        """Close the socket."""
         if self._server is not None:
             self._server.close()
 
@@ -79,27 +83,27 @@ class Control:
         leased = False
         try:
             while line := await reader.readline():
-                ask = json.loads(line.decode(errors="surrogateescape"))  # bytes of whatever encoding make a reason
-                if ask["op"] in ("lease", "release"):
-                    self._leases += (ask["op"] == "lease") - leased
-                    leased = ask["op"] == "lease"
+                request = json.loads(line.decode(errors="surrogateescape"))  # a reason may have any encoding
+                if request["op"] in ("lease", "release"):
+                    self._leases += (request["op"] == "lease") - leased
+                    leased = request["op"] == "lease"
                     self.was_leased = True
-                writer.write(json.dumps(self._answer(ask)).encode() + b"\n")
+                writer.write(json.dumps(self._answer(request)).encode() + b"\n")
                 await writer.drain()
         except (ValueError, KeyError, TypeError, ConnectionError):
-            pass  # a client that talks nonsense or goes away is its own trouble
+            pass  # an invalid request, or a client that disconnects, must not stop the engine
         except asyncio.CancelledError:
-            pass  # the engine ends; Python 3.11's streams write a traceback for a connection that was cancelled
+            pass  # the engine ends; Python 3.11's streams would log a traceback for a cancelled connection
         finally:
             writer.close()
             if leased:
                 self._leases -= 1
                 self.check_lease()
 
-    def _answer(self, ask: dict[str, Any]) -> dict[str, Any]:
-        if ask.get("id") and ask["id"] != self._id:
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        if request.get("id") and request["id"] != self._id:
             return {"error": f"its socket is that of another run now, {self._id}"}
-        op, reason = ask["op"], storable(str(ask.get("reason") or "")[:LONGEST_REASON])
+        op, reason = request["op"], storable(str(request.get("reason") or "")[:MAX_REASON])
         status = self._status()
         is_too_late = status["state"] in TOO_LATE
         if op in ("status", "lease", "release") or (op == "stop" and is_too_late):
@@ -111,17 +115,17 @@ class Control:
         if op == "stop":
             self.stop(reason or "STOPPED")
         else:
-            self._order(op, reason, False)
+            self._command(op, reason, False)
         return self._status()
 
     def stop(self, reason: str) -> None:
-        """End the session as an interrupt would. Whoever asks for a stop wants one, so `carry_on` becomes `protect`."""
+        """End the session by the policy `on_interrupt`, or by `protect` if that is `carry_on`."""
         policy = self._config.session.on_interrupt
-        self._order("protect" if policy == "carry_on" else policy, reason, True)
+        self._command("protect" if policy == "carry_on" else policy, reason, True)
 
     def check_lease(self) -> None:
-        """End the session by its policy where no notebook holds the lease."""
+        """End the session by the policy `on_notebook_lost` if no notebook has the lease."""
         if not self.is_leased and self._status()["state"] == "running":
             policy = self._config.session.on_notebook_lost
             if policy != "carry_on":
-                self._order(policy, "NOTEBOOK_LOST", True)
+                self._command(policy, "NOTEBOOK_LOST", True)

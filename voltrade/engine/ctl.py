@@ -1,7 +1,7 @@
-"""`python -m voltrade ctl`: a person's hand on a running session, whatever its notebook is doing.
+"""`python -m voltrade ctl`: status and operator commands for a running session.
 
-It speaks to the engine over the Unix socket in the run's folder, so that it works while the notebook is busy or gone.
-What it orders goes through the core as an event and stands in the journal with its reason.
+It talks to the engine over the Unix socket in the run's folder, so it works while the notebook is busy or closed. A
+command goes to the core as an event, and is in the journal with its reason.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from voltrade.errors import SessionError
 from voltrade.runs.run_file import RECORD, TOO_LATE, is_running, load, read, state_of
 
 ACTIONS = {
-    "status": "tell how the session stands; change nothing",
-    "pause": "let nothing enter until `resume`; position, stop and exits are tended on",
-    "resume": "let it enter again, also after a rule of the circuit breaker that waits for a person",
-    "reduce": "let only what reduces risk be sent until `resume`, in a restart and the next session too",
-    "halt": "as `reduce`, and cancel an entry that is under way",
-    "flatten": "cancel an entry that is under way, leave the position at market, and pause",
-    "stop": "end the session by its policy `on_interrupt`; where that is `carry_on`, by `protect`",
+    "status": "print the status; change nothing",
+    "pause": "no entries until `resume`; the position keeps its stop and exits",
+    "resume": "allow entries again, also after a circuit breaker rule that waits for an operator",
+    "reduce": "only orders that reduce risk until `resume`, also after a restart and in the next session",
+    "halt": "as `reduce`, and cancel an open entry order",
+    "flatten": "cancel an open entry order, close the position at market, and pause",
+    "stop": "end the session by the policy `on_interrupt`; by `protect` if that is `carry_on`",
 }
-"""What may be asked of a running session, and what each does."""
+"""The commands, and what each does."""
 
 ANSWER_WITHIN_S = 5.0
 
 
 def running(runs: Path) -> list[Path]:
-    """Return the folders of the runs whose engines live, however deep and however busy, the newest first."""
+    """Return the folders of all runs whose engine is running, at any depth, the newest first."""
     records = sorted(runs.rglob(RECORD), key=lambda path: path.stat().st_mtime, reverse=True)
     return [path.parent for path in records if is_running(read(path.parent))]
 
 
 def identity(run: Path) -> str:
-    """Return the identity of a run as its record has it; empty before it has one."""
+    """Return the id of a run from its `run.json`; empty before the run has one."""
     return str(read(run).get("id", ""))
 
 
 def rows_of(run: Path, action: str, answer: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay out for people who answered, that an order was taken, and how things stood when it was."""
+    """Return an engine's answer as rows to print: the run, whether the command was accepted, and the status then."""
     rows: dict[str, Any] = {"run": run, "id": identity(run)}
     if action != "status" and answer.get("state") in TOO_LATE:
         rows["order"] = "nothing was done: the session is over already"
@@ -59,10 +59,10 @@ def rows_of(run: Path, action: str, answer: Mapping[str, Any]) -> dict[str, Any]
 
 
 def ask(run: Path, message: Mapping[str, Any]) -> dict[str, Any]:
-    """Send a run's engine one message and return its answer; the engine of another run refuses it.
+    """Send a request to a run's engine and return its answer; the engine of another run refuses it.
 
     Raises:
-        SessionError: the folder holds no run, its engine doesn't answer, or it refuses the message.
+        SessionError: The folder has no run, its engine doesn't answer, or it refuses the request.
     """
     message = {**message, "id": identity(run)}
     try:
@@ -80,7 +80,7 @@ def connect(run: Path) -> socket.socket:
     """Return a connection to a run's engine; the caller closes it.
 
     Raises:
-        SessionError: the folder holds no run, or its engine isn't there.
+        SessionError: The folder has no run, or its engine doesn't answer.
     """
     record = load(run)
     connection = socket.socket(socket.AF_UNIX)
@@ -94,7 +94,7 @@ def connect(run: Path) -> socket.socket:
 
 
 def _connect(connection: socket.socket, path: str) -> None:
-    """Connect to an engine's socket; where many wait for a busy engine already, wait for a place too."""
+    """Connect to an engine's socket; try again while the queue of a busy engine is full."""
     deadline = time.monotonic() + ANSWER_WITHIN_S
     while True:
         try:

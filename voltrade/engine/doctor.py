@@ -1,6 +1,6 @@
-"""`python -m voltrade doctor`: what a session with these settings would start with, and what is missing for it.
+"""`python -m voltrade doctor`: whether a session with these settings could start, and what it lacks.
 
-The rows are those of the start-up table, after a few about this machine. Nothing is traded, set or written.
+The rows are a few about this machine, and those of the start-up table. Nothing is traded, changed or written.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from voltrade.engine.permission import permit
 from voltrade.engine.preflight import Check, notifications, preflight
 from voltrade.errors import ConfigError, SessionError, VoltradeError
 from voltrade.exchange.credentials import Credentials
-from voltrade.runs.ledger import accounts_home
+from voltrade.runs.ledger_file import accounts_home
 
 
 async def examine(config: Config, environment: Mapping[str, str] = os.environ) -> list[Check]:
-    """Return the rows of a session that these settings would start."""
+    """Return the start-up rows of a session with these settings."""
     config = config.model_copy(update={"session": config.session.model_copy(update={"apply_account_settings": False})})
     checks = [*_machine(environment), notifications(Notifier(environment, "")), *_permission(config, environment)]
     if any(check.item == "keys" for check in checks):
@@ -53,7 +53,7 @@ def _machine(environment: Mapping[str, str]) -> list[Check]:
 
 
 def _ledgers(environment: Mapping[str, str]) -> Check:
-    """Where the accounts' ledgers are."""
+    """Return the row about the folder of the ledgers."""
     wanted = "a folder that can be written"
     try:
         folder = accounts_home(environment)
@@ -68,7 +68,7 @@ def _can_be_written(folder: Path) -> bool:
 
 
 def _permission(config: Config, environment: Mapping[str, str]) -> list[Check]:
-    """Whether the session would be allowed to trade; what to type where it would not."""
+    """Return rows for missing keys or a missing permission, with what to type; empty if the session may trade."""
     if config.session.mode not in ("demo", "live"):
         return []
     try:

@@ -1,9 +1,8 @@
-"""Paper trading: the real market's trades and marks move the simulated exchange, which takes our orders in process.
+"""Paper trading: orders go to a simulated exchange in this process, which the real market's trades and marks move.
 
-It stands between the feed and the session: a trade is played at the simulated exchange first, then handed on, so that
-what it filled is told with it. Nothing is sent anywhere. The account outlives its sessions in the exchange's own log.
-Between two sessions the simulated market stands still: a stop that the price has passed meanwhile triggers at the first
-trade that is seen.
+A trade goes to the simulated exchange first and then to the session, so that its fills come with it. Nothing is sent to
+Binance. The account is kept in the exchange's log from session to session. Between two sessions the simulated market
+does not move: a stop that the price has passed meanwhile triggers at the first trade of the next session.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ OnEvent = Callable[[Event], None]
 
 
 class PaperExchange:
-    """An `exchange.OrderGateway` in process.
+    """An `OrderGateway` to a simulated exchange in this process.
 
     Args:
-        config: makes an account that is new; one that exists keeps its wallet, fees and latency.
-        instrument: the real market's filters.
-        clock: ms UTC.
-        folder: where the account's log is; None for an account that nobody will come back to.
+        config: Settings for a new account; an existing one keeps its wallet, fees and latency.
+        instrument: Filters of the real market.
+        clock: Returns the time, ms UTC.
+        folder: Folder of the account's log; None for an account that isn't kept.
     """
 
     def __init__(self, config: Config, instrument: Instrument, clock: Clock, folder: Path | None = None) -> None:
@@ -63,37 +62,38 @@ class PaperExchange:
         self._on_event: OnEvent = lambda event: None
 
     def close(self) -> None:
+        """Close the account's log."""
         if self._log is not None:
             self._log.close()
 
     # --- between the feed and the session -----------------------------------------------------------------------------
 
     def between(self, on_agg_trade: OnAggTrade, on_event: OnEvent) -> tuple[OnAggTrade, OnEvent]:
-        """Return what a feed is to be given in place of the session's own callbacks."""
+        """Return callbacks for the feed; they move the simulated exchange and then call the session's."""
         self._on_agg_trade, self._on_event = on_agg_trade, on_event
         return self.on_agg_trade, self.on_event
 
     def on_agg_trade(self, trade_id: int, price: int, quantity: int, time: int, buyer_is_maker: bool) -> None:
-        """Play a trade of the real market."""
+        """Take a trade of the real market."""
         row = (trade_id, price, quantity, time, buyer_is_maker)
         self._exchange.on_trades(Trades.from_rows(self._instrument.symbol, [row]))
-        self._tell()
+        self._deliver()
         self._on_agg_trade(*row)
 
     def on_event(self, event: Event) -> None:
-        """Play a mark price of the real market; pass on whatever else a feed tells."""
+        """Take a mark price of the real market; other events go to the session only."""
         if isinstance(event, MarkPrice):
             self._exchange.on_mark(event)
-            self._tell()
+            self._deliver()
         self._on_event(event)
 
     def open(self) -> None:
-        """Tell the session that its account can be reached."""
+        """Tell the session that its account can be read."""
         self._on_event(StreamStatus(self._clock(), "user", True))
 
-    def _tell(self) -> None:
-        for news in drain_events(self._exchange):
-            self._on_event(news)
+    def _deliver(self) -> None:
+        for event in drain_events(self._exchange):
+            self._on_event(event)
 
     # --- an OrderGateway ----------------------------------------------------------------------------------------------
 
@@ -117,7 +117,7 @@ class PaperExchange:
         return self._execute(command)
 
     async def apply_account_settings(self, symbol: str, leverage: int, margin_type: str) -> None:
-        with suppress(VenueRefusal):  # it is so already
+        with suppress(VenueRefusal):  # it is set already
             self._exchange.set_margin_type(symbol, margin_type)
         self._exchange.set_leverage(symbol, leverage)
 
@@ -125,5 +125,5 @@ class PaperExchange:
         self._exchange.advance(self._clock())
         reply = execute(self._exchange, command)
         assert isinstance(reply, Reply)
-        self._tell()
+        self._deliver()
         return reply

@@ -1,8 +1,8 @@
-"""Whether a session may trade real money: asked before anything is sent.
+"""Checks whether a session may trade real money, before anything is sent.
 
-Mode `live` wants two things. Keys, from the environment or a private file. And a person's word that names the account,
-the symbol and the largest notional: typed for today as the parameter `confirmation`, or, for scheduled runs, left in
-a private authorisation file that ends by itself. A copy of yesterday's notebook has neither.
+Mode `live` needs keys, from the environment or a private file, and one of two permissions. Each names the account, the
+symbol and the largest notional. A trading confirmation is the parameter `confirmation`, and is valid on one day (UTC).
+An authorisation file is for scheduled sessions, and expires.
 """
 
 from __future__ import annotations
@@ -21,46 +21,47 @@ from voltrade.errors import ConfigError
 from voltrade.exchange.credentials import Credentials, read_private
 
 AUTHORISATION_VARIABLE = "VOLTRADE_AUTHORISATION"
-"""Environment: path of the authorisation file."""
+"""Environment variable: path of the authorisation file."""
 
-LONGEST = timedelta(days=31)
-"""An authorisation that would last longer is refused, and none is written."""
+MAX_VALIDITY = timedelta(days=31)
+"""Longest validity of an authorisation file."""
 
 FIELDS = frozenset({"account", "symbol", "max_notional", "expires"})
+"""Fields of an authorisation file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """What a session was allowed by."""
+    """The credentials of a session, and why it may trade."""
 
     credentials: Credentials
     account: str
-    """Fingerprint of the key."""
+    """Fingerprint of the API key."""
     by: str
-    """For the start-up table and the journal."""
+    """Why it may trade, for the start-up table and the journal."""
 
 
 def largest_notional(config: Config) -> Decimal:
-    """The largest position that these settings allow, in the quote asset: capital x `max_notional_multiple`."""
+    """Return the largest position that the settings allow, in the quote asset: capital x `max_notional_multiple`."""
     return (config.risk.capital * Decimal(str(config.risk.max_notional_multiple))).normalize()
 
 
-def phrase(config: Config, account: str, today: datetime) -> str:
-    """What a person types to allow a live session of these settings, today (UTC)."""
+def confirmation_text(config: Config, account: str, today: datetime) -> str:
+    """Return the trading confirmation for a live session with these settings, today (UTC)."""
     notional = f"{largest_notional(config):f}"
     return f"trade {config.session.symbol} up to {notional} on account {account}, {today:%Y-%m-%d}"
 
 
 def permit(config: Config, environment: Mapping[str, str], now: datetime) -> Permission:
-    """Return the credentials of a session in mode `demo` or `live` that has what its mode asks for.
+    """Return the permission of a session in mode `demo` or `live`.
 
     Args:
-        config: The session's settings.
+        config: Settings of the session.
         environment: Such as `os.environ`.
-        now: UTC.
+        now: The time, UTC.
 
     Raises:
-        ConfigError: says what is missing or wrong, and what to type; never quotes a key.
+        ConfigError: Keys, confirmation or authorisation are missing or wrong; says what to type, and contains no key.
     """
     try:
         credentials = Credentials.load(environment)
@@ -69,7 +70,7 @@ def permit(config: Config, environment: Mapping[str, str], now: datetime) -> Per
     account = credentials.fingerprint
     if config.session.mode != "live":
         return Permission(credentials, account, f"mode {config.session.mode} needs keys only")
-    wanted = phrase(config, account, now)
+    wanted = confirmation_text(config, account, now)
     if config.session.confirmation:
         if " ".join(config.session.confirmation.split()) != wanted:
             raise ConfigError(f"confirmation: must be {wanted!r}, was {config.session.confirmation!r}")
@@ -79,18 +80,18 @@ def permit(config: Config, environment: Mapping[str, str], now: datetime) -> Per
         raise ConfigError(
             f"confirmation: must be {wanted!r}, or {AUTHORISATION_VARIABLE} must name an authorisation file, was empty"
         )
-    return Permission(credentials, account, _authorised(Path(file), config, account, now))
+    return Permission(credentials, account, _check_authorisation(Path(file), config, account, now))
 
 
-def permit_again(account: str, environment: Mapping[str, str]) -> Permission:
-    """Return the credentials of a run that goes on after its engine was killed: its word was given when it began.
+def permit_resumed(account: str, environment: Mapping[str, str]) -> Permission:
+    """Return the permission of a resumed run; the confirmation that was given at its start is enough.
 
     Args:
-        account: Fingerprint of the key that it was begun with.
+        account: Fingerprint of the API key that the run began with.
         environment: Such as `os.environ`.
 
     Raises:
-        ConfigError: there is no key, or it is another account's.
+        ConfigError: There is no API key, or it is another one.
     """
     credentials = Credentials.load(environment)
     if credentials.fingerprint != account:
@@ -99,17 +100,17 @@ def permit_again(account: str, environment: Mapping[str, str]) -> Permission:
 
 
 def check_permitted(config: Config) -> None:
-    """Refuse to begin a session that its mode doesn't allow now, with the keys and files of this process.
+    """Check whether a session may start now, with the keys and files of this process.
 
     Raises:
-        ConfigError: as `permit`.
+        ConfigError: It may not; see `permit`.
     """
     if config.session.mode in ("demo", "live"):
         permit(config, os.environ, datetime.now(UTC))
 
 
-def _authorised(file: Path, config: Config, account: str, now: datetime) -> str:
-    """Hold a session against an authorisation file; return what allowed it."""
+def _check_authorisation(file: Path, config: Config, account: str, now: datetime) -> str:
+    """Check a session by an authorisation file; return a text about its validity."""
     text = read_private(file)
     try:
         stated = json.loads(text)
@@ -126,7 +127,7 @@ def _authorised(file: Path, config: Config, account: str, now: datetime) -> str:
         (f"symbol must be {config.session.symbol}", stated["symbol"] == config.session.symbol, stated["symbol"]),
         (f"max_notional must be at least {notional:f}", most.is_finite() and notional <= most, stated["max_notional"]),
         (f"expires must be after {now:%Y-%m-%dT%H:%M:%S%z}", now < expires, stated["expires"]),
-        (f"expires must be within {LONGEST.days} days", expires <= now + LONGEST, stated["expires"]),
+        (f"expires must be within {MAX_VALIDITY.days} days", expires <= now + MAX_VALIDITY, stated["expires"]),
     )
     for rule, holds, value in rules:
         if not holds:
@@ -134,19 +135,21 @@ def _authorised(file: Path, config: Config, account: str, now: datetime) -> str:
     return f"authorisation file, until {expires.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def authorise(file: Path, config: Config, account: str, lasting: timedelta, now: datetime) -> dict[str, Any]:
-    """Write an authorisation file of mode 0600 for live sessions of these settings; return what it states.
+def authorise(file: Path, config: Config, account: str, validity: timedelta, now: datetime) -> dict[str, Any]:
+    """Write an authorisation file of mode 0600 for live sessions with these settings; return its content.
 
     Raises:
-        ConfigError: it would last too long, or the file exists.
+        ConfigError: The validity is too long, or the file exists.
     """
-    if not timedelta(0) < lasting <= LONGEST:
-        raise ConfigError(f"days: must be above 0 and at most {LONGEST.days}, was {lasting / timedelta(days=1):g}")
+    if not timedelta(0) < validity <= MAX_VALIDITY:
+        raise ConfigError(
+            f"days: must be above 0 and at most {MAX_VALIDITY.days}, was {validity / timedelta(days=1):g}"
+        )
     stated = {
         "account": account,
         "symbol": config.session.symbol,
         "max_notional": f"{largest_notional(config):f}",
-        "expires": (now + lasting).isoformat(timespec="seconds"),
+        "expires": (now + validity).isoformat(timespec="seconds"),
     }
     try:
         handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -1,7 +1,7 @@
-"""The start-up table: where a session would trade, as whom, under which settings and limits, and what forbids it.
+"""The start-up table: endpoint, account, settings and limits of a session, and what prevents its start.
 
-The engine makes it before anything but questions was sent, writes it into the run's record and its journal, and starts
-only where every row holds. `python -m voltrade doctor` prints the same without starting anything.
+The engine makes it before it sends any order, writes it into `run.json` and the journal, and starts only if every row
+is right. `python -m voltrade doctor` prints the same table without starting a session.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from voltrade.model import MONEY, Instrument, Snapshot, moment_text, money_text
 from voltrade.risk import TIME, CircuitBreaker, distance_words
 
 CLOCK_WITHIN_MS = 1_000
-"""Binance refuses what is signed more than this ahead of its time."""
+"""Binance refuses requests whose timestamp is further ahead of its time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One row: what was found, what is wanted (empty: nothing in particular), and whether that holds."""
+    """One row: what was found, what it must be (empty where anything is allowed), and whether it is right."""
 
     item: str
     found: str
@@ -33,16 +33,17 @@ class Check:
     ok: bool = True
 
     def plain(self) -> dict[str, Any]:
+        """Return the row as plain values."""
         return asdict(self)
 
 
 async def preflight(wiring: Wiring) -> list[Check]:
-    """Ask the exchange for everything that a session rests on, and hold it against the settings.
+    """Read the account and the market from the exchange, and compare them with the settings.
 
-    Where the settings say so, and the account is flat, settings of the account that differ are set first.
+    With `apply_account_settings`, account settings that differ are set first, if the account has no position or order.
 
     Raises:
-        VenueError: the exchange could not be read.
+        VenueError: The exchange could not be read.
     """
     config = wiring.config
     checks = [
@@ -60,15 +61,15 @@ async def preflight(wiring: Wiring) -> list[Check]:
     return [*checks, *_account(snapshot, config), *_market(wiring.instrument), *_limits(config)]
 
 
-def used_limits(config: Config, left: Mapping[str, Any], time: int, quote: str) -> Check:
-    """What the account's last run left used of the limits, as the circuit breaker will count on from it.
+def used_limits(config: Config, state: Mapping[str, Any], time: int, quote: str) -> Check:
+    """Return the row about the limits that the account's last run has used; the circuit breaker continues from them.
 
     Args:
-        left: its state, as `TradingCore.state` says.
-        time: now, ms UTC; a new day begins its own measures.
-        quote: the quote asset.
+        state: Final state of the last run, as returned by `TradingCore.state`.
+        time: The time, ms UTC; on a new day the daily limits start again.
+        quote: The quote asset.
     """
-    breaker = CircuitBreaker.restore(config.risk, left["breaker"])
+    breaker = CircuitBreaker.restore(config.risk, state["breaker"])
     breaker.take(TIME, time)
     holding = [f"holds: {', '.join(breaker.codes)}"] if breaker.codes else []
     used = [f"{code} {distance_words(code, *far, quote)}" for code, far in breaker.distances().items() if far[0] > 0]
@@ -76,13 +77,13 @@ def used_limits(config: Config, left: Mapping[str, Any], time: int, quote: str) 
 
 
 def notifications(notifier: Notifier) -> Check:
-    """Where news of the session goes; a wrong address is told of before it is needed."""
+    """Return the row about notifications; a wrong address is reported before it is needed."""
     found = "; ".join([*notifier.kinds, *notifier.problems]) or "none"
     return Check("notifications", found, "addresses that apprise knows", not notifier.problems)
 
 
 def refused(checks: Iterable[Check]) -> str:
-    """Say what stands against a start; empty where nothing does."""
+    """Return why the session must not start; empty if it may."""
     return "; ".join(f"{check.item}: must be {check.wanted}, was {check.found}" for check in checks if not check.ok)
 
 
@@ -164,5 +165,5 @@ def _round(text: str) -> str:
 
 
 def _with_moment(source: str) -> str:
-    """A source whose time, `... at` and milliseconds, is written for people."""
+    """Return a source with its time, such as `at 1700000000000`, in a readable form."""
     return re.sub(r"(?<= at )\d{13}\b", lambda found: moment_text(int(found[0])), source)

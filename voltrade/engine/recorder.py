@@ -1,7 +1,7 @@
-"""Keeps what a session's streams bring in the store, so that tomorrow's research has today's trades.
+"""Records a session's trades in the store, for later research.
 
-Trading never waits for it and never fails by it: files are written by the recorder's own thread, and one that can't be
-written ends the recording, not the session.
+Trading never waits for it and never fails by it: a separate thread writes the files, and a failed write ends the
+recording, not the session.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ log = logging.getLogger(__name__)
 
 
 def is_wanted(session: SessionSettings) -> bool:
-    """Whether a session's trades are kept."""
+    """Whether a session's trades are recorded."""
     if session.record_trades == "binance":
         return session.mode in ("paper", "live") and not session.venue
     return session.record_trades == "always"
 
 
 class Recording:
-    """An observer of a session that records its trades.
+    """Records the trades of a session.
 
     Args:
-        store: where they are kept.
-        instrument: the symbol.
-        source: stands in the files.
-        now: ms UTC; the day that may have been begun already.
+        store: Where the trades are written.
+        instrument: The symbol.
+        source: Written into the files.
+        now: The time, ms UTC; its day may be in the store already.
     """
 
     def __init__(self, store: Store, instrument: Instrument, source: str, now: int) -> None:
@@ -40,7 +40,7 @@ class Recording:
         self._recorder: Recorder | None = Recorder(store, instrument, source, after=known)
 
     def observe(self, fact: Event | Output) -> None:
-        """Record a block of trades; pass over anything else."""
+        """Record a block of trades; ignore all other facts."""
         if self._recorder is None or not isinstance(fact, Trades):
             return
         try:
@@ -50,7 +50,7 @@ class Recording:
             self._recorder = None
 
     def close(self) -> None:
-        """Write what is left; takes as long as the disk does."""
+        """Write the last trades; this waits for the disk."""
         if self._recorder is None:
             return
         try:

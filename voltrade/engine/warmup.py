@@ -1,9 +1,9 @@
-"""The trades before a session: as many as its bars and indicators need, loaded while the socket is open already.
+"""Loads the trades before a session that its bars and indicators need, while the streams are open already.
 
-Bars are anchored to the UTC day, so bar k must be the same bar whenever the engine starts. What traded since midnight
-says how many bars the day has had and how far the open one is; minute klines tell it exactly in two requests, so that
-only the last few hundred bars are loaded trade by trade. Every whole minute that is loaded is held against its kline;
-where one differs, or where the unit can't be read from klines, the whole day is loaded.
+Bars are anchored to the UTC day, so bar k must be the same bar whenever the engine starts. The volume since midnight
+gives the number of closed bars and the progress of the open one. Minute klines have that volume exactly, in two
+requests, so that only the trades of the last few hundred bars are loaded. Every whole minute is compared with its
+kline; if one differs, or if klines don't have the unit of the bars, the trades of the whole day are loaded.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ from voltrade.model import DAY_MS, BarResumePoint, History, Instrument, Trades
 log = logging.getLogger(__name__)
 
 MINUTE_MS = 60_000
-MOST_DAYS = 3
-"""Days that are searched for enough volume; a market that trades less warms up while it trades."""
+MAX_DAYS = 3
+"""Most days that are read to find enough volume; a market with less volume warms up during the session."""
 
-CATCH_UP = 50_000
-"""An engine that was away for more trades than this begins its bars anew instead of reading them all."""
+MAX_CATCH_UP = 50_000
+"""Most trades that a restarted engine loads; if it has missed more, it starts its bars again."""
 
 PAGE_TRIES = 4
+"""How often a page is requested before the loading fails."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the loading is, for people."""
+    """Progress of the loading."""
 
     loaded: int
     total: int
@@ -46,7 +47,7 @@ class Progress:
 
     @property
     def part(self) -> float:
-        """How much of all that is."""
+        """The loaded part, from 0 to 1."""
         return self.loaded / self.total if self.total else 0.0
 
     def __str__(self) -> str:
@@ -57,12 +58,12 @@ Report = Callable[[Progress], None]
 
 
 class Loader:
-    """Loads what lies before a session.
+    """Loads the trades before a session.
 
     Args:
-        rest: reads klines and trades; at most half of the request weight is used.
-        clock: ms UTC, the exchange's.
-        report: told of every page.
+        rest: Reads klines and trades, with at most half of the request weight.
+        clock: Returns the exchange's time, ms UTC.
+        report: Called after every page.
     """
 
     def __init__(
@@ -76,14 +77,14 @@ class Loader:
         """Return the trades up to `last_id`.
 
         Args:
-            last_id: the newest trade that is wanted.
-            known_id: the last trade that the core has seen, or 0 for a core that has seen none.
-            bars_needed: whole bars that the core must see before it may enter.
+            last_id: Id of the last trade to load.
+            known_id: Id of the last trade that the core has seen; 0 if it has seen none.
+            bars_needed: Whole bars that the core must see before it may enter.
 
         Raises:
-            VenueError: the exchange can't be read.
+            VenueError: The exchange can't be read.
         """
-        if known_id and last_id - known_id <= CATCH_UP:
+        if known_id and last_id - known_id <= MAX_CATCH_UP:
             return History(await self._trades(known_id + 1, last_id))
         if self._rules["daily"] and self._config.bars.unit != "trades":
             history = await self._since_a_minute(last_id, bars_needed)
@@ -94,12 +95,12 @@ class Loader:
     # --- by klines ---------------------------------------------------------------------------------------------------
 
     async def _since_a_minute(self, last_id: int, bars_needed: int) -> History | None:
-        """Find the minute from which enough bars have closed, and load from there; None where klines can't be used."""
+        """Load from the minute after which enough bars have closed; return None if klines can't be used."""
         minutes = await self._minutes(bars_needed)
         if not minutes:
             return None
         times, weights = np.array([(at, weight) for at, weight in minutes], dtype=np.int64).T
-        # One bar more, since the first is cut, and one for the day that may end in between.
+        # Two bars more: the first is cut, and the end of a day may cut another.
         wanted = (bars_needed + 2) * int(self._rules["threshold"])
         behind = np.cumsum(weights[::-1])[::-1]
         first = max(int(np.searchsorted(-behind, -wanted, side="right")) - 1, 0)
@@ -117,12 +118,12 @@ class Loader:
         return History(trades, phase)
 
     async def _minutes(self, bars_needed: int) -> list[tuple[int, int]]:
-        """Return time and weight of each minute, whole days back until they hold enough bars."""
+        """Return time and volume of each minute, for as many whole days as enough bars need."""
         minutes: list[tuple[int, int]] = []
         wanted = (bars_needed + 2) * int(self._rules["threshold"])
         today = self._clock() // DAY_MS
         is_base = self._config.bars.unit == "base"
-        for day in range(today, today - MOST_DAYS, -1):
+        for day in range(today, today - MAX_DAYS, -1):
             rows = await self._rest.minute_volumes(self._instrument.symbol, day * DAY_MS, DAY_MS // MINUTE_MS)
             of_day = [(at, lots if is_base else ticklots) for at, lots, ticklots in rows if at // DAY_MS == day]
             minutes = of_day + minutes
@@ -137,20 +138,20 @@ class Loader:
         return await self._trades(first[0][0], last_id)
 
     def _agree(self, trades: Trades, minutes: dict[int, int]) -> bool:
-        """Whether every minute that lies whole within the trades has the volume that its kline tells."""
+        """Whether every whole minute of the trades has the volume of its kline."""
         if not len(trades):
             return True
         weight = trades.quantity if self._config.bars.unit == "base" else trades.quantity * trades.price
         opened = trades.time // MINUTE_MS * MINUTE_MS
         starts = np.flatnonzero(np.diff(opened, prepend=-1))
         sums = np.add.reduceat(weight, starts)
-        # The last one may still have been filling when its kline was read.
+        # The last minute was not over when its kline was read.
         return all(minutes.get(int(at)) == int(total) for at, total in zip(opened[starts][:-1], sums[:-1], strict=True))
 
     # --- by whole days -----------------------------------------------------------------------------------------------
 
     async def _since_a_day(self, last_id: int, bars_needed: int) -> Trades:
-        """Go back page by page until there are enough bars; then, for anchored bars, to the day's beginning."""
+        """Load backwards page by page until there are enough bars; for anchored bars, then to the start of the day."""
         rows: list[TradeRow] = []
         first_id, first_day = last_id + 1, None
         while first_id > 1:
@@ -170,7 +171,7 @@ class Loader:
         return Trades.from_rows(self._instrument.symbol, rows)
 
     def _bars_in(self, rows: list[TradeRow]) -> int:
-        """About how many bars these trades make."""
+        """Return about how many bars the trades make."""
         unit = self._config.bars.unit
         if unit == "trades":
             return len(rows) // int(self._rules["threshold"])
@@ -194,7 +195,7 @@ class Loader:
         return Trades.from_rows(self._instrument.symbol, rows)
 
     async def _page(self, from_id: int | None = None, start: int | None = None) -> list[TradeRow]:
-        """Read a page of trades, within half of the request weight; a failure is tried again, more slowly each time."""
+        """Read a page of trades, within half of the request weight; after a failure, try again after a longer pause."""
         for count in range(1, PAGE_TRIES + 1):
             await self._rest.wait_for_weight(PAGE_WEIGHT)
             try:

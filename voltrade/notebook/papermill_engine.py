@@ -1,11 +1,11 @@
-"""Papermill's side of a session: what happens before an executed notebook is written and its kernel started.
+"""Papermill's engine for session notebooks: checks before the kernel starts, and interrupts while it runs.
 
-Installing voltrade makes `PapermillEngine` papermill's default engine, so that a plain `papermill notebooks/live.ipynb
-runs/today.ipynb` refuses wrong parameters while nothing is written, and keeps an earlier run instead of overwriting it.
-A run that was cut short is gone on with, and Ctrl-C or SIGTERM end a session by its policy, with its notebook whole.
-What was given is handed on to the kernel's session, which trades nothing else, and the executed notebook notes the
-journal's head. Notebooks without the flag `voltrade.session` in their metadata are executed just as papermill does. All
-are told that they are being recorded, so that they leave pictures where a person at the screen would have widgets.
+Installing voltrade makes `PapermillEngine` papermill's default engine. So `papermill notebooks/live.ipynb
+runs/today.ipynb` refuses wrong parameters before anything is written, and keeps an earlier run instead of overwriting
+it. A run whose engine was killed is resumed. Ctrl-C or SIGTERM end a session by its stop policy, and the notebook is
+completed. The kernel's session can only trade the parameters that papermill was given. The executed notebook notes the
+journal's head. Notebooks without the flag `voltrade.session` in their metadata are executed as by papermill itself. In
+all notebooks, charts are saved as images instead of widgets.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from voltrade.runs import run_file as records
 from voltrade.strategy import parameter_file
 from voltrade.strategy.rule_file import read_parameters
 
-GIVES_UP_AT = 3
-"""Signals after which papermill gives up on the notebook; the session still ends, by its `on_notebook_lost`."""
+MAX_SIGNALS = 3
+"""After this many signals papermill aborts the notebook; the session then ends by its `on_notebook_lost`."""
 
 
 class PapermillEngine:
-    """The engine that papermill calls; it prepares a session's notebook and hands it on to papermill's own engine."""
+    """The engine that papermill calls; it prepares a session's notebook, which papermill's own engine then executes."""
 
     @classmethod
     def execute_notebook(cls, nb: Any, kernel_name: str, output_path: str | None = None, **options: Any) -> Any:
         """Execute a notebook.
 
         Raises:
-            Refused: a parameter breaks a rule, or a session is still writing to that output. Nothing was written.
+            Refused: A parameter is wrong, or a session is still writing to that output. Nothing was written.
         """
         target = output_path or nb.metadata.papermill.get("output_path")
         environment = {RECORDED: "1"}
@@ -54,54 +54,54 @@ class PapermillEngine:
         if is_session(nb):
             engine = SessionEngine
             notebook = _output(target)
-            config = check_parameters(nb, _going_on(notebook))
+            config = check_parameters(nb, _resumable(notebook))
             environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
             if notebook is not None:
-                told = go_on(nb, notebook, config)
-                if not told:
+                messages = resume(nb, notebook, config)
+                if not messages:
                     check_permission(config)
-                    told = move_aside(notebook)
+                    messages = move_aside(notebook)
                 notebook.parent.mkdir(parents=True, exist_ok=True)
-                for line in told:
+                for line in messages:
                     print(line, file=sys.stderr)
                 environment[RUN_DIR] = str(notebook.with_suffix(""))
-            # One host, no network: the kernel's warning that its TCP sockets aren't encrypted is noise here.
+            # Hides the kernel's warning about unencrypted TCP sockets, which are only used on this machine.
             options["extra_arguments"] = [*options.get("extra_arguments", []), "--IPKernelApp.log_level=40"]
-        # What a parameters file says is given too.
+        # The parameters in a parameter file are given too.
         with suppress(ConfigError):
-            name = stated.get(parameter_file.NAMED_BY)
+            name = stated.get(parameter_file.PARAMETER)
             stated |= parameter_file.read(name) if name else {}
         with _environment({**environment, **handover.environment(stated)}):
             return engine.execute_notebook(nb, kernel_name, output_path=output_path, **options)
 
     @classmethod
     def nb_kernel_name(cls, nb: Any, name: str | None = None) -> Any:
-        """Name of the kernel that the notebook asks for."""
+        """Return the name of the notebook's kernel."""
         return NBClientEngine.nb_kernel_name(nb, name)
 
     @classmethod
     def nb_language(cls, nb: Any, language: str | None = None) -> Any:
-        """Language that the notebook is written in."""
+        """Return the language of the notebook."""
         return NBClientEngine.nb_language(nb, language)
 
 
 class Refused(ConfigError, click.ClickException):
-    """A run that may not start; papermill's command line shows the message alone and exits with 1."""
+    """A run must not start; papermill's command line shows only the message and exits with 1."""
 
     def __init__(self, message: str) -> None:
         click.ClickException.__init__(self, message)
 
 
 def is_session(nb: Any) -> bool:
-    """Whether a notebook says of itself that it runs a voltrade session."""
+    """Whether a notebook has the flag of a session in its metadata."""
     return bool(nb.metadata.get("voltrade", {}).get("session", False))
 
 
 def _output(target: str | None) -> Path | None:
-    """The notebook that a session is to write; None where that is no file.
+    """Return the path of the executed notebook; None if the output isn't a file.
 
     Raises:
-        Refused: its name leaves none for the folder of the run.
+        Refused: The folder of the run can't be named after it.
     """
     if not target or target == "-" or "://" in target:
         return None
@@ -111,21 +111,21 @@ def _output(target: str | None) -> Path | None:
     return notebook
 
 
-def _going_on(notebook: Path | None) -> Path | None:
-    """The folder of the run that would be gone on with."""
+def _resumable(notebook: Path | None) -> Path | None:
+    """Return the folder of the run to resume; None if there is none."""
     folder = notebook.with_suffix("") if notebook is not None else None
-    return folder if folder is not None and records.was_cut_short(folder) else None
+    return folder if folder is not None and records.can_be_resumed(folder) else None
 
 
 def check_parameters(nb: Any, run: Path | None = None) -> Config:
-    """Validate the given parameters together with the defaults of the notebook's parameters cell; return them.
+    """Validate the given parameters with the defaults of the notebook's parameters cell; return the settings.
 
     Args:
         nb: The notebook, with papermill's parameters in its metadata.
-        run: The folder of a run to go on with, which has a rule file of its own.
+        run: Folder of a run to resume, which has its own copy of the rule file.
 
     Raises:
-        Refused: names each parameter and the rule it breaks, or says what is wrong with the rule file.
+        Refused: Names each wrong parameter, or says what is wrong with the rule file.
     """
     given = _given(nb)
     try:
@@ -135,16 +135,16 @@ def check_parameters(nb: Any, run: Path | None = None) -> Config:
 
 
 def _given(nb: Any) -> dict[str, Any]:
-    """The parameters that papermill was given for a notebook, by whichever of its options."""
+    """Return the parameters that papermill was given for a notebook, by any of its options."""
     given = nb.metadata.papermill.get("parameters") or {}
     return {name: value for name, value in given.items() if not name.startswith("PAPERMILL_")}  # of --inject-paths
 
 
 def check_permission(config: Config) -> None:
-    """Refuse to begin a session that its mode does not allow.
+    """Refuse a session without the keys or the permission that its mode needs.
 
     Raises:
-        Refused: says what is missing, and what to type.
+        Refused: Says what is missing, and what to type.
     """
     try:
         check_permitted(config)
@@ -153,21 +153,21 @@ def check_permission(config: Config) -> None:
 
 
 def _defaults(nb: Any) -> dict[str, object]:
-    """Names and literal values that the cell tagged `parameters` assigns."""
+    """Return names and literal values that the cell tagged `parameters` assigns."""
     defaults: dict[str, object] = {}
     for name, value in _assignments(nb):
-        with suppress(ValueError):  # computed in the kernel, and checked there
+        with suppress(ValueError):  # computed by the kernel, and checked there
             defaults[name] = ast.literal_eval(value)
     return defaults
 
 
 def _computed(nb: Any) -> set[str]:
-    """Names whose values only the kernel knows."""
+    """Return names whose values the kernel computes."""
     return {name for name, _ in _assignments(nb)} - _defaults(nb).keys()
 
 
 def _assignments(nb: Any) -> Iterator[tuple[str, ast.expr]]:
-    """Names and expressions of the cell tagged `parameters`."""
+    """Yield names and expressions of the cell tagged `parameters`."""
     for cell in nb.cells:
         if cell.cell_type != "code" or "parameters" not in cell.metadata.get("tags", []):
             continue
@@ -182,27 +182,27 @@ def _assignments(nb: Any) -> Iterator[tuple[str, ast.expr]]:
                 yield target.id, value
 
 
-def go_on(nb: Any, notebook: Path, config: Config) -> list[str]:
-    """Leave a run whose engine was killed where it is, for `session.start` to go on with; return what to tell.
+def resume(nb: Any, notebook: Path, config: Config) -> list[str]:
+    """Check whether the output is a run to resume, by `session.start`; return messages to print, empty if it isn't.
 
     Raises:
-        Refused: a parameter is not as the run was begun with.
+        Refused: A parameter differs from those of the run.
     """
     folder = notebook.with_suffix("")
-    if not records.was_cut_short(folder):
+    if not records.can_be_resumed(folder):
         return []
     if lines := records.changed(records.read(folder), config, but=_computed(nb) | {"confirmation"}):
-        raise Refused("\n".join([*lines, f"to begin anew, choose another output, or move {folder.name} away"]))
-    return [f"voltrade: {folder.name} was cut short; going on with it"]
+        raise Refused("\n".join([*lines, f"for a new run, choose another output, or move {folder.name} away"]))
+    return [f"voltrade: {folder.name} was interrupted; resuming it"]
 
 
 def move_aside(notebook: Path) -> list[str]:
-    """Move an earlier run, its notebook and its folder, from the way; return what to tell the person.
+    """Rename an earlier run, its notebook and its folder; return messages to print.
 
-    Both get the name `<start UTC>_NAME`, with a number where that exists. An empty folder is left for the run.
+    Both get the name `<start UTC>_NAME`, with a number if that exists. An empty folder is kept for the new run.
 
     Raises:
-        Refused: something else than a run that is over has that name. Nothing was moved.
+        Refused: The output is something else than a run that is over. Nothing was renamed.
     """
     folder = notebook.with_suffix("")
     record = records.read(folder)
@@ -217,12 +217,12 @@ def move_aside(notebook: Path) -> list[str]:
     while any(notebook.with_name(stem + end).exists() for end in ("", notebook.suffix)):
         count += 1
         stem = f"{name}-{count}"
-    told = []
+    messages = []
     for path in earlier:
         kept = notebook.with_name(stem + path.suffix)
         path.rename(kept)
-        told.append(f"voltrade: kept the earlier {path.name} as {kept.name}")
-    return told
+        messages.append(f"voltrade: kept the earlier {path.name} as {kept.name}")
+    return messages
 
 
 def _is_empty(path: Path) -> bool:
@@ -230,7 +230,7 @@ def _is_empty(path: Path) -> bool:
 
 
 def _why_kept(path: Path, record: Mapping[str, Any]) -> str:
-    """Why an output's notebook or folder must not be moved; empty where it is that of a run that is over."""
+    """Return why a notebook or folder must not be renamed; empty for a run that is over."""
     if path.is_symlink():
         return "it is a link"
     if records.is_running(record):
@@ -245,7 +245,7 @@ def _why_kept(path: Path, record: Mapping[str, Any]) -> str:
 
 
 def _metadata(notebook: Path) -> Mapping[str, Any]:
-    """What papermill noted in a notebook that it executed; empty where there is nothing."""
+    """Return papermill's metadata of an executed notebook; empty if there is none."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         noted = json.loads(notebook.read_text())["metadata"]["papermill"]
         return noted if isinstance(noted, dict) else {}
@@ -253,7 +253,7 @@ def _metadata(notebook: Path) -> Mapping[str, Any]:
 
 
 def _started(notebook: Path, record: Mapping[str, Any]) -> datetime:
-    """When an earlier run started: as its record says, else as papermill noted, else its file's time."""
+    """Return when an earlier run started: from its record, from papermill's metadata, or from its file's time."""
     for text in (record.get("created"), _metadata(notebook).get("start_time")):
         if isinstance(text, str):
             try:
@@ -265,7 +265,7 @@ def _started(notebook: Path, record: Mapping[str, Any]) -> datetime:
 
 
 def _origin() -> Path:
-    """The folder that papermill's relative paths start from; with `--cwd` it isn't the current one."""
+    """Return the folder that papermill's relative paths start from; with `--cwd` it isn't the current one."""
     handler = papermill_io.get_handler("local")
     origin = handler.cwd(None)
     handler.cwd(origin)
@@ -274,7 +274,7 @@ def _origin() -> Path:
 
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for the kernel that starts meanwhile, and put back what was there."""
+    """Set environment variables for the kernel that starts meanwhile, and restore them."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -287,7 +287,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-# Last, because papermill, while it is imported, loads this module for the class above.
+# At the end, because importing papermill imports this module for the class above.
 from papermill.clientwrap import PapermillNotebookClient  # noqa: E402
 from papermill.engines import NBClientEngine, papermill_engines  # noqa: E402
 from papermill.iorw import papermill_io  # noqa: E402
@@ -295,7 +295,7 @@ from papermill.log import logger  # noqa: E402
 
 
 class SessionEngine(NBClientEngine):  # type: ignore[misc]
-    """Papermill's own engine, but for the client that executes the cells."""
+    """Papermill's own engine with another client, which executes the cells."""
 
     @classmethod
     def execute_managed_notebook(
@@ -320,7 +320,7 @@ class SessionEngine(NBClientEngine):  # type: ignore[misc]
             "stdout_file": stdout_file,
             "stderr_file": stderr_file,
         }
-        nb_man.nb.metadata["voltrade"].pop(records.NOTED, None)  # of an executed notebook that is executed again
+        nb_man.nb.metadata["voltrade"].pop(records.NOTED, None)  # from an earlier execution
         try:
             return SessionClient(nb_man, **settings).execute()
         finally:
@@ -328,7 +328,7 @@ class SessionEngine(NBClientEngine):  # type: ignore[misc]
 
 
 def note_end(nb: Any, run: Path) -> None:
-    """Note in an executed notebook where its session's journal ended, outside the run's folder, for `verify`."""
+    """Write the end of the session's journal into the executed notebook, outside the run's folder, for `verify`."""
     record = records.read(run)
     if record.get("state") in records.OVER:
         facts = ("head", "rows", "state", "end_reason")
@@ -336,10 +336,10 @@ def note_end(nb: Any, run: Path) -> None:
 
 
 class SessionClient(PapermillNotebookClient):  # type: ignore[misc]
-    """Hands SIGINT and SIGTERM on to the kernel as an interrupt.
+    """Sends SIGINT and SIGTERM to the kernel as an interrupt.
 
-    Papermill would end its kernel within a second, with no cell's clean-up, and call every cell completed. So the cell
-    that follows the session is interrupted instead: it asks the engine to stop and sees it through.
+    Papermill itself would end the kernel within a second, without any clean-up, and mark every cell as completed. With
+    this client the cell that follows the session is interrupted: it asks the engine to stop, and waits for the end.
     """
 
     _signals = 0
@@ -352,10 +352,10 @@ class SessionClient(PapermillNotebookClient):  # type: ignore[misc]
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1
         kernel = getattr(getattr(self.km, "provisioner", None), "pid", None)
-        if kernel is None or self._signals >= GIVES_UP_AT:
+        if kernel is None or self._signals >= MAX_SIGNALS:
             raise KeyboardInterrupt
         if records.read(Path(os.environ.get(RUN_DIR, ""))).get("state") in records.OVER:
-            # Cells that only tell what was: an interrupt would cost the record, and stop nothing.
+            # The last cells only show results; an interrupt would leave the notebook incomplete.
             print("voltrade: the session is over; the notebook is being finished", file=sys.stderr)
             return
         print(f"voltrade: {signal.Signals(number).name}: asking the session to stop", file=sys.stderr)
@@ -365,7 +365,7 @@ class SessionClient(PapermillNotebookClient):  # type: ignore[misc]
 
 @contextmanager
 def _handled(handlers: Mapping[int, Any]) -> Iterator[None]:
-    """Handle signals meanwhile; only a process's main thread can."""
+    """Set signal handlers meanwhile; only the main thread can."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -377,6 +377,6 @@ def _handled(handlers: Mapping[int, Any]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-# Also under the name of papermill's own engine, which would otherwise be a way past every check.
+# Also under the name of papermill's own engine, which would otherwise skip all checks.
 for name in (None, "nbclient"):
     papermill_engines.register(name, PapermillEngine)

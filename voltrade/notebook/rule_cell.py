@@ -1,7 +1,7 @@
-"""A rule that is written in a notebook's cell: its code goes to a file first, and is a rule file like any other.
+"""The `%%rule` magic: a rule in a notebook's cell, which is written to a file and used like other rule files.
 
-So numba keeps what it compiled, settings have their descriptions, and an error names a line. A cell that is only tried
-out has its file in the cache, under the hash of what it says: no other cell's code ever takes its place.
+As a file, numba can cache its compiled code, its settings have descriptions, and an error has a line number. A
+cell that is not saved has its file in the cache folder, under the hash of its code.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from voltrade.runs.listing import project_root
 from voltrade.strategy.rule_file import RuleFile
 
 DRAFTS = "drafts"
+"""Folder in the cache for cells that are not saved."""
 
 
 class RuleCell:
-    """What `%%rule` and `%rule` do in a notebook.
+    """The magics `%%rule` and `%rule` of a notebook.
 
         %%rule MyRule                              try out the class of this cell
         %%rule MyRule --save rules/my_rule.py      and save the file, if that worked
@@ -34,24 +35,24 @@ class RuleCell:
         %rule                                      go back to the built-in rule
 
     Args:
-        use: draws with a rule, by its name.
+        use: Draws with a rule, given by its name.
     """
 
     def __init__(self, use: Callable[[str], None]) -> None:
         self._use = use
-        self._known: dict[Path, str] = {}
+        self._contents: dict[Path, str] = {}
 
     def register(self) -> None:
-        """Let the notebook know the magics; outside of IPython there are none."""
+        """Register the magics; outside of IPython nothing happens."""
         shell = get_ipython()
         if shell is not None:
             shell.register_magic_function(self.run, "line_cell", "rule")  # type: ignore[arg-type]
 
     def run(self, line: str, cell: str | None = None) -> None:
-        """Carry out a magic's line, and the cell below it.
+        """Execute the magic with its line and its cell.
 
         Raises:
-            ConfigError: the rule is broken, or its file would overwrite what this notebook doesn't know.
+            ConfigError: The rule is broken, or saving would overwrite a file that this notebook has not read.
         """
         try:
             words = shlex.split(line)
@@ -74,14 +75,14 @@ class RuleCell:
             print(f"not saved: {how_to_save(name)}")
 
     def _open(self, rule: str) -> None:
-        """Use a rule file, or the built-in rule, and put the file's code into a cell."""
+        """Use a rule file, or the built-in rule, and put the file's code into a new cell."""
         self._use(rule)
         shell = get_ipython()
         if rule and shell is not None:
             path, _, class_name = rule.rpartition(":")
             place = RuleFile.named(rule).path
-            self._known[place] = place.read_text()
-            shell.set_next_input(f"%%rule {class_name} --save {path}\n{self._known[place]}")
+            self._contents[place] = place.read_text()
+            shell.set_next_input(f"%%rule {class_name} --save {path}\n{self._contents[place]}")
 
     def _save(self, source: str, name: str, class_name: str, replaces: bool) -> None:
         rule = f"{name}:{class_name}"
@@ -92,12 +93,12 @@ class RuleCell:
         except ConfigError:
             place = project_root().absolute() / name
         there = place.read_text() if place.exists() else None
-        if there not in (None, source, self._known.get(place)) and not replaces:
+        if there not in (None, source, self._contents.get(place)) and not replaces:
             raise ConfigError(
                 f"%%rule --save: {name} holds what this notebook neither read nor wrote; --replace overwrites it"
             )
         _write(place, source.encode())
-        self._known[place] = source
+        self._contents[place] = source
         self._use(rule)
         print(f"saved: -p rule {rule}")
 
@@ -114,10 +115,13 @@ _ARGUMENTS.add_argument("--replace", action="store_true")
 
 
 def draft(source: str, class_name: str, file_name: str, beside: Mapping[str, bytes] | None = None) -> str:
-    """Write a cell's code to a file of its own; return the rule's name, which ends in `/my_rule.py:MyRule`.
+    """Write a cell's code to a file in the cache; return the rule's name, which ends in `/my_rule.py:MyRule`.
 
     Args:
-        beside: neighbours that it may import, each by its place in the folder.
+        source: The code.
+        class_name: Class of the rule.
+        file_name: Name of the file.
+        beside: Contents of files that it may import, by their path in the folder.
     """
     sources = {**(beside or {}), file_name: source.encode()}
     digest = hashlib.sha256(b"\0".join(part for name in sorted(sources) for part in (name.encode(), sources[name])))
@@ -125,14 +129,14 @@ def draft(source: str, class_name: str, file_name: str, beside: Mapping[str, byt
     try:
         home = cache_home()
         _write_all(home / folder, sources)
-    except (OSError, RuntimeError):  # RuntimeError: there is no home
+    except (OSError, RuntimeError):  # RuntimeError: there is no home folder
         home = Path(tempfile.mkdtemp(prefix="voltrade-"))
         _write_all(home / folder, sources)
     return f"{home / folder / file_name}:{class_name}"
 
 
 def _beside(rule: str) -> dict[str, bytes]:
-    """What a rule file imports from its folder, where it is there already."""
+    """Return the contents of the files beside a rule file that it imports; empty if it doesn't exist."""
     try:
         file = RuleFile.named(rule)
         return {name: source for name, source in file.sources.items() if name != file.path.name}
@@ -141,12 +145,12 @@ def _beside(rule: str) -> dict[str, bytes]:
 
 
 def is_draft(rule: str) -> bool:
-    """Whether a rule's name is that of a draft."""
+    """Whether a rule is a cell that was not saved."""
     return Path(rule).parent.parent.name == DRAFTS
 
 
 def how_to_save(rule: str) -> str:
-    """Say what keeps a draft."""
+    """Return the magic that saves a draft."""
     path, _, class_name = rule.rpartition(":")
     return f"%%rule {class_name} --save rules/{Path(path).name}"
 

@@ -1,8 +1,7 @@
-"""Starts, follows and stops the engine from a notebook.
+"""Starts, follows and stops a session from a notebook.
 
-The engine trades in a process of its own, which outlives the notebook's kernel; a session here is a window on it. It
-reads the run's journal and record, draws them in place, and asks the engine for its status, or to stop, over the socket
-that the engine's record names. Nothing that happens in a notebook's cell can hold trading up.
+The engine is a separate process, which continues without the notebook's kernel. A `Session` reads the run's journal and
+record and shows them, and sends requests to the engine over its socket. No cell of a notebook can hold up trading.
 """
 
 from __future__ import annotations
@@ -24,18 +23,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from IPython.display import HTML, display
+from IPython.display import HTML
 
-from voltrade.config import NOTEBOOK, RECORDED, RUN_DIR, Config
+from voltrade.config import NOTEBOOK, RUN_DIR, Config
 from voltrade.engine import ctl
 from voltrade.engine.permission import check_permitted
 from voltrade.errors import ConfigError, SessionError
-from voltrade.model import MONEY, Alert, EquityPoint, Refusal, RoundTrip, moment_text
-from voltrade.report import charts
-from voltrade.report.figure_output import LiveChart
+from voltrade.notebook.session_view import SessionView, StartupLine, progress_bar
 from voltrade.report.frames import Frames
 from voltrade.report.html import MOST_ROWS, facts_table, frame_table
-from voltrade.report.run_reader import RunReader
 from voltrade.report.statistics import Held
 from voltrade.runs import handover
 from voltrade.runs import run_file as records
@@ -44,13 +40,10 @@ from voltrade.strategy import parameter_file
 from voltrade.strategy.rule_file import keep_rule, read_parameters
 
 START_WITHIN_S = 180.0
-"""Longest wait for the engine; the first start after an edit compiles the rules."""
+"""Longest wait for a starting engine without progress; the first start after an edit compiles the rules."""
 
-FOLLOWED_BARS = 300
-"""Bars on the chart that is drawn anew while a session runs; the charts at its end show all."""
-
-LINGERS_S = 10.0
-"""Longest wait for the engine's process to go, after it said that the session is over."""
+EXIT_WITHIN_S = 10.0
+"""Longest wait for the end of the engine's process after the end of the session."""
 
 ENGINE = (sys.executable, "-m", "voltrade", "run")
 """Command of the engine process; the run's folder is its last argument."""
@@ -59,29 +52,29 @@ _PLAIN = (str, bytes, numbers.Number, Decimal, type(None), list, tuple, dict, se
 
 
 def parameters(namespace: Mapping[str, object], own: Collection[str] = ()) -> Config:
-    """Validate a notebook's parameters: every plain value that its cells assigned so far, a rule file's settings too.
+    """Validate a notebook's parameters: all plain values that its cells have assigned so far.
 
-    Modules, functions, objects, names that begin with an underscore and IPython's own are passed over.
+    Modules, functions, other objects, names that begin with an underscore and IPython's own names are ignored.
 
     Args:
         namespace: The notebook's `globals()`.
-        own: Names of the notebook's own parameters, which are no settings.
+        own: Names of the notebook's own parameters, which are not settings.
 
     Raises:
-        ConfigError: names every parameter that is unknown, of the wrong type, out of bounds, or like a secret, or that
-            is not what papermill was given.
+        ConfigError: Names every parameter that is unknown, of the wrong type, out of bounds, looks like a secret, or
+            differs from what papermill was given.
     """
     held = _held(namespace, own)
-    if not held.get(parameter_file.NAMED_BY):  # which would still be laid over them: `start` compares what comes of it
+    if not held.get(parameter_file.PARAMETER):  # with a file, `start` compares the merged parameters
         handover.refuse_other(handover.received(os.environ), held)
     folder = Path(os.environ.get(RUN_DIR, ""))
-    config = read_parameters(held, run=folder if records.was_cut_short(folder) else None)
+    config = read_parameters(held, run=folder if records.can_be_resumed(folder) else None)
     _SOURCES.append(_Source(config, namespace, own, held))
     return config
 
 
 class _Source(NamedTuple):
-    """Where settings came from: a namespace, and what it held then."""
+    """Settings, and the namespace that they were made from with its values at that time."""
 
     config: Config
     namespace: Mapping[str, object]
@@ -90,11 +83,11 @@ class _Source(NamedTuple):
 
 
 _SOURCES: deque[_Source] = deque(maxlen=16)
-"""Of the settings that `parameters` returned last."""
+"""Sources of the settings that `parameters` has returned last."""
 
 
 def _held(namespace: Mapping[str, object], own: Collection[str]) -> dict[str, object]:
-    """The plain values of a notebook's namespace that can be parameters."""
+    """Return the plain values of a namespace that can be parameters."""
     foreign = {"In", "Out", *own}
     return {
         name: value
@@ -104,17 +97,17 @@ def _held(namespace: Mapping[str, object], own: Collection[str]) -> dict[str, ob
 
 
 def _refuse_other(config: Config) -> None:
-    """Refuse to trade what is not what papermill was given, or what the notebook's namespace no longer says.
+    """Refuse settings that differ from what papermill was given, or from the notebook's current values.
 
     Raises:
-        ConfigError: names every parameter that differs, with both values.
+        ConfigError: Names every parameter that differs, with both values.
     """
     traded = config.parameters()
     handover.refuse_other(handover.received(os.environ), traded)
     source = next((source for source in reversed(_SOURCES) if source.config is config), None)
-    if source is None:  # made by other code than `parameters`: that code is what was meant
+    if source is None:  # not made by `parameters`, so there is nothing to compare
         return
-    traded[parameter_file.NAMED_BY] = source.held.get(parameter_file.NAMED_BY, "")
+    traded[parameter_file.PARAMETER] = source.held.get(parameter_file.PARAMETER, "")
     lines = [
         f"{name}: must be traded as the notebook says, {value!r}, was {traded[name]!r}: make the settings anew"
         for name, value in _held(source.namespace, source.own).items()
@@ -127,26 +120,26 @@ def _refuse_other(config: Config) -> None:
 # --- a session -------------------------------------------------------------------------------------------------------
 
 
-FAILED_ENDS = {"NOTEBOOK_LOST": "the engine heard nothing of this notebook any more and ended by on_notebook_lost"}
-"""Ends that nobody ordered, with what they mean; those of the tape, of time, of a person or a signal were meant."""
+FAILED_ENDS = {"NOTEBOOK_LOST": "the engine lost this notebook and ended the session by on_notebook_lost"}
+"""Reasons of an end that make the notebook fail, with their meaning."""
 
 
 _HOLDING: set[Session] = set()
-"""Sessions of this process that hold a lease: a variable that is gone is no notebook that is gone."""
+"""Keeps sessions with a lease alive: the lease must last as long as the process, not as long as a variable."""
 
 
 class Session(Run):
-    """A run that goes on, with an engine that this notebook started, or that it found running."""
+    """A running session, whose engine was started by this notebook or was running already."""
 
     def __init__(self, path: Path, process: subprocess.Popen[bytes] | None = None) -> None:
         super().__init__(path)
         self._process = process
         self._lease: socket.socket | None = None
         self._leased_from = 0
-        """Process of the engine whose lease it is."""
+        """Process id of the engine that the lease belongs to."""
 
     def status(self) -> dict[str, Any]:
-        """How things are: the engine's own words where it answers, else what its record says."""
+        """Return the status from the engine; from the record if the engine doesn't answer."""
         record = self.record
         status = {name: record[name] for name in ("state", "end_reason", "error") if record.get(name)}
         if record["state"] == "running":
@@ -156,35 +149,35 @@ class Session(Run):
 
     @property
     def loading(self) -> str:
-        """What a starting engine loads, how far that is and how long it will take; empty before and after."""
+        """Progress of a starting engine that loads earlier trades; else empty."""
         if self.record.get("state") != "starting" or not self.record.get("socket"):
             return ""
         try:
             status = ctl.ask(self.path, {"op": "status"})
         except SessionError:
             return ""
-        return f"{_bar(status['progress'])}  {status['loading']}" if status.get("loading") else ""
+        return f"{progress_bar(status['progress'])}  {status['loading']}" if status.get("loading") else ""
 
     def stop(self, reason: str = "STOPPED") -> None:
-        """Ask the engine to end the session by its stop policy; `follow` shows how it does.
+        """Ask the engine to end the session by its stop policy; `follow` shows the end.
 
         Raises:
-            SessionError: the engine is running and does not answer.
+            SessionError: The engine is running and does not answer.
         """
         if self.state in records.OVER:
             return
         ctl.ask(self.path, {"op": "stop", "reason": reason})
 
     async def follow(self, every_s: float = 0.5) -> None:
-        """Show status, prices and equity in place until the session is over; an interrupt asks it to stop first.
+        """Show status, prices and equity until the session is over; an interrupt stops the session.
 
-        Where `on_interrupt` is `carry_on`, an interrupt ends the following alone: the session trades on.
+        If `on_interrupt` is `carry_on`, an interrupt only stops the display, and the session continues.
 
         Raises:
-            SessionError: the engine failed, or died without an end.
+            SessionError: The engine has failed, or ended without an end of the session.
         """
-        view = _View(self, self._reader)
-        self.hold_lease()
+        view = SessionView(self, self._reader)
+        self.take_lease()
         try:
             is_over = False
             while not is_over:
@@ -195,23 +188,23 @@ class Session(Run):
                     await asyncio.sleep(0 if is_over else every_s)
                 except (asyncio.CancelledError, KeyboardInterrupt):
                     if self.config.session.on_interrupt == "carry_on":
-                        self._let_go(is_meant=True)
+                        self._release_lease(on_purpose=True)
                         return
-                    # The engine's stop policy decides what becomes of the position; we watch it to the end.
+                    # The engine ends the session by its stop policy; it is followed until then.
                     self.stop("INTERRUPTED")
         finally:
-            self._let_go()
+            self._release_lease()
         if self._process is not None:
-            with suppress(subprocess.TimeoutExpired):  # it has said its last word; no zombie should stay
-                await asyncio.to_thread(self._process.wait, LINGERS_S)
+            with suppress(subprocess.TimeoutExpired):  # waiting avoids a zombie process
+                await asyncio.to_thread(self._process.wait, EXIT_WITHIN_S)
         if self.state == "failed":
             raise SessionError(f"{self.name}: the session failed: {self.record.get('error')}\n{self.log()}")
 
     def conclude(self) -> HTML:
-        """Say in a sentence how the session ended; warn where it traded nothing.
+        """Return a sentence about how the session ended, with a warning if nothing was traded.
 
         Raises:
-            SessionError: it failed, its engine is gone, or took this notebook for lost: papermill is to fail too.
+            SessionError: It has failed, its engine is gone, or it treated this notebook as lost; papermill fails too.
         """
         record = self.record
         state, reason = records.state_of(record), str(record.get("end_reason", ""))
@@ -223,10 +216,10 @@ class Session(Run):
         return HTML(f"<p>{escape(f'Ended: {reason}.')} {_traded(self.frames())}</p>")  # type: ignore[no-untyped-call]
 
     def _is_over(self) -> bool:
-        """Whether the engine is done.
+        """Whether the session is over.
 
         Raises:
-            SessionError: its process is gone, and its record does not say how the session ended.
+            SessionError: The engine's process is gone, and its record has no end.
         """
         died = self._died()
         if self.state in records.OVER:
@@ -236,34 +229,34 @@ class Session(Run):
         return False
 
     def _died(self) -> str:
-        """What became of the engine's process; empty while it lives."""
+        """Return how the engine's process has ended; empty while it runs."""
         if self._process is None:
             return "" if records.is_running(self.record) else "the engine is gone"
         status = self._process.poll()
         return "" if status is None else f"the engine died with status {status}"
 
-    def hold_lease(self) -> None:
-        """Hold the engine's lease, so that it takes this notebook for lost once its process is gone.
+    def take_lease(self) -> None:
+        """Take the engine's lease, so that the engine notices when this notebook's process ends.
 
-        Nothing happens where it is held already, or where the engine does not listen yet or no more. An engine that
-        was started again is another one.
+        Nothing happens if the lease was taken before, or if the engine doesn't listen. A restarted engine needs a new
+        lease.
         """
         engine = self.record.get("pid", 0)
         if self._lease is not None and self._leased_from == engine:
             return
-        self._let_go()
+        self._release_lease()
         with suppress(SessionError, OSError):
             connection = ctl.connect(self.path)
             connection.sendall(b'{"op":"lease"}\n')
             self._lease, self._leased_from = connection, engine
             _HOLDING.add(self)
 
-    def _let_go(self, is_meant: bool = False) -> None:
-        """Give the lease back; where it is not meant, an engine that trades takes the notebook for lost."""
+    def _release_lease(self, on_purpose: bool = False) -> None:
+        """Release the lease; unless it is on purpose, a running engine then treats the notebook as lost."""
         if self._lease is None:
             return
         with suppress(OSError), self._lease as connection:
-            if is_meant:
+            if on_purpose:
                 connection.sendall(b'{"op":"release"}\n')
         self._lease = None
         _HOLDING.discard(self)
@@ -275,7 +268,7 @@ class Session(Run):
 
 
 def _traded(run: Frames) -> str:
-    """What was traded, or a warning that nothing was and how often which gate refused; what is held."""
+    """Return what was traded, or a warning with the refused signals by code; and the open position."""
     held = Held.of(run)
     still = f" Still held: {held}." if held.quantity else ""
     if not run.fills.empty:
@@ -287,33 +280,32 @@ def _traded(run: Frames) -> str:
 
 
 def start(config: Config, run_dir: Path | str | None = None) -> Session:
-    """Start the engine in a process of its own and wait until it trades; attach where it does already.
+    """Start the engine in a separate process and wait until it trades; attach to it if it is running already.
 
-    A session that runs with the very same parameters is the one that is meant: a cell that is run twice, a second
-    notebook, or one whose kernel was restarted starts nothing. A run whose engine was killed is gone on with: an engine
-    starts in its folder again and takes up its journal. An interrupt meanwhile ends the session as soon as it can be
-    told to; it is still followed and documented.
+    If a session with the same parameters is running, nothing is started, so a cell can be run twice. A run whose engine
+    was killed is resumed: a new engine continues its journal. An interrupt while the engine starts ends the session as
+    soon as possible; it can still be followed.
 
     Args:
-        config: Validated settings; for a run that is gone on with, the same as before.
-        run_dir: The run's folder: new, empty, or of a run that was cut short. By default the one that papermill's
-            output names, else `runs/interactive-<UTC>`.
+        config: Validated settings; for a resumed run, the same as before.
+        run_dir: The run's folder: new, empty, or of a run that can be resumed. By default the one for papermill's
+            output, else `runs/interactive-<UTC>`.
 
     Raises:
-        ConfigError: a parameter is not what papermill was given, or not what the notebook says by now, or a mode with
-            real money lacks keys or a person's word.
-        SessionError: the folder holds a run that is not to be gone on with, or a parameter differs from what it was
-            begun with, or the engine did not start; the message ends with its log.
+        ConfigError: A parameter differs from what papermill was given, or from the notebook's current value; or keys or
+            the trading confirmation are missing.
+        SessionError: The folder has a run that can't be resumed, a parameter differs from those of the run, or the
+            engine did not start; the message ends with its log.
     """
     _refuse_other(config)
     chosen = run_dir or os.environ.get(RUN_DIR)
-    folder = Path(chosen).resolve() if chosen else _running_alike(config) or _interactive_folder()
+    folder = Path(chosen).resolve() if chosen else _running_with(config) or _interactive_folder()
     if records.is_running(records.read(folder)):
         running = attach(folder, config)
-        running.hold_lease()
+        running.take_lease()
         return running
-    if records.was_cut_short(folder):
-        record = _cut_short(folder, config)
+    if records.can_be_resumed(folder):
+        record = _record_to_resume(folder, config)
     elif (folder / records.RECORD).exists():
         raise SessionError(f"{folder.name}: holds a run already; choose another folder")
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -330,15 +322,15 @@ def start(config: Config, run_dir: Path | str | None = None) -> Session:
         }
     records.write(folder, record | {"state": "starting", "attended": True})
     session = Session(folder, _launch(folder, config))
-    _wait_until_running(session, session.hold_lease)
+    _wait_until_running(session, session.take_lease)
     return session
 
 
-def _cut_short(folder: Path, config: Config) -> dict[str, Any]:
-    """The record of a run to go on with, without what belonged to the engine that was killed.
+def _record_to_resume(folder: Path, config: Config) -> dict[str, Any]:
+    """Return the record of a run to resume, without the values of the killed engine.
 
     Raises:
-        SessionError: a parameter is not as the run was begun with.
+        SessionError: A parameter differs from those of the run.
     """
     record = records.read(folder)
     if lines := records.changed(record, config):
@@ -347,14 +339,14 @@ def _cut_short(folder: Path, config: Config) -> dict[str, Any]:
 
 
 def attach(run: Path | str, config: Config | None = None) -> Session:
-    """Return a window on a session that is running already, whoever started it.
+    """Return a running session, also one that another notebook has started.
 
     Args:
         run: Its folder or its notebook, as `open_run` takes it.
-        config: The settings that it is expected to have; not compared where there are none.
+        config: Expected settings; None compares nothing.
 
     Raises:
-        SessionError: it isn't running, or a parameter differs.
+        SessionError: It isn't running, or a parameter differs.
     """
     folder = open_run(run).path
     record = records.read(folder)
@@ -367,10 +359,10 @@ def attach(run: Path | str, config: Config | None = None) -> Session:
     return session
 
 
-def _running_alike(config: Config) -> Path | None:
-    """The folder of a session that runs with these parameters: another notebook's, or on an account that outlives."""
-    has_one = config.session.mode != "sim" or bool(config.session.venue)
-    runs = (project_root().resolve() / "runs").glob(f"{'' if has_one else 'interactive-'}*/run.json")
+def _running_with(config: Config) -> Path | None:
+    """Return the folder of a running session with the same parameters; None if there is none."""
+    is_shared = config.session.mode != "sim" or bool(config.session.venue)
+    runs = (project_root().resolve() / "runs").glob(f"{'' if is_shared else 'interactive-'}*/run.json")
     for path in sorted(runs, reverse=True):
         record = records.read(path.parent)
         if records.is_running(record) and not records.changed(record, config):
@@ -389,10 +381,10 @@ def _interactive_folder() -> Path:
 
 
 def _launch(folder: Path, config: Config) -> subprocess.Popen[bytes]:
-    """Start the engine detached from the notebook: in a session of its own, its output in `engine.log`."""
-    # A tape is named relative to where the notebook runs, or to the project.
+    """Start the engine as a separate process group, with its output in `engine.log`."""
+    # The path of a tape is relative to the current folder, or to the project.
     where = Path.cwd() if Path(config.session.tape).exists() else project_root()
-    with (folder / "engine.log").open("ab") as log:  # a run that is gone on with keeps what was said before
+    with (folder / "engine.log").open("ab") as log:  # a resumed run keeps the earlier log
         return subprocess.Popen(
             [*ENGINE, str(folder)],
             stdin=subprocess.DEVNULL,
@@ -405,9 +397,9 @@ def _launch(folder: Path, config: Config) -> subprocess.Popen[bytes]:
 
 
 def _wait_until_running(session: Session, meanwhile: Callable[[], None] = lambda: None) -> None:
-    """Wait for the engine; an interrupt would leave one that nobody follows, so it is told when it can be."""
+    """Wait for the engine; after an interrupt, stop the session as soon as the engine can be asked."""
     deadline = time.monotonic() + START_WITHIN_S
-    interrupted, shown = False, _Starting()
+    interrupted, shown = False, StartupLine()
     while time.monotonic() < deadline:
         try:
             died, state = session._died(), session.state
@@ -418,7 +410,7 @@ def _wait_until_running(session: Session, meanwhile: Callable[[], None] = lambda
                 why = session.record.get("error") or died
                 raise SessionError(f"{session.name}: the engine did not start: {why}\n{session.log()}")
             if shown.update(session.loading):
-                deadline = time.monotonic() + START_WITHIN_S  # it gets on
+                deadline = time.monotonic() + START_WITHIN_S  # there is progress
             time.sleep(0.05)
         except KeyboardInterrupt:
             interrupted = True
@@ -429,108 +421,12 @@ def _wait_until_running(session: Session, meanwhile: Callable[[], None] = lambda
         session.stop("INTERRUPTED")
 
 
-class _Starting:
-    """One line that says what a starting engine is loading, and how long that will take."""
-
-    def __init__(self) -> None:
-        self._line: Any = None
-        self._shown = ""
-
-    def update(self, text: str) -> bool:
-        """Show another text; say whether it was another."""
-        if text == self._shown:
-            return False
-        self._shown = text
-        page = HTML(f"<pre>{escape(text)}</pre>")  # type: ignore[no-untyped-call]
-        if self._line is None:
-            self._line = display(page, display_id=True)  # type: ignore[no-untyped-call]
-        else:
-            self._line.update(page)
-        return True
-
-
 def _base36(number: int) -> str:
     digits = ""
     while number:
         number, digit = divmod(number, 36)
         digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
     return digits or "0"
-
-
-# --- what a followed session looks like ------------------------------------------------------------------------------
-
-
-class _View:
-    """Status, prices and equity of a running session, each in one output that changes in place."""
-
-    def __init__(self, run: Run, reader: RunReader) -> None:
-        is_recorded = bool(os.environ.get(RECORDED))
-        self._config = run.config
-        self._reader = reader
-        self._status = display(HTML("starting"), display_id=True)  # type: ignore[no-untyped-call]
-        self._prices, self._equity = LiveChart(is_recorded), LiveChart(is_recorded)
-        self._progress = 0.0
-        self._drawn_bars = -1
-        self._draw_after = 0.0
-
-    def show(self, status: Mapping[str, Any], is_last: bool) -> None:
-        """Bring the status up to date; draw again where bars were added, at most a fifth of the time."""
-        self._progress = max(self._progress, float(status.get("progress") or 0.0))
-        if status.get("end_reason") == "TAPE_END":
-            self._progress = 1.0
-        page = f"<pre>{_bar(self._progress)}</pre>{_status_table(self._reader, status)}"
-        self._status.update(HTML(page))  # type: ignore[no-untyped-call]
-        now = time.monotonic()
-        bars = self._reader.collector.bar_count if self._reader.start else 0
-        if bars and (is_last or (bars != self._drawn_bars and now >= self._draw_after)):
-            self._draw()
-            self._drawn_bars = bars
-            self._draw_after = time.monotonic() + max(1.5, 4 * (time.monotonic() - now))
-
-    def _draw(self) -> None:
-        run = self._reader.frames(last_bars=FOLLOWED_BARS)
-        self._prices.draw(charts.price_chart(run, self._config, FOLLOWED_BARS))
-        self._equity.draw(charts.equity_chart(run, self._config))
-
-
-def _status_table(reader: RunReader, status: Mapping[str, Any]) -> str:
-    """What matters now."""
-    rows: dict[str, Any] = {"state": status["state"]}
-    if status.get("end_reason"):
-        rows["state"] = f"{status['state']}: {status['end_reason']}"
-    if reader.time:
-        rows["time"] = moment_text(reader.time)
-    if reader.start:
-        rows |= _counts(reader)
-    if status.get("paused"):
-        rows["entries"] = f"paused: {status['paused']}"
-    if status.get("breaker"):
-        rows["breaker"] = status["breaker"]
-    if status.get("error"):
-        rows["error"] = status["error"]
-    return facts_table(rows)
-
-
-def _counts(reader: RunReader) -> dict[str, Any]:
-    collector = reader.collector
-    quote = collector.instrument.quote_asset
-    trips, points = collector.notes(RoundTrip), collector.notes(EquityPoint)
-    rows: dict[str, Any] = {"bars": f"{collector.bar_count:,}"}
-    if points:
-        last = points[-1]
-        rows["position"] = f"{collector.instrument.quantity(last.position):+} {collector.instrument.base_asset}"
-        rows["equity"] = f"{last.equity / MONEY:,.2f} {quote} (valued at {last.valued_at})"
-    rows["round trips"] = f"{len(trips)}, net {sum(trip.net for trip in trips) / MONEY:+,.2f} {quote}"
-    rows["refused signals"] = f"{len(collector.notes(Refusal)):,}"
-    if alerts := collector.notes(Alert):
-        rows["last alert"] = f"{alerts[-1].code}: {alerts[-1].text}"
-    rows["journal"] = f"{reader.seq:,} rows, head {reader.head[:16]}…"
-    return rows
-
-
-def _bar(part: float, width: int = 50) -> str:
-    done = round(min(max(part, 0.0), 1.0) * width)
-    return f"{'█' * done}{'░' * (width - done)} {part:4.0%}"
 
 
 def table(frame: pd.DataFrame, drop: Sequence[str] = (), decimals: int = 4, most_rows: int = MOST_ROWS) -> HTML:

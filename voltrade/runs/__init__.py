@@ -1,1 +1,1 @@
-"""Runs on disk: what each was asked to do, the ledger of an account, replay and verification."""
+"""Runs on the disk: their records, the account's ledger, replay and verification."""

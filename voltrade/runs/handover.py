@@ -1,8 +1,8 @@
-"""Parameters on their way to the engine: what is traded must be what was given.
+"""Compares the parameters that a process was given with those that it would trade.
 
-Papermill hands parameters to a notebook's kernel, and a notebook's session hands them to the engine process. Whoever
-hands them on also leaves them in the environment of the process that it starts, where no cell and no file on the way
-changes them. The receiver compares what it would trade, and refuses every difference by name.
+Papermill gives parameters to a notebook's kernel, and the notebook's session gives them to the engine process. Each of
+them also puts the parameters into the environment of the process that it starts, where no cell and no file can change
+them. The started process compares them with the parameters that it would trade, and refuses every difference.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from voltrade.config import refuse_secrets
 from voltrade.errors import ConfigError
 
 GIVEN = "VOLTRADE_GIVEN"
-"""Environment of a kernel or engine: the parameters that it was given, as JSON."""
+"""Environment variable of a kernel or engine: the parameters that it was given, as JSON."""
 
 
 def environment(given: Mapping[str, object]) -> dict[str, str]:
-    """Return what the environment of a process must say of the parameters that it is given."""
+    """Return the environment variables for a process that is given these parameters."""
     return {GIVEN: json.dumps(dict(given), default=str)}
 
 
 def received(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return the parameters that this process was given; empty where nobody gave any.
+    """Return the parameters that this process was given; empty if there are none.
 
     Raises:
-        ConfigError: the environment holds no parameters.
+        ConfigError: The environment variable is not a JSON object.
     """
     text = environ.get(GIVEN, "{}")
     try:
@@ -41,22 +41,22 @@ def received(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def differences(given: Mapping[str, Any], traded: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """List the parameters that are traded with another value than was given: name, value given, value traded.
+    """List the parameters whose values differ: name, value given, value traded.
 
-    Names of `given` that are none of `traded` are passed over: a notebook may have parameters of its own.
+    Names that are only in `given` are ignored, since a notebook may have parameters of its own.
     """
     common = [name for name in given if name in traded]
     return [(name, given[name], traded[name]) for name in common if not is_same(given[name], traded[name])]
 
 
 def refuse_other(given: Mapping[str, Any], traded: Mapping[str, Any]) -> None:
-    """Refuse to trade other parameters than were given.
+    """Refuse parameters that differ from those given.
 
     Raises:
-        ConfigError: names every parameter that differs, with both values.
+        ConfigError: Names every parameter that differs, with both values.
     """
     different = differences(given, traded)
-    for parameters in (given, traded):  # whose values would be told
+    for parameters in (given, traded):  # since the error shows the values
         refuse_secrets({name: parameters[name] for name, *_ in different})
     if different:
         raise ConfigError(
@@ -64,14 +64,14 @@ def refuse_other(given: Mapping[str, Any], traded: Mapping[str, Any]) -> None:
         )
 
 
-def is_same(one: object, other: object) -> bool:
-    """Whether two values of a parameter mean the same: 25, 25.0 and "25" do."""
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    if isinstance(one, str) and isinstance(other, str):
-        return one == other
-    numbers = _number(one), _number(other)
-    return one == other if None in numbers else numbers[0] == numbers[1]
+def is_same(first: object, second: object) -> bool:
+    """Whether two values of a parameter are equal; 25, 25.0 and "25" are."""
+    if isinstance(first, bool) or isinstance(second, bool):
+        return first is second
+    if isinstance(first, str) and isinstance(second, str):
+        return first == second
+    numbers = _number(first), _number(second)
+    return first == second if None in numbers else numbers[0] == numbers[1]
 
 
 def _number(value: object) -> Decimal | None:

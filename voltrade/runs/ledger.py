@@ -1,140 +1,76 @@
-"""What outlives a run: one ledger for each exchange, account and mode, held by one engine at a time.
+"""What an account's next run must know: one ledger for each exchange, account and mode, used by one engine at a time.
 
-Ledgers are kept in the platform's state folder (or `VOLTRADE_STATE`), outside of every run's, so that no choice of
-output, working directory or store makes a second one. A ledger names a run by the identity in its journal; the run's
-folder is only a hint where that journal was last.
+Ledgers are kept in the platform's state folder (or in `VOLTRADE_STATE`), outside of all folders of runs, so that
+another output, working directory or store can't make a second ledger. A ledger names a run by the id in its journal;
+the folder of the run is only where that journal was last.
 
-A run that ends, or fails between two events, leaves the state of its core here: the breaker's peaks, baselines and
-streaks, cooldowns, the position in hand and its orders. The next run of the account goes on from it and notes the head
-hash of the run before. A run that was killed left no state; it is made again from that run's journal, which must have
-the row that the ledger last heard of: an older copy of it, put back where it was, is refused.
+A run that ends, or fails between two events, saves the state of its core here: the peaks, baselines and streaks of the
+circuit breaker, cooldowns, the open position and its orders. The account's next run starts from this state and notes
+the head hash of the run before. A run that was killed saved no state; it is rebuilt from that run's journal, which must
+contain the last row that the ledger has noted, so that an older copy of the journal is refused.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import logging
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from hashlib import sha256
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import orjson
-import platformdirs
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-
 from voltrade.errors import JournalError, SessionError
-from voltrade.journal import identity_of, is_written, last_row, place_of, refuse_unsafe, sync_folder
+from voltrade.journal import identity_of, is_written, last_row, place_of, refuse_unsafe
+from voltrade.runs.account_lock import AccountLock
+from voltrade.runs.ledger_file import (
+    VERSION,
+    FinalState,
+    JournalPosition,
+    LedgerRecord,
+    PositionFile,
+    file_name,
+    read_record,
+    write_record,
+)
+from voltrade.runs.ledger_import import import_older
 from voltrade.runs.run_file import JOURNAL
 
 log = logging.getLogger(__name__)
 
-STATE_VARIABLE = "VOLTRADE_STATE"
-"""Environment: an absolute path in place of the platform's state folder."""
-
-VERSION = 1
-"""Of the ledger's file; another one is refused."""
-
-TAKEN_OVER = ".taken-over"
-"""Suffix of a ledger in a folder of runs, from before ledgers had a place of their own."""
-
-
-def accounts_home(environment: Mapping[str, str]) -> Path:
-    """Return the folder of all ledgers of this user.
-
-    Raises:
-        SessionError: it would depend on the working directory.
-    """
-    given = environment.get(STATE_VARIABLE)
-    home = Path(given).expanduser() if given else platformdirs.user_state_path("voltrade", appauthor=False)
-    if not home.is_absolute():
-        raise SessionError(f"{STATE_VARIABLE}: must be an absolute path, was {home}")
-    return home / "accounts"
-
-
-def file_name(account: str, mode: str) -> str:
-    """Name of a ledger's file."""
-    return f"{sha256(account.encode()).hexdigest()[:12]}-{mode}.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """What a run left for the account's next one."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
-
-    run: str
-    head: str
-    """Head hash of its journal."""
-    state: dict[str, Any] | None
-    """As `TradingCore.state` returned it; None where the run learnt nothing of the account."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """The ledger's file: the run that owns the account, and what the next one needs."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
-
-    version: int
-    account: str
-    mode: str
-    run: str
-    """Identity of the run that owns the account."""
-    folder: str
-    """Where it was when it last began or went on."""
-    left: Left | None = None
-    """None while the run goes on, and where it was killed: its journal is what the next run starts from."""
-    adopted: Left | None = None
-    """What the run itself went on from."""
-    after: str = ""
-    """Identity of the run whose journal was noted last when this one began."""
-    taken_from: str = ""
-    """SHA-256 of the file that this one was made from, in a folder of runs."""
-
-
-_ENTRY = TypeAdapter(Entry)
-
 
 class Ledger:
-    """One account's ledger; holds its lock until closed or the process dies.
+    """The ledger of one account; it keeps the account's lock until it is closed or the process ends.
 
     Attributes:
-        last: the run that owns the account; None before the first.
-        on_trouble: called once, with the reason, when the account's files can't be kept any more.
-        taken_over: the file in a folder of runs that this ledger was made from, when it was opened; else None.
+        record: The content of its file; None before the account's first run.
+        on_write_failure: Called with the reason when the account's files can't be written any more; once until they
+            can be written again.
+        imported_from: The older ledger file that was imported when this ledger was opened; else None.
     """
 
-    def __init__(self, path: Path, lock: int, account: str, mode: str) -> None:
-        self._path = path
-        self._lock, self._lock_path = lock, path.with_suffix(".lock")
-        self._reached, self._reached_path = -1, path.with_suffix(".reached")
+    def __init__(self, path: Path, lock: AccountLock, account: str, mode: str) -> None:
+        self._path, self._lock = path, lock
+        self._position = PositionFile(path.with_suffix(".reached"))
         self._account, self._mode = account, mode
-        self.last: Entry | None = None
-        self.taken_over: Path | None = None
-        self.on_trouble: Callable[[str], object] = lambda reason: None
-        self._is_in_trouble = False
+        self.record: LedgerRecord | None = None
+        self.imported_from: Path | None = None
+        self.on_write_failure: Callable[[str], object] = lambda reason: None
+        self._has_failed = False
 
     @staticmethod
     def open(root: Path, account: str, mode: str, run: Path, older: Iterable[Path] = ()) -> Ledger:
-        """Open the ledger of an account, named by whatever is its own and no other's, and take its lock.
+        """Open the ledger of an account and take its lock.
 
         Args:
-            root: from `accounts_home`.
-            account: what names the account at its exchange.
-            mode: of the session.
-            run: folder of the run that takes it; told to whoever is refused meanwhile.
-            older: where ledgers of this account may be that folders of runs had of their own; one is taken over.
+            root: The folder of all ledgers, see `accounts_home`.
+            account: A name that only this account has.
+            mode: Mode of the session.
+            run: Folder of the run; it is shown to an engine that is refused meanwhile.
+            older: Paths where older versions may have kept a ledger of this account; one is imported.
 
         Raises:
-            SessionError: another engine trades this account, the ledger can't be read, or there is more than one.
-            JournalError: the ledger is another user's, or open to others.
+            SessionError: Another engine trades this account, the ledger can't be read, or there is more than one.
+            JournalError: The ledger belongs to another user, or others can write it.
         """
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -143,10 +79,12 @@ class Ledger:
         root = root.resolve()
         refuse_unsafe(root, folder=True)
         path = root / file_name(account, mode)
-        ledger = Ledger(path, _lock(path.with_suffix(".lock"), path.stem, str(run.resolve())), account, mode)
+        lock = AccountLock(path.with_suffix(".lock"), path.stem, str(run.resolve()))
+        ledger = Ledger(path, lock, account, mode)
         try:
-            ledger._take_over([found for found in dict.fromkeys(older) if found.exists()])
-            ledger.last = ledger._read()
+            found = [path for path in dict.fromkeys(older) if path.exists()]
+            ledger.imported_from = import_older(found, path, account, mode)
+            ledger.record = read_record(path, account, mode)
         except BaseException:
             ledger.close()
             raise
@@ -154,367 +92,192 @@ class Ledger:
 
     @property
     def folder(self) -> Path:
-        """What else is kept for the account goes here."""
+        """Folder for other files of the account."""
         return self._path.with_suffix("")
 
-    def begin(self, run: str, folder: Path, adopted: Left | None) -> None:
-        """Note that a run owns the account; from now on its journal is what the next run starts from.
+    def begin(self, run: str, folder: Path, resumed_from: FinalState | None) -> None:
+        """Note that a run owns the account from now on; the next run continues from its journal.
 
         Args:
-            run: its identity.
-            folder: of the run.
-            adopted: what it goes on from.
+            run: Id of the run.
+            folder: Folder of the run.
+            resumed_from: The state that it starts from.
         """
-        where, after = str(folder.resolve()), self._noted()[0]
-        self._write(Entry(VERSION, self._account, self._mode, run, where, adopted=adopted, after=after))
+        where, previous = str(folder.resolve()), self._position.read().run
+        self._write(
+            LedgerRecord(
+                *(VERSION, self._account, self._mode, run, where), resumed_from=resumed_from, previous_run=previous
+            )
+        )
 
-    def leave(self, head: str, state: dict[str, Any] | None) -> None:
-        """Leave the owner's last state for the next run; where it has none, what it went on from itself.
+    def save_final_state(self, head: str, state: dict[str, Any] | None) -> None:
+        """Save the owner's last state for the next run; without a state, keep the one that the owner started from.
 
         Args:
-            head: of the owner's journal, which is on disk up to there.
-            state: of its core.
+            head: Hash of the last row of the owner's journal, which is on the disk.
+            state: State of its core.
         """
-        assert self.last is not None
-        if state is None and self.last.adopted is not None:
-            state = self.last.adopted.state
-        self._write(replace(self.last, left=Left(self.last.run, head, state)))
+        assert self.record is not None
+        if state is None and self.record.resumed_from is not None:
+            state = self.record.resumed_from.state
+        self._write(replace(self.record, final_state=FinalState(self.record.run, head, state)))
 
-    def reach(self, rows: int, head: str) -> None:
-        """Note how far the owner's journal has come, and make sure that the account is still held.
+    def note_position(self, rows: int, head: str) -> None:
+        """Note how far the owner's journal was written, and check that this engine still has the account's lock.
 
-        Not flushed to the disk: it survives the process, and a machine that dies may leave an earlier note. Files that
-        can't be reached or written are told to `on_trouble` and tried again: whoever trades has a position to tend.
+        A failure to write is reported by `on_write_failure` and tried again at the next call: an engine with an open
+        position must not stop for it.
 
         Args:
-            rows: that are on the disk.
-            head: hash of the last of them.
+            rows: Count of rows on the disk.
+            head: Hash of the last of them.
 
         Raises:
-            AccountInUse: the lock was deleted, and another engine has taken the account since.
+            AccountInUse: The lock was deleted, and another engine has taken the account since.
         """
-        assert self.last is not None
+        assert self.record is not None
         try:
-            self._keep_lock()
-            self._note({"run": self.last.run, "rows": rows, "head": head})
+            self._lock.keep()
+            self._position.write(JournalPosition(self.record.run, rows, head))
         except OSError as error:
-            if not self._is_in_trouble:
-                self._is_in_trouble = True
+            if not self._has_failed:
+                self._has_failed = True
                 log.warning("ledger: %s can't be kept: %s", self._path, error)
-                self.on_trouble(f"LEDGER: {error.strerror}")
+                self.on_write_failure(f"LEDGER: {error.strerror}")
         else:
-            self._is_in_trouble = False
-
-    def _note(self, reached: dict[str, Any]) -> None:
-        if self._reached < 0 or not _is_at(self._reached, self._reached_path):
-            fresh = _open(self._reached_path)
-            if self._reached >= 0:
-                os.close(self._reached)
-            self._reached = fresh
-        note = orjson.dumps(reached) + b"\n"
-        os.pwrite(self._reached, note, 0)
-        os.ftruncate(self._reached, len(note))
-
-    def _noted(self) -> tuple[str, int, str]:
-        """The run whose journal was noted last, its rows and its head; empty where none was, or the note is lost."""
-        try:
-            note = json.loads(self._reached_path.read_bytes())
-            return str(note["run"]), int(note["rows"]), str(note["head"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return "", 0, ""
+            self._has_failed = False
 
     def close(self) -> None:
-        """Let go of the account."""
-        os.close(self._lock)
-        if self._reached >= 0:
-            os.close(self._reached)
-            self._reached = -1
+        """Release the account."""
+        self._lock.close()
+        self._position.close()
 
-    def _keep_lock(self) -> None:
-        """Take the lock once more where its file was deleted; a second engine could take a new one otherwise."""
-        if _is_at(self._lock, self._lock_path):
-            return
-        holder = os.fsdecode(os.pread(self._lock, 4096, 0))
-        fresh = _take(self._lock_path, self._path.stem, holder)
-        os.close(self._lock)
-        self._lock = fresh
+    def _write(self, record: LedgerRecord) -> None:
+        self._lock.keep()
+        write_record(self._path, record)
+        self.record = record
 
-    # --- which run may go on, and from what ---------------------------------------------------------------------------
+    # --- which run may continue, and from what ------------------------------------------------------------------------
 
-    def admit(self, run: str, folder: Path, is_new: bool) -> None:
-        """Refuse a run that would go on though another one owns the account now, or from an older copy of itself.
+    def check_run(self, run: str, folder: Path, is_new: bool) -> None:
+        """Refuse to resume a run if another run owns the account now, or if its journal is an older copy.
 
         Args:
-            run: its identity.
-            folder: of the run.
-            is_new: whether it has done nothing yet.
+            run: Id of the run.
+            folder: Folder of the run.
+            is_new: Whether it has not traded yet.
 
         Raises:
-            SessionError: names the run that owns the account, or the copy that is further on.
+            SessionError: Names the run that owns the account, or the copy that has more rows.
         """
-        last = self.last
-        if last is None:
+        record = self.record
+        if record is None:
             return
-        self._refuse_older_ledger()
-        if last.run != run and is_new:
+        self._refuse_older_ledger(record)
+        if record.run != run and is_new:
             return
-        if last.run != run:
+        if record.run != run:
             raise SessionError(
-                f"account {self._path.stem}: the ledger names run {last.run} ({last.folder}) as the one that owns the "
-                "account now; this one can't go on"
+                f"account {self._path.stem}: the ledger names run {record.run} ({record.folder}) as the one that owns "
+                "the account now; this run can't be resumed"
             )
         rows, head = last_row(folder / JOURNAL)
-        self._refuse_older(folder / JOURNAL)
-        if last.left is not None and last.left.head != head:
+        self._refuse_older_journal(record, folder / JOURNAL)
+        if record.final_state is not None and record.final_state.head != head:
             raise SessionError(
-                f"account {self._path.stem}: the journal in {folder} must end with {last.left.head}, ends with {head}: "
-                "it is an older copy, or rows were lost"
+                f"account {self._path.stem}: the journal in {folder} must end with {record.final_state.head}, ends "
+                f"with {head}: it is an older copy, or rows were lost"
             )
-        if Path(last.folder) != folder.resolve():
-            for other in _journals(run, Path(last.folder), folder):
-                if last_row(other)[0] > rows:
-                    raise SessionError(
-                        f"account {self._path.stem}: another copy of this run is further on: {other.parent}"
-                    )
+        if Path(record.folder) != folder.resolve():
+            self._refuse_shorter_copy(run, record, folder, rows)
 
-    def journal_of_last(self, near: Path) -> Path:
-        """Find the journal of the run that owns the account, wherever its folder was moved to nearby.
+    def _refuse_shorter_copy(self, run: str, record: LedgerRecord, folder: Path, rows: int) -> None:
+        for other in _journals_of(run, Path(record.folder), folder):
+            if last_row(other)[0] > rows:
+                raise SessionError(f"account {self._path.stem}: another copy of this run is further on: {other.parent}")
+
+    def find_last_journal(self, near: Path) -> Path:
+        """Find the journal of the run that owns the account, also where its folder was moved nearby.
 
         Args:
-            near: folder of a run, among whose neighbours it may be now.
+            near: Folder of a run; the folders beside it are searched too.
 
         Raises:
-            SessionError: it isn't found; says what to do.
+            SessionError: It isn't found; says what to do.
         """
-        assert self.last is not None
-        found = _journals(self.last.run, Path(self.last.folder), near)
+        assert self.record is not None
+        record = self.record
+        found = _journals_of(record.run, Path(record.folder), near)
         if not found:
             raise SessionError(
-                f"account {self._path.stem}: its last run {self.last.run} was cut short in {self.last.folder}, and its "
-                f"journal is neither there nor nearby; put that folder back (mode 0700), or {self._give_up}"
+                f"account {self._path.stem}: its last run {record.run} was interrupted in {record.folder}, and its "
+                f"journal is neither there nor nearby; put that folder back (mode 0700), or {self._how_to_give_up}"
             )
-        furthest = max(found, key=lambda path: last_row(path)[0])
-        self._refuse_older(furthest)
-        if is_written(furthest):  # that engine's lock was deleted
-            raise SessionError(f"account {self._path.stem}: another engine trades it, that of {furthest.parent}")
-        return furthest
+        longest = max(found, key=lambda path: last_row(path)[0])
+        self._refuse_older_journal(record, longest)
+        if is_written(longest):  # by an engine whose lock was deleted
+            raise SessionError(f"account {self._path.stem}: another engine trades it, that of {longest.parent}")
+        return longest
 
-    def _refuse_older_ledger(self) -> None:
-        """Refuse a ledger from before a run that has traded the account since.
+    def _refuse_older_ledger(self, record: LedgerRecord) -> None:
+        """Refuse a copy of the ledger that is older than the account's last run.
 
         Raises:
-            SessionError: names both runs; says what to do.
+            SessionError: Names both runs; says what to do.
         """
-        assert self.last is not None
-        noted, *_ = self._noted()
-        if noted and noted not in (self.last.run, self.last.after):
+        noted = self._position.read().run
+        if noted and noted not in (record.run, record.previous_run):
             raise SessionError(
-                f"{self._path}: must be the account's newest ledger, names run {self.last.run}, though run {noted} has "
-                f"traded it since: it is an older copy; put the newer one back, or {self._give_up}"
+                f"{self._path}: must be the account's newest ledger, names run {record.run}, though run {noted} has "
+                f"traded it since: it is an older copy; put the newer one back, or {self._how_to_give_up}"
             )
 
-    def _refuse_older(self, journal: Path) -> None:
-        """Refuse a journal of the owner that lacks the row that the ledger last heard of.
+    def _refuse_older_journal(self, record: LedgerRecord, journal: Path) -> None:
+        """Refuse a journal of the owner that lacks the last noted row.
 
         Raises:
-            SessionError: names the row; says what to do.
+            SessionError: Names the row; says what to do.
         """
-        assert self.last is not None
-        run, rows, head = self._noted()
-        if run == self.last.run and place_of(journal, head) != rows:
+        noted = self._position.read()
+        if noted.run == record.run and place_of(journal, noted.head) != noted.rows:
             raise SessionError(
-                f"account {self._path.stem}: the journal in {journal.parent} must have row {rows:,} with the hash "
-                f"{head}, ends with row {last_row(journal)[0]:,}: it is an older copy, or rows were lost; put the "
-                f"newer one back, or {self._give_up}"
+                f"account {self._path.stem}: the journal in {journal.parent} must have row {noted.rows:,} with the "
+                f"hash {noted.head}, ends with row {last_row(journal)[0]:,}: it is an older copy, or rows were lost; "
+                f"put the newer one back, or {self._how_to_give_up}"
             )
 
-    def refuse_broken(self, error: Exception) -> SessionError:
-        """Return what to raise where the owner's state can't be made again from its journal."""
-        assert self.last is not None
+    def unrecoverable(self, error: Exception) -> SessionError:
+        """Return the error to raise where the owner's state can't be rebuilt from its journal."""
+        assert self.record is not None
         return SessionError(
-            f"account {self._path.stem}: what run {self.last.run} ({self.last.folder}) left can't be made again: "
-            f"{error}; {self._give_up}"
+            f"account {self._path.stem}: what run {self.record.run} ({self.record.folder}) left can't be rebuilt: "
+            f"{error}; {self._how_to_give_up}"
         )
 
     @property
-    def _give_up(self) -> str:
+    def _how_to_give_up(self) -> str:
         return (
             "look at the account's position and orders, and give up the limits and streaks that were in force by "
             f"moving {self._path} away"
         )
 
-    # --- the file -----------------------------------------------------------------------------------------------------
 
-    def _read(self) -> Entry | None:
-        if not self._path.exists():
-            return None
-        refuse_unsafe(self._path, folder=False)
-        try:
-            entry = _ENTRY.validate_json(self._path.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise SessionError(f"{self._path}: must be an account's ledger: {error}") from None
-        for name, wanted in (("version", VERSION), ("account", self._account), ("mode", self._mode)):
-            if (found := getattr(entry, name)) != wanted:
-                raise SessionError(f"{self._path}: {name} must be {wanted!r}, was {found!r}")
-        return entry
+def _journals_of(run: str, folder: Path, near: Path) -> list[Path]:
+    """Return the journals of a run: in its last folder, beside it, above it, and beside another run.
 
-    def _write(self, entry: Entry) -> None:
-        """Replace the file whole and durably: a reader meets the one before or this one."""
-        self._keep_lock()
-        fresh = self._path.with_suffix(".tmp")
-        fresh.unlink(missing_ok=True)
-        with os.fdopen(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "w") as file:
-            json.dump(asdict(entry), file)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._path)
-        sync_folder(self._path.parent)
-        self.last = entry
-
-    # --- ledgers in folders of runs, as they were before --------------------------------------------------------------
-
-    def _take_over(self, found: list[Path]) -> None:
-        """Take over the ledger that a folder of runs had of its own; it is renamed, so that this happens once."""
-        if not found:
-            return
-        source = sha256(found[0].read_bytes()).hexdigest()
-        known = self._read()
-        is_known = known is not None and known.taken_from == source
-        if len(found) > 1 or (known is not None and not is_known):
-            several = [*found, *([self._path] if known else [])]
-            raise SessionError(
-                f"account {self._path.stem}: must have one ledger, has {', '.join(map(_with_time, several))}; "
-                "move away all but the one that the next run is to go on from"
-            )
-        [old] = found
-        with _locked(old.with_suffix(".lock"), old.stem):
-            if not is_known:
-                self._write(self._converted(old, source))
-            kept = old.with_suffix("")  # what else was kept for the account
-            if kept.is_dir():
-                self._copy_folder(kept)
-                kept.rename(kept.with_name(kept.name + TAKEN_OVER))
-            old.rename(old.with_name(old.name + TAKEN_OVER))
-            sync_folder(old.parent)
-        self.taken_over = old
-
-    def _converted(self, old: Path, source: str) -> Entry:
-        try:
-            stated = json.loads(old.read_bytes())
-            folder, has_ended = Path(stated["run"]), bool(stated["ended"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SessionError(f"{old}: must be an account's ledger: {error!r}") from None
-        run = ""
-        try:
-            run = identity_of(folder / JOURNAL)
-        except JournalError as error:
-            if not has_ended:
-                raise SessionError(
-                    f"{old}: its last run was cut short, and must be found in {folder}: {error}; put it back, or give "
-                    f"up the limits and streaks that were in force by moving {old} away"
-                ) from None
-        state = _with_watermarks(stated.get("state"))
-        left = Left(run, str(stated.get("head", "")), state) if has_ended else None
-        return Entry(VERSION, self._account, self._mode, run, str(folder), left, taken_from=source)
-
-    def _copy_folder(self, kept: Path) -> None:
-        if self.folder.exists():  # cut short before the old one was renamed
-            return
-        fresh = self.folder.with_name(self.folder.name + ".tmp")
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.copytree(kept, fresh)
-        fresh.chmod(0o700)
-        fresh.rename(self.folder)
-
-
-def _with_watermarks(state: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return a core's state with its watermark; before, a symbol stated only the last trade that was counted."""
-    for symbol in (state or {}).get("symbol_states", {}).values():
-        orders = symbol.get("orders", {})
-        if "last_trade_id" in orders:
-            held = orders.get("holding") or {"side": 0, "entered": 0, "left": 0}
-            orders["agreed_trade_id"] = orders.pop("last_trade_id")
-            orders["agreed_position"] = held["side"] * (held["entered"] - held["left"])
-            orders["has_agreed"] = True
-    return state
-
-
-def _journals(run: str, folder: Path, near: Path) -> list[Path]:
-    """Return the journals of a run: in the folder where it was, beside it, above it, and beside another run.
-
-    Journals of other users, and those that are open to others, are passed over.
+    Journals of other users, and those that others can write, are left out.
     """
     near = near.resolve()
-    places = dict.fromkeys((folder.parent, folder.parent.parent, near.parent))
     candidates = [folder / JOURNAL]
-    for place in places:
+    for place in dict.fromkeys((folder.parent, folder.parent.parent, near.parent)):
         for pattern in (f"*/{JOURNAL}", f"*/*/{JOURNAL}"):
             with suppress(OSError):
                 candidates += place.glob(pattern)
-    found = []
-    for path in dict.fromkeys(candidates):
-        with suppress(JournalError):
-            if identity_of(path) == run:
-                found.append(path)
-    return found
+    return [path for path in dict.fromkeys(candidates) if _is_journal_of(run, path)]
 
 
-def _with_time(path: Path) -> str:
-    written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    return f"{path} (written {written:%Y-%m-%d %H:%M:%S} UTC)"
-
-
-class AccountInUse(SessionError):
-    """Another engine trades the account."""
-
-
-def _lock(path: Path, account: str, holder: str) -> int:
-    """Take a lock that the system lets go of when the process ends, however it ends.
-
-    Raises:
-        SessionError: another engine has it, or its file can't be opened.
-    """
+def _is_journal_of(run: str, path: Path) -> bool:
     try:
-        return _take(path, account, holder)
-    except OSError as error:
-        raise SessionError(f"{path}: can't be opened: {error.strerror}") from None
-
-
-def _take(path: Path, account: str, holder: str) -> int:
-    lock = _open(path)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not _is_at(lock, path):  # deleted between the two, and perhaps taken anew
-            raise AccountInUse(f"account {account}: its lock was deleted while it was taken; try again")
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, os.fsencode(holder), 0)
-    except BlockingIOError:
-        other = os.fsdecode(os.pread(lock, 4096, 0))
-        os.close(lock)
-        where = f", that of {other}" if other else ""
-        raise AccountInUse(f"account {account}: another engine trades it{where}") from None
-    except BaseException:
-        os.close(lock)
-        raise
-    return lock
-
-
-def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-
-
-def _is_at(file: int, path: Path) -> bool:
-    """Whether an open file is still the one at a path."""
-    try:
-        return os.path.samestat(os.fstat(file), os.stat(path, follow_symlinks=False))
-    except FileNotFoundError:
+        return identity_of(path) == run
+    except JournalError:
         return False
-
-
-@contextmanager
-def _locked(path: Path, account: str) -> Iterator[None]:
-    lock = _lock(path, account, "")
-    try:
-        yield
-    finally:
-        os.close(lock)

@@ -1,7 +1,7 @@
-"""Runs as people look at them: one opened by its folder as pandas frames, and the list of all.
+"""Opens a run as pandas frames, and lists all runs.
 
-A run is read from its journal and its record alone, so that one that goes on, one that ended and one whose engine was
-killed are looked at in the same way; nothing is changed, and no engine is asked for more than whether it is there.
+A run is read from its journal and its record only, so that running, ended and killed runs are read in the same way.
+Nothing is changed, and an engine is only asked whether it is running.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from voltrade.report.run_reader import RunReader
 from voltrade.strategy.rule_file import read_parameters
 
 LOG_LINES = 15
+"""How many of the last lines of the engine's log are shown."""
 
 
 class Run(Framed):
-    """A run's folder: what was asked, what happened, whether it is whole. It may go on, have ended, or been killed.
+    """A run: its settings, what happened, and whether its record is complete. It may be running, ended or killed.
 
-    The frames are those of `frames.Frames`: pandas, UTC, prices as floats in the quote asset. While the run goes on,
-    each access shows what has happened by then; only what is new is read.
+    The frames are those of `Frames`: pandas, UTC, prices as floats in the quote asset. While the run is running, each
+    access shows all that has happened so far; only new rows are read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,20 +42,20 @@ class Run(Framed):
         self._frames: Frames | None = None
         self._framed_seq = -1
 
-    # --- what was asked, and how it stands ---------------------------------------------------------------------------
+    # --- settings and state -----------------------------------------------------------------------------------------
 
     @property
     def record(self) -> dict[str, Any]:
-        """The run's `run.json` as it stands now.
+        """The current content of the run's `run.json`.
 
         Raises:
-            SessionError: there is none.
+            SessionError: It is missing or damaged.
         """
         return records.load(self.path)
 
     @property
     def state(self) -> str:
-        """starting, running, ended, failed; killed where the engine is gone without a word."""
+        """starting, running, ended, failed, or killed if the engine is gone without an end."""
         return records.state_of(self.record)
 
     @property
@@ -62,14 +63,14 @@ class Run(Framed):
         """The run's settings.
 
         Raises:
-            ConfigError: the run's copy of its rule file isn't the one that it was begun with.
+            ConfigError: The run's copy of its rule file was changed.
         """
         record = self.record
         return read_parameters(record["parameters"], run=self.path, sha256=record.get("rule_sha256", ""))
 
     @property
     def name(self) -> str:
-        """The run's folder as the project knows it, such as `runs/today`."""
+        """The run's folder relative to the project, such as `runs/today`."""
         try:
             return str(self.path.relative_to(project_root()))
         except ValueError:
@@ -77,7 +78,7 @@ class Run(Framed):
 
     @property
     def head(self) -> str:
-        """Hash of the journal's last row, 64 hex digits; it seals every row before it."""
+        """Hash of the journal's last row, 64 hex digits; it covers every row before it."""
         self._reader.poll()
         return self._reader.head
 
@@ -87,7 +88,7 @@ class Run(Framed):
         """Everything that happened so far, as pandas frames.
 
         Raises:
-            JournalError: the journal isn't there yet, or is no journal of ours.
+            JournalError: The journal is missing, or isn't one of voltrade.
         """
         if not self._reader.end:
             self._reader.poll()
@@ -96,53 +97,53 @@ class Run(Framed):
         return self._frames
 
     def _frame(self, name: str) -> pd.DataFrame:
-        # A copy that shares its data until one of the two is changed.
+        # A shallow copy, so that changes of it don't change the original.
         frame: pd.DataFrame = getattr(self.frames(), name).copy(deep=False)
         return frame
 
     @property
     def bars(self) -> pd.DataFrame:
-        """One row a closed bar."""
+        """One row per closed bar."""
         return self._frame("bars")
 
     @property
     def alerts(self) -> pd.DataFrame:
-        """One row a thing a person should know."""
+        """One row per alert."""
         return self._frame("alerts")
 
     @property
     def gaps(self) -> pd.DataFrame:
-        """One row a jump in the trade ids."""
+        """One row per gap in the trade ids."""
         return self._frame("gaps")
 
     @property
     def operator(self) -> pd.DataFrame:
-        """One row a command that a person or a stop policy gave."""
+        """One row per operator command, also those of stop policies."""
         return self._frame("operator")
 
-    # --- whether it is whole -----------------------------------------------------------------------------------------
+    # --- verification ------------------------------------------------------------------------------------------------
 
     def verify(self) -> verify.Verification:
-        """Recompute the journal's whole chain, and hold it to every place that says how it ended and what it traded."""
+        """Check all hashes of the journal, and compare it with the other records of the run; see `verify`."""
         return verify.verify(self.path)
 
     def checks(self) -> pd.DataFrame:
-        """Check the record as `verify` does, and that the journal alone decides alike.
+        """Return the checks of `verify` as a table, and whether a replay of the journal makes the same decisions.
 
-        `ok` is missing where there was nothing to compare with; tables write `--` there.
+        `ok` is missing where there was nothing to compare with; tables show `--` there.
         """
         rows = [(check.name, check.found, check.ok) for check in self.verify().checks]
         try:
-            again = replay(self._reader.path)
-            replayed = f"{again.events:,} events, {again.outputs:,} decisions, {again.differences} differences"
-            is_same = not again.differences
-        except Exception as error:  # an altered row can break anything that follows from it
-            replayed, is_same = f"can't be replayed: {error!r}", False
-        rows.append(("replay", replayed, is_same))
+            replayed = replay(self._reader.path)
+            found = f"{replayed.events:,} events, {replayed.outputs:,} decisions, {replayed.differences} differences"
+            is_same = not replayed.differences
+        except Exception as error:  # a changed row can cause any error in a replay
+            found, is_same = f"can't be replayed: {error!r}", False
+        rows.append(("replay", found, is_same))
         return pd.DataFrame(rows, columns=["check", "found", "ok"]).set_index("check").astype({"ok": "boolean"})
 
     def files(self) -> pd.DataFrame:
-        """What the run left in its folder, with sizes in kB."""
+        """The files in the run's folder, with sizes in kB."""
         found = sorted(path for path in self.path.rglob("*") if path.is_file())
         sizes = {f"{self.name}/{path.relative_to(self.path)}": path.stat().st_size / 1000 for path in found}
         return pd.DataFrame({"kB": sizes}).round(1).rename_axis("file")
@@ -160,10 +161,10 @@ class Run(Framed):
 
 
 def open_run(path: Path | str) -> Run:
-    """Open a run by its folder or its notebook; a relative path is one of the current folder or of the project.
+    """Open a run by its folder or notebook; a path is relative to the current folder or to the project.
 
     Raises:
-        SessionError: there is no run.
+        SessionError: There is no run.
     """
     given = Path(path)
     given = given.with_suffix("") if given.suffix == ".ipynb" else given
@@ -174,10 +175,10 @@ def open_run(path: Path | str) -> Run:
 
 
 def list_runs(folder: Path | None = None) -> pd.DataFrame:
-    """List the runs in a folder, by default `runs` of the project, the newest first.
+    """List the runs in a folder, by default in `runs` of the project, the newest first.
 
-    `started` is UTC. `net` is that of the closed round trips; `unrealised`, the gain of the position that is open
-    in the run's last valuation, is empty where none is; fees already paid on it are in neither. In the quote asset.
+    `started` is UTC. `net` is the result of closed round trips. `unrealised` is the gain of the open position at the
+    last valuation, and empty without a position; the fees paid for it so far are in neither. Both in the quote asset.
     """
     folder = folder or project_root() / "runs"
     rows = {path.parent.name: _listed(path.parent) for path in folder.glob(f"*/{records.RECORD}")}
@@ -192,7 +193,7 @@ def _listed(folder: Path) -> dict[str, Any]:
     parameters = record.get("parameters") or {}
     nets: list[int] = []
     held = np.nan
-    with suppress(VoltradeError):  # begun by nobody, or broken: the state tells
+    with suppress(VoltradeError):  # not started, or damaged; the state shows it
         nets = [row.fact.net for row in journal.read(folder / records.JOURNAL, kind=RoundTrip.__name__)]
         last = journal.last(folder / records.JOURNAL, EquityPoint.__name__)
         if last is not None and last.fact.position:
@@ -210,6 +211,6 @@ def _listed(folder: Path) -> dict[str, Any]:
 
 
 def project_root() -> Path:
-    """The folder that holds `runs`: the current one or the nearest above it that has one; else the current one."""
+    """Return the nearest folder with a `runs` folder, from the current one upwards; else the current one."""
     here = Path.cwd()
     return next((folder for folder in (here, *here.parents) if (folder / "runs").is_dir()), here)

@@ -1,7 +1,6 @@
-"""A run's `run.json`: what the run was asked to do, where it is, and how it ended.
+"""A run's `run.json`: its parameters, its state, and how it ended.
 
-The engine writes it; everybody else reads it, to see whether the run goes on, was cut short, or is over, and so whether
-its folder is to be left alone, gone on with, or moved from the way.
+The engine writes it. Notebooks and commands read it, to see whether the run is running, can be resumed, or is over.
 """
 
 from __future__ import annotations
@@ -18,23 +17,24 @@ from voltrade.errors import SessionError
 from voltrade.strategy.rule_file import was_edited
 
 RECORD, JOURNAL = "run.json", "journal.db"
+"""Files in a run's folder."""
 PAGE = "review.html"
-"""The review of a run, where one was written."""
+"""The review of a run, if one was written."""
 NOTED = "run"
-"""Where the metadata of a session's executed notebook, under `voltrade`, note how the run ended."""
+"""Key under `voltrade` in an executed notebook's metadata, for how the run ended."""
 UNFINISHED = ("starting", "running")
 OVER = ("ended", "failed")
 ENDING = "ending"
-"""What an engine says of a session that trades no more, and whose record does not say so yet."""
+"""State of a session that has stopped trading, while its record still says that it runs."""
 TOO_LATE = (ENDING, *OVER)
-"""States in which no order of a person is carried out any more."""
+"""States in which operator commands are refused."""
 
 
 def load(folder: Path) -> dict[str, Any]:
     """Return the record in a run's folder.
 
     Raises:
-        SessionError: there is none that can be read.
+        SessionError: The record is missing or damaged.
     """
     try:
         record = json.loads((folder / RECORD).read_text())
@@ -46,7 +46,7 @@ def load(folder: Path) -> dict[str, Any]:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Return the record in a run's folder; empty where there is none that can be read."""
+    """Return the record in a run's folder; empty if it is missing or damaged."""
     try:
         return load(folder)
     except SessionError:
@@ -54,38 +54,39 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def write(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write a record whole: a reader meets the one before or this one, never half of it."""
+    """Replace the record; a reader finds the old one or the new one, never a part."""
     fresh = folder / "run.new"
     fresh.write_text(json.dumps(record, indent=2))
     fresh.replace(folder / RECORD)
 
 
 class Record:
-    """The engine's hand on its record: every update is written at once."""
+    """The record of a running engine; each update is written immediately."""
 
     def __init__(self, folder: Path) -> None:
         """Read the record.
 
         Raises:
-            SessionError: there is none that can be read.
+            SessionError: The record is missing or damaged.
         """
         self._folder = folder
         self.facts = load(folder)
 
     def update(self, **facts: Any) -> None:
+        """Change values and write the record."""
         self.facts.update(facts)
         write(self._folder, self.facts)
 
 
 def state_of(record: Mapping[str, Any]) -> str:
-    """starting, running, ended, failed; killed where the engine had begun and is gone; empty without a record."""
+    """Return the state: starting, running, ended, failed, killed if the engine is gone; empty without a record."""
     state = str(record.get("state", ""))
     was_seen = state == "running" or (state == "starting" and "pid" in record)
     return "killed" if was_seen and not is_running(record) else state
 
 
 def is_running(record: Mapping[str, Any]) -> bool:
-    """Whether a run's engine still answers; before it listens, whether its process is there."""
+    """Whether a run's engine accepts connections; before its socket is open, whether its process exists."""
     if record.get("state") not in UNFINISHED:
         return False
     if address := record.get("socket"):
@@ -105,28 +106,28 @@ def is_running(record: Mapping[str, Any]) -> bool:
     return True
 
 
-def was_cut_short(folder: Path) -> bool:
-    """Whether the run's engine was killed after it had begun its journal, so that an engine can go on in it."""
+def can_be_resumed(folder: Path) -> bool:
+    """Whether the run's engine was killed after it had created its journal, so that the run can be resumed."""
     record = read(folder)
     began = bool(record.get("begun")) and (folder / JOURNAL).exists()
     return record.get("state") in UNFINISHED and began and not is_running(record)
 
 
 def changed(record: Mapping[str, Any], config: Config, but: Collection[str] = ()) -> list[str]:
-    """Return a line for each parameter that is not as the run was begun with.
+    """Return a line for each parameter that differs from those that the run began with.
 
     Args:
-        record: The run's.
-        config: The settings that it would be gone on with.
+        record: Record of the run.
+        config: Settings to resume it with.
         but: Names that are not compared.
     """
     begun = record.get("parameters") or {}
     given = json.loads(json.dumps(config.parameters()))
     lines = [
-        f"{name}: must be as the run that was cut short was begun with, {begun.get(name)!r}, was {value!r}"
+        f"{name}: must be as at the start of the run that is resumed, {begun.get(name)!r}, was {value!r}"
         for name, value in given.items()
         if name not in but and begun.get(name) != value
     ]
     if not lines and was_edited(config.session.rule, record.get("rule_sha256", "")):
-        lines.append(f"rule: {config.session.rule} must be as the run that was cut short was begun with, was edited")
+        lines.append(f"rule: {config.session.rule} must be as at the start of the run that is resumed, was edited")
     return lines

@@ -1,8 +1,9 @@
-"""Whether a run is what it was: its journal's chain, held to every place that says how it ended and what it traded.
+"""Checks whether a run's journal was changed, and whether it agrees with the other records of the run.
 
-The chain of hashes alone can't show that rows were cut off its end. So its head is compared with `run.json`, with what
-the executed notebook notes and shows, and with a head that a person has from elsewhere, such as the last notification;
-and `run.json` with the journal's first and last rows. Nothing of the run is executed. What was not checked is said.
+The chain of hashes alone can't show that rows were cut off the journal's end. So its head is compared with `run.json`,
+with the executed notebook, and with a head that the user has from elsewhere, such as the last notification; `run.json`
+is compared with the journal's first and last rows. No code of the run is executed. The result names what was not
+checked.
 """
 
 from __future__ import annotations
@@ -17,81 +18,81 @@ from pathlib import Path
 from typing import Any
 
 from voltrade.runs import handover
-from voltrade import journal
+from voltrade import journal, journal_rows
 from voltrade.runs import run_file as records
 from voltrade.errors import JournalError, SessionError, VoltradeError
 from voltrade.model import EngineRestarted
-from voltrade.strategy.rule_file import KEPT, RuleFile
-from voltrade import journal_rows
+from voltrade.strategy.rule_file import COPY_FOLDER, RuleFile
 
 NOT_WHOLE = "Not whole: something was altered, cut off or lost."
 WHOLE = "Whole: nothing of what was checked was altered, cut off or lost."
 AS_FAR = "Whole as far as it goes: "
+"""The three outcomes; the last one is followed by what could not be proved."""
 
 _COMPARED = {"parameters", "epoch", "rule_sha256", "state", "end_reason", "head", "rows", "begun", "id"}
-"""What of a record is held to the journal."""
+"""Values of a record that are compared with the journal."""
 
 _SHOWN_HEAD = re.compile(r"<td[^>]*>head</td><td[^>]*>([0-9a-f]{64})</td>")
-"""The row of `Run.checks` in a notebook's output that a person reads the head from."""
+"""The row with the head in a table of `Run.checks` in a notebook's output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     found: str
     ok: bool | None
-    """None where nothing speaks against it, and nothing could prove it."""
+    """None if the check could not be decided."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What `verify` found."""
+    """The result of `verify`."""
 
     chain: journal.VerifyResult
     checks: tuple[Check, ...]
     unchecked: tuple[str, ...]
-    """What of the run was not checked."""
+    """Parts of the run that were not checked."""
 
     @property
     def wrong(self) -> list[str]:
-        """What was altered, cut off or lost, a line each."""
+        """What was changed, cut off or lost, one line each."""
         return [f"{check.name}: {check.found}" for check in self.checks if check.ok is False]
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was found to be altered, cut off or lost."""
+        """Whether every check has passed or could not be decided."""
         return not self.wrong
 
     @property
     def unproven(self) -> list[str]:
-        """Why rows could be missing at the end without being missed; empty where something outside names the head."""
-        is_anchored = any(check.ok for check in self.checks if check.name in _OUTSIDE)
-        return [c.found for c in self.checks if c.ok is None and not (is_anchored and c.name in _OUTSIDE)]
+        """Why missing rows at the end could be unnoticed; empty if a record outside the run's folder has the head."""
+        is_proved = any(check.ok for check in self.checks if check.name in _OUTSIDE_CHECKS)
+        return [c.found for c in self.checks if c.ok is None and not (is_proved and c.name in _OUTSIDE_CHECKS)]
 
     @property
-    def words(self) -> str:
-        """The outcome in one sentence, which promises no more than was checked."""
+    def outcome(self) -> str:
+        """The outcome in one sentence."""
         if not self.ok:
             return NOT_WHOLE
         return f"{AS_FAR}{'; '.join(self.unproven)}." if self.unproven else WHOLE
 
 
-_OUTSIDE = ("notebook", "head given")
-"""Checks against what is kept outside the run's folder."""
+_OUTSIDE_CHECKS = ("notebook", "head given")
+"""Names of the checks that compare with records outside the run's folder."""
 
 
 def verify(run: Path, notebook: Path | None = None, head: str = "") -> Verification:
-    """Check a run that goes on, has ended or was killed.
+    """Check a run that is running, has ended or was killed.
 
     Args:
-        run: its folder; or its executed notebook, with the folder beside it; or a journal alone.
-        notebook: its executed notebook, by default the one beside the folder.
-        head: the journal's last hash as it is known from elsewhere, such as the session's last notification.
+        run: Its folder; or its executed notebook, with the folder beside it; or only a journal.
+        notebook: Its executed notebook, by default the one beside the folder.
+        head: The journal's last hash from another source, such as the session's last notification.
 
     Raises:
-        SessionError: there is no run, or no such notebook.
+        SessionError: There is no such run or notebook.
     """
     if run.suffix == ".ipynb":
         run, notebook = run.with_suffix(""), notebook or run
@@ -105,7 +106,7 @@ def verify(run: Path, notebook: Path | None = None, head: str = "") -> Verificat
     beside = folder.with_name(f"{folder.name}.ipynb")
     found = _Run.read(path, None if is_alone else folder)
     outside = [*_notebook(found, notebook or beside)] if notebook or not is_alone else []
-    outside += [_given(found, head)] if head else []
+    outside += [_given_head(found, head)] if head else []
     if not outside:
         outside = [Check("notebook", "nothing outside the run's folder names its head", None)]
     checks = (_end(found), _rows(found), _head(found), _parameters(found), _rule(found), *outside)
@@ -114,40 +115,40 @@ def verify(run: Path, notebook: Path | None = None, head: str = "") -> Verificat
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What the checks are made from."""
+    """The data of a run that the checks use."""
 
     path: Path
-    """Of the journal."""
+    """Path of the journal."""
     folder: Path | None
-    """None for a journal that is looked at alone."""
+    """None if only a journal is checked."""
     record: Mapping[str, Any]
     chain: journal.VerifyResult
     start: Mapping[str, Any]
-    """Body of the first row; empty where there is none that holds."""
+    """Content of the first row; empty if it is missing or damaged."""
     end: str | None
-    """Reason in the last row; None where that is no end."""
-    goes_on: bool
-    beyond: int
-    """An End row that others follow, 0 for none; an engine that is started again goes on after one."""
+    """Reason in the last row; None if that is not an End row."""
+    is_running: bool
+    early_end: int
+    """Number of an End row with rows after it; 0 for none. Rows of a restarted engine may follow one."""
 
     @staticmethod
     def read(path: Path, folder: Path | None) -> _Run:
-        # An engine that ends meanwhile has written its record before it is gone.
-        goes_on = folder is not None and records.is_running(records.read(folder))
+        # In this order, because an engine writes its record before it ends.
+        is_running = folder is not None and records.is_running(records.read(folder))
         record = records.read(folder) if folder is not None else {}
-        goes_on = goes_on and record.get("state") in records.UNFINISHED
-        if record and not goes_on:
+        is_running = is_running and record.get("state") in records.UNFINISHED
+        if record and not is_running:
             record = {**record, "state": records.state_of(record)}
         if not path.exists() and record and not _has_begun(record):
-            return _Run(path, folder, record, journal.VerifyResult(0, ""), {}, None, goes_on, 0)
+            return _Run(path, folder, record, journal.VerifyResult(0, ""), {}, None, is_running, 0)
         chain = journal.verify(path)
-        rows = _held(path, chain)
+        rows = _start_and_end_rows(path, chain)
         start = rows[0].fact if rows and rows[0].kind == "Start" else {}
         ends = [row for row in rows if row.kind == "End"]
         restarts = [row.seq for row in rows if row.kind == EngineRestarted.__name__]
         end = ends[-1].fact.get("reason", "") if ends and ends[-1].seq == chain.seq else None
-        beyond = [e.seq for e in ends if e.seq < chain.seq and not any(seq > e.seq for seq in restarts)]
-        return _Run(path, folder, record, chain, start, end, goes_on, beyond[0] if beyond else 0)
+        early = [e.seq for e in ends if e.seq < chain.seq and not any(seq > e.seq for seq in restarts)]
+        return _Run(path, folder, record, chain, start, end, is_running, early[0] if early else 0)
 
     @property
     def state(self) -> str:
@@ -159,36 +160,36 @@ class _Run:
 
     @property
     def identity(self) -> str:
-        """What the journal is named by; empty where that can't be read."""
+        """Id of the run in its journal; empty if it can't be read."""
         try:
             return journal.identity_of(self.path)
         except JournalError:
             return ""
 
-    def place_of(self, head: str) -> int:
-        """The row that a hash seals; 0 where no row that holds does."""
+    def row_of(self, head: str) -> int:
+        """Return the number of the row with a hash; 0 if no valid row has it."""
         if head == self.chain.head:
             return self.chain.seq
         try:
             place = journal.place_of(self.path, head) if self.chain.seq else 0
-        except JournalError:  # damaged, which the chain tells
+        except JournalError:  # damaged, as the chain shows
             return 0
         return place if place <= self.chain.seq else 0
 
 
 def _has_begun(record: Mapping[str, Any]) -> bool:
-    """Whether a run's record says that its journal was begun."""
+    """Whether a run's record says that its journal was created."""
     return bool(record.get("begun")) or record.get("state") == "ended"
 
 
-def _held(path: Path, chain: journal.VerifyResult) -> list[journal_rows.Row]:
-    """The rows that tell of a run's beginnings and ends, as far as the chain holds."""
+def _start_and_end_rows(path: Path, chain: journal.VerifyResult) -> list[journal_rows.Row]:
+    """Return the valid rows about starts, restarts and ends of the run."""
     if not chain.seq:
         return []
     kinds = ("Start", "End", EngineRestarted.__name__)
     rows: list[journal_rows.Row] = []
     for kind in kinds:
-        with suppress(JournalError):  # damaged behind the rows that hold, which the chain tells
+        with suppress(JournalError):  # damaged after the valid rows, as the chain shows
             rows += takewhile(lambda row: row.seq <= chain.seq, journal.read(path, kind=kind))
     return sorted(rows, key=lambda row: row.seq)
 
@@ -197,11 +198,11 @@ def _held(path: Path, chain: journal.VerifyResult) -> list[journal_rows.Row]:
 
 
 def _end(run: _Run) -> Check:
-    """How the run ended, by its record and by its journal."""
+    """Compare the end in the record with the end in the journal."""
     if run.folder is not None and not run.record:
         return Check("end", f"{records.RECORD} is gone or can't be read", False)
-    if run.beyond:
-        return Check("end", f"row {run.beyond} ends the run, yet rows follow it", False)
+    if run.early_end:
+        return Check("end", f"row {run.early_end} ends the run, yet rows follow it", False)
     if run.folder is None:
         return Check("end", run.end or "no end was written, or it was cut off", True if run.end else None)
     stated = str(run.record.get("end_reason", ""))
@@ -213,9 +214,9 @@ def _end(run: _Run) -> Check:
         return Check("end", "failed, ERROR", True)
     if run.state not in (*records.UNFINISHED, "killed"):
         return Check("end", f"{records.RECORD} has the state {run.state!r}, which no run has", False)
-    if stated not in ("", "ERROR"):  # which stays of an engine that failed and was started again
+    if stated not in ("", "ERROR"):  # "ERROR" stays after a failed engine was started again
         return Check("end", f"{records.RECORD} has no end, yet names its reason, {stated}", False)
-    if run.goes_on:
+    if run.is_running:
         return Check("end", "trades on, and has no end yet", None)
     if run.end is not None:
         return Check("end", f"ended, {run.end}; killed before {records.RECORD} said so", None)
@@ -235,7 +236,7 @@ def _ended(run: _Run, stated: str) -> Check:
 
 
 def _rows(run: _Run) -> Check:
-    """Whether the chain holds, from the first row, and is as long as the record says."""
+    """Check the chain of hashes, and its length by the record."""
     chain, stated = run.chain, run.record.get("rows")
     if not chain.ok:
         return Check("rows", f"row {chain.bad_seq}: {chain.rule}", False)
@@ -247,7 +248,7 @@ def _rows(run: _Run) -> Check:
 
 
 def _head(run: _Run) -> Check:
-    """Whether the last row is the one that the record names."""
+    """Compare the hash of the last row with the record."""
     head, stated = run.chain.head, str(run.record.get("head") or "")
     if not run.chain.ok:
         return Check("head", f"row {run.chain.seq} is the last that holds", False)
@@ -257,7 +258,7 @@ def _head(run: _Run) -> Check:
         if run.state == "failed" and run.has_begun:
             return Check("head", f"{head}; {records.RECORD} names none", None)
         return Check("head", head, True)
-    place = run.place_of(stated)
+    place = run.row_of(stated)
     if not place:
         return Check("head", f"{head}; {records.RECORD} names {stated}, which no row has", False)
     if run.state in records.OVER and place != run.chain.seq:
@@ -266,7 +267,7 @@ def _head(run: _Run) -> Check:
 
 
 def _parameters(run: _Run) -> Check:
-    """Whether the record has the parameters, the identity and the rule's hash that the journal's first row has."""
+    """Compare parameters, id and rule hash in the record with those in the journal's first row."""
     if not run.start or not run.record:
         return Check("parameters", "nothing to compare", None if run.has_begun else True)
     if "parameters" not in run.start:
@@ -285,7 +286,7 @@ def _parameters(run: _Run) -> Check:
 
 
 def _rule(run: _Run) -> Check:
-    """Whether the run's copy of its rule file is the one of the hash in the journal."""
+    """Compare the run's copy of its rule file with the hash in the journal."""
     if not run.start:
         return Check("rule", "not known", None if run.has_begun else True)
     name, sha256 = run.start["config"]["session"].get("rule", ""), run.start.get("rule_sha256", "")
@@ -298,39 +299,42 @@ def _rule(run: _Run) -> Check:
     return Check("rule", f"{name}, of hash {sha256}", True)
 
 
-# --- what is kept outside --------------------------------------------------------------------------------------------
+# --- records outside the folder-----------------------------------------------------------------------------------------
 
 
 def _notebook(run: _Run, path: Path) -> Iterator[Check]:
-    """Whether the executed notebook names the journal's last row, and notes what was traded."""
+    """Compare the heads and notes in the executed notebook with the journal."""
     if not path.is_file():
         yield Check("notebook", "no notebook beside the run, so nothing outside its folder names its head", None)
         return
     try:
-        left = _Left.read(path)
+        content = _NotebookContent.read(path)
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         # Papermill may be writing it.
         yield Check("notebook", f"{path.name} can't be read: {type(error).__name__}", None)
         return
-    yield from _named(run, path.name, str(left.noted.get("head", "")), left.shown)
-    if lines := _noted_otherwise(run, left):
+    yield from _heads(run, path.name, str(content.noted.get("head", "")), content.shown)
+    if lines := _wrong_notes(run, content):
         yield Check("notebook's notes", f"in the metadata of {path.name}: {'; '.join(lines)}", False)
 
 
-def _named(run: _Run, name: str, noted: str, shown: list[str]) -> Iterator[Check]:
-    """The head that is noted binds; of those that are shown one must be ours, and others may be of other runs."""
-    places = {head: run.place_of(head) for head in (noted, *shown) if head}
+def _heads(run: _Run, name: str, noted: str, shown: list[str]) -> Iterator[Check]:
+    """Check the heads in a notebook: a noted head must be the last row's, and one of the shown heads must be in the run.
+
+    Other heads that are shown may be of other runs.
+    """
+    places = {head: run.row_of(head) for head in (noted, *shown) if head}
     missing = [head for head, place in places.items() if not place]
-    ours = [place for place in places.values() if place]
+    known = [place for place in places.values() if place]
     others = [head for head in missing if head != noted and any(places[head] for head in shown)]
     if missing and not others:
         yield Check("notebook", f"{name} names {missing[0]}, which no row has", False)
-    elif noted and places[noted] != run.chain.seq:  # noted of runs that were over
+    elif noted and places[noted] != run.chain.seq:  # a head is noted only after the end of a run
         yield Check("notebook", f"{name} names the head of row {places[noted]:,} of {run.chain.seq:,}", False)
     elif not places:
         yield Check("notebook", f"{name} names no head", None)
-    elif max(ours) < run.chain.seq:
-        found = f"{name} names the head of row {max(ours):,}, and nothing outside those that follow"
+    elif max(known) < run.chain.seq:
+        found = f"{name} names the head of row {max(known):,}, and nothing outside those that follow"
         yield Check("notebook", found, None)
     else:
         yield Check("notebook", f"{name} names the head", True)
@@ -338,42 +342,42 @@ def _named(run: _Run, name: str, noted: str, shown: list[str]) -> Iterator[Check
         yield Check("other heads", f"{name} shows {others[0]} too, which no row of this run has", None)
 
 
-def _noted_otherwise(run: _Run, left: _Left) -> list[str]:
-    """What a notebook notes of its run that is not so: the parameters given to it, and how the run ended."""
+def _wrong_notes(run: _Run, content: _NotebookContent) -> list[str]:
+    """Return the notes of a notebook that are wrong: parameters given to it, and how the run ended."""
     lines = [
         f"{name} {given!r}, traded with {traded!r}"
-        for name, given, traded in handover.differences(left.given, run.start.get("parameters", {}))
+        for name, given, traded in handover.differences(content.given, run.start.get("parameters", {}))
     ]
     if run.state in records.OVER:
         facts = {name: run.record.get(name) for name in ("state", "end_reason")} | {"rows": run.chain.seq}
-        lines += [f"{n} {left.noted[n]!r}, is {fact!r}" for n, fact in facts.items() if left.noted.get(n, fact) != fact]
+        lines += [f"{n} {content.noted[n]!r}, is {fact!r}" for n, fact in facts.items() if content.noted.get(n, fact) != fact]
     return lines
 
 
 @dataclass(frozen=True, slots=True)
-class _Left:
-    """What an executed notebook says of its run."""
+class _NotebookContent:
+    """What an executed notebook contains about its run."""
 
     noted: Mapping[str, Any]
-    """In its metadata, when the run was over: head, rows, state, end_reason."""
+    """Notes in its metadata after the end of the run: head, rows, state, end_reason."""
     given: Mapping[str, Any]
-    """Parameters that papermill put into it."""
+    """Parameters that papermill was given."""
     shown: list[str]
-    """Heads in its tables."""
+    """Heads in the tables of its outputs."""
 
     @staticmethod
-    def read(path: Path) -> _Left:
+    def read(path: Path) -> _NotebookContent:
         content = json.loads(path.read_text(encoding="utf-8"))
         metadata = content["metadata"]
         noted = metadata.get("voltrade", {}).get(records.NOTED, {})
         given = metadata.get("papermill", {}).get("parameters", {})
         outputs = [output for cell in content["cells"] for output in cell.get("outputs", ())]
         pages = ["".join(output.get("data", {}).get("text/html", ())) for output in outputs]
-        return _Left(dict(noted), dict(given), [head for page in pages for head in _SHOWN_HEAD.findall(page)])
+        return _NotebookContent(dict(noted), dict(given), [head for page in pages for head in _SHOWN_HEAD.findall(page)])
 
 
-def _given(run: _Run, head: str) -> Check:
-    if place := run.place_of(head.strip().lower()):
+def _given_head(run: _Run, head: str) -> Check:
+    if place := run.row_of(head.strip().lower()):
         last = run.chain.seq
         words = "the last row's" if place == last else f"that of row {place:,} of {last:,}"
         return Check("head given", words, True if place == last else None if run.state not in records.OVER else False)
@@ -381,10 +385,11 @@ def _given(run: _Run, head: str) -> Check:
 
 
 DECISIONS = "whether the journal's events lead to its decisions (replay)"
+"""Text about decisions, which only a replay can check."""
 
 
 def _unchecked(run: _Run, notebook: Path) -> Iterator[str]:
-    """Everything of a run that no check above has looked at."""
+    """Yield the parts of a run that no check covers."""
     yield DECISIONS
     if notebook.is_file():
         yield f"code, text, figures and tables in {notebook.name}"
@@ -393,7 +398,7 @@ def _unchecked(run: _Run, notebook: Path) -> Iterator[str]:
         return
     if facts := sorted(run.record.keys() - _COMPARED):
         yield f"of {records.RECORD}: {', '.join(facts)}"
-    known = {records.RECORD, KEPT, *(records.JOURNAL + suffix for suffix in ("", "-wal", "-shm", ".lock"))}
+    known = {records.RECORD, COPY_FOLDER, *(records.JOURNAL + suffix for suffix in ("", "-wal", "-shm", ".lock"))}
     for path in sorted(run.folder.iterdir()):
         if path.name not in known and not path.is_socket():
             yield f"{path.name}/" if path.is_dir() else path.name
@@ -401,13 +406,13 @@ def _unchecked(run: _Run, notebook: Path) -> Iterator[str]:
 
 
 def _unhashed(run: _Run) -> Iterator[str]:
-    """Files beside the run's copy of its rule that its hash does not cover."""
+    """Yield the files in the rule's folder that its hash doesn't cover."""
     assert run.folder is not None
     name = run.start["config"]["session"].get("rule", "") if run.start else ""
     hashed: set[str] = set()
     if name and _rule(run).ok:
         hashed = set(RuleFile.named(name, run.folder).sources)
-    kept = run.folder / KEPT
+    kept = run.folder / COPY_FOLDER
     for path in sorted(kept.rglob("*")):
         if path.is_file() and str(path.relative_to(kept)) not in hashed and "__pycache__" not in path.parts:
-            yield f"{KEPT}/{path.relative_to(kept)}"
+            yield f"{COPY_FOLDER}/{path.relative_to(kept)}"

@@ -1,1 +1,1 @@
-"""Rules and parameters of one's own: files, their checks, and how they are loaded."""
+"""A user's own rules and parameters in files: loading, saving and checking them."""

@@ -1,9 +1,9 @@
-"""Parameters in a file: what the explorer saves, and a session, backtest or sweep takes as it is.
+"""Parameter files: the explorer saves them, and sessions, backtests and sweeps use them unchanged.
 
-A file is flat JSON: every parameter of bars, signals, exits, risk and execution, with symbol and rule; where, when and
-how a session runs is not in it. It holds the hash of the rule file, where there is one, and the hash of all of that. A
-file that was edited since is refused by name: what trades is what was looked at. `-p parameters_file NAME` takes it,
-and so does papermill's own `-f NAME`.
+A file is flat JSON with every parameter of bars, signals, exits, risk and execution, and with symbol and rule; it says
+nothing about where, when and how a session runs. It also has the hash of the rule file, if there is one, and a hash
+of all parameters. An edited file is refused, so that a session trades what was seen in the explorer. A file is given by
+`-p parameters_file NAME`, or by papermill's own `-f NAME`.
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ from typing import Any
 from voltrade.config import Config, SessionSettings
 from voltrade.errors import ConfigError
 
-NAMED_BY = "parameters_file"
-"""The parameter that names a file."""
+PARAMETER = "parameters_file"
+"""Name of the parameter that gives the file."""
 SHA256, RULE_SHA256 = "parameters_sha256", "rule_sha256"
 
-OF_THE_SESSION = {NAMED_BY, *SessionSettings.model_fields} - {"symbol", "rule"}
-"""Parameters that a file doesn't hold."""
-
+SESSION_ONLY = {PARAMETER, *SessionSettings.model_fields} - {"symbol", "rule"}
+"""Parameters that a file doesn't have."""
 
 _BARE_EXPONENT = re.compile(r"(?<=: )(-?\d+)(e-\d+)(?=,?$)", re.MULTILINE)
-"""A number such as 2e-05 at the end of a line, which papermill, reading JSON as YAML, would take for a text."""
+"""A number such as 2e-05 at the end of a line; papermill reads JSON as YAML, where this is a text."""
 
 
 def saved_values(config: Config) -> dict[str, Any]:
-    """Return the parameters that a file holds, as plain JSON values."""
-    return {name: value for name, value in config.parameters().items() if name not in OF_THE_SESSION}
+    """Return the parameters that a file has, as plain JSON values."""
+    return {name: value for name, value in config.parameters().items() if name not in SESSION_ONLY}
 
 
 def write(path: Path, config: Config, rule_sha256: str = "") -> None:
-    """Write a file whole, with its folder; one that is there is replaced.
+    """Write a file, and make its folder; an existing file is replaced.
 
     Args:
-        rule_sha256: hash of the rule file that the settings name.
+        path: Path of the file.
+        config: The settings.
+        rule_sha256: Hash of the rule file in the settings.
     """
     content = saved_values(config) | ({RULE_SHA256: rule_sha256} if rule_sha256 else {})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,47 +54,48 @@ def read(name: str) -> dict[str, Any]:
     """Return a file's parameters and the hash of its rule file.
 
     Args:
-        name: its path, relative to the current folder or one above it.
+        name: Its path, relative to the current folder or one above it.
 
     Raises:
-        ConfigError: there is no such file, it isn't one of ours, or it isn't what was saved; names it.
+        ConfigError: The file is missing, isn't a parameter file, or was edited.
     """
     path = found(name)
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{NAMED_BY}: {name} must be JSON that can be read: {error}") from None
+        raise ConfigError(f"{PARAMETER}: {name} must be JSON that can be read: {error}") from None
     if not isinstance(content, dict) or SHA256 not in content:
-        raise ConfigError(f"{NAMED_BY}: {name} must hold parameters and their {SHA256}, does not")
-    return without_hash(content, f"{NAMED_BY}: {name}", besides=())
+        raise ConfigError(f"{PARAMETER}: {name} must hold parameters and their {SHA256}, does not")
+    return without_hash(content, f"{PARAMETER}: {name}", besides=())
 
 
 def found(name: str) -> Path:
     """Return the path of a file, which may be relative to the current folder or one above it.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: There is no such file.
     """
     here = Path.cwd()
     if not isinstance(name, str):
-        raise ConfigError(f"{NAMED_BY}: must be the path of a file, was {name!r}")
+        raise ConfigError(f"{PARAMETER}: must be the path of a file, was {name!r}")
     path = next((path for folder in (here, *here.parents) if (path := folder / name).is_file()), None)
     if path is None:
-        raise ConfigError(f"{NAMED_BY}: {name} must be a file, is none in {here} or above")
+        raise ConfigError(f"{PARAMETER}: {name} must be a file, is none in {here} or above")
     return path
 
 
 def without_hash(
-    given: Mapping[str, Any], name: str = SHA256, besides: Collection[str] = frozenset(OF_THE_SESSION)
+    given: Mapping[str, Any], name: str = SHA256, besides: Collection[str] = frozenset(SESSION_ONLY)
 ) -> dict[str, Any]:
-    """Return parameters without the hash that they carry; those without one as they are.
+    """Check the hash among parameters, and return the parameters without it.
 
     Args:
-        name: what the parameters are called in an error.
-        besides: parameters that may stand beside those that were hashed.
+        given: Parameters; without a hash they are returned unchanged.
+        name: Name of the parameters in an error.
+        besides: Parameters that the hash doesn't cover.
 
     Raises:
-        ConfigError: the hash is not theirs.
+        ConfigError: The hash is wrong.
     """
     content = {key: value for key, value in given.items() if key != SHA256}
     if SHA256 in given:
@@ -109,14 +111,17 @@ def without_hash(
 def merged(
     saved: Mapping[str, Any], given: Mapping[str, Any], name: str, default: Config, explicit: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Lay a file's parameters over others, of which none may say something else.
+    """Merge a file's parameters into others; a parameter must not have two different values.
 
     Args:
-        given: the others; one that is as `default` says counts as not given, unless its name is in `explicit`.
-        name: of the file.
+        saved: Parameters of the file.
+        given: The others; a value that is the default is replaced, unless its name is in `explicit`.
+        name: Name of the file.
+        default: Settings with the default values.
+        explicit: Names of parameters that the user gave.
 
     Raises:
-        ConfigError: a parameter is given and stands in the file with another value.
+        ConfigError: A parameter is given with another value than in the file.
     """
     usual = default.parameters()
     lines = [
@@ -130,18 +135,19 @@ def merged(
 
 
 def sha256_of(content: Mapping[str, Any]) -> str:
-    """Hash of parameters, whatever their order: 64 hex digits."""
+    """Return the hash of parameters, 64 hex digits; their order doesn't matter."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def difference(
     config: Config, saved: Mapping[str, Any] | None = None, rule_sha256: str = ""
 ) -> list[tuple[str, Any, Any]]:
-    """List what these settings change in a file: a parameter's name or `rule_sha256`, the file's value, theirs.
+    """List the differences between a file and settings: name or `rule_sha256`, the file's value, the settings' value.
 
     Args:
-        saved: what `read` gave; None compares with the defaults.
-        rule_sha256: hash of the rule file that the settings name.
+        config: The settings.
+        saved: The file's parameters, from `read`; None compares with the defaults.
+        rule_sha256: Hash of the rule file in the settings.
     """
     before = saved if saved is not None else saved_values(Config(signals=type(config.signals)()))
     now = saved_values(config) | ({RULE_SHA256: rule_sha256} if rule_sha256 and saved is not None else {})

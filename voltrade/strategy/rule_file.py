@@ -1,8 +1,8 @@
-"""A rule of one's own in a file: found, read, checked, and kept with every run that it trades in.
+"""Rule files: a user's own rule in a Python file, which is found, checked, loaded, and copied into each run.
 
-`read_parameters` is how parameters are read wherever they may name a rule file. A run copies the file, with the
-neighbours that it imports, into its folder and notes their hash in its journal; engine, replay and review load that
-copy, so that a run stays what it was whatever becomes of the original. Research loads the original as it stands.
+`read_parameters` reads parameters everywhere where they can name a rule file. A run copies the file, and the files
+beside it that it imports, into its folder, and writes their hash into its journal. Engine, replay and review load that
+copy, so that later edits of the original don't change a run. Research loads the original.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from voltrade.model import Instrument
 from voltrade.signal_engine import SignalEngine, refuse_other_overrides
 from voltrade.strategy import parameter_file
 
-KEPT = "rule"
-"""Folder within a run's that holds the copy."""
+COPY_FOLDER = "rule"
+"""Folder of the copy inside a run's folder."""
 
-_VOLTRADE = Path(compiled.__file__).parent
+_PACKAGE = Path(compiled.__file__).parent
 
 
-# --- what the parameters say -----------------------------------------------------------------------------------------
+# --- reading parameters ----------------------------------------------------------------------------------------------
 
 
 def read_parameters(
@@ -43,30 +43,31 @@ def read_parameters(
     explicit: Collection[str] = (),
     **more: object,
 ) -> Config:
-    """Build the settings from flat parameters of which `rule` may name a rule file; its settings are parameters too.
+    """Build the settings from flat parameters; `rule` may name a rule file, whose settings are parameters too.
 
-    `parameters_file` may name a file that the explorer saved, whose parameters are taken as they are. The rule is
-    compiled here, so that one that can't be is told of before anything is written.
+    `parameters_file` may name a file that the explorer has saved. The rule is compiled here, so that an error in it is
+    reported before anything is written.
 
     Args:
-        parameters: by their names; those of `more` win.
-        run: a run's folder, whose own copy of the rule counts.
-        sha256: what that copy must be.
-        explicit: names that a person gave. One that differs from a parameters file is refused even as the default.
+        parameters: Values by name; those in `more` replace them.
+        run: Folder of a run, whose copy of the rule is used.
+        sha256: Required hash of the copy.
+        explicit: Names of parameters that the user gave; one that differs from the parameter file is refused, even
+            if it is the default.
 
     Raises:
-        ConfigError: names every parameter that is unknown, of the wrong type, out of bounds, or like a secret, or says
-            what is wrong with the rule file.
+        ConfigError: Names every parameter that is unknown, of the wrong type, out of bounds, or looks like a secret; or
+            says what is wrong with the rule file.
     """
     given = parameter_file.without_hash({**(parameters or {}), **more})
-    name = given.pop(parameter_file.NAMED_BY, "")
+    name = given.pop(parameter_file.PARAMETER, "")
     saved = parameter_file.read(name) if name else {}
-    of_the_rule = saved.pop(parameter_file.RULE_SHA256, None) or given.pop(parameter_file.RULE_SHA256, None)
+    rule_sha256 = saved.pop(parameter_file.RULE_SHA256, None) or given.pop(parameter_file.RULE_SHA256, None)
     refuse_secrets(given)
     rule_name = {**given, **saved}.get("rule", "")
     rule = load_rule(rule_name, sha256, run)
-    if of_the_rule:
-        RuleFile.named(rule_name, run).refuse_other_than(str(of_the_rule), "the parameters were saved with")
+    if rule_sha256:
+        RuleFile.named(rule_name, run).refuse_other_than(str(rule_sha256), "the parameters were saved with")
     if saved:
         given = parameter_file.merged(saved, given, name, Config(signals=rule.settings_type()), explicit)
     config = Config.from_parameters(given, signals=rule.settings_type)
@@ -76,25 +77,25 @@ def read_parameters(
 
 
 def signal_engine_of(config: Config, instrument: Instrument, run: Path | None = None) -> SignalEngine:
-    """Make the signal engine that these settings ask for; with a run's folder, of the run's own copy of the rule.
+    """Make the signal engine of the settings; with a run's folder, from the run's copy of the rule.
 
     Raises:
-        ConfigError: the rule file isn't there, or is broken.
+        ConfigError: The rule file is missing or broken.
     """
     return load_rule(config.session.rule, run=run)(config.signals, instrument)
 
 
 def load_rule(name: object, sha256: str | None = None, run: Path | None = None) -> type[SignalEngine]:
-    """Load a rule from a file such as `rules/adx.py:Adx`; an empty name is the built-in rule.
+    """Load a rule, such as `rules/adx.py:Adx`; an empty name is the built-in rule.
 
     Args:
-        name: a path, relative to the current folder or one above it; a colon; the class.
-        sha256: what the file and its neighbours must be.
-        run: a run's folder, whose own copy is loaded.
+        name: A path, relative to the current folder or one above it; a colon; the name of the class.
+        sha256: Required hash of the file and the files that it imports.
+        run: Folder of a run, whose copy is loaded.
 
     Raises:
-        ConfigError: no such file or class, the class is no SignalEngine, the file can't be run, imports files that
-            aren't beside it, or isn't the one that it must be.
+        ConfigError: The file or class is missing, the class is no SignalEngine, or the file can't be run, imports files
+            from another folder, or has another hash.
     """
     if name == "":
         return SignalEngine
@@ -105,7 +106,7 @@ def load_rule(name: object, sha256: str | None = None, run: Path | None = None) 
 
 
 def was_edited(name: str, sha256: str) -> bool:
-    """Whether a rule file isn't what it was when its hash was this; one that is gone can't be told of."""
+    """Whether a rule file has another hash now; False for a file that is missing."""
     try:
         return bool(name) and RuleFile.named(name).sha256 != sha256
     except ConfigError:
@@ -113,43 +114,45 @@ def was_edited(name: str, sha256: str) -> bool:
 
 
 def keep_rule(config: Config, run: Path) -> dict[str, str]:
-    """Copy the rule file of a new run into the run's folder; return what its record must say of it.
+    """Copy the rule file of a new run into the run's folder; return its hash for `run.json`.
 
     Raises:
-        ConfigError: the rule file isn't there any more.
+        ConfigError: The rule file is missing.
     """
     if not config.session.rule:
         return {}
     original = RuleFile.named(config.session.rule)
     for name, source in original.sources.items():
-        copy = run / KEPT / name
+        copy = run / COPY_FOLDER / name
         copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         copy.write_bytes(source)
     return {"rule_sha256": RuleFile.named(config.session.rule, run).sha256}
 
 
-# --- a file ----------------------------------------------------------------------------------------------------------
+# --- rule file--------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class RuleFile:
-    """A rule file, which may import its neighbours: files and packages in the same folder."""
+    """A rule file, which may import files and packages in the same folder."""
 
     path: Path
     class_name: str
 
     @staticmethod
     def named(name: object, run: Path | None = None) -> RuleFile:
-        """Find a rule file by its name, or a run's copy of it.
+        """Find a rule file by its name, or the copy in a run's folder.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: The name is invalid, or there is no such file.
         """
         path, _, class_name = name.rpartition(":") if isinstance(name, str) else ("", "", "")
         if not path.endswith(".py") or not class_name.isidentifier():
             raise ConfigError(f"rule: must be the path of a Python file, a colon and a class name, was {name!r}")
         here = Path.cwd()
-        places = (run / KEPT / Path(path).name,) if run else tuple(folder / path for folder in (here, *here.parents))
+        places = (
+            (run / COPY_FOLDER / Path(path).name,) if run else tuple(folder / path for folder in (here, *here.parents))
+        )
         found = next((place for place in places if place.is_file()), None)
         if found is None:
             raise ConfigError(f"rule: {path} must be a file, is none in {places[0].parent}{' or above' * (not run)}")
@@ -157,10 +160,10 @@ class RuleFile:
 
     @property
     def sources(self) -> dict[str, bytes]:
-        """The file and the neighbours that it imports, each by its place in the folder.
+        """The contents of the file and of the files beside it that it imports, by their path in the folder.
 
         Raises:
-            ConfigError: one of them is no Python.
+            ConfigError: A file is not valid Python.
         """
         folder = self.path.resolve().parent
         beside = [path for path in self._imported() if path.is_relative_to(folder)]
@@ -169,17 +172,21 @@ class RuleFile:
 
     @property
     def sha256(self) -> str:
-        """Hash of all sources and their names, 64 hex digits."""
+        """Hash of all contents and their paths, 64 hex digits."""
         digest = hashlib.sha256()
         for name, source in sorted(self.sources.items()):
             digest.update(f"{name}\0{len(source)}\0".encode() + source)
         return digest.hexdigest()
 
     def refuse_other_than(self, sha256: str, whose: str = "the run was begun with") -> None:
-        """Refuse a file that isn't what it was.
+        """Refuse a file with another hash.
+
+        Args:
+            sha256: The required hash.
+            whose: Where the hash comes from, for the error.
 
         Raises:
-            ConfigError: its hash is another.
+            ConfigError: The hash differs.
         """
         if self.sha256 != sha256:
             raise ConfigError(
@@ -187,10 +194,10 @@ class RuleFile:
             )
 
     def load(self) -> type[SignalEngine]:
-        """Run the file and return the rule; a file that says what it said before is not run again.
+        """Run the file and return the rule; a file that has not changed is not run again.
 
         Raises:
-            ConfigError: it can't be run, or doesn't hold the rule, or imports what can't be kept with a run.
+            ConfigError: The file can't be run, lacks the rule, or imports files that can't be copied with a run.
         """
         key = (self, self.sha256)
         if key not in _LOADED:
@@ -199,7 +206,7 @@ class RuleFile:
 
     def _run(self) -> ModuleType:
         name = f"voltrade_rule_{self.path.stem}_{self.sha256[:8]}"
-        _NEIGHBOURS.take_over(self.path.resolve().parent, [place for place in self.sources if place != self.path.name])
+        _FINDER.use(self.path.resolve().parent, [place for place in self.sources if place != self.path.name])
         spec = _spec(name, self.path)
         sys.modules[name] = module = module_from_spec(spec)
         try:
@@ -220,14 +227,14 @@ class RuleFile:
         refuse_secrets(dict.fromkeys(rule.settings_type.model_fields))
         folder = self.path.resolve().parent
         for path in sorted(self._imported()):
-            if not path.is_relative_to(folder) and not path.is_relative_to(_VOLTRADE):
+            if not path.is_relative_to(folder) and not path.is_relative_to(_PACKAGE):
                 raise ConfigError(
                     f"rule: {self.path.name} may import installed packages and files beside it, imports {path}"
                 )
         return rule
 
     def _imported(self) -> set[Path]:
-        """Every file of ours that it imports, directly or not."""
+        """Return every file, outside of installed packages, that the file imports, directly or not."""
         try:
             return compiled.sources_of(self.path) - {self.path.resolve()}
         except (SyntaxError, ValueError) as error:
@@ -238,31 +245,31 @@ _LOADED: dict[tuple[RuleFile, str], type[SignalEngine]] = {}
 
 
 class RuleAsLoaded(NamedTuple):
-    """A rule file as it was when it was loaded; other processes, which lack its classes, load it by this."""
+    """A rule file and its hash when it was loaded; other processes load the rule from it."""
 
     file: RuleFile
     sha256: str
 
     @staticmethod
     def of(rule: object) -> RuleAsLoaded | None:
-        """The file that a rule was loaded from; None for one of an ordinary module."""
+        """Return the file that a rule was loaded from; None for a rule of an ordinary module."""
         return next((RuleAsLoaded(*key) for key, loaded in _LOADED.items() if loaded is rule), None)
 
     def load(self) -> type[SignalEngine]:
         """Load the rule.
 
         Raises:
-            ConfigError: as `RuleFile.load`, or the file was edited since.
+            ConfigError: See `RuleFile.load`; or the file was edited since.
         """
         self.file.refuse_other_than(self.sha256, "the search was begun with")
         return self.file.load()
 
 
-# --- running it ------------------------------------------------------------------------------------------------------
+# --- running rules----------------------------------------------------------------------------------------------------
 
 
 class _FromSource(SourceFileLoader):
-    """Runs what the source says, whatever lies compiled beside it: its hash is what a run is held to."""
+    """Always compiles the source, and ignores compiled files, because the hash covers only the source."""
 
     def get_code(self, fullname: str) -> CodeType:
         return self.source_to_code(self.get_data(self.path), self.path)
@@ -275,14 +282,14 @@ def _spec(name: str, file: Path) -> ModuleSpec:
     return spec
 
 
-class _Neighbours(MetaPathFinder):
-    """Finds the neighbours of the rule that was loaded last, before any other modules of their names."""
+class _FinderBeside(MetaPathFinder):
+    """Finds the files beside the rule that was loaded last, before other modules of the same name."""
 
     def __init__(self) -> None:
         self._files: dict[str, Path] = {}
 
-    def take_over(self, folder: Path, places: Iterable[str]) -> None:
-        """Let imports mean these files of a folder."""
+    def use(self, folder: Path, places: Iterable[str]) -> None:
+        """Use these files of a folder for imports from now on."""
         self._files = {_module_name(place): folder / place for place in places}
         for name in self._files:
             sys.modules.pop(name, None)
@@ -300,4 +307,4 @@ def _module_name(place: str) -> str:
     return ".".join(Path(place).with_suffix("").parts).removesuffix(".__init__")
 
 
-_NEIGHBOURS = _Neighbours()
+_FINDER = _FinderBeside()

@@ -1,0 +1,98 @@
+"""The account's ledger as the engine uses it: opened at the start, checked, and given the final state at the end."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from voltrade.engine.modes import Wiring
+from voltrade.engine.preflight import Check, used_limits
+from voltrade.errors import JournalError, SessionError, VoltradeError
+from voltrade.journal import Journal
+from voltrade.live import LiveTradingSystem
+from voltrade.runs.ledger import Ledger
+from voltrade.runs.ledger_file import FinalState, accounts_home, file_name
+from voltrade.runs.replay import recover
+
+log = logging.getLogger(__name__)
+
+
+def open_ledger(wiring: Wiring, run_dir: Path) -> Ledger | None:
+    """Open the ledger of the account; None where the account exists only during the session.
+
+    Raises:
+        SessionError: Another engine trades the account, or the ledger can't be read.
+    """
+    if not wiring.account:
+        return None
+    home, mode = accounts_home(os.environ), wiring.config.session.mode
+    older = file_name(wiring.former_account, mode)
+    places = [folder / ".accounts" / older for folder in run_dir.resolve().parents]
+    ledger = Ledger.open(home, wiring.account, mode, run_dir, places)
+    if ledger.imported_from:
+        log.warning("ledger: %s was imported into %s", ledger.imported_from, home)
+    return ledger
+
+
+def last_final_state(ledger: Ledger | None, run: str, run_dir: Path) -> FinalState | None:
+    """Return the state that the account's last run ended in; that of a killed run is rebuilt from its journal.
+
+    Args:
+        ledger: Ledger of the account; None where it needs none.
+        run: Id of the run that starts.
+        run_dir: Its folder.
+
+    Raises:
+        SessionError: The state can't be found or rebuilt; a session must not start with unused limits instead.
+    """
+    if ledger is None or ledger.record is None:
+        return None
+    last = ledger.record
+    if last.final_state is not None or last.run == run:  # this run itself, killed while it began
+        return last.final_state or last.resumed_from
+    path = ledger.find_last_journal(near=run_dir)
+    try:
+        replayed = recover(path)
+    except VoltradeError as error:
+        raise ledger.unrecoverable(error) from None
+    assert replayed.core is not None
+    state = replayed.core.state()
+    return FinalState(last.run, replayed.head, state) if state is not None else last.resumed_from
+
+
+def ledger_checks(ledger: Ledger | None, last: FinalState | None, is_new: bool, wiring: Wiring) -> list[Check]:
+    """Return the rows of the start-up table about the account's last run.
+
+    Args:
+        ledger: Ledger of the account; None where it needs none.
+        last: The state that the account's last run ended in.
+        is_new: Whether the run is new.
+        wiring: Exchange and settings of the session.
+    """
+    if ledger is None:
+        return []
+    found = "nothing: the first run of this account" if is_new else "its own journal"
+    if last is not None:
+        found = f"run {last.run or 'unknown'}, head {last.head}"
+    if ledger.imported_from is not None:
+        found += f"; the ledger was imported from {ledger.imported_from}"
+    rows = [Check("resumes from", found)]
+    if last is not None and last.state is not None:
+        rows.append(used_limits(wiring.config, last.state, wiring.clock(), wiring.instrument.quote_asset))
+    return rows
+
+
+def save_final_state(ledger: Ledger, run: str, journal: Journal, system: LiveTradingSystem) -> None:
+    """Save the core's state for the account's next run, once, if the core and its journal agree.
+
+    If they don't, nothing is saved, and the next run rebuilds the state from the journal.
+    """
+    record = ledger.record
+    if not system.is_journaled or record is None or record.run != run or record.final_state is not None:
+        return
+    try:
+        journal.commit()
+        ledger.save_final_state(journal.head, system.core.state())
+    except (JournalError, SessionError, OSError) as error:
+        log.warning("ledger: the state could not be saved, the next run needs the journal: %s", error)

@@ -1,0 +1,36 @@
+"""Watches whether the notebook that started a session still exists until it holds the lease."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from voltrade.config import NOTEBOOK
+from voltrade.engine.control import Control
+from voltrade.runs.run_file import Record
+
+FIRST_LEASE_S = 15
+"""How long the engine waits for the lease of the notebook that started it. A notebook takes the lease while the engine
+starts, or some seconds later on a busy machine."""
+
+
+async def await_notebook(control: Control, record: Record) -> None:
+    """Treat the notebook as lost if it doesn't take the lease in time, or if its process ends before.
+
+    Only seconds in which this process runs are counted: a suspended engine can't receive a lease.
+    """
+    for _ in range(FIRST_LEASE_S):
+        if _is_gone(os.environ.get(NOTEBOOK, "")):
+            break
+        await asyncio.sleep(1.0)
+    if record.facts.get("attended") and not control.was_leased:
+        control.check_lease()
+
+
+def _is_gone(pid: str) -> bool:
+    """Whether a process is given and has ended."""
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, OSError) as error:
+        return isinstance(error, ProcessLookupError)
+    return False

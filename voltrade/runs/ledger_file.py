@@ -1,0 +1,167 @@
+"""The files of an account's ledger: where they are, what they contain, and how they are written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import platformdirs
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from voltrade.errors import SessionError
+from voltrade.journal import refuse_unsafe, sync_folder
+from voltrade.runs.account_lock import is_same_file, open_private
+
+STATE_VARIABLE = "VOLTRADE_STATE"
+"""Environment variable: an absolute path that replaces the platform's state folder."""
+
+VERSION = 1
+"""Version of the ledger's file; a file of another version is refused."""
+
+
+def accounts_home(environment: Mapping[str, str]) -> Path:
+    """Return the folder with all ledgers of this user.
+
+    Raises:
+        SessionError: The path is relative, so it would change with the working directory.
+    """
+    given = environment.get(STATE_VARIABLE)
+    home = Path(given).expanduser() if given else platformdirs.user_state_path("voltrade", appauthor=False)
+    if not home.is_absolute():
+        raise SessionError(f"{STATE_VARIABLE}: must be an absolute path, was {home}")
+    return home / "accounts"
+
+
+def file_name(account: str, mode: str) -> str:
+    """Return the name of an account's ledger file."""
+    return f"{sha256(account.encode()).hexdigest()[:12]}-{mode}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class FinalState:
+    """The state in which a run ended; the account's next run starts from it."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    run: str
+    """Id of the run."""
+    head: str
+    """Hash of the last row of its journal."""
+    state: dict[str, Any] | None
+    """As returned by `TradingCore.state`; None where the run ended before it had read the account."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRecord:
+    """The content of a ledger file: the run that owns the account, and what the next run needs.
+
+    The file has the older names of some fields; they are given as aliases.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    version: int
+    account: str
+    mode: str
+    run: str
+    """Id of the run that owns the account."""
+    folder: str
+    """Folder of the run when it last started."""
+    final_state: Annotated[FinalState | None, Field(alias="left")] = None
+    """None while the run is not over, and after a kill: the next run then rebuilds the state from the journal."""
+    resumed_from: Annotated[FinalState | None, Field(alias="adopted")] = None
+    """The state that the run itself started from."""
+    previous_run: Annotated[str, Field(alias="after")] = ""
+    """Id of the run whose journal position was noted last when this run began."""
+    imported_sha256: Annotated[str, Field(alias="taken_from")] = ""
+    """SHA-256 of the older ledger file that this record was imported from; empty for all others."""
+
+
+_RECORD = TypeAdapter(LedgerRecord)
+
+
+def read_record(path: Path, account: str, mode: str) -> LedgerRecord | None:
+    """Read a ledger file; return None where there is none.
+
+    Raises:
+        SessionError: It isn't a ledger of this account and mode.
+        JournalError: It belongs to another user, or others can write it.
+    """
+    if not path.exists():
+        return None
+    refuse_unsafe(path, folder=False)
+    try:
+        record = _RECORD.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise SessionError(f"{path}: must be an account's ledger: {error}") from None
+    for name, wanted in (("version", VERSION), ("account", account), ("mode", mode)):
+        if (found := getattr(record, name)) != wanted:
+            raise SessionError(f"{path}: {name} must be {wanted!r}, was {found!r}")
+    return record
+
+
+def write_record(path: Path, record: LedgerRecord) -> None:
+    """Replace a ledger file; a reader finds either the old content or the new one, also after a power failure."""
+    fresh = path.with_suffix(".tmp")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "w") as file:
+        json.dump(_RECORD.dump_python(record, by_alias=True), file)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    sync_folder(path.parent)
+
+
+@dataclass(frozen=True, slots=True)
+class JournalPosition:
+    """How far a run's journal was written: its row count, and the hash of its last row."""
+
+    run: str = ""
+    """Id of the run; empty where no position is known."""
+    rows: int = 0
+    head: str = ""
+
+
+class PositionFile:
+    """A small file with the last journal position of an account.
+
+    It is not flushed to the disk: it survives the process, but after a power failure it can be older.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = -1
+
+    def write(self, position: JournalPosition) -> None:
+        """Replace the position.
+
+        Raises:
+            OSError: The file can't be written.
+        """
+        if self._file < 0 or not is_same_file(self._file, self._path):
+            fresh = open_private(self._path)
+            self.close()
+            self._file = fresh
+        text = orjson.dumps({"run": position.run, "rows": position.rows, "head": position.head}) + b"\n"
+        os.pwrite(self._file, text, 0)
+        os.ftruncate(self._file, len(text))
+
+    def read(self) -> JournalPosition:
+        """Return the last position; an empty one where the file is missing or damaged."""
+        try:
+            found = json.loads(self._path.read_bytes())
+            return JournalPosition(str(found["run"]), int(found["rows"]), str(found["head"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return JournalPosition()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
