@@ -166,8 +166,8 @@ class SignalSettings(Settings):
             )
         return self
 
-    def fitted_to(self, kind: type[SignalSettings]) -> SignalSettings:
-        """Return settings of a rule's type: what it has too stays, the rest is its default.
+    def converted_to(self, kind: type[SignalSettings]) -> SignalSettings:
+        """Return settings of another rule's type; settings with the same names keep their values, others are defaults.
 
         Raises:
             ConfigError: what stays is out of the rule's bounds.

@@ -30,7 +30,7 @@ from voltrade.model import MONEY, Instrument, Int64s
 from voltrade.records import REFUSAL, SIGNAL, bare, new_account, new_symbol
 from voltrade.research import loop, loop_records
 from voltrade.risk import CircuitBreaker
-from voltrade.signal_engine import RULE_BAR, Program, SignalEngine, describe, refuse_other_overrides, scale_of
+from voltrade.signal_engine import RULE_BAR, Program, SignalEngine, fill_rule_bar, refuse_other_overrides, scale_of
 from voltrade.simulated.margin import largest_notional
 from voltrade.simulated.symbols import shipped_instrument, shipped_rules
 from voltrade.simulated.tape_playback import marks_for
@@ -43,7 +43,7 @@ T = TypeVar("T")
 def _described(rows: Rows, scale: Rows, described: Rows) -> None:
     """Write bars as rules see them."""
     for at in range(len(rows)):
-        describe(rows[at], scale[0], described[at])
+        fill_rule_bar(rows[at], scale[0], described[at])
 
 
 FOUND = record_dtype([("bar", np.int64), ("side", np.int64), ("ready", np.bool_), ("atr", np.float64)])

@@ -30,7 +30,15 @@ from voltrade.config import BarSettings, SignalSettings
 from voltrade.data.synthetic import TRADES_PER_HOUR, synthetic_market
 from voltrade.errors import ConfigError
 from voltrade.model import DAY_MS, NEVER, Floats, Instrument, Int64s, Trades
-from voltrade.signal_engine import AGREEMENT, RULE_BAR, SignalEngine, describe, ema_step, other_overrides, overrides_of
+from voltrade.signal_engine import (
+    AGREEMENT,
+    RULE_BAR,
+    SignalEngine,
+    ema_step,
+    fill_rule_bar,
+    other_overrides,
+    overrides_of,
+)
 from voltrade.simulated.symbols import shipped_instrument
 
 TRADES_A_BAR = 20
@@ -190,7 +198,7 @@ def _is_the_same_bar_by_bar(new: New, made: Fixture, whole: Rows) -> Finding:
     as_given = np.zeros_like(engine.bar)
     for bar, row in enumerate(made.rows):
         decisions[bar] = engine.decide(row)
-        describe(row, engine.scale[0], as_given[0])
+        fill_rule_bar(row, engine.scale[0], as_given[0])
         for name in RULE_BAR.names or ():
             if engine.bar[name][0] != as_given[name][0]:
                 written = f"the rule wrote {engine.bar[name][0]} over {name} of bar {bar}, {as_given[name][0]}"
