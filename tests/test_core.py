@@ -91,7 +91,7 @@ def test_a_person_is_told_once_that_bars_have_left_their_band() -> None:
     whole, cut = (backtest(a_tape(config), config, path="events", block=size) for size in (None, 7))
     assert backtest(a_tape(config), config).facts == whole.facts
     [alert] = [fact for fact in whole.facts if isinstance(fact, Alert)]
-    assert alert.code == "BARS_DRIFTED"
+    assert alert.code == "BAR_RATE"
     assert alert.text.startswith("bars of 5 come too fast: 1")
     assert cut.facts == whole.facts
 
