@@ -84,7 +84,7 @@ def _playable(speed: float) -> float:
 BasisPoints = Annotated[float, Field(ge=0, le=10_000)]
 
 BreakerAction = Literal["block", "cancel", "flatten"]
-Resume = Literal["next_utc_day", "after_seconds", "person"]
+Resume = Literal["next_utc_day", "after_seconds", "operator"]
 StopPolicy = Literal["protect", "flatten", "carry_on"]
 Mode = Literal["sim", "paper", "demo", "live"]
 
@@ -214,7 +214,7 @@ class RiskSettings(Settings):
     max_drawdown_fraction: Fraction = 0.10
     """Largest fall of equity from its peak, as a part of capital, or of that peak where it is less."""
     drawdown_action: BreakerAction = "flatten"
-    drawdown_resume: Resume = "person"
+    drawdown_resume: Resume = "operator"
     max_consecutive_losses: Count = 5
     """Round trips in a row with net PnL below zero."""
     consecutive_losses_action: BreakerAction = "block"

@@ -448,7 +448,7 @@ STREAM_DOWN = at_the_end("StreamStatus", 70_000, stream="user", up=False)
 
 
 HALT: Json = {
-    "rule": "HALTED_BY_PERSON",
+    "rule": "HALTED_BY_OPERATOR",
     "mode": "HALTED",
     "action": "cancel",
     "measure": 0,

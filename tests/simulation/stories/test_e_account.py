@@ -22,7 +22,7 @@ from simulation.stories import claims
 from simulation.stories.plots import DOWN, PRICE, SYMBOL, answers, fails, story
 
 LOG = "runs/run/journal.db-wal"
-LOSES: Json = {"max_consecutive_losses": 1, "consecutive_losses_resume": "person", "cooldown_bars": 1}
+LOSES: Json = {"max_consecutive_losses": 1, "consecutive_losses_resume": "operator", "cooldown_bars": 1}
 """One loss ends trading until a person resumes it."""
 FALLS = [(5, PRICE), (6, PRICE - 300)]
 
