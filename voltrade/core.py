@@ -301,7 +301,7 @@ class TradingCore:
         row["wallet"], row["is_open"] = wallet, True
 
     def _on_bar_resume_point(self, phase: BarResumePoint) -> list[Output]:
-        self.symbol_states[phase.symbol].pipeline.begin_at(phase)
+        self.symbol_states[phase.symbol].pipeline.resume_from(phase)
         return []
 
     # --- trades, bars, signals -------------------------------------------------------------------------------------

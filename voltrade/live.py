@@ -250,8 +250,8 @@ class LiveTradingSystem:
 
     def catch_up(self, history: History) -> None:
         """Put what a restarted engine has missed before what its streams bring."""
-        if history.phase is not None:
-            self._news.append(history.phase)
+        if history.resume_point is not None:
+            self._news.append(history.resume_point)
         self._market.extendleft(reversed(list(history.trades.rows())))
         self._arrived.set()
 

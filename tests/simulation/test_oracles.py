@@ -1067,7 +1067,7 @@ def test_bars_that_begin_within_a_day_are_the_products(clean: Evidence) -> None:
     config = Config.from_parameters(PARAMETERS)
     pipeline = BarPipeline(instrument, config.bars, SignalEngine(config.signals, instrument))
     phase = BarResumePoint(0, "BTCUSDT", before.day, before.number, before.progress, trades[first - 1][0])
-    pipeline.begin_at(phase)
+    pipeline.resume_from(phase)
     block, seen_trades = Trades.from_rows("BTCUSDT", trades[first - 1 :]), 0
     while seen_trades < len(block):
         seen_trades = pipeline.process(block, seen_trades, NEVER, NEVER)

@@ -112,7 +112,7 @@ class _Teller:
         """What the exchange said of an order; `told` is the row that says how far it was then."""
         request = placed.request
         return OrderUpdate(
-            **{**request.stated, "order_type": OrderType.LIMIT if request.price else OrderType.MARKET},
+            **{**request.common_fields, "order_type": OrderType.LIMIT if request.price else OrderType.MARKET},
             time=time,
             order_id=placed.truth.order_id,
             status=STATES[told.status],
@@ -127,7 +127,7 @@ class _Teller:
     def _last_algo(self, placed: Placed) -> AlgoUpdate:
         _, truth, request = placed
         return AlgoUpdate(
-            **request.stated,
+            **request.common_fields,
             time=truth.updated,
             algo_id=truth.algo_id,
             status=STATES[truth.algo_status],

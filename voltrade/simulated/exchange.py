@@ -28,7 +28,6 @@ from voltrade.model import (
     Command,
     Instrument,
     MarkPrice,
-    News,
     OrderIntent,
     OrderRequest,
     OrderType,
@@ -39,6 +38,7 @@ from voltrade.model import (
     Snapshot,
     TakeSnapshot,
     TimeInForce,
+    UserDataEvent,
     WorkingType,
     money,
     money_text,
@@ -410,9 +410,9 @@ class SimulatedExchange(MatchingEngine):
         algo_order = what if isinstance(what, AlgoUpdate) else None
         return Reply(self.clock, action, symbol, name, algo, outcome, code, text, order, algo_order)
 
-    def collect(self) -> list[News]:
+    def collect(self) -> list[UserDataEvent]:
         """Empty the outbox and return what of it the core is told."""
-        told: list[News] = []
+        told: list[UserDataEvent] = []
         for event in self.outbox:
             if isinstance(event, AccountChange):
                 told.append(event.update())

@@ -55,7 +55,7 @@ class Order:
         """Its state as the exchange tells it; without an execution, as REST answers."""
         request = self.request
         return OrderUpdate(
-            **request.stated,
+            **request.common_fields,
             time=self.updated,
             order_id=self.id,
             status=self.status,
@@ -139,7 +139,7 @@ class AlgoOrder:
     def update(self) -> AlgoUpdate:
         request = self.request
         return AlgoUpdate(
-            **request.stated,
+            **request.common_fields,
             time=self.updated,
             algo_id=self.id,
             status=self.status,
