@@ -1,4 +1,4 @@
-"""EMA crosses and Bollinger breakouts, but only where Wilder's ADX says that there is a trend."""
+"""EMA crosses and Bollinger breakouts, filtered by Wilder's ADX: no entry without a trend."""
 
 import math
 
@@ -17,14 +17,14 @@ def step_adx(state, bar, settings, decision):
     length, number = settings.adx_length, state.bars
     if number > 0:
         up, down = bar.high - state.adx_high, state.adx_low - bar.low
-        kept = 1.0 - 1.0 / length if number > length else 1.0  # the first n are summed, then smoothed
+        kept = 1.0 - 1.0 / length if number > length else 1.0  # the first n are summed, later ones smoothed
         state.adx_up = kept * state.adx_up + (up if up > max(down, 0.0) else 0.0)
         state.adx_down = kept * state.adx_down + (down if down > max(up, 0.0) else 0.0)
     state.adx_high, state.adx_low = bar.high, bar.low
     if number >= length:
         both = state.adx_up + state.adx_down
         strength = 100.0 * abs(state.adx_up - state.adx_down) / both if both > 0.0 else 0.0
-        state.adx += (strength - state.adx) / min(number - length + 1, length)  # the same once more
+        state.adx += (strength - state.adx) / min(number - length + 1, length)  # first a mean, then smoothed
     decision.adx = state.adx if number >= 2 * length - 1 else math.nan
 
 

@@ -1,4 +1,4 @@
-"""A tape is described, thresholds are measured by the bars they give, and drift is told when it can be known."""
+"""A tape is described, thresholds are measured by the bars they give, and an alert says when bars leave their range."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from history import some_trades
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voltrade.bar_rate import Band, drift
+from voltrade.bar_rate import ExpectedRange, bar_rate_alert
 from voltrade.bars import VolumeBarAggregator
 from voltrade.config import BarSettings, Config
 from voltrade.data.kinds import start_of
@@ -203,7 +203,7 @@ def test_calibration_has_a_row_for_each_threshold(btcusdt: Instrument) -> None:
         calibrate(SYNTHETIC, btcusdt, thresholds=[Decimal("0.0005")])
 
 
-# --- drift ------------------------------------------------------------------------------------------------------------
+# --- bar rate ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_band_follows_from_how_days_differ(btcusdt: Instrument) -> None:
@@ -224,7 +224,7 @@ def test_the_band_follows_from_how_days_differ(btcusdt: Instrument) -> None:
     assert "7 whole days" in chosen.band_reason
 
 
-BAND = Band(Decimal(20), low=100, high=300)
+EXPECTED = ExpectedRange(Decimal(20), low=100, high=300)
 NOW = START + 5 * DAY_MS
 
 
@@ -248,7 +248,7 @@ def closes(count: int, since: int = NOW - DAY_MS + 1, until: int = NOW) -> np.nd
     ],
 )
 def test_drift_is_told_when_it_can_be_known(bars: int, hours_watched: float, said: str | None) -> None:
-    found = drift(Decimal(20), BAND, closes(bars), NOW - round(hours_watched * 3_600_000), NOW)
+    found = bar_rate_alert(Decimal(20), EXPECTED, closes(bars), NOW - round(hours_watched * 3_600_000), NOW)
     assert (found is None) == (said is None)
     if said is not None:
         assert said in str(found)
@@ -256,17 +256,17 @@ def test_drift_is_told_when_it_can_be_known(bars: int, hours_watched: float, sai
 
 def test_bars_before_the_last_24_hours_do_not_count() -> None:
     older = closes(1_000, NOW - 3 * DAY_MS, NOW - DAY_MS)
-    assert drift(Decimal(20), BAND, np.concatenate([older, closes(200)]), 0, NOW) is None
+    assert bar_rate_alert(Decimal(20), EXPECTED, np.concatenate([older, closes(200)]), 0, NOW) is None
 
 
 def test_a_bar_that_closed_24_hours_ago_has_gone() -> None:
-    assert drift(Decimal(20), BAND, closes(301, since=NOW - DAY_MS), 0, NOW) is None
-    assert drift(Decimal(20), BAND, closes(301, since=NOW - DAY_MS + 1), 0, NOW) is not None
+    assert bar_rate_alert(Decimal(20), EXPECTED, closes(301, since=NOW - DAY_MS), 0, NOW) is None
+    assert bar_rate_alert(Decimal(20), EXPECTED, closes(301, since=NOW - DAY_MS + 1), 0, NOW) is not None
 
 
 def test_a_band_of_another_threshold_says_nothing() -> None:
-    with pytest.raises(ValueError, match="threshold: must be the band's 20, was 21"):
-        drift(Decimal(21), BAND, closes(200), 0, NOW)
+    with pytest.raises(ValueError, match="threshold: must be that of the expected range, 20, was 21"):
+        bar_rate_alert(Decimal(21), EXPECTED, closes(200), 0, NOW)
 
 
 # --- charts and a real tape -------------------------------------------------------------------------------------------

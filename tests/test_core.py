@@ -91,7 +91,7 @@ def test_a_person_is_told_once_that_bars_have_left_their_band() -> None:
     whole, cut = (backtest(a_tape(config), config, path="events", block=size) for size in (None, 7))
     assert backtest(a_tape(config), config).facts == whole.facts
     [alert] = [fact for fact in whole.facts if isinstance(fact, Alert)]
-    assert alert.code == "BARS_DRIFTED"
+    assert alert.code == "BAR_RATE"
     assert alert.text.startswith("bars of 5 come too fast: 1")
     assert cut.facts == whole.facts
 
@@ -426,7 +426,7 @@ def test_nothing_is_due_again_at_the_time_of_a_timer() -> None:
     """Fault case A7, the kind: whatever a rule holds to be due, time moves on, and trades are taken."""
     core = a_core()
     hold = core._books.account["holds"][0]  # no account is open: no timer lets it go
-    hold["held"], hold["resume_at"] = True, 0
+    hold["in_force"], hold["resume_at"] = True, 0
     due = core.next_due
     for _ in range(5):
         core.handle(Timer(core.next_due))

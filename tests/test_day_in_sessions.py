@@ -129,7 +129,7 @@ def test_the_day_meets_what_the_property_is_about(whole: Day) -> None:
     """Positions held over a cut, exits by time, a limit that tripped, a midnight."""
     assert len(whole.round_trips) >= 8
     assert {"TIME", "STOP"} <= {reason for *_, reason in whole.round_trips}
-    assert any(hold["let_go_at"] or hold["held"] for hold in whole.state["breaker"]["holds"].values())
+    assert any(hold["released_measure"] or hold["in_force"] for hold in whole.state["breaker"]["holds"].values())
     assert int(TAPE.time[0]) // 86_400_000 < int(TAPE.time[-1]) // 86_400_000
     inside = [(opened + closed) // 2 for _, opened, closed, *_ in whole.round_trips if closed - opened > 120_000]
     cut = trade_a_day(inside[1:3])

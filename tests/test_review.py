@@ -200,7 +200,7 @@ def test_what_a_backtest_cannot_repeat_is_said(tmp_path: Path) -> None:
     writer.write([(at, fact) for fact in facts])
     writer.journal.close()
     history, during, notes = run_backtest._trades_of(writer.folder / "journal.db")
-    assert history.phase == phase
+    assert history.resume_point == phase
     assert (history.trades.id.tolist(), during.id.tolist()) == ([5], [6])
     assert [note.split(";")[0] for note in notes] == [
         "the run went on from an earlier one, with its position, cooldown and limits: 4 losing round trips in a row, 9 "

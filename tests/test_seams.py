@@ -134,7 +134,7 @@ def test_a_stop_that_fills_beside_an_exit_is_nobody_elses(before: Before) -> Non
 
 # --- bars and signals -------------------------------------------------------------------------------------------------
 
-BARS, SIGNALS = "bars.py", "signal_engine.py"
+BARS, INDICATORS, SIGNALS = "bars.py", "indicators.py", "signal_engine.py"
 OF_RULES = {
     "VolumeBarAggregator": Edit(
         BARS,
@@ -153,7 +153,7 @@ OF_RULES = {
     ),
     "_detect_signal": Edit(SIGNALS, "            return 1\n", "            return 0\n"),
     "indicators": Edit(
-        SIGNALS, "    return before + alpha * (value - before)\n", "    return before + alpha * 0.5 * value\n"
+        INDICATORS, "    return before + alpha * (value - before)\n", "    return before + alpha * 0.5 * value\n"
     ),
 }
 

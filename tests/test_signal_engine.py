@@ -24,7 +24,7 @@ from ta.trend import EMAIndicator
 from ta.volatility import AverageTrueRange, BollingerBands
 from test_bars import read_recording
 
-from voltrade import signal_engine
+from voltrade import indicators
 from voltrade.bars import VolumeBarAggregator
 from voltrade.compiled import Record, Rows, bind, compiled, plain, source_key, sources_of
 from voltrade.config import BarSettings, SignalSettings
@@ -39,8 +39,8 @@ from voltrade.signal_engine import (
     SignalEngine,
     UncompiledRuleWarning,
     Window,
-    _both,
     _step_bars,
+    _two_steps,
     bars_to_forget,
     ema_step,
     refuse_other_overrides,
@@ -336,7 +336,7 @@ def plain_decisions(engine: SignalEngine, rows: Rows) -> Rows:
     """The same engine, every part of it as plain Python."""
     indicators = plain(engine.indicators[0].step)
     for indicator in engine.indicators[1:]:
-        indicators = bind(_both, FIRST=indicators, SECOND=plain(indicator.step))
+        indicators = bind(_two_steps, FIRST=indicators, SECOND=plain(indicator.step))
     step = bind(SignalEngine.on_volume_bar.step, INDICATORS=indicators, RULE=engine._detect_signal)
     out = np.zeros(len(rows), engine.decision_dtype)
     bind(_step_bars, STEP=step)(rows, engine.scale, engine.bar, engine.state, engine.settings_row, out)
@@ -613,7 +613,7 @@ class TakenSettings(SignalSettings):
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({"indicators": (EMA,)}, "an indicator must give atr"),
+        ({"indicators": (EMA,)}, "an indicator must have the output atr"),
         ({"indicators": (ATR, ATR)}, "names must be unique, was twice: atr"),
         ({"conditions": {"rsi": bool}}, "names must be unique, was twice: rsi"),
         ({"settings_type": TextSettings}, "flavour: a setting of a rule must be a number or a boolean, was 'sweet'"),
@@ -728,12 +728,9 @@ def run(script: str, *arguments: str, cache: Path, package: Path) -> str:
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A copy of the rooms that rules come from, where they can be edited."""
+    """A copy of the package whose files can be edited."""
     copy = tmp_path / "copy" / "voltrade"
-    copy.mkdir(parents=True)
-    rooms = ("errors", "model", "config", "compiled", "bars", "signal_engine", "pipeline", "rule_file")
-    for name in rooms:
-        shutil.copy(PACKAGE / "voltrade" / f"{name}.py", copy)
+    shutil.copytree(PACKAGE / "voltrade", copy, ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "__init__.py").write_text("")
     return copy.parent
 
@@ -755,7 +752,7 @@ def test_after_an_edit_the_new_rule_runs(package: Path, rule_file: Path, tmp_pat
     assert run(SIGNALS, rule, cache=cache, package=package) == "[0, 0, 1] [100.0, 100.0] 0"
     assert run(SIGNALS, rule, cache=cache, package=package) == "[0, 0, 1] [100.0, 100.0] 1"  # now from the cache
 
-    edit(package / "voltrade" / "signal_engine.py", "decision.rsi = 100.0\n", "decision.rsi = 200.0\n")
+    edit(package / "voltrade" / "indicators.py", "decision.rsi = 100.0\n", "decision.rsi = 200.0\n")
     edit(rule_file, "bar.close > least()", "bar.close < least()")
     assert run(SIGNALS, rule, cache=cache, package=package) == "[1, 1, 0] [200.0, 200.0] 0"
 
@@ -768,7 +765,7 @@ def test_the_key_of_compiled_code_follows_every_source(rule_file: Path) -> None:
         keys.append(source_key(rule_file))
     assert len(set(keys)) == 3
     sources = {path.name for path in sources_of(rule_file)}
-    assert {"my_rule.py", "levels.py", "signal_engine.py", "compiled.py", "config.py", "model.py"} <= sources
+    assert {"my_rule.py", "levels.py", "signal_engine.py", "indicators.py", "compiled.py", "model.py"} <= sources
 
 
 def test_the_first_run_says_that_it_compiles_and_later_runs_do_not_compile(tmp_path: Path) -> None:
@@ -812,4 +809,4 @@ def test_code_of_sources_long_gone_is_deleted(tmp_path: Path, monkeypatch: pytes
         os.utime(tmp_path / name, (before, before))
     compiled(plain(ema_step))
     left = {folder.name for folder in tmp_path.iterdir()}
-    assert left == {"fedcba9876543210", "not-ours", source_key(Path(signal_engine.__file__))}
+    assert left == {"fedcba9876543210", "not-ours", source_key(Path(indicators.__file__))}

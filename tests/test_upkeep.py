@@ -325,7 +325,7 @@ def test_a_cancel_under_way_is_not_resolved() -> None:
     harness = Harness()
     harness.order(ENTRY, "NEW")
     assert not harness.monitor.has_unknown
-    harness.note(cancel_entry(harness.monitor, harness.time, "HALTED_BY_PERSON"))
+    harness.note(cancel_entry(harness.monitor, harness.time, "HALTED_BY_OPERATOR"))
     assert harness.monitor.has_unknown
     harness.reply(ENTRY, "cancel", Outcome.ACCEPTED)
     assert not harness.monitor.has_unknown
@@ -478,7 +478,7 @@ def test_a_halt_of_the_order_monitor_reaches_the_breaker_and_a_person_lets_it_go
     _, outputs = core.handle(reply)
     assert core.breaker is not None
     assert [(o.rule, o.mode, o.action) for o in outputs if isinstance(o, BreakerChange)] == [
-        ("HALTED_BY_PERSON", "HALTED", "cancel")
+        ("HALTED_BY_OPERATOR", "HALTED", "cancel")
     ]
     assert core.breaker.reason == harness.monitor.halt_reason != ""
     core.handle(Operator(7, "resume", "seen"))

@@ -86,13 +86,13 @@ def test_a_bar_is_the_same_bar_whenever_the_engine_starts(end: int, unit: str, s
     config = Config.from_parameters(unit=unit, threshold=size if unit == "base" else size * 80_000)
     history, _ = load(Exchange(end), config)
     late, whole = a_pipeline(config), folded(a_pipeline(config), TAPE)
-    if history.phase is not None:
-        late.begin_at(history.phase)
+    if history.resume_point is not None:
+        late.resume_from(history.resume_point)
     folded(late, history.trades)
     folded(late, TAPE[end:])
-    same = rows(late, 1) if history.phase else rows(late, 0)
+    same = rows(late, 1) if history.resume_point else rows(late, 0)
     assert same == rows(whole, whole.count - len(same))
-    if history.phase:
+    if history.resume_point:
         cut, complete = late.bars[0], whole.bars[whole.count - late.count]
         assert cut["tainted"]
         assert (cut["day"], cut["number"], cut["close"]) == (complete["day"], complete["number"], complete["close"])
@@ -104,8 +104,8 @@ def test_no_more_is_loaded_than_the_bars_need(needed: int) -> None:
     end = len(TAPE) - 10
     history, told = load(Exchange(end), config, needed=needed)
     pipeline = a_pipeline(config)
-    assert history.phase is not None
-    pipeline.begin_at(history.phase)
+    assert history.resume_point is not None
+    pipeline.resume_from(history.resume_point)
     folded(pipeline, history.trades)
     assert needed < pipeline.count <= needed + 3
     assert [progress.loaded for progress in told] == sorted(progress.loaded for progress in told)
@@ -117,7 +117,7 @@ def test_klines_that_differ_from_the_trades_are_not_believed() -> None:
     config = Config.from_parameters(threshold=10)
     end = len(TAPE) - 10
     history, _ = load(Exchange(end, wrong_minutes=True), config)
-    assert history.phase is None
+    assert history.resume_point is None
     today = int(TAPE.time[end - 1]) // 86_400_000
     assert int(history.trades.time[0]) // 86_400_000 == today
     assert int(history.trades.id[0]) == int(TAPE.id[np.searchsorted(TAPE.time, today * 86_400_000)])
@@ -127,7 +127,7 @@ def test_klines_that_differ_from_the_trades_are_not_believed() -> None:
 def test_bars_that_klines_cannot_place_are_loaded_from_trades(unit: str, anchor: str) -> None:
     config = Config.from_parameters(unit=unit, threshold=50, anchor=anchor)
     history, _ = load(Exchange(20_000), config, needed=8)
-    assert history.phase is None
+    assert history.resume_point is None
     late, whole = folded(a_pipeline(config), history.trades), folded(a_pipeline(config), TAPE[:20_000])
     assert late.count >= 8
     if anchor == "utc_day":
@@ -137,7 +137,7 @@ def test_bars_that_klines_cannot_place_are_loaded_from_trades(unit: str, anchor:
 def test_an_engine_that_comes_back_reads_what_it_missed() -> None:
     config = Config.from_parameters(threshold=10)
     history, _ = load(Exchange(30_000), config, known_id=int(TAPE.id[27_499]))
-    assert history.phase is None
+    assert history.resume_point is None
     assert (int(history.trades.id[0]), len(history.trades)) == (int(TAPE.id[27_500]), 2_500)
 
 
@@ -146,8 +146,8 @@ def test_one_that_was_away_for_long_begins_its_bars_anew() -> None:
     config = Config.from_parameters(threshold=10)
     history, _ = load(Exchange(MAX_CATCH_UP + 3_000), config, known_id=int(TAPE.id[100]))
     late = folded(a_pipeline(config), TAPE[:101])
-    assert history.phase is not None
-    late.begin_at(history.phase)
+    assert history.resume_point is not None
+    late.resume_from(history.resume_point)
     closed = late.count
     folded(late, history.trades)
     folded(late, TAPE[MAX_CATCH_UP + 3_000 :])

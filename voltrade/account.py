@@ -1,10 +1,10 @@
-"""Position, wallet, profit, fees and funding, folded from fills in exact integers.
+"""Position, wallet, realised profit, fees and funding, computed from fills in exact integers.
 
-The core and the simulated exchange keep their books with this one definition, so that they agree to the last unit.
-Quantities are signed lots, prices ticks, and money units of 1e-8 of the quote asset. Three roundings exist, each half
-to even and each done once per fill or valuation: the fee, the cost that a partial close releases, and the value at a
-mark price. What a partial close leaves behind keeps the exact rest of the cost: a position that ends flat has realised
-exactly what its sells brought minus what its buys cost.
+The core and the simulated exchange both use these functions, so that their amounts agree exactly. Quantities are signed
+lots, prices ticks, and money is in 1e-8 of the quote asset. Three amounts are rounded, half to even, once per fill or
+valuation: the fee, the part of the cost that a partial close releases, and the value at a mark price. After a partial
+close the position keeps exactly the rest of the cost, so that a position that ends flat has realised exactly what its
+sells brought minus what its buys cost.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from voltrade.compiled import compiled
 from voltrade.model import MONEY, Instrument, Side
 
 ENTRY_PRICE_DECIMALS = 12
-"""Decimals of an average entry price, which seldom ends."""
+"""Decimals to which an average entry price is rounded."""
 
 
 @compiled
 def proportion(amount: int, numerator: int, denominator: int) -> int:
     """Return `amount` x `numerator` / `denominator`, rounded half to even, once.
 
-    Where 64 bits would not hold `amount` x `numerator`, the amount is split by the denominator first: only the result
-    and `numerator` x `denominator` must stay below 2^63. The numerator is 0 or more, the denominator positive; the
-    amount may be negative.
+    If `amount` x `numerator` would overflow 64 bits, the amount is divided by the denominator first, so that only the
+    result and `numerator` x `denominator` must be below 2^63. The numerator must be 0 or more, the denominator
+    positive; the amount may be negative.
     """
-    if abs(float(amount) * numerator) < 2.0**62:  # nearly always: one division then does
+    if abs(float(amount) * numerator) < 2.0**62:  # nearly always true, and needs only one division
         product = amount * numerator
         whole = product // denominator
         twice = 2 * (product - whole * denominator)
@@ -36,27 +36,27 @@ def proportion(amount: int, numerator: int, denominator: int) -> int:
         rest = amount % denominator * numerator
         whole += rest // denominator
         twice = 2 * (rest % denominator)
-    # Added, not branched on: which way it goes is a toss of a coin, and a wrong guess costs as much as the division.
+    # Added without a branch: the branch is unpredictable, and a misprediction costs as much as the division.
     return whole + (twice > denominator) + (twice == denominator) * (whole & 1)
 
 
 @compiled
 def fee(notional: int, rate_e8: int) -> int:
-    """Return the money that a fill of `notional` money costs at a rate in 1e-8; rounded half to even, once."""
+    """Return the fee of a fill of `notional` money at a rate in 1e-8; rounded half to even, once."""
     return proportion(notional, rate_e8, MONEY)
 
 
 @compiled
 def funding_payment(value: int, rate_e8: int) -> int:
-    """Return what a position worth `value` (signed money) receives: at a positive rate longs pay and shorts receive."""
+    """Return what a position of `value` (signed money) receives: at a positive rate longs pay and shorts receive."""
     return fee(abs(value), abs(rate_e8)) * (-1 if (value > 0) == (rate_e8 > 0) else 1)
 
 
 @compiled
 def value_at_mark(lots: int, step_numerator: int, step_denominator: int, mark_e8: int) -> int:
-    """Return the money of signed lots at a mark price: `Instrument.value_at_mark` in 64 bits, the step as a fraction.
+    """Return the money of signed lots at a mark price, as `Instrument.value_at_mark` does, in 64 bits.
 
-    The product of a quantity in coins, written as a fraction, and its own denominator must stay below 2^63.
+    The step is given as a fraction; `lots` x `step_numerator` x `step_denominator` must be below 2^63.
     """
     if lots < 0:
         return proportion(-mark_e8, -lots * step_numerator, step_denominator)
@@ -67,10 +67,10 @@ def value_at_mark(lots: int, step_numerator: int, step_denominator: int, mark_e8
 def position_after(
     quantity: int, cost: int, side: int, price: int, lots: int, money_per_ticklot: int
 ) -> tuple[int, int, int]:
-    """Take a fill of `lots` at `price` ticks into a position, through zero if need be.
+    """Apply a fill of `lots` at `price` ticks to a position; the fill may turn long into short and back.
 
     Returns:
-        The signed quantity and the cost after it, and the money it realised before fees.
+        The signed quantity and the cost after the fill, and the money that it realised before fees.
     """
     closed = min(lots, max(0, -side * quantity))
     realised = 0
@@ -90,7 +90,7 @@ class Position:
 
     Attributes:
         quantity: signed lots.
-        cost: money paid for what is held, fees apart; negative for a short, 0 when flat.
+        cost: money paid for the position, without fees; negative for a short, 0 when flat.
     """
 
     __slots__ = ("cost", "instrument", "quantity")
@@ -101,10 +101,10 @@ class Position:
         self.cost = cost
 
     def apply_fill(self, side: Side, price: int, quantity: int) -> int:
-        """Take a fill of `quantity` lots at `price` ticks into the position, through zero if need be.
+        """Apply a fill of `quantity` lots at `price` ticks; the fill may turn long into short and back.
 
         Returns:
-            The money it realised, before fees: 0 unless it closed something.
+            The money that it realised before fees; 0 if it closed nothing.
 
         Raises:
             ValueError: the quantity or the price is not positive.
@@ -122,7 +122,7 @@ class Position:
 
     @property
     def entry_price(self) -> str:
-        """Average entry price as decimal text, `"0"` when flat. For people and the wire: the books keep `cost`."""
+        """Average entry price as decimal text, `"0"` when flat. For display and messages; computations use `cost`."""
         if self.quantity == 0:
             return "0"
         price = Decimal(self.cost).scaleb(-8) / (self.quantity * self.instrument.step_size)
@@ -131,26 +131,26 @@ class Position:
 
 @dataclass(slots=True)
 class Account:
-    """A wallet and its positions. At every moment wallet == deposits + realised - fees + funding, to the unit.
+    """A wallet and its positions. Always, wallet == initial wallet + transfers + realised - fees + funding, exactly.
 
-    All amounts are money. Positions appear with `open_symbol`.
+    All amounts are money. `open_symbol` adds a position.
     """
 
     wallet: int
     realised: int = 0
     fees: int = 0
     funding: int = 0
-    """Received; negative when paid."""
+    """Funding received; negative if more was paid."""
     transfers: int = 0
-    """Net deposits after the start, and what an insurance fund has paid."""
+    """Net deposits after the start, and payments of the insurance fund."""
     positions: dict[str, Position] = field(default_factory=dict)
 
     def open_symbol(self, instrument: Instrument) -> Position:
-        """Return the position of a symbol, flat when it is new."""
+        """Return the position of a symbol; a new one is flat."""
         return self.positions.setdefault(instrument.symbol, Position(instrument))
 
     def apply_fill(self, symbol: str, side: Side, price: int, quantity: int, fee: int) -> int:
-        """Book a fill and its fee; return the money it realised before the fee."""
+        """Book a fill and its fee; return the money that it realised before the fee."""
         realised = self.positions[symbol].apply_fill(side, price, quantity)
         self.realised += realised
         self.fees += fee
@@ -158,11 +158,11 @@ class Account:
         return realised
 
     def apply_funding(self, amount: int) -> None:
-        """Book a funding payment: positive when received."""
+        """Book a funding payment, positive if received."""
         self.funding += amount
         self.wallet += amount
 
     def apply_transfer(self, amount: int) -> None:
-        """Book a deposit, or a withdrawal when negative."""
+        """Book a deposit, or a withdrawal if negative."""
         self.transfers += amount
         self.wallet += amount

@@ -1,8 +1,8 @@
-"""From trades to decisions: `VolumeBarAggregator` closes bars, `SignalEngine.on_volume_bar` takes each.
+"""From trades to decisions: `VolumeBarAggregator` closes bars, `SignalEngine.on_volume_bar` decides on each.
 
-Live trading gives it blocks of one trade, an event-driven backtest and a warm-up thousands; however trades are cut into
-blocks the bars, decisions and stops are the same. It stops wherever someone has something to decide: after a trade that
-closed a bar with a signal, at a bar that someone waits for, and before the next due time.
+In live trading a block has one trade, in an event-driven backtest or a warm-up thousands; bars, decisions and stopping
+points don't depend on how trades are divided into blocks. Processing stops where the core may have to act: after a
+trade that closed a bar with a signal, at a bar that the core waits for, and before the next due time.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ from voltrade.errors import DataError
 from voltrade.model import BAR, BarResumePoint, Instrument, Trades
 from voltrade.signal_engine import SignalEngine
 
-_ROOM = 256
+_INITIAL_ROWS = 256
 _COUNT = np.dtype(np.int64)
 
 
 class BarPipeline:
-    """Everything between the feed and the decisions about orders, for one symbol of one run.
+    """Bars and decisions of one symbol in one run.
 
     Attributes:
-        aggregator: makes the bars; holds the open one and the counters of what was skipped.
-        engine: the signal engine; nobody else may feed it.
+        aggregator: makes the bars; has the open bar and the counters of skipped trades.
+        engine: the signal engine; only the pipeline may give it bars.
         count: number of bars closed in this run.
     """
 
     def __init__(self, instrument: Instrument, bar_settings: BarSettings, engine: SignalEngine) -> None:
-        """Make a pipeline that has seen no trade.
+        """Create a pipeline before its first trade.
 
         Raises:
-            ConfigError: the bar settings are impossible for the symbol.
+            ConfigError: the bar settings don't fit the symbol.
         """
         self.aggregator = VolumeBarAggregator(bar_settings, instrument)
         self.engine = engine
         self.count = 0
-        self._bars = np.zeros(_ROOM, BAR)
-        self._decisions = np.zeros(_ROOM, engine.decision_dtype)
+        self._bars = np.zeros(_INITIAL_ROWS, BAR)
+        self._decisions = np.zeros(_INITIAL_ROWS, engine.decision_dtype)
 
-    def process(self, trades: Trades, start: int, due: int, wake_at_bar: int) -> int:
-        """Process trades from `start` and return the index of the first that was not consumed.
+    def process(self, trades: Trades, start: int, due: int, stop_at_bar: int) -> int:
+        """Process trades from index `start` and return the index of the next trade.
 
-        Stops after the trade that closed one or more bars of which any has a signal, or which brought `count` to
-        `wake_at_bar` or beyond; and before the first trade at or after the time `due` (ms UTC).
+        Stops after a trade that closed a bar with a signal, after a trade with which `count` reached `stop_at_bar`, and
+        before the first trade at or after the time `due` (ms UTC).
 
         Raises:
             DataError: a column of the block has the wrong type or length.
-            ConfigError: the rule answers a bar with what is no signal of it.
+            ConfigError: the rule returned something other than None or a signal of the bar.
         """
         at = start
         while at < len(trades):
@@ -59,13 +59,13 @@ class BarPipeline:
             at = self.aggregator.next_row
             if not len(closed):
                 return at
-            has_signal = self._take(closed)
-            if has_signal or self.count >= wake_at_bar:
+            has_signal = self._decide(closed)
+            if has_signal or self.count >= stop_at_bar:
                 return at
         return at
 
-    def _take(self, closed: Rows) -> bool:
-        """Give closed bars to the engine one by one; return whether any has a signal."""
+    def _decide(self, closed: Rows) -> bool:
+        """Call the engine with each closed bar; return whether any bar has a signal."""
         if self.count + len(closed) > len(self._bars):
             self._bars = grown(self._bars, self.count, len(closed))
             self._decisions = grown(self._decisions, self.count, len(closed))
@@ -78,13 +78,13 @@ class BarPipeline:
             self.count += 1
         return has_signal
 
-    def begin_at(self, phase: BarResumePoint) -> None:
-        """Go on from where a day's bars stand, as the aggregator does."""
-        self.aggregator.begin_at(phase)
+    def resume_from(self, point: BarResumePoint) -> None:
+        """Continue from a state of a day's bars (see `VolumeBarAggregator.resume_from`)."""
+        self.aggregator.resume_from(point)
 
     @property
     def bars(self) -> Rows:
-        """All closed bars, rows of BAR. A view: take a new one after the next call of `pipeline`."""
+        """All closed bars, rows of BAR. A view, which is valid until the next call of `process`."""
         return self._bars[: self.count]
 
     @property
@@ -99,7 +99,7 @@ class BarPipeline:
 
     @property
     def last_time(self) -> int:
-        """Latest trade time so far, ms UTC; never goes back. 0 before the first trade."""
+        """Latest trade time so far, ms UTC; 0 before the first trade. It never decreases."""
         return int(self.aggregator.state["last_time"][0])
 
     @property
@@ -109,20 +109,20 @@ class BarPipeline:
 
     @property
     def fingerprint(self) -> bytes:
-        """16 bytes that two folds share whose saved states may be exchanged."""
+        """16 bytes, equal for pipelines of the same rule and settings, whose saved states are interchangeable."""
         return hashlib.sha256(self.engine.fingerprint + self.aggregator.rules.tobytes()).digest()[:16]
 
     def state_bytes(self) -> bytes:
-        """Return the whole state, closed bars and decisions included."""
+        """Return the whole state, including closed bars and decisions."""
         count = np.array(self.count, _COUNT)
         parts = (count, self.aggregator.state, self.engine.state, self.bars, self.decisions)
         return self.fingerprint + b"".join(part.tobytes() for part in parts)
 
     def restore(self, saved: bytes) -> None:
-        """Go on from `state_bytes` of a pipeline of the same symbol, settings and rule.
+        """Set the state to what `state_bytes` of a pipeline of the same symbol, settings and rule returned.
 
         Raises:
-            DataError: the state is of another pipeline, or cut short.
+            DataError: the state is from another symbol, rule or settings, or truncated.
         """
         engine = self.engine
         if saved[:16] != self.fingerprint:
@@ -139,5 +139,5 @@ class BarPipeline:
         self.aggregator.restore(saved[head:middle])
         engine.state = restored(engine.state.dtype, saved[middle:tail])
         self.count = count
-        self._bars = grown(restored(BAR, saved[tail:decisions]), count, _ROOM)
-        self._decisions = grown(restored(engine.decision_dtype, saved[decisions:]), count, _ROOM)
+        self._bars = grown(restored(BAR, saved[tail:decisions]), count, _INITIAL_ROWS)
+        self._decisions = grown(restored(engine.decision_dtype, saved[decisions:]), count, _INITIAL_ROWS)

@@ -1,4 +1,4 @@
-"""The settings of volume bars in a symbol's whole numbers."""
+"""The settings of volume bars, converted to the integers of a symbol."""
 
 from __future__ import annotations
 
@@ -12,18 +12,13 @@ from voltrade.errors import ConfigError
 from voltrade.model import Instrument
 
 BASE, QUOTE, COUNT = 0, 1, 2
-
-
 _UNITS = {"base": BASE, "quote": QUOTE, "trades": COUNT}
 
-
 STRIDE = 16
-"""Trades that `_absorb` folds at once."""
-
+"""Number of trades that `bars` adds to the open bar at once, if all are ordinary."""
 
 _LARGEST = 2**61
-"""Sums of this many ticklots, twice over, still fit 64 bits."""
-
+"""Twice this many ticklots still fit 64 bits."""
 
 BAR_RULES = record_dtype(
     [
@@ -31,17 +26,17 @@ BAR_RULES = record_dtype(
         ("threshold", np.int64),  # lots, ticklots or trades
         ("daily", np.bool_),
         ("max_price", np.int64),
-        ("max_notional", np.int64),  # a trade above it is a broken row, and could overflow 64 bits
-        ("usual_quantity", np.int64),  # up to here a stride of trades can't overflow
+        ("max_notional", np.int64),  # a trade above it is invalid and could overflow 64 bits
+        ("usual_quantity", np.int64),  # lots; a stride of trades up to this quantity can't overflow
     ]
 )
 
 
 def bar_rules(settings: BarSettings, instrument: Instrument) -> Rows:
-    """Put the settings into the symbol's integers: one row of BAR_RULES.
+    """Return the settings as one row of BAR_RULES.
 
     Raises:
-        ConfigError: the threshold is no whole number of lots, ticklots or trades, or a bar could overflow 64 bits.
+        ConfigError: the threshold is not a whole number of lots, ticklots or trades, or a bar could overflow 64 bits.
     """
     threshold = _whole_threshold(settings, instrument)
     max_notional = _LARGEST

@@ -1,11 +1,11 @@
-"""Trades become volume bars: one compiled loop, used for one trade at a time and for ten million.
+"""Volume bars from trades, in one compiled loop for single trades and for blocks of millions.
 
-`VolumeBarAggregator.process` is what live trading, replay and research call; `until_close` is its step. Ordinary trades
-(the next id, the same day, the bar stays open) run through a tight loop in `_absorb`; every other trade (a gap, a
-duplicate, a new day, the trade that reaches the threshold) goes through `_take`, which is complete for any trade. All
-integers: ticks, lots, ticklots, ms UTC, so that volume is conserved exactly.
+Live trading, replay and research call `VolumeBarAggregator.process`, whose step is `process_until_close`. Ordinary
+trades (the next id, the same day, the bar remains open) are processed in a fast loop, `_add_ordinary_trades`. Every
+other trade (a gap, a duplicate, a new day, the trade that reaches the threshold) is processed by `_add_trade`, which
+accepts any trade. All numbers are integers (ticks, lots, ticklots, ms UTC), so that no volume is lost or added.
 
-The state is one row of a structured array, changed in place. A restart from any saved state gives the same bars.
+The state is one row of a structured array, changed in place. After a restart from a saved state the bars are the same.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ DAY_END = int(CloseReason.DAY_END)
 
 
 PREFETCH_DISTANCE = 192
-"""Trades from the one that is folded to the one whose memory is asked for: ten million trades fit in no cache."""
+"""How many trades ahead to prefetch, since a block of ten million trades does not fit into the CPU cache."""
 
 _MOST_BARS_BY_ONE_TRADE = 10_000_000
 
 MOST_BARS = 2**62
-"""More bars than any block closes."""
+"""More bars than any block can close."""
 
 FEW_BARS = 64
-"""Up to here the bars of a block are copied out of a buffer that is used again."""
+"""Below this number, closed bars are copied, and the buffer is used again."""
 
 
 AGGREGATOR = record_dtype(
     [
         ("bar", BAR),  # the open bar; it is empty while its volume is 0
-        ("progress", np.int64),  # towards the threshold, in its unit; for quote with the overshoot carried in
+        ("progress", np.int64),  # towards the threshold, in its unit; for `quote` with the excess of the bar before
         ("day_end", np.int64),  # first millisecond of the next UTC day
         ("last_trade_id", np.int64),  # -1 before the first trade
         ("last_price", np.int64),
@@ -52,18 +52,18 @@ AGGREGATOR = record_dtype(
         ("skipped_duplicate", np.int64),
         ("gaps", np.int64),
         ("count", np.int64),  # closed bars in the buffer
-        ("missing_rows", np.int64),  # rows that the buffer lacks for the next trade, else 0
+        ("missing_rows", np.int64),  # rows that the buffer needs for the next trade; 0 if there is room
     ]
 )
 
 
 COLUMNS = tuple(types.Array(kind, 1, "C", readonly=True) for kind in (types.int64,) * 4 + (types.bool_,))
-"""Columns of trades: id, price, quantity, time, buyer_is_maker. A read-only signature takes writable arrays too."""
+"""Numba types of the columns of `Trades`. A read-only type accepts writable arrays too."""
 
 
 @compiled
 def _close(bars: Rows, state: Record, reason: int, threshold: int) -> None:
-    """Move the open bar to the buffer and begin an empty one."""
+    """Copy the open bar to the buffer and start an empty bar."""
     bar = state.bar
     bar.close_reason = reason
     bars[state.count] = bar
@@ -80,7 +80,7 @@ def _close(bars: Rows, state: Record, reason: int, threshold: int) -> None:
 
 @compiled
 def _begin_day(bars: Rows, state: Record, time: int) -> None:
-    """Cut at the first trade of a UTC day: close the open bar short, and start everything from zero."""
+    """Close the open bar at the first trade of a UTC day, and restart number and progress at 0."""
     if state.bar.volume > 0:
         _close(bars, state, DAY_END, 0)
     day = time // DAY_MS
@@ -92,8 +92,8 @@ def _begin_day(bars: Rows, state: Record, time: int) -> None:
 
 
 @compiled
-def _add(bar: Record, trade_id: int, price: int, lots: int, time: int, buyer_is_maker: bool) -> None:
-    """Put lots of a trade into the open bar."""
+def _add_lots(bar: Record, trade_id: int, price: int, lots: int, time: int, buyer_is_maker: bool) -> None:
+    """Add lots of a trade to the open bar."""
     if bar.volume == 0:
         bar.open_time = time
         bar.first_trade_id = trade_id
@@ -113,7 +113,7 @@ def _add(bar: Record, trade_id: int, price: int, lots: int, time: int, buyer_is_
 
 @compiled
 def _weight(unit: int, price: int, quantity: int) -> int:
-    """What a whole trade adds to the progress of its bar."""
+    """Return what a quantity adds to the progress of the open bar."""
     if unit == BASE:
         return quantity
     if unit == QUOTE:
@@ -122,8 +122,8 @@ def _weight(unit: int, price: int, quantity: int) -> int:
 
 
 @compiled
-def _is_broken(price: int, quantity: int, rules: Record) -> bool:
-    """Whether a trade can't be: nothing traded, a price beyond the symbol's filter, or a notional beyond 64 bits."""
+def _is_invalid(price: int, quantity: int, rules: Record) -> bool:
+    """Whether price or quantity is not positive, or the price or the notional is too large."""
     if price <= 0 or quantity <= 0 or price > rules.max_price:
         return True
     return bool(quantity > rules.usual_quantity and quantity > rules.max_notional // price)
@@ -131,7 +131,7 @@ def _is_broken(price: int, quantity: int, rules: Record) -> bool:
 
 @compiled
 def _lots_until_close(rules: Record, progress: int, price: int, quantity: int) -> int:
-    """How many of a trade's lots the open bar takes: all, or up to and including the lot that reaches the threshold."""
+    """Return how many lots of a trade go into the open bar: all, or up to the lot that reaches the threshold."""
     room: int = rules.threshold - progress
     if rules.unit == BASE:
         return min(quantity, room)
@@ -141,17 +141,17 @@ def _lots_until_close(rules: Record, progress: int, price: int, quantity: int) -
 
 
 @compiled
-def _take(
+def _add_trade(
     trade_id: int, price: int, quantity: int, time: int, buyer_is_maker: bool, rules: Record, state: Record, bars: Rows
 ) -> bool:
-    """Process one trade of any kind. False, with nothing changed but `missing_rows`, where the buffer lacks room."""
+    """Process any trade. If the buffer has no room, only set `missing_rows` and return False."""
     if trade_id <= state.last_trade_id:
         state.skipped_duplicate += 1
         return True
     follows = trade_id == state.last_trade_id + 1
-    if _is_broken(price, quantity, rules):
+    if _is_invalid(price, quantity, rules):
         state.skipped_invalid += 1
-        if follows:  # nothing is missing; but an id from a broken row must not make later trades look like duplicates
+        if follows:  # no gap; a wrong id of an invalid trade must not make later trades duplicates
             state.last_trade_id = trade_id
         return True
 
@@ -171,12 +171,12 @@ def _take(
         _begin_day(bars, state, time)
         bar.tainted = jumped
 
-    bar.trade_count += 1  # once, in the bar of its first lot
+    bar.trade_count += 1  # a trade counts once, in the bar of its first lot
     if rules.unit == COUNT:
         state.progress += 1
     while quantity > 0:
         lots = _lots_until_close(rules, state.progress, price, quantity)
-        _add(bar, trade_id, price, lots, time, buyer_is_maker)
+        _add_lots(bar, trade_id, price, lots, time, buyer_is_maker)
         quantity -= lots
         if rules.unit != COUNT:
             state.progress += _weight(rules.unit, price, lots)
@@ -190,7 +190,7 @@ def _take(
 
 
 @compiled
-def _absorb(
+def _add_ordinary_trades(
     ids: Int64s,
     prices: Int64s,
     quantities: Int64s,
@@ -202,11 +202,11 @@ def _absorb(
     rules: Record,
     state: Record,
 ) -> int:
-    """Process ordinary trades into the open bar, which is not empty; return the first trade that is for `_take`.
+    """Add ordinary trades to the open bar, which is not empty; return the index of the first other trade.
 
-    Only a faster way to do what `_take` does. Strides of trades have no branch inside, so that they become vector
-    instructions; a stride in which anything is out of the ordinary, or that would close the bar, is gone through one by
-    one, up to that trade.
+    The result is the same as with `_add_trade`, but faster. Trades are processed in strides, whose loop has no
+    branches, so that it compiles to vector instructions. A stride with a trade that is not ordinary, or that would
+    close the bar, is processed trade by trade up to that trade.
     """
     bar = state.bar
     unit, max_price, max_quantity = rules.unit, rules.max_price, rules.usual_quantity
@@ -217,10 +217,10 @@ def _absorb(
     next_id = state.last_trade_id + 1
     at = start
     while at + STRIDE <= end:
-        for row in range(at + PREFETCH_DISTANCE, at + PREFETCH_DISTANCE + STRIDE, 8):  # 8 rows to a line of the cache
+        for row in range(at + PREFETCH_DISTANCE, at + PREFETCH_DISTANCE + STRIDE, 8):  # a cache line has 8 rows
             for column in (ids, prices, quantities, times):
                 prefetch(column, row)
-        stride = slice(at, at + STRIDE)  # views of a fixed length are what makes the compiler use vectors
+        stride = slice(at, at + STRIDE)  # with views of fixed length the compiler uses vector instructions
         s_ids, s_prices, s_quantities = ids[stride], prices[stride], quantities[stride]
         s_times, s_maker = times[stride], buyer_is_maker[stride]
         s_volume, s_bought, s_notional, ordinary = 0, 0, 0, True
@@ -273,7 +273,7 @@ def _absorb(
 
 
 @compiled
-def until_close(
+def process_until_close(
     ids: Int64s,
     prices: Int64s,
     quantities: Int64s,
@@ -286,20 +286,20 @@ def until_close(
     state: Record,
     bars: Rows,
 ) -> int:
-    """Process trades from `start` up to the first that closes a bar; return the index of the first trade not folded.
+    """Process trades from `start` up to the first that closes a bar; return the index of the next trade.
 
     Stops earlier at `end`, before the first trade at or after the time `due`, and before a trade for which `bars` has
-    no room (`state.missing_rows` then says how many rows it may need).
+    no room; `state.missing_rows` is then the number of rows that this trade may need.
     """
     count = state.count
     state.missing_rows = 0
     at = start
     while at < end and state.count == count:
         if state.bar.volume > 0:
-            at = _absorb(ids, prices, quantities, times, buyer_is_maker, at, end, due, rules, state)
+            at = _add_ordinary_trades(ids, prices, quantities, times, buyer_is_maker, at, end, due, rules, state)
         if at == end or times[at] >= due:
             break
-        if not _take(ids[at], prices[at], quantities[at], times[at], buyer_is_maker[at], rules, state, bars):
+        if not _add_trade(ids[at], prices[at], quantities[at], times[at], buyer_is_maker[at], rules, state, bars):
             break
         at += 1
     return at
@@ -313,29 +313,28 @@ def _aggregate(
     buyer_is_maker: Bools,
     start: int,
     due: int,
-    enough: int,
+    max_bars: int,
     rules: Rows,
     state: Rows,
     bars: Rows,
     closing_rows: Int64s,
 ) -> int:
-    """Process trades from `start` until `bars` holds `enough`, noting which trade closed each; stop where the step
-    does.
+    """Process trades until `bars` has `max_bars` bars or the step stops; return the index of the next trade.
 
-    Return the first trade not folded.
+    `closing_rows` gets, for each bar, the index of the trade that closed it.
     """
-    at, open_end = start, state[0]
-    count = open_end.count - 1
-    while count < open_end.count < enough:
-        count = open_end.count
-        at = until_close(ids, prices, quantities, times, buyer_is_maker, at, len(ids), due, rules[0], open_end, bars)
-        closing_rows[count : open_end.count] = at - 1
+    at, row = start, state[0]
+    count = row.count - 1
+    while count < row.count < max_bars:
+        count = row.count
+        at = process_until_close(ids, prices, quantities, times, buyer_is_maker, at, len(ids), due, rules[0], row, bars)
+        closing_rows[count : row.count] = at - 1
     return at
 
 
 @cache
 def _aggregate_compiled() -> Callable[..., int]:
-    """`_aggregate`, compiled when the first aggregator is made."""
+    """Return `_aggregate`, compiled at the first call."""
     records = (rows_of(BAR_RULES), rows_of(AGGREGATOR), rows_of(BAR))
     loop: Callable[..., int] = compile_for(
         _aggregate, types.int64(*COLUMNS, *(types.int64,) * 3, *records, types.int64[::1])
@@ -344,10 +343,10 @@ def _aggregate_compiled() -> Callable[..., int]:
 
 
 def columns(trades: Trades) -> tuple[npt.NDArray[Any], ...]:
-    """Return the columns of a block as compiled code takes them.
+    """Return the columns of a block as contiguous arrays for compiled code.
 
     Raises:
-        DataError: a column has another type (floats could hold NaN) or another length.
+        DataError: a column has a wrong type (floats could contain NaN) or a wrong length.
     """
     given, shape = trades.columns, trades.id.shape
     for name, expected, column in zip(_COLUMN_NAMES, _COLUMN_DTYPES, given, strict=True):
@@ -369,10 +368,10 @@ def _buffers() -> tuple[Rows, Int64s]:
 
 
 def grown(rows: npt.NDArray[Any], count: int, missing: int) -> npt.NDArray[Any]:
-    """Return a buffer with the first `count` rows and room for at least `missing` more.
+    """Return a larger buffer with the first `count` rows and room for at least `missing` more.
 
     Raises:
-        DataError: one trade would close an absurd number of bars.
+        DataError: a single trade would close more than ten million bars.
     """
     if missing > _MOST_BARS_BY_ONE_TRADE:
         raise DataError(f"a trade must close at most {_MOST_BARS_BY_ONE_TRADE} bars, would close {missing}")
@@ -382,12 +381,12 @@ def grown(rows: npt.NDArray[Any], count: int, missing: int) -> npt.NDArray[Any]:
 
 
 class VolumeBarAggregator:
-    """Folds trades into volume bars; keeps only the open bar.
+    """Aggregates trades to volume bars; keeps only the open bar.
 
     Attributes:
         state: one row of AGGREGATOR.
-        next_row: row of the last block's first trade that was not folded.
-        closing_rows: for each bar that the last block closed, the row of the trade that closed it.
+        next_row: index of the first trade of the last block that was not processed.
+        closing_rows: for each bar that the last block closed, the index of the trade that closed it.
     """
 
     def __init__(self, settings: BarSettings, instrument: Instrument) -> None:
@@ -397,16 +396,16 @@ class VolumeBarAggregator:
         self.state["last_trade_id"] = -1
         self._loop = _aggregate_compiled()
         self._block: Trades | None = None
-        """The last block, whose columns are checked once however often it is gone on with."""
+        """The last block; its columns are checked only once."""
         self.next_row = 0
         self._buffer, self._closing_rows = _buffers()
         self.closing_rows = _NO_ROWS
 
-    def process(self, trades: Trades, start: int = 0, due: int = NEVER, enough: int = MOST_BARS) -> Rows:
-        """Process a block of trades from `start` and return the bars it closed, as rows of BAR in their order.
+    def process(self, trades: Trades, start: int = 0, due: int = NEVER, max_bars: int = MOST_BARS) -> Rows:
+        """Process a block of trades from index `start` and return the bars that closed, as rows of BAR.
 
-        Stops after the trade that closed the last of `enough` bars, and before the first trade at or after the time
-        `due` (ms UTC). However trades are cut into blocks, the bars are the same.
+        Stops after the trade that closed the last of `max_bars` bars, and before the first trade at or after the time
+        `due` (ms UTC). The bars don't depend on how trades are divided into blocks.
 
         Raises:
             DataError: a column of the block has the wrong type or length.
@@ -415,10 +414,10 @@ class VolumeBarAggregator:
             self._columns, self._block = columns(trades), trades
         at, state = start, self.state
         while True:
-            at = self._loop(*self._columns, at, due, enough, self.rules, state, self._buffer, self._closing_rows)
+            at = self._loop(*self._columns, at, due, max_bars, self.rules, state, self._buffer, self._closing_rows)
             if at == len(trades) or not (missing := int(state["missing_rows"][0])):
                 break
-            # As many more as trades have closed so far, and some: copying a full buffer over and over costs more.
+            # Room for as many bars as the rest may close at the rate so far, plus a quarter: repeated copies cost more.
             count = int(state["count"][0])
             expected = count * (len(trades) - at) // max(at - start, 1) * 5 // 4
             more = max(missing, min(expected, len(trades)))
@@ -429,7 +428,7 @@ class VolumeBarAggregator:
         return self._closed()
 
     def _closed(self) -> Rows:
-        """Give away buffers that hold many bars, copy out of those that hold few."""
+        """Return the closed bars: the buffer itself if there are many, else a copy."""
         count = int(self.state["count"][0])
         if count == 0:
             self.closing_rows = _NO_ROWS
@@ -442,40 +441,40 @@ class VolumeBarAggregator:
         self._buffer, self._closing_rows = _buffers()
         return bars
 
-    def begin_at(self, phase: BarResumePoint) -> None:
-        """Go on from where a day's bars stand. The open bar is dropped; the next one is tainted, since it is cut."""
+    def resume_from(self, point: BarResumePoint) -> None:
+        """Continue from a state of a day's bars. The open bar is dropped; the next bar is tainted, since it is cut."""
         state = self.state[0]
         bar = state["bar"]
         for name in ("volume", "taker_buy_volume", "notional", "trade_count"):
             bar[name] = 0
-        bar["day"], bar["number"], bar["tainted"] = phase.day, phase.number, True
-        state["progress"], state["day_end"] = phase.progress, (phase.day + 1) * DAY_MS
-        state["last_trade_id"] = phase.first_id - 1
+        bar["day"], bar["number"], bar["tainted"] = point.day, point.number, True
+        state["progress"], state["day_end"] = point.progress, (point.day + 1) * DAY_MS
+        state["last_trade_id"] = point.first_id - 1
 
     @property
     def skipped_invalid(self) -> int:
-        """Trades without a positive price and quantity, or beyond what the symbol allows."""
+        """Number of skipped trades whose price or quantity is not positive or above the limits of the symbol."""
         return int(self.state["skipped_invalid"][0])
 
     @property
     def skipped_duplicate(self) -> int:
-        """Trades whose id is not after the last."""
+        """Number of skipped trades whose id is not greater than the last id."""
         return int(self.state["skipped_duplicate"][0])
 
     @property
     def gaps(self) -> int:
-        """How often the ids jumped."""
+        """Number of gaps in the trade ids."""
         return int(self.state["gaps"][0])
 
     def state_bytes(self) -> bytes:
-        """Return the whole state; `restore` goes on from it with the same bars."""
+        """Return the whole state; after `restore` the bars are the same."""
         return self.state.tobytes()
 
     def restore(self, saved: bytes) -> None:
-        """Go on from `state_bytes` of an aggregator with the same settings.
+        """Set the state to what `state_bytes` of an aggregator with the same settings returned.
 
         Raises:
-            DataError: not a saved state.
+            DataError: the length is not that of a state.
         """
         if len(saved) != AGGREGATOR.itemsize:
             raise DataError(f"a saved state must be {AGGREGATOR.itemsize} bytes, was {len(saved)}")

@@ -1,15 +1,15 @@
-"""The one decorator that compiles the rules: bars, indicators, signals, risk and execution.
+"""Compile rules with numba, and cache the compiled code on disk by the hash of all its sources.
 
-Numba keeps compiled code on disk, but it notices only an edit of the very file a function stands in: after an edit of a
-function or constant that it uses from another file it would run the old rule. So the code is kept in a folder named by
-the hash of every source file that the function's file imports, directly or not. No fast-math and no threads:
-compiled and plain Python give the same bits.
+`compiled` is the decorator for the functions of bars, indicators, signals, risk and execution. Numba's own cache only
+notices an edit of the file that defines a function: after an edit of a function or constant in another file it would
+run old code. So compiled code is stored in a folder whose name is a hash of every source file that the function's file
+imports, directly or indirectly. Fast-math and threads are off: compiled and plain Python give the same bits.
 
-The folder is `$VOLTRADE_CACHE`, else `$XDG_CACHE_HOME/voltrade`, else `~/.cache/voltrade`. Where it can't be
-written, functions are compiled anew in each process.
+The cache is in `$VOLTRADE_CACHE`, else `$XDG_CACHE_HOME/voltrade`, else `~/.cache/voltrade`. If it can't be written,
+functions are compiled again in each process.
 
-Under `VOLTRADE_PLAIN=1` nothing is compiled: every rule runs as plain Python, so that a debugger can step through it.
-It gives the same bits, hundreds of times slower.
+With `VOLTRADE_PLAIN=1` nothing is compiled: every rule runs as plain Python, so that a debugger can step through it.
+The results are the same bits, hundreds of times slower.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from numba.core import event
 from numba.extending import intrinsic, overload
 
 Rows = npt.NDArray[np.void]
-"""Rows of a structured dtype; state is one such row, changed in place."""
+"""An array with a structured dtype. State is an array of one row that is changed in place."""
 Record = Any
-"""One row, fields by name: `bar.close`. Compiled code and numpy share its memory."""
+"""One row of `Rows` with its fields as attributes, such as `bar.close`. Compiled code and numpy share its memory."""
 
 IS_PLAIN = os.environ.get("VOLTRADE_PLAIN", "") not in ("", "0")
 """Whether rules run as plain Python."""
@@ -52,8 +52,8 @@ R = TypeVar("R")
 
 
 BARE = {"_nrt": False, "error_model": "numpy"}
-"""Options for code that makes no arrays: it does not count references to those that pass through it, which its caller
-holds (counting is atomic, and took nearly half of a session's time), and doesn't look for divisions by zero."""
+"""Numba options for code that creates no arrays: no reference counting of its arguments, which its caller references
+(counting is atomic, and took nearly half of a session's time), and no checks for division by zero."""
 
 _WITHOUT_ENTRY = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
@@ -61,46 +61,46 @@ _WITHOUT_ENTRY = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function at its first call for each set of argument types; the compiled code is cached on disk.
 
-    The plain function stays reachable as `.py_func`.
+    The attribute `py_func` is the plain Python function.
     """
     return cast(Callable[P, R], compile_for(function, None))
 
 
 def compiled_part(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile a function that only compiled code calls, and that makes no arrays.
+    """Compile a function that only compiled code calls, and that creates no arrays.
 
-    It gets no entry from Python, and is `BARE`.
+    Python can't call it, and its options are `BARE`.
     """
     return cast(Callable[P, R], compile_for(function, None, **BARE, **_WITHOUT_ENTRY))
 
 
 def compiled_in_place(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile like `compiled_part`, into each function that calls it: where handing over the arguments costs more."""
+    """Compile like `compiled_part`, but inline into each caller, which saves the cost of passing the arguments."""
     return cast(Callable[P, R], compile_for(function, None, inline="always", **BARE, **_WITHOUT_ENTRY))
 
 
 def compile_for(function: Callable[..., Any], signature: Any, **options: Any) -> Any:
-    """Compile a function, at once if a numba signature is given, through the cache of its sources.
+    """Compile a function, immediately if a numba signature is given, with the cache on disk.
 
-    A function that is compiled already is returned as it is; so is every function under `VOLTRADE_PLAIN=1`, or
-    where numba is told to compile nothing.
+    Returned unchanged are functions that are compiled already, and all functions under `VOLTRADE_PLAIN=1` or
+    `NUMBA_DISABLE_JIT=1`.
     """
     if hasattr(function, "py_func") or IS_PLAIN or numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
         return function
     folder = _cache_folder(function)
     if folder is None:
-        return _one_for_all_constants(numba.njit(signature, **options)(function))
+        return _ignoring_constants(numba.njit(signature, **options)(function))
     settings: Any = numba.config
     before = settings.CACHE_DIR
-    settings.CACHE_DIR = str(folder)  # read by numba while it decorates, not later
+    settings.CACHE_DIR = str(folder)  # numba reads it only while it decorates
     try:
-        return _one_for_all_constants(numba.njit(signature, cache=True, **options)(function))
+        return _ignoring_constants(numba.njit(signature, cache=True, **options)(function))
     finally:
         settings.CACHE_DIR = before
 
 
-def _one_for_all_constants(dispatcher: Any) -> Any:
-    """Compile for the types of arguments alone: numba would compile anew for each constant that a call names."""
+def _ignoring_constants(dispatcher: Any) -> Any:
+    """Compile for argument types only; by default numba compiles again for each literal constant in a call."""
     typed = dispatcher.get_call_template
     dispatcher.get_call_template = lambda args, kws: typed(
         tuple(types.unliteral(arg) for arg in args), {name: types.unliteral(arg) for name, arg in kws.items()}
@@ -116,14 +116,14 @@ def _prefetch(_: Any, column: Any, row: Any) -> Any:
         number = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
         instruction = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
-        builder.call(instruction, [place, number(0), number(3), number(1)])  # to be read, and kept near; it is data
+        builder.call(instruction, [place, number(0), number(3), number(1)])  # for reading, high locality, data cache
         return context.get_dummy_value()
 
     return types.void(column, types.intp), generate
 
 
 def prefetch(column: npt.NDArray[Any], row: int) -> None:
-    """Prefetch a row into the cache. The row need not exist; in plain Python this does nothing."""
+    """Prefetch a row into the CPU cache. The row need not exist. In plain Python this does nothing."""
 
 
 @overload(prefetch, strict=False)
@@ -132,15 +132,15 @@ def _compiled_prefetch(column: Any, row: Any) -> Any:
     return lambda column, row: intrinsic(column, row)
 
 
-class _Announcement(event.Listener):
-    """Says once that something is being compiled: a first run may take a minute that later ones don't."""
+class _CompileNotice(event.Listener):
+    """Prints once that rules are being compiled: a first run may take a minute longer than later runs."""
 
-    said = False
+    is_printed = False
 
     def on_start(self, event: Any) -> None:
-        if not self.said:
-            self.said = True
-            # A notebook shows what comes from stderr in red, as it does what failed.
+        if not self.is_printed:
+            self.is_printed = True
+            # A notebook shows stderr in red, like errors.
             is_notebook = hasattr(builtins, "__IPYTHON__")
             out = sys.stdout if is_notebook else sys.stderr
             print(f"compiling rules; later runs find them in {cache_home()}", file=out, flush=True)
@@ -149,11 +149,11 @@ class _Announcement(event.Listener):
         pass
 
 
-event.register("numba:compile", _Announcement())
+event.register("numba:compile", _CompileNotice())
 
 
 def record_dtype(fields: list[tuple[Any, ...]]) -> np.dtype[Any]:
-    """A structured dtype with the layout of C, whose rows give their fields by name, plain as well as compiled."""
+    """Return a structured dtype with C layout; fields of its rows are attributes, in Python and in compiled code."""
     return _record_dtype(tuple(fields))
 
 
@@ -163,26 +163,26 @@ def _record_dtype(fields: tuple[tuple[Any, ...], ...]) -> np.dtype[Any]:
 
 
 def rows_of(dtype: np.dtype[Any]) -> Any:
-    """The numba type of an array of records."""
+    """Return the numba type of an array of records."""
     return types.Array(numba.from_dtype(dtype), 1, "C")
 
 
 def restored(dtype: np.dtype[Any], saved: bytes) -> Rows:
-    """Read rows back from their `tobytes`. (A structured copy would leave the bytes between fields undefined.)"""
+    """Return writable rows from the result of `tobytes`. A structured copy would leave padding bytes undefined."""
     return np.frombuffer(bytearray(saved), dtype)
 
 
 def plain(function: Callable[P, R]) -> Callable[P, R]:
-    """The plain Python function under a compiled one."""
+    """Return the plain Python function of a compiled function."""
     return cast(Callable[P, R], getattr(function, "py_func", function))
 
 
 def bind(function: Callable[..., Any], **functions: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a copy of a plain function in which global names mean the given functions.
+    """Return a copy of a plain function in which the given global names are bound to the given functions.
 
-    This is how a rule reaches a compiled loop: as a constant of it. Passed as a first-class function instead, each
-    call of the loop would cost 150 µs, not 1 (measured). The copy's name carries what is bound, so that the cache tells
-    copies apart.
+    So a rule becomes a constant of a compiled loop. If it were passed as a first-class function, each call of the loop
+    would take 150 µs instead of 1 µs (measured). The name of the copy includes a hash of the bound functions, so that
+    the cache distinguishes copies.
     """
     given = plain(function)
     copy = FunctionType(given.__code__, {**given.__globals__, **functions}, given.__name__)
@@ -195,11 +195,11 @@ def bind(function: Callable[..., Any], **functions: Callable[..., Any]) -> Calla
 
 
 _UNCACHED: WeakSet[Callable[..., Any]] = WeakSet()
-"""Copies that hold a function whose changes could not be noticed."""
+"""Copies with a bound function that has no source file, so that its changes can't be noticed."""
 
 
-def _forget_old(home: Path) -> None:
-    """Delete the code of sources that nobody has compiled for a month; each edit of a rule leaves a folder behind."""
+def _delete_old_code(home: Path) -> None:
+    """Delete folders of compiled code a month older than the newest; each edit of a rule creates a new folder."""
     newest = max(folder.stat().st_mtime for folder in home.iterdir())
     for folder in home.iterdir():
         if _KEY.fullmatch(folder.name) and folder.stat().st_mtime < newest - 30 * 86_400:
@@ -210,7 +210,7 @@ _KEY = re.compile("[0-9a-f]{16}")
 
 
 def _has_source(function: Callable[..., Any]) -> bool:
-    """Whether a file says all about a function: not a notebook cell's, and not one that closes over values."""
+    """Whether a function depends on source files only: false in notebook cells, and for functions with closures."""
     return Path(inspect.getfile(function)).is_file() and not function.__closure__ and function not in _UNCACHED
 
 
@@ -221,7 +221,7 @@ def _identity(function: Callable[..., Any]) -> str:
 
 
 def cache_home() -> Path:
-    """The folder that all compiled code is kept under."""
+    """Return the folder of the cache."""
     if given := os.environ.get("VOLTRADE_CACHE"):
         return Path(given)
     base = os.environ.get("XDG_CACHE_HOME")
@@ -229,13 +229,14 @@ def cache_home() -> Path:
 
 
 def source_key(file: Path) -> str:
-    """Hash a source file and every file of ours that it imports, directly or not, with the versions beneath them.
+    """Return a hash of the files of `sources_of` and of the versions of Python, numba and numpy.
 
-    Files count by where they stand from the first one, so that a copy of a rule runs what was compiled for it before.
+    Other files than voltrade's count by their path relative to the first file, so that a copy of a rule file reuses the
+    compiled code.
     """
     digest = hashlib.sha256(f"{sys.version} numba {numba.__version__} numpy {np.__version__}".encode())
     home = file.resolve().parent
-    names = {_place(path) or os.path.relpath(path, home): path for path in sources_of(file)}
+    names = {_package_path(path) or os.path.relpath(path, home): path for path in sources_of(file)}
     for name, path in sorted(names.items()):
         digest.update(name.encode() + b"\0" + _source(path).digest + b"\0")
     return digest.hexdigest()[:16]
@@ -244,19 +245,19 @@ def source_key(file: Path) -> str:
 class _Source(NamedTuple):
     digest: bytes
     imports: tuple[tuple[int, str], ...]
-    """Every module that it may import: the number of dots before its name, and the name."""
+    """The modules that it may import: the number of leading dots, and the name."""
 
 
 def _source(path: Path) -> _Source:
-    """What a file says now. Ours are many, and are read again only where the file system knows of a change."""
-    if _place(path):
-        known = path.stat()
-        return _read_ours(path, known.st_size, known.st_mtime_ns, known.st_ctime_ns)
+    """Return digest and imports of a file. A file of voltrade is read again only if its size or times have changed."""
+    if _package_path(path):
+        stat = path.stat()
+        return _read_own(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     return _read(path)
 
 
 @cache
-def _read_ours(path: Path, *known: int) -> _Source:
+def _read_own(path: Path, *stat: int) -> _Source:
     return _read(path)
 
 
@@ -266,18 +267,18 @@ def _read(path: Path) -> _Source:
 
 
 @cache
-def _place(path: Path) -> str:
-    """Where a file of voltrade stands in the package; empty for another's."""
+def _package_path(path: Path) -> str:
+    """Return the path of a file of voltrade, from the package's folder on; empty for other files."""
     return str(path.relative_to(_PACKAGE.parent)) if path.is_relative_to(_PACKAGE) else ""
 
 
 def sources_of(file: Path) -> set[Path]:
-    """Return a file and every file of ours that it imports, directly or not.
+    """Return a file and every file that it imports directly or indirectly, without those of installed packages.
 
-    What a name means is looked for beside the first file, then among the modules that are loaded.
+    A module is searched beside the first file, then among the loaded modules.
 
     Raises:
-        SyntaxError: one of them is no Python.
+        SyntaxError: a file is not valid Python.
     """
     found: set[Path] = set()
     waiting = [file.resolve()]
@@ -291,15 +292,15 @@ def sources_of(file: Path) -> set[Path]:
 
 
 def _cache_folder(function: Callable[..., Any]) -> Path | None:
-    """The folder for a function's compiled code; none for code without a source file, or where none can be written."""
+    """Return the folder for a function's compiled code; None without a source file, or if none can be written."""
     if not _has_source(function):
         return None
     try:
         folder = cache_home() / source_key(_file(function))
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
-            _forget_old(cache_home())
-    except (OSError, RuntimeError):  # RuntimeError: there is no home
+            _delete_old_code(cache_home())
+    except (OSError, RuntimeError):  # RuntimeError: no home folder
         return None
     return folder if os.access(folder, os.W_OK) else None
 
@@ -309,36 +310,36 @@ def _file(function: Callable[..., Any]) -> Path:
 
 
 def _imported(file: Path, home: Path) -> Iterator[Path]:
-    """The files of ours that a file's imports mean. What voltrade's own files mean does not hang on who asks."""
+    """Yield the files that a file imports. For voltrade's own files the result doesn't depend on `home`."""
     for level, name in _source(file).imports:
         if name.partition(".")[0] == _PACKAGE.name and not level:
-            # The package itself names everything; its files mean the rooms that they name beside it.
-            yield from () if name == _PACKAGE.name and _place(file) else _room(name)
+            # `voltrade/__init__.py` imports everything: in voltrade's own files only the imported modules count.
+            yield from () if name == _PACKAGE.name and _package_path(file) else _module_file(name)
             continue
-        if _place(file) and not level:
+        if _package_path(file) and not level:
             continue
         beside = neighbours(home, name) if not level else _files_of(file.parents[level - 1], name)
         loaded = getattr(sys.modules.get(name), "__file__", None)
         for path in beside or ([Path(loaded).resolve()] if loaded and not level else []):
-            if _is_ours(path):
+            if _is_own(path):
                 yield path
 
 
 @cache
-def _room(name: str) -> tuple[Path, ...]:
-    """The file of a module of voltrade; none where the name is that of something in one."""
+def _module_file(name: str) -> tuple[Path, ...]:
+    """Return the file of a module of voltrade; empty if the name is a member of a module."""
     place = _PACKAGE.parent.joinpath(*name.split("."))
     return tuple(path for path in (place / "__init__.py", place.with_name(f"{place.name}.py")) if path.is_file())[:1]
 
 
 def neighbours(folder: Path, name: str) -> list[Path]:
-    """The files in a folder that run where a file beside them imports a module by its dotted name."""
+    """Return the files of a folder that are run when a file beside them imports a module by its dotted name."""
     first = name.partition(".")[0]
     return [] if first in sys.stdlib_module_names or first == _PACKAGE.name else _files_of(folder, name)
 
 
 def _files_of(folder: Path, name: str) -> list[Path]:
-    """The packages around a module, and the module, as far as they are files under a folder."""
+    """Return the files of a module and of the packages that contain it, as far as they are under a folder."""
     found: list[Path] = []
     stem = folder
     for part in name.split("."):
@@ -348,12 +349,12 @@ def _files_of(folder: Path, name: str) -> list[Path]:
 
 
 _PARSING = Lock()
-"""CPython 3.11 counts the depth of all trees that it makes in one place: two threads that parse at once may fail."""
+"""CPython 3.11 has one global counter of recursion depth in `ast.parse`: two threads that parse at once may fail."""
 
 
 @cache
 def _imported_names(source: bytes, file: str) -> tuple[tuple[int, str], ...]:
-    """Every module that a source may import, as `_Source` has them."""
+    """Return the modules that a source may import, in the form of `_Source.imports`."""
     names: list[tuple[int, str]] = []
     with _PARSING:
         tree = ast.parse(source, file)
@@ -370,8 +371,8 @@ _PACKAGE = Path(__file__).resolve().parent
 _FOREIGN = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether a source can change without a new version of a package: voltrade, or a file outside of the library."""
+def _is_own(path: Path) -> bool:
+    """Whether a source file is voltrade's or outside of installed packages, and so can change without a new version."""
     if path.suffix != ".py":
         return False
     return path.is_relative_to(_PACKAGE) or not any(path.is_relative_to(folder) for folder in _FOREIGN)

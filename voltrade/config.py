@@ -1,8 +1,8 @@
-"""Settings: one validated, frozen model for each component, all reachable by one flat set of parameter names.
+"""Settings: a validated, frozen model for each component; the names of all settings form one flat set of parameters.
 
-A notebook's parameters, a saved parameter file and the command line all end in `Config.from_parameters`, which refuses
-unknown names, wrong types, strings for booleans, numbers that aren't finite, and anything that looks like a key, and
-says which parameter broke which rule. Every default is safe: the simulated venue, no key, no network.
+Parameters of notebooks, of saved parameter files and of the command line are all read by `Config.from_parameters`. It
+refuses unknown names, wrong types, texts for booleans, numbers that aren't finite, and values that look like a key; the
+error names each parameter and the rule that it breaks. The defaults are safe: the simulated venue, no key, no network.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from voltrade.model import Instrument, storable
 
 
 def _decimal(value: object, info: ValidationInfo) -> Decimal:
-    """Take a whole, floating or Decimal number (a text only from JSON, where amounts are stored as texts)."""
+    """Convert an int, float or Decimal (or a text from JSON, where amounts are stored as texts) to Decimal."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
         raise ValueError("must be a number")
     if isinstance(value, str) and info.mode != "json":
@@ -54,28 +54,28 @@ Amount = Annotated[Decimal, BeforeValidator(_decimal)]
 PositiveAmount = Annotated[Amount, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Account = Annotated[PositiveAmount, Field(le=10**9)]
-"""An amount whose multiples by leverage and price fit 64 bits."""
+"""An amount of the account; its products with leverage and price fit 64 bits."""
 Length = Annotated[int, Field(ge=1, le=100_000)]
-"""Of an indicator, in bars, each of which may need a place in its memory."""
+"""Length of an indicator in bars; limited, since an indicator may store a value for each bar."""
 
-# Far more than anybody wants, and within what 64 bits hold of milliseconds, bars and 1e-8.
+# The limit is more than any use needs, and small enough for 64 bits of milliseconds, bars or 1e-8.
 Wholes = Annotated[int, Field(ge=0, le=10**9)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 LEAST_SECONDS = 0.1
-"""The shortest duration that can be wanted: what is due sooner would be due before an answer can have come."""
+"""Shortest duration of a setting; a shorter time could pass before the exchange can respond."""
 
 
-def _worth_waiting(seconds: float) -> float:
+def _zero_or_long_enough(seconds: float) -> float:
     if 0 < seconds < LEAST_SECONDS:
         raise ValueError(f"must be 0 or at least {LEAST_SECONDS}")
     return seconds
 
 
-Seconds = Annotated[float, Field(ge=0, le=10**9), AfterValidator(_worth_waiting)]
+Seconds = Annotated[float, Field(ge=0, le=10**9), AfterValidator(_zero_or_long_enough)]
 PositiveSeconds = Annotated[float, Field(ge=LEAST_SECONDS, le=10**9)]
 
 
-def _playable(speed: float) -> float:
+def _zero_or_one(speed: float) -> float:
     if speed not in (0.0, 1.0):
         raise ValueError("must be 0 (lockstep) or 1 (wall clock)")
     return speed
@@ -89,11 +89,11 @@ StopPolicy = Literal["protect", "flatten", "carry_on"]
 Mode = Literal["sim", "paper", "demo", "live"]
 
 RUN_DIR = "VOLTRADE_RUN_DIR"
-"""Environment of a notebook's kernel: the folder that its session's files go to."""
+"""Environment variable of a notebook's kernel: the folder for the files of its session."""
 NOTEBOOK = "VOLTRADE_NOTEBOOK"
-"""Environment of an engine that a notebook started: the process of that notebook's kernel."""
+"""Environment variable of an engine that a notebook started: the process id of the notebook's kernel."""
 RECORDED = "VOLTRADE_RECORDED"
-"""Environment of a notebook's kernel: set where it is executed into a record, with nobody at the screen."""
+"""Environment variable of a notebook's kernel: set where papermill executes the notebook without a user."""
 
 
 class Settings(BaseModel):
@@ -106,14 +106,14 @@ class Settings(BaseModel):
     @field_validator("*")
     @classmethod
     def _is_storable(cls, value: object) -> object:
-        """Refuse a text with bytes that are no UTF-8, such as the name of a file may have."""
+        """Refuse a text that UTF-8 can't encode, such as a file name with other bytes."""
         if isinstance(value, str) and storable(value) != value:
             raise ValueError("must be UTF-8 text")
         return value
 
 
 def milliseconds(seconds: float) -> int:
-    """Return a setting's seconds as the whole milliseconds that everything is timed by."""
+    """Convert seconds of a setting to whole milliseconds."""
     return round(seconds * 1000)
 
 
@@ -121,32 +121,32 @@ class BarSettings(Settings):
     """How trades become volume bars."""
 
     unit: Literal["base", "quote", "trades"] = "base"
-    """What the threshold counts: coins, quote asset (price x quantity), or aggTrades."""
+    """What the threshold counts: `base` coins, `quote` price x quantity in the quote asset, `trades` aggTrades."""
     threshold: Annotated[PositiveAmount, Field(le=10**18)] = Decimal(10)
-    """Volume at which a bar closes, in `unit`. In coins it must be a multiple of the symbol's step."""
+    """Volume at which a bar closes, in `unit`. For `base` it must be a multiple of the symbol's step."""
     anchor: Literal["utc_day", "continuous"] = "utc_day"
-    """`utc_day`: the first trade of a UTC day closes the open bar short. `continuous`: no daily cut."""
+    """`utc_day`: the first trade of a UTC day closes the open bar before its threshold. `continuous`: no daily cut."""
     least_bars_a_day: Annotated[float, Field(ge=0)] = 0.0
-    """Fewer bars than this in 24 hours, and a person is told that the market has left the threshold; 0 for none."""
+    """Fewer bars than this in 24 hours raise an alert: the threshold no longer suits the market; 0 for no limit."""
     most_bars_a_day: Annotated[float, Field(ge=0)] = 0.0
-    """More than this, likewise; 0 for no limit. `notebooks/01_data.ipynb` finds the band."""
+    """More bars than this in 24 hours raise the same alert; 0 for no limit. `notebooks/01_data.ipynb` computes both."""
 
 
 class SignalSettings(Settings):
-    """Indicators and the entry rule. Lengths are in bars."""
+    """Settings of the indicators and the entry rule. Lengths are in bars."""
 
     vwap_length: Length = 20
     ema_fast: Length = 8
     ema_slow: Length = 21
     bollinger_length: Annotated[Length, Field(ge=2)] = 20
     bollinger_width: Annotated[float, Field(gt=0)] = 2.0
-    """Half width of the bands in population standard deviations."""
+    """Distance of each band from the middle in population standard deviations."""
     rsi_length: Length = 14
     atr_length: Length = 14
     use_ema_cross: bool = True
     """Trigger: the fast EMA crosses the slow one."""
     use_bollinger_breakout: bool = True
-    """Trigger: the close leaves the bands."""
+    """Trigger: the close moves out of the bands."""
     use_rsi_filter: bool = True
     """Filter: no long at or above `rsi_overbought`, no short at or below `rsi_oversold`."""
     rsi_overbought: Annotated[float, Field(gt=0, le=100)] = 75.0
@@ -166,11 +166,11 @@ class SignalSettings(Settings):
             )
         return self
 
-    def fitted_to(self, kind: type[SignalSettings]) -> SignalSettings:
-        """Return settings of a rule's type: what it has too stays, the rest is its default.
+    def converted_to(self, kind: type[SignalSettings]) -> SignalSettings:
+        """Return settings of another rule's type; settings with the same names keep their values, others are defaults.
 
         Raises:
-            ConfigError: what stays is out of the rule's bounds.
+            ConfigError: a value is out of the bounds of that type.
         """
         if type(self) is kind:
             return self
@@ -179,114 +179,115 @@ class SignalSettings(Settings):
 
 
 class ExitSettings(Settings):
-    """The position in hand: stop, take-profit, and the exits that need no price level."""
+    """Exits of an open position: stop, take-profit, opposite signal and time."""
 
     stop_atr: Annotated[float, Field(gt=0)] = 2.0
     """Distance of the stop from the average fill price, in ATR."""
     take_profit_atr: Annotated[float, Field(ge=0)] = 3.0
     """Distance of the take-profit in ATR; 0 for none."""
     min_stop_bps: BasisPoints = 5.0
-    """A stop nearer than this is refused as STOP_TOO_TIGHT, as is one within 3 ticks or twice the round-trip cost."""
+    """A stop nearer than this is refused as STOP_TOO_TIGHT, and so is a stop nearer than 3 ticks or twice the costs."""
     exit_on_opposite_signal: bool = True
     max_holding_bars: Wholes = 0
-    """Leave after this many bars; 0 for never."""
+    """Exit after this many bars; 0 for never."""
     max_holding_s: Seconds = 0.0
-    """Leave after this long; 0 for never."""
+    """Exit after this many seconds; 0 for never."""
     working_type: Literal["CONTRACT_PRICE", "MARK_PRICE"] = "CONTRACT_PRICE"
     """Which price triggers stop and take-profit."""
 
 
 class RiskSettings(Settings):
-    """Size, the circuit breaker's limits, and the cooldown."""
+    """Position size, limits of the circuit breaker, and cooldown."""
 
     capital: Account = Decimal(10_000)
-    """Ring-fenced amount in the quote asset that sizes and limits refer to; at most the balance."""
+    """Amount in the quote asset that sizes and limits refer to; a smaller wallet balance counts instead."""
     risk_fraction: Fraction = 0.005
-    """Part of the capital that one stop-out may cost, fees and expected slippage included."""
+    """Largest part of the capital that a stop-out may cost, fees and expected slippage included."""
     max_notional_multiple: Annotated[float, Field(gt=0, le=20)] = 2.0
     """Largest position, as a multiple of capital."""
     leverage: Annotated[int, Field(ge=1, le=125)] = 5
     margin_type: Literal["isolated", "cross"] = "isolated"
     max_daily_loss_fraction: Fraction = 0.03
-    """Largest loss of equity since 00:00 UTC, as a part of capital, or of the equity at that time where it is less."""
+    """Largest loss of equity since 00:00 UTC, as a part of capital, or of the equity at 00:00 UTC if that is less."""
     daily_loss_action: BreakerAction = "flatten"
     daily_loss_resume: Resume = "next_utc_day"
     max_drawdown_fraction: Fraction = 0.10
-    """Largest fall of equity from its peak, as a part of capital, or of that peak where it is less."""
+    """Largest fall of equity from its peak, as a part of capital, or of the peak if that is less."""
     drawdown_action: BreakerAction = "flatten"
     drawdown_resume: Resume = "person"
     max_consecutive_losses: Count = 5
-    """Round trips in a row with net PnL below zero."""
+    """Round trips in a row with a net PnL below zero."""
     consecutive_losses_action: BreakerAction = "block"
     consecutive_losses_resume: Resume = "after_seconds"
     max_trades_per_day: Count = 50
-    """Round trips begun since 00:00 UTC."""
+    """Round trips that began since 00:00 UTC."""
     trades_per_day_action: BreakerAction = "block"
     trades_per_day_resume: Resume = "next_utc_day"
     resume_after_s: PositiveSeconds = 14_400.0
-    """Pause of a rule whose resumption is `after_seconds`."""
+    """Pause of a rule that resumes `after_seconds`."""
     cooldown_s: Seconds = 0.0
-    """No entry for this long after the last exit fill."""
+    """No entry for this many seconds after the last exit fill."""
     cooldown_bars: Wholes = 3
-    """No entry for this many closed bars after the last exit fill."""
+    """No entry on the first bars, this many, that close after the last exit fill."""
 
 
 class ExecutionSettings(Settings):
-    """How orders are sent, and the model of execution where the exchange is simulated."""
+    """How orders are sent, and how the simulated exchange executes them."""
 
     entry: Literal["market", "ioc_limit"] = "market"
     max_slippage_bps: Annotated[BasisPoints, Field(gt=0)] = 10.0
-    """Collar of an `ioc_limit` entry."""
+    """Distance of the limit price of an `ioc_limit` entry from the last price."""
     order_stale_s: PositiveSeconds = 10.0
-    """An order in flight for longer is looked up."""
+    """An order in flight for longer is queried."""
     recv_window_ms: Annotated[int, Field(ge=500, le=60_000)] = 5_000
     latency_ms: Wholes = 50
-    """Simulated: from the decision to the matching engine."""
+    """Simulated exchange: time from the decision to the matching engine."""
     slippage_bps: BasisPoints = 0.5
-    """Simulated: added to each market fill against us; also the expected slippage that sizing uses."""
+    """Simulated exchange: each market fill is worse by this. Sizing uses it as the expected slippage."""
     taker_fee: Annotated[Amount, Field(ge=0, lt=Decimal("0.1"))] = Decimal("0.0005")
-    """Simulated; at a real exchange commissionRate is asked at start."""
+    """Simulated exchange; the fees of the real exchange are requested at start (commissionRate)."""
     maker_fee: Annotated[Amount, Field(ge=0, lt=Decimal("0.1"))] = Decimal("0.0002")
     mark_interval_s: Count = 60
-    """Simulated: tape time between two mark prices."""
+    """Simulated exchange: time on the tape between two mark prices."""
     funding_rate: Annotated[Amount, Field(gt=Decimal("-0.03"), lt=Decimal("0.03"))] = Decimal(0)
-    """Simulated: paid by longs to shorts on mark notional at each of the symbol's funding times; a tape tells none."""
+    """Simulated exchange: longs pay it to shorts at each funding time of the symbol, where the tape has no funding."""
     wallet: Account = Decimal(10_000)
-    """Simulated: wallet balance at start."""
+    """Simulated exchange: wallet balance at start."""
 
 
 class SessionSettings(Settings):
-    """What a session trades on and how it ends."""
+    """What a session trades, and how it ends."""
 
     mode: Mode = "sim"
     symbol: Annotated[str, Field(pattern=r"^[A-Z0-9]{2,20}$")] = "BTCUSDT"
     tape: Annotated[str, Field(min_length=1)] = "synthetic"
-    """For `sim` and backtests: `synthetic`, the path of a file of trades, or days of the store, both included:
-    `store:BTCUSDT:2026-01-05:2026-01-11`."""
+    """For `sim` and backtests: `synthetic`, the path of a file of trades, or days of the store, first and last
+    included: `store:BTCUSDT:2026-01-05:2026-01-11`."""
     seed: Annotated[int, Field(ge=0)] = 8
     """Seed of the synthetic tape and of the simulated mark price."""
     hours: Annotated[float, Field(gt=0, le=24 * 366)] = 12.0
     """Length of the synthetic tape."""
-    speed: Annotated[float, AfterValidator(_playable)] = 0.0
-    """`sim`: 1 plays the tape by the wall clock, 0 in lockstep with the engine, as fast as both can."""
+    speed: Annotated[float, AfterValidator(_zero_or_one)] = 0.0
+    """`sim`: 1 plays the tape by the wall clock, 0 in lockstep with the engine, as fast as possible."""
     venue: Annotated[str, Field(pattern=r"^(|http://(127\.0\.0\.1|localhost):\d{1,5})$")] = ""
-    """Address of a running `python -m voltrade venue`. In `sim` its account then outlives the session; empty for a
-    venue, tape and account of the session's own. In `paper`, `demo` and `live` it stands in for Binance, for trials."""
+    """Address of a running `python -m voltrade venue`. In `sim` its account is kept after the session; empty for a
+    venue, tape and account that exist for this session only. In `paper`, `demo` and `live` it replaces Binance, for
+    trials."""
     begin_s: Seconds = 0.0
-    """`sim`: the session begins this long after the tape does; what lies before is history, used to warm up."""
+    """`sim`: the session begins this many seconds after the tape; the earlier trades warm up the indicators."""
     confirmation: str = ""
-    """`live`: a person's word, for today, that names symbol, largest notional and account; the refusal of an empty one
-    and `python -m voltrade doctor` say what to type."""
+    """`live`: the operator's confirmation, for today, of symbol, largest notional and account. `python -m voltrade
+    doctor` and the refusal of an empty confirmation show the text to type."""
     apply_account_settings: bool = False
-    """Set one-way mode, margin type and leverage of the symbol at the exchange where they differ, while flat;
-    otherwise a difference stops the start."""
+    """Whether to set one-way mode, margin type and leverage of the symbol at the exchange where they differ and no
+    position is open. If false, a difference prevents the start."""
     record_trades: Literal["binance", "always", "never"] = "binance"
-    """Whether trades are kept in the store of `voltrade data`; `binance`: in `paper` and `live`, and from there."""
+    """Whether trades go to the store of `voltrade data`. `binance`: in `paper` and `live`, unless `venue` is set."""
     duration_s: Seconds = 0.0
-    """End the session after this long; 0 for the end of the tape, or never."""
+    """End the session after this many seconds; 0 for the end of the tape, or never."""
     rule: str = ""
-    """A rule file of one's own and its class, such as `rules/adx.py:Adx`; empty for the built-in rule. The rule's own
-    settings are parameters too."""
+    """A rule file and its class, such as `rules/adx.py:Adx`; empty for the built-in rule. The settings of the rule are
+    parameters too."""
     on_duration_end: StopPolicy = "flatten"
     on_interrupt: StopPolicy = "protect"
     on_notebook_lost: StopPolicy = "protect"
@@ -301,7 +302,7 @@ class SessionSettings(Settings):
 
 
 class Config(Settings):
-    """All settings of a session or backtest."""
+    """All settings of a session or a backtest."""
 
     session: SessionSettings = SessionSettings()
     bars: BarSettings = BarSettings()
@@ -322,11 +323,13 @@ class Config(Settings):
         """Build the settings from flat parameters such as `symbol="BTCUSDT", threshold=20`.
 
         Args:
-            parameters: by their names; those of `more` win.
-            signals: the settings of the rule. What names a rule file is read by `rule_file.read_parameters`.
+            parameters: values by name; those of `more` take precedence.
+            signals: the type of the rule's settings. For parameters with a `rule`, use
+                `strategy.rule_file.read_parameters`.
 
         Raises:
-            ConfigError: names every parameter that is unknown, of the wrong type, out of bounds, or like a secret.
+            ConfigError: names every parameter that is unknown, of the wrong type or out of bounds, or that may be a
+                secret.
         """
         given = {**(parameters or {}), **more}
         refuse_secrets(given)
@@ -335,21 +338,21 @@ class Config(Settings):
 
     @classmethod
     def from_json(cls, text: str | bytes, signals: type[SignalSettings] = SignalSettings) -> Config:
-        """Read settings back from `model_dump_json`; `signals` is the type that they were made with.
+        """Read settings from the text of `model_dump_json`; `signals` is the type of the rule's settings.
 
         Raises:
-            ConfigError: the text breaks a rule.
+            ConfigError: the text is not valid JSON of settings.
         """
         with _explained():
             return cls.model_validate_json(text, context=signals)
 
     def parameters(self) -> dict[str, Any]:
-        """Return the flat parameters, defaults included, as plain JSON values that `from_parameters` takes back."""
+        """Return all parameters, defaults included, as plain JSON values that `from_parameters` accepts."""
         parts = self.model_dump()
         return {name: _plain_number(value) for part in parts.values() for name, value in part.items()}
 
     def changed(self, **parameters: object) -> Config:
-        """Return these settings with some parameters changed; what isn't named stays as it is.
+        """Return a copy of these settings with some parameters changed.
 
         Raises:
             ConfigError: names every parameter that is unknown, of the wrong type or out of bounds.
@@ -364,22 +367,22 @@ class Config(Settings):
     @field_validator("signals", mode="wrap")
     @classmethod
     def _of_the_rule(cls, value: object, handler: Any, info: ValidationInfo) -> SignalSettings:
-        """Read the signal settings as the type of the rule that they are for."""
+        """Read the signal settings as the type that the validation context gives."""
         read = handler if info.context is None or isinstance(value, SignalSettings) else info.context.model_validate
         settings: SignalSettings = read(value)
         return settings
 
     @property
     def fingerprint(self) -> str:
-        """Short hash that two equal sets of settings share."""
+        """Short hash of the settings, the same for equal settings."""
         text = json.dumps(self.parameters(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def check_against(self, instrument: Instrument) -> None:
-        """Refuse settings that this symbol's filters make impossible.
+        """Refuse settings that don't fit the filters of a symbol.
 
         Raises:
-            ConfigError: the threshold is no multiple of the step, or a bar could overflow 64 bits.
+            ConfigError: the threshold is not a multiple of the step, or a bar could overflow 64 bits.
         """
         threshold = self.bars.threshold
         if self.bars.unit == "base" and threshold % instrument.step_size:
@@ -393,7 +396,7 @@ class Config(Settings):
 
 
 def _plain_number(value: Any) -> Any:
-    """Write an amount as the number that is read back as the same amount; other values as they are."""
+    """Convert an amount to an int or float that is read back as the same amount; return other values unchanged."""
     if not isinstance(value, Decimal):
         return value
     return int(value) if value == int(value) else float(value)
@@ -401,10 +404,10 @@ def _plain_number(value: Any) -> Any:
 
 @cache
 def parameter_homes(signals: type[SignalSettings] = SignalSettings) -> Mapping[str, str]:
-    """Map every flat parameter name to the component it belongs to, with the rule's settings for `signals`.
+    """Map the name of every parameter to its component; `signals` is the type of the rule's settings.
 
     Raises:
-        ConfigError: two components share a name.
+        ConfigError: two components have a parameter of the same name.
     """
     homes: dict[str, str] = {}
     parts = {name: cast(type[Settings], part.annotation) for name, part in Config.model_fields.items()}
@@ -417,7 +420,7 @@ def parameter_homes(signals: type[SignalSettings] = SignalSettings) -> Mapping[s
 
 
 def _by_component(parameters: Mapping[str, object], signals: type[SignalSettings]) -> dict[str, dict[str, object]]:
-    """Put flat parameters under the components that they belong to.
+    """Group parameters by component.
 
     Raises:
         ConfigError: names every parameter that is unknown.
@@ -431,10 +434,10 @@ def _by_component(parameters: Mapping[str, object], signals: type[SignalSettings
 
 
 def refuse_unknown(parameters: Mapping[str, object], known: Collection[str]) -> None:
-    """Refuse parameters that are none.
+    """Refuse unknown parameters.
 
     Raises:
-        ConfigError: names every one.
+        ConfigError: names every unknown parameter.
     """
     if unknown := sorted(set(parameters) - set(known)):
         raise ConfigError("; ".join(f"{name}: unknown parameter, was {parameters[name]!r}" for name in unknown))
@@ -445,10 +448,10 @@ _SECRET_VALUE = re.compile(r"^[A-Za-z0-9+/=_-]{40,}$")
 
 
 def refuse_secrets(parameters: Mapping[str, object]) -> None:
-    """Refuse a parameter that is named like a key or looks like one; papermill would store it in the notebook twice.
+    """Refuse a parameter whose name or value looks like a key; papermill would store it in the notebook.
 
     Raises:
-        ConfigError: names the parameter, never its value.
+        ConfigError: names the parameter, but not its value.
     """
     for name, value in parameters.items():
         looks_secret = isinstance(value, str) and _SECRET_VALUE.match(value) and not Path(value).exists()
@@ -458,7 +461,7 @@ def refuse_secrets(parameters: Mapping[str, object]) -> None:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Let settings that break a rule be a ConfigError."""
+    """Convert a `ValidationError` to a ConfigError."""
     try:
         yield
     except ValidationError as error:
@@ -466,7 +469,7 @@ def _explained() -> Iterator[None]:
 
 
 def _explain(error: ValidationError) -> str:
-    """One line for each broken rule: parameter, rule, value."""
+    """Return the parameter, the broken rule and the value of each problem."""
     lines = []
     for problem in error.errors():
         name = str(problem["loc"][-1]) if problem["loc"] else "settings"

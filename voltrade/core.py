@@ -20,7 +20,7 @@ from numba import types
 from voltrade import core_rules, records, risk
 from voltrade.account import Account, Position
 from voltrade.bar_pipeline import BarPipeline
-from voltrade.bar_rate import drift
+from voltrade.bar_rate import bar_rate_alert
 from voltrade.books import Books
 from voltrade.compiled import BARE, Rows, compile_for, plain, rows_of
 from voltrade.config import Config, milliseconds
@@ -64,7 +64,7 @@ GATES: tuple[risk.Gate, ...] = (
     risk.BAR_TAINTED,
     risk.DAY_END_BAR,
     risk.PAUSED,
-    risk.HALTED_BY_PERSON,
+    risk.HALTED_BY_OPERATOR,
     risk.DRAWDOWN,
     risk.DAILY_LOSS,
     risk.LOSING_STREAK,
@@ -148,7 +148,7 @@ class TradingCore:
         config = self.config
         monitor = OrderMonitor(instrument, config.exits, config.execution, epoch, self._books, place, GATES)
         symbol_state = SymbolState(instrument, BarPipeline(instrument, config.bars, engine), engine, monitor, place)
-        symbol_state.band = expected_range(config.bars)
+        symbol_state.expected_range = expected_range(config.bars)
         row = self._books.symbols[place]
         row["limits"] = risk.limits_of(config, instrument)
         row["facts"]["market_stream_up"] = True
@@ -301,7 +301,7 @@ class TradingCore:
         row["wallet"], row["is_open"] = wallet, True
 
     def _on_bar_resume_point(self, phase: BarResumePoint) -> list[Output]:
-        self.symbol_states[phase.symbol].pipeline.begin_at(phase)
+        self.symbol_states[phase.symbol].pipeline.resume_from(phase)
         return []
 
     # --- trades, bars, signals -------------------------------------------------------------------------------------
@@ -354,13 +354,13 @@ class TradingCore:
 
     def _watch_bars(self, symbol_state: SymbolState) -> list[Output]:
         """Tell a person once when bars come too fast or too slowly for their threshold."""
-        bars, band = symbol_state.pipeline.bars, symbol_state.band
-        if band is None or not len(bars):
+        times, expected = symbol_state.pipeline.bars["close_time"], symbol_state.expected_range
+        if expected is None or not len(times):
             return []
-        drifted = drift(band.threshold, band, bars["close_time"], int(bars["close_time"][0]), self.time)
-        is_news = drifted is not None and not symbol_state.drifted
-        symbol_state.drifted = drifted is not None
-        return [Alert(self.time, "BARS_DRIFTED", str(drifted))] if is_news else []
+        found = bar_rate_alert(expected.threshold, expected, times, int(times[0]), self.time)
+        is_new = found is not None and not symbol_state.is_bar_rate_alerted
+        symbol_state.is_bar_rate_alerted = found is not None
+        return [Alert(self.time, "BAR_RATE", str(found))] if is_new else []
 
     def _on_account(self, update: AccountUpdate) -> list[Output]:
         """Book what only the exchange knows of: funding and transfers. Fills bring their own amounts."""

@@ -1,38 +1,38 @@
-"""The errors voltrade raises on purpose.
+"""The exceptions that voltrade raises.
 
     VoltradeError
     ├── ConfigError      a setting or parameter is refused; nothing was sent or written
-    ├── DataError        a tape, archive or message can't be trusted
-    ├── JournalError     the audit log is broken, foreign or can't be written
-    ├── VenueError       the exchange can't be talked to in the way we must
-    └── SessionError     the engine can't start, be reached, or ended badly
+    ├── DataError        a tape, an archive or a message is invalid
+    ├── JournalError     the journal is broken, of another run, or can't be written
+    ├── VenueError       the exchange answered in a way that makes it unsafe to continue
+    └── SessionError     the engine couldn't be started or reached, or ended with an error
 
-Each message names the field, the rule and the value. Refusals of an order, by our own gates or by the exchange, are
-values (`model.Refusal`, `model.Reply`), never exceptions.
+Each message names the field, the rule and the value. A refused order is no exception: a refusal by a gate is a
+`model.Refusal`, a refusal by the exchange a `model.Reply`.
 """
 
 from __future__ import annotations
 
 
 class VoltradeError(Exception):
-    """Base of every error that voltrade raises on purpose."""
+    """Base class of all exceptions that voltrade raises."""
 
 
 class ConfigError(VoltradeError):
-    """A setting is refused: the message names the setting, the rule and the value."""
+    """A setting is refused. The message names the setting, the rule and the value."""
 
 
 class DataError(VoltradeError):
-    """Market data breaks a rule: the message names the file or message, the row and the rule."""
+    """Data are invalid. The message names the file or message, the row and the rule."""
 
 
 class JournalError(VoltradeError):
-    """The journal is broken, belongs to something else, or can't be written."""
+    """The journal is broken, belongs to another run, or can't be written."""
 
 
 class VenueError(VoltradeError):
-    """The exchange answered in a way that makes it unsafe to go on."""
+    """The exchange answered in a way that makes it unsafe to continue."""
 
 
 class SessionError(VoltradeError):
-    """The engine process could not be started, reached, or did not end as it should."""
+    """The engine process could not be started or reached, or ended with an error."""

@@ -46,7 +46,7 @@ from voltrade.model import (
     moment_text,
 )
 from voltrade.order_states import TOO_LARGE
-from voltrade.risk import distance_words
+from voltrade.risk import distance_label
 from voltrade.tape_loop import (
     AdvanceExchange,
     DrainEvents,
@@ -174,7 +174,7 @@ class LiveTradingSystem:
             "wallet": f"{core.account.wallet / MONEY:,.2f} {quote}" if core.account else "",
             "paused": core.paused,
             "breaker": core.breaker.mode if core.breaker else "",
-            "distances": {code: distance_words(code, *far, quote) for code, far in core.breaker.distances().items()}
+            "distances": {code: distance_label(code, *far, quote) for code, far in core.breaker.distances().items()}
             if core.breaker
             else {},
         }
@@ -250,8 +250,8 @@ class LiveTradingSystem:
 
     def catch_up(self, history: History) -> None:
         """Put what a restarted engine has missed before what its streams bring."""
-        if history.phase is not None:
-            self._news.append(history.phase)
+        if history.resume_point is not None:
+            self._news.append(history.resume_point)
         self._market.extendleft(reversed(list(history.trades.rows())))
         self._arrived.set()
 

@@ -1,12 +1,11 @@
-"""The facts that flow through voltrade: instruments, trades, bars, events in, commands and notes out.
+"""The data types of the trading path: instruments, trades, bars, events, commands and notes.
 
-Everything here is a frozen value. Inside the program a price is an integer number of ticks, a quantity an integer
-number of lots (steps), notional their exact product ("ticklots"), money an integer of 1e-8 of the quote asset, and
-time an integer of milliseconds since 1970 UTC. `Instrument` is the one place that converts to and from what people
-and the wire write.
+All of them are frozen. Inside the program a price is an integer number of ticks, a quantity an integer number of lots
+(steps), notional their exact product ("ticklots"), money an integer of 1e-8 of the quote asset, and time an integer of
+milliseconds since 1970 UTC. Only `Instrument` converts these to and from the decimal texts that the exchange uses.
 
-Events enter `TradingCore.handle`, which returns outputs: commands (to be carried to the exchange) and notes (facts for
-the journal). Both are listed at the end of the file.
+`TradingCore.handle` takes events and returns outputs: commands, which are sent to the exchange, and notes, which are
+stored in the journal. Both are listed at the end of the file.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ import numpy.typing as npt
 from voltrade.errors import DataError
 
 MONEY = 100_000_000
-"""Units of money in one unit of the quote asset, and of a rate in 1: both are written in 1e-8."""
+"""Units of money in 1 of the quote asset, and units of a rate in 1: both count in 1e-8."""
 
 NEVER = np.iinfo(np.int64).max
-"""A time that does not come."""
+"""A time that is never reached."""
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 
@@ -39,7 +38,7 @@ def money(text: str | int | Decimal) -> int:
     """Convert an amount of the quote asset to units of 1e-8, exactly.
 
     Raises:
-        DataError: more than eight decimals, or not a number.
+        DataError: the amount has more than eight decimals.
     """
     scaled = Decimal(text) * MONEY
     units = int(scaled)
@@ -49,26 +48,26 @@ def money(text: str | int | Decimal) -> int:
 
 
 def money_text(units: int) -> str:
-    """Write money as the wire does: `-123456789` is `-1.23456789`."""
+    """Format money as the exchange does: `-123456789` is `-1.23456789`."""
     return format(Decimal(units).scaleb(-8), "f")
 
 
 def moment_text(milliseconds: int) -> str:
-    """Write a time, ms UTC, for people: `2026-01-05 12:00:00 UTC`; empty for none."""
+    """Format a time in ms UTC as `2026-01-05 12:00:00 UTC`; 0 or less gives an empty text."""
     return f"{np.datetime64(milliseconds // 1000, 's')} UTC".replace("T", " ", 1) if milliseconds > 0 else ""
 
 
 def storable(text: str) -> str:
-    """Return a text as UTF-8 can hold it: a lone surrogate, such as a byte that was no UTF-8 leaves, as its escape."""
+    """Escape the lone surrogates of a text, which come from bytes that are not UTF-8, so that UTF-8 can encode it."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def printable(value: object) -> str:
-    """Return a value as a text that can do nothing to a terminal or a phone: `?` for what can't be printed."""
+    """Return a value as text with `?` for unprintable characters, safe for terminals and messages."""
     return "".join(character if character.isprintable() else "?" for character in str(value))
 
 
-# --- words of the exchange ------------------------------------------------------------------------------------------
+# --- terms of the exchange ------------------------------------------------------------------------------------------
 
 
 class Side(IntEnum):
@@ -93,12 +92,12 @@ class OrderType(StrEnum):
 
     @property
     def is_conditional(self) -> bool:
-        """Whether the order waits at the algo endpoint for its trigger."""
+        """Whether the order is an algo order, which waits for its trigger."""
         return self not in (OrderType.MARKET, OrderType.LIMIT)
 
     @property
     def is_limit(self) -> bool:
-        """Whether the order has a limit price: one of its own, or of the order that it becomes."""
+        """Whether the order, or the order that it triggers, has a limit price."""
         return self in (OrderType.LIMIT, OrderType.STOP, OrderType.TAKE_PROFIT)
 
 
@@ -115,7 +114,7 @@ class WorkingType(StrEnum):
 
 
 class Purpose(StrEnum):
-    """Why an order exists; the letter stands in its client order id."""
+    """Why an order exists; the letter is part of its client order id."""
 
     ENTRY = "e"
     STOP = "s"
@@ -124,7 +123,7 @@ class Purpose(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What is known of a request. UNKNOWN is looked up until it is known, never re-sent, never timed out."""
+    """What is known of a request. An UNKNOWN outcome is looked up until it is known; the request is not sent again."""
 
     ACCEPTED = "ACCEPTED"
     REFUSED = "REFUSED"
@@ -141,9 +140,10 @@ class CloseReason(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """A symbol's filters, and the conversions between texts and integers that follow from them.
+    """A symbol's filters from exchangeInfo, and conversions between decimals and integers.
 
-    Quantities are lots, `min_notional` is money, the rates are fractions. Values come from exchangeInfo.
+    Quantities are lots, `min_notional` is money, `max_price` is ticks, and `multiplier_up`, `multiplier_down` and
+    `market_take_bound` are fractions.
     """
 
     symbol: str
@@ -160,7 +160,7 @@ class Instrument:
     market_take_bound: Decimal
     max_price: int
     source: str = ""
-    """Where the filters come from, for the results that must name it."""
+    """Where the filters come from; results show it."""
 
     def __post_init__(self) -> None:
         unit = self.tick_size * self.step_size * MONEY
@@ -169,7 +169,7 @@ class Instrument:
 
     @property
     def money_per_ticklot(self) -> int:
-        """Money of one lot at a price of one tick."""
+        """Return the money of one lot at a price of one tick."""
         return int(self.tick_size * self.step_size * MONEY)
 
     def ticks(self, price: str | Decimal) -> int:
@@ -202,11 +202,11 @@ class Instrument:
         return lots * self.step_size
 
     def notional(self, ticklots: int) -> int:
-        """Money of an exact product of ticks and lots."""
+        """Convert ticklots to money."""
         return ticklots * self.money_per_ticklot
 
     def value_at_mark(self, lots: int, mark_e8: int) -> int:
-        """Money of a quantity at a mark price in 1e-8 of the quote asset; rounded half to even, once."""
+        """Return the money of a quantity at a mark price in 1e-8 of the quote asset; rounded half to even, once."""
         exact = Decimal(lots) * self.step_size * mark_e8
         return int(exact.to_integral_value(rounding=ROUND_HALF_EVEN))
 
@@ -218,7 +218,7 @@ class Instrument:
 class Trades:
     """A block of aggTrades of one symbol in the order of their ids, as columns of equal length.
 
-    `buyer_is_maker` true means that the taker sold. A block of one is what live trading sees.
+    Where `buyer_is_maker` is true, the taker sold. In live trading a block has one trade.
     """
 
     symbol: str
@@ -233,7 +233,7 @@ class Trades:
 
     @property
     def columns(self) -> tuple[npt.NDArray[Any], ...]:
-        """All columns, in their order."""
+        """All columns, in the order of the fields."""
         return self.id, self.price, self.quantity, self.time, self.buyer_is_maker
 
     def __len__(self) -> int:
@@ -243,7 +243,7 @@ class Trades:
         return Trades(self.symbol, *(column[rows] for column in self.columns))
 
     def rows(self) -> Iterator[tuple[int, int, int, int, bool]]:
-        """Yield each trade as `from_rows` takes it."""
+        """Yield each trade as a row of `from_rows`."""
         return zip(*(column.tolist() for column in self.columns), strict=True)
 
     @staticmethod
@@ -255,7 +255,7 @@ class Trades:
 
     @staticmethod
     def join(blocks: list[Trades]) -> Trades:
-        """Put blocks of one symbol one after the other."""
+        """Concatenate blocks of one symbol."""
         if len(blocks) == 1:
             return blocks[0]
         columns = zip(*(block.columns for block in blocks), strict=True)
@@ -264,7 +264,7 @@ class Trades:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Marks:
-    """Mark prices of one symbol as columns, in the order of time: ms UTC, 1e-8 of the quote asset for one coin."""
+    """Mark prices of one symbol as columns in the order of time: ms UTC, and 1e-8 of the quote asset for one coin."""
 
     time: Int64s
     price_e8: Int64s
@@ -272,7 +272,7 @@ class Marks:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Funding:
-    """Funding rates of one symbol as columns, in the order of time: ms UTC, 1e-8. Longs pay a positive one."""
+    """Funding rates of one symbol as columns in the order of time: ms UTC, and 1e-8. At a positive rate longs pay."""
 
     time: Int64s
     rate_e8: Int64s
@@ -284,9 +284,9 @@ class VolumeBar:
 
     symbol: str
     day: int
-    """Days since 1970 for bars anchored to the UTC day, else 0."""
+    """Days since 1970 of the UTC day that the bar is anchored to; 0 for continuous bars."""
     number: int
-    """Position of the bar after its anchor, from 0: the same bar live, after a restart and in research."""
+    """Position of the bar after its anchor, from 0. Live, after a restart and in research a bar has the same number."""
     open_time: int
     close_time: int
     first_trade_id: int
@@ -304,31 +304,34 @@ class VolumeBar:
 
 
 def _row_of(wholes: Iterable[str], **others: type) -> np.dtype[Any]:
-    """The layout of a fact as a row of an array: whole numbers, then fields of other types."""
+    """Return a record dtype with integer fields, then fields of other types."""
     layout = [*((name, np.int64) for name in wholes), *others.items()]
     return np.dtype((np.record, np.dtype(layout, align=True)))
 
 
 BAR = _row_of((field.name for field in fields(VolumeBar)[1:-2]), close_reason=np.int8, tainted=np.bool_)
-"""A bar as a row of an array, as compiled code folds it: the fields and units of `VolumeBar`, without the symbol."""
+"""Record dtype of a bar in compiled code: the fields and units of `VolumeBar`, without the symbol."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """A bar's decision that an entry is wanted. `bar_number` counts the bars of the run; `atr` is in quote per coin."""
+    """A rule's request to enter at the close of a bar.
+
+    `bar_number` counts the bars of the run from 0; `atr` is in the quote asset for one coin.
+    """
 
     time: int
     symbol: str
     side: Side
     bar_number: int
     price: int
-    """Close of the bar, ticks."""
+    """Close of the bar, in ticks."""
     atr: float
 
 
 @dataclass(frozen=True, slots=True)
 class MarkPrice:
-    """A mark price as the exchange states it, in 1e-8 of the quote asset for one coin."""
+    """A mark price of the exchange, in 1e-8 of the quote asset for one coin, with the next funding."""
 
     symbol: str
     time: int
@@ -339,17 +342,17 @@ class MarkPrice:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The next stretch of a tape: trades up to the first that the exchange acts on, then perhaps one mark price."""
+    """The next part of a tape: trades up to the first that the exchange reacts to, then at most one mark price."""
 
     trades: Trades
     mark: MarkPrice | None
     end: bool
-    """Whether the tape has nothing after it."""
+    """Whether the tape ends after this segment."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeedGap:
-    """Trade ids that the stream skipped, and how many of them REST could give."""
+    """Trade ids that the stream skipped, and how many of these trades were fetched by REST."""
 
     symbol: str
     time: int
@@ -363,7 +366,7 @@ class FeedGap:
 
 @dataclass(frozen=True, slots=True)
 class OrderRequest:
-    """What is asked of the exchange. Conditional types go to the algo endpoint. Unused numbers are 0."""
+    """An order as it is sent to the exchange. Conditional types go to the algo endpoint. Unused numbers are 0."""
 
     symbol: str
     client_order_id: str
@@ -381,20 +384,20 @@ class OrderRequest:
     price_protect: bool = False
     """Whether a conditional order waits while mark and last price are far apart."""
     activation_price: int = 0
-    """Ticks; a trailing stop trails from there on. 0: from the price at which it is placed."""
+    """Ticks; the price from which a trailing stop trails. 0: from the price at which it is placed."""
     callback_bps: int = 0
-    """Of a trailing stop: how far the price comes back from its best, in hundredths of a percent."""
+    """Callback rate of a trailing stop in basis points: the distance from the best price at which it triggers."""
 
     @property
-    def stated(self) -> dict[str, Any]:
-        """What an update of the order, ordinary or conditional, repeats of it."""
+    def common_fields(self) -> dict[str, Any]:
+        """Return the fields that every `OrderUpdate` or `AlgoUpdate` of the order repeats."""
         names = ("symbol", "client_order_id", "side", "order_type", "quantity", "reduce_only", "close_position")
         return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, slots=True)
 class OrderUpdate:
-    """State of an ordinary order as the exchange tells it (ORDER_TRADE_UPDATE, or an order object of REST).
+    """State of an ordinary order as the exchange reports it (ORDER_TRADE_UPDATE, or an order object of REST).
 
     When `trade_id` is not 0 it also carries one fill (`last_quantity` at `last_price`, `fee`, `realised`).
     """
@@ -408,12 +411,12 @@ class OrderUpdate:
     status: str
     """NEW, PARTIALLY_FILLED, FILLED, CANCELED, EXPIRED, EXPIRED_IN_MATCH or REJECTED."""
     execution: str
-    """NEW, TRADE, CANCELED, EXPIRED, CALCULATED, AMENDMENT; empty for an order object of REST."""
+    """NEW, TRADE, CANCELED, EXPIRED, CALCULATED or AMENDMENT; empty for an order object of REST."""
     quantity: int
     filled: int
     """Cumulative filled quantity, lots."""
     filled_notional: int = 0
-    """Cumulative, ticklots; 0 where the exchange does not tell."""
+    """Cumulative, ticklots; 0 where the exchange does not report it."""
     price: int = 0
     time_in_force: TimeInForce = TimeInForce.GTC
     reduce_only: bool = False
@@ -445,7 +448,7 @@ class AlgoUpdate:
     quantity: int
     trigger_price: int
     order_id: int = 0
-    """The ordinary order that it became; 0 before."""
+    """Id of the ordinary order that it triggered; 0 before."""
     filled: int = 0
     reduce_only: bool = False
     close_position: bool = False
@@ -455,7 +458,7 @@ class AlgoUpdate:
 
 @dataclass(frozen=True, slots=True)
 class PositionReport:
-    """A position as the exchange tells it; `quantity` is signed lots, `entry_price` a decimal text."""
+    """A position as the exchange reports it; `quantity` is signed lots, `entry_price` a decimal text."""
 
     symbol: str
     quantity: int
@@ -467,23 +470,23 @@ class PositionReport:
 
 @dataclass(frozen=True, slots=True)
 class AccountUpdate:
-    """Wallet and positions that changed (ACCOUNT_UPDATE)."""
+    """A change of the wallet and of positions (ACCOUNT_UPDATE)."""
 
     time: int
     reason: str
     """ORDER, FUNDING_FEE, DEPOSIT, WITHDRAW, ..."""
     wallet: int
-    """Wallet balance of the quote asset, money."""
+    """Wallet balance of the quote asset after the change, money."""
     change: int = 0
-    """By how much that changed by what is no profit and no fee: funding, a deposit, a withdrawal; money."""
+    """Change of the wallet apart from profit and fees: funding, a deposit or a withdrawal; money."""
     symbol: str = ""
-    """Whose funding it is; empty where the exchange does not say, or for the account's."""
+    """Symbol of a funding payment; empty where the exchange names no symbol, and for other changes."""
     positions: tuple[PositionReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to one command."""
+    """The response to one command."""
 
     time: int
     action: Literal["submit", "cancel", "lookup"]
@@ -492,7 +495,7 @@ class Reply:
     algo: bool
     outcome: Outcome
     code: int = 0
-    """Binance's code where it gave one, else 0."""
+    """Binance's error code, or 0."""
     text: str = ""
     order: OrderUpdate | None = None
     algo_order: AlgoUpdate | None = None
@@ -500,7 +503,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The account as the exchange has it, asked for at start and on every reconnect of the user stream."""
+    """The account as REST reports it; requested at start and after every reconnect of the user stream."""
 
     time: int
     symbol: str
@@ -517,32 +520,32 @@ class Snapshot:
     """Open ordinary orders."""
     algo_orders: tuple[AlgoUpdate, ...] = ()
     fills: tuple[OrderUpdate, ...] = ()
-    """Our trades since the last snapshot, each as an update with its fill."""
+    """Fills since the last snapshot, each as an order update."""
     multi_assets: bool = False
-    """Whether margin is shared among assets."""
+    """Whether Multi-Assets Mode is on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """The time that the core asked to be woken at has come."""
+    """The time is reached at which the core wanted to be called."""
 
     time: int
 
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """A person's, or a stop policy's, command to the running system."""
+    """A command of the operator, or of a stop policy, to the running session."""
 
     time: int
     action: Literal["pause", "resume", "reduce", "flatten", "halt", "protect"]
     reason: str
     final: bool = False
-    """Whether the session ends once the action is carried out."""
+    """Whether the session ends after the action."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamStatus:
-    """A stream went up or down."""
+    """A stream connected or disconnected."""
 
     time: int
     stream: Literal["market", "user"]
@@ -551,9 +554,10 @@ class StreamStatus:
 
 @dataclass(frozen=True, slots=True)
 class BarResumePoint:
-    """Where a day's bars stood before the first trade that the core is given; what traded before is known in sum.
+    """State of a day's bars before the first trade of a run, where the earlier trades of the day are not given.
 
-    The bar that is open then is cut: it is tainted, and holds only what comes.
+    The bar that is open at this point misses its earlier trades: it is tainted, and contains only the trades that
+    follow.
     """
 
     time: int
@@ -561,43 +565,43 @@ class BarResumePoint:
     day: int
     """Days since 1970."""
     number: int
-    """Bars that the day has had."""
+    """Number of bars that closed on this day."""
     progress: int
-    """Of the open bar towards the threshold: lots or ticklots."""
+    """What the open bar has of the threshold: lots, ticklots or trades."""
     first_id: int
-    """The trade that comes next."""
+    """Id of the next trade."""
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What a core is given before the first trade of its session."""
+    """Trades before the start of a session, which warm up bars and indicators."""
 
     trades: Trades
-    phase: BarResumePoint | None = None
-    """Where the day's bars stand before the first of the trades; None where they begin with it."""
+    resume_point: BarResumePoint | None = None
+    """State of the day's bars before the first trade; None where the bars begin with that trade."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResumeState:
-    """What the account's last run left, taken over after the warm-up and before the account is asked for."""
+    """State at the end of the account's last run, restored after the warm-up and before the first snapshot."""
 
     time: int
     state: str
     """JSON of `TradingCore.state`."""
     head: str
-    """Head hash of that run's journal."""
+    """Head hash of the journal of that run."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineRestarted:
-    """The engine was started again within its run: answers to what was in flight will not come."""
+    """The engine was started again within its run: responses to requests in flight will not arrive."""
 
     time: int
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What the exchange's filters say now, read again after it had refused an order by them."""
+    """A symbol's current filters, fetched after the exchange refused an order because of them."""
 
     time: int
     symbol: str
@@ -607,17 +611,17 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Something is wrong with the machine, or is right again: a person is told."""
+    """A problem of the machine, such as a full disk, has begun or ended; it becomes an alert."""
 
     time: int
     code: str
     text: str
 
 
-News = OrderUpdate | AlgoUpdate | AccountUpdate
-"""What an exchange tells of itself."""
+UserDataEvent = OrderUpdate | AlgoUpdate | AccountUpdate
+"""Events of the user data stream."""
 Event = (
-    Trades | MarkPrice | FeedGap | News | Reply | Snapshot | Timer | Operator | StreamStatus | BarResumePoint
+    Trades | MarkPrice | FeedGap | UserDataEvent | Reply | Snapshot | Timer | Operator | StreamStatus | BarResumePoint
     | ResumeState | EngineRestarted | Filters | Trouble
 )  # fmt: skip
 
@@ -627,7 +631,7 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class OrderIntent:
-    """Decision to send an order. It is on disk before the request leaves; same intent, same client order id."""
+    """Decision to send an order. It is written to disk before the request is sent, and keeps its client order id."""
 
     time: int
     order: OrderRequest
@@ -635,7 +639,7 @@ class OrderIntent:
     round_trip: int
     reason: str
     bar_number: int = -1
-    """Sequence number of the bar that decided it, -1 where no bar did."""
+    """Number of the bar that gave the signal; -1 for orders without a bar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -649,7 +653,7 @@ class CancelOrder:
 
 @dataclass(frozen=True, slots=True)
 class LookupOrder:
-    """Ask what became of an order whose outcome is unknown or overdue."""
+    """Query the state of an order whose outcome is unknown or overdue."""
 
     time: int
     symbol: str
@@ -673,7 +677,7 @@ Command = OrderIntent | CancelOrder | LookupOrder | TakeSnapshot
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A signal that no order followed, and the gate that said no."""
+    """A signal that gave no order; `code` is that of the gate that refused it."""
 
     time: int
     symbol: str
@@ -685,7 +689,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class BreakerChange:
-    """The circuit breaker tripped, or let go."""
+    """A rule of the circuit breaker tripped or was released."""
 
     time: int
     rule: str
@@ -696,12 +700,15 @@ class BreakerChange:
     measure: int
     limit: int
     resume_at: int
-    """Milliseconds UTC, or NEVER where a person must resume."""
+    """Milliseconds UTC, or NEVER where the operator must resume."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoundTrip:
-    """A position's whole life: entry, fills, exits, costs. Lots, ticklots for notionals, money for the rest."""
+    """A closed position with its fills and costs.
+
+    Quantities are lots, notionals ticklots, other amounts money, prices ticks.
+    """
 
     id: int
     symbol: str
@@ -726,7 +733,7 @@ class RoundTrip:
 
 @dataclass(frozen=True, slots=True)
 class EquityPoint:
-    """What the account is worth, noted at every mark price and fill. Money."""
+    """Equity of the account, noted at every mark price and fill; amounts are money."""
 
     time: int
     symbol: str
@@ -739,12 +746,12 @@ class EquityPoint:
 
 
 EQUITY = _row_of(("time", "wallet", "unrealised", "position"), at_mark=np.bool_)
-"""An `EquityPoint` as a row of an array, without the symbol and what follows from the other fields."""
+"""Record dtype of an `EquityPoint`, without the symbol and the fields that follow from the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Something a person should know."""
+    """Something that the operator should know."""
 
     time: int
     code: str

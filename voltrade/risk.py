@@ -1,11 +1,11 @@
-"""Whether an entry is allowed, how large it is, and when trading must stop.
+"""Risk rules: whether an entry is allowed, its size, and when the circuit breaker stops trading.
 
-A bar's signal comes in from `core`, which fills one row of FACTS, asks the gates in the order it lists, and sizes the
-entry; every equity, transfer and round trip goes to the `CircuitBreaker`. Each rule is a numeric one-step function over
-one-row structured arrays, compiled, so that live calls one step and a sweep the same function in its loop.
+For each signal the trading core fills one row of FACTS, computes the size and checks the gates in the order of
+`core.GATES`. The circuit breaker gets every equity, transfer and round trip. Each rule is a compiled function of arrays
+with one row: live trading calls it once for each event, a sweep calls the same function in its loop.
 
-Amounts are integers throughout: prices in ticks, quantities in lots, money in 1e-8 of the quote asset, rates in 1e-8.
-Limits are rounded down, costs and distances up, so that every rounding is on the safe side.
+All amounts are integers: prices in ticks, quantities in lots, money in 1e-8 of the quote asset, rates in 1e-8. Limits
+are rounded down, costs and distances up, so that rounding never adds risk.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from voltrade.errors import DataError
 from voltrade.model import DAY_MS, MONEY, NEVER, Instrument, money_text
 
 NO_EXIT = -1
-"""`last_exit_time` where there was no exit yet."""
+"""Value of `last_exit_time` before the first exit."""
 
 MAX_PRICE_AGE_MS = 10_000
-"""Nothing enters on a price that is older."""
+"""Largest age of the last price at an entry."""
 
 MIN_STOP_TICKS = 3
-"""No stop is nearer than this, whatever the price."""
+"""Shortest distance of a stop, at any price."""
 
 MAINTENANCE_RATE = Decimal("0.025")
-"""Maintenance margin rate assumed for the liquidation distance: `maintMarginPercent` of nearly every symbol, and above
-the first bracket of the large ones, so that liquidation is never taken to be further away than it is."""
+"""Maintenance margin rate for the liquidation distance. It is `maintMarginPercent` of nearly every symbol, and more
+than the first bracket of the large symbols, so that the distance is never overestimated."""
 
 
 # --- exact arithmetic -------------------------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ the first bracket of the large ones, so that liquidation is never taken to be fu
 
 @compiled
 def mul_e8_floor(amount: int, rate: int) -> int:
-    """Return amount x rate in 1e-8, rounded down, without the product that would overflow 64 bits."""
+    """Return amount x rate in 1e-8, rounded down; the product of both may exceed 64 bits."""
     return amount // MONEY * rate + amount % MONEY * rate // MONEY
 
 
@@ -53,32 +53,32 @@ def mul_e8_ceil(amount: int, rate: int) -> int:
 
 
 def rate_e8(value: float | Decimal, rounding: str = ROUND_FLOOR) -> int:
-    """Write a rate in 1e-8: allowances are rounded down, costs up. `0.005` is 500,000."""
+    """Convert a rate to 1e-8: `0.005` is 500,000. Round allowances down and costs up."""
     return int((Decimal(str(value)) * MONEY).to_integral_value(rounding=rounding))
 
 
-# --- what the gates and the size are told -----------------------------------------------------------------------------
+# --- inputs of the gates and of the size ------------------------------------------------------------------------------
 
 FACTS = record_dtype(
     [
         ("time", np.int64),  # of the decision, ms
         # the deciding bar
-        ("warming_up", np.bool_),  # fewer than the warm-up's bars were folded
-        ("last_bar", np.bool_),  # no later bar was closed by the same trade
-        ("tainted", np.bool_),  # a feed gap fell into it
-        ("day_end", np.bool_),  # closed short by the end of the UTC day
+        ("warming_up", np.bool_),  # indicators or bars aren't warmed up
+        ("last_bar", np.bool_),  # the same trade closed no later bar
+        ("tainted", np.bool_),  # trades are missing in it
+        ("day_end", np.bool_),  # the end of the UTC day closed it before its threshold
         # the state of the system
         ("paused", np.bool_),  # by the operator
-        ("reconciled", np.bool_),  # venue and core agree since the last connect
+        ("reconciled", np.bool_),  # the account agrees with the exchange since the last connect
         ("market_stream_up", np.bool_),
         ("user_stream_up", np.bool_),
-        ("unknown_orders", np.int64),  # orders whose outcome isn't known
-        ("round_trips", np.int64),  # open, and entries in flight
+        ("unknown_orders", np.int64),  # orders with an unknown outcome
+        ("round_trips", np.int64),  # open positions, and entries in flight
         ("last_exit_time", np.int64),  # of the last exit fill, ms; NO_EXIT for none
-        ("bars_since_exit", np.int64),  # bars closed after it, the deciding one included
-        ("price_time", np.int64),  # when the price below was made, ms
-        # the circuit breaker: what holds now, filled by CircuitBreaker.fill
-        ("halted_by_person", np.bool_),
+        ("bars_since_exit", np.int64),  # bars that closed after it, including the deciding bar
+        ("price_time", np.int64),  # time of the last price, ms
+        # the circuit breaker: rules in force, written by fill_holds
+        ("halted_by_operator", np.bool_),
         ("drawdown", np.bool_),
         ("daily_loss", np.bool_),
         ("losing_streak", np.bool_),
@@ -99,13 +99,13 @@ LIMITS = record_dtype(
         ("cooldown_bars", np.int64),
         ("max_price_age_ms", np.int64),
         ("capital", np.int64),  # money
-        ("risk_e8", np.int64),  # part of capital that one stop-out may cost
+        ("risk_e8", np.int64),  # part of capital that a stop-out may cost
         ("max_notional_e8", np.int64),  # multiple of capital
         ("leverage", np.int64),
         ("maintenance_e8", np.int64),  # maintenance margin rate
         ("min_stop_e8", np.int64),  # of the price
-        ("fee_e8", np.int64),  # taker fee a side
-        ("slippage_e8", np.int64),  # expected a side
+        ("fee_e8", np.int64),  # taker fee of one side
+        ("slippage_e8", np.int64),  # expected slippage of one side
         ("money_per_ticklot", np.int64),
         ("min_quantity", np.int64),  # lots
         ("max_quantity", np.int64),  # lots, of a market order
@@ -115,16 +115,16 @@ LIMITS = record_dtype(
 
 
 def new_facts() -> Rows:
-    """Return a row of FACTS that is refused: what isn't filled in isn't allowed."""
+    """Return a row of FACTS that the gates refuse until its fields are filled."""
     facts = np.zeros(1, FACTS)
     facts["last_exit_time"] = NO_EXIT
     return facts
 
 
 def limits_of(config: Config, instrument: Instrument, taker_fee_e8: int | None = None) -> Rows:
-    """Return the row of LIMITS that settings and filters give.
+    """Return the row of LIMITS that follows from settings and filters.
 
-    `taker_fee_e8` is what the exchange says (`Snapshot.taker_fee_e8`), else the settings' fee.
+    `taker_fee_e8` is the fee that the exchange reports (`Snapshot.taker_fee_e8`); None means the fee of the settings.
     """
     risk, execution = config.risk, config.execution
     limits = np.zeros(1, LIMITS)
@@ -153,11 +153,11 @@ def limits_of(config: Config, instrument: Instrument, taker_fee_e8: int | None =
 
 @compiled
 def stop_distance(atr: float, multiple: float, tick_size: float) -> int:
-    """Return a stop's distance in ticks, rounded up, from the ATR in quote per coin; 0 while there is no ATR."""
+    """Return a stop's distance in ticks, rounded up, from the ATR in quote per coin; 0 if the ATR is NaN or 0."""
     ticks = atr * multiple / tick_size
     if not 0.0 < ticks < 1e15:
         return 0
-    # The small allowance keeps 100.00000000000001 ticks, which floats make of 100, at 100.
+    # Without the tolerance a float of 100.00000000000001 ticks would become 101.
     return math.ceil(ticks - 1e-6)
 
 
@@ -170,16 +170,16 @@ def expected_price(facts: Rows, limits: Rows) -> int:
 
 @compiled
 def capital_in_use(facts: Rows, limits: Rows) -> int:
-    """Return the ring-fenced capital in money; at most the wallet."""
+    """Return the capital in money: that of the settings, or the wallet if it is less."""
     return int(min(limits[0]["capital"], facts[0]["wallet"]))
 
 
 @compiled
 def stop_out_cost(lots: int, facts: Rows, limits: Rows) -> int:
-    """Return the money that an entry of so many lots costs when its stop is hit, rounded up.
+    """Return the money that an entry of this many lots costs if its stop is hit, rounded up.
 
-    The stop distance, plus fee and expected slippage on both sides; the exit is taken at price + distance whichever
-    side it is, since that is the dearer one.
+    It is the stop distance, plus fee and expected slippage of entry and exit. The exit price is taken as price +
+    distance for both sides, since costs are higher there.
     """
     fact, limit = facts[0], limits[0]
     stop = lots * fact["stop_ticks"] * limit["money_per_ticklot"]
@@ -195,7 +195,7 @@ def lots_at_risk(facts: Rows, limits: Rows, most: int) -> int:
     rate = (limit["fee_e8"] + limit["slippage_e8"]) / MONEY
     ticks = fact["stop_ticks"] + (2 * expected_price(facts, limits) + fact["stop_ticks"]) * rate
     estimate = budget / (ticks * limit["money_per_ticklot"])
-    # The float estimate is right to a lot; the exact cost decides.
+    # The float estimate is exact to a lot; the loop corrects it with the exact cost.
     lots = most if estimate >= most else min(most, int(estimate) + 2)
     while lots > 0 and stop_out_cost(lots, facts, limits) > budget:
         lots -= 1
@@ -204,12 +204,12 @@ def lots_at_risk(facts: Rows, limits: Rows, most: int) -> int:
 
 @compiled
 def position_size(facts: Rows, limits: Rows) -> int:
-    """Return the quantity of an entry in lots: the largest that keeps every bound, 0 where that is too small to send.
+    """Return the quantity of an entry in lots: the largest within all limits; 0 if that is too small for an order.
 
-    Bounds: a stop-out costs at most capital x risk fraction; notional at the expected price at most the multiple of
-    capital; initial margin and the entry's costs within the available margin at this leverage; the market's largest
-    order. It is rounded down to the lot and never raised to reach the market's least quantity or notional. Reads
-    price, stop_ticks, wallet and available of FACTS.
+    Limits: a stop-out costs at most capital x risk fraction; the notional at the expected price is at most the multiple
+    of capital; initial margin and costs of the entry are at most the available margin at this leverage; the quantity is
+    at most the largest market order of the symbol. It is rounded down to a lot, and never raised to the symbol's
+    minimum quantity or notional. Reads price, stop_ticks, wallet and available of FACTS.
     """
     fact, limit = facts[0], limits[0]
     if fact["price"] <= 0 or fact["stop_ticks"] <= 0:
@@ -228,8 +228,8 @@ def position_size(facts: Rows, limits: Rows) -> int:
 
 
 @compiled
-def least_stop_ticks(facts: Rows, limits: Rows) -> int:
-    """Return the shortest stop allowed: `min_stop_bps` of the price, 3 ticks, or 2 x round-trip cost, the longest."""
+def shortest_stop_ticks(facts: Rows, limits: Rows) -> int:
+    """Return the shortest stop allowed: `min_stop_bps` of the price, 3 ticks or 2 x round-trip cost, the longest."""
     fact, limit = facts[0], limits[0]
     of_price = mul_e8_ceil(fact["price"], limit["min_stop_e8"])
     round_trip = mul_e8_ceil(2 * fact["price"], limit["fee_e8"] + limit["slippage_e8"])
@@ -240,8 +240,8 @@ def least_stop_ticks(facts: Rows, limits: Rows) -> int:
 def liquidation_ticks(facts: Rows, limits: Rows) -> int:
     """Return the approximate distance to liquidation of an isolated position, in ticks, rounded down.
 
-    price x (1 / leverage - maintenance rate); fees and the tiers of larger positions are left to the margin that the
-    rule's factor of two leaves. A cross position has more margin than this, never less.
+    It is price x (1 / leverage - maintenance rate). It ignores fees and the brackets of large positions, which the
+    factor of two in `liquidation_distance` covers. A cross position has more margin than this, never less.
     """
     fact, limit = facts[0], limits[0]
     return mul_e8_floor(fact["price"], MONEY // limit["leverage"] - limit["maintenance_e8"])
@@ -249,10 +249,10 @@ def liquidation_ticks(facts: Rows, limits: Rows) -> int:
 
 @compiled
 def cooling_down(time: int, last_exit_time: int, bars_since_exit: int, cooldown_ms: int, cooldown_bars: int) -> bool:
-    """Whether the pause after the last exit still runs.
+    """Whether the pause after the last exit is not over.
 
-    With `cooldown_bars` = 3 the three bars that close after the exit may not enter, the fourth may; `cooldown_ms` ends
-    at exactly that time. Both must be over. `last_exit_time` is NO_EXIT where there was none.
+    With `cooldown_bars` = 3 the first three bars that close after the exit can't enter, the fourth can; `cooldown_ms`
+    ends exactly that long after the exit. Both must be over. `last_exit_time` is NO_EXIT before the first exit.
     """
     if last_exit_time < 0:
         return False
@@ -266,7 +266,7 @@ GateRule = Callable[[Rows, Rows], bool]
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A pre-trade check: `refuses(facts, limits)` true means no entry, for the reason `code`."""
+    """A pre-trade check: if `refuses(facts, limits)` is true, there is no entry, and `code` is the reason."""
 
     code: str
     refuses: GateRule
@@ -299,8 +299,8 @@ def paused(facts: Rows, limits: Rows) -> bool:
 
 
 @compiled
-def halted_by_person(facts: Rows, limits: Rows) -> bool:
-    return bool(facts[0]["halted_by_person"])
+def halted_by_operator(facts: Rows, limits: Rows) -> bool:
+    return bool(facts[0]["halted_by_operator"])
 
 
 @compiled
@@ -358,7 +358,7 @@ def cooldown(facts: Rows, limits: Rows) -> bool:
 
 @compiled
 def stop_too_tight(facts: Rows, limits: Rows) -> bool:
-    return bool(facts[0]["stop_ticks"] < least_stop_ticks(facts, limits))
+    return bool(facts[0]["stop_ticks"] < shortest_stop_ticks(facts, limits))
 
 
 @compiled
@@ -383,65 +383,65 @@ NOT_LAST_BAR = Gate("NOT_LAST_BAR", not_last_bar, "the same trade closed a later
 BAR_TAINTED = Gate("BAR_TAINTED", bar_tainted, "trades are missing from the bar")
 DAY_END_BAR = Gate("DAY_END_BAR", day_end_bar, "the bar was closed short by the end of the UTC day")
 PAUSED = Gate("PAUSED", paused, "entries are paused by the operator")
-HALTED_BY_PERSON = Gate("HALTED_BY_PERSON", halted_by_person, "a person halted trading or allows only exits")
+HALTED_BY_OPERATOR = Gate("HALTED_BY_OPERATOR", halted_by_operator, "the operator halted trading or allows only exits")
 DRAWDOWN = Gate("DRAWDOWN", drawdown, "the drawdown limit was reached")
 DAILY_LOSS = Gate("DAILY_LOSS", daily_loss, "the daily loss limit was reached")
 LOSING_STREAK = Gate("LOSING_STREAK", losing_streak, "too many losing round trips in a row")
-TRADES_PER_DAY = Gate("TRADES_PER_DAY", trades_per_day, "the day's number of round trips is used up")
+TRADES_PER_DAY = Gate("TRADES_PER_DAY", trades_per_day, "the limit of round trips per day was reached")
 NOT_RECONCILED = Gate("NOT_RECONCILED", not_reconciled, "the account isn't reconciled with the exchange")
 LINK_DOWN = Gate("LINK_DOWN", link_down, "a stream is down")
 STALE_PRICE = Gate("STALE_PRICE", stale_price, "the last price is too old")
 UNKNOWN_ORDER = Gate("UNKNOWN_ORDER", unknown_order, "an order's outcome isn't known")
 IN_POSITION = Gate("IN_POSITION", in_position, "a round trip is open or an entry is in flight")
-COOLDOWN = Gate("COOLDOWN", cooldown, "the pause after the last exit still runs")
-STOP_TOO_TIGHT = Gate("STOP_TOO_TIGHT", stop_too_tight, "the stop is nearer than its least distance")
+COOLDOWN = Gate("COOLDOWN", cooldown, "the pause after the last exit is not over")
+STOP_TOO_TIGHT = Gate("STOP_TOO_TIGHT", stop_too_tight, "the stop is nearer than its minimum distance")
 LIQUIDATION_DISTANCE = Gate("LIQUIDATION_DISTANCE", liquidation_distance, "liquidation is nearer than twice the stop")
-SIZE_TOO_SMALL = Gate("SIZE_TOO_SMALL", size_too_small, "the size is below the market's least order")
-MAX_NOTIONAL = Gate("MAX_NOTIONAL", max_notional, "the notional is above its multiple of capital")
+SIZE_TOO_SMALL = Gate("SIZE_TOO_SMALL", size_too_small, "the size is below the symbol's minimum order")
+MAX_NOTIONAL = Gate("MAX_NOTIONAL", max_notional, "the notional is above its multiple of the capital")
 
 
 # --- circuit breaker: the rules ---------------------------------------------------------------------------------------
 
 COUNTED = frozenset({"LOSING_STREAK", "TRADES_PER_DAY"})
-"""Rules of the breaker that count round trips; the others measure money."""
+"""Codes of the rules that count round trips; the other rules measure money."""
 
-RULES = ("DAILY_LOSS", "DRAWDOWN", "LOSING_STREAK", "TRADES_PER_DAY", "HALTED_BY_PERSON")
-"""Codes of the rules, in the order of their rows below; the last is a person's own hold."""
+RULES = ("DAILY_LOSS", "DRAWDOWN", "LOSING_STREAK", "TRADES_PER_DAY", "HALTED_BY_OPERATOR")
+"""Codes of the rules, in the order of the rows of BREAKER_HOLDS; the last is for commands of the operator."""
 
-_DAILY_LOSS, _DRAWDOWN, _LOSING_STREAK, _TRADES_PER_DAY, _PERSON = range(5)
+_DAILY_LOSS, _DRAWDOWN, _LOSING_STREAK, _TRADES_PER_DAY, _OPERATOR = range(5)
 
 ACTIONS: tuple[BreakerAction, ...] = ("block", "cancel", "flatten")
 RESUMPTIONS: tuple[Resume, ...] = ("next_utc_day", "after_seconds", "person")
 CANCEL, FLATTEN = ACTIONS.index("cancel"), ACTIONS.index("flatten")
-_NEXT_UTC_DAY, _AFTER_SECONDS, _BY_PERSON = range(3)
+_NEXT_UTC_DAY, _AFTER_SECONDS, _BY_OPERATOR = range(3)
 
-# What the breaker is told; `amount` is money, or the action for HOLD.
+# Kinds of facts for the breaker; the amount is money, and for HOLD an index into ACTIONS.
 EQUITY, TRANSFER, OPENED, CLOSED, TIME, HOLD, RESUME = range(7)
 
 BREAKER_STATE = record_dtype(
     [
         ("day", np.int64),  # days since 1970 UTC
-        ("day_equity", np.int64),  # equity at 00:00 UTC plus the day's net transfers, money
-        ("equity", np.int64),  # last seen
-        ("peak", np.int64),  # transfers adjusted
-        ("losses", np.int64),  # in a row
-        ("trades", np.int64),  # round trips begun today
+        ("day_equity", np.int64),  # equity at 00:00 UTC plus the net transfers since, money
+        ("equity", np.int64),  # latest equity, money
+        ("peak", np.int64),  # highest equity, adjusted for transfers, money
+        ("losses", np.int64),  # losing round trips in a row
+        ("trades", np.int64),  # round trips that began today
     ]
 )
 
-BREAKER_HOLDS = record_dtype(  # one row a rule
+BREAKER_HOLDS = record_dtype(  # one row for each rule
     [
-        ("held", np.bool_),
+        ("in_force", np.bool_),
         ("action", np.int64),  # index into ACTIONS
-        ("resume_at", np.int64),  # ms, NEVER where a person must
-        ("let_go_at", np.int64),  # a count's measure when the rule last let go: it trips again only beyond
+        ("resume_at", np.int64),  # ms; NEVER if the operator must resume
+        ("released_measure", np.int64),  # of a counting rule, at its last release: it trips again only above this
     ]
 )
 
 BREAKER_RULES = record_dtype(  # one row for each of the four measured rules
     [
         ("capital", np.int64),  # money
-        ("limit", np.int64),  # 1e-8 of capital for equity, else a count
+        ("limit", np.int64),  # 1e-8 of capital for rules of equity, else a count
         ("action", np.int64),
         ("resume", np.int64),
         ("pause_ms", np.int64),
@@ -450,7 +450,7 @@ BREAKER_RULES = record_dtype(  # one row for each of the four measured rules
 
 
 def breaker_rules_of(settings: RiskSettings) -> Rows:
-    """Return the four rows of BREAKER_RULES that the settings give."""
+    """Return the four rows of BREAKER_RULES that follow from the settings."""
     rules = np.zeros(4, BREAKER_RULES)
     rules["capital"] = int(settings.capital * MONEY)
     rules["pause_ms"] = milliseconds(settings.resume_after_s)
@@ -467,7 +467,7 @@ def breaker_rules_of(settings: RiskSettings) -> Rows:
 
 @compiled
 def breaker_measure(state: Rows, rule: int) -> int:
-    """Return what a rule measures now: money lost for the first two, a count for the others."""
+    """Return the measure of a rule: money lost for the first two rules, a count for the others."""
     now = state[0]
     if rule == _DAILY_LOSS:
         return int(now["day_equity"] - now["equity"])
@@ -480,7 +480,10 @@ def breaker_measure(state: Rows, rule: int) -> int:
 
 @compiled
 def breaker_limit(state: Rows, rules: Rows, rule: int) -> int:
-    """Return the measure at which a rule trips. Capital is at most the equity that the loss is measured from."""
+    """Return the measure at which a rule trips.
+
+    A loss limit is a part of capital, or of the equity from which the loss is measured if that is less.
+    """
     now, setting = state[0], rules[rule]
     if rule == _DAILY_LOSS:
         return mul_e8_floor(min(setting["capital"], now["day_equity"]), setting["limit"])
@@ -491,45 +494,45 @@ def breaker_limit(state: Rows, rules: Rows, rule: int) -> int:
 
 @compiled
 def _roll_day(state: Rows, holds: Rows, time: int) -> None:
-    """At a new UTC day start its measures: the baseline is the last equity seen before the day's first event."""
+    """Restart the measures of the day at a new UTC day, from the last equity before the first event of the day."""
     now, day = state[0], time // DAY_MS
     if day > now["day"]:
         now["day"] = day
         now["day_equity"] = now["equity"]
         now["trades"] = 0
-        holds[_TRADES_PER_DAY]["let_go_at"] = 0
+        holds[_TRADES_PER_DAY]["released_measure"] = 0
 
 
 @compiled
-def _let_go(state: Rows, holds: Rows, rule: int) -> None:
-    """Release a rule; equity rules measure from the equity now, counts trip again only when they grow further."""
+def _release_rule(state: Rows, holds: Rows, rule: int) -> None:
+    """Release a rule. A rule of equity then measures from the present equity; a count trips again when it grows."""
     now, hold = state[0], holds[rule]
-    hold["held"] = False
+    hold["in_force"] = False
     hold["resume_at"] = NEVER
     if rule == _DAILY_LOSS:
         now["day_equity"] = now["equity"]
     elif rule == _DRAWDOWN:
         now["peak"] = now["equity"]
-    elif rule != _PERSON:
-        hold["let_go_at"] = breaker_measure(state, rule)
+    elif rule != _OPERATOR:
+        hold["released_measure"] = breaker_measure(state, rule)
 
 
 @compiled
-def _release(state: Rows, holds: Rows, time: int, by_person: bool) -> int:
-    """Release the rules whose time has come, or those that wait for a person; return them as bits."""
+def _release_due_rules(state: Rows, holds: Rows, time: int, by_operator: bool) -> int:
+    """Release the rules whose time is reached, or those that wait for the operator; return them as bits."""
     released = 0
     for rule in range(5):
         hold = holds[rule]
-        due = hold["resume_at"] == NEVER if by_person else hold["resume_at"] <= time
-        if hold["held"] and due:
-            _let_go(state, holds, rule)
+        due = hold["resume_at"] == NEVER if by_operator else hold["resume_at"] <= time
+        if hold["in_force"] and due:
+            _release_rule(state, holds, rule)
             released |= 1 << rule
     return released
 
 
 @compiled
 def update_measures(state: Rows, holds: Rows, fact: int, amount: int) -> None:
-    """Change the measures by one fact."""
+    """Update the measures with a fact."""
     now = state[0]
     if fact == EQUITY:
         now["equity"] = amount
@@ -544,32 +547,32 @@ def update_measures(state: Rows, holds: Rows, fact: int, amount: int) -> None:
         now["losses"] += 1
     elif fact == CLOSED and amount > 0:
         now["losses"] = 0
-        holds[_LOSING_STREAK]["let_go_at"] = 0
+        holds[_LOSING_STREAK]["released_measure"] = 0
 
 
 @compiled
-def _hold_by_person(holds: Rows, action: int) -> int:
-    """Set or change a person's hold; return its bit where that changed something."""
-    hold = holds[_PERSON]
-    if hold["held"] and hold["action"] == action:
+def _set_operator_hold(holds: Rows, action: int) -> int:
+    """Set the operator's hold; return its bit, or 0 if nothing changed."""
+    hold = holds[_OPERATOR]
+    if hold["in_force"] and hold["action"] == action:
         return 0
-    hold["held"] = True
+    hold["in_force"] = True
     hold["action"] = action
     hold["resume_at"] = NEVER
-    return 1 << _PERSON
+    return 1 << _OPERATOR
 
 
 @compiled
 def _trip(state: Rows, holds: Rows, rules: Rows, time: int) -> int:
-    """Trip the rules whose measure has reached its limit; return them as bits."""
+    """Trip the rules whose measure reached its limit; return them as bits."""
     tripped = 0
     for rule in range(4):
         hold, setting = holds[rule], rules[rule]
         measure = breaker_measure(state, rule)
-        spent = rule >= _LOSING_STREAK and measure <= hold["let_go_at"]
-        if hold["held"] or spent or measure < breaker_limit(state, rules, rule):
+        spent = rule >= _LOSING_STREAK and measure <= hold["released_measure"]
+        if hold["in_force"] or spent or measure < breaker_limit(state, rules, rule):
             continue
-        hold["held"] = True
+        hold["in_force"] = True
         hold["action"] = setting["action"]
         if setting["resume"] == _NEXT_UTC_DAY:
             hold["resume_at"] = (time // DAY_MS + 1) * DAY_MS
@@ -583,15 +586,15 @@ def _trip(state: Rows, holds: Rows, rules: Rows, time: int) -> int:
 
 @compiled
 def breaker_step(state: Rows, holds: Rows, rules: Rows, fact: int, time: int, amount: int) -> int:
-    """Take in one fact; return the rules that tripped as bits 0-4 and those that let go as bits 8-12."""
+    """Process a fact; return the rules that tripped as bits 0-4, and the rules that were released as bits 8-12."""
     _roll_day(state, holds, time)
-    released = _release(state, holds, time, False)
+    released = _release_due_rules(state, holds, time, False)
     if fact == RESUME:
-        released |= _release(state, holds, time, True)
+        released |= _release_due_rules(state, holds, time, True)
     update_measures(state, holds, fact, amount)
     tripped = _trip(state, holds, rules, time)
     if fact == HOLD:
-        tripped |= _hold_by_person(holds, amount)
+        tripped |= _set_operator_hold(holds, amount)
     return released << 8 | tripped
 
 
@@ -602,13 +605,13 @@ _ACTIVE, _REDUCING, _HALTED = range(3)
 
 @compiled
 def breaker_mode(holds: Rows) -> int:
-    """Return what the rules that hold amount to, as an index into MODES."""
+    """Return the mode that follows from the rules in force, as an index into MODES."""
     mode = _ACTIVE
     for rule in range(5):
         hold = holds[rule]
-        if hold["held"]:
-            waits_for_person = hold["resume_at"] == NEVER and not (rule == _PERSON and hold["action"] == 0)
-            if hold["action"] == FLATTEN or waits_for_person:
+        if hold["in_force"]:
+            waits_for_operator = hold["resume_at"] == NEVER and not (rule == _OPERATOR and hold["action"] == 0)
+            if hold["action"] == FLATTEN or waits_for_operator:
                 return _HALTED
             mode = _REDUCING
     return mode
@@ -616,20 +619,20 @@ def breaker_mode(holds: Rows) -> int:
 
 @compiled
 def next_possible_trip_time(state: Rows, holds: Rows) -> int:
-    """Return the time before which no rule lets go and no day begins, ms."""
+    """Return the earliest time at which a rule can be released or a day begins, ms."""
     return int(min(breaker_next_due(holds), (state[0]["day"] + 1) * DAY_MS))
 
 
 @compiled
 def equity_floor(state: Rows, holds: Rows, rules: Rows) -> int:
-    """Return the equity above which a valuation trips nothing: before `next_possible_trip_time` it is noted.
+    """Return the equity above which a valuation before `next_possible_trip_time` trips no rule.
 
-    A new peak moves it. It is NEVER where that can't be said.
+    A new peak of equity changes it. NEVER means that any valuation may trip a rule.
     """
     now, least = state[0], -NEVER
     for rule in range(4):
         measure, limit = breaker_measure(state, rule), breaker_limit(state, rules, rule)
-        if holds[rule]["held"] or (rule >= _LOSING_STREAK and measure <= holds[rule]["let_go_at"]):
+        if holds[rule]["in_force"] or (rule >= _LOSING_STREAK and measure <= holds[rule]["released_measure"]):
             continue
         if limit <= 0 or (rule >= _LOSING_STREAK and measure >= limit):
             return NEVER
@@ -642,21 +645,21 @@ def equity_floor(state: Rows, holds: Rows, rules: Rows) -> int:
 
 @compiled
 def fill_holds(facts: Rows, holds: Rows) -> None:
-    """Write which rules hold into a row of FACTS."""
+    """Write which rules are in force into a row of FACTS."""
     fact = facts[0]
-    fact["daily_loss"] = holds[_DAILY_LOSS]["held"]
-    fact["drawdown"] = holds[_DRAWDOWN]["held"]
-    fact["losing_streak"] = holds[_LOSING_STREAK]["held"]
-    fact["trades_per_day"] = holds[_TRADES_PER_DAY]["held"]
-    fact["halted_by_person"] = holds[_PERSON]["held"]
+    fact["daily_loss"] = holds[_DAILY_LOSS]["in_force"]
+    fact["drawdown"] = holds[_DRAWDOWN]["in_force"]
+    fact["losing_streak"] = holds[_LOSING_STREAK]["in_force"]
+    fact["trades_per_day"] = holds[_TRADES_PER_DAY]["in_force"]
+    fact["halted_by_operator"] = holds[_OPERATOR]["in_force"]
 
 
 @compiled
 def breaker_next_due(holds: Rows) -> int:
-    """Return when the next rule lets go by itself, ms; NEVER where none will."""
+    """Return when the next rule is released without the operator, ms; NEVER if none is."""
     due = NEVER
     for rule in range(5):
-        if holds[rule]["held"]:
+        if holds[rule]["in_force"]:
             due = min(due, holds[rule]["resume_at"])
     return int(due)
 
@@ -665,45 +668,45 @@ def breaker_next_due(holds: Rows) -> int:
 
 
 def distance_text(code: str, measure: int, limit: int) -> str:
-    """Say for people how far a measured rule is: money for DAILY_LOSS and DRAWDOWN, counts for the others."""
+    """Format measure and limit of a rule: money for DAILY_LOSS and DRAWDOWN, counts for the others."""
     if code in COUNTED:
         return f"{measure} of {limit}"
     return f"{money_text(measure)} of {money_text(limit)}"
 
 
-def distance_words(code: str, measure: int, limit: int, quote: str) -> str:
-    """Say the same in short, with its unit."""
+def distance_label(code: str, measure: int, limit: int, quote: str) -> str:
+    """Format measure and limit of a rule with two decimals and the unit."""
     if code in COUNTED:
         return f"{measure} of {limit} round trips"
     return f"{measure / MONEY:,.2f} of {limit / MONEY:,.2f} {quote}"
 
 
 class CircuitBreaker:
-    """Stops new risk when a limit is reached; one for the account, all times in ms UTC, all amounts in money.
+    """Stops new risk when a limit is reached. There is one for the account; times are ms UTC, amounts money.
 
-    A rule trips when its measure reaches its limit, then holds until its own resumption: the next UTC day, a time, or
-    a person. Several may hold at once. What the modes mean:
+    A rule trips when its measure reaches its limit, and is in force until it is released: on the next UTC day, after a
+    time, or by the operator. Several rules may be in force at once. The modes are:
 
-    - ACTIVE: no rule holds.
-    - REDUCING: only risk-reducing orders; all that holds lets go by itself and wants at most `cancel`, or a person
-      asked for it with `reduce`.
-    - HALTED: the same orders are allowed, but the position is flattened, or a person has to resume.
+    - ACTIVE: no rule is in force.
+    - REDUCING: only orders that reduce risk. Each rule in force is released without the operator and its action is
+      `block` or `cancel`, or the operator's command was `reduce`.
+    - HALTED: the same orders are allowed, but the position is flattened, or the operator has to resume.
 
-    In no mode are stops, cancels or reduce-only orders refused: the breaker only says what it wants.
+    The breaker never refuses stops, cancels or reduce-only orders.
 
-    When a rule on equity lets go, its measure starts anew from the equity at that moment (else it would trip again at
-    once); a count goes on counting, so the next losing round trip after a streak's pause trips it again.
+    When a rule of equity is released, its measure restarts from the present equity; otherwise it would trip again at
+    once. A count is not reset: the next losing round trip after the pause of a losing streak trips the rule again.
 
-    A transfer is told before the first equity that contains it.
+    A transfer must be applied before the first equity that contains it.
 
-    The rules are `breaker_step` and what it calls. Trading calls that over the same rows, and notes what changed
-    (`core_rules.tell_breaker`); this class says what people and the next run must know of them.
+    The rules are in `breaker_step` and the functions that it calls. The trading core calls it with the same rows; this
+    class is for reports, the operator and the state of the next run.
     """
 
     def __init__(
         self, settings: RiskSettings, time: int, equity: int, rows: tuple[Rows, Rows, Rows] | None = None
     ) -> None:
-        """Begin at an equity; `rows` are where state, holds and rules are kept, by default its own."""
+        """Start with an equity. `rows` are arrays for state, holds and rules; by default new ones."""
         made: tuple[Rows, Rows, Rows]
         made = np.zeros(1, BREAKER_STATE), np.zeros(len(RULES), BREAKER_HOLDS), np.zeros(4, BREAKER_RULES)
         self._state, self._holds, self._rules = rows or made
@@ -713,13 +716,13 @@ class CircuitBreaker:
         for name in ("day_equity", "equity", "peak"):
             self._state[name] = equity
         self.reason = ""
-        """What the person said who last halted, reduced or resumed."""
+        """Reason of the operator's last command."""
 
-    def take(self, fact: int, time: int, amount: int = 0) -> None:
-        """Take in a fact, as `breaker_step` does."""
+    def apply_fact(self, fact: int, time: int, amount: int = 0) -> None:
+        """Process a fact, as `breaker_step` does."""
         breaker_step(self._state, self._holds, self._rules, fact, time, amount)
 
-    # what holds
+    # rules in force
 
     @property
     def mode(self) -> BreakerMode:
@@ -727,20 +730,20 @@ class CircuitBreaker:
 
     @property
     def codes(self) -> tuple[str, ...]:
-        """Refusal codes of all rules that hold."""
-        return tuple(code for code, hold in zip(RULES, self._holds, strict=True) if hold["held"])
+        """Refusal codes of all rules in force."""
+        return tuple(code for code, hold in zip(RULES, self._holds, strict=True) if hold["in_force"])
 
     def distances(self) -> dict[str, tuple[int, int]]:
         """Return (measure, limit) of each measured rule: money for DAILY_LOSS and DRAWDOWN, counts for the others."""
         return {
             code: (int(breaker_measure(self._state, rule)), int(breaker_limit(self._state, self._rules, rule)))
-            for rule, code in enumerate(RULES[:_PERSON])
+            for rule, code in enumerate(RULES[:_OPERATOR])
         }
 
-    # what outlives a run
+    # state for the next run
 
     def state(self) -> dict[str, Any]:
-        """Return the state as plain JSON values, for `restore`."""
+        """Return the state as plain JSON values for `restore`."""
         return {
             **{name: int(self._state[0][name]) for name in BREAKER_STATE.names or ()},
             "holds": {
@@ -754,10 +757,10 @@ class CircuitBreaker:
     def restore(
         cls, settings: RiskSettings, state: Mapping[str, Any], rows: tuple[Rows, Rows, Rows] | None = None
     ) -> CircuitBreaker:
-        """Go on from a saved state under these settings; a restart resets no measure and releases no rule.
+        """Create a breaker from a saved state and settings; this resets no measure and releases no rule.
 
         Raises:
-            DataError: the state isn't one that `state` returned.
+            DataError: the state is not a result of `state`.
         """
         breaker = cls(settings, 0, 0, rows)
         try:
@@ -775,7 +778,11 @@ class CircuitBreaker:
 
 
 def whole(value: object) -> int:
-    """Return a value of a saved state that must be a whole number."""
+    """Return a value of a saved state, which must be an int.
+
+    Raises:
+        TypeError: the value is not an int.
+    """
     if not isinstance(value, int):
         raise TypeError(f"must be a whole number, was {value!r}")
     return value

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from voltrade.bar_pipeline import BarPipeline
-from voltrade.bar_rate import Band
+from voltrade.bar_rate import ExpectedRange
 from voltrade.config import BarSettings
 from voltrade.model import (
     Instrument,
@@ -20,8 +20,8 @@ class SymbolState:
 
     Attributes:
         place: the symbol's row in the books.
-        band: how many bars 24 hours should bring; None where no range was set.
-        drifted: whether an alert said that they don't.
+        expected_range: how many bars 24 hours should bring; None where no range was set.
+        is_bar_rate_alerted: whether an alert said that they don't.
         problems: what about the account forbids trading the symbol, as an alert said it.
         problem_count: snapshots in a row that had problems.
     """
@@ -34,8 +34,8 @@ class SymbolState:
         self.engine = engine
         self.monitor = monitor
         self.place = place
-        self.band: Band | None = None
-        self.drifted = False
+        self.expected_range: ExpectedRange | None = None
+        self.is_bar_rate_alerted = False
         self.problems: list[str] = []
         self.problem_count = 0
 
@@ -45,8 +45,8 @@ class SymbolState:
         row["bars"], row["last_price"], row["price_time"] = pipeline.count, pipeline.last_price, pipeline.last_time
 
 
-def expected_range(settings: BarSettings) -> Band | None:
+def expected_range(settings: BarSettings) -> ExpectedRange | None:
     """Return how many bars a day the settings expect; None where they don't say."""
     if not (settings.least_bars_a_day or settings.most_bars_a_day):
         return None
-    return Band(settings.threshold, settings.least_bars_a_day, settings.most_bars_a_day or math.inf)
+    return ExpectedRange(settings.threshold, settings.least_bars_a_day, settings.most_bars_a_day or math.inf)

@@ -23,7 +23,6 @@ from voltrade.model import (
     EngineRestarted,
     Event,
     History,
-    News,
     Note,
     Output,
     Reply,
@@ -31,6 +30,7 @@ from voltrade.model import (
     Snapshot,
     StreamStatus,
     Timer,
+    UserDataEvent,
 )
 
 
@@ -82,8 +82,8 @@ def commands_of(outputs: Iterable[Output]) -> list[Command]:
 
 def warm_up(handle: Handle, history: History) -> None:
     """Let a core take what came before its session; without an account it can't act on it."""
-    if history.phase is not None:
-        handle(history.phase)
+    if history.resume_point is not None:
+        handle(history.resume_point)
     trades = history.trades
     while len(trades):
         consumed, _ = handle(trades)
@@ -169,7 +169,7 @@ class TapeLoop:
             while pending:
                 answer: Reply | Snapshot = yield SendCommand(pending.popleft())
                 pending.extend(commands_of(self._take(answer)))
-            news: list[News] = yield DrainEvents()
+            news: list[UserDataEvent] = yield DrainEvents()
             if not news:
                 return
             for event in news:

@@ -449,7 +449,7 @@ STREAM_DOWN = at_the_end("StreamStatus", 70_000, stream="user", up=False)
 
 
 HALT: Json = {
-    "rule": "HALTED_BY_PERSON",
+    "rule": "HALTED_BY_OPERATOR",
     "mode": "HALTED",
     "action": "cancel",
     "measure": 0,
@@ -1068,7 +1068,7 @@ def test_bars_that_begin_within_a_day_are_the_products(clean: Evidence) -> None:
     config = Config.from_parameters(PARAMETERS)
     pipeline = BarPipeline(instrument, config.bars, SignalEngine(config.signals, instrument))
     phase = BarResumePoint(0, "BTCUSDT", before.day, before.number, before.progress, trades[first - 1][0])
-    pipeline.begin_at(phase)
+    pipeline.resume_from(phase)
     block, seen_trades = Trades.from_rows("BTCUSDT", trades[first - 1 :]), 0
     while seen_trades < len(block):
         seen_trades = pipeline.process(block, seen_trades, NEVER, NEVER)

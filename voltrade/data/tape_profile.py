@@ -17,7 +17,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 import numpy as np
 import pandas as pd
 
-from voltrade.bar_rate import Band
+from voltrade.bar_rate import ExpectedRange
 from voltrade.bars import VolumeBarAggregator
 from voltrade.compiled import Rows
 from voltrade.config import BarSettings
@@ -197,7 +197,7 @@ class Recommendation:
 
     figures: BarFigures
     reason: str
-    band: Band
+    band: ExpectedRange
     band_reason: str
 
     @property
@@ -279,7 +279,7 @@ class Calibration:
 
     def _recommend(self, figures: BarFigures, reason: str) -> Recommendation:
         factor, why = _band_factor(self.trades, self.instrument, self.unit)
-        band = Band(figures.threshold, figures.bars_a_day / factor, figures.bars_a_day * factor)
+        band = ExpectedRange(figures.threshold, figures.bars_a_day / factor, figures.bars_a_day * factor)
         return Recommendation(figures, reason, band, why)
 
 

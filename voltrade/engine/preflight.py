@@ -17,7 +17,7 @@ from voltrade.engine.modes import Wiring
 from voltrade.engine.notify import Notifier
 from voltrade.engine.permission import largest_notional
 from voltrade.model import MONEY, Instrument, Snapshot, moment_text, money_text
-from voltrade.risk import TIME, CircuitBreaker, distance_words
+from voltrade.risk import TIME, CircuitBreaker, distance_label
 
 CLOCK_WITHIN_MS = 1_000
 """Binance refuses requests whose timestamp is further ahead of its time."""
@@ -70,9 +70,9 @@ def used_limits(config: Config, state: Mapping[str, Any], time: int, quote: str)
         quote: The quote asset.
     """
     breaker = CircuitBreaker.restore(config.risk, state["breaker"])
-    breaker.take(TIME, time)
+    breaker.apply_fact(TIME, time)
     holding = [f"holds: {', '.join(breaker.codes)}"] if breaker.codes else []
-    used = [f"{code} {distance_words(code, *far, quote)}" for code, far in breaker.distances().items() if far[0] > 0]
+    used = [f"{code} {distance_label(code, *far, quote)}" for code, far in breaker.distances().items() if far[0] > 0]
     return Check("limits already used", "; ".join([*holding, *used]) or "none")
 
 

@@ -120,7 +120,7 @@ class _FactMaker:
         """Return an order update; `state` is the row with status and executed quantity at that time."""
         request = placed.request
         return OrderUpdate(
-            **{**request.stated, "order_type": OrderType.LIMIT if request.price else OrderType.MARKET},
+            **{**request.common_fields, "order_type": OrderType.LIMIT if request.price else OrderType.MARKET},
             time=time,
             order_id=placed.at_exchange.order_id,
             status=STATES[state.status],
@@ -135,7 +135,7 @@ class _FactMaker:
     def _last_algo(self, placed: Placed) -> AlgoUpdate:
         _, at_exchange, request = placed
         return AlgoUpdate(
-            **request.stated,
+            **request.common_fields,
             time=at_exchange.updated,
             algo_id=at_exchange.algo_id,
             status=STATES[at_exchange.algo_status],

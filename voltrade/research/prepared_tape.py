@@ -28,7 +28,7 @@ from voltrade.model import Instrument, Int64s
 from voltrade.records import REFUSAL, SIGNAL
 from voltrade.research import loop_records
 from voltrade.research.compiled_session import Tables, initial_state, run_session
-from voltrade.signal_engine import RULE_BAR, Program, SignalEngine, describe, refuse_other_overrides, scale_of
+from voltrade.signal_engine import RULE_BAR, Program, SignalEngine, fill_rule_bar, refuse_other_overrides, scale_of
 from voltrade.simulated.symbols import shipped_instrument, shipped_rules
 from voltrade.simulated.tape_playback import marks_for
 from voltrade.strategy.rule_file import load_rule
@@ -40,7 +40,7 @@ T = TypeVar("T")
 def _describe(rows: Rows, scale: Rows, described: Rows) -> None:
     """Write bars in the form that rules read."""
     for at in range(len(rows)):
-        describe(rows[at], scale[0], described[at])
+        fill_rule_bar(rows[at], scale[0], described[at])
 
 
 BAR_SIGNAL = record_dtype([("bar", np.int64), ("side", np.int64), ("ready", np.bool_), ("atr", np.float64)])

@@ -130,7 +130,7 @@ def _rules_of(
     for name in names:
         try:
             loaded = rule or load_rule(name)
-            signals = config.signals.fitted_to(loaded.settings_type)
+            signals = config.signals.converted_to(loaded.settings_type)
             bases[name] = config.model_copy(update={"signals": signals})
             rules[name] = loaded
         except ConfigError as error:

@@ -9,13 +9,13 @@ from voltrade.model import (
     CancelOrder,
     Command,
     LookupOrder,
-    News,
     OrderIntent,
     OrderUpdate,
     Outcome,
     Reply,
     Snapshot,
     TakeSnapshot,
+    UserDataEvent,
 )
 from voltrade.simulated.events import AccountChange
 from voltrade.simulated.exchange import SimulatedExchange
@@ -59,9 +59,9 @@ def _carry_out(
     return call(command.symbol, client_order_id=client_order_id)
 
 
-def drain_events(exchange: SimulatedExchange) -> list[News]:
+def drain_events(exchange: SimulatedExchange) -> list[UserDataEvent]:
     """Empty the outbox and return the events that the core uses."""
-    events: list[News] = []
+    events: list[UserDataEvent] = []
     for event in exchange.outbox:
         if isinstance(event, AccountChange):
             events.append(event.update())

@@ -55,7 +55,7 @@ class Order:
         """Return its state as an event with an execution type, or as REST returns it, without one."""
         request = self.request
         return OrderUpdate(
-            **request.stated,
+            **request.common_fields,
             time=self.updated,
             order_id=self.id,
             status=self.status,
@@ -139,7 +139,7 @@ class AlgoOrder:
     def update(self) -> AlgoUpdate:
         request = self.request
         return AlgoUpdate(
-            **request.stated,
+            **request.common_fields,
             time=self.updated,
             algo_id=self.id,
             status=self.status,

@@ -23,7 +23,7 @@ from voltrade.config import BarSettings, SignalSettings
 from voltrade.data.synthetic import TRADES_PER_HOUR, synthetic_market
 from voltrade.errors import ConfigError
 from voltrade.model import DAY_MS, NEVER, Floats, Instrument, Int64s, Trades
-from voltrade.signal_engine import AGREEMENT, RULE_BAR, SignalEngine, describe
+from voltrade.signal_engine import AGREEMENT, RULE_BAR, SignalEngine, fill_rule_bar
 from voltrade.simulated.symbols import shipped_instrument
 from voltrade.strategy.code_reader import REQUIREMENT, CodeReader
 
@@ -190,7 +190,7 @@ def _check_bar_by_bar(new: MakeEngine, made: Fixture, whole: Rows) -> Finding:
     as_given = np.zeros_like(engine.bar)
     for bar, row in enumerate(made.rows):
         decisions[bar] = engine.decide(row)
-        describe(row, engine.scale[0], as_given[0])
+        fill_rule_bar(row, engine.scale[0], as_given[0])
         for name in RULE_BAR.names or ():
             if engine.bar[name][0] != as_given[name][0]:
                 written = f"the rule wrote {engine.bar[name][0]} over {name} of bar {bar}, {as_given[name][0]}"
