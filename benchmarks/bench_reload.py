@@ -17,7 +17,8 @@ import pyarrow.csv
 from benchmarks.bench_bars import INSTRUMENT, some_trades
 from benchmarks.measure import Goal, decision, in_turn, ratio, say, seconds
 from voltrade.data import tape
-from voltrade.data.store import About, Store
+from voltrade.data.store import Store
+from voltrade.data.stored_day import Metadata
 from voltrade.model import Trades
 
 TRADES = 5_000_000
@@ -57,7 +58,7 @@ def main() -> int:
         path = Path(name) / "BTCUSDT-aggTrades-made.csv"
         write_csv(trades, path)
         store = Store()
-        days = store.add_trades(trades, About.of(INSTRUMENT, "made"))
+        days = store.add_trades(trades, Metadata.of(INSTRUMENT, "made"))
         stored = f"store:BTCUSDT:{days[0].day}:{days[-1].day}"
         kept = tape.load_trades(path, INSTRUMENT)
         assert np.array_equal(kept.trades.quantity, trades.quantity)

@@ -28,8 +28,9 @@ from voltrade.model import (
     WorkingType,
     money,
 )
-from voltrade.simulated.clearing import MarginCall, Terms
+from voltrade.simulated.events import MarginCall
 from voltrade.simulated.exchange import SimulatedExchange
+from voltrade.simulated.margin_account import Terms
 from voltrade.simulated.refusals import VenueRefusal
 from voltrade.simulated.symbols import SymbolRules, brackets_of
 from voltrade.simulated.tape_playback import TapePlayer, mark_columns, steps_until
@@ -400,7 +401,7 @@ def state_of(exchange: SimulatedExchange) -> dict[str, Any]:
                 exchange.position_risk(symbol), exchange.liquidation_price(symbol), market.last_price,
                 dict(market.taker_price), market.last_trade_id, market.mark, market.fills, market.leverage,
                 market.margin_type, market.added_margin, market.realised, market.cost_basis, market.margin_called,
-                market.status, list(market.open_orders), list(market.open_algos), market.held.cost,
+                market.status, list(market.open_orders), list(market.open_algos), market.position.cost,
             )
             for symbol, market in exchange.markets.items()
         },

@@ -32,7 +32,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voltrade.model import OrderType, Trades
-from voltrade.simulated.clearing import AccountChange
+from voltrade.simulated.events import AccountChange
 from voltrade.simulated.market import Market
 from voltrade.simulated.symbols import Bracket
 

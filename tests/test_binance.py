@@ -26,11 +26,11 @@ from voltrade.exchange.binance import (
     BinanceRestClient,
     BinanceWSManager,
     Endpoint,
-    RequestInterrupted,
-    UsdmExchange,
     connect,
 )
+from voltrade.exchange.client import UsdmExchange
 from voltrade.exchange.credentials import Credentials
+from voltrade.exchange.rest import RequestInterrupted
 from voltrade.model import (
     AccountUpdate,
     AlgoUpdate,
@@ -272,7 +272,7 @@ ANSWERS = [
     ("a 200 without an order", Say(200, {"code": 0}), "UNKNOWN", 0, "no answer"),
     ("a 200 with half an order", Say(200, {"orderId": 77}), "UNKNOWN", 0, "no answer"),
     ("a 200 with a code", error(-2010, status=200), "UNKNOWN", -2010, ""),
-    ("another's order", an_order(clientOrderId="other"), "UNKNOWN", 0, "answer.clientOrderId must be vt-1e1"),
+    ("another's order", an_order(clientOrderId="other"), "UNKNOWN", 0, "response.clientOrderId must be vt-1e1"),
     ("more filled than ordered", an_order(executedQty="0.005"), "UNKNOWN", 0, "order.executedQty must be at most"),
     ("unknown", Say(503, "Unknown error, please check your request or try again later."), "UNKNOWN", 0, "HTTP 503"),
     ("down", Say(503, {"msg": "Service Unavailable."}), "REFUSED", 0, "HTTP 503: Service Unavailable."),
@@ -360,7 +360,7 @@ def test_a_refused_timestamp_sets_the_clock_and_is_signed_again_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "silence_ms"),
+    ("answer", "blocked_ms"),
     [
         (error(-1003, "Too many requests", 429, Retry_After="7"), 7_000),
         (error(-1003, "Too many requests", 429), 60_000),
@@ -369,22 +369,22 @@ def test_a_refused_timestamp_sets_the_clock_and_is_signed_again_once() -> None:
         (Say(418, ""), 120_000),
     ],
 )
-def test_nothing_is_sent_while_the_exchange_wants_silence(answer: Say, silence_ms: int) -> None:
+def test_nothing_is_sent_while_the_exchange_blocks_requests(answer: Say, blocked_ms: int) -> None:
     async def story(harness: Harness) -> None:
         start = harness.clock.now = 1_700_000_000_000
         harness.fake.will(*PLACE, answer)
         assert (await harness.rest.submit(an_intent())).outcome is Outcome.REFUSED
         before = len(harness.fake.asked)
-        harness.clock.now = start + silence_ms - 1
+        harness.clock.now = start + blocked_ms - 1
         stop = await harness.rest.submit(an_intent(OrderType.STOP_MARKET))
         assert (stop.outcome, stop.code) == (Outcome.REFUSED, -1003)
-        assert "not sent: the exchange wants silence for 1 ms" in stop.text
+        assert "not sent: the exchange blocks requests for 1 ms" in stop.text
         lookup = await harness.rest.lookup(LookupOrder(1, "BTCUSDT", "vt-1e1", False, ""))
         assert lookup.outcome is Outcome.UNKNOWN
-        with pytest.raises(VenueError, match="wants silence"):
+        with pytest.raises(VenueError, match="blocks requests"):
             await harness.rest.snapshot("BTCUSDT", 0)
         assert len(harness.fake.asked) == before
-        harness.clock.now = start + silence_ms
+        harness.clock.now = start + blocked_ms
         harness.fake.will(*ALGO_PLACE, an_algo())
         assert (await harness.rest.submit(an_intent(OrderType.STOP_MARKET))).outcome is Outcome.ACCEPTED
 
@@ -704,7 +704,7 @@ def test_a_hole_in_the_tape_stays_a_jump_and_costs_one_request(lockstep: bool) -
         await until(lambda: feed.manager.last_trade_id == 9)
         assert feed.seen == [1, FeedGap("BTCUSDT", 5, 2, 4, 0), 5, 6, FeedGap("BTCUSDT", 9, 7, 8, 0), 9]
         assert len(feed.fake.orders("/fapi/v1/aggTrades", "GET")) == 2
-        assert feed.manager.counts.unfilled == 5
+        assert feed.manager.counts.missing == 5
 
     on_a_feed(story, lockstep=lockstep)
 
@@ -773,7 +773,7 @@ def test_garbage_is_counted_and_changes_nothing() -> None:
         await until(lambda: feed.manager.last_trade_id == 2)
         assert feed.seen == [1, 2]
         counts = feed.manager.counts
-        assert (counts.foreign, counts.gaps, counts.reconnects) == (1, 0, 0)
+        assert (counts.other_symbols, counts.gaps, counts.reconnects) == (1, 0, 0)
         assert counts.refused >= 5
         await feed.manager.maintain(feed.clock.now)
 
@@ -933,7 +933,7 @@ def test_what_cannot_be_told_as_a_fact_makes_the_account_be_read_again(event: di
 def test_orders_of_other_symbols_are_counted() -> None:
     async def story(feed: Feed) -> None:
         await feed.fake.send("private", {**FILL, "o": {**FILL["o"], "s": "ETHUSDT"}})
-        await until(lambda: feed.manager.counts.foreign == 1)
+        await until(lambda: feed.manager.counts.other_symbols == 1)
         assert feed.seen == []
 
     on_a_feed(story)
@@ -1124,7 +1124,7 @@ def test_a_callback_that_fails_stops_the_show() -> None:
         await manager.start(5.0)
         await harness.fake.trade(1)
         await until(lambda: harness.exchange.frame_handler_failure)
-        with pytest.raises(VenueError, match="an event could not be taken: RuntimeError"):
+        with pytest.raises(VenueError, match="an event could not be handled: RuntimeError"):
             await manager.maintain(1_000)
         await manager.stop()
 

@@ -26,7 +26,9 @@ from test_runs import MADE as MADE_RUN
 
 from voltrade.config import Config
 from voltrade.notebook import review
-from voltrade.report import charts, summary
+from voltrade.report import charts
+from voltrade.report.collector import frames_of_facts
+from voltrade.report.figure_output import bundle
 from voltrade.report.html import frame_table
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -61,7 +63,7 @@ DRAWN = """CHARTS.map(chart => ({
 """The charts of a page: titles, drawn shapes, width, whether that is their place's, and the points of each trace."""
 
 MADE = made_run(an_instrument(), bar_count=150)
-RUN = summary.frames(MADE.instrument, MADE.bars, MADE.facts)
+RUN = frames_of_facts(MADE.instrument, MADE.bars, MADE.facts)
 
 LIVE_CELL = f"""
 import sys
@@ -69,12 +71,14 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from builders import an_instrument
 from made_run import made_run
 from voltrade.config import Config
-from voltrade.report import charts, summary
+from voltrade.report import charts
+from voltrade.report.collector import frames_of_facts
+from voltrade.report.figure_output import LiveChart
 
 made = made_run(an_instrument(), bar_count=150)
-prices = charts.LiveChart(is_recorded=False)
+prices = LiveChart(is_recorded=False)
 for count in (40, 150):
-    prices.draw(charts.price_chart(summary.frames(made.instrument, made.bars[:count], []), Config()))
+    prices.draw(charts.price_chart(frames_of_facts(made.instrument, made.bars[:count], []), Config()))
 """
 
 PATIENCE_S = 180
@@ -253,7 +257,7 @@ def test_the_record_of_a_session_shows_its_charts_without_being_run(lab: tuple[P
     folder, address = lab
     config = Config()
     figures = [charts.price_chart(RUN, config), charts.equity_chart(RUN, config), charts.refusals_chart(RUN, config)]
-    outputs = [new_output("display_data", data=charts.bundle(figure)) for figure in figures]
+    outputs = [new_output("display_data", data=bundle(figure)) for figure in figures]
     a_notebook(folder / "record.ipynb", [new_code_cell("charts", outputs=outputs), new_markdown_cell("end")])
     page = open_notebook(browser, address, "record.ipynb")
     page.wait_for_function(f"{DRAWN}.filter(chart => chart.marks > 0).length === 3")

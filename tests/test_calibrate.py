@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from voltrade.bar_rate import ExpectedRange, bar_rate_alert
 from voltrade.bars import VolumeBarAggregator
 from voltrade.config import BarSettings, Config
-from voltrade.data.store import start_of
+from voltrade.data.kinds import start_of
 from voltrade.data.tape import load_trades, synthetic_trades
 from voltrade.data.tape_profile import BarFigures, bar_figures, calibrate, day_table, gap_table
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import DAY_MS, Instrument, Trades
-from voltrade.report import charts
+from voltrade.report.tape_charts import calibration_chart, clock_chart, tape_chart
 
 MONDAY = date(2026, 1, 5)
 START = start_of(MONDAY)
@@ -279,7 +279,7 @@ def trace(figure: object, name: str) -> object:
 def test_the_calibration_chart_shows_the_table_and_the_choice(btcusdt: Instrument) -> None:
     calibration = calibrate(SYNTHETIC, btcusdt)
     chosen = calibration.for_bars_a_day(500)
-    figure = charts.calibration_chart(calibration, chosen)
+    figure = calibration_chart(calibration, chosen)
     table = calibration.table()
     bars = trace(figure, "bars a day")
     assert list(bars.x) == table["threshold"].tolist()  # type: ignore[attr-defined]
@@ -292,7 +292,7 @@ def test_the_calibration_chart_shows_the_table_and_the_choice(btcusdt: Instrumen
 def test_the_tape_chart_shows_prices_and_gaps(btcusdt: Instrument) -> None:
     keep = (SYNTHETIC.id < 20_000) | (SYNTHETIC.id > 21_000)
     trades = SYNTHETIC[keep]
-    figure = charts.tape_chart(trades, btcusdt)
+    figure = tape_chart(trades, btcusdt)
     assert len(trace(figure, "price").x) < 5_000  # type: ignore[attr-defined]
     assert max(trace(figure, "price").y) == trades.price.max() / 10  # type: ignore[attr-defined]
     assert list(trace(figure, "ids missing").text) == ["1,001 ids missing"]  # type: ignore[attr-defined]
@@ -302,7 +302,7 @@ def test_the_tape_chart_shows_prices_and_gaps(btcusdt: Instrument) -> None:
 
 def test_the_bars_chart_sets_volume_bars_beside_bars_of_time(btcusdt: Instrument) -> None:
     rows = VolumeBarAggregator(BarSettings(threshold=Decimal(60)), btcusdt).process(SYNTHETIC)
-    figure = charts.clock_chart(SYNTHETIC, rows, btcusdt)
+    figure = clock_chart(SYNTHETIC, rows, btcusdt)
     by_volume, by_time = (trace(figure, name) for name in ("volume bars", "bars of time"))
     assert len(by_volume.open) == len(rows)  # type: ignore[attr-defined]
     assert abs(len(by_time.open) - len(rows)) <= 2, "as many bars of time"  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ import pytest
 SCRIPT = """
 import json, sys
 {first}
-from voltrade.exchange.binance import UsdmExchange
+from voltrade.exchange.client import UsdmExchange
 from voltrade.exchange.ccxt_binance import binanceusdm, errors
 
 told = {{"modules": sum(name.startswith("ccxt") for name in sys.modules)}}

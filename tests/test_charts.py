@@ -18,12 +18,17 @@ from made_run import made_run
 from voltrade.config import Config
 from voltrade.errors import ConfigError
 from voltrade.model import BreakerChange, Refusal, Side
-from voltrade.report import candles, charts, summary
+from voltrade.report import candles, charts, figure_output
+from voltrade.report.chart_style import MAX_BARS, outline_points
+from voltrade.report.collector import frames_of_facts
+from voltrade.report.figure_output import LiveChart, bundle
 from voltrade.report.frames import Frames
+from voltrade.report.research_chart import ResearchChart
+from voltrade.report.sweep_charts import heat_map
 
 MADE = made_run(an_instrument(), bar_count=300)
-RUN = summary.frames(MADE.instrument, MADE.bars, MADE.facts)
-EMPTY = summary.frames(MADE.instrument, [], [])
+RUN = frames_of_facts(MADE.instrument, MADE.bars, MADE.facts)
+EMPTY = frames_of_facts(MADE.instrument, [], [])
 CONFIG = Config()
 
 CHARTS = (charts.price_chart, charts.equity_chart, charts.refusals_chart)
@@ -84,7 +89,7 @@ def test_a_long_run_is_cut_to_its_last_bars_and_says_so() -> None:
     assert list(trace(figure, "bars").x) == list(range(260, 300))
     assert "last 40 of 300 bars" in figure.layout.title.text
     assert min(x for x in trace(figure, "long entry").x) >= 259.5
-    assert charts.MAX_BARS <= 5_000
+    assert MAX_BARS <= 5_000
 
 
 @pytest.mark.parametrize(
@@ -99,7 +104,7 @@ def test_the_axis_of_the_rsi_marks_the_bounds_of_the_rule(settings: dict[str, An
     """It marked 30, 50 and 70, whatever the rule's bounds were."""
     config, run = Config.from_parameters(settings), first_bars(20)
     assert list(charts.price_chart(run, config).layout.yaxis2.tickvals) == marks
-    page = charts.ResearchChart(run)
+    page = ResearchChart(run)
     page.draw(run, "", "", None, "", config)
     assert list(page.figure.layout.yaxis2.tickvals) == marks
 
@@ -146,7 +151,7 @@ def test_what_the_exchange_says_is_shown_as_text_never_as_markup() -> None:
     hostile = "<script>alert(1)</script>"
     refusal = Refusal(MADE.bars[50]["close_time"], "BTCUSDT", 50, Side.BUY, hostile, hostile)
     change = BreakerChange(MADE.bars[50]["close_time"], hostile, hostile, hostile, 1, 1, 1)
-    run = summary.frames(MADE.instrument, MADE.bars, [*MADE.facts, refusal, change])
+    run = frames_of_facts(MADE.instrument, MADE.bars, [*MADE.facts, refusal, change])
     for draw in CHARTS:
         traces = [part.to_plotly_json() for part in draw(run, CONFIG).data]
         hovers = [list(part.get(key, ())) for part in traces for key in ("text", "hovertext", "customdata")]
@@ -171,7 +176,7 @@ def test_refusals_are_counted_by_gate() -> None:
 @settings(max_examples=50, deadline=None)
 @given(npst.arrays(np.float64, st.integers(1, 400), elements=st.floats(-1e6, 1e6)), st.integers(4, 60))
 def test_a_thinned_line_keeps_its_extremes_and_ends(values: Any, most: int) -> None:
-    kept = charts._outline(values, most)
+    kept = outline_points(values, most)
     assert len(kept) <= max(most, 0) + 2
     assert {kept[0], kept[-1]} == {0, len(values) - 1}
     assert (values[kept].min(), values[kept].max()) == (values.min(), values.max())
@@ -187,7 +192,7 @@ def test_a_time_falls_into_the_column_of_its_bar(number: int, part: float) -> No
 
 
 def test_a_finished_chart_is_json_that_a_notebook_can_keep() -> None:
-    kept = charts.bundle(charts.price_chart(RUN, CONFIG))
+    kept = bundle(charts.price_chart(RUN, CONFIG))
     assert set(kept) == {"application/vnd.plotly.v1+json", "text/plain"}
     assert len(json.dumps(kept)) < 300_000
 
@@ -208,7 +213,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
         outputs.append(("new", output))
         return Handle()
 
-    monkeypatch.setattr(charts, "show_output", display)
+    monkeypatch.setattr(figure_output, "show_output", display)
     return outputs
 
 
@@ -219,7 +224,7 @@ def first_bars(count: int) -> Frames:
 
 
 def test_a_recorded_chart_is_one_output_with_its_last_state(shown: list[tuple[str, Any]]) -> None:
-    chart = charts.LiveChart(is_recorded=True)
+    chart = LiveChart(is_recorded=True)
     for count in (50, 100, 150):
         chart.draw(charts.price_chart(first_bars(count), CONFIG))
     assert [kind for kind, _ in shown] == ["new", "update", "update"]
@@ -230,7 +235,7 @@ def test_a_recorded_chart_is_one_output_with_its_last_state(shown: list[tuple[st
 def test_a_chart_at_the_screen_is_one_widget_whose_figure_changes(shown: list[tuple[str, Any]]) -> None:
     for draw in (charts.price_chart, charts.equity_chart):
         shown.clear()
-        chart = charts.LiveChart(is_recorded=False)
+        chart = LiveChart(is_recorded=False)
         for count in (1, 50, 300):
             expected = draw(first_bars(count), CONFIG)
             chart.draw(expected)
@@ -243,4 +248,4 @@ def test_the_axes_of_money_name_their_unit() -> None:
     """Drawdown had none, nor had the net of a heat map."""
     assert "USDT" in charts.equity_chart(RUN, CONFIG).layout.yaxis2.title.text
     frame = pd.DataFrame({"x": [1, 2], "y": [3, 4], "net": [5.0, 6.0]})
-    assert charts.heat_map(frame, "x", "y", "net", "USDT").data[0].colorbar.title.text == "net, USDT"
+    assert heat_map(frame, "x", "y", "net", "USDT").data[0].colorbar.title.text == "net, USDT"

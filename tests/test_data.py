@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from voltrade.config import SessionSettings
 from voltrade.data import tape as data
-from voltrade.data.quality import inspect
 from voltrade.data.tape import Tape, load_tape, load_trades, synthetic_trades
+from voltrade.data.trade_checks import inspect
 from voltrade.errors import DataError
 from voltrade.model import Instrument, Trades
 
@@ -153,8 +153,8 @@ def test_parquet_times_of_every_unit(tmp_path: Path, unit: str, finer: int) -> N
     frame.to_parquet(tmp_path / "tape.parquet")
     found = inspect(tmp_path / "tape.parquet", an_instrument())
     assert found.findings == ()
-    assert found.taken is not None
-    assert rows(found.taken) == [(100, 618003, 6, 1723161256000, False)]
+    assert found.accepted is not None
+    assert rows(found.accepted) == [(100, 618003, 6, 1723161256000, False)]
 
 
 # --- numbers are exact ------------------------------------------------------------------------------------------------

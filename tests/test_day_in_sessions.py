@@ -14,6 +14,7 @@ from voltrade.config import Config
 from voltrade.core import TradingCore
 from voltrade.data.tape import load_tape
 from voltrade.model import OrderUpdate, ResumeState, RoundTrip, Trades
+from voltrade.simulated.core_commands import drain_events, execute
 from voltrade.simulated.exchange import SimulatedExchange
 from voltrade.simulated.symbols import shipped_instrument
 from voltrade.simulated.tape_playback import TapePlayer, simulate
@@ -88,9 +89,9 @@ def answer_to(ask: Request, exchange: SimulatedExchange, player: TapePlayer) -> 
         case AdvanceExchange():
             player.play(ask.trades, ask.mark, ask.time)
         case SendCommand(command=command):
-            return exchange.execute(command)
+            return execute(exchange, command)
         case DrainEvents():
-            return exchange.collect()
+            return drain_events(exchange)
         case EndOfTape():
             if player.trades_played == len(TAPE):
                 player.finish()

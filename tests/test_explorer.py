@@ -23,8 +23,9 @@ from voltrade.data.tape import Tape, TapeReport, synthetic_trades
 from voltrade.errors import ConfigError
 from voltrade.notebook.explorer import PAGES, Explorer, trade
 from voltrade.notebook.papermill_engine import Refused
-from voltrade.report import charts
+from voltrade.report.chart_style import MAX_BARS
 from voltrade.report.html import shortened
+from voltrade.report.research_chart import ResearchChart
 from voltrade.research.backtest import backtest
 from voltrade.research.prepared_tape import Research
 from voltrade.simulated.symbols import shipped_instrument
@@ -151,7 +152,7 @@ def test_every_bar_says_why_it_had_a_trade_or_none(explorer: Explorer) -> None:
 
 def test_at_most_so_many_candles_are_drawn_and_it_says_which(explorer: Explorer) -> None:
     count = explorer.traded.tables.bars
-    assert max(PAGES) == charts.MAX_BARS == 5_000
+    assert max(PAGES) == MAX_BARS == 5_000
     assert f"bars {count - 500:,} to {count - 1:,} of {count:,}" in explorer.chart.figure.layout.title.text
     explorer.turn_pages(-1)
     assert list(trace(explorer, "bars").x) == list(range(count - 1_000, count - 500))
@@ -436,7 +437,7 @@ def test_what_can_not_be_drawn_leaves_rule_and_controls_as_they_were(
 
     before = explorer.traded
     with monkeypatch.context() as broken:
-        broken.setattr(charts.ResearchChart, "draw", draw)
+        broken.setattr(ResearchChart, "draw", draw)
         with pytest.raises(RuntimeError, match="no picture"):
             explorer.use_rule("rules/adx.py:Adx")
     assert explorer.traded is before

@@ -19,7 +19,7 @@ from voltrade.model import Trades
 from voltrade.simulated.refusals import codes
 from voltrade.venue.command import main
 from voltrade.venue.faults import KINDS, LOST, TABLE, Fault, load_script
-from voltrade.venue.requests import Answer
+from voltrade.venue.requests import Response
 
 
 def faults(*lines: dict[str, Any]) -> dict[str, Any]:
@@ -506,13 +506,13 @@ def test_every_refusal_can_be_given_on_purpose(do: str, tmp_path: Path) -> None:
     """A text that quotes something, as that of -1015 does, raised IndexError in the venue."""
     lines = [{"do": do, "code": code, "on": f"/fapi/v1/order/{abs(code)}$"} for code in codes()]
 
-    done = Answer(200, {})
+    done = Response(200, {})
 
     async def story(client: Client) -> None:
         for code, row in codes().items():
             request = SimpleNamespace(method="POST", path=f"/fapi/v1/order/{abs(code)}")
             params = SimpleNamespace(get=lambda name: "")
-            answer: Any = await client.venue.faults.carry(cast(Any, request), cast(Any, params), lambda: done)
+            answer: Any = await client.venue.faults.handle(cast(Any, request), cast(Any, params), lambda: done)
             assert (answer.status, answer.body["code"]) == (row.status, code)
             assert "{" not in answer.body["msg"].replace("{1,20}", "")
 

@@ -20,8 +20,11 @@ from history import History, HistoryServer, some_trades
 from test_store import same
 
 from voltrade.data import commands
+from voltrade.data.kinds import FUNDING, MARKS, TRADES, Kind, day_of, start_of
 from voltrade.data.sources import ArchiveFile, Http, RestHistory, WeightBudget
-from voltrade.data.store import FUNDING, MARKS, TRADES, About, Kind, Recorder, Store, day_of, start_of
+from voltrade.data.store import Store
+from voltrade.data.stored_day import Metadata
+from voltrade.data.trade_recorder import Recorder
 from voltrade.errors import DataError
 from voltrade.model import DAY_MS, Trades
 from voltrade.simulated.symbols import shipped_instrument
@@ -85,7 +88,7 @@ def test_a_fetch_reaches_from_the_archive_to_now(
     assert same(stored(store), what_there_is(server))
     days = store.days(TRADES, "BTCUSDT")
     assert [day.complete for day in days] == [True, True, True, False], "today goes on"
-    assert [list(day.about.sources) for day in days] == [
+    assert [list(day.metadata.sources) for day in days] == [
         *([f"BTCUSDT-aggTrades-2026-01-{number}.zip"] for number in (29, 30, 31)),
         ["REST"],
     ]
@@ -185,7 +188,7 @@ def test_live_recording_and_fetch_make_one_day(server: HistoryServer, store: Sto
     recorder.close()
     assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-29", "--kinds", "trades") == 0
     (day,) = store.days(TRADES, "BTCUSDT")
-    assert (day.complete, list(day.about.sources)) == (True, ["live", "BTCUSDT-aggTrades-2026-01-29.zip"])
+    assert (day.complete, list(day.metadata.sources)) == (True, ["live", "BTCUSDT-aggTrades-2026-01-29.zip"])
     assert same(stored(store), trades[: day.rows])
 
 
@@ -466,7 +469,7 @@ def test_an_archive_that_contradicts_the_store_is_told_and_the_rest_is_fetched(
     server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trades = server.history.trades[:10]
-    store.add_trades(replace(trades, price=trades.price + 1), About.of(BTCUSDT, "live"))
+    store.add_trades(replace(trades, price=trades.price + 1), Metadata.of(BTCUSDT, "live"))
     until = ("--from", "2026-01-29", "--to", "2026-01-31")
     assert fetch(server, *until) == 1
     said = capsys.readouterr().out
@@ -489,7 +492,7 @@ def test_values_that_contradict_the_store_keep_no_other_day_away(
     times, other = start_of(FIRST) + np.array([0]), np.array([10**8])
     price = 6_000_000_000_000 + 100 * (times // 60_000 % 1_000_000)
     columns = (times, price, price, price, other) if kind is MARKS else (times, other)
-    store.add(kind, "BTCUSDT", columns, times, About.of_values({"live": {}}))
+    store.add(kind, "BTCUSDT", columns, times, Metadata.of_values({"live": {}}))
     assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-31", "--kinds", kind.name) == 1
     said = capsys.readouterr().out
     assert f"rows of one time must agree, the {column} of {times[0]} must be 1.00000000 as stored, was " in said
@@ -501,7 +504,7 @@ def test_rest_that_contradicts_the_store_is_told_once(
 ) -> None:
     trades = server.history.trades
     today = trades[int(np.searchsorted(trades.time, start_of(FIRST + timedelta(3)))) :][100:110]
-    store.add_trades(replace(today, price=today.price + 1), About.of(BTCUSDT, "live"))
+    store.add_trades(replace(today, price=today.price + 1), Metadata.of(BTCUSDT, "live"))
     for _ in range(2):  # what REST brought stays beside it, and stops no later fetch
         assert fetch(server) == 1
         said = capsys.readouterr().out
@@ -535,7 +538,7 @@ def test_faults_are_treated_by_their_policy(
     assert "unsorted in 1 row (12): id must ascend from row to row, was 1009 [flag]" in said
     assert "duplicate_id in 1 row (21): id must not be there twice, was 1018 [drop]" in said
     (day,) = store.days(TRADES, "BTCUSDT")
-    assert day.about.sources[file.name] == {"duplicate_id": 1, "unsorted": 1}
+    assert day.metadata.sources[file.name] == {"duplicate_id": 1, "unsorted": 1}
     assert same(stored(store), server.history.trades[: day.rows])
 
 
@@ -616,7 +619,7 @@ def with_gaps(store: Store, server: HistoryServer) -> Trades:
     trades = server.history.trades
     midnight = int(np.searchsorted(trades.time, start_of(FIRST + timedelta(1))))
     for start, end in ((0, 100), (103, midnight - 2), (midnight + 4, 4_000), (5_500, 6_000)):
-        store.add_trades(trades[start:end], About.of(BTCUSDT, "live", begins=start == 0))
+        store.add_trades(trades[start:end], Metadata.of(BTCUSDT, "live", begins=start == 0))
     return trades[:6_000]
 
 
@@ -665,9 +668,9 @@ def test_a_gap_that_rest_has_only_a_fault_for_keeps_no_other_open(
 def test_a_gap_over_a_midnight_leaves_both_days_whole(server: HistoryServer, store: Store) -> None:
     trades = server.history.trades
     first, second = (int(np.searchsorted(trades.time, start_of(FIRST + timedelta(days)))) for days in (1, 2))
-    store.add_trades(trades[: first - 2], About.of(BTCUSDT, "live", begins=True))
-    store.add_trades(trades[first : second - 1], About.of(BTCUSDT, "live"))
-    store.add_trades(trades[second:], About.of(BTCUSDT, "live"))
+    store.add_trades(trades[: first - 2], Metadata.of(BTCUSDT, "live", begins=True))
+    store.add_trades(trades[first : second - 1], Metadata.of(BTCUSDT, "live"))
+    store.add_trades(trades[second:], Metadata.of(BTCUSDT, "live"))
     assert data(server, "fill", "BTCUSDT") == 0
     assert [day.complete for day in store.days(TRADES, "BTCUSDT")] == [True, True, True, False]
 
@@ -677,9 +680,9 @@ def test_ids_that_go_back_from_day_to_day_are_no_gap(
 ) -> None:
     trades = server.history.trades
     midnight = int(np.searchsorted(trades.time, start_of(FIRST + timedelta(1))))
-    store.add_trades(trades[:midnight], About.of(BTCUSDT, "live"))
+    store.add_trades(trades[:midnight], Metadata.of(BTCUSDT, "live"))
     renumbered = trades[midnight:4_000]
-    store.add_trades(replace(renumbered, id=renumbered.id - 1_500), About.of(BTCUSDT, "live"))
+    store.add_trades(replace(renumbered, id=renumbered.id - 1_500), Metadata.of(BTCUSDT, "live"))
     assert data(server, "fill", "BTCUSDT") == 0
     assert capsys.readouterr().out == "0 ids were missing, 0 came over REST\n"
     assert data(server, "verify") == 1

@@ -41,15 +41,21 @@ ONLY_IN = {
     "apprise": {"engine.notify"},
     "ccxt": {"exchange.ccxt_binance"},
     "aiohttp": {
-        "exchange.binance", "venue.server", "venue.streams", "venue.faults", "engine.modes", "data.sources",
+        "exchange.client", "venue.server", "venue.streams", "venue.faults", "engine.modes", "data.sources",
     },
-    "plotly": {"report.charts", "report.plot_widget"},
+    "plotly": {
+        "report.charts", "report.chart_style", "report.tape_charts", "report.sweep_charts", "report.research_chart",
+        "report.figure_output", "report.plot_widget",
+    },
     "anywidget": {"report.plot_widget"},
     "ipywidgets": {"notebook.session", "notebook.explorer", "report.plot_widget"},
     "papermill": {"notebook.papermill_engine"},
     "platformdirs": {"runs.ledger"},
-    "pyarrow": {"data.trade_files", "data.quality", "data.store", "data.fetch", "report.summary", "journal"},
-    "tqdm": {"data.sources", "data.fetch", "strategy.check", "research.sweep"},
+    "pyarrow": {
+        "data.trade_files", "data.trade_rows", "data.series_checks", "data.rest_pages", "data.store",
+        "data.store_files", "data.tape_cache", "journal",
+    },
+    "tqdm": {"data.sources", "data.fetch", "data.rest_pages", "strategy.check", "research.trial_executor"},
 }  # fmt: skip
 """Packages that one module (or a few) wraps for all the others."""
 
@@ -58,7 +64,7 @@ READ_THE_OUTSIDE = {"errors", "compiled", "config", "account_watch", "journal", 
 
 WITHOUT_THE_OUTSIDE = {
     *TRADING_PATH, "data.synthetic", "exchange.messages", "exchange.responses", "research.loop",
-    "research.loop_records", "research.loop_exchange", "research.loop_facts",
+    "research.loop_records", "research.loop_exchange", "research.loop_matching", "research.loop_facts",
 } - READ_THE_OUTSIDE  # fmt: skip
 """Modules whose results follow from their arguments alone; so do those of `simulated`, but its log on disk."""
 

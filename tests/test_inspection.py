@@ -18,9 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from voltrade.data import commands, trade_files
-from voltrade.data.quality import FAULTS, LENIENT, STRICT, Policy, inspect, inspect_trades, policies
+from voltrade.data.faults import DEFAULT_POLICIES, FAULTS, TAPE_POLICIES, Policy, policies
+from voltrade.data.kinds import FUNDING, MARKS, TRADES, Kind, start_of
 from voltrade.data.sources import ArchiveFile, checksum_path
-from voltrade.data.store import FUNDING, MARKS, TRADES, About, Kind, Store, start_of
+from voltrade.data.store import Store
+from voltrade.data.stored_day import Metadata
+from voltrade.data.trade_checks import inspect, inspect_trades
 from voltrade.errors import ConfigError
 from voltrade.model import DAY_MS, Trades
 
@@ -148,14 +151,14 @@ def test_a_fault_is_named_with_its_rows_and_no_other_is(
     lines = lines_of()
     spoil(lines)
     file = ArchiveFile(TRADES, "BTCUSDT", DAY, DAY)
-    found = inspect(written(tmp_path, file.name, lines), INSTRUMENT, LENIENT, file.span)
+    found = inspect(written(tmp_path, file.name, lines), INSTRUMENT, DEFAULT_POLICIES, file.span)
     (finding,) = found.findings
     assert finding.fault == fault
     assert finding.policy == FAULTS[fault].policy
     assert detail in finding.detail
     if rows is not None:
         assert (f"({rows})" if rows else ": ") in str(finding)
-    assert (found.taken is None) == (finding.policy is Policy.REFUSE)
+    assert (found.accepted is None) == (finding.policy is Policy.REFUSE)
 
 
 @pytest.mark.parametrize("block", [1 << 24, 4_000])
@@ -177,15 +180,15 @@ def test_rows_have_the_numbers_that_an_editor_shows(
     told = {finding.fault: str(finding) for finding in found.findings}
     assert "in 3 rows (11, 501, 1205): must have 7 columns, has 6 [refuse]" in told["unreadable"]
     assert "in 4 rows (20, 101, 502, 1001)" in told["not_positive"]
-    assert found.taken is None
+    assert found.accepted is None
 
 
 def test_a_file_without_fault_has_none(tmp_path: Path) -> None:
     file = ArchiveFile(TRADES, "BTCUSDT", DAY, DAY)
-    found = inspect(written(tmp_path, file.name, lines_of()), INSTRUMENT, STRICT, file.span)
+    found = inspect(written(tmp_path, file.name, lines_of()), INSTRUMENT, TAPE_POLICIES, file.span)
     assert found.findings == ()
-    assert found.taken is not None
-    assert np.array_equal(found.taken.id, TRADED.id)
+    assert found.accepted is not None
+    assert np.array_equal(found.accepted.id, TRADED.id)
 
 
 @pytest.mark.parametrize(
@@ -212,14 +215,14 @@ def test_what_is_left_is_the_trades_without_the_dropped_ones(
     spoil(lines)
     path = written(tmp_path, "BTCUSDT-aggTrades-2026-01-05.zip", lines)
     span = ArchiveFile(TRADES, "BTCUSDT", DAY, DAY).span
-    left = inspect(path, INSTRUMENT, policies({fault: policy}), span).taken
+    left = inspect(path, INSTRUMENT, policies({fault: policy}), span).accepted
     assert left is not None
     keep = ~np.isin(TRADED.id, list(ids))
     for name in ("id", "price", "quantity", "time", "buyer_is_maker"):
         assert np.array_equal(getattr(left, name), getattr(TRADED, name)[keep]), name
     strictly = policies({fault: "refuse"} if Policy.REFUSE in FAULTS[fault].allowed else {})
     refused = inspect(path, INSTRUMENT, strictly, span)
-    assert refused.taken is None
+    assert refused.accepted is None
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -230,8 +233,8 @@ def test_any_order_with_any_repeats_is_put_right(order: list[int], repeats: list
     trades = TRADED[:40]
     columns = (trades.id, trades.price, trades.quantity, trades.time, trades.buyer_is_maker)
     found = inspect_trades("shuffled", Trades("BTCUSDT", *(column[rows] for column in columns)))
-    assert found.taken is not None
-    assert found.taken.id.tolist() == trades.id.tolist()
+    assert found.accepted is not None
+    assert found.accepted.id.tolist() == trades.id.tolist()
     named = {finding.fault: set(finding.rows.tolist()) for finding in found.findings}
     assert named.get("duplicate_id", set()) == set(range(41, 41 + len(repeats)))
     out_of_place = named.get("unsorted", set())
@@ -245,7 +248,7 @@ def test_any_order_with_any_repeats_is_put_right(order: list[int], repeats: list
 
 def test_policies_are_named_by_fault() -> None:
     assert policies({"id_gap": "refuse"})["id_gap"] is Policy.REFUSE
-    assert policies({}) == LENIENT
+    assert policies({}) == DEFAULT_POLICIES
     with pytest.raises(ConfigError, match="not_positive must be one of refuse, drop, was 'flag'"):
         policies({"not_positive": "flag"})
     for name, fault in FAULTS.items():
@@ -334,13 +337,13 @@ def test_marks_and_funding_are_verified_too(
 def test_verify_looks_at_all_that_is_stored(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     trades = some_trades("BTCUSDT", DAY, days=2, a_day=1_500)
     midnight = int(np.searchsorted(trades.time, start_of(DAY + timedelta(1))))
-    store.add_trades(trades, About.of(INSTRUMENT, "made"))
+    store.add_trades(trades, Metadata.of(INSTRUMENT, "made"))
     assert verify() == 0
     assert capsys.readouterr().out.endswith("2 files: no fault\n")
     assert store.folder is not None
     days = [store.folder / "trades" / "BTCUSDT" / f"{DAY + timedelta(number)}.parquet" for number in (0, 1)]
     days[0].unlink()
-    store.add_trades(trades[: midnight - 5], About.of(INSTRUMENT, "made"))  # five are missing before midnight
+    store.add_trades(trades[: midnight - 5], Metadata.of(INSTRUMENT, "made"))  # five are missing before midnight
     content = bytearray(days[1].read_bytes())
     assert verify() == 1
     assert "trades/BTCUSDT/2026-01-06: 1" in (said := capsys.readouterr().out)
@@ -385,7 +388,7 @@ def test_an_unzipped_file_is_held_to_its_name_too(
 
 def test_a_stored_day_that_can_not_be_read_hides_no_other(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     trades = some_trades("BTCUSDT", DAY, days=3, a_day=1_500)
-    store.add_trades(trades, About.of(INSTRUMENT, "made"))
+    store.add_trades(trades, Metadata.of(INSTRUMENT, "made"))
     assert store.folder is not None
     path = store.folder / "trades" / "BTCUSDT" / f"{DAY + timedelta(1)}.parquet"
     content = path.read_bytes()

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from voltrade.__main__ import main
-from voltrade.data.store import TRADES, Store
+from voltrade.data.kinds import TRADES
+from voltrade.data.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = "agg_trade_id,price,quantity,first_trade_id,last_trade_id,transact_time,is_buyer_maker\n"

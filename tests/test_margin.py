@@ -29,7 +29,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voltrade.model import MarkPrice, money
-from voltrade.simulated.clearing import AccountChange, MarginCall, SettingsChange
+from voltrade.simulated.core_commands import drain_events
+from voltrade.simulated.events import AccountChange, MarginCall, SettingsChange
 from voltrade.simulated.exchange import SimulatedExchange
 from voltrade.simulated.margin import liquidation_price, maintenance_margin
 from voltrade.simulated.refusals import VenueRefusal
@@ -314,7 +315,7 @@ def test_a_margin_call_goes_out_once_at_80_percent_and_again_after_relief() -> N
     marked(exchange, 40, "926")
     marked(exchange, 50, "877")  # 2,192.50 of 2,700
     assert [word for word in told(exchange) if "margin call" in word] == [f"margin call {SYMBOL}"] * 2
-    assert [type(news).__name__ for news in exchange.collect()] == ["AccountUpdate"], "the core has no use for it"
+    assert [type(news).__name__ for news in drain_events(exchange)] == ["AccountUpdate"], "the core has no use for it"
 
 
 def test_cross_positions_are_called_together() -> None:
@@ -494,5 +495,5 @@ def test_settings_that_change_are_told() -> None:
     exchange.set_margin_type(SYMBOL, "isolated")
     assert exchange.outbox[0] == SettingsChange(T0, SYMBOL, 7)
     assert told(exchange) == ["account settings", "account MARGIN_TYPE_CHANGE"]
-    assert [type(news).__name__ for news in exchange.collect()] == ["AccountUpdate"]
+    assert [type(news).__name__ for news in drain_events(exchange)] == ["AccountUpdate"]
     assert exchange.outbox == []

@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 
 from voltrade.config import Config
 from voltrade.errors import DataError
-from voltrade.exchange.messages import MessageReader, Units, instrument_of
+from voltrade.exchange.fields import Units
+from voltrade.exchange.filters import instrument_of
+from voltrade.exchange.messages import MessageReader
 from voltrade.model import AlgoUpdate, Instrument, MarkPrice, OrderType, OrderUpdate, Side, TimeInForce, WorkingType
 from voltrade.simulated.tape_playback import exchange_for
 from voltrade.venue.market_data import mark_message
-from voltrade.venue.wire import order_message
+from voltrade.venue.messages import order_message
 
 BTCUSDT = an_instrument()
 READER = MessageReader(BTCUSDT)

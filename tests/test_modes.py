@@ -20,7 +20,8 @@ from wall_venue import KEY, PARAMETERS, SECRET, a_venue, rule_file
 
 from voltrade import journal
 from voltrade.__main__ import main
-from voltrade.data.store import TRADES, Store
+from voltrade.data.kinds import TRADES
+from voltrade.data.store import Store
 from voltrade.engine.permission import phrase
 from voltrade.exchange.binance import BinanceRestClient, Endpoint, connect
 from voltrade.exchange.credentials import Credentials

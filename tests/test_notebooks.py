@@ -13,7 +13,7 @@ import pytest
 
 from voltrade.config import Config, parameter_homes
 from voltrade.data import tape as data
-from voltrade.report import charts
+from voltrade.report import figure_output
 from voltrade.research.backtest import backtest
 from voltrade.simulated.symbols import shipped_instrument
 
@@ -116,7 +116,7 @@ def test_the_data_notebook_shows_the_threshold_that_is_nearest_to_normal(tmp_pat
 def test_the_backtest_notebook_draws_bars_in_which_a_trade_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fault case I17: the last bars of the default tape have none."""
     drawn: list[Any] = []
-    monkeypatch.setattr(charts, "show", drawn.append)
+    monkeypatch.setattr(figure_output, "show", drawn.append)
     names: dict[str, Any] = {}
     for cell in cells(ROOT / "notebooks/03_backtest.ipynb"):
         if cell["id"] in ("parameters", "imports", "run", "price"):

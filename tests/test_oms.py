@@ -35,7 +35,7 @@ from voltrade.model import (
     TakeSnapshot,
 )
 from voltrade.oms import OrderMonitor
-from voltrade.order_rules import level_from
+from voltrade.order_queries import level_from
 from voltrade.order_states import (
     ALGO_MOVES,
     DONE,

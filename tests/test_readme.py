@@ -32,7 +32,7 @@ from ta.trend import ADXIndicator
 import voltrade
 from voltrade.__main__ import main
 from voltrade.compiled import cache_home
-from voltrade.data.store import TRADES, day_of, start_of
+from voltrade.data.kinds import TRADES, day_of, start_of
 from voltrade.data.tape import load_tape
 from voltrade.model import DAY_MS
 from voltrade.research.backtest import backtest
@@ -254,11 +254,11 @@ def test_commands_work_as_typed(number: int, clone: Path, environment: dict[str,
 
 def test_python_works_as_typed(clone: Path, environment: dict[str, str]) -> None:
     """In one interpreter and in the README's order, as blocks rest on those before; it sees what it says it sees."""
-    shown = "\n".join([*PYTHON, "assert run.state == 'ended'", "print(found.decision)"])
+    shown = "\n".join([*PYTHON, "assert run.state == 'ended'", "print(found.assessment)"])
     (clone / "shown.py").write_text(shown)
     said = run(f"{ACTIVATION}\npython shown.py", clone, environment)
-    (decision,) = re.findall(r'^found\.decision  # "(.*) \.\.\."$', README, re.MULTILINE)
-    assert decision in said
+    (assessment,) = re.findall(r'^found\.assessment  # "(.*) \.\.\."$', README, re.MULTILINE)
+    assert assessment in said
 
 
 def test_the_first_block_makes_the_shell_that_all_others_rest_on() -> None:

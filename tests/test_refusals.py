@@ -44,6 +44,7 @@ from voltrade.model import (
     TakeSnapshot,
     money,
 )
+from voltrade.simulated.core_commands import execute
 from voltrade.simulated.exchange import SimulatedExchange
 from voltrade.simulated.refusals import VenueRefusal
 from voltrade.simulated.symbols import SymbolRules, shipped_instrument
@@ -207,29 +208,29 @@ def test_prices_of_the_wire_are_held_to_precision_and_tick(text: str, code: int)
 
 def test_commands_of_the_core_are_answered_with_values() -> None:
     exchange = quoted()
-    sent = exchange.execute(OrderIntent(T0, limit(BUY, 5, 990), Purpose.ENTRY, 1, "because"))
+    sent = execute(exchange, OrderIntent(T0, limit(BUY, 5, 990), Purpose.ENTRY, 1, "because"))
     assert isinstance(sent, Reply)
     assert sent.order is not None
     assert (sent.outcome, sent.action, sent.order.status) == (Outcome.ACCEPTED, "submit", "NEW")
-    twice = exchange.execute(OrderIntent(T0, limit(BUY, 5, 990), Purpose.ENTRY, 1, "because"))
+    twice = execute(exchange, OrderIntent(T0, limit(BUY, 5, 990), Purpose.ENTRY, 1, "because"))
     assert isinstance(twice, Reply)
     assert (twice.outcome, twice.code, twice.order) == (Outcome.REFUSED, -4116, None)
-    algo = exchange.execute(OrderIntent(T0, stop(BUY, 5, 1_100, reduce_only=False), Purpose.STOP, 1, "because"))
+    algo = execute(exchange, OrderIntent(T0, stop(BUY, 5, 1_100, reduce_only=False), Purpose.STOP, 1, "because"))
     assert isinstance(algo, Reply)
     assert algo.algo_order is not None
     assert (algo.algo, algo.algo_order.status) == (True, "NEW")
-    snapshot = exchange.execute(TakeSnapshot(T0, SYMBOL, "because"))
+    snapshot = execute(exchange, TakeSnapshot(T0, SYMBOL, "because"))
     assert isinstance(snapshot, Snapshot)
     assert [len(snapshot.orders), len(snapshot.algo_orders), snapshot.wallet] == [1, 1, money(1_000_000)]
     for command, word in (
         (CancelOrder(T0, SYMBOL, "l", False, "because"), "CANCELED"),
         (LookupOrder(T0, SYMBOL, "l", False, "because"), "CANCELED"),
     ):
-        answer = exchange.execute(command)
+        answer = execute(exchange, command)
         assert isinstance(answer, Reply)
         assert answer.order is not None
         assert answer.order.status == word
-    missing = exchange.execute(LookupOrder(T0, SYMBOL, "nobody", True, "because"))
+    missing = execute(exchange, LookupOrder(T0, SYMBOL, "nobody", True, "because"))
     assert isinstance(missing, Reply)
     assert (missing.outcome, missing.code) == (Outcome.REFUSED, -2013)
 

@@ -42,7 +42,12 @@ from voltrade.model import (
 )
 from voltrade.notebook import review
 from voltrade.report import summary
+from voltrade.report.collector import Collector, frames_of_facts
+from voltrade.report.decision_reasons import reasons
 from voltrade.report.frames import Frames
+from voltrade.report.run_reader import RunReader, save_frames
+from voltrade.report.statistics import Held, statistics
+from voltrade.report.text_table import readable
 from voltrade.risk import CLOSED, EQUITY, OPENED, CircuitBreaker
 
 TENTH = an_instrument("XUSDT", tick="0.1", step="0.01")
@@ -97,7 +102,7 @@ def equity_of(amounts: list[float], step_ms: int = MINUTE) -> list[EquityPoint]:
 
 
 def run_of(*facts: object, bars: list[dict[str, Any]] | None = None) -> Frames:
-    return summary.frames(TENTH, bars or [], facts)
+    return frames_of_facts(TENTH, bars or [], facts)
 
 
 # --- frames ----------------------------------------------------------------------------------------------------------
@@ -139,7 +144,7 @@ def test_a_signal_tells_only_of_the_filters_of_its_side(signal: int, why: str) -
     run = run_of(
         bars=[a_bar(0, 1_000, decision={"ready": True, "signal": signal, "ema_cross": signal or 1, **filters})]
     )
-    assert summary.reasons(run.decisions) == [f"ema_cross {signal or 1:+d} · {why}"]
+    assert reasons(run.decisions) == [f"ema_cross {signal or 1:+d} · {why}"]
 
 
 def test_slippage_is_what_the_fills_brought_against_the_decision_and_a_cost_is_negative() -> None:
@@ -189,7 +194,7 @@ def test_what_has_no_reference_price_is_counted_and_said() -> None:
         bars=[a_bar(0, 1_000)],  # closes after both
     )
     assert summary.costs(run).loc["slippage", "note"] == "2 orders without a reference price"
-    figures = summary.statistics(run)
+    figures = statistics(run)
     assert figures.without_reference == 2
     assert figures.table().loc["slippage (inside realised)", "value"] == "-, 2 orders without a reference price"
 
@@ -215,7 +220,7 @@ def test_slippage_has_one_sign_wherever_it_stands(side: Side, price: int, slippa
     amounts = summary.costs(run)["amount"]
     assert amounts["slippage"] == slippage
     assert amounts["price moves, at decision prices"] == 8 - slippage
-    figures = summary.statistics(run)
+    figures = statistics(run)
     assert figures.slippage == slippage
     assert figures.table().loc["slippage (inside realised)", "value"] == f"{slippage:+.2f} USDT"
     assert review.signals(run)["slippage"].to_list() == [slippage]
@@ -323,15 +328,15 @@ def test_drawdown_is_measured_from_the_highest_equity_so_far() -> None:
 
 def test_an_empty_run_has_every_frame_with_its_columns_and_types() -> None:
     empty, made = run_of(), made_run(an_instrument())
-    full = summary.frames(made.instrument, made.bars, made.facts)
+    full = frames_of_facts(made.instrument, made.bars, made.facts)
     for part in fields(Frames):
         if part.name not in ("instrument", "beginning", "decisions", "alerts"):
             expected = getattr(full, part.name).dtypes
             pd.testing.assert_series_equal(getattr(empty, part.name).dtypes, expected)
-    figures = summary.statistics(empty)
+    figures = statistics(empty)
     assert (figures.bars, figures.round_trips, figures.net) == (0, 0, 0)
     assert math.isnan(figures.win_rate)
-    assert len(figures.table()) == len(summary.statistics(full).table())
+    assert len(figures.table()) == len(statistics(full).table())
     assert summary.refusals_by_code(empty).empty
     assert summary.breaker_distances(empty, Config().risk).empty
 
@@ -344,13 +349,13 @@ def test_news_told_twice_change_nothing(seed: int) -> None:
     twice = [
         fact for fact in once for _ in range(1 + (isinstance(fact, OrderUpdate | AlgoUpdate) and chance.random() < 0.3))
     ]
-    again = summary.frames(MADE.instrument, MADE.bars, twice)
+    again = frames_of_facts(MADE.instrument, MADE.bars, twice)
     pd.testing.assert_frame_equal(again.orders, WHOLE.orders)
     pd.testing.assert_frame_equal(again.fills, WHOLE.fills)
 
 
 MADE = made_run(an_instrument(), bar_count=120)
-WHOLE = summary.frames(MADE.instrument, MADE.bars, MADE.facts)
+WHOLE = frames_of_facts(MADE.instrument, MADE.bars, MADE.facts)
 
 
 # --- statistics ------------------------------------------------------------------------------------------------------
@@ -369,7 +374,7 @@ def test_statistics_by_hand() -> None:
         a_trip(3, net=-4, closed=NOON + 2 * hour, side=Side.SELL),
         a_trip(4, net=0, closed=NOON + 2 * hour),
     )
-    figures = summary.statistics(run)
+    figures = statistics(run)
     assert figures.days == 3 / 24
     assert (figures.round_trips, figures.long_trips, figures.short_trips) == (4, 3, 1)
     assert figures.win_rate == 1 / 4
@@ -394,7 +399,7 @@ def test_a_cost_has_one_sign_in_every_table() -> None:
             bars=[a_bar(0, 1_000)],
         )
         told = [run.fills["fee"], run.orders["fees"], run.round_trips["fees"]]
-        amounts = [*(float(column.sum()) for column in told), summary.statistics(run).fees]
+        amounts = [*(float(column.sum()) for column in told), statistics(run).fees]
         amounts.append(float(summary.costs(run).loc["fees", "amount"]))
         assert amounts == [sign * abs(fees)] * 5
         trip = run.round_trips.iloc[0]
@@ -436,16 +441,16 @@ def test_what_is_still_held_is_in_no_cost_of_round_trips_and_is_told_beside_them
     bars = [a_bar(0, 1_000)]
     before, after = (summary.costs(run_of(*facts, bars=bars)) for facts in (closed, (*closed, *still)))
     pd.testing.assert_frame_equal(before, after)
-    found = summary.statistics(run_of(*closed, *still, bars=bars))
+    found = statistics(run_of(*closed, *still, bars=bars))
     assert found.slippage == -0.2
-    assert found.held == summary.Held(2.0, -3.0, -0.1, "X", "USDT")
+    assert found.held == Held(2.0, -3.0, -0.1, "X", "USDT")
     assert found.table().loc["position at the end", "value"] == "+2 X, unrealised -3.00, fees -0.10 USDT"
-    assert summary.statistics(run_of(*closed, bars=bars)).table().loc["position at the end", "value"] == "none"
+    assert statistics(run_of(*closed, bars=bars)).table().loc["position at the end", "value"] == "none"
 
 
 def test_a_large_position_is_told_to_its_last_lot() -> None:
-    assert str(summary.Held(1_234_567.891, 1.0, -2.0, "DOGE", "USDT")).startswith("+1,234,567.891 DOGE, ")
-    assert str(summary.Held(-(0.1 + 0.2), 1.0, -2.0, "BTC", "USDT")).startswith("-0.3 BTC, ")
+    assert str(Held(1_234_567.891, 1.0, -2.0, "DOGE", "USDT")).startswith("+1,234,567.891 DOGE, ")
+    assert str(Held(-(0.1 + 0.2), 1.0, -2.0, "BTC", "USDT")).startswith("-0.3 BTC, ")
 
 
 def test_round_trips_are_summed_up_by_what_ended_them() -> None:
@@ -539,7 +544,7 @@ def test_what_was_before_a_run_is_the_accounts_past() -> None:
     assert run.fills["trade_id"].to_list() == [60, 90]
     assert run.orders["client_order_id"].to_list() == ["e", "#8"]
     assert run.refusals.empty
-    figures = summary.statistics(run)
+    figures = statistics(run)
     assert (figures.bars, figures.signals, figures.refusals) == (3, 3, 0)
     assert figures.turnover == pytest.approx(30.0)
     assert figures.equity_change == -5  # from what the account had when the run began
@@ -561,7 +566,7 @@ def test_orders_are_counted_by_what_became_of_them() -> None:
 
 def test_frames_are_written_for_people() -> None:
     run = run_of(a_trip(1, net=3, take_profit_price=0))
-    table = summary.readable(run.round_trips, drop=["bar"])
+    table = readable(run.round_trips, drop=["bar"])
     row = table.iloc[0]
     assert table.index.to_list() == ["2026-01-01 12:01:00"]
     assert (row["opened, UTC"], row["stop_price"], row["take_profit_price"], row["net"]) == (
@@ -571,7 +576,7 @@ def test_frames_are_written_for_people() -> None:
         "3",
     )
     assert "bar" not in table
-    assert summary.readable(run_of().breaker).empty
+    assert readable(run_of().breaker).empty
 
 
 # --- a run on disk ---------------------------------------------------------------------------------------------------
@@ -594,7 +599,7 @@ def a_journal(folder: Path) -> Journal:
 
 
 def test_a_running_journal_is_read_on_from_where_it_was(tmp_path: Path) -> None:
-    reader = summary.RunReader(tmp_path / "run")
+    reader = RunReader(tmp_path / "run")
     assert reader.poll() == 0
     with pytest.raises(JournalError, match="Start"):
         reader.frames()
@@ -618,14 +623,14 @@ def test_a_running_journal_is_read_on_from_where_it_was(tmp_path: Path) -> None:
 def test_frames_are_saved_for_other_tools(tmp_path: Path) -> None:
     with a_journal(tmp_path) as journal:
         write(journal, MADE, slice(None))
-    files = summary.save_frames(tmp_path / "run")
+    files = save_frames(tmp_path / "run")
     assert {file.name for file in files} >= {"bars.parquet", "fills.parquet", "round_trips.parquet"}
     again = pd.read_parquet(tmp_path / "run/frames/round_trips.parquet")
     pd.testing.assert_frame_equal(again, WHOLE.round_trips)
 
 
 def test_the_last_bars_alone_keep_their_numbers() -> None:
-    collector = summary.Collector(MADE.instrument)
+    collector = Collector(MADE.instrument)
     for bar in MADE.bars:
         collector.add_bar(bar)
     part = collector.frames(last_bars=20)
@@ -634,12 +639,12 @@ def test_the_last_bars_alone_keep_their_numbers() -> None:
 
 def test_every_time_that_a_table_shows_says_its_zone_and_what_it_is_of() -> None:
     """`opened` had none, and the time of a round trip was not named as that of its close."""
-    shown = summary.readable(run_of(a_trip(1, net=3)).round_trips, drop=["closed"])
+    shown = readable(run_of(a_trip(1, net=3)).round_trips, drop=["closed"])
     assert shown.index.name == "closed, UTC"
     assert "opened, UTC" in shown
-    assert summary.readable(run_of(bars=[a_bar(0, 1_000)]).bars).index.name == "time, UTC"
+    assert readable(run_of(bars=[a_bar(0, 1_000)]).bars).index.name == "time, UTC"
 
 
 def test_what_was_not_compared_is_written_as_such() -> None:
     checks = pd.DataFrame({"ok": pd.array([True, False, None], dtype="boolean")})
-    assert summary.readable(checks)["ok"].to_list() == ["True", "False", "--"]
+    assert readable(checks)["ok"].to_list() == ["True", "False", "--"]

@@ -24,7 +24,7 @@ from voltrade.config import Config
 from voltrade.errors import JournalError, SessionError
 from voltrade.journal import Journal
 from voltrade.model import EquityPoint, Instrument
-from voltrade.report import summary
+from voltrade.report.collector import frames_of_facts
 from voltrade.report.frames import Frames
 from voltrade.runs import run_file
 from voltrade.runs.listing import Run, list_runs
@@ -91,7 +91,7 @@ def read_after(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_every_frame_of_a_run_is_an_attribute(writer: Writer) -> None:
     writer.write(MADE.rows)
     run = voltrade.open_run(writer.folder)
-    expected = summary.frames(MADE.instrument, MADE.bars, MADE.facts)
+    expected = frames_of_facts(MADE.instrument, MADE.bars, MADE.facts)
     for part in fields(Frames):
         if part.name not in ("instrument", "beginning"):
             pd.testing.assert_frame_equal(getattr(run, part.name), getattr(expected, part.name))
@@ -186,7 +186,7 @@ def test_all_runs_are_listed_newest_first(
     assert list(table.index) == ["new", "old", "broken"]
     assert table["symbol"].to_list() == ["ETHUSDT", "BTCUSDT", ""]
     assert table["state"].to_list() == ["failed", "ended", "unreadable"]
-    trips = summary.frames(MADE.instrument, MADE.bars, MADE.facts).round_trips
+    trips = frames_of_facts(MADE.instrument, MADE.bars, MADE.facts).round_trips
     assert table.loc["old", "round_trips"] == len(trips) > 0
     assert table.loc["old", "net"] == pytest.approx(trips["net"].sum())
     assert table["unrealised"].to_list() == pytest.approx([-7, np.nan, np.nan], nan_ok=True)

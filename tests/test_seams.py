@@ -20,7 +20,7 @@ from forks import Forks
 from seam_modes import PARAMETERS, RAISED, entries, write_tape
 
 from voltrade.config import Config
-from voltrade.report.summary import read_run
+from voltrade.report.run_reader import read_run
 from voltrade.strategy.rule_file import keep_rule
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -327,12 +327,12 @@ OF_SESSIONS = {
         "        self._market.append((trade_id, price, 2 * quantity, time, buyer_is_maker))\n",
     ),
     "BinanceWSManager": Edit(
-        "exchange/binance.py",
+        "exchange/trade_sequence.py",
         "        self._on_agg_trade = on_agg_trade\n",
         "        self._on_agg_trade = lambda at, price, lots, *rest: on_agg_trade(at, price, 2 * lots, *rest)\n",
     ),
     "BinanceRestClient.submit": Edit(
-        "exchange/binance.py",
+        "exchange/rest.py",
         "        order = intent.order\n        algo =",
         "        from dataclasses import replace\n\n"
         "        order = replace(intent.order, quantity=intent.order.quantity // 2)\n        algo =",

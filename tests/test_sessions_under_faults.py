@@ -20,7 +20,8 @@ from sessions import Truth, facts_of
 from test_outliving import PARAMETERS, check_sealed, engine
 from venue_client import Client, flat_tape, run, until
 
-from voltrade.exchange.binance import BinanceRestClient, BinanceWSManager, Endpoint, UsdmExchange, connect
+from voltrade.exchange.binance import BinanceRestClient, BinanceWSManager, Endpoint, connect
+from voltrade.exchange.client import UsdmExchange
 from voltrade.exchange.credentials import Credentials
 from voltrade.model import (
     LookupOrder,

@@ -60,7 +60,7 @@ class Recipe:
     valued: bool = False
     """Whether it comes with mark prices and funding of an exchange."""
 
-    def load_tape(self) -> Tape:
+    def tape(self) -> Tape:
         chance = np.random.default_rng(self.seed)
         size = self.size
         gap = np.floor(np.exp(self.usual_gap + 1.5 * chance.standard_normal(size)))
@@ -211,7 +211,7 @@ def check_same(tape: Tape, config: Config, begin_s: float = 0.0, end_s: float | 
 
 def check_session(recipe: Recipe, chosen: dict[str, Any], begin: float, end: float) -> Backtest:
     """Hold both paths to each other between two parts of a tape."""
-    tape = recipe.tape()
+    tape = recipe.load_tape()
     times = tape.trades.time
     length = (int(times[-1]) - int(times[0])) / 1000
     return check_same(tape, config_of(chosen, tape.trades), begin * length, end * length if end < 1 else None)
@@ -339,7 +339,7 @@ def test_a_search_hears_what_on_volume_bar_answers(calm: Tape) -> None:
     research, engine = Research(calm), Buys(CALM.signals, shipped_instrument("BTCUSDT"))
     expected = research.signals(Buys(CALM.signals, engine.instrument).on_volume_bars(research.bars(CALM.bars).rows))
     (built_in,), (found,) = (
-        research.find(CALM.bars, [one], {}) for one in (SignalEngine(CALM.signals, engine.instrument), engine)
+        research.find_signals(CALM.bars, [one], {}) for one in (SignalEngine(CALM.signals, engine.instrument), engine)
     )
     assert found.tolist() == expected.tolist()
     assert 3 < len(found) < len(built_in)
@@ -358,4 +358,4 @@ def test_an_engine_that_overrides_what_no_mode_calls_is_refused(calm: Tape) -> N
         with pytest.raises(ConfigError, match=refused):
             backtest(research, CALM, engine, path=path)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=refused):
-        research.find(CALM.bars, [engine], {})
+        research.find_signals(CALM.bars, [engine], {})

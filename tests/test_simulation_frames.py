@@ -11,7 +11,7 @@ from test_simulation import SESSIONS, Recipe, config_of
 
 from voltrade.config import Config
 from voltrade.data.tape import Tape, synthetic_trades
-from voltrade.report import summary
+from voltrade.report.collector import frames_of_arrays
 from voltrade.report.frames import Frames
 from voltrade.research.backtest import backtest
 from voltrade.research.loop_frames import frames_of_tables
@@ -30,7 +30,7 @@ def both(tape: Tape, config: Config, begin_s: float = 0.0, end_s: float | None =
         return None
     facts = backtest(research, config, begin_s=begin_s, end_s=end_s, epoch="e").facts
     until = bars[: tables.bars], decisions[: tables.bars]
-    told = summary.research_frames(BTCUSDT, *until, tables.first_bar, facts)
+    told = frames_of_arrays(BTCUSDT, *until, tables.first_bar, facts)
     return frames_of_tables(tables, BTCUSDT, bars, decisions, "e"), told
 
 

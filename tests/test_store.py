@@ -19,8 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from voltrade.config import SessionSettings
-from voltrade.data.store import FUNDING, MARKS, TRADES, About, Contradiction, Recorder, Store, StoredDay, start_of
+from voltrade.data.kinds import FUNDING, MARKS, TRADES, start_of
+from voltrade.data.store import Store
+from voltrade.data.stored_day import Contradiction, Metadata, StoredDay
 from voltrade.data.tape import load_tape, stored_trades
+from voltrade.data.trade_recorder import Recorder
 from voltrade.errors import DataError
 from voltrade.model import DAY_MS, Instrument, Trades
 
@@ -42,8 +45,8 @@ def same(one: Trades, other: Trades) -> bool:
     )
 
 
-def about(instrument: Instrument, source: str = "made", begins: bool = False, ends: bool = False) -> About:
-    return About.of(instrument, source, begins=begins, ends=ends)
+def a_metadata(instrument: Instrument, source: str = "made", begins: bool = False, ends: bool = False) -> Metadata:
+    return Metadata.of(instrument, source, begins=begins, ends=ends)
 
 
 # --- days -------------------------------------------------------------------------------------------------------------
@@ -51,21 +54,21 @@ def about(instrument: Instrument, source: str = "made", begins: bool = False, en
 
 def test_trades_are_kept_by_day_and_come_back_as_they_were(store: Store, btcusdt: Instrument) -> None:
     trades = some_trades("BTCUSDT", MONDAY, days=3, a_day=500)
-    days = store.add_trades(trades, about(btcusdt))
+    days = store.add_trades(trades, a_metadata(btcusdt))
     assert [(day.day, day.rows) for day in days] == [
         (day, int(np.count_nonzero(trades.time // DAY_MS == start_of(day) // DAY_MS)))
         for day in (MONDAY, TUESDAY, WEDNESDAY)
     ]
     assert same(store.trades(btcusdt, MONDAY, WEDNESDAY), trades)
     # Of the days at the edges it isn't known whether they are whole; the one between is.
-    assert [(day.about.begins, day.about.ends) for day in days] == [(False, True), (True, True), (True, False)]
+    assert [(day.metadata.begins, day.metadata.ends) for day in days] == [(False, True), (True, True), (True, False)]
     assert store.symbols() == ["BTCUSDT"]
     assert store.days(TRADES, "BTCUSDT") == days
 
 
 def test_any_parquet_reader_reads_the_store(store: Store, btcusdt: Instrument) -> None:
     trades = some_trades("BTCUSDT", MONDAY, days=2, a_day=300)
-    store.add_trades(trades, about(btcusdt))
+    store.add_trades(trades, a_metadata(btcusdt))
     assert store.folder is not None
     table = pyarrow.dataset.dataset(store.folder / "trades" / "BTCUSDT", format="parquet").to_table()
     assert table["id"].to_pylist() == trades.id.tolist()
@@ -88,8 +91,8 @@ def test_an_address_of_a_file_system_is_a_root_too(tmp_path: Path, btcusdt: Inst
     (tmp_path / "bucket").mkdir()
     store = Store(f"file://{tmp_path}/bucket")
     trades = some_trades("BTCUSDT", MONDAY, days=2, a_day=50)
-    store.add_trades(trades[:60], about(btcusdt))
-    store.add_part(trades[60:], about(btcusdt))
+    store.add_trades(trades[:60], a_metadata(btcusdt))
+    store.add_part(trades[60:], a_metadata(btcusdt))
     assert same(store.trades(btcusdt, MONDAY, TUESDAY), trades)
     store.compact("BTCUSDT")
     assert same(Store(tmp_path / "bucket").trades(btcusdt, MONDAY, TUESDAY), trades)
@@ -106,7 +109,7 @@ def test_pieces_in_any_order_and_overlap_give_every_trade_once(
     for start, length in pieces:
         there[start : start + length] = True
         add = store.add_part if as_parts else store.add_trades
-        add(trades[start : start + length], about(btcusdt))
+        add(trades[start : start + length], a_metadata(btcusdt))
     expected = trades[there]
     assert same(store.trades(btcusdt, MONDAY, MONDAY), expected)
     store.compact("BTCUSDT")
@@ -118,14 +121,14 @@ def test_pieces_in_any_order_and_overlap_give_every_trade_once(
 
 def test_a_trade_that_differs_from_the_stored_one_is_refused(store: Store, btcusdt: Instrument) -> None:
     trades = some_trades("BTCUSDT", MONDAY, days=1, a_day=10, first_id=100)
-    store.add_trades(trades, about(btcusdt))
+    store.add_trades(trades, a_metadata(btcusdt))
     changed = replace(trades, price=trades.price + (trades.id == 104))
     with pytest.raises(
         DataError,
         match=r"2026-01-05.parquet: rows of one id must agree, the price of 104 must be 60000.0 as stored, "
         r"was 60000.1 from other; .* delete trades/BTCUSDT/2026-01-05.\* in the store and fetch it again",
     ):
-        store.add_trades(changed, about(btcusdt, "other"))
+        store.add_trades(changed, a_metadata(btcusdt, "other"))
     assert same(store.trades(btcusdt, MONDAY, MONDAY), trades)
 
 
@@ -133,9 +136,9 @@ def test_a_day_that_contradicts_keeps_no_other_day_away(store: Store, btcusdt: I
     trades = some_trades("BTCUSDT", MONDAY, days=3, a_day=100)
     tuesday = trades.time // DAY_MS == start_of(TUESDAY) // DAY_MS
     stored = trades[tuesday]
-    store.add_trades(replace(stored, quantity=stored.quantity + 1), about(btcusdt))
+    store.add_trades(replace(stored, quantity=stored.quantity + 1), a_metadata(btcusdt))
     with pytest.raises(Contradiction, match="the quantity of") as error:
-        store.add_trades(trades, about(btcusdt, "other"))
+        store.add_trades(trades, a_metadata(btcusdt, "other"))
     assert list(error.value.days) == [TUESDAY]
     for day in (MONDAY, WEDNESDAY):
         assert same(store.trades(btcusdt, day, day), trades[trades.time // DAY_MS == start_of(day) // DAY_MS])
@@ -147,26 +150,26 @@ def test_a_day_is_whole_once_its_begin_and_its_end_are_there(store: Store, btcus
 
     def state() -> tuple[bool, bool, bool]:
         (day,) = store.days(TRADES, "BTCUSDT")
-        return day.about.begins, day.about.ends, day.complete
+        return day.metadata.begins, day.metadata.ends, day.complete
 
-    store.add_trades(trades[3:6], about(btcusdt, begins=True))
+    store.add_trades(trades[3:6], a_metadata(btcusdt, begins=True))
     assert state() == (True, False, False)
-    store.add_trades(trades[:3], about(btcusdt, "earlier"))  # then the first claim was wrong
+    store.add_trades(trades[:3], a_metadata(btcusdt, "earlier"))  # then the first claim was wrong
     assert state() == (False, False, False)
-    store.add_trades(trades[6:], about(btcusdt, ends=True))
+    store.add_trades(trades[6:], a_metadata(btcusdt, ends=True))
     assert state() == (False, True, False)
-    store.add_trades(trades, about(btcusdt, "archive"), whole=(MONDAY, MONDAY))
+    store.add_trades(trades, a_metadata(btcusdt, "archive"), whole=(MONDAY, MONDAY))
     assert state() == (True, True, True)
     (day,) = store.days(TRADES, "BTCUSDT")
-    assert list(day.about.sources) == ["made", "earlier", "archive"]
+    assert list(day.metadata.sources) == ["made", "earlier", "archive"]
 
 
 def test_a_hole_at_midnight_leaves_both_days_open(store: Store, btcusdt: Instrument) -> None:
     trades = some_trades("BTCUSDT", MONDAY, days=2, a_day=200)
     midnight = int(np.searchsorted(trades.time, start_of(TUESDAY)))
     there = np.arange(400) != midnight
-    days = store.add_trades(trades[there], about(btcusdt, begins=True, ends=True))
-    assert [(day.about.begins, day.about.ends) for day in days] == [(True, False), (False, True)]
+    days = store.add_trades(trades[there], a_metadata(btcusdt, begins=True, ends=True))
+    assert [(day.metadata.begins, day.metadata.ends) for day in days] == [(True, False), (False, True)]
 
 
 def test_a_day_with_a_hole_is_whole_only_where_a_source_has_no_more(store: Store, btcusdt: Instrument) -> None:
@@ -177,19 +180,19 @@ def test_a_day_with_a_hole_is_whole_only_where_a_source_has_no_more(store: Store
         (day,) = store.days(TRADES, "BTCUSDT")
         return day.complete, day.missing
 
-    store.add_trades(trades[there], about(btcusdt, "live", begins=True, ends=True))
+    store.add_trades(trades[there], a_metadata(btcusdt, "live", begins=True, ends=True))
     assert state() == (False, 21)
-    store.add_trades(trades[np.arange(200) != 100], about(btcusdt, "archive"), whole=(MONDAY, MONDAY))
+    store.add_trades(trades[np.arange(200) != 100], a_metadata(btcusdt, "archive"), whole=(MONDAY, MONDAY))
     assert state() == (True, 1)
 
 
 def test_rows_that_were_left_out_at_the_edges_are_missing(store: Store, btcusdt: Instrument) -> None:
     trades = some_trades("BTCUSDT", MONDAY, days=2, a_day=200, first_id=0)
-    had = replace(about(btcusdt), first=0, last=399)
+    had = replace(a_metadata(btcusdt), first=0, last=399)
     store.add_trades(trades[3:398], had, whole=(MONDAY, TUESDAY))
     assert [day.missing for day in recorded(store)] == [3, 2]
     assert (recorded(store)[0].first, recorded(store)[1].last) == (0, 399)
-    store.add_trades(trades[:3], about(btcusdt, "REST"))
+    store.add_trades(trades[:3], a_metadata(btcusdt, "REST"))
     assert [(day.missing, day.complete) for day in recorded(store)] == [(0, True), (2, True)]
 
 
@@ -197,7 +200,7 @@ def test_rows_that_were_left_out_at_the_edges_are_missing(store: Store, btcusdt:
 
 
 def test_a_missing_day_is_named_with_what_brings_it(store: Store, btcusdt: Instrument) -> None:
-    store.add_trades(some_trades("BTCUSDT", MONDAY, days=1, a_day=10), about(btcusdt))
+    store.add_trades(some_trades("BTCUSDT", MONDAY, days=1, a_day=10), a_metadata(btcusdt))
     with pytest.raises(
         DataError, match=r"must hold trades of BTCUSDT on 2026-01-06.*data fetch BTCUSDT --from 2026-01-06"
     ):
@@ -205,7 +208,7 @@ def test_a_missing_day_is_named_with_what_brings_it(store: Store, btcusdt: Instr
 
 
 def test_changed_bytes_are_noticed(store: Store, btcusdt: Instrument) -> None:
-    store.add_trades(some_trades("BTCUSDT", MONDAY, days=1, a_day=2_000), about(btcusdt))
+    store.add_trades(some_trades("BTCUSDT", MONDAY, days=1, a_day=2_000), a_metadata(btcusdt))
     assert store.folder is not None
     path = store.folder / "trades" / "BTCUSDT" / f"{MONDAY}.parquet"
     content = bytearray(path.read_bytes())
@@ -221,7 +224,7 @@ def test_a_file_of_others_is_refused(store: Store, btcusdt: Instrument) -> None:
     folder.mkdir(parents=True)
     trades = some_trades("BTCUSDT", MONDAY, days=1, a_day=10)
     pyarrow.parquet.write_table(pyarrow.table({"id": trades.id}), folder / f"{MONDAY}.parquet")
-    with pytest.raises(DataError, match="must be written by voltrade, says nothing of tick and step"):
+    with pytest.raises(DataError, match="must be written by voltrade, has no tick and step"):
         store.trades(btcusdt, MONDAY, MONDAY)
     (folder / f"{MONDAY}.parquet").write_bytes(b"")
     with pytest.raises(DataError, match="can't be read"):
@@ -231,8 +234,8 @@ def test_a_file_of_others_is_refused(store: Store, btcusdt: Instrument) -> None:
 def test_days_whose_ids_go_back_are_no_tape(store: Store, btcusdt: Instrument) -> None:
     trades = some_trades("BTCUSDT", MONDAY, days=2, a_day=200, first_id=5_000)
     midnight = int(np.searchsorted(trades.time, start_of(TUESDAY)))
-    store.add_trades(trades[:midnight], about(btcusdt))
-    store.add_trades(replace(trades[midnight:], id=trades.id[midnight:] - 1_500), about(btcusdt))
+    store.add_trades(trades[:midnight], a_metadata(btcusdt))
+    store.add_trades(replace(trades[midnight:], id=trades.id[midnight:] - 1_500), a_metadata(btcusdt))
     last, first = trades.id[midnight - 1], trades.id[midnight] - 1_500
     with pytest.raises(DataError, match=rf"2026-01-06.parquet: ids must be above .* whose last is {last}, was {first}"):
         stored_trades("store:BTCUSDT:2026-01-05:2026-01-06", btcusdt, store)
@@ -249,14 +252,14 @@ def test_units_are_converted_where_that_is_exact(store: Store) -> None:
     """Binance changed BTCUSDT's tick from 0.01 to 0.10: a coarse day can be read in fine ticks, not the reverse."""
     coarse, fine = an_instrument(tick="0.10", step="0.01"), an_instrument(tick="0.01", step="0.001")
     trades = some_trades("BTCUSDT", MONDAY, days=1, a_day=10)
-    store.add_trades(trades, about(coarse))
+    store.add_trades(trades, a_metadata(coarse))
     read = store.trades(fine, MONDAY, MONDAY)
     assert (read.price == 10 * trades.price).all()
     assert (read.quantity == 10 * trades.quantity).all()
     with pytest.raises(DataError, match=r"tick must be a multiple of the instrument's 0.5, was stored as 0.1"):
         store.trades(an_instrument(tick="0.5"), MONDAY, MONDAY)
     with pytest.raises(DataError, match=r"tick must be 0.1 as stored, was 0.01"):
-        store.add_trades(trades, about(fine))
+        store.add_trades(trades, a_metadata(fine))
 
 
 # --- recording --------------------------------------------------------------------------------------------------------
@@ -279,7 +282,7 @@ def test_a_session_records_what_it_is_given_however_it_comes(
         recorder.record(trades[max(0, start - overlap) : end])
     recorder.close()
     assert same(store.trades(btcusdt, MONDAY, WEDNESDAY), trades)
-    assert [(day.about.begins, day.about.ends) for day in recorded(store)] == [
+    assert [(day.metadata.begins, day.metadata.ends) for day in recorded(store)] == [
         (False, True),
         (True, True),
         (True, False),
@@ -323,14 +326,14 @@ def test_a_day_with_a_hole_at_midnight_is_not_whole(store: Store, btcusdt: Instr
     recorder.record(trades[: midnight - 2])
     recorder.record(trades[midnight:])
     recorder.close()
-    assert [(day.about.begins, day.about.ends) for day in recorded(store)] == [(True, False), (False, False)]
+    assert [(day.metadata.begins, day.metadata.ends) for day in recorded(store)] == [(True, False), (False, False)]
 
 
 def test_parts_that_contradict_keep_nothing_from_being_recorded(store: Store, btcusdt: Instrument) -> None:
     trades = some_trades("BTCUSDT", MONDAY, days=3, a_day=100)
     monday = trades[:20]
-    store.add_part(monday, about(btcusdt))
-    store.add_part(replace(monday, price=monday.price + 1), about(btcusdt, "other"))
+    store.add_part(monday, a_metadata(btcusdt))
+    store.add_part(replace(monday, price=monday.price + 1), a_metadata(btcusdt, "other"))
     assert recorded(store)[0].rows == 20
     recorder = Recorder(store, btcusdt, flush_ms=0)
     for start in range(120, 300, 20):
@@ -355,7 +358,7 @@ def test_writers_of_one_symbol_wait_for_each_other(tmp_path: Path, btcusdt: Inst
     def write(number: int) -> None:
         store = Store(tmp_path)
         for start in range(number * 10, 400, 40):
-            store.add_part(trades[start : start + 10], about(btcusdt))
+            store.add_part(trades[start : start + 10], a_metadata(btcusdt))
             store.compact("BTCUSDT")
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
@@ -382,8 +385,8 @@ def test_a_kill_before_the_first_part_is_there_blocks_nothing(store: Store, btcu
 
 def test_a_part_replaces_no_other_of_the_same_ends(store: Store, btcusdt: Instrument) -> None:
     trades = some_trades("BTCUSDT", MONDAY, days=1, a_day=300)
-    store.add_part(trades, about(btcusdt))
-    store.add_part(trades[np.abs(np.arange(300) - 125) > 25], about(btcusdt, "with a hole"))
+    store.add_part(trades, a_metadata(btcusdt))
+    store.add_part(trades[np.abs(np.arange(300) - 125) > 25], a_metadata(btcusdt, "with a hole"))
     assert same(store.trades(btcusdt, MONDAY, MONDAY), trades)
 
 
@@ -399,10 +402,10 @@ def test_a_reader_sees_every_trade_while_parts_are_merged(
         paths = list_paths(*of_day)
         writer.compact("BTCUSDT")
         if pieces:
-            writer.add_part(pieces.pop(0), about(btcusdt))
+            writer.add_part(pieces.pop(0), a_metadata(btcusdt))
         return paths
 
-    writer.add_part(pieces.pop(0), about(btcusdt))
+    writer.add_part(pieces.pop(0), a_metadata(btcusdt))
     monkeypatch.setattr(store, "_paths", merged_meanwhile)
     day = store.day(TRADES, "BTCUSDT", MONDAY)
     assert day is not None
@@ -432,7 +435,7 @@ def test_a_session_names_days_of_the_store(
     monkeypatch.setenv("VOLTRADE_STORE", str(tmp_path))
     store = Store()
     trades = some_trades("BTCUSDT", MONDAY, days=3, a_day=200)
-    store.add_trades(replace(trades, id=trades.id + (trades.id > 1_250)), about(btcusdt))
+    store.add_trades(replace(trades, id=trades.id + (trades.id > 1_250)), a_metadata(btcusdt))
     made = load_tape(SessionSettings(tape="store:BTCUSDT:2026-01-05:2026-01-06"), btcusdt)
     assert same(made.trades, store.trades(btcusdt, MONDAY, TUESDAY))
     assert (made.source, made.synthetic) == ("store, BTCUSDT 2026-01-05 to 2026-01-06", False)
@@ -444,8 +447,8 @@ def test_a_session_names_days_of_the_store(
 
 
 def test_a_tape_brings_marks_and_funding_that_cover_it(store: Store, btcusdt: Instrument) -> None:
-    store.add_trades(some_trades("BTCUSDT", MONDAY, days=2, a_day=200), about(btcusdt))
-    e8 = About.of_values({"made": {}}, begins=True, ends=True)
+    store.add_trades(some_trades("BTCUSDT", MONDAY, days=2, a_day=200), a_metadata(btcusdt))
+    e8 = Metadata.of_values({"made": {}}, begins=True, ends=True)
     for day in (MONDAY, TUESDAY):
         columns = minutes(day)
         store.add(MARKS, "BTCUSDT", columns, columns[0], e8)
@@ -481,6 +484,6 @@ def test_a_tape_that_is_no_range_is_refused(store: Store, btcusdt: Instrument, n
 
 def test_units_are_compared_as_numbers(store: Store, btcusdt: Instrument) -> None:
     trades = some_trades("BTCUSDT", MONDAY, days=1, a_day=10)
-    store.add_trades(trades[:5], about(an_instrument(tick="0.10")))
-    store.add_trades(trades[5:], about(an_instrument(tick="0.1")))
+    store.add_trades(trades[:5], a_metadata(an_instrument(tick="0.10")))
+    store.add_trades(trades[5:], a_metadata(an_instrument(tick="0.1")))
     assert same(store.trades(btcusdt, MONDAY, MONDAY), trades)

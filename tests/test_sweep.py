@@ -23,10 +23,14 @@ from voltrade.data.tape import Tape, TapeReport, load_tape
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import HOUR_MS, Funding, Marks, Trades
 from voltrade.report import performance
-from voltrade.report.charts import luck_chart
+from voltrade.report.sweep_charts import luck_chart
 from voltrade.research.backtest import backtest
 from voltrade.research.prepared_tape import Research
-from voltrade.research.sweep import COLUMNS, FIGURES, course_of, k_fold_splits, sweep, walk_forward, walk_forward_splits
+from voltrade.research.splits import k_fold_splits, walk_forward_splits
+from voltrade.research.sweep import sweep
+from voltrade.research.trial_worker import performance_data_of
+from voltrade.research.trials import COLUMNS, FIGURES
+from voltrade.research.walk_forward import walk_forward
 from voltrade.signal_engine import ATR, EMA, Indicator, SignalEngine
 from voltrade.simulated.symbols import shipped_instrument
 from voltrade.strategy.rule_file import load_rule, read_parameters
@@ -288,7 +292,7 @@ def test_settings_that_are_handed_out_together_share_no_more_than_they_may(
     for name, side in (("long", 1), ("short", -1)):
         (tmp_path / f"{name}.py").write_text(RULE_FILE.format(side=side))
     grid = {name: [v.format(folder=tmp_path) if isinstance(v, str) else v for v in grid[name]] for name in grid}
-    monkeypatch.setattr("voltrade.research.sweep.TASKS", 1)
+    monkeypatch.setattr("voltrade.research.trial_executor.FEWEST_TASKS", 1)
     found = sweep(played, CONFIG, grid, progress=False)
     assert found.frame["net"].nunique() > found.trials / 2
     for number in range(found.trials):
@@ -402,8 +406,8 @@ def test_a_piece_is_no_longer_than_one_can_wait_for(played: Tape, monkeypatch: p
             asked.append(len(given[2]))
             return super().submit(fn, *given, **named)
 
-    monkeypatch.setattr("voltrade.research.sweep.LARGEST", 3)
-    monkeypatch.setattr("voltrade.research.sweep.TASKS", 1)
+    monkeypatch.setattr("voltrade.research.trial_executor.LARGEST_TASK", 3)
+    monkeypatch.setattr("voltrade.research.trial_executor.FEWEST_TASKS", 1)
     with Counting(1) as pool:
         sweep(played, CONFIG, {"stop_atr": np.arange(1.0, 3.0, 0.25)}, executor=pool, progress=False)
     assert sorted(asked) == [2, 3, 3]
@@ -610,7 +614,7 @@ def test_brief_tables_leave_out_nothing_but_repeated_valuations(played: Tape, ho
     assert (worth[left_out] == worth[left_out - 1]).all()
     bars, unit = research.bars(CONFIG.bars).rows, research.instrument.money_per_ticklot
     (figures, returns), (same, same_returns) = (
-        performance.figures_of(course_of(tables, bars, unit), HOUR_MS) for tables in (whole, brief)
+        performance.figures_of(performance_data_of(tables, bars, unit), HOUR_MS) for tables in (whole, brief)
     )
     assert figures == same
     assert returns.values.tolist() == same_returns.values.tolist()

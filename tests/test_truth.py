@@ -104,5 +104,5 @@ def test_a_week_of_prices_that_nobody_waits_for_leaves_no_rows() -> None:
         played(exchange, (1_000 * second, 1_000 + second % 40, "bs"[second % 2], 3))
         marked(exchange, 1_000 * second, 1_000 + second % 40, funding_rate_e8=100, next_funding_time=T0 + 10**9)
     assert len(log) - before < 100, "the trailing stop's best prices, and nothing else"
-    exchange.note_markets()
+    exchange.events.note_markets()
     assert state_of(restored(log)) == state_of(exchange), "with the prices noted, nothing is lost"

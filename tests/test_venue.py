@@ -22,6 +22,7 @@ from venue_client import START, TIMEOUT, Client, flat_tape, frames, is_silent, r
 from voltrade.config import Config
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import Trades
+from voltrade.simulated.scripted import run_action
 from voltrade.venue.command import main, run_venue
 from voltrade.venue.server import Venue, serve
 
@@ -467,22 +468,22 @@ def test_connections_are_pinged_and_end_when_they_are_old_or_do_not_answer(tmp_p
         lively, deaf = await client.socket("/market/ws"), await client.socket("/market/ws/btcusdt@aggTrade")
         for ws, socket in zip((lively, deaf), streams.sockets, strict=True):
             ws._autoping, begin = False, socket.opened
-        streams.look_after(begin + 179)
+        streams.check_connections(begin + 179)
         assert await is_silent(lively)
-        streams.look_after(begin + 181)
+        streams.check_connections(begin + 181)
         ping = await lively.receive(TIMEOUT)
         assert ping.type is aiohttp.WSMsgType.PING
         assert ping.data == str(int((begin + 181) * 1000)).encode()
         await lively.pong(ping.data)
         await lively.ping(b"are you there?")
         assert (await lively.receive(TIMEOUT)).data == b"are you there?"
-        heard = streams.sockets[0].heard
-        streams.sockets[0].heard = begin + 182  # as if the pong had come then
-        assert heard >= begin
-        streams.look_after(begin + 601)
+        last_pong = streams.sockets[0].last_pong
+        streams.sockets[0].last_pong = begin + 182  # as if the pong had come then
+        assert last_pong >= begin
+        streams.check_connections(begin + 601)
         await until(lambda: len(streams.sockets) == 1)
-        streams.sockets[0].heard = begin + 86_000
-        streams.look_after(begin + 86_401)
+        streams.sockets[0].last_pong = begin + 86_000
+        streams.check_connections(begin + 86_401)
         message = await lively.receive(TIMEOUT)
         while message.type is aiohttp.WSMsgType.PING:
             message = await lively.receive(TIMEOUT)
@@ -533,7 +534,7 @@ def test_a_margin_call_is_told_on_the_user_stream(tmp_path: Path) -> None:
         sent = (await client.play_to(107))["user"]
         await frames(user, sent)
         for price, calls in (("64500", 0), ("64320", 1), ("64310", 0)):
-            client.venue.exchange.happen("mark", {"symbol": "BTCUSDT", "price": price})
+            run_action(client.venue.exchange, "mark", {"symbol": "BTCUSDT", "price": price})
             told = (await client.ask(op="at", trade_id=107, marks=0, time=0))["user"] - sent
             assert told == calls, price
             sent += told

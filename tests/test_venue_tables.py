@@ -19,7 +19,7 @@ from voltrade.simulated.symbols import table
 from voltrade.venue.command import main
 from voltrade.venue.faults import Fault
 from voltrade.venue.requests import served
-from voltrade.venue.rest import ANSWERS, RestApi
+from voltrade.venue.rest import HANDLERS, RestApi
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -156,9 +156,9 @@ def test_the_table_has_every_path_that_the_clients_call() -> None:
 
 
 def test_every_answer_is_there_and_none_is_left_over() -> None:
-    named = {route.answer for route in served().values() if route.answer}
-    assert ANSWERS.keys() - named == set()
-    assert [name for name in named - ANSWERS.keys() if not hasattr(RestApi, name)] == []
+    named = {route.handler for route in served().values() if route.handler}
+    assert HANDLERS.keys() - named == set()
+    assert [name for name in named - HANDLERS.keys() if not hasattr(RestApi, name)] == []
 
 
 # --- what people read -------------------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from voltrade.config import Config
-from voltrade.exchange.messages import MessageReader, instrument_of
+from voltrade.exchange.filters import instrument_of
+from voltrade.exchange.messages import MessageReader
 from voltrade.model import (
     AlgoUpdate,
     MarkPrice,
@@ -35,26 +36,26 @@ from voltrade.model import (
     Trades,
     money,
 )
-from voltrade.simulated.clearing import AccountChange, MarginCall, SettingsChange
+from voltrade.simulated.events import AccountChange, MarginCall, SettingsChange
 from voltrade.simulated.exchange import SimulatedExchange
 from voltrade.simulated.formatting import column
 from voltrade.simulated.orders import AlgoOrder, Order
 from voltrade.simulated.refusals import VenueRefusal
 from voltrade.simulated.symbols import shipped_instrument, shipped_symbols
 from voltrade.simulated.tape_playback import exchange_for, player_for, simulate
-from voltrade.venue.market_data import Board, mark_message
-from voltrade.venue.requests import Params, served
-from voltrade.venue.rest import RestApi
-from voltrade.venue.server import serve
-from voltrade.venue.streams import Streams
-from voltrade.venue.wire import (
+from voltrade.venue.market_data import MarketData, mark_message
+from voltrade.venue.messages import (
     account_message,
     algo_message,
     order_message,
     position_message,
+    render,
     user_events,
-    written,
 )
+from voltrade.venue.requests import Params, served
+from voltrade.venue.rest import RestApi
+from voltrade.venue.server import serve
+from voltrade.venue.streams import Streams
 
 NOW = 1_767_643_200_000
 
@@ -120,14 +121,14 @@ def a_child(quantity: int) -> Order:
     return child
 
 
-def a_board(trades: Trades) -> Board:
-    """A board that has shown nothing yet."""
+def some_data(trades: Trades) -> MarketData:
+    """Market data that has shown nothing yet."""
     exchange = exchange_for(Config(), [BTC])
-    return Board(player_for(Config(), exchange, trades))
+    return MarketData(player_for(Config(), exchange, trades))
 
 
-def a_rest(exchange: SimulatedExchange, *boards: Board) -> RestApi:
-    given = {board.symbol: board for board in boards} or dict.fromkeys(exchange.markets)
+def a_rest(exchange: SimulatedExchange, *markets: MarketData) -> RestApi:
+    given = {data.symbol: data for data in markets} or dict.fromkeys(exchange.markets)
     return RestApi(exchange, given, Streams(given, ""), lambda: NOW, ("k", "s"))  # type: ignore[arg-type]
 
 
@@ -185,9 +186,9 @@ def test_an_account_update_reads_back_as_it_was(amount: int, quantity: int) -> N
 @given(st.lists(st.tuples(ids, ticks, lots, st.integers(1, 2**43), st.booleans()), max_size=20))
 def test_trades_read_back_as_they_were(rows: list[tuple[int, int, int, int, bool]]) -> None:
     trades = Trades.from_rows("BTCUSDT", rows)
-    board = board_of((1, 2, 3, 4, True))
-    assert [READER.agg_trade(orjson.loads(event)) for event in board.agg_trade_events(trades)] == rows
-    assert [READER.agg_trade(row) for row in board.agg_trade_rows(trades)] == rows
+    data = data_of((1, 2, 3, 4, True))
+    assert [READER.agg_trade(orjson.loads(event)) for event in data.agg_trade_events(trades)] == rows
+    assert [READER.agg_trade(row) for row in data.agg_trade_rows(trades)] == rows
 
 
 @pytest.mark.parametrize(
@@ -225,19 +226,19 @@ def test_exchange_info_tells_changed_filters() -> None:
     assert instrument_of(info, "BTCUSDT", "") == changed
 
 
-def board_of(*rows: tuple[int, int, int, int, bool]) -> Board:
-    """A board that has shown all its trades."""
-    board = a_board(Trades.from_rows("BTCUSDT", rows))
-    board.show(len(rows), 0)
-    return board
+def data_of(*rows: tuple[int, int, int, int, bool]) -> MarketData:
+    """Market data that has shown all its trades."""
+    data = some_data(Trades.from_rows("BTCUSDT", rows))
+    data.show(len(rows), 0)
+    return data
 
 
 def test_klines_have_a_row_for_each_interval_and_repeat_the_close_where_nothing_was_traded() -> None:
-    board = board_of(
+    data = data_of(
         (1, 100, 5, 0, False), (2, 103, 1, 30_000, True), (3, 101, 2, 59_999, False), (4, 99, 4, 180_000, True)
     )
     names = ("open", "high", "low", "close", "volume", "turnover", "count", "bought", "bought_turnover")
-    assert [(each["open_time"], *(each[name] for name in names)) for each in board.klines(60_000, -2, 3)] == [
+    assert [(each["open_time"], *(each[name] for name in names)) for each in data.klines(60_000, -2, 3)] == [
         # 0.005 x 10.0 + 0.001 x 10.3 + 0.002 x 10.1 = 0.0805, of which takers bought 0.0702
         (0, "10.00", "10.30", "10.00", "10.10", "0.008", "0.08050", 3, "0.007", "0.07020"),
         (60_000, "10.10", "10.10", "10.10", "10.10", "0.000", "0", 0, "0.000", "0"),
@@ -248,12 +249,12 @@ def test_klines_have_a_row_for_each_interval_and_repeat_the_close_where_nothing_
 
 def test_kline_events_close_what_is_over_by_the_clock() -> None:
     times = [0, 30_000, 59_000, 61_000, 250_000]
-    board = a_board(Trades.from_rows("BTCUSDT", [(n + 1, 100 + n, 1, at, False) for n, at in enumerate(times)]))
+    data = some_data(Trades.from_rows("BTCUSDT", [(n + 1, 100 + n, 1, at, False) for n, at in enumerate(times)]))
 
     def told(sent: int, now: int) -> list[tuple[int, bool, int, int]]:
-        before, then = board.sent, board.time
-        board.show(sent, now)
-        events = [orjson.loads(event)["k"] for event in board.kline_events("1m", before, then)]
+        before, then = data.sent, data.time
+        data.show(sent, now)
+        events = [orjson.loads(event)["k"] for event in data.kline_events("1m", before, then)]
         return [(event["t"], event["x"], event["f"], event["L"]) for event in events]
 
     assert told(1, 0) == [(0, False, 1, 1)]
@@ -292,7 +293,7 @@ OTHERWISE = {
 }
 """Values of another type than in a recording, and why."""
 
-ONE_TRADE = board_of((1, 2, 3, 4, True))
+ONE_TRADE = data_of((1, 2, 3, 4, True))
 AGG_TRADE = orjson.loads(ONE_TRADE.agg_trade_events(ONE_TRADE.trades)[0])
 STOP_EVENT = algo_event(STOP, SOURCE)
 DONE_EVENT = algo_event(replace(STOP, status="FINISHED", order_id=7, filled=10), replace(SOURCE, child=a_child(10)))
@@ -308,7 +309,7 @@ LITE = order_message("TRADE_LITE", MARKET, FILL)
 
 def account(version: str) -> Any:
     position = position_message(f"{version}/account position", BTC, RISK)
-    flags = written("account flags", {}) if version == "v2" else {}
+    flags = render("account flags", {}) if version == "v2" else {}
     return flags | account_message("account", BALANCES, NOW, [position])
 
 
@@ -338,7 +339,7 @@ SAMPLES: dict[str, Any] = {
     f"{TAPE}/book_ticker_stream.json": BOOK_EVENT,
     f"{TAPE}/kline_stream_closed.json": KLINE_EVENT,
     f"{TAPE}/kline_stream_open.json": KLINE_EVENT,
-    f"{SUB}/Leverage.txt": written("ACCOUNT_CONFIG_UPDATE", asdict(SettingsChange(NOW, "BTCUSDT", 5))),
+    f"{SUB}/Leverage.txt": render("ACCOUNT_CONFIG_UPDATE", asdict(SettingsChange(NOW, "BTCUSDT", 5))),
     f"{SUB}/Klines.txt": KLINE_EVENT,
     f"{SUB}/MarkPrice.txt": MARK_EVENT,
     f"{SUB}/AggTrades.txt": AGG_TRADE,
@@ -502,10 +503,10 @@ def test_whatever_is_sent_is_answered_or_refused_with_a_code(values: dict[str, s
     trades = Trades.from_rows("BTCUSDT", [(1, 800_000, 3_000, NOW, True)])
     exchange, player = simulate(Config(), trades)
     player.play(1, False, NOW)
-    board = a_board(trades)
-    board.show(1, NOW)
-    rest = a_rest(exchange, board)
+    data = some_data(trades)
+    data.show(1, NOW)
+    rest = a_rest(exchange, data)
     params = Params(urlencode({"symbol": "BTCUSDT", **values}, errors="replace"), "")
-    for name in {route.answer for route in served().values()} - {""}:
+    for name in {route.handler for route in served().values()} - {""}:
         with suppress(VenueRefusal):
             orjson.dumps(rest.body(name, params))

@@ -186,7 +186,7 @@ def _cut_short(run: Path | None) -> Path:
 
 
 def _runs(arguments: argparse.Namespace) -> int:
-    from voltrade.report.summary import readable
+    from voltrade.report.text_table import readable
     from voltrade.runs.listing import list_runs
 
     table = readable(list_runs(arguments.folder), decimals=2).reset_index()

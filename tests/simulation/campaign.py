@@ -21,6 +21,7 @@ import time
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -148,7 +149,8 @@ def _begun(results: Path, head: Json) -> list[Json]:
 
 def _played(seeds: Sequence[int], workers: int, clean: bool) -> Iterator[Json]:
     if workers == 1 or len(seeds) < 2:
-        yield from (session(seed, clean) for seed in seeds)
+        with _nothing_logged():
+            yield from (session(seed, clean) for seed in seeds)
         return
     # Spawned, not forked: a fork of a process with threads may hang.
     # Their folders are removed here: a worker of a pool is ended by a signal.
@@ -158,6 +160,16 @@ def _played(seeds: Sequence[int], workers: int, clean: bool) -> Iterator[Json]:
         processes.Pool(workers, _prepare, (folder,)) as pool,
     ):
         yield from pool.imap_unordered(partial(_in_worker, clean=clean), seeds, chunksize=CHUNK)
+
+
+@contextmanager
+def _nothing_logged() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _prepare(folder: str) -> None:

@@ -491,7 +491,7 @@ class _Halts:
         else:
             self._set("operator", time, body["action"])
 
-    def _on_Link(self, body: Json, time: int) -> None:
+    def _on_StreamStatus(self, body: Json, time: int) -> None:
         if body["up"]:
             self._clear(f"link:{body['stream']}", time=time)
         else:

@@ -35,6 +35,7 @@ from voltrade.live import LiveTradingSystem
 from voltrade.model import NEVER, BarResumePoint, CancelOrder, Command, LookupOrder, OrderIntent, Trades
 from voltrade.runs.replay import replay, start_row
 from voltrade.signal_engine import SignalEngine
+from voltrade.simulated.core_commands import drain_events, execute
 from voltrade.simulated.exchange import SimulatedExchange
 from voltrade.simulated.symbols import shipped_instrument
 from voltrade.simulated.tape_playback import TapePlayer, exchange_for, player_for
@@ -102,9 +103,9 @@ def _play(lockstep: TapeLoop, exchange: SimulatedExchange, player: TapePlayer, r
                 player.play(ask.trades, ask.mark, ask.time)
             case SendCommand(command=command):
                 requests.append(_request(command, exchange.clock))
-                answer = exchange.execute(command)
+                answer = execute(exchange, command)
             case DrainEvents():
-                answer = exchange.collect()
+                answer = drain_events(exchange)
             case EndOfTape():
                 player.finish()
 

@@ -82,6 +82,7 @@ def test_what_is_kept_comes_back(small: tuple[Plan, Rules], tmp_path: Path) -> N
     path = keep(plan, rules, tmp_path / "seeds")
     assert kept(tmp_path / "seeds") == [path]
     found = json.loads(path.read_text())
+    assert str(Path(__file__).parent) not in path.read_text(), "where a checkout lies is nobody's business"
     back = read(found)
     assert {tuple(rule) for rule in found["breaks"]} == rules
     assert (back.settings, back.strikes, back.kinds, back.rows) == (plan.settings, plan.strikes, plan.kinds, plan.rows)

@@ -13,8 +13,9 @@ import aiohttp
 from aiohttp import WSMsgType
 
 from simulation.network import Network, Pipe
-from voltrade.exchange.binance import Endpoint, ResilientClient, UsdmExchange, connect
+from voltrade.exchange.binance import Endpoint, connect
 from voltrade.exchange.ccxt_binance import binanceusdm, errors
+from voltrade.exchange.client import ResilientClient, UsdmExchange
 from voltrade.exchange.credentials import Credentials
 
 ENDPOINT = Endpoint.simulated("http://127.0.0.1:1", "ws://127.0.0.1:1")

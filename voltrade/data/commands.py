@@ -1,4 +1,4 @@
-"""`python -m voltrade data ...`: bring history into the store, look at it, and check it and any file."""
+"""`python -m voltrade data ...`: fetches history into the store, lists it, and checks it and other files."""
 
 from __future__ import annotations
 
@@ -17,34 +17,31 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from voltrade.data.fetch import DOWNLOADS, LAYOUTS, Fetcher, ReadableStore, inspect_file, store_file
-from voltrade.data.quality import (
-    FAULTS,
-    Inspection,
-    Policies,
-    inspect_trades,
-    inspect_values,
-    policies,
-    unreadable,
-    with_finding,
-)
+from voltrade.data.faults import FAULTS, Inspection, Policies, policies, unreadable, with_finding
+from voltrade.data.fetch import DOWNLOADS, Fetcher
+from voltrade.data.file_checks import LAYOUTS, inspect_file, store_file
+from voltrade.data.kinds import KINDS, TRADES, Kind, day_of, start_of
+from voltrade.data.readable_store import ReadableStore
+from voltrade.data.series_checks import inspect_values
 from voltrade.data.sources import ARCHIVE, ARCHIVE_ADDRESS, REST, REST_ADDRESS, Archive, ArchiveFile, Http, RestHistory
-from voltrade.data.store import KINDS, STORE, TRADES, Kind, Store, StoredDay, day_of, start_of
+from voltrade.data.store import STORE, Store
+from voltrade.data.stored_day import StoredDay
+from voltrade.data.trade_checks import inspect_trades
 from voltrade.errors import ConfigError, DataError, VoltradeError
-from voltrade.exchange.messages import instrument_of
+from voltrade.exchange.filters import instrument_of
 from voltrade.model import DAY_MS, Instrument, Trades, money
 from voltrade.simulated.symbols import shipped_instrument, shipped_symbols
 
 DESCRIPTION = """
 Keep trades, mark prices and funding rates of Binance USD-M Futures in a store: Parquet files by symbol and UTC day.
 
-fetch brings them from Binance's public archive, and over REST what the archive does not have yet. A stored range is a
-tape: -p tape store:BTCUSDT:2026-01-01:2026-01-07 in a notebook, tape="store:..." in a backtest.
+fetch downloads them from Binance's public archive, and over REST what the archive does not have yet. A stored range is
+a tape: -p tape store:BTCUSDT:2026-01-01:2026-01-07 in a notebook, tape="store:..." in a backtest.
 """
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `python -m voltrade data`; return its exit status: 0, 1 where faults were found, 2 where nothing was done."""
+    """Run `python -m voltrade data`; return its exit status: 0, 1 for faults or incomplete days, 2 for an error."""
     given = _parser().parse_args(argv)
     try:
         status: int = given.do(given)
@@ -55,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 ENDINGS = (".zip", ".csv", ".csv.gz", ".parquet")
-"""What files of trades are called; other files of a folder are passed over."""
+"""Endings of files of trades; other files in a folder are ignored."""
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
 
@@ -65,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m voltrade data", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    fetch = _command(commands, "fetch", _fetch, "bring a symbol's history into the store, up to now")
+    fetch = _command(commands, "fetch", _fetch, "fetch a symbol's history into the store, up to now")
     fetch.add_argument("symbol", metavar="SYMBOL")
     fetch.add_argument("--days", type=_count, help="so many days back from today, and today so far (default 7)")
     fetch.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="what to fetch (default: all)")
@@ -84,18 +81,18 @@ def _parser() -> argparse.ArgumentParser:
     verify = _command(commands, "verify", _verify, "name every fault of files, or of all that is stored, with its rows")
     verify.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="files, or folders of them; else the store")
     verify.add_argument("--symbol", help="of files whose name does not say it")
-    bring = _command(commands, "import", _import, "put files of trades into the store")
-    bring.add_argument("symbol", metavar="SYMBOL")
-    bring.add_argument("paths", nargs="+", type=Path, metavar="FILE")
-    for command in (fetch, fill, verify, bring):
+    add = _command(commands, "import", _import, "put files of trades into the store")
+    add.add_argument("symbol", metavar="SYMBOL")
+    add.add_argument("paths", nargs="+", type=Path, metavar="FILE")
+    for command in (fetch, fill, verify, add):
         command.add_argument("--tick", type=_decimal, help="price tick of these days, where it isn't today's")
         command.add_argument("--step", type=_decimal, help="quantity step of these days")
-    for command in (fetch, fill, verify, bring):
+    for command in (fetch, fill, verify, add):
         words = "what to do with the rows of a fault; see below"
         command.add_argument("--policy", action="append", default=[], metavar="FAULT=POLICY", help=words)
         command.formatter_class = argparse.RawDescriptionHelpFormatter
         command.epilog = _faults()
-    _command(commands, "list", _list, "tell what is stored")
+    _command(commands, "list", _list, "list what is stored")
     return parser
 
 
@@ -107,7 +104,7 @@ def _command(commands: Any, name: str, do: Any, words: str) -> argparse.Argument
 
 
 def _faults() -> str:
-    """Every fault with what can be done about it, the default first, and its rule."""
+    """Return every fault with its policies, the default first, and its rule."""
     lines = ["faults, policies (the first is the default) and rules:"]
     for name, fault in FAULTS.items():
         choices = "|".join([fault.policy, *(policy for policy in fault.allowed if policy is not fault.policy)])
@@ -144,7 +141,7 @@ def _policies(given: argparse.Namespace) -> Policies:
 
 
 def _known_instrument(given: argparse.Namespace, symbol: str) -> Instrument | None:
-    """A symbol's units as shipped or as given; None where neither tells."""
+    """Return a symbol with shipped or given tick and step; None where both are missing."""
     if symbol in shipped_symbols():
         shipped = shipped_instrument(symbol)
         tick, step = given.tick or shipped.tick_size, given.step or shipped.step_size
@@ -183,14 +180,14 @@ async def _fetch_range(given: argparse.Namespace, first: date, last: date) -> in
     kinds = [KINDS[name] for name in given.kinds]
     print(f"asking {given.archive}, then {given.rest}", file=sys.stderr)
     async with _fetching(given, store, chosen, given.archive, given.downloads) as fetcher:
-        lacking = await fetcher.fetch(first, last, kinds)
+        incomplete = await fetcher.fetch(first, last, kinds)
         missing, filled = await fetcher.fill(first, last) if given.fill else (0, 0)
     if given.fill:
-        _tell_filled(missing, filled)
-    _tell_lacking(lacking)
-    _tell_stored(store, given.symbol, kinds, first, last)
+        _print_filled(missing, filled)
+    _print_incomplete(incomplete)
+    _print_stored(store, given.symbol, kinds, first, last)
     refused = any(inspection.refused for inspection in fetcher.found)
-    return 1 if refused or store.unreadable or fetcher.contradicted or lacking or filled < missing else 0
+    return 1 if refused or store.unreadable or fetcher.contradicted or incomplete or filled < missing else 0
 
 
 def _fill(given: argparse.Namespace) -> int:
@@ -202,7 +199,7 @@ async def _fill_range(given: argparse.Namespace, first: date, last: date) -> int
     print(f"asking {given.rest}", file=sys.stderr)
     async with _fetching(given, store, chosen) as fetcher:
         missing, filled = await fetcher.fill(first, last)
-    _tell_filled(missing, filled)
+    _print_filled(missing, filled)
     return 1 if store.unreadable or fetcher.contradicted or filled < missing else 0
 
 
@@ -214,7 +211,7 @@ async def _fetching(
     archive: str = ARCHIVE_ADDRESS,
     downloads: int = DOWNLOADS,
 ) -> AsyncIterator[Fetcher]:
-    """Make a fetcher of the symbol; tell in the end what was found, of a fetch that failed too."""
+    """Make a fetcher of the symbol; print the faults that were found at the end, also of a fetch that failed."""
     folder = (store.folder or Path(tempfile.gettempdir()) / "voltrade") / ".downloads"
     async with Http.opened() as http:
         rest, known = RestHistory(http, given.rest), _known_instrument(given, given.symbol)
@@ -224,7 +221,7 @@ async def _fetching(
             yield fetcher
         finally:
             for inspection in (*store.unreadable.values(), *fetcher.found):
-                _tell(inspection)
+                _print_inspection(inspection)
             for words in fetcher.contradicted.values():
                 print(words)
 
@@ -233,20 +230,20 @@ def _now() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _tell_filled(missing: int, filled: int) -> None:
+def _print_filled(missing: int, filled: int) -> None:
     still = f", {missing - filled:,} are still missing" if filled < missing else ""
     print(f"{missing:,} ids were missing, {filled:,} came over REST{still}")
 
 
-def _tell_lacking(lacking: Sequence[tuple[Kind, date]]) -> None:
+def _print_incomplete(incomplete: Sequence[tuple[Kind, date]]) -> None:
     days: dict[str, list[str]] = {}
-    for kind, day in lacking:
+    for kind, day in incomplete:
         days.setdefault(kind.name, []).append(str(day))
     for name, of_kind in days.items():
         print(f"{name}: not all of {', '.join(of_kind)}")
 
 
-def _tell_stored(store: Store, symbol: str, kinds: Sequence[Kind], first: date, last: date) -> None:
+def _print_stored(store: Store, symbol: str, kinds: Sequence[Kind], first: date, last: date) -> None:
     for kind in kinds:
         days = [day for day in store.days(kind, symbol) if first <= day.day <= last]
         rows, size = sum(day.rows for day in days), sum(day.size for day in days)
@@ -264,12 +261,12 @@ def _verify(given: argparse.Namespace) -> int:
     for inspection in inspections:
         count += 1
         faults.update(inspection.counts.keys())
-        _tell(inspection)
+        _print_inspection(inspection)
     if not count:
         where = ", ".join(map(str, given.paths)) or store.root
         raise DataError(f"nothing to verify in {where}")
-    told = ", ".join(f"{name} in {files}" for name, files in faults.items()) or "no fault"
-    print(f"{count} file{'s' * (count != 1)}: {told}")
+    summary = ", ".join(f"{name} in {files}" for name, files in faults.items()) or "no fault"
+    print(f"{count} file{'s' * (count != 1)}: {summary}")
     return 1 if faults else 0
 
 
@@ -279,7 +276,7 @@ def _of_files(given: argparse.Namespace, chosen: Policies) -> Iterator[Inspectio
         symbol = file.symbol if file else given.symbol
         if symbol is None:
             raise ConfigError(f"symbol: must be given for {path.name}, whose name does not say it")
-        # A zip of the archive has a CHECKSUM, a recording has none; one beside any other file is meant for it.
+        # A zip of the archive has a CHECKSUM and a recording has none; other files may have one beside them.
         has_checksum = (file is not None and path.suffix == ".zip") or path.with_name(f"{path.name}.CHECKSUM").exists()
         yield inspect_file(path, _instrument(given, symbol), chosen, archived=has_checksum)
 
@@ -305,7 +302,7 @@ def _of_store(store: ReadableStore, chosen: Policies) -> Iterator[Inspection[Any
 def _stored_day(
     store: Store, kind: Kind, stored: StoredDay, before: StoredDay | None, chosen: Policies
 ) -> Inspection[Any]:
-    """Inspect a stored day, and whether it goes on where the day before ended."""
+    """Inspect a stored day, and whether ids are missing between it and the day before."""
     name = f"{kind.name}/{stored.symbol}/{stored.day}"
     span = (start_of(stored.day), start_of(stored.day) + DAY_MS)
     try:
@@ -322,7 +319,7 @@ def _stored_day(
     if before and before.day + timedelta(1) == stored.day and kind.step:
         missing = (stored.first - before.last) // kind.step - 1
         if missing > 0:
-            is_joined = "trades" in (before.about.made_of, stored.about.made_of)
+            is_joined = "trades" in (before.metadata.made_of, stored.metadata.made_of)
             why = ", or fewer: ids of joined raw trades begin anew with each file" if is_joined else ""
             detail = f"{missing} rows are missing after the day before{why}"
             inspection = with_finding(inspection, "id_gap", chosen, detail)
@@ -345,18 +342,18 @@ def _import(given: argparse.Namespace) -> int:
         beside = path.with_name(f"{path.name}.CHECKSUM").exists()
         inspection = inspect_file(path, instrument, chosen, archived=beside)
         days = store_file(store, inspection, kind, instrument, whole)
-        _tell(inspection)
+        _print_inspection(inspection)
         for day in days:
             print(f"    {_described(day)}")
-        refused |= inspection.taken is None
+        refused |= inspection.accepted is None
     return 1 if refused else 0
 
 
-def _tell(inspection: Inspection[Any]) -> None:
+def _print_inspection(inspection: Inspection[Any]) -> None:
     """Print what was found in a file: a line for it, and one for each fault."""
     dropped = "".join(f", {count:,} {kind} rows dropped" for kind, count in inspection.dropped.items())
     verdict = "refused" if inspection.refused else "ok" if not inspection.findings else "with faults"
-    taken = inspection.taken if inspection.kind == "trades" else None
+    taken = inspection.accepted if inspection.kind == "trades" else None
     joined = "" if taken is None else f", raw trades joined to {len(taken):,} aggTrades"
     print(f"{inspection.name}: {inspection.rows_read:,} rows{dropped}{joined}: {verdict}")
     for finding in inspection.findings:
@@ -375,7 +372,7 @@ def _list(given: argparse.Namespace) -> int:
                 nothing = False
                 print(f"{kind.name:8} {symbol:12} {_described(day)}")
     for inspection in store.unreadable.values():
-        _tell(inspection)
+        _print_inspection(inspection)
     if nothing and not store.unreadable:
         print(f"nothing is stored in {store.root}")
     return 1 if store.unreadable else 0
@@ -383,10 +380,10 @@ def _list(given: argparse.Namespace) -> int:
 
 def _described(day: StoredDay) -> str:
     parts = [f"{day.day}  {day.rows:>11,} rows  {day.size / 1e6:>7.2f} MB"]
-    if edges := [name for name, there in (("begin", day.about.begins), ("end", day.about.ends)) if not there]:
+    if edges := [name for name, there in (("begin", day.metadata.begins), ("end", day.metadata.ends)) if not there]:
         parts.append(f"without its {' and '.join(edges)}")
     if day.missing:
         parts.append(f"{day.missing:,} missing")
-    found: Mapping[str, int] = sum((Counter(counts) for counts in day.about.sources.values()), Counter[str]())
+    found: Mapping[str, int] = sum((Counter(counts) for counts in day.metadata.sources.values()), Counter[str]())
     parts += [f"{name} {count:,}" for name, count in found.items() if name != "id_gap"]
-    return "  ".join([*parts, f"from {', '.join(day.about.sources)}"])
+    return "  ".join([*parts, f"from {', '.join(day.metadata.sources)}"])

@@ -1,8 +1,8 @@
-"""Where history comes from: Binance's public archive of zipped files, and its REST for what the archive lacks.
+"""The sources of history: Binance's public archive of zipped files, and REST for what the archive doesn't have.
 
-Both are read by one HTTP client that tries again when a connection breaks, and takes no for an answer when the server
-says no. The archive states the SHA-256 of each file; a download that was cut short goes on where it stopped. REST is
-asked within half of the request weight that Binance allows, so that a trading session on the same address has the rest.
+One HTTP client reads both. It tries again after a broken connection, and raises an error when the server refuses. The
+archive states the SHA-256 of each file; an interrupted download continues where it stopped. REST is used with half of
+the request weight that Binance allows, so that a trading session on the same address has the other half.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from urllib.parse import urlsplit
 import aiohttp
 from tqdm.auto import tqdm
 
-from voltrade.data.quality import Span
-from voltrade.data.store import FUNDING, MARKS, MINUTE_MS, TRADES, Kind, start_of
+from voltrade.data.faults import Span
+from voltrade.data.kinds import FUNDING, MARKS, MINUTE_MS, TRADES, Kind, start_of
 from voltrade.errors import DataError
 from voltrade.model import DAY_MS, HOUR_MS
 
 ARCHIVE, ARCHIVE_ADDRESS = "VOLTRADE_ARCHIVE", "https://data.binance.vision"
 REST, REST_ADDRESS = "VOLTRADE_REST", "https://fapi.binance.com"
-"""Environment that names another address, and the address without it."""
+"""Environment variable with an address, and the default address."""
 
 WEIGHT_PER_MINUTE = 1_200
 """Half of Binance's 2,400."""
 
 TRADES_PER_PAGE, MARKS_PER_PAGE, RATES_PER_PAGE = 1_000, 1_500, 1_000
-"""The most rows that an endpoint gives at once."""
+"""Most rows of an endpoint's answer."""
 
 _TRADES_WEIGHT, _MARKS_WEIGHT, _OTHER_WEIGHT = 20, 10, 1
 _TRIES, _FIRST_TRIES = 6, 3
-"""How often a request is sent; the fewer where nothing has ever answered, since there may be no network at all."""
+"""How often a request is tried; fewer times while no server has answered yet, since there may be no network."""
 _CHUNK = 1 << 18
 _LOCK_WAIT = 0.1
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
@@ -97,7 +97,7 @@ class ArchiveFile:
 
     @property
     def path(self) -> str:
-        """Where it stands in the archive."""
+        """The file's path in the archive."""
         often = "daily" if self.first == self.last else "monthly"
         interval = "1m/" if self.kind is MARKS else ""
         return f"data/futures/um/{often}/{_FOLDERS[self.kind]}/{self.symbol}/{interval}{self.name}"
@@ -108,12 +108,12 @@ class ArchiveFile:
 
 
 def checksum_path(path: Path) -> Path:
-    """Return the place of a file's CHECKSUM: beside it, as in the archive."""
+    """Return the path of a file's CHECKSUM, which is beside it as in the archive."""
     return path.with_name(f"{path.name}.CHECKSUM")
 
 
 def checksum_fault(path: Path) -> str | None:
-    """Say what is wrong between a file and the CHECKSUM beside it; None where they agree."""
+    """Return what is wrong with a file according to the CHECKSUM beside it; None where it is correct."""
     beside = checksum_path(path)
     if not beside.is_file():
         return f"there must be a {beside.name}, there is none"
@@ -129,19 +129,19 @@ class Archive:
     """Binance's public archive, or any server of the same layout."""
 
     def __init__(self, http: Http, address: str, folder: Path) -> None:
-        """Keep what is being downloaded in a folder, so that a later try goes on with it."""
+        """Use a folder for downloads, so that a later try can continue them."""
         self._http = http
         self._address = address.rstrip("/")
         self._folder = folder
 
     @asynccontextmanager
     async def fetched(self, file: ArchiveFile) -> AsyncIterator[Path | None]:
-        """Download a zip and its CHECKSUM; once more from the start where they disagree. None where there is no zip.
+        """Download a zip and its CHECKSUM, and again from the start if they differ; None where there is no zip.
 
-        The caller checks (see `checksum_fault`) and deletes; until then, others who want the file wait.
+        The caller checks the file (see `checksum_fault`) and deletes it; others that need the file wait until then.
 
         Raises:
-            DataError: the server can't be reached, or answers in a way that says nothing of the file.
+            DataError: the server can't be reached, or answers with an error other than 404.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         target = self._folder / file.name
@@ -162,9 +162,9 @@ class Archive:
 
 @asynccontextmanager
 async def _locked(path: Path) -> AsyncIterator[None]:
-    """Let one at a time go on, of this process and of others."""
+    """Hold a lock that excludes other tasks and processes."""
     with path.open("w") as lock:
-        while True:  # a wait within flock could not be cancelled
+        while True:  # a blocking flock could not be cancelled
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -178,7 +178,7 @@ async def _locked(path: Path) -> AsyncIterator[None]:
 
 
 class WeightBudget:
-    """Spends request weight so that no minute sees more than its share."""
+    """Limits the request weight of each minute."""
 
     def __init__(
         self,
@@ -192,13 +192,13 @@ class WeightBudget:
         self._not_before = 0.0
 
     async def spend(self, weight: int) -> None:
-        """Wait until a request of this weight may leave."""
+        """Wait until a request of this weight may be sent."""
         while (wait := self._wait(weight)) > 0:
             await self._sleep(wait)
         self._spent.append((self._clock(), weight))
 
     def pause(self, seconds: float) -> None:
-        """Let nothing leave for a while: the exchange said so."""
+        """Send nothing for a while, as the exchange demands."""
         self._not_before = max(self._not_before, self._clock() + seconds)
 
     def _wait(self, weight: int) -> float:
@@ -210,7 +210,7 @@ class WeightBudget:
 
 
 class RestHistory:
-    """Public history over Binance's REST, page by page, as the wire writes it."""
+    """Public history over Binance's REST, as pages of JSON."""
 
     def __init__(self, http: Http, address: str, budget: WeightBudget | None = None) -> None:
         self._http = http
@@ -235,7 +235,7 @@ class RestHistory:
         return None
 
     async def marks(self, symbol: str, start: int, end: int) -> AsyncIterator[list[list[Any]]]:
-        """Give the 1-minute mark klines that begin in a span of time, by the page."""
+        """Yield pages of the 1-minute mark price klines that open in a span of time."""
         while start < end:
             wanted: Wanted = {"symbol": symbol, "interval": "1m", "startTime": start, "endTime": end - 1}
             page = await self._get("markPriceKlines", {**wanted, "limit": MARKS_PER_PAGE}, _MARKS_WEIGHT)
@@ -245,7 +245,7 @@ class RestHistory:
             start = int(page[-1][0]) + MINUTE_MS
 
     async def funding(self, symbol: str, start: int, end: int) -> AsyncIterator[list[dict[str, Any]]]:
-        """Give the funding rates of a span of time, by the page."""
+        """Yield pages of the funding rates in a span of time."""
         while start < end:
             wanted: Wanted = {"symbol": symbol, "startTime": start, "endTime": end - 1, "limit": RATES_PER_PAGE}
             page = await self._get("fundingRate", wanted, _OTHER_WEIGHT)
@@ -263,21 +263,21 @@ class RestHistory:
 
 
 class Http:
-    """Gets things over HTTP and tries again where that can help: a broken connection, a server that is busy or ill.
+    """HTTP client that tries again where this can help: after a broken connection, or when the server is overloaded.
 
-    Every wait is told beforehand, once where several requests wait for the same.
+    Every wait is reported before it begins, once where several requests wait for the same reason.
     """
 
     def __init__(
         self,
         session: aiohttp.ClientSession,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-        tell: Callable[[str], object] = lambda text: tqdm.write(text, file=sys.stderr),
+        report: Callable[[str], object] = lambda text: tqdm.write(text, file=sys.stderr),
     ) -> None:
         self._session = session
         self._sleep = sleep
-        self._tell = tell
-        self._told: set[str] = set()
+        self._report = report
+        self._reported: set[str] = set()
         self._has_answered = False
 
     @staticmethod
@@ -290,16 +290,16 @@ class Http:
         """Return the JSON that a GET is answered with.
 
         Args:
-            pause: is told the seconds for which the server wants to hear nothing.
+            pause: called with the seconds for which the server wants no requests.
 
         Raises:
-            DataError: the server refuses, with its words; or it can't be reached.
+            DataError: the server refuses, or can't be reached.
         """
         said, attempt = "", 0
         while True:
             try:
                 async with self._session.get(url, params=wanted) as reply:
-                    self._hear()
+                    self._on_answer()
                     if reply.status == 200:
                         return await reply.json(content_type=None)
                     said = f"HTTP {reply.status} {(await reply.text())[:200]}"
@@ -315,7 +315,7 @@ class Http:
             await self._wait(url, said, wait, attempt)
 
     async def download(self, url: str, target: Path) -> bool:
-        """Bring a file to its place; go on with what an earlier try left in `.part`. False where there is no file.
+        """Download a file, and continue an earlier try from its `.part`; return False where there is no such file.
 
         Raises:
             DataError: the server refuses or can't be reached.
@@ -327,10 +327,10 @@ class Http:
             headers = {"Range": f"bytes={there}-"} if there else {}
             try:
                 async with self._session.get(url, headers=headers) as reply:
-                    self._hear()
+                    self._on_answer()
                     if reply.status == 404:
                         return False
-                    if reply.status == 416 and there:  # what is there is no beginning of the file
+                    if reply.status == 416 and there:  # the part isn't the beginning of the file
                         part.unlink()
                         continue
                     if reply.status in (200, 206):
@@ -349,21 +349,21 @@ class Http:
     def _tries(self) -> int:
         return _TRIES if self._has_answered else _FIRST_TRIES
 
-    def _hear(self) -> None:
+    def _on_answer(self) -> None:
         self._has_answered = True
-        self._told.clear()
+        self._reported.clear()
 
     async def _wait(self, url: str, said: str, seconds: float, tried: int) -> None:
         again = f"trying again in {seconds:.0f} s, for try {tried + 1} of {self._tries}"
         text = f"{urlsplit(url).hostname}: {said}; {again}"
-        if text not in self._told:
-            self._told.add(text)
-            self._tell(text)
+        if text not in self._reported:
+            self._reported.add(text)
+            self._report(text)
         await self._sleep(seconds)
 
 
 def _broken(error: Exception) -> str:
-    """Say why no answer came; some errors have no words of their own."""
+    """Return why there was no answer; some errors have no message."""
     return f"can't be reached: {error or type(error).__name__}"
 
 
@@ -379,7 +379,7 @@ async def _save(reply: aiohttp.ClientResponse, part: Path, there: int) -> None:
 
 
 def _patience(reply: aiohttp.ClientResponse, attempt: int) -> float | None:
-    """Seconds to wait before the next try; None where another try can't help."""
+    """Return the seconds to wait before the next try; None where another try can't help."""
     if reply.status in _SLOW_DOWN:
         stated = reply.headers.get("Retry-After", "")
         return float(stated) if stated.isdigit() else 60.0

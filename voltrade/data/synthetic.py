@@ -1,12 +1,12 @@
-"""A seeded market: trades that look like Binance's where a volume-bar strategy can tell the difference.
+"""A synthetic market from a seed: trades with the statistics of Binance's that matter to a volume-bar strategy.
 
-Four layers, each on top of the one before: two volatility regimes (minutes and hours), orders that excite more orders,
-taker sides that remember past sides, and an efficient price that moves only by what was not to be expected of the
-orders (so there is no trend to be had for free) seen through sticky quotes one tick apart. Large orders sweep several
-prices within one millisecond.
+It has four layers, each on top of the one before: two volatility regimes (minutes and hours), orders that trigger more
+orders, taker sides that depend on past sides, and an efficient price that moves only by the unexpected part of orders
+(so the price has no predictable trend), seen through sticky quotes one tick apart. Large orders sweep several prices
+within one millisecond.
 
 Calibrated on aggTrades of Binance: three BTCUSDT perpetual clips of 6 to 9 minutes (2023, 2024) and 23 hours of LTCUSDT
-spot (2025). `tests/test_synthetic.py` holds tapes to bands around these figures:
+spot (2025). `tests/test_synthetic.py` checks that tapes are in ranges around these figures:
 
     statistic of aggTrades            BTCUSDT clips     LTCUSDT   synthetic, seed 7
     share in the millisecond before   0.25 - 0.50        0.12     0.28
@@ -38,7 +38,7 @@ from voltrade.model import HOUR_MS, Floats, Instrument, Int64s, Trades
 
 @dataclass(frozen=True, slots=True)
 class Market:
-    """Level of a synthetic market: the price it starts at and the coins traded in an hour."""
+    """Start price of a synthetic market, and the coins traded in an hour."""
 
     price: Decimal
     coins_per_hour: Decimal
@@ -54,27 +54,27 @@ MARKETS = {
 # Arrivals.
 TRADES_PER_HOUR = 10_500
 OFFSPRING = 0.75
-"""Orders that one order sets off, on average; below 1, else bursts never end."""
+"""Orders that one order triggers, on average; below 1, otherwise bursts never end."""
 OFFSPRING_DELAY_MS = (0.2, 30_000.0)
 """Delays are log-uniform between these: as many within a millisecond as within tens of seconds."""
 
 # Volatility.
 HOURLY_VOLATILITY = 0.0105
-"""Standard deviation of an hour's return, averaged over regimes: about 98 % a year, a lively day."""
+"""Standard deviation of an hour's return, averaged over regimes: about 98 % a year, a volatile day."""
 REGIME_HALF_LIVES_S = (240.0, 5_400.0)
 REGIME_STRENGTHS = (0.5, 0.35)
 """Standard deviation of the log volatility that each regime adds."""
 ACTIVITY_EXPONENT = 1.3
-"""Orders per second grow as volatility to this power: what is left makes some bars wilder than others."""
+"""Orders per second grow as volatility to this power; the rest of volatility makes bars differ."""
 FLOW_WEIGHT = 0.75
 NEWS_WEIGHT = 0.75
-"""How far surprising orders and news move the price; with sides as predictable as they are, squares sum to about 1."""
+"""How far unexpected orders and news move the price; given how predictable sides are, the squares sum to about 1."""
 NEWS_TAIL = 3.0
-"""Degrees of freedom of the news: the lower, the rarer and larger the jumps."""
+"""Degrees of freedom of news: with fewer, jumps are rarer and larger."""
 STICKINESS = 1.2
-"""Quotes follow once the efficient price has left them by this many typical moves."""
+"""Quotes move when the efficient price is this many typical moves away from them."""
 
-# Sides: memories of past sides, by their length in orders, and how much each weighs.
+# Sides: averages of past sides, by their length in orders, and their weights.
 MEMORIES = (2.0, 10.0, 60.0, 400.0)
 MEMORY_WEIGHTS = (0.22, 0.22, 0.26, 0.2)
 
@@ -90,17 +90,17 @@ SWEEP_LENGTH = 5.0
 SWEEP_STEP = 0.15
 """Distance between the prices of a sweep, in typical moves."""
 LOWEST_PRICE = 100.0
-"""Ticks; only a tape of years could come down to it."""
+"""Ticks; only a tape of years could reach it."""
 
 
 def synthetic_market(instrument: Instrument, seed: int, hours: float, start_ms: int) -> Trades:
-    """Return the aggTrades of a seeded market from `start_ms` on, in ticks and lots, ids from 1.
+    """Return the aggTrades of a synthetic market from `start_ms` on, in ticks and lots, with ids from 1.
 
-    The same seed gives the same trades on every machine: what a maths library may compute differently in the last bit
-    (exponentials) is rounded to 9 decimals at once.
+    The same seed gives the same trades on every machine: results that may differ in the last bit between math libraries
+    (exponentials) are rounded to 9 decimals at once.
 
     Raises:
-        DataError: so few hours that there is no trade.
+        DataError: the hours are too few for a trade.
     """
     market = MARKETS.get(instrument.symbol) or _unknown_market(instrument)
     draw = np.random.Generator(np.random.PCG64(seed))
@@ -113,11 +113,11 @@ def synthetic_market(instrument: Instrument, seed: int, hours: float, start_ms: 
     lengths = _sweep_lengths(draw, len(times))
     order = np.repeat(np.arange(len(times)), lengths)
     lots = _sizes(draw, len(times), market, instrument)
-    prices = np.empty(len(order), np.int64)  # numpy's large arrays get large pages; compiled code's would not
+    prices = np.empty(len(order), np.int64)  # numpy uses large pages for large arrays, compiled code doesn't
     sides = _walk(
         float(market.price / instrument.tick_size),
         _move_sizes(volatility, times, hours),
-        np.sqrt(lots * lengths / np.mean(lots * lengths)),  # the square-root law, and a sweep tells more
+        np.sqrt(lots * lengths / np.mean(lots * lengths)),  # square-root law of impact; a sweep has more impact
         lengths,
         draw.random(len(times)),
         _settled(draw.standard_t(NEWS_TAIL, len(times)) / np.sqrt(NEWS_TAIL / (NEWS_TAIL - 2))),
@@ -135,13 +135,13 @@ def synthetic_market(instrument: Instrument, seed: int, hours: float, start_ms: 
 
 
 def _unknown_market(instrument: Instrument) -> Market:
-    """Put a symbol that has no market of its own at 10,000 ticks and 10 million of the quote asset an hour."""
+    """Return a market for a symbol without one: 10,000 ticks, and 10 million of the quote asset an hour."""
     price = 10_000 * instrument.tick_size
     return Market(price, 10_000_000 / price)
 
 
 def _volatility_path(draw: np.random.Generator, seconds: int) -> Floats:
-    """Volatility of each second as a multiple of the usual, its mean square 1."""
+    """Return the volatility of each second relative to the usual one; its mean square is 1."""
     log_volatility = np.zeros(seconds)
     for half_life, strength in zip(REGIME_HALF_LIVES_S, REGIME_STRENGTHS, strict=True):
         log_volatility += strength * _autoregression(round(0.5 ** (1 / half_life), 9), draw.standard_normal(seconds))
@@ -150,7 +150,7 @@ def _volatility_path(draw: np.random.Generator, seconds: int) -> Floats:
 
 
 def _arrivals(draw: np.random.Generator, volatility: Floats, hours: float) -> Int64s:
-    """Times of orders in ms after the start, in order: each sets off others, which set off others."""
+    """Return sorted times of orders in ms after the start: each order triggers others, which trigger others."""
     activity = _settled(volatility**ACTIVITY_EXPONENT)
     orders_per_hour = TRADES_PER_HOUR / (1 + SWEEP_SHARE * SWEEP_LENGTH)
     rate = _settled(orders_per_hour / 3600 * (1 - OFFSPRING) * activity / activity.mean())
@@ -167,41 +167,41 @@ def _arrivals(draw: np.random.Generator, volatility: Floats, hours: float) -> In
 
 
 def _sweep_lengths(draw: np.random.Generator, orders: int) -> Int64s:
-    """How many prices each order takes: mostly one."""
+    """Return how many prices each order sweeps, mostly one."""
     more = draw.geometric(1 / SWEEP_LENGTH, orders)
     return np.where(draw.random(orders) < SWEEP_SHARE, 1 + more, 1).astype(np.int64)
 
 
 def _sizes(draw: np.random.Generator, orders: int, market: Market, instrument: Instrument) -> Int64s:
-    """Lots of each order: log-normal, cut at the top, none below a lot."""
+    """Return the lots of each order: log-normal, with an upper limit, at least one lot."""
     mean_lots = float(market.coins_per_hour / instrument.step_size) * (1 + SWEEP_SHARE * SWEEP_LENGTH) / TRADES_PER_HOUR
     sizes = np.exp(SIZE_SPREAD * draw.standard_normal(orders) - SIZE_SPREAD**2 / 2)
     return np.maximum(np.rint(mean_lots * _settled(np.minimum(sizes, LARGEST_SIZE))), 1).astype(np.int64)
 
 
 def _move_sizes(volatility: Floats, times: Int64s, hours: float) -> Floats:
-    """Typical return of the efficient price at each order."""
+    """Return the typical return of the efficient price at each order."""
     at_orders = volatility[np.minimum(times // 1000, len(volatility) - 1)]
     per_order = at_orders / np.sqrt(len(times) / hours)  # variance per hour is shared by an hour's orders
-    # Busy seconds have more orders, of which each moves the price less.
+    # In seconds with more orders, each order moves the price less.
     return _settled(per_order * at_orders ** (-ACTIVITY_EXPONENT / 2) * HOURLY_VOLATILITY)
 
 
 def _split(draw: np.random.Generator, lots: Int64s, lengths: Int64s, order: Int64s) -> Int64s:
-    """Share each order's lots among the prices it takes, at least one lot each."""
+    """Divide each order's lots among the prices that it sweeps, at least one lot each."""
     weights = 0.1 + draw.random(len(order))
     shares = weights / np.bincount(order, weights)[order]
     return np.maximum(np.floor(lots[order] * shares), 1).astype(np.int64)
 
 
 def _settled(values: Floats) -> Floats:
-    """Round away the last bits, in which maths libraries differ."""
+    """Round away the last bits, in which math libraries differ."""
     return np.asarray(np.round(values, 9), dtype=np.float64)
 
 
 @compiled
 def _autoregression(persistence: float, shocks: Floats) -> Floats:
-    """Stationary first-order autoregression of unit variance."""
+    """Return a stationary first-order autoregression of unit variance."""
     path = np.empty_like(shocks)
     fresh = np.sqrt(1 - persistence * persistence)
     level = shocks[0]
@@ -222,9 +222,9 @@ def _walk(
     steps: Floats,
     prices: Int64s,
 ) -> Int64s:
-    """Walk through the orders: draw each one's side from past sides, trade at the quotes, let the market learn.
+    """Draw each order's side from past sides, trade it at the quotes, and move price and quotes.
 
-    Writes the price in ticks of each trade (one for each price that an order takes); returns the side of each order.
+    Writes the price of each trade in ticks, one for each price that an order sweeps; returns the side of each order.
     """
     sides = np.empty(len(move_sizes), dtype=np.int64)
     memory = np.zeros(len(MEMORIES))

@@ -1,8 +1,8 @@
-"""Tapes of trades: days of the store, any file of trades, or made from a seed.
+"""Tapes of trades: days of the store, a file of trades, or a synthetic market.
 
-A tape is what backtest and `sim` play. Everything that reaches the rest of the program is an aggTrade with whole ticks,
-whole lots and ascending ids, whatever the file held; what a file can't be trusted on is refused with its row. The store
-also gives mark prices and funding rates, where it has them for every day of the tape.
+Backtest and `sim` play a tape. It consists of aggTrades with whole ticks, whole lots and ascending ids, whatever the
+file had; a file with faults that would change results is refused with the row. A tape from the store also has mark
+prices and funding rates, if they are stored for all of its days.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ import numpy as np
 
 from voltrade.compiled import source_key
 from voltrade.config import SessionSettings
-from voltrade.data.quality import STRICT, inspect, jumps
+from voltrade.data.faults import TAPE_POLICIES
+from voltrade.data.row_checks import ids_missing_before
 from voltrade.data.store import Store
 from voltrade.data.synthetic import synthetic_market
+from voltrade.data.trade_checks import inspect
 from voltrade.errors import DataError
 from voltrade.model import Funding, Instrument, Marks, Trades
 
@@ -31,19 +33,19 @@ from voltrade.model import Funding, Instrument, Marks, Trades
 
 @dataclass(frozen=True, slots=True)
 class TapeReport:
-    """What reading a tape found. Times are milliseconds UTC."""
+    """What was found while a tape was read. Times are milliseconds UTC."""
 
     rows_read: int
     trades: int
-    """AggTrades that the tape holds."""
+    """Number of aggTrades."""
     first_time: int
     last_time: int
     dropped: Mapping[str, int] = field(default_factory=dict)
-    """Rows left out, by order type."""
+    """Number of dropped rows by order type."""
     id_gaps: int = 0
-    """Places at which ids of the file jump."""
+    """How many gaps the ids have."""
     ids_missing: int = 0
-    """Ids that the jumps skip."""
+    """How many ids are missing in the gaps."""
 
     def __str__(self) -> str:
         parts = [f"{self.rows_read} rows, {self.trades} aggTrades"]
@@ -55,28 +57,28 @@ class TapeReport:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tape:
-    """AggTrades of one symbol, and where they come from."""
+    """AggTrades of one symbol, with mark prices and funding where they are known."""
 
     trades: Trades
     report: TapeReport
     source: str
-    """Name of the file, or the seed and length of a synthetic tape; shown wherever results are."""
+    """Name of the file, or seed and length of a synthetic tape; shown with every result."""
     synthetic: bool = False
     marks: Marks | None = None
-    """Mark prices of the exchange over the whole tape, one a minute; None where there are none to be had."""
+    """Mark prices of the exchange over the whole tape, one a minute; None where they aren't known."""
     funding: Funding | None = None
-    """Funding rates of the exchange over the whole tape."""
+    """Funding rates of the exchange over the whole tape; None where they aren't known."""
 
     @property
     def valuation(self) -> str:
-        """What a result over this tape must say of its mark prices and funding."""
+        """Source of mark prices and funding, to be shown with results."""
         funding = "0" if self.funding is None else "the exchange's"
         mark = "simulated" if self.marks is None else "the exchange's, one a minute"
         return f"funding = {funding}, mark = {mark}"
 
 
 def load_tape(session: SessionSettings, instrument: Instrument) -> Tape:
-    """Return the tape that a session names: days of the store, a file of trades, or the one of its seed and hours.
+    """Return the tape of a session's settings: days of the store, a file of trades, or a synthetic market.
 
     Raises:
         DataError: the file can't be read as trades of this instrument, or the store lacks a day.
@@ -97,12 +99,12 @@ def stored_trades(name: str, instrument: Instrument, store: Store | None = None)
     """Load days of the store: `store:BTCUSDT:2026-01-01`, or `store:BTCUSDT:2026-01-01:2026-01-07` with the last.
 
     Raises:
-        DataError: the name is none such or of another symbol, or the store lacks a day.
+        DataError: the name has another form or symbol, or the store lacks a day.
     """
     store = store or Store()
     first, last = _days_of(name, instrument)
     trades = store.trades(instrument, first, last)
-    missing = jumps(trades.id)
+    missing = ids_missing_before(trades.id)
     gaps = {"id_gaps": int(np.count_nonzero(missing)), "ids_missing": int(missing.sum())}
     report = _report(trades, len(trades), **gaps)
     until = "" if first == last else f" to {last}"
@@ -127,11 +129,11 @@ def _days_of(name: str, instrument: Instrument) -> tuple[date, date]:
 # --- a tape from a seed -----------------------------------------------------------------------------------------------
 
 SYNTHETIC_START_MS = int(datetime(2026, 1, 5, 20, tzinfo=UTC).timestamp()) * 1000
-"""Four hours before a UTC midnight, so that a tape of the default length sees bars end with the day."""
+"""Four hours before a UTC midnight, so that bars of a tape of default length are closed by the day's end."""
 
 
 def synthetic_trades(instrument: Instrument, seed: int, hours: float, start_ms: int = SYNTHETIC_START_MS) -> Tape:
-    """Make a tape from a seed: `synthetic_market`, labelled as what it is."""
+    """Return a tape of a synthetic market, marked as synthetic."""
     trades = synthetic_market(instrument, seed, hours, start_ms)
     report = _report(trades, rows_read=len(trades))
     return Tape(trades, report, source=f"synthetic, seed {seed}, {hours:g} h", synthetic=True)
@@ -141,51 +143,51 @@ def synthetic_trades(instrument: Instrument, seed: int, hours: float, start_ms: 
 
 
 CACHED_FROM = 4_000_000
-"""Bytes of a file from which its trades are kept beside the store, to be read many times faster the next time."""
+"""Trades of a file with at least so many bytes are kept beside the store, and are read from there the next time."""
 
 
 def load_trades(path: Path | str, instrument: Instrument) -> Tape:
-    """Read a file of trades of one symbol, refusing what a tape can't be trusted on.
+    """Read a file of trades of one symbol, and refuse it for faults that would change results.
 
-    Takes Binance's archive files (aggTrades or trades, with and without header, times in milliseconds or microseconds)
-    and recordings with a header, as CSV, gzip, zip or Parquet. Raw trades are aggregated: see `quality.inspect`.
-    A large file is kept beside the store under the hash of its bytes, so that it is parsed once.
+    Reads Binance's archive files (aggTrades or trades, with or without header, times in milliseconds or microseconds)
+    and recordings with a header, as CSV, gzip, zip or Parquet. Raw trades are aggregated, see `trade_checks.inspect`.
+    Trades of a large file are kept beside the store by the hash of its bytes, so that it is parsed only once.
 
     Raises:
-        DataError: the file can't be read as trades of this instrument; names the row, the rule and the value.
+        DataError: the file can't be read as trades of this instrument; the message has row, rule and value.
     """
     path = Path(path)
     if not path.is_file() or path.stat().st_size < CACHED_FROM:
         return _read_trades(path, instrument)
     store = Store()
     key = _cache_key(path, instrument, store)
-    if found := store.cached(key):
+    if found := store.cache.trades(key):
         trades, report = found
         return Tape(trades, TapeReport(**json.loads(report)), source=path.name)
     read = _read_trades(path, instrument)
-    store.keep(key, read.trades, json.dumps(asdict(read.report)))
+    store.cache.add_trades(key, read.trades, json.dumps(asdict(read.report)))
     return read
 
 
 def _cache_key(path: Path, instrument: Instrument, store: Store) -> str:
-    """A hash of all that the trades follow from: the file's bytes and name, the symbol's units, and our code."""
+    """Return a hash of all that the trades depend on: the file's bytes and name, the symbol's units, and our code."""
     units = f"{instrument.tick_size} {instrument.step_size} {instrument.max_price}"
     said = f"{path.name} {instrument.symbol} {units} {source_key(Path(__file__))} {_content(path, store)}"
     return hashlib.sha256(said.encode()).hexdigest()
 
 
 def _content(path: Path, store: Store) -> str:
-    """SHA-256 of a file's bytes; of a file that has not changed since, as it was found then."""
+    """Return the SHA-256 of a file's bytes; it is remembered while the file doesn't change."""
     status = path.stat()
     seen = f"{path.resolve()} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
     known = hashlib.sha256(seen.encode()).hexdigest()
-    if content := store.recall(known):
+    if content := store.cache.text(known):
         return content
     with path.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
-    # A file that is being written may change again within the same tick of its clock, and look the same.
+    # A file that is still being written may change again without a change of its time stamps.
     if time.time() - status.st_ctime > _SETTLED_S:
-        store.remember(known, content)
+        store.cache.add_text(known, content)
     return content
 
 
@@ -193,14 +195,14 @@ _SETTLED_S = 2.0
 
 
 def _read_trades(path: Path, instrument: Instrument) -> Tape:
-    found = inspect(path, instrument, STRICT)
-    if found.taken is None:
+    found = inspect(path, instrument, TAPE_POLICIES)
+    if found.accepted is None:
         assert found.refused is not None
         row = f"row {found.refused.rows[0]}: " if len(found.refused.rows) else ""
         raise DataError(f"{found.name}: {row}{found.refused.detail}")
     gaps = {"id_gaps": found.gaps, "ids_missing": found.missing}
-    report = _report(found.taken, found.rows_read, dropped=found.dropped, **gaps)
-    return Tape(found.taken, report, source=found.name)
+    report = _report(found.accepted, found.rows_read, dropped=found.dropped, **gaps)
+    return Tape(found.accepted, report, source=found.name)
 
 
 def _report(trades: Trades, rows_read: int, **found: Any) -> TapeReport:

@@ -1,9 +1,10 @@
-"""Get to know a tape: what it holds, what is missing, and how large a volume bar should be.
+"""Statistics of a tape: its days, its gaps, and how large a volume bar should be.
 
-`calibrate` folds the tape at a range of thresholds, with the fold that trades, and measures at each how often bars
-come, how evenly, and how their returns look. A threshold is then chosen by the bars that a day should bring, or as the
-one whose bar returns are nearest to normal. That returns are nearer to normal by volume than by the clock is an old
-finding (Clark 1973; Ané and Geman 2000; Easley, López de Prado and O'Hara, "The Volume Clock", 2012); it is measured.
+`calibrate` makes bars at a range of thresholds, by the aggregator of live trading, and measures how many bars there are
+a day, how regular they are, and the distribution of their returns. A threshold is then chosen by the wanted number of
+bars a day, or as the one whose bar returns are nearest to a normal distribution. Returns are usually nearer to normal
+for volume bars than for time bars (Clark 1973; Ané and Geman 2000; Easley, López de Prado and O'Hara, "The Volume
+Clock", 2012).
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ from voltrade.bar_rate import ExpectedRange
 from voltrade.bars import VolumeBarAggregator
 from voltrade.compiled import Rows
 from voltrade.config import BarSettings
-from voltrade.data.quality import jumps
+from voltrade.data.row_checks import ids_missing_before
 from voltrade.errors import DataError
 from voltrade.model import DAY_MS, CloseReason, Floats, Instrument, Int64s, Trades
 
 THRESHOLDS = 24
-"""Thresholds that a tape is folded at."""
+"""Number of thresholds."""
 
 FEWEST_RETURNS = 200
-"""A threshold with fewer bar returns is not judged by how these look: kurtosis of fewer is mostly chance."""
+"""A threshold with fewer bar returns isn't judged by their distribution: kurtosis of fewer is mostly chance."""
 
 CLUSTERING_LAGS = 10
 
 BAND_DEVIATIONS = 3.0
 BAND_FACTOR = 3.0
-"""Band around the expected bars a day where a tape has too few days to tell how days differ: a third to three times."""
+"""Expected range of bars a day, as a factor, where a tape has too few days to measure how days differ."""
 NARROWEST_FACTOR = 1.5
 DAYS_FOR_BAND = 5
 
@@ -49,14 +50,14 @@ def natural(counts: Int64s, unit: Decimal) -> Floats:
 
 
 def day_table(trades: Trades, instrument: Instrument) -> pd.DataFrame:
-    """Describe each UTC day of a tape: one row a day, prices and notional in the quote asset, volume in coins."""
+    """Return one row for each UTC day of a tape: prices and notional in the quote asset, volume in coins."""
     cuts = np.flatnonzero(np.diff(trades.time // DAY_MS, prepend=-1))
     last = np.append(cuts[1:], len(trades)) - 1
     tick, step = instrument.tick_size, instrument.step_size
     bought = np.where(trades.buyer_is_maker, 0, trades.quantity)
     volume = np.add.reduceat(trades.quantity, cuts)
     waits = np.diff(trades.time, prepend=trades.time[0])
-    missing = jumps(trades.id)
+    missing = ids_missing_before(trades.id)
     table = {
         "trades": last - cuts + 1,
         "volume": natural(volume, step),
@@ -76,8 +77,8 @@ def day_table(trades: Trades, instrument: Instrument) -> pd.DataFrame:
 
 
 def gap_table(trades: Trades, instrument: Instrument) -> pd.DataFrame:
-    """List where ids are missing: one row a gap, by the time of the last trade before it."""
-    missing = jumps(trades.id)
+    """Return one row for each gap in the ids, by the time of the last trade before it."""
+    missing = ids_missing_before(trades.id)
     after = np.flatnonzero(missing)
     table = {
         "first_id": trades.id[after - 1] + 1,
@@ -97,7 +98,7 @@ def _times(milliseconds: Int64s) -> pd.DatetimeIndex:
 
 @dataclass(frozen=True, slots=True)
 class BarFigures:
-    """How the bars of one threshold look."""
+    """Figures of the bars of one threshold."""
 
     threshold: Decimal
     bars: int
@@ -105,25 +106,25 @@ class BarFigures:
     bars_a_day: float
     trades_a_bar: float
     seconds: float
-    """Median duration, from the close of one bar to the close of the next; below the quantiles and the spread."""
+    """Median duration, from the close of one bar to the close of the next."""
     seconds_5: float
     seconds_95: float
     seconds_cv: float
-    """Coefficient of variation, standard deviation over mean: 1 where bars come at random, 0 where by the clock."""
+    """Coefficient of variation, standard deviation / mean: about 1 for random arrivals, 0 for equal durations."""
     returns: int
     correlation: float
-    """Of a bar's return with the next one's. Far from 0, it is the bid-ask bounce or a trend in the tape."""
+    """Autocorrelation of returns at lag 1. Far from 0, there is bid-ask bounce or a trend in the tape."""
     clustering: float
-    """Mean autocorrelation of absolute returns over lags 1 to 10: 0 where a wild bar says nothing of the next ones."""
+    """Mean autocorrelation of absolute returns over lags 1 to 10: 0 without volatility clustering."""
     skewness: float
     kurtosis: float
     """In excess of the normal distribution's 3."""
     non_normality: float
-    """Jarque and Bera's statistic (1987) for each return, skewness^2 / 6 + kurtosis^2 / 24: 0 where they are normal."""
+    """Jarque and Bera's statistic (1987) per return, skewness^2 / 6 + kurtosis^2 / 24: 0 for a normal distribution."""
 
 
 def bar_figures(trades: Trades, instrument: Instrument, settings: BarSettings) -> BarFigures:
-    """Process a tape at a threshold and measure its bars.
+    """Make the bars of a tape at a threshold and measure them.
 
     Raises:
         ConfigError: the threshold is impossible for the symbol.
@@ -154,25 +155,25 @@ def bar_figures(trades: Trades, instrument: Instrument, settings: BarSettings) -
 
 
 def days_covered(trades: Trades) -> float:
-    """Return how long a tape is, in days."""
+    """Return the length of a tape in days."""
     return max(int(trades.time[-1] - trades.time[0]), 1) / DAY_MS
 
 
 def _durations(full: Rows) -> Floats:
-    """Seconds from close to close of bars that follow each other on one day."""
+    """Return the seconds from close to close of consecutive bars of one day."""
     follows = (np.diff(full["number"]) == 1) & (np.diff(full["day"]) == 0)
     return np.asarray(np.diff(full["close_time"])[follows] / 1000, dtype=np.float64)
 
 
 def _returns(rows: Rows) -> Floats:
-    """Log returns from close to close of full bars; none over a gap, nor over a bar that a day's end cut short."""
+    """Return log returns from close to close of full bars, without those over a gap or over the day's end."""
     full = (rows["close_reason"] == CloseReason.THRESHOLD) & ~rows["tainted"]
     steps = np.diff(np.log(rows["close"].astype(np.float64)))
     return np.asarray(steps[full[1:] & full[:-1]], dtype=np.float64)
 
 
 def _moment(values: Floats, power: int) -> float:
-    """Standardised central moment."""
+    """Return the standardised central moment."""
     deviation = values.std() if len(values) > 1 else 0.0
     if deviation == 0:
         return float("nan")
@@ -192,7 +193,7 @@ def _autocorrelation(values: Floats, lag: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """A threshold, why it was chosen, and the bars a day that live trading should see with it."""
+    """A threshold, why it was chosen, and the expected range of bars a day."""
 
     figures: BarFigures
     reason: str
@@ -204,13 +205,13 @@ class Recommendation:
         return self.figures.threshold
 
     def parameters(self) -> str:
-        """The bars and the band that live watches, as papermill takes them."""
+        """Return threshold and expected range as parameters for papermill."""
         low, high = math.floor(self.band.low), math.ceil(self.band.high)
         threshold = f"{self.threshold.normalize():f}"
         return f"-p threshold {threshold} -p least_bars_a_day {low} -p most_bars_a_day {high}"
 
     def table(self) -> pd.DataFrame:
-        """Return it as names and values for people."""
+        """Return names and values as texts."""
         figures = self.figures
         rows = {
             "threshold": f"{self.threshold.normalize():f}",
@@ -228,7 +229,7 @@ class Recommendation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """A tape folded at a range of thresholds."""
+    """Figures of a tape's bars at a range of thresholds."""
 
     trades: Trades
     instrument: Instrument
@@ -243,7 +244,7 @@ class Calibration:
         return pd.DataFrame(rows).assign(threshold=[float(figures.threshold) for figures in self.figures])
 
     def for_bars_a_day(self, wanted: float) -> Recommendation:
-        """Choose the threshold for so many bars a day: the volume of a day, shared among them.
+        """Choose the threshold for so many bars a day: the volume of a day divided by them.
 
         Raises:
             ConfigError: no such threshold is possible for the symbol.
@@ -252,12 +253,12 @@ class Calibration:
         return self._recommend(self._at(threshold), f"for {wanted:,.0f} bars a day")
 
     def nearest_to_normal(self, fewest: float, most: float) -> Recommendation:
-        """Choose, of the thresholds that bring so many bars a day, the one whose bar returns are nearest to normal.
+        """Choose the threshold in a range of bars a day whose bar returns are nearest to normal, by `non_normality`.
 
-        Nearest by `non_normality`; larger bars are mostly nearer, so the fewest bars that one would trade on decide.
+        Larger bars are mostly nearer to normal, so `fewest` often decides.
 
         Raises:
-            DataError: the tape has too few bars to judge any threshold in the band.
+            DataError: the tape has too few bars to judge any threshold in the range.
         """
         judged = [
             figures
@@ -292,12 +293,12 @@ def calibrate(
     most: float = 5_000.0,
     thresholds: Sequence[Decimal] | None = None,
 ) -> Calibration:
-    """Process a tape at thresholds that bring from many to few bars a day, evenly spaced by ratio.
+    """Make bars at thresholds for many to few bars a day, evenly spaced by ratio, and measure them.
 
     Args:
         fewest: bars a day at the largest threshold.
-        most: bars a day at the smallest; more than a tenth of the trades are not asked for.
-        thresholds: these instead.
+        most: bars a day at the smallest threshold, at most a tenth of the trades a day.
+        thresholds: use these instead.
 
     Raises:
         ConfigError: a given threshold is impossible for the symbol.
@@ -312,7 +313,7 @@ def calibrate(
 
 
 def _amounts(trades: Trades, unit: str) -> Int64s:
-    """What each trade adds to a bar: lots, ticklots, or one."""
+    """Return what each trade adds to a bar: lots, ticks x lots, or one."""
     if unit == "base":
         return trades.quantity
     return trades.price * trades.quantity if unit == "quote" else np.ones_like(trades.quantity)
@@ -324,12 +325,12 @@ def _smallest(instrument: Instrument, unit: str) -> Decimal:
 
 
 def traded(trades: Trades, instrument: Instrument, unit: str) -> float:
-    """Return how much a tape trades, in a unit of thresholds."""
+    """Return the total of a tape in a unit of thresholds."""
     return float(_amounts(trades, unit).sum()) * float(_smallest(instrument, unit))
 
 
 def threshold_near(amount: float, instrument: Instrument, unit: str) -> Decimal:
-    """Round to a threshold that is possible for the symbol: three digits, and a multiple of the step."""
+    """Round to a threshold that the symbol allows: three digits, and a multiple of the step."""
     exact, smallest = Decimal(amount), _smallest(instrument, unit)
     three_digits = Decimal(1).scaleb(exact.adjusted() - 2)
     quantum = smallest * max(Decimal(1), (three_digits / smallest).to_integral_value(ROUND_HALF_EVEN))
@@ -337,13 +338,13 @@ def threshold_near(amount: float, instrument: Instrument, unit: str) -> Decimal:
 
 
 def _threshold(trades: Trades, instrument: Instrument, unit: str, bars_a_day: float) -> Decimal:
-    """Share the volume of a day among bars."""
+    """Return the threshold for so many bars a day."""
     a_day = traded(trades, instrument, unit) / days_covered(trades)
     return threshold_near(a_day / bars_a_day, instrument, unit)
 
 
 def _band_factor(trades: Trades, instrument: Instrument, unit: str) -> tuple[float, str]:
-    """How far a day may lie from the average one, as a factor, and why."""
+    """Return the expected range of bars a day as a factor, and why."""
     cuts = np.flatnonzero(np.diff(trades.time // DAY_MS, prepend=-1))
     whole = np.add.reduceat(_amounts(trades, unit), cuts)[1:-1]  # the days at the edges may have begun or ended early
     if len(whole) < DAYS_FOR_BAND:

@@ -1,7 +1,7 @@
 """Files of trades: their containers and layouts, and their texts as exact whole numbers.
 
-A file is read in batches, its columns under our names but as the texts they are; `quality` turns them into ticks
-and lots and says what is wrong with which row. What can't be read as a file of trades at all is refused here.
+A file is read in batches of columns, under our names but still as texts; `trade_rows` converts them to ticks and lots,
+and `trade_checks` reports faults of rows. A file that can't be read as trades is refused here.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ COLUMN_NAMES: dict[str, tuple[str, ...]] = {
     "is_buyer_maker": ("is_buyer_maker", "m"),
     "order_type": ("order_type", "X"),
 }
-"""What files call the columns that we read; the first name that a file has is taken."""
+"""Names of our columns in files; the first name that a file has is used."""
 
 NEEDED = ("id", "price", "quantity", "time")
-"""Without these a file can't be read. One without `is_buyer_maker` can, so that it is said what it lacks."""
+"""Required columns. A file without `is_buyer_maker` is read too, so that the missing side is reported as a fault."""
 
 AGGREGATE_NAMES = frozenset({"agg_trade_id", "a", "first_trade_id", "last_trade_id"})
-"""Any of these in a header makes the file one of aggTrades."""
+"""A file with any of these columns has aggTrades."""
 
 RAW_NAMES = frozenset({"trade_id", "quote_qty", "order_type", "X"})
-"""Any of these in a header makes the file one of raw trades."""
+"""A file with any of these columns has raw trades."""
 
 ARCHIVE_LAYOUTS: dict[Kind, tuple[str, ...]] = {
     "aggTrades": (
@@ -56,7 +56,7 @@ ARCHIVE_LAYOUTS: dict[Kind, tuple[str, ...]] = {
     ),
     "trades": ("id", "price", "qty", "quote_qty", "time", "is_buyer_maker", "is_best_match"),
 }  # fmt: skip
-"""Columns of archive files without a header. The last one is written by the spot market only."""
+"""Columns of archive files without a header. Only files of the spot market have the last one."""
 
 _BATCH_ROWS = 1_000_000
 _BLOCK_BYTES = 1 << 24
@@ -65,28 +65,28 @@ _UNREADABLE = (pa.ArrowInvalid, EOFError, OSError, UnicodeDecodeError, zipfile.B
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Consecutive rows of a file under our names, not yet converted."""
+    """Consecutive rows of a file as columns under our names, not yet converted."""
 
     name: str
-    """Of the file."""
+    """Name of the file."""
     kind: Kind
     header: tuple[str, ...]
-    """What the file calls its columns."""
+    """Names of the file's columns."""
     columns: dict[str, pa.Array]
     numbers: Int64s
-    """Of the rows, as an editor shows them: 2 for the first below a header."""
+    """Line numbers of the rows: 2 for the first row after a header."""
     malformed: Sequence[pa.csv.InvalidRow] = ()
-    """Rows that are left out, since they have more or fewer columns than the file, as far as it was read."""
+    """Rows read so far that are left out, since they have more or fewer columns than the file."""
 
 
 def read_columns(path: Path) -> Iterator[Columns]:
-    """Read a file of trades in batches; the first one may be empty, and is there in any case.
+    """Read a file of trades in batches, of which there is at least one, maybe empty.
 
-    Takes Binance's archive files (aggTrades or trades, with and without header) and recordings with a header, as CSV,
+    Reads Binance's archive files (aggTrades or trades, with or without header) and recordings with a header, as CSV,
     gzip, zip or Parquet.
 
     Raises:
-        DataError: no such file, a broken container, or no layout that is known.
+        DataError: the file doesn't exist, can't be unpacked, or has an unknown layout.
     """
     if not path.is_file():
         raise DataError(f"{path}: must be a file of trades, there is none")
@@ -99,10 +99,10 @@ def read_columns(path: Path) -> Iterator[Columns]:
 
 
 def read_cells(path: Path, layout: tuple[str, ...]) -> tuple[dict[str, pa.Array], Int64s]:
-    """Read a CSV of at least these columns, in this order or under these names, as texts; and its rows' numbers.
+    """Read a CSV with at least these columns as texts, by order or by header; return them and the line numbers.
 
     Raises:
-        DataError: it can't be read, or lacks a column.
+        DataError: the file can't be read, or lacks a column.
     """
     if not path.is_file():
         raise DataError(f"{path}: must be a file, there is none")
@@ -121,7 +121,7 @@ def read_cells(path: Path, layout: tuple[str, ...]) -> tuple[dict[str, pa.Array]
 
 
 def _first_line(path: Path) -> list[str]:
-    """The cells of a CSV's first line."""
+    """Return the cells of a CSV's first line."""
     with opened(path) as file:
         return [cell.strip().strip('"') for cell in file.readline().decode("utf-8-sig").split(",")]
 
@@ -133,7 +133,7 @@ def _as_texts(
     leave_out: Callable[[pa.csv.InvalidRow], str] | None = None,
     block_size: int | None = None,
 ) -> dict[str, Any]:
-    """Options that read the wanted columns of a CSV as texts; one thread, since only then do rows have a number."""
+    """Return options to read columns of a CSV as texts, in one thread, since only then rows have line numbers."""
     reading = {"use_threads": False, "column_names": names, "skip_rows": int(has_header), "block_size": block_size}
     texts = dict.fromkeys(names, pa.string())
     return {
@@ -152,7 +152,7 @@ def _read_parquet(path: Path) -> Iterator[Columns]:
 
 
 def _read_csv(path: Path) -> Iterator[Columns]:
-    """Read the columns of a CSV as texts."""
+    """Read a CSV of trades as texts."""
     cells = _first_line(path)
     has_header = not cells[0].isdigit()
     names = cells if has_header else _layout(path.name, len(cells))
@@ -168,7 +168,7 @@ def _read_csv(path: Path) -> Iterator[Columns]:
         batches = pa.csv.open_csv(file, **options)
         for read in _batches(path.name, kind, names, ours, batches.schema, batches, 2 if has_header else 1):
             numbers = read.numbers
-            if malformed:  # each moves those behind it
+            if malformed:  # each moves the rows after it by one
                 behind = np.array([row.number for row in malformed]) - np.arange(len(malformed))
                 numbers = numbers + np.searchsorted(behind, numbers, side="right")
             columns, numbers = _without_blank_lines(read.columns, numbers)
@@ -176,7 +176,7 @@ def _read_csv(path: Path) -> Iterator[Columns]:
 
 
 def _without_blank_lines(columns: dict[str, pa.Array], numbers: Int64s) -> tuple[dict[str, pa.Array], Int64s]:
-    """Leave out rows without anything in them, as a CSV's blank lines are read."""
+    """Drop empty rows, which are a CSV's blank lines."""
     there = np.zeros(len(numbers), np.bool_)
     for column in columns.values():
         there |= pa.compute.not_equal(column, "").to_numpy(zero_copy_only=False)
@@ -194,7 +194,7 @@ def _batches(
     batches: Iterator[pa.RecordBatch],
     first_row: int,
 ) -> Iterator[Columns]:
-    """Put batches under our names, an empty one first."""
+    """Yield batches under our names, an empty one first."""
     empty = {their: pa.array([], schema.field(their).type) for their in ours.values()}
     yield Columns(name, kind, tuple(header), {our: empty[their] for our, their in ours.items()}, np.empty(0, np.int64))
     for batch in batches:
@@ -205,10 +205,10 @@ def _batches(
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open a plain, gzipped or zipped file, told by its first bytes.
+    """Open a plain, gzipped or zipped file, according to its first bytes.
 
     Raises:
-        DataError: a zip that does not hold one file, or one that can't be unpacked.
+        DataError: a zip doesn't have exactly one file, or can't be unpacked.
     """
     with path.open("rb") as file:
         magic = file.read(4)
@@ -223,7 +223,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
                     raise DataError(f"{path.name}: must hold one file, holds {len(members)}")
                 try:
                     member = archive.open(members[0])
-                except RuntimeError as error:  # encrypted, or packed in a way that zipfile does not know
+                except RuntimeError as error:  # encrypted, or with an unknown compression
                     raise DataError(f"{path.name}: can't be read: {error}") from None
                 with member:
                     yield member
@@ -240,7 +240,7 @@ def _layout(name: str, width: int) -> list[str]:
 
 
 def _kind(name: str, header: list[str]) -> Kind:
-    """Tell aggTrades from raw trades: by the header, else by the file's name."""
+    """Return whether a file has aggTrades or raw trades, by its header, else by its name."""
     lowered = name.lower()
     if AGGREGATE_NAMES & set(header) or (not RAW_NAMES & set(header) and "aggtrades" in lowered):
         return "aggTrades"
@@ -253,7 +253,7 @@ def _kind(name: str, header: list[str]) -> Kind:
 
 
 def _our_columns(name: str, header: list[str]) -> dict[str, str]:
-    """Find the columns that we read: our name to the file's name."""
+    """Return the file's name of each of our columns."""
     found = {ours: next((their for their in theirs if their in header), None) for ours, theirs in COLUMN_NAMES.items()}
     missing = [ours for ours, their in found.items() if their is None and ours != "order_type"]
     if set(missing) & set(NEEDED):
@@ -265,11 +265,11 @@ def _our_columns(name: str, header: list[str]) -> dict[str, str]:
 
 
 def multiples(column: pa.Array, unit: Decimal) -> tuple[Int64s, Bools]:
-    """Return each text or number of a column as a whole number of units, exactly, and which values are none."""
+    """Return each text or number of a column as an exact whole number of units, and which values aren't one."""
     if pa.types.is_floating(column.type):
         return _multiples_of_floats(np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64), unit)
     if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())  # whole ones of what is finer
+        column = column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())  # finer times are rounded down
     texts = column.cast(pa.large_string())
     _, offsets, data = texts.buffers()
     starts = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
@@ -281,14 +281,14 @@ def multiples(column: pa.Array, unit: Decimal) -> tuple[Int64s, Bools]:
 
 
 def _unit_parts(unit: Decimal) -> tuple[int, int]:
-    """Write a unit as numerator x 10^-decimals with no more decimals than it needs: 0.10 is (1, 1)."""
+    """Return a unit as numerator and decimals, numerator x 10^-decimals, with the fewest decimals: 0.10 is (1, 1)."""
     _, digits, exponent = unit.normalize().as_tuple()
     numerator = int("".join(map(str, digits)))
     return (numerator, -int(exponent)) if int(exponent) <= 0 else (numerator * 10 ** int(exponent), 0)
 
 
 def _multiples_of_floats(values: npt.NDArray[np.float64], unit: Decimal) -> tuple[Int64s, Bools]:
-    """Take a float only where it is the double nearest to a multiple of the unit, give or take its last two bits."""
+    """Accept a float only if it is the nearest double to a multiple of the unit, except for its last two bits."""
     numerator, decimals = _unit_parts(unit)
     scale = float(10**decimals)
     known = np.isfinite(values) & (np.abs(values) < 2**50 * numerator / scale)
@@ -302,7 +302,7 @@ def _multiples_of_floats(values: npt.NDArray[np.float64], unit: Decimal) -> tupl
 def _parse_decimals(text: npt.NDArray[np.uint8], starts: Int64s, decimals: int) -> tuple[Int64s, Bools]:
     """Parse plain decimal texts (`61800.30`) as whole numbers of 10^-decimals.
 
-    Returns the numbers, and which texts are no such number: not plain digits, finer than the decimals, or too large.
+    Returns the numbers, and which texts aren't one: not plain digits, finer than the decimals, or too large.
     """
     count = len(starts) - 1
     numbers = np.zeros(count, dtype=np.int64)

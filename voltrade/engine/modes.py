@@ -30,7 +30,8 @@ from voltrade.config import Config
 from voltrade.engine.paper import OnAggTrade, OnEvent, PaperExchange
 from voltrade.engine.permission import Permission, permit, permit_again
 from voltrade.errors import SessionError, VenueError
-from voltrade.exchange.binance import DEMO, LIVE, BinanceRestClient, BinanceWSManager, Endpoint, UsdmExchange, connect
+from voltrade.exchange.binance import DEMO, LIVE, BinanceRestClient, BinanceWSManager, Endpoint, connect
+from voltrade.exchange.client import UsdmExchange
 from voltrade.exchange.credentials import Credentials
 from voltrade.exchange.ports import OrderGateway
 from voltrade.live import LiveTradingSystem

@@ -27,6 +27,7 @@ from voltrade.model import (
     StreamStatus,
     Trades,
 )
+from voltrade.simulated.core_commands import drain_events, execute
 from voltrade.simulated.ground_truth import TruthLog, restored
 from voltrade.simulated.refusals import VenueRefusal
 from voltrade.simulated.tape_playback import exchange_for
@@ -91,7 +92,7 @@ class PaperExchange:
         self._on_event(StreamStatus(self._clock(), "user", True))
 
     def _tell(self) -> None:
-        for news in self._exchange.collect():
+        for news in drain_events(self._exchange):
             self._on_event(news)
 
     # --- an OrderGateway ----------------------------------------------------------------------------------------------
@@ -122,7 +123,7 @@ class PaperExchange:
 
     def _execute(self, command: Command) -> Reply:
         self._exchange.advance(self._clock())
-        reply = self._exchange.execute(command)
+        reply = execute(self._exchange, command)
         assert isinstance(reply, Reply)
         self._tell()
         return reply

@@ -252,7 +252,7 @@ class Engine:
         if again is None:
             if hello["trade_id"]:
                 system.warm_up(await self._load(wiring, hello["trade_id"]))
-                feed.last_trade_id = system.core.last_trade_id
+                feed.release(system.core.last_trade_id)
             self._adopt(system, wiring)
         await feed.start()
         self._runs(held, control)
@@ -269,7 +269,7 @@ class Engine:
         if again is None:
             system.warm_up(await self._load(wiring, newest[0]))
             self._adopt(system, wiring)
-            feed.join(newest[0])
+            feed.release(newest[0])
         else:
             # What is in hand comes first: it may lack its stop, and what was missed can take long to load.
             catching_up = asyncio.create_task(self._catch_up(wiring, feed, newest[0]))
@@ -286,7 +286,7 @@ class Engine:
             self._system.catch_up(await self._load(wiring, last_id))
         except VenueError as error:
             log.warning("trades missed while the engine was away: %s", error)
-        feed.join(last_id)
+        feed.release(last_id)
 
     def _runs(self, held: AsyncExitStack, control: Control) -> None:
         self._record.update(state="running", started=_utc_now())
@@ -441,7 +441,7 @@ class Engine:
         self._record.update(state="ended", end_reason=reason, **self._seal(), ended=_utc_now())
 
     def _save_frames(self) -> None:
-        from voltrade.report.summary import save_frames  # pandas, which no start shall wait for
+        from voltrade.report.run_reader import save_frames  # pandas, which no start shall wait for
 
         save_frames(self._dir)
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 
 from voltrade.config import SessionSettings
-from voltrade.data.store import TRADES, Recorder, Store, day_of
+from voltrade.data.kinds import TRADES, day_of
+from voltrade.data.store import Store
+from voltrade.data.trade_recorder import Recorder
 from voltrade.errors import DataError
 from voltrade.model import Event, Instrument, Output, Trades
 

@@ -1,1 +1,1 @@
-"""Binance USD-M Futures itself: the ports that trading knows, REST, streams, messages and credentials."""
+"""Binance USD-M Futures: REST, streams, messages, credentials, and the interfaces that trading uses."""

@@ -1,9 +1,9 @@
 """ccxt's class for Binance USD-M Futures, without the modules of the other hundred exchanges.
 
-The `__init__` of ccxt and of its parts import every exchange, a quarter of what an engine needs to start.
-Here they are begun empty, with only the names that Binance's own modules ask of them. No file of ccxt is changed: the
-`__init__` of such a package runs as soon as anybody asks it for another name, as one that imports ccxt later does, and
-classes stay the same ones.
+The `__init__` of ccxt and of its subpackages import every exchange, which takes a quarter of an engine's start time.
+Here these packages start empty, with only the names that Binance's modules import. No file of ccxt is changed: the
+`__init__` of a package runs as soon as another name is requested from it, for example by a later import of ccxt, and
+the classes stay the same objects.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PACKAGES = ("ccxt", "ccxt.async_support", "ccxt.pro")
 
 
 def _begin(name: str) -> ModuleType:
-    """Put a package among the loaded ones; its `__init__` runs when a name is missing there."""
+    """Add a package to `sys.modules` without running its `__init__`, which runs when a name is missing."""
     spec = find_spec(name)
     assert spec is not None
     assert spec.loader is not None
@@ -33,7 +33,7 @@ def _begin(name: str) -> ModuleType:
 
 
 def _run(package: ModuleType, spec: ModuleSpec, missing: str) -> Any:
-    """Run a package's `__init__` at last, for a name that it was asked for."""
+    """Run a package's `__init__` and return the requested name."""
     if missing.startswith("__"):
         raise AttributeError(f"module {package.__name__!r} has no attribute {missing!r}")
     del package.__getattr__
@@ -43,7 +43,7 @@ def _run(package: ModuleType, spec: ModuleSpec, missing: str) -> Any:
 
 
 def _import() -> None:
-    """Import Binance's modules alone, unless the whole of ccxt is there already."""
+    """Import only Binance's modules, unless ccxt is imported already."""
     if "ccxt" in sys.modules:
         return
     ccxt, asynchronous, pro = (_begin(name) for name in PACKAGES)

@@ -1,7 +1,7 @@
-"""The API key: where it may come from, and how it is kept out of everything else.
+"""Reads the API key, and keeps it out of logs and files.
 
-A key comes from the environment or from a file that nobody else can read; never from a parameter, since papermill
-would store it in the notebook. What names an account elsewhere (ledger, journal, confirmation) is its fingerprint.
+A key comes from the environment or from a file that only its owner can read, never from a parameter, since papermill
+would store it in the notebook. Ledger, journal and confirmation identify an account by the key's fingerprint.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from voltrade.errors import ConfigError
 
 KEY_VARIABLE, SECRET_VARIABLE = "VOLTRADE_API_KEY", "VOLTRADE_API_SECRET"
 KEY_FILE_VARIABLE = "VOLTRADE_KEY_FILE"
-"""Names a file of `NAME=value` lines with the two above."""
+"""Variable with the path of a file of `NAME=value` lines."""
 
 LARGEST_FILE = 65_536
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Credentials:
-    """An API key and its secret. Prints masked, and can't be pickled."""
+    """An API key and its secret; printed masked, and not picklable."""
 
     key: str
     secret: str
@@ -38,12 +38,12 @@ class Credentials:
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hex digits that stand for the account wherever it must be named; the key can't be made from them."""
+        """Twelve hex digits that identify the key without revealing it."""
         return sha256(b"voltrade account\0" + self.key.encode()).hexdigest()[:12]
 
     @staticmethod
     def load(environment: Mapping[str, str], file: Path | None = None) -> Credentials:
-        """Take the key from a file of `NAME=value` lines where one is given, else from the environment.
+        """Read the key from a file of `NAME=value` lines if one is given, else from the environment.
 
         Args:
             environment: such as `os.environ`; the names are VOLTRADE_API_KEY and VOLTRADE_API_SECRET, or
@@ -51,7 +51,7 @@ class Credentials:
             file: see `read_private`.
 
         Raises:
-            ConfigError: a name is missing or the file is open to others; never quotes a value.
+            ConfigError: a name is missing, or others can read the file; the message has no values.
         """
         if file is None and environment.get(KEY_FILE_VARIABLE):
             file = Path(environment[KEY_FILE_VARIABLE])
@@ -63,10 +63,10 @@ class Credentials:
 
 
 def read_private(file: Path) -> str:
-    """Read a file that must be this user's own, plain, and open to nobody else (mode 0600 or 0400).
+    """Read a regular file that this user owns and only this user can read (mode 0600 or 0400).
 
     Raises:
-        ConfigError: it isn't; names the file and the rule, never what it holds.
+        ConfigError: the file breaks a rule; the message has the file and the rule, but not its content.
     """
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

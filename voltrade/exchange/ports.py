@@ -1,8 +1,4 @@
-"""The ports to an exchange, and the concrete rooms behind them.
-
-`binance` is the edge to Binance through ccxt; `simulated` is a matching engine and account in process; `venue` serves
-the simulated exchange over Binance's wire. What stands here is what `live` and `backtest` may know of any of them.
-"""
+"""The interfaces to an exchange that trading uses, whichever exchange it is."""
 
 from __future__ import annotations
 
@@ -12,13 +8,13 @@ from voltrade.model import CancelOrder, Instrument, LookupOrder, OrderIntent, Re
 
 
 class OrderGateway(Protocol):
-    """Carries the core's commands to an exchange. None of the calls raises for what an exchange may answer."""
+    """Sends the core's commands to an exchange. A refusal is a `Reply`, not an exception."""
 
     async def instrument(self, symbol: str) -> Instrument:
-        """Return the symbol's filters as the exchange states them now."""
+        """Return the current filters of a symbol."""
 
     async def filters(self, symbol: str) -> Instrument:
-        """Return the symbol's filters as they are now; what is sent and read goes by those before.
+        """Return the current filters of a symbol, but keep using the earlier ones for requests and responses.
 
         Raises:
             VenueError: they could not be read.
@@ -28,20 +24,20 @@ class OrderGateway(Protocol):
         """Return the account: wallet, position, open orders of both kinds, and our trades after an id.
 
         Raises:
-            VenueError: the account could not be read whole.
+            VenueError: a part of the account could not be read.
         """
 
     async def submit(self, intent: OrderIntent) -> Reply:
-        """Send an order once and say what is known of it."""
+        """Send an order once."""
 
     async def cancel(self, command: CancelOrder) -> Reply:
         """Cancel an order by its client id."""
 
     async def lookup(self, command: LookupOrder) -> Reply:
-        """Ask for an order by its client id; REFUSED with -2013 where the exchange has none."""
+        """Query an order by its client id; REFUSED with -2013 if the exchange does not have it."""
 
     async def apply_account_settings(self, symbol: str, leverage: int, margin_type: str) -> None:
-        """Set one-way mode, the margin type (`isolated` or `cross`) and the leverage. Only when asked to, and flat.
+        """Set one-way mode, the margin type (`isolated` or `cross`) and the leverage; the account must be flat.
 
         Raises:
             VenueError: the exchange refused one of them.
@@ -49,7 +45,7 @@ class OrderGateway(Protocol):
 
 
 class Feed(Protocol):
-    """Keeps the market and user streams up and hands their events on, in order, through the callbacks it was given."""
+    """Keeps the market and user streams connected and passes their events to callbacks, in order."""
 
     user_frames: int
     """User data frames received on the current private connection."""
@@ -65,7 +61,7 @@ class Feed(Protocol):
         """Close both streams."""
 
     async def maintain(self, now: int) -> None:
-        """Do what is due at `now` (ms, the clock's): renew the listen key, notice silence."""
+        """Renew the listen key and check for silent streams; `now` is ms of the clock."""
 
     def reconnect(self, stream: Literal["market", "user"], reason: str) -> None:
-        """Cut a stream and let it be dialled again."""
+        """Close a stream, so that it is connected again."""

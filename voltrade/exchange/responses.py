@@ -1,7 +1,7 @@
-"""What is known of a request after Binance answered, or didn't: one table, first line that fits wins.
+"""The outcome of a request by Binance's response: one table, in which the first matching rule decides.
 
-An order's fate is read from (HTTP status, Binance's code, the text), never from an exception's class: the same class
-stands for "refused" and for "nobody knows". Whatever no line names is UNKNOWN, so a surprise is looked up, not assumed.
+The outcome depends on HTTP status, Binance's code and the text, never on an exception's class, since ccxt uses the same
+class for refusals and for unknown outcomes. Without a matching rule the outcome is UNKNOWN, and the order is queried.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from voltrade.model import Outcome
 Verb = Literal["GET", "POST", "PUT", "DELETE"]
 
 NOT_SENT = -1
-"""In place of a HTTP status: the request never left, no connection was made."""
+"""Instead of an HTTP status: the request was not sent, since no connection was made."""
 NO_ANSWER = 0
-"""In place of a HTTP status: sent, perhaps, but no answer came that can be read as one."""
+"""Instead of an HTTP status: the request may have been sent, but no valid response came."""
 
 LOST = frozenset({-1000, -1001, -1006, -1007})
-"""The gateway itself does not know what the matching engine did."""
+"""The gateway does not know what the matching engine did."""
 
 EXISTS = frozenset({-4116})
-"""A duplicated client order id: an earlier attempt is alive."""
+"""A duplicate client order id: an earlier attempt has succeeded."""
 
 THROTTLED = frozenset({-1003, -1008, -1015})
-"""Refused at the door for too many requests, or in an overload."""
+"""Refused by the gateway for too many requests, or in an overload."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One line of the table; an empty set or text fits everything."""
+    """One rule of the table; an empty set or text matches everything."""
 
     outcome: Outcome
     why: str
@@ -39,9 +39,9 @@ class Rule:
     text: str = ""
     verbs: frozenset[Verb] = frozenset()
     has_code: bool = False
-    """Whether there must be a code, whichever."""
+    """Whether the response must have a code."""
 
-    def fits(self, status: int, code: int, text: str, verb: Verb) -> bool:
+    def matches(self, status: int, code: int, text: str, verb: Verb) -> bool:
         return (
             (not self.statuses or status in self.statuses)
             and (not self.codes or code in self.codes)
@@ -61,35 +61,35 @@ _POST: frozenset[Verb] = frozenset({"POST"})
 
 RULES: tuple[Rule, ...] = (
     Rule(Outcome.ACCEPTED, "done", _at(200), _OK),
-    # A question that failed is no evidence of anything; the one telling "no" is that there is no such order.
+    # A failed query proves nothing, except the response that the order does not exist.
     Rule(Outcome.REFUSED, "there is no such order", _at(400), frozenset({-2013}), verbs=_GET),
-    Rule(Outcome.UNKNOWN, "the question failed", verbs=_GET),
-    # The HTTP library sends a PUT or DELETE a second time when a kept connection breaks, so that for them "no
-    # connection" may speak of the second time only.
+    Rule(Outcome.UNKNOWN, "the query failed", verbs=_GET),
+    # The HTTP library sends a PUT or DELETE again after a kept-alive connection breaks, so for them "no connection" may
+    # be about the second attempt only.
     Rule(Outcome.REFUSED, "no connection was made", _at(NOT_SENT), verbs=_POST),
-    Rule(Outcome.UNKNOWN, "the gateway doesn't know", codes=LOST),
-    Rule(Outcome.UNKNOWN, "an earlier attempt is alive", codes=EXISTS),
+    Rule(Outcome.UNKNOWN, "the gateway does not know", codes=LOST),
+    Rule(Outcome.UNKNOWN, "an earlier attempt has succeeded", codes=EXISTS),
     Rule(Outcome.REFUSED, "too many requests, or banned", _at(418, 429)),
     Rule(Outcome.REFUSED, "throttled", _at(400, 503), THROTTLED),
-    Rule(Outcome.UNKNOWN, "sent on, and no answer", _at(503), text="Unknown error, please check your request"),
+    Rule(Outcome.UNKNOWN, "sent, and no response", _at(503), text="Unknown error, please check your request"),
     Rule(Outcome.REFUSED, "the service is down", _at(503), _OK, text="Service Unavailable."),
     Rule(Outcome.REFUSED, "failed inside", _at(503), _OK, text="Internal error; unable to process your request."),
     Rule(Outcome.REFUSED, "throttled", _at(503), text="Request throttled by system-level protection"),
     Rule(Outcome.REFUSED, "refused with a code", _at(*range(400, 500)), has_code=True),
 )
-"""Outcomes in the order in which they are tried. Nothing fits: UNKNOWN."""
+"""Rules in the order in which they are tried."""
 
 
 def classify(http_status: int, code: int, text: str, verb: Verb) -> Outcome:
-    """Say what is known of a request.
+    """Return the outcome of a request.
 
     Args:
-        http_status: of the answer; or `NOT_SENT`, or `NO_ANSWER` (also where a 200 holds no order).
-        code: Binance's code, 0 where the answer has none.
-        text: Binance's message, or the body where it is no JSON.
-        verb: HTTP method. For `GET` REFUSED means that there is no such order.
+        http_status: of the response; or `NOT_SENT`, or `NO_ANSWER` (also for a 200 without the order).
+        code: Binance's code, 0 without one.
+        text: Binance's message, or the body if it is not JSON.
+        verb: HTTP method. For `GET`, REFUSED means that the order does not exist.
     """
     for rule in RULES:
-        if rule.fits(http_status, code, text, verb):
+        if rule.matches(http_status, code, text, verb):
             return rule.outcome
     return Outcome.UNKNOWN

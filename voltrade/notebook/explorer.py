@@ -32,20 +32,23 @@ from voltrade.errors import ConfigError, VoltradeError
 from voltrade.notebook.rule_cell import RuleCell, how_to_save, is_draft
 from voltrade.notebook.widgets import COMPONENTS, ROUNDING, Dial, dials_of
 from voltrade.records import REFUSAL, SIGNAL
-from voltrade.report import charts
+from voltrade.report.chart_style import MAX_BARS, title_of
+from voltrade.report.figure_output import bundle, show
 from voltrade.report.frames import Frames
 from voltrade.report.html import frame_table, shortened
 from voltrade.report.plot_widget import PlotWidget
-from voltrade.report.summary import CountedBars, Statistics, statistics
+from voltrade.report.research_chart import ResearchChart
+from voltrade.report.statistics import CountedBars, Statistics, statistics
 from voltrade.research import loop_records
 from voltrade.research.backtest import Backtest, backtest
+from voltrade.research.compiled_session import Tables
 from voltrade.research.loop_frames import frames_of_tables
-from voltrade.research.prepared_tape import Research, Tables
+from voltrade.research.prepared_tape import Research
 from voltrade.runs.listing import project_root
 from voltrade.strategy import parameter_file
 from voltrade.strategy.rule_file import RuleFile, load_rule, read_parameters
 
-PAGES = (500, 1_000, 2_000, charts.MAX_BARS)
+PAGES = (500, 1_000, 2_000, MAX_BARS)
 """Candles that can be drawn at once."""
 
 FEWEST_BARS, MOST_BARS = 20, 200_000
@@ -289,7 +292,7 @@ class Explorer:
         self.saver = _Saver(parameters_file or f"parameters/{symbol.lower()}.json", self.difference, self.save)
         self.view = self._lay_out()
         self.traded = trade(self.research, config)
-        self.chart = charts.ResearchChart(self._frames())
+        self.chart = ResearchChart(self._frames())
         with self._timed():
             self._adopt(self.traded)
         self.rule_cell.register()
@@ -324,7 +327,7 @@ class Explorer:
 
     def picture(self) -> None:
         """Show the figure as it is now in a form that stays in the notebook's record."""
-        charts.show(self.chart.figure)
+        show(self.chart.figure)
 
     def use_rule(self, name: str) -> None:
         """Draw with another rule, such as `rules/adx.py:Adx`, or with the built-in one; what both can be set to stays.
@@ -490,8 +493,8 @@ class Explorer:
         until = pd.Timestamp(int(opens[0]), unit="ms", tz="UTC") if page.stop < count else None
         shown = f"bars {page.start:,} to {page.stop - 1:,} of {count:,}" if count else "no bar was closed"
         if not self.chart.fits(run):
-            self.chart = charts.ResearchChart(run)
-        title = charts.title_of(run, self.config, self.research.tape.synthetic)
+            self.chart = ResearchChart(run)
+        title = title_of(run, self.config, self.research.tape.synthetic)
         bars = self.config.bars
         zoomed = f"{bars.unit} {bars.threshold.normalize()} {bars.anchor}: {page.start} to {page.stop}"
         self.chart.draw(run, title, shown, until, bars=zoomed, config=self.config)
@@ -578,7 +581,7 @@ class Explorer:
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         if self._is_recorded:
-            return charts.bundle(self.chart.figure)
+            return bundle(self.chart.figure)
         return self.view._repr_mimebundle_(**options)
 
 

@@ -25,9 +25,13 @@ from voltrade.data.tape import Tape, TapeReport
 from voltrade.errors import JournalError, VoltradeError
 from voltrade.model import BarResumePoint, EngineRestarted, History, ResumeState, Snapshot, Trades
 from voltrade.report import charts, summary
+from voltrade.report.collector import frames_of_facts
+from voltrade.report.decision_reasons import reasons
+from voltrade.report.figure_output import page_figure, page_script
 from voltrade.report.frames import Frames
 from voltrade.report.html import frame_table
-from voltrade.report.summary import RunReader
+from voltrade.report.run_reader import RunReader
+from voltrade.report.statistics import statistics
 from voltrade.research.backtest import backtest
 from voltrade.runs import run_file as records
 from voltrade.runs.listing import Run, list_runs, open_run, project_root
@@ -128,7 +132,7 @@ class Review:
         """One row a bar with its prices and what was decided on it."""
         bars, decisions = self.frames.bars, self.frames.decisions
         values = decisions.drop(columns=["bar", "close"])
-        why = pd.DataFrame({"why": pd.array(summary.reasons(decisions), dtype="str")}, index=bars.index)
+        why = pd.DataFrame({"why": pd.array(reasons(decisions), dtype="str")}, index=bars.index)
         shown = bars[["bar", "duration_s", "open", "high", "low", "close", "volume", "trade_count", "close_reason"]]
         return pd.concat([shown, values[["signal", "outcome"]], why, values.select_dtypes("float")], axis=1)
 
@@ -166,7 +170,7 @@ class Review:
     @cached_property
     def compared(self) -> pd.DataFrame:
         """One row a round trip of the run, the backtest, or both; empty without a backtest."""
-        nothing = summary.frames(self.frames.instrument, [], [])
+        nothing = frames_of_facts(self.frames.instrument, [], [])
         return compare(self.frames, self.researched.frames or nothing)
 
     @property
@@ -177,9 +181,9 @@ class Review:
     @cached_property
     def figures(self) -> pd.DataFrame:
         """Statistics of the run, beside those of the backtest where there is one."""
-        columns = {"run": summary.statistics(self.frames).table()["value"]}
+        columns = {"run": statistics(self.frames).table()["value"]}
         if self.researched.frames is not None:
-            columns["backtest"] = summary.statistics(self.researched.frames).table()["value"]
+            columns["backtest"] = statistics(self.researched.frames).table()["value"]
         return pd.DataFrame(columns)
 
 
@@ -203,7 +207,7 @@ def signals(run: Frames) -> pd.DataFrame:
     decisions = run.since_begin(run.decisions)
     decided = decisions[decisions["signal"] != ""]
     table = decided[["bar", "signal"]].copy()
-    table["why"] = pd.array(summary.reasons(decided), dtype="str")
+    table["why"] = pd.array(reasons(decided), dtype="str")
     table["outcome"] = decided["outcome"].replace("", "no order")
     details = run.refusals.drop_duplicates("bar", keep="last").set_index("bar")["detail"]
     entries = run.orders[run.orders["purpose"] == "ENTRY"].drop_duplicates("bar", keep="last").set_index("bar")
@@ -350,7 +354,7 @@ def page(review: Review) -> str:
         "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>"
         f"<meta http-equiv='Content-Security-Policy' content=\"{_POLICY}\">"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{title}</title><style>{_STYLE}</style>{charts.page_script()}</head>"
+        f"<title>{title}</title><style>{_STYLE}</style>{page_script()}</head>"
         f"<body><header><h1>{escape(review.run.name)}</h1>{_banner(review)}{_cards(review)}<nav>{contents}</nav></header>"
         f"<main>{parts}</main></body></html>"
     )
@@ -366,7 +370,7 @@ def _banner(review: Review) -> str:
 
 def _cards(review: Review) -> str:
     """The figures that are looked for first."""
-    record, figures, session = review.record, summary.statistics(review.frames), review.config.session
+    record, figures, session = review.record, statistics(review.frames), review.config.session
     ended = record.get("end_reason") or ""
     cards = {
         "state": f"{review.run.state}{f': {ended}' if ended else ''}",
@@ -465,7 +469,7 @@ def _table(frame: pd.DataFrame, drop: Sequence[str] = (), decimals: int = 4) -> 
 
 
 def _figure(figure: Any, name: str) -> str:
-    return f"<figure>{charts.page_figure(figure, name)}</figure>"
+    return f"<figure>{page_figure(figure, name)}</figure>"
 
 
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"

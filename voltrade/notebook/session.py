@@ -32,9 +32,11 @@ from voltrade.engine.permission import check_permitted
 from voltrade.errors import ConfigError, SessionError
 from voltrade.model import MONEY, Alert, EquityPoint, Refusal, RoundTrip, moment_text
 from voltrade.report import charts
+from voltrade.report.figure_output import LiveChart
 from voltrade.report.frames import Frames
 from voltrade.report.html import MOST_ROWS, facts_table, frame_table
-from voltrade.report.summary import Held, RunReader
+from voltrade.report.run_reader import RunReader
+from voltrade.report.statistics import Held
 from voltrade.runs import handover
 from voltrade.runs import run_file as records
 from voltrade.runs.listing import Run, open_run, project_root
@@ -466,7 +468,7 @@ class _View:
         self._config = run.config
         self._reader = reader
         self._status = display(HTML("starting"), display_id=True)  # type: ignore[no-untyped-call]
-        self._prices, self._equity = charts.LiveChart(is_recorded), charts.LiveChart(is_recorded)
+        self._prices, self._equity = LiveChart(is_recorded), LiveChart(is_recorded)
         self._progress = 0.0
         self._drawn_bars = -1
         self._draw_after = 0.0

@@ -1,7 +1,7 @@
-"""What a chart of prices shows of a run: each trace as plain data, from the run's frames.
+"""Traces of a price chart as plain data, from a run's frames.
 
-`charts` makes figures of them: a whole one for a session or a review, or new data for the one that the explorer shows.
-Everything is a column, since thousands of bars are drawn anew while a slider moves.
+`charts` makes a figure of them for a session or a review, `research_chart` new data for the explorer's figure. All data
+are columns, since thousands of bars are redrawn while a slider moves.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from voltrade.model import Floats
-from voltrade.report.frames import WITHOUT_A_RULE, Frames
-from voltrade.report.summary import milliseconds, reasons
+from voltrade.report.decision_reasons import reasons
+from voltrade.report.frames import WITHOUT_A_RULE, Frames, to_milliseconds
 
 Trace = dict[str, Any]
-"""A trace as plotly takes it."""
+"""A trace as plotly reads it."""
 
 UP, DOWN = "#2a9d8f", "#d1495b"
 WIN, LOSS = "#0b7a75", "#a4243b"
@@ -32,12 +32,12 @@ _CLOCK = "%H:%M:%S"
 
 
 def scatter(name: str, x: Any, y: Any, mode: str, **more: Any) -> Trace:
-    """A trace of lines or markers."""
+    """Return a trace of lines or markers."""
     return {"type": "scatter", "name": name, "x": x, "y": y, "mode": mode, **more}
 
 
 def candlestick(name: str, x: Any, prices: Mapping[str, Any], **more: Any) -> Trace:
-    """A trace of candles; `prices` are their open, high, low and close."""
+    """Return a trace of candles; `prices` has their open, high, low and close."""
     rising, falling = ({"line": {"color": color, "width": 1}, "fillcolor": color} for color in (UP, DOWN))
     style = {"increasing": rising, "decreasing": falling, "whiskerwidth": 0, "showlegend": False}
     return {"type": "candlestick", "name": name, "x": x, **prices, **style, **more}
@@ -47,19 +47,19 @@ def candlestick(name: str, x: Any, prices: Mapping[str, Any], **more: Any) -> Tr
 
 
 class Window:
-    """The bars of a run that are shown, with where in the chart a time falls.
+    """The bars of a run that a chart shows, and the position of times on its axis.
 
     Args:
-        run: its frames.
-        last_bars: of the bars in the frames so many, counted from the end, are shown.
-        until: what happened from then on is not shown; by default all is.
+        run: frames of the run.
+        last_bars: number of bars, the last ones of the frames.
+        until: what happened from then on isn't shown; None for no end.
     """
 
     def __init__(self, run: Frames, last_bars: int, until: pd.Timestamp | None = None) -> None:
         self.bars = run.bars.iloc[-last_bars:]
         self.decisions = run.decisions.iloc[-last_bars:]
         self.number = self.bars["bar"].to_numpy()
-        self.columns = self.number.astype(np.int32)  # what widgets can send as it is
+        self.columns = self.number.astype(np.int32)  # widgets send int32 without conversion
         begin = self.bars["open_time"].iloc[0] if len(self.bars) else pd.Timestamp.max.tz_localize("UTC")
         end = pd.Timestamp.max.tz_localize("UTC") if until is None else until
         self.fills = run.fills[(run.fills.index >= begin) & (run.fills.index < end)]
@@ -71,43 +71,43 @@ class Window:
         self.refusals = run.refusals[run.refusals["bar"].isin(self.number)]
         self.is_last = until is None
         self.own_indicators = own_indicators(run)
-        self._opened = milliseconds(self.bars["open_time"])
-        self._closed = milliseconds(self.bars.index)
+        self._opened = to_milliseconds(self.bars["open_time"])
+        self._closed = to_milliseconds(self.bars.index)
 
     def indicator(self, name: str) -> Floats:
-        """An indicator's values, NaN where the decision has none."""
+        """Return an indicator's values; NaN where decisions don't have it."""
         if name not in self.decisions:
             return np.full(len(self.bars), np.nan)
         return np.asarray(self.decisions[name], dtype=np.float64)
 
     def column(self, times: Iterable[pd.Timestamp]) -> Floats:
-        """Where times fall on the axis of bars: within 0.4 of the bar in which trades of that time went."""
-        moments = milliseconds(times)
+        """Return positions of times on the axis of bars: within 0.4 of the bar that has the trades of that time."""
+        moments = to_milliseconds(times)
         if not len(self.bars):
             return np.zeros(len(moments))
         position = np.searchsorted(self._closed, moments, side="left")
         inside = np.minimum(position, len(self.bars) - 1)
         length = np.maximum(self._closed[inside] - self._opened[inside], 1)
         part = np.clip((moments - self._opened[inside]) / length, 0, 1)
-        # What comes after the last bar belongs to the one that is still open.
+        # Times after the last bar belong to the open bar.
         part = np.where(position == len(self.bars), 0.0, part)
         return np.asarray(self.number[0] + position - 0.4 + 0.8 * part, dtype=np.float64)
 
     @property
     def margin(self) -> float:
-        """A small distance between a marker and its bar, in price."""
+        """Distance between a marker and its bar, in price."""
         if not len(self.bars):
             return 0.0
         return float(self.bars["high"].max() - self.bars["low"].min()) * 0.012
 
     def price_range(self) -> tuple[float, float]:
-        """Lowest and highest price that the axis should hold."""
+        """Return the lowest and highest price of the axis."""
         if not len(self.bars):
             return 0.0, 1.0
         return float(self.bars["low"].min()) - 4 * self.margin, float(self.bars["high"].max()) + 4 * self.margin
 
     def time_labels(self) -> tuple[list[int], list[str]]:
-        """Some ten bars, and the time at which each closed, with the day where that is another."""
+        """Return about ten bars and their closing times, with the day where it changes."""
         picked = self.bars.iloc[:: max(1, len(self.bars) // 10)]
         days = list(pd.DatetimeIndex(picked.index).strftime("%d %b"))
         is_new = [number == 0 or day != days[number - 1] for number, day in enumerate(days)]
@@ -119,7 +119,7 @@ class Window:
 
 
 def own_indicators(run: Frames) -> list[str]:
-    """Names of the indicators that only a rule of one's own has."""
+    """Return the names of indicators that the built-in rule doesn't have."""
     return [str(name) for name in run.decisions.select_dtypes("float").columns if name not in WITHOUT_A_RULE]
 
 
@@ -127,7 +127,7 @@ def own_indicators(run: Frames) -> list[str]:
 
 
 def price_traces(shown: Window) -> list[Trace]:
-    """What stands in the panel of prices, from back to front."""
+    """Return the traces of the price panel, from back to front."""
     return [
         *_bands(shown),
         _candles(shown),
@@ -145,9 +145,9 @@ def _candles(shown: Window) -> Trace:
     bars = shown.bars
     volume = bars["volume"].to_numpy()
     share = np.divide(bars["taker_buy_volume"].to_numpy(), volume, out=np.zeros(len(volume)), where=volume > 0)
-    told = [volume, share, bars["trade_count"], shown.indicator("rsi")]
+    values = [volume, share, bars["trade_count"], shown.indicator("rsi")]
     own = "".join(
-        f" · {escape(name)} %{{customdata[{at}]:.6g}}" for at, name in enumerate(shown.own_indicators, len(told))
+        f" · {escape(name)} %{{customdata[{at}]:.6g}}" for at, name in enumerate(shown.own_indicators, len(values))
     )
     hover = (
         "<b>bar %{x}</b> · %{text}<br>"
@@ -159,7 +159,7 @@ def _candles(shown: Window) -> Trace:
         "bars",
         shown.columns,
         {name: bars[name].to_numpy() for name in ("open", "high", "low", "close")},
-        customdata=np.column_stack([*told, *(shown.indicator(name) for name in shown.own_indicators)]),
+        customdata=np.column_stack([*values, *(shown.indicator(name) for name in shown.own_indicators)]),
         text=_spans(bars),
         hovertext=decisions(shown),
         hovertemplate=hover,
@@ -168,9 +168,9 @@ def _candles(shown: Window) -> Trace:
 
 
 def _spans(bars: pd.DataFrame) -> npt.NDArray[np.str_]:
-    """From when to when each bar lasted."""
+    """Return begin and end of each bar as text."""
     opened, closed = (
-        np.datetime_as_string(milliseconds(times).view("datetime64[ms]"), unit="s")
+        np.datetime_as_string(to_milliseconds(times).view("datetime64[ms]"), unit="s")
         for times in (bars["open_time"], bars.index)
     )
     spans: npt.NDArray[np.str_] = np.strings.slice(opened, 0, 10)
@@ -180,7 +180,7 @@ def _spans(bars: pd.DataFrame) -> npt.NDArray[np.str_]:
 
 
 def decisions(shown: Window) -> list[str]:
-    """Why each bar had a trade, or had none: what the rule decided, and what followed."""
+    """Return the decision of each bar as text: what the rule decided, and what followed."""
     decisions = shown.decisions
     why = reasons(decisions)
     ready = decisions["ready"].to_numpy().tolist()
@@ -221,20 +221,20 @@ def _averages(shown: Window) -> Iterator[Trace]:
 
 
 def rsi_trace(shown: Window) -> Trace:
-    """The RSI, for a panel of its own."""
+    """Return the trace of the RSI panel."""
     style = {"line": {"color": SLOW, "width": 1.2}, "hovertemplate": "RSI %{y:.1f} · bar %{x}<extra></extra>"}
     return scatter("RSI", shown.columns, shown.indicator("rsi"), "lines", **style, showlegend=False)
 
 
 def own_traces(shown: Window) -> Iterator[Trace]:
-    """The indicators of a rule of one's own, for a panel of their own."""
+    """Yield the traces of the panel for indicators of a user's rule."""
     for name, color in zip(shown.own_indicators, cycle((FAST, SLOW, UP, DOWN)), strict=False):
         hover, line = f"{escape(name)} %{{y:.6g}} · bar %{{x}}<extra></extra>", {"color": color, "width": 1.2}
         yield scatter(escape(name), shown.columns, shown.indicator(name), "lines", line=line, hovertemplate=hover)
 
 
 def duration_trace(shown: Window) -> Trace:
-    """How long each bar took; several bars closed by one trade took no time, which a log axis has no place for."""
+    """Return the trace of the bars' durations; 0 is drawn as 0.1 s, since the axis is logarithmic."""
     seconds = shown.bars["duration_s"].to_numpy()
     hover, line = "bar %{x} took %{customdata:,.1f} s<extra></extra>", {"color": FAINT, "width": 1, "shape": "hvh"}
     more = {"customdata": seconds, "line": line, "hovertemplate": hover, "showlegend": False}
@@ -242,7 +242,7 @@ def duration_trace(shown: Window) -> Trace:
 
 
 def _marked_bars(shown: Window) -> Trace:
-    """Bars that could not enter: closed short at the day's end, or with trades missing."""
+    """Return markers at bars that can't enter: closed at the day's end, or with missing trades."""
     bars = shown.bars
     is_marked = bars["tainted"] | (bars["close_reason"] == "DAY_END")
     marked = bars[is_marked]
@@ -262,7 +262,7 @@ def _marked_bars(shown: Window) -> Trace:
 
 
 def _levels(shown: Window) -> Iterator[Trace]:
-    """Stop and take-profit of every round trip from its entry to its end; of the open one to now."""
+    """Yield stop and take-profit of each round trip from its entry to its end; of the open position to now."""
     trips = shown.round_trips
     waiting = shown.orders[shown.orders["status"] == "NEW"] if shown.is_last else shown.orders[:0]
     for name, purpose, color in (("stop", "STOP", LOSS), ("take-profit", "TAKE_PROFIT", WIN)):
@@ -276,13 +276,13 @@ def _levels(shown: Window) -> Iterator[Trace]:
 
 
 def _broken(begin: Any, end: Any) -> Floats:
-    """Coordinates of separate line segments in one trace: a NaN after each."""
+    """Return coordinates of separate line segments in one trace: a NaN after each."""
     begin, end = np.asarray(begin, dtype=np.float64), np.asarray(end, dtype=np.float64)
     return np.stack([begin, end, np.full(len(begin), np.nan)], axis=1).ravel()
 
 
 def _paths(shown: Window) -> Iterator[Trace]:
-    """A line from each entry to its exit, in the colour of the result."""
+    """Yield lines from each entry to its exit, in the colour of the result."""
     trips = shown.round_trips
     for is_win, color in ((trips["net"] > 0, WIN), (trips["net"] <= 0, LOSS)):
         part = trips[is_win]

@@ -1,12 +1,12 @@
-"""Frames of a run, made from columns of whole numbers: one definition, whoever tells the columns.
+"""Frames of a run, made from columns of whole numbers.
 
-`summary` reads them from a run's facts, `loop_frames` from the tables of a compiled session. Here integers become
-floats in natural units (coins, quote asset, UTC timestamps) for people to look at; nothing goes back into trading.
+`collector` makes the columns from a run's facts, `loop_frames` from the tables of a compiled session. Here integers
+become floats in natural units (coins, quote asset, UTC timestamps). Trading never reads anything from here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -20,14 +20,14 @@ from voltrade.model import MONEY, NEVER, CloseReason, Floats, Instrument, Int64s
 from voltrade.risk import COUNTED
 
 Columns = Mapping[str, Any]
-"""Columns of equal length by name: prices in ticks, quantities in lots, notionals in ticklots, money in 1e-8, times in
-ms UTC, sides as signs; texts and flags as they are. No price, no time and no trigger are 0."""
+"""Columns of equal length by name: prices in ticks, quantities in lots, notionals in ticks x lots, money in 1e-8, times
+in ms UTC, sides as signs; texts and flags as they are. A missing price or time is 0."""
 
 _TIME = "datetime64[ms, UTC]"
 
 
 def _schema(columns: str) -> dict[str, str]:
-    """Read `name:type` of each column of a frame."""
+    """Parse `name:type` of each column of a frame."""
     pairs = (column.split(":") for column in columns.split())
     return {name: _TIME if kind == "time" else kind for name, kind in pairs}
 
@@ -59,74 +59,72 @@ _ALERTS = _schema("code:str text:str")
 _GAPS = _schema("first_id:int64 last_id:int64 missing:int64 filled:int64")
 _OPERATOR = _schema("action:str reason:str final:bool")
 FOREIGN = "FOREIGN"
-"""Purpose of an order that is not ours."""
+"""Purpose of an order that isn't ours."""
 
 WITHOUT_A_RULE = frozenset(
     {"bar", "close", "ready", "signal", "outcome", "vwap", "ema_fast", "ema_slow", "rsi", "atr", "ema_cross"}
     | {"bollinger_upper", "bollinger_middle", "bollinger_lower", "bollinger_breakout"}
     | {"rsi_long", "rsi_short", "vwap_long", "vwap_short"}
 )
-"""Columns of the decisions that every run has; the others are of a rule of one's own."""
+"""Columns of the decisions that every run has; others come from a user's rule."""
 
 DECISIONS = ("bar", "close", "ready", "signal", "outcome")
-"""Columns of the decisions that are of no decision's indicator or condition."""
+"""Columns of the decisions that are neither an indicator nor a condition."""
 
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """Where a run began on its account; what was before is the account's past, or history that was loaded."""
+    """The beginning of a run on an account that was used before, or with loaded history."""
 
     time: int = 0
-    """When the account was first asked for, ms UTC; 0 where nothing was before."""
+    """Time of the first snapshot, ms UTC; 0 where nothing was before."""
     breaker: Mapping[str, Any] | None = None
-    """State of the circuit breaker that the account's last run left; None where the run began its own."""
+    """State of the circuit breaker from the account's last run; None where there was none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frames:
     """What happened in a run, as pandas frames with a UTC DatetimeIndex named `time`.
 
-    Prices are in the quote asset for one coin, quantities in coins, money in the quote asset; floats, each the nearest
-    to the exact decimal. Several rows may share a time.
+    Prices are in the quote asset for one coin, quantities in coins, money in the quote asset. Each float is the nearest
+    to the exact decimal. Several rows may have the same time.
     """
 
     instrument: Instrument
     bars: pd.DataFrame
-    """One row a closed bar, at its close: `bar` counts the bars of the run, `number` those since the anchor. `bar_vwap`
-    is the bar's own notional / volume; `close_reason` is THRESHOLD or DAY_END."""
+    """One row for each closed bar, at its close. `bar` counts the bars of the run, `number` those since the anchor.
+    `bar_vwap` is the bar's notional / volume; `close_reason` is THRESHOLD or DAY_END."""
     decisions: pd.DataFrame
-    """One row a bar: `ready`, `signal` (BUY, SELL or empty), `outcome` (what became of the signal), then every
+    """One row for each bar: `ready`, `signal` (BUY, SELL or empty), `outcome` (what happened to the signal), then every
     indicator and condition of the decision under its own name."""
     orders: pd.DataFrame
-    """One row a client order id, at the decision. `reference_price` is the trigger price, or the close of the bar that
-    decided it, for an exit the newest one then; none for an order that is not ours. `slippage` is what the fills
-    brought against it: money, negative where it cost, NaN where unknown. `fees` are the sum of the fees of its fills.
-    """
+    """One row for each client order id, at the decision. `reference_price` is the trigger price, else the close of the
+    bar of the decision, for an exit the last close before it; NaN for an order that isn't ours. `slippage` is the gain
+    of the fills against it: money, negative where it cost, NaN where unknown. `fees` is the sum over its fills."""
     fills: pd.DataFrame
-    """One row a trade id, at the fill. `realised` is money before the fill's own fee. `fee` is negative where it was
-    paid and positive where it is a rebate, though Binance and the journal have it the other way round."""
+    """One row for each trade id, at the fill. `realised` is money before the fill's own fee. `fee` is negative where it
+    was paid and positive for a rebate; Binance and the journal have the opposite sign."""
     round_trips: pd.DataFrame
-    """One row a closed round trip, at its close. `net` = realised + fees + funding, a cost is negative. `r_multiple`
-    is net over R: what the way from the average entry to the stop costs, and the fees of entry and exits as they were.
-    """
+    """One row for each closed round trip, at its close. `net` = realised + fees + funding; costs are negative.
+    `r_multiple` is net / R, where R is the loss from the average entry to the stop, with the actual fees."""
     equity: pd.DataFrame
-    """One row a valuation: `equity` = wallet + unrealised, `drawdown` = equity - its highest so far (at most 0),
+    """One row for each valuation: `equity` = wallet + unrealised, `drawdown` = equity - its highest so far (at most 0),
     `position` in signed coins, `valued_at` mark or last."""
     refusals: pd.DataFrame
-    """One row a signal that a gate refused, with the gate's `code`."""
+    """One row for each signal that a gate refused, with the gate's `code`."""
     breaker: pd.DataFrame
-    """One row a change of the circuit breaker. `measure` and `limit` are money or counts, as the rule is."""
+    """One row for each change of the circuit breaker. `measure` and `limit` are money or counts, as the rule is."""
     alerts: pd.DataFrame
-    """One row a thing a person should know."""
+    """One row for each alert."""
     gaps: pd.DataFrame
-    """One row a jump in the trade ids: `missing` trades, of which `filled` came by REST."""
+    """One row for each gap in the trade ids: `missing` trades, of which `filled` came over REST."""
     operator: pd.DataFrame
-    """One row a command that a person or a stop policy gave, with its reason; `final` ones end the session."""
+    """One row for each operator command, with its reason; a `final` one ends the session."""
     beginning: Beginning = Beginning()
-    """Bars and decisions may go back before it, into the history that was loaded; nothing else does."""
+    """Bars and decisions may be earlier, from loaded history; no other frame has earlier rows."""
 
     def since_begin(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """The rows of a frame that happened in the run."""
+        """Return the rows of a frame since the run began."""
         return _since(frame, self.beginning)
 
 
@@ -151,14 +149,14 @@ def frames_of_columns(
     """Make the frames of a run.
 
     Args:
-        bars: by the fields of BAR, those that are shown.
-        decision: of the same bars; `signal` as a sign.
-        first: number of the first of them.
+        bars: columns of the bars, by the fields of BAR.
+        decision: columns of their decisions; `signal` as a sign.
+        first: number of the first of these bars.
         all_bars: `close` and `close_time` of all bars of the run.
-        orders: the fields of an intent and how it ended: see `summary.Collector`; `traded`, `traded_notional` and
-            `fees` sum up its fills.
+        orders: fields of each intent and its last state, see `collector.Collector`; `traded`, `traded_notional` and
+            `fees` are sums over its fills.
         equity: rows of EQUITY.
-        beginning: where the run began; by default nothing was before.
+        beginning: the beginning of the run; by default nothing was before.
     """
     units = _Units(instrument)
     shown, ordered = _bars_frame(units, bars, first), _orders_frame(units, orders, all_bars)
@@ -181,7 +179,7 @@ def frames_of_columns(
 
 
 def _since(frame: pd.DataFrame, beginning: Beginning) -> pd.DataFrame:
-    """The rows of a frame from a run's beginning on."""
+    """Return the rows of a frame since the run began."""
     return frame[frame.index >= pd.Timestamp(beginning.time, unit="ms", tz="UTC")] if beginning.time else frame
 
 
@@ -200,7 +198,7 @@ class _Units:
         return _scaled(ticks, self._tick)
 
     def prices_if_any(self, ticks: Any) -> Floats:
-        """Prices, NaN where there is none."""
+        """Return prices, NaN for 0."""
         return np.where(_whole(ticks) != 0, self.prices(ticks), np.nan)
 
     def quantities(self, lots: Any) -> Floats:
@@ -210,7 +208,7 @@ class _Units:
         return _scaled(ticklots, self._ticklot)
 
     def averages(self, ticklots: Any, lots: Any) -> Floats:
-        """Prices of a notional shared among a quantity; NaN for none."""
+        """Return notional / quantity as prices; NaN where the quantity is 0."""
         numerator, denominator = self._tick
         whole, shares = _whole(ticklots) * float(numerator), _whole(lots) * float(denominator)
         averages: Floats = np.divide(whole, shares, out=np.full(len(whole), np.nan), where=shares != 0)
@@ -218,7 +216,7 @@ class _Units:
 
 
 def _scaled(values: Any, unit: tuple[int, int]) -> Floats:
-    # One division of whole numbers rounds once: 3 ticks of 0.1 are 0.3, not 0.30000000000000004.
+    # A single division of whole numbers rounds only once: 3 ticks of 0.1 are 0.3, not 0.30000000000000004.
     scaled: Floats = _whole(values) * float(unit[0]) / unit[1]
     return scaled
 
@@ -228,19 +226,25 @@ def _whole(column: Any) -> Int64s:
 
 
 def _times(milliseconds: Any) -> pd.DatetimeIndex:
-    """Timestamps of milliseconds UTC; 0 and NEVER are no time."""
+    """Convert milliseconds UTC to timestamps; NaT for 0 and NEVER."""
     given = _whole(milliseconds)
     values = np.where((given > 0) & (given < NEVER), given, np.iinfo(np.int64).min)
     return pd.DatetimeIndex(values.view("datetime64[ms]"), name="time").tz_localize("UTC")
 
 
+def to_milliseconds(times: Iterable[Any]) -> Int64s:
+    """Convert timestamps to milliseconds UTC."""
+    index = pd.DatetimeIndex(list(times)) if not isinstance(times, pd.DatetimeIndex | pd.Series) else times
+    return np.asarray(pd.DatetimeIndex(index).as_unit("ms").asi8)
+
+
 def words(names: Sequence[str], numbers: Any) -> Any:
-    """A column of texts, by their places in a list of names."""
+    """Return a column of texts by their positions in a list."""
     return pd.array(list(names), dtype="str").take(np.asarray(numbers, dtype=np.intp))
 
 
 _SIDES = ("", Side.BUY.name, Side.SELL.name)
-"""By the sign of a signal; -1 counts from the end."""
+"""By sign; -1 is the last one."""
 
 
 def _sides(signs: Any) -> Any:
@@ -298,14 +302,14 @@ def _decisions_frame(
 
 
 def _outcomes(bars: Int64s, orders: pd.DataFrame, refusals: pd.DataFrame) -> npt.NDArray[np.object_]:
-    """What became of each bar's signal; an entry tells more than a refusal."""
+    """Return what happened to each bar's signal; an entry is shown rather than a refusal."""
     outcome = np.full(len(bars), "", dtype=object)
     first = int(bars[0]) if len(bars) else 0
     entries = orders[orders["purpose"] == Purpose.ENTRY.name]
-    for told, name, beginning in ((refusals, "code", "refused: "), (entries, "status", "entry ")):
-        place = told["bar"].to_numpy() - first
+    for source, name, beginning in ((refusals, "code", "refused: "), (entries, "status", "entry ")):
+        place = source["bar"].to_numpy() - first
         is_shown = (place >= 0) & (place < len(bars))
-        for at, word in zip(place[is_shown].tolist(), told[name][is_shown].tolist(), strict=True):
+        for at, word in zip(place[is_shown].tolist(), source[name][is_shown].tolist(), strict=True):
             outcome[at] = beginning + word
     return outcome
 
@@ -331,7 +335,7 @@ def _orders_frame(units: _Units, columns: Columns, all_bars: Columns) -> pd.Data
 
 
 def _closes_at_decisions(orders: Columns, all_bars: Columns) -> Int64s:
-    """Close of the bar that decided each order, or of the newest one then, as for an exit; 0 for none."""
+    """Return the close of the bar that decided each order, else the last close before it; 0 where there is none."""
     bar, closes = _whole(orders["bar"]), _whole(all_bars["close"])
     newest = np.searchsorted(_whole(all_bars["close_time"]), _whole(orders["time"]), side="right") - 1
     is_ours = np.asarray(orders["purpose"]) != FOREIGN
@@ -341,7 +345,7 @@ def _closes_at_decisions(orders: Columns, all_bars: Columns) -> Int64s:
 
 
 def _costs(paid: Any) -> Floats:
-    """Amounts that the exchange states as paid, in money; here as everywhere in the frames a cost is negative."""
+    """Convert paid amounts to money; costs are negative in all frames."""
     costs: Floats = -_whole(paid) / MONEY
     return costs
 

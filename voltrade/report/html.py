@@ -1,4 +1,4 @@
-"""Tables as HTML, for notebooks and for the review's page; every text in them is shown as text, whatever it says."""
+"""Tables as HTML, for notebooks and for the review's page; all texts are escaped."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import Any
 
 import pandas as pd
 
-from voltrade.report.summary import readable
+from voltrade.report.text_table import readable
 
 MOST_ROWS = 60
 
 _WRAPS = "white-space:normal;padding-left:4px;padding-right:4px"
 _LONG = f"{_WRAPS};min-width:17em"
-"""Where a page is too narrow, headings are broken between their words, and times between day and hour."""
+"""On a narrow page, lines break between the words of a heading, and between day and hour of a time."""
 
 
 def frame_table(frame: pd.DataFrame, drop: Sequence[str] = (), decimals: int = 4, most_rows: int = MOST_ROWS) -> str:
-    """Write a frame: texts to the left, numbers to the right, the middle of a long one left out.
+    """Write a frame as an HTML table: texts to the left, numbers to the right.
 
     Args:
-        frame: Any of a run's frames or of `summary`'s tables.
-        drop: Columns that are not shown.
-        decimals: That floats are rounded to.
-        most_rows: Of a longer frame the first and the last are shown.
+        frame: any of a run's frames or of `summary`'s tables.
+        drop: columns to leave out.
+        decimals: most decimals of floats.
+        most_rows: of a longer frame only the first and last rows are shown.
     """
     shown = (
         frame if len(frame) <= most_rows else pd.concat([frame.iloc[: most_rows // 2], frame.iloc[-most_rows // 2 :]])
     )
     texts = readable(shown, drop, decimals)
-    kept = frame.drop(columns=list(drop))  # the columns of the texts, some of which are named otherwise there
+    kept = frame.drop(columns=list(drop))  # the same columns as in `texts`, under their original names
     sides = ["left", *("right" if dtype.kind in "iuf" else "left" for dtype in kept.dtypes)]
     head = _head([texts.index.name or "", *texts.columns], sides)
     rows = [_row([index, *row], sides) for index, row in zip(texts.index, texts.to_numpy(), strict=True)]
@@ -45,12 +45,12 @@ def frame_table(frame: pd.DataFrame, drop: Sequence[str] = (), decimals: int = 4
 
 
 def facts_table(facts: Mapping[str, Any]) -> str:
-    """Write names and their values."""
+    """Write names and their values as an HTML table."""
     return f"<table>{''.join(_row(fact, ('left', 'left')) for fact in facts.items())}</table>"
 
 
 def shortened(text: str, most: int = 48) -> str:
-    """Write a text on one line, its middle left out where it is long; pointing at it shows all of it."""
+    """Write a text on one line, without its middle where it is long; the whole text is shown on hover."""
     begin = (most - 1) // 2
     shown = text if len(text) <= most else f"{text[:begin]}…{text[len(text) - (most - 1 - begin) :]}"
     return f"<span title='{escape(text, quote=True)}'>{escape(shown)}</span>"
@@ -73,6 +73,6 @@ def _row(values: Iterable[Any], sides: Iterable[str]) -> str:
 
 
 def _words(text: str) -> str:
-    """A text that is broken between words alone, not at the hyphens of a date or of an order's name."""
+    """Write a text whose lines break only between words, not at the hyphens of a date or of an order id."""
     words = (f"<span style='white-space:nowrap'>{escape(w)}</span>" if "-" in w else escape(w) for w in text.split(" "))
     return " ".join(words)

@@ -1,7 +1,7 @@
-"""What a series of results is worth: figures on calendar time, and how much of them luck explains.
+"""Performance figures on calendar time, and how much of a result may be luck.
 
-Plain functions of arrays, each with its definition and source; `summary` and `sweep` tell people the same numbers with
-them. Times are milliseconds UTC, a year has 365 days.
+All functions take arrays, and state definition and source. `statistics` and `sweep` use the same functions. Times are
+milliseconds UTC, a year has 365 days.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ YEAR_DAYS = 365
 EULER_MASCHERONI = 0.5772156649015329
 
 EVIDENCE = 0.95
-"""Probability from which on a Sharpe ratio counts as evidence."""
+"""Least probability of evidence."""
 
 LEAST_RETURNS, LEAST_TRIPS = 20, 20
-"""Fewer returns or round trips than these are no evidence, whatever they say."""
+"""With fewer returns or round trips, there is no evidence."""
 
 ROUNDING = 1e-9
-"""Returns that deviate from their mean by a smaller part of it are the same, but for the rounding of their equity."""
+"""Returns with a smaller relative deviation are equal: the difference is rounding of equity."""
 
 _NORMAL = NormalDist()
 
@@ -44,16 +44,16 @@ class Returns:
 
     values: Floats
     period_ms: int
-    """0 where the span is too short for any."""
+    """0 where the span is too short."""
 
     @property
     def a_year(self) -> float:
-        """How many periods a year has."""
+        """Periods per year."""
         return YEAR_DAYS * DAY_MS / self.period_ms if self.period_ms else math.nan
 
     @property
     def basis(self) -> str:
-        """What the returns are of, for people."""
+        """Description of the returns, or why there is no Sharpe ratio."""
         if not self.period_ms:
             return "too short to tell (under a day)"
         if not np.any(self.values):
@@ -64,7 +64,7 @@ class Returns:
 
     @property
     def sharpe(self) -> float:
-        """Mean over deviation (n - 1) of the returns, not annualised; NaN where there is none."""
+        """Mean / standard deviation (n - 1) of the returns, not annualised; NaN where there is none."""
         return _sharpe(self.values)
 
     @property
@@ -84,13 +84,13 @@ def _sharpe(values: Floats) -> float:
 
 
 def period_of(span_ms: int) -> int:
-    """Periods whose returns a span is judged by: days from 30 days on, hours from one day on, else none (0)."""
+    """Return the period of returns for a span: a day from 30 days on, an hour from one day on, else 0."""
     return DAY_MS if span_ms >= 30 * DAY_MS else HOUR_MS if span_ms >= DAY_MS else 0
 
 
 @compiled
 def _changes(times: Int64s, equity: Floats, boundary: int, count: int, period: int) -> Floats:
-    """Return the changes over `count` periods from a boundary on, as parts; each boundary has the last equity known."""
+    """Return the relative changes over `count` periods from a boundary on; each boundary has the last known equity."""
     changes, before = np.empty(count), equity[0]
     for number in range(count):
         boundary += period
@@ -101,11 +101,11 @@ def _changes(times: Int64s, equity: Floats, boundary: int, count: int, period: i
 
 
 def returns_of(times: Int64s, equity: Floats, period_ms: int | None = None) -> Returns:
-    """Sample equity at the boundaries of periods, by default those of `period_of`, and return the changes.
+    """Return the relative changes of equity between the boundaries of periods, by default those of `period_of`.
 
-    The last equity known at each boundary counts, and so do hours and days without a trade. The first boundary is the
-    one at or before the first time, and has the first equity; the last is the one at or after the last time. So every
-    change of equity is in one of the returns.
+    A boundary has the last equity known at its time; periods without a trade count too. The first boundary is the one
+    at or before the first time and has the first equity, the last boundary is the one at or after the last time. So
+    every change of equity is in one return.
     """
     period = period_of(int(times[-1] - times[0]) if len(times) else 0) if period_ms is None else period_ms
     if not period or not len(times):
@@ -123,7 +123,7 @@ def worth_of(points: Rows) -> Floats:
     worth = np.empty(len(points))
     money, amount = 0, 0.0
     for number in range(len(points)):
-        if points[number].wallet + points[number].unrealised != money:  # without a position it stays as it is
+        if points[number].wallet + points[number].unrealised != money:  # without a position it doesn't change
             money = points[number].wallet + points[number].unrealised
             amount = money / MONEY
         worth[number] = amount
@@ -132,12 +132,12 @@ def worth_of(points: Rows) -> Floats:
 
 @compiled
 def max_drawdown(equity: Floats) -> tuple[float, float]:
-    """Return the deepest fall of equity from its highest so far, as a positive amount and as a part of that highest."""
+    """Return the largest fall of equity from its highest so far, as a positive amount and relative to that highest."""
     deepest, part, peak = 0.0, 0.0, -math.inf
     for value in equity:
         if value > peak:
             peak = value
-        elif peak - value > deepest:  # what falls less, from a peak at least as high, is no larger a part either
+        elif peak - value > deepest:  # a smaller fall from a peak that isn't lower has no larger part
             deepest = peak - value
             part = max(part, deepest / peak)
     return deepest, part
@@ -145,7 +145,7 @@ def max_drawdown(equity: Floats) -> tuple[float, float]:
 
 @compiled
 def exposure(times: Int64s, lots: Int64s, started: int, ended: int) -> float:
-    """Part of the time from `started` to `ended` with a position, from fills of signed lots; NaN for no time at all."""
+    """Return the part of the time from `started` to `ended` with a position, from fills of signed lots."""
     if ended <= started:
         return math.nan
     held, position = 0, 0
@@ -158,7 +158,7 @@ def exposure(times: Int64s, lots: Int64s, started: int, ended: int) -> float:
 
 @compiled
 def win_rate(nets: Floats) -> float:
-    """Part of the round trips with net > 0; NaN without any."""
+    """Return the part of the round trips with net > 0; NaN without round trips."""
     won = 0
     for net in nets:
         won += net > 0
@@ -167,7 +167,7 @@ def win_rate(nets: Floats) -> float:
 
 @compiled
 def profit_factor(nets: Floats) -> float:
-    """Net of the winners over net lost by the losers; NaN without losers."""
+    """Return the net of winners / the net loss of losers; NaN without losers."""
     won, lost = 0.0, 0.0
     for net in nets:
         if net > 0:
@@ -182,7 +182,7 @@ def profit_factor(nets: Floats) -> float:
 
 @dataclass(frozen=True)
 class Figures:
-    """What trading came to, on calendar time. Money in the quote asset; NaN where there is no figure."""
+    """Performance figures on calendar time. Money in the quote asset; NaN where there is no figure."""
 
     bars: int
     signals: int
@@ -193,39 +193,39 @@ class Figures:
     win_rate: float
     """Part of the round trips with net > 0."""
     profit_factor: float
-    """Net of the winners over net lost by the losers."""
+    """Net of winners / net loss of losers."""
     net: float
-    """Of the closed round trips: realised + fees + funding."""
+    """Of closed round trips: realised + fees + funding."""
     realised: float
     fees: float
-    """Negative, as costs are."""
+    """Negative, as all costs."""
     funding: float
     equity_change: float
-    """Last equity - first equity; differs from `net` by what is still open and by transfers."""
+    """Last equity - first equity; differs from `net` by the open position and by transfers."""
     max_drawdown: float
-    """Deepest fall of equity from its highest so far: negative, as every loss is."""
+    """Largest fall of equity from its highest so far, negative as all losses."""
     max_drawdown_part: float
-    """As a part of that highest."""
+    """Relative to that highest."""
     exposure: float
     """Part of the calendar time with a position."""
     turnover: float
     """Notional of all fills."""
     sharpe: float
-    """Annualised mean over deviation of equity returns."""
+    """Annualised mean / standard deviation of equity returns."""
 
 
-class Course(NamedTuple):
-    """How trading went: all that its figures are made from. Money in the quote asset, times in ms UTC."""
+class PerformanceData(NamedTuple):
+    """The data that figures are computed from. Money in the quote asset, times in ms UTC."""
 
     bars: int
     signals: int
     refusals: int
     opened: Sequence[int]
-    """When the first bar opened; empty without one."""
+    """Open time of the first bar; empty without bars."""
     closed: Sequence[int]
-    """When the last bar closed; empty without one."""
+    """Close time of the last bar; empty without bars."""
     nets: Floats
-    """Of each closed round trip."""
+    """Net of each closed round trip."""
     long_trips: int
     realised: float
     fees: float
@@ -239,33 +239,33 @@ class Course(NamedTuple):
 
     @property
     def span(self) -> tuple[int, int]:
-        """First and last moment that it tells of: the first bar's opening, the last bar, valuation or fill."""
+        """First and last time: from the first bar or valuation to the last bar, valuation or fill."""
         starts = [*self.opened, *self.equity_times[:1].tolist()]
         ends = [*self.closed, *self.equity_times[-1:].tolist(), *self.fill_times[-1:].tolist()]
         return min(starts, default=0), max(ends, default=0)
 
 
-_OF_THE_COURSE = ("bars", "signals", "refusals", "long_trips", "realised", "fees", "funding", "turnover")
-"""Figures that a course has under the same names."""
+_SAME_NAMES = ("bars", "signals", "refusals", "long_trips", "realised", "fees", "funding", "turnover")
+"""Figures that `PerformanceData` has under the same names."""
 
 
-def figures_of(course: Course, period_ms: int | None = None) -> tuple[Figures, Returns]:
-    """Compute all figures, and the returns beneath the Sharpe ratio; `period_ms` as in `returns_of`."""
-    nets, equity = course.nets, course.equity
-    returns = returns_of(course.equity_times, equity, period_ms)
+def figures_of(data: PerformanceData, period_ms: int | None = None) -> tuple[Figures, Returns]:
+    """Compute all figures, and the returns of the Sharpe ratio; `period_ms` as in `returns_of`."""
+    nets, equity = data.nets, data.equity
+    returns = returns_of(data.equity_times, equity, period_ms)
     deepest, deepest_part = max_drawdown(equity)
-    same = {name: getattr(course, name) for name in _OF_THE_COURSE}
+    same = {name: getattr(data, name) for name in _SAME_NAMES}
     figures = Figures(
         **same,
         round_trips=len(nets),
-        short_trips=len(nets) - course.long_trips,
+        short_trips=len(nets) - data.long_trips,
         win_rate=win_rate(nets),
         profit_factor=profit_factor(nets),
         net=float(nets.sum()),
         equity_change=float(equity[-1] - equity[0]) if len(equity) else math.nan,
         max_drawdown=0.0 - deepest,
         max_drawdown_part=0.0 - deepest_part,
-        exposure=exposure(course.fill_times, course.fill_lots, *course.span),
+        exposure=exposure(data.fill_times, data.fill_lots, *data.span),
         sharpe=returns.annual_sharpe,
     )
     return figures, returns
@@ -288,7 +288,7 @@ def probabilistic_sharpe(sharpe: float, benchmark: float, count: int, skew: floa
 
 
 def luckiest_sharpe(trials: int, variance: float) -> float:
-    """Return the Sharpe ratio that the luckiest of so many worthless trials is expected to have.
+    """Return the expected highest Sharpe ratio of so many trials without skill.
 
     SR0 = sqrt(V) [(1 - g) Phi^-1(1 - 1/N) + g Phi^-1(1 - 1/(N e))], with the variance V of the trials' Sharpe ratios
     and the Euler-Mascheroni constant g; 0 for one trial. Bailey and Lopez de Prado, "The Deflated Sharpe Ratio",
@@ -312,19 +312,19 @@ def moments(values: Floats) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """How much of a result luck explains. Sharpe ratios are annualised."""
+    """Whether a result is better than luck. Sharpe ratios are annualised."""
 
     sharpe: float
     luckiest: float
-    """What the luckiest of as many worthless trials is expected to show."""
+    """Expected highest Sharpe ratio of as many trials without skill."""
     deflated: float
-    """Deflated Sharpe ratio: the probability that the true Sharpe ratio is above that; NaN where none can be told."""
+    """Deflated Sharpe ratio: the probability that the true Sharpe ratio is above `luckiest`; NaN where unknown."""
     trials: int
     returns: int
     round_trips: int
     basis: str
     tried: str
-    """What is judged, for people."""
+    """What is judged, as text."""
 
     @property
     def is_evidence(self) -> bool:
@@ -333,7 +333,7 @@ class Judgement:
 
     @property
     def text(self) -> str:
-        """The assessment in words."""
+        """The assessment as a sentence."""
         tried = self.tried
         if not math.isfinite(self.sharpe):
             return f"No evidence: {tried} has no Sharpe ratio, {self.basis}."
@@ -357,11 +357,11 @@ def judge(returns: Returns, round_trips: int, trial_sharpes: Floats | None = Non
     """Judge the best of some trials by its returns.
 
     Args:
-        returns: of the best.
-        round_trips: of the best.
-        trial_sharpes: Sharpe ratios of all trials, not annualised; None for a single one. NaN are trials that never
-            traded: they count, and have no part in the variance.
-        tried: what it is that is judged, for people.
+        returns: of the best trial.
+        round_trips: of the best trial.
+        trial_sharpes: Sharpe ratios of all trials, not annualised; None for a single trial. NaN is a trial that never
+            traded: it counts as a trial, but not for the variance.
+        tried: what is judged, as text.
     """
     trials = 1 if trial_sharpes is None else len(trial_sharpes)
     known = np.empty(0) if trial_sharpes is None else trial_sharpes[np.isfinite(trial_sharpes)]

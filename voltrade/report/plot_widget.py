@@ -1,12 +1,11 @@
-"""A figure on the screen: a widget with as many views as there are cells, windows and pages that show it.
+"""A widget that shows a plotly figure, in any number of cells, windows and pages.
 
-What a view shows follows from one text, the whole figure, and from the view's width. Each view draws a copy of its
-own, so views can't differ, in whatever order they come, go and are hidden, and one that is opened later shows what the
-others show. (plotly's own `FigureWidget` sends differences instead, and takes out of the shared state what its first
-view tells it to be a default: later views lack it.)
+Each view draws its own copy of the whole figure, which is sent as one text, so all views show the same, in whatever
+order they are opened, closed and hidden. (plotly's own `FigureWidget` sends differences instead, and removes from the
+shared state what its first view reports as a default: later views then lack it.)
 
-anywidget gives a module two seconds to load, and drops all later news of a widget whose module took longer. Plotly is
-too large for that on a busy machine, so the module here is small, and figure and plotly come in ipywidgets' own texts.
+anywidget gives a module two seconds to load, and ignores later changes of a widget whose module took longer. plotly is
+too large for that on a busy machine, so the module here is small, and figure and plotly are sent as ipywidgets' texts.
 """
 
 from __future__ import annotations
@@ -81,12 +80,12 @@ export default {
 
 @cache
 def _library() -> widgets.Text:
-    """Plotly's program as a module; one for all figures of a kernel."""
+    """Return plotly as a JavaScript module, shared by all figures of a kernel."""
     return widgets.Text(f"const module = {{ exports: {{}} }};\n{get_plotlyjs()}\nexport default module.exports;")
 
 
 class PlotWidget(AnyWidget):
-    """Shows a figure in every cell that it is the output of."""
+    """Shows a figure in every cell that has it as output."""
 
     _esm = _VIEW
     _text = Instance(widgets.Text).tag(sync=True, **widgets.widget_serialization)
@@ -97,18 +96,18 @@ class PlotWidget(AnyWidget):
 
     @property
     def figure(self) -> str:
-        """What all views show, as JSON; empty before anything was drawn."""
+        """The figure as JSON; empty before the first drawing."""
         return str(self._text.value)
 
     def draw(self, figure: go.Figure) -> None:
-        """Show a figure instead of the one before; where `uirevision` stays, a person's zoom does too."""
+        """Show a figure instead of the one before; the user's zoom is kept while `uirevision` is the same."""
         self._text.value = figure.to_json(validate=False)
 
     def on_click(self, handle: Callable[[int, float], None]) -> None:
-        """Let a click at the figure be heard: it is told the number of each trace and the x of its point there."""
+        """Call `handle` at each click with the number of each trace and the x of its point there."""
 
-        def hear(widget: Any, content: Any, buffers: Any) -> None:
+        def on_message(widget: Any, content: Any, buffers: Any) -> None:
             for trace, x in content.get("clicked", ()):
                 handle(trace, x)
 
-        self.on_msg(hear)
+        self.on_msg(on_message)

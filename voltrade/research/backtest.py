@@ -1,8 +1,8 @@
-"""A backtest: the decisions that a lockstep `sim` session makes over the same tape, trade for trade.
+"""A backtest: the same decisions as a lockstep `sim` session over the same tape.
 
-Two paths lead to the same result. The compiled one (`loop`) runs a whole session in one loop; the other runs the
-core itself, event by event, against the simulated exchange in process. The compiled one is taken wherever it knows
-everything that comes up, else the other, and the result says which and why.
+There are two paths with equal results. The compiled path (`loop`) runs a whole session in one loop. The other runs the
+core itself, event by event, against the simulated exchange in process; it is used where the compiled path doesn't
+support what happens. The result states the path and the reason.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from voltrade.data.tape import Tape
 from voltrade.errors import DataError
 from voltrade.model import Event, History, Instrument, Output, Refusal, RoundTrip, Trades
 from voltrade.report.framed import Framed
+from voltrade.research.compiled_session import Tables
 from voltrade.research.loop_facts import facts_of
-from voltrade.research.prepared_tape import Research, Span, Tables
+from voltrade.research.prepared_tape import Research, Span
 from voltrade.signal_engine import SignalEngine
+from voltrade.simulated.core_commands import drain_events, execute
 from voltrade.simulated.exchange import SimulatedExchange
 from voltrade.simulated.tape_playback import TapePlayer, simulate, steps_until
 from voltrade.strategy.rule_file import signal_engine_of
@@ -35,24 +37,24 @@ from voltrade.tape_loop import (
     warm_up,
 )
 
-if TYPE_CHECKING:  # frames and charts are made when they are looked at: pandas and plotly take a second to import
+if TYPE_CHECKING:  # pandas and plotly are imported only when they are needed: that takes a second
     import pandas as pd
 
     from voltrade.report.frames import Frames
     from voltrade.report.performance import Judgement
-    from voltrade.report.summary import Statistics
+    from voltrade.report.statistics import Statistics
 
 Path = Literal["auto", "compiled", "events"]
 
 
 class Backtest(Framed):
-    """What a backtest did. It shows itself in a notebook; frames and statistics are made when they are asked for.
+    """The result of a backtest, displayed as tables in a notebook; frames and statistics are computed when needed.
 
     Attributes:
-        bars: closed bars, rows of `model.BAR`; those before `first_bar` were the warm-up.
-        bar_decisions: of each bar, rows of the engine's `decision_dtype`.
+        bars: closed bars, rows of `model.BAR`; those before `first_bar` are the warm-up.
+        bar_decisions: the decision of each bar, rows of the engine's `decision_dtype`.
         path: `compiled` or `events`.
-        why: why it ran event by event; empty where nothing kept it from the compiled path.
+        why: why it ran event by event; empty for the compiled path.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Backtest(Framed):
         bars: Rows,
         bar_decisions: Rows,
         first_bar: int,
-        told: Tables | list[Event | Output],
+        result: Tables | list[Event | Output],
         *,
         epoch: str = "bt",
         why: str = "",
@@ -74,20 +76,20 @@ class Backtest(Framed):
         self.bars = bars
         self.bar_decisions = bar_decisions
         self.first_bar = first_bar
-        self.path = "compiled" if isinstance(told, Tables) else "events"
+        self.path = "compiled" if isinstance(result, Tables) else "events"
         self.why = why
-        self._told = told
+        self._result = result
         self._epoch = epoch
 
     # --- what happened, as facts -------------------------------------------------------------------------------------
 
     @cached_property
     def facts(self) -> list[Event | Output]:
-        """What happened, in order of time: on the compiled path intents, answers, fills and notes; event by event
-        every event and output but the trades."""
-        if isinstance(self._told, Tables):
-            return facts_of(self._told, self.config, self.instrument, self._epoch)
-        return self._told
+        """What happened, by time: intents, answers, fills and notes on the compiled path; every event and output but
+        trades on the other."""
+        if isinstance(self._result, Tables):
+            return facts_of(self._result, self.config, self.instrument, self._epoch)
+        return self._result
 
     @property
     def trips(self) -> list[RoundTrip]:
@@ -102,13 +104,13 @@ class Backtest(Framed):
 
     @cached_property
     def _frames(self) -> Frames:
-        from voltrade.report.summary import research_frames
+        from voltrade.report.collector import frames_of_arrays
         from voltrade.research.loop_frames import frames_of_tables
 
-        if isinstance(self._told, Tables):
-            return frames_of_tables(self._told, self.instrument, self.bars, self.bar_decisions, self._epoch)
+        if isinstance(self._result, Tables):
+            return frames_of_tables(self._result, self.instrument, self.bars, self.bar_decisions, self._epoch)
         facts = [fact for fact in self.facts if not isinstance(fact, Refusal) or fact.bar_number >= self.first_bar]
-        return research_frames(self.instrument, self.bars, self.bar_decisions, self.first_bar, facts)
+        return frames_of_arrays(self.instrument, self.bars, self.bar_decisions, self.first_bar, facts)
 
     def _frame(self, name: str) -> pd.DataFrame:
         frame: pd.DataFrame = getattr(self._frames, name)
@@ -117,19 +119,19 @@ class Backtest(Framed):
     @cached_property
     def statistics(self) -> Statistics:
         """Figures on calendar time (365 days, UTC)."""
-        from voltrade.report.summary import statistics
+        from voltrade.report.statistics import statistics
 
         return statistics(self._frames)
 
     @cached_property
     def judgement(self) -> Judgement:
-        """How much of the result luck explains, had no other setting been tried."""
+        """Whether the result is better than luck, if this was the only trial."""
         from voltrade.report.performance import judge
-        from voltrade.report.summary import returns
+        from voltrade.report.statistics import returns
 
         return judge(returns(self._frames), len(self._frames.round_trips))
 
-    # --- for people --------------------------------------------------------------------------------------------------
+    # --- shown in a notebook -----------------------------------------------------------------------------------------
 
     def price_chart(self, last_bars: int = 5_000, around: int | None = None) -> Any:
         """Draw bars, indicators, signals, entries, exits and stops as a plotly figure; see `charts.price_chart`."""
@@ -144,7 +146,7 @@ class Backtest(Framed):
         return equity_chart(self._frames, self.config)
 
     def notes(self) -> list[str]:
-        """What has to be known to read the figures: where they come from and what is not in them."""
+        """Return what must be known to read the figures: their sources and assumptions."""
         execution, tape = self.config.execution, self.tape
         mark, funding = "the exchange's, one a minute", "the exchange's"
         if tape.marks is None:
@@ -166,7 +168,7 @@ class Backtest(Framed):
         return f"<Backtest of {self.tape.source}: {len(self.round_trips)} round trips, {self.path} path>"
 
     def _repr_html_(self) -> str:
-        from voltrade.report.charts import title_of
+        from voltrade.report.chart_style import title_of
         from voltrade.report.summary import refusals_by_code
 
         title = title_of(self._frames, self.config)
@@ -191,25 +193,25 @@ def backtest(
     """Trade a tape with these settings.
 
     Args:
-        tape: trades of `config.session.symbol`. A `Research` of it keeps bars, decisions and mark prices for the next
-            backtest that needs the same.
-        engine: a rule of one's own, which goes on from where it is and stays where the backtest ends; by default the
-            one of `config.session.rule`, or the built-in one.
-        begin_s: seconds after the tape's first trade from which on is traded; what lies before is warm-up. By default
+        tape: trades of `config.session.symbol`. A `Research` keeps bars, decisions and mark prices for the next
+            backtest with the same settings.
+        engine: an engine, which continues from its state and has the state at the backtest's end afterwards; by default
+            a new one of `config.session.rule`.
+        begin_s: begin of trading in seconds after the tape's first trade, after a warm-up; by default
             `config.session.begin_s`.
-        end_s: seconds after the tape's first trade at which the tape is taken to end.
-        path: `auto` takes the compiled path where it can; `events` runs the core event by event; `compiled` refuses
-            what it can't do.
-        epoch: stands in the client order ids.
-        block: event by event: most trades that the core is given at once; the result does not depend on it.
-        history: event by event: what the core is given before the tape, as a session that begins within a day is; it
-            can't act on it.
+        end_s: end of the tape, in seconds after its first trade.
+        path: `auto` uses the compiled path where it can; `events` runs the core event by event; `compiled` raises an
+            error where it can't.
+        epoch: part of the client order ids.
+        block: for `events`: most trades that the core is given at once; the result doesn't depend on it.
+        history: for `events`: history before the tape, as a session that begins within a day has it; the core doesn't
+            trade on it.
 
     Raises:
         ConfigError: the settings are impossible under the symbol's filters, the rule file is broken, or `begin_s` or
             `end_s` isn't finite.
-        DataError: the tape is empty, goes back in time, or nothing of it lies between `begin_s` and `end_s`; or the
-            compiled path was asked for and can't be taken.
+        DataError: the tape is empty, goes back in time, or has no trade between `begin_s` and `end_s`; or the compiled
+            path was required and can't be used.
     """
     research = tape if isinstance(tape, Research) else Research(tape)
     instrument = research.instrument
@@ -292,9 +294,9 @@ def _answer(ask: Request, exchange: SimulatedExchange, player: TapePlayer) -> An
         case AdvanceExchange():
             player.play(ask.trades, ask.mark, ask.time)
         case SendCommand(command=command):
-            return exchange.execute(command)
+            return execute(exchange, command)
         case DrainEvents():
-            return exchange.collect()
+            return drain_events(exchange)
         case EndOfTape():
             player.finish()
     return None

@@ -1,10 +1,10 @@
-"""A backtest as one compiled loop: time passes along the tape, and commands and news are settled between.
+"""A backtest as one compiled loop over the tape: trades and mark prices in order, then commands and events in between.
 
-It keeps the order of events of `tape_loop.TapeLoop`, and calls the steps that live trading calls.
+Events have the order of `tape_loop.TapeLoop`, and the loop calls the functions that live trading calls.
 
-Trades that nothing reacts to are passed over without being read: the exchange says which trade some order waits for,
-and the core what it waits for. Bars come in finished; a level is tested against a bar's high and low first, then found
-among the bar's own trades.
+Trades that nothing reacts to are skipped without reading them: `loop_matching` returns the next trade that an order
+reacts to, and the core its next timer, bar or signal. Bars are computed beforehand. A price level is compared with the
+high and low of a bar first, and only then with the trades of that bar.
 """
 
 from __future__ import annotations
@@ -22,94 +22,96 @@ from voltrade.model import NEVER
 from voltrade.order_states import ACCEPTED, NEW, NOT_LISTED, OF_EACH_PURPOSE, PENDING_SUBMIT, TAPE_END
 from voltrade.order_states import REFUSED as REFUSED_ANSWER
 from voltrade.records import CANCEL, HALTED_BY_LATE_FILL, OF_ALGO, OF_ORDER, REFUSAL, REPLIED, SIGNAL, SNAPSHOT, SUBMIT
-from voltrade.research import loop_exchange
+from voltrade.research import loop_exchange, loop_matching
 from voltrade.research.loop_records import (
     DONE,
     GIVEN_UP,
+    IN_TRANSIT,
     LATE_FILL,
     MODELLED,
-    MORE_ROOM,
+    NEEDS_ROOM,
+    NO_ROOM,
     NOT_EXPLAINED,
     REFUSED,
     SIMULATION,
     TABLES,
     TAKING,
-    TOO_MUCH,
-    TRAVELLING,
     Market,
-    Written,
+    TableMemory,
 )
 from voltrade.simulated.fill_model import last_row_of_taker
 
 SKIP = 32
-"""Bars or marks that are passed at once where the last of them may be: they lie in order of time."""
+"""Bars or mark prices that are skipped at once where the last of them may be skipped: they are sorted by time."""
 
 
 @compiled_part
 def _execute(sim: Record, output: Record) -> None:
-    """Carry out a command, and let the core hear the answer. The stream would say the same, which changes nothing."""
+    """Execute a command, and give the core the answer; the user data stream's event would tell nothing else."""
     if output.kind == SNAPSHOT:
         _take_snapshot(sim)
         return
     at, kind = output.at, output.kind
-    order, truth = sim.symbols[0].orders[at], sim.truth[at]
+    order, at_exchange = sim.symbols[0].orders[at], sim.at_exchange[at]
     code = 0
     if kind == SUBMIT:
-        truth.answered = sim.account.now
+        at_exchange.answered = sim.account.now
         code = loop_exchange.place_algo(sim, at) if order_queries.is_algo(order) else loop_exchange.place_order(sim, at)
-        truth.code = code
+        at_exchange.code = code
         if code and code not in MODELLED:
             sim.unmodelled = REFUSED
     elif kind == CANCEL:
         code = loop_exchange.cancel(sim, at)
-    sim.answer = sim.no_event
+    sim.answer = sim.blank_event
     answer = sim.answer
     answer.kind, answer.order, answer.time, answer.command, answer.code = REPLIED, at, sim.account.now, kind, code
     answer.outcome = ACCEPTED if code == 0 else REFUSED_ANSWER
     if code == 0:
-        _tell_as_it_is(order, truth, answer)
+        _add_order_state(order, at_exchange, answer)
     _react(sim, answer)
 
 
 @compiled_part
-def _tell_as_it_is(order: Record, truth: Record, event: Record) -> None:
-    """Let an answer tell how its order stands."""
-    event.order_id = truth.order_id
+def _add_order_state(order: Record, at_exchange: Record, event: Record) -> None:
+    """Add the order's state to an answer."""
+    event.order_id = at_exchange.order_id
     if order_queries.is_algo(order):
-        event.told, event.status, event.algo_status = OF_ALGO, truth.algo_status, truth.algo_status
+        event.told, event.status, event.algo_status = OF_ALGO, at_exchange.algo_status, at_exchange.algo_status
     else:
-        event.told, event.status, event.reported = OF_ORDER, truth.status, truth.executed
+        event.told, event.status, event.reported = OF_ORDER, at_exchange.status, at_exchange.executed
 
 
 @compiled_part
 def _react(sim: Record, event: Record) -> None:
-    """Let the core take an event; a session that needs a person is given up."""
+    """Give the core an event; give up on a session that needs an operator."""
     account, symbol = sim.account, sim.symbols[0]
     core_rules.react(account, sim.symbols, event)
     if symbol.halts or symbol.halted:
         sim.unmodelled = LATE_FILL if symbol.halts + symbol.halted == HALTED_BY_LATE_FILL else REFUSED
     if account.is_too_much:
-        sim.unmodelled = TOO_MUCH
+        sim.unmodelled = NO_ROOM
 
 
 @compiled_part
 def _take_snapshot(sim: Record) -> None:
-    """Take the exchange's whole account: fills not heard of yet, open orders, then what isn't listed is looked up."""
+    """Apply a snapshot of the account: new fills, then open orders, then look-ups of orders that aren't listed."""
     account, symbol, now = sim.account, sim.symbols[0], sim.account.now
     held = order_queries.open_quantity(symbol)
     symbol.snapshot_at, symbol.time = NEVER, now
-    for number in range(sim.news_count):
-        if sim.news[number].trade_id > symbol.counted:
-            sim.answer = sim.news[number]
+    for number in range(sim.event_count):
+        if sim.events[number].trade_id > symbol.counted:
+            sim.answer = sim.events[number]
             sim.answer.is_alone = True
             _react(sim, sim.answer)
-    at = loop_exchange.next_open(sim, 0)
+    at = loop_matching.next_open(sim, 0)
     while at >= 0:
-        truth = sim.truth[at]
-        position_rules.take_order(account, symbol, at, truth.status, truth.executed, truth.order_id, now)
-        at = loop_exchange.next_open(sim, truth.order_id)
+        at_exchange = sim.at_exchange[at]
+        position_rules.take_order(
+            account, symbol, at, at_exchange.status, at_exchange.executed, at_exchange.order_id, now
+        )
+        at = loop_matching.next_open(sim, at_exchange.order_id)
     for at in range(symbol.order_count):
-        if sim.truth[at].algo_status == NEW:
+        if sim.at_exchange[at].algo_status == NEW:
             position_rules.take_algo(account, symbol, at, NEW, 0, now)
     _look_up_missing(sim)
     position_rules.sync_orders(account, symbol, now)
@@ -121,20 +123,20 @@ def _take_snapshot(sim: Record) -> None:
 
 @compiled_part
 def _look_up_missing(sim: Record) -> None:
-    """Look up the orders that a snapshot doesn't list."""
+    """Look up orders that a snapshot doesn't list."""
     account, symbol = sim.account, sim.symbols[0]
     for purpose in range(OF_EACH_PURPOSE):
         for at in range(symbol.order_count):
-            order, truth = symbol.orders[at], sim.truth[at]
-            is_listed = truth.phase == TRAVELLING or truth.phase == TAKING or truth.algo_status == NEW
+            order, at_exchange = symbol.orders[at], sim.at_exchange[at]
+            is_listed = at_exchange.phase == IN_TRANSIT or at_exchange.phase == TAKING or at_exchange.algo_status == NEW
             is_missing = not order_queries.is_done(order) and not is_listed and order.state != PENDING_SUBMIT
             if order_queries.is_of(symbol, order, purpose) and is_missing:
                 order_rules.lookup(account, symbol, at, account.now, NOT_LISTED)
 
 
 @compiled_part
-def _drain(sim: Record) -> None:
-    """Execute commands, then hear the news, until neither brings anything."""
+def _settle(sim: Record) -> None:
+    """Execute commands, then give the core the exchange's events, until there are no more of both."""
     account, symbol = sim.account, sim.symbols[0]
     symbol.last_price = sim.last_price
     while sim.unmodelled == 0:
@@ -143,19 +145,19 @@ def _drain(sim: Record) -> None:
             if account.outputs[sim.next_output - 1].kind <= SNAPSHOT:
                 _execute(sim, account.outputs[sim.next_output - 1])
         sim.next_output = account.output_count = account.command_count = 0
-        if sim.news_count == 0:
+        if sim.event_count == 0:
             return
-        for number in range(sim.news_count):
-            news = sim.news[number]
-            if news.trade_id <= symbol.counted:
-                news.trade_id = 0  # a snapshot has told it
-            _react(sim, news)
-        sim.news_count = 0
+        for number in range(sim.event_count):
+            event = sim.events[number]
+            if event.trade_id <= symbol.counted:
+                event.trade_id = 0  # a snapshot had this fill
+            _react(sim, event)
+        sim.event_count = 0
 
 
 @compiled_in_place
-def _look_back(sim: Record, m: Market, row: int) -> None:
-    """Note the last prices before the trade at `row`."""
+def _set_last_prices(sim: Record, m: Market, row: int) -> None:
+    """Set the last prices before the trade at `row`."""
     if row > 0:
         sim.last_price = m.price[row - 1]
     bought = last_row_of_taker(m.buyer_is_maker, 0, row, False)
@@ -168,20 +170,20 @@ def _look_back(sim: Record, m: Market, row: int) -> None:
 
 @compiled_in_place
 def _play_and_settle(sim: Record, m: Market, is_acting: bool) -> None:
-    """Let the exchange play what the core has seen, then settle; `is_acting` says whether orders react to the last."""
+    """Give the exchange the trades that the core has seen, then settle; `is_acting`: orders react to the last trade."""
     if is_acting:
         row = sim.row - 1
-        _look_back(sim, m, row)
-        loop_exchange.on_trade(sim, m.price[row], m.quantity[row], m.time[row], -1 if m.buyer_is_maker[row] else 1)
-        _drain(sim)
-    elif sim.account.command_count or sim.news_count:
-        _look_back(sim, m, sim.row)
-        _drain(sim)
+        _set_last_prices(sim, m, row)
+        loop_matching.on_trade(sim, m.price[row], m.quantity[row], m.time[row], -1 if m.buyer_is_maker[row] else 1)
+        _settle(sim)
+    elif sim.account.command_count or sim.event_count:
+        _set_last_prices(sim, m, sim.row)
+        _settle(sim)
 
 
 @compiled_in_place
-def _fire_due(sim: Record, m: Market, before: int) -> bool:
-    """Fire the timers due at or before a time; say whether one of them made a command, or ended the session."""
+def _run_timers(sim: Record, m: Market, before: int) -> bool:
+    """Run the timers due at or before a time; return whether one of them made a command or ended the session."""
     due = core_rules.next_due(sim.account, sim.symbols)
     while due <= before and sim.unmodelled == 0:
         sim.account.now = max(sim.account.now, due)
@@ -205,8 +207,8 @@ def _count_bars(sim: Record, m: Market, end: int) -> None:
 
 
 @compiled_in_place
-def _expect_next(sim: Record, m: Market) -> None:
-    """Wish for the trades that an entry on the next signal will meet: they are far from those of this one."""
+def _prefetch_next_signal(sim: Record, m: Market) -> None:
+    """Prefetch the trades after the next signal into the processor's cache."""
     if sim.signal < len(m.signals):
         row = m.signals[sim.signal].row
         prefetch(m.buyer_is_maker, row)
@@ -216,8 +218,8 @@ def _expect_next(sim: Record, m: Market) -> None:
 
 
 @compiled_in_place
-def _see_trades(sim: Record, m: Market, end: int, due: int) -> None:
-    """Let the core see trades before `end` and `due`, up to the first that closes a bar that something follows from."""
+def _process_trades(sim: Record, m: Market, end: int, due: int) -> None:
+    """Give the core trades before `end` and `due`, up to the first that closes a bar which the core waits for."""
     if due < NEVER:
         end = sim.row + np.searchsorted(m.time[sim.row : end], due)
     closing = max(core_rules.wake_at_bar(sim.symbols[0]), sim.symbols[0].bars + 1) - 1
@@ -231,7 +233,7 @@ def _see_trades(sim: Record, m: Market, end: int, due: int) -> None:
     while sim.signal < len(m.signals) and m.signals[sim.signal].row < end:
         sim.account.now = max(sim.account.now, m.time[end - 1])
         sim.signal += 1
-        _expect_next(sim, m)
+        _prefetch_next_signal(sim, m)
         sim.symbols[0].price_time = sim.account.now
         core.on_signal(sim.account, sim.symbols[0], m.signals[sim.signal - 1])
         _write_refusals(sim, m)
@@ -242,7 +244,7 @@ def _see_trades(sim: Record, m: Market, end: int, due: int) -> None:
 
 @compiled_in_place
 def _write_refusals(sim: Record, m: Market) -> None:
-    """Write down the signals that were refused: many may be, before anything else happens."""
+    """Write refused signals to their table: there may be many before anything else happens."""
     account = sim.account
     for number in range(account.refusals_count):
         m.refusals[sim.refusals_written] = account.refusals[number]
@@ -254,13 +256,13 @@ def _write_refusals(sim: Record, m: Market) -> None:
 
 @compiled_in_place
 def _run_segment(sim: Record, m: Market) -> bool:
-    """Run to the next trade that an order reacts to, or mark price; say whether the tape has nothing more.
+    """Run to the next mark price or trade that an order reacts to; return whether the tape is at its end.
 
-    What the trades before it are is read only where something is due or happens: there are too many to touch them all.
+    Trades before it are read only where something is due or happens, since reading all of them would be slow.
     """
     has_mark = sim.mark < len(m.mark_rows)
     end = m.mark_rows[sim.mark] if has_mark else len(m.price)
-    acting = loop_exchange.first_acting(sim, m, end)
+    acting = loop_matching.next_acting_trade(sim, m, end)
     is_acting = acting < end
     if is_acting:
         end, has_mark = acting + 1, False
@@ -270,15 +272,15 @@ def _run_segment(sim: Record, m: Market) -> bool:
         due = core_rules.next_due(sim.account, sim.symbols)
         if due > last_time:
             due = NEVER
-        elif _fire_due(sim, m, m.time[sim.row]):
+        elif _run_timers(sim, m, m.time[sim.row]):
             return False
         else:
             due = core_rules.next_due(sim.account, sim.symbols)
-        _see_trades(sim, m, end, due)
+        _process_trades(sim, m, end, due)
         if sim.account.command_count:
             _play_and_settle(sim, m, is_acting and sim.row == end)
             return is_last and sim.row == end and not has_mark
-    if has_mark and _fire_due(sim, m, last_time):
+    if has_mark and _run_timers(sim, m, last_time):
         return False
     sim.account.now = max(sim.account.now, last_time)
     if has_mark:
@@ -288,13 +290,13 @@ def _run_segment(sim: Record, m: Market) -> bool:
 
 
 @compiled_in_place
-def _pass_marks(sim: Record, m: Market, equity: Rows) -> None:
-    """Let the mark prices pass at which nothing happens but a valuation, as nearly all are.
+def _skip_marks(sim: Record, m: Market, equity: Rows) -> None:
+    """Process mark prices at which nothing happens but a valuation, as at nearly all of them.
 
-    Only a faster way to do what `_run_segment` does; a mark at which anything else may happen is left to that.
+    The result is that of `_run_segment`, only faster; mark prices at which more may happen are left to `_run_segment`.
     """
-    if sim.watch_is_old:
-        loop_exchange.gather_watch(sim)
+    if sim.watch_is_stale:
+        loop_matching.update_watch(sim)
     if sim.is_busy or (sim.symbols[0].has_position and sim.settings.triggers_by_mark):
         return
     stop = len(m.price)
@@ -303,18 +305,18 @@ def _pass_marks(sim: Record, m: Market, equity: Rows) -> None:
     closing = max(core_rules.wake_at_bar(sim.symbols[0]), sim.symbols[0].bars + 1) - 1
     if closing < len(m.closing_rows) and core_rules.wake_at_bar(sim.symbols[0]) < NEVER:
         stop = min(stop, m.closing_rows[closing])
-    stop = loop_exchange.first_acting(sim, m, stop)
+    stop = loop_matching.next_acting_trade(sim, m, stop)
     due = min(
         core_rules.next_due(sim.account, sim.symbols),
         risk.next_possible_trip_time(sim.account.breaker, sim.account.holds),
     )
     last, end = sim.mark, min(len(m.mark_rows), sim.mark + len(equity) - len(sim.account.equity) - sim.equity_written)
-    is_flat = sim.symbols[0].quantity == 0  # then funding changes nothing
+    is_flat = sim.symbols[0].quantity == 0  # then no funding is paid
     while is_flat and last + SKIP < end and m.mark_rows[last + SKIP] <= stop and m.mark_times[last + SKIP] < due:
         last += SKIP
     while last < end and m.mark_rows[last] <= stop and m.mark_times[last] < due and (is_flat or m.fundings[last] == 0):
         last += 1
-    passed = _note_marks(sim, m, last, equity) if is_flat else _value_at_marks(sim, m, last, equity)
+    passed = _write_marks(sim, m, last, equity) if is_flat else _value_at_marks(sim, m, last, equity)
     if passed == sim.mark:
         return
     sim.mark = passed
@@ -324,8 +326,8 @@ def _pass_marks(sim: Record, m: Market, equity: Rows) -> None:
 
 
 @compiled_in_place
-def _note_marks(sim: Record, m: Market, last: int, equity: Rows) -> int:
-    """Write down the marks before `last` with no position to value, if the breaker stays calm; return the next mark."""
+def _write_marks(sim: Record, m: Market, last: int, equity: Rows) -> int:
+    """Write valuations without a position before mark `last`, if the circuit breaker doesn't trip; return the next."""
     mark, written, account = sim.mark, sim.equity_written, sim.account
     wallet = account.wallet
     if mark == last or wallet <= risk.equity_floor(account.breaker, account.holds, account.breaker_rules):
@@ -343,9 +345,9 @@ def _note_marks(sim: Record, m: Market, last: int, equity: Rows) -> int:
 
 @compiled_in_place
 def _value_at_marks(sim: Record, m: Market, last: int, equity: Rows) -> int:
-    """Value the position at the marks before `last`, up to the first that trips the breaker or liquidates it.
+    """Value the position at the marks before `last`, up to the first that trips the circuit breaker or liquidates it.
 
-    Margin shrinks faster than the maintenance margin does: what holds at one value holds at every better one.
+    Margin falls faster than the maintenance margin: a position that isn't liquidated at one value isn't at better ones.
     """
     account, symbol, written, mark = sim.account, sim.symbols[0], sim.equity_written, sim.mark
     quantity, cost, wallet = symbol.quantity, symbol.cost, account.wallet
@@ -357,7 +359,7 @@ def _value_at_marks(sim: Record, m: Market, last: int, equity: Rows) -> int:
         value = value_at_mark(quantity, numerator, denominator, m.mark_prices[number])
         unrealised = value - cost
         if unrealised < safe:
-            if loop_exchange.is_liquidated(sim, value):
+            if loop_matching.is_liquidated(sim, value):
                 break
             safe = unrealised
         if wallet + unrealised <= floor:
@@ -379,29 +381,29 @@ def _value_at_marks(sim: Record, m: Market, last: int, equity: Rows) -> int:
 
 @compiled_in_place
 def _on_mark(sim: Record, m: Market) -> None:
-    """Let the core and then the exchange take the next mark price."""
+    """Give the next mark price to the core and then to the exchange."""
     number = sim.mark
     sim.symbols[0].mark_e8 = m.mark_prices[number]
     sim.mark += 1
     core_rules.value(sim.account, sim.symbols, 0)
     if sim.settings.triggers_by_mark and sim.symbols[0].has_position:
-        _look_back(sim, m, sim.row)
-    loop_exchange.play_mark(
+        _set_last_prices(sim, m, sim.row)
+    loop_matching.on_mark_price(
         sim, m.mark_prices[number], m.mark_times[number], m.fundings[number], m.funding_rates[number]
     )
 
 
 @compiled_in_place
 def _append(table: Rows, written: int, rows: Rows, count: int) -> int:
-    """Move rows behind those that are written; return how many then are."""
+    """Copy rows to a table after its `written` rows; return the new number of rows."""
     for number in range(count):
         table[written + number] = rows[number]
     return written + count
 
 
 @compiled_part
-def _write_down(sim: Record, is_over: bool, tables: Written) -> None:
-    """Move what was noted to the tables, and the orders that are over, or all where the session is."""
+def _write_tables(sim: Record, is_over: bool, tables: TableMemory) -> None:
+    """Move new rows to the tables, and orders that are over; all orders where the session is over."""
     account = sim.account
     sim.fills_written = _append(tables.fills, sim.fills_written, sim.fills, sim.fill_count)
     sim.trips_written = _append(tables.trips, sim.trips_written, account.trips, account.trips_count)
@@ -416,28 +418,28 @@ def _write_down(sim: Record, is_over: bool, tables: Written) -> None:
 
 @compiled_part
 def _write_orders(sim: Record, is_over: bool, orders: Rows) -> None:
-    """Write orders down, each at the place of its number, and give back their rows."""
+    """Write orders to their table, each in the row of its number, and free their rows in the session."""
     symbol, kept = sim.symbols[0], 0
     for row in range(symbol.order_count):
         order = symbol.orders[row]
         if is_over or order_queries.is_over(symbol, order):
             placed = orders[order.number]
-            placed.order, placed.truth = order, sim.truth[row]
+            placed.order, placed.at_exchange = order, sim.at_exchange[row]
         else:
             if kept != row:
-                symbol.orders[kept], sim.truth[kept] = symbol.orders[row], sim.truth[row]
+                symbol.orders[kept], sim.at_exchange[kept] = symbol.orders[row], sim.at_exchange[row]
             kept += 1
     for row in range(kept, symbol.order_count):
-        sim.truth[row] = sim.nothing
+        sim.at_exchange[row] = sim.blank_order
     symbol.order_count = kept
     sim.orders_written = symbol.order_numbers
 
 
 @compiled_part
-def _has_room(sim: Record, tables: Written) -> bool:
-    """Whether the tables have room for all that may be noted at once."""
+def _has_room(sim: Record, tables: TableMemory) -> bool:
+    """Whether the tables have room for all rows that one step can write."""
     return bool(
-        sim.orders_written + len(sim.truth) <= len(tables.orders)
+        sim.orders_written + len(sim.at_exchange) <= len(tables.orders)
         and sim.fills_written + len(sim.fills) <= len(tables.fills)
         and sim.trips_written + len(sim.account.trips) <= len(tables.trips)
         and sim.equity_written + len(sim.account.equity) <= len(tables.equity)
@@ -446,41 +448,41 @@ def _has_room(sim: Record, tables: Written) -> bool:
     )
 
 
-def _simulate(m: Market, states: Rows, tables: Written) -> int:
-    """Run on from where the sim stands; return DONE, MORE_ROOM or GIVEN_UP."""
+def _simulate(m: Market, states: Rows, tables: TableMemory) -> int:
+    """Continue the session; return DONE, NEEDS_ROOM or GIVEN_UP."""
     sim, is_over = states[0], False
     while sim.unmodelled == 0:
-        _write_down(sim, is_over, tables)
+        _write_tables(sim, is_over, tables)
         if is_over:
             return DONE
         if not _has_room(sim, tables):
-            return MORE_ROOM
+            return NEEDS_ROOM
         if sim.has_ended or core_rules.is_finished(sim.account, sim.symbols):
             _end_session(sim, m)
             is_over = True
         else:
-            _pass_marks(sim, m, tables.equity)
+            _skip_marks(sim, m, tables.equity)
             sim.has_ended = _run_segment(sim, m)
     return GIVEN_UP
 
 
 @compiled_in_place
 def _end_session(sim: Record, m: Market) -> None:
-    """Where the tape ends before the session does, end by the policy; then nothing more is played."""
-    _look_back(sim, m, sim.row)
+    """End the session; where the tape ends first, by the policy for the end of a session."""
+    _set_last_prices(sim, m, sim.row)
     if not core_rules.is_finished(sim.account, sim.symbols):
         core_rules.end(sim.account, sim.symbols, TAPE_END)
-        _drain(sim)
-    loop_exchange.finish(sim)
-    _drain(sim)
+        _settle(sim)
+    loop_matching.finish(sim)
+    _settle(sim)
 
 
 @cache
 def simulate() -> Callable[..., int]:
-    """`_simulate`, compiled when it is first needed."""
+    """Return `_simulate`, compiled at the first call."""
     whole, flag = (types.Array(kind, 1, "C", readonly=True) for kind in (types.int64, types.bool_))
     columns = (whole, whole, whole, flag, *(whole,) * 8)
     market = types.NamedTuple([*columns, rows_of(SIGNAL), rows_of(REFUSAL)], Market)
-    tables = types.NamedTuple([rows_of(dtype) for dtype in TABLES.values()], Written)
+    tables = types.NamedTuple([rows_of(dtype) for dtype in TABLES.values()], TableMemory)
     signature = types.int64(market, rows_of(SIMULATION), tables)
     return compile_for(_simulate, signature, nogil=True, **BARE)  # type: ignore[no-any-return]

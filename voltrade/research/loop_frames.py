@@ -1,7 +1,7 @@
-"""The tables of a compiled session as frames, without a fact made of any row: what a slider can wait for.
+"""Converts the tables of a compiled session directly to frames: fast enough for the explorer's sliders.
 
-The columns say what `loop_facts` tells and `report.summary` collects of it; a property test holds both ways to the same
-frames. `frames` makes frames of columns, whoever tells them.
+The frames are those that `report.collector` makes from the facts of `loop_facts`; a property test checks that they are
+equal.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from voltrade.core import GATES
 from voltrade.model import BAR, Bools, Instrument, Int64s
 from voltrade.order_states import ENTRY, PURPOSES, REASONS, REJECTED, STATES, UNKNOWN
 from voltrade.report.frames import Columns, Frames, frames_of_columns, words
+from voltrade.research.compiled_session import Tables
 from voltrade.research.loop_facts import alert_text, refusal_text
-from voltrade.research.prepared_tape import Tables
 from voltrade.row_facts import client_order_id, order_type
 from voltrade.row_facts import refusal_text as gate_text
 
@@ -32,8 +32,8 @@ def frames_of_tables(
     Args:
         bars: closed bars of the tape, at least those of the session.
         decisions: of the same bars.
-        epoch: stands in the client order ids.
-        shown: numbers of the bars that the frames of bars and decisions hold; by default all of the session.
+        epoch: part of the client order ids.
+        shown: bars in the frames of bars and decisions; by default all bars of the session.
     """
     first, end, _ = (shown or slice(tables.first_bar, tables.bars)).indices(tables.bars)
     names = _names(tables.orders["order"], epoch)
@@ -62,51 +62,51 @@ def _names(orders: Rows, epoch: str) -> Any:
 
 
 def _orders(tables: Tables, names: Any, instrument: Instrument) -> Columns:
-    rows, truth, fills = tables.orders["order"], tables.orders["truth"], tables.fills
+    rows, at_exchange, fills = tables.orders["order"], tables.orders["at_exchange"], tables.fills
     traded, notional, fees = (
         _sums(fills["order"], amount, len(rows))
         for amount in (fills["quantity"], fills["quantity"] * fills["price"], fills["fee"])
     )
-    was_triggered = truth["order_id"] != 0
-    is_waiting = (truth["algo_id"] != 0) & ~was_triggered
+    was_triggered = at_exchange["order_id"] != 0
+    is_waiting = (at_exchange["algo_id"] != 0) & ~was_triggered
     was_placed = was_triggered | is_waiting
-    status = np.where(was_triggered, truth["status"], truth["algo_status"])
-    status = np.where(was_placed, status, np.where(truth["code"] != 0, REJECTED, UNKNOWN))
+    status = np.where(was_triggered, at_exchange["status"], at_exchange["algo_status"])
+    status = np.where(was_placed, status, np.where(at_exchange["code"] != 0, REJECTED, UNKNOWN))
     return {
         **{name: rows[name] for name in ("time", "round_trip", "bar", "side", "quantity", "price", "trigger_price")},
-        **{name: truth[name] for name in ("order_id", "answered")},
+        **{name: at_exchange[name] for name in ("order_id", "answered")},
         "client_order_id": names,
         "purpose": _purposes(rows["purpose"]),
         "type": words(_TYPES, np.where(rows["price"] != 0, len(PURPOSES), rows["purpose"])),
         "reduce_only": rows["purpose"] != ENTRY,
         "status": words(STATES, status),
-        "filled": np.where(was_triggered, truth["executed"], 0),
+        "filled": np.where(was_triggered, at_exchange["executed"], 0),
         "traded": traded,
         "traded_notional": notional,
         "fees": fees,
-        "code": np.where(was_placed, 0, truth["code"]),
-        "text": _texts(rows["cancel_reason"], truth["code"], was_placed, is_waiting, instrument),
+        "code": np.where(was_placed, 0, at_exchange["code"]),
+        "text": _texts(rows["cancel_reason"], at_exchange["code"], was_placed, is_waiting, instrument),
         "reason": words(REASONS, rows["reason"]),
-        "updated": np.where(was_placed, truth["updated"], 0),
+        "updated": np.where(was_placed, at_exchange["updated"], 0),
     }
 
 
 _TYPES = [order_type(purpose, 0) for purpose in PURPOSES] + [order_type(PURPOSES[ENTRY], 1)]
-"""Types of orders by their purpose; the last is that of an order with a price."""
+"""Order types by purpose; the last is the type of an order with a price."""
 
 
 def _sums(places: Int64s, amounts: Int64s, count: int) -> Int64s:
-    """Sum amounts by place; exactly, which `bincount` with its floats would not."""
+    """Sum amounts by place in integers; `bincount` would sum in floats."""
     sums = np.zeros(count, np.int64)
     np.add.at(sums, places, amounts)
     return sums
 
 
 def _texts(reasons: Int64s, codes: Int64s, was_placed: Bools, is_waiting: Bools, instrument: Instrument) -> Any:
-    """Why an order was refused or cancelled, or what became of a conditional one that never triggered."""
+    """Return why each order was refused or cancelled, or why an algo order ended without triggering."""
     texts = np.array(REASONS, dtype=object)[reasons]
-    is_told = ~was_placed | (is_waiting & (codes != 0))
-    texts[is_told] = [refusal_text(code, instrument) for code in codes[is_told].tolist()]
+    has_text = ~was_placed | (is_waiting & (codes != 0))
+    texts[has_text] = [refusal_text(code, instrument) for code in codes[has_text].tolist()]
     return texts
 
 
@@ -141,7 +141,7 @@ def _refusals(rows: Rows) -> Columns:
     return {
         **{name: rows[name] for name in ("time", "bar", "side")},
         "code": words([gate.code for gate in GATES], rows["gate"]),
-        "detail": words([gate_text(GATES[gate], *told) for gate, *told in cases.tolist()], case_of),
+        "detail": words([gate_text(GATES[gate], *numbers) for gate, *numbers in cases.tolist()], case_of),
     }
 
 
@@ -155,6 +155,6 @@ def _changes(rows: Rows) -> Columns:
 
 
 def _alerts(tables: Tables, names: Any, instrument: Instrument) -> Columns:
-    rows, codes = tables.alerts, tables.orders["truth"]["code"]
-    told = [alert_text(kind, names[order], codes[order], instrument) for _, kind, order in rows.tolist()]
-    return {"time": rows["time"], "code": [code for code, _ in told], "text": [text for _, text in told]}
+    rows, codes = tables.alerts, tables.orders["at_exchange"]["code"]
+    texts = [alert_text(kind, names[order], codes[order], instrument) for _, kind, order in rows.tolist()]
+    return {"time": rows["time"], "code": [code for code, _ in texts], "text": [text for _, text in texts]}

@@ -1,4 +1,4 @@
-"""The rows of a compiled session: what the exchange has, beside the records of account and symbol, and its tables."""
+"""Records of a compiled session: the exchange's state beside account and symbol, and the tables of results."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from voltrade.compiled import Record, Rows, compiled_part, record_dtype
 from voltrade.model import EQUITY, Bools, Int64s
 from voltrade.records import ACCOUNT, ALERT, CHANGE, EVENT, ORDER, ROWS, SYMBOL, TRIP, Event, flags, wholes
 
-TRAVELLING, TAKING, ENDED = 1, 2, 3
-"""Phases of an ordinary order at the exchange; 0 while there is none, as before a conditional order has triggered."""
+IN_TRANSIT, TAKING, ENDED = 1, 2, 3
+"""Phases of an ordinary order at the exchange; 0 while there is none, as before an algo order has triggered."""
 
 MODELLED = (-2018, -2019, -2020, -2021, -2022, -2027, -4131, -4164)
-"""Codes under which an order may be refused and the session still goes on as it is modelled."""
+"""Codes with which an order may be refused without ending the compiled session."""
 
 UNMODELLED = (
     "",
@@ -22,11 +22,11 @@ UNMODELLED = (
     "a position was liquidated",
     "more happened at once than there is room for",
 )
-REFUSED, LATE_FILL, NOT_EXPLAINED, LIQUIDATED, TOO_MUCH = range(1, 6)
-"""Why the loop gave up."""
+REFUSED, LATE_FILL, NOT_EXPLAINED, LIQUIDATED, NO_ROOM = range(1, 6)
+"""Why the loop gave up, as an index into `UNMODELLED`."""
 
-DONE, MORE_ROOM, GIVEN_UP = range(3)
-"""What `simulate` returns."""
+DONE, NEEDS_ROOM, GIVEN_UP = range(3)
+"""Return values of `simulate`."""
 
 BRACKET = record_dtype(wholes("cap", "maintenance_e8", "deducted"))
 """A leverage bracket, lowest first: the fields of `exchange.shipped.Bracket`."""
@@ -42,19 +42,19 @@ SETTINGS = record_dtype(
         *flags("triggers_by_mark", "isolated", "is_brief"),
     ]
 )
-"""The exchange's side of the settings; prices in ticks, quantities in lots, money in 1e-8, rates in 1e-8."""
+"""Settings of the exchange; prices in ticks, quantities in lots, money in 1e-8, rates in 1e-8."""
 
-TRUTH = record_dtype(
+EXCHANGE_ORDER = record_dtype(
     [
         *wholes("algo_id", "algo_status", "order_id", "phase", "live_from", "reference", "status"),
         *wholes("executed", "executed_notional", "answered", "updated", "code"),
         *flags("arrived"),
     ]
 )
-"""An order as the exchange has it; a conditional order's child has no row of its own."""
+"""An order as the exchange has it; an algo order and the order that it becomes share a row."""
 
-PLACED = record_dtype([("order", ORDER), ("truth", TRUTH)])
-"""An order as it was believed to stand at its end, and as the exchange had it."""
+PLACED = record_dtype([("order", ORDER), ("at_exchange", EXCHANGE_ORDER)])
+"""An order at its end, as the core had it and as the exchange had it."""
 
 FILL = record_dtype(
     wholes("time", "order", "quantity", "price", "fee", "realised", "executed", "executed_notional", "status")
@@ -63,39 +63,39 @@ FILL = record_dtype(
 
 SIMULATION = record_dtype(
     [
-        # where the session stands: the next trade, mark price and signal
+        # the next trade, mark price and signal
         *wholes("row", "mark", "signal"),
-        # what the open orders wait for, all together, and how far the tape was searched for it
+        # times and prices that open orders wait for, and how far the tape was searched for them
         *wholes("arrival", "algo_arrival", "rises_to", "falls_to", "searched_to", "search_bar"),
-        # the last trade, and the last at which a taker bought and sold
+        # prices of the last trade, the last buy and the last sell by a taker
         *wholes("last_price", "last_bought", "last_sold"),
         # the account as the exchange has it
         *wholes("order_ids", "algo_ids", "wallet", "quantity", "cost", "mark_e8", "added_margin"),
-        # outputs that were seen to, rows in the tables, and why the session was given up
-        *wholes("next_output", "news_count", "fill_count", "orders_written", "fills_written", "trips_written"),
+        # executed outputs, rows in the tables, and why the session was given up
+        *wholes("next_output", "event_count", "fill_count", "orders_written", "fills_written", "trips_written"),
         *wholes("equity_written", "changes_written", "alerts_written", "refusals_written", "unmodelled"),
-        *flags("taking_buys", "taking_sells", "is_busy", "watch_is_old", "has_ended"),
+        *flags("taking_buys", "taking_sells", "is_busy", "watch_is_stale", "has_ended"),
         *wholes("reserved"),  # numbers before rows, as in ACCOUNT
         ("settings", SETTINGS),
         ("account", ACCOUNT),
         ("symbols", SYMBOL, (1,)),
-        ("truth", TRUTH, (ROWS,)),
-        ("nothing", TRUTH),
-        ("no_event", EVENT),
+        ("at_exchange", EXCHANGE_ORDER, (ROWS,)),
+        ("blank_order", EXCHANGE_ORDER),
+        ("blank_event", EVENT),
         ("answer", EVENT),
-        ("news", EVENT, (64,)),
+        ("events", EVENT, (64,)),
         ("fills", FILL, (64,)),
     ]
 )
-"""All of a session. It is one row, so that a function takes one pointer: a dozen arrays would cost more to hand over
-than most functions take. `truth` is of the orders in the symbol's rows; what is told goes by `news`."""
+"""All of a session, as one row: a function then takes one pointer, since a dozen arrays as arguments would cost more
+time than most functions need. `at_exchange` has the orders of the symbol's rows; `events` are those for the core."""
 
 TABLES = {"orders": PLACED, "fills": FILL, "trips": TRIP, "equity": EQUITY, "changes": CHANGE, "alerts": ALERT}
-"""Tables that grow as a session goes on."""
+"""Tables of results, which grow during a session."""
 
 
-class Written(NamedTuple):
-    """The same, as rows with room for more."""
+class TableMemory(NamedTuple):
+    """Memory of the tables, with room for more rows."""
 
     orders: Rows
     fills: Rows
@@ -120,23 +120,23 @@ class Market(NamedTuple):
     mark_rows: Int64s
     mark_prices: Int64s
     fundings: Int64s
-    """For each mark, how often funding is due at it; nearly always not."""
+    """For each mark price, how many times funding is due at it; nearly always 0."""
     funding_rates: Int64s
     signals: Rows
     refusals: Rows
-    """As many rows as there are signals, to be written."""
+    """Memory for refused signals, as many rows as there are signals."""
 
 
-def begin(sim: Any) -> None:
-    """Fill in what stays as it is."""
-    sim["no_event"] = sim["answer"] = tuple(Event(0))
-    sim["watch_is_old"] = True
+def set_constants(sim: Any) -> None:
+    """Set the fields that never change."""
+    sim["blank_event"] = sim["answer"] = tuple(Event(0))
+    sim["watch_is_stale"] = True
 
 
 @compiled_part
 def free_row(sim: Record, count: int, size: int) -> int:
-    """The row after `count` rows; where all `size` are used up the session is given up."""
+    """Return the row after `count` rows; give up on the session where all `size` rows are used."""
     if count < size:
         return count
-    sim.unmodelled = TOO_MUCH
+    sim.unmodelled = NO_ROOM
     return size - 1

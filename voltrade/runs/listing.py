@@ -22,7 +22,7 @@ from voltrade.report.framed import Framed
 from voltrade.report.frames import Frames
 from voltrade.model import MONEY, EquityPoint, RoundTrip
 from voltrade.runs.replay import replay
-from voltrade.report.summary import RunReader
+from voltrade.report.run_reader import RunReader
 from voltrade.strategy.rule_file import read_parameters
 
 LOG_LINES = 15

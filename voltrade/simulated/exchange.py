@@ -1,98 +1,66 @@
-"""The simulated Binance: several symbols, one account in one-way mode, in process and without a socket.
+"""The simulated Binance: several symbols and one account in one-way mode, in process, without a socket.
 
-`venue` gives it Binance's wire, the backtest calls it directly, and both see the same orders, fills and refusals.
-Requests are answered at once, as Binance answers with newOrderRespType=ACK; everything that happens afterwards is
-appended to `outbox` in order, and everything at all goes to the ground-truth log, from which `truth` makes the same
-exchange again.
+The venue serves it to clients, and the backtest calls it directly; both see the same orders, fills and refusals.
+Requests return at once, as Binance's do with newOrderRespType=ACK. Everything that happens later is added to `outbox`,
+and everything is written to the ground-truth log, from which `ground_truth` restores the exchange.
 
-How orders fill is told in `execution`, what is refused in `refusals`, margin and liquidation in `margin` and
-`clearing`. Not modelled: hedge mode, multi-assets mode and other quote assets than USDT (refused), liquidation in
-steps, the auto-deleveraging queue (it happens when it is told to).
+`fill_model` has the rules of fills, `refusals` those of refusals, `margin` those of margin and liquidation. Not
+modelled: hedge mode, multi-assets mode and quote assets other than USDT (all refused), liquidation in steps, and the
+auto-deleveraging queue (a script starts a deleveraging).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from decimal import Decimal
-from typing import Any, Literal
-
-from pydantic import TypeAdapter
+from typing import Any
 
 from voltrade.account import fee
 from voltrade.errors import DataError
 from voltrade.model import (
     AlgoUpdate,
-    CancelOrder,
-    Command,
     Instrument,
     MarkPrice,
-    OrderIntent,
     OrderRequest,
-    OrderType,
     OrderUpdate,
-    Outcome,
-    Reply,
-    Side,
+    PositionReport,
     Snapshot,
-    TakeSnapshot,
     TimeInForce,
-    UserDataEvent,
+    Trades,
     WorkingType,
-    money,
     money_text,
 )
 from voltrade.simulated import refusals
-from voltrade.simulated.clearing import AccountChange, Log, Terms
+from voltrade.simulated.clearing import Clearing
+from voltrade.simulated.event_log import EventLog, Log, encoded
+from voltrade.simulated.events import PositionRisk
+from voltrade.simulated.margin_account import Balances, MarginAccount, Terms
 from voltrade.simulated.market import Market
-from voltrade.simulated.matching import MatchingEngine
-from voltrade.simulated.orders import AlgoOrder, Order, Phase
+from voltrade.simulated.matching import Matching
+from voltrade.simulated.order_store import OrderStore
+from voltrade.simulated.orders import AlgoOrder, Order
 from voltrade.simulated.refusals import VenueRefusal, refuse_if, refused
 from voltrade.simulated.symbols import SymbolRules, shipped_rules, shipped_symbols
 
 QUOTE_ASSET = "USDT"
 
-CODECS: Mapping[str, TypeAdapter[Any]] = {
-    "asked": TypeAdapter(OrderRequest),
-    "instrument": TypeAdapter(Instrument),
-    "instruments": TypeAdapter(list[Instrument]),
-    "rules": TypeAdapter(SymbolRules | None),
-    "all_rules": TypeAdapter(dict[str, SymbolRules]),
-}
-"""How the log writes, by name, what is more than a plain value: prices in ticks, quantities in lots."""
 
+class SimulatedExchange:
+    """The exchange: trades and mark prices, requests, and queries.
 
-def _written(**facts: Any) -> dict[str, Any]:
-    return {
-        name: CODECS[name].dump_python(fact, mode="json") if name in CODECS else fact for name, fact in facts.items()
-    }
+    A request or query that Binance would refuse raises `VenueRefusal` with the code of the first broken rule, and
+    changes nothing. Every request is logged, accepted or refused.
 
-
-@dataclass(frozen=True, slots=True)
-class Balances:
-    """The account in numbers, all money."""
-
-    wallet: int
-    cross_wallet: int
-    unrealised: int
-    cross_unrealised: int
-    equity: int
-    """Wallet and unrealised profit."""
-    initial_margin: int
-    """Of positions and orders."""
-    position_margin: int
-    order_margin: int
-    maintenance_margin: int
-    available: int
-    """What new orders may use for margin, never below 0."""
-
-
-class SimulatedExchange(MatchingEngine):
-    """The exchange: requests, questions, and what moves it.
-
-    A request or question that Binance would refuse raises `VenueRefusal` with the code of the first rule it breaks, and
-    changes nothing. Every request goes to the log, accepted or refused.
+    Attributes:
+        markets: the symbols, by name.
+        events: clock, user events and ground-truth log.
+        outbox: user events in order, until the caller clears it.
+        account: wallet, profit, fees and funding.
+        income: every change of the wallet.
+        orders: ordinary orders by id, open and ended.
+        algos: conditional orders by id, waiting and ended.
     """
 
     def __init__(
@@ -108,79 +76,134 @@ class SimulatedExchange(MatchingEngine):
 
         Args:
             instruments: the symbols, all with the quote asset USDT.
-            log: takes each row of the ground-truth log, before anybody is told what it says.
-            rules: of symbols whose rules are not to be the shipped ones.
+            log: takes each row of the ground-truth log, before its events are sent.
+            rules: of symbols that do not use the shipped rules.
 
         Raises:
-            DataError: no symbol, two of one name, another quote asset, or more leverage than the brackets allow.
+            DataError: no symbol, a symbol twice, another quote asset, or more leverage than the brackets allow.
         """
-        super().__init__(terms, clock, log)
+        self.markets: dict[str, Market] = {}
+        self.events = EventLog(clock, log, self.markets)
+        self._account = MarginAccount(terms, clock, self.markets)
+        self._store = OrderStore(self.events)
+        self._clearing = Clearing(self._account, self._store, self.events)
+        self._matching = Matching(self._account, self._store, self._clearing, self.events)
+        self.outbox = self.events.outbox
+        self.account = self._account.books
+        self.income = self._clearing.income
+        self.orders, self.algos = self._store.orders, self._store.algos
         for instrument in instruments:
-            symbol = instrument.symbol
-            if instrument.quote_asset != QUOTE_ASSET:
-                raise DataError(f"{symbol}: quote asset must be {QUOTE_ASSET}, was {instrument.quote_asset}")
-            if symbol in self.markets:
-                raise DataError(f"{symbol}: must be given once, was given twice")
-            known = shipped_rules(symbol) if symbol in shipped_symbols() else SymbolRules()
-            held_to = (rules or {}).get(symbol, known)
-            most = held_to.brackets[0].leverage
-            if not 1 <= terms.leverage <= most:
-                raise DataError(f"{symbol}: leverage must be 1 to {most}, was {terms.leverage}")
-            held = self.account.open_symbol(instrument)
-            self.markets[symbol] = Market(instrument, held_to, held, terms.leverage, terms.margin_type)
+            self._add_symbol(instrument, (rules or {}).get(instrument.symbol))
         if not self.markets:
             raise DataError("instruments: must be at least one, was none")
-        self.note(
+        self._note_start()
+
+    def _add_symbol(self, instrument: Instrument, rules: SymbolRules | None) -> None:
+        symbol, terms = instrument.symbol, self.terms
+        if instrument.quote_asset != QUOTE_ASSET:
+            raise DataError(f"{symbol}: quote asset must be {QUOTE_ASSET}, was {instrument.quote_asset}")
+        if symbol in self.markets:
+            raise DataError(f"{symbol}: must be given once, was given twice")
+        rules = rules or (shipped_rules(symbol) if symbol in shipped_symbols() else SymbolRules())
+        most = rules.brackets[0].leverage
+        if not 1 <= terms.leverage <= most:
+            raise DataError(f"{symbol}: leverage must be 1 to {most}, was {terms.leverage}")
+        position = self.account.open_symbol(instrument)
+        self.markets[symbol] = Market(instrument, rules, position, terms.leverage, terms.margin_type)
+
+    def _note_start(self) -> None:
+        self.events.note(
             "start",
-            **{**asdict(terms), "wallet": money_text(terms.wallet)},
-            **_written(
+            **{**asdict(self.terms), "wallet": money_text(self.terms.wallet)},
+            **encoded(
                 instruments=[market.instrument for market in self.markets.values()],
                 all_rules={symbol: market.rules for symbol, market in self.markets.items()},
             ),
         )
         for market in self.markets.values():
-            self.market_noted(market)
+            self.events.skip_prices(market)
+
+    @property
+    def clock(self) -> int:
+        """Time of the exchange, milliseconds UTC."""
+        return self.events.clock
+
+    @property
+    def terms(self) -> Terms:
+        return self._account.terms
+
+    @terms.setter
+    def terms(self, terms: Terms) -> None:
+        self._account.terms = terms
+
+    @property
+    def hedge_mode(self) -> bool:
+        """Whether the account is in hedge mode, in which every order is refused."""
+        return self._account.hedge_mode
+
+    @property
+    def updated(self) -> int:
+        """Time of the last change of the account, ms."""
+        return self._account.updated
 
     def market(self, symbol: str) -> Market:
-        """Return a symbol's market; -1121 where the exchange has no such symbol."""
+        """Return a symbol's market; -1121 if the exchange does not have it."""
         refuse_if(symbol not in self.markets, -1121)
         return self.markets[symbol]
+
+    # --- the tape -----------------------------------------------------------------------------------------------------
+
+    def advance(self, time: int) -> None:
+        """Set the clock forward; an earlier time changes nothing."""
+        self.events.advance(time)
+
+    def on_trades(self, trades: Trades) -> None:
+        """Play trades of one symbol, in order; the result does not depend on how they are divided into calls."""
+        self._matching.on_trades(trades)
+
+    def on_mark(self, mark: MarkPrice) -> None:
+        """Handle a mark price: funding that is due, then triggers, then liquidation or a margin call."""
+        self._matching.on_mark(mark)
+
+    def finish(self, symbol: str) -> None:
+        """End a symbol's tape: open market orders fill at the last price of the other side, IOC and FOK expire."""
+        self._matching.finish(symbol)
 
     # --- requests: orders ---------------------------------------------------------------------------------------------
 
     def place_order(self, request: OrderRequest) -> OrderUpdate:
-        """Accept a market or limit order: it is NEW, and live once the latency has passed."""
+        """Accept a market or limit order, which reaches the matching engine after the latency."""
         with self._request("place_order", client_order_id=request.client_order_id, asked=request):
             self.check_order(request)
         market = self.markets[request.symbol]
         live_from = self.clock + self.terms.latency_ms
         assumed = refusals.assumed_price(market, request)
-        order = Order(request, len(self.orders) + 1, self.clock, live_from, assumed)
-        self.open_order(market, order)
+        order = Order(request, self._store.next_order_id, self.clock, live_from, assumed)
+        self._store.open_order(market, order)
         return order.update()
 
     def check_order(self, request: OrderRequest) -> None:
-        """Refuse an order as `place_order` would, and place nothing."""
-        refusals.check_order(self, self.market(request.symbol), request)
+        """Check an order as `place_order` does, without placing it."""
+        refusals.check_order(self._account, self._store, self.market(request.symbol), request)
 
     def place_algo(self, request: OrderRequest) -> AlgoUpdate:
-        """Accept a conditional order; it waits from when the latency has passed."""
+        """Accept a conditional order, which can trigger after the latency."""
         with self._request("place_algo", client_order_id=request.client_order_id, asked=request):
             market = self.market(request.symbol)
             unit = market.tick_e8 if request.working_type is WorkingType.MARK_PRICE else 1
             algo = AlgoOrder(request, len(self.algos) + 1, self.clock, self.clock + self.terms.latency_ms, unit)
-            refusals.check_algo(self, market, algo)
+            refusals.check_algo(self._account, self._store, market, algo)
         if algo.is_trailing_type and not request.activation_price:
             algo.trailing, algo.best = True, market.working_price(algo)
-        self.open_algo(market, algo)
+        self._store.open_algo(market, algo)
         return algo.update()
 
     def cancel_order(self, symbol: str, *, client_order_id: str = "", order_id: int = 0) -> OrderUpdate:
-        """Cancel an open order by either id; -2011 where no such order is open."""
+        """Cancel an open order by either id; -2011 if it is not open."""
         with self._request("cancel_order", symbol=symbol, client_order_id=client_order_id, order_id=order_id):
             market = self.market(symbol)
-            order = refusals.find_order(self, symbol, client_order_id, order_id, -2011)
-        self.end_order(market, order, "CANCELED")
+            order = refusals.find_order(self._store, symbol, client_order_id, order_id, -2011)
+        self._store.end_order(market, order, "CANCELED")
         return order.update()
 
     def modify_order(
@@ -194,147 +217,140 @@ class SimulatedExchange(MatchingEngine):
         order_id: int = 0,
         reduces: bool = False,
     ) -> OrderUpdate:
-        """Give an open limit order another price and quantity, at once and at the end of the queue.
+        """Change price and quantity of an open limit order at once, and move it to the end of the queue.
 
-        It is cancelled instead where it has filled that much already, or is post-only and would take.
+        The order is cancelled instead if it has already filled that much, or is post-only and would take.
 
         Args:
             side: must be the order's.
-            quantity: lots, what has filled included.
+            quantity: lots, including what has filled.
             price: ticks.
-            reduces: claims that the order is reduce-only.
+            reduces: whether the request says that the order is reduce-only.
 
         Raises:
-            VenueRefusal: -2013 not open, -5025 no limit order, -5027 nothing to modify, -5047 not reduce-only, or with
-                the code of the rule that the modified order breaks.
+            VenueRefusal: -2013 not open, -5025 not a limit order, -5027 nothing to modify, -5047 not reduce-only, or
+                the code of the first broken rule.
         """
         which = {"symbol": symbol, "client_order_id": client_order_id, "order_id": order_id}
         with self._request("modify_order", **which, side=side, quantity=quantity, price=price, reduces=reduces):
             market = self.market(symbol)
-            order = refusals.find_order(self, symbol, client_order_id, order_id)
+            order = refusals.find_order(self._store, symbol, client_order_id, order_id)
             modified = replace(order.request, quantity=quantity, price=price)
-            refusals.check_modification(self, market, order, modified, side, reduces=reduces)
+            refusals.check_modification(self._account, market, order, modified, side, reduces=reduces)
         if quantity <= order.filled or (modified.time_in_force is TimeInForce.GTX and market.would_take(modified)):
-            self.end_order(market, order, "CANCELED")
+            self._store.end_order(market, order, "CANCELED")
             return order.update()
-        market.reserve_notional(order, -order.remaining)
-        order.request, order.assumed_price, order.updated = modified, price, self.clock
-        market.reserve_notional(order, order.remaining)
-        market.open_orders[order.id] = market.open_orders.pop(order.id)
-        if order.phase is not Phase.TRAVELLING:
-            order.phase = Phase.TAKING if market.would_take(modified) else Phase.RESTING
-        market.orders_changed()
-        self.tell_order(market, order, "AMENDMENT")
+        self._store.amend(market, order, quantity, price)
         return order.update()
 
     def cancel_algo(self, *, client_order_id: str = "", algo_id: int = 0) -> AlgoUpdate:
-        """Cancel a conditional order by either id; -2011 where none waits."""
+        """Cancel a conditional order by either id; -2011 if it has triggered or ended."""
         with self._request("cancel_algo", client_order_id=client_order_id, algo_id=algo_id):
-            algo = refusals.find_algo(self, client_order_id, algo_id, -2011)
-        self.end_algo(self.markets[algo.request.symbol], algo, "CANCELED")
+            algo = refusals.find_algo(self._store, client_order_id, algo_id, -2011)
+        self._store.end_algo(self.markets[algo.request.symbol], algo, "CANCELED")
         return algo.update()
 
     def cancel_all(self, symbol: str) -> None:
-        """Cancel all open ordinary orders of a symbol; conditional orders stay."""
+        """Cancel all open ordinary orders of a symbol, but no conditional orders."""
         with self._request("cancel_all", symbol=symbol):
             market = self.market(symbol)
         for order in list(market.open_orders.values()):
-            self.end_order(market, order, "CANCELED")
+            self._store.end_order(market, order, "CANCELED")
 
     def cancel_all_algo(self, symbol: str) -> None:
         """Cancel all conditional orders of a symbol that have not triggered."""
         with self._request("cancel_all_algo", symbol=symbol):
             market = self.market(symbol)
         for algo in list(market.open_algos.values()):
-            self.end_algo(market, algo, "CANCELED")
+            self._store.end_algo(market, algo, "CANCELED")
 
     # --- requests: account settings -----------------------------------------------------------------------------------
 
     def set_leverage(self, symbol: str, leverage: int) -> int:
         """Set a symbol's leverage and return it.
 
-        -4028 more than the brackets allow, -4161 lowered under an isolated position, -2027 too large a position for it,
-        -2028 too little margin.
+        -4028 more than the brackets allow, -4161 lower with an isolated position, -2027 position too large for it,
+        -2028 not enough margin.
         """
         with self._request("set_leverage", symbol=symbol, leverage=leverage):
             market = self.market(symbol)
-            refusals.check_leverage(self, market, leverage)
+            refusals.check_leverage(self._account, market, leverage)
         if leverage != market.leverage:
             market.leverage = leverage
-            self.tell_leverage(market)
+            self.events.add_leverage(market)
         return leverage
 
     def set_margin_type(self, symbol: str, margin_type: str) -> None:
-        """Set `isolated` or `cross`; -4046 already so, -4047 with open orders, -4048 with a position."""
+        """Set `isolated` or `cross`; -4046 already set, -4047 with open orders, -4048 with a position."""
         with self._request("set_margin_type", symbol=symbol, margin_type=margin_type):
             market = self.market(symbol)
             refuse_if(margin_type not in ("isolated", "cross"), -1130, "marginType")
             refuse_if(margin_type == market.margin_type, -4046)
             refuse_if(market.open_orders or market.open_algos, -4047)
-            refuse_if(market.held.quantity, -4048)
+            refuse_if(market.position.quantity, -4048)
         market.margin_type = margin_type
-        self.tell_account("MARGIN_TYPE_CHANGE", market)
+        self._clearing.report_account("MARGIN_TYPE_CHANGE", market)
 
     def change_position_margin(self, symbol: str, amount: int, *, adding: bool) -> None:
-        """Move money to an isolated position's margin, or back; -4049 to -4055 where that can't be."""
+        """Add margin to an isolated position, or remove it; refused with -4049 to -4055."""
         with self._request("change_position_margin", symbol=symbol, amount=amount, adding=adding):
             market = self.market(symbol)
-            refusals.check_position_margin(self, market, amount, adding=adding)
+            refusals.check_position_margin(self._account, market, amount, adding=adding)
         market.added_margin += amount if adding else -amount
-        self.tell_account("MARGIN_TRANSFER", market)
+        self._clearing.report_account("MARGIN_TRANSFER", market)
 
     def set_position_mode(self, hedge: bool) -> None:
-        """Go back to one-way mode, when flat and without orders (-4067, -4068); hedge mode is not offered (-4084)."""
+        """Set one-way mode, if flat and without orders (-4067, -4068); hedge mode is not supported (-4084)."""
         with self._request("set_position_mode", hedge=hedge):
-            refusals.check_position_mode(self, hedge)
+            refusals.check_position_mode(self._account, hedge)
             refuse_if(hedge, -4084)
-        self.hedge_mode = False
+        self._account.hedge_mode = False
 
     def set_multi_assets_mode(self, multi: bool) -> None:
-        """Refuse every change of the assets mode: it is single-asset (-4171), and the other is not offered (-4084)."""
+        """Refuse every assets mode: single-asset is already set (-4171), multi-assets is not supported (-4084)."""
         with self._request("set_multi_assets_mode", multi=multi):
             refuse_if(not multi, -4171)
             refuse_if(any(market.is_isolated for market in self.markets.values()), -4167)
             raise refused(-4084)
 
-    # --- what a script may do to the account --------------------------------------------------------------------------
+    # --- actions of a script -----------------------------------------------------------------------------
 
     def deposit(self, amount: int) -> None:
-        """Bring money to the wallet."""
+        """Add money to the wallet."""
         with self._request("deposit", amount=amount):
             refuse_if(amount <= 0, -4055)
-        self.transfer(amount, "DEPOSIT")
+        self._clearing.transfer(amount, "DEPOSIT")
 
     def withdraw(self, amount: int) -> None:
-        """Take money from the wallet; -4050 more than is free."""
+        """Take money out of the wallet; -4050 if it is more than the free margin."""
         with self._request("withdraw", amount=amount):
             refuse_if(amount <= 0, -4055)
-            refuse_if(amount > self.free_margin(), -4050)
-        self.transfer(-amount, "WITHDRAW")
+            refuse_if(amount > self._account.free_margin(), -4050)
+        self._clearing.transfer(-amount, "WITHDRAW")
 
     def deleverage(self, symbol: str, quantity: int = 0) -> None:
-        """Auto-deleverage a position, or some lots of it: it is closed at the mark against a bankrupt counterparty."""
+        """Auto-deleverage a position, or some lots of it: close it at the mark price."""
         with self._request("deleverage", symbol=symbol, quantity=quantity):
             market = self.market(symbol)
-            refuse_if(not 0 <= quantity <= abs(market.held.quantity) or not market.held.quantity, -2024)
-        self.force_close(market, "adl_autoclose", self.closing_price(market), 0, quantity)
+            refuse_if(not 0 <= quantity <= abs(market.position.quantity) or not market.position.quantity, -2024)
+        self._clearing.force_close(market, "adl_autoclose", market.closing_price, 0, quantity)
 
     def settle(self, symbol: str) -> None:
-        """Delist a symbol: its orders expire, its position is settled at the mark, and it is closed for good."""
+        """Delist a symbol: expire its orders, settle its position at the mark price, and stop its trading."""
         with self._request("settle", symbol=symbol):
             market = self.market(symbol)
-        self.expire_all(market, "7")
+        self._store.expire_all(market, "7")
         market.status = "CLOSE"
-        if market.held.quantity:
-            price = self.closing_price(market)
-            notional = market.instrument.notional(price * abs(market.held.quantity))
-            self.force_close(market, "settlement_autoclose-", price, fee(notional, self.terms.taker_fee_e8))
+        if market.position.quantity:
+            price = market.closing_price
+            notional = market.instrument.notional(price * abs(market.position.quantity))
+            self._clearing.force_close(market, "settlement_autoclose-", price, fee(notional, self.terms.taker_fee_e8))
 
     def change_filters(self, instrument: Instrument, rules: SymbolRules | None = None) -> None:
-        """Replace a symbol's filters, and its further rules; orders that are open stay as they are.
+        """Replace a symbol's filters and its other rules; open orders stay as they are.
 
         Raises:
-            DataError: tick or step changed, which would change the meaning of every price and quantity.
+            DataError: tick or step would change, and with them every price and quantity.
         """
         with self._request("change_filters", instrument=instrument, rules=rules):
             market = self.market(instrument.symbol)
@@ -342,95 +358,31 @@ class SimulatedExchange(MatchingEngine):
                 before, after = getattr(market.instrument, unit), getattr(instrument, unit)
                 if before != after:
                     raise DataError(f"{unit}: must stay {before}, was {after}")
-        market.instrument = market.held.instrument = instrument
+        market.instrument = market.position.instrument = instrument
         market.rules = rules or market.rules
 
     def stick_triggers(self, symbol: str, sticking: bool = True) -> None:
-        """Let conditional orders of a symbol that trigger stay TRIGGERING, open and without effect; or no longer."""
+        """Make conditional orders of a symbol stay TRIGGERING when they trigger, without an order; or end that."""
         with self._request("stick_triggers", symbol=symbol, sticking=sticking):
             market = self.market(symbol)
         market.stuck_in_triggering = sticking
 
     def switch_position_mode(self, hedge: bool) -> None:
-        """Switch the account's position mode by hand, as on Binance's own page; refused as `set_position_mode` is."""
+        """Switch the position mode as on Binance's web page; refused like `set_position_mode`."""
         with self._request("switch_position_mode", hedge=hedge):
-            refusals.check_position_mode(self, hedge)
-        self.hedge_mode = hedge
+            refusals.check_position_mode(self._account, hedge)
+        self._account.hedge_mode = hedge
 
-    def happen(self, what: str, facts: Mapping[str, Any]) -> None:
-        """Let happen what a line of a script says: most are methods of this class, with decimal texts for amounts.
-
-        `order` is a market order by hand, with a client id that is none of a program's; `mark` lets the mark price jump
-        until the tape's next one; `filters` has fields of `Instrument`.
-        """
-        symbol = facts.get("symbol", "")
-        match what:
-            case "order":
-                lots, name = self.lots(symbol, str(facts["quantity"])), facts.get("clientOrderId", "web_by_hand")
-                order = OrderRequest(symbol, name, Side[facts["side"]], OrderType.MARKET, lots)
-                self.place_order(replace(order, reduce_only=facts.get("reduceOnly", False)))
-            case "filters":
-                changed = {name: value for name, value in facts.items() if name != "symbol"}
-                self.change_filters(replace(self.market(symbol).instrument, **changed))
-            case "mark":
-                price_e8 = money(str(facts["price"]))
-                self.on_mark(replace(self.mark(symbol), time=self.clock, price_e8=price_e8))
-            case "deposit" | "withdraw":
-                getattr(self, what)(money(str(facts["amount"])))
-            case "hedge_mode":
-                self.switch_position_mode(True)
-            case _:
-                getattr(self, {"cancel_stops": "cancel_all_algo", "leverage": "set_leverage"}.get(what, what))(**facts)
-
-    # --- commands of the core -----------------------------------------------------------------------------------------
-
-    def execute(self, command: Command) -> Reply | Snapshot:
-        """Carry out a command of the core, in process, and put the answer into values."""
-        if isinstance(command, TakeSnapshot):
-            return self.snapshot(command.symbol)
-        action: Literal["submit", "cancel", "lookup"]
-        if isinstance(command, OrderIntent):
-            action, asked = "submit", command.order
-            symbol, name, algo = asked.symbol, asked.client_order_id, asked.order_type.is_conditional
-        else:
-            action = "cancel" if isinstance(command, CancelOrder) else "lookup"
-            symbol, name, algo = command.symbol, command.client_order_id, command.algo
-        outcome, code, text = Outcome.ACCEPTED, 0, ""
-        what: OrderUpdate | AlgoUpdate | None = None
-        try:
-            if isinstance(command, OrderIntent):
-                what = self.place_algo(asked) if algo else self.place_order(asked)
-            elif algo:
-                what = (self.cancel_algo if action == "cancel" else self.query_algo)(client_order_id=name)
-            else:
-                what = (self.cancel_order if action == "cancel" else self.query_order)(symbol, client_order_id=name)
-        except VenueRefusal as refusal:
-            outcome, code, text = Outcome.REFUSED, refusal.code, refusal.message
-        order = what if isinstance(what, OrderUpdate) else None
-        algo_order = what if isinstance(what, AlgoUpdate) else None
-        return Reply(self.clock, action, symbol, name, algo, outcome, code, text, order, algo_order)
-
-    def collect(self) -> list[UserDataEvent]:
-        """Empty the outbox and return what of it the core is told."""
-        told: list[UserDataEvent] = []
-        for event in self.outbox:
-            if isinstance(event, AccountChange):
-                told.append(event.update())
-            elif isinstance(event, OrderUpdate | AlgoUpdate):
-                told.append(event)
-        self.outbox.clear()
-        return told
-
-    # --- questions ----------------------------------------------------------------------------------------------------
+    # --- queries ------------------------------------------------------------------------------------------------------
 
     def query_order(self, symbol: str, *, client_order_id: str = "", order_id: int = 0) -> OrderUpdate:
-        """Return an order, open or ended, of several with one client id the latest; -2013 where none is remembered."""
+        """Return an order, open or ended; of several with the same client id the latest. -2013 if there is none."""
         self.market(symbol)
-        return refusals.find_order(self, symbol, client_order_id, order_id).update()
+        return refusals.find_order(self._store, symbol, client_order_id, order_id).update()
 
     def query_algo(self, *, client_order_id: str = "", algo_id: int = 0) -> AlgoUpdate:
-        """Return a conditional order, open or ended, of several with one client id the latest; -2013 without any."""
-        return refusals.find_algo(self, client_order_id, algo_id).update()
+        """Return a conditional order; of several with the same client id the latest. -2013 if there is none."""
+        return refusals.find_algo(self._store, client_order_id, algo_id).update()
 
     def open_orders(self, symbol: str = "") -> list[OrderUpdate]:
         return [order.update() for market in self._markets(symbol) for order in market.open_orders.values()]
@@ -439,11 +391,11 @@ class SimulatedExchange(MatchingEngine):
         return [algo.update() for market in self._markets(symbol) for algo in market.open_algos.values()]
 
     def all_orders(self, symbol: str) -> list[OrderUpdate]:
-        """Return the orders of a symbol that are not forgotten, by id."""
+        """Return the orders of a symbol that GET order still returns, by id."""
         return [
             order.update()
             for order in self.orders.values()
-            if order.request.symbol == symbol and not refusals.is_forgotten(self, order)
+            if order.request.symbol == symbol and not refusals.is_forgotten(self._store, order)
         ]
 
     def all_algo_orders(self, symbol: str) -> list[AlgoUpdate]:
@@ -451,33 +403,32 @@ class SimulatedExchange(MatchingEngine):
         return [algo.update() for algo in self.algos.values() if algo.request.symbol == symbol]
 
     def user_trades(self, symbol: str = "", after_id: int = 0) -> list[OrderUpdate]:
-        """Return our fills with trade id above `after_id`, each as the order update that told of it."""
+        """Return our fills with a trade id above `after_id`, as order updates."""
         return [fill for market in self._markets(symbol) for fill in market.fills[after_id:]]
 
     def mark(self, symbol: str) -> MarkPrice:
-        """Return the last mark price; before the first one the last trade's price."""
+        """Return the last mark price, or the price of the last trade before the first mark price."""
         market = self.markets[symbol]
         return market.mark or MarkPrice(symbol, self.clock, market.value_price_e8)
 
     def balances(self) -> Balances:
-        """Return wallet, margins and what is available, valued at mark, or at the last trade before the first mark."""
-        markets = self.markets.values()
-        unrealised = sum(market.unrealised for market in markets)
-        return Balances(
-            wallet=self.account.wallet,
-            cross_wallet=self.cross_wallet,
-            unrealised=unrealised,
-            cross_unrealised=sum(market.unrealised for market in self.cross_markets()),
-            equity=self.account.wallet + unrealised,
-            initial_margin=sum(market.margin_needed() for market in markets),
-            position_margin=sum(market.position_margin for market in markets),
-            order_margin=sum(market.order_margin for market in markets),
-            maintenance_margin=sum(market.maintenance for market in markets),
-            available=max(0, self.free_margin()),
-        )
+        """Return wallet, margins and available balance."""
+        return self._account.balances()
+
+    def position(self, symbol: str) -> PositionReport:
+        """Return the part of a position that the core uses."""
+        return self._account.position_risk(symbol).report
+
+    def position_risk(self, symbol: str) -> PositionRisk:
+        """Return the position in a symbol with its margin."""
+        return self._account.position_risk(symbol)
+
+    def liquidation_price(self, symbol: str) -> str:
+        """Return the mark price at which a position is liquidated, or `"0"`."""
+        return self._account.liquidation_price(symbol)
 
     def snapshot(self, symbol: str, since_trade_id: int = 0) -> Snapshot:
-        """Return the account and one symbol as the core asks for them at start and after a lost user stream."""
+        """Return the account and one symbol, as the core needs them at start and after a lost user stream."""
         balances, market = self.balances(), self.markets[symbol]
         return Snapshot(
             time=self.clock,
@@ -496,29 +447,29 @@ class SimulatedExchange(MatchingEngine):
         )
 
     def ticks(self, symbol: str, text: str | Decimal) -> int:
-        """Read a price of the wire; -1111 too many decimals, -4014 no multiple of the tick."""
+        """Convert a price in a request to ticks; -1111 too many decimals, -4014 not a multiple of the tick."""
         market = self.market(symbol)
         return refusals.counted(text, market.rules.price_precision, market.instrument.ticks, -4014)
 
     def lots(self, symbol: str, text: str | Decimal) -> int:
-        """Read a quantity of the wire; -1111 too many decimals, -4023 no multiple of the step."""
+        """Convert a quantity in a request to lots; -1111 too many decimals, -4023 not a multiple of the step."""
         market = self.market(symbol)
         return refusals.counted(text, market.rules.quantity_precision, market.instrument.lots, -4023)
 
     def _markets(self, symbol: str) -> list[Market]:
-        """The symbol of that name, or all where none is named; none where there is no such symbol."""
+        """Return the symbol with that name, if it exists, or all if the name is empty."""
         return [market for name, market in self.markets.items() if symbol in ("", name)]
 
     # --- the log ------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _request(self, action: str, **facts: Any) -> Iterator[None]:
-        """Note a request: as refused where the checks in the block refuse it, else as accepted, before it is done."""
-        if self.has_log:
-            facts = _written(**facts)
+        """Log a request: as refused if the block raises `VenueRefusal`, else as accepted, before it is done."""
+        if self.events.has_log:
+            facts = encoded(**facts)
         try:
             yield
         except VenueRefusal as refusal:
-            self.note("refused", action=action, **facts, code=refusal.code, message=refusal.message)
+            self.events.note("refused", action=action, **facts, code=refusal.code, message=refusal.message)
             raise
-        self.note_input("accepted", action=action, **facts)
+        self.events.note_input("accepted", action=action, **facts)

@@ -1,25 +1,26 @@
-"""The model of execution: how orders fill where the tape of trades is all that is known of the market.
+"""The rules by which orders fill from a tape of trades.
 
-There is no order book; what others traded is the liquidity. Each rule stands here once, compiled, for the simulated
+There is no order book; the trades of others are the liquidity. Each rule exists once, compiled, for the simulated
 exchange and for research.
 
-- An order placed when the clock stands at t is live from the first trade with time >= t + latency.
-- A market order fills from trades on the other side (a BUY from trades whose taker bought), each up to that trade's
-  quantity, at that trade's price moved against us by the slippage and rounded away from us to the tick. A fill price
-  beyond `marketTakeBound` of the last trade before arrival expires the rest.
-- The best offer is taken to be the last price at which a taker bought, the best bid the last at which one sold. A
-  limit order that reaches the other side on arrival takes, like a market order, within its limit; the first trade on
-  the other side beyond the limit ends that: GTC rests from then on, IOC expires. FOK wants the first trade on the other
-  side to give it whole. GTX expires instead of taking. A resting order fills at its limit when a trade goes strictly
-  through it.
-- A conditional order triggers at the first trade (or mark price) at or beyond its trigger. It becomes an order that is
-  at the matching engine already: a market order fills from that very trade on, whatever its side, so that a gap fills
-  at the trade's price; a limit order does so within its limit, or rests. Stops go before take-profits.
-- A trailing stop follows the best price since it was placed (or since its activation price was reached) and triggers
-  when a price is its callback rate away from that best.
-- With `priceProtect`, nothing triggers while mark and last price are further apart than `triggerProtect`.
-- Reduce-only orders fill up to the position and expire when there is none on the other side.
-- Orders share a trade's quantity in the order of their ids.
+- An order placed at time t is at the matching engine from the first trade with time >= t + latency.
+- A market order fills from trades on the other side (a BUY from trades whose taker bought), each up to the quantity of
+  the trade, at its price moved against us by the slippage and rounded away from us to the tick. If a fill price is
+  further than `marketTakeBound` from the last trade before arrival, the rest of the order expires.
+- The best ask is assumed to be the last price at which a taker bought, and the best bid the last at which a taker sold.
+  A limit order that reaches the other side on arrival takes, like a market order, within its limit, until the first
+  trade on the other side beyond the limit: then GTC rests and IOC expires. FOK fills from the first trade on the other
+  side completely, or expires. GTX expires instead of taking. A resting order fills at its limit when a trade goes
+  strictly through it.
+- A conditional order triggers at the first trade (or mark price) at or beyond its trigger price. It becomes an order
+  that is at the matching engine at once: a market order fills from the triggering trade on, whatever its side, so that
+  after a price jump it fills at the new price; a limit order does so within its limit, or rests. Stops trigger before
+  take-profits.
+- A trailing stop follows the best price since it was placed (or since its activation price was reached), and triggers
+  when a price is its callback rate away from the best price.
+- With `priceProtect`, nothing triggers while mark and last price differ by more than `triggerProtect`.
+- Reduce-only orders fill up to the position, and expire when there is none to reduce.
+- Orders share the quantity of a trade in the order of their ids.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def slipped_price(price: int, side: int, slippage_e8: int) -> int:
 
 @compiled
 def is_triggered(price: int, trigger_price: int, rising: bool) -> bool:
-    """Whether a price (in the unit of the trigger) is at or beyond a trigger that waits for a rise, or for a fall."""
+    """Whether a price has reached a trigger price from below (`rising`), or from above."""
     return price >= trigger_price if rising else price <= trigger_price
 
 
@@ -50,7 +51,7 @@ def is_triggered(price: int, trigger_price: int, rising: bool) -> bool:
 def trailing_trigger(best: int, side: int, callback_bps: int) -> int:
     """Return the price that triggers a trailing stop whose best price is `best`, rounded towards that best.
 
-    A SELL falls back from its highest price, a BUY comes up from its lowest.
+    A SELL triggers below its highest price, a BUY above its lowest.
     """
     if side < 0:
         return best * (10_000 - callback_bps) // 10_000
@@ -59,7 +60,7 @@ def trailing_trigger(best: int, side: int, callback_bps: int) -> int:
 
 @compiled
 def is_beyond_take_bound(price: int, reference: int, side: int, bound_e8: int) -> bool:
-    """Whether a fill price is further against the order than `bound_e8` of the reference price."""
+    """Whether a fill price is worse for the order than the reference price by more than the fraction `bound_e8`."""
     return side * (price - reference) * MONEY > reference * bound_e8
 
 
@@ -71,7 +72,7 @@ def is_within_limit(price: int, limit: int, side: int) -> bool:
 
 @compiled
 def is_through_limit(price: int, limit: int, side: int) -> bool:
-    """Whether a trade went strictly through a resting order, so that it must have been filled."""
+    """Whether a trade price is strictly beyond the limit of a resting order, which must have filled."""
     return side * (limit - price) > 0
 
 
@@ -88,7 +89,7 @@ def first_acting_trade(
     taking_buys: bool,
     taking_sells: bool,
 ) -> int:
-    """Find the first trade in [start, stop) that some order reacts to, given what all orders wait for; else `stop`."""
+    """Return the row of the first trade in [start, stop) to which an order reacts, else `stop`; see `Watch`."""
     for row in range(start, stop):
         if time[row] >= arrival or price[row] >= rises_to or price[row] <= falls_to:
             return row
@@ -102,7 +103,7 @@ def first_acting_trade(
 
 @compiled
 def last_row_of_taker(buyer_is_maker: npt.NDArray[np.bool_], start: int, stop: int, taker_sold: bool) -> int:
-    """Find the last trade in [start, stop) whose taker sold, or bought; -1 where there is none."""
+    """Return the row of the last trade in [start, stop) whose taker sold (or bought), else -1."""
     for row in range(stop - 1, start - 1, -1):
         if buyer_is_maker[row] == taker_sold:
             return row
@@ -110,7 +111,7 @@ def last_row_of_taker(buyer_is_maker: npt.NDArray[np.bool_], start: int, stop: i
 
 
 class Watch(NamedTuple):
-    """What the open orders of a symbol wait for, all together: the arguments of `first_acting_trade`."""
+    """What the open orders of a symbol wait for: a time, prices, and trades of a taker."""
 
     arrival: int = NEVER
     rises_to: int = NEVER

@@ -1,4 +1,4 @@
-"""How the exchange writes its numbers, on the wire and in the ground-truth log: decimal texts, without an exponent."""
+"""Writes numbers as decimal texts without an exponent, for clients and for the ground-truth log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def plain(value: Decimal) -> str:
 
 
 def price_text(instrument: Instrument, ticks: int) -> str:
-    """Write a price; where there is none it is 0 inside and `0` outside."""
+    """Write a price; 0, which means no price, is written as `0`."""
     return plain(instrument.price(ticks)) if ticks else "0"
 
 
@@ -34,19 +34,19 @@ def notional_text(instrument: Instrument, ticklots: int) -> str:
 
 
 def average_text(instrument: Instrument, ticklots: int, lots: int) -> str:
-    """Write an average price with five digits more than the tick has, rounded half to even; zero where none filled."""
+    """Write an average price with five decimals more than the tick, rounded half to even; zero if nothing filled."""
     places = Decimal(1).scaleb(-decimals(instrument.tick_size) - AVERAGE_DECIMALS)
     exact = Decimal(ticklots) * instrument.tick_size / lots if lots else Decimal(0)
     return plain(exact.quantize(places, rounding=ROUND_HALF_EVEN))
 
 
 def decimals(unit: Decimal) -> int:
-    """Digits after the point that multiples of a tick or step are written with."""
+    """Return the number of decimals of multiples of a tick or step."""
     return max(0, -int(unit.as_tuple().exponent))
 
 
 def column(counts: Int64s, unit: Decimal) -> list[str]:
-    """Write counts of a tick or step as decimal texts, all with the unit's digits.
+    """Write counts of a tick or step as decimal texts with all decimals of the unit.
 
     Args:
         counts: non-negative ticks or lots, shape (n,).
@@ -67,7 +67,7 @@ AMOUNTS = (
     *("notional", "bid_notional", "ask_notional", "isolated_wallet", "isolated_margin", "balance_change"),
     *("initial_margin", "position_margin", "order_margin", "maintenance_margin", "mark_price"),
 )
-"""Fields of the exchange's facts by their unit: ticks, lots, and 1e-8 of the quote asset."""
+"""Names of fields by their unit: ticks, lots, and 1e-8 of the quote asset."""
 
 _WRITERS: Mapping[str, Callable[[Instrument, Any], str]] = {
     **dict.fromkeys(PRICES, price_text),
@@ -79,19 +79,19 @@ _WRITERS: Mapping[str, Callable[[Instrument, Any], str]] = {
 }
 
 
-def told(instrument: Instrument, name: str, value: Any) -> Any:
-    """Return a field's value as it is told: a number with a unit as text, a side by its name."""
+def format_value(instrument: Instrument, name: str, value: Any) -> Any:
+    """Return the value of a field as it is written: a number with a unit as text, a side as its name."""
     write = _WRITERS.get(name)
     return write(instrument, value) if write else value
 
 
 def facts_of(instrument: Instrument, fact: Any) -> dict[str, Any]:
-    """Return the fields of a fact by name, as they are told."""
-    return {name: told(instrument, name, getattr(fact, name)) for name in fact.__slots__}
+    """Return the fields of an event by name, as they are written."""
+    return {name: format_value(instrument, name, getattr(fact, name)) for name in fact.__slots__}
 
 
 def amounts_of(fact: Any) -> dict[str, Any]:
-    """Return the fields of a fact that is of no single symbol, as they are told."""
+    """Return the fields of an event without a symbol, as they are written."""
     return {
         name: money_text(getattr(fact, name)) if name in AMOUNTS else getattr(fact, name) for name in fact.__slots__
     }

@@ -1,7 +1,7 @@
-"""The ground-truth log of a simulated exchange on disk, and the exchange made from it again.
+"""The ground-truth log of a simulated exchange on disk, and how an exchange is restored from it.
 
-The log is what tests believe, and what a venue or a paper session comes back from after a restart: what was done to the
-exchange is done to a new one, and what follows must be what the log says.
+Tests compare sessions with the log, and a venue or paper session continues from it after a restart: the logged inputs
+are applied to a new exchange, and their effects must equal the logged ones.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ import orjson
 
 from voltrade.errors import DataError
 from voltrade.model import MarkPrice, Trades, money
-from voltrade.simulated.clearing import EFFECTS, INPUTS, Log, Terms, restore_prices
-from voltrade.simulated.exchange import CODECS, SimulatedExchange
+from voltrade.simulated.event_log import CODECS, EFFECTS, INPUTS, Log, restore_prices
+from voltrade.simulated.exchange import SimulatedExchange
+from voltrade.simulated.margin_account import Terms
 
 
 class TruthLog:
-    """What really happened, one JSON object a line, handed to the system before anybody is told.
+    """A file of JSON lines, each written before its event is sent.
 
     Attributes:
-        rows: what the file said when it was opened; a last line that was not written whole is cut off.
+        rows: the rows when the file was opened; an incomplete last line is removed.
     """
 
     def __init__(self, directory: Path) -> None:
-        """Open the log in a folder, or begin it.
+        """Open the log in a folder, or create it.
 
         Raises:
             DataError: another process is writing it.
@@ -55,17 +56,17 @@ class TruthLog:
 
 
 def restored(rows: Iterable[Mapping[str, Any]], log: Log | None = None) -> SimulatedExchange:
-    """Make the exchange again that wrote a log, as it was after the last row.
+    """Return the exchange that wrote a log, in its state after the last row.
 
-    Its outbox is empty: who was to be told must ask. What others traded after the last row is not known: a tape is
-    played on after each market's `last_trade_id`, a live stream goes on with what comes next.
+    Its outbox is empty, so clients must read the account. Trades after the last row are unknown: a tape continues after
+    each market's `last_trade_id`, a live stream with its next trade.
 
     Args:
-        rows: of the log; those of other kinds than the exchange's own are passed over.
-        log: where the exchange writes from now on: first what followed from the last input and was not written yet.
+        rows: of the log; kinds that the exchange does not write are skipped.
+        log: takes further rows, beginning with effects of the last input that were not written.
 
     Raises:
-        DataError: the log does not begin with a start, or says something else than what follows.
+        DataError: the first row is not a start, or the effects differ from the log.
     """
     return _Replay(rows, log).exchange
 
@@ -82,10 +83,10 @@ class _Replay:
             self.exchange.advance(row["time"])
             self._do(row)
         self.exchange.outbox.clear()
-        self.exchange.write_to(log)
+        self.exchange.events.write_to(log)
 
     def _check(self, row: dict[str, Any]) -> None:
-        """Hold a row against the one that was written; behind the last one, write it."""
+        """Compare a row with the logged one; write it if it comes after the last one."""
         if self._written:
             written = self._written.popleft()
             if written != row:
@@ -105,11 +106,11 @@ class _Replay:
         )
 
     def _do(self, row: Mapping[str, Any]) -> None:
-        """Do again what a row says was done."""
+        """Apply the input of a row."""
         match row["kind"]:
             case "market":
                 restore_prices(self.exchange.markets[row["symbol"]], row["stand"])
-                self.exchange.note_markets()
+                self.exchange.events.note_markets()
             case "accepted":
                 self._accept(row)
             case "trade":
@@ -124,7 +125,7 @@ class _Replay:
 
     def _accept(self, row: Mapping[str, Any]) -> None:
         given = _read({name: fact for name, fact in row.items() if name not in ("time", "kind", "action")})
-        if "asked" in given:  # the client id beside it stands there for people
+        if "asked" in given:  # its client id is also a field of the row, for readers
             given = {"request": given["asked"]}
         getattr(self.exchange, row["action"])(**given)
 

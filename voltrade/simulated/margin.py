@@ -1,4 +1,4 @@
-"""Leverage brackets, margins and the liquidation price, as plain functions of amounts.
+"""Leverage brackets, margins and the liquidation price, as functions of amounts.
 
 All amounts are money (units of 1e-8 of the quote asset), rates in 1e-8. Margins are rounded up.
 """
@@ -17,7 +17,7 @@ def divided_up(amount: int, by: int) -> int:
 
 
 def bracket_of(brackets: Sequence[Bracket], notional: int) -> Bracket:
-    """Return the bracket that a notional falls in: above its floor, up to its cap; the last one has no end."""
+    """Return the bracket of a notional: above its floor and up to its cap; the last bracket has no upper end."""
     return next((bracket for bracket in brackets if notional <= bracket.cap), brackets[-1])
 
 
@@ -33,19 +33,19 @@ def largest_notional(brackets: Sequence[Bracket], leverage: int) -> int:
 
 
 def liquidation_price(brackets: Sequence[Bracket], quantity: Decimal, cost: int, margin_balance: int) -> Decimal:
-    """Return the mark price at which maintenance margin has used up a position's margin; 0 where none does.
+    """Return the mark price at which maintenance margin equals the margin balance; 0 if there is none.
 
     Binance's formula ("How to Calculate Liquidation Price of USDS-M Futures Contracts") in one-way mode is
 
         (WB - TMM + UPNL + cum - side x size x entry) / (size x MMR - side x size)
 
-    with rate (MMR) and amount (cum) of the bracket that the position has *at that price*, hence the search through the
-    brackets: maintenance margin has no step between them, so that exactly one answers.
+    with rate (MMR) and amount (cum) of the bracket that the position has *at that price*. So the brackets are searched;
+    maintenance margin is continuous between them, so exactly one fits.
 
     Args:
         brackets: lowest first.
         quantity: signed coins, not 0.
-        cost: what the position cost; side x size x entry of the formula.
+        cost: of the position; side x size x entry of the formula.
         margin_balance: WB - TMM + UPNL. Isolated: the isolated wallet. Cross: the cross wallet, less the maintenance
             margin and plus the unrealised profit of the other cross positions.
     """

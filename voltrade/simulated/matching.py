@@ -1,43 +1,52 @@
-"""What trades and mark prices do to a symbol's orders: arrivals, triggers and fills, by the rules of `execution`."""
+"""What trades and mark prices do to a symbol's orders: arrivals, triggers and fills, by the rules of `fill_model`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from voltrade.model import MONEY, MarkPrice, OrderType, Side, TimeInForce, Trades, WorkingType, money_text
-from voltrade.simulated.clearing import CALLED_AT, ClearingHouse
+from voltrade.model import MONEY, MarkPrice, OrderRequest, OrderType, Side, TimeInForce, Trades, WorkingType, money_text
+from voltrade.simulated.clearing import MARGIN_CALL_PERCENT, Clearing
+from voltrade.simulated.event_log import EventLog
 from voltrade.simulated.fill_model import is_beyond_take_bound, is_through_limit, is_within_limit, slipped_price
 from voltrade.simulated.formatting import price_text, quantity_text
+from voltrade.simulated.margin_account import MarginAccount
 from voltrade.simulated.market import Market
+from voltrade.simulated.order_store import OrderStore
 from voltrade.simulated.orders import AlgoOrder, Order, Phase
 from voltrade.simulated.refusals import VenueRefusal, check_margin, check_reduces
 
 
-class MatchingEngine(ClearingHouse):
-    """The books, moved by what others trade."""
+class Matching:
+    """Plays trades and mark prices against the open orders."""
+
+    def __init__(self, account: MarginAccount, store: OrderStore, clearing: Clearing, events: EventLog) -> None:
+        self._account = account
+        self._store = store
+        self._clearing = clearing
+        self._events = events
 
     # --- trades -------------------------------------------------------------------------------------------------------
 
     def on_trades(self, trades: Trades) -> None:
-        """Play trades of one symbol, in order. However they are cut into blocks, the same happens."""
-        market = self.markets[trades.symbol]
+        """Play trades of one symbol, in order; the result does not depend on how they are divided into calls."""
+        market = self._account.markets[trades.symbol]
         start, stop = 0, len(trades)
         while start < stop:
             acting = market.first_acting(trades, start, stop)
             if acting > start:
-                self.advance(int(trades.time[acting - 1]))
-                market.pass_by(trades, start, acting)
+                self._events.advance(int(trades.time[acting - 1]))
+                market.skip_trades(trades, start, acting)
             if acting < stop:
                 self._on_trade(market, trades, acting)
             start = acting + 1
 
     def _on_trade(self, market: Market, trades: Trades, row: int) -> None:
-        """Play one trade that some order reacts to: arrivals, then triggers, then fills."""
+        """Play one trade to which an order reacts: arrivals, then triggers, then fills."""
         price, quantity, time = int(trades.price[row]), int(trades.quantity[row]), int(trades.time[row])
         taker = Side.SELL if trades.buyer_is_maker[row] else Side.BUY
-        self.advance(time)
-        if self.has_log:
-            self.note_input(
+        self._events.advance(time)
+        if self._events.has_log:
+            self._events.note_input(
                 "trade",
                 symbol=market.symbol,
                 id=int(trades.id[row]),
@@ -46,11 +55,17 @@ class MatchingEngine(ClearingHouse):
                 taker=taker.name,
                 traded=time,
             )
-        market.last_trade_id = self.tape_id = int(trades.id[row])
+        market.last_trade_id = self._clearing.tape_id = int(trades.id[row])
         self._arrive_all(market, time, price)
         market.last_price = market.taker_price[taker] = price
-        newest = len(self.orders)
+        newest = len(self._store.orders)
         self._react(market, WorkingType.CONTRACT_PRICE, time, price)
+        self._fill_all(market, taker, price, quantity, newest)
+        self._clearing.tape_id = 0
+        self._events.skip_prices(market)
+
+    def _fill_all(self, market: Market, taker: Side, price: int, quantity: int, newest: int) -> None:
+        """Fill open orders from a trade; those with an id above `newest` were triggered by it."""
         for order in list(market.open_orders.values()):
             just_triggered = order.id > newest
             if order.phase is Phase.TAKING and (just_triggered or taker is order.request.side):
@@ -60,18 +75,16 @@ class MatchingEngine(ClearingHouse):
                 and not just_triggered
                 and is_through_limit(price, order.request.price, order.request.side.value)
             ):
-                quantity -= self.fill(market, order, order.request.price, quantity, is_maker=True)
-        self.tape_id = 0
-        self.market_noted(market)
+                quantity -= self._clearing.fill(market, order, order.request.price, quantity, is_maker=True)
 
     def _arrive_all(self, market: Market, time: int, price: int) -> None:
-        """Let orders in that reach the matching engine before a trade at `time`; `price` serves on an empty tape."""
+        """Handle orders that reach the matching engine before a trade at `time`; `price` is used before the first."""
         for order in list(market.open_orders.values()):
-            if order.phase is Phase.TRAVELLING and time >= order.live_from:
+            if order.phase is Phase.IN_FLIGHT and time >= order.live_from:
                 self._arrive(market, order, market.last_price or price)
         for algo in market.open_algos.values():
             algo.arrived = algo.arrived or time >= algo.live_from
-        market.orders_changed()  # whatever phases this trade changes, the next look ahead sees them
+        market.orders_changed()  # phases may change without an event
 
     def _arrive(self, market: Market, order: Order, reference: int) -> None:
         order.reference = reference
@@ -80,44 +93,44 @@ class MatchingEngine(ClearingHouse):
         if request.order_type is OrderType.MARKET or (takes and request.time_in_force is not TimeInForce.GTX):
             order.phase = Phase.TAKING
         elif takes or order.is_immediate:
-            self.expire(market, order, _reason(request.time_in_force))
+            self._store.expire(market, order, _reason(request.time_in_force))
         else:
             order.phase = Phase.RESTING
 
     def _take(self, market: Market, order: Order, price: int, available: int) -> int:
-        """Fill an order from a trade on the other side; return the lots it took."""
+        """Fill an order from a trade on the other side; return how many lots."""
         request = order.request
         side = request.side.value
         fill_price = self._slipped_price(price, request.side)
         if request.order_type is OrderType.MARKET:
             bound_e8 = int(market.instrument.market_take_bound * MONEY)
             if is_beyond_take_bound(fill_price, order.reference or price, side, bound_e8):
-                self.expire(market, order, "0")
+                self._store.expire(market, order, "0")
                 return 0
         elif not is_within_limit(fill_price, request.price, side):
             self._stop_taking(market, order)
             return 0
         if request.time_in_force is TimeInForce.FOK and available < order.remaining:
-            self.expire(market, order, "0")
+            self._store.expire(market, order, "0")
             return 0
-        return self.fill(market, order, fill_price, available, is_maker=False)
+        return self._clearing.fill(market, order, fill_price, available, is_maker=False)
 
     def _slipped_price(self, price: int, side: Side) -> int:
-        return slipped_price(price, side.value, round(self.terms.slippage_bps * 10_000))
+        return slipped_price(price, side.value, round(self._account.terms.slippage_bps * 10_000))
 
     def _stop_taking(self, market: Market, order: Order) -> None:
         if order.request.time_in_force is TimeInForce.GTC:
             order.phase = Phase.RESTING
         else:
-            self.expire(market, order, _reason(order.request.time_in_force))
+            self._store.expire(market, order, _reason(order.request.time_in_force))
 
     def finish(self, symbol: str) -> None:
         """End a symbol's tape: open market orders fill at the last price of the other side, IOC and FOK expire.
 
         Resting and conditional orders stay as they are.
         """
-        self.note_input("finish", symbol=symbol)
-        market = self.markets[symbol]
+        self._events.note_input("finish", symbol=symbol)
+        market = self._account.markets[symbol]
         for order in list(market.open_orders.values()):
             if order.phase is Phase.ENDED:
                 continue
@@ -125,25 +138,23 @@ class MatchingEngine(ClearingHouse):
             price = market.best_price(request.side)
             if request.order_type is OrderType.MARKET and price:
                 price = self._slipped_price(price, request.side)
-                self.fill(market, order, price, order.remaining, is_maker=False)
+                self._clearing.fill(market, order, price, order.remaining, is_maker=False)
             elif order.is_immediate:
-                self.expire(market, order, "2")
+                self._store.expire(market, order, "2")
 
     # --- mark prices --------------------------------------------------------------------------------------------------
 
     def on_mark(self, mark: MarkPrice) -> None:
-        """Take a mark price: funding that is due, then triggers, then liquidation or a margin call."""
-        market = self.markets[mark.symbol]
-        self.advance(mark.time)
+        """Handle a mark price: funding that is due, then triggers, then liquidation or a margin call."""
+        market = self._account.markets[mark.symbol]
+        self._events.advance(mark.time)
         before, due = market.mark, self._fundings(market, mark)
         market.mark = mark
-        reacting = (self._reacts(market, algo, mark.time, mark.price_e8) for algo in market.waiting_algos())
-        is_short = self.has_used(market, 100) or self.has_used(market, CALLED_AT) != market.margin_called
-        if not (due or any(reacting) or is_short):
+        if not (due or self._has_effect(market, mark)):
             return
-        if self.has_log:
-            market.mark = before  # the input stands on what was before it
-            self.note_input(
+        if self._events.has_log:
+            market.mark = before  # the prices before the input
+            self._events.note_input(
                 "mark",
                 symbol=market.symbol,
                 price=money_text(mark.price_e8),
@@ -154,18 +165,25 @@ class MatchingEngine(ClearingHouse):
             market.mark = mark
         for _ in range(due):
             assert before is not None
-            self.pay_funding(market, mark, before.funding_rate_e8)
+            self._clearing.pay_funding(market, mark, before.funding_rate_e8)
         self._react(market, WorkingType.MARK_PRICE, mark.time, mark.price_e8)
-        if self.has_used(market, 100):
-            self.liquidate(self.sharing(market))
-        self.call_margin(market)
-        self.market_noted(market)
+        if self._account.has_used(market, 100):
+            self._clearing.liquidate(self._account.sharing(market))
+        self._clearing.call_margin(market)
+        self._events.skip_prices(market)
+
+    def _has_effect(self, market: Market, mark: MarkPrice) -> bool:
+        """Whether a mark price moves or triggers a conditional order, or changes the state of the margin."""
+        if any(self._reacts(market, algo, mark.time, mark.price_e8) for algo in market.waiting_algos()):
+            return True
+        has_used = self._account.has_used
+        return has_used(market, 100) or has_used(market, MARGIN_CALL_PERCENT) != market.margin_called
 
     @staticmethod
     def _fundings(market: Market, mark: MarkPrice) -> int:
-        """How many funding times lie between the last mark and this one; 0 where none of them matters."""
+        """Return how many funding times lie between the last mark and this one, if the position pays funding."""
         last = market.mark
-        if last is None or not market.held.quantity or not last.funding_rate_e8 or not last.next_funding_time:
+        if last is None or not market.position.quantity or not last.funding_rate_e8 or not last.next_funding_time:
             return 0
         return max(0, (mark.time - last.next_funding_time) // market.rules.funding_interval_ms + 1)
 
@@ -173,13 +191,13 @@ class MatchingEngine(ClearingHouse):
 
     @staticmethod
     def _reacts(market: Market, algo: AlgoOrder, time: int, price: int) -> bool:
-        """Whether a mark does anything to a conditional order."""
+        """Whether a mark price moves or triggers a conditional order."""
         if not algo.by_mark or time < algo.live_from:
             return False
         return algo.follows(price) or (algo.is_triggered(price) and not _is_protected(market, algo))
 
     def _react(self, market: Market, working_type: WorkingType, time: int, price: int) -> None:
-        """Let a price move trailing stops and trigger conditional orders: stops first, then by id."""
+        """Move trailing stops and trigger conditional orders by a price: stops first, then by id."""
         triggered = []
         for algo in market.waiting_algos():
             if algo.request.working_type is not working_type or time < algo.live_from:
@@ -193,33 +211,38 @@ class MatchingEngine(ClearingHouse):
             self._trigger(market, algo)
 
     def _trigger(self, market: Market, algo: AlgoOrder) -> None:
-        """Turn a conditional order into its child, which is at the matching engine already."""
-        algo.status, algo.updated, algo.triggered = "TRIGGERING", self.clock, self.clock
-        self.tell_algo(market, algo)
+        """Replace a conditional order by its child order, which is at the matching engine at once."""
+        now = self._events.clock
+        algo.status, algo.updated, algo.triggered = "TRIGGERING", now, now
+        self._store.report_algo(market, algo)
         if market.stuck_in_triggering:
             return
-        asked = algo.request
-        child = replace(
-            asked,
-            order_type=OrderType.LIMIT if asked.order_type.is_limit else OrderType.MARKET,
-            trigger_price=0,
-            quantity=market.held.closable(asked.side) if asked.close_position else asked.quantity,
-            reduce_only=asked.reduce_only or asked.close_position,
-        )
+        child = _child_request(market, algo.request)
         try:
             if child.reduce_only:
                 check_reduces(market, child.side)
             else:
-                check_margin(self, market, child)
+                check_margin(self._account, market, child)
         except VenueRefusal as refusal:
             algo.reason = refusal.message
-            self.end_algo(market, algo, "REJECTED")
+            self._store.end_algo(market, algo, "REJECTED")
             return
-        order_id = len(self.orders) + 1
-        algo.child = Order(child, order_id, self.clock, self.clock, child.price or market.last_price, algo=algo)
-        self.end_algo(market, algo, "TRIGGERED")
-        self.open_order(market, algo.child)
+        order_id = self._store.next_order_id
+        algo.child = Order(child, order_id, now, now, child.price or market.last_price, algo=algo)
+        self._store.end_algo(market, algo, "TRIGGERED")
+        self._store.open_order(market, algo.child)
         self._arrive(market, algo.child, market.last_price)
+
+
+def _child_request(market: Market, request: OrderRequest) -> OrderRequest:
+    """Return the order that a conditional order becomes."""
+    return replace(
+        request,
+        order_type=OrderType.LIMIT if request.order_type.is_limit else OrderType.MARKET,
+        trigger_price=0,
+        quantity=market.position.closable(request.side) if request.close_position else request.quantity,
+        reduce_only=request.reduce_only or request.close_position,
+    )
 
 
 def _is_protected(market: Market, algo: AlgoOrder) -> bool:

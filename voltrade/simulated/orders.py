@@ -1,4 +1,4 @@
-"""The orders at the simulated exchange, as it holds them; what it tells of them are the values of `model`."""
+"""The state of orders at the simulated exchange; it reports them as the types of `model`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from voltrade.simulated.fill_model import is_triggered, trailing_trigger
 
 
 class Phase(Enum):
-    TRAVELLING = "on its way to the matching engine"
+    IN_FLIGHT = "has not reached the matching engine"
     TAKING = "fills from trades on the other side"
     RESTING = "fills when a trade goes through its limit"
     ENDED = "filled, cancelled or expired"
@@ -18,16 +18,16 @@ class Phase(Enum):
 
 @dataclass(slots=True, eq=False)
 class Order:
-    """An ordinary order. `algo` is the conditional order it came from, if any."""
+    """An ordinary order; `algo` is the conditional order it came from, if any."""
 
     request: OrderRequest
     id: int
     created: int
     live_from: int
     assumed_price: int
-    """Ticks; what its margin is reckoned with."""
+    """Price for its margin, ticks."""
     algo: AlgoOrder | None = None
-    phase: Phase = Phase.TRAVELLING
+    phase: Phase = Phase.IN_FLIGHT
     reference: int = 0
     """Last trade price at arrival, ticks."""
     status: str = "NEW"
@@ -42,17 +42,17 @@ class Order:
 
     @property
     def is_immediate(self) -> bool:
-        """Whether it never rests: what does not fill at once ends."""
+        """Whether what does not fill at once expires."""
         immediate = (TimeInForce.IOC, TimeInForce.FOK)
         return self.request.order_type is OrderType.MARKET or self.request.time_in_force in immediate
 
     @property
     def origin(self) -> str:
-        """The type of the conditional order that it came from; empty where it came from none."""
+        """Type of the conditional order it came from, or empty."""
         return self.algo.request.order_type.value if self.algo else ""
 
     def update(self, execution: str = "") -> OrderUpdate:
-        """Its state as the exchange tells it; without an execution, as REST answers."""
+        """Return its state as an event with an execution type, or as REST returns it, without one."""
         request = self.request
         return OrderUpdate(
             **request.common_fields,
@@ -70,10 +70,10 @@ class Order:
 
 @dataclass(slots=True, eq=False)
 class AlgoOrder:
-    """A conditional order. `child` is the ordinary order that it became.
+    """A conditional order; `child` is the ordinary order it became.
 
-    Its prices are in the unit of what it works by: ticks of trades, or 1e-8 of the quote asset of marks. `unit` is what
-    one tick is in that unit.
+    Prices are in ticks if trades trigger it, or in 1e-8 of the quote asset if mark prices do; `unit` is one tick in
+    that unit.
     """
 
     request: OrderRequest
@@ -82,7 +82,7 @@ class AlgoOrder:
     live_from: int
     unit: int
     best: int = 0
-    """Of a trailing stop: the best price since it trails; 0 before the first."""
+    """The best price since a trailing stop was activated; 0 before the first."""
     trailing: bool = False
     arrived: bool = False
     status: str = "NEW"
@@ -105,7 +105,7 @@ class AlgoOrder:
 
     @property
     def rising(self) -> bool:
-        """Whether it waits for the price to rise: stops of buys and take-profits of sells do."""
+        """Whether it triggers on a rise, as stops of buys and take-profits of sells do."""
         return self.is_stop == (self.request.side is Side.BUY)
 
     @property
@@ -113,7 +113,7 @@ class AlgoOrder:
         return self.request.activation_price * self.unit
 
     def trigger(self) -> int:
-        """The price that triggers it as things are; 0 where no price does yet."""
+        """Return the present trigger price; 0 if there is none yet."""
         if not self.is_trailing_type:
             return self.request.trigger_price * self.unit
         if not self.trailing or not self.best:
@@ -125,7 +125,7 @@ class AlgoOrder:
         return trigger > 0 and is_triggered(price, trigger, self.rising)
 
     def follows(self, price: int) -> bool:
-        """Whether a price moves a trailing stop: activates it, or is its new best."""
+        """Whether a price activates a trailing stop, or is its new best price."""
         if not self.is_trailing_type:
             return False
         if not self.trailing:
@@ -133,7 +133,7 @@ class AlgoOrder:
         return not self.best or self.request.side.value * (self.best - price) > 0
 
     def follow(self, price: int) -> None:
-        """Take in a price that `follows` is true of."""
+        """Apply a price for which `follows` is true."""
         self.trailing, self.best = True, price
 
     def update(self) -> AlgoUpdate:

@@ -1,6 +1,6 @@
-"""What Binance refuses, and with which code: the checks of a request against filters, open orders, position and margin.
+"""Which requests Binance refuses, with which code: checks against filters, open orders, position and margin.
 
-Each check raises `VenueRefusal` or returns nothing; none of them changes anything. `refusals.json` has the codes.
+Each check raises `VenueRefusal` or returns nothing, and changes nothing. `refusals.json` has the codes.
 """
 
 from __future__ import annotations
@@ -14,47 +14,48 @@ from typing import NamedTuple
 
 from voltrade.errors import DataError
 from voltrade.model import DAY_MS, Instrument, OrderRequest, OrderType, Side, TimeInForce
-from voltrade.simulated.clearing import ClearingHouse
 from voltrade.simulated.fill_model import is_triggered
 from voltrade.simulated.formatting import plain
 from voltrade.simulated.margin import divided_up, largest_notional
+from voltrade.simulated.margin_account import MarginAccount
 from voltrade.simulated.market import Market
+from voltrade.simulated.order_store import OrderStore
 from voltrade.simulated.orders import AlgoOrder, Order, Phase
 from voltrade.simulated.symbols import table
 
 MAX_OPEN_ALGO_ORDERS = 200
-"""Conditional orders that may wait at once, over all symbols."""
+"""Most conditional orders of an account, over all symbols."""
 
 CALLBACK_BPS = range(10, 1_001)
 """Callback rates of trailing stops: 0.1% to 10%."""
 
 FORGOTTEN_DAYS, FORGOTTEN_UNFILLED_DAYS = 90, 3
-"""GET order knows an order so long after it was placed; the shorter time where it ended without a fill."""
+"""GET order returns an order for this long after it was placed; the shorter time if it ended without a fill."""
 
 _CLIENT_ID = re.compile(r"[.A-Z:/a-z0-9_-]{1,36}")
 
 
 class Code(NamedTuple):
-    """A refusal of Binance's, and what it is given for."""
+    """An error code of Binance, and its cause."""
 
     code: int
     status: int
     """HTTP status."""
     text: str
-    """`{}` stands for what it quotes."""
+    """With `{}` for each quoted value."""
     cause: str
     steps: Sequence[str]
-    """What provokes it, the request last; tests/test_venue_tables.py sends it."""
+    """Requests that cause it, the refused one last; tests/test_venue_tables.py sends them."""
 
     @property
     def quotes(self) -> int:
-        """How many values the text quotes."""
+        """Number of values in the text."""
         return sum(field is not None for _, field, _, _ in Formatter().parse(self.text))
 
 
 @cache
 def codes() -> Mapping[int, Code]:
-    """Return every code that the exchange and its wire may give."""
+    """Return every code that the exchange or the venue may return."""
     return {row[0]: Code(*row) for row in table("simulated/refusals.json")}
 
 
@@ -68,21 +69,21 @@ class VenueRefusal(Exception):
 
 
 def refused(code: int, *quoted: object) -> VenueRefusal:
-    """Make the refusal of a code, with Binance's text and what the text quotes."""
+    """Return the refusal of a code, with Binance's text and the quoted values in it."""
     return VenueRefusal(code, codes()[code].text.format(*quoted))
 
 
 def refuse_if(is_broken: object, code: int, *quoted: object) -> None:
-    """Refuse where a rule is broken."""
+    """Refuse if a rule is broken."""
     if is_broken:
         raise refused(code, *quoted)
 
 
-# --- numbers of the wire ----------------------------------------------------------------------------------------------
+# --- numbers in requests ----------------------------------------------------------------------------------------------
 
 
 def counted(text: str | Decimal, precision: int, count: Callable[[Decimal], int], code: int) -> int:
-    """Read a price or quantity of the wire; refused with -1111 where it has too many decimals, or else by `code`."""
+    """Read a price or quantity of a request; refuse too many decimals with -1111, other faults with `code`."""
     number = Decimal(text)
     exponent = number.normalize().as_tuple().exponent
     refuse_if(not isinstance(exponent, int) or -exponent > precision, -1111)
@@ -95,12 +96,12 @@ def counted(text: str | Decimal, precision: int, count: Callable[[Decimal], int]
 # --- orders -----------------------------------------------------------------------------------------------------------
 
 
-def check_order(exchange: ClearingHouse, market: Market, request: OrderRequest) -> None:
-    """Refuse an ordinary order by the first rule that it breaks."""
+def check_order(account: MarginAccount, store: OrderStore, market: Market, request: OrderRequest) -> None:
+    """Refuse an ordinary order with the code of the first broken rule."""
     refuse_if(request.order_type.is_conditional, -4120)
-    named = exchange.order_named.get((market.symbol, request.client_order_id))
+    named = store.order_named.get((market.symbol, request.client_order_id))
     _check_client_id(request.client_order_id, taken=named is not None and named.phase is not Phase.ENDED)
-    _check_status(exchange, market)
+    _check_status(account, market)
     _check_quantity(market, request)
     if request.order_type is OrderType.LIMIT:
         _check_price(market, request.price, "price")
@@ -115,20 +116,20 @@ def check_order(exchange: ClearingHouse, market: Market, request: OrderRequest) 
         check_reduces(market, request.side)
     else:
         _check_notional(market, request)
-        check_margin(exchange, market, request)
+        check_margin(account, market, request)
 
 
 def check_modification(
-    exchange: ClearingHouse, market: Market, order: Order, modified: OrderRequest, side: int, *, reduces: bool
+    account: MarginAccount, market: Market, order: Order, modified: OrderRequest, side: int, *, reduces: bool
 ) -> None:
-    """Refuse to modify an order that is not open, or in a way that breaks a rule; it is checked as if it were new."""
+    """Refuse to modify an order that is not open, or that would break a rule if it were new."""
     refuse_if(order.phase is Phase.ENDED, -2013)
     refuse_if(order.request.order_type is not OrderType.LIMIT, -5025)
     refuse_if(side != order.request.side, -1117)
     refuse_if(reduces and not order.request.reduce_only, -5047)
     refuse_if(modified == order.request, -5027)
-    _check_status(exchange, market)
-    if 0 < modified.quantity <= order.filled:  # which cancels it
+    _check_status(account, market)
+    if 0 < modified.quantity <= order.filled:  # a cancel
         return
     _check_quantity(market, modified)
     _check_price(market, modified.price, "price")
@@ -136,21 +137,20 @@ def check_modification(
     if modified.reduce_only:
         return
     _check_notional(market, modified)
-    market.reserve_notional(order, -order.remaining)  # it makes way for what it becomes
+    market.reserve_notional(order, -order.remaining)  # without the order itself
     try:
-        check_margin(exchange, market, modified)
+        check_margin(account, market, modified)
     finally:
         market.reserve_notional(order, order.remaining)
 
 
-def check_algo(exchange: ClearingHouse, market: Market, algo: AlgoOrder) -> None:
-    """Refuse a conditional order by the first rule that it breaks."""
+def check_algo(account: MarginAccount, store: OrderStore, market: Market, algo: AlgoOrder) -> None:
+    """Refuse a conditional order with the code of the first broken rule."""
     request = algo.request
     refuse_if(not request.order_type.is_conditional, -1116)
-    named = exchange.algo_named.get(request.client_order_id)
-    is_taken = named is not None and named.id in exchange.markets[named.request.symbol].open_algos
-    _check_client_id(request.client_order_id, taken=is_taken)
-    _check_status(exchange, market)
+    named = store.algo_named.get(request.client_order_id)
+    _check_client_id(request.client_order_id, taken=named is not None and store.is_waiting(named))
+    _check_status(account, market)
     _check_close_position(market, request)
     if not request.close_position:
         _check_quantity(market, request)
@@ -162,7 +162,7 @@ def check_algo(exchange: ClearingHouse, market: Market, algo: AlgoOrder) -> None
         _check_trailing(market, request)
     else:
         _check_price(market, request.trigger_price, "triggerprice")
-    refuse_if(sum(len(market.open_algos) for market in exchange.markets.values()) >= MAX_OPEN_ALGO_ORDERS, -4045)
+    refuse_if(sum(len(market.open_algos) for market in account.markets.values()) >= MAX_OPEN_ALGO_ORDERS, -4045)
     if request.reduce_only:
         check_reduces(market, request.side)
     elif not request.close_position:
@@ -175,13 +175,13 @@ def _check_client_id(client_order_id: str, *, taken: bool) -> None:
     refuse_if(client_order_id and taken, -4116)
 
 
-def _check_status(exchange: ClearingHouse, market: Market) -> None:
-    refuse_if(exchange.hedge_mode, -4061)
+def _check_status(account: MarginAccount, market: Market) -> None:
+    refuse_if(account.hedge_mode, -4061)
     refuse_if(market.status != "TRADING", -4141)
 
 
 def _check_quantity(market: Market, request: OrderRequest) -> None:
-    """LOT_SIZE, and MARKET_LOT_SIZE for what is sent as, or becomes, a market order."""
+    """Check LOT_SIZE, or MARKET_LOT_SIZE for an order that is or becomes a market order."""
     instrument = market.instrument
     largest = instrument.max_quantity if request.order_type.is_limit else instrument.market_max_quantity
     refuse_if(request.quantity <= 0, -4003)
@@ -190,7 +190,7 @@ def _check_quantity(market: Market, request: OrderRequest) -> None:
 
 
 def _check_price(market: Market, price: int, name: str) -> None:
-    """PRICE_FILTER."""
+    """Check PRICE_FILTER."""
     refuse_if(price == 0, -1102, name)
     refuse_if(price < 0, -4001)
     refuse_if(price < market.rules.min_price, -4013)
@@ -198,7 +198,7 @@ def _check_price(market: Market, price: int, name: str) -> None:
 
 
 def _price_bound(market: Market, side: Side) -> Decimal | None:
-    """PERCENT_PRICE around the mark: the highest price of a buy, the lowest of a sale; None before the first price."""
+    """Return the limit of PERCENT_PRICE: highest price of a buy, lowest of a sell; None before the first price."""
     if not market.value_price_e8:
         return None
     multiplier = market.instrument.multiplier_up if side is Side.BUY else market.instrument.multiplier_down
@@ -213,7 +213,7 @@ def _check_limit_price(market: Market, request: OrderRequest) -> None:
 
 
 def _check_counterparty(market: Market, side: Side) -> None:
-    """A market order needs a price on the other side, within PERCENT_PRICE."""
+    """Refuse a market order without a price on the other side within PERCENT_PRICE."""
     bound, best = _price_bound(market, side), market.instrument.price(market.best_price(side))
     if bound is None or not best:
         raise refused(-2020)
@@ -227,12 +227,12 @@ def _check_time_in_force(market: Market, request: OrderRequest) -> None:
 
 
 def least_notional(instrument: Instrument) -> str:
-    """MIN_NOTIONAL as its refusal names it."""
+    """Return MIN_NOTIONAL as its refusal quotes it."""
     return plain(Decimal(instrument.min_notional).scaleb(-8).normalize())
 
 
 def _check_notional(market: Market, request: OrderRequest) -> None:
-    """MIN_NOTIONAL: by the limit price, else by the trigger, else by the mark."""
+    """Check MIN_NOTIONAL at the limit price, else at the trigger price, else at the mark price."""
     instrument = market.instrument
     price = request.price or request.trigger_price
     if price:
@@ -243,25 +243,25 @@ def _check_notional(market: Market, request: OrderRequest) -> None:
 
 
 def check_reduces(market: Market, side: Side) -> None:
-    """A reduce-only order needs a position on the other side."""
-    refuse_if(market.held.closable(side) == 0, -2022)
+    """Refuse a reduce-only order without a position on the other side."""
+    refuse_if(market.position.closable(side) == 0, -2022)
 
 
-def check_margin(exchange: ClearingHouse, market: Market, request: OrderRequest) -> None:
-    """Refuse an order that needs more margin than there is; what needs no further margin always passes."""
+def check_margin(account: MarginAccount, market: Market, request: OrderRequest) -> None:
+    """Refuse an order that needs more margin than is free; one that needs none is always accepted."""
     notional = market.instrument.notional(request.quantity * assumed_price(market, request))
     buys, sells = (notional, 0) if request.side is Side.BUY else (0, notional)
     exposure = market.exposure(buys, sells)
     if exposure <= market.exposure():
         return
-    refuse_if(exchange.account.wallet <= 0, -2018)
+    refuse_if(account.books.wallet <= 0, -2018)
     refuse_if(exposure > largest_notional(market.rules.brackets, market.leverage), -2027)
     needed = divided_up(exposure, market.leverage) - market.margin_needed()
-    refuse_if(needed > 0 and needed > exchange.free_margin(), -2019)
+    refuse_if(needed > 0 and needed > account.free_margin(), -2019)
 
 
 def assumed_price(market: Market, request: OrderRequest) -> int:
-    """The price that an order's margin is reckoned with, ticks."""
+    """Return the price for the margin of an order, ticks."""
     return request.price or market.last_price
 
 
@@ -284,7 +284,7 @@ def _check_trailing(market: Market, request: OrderRequest) -> None:
 
 
 def _check_triggers_later(market: Market, algo: AlgoOrder) -> None:
-    """Refuse what the price has reached already; a trailing stop waits for its activation price on the other side."""
+    """Refuse an order whose trigger price, or activation price for a trailing stop, is reached already."""
     price = market.working_price(algo)
     if algo.is_trailing_type:
         reached = algo.activation > 0 and is_triggered(price, algo.activation, not algo.rising)
@@ -296,59 +296,59 @@ def _check_triggers_later(market: Market, algo: AlgoOrder) -> None:
 # --- finding orders ---------------------------------------------------------------------------------------------------
 
 
-def find_order(exchange: ClearingHouse, symbol: str, client_order_id: str, order_id: int, code: int = -2013) -> Order:
-    """Return an order by either id, of several with one client id the latest.
+def find_order(store: OrderStore, symbol: str, client_order_id: str, order_id: int, code: int = -2013) -> Order:
+    """Return an order by either id; of several with the same client id the latest.
 
-    Refused with -2013 where none is known (any more), or with -2011, for one to cancel, where none is open.
+    With code -2013 refuse an order that GET order does not return (any more), with -2011 one that is not open.
     """
-    found = exchange.orders.get(order_id) if order_id else exchange.order_named.get((symbol, client_order_id))
+    found = store.orders.get(order_id) if order_id else store.order_named.get((symbol, client_order_id))
     if found is None or found.request.symbol != symbol:
         raise refused(code)
-    refuse_if(is_forgotten(exchange, found) if code == -2013 else found.phase is Phase.ENDED, code)
+    refuse_if(is_forgotten(store, found) if code == -2013 else found.phase is Phase.ENDED, code)
     return found
 
 
-def is_forgotten(exchange: ClearingHouse, order: Order) -> bool:
-    """Whether GET order has forgotten an order."""
+def is_forgotten(store: OrderStore, order: Order) -> bool:
+    """Whether GET order does not return an order any more."""
     unfilled = order.status in ("CANCELED", "EXPIRED") and order.filled == 0
     days = FORGOTTEN_UNFILLED_DAYS if unfilled else FORGOTTEN_DAYS
-    return order.phase is Phase.ENDED and exchange.clock > order.created + days * DAY_MS
+    return order.phase is Phase.ENDED and store.now > order.created + days * DAY_MS
 
 
-def find_algo(exchange: ClearingHouse, client_order_id: str, algo_id: int, code: int = -2013) -> AlgoOrder:
-    """Return a conditional order by either id, of several with one client id the latest; codes as of `find_order`."""
-    found = exchange.algos.get(algo_id) if algo_id else exchange.algo_named.get(client_order_id)
+def find_algo(store: OrderStore, client_order_id: str, algo_id: int, code: int = -2013) -> AlgoOrder:
+    """Return a conditional order by either id; of several with the same client id the latest. See `find_order`."""
+    found = store.algos.get(algo_id) if algo_id else store.algo_named.get(client_order_id)
     if found is None:
         raise refused(code)
-    refuse_if(code != -2013 and found.id not in exchange.markets[found.request.symbol].open_algos, code)
+    refuse_if(code != -2013 and not store.is_waiting(found), code)
     return found
 
 
 # --- account settings -------------------------------------------------------------------------------------------------
 
 
-def check_leverage(exchange: ClearingHouse, market: Market, leverage: int) -> None:
-    """Refuse a leverage that the brackets, an isolated position, or the margin do not allow."""
+def check_leverage(account: MarginAccount, market: Market, leverage: int) -> None:
+    """Refuse a leverage that the brackets, an isolated position or the margin do not allow."""
     refuse_if(not 1 <= leverage <= market.rules.brackets[0].leverage, -4028, leverage)
-    refuse_if(leverage < market.leverage and market.held.quantity and market.is_isolated, -4161)
+    refuse_if(leverage < market.leverage and market.position.quantity and market.is_isolated, -4161)
     exposure = market.exposure()
     refuse_if(exposure > largest_notional(market.rules.brackets, leverage), -2027)
     more = divided_up(exposure, leverage) - divided_up(exposure, market.leverage)
-    refuse_if(more > 0 and more > exchange.free_margin(), -2028)
+    refuse_if(more > 0 and more > account.free_margin(), -2028)
 
 
-def check_position_margin(exchange: ClearingHouse, market: Market, amount: int, *, adding: bool) -> None:
-    """Refuse to move margin to or from an isolated position where there is none, or too little."""
+def check_position_margin(account: MarginAccount, market: Market, amount: int, *, adding: bool) -> None:
+    """Refuse to add or remove margin without an isolated position, or more than is free."""
     refuse_if(amount <= 0, -4055)
     refuse_if(not market.is_isolated, -4049)
-    refuse_if(not market.held.quantity, -4054)
-    refuse_if(adding and amount > exchange.free_margin(), -4050)
+    refuse_if(not market.position.quantity, -4054)
+    refuse_if(adding and amount > account.free_margin(), -4050)
     spare = market.isolated_wallet + min(0, market.unrealised) - market.position_margin
     refuse_if(not adding and amount > spare, -4051)
 
 
-def check_position_mode(exchange: ClearingHouse, hedge: bool) -> None:
-    """Refuse a change of the position mode that is none, or that orders or positions forbid."""
-    refuse_if(hedge == exchange.hedge_mode, -4059)
-    refuse_if(any(market.open_orders or market.open_algos for market in exchange.markets.values()), -4067)
-    refuse_if(any(market.held.quantity for market in exchange.markets.values()), -4068)
+def check_position_mode(account: MarginAccount, hedge: bool) -> None:
+    """Refuse to set the present position mode, or to change it with orders or positions."""
+    refuse_if(hedge == account.hedge_mode, -4059)
+    refuse_if(any(market.open_orders or market.open_algos for market in account.markets.values()), -4067)
+    refuse_if(any(market.position.quantity for market in account.markets.values()), -4068)

@@ -1,7 +1,7 @@
-"""The symbols shipped with voltrade: filters, rules and leverage brackets, restated from Binance's own tables.
+"""The symbols shipped with voltrade: filters, rules and leverage brackets, taken from Binance's tables.
 
 `filters.json` is a part of exchangeInfo and `brackets.json` of leverageBracket, each with its date. The simulated
-exchange trades by them; a backtest names them in its result.
+exchange uses them, and a backtest names them in its result.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from importlib import resources
 from typing import Any
 
 from voltrade.errors import DataError
-from voltrade.exchange.messages import instrument_of
+from voltrade.exchange.filters import instrument_of
 from voltrade.model import MONEY, Instrument, TimeInForce, money
 from voltrade.simulated.formatting import plain
 
 
 @dataclass(frozen=True, slots=True)
 class Bracket:
-    """One leverage bracket: what positions of a notional above `floor` and up to `cap` (money) are held to."""
+    """One leverage bracket, for notionals above `floor` and up to `cap` (money)."""
 
     leverage: int
-    """The largest that may be set."""
+    """The highest allowed."""
     floor: int
     cap: int
     maintenance_e8: int
     """Maintenance margin rate."""
     deducted: int
-    """Maintenance amount (`cum`): money taken off notional x rate, so that the margin has no step between brackets."""
+    """Maintenance amount (`cum`), money: subtracted from notional x rate, so that margin is continuous."""
 
 
 def brackets_of(rows: list[tuple[int, int, str]]) -> tuple[Bracket, ...]:
     """Build brackets from (leverage, notional cap in the quote asset, maintenance margin rate), lowest first.
 
-    The maintenance amount of a bracket is that of the one before plus its floor times the step of the rate, as
-    Binance's page on the liquidation price states.
+    The maintenance amount of a bracket is that of the previous bracket plus floor x increase of the rate, as on
+    Binance's page about the liquidation price.
     """
     brackets: list[Bracket] = []
     floor = deducted = rate_before = 0
@@ -52,14 +52,14 @@ def brackets_of(rows: list[tuple[int, int, str]]) -> tuple[Bracket, ...]:
 
 @dataclass(frozen=True, slots=True)
 class SymbolRules:
-    """What the exchange holds a symbol to beyond `Instrument`. Prices in ticks, rates in 1e-8."""
+    """Rules of a symbol that are not in `Instrument`. Prices in ticks, rates in 1e-8."""
 
     min_price: int = 1
     max_open_orders: int = 200
     price_precision: int = 8
     quantity_precision: int = 8
     trigger_protect_e8: int = 5_000_000
-    """A conditional order with `priceProtect` stays where mark and last price are further apart than this."""
+    """A conditional order with `priceProtect` does not trigger if mark and last price differ by more than this."""
     liquidation_fee_e8: int = 1_250_000
     funding_interval_ms: int = 8 * 3_600_000
     brackets: tuple[Bracket, ...] = brackets_of([(125, 1_000_000_000, "0.025")])
@@ -67,18 +67,18 @@ class SymbolRules:
 
 @cache
 def table(name: str) -> Any:
-    """Return what one of the JSON files of this package says, such as "simulated/filters.json"."""
+    """Return the content of a JSON file of this package, such as "simulated/filters.json"."""
     return json.loads(resources.files("voltrade").joinpath(name).read_text("utf-8"))
 
 
 def shipped_exchange_info() -> dict[str, Any]:
-    """Return the shipped part of exchangeInfo, as on the wire: `source`, `rateLimits`, `assets` and `symbols`."""
+    """Return the shipped part of exchangeInfo: `source`, `rateLimits`, `assets` and `symbols`."""
     info: dict[str, Any] = table("simulated/filters.json")
     return info
 
 
 def shipped_symbols() -> list[str]:
-    """Return the names of the symbols that `shipped_instrument` knows."""
+    """Return the names of the shipped symbols."""
     return [entry["symbol"] for entry in shipped_exchange_info()["symbols"]]
 
 
@@ -93,7 +93,7 @@ def shipped_instrument(symbol: str) -> Instrument:
 
 
 def shipped_rules(symbol: str) -> SymbolRules:
-    """Return a symbol's further rules from the shipped tables.
+    """Return a symbol's other rules from the shipped tables.
 
     Raises:
         DataError: the tables have no such symbol.
@@ -118,11 +118,11 @@ def _shipped_entry(symbol: str) -> tuple[dict[str, Any], dict[str, dict[str, Any
     raise DataError(f"symbol: must be one of the shipped {', '.join(shipped_symbols())}, was {symbol}")
 
 
-# --- as the wire tells them -------------------------------------------------------------------------------------------
+# --- REST -------------------------------------------------------------------------------------------------------------
 
 
 def symbol_info(instrument: Instrument, status: str) -> dict[str, Any]:
-    """Write a symbol of exchangeInfo with its filters as they are now."""
+    """Return the row of exchangeInfo for a symbol with its present filters."""
     row, filters = _shipped_entry(instrument.symbol)
     if instrument != shipped_instrument(instrument.symbol):
         quantity, bounds = instrument.quantity, (instrument.multiplier_up, instrument.multiplier_down)
@@ -137,7 +137,7 @@ def symbol_info(instrument: Instrument, status: str) -> dict[str, Any]:
 
 
 def bracket_rows(brackets: Sequence[Bracket]) -> list[dict[str, Any]]:
-    """Write brackets as leverageBracket tells them."""
+    """Return brackets as rows of leverageBracket."""
     return [
         {"bracket": number, "initialLeverage": each.leverage, "notionalCap": each.cap // MONEY}
         | {"notionalFloor": each.floor // MONEY, "cum": each.deducted / MONEY}

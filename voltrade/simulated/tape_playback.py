@@ -1,4 +1,4 @@
-"""The player that drives a simulated exchange from a tape of trades, and the mark prices made from it."""
+"""Plays a tape of trades through a simulated exchange, with mark prices made from it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 from voltrade.config import Config
 from voltrade.errors import DataError
 from voltrade.model import MONEY, NEVER, Funding, Instrument, Int64s, MarkPrice, Marks, Segment, Trades
-from voltrade.simulated.clearing import Log, Terms
+from voltrade.simulated.event_log import Log
 from voltrade.simulated.exchange import SimulatedExchange
+from voltrade.simulated.margin_account import Terms
 from voltrade.simulated.symbols import shipped_instrument
 
 MAX_BASIS_E8 = 30_000
@@ -26,7 +27,7 @@ def simulate(
     funding: Funding | None = None,
     batch: int | None = None,
 ) -> tuple[SimulatedExchange, TapePlayer]:
-    """Make the exchange and the player of a tape that a session's settings ask for."""
+    """Return the exchange and the player of a tape by a session's settings."""
     exchange = exchange_for(config, [trades.symbol], clock=int(trades.time[0]) - 1)
     return exchange, player_for(config, exchange, trades, marks=marks, funding=funding, batch=batch)
 
@@ -34,12 +35,12 @@ def simulate(
 def exchange_for(
     config: Config, symbols: Sequence[str | Instrument], *, clock: int = 0, log: Log | None = None
 ) -> SimulatedExchange:
-    """Make the exchange that a session's settings ask for; `clock` is its time at the start, ms UTC.
+    """Return the exchange by a session's settings; `clock` is its time at the start, ms UTC.
 
-    Backtest, paper and venue all come here, so that they simulate alike.
+    Backtest, paper and venue all use this, so that they simulate alike.
 
     Args:
-        symbols: shipped ones by name, others by their filters.
+        symbols: shipped symbols by name, others by their filters.
 
     Raises:
         DataError: a name is not shipped.
@@ -67,7 +68,7 @@ def player_for(
     funding: Funding | None = None,
     batch: int | None = None,
 ) -> TapePlayer:
-    """Make the player of one symbol's tape that a session's settings ask for; see `mark_columns`."""
+    """Return the player of one symbol's tape by a session's settings; see `mark_columns`."""
     market = exchange.markets[trades.symbol]
     every_ms = market.rules.funding_interval_ms
     return TapePlayer(exchange, trades, marks_for(config, trades, market.instrument, every_ms, marks, funding), batch)
@@ -76,7 +77,7 @@ def player_for(
 def marks_for(
     config: Config, trades: Trades, instrument: Instrument, every_ms: int, marks: Marks | None, funding: Funding | None
 ) -> MarkColumns:
-    """Return the mark prices over a tape that a session's settings ask for; funding is due each `every_ms`."""
+    """Return the mark prices over a tape by a session's settings; funding is due every `every_ms`."""
     return mark_columns(
         *(trades, instrument, every_ms),
         interval_ms=config.execution.mark_interval_s * 1000,
@@ -90,19 +91,18 @@ def marks_for(
 class TapePlayer:
     """Plays a tape of one symbol's trades, and mark prices made from it, through a simulated exchange.
 
-    `horizon` looks ahead and plays nothing; `play` moves on. A mark price of time t comes after all trades with time
-    before t and before those at t or later; `mark_columns` says which there are. The exchange's clock is left to
-    whoever made it; one that comes back from its log goes on after the last trade and mark it knows.
+    `horizon` looks ahead without playing; `play` plays. A mark price of time t comes after all trades before t and
+    before those at t or later. The player of a restored exchange continues after its last trade and mark price.
 
     Attributes:
-        trades_played: the position on the tape.
-        marks_played: mark prices so far.
+        trades_played: number of trades played.
+        marks_played: number of mark prices played.
     """
 
     def __init__(
         self, exchange: SimulatedExchange, trades: Trades, marks: MarkColumns, batch: int | None = None
     ) -> None:
-        """Put a tape in, cut into segments of at most `batch` trades."""
+        """Prepare a tape; segments have at most `batch` trades."""
         self.exchange = exchange
         self.trades = trades
         self.batch = batch
@@ -116,7 +116,7 @@ class TapePlayer:
         self._nothing = trades[:0]
 
     def horizon(self) -> Segment:
-        """Look ahead up to and including the first trade that may make an event, or the next mark, or a batch."""
+        """Return what comes next, up to and including a trade with an effect or a mark price, at most a batch."""
         start = self.trades_played
         next_mark = self._mark_row(self.marks_played)
         stop = next_mark if self.batch is None else min(next_mark, start + self.batch)
@@ -130,10 +130,10 @@ class TapePlayer:
         return Segment(self.trades[start:stop], mark, end)
 
     def play(self, trade_count: int, mark: bool, time: int) -> None:
-        """Play trades from the position, then the mark if `mark`, and set the clock forward to `time`.
+        """Play the next trades, then the next mark price if `mark`, and set the clock forward to `time`.
 
         Raises:
-            ValueError: more trades than come before the next mark, or a mark that does not come next.
+            ValueError: more trades than there are before the next mark price, or a mark price that is not next.
         """
         stop = self.trades_played + trade_count
         if trade_count < 0 or stop > self._mark_row(self.marks_played):
@@ -149,10 +149,10 @@ class TapePlayer:
         self.exchange.advance(time)
 
     def go_to(self, trades: int, marks: int) -> None:
-        """Play on until so many trades and mark prices have been played in all.
+        """Play until these numbers of trades and mark prices have been played in total.
 
         Raises:
-            ValueError: the tape has no such place, or it lies behind; nothing was played.
+            ValueError: the numbers do not fit the tape, or were passed already; nothing was played.
         """
         is_ahead = self.trades_played <= trades and self.marks_played <= marks <= len(self._marks.time)
         if not is_ahead or not (self._mark_row(marks - 1) if marks else 0) <= trades <= self._mark_row(marks):
@@ -163,18 +163,18 @@ class TapePlayer:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is left to play."""
+        """Whether everything has been played."""
         return self.trades_played == len(self.trades) and self.marks_played == len(self._marks.time)
 
     @property
     def next_time(self) -> int:
-        """When the next trade or mark price comes, ms; NEVER after the last."""
+        """Time of the next trade or mark price, ms; NEVER after the last."""
         trade = int(self.trades.time[self.trades_played]) if self.trades_played < len(self.trades) else NEVER
         mark = int(self._marks.time[self.marks_played]) if self.marks_played < len(self._marks.time) else NEVER
         return min(trade, mark)
 
     def due(self, time: int) -> tuple[int | None, Trades, MarkPrice | None]:
-        """Return what of the horizon is due at a time, and when it ends; None where nothing is."""
+        """Return the part of the horizon up to a time, and its end time, None if there is none."""
         if self.next_time > time:
             return None, self._nothing, None
         segment = self.horizon()
@@ -191,7 +191,7 @@ class TapePlayer:
         self.exchange.finish(self.trades.symbol)
 
     def _mark_row(self, number: int) -> int:
-        """Row of the first trade after a mark; the end of the tape where there is no such mark."""
+        """Return the row of the first trade after a mark price, or the length of the tape if there is no such mark."""
         return int(self._marks.row[number]) if number < len(self._marks.time) else len(self.trades)
 
     def mark(self, number: int) -> MarkPrice:
@@ -201,11 +201,11 @@ class TapePlayer:
 
 
 def steps_until(players: Sequence[TapePlayer], time: int) -> Iterator[tuple[TapePlayer, Trades, MarkPrice | None]]:
-    """Play several symbols' tapes up to and including a time, in the order of time; each step is yielded, then played.
+    """Play several symbols' tapes up to and including a time, in the order of time; yield each step before playing it.
 
-    A step ends with a trade that orders react to, or with a mark price; before it, what the other symbols traded
-    earlier is played. What happens in one millisecond happens in the order of the players. So an account that holds
-    several symbols sees them as they stood, however `time` advances.
+    A step ends with a trade to which orders react, or with a mark price; earlier trades of the other symbols are played
+    before it. Within a millisecond the order is that of the players. So the margin of an account with several symbols
+    does not depend on how `time` advances.
     """
     while True:
         due = [(*player.due(time), player) for player in players]
@@ -224,7 +224,7 @@ def steps_until(players: Sequence[TapePlayer], time: int) -> Iterator[tuple[Tape
 
 
 class MarkColumns(NamedTuple):
-    """The mark prices over a tape, as columns of equal length."""
+    """The mark prices of a tape, as columns of equal length."""
 
     time: Int64s
     """Milliseconds UTC."""
@@ -232,9 +232,9 @@ class MarkColumns(NamedTuple):
     """The first trade at or after it."""
     price_e8: Int64s
     funding_rate_e8: Int64s
-    """What will be paid at the next funding time."""
+    """Rate at the next funding time."""
     next_funding_time: Int64s
-    """Milliseconds UTC; 0 where none is known."""
+    """Milliseconds UTC; 0 if not known."""
 
 
 def mark_columns(
@@ -248,16 +248,16 @@ def mark_columns(
     marks: Marks | None = None,
     funding: Funding | None = None,
 ) -> MarkColumns:
-    """Return the mark prices that come after the first trade and not after the last, with the funding they state.
+    """Return the mark prices after the first and up to the last trade, with funding.
 
     Args:
-        interval_ms, seed: of simulated marks: they fall on the whole multiples of the interval; see `simulated_marks`.
-        funding_rate_e8: of simulated funding: due at the whole multiples of the symbol's funding interval.
-        marks: those of the exchange, in place of simulated ones.
-        funding: that of the exchange, in place of the one rate.
+        interval_ms, seed: of simulated marks, which are at multiples of the interval; see `simulated_marks`.
+        funding_rate_e8: of simulated funding, which is due at multiples of the symbol's funding interval.
+        marks: recorded mark prices, instead of simulated ones.
+        funding: recorded funding, instead of the one rate.
 
     Raises:
-        DataError: there is no trade, or times go back.
+        DataError: there is no trade, or times decrease.
     """
     if len(trades) == 0:
         raise DataError("tape: must have at least one trade, had none")
@@ -283,9 +283,9 @@ def simulated_marks(
 ) -> tuple[Int64s, Int64s, Int64s]:
     """Make the mark prices of a tape.
 
-    A mark is the price of the last trade before it, moved by a basis: the mean of eight numbers, one for each of the
-    last eight interval ends, each drawn evenly from -3 to +3 bps by a hash of the seed and that time. So the basis
-    reverts to zero over eight marks, never leaves 3 bps, and depends on nothing but seed and time.
+    A mark price is the price of the last trade before it plus a basis: the mean of eight numbers, one for each of the
+    last eight interval ends, each uniform between -3 and +3 bps, by a hash of seed and time. So the basis reverts to
+    zero over eight marks, is at most 3 bps, and depends on seed and time only.
 
     Returns:
         Columns of equal length: time (ms UTC), row of the first trade at or after it, price in 1e-8 (rounded down).
@@ -297,12 +297,12 @@ def simulated_marks(
     rows = np.searchsorted(trades.time, times, side="left").astype(np.int64)
     basis_e8 = sum(_drawn_basis(numbers - back, seed) for back in range(8)) // 8
     price_e8 = trades.price[rows - 1] * int(instrument.tick_size * MONEY)
-    # price x basis / 1e8 in two parts, since their product may not fit 64 bits
+    # price x basis / 1e8 in two parts, since the product may overflow 64 bits
     return times, rows, price_e8 + price_e8 // MONEY * basis_e8 + price_e8 % MONEY * basis_e8 // MONEY
 
 
 def _drawn_basis(numbers: Int64s, seed: int) -> Int64s:
-    """Draw evenly from -MAX_BASIS_E8 to MAX_BASIS_E8 for each number: SplitMix64 of the seed, at that number."""
+    """Return uniform numbers from -MAX_BASIS_E8 to MAX_BASIS_E8: SplitMix64 of the seed at each position."""
     mixed = numbers.astype(np.uint64) + np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)

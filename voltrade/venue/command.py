@@ -1,19 +1,19 @@
 """Run a simulated Binance USD-M Futures server on loopback.
 
-It plays tapes of trades and takes orders over Binance's REST and websocket wire. Point any client at the addresses that
-it prints as one JSON line when it is ready: REST paths start with /fapi, websockets with /market, /public, /private,
-/ws or /stream. LOG/truth.jsonl holds what really happened, one JSON object a line: every request with its answer's
-code, every order, fill, movement of the wallet and fault, in order. A venue that is started again with the same LOG has
-the account, the orders and the tape where they were.
+It plays tapes of trades and accepts orders by Binance's REST and websocket protocol. When ready it prints one JSON line
+with the addresses for clients: REST paths start with /fapi, websockets with /market, /public, /private, /ws or /stream.
+LOG/truth.jsonl has everything that happened, one JSON object a line, in order: every request with the code of its
+response, every order, fill, change of the wallet and fault. A venue started again with the same LOG continues with the
+same account, orders and position on the tape.
 
   python -m voltrade venue --log runs/venue --port 9000
   python -m voltrade venue --log runs/venue --speed 1 --also ETHUSDT --faults storm --seed 7
 
-speed 1 shifts the tapes to begin now and plays them by the wall clock. speed 0 (lockstep) waits at every step for a
-client of the side channel /voltrade/lockstep, which is no part of Binance's wire: it sends {"op": "go"} to have the
-next trades sent, and {"op": "at", "trade_id", "marks", "time"} when it has dealt with them. POST /voltrade/stop,
-SIGTERM, or nobody's using it for --idle-s ends the venue, its log complete; GET /voltrade/status tells how far the tape
-is. docs/venue.md says what is modelled.
+speed 1 shifts the tapes to start now and plays them in real time. speed 0 (lockstep) waits at every step for a client
+of the side channel /voltrade/lockstep, which Binance does not have: it sends {"op": "go"} for the next trades, and
+{"op": "at", "trade_id", "marks", "time"} when it has handled them. POST /voltrade/stop, SIGTERM, or --idle-s seconds
+without use stop the venue after its log is complete; GET /voltrade/status returns the position on the tape.
+docs/venue.md describes what is modelled.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ FLAGS = (
     *("symbol", "tape", "seed", "hours", "speed", "begin_s", "latency_ms", "slippage_bps", "wallet", "taker_fee"),
     *("maker_fee", "funding_rate", "mark_interval_s", "leverage", "margin_type"),
 )
-"""Settings that have a flag of their own."""
+"""Settings with a flag."""
 
 
 async def run_venue(config: Config, *tapes: Tape | Trades, idle_s: float = 0, **options: Any) -> None:
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _tape(session: SessionSettings, symbol: str, file: str, number: int) -> Tape:
-    """Read or make the tape of a symbol; each further synthetic one has a seed of its own."""
+    """Read or make the tape of a symbol; each synthetic tape has its own seed."""
     changes = {"symbol": symbol, "seed": session.seed + number, "tape": file or "synthetic"}
     return load_tape(session.model_copy(update=changes), shipped_instrument(symbol))
 
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--log", type=Path, metavar="DIR", help="folder of the ground-truth log; needed")
     add("--port", type=int, default=0, help="port to listen on; 0, the default, takes a free one")
-    add("--api-key", default="sim-key", metavar="KEY", help="the one API key that is known (default sim-key)")
+    add("--api-key", default="sim-key", metavar="KEY", help="the only valid API key (default sim-key)")
     add("--api-secret", default="sim-secret", metavar="SECRET", help="signs requests of that key (default sim-secret)")
     also = "another symbol, with a tape file or a synthetic tape; may be repeated"
     idle = "end after so many seconds without a socket or request, 0 for never (default 0)"

@@ -1,9 +1,9 @@
-"""Faults on purpose: a seeded script between the simulated exchange and its sockets.
+"""Fault injection: a seeded script between the simulated exchange and its sockets.
 
-A script is a list of faults, each a JSON object; `faults.json` says in words what each kind does, what it needs and
-what its fields mean, and has some scripts with names, such as `storm`. A fault strikes requests, events on their way to
-a client, or at a time of the venue's clock. The same script and seed over the same requests strike alike, and every
-strike stands in the ground-truth log before anybody feels it.
+A script is a list of faults, each a JSON object. `faults.json` describes each kind, its required values and its fields,
+and has some named scripts, such as `storm`. A fault applies to requests, to events for a client, or at a time of the
+venue's clock. The same script and seed with the same requests gives the same faults, and each fault is written to the
+ground-truth log before it takes effect.
 """
 
 from __future__ import annotations
@@ -28,22 +28,23 @@ from voltrade.errors import ConfigError, DataError
 from voltrade.model import NEVER
 from voltrade.simulated.ground_truth import TruthLog
 from voltrade.simulated.refusals import VenueRefusal, codes, refused
+from voltrade.simulated.scripted import run_action
 from voltrade.simulated.symbols import table
-from voltrade.venue.requests import Answer, Params, refusal_answer
+from voltrade.venue.requests import Params, Response, refusal_response
 from voltrade.venue.rest import RestApi
 
 TABLE = table("venue/faults.json")
 REQUESTS, EVENTS, TIMES = TABLE["requests"], TABLE["events"], TABLE["times"]
-"""Kinds of faults, by what they strike, with what they do."""
+"""Kinds of faults with their descriptions, by what they apply to."""
 KINDS: Mapping[str, str] = {**REQUESTS, **EVENTS, **TIMES}
 LOST: Mapping[str, Sequence[Any]] = TABLE["lost"]
-"""Ways to lose an answer: status, body and its type. `timeout` holds the connection, `abort` resets it."""
+"""Ways to lose a response: status, body and content type. `timeout` keeps the connection open, `abort` resets it."""
 
 MARKET_EVENTS = ("aggTrade", "markPrice", "bookTicker", "kline")
 ON_SOCKETS = ("abort", "close", "black_hole", "maintenance")
 
 HOLD_S = 120.0
-"""A request that is to time out is held for at most this long."""
+"""Longest wait of a request that must time out."""
 
 More = Mapping[str, Any]
 
@@ -60,7 +61,7 @@ def _one_of(known: Collection[Any], words: str = "") -> AfterValidator:
 
 
 class Fault(BaseModel):
-    """One line of a script; `faults.json` says what its fields mean."""
+    """One line of a script; `faults.json` describes its fields."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -90,10 +91,10 @@ class Fault(BaseModel):
 
 
 def load_script(name: str) -> list[Fault]:
-    """Read a script: one that has a name, or the path of a JSON file.
+    """Read a script by its name or the path of a JSON file.
 
     Raises:
-        ConfigError: names the line, the field and the rule that it breaks.
+        ConfigError: the script is invalid; names the line, the field and the rule.
     """
     named = TABLE["scripts"]
     try:
@@ -108,10 +109,10 @@ def load_script(name: str) -> list[Fault]:
 
 
 def check_lockstep(script: Iterable[Fault]) -> None:
-    """Refuse faults that can't be had in lockstep, whose client would wait for ever for market data.
+    """Refuse faults that are impossible in lockstep, since the client would wait for market data forever.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: there is such a fault.
     """
     for fault in script:
         on_market = fault.do in EVENTS and any(fault.on.search(f"market {kind}") for kind in MARKET_EVENTS)
@@ -122,7 +123,7 @@ def check_lockstep(script: Iterable[Fault]) -> None:
 
 
 def script_help() -> str:
-    """Describe scripts, for `--help`."""
+    """Return the description of scripts for `--help`."""
     example = '[{"do": "lose_answer", "on": "POST /fapi/v1/order", "how": "abort", "chance": 0.1, "times": 0}]'
     lines = [f"faults: a script with a name ({', '.join(TABLE['scripts'])}),"]
     lines += ["or a JSON file: a list of objects, such as", f"{example}.", "Kinds (do):"]
@@ -130,14 +131,14 @@ def script_help() -> str:
     return "\n".join([*lines, *(f"  {name:14} {text}" for name, text in TABLE["fields"].items())]) + "\n"
 
 
-# --- a script at work -------------------------------------------------------------------------------------------------
+# --- a running script -------------------------------------------------------------------------------------------------
 
 
 class Faults:
-    """A script at work: every chance in it comes from the seed, and `at_s` counts from the venue's clock as it is now.
+    """A running script. Chances come from the seed, and `at_s` counts from the creation of this object.
 
     Attributes:
-        ahead_ms: how far the clock that clients see is ahead of the venue's.
+        ahead_ms: how much the clock that clients see is ahead of the venue's.
     """
 
     def __init__(
@@ -146,7 +147,7 @@ class Faults:
         self.ahead_ms = self._down_until = 0
         self._script: list[Fault] = []
         self._timed: list[int] = []
-        """Numbers of those in the script that have a time."""
+        """Numbers of the faults with a time."""
         self._seen, self._hits = Counter[int](), Counter[int]()
         self._random, self._begin = random.Random(seed), now()
         self._rest, self._truth, self._now, self._lockstep = rest, truth, now, lockstep
@@ -157,7 +158,7 @@ class Faults:
             self._append(fault)
 
     def add(self, fault: Fault) -> None:
-        """Add a fault to the script; `ConfigError` where it can't be had in lockstep."""
+        """Add a fault to the script; `ConfigError` if it is impossible in lockstep."""
         if self._lockstep:
             check_lockstep([fault])
         self._append(fault)
@@ -167,8 +168,8 @@ class Faults:
             self._timed.append(len(self._script))
         self._script.append(fault)
 
-    def _struck(self, kinds: Mapping[str, str], what: str) -> Fault | None:
-        """Return the first fault of these kinds that strikes, noted in the log."""
+    def _strike(self, kinds: Mapping[str, str], what: str) -> Fault | None:
+        """Return the first fault of these kinds that applies, after logging it."""
         now = self._now() - self._begin
         for number, fault in enumerate(self._script):
             in_time = fault.at_s * 1000 <= now < fault.until_s * 1000
@@ -176,14 +177,14 @@ class Faults:
                 self._seen[number] += 1
                 is_due = self._seen[number] > fault.skip and not self._is_used_up(number)
                 if is_due and self._random.random() < fault.chance:
-                    self._note(number, what)
+                    self._log(number, what)
                     return fault
         return None
 
     def _is_used_up(self, number: int) -> bool:
         return 0 < self._script[number].times <= self._hits[number]
 
-    def _note(self, number: int, what: str) -> None:
+    def _log(self, number: int, what: str) -> None:
         self._hits[number] += 1
         fault = self._script[number]
         facts = fault.model_dump(exclude_defaults=True, by_alias=True, exclude={"do", "on"})
@@ -192,33 +193,33 @@ class Faults:
     def _write(self, **facts: Any) -> None:
         self._truth.write({"kind": "fault", "time": self._now(), **facts})
 
-    async def carry(
-        self, request: web.BaseRequest, params: Params, carry_out: Callable[..., Answer]
-    ) -> Answer | web.StreamResponse:
-        """Let a request be carried out, and its answer go back, as far as no fault strikes.
+    async def handle(
+        self, request: web.BaseRequest, params: Params, respond: Callable[..., Response]
+    ) -> Response | web.StreamResponse:
+        """Carry out a request and return its response, unless a fault applies.
 
-        `carry_out` takes the time at which the request came, where that is not now.
+        `respond` carries the request out; it takes the time when the request was received if that is not now.
         """
         now = self._now()
         if now < self._down_until:
             return _lost("down")
-        fault = self._struck(REQUESTS, f"{request.method} {request.path}")
+        fault = self._strike(REQUESTS, f"{request.method} {request.path}")
         if fault is None:
-            return carry_out()
+            return respond()
         claims = (params.get(name).lower() for name in ("reduceOnly", "closePosition"))
         if fault.code == -1008 and (request.method == "DELETE" or "true" in claims):
-            return carry_out()  # in an overload what reduces risk is let through
+            return respond()  # requests that reduce risk are accepted in an overload
         if fault.do == "refuse":
             return _refusal(fault.code)
         if fault.do == "late":
-            self._at(now + int(fault.for_s * 1000), partial(carry_out, now))
+            self._at(now + int(fault.for_s * 1000), partial(respond, now))
         elif fault.do != "swallow":
-            answer = carry_out()
+            response = respond()
             if fault.do == "delay_answer":
                 await asyncio.sleep(fault.for_s)
-                return answer
+                return response
             if fault.do == "alter_answer":
-                return answer._replace(body={**answer.body, **fault.more})
+                return response._replace(body={**response.body, **fault.more})
             if fault.code:
                 return _refusal(fault.code)
         if fault.how == "timeout":
@@ -229,16 +230,16 @@ class Faults:
         return _lost(fault.how)
 
     def on_event(self, what: str, events: list[bytes], send: Callable[[list[bytes]], object]) -> None:
-        """Send events (JSON) of one kind, as far and as often as no fault strikes; `send` takes what is to go out now.
+        """Send events (JSON) of one kind with `send`, unless a fault applies.
 
-        `what` they are is said as `market aggTrade` or `user ORDER_TRADE_UPDATE FILLED vt-1e`.
+        `what` describes them, such as `market aggTrade` or `user ORDER_TRADE_UPDATE FILLED vt-1e`.
         """
         if not self._script:
             send(events)
             return
         held_back, now = self._held_back[what.split(" ")[0]], self._now()
         for event in events:
-            match self._struck(EVENTS, what):
+            match self._strike(EVENTS, what):
                 case Fault(do="drop"):
                     pass
                 case Fault(do="reorder"):
@@ -259,18 +260,18 @@ class Faults:
         heapq.heappush(self._later, (due, next(self._numbers), act))
 
     def next_due(self) -> int:
-        """Return when something comes next, ms of the venue's clock."""
+        """Return the time of the next action, ms of the venue's clock."""
         return min([*(due for due, _, _ in self._later[:1]), *map(self._due, self._timed)], default=NEVER)
 
     def _due(self, number: int) -> int:
-        """When a fault that has a time comes next."""
+        """Return when a fault with a time is due next."""
         fault = self._script[number]
         due_s = fault.at_s + self._hits[number] * fault.every_s
         is_over = self._is_used_up(number) or due_s >= fault.until_s
         return NEVER if is_over else self._begin + int(due_s * 1000)
 
-    def pass_time(self) -> None:
-        """Do what the script, or an earlier fault, has for the time up to now."""
+    def run_due(self) -> None:
+        """Run the timed faults, and what earlier faults delayed, up to now."""
         now = self._now()
         while self.next_due() <= now:
             if self._later and self._later[0][0] <= now:
@@ -278,10 +279,10 @@ class Faults:
                 continue
             number = min(self._timed, key=self._due)
             due, fault = self._due(number), self._script[number]
-            self._note(number, fault.on.pattern)
-            self._happen(fault, due)
+            self._log(number, fault.on.pattern)
+            self._run(fault, due)
 
-    def _happen(self, fault: Fault, due: int) -> None:
+    def _run(self, fault: Fault, due: int) -> None:
         end = due + int(fault.for_s * 1000)
         match fault.do:
             case "abort" | "close" | "black_hole":
@@ -292,13 +293,13 @@ class Faults:
                 self.ahead_ms = fault.more["ms"]
                 self._at(end, partial(setattr, self, "ahead_ms", 0))
             case "ban":
-                self._rest.limits.silence(fault.code or 429, end)
+                self._rest.limits.block(fault.code or 429, end)
             case "maintenance":
                 self._down_until = end
                 self._cut(fault, end)
-            case at_the_exchange:
+            case action:
                 try:
-                    self._rest.exchange.happen(at_the_exchange, fault.more)
+                    run_action(self._rest.exchange, action, fault.more)
                 except (VenueRefusal, DataError, LookupError, ValueError, TypeError) as error:
                     self._write(do=fault.do, failed=f"{type(error).__name__}: {error}")
 
@@ -313,9 +314,9 @@ class Faults:
                 socket.transport.abort()
 
 
-def _refusal(code: int) -> Answer:
-    """Refuse without a cause: the text quotes a question mark wherever it would quote what was wrong."""
-    return refusal_answer(refused(code, *["?"] * codes()[code].quotes))
+def _refusal(code: int) -> Response:
+    """Return a refusal without a cause; quoted values in its text are question marks."""
+    return refusal_response(refused(code, *["?"] * codes()[code].quotes))
 
 
 def _lost(how: str) -> web.Response:

@@ -1,6 +1,6 @@
-"""What clients of the simulated venue have been shown of a symbol's market, in Binance's JSON.
+"""A symbol's market data as the simulated venue has sent it to clients, in Binance's JSON.
 
-The tape is all there is: no order book stands behind the quotes, and no single trades behind the aggregates.
+It is made from the tape alone: quotes have no order book, and aggregate trades have no single trades.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from voltrade.model import DAY_MS, NEVER, MarkPrice, Trades, money_text
 from voltrade.simulated.fill_model import last_row_of_taker
 from voltrade.simulated.formatting import average_text, column, notional_text, plain, price_text
 from voltrade.simulated.tape_playback import TapePlayer
-from voltrade.venue.wire import Json, written
+from voltrade.venue.messages import Json, render
 
 INTERVALS_MS: Mapping[str, int] = {
     **{f"{n}m": n * 60_000 for n in (1, 3, 5, 15, 30)},
     **{f"{n}h": n * 3_600_000 for n in (1, 2, 4, 6, 8, 12)},
     "1d": DAY_MS,
 }
-"""Kline intervals that the venue computes."""
+"""Kline intervals that the venue supports."""
 
 
-class Board:
-    """One symbol's market as far as clients have been shown it; at first, what has been played of its tape.
+class MarketData:
+    """One symbol's market data up to what clients were sent; at first, what was played of its tape.
 
     Attributes:
         trades: the whole tape.
-        sent: so many of its trades have been shown.
-        marks: so have these mark prices.
-        time: the latest that clients can know of, ms UTC: the venue's clock, or the last trade's time.
+        sent: number of trades that were sent.
+        marks: mark prices that were sent.
+        time: the latest time in what was sent, ms UTC: of the venue's clock, or of the last trade.
     """
 
     def __init__(self, player: TapePlayer) -> None:
@@ -42,17 +42,17 @@ class Board:
         self.sync()
 
     def sync(self) -> None:
-        """Take what has been played of the tape, and no more, for shown."""
+        """Set what was sent to what was played of the tape."""
         self.sent = self._player.trades_played
         self.marks = [*map(self._player.mark, range(self._player.marks_played))]
 
     def show(self, end: int, now: int) -> None:
-        """Show the trades before a position, as far as they were not shown before, at a time of the venue's clock."""
+        """Set the trades before a position as sent, at a time of the venue's clock."""
         self.sent = max(self.sent, end)
         self.time = max(self.time, now, int(self.trades.time[self.sent - 1]) if self.sent else 0)
 
     def rows_to(self, trade_id: int) -> int:
-        """Return the position behind a trade."""
+        """Return the row after a trade."""
         return int(np.searchsorted(self.trades.id, trade_id, side="right"))
 
     @property
@@ -64,13 +64,13 @@ class Board:
         return self.trades[: self.sent]
 
     def between(self, first: int, last: int) -> Trades:
-        """Return what was seen of a span of time, both ends included."""
+        """Return the trades sent of a time range, both ends included."""
         rows = np.searchsorted(self.seen.time, np.array([first, min(last, NEVER - 1) + 1], dtype=np.int64))
         return self.trades[int(rows[0]) : int(rows[1])]
 
     def agg_trade_events(self, trades: Trades) -> list[bytes]:
-        """Write `aggTrade` events, one a trade. A tape has no single trades: `f` and `l` repeat the aggregate's id."""
-        # By hand, since this is the one place where a microsecond counts.
+        """Return an `aggTrade` event for each trade; `f` and `l` repeat its id, since a tape has no single trades."""
+        # Formatted here without a JSON library, since this must take less than a microsecond per trade.
         head, maker = f'{{"e":"aggTrade","s":"{self.symbol}","E":', ("false", "true")
         return [
             f'{head}{t},"a":{a},"p":"{p}","q":"{q}","nq":"{q}","f":{a},"l":{a},"T":{t},"m":{maker[m]}}}'.encode()
@@ -78,7 +78,7 @@ class Board:
         ]
 
     def agg_trade_rows(self, trades: Trades) -> list[Json]:
-        """Write the rows of GET aggTrades."""
+        """Return the rows of GET aggTrades."""
         return [
             {"a": a, "p": p, "q": q, "nq": q, "f": a, "l": a, "T": t, "m": m} for a, p, q, t, m in self._columns(trades)
         ]
@@ -90,11 +90,11 @@ class Board:
         return zip(trades.id.tolist(), prices, quantities, *rest, strict=True)
 
     def klines(self, step: int, first: int, last: int) -> Iterator[Json]:
-        """Yield the facts of klines, none before the first trade; without a trade the last price stands.
+        """Yield the values of klines from the first trade on; one without trades has the last price.
 
         Args:
             step: their length, ms.
-            first, last: their numbers, counted since 1970.
+            first, last: numbers of the first and last kline, counted since 1970.
         """
         edges = np.searchsorted(self.seen.time, np.arange(first, last + 2) * step).tolist()
         for number, (begin, end) in enumerate(pairwise(edges), first):
@@ -103,17 +103,17 @@ class Board:
                 yield {**sums, "open_time": number * step, "close_time": (number + 1) * step - 1}
 
     def kline_events(self, interval: str, sent_before: int, time_before: int) -> list[bytes]:
-        """Write `kline` events of what came since an earlier look: each kline that has closed, and one that traded."""
+        """Return `kline` events since an earlier state: of each kline that has closed, and of one with new trades."""
         step, events = INTERVALS_MS[interval], []
         for facts in self.klines(step, time_before // step, self.time // step):
             is_closed = facts["close_time"] < self.time
             if is_closed or self.sent > sent_before:
                 facts |= {"interval": interval, "is_closed": is_closed, "now": self.time}
-                events.append(orjson.dumps(written("kline", facts)))
+                events.append(orjson.dumps(render("kline", facts)))
         return events
 
     def day(self, now: int) -> Json:
-        """Write the statistics of the last 24 hours."""
+        """Return the statistics of the last 24 hours."""
         trades, last = self.between(now - DAY_MS, NEVER), self.seen[-1:]
         facts = self._sums(trades, int(last.price.sum())) | {"open_time": now - DAY_MS, "close_time": now}
         opened, turnover = int((trades if len(trades) else last).price[:1].sum()), int(trades.price @ trades.quantity)
@@ -121,10 +121,10 @@ class Board:
         facts |= {"change": plain(self.instrument.price(change)), "last_quantity": self._quantity(last.quantity.sum())}
         facts |= {"change_percent": f"{Decimal(100 * change) / max(1, opened):.3f}"}
         facts |= {"average_price": average_text(self.instrument, turnover, int(trades.quantity.sum()))}
-        return written("ticker_day", facts)
+        return render("ticker_day", facts)
 
     def _sums(self, trades: Trades, price_before: int) -> Json:
-        """Sum trades up; where there are none the price before them stands."""
+        """Return prices, volumes and ids of trades; without trades the prices are the one before."""
         bought = trades[~trades.buyer_is_maker]
         prices = trades.price if len(trades) else np.array([price_before])
         ticks = {"open": prices[0], "high": prices.max(), "low": prices.min(), "close": prices[-1]}
@@ -139,19 +139,19 @@ class Board:
         }
 
     def _quantity(self, lots: int | np.int64) -> str:
-        """Write a quantity with all its digits, zero too."""
+        """Write a quantity with all decimals, also zero."""
         return plain(self.instrument.quantity(int(lots)))
 
     def ticker_price(self, now: int) -> Json:
-        """Write the last price, 0 before the first."""
+        """Return the last price, 0 before the first trade."""
         last = self.seen[-1:]
         price = price_text(self.instrument, int(last.price.sum()))
         return {"symbol": self.symbol, "price": price, "time": int(last.time.sum()) or now}
 
     def book(self, name: str, now: int) -> Json:
-        """Write a synthetic best bid and ask: the last price that a taker sold at, and the last that one bought at.
+        """Return a synthetic best bid and ask: the last prices at which a taker sold, and bought.
 
-        Where the two would cross, the older one gives way by a tick. All are 0 before the first trade.
+        If they would cross, the older one is moved by a tick. All values are 0 before the first trade.
         """
         bid = ask = bid_quantity = ask_quantity = update_id = 0
         if self.sent:
@@ -165,11 +165,11 @@ class Board:
         facts = {"symbol": self.symbol, "update_id": update_id, "time": now}
         facts |= {"bid": price_text(self.instrument, bid), "ask": price_text(self.instrument, ask)}
         facts |= {"bid_quantity": self._quantity(bid_quantity), "ask_quantity": self._quantity(ask_quantity)}
-        return written(name, facts)
+        return render(name, facts)
 
 
 def mark_message(name: str, mark: MarkPrice) -> Json:
-    """Write a mark price as an event or a row of REST. There is one: index and settlement price repeat it."""
+    """Return a mark price as an event or a row of REST; index and settlement price repeat it."""
     facts = {"symbol": mark.symbol, "time": mark.time, "next_funding_time": mark.next_funding_time}
     facts |= {"mark_price": money_text(mark.price_e8), "funding_rate": money_text(mark.funding_rate_e8)}
-    return written(name, facts)
+    return render(name, facts)

@@ -1,8 +1,8 @@
-"""The websocket half of the simulated venue: who is connected, what they subscribed to, and the one listen key.
+"""The websockets of the simulated venue: connections, subscriptions, and the listen key.
 
-Sending never waits: a batch of events is framed and written at once, so events keep their order within a connection
-and nothing can come between two steps of the tape. A connection's own clock is the wall's (pings, pongs, its age); a
-listen key lives by the venue's.
+Sending never waits: a batch of events is framed and written at once, so events keep their order within a connection and
+nothing happens between two steps of the tape. Connections use the system clock (pings, pongs, age), the listen key uses
+the venue's.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from aiohttp import WSMsgType, web
 from voltrade.model import NEVER
 from voltrade.simulated.refusals import refuse_if
 from voltrade.venue.market_data import INTERVALS_MS
-from voltrade.venue.wire import Json
+from voltrade.venue.messages import Json
 
 LISTEN_KEY_MS = 3_600_000
-"""A listen key lives 60 minutes after its last renewal, by the venue's clock."""
+"""A listen key is valid for 60 minutes after its last renewal, by the venue's clock."""
 
 PING_S, PONG_S, LIFE_S = 180.0, 600.0, 86_400.0
-"""At speed 1 a client is pinged every 3 minutes, is cut off 10 minutes after its last pong, and after 24 hours."""
+"""At speed 1 a client is pinged every 3 minutes, and disconnected 10 minutes after its last pong or after 24 hours."""
 
-MOST_MESSAGES, MOST_STREAMS = 10, 1024
-"""Most messages that a client may send in a second, pings and pongs included, and most streams of one connection."""
+MAX_MESSAGES, MAX_STREAMS = 10, 1024
+"""Most messages of a client per second, including pings and pongs, and most streams of a connection."""
 
 BACKLOG_BYTES = 64 << 20
-"""A client that leaves more than this unread is cut off."""
+"""A client with more unread bytes is disconnected."""
 
 _MARKET = frozenset({"aggTrade", "markPrice", "markPrice@1s", *(f"kline_{interval}" for interval in INTERVALS_MS)})
 MARKET_STREAMS: Mapping[str, frozenset[str]] = {
     **{"market": _MARKET, "public": frozenset({"bookTicker"}), "private": frozenset()},
     "": _MARKET | {"bookTicker"},
 }
-"""Streams of a symbol by the category of the address; the old addresses without a category carry all."""
+"""Streams of a symbol by the category of the address; the old addresses without a category have all."""
 
 TEXT, CLOSE, PING, PONG = 0x81, 0x88, 0x89, 0x8A
-"""First byte of a frame: final, with its kind (RFC 6455, 5.2)."""
+"""First byte of a frame: FIN and opcode (RFC 6455, 5.2)."""
 
 
 def frame(kind: int, payload: bytes) -> bytes:
-    """Frame a message of a server: unmasked and uncompressed."""
+    """Return a server's frame, unmasked and uncompressed."""
     size = len(payload)
     if size < 126:
         return bytes((kind, size)) + payload
@@ -56,35 +56,35 @@ def frame(kind: int, payload: bytes) -> bytes:
 
 @dataclass(eq=False, slots=True)
 class Socket:
-    """One websocket client and what it has subscribed to."""
+    """A websocket connection and its subscriptions."""
 
     transport: asyncio.Transport
     category: str
     combined: bool
     opened: float
-    """Time of the handshake by the wall, s."""
+    """Time of the handshake by the system clock, s."""
     only: frozenset[str] = frozenset()
-    """User events that it asked for; empty for all."""
+    """Kinds of user events that were asked for; empty for all."""
     names: set[str] = field(default_factory=set)
-    """Streams, and listen keys for user data."""
+    """Names of streams, and listen keys for user data."""
     user_frames: int = 0
     """User data events sent so far."""
     carries_user_data: bool = False
-    """Whether it has ever subscribed to a listen key."""
-    pinged: float = 0.0
-    heard: float = 0.0
-    """Wall times, s: of our last ping, of its last pong."""
+    """Whether it has subscribed to a listen key at any time."""
+    last_ping: float = 0.0
+    last_pong: float = 0.0
+    """Times of our last ping and its last pong by the system clock, s."""
     second: int = 0
     messages: int = 0
-    """How many messages came in the wall's second."""
+    """Number of messages received in this second of the system clock."""
     is_dead: bool = False
-    """A dead connection stays open, sends nothing and answers nothing."""
+    """Whether the connection is open but sends nothing, for faults."""
 
     def __post_init__(self) -> None:
-        self.pinged = self.heard = self.opened
+        self.last_ping = self.last_pong = self.opened
 
     def push(self, stream: str, payloads: Iterable[bytes]) -> None:
-        """Send events of one stream, all in one write, without waiting."""
+        """Send events of one stream in one write, without waiting."""
         if self.combined:
             head = b'{"stream":"' + stream.encode() + b'","data":'
             payloads = [head + payload + b"}" for payload in payloads]
@@ -97,27 +97,27 @@ class Socket:
             self.transport.write(frames)
 
     def close(self, code: int) -> None:
-        """Say goodbye and hang up."""
+        """Send a close frame and close the connection."""
         self.write(frame(CLOSE, code.to_bytes(2, "big")))
         self.transport.close()
 
-    def is_too_chatty(self, now: float) -> bool:
-        """Count a message that came; say whether the second has had too many."""
+    def exceeds_limit(self, now: float) -> bool:
+        """Count a received message; return whether this second has had too many."""
         self.messages = self.messages + 1 if int(now) == self.second else 1
         self.second = int(now)
-        return self.messages > MOST_MESSAGES
+        return self.messages > MAX_MESSAGES
 
 
 class Streams:
     """All websocket connections to the streams of some symbols.
 
     Args:
-        symbols: whose streams there are.
-        owner: makes the account's listen keys its own.
-        wall: s, the clock of the connections themselves.
+        symbols: symbols with streams.
+        owner: identifies the account; listen keys are derived from it.
+        wall: the clock of the connections, s.
 
     Attributes:
-        listen_key: the account's active key, empty without one.
+        listen_key: the account's active key, or empty.
     """
 
     def __init__(self, symbols: Iterable[str], owner: str, wall: Callable[[], float] = time.time) -> None:
@@ -129,19 +129,19 @@ class Streams:
         self._symbols, self._owner = frozenset(symbol.lower() for symbol in symbols), owner
 
     def kinds(self, symbol: str) -> set[str]:
-        """Return the streams of a symbol that somebody has subscribed to, such as `aggTrade`."""
+        """Return the streams of a symbol with subscribers, such as `aggTrade`."""
         pairs = (name.split("@", 1) for socket in self.sockets for name in socket.names if "@" in name)
         return {kind for of, kind in pairs if of == symbol.lower()}
 
     def push(self, symbol: str, kind: str, events: list[bytes]) -> None:
-        """Send events of a market stream to whoever has subscribed."""
+        """Send events of a market stream to its subscribers."""
         stream = f"{symbol.lower()}@{kind}"
         for socket in self.sockets:
             if stream in socket.names:
                 socket.push(stream, events)
 
     def push_user(self, kind: str, events: list[bytes]) -> None:
-        """Send user data events of a kind to the connections with the active listen key; without one they are lost."""
+        """Send user data events of a kind to the connections with the active listen key, if there are any."""
         for socket in self.sockets:
             if self.listen_key in socket.names and kind in (socket.only or (kind,)):
                 socket.user_frames += len(events)
@@ -149,22 +149,22 @@ class Streams:
 
     @property
     def user_frames(self) -> int:
-        """User data events sent on the newest connection that has carried any listen key."""
+        """Number of user data events sent on the newest connection with a listen key."""
         return next((socket.user_frames for socket in reversed(self.sockets) if socket.carries_user_data), 0)
 
-    def look_after(self, now: float) -> None:
-        """Ping, and end connections that are old or do not answer; `now` is the wall's time in s."""
+    def check_connections(self, now: float) -> None:
+        """Ping connections, and close those that are old or do not answer; `now` is by the system clock, s."""
         for socket in list(self.sockets):
             if now - socket.opened >= LIFE_S:
                 socket.close(1001)
-            elif now - socket.heard >= PONG_S:
+            elif now - socket.last_pong >= PONG_S:
                 socket.transport.abort()
-            elif now - socket.pinged >= PING_S:
-                socket.pinged = now
+            elif now - socket.last_ping >= PING_S:
+                socket.last_ping = now
                 socket.write(frame(PING, str(int(now * 1000)).encode()))
 
     def renew_listen_key(self, now: int, *, only_active: bool = False) -> str:
-        """Return the active key and let it live an hour from `now`; without one make it, or refuse (-1125)."""
+        """Renew the active key, or create one, unless `only_active` (-1125); return it."""
         if not self.listen_key:
             refuse_if(only_active, -1125)
             self._keys_made += 1
@@ -173,7 +173,7 @@ class Streams:
         return self.listen_key
 
     def expire_listen_key(self, now: int, *, early: bool = False) -> None:
-        """Tell of the key's end if its hour is over (or `early`); its connections stay open and silent."""
+        """Expire the key if its time is over (or `early`); its connections stay open without events."""
         if self.listen_key and (early or now >= self._expiry):
             end = now if early else self._expiry
             event = {"e": "listenKeyExpired", "E": end, "listenKey": self.listen_key}
@@ -181,8 +181,8 @@ class Streams:
             self.forget_listen_key()
 
     def next_due(self) -> int:
-        """Return when a listen key or a connection wants to be looked after, ms."""
-        pings = [int((socket.pinged + PING_S) * 1000) for socket in self.sockets]
+        """Return when a listen key expires or a connection is to be pinged next, ms."""
+        pings = [int((socket.last_ping + PING_S) * 1000) for socket in self.sockets]
         return min([self._expiry if self.listen_key else NEVER, *pings])
 
     def forget_listen_key(self) -> None:
@@ -191,11 +191,11 @@ class Streams:
         self.listen_key = ""
 
     async def serve(self, request: web.BaseRequest, category: str, name: str, combined: bool) -> web.WebSocketResponse:
-        """Serve a market or user data connection, in each of the forms that Binance's clients dial.
+        """Serve a market or user data connection at any address that Binance's clients use.
 
-        `/ws/NAME` and `/market/ws/NAME` name a stream; ccxt numbers its connections there, which means nothing. A
-        listen key stands in the path, in `?listenKey=`, or comes by SUBSCRIBE; an unknown one leaves the socket silent.
-        At `/stream` events come wrapped with their stream's name (`combined`).
+        `/ws/NAME` and `/market/ws/NAME` name a stream; ccxt's connection numbers there are ignored. A listen key is in
+        the path, in `?listenKey=`, or in a SUBSCRIBE message; an unknown one gives no events. At `/stream` events are
+        wrapped with the name of their stream (`combined`).
         """
         ws = web.WebSocketResponse(compress=False, autoping=False)
         await ws.prepare(request)
@@ -211,7 +211,7 @@ class Streams:
     def accept(
         self, transport: asyncio.Transport, category: str, name: str, combined: bool, query: Mapping[str, str]
     ) -> Socket:
-        """Take a connection whose handshake is done, with the streams that its address names."""
+        """Add a connection after its handshake, with the streams in its address."""
         only = frozenset(filter(None, query.get("events", "").split("/")))
         socket = Socket(transport, category, combined, self._wall(), only)
         for asked in (name, query.get("listenKey", ""), *query.get("streams", "").split("/")):
@@ -220,19 +220,19 @@ class Streams:
         return socket
 
     def receive(self, socket: Socket, kind: WSMsgType, data: str | bytes) -> None:
-        """Take a message of a client."""
+        """Handle a message of a client."""
         now = self._wall()
-        if socket.is_too_chatty(now):
+        if socket.exceeds_limit(now):
             socket.close(1008)
         elif kind is WSMsgType.TEXT:
             socket.write(frame(TEXT, orjson.dumps(self._control(socket, data))))
         elif kind is WSMsgType.PING:
             socket.write(frame(PONG, bytes(data)))  # type: ignore[arg-type]
         elif kind is WSMsgType.PONG:
-            socket.heard = now
+            socket.last_pong = now
 
     def _control(self, socket: Socket, text: str | bytes) -> Json:
-        """Carry out SUBSCRIBE, UNSUBSCRIBE or LIST_SUBSCRIPTIONS; the id is echoed as it came."""
+        """Handle SUBSCRIBE, UNSUBSCRIBE or LIST_SUBSCRIPTIONS; the reply has the id of the message."""
         try:
             message = orjson.loads(text)
         except orjson.JSONDecodeError:
@@ -247,22 +247,22 @@ class Streams:
                 result = sorted(socket.names)
             case _:
                 problem = "unknown method or params"
-        told = {"error": {"code": 2, "msg": f"Invalid request: {problem}"}} if problem else {"result": result}
-        return {**told, "id": message.get("id") if isinstance(message, dict) else None}
+        reply = {"error": {"code": 2, "msg": f"Invalid request: {problem}"}} if problem else {"result": result}
+        return {**reply, "id": message.get("id") if isinstance(message, dict) else None}
 
     def _is_stream(self, socket: Socket, name: str) -> bool:
-        """Whether a stream of this name exists at the socket's address."""
+        """Whether a stream with this name exists at the address of a connection."""
         symbol, _, kind = name.partition("@")
         if symbol in self._symbols:
             return kind in MARKET_STREAMS[socket.category]
         return bool(self.listen_key) and name == self.listen_key and socket.category in ("", "private")
 
     def _subscribe(self, socket: Socket, names: Sequence[str]) -> str:
-        """Subscribe to all of these streams, or to none and say why."""
+        """Subscribe to all of these streams, or to none and return the reason."""
         if unknown := [name for name in names if not self._is_stream(socket, name)]:
             return f"unknown stream {unknown[0]}"
-        if len(socket.names.union(names)) > MOST_STREAMS:
-            return f"more than {MOST_STREAMS} streams"
+        if len(socket.names.union(names)) > MAX_STREAMS:
+            return f"more than {MAX_STREAMS} streams"
         socket.names.update(names)
         socket.carries_user_data |= self.listen_key in names
         return ""

@@ -1,0 +1,61 @@
+"""Inspects one file of trades, mark prices or funding rates, and adds its accepted rows to the store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from voltrade.data.faults import DEFAULT_POLICIES, Inspection, Policies, with_finding
+from voltrade.data.kinds import FUNDING, MARKS, TRADES, Kind
+from voltrade.data.series_checks import FUNDING_RATES, MARK_KLINES, SeriesLayout, inspect_series
+from voltrade.data.sources import ArchiveFile, checksum_fault
+from voltrade.data.store import Store
+from voltrade.data.stored_day import Metadata, StoredDay
+from voltrade.data.trade_checks import inspect
+from voltrade.model import Instrument
+
+LAYOUTS: dict[Kind, SeriesLayout] = {MARKS: MARK_KLINES, FUNDING: FUNDING_RATES}
+"""Columns of the files of each kind but trades."""
+
+
+def inspect_file(
+    path: Path, instrument: Instrument, policies: Policies = DEFAULT_POLICIES, *, archived: bool = True
+) -> Inspection[Any]:
+    """Inspect a file; its name may state kind and days.
+
+    Args:
+        archived: whether the file must have a CHECKSUM beside it, as in the archive.
+    """
+    file = ArchiveFile.named(path.name)
+    span = file.span if file else None
+    if file is None or file.kind is TRADES:
+        inspection: Inspection[Any] = inspect(path, instrument, policies, span)
+    else:
+        inspection = inspect_series(path, LAYOUTS[file.kind], policies, span)
+    fault = checksum_fault(path) if archived and path.is_file() else None
+    return inspection if fault is None else with_finding(inspection, "checksum", policies, fault)
+
+
+def store_file(
+    store: Store, inspection: Inspection[Any], kind: Kind, instrument: Instrument, whole: tuple[date, date] | None
+) -> list[StoredDay]:
+    """Add the accepted rows of a file to the store; return the days that they were added to.
+
+    Args:
+        whole: first and last day of which the file holds everything.
+
+    Raises:
+        DataError: the rows contradict the stored ones.
+    """
+    if inspection.accepted is None:
+        return []
+    sources = {inspection.name: inspection.counts}
+    first, last = inspection.edges or (None, None)
+    if kind is TRADES:
+        metadata = replace(Metadata.of(instrument, ""), sources=sources, made_of=inspection.kind)
+        metadata = replace(metadata, first=first, last=last)
+        return store.add_trades(inspection.accepted, metadata, whole=whole)
+    metadata = replace(Metadata.of_values(sources), first=first, last=last)
+    return store.add(kind, instrument.symbol, inspection.accepted, inspection.accepted[0], metadata, whole=whole)

@@ -1,0 +1,132 @@
+"""Pages of Binance's REST, inspected like files: each fault is reported, and a page that is refused ends the fetch."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from tqdm.auto import tqdm
+
+from voltrade.data.faults import Inspection, Policies, Policy
+from voltrade.data.file_checks import LAYOUTS
+from voltrade.data.kinds import MARKS, MINUTE_MS, Kind
+from voltrade.data.series_checks import MARK_KLINES, inspect_cells
+from voltrade.data.sources import TRADES_PER_PAGE, RestHistory
+from voltrade.data.trade_checks import inspect_columns
+from voltrade.data.trade_files import Columns, multiples
+from voltrade.errors import DataError
+from voltrade.model import Instrument, Int64s, Trades
+
+Rows = TypeVar("Rows")
+
+ANY_ID = 1 << 62
+"""Above all ids."""
+
+PAGE: Policies = dict.fromkeys(("one_sided", "id_gap", "empty"), Policy.FLAG)
+"""Faults that a page may have: it covers a moment only, and missing ids are noticed in the store."""
+
+TRADE_KEYS = {"id": "a", "price": "p", "quantity": "q", "time": "T", "is_buyer_maker": "m"}
+"""Our names of the columns of an aggTrade, and Binance's."""
+
+_MARK_PLACES = {name: place for place, name in enumerate(MARK_KLINES.columns)}
+_FUNDING_KEYS = {"calc_time": "fundingTime", "last_funding_rate": "fundingRate"}
+
+
+@dataclass(frozen=True, slots=True)
+class TradePage:
+    """A page of trades."""
+
+    trades: Trades
+    """The accepted trades."""
+    next_id: int
+    """First id of the next page."""
+    is_last: bool
+
+
+class RestPages:
+    """Reads and inspects pages of one symbol.
+
+    Attributes:
+        found: pages with faults, without their rows.
+    """
+
+    def __init__(self, rest: RestHistory, instrument: Instrument, policies: Policies) -> None:
+        self._rest = rest
+        self._instrument = instrument
+        self._policies = {**policies, **PAGE}
+        self.found: list[Inspection[Any]] = []
+
+    async def first_id(self, start: int, end: int) -> int | None:
+        """Return the id of the first aggTrade in a span of time; None where there is none."""
+        return await self._rest.first_id(self._instrument.symbol, start, end)
+
+    async def trades(self, next_id: int, start: int, end: int) -> AsyncIterator[Trades]:
+        """Yield the trades of each page from an id on, until a trade is at or after `end` or there are no more."""
+        with tqdm(total=round((end - start) / MINUTE_MS), desc="REST trades", unit="min", disable=None) as bar:
+            while True:
+                page = await self.trade_page(next_id)
+                yield page.trades
+                next_id, reached = page.next_id, int(page.trades.time[-1]) if len(page.trades) else start
+                bar.update(max(round((min(reached, end) - start) / MINUTE_MS) - bar.n, 0))
+                if reached >= end or page.is_last:
+                    return
+
+    async def trade_page(self, from_id: int, before: int = ANY_ID) -> TradePage:
+        """Request a page of trades from an id on; drop trades whose id is `before` or above."""
+        rows = await self._rest.trades(self._instrument.symbol, from_id)
+        name = f"REST aggTrades from {from_id}"
+        cells = _cells(name, rows, TRADE_KEYS)
+        ids, wrong = multiples(cells["id"], Decimal(1))
+        wanted = {ours: cells[ours].filter(pa.array(ids < before)) for ours in cells}
+        columns = Columns(name, "aggTrades", tuple(TRADE_KEYS.values()), wanted, _line_numbers(wanted["id"]))
+        trades = self._accepted(inspect_columns([columns], self._instrument, self._policies))
+        next_id = int(ids.max(where=~wrong, initial=from_id)) + 1
+        return TradePage(trades, next_id, is_last=len(rows) < TRADES_PER_PAGE)
+
+    async def series(self, kind: Kind, start: int, end: int) -> AsyncIterator[tuple[Int64s, ...]]:
+        """Yield the columns of each page of mark prices or funding rates in a span of time."""
+        layout = LAYOUTS[kind]
+        async for cells in self._marks(start, end) if kind is MARKS else self._funding(start, end):
+            numbers = _line_numbers(cells[layout.time])
+            yield self._accepted(inspect_cells(f"REST {kind.name}", cells, numbers, layout, self._policies))
+
+    async def _marks(self, start: int, end: int) -> AsyncIterator[dict[str, pa.Array]]:
+        async for page in self._rest.marks(self._instrument.symbol, start, end):
+            yield _cells("REST markPriceKlines", page, _MARK_PLACES)
+
+    async def _funding(self, start: int, end: int) -> AsyncIterator[dict[str, pa.Array]]:
+        async for page in self._rest.funding(self._instrument.symbol, start, end):
+            yield _cells("REST fundingRate", page, _FUNDING_KEYS)
+
+    def _accepted(self, inspection: Inspection[Rows]) -> Rows:
+        """Return the accepted rows of a page, and keep its faults.
+
+        Raises:
+            DataError: the page is refused.
+        """
+        if inspection.accepted is None:
+            raise DataError(f"{inspection.name}: {inspection.refused}")
+        if findings := tuple(finding for finding in inspection.findings if finding.fault not in PAGE):
+            self.found.append(replace(inspection, findings=findings, accepted=None))
+        return inspection.accepted
+
+
+def _cells(name: str, page: list[Any], keys: Mapping[str, str | int]) -> dict[str, pa.Array]:
+    """Return columns of a page as texts, under our names; `keys` maps them to keys or places in a row.
+
+    Raises:
+        DataError: a row lacks a key.
+    """
+    try:
+        return {ours: pa.array([str(row[their]) for row in page], pa.string()) for ours, their in keys.items()}
+    except (KeyError, IndexError, TypeError):
+        raise DataError(f"{name}: rows must have {', '.join(map(str, keys.values()))}, was {page[0]!r}") from None
+
+
+def _line_numbers(column: pa.Array) -> Int64s:
+    """Number the rows of a page from 1."""
+    return np.arange(1, len(column) + 1, dtype=np.int64)

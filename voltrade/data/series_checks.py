@@ -1,0 +1,134 @@
+"""Inspects mark prices and funding rates: rows of a time and values, which are read in units of 1e-8."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+
+from voltrade.data.faults import DEFAULT_POLICIES, Findings, Inspection, Policies, Span, unreadable
+from voltrade.data.row_checks import MICROSECONDS_FROM, first_and_last, ids_missing_before, order_by_key, outside_span
+from voltrade.data.trade_files import multiples, read_cells
+from voltrade.errors import DataError
+from voltrade.model import Int64s
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesLayout:
+    """The columns of a file of mark prices or funding rates."""
+
+    kind: str
+    columns: tuple[str, ...]
+    """Required columns, in the file's order."""
+    time: str
+    values: tuple[str, ...]
+    step: int
+    """Milliseconds between two rows where none is missing; 0 where that isn't known."""
+    positive: bool
+    zero: tuple[str, ...] = ()
+    """Columns that must be 0 in every row; otherwise the file holds other data under the same name."""
+
+
+MARK_KLINES = SeriesLayout(
+    "marks",
+    ("open_time", "open", "high", "low", "close", "volume"),
+    "open_time",
+    ("open", "high", "low", "close"),
+    step=60_000,
+    positive=True,
+    zero=("volume",),  # mark prices have no volume; the archive has klines of last prices under the same file name
+)
+
+FUNDING_RATES = SeriesLayout(
+    "funding",
+    ("calc_time", "funding_interval_hours", "last_funding_rate"),
+    "calc_time",
+    ("last_funding_rate",),
+    step=0,
+    positive=False,
+)
+
+E8 = Decimal("0.00000001")
+
+
+def inspect_series(
+    path: Path, layout: SeriesLayout, policies: Policies = DEFAULT_POLICIES, span: Span | None = None
+) -> Inspection[tuple[Int64s, ...]]:
+    """Read a file, report every fault, and return the accepted columns: times, then the values in 1e-8."""
+    try:
+        cells, numbers = read_cells(path, layout.columns)
+    except DataError as error:
+        return unreadable(path.name, layout.kind, error)
+    return inspect_cells(path.name, cells, numbers, layout, policies, span)
+
+
+def inspect_cells(
+    name: str,
+    cells: Mapping[str, pa.Array],
+    number: Int64s,
+    layout: SeriesLayout,
+    policies: Policies = DEFAULT_POLICIES,
+    span: Span | None = None,
+) -> Inspection[tuple[Int64s, ...]]:
+    """Inspect columns of texts or whole numbers; `number` are the line numbers of the rows."""
+    found = Findings(policies)
+    columns = []
+    bad = np.zeros(len(number), dtype=np.bool_)
+    for column, unit in ((layout.time, Decimal(1)), *((value, E8) for value in layout.values)):
+        counts, wrong = multiples(cells[column], unit)
+        bad |= found.where("bad_value", wrong, number, f"{column} must be a multiple of {unit:f}", cells[column])
+        columns.append(counts)
+    for column in layout.zero:
+        counts, _ = multiples(cells[column], E8)
+        bad |= found.where("bad_value", counts != 0, number, f"{column} must be 0", cells[column])
+    in_microseconds = columns[0] >= MICROSECONDS_FROM
+    found.where("microseconds", in_microseconds & ~bad, number, "time must be in milliseconds", columns[0])
+    columns[0] = np.where(in_microseconds, columns[0] // 1000, columns[0])
+    rows = (number[~bad], *(column[~bad] for column in columns))
+    return _examined_series(name, layout, rows, len(number), found, span)
+
+
+def inspect_values(
+    name: str,
+    columns: Sequence[Int64s],
+    layout: SeriesLayout,
+    policies: Policies = DEFAULT_POLICIES,
+    span: Span | None = None,
+) -> Inspection[tuple[Int64s, ...]]:
+    """Inspect times and values that are numbers already; rows are counted from 1."""
+    number = np.arange(1, len(columns[0]) + 1, dtype=np.int64)
+    return _examined_series(name, layout, (number, *columns), len(number), Findings(policies), span)
+
+
+def _examined_series(
+    name: str, layout: SeriesLayout, rows: tuple[Int64s, ...], read: int, found: Findings, span: Span | None
+) -> Inspection[tuple[Int64s, ...]]:
+    """Inspect rows of line number, time and values."""
+    order = order_by_key("time", rows[1], rows[2:], rows[0], found)
+    number, *columns = rows if order is None else (column[order] for column in rows)
+    times, values = columns[0], columns[1:]
+    missing = ids_missing_before(times // layout.step) if layout.step else np.zeros(len(number), np.int64)
+    found.where("id_gap", missing > 0, number, f"{missing.sum()} rows are missing; the row after the first gap", times)
+    keep = np.ones(len(number), np.bool_)
+    if layout.positive:
+        is_positive = np.all([column > 0 for column in values], axis=0)
+        keep &= ~found.where("not_positive", ~is_positive, number, "prices must be positive")
+    outside = outside_span(times, span, number, found)
+    keep &= ~outside
+    if not keep.any() and not found.refused:
+        found.add("empty", np.empty(0, np.int64), "must hold at least one row, has none")
+    return Inspection(
+        name,
+        layout.kind,
+        read,
+        found.all(),
+        None if found.refused else tuple(column[keep] for column in columns),
+        gaps=int(np.count_nonzero(missing)),
+        missing=int(missing.sum()),
+        edges=first_and_last(times[~outside]),
+    )

@@ -1,0 +1,184 @@
+"""What the store has of one day: its metadata, and how the rows of several files are merged into one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+from voltrade.data.kinds import KINDS, Column, Kind
+from voltrade.errors import DataError
+from voltrade.model import Instrument, Int64s
+
+
+class Contradiction(DataError):
+    """Two rows with the same key differ: a stored and a new one, or rows of two recorded parts."""
+
+    def __init__(self, days: Mapping[date, str]) -> None:
+        """Take the message of each day that has such rows."""
+        super().__init__("; ".join(days.values()))
+        self.days = days
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """Metadata of a stored file, written into it as JSON."""
+
+    tick: str
+    """Price of one tick, in the quote asset."""
+    step: str
+    """Quantity of one lot, in the base asset."""
+    begins: bool
+    """Whether its first row is the first that the exchange has of the day."""
+    ends: bool
+    """Whether its last row is the last of the day."""
+    sources: Mapping[str, Mapping[str, int]]
+    """Each source of rows, and how many rows had which fault there."""
+    made_of: str = "aggTrades"
+    """`trades` where raw trades were aggregated here: their ids are our own, so REST can't fill gaps of the day."""
+    whole: bool = False
+    """Whether one source gave all rows that it has: a missing row is missing there, or was dropped for a fault."""
+    first: int | None = None
+    """Key of the first row that the source has, even if it was dropped for a fault; None where that isn't known."""
+    last: int | None = None
+    """Key of the last row that the source has."""
+
+    @staticmethod
+    def of(instrument: Instrument, source: str, *, begins: bool = False, ends: bool = False) -> Metadata:
+        """Describe trades in an instrument's ticks and lots, without faults."""
+        tick, step = (f"{unit.normalize():f}" for unit in (instrument.tick_size, instrument.step_size))
+        return Metadata(tick, step, begins, ends, {source: {}})
+
+    @staticmethod
+    def of_values(sources: Mapping[str, Mapping[str, int]], *, begins: bool = False, ends: bool = False) -> Metadata:
+        """Describe mark prices or funding rates, which are in 1e-8."""
+        return Metadata("0.00000001", "1", begins, ends, sources)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDay:
+    """A day of one symbol in the store."""
+
+    kind: str
+    symbol: str
+    day: date
+    rows: int
+    first: int
+    """Key of the first row, even if it was dropped for a fault: id of a trade, time of a mark price or funding rate."""
+    last: int
+    """Key of the last row."""
+    metadata: Metadata
+    size: int
+    """Bytes."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the store has all of the day that its sources have."""
+        return self.metadata.begins and self.metadata.ends and (self.metadata.whole or not self.missing)
+
+    @property
+    def missing(self) -> int:
+        """Rows that are missing between the first and the last."""
+        step = KINDS[self.kind].step
+        return max(0, (self.last - self.first) // step + 1 - self.rows) if step else 0
+
+
+@dataclass(frozen=True, slots=True)
+class FileContent:
+    """Rows of one file, or rows that are to be added."""
+
+    metadata: Metadata
+    rows: int
+    first: int
+    """Key of the first row, even if it was dropped for a fault."""
+    last: int
+    size: int
+    columns: list[Column]
+    """The columns that were requested."""
+
+    @staticmethod
+    def of(metadata: Metadata, rows: int, keys: tuple[int, int], size: int, columns: list[Column]) -> FileContent:
+        """Describe rows by their first and last key."""
+        first = keys[0] if metadata.first is None else min(keys[0], metadata.first)
+        last = keys[1] if metadata.last is None else max(keys[1], metadata.last)
+        return FileContent(metadata, rows, first, last, size, columns)
+
+
+def keys_of(contents: Sequence[FileContent]) -> Int64s:
+    """Return the distinct keys of several files."""
+    return np.unique(np.concatenate([np.empty(0, np.int64), *(each.columns[0] for each in contents)]))
+
+
+def check_same_units(stored: Metadata, added: Metadata, path: str) -> None:
+    """Refuse rows in other units than the stored ones."""
+    for name in ("tick", "step", "made_of"):
+        if getattr(stored, name) != getattr(added, name):
+            raise DataError(f"{path}: {name} must be {getattr(stored, name)} as stored, was {getattr(added, name)}")
+
+
+def merged_metadata(contents: Sequence[FileContent]) -> Metadata:
+    """Return the metadata of several files together."""
+    first, last = min(each.first for each in contents), max(each.last for each in contents)
+    return replace(
+        contents[0].metadata,
+        begins=any(each.metadata.begins for each in contents if each.first == first),
+        ends=any(each.metadata.ends for each in contents if each.last == last),
+        sources={source: found for each in contents for source, found in each.metadata.sources.items()},
+        whole=any(each.metadata.whole for each in contents),
+        first=first,
+        last=last,
+    )
+
+
+def merged_rows(contents: Sequence[FileContent], kind: Kind, path: str, day: date) -> list[Column]:
+    """Merge rows of a day, each file's sorted by key, into columns with every key once.
+
+    Raises:
+        Contradiction: two rows with the same key differ.
+    """
+    if len(contents) == 1:
+        return contents[0].columns
+    columns = [np.concatenate(parts) for parts in zip(*(each.columns for each in contents), strict=True)]
+    if np.all(columns[0][1:] > columns[0][:-1]):
+        return columns
+    order = np.argsort(columns[0], kind="stable")
+    columns = [column[order] for column in columns]
+    repeated = np.append(False, columns[0][1:] == columns[0][:-1])
+    for name, column in zip(kind.columns[1:], columns[1:], strict=True):
+        differs = repeated[1:] & (column[1:] != column[:-1])
+        if differs.any():
+            at = int(np.argmax(differs))
+            key = kind.columns[0], int(columns[0][at])
+            raise Contradiction({day: _contradiction_text(path, key, name, column[at : at + 2], contents[-1].metadata)})
+    return [column[~repeated] for column in columns]
+
+
+def _contradiction_text(path: str, key: tuple[str, int], name: str, values: Column, newer: Metadata) -> str:
+    stored, added = (_as_decimal(name, value, newer) for value in values)
+    files = path.replace(".parquet", ".*")
+    return (
+        f"{path}: rows of one {key[0]} must agree, the {name} of {key[1]} must be {stored} as stored, was {added} "
+        f"from {' and '.join(newer.sources)}; "
+        f"to have the day from one source, delete {files} in the store and fetch it again"
+    )
+
+
+def _as_decimal(name: str, value: Any, metadata: Metadata) -> str:
+    """Write a stored value as the exchange does."""
+    if name in ("time", "is_buyer_maker"):
+        return str(value)
+    return f"{int(value) * Decimal(metadata.step if name == 'quantity' else metadata.tick):f}"
+
+
+@contextmanager
+def collect_contradictions(found: dict[date, str]) -> Iterator[None]:
+    """Add the days of a `Contradiction` to `found` instead of raising it, so that other days are still stored."""
+    try:
+        yield
+    except Contradiction as error:
+        found |= error.days

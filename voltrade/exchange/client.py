@@ -1,0 +1,215 @@
+"""The ccxt class for Binance USD-M Futures, subclassed: signing, transport and sockets.
+
+Every frame goes to a handler in the order of arrival, and the exception of a failed request has the response.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import aiohttp
+
+from voltrade.exchange.ccxt_binance import Client, binanceusdm, errors
+from voltrade.exchange.responses import NO_ANSWER, NOT_SENT
+
+log = logging.getLogger(__name__)
+
+Clock = Callable[[], int]
+"""Returns milliseconds UTC: of the system clock, or of the tape in lockstep."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What came back for one request."""
+
+    status: int
+    """HTTP status, or `NOT_SENT`, or `NO_ANSWER`."""
+    code: int = 0
+    """Binance's error code; 0 without one."""
+    text: str = ""
+    body: Any = None
+
+
+CONNECT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+"""Errors that mean that no connection was made, so nothing was sent."""
+
+WEIGHT_WINDOW_MS = 60_000
+"""Request weight is counted per minute of the exchange's clock."""
+
+TOO_MANY_ORDERS = "-1015"
+"""Code of the order rate limit. It blocks new orders for some seconds, but neither queries nor cancels."""
+
+BLOCKED_S = {429: 60, 418: 120}
+"""Seconds without requests after a 429 or 418 without Retry-After: the window of the limit, and the shortest ban."""
+
+
+class ResilientClient(Client):  # type: ignore[misc]  # ccxt is untyped
+    """ccxt's websocket client, but a frame that cannot be decoded does not end the receive loop."""
+
+    def handle_message(self, message: aiohttp.WSMessage) -> None:
+        try:
+            super().handle_message(message)
+        except Exception as error:
+            log.warning("a frame could not be read: %s", type(error).__name__)
+
+
+class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
+    """ccxt.pro's Binance USD-M class, made strict enough for real money.
+
+    - Every frame goes to `frame_handler` first, in the order of arrival; an exception there does not close the socket.
+    - `on_connection` is called when a connection is made or lost.
+    - The exception of a failed request carries a `Response` in its attribute `response`.
+    - No request is sent before the end of a Retry-After.
+    - The time comes from the given clock, and endpoints of other products do not exist.
+
+    Attributes:
+        frame_handler: takes (client, message); returns whether it has handled the message.
+        on_connection: takes (client, whether it is up).
+        frame_handler_failure: the first exception that `frame_handler` raised.
+        blocked_until: no request is sent before this time, ms of the clock.
+    """
+
+    def __init__(self, config: Mapping[str, Any], clock: Clock) -> None:
+        self.clock = clock
+        self.frame_handler: Callable[[Client, Any], bool] = lambda client, message: False
+        self.on_connection: Callable[[Client, bool], None] = lambda client, up: None
+        self.frame_handler_failure: Exception | None = None
+        self.blocked_until = 0
+        self._used_weight = (0, 0)
+        self._secrets: list[str] = []
+        super().__init__(config)
+        # ccxt logs requests with their headers at DEBUG; a logger without handlers keeps them out of the log.
+        self.logger = logging.Logger("ccxt.silent", logging.ERROR)
+
+    def milliseconds(self) -> int:
+        return self.clock()
+
+    def get_exceptions_by_url(self, url: str, kind: str) -> Any:
+        """Map errors as for USD-M at every address; ccxt recognises it by Binance's host names only."""
+        return self.exceptions["linear"].get(kind, {})
+
+    # --- secrets ----------------------------------------------------------------------------------------------------
+
+    def add_secret(self, text: str) -> None:
+        """Add a text that `redact` must remove."""
+        if text and text not in self._secrets:
+            self._secrets.append(text)
+
+    def redact(self, text: str) -> str:
+        """Replace keys, signatures and listen keys in a text by `***`."""
+        for secret in (self.apiKey, self.secret, *self._secrets):
+            if secret:
+                text = text.replace(secret, "***")
+        return re.sub(r"(signature|listenKey|apiKey|X-MBX-APIKEY)([\"']?\s*[=:]\s*[\"']?)[\w.%-]+", r"\1\2***", text)
+
+    # --- REST -------------------------------------------------------------------------------------------------------
+
+    async def fetch(self, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
+        """Do one request; an exception carries a `Response` in its attribute `response`."""
+        now = self.clock()
+        if now < self.blocked_until:
+            text = f"not sent: the exchange blocks requests for {self.blocked_until - now} ms"
+            return self._fail(Response(429, -1003, text))
+        try:
+            return await super().fetch(url, method, headers, body)
+        except Exception as error:
+            if "response" not in vars(error):
+                cause = error.__cause__ or error
+                status = NOT_SENT if isinstance(cause, CONNECT_ERRORS) else NO_ANSWER
+                vars(error)["response"] = Response(status, 0, type(cause).__name__)
+            raise
+
+    def handle_errors(
+        self, code: int, reason: str, url: str, method: str, headers: Any, body: str, response: Any, *request: Any
+    ) -> None:
+        """Raise ccxt's exception for a response that is an error, with a `Response` attached."""
+        self._update_limits(code, headers, body)
+        try:
+            super().handle_errors(code, reason, url, method, headers, body, response, *request)
+            self.handle_http_status_code(code, reason, url, method, body)
+        except Exception as error:
+            vars(error)["response"] = response_of(code, response, body)
+            raise
+        if code != 200:
+            self._fail(response_of(code, response, body))
+
+    def _fail(self, response: Response) -> NoReturn:
+        error = errors.ExchangeNotAvailable(f"{response.status} {response.text}")
+        vars(error)["response"] = response
+        raise error
+
+    def _update_limits(self, status: int, headers: Any, body: str) -> None:
+        by_name = {name.lower(): value for name, value in headers.items()}
+        weight = by_name.get("x-mbx-used-weight-1m", "")
+        if weight.isdigit():
+            self._used_weight = (self.clock() // WEIGHT_WINDOW_MS, int(weight))
+        if status in BLOCKED_S and TOO_MANY_ORDERS not in body:
+            end = self._end_of_block(status, by_name.get("retry-after", ""), body)
+            self.blocked_until = max(self.blocked_until, end)
+            log.warning("HTTP %d: no requests until %d", status, self.blocked_until)
+
+    @property
+    def used_weight(self) -> int:
+        """Request weight used in the current minute, as the exchange last reported it."""
+        window, used = self._used_weight
+        return used if window == self.clock() // WEIGHT_WINDOW_MS else 0
+
+    def _end_of_block(self, status: int, retry_after: str, body: str) -> int:
+        if re.fullmatch(r"[0-9]{1,6}", retry_after.strip()):
+            return self.clock() + int(retry_after) * 1000
+        banned = re.search(r"banned until ([0-9]{13})", body)
+        return int(banned[1]) if banned else self.clock() + BLOCKED_S[status] * 1000
+
+    # --- websockets ---------------------------------------------------------------------------------------------------
+
+    def client(self, url: str) -> Client:
+        """Return the `ResilientClient` of an address."""
+        self.open()  # ccxt's: makes sure that there is an event loop and a session
+        if url not in self.clients:
+            settings = {**self.streaming, "asyncio_loop": self.asyncio_loop, **self.options["ws"]}
+            self.clients[url] = ResilientClient(
+                url, self.handle_message, self.on_error, self.on_close, self.on_connected, settings
+            )
+        return self.clients[url]
+
+    def handle_message(self, client: Client, message: Any) -> None:
+        """Pass a frame to `frame_handler`, and to ccxt if `frame_handler` did not handle it."""
+        try:
+            if self.frame_handler(client, message):
+                return
+            super().handle_message(client, message)
+        except Exception as error:
+            log.exception("the frame_handler failed")
+            self.frame_handler_failure = self.frame_handler_failure or error
+
+    def on_connected(self, client: Client, message: Any = None) -> None:
+        super().on_connected(client, message)
+        self.on_connection(client, True)
+
+    def on_close(self, client: Client, code: Any) -> None:
+        """Report a closed socket.
+
+        ccxt calls this twice for a socket that was closed gracefully. By the second call the address may already belong
+        to the next connection, which must not be removed.
+        """
+        if self.clients.get(client.url) is client:
+            super().on_close(client, code)
+        self.on_connection(client, False)
+
+    def on_error(self, client: Client, error: Any) -> None:
+        super().on_error(client, error)
+        self.on_connection(client, False)
+
+
+def response_of(status: int, decoded: Any, body: str) -> Response:
+    """Read code and text of a response; the text of one that is not a JSON object is its body."""
+    if not isinstance(decoded, dict):
+        return Response(status, 0, body, decoded)
+    code, text = decoded.get("code", 0), decoded.get("msg", "")
+    if isinstance(code, str) and re.fullmatch(r"-?[0-9]{1,6}", code):
+        code = int(code)
+    return Response(status, code if type(code) is int else 0, text if isinstance(text, str) else "", decoded)

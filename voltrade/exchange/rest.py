@@ -1,0 +1,429 @@
+"""The REST side of Binance USD-M Futures: commands, the account, and market data.
+
+Every command is sent once; its `Reply` has the outcome: accepted, refused or unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any, Literal, NamedTuple
+
+from voltrade.errors import DataError, VenueError
+from voltrade.exchange.client import Response, UsdmExchange, response_of
+from voltrade.exchange.fields import Fields
+from voltrade.exchange.filters import instrument_of
+from voltrade.exchange.messages import MessageReader, TradeRow
+from voltrade.exchange.order_params import algo_params, id_params, order_params
+from voltrade.exchange.responses import NO_ANSWER, NOT_SENT, Verb, classify
+from voltrade.model import (
+    AlgoUpdate,
+    CancelOrder,
+    Instrument,
+    LookupOrder,
+    OrderIntent,
+    OrderUpdate,
+    Reply,
+    Snapshot,
+)
+
+log = logging.getLogger(__name__)
+
+Action = Literal["submit", "cancel", "lookup"]
+
+
+class RequestInterrupted(asyncio.CancelledError):
+    """The task was cancelled while a request was sent, so its outcome is unknown.
+
+    Attributes:
+        reply: the UNKNOWN reply, for the journal.
+    """
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(f"{reply.action} of {reply.client_order_id} was interrupted; its outcome is unknown")
+        self.reply = reply
+
+
+class _Target(NamedTuple):
+    """The action of a command, and its order."""
+
+    action: Action
+    symbol: str
+    client_order_id: str
+    algo: bool
+
+
+_VERBS: Mapping[Action, Verb] = {"submit": "POST", "cancel": "DELETE", "lookup": "GET"}
+
+PAGE = 1000
+"""The most rows in one page of aggTrades or userTrades."""
+PAGE_WEIGHT = 20
+"""Request weight of a page of aggTrades."""
+MAX_PAGES = 100
+BACKFILL_WEIGHT = 1_200
+"""Request weight of a minute that backfill may use: half of the limit, so that orders have the other half."""
+INVALID_TIMESTAMP = -1021
+"""Code for a timestamp outside of recvWindow."""
+NOT_MODIFIED = (-4046, -4059)
+"""Codes for a setting that already has the value."""
+
+
+class BinanceRestClient:
+    """Sends commands and queries over REST; an `exchange.ports.OrderGateway`.
+
+    Quantities and prices are sent as exact decimal texts through ccxt's raw calls, which do not round.
+
+    Args:
+        exchange: from `connect`.
+        name: of the endpoint, for the source of the filters.
+    """
+
+    def __init__(self, exchange: UsdmExchange, name: str = "binance") -> None:
+        self._exchange = exchange
+        self._name = name
+        self._readers: dict[str, MessageReader] = {}
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    async def instrument(self, symbol: str, *, any_status: bool = False) -> Instrument:
+        """Return the current filters of a symbol, also of one that is not trading if `any_status`.
+
+        Raises:
+            VenueError: exchangeInfo could not be read.
+            DataError: the symbol is not listed, is not trading, or a filter is invalid.
+        """
+        instrument = await self._instrument(symbol, any_status)
+        self._readers[symbol] = MessageReader(instrument)
+        return instrument
+
+    async def filters(self, symbol: str) -> Instrument:
+        """Return the current filters of a symbol, but keep using the earlier ones for requests and responses.
+
+        Raises:
+            VenueError: they could not be read.
+        """
+        try:
+            return await self._instrument(symbol, any_status=True)
+        except DataError as error:
+            raise VenueError(str(error)) from None
+
+    async def _instrument(self, symbol: str, any_status: bool) -> Instrument:
+        info = await self._read("fapiPublicGetExchangeInfo")
+        time = Fields("exchangeInfo", info).integer("serverTime")
+        source = f"exchangeInfo of {self._name} at {time}"
+        return instrument_of(info, symbol, source, any_status=any_status)
+
+    async def account_name(self) -> str:
+        """Return the account's name at the exchange, which is the same for all of its API keys.
+
+        Raises:
+            VenueError: it could not be read.
+        """
+        try:
+            rows = _rows("balance", await self._read("fapiPrivateV3GetBalance"))
+            names = {Fields("balance", row).text("accountAlias") for row in rows}
+        except DataError as error:
+            raise VenueError(f"the account's name could not be read: {error}") from None
+        if len(names) != 1 or not all(re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) for name in names):
+            raise VenueError(f"balance: must name one account by accountAlias, named {len(names)}")
+        return names.pop()
+
+    async def snapshot(self, symbol: str, since_trade_id: int) -> Snapshot:
+        """Return the account: wallet, position, settings, open orders of both kinds, and our trades after an id.
+
+        With `since_trade_id` 0 the trades are the latest 1,000.
+
+        Raises:
+            VenueError: a part of the account could not be read.
+        """
+        reader = await self._reader(symbol)
+        of_symbol = {"symbol": symbol}
+        parts: list[Any] = await asyncio.gather(
+            self._read("fapiPrivateV3GetAccount"),
+            self._read("fapiPrivateV3GetPositionRisk", of_symbol),
+            self._read("fapiPrivateGetSymbolConfig", of_symbol),
+            self._read("fapiPrivateGetPositionSideDual"),
+            self._read("fapiPrivateGetMultiAssetsMargin"),
+            self._read("fapiPrivateGetCommissionRate", of_symbol),
+            self._read("fapiPrivateGetOpenOrders", of_symbol),
+            self._read("fapiPrivateGetOpenAlgoOrders", of_symbol),
+            self._user_trades(reader, symbol, since_trade_id),
+            return_exceptions=True,
+        )
+        for part in parts:
+            if isinstance(part, BaseException):
+                raise part
+        account, positions, config, mode, assets, rates, orders, algos, fills = parts
+        try:
+            wallet, available = reader.wallet(account)
+            leverage, margin_type = reader.symbol_config(config)
+            taker, maker = reader.fee_rates(rates)
+            return Snapshot(
+                time=self._exchange.clock(),
+                symbol=symbol,
+                wallet=wallet,
+                available=available,
+                taker_fee_e8=taker,
+                maker_fee_e8=maker,
+                leverage=leverage,
+                margin_type=margin_type,
+                hedge_mode=Fields("positionSide", mode).flag("dualSidePosition"),
+                position=reader.position(positions, leverage, margin_type),
+                orders=tuple(map(reader.order, _rows("openOrders", orders))),
+                algo_orders=tuple(map(reader.algo_order, _rows("openAlgoOrders", algos))),
+                fills=tuple(fills),
+                multi_assets=Fields("multiAssetsMargin", assets).flag("multiAssetsMargin"),
+            )
+        except DataError as error:
+            raise VenueError(f"the account of {symbol} could not be read: {error}") from None
+
+    async def agg_trades(
+        self, symbol: str, from_id: int | None = None, limit: int = PAGE, start: int | None = None
+    ) -> list[TradeRow]:
+        """Return trades sorted by id, starting at an id or a time (ms), or the latest ones.
+
+        Raises:
+            VenueError: they could not be read.
+        """
+        reader = await self._reader(symbol)
+        begin = {"fromId": from_id, "startTime": start}
+        wanted = {"symbol": symbol, "limit": limit} | {name: at for name, at in begin.items() if at is not None}
+        rows = await self._read("fapiPublicGetAggTrades", wanted)
+        try:
+            return sorted(map(reader.agg_trade, _rows("aggTrades", rows)))
+        except DataError as error:
+            raise VenueError(f"aggTrades of {symbol} could not be read: {error}") from None
+
+    async def minute_volumes(self, symbol: str, start: int, limit: int) -> list[tuple[int, int, int]]:
+        """Return time (ms), volume (lots) and notional (ticks x lots) of each minute that starts at `start` or later.
+
+        Raises:
+            VenueError: they could not be read.
+        """
+        instrument = (await self._reader(symbol)).instrument
+        wanted = {"symbol": symbol, "interval": "1m", "startTime": start, "limit": limit}
+        rows = await self._read("fapiPublicGetKlines", wanted)
+        ticklot = instrument.tick_size * instrument.step_size
+        try:
+            return [
+                (int(row[0]), instrument.lots(row[5]), int(Decimal(row[7]) / ticklot)) for row in _rows("klines", rows)
+            ]
+        except (DataError, ArithmeticError, ValueError, TypeError, IndexError) as error:
+            raise VenueError(f"klines of {symbol} could not be read: {error}") from None
+
+    async def clock_offset(self) -> int:
+        """Return how many ms our clock is ahead of the exchange's, exact to half of the response time.
+
+        Raises:
+            VenueError: the exchange's time could not be read.
+        """
+        before = self._exchange.clock()
+        body = await self._read("fapiPublicGetTime")
+        after = self._exchange.clock()
+        try:
+            return (before + after) // 2 - Fields("time", body).integer("serverTime")
+        except DataError as error:
+            raise VenueError(str(error)) from None
+
+    @property
+    def used_weight(self) -> int:
+        """Request weight used in the current minute, of 2,400, as the exchange last reported it."""
+        return self._exchange.used_weight
+
+    async def wait_for_weight(self, cost: int) -> None:
+        """Wait until a request of this weight fits into the half of the minute's weight that is not kept for orders.
+
+        Return at once if the clock does not move, as that of a tape may not.
+        """
+        before = self._exchange.clock()
+        while self.used_weight + cost > BACKFILL_WEIGHT:
+            await asyncio.sleep(0.5)
+            if self._exchange.clock() == before:
+                return
+
+    def reader(self, symbol: str) -> MessageReader:
+        """Return the reader of a symbol; `instrument` must have been called for it."""
+        return self._readers[symbol]
+
+    # --- commands -----------------------------------------------------------------------------------------------------
+
+    async def submit(self, intent: OrderIntent) -> Reply:
+        """Send an order once.
+
+        Raises:
+            RequestInterrupted: the task was cancelled before the response came.
+        """
+        order = intent.order
+        algo = order.order_type.is_conditional
+        target, reader = _Target("submit", order.symbol, order.client_order_id, algo), self._readers.get(order.symbol)
+        if reader is None:
+            return self._reply(target, Response(NOT_SENT, 0, "not sent: the symbol's filters were never target for"))
+        call = "fapiPrivatePostAlgoOrder" if algo else "fapiPrivatePostOrder"
+        params = algo_params(order, reader.instrument) if algo else order_params(order, reader.instrument)
+        return await self._command(target, call, params)
+
+    async def cancel(self, command: CancelOrder) -> Reply:
+        """Cancel an order by its client id; REFUSED with -2011 if it is not open, for example because it has filled.
+
+        Raises:
+            RequestInterrupted: the task was cancelled before the response came.
+        """
+        call = "fapiPrivateDeleteAlgoOrder" if command.algo else "fapiPrivateDeleteOrder"
+        target = _Target("cancel", command.symbol, command.client_order_id, command.algo)
+        return await self._command(target, call, id_params(command))
+
+    async def lookup(self, command: LookupOrder) -> Reply:
+        """Query an order by its client id; REFUSED with -2013 if the exchange does not have it.
+
+        The reply of a conditional order that was triggered also has the order that it became.
+        """
+        call = "fapiPrivateGetAlgoOrder" if command.algo else "fapiPrivateGetOrder"
+        target = _Target("lookup", command.symbol, command.client_order_id, command.algo)
+        reply = await self._command(target, call, id_params(command))
+        if reply.algo_order is None or not reply.algo_order.order_id:
+            return reply
+        params = {"symbol": command.symbol, "orderId": reply.algo_order.order_id}
+        child = await self._request("fapiPrivateGetOrder", params)
+        try:
+            order, _ = self._orders_in(target._replace(client_order_id="", algo=False), child)
+        except DataError as error:
+            log.warning("the order of %s could not be read: %s", command.client_order_id, error)
+            return reply
+        return replace(reply, order=order)
+
+    async def apply_account_settings(self, symbol: str, leverage: int, margin_type: str) -> None:
+        """Set one-way mode, the margin type (`isolated` or `cross`) and the leverage; the account must be flat.
+
+        Raises:
+            VenueError: the exchange refused one of them.
+        """
+        kind = {"isolated": "ISOLATED", "cross": "CROSSED"}[margin_type]
+        await self._change("fapiPrivatePostPositionSideDual", {"dualSidePosition": "false"})
+        await self._change("fapiPrivatePostMarginType", {"symbol": symbol, "marginType": kind})
+        await self._change("fapiPrivatePostLeverage", {"symbol": symbol, "leverage": leverage})
+
+    # --- listen key ---------------------------------------------------------------------------------------------------
+
+    async def listen_key(self) -> str:
+        """Return a listen key; an active one is extended and returned again.
+
+        Raises:
+            VenueError: the exchange gave none.
+        """
+        body = await self._read("fapiPrivatePostListenKey")
+        key = body.get("listenKey") if isinstance(body, dict) else None
+        if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,256}", key):
+            raise VenueError("listenKey: must be letters and digits")
+        self._exchange.add_secret(key)
+        return key
+
+    async def extend_listen_key(self) -> Response:
+        """Extend the listen key; code -1125 means that it does not exist any more."""
+        return await self._request("fapiPrivatePutListenKey")
+
+    # --- one request --------------------------------------------------------------------------------------------------
+
+    async def _command(self, target: _Target, call: str, params: dict[str, Any]) -> Reply:
+        try:
+            response = await self._request(call, params)
+        except asyncio.CancelledError:
+            unknown = Response(NO_ANSWER, 0, "interrupted before the response came")
+            raise RequestInterrupted(self._reply(target, unknown)) from None
+        if response.status != 200:
+            return self._reply(target, response)
+        try:
+            return self._reply(target, response, *self._orders_in(target, response))
+        except DataError as error:
+            return self._reply(target, Response(NO_ANSWER, response.code, f"HTTP 200 without the order: {error}"))
+
+    def _orders_in(self, target: _Target, response: Response) -> tuple[OrderUpdate | None, AlgoUpdate | None]:
+        """Read the order in a response; it must be the order of the command."""
+        _, symbol, client_order_id, algo = target
+        reader, body = self._readers.get(symbol), Fields("response", response.body)
+        name = "clientAlgoId" if algo else "clientOrderId"
+        body.integer("algoId" if algo else "orderId", 1)
+        if client_order_id and body.text(name) != client_order_id:
+            raise body.error(name, f"must be {client_order_id}")
+        if reader is None or (algo and not body.has("algoStatus")):  # the response to its cancel has the id only
+            return None, None
+        return (None, reader.algo_order(response.body)) if algo else (reader.order(response.body), None)
+
+    def _reply(
+        self, target: _Target, response: Response, order: OrderUpdate | None = None, algo: AlgoUpdate | None = None
+    ) -> Reply:
+        outcome = classify(response.status, response.code, response.text, _VERBS[target.action])
+        code, text = (0, "") if response.status == 200 else (response.code, self._error_text(response))
+        return Reply(self._exchange.clock(), *target, outcome, code, text, order, algo)
+
+    def _error_text(self, response: Response) -> str:
+        """Return status and text of a response without secrets and control characters, at most 200 characters long."""
+        status = {NOT_SENT: "not sent", NO_ANSWER: "no answer"}.get(response.status, f"HTTP {response.status}")
+        text = re.sub(r"[\x00-\x1f\x7f]+", " ", self._exchange.redact(f"{status}: {response.text}"))
+        return text if len(text) <= 200 else f"{text[:197]}..."
+
+    async def _request(self, call: str, params: Mapping[str, Any] | None = None) -> Response:
+        """Do one request; if the exchange refuses its timestamp, correct the clock and try once more."""
+        response = await self._request_once(call, params)
+        if response.code == INVALID_TIMESTAMP and response.status == 400:
+            try:
+                self._exchange.options["timeDifference"] = await self.clock_offset()
+            except VenueError:
+                return response
+            response = await self._request_once(call, params)
+        return response
+
+    async def _request_once(self, call: str, params: Mapping[str, Any] | None) -> Response:
+        try:
+            body = await getattr(self._exchange, call)(dict(params or {}))
+        except Exception as error:
+            # An exception without a response was raised before the request was passed to the transport.
+            return vars(error).get("response") or Response(NOT_SENT, 0, type(error).__name__)
+        is_json = isinstance(body, dict | list)
+        return response_of(200, body, "") if is_json else Response(NO_ANSWER, 0, "the response is no JSON")
+
+    async def _read(self, call: str, params: Mapping[str, Any] | None = None) -> Any:
+        response = await self._request(call, params)
+        if response.status != 200 or response.code not in (0, 200):
+            raise VenueError(f"{call}: {self._error_text(response)}, code {response.code}")
+        return response.body
+
+    async def _change(self, call: str, params: Mapping[str, Any]) -> None:
+        response = await self._request(call, params)
+        if response.status != 200 and response.code not in NOT_MODIFIED:
+            raise VenueError(f"{call}: {self._error_text(response)}, code {response.code}")
+
+    async def _reader(self, symbol: str) -> MessageReader:
+        if symbol not in self._readers:
+            try:
+                await self.instrument(symbol)
+            except DataError as error:
+                raise VenueError(str(error)) from None
+        return self._readers[symbol]
+
+    async def _user_trades(self, reader: MessageReader, symbol: str, since_trade_id: int) -> list[OrderUpdate]:
+        """Return our trades after an id, or the latest ones if it is 0."""
+        fills: list[OrderUpdate] = []
+        last = since_trade_id
+        for _ in range(MAX_PAGES):
+            wanted = {"symbol": symbol, "limit": PAGE} | ({"fromId": last + 1} if last else {})
+            rows = await self._read("fapiPrivateGetUserTrades", wanted)
+            try:
+                page = sorted(map(reader.user_trade, _rows("userTrades", rows)), key=lambda fill: fill.trade_id)
+            except DataError as error:
+                raise VenueError(f"our trades of {symbol} could not be read: {error}") from None
+            new = [fill for fill in page if fill.trade_id > last]
+            fills += new
+            if not new or len(page) < PAGE or not since_trade_id:
+                return fills
+            last = new[-1].trade_id
+        raise VenueError(f"our trades of {symbol} after {since_trade_id} are more than {MAX_PAGES * PAGE}")
+
+
+def _rows(kind: str, body: Any) -> list[Any]:
+    if not isinstance(body, list):
+        raise DataError(f"{kind} must be a list")
+    return body

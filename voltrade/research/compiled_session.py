@@ -1,0 +1,129 @@
+"""Runs the compiled loop over one session: its initial state, the memory for its tables, and the tables at its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from voltrade import risk
+from voltrade.compiled import Rows
+from voltrade.config import Config, milliseconds
+from voltrade.core import GATES
+from voltrade.core_rules import set_gates
+from voltrade.model import MONEY, Instrument
+from voltrade.records import bare, new_account, new_symbol
+from voltrade.research import loop, loop_records
+from voltrade.risk import CircuitBreaker
+from voltrade.simulated.margin import largest_notional
+from voltrade.simulated.symbols import shipped_rules
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tables:
+    """What happened in a session, as tables; see `loop_records.TABLES`."""
+
+    bars: int
+    """Bars closed at its end, with those of the warm-up."""
+    first_bar: int
+    """Number of the first bar that closed in the session."""
+    wallet: int
+    signals: Rows
+    orders: Rows
+    fills: Rows
+    trips: Rows
+    equity: Rows
+    refusals: Rows
+    changes: Rows
+    alerts: Rows
+
+
+_FILTERS = ("min_quantity", "max_quantity", "market_max_quantity", "min_notional", "max_price", "money_per_ticklot")
+"""Settings of the exchange that are fields of the instrument under the same names."""
+
+
+def _settings(config: Config, instrument: Instrument, is_brief: bool) -> Rows:
+    """Return one row of SETTINGS."""
+    execution, exits, rules = config.execution, config.exits, shipped_rules(instrument.symbol)
+    step_numerator, step_denominator = instrument.step_size.as_integer_ratio()
+    brackets = np.zeros((), loop_records.SETTINGS["brackets"])
+    for row, bracket in zip(brackets, rules.brackets, strict=False):
+        row["cap"], row["maintenance_e8"], row["deducted"] = bracket.cap, bracket.maintenance_e8, bracket.deducted
+    values = {
+        "latency_ms": execution.latency_ms,
+        "slippage_e8": round(execution.slippage_bps * 10_000),
+        "taker_fee_e8": int(execution.taker_fee * MONEY),
+        "take_bound_e8": int(instrument.market_take_bound * MONEY),
+        "leverage": config.risk.leverage,
+        "largest_notional": largest_notional(rules.brackets, config.risk.leverage),
+        "bracket_count": len(rules.brackets),
+        "brackets": brackets,
+        **{name: getattr(instrument, name) for name in _FILTERS},
+        "min_price": rules.min_price,
+        "multiplier_up_e8": int(instrument.multiplier_up * MONEY),
+        "multiplier_down_e8": int(instrument.multiplier_down * MONEY),
+        "tick_e8": int(instrument.tick_size * MONEY),
+        "step_numerator": step_numerator,
+        "step_denominator": step_denominator,
+        "triggers_by_mark": exits.working_type == "MARK_PRICE",
+        "isolated": config.risk.margin_type == "isolated",
+        "is_brief": is_brief,
+    }
+    settings = np.zeros(1, loop_records.SETTINGS)
+    settings[0] = tuple(values[name] for name in loop_records.SETTINGS.names or ())
+    return settings
+
+
+def initial_state(config: Config, instrument: Instrument, start: int, is_brief: bool) -> Rows:
+    """Return the session's state before the first trade, with the account reconciled."""
+    state, session, wallet = np.zeros(1, loop_records.SIMULATION), config.session, int(config.execution.wallet * MONEY)
+    state["account"] = new_account()
+    sim = bare(state)[0]
+    account, symbol = bare(state["account"])[0], bare(state["symbols"][0])[0]
+    loop_records.set_constants(sim)
+    settings = state["settings"] = _settings(config, instrument, is_brief)
+    new_symbol(symbol, 0, instrument, config.exits, config.execution)
+    symbol["limits"] = risk.limits_of(config, instrument, int(settings["taker_fee_e8"][0]))
+    symbol["facts"]["market_stream_up"] = symbol["facts"]["user_stream_up"] = True
+    symbol["reconciled"] = True
+    CircuitBreaker(config.risk, start, wallet, (account["breaker"], account["holds"], account["breaker_rules"]))
+    set_gates(account, GATES)
+    account["now"], account["wallet"], account["is_open"] = start, wallet, True
+    account["flatten_at_end"] = session.on_duration_end == "flatten"
+    if session.duration_s and session.on_duration_end != "carry_on":
+        account["end_at"] = start + milliseconds(session.duration_s)
+    sim["wallet"] = wallet
+    return state
+
+
+ROWS_PER_SIGNAL = {"orders": 8, "fills": 16, "trips": 1, "equity": 16, "changes": 1, "alerts": 1}
+"""Rows of each table to reserve for a signal; a table that is too short is enlarged."""
+
+_END = ("unmodelled", "refusals_written", *(f"{name}_written" for name in loop_records.TABLES))
+"""Fields that are read at the session's end."""
+
+
+def run_session(
+    market: loop_records.Market, simulation: Rows, first_bar: int, buffers: dict[str, Rows]
+) -> tuple[Tables | None, str]:
+    for name, dtype in loop_records.TABLES.items():
+        rows = ROWS_PER_SIGNAL[name] * len(market.signals) + (len(market.mark_times) if name == "equity" else 0) + 1024
+        if name not in buffers or len(buffers[name]) < rows:
+            buffers[name] = np.empty(rows, dtype)
+    simulate, names = loop.simulate(), loop_records.TableMemory._fields
+    while (
+        simulate(market, simulation, loop_records.TableMemory(*(buffers[name] for name in names)))
+        == loop_records.NEEDS_ROOM
+    ):
+        buffers |= {name: _with_double_memory(buffers[name]) for name in names}
+    end = {name: int(simulation[name][0]) for name in _END}
+    if end["unmodelled"]:
+        return None, loop_records.UNMODELLED[end["unmodelled"]]
+    cut = {name: buffers[name][: end[f"{name}_written"]] for name in loop_records.TABLES}
+    refused = market.refusals[: end["refusals_written"]]
+    bars, wallet = int(simulation["symbols"]["bars"][0, 0]), int(simulation["account"]["wallet"][0])
+    return Tables(bars, first_bar, wallet, market.signals, refusals=refused, **cut), ""
+
+
+def _with_double_memory(rows: Rows) -> Rows:
+    return np.concatenate([rows.view(np.uint8), np.zeros(rows.nbytes, np.uint8)]).view(rows.dtype)

@@ -1,0 +1,161 @@
+"""Walk-forward: the trial that is best in training, tested on another part of the tape, fold by fold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from voltrade.config import Config
+from voltrade.data.tape import Tape
+from voltrade.model import HOUR_MS, Int64s
+from voltrade.report import performance
+from voltrade.report.performance import Judgement, Returns, judge
+from voltrade.report.sweep_charts import walk_forward_chart
+from voltrade.research.prepared_tape import Research
+from voltrade.research.splits import Scheme, Split, splits_by
+from voltrade.research.sweep import NUMBER_FORMAT, SHOWN
+from voltrade.research.trial_executor import trade_all
+from voltrade.research.trial_worker import Job, TimeRange, TrialResult
+from voltrade.research.trials import FIGURES, TRAINING, Choices, trials_of
+from voltrade.signal_engine import SignalEngine
+
+
+class WalkForward:
+    """The result of a walk-forward; it is displayed as a table in a notebook.
+
+    Attributes:
+        frame: one row for each fold: begin and end of the test (UTC), the parameters chosen in training, Sharpe ratio
+            and halts in training, and the figures of the test. Where no trial has a Sharpe ratio in training, nothing
+            is tested, and these are NaN. Each training and each test is a session of its own that starts with the
+            whole capital and all limits, so losses of several tests together can exceed a limit.
+        trials: number of trials in each fold.
+        judgement: of all tests together, against a Sharpe ratio of zero, since no test was used to choose.
+    """
+
+    def __init__(self, frame: pd.DataFrame, trials: int, judgement: Judgement, source: str) -> None:
+        self.frame = frame
+        self.trials = trials
+        self.judgement = judgement
+        self._source = source
+
+    @property
+    def assessment(self) -> str:
+        """The judgement in words."""
+        return self.judgement.text
+
+    def chart(self) -> Any:
+        """Return a plotly figure of each fold's Sharpe ratios in training and in the test."""
+        return walk_forward_chart(self.frame)
+
+    def __repr__(self) -> str:
+        return f"<WalkForward of {len(self.frame)} folds. {self.assessment}>"
+
+    def _repr_html_(self) -> str:
+        head = f"{len(self.frame)} folds on {self._source}, each the best of {self.trials:,} settings in training"
+        hidden = ("end", "path", *(name for name in FIGURES if name not in SHOWN))
+        shown = self.frame.drop(columns=[name for name in hidden if name in self.frame])
+        shown = shown.set_axis(pd.RangeIndex(1, len(shown) + 1, name="fold"))  # as the chart counts them
+        table = shown.assign(begin=shown["begin"].dt.strftime("%Y-%m-%d %H:%M UTC")).to_html(float_format=NUMBER_FORMAT)
+        return f"<h4>{escape(head)}</h4>{self.judgement._repr_html_()}{table}"
+
+
+def walk_forward(
+    tape: Tape | Research,
+    config: Config,
+    grid: Mapping[str, Choices],
+    *,
+    folds: int = 5,
+    scheme: Scheme = "expanding",
+    purge_s: float | None = None,
+    embargo_s: float = 3_600.0,
+    trials: int | None = None,
+    seed: int = 0,
+    rule: type[SignalEngine] | None = None,
+    executor: Executor | None = None,
+    progress: bool = True,
+) -> WalkForward:
+    """Choose the trial with the highest Sharpe ratio on one part of a tape and test it on another, fold by fold.
+
+    Both parts begin at `config.session.begin_s` or later; trades before are for warm-up.
+
+    Args:
+        scheme: `expanding` and `rolling` train before each test, see `walk_forward_splits`; `k_fold` trains before and
+            after it, see `k_fold_splits`.
+        purge_s: gap between training and test; by default `max_holding_s`, or an hour where that is 0.
+        embargo_s: additional gap after a test, for `k_fold`.
+        config, grid, trials, seed, rule, executor, progress: as in `sweep`.
+
+    Raises:
+        ConfigError: a parameter is unknown or can't vary, no combination is allowed, `scheme`, `folds`, `purge_s`,
+            `embargo_s`, `trials` or `seed` is impossible, or a fold has nothing to train on.
+        DataError: the tape is empty, goes back in time, is of another symbol, or a time range has no trade.
+    """
+    research = tape if isinstance(tape, Research) else Research(tape)
+    settings = trials_of(research, config, grid, trials, seed, rule)
+    times = research.tape.trades.time
+    length_s = (int(times[-1]) - int(times[0])) / 1000
+    purge_s = (config.exits.max_holding_s or 3_600.0) if purge_s is None else purge_s
+    splits = splits_by(scheme, length_s, folds, config.session.begin_s, purge_s, embargo_s)
+    time_ranges, period_ms = _time_ranges(splits, length_s)
+    job = Job(time_ranges, settings.rules, period_ms)
+    settings, results = trade_all(research, job, settings, executor, progress)
+    by_range = [dict(zip(time_ranges, of_trial, strict=True)) for of_trial in results]
+    rows: list[dict[str, Any]] = []
+    tested: list[TrialResult] = []
+    for split in splits:
+        rows.append(_test_times(split, times))
+        sharpes = [_training_sharpe(of_trial, split, period_ms) for of_trial in by_range]
+        if not np.isfinite(sharpes).any():  # there is nothing to choose by
+            continue
+        best = int(np.nanargmax(sharpes))
+        tested.append(by_range[best][split.test])
+        rows[-1] |= settings.chosen[best] | _fold_figures(by_range[best], split, sharpes[best])
+    frame = pd.DataFrame(rows, columns=["begin", "end", *grid, *TRAINING, *FIGURES, "halted"])
+    return WalkForward(frame, len(settings.configs), _judged(tested, folds, period_ms), research.tape.source)
+
+
+def _time_ranges(splits: Sequence[Split], length_s: float) -> tuple[list[TimeRange], int]:
+    """Return the distinct time ranges of all folds, and a period of returns that suits the shortest of them."""
+    time_ranges = list(dict.fromkeys(each for split in splits for each in (*split.train, split.test)))
+    shortest = min((length_s if end is None else end) - begin for begin, end in time_ranges)
+    return time_ranges, performance.period_of(int(1000 * shortest)) or HOUR_MS
+
+
+def _test_times(split: Split, times: Int64s) -> dict[str, Any]:
+    """Return begin and end of a fold's test."""
+    begin, end = (int(times[-1] if at is None else times[0] + int(1000 * at)) for at in split.test)
+    return {name: pd.Timestamp(time, unit="ms", tz="UTC") for name, time in (("begin", begin), ("end", end))}
+
+
+def _training_sharpe(results: Mapping[TimeRange, TrialResult], split: Split, period_ms: int) -> float:
+    return _joined([results[part].returns for part in split.train], period_ms).annual_sharpe
+
+
+def _fold_figures(results: Mapping[TimeRange, TrialResult], split: Split, sharpe: float) -> dict[str, Any]:
+    """Return a fold's figures of the chosen trial, by column."""
+    halted = [results[part].halted for part in split.train if results[part].halted]
+    tested = results[split.test]
+    return {
+        "sharpe, training": sharpe,
+        "halted, training": ", ".join(halted),
+        "halted": tested.halted,
+        **vars(tested.figures),
+    }
+
+
+def _judged(tested: Sequence[TrialResult], folds: int, period_ms: int) -> Judgement:
+    """Judge the tests of all folds together."""
+    returns = _joined([result.returns for result in tested], period_ms)
+    trips = sum(result.figures.round_trips for result in tested)
+    chosen_in = f"{folds} folds" if len(tested) == folds else f"{len(tested)} of {folds} folds"
+    return judge(returns, trips, tried=f"what was chosen in {chosen_in}")
+
+
+def _joined(parts: Sequence[Returns], period_ms: int) -> Returns:
+    """Join the returns of several time ranges, all of the same period."""
+    return Returns(np.concatenate([np.empty(0), *(part.values for part in parts)]), period_ms)
