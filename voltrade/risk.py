@@ -697,7 +697,7 @@ class CircuitBreaker:
     A transfer is told before the first equity that contains it.
 
     The rules are `breaker_step` and what it calls. Trading calls that over the same rows, and notes what changed
-    (`core_rules.tell_breaker`); this class says what people and the next run must know of them.
+    (`core_rules.update_breaker`); this class says what people and the next run must know of them.
     """
 
     def __init__(

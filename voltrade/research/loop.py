@@ -19,9 +19,19 @@ from voltrade import core, core_rules, order_queries, order_rules, position_rule
 from voltrade.account import value_at_mark
 from voltrade.compiled import BARE, Record, Rows, compile_for, compiled_in_place, compiled_part, prefetch, rows_of
 from voltrade.model import NEVER
-from voltrade.order_states import ACCEPTED, NEW, NOT_LISTED, OF_EACH_PURPOSE, PENDING_SUBMIT, TAPE_END
+from voltrade.order_states import ACCEPTED, NEW, NOT_LISTED, PENDING_SUBMIT, PURPOSE_COUNT, TAPE_END
 from voltrade.order_states import REFUSED as REFUSED_ANSWER
-from voltrade.records import CANCEL, HALTED_BY_LATE_FILL, OF_ALGO, OF_ORDER, REFUSAL, REPLIED, SIGNAL, SNAPSHOT, SUBMIT
+from voltrade.records import (
+    CANCEL,
+    HALTED_BY_LATE_FILL,
+    HAS_ALGO,
+    HAS_ORDER,
+    REFUSAL,
+    REPLIED,
+    SIGNAL,
+    SNAPSHOT,
+    SUBMIT,
+)
 from voltrade.research import loop_exchange
 from voltrade.research.loop_records import (
     DONE,
@@ -76,9 +86,9 @@ def _tell_as_it_is(order: Record, truth: Record, event: Record) -> None:
     """Let an answer tell how its order stands."""
     event.order_id = truth.order_id
     if order_queries.is_algo(order):
-        event.told, event.status, event.algo_status = OF_ALGO, truth.algo_status, truth.algo_status
+        event.updates, event.status, event.algo_status = HAS_ALGO, truth.algo_status, truth.algo_status
     else:
-        event.told, event.status, event.reported = OF_ORDER, truth.status, truth.executed
+        event.updates, event.status, event.reported = HAS_ORDER, truth.status, truth.executed
 
 
 @compiled_part
@@ -86,9 +96,9 @@ def _react(sim: Record, event: Record) -> None:
     """Let the core take an event; a session that needs a person is given up."""
     account, symbol = sim.account, sim.symbols[0]
     core_rules.react(account, sim.symbols, event)
-    if symbol.halts or symbol.halted:
-        sim.unmodelled = LATE_FILL if symbol.halts + symbol.halted == HALTED_BY_LATE_FILL else REFUSED
-    if account.is_too_much:
+    if symbol.halt_wanted or symbol.halt_applied:
+        sim.unmodelled = LATE_FILL if symbol.halt_wanted + symbol.halt_applied == HALTED_BY_LATE_FILL else REFUSED
+    if account.has_overflowed:
         sim.unmodelled = TOO_MUCH
 
 
@@ -101,16 +111,16 @@ def _take_snapshot(sim: Record) -> None:
     for number in range(sim.news_count):
         if sim.news[number].trade_id > symbol.counted:
             sim.answer = sim.news[number]
-            sim.answer.is_alone = True
+            sim.answer.orders_only = True
             _react(sim, sim.answer)
     at = loop_exchange.next_open(sim, 0)
     while at >= 0:
         truth = sim.truth[at]
-        position_rules.take_order(account, symbol, at, truth.status, truth.executed, truth.order_id, now)
+        position_rules.apply_order_update(account, symbol, at, truth.status, truth.executed, truth.order_id, now)
         at = loop_exchange.next_open(sim, truth.order_id)
     for at in range(symbol.order_count):
         if sim.truth[at].algo_status == NEW:
-            position_rules.take_algo(account, symbol, at, NEW, 0, now)
+            position_rules.apply_algo_update(account, symbol, at, NEW, 0, now)
     _look_up_missing(sim)
     position_rules.sync_orders(account, symbol, now)
     if symbol.position.side * order_queries.open_quantity(symbol) != sim.quantity:
@@ -123,7 +133,7 @@ def _take_snapshot(sim: Record) -> None:
 def _look_up_missing(sim: Record) -> None:
     """Look up the orders that a snapshot doesn't list."""
     account, symbol = sim.account, sim.symbols[0]
-    for purpose in range(OF_EACH_PURPOSE):
+    for purpose in range(PURPOSE_COUNT):
         for at in range(symbol.order_count):
             order, truth = symbol.orders[at], sim.truth[at]
             is_listed = truth.phase == TRAVELLING or truth.phase == TAKING or truth.algo_status == NEW
@@ -383,7 +393,7 @@ def _on_mark(sim: Record, m: Market) -> None:
     number = sim.mark
     sim.symbols[0].mark_e8 = m.mark_prices[number]
     sim.mark += 1
-    core_rules.value(sim.account, sim.symbols, 0)
+    core_rules.value_account(sim.account, sim.symbols, 0)
     if sim.settings.triggers_by_mark and sim.symbols[0].has_position:
         _look_back(sim, m, sim.row)
     loop_exchange.play_mark(
@@ -420,7 +430,7 @@ def _write_orders(sim: Record, is_over: bool, orders: Rows) -> None:
     symbol, kept = sim.symbols[0], 0
     for row in range(symbol.order_count):
         order = symbol.orders[row]
-        if is_over or order_queries.is_over(symbol, order):
+        if is_over or order_queries.is_removable(symbol, order):
             placed = orders[order.number]
             placed.order, placed.truth = order, sim.truth[row]
         else:
@@ -469,7 +479,7 @@ def _end_session(sim: Record, m: Market) -> None:
     """Where the tape ends before the session does, end by the policy; then nothing more is played."""
     _look_back(sim, m, sim.row)
     if not core_rules.is_finished(sim.account, sim.symbols):
-        core_rules.end(sim.account, sim.symbols, TAPE_END)
+        core_rules.end_session(sim.account, sim.symbols, TAPE_END)
         _drain(sim)
     loop_exchange.finish(sim)
     _drain(sim)

@@ -12,7 +12,7 @@ from voltrade.account import fee, funding_payment, position_after, proportion, v
 from voltrade.compiled import Record, compiled_in_place, compiled_part
 from voltrade.model import NEVER
 from voltrade.order_queries import is_algo
-from voltrade.records import ALGO_TOLD, FUNDED, ORDER_TOLD
+from voltrade.records import ALGO_UPDATED, FUNDED, ORDER_UPDATED
 from voltrade.research.loop_records import ENDED, LIQUIDATED, NOT_EXPLAINED, TAKING, TRAVELLING, Market, free_row
 from voltrade.simulated.fill_model import (
     first_acting_trade,
@@ -204,7 +204,7 @@ def cancel(sim: Record, at: int) -> int:
 @compiled_part
 def _end(sim: Record, at: int, status: int) -> None:
     sim.truth[at].status = status
-    _tell(sim, ORDER_TOLD, at, status)
+    _tell(sim, ORDER_UPDATED, at, status)
     _close_books(sim, at)
 
 
@@ -219,7 +219,7 @@ def _close_books(sim: Record, at: int) -> None:
 @compiled_part
 def _end_algo(sim: Record, at: int, status: int) -> None:
     sim.truth[at].algo_status = status
-    _tell(sim, ALGO_TOLD, at, status)
+    _tell(sim, ALGO_UPDATED, at, status)
 
 
 # --- matching ---------------------------------------------------------------------------------------------------------
@@ -383,7 +383,7 @@ def _trigger(sim: Record, at: int) -> None:
     """Turn a conditional order into its child, a market order that is at the matching engine already."""
     truth = sim.truth[at]
     truth.algo_status = states.TRIGGERING
-    _tell(sim, ALGO_TOLD, at, states.TRIGGERING)
+    _tell(sim, ALGO_UPDATED, at, states.TRIGGERING)
     if _closable(sim, sim.symbols[0].orders[at].side) == 0:
         truth.code = -2022
         _end_algo(sim, at, states.REJECTED)
@@ -394,7 +394,7 @@ def _trigger(sim: Record, at: int) -> None:
     truth.reference = sim.last_price
     _end_algo(sim, at, states.TRIGGERED)
     truth.status = states.NEW
-    _tell(sim, ORDER_TOLD, at, states.NEW)
+    _tell(sim, ORDER_UPDATED, at, states.NEW)
 
 
 @compiled_part
@@ -439,7 +439,7 @@ def _fill(sim: Record, at: int, price: int, available: int) -> int:
     fill.realised, fill.executed, fill.executed_notional = realised, truth.executed, truth.executed_notional
     fill.status = truth.status
     sim.fill_count = number + 1
-    news = _tell(sim, ORDER_TOLD, at, truth.status)
+    news = _tell(sim, ORDER_UPDATED, at, truth.status)
     news.trade_id, news.quantity, news.price, news.fee = sim.fills_written + number + 1, quantity, price, cost
     news.realised = realised
     if truth.status == states.FILLED:

@@ -30,7 +30,7 @@ import platformdirs
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from voltrade.errors import JournalError, SessionError
-from voltrade.journal import identity_of, is_written, last_row, place_of, refuse_unsafe, sync_folder
+from voltrade.journal import identity_of, is_open_for_writing, last_row, seq_of_head, refuse_unsafe, sync_folder
 from voltrade.runs.run_file import JOURNAL
 
 log = logging.getLogger(__name__)
@@ -295,7 +295,7 @@ class Ledger:
             )
         furthest = max(found, key=lambda path: last_row(path)[0])
         self._refuse_older(furthest)
-        if is_written(furthest):  # that engine's lock was deleted
+        if is_open_for_writing(furthest):  # that engine's lock was deleted
             raise SessionError(f"account {self._path.stem}: another engine trades it, that of {furthest.parent}")
         return furthest
 
@@ -321,7 +321,7 @@ class Ledger:
         """
         assert self.last is not None
         run, rows, head = self._noted()
-        if run == self.last.run and place_of(journal, head) != rows:
+        if run == self.last.run and seq_of_head(journal, head) != rows:
             raise SessionError(
                 f"account {self._path.stem}: the journal in {journal.parent} must have row {rows:,} with the hash "
                 f"{head}, ends with row {last_row(journal)[0]:,}: it is an older copy, or rows were lost; put the "
