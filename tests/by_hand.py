@@ -55,17 +55,17 @@ def enter(
     row = signals[0]
     row.bar, row.side, row.price = bar, side, quantity
     row.stop_ticks, row.take_profit_ticks = stop_distance, take_profit_distance
-    return monitor._books.decide(_ENTER, monitor._place, signals)
+    return monitor._books.decide(_ENTER, monitor._index, signals)
 
 
 def leave(monitor: OrderMonitor, time: int, reason: str) -> list[Output]:
     """Leave the position at market."""
-    return _take(monitor, _LEAVE, Event(0, time=time, reason=monitor._books.number(reason)))[0]
+    return _take(monitor, _LEAVE, Event(0, time=time, reason=monitor._books.reason_number(reason)))[0]
 
 
 def cancel_entry(monitor: OrderMonitor, time: int, reason: str) -> list[Output]:
     """Cancel what is left of the entry."""
-    return _take(monitor, _CANCEL_ENTRY, Event(0, time=time, reason=monitor._books.number(reason)))[0]
+    return _take(monitor, _CANCEL_ENTRY, Event(0, time=time, reason=monitor._books.reason_number(reason)))[0]
 
 
 def is_protected(monitor: OrderMonitor) -> bool:
@@ -76,4 +76,4 @@ def is_protected(monitor: OrderMonitor) -> bool:
 def _take(monitor: OrderMonitor, step: Callable[..., None], wish: Event) -> tuple[list[Output], Any]:
     wishes = np.zeros(1, EVENT)
     wishes[0] = wish
-    return monitor._books.decide(step, monitor._place, wishes), wishes[0]
+    return monitor._books.decide(step, monitor._index, wishes), wishes[0]

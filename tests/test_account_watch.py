@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from voltrade.account_watch import COMPARE_FLAT_MS, COMPARE_MS, HEARD_WITHIN_MS, AccountWatch
+from voltrade.account_watch import COMPARE_FLAT_MS, COMPARE_MS, REPORT_WITHIN_MS, AccountWatch
 from voltrade.model import Event, OrderType, OrderUpdate, Outcome, PositionReport, Reply, Side, Snapshot, StreamStatus
 
 NAME = "vt-e-1e1"
@@ -19,7 +19,7 @@ TOLD = OrderUpdate(0, "BTCUSDT", NAME, 1, Side.BUY, OrderType.MARKET, "NEW", "NE
 
 
 @pytest.mark.parametrize(
-    ("events", "is_deaf"),
+    ("events", "is_stream_silent"),
     [
         ([accepted()], True),
         ([accepted("lookup")], False),
@@ -34,29 +34,29 @@ TOLD = OrderUpdate(0, "BTCUSDT", NAME, 1, Side.BUY, OrderType.MARKET, "NEW", "NE
     ],
     ids=str,
 )
-def test_a_stream_is_deaf_that_does_not_tell_of_what_was_accepted(events: list[Event], is_deaf: bool) -> None:
+def test_a_stream_is_deaf_that_does_not_tell_of_what_was_accepted(events: list[Event], is_stream_silent: bool) -> None:
     watch = AccountWatch()
     for event in events:
-        watch.see(event, 1_000)
-    assert not watch.is_deaf(1_000 + HEARD_WITHIN_MS - 1)
-    assert watch.is_deaf(1_000 + HEARD_WITHIN_MS) == is_deaf
+        watch.on_event(event, 1_000)
+    assert not watch.is_stream_silent(1_000 + REPORT_WITHIN_MS - 1)
+    assert watch.is_stream_silent(1_000 + REPORT_WITHIN_MS) == is_stream_silent
 
 
 @pytest.mark.parametrize(("has_position", "every_ms"), [(True, COMPARE_MS), (False, COMPARE_FLAT_MS)])
 def test_the_account_is_compared_from_its_last_reading_on(has_position: bool, every_ms: int) -> None:
     watch = AccountWatch()
     assert not watch.is_due(10**9, has_position, False)  # it is read at the start by whoever starts
-    watch.see(READ, 5_000)
+    watch.on_event(READ, 5_000)
     assert not watch.is_due(5_000 + every_ms - 1, has_position, False)
     assert watch.is_due(5_000 + every_ms, has_position, False)
 
 
 def test_a_trigger_that_is_passed_and_of_which_nothing_is_told_has_the_account_read_once() -> None:
     watch = AccountWatch()
-    watch.see(READ, 5_000)
+    watch.on_event(READ, 5_000)
     assert not watch.is_due(6_000, True, True)
     assert not watch.is_due(7_000, True, False)  # back on its side
     assert not watch.is_due(8_000, True, True)
-    assert watch.is_due(8_000 + HEARD_WITHIN_MS, True, True)
-    watch.see(READ, 10_500)
+    assert watch.is_due(8_000 + REPORT_WITHIN_MS, True, True)
+    watch.on_event(READ, 10_500)
     assert not watch.is_due(11_000, True, True)

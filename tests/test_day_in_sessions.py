@@ -121,7 +121,7 @@ def test_a_day_in_three_sessions_is_the_day_in_one(whole: Day, parts: list[float
     limits = [day.state["breaker"] for day in (cut, whole)]
     assert limits[0] == limits[1]
     assert cut.state["wallet"] == whole.state["wallet"]
-    for name in ("left_at", "bars_since_exit", "quantity", "cost"):
+    for name in ("last_exit_time", "bars_since_exit", "quantity", "cost"):
         assert cut.state["symbol_states"]["BTCUSDT"][name] == whole.state["symbol_states"]["BTCUSDT"][name]
 
 

@@ -598,7 +598,7 @@ def test_the_state_of_an_old_ledger_is_written_as_one_that_is_read(
     assert {*kept, "version"} == monitor.state().keys()
     if holding is None:
         monitor.restore(kept, 0)
-        assert monitor.state() == {**kept, "version": 3}
+        assert monitor.state() == {**kept, "version": 4}
     ledger.close()
 
 

@@ -190,7 +190,7 @@ class Stuck:
     """A core in which something is always due, as a fault in a rule could make it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, session: Session) -> None:
-        soon = property(lambda core: int(core._books.account["woken_at"]) + 1)
+        soon = property(lambda core: int(core._books.account["last_timer_at"]) + 1)
         monkeypatch.setattr(type(session.core), "next_due", soon)
 
 
@@ -234,8 +234,8 @@ def test_a_flood_of_events_is_taken_in_parts(session: Session) -> None:
 
     async def story() -> None:
         session.tell(*[Timer(wall()) for _ in range(flood)])
-        while session.system._news:
-            seen.append(len(session.system._news))
+        while session.system._inbox.events:
+            seen.append(len(session.system._inbox.events))
             await asyncio.sleep(0)
 
     session.run(story())
@@ -329,7 +329,7 @@ def test_a_stop_leaves_before_a_backlog_of_trades_is_taken(session: Session) -> 
         sent += session.system._consume()
     assert sent[-1].purpose is Purpose.STOP
     assert session.core.last_trade_id < 1
-    assert session.system._arrived.is_set()  # the rest is taken at once after it
+    assert session.system._inbox.arrived.is_set()  # the rest is taken at once after it
     session.journal.close()
 
 

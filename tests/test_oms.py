@@ -35,12 +35,12 @@ from voltrade.model import (
     TakeSnapshot,
 )
 from voltrade.oms import OrderMonitor
-from voltrade.order_queries import level_from
+from voltrade.order_queries import price_from_average
 from voltrade.order_states import (
     ALGO_MOVES,
+    ANSWER_WITHIN_MS,
     DONE,
-    EXIT_WITHIN_MS,
-    EXPECTED,
+    EXPECTED_REFUSALS,
     MOVES,
     PROTECT_WITHIN_MS,
     REACTIONS,
@@ -250,7 +250,7 @@ def test_a_cancel_that_is_sent_again_keeps_the_reason_of_the_first() -> None:
     harness.reply(ENTRY, "lookup", Outcome.ACCEPTED, order=harness.update(ENTRY, "NEW"))
     [again] = cancel_entry(harness.monitor, harness.time, "STALE")
     assert isinstance(again, CancelOrder)
-    assert harness.monitor._books.word(harness.monitor.orders[ENTRY].row.cancel_reason) == "OPERATOR"
+    assert harness.monitor._books.reason_text(harness.monitor.orders[ENTRY].row.cancel_reason) == "OPERATOR"
 
 
 @pytest.mark.parametrize(
@@ -260,8 +260,8 @@ def test_a_cancel_that_is_sent_again_keeps_the_reason_of_the_first() -> None:
 def test_stop_and_target_lie_from_the_average_price_to_the_nearest_tick(
     notional: int, quantity: int, level: int
 ) -> None:
-    assert level_from(notional, quantity, 0) == level
-    assert level_from(notional, quantity, -20) == level - 20
+    assert price_from_average(notional, quantity, 0) == level
+    assert price_from_average(notional, quantity, -20) == level - 20
 
 
 def test_every_state_has_its_moves_and_an_end_has_none() -> None:
@@ -468,7 +468,7 @@ def test_a_position_whose_stop_stays_unknown_is_left_at_market_in_time() -> None
     harness = Harness()
     harness.order(ENTRY, "FILLED", 10)
     harness.reply(STOP, "submit", Outcome.UNKNOWN)
-    assert harness.monitor.next_due == 1_000 + EXIT_WITHIN_MS
+    assert harness.monitor.next_due == 1_000 + ANSWER_WITHIN_MS
     harness.time = harness.monitor.next_due
     [second] = intents(harness.note(harness.monitor.on_time(harness.time)))
     assert (second.purpose, second.order.quantity) == (Purpose.STOP, 10)  # covered first, whatever became of the other
@@ -1134,4 +1134,6 @@ def test_a_refusal_that_the_course_of_things_brings_is_explained() -> None:
     assert (
         refused_text("vt-1e1", -2019, "Margin is insufficient.") == "vt-1e1 refused with -2019: Margin is insufficient."
     )
-    assert all(REACTIONS[code] in (Reaction.LEAVE, Reaction.RECONCILE) for code in EXPECTED), "the others are news"
+    assert all(REACTIONS[code] in (Reaction.CLOSE, Reaction.RECONCILE) for code in EXPECTED_REFUSALS), (
+        "the others are news"
+    )

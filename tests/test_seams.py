@@ -207,7 +207,8 @@ def test_what_raises_raises_in_every_mode(seam: str, before: Before, tmp_path: P
 # --- risk -------------------------------------------------------------------------------------------------------------
 
 RISK, CORE = "risk.py", "core.py"
-ORDERS, POSITION, STATES, STEPS = "order_rules.py", "position_rules.py", "order_states.py", "core_rules.py"
+ORDERS, POSITION, TIMERS = "order_rules.py", "position_rules.py", "position_timers.py"
+STATES, STEPS = "order_states.py", "core_rules.py"
 OF_TRADING: dict[str, tuple[Edit, ...]] = {
     "GATES": (Edit(CORE, "    risk.COOLDOWN,\n", ""),),
     "a gate's rule": (Edit(RISK, "bars_since_exit <= cooldown_bars", "bars_since_exit <= cooldown_bars + 3"),),
@@ -230,7 +231,7 @@ OF_TRADING: dict[str, tuple[Edit, ...]] = {
     "position_size": (Edit(RISK, "        return 0\n    return lots\n", "        return 0\n    return lots // 2\n"),),
     "stop_out_cost": (Edit(RISK, "    return int(stop) + mul_e8_ceil(", "    return 2 * int(stop) + mul_e8_ceil("),),
     "stop_distance": (Edit(RISK, "    return math.ceil(ticks - 1e-6)\n", "    return math.ceil(ticks * 1.5)\n"),),
-    "REACTIONS": (Edit(STATES, "    -2021: Reaction.LEAVE,", "    -2021: Reaction.RETRY,"),),
+    "REACTIONS": (Edit(STATES, "    -2021: Reaction.CLOSE,", "    -2021: Reaction.RETRY,"),),
     "ALGO_MOVES": (Edit(STATES, "(_ALGO_KNOWN - {_A.NEW}) | {_A.PENDING_CANCEL}", "_ALGO_KNOWN - {_A.NEW}"),),
 }
 
@@ -274,12 +275,12 @@ UPKEEP: dict[str, tuple[Edit, ...]] = {
             "new_order(symbol, account.now, states.ENTRY, signal.side, quantity // 2, states.SIGNALLED)",
         ),
     ),
-    "order_rules.leave_for": (
+    "order_rules.start_closing": (
         Edit(
             ORDERS,
-            "    if position.leave_reason == states.NONE:\n        position.leave_reason = reason\n",
-            "    if position.leave_reason == states.NONE and (reason != states.OPPOSITE_SIGNAL or position.id % 2):\n"
-            "        position.leave_reason = reason\n",
+            "    if position.closing_reason == states.NONE:\n        position.closing_reason = reason\n",
+            "    if position.closing_reason == states.NONE and (reason != states.OPPOSITE_SIGNAL or position.id % 2):\n"
+            "        position.closing_reason = reason\n",
         ),
     ),
     "position_rules.sync_orders": (
@@ -288,13 +289,13 @@ UPKEEP: dict[str, tuple[Edit, ...]] = {
     "order_rules._on_refused": (
         Edit(
             ORDERS,
-            "        if reaction not in (states.RETRY, states.RECONCILE) or position",
-            "        if reaction not in (states.RETRY, states.RECONCILE, states.LEAVE) or position",
+            "    if reaction not in (states.RETRY, states.RECONCILE) or position",
+            "    if reaction not in (states.RETRY, states.RECONCILE, states.CLOSE) or position",
         ),
     ),
-    "position_rules.on_time": (
+    "position_timers.on_time": (
         Edit(
-            POSITION,
+            TIMERS,
             "int(symbol.position.opened_at + symbol.settings.max_holding_ms)",
             "int(symbol.position.opened_at + symbol.settings.max_holding_ms // 3)",
         ),
@@ -323,8 +324,8 @@ def test_how_the_simulated_exchange_fills_changes_wherever_it_fills(before: Befo
 OF_SESSIONS = {
     "LiveTradingSystem._on_agg_trade": Edit(
         "live.py",
-        "        self._market.append((trade_id, price, quantity, time, buyer_is_maker))\n",
-        "        self._market.append((trade_id, price, 2 * quantity, time, buyer_is_maker))\n",
+        "        self._inbox.add_trade((trade_id, price, quantity, time, buyer_is_maker))\n",
+        "        self._inbox.add_trade((trade_id, price, 2 * quantity, time, buyer_is_maker))\n",
     ),
     "BinanceWSManager": Edit(
         "exchange/trade_sequence.py",

@@ -173,7 +173,7 @@ backtest(ticks, config, path="{path}")  # what must be compiled is
 sys.setprofile(lambda frame, what, _: seen.add(frame.f_code.co_name))
 done = backtest(ticks, config, path="{path}")
 sys.setprofile(None)
-steps = {{"enter", "take_fill", "sync_orders", "tell_breaker"}}
+steps = {{"enter", "apply_order_update", "sync_orders", "update_breaker"}}
 assert steps <= seen if IS_PLAIN else not steps & seen, steps - seen
 told = [fact for fact in done.facts if type(fact).__name__ in ("OrderIntent", "RoundTrip", "Refusal", "EquityPoint")]
 print(len(done.trips), hashlib.sha256(repr(told).encode()).hexdigest())
@@ -318,7 +318,7 @@ def test_a_look_up_may_tell_of_a_conditional_order_and_of_what_it_became() -> No
     harness.reply(STOP, "lookup", Outcome.ACCEPTED, order=replace(child, filled=4), algo_order=told)
     order = harness.monitor.orders[STOP]
     assert (order.state, order.row.order_id, order.row.reported) == ("TRIGGERED", 500, 4)
-    assert order.row.look_at == harness.time + 10_000  # asked again when it is overdue
+    assert order.row.lookup_at == harness.time + 10_000  # asked again when it is overdue
 
 
 def test_a_cancel_under_way_is_not_resolved() -> None:
@@ -513,8 +513,10 @@ def test_cooldown_and_bars_held_outlive_a_run() -> None:
     row["last_exit_time"], row["last_exit_bar"], row["opened_at_bar"] = 77, -3, -4
     saved = core.state()
     assert saved is not None
-    mine = {name: saved["symbol_states"]["BTCUSDT"][name] for name in ("left_at", "bars_since_exit", "bars_held")}
-    assert mine == {"left_at": 77, "bars_since_exit": 3, "bars_held": 4}
+    mine = {
+        name: saved["symbol_states"]["BTCUSDT"][name] for name in ("last_exit_time", "bars_since_exit", "bars_held")
+    }
+    assert mine == {"last_exit_time": 77, "bars_since_exit": 3, "bars_held": 4}
     after = a_core(max_holding_bars=6, cooldown_bars=5)
     after.handle(ResumeState(6, json.dumps(saved), ""))
     found = after._books.symbols[0]
@@ -595,9 +597,9 @@ def test_fills_that_are_missing_are_still_missing_after_a_restart() -> None:
 
 def test_a_saved_state_is_named_fields_with_a_version() -> None:
     saved = Harness().in_position().monitor.state()
-    assert saved["version"] == 3
+    assert saved["version"] == 4
     position, orders = saved["open_position"]["position"], saved["open_position"]["orders"]
-    assert (position["entered"], position["leave_reason"], position["stops"]) == (10, "", 1)
+    assert (position["entered"], position["closing_reason"], position["stops"]) == (10, "", 1)
     assert [(order["id"], order["purpose"], order["state"], order["reason"]) for order in orders] == [
         (ENTRY, "e", "FILLED", "SIGNAL"),
         (STOP, "s", "NEW", "PROTECT"),
@@ -605,9 +607,9 @@ def test_a_saved_state_is_named_fields_with_a_version() -> None:
     ]
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 4, "3", None])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 5, "4", None])
 def test_a_saved_state_of_another_version_is_refused_by_name(version: Any) -> None:
-    with pytest.raises(DataError, match="version of the saved state must be 3"):
+    with pytest.raises(DataError, match="version of the saved state must be 4"):
         restored(Harness().in_position(), version=version)
 
 

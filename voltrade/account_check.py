@@ -1,4 +1,4 @@
-"""What a snapshot of the account proves about our orders and fills."""
+"""The comparison of a snapshot of the account with the orders and fills in our books."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from voltrade.order_register import Order, OrderRegister
 from voltrade.order_states import FORCED
 
 ADJUSTED_AFTER = 3
-"""This many snapshots in a row must show a smaller position than our fills before lots are taken to be gone."""
+"""This many snapshots in a row must show a smaller position than our fills before the books are adjusted."""
 
 
-def kind_of(update: OrderUpdate) -> str:
-    """Return what an order that isn't ours is: one of the exchange's own kinds, or CLOSED_ELSEWHERE."""
+def foreign_kind(update: OrderUpdate) -> str:
+    """Return the kind of a foreign order: liquidation, ADL, settlement, adjustment, or CLOSED_ELSEWHERE."""
     kinds = (kind for prefix, kind in FORCED.items() if update.client_order_id.startswith(prefix))
     return next(kinds, "CLOSED_ELSEWHERE")
 
@@ -35,13 +35,13 @@ def _moved(snapshot: Snapshot, after: int) -> int:
 
 
 class AccountCheck:
-    """Holds snapshots of the account against the orders of one symbol.
+    """Compares snapshots of the account with the orders of one symbol.
 
     Attributes:
-        agreed_trade_id: the watermark: the highest trade id of the account in a snapshot whose position was that of our
-            fills. Up to it no fill of ours is missing, and no trade of others is ever counted.
-        agreed_position: signed lots that the trades up to the watermark left.
-        has_agreed: whether a snapshot ever agreed; one of a flat account without a trade leaves the watermark at 0.
+        agreed_trade_id: the highest trade id in a snapshot whose position was that of our fills. No fill of ours up to
+            it is missing, and no foreign trade up to it is ever counted.
+        agreed_position: signed lots of the position after that trade.
+        has_agreed: whether a snapshot ever agreed; one of a flat account without trades leaves `agreed_trade_id` at 0.
         listed_trade_id: the highest trade id that any snapshot has listed.
     """
 
@@ -52,40 +52,42 @@ class AccountCheck:
         self.has_agreed = False
         self.listed_trade_id = 0
         self._smaller = 0, 0
-        """A position smaller than ours that the exchange showed, and in how many snapshots in a row."""
+        """The last snapshot's position where it was smaller than ours, and for how many snapshots in a row."""
 
-    def explained(self, snapshot: Snapshot) -> list[OrderUpdate]:
+    def new_fills(self, snapshot: Snapshot) -> list[OrderUpdate]:
         """Return the fills of a snapshot that weren't counted: of our orders, or closing the open position.
 
-        A trade names its order by the exchange's id alone. One that we don't have may be what a conditional order of
-        ours became, so it is taken for somebody else's only when every order of ours is accounted for; and only where
-        such trades, all together, lead to the position that the exchange shows, and that was read after them.
+        A trade names its order by the exchange's id alone. An unknown id may be that of an order that a conditional
+        order of ours became. So a trade counts as foreign only when every order of ours is accounted for; and foreign
+        trades are returned only where all of them together lead to the position of the snapshot, and it was read after
+        them.
         """
         register = self._register
-        is_held, side = register.has_position, int(register.position_row["side"])
+        has_position, side = register.has_position, int(register.position_row["side"])
         may_close = self.accounts_for_all(snapshot) and self.trades_lead_to_position(snapshot)
         position, fills, ours = register.lots, [], []
-        opened, guessed = register.first_fill, self._guessed(snapshot)
+        opened, inferred = register.first_fill, self._inferred_orders(snapshot)
         for fill in sorted(filter(register.is_new_fill, snapshot.fills), key=lambda fill: fill.trade_id):
-            closes = is_held and fill.side == -side
+            closes = has_position and fill.side == -side
             if register.find(fill) is not None:
                 ours.append(fill)
                 opened = opened if closes else min(opened, fill.trade_id)
-            elif fill.order_id in guessed:
+            elif fill.order_id in inferred:
                 opened = opened if closes else min(opened, fill.trade_id)
             elif not (may_close and closes and self.is_later(fill, opened) and fill.last_quantity <= position):
                 continue
             fills.append(fill)
             position += -fill.last_quantity if closes else fill.last_quantity
-        if not (is_held and side * position == snapshot.position.quantity):
+        if not (has_position and side * position == snapshot.position.quantity):
             return ours
-        register.by_exchange_id.update(guessed)
+        register.by_exchange_id.update(inferred)
         return fills
 
-    def _guessed(self, snapshot: Snapshot) -> dict[int, int]:
+    def _inferred_orders(self, snapshot: Snapshot) -> dict[int, int]:
         """Return our number by the exchange's order id, for trades whose order can only be one of ours.
 
-        An order of unknown outcome may have been executed: trades of its side, after it, of at most its quantity.
+        An order of unknown outcome may have been executed: by trades of its side, after the last agreement, of at most
+        its quantity.
         """
         register = self._register
         waiting = [o for o in register.live() if o.state in ("PENDING_SUBMIT", "UNKNOWN") and not o.algo]
@@ -93,39 +95,39 @@ class AccountCheck:
         for fill in filter(register.is_new_fill, snapshot.fills):
             if register.find(fill) is None and fill.trade_id > self.agreed_trade_id:
                 unnamed.setdefault(fill.order_id, []).append(fill)
-        guessed: dict[int, int] = {}
+        inferred: dict[int, int] = {}
         for order_id, fills in unnamed.items():
             lots = sum(fill.last_quantity for fill in fills)
             fit = [order for order in waiting if order.row.side == fills[0].side and lots <= order.quantity]
-            if len(fit) == 1 and fit[0].row.number not in guessed.values():
-                guessed[order_id] = fit[0].row.number
-        return guessed
+            if len(fit) == 1 and fit[0].row.number not in inferred.values():
+                inferred[order_id] = fit[0].row.number
+        return inferred
 
     def is_later(self, fill: OrderUpdate, opened: int) -> bool:
-        """Whether a trade of others can belong to the open position. The exchange's trade ids rise with time."""
+        """Return whether a foreign trade may belong to the open position: trade ids rise with time."""
         return fill.trade_id > max(self.agreed_trade_id, opened)
 
     def is_forced_exit(self, update: OrderUpdate) -> bool:
-        """Whether a fill is of an order by which the exchange itself reduces the open position."""
+        """Return whether a fill is of an order by which the exchange itself reduces the open position."""
         register = self._register
-        if not register.has_position or not update.trade_id or kind_of(update) == "CLOSED_ELSEWHERE":
+        if not register.has_position or not update.trade_id or foreign_kind(update) == "CLOSED_ELSEWHERE":
             return False
         closes = update.side == -int(register.position_row["side"]) and update.last_quantity <= register.lots
         return closes and self.is_later(update, register.first_fill)
 
     def accounts_for_all(self, snapshot: Snapshot, but: Purpose | None = None) -> bool:
-        """Whether each live order of ours is listed, or is a conditional one whose exchange id we have.
+        """Return whether each live order of ours is listed, or is a conditional order whose exchange id we have.
 
         Args:
             snapshot: the account.
-            but: orders of this purpose are left out.
+            but: orders of this purpose are ignored.
         """
         listed = listed_ids(snapshot)
         live = (order for order in self._register.live() if order.purpose is not but)
         return all(order.id in listed or (order.algo and order.row.order_id) for order in live)
 
     def trades_lead_to_position(self, snapshot: Snapshot) -> bool:
-        """Whether the account's trades since the watermark lead to the position that a snapshot shows.
+        """Return whether the trades after `agreed_trade_id` lead to the position that a snapshot shows.
 
         The account is read by several requests; where they don't, the position was read before the last of the trades.
         """
@@ -133,7 +135,7 @@ class AccountCheck:
         return not self.has_agreed or moved == self.agreed_position
 
     def is_explained(self, snapshot: Snapshot) -> bool:
-        """Whether the trades and orders of a snapshot account for its position."""
+        """Return whether the trades and orders of a snapshot account for its position."""
         return self.has_agreed and self.trades_lead_to_position(snapshot) and self.accounts_for_all(snapshot)
 
     def foreign_ids(self, snapshot: Snapshot) -> list[str]:
@@ -143,31 +145,32 @@ class AccountCheck:
         return foreign + [name for name in algos if name not in self._register.numbers]
 
     def unlisted(self, snapshot: Snapshot) -> list[Order]:
-        """Return the live orders of ours that were answered or look live to us, and that a snapshot doesn't list."""
+        """Return our live orders that a snapshot doesn't list, without those that have no answer yet."""
         listed = listed_ids(snapshot)
         return [o for o in self._register.live() if o.id not in listed and o.state != "PENDING_SUBMIT"]
 
     def note_agreement(self, snapshot: Snapshot) -> None:
-        """Raise the watermark, unless a fill of ours may be missing.
+        """Raise `agreed_trade_id`, unless a fill of ours may be missing.
 
-        Behind a snapshot that isn't whole, only what an earlier one listed is certain.
+        Where the position was read before the last trades, only the trades of an earlier snapshot are certain.
         """
         if not self.accounts_for_all(snapshot) or self._register.awaits_fills():
             return
-        held = snapshot.position.quantity
+        quantity = snapshot.position.quantity
         agreed = _last_trade(snapshot) if self.trades_lead_to_position(snapshot) else self.listed_trade_id
         if agreed > self.agreed_trade_id or not self.has_agreed:
-            self.agreed_trade_id, self.agreed_position = agreed, held - _moved(snapshot, agreed)
+            self.agreed_trade_id, self.agreed_position = agreed, quantity - _moved(snapshot, agreed)
             self.has_agreed = True
 
     def note_listed(self, snapshot: Snapshot) -> None:
-        """Note up to which trade a snapshot has listed."""
+        """Note the highest trade id that a snapshot has listed."""
         self.listed_trade_id = max(self.listed_trade_id, _last_trade(snapshot))
 
-    def are_gone(self, ours: int, theirs: int) -> bool:
-        """Whether lots of ours are gone: snapshots in a row agree on it, and so does the matching engine.
+    def has_lost_lots(self, ours: int, theirs: int) -> bool:
+        """Return whether lots of ours no longer exist: several snapshots in a row agree on it, and so does a refusal.
 
-        A list may lag for long; but a reduce-only order is refused only where there is nothing to reduce.
+        A snapshot may be out of date for long; but a reduce-only order is refused only where there is nothing to
+        reduce.
 
         Args:
             ours: signed lots by our fills.

@@ -1,31 +1,32 @@
-"""When the account is to be read though nothing asks for it, and whether its stream has fallen silent."""
+"""When to read the account although nothing asks for it, and when the user stream counts as silent."""
 
 from __future__ import annotations
 
 from voltrade.model import AlgoUpdate, Event, OrderUpdate, Outcome, Reply, Snapshot, StreamStatus
 
-HEARD_WITHIN_MS = 2_000
-"""The user stream tells so soon of an order that the exchange has accepted."""
+REPORT_WITHIN_MS = 2_000
+"""The user stream reports an accepted order within this time."""
 COMPARE_MS, COMPARE_FLAT_MS = 60_000, 300_000
-"""How often the account is compared with our books: while a position or an order is in hand, and while flat."""
+"""How often the account is compared with our books: with a position or an order, and without."""
 
 
 class AccountWatch:
-    """Sees what streams and answers bring, in the order in which the core gets it."""
+    """Follows the events of streams and answers, in the order in which the core gets them."""
 
     def __init__(self) -> None:
         self._sent: set[str] = set()
-        """Client ids of orders that were sent since this began to see."""
-        self._heard: set[str] = set()
-        """Client ids of orders of which the stream has told anything."""
+        """Client order ids of orders whose reply has been seen."""
+        self._reported: set[str] = set()
+        """Client order ids of orders that the stream has reported."""
         self._awaited: dict[str, int] = {}
-        """Orders that the exchange has accepted and of which the stream has told nothing, since when, ms."""
-        self._read_at = self._passed_at = 0
+        """Orders that the exchange has accepted and the stream has not reported, with the time of acceptance, ms."""
+        self._read_at = self._trigger_passed_at = 0
 
-    def see(self, event: Event, now: int) -> None:
+    def on_event(self, event: Event, now: int) -> None:
+        """Note an event; `now` is in ms."""
         match event:
             case OrderUpdate(client_order_id=name) | AlgoUpdate(client_order_id=name):
-                self._heard.add(name)
+                self._reported.add(name)
                 self._awaited.pop(name, None)
             case Reply(action="submit", client_order_id=name):
                 self._sent.add(name)
@@ -33,25 +34,29 @@ class AccountWatch:
             case Reply(action="lookup", client_order_id=name) if name in self._sent:
                 self._await(event, now)
             case StreamStatus(stream="user"):
-                self._awaited.clear()  # what it has not told is read from the account
+                self._awaited.clear()  # missing reports are replaced by reading the account
             case Snapshot():
                 self._read_at = now
 
     def _await(self, reply: Reply, now: int) -> None:
-        if reply.outcome is Outcome.ACCEPTED and reply.client_order_id not in self._heard:
+        if reply.outcome is Outcome.ACCEPTED and reply.client_order_id not in self._reported:
             self._awaited.setdefault(reply.client_order_id, now)
 
-    def is_deaf(self, now: int) -> bool:
-        """Whether the user stream has not told of an order that was accepted."""
-        return any(now - since >= HEARD_WITHIN_MS for since in self._awaited.values())
+    def is_stream_silent(self, now: int) -> bool:
+        """Return whether the user stream has failed to report an accepted order."""
+        return any(now - since >= REPORT_WITHIN_MS for since in self._awaited.values())
 
-    def is_due(self, now: int, has_position: bool, is_passed: bool) -> bool:
-        """Whether the account is to be compared: it was not read for long, or a trigger is passed and nothing is told.
+    def is_due(self, now: int, has_position: bool, is_trigger_passed: bool) -> bool:
+        """Return whether to read the account: the last reading is old, or a passed trigger was not reported.
 
-        Not before it was read at all.
+        Never before the account was read for the first time.
         """
-        self._passed_at = (self._passed_at or now) if is_passed else 0
-        is_untold = is_passed and now - self._passed_at >= HEARD_WITHIN_MS and self._read_at < self._passed_at
+        self._trigger_passed_at = (self._trigger_passed_at or now) if is_trigger_passed else 0
+        is_unreported = (
+            is_trigger_passed
+            and now - self._trigger_passed_at >= REPORT_WITHIN_MS
+            and self._read_at < self._trigger_passed_at
+        )
         return self._read_at > 0 and (
-            is_untold or now - self._read_at >= (COMPARE_MS if has_position else COMPARE_FLAT_MS)
+            is_unreported or now - self._read_at >= (COMPARE_MS if has_position else COMPARE_FLAT_MS)
         )

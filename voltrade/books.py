@@ -1,4 +1,4 @@
-"""The records of an account and its symbols, and the steps that change them: live trading calls one for each event."""
+"""The records of an account and its symbols, and calls of the compiled rules that change them."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ from voltrade.risk import CircuitBreaker
 
 
 def _react(accounts: Rows, symbols: Rows, events: Rows) -> int:
-    """Take an event, and count the rows that can be given back."""
+    """Take an event, and count the rows that can be freed."""
     answer = core_rules.react(accounts[0], symbols, events[0])
-    for place in range(len(symbols)):
-        symbol = symbols[place]
-        symbol.over_count = order_queries.count_over(symbol)
+    for index in range(len(symbols)):
+        symbol = symbols[index]
+        symbol.removable_count = order_queries.count_removable(symbol)
     return answer
 
 
 @cache
 def step() -> Callable[[Rows, Rows, Rows], int]:
-    """`core_rules.react` for one event, compiled when it is first needed."""
+    """Return `core_rules.react` for one event, compiled when it is first needed."""
     rows = [rows_of(dtype) for dtype in (ACCOUNT, SYMBOL, EVENT)]
     return compile_for(_react, types.int64(*rows), **BARE)  # type: ignore[no-any-return]
 
 
-class Teller(Protocol):
-    """Who knows a symbol's names and texts: its order monitor."""
+class Monitor(Protocol):
+    """What `Books` needs of a symbol's order monitor, which has the names and texts that records don't have."""
 
     def output(self, kind: int, at: int, reason: str, time: int) -> Output:
         """Return a command or note of the symbol; `at` is the row of its order, or of the note in its table."""
         ...
 
     halt_reason: str
-    """Why a person must look; empty where nobody must."""
+    """Why trading must halt until an operator resumes it; empty where it needn't."""
 
-    def on_halt(self, why: int) -> None:
-        """Take note of why a person must look."""
+    def on_halt(self, cause: int) -> None:
+        """Note the reason of a halt; `cause` is one of the HALTED_ constants of `records`."""
         ...
 
-    def put_away(self) -> None:
-        """Take orders that are over out of their rows."""
+    def archive_finished(self) -> None:
+        """Free the rows of finished orders."""
         ...
 
 
 class Books:
-    """One account's records.
+    """The records of one account.
 
     Attributes:
-        account: a row of ACCOUNT; `symbols`: rows of SYMBOL; both as Python reads them.
-        breaker: the circuit breaker over the account's rows; None before it is known what the account has.
-        tellers: of each symbol.
+        account: a row of ACCOUNT, `symbols`: rows of SYMBOL, both for use from Python.
+        breaker: the circuit breaker over the account's rows; None before the account's balance is known.
+        monitors: the order monitor of each symbol.
     """
 
     def __init__(self, symbols: int = 1) -> None:
@@ -66,9 +66,9 @@ class Books:
         self.account: Any = bare(self._accounts)[0]
         self.symbols: list[Any] = list(bare(self._symbols))
         self.breaker: CircuitBreaker | None = None
-        self.tellers: list[Teller] = []
-        self._words = list(REASONS)
-        self._numbers = {word: number for number, word in enumerate(REASONS)}
+        self.monitors: list[Monitor] = []
+        self._reasons = list(REASONS)
+        self._numbers = {text: number for number, text in enumerate(REASONS)}
         self._step = step()
 
     def column(self, name: str) -> Rows:
@@ -76,89 +76,91 @@ class Books:
         return self._symbols[name]
 
     def rows(self, name: str, symbol: int) -> Any:
-        """Return a field of a symbol that is itself a record, or rows of one, to be read and changed in place."""
+        """Return a field of a symbol that is a record or rows of one, to be read and changed in place."""
         return bare(self._symbols[name])[symbol]
 
     @property
     def breaker_rows(self) -> tuple[Rows, Rows, Rows]:
-        """Where the circuit breaker keeps its state, holds and rules."""
+        """The rows of the circuit breaker's state, holds and rules."""
         return self._accounts["breaker"][0], self._accounts["holds"][0], self._accounts["breaker_rules"][0]
 
-    # --- words -----------------------------------------------------------------------------------------------------
+    # --- reasons ---------------------------------------------------------------------------------------------------
 
-    def number(self, reason: str) -> int:
-        """Return the number of a reason, a new one where a person has said something new."""
+    def reason_number(self, reason: str) -> int:
+        """Return the number of a reason; an operator's new text gets a new number."""
         if reason not in self._numbers:
-            self._numbers[reason] = len(self._words)
-            self._words.append(reason)
+            self._numbers[reason] = len(self._reasons)
+            self._reasons.append(reason)
         return self._numbers[reason]
 
-    def word(self, number: int) -> str:
-        return self._words[number]
+    def reason_text(self, number: int) -> str:
+        """Return the text of a reason's number."""
+        return self._reasons[number]
 
     # --- steps -----------------------------------------------------------------------------------------------------
 
     def ask(self, question: int, symbol: int = 0) -> int:
-        """Return the answer to one of the questions of `records`."""
+        """Return the answer to a question: one of the constants from NEXT_DUE on in `records`."""
         self._events[0] = Event(ASKED, symbol, code=question)
         return int(self._step(self._accounts, self._symbols, self._events))  # numpy's own where nothing is compiled
 
     def react(self, event: Event) -> list[Output]:
-        """Take an event; return what follows, in order."""
+        """Take an event; return its outputs in order."""
         self.answer(event)
         return self.drain()
 
     def decide(self, step: Callable[[Rows, Rows, int, Rows], None], symbol: int, signal: Rows) -> list[Output]:
-        """Let a step take a signal; return what follows."""
+        """Call a compiled function with a signal; return its outputs in order."""
         step(self._accounts, self._symbols, symbol, signal)
         return self.drain()
 
     def answer(self, event: Event) -> int:
-        """Take an event that has an answer, and return that; what follows stays until `drain`."""
+        """Take an event and return its answer; its outputs stay until `drain`."""
         self._events[0] = event
-        self._mark_halts()
+        self._mark_earlier_halts()
         return self._step(self._accounts, self._symbols, self._events)
 
     def drain(self) -> list[Output]:
-        """Return what followed from the last steps, and give back the rows of what is over.
+        """Return the outputs of the last calls, and free the rows of finished orders.
 
         Raises:
-            RuntimeError: more followed at once than there is room for.
+            RuntimeError: one event led to more outputs than there is room for.
         """
         account = self.account
-        if account["is_too_much"]:
-            raise RuntimeError("orders: more followed from one event than there is room for")
-        self._hear_halts()
+        if account["has_overflowed"]:
+            raise RuntimeError("orders: one event led to more outputs than there is room for")
+        self._collect_halts()
         outputs: list[Output] = []
         if count := int(account["output_count"]):
-            told = self._accounts["outputs"][0, :count].tolist()
-            for kind, symbol, at, reason, time in told:
-                outputs.append(self.tellers[symbol].output(kind, at, self._words[reason], time))
+            rows = self._accounts["outputs"][0, :count].tolist()
+            for kind, symbol, at, reason, time in rows:
+                outputs.append(self.monitors[symbol].output(kind, at, self._reasons[reason], time))
             account["output_count"] = account["command_count"] = 0
             for table in NOTES:
                 account[f"{table}_count"] = 0
-        for teller in self.tellers:
-            teller.put_away()
+        for monitor in self.monitors:
+            monitor.archive_finished()
         return outputs
 
     def note(self, table: str, at: int) -> tuple[Any, ...]:
         """Return a row of a table of notes."""
         return self._accounts[table][0, at].item()  # type: ignore[no-any-return]
 
-    # --- what a person must look at ----------------------------------------------------------------------------------
+    # --- halts -----------------------------------------------------------------------------------------------------
 
-    def _mark_halts(self) -> None:
-        """Mark the symbols at which a person must look, where the breaker was last given another reason."""
+    def _mark_earlier_halts(self) -> None:
+        """Mark the symbols whose halt reason the breaker doesn't have, because another replaced it."""
         if self.breaker is not None:
-            for row, teller in zip(self.symbols, self.tellers, strict=True):
-                if teller.halt_reason and teller.halt_reason != self.breaker.reason:
-                    row["halts"] = HALTED_BEFORE
+            for row, monitor in zip(self.symbols, self.monitors, strict=True):
+                if monitor.halt_reason and monitor.halt_reason != self.breaker.reason:
+                    row["halt_wanted"] = HALTED_BEFORE
 
-    def _hear_halts(self) -> None:
-        for row, teller in zip(self.symbols, self.tellers, strict=True):
-            if row["halts"]:  # the breaker wasn't told yet: it will be
-                teller.on_halt(int(row["halts"]))
-            if row["halted"] and self.breaker is not None:
-                teller.on_halt(int(row["halted"]))
-                self.breaker.reason = teller.halt_reason
-            row["halts"] = row["halted"] = 0
+    def _collect_halts(self) -> None:
+        """Pass the halts of the last calls to the monitors, and their reasons to the breaker."""
+        for row, monitor in zip(self.symbols, self.monitors, strict=True):
+            if row["halt_wanted"]:  # the breaker does not have it yet, but will
+                monitor.on_halt(int(row["halt_wanted"]))
+            if row["halt_applied"] and self.breaker is not None:
+                monitor.on_halt(int(row["halt_applied"]))
+                self.breaker.reason = monitor.halt_reason
+            row["halt_wanted"] = row["halt_applied"] = 0

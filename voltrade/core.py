@@ -1,15 +1,14 @@
 """TradingCore: events in, commands and notes out.
 
-This is the only place where bars, signals, risk, orders and the account meet, and the whole of trading's logic: plain
-synchronous code without I/O, clock, randomness or threads. Backtest, replay, paper and live are wirings of it. The same
-events give the same outputs, bit for bit, however the trades are cut into blocks.
+This is the only place where bars, signals, risk, orders and the account meet, and it has the whole trading logic: plain
+synchronous code without I/O, clock, randomness or threads. Backtest, replay, paper and live trading all run it. The
+same events give the same outputs, bit for bit, however the trades are cut into blocks.
 
-A signal passes the gates in the order of `GATES`, top to bottom; the first that says no gives the refusal its code.
+A signal passes the gates in the order of `GATES`, top to bottom; the first that refuses gives the refusal its code.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -24,7 +23,7 @@ from voltrade.bar_rate import bar_rate_alert
 from voltrade.books import Books
 from voltrade.compiled import BARE, Rows, compile_for, plain, rows_of
 from voltrade.config import Config, milliseconds
-from voltrade.errors import ConfigError, DataError
+from voltrade.errors import ConfigError
 from voltrade.model import (
     NEVER,
     AccountUpdate,
@@ -53,8 +52,8 @@ from voltrade.model import (
 )
 from voltrade.oms import OrderMonitor
 from voltrade.order_states import NONE
-from voltrade.records import Event as Told
 from voltrade.risk import CircuitBreaker
+from voltrade.saved_account import account_state, restore_account
 from voltrade.signal_engine import SignalEngine, refuse_other_overrides
 from voltrade.symbol_state import SymbolState, expected_range
 
@@ -80,22 +79,22 @@ GATES: tuple[risk.Gate, ...] = (
     risk.SIZE_TOO_SMALL,
     risk.MAX_NOTIONAL,
 )
-"""Every pre-trade check, in the order in which a signal meets them."""
+"""Every pre-trade check, in the order in which a signal passes them."""
 
-MOST_UNEQUAL = 3
-"""So often the account is read again at once because its wallet isn't that of our books."""
+MAX_WALLET_READS = 3
+"""How often in a row the account is read again at once because its wallet differs from our books."""
 
 on_signal = core_rules.decision(GATES)
-"""The step that takes a signal through the gates, as both live trading and a backtest call it."""
+"""Checks a signal against the gates, and enters: the compiled function of both live trading and a backtest."""
 
 
-def _decide(accounts: Rows, symbols: Rows, place: int, signals: Rows) -> None:
-    on_signal(accounts[0], symbols[place], signals[0])
+def _decide(accounts: Rows, symbols: Rows, index: int, signals: Rows) -> None:
+    on_signal(accounts[0], symbols[index], signals[0])
 
 
 @cache
 def _step() -> Callable[[Rows, Rows, int, Rows], None]:
-    """`on_signal` for one signal, compiled when it is first needed."""
+    """Return `on_signal` for one signal, compiled when it is first needed."""
     kinds = (rows_of(records.ACCOUNT), rows_of(records.SYMBOL), types.int64, rows_of(records.SIGNAL))
     return compile_for(_decide, types.void(*kinds), **BARE)  # type: ignore[no-any-return]
 
@@ -106,13 +105,13 @@ class TradingCore:
     Args:
         config: validated settings.
         instrument: the symbol's filters as the exchange states them.
-        epoch: text that makes this session's client order ids its own.
-        engine: the signal engine; a rule of one's own is a subclass of `SignalEngine`.
+        epoch: text that makes this session's client order ids unique.
+        engine: the signal engine; a custom rule is a subclass of `SignalEngine`.
         others: further symbols, traded by the built-in rule under the same settings.
 
     Raises:
         ConfigError: the settings are impossible under a symbol's filters, or name a rule file without its engine; or
-            the engine overrides more than its seams.
+            the engine overrides other methods than those meant to be overridden.
     """
 
     def __init__(
@@ -126,35 +125,35 @@ class TradingCore:
         self.config = config
         self.time = 0
         self._early: list[Operator] = []
-        """Operators' commands from before there was an account, until the first snapshot."""
+        """Operators' commands from before the first snapshot."""
         if engine is None and config.session.rule:
             raise ConfigError(f"rule: the engine of {config.session.rule} must be given with it")
         self._books = Books(1 + len(others))
         self._answers: dict[int, int] = {}
-        self._unexplained = self._unequal = 0
-        """By how much the exchange's wallet differed from our books when it was last read, and how often in a row."""
+        self._wallet_difference = self._difference_count = 0
+        """By how much the exchange's wallet last differed from our books, and for how many snapshots in a row."""
         self._signal = np.zeros(1, records.SIGNAL)
         row = self._books.account
         core_rules.set_gates(row, GATES)
         row["flatten_at_end"] = config.session.on_duration_end == "flatten"
         self.symbol_states: dict[str, SymbolState] = {}
-        for place, each in enumerate((instrument, *others)):
-            config.check_against(each)
-            mine = engine if engine is not None and not place else SignalEngine(config.signals, each)
-            refuse_other_overrides(type(mine))
-            self.symbol_states[each.symbol] = self._open_symbol(each, mine, epoch, place)
+        for index, traded in enumerate((instrument, *others)):
+            config.check_against(traded)
+            rule = engine if engine is not None and not index else SignalEngine(config.signals, traded)
+            refuse_other_overrides(type(rule))
+            self.symbol_states[traded.symbol] = self._open_symbol(traded, rule, epoch, index)
 
-    def _open_symbol(self, instrument: Instrument, engine: SignalEngine, epoch: str, place: int) -> SymbolState:
+    def _open_symbol(self, instrument: Instrument, engine: SignalEngine, epoch: str, index: int) -> SymbolState:
         config = self.config
-        monitor = OrderMonitor(instrument, config.exits, config.execution, epoch, self._books, place, GATES)
-        symbol_state = SymbolState(instrument, BarPipeline(instrument, config.bars, engine), engine, monitor, place)
+        monitor = OrderMonitor(instrument, config.exits, config.execution, epoch, self._books, index, GATES)
+        symbol_state = SymbolState(instrument, BarPipeline(instrument, config.bars, engine), engine, monitor, index)
         symbol_state.expected_range = expected_range(config.bars)
-        row = self._books.symbols[place]
+        row = self._books.symbols[index]
         row["limits"] = risk.limits_of(config, instrument)
         row["facts"]["market_stream_up"] = True
         return symbol_state
 
-    # --- what is believed, for people ------------------------------------------------------------------------------
+    # --- account and session ---------------------------------------------------------------------------------------
 
     @property
     def account(self) -> Account | None:
@@ -165,8 +164,8 @@ class TradingCore:
         account = Account(int(row["wallet"]), int(row["realised"]), int(row["fees"]))
         account.funding, account.transfers = int(row["funding"]), int(row["transfers"])
         for symbol, symbol_state in self.symbol_states.items():
-            held = self._books.symbols[symbol_state.place]
-            account.positions[symbol] = Position(symbol_state.instrument, int(held["quantity"]), int(held["cost"]))
+            row = self._books.symbols[symbol_state.index]
+            account.positions[symbol] = Position(symbol_state.instrument, int(row["quantity"]), int(row["cost"]))
         return account
 
     @property
@@ -176,67 +175,67 @@ class TradingCore:
 
     @property
     def end_reason(self) -> str:
-        """Not empty: the session ends, or has ended, for this reason."""
-        return self._books.word(int(self._books.account["end_reason"]))
+        """Why the session ends or has ended; empty while it doesn't."""
+        return self._books.reason_text(int(self._books.account["end_reason"]))
 
     @property
     def paused(self) -> str:
-        """Not empty: a person keeps the session from entering, for this reason."""
-        return self._books.word(int(self._books.account["paused"]))
+        """Why entries are paused; empty where they aren't."""
+        return self._books.reason_text(int(self._books.account["paused"]))
 
-    # --- the one rule ----------------------------------------------------------------------------------------------
+    # --- events in, outputs out ------------------------------------------------------------------------------------
 
     def handle(self, event: Event) -> tuple[int, list[Output]]:
-        """Take an event; return how much of it was consumed, and what follows from it.
+        """Handle an event; return how much of it was consumed, and the outputs.
 
-        A block of trades is consumed up to and including the first trade that something follows from, and never past
-        what is due at `next_due`: carry out the commands, deliver what is due, then hand in the rest. Any other event
-        is consumed whole, which counts as 1.
+        A block of trades is consumed up to and including the first trade that leads to an output, and never past
+        `next_due`: execute the commands, deliver the timer that is due, then pass the rest. Any other event is consumed
+        whole, which counts as 1.
         """
         try:
             if isinstance(event, Trades):
                 return self._on_trades(event)
-            self._at(event.time)
+            self._advance_time(event.time)
             return 1, _HANDLERS[type(event)](self, event)
         finally:
             self._answers.clear()
 
     def _ask(self, question: int) -> int:
-        """Ask the books about the account; the answer stands until an event is handled."""
+        """Return the books' answer to a question; it is cached until the next event."""
         if question not in self._answers:
             self._answers[question] = self._books.ask(question)
         return self._answers[question]
 
-    def _at(self, time: int) -> None:
+    def _advance_time(self, time: int) -> None:
         self.time = max(self.time, time)
         self._books.account["now"] = self.time
 
     @property
     def next_due(self) -> int:
-        """When the core wants a `Timer`, ms; NEVER where it waits for nothing.
+        """When the core needs a `Timer`, ms; NEVER where it waits for nothing.
 
-        Always later than the last `Timer`, so that no loop that delivers what is due can stand still.
+        Always later than the last `Timer`, so that a loop that delivers timers makes progress.
         """
         return self._ask(records.NEXT_DUE)
 
     @property
     def last_trade_id(self) -> int:
-        """Id of the newest trade that it has seen, -1 before the first."""
+        """Id of the newest trade that was handled, -1 before the first."""
         return max(symbol_state.pipeline.last_trade_id for symbol_state in self.symbol_states.values())
 
     @property
     def finished(self) -> bool:
-        """Whether the session's time is over and its stop policy has been carried out."""
+        """Whether the session has ended and its positions are closed, or kept with a confirmed stop."""
         return bool(self._ask(records.IS_FINISHED))
 
     def end_of_tape(self, time: int) -> Operator:
-        """Return the command that ends a session whose tape has nothing more."""
+        """Return the command that ends a session at the end of its tape."""
         policy = self.config.session.on_duration_end
         return Operator(time, "flatten" if policy == "flatten" else "protect", "TAPE_END", final=True)
 
     @staticmethod
     def bar_row(symbol_state: SymbolState, number: int) -> dict[str, Any]:
-        """Return a closed bar of the run and its decision as plain values, for the journal."""
+        """Return a closed bar and its decision as plain values, for the journal."""
         bar, decision = symbol_state.pipeline.bars[number], symbol_state.pipeline.decisions[number]
         return {
             "index": number,
@@ -244,97 +243,51 @@ class TradingCore:
             "decision": {name: decision[name].item() for name in decision.dtype.names},
         }
 
-    # --- what outlives a run ---------------------------------------------------------------------------------------
+    # --- the state for the next run --------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any] | None:
-        """Return what the account's next run must know (`ResumeState`) as JSON; None before the first snapshot."""
-        account, breaker = self.account, self.breaker
-        if account is None or breaker is None:
-            return None
-        return {
-            "wallet": account.wallet,
-            "breaker": breaker.state(),
-            "symbol_states": {
-                symbol: {
-                    "quantity": account.positions[symbol].quantity,
-                    "cost": account.positions[symbol].cost,
-                    "left_at": int(row["last_exit_time"]),
-                    "bars_since_exit": symbol_state.pipeline.count - int(row["last_exit_bar"]),
-                    "bars_held": symbol_state.pipeline.count - int(row["opened_at_bar"]),
-                    "orders": symbol_state.monitor.state(),
-                }
-                for symbol, symbol_state in self.symbol_states.items()
-                for row in [self._books.symbols[symbol_state.place]]
-            },
-        }
+        """Return what the account's next run needs as plain JSON values; None before the first snapshot."""
+        return account_state(self._books, self.symbol_states)
 
-    def _on_resume_state(self, adoption: ResumeState) -> list[Output]:
-        """Go on from where the account's last run ended: its limits, streaks, cooldowns, and the position in hand.
-
-        Raises:
-            DataError: the state isn't one that `state` returned, or holds a position in a symbol not traded here.
-        """
-        try:
-            state = json.loads(adoption.state)
-            others = [symbol for symbol in state["symbol_states"] if symbol not in self.symbol_states]
-            if any(state["symbol_states"][symbol]["orders"]["open_position"] for symbol in others):
-                raise DataError(
-                    f"account: the last run holds a position in {', '.join(others)}, which isn't traded here"
-                )
-            self._open(int(state["wallet"]))
-            books = self._books
-            books.breaker = CircuitBreaker.restore(self.config.risk, state["breaker"], books.breaker_rows)
-            for symbol, symbol_state in self.symbol_states.items():
-                if symbol in state["symbol_states"]:
-                    saved, row = state["symbol_states"][symbol], books.symbols[symbol_state.place]
-                    row["quantity"], row["cost"] = int(saved["quantity"]), int(saved["cost"])
-                    row["last_exit_time"] = int(saved["left_at"])
-                    row["last_exit_bar"] = symbol_state.pipeline.count - int(saved["bars_since_exit"])
-                    row["opened_at_bar"] = symbol_state.pipeline.count - int(saved["bars_held"])
-                    symbol_state.monitor.restore(saved["orders"], self.time)
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"account: the saved state is broken: {error!r}") from None
+    def _on_resume_state(self, event: ResumeState) -> list[Output]:
+        restore_account(self._books, self.symbol_states, self.config.risk, event.state, self.time)
         return []
 
-    def _open(self, wallet: int) -> None:
-        row = self._books.account
-        row["wallet"], row["is_open"] = wallet, True
-
-    def _on_bar_resume_point(self, phase: BarResumePoint) -> list[Output]:
-        self.symbol_states[phase.symbol].pipeline.resume_from(phase)
+    def _on_bar_resume_point(self, point: BarResumePoint) -> list[Output]:
+        self.symbol_states[point.symbol].pipeline.resume_from(point)
         return []
 
     # --- trades, bars, signals -------------------------------------------------------------------------------------
 
     def _on_trades(self, trades: Trades) -> tuple[int, list[Output]]:
         symbol_state = self.symbol_states[trades.symbol]
-        row, before = self._books.symbols[symbol_state.place], symbol_state.pipeline.count
+        row, before = self._books.symbols[symbol_state.index], symbol_state.pipeline.count
         consumed = symbol_state.pipeline.process(trades, 0, self.next_due, self._wake_at_bar(symbol_state))
-        self._at(symbol_state.pipeline.last_time)
-        symbol_state.see_bars(row)
+        self._advance_time(symbol_state.pipeline.last_time)
+        symbol_state.write_bars(row)
         if symbol_state.pipeline.count == before:
             return consumed, []
         return consumed, self._on_bars(symbol_state, before)
 
     def _wake_at_bar(self, symbol_state: SymbolState) -> int:
-        """Number of bars at which the position in hand is held long enough."""
-        return self._books.ask(records.WAKE_AT_BAR, symbol_state.place)
+        """Return the number of bars at which `max_holding_bars` is over."""
+        return self._books.ask(records.WAKE_AT_BAR, symbol_state.index)
 
     def _on_bars(self, symbol_state: SymbolState, before: int) -> list[Output]:
         outputs: list[Output] = []
         for bar in np.flatnonzero(symbol_state.pipeline.decisions["signal"][before:]) + before:
             outputs += self._on_signal(symbol_state, int(bar))
-        return outputs + self._books.react(Told(records.BARS_CLOSED, symbol_state.place))
+        return outputs + self._books.react(records.Event(records.BARS_CLOSED, symbol_state.index))
 
     def _on_signal(self, symbol_state: SymbolState, bar: int) -> list[Output]:
-        """Let a bar whose rule wants an entry pass the gates; see `core_rules`."""
+        """Check a bar with an entry signal against the gates; see `core_rules`."""
         row, decision = symbol_state.pipeline.bars[bar], symbol_state.pipeline.decisions[bar]
-        said = int(decision["signal"]), bool(decision["ready"]), float(decision["atr"])
-        settings = self._books.column("settings")[symbol_state.place]
+        facts = int(decision["signal"]), bool(decision["ready"]), float(decision["atr"])
+        settings = self._books.column("settings")[symbol_state.index]
         plain(core_rules.fill_signal)(
-            self._signal[0], bar, row, *said, bar == symbol_state.pipeline.count - 1, settings
+            self._signal[0], bar, row, *facts, bar == symbol_state.pipeline.count - 1, settings
         )
-        return self._books.decide(_step(), symbol_state.place, self._signal)
+        return self._books.decide(_step(), symbol_state.index, self._signal)
 
     # --- orders and the account ------------------------------------------------------------------------------------
 
@@ -349,11 +302,11 @@ class TradingCore:
 
     def _on_mark(self, mark: MarkPrice) -> list[Output]:
         symbol_state = self.symbol_states[mark.symbol]
-        outputs = self._books.react(Told(records.MARKED, symbol_state.place, amount=mark.price_e8))
+        outputs = self._books.react(records.Event(records.MARKED, symbol_state.index, amount=mark.price_e8))
         return [*outputs, *self._watch_bars(symbol_state)]
 
     def _watch_bars(self, symbol_state: SymbolState) -> list[Output]:
-        """Tell a person once when bars come too fast or too slowly for their threshold."""
+        """Alert once when bars come too fast or too slowly for their threshold."""
         times, expected = symbol_state.pipeline.bars["close_time"], symbol_state.expected_range
         if expected is None or not len(times):
             return []
@@ -363,17 +316,17 @@ class TradingCore:
         return [Alert(self.time, "BAR_RATE", str(found))] if is_new else []
 
     def _on_account(self, update: AccountUpdate) -> list[Output]:
-        """Book what only the exchange knows of: funding and transfers. Fills bring their own amounts."""
+        """Book funding and transfers, which only the exchange knows; fills are booked by their order updates."""
         if not self._books.account["is_open"] or update.reason == "ORDER" or not update.change:
             return []
         if update.reason == "FUNDING_FEE" and update.symbol in ("", *self.symbol_states):
-            return self._books.react(Told(records.FUNDED, amount=update.change))
-        return self._adjust(update.change, update.reason)
+            return self._books.react(records.Event(records.FUNDED, amount=update.change))
+        return self._book_transfer(update.change, update.reason)
 
-    def _adjust(self, amount: int, why: str) -> list[Output]:
-        """Book money that is neither profit nor loss of ours, and tell a person."""
+    def _book_transfer(self, amount: int, why: str) -> list[Output]:
+        """Book money that is neither profit nor loss, and alert the operator."""
         alert = Alert(self.time, "TRANSFER", f"{why}: {money_text(amount)}")
-        return [alert, *self._books.react(Told(records.TRANSFERRED, amount=amount))]
+        return [alert, *self._books.react(records.Event(records.TRANSFERRED, amount=amount))]
 
     def _on_snapshot(self, snapshot: Snapshot) -> list[Output]:
         symbol_state = self.symbol_states[snapshot.symbol]
@@ -381,12 +334,12 @@ class TradingCore:
         outputs += symbol_state.monitor.on_snapshot(snapshot)
         problems, wallet = self._mismatches(snapshot), int(self._books.account["wallet"])
         differs = wallet != snapshot.wallet
-        # What is looked up may be an order whose fill our books don't know yet: the account is asked again first.
+        # An order that is looked up may have a fill that our books lack, so the account is read again first.
         is_asking = any(isinstance(output, LookupOrder) for output in outputs)
         if not is_asking and symbol_state.monitor.reconciled:
             outputs += self._explain_wallet(symbol_state, snapshot.wallet - wallet)
         if problems or (differs and is_asking and symbol_state.monitor.reconciled):
-            symbol_state.monitor.disagree(self.time, symbol_state.problem_count)
+            symbol_state.monitor.on_disagreement(self.time, symbol_state.problem_count)
         symbol_state.problem_count = symbol_state.problem_count + 1 if problems else 0
         if problems != symbol_state.problems:
             outputs += [Alert(self.time, "ACCOUNT_MISMATCH", problem) for problem in problems]
@@ -394,38 +347,39 @@ class TradingCore:
         return outputs
 
     def _explain_wallet(self, symbol_state: SymbolState, difference: int) -> list[Output]:
-        """Book what the exchange has more, or less, though no fill is missing: money of which no event has told.
+        """Book a difference of the exchange's wallet that no event explains, although no fill is missing.
 
-        It may be on its way, so the account is read once more before: only what is still there is booked.
+        An event may still be on its way, so the account is read once more first: only a difference that stays is
+        booked.
         """
-        seen, self._unexplained = self._unexplained, difference
-        self._unequal = self._unequal + 1 if difference else 0
-        if not difference or difference != seen:
-            if difference and self._unequal <= MOST_UNEQUAL:
-                symbol_state.monitor.ask_again(self.time)
+        earlier, self._wallet_difference = self._wallet_difference, difference
+        self._difference_count = self._difference_count + 1 if difference else 0
+        if not difference or difference != earlier:
+            if difference and self._difference_count <= MAX_WALLET_READS:
+                symbol_state.monitor.read_account_soon(self.time)
             return []
-        self._unexplained = self._unequal = 0
-        return self._adjust(difference, "the exchange's wallet differs from our books, which take it over")
+        self._wallet_difference = self._difference_count = 0
+        return self._book_transfer(difference, "the exchange's wallet differs from our books, which are set to it")
 
     def _open_account(self, symbol_state: SymbolState, snapshot: Snapshot) -> list[Output]:
-        """At the first snapshot: take the account as it is, unless a run before has left its own books.
+        """At the first snapshot set the account's balance, unless an earlier run has saved its own books.
 
-        Operators' commands that came before there was a breaker are carried out now, in their order.
+        Operators' commands from before there was a circuit breaker are carried out now, in their order.
         """
         books, session = self._books, self.config.session
         row = books.account
         if books.breaker is None:
-            self._open(snapshot.wallet)
+            row["wallet"], row["is_open"] = snapshot.wallet, True
             books.breaker = CircuitBreaker(self.config.risk, snapshot.time, snapshot.wallet, books.breaker_rows)
         limits = risk.limits_of(self.config, symbol_state.instrument, snapshot.taker_fee_e8)
-        books.symbols[symbol_state.place]["limits"] = limits
+        books.symbols[symbol_state.index]["limits"] = limits
         if session.duration_s and session.on_duration_end != "carry_on" and row["end_at"] == NEVER:
             row["end_at"] = snapshot.time + milliseconds(session.duration_s)
         early, self._early = self._early, []
         return [output for command in early for output in self._on_operator(command)]
 
     def _mismatches(self, snapshot: Snapshot) -> list[str]:
-        """What about the account forbids trading it with these settings."""
+        """Return the settings of the account that forbid trading with this configuration."""
         wanted = self.config.risk
         problems = []
         if snapshot.hedge_mode:
@@ -438,28 +392,28 @@ class TradingCore:
             problems.append(f"margin type must be {wanted.margin_type}, was {snapshot.margin_type}")
         return problems
 
-    # --- time, links, people ---------------------------------------------------------------------------------------
+    # --- timers, streams, operators --------------------------------------------------------------------------------
 
     def _on_timer(self, timer: Timer) -> list[Output]:
-        return self._books.react(Told(records.TIMER_DUE))
+        return self._books.react(records.Event(records.TIMER_DUE))
 
-    def _on_stream_status(self, link: StreamStatus) -> list[Output]:
+    def _on_stream_status(self, status: StreamStatus) -> list[Output]:
         outputs: list[Output] = []
         for symbol_state in self.symbol_states.values():
-            facts = self._books.symbols[symbol_state.place]["facts"]
-            if link.stream == "market":
-                facts["market_stream_up"] = link.up
+            facts = self._books.symbols[symbol_state.index]["facts"]
+            if status.stream == "market":
+                facts["market_stream_up"] = status.up
                 continue
-            facts["user_stream_up"] = link.up
+            facts["user_stream_up"] = status.up
             symbol_state.monitor.reconciled = False
-            if link.up:
+            if status.up:
                 outputs.append(TakeSnapshot(self.time, symbol_state.instrument.symbol, "USER_STREAM_UP"))
         return outputs
 
     def _on_restart(self, restart: EngineRestarted) -> list[Output]:
         outputs: list[Output] = []
         for symbol_state in self.symbol_states.values():
-            self._books.symbols[symbol_state.place]["facts"]["user_stream_up"] = False
+            self._books.symbols[symbol_state.index]["facts"]["user_stream_up"] = False
             outputs += symbol_state.monitor.on_restart(self.time)
         return outputs
 
@@ -477,17 +431,19 @@ class TradingCore:
         return [Alert(self.time, "FEED_GAP", text)]
 
     def _on_operator(self, command: Operator) -> list[Output]:
-        """Carry out a command. One that comes before there is an account acts on what there is, and again later."""
+        """Carry out an operator's command; before the first snapshot as far as possible, and again after it."""
         breaker, reason, row = self.breaker, command.reason or "OPERATOR", self._books.account
         if breaker is None:
             self._early.append(command)
         if command.final and not self.end_reason:
-            row["end_reason"] = self._books.number(reason)
+            row["end_reason"] = self._books.reason_number(reason)
         if command.action in ("flatten", "protect"):
             flatten = command.action == "flatten"
-            return self._books.react(Told(records.STOPPED, amount=flatten, reason=self._books.number(reason)))
+            return self._books.react(
+                records.Event(records.STOPPED, amount=flatten, reason=self._books.reason_number(reason))
+            )
         if command.action == "pause":
-            row["paused"] = self._books.number(reason)
+            row["paused"] = self._books.reason_number(reason)
             return []
         if command.action == "resume":
             row["paused"] = NONE
@@ -497,7 +453,7 @@ class TradingCore:
             return []
         breaker.reason = reason
         fact, amount = _HOLDS[command.action]
-        return self._books.react(Told(records.BREAKER_TOLD, code=fact, amount=amount))
+        return self._books.react(records.Event(records.BREAKER_UPDATED, code=fact, amount=amount))
 
 
 _HOLDS = {
@@ -505,7 +461,7 @@ _HOLDS = {
     "reduce": (risk.HOLD, risk.ACTIONS.index("block")),
     "halt": (risk.HOLD, risk.CANCEL),
 }
-"""What the breaker is told of an operator's command."""
+"""The breaker's fact and its amount for an operator's command."""
 
 
 _HANDLERS: dict[type, Callable[[TradingCore, Any], list[Output]]] = {

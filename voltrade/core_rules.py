@@ -1,7 +1,7 @@
-"""What the core does with an event: books, breaker, gates; compiled steps over the rows of an account and its symbols.
+"""The rules of an account: circuit breaker, books, gates, timers and the end of a session.
 
-`react` takes an event, `on_signal` a bar whose rule wants an entry. Live trading calls them once for each; a backtest
-calls the same functions in its loop.
+Compiled functions over the row of ACCOUNT and the rows of SYMBOL (`records`): `react` takes an event, `on_signal` a bar
+with an entry signal. Live trading calls them once for each, a backtest calls the same functions in its loop.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
-from voltrade import order_queries, order_rules, position_rules, records, risk
+from voltrade import order_queries, order_rules, position_rules, position_timers, records, risk
 from voltrade import order_states as states
 from voltrade.account import value_at_mark
 from voltrade.compiled import Record, Rows, bind, compiled, compiled_part
@@ -23,8 +23,8 @@ DAY_END = int(CloseReason.DAY_END)
 
 
 @compiled_part
-def tell_breaker(account: Record, fact: int, amount: int) -> None:
-    """Tell the breaker a fact, and note what changed: first what let go, then what tripped."""
+def update_breaker(account: Record, fact: int, amount: int) -> None:
+    """Update the circuit breaker with a fact, and note the rules that released their hold, then those that tripped."""
     bits = risk.breaker_step(account.breaker, account.holds, account.breaker_rules, fact, account.now, amount)
     if bits:
         for rule in range(len(account.holds)):
@@ -49,7 +49,7 @@ def _note_change(account: Record, rule: int, resumed: bool) -> None:
 
 @compiled_part
 def _note_measure(account: Record, note: Record, rule: int) -> None:
-    """Note how far a rule of the breaker is; a person's hold, and what is no rule of it, measures nothing."""
+    """Note the measure and limit of a breaker rule; 0 for an operator's hold and for anything that isn't a rule."""
     note.measure, note.limit = 0, 0
     if 0 <= rule < len(account.breaker_rules):
         note.measure = risk.breaker_measure(account.breaker, rule)
@@ -57,25 +57,25 @@ def _note_measure(account: Record, note: Record, rule: int) -> None:
 
 
 @compiled_part
-def heed_breaker(account: Record, symbols: Rows, fact: int, amount: int) -> None:
-    """Tell the breaker a fact, and carry out what it then wants."""
+def update_breaker_and_act(account: Record, symbols: Rows, fact: int, amount: int) -> None:
+    """Update the circuit breaker with a fact, and close positions or cancel entries as it then demands."""
     since = account.changes_count
-    tell_breaker(account, fact, amount)
+    update_breaker(account, fact, amount)
     apply_breaker_actions(account, symbols, since)
 
 
 @compiled_part
 def apply_breaker_actions(account: Record, symbols: Rows, since: int) -> None:
-    """Carry out what the breaker wants by the changes noted from one on."""
+    """Close positions or cancel entries as the breaker's changes demand, from change number `since` on."""
     for number in range(since, account.changes_count):
         change = account.changes[number]
-        for place in range(len(symbols)):
+        for index in range(len(symbols)):
             if change.resumed:
                 continue
             if change.action == risk.FLATTEN:
-                position_rules.close_position(account, symbols[place], account.now, change.rule)
+                position_rules.close_position(account, symbols[index], account.now, change.rule)
             elif change.action == risk.CANCEL:
-                position_rules.cancel_entry(account, symbols[place], account.now, change.rule)
+                position_rules.cancel_entry(account, symbols[index], account.now, change.rule)
 
 
 # --- books ------------------------------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def apply_breaker_actions(account: Record, symbols: Rows, since: int) -> None:
 
 @compiled_part
 def unrealised_profit(symbol: Record) -> int:
-    """Profit of what is held at mark, or at the last trade where there is no mark."""
+    """Return the profit of the position at the mark price, or at the last trade's where there is no mark price."""
     if symbol.quantity == 0:
         return 0
     if symbol.mark_e8:
@@ -94,31 +94,31 @@ def unrealised_profit(symbol: Record) -> int:
 
 
 @compiled_part
-def value(account: Record, symbols: Rows, place: int) -> None:
-    """Value the account, and let the breaker see it."""
+def value_account(account: Record, symbols: Rows, index: int) -> None:
+    """Note the account's equity, and update the circuit breaker with it."""
     if not account.is_open:
         return
     unrealised = 0
     for number in range(len(symbols)):
         unrealised += unrealised_profit(symbols[number])
-    symbol = symbols[place]
+    symbol = symbols[index]
     at = note_row(account, account.equity_count, len(account.equity))
     point = account.equity[at]
     point.time, point.wallet, point.unrealised = account.now, account.wallet, unrealised
     point.position, point.at_mark = symbol.quantity, symbol.mark_e8 != 0
     account.equity_count = at + 1
-    add_output(account, records.VALUED, place, at, states.NONE, account.now)
-    heed_breaker(account, symbols, risk.EQUITY, account.wallet + unrealised)
+    add_output(account, records.VALUED, index, at, states.NONE, account.now)
+    update_breaker_and_act(account, symbols, risk.EQUITY, account.wallet + unrealised)
 
 
 @compiled_part
 def on_funding(account: Record, symbols: Rows, amount: int) -> None:
-    """Book funding, which only the exchange knows of, also to the round trip that is in hand."""
+    """Book a funding payment, also in the open round trips."""
     account.funding += amount
     account.wallet += amount
-    for place in range(len(symbols)):
-        if symbols[place].has_position:
-            symbols[place].position.funding += amount
+    for index in range(len(symbols)):
+        if symbols[index].has_position:
+            symbols[index].position.funding += amount
 
 
 @compiled_part
@@ -126,142 +126,150 @@ def on_transfer(account: Record, symbols: Rows, amount: int) -> None:
     """Book a deposit or withdrawal, which is neither profit nor loss."""
     account.transfers += amount
     account.wallet += amount
-    heed_breaker(account, symbols, risk.TRANSFER, amount)
+    update_breaker_and_act(account, symbols, risk.TRANSFER, amount)
 
 
 # --- orders -----------------------------------------------------------------------------------------------------------
 
 
 @compiled_part
-def after_orders(account: Record, symbols: Rows, place: int, held: int) -> None:
-    """Tell breaker and cooldown of round trips that began or ended, and of what a person must look at."""
-    symbol, since = symbols[place], account.changes_count
-    closed, symbol.closing_count = symbol.closing_count, 0
+def after_orders(account: Record, symbols: Rows, index: int, before: int) -> None:
+    """Update breaker and cooldown after orders have changed.
+
+    They learn of round trips that began or ended, and of a wanted halt. `before` is the open quantity before the
+    change.
+    """
+    symbol, since = symbols[index], account.changes_count
+    closed, symbol.closed_trip_count = symbol.closed_trip_count, 0
     if not account.is_open:
         return
-    if held == 0 and order_queries.open_quantity(symbol) != 0:
+    if before == 0 and order_queries.open_quantity(symbol) != 0:
         symbol.opened_at_bar = symbol.bars
-        tell_breaker(account, risk.OPENED, 0)
+        update_breaker(account, risk.OPENED, 0)
     for number in range(closed):
-        symbol.last_exit_time, symbol.last_exit_bar = symbol.closings[number].time, symbol.bars
-        tell_breaker(account, risk.CLOSED, symbol.closings[number].net)
-    if symbol.halts:
-        tell_breaker(account, risk.HOLD, risk.CANCEL)
-        symbol.halted, symbol.halts = symbol.halts, 0
+        symbol.last_exit_time, symbol.last_exit_bar = symbol.closed_trips[number].time, symbol.bars
+        update_breaker(account, risk.CLOSED, symbol.closed_trips[number].net)
+    if symbol.halt_wanted:
+        update_breaker(account, risk.HOLD, risk.CANCEL)
+        symbol.halt_applied, symbol.halt_wanted = symbol.halt_wanted, 0
     apply_breaker_actions(account, symbols, since)
 
 
 @compiled_part
 def on_order(account: Record, symbols: Rows, event: Record) -> None:
-    """Take an ordinary order's update with its fill, and value the account where it brought one."""
+    """Apply an update of an ordinary order with its fill; value the account where it had one."""
     symbol = symbols[event.symbol]
-    held = order_queries.open_quantity(symbol)
+    before = order_queries.open_quantity(symbol)
     if event.trade_id:
-        order_rules.take_fill(account, symbol, event)
-    position_rules.take_order(account, symbol, event.order, event.status, event.reported, event.order_id, symbol.time)
-    if event.is_alone:
+        order_rules.apply_fill(account, symbol, event)
+    position_rules.apply_order_update(
+        account, symbol, event.order, event.status, event.reported, event.order_id, symbol.time
+    )
+    if event.orders_only:
         return
-    after_orders(account, symbols, event.symbol, held)
+    after_orders(account, symbols, event.symbol, before)
     if event.trade_id:
-        value(account, symbols, event.symbol)
+        value_account(account, symbols, event.symbol)
 
 
 @compiled_part
 def on_algo(account: Record, symbols: Rows, event: Record) -> None:
-    """Take a conditional order's update."""
+    """Apply an update of a conditional order."""
     symbol = symbols[event.symbol]
-    held = order_queries.open_quantity(symbol)
-    position_rules.take_algo(account, symbol, event.order, event.status, event.order_id, symbol.time)
-    if not event.is_alone:
-        after_orders(account, symbols, event.symbol, held)
+    before = order_queries.open_quantity(symbol)
+    position_rules.apply_algo_update(account, symbol, event.order, event.status, event.order_id, symbol.time)
+    if not event.orders_only:
+        after_orders(account, symbols, event.symbol, before)
 
 
 @compiled_part
 def on_reply(account: Record, symbols: Rows, event: Record) -> None:
-    """Take the answer to a command, and what it tells of its order."""
+    """Apply the answer to a command, and the state of the order that it carries."""
     symbol, row, now = symbols[event.symbol], event.order, symbols[event.symbol].time
-    held = order_queries.open_quantity(symbol)
+    before = order_queries.open_quantity(symbol)
     if event.command == records.SUBMIT:
         order_rules.on_submitted(account, symbol, row, event.time, event.outcome, event.code)
     elif event.command == records.CANCEL:
         order_rules.on_canceled(account, symbol, row, event.time, event.outcome)
     else:
         order_rules.on_looked_up(account, symbol, row, event.time, event.outcome, event.status)
-    if event.told & records.OF_ORDER:
-        symbol.time = max(symbol.time, event.told_at)
-        position_rules.take_order(account, symbol, row, event.status, event.reported, event.order_id, symbol.time)
-    if event.told & records.OF_ALGO:
-        symbol.time = max(symbol.time, event.algo_told_at)
-        position_rules.take_algo(account, symbol, row, event.algo_status, event.order_id, symbol.time)
+    if event.updates & records.HAS_ORDER:
+        symbol.time = max(symbol.time, event.order_time)
+        position_rules.apply_order_update(
+            account, symbol, row, event.status, event.reported, event.order_id, symbol.time
+        )
+    if event.updates & records.HAS_ALGO:
+        symbol.time = max(symbol.time, event.algo_time)
+        position_rules.apply_algo_update(account, symbol, row, event.algo_status, event.order_id, symbol.time)
     position_rules.sync_orders(account, symbol, now)
-    after_orders(account, symbols, event.symbol, held)
+    after_orders(account, symbols, event.symbol, before)
 
 
-# --- time and persons -------------------------------------------------------------------------------------------------
+# --- timers and the end of the session --------------------------------------------------------------------------------
 
 
 @compiled_part
 def next_due(account: Record, symbols: Rows) -> int:
-    """When a timer is wanted, ms; always later than the last, so that no loop that delivers it can stand still."""
+    """Return when a timer is due, in ms: always later than the last, so that a loop that fires it makes progress."""
     due: int = account.end_at if account.end_reason == states.NONE else NEVER
-    for place in range(len(symbols)):
-        due = min(due, position_rules.orders_due(symbols[place]))
+    for index in range(len(symbols)):
+        due = min(due, position_timers.orders_due(symbols[index]))
     due = min(due, risk.breaker_next_due(account.holds))
-    return max(due, int(account.woken_at) + 1)
+    return max(due, int(account.last_timer_at) + 1)
 
 
 @compiled_part
 def on_timer(account: Record, symbols: Rows) -> None:
     """Do what is due: for orders and positions, for the breaker, and at the end of the session."""
-    account.woken_at = account.now
-    for place in range(len(symbols)):
-        symbol = symbols[place]
+    account.last_timer_at = account.now
+    for index in range(len(symbols)):
+        symbol = symbols[index]
         symbol.time = max(symbol.time, account.now)
-        held = order_queries.open_quantity(symbol)
-        position_rules.on_time(account, symbol, symbol.time)
-        after_orders(account, symbols, place, held)
+        before = order_queries.open_quantity(symbol)
+        position_timers.on_time(account, symbol, symbol.time)
+        after_orders(account, symbols, index, before)
     if account.is_open:
-        heed_breaker(account, symbols, risk.TIME, 0)
+        update_breaker_and_act(account, symbols, risk.TIME, 0)
     if account.now >= account.end_at and account.end_reason == states.NONE:
-        end(account, symbols, states.DURATION_END)
+        end_session(account, symbols, states.DURATION_END)
 
 
 @compiled_part
-def end(account: Record, symbols: Rows, reason: int) -> None:
-    """End the session by its policy: leave the position, or keep it with its stop."""
+def end_session(account: Record, symbols: Rows, reason: int) -> None:
+    """End the session: close the position or keep it with its stop, as `on_duration_end` says."""
     account.end_reason = reason
-    stop(account, symbols, account.flatten_at_end, reason)
+    stop_entries(account, symbols, account.flatten_at_end, reason)
 
 
 @compiled_part
-def stop(account: Record, symbols: Rows, flatten: bool, reason: int) -> None:
-    """No more entries; leave the position, or keep it with its stop at the exchange."""
-    account.paused, account.keep, account.stopped_at = reason, not flatten, account.now
-    for place in range(len(symbols)):
+def stop_entries(account: Record, symbols: Rows, flatten: bool, reason: int) -> None:
+    """Stop entering; close the position, or keep it with its stop at the exchange."""
+    account.paused, account.keep_position, account.stopped_at = reason, not flatten, account.now
+    for index in range(len(symbols)):
         if flatten:
-            position_rules.close_position(account, symbols[place], account.now, reason)
+            position_rules.close_position(account, symbols[index], account.now, reason)
         else:
-            position_rules.cancel_entry(account, symbols[place], account.now, reason)
-            if symbols[place].has_position:  # the session ends when the exchange has confirmed what it leaves behind
-                add_output(account, records.SNAPSHOT, place, -1, reason, account.now)
+            position_rules.cancel_entry(account, symbols[index], account.now, reason)
+            if symbols[index].has_position:  # the session ends when the exchange has confirmed the stop
+                add_output(account, records.SNAPSHOT, index, -1, reason, account.now)
 
 
 @compiled_part
 def is_finished(account: Record, symbols: Rows) -> bool:
-    """Whether the session's time is over and its stop policy has been carried out."""
+    """Return whether the session has ended and its positions are closed, or kept with a confirmed stop."""
     if account.end_reason == states.NONE:
         return False
-    for place in range(len(symbols)):
-        if symbols[place].has_position and not (account.keep and _rests(account, symbols[place])):
+    for index in range(len(symbols)):
+        if symbols[index].has_position and not (account.keep_position and _is_stop_confirmed(account, symbols[index])):
             return False
     return True
 
 
 @compiled_part
-def _rests(account: Record, symbol: Record) -> bool:
-    """Whether a kept position has its stop at the exchange, which has confirmed it, and nothing else is at work."""
+def _is_stop_confirmed(account: Record, symbol: Record) -> bool:
+    """Return whether the exchange has confirmed a kept position's stop, and no other order is working."""
     is_confirmed = symbol.agreed_at >= account.stopped_at
-    return bool(is_confirmed and order_queries.is_protected(symbol) and not order_queries.is_at_work(symbol))
+    return bool(is_confirmed and order_queries.is_protected(symbol) and not order_queries.is_working(symbol))
 
 
 # --- bars and signals -------------------------------------------------------------------------------------------------
@@ -269,7 +277,7 @@ def _rests(account: Record, symbol: Record) -> bool:
 
 @compiled_part
 def wake_at_bar(symbol: Record) -> int:
-    """Number of bars at which the position is held long enough; NEVER where none is held, or it may be for ever."""
+    """Return the number of bars at which `max_holding_bars` is over, NEVER without a position or that setting."""
     if symbol.settings.max_holding_bars and order_queries.open_quantity(symbol) != 0:
         return int(symbol.opened_at_bar + symbol.settings.max_holding_bars)
     return NEVER
@@ -277,7 +285,7 @@ def wake_at_bar(symbol: Record) -> int:
 
 @compiled_part
 def on_bars(account: Record, symbol: Record) -> None:
-    """After bars have closed and their signals were taken: leave a position that was held for enough of them."""
+    """Close a position that was held for `max_holding_bars`; called after the signals of closed bars."""
     if symbol.bars >= wake_at_bar(symbol):
         position_rules.close_position(account, symbol, account.now, states.BY_TIME)
 
@@ -286,7 +294,7 @@ def on_bars(account: Record, symbol: Record) -> None:
 def fill_signal(
     signal: Record, number: int, bar: Record, side: int, ready: bool, atr: float, is_last: bool, settings: Record
 ) -> None:
-    """Describe a bar whose rule wants an entry, with the distances that the settings of the upkeep give."""
+    """Describe a bar with an entry signal, with the stop and take-profit distances that the settings give."""
     signal.bar, signal.side, signal.price = number, side, bar.close
     signal.stop_ticks = risk.stop_distance(atr, settings.stop_atr, settings.tick_size)
     signal.take_profit_ticks = risk.stop_distance(atr, settings.take_profit_atr, settings.tick_size)
@@ -296,7 +304,7 @@ def fill_signal(
 
 @compiled_part
 def fill_facts(account: Record, symbol: Record, signal: Record) -> None:
-    """Say what the gates and the size need to know of this bar, the system and the account."""
+    """Collect what the gates and the position size need to know of the bar, the session and the account."""
     fact = symbol.facts[0]
     fact["time"], fact["price_time"] = account.now, symbol.price_time
     fact["warming_up"] = not signal.ready
@@ -317,7 +325,7 @@ def fill_facts(account: Record, symbol: Record, signal: Record) -> None:
 
 
 def _on_signal(account: Record, symbol: Record, signal: Record) -> None:
-    """Leave on an opposite signal; enter where every gate lets the signal pass. FIRST_REFUSAL is bound."""
+    """Close the position on an opposite signal; enter where every gate passes. FIRST_REFUSAL is bound."""
     if symbol.has_position and symbol.position.side != signal.side and symbol.settings.exit_on_opposite_signal:
         position_rules.close_position(account, symbol, account.now, states.OPPOSITE_SIGNAL)
     fill_facts(account, symbol, signal)
@@ -338,11 +346,11 @@ def _note_refusal(account: Record, symbol: Record, signal: Record, gate: int) ->
     refusal.time, refusal.bar, refusal.side, refusal.gate = account.now, signal.bar, signal.side, gate
     _note_measure(account, refusal, account.gate_rules[gate])
     account.refusals_count = at + 1
-    add_output(account, records.TURNED_DOWN, symbol.place, at, states.NONE, account.now)
+    add_output(account, records.SIGNAL_REFUSED, symbol.index, at, states.NONE, account.now)
 
 
 def _first_refusal(facts: Rows, limits: Rows) -> int:
-    """Number of the first gate that refuses, counted from this one; GATE and REST are bound."""
+    """Return the number of the first gate that refuses, counted from this gate; GATE and REST are bound."""
     return 0 if GATE(facts, limits) else 1 + REST(facts, limits)  # type: ignore[name-defined]  # noqa: F821
 
 
@@ -356,18 +364,18 @@ def _gate_before(rest: Callable[[Rows, Rows], int], gate: risk.Gate) -> Callable
 
 
 def first_refusal(gates: tuple[risk.Gate, ...]) -> Callable[[Rows, Rows], int]:
-    """Return what says which of the gates is the first that refuses: its place, or their number where none does."""
+    """Return a function that gives the index of the first gate that refuses, or the number of gates."""
     none: Callable[[Rows, Rows], int] = _no_refusal
     return reduce(_gate_before, reversed(gates), none)
 
 
 def decision(gates: tuple[risk.Gate, ...]) -> Callable[[Record, Record, Record], None]:
-    """Return the step that takes a signal through gates, in their order."""
+    """Return the compiled function that checks a signal against the gates in their order, and enters."""
     return compiled_part(bind(_on_signal, FIRST_REFUSAL=first_refusal(gates)))
 
 
 def set_gates(account: Any, gates: tuple[risk.Gate, ...]) -> None:
-    """Note how many gates there are, and for each the breaker's rule that it stands for, -1 for none."""
+    """Store the number of gates, and for each the number of its breaker rule, -1 for none."""
     rules = [risk.RULES.index(gate.code) if gate.code in risk.RULES else -1 for gate in gates]
     account["gate_count"], account["gate_rules"][: len(rules)] = len(rules), rules
 
@@ -377,12 +385,12 @@ def set_gates(account: Any, gates: tuple[risk.Gate, ...]) -> None:
 
 @compiled_part
 def react(account: Record, symbols: Rows, event: Record) -> int:
-    """Take an event; return what was asked for, where it asks."""
+    """Take an event; return the answer to a question, else 0."""
     kind, symbol = event.kind, symbols[event.symbol]
     symbol.time = max(symbol.time, event.time)
-    if kind == records.ORDER_TOLD:
+    if kind == records.ORDER_UPDATED:
         on_order(account, symbols, event)
-    elif kind == records.ALGO_TOLD:
+    elif kind == records.ALGO_UPDATED:
         on_algo(account, symbols, event)
     elif kind == records.REPLIED:
         on_reply(account, symbols, event)
@@ -390,7 +398,7 @@ def react(account: Record, symbols: Rows, event: Record) -> int:
         on_timer(account, symbols)
     elif kind == records.MARKED:
         symbol.mark_e8 = event.amount
-        value(account, symbols, event.symbol)
+        value_account(account, symbols, event.symbol)
     elif kind == records.FUNDED:
         on_funding(account, symbols, event.amount)
     elif kind == records.TRANSFERRED:
@@ -398,43 +406,43 @@ def react(account: Record, symbols: Rows, event: Record) -> int:
     elif kind == records.BARS_CLOSED:
         on_bars(account, symbol)
     else:
-        return _obey(account, symbols, event)
+        return _on_live_event(account, symbols, event)
     return 0
 
 
 @compiled_part
-def _obey(account: Record, symbols: Rows, event: Record) -> int:
-    """Do what only live trading asks for: a person, a snapshot, or an order that isn't ours."""
+def _on_live_event(account: Record, symbols: Rows, event: Record) -> int:
+    """Take an event that only live trading has: an operator's, a snapshot's, or a foreign order's."""
     kind, symbol = event.kind, symbols[event.symbol]
     if kind == records.STOPPED:
-        stop(account, symbols, event.amount != 0, event.reason)
-    elif kind == records.BREAKER_TOLD:
-        heed_breaker(account, symbols, event.code, event.amount)
-    elif kind == records.SYNC_TOLD:
+        stop_entries(account, symbols, event.amount != 0, event.reason)
+    elif kind == records.BREAKER_UPDATED:
+        update_breaker_and_act(account, symbols, event.code, event.amount)
+    elif kind == records.SYNC_WANTED:
         position_rules.sync_orders(account, symbol, symbol.time)
     elif kind == records.ORDERS_CHANGED:
         after_orders(account, symbols, event.symbol, event.amount)
-    elif kind == records.LOOK_UP_TOLD:
-        if event.reason != states.RESTART or order_rules.move(symbol.orders[event.order], states.UNKNOWN):
+    elif kind == records.LOOKUP_WANTED:
+        if event.reason != states.RESTART or order_rules.move_to(symbol.orders[event.order], states.UNKNOWN):
             order_rules.lookup(account, symbol, event.order, symbol.time, event.reason)
     elif kind == records.EXIT_ADOPTED:
         return int(order_rules.adopt_exit(symbol, event.time, event.side, event.quantity, event.reason))
     elif kind == records.ORPHAN_ADOPTED:
         return int(order_rules.adopt_orphan(symbol, event.time, event.code, event.side, event.quantity))
     else:
-        return _answer(account, symbols, event.symbol, event.code)
+        return _answer_question(account, symbols, event.symbol, event.code)
     return 0
 
 
 @compiled_part
-def _answer(account: Record, symbols: Rows, place: int, question: int) -> int:
-    """Answer what live trading asks between two events."""
+def _answer_question(account: Record, symbols: Rows, index: int, question: int) -> int:
+    """Answer a question of live trading between two events."""
     if question == records.NEXT_DUE:
         return next_due(account, symbols)
     if question == records.IS_FINISHED:
         return 1 if is_finished(account, symbols) else 0
     if question == records.ORDERS_DUE:
-        return position_rules.orders_due(symbols[place])
+        return position_timers.orders_due(symbols[index])
     if question == records.WAKE_AT_BAR:
-        return wake_at_bar(symbols[place])
-    return 1 if order_queries.has_unknown(symbols[place]) else 0
+        return wake_at_bar(symbols[index])
+    return 1 if order_queries.has_unknown(symbols[index]) else 0

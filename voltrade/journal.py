@@ -1,9 +1,9 @@
-"""The audit log: every event and every output of the core, in order, each row sealed by the hash of all before it.
+"""The audit log: every event and every output of the core, in order; each row has a hash over all rows before it.
 
-A journal is one SQLite file that is only ever added to. The engine appends and commits (an intent before its request
-leaves); the notebook, `replay`, `verify` and `review` read the same file while the engine writes or long after. What a
-row says is the fact itself: `decode(*encode(fact))` is equal to `fact`. Text from outside can't break it: what UTF-8
-can't hold is written as its escape (`as_stored`).
+A journal is one SQLite file that is only appended to. The engine appends and commits (an intent before its request is
+sent); the notebook, `replay`, `verify` and `review` read the same file, also while the engine writes. A row stores the
+fact itself: `decode(*encode(fact))` is equal to `fact`. Text that UTF-8 can't encode is stored as its escape
+(`as_stored`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ APPLICATION_ID = 0x766F6C74
 SCHEMA_VERSION = 1
 
 TAIL_ROWS = 1_000
-"""Rows whose hashes are recomputed when a journal is opened to go on; `verify` recomputes all."""
+"""Rows whose hashes are recomputed when a journal is opened for writing; `verify` recomputes all."""
 
 _READ_ROWS = 500
 
@@ -57,9 +57,9 @@ _SCHEMA = (
 class Journal:
     """A journal open for writing, by one process at a time; use `create` or `open`.
 
-    Rows that were appended are on disk once `commit` has returned, and survive the death of the process and of the
-    machine. What can't be stored waits in memory, in its order, and is tried again with the next `commit`. Calls may
-    come from any thread, one at a time.
+    Appended rows are on disk once `commit` has returned, and survive the death of the process and of the machine. Rows
+    that can't be stored wait in memory, in order, and are tried again with the next `commit`. Calls may come from any
+    thread, one at a time.
     """
 
     def __init__(self, connection: sqlite3.Connection, lock: int, seq: int, head: bytes) -> None:
@@ -69,16 +69,16 @@ class Journal:
         self._head = head
         self._committed = seq, head
         self._waiting: list[tuple[int, int, str, bytes, bytes]] = []
-        """Rows that are not on the disk."""
+        """Rows that are not on disk yet."""
         self._is_closed = False
         self.on_commit: Callable[[int, str], object] = lambda seq, head: None
-        """Takes position and hash of the last row whenever rows have come on the disk."""
+        """Called with position and hash of the last row whenever rows have been stored."""
 
     @classmethod
     def create(cls, path: Path | str, identity: str = "") -> Journal:
-        """Start an empty journal: a file of mode 0600 in a folder of mode 0700, which is made where it is missing.
+        """Create an empty journal: a file of mode 0600 in a folder of mode 0700, which is created where it is missing.
 
-        `identity` says whom it belongs to (account, mode, ...); the chain seals it and `open` can ask for it.
+        `identity` describes the owner (account, mode, ...); the hashes include it and `open` can require it.
 
         Raises:
             JournalError: the file exists, or its folder is open to others.
@@ -105,18 +105,18 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path | str, identity: str | None = None) -> Journal:
-        """Go on with a journal at its head, after a check of its header, its schema and its last rows.
+        """Open a journal for appending, after a check of its header, its schema and its last rows.
 
-        With `identity` it must be that one's journal. Nothing is ever repaired here: a transaction that a crash cut
-        short is rolled back by SQLite, as if it had never begun, and anything else is refused.
+        With `identity` it must be the journal of that identity. Nothing is repaired here: SQLite rolls back a
+        transaction that a crash interrupted, and any other damage is refused.
 
         Raises:
-            JournalError: no journal of ours, one of another identity, broken, open to others, or in use.
+            JournalError: the file isn't a journal, has another identity, is damaged, open to others, or in use.
         """
         path = Path(path)
         refuse_unsafe(path.parent, folder=True)
         refuse_unsafe(path, folder=False)
-        with closing(_connect_to_read(path)) as reader:  # before anything could write to a file that isn't ours
+        with closing(_connect_to_read(path)) as reader:  # before anything could write to a file that isn't a journal
             owner = _check_header(reader, path)
         if identity is not None and owner != storable(identity):
             raise JournalError(f"{path}: must be the journal of {identity!r}, is that of {owner!r}")
@@ -128,27 +128,27 @@ class Journal:
 
     @property
     def seq(self) -> int:
-        """Position of the last row appended; 0 while there is none."""
+        """Position of the last row appended; 0 without rows."""
         return self._seq
 
     @property
     def head(self) -> str:
-        """Hash of the last row appended, 64 hex digits; it seals all rows before it."""
+        """Hash of the last row appended, 64 hex digits; it depends on all rows before."""
         return self._head.hex()
 
     def append(self, kind: str, time: int, body: bytes | Mapping[str, Any]) -> int:
-        """Add a row and return its position; it is durable after the next `commit`.
+        """Append a row and return its position; it is durable after the next `commit`.
 
-        A dict is for kinds that are no facts of the model ("Start", "Bar", "End"); bytes are taken as they are.
+        A dict is for kinds that aren't in the model ("Start", "Bar", "End"); bytes are stored as they are.
 
         Raises:
             JournalError: the row can't be encoded, or the journal is closed.
         """
         if self._is_closed:
-            raise JournalError("journal: takes nothing more: it is closed")
+            raise JournalError("journal: can't be appended to: it is closed")
         if not isinstance(body, bytes):
             if kind in ADAPTERS or kind == "Trades":
-                raise JournalError(f"kind: {kind} is a fact of the model, not a dict")
+                raise JournalError(f"kind: {kind} is a fact of the model, and can't be given as a dict")
             body = encode_json(body)
         seq = self._seq + 1
         try:
@@ -160,16 +160,16 @@ class Journal:
         return seq
 
     def append_fact(self, fact: Fact, time: int) -> Fact:
-        """Add a fact of the model as a row, and return it as the row holds it; see `append` and `as_stored`."""
+        """Append a fact of the model, and return it as the row stores it; see `append` and `as_stored`."""
         kind, body, fact = encoded(fact)
         self.append(kind, time, body)
         return fact
 
     def commit(self) -> None:
-        """Make all rows appended so far durable: on return they are on the disk.
+        """Store all rows appended so far: on return they are on disk.
 
         Raises:
-            JournalError: they can't be stored now; none of them is on the disk, and all wait for the next try.
+            JournalError: they can't be stored now; none of them is on disk, and all wait for the next `commit`.
         """
         if not self._waiting:
             return
@@ -190,15 +190,15 @@ class Journal:
 
     @property
     def committed(self) -> tuple[int, str]:
-        """Position and hash of the last row that is on disk; what was appended since could still be lost."""
+        """Position and hash of the last row that is on disk; rows appended since could still be lost."""
         seq, head = self._committed
         return seq, head.hex()
 
     def close(self) -> None:
-        """Commit, and let go of the file.
+        """Commit, and close the file.
 
         Raises:
-            JournalError: what waits could not be stored, and is lost.
+            JournalError: rows that were waiting could not be stored, and are lost.
         """
         if self._is_closed:
             return
@@ -221,16 +221,16 @@ class Journal:
 
 
 def read(path: Path | str, after: int = 0, kind: str = "") -> Iterator[Row]:
-    """Yield the committed rows that follow row `after`, also while the engine writes; call again for what came since.
+    """Yield the committed rows after row `after`, also while the engine writes; call again for newer rows.
 
-    With `kind`, those of one kind alone. Hashes are not checked here: that is `verify`.
+    With `kind`, only rows of that kind. Hashes are not checked here; `verify` does that.
 
     Raises:
-        JournalError: no journal of ours, or broken.
+        JournalError: the file isn't a journal, or is damaged.
     """
     path = Path(path)
     with _reading(path) as connection:
-        # Batches, so that no long read keeps the engine's log from being folded back into the file.
+        # In batches, because a long read would keep SQLite from checkpointing the engine's write-ahead log.
         while batch := _rows(connection, after, kind):
             yield from (Row(seq, time, kind.decode(), body, row) for seq, time, kind, body, row in batch)
             after = batch[-1][0]
@@ -240,7 +240,7 @@ def last(path: Path | str, kind: str) -> Row | None:
     """Return the last committed row of one kind; None without one.
 
     Raises:
-        JournalError: no journal of ours, or broken.
+        JournalError: the file isn't a journal, or is damaged.
     """
     with _reading(Path(path)) as connection:
         found = connection.execute(
@@ -250,10 +250,10 @@ def last(path: Path | str, kind: str) -> Row | None:
 
 
 def identity_of(path: Path | str) -> str:
-    """Return whose journal a file is: what `create` was given, or the hash of its first row where that was nothing.
+    """Return a journal's identity: what `create` was given, or the hash of its first row where that was empty.
 
     Raises:
-        JournalError: no journal of ours, without a row, another user's, or open to others.
+        JournalError: the file isn't a journal, has no row, is another user's, or open to others.
     """
     path = Path(path)
     refuse_unsafe(path.parent, folder=True)
@@ -268,10 +268,10 @@ def identity_of(path: Path | str) -> str:
 
 
 def last_row(path: Path | str) -> tuple[int, str]:
-    """Return the position of a journal's last row and its hash; 0 and nothing where there is none.
+    """Return the position of a journal's last row and its hash; 0 and an empty text without rows.
 
     Raises:
-        JournalError: no journal of ours, or broken.
+        JournalError: the file isn't a journal, or is damaged.
     """
     path = Path(path)
     with _reading(path) as connection:
@@ -279,11 +279,11 @@ def last_row(path: Path | str) -> tuple[int, str]:
     return (last[0], last[1].hex()) if last else (0, "")
 
 
-def place_of(path: Path | str, head: str) -> int:
-    """Return the position of the row that a hash seals, 0 where there is none.
+def seq_of_head(path: Path | str, head: str) -> int:
+    """Return the position of the row with a hash, 0 where there is none.
 
     Raises:
-        JournalError: no journal of ours, or broken.
+        JournalError: the file isn't a journal, or is damaged.
     """
     path = Path(path)
     try:
@@ -297,26 +297,27 @@ def place_of(path: Path | str, head: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """What `verify` found: rows that hold, their head, and where a rule is broken the first such row and the rule."""
+    """The result of `verify`: the valid rows, their head, and the first row that breaks a rule, with the rule."""
 
     seq: int
-    """Last row up to which the chain holds."""
+    """Last row up to which the chain is valid."""
     head: str
     """Hash of that row, hex."""
     bad_seq: int | None = None
-    """First row that breaks a rule; None where all is well, 0 where the file itself isn't right."""
+    """First row that breaks a rule; None where all rows are valid, 0 where the file itself isn't."""
     rule: str = ""
 
     @property
     def ok(self) -> bool:
+        """Whether all rows are valid."""
         return self.bad_seq is None
 
 
 def verify(path: Path | str, head: str = "") -> VerifyResult:
-    """Recompute the whole chain and say what is the first row, if any, that was changed, added or taken away.
+    """Recompute the whole chain and return the first row, if any, that was changed, added or removed.
 
-    Rows cut off the end leave a shorter chain that is whole: only a `head` noted elsewhere can show that; the room
-    `verify` holds a run to all of them. Never raises for what a file may hold.
+    A journal whose last rows were removed is still a valid chain: only a `head` noted elsewhere can show that, and
+    `runs.verify` compares a run with all such notes. Never raises, whatever is in the file.
     """
     path = Path(path)
     try:
@@ -355,7 +356,7 @@ _RawRow = tuple[int, int, bytes, bytes, bytes]
 
 
 def _broken_rule(previous: bytes, expected: int, row: _RawRow) -> str:
-    """The rule that a row breaks, empty where it keeps them all."""
+    """Return the rule that a row breaks, empty where it breaks none."""
     seq, time, kind, body, stored = row
     if seq != expected:
         return f"seq must be {expected}, was {seq}"
@@ -367,7 +368,7 @@ def _broken_rule(previous: bytes, expected: int, row: _RawRow) -> str:
 
 
 def _rows(connection: sqlite3.Connection, after: int, kind: str = "") -> list[_RawRow]:
-    """The next rows, or those of one kind; kind as bytes, since a damaged one may be no text."""
+    """Return the next rows, or those of one kind; kind as bytes, since a damaged one may not be text."""
     return connection.execute(
         "SELECT seq, time, CAST(kind AS BLOB), body, hash FROM journal "
         "WHERE seq > ? AND (? = '' OR kind = ?) ORDER BY seq LIMIT ?",
@@ -395,7 +396,7 @@ def refuse_unsafe(path: Path, *, folder: bool) -> None:
 
 @contextmanager
 def _opening(path: Path) -> Iterator[tuple[sqlite3.Connection, int]]:
-    """Connect for writing and take the lock; both are let go again where the opening fails."""
+    """Connect for writing and take the lock; both are released where the opening fails."""
     lock = _lock(path)
     connection: sqlite3.Connection | None = None
     try:
@@ -413,7 +414,7 @@ def _opening(path: Path) -> Iterator[tuple[sqlite3.Connection, int]]:
 
 
 def _lock(path: Path) -> int:
-    """Take the lock that goes with the process, however it ends: a second writer would fork the chain."""
+    """Take a lock that ends with the process: a second writer would fork the chain."""
     beside = path.with_name(path.name + ".lock")
     try:
         lock = os.open(beside, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
@@ -427,8 +428,8 @@ def _lock(path: Path) -> int:
     return lock
 
 
-def is_written(path: Path | str) -> bool:
-    """Whether a process has a journal open for writing."""
+def is_open_for_writing(path: Path | str) -> bool:
+    """Return whether a process has a journal open for writing."""
     try:
         os.close(_lock(Path(path)))
     except JournalError:
@@ -454,7 +455,7 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Connect to read a journal of ours; a file that is damaged where it is read is told as a `JournalError`."""
+    """Connect to read a journal; a damaged file is reported as a `JournalError`."""
     with closing(_connect_to_read(path)) as connection:
         _check_header(connection, path)
         try:
@@ -464,14 +465,14 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _check_header(connection: sqlite3.Connection, path: Path) -> str:
-    """Refuse a file that is no journal of this version, exactly as `create` makes it; return its identity."""
+    """Refuse a file that isn't a journal of this version, exactly as `create` makes it; return its identity."""
     try:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         schema = tuple(sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master ORDER BY rowid"))
         identity = connection.execute("SELECT identity FROM header").fetchall() if schema == _SCHEMA else []
     except (sqlite3.Error, UnicodeDecodeError) as error:
-        raise JournalError(f"{path}: no readable journal: {error}") from None
+        raise JournalError(f"{path}: can't be read as a journal: {error}") from None
     if application != APPLICATION_ID:
         raise JournalError(f"{path}: application id must be {APPLICATION_ID:#x}, was {application:#x}: not a journal")
     if version != SCHEMA_VERSION:

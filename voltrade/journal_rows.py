@@ -1,4 +1,4 @@
-"""Rows of the journal: facts as bytes, and the hash of each row over all before it."""
+"""Rows of the journal: facts as bytes, and the hash that chains each row to those before it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ADAPTERS: dict[str, TypeAdapter[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of the journal: position from 1, time in ms UTC, class name of the fact, its bytes, hash of the chain."""
+    """A row of the journal: position from 1, time in ms UTC, class name of the fact, its bytes, its hash."""
 
     seq: int
     time: int
@@ -37,24 +37,24 @@ class Row:
 
     @property
     def fact(self) -> Any:
-        """The fact that the row holds: a value of `model`, or a dict for kinds that are none."""
+        """The fact of the row: a value of `model`, or a dict for kinds that aren't in it."""
         return decode(self.kind, self.body)
 
 
 def first_hash(identity: str) -> bytes:
-    """Return what stands for the hash before row 1; it ties the chain to whom the journal belongs to."""
+    """Return the hash before row 1; it ties the chain to the journal's identity."""
     return hashlib.sha256(b"voltrade journal 1\0" + identity.encode()).digest()
 
 
 def row_hash(previous: bytes, seq: int, time: int, kind: bytes, body: bytes) -> bytes:
-    """Return the hash that seals a row: sha256 of previous hash, seq, time, length of kind, kind and body."""
+    """Return the hash of a row: sha256 of previous hash, seq, time, length of kind, kind and body."""
     return hashlib.sha256(previous + struct.pack(">qqH", seq, time, len(kind)) + kind + body).digest()
 
 
 def as_stored(fact: Fact) -> Fact:
-    """Return a fact as the journal will hold it: itself, unless a text of it is none that UTF-8 can hold.
+    """Return a fact as the journal stores it: unchanged, unless one of its texts can't be encoded as UTF-8.
 
-    Who acts on a fact must act on this one, so that a replay does the same.
+    To make a replay do the same, act on the fact that this returns.
     """
     adapter = ADAPTERS.get(type(fact).__name__)
     if adapter is None:
@@ -67,12 +67,12 @@ def as_stored(fact: Fact) -> Fact:
     try:
         stored: Fact = adapter.validate_python(_storable(adapter.dump_python(fact, warnings=False)))
     except ValidationError:
-        return fact  # something else is wrong with it, which `encode` will name
+        return fact  # another field is wrong, which `encode` will report
     return stored
 
 
 def _storable(value: Any) -> Any:
-    """Make every text in plain values storable."""
+    """Return plain values with every text in a form that UTF-8 can encode."""
     if type(value) is str:
         return storable(value)
     if isinstance(value, Mapping):
@@ -81,29 +81,29 @@ def _storable(value: Any) -> Any:
 
 
 def encode(fact: Event | Output) -> tuple[str, bytes]:
-    """Return a fact's kind and its bytes; equal facts give equal bytes, and `decode` gives an equal fact back.
+    """Return a fact's kind and its bytes; equal facts give equal bytes, and `decode` returns an equal fact.
 
     Raises:
-        JournalError: a field isn't of the type that the model states, so that the fact would not come back equal.
+        JournalError: a field doesn't have the type that the model declares, so the fact would not be restored as equal.
     """
     return encoded(fact)[:2]
 
 
 def encoded(fact: Fact) -> tuple[str, bytes, Fact]:
-    """Return a fact's kind, its bytes, and the fact that these hold; see `encode` and `as_stored`."""
+    """Return a fact's kind, its bytes, and the fact as stored; see `encode` and `as_stored`."""
     kind = type(fact).__name__
     if isinstance(fact, Trades):
         return kind, encode_trades(fact), fact
     adapter = ADAPTERS.get(kind)
     if adapter is None:
-        raise JournalError(f"kind: must be a fact of the model, was {kind}")
+        raise JournalError(f"kind: must be the name of a class in the model, was {kind}")
     try:
         body, fact = _dumped(adapter, fact)
         back = adapter.validate_json(body, strict=True)
     except (PydanticSerializationError, ValidationError) as error:
         raise JournalError(f"{kind}: {error}") from None
     if back != fact:
-        raise JournalError(f"{kind}: must come back equal, was {fact}, came back as {back}")
+        raise JournalError(f"{kind}: must be equal after decoding, was {fact}, decoded as {back}")
     return kind, body, fact
 
 
@@ -116,7 +116,7 @@ def _dumped(adapter: TypeAdapter[Any], fact: Fact) -> tuple[bytes, Fact]:
 
 
 def decode(kind: str, body: bytes) -> Any:
-    """Return the fact, or for a kind that is none of the model's, the dict, that a row's bytes hold.
+    """Return the fact in a row's bytes, or the dict for a kind that isn't in the model.
 
     Raises:
         JournalError: the bytes aren't what `encode` wrote.
@@ -132,12 +132,12 @@ def decode(kind: str, body: bytes) -> Any:
 
 
 def encode_json(body: Mapping[str, Any]) -> bytes:
-    """Return a dict as canonical JSON: sorted keys, floats exact (NaN and Infinity by name), numpy scalars as numbers.
+    """Return a dict as canonical JSON: sorted keys, exact floats (NaN and Infinity by name), numpy scalars as numbers.
 
-    A text that UTF-8 can't hold is written as its escape.
+    A text that UTF-8 can't encode is written as its escape.
 
     Raises:
-        JournalError: the dict holds what JSON can't.
+        JournalError: the dict has values that JSON can't represent.
     """
     try:
         try:
@@ -193,7 +193,7 @@ def decode_trades(body: bytes) -> Trades:
 
 
 def _pack(columns: Int64s) -> bytes:
-    """Write four columns one after the other, each as its lowest bytes, then its next ones, up to the highest."""
+    """Return four columns one after the other, each as its lowest bytes, then its next ones, up to the highest."""
     # Differences wrap around at 64 bits, and wrap back when they are summed: exact for every value.
     difference = columns.copy()
     difference[:, 1:] -= columns[:, :-1]

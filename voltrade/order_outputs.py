@@ -1,4 +1,4 @@
-"""Rows that the compiled rules wrote, as the commands and notes of one symbol."""
+"""Conversion of output rows of the compiled rules to the commands and notes of one symbol."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from voltrade.risk import Gate
 
 
 class OrderOutputs:
-    """Makes commands and notes of rows, and gives new orders their client order ids.
+    """Converts output rows to commands and notes, and gives new orders their client order ids.
 
     Args:
         register: the symbol's orders.
         books: the account's records.
-        epoch: text that makes client order ids of this session its own.
-        gates: what a refusal's number means.
+        epoch: text that makes client order ids of this session unique.
+        gates: the gates by number.
 
     Attributes:
-        life: text that follows the epoch after a restart, so that no id is used twice where the journal lost its end.
+        life: text that follows the epoch after a restart, so that no id is used twice even if the journal lost its end.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class OrderOutputs:
         if kind == records.CLOSED:
             trip = TripRow(*books.note("trips", at))
             ids = self._register.trade_ids_of(trip.id)
-            return row_facts.round_trip(trip, self._symbol, books.word(trip.exit_reason), *ids)
+            return row_facts.round_trip(trip, self._symbol, books.reason_text(trip.exit_reason), *ids)
         if kind == records.VALUED:
             return row_facts.equity_point(EquityRow(*books.note("equity", at)), self._symbol)
         if kind == records.CHANGED:
@@ -71,7 +71,7 @@ class OrderOutputs:
         return row_facts.refusal(RefusalRow(*books.note("refusals", at)), self._symbol, self._gates, halted_because)
 
     def _intent(self, row: int, reason: str) -> OrderIntent:
-        """Give a new order its client order id, and return what is to be sent."""
+        """Give a new order its client order id, and return its intent."""
         order = OrderRow(*self._register.order_rows[row].item())
         epoch, purpose = self.epoch + self.life, PURPOSES[order.purpose]
         name = row_facts.client_order_id(epoch, order.round_trip, purpose, order.count)
@@ -82,9 +82,9 @@ class OrderOutputs:
     def _alert(self, alert: Any) -> Alert:
         order = self._register.order(alert.order) if alert.order >= 0 else None
         about = (order.id, order.row.code, order.text) if order else ("", 0, "")
-        return Alert(alert.time, *row_facts.alert_words(alert.kind, *about))
+        return Alert(alert.time, *row_facts.alert_code_and_text(alert.kind, *about))
 
     def refused_text(self, number: int) -> str:
-        """Say of an order by what it was refused."""
+        """Return the text about a refused order."""
         order = self._register.order(number)
         return states.refused_text(order.id, order.row.code, order.text)

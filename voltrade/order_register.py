@@ -1,4 +1,4 @@
-"""The orders of one symbol by name, number and row, and what is kept of those that are over."""
+"""The orders of one symbol by client order id, number and row, and copies of those that are finished."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from voltrade.records import ROWS, SPARE, OrderRow, PositionRow
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A copy of one order as it is now; the records go on changing."""
+    """A copy of one order as it is now; later updates don't change it."""
 
     id: str
     row: Any
@@ -26,27 +26,33 @@ class Order:
 
     @property
     def purpose(self) -> Purpose:
+        """Why the order exists."""
         return PURPOSES[int(self.row.purpose)]
 
     @property
     def algo(self) -> bool:
+        """Whether the order is conditional."""
         return row_facts.is_conditional(self.purpose)
 
     @property
     def state(self) -> OrderState | AlgoState:
+        """State of the order."""
         name = STATES[self.row.state]
         return AlgoState(name) if self.algo else OrderState(name)
 
     @property
     def quantity(self) -> int:
+        """Lots."""
         return int(self.row.quantity)
 
     @property
     def filled(self) -> int:
+        """Lots of counted fills."""
         return int(self.row.filled)
 
     @property
     def done(self) -> bool:
+        """Whether the order can no longer fill or trigger."""
         return bool(self.row.is_foreign or self.row.child_done or self.state in states.DONE)
 
 
@@ -60,49 +66,53 @@ class OpenPosition:
 
     @property
     def id(self) -> int:
+        """Number of the round trip."""
         return int(self.row.id)
 
     @property
     def side(self) -> Side:
+        """Side of the entry."""
         return Side(self.row.side)
 
     @property
     def entry(self) -> Order:
+        """The entry order."""
         return self.orders[0]
 
     @property
     def position(self) -> int:
-        """Lots held, unsigned."""
+        """Lots, unsigned, from our fills."""
         return int(self.row.entered - self.row.exited)
 
     @property
     def entry_notional(self) -> int:
+        """Sum of price times quantity of the entry's fills, ticklots."""
         return int(self.row.entry_notional)
 
 
 class OrderRegister:
-    """Finds the orders of a symbol, and moves them between their rows and what is kept of those that are over.
+    """Finds the orders of a symbol, and moves those that are finished out of their rows.
 
     Args:
         books: the account's records.
-        place: the symbol's place among them.
+        index: the symbol's row in them.
 
     Attributes:
         names: client order id by number.
         numbers: the reverse.
         by_exchange_id: our number by the exchange's order id.
         rows: row by number, of the orders that can still act.
-        texts: what the exchange said of a refused order, by number.
+        texts: the exchange's text about a refused order, by number.
         fills: ids of the trades that are counted.
-        awaiting: numbers of orders that are over, with fills that are reported but not counted.
+        awaiting: numbers of finished orders with fills that are reported but not counted.
     """
 
-    def __init__(self, books: Books, place: int) -> None:
-        self._books, self._place = books, place
-        self.symbol_row = books.symbols[place]
-        self.position_row = books.rows("position", place)
-        self.order_rows = books.rows("orders", place)
-        self._earlier_row = books.rows("earlier", place)
+    def __init__(self, books: Books, index: int) -> None:
+        self._books, self._index = books, index
+        self.symbol_row = books.symbols[index]
+        self.position_row = books.rows("position", index)
+        self.order_rows = books.rows("orders", index)
+        self._earlier_row = books.rows("earlier", index)
         self.names: dict[int, str] = {}
         self.numbers: dict[str, int] = {}
         self.by_exchange_id: dict[int, int] = {}
@@ -110,12 +120,12 @@ class OrderRegister:
         self.texts: dict[int, str] = {}
         self.fills: set[int] = set()
         self.awaiting: set[int] = set()
-        self._over: dict[int, Any] = {}
-        """Orders that are over as they were then, by number: a late fill brings one back."""
-        self._ended: dict[int, Any] = {}
+        self._finished: dict[int, Any] = {}
+        """Finished orders by number, as they were then; a late fill brings one back into a row."""
+        self._ended_trips: dict[int, Any] = {}
         """Round trips that ended, by number, for the same reason."""
         self._trade_ids: dict[int, tuple[list[int], list[int]]] = {}
-        """Trades that entered and exited, by the number of the round trip."""
+        """Trade ids of entries and of exits, by the number of the round trip."""
 
     # --- the position ----------------------------------------------------------------------------------------------
 
@@ -137,7 +147,7 @@ class OrderRegister:
 
     @property
     def open_position(self) -> OpenPosition | None:
-        """Return a copy of the open position."""
+        """A copy of the open position, None without one."""
         if not self.has_position:
             return None
         trip = int(self.position_row["id"])
@@ -147,24 +157,24 @@ class OrderRegister:
 
     @property
     def first_fill(self) -> int:
-        """The trade that opened the position, NEVER without one: no earlier trade belongs to it."""
+        """Trade id of the first fill of the open position, NEVER without one: no earlier trade belongs to it."""
         return min(self.trade_ids_of(int(self.position_row["id"]))[0], default=NEVER) if self.has_position else NEVER
 
     def trade_ids_of(self, trip: int) -> tuple[list[int], list[int]]:
-        """Return the ids of the trades that entered and exited in a round trip; the lists may be added to."""
+        """Return the trade ids of a round trip's entries and exits; ids may be appended to both lists."""
         return self._trade_ids.setdefault(trip, ([], []))
 
     # --- orders ----------------------------------------------------------------------------------------------------
 
     @property
     def orders(self) -> dict[str, Order]:
-        """Return a copy of every order, by client order id."""
+        """A copy of every order, by client order id."""
         return {name: self.order(number) for name, number in self.numbers.items()}
 
     def order(self, number: int) -> Order:
         """Return a copy of one order."""
         row = self.rows.get(number)
-        facts = self._over[number] if row is None else OrderRow(*self.order_rows[row].item())
+        facts = self._finished[number] if row is None else OrderRow(*self.order_rows[row].item())
         return Order(self.names[number], facts, self.texts.get(number, ""))
 
     def live(self) -> list[Order]:
@@ -177,8 +187,8 @@ class OrderRegister:
     def find(self, update: OrderUpdate) -> int | None:
         """Return the number of our order that an update is about, by the exchange's id, else by the client order id.
 
-        The exchange gives its own orders one client order id again and again: such an id means the order that had it
-        first.
+        The exchange repeats the client order ids of the orders that it places itself: such an id means the order that
+        had it first.
         """
         number = self.by_exchange_id.get(update.order_id)
         if number is None and (number := self.numbers.get(update.client_order_id)) is not None:
@@ -211,57 +221,58 @@ class OrderRegister:
         return number
 
     def row_of(self, number: int) -> int | None:
-        """Return an order's row; None where the table is full.
+        """Return an order's row, or None where the table is full.
 
-        An order that was over gets a row again, and its round trip comes back with it.
+        A finished order gets a row again, and its round trip comes back with it.
         """
         if number in self.rows:
             return self.rows[number]
-        row, order = int(self.symbol_row["order_count"]), self._over[number]
+        row, order = int(self.symbol_row["order_count"]), self._finished[number]
         if row == ROWS:
             return None
         self.order_rows[row], self.rows[number] = tuple(order), row
         self.symbol_row["order_count"] = row + 1
         trip = order.round_trip
-        if trip != self.position_row["id"] and trip in self._ended:
+        if trip != self.position_row["id"] and trip in self._ended_trips:
             column = "earlier" if self.has_position else "position"
-            self._books.column(column)[self._place] = tuple(self._ended[trip])
+            self._books.column(column)[self._index] = tuple(self._ended_trips[trip])
         return row
 
-    def put_away(self) -> None:
-        """Take orders that are over out of their rows, and keep how they and their round trips were.
+    def archive_finished(self) -> None:
+        """Free the rows of orders that are finished, and keep copies of them and of their round trips.
 
-        A round trip may end when none of its orders has a row any more: it is kept all the same.
+        A round trip may end when none of its orders has a row any more; it is kept too.
         """
-        is_kept = self.has_position or int(self.position_row["id"]) in self._ended
-        if is_kept and not self.symbol_row["over_count"]:
+        is_kept = self.has_position or int(self.position_row["id"]) in self._ended_trips
+        if is_kept and not self.symbol_row["removable_count"]:
             return
         count, kept = int(self.symbol_row["order_count"]), 0
-        is_crowded = count - int(self.symbol_row["over_count"]) > ROWS - SPARE
+        is_full = count - int(self.symbol_row["removable_count"]) > ROWS - SPARE
         for row in range(count):
             order = OrderRow(*self.order_rows[row].item())
-            if order.is_over or (is_crowded and Order("", order).done):
-                self.put_away_order(order)
+            if order.is_removable or (is_full and Order("", order).done):
+                self.archive(order)
             else:
                 if kept != row:
                     self.order_rows[kept] = self.order_rows[row]
                 self.rows[order.number] = kept
                 kept += 1
-        self.symbol_row["order_count"], self.symbol_row["over_count"] = kept, 0
-        self._keep_round_trips()
+        self.symbol_row["order_count"], self.symbol_row["removable_count"] = kept, 0
+        self._archive_round_trips()
 
-    def put_away_order(self, order: Any) -> None:
-        """Keep an order, a row of ORDER, without a row."""
+    def archive(self, order: Any) -> None:
+        """Keep a copy of an order, given as a row of ORDER, that needs no row."""
         number = order.number
-        self._over[number] = order
+        self._finished[number] = order
         self.rows.pop(number, None)
         is_short = order.reported > order.filled and not order.is_foreign
         (self.awaiting.add if is_short else self.awaiting.discard)(number)
 
-    def _keep_round_trips(self) -> None:
+    def _archive_round_trips(self) -> None:
+        """Keep copies of the round trips that have ended."""
         earlier = self._earlier_row
         if earlier["id"]:
-            self._ended[int(earlier["id"])] = PositionRow(*earlier.item())
+            self._ended_trips[int(earlier["id"])] = PositionRow(*earlier.item())
             earlier["id"] = 0
         if not self.has_position:
-            self._ended[int(self.position_row["id"])] = PositionRow(*self.position_row.item())
+            self._ended_trips[int(self.position_row["id"])] = PositionRow(*self.position_row.item())

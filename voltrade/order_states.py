@@ -1,7 +1,7 @@
-"""The tables of an order's life: its states and legal moves, what a refusal leads to, and the words that rows hold.
+"""The tables of the order rules: states and legal transitions, reactions to refusals, retry times, and reasons.
 
-Whoever wants to change what a rejection or a retry leads to changes `REACTIONS` here; `order_rules` acts on it, live
-and in a backtest alike. Records hold a word's place among its kind, since compiled code has no texts.
+To change what a rejection or a retry leads to, change `REACTIONS` and the times below it: `order_rules` acts on them,
+live and in a backtest alike. Compiled code has no texts, so records store the numbers at the end of this file.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import numpy as np
 from voltrade import risk
 from voltrade.model import Purpose
 
-# --- the life of an order ------------------------------------------------------------------------------------------
+# --- states and transitions ----------------------------------------------------------------------------------------
 
 
 class OrderState(StrEnum):
-    """State of an ordinary order. UNKNOWN means that a request's outcome isn't known; NOT_PLACED, that it never was."""
+    """State of an ordinary order.
+
+    UNKNOWN: the outcome of a request isn't known. NOT_PLACED: the exchange never accepted the order.
+    """
 
     PENDING_SUBMIT = "PENDING_SUBMIT"
     NEW = "NEW"
@@ -34,7 +37,7 @@ class OrderState(StrEnum):
 
 
 class AlgoState(StrEnum):
-    """State of a conditional order. A triggered order isn't a filled one: its child order fills or expires."""
+    """State of a conditional order. TRIGGERED doesn't mean filled: the order that it became fills or expires."""
 
     PENDING_SUBMIT = "PENDING_SUBMIT"
     NEW = "NEW"
@@ -57,13 +60,14 @@ MOVES: dict[OrderState, frozenset[OrderState]] = {
     _O.PENDING_SUBMIT: _KNOWN | {_O.UNKNOWN, _O.NOT_PLACED, _O.PENDING_CANCEL},
     _O.NEW: frozenset({_O.PARTIALLY_FILLED, _O.FILLED, _O.PENDING_CANCEL, _O.CANCELED, _O.EXPIRED, _O.REJECTED}),
     _O.PARTIALLY_FILLED: frozenset({_O.FILLED, _O.PENDING_CANCEL, _O.CANCELED, _O.EXPIRED}),
-    # A refused cancel puts the order back to what a look-up then says.
+    # After a refused cancel the order goes back to the state that a look-up returns.
     _O.PENDING_CANCEL: _KNOWN | {_O.UNKNOWN},
     _O.UNKNOWN: _KNOWN | {_O.NOT_PLACED},
-    # Concluded absent, yet the exchange speaks of it: the order is adopted.
+    # We concluded that it was never placed, but the exchange reports it after all.
     _O.NOT_PLACED: _KNOWN,
     **dict.fromkeys((_O.FILLED, _O.CANCELED, _O.REJECTED, _O.EXPIRED), frozenset()),
 }
+"""Legal transitions of an ordinary order: from a state, the states that it may go to."""
 
 ALGO_MOVES: dict[AlgoState, frozenset[AlgoState]] = {
     _A.PENDING_SUBMIT: _ALGO_KNOWN | {_A.UNKNOWN, _A.NOT_PLACED, _A.PENDING_CANCEL},
@@ -75,11 +79,13 @@ ALGO_MOVES: dict[AlgoState, frozenset[AlgoState]] = {
     _A.NOT_PLACED: _ALGO_KNOWN,
     **dict.fromkeys((_A.FINISHED, _A.CANCELED, _A.REJECTED, _A.EXPIRED), frozenset()),
 }
+"""Legal transitions of a conditional order."""
 
 DONE: frozenset[str] = frozenset({"FILLED", "FINISHED", "CANCELED", "REJECTED", "EXPIRED", "NOT_PLACED"})
-"""States, of both kinds, in which an order can do nothing more."""
+"""States of both kinds in which an order can no longer fill or trigger."""
 
 STATUS_ALIASES = {"EXPIRED_IN_MATCH": "EXPIRED"}
+"""Statuses of Binance that are treated as another."""
 
 FORCED = {
     "autoclose-": "LIQUIDATION",
@@ -87,26 +93,29 @@ FORCED = {
     "settlement_autoclose-": "SETTLEMENT",
     "adjusted-": "ADJUSTED",
 }
-"""Beginnings of the client order ids of orders that the exchange itself sends, and what they are."""
+"""Prefixes of the client order ids of orders that the exchange itself places, and their kinds."""
+
+
+# --- what a refusal leads to ---------------------------------------------------------------------------------------
 
 
 class Reaction(StrEnum):
     """What a refused order leads to."""
 
-    DROP = "DROP"  # the decision is dropped; a later bar decides anew
-    RETRY = "RETRY"  # not executed for a passing reason: later, with a new id
-    LEAVE = "LEAVE"  # the price is already beyond the trigger: leave at market
-    LOOKUP = "LOOKUP"  # something under this id is alive: ask
-    RECONCILE = "RECONCILE"  # the position isn't what we think: ask for the account
-    HALT = "HALT"  # our request or our rights are wrong: no new risk until a person has looked
+    DROP = "DROP"  # give up; the next signal decides anew
+    RETRY = "RETRY"  # a temporary reason: send a new order later
+    CLOSE = "CLOSE"  # the price has already passed the trigger: close the position at market
+    LOOKUP = "LOOKUP"  # the client order id is in use: look the order up
+    RECONCILE = "RECONCILE"  # the position isn't what we think: read the account
+    HALT = "HALT"  # our request or our permissions are wrong: no entries until an operator resumes trading
 
 
 REACTIONS: dict[int, Reaction] = {
-    0: Reaction.RETRY,  # never left this machine
+    0: Reaction.RETRY,  # the request was never sent
     -1003: Reaction.RETRY,  # too many requests
     -1008: Reaction.RETRY,  # throttled
     -1015: Reaction.RETRY,  # too many orders
-    -1021: Reaction.RETRY,  # outside recvWindow: the clock is measured anew
+    -1021: Reaction.RETRY,  # outside recvWindow: the clock is measured again
     -5028: Reaction.RETRY,  # outside the matching engine's recvWindow
     -1016: Reaction.RETRY,  # service shutting down
     -1022: Reaction.HALT,  # signature
@@ -129,78 +138,83 @@ REACTIONS: dict[int, Reaction] = {
     -2020: Reaction.DROP,  # unable to fill
     -2025: Reaction.DROP,  # too many open orders
     -2027: Reaction.DROP,  # position limit at this leverage
-    -4016: Reaction.DROP,  # above the price band
-    -4024: Reaction.DROP,  # below the price band
+    -4016: Reaction.DROP,  # above the highest price allowed
+    -4024: Reaction.DROP,  # below the lowest price allowed
     -4131: Reaction.DROP,  # counterparty price outside the band
     -4164: Reaction.DROP,  # notional too small
-    -5021: Reaction.DROP,  # FOK
-    -5022: Reaction.DROP,  # post-only
-    -2021: Reaction.LEAVE,  # would trigger at once
+    -5021: Reaction.DROP,  # FOK order not filled at once
+    -5022: Reaction.DROP,  # post-only order would take
+    -2021: Reaction.CLOSE,  # would trigger immediately
     -2022: Reaction.RECONCILE,  # reduce-only refused
-    -4118: Reaction.RECONCILE,  # reduce-only margin check
-    -4116: Reaction.LOOKUP,  # client id in use: the first attempt lives
+    -4118: Reaction.RECONCILE,  # reduce-only order failed the margin check
+    -4116: Reaction.LOOKUP,  # client order id in use: the first attempt was accepted
 }
 """Reaction to a refused order by Binance's code; a code that isn't here halts."""
 
+# --- when something is tried again ---------------------------------------------------------------------------------
+
 RETRY_AFTER_MS = 1_000
-DOUBLINGS = 6
-"""What is refused, or disagrees, again and again is tried after twice as long each time, up to 2^6 seconds."""
+"""Pause before the first retry."""
+MAX_DOUBLINGS = 6
+"""The pause doubles after each retry, up to 2^6 = 64 times: of a take-profit, and of reading the account."""
 STOP_TRIES = 3
+"""After this many refused stops the position is closed at market."""
 RESIZE_EVERY_MS = 500
-"""While an entry still fills, its stop is made larger this often, not at each of what may be fifty fills."""
+"""While an entry still fills, its stop is enlarged and its exit is extended this often, not at each fill."""
 PROTECT_WITHIN_MS = 3_000
-"""Longest time that any of a position may be without cover at the exchange before it is left at market."""
-EXIT_WITHIN_MS = 1_500
-"""A stop or an exit that the exchange has not acknowledged after so long counts no more, and another is sent."""
-QUICK_TRIES, PROTECT_DOUBLINGS = 4, 2
-"""After so many of them it is twice as long each time, up to four times."""
-LOOK_WITHIN_MS = 2_000
-"""An order that takes liquidity is looked up so long after its last news."""
-READ_EVERY_MS = 4_000
-"""The account is read at most so often for the sake of an order that can't be looked up; the older it is, the less."""
-PARTS_OF_AGE = 8
-"""An order that can't be looked up is asked for again after an eighth of its age, a second at least."""
-MOST_ENTRY_FAILURES = 3
-"""So many entries in a row may be refused, for no passing reason, or never be placed."""
-NEVER_SENT, SILENCE, TOO_LARGE = 0, -1003, -4005
-"""Codes of refusals: it never left this machine, or the exchange wants silence, neither of which is a try; more than
-the exchange takes in one order."""
-PARTS_OF_TOO_LARGE, MOST_PARTS = 4, 6
-"""What is too large is sent in so many parts, and at most so many a second."""
+"""A position that orders at the exchange don't cover for this long is closed at market."""
+ANSWER_WITHIN_MS = 1_500
+"""A stop or exit that the exchange has not acknowledged after this long no longer counts, and another is sent."""
+QUICK_TRIES, MAX_PROTECT_DOUBLINGS = 4, 2
+"""For stops and exits the pauses begin to double after this many tries, and grow to four times at most."""
+LOOKUP_AFTER_MS = 2_000
+"""An order that takes liquidity is looked up this long after its last update."""
+READ_ACCOUNT_EVERY_MS = 4_000
+"""Shortest pause between reading the account because an order can't be looked up; it grows with the order's age."""
+LOOKUP_AGE_DIVISOR = 8
+"""An order that can't be looked up is looked up again after an eighth of its age, but a second at least."""
+MAX_ENTRY_FAILURES = 3
+"""Trading halts after this many entries in a row that were refused for a lasting reason, or never placed."""
+NEVER_SENT, TOO_MANY_REQUESTS, TOO_LARGE = 0, -1003, -4005
+"""Codes of refusals. The first two don't count as a try; the last means more than the exchange takes in one order."""
+TOO_LARGE_DIVISOR, MAX_PARTS_A_SECOND = 4, 6
+"""An exit that is too large is sent in this many parts, and at most this many parts a second."""
 ABSENCE_MARGIN_MS = 5_000
+"""An answer that an order doesn't exist counts only this long after the request's recvWindow has ended."""
 ABSENCE_ANSWERS = 3
+"""This many such answers, and a snapshot without the order, are needed before it counts as never placed."""
 
 
-STOP_MISSING_TEXT = "orders at the exchange don't cover the position: leaving at market"
-TOO_MANY_ORDERS_TEXT = "more orders are open than there is room for: leaving at market"
+STOP_MISSING_TEXT = "orders at the exchange don't cover the position: closing it at market"
+TOO_MANY_ORDERS_TEXT = "too many orders are open to add another: closing the position at market"
 
 
-EXPECTED: dict[int, str] = {
+EXPECTED_REFUSALS: dict[int, str] = {
     -2021: "the price had passed the trigger before the order arrived; the position is closed at market",
-    -2022: "this is expected where another order closed the position first; the account is asked to make sure",
+    -2022: "this is expected where another order closed the position first; the account is read to make sure",
 }
-"""What a refusal means that the course of things brings, for people who see its alert."""
+"""Explanations of refusals that normal operation brings, for their alerts."""
 
 
 def refused_text(client_order_id: str, code: int, text: str) -> str:
-    """Say for people that the exchange refused an order, and what that means where nobody did wrong."""
-    said = f"{client_order_id} refused with {code}: {text}"
-    return f"{said} ({EXPECTED[code]})" if code in EXPECTED else said
+    """Return the text of an alert about a refused order, with an explanation where the refusal is an expected one."""
+    refused = f"{client_order_id} refused with {code}: {text}"
+    return f"{refused} ({EXPECTED_REFUSALS[code]})" if code in EXPECTED_REFUSALS else refused
 
 
-# --- words as numbers -------------------------------------------------------------------------------------------------
+# --- texts as numbers -------------------------------------------------------------------------------------------------
 
 STATES = (*dict.fromkeys(str(state) for state in (*OrderState, *AlgoState)), "OTHER")
-"""Every state of an order or a conditional order; OTHER is what no table knows, and no order ever gets to."""
+"""Every state of an ordinary or conditional order; OTHER is any unknown status, and no order ever goes to it."""
 
 (
     PENDING_SUBMIT, NEW, PARTIALLY_FILLED, FILLED, PENDING_CANCEL, CANCELED, REJECTED, EXPIRED, UNKNOWN, NOT_PLACED,
     TRIGGERING, TRIGGERED, FINISHED, OTHER,
 ) = range(len(STATES))  # fmt: skip
-"""Their places: those of an ordinary order first, in the order of `OrderState`."""
+"""Indexes of `STATES`: first those of an ordinary order, in the order of `OrderState`."""
 
 LEGAL = np.zeros((2, len(STATES), len(STATES)), np.bool_)
-"""Legal moves of an ordinary order (0) and a conditional one (1), from and to: `MOVES` and `ALGO_MOVES`."""
+"""Legal transitions as `LEGAL[kind, from, to]`: kind 0 is an ordinary order, 1 a conditional one."""
 _TABLES: tuple[Mapping[Any, frozenset[Any]], ...] = (MOVES, ALGO_MOVES)
 for _kind, _moves in enumerate(_TABLES):
     for _before, _allowed in _moves.items():
@@ -211,13 +225,13 @@ IS_DONE = np.array([state in DONE for state in STATES])
 PURPOSES = tuple(Purpose)
 ENTRY, STOP, TAKE_PROFIT, EXIT = range(len(PURPOSES))
 
-OF_EACH_PURPOSE = len(PURPOSES)
-"""Orders of a position are gone through by their purpose, and among those of one purpose in the order they came."""
+PURPOSE_COUNT = len(PURPOSES)
+"""Loops over the orders of a position go by purpose first, then in the order in which the orders were sent."""
 
 REFUSED_CODES = np.array(list(REACTIONS))
 REACTIONS_TO = np.array([list(Reaction).index(reaction) for reaction in REACTIONS.values()])
-DROP, RETRY, LEAVE, ASK, RECONCILE, HALT = range(len(Reaction))
-"""Places of the reactions; ASK is `Reaction.LOOKUP`."""
+DROP, RETRY, CLOSE, LOOKUP, RECONCILE, HALT = range(len(Reaction))
+"""Indexes of `Reaction`."""
 
 REASONS = (
     *risk.RULES, "", "SIGNAL", "PROTECT", "RESIZE", "TARGET", "STOP", "TAKE_PROFIT", "STOP_REST", "STOP_REFUSED",
@@ -225,7 +239,7 @@ REASONS = (
     "OUTCOME_UNKNOWN", "CANCEL_REFUSED", "CANCEL_UNKNOWN", "NOT_LISTED", "RESTART", "FILL_MISSING", "NOT_AGREED",
     "REDUCE_ONLY_REFUSED", "TOO_MANY_ORDERS", "LATE_FILL",
 )  # fmt: skip
-"""Why something was done. A breaker rule's own number is its reason; what a person says has a number behind these."""
+"""Why something was done. A breaker rule's number is its reason; an operator's reasons are numbered after these."""
 (
     NONE, SIGNALLED, PROTECT, RESIZE, TARGET, BY_STOP, BY_TAKE_PROFIT, STOP_REST, STOP_REFUSED, STOP_MISSING, BY_TIME,
     OPPOSITE_SIGNAL, POSITION_CLOSED, RESIZED, STALE, DURATION_END, TAPE_END, OUTCOME_UNKNOWN, CANCEL_REFUSED,
@@ -233,4 +247,4 @@ REASONS = (
 ) = range(len(risk.RULES), len(REASONS))  # fmt: skip
 
 ACCEPTED, REFUSED, UNANSWERED, ABSENT = range(4)
-"""What an answer says: `model.Outcome`, and that it is agreed at last that there is no such order."""
+"""Outcomes of a request: those of `model.Outcome`, and ABSENT, the conclusion that there is no such order."""

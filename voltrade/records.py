@@ -1,8 +1,9 @@
-"""The records that live trading and research share: what is believed of orders, position and account.
+"""The records of orders, position and account, which live trading and research share.
 
-One row of SYMBOL a symbol, one row of ACCOUNT, in which `order_rules` and `core_rules` change fields by name. What the
-exchange has is never in them: it comes in as an EVENT. Prices are ticks, quantities lots, notionals ticklots, money and
-rates 1e-8, times ms UTC; words are numbers of `order_states`.
+There is one row of SYMBOL for each symbol and one row of ACCOUNT; the functions of `order_rules`, `position_rules` and
+`core_rules` read and change their fields by name. They hold what we believe; what the exchange reports comes in as an
+EVENT. Prices are ticks, quantities lots, notionals ticklots, money and rates units of 1e-8, times ms UTC. Texts are
+stored as the numbers of `order_states`.
 """
 
 from __future__ import annotations
@@ -19,55 +20,59 @@ from voltrade.model import EQUITY, NEVER, Instrument
 from voltrade.order_states import NONE
 
 ROWS = 32
-"""Orders of a symbol that can still act, or whose fills aren't all counted. An order that is over leaves its row."""
+"""Rows for the orders of a symbol that can still act or whose fills aren't all counted. A finished order frees its."""
 
 SPARE = 4
-"""Rows that are kept for stops and exits: nothing that takes risk, or only betters a position, is sent into them."""
+"""Rows that are reserved for stops and exits: entries, take-profits and larger stops are not sent into them."""
 
 
 def wholes(*names: str) -> list[tuple[Any, ...]]:
-    """Fields of a record that are whole numbers."""
+    """Return fields of a record that hold whole numbers."""
     return [(name, np.int64) for name in names]
 
 
 def flags(*names: str) -> list[tuple[Any, ...]]:
-    """Fields of a record that are true or false."""
+    """Return fields of a record that are true or false."""
     return [(name, np.bool_) for name in names]
 
 
-# --- what is believed of orders and positions -------------------------------------------------------------------------
+# --- orders and positions ---------------------------------------------------------------------------------------------
 
 ORDER = record_dtype(
     [
-        # the intent; `number` tells it from every other order of the symbol, `count` from those of its purpose
+        # the intent
         *wholes("number", "round_trip", "purpose", "count", "side", "quantity", "price", "trigger_price", "time"),
         *wholes("reason", "bar"),
-        # what the exchange told; `order_id` of a conditional order is that of the order that it became
-        *wholes("state", "order_id", "filled", "reported", "told_at", "code"),
-        *flags("child_done", "is_foreign", "is_over"),
+        # the state, as the exchange reported it
+        *wholes("state", "order_id", "filled", "reported", "updated_at", "code"),
+        *flags("child_done", "is_foreign", "is_removable"),
         # what we do next
-        *wholes("look_at", "cancel_reason"),
+        *wholes("lookup_at", "cancel_reason"),
     ]
 )
+"""An order. `number` is unique within the symbol, `count` within the round trip and purpose. `order_id` of a
+conditional order is that of the order that it became, and `child_done` says that this order has ended. `filled`: lots
+of counted fills; `reported`: lots that the exchange says are filled. `lookup_at`: when to ask for its state."""
 
 POSITION = record_dtype(
     [
         *wholes("id", "side", "bar", "stop_distance", "take_profit_distance"),
         *wholes("opened_at", "entered", "entry_notional", "exited", "exit_notional", "last_exit_time"),
         *wholes("realised", "fees", "funding", "exit_reason"),
-        # why and when it is to be left; `leave_reason` NONE: it isn't
-        *wholes("leave_reason", "stop_at", "stop_tries", "exit_at", "exit_tries", "target_at", "target_tries"),
-        *wholes("unprotected_since"),
-        # orders sent for it, and where the newest stand
+        # why it is to be closed at market, and when an order that was refused is sent again
+        *wholes("closing_reason", "stop_retry_at", "stop_tries", "exit_retry_at", "exit_tries"),
+        *wholes("take_profit_retry_at", "take_profit_tries", "unprotected_since"),
+        # how many orders were sent for it, and the trigger prices of the newest
         *wholes("stops", "take_profits", "exits", "stop_price", "take_profit_price"),
-        *flags("stop_spent", "is_closed"),
+        *flags("trigger_finished", "is_closed"),
     ]
 )
-"""A round trip in progress. `stop_spent`: a stop or take-profit triggered and ended, whatever is left.
-`unprotected_since`: since when orders at the exchange don't cover it whole."""
+"""A round trip in progress. `closing_reason` is NONE while the position is to stay open. `unprotected_since`: since
+when orders at the exchange don't cover all of it, NEVER where they do. `trigger_finished`: a stop or take-profit has
+triggered and ended, even if lots are left."""
 
-CLOSING = record_dtype(wholes("time", "net"))
-"""A round trip that ended, of which breaker and cooldown aren't told yet."""
+CLOSED_TRIP = record_dtype(wholes("time", "net"))
+"""A closed round trip that has not been reported to the circuit breaker and the cooldown yet."""
 
 UPKEEP = record_dtype(
     [
@@ -76,44 +81,50 @@ UPKEEP = record_dtype(
         *flags("limit_entry", "exit_on_opposite_signal"),
     ]
 )
-"""Settings of a position's upkeep."""
+"""The settings of `ExitSettings` and `ExecutionSettings` in the units of the records."""
 
 SYMBOL = record_dtype(
     [
         ("settings", UPKEEP),
-        *wholes("place", "money_per_ticklot", "step_numerator", "step_denominator"),
-        # the books: what is held at what cost, and its prices; 0 before the first
+        *wholes("index", "money_per_ticklot", "step_numerator", "step_denominator"),
+        # the books: signed lots and their cost, and the newest prices; 0 before the first
         *wholes("quantity", "cost", "mark_e8", "last_price", "price_time", "realised_last"),
-        # orders: the latest time told of; numbers given; fills counted
-        *wholes("time", "snapshot_at", "disagreements", "shown", "ignored", "round_trips", "order_numbers", "counted"),
-        *wholes("agreed_at"),
+        # orders: the newest time that was reported, numbers given, fills counted
+        *wholes("time", "snapshot_at", "disagreements", "unexplained_lots", "ignored", "round_trips", "order_numbers"),
+        *wholes("counted", "agreed_at"),
         *flags("has_position", "reconciled", "nothing_to_reduce"),
-        *wholes("halts", "halted", "entry_failures", "largest_order", "read_at", "order_count", "over_count"),
+        *wholes("halt_wanted", "halt_applied", "entry_failures", "largest_order", "account_read_at"),
+        *wholes("order_count", "removable_count"),
         ("position", POSITION),
         ("earlier", POSITION),
         ("no_position", POSITION),
         ("no_order", ORDER),
         ("orders", ORDER, (ROWS,)),
         # entries and cooldown: bars closed so far, and how many there were at the last opening and exit
-        *wholes("bars", "opened_at_bar", "last_exit_time", "last_exit_bar", "closing_count"),
-        ("closings", CLOSING, (4,)),
+        *wholes("bars", "opened_at_bar", "last_exit_time", "last_exit_bar", "closed_trip_count"),
+        ("closed_trips", CLOSED_TRIP, (4,)),
         ("facts", risk.FACTS, (1,)),
         ("limits", risk.LIMITS, (1,)),
     ]
 )
-"""`nothing_to_reduce`: the exchange has refused an exit since the last fill, as there was nothing to close.
-`largest_order`: what the exchange takes in one exit, 0 where it has refused none. `read_at`: when the account was
-last read for the sake of an order that could not be looked up. `agreed_at`: when the account was
-last seen to be as it is here, with every order listed. `shown`: signed lots that the exchange last showed and its
-trades don't explain. `halts`: why a person must look, and `halted` when the breaker has been told. `over_count`: rows
-that can be given back. `earlier`: the position of an order that is over and of which something is told late."""
+"""All that the compiled rules keep of a symbol.
 
-HALTED_BY_REFUSAL, HALTED_BY_LATE_FILL, HALTED_BEFORE, HALTED_BY_FAILURES, HALTED_BY_HAND = range(1, 6)
-"""Values of `SYMBOL.halts`; 0 where nothing halts."""
+`snapshot_at`: when to read the account, NEVER where nothing asks for it. `disagreements`: snapshots in a row that did
+not agree with our books. `unexplained_lots`: signed lots of the last snapshot's position if its trades don't explain
+it, else 0. `agreed_at`: when a snapshot last agreed and listed every order. `account_read_at`: when the account was
+last read because an order could not be looked up. `nothing_to_reduce`: the exchange has refused an exit since the last
+fill because there was nothing to close. `largest_order`: the largest exit that the exchange takes, 0 while it has
+refused none. `halt_wanted`: why trading must halt until an operator resumes it; `halt_applied`: the same, once the
+breaker has halted. `removable_count`: orders whose rows can be freed. `earlier`: the position of a finished order that
+the exchange reports on late.
+"""
 
-# --- what follows -----------------------------------------------------------------------------------------------------
+HALTED_BY_REFUSAL, HALTED_BY_LATE_FILL, HALTED_BEFORE, HALTED_BY_FAILURES, HALTED_BY_FOREIGN_ORDER = range(1, 6)
+"""Values of `halt_wanted` and `halt_applied`; 0 where nothing halts."""
 
-SUBMIT, CANCEL, LOOKUP, SNAPSHOT, CLOSED, VALUED, CHANGED, ALERTED, TURNED_DOWN = range(9)
+# --- outputs ----------------------------------------------------------------------------------------------------------
+
+SUBMIT, CANCEL, LOOKUP, SNAPSHOT, CLOSED, VALUED, CHANGED, ALERTED, SIGNAL_REFUSED = range(9)
 """Kinds of outputs: commands up to SNAPSHOT, then notes: RoundTrip, EquityPoint, BreakerChange, Alert, Refusal."""
 
 OUTPUT = record_dtype(wholes("kind", "symbol", "at", "reason", "time"))
@@ -130,7 +141,7 @@ TRIP = record_dtype(
 REFUSAL = record_dtype(wholes("time", "bar", "side", "gate", "measure", "limit"))
 CHANGE = record_dtype(wholes("time", "rule", "mode", "resumed", "action", "measure", "limit", "resume_at"))
 ALERT = record_dtype(wholes("time", "kind", "order"))
-"""`order` is the number of the order that it is about."""
+"""An alert; `order` is the number of the order that it is about, -1 for none."""
 
 ORDER_REFUSED, STOP_IS_MISSING, NEVER_PLACED, ROWS_ARE_FULL, ORDER_IS_GONE, STOP_IS_REPLACED, TRIGGER_IS_STUCK = range(
     7
@@ -143,14 +154,14 @@ NOTES = {"trips": TRIP, "equity": EQUITY, "changes": CHANGE, "alerts": ALERT, "r
 ACCOUNT = record_dtype(
     [
         *wholes("now", "wallet", "realised", "fees", "funding", "transfers"),
-        # the session: NONE where entries aren't paused, where it hasn't ended
-        *wholes("paused", "end_reason", "end_at", "woken_at", "stopped_at"),
-        *flags("is_open", "keep", "flatten_at_end", "is_too_much"),
+        # the session: NONE where entries aren't paused, or where it hasn't ended
+        *wholes("paused", "end_reason", "end_at", "last_timer_at", "stopped_at"),
+        *flags("is_open", "keep_position", "flatten_at_end", "has_overflowed"),
         *wholes("gate_count"),  # numbers before rows: rows within a row are laid out as if they needed no alignment
         ("breaker", risk.BREAKER_STATE, (1,)),
         ("holds", risk.BREAKER_HOLDS, (len(risk.RULES),)),
         ("breaker_rules", risk.BREAKER_RULES, (4,)),
-        ("gate_rules", np.int64, (32,)),  # for each gate the breaker's rule that it stands for, -1 for none
+        ("gate_rules", np.int64, (32,)),  # for each gate the number of its breaker rule, -1 for none
         ("outputs", OUTPUT, (256,)),
         ("trips", TRIP, (16,)),
         ("equity", EQUITY, (64,)),
@@ -160,26 +171,29 @@ ACCOUNT = record_dtype(
         *wholes("output_count", "command_count", *(f"{table}_count" for table in NOTES)),
     ]
 )  # fmt: skip
-"""`is_open`: the exchange has told what the account has. `keep`: the position is kept when the session ends.
-`is_too_much`: more followed at once than there is room for; nothing is overwritten."""
+"""All that the compiled rules keep of the account.
 
-# --- what is told -----------------------------------------------------------------------------------------------------
+`is_open`: the account's balance is known. `keep_position`: the position stays open when the session ends.
+`has_overflowed`: one event led to more outputs than there is room for; none is overwritten.
+"""
+
+# --- events -----------------------------------------------------------------------------------------------------------
 
 (
-    ORDER_TOLD, ALGO_TOLD, REPLIED, TIMER_DUE, MARKED, FUNDED, TRANSFERRED, BARS_CLOSED, BREAKER_TOLD, STOPPED,
-    LOOK_UP_TOLD, EXIT_ADOPTED, ORPHAN_ADOPTED, SYNC_TOLD, ORDERS_CHANGED, ASKED,
+    ORDER_UPDATED, ALGO_UPDATED, REPLIED, TIMER_DUE, MARKED, FUNDED, TRANSFERRED, BARS_CLOSED, BREAKER_UPDATED, STOPPED,
+    LOOKUP_WANTED, EXIT_ADOPTED, ORPHAN_ADOPTED, SYNC_WANTED, ORDERS_CHANGED, ASKED,
 ) = range(16)  # fmt: skip
 """Kinds of events."""
 
 NEXT_DUE, IS_FINISHED, ORDERS_DUE, HAS_UNKNOWN, WAKE_AT_BAR = range(5)
-"""What may be ASKED."""
+"""Questions of an ASKED event."""
 
-OF_ORDER, OF_ALGO = 1, 2
-"""What an answer tells of beside itself, as bits."""
+HAS_ORDER, HAS_ALGO = 1, 2
+"""Bits of `Event.updates`: the reply carries the state of an ordinary order, of a conditional one, or both."""
 
 
 class Event(NamedTuple):
-    """What is told, as the fields of EVENT; those that a kind of event doesn't need are 0."""
+    """An event, as the fields of EVENT; those that a kind of event doesn't need are 0."""
 
     kind: int
     symbol: int = 0
@@ -188,33 +202,36 @@ class Event(NamedTuple):
     time: int = 0
     status: int = 0
     reported: int = 0
-    """Lots filled in all, as the exchange says."""
+    """Lots that the exchange says are filled, in all."""
     order_id: int = 0
     trade_id: int = 0
-    """Not 0: it brings a fill of `quantity` at `price`."""
+    """Not 0 where the event carries a fill of `quantity` at `price`."""
     quantity: int = 0
     price: int = 0
     fee: int = 0
     realised: int = 0
-    """Profit of the fill before its fee, as the exchange says."""
+    """Profit of the fill before its fee, as the exchange reports it."""
     command: int = 0
-    """What was asked: SUBMIT, CANCEL or LOOKUP."""
+    """The command that a reply is for: SUBMIT, CANCEL or LOOKUP."""
     outcome: int = 0
     code: int = 0
-    told: int = 0
-    """What the answer tells of beside itself: OF_ORDER, OF_ALGO or both, and when that was."""
-    told_at: int = 0
+    """Binance's code; also the question of ASKED, the fact of BREAKER_UPDATED, the purpose of ORPHAN_ADOPTED."""
+    updates: int = 0
+    """Which updates a reply carries: HAS_ORDER, HAS_ALGO or both."""
+    order_time: int = 0
+    """Time of the ordinary order's update in a reply."""
     algo_status: int = 0
-    algo_told_at: int = 0
-    is_alone: bool = False
-    """Whether only orders are to be looked at: breaker and cooldown are told later, by ORDERS_CHANGED."""
+    algo_time: int = 0
+    """Status and time of the conditional order's update in a reply."""
+    orders_only: bool = False
+    """Whether to change orders alone: breaker and cooldown are updated later, by ORDERS_CHANGED."""
     amount: int = 0
-    """Wallet, mark price, or what the breaker is told."""
+    """Money, a mark price in 1e-8, or the amount of a breaker's fact."""
     reason: int = NONE
     side: int = 0
 
 
-EVENT = record_dtype([(name, np.bool_ if name == "is_alone" else np.int64) for name in Event._fields])
+EVENT = record_dtype([(name, np.bool_ if name == "orders_only" else np.int64) for name in Event._fields])
 
 SIGNAL = record_dtype(
     [
@@ -222,25 +239,25 @@ SIGNAL = record_dtype(
         *flags("ready", "last_bar", "tainted", "day_end"),
     ]
 )
-"""A bar whose rule wants an entry; `row` is the trade that closed it."""
+"""A bar with an entry signal; `row` is the row of the trade that closed it."""
 
 
-# --- making and reading them ------------------------------------------------------------------------------------------
+# --- new rows, and rows for Python ------------------------------------------------------------------------------------
 
 
 def new_account() -> Rows:
-    """Return an ACCOUNT of which nothing is known yet."""
+    """Return one row of ACCOUNT, whose balance is not known yet."""
     account = np.zeros(1, ACCOUNT)
     account["paused"] = account["end_reason"] = NONE
-    account["end_at"], account["woken_at"] = NEVER, -1
+    account["end_at"], account["last_timer_at"] = NEVER, -1
     account["holds"]["resume_at"] = NEVER
     return account
 
 
 def new_symbol(
-    symbol: Any, place: int, instrument: Instrument, exits: ExitSettings, execution: ExecutionSettings
+    symbol: Any, index: int, instrument: Instrument, exits: ExitSettings, execution: ExecutionSettings
 ) -> None:
-    """Fill a row of SYMBOL: flat, not reconciled, no stream up."""
+    """Fill a row of SYMBOL: flat, not reconciled, no stream connected."""
     step = instrument.step_size.as_integer_ratio()
     settings = symbol["settings"]
     settings["stale_ms"] = milliseconds(execution.order_stale_s)
@@ -250,24 +267,24 @@ def new_symbol(
     settings["tick_size"] = float(instrument.tick_size)
     settings["limit_entry"] = execution.entry == "ioc_limit"
     settings["exit_on_opposite_signal"] = exits.exit_on_opposite_signal
-    symbol["place"], symbol["money_per_ticklot"] = place, instrument.money_per_ticklot
+    symbol["index"], symbol["money_per_ticklot"] = index, instrument.money_per_ticklot
     symbol["step_numerator"], symbol["step_denominator"] = step
     symbol["snapshot_at"], symbol["last_exit_time"] = NEVER, risk.NO_EXIT
-    nothing, order = symbol["no_position"], symbol["no_order"]
-    nothing["unprotected_since"] = nothing["target_at"] = NEVER
-    nothing["leave_reason"] = nothing["exit_reason"] = order["cancel_reason"] = NONE
+    no_position, order = symbol["no_position"], symbol["no_order"]
+    no_position["unprotected_since"] = no_position["take_profit_retry_at"] = NEVER
+    no_position["closing_reason"] = no_position["exit_reason"] = order["cancel_reason"] = NONE
     order["bar"] = -1
-    symbol["position"] = symbol["earlier"] = nothing
+    symbol["position"] = symbol["earlier"] = no_position
     symbol["facts"] = risk.new_facts()
 
 
 def bare(rows: Rows) -> Any:
-    """Return the same rows with fields that Python reads as `row["name"]` several times as fast."""
+    """Return a view of rows in which Python reads `row["name"]` several times as fast."""
     return rows.view(np.dtype((np.void, rows.dtype)))
 
 
 def row_type(name: str, dtype: np.dtype[Any]) -> Any:
-    """Return a kind of named tuple for the rows of a dtype, as `tolist` and `item` give them."""
+    """Return a named tuple class for the rows of a dtype, as `tolist` and `item` return them."""
     return namedtuple(name, dtype.names or ())
 
 
@@ -279,10 +296,10 @@ AlertRow, EquityRow = row_type("AlertRow", ALERT), row_type("EquityRow", EQUITY)
 
 @compiled_part
 def add_output(account: Record, kind: int, symbol: int, at: int, reason: int, time: int) -> None:
-    """Note what follows, in order. Where there is no room it is left out, and the account says so."""
+    """Append an output. Where there is no room it is dropped and `has_overflowed` is set."""
     number = account.output_count
     if number == len(account.outputs):
-        account.is_too_much = True
+        account.has_overflowed = True
         return
     output = account.outputs[number]
     output.kind, output.symbol, output.at, output.reason, output.time = kind, symbol, at, reason, time
@@ -292,8 +309,8 @@ def add_output(account: Record, kind: int, symbol: int, at: int, reason: int, ti
 
 @compiled_part
 def note_row(account: Record, count: int, size: int) -> int:
-    """Return the row after `count` rows of a table of notes; its last where there is no room, which is noted too."""
+    """Return the next row of a table of notes; where it is full, its last row, and `has_overflowed` is set."""
     if count < size:
         return count
-    account.is_too_much = True
+    account.has_overflowed = True
     return size - 1

@@ -1,4 +1,4 @@
-"""Rows of records, told as the facts of `model`: for a live session one by one, for a backtest by the table."""
+"""Conversions of rows of records to the facts of `model`: one by one for a live session, by table for a backtest."""
 
 from __future__ import annotations
 
@@ -34,28 +34,31 @@ _CONDITIONAL = {Purpose.STOP: OrderType.STOP_MARKET, Purpose.TAKE_PROFIT: OrderT
 
 
 def is_conditional(purpose: Purpose) -> bool:
-    """Whether an order for a purpose waits for a trigger."""
+    """Return whether an order for a purpose is conditional."""
     return purpose in _CONDITIONAL
 
 
 def order_type(purpose: Purpose, price: int) -> OrderType:
-    """Return the type of an order for a purpose; one with a price is a limit order."""
+    """Return the order type for a purpose; an order with a price is a limit order."""
     return _CONDITIONAL.get(purpose) or (OrderType.LIMIT if price else OrderType.MARKET)
 
 
 def client_order_id(epoch: str, round_trip: int, purpose: Purpose, count: int) -> str:
-    """Name an order: the round trip joins all that belongs to a position; `count` tells those of one purpose apart."""
+    """Return a client order id: unique within the session by round trip, purpose and `count`."""
     return f"vt-{epoch}-{round_trip}{purpose.value}{count}"
 
 
 def purpose_of(name: str, epoch: str) -> Purpose | None:
-    """Return what an order is for whose name is of this session, from whichever of its engine's lives; else None."""
+    """Return the purpose of an order by its client order id, or None where the id isn't of this session.
+
+    The ids of a session differ between starts of its engine; all are recognised.
+    """
     found = re.fullmatch(rf"vt-{re.escape(epoch)}(?:r[0-9a-z]+)?-[0-9]+([a-z])[0-9]+", name)
     return Purpose(found[1]) if found and found[1] in set(Purpose) else None
 
 
 def request(order: Any, symbol: str, name: str, working_type: WorkingType) -> OrderRequest:
-    """What is asked of the exchange for a row of ORDER."""
+    """Return the request for a row of ORDER."""
     purpose = PURPOSES[order.purpose]
     return OrderRequest(
         symbol=symbol,
@@ -71,33 +74,34 @@ def request(order: Any, symbol: str, name: str, working_type: WorkingType) -> Or
     )
 
 
-def intent(order: Any, asked: OrderRequest, reason: str) -> OrderIntent:
-    return OrderIntent(order.time, asked, PURPOSES[order.purpose], order.round_trip, reason, order.bar)
+def intent(order: Any, request: OrderRequest, reason: str) -> OrderIntent:
+    """Return the intent for a row of ORDER and its request."""
+    return OrderIntent(order.time, request, PURPOSES[order.purpose], order.round_trip, reason, order.bar)
 
 
 def round_trip(trip: Any, symbol: str, reason: str, entries: Sequence[int], exits: Sequence[int]) -> RoundTrip:
-    """A row of TRIP, with why it was left and the trade ids of its fills."""
-    told = {name: value for name, value in trip._asdict().items() if name != "fills"}
-    told |= {"side": Side(trip.side), "net": trip.realised - trip.fees + trip.funding, "exit_reason": reason}
-    return RoundTrip(**told, symbol=symbol, entry_trade_ids=tuple(entries), exit_trade_ids=tuple(exits))
+    """Return a row of TRIP as a `RoundTrip`, with its exit reason and the trade ids of its fills."""
+    fields = {name: value for name, value in trip._asdict().items() if name != "fills"}
+    fields |= {"side": Side(trip.side), "net": trip.realised - trip.fees + trip.funding, "exit_reason": reason}
+    return RoundTrip(**fields, symbol=symbol, entry_trade_ids=tuple(entries), exit_trade_ids=tuple(exits))
 
 
-def refusal(row: Any, symbol: str, gates: Sequence[risk.Gate], said: str = "") -> Refusal:
-    """A row of REFUSAL; `said` is what the person said whose hold it may be."""
+def refusal(row: Any, symbol: str, gates: Sequence[risk.Gate], halt_reason: str = "") -> Refusal:
+    """Return a row of REFUSAL as a `Refusal`; `halt_reason` is the text of an operator's halt."""
     gate = gates[row.gate]
-    text = refusal_text(gate, row.measure, row.limit, said)
+    text = refusal_text(gate, row.measure, row.limit, halt_reason)
     return Refusal(row.time, symbol, row.bar, Side(row.side), gate.code, text)
 
 
-def refusal_text(gate: risk.Gate, measure: int, limit: int, said: str = "") -> str:
-    """Say for people why a gate refuses: how far the breaker's rule is that it stands for, or its own text."""
+def refusal_text(gate: risk.Gate, measure: int, limit: int, halt_reason: str = "") -> str:
+    """Return the text of a refusal: that of its breaker rule, an operator's, or the gate's own."""
     if gate.code not in risk.RULES:
         return gate.text
-    return said if gate.code == risk.RULES[-1] else risk.distance_text(gate.code, measure, limit)
+    return halt_reason if gate.code == risk.RULES[-1] else risk.distance_text(gate.code, measure, limit)
 
 
-def alert_words(kind: int, name: str, code: int, text: str) -> tuple[str, str]:
-    """Return an alert's code, and what it says for people of the order of a name, its refusal's code and text."""
+def alert_code_and_text(kind: int, name: str, code: int, text: str) -> tuple[str, str]:
+    """Return the code and text of an alert about an order: its client order id, and its refusal's code and text."""
     if kind == STOP_IS_MISSING:
         return "STOP_MISSING", STOP_MISSING_TEXT
     if kind == ROWS_ARE_FULL:
@@ -105,15 +109,16 @@ def alert_words(kind: int, name: str, code: int, text: str) -> tuple[str, str]:
     if kind == NEVER_PLACED:
         return "NOT_PLACED", f"{name} was never placed"
     if kind == ORDER_IS_GONE:
-        return "ORDER_GONE", f"{name} is no more at the exchange, and nothing has told of its end"
+        return "ORDER_GONE", f"{name} no longer exists at the exchange, and no update reported its end"
     if kind == TRIGGER_IS_STUCK:
-        return "TRIGGER_STUCK", f"{name} has triggered and fills nothing: leaving at market"
+        return "TRIGGER_STUCK", f"{name} has triggered but does not fill: closing the position at market"
     if kind == STOP_IS_REPLACED:
-        return "STOP_REPLACED", f"{name} was cancelled, not by us: another takes its place"
+        return "STOP_REPLACED", f"{name} was cancelled, but not by us: a new stop is sent"
     return "ORDER_REFUSED", refused_text(name, code, text)
 
 
 def change(row: Any) -> BreakerChange:
+    """Return a row of CHANGE as a `BreakerChange`."""
     action = "resume" if row.resumed else risk.ACTIONS[row.action]
     return BreakerChange(
         row.time, risk.RULES[row.rule], risk.MODES[row.mode], action, row.measure, row.limit, row.resume_at
@@ -121,5 +126,6 @@ def change(row: Any) -> BreakerChange:
 
 
 def equity_point(row: Any, symbol: str) -> EquityPoint:
-    told = row.time, symbol, row.wallet, row.unrealised, row.wallet + row.unrealised, row.position
-    return EquityPoint(*told, "mark" if row.at_mark else "last")
+    """Return a row of EQUITY as an `EquityPoint`."""
+    values = row.time, symbol, row.wallet, row.unrealised, row.wallet + row.unrealised, row.position
+    return EquityPoint(*values, "mark" if row.at_mark else "last")

@@ -1,13 +1,13 @@
-"""The one order in which things happen where the tape is the clock.
+"""The order of events where the tape is the clock.
 
-A backtest and a lockstep `sim` session run the same generator. It feeds the core and asks its driver, by yielding, for
-what lies outside: the next stretch of the tape, the playing of it at the exchange, the execution of a command, the
-news that the exchange has for us. The backtest's driver answers in process, the engine's over REST and websockets;
-since both answer the same questions, the core sees the same events and sends the same commands.
+A backtest and a `sim` session in lockstep run the same generator. It passes events to the core and yields requests to
+its driver for all else: the next stretch of the tape, playing it at the exchange, executing a command, the events of
+the exchange. The backtest's driver answers in process, the engine's over REST and websockets; since both answer the
+same requests, the core gets the same events and sends the same commands.
 
-The order: trades reach the core up to the first that something depends on (a command of ours, an order's fill or
-trigger, a mark price, a due timer). The exchange plays them. Our commands are executed one by one, each answer going
-into the core at once. Then the core hears what happened to its orders. Then the tape goes on.
+The order: trades reach the core up to the first on which something depends (a command of ours, an order's fill or
+trigger, a mark price, a due timer). The exchange plays them. Our commands are executed one by one, and the core handles
+each answer at once. Then the core handles what happened to its orders. Then the tape goes on.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from voltrade.model import (
 
 @dataclass(frozen=True, slots=True)
 class NextSegment:
-    """Ask for the next `Segment`."""
+    """Request for the next `Segment`."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdvanceExchange:
-    """Ask the exchange to play what the core has seen, and to set its clock. The answer is not used."""
+    """Request to have the exchange play what the core has seen, and set its clock. The answer is not used."""
 
     trades: int
     """How many trades since the last `AdvanceExchange`."""
@@ -56,19 +56,19 @@ class AdvanceExchange:
 
 @dataclass(frozen=True, slots=True)
 class SendCommand:
-    """Ask for a command to be carried out; the answer is a `Reply` or a `Snapshot`."""
+    """Request to execute a command; the answer is a `Reply` or a `Snapshot`."""
 
     command: Command
 
 
 @dataclass(frozen=True, slots=True)
 class DrainEvents:
-    """Ask for what the exchange has told since the last time, in its order; the answer is a list of events."""
+    """Request for the exchange's events since the last such request, in order; the answer is a list."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndOfTape:
-    """Tell the exchange that the tape is over: market orders still open fill at the last price."""
+    """Request to end the tape at the exchange: market orders that are still open fill at the last price."""
 
 
 Request = NextSegment | AdvanceExchange | SendCommand | DrainEvents | EndOfTape
@@ -76,12 +76,12 @@ Handle = Callable[[Event], tuple[int, list[Output]]]
 
 
 def commands_of(outputs: Iterable[Output]) -> list[Command]:
-    """Return the outputs that are to be carried to the exchange."""
+    """Return the outputs that are commands to the exchange."""
     return [output for output in outputs if not isinstance(output, Note)]
 
 
 def warm_up(handle: Handle, history: History) -> None:
-    """Let a core take what came before its session; without an account it can't act on it."""
+    """Have a core handle the trades from before its session; without an account it can't act on them."""
     if history.resume_point is not None:
         handle(history.resume_point)
     trades = history.trades
@@ -95,10 +95,10 @@ class TapeLoop:
 
     Args:
         core: the core, asked for what is due.
-        handle: `core.handle`, perhaps with a journal around it; events reach the core through it alone.
+        handle: `core.handle`, perhaps with a journal around it; the only way in which events reach the core.
         start: venue time at which the session begins, ms.
         marks: mark prices that the exchange has played already.
-        restarted: whether the core comes from the journal of an engine that was killed.
+        restarted: whether the core was restored from the journal of an engine that was killed.
     """
 
     def __init__(
@@ -113,10 +113,10 @@ class TapeLoop:
         self._unplayed = 0
 
     def run(self) -> Generator[Request, Any, None]:
-        """Yield asks until the session has ended; each is answered by `send`."""
+        """Yield requests until the session has ended; each is answered by `send`."""
         if self._restarted:
-            yield from self._drain(self._take(EngineRestarted(self._time)))
-        yield from self._drain(self._take(StreamStatus(self._time, "user", True)))
+            yield from self._drain(self._handle_event(EngineRestarted(self._time)))
+        yield from self._drain(self._handle_event(StreamStatus(self._time, "user", True)))
         ended = False
         while not (ended or self._core.finished):
             segment: Segment = yield NextSegment()
@@ -125,7 +125,7 @@ class TapeLoop:
         yield from self._end()
 
     def _run_segment(self, segment: Segment) -> Generator[Request, Any, bool]:
-        """Feed a segment; stop early, and say so, where commands have changed what the exchange will do next."""
+        """Pass a segment to the core; return False where a command cuts it, since the exchange may act earlier now."""
         trades, seen = segment.trades, 0
         while seen < len(trades):
             if (yield from self._fire_due(int(trades.time[seen]))):
@@ -146,16 +146,16 @@ class TapeLoop:
                 return False
             self._marks += 1
             self._time = max(self._time, segment.mark.time)
-            outputs = self._take(segment.mark)
+            outputs = self._handle_event(segment.mark)
         yield from self._play(mark=segment.mark is not None)
         yield from self._drain(outputs)
         return True
 
     def _fire_due(self, before: int) -> Generator[Request, Any, bool]:
-        """Fire the timers due at or before a time; say whether one of them made a command, or ended the session."""
+        """Fire the timers due at or before a time; return whether a timer led to a command or ended the session."""
         while (due := self._core.next_due) <= before:
             self._time = max(self._time, due)
-            outputs = self._take(Timer(self._time))
+            outputs = self._handle_event(Timer(self._time))
             if commands_of(outputs) or self._core.finished:
                 yield from self._play()
                 yield from self._drain(outputs)
@@ -163,30 +163,30 @@ class TapeLoop:
         return False
 
     def _drain(self, outputs: list[Output]) -> Generator[Request, Any, None]:
-        """Execute commands, then hear the news, until neither brings anything."""
+        """Execute commands and handle the exchange's events, until neither brings anything new."""
         pending = deque(commands_of(outputs))
         while True:
             while pending:
                 answer: Reply | Snapshot = yield SendCommand(pending.popleft())
-                pending.extend(commands_of(self._take(answer)))
-            news: list[UserDataEvent] = yield DrainEvents()
-            if not news:
+                pending.extend(commands_of(self._handle_event(answer)))
+            events: list[UserDataEvent] = yield DrainEvents()
+            if not events:
                 return
-            for event in news:
-                pending.extend(commands_of(self._take(event)))
+            for event in events:
+                pending.extend(commands_of(self._handle_event(event)))
 
     def _play(self, mark: bool = False) -> Generator[Request, Any, None]:
         yield AdvanceExchange(self._unplayed, self._trade_id, mark, self._marks, self._time)
         self._unplayed = 0
 
     def _end(self) -> Generator[Request, Any, None]:
-        """Where the tape ends before the session does, end by the policy; nothing is left open under `flatten`."""
+        """End the session by its policy where the tape ends first; nothing stays open under `flatten`."""
         if not self._core.finished:
-            yield from self._drain(self._take(self._core.end_of_tape(self._time)))
+            yield from self._drain(self._handle_event(self._core.end_of_tape(self._time)))
         yield EndOfTape()
         yield from self._drain([])
 
-    def _take(self, event: Event) -> list[Output]:
+    def _handle_event(self, event: Event) -> list[Output]:
         consumed, outputs = self._handle(event)
-        assert consumed == 1, "only blocks of trades are taken in parts"
+        assert consumed == 1, "only blocks of trades are handled in parts"
         return outputs

@@ -64,8 +64,8 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "a timeout is taken for a refusal, and tried again with a new id",
         "order_rules.py",
-        "    if outcome == states.UNANSWERED or reaction_to(code) == states.ASK:",
-        "    if reaction_to(code) == states.ASK:",
+        "    if outcome == states.UNANSWERED or reaction_to(code) == states.LOOKUP:",
+        "    if reaction_to(code) == states.LOOKUP:",
         ("O1", "O2", "O3", "O4", "O5", "O6"),
     ),
     Bug(
@@ -85,9 +85,9 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "a fill that is told after its order's end is dropped",
         "core_rules.py",
-        "    if event.trade_id:\n        order_rules.take_fill(account, symbol, event)",
+        "    if event.trade_id:\n        order_rules.apply_fill(account, symbol, event)",
         "    if event.trade_id and not order_queries.is_done(symbol.orders[event.order]):\n"
-        "        order_rules.take_fill(account, symbol, event)",
+        "        order_rules.apply_fill(account, symbol, event)",
         ("O1", "O2"),
     ),
     Bug(
@@ -114,7 +114,7 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "an order that is not found once never was",
         "oms.py",
-        "            if self._absent[number] >= states.ABSENCE_ANSWERS and number in self._unlisted:\n"
+        "            if self._absences[number] >= states.ABSENCE_ANSWERS and number in self._unlisted:\n"
         "                return states.ABSENT",
         "            return states.ABSENT",
         ("O3", "O4", "O5"),
@@ -138,8 +138,8 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "the stop of a short lies where a long's would",
         "position_rules.py",
-        "level_from(position.entry_notional, position.entered, position.side * profit)",
-        "level_from(position.entry_notional, position.entered, profit)",
+        "price_from_average(position.entry_notional, position.entered, position.side * profit)",
+        "price_from_average(position.entry_notional, position.entered, profit)",
         ("O5",),
     ),
     Bug(
@@ -153,8 +153,8 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "an order is written down after it was sent",
         "live.py",
-        "        self._commit()\n        if self._is_unwritten",
-        "        if self._is_unwritten",
+        "        self._commit()\n        if self._is_unstored",
+        "        if self._is_unstored",
         ("O7",),
     ),
     Bug(
@@ -188,9 +188,9 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "a user stream that is up again counts as in step",
         "core.py",
-        "            if link.up:\n                outputs.append(TakeSnapshot",
-        "            symbol_state.monitor.reconciled = link.up and self.account is not None\n"
-        "            if link.up and self.account is None:\n                outputs.append(TakeSnapshot",
+        "            if status.up:\n                outputs.append(TakeSnapshot",
+        "            symbol_state.monitor.reconciled = status.up and self.account is not None\n"
+        "            if status.up and self.account is None:\n                outputs.append(TakeSnapshot",
         ("O1", "O2", "O5", "O6"),
     ),
     Bug(
@@ -210,8 +210,8 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "the cooldown counts from the entry",
         "core_rules.py",
-        "symbol.last_exit_time, symbol.last_exit_bar = symbol.closings[number].time, symbol.bars",
-        "symbol.last_exit_time, symbol.last_exit_bar = symbol.closings[number].time, symbol.opened_at_bar",
+        "symbol.last_exit_time, symbol.last_exit_bar = symbol.closed_trips[number].time, symbol.bars",
+        "symbol.last_exit_time, symbol.last_exit_bar = symbol.closed_trips[number].time, symbol.opened_at_bar",
         ("O9",),
     ),
     Bug(

@@ -19,9 +19,19 @@ from voltrade import core, core_rules, order_queries, order_rules, position_rule
 from voltrade.account import value_at_mark
 from voltrade.compiled import BARE, Record, Rows, compile_for, compiled_in_place, compiled_part, prefetch, rows_of
 from voltrade.model import NEVER
-from voltrade.order_states import ACCEPTED, NEW, NOT_LISTED, OF_EACH_PURPOSE, PENDING_SUBMIT, TAPE_END
+from voltrade.order_states import ACCEPTED, NEW, NOT_LISTED, PENDING_SUBMIT, PURPOSE_COUNT, TAPE_END
 from voltrade.order_states import REFUSED as REFUSED_ANSWER
-from voltrade.records import CANCEL, HALTED_BY_LATE_FILL, OF_ALGO, OF_ORDER, REFUSAL, REPLIED, SIGNAL, SNAPSHOT, SUBMIT
+from voltrade.records import (
+    CANCEL,
+    HALTED_BY_LATE_FILL,
+    HAS_ALGO,
+    HAS_ORDER,
+    REFUSAL,
+    REPLIED,
+    SIGNAL,
+    SNAPSHOT,
+    SUBMIT,
+)
 from voltrade.research import loop_exchange, loop_matching
 from voltrade.research.loop_records import (
     DONE,
@@ -76,9 +86,9 @@ def _add_order_state(order: Record, at_exchange: Record, event: Record) -> None:
     """Add the order's state to an answer."""
     event.order_id = at_exchange.order_id
     if order_queries.is_algo(order):
-        event.told, event.status, event.algo_status = OF_ALGO, at_exchange.algo_status, at_exchange.algo_status
+        event.updates, event.status, event.algo_status = HAS_ALGO, at_exchange.algo_status, at_exchange.algo_status
     else:
-        event.told, event.status, event.reported = OF_ORDER, at_exchange.status, at_exchange.executed
+        event.updates, event.status, event.reported = HAS_ORDER, at_exchange.status, at_exchange.executed
 
 
 @compiled_part
@@ -86,9 +96,9 @@ def _react(sim: Record, event: Record) -> None:
     """Give the core an event; give up on a session that needs an operator."""
     account, symbol = sim.account, sim.symbols[0]
     core_rules.react(account, sim.symbols, event)
-    if symbol.halts or symbol.halted:
-        sim.unmodelled = LATE_FILL if symbol.halts + symbol.halted == HALTED_BY_LATE_FILL else REFUSED
-    if account.is_too_much:
+    if symbol.halt_wanted or symbol.halt_applied:
+        sim.unmodelled = LATE_FILL if symbol.halt_wanted + symbol.halt_applied == HALTED_BY_LATE_FILL else REFUSED
+    if account.has_overflowed:
         sim.unmodelled = NO_ROOM
 
 
@@ -101,18 +111,18 @@ def _take_snapshot(sim: Record) -> None:
     for number in range(sim.event_count):
         if sim.events[number].trade_id > symbol.counted:
             sim.answer = sim.events[number]
-            sim.answer.is_alone = True
+            sim.answer.orders_only = True
             _react(sim, sim.answer)
     at = loop_matching.next_open(sim, 0)
     while at >= 0:
         at_exchange = sim.at_exchange[at]
-        position_rules.take_order(
+        position_rules.apply_order_update(
             account, symbol, at, at_exchange.status, at_exchange.executed, at_exchange.order_id, now
         )
         at = loop_matching.next_open(sim, at_exchange.order_id)
     for at in range(symbol.order_count):
         if sim.at_exchange[at].algo_status == NEW:
-            position_rules.take_algo(account, symbol, at, NEW, 0, now)
+            position_rules.apply_algo_update(account, symbol, at, NEW, 0, now)
     _look_up_missing(sim)
     position_rules.sync_orders(account, symbol, now)
     if symbol.position.side * order_queries.open_quantity(symbol) != sim.quantity:
@@ -125,7 +135,7 @@ def _take_snapshot(sim: Record) -> None:
 def _look_up_missing(sim: Record) -> None:
     """Look up orders that a snapshot doesn't list."""
     account, symbol = sim.account, sim.symbols[0]
-    for purpose in range(OF_EACH_PURPOSE):
+    for purpose in range(PURPOSE_COUNT):
         for at in range(symbol.order_count):
             order, at_exchange = symbol.orders[at], sim.at_exchange[at]
             is_listed = at_exchange.phase == IN_TRANSIT or at_exchange.phase == TAKING or at_exchange.algo_status == NEW
@@ -385,7 +395,7 @@ def _on_mark(sim: Record, m: Market) -> None:
     number = sim.mark
     sim.symbols[0].mark_e8 = m.mark_prices[number]
     sim.mark += 1
-    core_rules.value(sim.account, sim.symbols, 0)
+    core_rules.value_account(sim.account, sim.symbols, 0)
     if sim.settings.triggers_by_mark and sim.symbols[0].has_position:
         _set_last_prices(sim, m, sim.row)
     loop_matching.on_mark_price(
@@ -422,7 +432,7 @@ def _write_orders(sim: Record, is_over: bool, orders: Rows) -> None:
     symbol, kept = sim.symbols[0], 0
     for row in range(symbol.order_count):
         order = symbol.orders[row]
-        if is_over or order_queries.is_over(symbol, order):
+        if is_over or order_queries.is_removable(symbol, order):
             placed = orders[order.number]
             placed.order, placed.at_exchange = order, sim.at_exchange[row]
         else:
@@ -471,7 +481,7 @@ def _end_session(sim: Record, m: Market) -> None:
     """End the session; where the tape ends first, by the policy for the end of a session."""
     _set_last_prices(sim, m, sim.row)
     if not core_rules.is_finished(sim.account, sim.symbols):
-        core_rules.end(sim.account, sim.symbols, TAPE_END)
+        core_rules.end_session(sim.account, sim.symbols, TAPE_END)
         _settle(sim)
     loop_matching.finish(sim)
     _settle(sim)

@@ -11,7 +11,7 @@ from voltrade import risk
 from voltrade.account import value_at_mark
 from voltrade.compiled import Record, compiled_part
 from voltrade.order_queries import is_algo
-from voltrade.records import ALGO_TOLD, ORDER_TOLD
+from voltrade.records import ALGO_UPDATED, ORDER_UPDATED
 from voltrade.research.loop_records import ENDED, IN_TRANSIT, NOT_EXPLAINED, TAKING, free_row
 from voltrade.simulated.fill_model import (
     is_triggered,
@@ -202,7 +202,7 @@ def cancel(sim: Record, at: int) -> int:
 def end_order(sim: Record, at: int, status: int) -> None:
     """End an order without a further fill."""
     sim.at_exchange[at].status = status
-    add_order_event(sim, ORDER_TOLD, at, status)
+    add_order_event(sim, ORDER_UPDATED, at, status)
     mark_ended(sim, at)
 
 
@@ -219,4 +219,4 @@ def mark_ended(sim: Record, at: int) -> None:
 def end_algo(sim: Record, at: int, status: int) -> None:
     """Set the final status of an algo order."""
     sim.at_exchange[at].algo_status = status
-    add_order_event(sim, ALGO_TOLD, at, status)
+    add_order_event(sim, ALGO_UPDATED, at, status)

@@ -52,7 +52,7 @@ def refusal_text(code: int, instrument: Instrument) -> str:
 
 def alert_text(kind: int, name: str, code: int, instrument: Instrument) -> tuple[str, str]:
     """Return the code and the text of an alert about the order of this client order id."""
-    return row_facts.alert_words(kind, name, code, refusal_text(code, instrument))
+    return row_facts.alert_code_and_text(kind, name, code, refusal_text(code, instrument))
 
 
 def _rows(kind: Any, table: Rows) -> list[Any]:

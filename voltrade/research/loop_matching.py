@@ -7,7 +7,7 @@ from voltrade import risk
 from voltrade.account import fee, funding_payment, position_after, proportion, value_at_mark
 from voltrade.compiled import Record, compiled_in_place, compiled_part
 from voltrade.model import NEVER
-from voltrade.records import ALGO_TOLD, FUNDED, ORDER_TOLD
+from voltrade.records import ALGO_UPDATED, FUNDED, ORDER_UPDATED
 from voltrade.research.loop_exchange import (
     add_event,
     add_order_event,
@@ -194,7 +194,7 @@ def _trigger(sim: Record, at: int) -> None:
     """Trigger an algo order: it becomes a market order that is in the matching engine at once."""
     at_exchange = sim.at_exchange[at]
     at_exchange.algo_status = states.TRIGGERING
-    add_order_event(sim, ALGO_TOLD, at, states.TRIGGERING)
+    add_order_event(sim, ALGO_UPDATED, at, states.TRIGGERING)
     if reducible_quantity(sim, sim.symbols[0].orders[at].side) == 0:
         at_exchange.code = -2022
         end_algo(sim, at, states.REJECTED)
@@ -205,7 +205,7 @@ def _trigger(sim: Record, at: int) -> None:
     at_exchange.reference = sim.last_price
     end_algo(sim, at, states.TRIGGERED)
     at_exchange.status = states.NEW
-    add_order_event(sim, ORDER_TOLD, at, states.NEW)
+    add_order_event(sim, ORDER_UPDATED, at, states.NEW)
 
 
 @compiled_part
@@ -250,7 +250,7 @@ def _fill(sim: Record, at: int, price: int, available: int) -> int:
     fill.realised, fill.executed, fill.executed_notional = realised, at_exchange.executed, at_exchange.executed_notional
     fill.status = at_exchange.status
     sim.fill_count = number + 1
-    event = add_order_event(sim, ORDER_TOLD, at, at_exchange.status)
+    event = add_order_event(sim, ORDER_UPDATED, at, at_exchange.status)
     event.trade_id, event.quantity, event.price, event.fee = sim.fills_written + number + 1, quantity, price, cost
     event.realised = realised
     if at_exchange.status == states.FILLED:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from voltrade.errors import JournalError, SessionError
-from voltrade.journal import identity_of, is_written, last_row, place_of, refuse_unsafe
+from voltrade.journal import identity_of, is_open_for_writing, last_row, seq_of_head, refuse_unsafe
 from voltrade.runs.account_lock import AccountLock
 from voltrade.runs.ledger_file import (
     VERSION,
@@ -215,7 +215,7 @@ class Ledger:
             )
         longest = max(found, key=lambda path: last_row(path)[0])
         self._refuse_older_journal(record, longest)
-        if is_written(longest):  # by an engine whose lock was deleted
+        if is_open_for_writing(longest):  # by an engine whose lock was deleted
             raise SessionError(f"account {self._path.stem}: another engine trades it, that of {longest.parent}")
         return longest
 
@@ -239,7 +239,7 @@ class Ledger:
             SessionError: Names the row; says what to do.
         """
         noted = self._position.read()
-        if noted.run == record.run and place_of(journal, noted.head) != noted.rows:
+        if noted.run == record.run and seq_of_head(journal, noted.head) != noted.rows:
             raise SessionError(
                 f"account {self._path.stem}: the journal in {journal.parent} must have row {noted.rows:,} with the "
                 f"hash {noted.head}, ends with row {last_row(journal)[0]:,}: it is an older copy, or rows were lost; "

@@ -171,7 +171,7 @@ class _Run:
         if head == self.chain.head:
             return self.chain.seq
         try:
-            place = journal.place_of(self.path, head) if self.chain.seq else 0
+            place = journal.seq_of_head(self.path, head) if self.chain.seq else 0
         except JournalError:  # damaged, as the chain shows
             return 0
         return place if place <= self.chain.seq else 0

@@ -1,0 +1,99 @@
+"""When an open position and its orders need attention without an event, and what is done then.
+
+Compiled functions over one row of SYMBOL and the row of ACCOUNT (`records`), as in `position_rules`.
+"""
+
+from __future__ import annotations
+
+from voltrade import order_states as states
+from voltrade import records
+from voltrade.compiled import Record, compiled_part
+from voltrade.model import NEVER
+from voltrade.order_queries import awaits_fills, exposed, is_done, is_of
+from voltrade.order_rules import alert, lookup
+from voltrade.position_rules import (
+    is_closing,
+    next_exit_at,
+    resend_stop_at,
+    resize_at,
+    stuck_at,
+    sync_orders,
+    working_take_profit,
+)
+from voltrade.records import add_output
+
+
+@compiled_part
+def on_time(account: Record, symbol: Record, time: int) -> None:
+    """Do what is due: look up orders, read the account, close a position that is old or unprotected, sync orders."""
+    if symbol.has_position:
+        for purpose in range(states.PURPOSE_COUNT):
+            for row in range(symbol.order_count):
+                order = symbol.orders[row]
+                if is_of(symbol, order, purpose) and not is_done(order) and order.lookup_at <= time:
+                    lookup(account, symbol, row, time, states.STALE)
+    if symbol.snapshot_at <= time:
+        symbol.snapshot_at = NEVER
+        reason = states.NOT_AGREED if symbol.disagreements else states.FILL_MISSING
+        add_output(account, records.SNAPSHOT, symbol.index, -1, reason, time)
+    position = symbol.position
+    if exposed(symbol, time) != 0 and not is_closing(position):
+        if time >= _max_holding_at(symbol):
+            position.closing_reason = states.BY_TIME
+        if time - position.unprotected_since >= states.PROTECT_WITHIN_MS:
+            position.closing_reason = states.STOP_MISSING
+            alert(account, symbol, records.STOP_IS_MISSING, -1, time)
+    sync_orders(account, symbol, time)
+
+
+@compiled_part
+def orders_due(symbol: Record) -> int:
+    """Return when `on_time` has something to do, in ms, or NEVER."""
+    due: int = symbol.snapshot_at
+    if not symbol.has_position:
+        return due
+    now = symbol.time
+    for row in range(symbol.order_count):
+        order = symbol.orders[row]
+        if not is_done(order):
+            due = min(due, order.lookup_at)
+        if awaits_fills(order) and order.updated_at + states.RETRY_AFTER_MS > now:
+            due = min(due, order.updated_at + states.RETRY_AFTER_MS)
+    if exposed(symbol, now) != 0:
+        due = min(due, _position_due(symbol, now))
+    return due
+
+
+@compiled_part
+def _position_due(symbol: Record, now: int) -> int:
+    """Return when a position needs its next order or must be closed, in ms."""
+    position, due = symbol.position, _if_later(resize_at(symbol, now), now)
+    due = min(due, _if_later(position.stop_retry_at, now), _if_later(resend_stop_at(symbol), now))
+    if is_closing(position) or position.trigger_finished:
+        due = min(due, _if_later(position.exit_retry_at, now))
+        due = min(due, _if_later(next_exit_at(symbol, now), now))
+    else:
+        due = min(due, _if_later(position.take_profit_retry_at, now))
+        row = working_take_profit(symbol)
+        if row >= 0:
+            due = min(due, _if_later(stuck_at(symbol.orders[row]), now))
+    if position.unprotected_since != NEVER:
+        if is_closing(position):
+            due = min(due, _if_later(position.unprotected_since + states.RETRY_AFTER_MS, now))
+        else:
+            due = min(due, position.unprotected_since + states.PROTECT_WITHIN_MS)
+    return due if is_closing(position) else min(due, _max_holding_at(symbol))
+
+
+@compiled_part
+def _max_holding_at(symbol: Record) -> int:
+    """Return when `max_holding_s` is over, in ms; NEVER without that setting, or before a fill is counted."""
+    if symbol.settings.max_holding_ms == 0 or symbol.position.opened_at == 0:
+        return NEVER
+    return int(symbol.position.opened_at + symbol.settings.max_holding_ms)
+
+
+@compiled_part
+def _if_later(time: int, now: int) -> int:
+    """Return a time that is after `now`, else NEVER."""
+    return int(time) if time > now else NEVER
