@@ -42,14 +42,14 @@ def tape(*rows: tuple[int, int, int], first_id: int = 1) -> Trades:
 
 
 def test_the_parameters_for_live_carry_the_band_that_is_shown(btcusdt: Instrument) -> None:
-    """The band was shown as watched, but what was to be typed did not carry it."""
+    """The range was shown as watched, but what was to be typed did not carry it."""
     chosen = calibrate(SYNTHETIC, btcusdt, thresholds=[]).for_bars_a_day(500)
     words = chosen.parameters().split()
     assert words[::3] == ["-p"] * 3
     bars = Config.from_parameters(dict(zip(words[1::3], map(float, words[2::3]), strict=True))).bars
     assert bars.threshold == chosen.threshold
-    assert bars.least_bars_a_day == pytest.approx(chosen.band.low, abs=1)
-    assert bars.most_bars_a_day == pytest.approx(chosen.band.high, abs=1)
+    assert bars.least_bars_a_day == pytest.approx(chosen.expected_range.low, abs=1)
+    assert bars.most_bars_a_day == pytest.approx(chosen.expected_range.high, abs=1)
 
 
 def test_days_and_gaps_by_hand(btcusdt: Instrument) -> None:
@@ -155,9 +155,9 @@ def test_a_wanted_number_of_bars_a_day_is_met(btcusdt: Instrument, unit: str, wa
     assert len(f"{chosen.threshold.normalize():f}".replace(".", "").strip("0")) <= 3, "three digits are enough"
     # The day's end cuts a bar, three digits round by half a percent, and a part of a bar is left over.
     assert chosen.figures.bars_a_day == pytest.approx(wanted, rel=0.01, abs=2 * 4)
-    assert chosen.band.threshold == chosen.threshold
-    assert chosen.band.low == pytest.approx(chosen.figures.bars_a_day / 3)
-    assert "0 whole days" in chosen.band_reason
+    assert chosen.expected_range.threshold == chosen.threshold
+    assert chosen.expected_range.low == pytest.approx(chosen.figures.bars_a_day / 3)
+    assert "0 whole days" in chosen.range_reason
 
 
 def test_the_step_bounds_the_threshold(btcusdt: Instrument) -> None:
@@ -206,7 +206,7 @@ def test_calibration_has_a_row_for_each_threshold(btcusdt: Instrument) -> None:
 # --- bar rate ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_band_follows_from_how_days_differ(btcusdt: Instrument) -> None:
+def test_the_expected_range_follows_from_how_days_differ(btcusdt: Instrument) -> None:
     """Nine days, seven whole: volumes of 1 and e^0.2 in turn; their log has a deviation of 0.107."""
     trades = some_trades("BTCUSDT", MONDAY, days=9, a_day=400)
     day = (trades.time - START) // DAY_MS
@@ -216,12 +216,12 @@ def test_the_band_follows_from_how_days_differ(btcusdt: Instrument) -> None:
     logs = [0.2 * (number % 2) for number in range(1, 8)]
     factor = math.exp(3 * np.std(logs, ddof=1))
     assert factor < 1.5
-    assert chosen.band.high / chosen.figures.bars_a_day == pytest.approx(1.5)  # never narrower
+    assert chosen.expected_range.high / chosen.figures.bars_a_day == pytest.approx(1.5)  # never narrower
     wilder = np.where(day % 2 == 0, 100_000, round(100_000 * math.exp(0.6)))
     chosen = calibrate(replace(trades, quantity=wilder * 400 // share), btcusdt, thresholds=[]).for_bars_a_day(300)
     factor = math.exp(3 * np.std([0.6 * (number % 2) for number in range(1, 8)], ddof=1))
-    assert chosen.band.high / chosen.figures.bars_a_day == pytest.approx(factor, rel=0.01)
-    assert "7 whole days" in chosen.band_reason
+    assert chosen.expected_range.high / chosen.figures.bars_a_day == pytest.approx(factor, rel=0.01)
+    assert "7 whole days" in chosen.range_reason
 
 
 EXPECTED = ExpectedRange(Decimal(20), low=100, high=300)
@@ -264,7 +264,7 @@ def test_a_bar_that_closed_24_hours_ago_has_gone() -> None:
     assert bar_rate_alert(Decimal(20), EXPECTED, closes(301, since=NOW - DAY_MS + 1), 0, NOW) is not None
 
 
-def test_a_band_of_another_threshold_says_nothing() -> None:
+def test_a_range_of_another_threshold_says_nothing() -> None:
     with pytest.raises(ValueError, match="threshold: must be that of the expected range, 20, was 21"):
         bar_rate_alert(Decimal(21), EXPECTED, closes(200), 0, NOW)
 

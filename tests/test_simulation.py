@@ -211,7 +211,7 @@ def check_same(tape: Tape, config: Config, begin_s: float = 0.0, end_s: float | 
 
 def check_session(recipe: Recipe, chosen: dict[str, Any], begin: float, end: float) -> Backtest:
     """Hold both paths to each other between two parts of a tape."""
-    tape = recipe.load_tape()
+    tape = recipe.tape()
     times = tape.trades.time
     length = (int(times[-1]) - int(times[0])) / 1000
     return check_same(tape, config_of(chosen, tape.trades), begin * length, end * length if end < 1 else None)

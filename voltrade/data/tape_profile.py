@@ -33,11 +33,11 @@ FEWEST_RETURNS = 200
 
 CLUSTERING_LAGS = 10
 
-BAND_DEVIATIONS = 3.0
-BAND_FACTOR = 3.0
+RANGE_DEVIATIONS = 3.0
+RANGE_FACTOR = 3.0
 """Expected range of bars a day, as a factor, where a tape has too few days to measure how days differ."""
 NARROWEST_FACTOR = 1.5
-DAYS_FOR_BAND = 5
+DAYS_FOR_RANGE = 5
 
 
 def natural(counts: Int64s, unit: Decimal) -> Floats:
@@ -197,8 +197,8 @@ class Recommendation:
 
     figures: BarFigures
     reason: str
-    band: ExpectedRange
-    band_reason: str
+    expected_range: ExpectedRange
+    range_reason: str
 
     @property
     def threshold(self) -> Decimal:
@@ -206,7 +206,7 @@ class Recommendation:
 
     def parameters(self) -> str:
         """Return threshold and expected range as parameters for papermill."""
-        low, high = math.floor(self.band.low), math.ceil(self.band.high)
+        low, high = math.floor(self.expected_range.low), math.ceil(self.expected_range.high)
         threshold = f"{self.threshold.normalize():f}"
         return f"-p threshold {threshold} -p least_bars_a_day {low} -p most_bars_a_day {high}"
 
@@ -217,8 +217,8 @@ class Recommendation:
             "threshold": f"{self.threshold.normalize():f}",
             "chosen": self.reason,
             "bars a day": f"{figures.bars_a_day:,.0f}",
-            "band that live watches": f"{self.band.low:,.0f} to {self.band.high:,.0f} bars in 24 hours",
-            "the band follows from": self.band_reason,
+            "expected range": f"{self.expected_range.low:,.0f} to {self.expected_range.high:,.0f} bars in 24 hours",
+            "the range follows from": self.range_reason,
             "trades a bar": f"{figures.trades_a_bar:,.0f}",
             "seconds a bar": f"{figures.seconds:,.0f}; 90 % last {figures.seconds_5:,.0f} to {figures.seconds_95:,.0f}",
             "correlation of returns": f"{figures.correlation:+.3f}",
@@ -278,9 +278,9 @@ class Calibration:
         return bar_figures(self.trades, self.instrument, settings)
 
     def _recommend(self, figures: BarFigures, reason: str) -> Recommendation:
-        factor, why = _band_factor(self.trades, self.instrument, self.unit)
-        band = ExpectedRange(figures.threshold, figures.bars_a_day / factor, figures.bars_a_day * factor)
-        return Recommendation(figures, reason, band, why)
+        factor, why = _range_factor(self.trades, self.instrument, self.unit)
+        expected = ExpectedRange(figures.threshold, figures.bars_a_day / factor, figures.bars_a_day * factor)
+        return Recommendation(figures, reason, expected, why)
 
 
 def calibrate(
@@ -343,15 +343,15 @@ def _threshold(trades: Trades, instrument: Instrument, unit: str, bars_a_day: fl
     return threshold_near(a_day / bars_a_day, instrument, unit)
 
 
-def _band_factor(trades: Trades, instrument: Instrument, unit: str) -> tuple[float, str]:
+def _range_factor(trades: Trades, instrument: Instrument, unit: str) -> tuple[float, str]:
     """Return the expected range of bars a day as a factor, and why."""
     cuts = np.flatnonzero(np.diff(trades.time // DAY_MS, prepend=-1))
     whole = np.add.reduceat(_amounts(trades, unit), cuts)[1:-1]  # the days at the edges may have begun or ended early
-    if len(whole) < DAYS_FOR_BAND:
-        return BAND_FACTOR, f"a third to three times, since {len(whole)} whole days can't tell how days differ"
+    if len(whole) < DAYS_FOR_RANGE:
+        return RANGE_FACTOR, f"a third to three times, since {len(whole)} whole days can't tell how days differ"
     spread = float(np.log(whole.astype(np.float64)).std(ddof=1))
-    factor = max(float(np.exp(BAND_DEVIATIONS * spread)), NARROWEST_FACTOR)
+    factor = max(float(np.exp(RANGE_DEVIATIONS * spread)), NARROWEST_FACTOR)
     return (
         factor,
-        f"{BAND_DEVIATIONS:.0f} standard deviations of the log volume of {len(whole)} whole days, {spread:.2f}",
+        f"{RANGE_DEVIATIONS:.0f} standard deviations of the log volume of {len(whole)} whole days, {spread:.2f}",
     )
