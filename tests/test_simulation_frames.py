@@ -46,7 +46,7 @@ def check_same(frames: Frames, others: Frames) -> None:
 def test_tables_and_facts_make_the_same_frames(
     recipe: Recipe, chosen: dict[str, Any], begin: float, end: float
 ) -> None:
-    tape = recipe.load_tape()
+    tape = recipe.tape()
     length = int(tape.trades.time[-1] - tape.trades.time[0]) / 1000
     made = both(tape, config_of(chosen, tape.trades), begin * length, end * length if end < 1 else None)
     if made:

@@ -60,6 +60,8 @@ STREAM_UP = "USER_STREAM_UP"
 """Reason for reading the account when the user stream is connected again."""
 
 NOT_STORED_TEXT = "not sent: it can't be written to the journal"
+"""Text of the reply to an entry that was not sent."""
+
 STORE_AGAIN_S = 5.0
 """Pause before rows that could not be stored are tried again, besides the try before each command."""
 

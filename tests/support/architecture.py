@@ -33,7 +33,7 @@ FLOW = {
 }
 """Modules of the picture, and what people know them by."""
 
-PARTS = {"exchange.streams": ("exchange.trade_sequence",)}
+PARTS = {"exchange.streams": ("exchange.trade_sequence",), "live": ("lockstep",)}
 """Modules that work for one of the picture."""
 
 MOST_LABELS = 4
