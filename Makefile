@@ -1,6 +1,6 @@
 # make setup | live | test | campaign | campaign-process | planted | bench | lab | check | constraints | clean
 # Each target makes the environment in .venv that it needs; nothing has to be activated or installed by hand.
-# ARGS is passed on: make test ARGS="tests/test_data.py -k gzip", make live ARGS="-p seed 8".
+# ARGS is passed on: make test ARGS="tests/data/test_load_tape.py -k gzip", make live ARGS="-p seed 8".
 
 SHELL := /bin/bash
 VENV := .venv
@@ -87,7 +87,7 @@ check: $(VENV)/ready-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_import_map.py tests/test_notebooks.py tests/test_setup.py
+	$(BIN)/python -m pytest -q tests/project/test_import_map.py tests/project/test_notebooks.py tests/project/test_setup.py
 	$(MAKE) test
 
 constraints: $(VENV)/ready-dev

@@ -8,16 +8,16 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from builders import an_instrument
-from wall import GUARDS
+from support.builders import an_instrument
+from support.wall import GUARDS
 
 from voltrade.model import Instrument, money
 
 ROOT = Path(__file__).resolve().parent.parent
 
 SLOW = (
-    *("seams", "kills", "readme", "modes", "outliving", "browser", "explorer", "end_to_end", "signal_engine"),
-    *("sessions", "sweep", "notebooks", "upkeep", "rule_file", "session", "signals", "sessions_under_faults"),
+    *("seams", "kills", "readme", "every_mode", "outliving", "browser", "explorer", "end_to_end", "signal_engine"),
+    *("sessions", "sweep", "notebooks", "position_rules", "rule_file", "session", "signals", "sessions_under_faults"),
     *("planted", "notify", "handover"),
 )
 """Files of tests that take longest, the slowest first; by turns those that compute and those that mostly wait."""

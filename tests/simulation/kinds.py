@@ -283,7 +283,7 @@ NOT_REACHED = {
     "C7": "the mark jumps with or without a cut stream, by chance: not as a kind of its own",
     "D8": "self-trade prevention, GTX: the venue's part",
     "E5": "a corrupt header or another's file stops the start: tests of the journal",
-    "E8": "papermill and kernels are real processes: tests/test_kills.py",
+    "E8": "papermill and kernels are real processes: tests/stories/test_kills.py",
     "E9": "the stop command is an operator's command; its file and status are a process's",
     "E10": "two engines at once: tests of the ledger, and stories",
     "E11": "locks of a process that died are the system's: tests of the ledger",

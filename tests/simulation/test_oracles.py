@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oracles import decimal_bars
+from support.oracles import decimal_bars
 
 from simulation import evidence as evidence_module
 from simulation import oracles, reading

@@ -6,7 +6,7 @@ orders, taker sides that depend on past sides, and an efficient price that moves
 within one millisecond.
 
 Calibrated on aggTrades of Binance: three BTCUSDT perpetual clips of 6 to 9 minutes (2023, 2024) and 23 hours of LTCUSDT
-spot (2025). `tests/test_synthetic.py` checks that tapes are in ranges around these figures:
+spot (2025). `tests/data/test_synthetic.py` checks that tapes are in ranges around these figures:
 
     statistic of aggTrades            BTCUSDT clips     LTCUSDT   synthetic, seed 7
     share in the millisecond before   0.25 - 0.50        0.12     0.28

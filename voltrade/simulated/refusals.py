@@ -45,7 +45,7 @@ class Code(NamedTuple):
     """With `{}` for each quoted value."""
     cause: str
     steps: Sequence[str]
-    """Requests that cause it, the refused one last; tests/test_venue_tables.py sends them."""
+    """Requests that cause it, the refused one last; tests/venue/test_requests.py sends them."""
 
     @property
     def quotes(self) -> int:

@@ -1,0 +1,520 @@
+"""Every fault of a file is named, with its rows, and treated by its policy; `data verify` tells them all."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Callable
+from datetime import date, timedelta
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.builders import an_instrument
+from support.history import HEADERS, History, checksum, some_trades, zipped
+
+from voltrade.data import commands, trade_files
+from voltrade.data.faults import DEFAULT_POLICIES, FAULTS, TAPE_POLICIES, Policy, policies
+from voltrade.data.kinds import FUNDING, MARKS, TRADES, Kind, start_of
+from voltrade.data.sources import ArchiveFile, checksum_path
+from voltrade.data.store import Store
+from voltrade.data.stored_day import Metadata
+from voltrade.data.trade_checks import inspect, inspect_trades
+from voltrade.errors import ConfigError
+from voltrade.model import DAY_MS, Trades
+
+DAY = date(2026, 1, 5)
+INSTRUMENT = an_instrument()
+TRADED = some_trades("BTCUSDT", DAY, days=1, a_day=1_200)
+HISTORY = History(
+    TRADED,
+    now=start_of(DAY + timedelta(2)),
+    marks=start_of(DAY) + 60_000 * np.arange(1_440),
+    funding=start_of(DAY) + 28_800_000 * np.arange(3),
+)
+Lines = list[str]
+"""A file's lines; line n stands at index n - 1, the header first."""
+
+
+def edited(line: int, **cells: str) -> Callable[[Lines], None]:
+    """Change cells of a line, by the names of its columns."""
+
+    def edit(lines: Lines) -> None:
+        values = dict(zip(lines[0].split(","), lines[line - 1].split(","), strict=True))
+        lines[line - 1] = ",".join({**values, **cells}.values())
+
+    return edit
+
+
+def of_all(
+    column: str, change: Callable[[str], str], first: int = 2, last: int | None = None
+) -> Callable[[Lines], None]:
+    """Change a column from a line to another."""
+
+    def edit(lines: Lines) -> None:
+        place = lines[0].split(",").index(column)
+        for number in range(first - 1, last or len(lines)):
+            cells = lines[number].split(",")
+            cells[place] = change(cells[place])
+            lines[number] = ",".join(cells)
+
+    return edit
+
+
+def timed(line: int, milliseconds: int) -> Callable[[Lines], None]:
+    """Move a row to another time of its day."""
+    return of_all("transact_time", lambda at: str(int(at) // DAY_MS * DAY_MS + milliseconds), line, line)
+
+
+def swapped(lines: Lines) -> None:
+    lines[99:102] = [lines[101], lines[99], lines[100]]
+
+
+def repeated(lines: Lines) -> None:
+    lines[200:200] = [lines[199], lines[10]]
+
+
+def repeated_otherwise(lines: Lines) -> None:
+    lines.insert(300, lines[299])
+    edited(301, quantity="9.999")(lines)
+
+
+def worthless_and_late(lines: Lines) -> None:
+    edited(51, price="0")(lines)
+    timed(51, DAY_MS - 1)(lines)
+
+
+def worthless_behind_a_blank_line(lines: Lines) -> None:
+    lines.insert(3, "")
+    edited(8, high="0")(lines)
+
+
+def gaps(lines: Lines) -> None:
+    del lines[600:603], lines[399]
+
+
+def without_side(lines: Lines) -> None:
+    for number, line in enumerate(lines):
+        lines[number] = line.rpartition(",")[0]
+
+
+CASES: list[tuple[str, Callable[[Lines], None], str, str]] = [
+    ("unsorted", swapped, "100", "id must ascend from row to row, was 1100"),
+    ("duplicate_id", repeated, "201-202", "id must not be there twice, was 1198"),
+    ("conflicting_id", repeated_otherwise, "301", "rows of one id must agree, the id, was 1298"),
+    ("id_gap", gaps, "400, 600", "ids must follow each other, 4 are missing, the first from 1398 to 1398"),
+    ("not_positive", edited(50, quantity="0.000"), "50", "price and quantity must be positive"),
+    ("not_positive", edited(50, quantity="-1.000"), "50", "price and quantity must be positive"),
+    ("not_positive", edited(51, price="0"), "51", "price and quantity must be positive"),
+    ("not_positive", worthless_and_late, "51", "must be positive"),
+    ("bad_value", edited(52, price="60000.05"), "52", "price must be a multiple of 0.10, was 60000.05"),
+    ("bad_value", edited(53, quantity="1e3"), "53", "quantity must be a multiple of 0.001, was 1e3"),
+    ("bad_value", edited(54, is_buyer_maker="buy"), "54", "is_buyer_maker must be true or false, was buy"),
+    ("missing_side", edited(55, is_buyer_maker=""), "55", "is_buyer_maker must be true or false, was empty"),
+    ("missing_side", without_side, "2-1201", "must have the columns is_buyer_maker, has agg_trade_id, price"),
+    ("one_sided", of_all("is_buyer_maker", lambda _: "true"), "2-1201", "is_buyer_maker is true all 2026-01-05"),
+    ("microseconds", of_all("transact_time", lambda at: at + "000"), "2-1201", "must be in milliseconds, was 1767"),
+    ("microseconds", of_all("transact_time", lambda at: at + "123", 700, 800), "700-800", "must be in milliseconds"),
+    ("time_back", timed(61, 0), "61", "the order of the ids, was 1767571200000"),
+    ("time_back", timed(61, DAY_MS - 1), "61", "the order of the ids, was 1767657"),
+    ("time_back", timed(2, DAY_MS - 1), "2", "the order of the ids, was 1767657"),
+    ("wrong_day", timed(62, 100_000_000), "62", "must lie within 2026-01-05"),
+    ("wrong_day", of_all("transact_time", lambda at: str(int(at) + 3_600_000)), None, "must lie within 2026-01-05"),
+    ("empty", lambda lines: lines.__delitem__(slice(1, None)), "", "must hold at least one trade, has none"),
+]  # fmt: skip
+
+
+def written(folder: Path, name: str, lines: Lines, stated: bytes | None = None) -> Path:
+    """Write an archive file and its CHECKSUM."""
+    content = zipped(name, "\n".join(lines) + "\n")
+    path = folder / name
+    path.write_bytes(content)
+    checksum_path(path).write_bytes(checksum(name, stated or content))
+    return path
+
+
+def lines_of(kind: Kind = TRADES) -> Lines:
+    return [HEADERS[kind], *HISTORY.lines(kind, DAY, DAY)]
+
+
+# --- each fault -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("fault", "spoil", "rows", "detail"), CASES, ids=[f"{case[0]} {case[2]}" for case in CASES])
+def test_a_fault_is_named_with_its_rows_and_no_other_is(
+    tmp_path: Path, fault: str, spoil: Callable[[Lines], None], rows: str | None, detail: str
+) -> None:
+    lines = lines_of()
+    spoil(lines)
+    file = ArchiveFile(TRADES, "BTCUSDT", DAY, DAY)
+    found = inspect(written(tmp_path, file.name, lines), INSTRUMENT, DEFAULT_POLICIES, file.span)
+    (finding,) = found.findings
+    assert finding.fault == fault
+    assert finding.policy == FAULTS[fault].policy
+    assert detail in finding.detail
+    if rows is not None:
+        assert (f"({rows})" if rows else ": ") in str(finding)
+    assert (found.accepted is None) == (finding.policy is Policy.REFUSE)
+
+
+@pytest.mark.parametrize("block", [1 << 24, 4_000])
+def test_rows_have_the_numbers_that_an_editor_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    """Blank lines count, and so do rows that are cut or have too much; they hide no other fault."""
+    monkeypatch.setattr(trade_files, "_BLOCK_BYTES", block)
+    lines = lines_of()
+    for number in (900, 400, 20, 20):
+        lines.insert(number, "")
+    lines[10] = lines[10].rpartition(",")[0]
+    lines[500] += ",true"
+    for number in (19, 100, 501, 1_000):
+        edited(number + 1, quantity="0")(lines)
+    lines[-1] = lines[-1][:30]
+    (tmp_path / "aggTrades.csv").write_text("\n".join(lines))
+    found = inspect(tmp_path / "aggTrades.csv", INSTRUMENT)
+    told = {finding.fault: str(finding) for finding in found.findings}
+    assert "in 3 rows (11, 501, 1205): must have 7 columns, has 6 [refuse]" in told["unreadable"]
+    assert "in 4 rows (20, 101, 502, 1001)" in told["not_positive"]
+    assert found.accepted is None
+
+
+def test_a_file_without_fault_has_none(tmp_path: Path) -> None:
+    file = ArchiveFile(TRADES, "BTCUSDT", DAY, DAY)
+    found = inspect(written(tmp_path, file.name, lines_of()), INSTRUMENT, TAPE_POLICIES, file.span)
+    assert found.findings == ()
+    assert found.accepted is not None
+    assert np.array_equal(found.accepted.id, TRADED.id)
+
+
+@pytest.mark.parametrize(
+    ("fault", "spoil", "policy", "ids"),
+    [
+        ("unsorted", swapped, "flag", {}),
+        ("unsorted", swapped, "drop", {1100}),
+        ("unsorted", edited(50, agg_trade_id="9000000"), "drop", {1048}),
+        ("duplicate_id", repeated, "drop", {}),
+        ("conflicting_id", repeated_otherwise, "drop", {}),
+        ("not_positive", edited(50, quantity="0"), "drop", {1048}),
+        ("bad_value", edited(50, price="x"), "drop", {1048}),
+        ("missing_side", edited(50, is_buyer_maker=""), "drop", {1048}),
+        ("time_back", timed(50, 0), "drop", {1048}),
+        ("time_back", timed(50, DAY_MS - 1), "drop", {1048}),
+        ("wrong_day", timed(50, 100_000_000), "drop", {1048}),
+        ("microseconds", of_all("transact_time", lambda at: at + "999"), "flag", {}),
+    ],
+)
+def test_what_is_left_is_the_trades_without_the_dropped_ones(
+    tmp_path: Path, fault: str, spoil: Callable[[Lines], None], policy: str, ids: set[int]
+) -> None:
+    lines = lines_of()
+    spoil(lines)
+    path = written(tmp_path, "BTCUSDT-aggTrades-2026-01-05.zip", lines)
+    span = ArchiveFile(TRADES, "BTCUSDT", DAY, DAY).span
+    left = inspect(path, INSTRUMENT, policies({fault: policy}), span).accepted
+    assert left is not None
+    keep = ~np.isin(TRADED.id, list(ids))
+    for name in ("id", "price", "quantity", "time", "buyer_is_maker"):
+        assert np.array_equal(getattr(left, name), getattr(TRADED, name)[keep]), name
+    strictly = policies({fault: "refuse"} if Policy.REFUSE in FAULTS[fault].allowed else {})
+    refused = inspect(path, INSTRUMENT, strictly, span)
+    assert refused.accepted is None
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.permutations(range(40)), st.lists(st.integers(0, 39), max_size=10))
+def test_any_order_with_any_repeats_is_put_right(order: list[int], repeats: list[int]) -> None:
+    """However rows are shuffled and repeated: all are there once, and each row is named at most once."""
+    rows = [*order, *repeats]
+    trades = TRADED[:40]
+    columns = (trades.id, trades.price, trades.quantity, trades.time, trades.buyer_is_maker)
+    found = inspect_trades("shuffled", Trades("BTCUSDT", *(column[rows] for column in columns)))
+    assert found.accepted is not None
+    assert found.accepted.id.tolist() == trades.id.tolist()
+    named = {finding.fault: set(finding.rows.tolist()) for finding in found.findings}
+    assert named.get("duplicate_id", set()) == set(range(41, 41 + len(repeats)))
+    out_of_place = named.get("unsorted", set())
+    others = [row for number, row in enumerate(order, 1) if number not in out_of_place]
+    assert others == sorted(others)
+    ascents = [1] * len(order)  # the longest one that ends at each row
+    for place, row in enumerate(order):
+        ascents[place] += max((ascents[at] for at in range(place) if order[at] < row), default=0)
+    assert len(others) == max(ascents), "no row is named that could have stayed"
+
+
+def test_policies_are_named_by_fault() -> None:
+    assert policies({"id_gap": "refuse"})["id_gap"] is Policy.REFUSE
+    assert policies({}) == DEFAULT_POLICIES
+    with pytest.raises(ConfigError, match="not_positive must be one of refuse, drop, was 'flag'"):
+        policies({"not_positive": "flag"})
+    for name, fault in FAULTS.items():
+        assert fault.policy in fault.allowed, name
+
+
+# --- data verify ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("VOLTRADE_STORE", str(tmp_path / "store"))
+    return Store()
+
+
+def verify(*given: str) -> int:
+    return commands.main(["verify", *given])
+
+
+def test_verify_names_every_fault_and_row_of_a_set_of_archives(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One archive for each fault, a day each, and three that can't be what they should."""
+    folder = tmp_path / "archives"
+    folder.mkdir()
+    for number, (_, spoil, _, _) in enumerate(CASES):
+        day = DAY + timedelta(number)
+        moved = some_trades("BTCUSDT", day, days=1, a_day=1_200)
+        lines = [HEADERS[TRADES], *History(moved, now=0).lines(TRADES, day, day)]
+        spoil(lines)
+        written(folder, f"BTCUSDT-aggTrades-{day}.zip", lines)
+    written(folder, "BTCUSDT-aggTrades-2026-02-01.zip", lines_of(), stated=b"others")
+    written(folder, "BTCUSDT-aggTrades-2026-02-02.zip", lines_of())
+    (folder / "BTCUSDT-aggTrades-2026-02-02.zip.CHECKSUM").unlink()
+    written(folder, "BTCUSDT-aggTrades-2026-02-03.zip", lines_of())
+    (folder / "BTCUSDT-aggTrades-2026-02-03.zip").write_bytes(b"PK\x03\x04 cut")
+    assert verify(str(folder)) == 1
+    said = capsys.readouterr().out
+    for fault, _, rows, _ in CASES:
+        assert (f"{fault} in " if rows != "" else f"{fault}: ") in said
+        assert not rows or f"({rows})" in said, f"{fault} {rows}"
+    assert "BTCUSDT-aggTrades-2026-02-01.zip: 1,200 rows: refused" in said
+    assert "checksum: SHA-256 must be" in said
+    assert "checksum: there must be a BTCUSDT-aggTrades-2026-02-02.zip.CHECKSUM, there is none" in said
+    assert "unreadable: can't be read" in said
+    assert f"{len(CASES) + 3} files: " in said
+
+
+def test_verify_of_sound_files_says_so(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind, name in ((TRADES, "aggTrades-2026-01-05"), (MARKS, "1m-2026-01-05"), (FUNDING, "fundingRate-2026-01")):
+        written(tmp_path, f"BTCUSDT-{name}.zip", lines_of(kind))
+    assert verify(str(tmp_path)) == 0
+    assert capsys.readouterr().out.endswith("3 files: no fault\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "spoil", "said"),
+    [
+        (MARKS, "1m-2026-01-05", lambda lines: lines.__delitem__(slice(100, 103)), "id_gap in 1 row (101): 3 rows"),
+        (MARKS, "1m-2026-01-05", edited(7, high="0"), "not_positive in 1 row (7): prices must be positive"),
+        (MARKS, "1m-2026-01-05", worthless_behind_a_blank_line, "not_positive in 1 row (8): prices must be positive"),
+        (MARKS, "1m-2026-01-05", edited(7, open="x"), "bad_value in 1 row (7): open must be a multiple of 0.00000001"),
+        (MARKS, "1m-2026-01-05", edited(7, volume="123.456"), "bad_value in 1 row (7): volume must be 0, was 123.456"),
+        (MARKS, "1m-2026-01-05", swapped, "unsorted in 1 row (100): time must ascend from row to row"),
+        (MARKS, "1m-2026-01-06", lambda _: None, "wrong_day in 1440 rows (2-1441)"),
+        (FUNDING, "fundingRate-2026-01", lambda lines: lines.insert(3, lines[2]), "duplicate_id in 1 row (4)"),
+        (FUNDING, "fundingRate-2026-01", edited(3, last_funding_rate="0.000000001"), "bad_value in 1 row (3)"),
+        (FUNDING, "fundingRate-2026-01", lambda lines: lines.__setitem__(0, "a,b,c"), "the columns calc_time"),
+    ],
+)  # fmt: skip
+def test_marks_and_funding_are_verified_too(
+    tmp_path: Path,
+    store: Store,
+    capsys: pytest.CaptureFixture[str],
+    kind: Kind,
+    name: str,
+    spoil: Callable[[Lines], None],
+    said: str,
+) -> None:
+    lines = lines_of(kind)
+    spoil(lines)
+    assert verify(str(written(tmp_path, f"BTCUSDT-{name}.zip", lines))) == 1
+    assert said in capsys.readouterr().out
+
+
+def test_verify_looks_at_all_that_is_stored(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    trades = some_trades("BTCUSDT", DAY, days=2, a_day=1_500)
+    midnight = int(np.searchsorted(trades.time, start_of(DAY + timedelta(1))))
+    store.add_trades(trades, Metadata.of(INSTRUMENT, "made"))
+    assert verify() == 0
+    assert capsys.readouterr().out.endswith("2 files: no fault\n")
+    assert store.folder is not None
+    days = [store.folder / "trades" / "BTCUSDT" / f"{DAY + timedelta(number)}.parquet" for number in (0, 1)]
+    days[0].unlink()
+    store.add_trades(trades[: midnight - 5], Metadata.of(INSTRUMENT, "made"))  # five are missing before midnight
+    content = bytearray(days[1].read_bytes())
+    assert verify() == 1
+    assert "trades/BTCUSDT/2026-01-06: 1" in (said := capsys.readouterr().out)
+    assert "id_gap: 5 rows are missing after the day before [flag]" in said
+    content[len(content) // 2] ^= 255
+    days[1].write_bytes(content)
+    assert verify() == 1
+    assert "unreadable: trades/BTCUSDT/2026-01-06.parquet: can't be read" in capsys.readouterr().out
+
+
+def test_days_of_raw_trades_are_not_said_to_lack_what_was_joined(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two raw trades of one taker each, ids without a hole over two days; joined, the ids are half as many."""
+    paths = []
+    for day in range(2):
+        path = tmp_path / f"BTCUSDT-trades-2026-01-0{5 + day}.csv"
+        begin = 1_767_571_200_000 + day * 86_400_000
+        rows = [f"{1 + day * 400 + n},100,1,100,{begin + n // 2 * 1_000},{n // 2 % 2 == 0}" for n in range(400)]
+        path.write_text("\n".join(["id,price,qty,quote_qty,time,is_buyer_maker", *rows]) + "\n")
+        paths.append(str(path))
+    assert commands.main(["import", "BTCUSDT", *paths]) == 0
+    assert "400 rows, raw trades joined to 200 aggTrades: ok" in capsys.readouterr().out
+    verify()
+    said = capsys.readouterr().out
+    assert "200 rows are missing after the day before, or fewer: ids of joined raw trades begin anew" in said
+
+
+def test_an_unzipped_file_is_held_to_its_name_too(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for day in (DAY, DAY + timedelta(1)):
+        (tmp_path / f"BTCUSDT-aggTrades-{day}.csv").write_text("\n".join(lines_of()) + "\n")
+    assert verify(str(tmp_path)) == 1
+    assert capsys.readouterr().out.startswith(
+        "BTCUSDT-aggTrades-2026-01-05.csv: 1,200 rows: ok\n"
+        "BTCUSDT-aggTrades-2026-01-06.csv: 1,200 rows: refused\n    wrong_day in 1200 rows (2-1201)"
+    )
+    assert commands.main(["import", "BTCUSDT", str(tmp_path / "BTCUSDT-aggTrades-2026-01-05.csv")]) == 0
+    assert not store.days(TRADES, "BTCUSDT")[0].complete, "nothing vouches for its being whole"
+
+
+def test_a_stored_day_that_can_not_be_read_hides_no_other(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    trades = some_trades("BTCUSDT", DAY, days=3, a_day=1_500)
+    store.add_trades(trades, Metadata.of(INSTRUMENT, "made"))
+    assert store.folder is not None
+    path = store.folder / "trades" / "BTCUSDT" / f"{DAY + timedelta(1)}.parquet"
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert verify() == 1
+    said = capsys.readouterr().out
+    assert "trades/BTCUSDT/2026-01-05: 1" in said
+    assert "trades/BTCUSDT/2026-01-07: 1" in said
+    assert "unreadable: trades/BTCUSDT/2026-01-06.parquet: can't be read" in said
+    assert said.endswith("3 files: unreadable in 1\n")
+    assert commands.main(["list"]) == 1
+    said = capsys.readouterr().out
+    assert [f"2026-01-0{number} " in said for number in (5, 6, 7)] == [True, False, True]
+    assert "unreadable: trades/BTCUSDT/2026-01-06.parquet: can't be read" in said
+
+
+def test_files_whose_name_says_no_symbol_need_one(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "my tape.csv"
+    path.write_text("\n".join(lines_of()) + "\n")
+    assert verify(str(path)) == 2
+    assert "symbol: must be given for my tape.csv" in capsys.readouterr().err
+    assert verify(str(path), "--symbol", "BTCUSDT") == 0
+    assert verify(str(path), "--symbol", "ODDUSDT") == 2
+    assert "symbol: ODDUSDT's tick and step are not shipped" in capsys.readouterr().err
+    assert verify(str(path), "--symbol", "ODDUSDT", "--tick", "0.1", "--step", "0.001") == 0
+
+
+@pytest.mark.parametrize("name", ["a.csv", "b.csv.gz", "inner/c.parquet", "d.zip"])
+def test_verify_looks_at_every_file_of_trades_in_a_folder(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = tmp_path / "folder" / name
+    path.parent.mkdir(parents=True)
+    (tmp_path / "folder" / "notes.txt").touch()
+    text = "\n".join(lines_of()) + "\n"
+    if name.endswith("parquet"):
+        pd.read_csv(io.StringIO(text)).to_parquet(path)
+    else:
+        write = {"csv": str.encode, "gz": lambda text: gzip.compress(text.encode()), "zip": partial(zipped, name)}
+        path.write_bytes(write[name.rpartition(".")[2]](text))
+    assert verify(str(tmp_path / "folder"), "--symbol", "BTCUSDT") == 0
+    assert capsys.readouterr().out == f"{path.name}: 1,200 rows: ok\n1 file: no fault\n"
+
+
+@pytest.mark.parametrize("given", [["{}"], ["--store", "{}/no such"]])
+def test_verify_of_nothing_is_not_sound(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], given: list[str]
+) -> None:
+    (tmp_path / "notes.txt").touch()
+    assert verify(*(text.format(tmp_path) for text in given)) == 2
+    assert f"data verify: nothing to verify in {tmp_path}" in capsys.readouterr().err
+
+
+# --- data import and list ---------------------------------------------------------------------------------------------
+
+
+def test_files_of_trades_are_imported(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "recorded-aggTrades.csv"
+    path.write_text("\n".join(lines_of()[:601]) + "\n")
+    zip_path = written(tmp_path, "BTCUSDT-aggTrades-2026-01-05.zip", lines_of())
+    assert commands.main(["import", "BTCUSDT", str(path)]) == 0
+    assert "without its begin and end" in capsys.readouterr().out
+    assert commands.main(["import", "BTCUSDT", str(path), str(zip_path)]) == 0
+    (day,) = store.days(TRADES, "BTCUSDT")
+    assert (day.rows, day.complete) == (1_200, True)
+    assert np.array_equal(store.trades(INSTRUMENT, DAY, DAY).quantity, TRADED.quantity)
+    capsys.readouterr()
+    assert commands.main(["list"]) == 0
+    said = capsys.readouterr().out
+    assert "trades   BTCUSDT      2026-01-05        1,200 rows" in said
+    assert "from recorded-aggTrades.csv, BTCUSDT-aggTrades-2026-01-05.zip" in said
+
+
+def test_a_refused_file_is_not_imported(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = lines_of()
+    edited(52, price="60000.05")(lines)
+    path = tmp_path / "aggTrades.csv"
+    path.write_text("\n".join(lines) + "\n")
+    assert commands.main(["import", "BTCUSDT", str(path)]) == 1
+    assert store.days(TRADES, "BTCUSDT") == []
+    assert commands.main(["import", "BTCUSDT", str(path), "--policy", "bad_value=drop"]) == 0
+    assert "1 missing  bad_value 1" in capsys.readouterr().out
+    assert commands.main(["list", "--store", str(tmp_path / "empty")]) == 0
+    assert "nothing is stored" in capsys.readouterr().out
+
+
+def test_an_empty_day_may_be_let_pass(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, "BTCUSDT-aggTrades-2026-01-05.zip", lines_of()[:1])
+    assert commands.main(["import", "BTCUSDT", str(path)]) == 1
+    assert commands.main(["import", "BTCUSDT", str(path), "--policy", "empty=flag"]) == 0
+    assert store.days(TRADES, "BTCUSDT") == []
+
+
+def test_every_fault_is_explained_where_policies_are_given(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        commands.main(["verify", "--help"])
+    said = capsys.readouterr().out
+    for name, fault in FAULTS.items():
+        assert f"  {name:15} {fault.policy}" in said
+        assert fault.rule in said
+
+
+def test_raw_trades_are_not_mixed_with_aggtrades(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their ids are ours, counted from raw ids; REST knows nothing of them."""
+    raw = tmp_path / "BTCUSDT-trades-x.csv"
+    raw.write_text(f"id,price,qty,quote_qty,time,is_buyer_maker\n5000,60000.0,1.000,60000.0,{start_of(DAY)},true\n")
+    assert commands.main(["import", "BTCUSDT", str(raw)]) == 0
+    path = tmp_path / "aggTrades.csv"
+    path.write_text("\n".join(lines_of()) + "\n")
+    assert commands.main(["import", "BTCUSDT", str(path)]) == 2
+    assert "made_of must be trades as stored, was aggTrades" in capsys.readouterr().err
+
+
+@pytest.mark.recordings
+def test_the_gaps_of_a_real_recording_are_all_named(
+    recordings: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = (recordings / "spot_trades").glob("LTCUSDT*.csv.gz")
+    assert verify(str(path), "--symbol", "LTCUSDT") == 1
+    said = capsys.readouterr().out
+    assert "id_gap in 19 rows" in said
+    assert "197 are missing" in said
+    (path,) = (recordings / "spot_trades").glob("BTCUSDT*noside*.parquet")
+    assert verify(str(path), "--symbol", "BTCUSDT") == 1
+    assert "unreadable: must have the columns id, is_buyer_maker" in capsys.readouterr().out

@@ -1,0 +1,1131 @@
+"""The edge to Binance, against a small fake that answers wrongly, late or never, and cuts and garbles its sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import ccxt
+import numpy as np
+import pytest
+from support.fake_binance import KEY, SECRET, Asked, FakeBinance, Say, a_trade, error
+from test_messages import ACCOUNT, ALGO, ALGO_ORDER, FILL, MARK, ORDER, USER_TRADE
+
+from voltrade.config import Config
+from voltrade.engine.modes import reach
+from voltrade.errors import ConfigError, VenueError
+from voltrade.exchange.binance import (
+    DEMO,
+    LIVE,
+    BinanceRestClient,
+    BinanceWSManager,
+    Endpoint,
+    connect,
+)
+from voltrade.exchange.client import UsdmExchange
+from voltrade.exchange.credentials import Credentials
+from voltrade.exchange.rest import RequestInterrupted
+from voltrade.model import (
+    AccountUpdate,
+    AlgoUpdate,
+    CancelOrder,
+    Event,
+    FeedGap,
+    Instrument,
+    LookupOrder,
+    MarkPrice,
+    OrderIntent,
+    OrderRequest,
+    OrderType,
+    OrderUpdate,
+    Outcome,
+    Purpose,
+    Side,
+    StreamStatus,
+    TimeInForce,
+    Trades,
+)
+from voltrade.venue.server import serve
+
+PLACE, ALGO_PLACE = ("POST", "/fapi/v1/order"), ("POST", "/fapi/v1/algoOrder")
+
+
+class Clock:
+    """Time that stands still until it is told to move."""
+
+    def __init__(self) -> None:
+        self.now = 1_000
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@dataclass
+class Harness:
+    """A client on a fake."""
+
+    fake: FakeBinance
+    exchange: UsdmExchange
+    rest: BinanceRestClient
+    instrument: Instrument
+    clock: Clock
+
+
+@asynccontextmanager
+async def a_harness(timeout_ms: int = 2_000) -> AsyncIterator[Harness]:
+    async with FakeBinance() as fake:
+        clock = Clock()
+        endpoint = Endpoint.simulated(fake.rest, fake.stream)
+        exchange = connect(endpoint, Credentials(KEY, SECRET), clock, 5_000, timeout_ms)
+        rest = BinanceRestClient(exchange, "fake")
+        try:
+            yield Harness(fake, exchange, rest, await rest.instrument("BTCUSDT"), clock)
+        finally:
+            await exchange.close()
+
+
+def on_a_harness(story: Callable[[Harness], Awaitable[None]], **how: Any) -> None:
+    """Run a story in which a client talks to a fake."""
+
+    async def tell() -> None:
+        async with a_harness(**how) as harness:
+            await story(harness)
+
+    asyncio.run(tell())
+
+
+async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    """Wait for something to come true; fail when it does not."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, "did not come true in time"
+        await asyncio.sleep(0.002)
+
+
+def an_intent(kind: OrderType = OrderType.MARKET, client_order_id: str = "vt-1e1", **other: Any) -> OrderIntent:
+    order = OrderRequest("BTCUSDT", client_order_id, Side.BUY, kind, 4, **other)
+    return OrderIntent(1, order, Purpose.ENTRY, 1, "test")
+
+
+def an_order(**other: Any) -> Say:
+    return Say(body={**ORDER, "clientOrderId": "vt-1e1", "status": "NEW", "executedQty": "0", **other})
+
+
+def an_algo(**other: Any) -> Say:
+    return Say(body={**ALGO_ORDER, "clientAlgoId": "vt-1e1", **other})
+
+
+# --- where and as whom -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["http://10.0.0.1:1", "https://fapi.binance.com", "http://127.0.0.1.evil.com", ""])
+def test_a_simulated_venue_is_on_this_machine(address: str) -> None:
+    with pytest.raises(ConfigError, match="address must be loopback"):
+        Endpoint.simulated(address, "ws://127.0.0.1:1")
+    for good in ("http://127.0.0.1:8", "http://localhost:8", "http://[::1]:8"):
+        assert Endpoint.simulated(good, good).rest == good
+
+
+def test_addresses_are_binances_own() -> None:
+    for endpoint, rest, market in (
+        (LIVE, "https://fapi.binance.com/fapi/v1", "wss://fstream.binance.com/market/ws"),
+        (DEMO, "https://demo-fapi.binance.com/fapi/v1", "wss://fstream.binancefuture.com/market/ws"),
+    ):
+        exchange = connect(endpoint, None, Clock(), 5_000)
+        assert exchange.urls["api"]["fapiPrivate"] == rest
+        assert exchange.get_ws_url("linear", "market") == market
+
+
+# --- ccxt, subclassed ------------------------------------------------------------------------------------------------
+
+
+def test_no_other_product_can_be_reached() -> None:
+    async def story(harness: Harness) -> None:
+        before = len(harness.fake.asked)
+        for call in ("sapiGetCapitalConfigGetall", "publicGetPing", "privateGetAccount", "dapiPublicGetTime"):
+            with pytest.raises(ccxt.NotSupported):
+                await getattr(harness.exchange, call)()
+        assert len(harness.fake.asked) == before
+
+    on_a_harness(story)
+
+
+def test_errors_are_mapped_as_for_usd_m_although_the_host_is_loopback() -> None:
+    async def story(harness: Harness) -> None:
+        harness.fake.will(*PLACE, error(-2019, "Margin is insufficient."))
+        with pytest.raises(ccxt.InsufficientFunds):
+            await harness.exchange.fapiPrivatePostOrder({"symbol": "BTCUSDT"})
+
+    on_a_harness(story)
+
+
+def test_a_late_second_close_leaves_the_next_connection_alone() -> None:
+    async def story(harness: Harness) -> None:
+        url = f"{harness.fake.stream}/private/ws?listenKey=listen1"
+        old = harness.exchange.client(url)
+        harness.exchange.on_close(old, 1001)
+        new = harness.exchange.client(url)
+        assert new is not old
+        harness.exchange.on_close(old, 1006)
+        assert harness.exchange.clients[url] is new
+
+    on_a_harness(story)
+
+
+def test_requests_are_signed_with_the_injected_time() -> None:
+    async def story(harness: Harness) -> None:
+        harness.clock.now = 1_700_000_000_123
+        harness.fake.will(*PLACE, an_order())
+        await harness.rest.submit(an_intent())
+        (sent,) = harness.fake.orders()
+        assert (sent["timestamp"], sent["recvWindow"]) == ("1700000000123", "5000")
+
+    on_a_harness(story)
+
+
+# --- placing orders --------------------------------------------------------------------------------------------------
+
+
+def sent_for(intent: OrderIntent, path: str, answer: Say) -> dict[str, str]:
+    """The parameters with which an intent leaves, without those of signing."""
+    sent: list[dict[str, str]] = []
+
+    async def story(harness: Harness) -> None:
+        harness.fake.will("POST", path, answer)
+        assert (await harness.rest.submit(intent)).outcome is Outcome.ACCEPTED
+        sent.extend(harness.fake.orders(path))
+
+    on_a_harness(story)
+    (params,) = sent
+    return {name: value for name, value in params.items() if name not in ("timestamp", "recvWindow", "signature")}
+
+
+def test_a_market_order_leaves_with_exact_texts() -> None:
+    assert sent_for(an_intent(reduce_only=True), "/fapi/v1/order", an_order()) == {
+        "symbol": "BTCUSDT",
+        "side": "BUY",
+        "type": "MARKET",
+        "quantity": "0.004",  # 4 lots of 0.001
+        "newClientOrderId": "vt-1e1",
+        "newOrderRespType": "ACK",
+        "reduceOnly": "true",
+    }
+
+
+def test_a_limit_order_leaves_with_its_price() -> None:
+    intent = an_intent(OrderType.LIMIT, price=600_001, time_in_force=TimeInForce.IOC)
+    sent = sent_for(intent, "/fapi/v1/order", an_order())
+    assert (sent["price"], sent["timeInForce"]) == ("60000.1", "IOC")  # 600001 ticks of 0.1
+    assert "reduceOnly" not in sent
+
+
+def test_a_stop_goes_to_the_algo_endpoint() -> None:
+    intent = an_intent(OrderType.STOP_MARKET, trigger_price=590_000, reduce_only=True)
+    assert sent_for(intent, "/fapi/v1/algoOrder", an_algo()) == {
+        "algoType": "CONDITIONAL",
+        "symbol": "BTCUSDT",
+        "side": "BUY",
+        "type": "STOP_MARKET",
+        "triggerPrice": "59000.0",
+        "workingType": "CONTRACT_PRICE",
+        "clientAlgoId": "vt-1e1",
+        "quantity": "0.004",
+        "reduceOnly": "true",
+    }
+
+
+def test_a_stop_that_closes_the_position_names_no_quantity() -> None:
+    intent = an_intent(OrderType.STOP_MARKET, trigger_price=590_000, close_position=True, reduce_only=True)
+    sent = sent_for(intent, "/fapi/v1/algoOrder", an_algo(closePosition=True))
+    assert sent["closePosition"] == "true"
+    assert not {"quantity", "reduceOnly"} & sent.keys()
+
+
+def test_an_accepted_order_comes_back_as_the_exchange_has_it() -> None:
+    async def story(harness: Harness) -> None:
+        harness.fake.will(*PLACE, an_order(orderId=77))
+        harness.fake.will(*ALGO_PLACE, an_algo(algoId=88))
+        reply = await harness.rest.submit(an_intent())
+        assert (reply.time, reply.action, reply.algo, reply.code, reply.text) == (1_000, "submit", False, 0, "")
+        assert reply.order is not None
+        assert (reply.order.order_id, reply.order.status) == (77, "NEW")
+        stop = await harness.rest.submit(an_intent(OrderType.STOP_MARKET, trigger_price=1))
+        assert stop.algo_order is not None
+        assert (stop.algo, stop.algo_order.algo_id, stop.order) == (True, 88, None)
+
+    on_a_harness(story)
+
+
+ANSWERS = [
+    ("no answer but a cut", Say(abort=True), "UNKNOWN", 0, "no answer: ServerDisconnectedError"),
+    ("no answer in time", Say(hang=True), "UNKNOWN", 0, "no answer: "),
+    ("an empty 200", Say(200, ""), "UNKNOWN", 0, "no answer"),
+    ("HTML with a 200", Say(200, "<html>hello</html>"), "UNKNOWN", 0, "no answer"),
+    ("cut JSON with a 200", Say(200, '{"orderId": 77'), "UNKNOWN", 0, "no answer"),
+    ("a list with a 200", Say(200, []), "UNKNOWN", 0, "no answer"),
+    ("a 200 without an order", Say(200, {"code": 0}), "UNKNOWN", 0, "no answer"),
+    ("a 200 with half an order", Say(200, {"orderId": 77}), "UNKNOWN", 0, "no answer"),
+    ("a 200 with a code", error(-2010, status=200), "UNKNOWN", -2010, ""),
+    ("another's order", an_order(clientOrderId="other"), "UNKNOWN", 0, "response.clientOrderId must be vt-1e1"),
+    ("more filled than ordered", an_order(executedQty="0.005"), "UNKNOWN", 0, "order.executedQty must be at most"),
+    ("unknown", Say(503, "Unknown error, please check your request or try again later."), "UNKNOWN", 0, "HTTP 503"),
+    ("down", Say(503, {"msg": "Service Unavailable."}), "REFUSED", 0, "HTTP 503: Service Unavailable."),
+    ("throttled", error(-1008, "Request throttled", 503), "REFUSED", -1008, "HTTP 503: Request throttled"),
+    ("a proxy's page", Say(502, "<html>Bad Gateway</html>"), "UNKNOWN", 0, "HTTP 502"),
+    ("timeout inside", error(-1007, "Timeout", 408), "UNKNOWN", -1007, "HTTP 408: Timeout"),
+    ("margin", error(-2019, "Margin is insufficient."), "REFUSED", -2019, "HTTP 400: Margin is insufficient."),
+    ("a duplicated id", error(-4116, "ClientOrderId is duplicated."), "UNKNOWN", -4116, "HTTP 400"),
+    ("a code that is a text", Say(400, {"code": "-2019", "msg": "x"}), "REFUSED", -2019, "HTTP 400: x"),
+    ("a code that is nonsense", Say(400, {"code": {}, "msg": []}), "UNKNOWN", 0, "HTTP 400"),
+]
+
+
+def answers_to(algo: bool) -> list[Any]:
+    """The cases for one endpoint: all, except that an ordinary order is no answer of the algo endpoint."""
+    return [
+        pytest.param(algo, *row[1:], id=f"{'algo' if algo else 'order'}: {row[0]}")
+        for row in ANSWERS
+        if not (algo and isinstance(row[1].body, dict) and "orderId" in row[1].body)
+    ]
+
+
+@pytest.mark.parametrize(("algo", "answer", "outcome", "code", "text"), [*answers_to(False), *answers_to(True)])
+def test_an_answer_is_read_for_what_it_tells_of_the_order(
+    algo: bool, answer: Say, outcome: str, code: int, text: str
+) -> None:
+    async def story(harness: Harness) -> None:
+        harness.fake.will(*(ALGO_PLACE if algo else PLACE), answer)
+        reply = await harness.rest.submit(an_intent(OrderType.STOP_MARKET if algo else OrderType.MARKET))
+        assert (reply.outcome, reply.code) == (outcome, code)
+        assert text in reply.text
+        assert len(harness.fake.orders("/fapi/v1/algoOrder" if algo else "/fapi/v1/order")) == 1, "sent once"
+
+    on_a_harness(story, timeout_ms=300)
+
+
+def test_an_order_without_a_connection_never_left() -> None:
+    async def story(harness: Harness) -> None:
+        harness.exchange.urls["api"]["fapiPrivate"] = "http://127.0.0.1:1/fapi/v1"  # nobody listens there
+        reply = await harness.rest.submit(an_intent())
+        assert (reply.outcome, reply.text) == (Outcome.REFUSED, "not sent: ClientConnectorError")
+        cancel = await harness.rest.cancel(CancelOrder(1, "BTCUSDT", "vt-1e1", False, ""))
+        assert cancel.outcome is Outcome.UNKNOWN, "the HTTP library may have sent it before"
+
+    on_a_harness(story)
+
+
+def test_an_order_of_a_symbol_whose_filters_are_not_known_is_not_sent() -> None:
+    async def story(harness: Harness) -> None:
+        rest = BinanceRestClient(harness.exchange)
+        reply = await rest.submit(an_intent())
+        assert (reply.outcome, harness.fake.orders()) == (Outcome.REFUSED, [])
+
+    on_a_harness(story)
+
+
+def test_an_interrupted_order_is_unknown() -> None:
+    async def story(harness: Harness) -> None:
+        harness.fake.will(*PLACE, Say(hang=True))
+        task = asyncio.create_task(harness.rest.submit(an_intent()))
+        await until(harness.fake.orders)
+        task.cancel()
+        with pytest.raises(RequestInterrupted) as interruption:
+            await task
+        assert task.cancelled(), "whoever cancelled must see that it worked"
+        assert interruption.value.reply.outcome is Outcome.UNKNOWN
+
+    on_a_harness(story)
+
+
+def test_a_refused_timestamp_sets_the_clock_and_is_signed_again_once() -> None:
+    async def story(harness: Harness) -> None:
+        harness.fake.always["GET", "/fapi/v1/time"] = Say(body={"serverTime": 8_500})
+        harness.fake.will(*PLACE, error(-1021), an_order())
+        assert (await harness.rest.submit(an_intent())).outcome is Outcome.ACCEPTED
+        first, second = harness.fake.orders()
+        assert first["newClientOrderId"] == second["newClientOrderId"]
+        # our clock stands at 1000, the exchange's at 8500
+        assert (first["timestamp"], second["timestamp"]) == ("1000", "8500")
+        harness.fake.will(*PLACE, error(-1021), error(-1021))
+        reply = await harness.rest.submit(an_intent())
+        assert (reply.outcome, reply.code, len(harness.fake.orders())) == (Outcome.REFUSED, -1021, 4)
+
+    on_a_harness(story)
+
+
+@pytest.mark.parametrize(
+    ("answer", "blocked_ms"),
+    [
+        (error(-1003, "Too many requests", 429, Retry_After="7"), 7_000),
+        (error(-1003, "Too many requests", 429), 60_000),
+        (error(-1003, "Too many requests", 429, Retry_After="soon"), 60_000),
+        (error(-1003, "IP banned until 1700000009000", 418), 1_700_000_009_000 - 1_700_000_000_000),
+        (Say(418, ""), 120_000),
+    ],
+)
+def test_nothing_is_sent_while_the_exchange_blocks_requests(answer: Say, blocked_ms: int) -> None:
+    async def story(harness: Harness) -> None:
+        start = harness.clock.now = 1_700_000_000_000
+        harness.fake.will(*PLACE, answer)
+        assert (await harness.rest.submit(an_intent())).outcome is Outcome.REFUSED
+        before = len(harness.fake.asked)
+        harness.clock.now = start + blocked_ms - 1
+        stop = await harness.rest.submit(an_intent(OrderType.STOP_MARKET))
+        assert (stop.outcome, stop.code) == (Outcome.REFUSED, -1003)
+        assert "not sent: the exchange blocks requests for 1 ms" in stop.text
+        lookup = await harness.rest.lookup(LookupOrder(1, "BTCUSDT", "vt-1e1", False, ""))
+        assert lookup.outcome is Outcome.UNKNOWN
+        with pytest.raises(VenueError, match="blocks requests"):
+            await harness.rest.snapshot("BTCUSDT", 0)
+        assert len(harness.fake.asked) == before
+        harness.clock.now = start + blocked_ms
+        harness.fake.will(*ALGO_PLACE, an_algo())
+        assert (await harness.rest.submit(an_intent(OrderType.STOP_MARKET))).outcome is Outcome.ACCEPTED
+
+    on_a_harness(story)
+
+
+def test_no_secret_comes_out_in_a_text() -> None:
+    async def story(harness: Harness) -> None:
+        await harness.rest.listen_key()
+
+        def echo(asked: Asked) -> Say:
+            return error(-2010, f"key {KEY} {SECRET} listen1 signature={asked.params['signature']}\n\x00{'x' * 500}")
+
+        harness.fake.will(*PLACE, echo)
+        reply = await harness.rest.submit(an_intent())
+        (sent,) = harness.fake.orders()
+        for secret in (KEY, SECRET, "listen1", sent["signature"], "\n", "\x00"):
+            assert secret not in reply.text
+        assert len(reply.text) == 200
+        # The HTTP library asks twice when a kept connection is cut.
+        for answers in ([Say(abort=True)] * 2, [Say(502, f"{KEY} listenKey=listen1")]):
+            harness.fake.will("GET", "/fapi/v1/aggTrades", *answers)
+            with pytest.raises(VenueError) as failure:
+                await harness.rest.agg_trades("BTCUSDT")
+            assert KEY not in str(failure.value)
+            assert "listen1" not in str(failure.value)
+            assert failure.value.__cause__ is None or KEY not in str(failure.value.__cause__)
+
+    on_a_harness(story)
+
+
+# --- cancelling and looking up ---------------------------------------------------------------------------------------
+
+
+def test_an_order_is_cancelled_by_its_client_id() -> None:
+    async def story(harness: Harness) -> None:
+        harness.fake.will("DELETE", "/fapi/v1/order", an_order(status="CANCELED"), error(-2011, "Unknown order sent."))
+        reply = await harness.rest.cancel(CancelOrder(1, "BTCUSDT", "vt-1e1", False, ""))
+        assert reply.order is not None
+        assert (reply.outcome, reply.order.status) == (Outcome.ACCEPTED, "CANCELED")
+        again = await harness.rest.cancel(CancelOrder(1, "BTCUSDT", "vt-1e1", False, ""))
+        assert (again.outcome, again.code) == (Outcome.REFUSED, -2011)
+        assert harness.fake.orders(method="DELETE")[0]["origClientOrderId"] == "vt-1e1"
+
+    on_a_harness(story)
+
+
+def test_a_conditional_order_is_cancelled_at_its_own_endpoint() -> None:
+    async def story(harness: Harness) -> None:
+        done = {"algoId": 5001, "clientAlgoId": "vt-1s1", "code": "200", "msg": "success"}
+        harness.fake.will("DELETE", "/fapi/v1/algoOrder", Say(body=done), Say(body={"code": "200", "msg": "success"}))
+        reply = await harness.rest.cancel(CancelOrder(1, "BTCUSDT", "vt-1s1", True, ""))
+        assert (reply.outcome, reply.algo_order) == (Outcome.ACCEPTED, None)
+        assert harness.fake.orders("/fapi/v1/algoOrder", "DELETE")[0]["clientAlgoId"] == "vt-1s1"
+        nameless = await harness.rest.cancel(CancelOrder(1, "BTCUSDT", "vt-1s1", True, ""))
+        assert nameless.outcome is Outcome.UNKNOWN
+
+    on_a_harness(story)
+
+
+def test_an_order_is_found_or_known_not_to_be_there() -> None:
+    async def story(harness: Harness) -> None:
+        path = ("GET", "/fapi/v1/order")
+        harness.fake.will(*path, an_order(status="FILLED", executedQty="0.004"), error(-2013, "Order does not exist."))
+        found = await harness.rest.lookup(LookupOrder(1, "BTCUSDT", "vt-1e1", False, ""))
+        assert found.order is not None
+        assert (found.action, found.outcome, found.order.filled) == ("lookup", Outcome.ACCEPTED, 4)
+        none = await harness.rest.lookup(LookupOrder(1, "BTCUSDT", "vt-1e1", False, ""))
+        assert (none.outcome, none.code) == (Outcome.REFUSED, -2013)
+        harness.fake.will(*path, error(-1021), error(-1021))
+        failed = await harness.rest.lookup(LookupOrder(1, "BTCUSDT", "vt-1e1", False, ""))
+        assert failed.outcome is Outcome.UNKNOWN, "a question that failed is no evidence"
+
+    on_a_harness(story)
+
+
+def test_a_triggered_stop_is_looked_up_with_the_order_that_it_became() -> None:
+    async def story(harness: Harness) -> None:
+        harness.fake.always["GET", "/fapi/v1/algoOrder"] = an_algo(algoStatus="TRIGGERED", actualOrderId="1001")
+        harness.fake.will("GET", "/fapi/v1/order", an_order(status="FILLED", executedQty="0.004"), Say(502, ""))
+        reply = await harness.rest.lookup(LookupOrder(1, "BTCUSDT", "vt-1e1", True, ""))
+        assert reply.algo_order is not None
+        assert reply.order is not None
+        assert (reply.algo_order.status, reply.order.status, reply.order.order_id) == ("TRIGGERED", "FILLED", 1001)
+        alone = await harness.rest.lookup(LookupOrder(1, "BTCUSDT", "vt-1e1", True, ""))
+        assert (alone.outcome, alone.order) == (Outcome.ACCEPTED, None)
+        assert alone.algo_order == reply.algo_order
+
+    on_a_harness(story)
+
+
+# --- the account -----------------------------------------------------------------------------------------------------
+
+
+def open_account(fake: FakeBinance, trades: int = 1) -> None:
+    """An account with a position, a resting order, a stop, and some trades."""
+    position = {"symbol": "BTCUSDT", "positionSide": "BOTH", "positionAmt": "0.004", "entryPrice": "60000.0"}
+    usdt = {"asset": "USDT", "walletBalance": "1000.5", "availableBalance": "900"}
+    rates = {"symbol": "BTCUSDT", "makerCommissionRate": "0.0002", "takerCommissionRate": "0.0005"}
+    config = [{"symbol": "BTCUSDT", "marginType": "ISOLATED", "leverage": 5}]
+    ours = [{**USER_TRADE, "id": n} for n in range(1, trades + 1)]
+
+    def user_trades(asked: Asked) -> Say:
+        start, limit = int(asked.params.get("fromId", max(1, trades - 999))), int(asked.params["limit"])
+        return Say(body=[row for row in ours if row["id"] >= start][:limit])
+
+    fake.always |= {
+        ("GET", "/fapi/v3/account"): Say(body={"assets": [usdt]}),
+        ("GET", "/fapi/v3/positionRisk"): Say(body=[{**position, "unRealizedProfit": "0.4"}]),
+        ("GET", "/fapi/v1/symbolConfig"): Say(body=config),
+        ("GET", "/fapi/v1/positionSide/dual"): Say(body={"dualSidePosition": False}),
+        ("GET", "/fapi/v1/multiAssetsMargin"): Say(body={"multiAssetsMargin": False}),
+        ("GET", "/fapi/v1/commissionRate"): Say(body=rates),
+        ("GET", "/fapi/v1/openOrders"): Say(body=[{**ORDER, "status": "NEW", "executedQty": "0"}]),
+        ("GET", "/fapi/v1/openAlgoOrders"): Say(body=[ALGO_ORDER]),
+        ("GET", "/fapi/v1/userTrades"): user_trades,
+    }
+
+
+def test_a_snapshot_holds_the_whole_account() -> None:
+    async def story(harness: Harness) -> None:
+        open_account(harness.fake)
+        snapshot = await harness.rest.snapshot("BTCUSDT", 0)
+        assert (snapshot.wallet, snapshot.available) == (100_050_000_000, 90_000_000_000)
+        assert (snapshot.taker_fee_e8, snapshot.maker_fee_e8) == (50_000, 20_000)
+        assert (snapshot.leverage, snapshot.margin_type, snapshot.hedge_mode) == (5, "isolated", False)
+        assert (snapshot.position.quantity, snapshot.position.unrealised) == (4, 40_000_000)
+        assert [order.client_order_id for order in snapshot.orders] == ["vt-1"]
+        assert [algo.client_order_id for algo in snapshot.algo_orders] == ["vt-1s1"]
+        assert [fill.trade_id for fill in snapshot.fills] == [1]
+
+    on_a_harness(story)
+
+
+@pytest.mark.parametrize(("since", "first"), [(5, 6), (0, 1_501)], ids=["all after one", "the latest thousand"])
+def test_our_trades_are_paged(since: int, first: int) -> None:
+    async def story(harness: Harness) -> None:
+        open_account(harness.fake, trades=2_500)
+        snapshot = await harness.rest.snapshot("BTCUSDT", since)
+        assert [fill.trade_id for fill in snapshot.fills] == list(range(first, 2_501))
+
+    on_a_harness(story)
+
+
+@pytest.mark.parametrize("path", ["/fapi/v3/account", "/fapi/v1/openAlgoOrders", "/fapi/v1/userTrades"])
+@pytest.mark.parametrize("answer", [Say(502, ""), Say(200, {"assets": "?"}), Say(200, ""), Say(abort=True)])
+def test_an_account_that_cannot_be_read_whole_is_no_account(path: str, answer: Say) -> None:
+    async def story(harness: Harness) -> None:
+        open_account(harness.fake)
+        harness.fake.will("GET", path, answer, answer)  # the HTTP library asks twice when a kept connection is cut
+        with pytest.raises(VenueError):
+            await harness.rest.snapshot("BTCUSDT", 0)
+
+    on_a_harness(story)
+
+
+BALANCE = "/fapi/v3/balance"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Say(body=[]),
+        Say(body={}),
+        Say(body=[{"asset": "USDT"}]),
+        Say(body=[{"accountAlias": ""}]),
+        Say(body=[{"accountAlias": "a/b"}]),
+        Say(body=[{"accountAlias": "one"}, {"accountAlias": "two"}]),
+        Say(502, ""),
+    ],
+)
+def test_an_account_without_a_name_of_its_own_is_refused(answer: Say) -> None:
+    """Fault case E1: its ledger would be another one each time."""
+
+    async def story(harness: Harness) -> None:
+        harness.fake.will("GET", BALANCE, answer)
+        with pytest.raises(VenueError):
+            await harness.rest.account_name()
+
+    on_a_harness(story)
+
+
+def test_two_keys_of_an_account_have_one_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault case E1, the same account by another key: the ledger was named by the key's fingerprint."""
+
+    async def wired(key: str, rest: str) -> tuple[str, str]:
+        monkeypatch.setattr("fake_binance.KEY", key)
+        environment = {"VOLTRADE_API_KEY": key, "VOLTRADE_API_SECRET": SECRET}
+        wiring = await reach(Config.from_parameters(mode="demo", venue=rest), environment)
+        await wiring.close()
+        return wiring.account, wiring.former_account
+
+    async def story() -> None:
+        async with FakeBinance() as fake:
+            rows = [{"accountAlias": "SgsRXqfW", "asset": asset} for asset in ("USDT", "BNB")]
+            fake.always["GET", BALANCE] = Say(body=rows)
+            (one, formerly), (other, formerly_other) = [await wired(key, fake.rest) for key in ("one", "other")]
+            assert one == other == f"{fake.rest} SgsRXqfW"
+            assert formerly == f"{fake.rest} {Credentials('one', SECRET).fingerprint}" != formerly_other
+
+    asyncio.run(story())
+
+
+def test_account_settings_that_are_so_already_are_fine_and_others_must_work() -> None:
+    async def story(harness: Harness) -> None:
+        harness.fake.always |= {
+            ("POST", "/fapi/v1/positionSide/dual"): error(-4059, "No need to change position side."),
+            ("POST", "/fapi/v1/marginType"): error(-4046, "No need to change margin type."),
+            ("POST", "/fapi/v1/leverage"): Say(body={"leverage": 7}),
+        }
+        await harness.rest.apply_account_settings("BTCUSDT", 7, "isolated")
+        assert harness.fake.orders("/fapi/v1/marginType")[0]["marginType"] == "ISOLATED"
+        assert harness.fake.orders("/fapi/v1/leverage")[0]["leverage"] == "7"
+        harness.fake.will("POST", "/fapi/v1/leverage", error(-4028, "Leverage is not valid"))
+        with pytest.raises(VenueError, match="Leverage is not valid, code -4028"):
+            await harness.rest.apply_account_settings("BTCUSDT", 7, "isolated")
+
+    on_a_harness(story)
+
+
+def test_the_clocks_are_compared() -> None:
+    async def story(harness: Harness) -> None:
+        harness.fake.always["GET", "/fapi/v1/time"] = Say(body={"serverTime": 700})
+        assert await harness.rest.clock_offset() == 300  # ours stands at 1000
+
+    on_a_harness(story)
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Feed(Harness):
+    """A harness whose streams are up; `seen` holds trade ids and events in the order in which they came."""
+
+    manager: BinanceWSManager = field(kw_only=True)
+    seen: list[int | Event] = field(kw_only=True)
+
+    def events(self, *kinds: type) -> list[Any]:
+        return [event for event in self.seen if isinstance(event, kinds)]
+
+    @property
+    def trade_ids(self) -> list[int]:
+        return [event for event in self.seen if isinstance(event, int)]
+
+
+def on_a_feed(story: Callable[[Feed], Coroutine[Any, Any, None]], **how: Any) -> None:
+    """Run a story in which streams are up; the links' own events at the start are left out of what was seen."""
+
+    async def tell() -> None:
+        async with a_harness() as harness:
+            seen: list[int | Event] = []
+
+            def on_agg_trade(trade_id: int, price: int, lots: int, time: int, maker: bool) -> None:
+                assert (price, lots, time, maker) == (600_000 + trade_id, trade_id, trade_id, trade_id % 2 == 0)
+                seen.append(trade_id)
+
+            manager = BinanceWSManager(
+                harness.exchange, harness.rest, harness.instrument, on_agg_trade, seen.append, harness.clock, **how
+            )
+            await manager.start(5.0)
+            links = {event.stream for event in seen if isinstance(event, StreamStatus) and event.up}
+            assert links == ({"market"} if how.get("user_stream") is False else {"market", "user"})
+            seen.clear()
+            try:
+                await story(Feed(**vars(harness), manager=manager, seen=seen))
+            finally:
+                await manager.stop()
+
+    asyncio.run(tell())
+
+
+def test_trades_and_marks_come_out_as_they_went_in() -> None:
+    async def story(feed: Feed) -> None:
+        assert feed.fake.subscribed == [["btcusdt@aggTrade", "btcusdt@markPrice@1s"]]
+        await feed.fake.trade(5, 6)
+        await feed.fake.send("market", {"stream": "btcusdt@markPrice@1s", "data": MARK})
+        await feed.fake.trade(7)
+        await until(lambda: len(feed.seen) == 4)
+        assert feed.seen == [5, 6, MarkPrice("BTCUSDT", 7, 6_000_012_345_678, -10_000, 99), 7]
+        assert feed.manager.last_trade_id == 7
+
+    on_a_feed(story)
+
+
+def test_a_gap_is_filled_before_anything_after_it_comes_out() -> None:
+    async def story(feed: Feed) -> None:
+        await feed.fake.trade(1)
+        feed.fake.trades |= {i: a_trade(i) for i in range(2, 5)}
+        await feed.fake.trade(5)
+        await feed.fake.send("market", MARK)
+        await feed.fake.trade(6)
+        await until(lambda: len(feed.seen) == 8)
+        gap = FeedGap("BTCUSDT", time=5, first_id=2, last_id=4, filled=3)
+        assert feed.seen == [1, 2, 3, 4, gap, 5, feed.events(MarkPrice)[0], 6]
+
+    on_a_feed(story)
+
+
+def test_a_long_gap_is_paged() -> None:
+    async def story(feed: Feed) -> None:
+        await feed.fake.trade(1)
+        feed.fake.trades |= {i: a_trade(i) for i in range(2, 2_502)}
+        await feed.fake.trade(2_502)
+        await until(lambda: feed.manager.last_trade_id == 2_502)
+        assert feed.trade_ids == list(range(1, 2_503))
+        assert feed.events(FeedGap)[0].filled == 2_500
+        assert len(feed.fake.orders("/fapi/v1/aggTrades", "GET")) == 3
+
+    on_a_feed(story)
+
+
+@pytest.mark.parametrize("lockstep", [True, False])
+def test_a_hole_in_the_tape_stays_a_jump_and_costs_one_request(lockstep: bool) -> None:
+    async def story(feed: Feed) -> None:
+        await feed.fake.trade(1, 5, 6, 9)
+        await until(lambda: feed.manager.last_trade_id == 9)
+        assert feed.seen == [1, FeedGap("BTCUSDT", 5, 2, 4, 0), 5, 6, FeedGap("BTCUSDT", 9, 7, 8, 0), 9]
+        assert len(feed.fake.orders("/fapi/v1/aggTrades", "GET")) == 2
+        assert feed.manager.counts.missing == 5
+
+    on_a_feed(story, lockstep=lockstep)
+
+
+def test_a_gap_is_tried_again_and_given_up_in_the_end() -> None:
+    async def story(feed: Feed) -> None:
+        await feed.fake.trade(1)
+        feed.fake.trades |= {2: a_trade(2)}
+        feed.fake.will("GET", "/fapi/v1/aggTrades", error(-1001, status=500), Say(200, []))
+        await feed.fake.trade(3)
+        await until(lambda: feed.manager.last_trade_id == 3)
+        assert feed.events(FeedGap) == [FeedGap("BTCUSDT", 3, 2, 2, filled=1)]
+        feed.fake.always["GET", "/fapi/v1/aggTrades"] = Say(502, "")
+        await feed.fake.trade(8)
+        await until(lambda: feed.manager.last_trade_id == 8)
+        assert feed.events(FeedGap)[1:] == [FeedGap("BTCUSDT", 8, 4, 7, filled=0)]
+
+    on_a_feed(story)
+
+
+def test_what_is_known_already_is_joined_by_id() -> None:
+    async def story(feed: Feed) -> None:
+        feed.fake.trades |= {i: a_trade(i) for i in range(1, 14)}
+        await feed.fake.trade(13)
+        await until(lambda: feed.manager.last_trade_id == 13)
+        assert feed.trade_ids == [11, 12, 13]
+
+    on_a_feed(story, after_trade_id=10)
+
+
+def test_trades_seen_before_are_dropped() -> None:
+    async def story(feed: Feed) -> None:
+        await feed.fake.trade(3, 4, 4, 3, 1, 5)
+        await until(lambda: feed.manager.last_trade_id == 5)
+        assert feed.trade_ids == [3, 4, 5]
+        assert feed.manager.counts.duplicates == 3
+
+    on_a_feed(story)
+
+
+def test_garbage_is_counted_and_changes_nothing() -> None:
+    async def story(feed: Feed) -> None:
+        await feed.fake.trade(1)
+        bad = {"e": "aggTrade", "s": "BTCUSDT", **a_trade(2)}
+        await feed.fake.send(
+            "market",
+            '{"e": "aggTrade", "a": ',
+            b"\xff\xfe\x00",
+            "[]",
+            "[1, 2]",
+            "null",
+            "hello",
+            "{}",
+            '{"stream": "x", "data": 5}',
+            '{"e": ["aggTrade"]}',
+            '{"e": {}}',
+            {**bad, "p": "NaN"},
+            {**bad, "q": "-1"},
+            {**bad, "p": 1.5},
+            {**bad, "s": "ETHUSDT"},
+            {"e": "aggTrade", "s": "BTCUSDT"},
+            {**MARK, "p": "x"},
+            {"e": "depthUpdate", "s": "BTCUSDT"},
+        )
+        await feed.fake.trade(2)
+        await until(lambda: feed.manager.last_trade_id == 2)
+        assert feed.seen == [1, 2]
+        counts = feed.manager.counts
+        assert (counts.other_symbols, counts.gaps, counts.reconnects) == (1, 0, 0)
+        assert counts.refused >= 5
+        await feed.manager.maintain(feed.clock.now)
+
+    on_a_feed(story)
+
+
+@pytest.mark.parametrize("how", ["close", "cut"])
+@pytest.mark.parametrize("stream", ["market", "private"])
+def test_a_lost_socket_is_dialled_again_and_nothing_comes_twice(stream: str, how: str) -> None:
+    async def story(feed: Feed) -> None:
+        await feed.fake.trade(1)
+        await until(lambda: feed.trade_ids == [1])
+        for round_ in (1, 2, 3):
+            dials = feed.fake.dials[stream]
+            if how == "close":
+                await feed.fake.close(stream, 1001)
+            else:
+                feed.fake.cut(stream)
+            await until(lambda dials=dials: feed.fake.dials[stream] > dials)
+            await until(lambda round_=round_: len(feed.events(StreamStatus)) == 2 * round_)
+        name = "user" if stream == "private" else "market"
+        assert [(link.stream, link.up) for link in feed.events(StreamStatus)] == [(name, False), (name, True)] * 3
+        assert len(feed.fake.sockets[stream]) == 1, "one socket is left, not two"
+        await feed.fake.trade(2)
+        await feed.fake.send("private", FILL)
+        await until(lambda: feed.trade_ids == [1, 2] and feed.events(OrderUpdate))
+        await asyncio.sleep(0.05)
+        assert len(feed.events(OrderUpdate)) == 1, "each event comes once"
+        assert feed.manager.user_frames == 1
+
+    on_a_feed(story)
+
+
+def test_a_watch_that_somebody_cancelled_is_begun_again() -> None:
+    async def story(feed: Feed) -> None:
+        await feed.manager._clients["market"].close()
+        await until(lambda: feed.fake.dials["market"] == 2)
+        await until(lambda: [link.up for link in feed.events(StreamStatus)] == [False, True])
+        await feed.fake.trade(1)
+        await until(lambda: feed.trade_ids == [1])
+
+    on_a_feed(story)
+
+
+def test_trades_missed_while_the_socket_was_away_are_filled() -> None:
+    async def story(feed: Feed) -> None:
+        await feed.fake.trade(1)
+        await until(lambda: feed.trade_ids == [1])
+        feed.fake.trades |= {i: a_trade(i) for i in (2, 3)}
+        feed.fake.cut("market")
+        await until(lambda: feed.events(StreamStatus)[-1:] and feed.events(StreamStatus)[-1].up)
+        await feed.fake.trade(3, 4)
+        await until(lambda: feed.manager.last_trade_id == 4)
+        assert feed.trade_ids == [1, 2, 3, 4]
+
+    on_a_feed(story)
+
+
+def test_a_silent_market_socket_is_dialled_again() -> None:
+    async def story(feed: Feed) -> None:
+        await feed.fake.trade(1)
+        await until(lambda: feed.trade_ids == [1])
+        for now in (1_000, 6_000, 10_999):
+            await feed.manager.maintain(now)
+        await feed.fake.trade(2)
+        await until(lambda: feed.trade_ids == [1, 2])
+        for now in (11_000, 20_999):
+            await feed.manager.maintain(now)
+        assert feed.fake.dials["market"] == 1
+        await feed.manager.maintain(21_000)  # ten seconds after trade 2 was noticed
+        await until(lambda: feed.fake.dials["market"] == 2)
+        await until(lambda: len(feed.events(StreamStatus)) == 2)
+        await feed.fake.trade(3)
+        await until(lambda: feed.trade_ids == [1, 2, 3])
+
+    on_a_feed(story)
+
+
+@pytest.mark.parametrize("comes", [True, False], ids=["trades come", "nothing comes"])
+def test_a_market_socket_whose_subscription_is_never_answered_is_not_waited_for(comes: bool) -> None:
+    """Trades show that it holds; where nothing comes, it is dialled again as if it had fallen silent."""
+
+    async def story(feed: Feed) -> None:
+        feed.fake.ignore_subscription = True
+        feed.fake.cut("market")
+        await until(lambda: len(feed.fake.subscribed) == 2)
+        assert [event.up for event in feed.events(StreamStatus)] == [False]
+        if comes:
+            await feed.fake.trade(1)
+            await until(lambda: feed.trade_ids == [1])
+        else:
+            for now in (1_000, 10_999):
+                await feed.manager.maintain(now)
+            assert feed.fake.dials["market"] == 2
+            feed.fake.ignore_subscription = False
+            await feed.manager.maintain(11_000)
+        await until(lambda: [event.up for event in feed.events(StreamStatus)] == [False, True])
+        assert feed.fake.dials["market"] == (2 if comes else 3)
+
+    on_a_feed(story)
+
+
+def test_a_tape_that_waits_for_us_is_never_silent_for_too_long() -> None:
+    async def story(feed: Feed) -> None:
+        for now in (1_000, 1_000_000):
+            await feed.manager.maintain(now)
+        await asyncio.sleep(0.05)
+        assert feed.fake.dials["market"] == 1
+
+    on_a_feed(story, lockstep=True)
+
+
+# --- user data -------------------------------------------------------------------------------------------------------
+
+
+def test_user_events_come_out_in_order_and_are_counted() -> None:
+    async def story(feed: Feed) -> None:
+        await feed.fake.send("private", FILL, ACCOUNT, {"e": "TRADE_LITE", "s": "BTCUSDT"}, ALGO)
+        await until(lambda: feed.manager.user_frames == 4)
+        assert [type(event) for event in feed.seen] == [OrderUpdate, AccountUpdate, AlgoUpdate]
+        assert feed.manager.counts.ignored == 1
+
+    on_a_feed(story)
+
+
+def test_a_wallet_that_an_update_leaves_out_is_remembered() -> None:
+    async def story(feed: Feed) -> None:
+        only_bnb = {**ACCOUNT, "a": {**ACCOUNT["a"], "B": [{"a": "BNB", "wb": "1"}]}}
+        await feed.fake.send("private", ACCOUNT, only_bnb)
+        await until(lambda: feed.manager.user_frames == 2)
+        assert [update.wallet for update in feed.events(AccountUpdate)] == [999_988_000_000] * 2
+
+    on_a_feed(story)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {**FILL, "o": {**FILL["o"], "z": "nonsense"}},
+        {"e": "ACCOUNT_UPDATE", "T": 1, "a": None},
+        {"e": "ORDER_TRADE_UPDATE"},
+        {"e": "ACCOUNT_CONFIG_UPDATE", "T": 1, "ac": {"s": "BTCUSDT", "l": 25}},
+        {"e": "MARGIN_CALL", "p": []},
+        {"e": "CONDITIONAL_ORDER_TRIGGER_REJECT", "or": {"s": "BTCUSDT", "i": 1, "r": "no"}},
+    ],
+)
+def test_what_cannot_be_told_as_a_fact_makes_the_account_be_read_again(event: dict[str, Any]) -> None:
+    async def story(feed: Feed) -> None:
+        await feed.fake.send("private", event, FILL)
+        await until(lambda: feed.manager.user_frames == 2)
+        assert feed.seen[:2] == [StreamStatus(1_000, "user", False), StreamStatus(1_000, "user", True)]
+        assert isinstance(feed.seen[2], OrderUpdate)
+
+    on_a_feed(story)
+
+
+def test_orders_of_other_symbols_are_counted() -> None:
+    async def story(feed: Feed) -> None:
+        await feed.fake.send("private", {**FILL, "o": {**FILL["o"], "s": "ETHUSDT"}})
+        await until(lambda: feed.manager.counts.other_symbols == 1)
+        assert feed.seen == []
+
+    on_a_feed(story)
+
+
+def test_frames_are_counted_by_connection() -> None:
+    async def story(feed: Feed) -> None:
+        await feed.fake.send("private", FILL, FILL)
+        await until(lambda: feed.manager.user_frames == 2)
+        feed.fake.cut("private")
+        await until(lambda: len(feed.events(StreamStatus)) == 2)
+        assert feed.manager.user_frames == 0
+        await feed.fake.send("private", FILL)
+        await until(lambda: feed.manager.user_frames == 1)
+
+    on_a_feed(story)
+
+
+def test_an_expired_listen_key_is_replaced() -> None:
+    async def story(feed: Feed) -> None:
+        feed.fake.keys = 2
+        await feed.fake.send("private", {"e": "listenKeyExpired", "E": 1, "listenKey": "listen1"})
+        await until(lambda: feed.fake.dials["private"] == 2)
+        await until(lambda: len(feed.events(StreamStatus)) == 2)
+        assert "listen2" in feed.manager._clients["user"].url
+        await feed.fake.send("private", FILL)
+        await until(lambda: feed.events(OrderUpdate))
+
+    on_a_feed(story)
+
+
+def test_the_listen_key_is_extended_in_time() -> None:
+    async def story(feed: Feed) -> None:
+        def puts() -> int:
+            return len(feed.fake.orders("/fapi/v1/listenKey", "PUT"))
+
+        minute = 60_000
+        await feed.manager.maintain(1_000 + 30 * minute - 1)
+        assert puts() == 0
+        await feed.manager.maintain(1_000 + 30 * minute)
+        await feed.manager.maintain(1_000 + 31 * minute)
+        assert puts() == 1
+        feed.fake.will("PUT", "/fapi/v1/listenKey", Say(502, ""))
+        # fails, is too early to try again, works, is good for half an hour
+        for after, sent in ((60, 2), (60.5, 2), (61, 3), (62, 3)):
+            await feed.manager.maintain(int(1_000 + after * minute))
+            assert puts() == sent
+        feed.fake.keys = 2
+        feed.fake.will("PUT", "/fapi/v1/listenKey", error(-1125, "This listenKey does not exist."))
+        await feed.manager.maintain(1_000 + 91 * minute)
+        await until(lambda: feed.fake.dials["private"] == 2)
+        await until(lambda: len(feed.events(StreamStatus)) == 2)
+
+    on_a_feed(story, lockstep=True)
+
+
+# --- the simulated venue ---------------------------------------------------------------------------------------------
+
+
+def a_tape() -> Trades:
+    """400 trades, ids 1 to 200 and 206 to 405, ten a second; the price falls by a tick a trade."""
+    n = np.arange(400)
+    ids = np.where(n < 200, n + 1, n + 6)
+    start = 1_700_000_000_000
+    return Trades("BTCUSDT", ids, 600_000 - n, np.full(400, 50), start + 100 * n, n % 2 == 0)
+
+
+def test_a_stop_is_hit_at_the_simulated_venue(tmp_path: Path) -> None:
+    """Buy, protect, and be stopped out, over real REST and websockets, the tape in lockstep with us."""
+
+    async def tell() -> None:
+        venue = await serve(Config.from_parameters(speed=0.0, mark_interval_s=1), a_tape(), log_dir=tmp_path)
+        clock = Clock()
+        clock.now = venue.now()
+        exchange = connect(
+            Endpoint.simulated(venue.rest_url, venue.ws_url), Credentials("sim-key", "sim-secret"), clock, 5_000
+        )
+        rest = BinanceRestClient(exchange, "sim")
+        instrument = await rest.instrument("BTCUSDT")
+        trades: list[int] = []
+        events: list[Event] = []
+        manager = BinanceWSManager(
+            exchange, rest, instrument, lambda *trade: trades.append(trade[0]), events.append, clock, lockstep=True
+        )
+        await manager.start(5.0)
+        async with aiohttp.ClientSession() as web, web.ws_connect(f"{venue.ws_url}/voltrade/lockstep") as side:
+
+            async def ask(**message: Any) -> Any:
+                await side.send_json(message)
+                return await side.receive_json(loads=json.loads)
+
+            async def step() -> bool:
+                """Go to the next horizon: take the trades, let the venue play them, take the news."""
+                horizon = await ask(op="go")
+                await until(lambda: manager.last_trade_id >= horizon["trade_id"])
+                await until(lambda: manager.counts.marks >= horizon["mark"])
+                last, marks = manager.last_trade_id, manager.counts.marks
+                news = await ask(op="at", trade_id=last, marks=marks, time=clock.now)
+                await until(lambda: manager.user_frames >= news["user"])
+                clock.now = news["time"]
+                await manager.maintain(clock.now)
+                return bool(horizon["end"])
+
+            await step()  # the venue takes no market order before it has a price
+            entry = replace(an_intent(client_order_id="vt-1e1").order, quantity=40)
+            assert (await rest.submit(OrderIntent(1, entry, Purpose.ENTRY, 1, ""))).outcome is Outcome.ACCEPTED
+            while not any(isinstance(event, OrderUpdate) and event.status == "FILLED" for event in events):
+                assert not await step()
+            stop = replace(
+                entry,
+                client_order_id="vt-1s1",
+                side=Side.SELL,
+                order_type=OrderType.STOP_MARKET,
+                trigger_price=599_800,
+                reduce_only=True,
+            )
+            assert (await rest.submit(OrderIntent(1, stop, Purpose.STOP, 1, ""))).outcome is Outcome.ACCEPTED
+            assert [algo.status for algo in (await rest.snapshot("BTCUSDT", 0)).algo_orders] == ["NEW"]
+            while not await step():
+                pass
+        assert trades == a_tape().id.tolist()
+        assert [(gap.first_id, gap.last_id, gap.filled) for gap in events if isinstance(gap, FeedGap)] == [
+            (201, 205, 0)
+        ]
+        found = await rest.lookup(LookupOrder(1, "BTCUSDT", "vt-1s1", True, ""))
+        assert found.order is not None
+        assert found.order.status == "FILLED"
+        snapshot = await rest.snapshot("BTCUSDT", 0)
+        assert snapshot.position.quantity == 0
+        fills = [event for event in events if isinstance(event, OrderUpdate) and event.trade_id]
+        assert [fill.trade_id for fill in snapshot.fills] == [fill.trade_id for fill in fills]
+        # what the account holds is what it had, and profit less fees of every fill
+        assert snapshot.wallet == 1_000_000_000_000 + sum(fill.realised - fill.fee for fill in fills)
+        assert (manager.counts.refused, exchange.frame_handler_failure) == (0, None)
+        await manager.stop()
+        await exchange.close()
+        await venue.close()
+
+    asyncio.run(tell())
+
+
+# --- starting and failing --------------------------------------------------------------------------------------------
+
+
+def test_public_data_needs_no_key() -> None:
+    async def story(feed: Feed) -> None:
+        await feed.fake.trade(1)
+        await until(lambda: feed.trade_ids == [1])
+        await feed.manager.maintain(10**9)
+        assert feed.fake.dials["private"] == 0
+
+    on_a_feed(story, user_stream=False)
+
+
+def a_manager(
+    harness: Harness, on_event: Callable[[Event], None], on_agg_trade: Callable[..., None]
+) -> BinanceWSManager:
+    return BinanceWSManager(harness.exchange, harness.rest, harness.instrument, on_agg_trade, on_event, harness.clock)
+
+
+def ignore(*_: object) -> None:
+    """Take anything."""
+
+
+@pytest.mark.parametrize(
+    ("spoil", "down"),
+    [
+        (lambda fake: setattr(fake, "refuse_subscription", True), "market"),
+        (lambda fake: fake.always.update({("POST", "/fapi/v1/listenKey"): Say(200, {})}), "user"),
+    ],
+)
+def test_streams_that_do_not_come_up_are_named(spoil: Callable[[FakeBinance], None], down: str) -> None:
+    async def story(harness: Harness) -> None:
+        spoil(harness.fake)
+        with pytest.raises(VenueError, match=f"streams must be up within 0.5 s, were not: {down}"):
+            await a_manager(harness, ignore, ignore).start(0.5)
+        assert len(asyncio.all_tasks()) < 30
+
+    on_a_harness(story)
+
+
+def test_a_callback_that_fails_stops_the_show() -> None:
+    async def story(harness: Harness) -> None:
+        def broken(*_: object) -> None:
+            raise RuntimeError("no room")
+
+        manager = a_manager(harness, ignore, broken)
+        await manager.start(5.0)
+        await harness.fake.trade(1)
+        await until(lambda: harness.exchange.frame_handler_failure)
+        with pytest.raises(VenueError, match="an event could not be handled: RuntimeError"):
+            await manager.maintain(1_000)
+        await manager.stop()
+
+    on_a_harness(story)

@@ -1,0 +1,174 @@
+"""The import map: folders import only those below them, and the core knows neither time, chance nor the outside."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "voltrade"
+
+TRADING_PATH = [
+    "errors", "model", "compiled", "config",
+    "bar_rules", "bars", "indicators", "signal_engine", "bar_pipeline",
+    "risk", "account", "order_states", "records", "order_queries", "order_rules", "position_rules", "position_timers",
+    "row_facts", "core_rules", "books", "order_register", "account_check", "order_outputs", "saved_orders", "oms",
+    "bar_rate", "symbol_state", "saved_account", "core", "tape_loop",
+    "account_watch", "journal_rows", "journal", "inbox", "lockstep", "live",
+]  # fmt: skip
+"""The files on top, in the order in which they build on each other: each imports only files before it."""
+
+FOLDERS = {
+    "exchange": "",
+    "simulated": "exchange",
+    "data": "exchange simulated",
+    "strategy": "simulated data",
+    "venue": "simulated data strategy",
+    "report": "data",
+    "research": "simulated data strategy report",
+    "runs": "strategy report",
+    "engine": "exchange simulated data strategy report runs",
+    "notebook": "data strategy report research runs engine",
+}
+"""Each folder, and the folders that it may import; all may import the files on top."""
+
+FACES = {"__init__", "__main__"}
+"""The public face and the commands: they may import everything."""
+
+ONLY_IN = {
+    "apprise": {"engine.notify"},
+    "ccxt": {"exchange.ccxt_binance"},
+    "aiohttp": {
+        "exchange.client", "venue.server", "venue.streams", "venue.faults", "engine.venue_process", "data.sources",
+    },
+    "plotly": {
+        "report.charts", "report.chart_style", "report.tape_charts", "report.sweep_charts", "report.research_chart",
+        "report.figure_output", "report.plot_widget",
+    },
+    "anywidget": {"report.plot_widget"},
+    "ipywidgets": {"notebook.controls", "notebook.explorer", "notebook.explorer_widgets", "report.plot_widget"},
+    "papermill": {"notebook.papermill_engine"},
+    "platformdirs": {"runs.ledger_file"},
+    "pyarrow": {
+        "data.trade_files", "data.trade_rows", "data.series_checks", "data.rest_pages", "data.store",
+        "data.store_files", "data.tape_cache", "journal",
+    },
+    "tqdm": {"data.sources", "data.fetch", "data.rest_pages", "strategy.check", "research.trial_executor"},
+}  # fmt: skip
+"""Packages that one module (or a few) wraps for all the others."""
+
+READ_THE_OUTSIDE = {"errors", "compiled", "config", "account_watch", "journal", "inbox", "lockstep", "live"}
+"""Files on top that aren't plain functions of their arguments."""
+
+WITHOUT_THE_OUTSIDE = {
+    *TRADING_PATH, "data.synthetic", "exchange.messages", "exchange.responses", "research.loop",
+    "research.loop_records", "research.loop_exchange", "research.loop_matching", "research.loop_facts",
+} - READ_THE_OUTSIDE  # fmt: skip
+"""Modules whose results follow from their arguments alone; so do those of `simulated`, but its log on disk."""
+
+OUTSIDE = {
+    "time", "datetime", "random", "secrets", "uuid", "os", "sys", "asyncio", "threading", "subprocess", "socket", "io",
+    "pathlib", "logging", "sqlite3",
+}  # fmt: skip
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+OF_SIMULATED = {name for name in MODULES if name.startswith("simulated.")} - {"simulated.ground_truth"}
+
+
+def imports_of(module: str) -> Iterator[str]:
+    """Every module that a module imports anywhere in its file, as a dotted name."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{module}: imports are absolute"
+            module = node.module or ""
+            for alias in node.names:
+                inner = f"{module}.{alias.name}"
+                yield inner if inner.removeprefix("voltrade.") in MODULES else module
+
+
+def ours(module: str) -> set[str]:
+    return {name.removeprefix("voltrade.") for name in imports_of(module) if name.startswith("voltrade.")}
+
+
+def folder_of(module: str) -> str:
+    return module.partition(".")[0] if "." in module or module in FOLDERS else ""
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - FACES))
+def test_a_module_imports_only_what_is_below_its_folder(module: str) -> None:
+    folder = folder_of(module)
+    if folder:
+        assert folder in FOLDERS, f"{module}: say in FOLDERS what its folder may import"
+        assert {folder_of(name) for name in ours(module)} <= {"", folder, *FOLDERS[folder].split()}
+    else:
+        assert module in TRADING_PATH, f"{module}: give it its place in TRADING_PATH"
+        before = set(TRADING_PATH[: TRADING_PATH.index(module)])
+        assert ours(module) <= before | ({"exchange.ports"} if module in ("lockstep", "live") else set())
+
+
+def test_the_folders_have_no_circles() -> None:
+    before: set[str] = set()
+    for folder, below in FOLDERS.items():
+        assert set(below.split()) <= before, f"{folder} imports a folder that comes after it"
+        before.add(folder)
+
+
+def test_the_modules_have_no_circles() -> None:
+    done: set[str] = set()
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, f"a circle: {' -> '.join((*above, module))}"
+        if module not in done:
+            for below in sorted(ours(module) & set(MODULES) - {module}):
+                visit(below, (*above, module))
+        done.add(module)
+
+    for module in sorted(MODULES):
+        visit(module, ())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_package_is_imported_only_by_its_own_room(module: str) -> None:
+    packages = {name.partition(".")[0] for name in imports_of(module)}
+    assert not {package for package in packages & set(ONLY_IN) if module not in ONLY_IN[package]}
+
+
+@pytest.mark.parametrize("module", sorted(WITHOUT_THE_OUTSIDE | OF_SIMULATED))
+def test_the_core_knows_neither_time_nor_chance_nor_the_outside(module: str) -> None:
+    assert not {name.partition(".")[0] for name in imports_of(module)} & OUTSIDE
+    nodes = list(ast.walk(ast.parse(MODULES[module].read_text())))
+    calls = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert not calls & {"open", "input", "print", "__import__"}
+    attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    assert not attributes & {"objmode"}
+    assert "random" not in attributes or module == "data.synthetic"  # whose chance comes from a seed
+
+
+def test_the_test_sees_what_it_must() -> None:
+    """The forbidden imports that an edit could add are found wherever they stand."""
+    assert "voltrade.data.synthetic" in set(imports_of("data.tape"))
+    assert {"pyarrow.csv", "gzip"} <= set(imports_of("data.trade_files"))
+
+
+def test_no_function_stands_in_two_modules() -> None:
+    """What makes a text printable stood in two; each rule has one place. The compiled simulation mirrors originals."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for module, path in MODULES.items():
+        if module.startswith("research.loop"):
+            continue
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                rest = node.body[1:] if ast.get_docstring(node) is not None else node.body
+                said = "\n".join(map(ast.dump, rest))
+                found.setdefault((node.name.lstrip("_"), said), set()).add(module)
+    assert [sorted(rooms) for rooms in found.values() if len(rooms) > 1] == []

@@ -1,0 +1,344 @@
+"""Paper, demo and live are one parameter apart: whole sessions against a venue that stands in for Binance."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.sessions import ROOT, Truth, facts_of, holders_of
+from support.wall_venue import KEY, PARAMETERS, SECRET, a_venue, rule_file
+
+from voltrade import journal
+from voltrade.__main__ import main
+from voltrade.data.store import TRADES, Store
+from voltrade.engine.permission import confirmation_text
+from voltrade.exchange.binance import BinanceRestClient, Endpoint, connect
+from voltrade.exchange.credentials import Credentials
+from voltrade.model import (
+    Alert,
+    OrderIntent,
+    OrderRequest,
+    OrderType,
+    OrderUpdate,
+    Purpose,
+    ResumeState,
+    RoundTrip,
+    Side,
+)
+from voltrade.runs.replay import replay
+from voltrade.strategy.rule_file import keep_rule, read_parameters
+
+ACCOUNT = Credentials(KEY, SECRET).fingerprint
+
+
+@pytest.fixture
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A venue under Binance's own paths, and the folder of its log; each test has the weight of a minute for itself."""
+    folder = tmp_path_factory.mktemp("binance")
+    with a_venue(folder, latency_ms=50) as address:
+        yield address, folder
+
+
+@pytest.fixture(scope="module")
+def quiet_stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The same for tests that trade nothing and ask for little."""
+    folder = tmp_path_factory.mktemp("binance")
+    with a_venue(folder, latency_ms=50) as address:
+        yield address, folder
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VOLTRADE_API_KEY", KEY)
+    monkeypatch.setenv("VOLTRADE_API_SECRET", SECRET)
+
+
+def parameters(folder: Path, mode: str, venue: str, **more: Any) -> dict[str, Any]:
+    """What a session in a mode is started with, the word for today included."""
+    given = {"mode": mode, "venue": venue, "rule": rule_file(folder), **PARAMETERS, **more}
+    if mode == "live":
+        given["confirmation"] = confirmation_text(read_parameters(given), ACCOUNT, datetime.now(UTC))
+    return given
+
+
+ENGINE = [sys.executable, "-m", "voltrade", "run"]
+
+
+def begin_run(run: Path, given: dict[str, Any]) -> None:
+    """Make the folder of a run, as a notebook does."""
+    run.mkdir(mode=0o700, parents=True)
+    config = read_parameters(given)
+    record = {"parameters": config.parameters(), "epoch": run.name, "state": "starting", **keep_rule(config, run)}
+    (run / "run.json").write_text(json.dumps(record))
+
+
+def run_engine(run: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """Run an engine from start to end; return its record."""
+    begin_run(run, given)
+    done = subprocess.run(
+        [*ENGINE, str(run)], cwd=ROOT, capture_output=True, text=True, timeout=120, env=dict(os.environ)
+    )
+    (run / "engine.log").write_text(done.stdout + done.stderr)
+    loaded: dict[str, Any] = json.loads((run / "run.json").read_text())
+    return loaded
+
+
+def check_replay(run: Path, record: dict[str, Any]) -> None:
+    assert record["state"] == "ended", (record.get("error"), (run / "engine.log").read_text()[-2000:])
+    assert journal.verify(run / "journal.db", record["head"]).ok
+    again = replay(run / "journal.db")
+    assert again.differences == 0, again.shown
+
+
+def told_fills(*runs: Path) -> list[int]:
+    """Trade ids of the fills that these runs were told of, in order."""
+    facts = [fact for run in runs for fact in facts_of(run)]
+    return [fact.trade_id for fact in facts if isinstance(fact, OrderUpdate) and fact.trade_id]
+
+
+def row(record: dict[str, Any], item: str) -> str:
+    return next(str(check["found"]) for check in record["checks"] if check["item"] == item)
+
+
+def test_a_live_session_holds_its_position_overnight_and_the_next_one_adopts_it(
+    tmp_path: Path, stand_in: tuple[str, Path], keys: None
+) -> None:
+    address, folder = stand_in
+    runs = tmp_path / "runs"
+    monday = run_engine(
+        runs / "monday", parameters(tmp_path, "live", address, duration_s=5.0, on_duration_end="protect")
+    )
+    check_replay(runs / "monday", monday)
+    assert row(monday, "account") == ACCOUNT
+    assert row(monday, "endpoint") == address
+    assert row(monday, "allowed by").startswith("typed confirmation: trade BTCUSDT up to 2000000 on account")
+    truth = Truth.of(folder)
+    held = Decimal(truth.kind("fill")[-1]["position"])
+    assert held > 0
+    stop = [order for order in truth.kind("algo") if order["status"] == "NEW"][-1]
+    assert Decimal(stop["quantity"]) == held
+
+    tuesday = run_engine(runs / "tuesday", parameters(tmp_path, "live", address, duration_s=3.0))
+    check_replay(runs / "tuesday", tuesday)
+    [adoption] = [fact for fact in facts_of(runs / "tuesday") if isinstance(fact, ResumeState)]
+    assert adoption.head == monday["head"]
+    trips = [fact for fact in facts_of(runs / "tuesday") if isinstance(fact, RoundTrip)]
+    assert trips[0].exit_reason == "DURATION_END"
+    truth = Truth.of(folder)
+    # Its stop was the one that Monday had left: none was sent in its place while the position was the same.
+    assert {order["client_order_id"] for order in truth.kind("algo")} == {stop["client_order_id"]} | {
+        order["client_order_id"] for order in truth.kind("algo") if "-monday-" in order["client_order_id"]
+    }
+    assert Decimal(truth.kind("fill")[-1]["position"]) == 0
+    told = [
+        f.trade_id
+        for name in ("monday", "tuesday")
+        for f in facts_of(runs / name)
+        if isinstance(f, OrderUpdate) and f.trade_id
+    ]
+    assert told == [fill["trade_id"] for fill in truth.kind("fill")]
+    for secret in (KEY, SECRET):
+        assert holders_of(secret, tmp_path) == []
+
+
+async def trade_by_hand(address: str, *sides: Side) -> None:
+    """Trade 10 lots at market, one order after the other, as a person at the exchange's own page would."""
+    endpoint = Endpoint.simulated(address, address.replace("http", "ws"))
+    exchange = connect(endpoint, Credentials(KEY, SECRET), lambda: int(time.time() * 1000), 5_000)
+    try:
+        rest = BinanceRestClient(exchange, "by hand")
+        await rest.instrument("BTCUSDT")
+        for number, side in enumerate(sides):
+            order = OrderRequest("BTCUSDT", f"web_{number}", side, OrderType.MARKET, 10)
+            reply = await rest.submit(OrderIntent(1, order, Purpose.ENTRY, 1, "by hand"))
+            assert reply.outcome == "ACCEPTED", reply
+    finally:
+        await exchange.close()
+
+
+def test_a_live_engine_that_was_killed_goes_on_the_next_day_without_a_new_word(
+    tmp_path: Path, stand_in: tuple[str, Path], keys: None
+) -> None:
+    """Fault case B1, whole: a person trades, the engine enters and is killed, and goes on.
+
+    The round trip by hand is no exit of the position that outlives the kill.
+    """
+    address, folder = stand_in
+    asyncio.run(trade_by_hand(address, Side.BUY, Side.SELL))
+    deadline = time.monotonic() + 60
+    while sum(Decimal(fill["quantity"]) for fill in Truth.of(folder).kind("fill")) < Decimal("0.020"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    by_hand = len(Truth.of(folder).kind("fill"))
+    run = tmp_path / "runs/killed"
+    begin_run(run, parameters(tmp_path, "live", address, duration_s=12.0))
+    process = subprocess.Popen([*ENGINE, str(run)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(Truth.of(folder).kind("fill")) < by_hand + 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait(20)
+    record = json.loads((run / "run.json").read_text())
+    record["parameters"]["confirmation"] = record["parameters"]["confirmation"].replace("-", "_")  # of another day
+    (run / "run.json").write_text(json.dumps(record))
+
+    again = subprocess.run([*ENGINE, "--resume", str(run)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    record = json.loads((run / "run.json").read_text())
+    assert record["end_reason"] == "DURATION_END"
+    check_replay(run, record)
+    assert row(record, "allowed by") == "what the run was begun with"
+    facts, fills = facts_of(run), Truth.of(folder).kind("fill")
+    assert not [fact for fact in facts if isinstance(fact, Alert) and fact.code == "FOREIGN_ORDER"]
+    ours = {
+        trade for fact in facts if isinstance(fact, RoundTrip) for trade in fact.entry_trade_ids + fact.exit_trade_ids
+    }
+    assert ours == {fill["trade_id"] for fill in fills[by_hand:]}
+    assert Decimal(fills[-1]["position"]) == 0
+
+
+def test_paper_sends_nothing_that_is_signed_and_its_account_outlives_the_session(
+    tmp_path: Path, stand_in: tuple[str, Path], monkeypatch: pytest.MonkeyPatch, state_home: Path
+) -> None:
+    """In between the account is put where an earlier version kept it, among the runs (fault case E1)."""
+    address, folder = stand_in
+    monkeypatch.setenv("VOLTRADE_STORE", str(tmp_path / "store"))
+    before = len(Truth.of(folder).kind("request"))
+    runs = tmp_path / "runs"
+    first = run_engine(
+        runs / "first", parameters(tmp_path, "paper", address, duration_s=5.0, on_duration_end="protect")
+    )
+    check_replay(runs / "first", first)
+    [account] = (state_home / "accounts").glob("*-paper/truth.jsonl")
+    held = Decimal([json.loads(line) for line in account.read_text().splitlines() if '"fill"' in line][-1]["position"])
+    assert held > 0
+    keep_among_the_runs(account.parent, runs)
+    second = run_engine(runs / "second", parameters(tmp_path, "paper", address, duration_s=3.0, record_trades="always"))
+    check_replay(runs / "second", second)
+    assert f"the ledger was imported from {runs / '.accounts'}" in row(second, "resumes from")
+    assert "was imported into" in (runs / "second/engine.log").read_text()
+    assert not list((runs / ".accounts").glob("*.json"))
+    fills = [json.loads(line) for line in account.read_text().splitlines() if '"kind":"fill"' in line]
+    assert Decimal(fills[-1]["position"]) == 0
+    told = [
+        f.trade_id
+        for name in ("first", "second")
+        for f in facts_of(runs / name)
+        if isinstance(f, OrderUpdate) and f.trade_id
+    ]
+    assert told == [fill["trade_id"] for fill in fills]
+    assert "-first-" in fills[0]["client_order_id"]
+    [trip] = [fact for fact in facts_of(runs / "second") if isinstance(fact, RoundTrip)][:1]
+    assert trip.exit_reason == "DURATION_END"
+    [day] = Store(tmp_path / "store").days(TRADES, "BTCUSDT")
+    seen = [row.fact for row in journal.read(runs / "second/journal.db", kind="Trades")]
+    assert (day.first, day.last, day.missing) == (int(seen[0].id[0]), int(seen[-1].id[-1]), 0)
+    assert day.rows == sum(map(len, seen))
+    asked = {request["path"] for request in Truth.of(folder).kind("request")[before:]}
+    assert asked <= {"/fapi/v1/exchangeInfo", "/fapi/v1/time", "/fapi/v1/klines", "/fapi/v1/aggTrades"}
+
+
+def keep_among_the_runs(account: Path, runs: Path) -> None:
+    """Put an account's ledger, and what is kept beside it, where an earlier version kept them."""
+    file = account.with_suffix(".json")
+    entry = json.loads(file.read_text())
+    file.unlink()
+    (runs / ".accounts").mkdir(mode=0o700)
+    account.rename(runs / ".accounts" / account.name)
+    left = {"head": entry["left"]["head"], "state": entry["left"]["state"]}
+    (runs / ".accounts" / file.name).write_text(json.dumps({"run": entry["folder"], "ended": True, **left}))
+
+
+def test_demo_takes_its_keys_from_a_private_file_and_needs_no_word(
+    tmp_path: Path, quiet_stand_in: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, _ = quiet_stand_in
+    monkeypatch.delenv("VOLTRADE_API_KEY", raising=False)
+    (tmp_path / "keys").write_text(f"VOLTRADE_API_KEY={KEY}\nVOLTRADE_API_SECRET={SECRET}\n")
+    (tmp_path / "keys").chmod(0o600)
+    monkeypatch.setenv("VOLTRADE_KEY_FILE", str(tmp_path / "keys"))
+    runs = tmp_path / "runs"
+    record = run_engine(runs / "demo", parameters(tmp_path, "demo", address, duration_s=2.0, first_bar=1_000_000))
+    check_replay(runs / "demo", record)
+    assert row(record, "allowed by") == "mode demo needs keys only"
+    assert holders_of(KEY, runs) == holders_of(SECRET, runs) == []
+
+
+def test_a_setting_of_the_account_that_differs_stops_the_start_or_is_set_when_asked(
+    tmp_path: Path, stand_in: tuple[str, Path], keys: None
+) -> None:
+    address, folder = stand_in
+    quiet = {"duration_s": 2.0, "first_bar": 1_000_000, "leverage": 7, "margin_type": "cross"}
+    refused = run_engine(tmp_path / "runs/refused", parameters(tmp_path, "live", address, **quiet))
+    assert refused["state"] == "failed"
+    assert refused["error"] == "margin type: must be cross, was isolated; leverage: must be 7, was 5"
+    changes = [r for r in Truth.of(folder).kind("accepted") if r["action"] in ("set_leverage", "set_margin_type")]
+    assert changes == []
+    assert not (tmp_path / "runs/refused/journal.db").exists()
+
+    asked = parameters(tmp_path, "live", address, apply_account_settings=True, **quiet)
+    record = run_engine(tmp_path / "runs/set", asked)
+    check_replay(tmp_path / "runs/set", record)
+    assert (row(record, "leverage"), row(record, "margin type")) == ("7", "cross")
+    back = parameters(tmp_path, "live", address, duration_s=2.0, first_bar=1_000_000, apply_account_settings=True)
+    assert run_engine(tmp_path / "runs/back", back)["state"] == "ended"
+
+
+def test_wrong_keys_are_refused_by_the_exchange_and_named(
+    tmp_path: Path, quiet_stand_in: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VOLTRADE_API_KEY", "another-key")
+    monkeypatch.setenv("VOLTRADE_API_SECRET", SECRET)
+    record = run_engine(tmp_path / "runs/wrong", parameters(tmp_path, "demo", quiet_stand_in[0]))
+    assert record["state"] == "failed"
+    assert "code -2015" in record["error"]
+    assert "another-key" not in json.dumps(record)
+
+
+def test_the_doctor_prints_the_start_up_table_and_changes_nothing(
+    tmp_path: Path, quiet_stand_in: tuple[str, Path], keys: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address, folder = quiet_stand_in
+    before = len(Truth.of(folder).kind("accepted"))
+    command = ["doctor", "-p", "mode", "live", "-p", "venue", address, "-p", "leverage", "9"]
+    assert main([*command, "-p", "apply_account_settings", "True"]) == 1
+    said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    word = f"confirmation: must be 'trade BTCUSDT up to 20000 on account {ACCOUNT}, {datetime.now(UTC):%Y-%m-%d}'"
+    assert [line for line in said if line.startswith(f"!! permission missing: {word}")]
+    assert "!! leverage 5 must be 9" in said
+    assert "ok filters tick 0.1, step 0.001, least notional 100.00, largest market order 120.000" in said
+    assert len(Truth.of(folder).kind("accepted")) == before
+    assert KEY not in " ".join(said)
+    assert main(["doctor", "-p", "mode", "paper", "-p", "venue", address]) == 0
+    assert "ok  endpoint" in capsys.readouterr().out
+
+
+def test_papermill_trades_live_and_the_record_shows_what_it_started_with(
+    tmp_path: Path, stand_in: tuple[str, Path], keys: None
+) -> None:
+    address, _ = stand_in
+    given = parameters(tmp_path, "live", address, duration_s=3.0)
+    command = [sys.executable, "-m", "papermill", "notebooks/live.ipynb", str(tmp_path / "runs/today.ipynb")]
+    for name, value in given.items():
+        command += ["-p", name, str(value)]
+    began = time.monotonic()
+    done = subprocess.run(
+        [*command, "--no-progress-bar"], cwd=ROOT, capture_output=True, text=True, timeout=200, env=dict(os.environ)
+    )
+    assert done.returncode == 0, (done.stderr[-3000:], time.monotonic() - began)
+    written = (tmp_path / "runs/today.ipynb").read_text()
+    assert ACCOUNT in written
+    assert "typed confirmation: trade BTCUSDT" in written
+    assert json.loads((tmp_path / "runs/today/run.json").read_text())["end_reason"] == "DURATION_END"
+    assert holders_of(KEY, tmp_path) == holders_of(SECRET, tmp_path) == []

@@ -1,0 +1,465 @@
+"""The core over whole tapes: the same commands however trades are cut, gates in their order, limits that hold."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.by_hand import enter
+
+from voltrade import risk
+from voltrade.config import Config
+from voltrade.core import GATES, TradingCore
+from voltrade.data.tape import Tape, load_tape
+from voltrade.model import (
+    NEVER,
+    Alert,
+    AlgoUpdate,
+    BreakerChange,
+    CancelOrder,
+    CloseReason,
+    Event,
+    LookupOrder,
+    MarkPrice,
+    Operator,
+    OrderIntent,
+    OrderType,
+    OrderUpdate,
+    Outcome,
+    PositionReport,
+    Purpose,
+    Refusal,
+    Reply,
+    ResumeState,
+    RoundTrip,
+    Side,
+    Snapshot,
+    StreamStatus,
+    TakeSnapshot,
+    Timer,
+    money,
+)
+from voltrade.research.backtest import Backtest, backtest
+from voltrade.simulated.symbols import shipped_instrument
+
+QUICK = {
+    **{"seed": 7, "hours": 4.0, "threshold": 15, "cooldown_bars": 1, "take_profit_atr": 2.0},
+    **{"ema_fast": 5, "ema_slow": 13, "rsi_length": 7, "atr_length": 7},
+}
+"""Short indicators, so that a short tape warms them up."""
+
+
+def a_config(**parameters: object) -> Config:
+    return Config.from_parameters({**QUICK, **parameters})
+
+
+def a_tape(config: Config) -> Tape:
+    return load_tape(config.session, shipped_instrument(config.session.symbol))
+
+
+@pytest.fixture(scope="module")
+def result() -> Backtest:
+    config = a_config()
+    return backtest(a_tape(config), config, path="events")
+
+
+def test_the_tape_is_traded_both_ways_and_nothing_is_left_open(result: Backtest) -> None:
+    trips = result.trips
+    assert {trip.side for trip in trips} == {Side.BUY, Side.SELL}
+    assert {"STOP", "TAKE_PROFIT"} <= {trip.exit_reason for trip in trips}
+    position = sum(fact.side * fact.last_quantity for fact in result.facts if isinstance(fact, OrderUpdate))
+    assert position == 0
+    assert not [fact for fact in result.facts if isinstance(fact, Alert) and fact.code != "TRANSFER"]
+
+
+@pytest.mark.parametrize("block", [1, 7])
+def test_the_commands_do_not_depend_on_how_trades_are_cut(block: int) -> None:
+    config = a_config(hours=1.5, threshold=5)
+    whole, cut = (backtest(a_tape(config), config, block=size, path="events") for size in (None, block))
+    assert cut.facts == whole.facts
+    assert cut.bars.tobytes() == whole.bars.tobytes()
+    assert any(isinstance(fact, OrderIntent) for fact in whole.facts)
+
+
+def test_a_person_is_told_once_that_bars_have_left_their_band() -> None:
+    config = a_config(hours=1.5, threshold=5, most_bars_a_day=100)
+    whole, cut = (backtest(a_tape(config), config, path="events", block=size) for size in (None, 7))
+    assert backtest(a_tape(config), config).facts == whole.facts
+    [alert] = [fact for fact in whole.facts if isinstance(fact, Alert)]
+    assert alert.code == "BAR_RATE"
+    assert alert.text.startswith("bars of 5 come too fast: 1")
+    assert cut.facts == whole.facts
+
+
+def test_every_position_has_a_stop_from_its_first_fill(result: Backtest) -> None:
+    first_fill: dict[int, int] = {}
+    stop: dict[int, int] = {}
+    trips = {fact.order.client_order_id: fact for fact in result.facts if isinstance(fact, OrderIntent)}
+    for fact in result.facts:
+        if isinstance(fact, OrderUpdate) and fact.trade_id:
+            intent = trips[fact.client_order_id]
+            if intent.purpose is Purpose.ENTRY:
+                first_fill.setdefault(intent.round_trip, fact.time)
+        if isinstance(fact, OrderIntent) and fact.purpose is Purpose.STOP:
+            stop.setdefault(fact.round_trip, fact.time)
+    assert first_fill
+    assert stop == first_fill
+
+
+def test_each_signal_is_either_entered_or_refused_with_a_code(result: Backtest) -> None:
+    signals = {int(index) for index in range(len(result.bar_decisions)) if result.bar_decisions[index]["signal"]}
+    refused = {fact.bar_number for fact in result.facts if isinstance(fact, Refusal)}
+    entered = {
+        fact.bar_number for fact in result.facts if isinstance(fact, OrderIntent) and fact.purpose is Purpose.ENTRY
+    }
+    assert refused | entered == signals
+    assert not refused & entered
+    codes = Counter(fact.code for fact in result.facts if isinstance(fact, Refusal))
+    assert {"WARMING_UP", "IN_POSITION", "COOLDOWN"} <= set(codes)
+
+
+def test_an_entry_risks_no_more_than_its_share_of_capital(result: Backtest) -> None:
+    capital = float(result.config.risk.capital)
+    worst = min(trip.net for trip in result.trips if trip.exit_reason == "STOP") / 1e8
+    # A gap through the stop may cost more; twice the planned risk would mean that the size is wrong.
+    assert worst >= -2 * capital * result.config.risk.risk_fraction
+
+
+def test_the_gates_stand_in_one_list_and_each_refuses_under_its_own_code() -> None:
+    exported = {gate.code for gate in vars(risk).values() if isinstance(gate, risk.Gate)}
+    assert [gate.code for gate in GATES] == list(dict.fromkeys(gate.code for gate in GATES))
+    assert {gate.code for gate in GATES} == exported
+
+
+def test_a_limit_on_trades_a_day_stops_entries_until_midnight(result: Backtest) -> None:
+    config = a_config(max_trades_per_day=2)
+    limited = backtest(a_tape(config), config, path="events")
+    days = Counter(trip.opened_at // 86_400_000 for trip in limited.trips)
+    assert set(days.values()) == {2}
+    assert any(f.rule == "TRADES_PER_DAY" for f in limited.facts if isinstance(f, BreakerChange))
+    assert any(f.code == "TRADES_PER_DAY" for f in limited.facts if isinstance(f, Refusal))
+
+
+def test_a_daily_loss_flattens_and_no_entry_follows_that_day() -> None:
+    config = a_config(max_daily_loss_fraction=0.004, max_consecutive_losses=50)
+    limited = backtest(a_tape(config), config, path="events")
+    tripped = [f for f in limited.facts if isinstance(f, BreakerChange) and f.rule == "DAILY_LOSS"]
+    assert tripped
+    assert tripped[0].action == "flatten"
+    entries = [f.time for f in limited.facts if isinstance(f, OrderIntent) and f.purpose is Purpose.ENTRY]
+    assert not [time for time in entries if tripped[0].time <= time < tripped[0].resume_at]
+
+
+def test_an_opposite_signal_leaves_unless_it_is_switched_off(result: Backtest) -> None:
+    assert "OPPOSITE_SIGNAL" in {trip.exit_reason for trip in result.trips}
+    config = a_config(exit_on_opposite_signal=False)
+    assert "OPPOSITE_SIGNAL" not in {trip.exit_reason for trip in backtest(a_tape(config), config, path="events").trips}
+
+
+def test_a_streak_of_one_loss_blocks_until_its_pause_is_over_to_the_millisecond() -> None:
+    config = a_config(max_consecutive_losses=1, resume_after_s=900.0)
+    done = backtest(a_tape(config), config, path="events")
+    changes = [f for f in done.facts if isinstance(f, BreakerChange) and f.rule == "LOSING_STREAK"]
+    tripped, released = changes[0], changes[1]
+    first_loss = next(trip for trip in done.trips if trip.net < 0)
+    assert (tripped.time, tripped.action) == (first_loss.closed_at, "block")
+    assert (released.time, released.action) == (tripped.time + 900_000, "resume")
+    entries = [f.time for f in done.facts if isinstance(f, OrderIntent) and f.purpose is Purpose.ENTRY]
+    assert not [time for time in entries if tripped.time <= time < released.time]
+    assert any(f.code == "LOSING_STREAK" for f in done.facts if isinstance(f, Refusal))
+
+
+def test_a_limit_that_wants_it_closes_the_position_in_hand() -> None:
+    config = a_config(max_daily_loss_fraction=0.001)
+    done = backtest(a_tape(config), config, path="events")
+    tripped = next(f for f in done.facts if isinstance(f, BreakerChange))
+    [trip] = [trip for trip in done.trips if trip.exit_reason == "DAILY_LOSS"]
+    assert trip.opened_at < tripped.time <= trip.closed_at < tripped.time + 120_000
+
+
+def test_an_entry_is_refused_where_trades_are_missing_from_its_bar(result: Backtest) -> None:
+    entry = next(f for f in result.facts if isinstance(f, OrderIntent) and f.purpose is Purpose.ENTRY)
+    config = a_config()
+    tape = a_tape(config)
+    inside = int(result.bars[entry.bar_number]["last_trade_id"])
+    jumped = replace(tape.trades, id=tape.trades.id + (tape.trades.id >= inside))
+    done = backtest(replace(tape, trades=jumped), config, path="events")
+    assert done.bars[entry.bar_number]["tainted"]
+    refusal = next(f for f in done.facts if isinstance(f, Refusal) and f.bar_number == entry.bar_number)
+    assert refusal.code == "BAR_TAINTED"
+
+
+def test_the_gates_are_told_of_short_bars_earlier_bars_and_an_account_that_disagrees() -> None:
+    core = a_core()
+    [symbol_state] = core.symbol_states.values()
+    trades = a_tape(a_config()).trades[:3_000]
+    while len(trades):
+        trades = trades[core.handle(trades)[0] :]
+    last = symbol_state.pipeline.count - 1
+
+    def facts(bar: int) -> Any:
+        symbol_state.pipeline.decisions[bar]["signal"] = 1
+        core._on_signal(symbol_state, bar)
+        return core._books.symbols[0]["facts"][0]
+
+    told = facts(last)
+    assert (told["last_bar"], told["day_end"], told["reconciled"], told["user_stream_up"]) == (1, 0, 0, 0)
+    assert not facts(last - 1)["last_bar"]
+    symbol_state.pipeline.bars[last]["close_reason"] = CloseReason.DAY_END
+    core.handle(StreamStatus(core.time, "user", True))
+    symbol_state.monitor.reconciled = True
+    told = facts(last)
+    assert (told["day_end"], told["reconciled"], told["user_stream_up"]) == (1, 1, 1)
+
+
+def test_a_duration_ends_the_session_flat() -> None:
+    config = a_config(duration_s=10_800.0)
+    ended = backtest(a_tape(config), config, path="events")
+    start = next(f.time for f in ended.facts if isinstance(f, StreamStatus))
+    assert ended.bars["close_time"][-1] < start + 10_800_000 + 600_000
+    assert max(trip.closed_at for trip in ended.trips) < start + 10_860_000
+
+
+def test_a_bars_limit_leaves_the_position() -> None:
+    config = a_config(max_holding_bars=2, exit_on_opposite_signal=False, stop_atr=8.0, take_profit_atr=0)
+    held = backtest(a_tape(config), config, path="events")
+    assert {trip.exit_reason for trip in held.trips} <= {"TIME", "TAPE_END"}
+    assert "TIME" in {trip.exit_reason for trip in held.trips}
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    threshold=st.sampled_from([4, 10, 25]),
+    latency=st.sampled_from([0, 50, 900]),
+    stop=st.sampled_from([0.7, 2.0]),
+    unit=st.sampled_from(["base", "trades"]),
+)
+def test_whatever_the_tape_and_the_settings_the_books_balance(
+    seed: int, threshold: int, latency: int, stop: float, unit: str
+) -> None:
+    config = a_config(
+        seed=seed,
+        hours=1.0,
+        threshold=threshold * (4 if unit == "trades" else 1),
+        unit=unit,
+        latency_ms=latency,
+        stop_atr=stop,
+    )
+    done = backtest(a_tape(config), config, path="events")
+    fills = [f for f in done.facts if isinstance(f, OrderUpdate) and f.trade_id]
+    assert sum(f.side * f.last_quantity for f in fills) == 0
+    per_ticklot = done.instrument.money_per_ticklot
+    paid = sum(-f.side * f.last_quantity * f.last_price * per_ticklot for f in fills)
+    assert sum(trip.net for trip in done.trips) == paid - sum(f.fee for f in fills)
+    assert len({f.trade_id for f in fills}) == len(fills)
+
+
+def a_core(**parameters: object) -> TradingCore:
+    return TradingCore(a_config(**parameters), shipped_instrument("BTCUSDT"), "t")
+
+
+def test_nothing_is_due_and_nothing_is_traded_before_the_first_snapshot() -> None:
+    core = a_core()
+    assert core.next_due == NEVER
+    assert core.handle(MarkPrice("BTCUSDT", 1, 100)) == (1, [])
+    consumed, outputs = core.handle(StreamStatus(2, "user", True))
+    assert (consumed, outputs) == (1, [TakeSnapshot(2, "BTCUSDT", "USER_STREAM_UP")])
+
+
+def test_a_person_can_halt_and_resume() -> None:
+    core = a_core()
+    assert core.handle(Operator(1, "pause", "lunch")) == (1, [])
+    assert core.paused == "lunch"
+    core.handle(Operator(2, "resume", "back"))
+    assert core.paused == ""
+
+
+def a_snapshot(time: int = 3, position: int = 0) -> Snapshot:
+    report = PositionReport("BTCUSDT", position, "0")
+    amount = money(10_000)
+    return Snapshot(time, "BTCUSDT", amount, amount, 0, 0, 5, "isolated", False, report)
+
+
+@pytest.mark.parametrize(
+    ("actions", "mode", "paused"),
+    [
+        (["halt"], "HALTED", ""),
+        (["reduce"], "REDUCING", ""),
+        (["pause"], "ACTIVE", "1"),
+        (["flatten"], "ACTIVE", "1"),
+        (["protect"], "ACTIVE", "1"),
+        (["halt", "resume"], "ACTIVE", ""),
+        (["resume", "halt"], "HALTED", ""),
+        (["reduce", "halt", "pause"], "HALTED", "3"),
+        (["pause", "halt", "resume", "reduce"], "REDUCING", ""),
+    ],
+)
+@pytest.mark.parametrize("linked", [0, 1, 2], ids=["before the link", "before the snapshot", "in between"])
+def test_commands_before_the_first_snapshot_are_kept_in_their_order(
+    actions: list[Any], mode: str, paused: str, linked: int
+) -> None:
+    """Fault case F5: given while the engine loads, or while the account is being asked for."""
+    core = a_core()
+    orders: list[Event] = [Operator(1, action, str(number)) for number, action in enumerate(actions, start=1)]
+    for event in (*orders[:linked], StreamStatus(2, "user", True), *orders[linked:]):
+        core.handle(event)
+    assert core.breaker is None
+    _, outputs = core.handle(a_snapshot())
+    assert core.breaker is not None
+    assert (core.breaker.mode, core.paused) == (mode, paused)
+    assert bool([o for o in outputs if isinstance(o, BreakerChange)]) == (set(actions) & {"halt", "reduce"} != set())
+    assert not [o for o in core.handle(a_snapshot(4))[1] if isinstance(o, BreakerChange)]  # once
+
+
+def test_a_stop_before_the_first_snapshot_ends_the_session() -> None:
+    """Fault case F5: there is nothing in hand to wait for."""
+    core = a_core()
+    core.handle(Operator(1, "flatten", "no", final=True))
+    assert core.finished
+    core.handle(a_snapshot())
+    assert (core.finished, core.end_reason) == (True, "no")
+
+
+def a_position(core: TradingCore) -> str:
+    """Give a core a position of 10 lots with its stop; return the entry's name."""
+    core.handle(StreamStatus(2, "user", True))
+    core.handle(a_snapshot())
+    [symbol_state] = core.symbol_states.values()
+    [intent] = enter(symbol_state.monitor, 3, Side.BUY, 10)
+    assert isinstance(intent, OrderIntent)
+    name = intent.order.client_order_id
+    fill = OrderUpdate(4, "BTCUSDT", name, 1, Side.BUY, OrderType.MARKET, "FILLED", "TRADE", 10, 10)
+    core.handle(replace(fill, trade_id=1, last_quantity=10, last_price=1_000))
+    return name
+
+
+@pytest.mark.parametrize("action", ["halt", "reduce", "flatten", "pause"])
+def test_commands_before_an_account_is_taken_over_are_kept_too(action: Any) -> None:
+    """Fault case F5: what the last run left in hand is what `flatten` is for."""
+    last = a_core()
+    a_position(last)
+    core = a_core()
+    core.handle(Operator(5, action, "now"))
+    core.handle(ResumeState(6, json.dumps(last.state()), ""))
+    _, outputs = core.handle(a_snapshot(7, position=10))
+    assert core.breaker is not None
+    assert core.breaker.mode == {"halt": "HALTED", "reduce": "REDUCING"}.get(action, "ACTIVE")
+    exits = [o for o in outputs if isinstance(o, OrderIntent) and o.purpose is Purpose.EXIT]
+    assert [(o.order.quantity, o.reason) for o in exits] == ([(10, "now")] if action == "flatten" else [])
+
+
+@pytest.mark.parametrize("action", ["flatten", "protect", "pause"])
+def test_a_command_without_a_reason_is_carried_out(action: Any) -> None:
+    """Fault case F4, sibling: no byte in the reason at all, as `ctl flatten RUN` sends it."""
+    core = a_core()
+    a_position(core)
+    _, outputs = core.handle(Operator(5, action, "", final=True))
+    assert [o.purpose for o in outputs if isinstance(o, OrderIntent)] == [Purpose.EXIT] * (action == "flatten")
+    assert (core.paused, core.end_reason) == ("OPERATOR", "OPERATOR")
+
+
+def a_stop(core: TradingCore) -> AlgoUpdate:
+    """Have the exchange take the stop of a core's position; return what it says of it."""
+    [symbol_state] = core.symbol_states.values()
+    [stop] = (order for order in symbol_state.monitor.orders.values() if order.algo)
+    core.handle(Reply(5, "submit", "BTCUSDT", stop.id, True, Outcome.ACCEPTED))
+    resting = AlgoUpdate(5, "BTCUSDT", stop.id, 7, Side.SELL, OrderType.STOP_MARKET, "NEW", 10, 980)
+    core.handle(resting)
+    return resting
+
+
+def test_a_wallet_that_differs_is_told_of_once_nothing_is_looked_up() -> None:
+    """What isn't listed may have filled: its fill is in the wallet before it is in our books."""
+    core = a_core()
+    a_position(core)
+    resting = replace(a_stop(core), time=7)
+    [symbol_state] = core.symbol_states.values()
+    paid = replace(a_snapshot(6, 10), wallet=money(9_999))
+    _, outputs = core.handle(paid)
+    assert [o.client_order_id for o in outputs if isinstance(o, LookupOrder)] == [resting.client_order_id]
+    assert not [o for o in outputs if isinstance(o, Alert)]
+    assert not symbol_state.monitor.reconciled  # no entry until the account was asked again
+    _, outputs = core.handle(Timer(core.next_due))
+    assert [o.reason for o in outputs if isinstance(o, TakeSnapshot)] == ["NOT_AGREED"]
+    _, outputs = core.handle(replace(paid, time=2_000, algo_orders=(resting,)))
+    assert not [o for o in outputs if isinstance(o, Alert)]  # the event that tells of it may be on its way
+    core.handle(Timer(core.next_due))
+    _, outputs = core.handle(replace(paid, time=4_000, algo_orders=(resting,)))
+    assert [o.code for o in outputs if isinstance(o, Alert)] == ["TRANSFER"]
+    assert core.account is not None
+    assert core.account.wallet == money(9_999)
+
+
+def test_a_session_that_keeps_its_position_ends_when_the_exchange_has_confirmed_its_stop() -> None:
+    core = a_core()
+    a_position(core)
+    resting = a_stop(core)
+    _, outputs = core.handle(Operator(6, "protect", "bye", final=True))
+    assert [o.reason for o in outputs if isinstance(o, TakeSnapshot)] == ["bye"]
+    assert not core.finished
+    core.handle(replace(a_snapshot(7, 10), algo_orders=(resting,)))
+    assert core.finished
+
+
+def test_a_refusal_that_nobody_knows_halts_until_a_person_has_looked() -> None:
+    core = a_core()
+    a_position(core)
+    [symbol_state] = core.symbol_states.values()
+    [stop] = (order for order in symbol_state.monitor.orders.values() if order.algo)
+    core.handle(Reply(5, "submit", "BTCUSDT", stop.id, True, Outcome.REFUSED, -99_999, "because"))
+    assert core.breaker is not None
+    assert core.breaker.mode == "HALTED"
+    assert "-99999" in core.breaker.reason
+    core.handle(Timer(10_000_000))
+    assert core.breaker.mode == "HALTED"
+    core.handle(Operator(10_000_001, "resume", "I have looked"))
+    assert core.breaker.mode == "ACTIVE"
+
+
+def test_nothing_is_due_again_at_the_time_of_a_timer() -> None:
+    """Fault case A7, the kind: whatever a rule holds to be due, time moves on, and trades are taken."""
+    core = a_core()
+    hold = core._books.account["holds"][0]  # no account is open: no timer lets it go
+    hold["in_force"], hold["resume_at"] = True, 0
+    due = core.next_due
+    for _ in range(5):
+        core.handle(Timer(core.next_due))
+        assert core.next_due > due
+        due = core.next_due
+    core.handle(Timer(100))
+    assert core.next_due == 101
+
+
+def test_trades_by_hand_before_the_position_never_touch_its_books() -> None:
+    """Fault case B1: neither the monitor's position nor the account's, nor the breaker."""
+    core = a_core()
+    entry = a_position(core)
+    [symbol_state] = core.symbol_states.values()
+    assert symbol_state.monitor.orders[entry].filled == 10
+    core.handle(Timer(5))
+    by_hand = [
+        OrderUpdate(
+            *(1, "BTCUSDT", "", 77, side, OrderType.MARKET, "PARTIALLY_FILLED", "TRADE", 10, 10),
+            trade_id=trade_id,
+            last_quantity=10,
+            last_price=900,
+        )
+        for trade_id, side in ((11, Side.BUY), (12, Side.SELL))
+    ]
+    listed = tuple(
+        AlgoUpdate(5, "BTCUSDT", name, 7, Side.SELL, OrderType.STOP_MARKET, "NEW", 10, 980)
+        for name, order in symbol_state.monitor.orders.items()
+        if order.algo
+    )
+    _, outputs = core.handle(replace(a_snapshot(6, 10), fills=tuple(by_hand), algo_orders=listed))
+    assert not [o for o in outputs if isinstance(o, CancelOrder | RoundTrip)]
+    assert core.account is not None
+    assert (symbol_state.monitor.position, core.account.positions["BTCUSDT"].quantity) == (10, 10)
+    assert core.breaker is not None
+    assert core.breaker.mode == "ACTIVE"

@@ -1,0 +1,467 @@
+"""The trading loop by the wall clock: it gives every other task its turn, and nothing holds up what protects."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.builders import an_instrument
+from support.by_hand import enter
+
+from voltrade import journal
+from voltrade.config import Config
+from voltrade.core import TradingCore
+from voltrade.errors import VenueError
+from voltrade.journal import Journal
+from voltrade.live import LiveTradingSystem
+from voltrade.model import (
+    AlgoUpdate,
+    CancelOrder,
+    Event,
+    LookupOrder,
+    Operator,
+    OrderIntent,
+    OrderType,
+    OrderUpdate,
+    Outcome,
+    PositionReport,
+    Purpose,
+    Reply,
+    Side,
+    Snapshot,
+    StreamStatus,
+    Timer,
+    Trades,
+    money,
+)
+from voltrade.runs.replay import replay, start_row
+
+ENTRY, STOP = "vt-e-1e1", "vt-e-1s1"
+
+
+def wall() -> int:
+    return int(time.time() * 1000)
+
+
+@dataclass
+class Gateway:
+    """Accepts everything, notes when it was asked, and has an account that is flat."""
+
+    asked: list[Any] = field(default_factory=list)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+    awaited: Callable[[Any], bool] = lambda command: False
+
+    async def snapshot(self, symbol: str, since_trade_id: int) -> Snapshot:
+        position = PositionReport(symbol, 0, "0")
+        return Snapshot(wall(), symbol, money(10_000), money(10_000), 0, 0, 5, "isolated", False, position)
+
+    async def submit(self, intent: OrderIntent) -> Reply:
+        return self._take(intent, "submit", intent.order.client_order_id, intent.order.order_type.is_conditional)
+
+    async def cancel(self, command: CancelOrder) -> Reply:
+        return self._take(command, "cancel", command.client_order_id, command.algo)
+
+    async def lookup(self, command: LookupOrder) -> Reply:
+        return self._take(command, "lookup", command.client_order_id, command.algo, Outcome.UNKNOWN)
+
+    async def instrument(self, symbol: str) -> Any:
+        raise NotImplementedError
+
+    async def apply_account_settings(self, symbol: str, leverage: int, margin_type: str) -> None:
+        raise NotImplementedError
+
+    def _take(self, command: Any, action: Any, name: str, algo: bool, outcome: Outcome = Outcome.ACCEPTED) -> Reply:
+        self.asked.append(command)
+        if self.awaited(command):
+            self.done.set()
+        return Reply(wall(), action, "BTCUSDT", name, algo, outcome)
+
+
+class Feed:
+    """Streams whose upkeep does what a test wants."""
+
+    user_frames = 0
+
+    def __init__(self, upkeep: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+        self.calls = 0
+        self._upkeep = upkeep
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def maintain(self, now: int) -> None:
+        self.calls += 1
+        if self._upkeep is not None:
+            await self._upkeep()
+
+
+class Session:
+    """A system over a real journal, with an entry of 10 lots under way."""
+
+    def __init__(self, folder: Path, **parameters: Any) -> None:
+        self.path, self.gateway = folder / "journal.db", Gateway()
+        config = Config.from_parameters(threshold=10, stop_atr=2.0, **parameters)
+        self.core = TradingCore(config, an_instrument(), "e")
+        self.journal = Journal.create(self.path)
+        self.journal.append("Start", wall(), start_row(config, an_instrument(), "e"))
+        self.system = LiveTradingSystem(self.core, self.journal, self.gateway, wall)
+        self.monitor = self.core.symbol_states["BTCUSDT"].monitor
+
+    def enter(self) -> None:
+        """Begin a round trip as a signal does. No signal stands in the journal: such a session is not replayed."""
+        self.system.on_event(StreamStatus(wall(), "user", True))
+        [symbol_state] = self.core.symbol_states.values()
+        self.core.handle(replace(asyncio.run(self.gateway.snapshot("BTCUSDT", 0)), time=wall()))
+        enter(self.monitor, wall(), Side.BUY, 10)
+        assert symbol_state.monitor.open_position is not None
+
+    def order(self, name: str, status: str, lots: int, filled: int, trade_id: int, order_id: int) -> OrderUpdate:
+        side = Side.BUY if name == ENTRY else Side.SELL
+        return OrderUpdate(
+            *(wall(), "BTCUSDT", name, order_id, side, OrderType.MARKET, status, "TRADE", 10, filled),
+            trade_id=trade_id,
+            last_quantity=lots,
+            last_price=1_000,
+        )
+
+    def algo(self, status: str) -> AlgoUpdate:
+        return AlgoUpdate(wall(), "BTCUSDT", STOP, 7, Side.SELL, OrderType.STOP_MARKET, status, 4, 980)
+
+    def tell(self, *events: Event) -> None:
+        for event in events:
+            self.system.on_event(event)
+
+    def run(self, story: Coroutine[Any, Any, None], feed: Feed | None = None) -> None:
+        """Run the loop beside a story, and end it with the story."""
+
+        async def both() -> None:
+            loop = asyncio.create_task(self.system.run_wall(feed or Feed()))
+            try:
+                async with asyncio.timeout(20):
+                    await story
+            finally:
+                loop.cancel()
+                with suppress(asyncio.CancelledError):
+                    await loop
+
+        try:
+            asyncio.run(both())
+        finally:
+            self.journal.close()
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    return Session(tmp_path / "run")
+
+
+# --- the loop always yields ------------------------------------------------------------------------------------------
+
+
+def test_lots_that_fill_after_their_stop_are_left_and_the_loop_goes_on(session: Session) -> None:
+    """Fault case A7, whole: both fills in one tick, and the stop's own news never comes."""
+    session.enter()
+    session.gateway.awaited = lambda command: (
+        isinstance(command, OrderIntent) and command.purpose is Purpose.EXIT and command.order.quantity == 6
+    )
+
+    async def story() -> None:
+        session.tell(session.order(ENTRY, "PARTIALLY_FILLED", 4, 4, 1, 100))
+        while session.monitor.orders.get(STOP) is None:
+            await asyncio.sleep(0.01)
+        session.tell(session.algo("NEW"))
+        session.tell(
+            session.order(STOP, "FILLED", 4, 4, 2, 500),
+            session.order(ENTRY, "FILLED", 6, 10, 3, 100),
+        )
+        await session.gateway.done.wait()
+
+    session.run(story())
+
+
+class Stuck:
+    """A core in which something is always due, as a fault in a rule could make it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, session: Session) -> None:
+        soon = property(lambda core: int(core._books.account["last_timer_at"]) + 1)
+        monkeypatch.setattr(type(session.core), "next_due", soon)
+
+
+def test_what_stays_due_holds_up_neither_events_nor_commands(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault case A7, the kind: the loop hands out one timer, and gives the others their turn."""
+    Stuck(monkeypatch, session)
+    reached = asyncio.Event()
+
+    async def story() -> None:
+        for number in range(20):
+            session.tell(Operator(wall(), "pause", str(number)))
+            while session.core.paused != str(number):
+                await asyncio.sleep(0)
+        reached.set()
+
+    session.run(story())
+    assert reached.is_set()
+    timers = [row for row in journal.read(session.path) if row.kind == "Timer"]
+    assert 0 < len(timers) < 500
+
+
+def test_a_core_in_which_something_stays_due_still_takes_trades(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault case A7: a timer that brings nothing moves on, so that the block after it is not refused for ever."""
+    Stuck(monkeypatch, session)
+
+    async def story() -> None:
+        for trade_id in range(1, 4):
+            session.system._on_agg_trade(trade_id, 1_000, 1, wall(), False)
+        while session.core.last_trade_id < 3:
+            await asyncio.sleep(0.01)
+
+    session.run(story())
+
+
+def test_a_flood_of_events_is_taken_in_parts(session: Session) -> None:
+    """Fault case A7: other tasks have their turn before it is over."""
+    flood = 5_000
+    seen: list[int] = []
+
+    async def story() -> None:
+        session.tell(*[Timer(wall()) for _ in range(flood)])
+        while session.system._inbox.events:
+            seen.append(len(session.system._inbox.events))
+            await asyncio.sleep(0)
+
+    session.run(story())
+    assert len(set(seen)) > 10
+
+
+def test_a_long_backlog_of_trades_is_taken_in_parts(session: Session) -> None:
+    seen: list[int] = []
+
+    async def story() -> None:
+        for trade_id in range(1, 300_001):
+            session.system._on_agg_trade(trade_id, 1_000, 1, wall() - 60_000, False)
+        while session.core.last_trade_id < 300_000:
+            seen.append(session.core.last_trade_id)
+            await asyncio.sleep(0)
+
+    session.run(story())
+    assert len(set(seen)) > 2
+
+
+def test_rows_are_committed_soon_though_nothing_more_arrives(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a killed engine knew last is in its journal: the wait for news is cut short for it."""
+    monkeypatch.setattr("voltrade.live.IDLE_S", 60.0)
+    record = session.journal
+
+    async def story() -> None:
+        for _ in range(2):  # the second comes right after the commit of the first
+            session.tell(Timer(wall()))
+            before = record.seq
+            while record.seq == before or record.committed[0] < record.seq:
+                await asyncio.sleep(0.005)
+
+    session.run(story())
+
+
+@pytest.mark.parametrize("event", [Timer(0), Trades.from_rows("BTCUSDT", [(1, 1_000, 1, 0, False)])])
+def test_a_core_that_fails_within_an_event_is_not_whole(
+    session: Session, event: Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its state is none that the journal leads to, so the next run must not go on from it."""
+    session.system.handle(Timer(wall()))
+    assert session.system.is_journaled
+
+    def fail(event: Event) -> Any:
+        raise ValueError("half-way")
+
+    monkeypatch.setattr(session.core, "handle", fail)
+    with pytest.raises(ValueError, match="half-way"):
+        session.system.handle(event)
+    assert not session.system.is_journaled
+    session.journal.close()
+
+
+# --- nothing holds up a stop -----------------------------------------------------------------------------------------
+
+
+def test_a_stop_does_not_wait_for_the_upkeep_of_the_streams(session: Session) -> None:
+    """Fault case C4: the listen key's renewal, or whatever else the streams await, has no answer yet."""
+    session.enter()
+    session.gateway.awaited = lambda command: isinstance(command, OrderIntent) and command.purpose is Purpose.STOP
+    renewing, answered = asyncio.Event(), asyncio.Event()
+
+    async def renew() -> None:
+        renewing.set()
+        await answered.wait()
+
+    feed = Feed(renew)
+
+    async def story() -> None:
+        await renewing.wait()
+        session.tell(session.order(ENTRY, "FILLED", 10, 10, 1, 100))
+        await session.gateway.done.wait()
+        assert not answered.is_set()
+        assert feed.calls == 1  # one at a time
+        answered.set()
+        while feed.calls < 2:
+            await asyncio.sleep(0.01)
+
+    session.run(story(), feed)
+
+
+def test_a_stop_leaves_before_a_backlog_of_trades_is_taken(session: Session) -> None:
+    """What follows from an event is sent before the next event is looked at."""
+    session.enter()
+    session.core.handle(session.order(ENTRY, "NEW", 0, 0, 0, 0))
+    for trade_id in range(1, 5_001):
+        session.system._on_agg_trade(trade_id, 1_000, 1, wall(), False)
+    session.tell(session.order(ENTRY, "FILLED", 10, 10, 1, 100))
+    sent: list[Any] = []
+    while not any(isinstance(command, OrderIntent) for command in sent):
+        sent += session.system._consume()
+    assert sent[-1].purpose is Purpose.STOP
+    assert session.core.last_trade_id < 1
+    assert session.system._inbox.arrived.is_set()  # the rest is taken at once after it
+    session.journal.close()
+
+
+def test_upkeep_outlives_a_cancellation_that_was_not_meant_for_it(session: Session) -> None:
+    async def cancel() -> None:
+        if feed.calls == 1:
+            raise asyncio.CancelledError
+
+    feed = Feed(cancel)
+
+    async def story() -> None:
+        while feed.calls < 3:
+            await asyncio.sleep(0.01)
+
+    session.run(story(), feed)
+
+
+def test_upkeep_that_fails_is_tried_again_and_trading_goes_on(session: Session) -> None:
+    """Fault case C4: its failure is its own."""
+
+    async def fail() -> None:
+        raise RuntimeError("no answer")
+
+    feed = Feed(fail)
+
+    async def story() -> None:
+        while feed.calls < 2:
+            await asyncio.sleep(0.01)
+        session.tell(Operator(wall(), "pause", "lunch"))
+        while not session.core.paused:
+            await asyncio.sleep(0.01)
+
+    session.run(story(), feed)
+
+
+def test_an_event_that_was_lost_ends_the_session(session: Session) -> None:
+    async def lost() -> None:
+        raise VenueError("an event could not be handled")
+
+    with pytest.raises(VenueError, match="could not be handled"):
+        asyncio.run(asyncio.wait_for(session.system.run_wall(Feed(lost)), 20))
+    session.journal.close()
+
+
+def test_a_session_that_ends_leaves_upkeep_alone(session: Session) -> None:
+    """What it awaits then is nobody's business any more."""
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    session.tell(Operator(wall(), "protect", "over", final=True))
+    asyncio.run(asyncio.wait_for(session.system.run_wall(Feed(never)), 20))
+    session.journal.close()
+    assert session.core.end_reason == "over"
+
+
+# --- texts from outside ----------------------------------------------------------------------------------------------
+
+REASONS = {"latin-1": b"M\xfcller", "tis-620": b"\xa1\xd2\xc3", "cut": "พัก".encode()[:-1], "nul": b"a\x00b"}
+
+
+@pytest.mark.parametrize("action", ["flatten", "pause", "halt", "reduce", "resume", "protect"])
+@pytest.mark.parametrize("reason", REASONS.values(), ids=REASONS)
+def test_a_command_is_carried_out_whatever_bytes_its_reason_has(session: Session, action: Any, reason: bytes) -> None:
+    """Fault case F4: it stands in the journal, and the replay does the same."""
+    said = reason.decode(errors="surrogateescape")
+    session.system.handle(StreamStatus(wall(), "user", True))
+    session.system.handle(asyncio.run(session.gateway.snapshot("BTCUSDT", 0)))
+    session.system.handle(Operator(wall(), action, said, final=True))
+    session.journal.close()
+    [row] = [row.fact for row in journal.read(session.path) if row.kind == "Operator"]
+    assert row.action == action
+    assert session.core.end_reason == row.reason
+    again = replay(session.path)
+    assert again.differences == 0, again.shown
+    assert again.core is not None
+    assert (again.core.end_reason, again.core.paused) == (session.core.end_reason, session.core.paused)
+
+
+def test_no_text_of_the_exchange_ends_the_session(session: Session) -> None:
+    """Fault case F4, its siblings: a stranger's client order id, and the words of a refusal."""
+    session.system.handle(StreamStatus(wall(), "user", True))
+    snapshot = asyncio.run(session.gateway.snapshot("BTCUSDT", 0))
+    session.system.handle(snapshot)
+    stranger = session.order("web_\ud800", "NEW", 0, 0, 0, 9)
+    session.system.handle(stranger)
+    session.system.handle(replace(snapshot, orders=(stranger,), margin_type="\udfff"))
+    session.journal.close()
+    texts = [row.fact.text for row in journal.read(session.path) if row.kind == "Alert"]
+    assert "order web_\\ud800 (NEW) isn't ours" in texts
+    again = replay(session.path)
+    assert again.differences == 0, again.shown
+
+
+# --- commands that come early ----------------------------------------------------------------------------------------
+
+
+def test_commands_before_the_first_snapshot_are_kept_and_replayed(session: Session) -> None:
+    """Fault case F5: given while the engine still loads, they hold when there is an account."""
+
+    async def story() -> None:
+        session.tell(Operator(wall(), "halt", "wait"), Operator(wall(), "pause", "lunch"))
+        session.tell(StreamStatus(wall(), "user", True))
+        while not session.monitor.reconciled:
+            await asyncio.sleep(0.01)
+
+    session.run(story())
+    assert session.core.breaker is not None
+    assert session.core.breaker.mode == "HALTED"
+    assert session.core.paused == "lunch"
+    kinds = [row.kind for row in journal.read(session.path)]
+    assert kinds.index("Operator") < kinds.index("Snapshot") < kinds.index("BreakerChange")
+    again = replay(session.path)
+    assert again.differences == 0, again.shown
+
+
+# --- what a person is told -------------------------------------------------------------------------------------------
+
+
+def test_the_status_is_in_units_of_people(session: Session) -> None:
+    """It told lots, 1e-8 of the quote asset and milliseconds."""
+
+    async def story() -> None:
+        session.tell(StreamStatus(wall(), "user", True))
+        while not session.monitor.reconciled:
+            await asyncio.sleep(0.01)
+
+    session.run(story())
+    session.core.time = 1_767_643_213_569
+    told = session.system.status(0)
+    assert told["time"] == "2026-01-05 20:00:13 UTC"
+    assert told["position"].endswith(f" {an_instrument().base_asset}")
+    assert told["wallet"] == "10,000.00 USDT"
+    assert told["distances"]["DAILY_LOSS"] == "0.00 of 300.00 USDT"
+    assert told["distances"]["TRADES_PER_DAY"] == "0 of 50 round trips"

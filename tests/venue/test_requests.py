@@ -1,0 +1,178 @@
+"""The venue's tables: each code is given to its request, each path is what clients call, and the docs say the same."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+import pytest
+from support.venue_client import Client, run, trade
+
+from voltrade.model import Trades
+from voltrade.simulated.refusals import Code, codes
+from voltrade.simulated.symbols import table
+from voltrade.venue.command import main
+from voltrade.venue.faults import Fault
+from voltrade.venue.requests import served
+from voltrade.venue.rest import HANDLERS, RestApi
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# --- codes ------------------------------------------------------------------------------------------------------------
+
+SECTION_5 = {
+    *(-1000, -1001, -1003, -1006, -1007, -1008, -1015, -1021, -1022, -1102, -1111, -1121, -2010, -2011, -2013, -2014),
+    *(-2015, -2018, -2019, -2020, -2021, -2022, -2025, -2027, -4003, -4005, -4014, -4015, -4016, -4024, -4061, -4116),
+    *(-4118, -4120, -4131, -4164, -5021, -5022, -5028),
+}
+"""The codes that an order may be answered with, by the wire's documentation."""
+
+JUMP = [trade(n, 800_000 if n < 30 else 900_000, sold=n % 2 == 1) for n in range(60)]
+"""From trade 130 on the last price is 12.5% above the mark."""
+
+SHORT = {
+    "order": "POST /fapi/v1/order symbol=BTCUSDT&side=BUY&type=MARKET&quantity=0.010&newOrderRespType=ACK",
+    "limit": "POST /fapi/v1/order symbol=BTCUSDT&side=BUY&type=LIMIT&quantity=0.010&price=79000&timeInForce=GTC",
+    "algo": "POST /fapi/v1/algoOrder algoType=CONDITIONAL&symbol=BTCUSDT&side=SELL&type=STOP_MARKET&quantity=0.010"
+    "&triggerPrice=79000",
+}
+"""Requests that are good as they are; a step changes some of their parameters."""
+
+
+async def take(client: Client, step: str) -> Any:
+    """Take a step of the table: `play ID`, `fault {...}`, or a request, which `121x` before it repeats."""
+    word, _, rest = step.partition(" ")
+    if word == "play":
+        return await client.play_to(int(rest))
+    if word == "fault":
+        return client.venue.faults.add(Fault.model_validate_json(rest))
+    if re.fullmatch(r"\d+x", word):
+        answers = [await take(client, rest) for _ in range(int(word[:-1]))]
+        assert not any(answer[1].get("code") == answers[-1][1]["code"] for answer in answers[:-1] if answer[0] != 200)
+        return answers[-1]
+    if word in SHORT:
+        method, path, query = SHORT[word].split(" ")
+        given = {**dict(parse_qsl(query)), **dict(parse_qsl(rest, keep_blank_values=True))}
+    else:
+        method, path, query = (*f"{step} ".split(" "), "")[:3]
+        given = dict(parse_qsl(query, keep_blank_values=True))
+    key, secret, now = given.pop("key", "sim-key"), given.pop("secret", "sim-secret"), client.venue.now()
+    given["timestamp"] = str(now + int(given.get("timestamp", 0)))
+    text = urlencode({name: value for name, value in given.items() if value})
+    status, body, _ = await client.raw(method, path, f"{text}&signature={client.sign(text, secret)}", key=key)
+    return status, body if isinstance(body, dict) else {}
+
+
+@pytest.mark.parametrize("code", codes().values(), ids=lambda code: str(code.code))
+def test_each_code_is_given_to_the_request_that_the_table_names(code: Code, tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        if code.code != -2020:  # before the first trade
+            await client.play_to(110)
+        for step in code.steps[:-1]:
+            answer = await take(client, step)
+            assert not isinstance(answer, tuple) or answer[0] == 200, (step, answer)
+        status, body = await take(client, code.steps[-1])
+        assert (status, body["code"]) == (code.status, code.code), body
+        if code.text and "{" not in code.text:
+            assert body["msg"] == code.text
+
+    if not code.steps:
+        assert code.cause.startswith(("never", "only a script"))
+        return
+    run(story, tmp_path, Trades.from_rows("BTCUSDT", JUMP), latency_ms=1, mark_interval_s=25)
+
+
+def test_the_table_has_every_code_that_an_order_may_be_answered_with() -> None:
+    assert SECTION_5 - codes().keys() == set()
+
+
+def test_every_code_that_the_venue_gives_is_in_the_table() -> None:
+    """All numbers that look like a code, in the rooms that refuse."""
+    rooms = ("simulated/refusals", "simulated/exchange", "venue/requests", "venue/rest", "simulated/matching")
+    source = "".join((ROOT / f"voltrade/{room}.py").read_text() for room in rooms)
+    given = {int(number) for number in re.findall(r"(?<![\w.])-[1245]\d{3}(?!\d)", source)}
+    assert given - codes().keys() == set()
+
+
+# --- paths ------------------------------------------------------------------------------------------------------------
+
+Paths = set[tuple[str, str]]
+
+
+def paths_of_ccxt() -> Paths:
+    """The paths below /fapi and /futures/data that ccxt's own methods call, those of its streams too."""
+    rooms = [importlib.import_module(f"ccxt.{room}.binance") for room in ("async_support", "pro")]
+    api = rooms[0].binance().describe()["api"]
+    called = set(re.findall(r"(?:self\.|')(fapi\w+)", "".join(map(inspect.getsource, rooms))))
+    kinds = [(kind, version) for kind in ("Public", "Private") for version in ("", "V2", "V3")]
+    bases = {f"fapi{kind}{version}": f"/fapi/{version.lower() or 'v1'}/" for kind, version in kinds}
+    bases["fapiData"] = "/futures/data/"
+    return {
+        (method.upper(), base + path)
+        for name, base in bases.items()
+        for method, paths in api[name].items()
+        for path in paths
+        if "".join([name, method.capitalize(), *(part[:1].upper() + part[1:] for part in re.split("[/_]", path))])
+        in called
+    }
+
+
+def paths_of_the_sdk() -> Paths:
+    """The paths that the official SDK's methods call."""
+    rest = "binance_sdk_derivatives_trading_usds_futures.rest_api.api"
+    found: Paths = set()
+    for room in ("account", "market_data", "trade", "user_data_streams", "convert", "portfolio_margin_endpoints"):
+        source = inspect.getsource(importlib.import_module(f"{rest}.{room}_api"))
+        found |= set(re.findall(r'method="(\w+)",\s+path="(/[^"]+)"', source))
+    return found
+
+
+def paths_of_python_binance() -> Paths:
+    """The paths that python-binance's futures methods call."""
+    bases = {"_request_futures_api": "/fapi/v{}/", "_request_futures_data_api": "/futures/data/"}
+    found: Paths = set()
+    for node in ast.walk(ast.parse(inspect.getsource(importlib.import_module("binance.async_client")))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in bases:
+            method, path, *rest = node.args
+            if isinstance(method, ast.Constant) and isinstance(path, ast.Constant):
+                words = {word.arg: word.value for word in node.keywords}
+                version = rest[1] if len(rest) > 1 else words.get("version", ast.Constant(1))
+                base = bases[node.func.attr].format(ast.literal_eval(version))
+                found.add((str(method.value).upper(), base + str(path.value)))
+    return found
+
+
+def test_the_table_has_every_path_that_the_clients_call() -> None:
+    known = {(row[0], row[1]): row[2] for kind in ("served", "refused") for row in table("venue/tables.json")[kind]}
+    clients = {"c": paths_of_ccxt(), "s": paths_of_the_sdk(), "p": paths_of_python_binance()}
+    assert min(map(len, clients.values())) > 50
+    called = {key: "".join(who for who in "csp" if key in clients[who]) for key in set().union(*clients.values())}
+    assert known == called
+
+
+def test_every_answer_is_there_and_none_is_left_over() -> None:
+    named = {route.handler for route in served().values() if route.handler}
+    assert HANDLERS.keys() - named == set()
+    assert [name for name in named - HANDLERS.keys() if not hasattr(RestApi, name)] == []
+
+
+# --- what people read -------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_the_tables_of_the_docs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--tables"]) == 0
+    printed = capsys.readouterr().out
+    docs = (ROOT / "docs/venue.md").read_text()
+    for part in printed.strip().split("\n\n"):
+        assert part in docs, "python -m voltrade venue --tables"
+
+
+def test_the_venue_is_small_enough_to_read() -> None:
+    """All lines count: blank ones, docstrings and comments too."""
+    rooms = [room for name in ("venue*.py", "fault*.py") for room in (ROOT / "voltrade/exchange").glob(name)]
+    assert sum(len(room.read_text().splitlines()) for room in rooms) < 2_050
