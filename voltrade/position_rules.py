@@ -182,7 +182,9 @@ def _exits_fail(symbol: Record, time: int) -> bool:
     """Return whether a closing position needs its stop again: its exits are refused, or have no answer."""
     position = symbol.position
     if position.closing_reason == states.BY_STOP or position.stop_distance == 0:
-        return False  # the price has passed the stop
+        return False  # the price has passed the stop, or its distance isn't known
+    if position.unprotected_since == NEVER:
+        return False  # a working exit covers the position
     if 0 < symbol.largest_order < open_quantity(symbol):
         return False  # the exchange takes no order of this size
     return bool(position.exit_tries > 0 or time >= position.unprotected_since + states.RETRY_AFTER_MS)

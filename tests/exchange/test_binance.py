@@ -571,7 +571,7 @@ def test_two_keys_of_an_account_have_one_ledger(monkeypatch: pytest.MonkeyPatch)
     """Fault case E1, the same account by another key: the ledger was named by the key's fingerprint."""
 
     async def wired(key: str, rest: str) -> tuple[str, str]:
-        monkeypatch.setattr("fake_binance.KEY", key)
+        monkeypatch.setattr("support.fake_binance.KEY", key)
         environment = {"VOLTRADE_API_KEY": key, "VOLTRADE_API_SECRET": SECRET}
         wiring = await reach(Config.from_parameters(mode="demo", venue=rest), environment)
         await wiring.close()

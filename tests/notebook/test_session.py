@@ -28,6 +28,7 @@ from voltrade.config import RECORDED, RUN_DIR, Config
 from voltrade.errors import ConfigError, SessionError
 from voltrade.notebook import papermill_engine, session, session_view
 from voltrade.notebook.papermill_engine import Refused, move_aside
+from voltrade.report import figure_output
 from voltrade.report.run_reader import RunReader
 
 FAKE_ENGINE = (sys.executable, str(Path(fake_engine.__file__)))
@@ -69,7 +70,7 @@ def outputs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
         return Handle()
 
     monkeypatch.setattr(session_view, "display", display)
-    monkeypatch.setattr(session_view.charts, "show_output", display)
+    monkeypatch.setattr(figure_output, "show_output", display)
     monkeypatch.setenv(RECORDED, "1")
     return shown
 

@@ -490,6 +490,19 @@ def test_leaving_keeps_the_stop_until_the_position_is_gone() -> None:
     assert {o.client_order_id for o in done if isinstance(o, CancelOrder)} == {STOP, TARGET}
 
 
+def test_a_stop_that_is_lost_is_not_sent_again_while_an_exit_covers_the_position() -> None:
+    """The moment from which cover is missing is NEVER then, to which nothing may be added: the sum is negative."""
+    harness = Harness().in_position()
+    harness.note(leave(harness.monitor, harness.time, "TIME"))
+    harness.accept("vt-e-1x1")
+    harness.order("vt-e-1x1", "NEW")
+    assert intents(harness.algo(STOP, "CANCELED")) == []
+    harness.time += 10
+    assert [o for o in intents(harness.monitor.on_time(harness.time)) if o.purpose is Purpose.STOP] == []
+    [again] = intents(harness.order("vt-e-1x1", "EXPIRED"))
+    assert (again.purpose, again.order.quantity) == (Purpose.EXIT, 10)
+
+
 def test_an_exit_whose_rest_expires_is_followed_by_another() -> None:
     harness = Harness().in_position()
     harness.note(leave(harness.monitor, harness.time, "TIME"))
