@@ -186,8 +186,10 @@ class ExitSettings(Settings):
     take_profit_atr: Annotated[float, Field(ge=0)] = 3.0
     """Distance of the take-profit in ATR; 0 for none."""
     min_stop_bps: BasisPoints = 5.0
-    """A stop nearer than this is refused as STOP_TOO_TIGHT, and so is a stop nearer than 3 ticks or twice the costs."""
+    """An entry whose stop is nearer than this is refused as STOP_TOO_TIGHT; so is one nearer than 3 ticks or twice the
+    costs."""
     exit_on_opposite_signal: bool = True
+    """An opposite signal closes the position, before any gate is asked."""
     max_holding_bars: Wholes = 0
     """Exit after this many bars; 0 for never."""
     max_holding_s: Seconds = 0.0
@@ -202,7 +204,7 @@ class RiskSettings(Settings):
     capital: Account = Decimal(10_000)
     """Amount in the quote asset that sizes and limits refer to; a smaller wallet balance counts instead."""
     risk_fraction: Fraction = 0.005
-    """Largest part of the capital that a stop-out may cost, fees and expected slippage included."""
+    """Largest fraction of the capital that a stopped-out trade may cost, with fees and expected slippage."""
     max_notional_multiple: Annotated[float, Field(gt=0, le=20)] = 2.0
     """Largest position, as a multiple of capital."""
     leverage: Annotated[int, Field(ge=1, le=125)] = 5
@@ -228,7 +230,7 @@ class RiskSettings(Settings):
     cooldown_s: Seconds = 0.0
     """No entry for this many seconds after the last exit fill."""
     cooldown_bars: Wholes = 3
-    """No entry on the first bars, this many, that close after the last exit fill."""
+    """The first so many bars that close after the last exit fill allow no entry."""
 
 
 class ExecutionSettings(Settings):
@@ -238,10 +240,10 @@ class ExecutionSettings(Settings):
     max_slippage_bps: Annotated[BasisPoints, Field(gt=0)] = 10.0
     """Distance of the limit price of an `ioc_limit` entry from the last price."""
     order_stale_s: PositiveSeconds = 10.0
-    """An order in flight for longer is queried."""
+    """After this long without an update an entry is cancelled, and a conditional order is looked up."""
     recv_window_ms: Annotated[int, Field(ge=500, le=60_000)] = 5_000
     latency_ms: Wholes = 50
-    """Simulated exchange: time from the decision to the matching engine."""
+    """Simulated exchange: time from the decision until the order is there."""
     slippage_bps: BasisPoints = 0.5
     """Simulated exchange: each market fill is worse by this. Sizing uses it as the expected slippage."""
     taker_fee: Annotated[Amount, Field(ge=0, lt=Decimal("0.1"))] = Decimal("0.0005")

@@ -1,8 +1,8 @@
 """TradingCore: events in, commands and notes out.
 
-This is the only place where bars, signals, risk, orders and the account meet, and it has the whole trading logic: plain
-synchronous code without I/O, clock, randomness or threads. Backtest, replay, paper and live trading all run it. The
-same events give the same outputs, bit for bit, however the trades are cut into blocks.
+This is the only place where bars, signals, risk, orders and the account meet; the rules themselves are in the modules
+below it. All of it is plain synchronous code without I/O, clock, randomness or threads. Backtest, replay, paper and
+live trading run it. The same events give the same outputs, bit for bit, however the trades are cut into blocks.
 
 A signal passes the gates in the order of `GATES`, top to bottom; the first that refuses gives the refusal its code.
 """

@@ -12,7 +12,7 @@ TradeRow = tuple[int, int, int, int, bool]
 
 
 class Inbox:
-    """Market data and other events in the order of their arrival.
+    """Two queues, market data and all other events, each in the order of arrival.
 
     Attributes:
         market: trades and mark prices.

@@ -1,8 +1,9 @@
 """LiveTradingSystem: the core, connected to an exchange and a journal.
 
 It passes events from the streams to the core and the core's commands to the exchange, and writes both to the journal:
-an event before the core handles it, a command before its request is sent. It has no trading logic. By wall clock it
-consumes one queue of events; where the tape is the clock (`sim` at full speed), see `lockstep`.
+an event before the core handles it (of a block of trades the consumed part, after), a command before its request is
+sent. It has no trading logic. By wall clock it takes events from an `Inbox`; where the tape is the clock (`sim` at full
+speed), see `lockstep`.
 """
 
 from __future__ import annotations
@@ -215,7 +216,7 @@ class LiveTradingSystem:
         self._commit()
 
     def catch_up(self, history: History) -> None:
-        """Handle what a restarted engine has missed before the events of its streams."""
+        """Queue what a restarted engine has missed, in front of the events of its streams."""
         if history.resume_point is not None:
             self._inbox.add(history.resume_point)
         self._inbox.prepend_trades(history.trades)
@@ -263,7 +264,7 @@ class LiveTradingSystem:
     # --- by wall clock ---------------------------------------------------------------------------------------------
 
     async def run_wall(self, feed: Feed, *, restarted: bool = False) -> None:
-        """Run until the session is over: one queue, one consumer; requests run in tasks beside it.
+        """Run until the session is over: one consumer of the inbox; requests run in tasks beside it.
 
         Args:
             feed: started; its events since then are in the inbox.

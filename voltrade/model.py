@@ -503,7 +503,8 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The account as REST reports it; requested at start and after every reconnect of the user stream."""
+    """The account as REST reports it; requested at the start, after every reconnect of the user stream, from time to
+    time, and where something is in doubt."""
 
     time: int
     symbol: str
@@ -520,7 +521,7 @@ class Snapshot:
     """Open ordinary orders."""
     algo_orders: tuple[AlgoUpdate, ...] = ()
     fills: tuple[OrderUpdate, ...] = ()
-    """Fills since the last snapshot, each as an order update."""
+    """Fills after the last agreed trade id; without one the latest 1,000, each as an order update."""
     multi_assets: bool = False
     """Whether Multi-Assets Mode is on."""
 

@@ -21,7 +21,8 @@ from voltrade.model import Purpose
 class OrderState(StrEnum):
     """State of an ordinary order.
 
-    UNKNOWN: the outcome of a request isn't known. NOT_PLACED: the exchange never accepted the order.
+    UNKNOWN: the outcome of a request isn't known. NOT_PLACED: we concluded that it was never accepted; a later report
+    may prove us wrong.
     """
 
     PENDING_SUBMIT = "PENDING_SUBMIT"
@@ -100,10 +101,17 @@ FORCED = {
 
 
 class Reaction(StrEnum):
-    """What a refused order leads to."""
+    """What a refused order leads to. It depends on the order's purpose too:
 
-    DROP = "DROP"  # give up; the next signal decides anew
-    RETRY = "RETRY"  # a temporary reason: send a new order later
+    - An entry is given up, whatever the reaction; a later signal may enter.
+    - A stop is sent again after RETRY and RECONCILE, up to a number of times; after anything else the position is
+      closed.
+    - A take-profit is sent again after RETRY and RECONCILE, else given up.
+    - An exit is sent again, whatever the reaction.
+    """
+
+    DROP = "DROP"  # no reason to try again
+    RETRY = "RETRY"  # a temporary reason
     CLOSE = "CLOSE"  # the price has already passed the trigger: close the position at market
     LOOKUP = "LOOKUP"  # the client order id is in use: look the order up
     RECONCILE = "RECONCILE"  # the position isn't what we think: read the account

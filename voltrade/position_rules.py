@@ -86,7 +86,8 @@ def sync_orders(account: Record, symbol: Record, time: int) -> None:
     """Bring the orders at the exchange in line with what the open position needs: send and cancel the difference.
 
     A position that stays open has a stop and, once its entry is done, a take-profit. A position that is to be closed,
-    or whose stop or take-profit has triggered and ended, has an exit. A position without lots has no orders.
+    or whose stop or take-profit has triggered and ended, has an exit. A position without lots has no orders but an
+    entry under way.
     """
     if not symbol.has_position:
         return

@@ -43,7 +43,7 @@ ORDER = record_dtype(
         # the intent
         *wholes("number", "round_trip", "purpose", "count", "side", "quantity", "price", "trigger_price", "time"),
         *wholes("reason", "bar"),
-        # the state, as the exchange reported it
+        # the state, as we know it
         *wholes("state", "order_id", "filled", "reported", "updated_at", "code"),
         *flags("child_done", "is_foreign", "is_removable"),
         # what we do next

@@ -537,7 +537,7 @@ def _make_program(engine: type[SignalEngine], state: np.dtype[Any], settings: np
     warnings.warn(
         f"{engine.__name__} runs uncompiled, many times slower, since {why}",
         UncompiledRuleWarning,
-        stacklevel=5,  # the caller that creates the engine
+        stacklevel=5,  # the caller of the code that creates the engine
     )
     return replace(program, is_compiled=False)
 
