@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bench_bars import COLUMNS, INSTRUMENT, TRADES, TRADES_A_BAR, some_trades, threshold_for
-from benchmarks.measure import Goal, decision, in_turn, ratio, say, seconds, start_peers
+from benchmarks.measure import Goal, exit_status, in_turn, ratio, say, seconds, start_peers
 from voltrade.config import Config
 from voltrade.data.tape import Tape, TapeReport
 from voltrade.research.backtest import Backtest, backtest
@@ -118,7 +118,7 @@ def main() -> int:
             at_most=True,
         ),
     ]
-    return decision(goals)
+    return exit_status(goals)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure import Goal, decision, in_turn, memory_of, peak_memory, ratio, say, seconds, start_peers
+from benchmarks.measure import Goal, exit_status, in_turn, memory_of, peak_memory, ratio, say, seconds, start_peers
 from voltrade.bars import VolumeBarAggregator
 from voltrade.compiled import Rows
 from voltrade.config import BarSettings
@@ -118,7 +118,7 @@ def main() -> int:
             "voltrade": lambda small=small: seconds(lambda: process(trades, small)),  # type: ignore[misc]
         }
         say(f"  bars of {size:5,} trades: {ratio(in_turn(runs, given.rounds), 'voltrade', 'limit'):.3f} of the limit")
-    return decision(goals)
+    return exit_status(goals)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 from jupyter_client.manager import KernelManager
 
 from benchmarks.bench_bars import INSTRUMENT, limit, some_trades, threshold_for
-from benchmarks.measure import Goal, decision, say, seconds
+from benchmarks.measure import Goal, exit_status, say, seconds
 from voltrade.config import Config
 from voltrade.data.tape import Tape, TapeReport
 from voltrade.notebook.explorer import Explorer
@@ -76,7 +76,7 @@ def measure(count: int, rounds: int) -> int:
     parts = _parts(Research(tape), thresholds)
     say("  of that: " + ", ".join(f"{name} {median(part):.3f} s" for name, part in parts.items()))
     say(f"  the limit, reading four columns of the tape: {median(lambda: seconds(lambda: limit(tape.trades))):.3f} s")
-    return decision(
+    return exit_status(
         [
             Goal(f"seconds of a turn with {PAGES[-1]:,} candles", took[PAGES[-1]], WITHIN_S, at_most=True),
             Goal("round trips", len(tables.trips), LEAST_TRIPS),

@@ -15,7 +15,7 @@ import pyarrow.compute
 import pyarrow.csv
 
 from benchmarks.bench_bars import INSTRUMENT, some_trades
-from benchmarks.measure import Goal, decision, in_turn, ratio, say, seconds
+from benchmarks.measure import Goal, exit_status, in_turn, ratio, say, seconds
 from voltrade.data import tape
 from voltrade.data.store import Store
 from voltrade.data.stored_day import Metadata
@@ -76,7 +76,7 @@ def main() -> int:
         say(f"  {what:20} {statistics.median(took):6.2f} s")
     faster = ratio(times, "loading it again", "parsing the CSV")
     say(f"  days of the store / parsing: {ratio(times, 'days of the store', 'parsing the CSV'):.1f}")
-    return decision([Goal("loading again / parsing", faster, 5)])
+    return exit_status([Goal("loading again / parsing", faster, 5)])
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.bench_backtest import config_for, tape_of
 from benchmarks.bench_bars import COLUMNS, INSTRUMENT, TRADES, TRADES_A_BAR, some_trades, threshold_for
-from benchmarks.measure import Goal, decision, in_turn, memory_of, peak_memory, ratio, say, seconds, start_peers
+from benchmarks.measure import Goal, exit_status, in_turn, memory_of, peak_memory, ratio, say, seconds, start_peers
 from voltrade.compiled import Record
 from voltrade.config import Config
 from voltrade.model import Trades
@@ -133,7 +133,7 @@ def main() -> int:
         if memory is not None:
             grown = others["vectorbt"].last["grown"]
             goals.append(Goal("memory, of vectorbt's", memory / grown, 0.2, at_most=True))
-    return decision(goals)
+    return exit_status(goals)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class Goal:
         return f"{'met   ' if self.met else 'MISSED'}  {self.words}: {self.measured:.2f} {sign} {self.wanted:g}"
 
 
-def decision(goals: list[Goal]) -> int:
+def exit_status(goals: list[Goal]) -> int:
     """Print goals; return the exit status."""
     for goal in goals:
         print(goal)

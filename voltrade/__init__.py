@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from voltrade.runs.listing import open_run
     from voltrade.strategy.rule_file import read_parameters
 
-if find_spec("numba") is None:
-    lacking = ModuleNotFoundError("No module named 'numba'", name="numba")
-    lacking.add_note("voltrade needs the environment that `make setup` makes: source .venv/bin/activate")
-    raise lacking
+for package in ("numba", "pydantic", "pandas"):
+    if find_spec(package) is None:
+        lacking = ModuleNotFoundError(f"No module named {package!r}", name=package)
+        lacking.add_note("voltrade needs the environment that `make setup` makes: source .venv/bin/activate")
+        raise lacking
 
 __all__ = ["Backtest", "Config", "VoltradeError", "backtest", "open_run", "read_parameters"]
 

@@ -373,7 +373,7 @@ def test_units_forget_before_they_grow_without_bound() -> None:
 
 
 def test_what_the_venue_writes_is_what_we_read() -> None:
-    """Real messages, read, written by the venue and read again; test_venue_wire has the rest."""
+    """Real messages, read, written by the venue and read again; tests/venue/test_wire.py has the rest."""
     market = exchange_for(Config(), [BTCUSDT]).markets["BTCUSDT"]
     update = READER.order_update(FILL)
     assert READER.order_update(order_message("ORDER_TRADE_UPDATE", market, update)) == update

@@ -104,7 +104,7 @@ def test_a_place_that_is_not_there_is_noticed() -> None:
     assert {"TradingCore._on_bars", "TradingCore.handle", "TradingCore.account", "GATES"} <= names_in(
         "voltrade/core.py"
     )
-    assert not {"handle", "band", "TradingCore.gone", "TradingCore.goes"} & names_in("voltrade/core.py")
+    assert not {"handle", "expected_range", "TradingCore.gone", "TradingCore.goes"} & names_in("voltrade/core.py")
     assert list(places("`voltrade/core.py`: `TradingCore.left_at`, `f()`; `voltrade/oms.py`")) == [
         ("voltrade/core.py", ""),
         ("voltrade/core.py", "TradingCore.left_at"),

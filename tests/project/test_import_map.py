@@ -90,10 +90,10 @@ def imports_of(module: str) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{module}: imports are absolute"
-            module = node.module or ""
+            base = node.module or ""
             for alias in node.names:
-                inner = f"{module}.{alias.name}"
-                yield inner if inner.removeprefix("voltrade.") in MODULES else module
+                inner = f"{base}.{alias.name}"
+                yield inner if inner.removeprefix("voltrade.") in MODULES else base
 
 
 def ours(module: str) -> set[str]:
@@ -114,6 +114,12 @@ def test_a_module_imports_only_what_is_below_its_folder(module: str) -> None:
         assert module in TRADING_PATH, f"{module}: give it its place in TRADING_PATH"
         before = set(TRADING_PATH[: TRADING_PATH.index(module)])
         assert ours(module) <= before | ({"exchange.ports"} if module in ("lockstep", "live") else set())
+
+
+def test_every_name_of_the_map_is_there() -> None:
+    assert set(FOLDERS) == {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert set(TRADING_PATH) | FACES == {path.stem for path in PACKAGE.glob("*.py")}
+    assert set().union(*ONLY_IN.values(), WITHOUT_THE_OUTSIDE, READ_THE_OUTSIDE) <= set(MODULES)
 
 
 def test_the_folders_have_no_circles() -> None:

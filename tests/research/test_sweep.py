@@ -115,9 +115,9 @@ class Cross(SignalEngine):
     conditions = {{"crossed": int}}
 
     @staticmethod
-    def _detect_signal(state, bar, settings, assessment):
-        assessment.crossed = {side} if state.ema_side * state.ema_side_before < 0 else 0
-        return assessment.crossed
+    def _detect_signal(state, bar, settings, decision):
+        decision.crossed = {side} if state.ema_side * state.ema_side_before < 0 else 0
+        return decision.crossed
 """
 
 
@@ -135,9 +135,9 @@ class Own(SignalEngine):
     conditions = {{"crossed": int}}
 
     @staticmethod
-    def _detect_signal(state, bar, settings, assessment):
-        assessment.crossed = {side} if state.bars % (settings.{name} * 10) == 0 else 0
-        return assessment.crossed
+    def _detect_signal(state, bar, settings, decision):
+        decision.crossed = {side} if state.bars % (settings.{name} * 10) == 0 else 0
+        return decision.crossed
 """
 
 

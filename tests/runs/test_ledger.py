@@ -6,7 +6,6 @@ A ledger names a run by its identity, wherever its folder is, and knows which ru
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import multiprocessing
 import os
@@ -18,14 +17,11 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
-from support.builders import an_instrument
 
-from voltrade.config import ExecutionSettings, ExitSettings
 from voltrade.errors import JournalError, SessionError
-from voltrade.journal import Journal, identity_of, last_row
-from voltrade.oms import OrderMonitor
+from voltrade.journal import Journal, last_row
 from voltrade.runs.ledger import Ledger
-from voltrade.runs.ledger_file import FinalState, accounts_home, file_name, read_record
+from voltrade.runs.ledger_file import FinalState, accounts_home, read_record
 
 RACES = 50
 CONTEXT = multiprocessing.get_context("spawn")
@@ -108,8 +104,8 @@ def test_the_ledger_of_a_killed_engine_is_taken_over(
     ledger.close()
 
 
-def open_one(root: Path, older: list[Path] | None = None) -> Ledger:
-    return Ledger.open(root, "account", "live", root / "some run", older or [])
+def open_one(root: Path) -> Ledger:
+    return Ledger.open(root, "account", "live", root / "some run")
 
 
 def test_exchanges_accounts_and_modes_have_ledgers_of_their_own(tmp_path: Path) -> None:
@@ -134,7 +130,7 @@ def test_a_broken_ledger_is_refused_and_let_go_of(tmp_path: Path) -> None:
     ledger.close()
     [path] = tmp_path.glob("*.json")
     whole = path.read_text()
-    another = {"version": 2, "account": "another", "mode": "demo", "run": 5, "extra": ""}
+    another = {"version": 3, "account": "another", "mode": "demo", "run": 5, "extra": ""}
     changed = [json.dumps(json.loads(whole) | {name: value}) for name, value in another.items()]
     for text in (whole[:-3], "", "[]", *changed):
         path.write_text(text)
@@ -503,110 +499,3 @@ def test_a_run_that_learnt_nothing_leaves_what_it_went_on_from(ledger: Ledger, t
     ledger.save_final_state("head", None)
     assert ledger.record is not None
     assert ledger.record.final_state == FinalState("second", "head", {"wallet": 5})
-
-
-# --- ledgers in folders of runs ---------------------------------------------------------------------------------------
-
-
-def an_old_ledger(runs: Path, **stated: object) -> Path:
-    (runs / ".accounts").mkdir(parents=True, mode=0o700)
-    path = runs / ".accounts" / file_name("account", "live")
-    path.write_text(
-        json.dumps({"run": str(runs / "first"), "ended": True, "head": "ab", "state": {"wallet": 5}} | stated)
-    )
-    return path
-
-
-def test_the_ledger_of_a_folder_of_runs_is_taken_over_once(tmp_path: Path) -> None:
-    """Fault case E1: what stood in runs/.accounts is gone on from, and what was kept beside it comes along."""
-    old = an_old_ledger(tmp_path / "runs")
-    first = a_run(tmp_path / "runs/first", "")
-    (old.with_suffix("")).mkdir()
-    (old.with_suffix("")).chmod(0o755)
-    (old.with_suffix("") / "truth.jsonl").write_text("rows")
-    ledger = open_one(tmp_path / "accounts", [tmp_path / ".accounts" / old.name, old])
-    assert ledger.imported_from == old
-    assert ledger.record is not None
-    run = identity_of(first / "journal.db")
-    assert (ledger.record.run, ledger.record.final_state) == (run, FinalState(run, "ab", {"wallet": 5}))
-    assert (ledger.folder / "truth.jsonl").read_text() == "rows"
-    assert ledger.folder.stat().st_mode & 0o777 == 0o700
-    ledger.close()
-    assert {path.name for path in old.parent.glob("*.taken-over")} == {
-        f"{old.name}.taken-over",
-        f"{old.stem}.taken-over",
-    }
-    again = open_one(tmp_path / "accounts", [old])
-    assert again.imported_from is None
-    assert again.record == ledger.record
-    again.close()
-
-
-def test_a_taking_over_that_was_cut_short_is_finished(tmp_path: Path) -> None:
-    old = an_old_ledger(tmp_path / "runs")
-    text = old.read_text()
-    open_one(tmp_path / "accounts", [old]).close()
-    old.write_text(text)  # as it was before it was renamed
-    ledger = open_one(tmp_path / "accounts", [old])
-    assert ledger.imported_from == old
-    assert not old.exists()
-    ledger.close()
-
-
-def test_an_old_ledger_whose_last_run_was_killed_names_that_run(tmp_path: Path) -> None:
-    old = an_old_ledger(tmp_path / "runs", ended=False)
-    with pytest.raises(SessionError, match=rf"must be found in {tmp_path / 'runs/first'}.*moving {old} away"):
-        open_one(tmp_path / "accounts", [old])
-    assert old.exists()
-    first = a_run(tmp_path / "runs/first", "")
-    ledger = open_one(tmp_path / "accounts", [old])
-    assert ledger.find_last_journal(tmp_path / "runs/next") == first / "journal.db"
-    ledger.close()
-
-
-def test_two_ledgers_of_one_account_are_refused_by_name(tmp_path: Path) -> None:
-    """Fault case E1, as it was left by folders of runs with a ledger each."""
-    olds = [an_old_ledger(tmp_path / name) for name in ("runs", "runs/2026-11")]
-    with pytest.raises(SessionError, match="must have one ledger, has") as refused:
-        open_one(tmp_path / "accounts", olds)
-    assert all(f"{old} (written " in str(refused.value) for old in olds)
-    open_one(tmp_path / "accounts", olds[:1]).close()
-    with pytest.raises(SessionError, match="must have one ledger, has"):
-        open_one(tmp_path / "accounts", olds[1:])
-    assert olds[1].exists()
-
-
-HELD = {"id": 3, "side": -1, "bar_number": 9, "stop_distance": 20, "take_profit_distance": 0, "entered": 12, "left": 5}
-
-
-@pytest.mark.parametrize(("holding", "position"), [(None, 0), (HELD, -7)])
-def test_the_state_of_an_old_ledger_is_written_as_one_that_is_read(
-    tmp_path: Path, holding: dict[str, int] | None, position: int
-) -> None:
-    """Before, a symbol's state had the last trade that was counted in place of the watermark and its position."""
-    orders = {"round_trips": 3, "last_trade_id": 41, "halt_reason": "", "holding": holding}
-    state = {"wallet": 5, "symbol_states": {"BTCUSDT": {"quantity": position, "orders": orders}}}
-    old = an_old_ledger(tmp_path / "runs", state=state)
-    a_run(tmp_path / "runs/first", "")
-    ledger = open_one(tmp_path / "accounts", [old])
-    assert ledger.record is not None
-    assert ledger.record.final_state is not None
-    assert ledger.record.final_state.state is not None
-    kept = ledger.record.final_state.state["symbol_states"]["BTCUSDT"]["orders"]
-    assert (kept["agreed_trade_id"], kept["agreed_position"]) == (41, position)
-    monitor = OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "e")
-    assert {*kept, "version"} == monitor.state().keys()
-    if holding is None:
-        monitor.restore(kept, 0)
-        assert monitor.state() == {**kept, "version": 4}
-    ledger.close()
-
-
-def test_an_old_ledger_that_an_engine_holds_is_not_taken_over(tmp_path: Path) -> None:
-    old = an_old_ledger(tmp_path / "runs")
-    with old.with_suffix(".lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(SessionError, match="another engine trades it"):
-            open_one(tmp_path / "accounts", [old])
-    open_one(tmp_path / "accounts", [old]).close()
-    assert not old.exists()

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import TypeAdapter
 from support.builders import an_instrument, money
 from support.made_run import made_run
-from pydantic import TypeAdapter
 
 import voltrade
 from voltrade import journal, journal_rows

@@ -197,7 +197,7 @@ BUGS: tuple[Bug, ...] = (
         "halts, limits and cooldown begin anew with the process",
         "core.py",
         "            outputs += symbol_state.monitor.on_restart(self.time)",
-        "            row = self._books.symbols[symbol_state.place]\n"
+        "            row = self._books.symbols[symbol_state.index]\n"
         "            row['last_exit_time'], row['last_exit_bar'] = risk.NO_EXIT, 0\n"
         "            self._books.account['paused'] = NONE\n"
         "            if self.account is not None:\n"

@@ -407,7 +407,13 @@ def leave_as_killed_while_it_loaded(run: Path, last: Path, state_home: Path | No
     if state_home is not None:
         [path] = (state_home / "accounts").glob("*.json")
         entry = json.loads(path.read_text())
-        named = {"run": identity, "folder": str(run), "left": None, "adopted": entry["left"], "after": entry["run"]}
+        named = {
+            "run": identity,
+            "folder": str(run),
+            "final_state": None,
+            "resumed_from": entry["final_state"],
+            "previous_run": entry["run"],
+        }
         path.write_text(json.dumps(entry | named))
 
 

@@ -270,7 +270,7 @@ def test_rows_can_only_be_added_at_the_end(path, statement):
         ("DELETE FROM journal WHERE seq > 40", 41, "head"),
         ("UPDATE header SET identity = 'other'", 1, "hash"),
         ("DELETE FROM header", 0, "tables and triggers"),
-        ("PRAGMA user_version = 2", 0, "version"),
+        ("PRAGMA user_version = 3", 0, "version"),
         ("PRAGMA application_id = 1", 0, "application id"),
         ("CREATE TRIGGER mine AFTER INSERT ON journal BEGIN SELECT 1; END", 0, "tables and triggers"),
     ],

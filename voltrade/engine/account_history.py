@@ -12,7 +12,7 @@ from voltrade.errors import JournalError, SessionError, VoltradeError
 from voltrade.journal import Journal
 from voltrade.live import LiveTradingSystem
 from voltrade.runs.ledger import Ledger
-from voltrade.runs.ledger_file import FinalState, accounts_home, file_name
+from voltrade.runs.ledger_file import FinalState, accounts_home
 from voltrade.runs.replay import recover
 
 log = logging.getLogger(__name__)
@@ -27,12 +27,7 @@ def open_ledger(wiring: Wiring, run_dir: Path) -> Ledger | None:
     if not wiring.account:
         return None
     home, mode = accounts_home(os.environ), wiring.config.session.mode
-    older = file_name(wiring.former_account, mode)
-    places = [folder / ".accounts" / older for folder in run_dir.resolve().parents]
-    ledger = Ledger.open(home, wiring.account, mode, run_dir, places)
-    if ledger.imported_from:
-        log.warning("ledger: %s was imported into %s", ledger.imported_from, home)
-    return ledger
+    return Ledger.open(home, wiring.account, mode, run_dir)
 
 
 def last_final_state(ledger: Ledger | None, run: str, run_dir: Path) -> FinalState | None:
@@ -75,8 +70,6 @@ def ledger_checks(ledger: Ledger | None, last: FinalState | None, is_new: bool, 
     found = "nothing: the first run of this account" if is_new else "its own journal"
     if last is not None:
         found = f"run {last.run or 'unknown'}, head {last.head}"
-    if ledger.imported_from is not None:
-        found += f"; the ledger was imported from {ledger.imported_from}"
     rows = [Check("resumes from", found)]
     if last is not None and last.state is not None:
         rows.append(used_limits(wiring.config, last.state, wiring.clock(), wiring.instrument.quote_asset))

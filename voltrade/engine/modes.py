@@ -51,8 +51,6 @@ class Wiring:
     gateway: OrderGateway
     account: str = ""
     """Name of the account for its ledger; empty for an account that exists only during the session."""
-    former_account: str = ""
-    """Name that older versions used for the ledger, before they asked the exchange for the account's own name."""
     fingerprint: str = ""
     """Name of the account that is shown to users."""
     allowed_by: str = "no money is at stake"
@@ -172,14 +170,14 @@ async def _wire_sim(config: Config, run_dir: Path, known_venue: str, is_resumed:
         raise
     wiring.venue, wiring.tape, wiring.is_own_venue = venue, tape, not given
     if given:
-        wiring.account = wiring.former_account = f"sim {tape['instance']}"
+        wiring.account = f"sim {tape['instance']}"
     wiring.fingerprint = str(tape["instance"])[:12]
     return wiring
 
 
 async def _wire_paper(config: Config, is_resumed: bool = False) -> Wiring:
     wiring = await _wire(config, _endpoint(config), None, WallClock(), is_resumed)
-    wiring.account = wiring.former_account = f"paper {wiring.endpoint.rest} {config.session.symbol}"
+    wiring.account = f"paper {wiring.endpoint.rest} {config.session.symbol}"
     wiring.fingerprint = "paper"
     wiring.gateway = PaperExchange(config, wiring.instrument, wiring.clock)
     return wiring
@@ -193,7 +191,6 @@ async def _wire_binance(config: Config, permission: Permission, is_resumed: bool
     except BaseException:
         await wiring.exchange.close()
         raise
-    wiring.former_account = f"{wiring.endpoint.rest} {permission.account}"
     wiring.fingerprint, wiring.allowed_by = permission.account, permission.by
     return wiring
 

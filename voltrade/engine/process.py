@@ -278,8 +278,9 @@ class Engine:
         Raises:
             SessionError: Names each row that failed.
         """
-        about_last_run = ledger_checks(self._ledger, self._resumed_from, is_new, wiring)
-        checks = [*await preflight(wiring), *about_last_run, notifications(self.notifier)]
+        checks = await preflight(wiring)
+        checks += ledger_checks(self._ledger, self._resumed_from, is_new, wiring)
+        checks.append(notifications(self.notifier))
         self._record.update(checks=[check.plain() for check in checks])
         if is_new and (why := refused(checks)):
             raise SessionError(why)

@@ -183,7 +183,7 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
                 return
             super().handle_message(client, message)
         except Exception as error:
-            log.exception("the frame_handler failed")
+            log.exception("a frame could not be handled")
             self.frame_handler_failure = self.frame_handler_failure or error
 
     def on_connected(self, client: Client, message: Any = None) -> None:

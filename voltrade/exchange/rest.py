@@ -261,7 +261,7 @@ class BinanceRestClient:
         algo = order.order_type.is_conditional
         target, reader = _Target("submit", order.symbol, order.client_order_id, algo), self._readers.get(order.symbol)
         if reader is None:
-            return self._reply(target, Response(NOT_SENT, 0, "not sent: the symbol's filters were never target for"))
+            return self._reply(target, Response(NOT_SENT, 0, "not sent: the symbol's filters were never asked for"))
         call = "fapiPrivatePostAlgoOrder" if algo else "fapiPrivatePostOrder"
         params = algo_params(order, reader.instrument) if algo else order_params(order, reader.instrument)
         return await self._command(target, call, params)

@@ -29,7 +29,7 @@ DONE, NEEDS_ROOM, GIVEN_UP = range(3)
 """Return values of `simulate`."""
 
 BRACKET = record_dtype(wholes("cap", "maintenance_e8", "deducted"))
-"""A leverage bracket, lowest first: the fields of `exchange.shipped.Bracket`."""
+"""A leverage bracket, lowest first: the fields of `simulated.symbols.Bracket`."""
 
 SETTINGS = record_dtype(
     [

@@ -13,14 +13,14 @@ contain the last row that the ledger has noted, so that an older copy of the jou
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from voltrade.errors import JournalError, SessionError
-from voltrade.journal import identity_of, is_open_for_writing, last_row, seq_of_head, refuse_unsafe
+from voltrade.journal import identity_of, is_open_for_writing, last_row, refuse_unsafe, seq_of_head
 from voltrade.runs.account_lock import AccountLock
 from voltrade.runs.ledger_file import (
     VERSION,
@@ -32,7 +32,6 @@ from voltrade.runs.ledger_file import (
     read_record,
     write_record,
 )
-from voltrade.runs.ledger_import import import_older
 from voltrade.runs.run_file import JOURNAL
 
 log = logging.getLogger(__name__)
@@ -45,7 +44,6 @@ class Ledger:
         record: The content of its file; None before the account's first run.
         on_write_failure: Called with the reason when the account's files can't be written any more; once until they
             can be written again.
-        imported_from: The older ledger file that was imported when this ledger was opened; else None.
     """
 
     def __init__(self, path: Path, lock: AccountLock, account: str, mode: str) -> None:
@@ -53,12 +51,11 @@ class Ledger:
         self._position = PositionFile(path.with_suffix(".reached"))
         self._account, self._mode = account, mode
         self.record: LedgerRecord | None = None
-        self.imported_from: Path | None = None
         self.on_write_failure: Callable[[str], object] = lambda reason: None
         self._has_failed = False
 
     @staticmethod
-    def open(root: Path, account: str, mode: str, run: Path, older: Iterable[Path] = ()) -> Ledger:
+    def open(root: Path, account: str, mode: str, run: Path) -> Ledger:
         """Open the ledger of an account and take its lock.
 
         Args:
@@ -66,10 +63,9 @@ class Ledger:
             account: A name that only this account has.
             mode: Mode of the session.
             run: Folder of the run; it is shown to an engine that is refused meanwhile.
-            older: Paths where older versions may have kept a ledger of this account; one is imported.
 
         Raises:
-            SessionError: Another engine trades this account, the ledger can't be read, or there is more than one.
+            SessionError: Another engine trades this account, or the ledger can't be read.
             JournalError: The ledger belongs to another user, or others can write it.
         """
         try:
@@ -82,8 +78,6 @@ class Ledger:
         lock = AccountLock(path.with_suffix(".lock"), path.stem, str(run.resolve()))
         ledger = Ledger(path, lock, account, mode)
         try:
-            found = [path for path in dict.fromkeys(older) if path.exists()]
-            ledger.imported_from = import_older(found, path, account, mode)
             ledger.record = read_record(path, account, mode)
         except BaseException:
             ledger.close()

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
 import platformdirs
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from voltrade.errors import SessionError
 from voltrade.journal import refuse_unsafe, sync_folder
@@ -21,7 +21,7 @@ from voltrade.runs.account_lock import is_same_file, open_private
 STATE_VARIABLE = "VOLTRADE_STATE"
 """Environment variable: an absolute path that replaces the platform's state folder."""
 
-VERSION = 1
+VERSION = 2
 """Version of the ledger's file; a file of another version is refused."""
 
 
@@ -59,10 +59,7 @@ class FinalState:
 
 @dataclass(frozen=True, slots=True)
 class LedgerRecord:
-    """The content of a ledger file: the run that owns the account, and what the next run needs.
-
-    The file has the older names of some fields; they are given as aliases.
-    """
+    """The content of a ledger file: the run that owns the account, and what the next run needs."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
@@ -73,14 +70,12 @@ class LedgerRecord:
     """Id of the run that owns the account."""
     folder: str
     """Folder of the run when it last started."""
-    final_state: Annotated[FinalState | None, Field(alias="left")] = None
+    final_state: FinalState | None = None
     """None while the run is not over, and after a kill: the next run then rebuilds the state from the journal."""
-    resumed_from: Annotated[FinalState | None, Field(alias="adopted")] = None
+    resumed_from: FinalState | None = None
     """The state that the run itself started from."""
-    previous_run: Annotated[str, Field(alias="after")] = ""
+    previous_run: str = ""
     """Id of the run whose journal position was noted last when this run began."""
-    imported_sha256: Annotated[str, Field(alias="taken_from")] = ""
-    """SHA-256 of the older ledger file that this record was imported from; empty for all others."""
 
 
 _RECORD = TypeAdapter(LedgerRecord)
@@ -111,7 +106,7 @@ def write_record(path: Path, record: LedgerRecord) -> None:
     fresh = path.with_suffix(".tmp")
     fresh.unlink(missing_ok=True)
     with os.fdopen(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "w") as file:
-        json.dump(_RECORD.dump_python(record, by_alias=True), file)
+        json.dump(_RECORD.dump_python(record), file)
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)

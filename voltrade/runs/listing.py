@@ -14,15 +14,15 @@ import numpy as np
 import pandas as pd
 
 from voltrade import journal
-from voltrade.runs import verify
-from voltrade.runs import run_file as records
 from voltrade.config import Config
 from voltrade.errors import VoltradeError
+from voltrade.model import MONEY, EquityPoint, RoundTrip
 from voltrade.report.framed import Framed
 from voltrade.report.frames import Frames
-from voltrade.model import MONEY, EquityPoint, RoundTrip
-from voltrade.runs.replay import replay
 from voltrade.report.run_reader import RunReader
+from voltrade.runs import run_file as records
+from voltrade.runs import verify
+from voltrade.runs.replay import replay
 from voltrade.strategy.rule_file import read_parameters
 
 LOG_LINES = 15

@@ -20,8 +20,8 @@ from voltrade.config import Config
 from voltrade.core import TradingCore
 from voltrade.errors import JournalError
 from voltrade.model import Event, Instrument
-from voltrade.strategy.rule_file import load_rule
 from voltrade.signal_engine import SignalEngine
+from voltrade.strategy.rule_file import load_rule
 
 INSTRUMENT = TypeAdapter(Instrument)
 EVENTS = {kind.__name__ for kind in Event.__args__}
@@ -145,7 +145,10 @@ def _handle(core: TradingCore, row: journal_rows.Row, result: Replay) -> deque[t
     consumed, outputs = core.handle(event)
     if row.kind == "Trades" and consumed != len(event):
         result.add_difference(f"row {row.seq}: the block of {len(event)} trades was consumed up to {consumed}")
-    closed = [("Bar", journal_rows.encode_json(core.bar_row(symbol_state, number))) for number in range(bars, symbol_state.pipeline.count)]
+    closed = [
+        ("Bar", journal_rows.encode_json(core.bar_row(symbol_state, number)))
+        for number in range(bars, symbol_state.pipeline.count)
+    ]
     return deque([*closed, *map(journal_rows.encode, outputs)])
 
 

@@ -17,11 +17,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from voltrade.runs import handover
 from voltrade import journal, journal_rows
-from voltrade.runs import run_file as records
 from voltrade.errors import JournalError, SessionError, VoltradeError
 from voltrade.model import EngineRestarted
+from voltrade.runs import handover
+from voltrade.runs import run_file as records
 from voltrade.strategy.rule_file import COPY_FOLDER, RuleFile
 
 NOT_WHOLE = "Not whole: something was altered, cut off or lost."
@@ -299,7 +299,7 @@ def _rule(run: _Run) -> Check:
     return Check("rule", f"{name}, of hash {sha256}", True)
 
 
-# --- records outside the folder-----------------------------------------------------------------------------------------
+# --- records outside the folder ---------------------------------------------------------------------------------------
 
 
 def _notebook(run: _Run, path: Path) -> Iterator[Check]:
@@ -319,7 +319,7 @@ def _notebook(run: _Run, path: Path) -> Iterator[Check]:
 
 
 def _heads(run: _Run, name: str, noted: str, shown: list[str]) -> Iterator[Check]:
-    """Check the heads in a notebook: a noted head must be the last row's, and one of the shown heads must be in the run.
+    """Check the heads in a notebook: a noted head must be the last row's, one of the shown heads must be in the run.
 
     Other heads that are shown may be of other runs.
     """
@@ -350,7 +350,9 @@ def _wrong_notes(run: _Run, content: _NotebookContent) -> list[str]:
     ]
     if run.state in records.OVER:
         facts = {name: run.record.get(name) for name in ("state", "end_reason")} | {"rows": run.chain.seq}
-        lines += [f"{n} {content.noted[n]!r}, is {fact!r}" for n, fact in facts.items() if content.noted.get(n, fact) != fact]
+        lines += [
+            f"{n} {content.noted[n]!r}, is {fact!r}" for n, fact in facts.items() if content.noted.get(n, fact) != fact
+        ]
     return lines
 
 
@@ -373,7 +375,9 @@ class _NotebookContent:
         given = metadata.get("papermill", {}).get("parameters", {})
         outputs = [output for cell in content["cells"] for output in cell.get("outputs", ())]
         pages = ["".join(output.get("data", {}).get("text/html", ())) for output in outputs]
-        return _NotebookContent(dict(noted), dict(given), [head for page in pages for head in _SHOWN_HEAD.findall(page)])
+        return _NotebookContent(
+            dict(noted), dict(given), [head for page in pages for head in _SHOWN_HEAD.findall(page)]
+        )
 
 
 def _given_head(run: _Run, head: str) -> Check:

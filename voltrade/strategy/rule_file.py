@@ -31,7 +31,7 @@ COPY_FOLDER = "rule"
 _PACKAGE = Path(compiled.__file__).parent
 
 
-# --- reading parameters ----------------------------------------------------------------------------------------------
+# --- reading parameters -----------------------------------------------------------------------------------------------
 
 
 def read_parameters(
@@ -129,7 +129,7 @@ def keep_rule(config: Config, run: Path) -> dict[str, str]:
     return {"rule_sha256": RuleFile.named(config.session.rule, run).sha256}
 
 
-# --- rule file--------------------------------------------------------------------------------------------------------
+# --- rule file --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +265,7 @@ class RuleAsLoaded(NamedTuple):
         return self.file.load()
 
 
-# --- running rules----------------------------------------------------------------------------------------------------
+# --- running rules ----------------------------------------------------------------------------------------------------
 
 
 class _FromSource(SourceFileLoader):
