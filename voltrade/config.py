@@ -186,8 +186,8 @@ class ExitSettings(Settings):
     take_profit_atr: Annotated[float, Field(ge=0)] = 3.0
     """Distance of the take-profit in ATR; 0 for none."""
     min_stop_bps: BasisPoints = 5.0
-    """An entry whose stop is nearer than this is refused as STOP_TOO_TIGHT; so is one nearer than 3 ticks or twice the
-    costs."""
+    """An entry whose stop is nearer than this is refused as STOP_TOO_TIGHT; so is one nearer than 3 ticks, or than
+    twice the fees and slippage of a round trip."""
     exit_on_opposite_signal: bool = True
     """An opposite signal closes the position, before any gate is asked."""
     max_holding_bars: Wholes = 0

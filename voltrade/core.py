@@ -82,7 +82,8 @@ GATES: tuple[risk.Gate, ...] = (
 """Every pre-trade check, in the order in which a signal passes them."""
 
 MAX_WALLET_READS = 3
-"""How often in a row the account is read again at once because its wallet differs from our books."""
+"""The most snapshots in a row whose wallet differs from our books after each of which the account is read again
+soon."""
 
 on_signal = core_rules.decision(GATES)
 """Checks a signal against the gates, and enters: the compiled function of both live trading and a backtest."""

@@ -76,7 +76,8 @@ def ema_step(before: float, value: float, alpha: float) -> float:
 
 @compiled
 def _step_vwap(state: Record, bar: Record, settings: Record, decision: Record) -> None:
-    """Rolling VWAP: notional / volume of the last bars, summed again at each bar against growing rounding errors."""
+    """Rolling VWAP: notional / volume of the last bars, summed anew at each bar, so that rounding errors don't add
+    up."""
     length = settings.vwap_length
     notionals, volumes = state.vwap_notionals, state.vwap_volumes
     notionals[state.bars % length] = bar.notional
@@ -103,7 +104,7 @@ def _step_ema(state: Record, bar: Record, settings: Record, decision: Record) ->
     """A fast and a slow EMA, alpha = 2 / (n + 1), both seeded with the first close.
 
     `ema_side` is 1 while the fast average is above the slow average, -1 while it is below, and unchanged while they are
-    equal. A cross is a change of `ema_side`, so averages that only touch don't cross.
+    equal. A cross is a change of `ema_side` from 1 to -1 or back, so averages that only touch don't cross.
     """
     if state.bars == 0:
         state.ema_fast, state.ema_slow = bar.close, bar.close

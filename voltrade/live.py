@@ -1,9 +1,9 @@
 """LiveTradingSystem: the core, connected to an exchange and a journal.
 
 It passes events from the streams to the core and the core's commands to the exchange, and writes both to the journal:
-an event before the core handles it (of a block of trades the consumed part, after), a command before its request is
-sent. It has no trading logic. By wall clock it takes events from an `Inbox`; where the tape is the clock (`sim` at full
-speed), see `lockstep`.
+an event before the core handles it (a block of trades is handled first, and the consumed part is written after), a
+command before its request is sent. It has no trading logic. By wall clock it takes events from an `Inbox`; where the
+tape is the clock (`sim` at full speed), see `lockstep`.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ class LiveTradingSystem:
         self._commit()
 
     def catch_up(self, history: History) -> None:
-        """Queue what a restarted engine has missed, in front of the events of its streams."""
+        """Queue what a restarted engine has missed: trades in front of the market data that has arrived."""
         if history.resume_point is not None:
             self._inbox.add(history.resume_point)
         self._inbox.prepend_trades(history.trades)
@@ -229,7 +229,8 @@ class LiveTradingSystem:
     # --- to the exchange -------------------------------------------------------------------------------------------
 
     async def _execute(self, command: Command) -> Reply | Snapshot:
-        """Send a command that is in the journal already; without a clear answer the outcome is UNKNOWN."""
+        """Commit the journal, then send a command; an entry is refused while the journal can't be stored; without a
+        clear answer the outcome is UNKNOWN."""
         self._commit()
         if self._is_unstored and isinstance(command, OrderIntent) and command.purpose is Purpose.ENTRY:
             order = command.order

@@ -141,7 +141,7 @@ class OrderMonitor:
 
     @property
     def has_unknown(self) -> bool:
-        """Whether the outcome of an order is unknown."""
+        """Whether the outcome of an order is unknown, or a cancel is in flight."""
         return bool(self._books.ask(records.HAS_UNKNOWN, self._index))
 
     @property
@@ -362,7 +362,7 @@ class OrderMonitor:
         """Compare the exchange's account with our books; entries need them to agree.
 
         Fills are applied first, then open orders; orders of ours that the snapshot doesn't list are looked up. A
-        position that our fills don't explain leaves `reconciled` false.
+        position that differs from our fills, or a foreign open order, leaves `reconciled` false.
         """
         lots_before = self._register.lots
         self._advance_time(snapshot.time)

@@ -41,7 +41,8 @@ def awaits_fills(order: Record) -> bool:
 
 @compiled_part
 def overdue_fills(order: Record, time: int) -> int:
-    """Return lots that are reported as filled but whose fills are late; they need cover though they aren't counted."""
+    """Return lots that the exchange reported as filled over RETRY_AFTER_MS ago and whose fills have not come; they need
+    cover though they aren't counted."""
     is_late = awaits_fills(order) and time >= order.updated_at + states.RETRY_AFTER_MS
     return int(order.reported - order.filled) if is_late else 0
 

@@ -99,9 +99,9 @@ class OrderRegister:
 
     Attributes:
         names: client order id by number.
-        numbers: the reverse.
+        numbers: number by client order id.
         by_exchange_id: our number by the exchange's order id.
-        rows: row by number, of the orders that can still act.
+        rows: row by number, of the orders that have one; some may be finished.
         texts: the exchange's text about a refused order, by number.
         fills: ids of the trades that are counted.
         awaiting: numbers of finished orders with fills that are reported but not counted.
@@ -142,7 +142,7 @@ class OrderRegister:
 
     @property
     def position(self) -> int:
-        """The same, signed."""
+        """Signed lots of the open position, from our fills."""
         return int(self.position_row["side"]) * self.lots
 
     @property
@@ -178,7 +178,8 @@ class OrderRegister:
         return Order(self.names[number], facts, self.texts.get(number, ""))
 
     def live(self) -> list[Order]:
-        """Return the orders of the open position that can still act, by purpose."""
+        """Return the orders of the open position that can still act, by purpose; without a position, the orphans that
+        can."""
         trip = int(self.position_row["id"]) if self.has_position else 0
         orders = [self.order(number) for number in self.rows]
         live = [order for order in orders if order.row.round_trip == trip and not order.done]

@@ -320,7 +320,7 @@ def apply_fill(account: Record, symbol: Record, event: Record) -> None:
 
 @compiled_part
 def _adopt_late_order(account: Record, symbol: Record, order: Record) -> None:
-    """Move an order that fills after its round trip has ended to the open position, since the account has its lots.
+    """Count an order that fills after its round trip has ended in the open position, since the account holds its lots.
 
     An open position that gets such a fill is closed at market, and trading halts. Where no position is open, the order
     begins a new round trip: an entry with a known stop distance goes on as any entry; anything else is closed, and

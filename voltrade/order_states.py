@@ -101,12 +101,12 @@ FORCED = {
 
 
 class Reaction(StrEnum):
-    """What a refused order leads to. It depends on the order's purpose too:
+    """What a refused order leads to. LOOKUP makes the outcome unknown; else it depends on the order's purpose too:
 
     - An entry is given up, whatever the reaction; a later signal may enter.
     - A stop is sent again after RETRY and RECONCILE, up to a number of times; after anything else the position is
       closed.
-    - A take-profit is sent again after RETRY and RECONCILE, else given up.
+    - A take-profit is sent again after RETRY, closes the position after CLOSE, and is given up after anything else.
     - An exit is sent again, whatever the reaction.
     """
 
@@ -162,9 +162,10 @@ REACTIONS: dict[int, Reaction] = {
 # --- when something is tried again ---------------------------------------------------------------------------------
 
 RETRY_AFTER_MS = 1_000
-"""Pause before the first retry."""
+"""Pause before the first retry; also how long a reported fill may stay uncounted, and an exit may leave a position
+uncovered, before something is done."""
 MAX_DOUBLINGS = 6
-"""The pause doubles after each retry, up to 2^6 = 64 times: of a take-profit, and of reading the account."""
+"""For a take-profit and for reading the account, the pause doubles after each retry, at most six times: to 64 s."""
 STOP_TRIES = 3
 """After this many refused stops the position is closed at market."""
 RESIZE_EVERY_MS = 500

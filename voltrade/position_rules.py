@@ -174,7 +174,8 @@ def resend_stop_at(symbol: Record) -> int:
 
 @compiled_part
 def _answer_timeout(count: int) -> int:
-    """Return how long a stop or exit may go without an answer, in ms: longer after many of them were sent."""
+    """Return how long a stop or exit may go without an answer, in ms: up to four times as long after QUICK_TRIES of
+    them."""
     return int(states.ANSWER_WITHIN_MS << protect_doublings(count))
 
 

@@ -72,7 +72,7 @@ FACTS = record_dtype(
         ("reconciled", np.bool_),  # the account agrees with the exchange since the last connect
         ("market_stream_up", np.bool_),
         ("user_stream_up", np.bool_),
-        ("unknown_orders", np.int64),  # orders with an unknown outcome
+        ("unknown_orders", np.int64),  # 1: an outcome is unknown, a cancel is in flight, or no row is free
         ("round_trips", np.int64),  # open positions, and entries in flight
         ("last_exit_time", np.int64),  # of the last exit fill, ms; NO_EXIT for none
         ("bars_since_exit", np.int64),  # bars that closed after it, including the deciding bar
@@ -88,7 +88,7 @@ FACTS = record_dtype(
         ("stop_ticks", np.int64),  # distance of the stop from the fill
         ("quantity", np.int64),  # lots, from position_size
         ("wallet", np.int64),  # wallet balance, money
-        ("available", np.int64),  # free margin, money
+        ("available", np.int64),  # wallet balance, money: free margin while the symbol is flat
     ]
 )
 
@@ -619,7 +619,7 @@ def breaker_mode(holds: Rows) -> int:
 
 @compiled
 def next_possible_trip_time(state: Rows, holds: Rows) -> int:
-    """Return the earliest time at which a rule can be released or a day begins, ms."""
+    """Return the time up to which `equity_floor` holds: the next release of a rule or the next UTC day, ms."""
     return int(min(breaker_next_due(holds), (state[0]["day"] + 1) * DAY_MS))
 
 
@@ -690,7 +690,8 @@ class CircuitBreaker:
     - ACTIVE: no rule is in force.
     - REDUCING: only orders that reduce risk. Each rule in force is released without the operator and its action is
       `block` or `cancel`, or the operator's command was `reduce`.
-    - HALTED: the same orders are allowed, but the position is flattened, or the operator has to resume.
+    - HALTED: only orders that reduce risk, too. A rule in force flattens the position, or waits for the
+      operator.
 
     The breaker never refuses stops, cancels or reduce-only orders.
 

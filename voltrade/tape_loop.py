@@ -63,7 +63,8 @@ class SendCommand:
 
 @dataclass(frozen=True, slots=True)
 class DrainEvents:
-    """Request for the exchange's events since the last such request, in order; the answer is a list."""
+    """Request for the events since the last such request, in order: the exchange's and the operator's; the answer is a
+    list."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Watches whether the notebook that started a session still exists until it holds the lease."""
+"""Until the notebook that started a session takes the lease: watches that its process still exists."""
 
 from __future__ import annotations
 

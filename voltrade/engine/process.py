@@ -91,7 +91,8 @@ class Engine:
         self._tape_trades = 0
         self._control: Control | None = None
         self.is_unattended = False
-        """Whether the notebook that started the session was gone when it ended, so that nobody documents the end."""
+        """Whether the notebook that started the session was gone when it ended, so that the engine must write the
+        review itself."""
         self._loading: Progress | None = None
         """Progress while earlier trades are loaded; else None."""
         session = self._config.session

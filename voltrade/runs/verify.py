@@ -62,12 +62,13 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether every check has passed or could not be decided."""
+        """Whether no check has failed; undecided checks don't count."""
         return not self.wrong
 
     @property
     def unproven(self) -> list[str]:
-        """Why missing rows at the end could be unnoticed; empty if a record outside the run's folder has the head."""
+        """Why rows could be missing at the end without a check noticing; empty if a record outside the run's folder has
+        the head."""
         is_proved = any(check.ok for check in self.checks if check.name in _OUTSIDE_CHECKS)
         return [c.found for c in self.checks if c.ok is None and not (is_proved and c.name in _OUTSIDE_CHECKS)]
 
