@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from voltrade.runs.listing import open_run
     from voltrade.strategy.rule_file import read_parameters
 
-for package in ("numba", "pydantic", "pandas"):
-    if find_spec(package) is None:
-        lacking = ModuleNotFoundError(f"No module named {package!r}", name=package)
-        lacking.add_note("voltrade needs the environment that `make setup` makes: source .venv/bin/activate")
-        raise lacking
+_MISSING = next((name for name in ("numba", "pydantic", "pandas") if find_spec(name) is None), "")
+if _MISSING:
+    _error = ModuleNotFoundError(f"No module named {_MISSING!r}", name=_MISSING)
+    _error.add_note("voltrade needs the environment that `make setup` makes: source .venv/bin/activate")
+    raise _error
 
 __all__ = ["Backtest", "Config", "VoltradeError", "backtest", "open_run", "read_parameters"]
 

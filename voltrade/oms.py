@@ -467,9 +467,7 @@ class OrderMonitor:
         """
         disagreements = int(self._row["disagreements"])
         self.reconciled = False
-        self._row["snapshot_at"] = time + (
-            states.RETRY_AFTER_MS << min(max(disagreements, before), states.MAX_DOUBLINGS)
-        )
+        self._row["snapshot_at"] = time + _pause(max(disagreements, before))
         self._row["disagreements"] = disagreements + 1
 
     def on_time(self, time: int) -> list[Output]:

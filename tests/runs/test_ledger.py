@@ -124,6 +124,19 @@ def test_exchanges_accounts_and_modes_have_ledgers_of_their_own(tmp_path: Path) 
     assert (tmp_path / "accounts").stat().st_mode & 0o777 == 0o700
 
 
+def test_a_ledger_of_another_version_is_refused_by_its_version(tmp_path: Path) -> None:
+    """Its fields have other names, too; that is not what a person should read of it."""
+    ledger = open_one(tmp_path)
+    ledger.begin("id", tmp_path, None)
+    ledger.close()
+    [path] = tmp_path.glob("*.json")
+    earlier = {"version": 1, "account": "account", "mode": "live", "run": "id", "folder": "", "left": None, "after": ""}
+    path.write_text(json.dumps(earlier))
+    with pytest.raises(SessionError, match="version must be 2, was 1"):
+        open_one(tmp_path)
+    assert json.loads(path.read_text()) == earlier
+
+
 def test_a_broken_ledger_is_refused_and_let_go_of(tmp_path: Path) -> None:
     ledger = open_one(tmp_path)
     ledger.begin("id", tmp_path, None)

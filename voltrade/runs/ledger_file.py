@@ -92,13 +92,18 @@ def read_record(path: Path, account: str, mode: str) -> LedgerRecord | None:
         return None
     refuse_unsafe(path, folder=False)
     try:
-        record = _RECORD.validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        content = path.read_bytes()
+        stated = orjson.loads(content)
+    except (OSError, orjson.JSONDecodeError) as error:
         raise SessionError(f"{path}: must be an account's ledger: {error}") from None
+    # First, since the fields of another version may have other names.
     for name, wanted in (("version", VERSION), ("account", account), ("mode", mode)):
-        if (found := getattr(record, name)) != wanted:
-            raise SessionError(f"{path}: {name} must be {wanted!r}, was {found!r}")
-    return record
+        if isinstance(stated, dict) and name in stated and stated[name] != wanted:
+            raise SessionError(f"{path}: {name} must be {wanted!r}, was {stated[name]!r}")
+    try:
+        return _RECORD.validate_json(content)
+    except ValidationError as error:
+        raise SessionError(f"{path}: must be an account's ledger: {error}") from None
 
 
 def write_record(path: Path, record: LedgerRecord) -> None:
