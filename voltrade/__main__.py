@@ -83,7 +83,9 @@ def _add_run(commands: Commands) -> None:
         "killed, the run is resumed: orders in flight are looked up and the account is reconciled before it trades.",
     )
     command.add_argument("run", type=Path, nargs="?", metavar="RUN", help="folder of a run")
-    command.add_argument("--resume", action="store_true", help="resume a run that was killed; by default the only one")
+    command.add_argument(
+        "--resume", action="store_true", help="resume a run that was killed; without RUN the only one under runs/"
+    )
     command.set_defaults(do=_run)
 
 
@@ -91,7 +93,7 @@ def _add_replay_review_verify(commands: Commands) -> None:
     for name, do, words in (
         ("replay", _replay, "verify a run, replay its journal and compare every decision"),
         ("review", _review, "write the review of a run as one page, RUN/review.html"),
-        ("verify", _verify, "check a run's journal against all other records of its end and its parameters"),
+        ("verify", _verify, "check a run's journal against run.json, the notebook and the ledger"),
     ):
         epilog = None if name == "review" else _EXIT_STATUS
         command = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.", epilog=epilog)
@@ -122,7 +124,8 @@ def _add_doctor(commands: Commands) -> argparse.ArgumentParser:
         "doctor",
         help="print whether a session could start, and what it lacks",
         description="Print the start-up table of a session with these parameters, and what it lacks. Nothing is traded "
-        "or changed; modes demo and live use the keys of the environment to read the account.",
+        "or changed; modes demo and live use the keys of the environment to read the account. The account's "
+        "ledger is not opened: a session may still be refused by what it says.",
     )
     command.set_defaults(do=_doctor)
     return command
@@ -148,7 +151,7 @@ def _add_check(commands: Commands) -> argparse.ArgumentParser:
         description="Check whether a rule looks ahead, keeps hidden state between runs, or needs more bars to warm up "
         "than it declares: the built-in rule or one of a file, with the settings of the parameters.",
     )
-    command.add_argument("--rule", default="", metavar="FILE:CLASS", help="a rule file's engine; or -p rule FILE:CLASS")
+    command.add_argument("--rule", default="", metavar="FILE:CLASS", help="a rule file's class; or -p rule FILE:CLASS")
     command.set_defaults(do=_check)
     return command
 
@@ -205,7 +208,9 @@ def _run_to_resume(run: Path | None) -> Path:
     found = [folder for folder in found if can_be_resumed(folder)]
     if len(found) != 1:
         names = [path.name for path in found]
-        raise SessionError(f"run: must be one whose engine was killed, {run or 'under runs/'} has {names or 'none'}")
+        raise SessionError(
+            f"run: must be one whose engine was killed; {run or 'under runs/'} has {', '.join(names) or 'none'}"
+        )
     return found[0]
 
 

@@ -202,29 +202,40 @@ class RiskSettings(Settings):
     """Position size, limits of the circuit breaker, and cooldown."""
 
     capital: Account = Decimal(10_000)
-    """Amount in the quote asset that sizes and limits refer to; a smaller wallet balance counts instead."""
+    """Amount in the quote asset that sizes and limits refer to; for sizes a smaller wallet balance counts instead."""
     risk_fraction: Fraction = 0.005
     """Largest fraction of the capital that a stopped-out trade may cost, with fees and expected slippage."""
     max_notional_multiple: Annotated[float, Field(gt=0, le=20)] = 2.0
     """Largest position, as a multiple of capital."""
     leverage: Annotated[int, Field(ge=1, le=125)] = 5
+    """Leverage of the symbol at the exchange."""
     margin_type: Literal["isolated", "cross"] = "isolated"
+    """Margin type of the symbol at the exchange."""
     max_daily_loss_fraction: Fraction = 0.03
     """Largest loss of equity since 00:00 UTC, as a part of capital, or of the equity at 00:00 UTC if that is less."""
     daily_loss_action: BreakerAction = "flatten"
+    """What happens at the limit. `block`: no entry; `cancel`: an open entry is also cancelled; `flatten`: the position
+    is also closed at market."""
     daily_loss_resume: Resume = "next_utc_day"
+    """When entries are allowed again: `next_utc_day`, `after_seconds` (`resume_after_s`) or `person`."""
     max_drawdown_fraction: Fraction = 0.10
     """Largest fall of equity from its peak, as a part of capital, or of the peak if that is less."""
     drawdown_action: BreakerAction = "flatten"
+    """As `daily_loss_action`."""
     drawdown_resume: Resume = "person"
+    """As `daily_loss_resume`; after it the drawdown is measured from the equity of that moment."""
     max_consecutive_losses: Count = 5
-    """Round trips in a row with a net PnL below zero."""
+    """Limit of round trips in a row with a net PnL below zero."""
     consecutive_losses_action: BreakerAction = "block"
+    """As `daily_loss_action`."""
     consecutive_losses_resume: Resume = "after_seconds"
+    """As `daily_loss_resume`."""
     max_trades_per_day: Count = 50
-    """Round trips that began since 00:00 UTC."""
+    """Limit of round trips that began since 00:00 UTC."""
     trades_per_day_action: BreakerAction = "block"
+    """As `daily_loss_action`."""
     trades_per_day_resume: Resume = "next_utc_day"
+    """As `daily_loss_resume`."""
     resume_after_s: PositiveSeconds = 14_400.0
     """Pause of a rule that resumes `after_seconds`."""
     cooldown_s: Seconds = 0.0
@@ -242,15 +253,17 @@ class ExecutionSettings(Settings):
     order_stale_s: PositiveSeconds = 10.0
     """After this long without an update an entry is cancelled, and a conditional order is looked up."""
     recv_window_ms: Annotated[int, Field(ge=500, le=60_000)] = 5_000
+    """A signed request that arrives later than this after it was sent is refused by the exchange."""
     latency_ms: Wholes = 50
     """Simulated exchange: time from the decision until the order is there."""
     slippage_bps: BasisPoints = 0.5
     """Simulated exchange: each market fill is worse by this. Sizing uses it as the expected slippage."""
     taker_fee: Annotated[Amount, Field(ge=0, lt=Decimal("0.1"))] = Decimal("0.0005")
-    """Simulated exchange; the fees of the real exchange are requested at start (commissionRate)."""
+    """Fee of the simulated exchange; those of the real one are requested at start (commissionRate)."""
     maker_fee: Annotated[Amount, Field(ge=0, lt=Decimal("0.1"))] = Decimal("0.0002")
+    """As `taker_fee`, for orders that rest."""
     mark_interval_s: Count = 60
-    """Simulated exchange: time on the tape between two mark prices."""
+    """Simulated exchange: time between two mark prices, where the tape has none."""
     funding_rate: Annotated[Amount, Field(gt=Decimal("-0.03"), lt=Decimal("0.03"))] = Decimal(0)
     """Simulated exchange: longs pay it to shorts at each funding time of the symbol, where the tape has no funding."""
     wallet: Account = Decimal(10_000)
@@ -266,7 +279,7 @@ class SessionSettings(Settings):
     """For `sim` and backtests: `synthetic`, the path of a file of trades, or days of the store, first and last
     included: `store:BTCUSDT:2026-01-05:2026-01-11`."""
     seed: Annotated[int, Field(ge=0)] = 8
-    """Seed of the synthetic tape and of the simulated mark price."""
+    """Seed of the synthetic tape, of the simulated mark price, and of the venue's faults."""
     hours: Annotated[float, Field(gt=0, le=24 * 366)] = 12.0
     """Length of the synthetic tape."""
     speed: Annotated[float, AfterValidator(_zero_or_one)] = 0.0
@@ -276,7 +289,8 @@ class SessionSettings(Settings):
     venue, tape and account that exist for this session only. In `paper`, `demo` and `live` it replaces Binance, for
     trials."""
     begin_s: Seconds = 0.0
-    """`sim`: the session begins this many seconds after the tape; the earlier trades warm up the indicators."""
+    """`sim`: the session begins this many seconds after the tape's first trade; earlier trades warm up the
+    indicators."""
     confirmation: str = ""
     """`live`: the operator's confirmation, for today, of symbol, largest notional and account. `python -m voltrade
     doctor` and the refusal of an empty confirmation show the text to type."""
@@ -284,15 +298,20 @@ class SessionSettings(Settings):
     """Whether to set one-way mode, margin type and leverage of the symbol at the exchange where they differ and no
     position is open. If false, a difference prevents the start."""
     record_trades: Literal["binance", "always", "never"] = "binance"
-    """Whether trades go to the store of `voltrade data`. `binance`: in `paper` and `live`, unless `venue` is set."""
+    """Whether trades go to the store of `python -m voltrade data`. `binance`: in `paper` and `live`, unless `venue` is
+    set."""
     duration_s: Seconds = 0.0
     """End the session after this many seconds; 0 for the end of the tape, or never."""
     rule: str = ""
     """A rule file and its class, such as `rules/adx.py:Adx`; empty for the built-in rule. The settings of the rule are
     parameters too."""
     on_duration_end: StopPolicy = "flatten"
+    """When `duration_s` is over. `flatten`: close at market; `protect`: leave the position with its stop; `carry_on`:
+    trade on, as if `duration_s` were 0 (at the end of a tape: `protect`)."""
     on_interrupt: StopPolicy = "protect"
+    """When the notebook or the engine is interrupted; as `on_duration_end`."""
     on_notebook_lost: StopPolicy = "protect"
+    """When the notebook is closed or killed; as `on_duration_end`."""
 
     @model_validator(mode="after")
     def _belongs_to_the_mode(self) -> Self:

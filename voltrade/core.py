@@ -85,7 +85,7 @@ MAX_WALLET_READS = 3
 """The most snapshots in a row whose wallet differs from our books after each of which the account is read again
 soon."""
 
-on_signal = core_rules.decision(GATES)
+on_signal = core_rules.signal_handler(GATES)
 """Checks a signal against the gates, and enters: the compiled function of both live trading and a backtest."""
 
 
@@ -128,7 +128,7 @@ class TradingCore:
         self._early: list[Operator] = []
         """Operators' commands from before the first snapshot."""
         if engine is None and config.session.rule:
-            raise ConfigError(f"rule: the engine of {config.session.rule} must be given with it")
+            raise ConfigError(f"rule: the SignalEngine of {config.session.rule} must be given with it")
         self._books = Books(1 + len(others))
         self._answers: dict[int, int] = {}
         self._wallet_difference = self._difference_count = 0

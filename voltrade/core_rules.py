@@ -369,7 +369,7 @@ def first_refusal(gates: tuple[risk.Gate, ...]) -> Callable[[Rows, Rows], int]:
     return reduce(_gate_before, reversed(gates), none)
 
 
-def decision(gates: tuple[risk.Gate, ...]) -> Callable[[Record, Record, Record], None]:
+def signal_handler(gates: tuple[risk.Gate, ...]) -> Callable[[Record, Record, Record], None]:
     """Return the compiled function that checks a signal against the gates in their order, and enters."""
     return compiled_part(bind(_on_signal, FIRST_REFUSAL=first_refusal(gates)))
 

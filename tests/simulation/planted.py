@@ -69,10 +69,10 @@ BUGS: tuple[Bug, ...] = (
         ("O1", "O2", "O3", "O4", "O5", "O6"),
     ),
     Bug(
-        "a stop that was sent counts as cover, whatever became of it",
+        "a triggered stop covers its lots until they have filled",
         "order_queries.py",
-        "        if order.purpose == states.STOP and order.state == states.NEW:",
-        "        if order.purpose == states.STOP:",
+        "            lots += rest if fills else 0",
+        "            lots += rest",
         ("O5",),
     ),
     Bug(

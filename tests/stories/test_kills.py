@@ -38,13 +38,16 @@ LEASE_MS = 5_000
 """How long a restarted engine waits for a notebook."""
 NEVER = 1_000_000_000_000_000
 
+AGAIN_AND_AGAIN = {"max_holding_bars": 40, "cooldown_bars": 1}
+"""In for some twelve seconds, out, and in again: a moment that a busy machine has missed comes once more."""
+
 
 class Story:
     """A session that papermill runs on a venue of its own, and what that venue saw."""
 
     def __init__(self, folder: Path, venue: str, **parameters: Any) -> None:
         self.folder = folder
-        given = {"venue": venue, "rule": rule_file(folder), **PARAMETERS, **parameters}
+        given = {"venue": venue, "rule": rule_file(folder), **PARAMETERS, **AGAIN_AND_AGAIN, **parameters}
         # A state of its own: a later venue may listen at the address of an earlier one.
         environment = {"VOLTRADE_STATE": str(folder / "state")}
         self.session = Started(folder / "today.ipynb", environment=environment, **given)
@@ -81,6 +84,7 @@ class Seen:
     """What market exits that are under way have still to fill: the tape's own volume takes seconds for it."""
     entries: int = 0
     stops_placed: int = 0
+    """How often the position in hand was given a stop."""
 
     @property
     def is_covered(self) -> bool:
@@ -112,6 +116,7 @@ def seen(truth: Truth) -> Iterator[Seen]:
                 unfilled.pop(name, None)
         elif kind == "fill":
             now.position = Decimal(row["position"])
+            now.stops_placed = now.stops_placed if now.position else 0
             if unfilled is not None:
                 unfilled[name] -= Decimal(row["quantity"])
                 if unfilled[name] == 0:
@@ -180,7 +185,7 @@ def restarted_at(run: Path) -> int:
 
 MOMENTS: dict[str, tuple[Callable[[Seen], bool], dict[str, int]]] = {
     "flat": (lambda now: now.entries == 0, {"first_bar": 1_000_000}),
-    "entry in flight": (lambda now: now.entries == 1 and now.position == 0, {"latency_ms": 2_000}),
+    "entry in flight": (lambda now: bool(now.asked) and now.position == 0, {"latency_ms": 2_000}),
     "stop being resized": (lambda now: now.stops_placed >= 2 and bool(now.asked), {}),
     "in position": (lambda now: now.position > 0 and now.is_protected, {}),
 }

@@ -25,9 +25,10 @@ FLOW = {
     "bars": "VolumeBarAggregator",
     "signal_engine": "SignalEngine",
     "risk": "gates, size, CircuitBreaker",
-    "core_rules": "core_rules",
-    "order_rules": "order_rules",
-    "position_rules": "position_rules",
+    "books": "arrays of an account",
+    "core_rules": "what the core does with an event",
+    "order_rules": "an order from intent to end",
+    "position_rules": "orders that a position should have",
     "oms": "OrderMonitor",
     "exchange.rest": "BinanceRestClient",
 }
@@ -87,9 +88,9 @@ RECEIVERS = {
     "aggregator": "bars",
     "engine": "signal_engine",
     "monitor": "oms",
-    "books": "core_rules",
+    "books": "books",
 }
-"""What the attributes that hold other parts are called; `Books` calls the steps of `core_rules`."""
+"""What the attributes that hold other parts are called."""
 
 
 def flow() -> dict[tuple[str, str], list[str]]:
@@ -98,11 +99,12 @@ def flow() -> dict[tuple[str, str], list[str]]:
     for module in FLOW:
         for part in (module, *PARTS.get(module, ())):
             for receiver, name, handed in calls(part):
-                other = called(module, receiver, name)
+                other = called(part, receiver, name)
                 if other is None or other == module:
                     continue
-                arrows.setdefault((module, other), []).append(name)
-                for method in sorted(set(handed) & methods(module)):
+                theirs = defined(other)
+                arrows.setdefault((module, other), []).append(name if name in theirs else name.lstrip("_"))
+                for method in sorted(set(handed) & methods(part)):
                     arrows.setdefault((other, module), []).append(method)
     return {pair: list(dict.fromkeys(names)) for pair, names in arrows.items()}
 
@@ -113,7 +115,7 @@ def called(module: str, receiver: str, name: str) -> str | None:
         owners = [each for each in FLOW if {name, name.lstrip("_")} & methods(each)]
         return owners[0] if len(owners) == 1 else None
     other = RECEIVERS.get(receiver, receiver)
-    return other if other in FLOW and (name in defined(other) or other == "core_rules") else None
+    return other if other in FLOW and name in defined(other) else None
 
 
 def flow_picture() -> str:

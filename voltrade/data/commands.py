@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("symbol", metavar="SYMBOL")
     add.add_argument("paths", nargs="+", type=Path, metavar="FILE")
     for command in (fetch, fill, verify, add):
-        command.add_argument("--tick", type=_decimal, help="price tick of these days, where it isn't today's")
+        command.add_argument("--tick", type=_decimal, help="price tick of the days given, where it isn't today's")
         command.add_argument("--step", type=_decimal, help="quantity step of these days")
     for command in (fetch, fill, verify, add):
         words = "what to do with the rows of a fault; see below"

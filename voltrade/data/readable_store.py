@@ -33,5 +33,5 @@ class ReadableStore(Store):
 
     def skip(self, kind: Kind, symbol: str, day: date, error: DataError) -> None:
         """Add a day to the unreadable ones."""
-        advice = DataError(f"{error}; it is passed over until its file is deleted")
+        advice = DataError(f"{error}; it is skipped; delete its file to fetch it again")
         self.unreadable[kind, symbol, day] = unreadable(f"{kind.name}/{symbol}/{day}", kind.name, advice)

@@ -6,7 +6,8 @@
 | paper | Binance | the simulated exchange, in process | the wall clock |
 | demo, live | Binance's demo, Binance | the same | the wall clock |
 
-All other parts of a session are the same in every mode.
+What else depends on the mode: who may trade (`permission`), whether trades are stored (`recorder`), and whether engine
+and venue advance in turns (`process`).
 """
 
 from __future__ import annotations

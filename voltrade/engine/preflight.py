@@ -1,7 +1,8 @@
 """The start-up table: endpoint, account, settings and limits of a session, and what prevents its start.
 
 The engine makes it before it sends any order, writes it into `run.json` and the journal, and starts only if every row
-is right. `python -m voltrade doctor` prints the same table without starting a session.
+is right. `python -m voltrade doctor` prints the table without starting a session, and without the rows of
+the account's ledger, which it doesn't open.
 """
 
 from __future__ import annotations

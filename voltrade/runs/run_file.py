@@ -1,6 +1,9 @@
 """A run's `run.json`: its parameters, its state, and how it ended.
 
-The engine writes it. Notebooks and commands read it, to see whether the run is running, can be resumed, or is over.
+`notebook.session.start` creates it with what was asked for (`parameters`, `epoch`, `created`, `rule_sha256`); the
+engine adds who trades (`pid`, `socket`, `venue`, `account`), the rows of the start-up table (`checks`), and how it
+ended (`state`, `end_reason`, `ended`, `head`). Notebooks and commands read it, to see whether the run is running, can
+be resumed, or is over.
 """
 
 from __future__ import annotations
