@@ -40,6 +40,8 @@ NEVER = 1_000_000_000_000_000
 
 AGAIN_AND_AGAIN = {"max_holding_bars": 40, "cooldown_bars": 1}
 """In for some twelve seconds, out, and in again: a moment that a busy machine has missed comes once more."""
+LATER = {"first_bar": 120}
+"""An engine that is killed finds its position as it was: it enters once, when any notebook follows the session."""
 
 
 class Story:
@@ -47,7 +49,7 @@ class Story:
 
     def __init__(self, folder: Path, venue: str, **parameters: Any) -> None:
         self.folder = folder
-        given = {"venue": venue, "rule": rule_file(folder), **PARAMETERS, **AGAIN_AND_AGAIN, **parameters}
+        given = {"venue": venue, "rule": rule_file(folder), **PARAMETERS, **parameters}
         # A state of its own: a later venue may listen at the address of an earlier one.
         environment = {"VOLTRADE_STATE": str(folder / "state")}
         self.session = Started(folder / "today.ipynb", environment=environment, **given)
@@ -58,11 +60,11 @@ class Story:
 
 
 @contextmanager
-def begin(folder: Path, latency_ms: int = 50, first_bar: int = 75) -> Iterator[Story]:
+def begin(folder: Path, latency_ms: int = 50, first_bar: int = 75, **parameters: Any) -> Iterator[Story]:
     with ExitStack() as stack:
         # The live notebook talks to it as `sim`, whose keys are these.
         venue = stack.enter_context(a_venue(folder, latency_ms=latency_ms, api=("sim-key", "sim-secret")))
-        story = Story(folder, venue, latency_ms=latency_ms, first_bar=first_bar)
+        story = Story(folder, venue, latency_ms=latency_ms, first_bar=first_bar, **parameters)
         stack.callback(story.session.clean_up)
         yield story
 
@@ -236,7 +238,7 @@ def play(case: Case, folder: Path) -> None:
     name, whom, moment = case
     is_moment, how = MOMENTS[moment]
     folder.mkdir()
-    with begin(folder, **how) as story:
+    with begin(folder, **{**(LATER if whom == "engine" else AGAIN_AND_AGAIN), **how}) as story:
         one = story.session
         one.until_it_follows()
         papermill, kernel, engine = one.papermill.pid, one.kernel, one.record["pid"]
