@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from voltrade.model import AlgoUpdate, OrderUpdate, Purpose, Snapshot
+from voltrade.model import AccountSummary, AlgoUpdate, OrderUpdate, Purpose, Snapshot
 from voltrade.order_register import Order, OrderRegister
 from voltrade.order_states import FORCED
 
@@ -133,6 +133,12 @@ class AccountCheck:
         """
         moved = snapshot.position.quantity - _moved(snapshot, self.agreed_trade_id)
         return not self.has_agreed or moved == self.agreed_position
+
+    def lists_ours_alone(self, summary: AccountSummary) -> bool:
+        """Return whether the open orders of a summary are those of ours, none of which is in flight or unknown."""
+        live = self._register.live()
+        is_settled = all(order.state in ("NEW", "PARTIALLY_FILLED") for order in live)
+        return is_settled and set(summary.orders) == {order.id for order in live}
 
     def is_explained(self, snapshot: Snapshot) -> bool:
         """Return whether the trades and orders of a snapshot account for its position."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from voltrade.model import AlgoUpdate, Event, OrderUpdate, Outcome, Reply, Snapshot, StreamStatus
+from voltrade.model import AccountSummary, AlgoUpdate, Event, OrderUpdate, Outcome, Reply, Snapshot, StreamStatus
 
 REPORT_WITHIN_MS = 2_000
 """The user stream reports an accepted order within this time."""
 COMPARE_MS, COMPARE_FLAT_MS = 60_000, 300_000
 """How often the account is compared with our books: with a position or an order, and without."""
+SETTINGS_MS = 60_000
+"""How often leverage, margin type and modes are read, at most, although no event says that they have changed."""
 
 
 class AccountWatch:
@@ -20,7 +22,7 @@ class AccountWatch:
         """Client order ids of orders that the stream has reported."""
         self._awaited: dict[str, int] = {}
         """Orders that the exchange has accepted and the stream has not reported, with the time of acceptance, ms."""
-        self._read_at = self._trigger_passed_at = 0
+        self._read_at = self._trigger_passed_at = self._settings_read_at = 0
 
     def on_event(self, event: Event, now: int) -> None:
         """Note an event; `now` is in ms."""
@@ -35,8 +37,17 @@ class AccountWatch:
                 self._await(event, now)
             case StreamStatus(stream="user"):
                 self._awaited.clear()  # missing reports are replaced by reading the account
-            case Snapshot():
+                self._settings_read_at = 0
+            case Snapshot() | AccountSummary():
                 self._read_at = now
+
+    def on_settings(self, now: int) -> None:
+        """Note that the account's settings were read."""
+        self._settings_read_at = now
+
+    def are_settings_due(self, now: int) -> bool:
+        """Return whether to read the account's settings: they were read long ago, or the user stream was down since."""
+        return now - self._settings_read_at >= SETTINGS_MS
 
     def _await(self, reply: Reply, now: int) -> None:
         if reply.outcome is Outcome.ACCEPTED and reply.client_order_id not in self._reported:

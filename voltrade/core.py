@@ -26,6 +26,7 @@ from voltrade.config import Config, milliseconds
 from voltrade.errors import ConfigError
 from voltrade.model import (
     NEVER,
+    AccountSummary,
     AccountUpdate,
     Alert,
     AlgoUpdate,
@@ -347,6 +348,14 @@ class TradingCore:
             symbol_state.problems = problems
         return outputs
 
+    def _on_summary(self, summary: AccountSummary) -> list[Output]:
+        """Compare the account with our books; where it differs, have it read whole."""
+        symbol_state, wallet = self.symbol_states[summary.symbol], int(self._books.account["wallet"])
+        has_our_settings = self._mismatches(summary) == symbol_state.problems
+        if summary.wallet == wallet and has_our_settings and symbol_state.monitor.agrees(summary):
+            return []
+        return [TakeSnapshot(self.time, summary.symbol, "ACCOUNT_DIFFERS")]
+
     def _explain_wallet(self, symbol_state: SymbolState, difference: int) -> list[Output]:
         """Book a difference of the exchange's wallet that no event explains, although no fill is missing.
 
@@ -379,7 +388,7 @@ class TradingCore:
         early, self._early = self._early, []
         return [output for command in early for output in self._on_operator(command)]
 
-    def _mismatches(self, snapshot: Snapshot) -> list[str]:
+    def _mismatches(self, snapshot: Snapshot | AccountSummary) -> list[str]:
         """Return the settings of the account that forbid trading with this configuration."""
         wanted = self.config.risk
         problems = []
@@ -473,6 +482,7 @@ _HANDLERS: dict[type, Callable[[TradingCore, Any], list[Output]]] = {
     AccountUpdate: TradingCore._on_account,
     Reply: TradingCore._on_reply,
     Snapshot: TradingCore._on_snapshot,
+    AccountSummary: TradingCore._on_summary,
     Timer: TradingCore._on_timer,
     Operator: TradingCore._on_operator,
     StreamStatus: TradingCore._on_stream_status,

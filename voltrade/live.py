@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from voltrade.account_watch import AccountWatch
@@ -24,6 +25,8 @@ from voltrade.journal_rows import Fact
 from voltrade.lockstep import Channel, Lockstep, SessionHooks
 from voltrade.model import (
     MONEY,
+    AccountSummary,
+    Answer,
     CancelOrder,
     Command,
     EngineRestarted,
@@ -57,8 +60,8 @@ SNAPSHOT_AGAIN_S, SNAPSHOT_DOUBLINGS = 1.0, 2
 """Pause before the account is read again after a failure, and how often it doubles: up to 4 s, so that a minute of
 refusals doesn't use up the request weight that orders need."""
 
-STREAM_UP = "USER_STREAM_UP"
-"""Reason for reading the account when the user stream is connected again."""
+STREAM_UP, COMPARE = "USER_STREAM_UP", "COMPARE"
+"""Reasons for reading the account: the user stream is connected again; it is time to compare it with our books."""
 
 NOT_STORED_TEXT = "not sent: it can't be written to the journal"
 """Text of the reply to an entry that was not sent."""
@@ -228,7 +231,7 @@ class LiveTradingSystem:
 
     # --- to the exchange -------------------------------------------------------------------------------------------
 
-    async def _execute(self, command: Command) -> Reply | Snapshot:
+    async def _execute(self, command: Command) -> Answer:
         """Commit the journal, then send a command; an entry is refused while the journal can't be stored; without a
         clear answer the outcome is UNKNOWN."""
         self._commit()
@@ -238,15 +241,29 @@ class LiveTradingSystem:
                 self._clock(), "submit", order.symbol, order.client_order_id, False, Outcome.REFUSED, 0, NOT_STORED_TEXT
             )
         if isinstance(command, TakeSnapshot):
-            return await self._gateway.snapshot(
-                command.symbol, self.core.symbol_states[self._symbol].monitor.agreed_trade_id
-            )
+            return await self._read(command)
         if isinstance(command, OrderIntent):
             return await self._gateway.submit(command)
         if isinstance(command, CancelOrder):
             return await self._gateway.cancel(command)
         assert isinstance(command, LookupOrder)
         return await self._gateway.lookup(command)
+
+    async def _read(self, command: TakeSnapshot) -> Snapshot | AccountSummary:
+        """Read the account, for a comparison only the part that tells whether the rest must be read.
+
+        Settings are read too from time to time, after the user stream was down, and while one of them forbids trading.
+        """
+        symbol_state = self.core.symbol_states[self._symbol]
+        settings = self._is_lockstep or bool(symbol_state.problems) or self._watch.are_settings_due(self._clock())
+        answer: Snapshot | AccountSummary
+        if command.reason == COMPARE:
+            answer = await self._gateway.summary(command.symbol, settings)
+        else:
+            answer = await self._gateway.snapshot(command.symbol, symbol_state.monitor.agreed_trade_id, settings)
+        if settings:
+            self._watch.on_settings(self._clock())
+        return answer
 
     # --- the tape is the clock -------------------------------------------------------------------------------------
 
@@ -294,7 +311,7 @@ class LiveTradingSystem:
                 if self._watch.is_stream_silent(self._clock()):
                     feed.reconnect("user", "an order was accepted, but the stream did not report it")
                 elif not self._is_reading and self._watch.is_due(self._clock(), *self._at_risk()):
-                    requests.create_task(self._read_account(TakeSnapshot(self._clock(), self._symbol, "COMPARE")))
+                    requests.create_task(self._read_account(TakeSnapshot(self._clock(), self._symbol, COMPARE)))
                 await feed.maintain(self._clock())
             except VenueError:
                 raise
@@ -405,5 +422,6 @@ class LiveTradingSystem:
                     self.on_event(snapshot)
                 if not self._read_again:
                     return
+                command = replace(command, reason=self._read_again)
         finally:
             self._is_reading = False

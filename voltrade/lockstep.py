@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from voltrade.errors import SessionError, VenueError
 from voltrade.exchange.ports import Feed
 from voltrade.inbox import Inbox, TradeRow
-from voltrade.model import Command, Event, MarkPrice, Reply, Segment, Snapshot, StreamStatus, Trades
+from voltrade.model import Answer, Command, Event, MarkPrice, Segment, StreamStatus, Trades
 from voltrade.tape_loop import AdvanceExchange, DrainEvents, EndOfTape, NextSegment, Request, SendCommand
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class SessionHooks:
     inbox: Inbox
     clock: Callable[[], int]
     set_clock: Callable[[int], None]
-    execute: Callable[[Command], Awaitable[Reply | Snapshot]]
+    execute: Callable[[Command], Awaitable[Answer]]
     """Sends a command to the exchange and returns its answer."""
     commit: Callable[[], None]
     """Commits the journal."""
@@ -98,7 +98,7 @@ class Lockstep:
                 await self._wait_for_user_data(await self._channel.ask({"op": "finish"}))
         return None
 
-    async def _execute(self, command: Command) -> Reply | Snapshot:
+    async def _execute(self, command: Command) -> Answer:
         """Execute a command; a snapshot that fails is requested again, since the tape waits for it."""
         for _ in range(SNAPSHOT_TRIES - 1):
             try:

@@ -527,6 +527,23 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class AccountSummary:
+    """What a regular comparison of the account reads; only where it differs from our books a `Snapshot` is taken."""
+
+    time: int
+    symbol: str
+    wallet: int
+    position: int
+    """Signed lots."""
+    leverage: int
+    margin_type: str
+    hedge_mode: bool
+    multi_assets: bool = False
+    orders: tuple[str, ...] = ()
+    """Client order ids of the open orders of both kinds."""
+
+
+@dataclass(frozen=True, slots=True)
 class Timer:
     """The time is reached at which the core wanted to be called."""
 
@@ -622,8 +639,8 @@ class Trouble:
 UserDataEvent = OrderUpdate | AlgoUpdate | AccountUpdate
 """Events of the user data stream."""
 Event = (
-    Trades | MarkPrice | FeedGap | UserDataEvent | Reply | Snapshot | Timer | Operator | StreamStatus | BarResumePoint
-    | ResumeState | EngineRestarted | Filters | Trouble
+    Trades | MarkPrice | FeedGap | UserDataEvent | Reply | Snapshot | AccountSummary | Timer | Operator | StreamStatus
+    | BarResumePoint | ResumeState | EngineRestarted | Filters | Trouble
 )  # fmt: skip
 
 
@@ -671,6 +688,8 @@ class TakeSnapshot:
 
 
 Command = OrderIntent | CancelOrder | LookupOrder | TakeSnapshot
+Answer = Reply | Snapshot | AccountSummary
+"""What the exchange answers to a command."""
 
 
 # --- outputs of the core: notes -------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from voltrade.config import ExecutionSettings, ExitSettings
 from voltrade.errors import DataError
 from voltrade.model import (
     NEVER,
+    AccountSummary,
     Alert,
     AlgoUpdate,
     Filters,
@@ -400,6 +401,10 @@ class OrderMonitor:
         else:
             self._incomplete_count = 0
         return alerts + outputs + self._react(records.ORDERS_CHANGED, amount=lots_before)
+
+    def agrees(self, summary: AccountSummary) -> bool:
+        """Return whether a summary of the account shows what our books have; it changes nothing."""
+        return self.reconciled and self.position == summary.position and self._check.lists_ours_alone(summary)
 
     def _apply_listed_fill(self, fill: OrderUpdate, time: int, alerts: list[Output]) -> list[Output]:
         """Apply a fill of a snapshot; a fill of a foreign order has closed the position."""

@@ -19,15 +19,14 @@ from typing import Any
 
 from voltrade.core import TradingCore
 from voltrade.model import (
+    Answer,
     Command,
     EngineRestarted,
     Event,
     History,
     Note,
     Output,
-    Reply,
     Segment,
-    Snapshot,
     StreamStatus,
     Timer,
     UserDataEvent,
@@ -56,7 +55,7 @@ class AdvanceExchange:
 
 @dataclass(frozen=True, slots=True)
 class SendCommand:
-    """Request to execute a command; the answer is a `Reply` or a `Snapshot`."""
+    """Request to execute a command; see `model.Answer`."""
 
     command: Command
 
@@ -168,7 +167,7 @@ class TapeLoop:
         pending = deque(commands_of(outputs))
         while True:
             while pending:
-                answer: Reply | Snapshot = yield SendCommand(pending.popleft())
+                answer: Answer = yield SendCommand(pending.popleft())
                 pending.extend(commands_of(self._handle_event(answer)))
             events: list[UserDataEvent] = yield DrainEvents()
             if not events:

@@ -30,7 +30,7 @@ from voltrade.exchange.binance import (
 )
 from voltrade.exchange.client import UsdmExchange
 from voltrade.exchange.credentials import Credentials
-from voltrade.exchange.rest import RequestInterrupted
+from voltrade.exchange.rest import FEES_MS, RequestInterrupted
 from voltrade.model import (
     AccountUpdate,
     AlgoUpdate,
@@ -492,11 +492,12 @@ def open_account(fake: FakeBinance, trades: int = 1) -> None:
         return Say(body=[row for row in ours if row["id"] >= start][:limit])
 
     fake.always |= {
-        ("GET", "/fapi/v3/account"): Say(body={"assets": [usdt]}),
+        ("GET", "/fapi/v3/account"): Say(
+            body={"assets": [usdt], "positions": [{**position, "unrealizedProfit": "0.4"}]}
+        ),
         ("GET", "/fapi/v3/positionRisk"): Say(body=[{**position, "unRealizedProfit": "0.4"}]),
         ("GET", "/fapi/v1/symbolConfig"): Say(body=config),
-        ("GET", "/fapi/v1/positionSide/dual"): Say(body={"dualSidePosition": False}),
-        ("GET", "/fapi/v1/multiAssetsMargin"): Say(body={"multiAssetsMargin": False}),
+        ("GET", "/fapi/v1/accountConfig"): Say(body={"dualSidePosition": False, "multiAssetsMargin": False}),
         ("GET", "/fapi/v1/commissionRate"): Say(body=rates),
         ("GET", "/fapi/v1/openOrders"): Say(body=[{**ORDER, "status": "NEW", "executedQty": "0"}]),
         ("GET", "/fapi/v1/openAlgoOrders"): Say(body=[ALGO_ORDER]),
@@ -515,6 +516,61 @@ def test_a_snapshot_holds_the_whole_account() -> None:
         assert [order.client_order_id for order in snapshot.orders] == ["vt-1"]
         assert [algo.client_order_id for algo in snapshot.algo_orders] == ["vt-1s1"]
         assert [fill.trade_id for fill in snapshot.fills] == [1]
+
+    on_a_harness(story)
+
+
+WEIGHTS = {
+    **{"openOrders": 1, "openAlgoOrders": 1, "account": 5, "positionRisk": 5, "userTrades": 5},
+    **{"symbolConfig": 5, "accountConfig": 5, "commissionRate": 20},
+}
+"""Request weights of questions about the account, those of orders with their symbol."""
+
+
+def test_a_regular_comparison_asks_for_little_and_settings_and_fees_are_asked_for_seldom() -> None:
+    async def story(harness: Harness) -> None:
+        open_account(harness.fake)
+
+        async def weight(question: Awaitable[Any]) -> int:
+            before = len(harness.fake.asked)
+            await question
+            asked = harness.fake.asked[before:]
+            assert all("symbol" in each.params for each in asked if "open" in each.path)
+            return sum(WEIGHTS[each.path.rpartition("/")[2]] for each in asked)
+
+        rest = harness.rest
+        assert await weight(rest.snapshot("BTCUSDT", 0, settings=False)) == 47  # nothing is known yet
+        assert await weight(rest.snapshot("BTCUSDT", 0, settings=False)) == 17
+        assert await weight(rest.snapshot("BTCUSDT", 0)) == 27
+        assert await weight(rest.summary("BTCUSDT", settings=False)) == 7
+        assert await weight(rest.summary("BTCUSDT")) == 17
+        harness.clock.now += FEES_MS
+        assert await weight(rest.snapshot("BTCUSDT", 0)) == 47
+
+    on_a_harness(story)
+
+
+def test_a_summary_holds_what_a_comparison_needs() -> None:
+    async def story(harness: Harness) -> None:
+        open_account(harness.fake)
+        summary = await harness.rest.summary("BTCUSDT")
+        assert (summary.wallet, summary.position) == (100_050_000_000, 4)
+        assert (summary.leverage, summary.margin_type, summary.hedge_mode) == (5, "isolated", False)
+        assert summary.orders == ("vt-1", "vt-1s1")
+
+    on_a_harness(story)
+
+
+def test_settings_that_are_not_read_are_those_of_the_last_reading() -> None:
+    async def story(harness: Harness) -> None:
+        open_account(harness.fake)
+        await harness.rest.snapshot("BTCUSDT", 0)
+        changed = [{"symbol": "BTCUSDT", "marginType": "CROSSED", "leverage": 20}]
+        harness.fake.always["GET", "/fapi/v1/symbolConfig"] = Say(body=changed)
+        kept = await harness.rest.snapshot("BTCUSDT", 0, settings=False)
+        assert (kept.leverage, kept.margin_type) == (5, "isolated")
+        read = await harness.rest.snapshot("BTCUSDT", 0)
+        assert (read.leverage, read.margin_type) == (20, "cross")
 
     on_a_harness(story)
 

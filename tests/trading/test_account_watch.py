@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from voltrade.account_watch import COMPARE_FLAT_MS, COMPARE_MS, REPORT_WITHIN_MS, AccountWatch
-from voltrade.model import Event, OrderType, OrderUpdate, Outcome, PositionReport, Reply, Side, Snapshot, StreamStatus
+from voltrade.account_watch import COMPARE_FLAT_MS, COMPARE_MS, REPORT_WITHIN_MS, SETTINGS_MS, AccountWatch
+from voltrade.model import (
+    AccountSummary,
+    Event,
+    OrderType,
+    OrderUpdate,
+    Outcome,
+    PositionReport,
+    Reply,
+    Side,
+    Snapshot,
+    StreamStatus,
+)
 
 NAME = "vt-e-1e1"
 
@@ -49,6 +60,26 @@ def test_the_account_is_compared_from_its_last_reading_on(has_position: bool, ev
     watch.on_event(READ, 5_000)
     assert not watch.is_due(5_000 + every_ms - 1, has_position, False)
     assert watch.is_due(5_000 + every_ms, has_position, False)
+
+
+def test_settings_are_read_every_minute_and_after_the_user_stream_was_down() -> None:
+    watch = AccountWatch()
+    assert watch.are_settings_due(10**9)
+    watch.on_settings(10**9)
+    assert not watch.are_settings_due(10**9 + SETTINGS_MS - 1)
+    assert watch.are_settings_due(10**9 + SETTINGS_MS)
+    watch.on_event(StreamStatus(10**9, "market", False), 10**9)
+    assert not watch.are_settings_due(10**9)
+    watch.on_event(StreamStatus(10**9, "user", False), 10**9)
+    assert watch.are_settings_due(10**9)
+
+
+def test_a_comparison_is_a_reading() -> None:
+    watch = AccountWatch()
+    watch.on_event(READ, 5_000)
+    watch.on_event(AccountSummary(0, "BTCUSDT", 0, 0, 5, "isolated", False), 6_000)
+    assert not watch.is_due(5_000 + COMPARE_MS, True, False)
+    assert watch.is_due(6_000 + COMPARE_MS, True, False)
 
 
 def test_a_trigger_that_is_passed_and_of_which_nothing_is_told_has_the_account_read_once() -> None:

@@ -18,6 +18,7 @@ from voltrade.core import GATES, TradingCore
 from voltrade.data.tape import Tape, load_tape
 from voltrade.model import (
     NEVER,
+    AccountSummary,
     Alert,
     AlgoUpdate,
     BreakerChange,
@@ -324,6 +325,31 @@ def test_a_stop_before_the_first_snapshot_ends_the_session() -> None:
     assert core.finished
     core.handle(a_snapshot())
     assert (core.finished, core.end_reason) == (True, "no")
+
+
+@pytest.mark.parametrize(
+    ("summary", "reads"),
+    [
+        ({}, False),
+        ({"wallet": money(9_999)}, True),
+        ({"position": 1}, True),
+        ({"orders": ("android_x1",)}, True),
+        ({"leverage": 20}, True),
+        ({"hedge_mode": True}, True),
+    ],
+    ids=["agrees", "wallet", "position", "order", "leverage", "position mode"],
+)
+def test_an_account_that_differs_from_the_books_is_read_whole(summary: dict[str, Any], reads: bool) -> None:
+    core = a_core()
+    core.handle(StreamStatus(2, "user", True))
+    core.handle(a_snapshot())
+    settings = {"leverage": 5, "margin_type": "isolated", "hedge_mode": False}
+    told = AccountSummary(
+        **{"time": 4, "symbol": "BTCUSDT", "wallet": money(10_000), "position": 0} | settings | summary
+    )
+    expected = [TakeSnapshot(4, "BTCUSDT", "ACCOUNT_DIFFERS")] if reads else []
+    assert core.handle(told) == (1, expected)
+    assert core.symbol_states["BTCUSDT"].monitor.reconciled  # what it says is not acted on
 
 
 def a_position(core: TradingCore) -> str:

@@ -21,6 +21,7 @@ from voltrade.errors import VenueError
 from voltrade.journal import Journal
 from voltrade.live import LiveTradingSystem
 from voltrade.model import (
+    AccountSummary,
     AlgoUpdate,
     CancelOrder,
     Event,
@@ -57,7 +58,10 @@ class Gateway:
     done: asyncio.Event = field(default_factory=asyncio.Event)
     awaited: Callable[[Any], bool] = lambda command: False
 
-    async def snapshot(self, symbol: str, since_trade_id: int) -> Snapshot:
+    async def summary(self, symbol: str, settings: bool = True) -> AccountSummary:
+        return AccountSummary(wall(), symbol, money(10_000), 0, 5, "isolated", False)
+
+    async def snapshot(self, symbol: str, since_trade_id: int, settings: bool = True) -> Snapshot:
         position = PositionReport(symbol, 0, "0")
         return Snapshot(wall(), symbol, money(10_000), money(10_000), 0, 0, 5, "isolated", False, position)
 

@@ -17,6 +17,7 @@ from voltrade.config import ExecutionSettings, ExitSettings
 from voltrade.errors import DataError
 from voltrade.model import (
     NEVER,
+    AccountSummary,
     Alert,
     AlgoUpdate,
     CancelOrder,
@@ -585,6 +586,37 @@ def test_after_a_restart_what_was_in_flight_is_looked_up() -> None:
 def a_snapshot(position: int, **more: Any) -> Snapshot:
     report = PositionReport("BTCUSDT", position, "0")
     return Snapshot(5_000, "BTCUSDT", 0, 0, 0, 0, 5, "isolated", False, report, **more)
+
+
+def a_summary(position: int = 10, **more: Any) -> AccountSummary:
+    return AccountSummary(5_000, "BTCUSDT", 0, position, 5, "isolated", False, **more)
+
+
+@pytest.mark.parametrize(
+    ("summary", "agrees"),
+    [
+        ({}, True),
+        ({"position": 9}, False),
+        ({"orders": ()}, False),
+        ({"orders": (STOP, TARGET, "android_x1")}, False),
+        ({"orders": (STOP,)}, False),
+    ],
+    ids=["as in our books", "fewer lots", "no stop", "foreign order", "no take-profit"],
+)
+def test_a_summary_agrees_where_position_and_orders_are_ours(summary: dict[str, Any], agrees: bool) -> None:
+    harness = Harness().in_position()
+    told = a_summary(**{"orders": (TARGET, STOP)} | summary)
+    assert not harness.monitor.agrees(told), "entries wait for a whole reading"
+    harness.monitor.on_snapshot(a_snapshot(10, **a_listing(harness, STOP, TARGET)))
+    assert harness.monitor.agrees(told) == agrees
+    assert harness.monitor.reconciled
+
+
+def test_a_summary_does_not_agree_while_an_order_is_in_flight() -> None:
+    harness = Harness().in_position()
+    harness.monitor.on_snapshot(a_snapshot(10, **a_listing(harness, STOP, TARGET)))
+    leave(harness.monitor, harness.time, "OPPOSITE_SIGNAL")
+    assert not harness.monitor.agrees(a_summary(orders=(STOP, TARGET)))
 
 
 def test_trading_waits_until_the_exchange_agrees_on_the_position() -> None:

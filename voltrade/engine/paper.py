@@ -14,6 +14,7 @@ from pathlib import Path
 
 from voltrade.config import Config
 from voltrade.model import (
+    AccountSummary,
     CancelOrder,
     Command,
     Event,
@@ -103,7 +104,11 @@ class PaperExchange:
     async def filters(self, symbol: str) -> Instrument:
         return self._instrument
 
-    async def snapshot(self, symbol: str, since_trade_id: int) -> Snapshot:
+    async def summary(self, symbol: str, settings: bool = True) -> AccountSummary:
+        self._exchange.advance(self._clock())
+        return self._exchange.summary(symbol)
+
+    async def snapshot(self, symbol: str, since_trade_id: int, settings: bool = True) -> Snapshot:
         self._exchange.advance(self._clock())
         return self._exchange.snapshot(symbol, since_trade_id)
 

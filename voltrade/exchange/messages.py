@@ -299,6 +299,13 @@ class MessageReader:
             )
         return PositionReport(self.instrument.symbol, 0, "0", 0, leverage, margin_type)
 
+    def position_lots(self, account: object) -> int:
+        """Read the signed lots of this symbol's one-way position from an account object; without a row it is flat."""
+        for row in Fields("account", account).parts("positions"):
+            if row.text("symbol") == self.instrument.symbol and row.text("positionSide") == "BOTH":
+                return row.units("positionAmt", self._lots, None)
+        return 0
+
     def symbol_config(self, rows: object) -> tuple[int, str]:
         """Read leverage and margin type, `isolated` or `cross`, from the rows of symbolConfig."""
         for row in Fields("symbolConfig", {"rows": rows}).parts("rows"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
-from voltrade.model import CancelOrder, Instrument, LookupOrder, OrderIntent, Reply, Snapshot
+from voltrade.model import AccountSummary, CancelOrder, Instrument, LookupOrder, OrderIntent, Reply, Snapshot
 
 
 class OrderGateway(Protocol):
@@ -20,8 +20,24 @@ class OrderGateway(Protocol):
             VenueError: they could not be read.
         """
 
-    async def snapshot(self, symbol: str, since_trade_id: int) -> Snapshot:
+    async def summary(self, symbol: str, settings: bool = True) -> AccountSummary:
+        """Return wallet, position, settings and the ids of the open orders, for the least request weight.
+
+        Args:
+            symbol: whose position and orders are read.
+            settings: whether to read leverage, margin type and modes too; without them they are those read last.
+
+        Raises:
+            VenueError: a part of the account could not be read.
+        """
+
+    async def snapshot(self, symbol: str, since_trade_id: int, settings: bool = True) -> Snapshot:
         """Return the account: wallet, position, open orders of both kinds, and our trades after an id.
+
+        Args:
+            symbol: whose position, orders and trades are read.
+            since_trade_id: trades up to this one are left out.
+            settings: as for `summary`.
 
         Raises:
             VenueError: a part of the account could not be read.

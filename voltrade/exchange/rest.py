@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple
@@ -21,6 +21,7 @@ from voltrade.exchange.messages import MessageReader, TradeRow
 from voltrade.exchange.order_params import algo_params, id_params, order_params
 from voltrade.exchange.responses import NO_ANSWER, NOT_SENT, Verb, classify
 from voltrade.model import (
+    AccountSummary,
     AlgoUpdate,
     CancelOrder,
     Instrument,
@@ -48,6 +49,15 @@ class RequestInterrupted(asyncio.CancelledError):
         self.reply = reply
 
 
+class _Settings(NamedTuple):
+    """Settings of the account and of one symbol."""
+
+    leverage: int
+    margin_type: str
+    hedge_mode: bool
+    multi_assets: bool
+
+
 class _Target(NamedTuple):
     """The action of a command, and its order."""
 
@@ -66,6 +76,8 @@ PAGE_WEIGHT = 20
 MAX_PAGES = 100
 BACKFILL_WEIGHT = 1_200
 """Request weight of a minute that backfill may use: half of the limit, so that orders have the other half."""
+FEES_MS = 86_400_000
+"""How long fee rates are used before they are read again."""
 INVALID_TIMESTAMP = -1021
 """Code for a timestamp outside of recvWindow."""
 NOT_MODIFIED = (-4046, -4059)
@@ -86,6 +98,10 @@ class BinanceRestClient:
         self._exchange = exchange
         self._name = name
         self._readers: dict[str, MessageReader] = {}
+        self._settings: dict[str, _Settings] = {}
+        """As they were read last, by symbol."""
+        self._fee_rates: dict[str, tuple[int, int, int]] = {}
+        """When they were read, ms; taker and maker fee; by symbol."""
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -132,36 +148,53 @@ class BinanceRestClient:
             raise VenueError(f"balance: must name one account by accountAlias, named {len(names)}")
         return names.pop()
 
-    async def snapshot(self, symbol: str, since_trade_id: int) -> Snapshot:
-        """Return the account: wallet, position, settings, open orders of both kinds, and our trades after an id.
-
-        With `since_trade_id` 0 the trades are the latest 1,000.
+    async def summary(self, symbol: str, settings: bool = True) -> AccountSummary:
+        """Return wallet, position, settings and the ids of the open orders; request weight 7, with settings 17.
 
         Raises:
             VenueError: a part of the account could not be read.
         """
         reader = await self._reader(symbol)
-        of_symbol = {"symbol": symbol}
-        parts: list[Any] = await asyncio.gather(
+        found, account, orders, algos = await self._read_all(
+            self._settings_of(reader, symbol, settings),
             self._read("fapiPrivateV3GetAccount"),
-            self._read("fapiPrivateV3GetPositionRisk", of_symbol),
-            self._read("fapiPrivateGetSymbolConfig", of_symbol),
-            self._read("fapiPrivateGetPositionSideDual"),
-            self._read("fapiPrivateGetMultiAssetsMargin"),
-            self._read("fapiPrivateGetCommissionRate", of_symbol),
-            self._read("fapiPrivateGetOpenOrders", of_symbol),
-            self._read("fapiPrivateGetOpenAlgoOrders", of_symbol),
-            self._user_trades(reader, symbol, since_trade_id),
-            return_exceptions=True,
+            *self._open_orders(symbol),
         )
-        for part in parts:
-            if isinstance(part, BaseException):
-                raise part
-        account, positions, config, mode, assets, rates, orders, algos, fills = parts
+        try:
+            wallet, _ = reader.wallet(account)
+            listed: tuple[OrderUpdate | AlgoUpdate, ...]
+            listed = (*self._orders(reader, orders), *self._algo_orders(reader, algos))
+            return AccountSummary(
+                time=self._exchange.clock(),
+                symbol=symbol,
+                wallet=wallet,
+                position=reader.position_lots(account),
+                **found._asdict(),
+                orders=tuple(order.client_order_id for order in listed),
+            )
+        except DataError as error:
+            raise VenueError(f"the account of {symbol} could not be read: {error}") from None
+
+    async def snapshot(self, symbol: str, since_trade_id: int, settings: bool = True) -> Snapshot:
+        """Return the account: wallet, position, settings, open orders of both kinds, and our trades after an id.
+
+        The request weight is 17, with settings 27, and once a day 20 more for the fees. With `since_trade_id` 0 the
+        trades are the latest 1,000.
+
+        Raises:
+            VenueError: a part of the account could not be read.
+        """
+        reader = await self._reader(symbol)
+        found, (taker, maker), account, positions, orders, algos, fills = await self._read_all(
+            self._settings_of(reader, symbol, settings),
+            self._fees_of(reader, symbol),
+            self._read("fapiPrivateV3GetAccount"),
+            self._read("fapiPrivateV3GetPositionRisk", {"symbol": symbol}),
+            *self._open_orders(symbol),
+            self._user_trades(reader, symbol, since_trade_id),
+        )
         try:
             wallet, available = reader.wallet(account)
-            leverage, margin_type = reader.symbol_config(config)
-            taker, maker = reader.fee_rates(rates)
             return Snapshot(
                 time=self._exchange.clock(),
                 symbol=symbol,
@@ -169,17 +202,68 @@ class BinanceRestClient:
                 available=available,
                 taker_fee_e8=taker,
                 maker_fee_e8=maker,
-                leverage=leverage,
-                margin_type=margin_type,
-                hedge_mode=Fields("positionSide", mode).flag("dualSidePosition"),
-                position=reader.position(positions, leverage, margin_type),
-                orders=tuple(map(reader.order, _rows("openOrders", orders))),
-                algo_orders=tuple(map(reader.algo_order, _rows("openAlgoOrders", algos))),
+                leverage=found.leverage,
+                margin_type=found.margin_type,
+                hedge_mode=found.hedge_mode,
+                position=reader.position(positions, found.leverage, found.margin_type),
+                orders=self._orders(reader, orders),
+                algo_orders=self._algo_orders(reader, algos),
                 fills=tuple(fills),
-                multi_assets=Fields("multiAssetsMargin", assets).flag("multiAssetsMargin"),
+                multi_assets=found.multi_assets,
             )
         except DataError as error:
             raise VenueError(f"the account of {symbol} could not be read: {error}") from None
+
+    @staticmethod
+    async def _read_all(*requests: Coroutine[Any, Any, Any]) -> list[Any]:
+        """Send requests at once; return their answers, or raise the first error when all are over."""
+        answers: list[Any] = await asyncio.gather(*requests, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return answers
+
+    def _open_orders(self, symbol: str) -> tuple[Coroutine[Any, Any, Any], Coroutine[Any, Any, Any]]:
+        """Return the requests for the open orders of both kinds."""
+        of_symbol = {"symbol": symbol}
+        return (
+            self._read("fapiPrivateGetOpenOrders", of_symbol),
+            self._read("fapiPrivateGetOpenAlgoOrders", of_symbol),
+        )
+
+    @staticmethod
+    def _orders(reader: MessageReader, rows: Any) -> tuple[OrderUpdate, ...]:
+        return tuple(map(reader.order, _rows("openOrders", rows)))
+
+    @staticmethod
+    def _algo_orders(reader: MessageReader, rows: Any) -> tuple[AlgoUpdate, ...]:
+        return tuple(map(reader.algo_order, _rows("openAlgoOrders", rows)))
+
+    async def _settings_of(self, reader: MessageReader, symbol: str, read: bool) -> _Settings:
+        """Return the settings of the account and a symbol: read anew, or as they were read last."""
+        if read or symbol not in self._settings:
+            config, account = await self._read_all(
+                self._read("fapiPrivateGetSymbolConfig", {"symbol": symbol}), self._read("fapiPrivateGetAccountConfig")
+            )
+            try:
+                flags = Fields("accountConfig", account)
+                modes = flags.flag("dualSidePosition"), flags.flag("multiAssetsMargin")
+                self._settings[symbol] = _Settings(*reader.symbol_config(config), *modes)
+            except DataError as error:
+                raise VenueError(f"the settings of {symbol} could not be read: {error}") from None
+        return self._settings[symbol]
+
+    async def _fees_of(self, reader: MessageReader, symbol: str) -> tuple[int, int]:
+        """Return taker and maker fee; they are read once a day, since reading them is dear."""
+        now, known = self._exchange.clock(), self._fee_rates.get(symbol)
+        if known is None or now - known[0] >= FEES_MS:
+            rates = await self._read("fapiPrivateGetCommissionRate", {"symbol": symbol})
+            try:
+                self._fee_rates[symbol] = (now, *reader.fee_rates(rates))
+            except DataError as error:
+                raise VenueError(f"the fees of {symbol} could not be read: {error}") from None
+        _, taker, maker = self._fee_rates[symbol]
+        return taker, maker
 
     async def agg_trades(
         self, symbol: str, from_id: int | None = None, limit: int = PAGE, start: int | None = None

@@ -19,7 +19,10 @@ from voltrade.report.collector import Collector
 from voltrade.report.frames import Frames
 
 _UNSHOWN = frozenset(
-    {"Trades", "MarkPrice", "Timer", "AccountUpdate", "StreamStatus", "BarResumePoint", "LookupOrder", "TakeSnapshot"}
+    {
+        *("Trades", "MarkPrice", "Timer", "AccountUpdate", "AccountSummary", "StreamStatus", "BarResumePoint"),
+        *("LookupOrder", "TakeSnapshot"),
+    }
 )
 """Kinds of journal rows that are in no frame; they aren't decoded."""
 

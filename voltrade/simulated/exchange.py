@@ -20,6 +20,7 @@ from typing import Any
 from voltrade.account import fee
 from voltrade.errors import DataError
 from voltrade.model import (
+    AccountSummary,
     AlgoUpdate,
     Instrument,
     MarkPrice,
@@ -426,6 +427,20 @@ class SimulatedExchange:
     def liquidation_price(self, symbol: str) -> str:
         """Return the mark price at which a position is liquidated, or `"0"`."""
         return self._account.liquidation_price(symbol)
+
+    def summary(self, symbol: str) -> AccountSummary:
+        """Return what a regular comparison of the account needs."""
+        orders: list[OrderUpdate | AlgoUpdate] = [*self.open_orders(symbol), *self.open_algo_orders(symbol)]
+        return AccountSummary(
+            time=self.clock,
+            symbol=symbol,
+            wallet=self.balances().wallet,
+            position=self.position(symbol).quantity,
+            leverage=self.markets[symbol].leverage,
+            margin_type=self.markets[symbol].margin_type,
+            hedge_mode=self.hedge_mode,
+            orders=tuple(order.client_order_id for order in orders),
+        )
 
     def snapshot(self, symbol: str, since_trade_id: int = 0) -> Snapshot:
         """Return the account and one symbol, as the core needs them at start and after a lost user stream."""
