@@ -12,7 +12,7 @@ from voltrade import records
 from voltrade.account import position_after
 from voltrade.compiled import Record, compiled_part
 from voltrade.model import NEVER
-from voltrade.order_queries import has_room, is_algo, is_done, is_resting, next_lookup_at, stale_at
+from voltrade.order_queries import has_room, is_algo, is_done, is_resting, next_lookup_at, open_quantity, stale_at
 from voltrade.records import add_output, note_row
 
 # --- the state of an order --------------------------------------------------------------------------------------------
@@ -165,7 +165,8 @@ def _on_refused(account: Record, symbol: Record, row: int, time: int, reaction: 
     if reaction == states.RECONCILE:
         add_output(account, records.SNAPSHOT, symbol.index, row, states.REDUCE_ONLY_REFUSED, time)
     if order.code == states.TOO_LARGE:  # a first estimate of the limit, until the exchange's filters are read
-        symbol.largest_order = max(1, order.quantity // states.TOO_LARGE_DIVISOR)
+        least = (open_quantity(symbol) + states.MOST_PARTS - 1) // states.MOST_PARTS
+        symbol.largest_order = max(1, least, order.quantity // states.TOO_LARGE_DIVISOR)
         position.exit_retry_at = time + states.RETRY_AFTER_MS
     if order.purpose == states.ENTRY:
         _on_entry_refused(symbol, reaction)

@@ -186,8 +186,9 @@ MAX_ENTRY_FAILURES = 3
 """Trading halts after this many entries in a row that were refused for a lasting reason, or never placed."""
 NEVER_SENT, TOO_MANY_REQUESTS, TOO_LARGE = 0, -1003, -4005
 """Codes of refusals. The first two don't count as a try; the last means more than the exchange takes in one order."""
-TOO_LARGE_DIVISOR, MAX_PARTS_A_SECOND = 4, 6
-"""An exit that is too large is sent in this many parts, and at most this many parts a second."""
+TOO_LARGE_DIVISOR, MOST_PARTS, MAX_PARTS_A_SECOND = 4, 8, 6
+"""After a refusal as too large an exit is sent in parts of a quarter, but not in more than MOST_PARTS unless the
+exchange's filters say so; and at most MAX_PARTS_A_SECOND are sent."""
 ABSENCE_MARGIN_MS = 5_000
 """An answer that an order doesn't exist counts only this long after the request's recvWindow has ended."""
 ABSENCE_ANSWERS = 3

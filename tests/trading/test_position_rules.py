@@ -691,6 +691,25 @@ def test_an_exit_that_is_too_large_goes_in_parts_once_the_filters_are_read() -> 
     assert [part.order.quantity for part in parts] == [4, 4, 2]
 
 
+def test_an_exchange_that_refuses_every_size_as_too_large_is_not_asked_in_ever_smaller_parts() -> None:
+    harness = Harness().in_position()
+    sent = intents(harness.note(leave(harness.monitor, harness.time, "TIME")))
+    sizes = []
+    for _ in range(4):
+        sizes.append([part.order.quantity for part in sent])
+        for part in sent:
+            harness.reply(part.order.client_order_id, "submit", Outcome.REFUSED, -4005)
+        sent = []
+        while not sent:
+            harness.time = harness.monitor.next_due
+            sent = [
+                out
+                for out in intents(harness.note(harness.monitor.on_time(harness.time)))
+                if out.purpose is Purpose.EXIT
+            ]
+    assert sizes == [[10], [2] * 5, [2] * 5, [2] * 5]
+
+
 def test_lots_of_which_the_exchange_says_again_and_again_that_they_are_gone_are_booked_as_gone() -> None:
     harness = Harness().in_position()
     harness.note(leave(harness.monitor, harness.time, "TIME"))
