@@ -456,7 +456,8 @@ class TradingCore:
             row["paused"] = self._books.reason_number(reason)
             return []
         if command.action == "resume":
-            row["paused"] = NONE
+            if not self.end_reason:  # a session that ends enters nothing more
+                row["paused"] = NONE
             for symbol_state in self.symbol_states.values():
                 symbol_state.monitor.halt_reason = ""
         if breaker is None:

@@ -365,6 +365,27 @@ def a_position(core: TradingCore) -> str:
     return name
 
 
+@pytest.mark.parametrize("how", ["protect", "flatten", "duration"])
+def test_resume_lets_no_entry_into_a_session_that_ends(how: Any) -> None:
+    """It releases the breaker, and not the pause: `stop` means no new entries."""
+    core = a_core(duration_s=60.0)
+    a_position(core)
+    core.handle(Operator(5, "halt", "look"))
+    core.handle(Timer(60_010) if how == "duration" else Operator(6, how, "enough", final=True))
+    assert not core.finished
+    core.handle(Operator(60_020, "resume", "again"))
+    assert core.breaker is not None
+    assert (core.paused, core.breaker.mode) == ("DURATION_END" if how == "duration" else "enough", "ACTIVE")
+
+
+def test_resume_lets_entries_again_after_a_flatten_that_ends_nothing() -> None:
+    core = a_core()
+    a_position(core)
+    core.handle(Operator(5, "flatten", "enough"))
+    core.handle(Operator(6, "resume", "again"))
+    assert core.paused == ""
+
+
 @pytest.mark.parametrize("action", ["halt", "reduce", "flatten", "pause"])
 def test_commands_before_an_account_is_taken_over_are_kept_too(action: Any) -> None:
     """Fault case F5: what the last run left in hand is what `flatten` is for."""
