@@ -322,8 +322,19 @@ class TradingCore:
         if not self._books.account["is_open"] or update.reason == "ORDER" or not update.change:
             return []
         if update.reason == "FUNDING_FEE" and update.symbol in ("", *self.symbol_states):
-            return self._books.react(records.Event(records.FUNDED, amount=update.change))
+            return self._book_funding(update)
         return self._book_transfer(update.change, update.reason)
+
+    def _book_funding(self, update: AccountUpdate) -> list[Output]:
+        """Book funding to the symbol that the exchange names; where it names none, to the only one with a position.
+
+        With several positions it is booked to the account alone.
+        """
+        open_symbols = [each for each, state in self.symbol_states.items() if state.monitor.has_position]
+        symbol = update.symbol or (open_symbols[0] if len(open_symbols) == 1 else "")
+        index = self.symbol_states[symbol].index if symbol else 0
+        code = 0 if symbol else records.NO_SYMBOL
+        return self._books.react(records.Event(records.FUNDED, index, amount=update.change, code=code))
 
     def _book_transfer(self, amount: int, why: str) -> list[Output]:
         """Book money that is neither profit nor loss, and alert the operator."""

@@ -112,13 +112,12 @@ def value_account(account: Record, symbols: Rows, index: int) -> None:
 
 
 @compiled_part
-def on_funding(account: Record, symbols: Rows, amount: int) -> None:
-    """Book a funding payment, also in the open round trips."""
+def on_funding(account: Record, symbol: Record, amount: int, names_symbol: bool) -> None:
+    """Book a funding payment: in the account, and in the round trip of the symbol if it was named."""
     account.funding += amount
     account.wallet += amount
-    for index in range(len(symbols)):
-        if symbols[index].has_position:
-            symbols[index].position.funding += amount
+    if names_symbol and symbol.has_position:
+        symbol.position.funding += amount
 
 
 @compiled_part
@@ -400,7 +399,7 @@ def react(account: Record, symbols: Rows, event: Record) -> int:
         symbol.mark_e8 = event.amount
         value_account(account, symbols, event.symbol)
     elif kind == records.FUNDED:
-        on_funding(account, symbols, event.amount)
+        on_funding(account, symbol, event.amount, event.code != records.NO_SYMBOL)
     elif kind == records.TRANSFERRED:
         on_transfer(account, symbols, event.amount)
     elif kind == records.BARS_CLOSED:

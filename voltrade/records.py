@@ -188,6 +188,9 @@ ACCOUNT = record_dtype(
 NEXT_DUE, IS_FINISHED, ORDERS_DUE, HAS_UNKNOWN, WAKE_AT_BAR = range(5)
 """Questions of an ASKED event."""
 
+NO_SYMBOL = 1
+"""Code of a FUNDED event: which symbol has paid isn't known."""
+
 HAS_ORDER, HAS_ALGO = 1, 2
 """Bits of `Event.updates`: the reply carries the state of an ordinary order, of a conditional one, or both."""
 
@@ -215,7 +218,8 @@ class Event(NamedTuple):
     """The command that a reply is for: SUBMIT, CANCEL or LOOKUP."""
     outcome: int = 0
     code: int = 0
-    """Binance's code; also the question of ASKED, the fact of BREAKER_UPDATED, the purpose of ORPHAN_ADOPTED."""
+    """Binance's code; also the question of ASKED, the fact of BREAKER_UPDATED, the purpose of ORPHAN_ADOPTED, and
+    NO_SYMBOL of FUNDED."""
     updates: int = 0
     """Which updates a reply carries: HAS_ORDER, HAS_ALGO or both."""
     order_time: int = 0

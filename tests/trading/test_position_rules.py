@@ -435,6 +435,36 @@ def test_funding_is_booked_to_the_round_trip_and_to_the_account() -> None:
     assert (core.account.funding, core.account.wallet) == (-77, money(10_000) - 77)
 
 
+@pytest.mark.parametrize(
+    ("held", "named", "booked"),
+    [
+        (("BTCUSDT", "ETHUSDT"), "BTCUSDT", (-77, 0)),
+        (("BTCUSDT", "ETHUSDT"), "ETHUSDT", (0, -77)),
+        (("ETHUSDT",), "", (0, -77)),
+        (("BTCUSDT", "ETHUSDT"), "", (0, 0)),  # whose it is isn't known: the account's alone
+        (("ETHUSDT",), "BTCUSDT", (0, 0)),
+        ((), "", (0, 0)),
+    ],
+    ids=str,
+)
+def test_funding_is_booked_once_to_the_symbol_that_paid_it(
+    held: tuple[str, ...], named: str, booked: tuple[int, int]
+) -> None:
+    config = Config.from_parameters(symbol="BTCUSDT", **QUIET)
+    core = TradingCore(config, shipped_instrument("BTCUSDT"), "t", others=[shipped_instrument("ETHUSDT")])
+    core.handle(a_snapshot())
+    for number, symbol in enumerate(held, start=1):
+        [intent] = enter(core.symbol_states[symbol].monitor, 3, Side.BUY, 10)
+        assert isinstance(intent, OrderIntent)
+        name = intent.order.client_order_id
+        fill = OrderUpdate(4, symbol, name, number, Side.BUY, OrderType.MARKET, "FILLED", "TRADE", 10, 10)
+        core.handle(replace(fill, trade_id=number, last_quantity=10, last_price=1_000))
+    core.handle(AccountUpdate(5, "FUNDING_FEE", money(10_000) - 77, -77, named))
+    assert tuple(int(row["position"]["funding"]) for row in core._books.symbols) == booked
+    assert core.account is not None
+    assert (core.account.funding, core.account.wallet) == (-77, money(10_000) - 77)
+
+
 def test_a_transfer_moves_the_peak_and_the_days_baseline() -> None:
     core = a_core()
     a_position(core)
