@@ -43,6 +43,7 @@ class AccountCheck:
         agreed_position: signed lots of the position after that trade.
         has_agreed: whether a snapshot ever agreed; one of a flat account without trades leaves `agreed_trade_id` at 0.
         listed_trade_id: the highest trade id that any snapshot has listed.
+        mismatches: for how many snapshots in a row the position has differed from our fills, whatever else differed.
     """
 
     def __init__(self, register: OrderRegister) -> None:
@@ -51,6 +52,7 @@ class AccountCheck:
         self.agreed_position = 0
         self.has_agreed = False
         self.listed_trade_id = 0
+        self.mismatches = 0
         self._smaller = 0, 0
         """The last snapshot's position where it was smaller than ours, and for how many snapshots in a row."""
 
@@ -172,17 +174,17 @@ class AccountCheck:
         """Note the highest trade id that a snapshot has listed."""
         self.listed_trade_id = max(self.listed_trade_id, _last_trade(snapshot))
 
-    def has_lost_lots(self, ours: int, theirs: int) -> bool:
+    def note_positions(self, ours: int, theirs: int) -> None:
+        """Note the positions after a snapshot, each one's: signed lots by our fills, and by the snapshot."""
+        self.mismatches = self.mismatches + 1 if ours != theirs else 0
+        is_less = ours != 0 and theirs * (1 if ours > 0 else -1) < abs(ours)
+        before, times = self._smaller
+        self._smaller = (theirs, times + 1 if before == theirs else 1) if is_less else (0, 0)
+
+    def has_lost_lots(self) -> bool:
         """Return whether lots of ours no longer exist: several snapshots in a row agree on it, and so does a refusal.
 
         A snapshot may be out of date for long; but a reduce-only order is refused only where there is nothing to
         reduce.
-
-        Args:
-            ours: signed lots by our fills.
-            theirs: signed lots by the snapshot.
         """
-        is_less = ours != 0 and theirs * (1 if ours > 0 else -1) < abs(ours)
-        before, times = self._smaller
-        self._smaller = (theirs, times + 1 if before == theirs else 1) if is_less else (0, 0)
         return self._smaller[1] >= ADJUSTED_AFTER and bool(self._register.symbol_row["nothing_to_reduce"])

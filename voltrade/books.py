@@ -10,7 +10,7 @@ import numpy as np
 from numba import types
 
 from voltrade import core_rules, order_queries
-from voltrade.compiled import BARE, Rows, compile_for, rows_of
+from voltrade.compiled import BARE, Record, Rows, compile_for, rows_of
 from voltrade.model import Output
 from voltrade.order_states import REASONS
 from voltrade.records import ACCOUNT, ASKED, EVENT, HALTED_BEFORE, NOTES, SYMBOL, Event, bare, new_account
@@ -78,6 +78,10 @@ class Books:
     def rows(self, name: str, symbol: int) -> Any:
         """Return a field of a symbol that is a record or rows of one, to be read and changed in place."""
         return bare(self._symbols[name])[symbol]
+
+    def record(self, symbol: int) -> Record:
+        """Return a symbol's row, to be read and changed by the plain Python of a rule."""
+        return self._symbols[symbol]
 
     @property
     def breaker_rows(self) -> tuple[Rows, Rows, Rows]:

@@ -52,7 +52,7 @@ from voltrade.model import (
     money_text,
 )
 from voltrade.oms import OrderMonitor
-from voltrade.order_states import NONE
+from voltrade.order_states import ACCOUNT_MISMATCH, NONE, WALLET_DIFFERS
 from voltrade.risk import CircuitBreaker
 from voltrade.saved_account import account_state, restore_account
 from voltrade.signal_engine import SignalEngine, refuse_other_overrides
@@ -351,9 +351,11 @@ class TradingCore:
         is_asking = any(isinstance(output, LookupOrder) for output in outputs)
         if not is_asking and symbol_state.monitor.reconciled:
             outputs += self._explain_wallet(symbol_state, snapshot.wallet - wallet)
-        if problems or (differs and is_asking and symbol_state.monitor.reconciled):
-            symbol_state.monitor.on_disagreement(self.time, symbol_state.problem_count)
-        symbol_state.problem_count = symbol_state.problem_count + 1 if problems else 0
+        must_wait = bool(problems) or (differs and is_asking and symbol_state.monitor.reconciled)
+        if must_wait:
+            reason = ACCOUNT_MISMATCH if problems else WALLET_DIFFERS
+            symbol_state.monitor.on_disagreement(self.time, symbol_state.problem_count, reason)
+        symbol_state.problem_count = symbol_state.problem_count + 1 if must_wait else 0
         if problems != symbol_state.problems:
             outputs += [Alert(self.time, "ACCOUNT_MISMATCH", problem) for problem in problems]
             symbol_state.problems = problems
@@ -377,7 +379,7 @@ class TradingCore:
         self._difference_count = self._difference_count + 1 if difference else 0
         if not difference or difference != earlier:
             if difference and self._difference_count <= MAX_WALLET_READS:
-                symbol_state.monitor.read_account_soon(self.time)
+                symbol_state.monitor.read_account_soon(self.time, WALLET_DIFFERS)
             return []
         self._wallet_difference = self._difference_count = 0
         return self._book_transfer(difference, "the exchange's wallet differs from our books, which are set to it")

@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from voltrade import order_rules, records, row_facts
 from voltrade import order_states as states
-from voltrade import records, row_facts
+from voltrade.account import position_after
 from voltrade.account_check import AccountCheck, foreign_kind
 from voltrade.books import Books
+from voltrade.compiled import plain
 from voltrade.config import ExecutionSettings, ExitSettings
 from voltrade.errors import DataError
 from voltrade.model import (
@@ -48,7 +50,7 @@ from voltrade.saved_orders import open_position_state, restore_open_position
 
 __all__ = ["AlgoState", "OpenPosition", "Order", "OrderMonitor", "OrderState"]
 
-VERSION = 4
+VERSION = 5
 """Version of the saved state."""
 
 REALISED_TOLERANCE = 100
@@ -103,6 +105,8 @@ class OrderMonitor:
         self._execution = execution
         self._absences: dict[int, int] = {}
         """How often the exchange has answered that an order doesn't exist, by number."""
+        self._disagreement_count = 0
+        """Snapshots in a row that did not agree with our books."""
         self._unconfirmed_count = 0
         """Snapshots in a row that did not confirm the orders that stay when the session ends."""
         self._incomplete_count = 0
@@ -220,7 +224,7 @@ class OrderMonitor:
         """Apply an update of an order that we know; the outputs `before` come after the alerts about its fill."""
         row = self._register.row_of(number)
         if row is None:
-            return before or []
+            return [self._no_row_alert(number, update.time), *(before or [])]
         self._register.by_exchange_id[update.order_id] = number
         if is_new:
             self._note_fill(number, update)
@@ -248,7 +252,7 @@ class OrderMonitor:
         is_late = not has_position or trip != self._position_row["id"]
         if is_late:  # it counts for the open position, or for a new round trip
             self.reconciled = False
-            self._row["snapshot_at"] = min(int(self._row["snapshot_at"]), self._advance_time(update.time))
+            self._read_account_by(self._advance_time(update.time), states.LATE_FILL)
             name = self._register.names[number]
             self._late_fill_text = (
                 f"{name} filled after round trip {trip} had ended" + " and the next had begun" * has_position
@@ -277,15 +281,17 @@ class OrderMonitor:
 
     def _apply_algo_update(self, update: AlgoUpdate, orders_only: bool) -> list[Output]:
         number = self._register.find_algo(update)
-        row = None if number is None else self._register.row_of(number)
-        if number is None or row is None:
-            self._recheck_account(self._advance_time(update.time))
+        if number is None:
+            self._recheck_account(self._advance_time(update.time), states.FOREIGN_ORDER)
             alert = Alert(update.time, "FOREIGN_ORDER", f"conditional order {update.client_order_id} isn't ours")
             if orders_only:
                 return [alert]
             lots_before = self._register.lots
             synced = self._react(records.SYNC_WANTED)  # the time has moved
             return [alert, *synced, *self._react(records.ORDERS_CHANGED, amount=lots_before)]
+        row = self._register.row_of(number)
+        if row is None:
+            return [self._no_row_alert(number, update.time)]
         if update.order_id:
             self._register.by_exchange_id[update.order_id] = number
         if update.status == "REJECTED":
@@ -299,12 +305,18 @@ class OrderMonitor:
             orders_only=orders_only,
         )
 
+    def _no_row_alert(self, number: int, time: int) -> Alert:
+        """Return an alert that an update can't be applied because no row is free; a snapshot brings its news again."""
+        self._recheck_account(self._advance_time(time), states.TOO_MANY_ORDERS)
+        name = self._register.names[number]
+        return Alert(time, "TOO_MANY_ORDERS", f"{name}: too many orders are open to apply its update")
+
     def on_reply(self, reply: Reply) -> list[Output]:
         """Apply the answer to a command."""
         number = self._register.numbers[reply.client_order_id]
         row = self._register.row_of(number)
         if row is None:
-            return []
+            return [self._no_row_alert(number, reply.time)]
         self._last_answered, order, algo = number, reply.order, reply.algo_order
         update = order or algo
         if update is not None and update.order_id:
@@ -394,9 +406,7 @@ class OrderMonitor:
             self._unlisted |= {order.row.number for order in unlisted if snapshot.time >= self._absent_from(order)}
             outputs += self._cancel_orphans(snapshot)
         if self._register.awaits_fills():
-            self._row["snapshot_at"] = min(
-                int(self._row["snapshot_at"]), snapshot.time + _pause(self._incomplete_count)
-            )
+            self._read_account_by(snapshot.time + _pause(self._incomplete_count), states.FILL_MISSING)
             self._incomplete_count += 1
         else:
             self._incomplete_count = 0
@@ -422,21 +432,24 @@ class OrderMonitor:
         ours, theirs = self.position, snapshot.position.quantity
         self.reconciled = ours == theirs and not self._check.foreign_ids(snapshot)
         if self.reconciled:
-            self._row["disagreements"] = 0
+            self._disagreement_count = 0
             self._check.note_agreement(snapshot)
             if self._check.accounts_for_all(snapshot):
                 self._row["agreed_at"], self._unconfirmed_count = snapshot.time, 0
             elif self._books.account["keep_position"]:  # the session ends when the orders that stay are confirmed
-                self._row["snapshot_at"] = snapshot.time + _pause(self._unconfirmed_count)
+                self._read_account_by(snapshot.time + _pause(self._unconfirmed_count), states.NOT_LISTED)
                 self._unconfirmed_count += 1
         self._check.note_listed(snapshot)
+        self._check.note_positions(ours, theirs)
         if self.reconciled:
             return []
-        # One snapshot may be taken between two fills, so only the second alerts the operator.
-        self.on_disagreement(snapshot.time)
-        if self._check.has_lost_lots(ours, theirs):
+        self._row["snapshot_at"] = NEVER  # a pause that grows replaces what single orders have asked for
+        self.on_disagreement(snapshot.time, self._disagreement_count, states.NOT_AGREED)
+        self._disagreement_count += 1
+        if self._check.has_lost_lots():
             return self._book_lost_lots(snapshot, abs(ours) - max(theirs * (1 if ours > 0 else -1), 0))
-        if ours != theirs and self._row["disagreements"] == 2:
+        # One snapshot may be taken between two fills, so only the second alerts the operator.
+        if self._check.mismatches == 2:
             text = f"the exchange has {theirs} lots, our fills make {ours}"
             return [Alert(snapshot.time, "POSITION_MISMATCH", text)]
         return []
@@ -444,16 +457,21 @@ class OrderMonitor:
     def _book_lost_lots(self, snapshot: Snapshot, lots: int) -> list[Output]:
         """Adjust our books where the exchange has repeatedly shown fewer lots than ours, and no trade explains it.
 
-        The lots are booked as an exit at the last price; the wallet is corrected by the exchange's balance.
+        The lots are booked as an exit at the last price, with the profit that our books have of it, since there is no
+        trade of which the exchange could name one; the wallet is corrected by the exchange's balance.
         """
         if not self._check.accounts_for_all(snapshot, but=Purpose.EXIT):  # exits are refused repeatedly
             return []
         side, now = Side(-int(self._position_row["side"])), self._advance_time(snapshot.time)
+        row, price = self._row, int(self._row["last_price"])
+        books = int(row["quantity"]), int(row["cost"])
+        *_, realised = plain(position_after)(*books, side, price, lots, int(row["money_per_ticklot"]))
         gone = OrderUpdate(
             *(now, snapshot.symbol, f"adjusted-{now}", -now, side, OrderType.MARKET, "FILLED", "TRADE", lots, lots),
             trade_id=-now,
             last_quantity=lots,
-            last_price=int(self._row["last_price"]),
+            last_price=price,
+            realised=realised,
         )
         number = self._adopt_exit(gone)
         if number is None:
@@ -463,17 +481,16 @@ class OrderMonitor:
         )
         return [alert, *self._apply_order_update(number, gone, True, orders_only=True)]
 
-    def on_disagreement(self, time: int, before: int = 0) -> None:
+    def on_disagreement(self, time: int, before: int, reason: int) -> None:
         """Note that the account isn't as it must be: no entry until it is; it is read again after a growing pause.
 
         Args:
             time: now, ms.
-            before: snapshots in a row before this one that agreed with our books, but not with the settings.
+            before: snapshots in a row before this one that weren't as they must be for the same reason.
+            reason: why it is read again.
         """
-        disagreements = int(self._row["disagreements"])
         self.reconciled = False
-        self._row["snapshot_at"] = time + _pause(max(disagreements, before))
-        self._row["disagreements"] = disagreements + 1
+        self._read_account_by(time + _pause(before), reason)
 
     def on_time(self, time: int) -> list[Output]:
         """Do what is due: look up orders, send refused ones again, close a position that is old or unprotected."""
@@ -504,21 +521,24 @@ class OrderMonitor:
 
     def _foreign(self, update: OrderUpdate) -> list[Output]:
         """Alert about an order that isn't ours: placed by hand, by another program, or a liquidation. Stop entries."""
-        self._recheck_account(self._advance_time(update.time))
+        self._recheck_account(self._advance_time(update.time), states.FOREIGN_ORDER)
         if self._register.is_new_fill(update):
             self._row["halt_wanted"] = records.HALTED_BY_FOREIGN_ORDER
             self._foreign_fill_text = f"order {update.client_order_id} changed the position, and isn't ours"
         code = "FOREIGN_ORDER" if foreign_kind(update) == "CLOSED_ELSEWHERE" else "FORCED_ORDER"
         return [Alert(update.time, code, f"order {update.client_order_id} ({update.status}) isn't ours")]
 
-    def _recheck_account(self, now: int) -> None:
+    def _recheck_account(self, now: int, reason: int) -> None:
         """Stop entries until the account has been read, which is soon."""
         self.reconciled = False
-        self.read_account_soon(now)
+        self.read_account_soon(now, reason)
 
-    def read_account_soon(self, now: int) -> None:
+    def read_account_soon(self, now: int, reason: int) -> None:
         """Request a snapshot within RETRY_AFTER_MS."""
-        self._row["snapshot_at"] = min(int(self._row["snapshot_at"]), now + states.RETRY_AFTER_MS)
+        self._read_account_by(now + states.RETRY_AFTER_MS, reason)
+
+    def _read_account_by(self, at: int, reason: int) -> None:
+        plain(order_rules.read_account_by)(self._books.record(self._index), at, reason)
 
     def _adopt_exit(self, update: OrderUpdate) -> int | None:
         """Count a foreign order that closes the open position as an exit; return its number. Trading halts."""
@@ -528,7 +548,7 @@ class OrderMonitor:
         row = self._books.answer(event._replace(reason=self._books.reason_number(reason)))
         if row < 0:
             return None
-        number = self._register.add(row, name)
+        number = self._register.add(row, name, update.order_id)
         self._register.by_exchange_id[update.order_id] = number
         self.halt_reason = f"{name} closed the position: {reason}"
         return number

@@ -200,8 +200,7 @@ class OrderRegister:
     def find_algo(self, update: AlgoUpdate) -> int | None:
         """Return the number of our conditional order that an update is about."""
         number = self.numbers.get(update.client_order_id)
-        is_ours = number is not None and self.row_of(number) is not None and self.order(number).algo
-        return number if is_ours else None
+        return number if number is not None and self.order(number).algo else None
 
     def is_new_fill(self, update: OrderUpdate) -> bool:
         """Whether an update carries a fill that is not counted yet."""
@@ -215,9 +214,13 @@ class OrderRegister:
 
     # --- rows ------------------------------------------------------------------------------------------------------
 
-    def add(self, row: int, name: str) -> int:
-        """Give the order in a row its client order id; return its number."""
+    def add(self, row: int, name: str, order_id: int = 0) -> int:
+        """Give the order in a row its client order id; return its number.
+
+        The name of another order gets the exchange's id of this one behind it, by which alone both can be told apart.
+        """
         number = int(self.order_rows[row]["number"])
+        name = f"{name}#{order_id}" if name in self.numbers else name
         self.names[number], self.numbers[name], self.rows[number] = name, number, row
         return number
 

@@ -41,7 +41,21 @@ def apply_status(symbol: Record, order: Record, status: int, time: int) -> None:
     if is_algo(order) and order.state == states.NEW:
         order.lookup_at = NEVER
     else:
-        order.lookup_at = next_lookup_at(symbol, order, time)
+        await_update(symbol, order, time)
+
+
+@compiled_part
+def await_update(symbol: Record, order: Record, time: int) -> None:
+    """Have an order looked up if no update comes, or because it is stale by then."""
+    order.lookup_at = next_lookup_at(symbol, order, time)
+    order.lookup_reason = states.STALE if order.lookup_at >= stale_at(symbol, order) else states.NO_UPDATE
+
+
+@compiled_part
+def read_account_by(symbol: Record, at: int, reason: int) -> None:
+    """Have the account read at a time, in ms, unless it is read before."""
+    if at < symbol.snapshot_at:
+        symbol.snapshot_at, symbol.snapshot_reason = at, reason
 
 
 # --- commands and alerts ----------------------------------------------------------------------------------------------
@@ -55,7 +69,7 @@ def new_order(symbol: Record, time: int, purpose: int, side: int, quantity: int,
     order = symbol.orders[row]
     order.number, order.round_trip, order.purpose = symbol.order_numbers, symbol.position.id, purpose
     order.side, order.quantity, order.time, order.reason = side, quantity, time, reason
-    order.lookup_at = next_lookup_at(symbol, order, time)
+    await_update(symbol, order, time)
     symbol.order_numbers += 1
     symbol.order_count = row + 1
     return int(row)
@@ -70,7 +84,7 @@ def submit(account: Record, symbol: Record, row: int) -> None:
 @compiled_part
 def lookup(account: Record, symbol: Record, row: int, time: int, reason: int) -> None:
     """Request the state of an order."""
-    symbol.orders[row].lookup_at = next_lookup_at(symbol, symbol.orders[row], time)
+    await_update(symbol, symbol.orders[row], time)
     add_output(account, records.LOOKUP, symbol.index, row, reason, time)
 
 
@@ -80,7 +94,7 @@ def cancel(account: Record, symbol: Record, row: int, time: int, reason: int) ->
     order = symbol.orders[row]
     if not is_resting(order) or not move_to(order, states.PENDING_CANCEL):
         return
-    order.lookup_at = time + symbol.settings.stale_ms
+    order.lookup_at, order.lookup_reason = time + symbol.settings.stale_ms, states.STALE
     if order.cancel_reason == states.NONE:
         order.cancel_reason = reason
     add_output(account, records.CANCEL, symbol.index, row, reason, time)
@@ -140,7 +154,7 @@ def on_submitted(account: Record, symbol: Record, row: int, time: int, outcome: 
         if not is_done(order):
             lookup(account, symbol, row, time, states.OUTCOME_UNKNOWN)
             if order.purpose == states.ENTRY:  # look-ups alone don't prove that an entry is absent
-                symbol.snapshot_at = min(symbol.snapshot_at, time + states.RETRY_AFTER_MS)
+                read_account_by(symbol, time + states.RETRY_AFTER_MS, states.OUTCOME_UNKNOWN)
     elif move_to(order, states.REJECTED):
         _on_refused(account, symbol, row, time, reaction_to(code))
 
@@ -268,12 +282,14 @@ def on_looked_up(account: Record, symbol: Record, row: int, time: int, outcome: 
     if is_done(order):
         return
     if outcome != states.ACCEPTED:
+        reason = states.LOOKUP_UNKNOWN if outcome == states.UNANSWERED else states.LOOKUP_REFUSED
         order.lookup_at = time + max(states.RETRY_AFTER_MS, (time - order.time) // states.LOOKUP_AGE_DIVISOR)
+        order.lookup_reason = reason
         if outcome == states.ABSENT:
             _on_absent(account, symbol, row, time)
         elif time >= symbol.account_read_at + max(states.READ_ACCOUNT_EVERY_MS, (time - order.time) // 2):
             symbol.account_read_at = time
-            symbol.snapshot_at = min(symbol.snapshot_at, time)
+            read_account_by(symbol, time, reason)
         return
     is_open = status in (states.NEW, states.PARTIALLY_FILLED)
     if order.state in (states.PENDING_CANCEL, states.UNKNOWN) and is_open:

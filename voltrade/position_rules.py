@@ -31,6 +31,7 @@ from voltrade.order_rules import (
     cancel,
     new_order,
     protect_doublings,
+    read_account_by,
     start_closing,
     submit,
 )
@@ -54,7 +55,7 @@ def apply_order_update(
         is_filled = order.filled >= order.quantity and not states.IS_DONE[order.state]
         apply_status(symbol, order, states.FILLED if is_filled else status, time)
     if awaits_fills(order) and symbol.snapshot_at == NEVER:
-        symbol.snapshot_at = time + states.RETRY_AFTER_MS
+        read_account_by(symbol, time + states.RETRY_AFTER_MS, states.FILL_MISSING)
     _cancel_leftover(account, symbol, row, time)
     sync_orders(account, symbol, time)
 
@@ -99,7 +100,7 @@ def sync_orders(account: Record, symbol: Record, time: int) -> None:
     _note_cover(symbol, time, lots)
     if lots > 0:
         _sync_stop(account, symbol, time, lots)
-    if is_closing(position) or (position.trigger_finished and lots > 0):
+    if is_closing(position) or (has_finished_trigger(position) and lots > 0):
         _sync_exit(account, symbol, time, lots)
     elif lots > 0:
         _sync_take_profit(account, symbol, time, lots)
@@ -112,12 +113,20 @@ def is_closing(position: Record) -> bool:
 
 
 @compiled_part
+def has_finished_trigger(position: Record) -> bool:
+    """Return whether a stop or take-profit has triggered and ended; the lots that are left then need an exit."""
+    return bool(position.rest_reason != states.NONE)
+
+
+@compiled_part
 def _note_finished_trigger(symbol: Record) -> None:
-    """Note whether a stop or take-profit has triggered and ended; the lots that are left then need an exit."""
+    """Note the first stop or take-profit that has triggered and ended, as the reason to close the lots that are
+    left."""
     for row in range(symbol.order_count):
         order = symbol.orders[row]
-        if is_algo(order) and order.order_id != 0 and is_done(order) and order.round_trip == symbol.position.id:
-            symbol.position.trigger_finished = True
+        is_finished = is_algo(order) and order.order_id != 0 and is_done(order)
+        if is_finished and order.round_trip == symbol.position.id and not has_finished_trigger(symbol.position):
+            symbol.position.rest_reason = states.STOP_REST if order.purpose == states.STOP else states.TAKE_PROFIT_REST
 
 
 @compiled_part
@@ -152,7 +161,7 @@ def _sync_stop(account: Record, symbol: Record, time: int, lots: int) -> None:
         if time < resend_stop_at(symbol):
             return
     is_needed = not is_closing(position) or _exits_fail(symbol, time)
-    if time < position.stop_retry_at or position.trigger_finished or not is_needed:
+    if time < position.stop_retry_at or has_finished_trigger(position) or not is_needed:
         return
     if row >= 0 and symbol.orders[row].state == states.CANCELED and symbol.orders[row].cancel_reason == states.NONE:
         alert(account, symbol, records.STOP_IS_REPLACED, symbol.orders[row].number, time)
@@ -210,7 +219,7 @@ def _resize_stop(account: Record, symbol: Record, time: int, lots: int) -> None:
     if has_room(symbol, records.SPARE):
         _send_stop(account, symbol, time, lots, states.RESIZE)
     elif not is_closing(symbol.position):
-        symbol.position.closing_reason = states.TOO_MANY_ORDERS
+        start_closing(symbol.position, states.TOO_MANY_ORDERS)
         alert(account, symbol, records.ROWS_ARE_FULL, -1, time)
 
 
@@ -315,7 +324,7 @@ def _sync_exit(account: Record, symbol: Record, time: int, exposure: int) -> Non
         if not has_room(symbol, spare):
             return
         part = lots if symbol.largest_order == 0 else min(lots, symbol.largest_order)
-        reason = position.closing_reason if is_closing(position) else states.STOP_REST
+        reason = position.closing_reason if is_closing(position) else position.rest_reason
         row = new_order(symbol, time, states.EXIT, side, part, reason)
         position.exits += 1
         symbol.orders[row].count = position.exits

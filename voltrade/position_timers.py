@@ -9,9 +9,10 @@ from voltrade import order_states as states
 from voltrade import records
 from voltrade.compiled import Record, compiled_part
 from voltrade.model import NEVER
-from voltrade.order_queries import awaits_fills, exposed, is_done, is_of
-from voltrade.order_rules import alert, lookup
+from voltrade.order_queries import awaits_fills, exposed, is_done
+from voltrade.order_rules import alert, lookup, start_closing
 from voltrade.position_rules import (
+    has_finished_trigger,
     is_closing,
     next_exit_at,
     resend_stop_at,
@@ -26,22 +27,20 @@ from voltrade.records import add_output
 @compiled_part
 def on_time(account: Record, symbol: Record, time: int) -> None:
     """Do what is due: look up orders, read the account, close a position that is old or unprotected, sync orders."""
-    if symbol.has_position:
-        for purpose in range(states.PURPOSE_COUNT):
-            for row in range(symbol.order_count):
-                order = symbol.orders[row]
-                if is_of(symbol, order, purpose) and not is_done(order) and order.lookup_at <= time:
-                    lookup(account, symbol, row, time, states.STALE)
+    for purpose in range(states.PURPOSE_COUNT):
+        for row in range(symbol.order_count):
+            order = symbol.orders[row]
+            if order.purpose == purpose and not is_done(order) and order.lookup_at <= time:
+                lookup(account, symbol, row, time, order.lookup_reason)
     if symbol.snapshot_at <= time:
         symbol.snapshot_at = NEVER
-        reason = states.NOT_AGREED if symbol.disagreements else states.FILL_MISSING
-        add_output(account, records.SNAPSHOT, symbol.index, -1, reason, time)
+        add_output(account, records.SNAPSHOT, symbol.index, -1, symbol.snapshot_reason, time)
     position = symbol.position
     if exposed(symbol, time) != 0 and not is_closing(position):
         if time >= _max_holding_at(symbol):
-            position.closing_reason = states.BY_TIME
+            start_closing(position, states.BY_TIME)
         if time - position.unprotected_since >= states.PROTECT_WITHIN_MS:
-            position.closing_reason = states.STOP_MISSING
+            start_closing(position, states.STOP_MISSING)
             alert(account, symbol, records.STOP_IS_MISSING, -1, time)
     sync_orders(account, symbol, time)
 
@@ -50,8 +49,6 @@ def on_time(account: Record, symbol: Record, time: int) -> None:
 def orders_due(symbol: Record) -> int:
     """Return when `on_time` has something to do, in ms, or NEVER."""
     due: int = symbol.snapshot_at
-    if not symbol.has_position:
-        return due
     now = symbol.time
     for row in range(symbol.order_count):
         order = symbol.orders[row]
@@ -69,7 +66,7 @@ def _position_due(symbol: Record, now: int) -> int:
     """Return when a position needs its next order or must be closed, in ms."""
     position, due = symbol.position, _if_later(resize_at(symbol, now), now)
     due = min(due, _if_later(position.stop_retry_at, now), _if_later(resend_stop_at(symbol), now))
-    if is_closing(position) or position.trigger_finished:
+    if is_closing(position) or has_finished_trigger(position):
         due = min(due, _if_later(position.exit_retry_at, now))
         due = min(due, _if_later(next_exit_at(symbol, now), now))
     else:

@@ -47,12 +47,13 @@ ORDER = record_dtype(
         *wholes("state", "order_id", "filled", "reported", "updated_at", "code"),
         *flags("child_done", "is_foreign", "is_removable"),
         # what we do next
-        *wholes("lookup_at", "cancel_reason"),
+        *wholes("lookup_at", "lookup_reason", "cancel_reason"),
     ]
 )
 """An order. `number` is unique within the symbol, `count` within the round trip and purpose. `order_id` of a
 conditional order is that of the order that it became, and `child_done` says that this order has ended. `filled`: lots
-of counted fills; `reported`: lots that the exchange says are filled. `lookup_at`: when to ask for its state."""
+of counted fills; `reported`: lots that the exchange says are filled. `lookup_at` and `lookup_reason`: when to ask for
+its state, and why."""
 
 POSITION = record_dtype(
     [
@@ -64,12 +65,13 @@ POSITION = record_dtype(
         *wholes("take_profit_retry_at", "take_profit_tries", "unprotected_since"),
         # how many orders were sent for it, and the trigger prices of the newest
         *wholes("stops", "take_profits", "exits", "stop_price", "take_profit_price"),
-        *flags("trigger_finished", "is_closed"),
+        *wholes("rest_reason"),
+        *flags("is_closed"),
     ]
 )
 """A round trip in progress. `closing_reason` is NONE while the position is to stay open. `unprotected_since`: since
-when orders at the exchange don't cover all of it, NEVER where they do. `trigger_finished`: a stop or take-profit has
-triggered and ended, even if lots are left."""
+when orders at the exchange don't cover all of it, NEVER where they do. `rest_reason`: NONE until a stop or take-profit
+has triggered and ended; then why the lots that it has left, if any, are closed."""
 
 CLOSED_TRIP = record_dtype(wholes("time", "net"))
 """A closed round trip that has not been reported to the circuit breaker and the cooldown yet."""
@@ -90,8 +92,8 @@ SYMBOL = record_dtype(
         # the books: signed lots and their cost, and the newest prices; 0 before the first
         *wholes("quantity", "cost", "mark_e8", "last_price", "price_time", "realised_last"),
         # orders: the newest time that was reported, numbers given, fills counted
-        *wholes("time", "snapshot_at", "disagreements", "unexplained_lots", "ignored", "round_trips", "order_numbers"),
-        *wholes("counted", "agreed_at"),
+        *wholes("time", "snapshot_at", "snapshot_reason", "unexplained_lots", "ignored", "round_trips"),
+        *wholes("order_numbers", "counted", "agreed_at"),
         *flags("has_position", "reconciled", "nothing_to_reduce"),
         *wholes("halt_wanted", "halt_applied", "entry_failures", "largest_order", "account_read_at"),
         *wholes("order_count", "removable_count"),
@@ -109,14 +111,14 @@ SYMBOL = record_dtype(
 )
 """All that the compiled rules keep of a symbol.
 
-`snapshot_at`: when to read the account, NEVER where nothing asks for it. `disagreements`: snapshots in a row that did
-not agree with our books. `unexplained_lots`: signed lots of the last snapshot's position if its trades don't explain
-it, else 0. `agreed_at`: when a snapshot last agreed and listed every order. `account_read_at`: when the account was
-last read because an order could not be looked up. `nothing_to_reduce`: the exchange has refused an exit since the last
-fill because there was nothing to close. `largest_order`: the largest exit that the exchange takes, 0 while it has
-refused none. `halt_wanted`: why trading must halt until an operator resumes it; `halt_applied`: the same, once the
-breaker has halted. `removable_count`: orders whose rows can be freed. `earlier`: the position of a finished order that
-the exchange reports on late.
+`snapshot_at` and `snapshot_reason`: when to read the account, NEVER where nothing asks for it, and why.
+`unexplained_lots`: signed lots of the last snapshot's position if its trades don't explain it, else 0. `agreed_at`:
+when a snapshot last agreed and listed every order. `account_read_at`: when the account was last read because an order
+could not be looked up. `nothing_to_reduce`: the exchange has refused an exit since the last fill because there was
+nothing to close. `largest_order`: the largest exit that the exchange takes, 0 while it has refused none. `halt_wanted`:
+why trading must halt until an operator resumes it; `halt_applied`: the same, once the breaker has halted.
+`removable_count`: orders whose rows can be freed. `earlier`: the position of a finished order that the exchange reports
+on late.
 """
 
 HALTED_BY_REFUSAL, HALTED_BY_LATE_FILL, HALTED_BEFORE, HALTED_BY_FAILURES, HALTED_BY_FOREIGN_ORDER = range(1, 6)
@@ -276,7 +278,9 @@ def new_symbol(
     symbol["snapshot_at"], symbol["last_exit_time"] = NEVER, risk.NO_EXIT
     no_position, order = symbol["no_position"], symbol["no_order"]
     no_position["unprotected_since"] = no_position["take_profit_retry_at"] = NEVER
-    no_position["closing_reason"] = no_position["exit_reason"] = order["cancel_reason"] = NONE
+    for name in ("closing_reason", "rest_reason", "exit_reason"):
+        no_position[name] = NONE
+    order["lookup_reason"] = order["cancel_reason"] = symbol["snapshot_reason"] = NONE
     order["bar"] = -1
     symbol["position"] = symbol["earlier"] = no_position
     symbol["facts"] = risk.new_facts()

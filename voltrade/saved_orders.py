@@ -8,11 +8,11 @@ from typing import Any
 from voltrade.books import Books
 from voltrade.model import Purpose
 from voltrade.order_register import Order, OrderRegister
-from voltrade.order_states import PURPOSES, STATES
+from voltrade.order_states import PURPOSES, RESTART, STATES
 from voltrade.records import OrderRow, PositionRow
 from voltrade.risk import whole
 
-_REASONS = frozenset({"reason", "cancel_reason", "exit_reason", "closing_reason"})
+_REASONS = frozenset({"reason", "lookup_reason", "cancel_reason", "exit_reason", "closing_reason", "rest_reason"})
 _OF_THIS_RUN = frozenset({"number", "is_removable"})
 
 
@@ -55,7 +55,7 @@ def restore_open_position(register: OrderRegister, books: Books, index: int, sav
         register.texts[number] = str(each["text"])
         if order.order_id:
             register.by_exchange_id[order.order_id] = number
-        register.archive(order._replace(lookup_at=at))
+        register.archive(order._replace(lookup_at=at, lookup_reason=RESTART))
         if not Order("", order).done or number in register.awaiting:
             register.row_of(number)
 

@@ -23,7 +23,7 @@ class SymbolState:
         expected_range: how many bars are expected in 24 hours; None where no range is set.
         is_bar_rate_alerted: whether the bars were outside that range when last checked.
         problems: settings of the account that forbid trading the symbol, as they were last alerted.
-        problem_count: snapshots in a row that had problems.
+        problem_count: snapshots in a row that had problems, or a wallet that could not be explained yet.
     """
 
     def __init__(

@@ -433,7 +433,7 @@ def test_a_wallet_that_differs_is_told_of_once_nothing_is_looked_up() -> None:
     assert not [o for o in outputs if isinstance(o, Alert)]
     assert not symbol_state.monitor.reconciled  # no entry until the account was asked again
     _, outputs = core.handle(Timer(core.next_due))
-    assert [o.reason for o in outputs if isinstance(o, TakeSnapshot)] == ["NOT_AGREED"]
+    assert [o.reason for o in outputs if isinstance(o, TakeSnapshot)] == ["WALLET_DIFFERS"]
     _, outputs = core.handle(replace(paid, time=2_000, algo_orders=(resting,)))
     assert not [o for o in outputs if isinstance(o, Alert)]  # the event that tells of it may be on its way
     core.handle(Timer(core.next_due))

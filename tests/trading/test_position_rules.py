@@ -627,7 +627,7 @@ def test_fills_that_are_missing_are_still_missing_after_a_restart() -> None:
 
 def test_a_saved_state_is_named_fields_with_a_version() -> None:
     saved = Harness().in_position().monitor.state()
-    assert saved["version"] == 4
+    assert saved["version"] == 5
     position, orders = saved["open_position"]["position"], saved["open_position"]["orders"]
     assert (position["entered"], position["closing_reason"], position["stops"]) == (10, "", 1)
     assert [(order["id"], order["purpose"], order["state"], order["reason"]) for order in orders] == [
@@ -637,9 +637,9 @@ def test_a_saved_state_is_named_fields_with_a_version() -> None:
     ]
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 3, 5, "4", None])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 4, 6, "5", None])
 def test_a_saved_state_of_another_version_is_refused_by_name(version: Any) -> None:
-    with pytest.raises(DataError, match="version of the saved state must be 4"):
+    with pytest.raises(DataError, match="version of the saved state must be 5"):
         restored(Harness().in_position(), version=version)
 
 
