@@ -255,10 +255,15 @@ def stop_entries(account: Record, symbols: Rows, flatten: bool, reason: int) -> 
 
 @compiled_part
 def is_finished(account: Record, symbols: Rows) -> bool:
-    """Return whether the session has ended and its positions are closed, or kept with a confirmed stop."""
+    """Return whether the session has ended and its positions are closed, or kept with a confirmed stop.
+
+    No other order of ours is left at the exchange then.
+    """
     if account.end_reason == states.NONE:
         return False
     for index in range(len(symbols)):
+        if order_queries.has_leftover(symbols[index]):
+            return False
         if symbols[index].has_position and not (account.keep_position and _is_stop_confirmed(account, symbols[index])):
             return False
     return True

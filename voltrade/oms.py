@@ -181,7 +181,7 @@ class OrderMonitor:
         """Return whether a price has passed the trigger of a stop or take-profit that we believe untriggered."""
         beyond = {states.STOP: -1, states.TAKE_PROFIT: 1}
         side = int(self._position_row["side"])
-        waiting = (order for order in self._register.live() if order.algo and order.state == "NEW")
+        waiting = (order for order in self._register.live_of_position() if order.algo and order.state == "NEW")
         return any(side * beyond[int(order.row.purpose)] * (price - order.row.trigger_price) > 0 for order in waiting)
 
     def archive_finished(self) -> None:
@@ -558,7 +558,7 @@ class OrderMonitor:
 
         They were sent before the journal lost its end. They are kept while no stop of ours covers the position.
         """
-        stops = [o for o in self._register.live() if o.purpose is Purpose.STOP and o.state == "NEW"]
+        stops = [o for o in self._register.live_of_position() if o.purpose is Purpose.STOP and o.state == "NEW"]
         if self._register.lots and not any(stop.quantity >= abs(self._register.lots) for stop in stops):
             return []
         outputs: list[Output] = []

@@ -81,10 +81,30 @@ def has_room(symbol: Record, spare: int) -> bool:
 
 
 @compiled_part
+def is_leftover(symbol: Record, order: Record) -> bool:
+    """Return whether an order can still act, though it isn't of the open position: an orphan, or one of a round trip
+    that has ended. An order that has triggered doesn't count: it can't be cancelled, and finds nothing to close."""
+    is_past = not symbol.has_position or order.round_trip != symbol.position.id
+    is_triggered = order.state == states.TRIGGERING or order.state == states.TRIGGERED
+    return bool(is_past and not is_done(order) and not is_triggered)
+
+
+@compiled_part
+def has_leftover(symbol: Record) -> bool:
+    """Return whether any order can still act though it isn't of the open position."""
+    for row in range(symbol.order_count):
+        order = symbol.orders[row]
+        if is_leftover(symbol, order):
+            return True
+    return False
+
+
+@compiled_part
 def is_removable(symbol: Record, order: Record) -> bool:
-    """Return whether an order's row can be freed: it is done and its fills are counted, or its round trip is over."""
+    """Return whether an order's row can be freed: it can no longer act, and its fills are counted or its round trip is
+    over."""
     if not symbol.has_position or order.round_trip != symbol.position.id:
-        return True
+        return not is_leftover(symbol, order)
     return is_done(order) and not awaits_fills(order)
 
 
@@ -116,6 +136,8 @@ def open_quantity(symbol: Record) -> int:
 @compiled_part
 def exposed(symbol: Record, time: int) -> int:
     """Return the lots that need cover: the open position, plus overdue fills of entries, less reported exits."""
+    if not symbol.has_position:
+        return 0
     lots = open_quantity(symbol)
     for row in range(symbol.order_count):
         order = symbol.orders[row]
@@ -148,11 +170,10 @@ def newest_stop(symbol: Record) -> int:
 @compiled_part
 def has_unknown(symbol: Record) -> bool:
     """Return whether the outcome of an order is unknown, or a cancel is in flight."""
-    if symbol.has_position:
-        for row in range(symbol.order_count):
-            order = symbol.orders[row]
-            if not is_done(order) and (order.state == states.UNKNOWN or order.state == states.PENDING_CANCEL):
-                return True
+    for row in range(symbol.order_count):
+        order = symbol.orders[row]
+        if not is_done(order) and (order.state == states.UNKNOWN or order.state == states.PENDING_CANCEL):
+            return True
     return False
 
 

@@ -178,12 +178,15 @@ class OrderRegister:
         return Order(self.names[number], facts, self.texts.get(number, ""))
 
     def live(self) -> list[Order]:
-        """Return the orders of the open position that can still act, by purpose; without a position, the orphans that
-        can."""
-        trip = int(self.position_row["id"]) if self.has_position else 0
-        orders = [self.order(number) for number in self.rows]
-        live = [order for order in orders if order.row.round_trip == trip and not order.done]
+        """Return the orders that can still act, by purpose: of the open position, orphans, and of a round trip that
+        has ended."""
+        live = [order for order in map(self.order, self.rows) if not order.done]
         return sorted(live, key=lambda order: order.row.purpose)
+
+    def live_of_position(self) -> list[Order]:
+        """Return the orders of the open position that can still act, by purpose."""
+        trip = int(self.position_row["id"])
+        return [order for order in self.live() if self.has_position and order.row.round_trip == trip]
 
     def find(self, update: OrderUpdate) -> int | None:
         """Return the number of our order that an update is about, by the exchange's id, else by the client order id.
@@ -227,16 +230,16 @@ class OrderRegister:
     def row_of(self, number: int) -> int | None:
         """Return an order's row, or None where the table is full.
 
-        A finished order gets a row again, and its round trip comes back with it.
+        A finished order gets a row again. The round trip of an order comes back with it.
         """
-        if number in self.rows:
-            return self.rows[number]
-        row, order = int(self.symbol_row["order_count"]), self._finished[number]
-        if row == ROWS:
-            return None
-        self.order_rows[row], self.rows[number] = tuple(order), row
-        self.symbol_row["order_count"] = row + 1
-        trip = order.round_trip
+        if number not in self.rows:
+            row = int(self.symbol_row["order_count"])
+            if row == ROWS:
+                return None
+            self.order_rows[row], self.rows[number] = tuple(self._finished[number]), row
+            self.symbol_row["order_count"] = row + 1
+        row = self.rows[number]
+        trip = int(self.order_rows[row]["round_trip"])
         if trip != self.position_row["id"] and trip in self._ended_trips:
             column = "earlier" if self.has_position else "position"
             self._books.column(column)[self._index] = tuple(self._ended_trips[trip])
@@ -248,7 +251,7 @@ class OrderRegister:
         A round trip may end when none of its orders has a row any more; it is kept too.
         """
         is_kept = self.has_position or int(self.position_row["id"]) in self._ended_trips
-        if is_kept and not self.symbol_row["removable_count"]:
+        if is_kept and not self.symbol_row["removable_count"] and not self._earlier_row["id"]:
             return
         count, kept = int(self.symbol_row["order_count"]), 0
         is_full = count - int(self.symbol_row["removable_count"]) > ROWS - SPARE

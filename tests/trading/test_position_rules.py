@@ -33,6 +33,7 @@ from voltrade.model import (
     CancelOrder,
     Event,
     Filters,
+    LookupOrder,
     Operator,
     OrderIntent,
     OrderType,
@@ -45,6 +46,7 @@ from voltrade.model import (
     ResumeState,
     RoundTrip,
     Side,
+    Snapshot,
     StreamStatus,
     TakeSnapshot,
     Timer,
@@ -780,6 +782,142 @@ def test_a_stop_of_a_lost_journal_is_cancelled_once_a_stop_of_ours_covers(name: 
         outputs = harness.monitor.on_snapshot(what_is_held(10, algo_orders=(*listed, orphan)))
         cancelled.append([output.client_order_id for output in outputs if isinstance(output, CancelOrder)])
     assert cancelled == [[], [name] if is_ours else []]
+
+
+def with_orphan(is_covered: bool) -> tuple[Harness, AlgoUpdate]:
+    """A monitor that has just cancelled an orphan: with a covered position, or flat."""
+    harness = Harness()
+    orphan = AlgoUpdate(harness.time, "BTCUSDT", "vt-e-7s1", 9, Side.SELL, OrderType.STOP_MARKET, "NEW", 10, 900, 0)
+    if is_covered:
+        harness.in_position()
+    else:
+        harness.order(ENTRY, "EXPIRED")
+    harness.time = 20_000
+    shown = reading(harness, orphan)
+    assert canceled_of(harness.monitor.on_snapshot(shown)) == [orphan.client_order_id]
+    return harness, orphan
+
+
+def reading(harness: Harness, *orphans: AlgoUpdate) -> Snapshot:
+    """The account as it is, with these orphans."""
+    held = harness.monitor.position
+    ours = a_listing(harness, STOP, TARGET)["algo_orders"] if held else ()
+    return replace(what_is_held(held, algo_orders=(*ours, *orphans)), time=harness.time)
+
+
+def canceled_of(outputs: list[Output]) -> list[str]:
+    return [output.client_order_id for output in outputs if isinstance(output, CancelOrder)]
+
+
+def answer(harness: Harness, order: AlgoUpdate, action: Any, outcome: Outcome, code: int = 0) -> list[Output]:
+    """An answer about an order that the harness didn't send; a look-up that finds it tells that it rests."""
+    shown = order if action == "lookup" and outcome is Outcome.ACCEPTED else None
+    name = order.client_order_id
+    return harness.monitor.on_reply(
+        Reply(harness.time, action, "BTCUSDT", name, True, outcome, code, "", algo_order=shown)
+    )
+
+
+def asked_after(harness: Harness) -> list[str]:
+    """Do what is due until something is looked up; return what."""
+    for _ in range(20):
+        harness.time = harness.monitor.next_due
+        assert harness.time < NEVER, "nothing asks any more"
+        outputs = harness.monitor.on_time(harness.time)
+        if found := [output.client_order_id for output in outputs if isinstance(output, LookupOrder)]:
+            return found
+    return []
+
+
+@pytest.mark.parametrize("is_covered", [True, False], ids=["in position", "flat"])
+def test_an_orphan_whose_cancel_and_look_up_failed_is_looked_up_until_it_is_gone(is_covered: bool) -> None:
+    harness, orphan = with_orphan(is_covered)
+    name = orphan.client_order_id
+    [look_up] = answer(harness, orphan, "cancel", Outcome.UNKNOWN)
+    assert isinstance(look_up, LookupOrder)
+    for _ in range(3):  # as long as the outage lasts
+        answer(harness, orphan, "lookup", Outcome.UNKNOWN)
+        assert harness.monitor.has_unknown, "no entry meanwhile"
+        assert asked_after(harness) == [name]
+        harness.monitor.on_snapshot(reading(harness, orphan))
+    assert canceled_of(answer(harness, orphan, "lookup", Outcome.ACCEPTED)) == [name], "the first cancel was lost"
+    answer(harness, orphan, "cancel", Outcome.ACCEPTED)
+    assert harness.monitor.orders[name].state == "CANCELED"
+    assert not harness.monitor.has_unknown
+
+
+@pytest.mark.parametrize("is_covered", [True, False], ids=["in position", "flat"])
+def test_an_orphan_that_the_exchange_has_no_more_is_concluded_gone(is_covered: bool) -> None:
+    """Its cancel was carried out and the answer lost: it isn't listed, and look-ups don't find it."""
+    harness, orphan = with_orphan(is_covered)
+    answer(harness, orphan, "cancel", Outcome.UNKNOWN)
+    told = []
+    for _ in range(4):
+        harness.time += 20_000
+        outputs = harness.monitor.on_snapshot(reading(harness))
+        assert [each.client_order_id for each in outputs if isinstance(each, LookupOrder)] == [orphan.client_order_id]
+        outputs = answer(harness, orphan, "lookup", Outcome.REFUSED, -2013)
+        told += [each.code for each in outputs if isinstance(each, Alert)]
+        if told:
+            break
+    assert told == ["ORDER_GONE"]
+    assert not harness.monitor.has_unknown
+
+
+def test_a_stop_that_comes_after_its_round_trip_is_looked_up_until_its_cancel_is_known() -> None:
+    """The same for an order that was concluded absent, and that the exchange had accepted all the same."""
+    harness = Harness()
+    harness.order(ENTRY, "FILLED", 10)
+    harness.note(leave(harness.monitor, harness.time, "TIME"))
+    harness.reply(STOP, "submit", Outcome.UNKNOWN)
+    harness.reply(TARGET, "submit", Outcome.REFUSED, -2021)
+    harness.order("vt-e-1x1", "FILLED", 10)
+    harness.monitor.on_snapshot(replace(what_is_held(0), time=20_000))
+    for harness.time in range(21_000, 25_000, 1_000):
+        harness.reply(STOP, "lookup", Outcome.REFUSED, -2013)
+    assert (harness.monitor.orders[STOP].state, harness.monitor.has_position) == ("NOT_PLACED", False)
+    assert canceled_of(harness.algo(STOP, "NEW")) == [STOP]
+    harness.reply(STOP, "cancel", Outcome.UNKNOWN)
+    harness.reply(STOP, "lookup", Outcome.UNKNOWN)
+    assert harness.monitor.has_unknown
+    assert asked_after(harness) == [STOP]
+    harness.algo(STOP, "CANCELED")
+    assert not harness.monitor.has_unknown
+
+
+def test_a_restart_looks_up_an_orphan_whose_cancel_was_under_way() -> None:
+    harness, orphan = with_orphan(is_covered=True)
+    asked = [each for each in harness.monitor.on_restart(harness.time) if isinstance(each, LookupOrder)]
+    assert [each.client_order_id for each in asked] == [orphan.client_order_id]
+
+
+@pytest.mark.parametrize("policy", ["flatten", "protect"])
+def test_a_session_ends_only_once_no_orphan_is_left(policy: Any) -> None:
+    core = a_core()
+    core.handle(StreamStatus(2, "user", True))
+    core.handle(a_snapshot())
+    orphan = AlgoUpdate(4, "BTCUSDT", "vt-t-7s1", 9, Side.SELL, OrderType.STOP_MARKET, "NEW", 10, 900, 0)
+    assert canceled_of(core.handle(replace(a_snapshot(4), algo_orders=(orphan,)))[1]) == ["vt-t-7s1"]
+    core.handle(Operator(5, policy, "bye", final=True))
+    assert not core.finished
+    core.handle(Reply(6, "cancel", "BTCUSDT", "vt-t-7s1", True, Outcome.ACCEPTED))
+    assert core.finished
+
+
+def test_an_orphan_covers_nothing() -> None:
+    """It is going: while it is at the exchange, the other orphan stays until a stop of ours covers the position."""
+    harness = Harness()
+    harness.order(ENTRY, "FILLED", 10)
+    first, second = (
+        AlgoUpdate(harness.time, "BTCUSDT", f"vt-e-{n}s1", n, Side.SELL, OrderType.STOP_MARKET, "NEW", 10, 900, 0)
+        for n in (7, 8)
+    )
+    assert canceled_of(harness.monitor.on_snapshot(reading_without_ours(harness, first))) == []
+    assert canceled_of(harness.monitor.on_snapshot(reading_without_ours(harness, first, second))) == []
+
+
+def reading_without_ours(harness: Harness, *orphans: AlgoUpdate) -> Snapshot:
+    return replace(what_is_held(10, algo_orders=orphans), time=harness.time)
 
 
 def test_names_after_a_restart_are_new() -> None:
