@@ -191,7 +191,9 @@ def on_reply(account: Record, symbols: Rows, event: Record) -> None:
     elif event.command == records.CANCEL:
         order_rules.on_canceled(account, symbol, row, event.time, event.outcome)
     else:
-        order_rules.on_looked_up(account, symbol, row, event.time, event.outcome, event.status)
+        # A conditional order may come with the order that it became, whose status isn't its own.
+        status = event.algo_status if order_queries.is_algo(symbol.orders[row]) else event.status
+        order_rules.on_looked_up(account, symbol, row, event.time, event.outcome, status)
     if event.updates & records.HAS_ORDER:
         symbol.time = max(symbol.time, event.order_time)
         position_rules.apply_order_update(

@@ -323,6 +323,29 @@ def test_a_look_up_may_tell_of_a_conditional_order_and_of_what_it_became() -> No
     assert order.row.lookup_at == harness.time + 10_000  # asked again when it is overdue
 
 
+@pytest.mark.parametrize(("name", "before"), [(STOP, "UNKNOWN"), (TARGET, "PENDING_CANCEL")])
+def test_a_conditional_order_takes_nothing_from_the_state_of_what_it_became(name: str, before: str) -> None:
+    """A look-up tells that it has triggered, and that its child works: that is no untriggered order, and no cover."""
+    harness = Harness()
+    harness.order(ENTRY, "FILLED", 10)
+    if before == "UNKNOWN":
+        harness.reply(name, "submit", Outcome.UNKNOWN)
+    else:
+        harness.algo(name, "NEW")
+        harness.order(ENTRY, "FILLED", 2)  # a fill more than its order: the take-profit is replaced by a larger one
+        harness.reply("vt-e-1t2", "submit", Outcome.REFUSED, -1008)  # which is sent again after a pause
+    assert harness.monitor.orders[name].state == before
+    bare_since = harness.monitor._position_row["unprotected_since"]
+    sent = len(harness.sent)
+    harness.time += 500
+    works = harness.update(name, "NEW", order_id=500, client_order_id="")
+    told = AlgoUpdate(1_500, "BTCUSDT", name, 7, Side.SELL, OrderType.STOP_MARKET, "TRIGGERED", 10, 980, order_id=500)
+    outputs = harness.reply(name, "lookup", Outcome.ACCEPTED, order=works, algo_order=told)
+    assert harness.monitor.orders[name].state == "TRIGGERED"
+    assert harness.monitor._position_row["unprotected_since"] == bare_since == 1_000
+    assert (canceled_of(outputs), len(harness.sent)) == ([], sent)
+
+
 def test_a_cancel_under_way_is_not_resolved() -> None:
     harness = Harness()
     harness.order(ENTRY, "NEW")
