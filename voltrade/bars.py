@@ -420,7 +420,7 @@ class VolumeBarAggregator:
             # Room for as many bars as the rest may close at the rate so far, plus a quarter: repeated copies cost more.
             count = int(state["count"][0])
             expected = count * (len(trades) - at) // max(at - start, 1) * 5 // 4
-            more = max(missing, min(expected, len(trades)))
+            more = max(missing, min(expected, len(trades), _MOST_BARS_BY_ONE_TRADE))
             self._buffer = grown(self._buffer, count, more)
             self._closing_rows = grown(self._closing_rows, count, more)
             state["missing_rows"] = 0

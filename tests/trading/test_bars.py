@@ -79,6 +79,15 @@ def test_a_bar_closes_with_the_trade_that_fills_it_exactly() -> None:
     ]
 
 
+def test_a_block_may_close_more_bars_than_one_trade_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The room for bars is an estimate, which is above ten million for as many trades of a bar each."""
+    monkeypatch.setattr("voltrade.bars._MOST_BARS_BY_ONE_TRADE", 100)
+    rows = [(number + 1, 8000, 1, MIDNIGHT + number, BUY) for number in range(1_000)]
+    assert len(process(an_aggregator("1", "trades"), rows)) == 1_000
+    with pytest.raises(DataError, match="a trade must close at most 100 bars, would close"):
+        process(an_aggregator("0.001"), [(1, 8000, 500, MIDNIGHT, BUY)])
+
+
 def test_a_trade_that_crosses_is_split_at_the_lot_and_counts_once() -> None:
     aggregator = an_aggregator()
     bars = process(aggregator, [(1, 100, 900, MIDNIGHT, BUY), (2, 200, 1_350, MIDNIGHT + 5, BUY)])
