@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import sleep
 from typing import Any
 from urllib.parse import quote
 
@@ -26,6 +27,9 @@ from voltrade.model import storable
 
 APPLICATION_ID = 0x766F6C74
 """`volt`, in the header of the SQLite file."""
+
+LOCK_TRIES, LOCK_AGAIN_S = 10, 0.01
+"""How often a writer tries to take the journal's lock, and the pause between two tries."""
 
 SCHEMA_VERSION = 2
 
@@ -413,26 +417,40 @@ def _opening(path: Path) -> Iterator[tuple[sqlite3.Connection, int]]:
         raise
 
 
+def _lock_file(path: Path) -> Path:
+    """Return the file beside a journal by which one process at a time writes it."""
+    return path.with_name(path.name + ".lock")
+
+
 def _lock(path: Path) -> int:
-    """Take a lock that ends with the process: a second writer would fork the chain."""
-    beside = path.with_name(path.name + ".lock")
+    """Take a lock that ends with the process: a second writer would fork the chain.
+
+    It is shared for a moment with each `is_open_for_writing`, which is over before the next try.
+    """
+    beside = _lock_file(path)
     try:
         lock = os.open(beside, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise JournalError(f"{beside}: can't be opened: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise JournalError(f"{path}: must be written by one process, another one has it open") from None
-    return lock
+    for left in reversed(range(LOCK_TRIES)):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except OSError:
+            if left:
+                sleep(LOCK_AGAIN_S)
+    os.close(lock)
+    raise JournalError(f"{path}: must be written by one process, another one has it open")
 
 
 def is_open_for_writing(path: Path | str) -> bool:
-    """Return whether a process has a journal open for writing."""
+    """Return whether a process has a journal open for writing; nothing is created, and no writer is refused by it."""
     try:
-        os.close(_lock(Path(path)))
-    except JournalError:
+        with _lock_file(Path(path)).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
         return True
     return False
 

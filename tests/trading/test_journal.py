@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import math
+import os
 import random
 import shutil
 import signal
@@ -23,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voltrade.errors import JournalError
-from voltrade.journal import Journal, read, verify
+from voltrade.journal import Journal, is_open_for_writing, read, verify
 from voltrade.journal_rows import as_stored, decode, encode, encode_json
 from voltrade.model import (
     NEVER,
@@ -377,6 +379,27 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(path):
     with Journal.create(path), pytest.raises(JournalError, match="another one has it open"):
         Journal.open(path)
     Journal.open(path).close()
+
+
+def test_asking_whether_a_journal_is_open_creates_nothing_and_refuses_no_writer(path, monkeypatch):
+    """Whoever asks holds the lock for a moment; a writer that comes just then tries again."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    assert not is_open_for_writing(path)
+    assert list(path.parent.iterdir()) == []
+    with Journal.create(path):
+        assert is_open_for_writing(path)
+    assert not is_open_for_writing(path)
+    asking = os.open(f"{path}.lock", os.O_RDONLY)
+    fcntl.flock(asking, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    paused = []
+
+    def pause(seconds):
+        paused.append(seconds)
+        os.close(asking)
+
+    monkeypatch.setattr("voltrade.journal.sleep", pause)
+    Journal.open(path).close()
+    assert len(paused) == 1
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
