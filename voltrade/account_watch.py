@@ -57,14 +57,17 @@ class AccountWatch:
         """Return whether the user stream has failed to report an accepted order."""
         return any(now - since >= REPORT_WITHIN_MS for since in self._awaited.values())
 
-    def is_due(self, now: int, has_position: bool, is_trigger_passed: bool) -> bool:
+    def note_trigger(self, now: int, is_passed: bool) -> None:
+        """Note whether the price has passed a trigger that we believe unreached."""
+        self._trigger_passed_at = (self._trigger_passed_at or now) if is_passed else 0
+
+    def is_due(self, now: int, has_position: bool) -> bool:
         """Return whether to read the account: the last reading is old, or a passed trigger was not reported.
 
         Never before the account was read for the first time.
         """
-        self._trigger_passed_at = (self._trigger_passed_at or now) if is_trigger_passed else 0
         is_unreported = (
-            is_trigger_passed
+            self._trigger_passed_at > 0
             and now - self._trigger_passed_at >= REPORT_WITHIN_MS
             and self._read_at < self._trigger_passed_at
         )

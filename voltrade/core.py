@@ -26,6 +26,7 @@ from voltrade.config import Config, milliseconds
 from voltrade.errors import ConfigError
 from voltrade.model import (
     NEVER,
+    USER_STREAM_UP,
     AccountSummary,
     AccountUpdate,
     Alert,
@@ -430,7 +431,7 @@ class TradingCore:
             facts["user_stream_up"] = status.up
             symbol_state.monitor.reconciled = False
             if status.up:
-                outputs.append(TakeSnapshot(self.time, symbol_state.instrument.symbol, "USER_STREAM_UP"))
+                outputs.append(TakeSnapshot(self.time, symbol_state.instrument.symbol, USER_STREAM_UP))
         return outputs
 
     def _on_restart(self, restart: EngineRestarted) -> list[Output]:

@@ -25,6 +25,7 @@ from voltrade.journal_rows import Fact
 from voltrade.lockstep import Channel, Lockstep, SessionHooks
 from voltrade.model import (
     MONEY,
+    USER_STREAM_UP,
     AccountSummary,
     Answer,
     CancelOrder,
@@ -60,8 +61,8 @@ SNAPSHOT_AGAIN_S, SNAPSHOT_DOUBLINGS = 1.0, 2
 """Pause before the account is read again after a failure, and how often it doubles: up to 4 s, so that a minute of
 refusals doesn't use up the request weight that orders need."""
 
-STREAM_UP, COMPARE = "USER_STREAM_UP", "COMPARE"
-"""Reasons for reading the account: the user stream is connected again; it is time to compare it with our books."""
+COMPARE = "COMPARE"
+"""Reason for reading the account: it is time to compare it with our books."""
 
 NOT_STORED_TEXT = "not sent: it can't be written to the journal"
 """Text of the reply to an entry that was not sent."""
@@ -310,7 +311,7 @@ class LiveTradingSystem:
             try:
                 if self._watch.is_stream_silent(self._clock()):
                     feed.reconnect("user", "an order was accepted, but the stream did not report it")
-                elif not self._is_reading and self._watch.is_due(self._clock(), *self._at_risk()):
+                elif not self._is_reading and self._must_read_account():
                     requests.create_task(self._read_account(TakeSnapshot(self._clock(), self._symbol, COMPARE)))
                 await feed.maintain(self._clock())
             except VenueError:
@@ -323,12 +324,12 @@ class LiveTradingSystem:
                 log.exception("the streams could not be maintained")
             await asyncio.sleep(IDLE_S)
 
-    def _at_risk(self) -> tuple[bool, bool]:
-        """Return whether there is a position, and whether the price has passed a trigger that we believe unreached."""
-        symbol_state = self.core.symbol_states[self._symbol]
-        return symbol_state.monitor.has_position, symbol_state.monitor.is_trigger_passed(
-            symbol_state.pipeline.last_price
-        )
+    def _must_read_account(self) -> bool:
+        """Note whether the price has passed a trigger; return whether to read the account."""
+        symbol_state, now = self.core.symbol_states[self._symbol], self._clock()
+        monitor = symbol_state.monitor
+        self._watch.note_trigger(now, monitor.is_trigger_passed(symbol_state.pipeline.last_price))
+        return self._watch.is_due(now, monitor.has_position)
 
     async def _consume_until_finished(self, requests: asyncio.TaskGroup) -> None:
         pending: set[asyncio.Task[None]] = set()
@@ -403,7 +404,8 @@ class LiveTradingSystem:
         user stream was connected again is dropped: it may be older than the events that were missed.
         """
         if self._is_reading:
-            self._read_again = STREAM_UP if STREAM_UP in (self._read_again, command.reason) else command.reason
+            if self._read_again != USER_STREAM_UP:
+                self._read_again = command.reason
             return
         self._is_reading, failures = True, 0
         try:
@@ -418,7 +420,7 @@ class LiveTradingSystem:
                     await asyncio.sleep(SNAPSHOT_AGAIN_S * 2 ** min(failures, SNAPSHOT_DOUBLINGS))
                     failures += 1
                     continue
-                if self._read_again != STREAM_UP:
+                if self._read_again != USER_STREAM_UP:
                     self.on_event(snapshot)
                 if not self._read_again:
                     return

@@ -680,6 +680,10 @@ class LookupOrder:
     reason: str
 
 
+USER_STREAM_UP = "USER_STREAM_UP"
+"""Reason of a `TakeSnapshot`: the user stream is connected again, so that events may have been missed."""
+
+
 @dataclass(frozen=True, slots=True)
 class TakeSnapshot:
     time: int

@@ -56,10 +56,10 @@ def test_a_stream_is_deaf_that_does_not_tell_of_what_was_accepted(events: list[E
 @pytest.mark.parametrize(("has_position", "every_ms"), [(True, COMPARE_MS), (False, COMPARE_FLAT_MS)])
 def test_the_account_is_compared_from_its_last_reading_on(has_position: bool, every_ms: int) -> None:
     watch = AccountWatch()
-    assert not watch.is_due(10**9, has_position, False)  # it is read at the start by whoever starts
+    assert not watch.is_due(10**9, has_position)  # it is read at the start by whoever starts
     watch.on_event(READ, 5_000)
-    assert not watch.is_due(5_000 + every_ms - 1, has_position, False)
-    assert watch.is_due(5_000 + every_ms, has_position, False)
+    assert not watch.is_due(5_000 + every_ms - 1, has_position)
+    assert watch.is_due(5_000 + every_ms, has_position)
 
 
 def test_settings_are_read_every_minute_and_after_the_user_stream_was_down() -> None:
@@ -78,16 +78,18 @@ def test_a_comparison_is_a_reading() -> None:
     watch = AccountWatch()
     watch.on_event(READ, 5_000)
     watch.on_event(AccountSummary(0, "BTCUSDT", 0, 0, 5, "isolated", False), 6_000)
-    assert not watch.is_due(5_000 + COMPARE_MS, True, False)
-    assert watch.is_due(6_000 + COMPARE_MS, True, False)
+    assert not watch.is_due(5_000 + COMPARE_MS, True)
+    assert watch.is_due(6_000 + COMPARE_MS, True)
 
 
 def test_a_trigger_that_is_passed_and_of_which_nothing_is_told_has_the_account_read_once() -> None:
     watch = AccountWatch()
     watch.on_event(READ, 5_000)
-    assert not watch.is_due(6_000, True, True)
-    assert not watch.is_due(7_000, True, False)  # back on its side
-    assert not watch.is_due(8_000, True, True)
-    assert watch.is_due(8_000 + REPORT_WITHIN_MS, True, True)
+    due = []
+    for now, is_passed in [(6_000, True), (7_000, False), (8_000, True), (8_000 + REPORT_WITHIN_MS, True)]:
+        watch.note_trigger(now, is_passed)  # in between it is back on its side
+        due.append((watch.is_due(now, True), watch.is_due(now, True)))
+    assert due == [(False, False)] * 3 + [(True, True)]  # who asks changes nothing
     watch.on_event(READ, 10_500)
-    assert not watch.is_due(11_000, True, True)
+    watch.note_trigger(11_000, True)
+    assert not watch.is_due(11_000, True)
