@@ -65,7 +65,7 @@ GATES: tuple[risk.Gate, ...] = (
     risk.BAR_TAINTED,
     risk.DAY_END_BAR,
     risk.PAUSED,
-    risk.HALTED_BY_OPERATOR,
+    risk.HALTED,
     risk.DRAWDOWN,
     risk.DAILY_LOSS,
     risk.LOSING_STREAK,

@@ -49,7 +49,7 @@ def _note_change(account: Record, rule: int, resumed: bool) -> None:
 
 @compiled_part
 def _note_measure(account: Record, note: Record, rule: int) -> None:
-    """Note the measure and limit of a breaker rule; 0 for an operator's hold and for anything that isn't a rule."""
+    """Note the measure and limit of a breaker rule; 0 for a halt and for anything that isn't a rule."""
     note.measure, note.limit = 0, 0
     if 0 <= rule < len(account.breaker_rules):
         note.measure = risk.breaker_measure(account.breaker, rule)

@@ -31,7 +31,7 @@ APPLICATION_ID = 0x766F6C74
 LOCK_TRIES, LOCK_AGAIN_S = 10, 0.01
 """How often a writer tries to take the journal's lock, and the pause between two tries."""
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 TAIL_ROWS = 1_000
 """Rows whose hashes are recomputed when a journal is opened for writing; `verify` recomputes all."""

@@ -725,6 +725,8 @@ class BreakerChange:
     limit: int
     resume_at: int
     """Milliseconds UTC, or NEVER where the operator must resume."""
+    reason: str = ""
+    """Why trading is halted or goes on: the operator's reason, or that of our own rules. Empty for measured rules."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,7 @@ class OrderOutputs:
 
     def _note(self, kind: int, at: int) -> Output:
         books = self._books
+        halt_reason = books.breaker.reason if books.breaker else ""
         if kind == records.CLOSED:
             trip = TripRow(*books.note("trips", at))
             ids = self._register.trade_ids_of(trip.id)
@@ -64,11 +65,10 @@ class OrderOutputs:
         if kind == records.VALUED:
             return row_facts.equity_point(EquityRow(*books.note("equity", at)), self._symbol)
         if kind == records.CHANGED:
-            return row_facts.change(ChangeRow(*books.note("changes", at)))
+            return row_facts.change(ChangeRow(*books.note("changes", at)), halt_reason)
         if kind == records.ALERTED:
             return self._alert(AlertRow(*books.note("alerts", at)))
-        halted_because = books.breaker.reason if books.breaker else ""
-        return row_facts.refusal(RefusalRow(*books.note("refusals", at)), self._symbol, self._gates, halted_because)
+        return row_facts.refusal(RefusalRow(*books.note("refusals", at)), self._symbol, self._gates, halt_reason)
 
     def _intent(self, row: int, reason: str) -> OrderIntent:
         """Give a new order its client order id, and return its intent."""

@@ -78,7 +78,7 @@ FACTS = record_dtype(
         ("bars_since_exit", np.int64),  # bars that closed after it, including the deciding bar
         ("price_time", np.int64),  # time of the last price, ms
         # the circuit breaker: rules in force, written by fill_holds
-        ("halted_by_operator", np.bool_),
+        ("halted", np.bool_),
         ("drawdown", np.bool_),
         ("daily_loss", np.bool_),
         ("losing_streak", np.bool_),
@@ -299,8 +299,8 @@ def paused(facts: Rows, limits: Rows) -> bool:
 
 
 @compiled
-def halted_by_operator(facts: Rows, limits: Rows) -> bool:
-    return bool(facts[0]["halted_by_operator"])
+def halted(facts: Rows, limits: Rows) -> bool:
+    return bool(facts[0]["halted"])
 
 
 @compiled
@@ -383,7 +383,7 @@ NOT_LAST_BAR = Gate("NOT_LAST_BAR", not_last_bar, "the same trade closed a later
 BAR_TAINTED = Gate("BAR_TAINTED", bar_tainted, "trades are missing from the bar")
 DAY_END_BAR = Gate("DAY_END_BAR", day_end_bar, "the bar was closed short by the end of the UTC day")
 PAUSED = Gate("PAUSED", paused, "entries are paused by the operator, or the session ends")
-HALTED_BY_OPERATOR = Gate("HALTED_BY_OPERATOR", halted_by_operator, "the operator halted trading or allows only exits")
+HALTED = Gate("HALTED", halted, "trading is halted, or only exits are allowed, until the operator resumes")
 DRAWDOWN = Gate("DRAWDOWN", drawdown, "the drawdown limit was reached")
 DAILY_LOSS = Gate("DAILY_LOSS", daily_loss, "the daily loss limit was reached")
 LOSING_STREAK = Gate("LOSING_STREAK", losing_streak, "too many losing round trips in a row")
@@ -405,10 +405,11 @@ MAX_NOTIONAL = Gate("MAX_NOTIONAL", max_notional, "the notional is above its mul
 COUNTED = frozenset({"LOSING_STREAK", "TRADES_PER_DAY"})
 """Codes of the rules that count round trips; the other rules measure money."""
 
-RULES = ("DAILY_LOSS", "DRAWDOWN", "LOSING_STREAK", "TRADES_PER_DAY", "HALTED_BY_OPERATOR")
-"""Codes of the rules, in the order of the rows of BREAKER_HOLDS; the last is for commands of the operator."""
+RULES = ("DAILY_LOSS", "DRAWDOWN", "LOSING_STREAK", "TRADES_PER_DAY", "HALTED")
+"""Codes of the rules, in the order of the rows of BREAKER_HOLDS; the last is for halts, by the operator's command or by
+our own rules, and waits for the operator."""
 
-_DAILY_LOSS, _DRAWDOWN, _LOSING_STREAK, _TRADES_PER_DAY, _OPERATOR = range(5)
+_DAILY_LOSS, _DRAWDOWN, _LOSING_STREAK, _TRADES_PER_DAY, _HALT = range(5)
 
 ACTIONS: tuple[BreakerAction, ...] = ("block", "cancel", "flatten")
 RESUMPTIONS: tuple[Resume, ...] = ("next_utc_day", "after_seconds", "person")
@@ -513,7 +514,7 @@ def _release_rule(state: Rows, holds: Rows, rule: int) -> None:
         now["day_equity"] = now["equity"]
     elif rule == _DRAWDOWN:
         now["peak"] = now["equity"]
-    elif rule != _OPERATOR:
+    elif rule != _HALT:
         hold["released_measure"] = breaker_measure(state, rule)
 
 
@@ -551,15 +552,15 @@ def update_measures(state: Rows, holds: Rows, fact: int, amount: int) -> None:
 
 
 @compiled
-def _set_operator_hold(holds: Rows, action: int) -> int:
-    """Set the operator's hold; return its bit, or 0 if nothing changed."""
-    hold = holds[_OPERATOR]
+def _set_halt(holds: Rows, action: int) -> int:
+    """Set the hold of a halt; return its bit, or 0 if nothing changed."""
+    hold = holds[_HALT]
     if hold["in_force"] and hold["action"] == action:
         return 0
     hold["in_force"] = True
     hold["action"] = action
     hold["resume_at"] = NEVER
-    return 1 << _OPERATOR
+    return 1 << _HALT
 
 
 @compiled
@@ -594,7 +595,7 @@ def breaker_step(state: Rows, holds: Rows, rules: Rows, fact: int, time: int, am
     update_measures(state, holds, fact, amount)
     tripped = _trip(state, holds, rules, time)
     if fact == HOLD:
-        tripped |= _set_operator_hold(holds, amount)
+        tripped |= _set_halt(holds, amount)
     return released << 8 | tripped
 
 
@@ -610,7 +611,7 @@ def breaker_mode(holds: Rows) -> int:
     for rule in range(5):
         hold = holds[rule]
         if hold["in_force"]:
-            waits_for_operator = hold["resume_at"] == NEVER and not (rule == _OPERATOR and hold["action"] == 0)
+            waits_for_operator = hold["resume_at"] == NEVER and not (rule == _HALT and hold["action"] == 0)
             if hold["action"] == FLATTEN or waits_for_operator:
                 return _HALTED
             mode = _REDUCING
@@ -651,7 +652,7 @@ def fill_holds(facts: Rows, holds: Rows) -> None:
     fact["drawdown"] = holds[_DRAWDOWN]["in_force"]
     fact["losing_streak"] = holds[_LOSING_STREAK]["in_force"]
     fact["trades_per_day"] = holds[_TRADES_PER_DAY]["in_force"]
-    fact["halted_by_operator"] = holds[_OPERATOR]["in_force"]
+    fact["halted"] = holds[_HALT]["in_force"]
 
 
 @compiled
@@ -717,7 +718,7 @@ class CircuitBreaker:
         for name in ("day_equity", "equity", "peak"):
             self._state[name] = equity
         self.reason = ""
-        """Reason of the operator's last command."""
+        """Reason of the last halt, or of the operator's last command."""
 
     def apply_fact(self, fact: int, time: int, amount: int = 0) -> None:
         """Process a fact, as `breaker_step` does."""
@@ -738,7 +739,7 @@ class CircuitBreaker:
         """Return (measure, limit) of each measured rule: money for DAILY_LOSS and DRAWDOWN, counts for the others."""
         return {
             code: (int(breaker_measure(self._state, rule)), int(breaker_limit(self._state, self._rules, rule)))
-            for rule, code in enumerate(RULES[:_OPERATOR])
+            for rule, code in enumerate(RULES[:_HALT])
         }
 
     # state for the next run

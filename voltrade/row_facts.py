@@ -87,17 +87,17 @@ def round_trip(trip: Any, symbol: str, reason: str, entries: Sequence[int], exit
 
 
 def refusal(row: Any, symbol: str, gates: Sequence[risk.Gate], halt_reason: str = "") -> Refusal:
-    """Return a row of REFUSAL as a `Refusal`; `halt_reason` is the text of an operator's halt."""
+    """Return a row of REFUSAL as a `Refusal`; `halt_reason` says why trading is halted."""
     gate = gates[row.gate]
     text = refusal_text(gate, row.measure, row.limit, halt_reason)
     return Refusal(row.time, symbol, row.bar, Side(row.side), gate.code, text)
 
 
 def refusal_text(gate: risk.Gate, measure: int, limit: int, halt_reason: str = "") -> str:
-    """Return the text of a refusal: that of its breaker rule, an operator's, or the gate's own."""
+    """Return the text of a refusal: that of its breaker rule, the reason of a halt, or the gate's own."""
     if gate.code not in risk.RULES:
         return gate.text
-    return halt_reason if gate.code == risk.RULES[-1] else risk.distance_text(gate.code, measure, limit)
+    return halt_reason if gate.code == risk.HALTED.code else risk.distance_text(gate.code, measure, limit)
 
 
 def alert_code_and_text(kind: int, name: str, code: int, text: str) -> tuple[str, str]:
@@ -117,12 +117,12 @@ def alert_code_and_text(kind: int, name: str, code: int, text: str) -> tuple[str
     return "ORDER_REFUSED", refused_text(name, code, text)
 
 
-def change(row: Any) -> BreakerChange:
-    """Return a row of CHANGE as a `BreakerChange`."""
-    action = "resume" if row.resumed else risk.ACTIONS[row.action]
-    return BreakerChange(
-        row.time, risk.RULES[row.rule], risk.MODES[row.mode], action, row.measure, row.limit, row.resume_at
-    )
+def change(row: Any, halt_reason: str = "") -> BreakerChange:
+    """Return a row of CHANGE as a `BreakerChange`; `halt_reason` says why trading is halted, or goes on."""
+    action, rule = "resume" if row.resumed else risk.ACTIONS[row.action], risk.RULES[row.rule]
+    measured = row.measure, row.limit, row.resume_at
+    reason = halt_reason if rule == risk.HALTED.code else ""
+    return BreakerChange(row.time, rule, risk.MODES[row.mode], action, *measured, reason)
 
 
 def equity_point(row: Any, symbol: str) -> EquityPoint:

@@ -163,8 +163,8 @@ def test_fills_that_a_snapshot_brings_are_told_of(news: News) -> None:
             Urgency.FAILURE,
         ),
         (
-            BreakerChange(NOON, "HALTED_BY_OPERATOR", "HALTED", "cancel", 0, 0, NEVER),
-            "HALTED: HALTED_BY_OPERATOR; cancel until an operator resumes",
+            BreakerChange(NOON, "HALTED", "HALTED", "cancel", 0, 0, NEVER, "vt-e-1e1 refused with -1022: signature"),
+            "HALTED: vt-e-1e1 refused with -1022: signature; cancel until an operator resumes",
             Urgency.FAILURE,
         ),
         (

@@ -132,7 +132,7 @@ def test_a_ledger_of_another_version_is_refused_by_its_version(tmp_path: Path) -
     [path] = tmp_path.glob("*.json")
     earlier = {"version": 1, "account": "account", "mode": "live", "run": "id", "folder": "", "left": None, "after": ""}
     path.write_text(json.dumps(earlier))
-    with pytest.raises(SessionError, match="version must be 2, was 1"):
+    with pytest.raises(SessionError, match="version must be 3, was 1"):
         open_one(tmp_path)
     assert json.loads(path.read_text()) == earlier
 

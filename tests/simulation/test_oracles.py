@@ -449,7 +449,7 @@ STREAM_DOWN = at_the_end("StreamStatus", 70_000, stream="user", up=False)
 
 
 HALT: Json = {
-    "rule": "HALTED_BY_OPERATOR",
+    "rule": "HALTED",
     "mode": "HALTED",
     "action": "cancel",
     "measure": 0,

@@ -350,7 +350,7 @@ def test_a_cancel_under_way_is_not_resolved() -> None:
     harness = Harness()
     harness.order(ENTRY, "NEW")
     assert not harness.monitor.has_unknown
-    harness.note(cancel_entry(harness.monitor, harness.time, "HALTED_BY_OPERATOR"))
+    harness.note(cancel_entry(harness.monitor, harness.time, "HALTED"))
     assert harness.monitor.has_unknown
     harness.reply(ENTRY, "cancel", Outcome.ACCEPTED)
     assert not harness.monitor.has_unknown
@@ -532,11 +532,13 @@ def test_a_halt_of_the_order_monitor_reaches_the_breaker_and_a_person_lets_it_go
     reply = Reply(6, "submit", "BTCUSDT", refused.id, True, Outcome.REFUSED, -1022, "Signature for this request")
     _, outputs = core.handle(reply)
     assert core.breaker is not None
-    assert [(o.rule, o.mode, o.action) for o in outputs if isinstance(o, BreakerChange)] == [
-        ("HALTED_BY_OPERATOR", "HALTED", "cancel")
+    why = "vt-t-1s1 refused with -1022: Signature for this request"
+    assert [(o.rule, o.mode, o.action, o.reason) for o in outputs if isinstance(o, BreakerChange)] == [
+        ("HALTED", "HALTED", "cancel", why)
     ]
-    assert core.breaker.reason == harness.monitor.halt_reason != ""
-    core.handle(Operator(7, "resume", "seen"))
+    assert core.breaker.reason == harness.monitor.halt_reason == why
+    [released] = [o for o in core.handle(Operator(7, "resume", "seen"))[1] if isinstance(o, BreakerChange)]
+    assert (released.rule, released.action, released.reason) == ("HALTED", "resume", "seen")
     assert (core.breaker.mode, harness.monitor.halt_reason) == ("ACTIVE", "")
     core.handle(Timer(8))
     assert core.breaker.mode == "ACTIVE"

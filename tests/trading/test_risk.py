@@ -270,7 +270,7 @@ def test_a_healthy_entry_passes_every_gate():
         ("BAR_TAINTED", {"tainted": True}),
         ("DAY_END_BAR", {"day_end": True}),
         ("PAUSED", {"paused": True}),
-        ("HALTED_BY_OPERATOR", {"halted_by_operator": True}),
+        ("HALTED", {"halted": True}),
         ("DRAWDOWN", {"drawdown": True}),
         ("DAILY_LOSS", {"daily_loss": True}),
         ("LOSING_STREAK", {"losing_streak": True}),
@@ -590,7 +590,7 @@ def test_a_restart_resets_no_limit_and_releases_no_rule():
     breaker.halt(NOON)
     again = restarted(breaker)
     assert again.state() == breaker.state()
-    assert (again.mode, again.codes, again.next_due) == ("HALTED", ("DAILY_LOSS", "HALTED_BY_OPERATOR"), TOMORROW)
+    assert (again.mode, again.codes, again.next_due) == ("HALTED", ("DAILY_LOSS", "HALTED"), TOMORROW)
     assert again.reason == "kill switch"
     assert told(again.on_time(TOMORROW)) == [("DAILY_LOSS", "resume", "HALTED")]
 
@@ -685,19 +685,19 @@ def test_every_rule_takes_every_action_and_resumption(rule, action, resume, mode
 )
 def test_a_person_stops_and_resumes(command, mode, action):
     breaker = a_breaker()
-    assert getattr(breaker, command)(NOON) == [BreakerChange(NOON, "HALTED_BY_OPERATOR", mode, action, 0, 0, NEVER)]
-    assert (breaker.mode, breaker.codes) == (mode, ("HALTED_BY_OPERATOR",))
+    assert getattr(breaker, command)(NOON) == [BreakerChange(NOON, "HALTED", mode, action, 0, 0, NEVER)]
+    assert (breaker.mode, breaker.codes) == (mode, ("HALTED",))
     assert getattr(breaker, command)(NOON) == []
     assert breaker.on_time(NOON + 99 * DAY_MS) == []
-    assert told(breaker.resume(NOON + 99 * DAY_MS)) == [("HALTED_BY_OPERATOR", "resume", "ACTIVE")]
+    assert told(breaker.resume(NOON + 99 * DAY_MS)) == [("HALTED", "resume", "ACTIVE")]
     assert breaker.resume(NOON + 99 * DAY_MS) == []
 
 
 def test_a_person_may_change_what_is_wanted():
     breaker = a_breaker()
     breaker.halt(NOON)
-    assert told(breaker.flatten(NOON)) == [("HALTED_BY_OPERATOR", "flatten", "HALTED")]
-    assert told(breaker.reduce(NOON)) == [("HALTED_BY_OPERATOR", "block", "REDUCING")]
+    assert told(breaker.flatten(NOON)) == [("HALTED", "flatten", "HALTED")]
+    assert told(breaker.reduce(NOON)) == [("HALTED", "block", "REDUCING")]
 
 
 def test_distances_are_for_people():
@@ -711,7 +711,7 @@ def test_the_breaker_fills_what_the_gates_ask():
     breaker.reduce(NOON)
     entry = facts(daily_loss=True)  # of an earlier moment
     risk.fill_holds(entry, breaker._holds)
-    assert codes(entry, limits()) == {"TRADES_PER_DAY", "HALTED_BY_OPERATOR"}
+    assert codes(entry, limits()) == {"TRADES_PER_DAY", "HALTED"}
 
 
 STEPS = st.lists(

@@ -154,7 +154,7 @@ class News:
         write = str if change.rule in COUNTED else self._money
         measured = f", {write(change.measure)} of {write(change.limit)}" if change.limit else ""
         urgency = Urgency.FAILURE if change.mode == "HALTED" else Urgency.WARNING
-        yield Message(f"{change.mode}: {change.rule}{measured}; {change.action} {until}", urgency)
+        yield Message(f"{change.mode}: {change.reason or change.rule}{measured}; {change.action} {until}", urgency)
 
     def _on_alert(self, alert: Alert) -> Iterator[Message]:
         text = f"{alert.code}: {alert.text}"

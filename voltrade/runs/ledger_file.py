@@ -21,7 +21,7 @@ from voltrade.runs.account_lock import is_same_file, open_private
 STATE_VARIABLE = "VOLTRADE_STATE"
 """Environment variable: an absolute path that replaces the platform's state folder."""
 
-VERSION = 2
+VERSION = 3
 """Version of the ledger's file; a file of another version is refused."""
 
 
