@@ -1,9 +1,10 @@
-"""The comparison of a snapshot of the account with the orders and fills in our books."""
+"""The comparison of the account with the orders and fills in our books, and with the settings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from voltrade.config import RiskSettings
 from voltrade.model import AccountSummary, AlgoUpdate, OrderUpdate, Purpose, Snapshot
 from voltrade.order_register import Order, OrderRegister
 from voltrade.order_states import FORCED
@@ -22,6 +23,20 @@ def listed_ids(snapshot: Snapshot) -> set[str]:
     """Return the client order ids of the open orders of both kinds that a snapshot lists."""
     orders: Iterable[OrderUpdate | AlgoUpdate] = (*snapshot.orders, *snapshot.algo_orders)
     return {order.client_order_id for order in orders}
+
+
+def setting_problems(wanted: RiskSettings, account: Snapshot | AccountSummary) -> list[str]:
+    """Return the settings of the account that forbid trading with a configuration."""
+    problems = []
+    if account.hedge_mode:
+        problems.append("position mode must be one-way, was hedge")
+    if account.multi_assets:
+        problems.append("margin mode must be single-asset, was multi-assets")
+    if account.leverage != wanted.leverage:
+        problems.append(f"leverage must be {wanted.leverage}, was {account.leverage}")
+    if account.margin_type != wanted.margin_type:
+        problems.append(f"margin type must be {wanted.margin_type}, was {account.margin_type}")
+    return problems
 
 
 def _last_trade(snapshot: Snapshot) -> int:

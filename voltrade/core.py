@@ -18,6 +18,7 @@ from numba import types
 
 from voltrade import core_rules, records, risk
 from voltrade.account import Account, Position
+from voltrade.account_check import setting_problems
 from voltrade.bar_pipeline import BarPipeline
 from voltrade.bar_rate import bar_rate_alert
 from voltrade.books import Books
@@ -346,7 +347,7 @@ class TradingCore:
         symbol_state = self.symbol_states[snapshot.symbol]
         outputs = self._open_account(symbol_state, snapshot)
         outputs += symbol_state.monitor.on_snapshot(snapshot)
-        problems, wallet = self._mismatches(snapshot), int(self._books.account["wallet"])
+        problems, wallet = setting_problems(self.config.risk, snapshot), int(self._books.account["wallet"])
         differs = wallet != snapshot.wallet
         # An order that is looked up may have a fill that our books lack, so the account is read again first.
         is_asking = any(isinstance(output, LookupOrder) for output in outputs)
@@ -365,7 +366,7 @@ class TradingCore:
     def _on_summary(self, summary: AccountSummary) -> list[Output]:
         """Compare the account with our books; where it differs, have it read whole."""
         symbol_state, wallet = self.symbol_states[summary.symbol], int(self._books.account["wallet"])
-        has_our_settings = self._mismatches(summary) == symbol_state.problems
+        has_our_settings = setting_problems(self.config.risk, summary) == symbol_state.problems
         if summary.wallet == wallet and has_our_settings and symbol_state.monitor.agrees(summary):
             return []
         return [TakeSnapshot(self.time, summary.symbol, "ACCOUNT_DIFFERS")]
@@ -401,20 +402,6 @@ class TradingCore:
             row["end_at"] = snapshot.time + milliseconds(session.duration_s)
         early, self._early = self._early, []
         return [output for command in early for output in self._on_operator(command)]
-
-    def _mismatches(self, snapshot: Snapshot | AccountSummary) -> list[str]:
-        """Return the settings of the account that forbid trading with this configuration."""
-        wanted = self.config.risk
-        problems = []
-        if snapshot.hedge_mode:
-            problems.append("position mode must be one-way, was hedge")
-        if snapshot.multi_assets:
-            problems.append("margin mode must be single-asset, was multi-assets")
-        if snapshot.leverage != wanted.leverage:
-            problems.append(f"leverage must be {wanted.leverage}, was {snapshot.leverage}")
-        if snapshot.margin_type != wanted.margin_type:
-            problems.append(f"margin type must be {wanted.margin_type}, was {snapshot.margin_type}")
-        return problems
 
     # --- timers, streams, operators --------------------------------------------------------------------------------
 
