@@ -41,7 +41,7 @@ ONLY_IN = {
     "apprise": {"engine.notify"},
     "ccxt": {"exchange.ccxt_binance"},
     "aiohttp": {
-        "exchange.client", "venue.server", "venue.streams", "venue.faults", "engine.venue_process", "data.sources",
+        "exchange.client", "venue.server", "venue.streams", "venue.injection", "engine.venue_process", "data.sources",
     },
     "plotly": {
         "report.charts", "report.chart_style", "report.tape_charts", "report.sweep_charts", "report.research_chart",

@@ -279,7 +279,7 @@ class Pipe:
 
     def write(self, frames: bytes) -> None:
         for kind, payload in split(frames):
-            if kind is not WSMsgType.TEXT or self.category not in self._network.conditions.deaf:
+            if kind not in (WSMsgType.TEXT, WSMsgType.BINARY) or self.category not in self._network.conditions.deaf:
                 self._send(kind, payload)
 
     def tell(self, text: str) -> None:
@@ -351,7 +351,13 @@ class Pipe:
 
 def split(frames: bytes) -> list[tuple[WSMsgType, bytes]]:
     """Take a server's frames apart (RFC 6455, 5.2: unmasked, final)."""
-    kinds = {0x81: WSMsgType.TEXT, 0x88: WSMsgType.CLOSE, 0x89: WSMsgType.PING, 0x8A: WSMsgType.PONG}
+    kinds = {
+        0x81: WSMsgType.TEXT,
+        0x82: WSMsgType.BINARY,
+        0x88: WSMsgType.CLOSE,
+        0x89: WSMsgType.PING,
+        0x8A: WSMsgType.PONG,
+    }
     found, at = [], 0
     while at < len(frames):
         kind, size, head = kinds[frames[at]], frames[at + 1], at + 2

@@ -7,7 +7,8 @@ exchange, and the rows that follow are its effects. Prices to which no order rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -112,6 +113,15 @@ class EventLog:
     def write_to(self, log: Log | None) -> None:
         """Write the rows that follow to another log."""
         self._log = log
+
+    @contextmanager
+    def silenced(self) -> Iterator[None]:
+        """Have no log meanwhile."""
+        log, self._log = self._log, None
+        try:
+            yield
+        finally:
+            self._log = log
 
     def note(self, kind: str, **facts: Any) -> None:
         """Write a row."""

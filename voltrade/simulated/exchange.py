@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, replace
 from decimal import Decimal
 from typing import Any
@@ -151,6 +152,12 @@ class SimulatedExchange:
         """Return a symbol's market; -1121 if the exchange does not have it."""
         refuse_if(symbol not in self.markets, -1121)
         return self.markets[symbol]
+
+    def copy(self) -> SimulatedExchange:
+        """Return the exchange as it is now, to be read later: it has no log, and shares what never changes."""
+        known = [*self.income, *(fill for market in self.markets.values() for fill in market.fills)]
+        with self.events.silenced():
+            return deepcopy(self, {id(fact): fact for fact in known})
 
     # --- the tape -----------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ class TruthLog:
 
     Attributes:
         rows: the rows when the file was opened; an incomplete last line is removed.
+        written: number of rows written since.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -46,9 +47,11 @@ class TruthLog:
         written = self.path.read_bytes()
         whole = written.rfind(b"\n") + 1
         self._file.truncate(whole)
+        self.written = 0
         self.rows: list[dict[str, Any]] = [orjson.loads(line) for line in written[:whole].splitlines()]
 
     def write(self, row: Mapping[str, Any]) -> None:
+        self.written += 1
         self._file.write(orjson.dumps(row) + b"\n")
 
     def close(self) -> None:

@@ -91,25 +91,48 @@ def tables_text() -> str:
 class Limits:
     """The rate limits of exchangeInfo, in windows of the venue's clock.
 
-    A request over the weight of a minute is refused with 429; a client that continues is banned with 418.
+    A request over the weight of a minute is refused with 429; a client that continues is banned with 418, and one that
+    continues into a ban is banned for longer.
+
+    Attributes:
+        rows: the limits as exchangeInfo tells them: weight, orders of a minute, orders of 10 seconds.
     """
 
     def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = [dict(row) for row in shipped_exchange_info()["rateLimits"]]
         self._used: dict[str, tuple[int, int]] = {}
         self._over_limit = 0
         self._ban_ms = BAN_MS
-        self._blocked_until, self._block_status = 0, 429
+        self._blocked_until, self._block_status, self._is_end_told = 0, 429, True
 
-    def block(self, status: int, until: int) -> None:
-        """Refuse every request until a time, with 429 or (as a ban) 418."""
-        self._blocked_until, self._block_status = until, status
+    def block(self, status: int, until: int, *, told: bool = True) -> None:
+        """Refuse every request until a time, with 429 or (as a ban) 418; `told`: with a Retry-After header."""
+        self._blocked_until, self._block_status, self._is_end_told = until, status, told
+
+    def set_weight(self, limit: int) -> None:
+        """Change the request weight of a minute."""
+        self.rows[0]["limit"] = limit
+
+    def spend(self, weight: int, now: int) -> None:
+        """Use request weight of this minute, as another client at the same address does."""
+        self._use(self.rows[0], weight, now, {})
+
+    def _lengthen_ban(self) -> None:
+        """Count a request into a ban; too many of them make it longer."""
+        self._over_limit += 1
+        if self._over_limit > REQUESTS_BEFORE_BAN:
+            self._over_limit = 0
+            self._blocked_until += self._ban_ms
+            self._ban_ms = min(2 * self._ban_ms, MAX_BAN_MS)
 
     def count(self, weight: int, orders: Sequence[int], now: int) -> tuple[dict[str, str], Response | None]:
         """Count a request; return Binance's headers with the usage, and the refusal if it exceeds a limit."""
         headers: dict[str, str] = {}
         if now < self._blocked_until:
+            if self._block_status == 418:
+                self._lengthen_ban()
             return headers, self._too_many(self._block_status, now, self._blocked_until, headers)
-        of_weight, of_minute, of_seconds = shipped_exchange_info()["rateLimits"]
+        of_weight, of_minute, of_seconds = self.rows
         is_over, end = self._use(of_weight, weight, now, headers)
         self._over_limit = self._over_limit + 1 if is_over else 0
         if self._over_limit > REQUESTS_BEFORE_BAN:
@@ -135,13 +158,13 @@ class Limits:
         self._used[name], headers[name] = (now // span, used), str(used)
         return used > limit["limit"], (now // span + 1) * span
 
-    @staticmethod
-    def _too_many(status: int, now: int, until: int, headers: Mapping[str, str]) -> Response:
-        message = refused(-1003, shipped_exchange_info()["rateLimits"][0]["limit"]).message
+    def _too_many(self, status: int, now: int, until: int, headers: Mapping[str, str]) -> Response:
+        message = refused(-1003, self.rows[0]["limit"]).message
         if status == 418:
             message = f"Way too many requests; IP(127.0.0.1) banned until {until}. Please use the websocket for live "
             message += "updates to avoid bans."
-        retry_after = {"Retry-After": str(-(-(until - now) // 1000))}
+        is_told = self._is_end_told or now >= self._blocked_until
+        retry_after = {"Retry-After": str(-(-(until - now) // 1000))} if is_told else {}
         return Response(status, {"code": -1003, "msg": message}, {**headers, **retry_after})
 
 

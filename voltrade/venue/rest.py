@@ -77,10 +77,12 @@ class RestApi:
     limits: Limits = field(default_factory=Limits)
     _countdowns: dict[str, int] = field(default_factory=dict)
     _received: int = 0
+    _reached: int = 0
 
-    def handle(self, method: str, path: str, key: str, params: Params, received: int = 0) -> Response:
-        """Handle a request that was received now, or at the time `received`."""
+    def handle(self, method: str, path: str, key: str, params: Params, received: int = 0, reached: int = 0) -> Response:
+        """Handle a request that was received, and on its way to the matching engine, now or at the times given."""
         self._received = received or self.now()
+        self._reached = reached or self._received
         route = served().get((method, path))
         weight = route.weight[0 if params.get("symbol") else -1] if route else 1
         headers, throttled = self.limits.count(weight, route.orders if route else (), self.now())
@@ -168,7 +170,7 @@ class RestApi:
         refuse_if(is_conditional or params.flag("closePosition"), -4120)
         request = self._request(params, ORDINARY, "newClientOrderId")
         refuse_if(request.order_type is OrderType.MARKET and params.get("timeInForce"), -1106, "timeinforce")
-        arrives, window = self._received + self.exchange.terms.latency_ms, params.whole("recvWindow", RECV_WINDOW_MS)
+        arrives, window = self._reached + self.exchange.terms.latency_ms, params.whole("recvWindow", RECV_WINDOW_MS)
         refuse_if(arrives > params.whole("timestamp", arrives) + window, -5028)
         return request
 
@@ -369,7 +371,7 @@ HANDLERS: Mapping[str, Callable[[RestApi, Params], Any]] = {
     "time": lambda api, _: {"serverTime": api.now()},
     "exchange_info": lambda api, _: {
         **{"timezone": "UTC", "serverTime": api.now(), "futuresType": "U_MARGINED", "exchangeFilters": []},
-        **{name: shipped_exchange_info()[name] for name in ("rateLimits", "assets")},
+        **{"rateLimits": api.limits.rows, "assets": shipped_exchange_info()["assets"]},
         "symbols": [symbol_info(market.instrument, market.status) for market in api.exchange.markets.values()],
     },
     "premium_index": lambda api, params: api.by_symbol(
@@ -384,7 +386,7 @@ HANDLERS: Mapping[str, Callable[[RestApi, Params], Any]] = {
     "place_orders": lambda api, params: api.one_by_one(params.rows("batchOrders", MAX_BATCH), "place_order"),
     "modify_orders": lambda api, params: api.one_by_one(params.rows("batchOrders", MAX_BATCH), "modify_order"),
     "open_orders": lambda api, params: api.orders(api.exchange.open_orders(api.symbol(params))),
-    "order_limits": lambda api, _: shipped_exchange_info()["rateLimits"][1:],
+    "order_limits": lambda api, _: api.limits.rows[1:],
     "test_order": lambda api, params: api.exchange.check_order(api.order_request(params)),
     "cancel_all": lambda api, params: api.exchange.cancel_all(api.data(params).symbol),
     "cancel_all_algos": lambda api, params: api.exchange.cancel_all_algo(api.data(params).symbol),

@@ -30,9 +30,11 @@ from voltrade.config import Config
 from voltrade.data.tape import Tape
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import Funding, MarkPrice, Marks, Segment, Trades
+from voltrade.simulated.exchange import SimulatedExchange
 from voltrade.simulated.ground_truth import TruthLog, restored
 from voltrade.simulated.tape_playback import TapePlayer, exchange_for, player_for, steps_until
-from voltrade.venue.faults import Fault, Faults, check_lockstep
+from voltrade.venue.faults import Fault, check_lockstep, read_script
+from voltrade.venue.injection import Faults
 from voltrade.venue.market_data import INTERVALS_MS, MarketData, mark_message
 from voltrade.venue.messages import OPEN, Json, user_events
 from voltrade.venue.requests import Params, Response
@@ -187,6 +189,8 @@ class Venue:
                 case "POST", "/voltrade/stop":
                     self.stopping.set()
                     return json_response({"stopping": True})
+                case "POST", "/voltrade/fault":
+                    return self._add_faults(await request.read())
                 case "GET", "/voltrade/lockstep" if self.lockstep:
                     return await self._lockstep_socket(request)
             if socket := SOCKET.fullmatch(request.path):
@@ -195,6 +199,16 @@ class Venue:
             return await self._rest(request)
         finally:
             self._in_use, self._used = self._in_use - 1, time.monotonic()
+
+    def _add_faults(self, body: bytes) -> web.Response:
+        """Add faults to the running script: JSON as in a script's file, with times that count from now."""
+        try:
+            faults = read_script(orjson.loads(body))
+            self.faults.add_from_now(faults)
+        except (ConfigError, orjson.JSONDecodeError) as error:
+            return json_response({"error": str(error)}, 400)
+        self._deliver()
+        return json_response({"added": len(faults), "time": self.now()})
 
     # --- the tapes ---------------------------------------------------------------------------------------------------
 
@@ -348,9 +362,16 @@ class Venue:
         response.headers.update(result.headers)
         return response
 
-    def _carry_out(self, request: web.BaseRequest, params: Params, received: int = 0) -> Response:
-        key = request.headers.get("X-MBX-APIKEY", "")
-        result = self.rest.handle(request.method, request.path, key, params, received)
+    def _carry_out(
+        self,
+        request: web.BaseRequest,
+        params: Params,
+        received: int = 0,
+        reached: int = 0,
+        past: SimulatedExchange | None = None,
+    ) -> Response:
+        key, rest = request.headers.get("X-MBX-APIKEY", ""), replace(self.rest, exchange=past) if past else self.rest
+        result = rest.handle(request.method, request.path, key, params, received, reached)
         row = {"kind": "request", "time": self.now(), "method": request.method, "path": request.path}
         row |= {name: params.get(name) for name in LOGGED if params.get(name)}
         self.truth.write({**row, "status": result.status, "code": result.body["code"] if result.status != 200 else 0})

@@ -40,8 +40,12 @@ MARKET_STREAMS: Mapping[str, frozenset[str]] = {
 }
 """Streams of a symbol by the category of the address; the old addresses without a category have all."""
 
-TEXT, CLOSE, PING, PONG = 0x81, 0x88, 0x89, 0x8A
+TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
 """First byte of a frame: FIN and opcode (RFC 6455, 5.2)."""
+
+
+class Binary(bytes):
+    """An event that is sent in a binary frame, which Binance never does."""
 
 
 def frame(kind: int, payload: bytes) -> bytes:
@@ -85,10 +89,9 @@ class Socket:
 
     def push(self, stream: str, payloads: Iterable[bytes]) -> None:
         """Send events of one stream in one write, without waiting."""
-        if self.combined:
-            head = b'{"stream":"' + stream.encode() + b'","data":'
-            payloads = [head + payload + b"}" for payload in payloads]
-        self.write(b"".join(frame(TEXT, payload) for payload in payloads))
+        head = b'{"stream":"' + stream.encode() + b'","data":' if self.combined else b""
+        kinds = ((BINARY if isinstance(payload, Binary) else TEXT, payload) for payload in payloads)
+        self.write(b"".join(frame(kind, head + payload + b"}" if head else payload) for kind, payload in kinds))
 
     def write(self, frames: bytes) -> None:
         if self.transport.get_write_buffer_size() > BACKLOG_BYTES:
@@ -118,12 +121,14 @@ class Streams:
 
     Attributes:
         listen_key: the account's active key, or empty.
+        is_unreachable: whether new connections are cut at once, for faults.
     """
 
     def __init__(self, symbols: Iterable[str], owner: str, wall: Callable[[], float] = time.time) -> None:
         self._wall = wall
         self.sockets: list[Socket] = []
         self.listen_key = ""
+        self.is_unreachable = False
         self._expiry = 0
         self._keys_made = 0
         self._symbols, self._owner = frozenset(symbol.lower() for symbol in symbols), owner
@@ -172,12 +177,18 @@ class Streams:
         self._expiry = now + LISTEN_KEY_MS
         return self.listen_key
 
-    def expire_listen_key(self, now: int, *, early: bool = False) -> None:
+    def replace_listen_key(self, now: int) -> None:
+        """Make another key the active one; connections with the old one stay open without events."""
+        self.forget_listen_key()
+        self.renew_listen_key(now)
+
+    def expire_listen_key(self, now: int, *, early: bool = False, told: bool = True) -> None:
         """Expire the key if its time is over (or `early`); its connections stay open without events."""
         if self.listen_key and (early or now >= self._expiry):
             end = now if early else self._expiry
             event = {"e": "listenKeyExpired", "E": end, "listenKey": self.listen_key}
-            self.push_user("listenKeyExpired", [orjson.dumps(event)])
+            if told:
+                self.push_user("listenKeyExpired", [orjson.dumps(event)])
             self.forget_listen_key()
 
     def next_due(self) -> int:
@@ -217,6 +228,8 @@ class Streams:
         for asked in (name, query.get("listenKey", ""), *query.get("streams", "").split("/")):
             self._subscribe(socket, [asked])
         self.sockets.append(socket)
+        if self.is_unreachable:
+            transport.abort()
         return socket
 
     def receive(self, socket: Socket, kind: WSMsgType, data: str | bytes) -> None:
