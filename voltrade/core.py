@@ -306,7 +306,10 @@ class TradingCore:
 
     def _on_mark(self, mark: MarkPrice) -> list[Output]:
         symbol_state = self.symbol_states[mark.symbol]
-        outputs = self._books.react(records.Event(records.MARKED, symbol_state.index, amount=mark.price_e8))
+        event = records.Event(
+            records.MARKED, symbol_state.index, amount=mark.price_e8, code=1 if mark.is_last_price else 0
+        )
+        outputs = self._books.react(event)
         return [*outputs, *self._watch_bars(symbol_state)]
 
     def _watch_bars(self, symbol_state: SymbolState) -> list[Output]:

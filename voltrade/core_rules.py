@@ -105,7 +105,7 @@ def value_account(account: Record, symbols: Rows, index: int) -> None:
     at = note_row(account, account.equity_count, len(account.equity))
     point = account.equity[at]
     point.time, point.wallet, point.unrealised = account.now, account.wallet, unrealised
-    point.position, point.at_mark = symbol.quantity, symbol.mark_e8 != 0
+    point.position, point.at_mark = symbol.quantity, symbol.mark_e8 != 0 and not symbol.mark_is_last_price
     account.equity_count = at + 1
     add_output(account, records.VALUED, index, at, states.NONE, account.now)
     update_breaker_and_act(account, symbols, risk.EQUITY, account.wallet + unrealised)
@@ -403,7 +403,7 @@ def react(account: Record, symbols: Rows, event: Record) -> int:
     elif kind == records.TIMER_DUE:
         on_timer(account, symbols)
     elif kind == records.MARKED:
-        symbol.mark_e8 = event.amount
+        symbol.mark_e8, symbol.mark_is_last_price = event.amount, event.code != 0
         value_account(account, symbols, event.symbol)
     elif kind == records.FUNDED:
         on_funding(account, symbol, event.amount, event.code != records.NO_SYMBOL)

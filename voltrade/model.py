@@ -27,7 +27,7 @@ MONEY = 100_000_000
 NEVER = np.iinfo(np.int64).max
 """A time that is never reached."""
 
-HOUR_MS, DAY_MS = 3_600_000, 86_400_000
+MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
 
 Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -276,6 +276,8 @@ class Funding:
 
     time: Int64s
     rate_e8: Int64s
+    interval_ms: Int64s | None = None
+    """The interval that ends at each row; 0, or None for all, where it isn't known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +340,8 @@ class MarkPrice:
     price_e8: int
     funding_rate_e8: int = 0
     next_funding_time: int = 0
+    is_last_price: bool = False
+    """Whether it is the last trade's price, since the records of the exchange's mark prices have a hole."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,7 @@ SYMBOL = record_dtype(
         # orders: the newest time that was reported, numbers given, fills counted
         *wholes("time", "snapshot_at", "snapshot_reason", "unexplained_lots", "ignored", "round_trips"),
         *wholes("order_numbers", "counted", "agreed_at"),
-        *flags("has_position", "reconciled", "nothing_to_reduce"),
+        *flags("mark_is_last_price", "has_position", "reconciled", "nothing_to_reduce"),
         *wholes("halt_wanted", "halt_applied", "entry_failures", "largest_order", "account_read_at"),
         *wholes("order_count", "removable_count"),
         ("position", POSITION),
@@ -114,7 +114,8 @@ SYMBOL = record_dtype(
 `snapshot_at` and `snapshot_reason`: when to read the account, NEVER where nothing asks for it, and why.
 `unexplained_lots`: signed lots of the last snapshot's position if its trades don't explain it, else 0. `agreed_at`:
 when a snapshot last agreed and listed every order. `account_read_at`: when the account was last read because an order
-could not be looked up. `nothing_to_reduce`: the exchange has refused an exit since the last fill because there was
+could not be looked up. `mark_is_last_price`: whether `mark_e8` is the last trade's price, since the exchange's mark
+price isn't known. `nothing_to_reduce`: the exchange has refused an exit since the last fill because there was
 nothing to close. `largest_order`: the largest exit that the exchange takes, 0 while it has refused none. `halt_wanted`:
 why trading must halt until an operator resumes it; `halt_applied`: the same, once the breaker has halted.
 `removable_count`: orders whose rows can be freed. `earlier`: the position of a finished order that the exchange reports
@@ -220,8 +221,8 @@ class Event(NamedTuple):
     """The command that a reply is for: SUBMIT, CANCEL or LOOKUP."""
     outcome: int = 0
     code: int = 0
-    """Binance's code; also the question of ASKED, the fact of BREAKER_UPDATED, the purpose of ORPHAN_ADOPTED, and
-    NO_SYMBOL of FUNDED."""
+    """Binance's code; also the question of ASKED, the fact of BREAKER_UPDATED, the purpose of ORPHAN_ADOPTED,
+    NO_SYMBOL of FUNDED, and 1 for MARKED where the mark price is the last trade's."""
     updates: int = 0
     """Which updates a reply carries: HAS_ORDER, HAS_ALGO or both."""
     order_time: int = 0

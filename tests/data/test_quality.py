@@ -297,8 +297,13 @@ def test_verify_names_every_fault_and_row_of_a_set_of_archives(
     assert f"{len(CASES) + 3} files: " in said
 
 
+def hourly(lines: Lines) -> None:
+    """Of 24 rows, those of 00:00, 08:00 and 16:00."""
+    lines[1:] = [line.replace(",8,", ",1,") for line in lines[1:]]
+
+
 def test_verify_of_sound_files_says_so(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    for kind, name in ((TRADES, "aggTrades-2026-01-05"), (MARKS, "1m-2026-01-05"), (FUNDING, "fundingRate-2026-01")):
+    for kind, name in ((TRADES, "aggTrades-2026-01-05"), (MARKS, "1m-2026-01-05"), (FUNDING, "fundingRate-2026-01-05")):
         written(tmp_path, f"BTCUSDT-{name}.zip", lines_of(kind))
     assert verify(str(tmp_path)) == 0
     assert capsys.readouterr().out.endswith("3 files: no fault\n")
@@ -314,6 +319,9 @@ def test_verify_of_sound_files_says_so(tmp_path: Path, store: Store, capsys: pyt
         (MARKS, "1m-2026-01-05", edited(7, volume="123.456"), "bad_value in 1 row (7): volume must be 0, was 123.456"),
         (MARKS, "1m-2026-01-05", swapped, "unsorted in 1 row (100): time must ascend from row to row"),
         (MARKS, "1m-2026-01-06", lambda _: None, "wrong_day in 1440 rows (2-1441)"),
+        (FUNDING, "fundingRate-2026-01-05", hourly, "id_gap in 2 rows (3-4): 21 rows are missing"),
+        (FUNDING, "fundingRate-2026-01-05", lambda lines: lines.pop(2), "id_gap in 1 row (3): 1 rows are missing"),
+        (FUNDING, "fundingRate-2026-01-05", lambda lines: lines.pop(3), "id_gap: 1 rows are missing, at the"),
         (FUNDING, "fundingRate-2026-01", lambda lines: lines.insert(3, lines[2]), "duplicate_id in 1 row (4)"),
         (FUNDING, "fundingRate-2026-01", edited(3, last_funding_rate="0.000000001"), "bad_value in 1 row (3)"),
         (FUNDING, "fundingRate-2026-01", lambda lines: lines.__setitem__(0, "a,b,c"), "the columns calc_time"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -19,8 +20,10 @@ from support.builders import an_instrument
 from support.history import some_trades
 
 from voltrade.config import SessionSettings
+from voltrade.data.coverage import Coverage
 from voltrade.data.kinds import FUNDING, MARKS, TRADES, start_of
 from voltrade.data.store import Store
+from voltrade.data.store_files import encode_rows
 from voltrade.data.stored_day import Contradiction, Metadata, StoredDay
 from voltrade.data.tape import load_tape, stored_trades
 from voltrade.data.trade_recorder import Recorder
@@ -441,12 +444,12 @@ def test_a_session_names_days_of_the_store(
     assert (made.source, made.synthetic) == ("store, BTCUSDT 2026-01-05 to 2026-01-06", False)
     assert (made.report.id_gaps, made.report.ids_missing) == (1, 1)
     assert (made.marks, made.funding) == (None, None)
-    assert made.valuation == "funding = 0, mark = simulated"
+    assert "mark = simulated; funding = simulated, or 0" in Coverage.of(made).text
     one = load_tape(SessionSettings(tape="store:BTCUSDT:2026-01-07"), btcusdt)
     assert same(one.trades, store.trades(btcusdt, WEDNESDAY, WEDNESDAY))
 
 
-def test_a_tape_brings_marks_and_funding_that_cover_it(store: Store, btcusdt: Instrument) -> None:
+def test_a_tape_brings_the_marks_and_the_funding_that_there_are(store: Store, btcusdt: Instrument) -> None:
     store.add_trades(some_trades("BTCUSDT", MONDAY, days=2, a_day=200), a_metadata(btcusdt))
     e8 = Metadata.of_values({"made": {}}, begins=True, ends=True)
     for day in (MONDAY, TUESDAY):
@@ -460,11 +463,37 @@ def test_a_tape_brings_marks_and_funding_that_cover_it(store: Store, btcusdt: In
     assert monday.marks.price_e8.tolist() == minutes(MONDAY)[1].tolist(), "the mark at the begin of each minute"
     assert monday.funding is not None
     assert monday.funding.rate_e8.tolist() == [10_000, -5_000, 0]
-    assert monday.valuation == "funding = the exchange's, mark = the exchange's, one a minute"
+    assert Coverage.of(monday).text.endswith("mark = the exchange's, one a minute; funding = the exchange's, 2 rows")
     both = stored_trades("store:BTCUSDT:2026-01-05:2026-01-06", btcusdt, store)
     assert both.marks is not None
-    assert both.funding is None, "a day without rates would be a day without costs"
-    assert both.valuation == "funding = 0, mark = the exchange's, one a minute"
+    assert both.funding is not None
+    assert both.funding.time.tolist() == at.tolist(), "what there is"
+    assert Coverage.of(both).warning == "INCOMPLETE TAPE: without 60.0% of the funding rates"
+    assert "; 3 of 5 rows are missing and were not paid" in Coverage.of(both).text
+
+
+def test_funding_of_two_sources_keeps_the_interval_that_one_states(store: Store) -> None:
+    at = start_of(MONDAY) + np.array([0, 8, 16]) * 3_600_000
+    e8 = Metadata.of_values({"made": {}})
+    store.add(FUNDING, "BTCUSDT", (at[:2], np.array([1, 2])), at[:2], e8)
+    store.add(FUNDING, "BTCUSDT", (at, np.array([1, 2, 3]), np.array([8, 8, 4])), at, e8)
+    store.add(FUNDING, "BTCUSDT", (at[1:], np.array([2, 3])), at[1:], e8)
+    found = store.funding("BTCUSDT", MONDAY, MONDAY)
+    assert found is not None
+    assert found.interval_ms is not None
+    assert (found.interval_ms // 3_600_000).tolist() == [8, 8, 4]
+    with pytest.raises(Contradiction):
+        store.add(FUNDING, "BTCUSDT", (at, np.array([1, 2, 3]), np.array([8, 4, 4])), at, e8)
+
+
+def test_a_stored_file_without_intervals_is_read(store: Store) -> None:
+    at = start_of(MONDAY) + np.array([0, 8, 16]) * 3_600_000
+    older = replace(FUNDING, columns=("time", "rate"), optional=())
+    metadata = json.dumps(asdict(Metadata.of_values({"made": {}})))
+    store._files.put(f"funding/BTCUSDT/{MONDAY}.parquet", encode_rows(older, (at, np.array([1, 2, 3])), metadata))
+    found = store.funding("BTCUSDT", MONDAY, MONDAY)
+    assert found is not None
+    assert (found.rate_e8.tolist(), np.unique(found.interval_ms).tolist()) == ([1, 2, 3], [0])
 
 
 @pytest.mark.parametrize(

@@ -438,11 +438,12 @@ def test_an_isolated_position_pays_funding_from_its_own_margin() -> None:
     assert [change.quantity for change in event.positions] == [100]
 
 
-def test_funding_times_that_no_mark_told_of_are_made_up_for() -> None:
+def test_a_funding_is_paid_once_however_late_the_next_mark_comes() -> None:
+    """Two more funding times have passed, of which no mark stated a rate: they aren't known."""
     exchange = holding(100, taker_fee_e8=0)
     marked(exchange, 20, 1_000, funding_rate_e8=10_000, next_funding_time=T0 + 100)
     marked(exchange, 100 + 2 * 28_800_000, 1_000)
-    assert exchange.account.funding == money(-30)
+    assert exchange.account.funding == money(-10)
 
 
 # --- what else happens to an account ----------------------------------------------------------------------------------

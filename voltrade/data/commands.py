@@ -312,7 +312,8 @@ def _stored_day(
     if kind is TRADES:
         inspection: Inspection[Any] = inspect_trades(name, Trades(stored.symbol, *columns), chosen, span)
     else:
-        inspection = inspect_values(name, columns, LAYOUTS[kind], chosen, span)
+        edges = stored.metadata.begins and stored.metadata.ends
+        inspection = inspect_values(name, columns, LAYOUTS[kind], chosen, span, edges)
     if at_edges := max(0, stored.missing - inspection.missing):
         detail = f"{at_edges} rows are missing at the day's begin or end"
         inspection = with_finding(inspection, "id_gap", chosen, detail)

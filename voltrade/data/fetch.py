@@ -23,14 +23,14 @@ from tqdm.auto import tqdm
 from voltrade.data.faults import DEFAULT_POLICIES, Inspection, Policies
 from voltrade.data.file_checks import inspect_file, store_file
 from voltrade.data.gaps import Gap, gaps_of
-from voltrade.data.kinds import FUNDING, MARKS, MINUTE_MS, TRADES, Kind, day_of, days_between, start_of
+from voltrade.data.kinds import FUNDING, MARKS, TRADES, Kind, day_of, days_between, start_of
 from voltrade.data.readable_store import ReadableStore
 from voltrade.data.rest_pages import RestPages
 from voltrade.data.sources import TRADES_PER_PAGE, Archive, ArchiveFile, RestHistory, checksum_path
 from voltrade.data.stored_day import Contradiction, Metadata, StoredDay
 from voltrade.data.trade_recorder import Recorder
 from voltrade.errors import DataError
-from voltrade.model import DAY_MS, Instrument, Int64s
+from voltrade.model import DAY_MS, MINUTE_MS, Instrument, Int64s
 
 DOWNLOADS = 4
 """Files that are fetched at a time."""

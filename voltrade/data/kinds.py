@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from voltrade.model import DAY_MS
-
-MINUTE_MS = 60_000
+from voltrade.model import DAY_MS, MINUTE_MS
 
 Column = npt.NDArray[Any]
 
@@ -23,14 +21,16 @@ class Kind:
     columns: tuple[str, ...]
     step: int
     """Difference between the keys of two neighbouring rows where none is missing; 0 where that isn't known."""
+    optional: tuple[str, ...] = ()
+    """Columns that are 0 where a source doesn't state them; older files of the store lack them."""
 
 
 TRADES = Kind("trades", ("id", "price", "quantity", "time", "is_buyer_maker"), 1)
 """AggTrades: ticks, lots, ms UTC."""
 MARKS = Kind("marks", ("time", "open", "high", "low", "close"), MINUTE_MS)
 """Mark price klines of one minute: open time in ms UTC, prices in 1e-8 of the quote asset."""
-FUNDING = Kind("funding", ("time", "rate"), 0)
-"""Funding rates: ms UTC, 1e-8."""
+FUNDING = Kind("funding", ("time", "rate", "interval_hours"), 0, optional=("interval_hours",))
+"""Funding rates: ms UTC, 1e-8, and the interval that ends at the row."""
 KINDS = {kind.name: kind for kind in (TRADES, MARKS, FUNDING)}
 
 

@@ -13,13 +13,13 @@ from tqdm.auto import tqdm
 
 from voltrade.data.faults import Inspection, Policies, Policy
 from voltrade.data.file_checks import LAYOUTS
-from voltrade.data.kinds import MARKS, MINUTE_MS, Kind
+from voltrade.data.kinds import MARKS, Kind
 from voltrade.data.series_checks import MARK_KLINES, inspect_cells
 from voltrade.data.sources import TRADES_PER_PAGE, RestHistory
 from voltrade.data.trade_checks import inspect_columns
 from voltrade.data.trade_files import Columns, multiples
 from voltrade.errors import DataError
-from voltrade.model import Instrument, Int64s, Trades
+from voltrade.model import MINUTE_MS, Instrument, Int64s, Trades
 
 Rows = TypeVar("Rows")
 

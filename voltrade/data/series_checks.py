@@ -15,7 +15,8 @@ from voltrade.data.faults import DEFAULT_POLICIES, Findings, Inspection, Policie
 from voltrade.data.row_checks import MICROSECONDS_FROM, first_and_last, ids_missing_before, order_by_key, outside_span
 from voltrade.data.trade_files import multiples, read_cells
 from voltrade.errors import DataError
-from voltrade.model import Int64s
+from voltrade.model import HOUR_MS, MINUTE_MS, Funding, Int64s
+from voltrade.simulated.mark_columns import fundings_missing, fundings_missing_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class SeriesLayout:
     step: int
     """Milliseconds between two rows where none is missing; 0 where that isn't known."""
     positive: bool
+    hours: tuple[str, ...] = ()
+    """Columns of whole hours, which not all sources have: 0 where they are missing."""
     zero: tuple[str, ...] = ()
     """Columns that must be 0 in every row; otherwise the file holds other data under the same name."""
 
@@ -51,6 +54,7 @@ FUNDING_RATES = SeriesLayout(
     ("last_funding_rate",),
     step=0,
     positive=False,
+    hours=("funding_interval_hours",),
 )
 
 E8 = Decimal("0.00000001")
@@ -83,6 +87,12 @@ def inspect_cells(
         counts, wrong = multiples(cells[column], unit)
         bad |= found.where("bad_value", wrong, number, f"{column} must be a multiple of {unit:f}", cells[column])
         columns.append(counts)
+    for column in layout.hours:
+        if column in cells:
+            hours, wrong = multiples(cells[column], Decimal(1))
+            wrong |= (hours < 1) | (hours > 24)
+            bad |= found.where("bad_value", wrong, number, f"{column} must be 1 to 24 hours", cells[column])
+        columns.append(hours if column in cells else np.zeros(len(number), np.int64))
     for column in layout.zero:
         counts, _ = multiples(cells[column], E8)
         bad |= found.where("bad_value", counts != 0, number, f"{column} must be 0", cells[column])
@@ -99,21 +109,47 @@ def inspect_values(
     layout: SeriesLayout,
     policies: Policies = DEFAULT_POLICIES,
     span: Span | None = None,
+    edges: bool = True,
 ) -> Inspection[tuple[Int64s, ...]]:
-    """Inspect times and values that are numbers already; rows are counted from 1."""
+    """Inspect times and values that are numbers already; rows are counted from 1.
+
+    Args:
+        edges: whether the rows reach from begin to end of the span, so that missing ones can be counted there too.
+    """
     number = np.arange(1, len(columns[0]) + 1, dtype=np.int64)
-    return _examined_series(name, layout, (number, *columns), len(number), Findings(policies), span)
+    return _examined_series(name, layout, (number, *columns), len(number), Findings(policies), span, edges)
+
+
+def _rows_missing(layout: SeriesLayout, columns: Sequence[Int64s], span: Span | None) -> tuple[Int64s, int]:
+    """Return how many rows are missing before each row, and how many before the first and after the last of a span."""
+    times = columns[0]
+    if layout.step:
+        return ids_missing_before(times // layout.step), 0
+    funding = Funding(times, columns[1], columns[2] * HOUR_MS)
+    missing = fundings_missing_before(funding)
+    # A day's first row is due at its first moment, give or take a minute.
+    whole = fundings_missing(funding, span[0] - MINUTE_MS, span[1] - MINUTE_MS) if span and len(times) else 0
+    return missing, max(0, whole - int(missing.sum()))
 
 
 def _examined_series(
-    name: str, layout: SeriesLayout, rows: tuple[Int64s, ...], read: int, found: Findings, span: Span | None
+    name: str,
+    layout: SeriesLayout,
+    rows: tuple[Int64s, ...],
+    read: int,
+    found: Findings,
+    span: Span | None,
+    edges: bool = True,
 ) -> Inspection[tuple[Int64s, ...]]:
     """Inspect rows of line number, time and values."""
     order = order_by_key("time", rows[1], rows[2:], rows[0], found)
     number, *columns = rows if order is None else (column[order] for column in rows)
     times, values = columns[0], columns[1:]
-    missing = ids_missing_before(times // layout.step) if layout.step else np.zeros(len(number), np.int64)
-    found.where("id_gap", missing > 0, number, f"{missing.sum()} rows are missing; the row after the first gap", times)
+    missing, at_edges = _rows_missing(layout, columns, span if edges else None)
+    lost = f"{missing.sum() + at_edges} rows are missing"
+    found.where("id_gap", missing > 0, number, f"{lost}; the row after the first gap", times)
+    if at_edges:
+        found.add("id_gap", np.empty(0, np.int64), f"{lost}, at the begin or end")
     keep = np.ones(len(number), np.bool_)
     if layout.positive:
         is_positive = np.all([column > 0 for column in values], axis=0)
@@ -129,6 +165,6 @@ def _examined_series(
         found.all(),
         None if found.refused else tuple(column[keep] for column in columns),
         gaps=int(np.count_nonzero(missing)),
-        missing=int(missing.sum()),
+        missing=int(missing.sum()) + at_edges,
         edges=first_and_last(times[~outside]),
     )

@@ -27,9 +27,9 @@ import aiohttp
 from tqdm.auto import tqdm
 
 from voltrade.data.faults import Span
-from voltrade.data.kinds import FUNDING, MARKS, MINUTE_MS, TRADES, Kind, start_of
+from voltrade.data.kinds import FUNDING, MARKS, TRADES, Kind, start_of
 from voltrade.errors import DataError
-from voltrade.model import DAY_MS, HOUR_MS
+from voltrade.model import DAY_MS, HOUR_MS, MINUTE_MS
 
 ARCHIVE, ARCHIVE_ADDRESS = "VOLTRADE_ARCHIVE", "https://data.binance.vision"
 REST, REST_ADDRESS = "VOLTRADE_REST", "https://fapi.binance.com"

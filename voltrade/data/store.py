@@ -39,7 +39,7 @@ from voltrade.data.stored_day import (
 )
 from voltrade.data.tape_cache import TapeCache
 from voltrade.errors import DataError
-from voltrade.model import DAY_MS, Funding, Instrument, Int64s, Marks, Trades
+from voltrade.model import DAY_MS, HOUR_MS, Funding, Instrument, Int64s, Marks, Trades
 
 STORE = "VOLTRADE_STORE"
 """Environment variable with the root of the store; `data` where it isn't set."""
@@ -137,14 +137,14 @@ class Store:
         return Trades(symbol, ids, _multiplied(prices, ticks), _multiplied(quantities, lots), times, makers)
 
     def marks(self, symbol: str, first: date, last: date) -> Marks | None:
-        """Return the mark price at the start of each minute; None where a day of the range has none."""
+        """Return the mark price at the start of each stored minute; None where the range has none."""
         columns = self._range(MARKS, symbol, first, last)
         return None if columns is None else Marks(time=columns[0], price_e8=columns[1])
 
     def funding(self, symbol: str, first: date, last: date) -> Funding | None:
-        """Return the funding rates of a range of days; None where a day of the range has none."""
+        """Return the stored funding rates of a range of days; None where it has none."""
         columns = self._range(FUNDING, symbol, first, last)
-        return None if columns is None else Funding(time=columns[0], rate_e8=columns[1])
+        return None if columns is None else Funding(columns[0], columns[1], columns[2] * HOUR_MS)
 
     def rows(self, kind: Kind, symbol: str, day: date) -> list[Column]:
         """Return the columns of a day, with recorded parts.
@@ -168,10 +168,9 @@ class Store:
         blocks = []
         for day in days_between(first, last):
             found = self._stored_rows(kind, symbol, day)
-            if found is None:
-                return None
-            blocks.append(found[0])
-        return [np.concatenate(columns) for columns in zip(*blocks, strict=True)]
+            if found is not None:
+                blocks.append(found[0])
+        return [np.concatenate(columns) for columns in zip(*blocks, strict=True)] or None
 
     def _paths(self, kind: Kind, symbol: str, day: date) -> list[str]:
         """Return the files of a day: the day's own file first, then its parts by their ids."""
@@ -229,7 +228,8 @@ class Store:
         *,
         whole: tuple[date, date] | None = None,
     ) -> list[StoredDay]:
-        """Add rows to the days of their times; see `add_trades`."""
+        """Add rows to the days of their times, optional columns or not; see `add_trades`."""
+        columns = [*columns, *(np.zeros(len(times), np.int64) for _ in kind.columns[len(columns) :])]
         added: list[StoredDay] = []
         contradicted: dict[date, str] = {}
         cuts = [0, *(np.flatnonzero(np.diff(times // DAY_MS)) + 1), len(times)] if len(times) else []

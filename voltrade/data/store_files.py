@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet
 
-from voltrade.data.kinds import Column, Kind
+from voltrade.data.kinds import KINDS, Column, Kind
 from voltrade.data.stored_day import Metadata
 from voltrade.errors import DataError
 
@@ -123,9 +124,11 @@ def encode_rows(kind: Kind, columns: Sequence[Column], metadata: str) -> pa.Buff
 
 
 def columns_of(file: pa.parquet.ParquetFile, names: Sequence[str]) -> list[Column]:
-    """Read columns of an open file."""
-    table = file.read(columns=list(names))
-    return [table[name].to_numpy() for name in names]
+    """Read columns of an open file; an optional one that an older file lacks is 0."""
+    optional = {name for kind in KINDS.values() for name in kind.optional} - {*file.schema_arrow.names}
+    table = file.read(columns=[name for name in names if name not in optional])
+    missing = np.zeros(table.num_rows, np.int64)
+    return [missing if name in optional else table[name].to_numpy() for name in names]
 
 
 def key_bounds(footer: pa.parquet.FileMetaData) -> tuple[int, int]:

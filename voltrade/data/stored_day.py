@@ -151,11 +151,17 @@ def merged_rows(contents: Sequence[FileContent], kind: Kind, path: str, day: dat
     repeated = np.append(False, columns[0][1:] == columns[0][:-1])
     for name, column in zip(kind.columns[1:], columns[1:], strict=True):
         differs = repeated[1:] & (column[1:] != column[:-1])
+        if name in kind.optional:
+            differs &= (column[1:] != 0) & (column[:-1] != 0)
         if differs.any():
             at = int(np.argmax(differs))
             key = kind.columns[0], int(columns[0][at])
             raise Contradiction({day: _contradiction_text(path, key, name, column[at : at + 2], contents[-1].metadata)})
-    return [column[~repeated] for column in columns]
+    kept = [column[~repeated] for column in columns]
+    for number, name in enumerate(kind.columns):
+        if name in kind.optional:  # what one source states and the other doesn't is known
+            np.maximum.at(kept[number], np.cumsum(~repeated) - 1, columns[number])
+    return kept
 
 
 def _contradiction_text(path: str, key: tuple[str, int], name: str, values: Column, newer: Metadata) -> str:

@@ -2,7 +2,7 @@
 
 Backtest and `sim` play a tape. It consists of aggTrades with whole ticks, whole lots and ascending ids, whatever the
 file had; a file with faults that would change results is refused with the row. A tape from the store also has mark
-prices and funding rates, if they are stored for all of its days.
+prices and funding rates where they are stored; what is missing of them is counted (`coverage`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 from voltrade.compiled import source_key
 from voltrade.config import SessionSettings
 from voltrade.data.faults import TAPE_POLICIES
+from voltrade.data.kinds import TRADES, days_between
 from voltrade.data.row_checks import ids_missing_before
 from voltrade.data.store import Store
 from voltrade.data.synthetic import synthetic_market
@@ -65,16 +66,21 @@ class Tape:
     """Name of the file, or seed and length of a synthetic tape; shown with every result."""
     synthetic: bool = False
     marks: Marks | None = None
-    """Mark prices of the exchange over the whole tape, one a minute; None where they aren't known."""
+    """Mark prices of the exchange, one a minute; None where none is known. Minutes may be missing: see `coverage`."""
     funding: Funding | None = None
-    """Funding rates of the exchange over the whole tape; None where they aren't known."""
+    """Funding rates of the exchange; None where none is known. Rows may be missing."""
+    open_days: tuple[str, ...] = ()
+    """Days of the store of which nothing says that they are whole."""
 
-    @property
-    def valuation(self) -> str:
-        """Source of mark prices and funding, to be shown with results."""
-        funding = "0" if self.funding is None else "the exchange's"
-        mark = "simulated" if self.marks is None else "the exchange's, one a minute"
-        return f"funding = {funding}, mark = {mark}"
+    def sha256(self) -> str:
+        """Return a hash of its trades, mark prices and funding rates."""
+        digest = hashlib.sha256(self.trades.symbol.encode())
+        columns = [*self.trades.columns]
+        columns += [self.marks.time, self.marks.price_e8] if self.marks else []
+        columns += [self.funding.time, self.funding.rate_e8] if self.funding else []
+        for column in columns:
+            digest.update(np.ascontiguousarray(column).view(np.uint8).data)
+        return digest.hexdigest()
 
 
 def load_tape(session: SessionSettings, instrument: Instrument) -> Tape:
@@ -108,8 +114,26 @@ def stored_trades(name: str, instrument: Instrument, store: Store | None = None)
     gaps = {"id_gaps": int(np.count_nonzero(missing)), "ids_missing": int(missing.sum())}
     report = _report(trades, len(trades), **gaps)
     until = "" if first == last else f" to {last}"
-    marks, funding = store.marks(instrument.symbol, first, last), store.funding(instrument.symbol, first, last)
-    return Tape(trades, report, f"store, {instrument.symbol} {first}{until}", marks=marks, funding=funding)
+    symbol = instrument.symbol
+    return Tape(
+        trades,
+        report,
+        f"store, {symbol} {first}{until}",
+        marks=store.marks(symbol, first, last),
+        funding=store.funding(symbol, first, last),
+        open_days=_open_days(store, symbol, first, last),
+    )
+
+
+def _open_days(store: Store, symbol: str, first: date, last: date) -> tuple[str, ...]:
+    """Return the days of trades whose first or last trade isn't known to be the day's, and which of them."""
+    found = []
+    for day in days_between(first, last):
+        stored = store.day(TRADES, symbol, day)
+        edges = {} if stored is None else {"begin": stored.metadata.begins, "end": stored.metadata.ends}
+        if lacking := " and ".join(name for name, is_there in edges.items() if not is_there):
+            found.append(f"{day} ({lacking})")
+    return tuple(found)
 
 
 def _days_of(name: str, instrument: Instrument) -> tuple[date, date]:

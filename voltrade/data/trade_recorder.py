@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from voltrade.data.kinds import MINUTE_MS, day_of, start_of
+from voltrade.data.kinds import day_of, start_of
 from voltrade.data.store import Store
 from voltrade.data.stored_day import Contradiction, Metadata, StoredDay
 from voltrade.errors import DataError
-from voltrade.model import DAY_MS, Instrument, Trades
+from voltrade.model import DAY_MS, MINUTE_MS, Instrument, Trades
 
 
 class Recorder:

@@ -21,11 +21,10 @@ from voltrade.config import Config
 from voltrade.errors import VenueError
 from voltrade.exchange.messages import TradeRow
 from voltrade.exchange.rest import PAGE, PAGE_WEIGHT, BinanceRestClient
-from voltrade.model import DAY_MS, BarResumePoint, History, Instrument, Trades
+from voltrade.model import DAY_MS, MINUTE_MS, BarResumePoint, History, Instrument, Trades
 
 log = logging.getLogger(__name__)
 
-MINUTE_MS = 60_000
 MAX_DAYS = 3
 """Most days that are read to find enough volume; a market with less volume warms up during the session."""
 

@@ -101,6 +101,7 @@ class MessageReader:
             price_e8=fields.units("p", MONEY_TEXTS, 1),
             funding_rate_e8=fields.money("r") if fields.has("r") else 0,
             next_funding_time=fields.integer("T") if fields.has("T") else 0,
+            is_last_price=fields.has("isLastPrice") and fields.flag("isLastPrice"),
         )
 
     # --- user data --------------------------------------------------------------------------------------------------

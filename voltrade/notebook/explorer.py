@@ -34,7 +34,7 @@ from voltrade.notebook.rule_cell import RuleCell, how_to_save, is_draft
 from voltrade.report.chart_style import title_of
 from voltrade.report.figure_output import bundle, show
 from voltrade.report.frames import Frames
-from voltrade.report.html import frame_table, shortened
+from voltrade.report.html import frame_table, shortened, warning_html
 from voltrade.report.plot_widget import PlotWidget
 from voltrade.report.research_chart import ResearchChart
 from voltrade.report.statistics import Statistics, statistics
@@ -92,7 +92,7 @@ class Explorer:
             raise ConfigError(f"symbol: must be that of the tape, {symbol}, was {config.session.symbol}")
         if page_bars not in PAGES:
             raise ConfigError(f"page_bars: must be one of {PAGES}, was {page_bars}")
-        trades = self.research.tape.trades
+        trades, self._coverage = self.research.tape.trades, self.research.coverage()
         self._totals = {unit: traded(trades, self.instrument, unit) for unit in ("base", "quote", "trades")}
         self._most_bars = max(min(MAX_BARS, len(trades) / 5), 2 * MIN_BARS)
         self._threshold_steps = math.ceil(math.log10(self._most_bars / MIN_BARS) / THRESHOLD_STEP)
@@ -325,7 +325,8 @@ class Explorer:
         self._pager.show(shown, is_oldest=page.start == 0, is_newest=until is None)
         self._statistics.value = small_table(frame_table(statistics(run, self.result.counted).table()))
         tape, rule = shortened(self.research.tape.source), shortened(self.config.session.rule or "built in")
-        self._heading.value = f"<b>{tape}</b><br>rule: {rule}"
+        warning = warning_html(self._coverage.warning)
+        self._heading.value = f"<b>{tape}</b><br>rule: {rule}{warning}"
 
     def _frames(self) -> Frames:
         """Return the frames of the whole tape, with the bars of the page."""

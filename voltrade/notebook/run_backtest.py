@@ -51,6 +51,8 @@ def backtest_run(path: Path, name: str, run: Frames) -> RunBacktest:
         notes.append("the backtest's fills, latency, slippage and mark prices are the simulated exchange's")
     if (run.operator["reason"] != "TAPE_END").any():
         notes.append("operator commands and stop policies are not repeated by the backtest")
+    if done.warning:
+        notes.append(done.warning)
     return RunBacktest(done.frames(), tuple(notes))
 
 

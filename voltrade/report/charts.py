@@ -23,7 +23,7 @@ from voltrade.report.candles import (
     scatter,
 )  # fmt: skip
 from voltrade.report.chart_style import MAX_BARS, add_time_axis, apply_style, outline_points, rsi_ticks, title_of
-from voltrade.report.equity_traces import equity_traces, position_trace
+from voltrade.report.equity_traces import HOLE, equity_traces, holes_of, position_trace
 from voltrade.report.frames import Frames
 from voltrade.report.summary import refusals_by_code
 
@@ -78,7 +78,7 @@ def _window(run: Frames, bars: int, around: int | None) -> Window:
 
 
 def equity_chart(run: Frames, config: Config) -> go.Figure:
-    """Draw equity, drawdown and position on calendar time."""
+    """Draw equity, drawdown and position on calendar time; times without a mark price are shaded."""
     figure = make_subplots(rows=3, shared_xaxes=True, row_heights=[0.6, 0.22, 0.18], vertical_spacing=0.04)
     *worth, drawdown = equity_traces(run)
     figure.add_traces([*worth, drawdown], rows=[1] * len(worth) + [2], cols=1)
@@ -90,6 +90,8 @@ def equity_chart(run: Frames, config: Config) -> go.Figure:
     figure.update_yaxes(title_text=f"position,<br>{run.instrument.base_asset}", nticks=4, row=3, col=1)
     figure.update_xaxes(type="date")
     figure.update_xaxes(title_text="time, UTC", row=3, col=1)
+    shade = {"type": "rect", "xref": "x", "yref": "paper", "y0": 0, "y1": 1, "line": {"width": 0}, "layer": "below"}
+    figure.update_layout(shapes=[{**shade, "x0": x0, "x1": x1, "fillcolor": HOLE} for x0, x1 in holes_of(run)])
     return figure
 
 

@@ -60,6 +60,28 @@ def breaker_trace(run: Frames, moments: Floats, worth: Floats) -> Trace:
     return scatter("breaker", at, level, "markers", marker=marker, **more)
 
 
+HOLE = "rgba(120, 120, 120, 0.15)"
+"""Colour of a time without a mark price."""
+
+MOST_HOLES = 200
+"""Holes that a chart draws: the longest ones."""
+
+
+def holes_of(run: Frames) -> list[tuple[float, float]]:
+    """Return begin and end, in axis milliseconds, of each time valued at the last trade for lack of a mark price.
+
+    There is none in a run that had no mark prices at all, which isn't a hole.
+    """
+    is_last = (run.equity["valued_at"] == "last").to_numpy()
+    if is_last.all() or not is_last.any():
+        return []
+    moments = axis_milliseconds(run.equity.index)
+    edges = np.flatnonzero(np.diff(is_last.astype(np.int8), prepend=0, append=0))
+    begins, ends = moments[edges[::2]], moments[np.minimum(edges[1::2], len(moments) - 1)]
+    longest = np.sort(np.argsort(begins - ends, kind="stable")[:MOST_HOLES])
+    return list(zip(begins[longest].tolist(), ends[longest].tolist(), strict=True))
+
+
 def position_trace(run: Frames) -> Trace:
     held = run.equity["position"].to_numpy()
     is_step = np.append(True, held[1:] != held[:-1])[: len(held)]

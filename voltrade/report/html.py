@@ -49,6 +49,12 @@ def facts_table(facts: Mapping[str, Any]) -> str:
     return f"<table>{''.join(_row(fact, ('left', 'left')) for fact in facts.items())}</table>"
 
 
+def warning_html(warning: str) -> str:
+    """Write a warning as a paragraph that stands out; nothing where it is empty."""
+    style = "border-left:4px solid #a4243b;padding:4px 10px;font-weight:bold"
+    return f"<p style='{style}'>{escape(warning)}</p>" if warning else ""
+
+
 def shortened(text: str, most: int = 48) -> str:
     """Write a text on one line, without its middle where it is long; the whole text is shown on hover."""
     begin = (most - 1) // 2

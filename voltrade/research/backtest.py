@@ -7,17 +7,24 @@ support what happens. The result states the path and the reason.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cached_property
 from html import escape
+from importlib.metadata import version
+from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, Literal
 
-from voltrade.compiled import Rows
+import numpy as np
+
+from voltrade.compiled import Rows, source_key
 from voltrade.config import Config
 from voltrade.core import TradingCore
+from voltrade.data.coverage import Coverage
 from voltrade.data.tape import Tape
-from voltrade.errors import DataError
+from voltrade.errors import ConfigError, DataError
 from voltrade.model import Event, History, Instrument, Output, Refusal, RoundTrip, Trades
 from voltrade.report.framed import Framed
+from voltrade.research import loop
 from voltrade.research.compiled_session import Tables
 from voltrade.research.loop_facts import facts_of
 from voltrade.research.prepared_tape import Research, Span
@@ -25,7 +32,7 @@ from voltrade.signal_engine import SignalEngine
 from voltrade.simulated.core_commands import drain_events, execute
 from voltrade.simulated.exchange import SimulatedExchange
 from voltrade.simulated.tape_playback import TapePlayer, simulate, steps_until
-from voltrade.strategy.rule_file import signal_engine_of
+from voltrade.strategy.rule_file import RuleFile, signal_engine_of
 from voltrade.tape_loop import (
     AdvanceExchange,
     DrainEvents,
@@ -69,6 +76,7 @@ class Backtest(Framed):
         *,
         epoch: str = "bt",
         why: str = "",
+        rows: tuple[int, int] | None = None,
     ) -> None:
         self.config = config
         self.instrument = instrument
@@ -80,6 +88,7 @@ class Backtest(Framed):
         self.why = why
         self._result = result
         self._epoch = epoch
+        self._rows = rows or (0, len(tape.trades))
 
     # --- what happened, as facts -------------------------------------------------------------------------------------
 
@@ -131,51 +140,81 @@ class Backtest(Framed):
 
         return judge(returns(self._frames), len(self._frames.round_trips))
 
+    # --- what it rests on ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        """What the traded part of the tape has and lacks."""
+        return Coverage.of(self.tape, *self._rows)
+
+    @property
+    def warning(self) -> str:
+        """What the result is marked with: that too much of its tape is missing; empty where it isn't."""
+        return self.coverage.warning
+
+    @cached_property
+    def _versions(self) -> str:
+        """What the result could be made again from: versions, and hashes of the code, the rule and the tape."""
+        rule = self.config.session.rule
+        hashes = {"code": source_key(FilePath(loop.__file__)), "tape": self.tape.sha256()[:16]}
+        if rule:
+            with suppress(ConfigError):  # of a rule that was given as a class there need be no file
+                hashes["rule"] = RuleFile.named(rule).sha256[:16]
+        words = ", ".join(f"{name} {key}" for name, key in hashes.items())
+        return f"voltrade {version('voltrade')}, numba {version('numba')}, numpy {version('numpy')}; hashes: {words}"
+
     # --- shown in a notebook -----------------------------------------------------------------------------------------
 
     def price_chart(self, last_bars: int = 5_000, around: int | None = None) -> Any:
         """Draw bars, indicators, signals, entries, exits and stops as a plotly figure; see `charts.price_chart`."""
         from voltrade.report.charts import price_chart
 
-        return price_chart(self._frames, self.config, last_bars, around)
+        return self._marked(price_chart(self._frames, self.config, last_bars, around))
 
     def equity_chart(self) -> Any:
         """Draw equity and drawdown as a plotly figure."""
         from voltrade.report.charts import equity_chart
 
-        return equity_chart(self._frames, self.config)
+        return self._marked(equity_chart(self._frames, self.config))
+
+    def _marked(self, figure: Any) -> Any:
+        """Put the warning before a chart's title."""
+        if self.warning:
+            figure.update_layout(title_text=f"{self.warning}<br>{figure.layout.title.text}")
+        return figure
 
     def notes(self) -> list[str]:
         """Return what must be known to read the figures: their sources and assumptions."""
-        execution, tape = self.config.execution, self.tape
-        mark, funding = "the exchange's, one a minute", "the exchange's"
-        if tape.marks is None:
-            mark = f"last price within 3 bps, every {execution.mark_interval_s} s, seed {self.config.session.seed}"
-        if tape.funding is None:
-            funding = f"{float(execution.funding_rate):.4%} each time" if execution.funding_rate else "0"
+        execution, coverage, seed = self.config.execution, self.coverage, self.config.session.seed
+        simulated = f"last price within 3 bps, every {execution.mark_interval_s} s, seed {seed}"
+        one_rate = f"{float(execution.funding_rate):.4%} each time" if execution.funding_rate else "0"
+        tainted = int(np.count_nonzero(self.bars["tainted"][self.first_bar :]))
         how = "in one compiled loop, which gives what event by event gives" if not self.why else "event by event"
         return [
-            f"trades: {tape.source}",
+            f"trades: {self.tape.source}; {coverage.gaps_text}; {tainted:,} tainted bars",
             f"filters: {self.instrument.source}",
             f"fills: the tape's own trades on the other side, {execution.latency_ms} ms after the decision, "
             f"slippage {execution.slippage_bps:g} bps, taker fee {float(execution.taker_fee):.3%}; no order book",
-            f"mark = {mark}",
-            f"funding = {funding}",
+            f"mark = {coverage.mark_text(simulated)}",
+            f"funding = {coverage.funding_text(one_rate)}",
             f"path: {how}{f', since {self.why}' if self.why else ''}",
+            self._versions,
         ]
 
     def __repr__(self) -> str:
-        return f"<Backtest of {self.tape.source}: {len(self.round_trips)} round trips, {self.path} path>"
+        mark = f". {self.warning}" if self.warning else ""
+        return f"<Backtest of {self.tape.source}: {len(self.round_trips)} round trips, {self.path} path{mark}>"
 
     def _repr_html_(self) -> str:
         from voltrade.report.chart_style import title_of
+        from voltrade.report.html import warning_html
         from voltrade.report.summary import refusals_by_code
 
         title = title_of(self._frames, self.config)
         lines = "".join(f"<li>{escape(line)}</li>" for line in self.notes())
         tables = self.statistics.table().to_html(), refusals_by_code(self._frames).to_html()
         cells = "".join(f"<td style='vertical-align:top;padding-right:2em'>{table}</td>" for table in tables)
-        return f"<h4>{escape(title)}</h4><table><tr>{cells}</tr></table><ul>{lines}</ul>"
+        return f"<h4>{escape(title)}</h4>{warning_html(self.warning)}<table><tr>{cells}</tr></table><ul>{lines}</ul>"
 
 
 def backtest(
@@ -231,7 +270,9 @@ def backtest(
                 engine.restore(before)
                 engine.on_volume_bars(bars)
             return Backtest(
-                config, research.tape, instrument, bars, bar_decisions[:closed], tables.first_bar, tables, epoch=epoch
+                *(config, research.tape, instrument, bars, bar_decisions[:closed], tables.first_bar, tables),
+                epoch=epoch,
+                rows=(span.first, span.last),
             )
         if engine:
             engine.restore(before)
@@ -284,7 +325,12 @@ def _event_by_event(
             answer = _answer(run.send(answer), exchange, player)
     except StopIteration:
         bars, bar_decisions = symbol_state.pipeline.bars, symbol_state.pipeline.decisions
-        return Backtest(config, tape, engine.instrument, bars, bar_decisions, first_bar, facts, epoch=epoch, why=why)
+        return Backtest(
+            *(config, tape, engine.instrument, bars, bar_decisions, first_bar, facts),
+            epoch=epoch,
+            why=why,
+            rows=(span.first, span.last),
+        )
 
 
 def _answer(ask: Request, exchange: SimulatedExchange, player: TapePlayer) -> Any:

@@ -324,13 +324,15 @@ def _skip_marks(sim: Record, m: Market, equity: Rows) -> None:
     is_flat = sim.symbols[0].quantity == 0  # then no funding is paid
     while is_flat and last + SKIP < end and m.mark_rows[last + SKIP] <= stop and m.mark_times[last + SKIP] < due:
         last += SKIP
-    while last < end and m.mark_rows[last] <= stop and m.mark_times[last] < due and (is_flat or m.fundings[last] == 0):
+    rates = m.funding_rates
+    while last < end and m.mark_rows[last] <= stop and m.mark_times[last] < due and (is_flat or rates[last] == 0):
         last += 1
     passed = _write_marks(sim, m, last, equity) if is_flat else _value_at_marks(sim, m, last, equity)
     if passed == sim.mark:
         return
     sim.mark = passed
     sim.symbols[0].mark_e8 = sim.mark_e8 = m.mark_prices[passed - 1]
+    sim.symbols[0].mark_is_last_price = m.mark_is_last_price[passed - 1]
     sim.account.now, sim.row = m.mark_times[passed - 1], m.mark_rows[passed - 1]
     _count_bars(sim, m, sim.row)
 
@@ -347,7 +349,7 @@ def _write_marks(sim: Record, m: Market, last: int, equity: Rows) -> int:
     for number in range(mark, last, step):
         point = equity[written]
         point.time, point.wallet, point.unrealised = m.mark_times[number], wallet, 0
-        point.position, point.at_mark = 0, True
+        point.position, point.at_mark = 0, not m.mark_is_last_price[number]
         written += 1
     sim.equity_written = written
     return last
@@ -381,7 +383,7 @@ def _value_at_marks(sim: Record, m: Market, last: int, equity: Rows) -> int:
             floor = risk.equity_floor(account.breaker, account.holds, account.breaker_rules)
         point = equity[written + number - mark]
         point.time, point.wallet, point.unrealised = m.mark_times[number], wallet, unrealised
-        point.position, point.at_mark = quantity, True
+        point.position, point.at_mark = quantity, not m.mark_is_last_price[number]
         number += 1
     if number > mark:
         risk.update_measures(account.breaker, account.holds, risk.EQUITY, worth)
@@ -394,13 +396,12 @@ def _on_mark(sim: Record, m: Market) -> None:
     """Give the next mark price to the core and then to the exchange."""
     number = sim.mark
     sim.symbols[0].mark_e8 = m.mark_prices[number]
+    sim.symbols[0].mark_is_last_price = m.mark_is_last_price[number]
     sim.mark += 1
     core_rules.value_account(sim.account, sim.symbols, 0)
     if sim.settings.triggers_by_mark and sim.symbols[0].has_position:
         _set_last_prices(sim, m, sim.row)
-    loop_matching.on_mark_price(
-        sim, m.mark_prices[number], m.mark_times[number], m.fundings[number], m.funding_rates[number]
-    )
+    loop_matching.on_mark_price(sim, m.mark_prices[number], m.mark_times[number], m.funding_rates[number])
 
 
 @compiled_in_place
@@ -491,7 +492,7 @@ def _end_session(sim: Record, m: Market) -> None:
 def simulate() -> Callable[..., int]:
     """Return `_simulate`, compiled at the first call."""
     whole, flag = (types.Array(kind, 1, "C", readonly=True) for kind in (types.int64, types.bool_))
-    columns = (whole, whole, whole, flag, *(whole,) * 8)
+    columns = (whole, whole, whole, flag, *(whole,) * 6, flag, whole)
     market = types.NamedTuple([*columns, rows_of(SIGNAL), rows_of(REFUSAL)], Market)
     tables = types.NamedTuple([rows_of(dtype) for dtype in TABLES.values()], TableMemory)
     signature = types.int64(market, rows_of(SIMULATION), tables)

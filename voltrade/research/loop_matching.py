@@ -271,12 +271,12 @@ def _expire_idle_reduce_only(sim: Record) -> None:
 
 
 @compiled_part
-def on_mark_price(sim: Record, mark_e8: int, time: int, fundings: int, rate_e8: int) -> None:
-    """Process a mark price: due funding, then triggers, then liquidation."""
+def on_mark_price(sim: Record, mark_e8: int, time: int, rate_e8: int) -> None:
+    """Process a mark price: funding of a rate, 0 where none is due, then triggers, then liquidation."""
     sim.mark_e8 = mark_e8
     if sim.quantity == 0:
         return
-    for _ in range(fundings):
+    if rate_e8 != 0:
         _pay_funding(sim, rate_e8)
     if sim.settings.triggers_by_mark:
         _trigger_at(sim, mark_e8, sim.settings.tick_e8, time)

@@ -119,9 +119,10 @@ class Market(NamedTuple):
     mark_times: Int64s
     mark_rows: Int64s
     mark_prices: Int64s
-    fundings: Int64s
-    """For each mark price, how many times funding is due at it; nearly always 0."""
+    mark_is_last_price: Bools
+    """For each mark price, whether it is the last trade's price."""
     funding_rates: Int64s
+    """For each mark price, the rate of the funding that is due at it; nearly always 0."""
     signals: Rows
     refusals: Rows
     """Memory for refused signals, as many rows as there are signals."""

@@ -22,9 +22,10 @@ from voltrade.bars import VolumeBarAggregator, columns
 from voltrade.compiled import Rows, bind, compile_for, compiled, prefetch, record_dtype, restored, rows_of
 from voltrade.config import BarSettings, Config
 from voltrade.core_rules import fill_signal
+from voltrade.data.coverage import Coverage
 from voltrade.data.tape import Tape
 from voltrade.errors import ConfigError, DataError
-from voltrade.model import Instrument, Int64s
+from voltrade.model import Bools, Instrument, Int64s
 from voltrade.records import REFUSAL, SIGNAL
 from voltrade.research import loop_records
 from voltrade.research.compiled_session import Tables, initial_state, run_session
@@ -129,9 +130,9 @@ class MarkColumns(NamedTuple):
     time: Int64s
     row: Int64s
     price_e8: Int64s
-    fundings: Int64s
-    """How many times funding is due at the mark price."""
+    is_last_price: Bools
     funding_rates: Int64s
+    """Rate of the funding that is due at the mark price; 0 for none."""
 
 
 class Research:
@@ -261,14 +262,11 @@ class Research:
         interval_ms = shipped_rules(self.instrument.symbol).funding_interval_ms
         tape = self.tape
         marks = marks_for(config, tape.trades, self.instrument, interval_ms, tape.marks, tape.funding)
-        # The funding due at a mark price was stated by the mark price before.
+        # The funding due at a mark price was stated by the mark price before; there is none before the first.
         stated, rates = marks.next_funding_time[:-1], marks.funding_rate_e8[:-1]
-        passed = np.maximum(0, (marks.time[1:] - stated) // interval_ms + 1)
-        due = np.where((stated != 0) & (rates != 0), passed, 0)
-        fundings, rates = (
-            np.append(0, column)[: len(marks.time)] for column in (due, rates)
-        )  # no mark before the first
-        return MarkColumns(marks.time, marks.row, marks.price_e8, fundings.astype(np.int64), rates.astype(np.int64))
+        due = np.where((stated != 0) & (marks.time[1:] >= stated), rates, 0)
+        rates = np.append(0, due)[: len(marks.time)].astype(np.int64)
+        return MarkColumns(marks.time, marks.row, marks.price_e8, marks.is_last_price, rates)
 
     def span(self, begin_s: float = 0.0, end_s: float | None = None) -> Span:
         """Return the span between two times, in seconds after the tape's first trade.
@@ -288,6 +286,11 @@ class Research:
             end = "its end" if end_s is None else f"{end_s:g} s"
             raise DataError(f"tape: must have a trade from {begin_s:g} s on and before {end}, has none")
         return Span(first, last, begin - 1)
+
+    def coverage(self, begin_s: float = 0.0, end_s: float | None = None) -> Coverage:
+        """Return what the tape has and lacks between two times, as in `span`."""
+        span = self.span(begin_s, end_s)
+        return Coverage.of(self.tape, span.first, span.last)
 
     def run(self, config: Config, decisions: Rows, span: Span) -> tuple[Tables | None, str]:
         """Run a session; return its tables, or None and the reason why the compiled loop gave up.

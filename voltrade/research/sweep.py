@@ -22,8 +22,10 @@ import numpy as np
 import pandas as pd
 
 from voltrade.config import Config
+from voltrade.data.coverage import Coverage
 from voltrade.data.tape import Tape
 from voltrade.errors import VoltradeError
+from voltrade.report.html import warning_html
 from voltrade.report.performance import Judgement, judge
 from voltrade.report.sweep_charts import heat_map, luck_chart
 from voltrade.research.backtest import Backtest, backtest
@@ -70,6 +72,12 @@ class Sweep:
         self._job = job
         self._configs = settings.configs
         self._rules = settings.rules
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        """What the traded part of the tape has and lacks."""
+        (time_range,) = self._job.time_ranges
+        return self._research.coverage(*time_range)
 
     @property
     def best(self) -> int:
@@ -122,14 +130,17 @@ class Sweep:
         return luck_chart(self.frame["sharpe"].to_numpy(), self.judgement.luckiest)
 
     def __repr__(self) -> str:
-        return f"<Sweep of {self.trials} settings. {self.assessment}>"
+        warning = f" {self.coverage.warning}." if self.coverage.warning else ""
+        return f"<Sweep of {self.trials} settings. {self.assessment}{warning}>"
 
     def _repr_html_(self) -> str:
         shown = [*self.parameters, *SHOWN]
         table = self.frame.sort_values("sharpe", ascending=False)[shown].head(10).to_html(float_format=NUMBER_FORMAT)
         skipped = f", {len(self.refused):,} combinations are not allowed" if len(self.refused) else ""
         head = f"{self.trials:,} settings of {', '.join(self.parameters)} on {self._research.tape.source}{skipped}"
-        return f"<h4>{escape(head)}</h4>{self.judgement._repr_html_()}<p>{escape(self._halted_words)}</p>{table}"
+        rests_on = f"{warning_html(self.coverage.warning)}<p>{escape(self.coverage.text)}</p>"
+        judged = f"{self.judgement._repr_html_()}<p>{escape(self._halted_words)}</p>"
+        return f"<h4>{escape(head)}</h4>{rests_on}{judged}{table}"
 
 
 def sweep(

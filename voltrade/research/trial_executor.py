@@ -47,7 +47,8 @@ class StoredTape:
         for part in (tape.trades, tape.marks, tape.funding):
             if part is not None:
                 for name in _columns_of(type(part)):
-                    np.save(folder / f"{type(part).__name__}.{name}.npy", getattr(part, name))
+                    if (column := getattr(part, name)) is not None:
+                        np.save(folder / f"{type(part).__name__}.{name}.npy", column)
         return StoredTape(folder.resolve(), tape.trades.symbol, tape.source, tape.synthetic, tape.report)
 
     def read(self) -> Tape:

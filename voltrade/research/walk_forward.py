@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 
 from voltrade.config import Config
+from voltrade.data.coverage import Coverage
 from voltrade.data.tape import Tape
 from voltrade.model import HOUR_MS, Int64s
 from voltrade.report import performance
+from voltrade.report.html import warning_html
 from voltrade.report.performance import Judgement, Returns, judge
 from voltrade.report.sweep_charts import walk_forward_chart
 from voltrade.research.prepared_tape import Research
@@ -34,13 +36,15 @@ class WalkForward:
             is tested, and these are NaN. Each training and each test is a session of its own that starts with the
             whole capital and all limits, so losses of several tests together can exceed a limit.
         trials: number of trials in each fold.
+        coverage: what the tape has and lacks; `missing` in the frame is the largest missing part of each test.
         judgement: of all tests together, against a Sharpe ratio of zero, since no test was used to choose.
     """
 
-    def __init__(self, frame: pd.DataFrame, trials: int, judgement: Judgement, source: str) -> None:
+    def __init__(self, frame: pd.DataFrame, trials: int, judgement: Judgement, source: str, coverage: Coverage) -> None:
         self.frame = frame
         self.trials = trials
         self.judgement = judgement
+        self.coverage = coverage
         self._source = source
 
     @property
@@ -53,7 +57,8 @@ class WalkForward:
         return walk_forward_chart(self.frame)
 
     def __repr__(self) -> str:
-        return f"<WalkForward of {len(self.frame)} folds. {self.assessment}>"
+        warning = f" {self.coverage.warning}." if self.coverage.warning else ""
+        return f"<WalkForward of {len(self.frame)} folds. {self.assessment}{warning}>"
 
     def _repr_html_(self) -> str:
         head = f"{len(self.frame)} folds on {self._source}, each the best of {self.trials:,} settings in training"
@@ -61,7 +66,8 @@ class WalkForward:
         shown = self.frame.drop(columns=[name for name in hidden if name in self.frame])
         shown = shown.set_axis(pd.RangeIndex(1, len(shown) + 1, name="fold"))  # as the chart counts them
         table = shown.assign(begin=shown["begin"].dt.strftime("%Y-%m-%d %H:%M UTC")).to_html(float_format=NUMBER_FORMAT)
-        return f"<h4>{escape(head)}</h4>{self.judgement._repr_html_()}{table}"
+        rests_on = f"{warning_html(self.coverage.warning)}<p>{escape(self.coverage.text)}</p>"
+        return f"<h4>{escape(head)}</h4>{rests_on}{self.judgement._repr_html_()}{table}"
 
 
 def walk_forward(
@@ -108,15 +114,17 @@ def walk_forward(
     rows: list[dict[str, Any]] = []
     tested: list[TrialResult] = []
     for split in splits:
-        rows.append(_test_times(split, times))
+        missing = research.coverage(*split.test).missing_parts
+        rows.append({**_test_times(split, times), "missing": max(missing.values())})
         sharpes = [_training_sharpe(of_trial, split, period_ms) for of_trial in by_range]
         if not np.isfinite(sharpes).any():  # there is nothing to choose by
             continue
         best = int(np.nanargmax(sharpes))
         tested.append(by_range[best][split.test])
         rows[-1] |= settings.chosen[best] | _fold_figures(by_range[best], split, sharpes[best])
-    frame = pd.DataFrame(rows, columns=["begin", "end", *grid, *TRAINING, *FIGURES, "halted"])
-    return WalkForward(frame, len(settings.configs), _judged(tested, folds, period_ms), research.tape.source)
+    frame = pd.DataFrame(rows, columns=["begin", "end", *grid, *TRAINING, *FIGURES, "halted", "missing"])
+    judged, coverage = _judged(tested, folds, period_ms), research.coverage(config.session.begin_s)
+    return WalkForward(frame, len(settings.configs), judged, research.tape.source, coverage)
 
 
 def _time_ranges(splits: Sequence[Split], length_s: float) -> tuple[list[TimeRange], int]:

@@ -148,9 +148,9 @@ class Matching:
         """Handle a mark price: funding that is due, then triggers, then liquidation or a margin call."""
         market = self._account.markets[mark.symbol]
         self._events.advance(mark.time)
-        before, due = market.mark, self._fundings(market, mark)
+        before, is_due = market.mark, self._is_funding_due(market, mark)
         market.mark = mark
-        if not (due or self._has_effect(market, mark)):
+        if not (is_due or self._has_effect(market, mark)):
             return
         if self._events.has_log:
             market.mark = before  # the prices before the input
@@ -163,7 +163,7 @@ class Matching:
                 next_funding_time=mark.next_funding_time,
             )
             market.mark = mark
-        for _ in range(due):
+        if is_due:
             assert before is not None
             self._clearing.pay_funding(market, mark, before.funding_rate_e8)
         self._react(market, WorkingType.MARK_PRICE, mark.time, mark.price_e8)
@@ -180,12 +180,12 @@ class Matching:
         return has_used(market, 100) or has_used(market, MARGIN_CALL_PERCENT) != market.margin_called
 
     @staticmethod
-    def _fundings(market: Market, mark: MarkPrice) -> int:
-        """Return how many funding times lie between the last mark and this one, if the position pays funding."""
+    def _is_funding_due(market: Market, mark: MarkPrice) -> bool:
+        """Whether the position pays the funding that the last mark price stated: once, however late this one comes."""
         last = market.mark
         if last is None or not market.position.quantity or not last.funding_rate_e8 or not last.next_funding_time:
-            return 0
-        return max(0, (mark.time - last.next_funding_time) // market.rules.funding_interval_ms + 1)
+            return False
+        return mark.time >= last.next_funding_time
 
     # --- triggers -----------------------------------------------------------------------------------------------------
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from voltrade.config import Config
-from voltrade.errors import DataError
-from voltrade.model import MONEY, NEVER, Funding, Instrument, Int64s, MarkPrice, Marks, Segment, Trades
+from voltrade.model import MONEY, NEVER, Funding, Instrument, MarkPrice, Marks, Segment, Trades
 from voltrade.simulated.event_log import Log
 from voltrade.simulated.exchange import SimulatedExchange
 from voltrade.simulated.margin_account import Terms
+from voltrade.simulated.mark_columns import MarkColumns, mark_columns
 from voltrade.simulated.symbols import shipped_instrument
-
-MAX_BASIS_E8 = 30_000
-"""Largest distance of the simulated mark price from the last trade: 3 bps."""
 
 
 def simulate(
@@ -196,7 +192,7 @@ class TapePlayer:
 
     def mark(self, number: int) -> MarkPrice:
         """Return the mark price with a number, counted from 0."""
-        time, _, *stated = (int(column[number]) for column in self._marks)
+        time, _, *stated = (column[number].item() for column in self._marks)
         return MarkPrice(self.trades.symbol, time, *stated)
 
 
@@ -221,90 +217,3 @@ def steps_until(players: Sequence[TapePlayer], time: int) -> Iterator[tuple[Tape
         _, trades, mark, player = due[number]
         yield player, trades, mark
         player.play(len(trades), mark is not None, 0)
-
-
-class MarkColumns(NamedTuple):
-    """The mark prices of a tape, as columns of equal length."""
-
-    time: Int64s
-    """Milliseconds UTC."""
-    row: Int64s
-    """The first trade at or after it."""
-    price_e8: Int64s
-    funding_rate_e8: Int64s
-    """Rate at the next funding time."""
-    next_funding_time: Int64s
-    """Milliseconds UTC; 0 if not known."""
-
-
-def mark_columns(
-    trades: Trades,
-    instrument: Instrument,
-    funding_interval_ms: int,
-    *,
-    interval_ms: int,
-    seed: int,
-    funding_rate_e8: int = 0,
-    marks: Marks | None = None,
-    funding: Funding | None = None,
-) -> MarkColumns:
-    """Return the mark prices after the first and up to the last trade, with funding.
-
-    Args:
-        interval_ms, seed: of simulated marks, which are at multiples of the interval; see `simulated_marks`.
-        funding_rate_e8: of simulated funding, which is due at multiples of the symbol's funding interval.
-        marks: recorded mark prices, instead of simulated ones.
-        funding: recorded funding, instead of the one rate.
-
-    Raises:
-        DataError: there is no trade, or times decrease.
-    """
-    if len(trades) == 0:
-        raise DataError("tape: must have at least one trade, had none")
-    if np.any(np.diff(trades.time) < 0):
-        raise DataError(f"tape: times must not go back, did after row {int(np.argmax(np.diff(trades.time) < 0))}")
-    if marks is None:
-        times, rows, prices = simulated_marks(trades, instrument, interval_ms, seed)
-    else:
-        first, last = np.searchsorted(marks.time, [trades.time[0], trades.time[-1]], side="right")
-        times, prices = marks.time[first:last], marks.price_e8[first:last]
-        rows = np.searchsorted(trades.time, times, side="left").astype(np.int64)
-    if funding is None:
-        rates = np.full(len(times), funding_rate_e8)
-        due = (times // funding_interval_ms + 1) * funding_interval_ms
-    else:
-        following = np.searchsorted(funding.time, times, side="right")
-        rates, due = np.append(funding.rate_e8, 0)[following], np.append(funding.time, 0)[following]
-    return MarkColumns(times, rows, prices, rates, due)
-
-
-def simulated_marks(
-    trades: Trades, instrument: Instrument, interval_ms: int, seed: int
-) -> tuple[Int64s, Int64s, Int64s]:
-    """Make the mark prices of a tape.
-
-    A mark price is the price of the last trade before it plus a basis: the mean of eight numbers, one for each of the
-    last eight interval ends, each uniform between -3 and +3 bps, by a hash of seed and time. So the basis reverts to
-    zero over eight marks, is at most 3 bps, and depends on seed and time only.
-
-    Returns:
-        Columns of equal length: time (ms UTC), row of the first trade at or after it, price in 1e-8 (rounded down).
-    """
-    first = int(trades.time[0]) // interval_ms + 1
-    last = int(trades.time[-1]) // interval_ms
-    numbers = np.arange(first, last + 1, dtype=np.int64)
-    times = numbers * interval_ms
-    rows = np.searchsorted(trades.time, times, side="left").astype(np.int64)
-    basis_e8 = sum(_drawn_basis(numbers - back, seed) for back in range(8)) // 8
-    price_e8 = trades.price[rows - 1] * int(instrument.tick_size * MONEY)
-    # price x basis / 1e8 in two parts, since the product may overflow 64 bits
-    return times, rows, price_e8 + price_e8 // MONEY * basis_e8 + price_e8 % MONEY * basis_e8 // MONEY
-
-
-def _drawn_basis(numbers: Int64s, seed: int) -> Int64s:
-    """Return uniform numbers from -MAX_BASIS_E8 to MAX_BASIS_E8: SplitMix64 of the seed at each position."""
-    mixed = numbers.astype(np.uint64) + np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    mixed ^= mixed >> np.uint64(31)
-    return (mixed % np.uint64(2 * MAX_BASIS_E8 + 1)).astype(np.int64) - MAX_BASIS_E8

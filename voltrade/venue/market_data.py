@@ -169,7 +169,11 @@ class MarketData:
 
 
 def mark_message(name: str, mark: MarkPrice) -> Json:
-    """Return a mark price as an event or a row of REST; index and settlement price repeat it."""
+    """Return a mark price as an event or a row of REST; index and settlement price repeat it.
+
+    Binance doesn't have the field `isLastPrice`: it is only there for a tape whose recorded mark prices have a hole.
+    """
     facts = {"symbol": mark.symbol, "time": mark.time, "next_funding_time": mark.next_funding_time}
     facts |= {"mark_price": money_text(mark.price_e8), "funding_rate": money_text(mark.funding_rate_e8)}
-    return render(name, facts)
+    message = render(name, facts)
+    return {**message, "isLastPrice": True} if mark.is_last_price else message

@@ -1,0 +1,315 @@
+"""Holes in recorded mark prices and funding rates: nothing is stretched over them, paid twice or lost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from voltrade.compiled import Record
+from voltrade.config import Config
+from voltrade.data.tape import Tape, TapeReport
+from voltrade.errors import DataError
+from voltrade.model import HOUR_MS, MINUTE_MS, Funding, Int64s, Marks, Trades
+from voltrade.report.frames import to_milliseconds
+from voltrade.research.backtest import Backtest, backtest
+from voltrade.research.prepared_tape import Research
+from voltrade.research.sweep import sweep
+from voltrade.research.walk_forward import walk_forward
+from voltrade.signal_engine import SignalEngine
+from voltrade.simulated.mark_columns import fundings_missing
+from voltrade.simulated.symbols import shipped_instrument
+
+START = 1_767_657_600_000  # 2026-01-06 00:00 UTC
+BTCUSDT = shipped_instrument("BTCUSDT")
+SECOND_MS = 1_000
+
+
+class LongAtBar(SignalEngine):
+    """Buys once, at bar 100."""
+
+    @staticmethod
+    def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
+        return 1 if state.bars == 100 else 0
+
+
+SETTINGS: dict[str, Any] = {
+    **{"symbol": "BTCUSDT", "threshold": 10.0, "ema_fast": 1, "ema_slow": 2, "rsi_length": 1, "atr_length": 1},
+    **{"bollinger_length": 2, "vwap_length": 1, "stop_atr": 150.0, "take_profit_atr": 0.0, "leverage": 3},
+    **{"risk_fraction": 1.0, "max_daily_loss_fraction": 1.0, "max_drawdown_fraction": 1.0, "mark_interval_s": 60},
+}
+
+
+def tape_of(price: Int64s, marks: Marks | None, funding: Funding | None, start: int = START) -> Tape:
+    """Return a tape with one trade of 1 BTC a second."""
+    count = len(price)
+    trades = Trades(
+        "BTCUSDT",
+        id=np.arange(1, count + 1, dtype=np.int64),
+        price=price.astype(np.int64),
+        quantity=np.full(count, 1_000, np.int64),
+        time=start + SECOND_MS * np.arange(count, dtype=np.int64),
+        buyer_is_maker=np.arange(count) % 2 == 0,
+    )
+    report = TapeReport(count, count, int(trades.time[0]), int(trades.time[-1]))
+    return Tape(trades, report, "made for a test", True, marks, funding)
+
+
+def up_and_down(seconds: int) -> Int64s:
+    """Return prices of 60,000.0 and 60,030.0 in turn."""
+    return np.where(np.arange(seconds) % 2 == 0, 600_000, 600_300).astype(np.int64)
+
+
+def marks_of(price: Int64s, start: int = START, without: range = range(0)) -> Marks:
+    """Return marks at the last trade's price, one a minute from the first on, without some minutes."""
+    minutes = np.array([m for m in range(len(price) // 60) if m not in without], np.int64)
+    return Marks(start + minutes * MINUTE_MS, price[np.maximum(minutes * 60 - 1, 0)] * 10_000_000)
+
+
+def both_paths(tape: Tape, config: Config) -> Backtest:
+    results = [
+        backtest(tape, config, LongAtBar(config.signals, BTCUSDT), path=path)  # type: ignore[arg-type]
+        for path in ("compiled", "events")
+    ]
+    compiled, events = results
+    for frame in ("round_trips", "fills", "equity", "breaker"):
+        assert getattr(compiled, frame).equals(getattr(events, frame)), frame
+    return compiled
+
+
+# --- marks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("without", [range(0), range(80, 104), range(80, 180), range(1, 180)])
+def test_a_hole_in_the_marks_switches_no_breaker_off(without: range) -> None:
+    """The price falls by 5 % for ten minutes: the drawdown trips, at the mark or at the last trade."""
+    price = up_and_down(10_800)
+    price[5_000:5_600] = price[5_000:5_600] * 95 // 100
+    config = Config.from_parameters({**SETTINGS, "max_drawdown_fraction": 0.05})
+    done = both_paths(tape_of(price, marks_of(price, without=without), None), config)
+    assert done.breaker["rule"].tolist() == ["DRAWDOWN"]
+    assert done.statistics.equity_change < -1_000
+    assert (done.equity["valued_at"] == "last").sum() >= len(without) // 2
+
+
+def test_a_minute_without_a_mark_is_valued_at_the_last_trade() -> None:
+    """By hand: marks are 10 USDT above the trades; in minutes 100 to 123 there is none."""
+    price = up_and_down(10_800)
+    full = marks_of(price)
+    marks = Marks(full.time, full.price_e8 + 1_000_000_000)
+    inside = (marks.time >= START + 100 * MINUTE_MS) & (marks.time < START + 124 * MINUTE_MS)
+    config = Config.from_parameters(SETTINGS)
+    done = both_paths(tape_of(price, Marks(marks.time[~inside], marks.price_e8[~inside]), None), config)
+    equity = done.equity[~done.equity.index.duplicated()]
+    at = equity[equity.index.second == 0]
+    is_last = at["valued_at"] == "last"
+    minutes = ((to_milliseconds(at.index[is_last]) - START) // MINUTE_MS).tolist()
+    assert minutes == list(range(100, 124))
+    held = at[at["position"] != 0]
+    difference = held["unrealised"][held["valued_at"] == "mark"].mean() - held["unrealised"][is_last].mean()
+    assert difference == pytest.approx(10 * float(held["position"].iloc[0]), abs=0.11 * float(held["position"].iloc[0]))
+
+
+def marks_as_played(marks: Marks | None, funding: Funding | None = None, **given: Any) -> list[tuple[int, bool, int]]:
+    """Return second of the tape, whether it is the last trade's price, and the rate that is paid."""
+    config = Config.from_parameters(**{**SETTINGS, **given})
+    columns = Research(tape_of(up_and_down(601), marks, funding)).marks(config)
+    shown = ((columns.time - START) // 1_000).tolist()
+    return list(zip(shown, columns.is_last_price.tolist(), columns.funding_rates.tolist(), strict=True))
+
+
+def made(*seconds: float, price: int = 6_000_000_000_000) -> Marks:
+    return Marks(START + np.array([1_000 * at for at in seconds], np.int64), np.full(len(seconds), price))
+
+
+def test_marks_are_used_where_they_are() -> None:
+    minutes = [(60 * n, True, 0) for n in range(1, 11)]
+    whole = [(60 * n, False, 0) for n in range(1, 11)]
+    assert marks_as_played(made(*range(0, 601, 60))) == whole
+    assert marks_as_played(made()) == minutes, "a day without rows"
+    assert marks_as_played(made(*range(0, 301, 60))) == whole[:5] + minutes[5:], "the end is missing"
+    assert marks_as_played(made(*range(300, 601, 60))) == minutes[:4] + whole[4:], "the begin is missing"
+    offset = marks_as_played(made(*range(5, 601, 60)))
+    assert [at for at, _, _ in offset] == [5, *range(65, 600, 60), 600]
+    assert [last for *_, last, _ in offset] == [False] * 10 + [True], "minute 10 has not had its mark"
+    five = marks_as_played(made(0, 300, 600))
+    assert [last for _, last, _ in five] == [at % 300 != 0 for at in range(60, 601, 60)], "one in five minutes"
+    seconds = marks_as_played(made(*range(601)))
+    assert [at for at, last, _ in seconds if not last] == list(range(1, 601)), "one a second"
+
+
+def test_marks_in_any_order_and_twice_are_played_once() -> None:
+    whole = marks_as_played(made(*range(0, 601, 60)))
+    assert marks_as_played(made(*reversed(range(0, 601, 60)), 120, 120)) == whole
+    twice = Marks(np.append(made(60).time, made(60).time), np.array([6_000_000_000_000, 6_000_000_000_001]))
+    with pytest.raises(DataError, match="marks: rows of one time must agree"):
+        marks_as_played(twice)
+
+
+# --- funding ----------------------------------------------------------------------------------------------------------
+
+NIGHT = START + 6 * HOUR_MS
+
+
+def funded(*rows: tuple[float, int]) -> Funding:
+    """Funding rows from hours of the day, and rates in 1e-8."""
+    times = [START + round(hour * HOUR_MS) for hour, _ in rows]
+    return Funding(np.array(times, np.int64), np.array([rate for _, rate in rows], np.int64))
+
+
+EIGHT_AND_NINE = funded((8, 10_000), (9, -50_000))
+
+
+def hours(*at: float) -> Int64s:
+    return START + np.rint(np.array(at, np.float64) * HOUR_MS).astype(np.int64)
+
+
+@pytest.mark.parametrize(
+    ("at", "intervals", "missing"),
+    [
+        ((0, 8, 16, 24, 32, 40), None, 0),
+        ((0, 8, 24, 32, 40), None, 1),
+        ((8, 16, 24, 32), None, 1),
+        ((0, 16, 40), None, 3),
+        ((0, 8, 16, 20, 24, 25, 26, 27), [8, 8, 8, 4, 4, 1, 1, 1], 20),
+        ((0, 8, 16, 20, 24, 28, 32, 36, 40, 44), None, 0),
+        ((*range(0, 10), *range(17, 48)), None, 7),
+        ((0, 8), [1, 1], 46),
+        ((47,), [1], 46),
+        ((), None, 5),
+        ((0.000001, 8.000001, 15.999999, 24, 32, 40.000001), None, 0),
+    ],
+)
+def test_missing_funding_rows_are_counted(at: tuple[float, ...], intervals: list[int] | None, missing: int) -> None:
+    """From just after midnight, for 47.5 hours; the interval of each row is what ends there."""
+    stated = None if intervals is None else np.array(intervals) * HOUR_MS
+    funding = Funding(hours(*at), np.ones(len(at), np.int64), stated)
+    assert fundings_missing(funding, START + 1_000, int(hours(47.5)[0])) == missing
+
+
+def held_over(marks: Marks | None, funding: Funding, **given: Any) -> float:
+    """Return what a long position of 0.333 BTC at about 60,000, held from 06:20 to 10:00, is paid in funding."""
+    price = up_and_down(4 * 3_600)
+    config = Config.from_parameters(
+        **{**SETTINGS, "capital": 9_999, "wallet": 10_000, "taker_fee": 0.0, "slippage_bps": 0.0, **given}
+    )
+    done = both_paths(tape_of(price, marks, funding, NIGHT), config)
+    (trip,) = done.trips
+    assert trip.opened_at < START + 7 * HOUR_MS
+    assert done.round_trips["quantity"].tolist() == pytest.approx([0.333], abs=0.001)
+    return float(done.round_trips["funding"].iloc[0])
+
+
+def marks_at_60_000(without: range = range(0)) -> Marks:
+    """Marks of 06:00 to 10:00, without some minutes after 06:00."""
+    minutes = np.array([m for m in range(241) if m not in without], np.int64)
+    return Marks(NIGHT + minutes * MINUTE_MS, np.full(len(minutes), 6_000_000_000_000))
+
+
+HOLES = {
+    "whole": marks_at_60_000(),
+    "08:00 to 09:10": marks_at_60_000(range(120, 190)),
+    "07:00 to 10:00": marks_at_60_000(range(60, 241)),
+    "no mark": Marks(np.empty(0, np.int64), np.empty(0, np.int64)),
+    "none recorded": None,
+}
+
+
+@pytest.mark.parametrize("marks", HOLES.values(), ids=HOLES)
+@pytest.mark.parametrize("mark_interval_s", [60, 7_200])
+def test_every_funding_row_is_paid_once_at_its_own_rate(marks: Marks | None, mark_interval_s: int) -> None:
+    """A notional of about 19,980: -1.998 at 08:00, +9.99 at 09:00."""
+    assert held_over(marks, EIGHT_AND_NINE, mark_interval_s=mark_interval_s) == pytest.approx(7.992, rel=0.001)
+
+
+def test_funding_between_two_marks_and_intervals_that_change() -> None:
+    rows = funded((6.99, 1_000), (7, 2_000), (7 + 3e-6, 2_000), (8, 4_000), (8.4, 8_000), (8.41, 16_000))
+    for marks in HOLES.values():
+        paid = held_over(marks, rows)
+        assert paid == pytest.approx(-19_980 * (1 + 2 + 4 + 8 + 16) * 1e-5, rel=0.001), "07:00 is stated twice"
+
+
+def test_two_rates_of_one_time_are_refused() -> None:
+    with pytest.raises(DataError, match=r"funding: rows of one time must agree, was \[10000, 20000\]"):
+        held_over(None, funded((8, 10_000), (8 + 1e-6, 20_000)))
+
+
+@pytest.mark.parametrize("mark_interval_s", [1, 60, 7_200])
+def test_simulated_funding_is_paid_at_its_times_whatever_the_marks(mark_interval_s: int) -> None:
+    price = up_and_down(4 * 3_600)
+    config = Config.from_parameters(
+        **{**SETTINGS, "capital": 9_999, "funding_rate": 0.001, "mark_interval_s": mark_interval_s}
+    )
+    for marks in HOLES.values():
+        done = both_paths(tape_of(price, marks, None, NIGHT), config)
+        assert done.round_trips["funding"].tolist() == pytest.approx([-19.98], rel=0.001)
+
+
+# --- what a result says -----------------------------------------------------------------------------------------------
+
+
+def with_holes() -> Tape:
+    """Three hours with a hole of 2 % in the trades, 24 minutes without a mark, and one of two funding rows."""
+    tape = tape_of(up_and_down(10_800), marks_of(up_and_down(10_800), without=range(80, 104)), None)
+    trades = tape.trades
+    there = np.ones(len(trades), np.bool_)
+    there[3_000:3_216] = False
+    columns = [column[there] for column in trades.columns]
+    funding = Funding(np.array([START + HOUR_MS]), np.array([10_000]), np.array([HOUR_MS]))
+    return replace(tape, trades=Trades("BTCUSDT", *columns), funding=funding)
+
+
+WARNING = "INCOMPLETE TAPE: without 2.0% of the trades, 13.4% of the mark prices, 50.0% of the funding rates"
+
+
+def test_a_result_says_what_its_tape_lacks() -> None:
+    config = Config.from_parameters(SETTINGS)
+    for path in ("compiled", "events"):
+        done = backtest(with_holes(), config, LongAtBar(config.signals, BTCUSDT), path=path)  # type: ignore[arg-type]
+        assert done.warning == WARNING
+        notes = done.notes()
+        assert notes[0] == "trades: made for a test; 216 ids are missing in 1 gaps (2.00%); 1 tainted bars"
+        assert (
+            "mark = the exchange's, one a minute; 24 of 179 minutes have none: there it is the last trade's price"
+            in notes
+        )
+        assert "funding = the exchange's, 1 rows; 1 of 2 rows are missing and were not paid" in notes
+        assert f"tape {with_holes().sha256()[:16]}" in notes[-1]
+        assert WARNING in repr(done)
+        assert WARNING in done._repr_html_()
+        chart = done.equity_chart()
+        assert chart.layout.title.text.startswith(WARNING)
+        (hole,) = chart.layout.shapes
+        assert (hole.x0 - START) // MINUTE_MS == 80
+        assert (hole.x1 - START) // MINUTE_MS == 104
+
+
+def test_a_whole_tape_is_not_marked() -> None:
+    config = Config.from_parameters(SETTINGS)
+    whole = tape_of(up_and_down(10_800), marks_of(up_and_down(10_800)), None)
+    done = backtest(whole, config, LongAtBar(config.signals, BTCUSDT))
+    assert done.warning == ""
+    assert "INCOMPLETE" not in repr(done) + done._repr_html_()
+    assert done.equity_chart().layout.shapes == ()
+    assert "no id is missing between its trades" in done.notes()[0]
+    assert done.tape.sha256() != with_holes().sha256()
+
+
+def test_the_part_that_is_traded_is_what_is_told() -> None:
+    config = Config.from_parameters(SETTINGS)
+    done = backtest(with_holes(), config, LongAtBar(config.signals, BTCUSDT), begin_s=6_300)
+    assert done.warning == "INCOMPLETE TAPE: without 100.0% of the funding rates"
+
+
+def test_sweep_and_walk_forward_are_marked_too() -> None:
+    config = Config.from_parameters(SETTINGS)
+    tape, grid = with_holes(), {"stop_atr": [100.0, 150.0]}
+    swept = sweep(tape, config, grid, progress=False)
+    forward = walk_forward(tape, config, grid, folds=2, purge_s=0.0, progress=False)
+    for result in (swept, forward):
+        assert WARNING in repr(result)
+        assert WARNING in result._repr_html_()
+        assert "216 ids are missing in 1 gaps" in result._repr_html_()
+    assert forward.frame["missing"].round(3).tolist() == [0.407, 0.0]

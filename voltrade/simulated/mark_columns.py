@@ -1,0 +1,231 @@
+"""The mark prices and the funding of a tape, as columns that both paths of a backtest and the venue play.
+
+What the exchange's records have is used as it is. A minute without a recorded mark price gets a mark at the last
+trade's price, and says so. Every funding row has a mark price at its own time, stated by the mark price before it, so
+that each row is paid once, at its own rate, by whoever holds the position then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from voltrade.errors import DataError
+from voltrade.model import HOUR_MS, MINUTE_MS, MONEY, Bools, Funding, Instrument, Int64s, Marks, Trades
+
+MAX_BASIS_E8 = 30_000
+"""Largest distance of the simulated mark price from the last trade: 3 bps."""
+
+USUAL_FUNDING_MS = 8 * HOUR_MS
+"""The longest interval between two funding times."""
+
+
+class MarkColumns(NamedTuple):
+    """The mark prices of a tape, as columns of equal length."""
+
+    time: Int64s
+    """Milliseconds UTC."""
+    row: Int64s
+    """The first trade at or after it."""
+    price_e8: Int64s
+    funding_rate_e8: Int64s
+    """Rate at the next funding time."""
+    next_funding_time: Int64s
+    """Milliseconds UTC; 0 if not known."""
+    is_last_price: Bools
+    """Whether the price is the last trade's, since the exchange's isn't known."""
+
+
+def mark_columns(
+    trades: Trades,
+    instrument: Instrument,
+    funding_interval_ms: int,
+    *,
+    interval_ms: int,
+    seed: int,
+    funding_rate_e8: int = 0,
+    marks: Marks | None = None,
+    funding: Funding | None = None,
+) -> MarkColumns:
+    """Return the mark prices after the first and up to the last trade, with funding.
+
+    Args:
+        interval_ms, seed: of simulated marks, which are at multiples of the interval; see `simulated_prices`.
+        funding_rate_e8: of simulated funding, which is due at multiples of the symbol's funding interval.
+        marks: recorded mark prices, instead of simulated ones; see `recorded_times`.
+        funding: recorded funding, instead of the one rate.
+
+    Raises:
+        DataError: there is no trade, times decrease, or two recorded rows of one time differ.
+    """
+    if len(trades) == 0:
+        raise DataError("tape: must have at least one trade, had none")
+    if np.any(np.diff(trades.time) < 0):
+        raise DataError(f"tape: times must not go back, did after row {int(np.argmax(np.diff(trades.time) < 0))}")
+    first, last = int(trades.time[0]), int(trades.time[-1])
+    rows = each_once(funding) if funding else _simulated_funding(first, last, funding_interval_ms, funding_rate_e8)
+    recorded = each_once(marks) if marks else None
+    times = recorded_times(recorded, first, last) if recorded else _multiples(first, last, interval_ms)
+    times = _with_funding_times(times, rows.time[rows.rate_e8 != 0], first, last)
+    following = np.searchsorted(trades.time, times, side="left").astype(np.int64)
+    if recorded:
+        prices, is_last_price = _recorded_prices(recorded, times, trades.price[following - 1] * tick_e8(instrument))
+    else:
+        prices = simulated_prices(times, trades.price[following - 1] * tick_e8(instrument), interval_ms, seed)
+        is_last_price = np.zeros(len(times), np.bool_)
+    next_row = np.searchsorted(rows.time, times, side="right")
+    rates, due = np.append(rows.rate_e8, 0)[next_row], np.append(rows.time, 0)[next_row]
+    return MarkColumns(times, following, prices, rates, due, is_last_price)
+
+
+def tick_e8(instrument: Instrument) -> int:
+    """Return the price of a tick in 1e-8."""
+    return int(instrument.tick_size * MONEY)
+
+
+# --- recorded rows ----------------------------------------------------------------------------------------------------
+
+Rows = TypeVar("Rows", Marks, Funding)
+
+
+def each_once(rows: Rows) -> Rows:
+    """Return mark prices or funding rates in the order of time, each row once.
+
+    Sources state the time of one funding with different milliseconds, so funding rows of one minute are one row.
+
+    Raises:
+        DataError: two rows of one time differ.
+    """
+    is_funding = isinstance(rows, Funding)
+    values = rows.rate_e8 if isinstance(rows, Funding) else rows.price_e8
+    key = (rows.time + MINUTE_MS // 2) // MINUTE_MS if is_funding else rows.time
+    if np.all(key[1:] > key[:-1]):
+        return rows
+    order = np.argsort(rows.time, kind="stable")
+    repeated = np.append(False, np.diff(key[order]) == 0)[: len(order)]
+    differs = repeated[1:] & (np.diff(values[order]) != 0)
+    if differs.any():
+        at = int(np.argmax(differs))
+        name, pair = "funding" if is_funding else "marks", values[order][at : at + 2].tolist()
+        raise DataError(f"{name}: rows of one time must agree, was {pair} in 1e-8 at {rows.time[order][at]}")
+    return _taken(rows, order[~repeated])
+
+
+def _taken(rows: Rows, kept: Int64s) -> Rows:
+    """Return some rows."""
+    columns: dict[str, Any] = {each.name: getattr(rows, each.name) for each in fields(rows)}
+    columns = {name: None if column is None else column[kept] for name, column in columns.items()}
+    return replace(rows, **columns)
+
+
+def recorded_times(marks: Marks, first: int, last: int) -> Int64s:
+    """Return the times of recorded marks after `first` and up to `last`, and the begin of each minute without one."""
+    begin, end = np.searchsorted(marks.time, [first, last], side="right")
+    times = marks.time[begin:end]
+    return np.union1d(times, minutes_without_mark(marks, first, last))
+
+
+def minutes_without_mark(marks: Marks, first: int, last: int) -> Int64s:
+    """Return the begin of each minute after `first` and up to `last` that has no recorded mark price, ms UTC."""
+    minutes = np.arange(first // MINUTE_MS + 1, last // MINUTE_MS + 1, dtype=np.int64)
+    return minutes[~np.isin(minutes, marks.time // MINUTE_MS)] * MINUTE_MS
+
+
+def _recorded_prices(marks: Marks, times: Int64s, last_prices: Int64s) -> tuple[Int64s, Bools]:
+    """Return the recorded price at each time where there is one that is younger than a minute, else the last trade's.
+
+    Returns:
+        Prices, and which of them are the last trade's.
+    """
+    if not len(marks.time):
+        return last_prices, np.ones(len(times), np.bool_)
+    newest = np.maximum(np.searchsorted(marks.time, times, side="right") - 1, 0)
+    age = times - marks.time[newest]
+    # The begin of a minute without a mark is a time of its own here: a young mark of the minute before isn't its mark.
+    is_stale = (age < 0) | (age >= MINUTE_MS) | ((age > 0) & ~np.isin(times // MINUTE_MS, marks.time // MINUTE_MS))
+    return np.where(is_stale, last_prices, marks.price_e8[newest]), is_stale
+
+
+def fundings_missing(funding: Funding, first: int, last: int) -> int:
+    """Count the funding rows that are missing after `first` and up to `last`, by the intervals of the others."""
+    rows = each_once(funding)
+    if not len(rows.time):
+        return (last - first) // USUAL_FUNDING_MS
+    intervals, missing = funding_intervals(rows), fundings_missing_before(rows)
+    missing[0] = max(0, (rows.time[0] - first - 1) // intervals[0])
+    after = max(0, (last - rows.time[-1]) // intervals[-1])
+    number = np.concatenate([np.arange(count, 0, -1) for count in missing])
+    due = np.repeat(rows.time, missing) - number * np.repeat(intervals, missing)
+    due = np.append(due, rows.time[-1] + intervals[-1] * np.arange(1, after + 1))
+    return int(((due > first) & (due <= last)).sum())
+
+
+def fundings_missing_before(funding: Funding) -> Int64s:
+    """Return how many rows are missing before each row, 0 for the first; rows are in the order of time."""
+    if not len(funding.time):
+        return np.empty(0, np.int64)
+    between = np.rint(np.diff(funding.time) / funding_intervals(funding)[1:]).astype(np.int64) - 1
+    return np.append(0, np.maximum(between, 0))
+
+
+def funding_intervals(funding: Funding) -> Int64s:
+    """Return the interval that ends at each funding row, ms.
+
+    Where the source doesn't state it, it is the longer one of the distances between the rows on both sides, at most the
+    usual interval: rows that are missing don't look like a longer interval, and an interval that changes not like
+    missing rows.
+    """
+    usual, count = USUAL_FUNDING_MS, len(funding.time)
+    distances = np.rint(np.diff(funding.time) / HOUR_MS).astype(np.int64) * HOUR_MS
+    before, after = np.full(count, 0), np.full(count, 0)
+    before[2:], after[:-1] = distances[:-1], distances
+    around = np.maximum(before, after)
+    around = np.where(around == 0, usual, np.clip(around, HOUR_MS, usual))
+    stated = funding.interval_ms
+    return np.asarray(around if stated is None else np.where(stated > 0, stated, around))
+
+
+# --- simulated rows ---------------------------------------------------------------------------------------------------
+
+
+def _multiples(first: int, last: int, interval_ms: int) -> Int64s:
+    """Return the multiples of an interval after `first` and up to `last`."""
+    return np.arange(first // interval_ms + 1, last // interval_ms + 1, dtype=np.int64) * interval_ms
+
+
+def _simulated_funding(first: int, last: int, interval_ms: int, rate_e8: int) -> Funding:
+    """Return funding of one rate at multiples of an interval, up to the first after `last`."""
+    times = _multiples(first, last + interval_ms, interval_ms)
+    return Funding(times, np.full(len(times), rate_e8, np.int64))
+
+
+def _with_funding_times(times: Int64s, funding: Int64s, first: int, last: int) -> Int64s:
+    """Add the times of funding; and, where nothing is before the first of them, a time at which it is stated."""
+    due = funding[(funding > first) & (funding <= last)]
+    if len(due) and not (len(times) and times[0] < due[0]):
+        due = np.append(max(first + 1, due[0] - 1), due)
+    return np.union1d(times, due)
+
+
+def simulated_prices(times: Int64s, last_prices_e8: Int64s, interval_ms: int, seed: int) -> Int64s:
+    """Make mark prices from the prices of the last trades, in 1e-8 and rounded down.
+
+    A mark price is the price of the last trade before it plus a basis: the mean of eight numbers, one for each of the
+    last eight interval ends, each uniform between -3 and +3 bps, by a hash of seed and time. So the basis reverts to
+    zero over eight marks, is at most 3 bps, and depends on seed and time only.
+    """
+    numbers = times // interval_ms
+    basis_e8 = sum(_drawn_basis(numbers - back, seed) for back in range(8)) // 8
+    # price x basis / 1e8 in two parts, since the product may overflow 64 bits
+    return np.asarray(last_prices_e8 + last_prices_e8 // MONEY * basis_e8 + last_prices_e8 % MONEY * basis_e8 // MONEY)
+
+
+def _drawn_basis(numbers: Int64s, seed: int) -> Int64s:
+    """Return uniform numbers from -MAX_BASIS_E8 to MAX_BASIS_E8: SplitMix64 of the seed at each position."""
+    mixed = numbers.astype(np.uint64) + np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    mixed ^= mixed >> np.uint64(31)
+    return (mixed % np.uint64(2 * MAX_BASIS_E8 + 1)).astype(np.int64) - MAX_BASIS_E8
