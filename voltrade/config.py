@@ -288,6 +288,10 @@ class SessionSettings(Settings):
     """Address of a running `python -m voltrade venue`. In `sim` its account is kept after the session; empty for a
     venue, tape and account that exist for this session only. In `paper`, `demo` and `live` it replaces Binance, for
     trials."""
+    rest_host: str = ""
+    """Host of Binance's REST paths; empty for the mode's own. Only hosts of Binance's for this mode are accepted."""
+    stream_host: str = ""
+    """Host of Binance's websockets, such as `fstream.binancefuture.com` for mode `demo`; empty for the mode's own."""
     begin_s: Seconds = 0.0
     """`sim`: the session begins this many seconds after the tape's first trade; earlier trades warm up the
     indicators."""
@@ -319,6 +323,8 @@ class SessionSettings(Settings):
             raise ValueError(f"confirmation is for mode live only, the mode was {self.mode}")
         if self.begin_s and self.mode != "sim":
             raise ValueError(f"begin_s is for mode sim only, the mode was {self.mode}")
+        if (self.rest_host or self.stream_host) and (self.venue or self.mode == "sim"):
+            raise ValueError("rest_host and stream_host are for Binance, not for a simulated venue")
         return self
 
 

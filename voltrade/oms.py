@@ -59,7 +59,7 @@ REALISED_TOLERANCE = 100
 _STATE_NUMBERS = {state: number for number, state in enumerate(STATES)}
 _COMMANDS = {"submit": records.SUBMIT, "cancel": records.CANCEL, "lookup": records.LOOKUP}
 _OUTCOMES = {Outcome.ACCEPTED: states.ACCEPTED, Outcome.REFUSED: states.REFUSED, Outcome.UNKNOWN: states.UNANSWERED}
-_ABSENT_CODES = (-2013, -2011)
+_ABSENT_CODES = (-2013, -2011, -20124)
 
 
 def _state_number(status: str) -> int:

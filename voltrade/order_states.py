@@ -118,46 +118,50 @@ class Reaction(StrEnum):
     HALT = "HALT"  # our request or our permissions are wrong: no entries until an operator resumes trading
 
 
-REACTIONS: dict[int, Reaction] = {
-    0: Reaction.RETRY,  # the request was never sent
-    -1003: Reaction.RETRY,  # too many requests
-    -1008: Reaction.RETRY,  # throttled
-    -1015: Reaction.RETRY,  # too many orders
-    -1021: Reaction.RETRY,  # outside recvWindow: the clock is measured again
-    -5028: Reaction.RETRY,  # outside the matching engine's recvWindow
-    -1016: Reaction.RETRY,  # service shutting down
-    -1022: Reaction.HALT,  # signature
-    -2014: Reaction.HALT,  # key format
-    -2015: Reaction.HALT,  # key, address or permission
-    -1102: Reaction.HALT,  # parameter
-    -1111: Reaction.HALT,  # precision
-    -1121: Reaction.HALT,  # symbol
-    -4001: Reaction.HALT,  # price below the minimum
-    -4002: Reaction.HALT,  # price above the maximum
-    -4003: Reaction.HALT,  # quantity too small
-    -4005: Reaction.HALT,  # quantity too large
-    -4014: Reaction.HALT,  # tick
-    -4015: Reaction.HALT,  # client id
-    -4061: Reaction.HALT,  # position mode
-    -4120: Reaction.HALT,  # wrong endpoint
-    -2010: Reaction.DROP,  # refused by the matching engine
-    -2018: Reaction.DROP,  # balance
-    -2019: Reaction.DROP,  # margin
-    -2020: Reaction.DROP,  # unable to fill
-    -2025: Reaction.DROP,  # too many open orders
-    -2027: Reaction.DROP,  # position limit at this leverage
-    -4016: Reaction.DROP,  # above the highest price allowed
-    -4024: Reaction.DROP,  # below the lowest price allowed
-    -4131: Reaction.DROP,  # counterparty price outside the band
-    -4164: Reaction.DROP,  # notional too small
-    -5021: Reaction.DROP,  # FOK order not filled at once
-    -5022: Reaction.DROP,  # post-only order would take
-    -2021: Reaction.CLOSE,  # would trigger immediately
-    -2022: Reaction.RECONCILE,  # reduce-only refused
-    -4118: Reaction.RECONCILE,  # reduce-only order failed the margin check
-    -4116: Reaction.LOOKUP,  # client order id in use: the first attempt was accepted
-}
-"""Reaction to a refused order by Binance's code; a code that isn't here halts."""
+REFUSALS: tuple[tuple[Reaction, str, tuple[int, ...]], ...] = (
+    (Reaction.RETRY, "the request was never sent", (0,)),
+    (Reaction.RETRY, "too many requests or orders, or an overload", (-1003, -1004, -1008, -1015)),
+    (Reaction.RETRY, "late, or the clock is wrong: it is measured again", (-1021, -5028)),
+    (Reaction.RETRY, "a listen key or conditional order that is gone", (-1125, -20124)),
+    (Reaction.DROP, "refused by the matching engine", (-2010, -5021, -5022)),
+    (Reaction.DROP, "no counterparty, or its price is out of the band", (-1112, -2020, -4131, -5041)),
+    (Reaction.DROP, "too little balance or margin, or position too large", (-2018, -2019, -2027, -2028, -4050, -4051)),
+    (Reaction.DROP, "too many open orders, or a second stop that closes all", (-2025, -4045, -4130, -20198)),
+    (Reaction.DROP, "price outside the band of the moment", (-4016, -4024, -4183, -4184, -4210, -4211)),
+    (Reaction.DROP, "notional too small", (-4164,)),
+    (Reaction.CLOSE, "the price has passed the trigger", (-2021, -4142)),
+    (Reaction.RECONCILE, "nothing to reduce, or reduced by other orders", (-2022, -2024, -4118)),
+    (Reaction.LOOKUP, "the client order id is in use: an earlier attempt was accepted", (-4116, -20132)),
+    (Reaction.HALT, "the server redirects: the address is wrong", (1,)),
+    (Reaction.HALT, "price, quantity or notional against the filters", (
+        -1013, -1111, *range(-4014, -4000), -4023, -4029, -4030, -5029,
+    )),
+    (Reaction.HALT, "the request is malformed", (
+        -1014, -1020, -1023, *range(-1106, -1099), -1108, -1110, *range(-1120, -1112), -1126, -1127, -1128, -1130,
+        -1131, -1136, -2007, -2026, -4000, -4015, *range(-4021, -4016), -4025, -4026, -4027, -4031, -4032, -4033, -4044,
+        -4058, -4060, -4082, -4084, -4085, -4086, *range(-4139, -4134), -4165, *range(-5040, -5036), -5000, -20121,
+        -20130, -20194, -20195, -20196, -20204,
+    )),
+    (Reaction.HALT, "a change of an order, which is never sent", (-5024, -5025, -5026, -5027, -5047)),
+    (Reaction.HALT, "a setting of the account", (
+        -4028, -4046, -4047, -4048, -4049, -4052, -4053, -4054, -4055, -4059, -4067, -4068, -4161, *range(-4172, -4166),
+        -4202, -4203, -4205, -4206, -4208, -4209, -4403, -4531,
+    )),
+    (Reaction.HALT, "key, signature, address or permission", (
+        -1002, -1005, -1011, -1022, -1099, -1109, -2014, -2015, -2017, -4056, -4057,
+    )),
+    (Reaction.HALT, "position mode, endpoint or host", (-1016, -2013, -4061, -4062, -4120)),
+    (Reaction.HALT, "the symbol isn't traded", (-1121, -1122, -2016, -4022, -4104, -4140, -4141, -4144)),
+    (Reaction.HALT, "only reduce-only orders are accepted", (-4087, -4105, -4106, -4107, -4189, -4400, -4401)),
+    (Reaction.HALT, "the account may not trade", (-2023, -4088, -4109, -4192, -4402)),
+    (Reaction.HALT, "stock perpetuals want a signed agreement: sign it in Binance's app", (-4411,)),
+    (Reaction.HALT, "options and transfers", (*range(-4066, -4062), *range(-4081, -4068), -4114, -4115)),
+)  # fmt: skip
+"""Reactions to the codes of a refused order, and what they mean. Codes with an unknown outcome are in
+`exchange.responses`. A code that isn't here halts, and its alert says so."""
+
+REACTIONS = {code: reaction for reaction, _, codes in REFUSALS for code in codes}
+"""Reaction to a refused order by Binance's code."""
 
 # --- when something is tried again ---------------------------------------------------------------------------------
 
@@ -209,6 +213,8 @@ EXPECTED_REFUSALS: dict[int, str] = {
 def refused_text(client_order_id: str, code: int, text: str) -> str:
     """Return the text of an alert about a refused order, with an explanation where the refusal is an expected one."""
     refused = f"{client_order_id} refused with {code}: {text}"
+    if code not in REACTIONS:
+        return f"{refused} (a code that voltrade doesn't know: no entries until you resume)"
     return f"{refused} ({EXPECTED_REFUSALS[code]})" if code in EXPECTED_REFUSALS else refused
 
 

@@ -135,7 +135,7 @@ def test_a_simulated_venue_is_on_this_machine(address: str) -> None:
 def test_addresses_are_binances_own() -> None:
     for endpoint, rest, market in (
         (LIVE, "https://fapi.binance.com/fapi/v1", "wss://fstream.binance.com/market/ws"),
-        (DEMO, "https://demo-fapi.binance.com/fapi/v1", "wss://fstream.binancefuture.com/market/ws"),
+        (DEMO, "https://demo-fapi.binance.com/fapi/v1", "wss://demo-fstream.binance.com/market/ws"),
     ):
         exchange = connect(endpoint, None, Clock(), 5_000)
         assert exchange.urls["api"]["fapiPrivate"] == rest
@@ -312,6 +312,7 @@ def test_an_answer_is_read_for_what_it_tells_of_the_order(
 def test_an_order_without_a_connection_never_left() -> None:
     async def story(harness: Harness) -> None:
         harness.exchange.urls["api"]["fapiPrivate"] = "http://127.0.0.1:1/fapi/v1"  # nobody listens there
+        harness.exchange.pin(["http://127.0.0.1:1"])
         reply = await harness.rest.submit(an_intent())
         assert (reply.outcome, reply.text) == (Outcome.REFUSED, "not sent: ClientConnectorError")
         cancel = await harness.rest.cancel(CancelOrder(1, "BTCUSDT", "vt-1e1", False, ""))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voltrade.exchange.responses import EXISTS, LOST, NO_ANSWER, NOT_SENT, Verb, classify
+from voltrade.exchange.responses import ABSENT, EXISTS, IN_MOTION, LOST, NO_ANSWER, NOT_SENT, Verb, classify
 from voltrade.model import Outcome
 
 UNKNOWN_TEXT = "Unknown error, please check your request or try again later."
@@ -91,6 +91,7 @@ def test_a_question_that_failed_is_evidence_of_nothing(status: int, code: int) -
 
 
 def test_only_one_answer_says_that_there_is_no_such_order() -> None:
+    assert {code for code in range(-30_000, 0) if classify(400, code, "", "GET") is Outcome.REFUSED} == ABSENT
     assert classify(400, -2013, "Order does not exist.", "GET") is Outcome.REFUSED
     assert classify(503, -2013, "Order does not exist.", "GET") is Outcome.UNKNOWN
 
@@ -107,7 +108,7 @@ def test_nothing_but_a_plain_200_is_accepted(status: int, code: int, text: str, 
 @given(st.sampled_from([400, 401, 403, 404, 409, 422]), st.integers(-9999, -1), st.sampled_from(["POST", "DELETE"]))
 def test_a_code_is_a_refusal_unless_it_says_that_nobody_knows(status: int, code: int, verb: Verb) -> None:
     is_unknown = classify(status, code, "", verb) is Outcome.UNKNOWN
-    assert is_unknown == (code in LOST | EXISTS)
+    assert is_unknown == (code in LOST | EXISTS | IN_MOTION)
 
 
 @given(st.sampled_from([0, 500, 502, 504]), st.integers(-9999, -1), verbs)

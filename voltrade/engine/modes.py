@@ -26,7 +26,15 @@ from voltrade.engine.paper import OnAggTrade, OnEvent, PaperExchange
 from voltrade.engine.permission import Permission, permit, permit_resumed
 from voltrade.engine.venue_process import VenueProcess
 from voltrade.errors import VenueError
-from voltrade.exchange.binance import DEMO, LIVE, BinanceRestClient, BinanceWSManager, Endpoint, connect
+from voltrade.exchange.binance import (
+    DEMO,
+    LIVE,
+    BinanceRestClient,
+    BinanceWSManager,
+    Endpoint,
+    connect,
+    endpoint_of,
+)
 from voltrade.exchange.client import UsdmExchange
 from voltrade.exchange.credentials import Credentials
 from voltrade.exchange.ports import OrderGateway
@@ -198,10 +206,10 @@ async def _wire_binance(config: Config, permission: Permission, is_resumed: bool
 
 def _endpoint(config: Config) -> Endpoint:
     """Return Binance, its demo, or the simulated venue that replaces either."""
-    venue = config.session.venue
-    if venue:
-        return Endpoint.simulated(venue, venue.replace("http", "ws", 1))
-    return DEMO if config.session.mode == "demo" else LIVE
+    session = config.session
+    if session.venue:
+        return Endpoint.simulated(session.venue, session.venue.replace("http", "ws", 1))
+    return endpoint_of(DEMO if session.mode == "demo" else LIVE, session.rest_host, session.stream_host)
 
 
 async def _wire(

@@ -1,22 +1,25 @@
 """Binance USD-M Futures through ccxt: `connect` to an endpoint, then use `BinanceRestClient` and `BinanceWSManager`.
 
-The same code talks to the simulated venue, to Binance's demo and to Binance; only the `Endpoint` differs.
+The same code talks to the simulated venue, to Binance's demo and to Binance; only the `Endpoint` differs. Nothing is
+sent to another origin than the endpoint's, and redirects are not followed.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from voltrade.errors import ConfigError
 from voltrade.exchange.client import Clock, UsdmExchange
 from voltrade.exchange.credentials import Credentials
+from voltrade.exchange.proxies import proxy_of
 from voltrade.exchange.rest import BinanceRestClient
 from voltrade.exchange.streams import BinanceWSManager
 
-__all__ = ["DEMO", "LIVE", "BinanceRestClient", "BinanceWSManager", "Endpoint", "connect"]
+__all__ = ["DEMO", "LIVE", "BinanceRestClient", "BinanceWSManager", "Endpoint", "connect", "endpoint_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,8 @@ class Endpoint:
     name: str
     rest: str
     stream: str
+    rights: str = ""
+    """Base address of the API that tells the rights of a key; empty where there is none."""
 
     @staticmethod
     def simulated(rest: str, stream: str) -> Endpoint:
@@ -48,8 +53,31 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-DEMO = Endpoint("demo", "https://demo-fapi.binance.com", "wss://fstream.binancefuture.com")
-LIVE = Endpoint("live", "https://fapi.binance.com", "wss://fstream.binance.com")
+DEMO = Endpoint("demo", "https://demo-fapi.binance.com", "wss://demo-fstream.binance.com")
+LIVE = Endpoint("live", "https://fapi.binance.com", "wss://fstream.binance.com", "https://api.binance.com")
+
+HOSTS: Mapping[tuple[str, str], str] = {
+    ("demo", "rest_host"): r"demo-fapi[a-z0-9-]*\.binance\.com|testnet\.binancefuture\.com",
+    ("demo", "stream_host"): r"demo-fstream[a-z0-9-]*\.binance\.com|f?stream\.binancefuture\.com",
+    ("live", "rest_host"): r"fapi[a-z0-9-]*\.binance\.com",
+    ("live", "stream_host"): r"fstream[a-z0-9-]*\.binance\.com",
+}
+"""Hosts that a setting may name, as patterns: those of the mode, so that no key reaches a host of another kind."""
+
+
+def endpoint_of(base: Endpoint, rest_host: str = "", stream_host: str = "") -> Endpoint:
+    """Return `DEMO` or `LIVE` with other hosts; an empty host keeps its own.
+
+    Raises:
+        ConfigError: a host is none of Binance's for this endpoint.
+    """
+    for name, host in (("rest_host", rest_host), ("stream_host", stream_host)):
+        if host and not re.fullmatch(HOSTS[base.name, name], host):
+            own = urlsplit(base.rest if name == "rest_host" else base.stream).hostname
+            raise ConfigError(f"{name}: must be a host of Binance's for {base.name}, such as {own}, was {host}")
+    rest = f"https://{rest_host}" if rest_host else base.rest
+    return replace(base, rest=rest, stream=f"wss://{stream_host}" if stream_host else base.stream)
+
 
 OPTIONS = {
     "fetchCurrencies": False,
@@ -80,6 +108,9 @@ def connect(
         recv_window_ms: how long after its timestamp a request may arrive.
         timeout_ms: how long a response may take, by the system clock.
         kind: a subclass with another transport, for tests.
+
+    Raises:
+        ConfigError: the environment names a proxy that can't be used.
     """
     exchange = kind(
         {
@@ -98,6 +129,10 @@ def connect(
         **{name: f"{endpoint.rest}/fapi/v{version}" for name, version in versions.items()},
         "ws": {"linear": f"{endpoint.stream}/ws"},
     }
+    if endpoint.rights:
+        exchange.urls["api"]["sapi"] = f"{endpoint.rights}/sapi/v1"
+    exchange.pin(filter(None, (endpoint.rest, endpoint.stream, endpoint.rights)))
+    exchange.use_proxy(proxy_of(endpoint.rest))
     if endpoint.rest.startswith("http:"):
         exchange.timeout_on_exit = 0  # close() need not wait for TLS connections to shut down
     return exchange

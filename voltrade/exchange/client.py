@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import aiohttp
+from yarl import URL
 
 from voltrade.exchange.ccxt_binance import Client, binanceusdm, errors
-from voltrade.exchange.responses import NO_ANSWER, NOT_SENT
+from voltrade.exchange.responses import NO_ANSWER, NOT_SENT, REDIRECTED
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,19 @@ class Response:
     body: Any = None
 
 
-CONNECT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+class Misdirected(aiohttp.ClientError):
+    """A request would have gone to an origin that is not the endpoint's.
+
+    Attributes:
+        response: what is known of the request.
+    """
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.text)
+        self.response = response
+
+
+CONNECT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
 """Errors that mean that no connection was made, so nothing was sent."""
 
 WEIGHT_WINDOW_MS = 60_000
@@ -63,7 +77,8 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
     - Every frame goes to `frame_handler` first, in the order of arrival; an exception there does not close the socket.
     - `on_connection` is called when a connection is made or lost.
     - The exception of a failed request carries a `Response` in its attribute `response`.
-    - No request is sent before the end of a Retry-After.
+    - No request is sent before the end of a Retry-After, none to an origin that is not pinned, and no redirect is
+      followed: it could carry the key to another host.
     - The time comes from the given clock, and endpoints of other products do not exist.
 
     Attributes:
@@ -81,6 +96,7 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
         self.blocked_until = 0
         self._used_weight = (0, 0)
         self._secrets: list[str] = []
+        self._origins: frozenset[str] = frozenset()
         super().__init__(config)
         # ccxt logs requests with their headers at DEBUG; a logger without handlers keeps them out of the log.
         self.logger = logging.Logger("ccxt.silent", logging.ERROR)
@@ -91,6 +107,43 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
     def get_exceptions_by_url(self, url: str, kind: str) -> Any:
         """Map errors as for USD-M at every address; ccxt recognises it by Binance's host names only."""
         return self.exceptions["linear"].get(kind, {})
+
+    # --- where requests go -------------------------------------------------------------------------------------------
+
+    def pin(self, addresses: Iterable[str]) -> None:
+        """Allow requests and websockets to the origins of these addresses only."""
+        self._origins = frozenset(str(URL(address).origin()) for address in addresses)
+
+    def use_proxy(self, proxy: str) -> None:
+        """Send everything through an HTTP proxy; empty for none."""
+        self.aiohttp_proxy = proxy or None
+        self.add_secret(urlsplit(proxy).password or "")
+
+    def open(self, lazy: bool = False) -> None:
+        """Open ccxt's session, which then checks where each request goes."""
+        super().open(lazy)
+        if not self.session.trace_configs:
+            self.session.trace_configs.append(self.guard())
+
+    def guard(self) -> aiohttp.TraceConfig:
+        """Return what lets a session of aiohttp send to the pinned origins only, and follow no redirect."""
+        guard = aiohttp.TraceConfig()
+        guard.on_request_start.append(self._check_origin)
+        guard.on_request_redirect.append(self._refuse_redirect)
+        guard.freeze()
+        return guard
+
+    async def _check_origin(self, session: object, context: object, params: aiohttp.TraceRequestStartParams) -> None:
+        origin = str(params.url.origin())
+        if origin not in self._origins:
+            raise Misdirected(Response(NOT_SENT, REDIRECTED, f"{origin} is no address of this exchange"))
+
+    async def _refuse_redirect(
+        self, session: object, context: object, params: aiohttp.TraceRequestRedirectParams
+    ) -> None:
+        host = urlsplit(params.response.headers.get("Location", "")).hostname or "another path"
+        params.response.close()
+        raise Misdirected(Response(params.response.status, REDIRECTED, f"redirected to {host}, which is not followed"))
 
     # --- secrets ----------------------------------------------------------------------------------------------------
 
@@ -120,7 +173,8 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
             if "response" not in vars(error):
                 cause = error.__cause__ or error
                 status = NOT_SENT if isinstance(cause, CONNECT_ERRORS) else NO_ANSWER
-                vars(error)["response"] = Response(status, 0, type(cause).__name__)
+                unread = Response(status, 0, type(cause).__name__)
+                vars(error)["response"] = cause.response if isinstance(cause, Misdirected) else unread
             raise
 
     def handle_errors(
@@ -174,6 +228,7 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
             self.clients[url] = ResilientClient(
                 url, self.handle_message, self.on_error, self.on_close, self.on_connected, settings
             )
+            self.clients[url].proxy = self.aiohttp_proxy
         return self.clients[url]
 
     def handle_message(self, client: Client, message: Any) -> None:

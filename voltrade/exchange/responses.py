@@ -18,11 +18,20 @@ NOT_SENT = -1
 NO_ANSWER = 0
 """Instead of an HTTP status: the request may have been sent, but no valid response came."""
 
-LOST = frozenset({-1000, -1001, -1006, -1007})
+REDIRECTED = 1
+"""Instead of Binance's code: the server redirects to another address, which is never followed."""
+
+LOST = frozenset({-1000, -1001, -1006, -1007, -1010})
 """The gateway does not know what the matching engine did."""
 
-EXISTS = frozenset({-4116})
+EXISTS = frozenset({-4116, -20132})
 """A duplicate client order id: an earlier attempt has succeeded."""
+
+IN_MOTION = frozenset({-2012, -4083, -4117, -5043})
+"""The order is triggering, is being changed, or was part of a batch that failed: only a query tells its state."""
+
+ABSENT = frozenset({-2013, -20124})
+"""The answer to a query for an order, or a conditional order, that does not exist."""
 
 THROTTLED = frozenset({-1003, -1008, -1015})
 """Refused by the gateway for too many requests, or in an overload."""
@@ -62,13 +71,15 @@ _POST: frozenset[Verb] = frozenset({"POST"})
 RULES: tuple[Rule, ...] = (
     Rule(Outcome.ACCEPTED, "done", _at(200), _OK),
     # A failed query proves nothing, except the response that the order does not exist.
-    Rule(Outcome.REFUSED, "there is no such order", _at(400), frozenset({-2013}), verbs=_GET),
+    Rule(Outcome.REFUSED, "there is no such order", _at(400), ABSENT, verbs=_GET),
     Rule(Outcome.UNKNOWN, "the query failed", verbs=_GET),
     # The HTTP library sends a PUT or DELETE again after a kept-alive connection breaks, so for them "no connection" may
     # be about the second attempt only.
     Rule(Outcome.REFUSED, "no connection was made", _at(NOT_SENT), verbs=_POST),
     Rule(Outcome.UNKNOWN, "the gateway does not know", codes=LOST),
     Rule(Outcome.UNKNOWN, "an earlier attempt has succeeded", codes=EXISTS),
+    Rule(Outcome.UNKNOWN, "the order is in motion", codes=IN_MOTION),
+    Rule(Outcome.REFUSED, "redirected, and not followed", codes=frozenset({REDIRECTED})),
     Rule(Outcome.REFUSED, "too many requests, or banned", _at(418, 429)),
     Rule(Outcome.REFUSED, "throttled", _at(400, 503), THROTTLED),
     Rule(Outcome.UNKNOWN, "sent, and no response", _at(503), text="Unknown error, please check your request"),

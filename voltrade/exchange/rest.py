@@ -80,7 +80,7 @@ FEES_MS = 86_400_000
 """How long fee rates are used before they are read again."""
 INVALID_TIMESTAMP = -1021
 """Code for a timestamp outside of recvWindow."""
-NOT_MODIFIED = (-4046, -4059)
+NOT_MODIFIED = (-4046, -4052, -4059, -4171)
 """Codes for a setting that already has the value."""
 
 
@@ -128,7 +128,7 @@ class BinanceRestClient:
             raise VenueError(str(error)) from None
 
     async def _instrument(self, symbol: str, any_status: bool) -> Instrument:
-        info = await self._read("fapiPublicGetExchangeInfo")
+        info = await self.read("fapiPublicGetExchangeInfo")
         time = Fields("exchangeInfo", info).integer("serverTime")
         source = f"exchangeInfo of {self._name} at {time}"
         return instrument_of(info, symbol, source, any_status=any_status)
@@ -140,7 +140,7 @@ class BinanceRestClient:
             VenueError: it could not be read.
         """
         try:
-            rows = _rows("balance", await self._read("fapiPrivateV3GetBalance"))
+            rows = _rows("balance", await self.read("fapiPrivateV3GetBalance"))
             names = {Fields("balance", row).text("accountAlias") for row in rows}
         except DataError as error:
             raise VenueError(f"the account's name could not be read: {error}") from None
@@ -157,7 +157,7 @@ class BinanceRestClient:
         reader = await self._reader(symbol)
         found, account, orders, algos = await self._read_all(
             self._settings_of(reader, symbol, settings),
-            self._read("fapiPrivateV3GetAccount"),
+            self.read("fapiPrivateV3GetAccount"),
             *self._open_orders(symbol),
         )
         try:
@@ -188,8 +188,8 @@ class BinanceRestClient:
         found, (taker, maker), account, positions, orders, algos, fills = await self._read_all(
             self._settings_of(reader, symbol, settings),
             self._fees_of(reader, symbol),
-            self._read("fapiPrivateV3GetAccount"),
-            self._read("fapiPrivateV3GetPositionRisk", {"symbol": symbol}),
+            self.read("fapiPrivateV3GetAccount"),
+            self.read("fapiPrivateV3GetPositionRisk", {"symbol": symbol}),
             *self._open_orders(symbol),
             self._user_trades(reader, symbol, since_trade_id),
         )
@@ -227,8 +227,8 @@ class BinanceRestClient:
         """Return the requests for the open orders of both kinds."""
         of_symbol = {"symbol": symbol}
         return (
-            self._read("fapiPrivateGetOpenOrders", of_symbol),
-            self._read("fapiPrivateGetOpenAlgoOrders", of_symbol),
+            self.read("fapiPrivateGetOpenOrders", of_symbol),
+            self.read("fapiPrivateGetOpenAlgoOrders", of_symbol),
         )
 
     @staticmethod
@@ -243,7 +243,7 @@ class BinanceRestClient:
         """Return the settings of the account and a symbol: read anew, or as they were read last."""
         if read or symbol not in self._settings:
             config, account = await self._read_all(
-                self._read("fapiPrivateGetSymbolConfig", {"symbol": symbol}), self._read("fapiPrivateGetAccountConfig")
+                self.read("fapiPrivateGetSymbolConfig", {"symbol": symbol}), self.read("fapiPrivateGetAccountConfig")
             )
             try:
                 flags = Fields("accountConfig", account)
@@ -257,7 +257,7 @@ class BinanceRestClient:
         """Return taker and maker fee; they are read once a day, since reading them is dear."""
         now, known = self._exchange.clock(), self._fee_rates.get(symbol)
         if known is None or now - known[0] >= FEES_MS:
-            rates = await self._read("fapiPrivateGetCommissionRate", {"symbol": symbol})
+            rates = await self.read("fapiPrivateGetCommissionRate", {"symbol": symbol})
             try:
                 self._fee_rates[symbol] = (now, *reader.fee_rates(rates))
             except DataError as error:
@@ -276,7 +276,7 @@ class BinanceRestClient:
         reader = await self._reader(symbol)
         begin = {"fromId": from_id, "startTime": start}
         wanted = {"symbol": symbol, "limit": limit} | {name: at for name, at in begin.items() if at is not None}
-        rows = await self._read("fapiPublicGetAggTrades", wanted)
+        rows = await self.read("fapiPublicGetAggTrades", wanted)
         try:
             return sorted(map(reader.agg_trade, _rows("aggTrades", rows)))
         except DataError as error:
@@ -290,7 +290,7 @@ class BinanceRestClient:
         """
         instrument = (await self._reader(symbol)).instrument
         wanted = {"symbol": symbol, "interval": "1m", "startTime": start, "limit": limit}
-        rows = await self._read("fapiPublicGetKlines", wanted)
+        rows = await self.read("fapiPublicGetKlines", wanted)
         ticklot = instrument.tick_size * instrument.step_size
         try:
             return [
@@ -306,7 +306,7 @@ class BinanceRestClient:
             VenueError: the exchange's time could not be read.
         """
         before = self._exchange.clock()
-        body = await self._read("fapiPublicGetTime")
+        body = await self.read("fapiPublicGetTime")
         after = self._exchange.clock()
         try:
             return (before + after) // 2 - Fields("time", body).integer("serverTime")
@@ -371,7 +371,7 @@ class BinanceRestClient:
         if reply.algo_order is None or not reply.algo_order.order_id:
             return reply
         params = {"symbol": command.symbol, "orderId": reply.algo_order.order_id}
-        child = await self._request("fapiPrivateGetOrder", params)
+        child = await self.ask("fapiPrivateGetOrder", params)
         try:
             order, _ = self._orders_in(target._replace(client_order_id="", algo=False), child)
         except DataError as error:
@@ -398,7 +398,7 @@ class BinanceRestClient:
         Raises:
             VenueError: the exchange gave none.
         """
-        body = await self._read("fapiPrivatePostListenKey")
+        body = await self.read("fapiPrivatePostListenKey")
         key = body.get("listenKey") if isinstance(body, dict) else None
         if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,256}", key):
             raise VenueError("listenKey: must be letters and digits")
@@ -407,13 +407,13 @@ class BinanceRestClient:
 
     async def extend_listen_key(self) -> Response:
         """Extend the listen key; code -1125 means that it does not exist any more."""
-        return await self._request("fapiPrivatePutListenKey")
+        return await self.ask("fapiPrivatePutListenKey")
 
     # --- one request --------------------------------------------------------------------------------------------------
 
     async def _command(self, target: _Target, call: str, params: dict[str, Any]) -> Reply:
         try:
-            response = await self._request(call, params)
+            response = await self.ask(call, params)
         except asyncio.CancelledError:
             unknown = Response(NO_ANSWER, 0, "interrupted before the response came")
             raise RequestInterrupted(self._reply(target, unknown)) from None
@@ -449,8 +449,13 @@ class BinanceRestClient:
         text = re.sub(r"[\x00-\x1f\x7f]+", " ", self._exchange.redact(f"{status}: {response.text}"))
         return text if len(text) <= 200 else f"{text[:197]}..."
 
-    async def _request(self, call: str, params: Mapping[str, Any] | None = None) -> Response:
-        """Do one request; if the exchange refuses its timestamp, correct the clock and try once more."""
+    async def ask(self, call: str, params: Mapping[str, Any] | None = None) -> Response:
+        """Do one raw request; if the exchange refuses its timestamp, correct the clock and try once more.
+
+        Args:
+            call: ccxt's name of the path, such as `fapiPrivateGetAccountConfig`.
+            params: its parameters, without those of signing.
+        """
         response = await self._request_once(call, params)
         if response.code == INVALID_TIMESTAMP and response.status == 400:
             try:
@@ -469,14 +474,19 @@ class BinanceRestClient:
         is_json = isinstance(body, dict | list)
         return response_of(200, body, "") if is_json else Response(NO_ANSWER, 0, "the response is no JSON")
 
-    async def _read(self, call: str, params: Mapping[str, Any] | None = None) -> Any:
-        response = await self._request(call, params)
+    async def read(self, call: str, params: Mapping[str, Any] | None = None) -> Any:
+        """Return the decoded body of one raw request; see `ask`.
+
+        Raises:
+            VenueError: the exchange refused it, or could not be read.
+        """
+        response = await self.ask(call, params)
         if response.status != 200 or response.code not in (0, 200):
             raise VenueError(f"{call}: {self._error_text(response)}, code {response.code}")
         return response.body
 
     async def _change(self, call: str, params: Mapping[str, Any]) -> None:
-        response = await self._request(call, params)
+        response = await self.ask(call, params)
         if response.status != 200 and response.code not in NOT_MODIFIED:
             raise VenueError(f"{call}: {self._error_text(response)}, code {response.code}")
 
@@ -494,7 +504,7 @@ class BinanceRestClient:
         last = since_trade_id
         for _ in range(MAX_PAGES):
             wanted = {"symbol": symbol, "limit": PAGE} | ({"fromId": last + 1} if last else {})
-            rows = await self._read("fapiPrivateGetUserTrades", wanted)
+            rows = await self.read("fapiPrivateGetUserTrades", wanted)
             try:
                 page = sorted(map(reader.user_trade, _rows("userTrades", rows)), key=lambda fill: fill.trade_id)
             except DataError as error:
