@@ -181,7 +181,7 @@ def test_a_live_engine_that_was_killed_goes_on_the_next_day_without_a_new_word(
         time.sleep(0.05)
     by_hand = len(Truth.of(folder).kind("fill"))
     run = tmp_path / "runs/killed"
-    begin_run(run, parameters(tmp_path, "live", address, duration_s=12.0))
+    begin_run(run, parameters(tmp_path, "live", address, duration_s=12.0, capital=990_000))
     process = subprocess.Popen([*ENGINE, str(run)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while len(Truth.of(folder).kind("fill")) < by_hand + 5:
@@ -267,7 +267,10 @@ def test_a_setting_of_the_account_that_differs_stops_the_start_or_is_set_when_as
     quiet = {"duration_s": 2.0, "first_bar": 1_000_000, "leverage": 7, "margin_type": "cross"}
     refused = run_engine(tmp_path / "runs/refused", parameters(tmp_path, "live", address, **quiet))
     assert refused["state"] == "failed"
-    assert refused["error"] == "margin type: must be cross, was isolated; leverage: must be 7, was 5"
+    assert refused["error"] == (
+        "margin type: must be cross (-p apply_account_settings True sets it), was isolated; "
+        "leverage: must be 7 (-p apply_account_settings True sets it), was 5"
+    )
     changes = [r for r in Truth.of(folder).kind("accepted") if r["action"] in ("set_leverage", "set_margin_type")]
     assert changes == []
     assert not (tmp_path / "runs/refused/journal.db").exists()
@@ -301,7 +304,7 @@ def test_the_doctor_prints_the_start_up_table_and_changes_nothing(
     said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     word = f"confirmation: must be 'trade BTCUSDT up to 20000 on account {ACCOUNT}, {datetime.now(UTC):%Y-%m-%d}'"
     assert [line for line in said if line.startswith(f"!! permission missing: {word}")]
-    assert "!! leverage 5 must be 9" in said
+    assert [line for line in said if line.startswith("!! leverage 5 must be 9 (")]
     assert "ok filters tick 0.1, step 0.001, least notional 100.00, largest market order 120.000" in said
     assert len(Truth.of(folder).kind("accepted")) == before
     assert KEY not in " ".join(said)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+from voltrade.engine.checks import Check
 from voltrade.engine.modes import Wiring
-from voltrade.engine.preflight import Check, used_limits
+from voltrade.engine.preflight import used_limits
 from voltrade.errors import JournalError, SessionError, VoltradeError
 from voltrade.journal import Journal
 from voltrade.live import LiveTradingSystem
 from voltrade.runs.ledger import Ledger
-from voltrade.runs.ledger_file import FinalState, accounts_home
+from voltrade.runs.ledger_file import FinalState, accounts_home, file_name, read_record
 from voltrade.runs.replay import recover
 
 log = logging.getLogger(__name__)
@@ -74,6 +76,22 @@ def ledger_checks(ledger: Ledger | None, last: FinalState | None, is_new: bool, 
     if last is not None and last.state is not None:
         rows.append(used_limits(wiring.config, last.state, wiring.clock(), wiring.instrument.quote_asset))
     return rows
+
+
+def known_final_state(wiring: Wiring, environment: Mapping[str, str]) -> FinalState | None:
+    """Return the state that the account's last run ended in, without taking the account's lock; None if not known.
+
+    That of a run that was killed is not known here, since it must be rebuilt from its journal.
+    """
+    if not wiring.account:
+        return None
+    mode = wiring.config.session.mode
+    try:
+        record = read_record(accounts_home(environment) / file_name(wiring.account, mode), wiring.account, mode)
+    except VoltradeError as error:
+        log.warning("ledger: %s", error)
+        return None
+    return record.final_state if record is not None else None
 
 
 def save_final_state(ledger: Ledger, run: str, journal: Journal, system: LiveTradingSystem) -> None:

@@ -13,11 +13,13 @@ from pathlib import Path
 
 from voltrade.compiled import cache_home
 from voltrade.config import Config
+from voltrade.engine.account_history import known_final_state
+from voltrade.engine.checks import Check
 from voltrade.engine.modes import reach
 from voltrade.engine.notify import Notifier
 from voltrade.engine.permission import permit
-from voltrade.engine.preflight import Check, notifications, preflight
-from voltrade.errors import ConfigError, SessionError, VoltradeError
+from voltrade.engine.preflight import notifications, preflight
+from voltrade.errors import ConfigError, DataError, SessionError, VoltradeError
 from voltrade.exchange.credentials import Credentials
 from voltrade.runs.ledger_file import accounts_home
 
@@ -32,10 +34,14 @@ async def examine(config: Config, environment: Mapping[str, str] = os.environ) -
         return [*checks, Check("endpoint", "a simulated venue of the session's own, on this machine")]
     try:
         wiring = await reach(config, environment)
+    except DataError as error:
+        return [*checks, Check("symbol", f"can't be traded: {error}", ok=False)]
+    except ConfigError as error:
+        return [*checks, Check("settings", str(error), ok=False)]
     except VoltradeError as error:
         return [*checks, Check("exchange", f"out of reach: {error}", ok=False)]
     try:
-        return [*checks, *await preflight(wiring)]
+        return [*checks, *await preflight(wiring, known_final_state(wiring, environment))]
     except VoltradeError as error:
         return [*checks, Check("exchange", f"can't be read: {error}", ok=False)]
     finally:

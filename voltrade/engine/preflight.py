@@ -8,40 +8,33 @@ the account's ledger, which it doesn't open.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
 from voltrade.config import Config
+from voltrade.engine.account_checks import account_checks, rights_check
+from voltrade.engine.checks import Check, rounded
 from voltrade.engine.modes import Wiring
 from voltrade.engine.notify import Notifier
 from voltrade.engine.permission import largest_notional
+from voltrade.exchange.proxies import without_password
 from voltrade.model import MONEY, Instrument, Snapshot, moment_text, money_text
 from voltrade.risk import TIME, CircuitBreaker, distance_label
+from voltrade.runs.ledger_file import FinalState
 
 CLOCK_WITHIN_MS = 1_000
 """Binance refuses requests whose timestamp is further ahead of its time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One row: what was found, what it must be (empty where anything is allowed), and whether it is right."""
-
-    item: str
-    found: str
-    wanted: str = ""
-    ok: bool = True
-
-    def plain(self) -> dict[str, Any]:
-        """Return the row as plain values."""
-        return asdict(self)
-
-
-async def preflight(wiring: Wiring) -> list[Check]:
+async def preflight(wiring: Wiring, last: FinalState | None = None) -> list[Check]:
     """Read the account and the market from the exchange, and compare them with the settings.
 
     With `apply_account_settings`, account settings that differ are set first, if the account has no position or order.
+
+    Args:
+        wiring: Exchange and settings of the session.
+        last: The state that the account's last run ended in; it explains a position.
 
     Raises:
         VenueError: The exchange could not be read.
@@ -49,17 +42,20 @@ async def preflight(wiring: Wiring) -> list[Check]:
     config = wiring.config
     checks = [
         Check("endpoint", wiring.endpoint.rest),
+        *_proxy(wiring),
         Check("account", wiring.fingerprint),
         Check("allowed by", wiring.allowed_by),
         await _clock(wiring),
     ]
+    checks += await _rights(wiring)
     snapshot = await wiring.gateway.snapshot(config.session.symbol, 0)
     if config.session.apply_account_settings and _differs(snapshot, config) and _is_flat(snapshot):
         await wiring.gateway.apply_account_settings(
             config.session.symbol, config.risk.leverage, config.risk.margin_type
         )
         snapshot = await wiring.gateway.snapshot(config.session.symbol, 0)
-    return [*checks, *_account(snapshot, config), *_market(wiring.instrument), *_limits(config)]
+    checks += [*_account(snapshot, config), *await _holdings(wiring, snapshot, last)]
+    return [*checks, *_market(wiring.instrument), *_limits(config)]
 
 
 def used_limits(config: Config, state: Mapping[str, Any], time: int, quote: str) -> Check:
@@ -83,9 +79,26 @@ def notifications(notifier: Notifier) -> Check:
     return Check("notifications", found, "addresses that apprise knows", not notifier.problems)
 
 
-def refused(checks: Iterable[Check]) -> str:
-    """Return why the session must not start; empty if it may."""
-    return "; ".join(f"{check.item}: must be {check.wanted}, was {check.found}" for check in checks if not check.ok)
+def _proxy(wiring: Wiring) -> list[Check]:
+    proxy = wiring.exchange.aiohttp_proxy
+    return [Check("proxy", without_password(proxy))] if proxy else []
+
+
+async def _rights(wiring: Wiring) -> list[Check]:
+    if wiring.config.session.mode != "live":
+        return []
+    return [await rights_check(wiring.rest, bool(wiring.endpoint.rights), wiring.config)]
+
+
+async def _holdings(wiring: Wiring, snapshot: Snapshot, last: FinalState | None) -> list[Check]:
+    """Return the rows about what the account holds; those of a real one may prevent the start."""
+    if wiring.config.session.mode in ("demo", "live"):
+        return await account_checks(wiring.rest, wiring.instrument, snapshot, wiring.config, last)
+    return [
+        Check("wallet", rounded(money_text(snapshot.wallet)), "above 0", snapshot.wallet > 0),
+        Check("position", f"{snapshot.position.quantity} lots"),
+        Check("open orders", f"{len(snapshot.orders)} orders, {len(snapshot.algo_orders)} conditional orders"),
+    ]
 
 
 async def _clock(wiring: Wiring) -> Check:
@@ -107,23 +120,27 @@ def _account(snapshot: Snapshot, config: Config) -> list[Check]:
     mode = "hedge" if snapshot.hedge_mode else "one-way"
     assets = "multi-assets" if snapshot.multi_assets else "single-asset"
     fees = f"taker {_percent(snapshot.taker_fee_e8)}, maker {_percent(snapshot.maker_fee_e8)}"
-    open_orders = f"{len(snapshot.orders)} orders, {len(snapshot.algo_orders)} conditional orders"
+    helps = "-p apply_account_settings True sets it" if _is_flat(snapshot) else "close position and orders, then set it"
     return [
-        Check("position mode", mode, "one-way", not snapshot.hedge_mode),
-        Check("margin mode", assets, "single-asset", not snapshot.multi_assets),
-        Check("margin type", snapshot.margin_type, risk.margin_type, snapshot.margin_type == risk.margin_type),
-        Check("leverage", f"{snapshot.leverage}", f"{risk.leverage}", snapshot.leverage == risk.leverage),
+        Check("position mode", mode, f"one-way ({helps})", not snapshot.hedge_mode),
+        Check(
+            "margin mode", assets, "single-asset (Binance: Futures, Preferences, Asset mode)", not snapshot.multi_assets
+        ),
+        Check(
+            "margin type",
+            snapshot.margin_type,
+            f"{risk.margin_type} ({helps})",
+            snapshot.margin_type == risk.margin_type,
+        ),
+        Check("leverage", f"{snapshot.leverage}", f"{risk.leverage} ({helps})", snapshot.leverage == risk.leverage),
         Check("fees", fees),
-        Check("wallet", f"{_round(money_text(snapshot.wallet))}", "above 0", snapshot.wallet > 0),
-        Check("position", f"{snapshot.position.quantity} lots"),
-        Check("open orders", open_orders),
     ]
 
 
 def _market(instrument: Instrument) -> list[Check]:
     filters = (
         f"tick {instrument.tick_size:f}, step {instrument.step_size:f}, "
-        f"least notional {_round(money_text(instrument.min_notional))}, "
+        f"least notional {rounded(money_text(instrument.min_notional))}, "
         f"largest market order {instrument.quantity(instrument.market_max_quantity):f}"
     )
     return [Check("filters", filters), Check("filters from", _with_moment(instrument.source))]
@@ -132,11 +149,11 @@ def _market(instrument: Instrument) -> list[Check]:
 def _limits(config: Config) -> list[Check]:
     risk, session = config.risk, config.session
     loss, drawdown = (
-        _round(str(risk.capital * Decimal(str(part))))
+        rounded(str(risk.capital * Decimal(str(part))))
         for part in (risk.max_daily_loss_fraction, risk.max_drawdown_fraction)
     )
     return [
-        Check("largest notional", f"{_round(f'{largest_notional(config):f}')}"),
+        Check("largest notional", f"{rounded(f'{largest_notional(config):f}')}"),
         Check(
             "daily loss",
             f"{loss}, less on a day that opens below the capital, "
@@ -159,10 +176,6 @@ def _limits(config: Config) -> list[Check]:
 
 def _percent(rate_e8: int) -> str:
     return f"{Decimal(rate_e8) / MONEY * 100:f} %"
-
-
-def _round(text: str) -> str:
-    return f"{Decimal(text):,.2f}"
 
 
 def _with_moment(source: str) -> str:

@@ -29,6 +29,7 @@ from voltrade.core import TradingCore
 from voltrade.data.store import Store
 from voltrade.engine import recorder
 from voltrade.engine.account_history import last_final_state, ledger_checks, open_ledger, save_final_state
+from voltrade.engine.checks import Check, refused
 from voltrade.engine.control import Control
 from voltrade.engine.modes import Wiring, wire
 from voltrade.engine.news import Message, News, Urgency
@@ -36,7 +37,7 @@ from voltrade.engine.notebook_watch import await_notebook
 from voltrade.engine.notify import Notifier
 from voltrade.engine.operator_commands import OperatorCommands
 from voltrade.engine.paper import PaperExchange
-from voltrade.engine.preflight import Check, notifications, preflight, refused
+from voltrade.engine.preflight import notifications, preflight
 from voltrade.engine.process_log import log_in_background
 from voltrade.engine.recorder import Recording
 from voltrade.engine.review_process import write_review
@@ -279,7 +280,7 @@ class Engine:
         Raises:
             SessionError: Names each row that failed.
         """
-        checks = await preflight(wiring)
+        checks = await preflight(wiring, self._resumed_from)
         checks += ledger_checks(self._ledger, self._resumed_from, is_new, wiring)
         checks.append(notifications(self.notifier))
         self._record.update(checks=[check.plain() for check in checks])

@@ -1,0 +1,300 @@
+"""States of account, key and symbol: doctor and the start let each pass, or name what helps, before any order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from support.fake_binance import EXCHANGE_INFO, KEY, SECRET, FakeBinance, Say, error
+
+from voltrade.config import Config
+from voltrade.engine import modes
+from voltrade.engine.doctor import examine
+from voltrade.engine.permission import confirmation_text
+from voltrade.engine.process import Engine
+from voltrade.engine.process import run as run_engine
+from voltrade.errors import SessionError
+from voltrade.exchange.binance import Endpoint
+from voltrade.exchange.credentials import Credentials
+from voltrade.model import MONEY
+from voltrade.risk import CircuitBreaker
+from voltrade.runs.ledger import Ledger
+from voltrade.runs.ledger_file import accounts_home
+
+KEYS = {"VOLTRADE_API_KEY": KEY, "VOLTRADE_API_SECRET": SECRET}
+ACCOUNT = Credentials(KEY, SECRET).fingerprint
+HOUR_MS = 3_600_000
+RIGHTS = {
+    **{"ipRestrict": True, "enableReading": True, "enableFutures": True, "enableWithdrawals": False},
+    **{"permitsUniversalTransfer": False, "enableInternalTransfer": False, "enablePortfolioMarginTrading": False},
+}
+
+
+def now() -> int:
+    return int(time.time() * 1000)
+
+
+def held(asset: str, wallet: str, available: str | None = None) -> dict[str, Any]:
+    return {"asset": asset, "walletBalance": wallet, "availableBalance": wallet if available is None else available}
+
+
+def risk(quantity: str) -> dict[str, Any]:
+    return {
+        **{"symbol": "BTCUSDT", "positionSide": "BOTH", "positionAmt": quantity, "entryPrice": "60000.0"},
+        **{"unRealizedProfit": "0.0"},
+    }
+
+
+def an_order(symbol: str, name: str) -> dict[str, Any]:
+    return {
+        **{"symbol": symbol, "clientOrderId": name, "orderId": 7, "side": "BUY", "type": "LIMIT", "status": "NEW"},
+        **{"origQty": "0.004", "executedQty": "0", "cumQuote": "0", "price": "50000.0", "timeInForce": "GTC"},
+        **{"origType": "LIMIT", "reduceOnly": False, "closePosition": False, "updateTime": 1, "avgPrice": "0"},
+    }
+
+
+def an_algo(symbol: str, name: str) -> dict[str, Any]:
+    return {
+        **{"symbol": symbol, "clientAlgoId": name, "algoId": 8, "side": "SELL", "orderType": "STOP_MARKET"},
+        **{"algoStatus": "NEW", "quantity": "0.004", "triggerPrice": "50000.0", "reduceOnly": True, "updateTime": 1},
+        **{"closePosition": False, "workingType": "CONTRACT_PRICE", "algoType": "CONDITIONAL"},
+    }
+
+
+class Account:
+    """An account that is right in every respect, until a state changes what Binance says of it."""
+
+    def __init__(self, fake: FakeBinance) -> None:
+        self.fake = fake
+        self.info = deepcopy(EXCHANGE_INFO["symbols"][0])  # type: ignore[index]
+        self.info |= {"contractType": "PERPETUAL", "deliveryDate": 4_133_404_800_000}
+        self.get("time", lambda _: Say(body={"serverTime": now()}))
+        self.get("exchangeInfo", lambda _: Say(body={"serverTime": now(), "symbols": [self.info]}))
+        self.get("premiumIndex", {"symbol": "BTCUSDT", "markPrice": "60000.00000000"})
+        self.get("positionSide/dual", {"dualSidePosition": False})
+        self.get("multiAssetsMargin", {"multiAssetsMargin": False})
+        self.get("commissionRate", {"takerCommissionRate": "0.0005", "makerCommissionRate": "0.0002"})
+        self.get("accountConfig", {"canTrade": True})
+        self.settings()
+        self.holds(held("USDT", "10000"))
+        self.position("0.000")
+        self.orders()
+        self.get("userTrades", [])
+        fake.always["GET", "/fapi/v3/balance"] = Say(body=[{"accountAlias": "sgTest"}])
+        fake.always["POST", "/fapi/v1/order/test"] = Say(body={})
+        self.rights()
+
+    def get(self, path: str, answer: Any) -> None:
+        self.fake.always["GET", f"/fapi/v1/{path}"] = (
+            answer if callable(answer) or isinstance(answer, Say) else Say(body=answer)
+        )
+
+    def settings(self, margin: str = "ISOLATED", leverage: int = 5) -> None:
+        self.get("symbolConfig", [{"symbol": "BTCUSDT", "marginType": margin, "leverage": leverage}])
+
+    def holds(self, *assets: dict[str, Any], positions: Any = ()) -> None:
+        self.account = {"assets": list(assets), "positions": list(positions)}
+        self.fake.always["GET", "/fapi/v3/account"] = Say(body=self.account)
+
+    def position(self, quantity: str) -> None:
+        self.fake.always["GET", "/fapi/v3/positionRisk"] = Say(body=[risk(quantity)])
+        self.account["positions"] = [{"symbol": "BTCUSDT", "positionAmt": quantity}]
+
+    def orders(self, *orders: dict[str, Any], algos: Any = ()) -> None:
+        def of(rows: list[dict[str, Any]]) -> Callable[[Any], Say]:
+            return lambda asked: Say(body=[row for row in rows if asked.params.get("symbol") in (None, row["symbol"])])
+
+        self.get("openOrders", of(list(orders)))
+        self.get("openAlgoOrders", of(list(algos)))
+
+    def rights(self, **changed: Any) -> None:
+        self.fake.always["GET", "/sapi/v1/account/apiRestrictions"] = Say(body=RIGHTS | changed)
+
+    def refuses(self, code: int, text: str, status: int = 400) -> None:
+        self.fake.always["POST", "/fapi/v1/order/test"] = error(code, text, status)
+
+    def denies(self, path: str, code: int, text: str, status: int = 400) -> None:
+        self.fake.always["GET", path] = error(code, text, status)
+
+    def traded(self, status: str = "TRADING", kind: str = "PERPETUAL", delivered_in_ms: int = 0) -> None:
+        self.info |= {"status": status, "contractType": kind}
+        if delivered_in_ms:
+            self.info["deliveryDate"] = now() + delivered_in_ms
+
+
+State = Callable[[Account], Any]
+OTHER = [{"symbol": "ETHUSDT", "positionAmt": "-0.5"}]
+SETS = r"\(-p apply_account_settings True sets it\)"
+
+STATES: dict[str, tuple[State, dict[str, Any], str]] = {
+    # state: how it comes about, parameters, and what the refusal names (empty: it works)
+    "a flat account at the settings": (lambda a: None, {}, ""),
+    "more than the capital": (lambda a: a.holds(held("USDT", "25000")), {}, ""),
+    "other assets beside it": (lambda a: a.holds(held("USDT", "10000"), held("BNB", "1.5")), {}, ""),
+    "a stop of our last session": (lambda a: a.orders(algos=[an_algo("BTCUSDT", "vt-x-1s1")]), {}, ""),
+    "what our last session left": (lambda a: a.position("0.004"), {"left": 4}, ""),
+    "a part of what it left": (lambda a: a.position("0.003"), {"left": 4}, ""),
+    "less capital than the wallet": (lambda a: a.holds(held("USDT", "5000")), {"capital": 4_000}, ""),
+    "delisting after the end": (lambda a: a.traded(delivered_in_ms=2 * HOUR_MS), {"duration_s": 3600.0}, ""),
+    "a key that may transfer": (lambda a: a.rights(permitsUniversalTransfer=True), {}, ""),
+    "a key of any address": (lambda a: a.rights(ipRestrict=False), {}, ""),
+    "unknown rights, allowed": (
+        lambda a: a.denies("/sapi/v1/account/apiRestrictions", -1002, "no", 403), {"allow_unchecked": True}, ""),
+    "a wallet below the capital": (
+        lambda a: a.holds(held("USDT", "9999.99")), {}, r"wallet: must be at least .*-p capital LESS, was 9,999\.99"),
+    "a wallet of another asset": (
+        lambda a: a.holds(held("USDC", "20000")), {}, r"wallet: must be at least .*10,000\.00.*was 0\.00"),
+    "capital that is not free": (
+        lambda a: a.holds(held("USDT", "10000", "7000")), {}, r"wallet: .*was 10,000\.00, 7,000\.00 of it available"),
+    "a position by hand": (lambda a: a.position("0.010"), {}, "position: must be flat, .*in the app, was 0.010 BTC"),
+    "more than our last session left": (lambda a: a.position("0.005"), {"left": 4}, "at most the 0.004 that the last"),
+    "the other way than it left": (lambda a: a.position("-0.004"), {"left": 4}, "position: .*was -0.004 BTC"),
+    "a limit order by hand": (
+        lambda a: a.orders(an_order("BTCUSDT", "web_x1")), {}, "open orders: must be ours only.*not ours: web_x1"),
+    "a stop by hand": (
+        lambda a: a.orders(algos=[an_algo("BTCUSDT", "android_x")]), {}, "open orders: .*was 1, not ours: android_x"),
+    "a position in another symbol": (
+        lambda a: a.holds(held("USDT", "10000"), positions=OTHER), {}, "other symbols: .*sub-account.*was -0.5 ETH"),
+    "an order in another symbol": (
+        lambda a: a.orders(an_order("ETHUSDT", "web_x1")), {}, "other symbols: .*was an order in ETHUSDT"),
+    "Binance's defaults": (
+        lambda a: a.settings("CROSSED", 20), {}, f"margin type: must be isolated {SETS}.*leverage: must be 5 {SETS}"),
+    "hedge mode": (
+        lambda a: a.get("positionSide/dual", {"dualSidePosition": True}), {}, f"position mode: must be one-way {SETS}"),
+    "multi-assets mode": (
+        lambda a: a.get("multiAssetsMargin", {"multiAssetsMargin": True}), {}, "margin mode: must be single-asset"),
+    "credits": (
+        lambda a: a.holds(held("USDT", "10000"), held("BNFCR", "500")), {}, "assets: .*credits trading: .*BNFCR 500"),
+    "an account that may not trade": (
+        lambda a: a.get("accountConfig", {"canTrade": False}), {}, "may trade: must be yes.*was no"),
+    "a key that may withdraw": (
+        lambda a: a.rights(enableWithdrawals=True), {}, "key rights: must be .*no withdrawal.*was it may withdraw"),
+    "a key without futures": (
+        lambda a: a.rights(enableFutures=False), {}, "key rights: .*API Management.*was it may not trade futures"),
+    "portfolio margin": (
+        lambda a: a.rights(enablePortfolioMarginTrading=True), {}, "key rights: .*the account has portfolio margin"),
+    "unknown rights": (
+        lambda a: a.denies("/sapi/v1/account/apiRestrictions", -1002, "no", 403), {}, "key rights: .*allow_unchecked"),
+    "a read-only key": (
+        lambda a: a.refuses(-2015, "Invalid API-key, IP, or permissions", 401), {},
+        "smallest order: .*API Management, .*the list of addresses, was refused with -2015"),
+    "an unsigned stock perpetual": (
+        lambda a: a.refuses(-4411, "Please sign TradFi-Perps agreement contract"), {},
+        "smallest order: .*whose agreement is signed: open BTCUSDT in Binance's app"),
+    "a cooling-off account": (
+        lambda a: a.refuses(-4192, "Trade forbidden due to Cooling-off Period."), {}, "refused with -4192: Trade"),
+    "an unknown refusal": (lambda a: a.refuses(-9999, "Something new."), {}, "was refused with -9999: Something new"),
+    "delisting within the session": (
+        lambda a: a.traded(delivered_in_ms=HOUR_MS // 2), {"duration_s": 3600.0}, "contract: .*set duration_s so that"),
+    "delisting, and no end": (lambda a: a.traded(delivered_in_ms=99 * HOUR_MS), {}, "contract: .*set duration_s so"),
+    "a quarterly, and no end": (
+        lambda a: a.traded("TRADING", "CURRENT_QUARTER", 999 * HOUR_MS), {}, "contract: .*was CURRENT_QUARTER"),
+    "a halted symbol": (lambda a: a.traded("TRADING_HALT"), {}, "must be trading, was BTCUSDT, which is TRADING_HALT"),
+    "a delisted symbol": (lambda a: a.traded("SETTLING"), {}, "must be trading, was BTCUSDT, which is SETTLING"),
+    "a key of another address": (
+        lambda a: a.denies("/fapi/v3/balance", -2015, "Invalid API-key, IP, or permissions", 401), {}, "code -2015"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def fake() -> Iterator[FakeBinance]:
+    """A fake in a thread, since the engine has an event loop of its own."""
+    loop, server = asyncio.new_event_loop(), FakeBinance()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(10)
+    yield server
+    asyncio.run_coroutine_threadsafe(server.__aexit__(), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+    loop.close()
+
+
+@pytest.fixture
+def run(tmp_path: Path, fake: FakeBinance, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a live run whose exchange is the fake, which also tells the rights of keys."""
+    endpoint = replace(Endpoint.simulated(fake.rest, fake.stream), rights=fake.rest)
+    monkeypatch.setattr(modes, "_endpoint", lambda config: endpoint)
+    monkeypatch.setattr(Engine, "_begin", lambda *_: stop_here())
+    monkeypatch.setenv("VOLTRADE_STATE", str(tmp_path / "state"))
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    folder = tmp_path / "today"
+    folder.mkdir(0o700)
+    fake.asked.clear()
+    fake.script.clear()
+    return folder
+
+
+PASSED = "the start-up table is passed"
+
+
+def stop_here() -> NoReturn:
+    raise SessionError(PASSED)
+
+
+def live(**parameters: Any) -> Config:
+    config = Config.from_parameters(mode="live", **parameters)
+    return config.changed(confirmation=confirmation_text(config, ACCOUNT, datetime.now(UTC)))
+
+
+def leave_position(fake: FakeBinance, lots: int, run: Path) -> None:
+    """Save in the ledger what the account's last session left."""
+    ledger = Ledger.open(accounts_home(os.environ), f"{fake.rest} sgTest", "live", run)
+    ledger.begin("monday", run, None)
+    breaker = CircuitBreaker(Config().risk, now(), 10_000 * MONEY).state()
+    ledger.save_final_state("head", {"symbol_states": {"BTCUSDT": {"quantity": lots}}, "breaker": breaker})
+    ledger.close()
+
+
+def start(run: Path, config: Config) -> dict[str, Any]:
+    """Run the engine as far as it gets; return its record."""
+    (run / "run.json").write_text(json.dumps({"parameters": config.parameters(), "epoch": "x", "state": "starting"}))
+    umask, handler = os.umask(0o022), signal.getsignal(signal.SIGINT)
+    try:
+        run_engine(run)
+    finally:
+        os.umask(umask)
+        signal.signal(signal.SIGINT, handler)
+    record: dict[str, Any] = json.loads((run / "run.json").read_text())
+    return record
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_state_works_or_is_refused_by_name_before_anything_is_sent(state: str, fake: FakeBinance, run: Path) -> None:
+    happens, parameters, rule = STATES[state]
+    given = dict(parameters)
+    happens(Account(fake))
+    if left := given.pop("left", 0):
+        leave_position(fake, left, run)
+    config = live(**given)
+
+    checks = asyncio.run(examine(config, os.environ))
+    said = "; ".join(f"{row.item}: must be {row.wanted}, was {row.found}" for row in checks if not row.ok)
+    record = start(run, config)
+
+    if rule:
+        for words in (said, record["error"]):
+            assert re.search(rule, words), words
+    else:
+        assert record["error"] == PASSED
+        assert said == ""
+        assert all(row["ok"] for row in record["checks"]), record["error"]
+    changed = [(asked.method, asked.path) for asked in fake.asked if asked.method != "GET"]
+    assert set(changed) <= {("POST", "/fapi/v1/order/test")}
+
+
+def test_the_table_has_thirty_states_and_more() -> None:
+    assert len(STATES) >= 30

@@ -1,0 +1,176 @@
+"""The rows of the start-up table about account, key and symbol at Binance or its demo.
+
+Each row that prevents a start names the setting, or the page of Binance's app, that helps. Only an order that Binance
+checks and doesn't place is sent (`order/test`).
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from voltrade.config import Config, milliseconds
+from voltrade.engine.checks import Check, rounded
+from voltrade.errors import VenueError
+from voltrade.exchange.account_facts import (
+    OUR_ORDERS,
+    AccountFacts,
+    KeyRights,
+    SymbolFacts,
+    account_facts,
+    check_order,
+    key_rights,
+    least_lots,
+    mark_price,
+    symbol_facts,
+)
+from voltrade.exchange.rest import BinanceRestClient
+from voltrade.model import Instrument, Snapshot, moment_text, money_text
+from voltrade.runs.ledger_file import FinalState
+
+CREDITS = ("BNFCR",)
+"""Assets of an account in credits trading mode."""
+
+KEY_PAGE = "Binance: Account, API Management, Edit restrictions"
+FUTURES_PREFERENCES = "Binance: Futures, Preferences"
+
+KEY_CODES = frozenset({-1002, -1022, -2014, -2015, -2017})
+UNSIGNED = -4411
+"""Refusal of an order in a stock perpetual whose agreement isn't signed."""
+
+
+async def account_checks(
+    rest: BinanceRestClient, instrument: Instrument, snapshot: Snapshot, config: Config, last: FinalState | None
+) -> list[Check]:
+    """Read what the account and its key may do, and compare it with what a session needs.
+
+    Args:
+        rest: Client of the account.
+        instrument: Filters of the symbol.
+        snapshot: The account as it was just read.
+        config: Settings of the session.
+        last: The state that the account's last run ended in; it explains a position.
+
+    Raises:
+        VenueError: The account could not be read.
+    """
+    facts = await account_facts(rest)
+    symbol = await symbol_facts(rest, instrument.symbol)
+    return [
+        contract(symbol, config, snapshot.time),
+        Check("may trade", _yes(facts.can_trade), f"yes; see {FUTURES_PREFERENCES}", facts.can_trade),
+        await _least_order(rest, instrument),
+        assets(facts),
+        wallet(snapshot, config),
+        position(facts, instrument, last),
+        open_orders(facts, instrument.symbol),
+        others(facts, instrument.symbol),
+    ]
+
+
+async def rights_check(rest: BinanceRestClient, is_told: bool, config: Config) -> Check:
+    """Return the row about the key's rights; only Binance itself tells them, not its demo."""
+    if not is_told:
+        return Check("key rights", "not told by this exchange; an address list at Binance is advised")
+    try:
+        return rights(await key_rights(rest))
+    except VenueError as error:
+        return Check(
+            "key rights", f"unknown: {error}", "readable, or -p allow_unchecked True", config.session.allow_unchecked
+        )
+
+
+def rights(key: KeyRights) -> Check:
+    """Return the row about the rights of a key."""
+    wrong = [
+        *(["it may withdraw"] if key.withdraws else []),
+        *([] if key.reads else ["it may not read"]),
+        *([] if key.trades_futures else ["it may not trade futures"]),
+        *(["the account has portfolio margin"] if key.portfolio_margin else []),
+    ]
+    advice = [
+        *([] if key.has_address_list else ["any address may use it: list yours"]),
+        *(["it may transfer between accounts"] if key.transfers else []),
+    ]
+    found = "; ".join([*wrong, *advice]) or "futures only, from listed addresses"
+    return Check("key rights", found, f"reading and futures, and no withdrawal: {KEY_PAGE}", not wrong)
+
+
+def contract(symbol: SymbolFacts, config: Config, now: int) -> Check:
+    """Return the row about the symbol: its kind, whether it trades, and whether it still does at the session's end."""
+    duration = config.session.duration_s
+    is_perpetual = symbol.delivery == 0 or symbol.delivery >= FAR_FUTURE
+    outlives = is_perpetual or (duration > 0 and now + milliseconds(duration) < symbol.delivery)
+    ends = "" if is_perpetual else f", delivered or delisted at {moment_text(symbol.delivery)}"
+    wanted = "TRADING, and delivered after the session's end: set duration_s so that it ends before"
+    return Check(
+        "contract", f"{symbol.contract_type or 'unknown'}, {symbol.status}{ends}", wanted,
+        symbol.status == "TRADING" and outlives,
+    )  # fmt: skip
+
+
+FAR_FUTURE = 4_000_000_000_000
+"""A delivery after this time, in 2096, stands for none."""
+
+
+async def _least_order(rest: BinanceRestClient, instrument: Instrument) -> Check:
+    lots = least_lots(instrument, await mark_price(rest, instrument.symbol))
+    response = await check_order(rest, instrument, lots)
+    what = f"{instrument.quantity(lots):f} {instrument.base_asset}, checked by Binance and not placed"
+    if response.status == 200:
+        return Check("smallest order", what)
+    wanted = "one that Binance accepts"
+    if response.code in KEY_CODES:
+        wanted = f"one that the key may place from this address: {KEY_PAGE}, Enable Futures and the list of addresses"
+    elif response.code == UNSIGNED:
+        wanted = f"one whose agreement is signed: open {instrument.symbol} in Binance's app and accept it"
+    return Check("smallest order", f"refused with {response.code}: {response.text[:120]}", wanted, ok=False)
+
+
+def assets(facts: AccountFacts) -> Check:
+    """Return the row about the account's assets."""
+    found = ", ".join(f"{name} {amount:f}" for name, amount in facts.assets.items()) or "none"
+    has_credits = any(name in facts.assets for name in CREDITS)
+    return Check(
+        "assets", found, f"those of an account without credits trading: {FUTURES_PREFERENCES}", not has_credits
+    )
+
+
+def wallet(snapshot: Snapshot, config: Config) -> Check:
+    """Return the row about the wallet: it must hold the capital, and a flat account must have it free."""
+    capital = config.risk.capital
+    held, free = (Decimal(money_text(amount)) for amount in (snapshot.wallet, snapshot.available))
+    is_flat = snapshot.position.quantity == 0
+    found = rounded(held) if free >= held else f"{rounded(held)}, {rounded(free)} of it available"
+    ok = held >= capital and (free >= capital or not is_flat)
+    return Check("wallet", found, f"at least the capital of {rounded(capital)}: deposit, or -p capital LESS", ok)
+
+
+def position(facts: AccountFacts, instrument: Instrument, last: FinalState | None) -> Check:
+    """Return the row about the symbol's position: flat, or what the account's last run left, or a part of it."""
+    symbol, state = instrument.symbol, last.state if last is not None else None
+    known = (state or {}).get("symbol_states", {}).get(symbol, {}).get("quantity", 0)
+    held, left = facts.positions.get(symbol, Decimal(0)), instrument.quantity(int(known))
+    ok = held == 0 or (held * left > 0 and abs(held) <= abs(left))
+    wanted = f"flat, or at most the {left:f} that the last session left: close it at Binance, in the app"
+    return Check("position", f"{held:f} {instrument.base_asset}", wanted, ok)
+
+
+def open_orders(facts: AccountFacts, symbol: str) -> Check:
+    """Return the row about open orders of the symbol: those of another program or person prevent the start."""
+    here = [name for where, name in facts.orders if where == symbol]
+    foreign = [name for name in here if not name.startswith(OUR_ORDERS)]
+    found = f"{len(here)}" + (f", not ours: {', '.join(foreign[:3])}" if foreign else "")
+    return Check("open orders", found, "ours only: cancel the others at Binance, in the app", not foreign)
+
+
+def others(facts: AccountFacts, symbol: str) -> Check:
+    """Return the row about other symbols: a session needs an account of its own."""
+    held = [f"{amount:f} {where}" for where, amount in facts.positions.items() if where != symbol]
+    ordered = [f"an order in {where}" for where, _ in facts.orders if where != symbol]
+    found = ", ".join([*held, *ordered][:4]) or "nothing"
+    wanted = "nothing: close it, or trade in a sub-account of its own"
+    return Check("other symbols", found, wanted, not (held or ordered))
+
+
+def _yes(holds: bool) -> str:
+    return "yes" if holds else "no"
