@@ -122,7 +122,7 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
     def open(self, lazy: bool = False) -> None:
         """Open ccxt's session, which then checks where each request goes."""
         super().open(lazy)
-        if not self.session.trace_configs:
+        if self.session is not None and not self.session.trace_configs:
             self.session.trace_configs.append(self.guard())
 
     def guard(self) -> aiohttp.TraceConfig:
