@@ -83,10 +83,8 @@ class Account:
         self.get("time", lambda _: Say(body={"serverTime": now()}))
         self.get("exchangeInfo", lambda _: Say(body={"serverTime": now(), "symbols": [self.info]}))
         self.get("premiumIndex", {"symbol": "BTCUSDT", "markPrice": "60000.00000000"})
-        self.get("positionSide/dual", {"dualSidePosition": False})
-        self.get("multiAssetsMargin", {"multiAssetsMargin": False})
         self.get("commissionRate", {"takerCommissionRate": "0.0005", "makerCommissionRate": "0.0002"})
-        self.get("accountConfig", {"canTrade": True})
+        self.config()
         self.settings()
         self.holds(held("USDT", "10000"))
         self.position("0.000")
@@ -100,6 +98,10 @@ class Account:
         self.fake.always["GET", f"/fapi/v1/{path}"] = (
             answer if callable(answer) or isinstance(answer, Say) else Say(body=answer)
         )
+
+    def config(self, **changed: bool) -> None:
+        flags = {"canTrade": True, "dualSidePosition": False, "multiAssetsMargin": False}
+        self.get("accountConfig", flags | changed)
 
     def settings(self, margin: str = "ISOLATED", leverage: int = 5) -> None:
         self.get("symbolConfig", [{"symbol": "BTCUSDT", "marginType": margin, "leverage": leverage}])
@@ -172,13 +174,13 @@ STATES: dict[str, tuple[State, dict[str, Any], str]] = {
     "Binance's defaults": (
         lambda a: a.settings("CROSSED", 20), {}, f"margin type: must be isolated {SETS}.*leverage: must be 5 {SETS}"),
     "hedge mode": (
-        lambda a: a.get("positionSide/dual", {"dualSidePosition": True}), {}, f"position mode: must be one-way {SETS}"),
+        lambda a: a.config(dualSidePosition=True), {}, f"position mode: must be one-way {SETS}"),
     "multi-assets mode": (
-        lambda a: a.get("multiAssetsMargin", {"multiAssetsMargin": True}), {}, "margin mode: must be single-asset"),
+        lambda a: a.config(multiAssetsMargin=True), {}, "margin mode: must be single-asset"),
     "credits": (
         lambda a: a.holds(held("USDT", "10000"), held("BNFCR", "500")), {}, "assets: .*credits trading: .*BNFCR 500"),
     "an account that may not trade": (
-        lambda a: a.get("accountConfig", {"canTrade": False}), {}, "may trade: must be yes.*was no"),
+        lambda a: a.config(canTrade=False), {}, "may trade: must be yes.*was no"),
     "a key that may withdraw": (
         lambda a: a.rights(enableWithdrawals=True), {}, "key rights: must be .*no withdrawal.*was it may withdraw"),
     "a key without futures": (
