@@ -190,7 +190,7 @@ class AccountCheck:
         self.listed_trade_id = max(self.listed_trade_id, _last_trade(snapshot))
 
     def note_positions(self, ours: int, theirs: int) -> None:
-        """Note the positions after a snapshot, each one's: signed lots by our fills, and by the snapshot."""
+        """Note the position by our fills and that of the snapshot, in signed lots; once for each snapshot."""
         self.mismatches = self.mismatches + 1 if ours != theirs else 0
         is_less = ours != 0 and theirs * (1 if ours > 0 else -1) < abs(ours)
         before, times = self._smaller
