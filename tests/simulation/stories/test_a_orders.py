@@ -27,6 +27,7 @@ from simulation.stories.claims import (
     open_at_end,
     placed,
     position_at_end,
+    premise,
     questions,
     refused,
     uncovered_s,
@@ -112,6 +113,17 @@ def test_a2_exit_executed_after_it_was_concluded_absent_is_booked() -> None:
 def test_a2_stop_accepted_after_it_was_concluded_absent_is_cancelled() -> None:
     """A stop is swallowed and accepted 20 s later, when its position is gone and the next one has a stop of its own."""
     evidence = story(at(0, "late", 20, on=ALGO), cooldown_bars=1)
+    assert open_at_end(evidence) == []
+    assert is_left_in_order(evidence)
+
+
+def test_a2_stop_that_is_left_over_is_cancelled_though_its_first_cancel_and_look_ups_fail() -> None:
+    """The same, and while the late stop appears nothing about it is answered for 8 s: its cancel is not carried out."""
+    silent = at(0, "answer", 28, on="(DELETE|GET) /fapi/v1/algoOrder.*1s1", status=504, body="")
+    evidence = story(at(0, "late", 20, on=ALGO), silent, cooldown_bars=1, duration_s=60.0)
+    answers_to = [row.body for row in evidence.journals[0] if row.kind == "Reply" and row.body["action"] == "cancel"]
+    failed = [body for body in answers_to if body["client_order_id"].endswith("-1s1") and body["outcome"] == "UNKNOWN"]
+    premise(failed, "a cancel without an answer")
     assert open_at_end(evidence) == []
     assert is_left_in_order(evidence)
 
