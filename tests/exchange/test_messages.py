@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -381,6 +382,8 @@ def test_what_the_venue_writes_is_what_we_read() -> None:
     assert READER.order(order_message("order", market, order)) == order
     mark = READER.mark_price(MARK)
     assert READER.mark_price(mark_message("markPriceUpdate", mark)) == mark
+    fallback = replace(mark, is_last_price=True)
+    assert READER.mark_price(mark_message("markPriceUpdate", fallback)) == fallback
     trade = READER.user_trade(USER_TRADE)
     assert READER.user_trade(order_message("user_trade", market, trade)) == trade
 

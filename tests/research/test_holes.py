@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from test_loop import ODD, Recipe, check_same, config_of, told
 
 from voltrade.compiled import Record
 from voltrade.config import Config
@@ -313,3 +315,93 @@ def test_sweep_and_walk_forward_are_marked_too() -> None:
         assert WARNING in result._repr_html_()
         assert "216 ids are missing in 1 gaps" in result._repr_html_()
     assert forward.frame["missing"].round(3).tolist() == [0.407, 0.0]
+
+
+# --- at random --------------------------------------------------------------------------------------------------------
+
+HOLE_MINUTES = (1, 10, 24, 200)
+
+
+def without(tape: Tape, begin: int, end: int, *, marks: bool, funding: bool) -> Tape:
+    """Return a tape without the mark prices or the funding rows of a span of time."""
+    assert tape.marks is not None
+    assert tape.funding is not None
+    kept, paid = (~((times >= begin) & (times < end)) for times in (tape.marks.time, tape.funding.time))
+    if not marks:
+        kept[:] = True
+    if not funding:
+        paid[:] = True
+    return replace(
+        tape,
+        marks=Marks(tape.marks.time[kept], tape.marks.price_e8[kept]),
+        funding=Funding(tape.funding.time[paid], tape.funding.rate_e8[paid]),
+    )
+
+
+def events(done: Backtest) -> list[tuple[int, Any]]:
+    """Return what happened, by time, but for valuations."""
+    facts = told(done)
+    return [
+        *((fact.time, fact) for kind in ("OrderIntent", "fills", "Refusal", "BreakerChange") for fact in facts[kind]),
+        *((trip.closed_at, trip) for trip in facts["RoundTrip"]),
+    ]
+
+
+def check_hole(seed: int) -> tuple[bool, bool]:
+    """Hold a backtest with a hole to one without; return whether something happened in it, and whether it mattered."""
+    chance = np.random.default_rng(seed)
+    recipe = Recipe(
+        seed, int(chance.integers(1_000, 5_000)), float(chance.uniform(6.5, 9)), int(chance.choice([30, 100, 1_500])),
+        0.0, 2, float(chance.uniform(1, 4)), int(chance.integers(0, 86_400_000)), valued=True,
+    )  # fmt: skip
+    names = chance.choice(sorted({*ODD} - {"seed", "funding_rate", "mark_interval_s"}), 6, replace=False)
+    chosen = {name: ODD[name][int(chance.integers(len(ODD[name])))] for name in names.tolist()}
+    chosen |= {"stop_atr": 4.0, "take_profit_atr": 3.0, "unit": "base", "bars": int(chance.integers(60, 600))}
+    tape = recipe.tape()
+    config = config_of(chosen, tape.trades)
+    first, last = int(tape.trades.time[0]), int(tape.trades.time[-1])
+    begin = int(chance.integers(first - HOUR_MS, last)) // MINUTE_MS * MINUTE_MS
+    end = begin + MINUTE_MS * int(chance.choice(HOLE_MINUTES))
+    of_marks, of_funding = bool(chance.integers(4)), bool(chance.integers(2))
+    holed = without(tape, begin, end, marks=of_marks, funding=of_funding)
+    whole, done = backtest(tape, config), check_same(holed, config)
+    missing = done.coverage.minutes_without_mark, len(tape.funding.time) - len(holed.funding.time)  # type: ignore[union-attr]
+    in_hole = [time for time, _ in [*events(whole), *events(done)] if begin <= time < end + MINUTE_MS]
+    span = (whole.equity.index >= utc(begin)) & (whole.equity.index < utc(end + MINUTE_MS))
+    happened = bool(in_hole) or bool((whole.equity["position"][span] != 0).any())
+    before = [[fact for time, fact in events(each) if time < begin] for each in (whole, done)]
+    assert before[0] == before[1], "nothing before the hole is another"
+    differs = events(whole) != events(done)
+    if differs:
+        assert happened
+        assert missing != (0, 0)
+    elif not happened:
+        columns = ["wallet", "unrealised", "position", "valued_at"]
+        at_times = [each.equity[columns][~inside(each, begin, end)] for each in (whole, done)]
+        assert at_times[0].equals(at_times[1])
+        assert whole.statistics.equity_change == done.statistics.equity_change
+    lost = sum(
+        begin <= minute < end for minute in range(first // MINUTE_MS * MINUTE_MS + MINUTE_MS, last + 1, MINUTE_MS)
+    )
+    assert done.coverage.minutes_without_mark == (lost if of_marks else 0)
+    assert ("minutes have none" in " ".join(done.notes())) == bool(of_marks and lost)
+    return happened, differs
+
+
+def utc(milliseconds: int) -> pd.Timestamp:
+    return pd.Timestamp(milliseconds, unit="ms", tz="UTC")
+
+
+def inside(done: Backtest, begin: int, end: int) -> Any:
+    return (done.equity.index >= utc(begin)) & (done.equity.index < utc(end))
+
+
+def test_a_hole_changes_only_what_happens_in_it() -> None:
+    assert len({check_hole(seed) for seed in range(8)}) > 1
+
+
+@pytest.mark.campaign
+def test_a_hole_changes_only_what_happens_in_it_two_hundred_times() -> None:
+    found = [check_hole(seed) for seed in range(200)]
+    assert {happened for happened, _ in found} == {False, True}
+    assert any(differs for _, differs in found)
