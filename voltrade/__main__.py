@@ -124,9 +124,15 @@ def _add_doctor(commands: Commands) -> argparse.ArgumentParser:
         "doctor",
         help="print whether a session could start, and what it lacks",
         description="Print the start-up table of a session with these parameters, and what it lacks. Nothing is traded "
-        "or changed; modes demo and live use the keys of the environment to read the account. The account's "
-        "ledger is not opened: a session may still be refused by what it says.",
+        "or changed unless --trade is given; modes demo and live use the keys of the environment to read the account. "
+        "The account's ledger is not locked: a session may still be refused by what it says.",
     )
+    command.add_argument(
+        "--trade",
+        action="store_true",
+        help="check the exchange by real orders of the least size, which are cancelled and closed again",
+    )
+    command.add_argument("--record", type=Path, metavar="FOLDER", help="new folder for the record of --trade")
     command.set_defaults(do=_doctor)
     return command
 
@@ -234,12 +240,24 @@ def _runs(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from voltrade.engine.doctor import examine
 
+    if arguments.trade:
+        return _check_by_orders(arguments)
     checks = asyncio.run(examine(_config(arguments)))
     width = max(len(check.item) for check in checks)
     for check in checks:
         wanted = f"   must be {check.wanted}" if check.wanted and not check.ok else ""
         print(f"{'ok' if check.ok else '!!'}  {check.item:<{width}}  {check.found}{wanted}")
     return 0 if all(check.ok for check in checks) else 1
+
+
+def _check_by_orders(arguments: argparse.Namespace) -> int:
+    from voltrade.engine.contact.check import VERDICTS, check_exchange
+
+    folder = arguments.record or Path("runs") / f"demo_check-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    checking = check_exchange(_config(arguments), os.environ, folder, lambda row: print(printable(row), flush=True))
+    report = asyncio.run(checking)
+    print(f"\n{report.verdicts()}\n{folder / VERDICTS} holds this table\n{report.outcome}")
+    return 0 if report.passed else 1
 
 
 def _authorise(arguments: argparse.Namespace) -> int:

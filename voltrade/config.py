@@ -299,7 +299,7 @@ class SessionSettings(Settings):
     """`live`: the operator's confirmation, for today, of symbol, largest notional and account. `python -m voltrade
     doctor` and the refusal of an empty confirmation show the text to type."""
     allow_unchecked: bool = False
-    """`live`: whether to start with a key whose rights can't be read."""
+    """`live`: whether to start without a passed `demo_check`, and with a key whose rights can't be read."""
     apply_account_settings: bool = False
     """Whether to set one-way mode, margin type and leverage of the symbol at the exchange where they differ and no
     position is open. If false, a difference prevents the start."""

@@ -21,6 +21,7 @@ from support.fake_binance import EXCHANGE_INFO, KEY, SECRET, FakeBinance, Say, e
 
 from voltrade.config import Config
 from voltrade.engine import modes
+from voltrade.engine.contact.passed import exchange_version, keep_passed
 from voltrade.engine.doctor import examine
 from voltrade.engine.permission import confirmation_text
 from voltrade.engine.process import Engine
@@ -205,6 +206,9 @@ STATES: dict[str, tuple[State, dict[str, Any], str]] = {
         lambda a: a.traded("TRADING", "CURRENT_QUARTER", 999 * HOUR_MS), {}, "contract: .*was CURRENT_QUARTER"),
     "a halted symbol": (lambda a: a.traded("TRADING_HALT"), {}, "must be trading, was BTCUSDT, which is TRADING_HALT"),
     "a delisted symbol": (lambda a: a.traded("SETTLING"), {}, "must be trading, was BTCUSDT, which is SETTLING"),
+    "defaults, to be set, and a key that may withdraw": (
+        lambda a: (a.settings("CROSSED", 20), a.rights(enableWithdrawals=True)), {"apply_account_settings": True},
+        "key rights: .*was it may withdraw.*margin type: must be isolated"),
     "a key of another address": (
         lambda a: a.denies("/fapi/v3/balance", -2015, "Invalid API-key, IP, or permissions", 401), {}, "code -2015"),
 }  # fmt: skip
@@ -296,6 +300,26 @@ def test_a_state_works_or_is_refused_by_name_before_anything_is_sent(state: str,
         assert all(row["ok"] for row in record["checks"]), record["error"]
     changed = [(asked.method, asked.path) for asked in fake.asked if asked.method != "GET"]
     assert set(changed) <= {("POST", "/fapi/v1/order/test")}
+
+
+def test_live_at_binance_itself_wants_a_passed_check(
+    fake: FakeBinance, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = Endpoint("live", fake.rest, fake.stream, fake.rest)
+    monkeypatch.setattr(modes, "_endpoint", lambda config: endpoint)
+    Account(fake)
+    refused = "demo check: must be passed for this version and one-way, single-asset, isolated, PERPETUAL, USDT"
+    assert start(run, live())["error"].startswith(refused)
+    assert [row.ok for row in asyncio.run(examine(live(), os.environ)) if row.item == "demo check"] == [False]
+
+    unchecked = start(run, live(allow_unchecked=True))
+    assert unchecked["error"] == PASSED
+    [row] = [row for row in unchecked["checks"] if row["item"] == "demo check"]
+    assert row["found"] == "no passed check; started unchecked"
+
+    kind = "one-way, single-asset, isolated, PERPETUAL, USDT"
+    keep_passed({"version": exchange_version(), "kind": kind, "time": now(), "mode": "demo"}, os.environ)
+    assert start(run, live())["error"] == PASSED
 
 
 def test_the_table_has_thirty_states_and_more() -> None:

@@ -42,6 +42,7 @@ ONLY_IN = {
     "ccxt": {"exchange.ccxt_binance"},
     "aiohttp": {
         "exchange.client", "venue.server", "venue.streams", "venue.injection", "engine.venue_process", "data.sources",
+        "engine.contact.frames",
     },
     "plotly": {
         "report.charts", "report.chart_style", "report.tape_charts", "report.sweep_charts", "report.research_chart",

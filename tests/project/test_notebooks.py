@@ -25,6 +25,7 @@ PARAMETERISED = {
     "02_explore.ipynb": {"parameters_file"},
     "03_backtest.ipynb": set(),
     "04_sweep.ipynb": {"trials", "folds"},
+    "demo_check.ipynb": {"record"},
 }
 """Notebooks that papermill executes with parameters, and those of their parameters that are no settings."""
 

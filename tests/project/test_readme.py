@@ -129,6 +129,12 @@ INSTEAD = {
         "refused 'confirmation: must be' python -m voltrade doctor -p mode live",
         "no test reaches Binance; it says what is missing, as the README says",
     ),
+    "papermill notebooks/demo_check.ipynb": Instead(
+        "refused 'VOLTRADE_API_KEY: must be set' papermill notebooks/demo_check.ipynb", "no test reaches Binance"
+    ),
+    "python -m voltrade doctor --trade": Instead(
+        "refused 'VOLTRADE_API_KEY: must be set' python -m voltrade doctor --trade", "likewise"
+    ),
     "papermill notebooks/live.ipynb runs/today.ipynb -p mode live": Instead(
         "refused 'confirmation: must be' papermill notebooks/live.ipynb runs/today.ipynb -p mode live",
         "the words are for another account and day",

@@ -33,6 +33,9 @@ CREDITS = ("BNFCR",)
 KEY_PAGE = "Binance: Account, API Management, Edit restrictions"
 FUTURES_PREFERENCES = "Binance: Futures, Preferences"
 
+LEAST_ORDER = "smallest order"
+"""The row about an order that Binance checks and doesn't place; in hedge mode it is refused until that is changed."""
+
 KEY_CODES = frozenset({-1002, -1022, -2014, -2015, -2017})
 UNSIGNED = -4411
 """Refusal of an order in a stock perpetual whose agreement isn't signed."""
@@ -117,13 +120,13 @@ async def _least_order(rest: BinanceRestClient, instrument: Instrument) -> Check
     response = await check_order(rest, instrument, lots)
     what = f"{instrument.quantity(lots):f} {instrument.base_asset}, checked by Binance and not placed"
     if response.status == 200:
-        return Check("smallest order", what)
+        return Check(LEAST_ORDER, what)
     wanted = "one that Binance accepts"
     if response.code in KEY_CODES:
         wanted = f"one that the key may place from this address: {KEY_PAGE}, Enable Futures and the list of addresses"
     elif response.code == UNSIGNED:
         wanted = f"one whose agreement is signed: open {instrument.symbol} in Binance's app and accept it"
-    return Check("smallest order", f"refused with {response.code}: {response.text[:120]}", wanted, ok=False)
+    return Check(LEAST_ORDER, f"refused with {response.code}: {response.text[:120]}", wanted, ok=False)
 
 
 def assets(facts: AccountFacts) -> Check:

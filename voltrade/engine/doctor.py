@@ -15,6 +15,7 @@ from voltrade.compiled import cache_home
 from voltrade.config import Config
 from voltrade.engine.account_history import known_final_state
 from voltrade.engine.checks import Check
+from voltrade.engine.contact.passed import check_demo_check
 from voltrade.engine.modes import reach
 from voltrade.engine.notify import Notifier
 from voltrade.engine.permission import permit
@@ -41,7 +42,8 @@ async def examine(config: Config, environment: Mapping[str, str] = os.environ) -
     except VoltradeError as error:
         return [*checks, Check("exchange", f"out of reach: {error}", ok=False)]
     try:
-        return [*checks, *await preflight(wiring, known_final_state(wiring, environment))]
+        checks += await preflight(wiring, known_final_state(wiring, environment))
+        return [*checks, *await check_demo_check(wiring, environment)]
     except VoltradeError as error:
         return [*checks, Check("exchange", f"can't be read: {error}", ok=False)]
     finally:

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from voltrade.config import Config
-from voltrade.engine.account_checks import account_checks, rights_check
+from voltrade.engine.account_checks import LEAST_ORDER, account_checks, rights_check
 from voltrade.engine.checks import Check, rounded
 from voltrade.engine.modes import Wiring
 from voltrade.engine.notify import Notifier
@@ -27,14 +27,16 @@ CLOCK_WITHIN_MS = 1_000
 """Binance refuses requests whose timestamp is further ahead of its time."""
 
 
-async def preflight(wiring: Wiring, last: FinalState | None = None) -> list[Check]:
+async def preflight(wiring: Wiring, last: FinalState | None = None, is_new: bool = True) -> list[Check]:
     """Read the account and the market from the exchange, and compare them with the settings.
 
-    With `apply_account_settings`, account settings that differ are set first, if the account has no position or order.
+    With `apply_account_settings`, account settings that differ are set first, if the account has no position or order,
+    and if nothing else prevents the start.
 
     Args:
         wiring: Exchange and settings of the session.
         last: The state that the account's last run ended in; it explains a position.
+        is_new: Whether the run is new. A resumed one has to protect its position first, so that less is asked.
 
     Raises:
         VenueError: The exchange could not be read.
@@ -47,14 +49,16 @@ async def preflight(wiring: Wiring, last: FinalState | None = None) -> list[Chec
         Check("allowed by", wiring.allowed_by),
         await _clock(wiring),
     ]
-    checks += await _rights(wiring)
+    checks += await _rights(wiring) if is_new else []
     snapshot = await wiring.gateway.snapshot(config.session.symbol, 0)
-    if config.session.apply_account_settings and _differs(snapshot, config) and _is_flat(snapshot):
+    holdings = await _holdings(wiring, snapshot, last, is_new)
+    if _may_be_set(snapshot, config) and all(check.ok for check in [*checks, *holdings] if check.item != LEAST_ORDER):
         await wiring.gateway.apply_account_settings(
             config.session.symbol, config.risk.leverage, config.risk.margin_type
         )
         snapshot = await wiring.gateway.snapshot(config.session.symbol, 0)
-    checks += [*_account(snapshot, config), *await _holdings(wiring, snapshot, last)]
+        holdings = await _holdings(wiring, snapshot, last, is_new)
+    checks += [*_account(snapshot, config), *holdings]
     return [*checks, *_market(wiring.instrument), *_limits(config)]
 
 
@@ -90,9 +94,9 @@ async def _rights(wiring: Wiring) -> list[Check]:
     return [await rights_check(wiring.rest, bool(wiring.endpoint.rights), wiring.config)]
 
 
-async def _holdings(wiring: Wiring, snapshot: Snapshot, last: FinalState | None) -> list[Check]:
+async def _holdings(wiring: Wiring, snapshot: Snapshot, last: FinalState | None, is_new: bool) -> list[Check]:
     """Return the rows about what the account holds; those of a real one may prevent the start."""
-    if wiring.config.session.mode in ("demo", "live"):
+    if is_new and wiring.config.session.mode in ("demo", "live"):
         return await account_checks(wiring.rest, wiring.instrument, snapshot, wiring.config, last)
     return [
         Check("wallet", rounded(money_text(snapshot.wallet)), "above 0", snapshot.wallet > 0),
@@ -106,9 +110,11 @@ async def _clock(wiring: Wiring) -> Check:
     return Check("clock", f"{offset:+,} ms", f"within {CLOCK_WITHIN_MS:,} ms", abs(offset) <= CLOCK_WITHIN_MS)
 
 
-def _differs(snapshot: Snapshot, config: Config) -> bool:
+def _may_be_set(snapshot: Snapshot, config: Config) -> bool:
+    """Whether account settings differ, and are to be set."""
     wanted = (False, config.risk.leverage, config.risk.margin_type)
-    return (snapshot.hedge_mode, snapshot.leverage, snapshot.margin_type) != wanted
+    differs = (snapshot.hedge_mode, snapshot.leverage, snapshot.margin_type) != wanted
+    return config.session.apply_account_settings and differs and _is_flat(snapshot)
 
 
 def _is_flat(snapshot: Snapshot) -> bool:

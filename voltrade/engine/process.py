@@ -30,6 +30,7 @@ from voltrade.data.store import Store
 from voltrade.engine import recorder
 from voltrade.engine.account_history import last_final_state, ledger_checks, open_ledger, save_final_state
 from voltrade.engine.checks import Check, refused
+from voltrade.engine.contact.passed import check_demo_check
 from voltrade.engine.control import Control
 from voltrade.engine.modes import Wiring, wire
 from voltrade.engine.news import Message, News, Urgency
@@ -280,7 +281,8 @@ class Engine:
         Raises:
             SessionError: Names each row that failed.
         """
-        checks = await preflight(wiring, self._resumed_from)
+        checks = await preflight(wiring, self._resumed_from, is_new)
+        checks += await check_demo_check(wiring, os.environ) if is_new else []
         checks += ledger_checks(self._ledger, self._resumed_from, is_new, wiring)
         checks.append(notifications(self.notifier))
         self._record.update(checks=[check.plain() for check in checks])

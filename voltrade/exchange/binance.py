@@ -64,6 +64,11 @@ HOSTS: Mapping[tuple[str, str], str] = {
 }
 """Hosts that a setting may name, as patterns: those of the mode, so that no key reaches a host of another kind."""
 
+STREAM_HOSTS: Mapping[str, tuple[str, ...]] = {
+    "demo": ("demo-fstream.binance.com", "fstream.binancefuture.com", "stream.binancefuture.com")
+}
+"""Hosts of an endpoint's websockets that are known by name; `demo_check` tells which of them carry events."""
+
 
 def endpoint_of(base: Endpoint, rest_host: str = "", stream_host: str = "") -> Endpoint:
     """Return `DEMO` or `LIVE` with other hosts; an empty host keeps its own.

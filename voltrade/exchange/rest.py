@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple
@@ -92,6 +92,9 @@ class BinanceRestClient:
     Args:
         exchange: from `connect`.
         name: of the endpoint, for the source of the filters.
+
+    Attributes:
+        on_answer: called with each request (ccxt's name and parameters) and its response.
     """
 
     def __init__(self, exchange: UsdmExchange, name: str = "binance") -> None:
@@ -102,6 +105,7 @@ class BinanceRestClient:
         """As they were read last, by symbol."""
         self._fee_rates: dict[str, tuple[int, int, int]] = {}
         """When they were read, ms; taker and maker fee; by symbol."""
+        self.on_answer: Callable[[str, Mapping[str, Any], Response], None] = lambda call, params, response: None
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -466,6 +470,11 @@ class BinanceRestClient:
         return response
 
     async def _request_once(self, call: str, params: Mapping[str, Any] | None) -> Response:
+        response = await self._response(call, params)
+        self.on_answer(call, params or {}, response)
+        return response
+
+    async def _response(self, call: str, params: Mapping[str, Any] | None) -> Response:
         try:
             body = await getattr(self._exchange, call)(dict(params or {}))
         except Exception as error:

@@ -1,0 +1,219 @@
+"""The check itself: looks, then trades the smallest order, cleans up whatever fails, and keeps what it saw.
+
+It needs an account with nothing open, takes the account's lock so that no session trades meanwhile, and refuses to send
+an order while a row of the start-up table is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+from voltrade.config import Config
+from voltrade.engine.account_history import last_final_state, open_ledger
+from voltrade.engine.contact import market, money, orders, private_stream, stops
+from voltrade.engine.contact.contact import Contact
+from voltrade.engine.contact.frames import FrameRecord
+from voltrade.engine.contact.passed import account_kind, exchange_version, keep_passed
+from voltrade.engine.contact.report import Report, Row
+from voltrade.engine.modes import Wiring, wire
+from voltrade.engine.permission import permit
+from voltrade.engine.preflight import preflight
+from voltrade.errors import ConfigError, SessionError
+from voltrade.exchange.account_facts import account_facts, symbol_facts
+from voltrade.model import Snapshot
+from voltrade.runs.ledger_file import FinalState
+
+log = logging.getLogger(__name__)
+
+FRAMES, REPORT, VERDICTS = "frames.jsonl", "report.json", "verdicts.md"
+"""Files of a check in its folder."""
+LATE_S = 1.0
+"""Pause before the account is looked at once more: an order whose answer was lost may be executed late."""
+REHEARSAL = {"speed": 1.0, "begin_s": 600.0, "mark_interval_s": 1}
+"""Parameters of the simulated venue on which mode `sim` rehearses the check."""
+
+
+def settings_of(config: Config) -> Config:
+    """Return the settings of a check: a simulated venue plays by the wall clock.
+
+    Raises:
+        ConfigError: The mode has no account at an exchange.
+    """
+    session = config.session
+    if session.mode == "paper":
+        raise ConfigError("mode: must be demo, live, or sim for a rehearsal, was paper, which has no account to check")
+    return config.changed(**REHEARSAL) if session.mode == "sim" else config
+
+
+async def check_exchange(
+    config: Config, environment: Mapping[str, str], folder: Path, on_row: Callable[[Row], None] = lambda row: None
+) -> Report:
+    """Check the exchange of a mode by real orders of the least size; return what was found.
+
+    Args:
+        config: Settings of the sessions that are to trade there.
+        environment: Has the keys, such as `os.environ`.
+        folder: New folder for the record: every request, answer and frame without secrets, the rows and the verdicts.
+        on_row: Called with each row as it comes.
+
+    Raises:
+        ConfigError: Keys or permission are missing; nothing was sent.
+        SessionError: A session trades the account, or the folder exists.
+        VenueError: The exchange can't be reached.
+    """
+    config = settings_of(config)
+    if config.session.mode != "sim":
+        permit(config, environment, datetime.now(UTC))
+    try:
+        folder.mkdir(mode=0o700, parents=True)
+    except FileExistsError:
+        raise SessionError(f"{folder}: must be a new folder for the check's record") from None
+    async with AsyncExitStack() as held:
+        wiring = await wire(config, folder, environment)
+        held.push_async_callback(wiring.close)
+        if (ledger := open_ledger(wiring, folder)) is not None:
+            held.callback(ledger.close)
+        record = FrameRecord(folder / FRAMES, wiring.exchange)
+        held.callback(record.close)
+        wiring.rest.on_answer = record.on_answer
+        _allow_streams(wiring)
+        report = Report(wiring.endpoint.rest, wiring.instrument.symbol, exchange_version(), begun=wiring.clock())
+        contact = Contact(wiring, report, record, on_row, f"{int(time.time()):x}")
+        await _begin(contact, last_final_state(ledger, "", folder))
+        await _check(contact)
+        _save(report, folder, wiring, environment)
+    return report
+
+
+def _allow_streams(wiring: Wiring) -> None:
+    """Let the check dial the other hosts of the exchange's websockets too."""
+    endpoint = wiring.endpoint
+    known = (endpoint.rest, endpoint.stream, endpoint.rights, *private_stream.stream_hosts(endpoint))
+    wiring.exchange.pin(filter(None, known))
+
+
+async def _begin(contact: Contact, last: FinalState | None) -> None:
+    """Make the start-up table, the first rows of the check."""
+    for row in await preflight(contact.wiring, last):
+        contact.report.add(row)
+        contact.on_row(contact.report.rows[-1])
+
+
+async def _check(contact: Contact) -> None:
+    rest = contact.wiring.rest
+    snapshot = await rest.snapshot(contact.symbol, 0)
+    contact.report.kind = account_kind(snapshot, await symbol_facts(rest, contact.symbol), contact.instrument)
+    contact.last_trade_id = max((fill.trade_id for fill in snapshot.fills), default=0)
+    contact.wallet_before = await contact.wallet()
+    try:
+        await _look(contact)
+        if await _may_trade(contact, snapshot):
+            await _trade(contact)
+    finally:
+        for listener in (*contact.users, *([contact.market] if contact.market else [])):
+            await listener.close()
+
+
+async def _look(contact: Contact) -> None:
+    """Look at what can be seen without an order."""
+    async with contact.part("address"):
+        await market.check_address(contact)
+    async with contact.part("filters"):
+        market.check_filters(contact)
+    async with contact.part("fee burn"):
+        burn = await contact.read("fapiPrivateGetFeeBurn")
+        contact.row("account", "fees in BNB", "", "yes" if burn.get("feeBurn") else "no")
+    async with contact.part("streams"):
+        own, *others = private_stream.stream_hosts(contact.wiring.endpoint)
+        await asyncio.gather(
+            market.check_streams(contact, own, True), *(market.check_streams(contact, host, False) for host in others)
+        )
+    async with contact.part("minute"):
+        await market.check_minute(contact)
+    async with contact.part("unknown orders"):
+        await market.check_symbol_lookup(contact)
+    async with contact.part("sizes"):
+        await orders.check_sizes(contact)
+
+
+async def _may_trade(contact: Contact, snapshot: Snapshot) -> bool:
+    """Whether orders may be sent: the start-up table is right, and nothing is open in the account."""
+    wrong = [row.item for row in contact.report.rows if row.part == "account" and row.verdict == "failed"]
+    facts = await account_facts(contact.wiring.rest)
+    is_empty = not (facts.positions or facts.orders or snapshot.position.quantity)
+    reasons = [*wrong, *([] if is_empty else ["the account has a position or orders"])]
+    found = "no order was sent: " + ", ".join(reasons) if reasons else "yes"
+    return contact.row("account", "orders may be sent", "a right table, and nothing open", found, not reasons)
+
+
+def _steps() -> list[tuple[str, Callable[[Contact], Awaitable[None]]]]:
+    """Return the parts that send orders, in turn."""
+    return [
+        ("private stream", private_stream.open_private),
+        ("far order", orders.check_far_order),
+        ("countdown", orders.check_countdown),
+        ("market order", orders.buy_least),
+        ("stops", stops.check_stops),
+        ("flat again", money.check_flat),
+        ("wallet", money.check_wallet),
+        ("paths", private_stream.check_paths),
+        ("listen key", private_stream.check_listen_key),
+        ("ids", market.check_ids),
+    ]
+
+
+async def _trade(contact: Contact) -> None:
+    """Send the orders; whatever happens, nothing is left open."""
+    try:
+        for name, do in _steps():
+            async with contact.part(name):
+                await do(contact)
+        contact.report.has_traded = contact.lots > 0
+        if contact.lots and any(row.item == "key rights" and "any address" in row.found for row in contact.report.rows):
+            contact.answer("key without addresses", "it can: the market order was accepted")
+    finally:
+        await _to_the_end(asyncio.create_task(_clean_up(contact)))
+
+
+async def _to_the_end(task: asyncio.Task[None]) -> None:
+    """Wait for a task to its end, also if this one is cancelled meanwhile, as by Ctrl-C."""
+    is_canceled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            is_canceled = True
+    if is_canceled:
+        raise asyncio.CancelledError
+
+
+async def _clean_up(contact: Contact) -> None:
+    async with contact.part("clean-up"):
+        await money.flatten(contact)
+        await asyncio.sleep(LATE_S)
+        await money.flatten(contact)
+        left = await money.what_is_left(contact)
+        if left:
+            contact.row("money", "clean-up", "nothing is left", f"{left}: close it at Binance, in the app", ok=False)
+
+
+def _save(report: Report, folder: Path, wiring: Wiring, environment: Mapping[str, str]) -> None:
+    """Write the rows and verdicts, and keep a passed check for mode `live`."""
+    _write(folder / REPORT, json.dumps(report.plain(), indent=1))
+    _write(folder / VERDICTS, report.verdicts())
+    if report.passed and wiring.endpoint.name in ("demo", "live"):
+        facts = {"version": report.version, "kind": report.kind, "time": wiring.clock(), "endpoint": report.endpoint}
+        keep_passed({**facts, "mode": wiring.config.session.mode, "folder": folder.name}, environment)
+
+
+def _write(path: Path, text: str) -> None:
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "w") as file:
+        file.write(text)

@@ -1,0 +1,218 @@
+"""What every part of the check uses: the exchange, the recorded requests, the listeners, and the rows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from decimal import ROUND_FLOOR, Decimal
+from typing import Any
+
+from voltrade.engine.contact.frames import Frame, FrameRecord, Listener
+from voltrade.engine.contact.report import Report, Row, Verdict
+from voltrade.engine.modes import Wiring
+from voltrade.errors import VenueError, VoltradeError
+from voltrade.exchange.account_facts import OUR_ORDERS, least_lots
+from voltrade.exchange.client import Response
+from voltrade.model import Instrument
+
+log = logging.getLogger(__name__)
+
+EVENT_WITHIN_S = 5.0
+"""Longest wait for an event of the user stream."""
+
+
+@dataclass
+class Contact:
+    """One check in progress."""
+
+    wiring: Wiring
+    report: Report
+    record: FrameRecord
+    on_row: Callable[[Row], None]
+    """Called with each row, for those who watch."""
+    stamp: str
+    """Part of the client order ids of this check."""
+    market: Listener | None = None
+    users: list[Listener] = field(default_factory=list)
+    """Listeners of the private stream, by different paths and hosts; the first is the one that trading uses."""
+    wallet_before: Decimal = Decimal(0)
+    lots: int = 0
+    """What the check has bought at the market."""
+    last_trade_id: int = 0
+    """The last trade of the account before the check."""
+    _count: int = 0
+
+    @property
+    def instrument(self) -> Instrument:
+        return self.wiring.instrument
+
+    @property
+    def symbol(self) -> str:
+        return self.instrument.symbol
+
+    @property
+    def now(self) -> int:
+        return self.wiring.clock()
+
+    # --- rows ---------------------------------------------------------------------------------------------------------
+
+    def row(self, part: str, item: str, expected: str, found: str, ok: bool | Verdict = True, took_ms: int = 0) -> bool:
+        """Add a row; return whether it is not failed."""
+        verdict: Verdict = ok if isinstance(ok, str) else "ok" if ok else "failed"
+        text = self.wiring.exchange.redact(found)
+        row = Row(part, item, expected, text if len(text) <= 300 else f"{text[:297]}...", verdict, took_ms)
+        self.report.rows.append(row)
+        self.on_row(row)
+        return verdict != "failed"
+
+    def answer(self, question: str, seen: str) -> None:
+        """Add what was seen for a question of `report.QUESTIONS`."""
+        before = self.report.answers.get(question, "")
+        self.report.answers[question] = "; ".join(filter(None, [before, seen]))
+
+    @asynccontextmanager
+    async def part(self, name: str) -> AsyncIterator[None]:
+        """Do a part of the check; an error in it is a failed row, and the next part begins."""
+        begun = self.now
+        try:
+            yield
+        except (VoltradeError, KeyError, ValueError, TypeError, ArithmeticError, OSError, TimeoutError) as error:
+            log.warning("%s: %r", name, error)
+            said = str(error) if isinstance(error, VoltradeError) else repr(error)
+            self.row(name, f"{name}, to its end", "no error", said, False, self.now - begun)
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    async def ask(self, call: str, **params: Any) -> Response:
+        """Do a raw request by ccxt's name."""
+        return await self.wiring.rest.ask(call, params)
+
+    async def read(self, call: str, **params: Any) -> Any:
+        """Return the body of a raw request.
+
+        Raises:
+            VenueError: It was refused.
+        """
+        response = await self.ask(call, **params)
+        if response.status != 200:
+            raise VenueError(f"{call}: HTTP {response.status}, code {response.code}: {response.text[:200]}")
+        return response.body
+
+    def new_name(self, letter: str) -> str:
+        """Return a new client order id."""
+        self._count += 1
+        return f"{OUR_ORDERS}check{self.stamp}-{self._count}{letter}"
+
+    async def order(self, side: str, lots: int, name: str, **params: Any) -> Response:
+        """Send an ordinary order."""
+        quantity = f"{self.instrument.quantity(lots):f}"
+        given = {"symbol": self.symbol, "side": side, "quantity": quantity, "newClientOrderId": name}
+        return await self.ask("fapiPrivatePostOrder", **given, **params)
+
+    async def far_order(self, name: str, lots: int, price: Decimal) -> Response:
+        """Send a post-only buy at a price."""
+        return await self.order("BUY", lots, name, type="LIMIT", timeInForce="GTX", price=f"{price:f}")
+
+    async def stop(self, side: str, name: str, trigger: Decimal, lots: int = 0, **params: Any) -> Response:
+        """Send a conditional market order: of a quantity and reduce-only, or else with `closePosition`."""
+        sized = {"quantity": f"{self.instrument.quantity(lots):f}", "reduceOnly": "true"}
+        given = {"algoType": "CONDITIONAL", "symbol": self.symbol, "side": side, "type": "STOP_MARKET"}
+        given |= {"triggerPrice": f"{trigger:f}", "clientAlgoId": name, "workingType": "CONTRACT_PRICE"}
+        given |= sized if lots else {"closePosition": "true"}
+        return await self.ask("fapiPrivatePostAlgoOrder", **{**given, **params})
+
+    async def cancel(self, name: str) -> Response:
+        """Cancel an ordinary order."""
+        return await self.ask("fapiPrivateDeleteOrder", symbol=self.symbol, origClientOrderId=name)
+
+    async def cancel_stop(self, name: str) -> Response:
+        """Cancel a conditional order."""
+        return await self.ask("fapiPrivateDeleteAlgoOrder", clientAlgoId=name)
+
+    async def position(self) -> Decimal:
+        """Return the position of the symbol, in coins."""
+        rows = await self.read("fapiPrivateV3GetPositionRisk", symbol=self.symbol)
+        return sum((Decimal(row["positionAmt"]) for row in rows if row["symbol"] == self.symbol), Decimal(0))
+
+    async def within_position(self, wanted: Decimal, seconds: float) -> bool:
+        """Wait until the position is `wanted`; return whether it became so."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while await self.position() != wanted:
+            if asyncio.get_running_loop().time() > deadline:
+                return False
+            await asyncio.sleep(0.25)
+        return True
+
+    async def wallet(self) -> Decimal:
+        """Return the wallet balance of the quote asset."""
+        account = await self.read("fapiPrivateV3GetAccount")
+        of_quote = (Decimal(row["walletBalance"]) for row in account["assets"] if self._is_quote(row))
+        return sum(of_quote, Decimal(0))
+
+    def _is_quote(self, row: Any) -> bool:
+        return bool(row["asset"] == self.instrument.quote_asset)
+
+    # --- prices -------------------------------------------------------------------------------------------------------
+
+    async def touch(self) -> tuple[Decimal, Decimal]:
+        """Return the best bid and ask."""
+        book = await self.read("fapiPublicGetTickerBookTicker", symbol=self.symbol)
+        return Decimal(book["bidPrice"]), Decimal(book["askPrice"])
+
+    def on_tick(self, price: Decimal) -> Decimal:
+        """Round a price down to the tick."""
+        tick = self.instrument.tick_size
+        return (price / tick).to_integral_value(ROUND_FLOOR) * tick
+
+    async def far_below(self) -> Decimal:
+        """Return a price far below the market that the exchange still accepts for an order."""
+        bid, _ = await self.touch()
+        return self.on_tick(bid * (1 - (1 - self.instrument.multiplier_down) * Decimal("0.6")))
+
+    async def far_above(self) -> Decimal:
+        """Return a price as far above the market."""
+        _, ask = await self.touch()
+        return self.on_tick(ask * (1 + (self.instrument.multiplier_up - 1) * Decimal("0.6")))
+
+    async def least(self) -> int:
+        """Return the smallest quantity in lots that may be traded at the market."""
+        bid, _ = await self.touch()
+        return least_lots(self.instrument, bid)
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    async def event(
+        self, kind: str, name: str = "", status: str = "", within_s: float = EVENT_WITHIN_S
+    ) -> Frame | None:
+        """Wait for an event of the private stream; None if it did not come."""
+
+        def matches(frame: Frame) -> bool:
+            is_it = frame.kind == kind and name in ("", frame.name)
+            return is_it and status in ("", str(frame.order.get("X", "")))
+
+        if not self.users:
+            return None
+        return await self.users[0].first(matches, within_s)
+
+    def events_of(self, name: str) -> list[Frame]:
+        """Return the events of an order, in the order of arrival."""
+        return [frame for frame in self.users[0].frames if frame.name == name] if self.users else []
+
+    async def within(self, condition: Callable[[], Any], seconds: float) -> bool:
+        """Wait until something is true; return whether it became true."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while not condition():
+            if asyncio.get_running_loop().time() > deadline:
+                return False
+            await asyncio.sleep(0.02)
+        return True
+
+
+def coded(response: Response) -> str:
+    """Return an answer in words: accepted, or its code and text."""
+    if response.status == 200:
+        return "accepted"
+    return f"{response.code} {response.text}" if response.code else f"HTTP {response.status} {response.text}"

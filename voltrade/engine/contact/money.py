@@ -1,0 +1,131 @@
+"""The money of the check: flat again, and a wallet that changed by exactly what the fills and other bookings say."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any
+
+from voltrade.engine.contact.contact import Contact, coded
+from voltrade.errors import VenueError
+from voltrade.exchange.account_facts import OUR_ORDERS
+from voltrade.exchange.client import Response
+
+PART = "money"
+FLATTEN_TRIES = 10
+"""Tries to leave nothing open; the pauses between them grow to 5 s."""
+
+
+async def flatten(contact: Contact) -> None:
+    """Cancel every order of the symbol that is ours, and close the position; try again while anything is left.
+
+    Only what voltrade itself placed is touched: the check doesn't begin where an account holds anything else.
+    """
+    for attempt in range(FLATTEN_TRIES):
+        with suppress(VenueError):
+            if await _close_all(contact):
+                return
+        await asyncio.sleep(min(attempt, 5))
+
+
+async def _close_all(contact: Contact) -> bool:
+    """Cancel our orders and close the position once; return whether there was nothing to do.
+
+    Raises:
+        VenueError: The account could not be read.
+    """
+    orders = await contact.read("fapiPrivateGetOpenOrders", symbol=contact.symbol)
+    algos = await contact.read("fapiPrivateGetOpenAlgoOrders", symbol=contact.symbol)
+    for name in _ours(orders, "clientOrderId"):
+        await contact.cancel(name)
+    for name in _ours(algos, "clientAlgoId"):
+        await contact.cancel_stop(name)
+    held = await contact.position()
+    if held:
+        await _exit(contact, held, "ACK")
+        await contact.within_position(Decimal(0), 3.0)
+    return not (held or orders or algos)
+
+
+def _ours(rows: list[Any], name: str) -> list[str]:
+    return [row[name] for row in rows if str(row[name]).startswith(OUR_ORDERS)]
+
+
+async def _exit(contact: Contact, held: Decimal, answer: str) -> Response:
+    """Close a position at market, reduce-only."""
+    lots = min(int(abs(held) / contact.instrument.step_size), contact.instrument.market_max_quantity)
+    side, name = "SELL" if held > 0 else "BUY", contact.new_name("x")
+    return await contact.order(side, lots, name, type="MARKET", reduceOnly="true", newOrderRespType=answer)
+
+
+async def check_flat(contact: Contact) -> None:
+    """Close whatever is left, and check that nothing is."""
+    held = await contact.position()
+    if held:
+        closed = await _exit(contact, held, "RESULT")
+        contact.row(PART, "reduce-only exit", "accepted", f"{held:f}: {coded(closed)}", closed.status == 200)
+        await contact.within_position(Decimal(0), 5.0)
+    await flatten(contact)
+    left = await what_is_left(contact)
+    contact.row(PART, "flat, without orders", "nothing is left", left or "nothing is left", not left)
+    again = await contact.order(
+        "SELL", contact.instrument.min_quantity, contact.new_name("x"), type="MARKET", reduceOnly="true"
+    )
+    contact.row(PART, "reduce-only while flat", "-2022", coded(again), again.code == -2022)
+
+
+async def what_is_left(contact: Contact) -> str:
+    """Return what the symbol still has: position and orders; empty for nothing."""
+    held = await contact.position()
+    orders = await contact.read("fapiPrivateGetOpenOrders", symbol=contact.symbol)
+    algos = await contact.read("fapiPrivateGetOpenAlgoOrders", symbol=contact.symbol)
+    found = [
+        *([f"a position of {held:f}"] if held else []),
+        *([f"{len(orders)} orders"] if orders else []),
+        *([f"{len(algos)} conditional orders"] if algos else []),
+    ]
+    return ", ".join(found)
+
+
+async def check_wallet(contact: Contact) -> None:
+    """Compare the wallet's change with realised profit, fees and funding, to 1e-8."""
+    trades = await _trades(contact)
+    quote = contact.instrument.quote_asset
+    realised = sum((Decimal(row["realizedPnl"]) for row in trades), Decimal(0))
+    fees = sum((Decimal(row["commission"]) for row in trades if row["commissionAsset"] == quote), Decimal(0))
+    others = sorted({str(row["commissionAsset"]) for row in trades} - {quote})
+    funding = await _funding(contact)
+    expected, change = realised - fees + funding, await contact.wallet() - contact.wallet_before
+    found = f"{change:f}: realised {realised:f}, fees {-fees:f}, funding {funding:f}"
+    found += f"; further fees in {', '.join(others)}" if others else ""
+    contact.row(PART, "wallet to 1e-8", f"{expected:f}", found, change == expected)
+    for frame in contact.users[0].frames:
+        if frame.body.get("a", {}).get("m") == "FUNDING_FEE":
+            contact.answer("funding event", f"S is {frame.body['a'].get('S')}, B {frame.body['a'].get('B')}")
+    told = sum((Decimal(str(frame.order.get("rp") or 0)) for frame in _fills(contact)), Decimal(0))
+    contact.row(PART, "realised by events", f"{realised:f}", f"{told:f}", told == realised)
+    paid = sum((Decimal(str(f.order.get("n") or 0)) for f in _fills(contact) if f.order.get("N") == quote), Decimal(0))
+    contact.row(PART, "fees by events", f"{fees:f}", f"{paid:f}", paid == fees)
+
+
+def _fills(contact: Contact) -> list[Any]:
+    """Return the fills that the private stream told of, each once."""
+    fills = {
+        frame.order["t"]: frame
+        for frame in contact.users[0].frames
+        if frame.kind == "ORDER_TRADE_UPDATE" and frame.order.get("x") == "TRADE"
+    }
+    return list(fills.values())
+
+
+async def _trades(contact: Contact) -> list[Any]:
+    rows = await contact.read("fapiPrivateGetUserTrades", symbol=contact.symbol, fromId=contact.last_trade_id + 1)
+    return [row for row in rows if row["id"] > contact.last_trade_id]
+
+
+async def _funding(contact: Contact) -> Decimal:
+    """Return the funding of the symbol since the check began."""
+    rows = await contact.read("fapiPrivateGetIncome", symbol=contact.symbol, startTime=contact.report.begun)
+    paid = (Decimal(row["income"]) for row in rows if row["incomeType"] == "FUNDING_FEE")
+    return sum(paid, Decimal(0))

@@ -1,0 +1,106 @@
+"""Passed checks are kept for 30 days, beside the ledgers, so that mode `live` knows whether its code was checked."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from voltrade import exchange
+from voltrade.engine.checks import Check
+from voltrade.engine.modes import Wiring
+from voltrade.errors import JournalError
+from voltrade.exchange.account_facts import SymbolFacts, symbol_facts
+from voltrade.journal import refuse_unsafe
+from voltrade.model import DAY_MS, Instrument, Snapshot, moment_text
+from voltrade.runs.ledger_file import accounts_home
+
+VALID_DAYS = 30
+HOW = "papermill notebooks/demo_check.ipynb runs/demo_check.ipynb -p mode demo"
+
+
+def exchange_version() -> str:
+    """Return the version of voltrade, with a hash of the code that speaks to the exchange."""
+    files = sorted(Path(exchange.__path__[0]).glob("*.py"))
+    digest = sha256(b"".join(file.name.encode() + b"\0" + file.read_bytes() for file in files))
+    return f"{version('voltrade')}-{digest.hexdigest()[:12]}"
+
+
+def account_kind(snapshot: Snapshot, symbol: SymbolFacts, instrument: Instrument) -> str:
+    """Return the kind of an account and symbol; a check of one kind says nothing of another."""
+    return ", ".join(
+        [
+            "hedge" if snapshot.hedge_mode else "one-way",
+            "multi-assets" if snapshot.multi_assets else "single-asset",
+            snapshot.margin_type,
+            symbol.contract_type or "PERPETUAL",
+            instrument.quote_asset,
+        ]
+    )
+
+
+def keep_passed(facts: Mapping[str, Any], environment: Mapping[str, str]) -> Path:
+    """Keep a passed check; return its file.
+
+    Args:
+        facts: `version`, `kind`, `time` in ms UTC, and what else describes the check.
+        environment: Such as `os.environ`.
+    """
+    folder = _folder(environment)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    name = sha256(f"{facts['version']} {facts['kind']}".encode()).hexdigest()[:16]
+    path, fresh = folder / f"{name}.json", folder / f"{name}.{os.getpid()}.tmp"
+    with os.fdopen(os.open(fresh, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600), "w") as file:
+        json.dump(dict(facts), file)
+    fresh.replace(path)
+    return path
+
+
+def last_passed(version_: str, kind: str, environment: Mapping[str, str]) -> Mapping[str, Any] | None:
+    """Return the facts of the last passed check of a version and kind; None without one that can be trusted."""
+    name = sha256(f"{version_} {kind}".encode()).hexdigest()[:16]
+    path = _folder(environment) / f"{name}.json"
+    try:
+        refuse_unsafe(path.parent, folder=True)
+        refuse_unsafe(path, folder=False)
+        facts = json.loads(path.read_text())
+        return facts if facts["version"] == version_ and facts["kind"] == kind and int(facts["time"]) else None
+    except (OSError, ValueError, KeyError, TypeError, JournalError):
+        return None
+
+
+async def check_demo_check(wiring: Wiring, environment: Mapping[str, str]) -> list[Check]:
+    """Return the start-up row about the last check, in mode `live`; none in other modes.
+
+    Raises:
+        VenueError: The account's kind could not be read.
+    """
+    config = wiring.config
+    if config.session.mode != "live":
+        return []
+    if wiring.endpoint.name != "live":
+        return [Check("demo check", "not needed: a simulated venue stands in for Binance")]
+    snapshot = await wiring.gateway.snapshot(config.session.symbol, 0)
+    kind = account_kind(snapshot, await symbol_facts(wiring.rest, config.session.symbol), wiring.instrument)
+    return [passed_check(kind, wiring.clock(), environment, config.session.allow_unchecked)]
+
+
+def passed_check(kind: str, now: int, environment: Mapping[str, str], allow_unchecked: bool) -> Check:
+    """Return the row of the start-up table about the last check of this version and account kind."""
+    wanted = f"passed for this version and {kind}, at most {VALID_DAYS} days ago: {HOW}; or -p allow_unchecked True"
+    facts = last_passed(exchange_version(), kind, environment)
+    if facts is None:
+        found = "no passed check"
+    elif not 0 <= now - int(facts["time"]) <= VALID_DAYS * DAY_MS:
+        found = f"passed at {moment_text(int(facts['time']))}"
+    else:
+        return Check("demo check", f"passed at {moment_text(int(facts['time']))}, {facts.get('mode', '')}", wanted)
+    return Check("demo check", f"{found}{'; started unchecked' if allow_unchecked else ''}", wanted, allow_unchecked)
+
+
+def _folder(environment: Mapping[str, str]) -> Path:
+    return accounts_home(environment).parent / "checks"

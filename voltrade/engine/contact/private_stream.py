@@ -1,0 +1,96 @@
+"""The private stream in the check: which path carries events, and what becomes of a listen key that is deleted."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlsplit
+
+from voltrade.engine.contact.contact import EVENT_WITHIN_S, Contact, coded
+from voltrade.engine.contact.frames import Frame, Listener
+from voltrade.exchange.binance import STREAM_HOSTS, Endpoint
+
+EXPIRY_WITHIN_S = 3.0
+"""Longest wait for the event of a listen key that was deleted."""
+EVENTS = "ORDER_TRADE_UPDATE/ACCOUNT_UPDATE/ALGO_UPDATE/TRADE_LITE/ACCOUNT_CONFIG_UPDATE/listenKeyExpired"
+KINDS = ("ORDER_TRADE_UPDATE", "ACCOUNT_UPDATE", "ALGO_UPDATE", "ACCOUNT_CONFIG_UPDATE")
+
+
+def stream_hosts(endpoint: Endpoint) -> list[str]:
+    """Return the websocket addresses that are tried: the one that trading uses, then others of the same kind."""
+    others = [f"wss://{host}" for host in STREAM_HOSTS.get(endpoint.name, ())]
+    return [endpoint.stream, *(host for host in others if host != endpoint.stream)]
+
+
+async def open_private(contact: Contact) -> None:
+    """Open the private stream in each way that clients use, and with a key that nobody has."""
+    key = await contact.wiring.rest.listen_key()
+    own, *others = stream_hosts(contact.wiring.endpoint)
+    made_up = f"{'0' * len(key)}"
+    urls = {
+        "?listenKey=": f"{own}/private/ws?listenKey={key}",
+        "?listenKey= with events=": f"{own}/private/ws?listenKey={key}&events={EVENTS}",
+        "/ws/KEY": f"{own}/private/ws/{key}",
+        **{urlsplit(host).netloc: f"{host}/private/ws?listenKey={key}" for host in others},
+        "a made-up key": f"{own}/private/ws?listenKey={made_up}",
+    }
+    exchange = contact.wiring.exchange
+    contact.users = [Listener(name, url, exchange, contact.record) for name, url in urls.items()]
+    await asyncio.gather(*(user.open() for user in contact.users))
+    first = contact.users[0]
+    contact.row("private", "private stream opens", "connected", first.error or "connected", first.is_open)
+
+
+async def check_paths(contact: Contact) -> None:
+    """Tell which of the open private streams brought events; the first must."""
+    for user in contact.users:
+        kinds = sorted({frame.kind for frame in user.frames} & set(KINDS))
+        found = ", ".join(kinds) or f"silent {user.error}".strip()
+        contact.answer("private stream", f"{user.name}: {found}")
+        if user.name == "a made-up key":
+            silence = "events of somebody" if kinds else user.error or "connected and silent"
+            contact.row("private", user.name, "silent or refused", silence, not kinds)
+            contact.answer("listen key", f"made-up key: {silence}")
+        elif user is contact.users[0]:
+            has_all = {"ORDER_TRADE_UPDATE", "ACCOUNT_UPDATE", "ALGO_UPDATE"} <= set(kinds)
+            contact.row("private", f"events by {user.name}", "orders, account, conditional orders", found, has_all)
+        else:
+            contact.row("private", f"events by {user.name}", "the same, or none", found, bool(kinds) or "differs")
+
+
+async def check_listen_key(contact: Contact) -> None:
+    """Delete the listen key, wait for its event, and recover as trading does: a new key, a new connection, an event."""
+    old = contact.users[0]
+    seen = len(old.frames)
+    deleted = await contact.ask("fapiPrivateDeleteListenKey")
+    contact.row("private", "delete the listen key", "accepted", coded(deleted), deleted.status == 200)
+    expired = await old.first(_is_expiry, EXPIRY_WITHIN_S, since=seen)
+    said = "listenKeyExpired" if expired else f"nothing within {EXPIRY_WITHIN_S:.0f} s"
+    contact.row("private", "its expiry is told", "listenKeyExpired", said, "ok" if expired else "differs")
+    put = await contact.ask("fapiPrivatePutListenKey")
+    contact.row("private", "PUT after the delete", "-1125", coded(put), put.code == -1125 or "differs")
+    contact.answer("listen key", f"DELETE: {said}; PUT afterwards: {coded(put)}")
+    await _recover(contact)
+
+
+def _is_expiry(frame: Frame) -> bool:
+    return frame.kind == "listenKeyExpired"
+
+
+async def _recover(contact: Contact) -> None:
+    """Dial with a new key, and let the leverage change and change back, which is told while flat."""
+    key = await contact.wiring.rest.listen_key()
+    url = f"{contact.wiring.endpoint.stream}/private/ws?listenKey={key}"
+    again = Listener("after the delete", url, contact.wiring.exchange, contact.record)
+    await again.open()
+    leverage = contact.wiring.config.risk.leverage
+    begun = contact.now
+    try:
+        for value in (leverage + 1 if leverage < 20 else leverage - 1, leverage):
+            await contact.read("fapiPrivatePostLeverage", symbol=contact.symbol, leverage=value)
+        event = await again.first(lambda frame: frame.kind == "ACCOUNT_CONFIG_UPDATE", EVENT_WITHIN_S)
+    finally:
+        await contact.ask("fapiPrivatePostLeverage", symbol=contact.symbol, leverage=leverage)
+    took = event.at - begun if event else 0
+    found = f"ACCOUNT_CONFIG_UPDATE after {took:,} ms" if event else f"no event {again.error}".strip()
+    contact.row("private", "recovery of the stream", "an event on a new key", found, event is not None, took)
+    await again.close()

@@ -1,0 +1,115 @@
+"""The check of an exchange by real orders, started and shown by `notebooks/demo_check.ipynb`.
+
+The check is a process of its own, `python -m voltrade doctor --trade`, so that it cleans up even if the kernel is
+killed. An interrupted cell asks it to end, and waits until nothing is left open.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from voltrade.config import Config
+from voltrade.engine.contact.check import REPORT, VERDICTS
+from voltrade.errors import SessionError
+from voltrade.runs.listing import project_root
+
+CLEAN_UP_WITHIN_S = 120.0
+"""Longest wait for the end of a check that was interrupted."""
+
+
+class DemoCheck:
+    """A finished check, as its folder has it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read a check's record.
+
+        Raises:
+            SessionError: The folder has none: the check has ended before it could tell what it saw.
+        """
+        self.folder = folder
+        try:
+            self._facts: dict[str, Any] = json.loads((folder / REPORT).read_text())
+        except (OSError, ValueError) as error:
+            raise SessionError(f"{folder}: must hold the record of a check, {REPORT}: {error}") from None
+
+    @property
+    def passed(self) -> bool:
+        """Whether it came to its end and no row failed."""
+        return bool(self._facts["passed"])
+
+    @property
+    def outcome(self) -> str:
+        """Passed, or which rows failed."""
+        return str(self._facts["outcome"])
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """A row for each thing that was tried: what was expected, what was found, and the milliseconds it took."""
+        return pd.DataFrame(self._facts["rows"]).set_index(["part", "item"])
+
+    @property
+    def verdicts(self) -> str:
+        """What was seen for each open question, as a Markdown table to paste into an issue."""
+        return (self.folder / VERDICTS).read_text()
+
+    def require_passed(self) -> None:
+        """Let the notebook fail if the check has.
+
+        Raises:
+            SessionError: A row failed.
+        """
+        if not self.passed:
+            raise SessionError(f"{self.folder.name}: {self.outcome}")
+
+
+def run(config: Config, record: str = "") -> DemoCheck:
+    """Run the check with these settings, print its rows as they come, and return it.
+
+    Args:
+        config: Settings of the sessions that are to trade there.
+        record: New folder for the record; empty for one under `runs/`.
+
+    Raises:
+        SessionError: The check could not begin, or was killed; what it printed says why.
+    """
+    named = f"demo_check-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    folder = Path(record) if record else project_root() / "runs" / named
+    command = [sys.executable, "-m", "voltrade", "doctor", "--trade", "--record", str(folder), *_given(config)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    last = _follow(process)
+    if not (folder / REPORT).exists():
+        raise SessionError(f"the check has not begun, or was killed: {last}")
+    return DemoCheck(folder)
+
+
+def _follow(process: subprocess.Popen[str]) -> str:
+    """Print what a process prints; return its last line. An interrupt is passed on, and its end waited for."""
+    last = ""
+    assert process.stdout is not None
+    with process:
+        try:
+            for line in process.stdout:
+                print(line, end="")
+                last = line.strip() or last
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            process.wait(CLEAN_UP_WITHIN_S)
+            raise
+    return last
+
+
+def _given(config: Config) -> list[str]:
+    """Return the parameters that differ from the defaults, as options of the command."""
+    defaults = Config().parameters()
+    differing = {name: value for name, value in config.parameters().items() if defaults.get(name, ...) != value}
+    return [part for name, value in differing.items() for part in ("-p", name, str(value))]
