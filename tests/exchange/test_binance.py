@@ -20,6 +20,7 @@ from test_messages import ACCOUNT, ALGO, ALGO_ORDER, FILL, MARK, ORDER, USER_TRA
 from voltrade.config import Config
 from voltrade.engine.modes import reach
 from voltrade.errors import ConfigError, VenueError
+from voltrade.exchange.account_reader import FEES_MS
 from voltrade.exchange.binance import (
     DEMO,
     LIVE,
@@ -30,7 +31,7 @@ from voltrade.exchange.binance import (
 )
 from voltrade.exchange.client import UsdmExchange
 from voltrade.exchange.credentials import Credentials
-from voltrade.exchange.rest import FEES_MS, RequestInterrupted
+from voltrade.exchange.rest import RequestInterrupted
 from voltrade.model import (
     AccountUpdate,
     AlgoUpdate,

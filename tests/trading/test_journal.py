@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voltrade.errors import JournalError
-from voltrade.journal import Journal, is_open_for_writing, read, verify
+from voltrade.journal import SCHEMA_VERSION, Journal, is_open_for_writing, read, verify
 from voltrade.journal_rows import as_stored, decode, encode, encode_json
 from voltrade.model import (
     NEVER,
@@ -272,7 +272,7 @@ def test_rows_can_only_be_added_at_the_end(path, statement):
         ("DELETE FROM journal WHERE seq > 40", 41, "head"),
         ("UPDATE header SET identity = 'other'", 1, "hash"),
         ("DELETE FROM header", 0, "tables and triggers"),
-        ("PRAGMA user_version = 3", 0, "version"),
+        (f"PRAGMA user_version = {SCHEMA_VERSION + 1}", 0, "version"),
         ("PRAGMA application_id = 1", 0, "application id"),
         ("CREATE TRIGGER mine AFTER INSERT ON journal BEGIN SELECT 1; END", 0, "tables and triggers"),
     ],

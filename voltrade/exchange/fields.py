@@ -147,3 +147,14 @@ def shown(value: object) -> str:
     """Return the representation of a value, at most 60 characters long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def rows_of(kind: str, body: Any) -> list[Any]:
+    """Return the rows of an answer that must be a list.
+
+    Raises:
+        DataError: it is none.
+    """
+    if not isinstance(body, list):
+        raise DataError(f"{kind} must be a list")
+    return body

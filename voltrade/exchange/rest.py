@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
 from voltrade.errors import DataError, VenueError
+from voltrade.exchange.account_reader import AccountReader
 from voltrade.exchange.client import Response, UsdmExchange, response_of
-from voltrade.exchange.fields import Fields
+from voltrade.exchange.fields import Fields, rows_of
 from voltrade.exchange.filters import instrument_of
 from voltrade.exchange.messages import MessageReader, TradeRow
 from voltrade.exchange.order_params import algo_params, id_params, order_params
@@ -49,15 +50,6 @@ class RequestInterrupted(asyncio.CancelledError):
         self.reply = reply
 
 
-class _Settings(NamedTuple):
-    """Settings of the account and of one symbol."""
-
-    leverage: int
-    margin_type: str
-    hedge_mode: bool
-    multi_assets: bool
-
-
 class _Target(NamedTuple):
     """The action of a command, and its order."""
 
@@ -76,8 +68,6 @@ PAGE_WEIGHT = 20
 MAX_PAGES = 100
 BACKFILL_WEIGHT = 1_200
 """Request weight of a minute that backfill may use: half of the limit, so that orders have the other half."""
-FEES_MS = 86_400_000
-"""How long fee rates are used before they are read again."""
 INVALID_TIMESTAMP = -1021
 """Code for a timestamp outside of recvWindow."""
 NOT_MODIFIED = (-4046, -4052, -4059, -4171)
@@ -101,10 +91,7 @@ class BinanceRestClient:
         self._exchange = exchange
         self._name = name
         self._readers: dict[str, MessageReader] = {}
-        self._settings: dict[str, _Settings] = {}
-        """As they were read last, by symbol."""
-        self._fee_rates: dict[str, tuple[int, int, int]] = {}
-        """When they were read, ms; taker and maker fee; by symbol."""
+        self._account = AccountReader(self.read, exchange.clock)
         self.on_answer: Callable[[str, Mapping[str, Any], Response], None] = lambda call, params, response: None
 
     # --- reading ----------------------------------------------------------------------------------------------------
@@ -144,7 +131,7 @@ class BinanceRestClient:
             VenueError: it could not be read.
         """
         try:
-            rows = _rows("balance", await self.read("fapiPrivateV3GetBalance"))
+            rows = rows_of("balance", await self.read("fapiPrivateV3GetBalance"))
             names = {Fields("balance", row).text("accountAlias") for row in rows}
         except DataError as error:
             raise VenueError(f"the account's name could not be read: {error}") from None
@@ -153,121 +140,12 @@ class BinanceRestClient:
         return names.pop()
 
     async def summary(self, symbol: str, settings: bool = True) -> AccountSummary:
-        """Return wallet, position, settings and the ids of the open orders; request weight 7, with settings 17.
-
-        Raises:
-            VenueError: a part of the account could not be read.
-        """
-        reader = await self._reader(symbol)
-        found, account, orders, algos = await self._read_all(
-            self._settings_of(reader, symbol, settings),
-            self.read("fapiPrivateV3GetAccount"),
-            *self._open_orders(symbol),
-        )
-        try:
-            wallet, _ = reader.wallet(account)
-            listed: tuple[OrderUpdate | AlgoUpdate, ...]
-            listed = (*self._orders(reader, orders), *self._algo_orders(reader, algos))
-            return AccountSummary(
-                time=self._exchange.clock(),
-                symbol=symbol,
-                wallet=wallet,
-                position=reader.position_lots(account),
-                **found._asdict(),
-                orders=tuple(order.client_order_id for order in listed),
-            )
-        except DataError as error:
-            raise VenueError(f"the account of {symbol} could not be read: {error}") from None
+        """Return what a regular comparison of the account reads; see `AccountReader.summary`."""
+        return await self._account.summary(await self._reader(symbol), settings)
 
     async def snapshot(self, symbol: str, since_trade_id: int, settings: bool = True) -> Snapshot:
-        """Return the account: wallet, position, settings, open orders of both kinds, and our trades after an id.
-
-        The request weight is 17, with settings 27, and once a day 20 more for the fees. With `since_trade_id` 0 the
-        trades are the latest 1,000.
-
-        Raises:
-            VenueError: a part of the account could not be read.
-        """
-        reader = await self._reader(symbol)
-        found, (taker, maker), account, positions, orders, algos, fills = await self._read_all(
-            self._settings_of(reader, symbol, settings),
-            self._fees_of(reader, symbol),
-            self.read("fapiPrivateV3GetAccount"),
-            self.read("fapiPrivateV3GetPositionRisk", {"symbol": symbol}),
-            *self._open_orders(symbol),
-            self._user_trades(reader, symbol, since_trade_id),
-        )
-        try:
-            wallet, available = reader.wallet(account)
-            return Snapshot(
-                time=self._exchange.clock(),
-                symbol=symbol,
-                wallet=wallet,
-                available=available,
-                taker_fee_e8=taker,
-                maker_fee_e8=maker,
-                leverage=found.leverage,
-                margin_type=found.margin_type,
-                hedge_mode=found.hedge_mode,
-                position=reader.position(positions, found.leverage, found.margin_type),
-                orders=self._orders(reader, orders),
-                algo_orders=self._algo_orders(reader, algos),
-                fills=tuple(fills),
-                multi_assets=found.multi_assets,
-            )
-        except DataError as error:
-            raise VenueError(f"the account of {symbol} could not be read: {error}") from None
-
-    @staticmethod
-    async def _read_all(*requests: Coroutine[Any, Any, Any]) -> list[Any]:
-        """Send requests at once; return their answers, or raise the first error when all are over."""
-        answers: list[Any] = await asyncio.gather(*requests, return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-        return answers
-
-    def _open_orders(self, symbol: str) -> tuple[Coroutine[Any, Any, Any], Coroutine[Any, Any, Any]]:
-        """Return the requests for the open orders of both kinds."""
-        of_symbol = {"symbol": symbol}
-        return (
-            self.read("fapiPrivateGetOpenOrders", of_symbol),
-            self.read("fapiPrivateGetOpenAlgoOrders", of_symbol),
-        )
-
-    @staticmethod
-    def _orders(reader: MessageReader, rows: Any) -> tuple[OrderUpdate, ...]:
-        return tuple(map(reader.order, _rows("openOrders", rows)))
-
-    @staticmethod
-    def _algo_orders(reader: MessageReader, rows: Any) -> tuple[AlgoUpdate, ...]:
-        return tuple(map(reader.algo_order, _rows("openAlgoOrders", rows)))
-
-    async def _settings_of(self, reader: MessageReader, symbol: str, read: bool) -> _Settings:
-        """Return the settings of the account and a symbol: read anew, or as they were read last."""
-        if read or symbol not in self._settings:
-            config, account = await self._read_all(
-                self.read("fapiPrivateGetSymbolConfig", {"symbol": symbol}), self.read("fapiPrivateGetAccountConfig")
-            )
-            try:
-                flags = Fields("accountConfig", account)
-                modes = flags.flag("dualSidePosition"), flags.flag("multiAssetsMargin")
-                self._settings[symbol] = _Settings(*reader.symbol_config(config), *modes)
-            except DataError as error:
-                raise VenueError(f"the settings of {symbol} could not be read: {error}") from None
-        return self._settings[symbol]
-
-    async def _fees_of(self, reader: MessageReader, symbol: str) -> tuple[int, int]:
-        """Return taker and maker fee; they are read once a day, since reading them is dear."""
-        now, known = self._exchange.clock(), self._fee_rates.get(symbol)
-        if known is None or now - known[0] >= FEES_MS:
-            rates = await self.read("fapiPrivateGetCommissionRate", {"symbol": symbol})
-            try:
-                self._fee_rates[symbol] = (now, *reader.fee_rates(rates))
-            except DataError as error:
-                raise VenueError(f"the fees of {symbol} could not be read: {error}") from None
-        _, taker, maker = self._fee_rates[symbol]
-        return taker, maker
+        """Return the account, its open orders, and our trades after an id; see `AccountReader.snapshot`."""
+        return await self._account.snapshot(await self._reader(symbol), since_trade_id, settings)
 
     async def agg_trades(
         self, symbol: str, from_id: int | None = None, limit: int = PAGE, start: int | None = None
@@ -282,7 +160,7 @@ class BinanceRestClient:
         wanted = {"symbol": symbol, "limit": limit} | {name: at for name, at in begin.items() if at is not None}
         rows = await self.read("fapiPublicGetAggTrades", wanted)
         try:
-            return sorted(map(reader.agg_trade, _rows("aggTrades", rows)))
+            return sorted(map(reader.agg_trade, rows_of("aggTrades", rows)))
         except DataError as error:
             raise VenueError(f"aggTrades of {symbol} could not be read: {error}") from None
 
@@ -298,7 +176,8 @@ class BinanceRestClient:
         ticklot = instrument.tick_size * instrument.step_size
         try:
             return [
-                (int(row[0]), instrument.lots(row[5]), int(Decimal(row[7]) / ticklot)) for row in _rows("klines", rows)
+                (int(row[0]), instrument.lots(row[5]), int(Decimal(row[7]) / ticklot))
+                for row in rows_of("klines", rows)
             ]
         except (DataError, ArithmeticError, ValueError, TypeError, IndexError) as error:
             raise VenueError(f"klines of {symbol} could not be read: {error}") from None
@@ -506,27 +385,3 @@ class BinanceRestClient:
             except DataError as error:
                 raise VenueError(str(error)) from None
         return self._readers[symbol]
-
-    async def _user_trades(self, reader: MessageReader, symbol: str, since_trade_id: int) -> list[OrderUpdate]:
-        """Return our trades after an id, or the latest ones if it is 0."""
-        fills: list[OrderUpdate] = []
-        last = since_trade_id
-        for _ in range(MAX_PAGES):
-            wanted = {"symbol": symbol, "limit": PAGE} | ({"fromId": last + 1} if last else {})
-            rows = await self.read("fapiPrivateGetUserTrades", wanted)
-            try:
-                page = sorted(map(reader.user_trade, _rows("userTrades", rows)), key=lambda fill: fill.trade_id)
-            except DataError as error:
-                raise VenueError(f"our trades of {symbol} could not be read: {error}") from None
-            new = [fill for fill in page if fill.trade_id > last]
-            fills += new
-            if not new or len(page) < PAGE or not since_trade_id:
-                return fills
-            last = new[-1].trade_id
-        raise VenueError(f"our trades of {symbol} after {since_trade_id} are more than {MAX_PAGES * PAGE}")
-
-
-def _rows(kind: str, body: Any) -> list[Any]:
-    if not isinstance(body, list):
-        raise DataError(f"{kind} must be a list")
-    return body

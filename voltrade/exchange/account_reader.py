@@ -1,0 +1,184 @@
+"""Reads the account over REST: by few questions for a regular comparison, or whole."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from voltrade.errors import DataError, VenueError
+from voltrade.exchange.fields import Fields, rows_of
+from voltrade.exchange.messages import MessageReader
+from voltrade.model import AccountSummary, AlgoUpdate, OrderUpdate, Snapshot
+
+FEES_MS = 86_400_000
+"""How long fee rates are used before they are read again."""
+PAGE, MAX_PAGES = 1000, 100
+"""The most rows in one page of our trades, and the most pages of one reading."""
+
+
+class Read(Protocol):
+    """Returns the decoded body of one raw request; raises VenueError."""
+
+    def __call__(self, call: str, params: Mapping[str, Any] | None = None) -> Coroutine[Any, Any, Any]: ...
+
+
+class _Settings(NamedTuple):
+    """Settings of the account and of one symbol."""
+
+    leverage: int
+    margin_type: str
+    hedge_mode: bool
+    multi_assets: bool
+
+
+class AccountReader:
+    """Reads the account of one API key.
+
+    Args:
+        read: sends a question.
+        clock: returns the time in ms.
+    """
+
+    def __init__(self, read: Read, clock: Callable[[], int]) -> None:
+        self._read = read
+        self._clock = clock
+        self._settings: dict[str, _Settings] = {}
+        """As they were read last, by symbol."""
+        self._fee_rates: dict[str, tuple[int, int, int]] = {}
+        """When they were read, ms; taker and maker fee; by symbol."""
+
+    async def summary(self, reader: MessageReader, settings: bool = True) -> AccountSummary:
+        """Return wallet, position, settings and the ids of the open orders; request weight 7, with settings 17.
+
+        Raises:
+            VenueError: a part of the account could not be read.
+        """
+        symbol = reader.instrument.symbol
+        found, account, orders, algos = await self._read_all(
+            self._settings_of(reader, symbol, settings),
+            self._read("fapiPrivateV3GetAccount"),
+            *self._open_orders(symbol),
+        )
+        try:
+            wallet, _ = reader.wallet(account)
+            listed: tuple[OrderUpdate | AlgoUpdate, ...]
+            listed = (*self._orders(reader, orders), *self._algo_orders(reader, algos))
+            return AccountSummary(
+                time=self._clock(),
+                symbol=symbol,
+                wallet=wallet,
+                position=reader.position_lots(account),
+                **found._asdict(),
+                orders=tuple(order.client_order_id for order in listed),
+            )
+        except DataError as error:
+            raise VenueError(f"the account of {symbol} could not be read: {error}") from None
+
+    async def snapshot(self, reader: MessageReader, since_trade_id: int, settings: bool = True) -> Snapshot:
+        """Return the account: wallet, position, settings, open orders of both kinds, and our trades after an id.
+
+        The request weight is 17, with settings 27, and once a day 20 more for the fees. With `since_trade_id` 0 the
+        trades are the latest 1,000.
+
+        Raises:
+            VenueError: a part of the account could not be read.
+        """
+        symbol = reader.instrument.symbol
+        found, (taker, maker), account, positions, orders, algos, fills = await self._read_all(
+            self._settings_of(reader, symbol, settings),
+            self._fees_of(reader, symbol),
+            self._read("fapiPrivateV3GetAccount"),
+            self._read("fapiPrivateV3GetPositionRisk", {"symbol": symbol}),
+            *self._open_orders(symbol),
+            self._user_trades(reader, symbol, since_trade_id),
+        )
+        try:
+            wallet, available = reader.wallet(account)
+            return Snapshot(
+                time=self._clock(),
+                symbol=symbol,
+                wallet=wallet,
+                available=available,
+                taker_fee_e8=taker,
+                maker_fee_e8=maker,
+                leverage=found.leverage,
+                margin_type=found.margin_type,
+                hedge_mode=found.hedge_mode,
+                position=reader.position(positions, found.leverage, found.margin_type),
+                orders=self._orders(reader, orders),
+                algo_orders=self._algo_orders(reader, algos),
+                fills=tuple(fills),
+                multi_assets=found.multi_assets,
+            )
+        except DataError as error:
+            raise VenueError(f"the account of {symbol} could not be read: {error}") from None
+
+    @staticmethod
+    async def _read_all(*requests: Coroutine[Any, Any, Any]) -> list[Any]:
+        """Send requests at once; return their answers, or raise the first error when all are over."""
+        answers: list[Any] = await asyncio.gather(*requests, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return answers
+
+    def _open_orders(self, symbol: str) -> tuple[Coroutine[Any, Any, Any], Coroutine[Any, Any, Any]]:
+        """Return the requests for the open orders of both kinds."""
+        of_symbol = {"symbol": symbol}
+        return (
+            self._read("fapiPrivateGetOpenOrders", of_symbol),
+            self._read("fapiPrivateGetOpenAlgoOrders", of_symbol),
+        )
+
+    @staticmethod
+    def _orders(reader: MessageReader, rows: Any) -> tuple[OrderUpdate, ...]:
+        return tuple(map(reader.order, rows_of("openOrders", rows)))
+
+    @staticmethod
+    def _algo_orders(reader: MessageReader, rows: Any) -> tuple[AlgoUpdate, ...]:
+        return tuple(map(reader.algo_order, rows_of("openAlgoOrders", rows)))
+
+    async def _settings_of(self, reader: MessageReader, symbol: str, read: bool) -> _Settings:
+        """Return the settings of the account and a symbol: read anew, or as they were read last."""
+        if read or symbol not in self._settings:
+            config, account = await self._read_all(
+                self._read("fapiPrivateGetSymbolConfig", {"symbol": symbol}), self._read("fapiPrivateGetAccountConfig")
+            )
+            try:
+                flags = Fields("accountConfig", account)
+                modes = flags.flag("dualSidePosition"), flags.flag("multiAssetsMargin")
+                self._settings[symbol] = _Settings(*reader.symbol_config(config), *modes)
+            except DataError as error:
+                raise VenueError(f"the settings of {symbol} could not be read: {error}") from None
+        return self._settings[symbol]
+
+    async def _fees_of(self, reader: MessageReader, symbol: str) -> tuple[int, int]:
+        """Return taker and maker fee; they are read once a day, since reading them is dear."""
+        now, known = self._clock(), self._fee_rates.get(symbol)
+        if known is None or now - known[0] >= FEES_MS:
+            rates = await self._read("fapiPrivateGetCommissionRate", {"symbol": symbol})
+            try:
+                self._fee_rates[symbol] = (now, *reader.fee_rates(rates))
+            except DataError as error:
+                raise VenueError(f"the fees of {symbol} could not be read: {error}") from None
+        _, taker, maker = self._fee_rates[symbol]
+        return taker, maker
+
+    async def _user_trades(self, reader: MessageReader, symbol: str, since_trade_id: int) -> list[OrderUpdate]:
+        """Return our trades after an id, or the latest ones if it is 0."""
+        fills: list[OrderUpdate] = []
+        last = since_trade_id
+        for _ in range(MAX_PAGES):
+            wanted = {"symbol": symbol, "limit": PAGE} | ({"fromId": last + 1} if last else {})
+            rows = await self._read("fapiPrivateGetUserTrades", wanted)
+            try:
+                page = sorted(map(reader.user_trade, rows_of("userTrades", rows)), key=lambda fill: fill.trade_id)
+            except DataError as error:
+                raise VenueError(f"our trades of {symbol} could not be read: {error}") from None
+            new = [fill for fill in page if fill.trade_id > last]
+            fills += new
+            if not new or len(page) < PAGE or not since_trade_id:
+                return fills
+            last = new[-1].trade_id
+        raise VenueError(f"our trades of {symbol} after {since_trade_id} are more than {MAX_PAGES * PAGE}")
