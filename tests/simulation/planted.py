@@ -69,10 +69,10 @@ BUGS: tuple[Bug, ...] = (
         ("O1", "O2", "O3", "O4", "O5", "O6"),
     ),
     Bug(
-        "a triggered stop covers its lots until they have filled",
-        "order_queries.py",
-        "            lots += rest if fills else 0",
-        "            lots += rest",
+        "the time without cover begins anew with every event",
+        "position_rules.py",
+        "    elif position.unprotected_since == NEVER:",
+        "    else:",
         ("O5",),
     ),
     Bug(
