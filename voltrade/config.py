@@ -207,6 +207,8 @@ class RiskSettings(Settings):
     """Largest fraction of the capital that a stopped-out trade may cost, with fees and expected slippage."""
     max_notional_multiple: Annotated[float, Field(gt=0, le=20)] = 2.0
     """Largest position, as a multiple of capital."""
+    max_mark_gap_bps: Annotated[BasisPoints, Field(gt=0)] = 50.0
+    """No entry while the last price is further than this from the mark price."""
     leverage: Annotated[int, Field(ge=1, le=125)] = 5
     """Leverage of the symbol at the exchange."""
     margin_type: Literal["isolated", "cross"] = "isolated"

@@ -74,6 +74,7 @@ GATES: tuple[risk.Gate, ...] = (
     risk.NOT_RECONCILED,
     risk.LINK_DOWN,
     risk.STALE_PRICE,
+    risk.OFF_MARK,
     risk.UNKNOWN_ORDER,
     risk.IN_POSITION,
     risk.COOLDOWN,

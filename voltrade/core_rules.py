@@ -313,6 +313,7 @@ def fill_facts(account: Record, symbol: Record, signal: Record) -> None:
     """Collect what the gates and the position size need to know of the bar, the session and the account."""
     fact = symbol.facts[0]
     fact["time"], fact["price_time"] = account.now, symbol.price_time
+    fact["mark_e8"] = 0 if symbol.mark_is_last_price else symbol.mark_e8
     fact["warming_up"] = not signal.ready
     fact["last_bar"] = signal.last_bar
     fact["tainted"] = signal.tainted

@@ -77,6 +77,7 @@ FACTS = record_dtype(
         ("last_exit_time", np.int64),  # of the last exit fill, ms; NO_EXIT for none
         ("bars_since_exit", np.int64),  # bars that closed after it, including the deciding bar
         ("price_time", np.int64),  # time of the last price, ms
+        ("mark_e8", np.int64),  # mark price in 1e-8 of the quote asset, 0 where the exchange's isn't known
         # the circuit breaker: rules in force, written by fill_holds
         ("halted", np.bool_),
         ("drawdown", np.bool_),
@@ -98,6 +99,8 @@ LIMITS = record_dtype(
         ("cooldown_ms", np.int64),
         ("cooldown_bars", np.int64),
         ("max_price_age_ms", np.int64),
+        ("max_mark_gap_e8", np.int64),  # of the mark price
+        ("tick_e8", np.int64),  # tick size in 1e-8 of the quote asset
         ("capital", np.int64),  # money
         ("risk_e8", np.int64),  # part of capital that a stop-out may cost
         ("max_notional_e8", np.int64),  # multiple of capital
@@ -133,6 +136,8 @@ def limits_of(config: Config, instrument: Instrument, taker_fee_e8: int | None =
     row["cooldown_ms"] = milliseconds(risk.cooldown_s)
     row["cooldown_bars"] = risk.cooldown_bars
     row["max_price_age_ms"] = MAX_PRICE_AGE_MS
+    row["max_mark_gap_e8"] = rate_e8(Decimal(str(risk.max_mark_gap_bps)) / 10_000)
+    row["tick_e8"] = int(instrument.tick_size * MONEY)
     row["capital"] = int(risk.capital * MONEY)
     row["risk_e8"] = rate_e8(risk.risk_fraction)
     row["max_notional_e8"] = rate_e8(risk.max_notional_multiple)
@@ -339,6 +344,13 @@ def stale_price(facts: Rows, limits: Rows) -> bool:
 
 
 @compiled
+def off_mark(facts: Rows, limits: Rows) -> bool:
+    fact, limit = facts[0], limits[0]
+    gap = abs(fact["price"] * limit["tick_e8"] - fact["mark_e8"])
+    return bool(fact["mark_e8"] > 0 and gap > mul_e8_floor(fact["mark_e8"], limit["max_mark_gap_e8"]))
+
+
+@compiled
 def unknown_order(facts: Rows, limits: Rows) -> bool:
     return bool(facts[0]["unknown_orders"] > 0)
 
@@ -391,6 +403,7 @@ TRADES_PER_DAY = Gate("TRADES_PER_DAY", trades_per_day, "the limit of round trip
 NOT_RECONCILED = Gate("NOT_RECONCILED", not_reconciled, "the account isn't reconciled with the exchange")
 LINK_DOWN = Gate("LINK_DOWN", link_down, "a stream is down")
 STALE_PRICE = Gate("STALE_PRICE", stale_price, "the last price is too old")
+OFF_MARK = Gate("OFF_MARK", off_mark, "the last price is too far from the mark price")
 UNKNOWN_ORDER = Gate("UNKNOWN_ORDER", unknown_order, "an order's outcome isn't known")
 IN_POSITION = Gate("IN_POSITION", in_position, "a round trip is open or an entry is in flight")
 COOLDOWN = Gate("COOLDOWN", cooldown, "the pause after the last exit is not over")

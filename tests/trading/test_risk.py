@@ -55,6 +55,7 @@ def facts(price="50000.0", stop="500.0", wallet=10_000, **other) -> risk.Rows:
         "reconciled": True,
         "market_stream_up": True,
         "user_stream_up": True,
+        "mark_e8": int(Decimal(price) * MONEY),
         "price": int(Decimal(price) * 10),
         "stop_ticks": int(Decimal(stop) * 10),
         "wallet": int(Decimal(wallet) * MONEY),
@@ -279,6 +280,8 @@ def test_a_healthy_entry_passes_every_gate():
         ("LINK_DOWN", {"market_stream_up": False}),
         ("LINK_DOWN", {"user_stream_up": False}),
         ("STALE_PRICE", {"price_time": NOON - 10_001}),
+        ("OFF_MARK", {"mark_e8": 49_751 * MONEY}),  # 249 of 49,751 are more than 0.5 %
+        ("OFF_MARK", {"mark_e8": 50_252 * MONEY}),  # 252 of 50,252
         ("UNKNOWN_ORDER", {"unknown_orders": 1}),
         ("IN_POSITION", {"round_trips": 1}),
         ("COOLDOWN", {"last_exit_time": NOON - 1, "bars_since_exit": 3}),
@@ -296,10 +299,19 @@ def test_each_gate_refuses_for_its_own_reason_alone(code, changes):
 def test_each_gate_is_covered_and_has_a_code_and_a_text():
     assert [name for name, gate in vars(risk).items() if isinstance(gate, risk.Gate)] == [g.code for g in GATES]
     assert all(gate.text for gate in GATES)
-    assert len(GATES) == 20
+    assert len(GATES) == 21
 
 
-@pytest.mark.parametrize("changes", [{"price_time": NOON - 10_000}, {"quantity": 400}, {"stop": "4375.0"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"price_time": NOON - 10_000},
+        {"quantity": 400},
+        {"stop": "4375.0"},
+        {"mark_e8": 49_752 * MONEY},
+        {"mark_e8": 0},
+    ],
+)
 def test_what_is_at_a_limit_passes(changes):
     assert codes(facts(**changes), limits()) == set()
 
