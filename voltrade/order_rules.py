@@ -95,6 +95,7 @@ def cancel(account: Record, symbol: Record, row: int, time: int, reason: int) ->
     if not is_resting(order) or not move_to(order, states.PENDING_CANCEL):
         return
     order.lookup_at, order.lookup_reason = time + symbol.settings.stale_ms, states.STALE
+    order.cancels += 1
     if order.cancel_reason == states.NONE:
         order.cancel_reason = reason
     add_output(account, records.CANCEL, symbol.index, row, reason, time)
@@ -262,14 +263,19 @@ def start_closing(position: Record, reason: int) -> None:
 def on_canceled(account: Record, symbol: Record, row: int, time: int, outcome: int) -> None:
     """Apply the answer to a cancel; where it was refused or its outcome is unknown, look the order up.
 
-    An order whose cancel is refused may have filled or triggered.
+    An order whose cancel is refused may have filled or triggered. The first look-up follows at once; where it finds the
+    order open, so that the cancel is sent again, the next ones follow after a pause: what it finds may be out of date.
     """
     order = symbol.orders[row]
     if outcome == states.ACCEPTED:
         move_to(order, states.CANCELED)
     elif not is_done(order):
         reason = states.CANCEL_REFUSED if outcome == states.REFUSED else states.CANCEL_UNKNOWN
-        lookup(account, symbol, row, time, reason)
+        if order.cancels <= 1:
+            lookup(account, symbol, row, time, reason)
+        else:
+            order.lookup_at = time + (states.RETRY_AFTER_MS << protect_doublings(order.cancels))
+            order.lookup_reason = reason
 
 
 @compiled_part

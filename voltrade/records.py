@@ -47,13 +47,13 @@ ORDER = record_dtype(
         *wholes("state", "order_id", "filled", "reported", "updated_at", "code"),
         *flags("child_done", "is_foreign", "is_removable"),
         # what we do next
-        *wholes("lookup_at", "lookup_reason", "cancel_reason"),
+        *wholes("lookup_at", "lookup_reason", "cancel_reason", "cancels"),
     ]
 )
 """An order. `number` is unique within the symbol, `count` within the round trip and purpose. `order_id` of a
 conditional order is that of the order that it became, and `child_done` says that this order has ended. `filled`: lots
 of counted fills; `reported`: lots that the exchange says are filled. `lookup_at` and `lookup_reason`: when to ask for
-its state, and why."""
+its state, and why. `cancels`: how often its cancel was sent."""
 
 POSITION = record_dtype(
     [

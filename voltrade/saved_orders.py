@@ -13,7 +13,7 @@ from voltrade.records import OrderRow, PositionRow
 from voltrade.risk import whole
 
 _REASONS = frozenset({"reason", "lookup_reason", "cancel_reason", "exit_reason", "closing_reason", "rest_reason"})
-_OF_THIS_RUN = frozenset({"number", "is_removable"})
+_OF_THIS_RUN = frozenset({"number", "is_removable", "cancels"})
 
 
 def open_position_state(register: OrderRegister, books: Books) -> dict[str, Any] | None:

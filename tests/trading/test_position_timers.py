@@ -14,6 +14,7 @@ from test_oms import a_snapshot as what_is_held
 
 from voltrade.model import (
     AlgoUpdate,
+    CancelOrder,
     LookupOrder,
     OrderType,
     Outcome,
@@ -170,6 +171,30 @@ def test_a_look_up_says_why_it_was_wanted(
         found = next_of(LookupOrder, harness)
     assert found.reason == reason
     assert harness.time <= since + after_ms
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"), [(Outcome.REFUSED, "CANCEL_REFUSED"), (Outcome.UNKNOWN, "CANCEL_UNKNOWN")]
+)
+def test_a_cancel_that_fails_again_and_again_is_followed_by_look_ups_with_growing_pauses(
+    outcome: Outcome, reason: str
+) -> None:
+    """Each look-up finds the order open, as one that is out of date does: without a pause both would never rest."""
+    harness = Harness().in_position()
+    harness.note(leave(harness.monitor, harness.time, "TIME"))
+    sent = harness.order("vt-e-1x1", "FILLED", 10)
+    harness.reply(STOP, "cancel", Outcome.ACCEPTED)
+    pauses = []
+    for _ in range(7):
+        assert TARGET in {each.client_order_id for each in sent if isinstance(each, CancelOrder)}
+        found = [each for each in harness.reply(TARGET, "cancel", outcome, -2011) if isinstance(each, LookupOrder)]
+        since = harness.time
+        asked = found[0] if found else next_of(LookupOrder, harness)
+        assert (asked.client_order_id, asked.reason) == (TARGET, reason)
+        pauses.append(harness.time - since)
+        resting = a_listing(harness, TARGET)["algo_orders"][0]
+        sent = harness.reply(TARGET, "lookup", Outcome.ACCEPTED, algo_order=resting)
+    assert pauses == [0, 1_000, 1_000, 1_000, 2_000, 4_000, 4_000]
 
 
 def test_an_entry_without_an_update_becomes_stale() -> None:
