@@ -21,7 +21,7 @@ import pytest
 from voltrade.errors import JournalError, SessionError
 from voltrade.journal import Journal, last_row
 from voltrade.runs.ledger import Ledger
-from voltrade.runs.ledger_file import FinalState, accounts_home, read_record
+from voltrade.runs.ledger_file import VERSION, FinalState, accounts_home, read_record
 
 RACES = 50
 CONTEXT = multiprocessing.get_context("spawn")
@@ -132,7 +132,7 @@ def test_a_ledger_of_another_version_is_refused_by_its_version(tmp_path: Path) -
     [path] = tmp_path.glob("*.json")
     earlier = {"version": 1, "account": "account", "mode": "live", "run": "id", "folder": "", "left": None, "after": ""}
     path.write_text(json.dumps(earlier))
-    with pytest.raises(SessionError, match="version must be 3, was 1"):
+    with pytest.raises(SessionError, match=f"version must be {VERSION}, was 1"):
         open_one(tmp_path)
     assert json.loads(path.read_text()) == earlier
 
@@ -143,7 +143,7 @@ def test_a_broken_ledger_is_refused_and_let_go_of(tmp_path: Path) -> None:
     ledger.close()
     [path] = tmp_path.glob("*.json")
     whole = path.read_text()
-    another = {"version": 3, "account": "another", "mode": "demo", "run": 5, "extra": ""}
+    another = {"version": VERSION + 1, "account": "another", "mode": "demo", "run": 5, "extra": ""}
     changed = [json.dumps(json.loads(whole) | {name: value}) for name, value in another.items()]
     for text in (whole[:-3], "", "[]", *changed):
         path.write_text(text)
