@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import pickle
 from pathlib import Path
 
 import pytest
 
 from voltrade.errors import ConfigError
+from voltrade.exchange.binance import DEMO, connect
 from voltrade.exchange.credentials import Credentials
 
 KEY, SECRET = "a-key-of-thirty-two-letters-and-up", "a-secret-that-nobody-may-ever-see-0"
@@ -59,3 +61,35 @@ def test_the_environment_may_name_the_file(tmp_path: Path) -> None:
     assert len(credentials.fingerprint) == 12
     assert credentials.fingerprint != Credentials("another", SECRET).fingerprint
     assert credentials.fingerprint == Credentials(KEY, "another").fingerprint
+
+
+BODY = base64.b64encode(bytes.fromhex("302e020100300506032b657004220420") + bytes(range(32))).decode()
+PEM = f"-----BEGIN PRIVATE KEY-----\n{BODY}\n-----END PRIVATE KEY-----"
+"""An Ed25519 key whose seed is 0, 1, 2 ... 31."""
+
+
+@pytest.mark.parametrize("written", [PEM, f'"{PEM}"', PEM.replace("\n", "\\n"), PEM.replace("\n", "  \n  ")])
+def test_a_key_in_pem_signs_from_a_file_as_from_the_environment(written: str, tmp_path: Path) -> None:
+    path = tmp_path / "keys.env"
+    path.write_text(f"# of the demo\nVOLTRADE_API_SECRET={written}\nVOLTRADE_API_KEY=k\n")
+    path.chmod(0o600)
+    found = Credentials.load({}, path)
+    assert found == Credentials.load({"VOLTRADE_API_KEY": "k", "VOLTRADE_API_SECRET": PEM}) == Credentials("k", PEM)
+    signed = [
+        connect(DEMO, credentials, lambda: 1, 5_000).sign("accountConfig", ["fapiPrivate"], "GET", {})
+        for credentials in (found, Credentials("k", PEM))
+    ]
+    assert signed[0] == signed[1]
+    assert "signature=" in signed[0]["url"]
+
+
+def test_a_key_in_pem_is_hidden_line_by_line() -> None:
+    exchange = connect(DEMO, Credentials("k-of-a-test", PEM), lambda: 1, 5_000)
+    assert BODY not in exchange.redact(f"Unable to load {BODY}")
+
+
+def test_a_pem_that_is_cut_off_ends_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "keys.env"
+    path.write_text(f"VOLTRADE_API_KEY=k\nVOLTRADE_API_SECRET={PEM[:60]}")
+    path.chmod(0o600)
+    assert Credentials.load({}, path).secret == PEM[:60]

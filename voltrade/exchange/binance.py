@@ -137,6 +137,8 @@ def connect(
     if endpoint.rights:
         exchange.urls["api"]["sapi"] = f"{endpoint.rights}/sapi/v1"
     exchange.pin(filter(None, (endpoint.rest, endpoint.stream, endpoint.rights)))
+    for line in credentials.secret.splitlines()[1:-1] if credentials else ():  # of a private key in PEM
+        exchange.add_secret(line)
     exchange.use_proxy(proxy_of(endpoint.rest))
     if endpoint.rest.startswith("http:"):
         exchange.timeout_on_exit = 0  # close() need not wait for TLS connections to shut down

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +21,9 @@ KEY_FILE_VARIABLE = "VOLTRADE_KEY_FILE"
 """Variable with the path of a file of `NAME=value` lines."""
 
 LARGEST_FILE = 65_536
+
+PEM_BEGIN, PEM_END = "-----BEGIN", "-----END"
+"""How the first and the last line of a private key in PEM begin; Binance takes RSA and Ed25519 keys."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -84,5 +87,22 @@ def read_private(file: Path) -> str:
 
 
 def _pairs(text: str) -> dict[str, str]:
-    lines = (line.partition("=") for line in text.splitlines() if "=" in line and not line.lstrip().startswith("#"))
-    return {name.strip(): value.strip() for name, _, value in lines}
+    """Read `NAME=value` lines; the value of a private key in PEM goes on to the line that ends it."""
+    values: dict[str, str] = {}
+    lines = iter(text.splitlines())
+    for line in lines:
+        name, is_pair, value = line.partition("=")
+        if is_pair and not line.lstrip().startswith("#"):
+            values[name.strip()] = _pem(value, lines) if PEM_BEGIN in value else value.strip()
+    return values
+
+
+def _pem(first: str, lines: Iterator[str]) -> str:
+    """Return a private key in PEM, of one line with `\\n` in it or of several, without quotes around it."""
+    found = first.strip()
+    while PEM_END not in found:
+        line = next(lines, None)
+        if line is None:
+            break
+        found += f"\n{line.strip()}"
+    return found.strip("\"'").replace("\\n", "\n")
