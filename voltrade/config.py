@@ -260,6 +260,8 @@ class ExecutionSettings(Settings):
     """Simulated exchange: time from the decision until the order is there."""
     slippage_bps: BasisPoints = 0.5
     """Simulated exchange: each market fill is worse by this. Sizing uses it as the expected slippage."""
+    fill_horizon_s: Seconds = 10.0
+    """Simulated exchange: an order that takes is priced by trades at most this long after its arrival."""
     taker_fee: Annotated[Amount, Field(ge=0, lt=Decimal("0.1"))] = Decimal("0.0005")
     """Fee of the simulated exchange; those of the real one are requested at start (commissionRate)."""
     maker_fee: Annotated[Amount, Field(ge=0, lt=Decimal("0.1"))] = Decimal("0.0002")

@@ -122,7 +122,7 @@ class Lockstep:
             if item[0] > last_id:
                 break
             rows.append(item)
-        return Segment(Trades.from_rows(self._hooks.symbol, rows), mark, reply["end"])
+        return Segment(Trades.from_rows(self._hooks.symbol, rows), mark, reply["end"], reply["arrival"])
 
     async def _advance_exchange(self, request: AdvanceExchange) -> None:
         self._inbox.remove_market(request.trades + request.mark)

@@ -346,12 +346,17 @@ class MarkPrice:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The next part of a tape: trades up to the first that the exchange reacts to, then at most one mark price."""
+    """The next part of a tape: trades up to the first that the exchange reacts to, then at most one mark price.
+
+    Or trades up to the arrival of an order at the exchange, without a mark price.
+    """
 
     trades: Trades
     mark: MarkPrice | None
     end: bool
     """Whether the tape ends after this segment."""
+    arrival: int | None = None
+    """Time at which an order arrives after the trades, ms UTC."""
 
 
 @dataclass(frozen=True, slots=True)

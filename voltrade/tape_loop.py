@@ -5,9 +5,9 @@ its driver for all else: the next stretch of the tape, playing it at the exchang
 the exchange. The backtest's driver answers in process, the engine's over REST and websockets; since both answer the
 same requests, the core gets the same events and sends the same commands.
 
-The order: trades reach the core up to the first on which something depends (a command of ours, an order's fill or
-trigger, a mark price, a due timer). The exchange plays them. Our commands are executed one by one, and the core handles
-each answer at once. Then the core handles what happened to its orders. Then the tape goes on.
+The order: trades reach the core up to the first on which something depends (a command of ours, an order's arrival, fill
+or trigger, a mark price, a due timer). The exchange plays them. Our commands are executed one by one, and the core
+handles each answer at once. Then the core handles what happened to its orders. Then the tape goes on.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class DrainEvents:
 
 @dataclass(frozen=True, slots=True)
 class EndOfTape:
-    """Request to end the tape at the exchange: market orders that are still open fill at the last price."""
+    """Request to end the tape at the exchange: orders that are still on their way arrive."""
 
 
 Request = NextSegment | AdvanceExchange | SendCommand | DrainEvents | EndOfTape
@@ -139,8 +139,12 @@ class TapeLoop:
             if commands_of(outputs):
                 yield from self._play()
                 yield from self._drain(outputs)
-                return seen == len(trades) and segment.mark is None
+                return seen == len(trades) and segment.mark is None and segment.arrival is None
         outputs = []
+        if segment.arrival is not None:
+            if (yield from self._fire_due(segment.arrival)):
+                return False
+            self._time = max(self._time, segment.arrival)
         if segment.mark is not None:
             if (yield from self._fire_due(segment.mark.time)):
                 return False

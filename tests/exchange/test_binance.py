@@ -1088,7 +1088,8 @@ def test_a_stop_is_hit_at_the_simulated_venue(tmp_path: Path) -> None:
                 await until(lambda: manager.last_trade_id >= horizon["trade_id"])
                 await until(lambda: manager.counts.marks >= horizon["mark"])
                 last, marks = manager.last_trade_id, manager.counts.marks
-                news = await ask(op="at", trade_id=last, marks=marks, time=clock.now)
+                time = max(clock.now, horizon["arrival"] or 0)
+                news = await ask(op="at", trade_id=last, marks=marks, time=time)
                 await until(lambda: manager.user_frames >= news["user"])
                 clock.now = news["time"]
                 await manager.maintain(clock.now)

@@ -151,6 +151,7 @@ ODD: dict[str, list[Any]] = {
     "resume_after_s": [5.0, 60.0, 3_600.0],
     "latency_ms": [0, 1, 900, 20_000],
     "slippage_bps": [0.1, 0.5, 5.0],
+    "fill_horizon_s": [0.0, 0.5, 600.0],
     "taker_fee": [0.00002, 0.0005],
     "mark_interval_s": [1, 10, 3_600],
     "order_stale_s": [0.5, 3.0],
@@ -203,6 +204,7 @@ def check_same(tape: Tape, config: Config, begin_s: float = 0.0, end_s: float | 
     expected, found = told(one_by_one), told(compiled)
     for kind in expected:
         assert found[kind] == expected[kind], kind
+    assert compiled.extrapolated == one_by_one.extrapolated
     assert compiled.first_bar == one_by_one.first_bar
     assert compiled.bars.tobytes() == one_by_one.bars.tobytes()
     assert compiled.bar_decisions.tobytes() == one_by_one.bar_decisions.tobytes()
@@ -242,7 +244,7 @@ def test_both_paths_tell_the_same_thousands_of_times(
 
 def test_the_trade_that_begins_a_day_is_watched_though_it_is_in_the_bar_after() -> None:
     """It closes the day's last bar; a stop that it reaches fills from it."""
-    recipe = Recipe(425272, 1_000, 8.7109375, 30, 0.0, 2, 1.0, 357_690)
+    recipe = Recipe(425272, 1_000, 8.7109375, 30, 0.0, 2, 1.0, 482_058)
     chosen = {"stop_atr": 0.7, "take_profit_atr": 0.0, "unit": "base", "bars": 60}
     done = check_session(recipe, chosen, 0.0, 1.0)
     assert [trip.exit_reason for trip in done.trips if trip.closed_at % DAY_MS == 0] == ["STOP"]

@@ -187,6 +187,24 @@ def test_a_setting_that_the_breaker_switched_off_says_so(played: Tape, path: str
     assert "halted" in found._repr_html_()
 
 
+def test_results_state_what_no_trade_gave_and_mark_what_is_mostly_that(played: Tape) -> None:
+    """Without looking ahead, only trades of the millisecond of its arrival price what takes, if there are any."""
+    found = sweep(played, CONFIG, {"fill_horizon_s": [0.0, 10.0], "risk_fraction": [0.001]}, progress=False)
+    blind, seeing = found.frame["extrapolated"]
+    assert 0.9 < blind <= 1
+    assert 0 < seeing < 0.25
+    assert "Of 1 settings more than 25% of the notional is extrapolated" in found.assessment
+    for number, (part, marked) in enumerate([(blind, True), (seeing, False)]):
+        for path in ("compiled", "events"):
+            done = backtest(played, found.config(number), path=path)  # type: ignore[arg-type]
+            assert done.extrapolated == part
+            (note,) = (note for note in done.notes() if note.startswith("extrapolated"))
+            assert note.startswith(f"extrapolated: {part:.1%} of the notional")
+            assert ("MORE THAN 25%" in note) is marked
+    folds = walk_forward(played, CONFIG, {"fill_horizon_s": [0.0]}, folds=1, progress=False).frame
+    assert folds["extrapolated"][0] > 0.9
+
+
 def test_a_walk_forward_says_what_the_breaker_switched_off_in_training_and_in_the_test(played: Tape) -> None:
     found = walk_forward(played, CONFIG, {"max_drawdown_fraction": [0.001]}, folds=1, progress=False)
     halted, in_training = found.frame["halted"][0], found.frame["halted, training"][0]

@@ -31,7 +31,7 @@ from support.exchanges import (
     take_profit,
 )
 
-from voltrade.model import OrderType, Trades
+from voltrade.model import Instrument, OrderType, Trades
 from voltrade.simulated.events import AccountChange
 from voltrade.simulated.market import Market
 from voltrade.simulated.symbols import Bracket
@@ -139,18 +139,43 @@ def check_orders(fills: list[Any]) -> None:
 
 
 def check_tape(played: History, tape: Trades) -> None:
-    """No trade of the tape gave more than it had; takers paid at least its price, makers were traded through."""
+    """No trade of the tape gave resting orders more than it had, and it went through their limits.
+
+    What took was priced by trades of its own side from then on, in order, none better than an earlier one; what they
+    did not give is said to be extrapolated.
+    """
     instrument = played.exchange.markets[tape.symbol].instrument
-    given: dict[int, Decimal] = {}
-    for row in (row for row in played.rows("fill") if row["symbol"] == tape.symbol and row["tape_id"]):
-        number = row["tape_id"] - 1
-        given[number] = given.get(number, Decimal(0)) + Decimal(row["quantity"])
-        traded, sign = instrument.price(int(tape.price[number])), 1 if row["side"] == "BUY" else -1
-        beyond = sign * (Decimal(row["price"]) - traded)
-        ticks = (traded * Decimal("0.00073") / instrument.tick_size).to_integral_value(ROUND_CEILING)
-        assert beyond > 0 if row["maker"] else beyond == ticks * instrument.tick_size
-        assert row["time"] == tape.time[number]
-    assert all(quantity <= instrument.quantity(int(tape.quantity[number])) for number, quantity in given.items())
+    given: Counter[int] = Counter()
+    taken: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for row in (row for row in played.rows("fill") if row["symbol"] == tape.symbol):
+        number, lots = row["tape_id"] - 1, instrument.lots(row["quantity"])
+        if row["maker"]:
+            given[number] += lots
+            sign = 1 if row["side"] == "BUY" else -1
+            assert sign * (instrument.ticks(row["price"]) - int(tape.price[number])) > 0
+            assert row["time"] == tape.time[number]
+            assert row["extrapolated"] == "0"
+        elif not row["client_order_id"].startswith(("autoclose-", "adl_autoclose")):
+            taken.setdefault((row["order_id"], row["time"]), []).append(row)
+    assert all(lots <= tape.quantity[number] for number, lots in given.items())
+    modified = {row["order_id"] for row in played.rows("accepted") if row["action"] == "modify_order"}
+    for (order_id, time), rows in taken.items():
+        if order_id not in modified:  # which may take twice at one time
+            check_taken(instrument, tape, time, rows)
+
+
+def check_taken(instrument: Instrument, tape: Trades, time: int, rows: list[dict[str, Any]]) -> None:
+    """Hold the fills that an order took at a time against the trades that may have given them."""
+    sold = rows[0]["side"] == "SELL"
+    prices = [instrument.ticks(row["price"]) * (-1 if sold else 1) for row in rows]
+    assert prices == sorted(set(prices)), "one fill a price, none better than an earlier one"
+    beyond = [instrument.lots(row["extrapolated"]) for row in rows]
+    assert not any(beyond[:-1]), "only the last may be extrapolated"
+    given = sum(instrument.lots(row["quantity"]) for row in rows) - sum(beyond)
+    may = (tape.time >= time) & (tape.time <= time + 10_000) & (tape.buyer_is_maker == sold)
+    assert given <= tape.quantity[may].sum()
+    if beyond[-1]:
+        assert given >= tape.quantity[may & (tape.time > time)].sum(), "what trades give is used first"
 
 
 # --- the books, kept a second time ------------------------------------------------------------------------------------
@@ -355,5 +380,5 @@ def test_an_independent_reader_counts_round_trips_and_exits_in_the_log() -> None
     assert [row["origin"] for row in closing] == ["STOP_MARKET", "TAKE_PROFIT_MARKET", "TAKE_PROFIT_MARKET"]
     assert [row["side"] for row in rows if not row["origin"]] == ["BUY", "SELL", "BUY"]
     assert all(json.loads(json.dumps(row)) == row and row["time"] >= T0 for row in log)
-    kinds = {"start", "market", "accepted", "trade", "order", "algo", "fill", "account"}
+    kinds = {"start", "market", "accepted", "arrival", "trade", "order", "algo", "fill", "account"}
     assert {row["kind"] for row in log} == kinds

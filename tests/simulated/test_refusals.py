@@ -284,7 +284,7 @@ def test_ended_orders_are_forgotten(name: str, days: int) -> None:
     exchange.place_order(limit(BUY, 5, 990, name="canceled"))
     exchange.place_order(market(BUY, 5, "filled"))
     exchange.place_order(limit(BUY, 9, 1_001, name="cut"))
-    played(exchange, (1, 1_000, "b", 8))
+    played(exchange, (1, 1_000, "b", 3))
     for ended in ("canceled", "cut"):
         exchange.cancel_order(SYMBOL, client_order_id=ended)
     exchange.advance(T0 + days * DAY_MS)

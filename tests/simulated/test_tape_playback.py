@@ -96,30 +96,51 @@ def test_the_horizon_ends_with_the_first_trade_that_an_order_reacts_to() -> None
     assert (len(player.horizon().trades), player.horizon().end) == (11, True)
     player.play(1, False, T0)
     exchange.place_order(market(BUY, 5))
-    assert len(player.horizon().trades) == 5  # up to T0 + 50: it arrives, and that trade's taker sold
-    player.play(5, False, 0)
-    assert len(player.horizon().trades) == 1  # the next one's bought
-    player.play(1, False, 0)
-    assert len(fills(exchange)) == 1
+    assert (len(player.horizon().trades), player.horizon().arrival) == (4, T0 + 50)  # those before it arrives
+    assert player.next_time == T0 + 10
+    player.play(4, False, T0 + 50)
+    assert fills(exchange) == [("m", "BUY", 5, 1_003)]  # by the trade of T0 + 60, no better than 1,001 at T0 + 40
+    assert (len(player.horizon().trades), player.horizon().arrival) == (6, None)
     exchange.place_algo(stop(SELL, 5, 970))
     exchange.terms = replace(exchange.terms, latency_ms=0)
-    assert (len(player.horizon().trades), player.horizon().end) == (4, True)
-    player.play(1, False, 0)
-    player.play(3, False, 0)
+    assert (len(player.horizon().trades), player.horizon().end) == (6, True)
+    player.play(6, False, 0)
     assert exchange.clock == T0 + 99
-    assert exchange.query_algo(client_order_id="s").status == "NEW"  # its latency ends at T0 + 110
+    assert exchange.query_algo(client_order_id="s").status == "NEW"  # its latency ends at T0 + 100
     assert len(a_player(tape, batch=4).horizon().trades) == 4
 
 
-def test_the_horizon_holds_back_the_mark_when_the_last_trade_before_it_acts() -> None:
-    exchange = an_exchange(clock=0, latency_ms=0)
-    player = a_player(trades((0, 1_000, "b", 9), (50, 1_000, "b", 9), (150, 1_000, "b", 9)), exchange)
+@pytest.mark.parametrize(
+    ("latency_ms", "expected"),
+    [
+        (99, [(2, None, 99), (0, 100, None), (1, None, None)]),
+        (100, [(2, None, 100), (0, 100, None), (1, None, None)]),  # an arrival comes before the mark of its time
+        (101, [(2, 100, None), (0, None, 101), (1, None, None)]),
+        (150, [(2, 100, None), (0, None, 150), (1, None, None)]),  # and before a trade of its time
+        (400, [(2, 100, None), (1, None, 400), (0, None, None)]),  # after the last trade
+    ],
+)
+def test_an_order_arrives_at_its_time_between_trades_and_marks(
+    latency_ms: int, expected: list[tuple[int, int | None, int | None]]
+) -> None:
+    exchange = an_exchange(clock=0, latency_ms=latency_ms)
+    player = a_player(
+        trades((0, 1_000, "b", 9), (10, 1_000, "b", 9), (60, 1_000, "b", 9), (150, 1_000, "b", 9)), exchange
+    )
     player.play(1, False, 0)
     exchange.place_order(market(BUY, 5))
-    assert (len(player.horizon().trades), player.horizon().mark) == (1, None)
-    player.play(1, False, 0)
-    segment = player.horizon()
-    assert (len(segment.trades), segment.mark is not None) == (0, True)
+    seen = []
+    while True:
+        segment = player.horizon()
+        mark, arrival = segment.mark and segment.mark.time - T0, segment.arrival and segment.arrival - T0
+        seen.append((len(segment.trades), mark, arrival))
+        player.play(len(segment.trades), segment.mark is not None, segment.arrival or 0)
+        if arrival is not None:
+            assert exchange.user_trades()[0].time == segment.arrival == exchange.clock
+        if segment.end:
+            break
+    assert seen == expected
+    assert exchange.position(SYMBOL).quantity == 5
 
 
 def test_playing_what_does_not_come_next_is_a_mistake_of_the_driver() -> None:
@@ -162,15 +183,16 @@ def test_several_tapes_play_in_the_order_of_time() -> None:
         (player.market.symbol, trades.price.tolist(), mark) for player, trades, mark in steps_until(players, T0 + 12)
     ]
     assert steps == [(SYMBOL, [1_000], None), ("GEMUSDT", [500], None), (SYMBOL, [1_001], None)]
+    exchange.terms = replace(exchange.terms, latency_ms=8)
     exchange.place_order(market(BUY, 5, symbol="GEMUSDT"))
     seen = []
     for player, block, mark in steps_until(players, T0 + 200):
         seen.append((player.market.symbol, block.price.tolist(), mark and mark.time - T0))
         assert player.trades_played == 0 or player.trades.time[player.trades_played - 1] <= exchange.clock
     assert seen == [
-        ("GEMUSDT", [501], None),  # the order takes; what COIN traded later has not happened yet
+        ("GEMUSDT", [], None),  # the order arrives; what COIN traded later has not happened yet
         (SYMBOL, [1_002], None),
-        ("GEMUSDT", [502, 503], None),
+        ("GEMUSDT", [501, 502, 503], None),
         (SYMBOL, [], 100),
         (SYMBOL, [1_003], None),
     ]
@@ -197,19 +219,20 @@ def test_a_player_goes_on_where_an_exchange_that_came_back_has_stopped() -> None
         segment = player.horizon()
         player.play(min(5, len(segment.trades)), len(segment.trades) <= 5 and segment.mark is not None, 0)
     player.exchange.place_order(market(BUY, 5))
-    again = a_player(tape, restored(log))
+    again = a_player(tape, restored(log, tapes=[tape]))
     assert (again.trades_played, again.marks_played) == (player.trades_played, player.marks_played) == (35, 3)
     for each in (player, again):
         while not (segment := each.horizon()).end:
-            each.play(len(segment.trades), segment.mark is not None, 0)
+            each.play(len(segment.trades), segment.mark is not None, segment.arrival or 0)
     assert state_of(again.exchange) == state_of(player.exchange)
 
 
 def test_the_funding_rate_of_a_tape_is_due_at_whole_intervals() -> None:
     tape = trades((0, 1_000, "b", 9), (350, 1_000, "b", 9))
     exchange = an_exchange(clock=0, latency_ms=0, slippage_bps=0.0, rules=SymbolRules(funding_interval_ms=200))
-    player = a_player(tape, exchange, funding_rate_e8=10_000)
     hold(played(exchange, (0, 1_000, "s", 9), (0, 1_000, "b", 9)), 5)
+    player = a_player(tape, exchange, funding_rate_e8=10_000)
+    exchange.markets[SYMBOL].played = 0
     marks = [mark for _, _, mark in steps_until([player], T0 + 400) if mark]
     assert [(mark.funding_rate_e8, mark.next_funding_time - T0) for mark in marks] == [
         (10_000, 200),

@@ -1,8 +1,9 @@
 """Every way in which a notebook or an engine can be ended from outside, at every moment that matters to a position.
 
-A venue of its own plays a dense tape by the wall clock, so that an entry fills for seconds; papermill runs the live
-notebook on it; something is killed. Then the venue's own log says whether the policy was carried out, and whether the
-position was ever without a stop.
+A venue of its own plays a dense tape by the wall clock; papermill runs the live notebook on it; something is killed.
+An entry fills at once, in many parts, so that its first stop is soon replaced by a larger one, which the venue delays
+for seconds. Then the venue's own log says whether the policy was carried out, and whether the position was ever without
+a stop.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -43,6 +44,9 @@ AGAIN_AND_AGAIN = {"max_holding_bars": 40, "cooldown_bars": 1}
 LATER = {"first_bar": 120}
 """An engine that is killed finds its position as it was: it enters once, when any notebook follows the session."""
 
+LATE_STOPS = [{"do": "late", "on": "POST /fapi/v1/algoOrder", "skip": 1, "times": 0, "for_s": 1.0}]
+"""Every stop but the first, which the second is to replace, reaches the exchange after a second."""
+
 
 class Story:
     """A session that papermill runs on a venue of its own, and what that venue saw."""
@@ -60,10 +64,13 @@ class Story:
 
 
 @contextmanager
-def begin(folder: Path, latency_ms: int = 50, first_bar: int = 75, **parameters: Any) -> Iterator[Story]:
+def begin(
+    folder: Path, latency_ms: int = 50, first_bar: int = 75, faults: Sequence[Any] = (), **parameters: Any
+) -> Iterator[Story]:
     with ExitStack() as stack:
         # The live notebook talks to it as `sim`, whose keys are these.
-        venue = stack.enter_context(a_venue(folder, latency_ms=latency_ms, api=("sim-key", "sim-secret")))
+        api = ("sim-key", "sim-secret")
+        venue = stack.enter_context(a_venue(folder, latency_ms=latency_ms, api=api, faults=faults))
         story = Story(folder, venue, latency_ms=latency_ms, first_bar=first_bar, **parameters)
         stack.callback(story.session.clean_up)
         yield story
@@ -83,7 +90,7 @@ class Seen:
     stops: dict[str, Decimal] = field(default_factory=dict)
     """Quantities of the stops at the exchange; from its trigger on a stop is on its way out with all it was for."""
     exits: dict[str, Decimal] = field(default_factory=dict)
-    """What market exits that are under way have still to fill: the tape's own volume takes seconds for it."""
+    """What market exits that are under way have still to fill."""
     entries: int = 0
     stops_placed: int = 0
     """How often the position in hand was given a stop."""
@@ -185,10 +192,10 @@ def restarted_at(run: Path) -> int:
 
 # --- moments and kills ----------------------------------------------------------------------------------------------
 
-MOMENTS: dict[str, tuple[Callable[[Seen], bool], dict[str, int]]] = {
+MOMENTS: dict[str, tuple[Callable[[Seen], bool], dict[str, Any]]] = {
     "flat": (lambda now: now.entries == 0, {"first_bar": 1_000_000}),
     "entry in flight": (lambda now: bool(now.asked) and now.position == 0, {"latency_ms": 2_000}),
-    "stop being resized": (lambda now: now.stops_placed >= 2 and bool(now.asked), {}),
+    "stop being resized": (lambda now: now.stops_placed == 1 and not now.is_covered, {"faults": LATE_STOPS}),
     "in position": (lambda now: now.position > 0 and now.is_protected, {}),
 }
 

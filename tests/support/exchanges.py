@@ -92,8 +92,15 @@ def trades(*rows: Row, symbol: str = SYMBOL) -> Trades:
     )
 
 
+def ahead(exchange: SimulatedExchange, *rows: Row, symbol: str = SYMBOL) -> Trades:
+    """Let trades be those that come next, which price what takes liquidity."""
+    market = exchange.markets[symbol]
+    market.tape, market.played = trades(*rows, symbol=symbol), 0
+    return market.tape
+
+
 def played(exchange: SimulatedExchange, *rows: Row, symbol: str = SYMBOL) -> SimulatedExchange:
-    exchange.on_trades(trades(*rows, symbol=symbol))
+    exchange.on_trades(ahead(exchange, *rows, symbol=symbol))
     return exchange
 
 
@@ -145,8 +152,9 @@ def holding(quantity: int, **other: Any) -> SimulatedExchange:
 
 def hold(exchange: SimulatedExchange, quantity: int, price: int = 1_000, symbol: str = SYMBOL) -> None:
     """Open a position at a price, where orders take neither time nor slippage."""
+    tape = ahead(exchange, (10, price, "b" if quantity > 0 else "s", abs(quantity)), symbol=symbol)
     exchange.place_order(market(BUY if quantity > 0 else SELL, abs(quantity), "opening", symbol=symbol))
-    played(exchange, (10, price, "b" if quantity > 0 else "s", abs(quantity)), symbol=symbol)
+    exchange.on_trades(tape)
 
 
 def fills(exchange: SimulatedExchange) -> list[tuple[str, str, int, int]]:
@@ -402,6 +410,7 @@ def state_of(exchange: SimulatedExchange) -> dict[str, Any]:
                 dict(market.taker_price), market.last_trade_id, market.mark, market.fills, market.leverage,
                 market.margin_type, market.added_margin, market.realised, market.cost_basis, market.margin_called,
                 market.status, list(market.open_orders), list(market.open_algos), market.position.cost,
+                market.taken, market.extrapolated,
             )
             for symbol, market in exchange.markets.items()
         },

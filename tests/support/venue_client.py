@@ -84,6 +84,8 @@ class Client:
             reached = min(horizon["trade_id"], trade_id)
             marks = horizon["mark"] if horizon["trade_id"] <= trade_id else self.venue.player.marks_played
             now = int(self.venue.player.trades.time[self.venue.player.trades.id == reached][0])
+            if reached < trade_id and horizon["arrival"]:
+                now = horizon["arrival"]
             played = await self.ask(op="at", trade_id=reached, marks=marks, time=now)
             if reached == trade_id or horizon["end"]:
                 return played

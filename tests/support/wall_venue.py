@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -43,7 +43,7 @@ PARAMETERS: dict[str, Any] = {
     **{"stop_atr": 60.0, "take_profit_atr": 0.0, "min_stop_bps": 0.0, "capital": 1_000_000, "risk_fraction": 0.05},
     **SIMULATED,
 }
-"""A session whose entry takes seconds to fill, with a stop so far that it seldom triggers."""
+"""A session with an entry so large that it fills at many prices, and a stop so far that it seldom triggers."""
 
 
 def rule_file(folder: Path) -> str:
@@ -65,12 +65,17 @@ def dense_tape() -> Path:
 
 
 @contextmanager
-def a_venue(folder: Path, api: tuple[str, str] = (KEY, SECRET), **parameters: Any) -> Iterator[str]:
+def a_venue(
+    folder: Path, api: tuple[str, str] = (KEY, SECRET), faults: Sequence[Any] = (), **parameters: Any
+) -> Iterator[str]:
     """Run a venue whose tape is ten minutes old; yield its address. Its log is in `folder/venue`."""
     given = {"tape": str(dense_tape()), "speed": 1.0, "begin_s": 600.0, **SIMULATED, **parameters}
     (folder / "venue.json").write_text(json.dumps(given))
     command = [sys.executable, "-m", "voltrade", "venue", "--parameters", str(folder / "venue.json")]
     command += ["--log", str(folder / "venue"), "--api-key", api[0], "--api-secret", api[1]]
+    if faults:
+        (folder / "faults.json").write_text(json.dumps(faults))
+        command += ["--faults", str(folder / "faults.json")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:

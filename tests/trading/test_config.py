@@ -8,7 +8,7 @@ from voltrade.config import LEAST_SECONDS, Config, milliseconds
 from voltrade.errors import ConfigError
 
 NEVER_ZERO = ("order_stale_s", "resume_after_s")
-MAY_BE_ZERO = ("max_holding_s", "cooldown_s", "duration_s", "begin_s")
+MAY_BE_ZERO = ("max_holding_s", "cooldown_s", "duration_s", "begin_s", "fill_horizon_s")
 
 
 def test_every_setting_in_seconds_is_among_those_below() -> None:

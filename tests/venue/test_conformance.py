@@ -1,8 +1,8 @@
 """Three clients that are none of ours trade the same story at the venue and end with the same account.
 
 ccxt, the official SDK (whose models are strict) and python-binance are the released packages with their addresses
-changed. The venue plays by a clock that the story moves: calm trades at 80,000 for ten seconds, then two trades of
-0.030 at another price, and so on; so however slow the machine is, each order meets the same trades.
+changed. The venue plays by a clock that the story moves: calm trades at 80,000 for ten seconds, then two sales of 0.030
+at another price, and so on; so however slow the machine is, each order meets the same trades.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def story_tape() -> Trades:
     for event in (*EVENTS, 0):
         rows += [(800_000, 500, time_ms + 50 * n, n % 2 == 1) for n in range(CALM_MS // 50)]
         time_ms += CALM_MS
-        rows += [(event, 30, time_ms - 40 + 10 * n, event < 800_000) for n in range(2 if event else 0)]
+        rows += [(event, 30, time_ms - 40 + 10 * n, True) for n in range(2 if event else 0)]
     return Trades.from_rows(S, [(100 + n, price, lots, at, sold) for n, (price, lots, at, sold) in enumerate(rows)])
 
 

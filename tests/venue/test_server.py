@@ -257,7 +257,7 @@ def test_market_frames_come_before_the_answer_and_once(tmp_path: Path) -> None:
         user = await client.user_stream()
         first = await client.ask(op="go")
         # Marks fall on whole intervals: 10 s after START, before the trade of that time.
-        assert first == {"trade_id": 109, "trades": 10, "mark": 1, "end": False, "time": START - 1}
+        assert first == {"trade_id": 109, "trades": 10, "mark": 1, "end": False, "arrival": None, "time": START - 1}
         sent = await frames(market, 11)
         assert [frame["data"].get("a") for frame in sent] == [*range(100, 110), None]
         assert sent[-1]["data"]["e"] == "markPriceUpdate"
@@ -268,21 +268,37 @@ def test_market_frames_come_before_the_answer_and_once(tmp_path: Path) -> None:
         }
         assert (await client.order(newClientOrderId="vt-1"))["status"] == "NEW"
         again = await client.ask(op="go")
-        assert (again["trade_id"], again["mark"], again["trades"]) == (103, 0, 1), "up to the trade that may fill it"
-        after = await client.ask(op="at", trade_id=103, marks=0, time=START + 3_000)
-        assert after["user"] == 1, "103 was a taker's sale: the order is NEW and no more"
-        await client.ask(op="go")
-        filled = await client.ask(op="at", trade_id=104, marks=0, time=START + 4_000)
+        assert (again["trade_id"], again["mark"], again["trades"]) == (103, 0, 1), "up to its arrival"
+        assert again["arrival"] == START + 3_500
+        after = await client.ask(op="at", trade_id=103, marks=0, time=START + 3_499)
+        assert after["user"] == 1, "it is NEW and no more"
+        assert (await client.signed("GET", "/fapi/v1/order", symbol="BTCUSDT", orderId=1))["status"] == "NEW"
+        filled = await client.ask(op="at", trade_id=103, marks=0, time=START + 3_500)
         assert filled["user"] == 4
+        assert (await client.signed("GET", "/fapi/v1/order", symbol="BTCUSDT", orderId=1))["status"] == "FILLED"
         kinds = [(frame["e"], frame.get("o", {}).get("X")) for frame in await frames(user, 4)]
         told = [("ORDER_TRADE_UPDATE", "NEW"), ("TRADE_LITE", None), ("ORDER_TRADE_UPDATE", "FILLED")]
         assert kinds == [*told, ("ACCOUNT_UPDATE", None)]
 
         rest = await client.ask(op="go")
-        assert (rest["trade_id"], rest["mark"], rest["trades"]) == (109, 1, 5)
+        assert (rest["trade_id"], rest["mark"], rest["trades"]) == (109, 1, 6)
         assert await is_silent(market), "all of it was sent before"
 
-    run(story, tmp_path, Trades.from_rows("BTCUSDT", rows), mark_interval_s=10)
+    run(story, tmp_path, Trades.from_rows("BTCUSDT", rows), mark_interval_s=10, latency_ms=1_000)
+
+
+def test_a_market_order_is_filled_before_it_can_be_asked_about(tmp_path: Path) -> None:
+    """As at Binance: the answer says NEW, GET order FILLED, and the events are still on their way."""
+
+    async def story(client: Client) -> None:
+        await client.play_to(110)
+        assert (await client.order(newClientOrderId="vt-1"))["status"] == "NEW"
+        found = await client.signed("GET", "/fapi/v1/order", symbol="BTCUSDT", origClientOrderId="vt-1")
+        assert (found["status"], found["executedQty"]) == ("FILLED", "0.010")
+        (risk,) = await client.signed("GET", "/fapi/v3/positionRisk", symbol="BTCUSDT")
+        assert risk["positionAmt"] == "0.010"
+
+    run(story, tmp_path)
 
 
 def test_a_step_that_can_not_be_done_changes_nothing(tmp_path: Path) -> None:
@@ -303,17 +319,17 @@ def test_a_step_that_can_not_be_done_changes_nothing(tmp_path: Path) -> None:
     run(story, tmp_path)
 
 
-def test_the_end_fills_what_is_still_open(tmp_path: Path) -> None:
+def test_at_the_end_what_is_on_its_way_arrives(tmp_path: Path) -> None:
     async def story(client: Client) -> None:
         user = await client.user_stream()
         await client.play_to(139)
-        await client.order(newClientOrderId="late")
         assert (await client.ask(op="go"))["end"] is True
+        await client.order(newClientOrderId="late")
         assert (await client.ask(op="finish"))["user"] == 4
         *_, filled, _ = await frames(user, 4)
         assert (filled["o"]["X"], filled["o"]["L"]) == ("FILLED", "80000.0")
 
-    run(story, tmp_path)
+    run(story, tmp_path, latency_ms=50)
 
 
 def test_no_future_is_shown_over_rest(tmp_path: Path) -> None:
@@ -947,7 +963,7 @@ def test_ccxt_trades_a_round_trip_with_stop_and_take_profit(tmp_path: Path) -> N
 
 def test_the_stop_tells_its_life_on_the_user_stream(tmp_path: Path) -> None:
     rows = [trade(n, 800_000, sold=n % 2 == 1) for n in range(10)] + [
-        trade(10, 794_000, 3),
+        trade(10, 794_000, 3, sold=True),
         trade(11, 793_000, sold=True),
     ]
 
@@ -1030,7 +1046,7 @@ def test_the_truth_is_on_disk_before_the_answer_and_holds_no_secret(tmp_path: Pa
         for secret in ("sim-key", "sim-secret", "signature"):
             assert secret not in text
 
-    run(story, tmp_path)
+    run(story, tmp_path, latency_ms=1)
 
 
 COMMAND = [sys.executable, "-m", "voltrade", "venue"]

@@ -1,12 +1,15 @@
 """Paper trading: orders go to a simulated exchange in this process, which the real market's trades and marks move.
 
-A trade goes to the simulated exchange first and then to the session, so that its fills come with it. Nothing is sent to
-Binance. The account is kept in the exchange's log from session to session. Between two sessions the simulated market
-does not move: a stop that the price has passed meanwhile triggers at the first trade of the next session.
+A trade goes to the simulated exchange first and then to the session, so that its fills come with it. What takes
+liquidity fills when it arrives, extrapolated from the last price of its side, since the trades that follow are not
+known. Nothing is sent to Binance. The account is kept in the exchange's log from session to session. Between two
+sessions the simulated market does not move: a stop that the price has passed meanwhile triggers at the first trade of
+the next session.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -61,9 +64,11 @@ class PaperExchange:
         self._clock = clock
         self._on_agg_trade: OnAggTrade = lambda *trade: None
         self._on_event: OnEvent = lambda event: None
+        self._is_closed = False
 
     def close(self) -> None:
         """Close the account's log."""
+        self._is_closed = True
         if self._log is not None:
             self._log.close()
 
@@ -113,7 +118,9 @@ class PaperExchange:
         return self._exchange.snapshot(symbol, since_trade_id)
 
     async def submit(self, intent: OrderIntent) -> Reply:
-        return self._execute(intent)
+        reply = self._execute(intent)
+        asyncio.get_running_loop().call_later((self._exchange.terms.latency_ms + 1) / 1000, self._on_arrival)
+        return reply
 
     async def cancel(self, command: CancelOrder) -> Reply:
         return self._execute(command)
@@ -125,6 +132,12 @@ class PaperExchange:
         with suppress(VenueRefusal):  # it is set already
             self._exchange.set_margin_type(symbol, margin_type)
         self._exchange.set_leverage(symbol, leverage)
+
+    def _on_arrival(self) -> None:
+        """Let the order arrive that was sent a latency ago, though no trade comes."""
+        if not self._is_closed:
+            self._exchange.advance(self._clock())
+            self._deliver()
 
     def _execute(self, command: Command) -> Reply:
         self._exchange.advance(self._clock())

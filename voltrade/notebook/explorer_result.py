@@ -59,4 +59,4 @@ def rule_sha256(rule: str) -> str:
 def _without_trades(bars: int) -> Tables:
     rows = {name: np.empty(0, dtype) for name, dtype in loop_records.TABLES.items()}
     signals, refusals = np.empty(0, SIGNAL), np.empty(0, REFUSAL)
-    return Tables(bars, first_bar=0, wallet=0, signals=signals, refusals=refusals, **rows)
+    return Tables(bars, first_bar=0, wallet=0, extrapolated=0.0, signals=signals, refusals=refusals, **rows)

@@ -31,6 +31,7 @@ from voltrade.research.prepared_tape import Research, Span
 from voltrade.signal_engine import SignalEngine
 from voltrade.simulated.core_commands import drain_events, execute
 from voltrade.simulated.exchange import SimulatedExchange
+from voltrade.simulated.fill_model import MOST_EXTRAPOLATED
 from voltrade.simulated.tape_playback import TapePlayer, simulate, steps_until
 from voltrade.strategy.rule_file import RuleFile, signal_engine_of
 from voltrade.tape_loop import (
@@ -62,6 +63,7 @@ class Backtest(Framed):
         bar_decisions: the decision of each bar, rows of the engine's `decision_dtype`.
         path: `compiled` or `events`.
         why: why it ran event by event; empty for the compiled path.
+        extrapolated: the part of the notional of all fills that no trade of the tape gave; see `fill_model`.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Backtest(Framed):
         first_bar: int,
         result: Tables | list[Event | Output],
         *,
+        extrapolated: float,
         epoch: str = "bt",
         why: str = "",
         rows: tuple[int, int] | None = None,
@@ -86,6 +89,7 @@ class Backtest(Framed):
         self.first_bar = first_bar
         self.path = "compiled" if isinstance(result, Tables) else "events"
         self.why = why
+        self.extrapolated = extrapolated
         self._result = result
         self._epoch = epoch
         self._rows = rows or (0, len(tape.trades))
@@ -193,13 +197,22 @@ class Backtest(Framed):
         return [
             f"trades: {self.tape.source}; {coverage.gaps_text}; {tainted:,} tainted bars",
             f"filters: {self.instrument.source}",
-            f"fills: the tape's own trades on the other side, {execution.latency_ms} ms after the decision, "
-            f"slippage {execution.slippage_bps:g} bps, taker fee {float(execution.taker_fee):.3%}; no order book",
+            f"fills: all at once, {execution.latency_ms} ms after the decision, priced by the trades of the next "
+            f"{execution.fill_horizon_s:g} s, slippage {execution.slippage_bps:g} bps, taker fee "
+            f"{float(execution.taker_fee):.3%}; no order book",
+            f"extrapolated: {self.extrapolated:.1%} of the notional, which no trade gave{self._thin}",
             f"mark = {coverage.mark_text(simulated)}",
             f"funding = {coverage.funding_text(one_rate)}",
             f"path: {how}{f', since {self.why}' if self.why else ''}",
             self._versions,
         ]
+
+    @property
+    def _thin(self) -> str:
+        is_thin = self.extrapolated > MOST_EXTRAPOLATED
+        return (
+            f": MORE THAN {MOST_EXTRAPOLATED:.0%}, so that this is a guess; trade less on this tape" if is_thin else ""
+        )
 
     def __repr__(self) -> str:
         mark = f". {self.warning}" if self.warning else ""
@@ -271,6 +284,7 @@ def backtest(
                 engine.on_volume_bars(bars)
             return Backtest(
                 *(config, research.tape, instrument, bars, bar_decisions[:closed], tables.first_bar, tables),
+                extrapolated=tables.extrapolated,
                 epoch=epoch,
                 rows=(span.first, span.last),
             )
@@ -327,6 +341,7 @@ def _event_by_event(
         bars, bar_decisions = symbol_state.pipeline.bars, symbol_state.pipeline.decisions
         return Backtest(
             *(config, tape, engine.instrument, bars, bar_decisions, first_bar, facts),
+            extrapolated=player.market.extrapolated / max(1, player.market.taken),
             epoch=epoch,
             why=why,
             rows=(span.first, span.last),

@@ -28,6 +28,8 @@ class Tables:
     first_bar: int
     """Number of the first bar that closed in the session."""
     wallet: int
+    extrapolated: float
+    """Part of the notional of all fills that no trade gave; see `fill_model`."""
     signals: Rows
     orders: Rows
     fills: Rows
@@ -51,6 +53,7 @@ def _settings(config: Config, instrument: Instrument, is_brief: bool) -> Rows:
         row["cap"], row["maintenance_e8"], row["deducted"] = bracket.cap, bracket.maintenance_e8, bracket.deducted
     values = {
         "latency_ms": execution.latency_ms,
+        "fill_horizon_ms": milliseconds(execution.fill_horizon_s),
         "slippage_e8": round(execution.slippage_bps * 10_000),
         "taker_fee_e8": int(execution.taker_fee * MONEY),
         "take_bound_e8": int(instrument.market_take_bound * MONEY),
@@ -99,7 +102,7 @@ def initial_state(config: Config, instrument: Instrument, start: int, is_brief: 
 ROWS_PER_SIGNAL = {"orders": 8, "fills": 16, "trips": 1, "equity": 16, "changes": 1, "alerts": 1}
 """Rows of each table to reserve for a signal; a table that is too short is enlarged."""
 
-_END = ("unmodelled", "refusals_written", *(f"{name}_written" for name in loop_records.TABLES))
+_END = ("unmodelled", "taken", "extrapolated", "refusals_written", *(f"{name}_written" for name in loop_records.TABLES))
 """Fields that are read at the session's end."""
 
 
@@ -122,7 +125,8 @@ def run_session(
     cut = {name: buffers[name][: end[f"{name}_written"]] for name in loop_records.TABLES}
     refused = market.refusals[: end["refusals_written"]]
     bars, wallet = int(simulation["symbols"]["bars"][0, 0]), int(simulation["account"]["wallet"][0])
-    return Tables(bars, first_bar, wallet, market.signals, refusals=refused, **cut), ""
+    extrapolated = end["extrapolated"] / max(1, end["taken"])
+    return Tables(bars, first_bar, wallet, extrapolated, market.signals, refusals=refused, **cut), ""
 
 
 def _with_double_memory(rows: Rows) -> Rows:

@@ -56,7 +56,7 @@ SKIP = 32
 
 
 @compiled_part
-def _execute(sim: Record, output: Record) -> None:
+def _execute(sim: Record, m: Market, output: Record) -> None:
     """Execute a command, and give the core the answer; the user data stream's event would tell nothing else."""
     if output.kind == SNAPSHOT:
         _take_snapshot(sim)
@@ -78,6 +78,8 @@ def _execute(sim: Record, output: Record) -> None:
     answer.outcome = ACCEPTED if code == 0 else REFUSED_ANSWER
     if code == 0:
         _add_order_state(order, at_exchange, answer)
+    if kind == SUBMIT and sim.settings.latency_ms == 0:
+        loop_matching.arrive_due(sim, m, sim.account.now)
     _react(sim, answer)
 
 
@@ -145,7 +147,7 @@ def _look_up_missing(sim: Record) -> None:
 
 
 @compiled_part
-def _settle(sim: Record) -> None:
+def _settle(sim: Record, m: Market) -> None:
     """Execute commands, then give the core the exchange's events, until there are no more of both."""
     account, symbol = sim.account, sim.symbols[0]
     symbol.last_price = sim.last_price
@@ -153,7 +155,7 @@ def _settle(sim: Record) -> None:
         while sim.next_output < account.output_count:
             sim.next_output += 1
             if account.outputs[sim.next_output - 1].kind <= SNAPSHOT:
-                _execute(sim, account.outputs[sim.next_output - 1])
+                _execute(sim, m, account.outputs[sim.next_output - 1])
         sim.next_output = account.output_count = account.command_count = 0
         if sim.event_count == 0:
             return
@@ -180,15 +182,19 @@ def _set_last_prices(sim: Record, m: Market, row: int) -> None:
 
 @compiled_in_place
 def _play_and_settle(sim: Record, m: Market, is_acting: bool) -> None:
-    """Give the exchange the trades that the core has seen, then settle; `is_acting`: orders react to the last trade."""
+    """Give the exchange the trades that the core has seen, and the orders that arrive now, then settle.
+
+    Args:
+        is_acting: whether orders react to the last trade.
+    """
     if is_acting:
-        row = sim.row - 1
-        _set_last_prices(sim, m, row)
-        loop_matching.on_trade(sim, m.price[row], m.quantity[row], m.time[row], -1 if m.buyer_is_maker[row] else 1)
-        _settle(sim)
-    elif sim.account.command_count or sim.event_count:
+        _set_last_prices(sim, m, sim.row - 1)
+        loop_matching.on_trade(sim, m, sim.row - 1)
+        _settle(sim, m)
+    elif sim.account.command_count or sim.event_count or sim.arrival <= sim.account.now:
         _set_last_prices(sim, m, sim.row)
-        _settle(sim)
+        loop_matching.arrive_due(sim, m, sim.account.now)
+        _settle(sim, m)
 
 
 @compiled_in_place
@@ -266,18 +272,12 @@ def _write_refusals(sim: Record, m: Market) -> None:
 
 @compiled_in_place
 def _run_segment(sim: Record, m: Market) -> bool:
-    """Run to the next mark price or trade that an order reacts to; return whether the tape is at its end.
+    """Run to the next mark price, arrival, or trade that an order reacts to; return whether the tape is at its end.
 
     Trades before it are read only where something is due or happens, since reading all of them would be slow.
     """
-    has_mark = sim.mark < len(m.mark_rows)
-    end = m.mark_rows[sim.mark] if has_mark else len(m.price)
-    acting = loop_matching.next_acting_trade(sim, m, end)
-    is_acting = acting < end
-    if is_acting:
-        end, has_mark = acting + 1, False
-    is_last = end == len(m.price) and sim.mark + has_mark == len(m.mark_rows)
-    last_time = m.mark_times[sim.mark] if has_mark else m.time[end - 1]
+    end, last_time, is_acting, arrives, has_mark = loop_matching.next_end(sim, m)
+    is_last = end == len(m.price) and sim.mark + has_mark == len(m.mark_rows) and not arrives
     while sim.row < end:
         due = core_rules.next_due(sim.account, sim.symbols)
         if due > last_time:
@@ -290,7 +290,7 @@ def _run_segment(sim: Record, m: Market) -> bool:
         if sim.account.command_count:
             _play_and_settle(sim, m, is_acting and sim.row == end)
             return is_last and sim.row == end and not has_mark
-    if has_mark and _run_timers(sim, m, last_time):
+    if (has_mark or arrives) and _run_timers(sim, m, last_time):
         return False
     sim.account.now = max(sim.account.now, last_time)
     if has_mark:
@@ -401,7 +401,7 @@ def _on_mark(sim: Record, m: Market) -> None:
     core_rules.value_account(sim.account, sim.symbols, 0)
     if sim.settings.triggers_by_mark and sim.symbols[0].has_position:
         _set_last_prices(sim, m, sim.row)
-    loop_matching.on_mark_price(sim, m.mark_prices[number], m.mark_times[number], m.funding_rates[number])
+    loop_matching.on_mark_price(sim, m, m.mark_prices[number], m.mark_times[number], m.funding_rates[number])
 
 
 @compiled_in_place
@@ -483,9 +483,9 @@ def _end_session(sim: Record, m: Market) -> None:
     _set_last_prices(sim, m, sim.row)
     if not core_rules.is_finished(sim.account, sim.symbols):
         core_rules.end_session(sim.account, sim.symbols, TAPE_END)
-        _settle(sim)
-    loop_matching.finish(sim)
-    _settle(sim)
+        _settle(sim, m)
+    loop_matching.arrive_due(sim, m, NEVER)
+    _settle(sim, m)
 
 
 @cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from voltrade import order_states as states
 from voltrade import risk
 from voltrade.account import fee, funding_payment, position_after, proportion, value_at_mark
@@ -25,7 +27,8 @@ from voltrade.simulated.fill_model import (
     is_beyond_take_bound,
     is_triggered,
     is_within_limit,
-    slipped_price,
+    next_level,
+    worse_price,
 )
 
 
@@ -34,16 +37,10 @@ def update_watch(sim: Record) -> None:
     """Collect the times and prices that open orders wait for; they stay valid until an order changes."""
     sim.watch_is_stale = False
     sim.arrival, sim.algo_arrival, sim.rises_to, sim.falls_to = NEVER, NEVER, NEVER, 0
-    sim.taking_buys, sim.taking_sells = False, False
     for at in range(sim.symbols[0].order_count):
         order, at_exchange = sim.symbols[0].orders[at], sim.at_exchange[at]
         if at_exchange.phase == IN_TRANSIT:
             sim.arrival = min(sim.arrival, at_exchange.live_from)
-        elif at_exchange.phase == TAKING:
-            if order.side > 0:
-                sim.taking_buys = True
-            else:
-                sim.taking_sells = True
         if at_exchange.algo_status == states.NEW and not sim.settings.triggers_by_mark:
             if not at_exchange.arrived:
                 sim.algo_arrival = min(sim.algo_arrival, at_exchange.live_from)
@@ -51,8 +48,32 @@ def update_watch(sim: Record) -> None:
                 sim.rises_to = min(sim.rises_to, order.trigger_price)
             else:
                 sim.falls_to = max(sim.falls_to, order.trigger_price)
-    sim.is_busy = sim.taking_buys or sim.taking_sells or sim.arrival < NEVER
+    sim.is_busy = sim.arrival < NEVER
     sim.searched_to = 0
+
+
+@compiled_in_place
+def next_end(sim: Record, m: Market) -> tuple[int, int, bool, bool, bool]:
+    """Find where the next segment ends.
+
+    Returns:
+        The row after its last trade, the time of its end, and whether it ends with a trade that an order reacts to,
+        with the arrival of an order, or with a mark price.
+    """
+    if sim.watch_is_stale:
+        update_watch(sim)
+    has_mark, arrives = sim.mark < len(m.mark_rows), False
+    end = m.mark_rows[sim.mark] if has_mark else len(m.price)
+    if sim.arrival < NEVER:
+        before = sim.row + np.searchsorted(m.time[sim.row : end], sim.arrival)
+        arrives = before < end or not has_mark or m.mark_times[sim.mark] >= sim.arrival
+        end = before
+    acting = next_acting_trade(sim, m, end)
+    if acting < end:
+        return acting + 1, m.time[acting], True, False, False
+    if arrives:
+        return end, sim.arrival, False, True, False
+    return end, m.mark_times[sim.mark] if has_mark else m.time[end - 1], False, False, has_mark
 
 
 @compiled_in_place
@@ -64,20 +85,9 @@ def next_acting_trade(sim: Record, m: Market, stop: int) -> int:
     if sim.watch_is_stale:
         update_watch(sim)
     row = sim.row
-    while sim.is_busy or sim.algo_arrival < NEVER:
-        row = first_acting_trade(
-            m.price,
-            m.time,
-            m.buyer_is_maker,
-            row,
-            stop,
-            min(sim.arrival, sim.algo_arrival),
-            sim.rises_to,
-            sim.falls_to,
-            sim.taking_buys,
-            sim.taking_sells,
-        )
-        if row == stop or sim.is_busy or m.time[row] < sim.algo_arrival:
+    while sim.algo_arrival < NEVER:
+        row = first_acting_trade(m.price, m.time, row, stop, sim.algo_arrival, sim.rises_to, sim.falls_to)
+        if row == stop or m.time[row] < sim.algo_arrival:
             return row
         for at in range(sim.symbols[0].order_count):
             at_exchange = sim.at_exchange[at]
@@ -120,37 +130,31 @@ def _first_trade_at_level(sim: Record, m: Market, row: int, stop: int) -> int:
 
 
 @compiled_part
-def on_trade(sim: Record, price: int, quantity: int, time: int, side: int) -> None:
-    """Process a trade that an order reacts to: arrivals, then triggers, then fills."""
+def on_trade(sim: Record, m: Market, row: int) -> None:
+    """Process a trade that an algo order reacts to."""
+    price, time = m.price[row], m.time[row]
     for at in range(sim.symbols[0].order_count):
         at_exchange = sim.at_exchange[at]
-        if at_exchange.phase == IN_TRANSIT and time >= at_exchange.live_from:
-            _activate(sim, at, price)
         if at_exchange.algo_status == states.NEW and time >= at_exchange.live_from:
             at_exchange.arrived = True
     sim.watch_is_stale = True
     sim.last_price = price
-    if side > 0:
-        sim.last_bought = price
-    else:
+    if m.buyer_is_maker[row]:
         sim.last_sold = price
-    newest = sim.order_ids
+    else:
+        sim.last_bought = price
     if not sim.settings.triggers_by_mark:
-        _trigger_at(sim, price, 1, time)
-    last_id = 0
-    while True:
-        at = next_open(sim, last_id)
-        if at < 0:
-            return
-        at_exchange = sim.at_exchange[at]
-        last_id = at_exchange.order_id
-        if at_exchange.phase == TAKING and (at_exchange.order_id > newest or sim.symbols[0].orders[at].side == side):
-            quantity -= _take_trade(sim, at, price, quantity)
+        _trigger_at(sim, m, row, price, 1, time)
 
 
 @compiled_part
-def _trigger_at(sim: Record, price: int, unit: int, time: int) -> None:
-    """Trigger the algo orders that a price reaches, stops first; `unit` converts ticks to the unit of `price`."""
+def _trigger_at(sim: Record, m: Market, row: int, price: int, unit: int, time: int) -> None:
+    """Trigger the algo orders that a price reaches, stops first.
+
+    Args:
+        row: the first trade that may fill them.
+        unit: converts ticks to the unit of `price`: 1 where a trade triggers.
+    """
     for purpose in (states.STOP, states.TAKE_PROFIT):
         for at in range(sim.symbols[0].order_count):
             order, at_exchange = sim.symbols[0].orders[at], sim.at_exchange[at]
@@ -158,7 +162,7 @@ def _trigger_at(sim: Record, price: int, unit: int, time: int) -> None:
                 order.purpose == purpose and at_exchange.algo_status == states.NEW and time >= at_exchange.live_from
             )
             if is_waiting and is_triggered(price, order.trigger_price * unit, triggers_on_rise(order)):
-                _trigger(sim, at)
+                _trigger(sim, m, at, row, price if unit == 1 else 0)
 
 
 @compiled_part
@@ -178,61 +182,91 @@ def next_open(sim: Record, after_id: int) -> int:
 
 
 @compiled_part
-def _activate(sim: Record, at: int, price: int) -> None:
-    """Add an arriving order to the matching engine before a trade, whose price is used where there was none before."""
+def arrive_due(sim: Record, m: Market, time: int) -> None:
+    """Handle the orders that reach the matching engine up to a time: they take at once, or expire."""
+    at = next_open(sim, 0)
+    while at >= 0:
+        at_exchange = sim.at_exchange[at]
+        order_id = at_exchange.order_id
+        if at_exchange.phase == IN_TRANSIT and at_exchange.live_from <= time:
+            _arrive(sim, m, at)
+        at = next_open(sim, order_id)
+
+
+@compiled_part
+def _arrive(sim: Record, m: Market, at: int) -> None:
     order, at_exchange = sim.symbols[0].orders[at], sim.at_exchange[at]
-    at_exchange.reference = sim.last_price if sim.last_price else price
+    at_exchange.reference = sim.last_price
     best = best_price(sim, order.side)
+    sim.watch_is_stale = True
     if order.price == 0 or (best > 0 and is_within_limit(best, order.price, order.side)):
-        at_exchange.phase = TAKING
+        _take(sim, m, at, sim.row, best)
     else:
         end_order(sim, at, states.EXPIRED)
 
 
 @compiled_part
-def _trigger(sim: Record, at: int) -> None:
-    """Trigger an algo order: it becomes a market order that is in the matching engine at once."""
-    at_exchange = sim.at_exchange[at]
+def _trigger(sim: Record, m: Market, at: int, row: int, worst: int) -> None:
+    """Trigger an algo order: it becomes a market order that is in the matching engine at once.
+
+    Args:
+        row: the first trade that may fill it.
+        worst: price of the trade that triggers it, ticks; 0 for a mark price.
+    """
+    order, at_exchange = sim.symbols[0].orders[at], sim.at_exchange[at]
     at_exchange.algo_status = states.TRIGGERING
     add_order_event(sim, ALGO_UPDATED, at, states.TRIGGERING)
-    if reducible_quantity(sim, sim.symbols[0].orders[at].side) == 0:
+    if reducible_quantity(sim, order.side) == 0:
         at_exchange.code = -2022
         end_algo(sim, at, states.REJECTED)
         return
     sim.order_ids += 1
     at_exchange.order_id = sim.order_ids
-    at_exchange.phase = TAKING
     at_exchange.reference = sim.last_price
     end_algo(sim, at, states.TRIGGERED)
     at_exchange.status = states.NEW
     add_order_event(sim, ORDER_UPDATED, at, states.NEW)
+    best = best_price(sim, order.side)
+    _take(sim, m, at, row, worse_price(best, worst, order.side) if worst else best)
 
 
 @compiled_part
-def _take_trade(sim: Record, at: int, price: int, available: int) -> int:
-    """Fill an order from a trade; return the filled lots."""
-    order, reference = sim.symbols[0].orders[at], sim.at_exchange[at].reference
-    fill_price = slipped_price(price, order.side, sim.settings.slippage_e8)
-    if order.price == 0:
-        if is_beyond_take_bound(fill_price, reference or price, order.side, sim.settings.take_bound_e8):
+def _take(sim: Record, m: Market, at: int, row: int, worst: int) -> None:
+    """Fill an order from the trades ahead until it is done or its limit is reached.
+
+    Args:
+        row: the first trade that may fill it.
+        worst: no fill is better than this price, before slippage.
+    """
+    order, at_exchange, settings = sim.symbols[0].orders[at], sim.at_exchange[at], sim.settings
+    at_exchange.phase = TAKING
+    until, wanted = sim.account.now + settings.fill_horizon_ms, order.quantity
+    while at_exchange.phase == TAKING and wanted > 0:
+        row, worst, price, lots, extrapolated = next_level(
+            *(m.price, m.quantity, m.time, m.buyer_is_maker, row, until),
+            *(order.side, worst, wanted, settings.slippage_e8),
+        )
+        if order.price == 0:
+            is_beyond = is_beyond_take_bound(price, at_exchange.reference, order.side, settings.take_bound_e8)
+        else:
+            is_beyond = not is_within_limit(price, order.price, order.side)
+        if is_beyond:
             end_order(sim, at, states.EXPIRED)
-            return 0
-    elif not is_within_limit(fill_price, order.price, order.side):
-        end_order(sim, at, states.EXPIRED)
-        return 0
-    return _fill(sim, at, fill_price, available)
+            return
+        _fill(sim, at, price, lots, extrapolated)
+        wanted -= lots
 
 
 @compiled_part
-def _fill(sim: Record, at: int, price: int, available: int) -> int:
-    """Fill at most `available` lots of an order, and update position and wallet; return the filled lots."""
+def _fill(sim: Record, at: int, price: int, available: int, extrapolated: int) -> None:
+    """Fill at most `available` lots of an order, of which no trade gave the last `extrapolated`."""
     order, at_exchange = sim.symbols[0].orders[at], sim.at_exchange[at]
     reducible = reducible_quantity(sim, order.side)
     quantity: int = min(available, order.quantity - at_exchange.executed)
     if order.purpose != states.ENTRY:
         quantity = min(quantity, reducible)
-    if quantity == 0:
-        return 0
+    sim.taken += price * quantity
+    sim.extrapolated += price * max(0, extrapolated - available + quantity)
     cost = fee(price * quantity * sim.settings.money_per_ticklot, sim.settings.taker_fee_e8)
     closed = min(quantity, reducible)
     if closed:
@@ -256,7 +290,6 @@ def _fill(sim: Record, at: int, price: int, available: int) -> int:
     if at_exchange.status == states.FILLED:
         mark_ended(sim, at)
     _expire_idle_reduce_only(sim)
-    return quantity
 
 
 @compiled_part
@@ -271,7 +304,7 @@ def _expire_idle_reduce_only(sim: Record) -> None:
 
 
 @compiled_part
-def on_mark_price(sim: Record, mark_e8: int, time: int, rate_e8: int) -> None:
+def on_mark_price(sim: Record, m: Market, mark_e8: int, time: int, rate_e8: int) -> None:
     """Process a mark price: funding of a rate, 0 where none is due, then triggers, then liquidation."""
     sim.mark_e8 = mark_e8
     if sim.quantity == 0:
@@ -279,8 +312,8 @@ def on_mark_price(sim: Record, mark_e8: int, time: int, rate_e8: int) -> None:
     if rate_e8 != 0:
         _pay_funding(sim, rate_e8)
     if sim.settings.triggers_by_mark:
-        _trigger_at(sim, mark_e8, sim.settings.tick_e8, time)
-    if is_liquidated(sim, _position_value(sim)):
+        _trigger_at(sim, m, sim.row, mark_e8, sim.settings.tick_e8, time)
+    if sim.quantity != 0 and is_liquidated(sim, _position_value(sim)):
         sim.unmodelled = LIQUIDATED
 
 
@@ -315,17 +348,3 @@ def is_liquidated(sim: Record, value: int) -> bool:
     bracket = sim.settings.brackets[number]
     maintenance = risk.mul_e8_ceil(abs(value), bracket.maintenance_e8) - bracket.deducted
     return bool(margin + value - sim.cost <= maintenance)
-
-
-@compiled_part
-def finish(sim: Record) -> None:
-    """End the tape: open market orders are filled at the last price of the other side, IOC orders expire."""
-    at = next_open(sim, 0)
-    while at >= 0:
-        order = sim.symbols[0].orders[at]
-        price = best_price(sim, order.side)
-        if order.price == 0 and price > 0:
-            _fill(sim, at, slipped_price(price, order.side, sim.settings.slippage_e8), order.quantity)
-        else:
-            end_order(sim, at, states.EXPIRED)
-        at = next_open(sim, sim.at_exchange[at].order_id)

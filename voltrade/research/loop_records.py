@@ -25,6 +25,9 @@ UNMODELLED = (
 REFUSED, LATE_FILL, NOT_EXPLAINED, LIQUIDATED, NO_ROOM = range(1, 6)
 """Why the loop gave up, as an index into `UNMODELLED`."""
 
+LEVELS = 256
+"""Room for fills that are told at once: prices at which an order may fill."""
+
 DONE, NEEDS_ROOM, GIVEN_UP = range(3)
 """Return values of `simulate`."""
 
@@ -33,8 +36,8 @@ BRACKET = record_dtype(wholes("cap", "maintenance_e8", "deducted"))
 
 SETTINGS = record_dtype(
     [
-        *wholes("latency_ms", "slippage_e8", "taker_fee_e8", "take_bound_e8", "leverage", "largest_notional"),
-        *wholes("bracket_count"),
+        *wholes("latency_ms", "fill_horizon_ms", "slippage_e8", "taker_fee_e8", "take_bound_e8"),
+        *wholes("leverage", "largest_notional", "bracket_count"),
         ("brackets", BRACKET, (16,)),
         *wholes("min_quantity", "max_quantity", "market_max_quantity", "min_notional", "min_price", "max_price"),
         *wholes("multiplier_up_e8", "multiplier_down_e8"),  # of the mark, for PERCENT_PRICE
@@ -71,10 +74,12 @@ SIMULATION = record_dtype(
         *wholes("last_price", "last_bought", "last_sold"),
         # the account as the exchange has it
         *wholes("order_ids", "algo_ids", "wallet", "quantity", "cost", "mark_e8", "added_margin"),
+        # notional of fills, ticks x lots, and of it what no trade gave
+        *wholes("taken", "extrapolated"),
         # executed outputs, rows in the tables, and why the session was given up
         *wholes("next_output", "event_count", "fill_count", "orders_written", "fills_written", "trips_written"),
         *wholes("equity_written", "changes_written", "alerts_written", "refusals_written", "unmodelled"),
-        *flags("taking_buys", "taking_sells", "is_busy", "watch_is_stale", "has_ended"),
+        *flags("is_busy", "watch_is_stale", "has_ended"),
         *wholes("reserved"),  # numbers before rows, as in ACCOUNT
         ("settings", SETTINGS),
         ("account", ACCOUNT),
@@ -83,8 +88,8 @@ SIMULATION = record_dtype(
         ("blank_order", EXCHANGE_ORDER),
         ("blank_event", EVENT),
         ("answer", EVENT),
-        ("events", EVENT, (64,)),
-        ("fills", FILL, (64,)),
+        ("events", EVENT, (LEVELS,)),
+        ("fills", FILL, (LEVELS,)),
     ]
 )
 """All of a session, as one row: a function then takes one pointer, since a dozen arrays as arguments would cost more

@@ -34,9 +34,13 @@ from voltrade.research.trial_executor import trade_all
 from voltrade.research.trial_worker import Job, TrialWorker
 from voltrade.research.trials import FIGURES, Choices, Trials, trials_of
 from voltrade.signal_engine import SignalEngine
+from voltrade.simulated.fill_model import MOST_EXTRAPOLATED
 
-SHOWN = ("sharpe", "net", "round_trips", "win_rate", "profit_factor", "max_drawdown", "halted")
+SHOWN = ("sharpe", "net", "round_trips", "win_rate", "profit_factor", "max_drawdown", "extrapolated", "halted")
 """Figures of each trial that a result shows in a notebook; its frame has all."""
+
+HOW = ("path", "extrapolated", "halted")
+"""Fields of a trial's result about how it was traded, beside its figures."""
 
 MONEY_FIGURES = ("net", "realised", "fees", "funding", "equity_change", "max_drawdown", "turnover")
 """Figures in the quote asset."""
@@ -49,7 +53,8 @@ class Sweep:
 
     Attributes:
         frame: one row for each trial: the swept parameters, the fields of `Figures`, the `path` of its backtest, and
-            `halted`, the rule of the circuit breaker that halted it.
+            `extrapolated`, the part of its notional that no trade of the tape gave; and `halted`, the rule of the
+            circuit breaker that halted it.
         refused: one row for each combination that isn't allowed or can't be traded, with the reason; not trials.
         parameters: names of the swept parameters.
         trials: number of trials. The best of many trials is worth less than the best of few.
@@ -109,8 +114,14 @@ class Sweep:
 
     @property
     def assessment(self) -> str:
-        """The judgement in words, and how many trials the circuit breaker halted before the end."""
-        return f"{self.judgement.text}{self._halted_words}"
+        """The judgement in words, how many trials the circuit breaker halted, and how many are mostly a guess."""
+        return f"{self.judgement.text}{self._warnings}"
+
+    @property
+    def _warnings(self) -> str:
+        count = int((self.frame["extrapolated"] > MOST_EXTRAPOLATED).sum())
+        words = f" Of {count:,} settings more than {MOST_EXTRAPOLATED:.0%} of the notional is extrapolated, not traded."
+        return f"{self._halted_words}{words if count else ''}"
 
     @property
     def _halted_words(self) -> str:
@@ -139,7 +150,7 @@ class Sweep:
         skipped = f", {len(self.refused):,} combinations are not allowed" if len(self.refused) else ""
         head = f"{self.trials:,} settings of {', '.join(self.parameters)} on {self._research.tape.source}{skipped}"
         rests_on = f"{warning_html(self.coverage.warning)}<p>{escape(self.coverage.text)}</p>"
-        judged = f"{self.judgement._repr_html_()}<p>{escape(self._halted_words)}</p>"
+        judged = f"{self.judgement._repr_html_()}<p>{escape(self._warnings)}</p>"
         return f"<h4>{escape(head)}</h4>{rests_on}{judged}{table}"
 
 
@@ -181,9 +192,9 @@ def sweep(
     job = Job([(config.session.begin_s if begin_s is None else begin_s, end_s)], settings.rules)
     settings, outcomes = trade_all(research, job, settings, executor, progress)
     rows = [
-        {**parameters, **vars(outcome.figures), "path": outcome.path, "halted": outcome.halted}
+        {**parameters, **vars(outcome.figures), **{name: getattr(outcome, name) for name in HOW}}
         for parameters, (outcome,) in zip(settings.chosen, outcomes, strict=True)
     ]
-    frame = pd.DataFrame(rows, columns=[*grid, *FIGURES, "path", "halted"])
+    frame = pd.DataFrame(rows, columns=[*grid, *FIGURES, *HOW])
     skipped = pd.DataFrame([{**parameters, "reason": reason} for parameters, reason in settings.refused])
     return Sweep(research, job, settings, list(grid), frame, skipped)

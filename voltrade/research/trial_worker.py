@@ -33,6 +33,8 @@ class TrialResult(NamedTuple):
     figures: Figures
     returns: Returns
     path: str
+    extrapolated: float
+    """Part of the notional of its fills that no trade of the tape gave."""
     halted: str = ""
     """Rule of the circuit breaker that halted trading until an operator resumes it, and since when."""
 
@@ -179,15 +181,14 @@ class TrialWorker:
         tables, _ = research.trade(config, found, span, self._buffers, is_brief=True)
         if tables is not None:
             bars = research.bars(config.bars).rows
-            halted = _halted_in(tables.changes)
-            return TrialResult(
-                *figures_of(performance_data_of(tables, bars, self._unit), self._job.period_ms), "compiled", halted
-            )
+            figures = figures_of(performance_data_of(tables, bars, self._unit), self._job.period_ms)
+            return TrialResult(*figures, "compiled", tables.extrapolated, _halted_in(tables.changes))
         done = backtest(research, config, self._engine(config), begin_s=begin_s, end_s=end_s, path="events")
         run = done.frames()
         changes = run.breaker.reset_index()
         halted = _halted(changes["time"], changes["rule"], changes["action"] == "resume", changes["resume_at"].isna())
-        return TrialResult(*figures_of(performance_data(run), self._job.period_ms), "events", halted)
+        figures = figures_of(performance_data(run), self._job.period_ms)
+        return TrialResult(*figures, "events", done.extrapolated, halted)
 
 
 def _halted_in(changes: Rows) -> str:

@@ -25,7 +25,7 @@ FIGURES = tuple(figure.name for figure in fields(Figures))
 TRAINING = ("sharpe, training", "halted, training")
 """Columns of a walk-forward's table about the training of the chosen trial."""
 
-COLUMNS = (*FIGURES, "path", "halted", "begin", "end", "missing", *TRAINING)
+COLUMNS = (*FIGURES, "path", "extrapolated", "halted", "begin", "end", "missing", *TRAINING)
 """Columns of the tables, besides the swept parameters."""
 
 SWEPT_OF_SESSION = ("rule", "duration_s", "on_duration_end")

@@ -122,7 +122,8 @@ def walk_forward(
         best = int(np.nanargmax(sharpes))
         tested.append(by_range[best][split.test])
         rows[-1] |= settings.chosen[best] | _fold_figures(by_range[best], split, sharpes[best])
-    frame = pd.DataFrame(rows, columns=["begin", "end", *grid, *TRAINING, *FIGURES, "halted", "missing"])
+    columns = ["begin", "end", *grid, *TRAINING, *FIGURES, "extrapolated", "halted", "missing"]
+    frame = pd.DataFrame(rows, columns=columns)
     judged, coverage = _judged(tested, folds, period_ms), research.coverage(config.session.begin_s)
     return WalkForward(frame, len(settings.configs), judged, research.tape.source, coverage)
 
@@ -151,6 +152,7 @@ def _fold_figures(results: Mapping[TimeRange, TrialResult], split: Split, sharpe
     return {
         "sharpe, training": sharpe,
         "halted, training": ", ".join(halted),
+        "extrapolated": tested.extrapolated,
         "halted": tested.halted,
         **vars(tested.figures),
     }

@@ -25,7 +25,7 @@ class Clearing:
 
     Attributes:
         income: every change of the wallet.
-        tape_id: id of the trade that is being played, from which fills come; 0 without one.
+        tape_id: id of the trade that is being played, which fills resting orders; 0 without one.
     """
 
     def __init__(self, account: MarginAccount, store: OrderStore, events: EventLog) -> None:
@@ -37,15 +37,24 @@ class Clearing:
 
     # --- fills --------------------------------------------------------------------------------------------------------
 
-    def fill(self, market: Market, order: Order, price: int, available: int, *, is_maker: bool) -> int:
-        """Fill at most `available` lots of an order at `price` ticks; return how many lots."""
+    def fill(
+        self, market: Market, order: Order, price: int, available: int, *, is_maker: bool, extrapolated: int = 0
+    ) -> int:
+        """Fill at most `available` lots of an order at `price` ticks, of which no trade gave the last `extrapolated`.
+
+        Returns:
+            How many lots.
+        """
         quantity = min(available, order.remaining)
         if order.request.reduce_only:
             quantity = min(quantity, market.position.closable(order.request.side))
         if quantity:
             terms, notional = self._account.terms, market.instrument.notional(price * quantity)
             cost = fee(notional, terms.maker_fee_e8 if is_maker else terms.taker_fee_e8)
-            self._apply_fill(market, order, price, quantity, cost, is_maker=is_maker)
+            extrapolated = max(0, extrapolated - available + quantity)
+            if not is_maker:
+                market.count_taken(price, quantity, extrapolated)
+            self._apply_fill(market, order, price, quantity, cost, is_maker=is_maker, extrapolated=extrapolated)
         return quantity
 
     def _apply_fill(
@@ -57,6 +66,7 @@ class Clearing:
         cost: int,
         *,
         is_maker: bool = False,
+        extrapolated: int = 0,
         execution: str = "TRADE",
     ) -> None:
         """Apply a fill with its fee (`cost`) to order, position and wallet."""
@@ -79,7 +89,7 @@ class Clearing:
         market.fills.append(fill)
         self._add_income(market.symbol, "REALIZED_PNL", realised, fill.trade_id)
         self._add_income(market.symbol, "COMMISSION", -cost, fill.trade_id)
-        self._events.add_fill(market, order, fill, self.tape_id, self._account.books.wallet)
+        self._events.add_fill(market, order, fill, self.tape_id, extrapolated, self._account.books.wallet)
         self.report_account("ORDER", market)
         if order.remaining == 0:
             self._store.close(market, order)

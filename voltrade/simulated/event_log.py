@@ -23,8 +23,8 @@ from voltrade.simulated.symbols import SymbolRules
 Log = Callable[[dict[str, Any]], None]
 """Takes one row."""
 
-INPUTS = ("market", "accepted", "trade", "mark", "finish")
-"""Kinds of rows for what was done to the exchange, and for the prices before it."""
+INPUTS = ("market", "accepted", "arrival", "trade", "mark", "finish")
+"""Kinds of rows for what was done to the exchange or reached it, and for the prices before it."""
 
 EFFECTS = ("start", "order", "algo", "fill", "account", "settings", "margin_call")
 """Kinds of rows for what followed. A `refused` row is neither, since nothing was done."""
@@ -82,12 +82,16 @@ class EventLog:
         if self.has_log:
             self.note("algo", **_row(market, update, _ALGO_ROW))
 
-    def add_fill(self, market: Market, order: Order, fill: OrderUpdate, tape_id: int, wallet: int) -> None:
+    def add_fill(
+        self, market: Market, order: Order, fill: OrderUpdate, tape_id: int, extrapolated: int, wallet: int
+    ) -> None:
+        """Add a fill: by a trade of the tape where an order rested, else with the lots that are extrapolated."""
         self.outbox.append(fill)
         if self.has_log:
             position = quantity_text(market.instrument, market.position.quantity)
+            source = {"tape_id": tape_id, "extrapolated": quantity_text(market.instrument, extrapolated)}
             after = {"position": position, "wallet": money_text(wallet)}
-            self.note("fill", **_row(market, fill, _FILL_ROW), origin=order.origin, tape_id=tape_id, **after)
+            self.note("fill", **_row(market, fill, _FILL_ROW), origin=order.origin, **source, **after)
 
     def add_account(self, change: AccountChange) -> None:
         self.outbox.append(change)
@@ -158,6 +162,7 @@ def restore_prices(market: Market, prices: Sequence[Any]) -> None:
     """Set the prices of a symbol as in a `market` row."""
     trade_id, last, bought, sold, *marked = prices
     market.last_trade_id = trade_id
+    market.find_place()
     market.last_price, market.taker_price[Side.BUY], market.taker_price[Side.SELL] = (
         market.instrument.ticks(price) for price in (last, bought, sold)
     )

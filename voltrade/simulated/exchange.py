@@ -162,7 +162,8 @@ class SimulatedExchange:
     # --- the tape -----------------------------------------------------------------------------------------------------
 
     def advance(self, time: int) -> None:
-        """Set the clock forward; an earlier time changes nothing."""
+        """Set the clock forward, past the arrivals of orders; an earlier time changes nothing."""
+        self._matching.arrive_due(time)
         self.events.advance(time)
 
     def on_trades(self, trades: Trades) -> None:
@@ -174,13 +175,13 @@ class SimulatedExchange:
         self._matching.on_mark(mark)
 
     def finish(self, symbol: str) -> None:
-        """End a symbol's tape: open market orders fill at the last price of the other side, IOC and FOK expire."""
+        """End a symbol's tape: orders on their way arrive. Resting and conditional orders stay as they are."""
         self._matching.finish(symbol)
 
     # --- requests: orders ---------------------------------------------------------------------------------------------
 
     def place_order(self, request: OrderRequest) -> OrderUpdate:
-        """Accept a market or limit order, which reaches the matching engine after the latency."""
+        """Accept a market or limit order and return it as it is now; after the latency it is at the matching engine."""
         with self._request("place_order", client_order_id=request.client_order_id, asked=request):
             self.check_order(request)
         market = self.markets[request.symbol]
@@ -188,7 +189,9 @@ class SimulatedExchange:
         assumed = refusals.assumed_price(market, request)
         order = Order(request, self._store.next_order_id, self.clock, live_from, assumed)
         self._store.open_order(market, order)
-        return order.update()
+        accepted = order.update()
+        self._matching.arrive_due(self.clock)
+        return accepted
 
     def check_order(self, request: OrderRequest) -> None:
         """Check an order as `place_order` does, without placing it."""
@@ -248,7 +251,7 @@ class SimulatedExchange:
         if quantity <= order.filled or (modified.time_in_force is TimeInForce.GTX and market.would_take(modified)):
             self._store.end_order(market, order, "CANCELED")
             return order.update()
-        self._store.amend(market, order, quantity, price)
+        self._matching.amend(market, order, quantity, price)
         return order.update()
 
     def cancel_algo(self, *, client_order_id: str = "", algo_id: int = 0) -> AlgoUpdate:

@@ -58,7 +58,9 @@ class TruthLog:
         self._file.close()
 
 
-def restored(rows: Iterable[Mapping[str, Any]], log: Log | None = None) -> SimulatedExchange:
+def restored(
+    rows: Iterable[Mapping[str, Any]], log: Log | None = None, tapes: Iterable[Trades] = ()
+) -> SimulatedExchange:
     """Return the exchange that wrote a log, in its state after the last row.
 
     Its outbox is empty, so clients must read the account. Trades after the last row are unknown: a tape continues after
@@ -67,23 +69,26 @@ def restored(rows: Iterable[Mapping[str, Any]], log: Log | None = None) -> Simul
     Args:
         rows: of the log; kinds that the exchange does not write are skipped.
         log: takes further rows, beginning with effects of the last input that were not written.
+        tapes: the tapes that the exchange played, since trades to come have priced what took.
 
     Raises:
         DataError: the first row is not a start, or the effects differ from the log.
     """
-    return _Replay(rows, log).exchange
+    return _Replay(rows, log, tapes).exchange
 
 
 class _Replay:
-    def __init__(self, rows: Iterable[Mapping[str, Any]], log: Log | None) -> None:
+    def __init__(self, rows: Iterable[Mapping[str, Any]], log: Log | None, tapes: Iterable[Trades]) -> None:
         self._written = deque(dict(row) for row in rows if row["kind"] in (*INPUTS, *EFFECTS))
         self._log = log
         if not self._written or self._written[0]["kind"] != "start":
             raise DataError("log: must begin with the start of an exchange")
         self.exchange = self._start(self._written[0])
+        for tape in tapes:
+            self.exchange.markets[tape.symbol].follow(tape)
         while self._written:
             row = self._written[0]
-            self.exchange.advance(row["time"])
+            self.exchange.events.advance(row["time"])  # what arrives meanwhile has rows of its own
             self._do(row)
         self.exchange.outbox.clear()
         self.exchange.events.write_to(log)
@@ -116,6 +121,8 @@ class _Replay:
                 self.exchange.events.note_markets()
             case "accepted":
                 self._accept(row)
+            case "arrival":
+                self.exchange.advance(row["time"])
             case "trade":
                 self._trade(row)
             case "mark":

@@ -24,10 +24,16 @@ class Terms:
     latency_ms: int
     """From a request to the matching engine."""
     slippage_bps: float
-    """Added to the price of the trade that fills a taker."""
+    """Added to the price of the trades that fill a taker."""
     leverage: int = 5
     margin_type: str = "isolated"
     """Of every symbol until changed."""
+    fill_horizon_ms: int = 10_000
+    """How far ahead trades are looked for that price what takes liquidity."""
+
+    @property
+    def slippage_e8(self) -> int:
+        return round(self.slippage_bps * 10_000)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from voltrade.account import Position
 from voltrade.model import MONEY, NEVER, Instrument, MarkPrice, OrderRequest, OrderUpdate, Side, Trades
-from voltrade.simulated.fill_model import Watch, first_acting_trade, is_within_limit, last_row_of_taker
+from voltrade.simulated.fill_model import (
+    Level,
+    Watch,
+    first_acting_trade,
+    is_within_limit,
+    last_row_of_taker,
+    next_level,
+)
 from voltrade.simulated.margin import divided_up, maintenance_margin
 from voltrade.simulated.orders import AlgoOrder, Order, Phase
 from voltrade.simulated.symbols import SymbolRules
+
+NO_TRADES = Trades.from_rows("", [])
 
 
 class Market:
@@ -25,10 +36,13 @@ class Market:
         last_price: ticks of the last trade, 0 before the first.
         taker_price: by side, ticks of the last trade whose taker was on it.
         last_trade_id: of the tape or stream.
+        tape: the trades that are played, from which those to come price what takes; None where they come live.
+        played: how many trades of the tape have been played.
         open_orders: open ordinary orders, by id.
         open_algos: waiting conditional orders, by id.
         fills: our trades; the trade id is the position in the list, counted from 1.
         position: our position.
+        taken: notional of our fills that took, price in ticks x lots; `extrapolated` is the part that no trade gave.
         added_margin: margin of an isolated position beyond entry cost / leverage: added by request, or funding. Money.
         realised: profit of all fills before fees.
         cost_basis: cost of the position since it was opened, with fees, less the proceeds of partial closes. Money.
@@ -50,9 +64,12 @@ class Market:
         self.last_price = 0
         self.taker_price = {Side.BUY: 0, Side.SELL: 0}
         self.last_trade_id = 0
+        self.tape: Trades | None = None
+        self.played = 0
         self.open_orders: dict[int, Order] = {}
         self.open_algos: dict[int, AlgoOrder] = {}
         self.fills: list[OrderUpdate] = []
+        self.taken = self.extrapolated = 0
         self.added_margin = 0
         self.realised = 0
         self.cost_basis = 0
@@ -114,14 +131,12 @@ class Market:
     def watched(self) -> Watch:
         """Return what the open orders wait for; cached until an order changes."""
         if self._watch is None:
-            arrivals, rises, falls, taking = [NEVER], [NEVER], [0], set()
+            arrivals, rises, falls = [self.next_arrival], [NEVER], [0]
             for order in self.open_orders.values():
                 side = order.request.side
-                if order.phase is Phase.IN_FLIGHT:
-                    arrivals.append(order.live_from)
-                elif order.phase is Phase.TAKING:
-                    taking.add(side)
-                elif side is Side.SELL:
+                if order.phase is not Phase.RESTING:
+                    continue
+                if side is Side.SELL:
                     rises.append(order.request.price + 1)
                 else:
                     falls.append(order.request.price - 1)
@@ -138,7 +153,7 @@ class Market:
                     ahead.append(algo.activation)
                 elif algo.is_trailing_type:  # a new best price moves the trigger price
                     ahead.append(algo.best - algo.request.side.value)
-            self._watch = Watch(min(arrivals), min(rises), max(falls), Side.BUY in taking, Side.SELL in taking)
+            self._watch = Watch(min(arrivals), min(rises), max(falls))
         return self._watch
 
     def first_acting(self, trades: Trades, start: int, stop: int) -> int:
@@ -146,10 +161,49 @@ class Market:
         watch = self.watched()
         if watch == Watch():
             return stop
-        return first_acting_trade(trades.price, trades.time, trades.buyer_is_maker, start, stop, *watch)
+        return first_acting_trade(trades.price, trades.time, start, stop, *watch)
+
+    @property
+    def next_arrival(self) -> int:
+        """Time at which the next order reaches the matching engine, ms; NEVER if none is on its way."""
+        on_their_way = (order.live_from for order in self.open_orders.values() if order.phase is Phase.IN_FLIGHT)
+        return min(on_their_way, default=NEVER)
+
+    def follow(self, tape: Trades) -> None:
+        """Price what takes liquidity by the trades of a tape; those up to the last trade id have been played."""
+        self.tape = tape
+        self.find_place()
+
+    def find_place(self) -> None:
+        """Set how much of the tape has been played, by the last trade id."""
+        if self.tape is not None:
+            self.played = int(np.searchsorted(self.tape.id, self.last_trade_id, side="right"))
+
+    def count_taken(self, price: int, lots: int, extrapolated: int) -> None:
+        """Count a fill of ours that took, and how many of its lots are extrapolated."""
+        self.taken += price * lots
+        self.extrapolated += price * extrapolated
+
+    def levels(self, side: Side, lots: int, worst: int, until: int, slippage_e8: int) -> Iterator[Level]:
+        """Yield the fills of an order that takes, best first: see `fill_model`.
+
+        Args:
+            worst: no fill is better, before slippage.
+            until: the last time at which a trade may price it, ms.
+        """
+        tape, row = NO_TRADES if self.tape is None else self.tape, self.played
+        while lots:
+            row, worst, price, found, extrapolated = next_level(
+                *(tape.price, tape.quantity, tape.time, tape.buyer_is_maker, row),
+                *(until, side.value, worst, lots, slippage_e8),
+            )
+            fill = Level(int(price), int(found), int(extrapolated), int(row))
+            yield fill
+            lots -= fill.lots
 
     def skip_trades(self, trades: Trades, start: int, stop: int) -> None:
         """Set the prices after one or more trades to which no order reacts."""
+        self.played += stop - start
         self.last_price = int(trades.price[stop - 1])
         self.last_trade_id = int(trades.id[stop - 1])
         for side, taker_sold in ((Side.BUY, False), (Side.SELL, True)):

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from voltrade.model import MONEY, MarkPrice, OrderRequest, OrderType, Side, TimeInForce, Trades, WorkingType, money_text
 from voltrade.simulated.clearing import MARGIN_CALL_PERCENT, Clearing
 from voltrade.simulated.event_log import EventLog
-from voltrade.simulated.fill_model import is_beyond_take_bound, is_through_limit, is_within_limit, slipped_price
+from voltrade.simulated.fill_model import (
+    Level,
+    is_beyond_take_bound,
+    is_through_limit,
+    is_within_limit,
+    worse_price,
+)
 from voltrade.simulated.formatting import price_text, quantity_text
 from voltrade.simulated.margin_account import MarginAccount
 from voltrade.simulated.market import Market
@@ -41,9 +48,10 @@ class Matching:
             start = acting + 1
 
     def _on_trade(self, market: Market, trades: Trades, row: int) -> None:
-        """Play one trade to which an order reacts: arrivals, then triggers, then fills."""
+        """Play one trade to which an order reacts: arrivals before it, then triggers, then fills."""
         price, quantity, time = int(trades.price[row]), int(trades.quantity[row]), int(trades.time[row])
         taker = Side.SELL if trades.buyer_is_maker[row] else Side.BUY
+        self.arrive_due(time)
         self._events.advance(time)
         if self._events.has_log:
             self._events.note_input(
@@ -55,98 +63,118 @@ class Matching:
                 taker=taker.name,
                 traded=time,
             )
-        market.last_trade_id = self._clearing.tape_id = int(trades.id[row])
-        self._arrive_all(market, time, price)
+        market.last_trade_id = int(trades.id[row])
         market.last_price = market.taker_price[taker] = price
         newest = len(self._store.orders)
+        self._note_live_algos(market, time)
         self._react(market, WorkingType.CONTRACT_PRICE, time, price)
-        self._fill_all(market, taker, price, quantity, newest)
-        self._clearing.tape_id = 0
+        self._fill_resting(market, price, quantity, newest)
+        market.played += 1
         self._events.skip_prices(market)
 
-    def _fill_all(self, market: Market, taker: Side, price: int, quantity: int, newest: int) -> None:
-        """Fill open orders from a trade; those with an id above `newest` were triggered by it."""
-        for order in list(market.open_orders.values()):
-            just_triggered = order.id > newest
-            if order.phase is Phase.TAKING and (just_triggered or taker is order.request.side):
-                quantity -= self._take(market, order, price, quantity)
-            elif (
-                order.phase is Phase.RESTING
-                and not just_triggered
-                and is_through_limit(price, order.request.price, order.request.side.value)
-            ):
-                quantity -= self._clearing.fill(market, order, order.request.price, quantity, is_maker=True)
-
-    def _arrive_all(self, market: Market, time: int, price: int) -> None:
-        """Handle orders that reach the matching engine before a trade at `time`; `price` is used before the first."""
-        for order in list(market.open_orders.values()):
-            if order.phase is Phase.IN_FLIGHT and time >= order.live_from:
-                self._arrive(market, order, market.last_price or price)
+    def _note_live_algos(self, market: Market, time: int) -> None:
         for algo in market.open_algos.values():
             algo.arrived = algo.arrived or time >= algo.live_from
-        market.orders_changed()  # phases may change without an event
+        market.orders_changed()  # `arrived` may have changed without an event
 
-    def _arrive(self, market: Market, order: Order, reference: int) -> None:
-        order.reference = reference
+    def _fill_resting(self, market: Market, price: int, quantity: int, newest: int) -> None:
+        """Fill resting orders from a trade, but those with an id above `newest`, which it has triggered."""
+        self._clearing.tape_id = market.last_trade_id
+        for order in list(market.open_orders.values()):
+            rests = order.phase is Phase.RESTING and order.id <= newest and order.rests_from <= market.played
+            if rests and is_through_limit(price, order.request.price, order.request.side.value):
+                quantity -= self._clearing.fill(market, order, order.request.price, quantity, is_maker=True)
+        self._clearing.tape_id = 0
+
+    # --- arrivals -----------------------------------------------------------------------------------------------------
+
+    def arrive_due(self, time: int) -> None:
+        """Handle the orders that reach the matching engine up to a time, of all symbols, in their order."""
+        on_their_way = [
+            order
+            for market in self._account.markets.values()
+            for order in market.open_orders.values()
+            if order.phase is Phase.IN_FLIGHT and order.live_from <= time
+        ]
+        for order in sorted(on_their_way, key=lambda order: (order.live_from, order.id)):
+            self._events.advance(order.live_from)
+            if order.phase is Phase.IN_FLIGHT:  # an earlier one may have ended it
+                market = self._account.markets[order.request.symbol]
+                self._events.note_input("arrival", symbol=market.symbol, order_id=order.id)
+                self._arrive(market, order)
+
+    def amend(self, market: Market, order: Order, quantity: int, price: int) -> None:
+        """Change quantity and price of a limit order; it takes at once if it now reaches the other side."""
+        self._store.amend(market, order, quantity, price)
+        if order.phase is Phase.RESTING and market.would_take(order.request):
+            self._take(market, order)
+
+    def _arrive(self, market: Market, order: Order, worst: int = 0) -> None:
+        """Take, rest or expire, as an order does that reaches the matching engine; see `_take` for `worst`."""
+        order.reference = market.last_price
+        order.phase = Phase.RESTING
+        market.orders_changed()
         request = order.request
         takes = market.would_take(request)
         if request.order_type is OrderType.MARKET or (takes and request.time_in_force is not TimeInForce.GTX):
-            order.phase = Phase.TAKING
+            self._take(market, order, worst)
         elif takes or order.is_immediate:
             self._store.expire(market, order, _reason(request.time_in_force))
-        else:
-            order.phase = Phase.RESTING
 
-    def _take(self, market: Market, order: Order, price: int, available: int) -> int:
-        """Fill an order from a trade on the other side; return how many lots."""
-        request = order.request
-        side = request.side.value
-        fill_price = self._slipped_price(price, request.side)
+    def _take(self, market: Market, order: Order, worst: int = 0) -> None:
+        """Fill an order from the trades ahead until it is done or its limit is reached.
+
+        Args:
+            worst: no fill is better than this price, nor than the last one of the order's side; 0 for none.
+        """
+        levels = self._levels(market, order, worst)
+        if order.request.time_in_force is TimeInForce.FOK and not self._is_filled_by(levels, order):
+            self._store.expire(market, order, "0")
+            return
+        for level in levels:
+            if order.phase is Phase.ENDED or self._is_stopped(market, order, level):
+                return
+            self._clearing.fill(market, order, level.price, level.lots, is_maker=False, extrapolated=level.extrapolated)
+            order.rests_from = level.next_row
+
+    def _is_stopped(self, market: Market, order: Order, level: Level) -> bool:
+        """Return whether a fill would be beyond an order's bound or limit; if so, end it or let it rest."""
+        request, side = order.request, order.request.side.value
         if request.order_type is OrderType.MARKET:
             bound_e8 = int(market.instrument.market_take_bound * MONEY)
-            if is_beyond_take_bound(fill_price, order.reference or price, side, bound_e8):
-                self._store.expire(market, order, "0")
-                return 0
-        elif not is_within_limit(fill_price, request.price, side):
-            self._stop_taking(market, order)
-            return 0
-        if request.time_in_force is TimeInForce.FOK and available < order.remaining:
-            self._store.expire(market, order, "0")
-            return 0
-        return self._clearing.fill(market, order, fill_price, available, is_maker=False)
-
-    def _slipped_price(self, price: int, side: Side) -> int:
-        return slipped_price(price, side.value, round(self._account.terms.slippage_bps * 10_000))
-
-    def _stop_taking(self, market: Market, order: Order) -> None:
-        if order.request.time_in_force is TimeInForce.GTC:
-            order.phase = Phase.RESTING
+            is_beyond = is_beyond_take_bound(level.price, order.reference, side, bound_e8)
         else:
-            self._store.expire(market, order, _reason(order.request.time_in_force))
+            is_beyond = not is_within_limit(level.price, request.price, side)
+        if is_beyond and order.is_immediate:
+            self._store.expire(market, order, _reason(request.time_in_force))
+        return is_beyond
+
+    def _levels(self, market: Market, order: Order, worst: int) -> list[Level]:
+        side, terms = order.request.side, self._account.terms
+        best = market.best_price(side)
+        worst = worse_price(best, worst, side.value) if worst else best
+        until = self._events.clock + terms.fill_horizon_ms
+        return list(market.levels(side, order.remaining, worst, until, terms.slippage_e8))
+
+    @staticmethod
+    def _is_filled_by(levels: Sequence[Level], order: Order) -> bool:
+        """Whether a limit order fills completely within its limit."""
+        return all(is_within_limit(level.price, order.request.price, order.request.side.value) for level in levels)
 
     def finish(self, symbol: str) -> None:
-        """End a symbol's tape: open market orders fill at the last price of the other side, IOC and FOK expire.
-
-        Resting and conditional orders stay as they are.
-        """
+        """End a symbol's tape: orders on their way arrive. Resting and conditional orders stay as they are."""
         self._events.note_input("finish", symbol=symbol)
         market = self._account.markets[symbol]
         for order in list(market.open_orders.values()):
-            if order.phase is Phase.ENDED:
-                continue
-            request = order.request
-            price = market.best_price(request.side)
-            if request.order_type is OrderType.MARKET and price:
-                price = self._slipped_price(price, request.side)
-                self._clearing.fill(market, order, price, order.remaining, is_maker=False)
-            elif order.is_immediate:
-                self._store.expire(market, order, "2")
+            if order.phase is Phase.IN_FLIGHT:
+                self._arrive(market, order)
 
     # --- mark prices --------------------------------------------------------------------------------------------------
 
     def on_mark(self, mark: MarkPrice) -> None:
         """Handle a mark price: funding that is due, then triggers, then liquidation or a margin call."""
         market = self._account.markets[mark.symbol]
+        self.arrive_due(mark.time)
         self._events.advance(mark.time)
         before, is_due = market.mark, self._is_funding_due(market, mark)
         market.mark = mark
@@ -208,10 +236,14 @@ class Matching:
             elif algo.is_triggered(price) and not _is_protected(market, algo):
                 triggered.append(algo)
         for algo in sorted(triggered, key=lambda algo: (not algo.is_stop, algo.id)):
-            self._trigger(market, algo)
+            self._trigger(market, algo, 0 if algo.by_mark else price)
 
-    def _trigger(self, market: Market, algo: AlgoOrder) -> None:
-        """Replace a conditional order by its child order, which is at the matching engine at once."""
+    def _trigger(self, market: Market, algo: AlgoOrder, worst: int) -> None:
+        """Replace a conditional order by its child order, which is at the matching engine at once.
+
+        Args:
+            worst: price of the trade that triggers it, ticks; 0 for a mark price.
+        """
         now = self._events.clock
         algo.status, algo.updated, algo.triggered = "TRIGGERING", now, now
         self._store.report_algo(market, algo)
@@ -231,7 +263,7 @@ class Matching:
         algo.child = Order(child, order_id, now, now, child.price or market.last_price, algo=algo)
         self._store.end_algo(market, algo, "TRIGGERED")
         self._store.open_order(market, algo.child)
-        self._arrive(market, algo.child, market.last_price)
+        self._arrive(market, algo.child, worst)
 
 
 def _child_request(market: Market, request: OrderRequest) -> OrderRequest:

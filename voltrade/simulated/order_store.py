@@ -65,14 +65,12 @@ class OrderStore:
         self._events.add_algo(market, algo)
 
     def amend(self, market: Market, order: Order, quantity: int, price: int) -> None:
-        """Change quantity and price of a limit order, which moves it to the end of the queue."""
+        """Change quantity and price of a limit order, which moves it to the end of the queue; it doesn't take here."""
         market.reserve_notional(order, -order.remaining)
         order.request = replace(order.request, quantity=quantity, price=price)
         order.assumed_price, order.updated = price, self.now
         market.reserve_notional(order, order.remaining)
         market.open_orders[order.id] = market.open_orders.pop(order.id)
-        if order.phase is not Phase.IN_FLIGHT:
-            order.phase = Phase.TAKING if market.would_take(order.request) else Phase.RESTING
         market.orders_changed()
         self._events.add_order(market, order, "AMENDMENT")
 

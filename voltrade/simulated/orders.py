@@ -11,8 +11,7 @@ from voltrade.simulated.fill_model import is_triggered, trailing_trigger
 
 class Phase(Enum):
     IN_FLIGHT = "has not reached the matching engine"
-    TAKING = "fills from trades on the other side"
-    RESTING = "fills when a trade goes through its limit"
+    RESTING = "is at the matching engine, and fills when a trade goes through its limit"
     ENDED = "filled, cancelled or expired"
 
 
@@ -30,6 +29,8 @@ class Order:
     phase: Phase = Phase.IN_FLIGHT
     reference: int = 0
     """Last trade price at arrival, ticks."""
+    rests_from: int = 0
+    """The first trade of the tape that may fill it while it rests; those before have priced what it took."""
     status: str = "NEW"
     updated: int = 0
     filled: int = 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from voltrade.config import Config
+from voltrade.config import Config, milliseconds
 from voltrade.model import MONEY, NEVER, Funding, Instrument, MarkPrice, Marks, Segment, Trades
 from voltrade.simulated.event_log import Log
 from voltrade.simulated.exchange import SimulatedExchange
@@ -48,6 +49,7 @@ def exchange_for(
         maker_fee_e8=int(execution.maker_fee * MONEY),
         latency_ms=execution.latency_ms,
         slippage_bps=execution.slippage_bps,
+        fill_horizon_ms=milliseconds(execution.fill_horizon_s),
         leverage=risk.leverage,
         margin_type=risk.margin_type,
     )
@@ -91,7 +93,6 @@ class TapePlayer:
     before those at t or later. The player of a restored exchange continues after its last trade and mark price.
 
     Attributes:
-        trades_played: number of trades played.
         marks_played: number of mark prices played.
     """
 
@@ -106,24 +107,34 @@ class TapePlayer:
         self.first_time = int(trades.time[0])
         self.last_time = int(trades.time[-1])
         self._marks = marks
+        self.market.follow(trades)
         mark = self.market.mark
-        self.trades_played = int(np.searchsorted(trades.id, self.market.last_trade_id, side="right"))
         self.marks_played = int(np.searchsorted(self._marks.time, mark.time, side="right")) if mark else 0
         self._nothing = trades[:0]
 
+    @property
+    def trades_played(self) -> int:
+        """Number of trades played."""
+        return self.market.played
+
     def horizon(self) -> Segment:
-        """Return what comes next, up to and including a trade with an effect or a mark price, at most a batch."""
-        start = self.trades_played
-        next_mark = self._mark_row(self.marks_played)
+        """Return what comes next, at most a batch of trades.
+
+        That is up to and including a trade with an effect or a mark price, or up to the arrival of an order.
+        """
+        start, marks_left = self.trades_played, self.marks_played < len(self._marks.time)
+        next_mark, arrival = self._mark_row(self.marks_played), self.market.next_arrival
         stop = next_mark if self.batch is None else min(next_mark, start + self.batch)
-        acting = self.market.first_acting(self.trades, start, stop)
-        mark = None
-        if acting < stop:
-            stop = acting + 1
-        elif stop == next_mark and self.marks_played < len(self._marks.time):
-            mark = self.mark(self.marks_played)
-        end = stop == len(self.trades) and self.marks_played == len(self._marks.time)
-        return Segment(self.trades[start:stop], mark, end)
+        before = start + int(np.searchsorted(self.trades.time[start:stop], arrival))
+        acting = self.market.first_acting(self.trades, start, before)
+        if acting < before:
+            end = acting + 1 == len(self.trades) and not marks_left
+            return Segment(self.trades[start : acting + 1], None, end)
+        mark = self.mark(self.marks_played) if stop == next_mark and marks_left else None
+        is_last = stop == len(self.trades) and not marks_left
+        if before < stop or (arrival < NEVER and (is_last or (mark is not None and mark.time >= arrival))):
+            return Segment(self.trades[start:before], None, False, arrival)
+        return Segment(self.trades[start:stop], mark, is_last)
 
     def play(self, trade_count: int, mark: bool, time: int) -> None:
         """Play the next trades, then the next mark price if `mark`, and set the clock forward to `time`.
@@ -136,7 +147,6 @@ class TapePlayer:
             raise ValueError(f"{trade_count} trades from {self.trades_played} are not what comes next")
         if trade_count:
             self.exchange.on_trades(self.trades[self.trades_played : stop])
-            self.trades_played = stop
         if mark:
             if self.marks_played == len(self._marks.time) or stop != self._mark_row(self.marks_played):
                 raise ValueError(f"no mark price comes after trade {stop}")
@@ -158,29 +168,25 @@ class TapePlayer:
         self.play(trades - self.trades_played, False, 0)
 
     @property
-    def is_over(self) -> bool:
-        """Whether everything has been played."""
-        return self.trades_played == len(self.trades) and self.marks_played == len(self._marks.time)
-
-    @property
     def next_time(self) -> int:
-        """Time of the next trade or mark price, ms; NEVER after the last."""
+        """Time of the next trade, mark price or arrival of an order, ms; NEVER after the last."""
         trade = int(self.trades.time[self.trades_played]) if self.trades_played < len(self.trades) else NEVER
         mark = int(self._marks.time[self.marks_played]) if self.marks_played < len(self._marks.time) else NEVER
-        return min(trade, mark)
+        return min(trade, mark, self.market.next_arrival)
 
-    def due(self, time: int) -> tuple[int | None, Trades, MarkPrice | None]:
-        """Return the part of the horizon up to a time, and its end time, None if there is none."""
+    def due(self, time: int) -> Stretch:
+        """Return the part of the horizon up to a time."""
         if self.next_time > time:
-            return None, self._nothing, None
+            return Stretch(None, self._nothing)
         segment = self.horizon()
         trades = segment.trades
-        if not (whole := not len(trades) or trades.time[-1] <= time):
+        if len(trades) and trades.time[-1] > time:
             trades = trades[: int(np.searchsorted(trades.time, time, side="right"))]
-        mark = segment.mark if whole and segment.mark is not None and segment.mark.time <= time else None
-        if mark is not None:
-            return mark.time, trades, mark
-        return (int(trades.time[-1]) if len(trades) else None), trades, None
+        elif segment.arrival is not None and segment.arrival <= time:
+            return Stretch(segment.arrival, trades, arrives=True)
+        elif segment.mark is not None and segment.mark.time <= time:
+            return Stretch(segment.mark.time, trades, segment.mark)
+        return Stretch(int(trades.time[-1]) if len(trades) else None, trades)
 
     def finish(self) -> None:
         """End the tape: see `SimulatedExchange.finish`."""
@@ -196,24 +202,36 @@ class TapePlayer:
         return MarkPrice(self.trades.symbol, time, *stated)
 
 
+class Stretch(NamedTuple):
+    """The next part of one of several tapes."""
+
+    end: int | None
+    """Time of its last event, ms; None if there is none."""
+    trades: Trades
+    mark: MarkPrice | None = None
+    arrives: bool = False
+    """Whether an order arrives at its end."""
+
+
 def steps_until(players: Sequence[TapePlayer], time: int) -> Iterator[tuple[TapePlayer, Trades, MarkPrice | None]]:
     """Play several symbols' tapes up to and including a time, in the order of time; yield each step before playing it.
 
-    A step ends with a trade to which orders react, or with a mark price; earlier trades of the other symbols are played
-    before it. Within a millisecond the order is that of the players. So the margin of an account with several symbols
-    does not depend on how `time` advances.
+    A step ends with a trade to which orders react, with a mark price, or with the arrival of an order; earlier trades
+    of the other symbols are played before it. Within a millisecond arrivals come first, then the order is that of the
+    players. So the margin of an account with several symbols does not depend on how `time` advances.
     """
     while True:
-        due = [(*player.due(time), player) for player in players]
-        stretches = [(end, number) for number, (end, *_) in enumerate(due) if end is not None]
-        if not stretches:
+        due = [player.due(time) for player in players]
+        ends = [(each.end, not each.arrives, number) for number, each in enumerate(due) if each.end is not None]
+        if not ends:
             return
-        end, number = min(stretches)
-        for other, (_, trades, _, player) in enumerate(due):
-            earlier = trades[: int(np.searchsorted(trades.time, end, side="right" if other < number else "left"))]
+        end, _, number = min(ends)
+        for other, (player, stretch) in enumerate(zip(players, due, strict=True)):
+            side: Literal["left", "right"] = "right" if other < number and not due[number].arrives else "left"
+            earlier = stretch.trades[: int(np.searchsorted(stretch.trades.time, end, side=side))]
             if other != number and len(earlier):
                 yield player, earlier, None
                 player.play(len(earlier), False, 0)
-        _, trades, mark, player = due[number]
-        yield player, trades, mark
-        player.play(len(trades), mark is not None, 0)
+        player, step = players[number], due[number]
+        yield player, step.trades, step.mark
+        player.play(len(step.trades), step.mark is not None, end)

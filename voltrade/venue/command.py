@@ -40,7 +40,7 @@ from voltrade.venue.server import serve
 
 FLAGS = (
     *("symbol", "tape", "seed", "hours", "speed", "begin_s", "latency_ms", "slippage_bps", "wallet", "taker_fee"),
-    *("maker_fee", "funding_rate", "mark_interval_s", "leverage", "margin_type"),
+    *("fill_horizon_s", "maker_fee", "funding_rate", "mark_interval_s", "leverage", "margin_type"),
 )
 """Settings with a flag."""
 

@@ -112,8 +112,9 @@ class Venue:
         if row.get("symbols") != symbols:
             raise DataError(f"log: must be of a venue of {', '.join(symbols)}, was of {row.get('symbols')}")
         self.instance, shift = str(row["instance"]), int(row["shift"])
+        trades = [shifted(each, shift) for each in trades]
         if truth.rows:
-            self.exchange = restored(truth.rows, truth.write)
+            self.exchange = restored(truth.rows, truth.write, trades)
         else:
             truth.write(new)
             self.exchange = exchange_for(config, symbols, clock=first + shift - 1, log=truth.write)
@@ -121,8 +122,7 @@ class Venue:
         for each, tape in zip(trades, tapes, strict=True):
             marks, funding = (tape.marks, tape.funding) if isinstance(tape, Tape) else (None, None)
             marks, funding = marks and shifted(marks, shift), funding and shifted(funding, shift)
-            given = (config, self.exchange, shifted(each, shift))
-            self.players.append(player_for(*given, marks=marks, funding=funding, batch=BATCH))
+            self.players.append(player_for(config, self.exchange, each, marks=marks, funding=funding, batch=BATCH))
         self.player = self.players[0]
         self.market_data = {player.trades.symbol: MarketData(player) for player in self.players}
         self.data = self.market_data[symbols[0]]
@@ -254,7 +254,7 @@ class Venue:
         """Send what comes before the horizon and was not sent before; return the horizon.
 
         The horizon may be before what was already sent, if an order came in between. The engine may go up to `trade_id`
-        and `mark`, the number of mark prices.
+        and `mark`, the number of mark prices, and to `arrival`, the time at which an order arrives after them.
         """
         player, segment = self.player, self.player.horizon()
         fault = int(np.searchsorted(segment.trades.time, self.faults.next_due()))
@@ -263,7 +263,8 @@ class Venue:
         horizon = player.trades_played + len(segment.trades)
         self._send(player, horizon, segment.mark)
         last, mark = int(player.trades.id[horizon - 1]) if horizon else 0, player.marks_played + bool(segment.mark)
-        return {"trade_id": last, "trades": len(segment.trades), "mark": mark, "end": segment.end, "time": self.now()}
+        reply = {"trade_id": last, "trades": len(segment.trades), "mark": mark, "end": segment.end}
+        return {**reply, "arrival": segment.arrival, "time": self.now()}
 
     def _at(self, trade_id: int, marks: int, time: int) -> Json:
         """Play up to the engine's position."""
@@ -271,7 +272,7 @@ class Venue:
         if trades > self.data.sent or marks > len(self.data.marks):
             raise ValueError(f"trade {trade_id} and mark {marks} were not sent")
         self.player.go_to(trades, marks)
-        self.exchange.advance(time)
+        self._play_until(time, self.players[1:])
         return self._report()
 
     def _report(self) -> Json:
@@ -287,12 +288,9 @@ class Venue:
             await asyncio.sleep(WALL_STEP_S)
 
     def step(self) -> None:
-        """Play the tapes up to now and send what happened; after their end market orders fill at the last price."""
+        """Play the tapes up to now and send what happened."""
         now = self._wall()
         self._play_until(now, self.players)
-        for player in self.players:
-            if player.is_over and any(order.is_immediate for order in player.market.open_orders.values()):
-                player.finish()
         self._deliver()
         self.streams.check_connections(now / 1000)
 
