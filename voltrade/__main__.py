@@ -34,6 +34,10 @@ _EXIT_STATUS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status."""
     given = sys.argv[1:] if argv is None else list(argv)
+    if given[:1] == ["engine"] and len(given) == 2:  # what a guardian starts
+        from voltrade.engine import engine_process
+
+        return engine_process.run(Path(given[1]))
     if given[:1] == ["venue"]:
         from voltrade.venue import command as venue_command
 
@@ -197,9 +201,11 @@ def _ctl(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from voltrade.engine import process as engine
+    from voltrade.engine import guardian
 
-    return engine.run(_run_to_resume(arguments.run) if arguments.resume else _given(arguments.run))
+    run = _run_to_resume(arguments.run) if arguments.resume else _given(arguments.run)
+    watched = guardian.command(run, (sys.executable, "-m", "voltrade", "engine"))
+    os.execv(watched[0], watched)
 
 
 def _given(run: Path | None) -> Path:

@@ -3,6 +3,8 @@
 In live trading a block has one trade, in an event-driven backtest or a warm-up thousands; bars, decisions and stopping
 points don't depend on how trades are divided into blocks. Processing stops where the core may have to act: after a
 trade that closed a bar with a signal, at a bar that the core waits for, and before the next due time.
+
+A rule that raises an exception is switched off: bars go on, their decisions are empty, and nothing signals.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ import hashlib
 import numpy as np
 
 from voltrade.bars import AGGREGATOR, VolumeBarAggregator, grown
-from voltrade.compiled import Rows, restored
+from voltrade.compiled import Record, Rows, restored
 from voltrade.config import BarSettings
 from voltrade.errors import DataError
 from voltrade.model import BAR, BarResumePoint, Instrument, Trades
+from voltrade.rule_failure import describe_failure
 from voltrade.signal_engine import SignalEngine
 
 _INITIAL_ROWS = 256
@@ -29,6 +32,8 @@ class BarPipeline:
         aggregator: makes the bars; has the open bar and the counters of skipped trades.
         engine: the signal engine; only the pipeline may give it bars.
         count: number of bars closed in this run.
+        rule_off: why the rule is switched off; empty where it decides.
+        rule_error: the exception that switched it off.
     """
 
     def __init__(self, instrument: Instrument, bar_settings: BarSettings, engine: SignalEngine) -> None:
@@ -40,18 +45,19 @@ class BarPipeline:
         self.aggregator = VolumeBarAggregator(bar_settings, instrument)
         self.engine = engine
         self.count = 0
+        self.rule_off = ""
+        self.rule_error: Exception | None = None
         self._bars = np.zeros(_INITIAL_ROWS, BAR)
         self._decisions = np.zeros(_INITIAL_ROWS, engine.decision_dtype)
 
     def process(self, trades: Trades, start: int, due: int, stop_at_bar: int) -> int:
         """Process trades from index `start` and return the index of the next trade.
 
-        Stops after a trade that closed a bar with a signal, after a trade with which `count` reached `stop_at_bar`, and
-        before the first trade at or after the time `due` (ms UTC).
+        Stops after a trade that closed a bar with a signal or at which the rule failed, after a trade with which
+        `count` reached `stop_at_bar`, and before the first trade at or after the time `due` (ms UTC).
 
         Raises:
             DataError: a column of the block has the wrong type or length.
-            ConfigError: the rule returned something other than None or a signal of the bar.
         """
         at = start
         while at < len(trades):
@@ -59,24 +65,44 @@ class BarPipeline:
             at = self.aggregator.next_row
             if not len(closed):
                 return at
-            has_signal = self._decide(closed)
-            if has_signal or self.count >= stop_at_bar:
+            is_for_core = self._decide(closed)
+            if is_for_core or self.count >= stop_at_bar:
                 return at
         return at
 
     def _decide(self, closed: Rows) -> bool:
-        """Call the engine with each closed bar; return whether any bar has a signal."""
+        """Call the engine with each closed bar; return whether any bar has a signal, or the rule has failed."""
         if self.count + len(closed) > len(self._bars):
             self._bars = grown(self._bars, self.count, len(closed))
             self._decisions = grown(self._decisions, self.count, len(closed))
-        signals, has_signal = self._decisions["signal"], False
+        signals, was_off, has_signal = self._decisions["signal"], self.rule_off, False
         for bar in closed:
             number = self.count
             self._bars[number] = bar
-            self._decisions[number] = self.engine.decide(bar)
+            self._decisions[number] = self._decision_on(bar)
             has_signal |= bool(signals[number])
             self.count += 1
-        return has_signal
+        return has_signal or self.rule_off != was_off
+
+    def _decision_on(self, bar: Record) -> Record:
+        """Return the engine's decision on a closed bar; an empty one while the rule is off."""
+        if not self.rule_off:
+            before = self.engine.state.copy()
+            try:
+                return self.engine.decide(bar)
+            except Exception as error:  # whatever a rule of the user's own does, the position is looked after
+                self.rule_error = error
+                self.switch_rule_off(describe_failure(self.engine, before, bar, self.count, error))
+        return np.zeros(1, self.engine.decision_dtype)[0]
+
+    def switch_rule_off(self, why: str) -> None:
+        """Have no rule decide until `switch_rule_on`; whatever it did to its state is forgotten."""
+        self.rule_off = why
+        self.engine.state = np.zeros_like(self.engine.state)
+
+    def switch_rule_on(self) -> None:
+        """Have the rule decide again; a rule that was off warms up anew."""
+        self.rule_off, self.rule_error = "", None
 
     def resume_from(self, point: BarResumePoint) -> None:
         """Continue from a state of a day's bars (see `VolumeBarAggregator.resume_from`)."""

@@ -136,8 +136,11 @@ class _CompileNotice(event.Listener):
     """Prints once that rules are being compiled: a first run may take a minute longer than later runs."""
 
     is_printed = False
+    depth = 0
+    """How many functions are being compiled, each within the one before."""
 
     def on_start(self, event: Any) -> None:
+        self.depth += 1
         if not self.is_printed:
             self.is_printed = True
             # A notebook shows stderr in red, like errors.
@@ -146,10 +149,16 @@ class _CompileNotice(event.Listener):
             print(f"compiling rules; later runs find them in {cache_home()}", file=out, flush=True)
 
     def on_end(self, event: Any) -> None:
-        pass
+        self.depth -= 1
 
 
-event.register("numba:compile", _CompileNotice())
+_NOTICE = _CompileNotice()
+event.register("numba:compile", _NOTICE)
+
+
+def is_compiling() -> bool:
+    """Whether a function is being compiled now; its thread does nothing else meanwhile."""
+    return _NOTICE.depth > 0
 
 
 def record_dtype(fields: list[tuple[Any, ...]]) -> np.dtype[Any]:
@@ -232,11 +241,31 @@ def source_key(file: Path) -> str:
     """Return a hash of the files of `sources_of` and of the versions of Python, numba and numpy.
 
     Other files than voltrade's count by their path relative to the first file, so that a copy of a rule file reuses the
-    compiled code.
+    compiled code. The hash of a file of voltrade, whose sources are all voltrade's, is kept until one of them changes.
     """
+    known = _keys.get(file)
+    if known is not None and all(_stat(path) == stat for path, stat in known.stats.items()):
+        return known.key
+    sources = sources_of(file)
+    key = _key_of(file, sources)
+    if _package_path(file):
+        _keys[file] = _Key(key, {path: _stat(path) for path in sources})
+    return key
+
+
+class _Key(NamedTuple):
+    key: str
+    stats: dict[Path, tuple[int, ...]]
+    """Size and times of each source."""
+
+
+_keys: dict[Path, _Key] = {}
+
+
+def _key_of(file: Path, sources: set[Path]) -> str:
     digest = hashlib.sha256(f"{sys.version} numba {numba.__version__} numpy {np.__version__}".encode())
     home = file.resolve().parent
-    names = {_package_path(path) or os.path.relpath(path, home): path for path in sources_of(file)}
+    names = {_package_path(path) or os.path.relpath(path, home): path for path in sources}
     for name, path in sorted(names.items()):
         digest.update(name.encode() + b"\0" + _source(path).digest + b"\0")
     return digest.hexdigest()[:16]
@@ -250,10 +279,13 @@ class _Source(NamedTuple):
 
 def _source(path: Path) -> _Source:
     """Return digest and imports of a file. A file of voltrade is read again only if its size or times have changed."""
-    if _package_path(path):
-        stat = path.stat()
-        return _read_own(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-    return _read(path)
+    return _read_own(path, *_stat(path)) if _package_path(path) else _read(path)
+
+
+def _stat(path: Path) -> tuple[int, ...]:
+    """Return size and times of a file, which change when it is edited."""
+    stat = os.stat(path)
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 @cache
@@ -358,13 +390,21 @@ def _imported_names(source: bytes, file: str) -> tuple[tuple[int, str], ...]:
     names: list[tuple[int, str]] = []
     with _PARSING:
         tree = ast.parse(source, file)
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             names.extend((0, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             names.extend((node.level, name) for name in (base, *(f"{base}.{a.name}".strip(".") for a in node.names)))
     return tuple(dict.fromkeys(name for name in names if name[1]))
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield all statements below a node; expressions, which are most of a file, have no imports."""
+    for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for statement in getattr(node, field, ()):
+            yield statement
+            yield from _statements(statement)
 
 
 _PACKAGE = Path(__file__).resolve().parent

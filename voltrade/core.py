@@ -58,7 +58,7 @@ from voltrade.order_states import ACCOUNT_MISMATCH, NONE, WALLET_DIFFERS
 from voltrade.risk import CircuitBreaker
 from voltrade.saved_account import account_state, restore_account
 from voltrade.signal_engine import SignalEngine, refuse_other_overrides
-from voltrade.symbol_state import SymbolState, expected_range
+from voltrade.symbol_state import SymbolState, expected_range, rule_alerts, switch_rules
 
 GATES: tuple[risk.Gate, ...] = (
     risk.WARMING_UP,
@@ -267,12 +267,13 @@ class TradingCore:
     def _on_trades(self, trades: Trades) -> tuple[int, list[Output]]:
         symbol_state = self.symbol_states[trades.symbol]
         row, before = self._books.symbols[symbol_state.index], symbol_state.pipeline.count
+        was_off = symbol_state.pipeline.rule_off
         consumed = symbol_state.pipeline.process(trades, 0, self.next_due, self._wake_at_bar(symbol_state))
         self._advance_time(symbol_state.pipeline.last_time)
         symbol_state.write_bars(row)
         if symbol_state.pipeline.count == before:
             return consumed, []
-        return consumed, self._on_bars(symbol_state, before)
+        return consumed, rule_alerts(symbol_state, was_off, self.time) + self._on_bars(symbol_state, before)
 
     def _wake_at_bar(self, symbol_state: SymbolState) -> int:
         """Return the number of bars at which `max_holding_bars` is over."""
@@ -460,21 +461,25 @@ class TradingCore:
         if command.action == "pause":
             row["paused"] = self._books.reason_number(reason)
             return []
+        if command.action == "acknowledge":
+            return []
+        outputs = switch_rules(self.symbol_states.values(), command)
         if command.action == "resume":
             if not self.end_reason:  # a session that ends enters nothing more
                 row["paused"] = NONE
             for symbol_state in self.symbol_states.values():
                 symbol_state.monitor.halt_reason = ""
         if breaker is None:
-            return []
+            return outputs
         breaker.reason = reason
         fact, amount = _HOLDS[command.action]
-        return self._books.react(records.Event(records.BREAKER_UPDATED, code=fact, amount=amount))
+        return outputs + self._books.react(records.Event(records.BREAKER_UPDATED, code=fact, amount=amount))
 
 
 _HOLDS = {
     "resume": (risk.RESUME, 0),
     "reduce": (risk.HOLD, risk.ACTIONS.index("block")),
+    "caretake": (risk.HOLD, risk.ACTIONS.index("block")),
     "halt": (risk.HOLD, risk.CANCEL),
 }
 """The breaker's fact and its amount for an operator's command."""

@@ -147,6 +147,7 @@ class LiveTradingSystem:
             "position": f"{instrument.quantity(symbol_state.monitor.position):f} {instrument.base_asset}",
             "wallet": f"{core.account.wallet / MONEY:,.2f} {quote}" if core.account else "",
             "paused": core.paused,
+            "rule": symbol_state.pipeline.rule_off and f"off: {symbol_state.pipeline.rule_off}",
             "breaker": core.breaker.mode if core.breaker else "",
             "distances": {code: distance_label(code, *far, quote) for code, far in core.breaker.distances().items()}
             if core.breaker

@@ -564,7 +564,7 @@ class Operator:
     """A command of the operator, or of a stop policy, to the running session."""
 
     time: int
-    action: Literal["pause", "resume", "reduce", "flatten", "halt", "protect"]
+    action: Literal["pause", "resume", "reduce", "flatten", "halt", "protect", "caretake", "acknowledge"]
     reason: str
     final: bool = False
     """Whether the session ends after the action."""

@@ -461,7 +461,7 @@ def _settings_row(settings: SignalSettings, warmup_bars: int) -> Rows:
     return row
 
 
-def _indicators_of(engine: type[SignalEngine], form: Callable[[Any], Any], joint: Callable[[Any], Any]) -> Any:
+def indicators_of(engine: type[SignalEngine], form: Callable[[Any], Any], joint: Callable[[Any], Any]) -> Any:
     """Return all indicators of an engine as one step.
 
     Args:
@@ -505,7 +505,7 @@ def refuse_other_overrides(rule: type[SignalEngine]) -> None:
 _BUILT_IN: BarStep = vars(SignalEngine)["on_volume_bar"]
 
 
-def _bar_step_of(engine: type[SignalEngine]) -> BarStep:
+def bar_step_of(engine: type[SignalEngine]) -> BarStep:
     """Return the `BarStep` of an engine class: its own, or that of the nearest base class that has one."""
     steps = (vars(owner).get("on_volume_bar") for owner in engine.__mro__)
     return next((step for step in steps if isinstance(step, BarStep)), _BUILT_IN)
@@ -524,7 +524,7 @@ def _program(engine: type[SignalEngine], state: np.dtype[Any], settings: np.dtyp
 
 def _make_program(engine: type[SignalEngine], state: np.dtype[Any], settings: np.dtype[Any]) -> Program:
     """Compile an engine class; warn once if it has to run as plain Python or overrides `on_volume_bar`."""
-    step, why = _bar_step_of(engine).step, ""
+    step, why = bar_step_of(engine).step, ""
     if not isinstance(engine.on_volume_bar, BarStep):
         why = "it overrides on_volume_bar"
     try:
@@ -543,7 +543,7 @@ def _make_program(engine: type[SignalEngine], state: np.dtype[Any], settings: np
 
 
 def _compiled_program(engine: type[SignalEngine], step: Step, state: np.dtype[Any], settings: np.dtype[Any]) -> Program:
-    indicators = _indicators_of(engine, compiled, compiled_in_place)
+    indicators = indicators_of(engine, compiled, compiled_in_place)
     bound = compiled_in_place(bind(step, INDICATORS=indicators, RULE=compiled(engine._detect_signal)))
     records = [rows_of(dtype) for dtype in (SCALE, RULE_BAR, state, settings, _decision_dtype(engine))]
     signature = types.void(rows_of(BAR), *records)
@@ -551,11 +551,11 @@ def _compiled_program(engine: type[SignalEngine], step: Step, state: np.dtype[An
 
 
 def _plain_program(engine: type[SignalEngine], step: Step, state: np.dtype[Any], settings: np.dtype[Any]) -> Program:
-    indicators = _indicators_of(engine, compiled, compiled)
+    indicators = indicators_of(engine, compiled, compiled)
     records = (state, RULE_BAR, settings, _decision_dtype(engine))
     try:
         indicators.compile(tuple(numba.from_dtype(dtype) for dtype in records))
     except Exception:
-        indicators = _indicators_of(engine, plain, plain)
+        indicators = indicators_of(engine, plain, plain)
     bound = bind(step, INDICATORS=indicators, RULE=plain(engine._detect_signal))
     return Program(bound, bind(_step_bars, STEP=bound), is_compiled=False)

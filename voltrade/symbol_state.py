@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from voltrade.bar_pipeline import BarPipeline
 from voltrade.bar_rate import ExpectedRange
 from voltrade.config import BarSettings
-from voltrade.model import (
-    Instrument,
-)
+from voltrade.model import Alert, Instrument, Operator, Output
 from voltrade.oms import OrderMonitor
 from voltrade.signal_engine import SignalEngine
+
+RULE_FAILED, CARETAKER = "RULE_FAILED", "CARETAKER"
+"""Codes of alerts: the rule raised an exception, or the engine is a caretaker; the rule is off until `resume`."""
 
 
 class SymbolState:
@@ -50,3 +52,22 @@ def expected_range(settings: BarSettings) -> ExpectedRange | None:
     if not (settings.least_bars_a_day or settings.most_bars_a_day):
         return None
     return ExpectedRange(settings.threshold, settings.least_bars_a_day, settings.most_bars_a_day or math.inf)
+
+
+def rule_alerts(symbol_state: SymbolState, was_off: str, time: int) -> list[Output]:
+    """Return an alert where the rule has failed since it was off for another reason, or not at all."""
+    why = symbol_state.pipeline.rule_off
+    return [Alert(time, RULE_FAILED, why)] if why != was_off else []
+
+
+def switch_rules(symbol_states: Iterable[SymbolState], command: Operator) -> list[Output]:
+    """Switch the rules off for a caretaker, or on where an operator resumes; return an alert where they go off."""
+    outputs: list[Output] = []
+    for symbol_state in symbol_states:
+        pipeline, why = symbol_state.pipeline, f"{CARETAKER}: {command.reason}"
+        if command.action == "resume":
+            pipeline.switch_rule_on()
+        elif command.action == "caretake" and pipeline.rule_off != why:
+            pipeline.switch_rule_off(why)
+            outputs.append(Alert(command.time, CARETAKER, command.reason))
+    return outputs

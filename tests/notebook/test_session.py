@@ -25,6 +25,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from support import fake_engine
 
 from voltrade.config import RECORDED, RUN_DIR, Config
+from voltrade.engine import ctl
 from voltrade.errors import ConfigError, SessionError
 from voltrade.notebook import papermill_engine, session, session_view
 from voltrade.notebook.papermill_engine import Refused, move_aside
@@ -325,6 +326,30 @@ def test_an_engine_that_was_found_running_and_dies_is_noticed(tmp_path: Path, ou
     os.kill(first.record["pid"], 9)
     with pytest.raises(SessionError, match="today: the engine is gone, before the session's end"):
         asyncio.run(second.follow(every_s=0.05))
+
+
+def test_a_notebook_follows_the_engine_that_takes_a_dead_ones_place(
+    tmp_path: Path, outputs: list[tuple[str, Any]]
+) -> None:
+    """So does `ctl`, which waits for it; nobody has to say or type anything."""
+    live = session.start(Config.from_parameters(seed=fake_engine.REVIVES), tmp_path / "runs/today")
+    first = live.record["pid"]
+
+    async def outlive() -> None:
+        following = asyncio.create_task(live.follow(every_s=0.05))
+        await asyncio.sleep(0.3)
+        os.kill(first, 9)
+        answer = await asyncio.to_thread(ctl.ask, live.path, {"op": "status"})
+        assert answer["state"] == "running"
+        until(lambda: live.record["pid"] != first)
+        while not (await asyncio.to_thread(ctl.ask, live.path, {"op": "status"}))["leases"]:
+            await asyncio.sleep(0.05)
+        await asyncio.to_thread(live.stop, "enough")
+        await following
+
+    asyncio.run(outlive())
+    assert live.record["end_reason"] == "enough"
+    assert live.record["pid"] != first
 
 
 def test_real_money_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "voltrade"
 
 TRADING_PATH = [
     "errors", "model", "compiled", "config",
-    "bar_rules", "bars", "indicators", "signal_engine", "bar_pipeline",
+    "bar_rules", "bars", "indicators", "signal_engine", "rule_failure", "bar_pipeline",
     "risk", "account", "order_states", "records", "order_queries", "order_rules", "position_rules", "position_timers",
     "row_facts", "core_rules", "books", "order_register", "account_check", "order_outputs", "saved_orders", "oms",
     "bar_rate", "symbol_state", "saved_account", "core", "tape_loop",

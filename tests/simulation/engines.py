@@ -54,9 +54,9 @@ class SimulatedEngine(Engine):
 
     journal_type = SimulatedJournal
 
-    def __init__(self, run_dir: Path, reach: Callable[[Config], Any]) -> None:
+    def __init__(self, run_dir: Path, reach: Callable[[Config], Any], caretaker: str = "") -> None:
         super().__init__(run_dir)
-        self._reach = reach
+        self._reach, self.caretaker = reach, caretaker
 
     async def run(self) -> None:
         async with AsyncExitStack() as held:

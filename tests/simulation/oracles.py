@@ -488,7 +488,7 @@ class _Halts:
     def _on_Operator(self, body: Json, time: int) -> None:
         if body["action"] == "resume":
             self._clear("operator", "hand", "key", "foreign", time=time)
-        else:
+        elif body["action"] != "acknowledge":
             self._set("operator", time, body["action"])
 
     def _on_StreamStatus(self, body: Json, time: int) -> None:

@@ -12,6 +12,7 @@ from simulation.altering import Answering, Retelling
 from simulation.clock import PROCESS
 from simulation.engines import Killed, ask
 from simulation.evidence import Json, Life, Told
+from voltrade.engine.guardian import SILENT_S
 from voltrade.runs.run_file import can_be_resumed
 
 if TYPE_CHECKING:
@@ -137,6 +138,13 @@ class Strikes:
         if now is not None and not again:
             self._world.left_dead.add(now.run)
         self._world.kill(lost, torn, run)
+
+    def do_hang(self, for_s: float) -> None:
+        """The event loop stands still, without end: the guardian kills the engine."""
+        now = self._world.now
+        if now is not None and now.is_alive:
+            now.process.stop()
+            self._world.later(SILENT_S, self._world.kill, 0, False, now.run)
 
     def do_kill_twice(self, for_s: float, again_s: float) -> None:
         """Kill the engine, and what is started in its place while it recovers."""

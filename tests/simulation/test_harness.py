@@ -28,6 +28,7 @@ from simulation.evidence import Json
 from simulation.kinds import NAMED
 from simulation.network import Network, Pipe
 from simulation.plans import RULE, Plan, draw_plan, draw_settings, lasts_s
+from simulation.reading import reading_of
 from simulation.scenario import at, scenario
 from voltrade.simulated.symbols import shipped_instrument
 from voltrade.strategy.rule_file import read_parameters, signal_engine_of
@@ -89,10 +90,37 @@ def test_a_stopped_process_dies_at_once() -> None:
     assert began - died < 2_000
 
 
-def test_who_starts_a_dead_engine_again_waits_twice_as_long_after_each_failure() -> None:
-    lives = how(at(5, "crash"), at(12, "crash"), at(20, "crash"), duration_s=40.0)
-    assert [each[0] for each in lives] == ["failed", "failed", "failed", "ended"]
-    assert [after[1] - before[2] for before, after in pairwise(lives)] == [1_500, 3_000, 6_000]
+def test_the_guardian_kills_an_engine_that_hangs_and_starts_another() -> None:
+    (first, _, died), (second, began, _) = how(at(5, "hang"))
+    assert (first, died, second) == ("killed", 10_000, "ended")
+    assert began - died == 1_500
+
+
+def test_the_guardian_starts_a_dead_engine_at_once_and_waits_longer_after_many_deaths() -> None:
+    lives = how(*(at(5 + 7 * number, "kill") for number in range(5)), duration_s=60.0)
+    assert [each[0] for each in lives] == [*["killed"] * 5, "ended"]
+    assert [after[1] - before[2] for before, after in pairwise(lives)] == [1_500, 1_500, 1_500, 3_500, 5_500]
+
+
+def test_an_engine_that_crashed_twice_by_one_exception_is_a_caretaker_until_somebody_resumes() -> None:
+    """Its journal holds the event that no engine can take; the position has its stop, and the rule decides nothing."""
+    crashes = at(20, "crash"), at(25, "crash")
+    cared = scenario(*crashes, duration_s=60.0, rule=RULE)
+    resumed = scenario(*crashes, at(35, "operator", action="resume"), duration_s=60.0, rule=RULE)
+    began = max(life.begin for life in cared.lives)
+
+    def entries(evidence: Any) -> list[int]:
+        intents = journal_rows(evidence, "OrderIntent")
+        return [row["time"] for row in intents if row["purpose"] == "e" and row["time"] > began]
+
+    assert [life.how for life in cared.lives] == ["failed", "failed", "ended"]
+    assert [row["code"] for row in journal_rows(cared, "Alert") if row["code"] == "CARETAKER"] == ["CARETAKER"]
+    assert not entries(cared)
+    assert entries(resumed)
+
+
+def journal_rows(evidence: Any, kind: str) -> list[Json]:
+    return [row.body for _, row in reading_of(evidence).of_kind(kind)]
 
 
 # --- the disk ---------------------------------------------------------------------------------------------------------

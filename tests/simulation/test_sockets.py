@@ -181,7 +181,7 @@ def real_venue(folder: Path, plan: Plan) -> Iterator[str]:
 def real_engine(run: Path) -> subprocess.Popen[bytes]:
     """Start an engine in a run's folder, anew or again."""
     with (run / "engine.log").open("ab") as log:
-        command = [sys.executable, "-m", "voltrade", "run", str(run)]
+        command = [sys.executable, "-m", "voltrade", "engine", str(run)]
         return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
 

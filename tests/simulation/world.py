@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 import json
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -27,8 +27,10 @@ from simulation.remains import Remains, evidence_of
 from simulation.strikes import Strikes
 from simulation.wire import ENDPOINT, connect_by
 from voltrade.config import Config
+from voltrade.engine.guardian import Crash, Restarts, last_row
 from voltrade.engine.modes import Wiring, first_contact
 from voltrade.exchange.binance import BinanceRestClient
+from voltrade.runs.run_file import JOURNAL, RECORD
 from voltrade.simulated.ground_truth import TruthLog
 from voltrade.strategy.rule_file import keep_rule, read_parameters
 from voltrade.venue.faults import Fault
@@ -37,7 +39,8 @@ from voltrade.venue.server import Venue
 MARKET_FIRST_S = 0.000_1
 """Without latency, so much later than the trade that made it comes what happened to an order: as on a tape."""
 LONGEST_PAUSE_S = 15.0
-"""Whoever starts a dead engine again waits twice as long after each failure, up to this long."""
+"""Whoever starts a refused run again waits twice as long after each refusal, up to this long."""
+REFUSALS = ("SessionError", "ConfigError", "AccountInUse")
 INSTANCE = "simulated"
 
 
@@ -64,7 +67,9 @@ class World:
         self.left_dead: set[int] = set()
         self.to_come = 0
         self.clock_ahead_ms: list[int] = []
-        self._crashes: Counter[int] = Counter()
+        self._restarts: defaultdict[int, Restarts] = defaultdict(Restarts)
+        """What the guardian of each run knows of its engines' deaths."""
+        self._refused: Counter[int] = Counter()
         self.disk = Disk(root, plan.seed)
         DISK.set(self.disk)
         self._outside = contextvars.copy_context()
@@ -194,7 +199,7 @@ class World:
     def start(self, run: int) -> None:
         """Start an engine in a run's folder."""
         try:
-            engine = SimulatedEngine(self.folder(run), self._reach)
+            engine = SimulatedEngine(self.folder(run), self._reach, self._restarts[run].caretaker)
         except Exception as error:
             self.die(Life(self.loop.now_ms, self.loop.now_ms, "failed", repr(error), run))
             return
@@ -234,12 +239,20 @@ class World:
         """Note an engine's end; where it did not end by itself, start it again."""
         self.lives.append(life)
         if life.how in ("killed", "failed") and life.run not in self.left_dead:
-            self._crashes[life.run] += life.how == "failed"
-            pause = min(self.plan.restart_s * 2 ** max(self._crashes[life.run] - 1, 0), LONGEST_PAUSE_S)
             self.to_come += 1
-            self.later(pause, self._start_again, life.run)
+            self.later(self._pause_after(life), self._start_again, life.run)
             return
         self.loop.call_soon(self._end_if_over, context=self._outside)
+
+    def _pause_after(self, life: Life) -> float:
+        """Seconds until another engine: the guardian's; after a refusal those of whoever starts the run again."""
+        record = json.loads((self.folder(life.run) / RECORD).read_text())
+        if life.reason.startswith(REFUSALS) or not record.get("begun"):
+            self._refused[life.run] += 1
+            return min(self.plan.restart_s * 2 ** (self._refused[life.run] - 1), LONGEST_PAUSE_S)
+        guardian = self._restarts[life.run]
+        guardian.add(Crash(self.loop.time(), last_row(self.folder(life.run) / JOURNAL), life.reason))
+        return self.plan.restart_s + guardian.pause_s
 
     def _end_if_over(self) -> None:
         """End the session where every run has ended and none is to come; one that lies dead is given all its time."""

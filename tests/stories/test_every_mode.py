@@ -182,7 +182,9 @@ def test_a_live_engine_that_was_killed_goes_on_the_next_day_without_a_new_word(
     by_hand = len(Truth.of(folder).kind("fill"))
     run = tmp_path / "runs/killed"
     begin_run(run, parameters(tmp_path, "live", address, duration_s=12.0, capital=990_000))
-    process = subprocess.Popen([*ENGINE, str(run)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*ENGINE[:-1], "engine", str(run)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 60
     while len(Truth.of(folder).kind("fill")) < by_hand + 5:
         assert time.monotonic() < deadline

@@ -11,8 +11,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,18 +23,19 @@ from typing import Any
 
 import pytest
 from support.papermill_runs import Started
-from support.sessions import ROOT, Truth, facts_of
+from support.sessions import Truth, facts_of
 from support.wall_venue import PARAMETERS, a_venue, dense_tape, rule_file
 
 from voltrade import journal
+from voltrade.engine import ctl
 from voltrade.model import OrderUpdate, Snapshot
 from voltrade.runs.replay import replay
 
 WITHIN_MS = 5_000
 """Longest from a kill (or, where the engine died, its restart) until the policy is carried out."""
 
-LEASE_MS = 5_000
-"""How long a restarted engine waits for a notebook."""
+BACK_WITHIN_MS = 8_000
+"""Longest from the kill of an engine to the first event of the one that its guardian starts; other tests run too."""
 NEVER = 1_000_000_000_000_000
 
 AGAIN_AND_AGAIN = {"max_holding_bars": 40, "cooldown_bars": 1}
@@ -212,8 +211,10 @@ KILLS: dict[tuple[str, str], set[str]] = {
     ("KILL", "both"): LOST,
     ("INT", "engine"): {"SIGINT"},
     ("TERM", "engine"): {"SIGTERM"},
-    # Nobody is there who could end by a policy: the engine goes on, notices that its notebook is gone, and does.
-    ("KILL", "engine"): LOST,
+    # The guardian starts another engine, which the notebook follows; then papermill is interrupted.
+    ("KILL", "engine"): INTERRUPTED,
+    # The engine goes on without entries, and says so; then papermill is interrupted.
+    ("KILL", "guardian"): INTERRUPTED,
 }
 
 Case = tuple[str, str, str]
@@ -249,25 +250,42 @@ def play(case: Case, folder: Path) -> None:
         one = story.session
         one.until_it_follows()
         papermill, kernel, engine = one.papermill.pid, one.kernel, one.record["pid"]
-        pids = {"papermill": [papermill], "kernel": [kernel], "both": [papermill, kernel], "engine": [engine]}[whom]
+        pids = {"papermill": [papermill], "kernel": [kernel], "both": [papermill, kernel], "engine": [engine]}
+        pids["guardian"] = [one.guardian]
         one.until(lambda: is_moment(last_seen(story.truth)))
-        for pid in pids:
+        for pid in pids[whom]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.Signals[f"SIG{name}"])
         since = int(time.time() * 1000)
         if (name, whom) == ("KILL", "engine"):
-            one.until(lambda: one.papermill.poll() is not None)
-            command = [sys.executable, "-m", "voltrade", "run", "--resume", str(one.run)]
-            resumed = subprocess.run(command, cwd=ROOT, env=one.environment, capture_output=True, text=True, timeout=90)
-            assert resumed.returncode == 0, resumed.stderr
-            since = restarted_at(one.run) + LEASE_MS
+            one.until(lambda: restarted_at(one.run) > 0, 30)
+            assert restarted_at(one.run) - since <= BACK_WITHIN_MS
+            one.until(lambda: ctl.ask(one.run, {"op": "status"}).get("state") == "running")
+        if whom == "guardian":
+            one.until(lambda: "GUARDIAN_LOST" in ctl.ask(one.run, {"op": "status"}).get("alarms", ""), 10)
+            assert "alarms" not in acknowledged(one.run)
+            assert {row.fact.reason for row in journal.read(one.run / "journal.db", kind="Operator")} > {
+                "GUARDIAN_LOST"
+            }
+        if whom in ("engine", "guardian") and name == "KILL":
+            one.papermill.send_signal(signal.SIGINT)
+            since = int(time.time() * 1000)
         one.until(lambda: one.record["state"] == "ended", 30)
         assert protected_from(story.truth) - since <= WITHIN_MS
         check_story(story, KILLS[name, whom])
-        if whom == "papermill" and name != "KILL":
+        if KILLS[name, whom] == INTERRUPTED and whom != "kernel":
             one.check_whole()
         if one.record["end_reason"] == "NOTEBOOK_LOST":
             one.until(lambda: one.record.get("review") == "review.html", 90)
+
+
+def acknowledged(run: Path) -> dict[str, Any]:
+    """The status once an operator has ended the alarms."""
+    ctl.ask(run, {"op": "ack", "reason": "seen"})
+    deadline = time.monotonic() + 10
+    while "alarms" in (status := ctl.ask(run, {"op": "status"})) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return status
 
 
 @pytest.fixture(scope="module")

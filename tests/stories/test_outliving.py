@@ -87,7 +87,7 @@ def engine(run: Path, **parameters: Any) -> subprocess.Popen[bytes]:
         record = {"parameters": config.parameters(), "epoch": run.name, "state": "starting"}
         (run / "run.json").write_text(json.dumps(record))
     with (run / "engine.log").open("ab") as log:
-        command = [sys.executable, "-m", "voltrade", "run", str(run)]
+        command = [sys.executable, "-m", "voltrade", "engine", str(run)]
         return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
 

@@ -129,8 +129,10 @@ def test_a_cell_that_blocks_holds_nothing_up(start: Callable[..., Started], tmp_
 
 @pytest.mark.campaign
 def test_papermill_again_goes_on_with_a_run_whose_engine_was_killed(start: Callable[..., Started]) -> None:
+    """And its guardian before, as by a power cut."""
     one = start().until_it_trades()
-    os.kill(one.record["pid"], signal.SIGKILL)
+    for pid in (one.guardian, one.record["pid"]):
+        os.kill(pid, signal.SIGKILL)
     assert one.papermill.wait(60) == 1
     assert "the engine died with status -9" in one.said
     assert one.record["state"] == "running"  # nobody could say otherwise

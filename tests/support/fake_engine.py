@@ -1,17 +1,20 @@
 """An engine that trades nothing: it writes a made-up run's journal and speaks over the socket as the real one does.
 
-`python tests/support/fake_engine.py RUN_DIR`; the seed says how it behaves: see FAILS, DIES, WAITS.
+`python tests/support/fake_engine.py RUN_DIR`, under a guardian; the seed says how it behaves: see FAILS, DIES, WAITS,
+REVIVES.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import socketserver
 import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from support.builders import an_instrument
 from support.made_run import made_run
 
 from voltrade.config import Config
+from voltrade.engine.guardian import LOCK
 from voltrade.journal import Journal
 from voltrade.model import Instrument
 
@@ -29,6 +33,8 @@ DIES = 102
 """Is gone in the middle of the session, without an end."""
 WAITS = 103
 """Has written all, and goes on until it is asked to stop."""
+REVIVES = 104
+"""As WAITS; and the guardian may start it again, which then goes on with its journal."""
 
 
 class Engine:
@@ -64,8 +70,18 @@ class Engine:
             self.update(state="failed", error="the venue did not start")
             print("a last word")
             sys.exit(1)
-        with Journal.create(self.run_dir / "journal.db") as journal:
+        path = self.run_dir / "journal.db"
+        if path.exists() and seed == REVIVES:
+            with Journal.open(path) as journal:
+                self.begin_to_listen()
+                self.wait_and_end(journal, seed, 0)
+            return
+        with Journal.create(path) as journal:
             self.trade(journal, seed)
+
+    def begin_to_listen(self) -> None:
+        lock = str(self.run_dir / LOCK) if self.config.session.seed == REVIVES else ""
+        self.update(state="running", begun=bool(lock), guardian=lock, pid=os.getpid(), socket=self.listen())
 
     def trade(self, journal: Journal, seed: int) -> None:
         instrument = an_instrument()
@@ -77,7 +93,7 @@ class Engine:
         }
         journal.append("Start", 0, start)
         journal.commit()
-        self.update(state="running", pid=os.getpid(), socket=self.listen())
+        self.begin_to_listen()
         rows = made_run(instrument, bar_count=120).rows
         for number, (at, body) in enumerate(rows):
             if isinstance(body, dict):
@@ -91,7 +107,10 @@ class Engine:
             if seed == DIES and number == len(rows) // 2:
                 os._exit(9)
         journal.commit()
-        while seed == WAITS and not self.stop_reason:
+        self.wait_and_end(journal, seed, at)
+
+    def wait_and_end(self, journal: Journal, seed: int, at: int) -> None:
+        while seed in (WAITS, REVIVES) and not self.stop_reason:
             time.sleep(0.01)
         reason = self.stop_reason or "TAPE_END"
         journal.append("End", at, {"reason": reason})
@@ -113,5 +132,18 @@ class Engine:
         return path
 
 
+def live(line: socket.socket) -> None:
+    """Give the guardian signs of life, and end with it: no engine outlives its test."""
+    with suppress(OSError):
+        while True:
+            line.send(b"\n")
+            if not line.recv(100):
+                break
+            time.sleep(0.2)
+    os._exit(8)
+
+
 if __name__ == "__main__":
+    told = json.loads(os.environ["VOLTRADE_GUARDIAN"])
+    threading.Thread(target=live, args=[socket.socket(fileno=told["fd"])], daemon=True).start()
     Engine(Path(sys.argv[1])).run()

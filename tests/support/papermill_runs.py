@@ -62,6 +62,11 @@ class Started:
         (kernel,) = [int(pid) for pid in children if b"ipykernel" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         return kernel
 
+    @property
+    def guardian(self) -> int:
+        status = Path(f"/proc/{self.record['pid']}/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith("PPid:")).split()[1])
+
     def until(self, condition: Callable[[], bool], within_s: float = 60) -> None:
         deadline = time.monotonic() + within_s
         while not condition():

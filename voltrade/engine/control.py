@@ -22,6 +22,9 @@ from voltrade.runs.run_file import TOO_LATE
 MAX_LINE, MAX_REASON = 1 << 20, 500
 """Most bytes of a request, and most characters of a reason; a longer reason is cut."""
 
+TO_THE_CORE = {op: op for op in ("pause", "resume", "reduce", "flatten", "halt")} | {"ack": "acknowledge"}
+"""Requests that are passed to the core, and the actions of its `Operator` events."""
+
 MAX_SOCKET_PATH = 100
 """Most bytes of the socket's path; the limit of operating systems is a little above."""
 
@@ -29,9 +32,9 @@ MAX_SOCKET_PATH = 100
 class Control:
     """Answers requests on the Unix socket in the run's folder.
 
-    `status` returns the status; `stop` ends the session; `pause`, `resume`, `reduce`, `flatten` and `halt` go to the
-    core. `lease` marks a connection as a notebook's. When the last leased connection closes without a `release` before,
-    the notebook is treated as lost.
+    `status` returns the status; `stop` ends the session; `pause`, `resume`, `reduce`, `flatten`, `halt` and `ack` go to
+    the core. `lease` marks a connection as a notebook's. When the last leased connection closes without a `release`
+    before, the notebook is treated as lost.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Control:
         status: Callable[[], dict[str, Any]],
         command: Callable[[str, str, bool], None],
         identity: str = "",
+        on_release: Callable[[], None] = lambda: None,
     ) -> None:
         """Make a control; `listen` opens its socket.
 
@@ -48,11 +52,13 @@ class Control:
             status: Returns the status of the session.
             command: Takes an operator command: action, reason, and whether the session ends with it.
             identity: Id of the run; a request for another run is refused.
+            on_release: Called when a notebook releases its lease on purpose.
         """
         self._config = config
         self._id = identity
         self._status = status
         self._command = command
+        self._on_release = on_release
         self._leases = 0
         self.was_leased = False
         """Whether a notebook has had the lease at any time."""
@@ -88,6 +94,8 @@ class Control:
                     self._leases += (request["op"] == "lease") - leased
                     leased = request["op"] == "lease"
                     self.was_leased = True
+                    if request["op"] == "release":
+                        self._on_release()
                 writer.write(json.dumps(self._answer(request)).encode() + b"\n")
                 await writer.drain()
         except (ValueError, KeyError, TypeError, ConnectionError):
@@ -108,14 +116,14 @@ class Control:
         is_too_late = status["state"] in TOO_LATE
         if op in ("status", "lease", "release") or (op == "stop" and is_too_late):
             return status
-        if op not in ("pause", "resume", "reduce", "flatten", "halt", "stop"):
+        if op not in (*TO_THE_CORE, "stop"):
             return {"error": f"op: unknown, was {op!r}"}
         if is_too_late:
             return {"error": f"{op} comes too late and is not carried out: the session is {status['state']}"}
         if op == "stop":
             self.stop(reason or "STOPPED")
         else:
-            self._command(op, reason, False)
+            self._command(TO_THE_CORE[op], reason, False)
         return self._status()
 
     def stop(self, reason: str) -> None:

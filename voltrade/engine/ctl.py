@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from voltrade.errors import SessionError
-from voltrade.runs.run_file import RECORD, TOO_LATE, is_running, load, read, state_of
+from voltrade.runs.run_file import RECORD, TOO_LATE, is_guarded, is_running, load, read, state_of
 
 ACTIONS = {
     "status": "print the status; change nothing",
@@ -23,11 +23,14 @@ ACTIONS = {
     "reduce": "only orders that reduce risk until `resume`, also after a restart and in the next session",
     "halt": "as `reduce`, and cancel an open entry order",
     "flatten": "cancel an open entry order, close the position at market, and pause",
+    "ack": "end the alarms that are repeated: a rule that failed, a caretaker, a guardian that is lost",
     "stop": "end the session by the policy `on_interrupt`; by `protect` if that is `carry_on`",
 }
 """The commands, and what each does."""
 
 ANSWER_WITHIN_S = 5.0
+RESTART_WITHIN_S = 20.0
+"""How long a request waits for a new engine, after the old one has died and while a guardian starts another."""
 
 
 def running(runs: Path) -> list[Path]:
@@ -58,15 +61,20 @@ def rows_of(run: Path, action: str, answer: Mapping[str, Any]) -> dict[str, Any]
     return rows
 
 
-def ask(run: Path, message: Mapping[str, Any]) -> dict[str, Any]:
+def ask(run: Path, message: Mapping[str, Any], restart_within_s: float = RESTART_WITHIN_S) -> dict[str, Any]:
     """Send a request to a run's engine and return its answer; the engine of another run refuses it.
+
+    Args:
+        run: Folder of the run.
+        message: The request.
+        restart_within_s: How long to wait for a new engine if the old one has died and a guardian starts another.
 
     Raises:
         SessionError: The folder has no run, its engine doesn't answer, or it refuses the request.
     """
     message = {**message, "id": identity(run)}
     try:
-        with connect(run) as connection, connection.makefile("rb") as answers:
+        with _connect_when_restarted(run, restart_within_s) as connection, connection.makefile("rb") as answers:
             connection.sendall(json.dumps(message).encode() + b"\n")
             answer: dict[str, Any] = json.loads(answers.readline())
     except (OSError, ValueError) as error:
@@ -91,6 +99,18 @@ def connect(run: Path) -> socket.socket:
         connection.close()
         raise SessionError(f"{run.name}: its engine does not answer; it is {state_of(record)}") from None
     return connection
+
+
+def _connect_when_restarted(run: Path, within_s: float) -> socket.socket:
+    """Return a connection to a run's engine, or to the one that its guardian starts in its place."""
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            return connect(run)
+        except SessionError:
+            if time.monotonic() > deadline or not is_guarded(read(run)):
+                raise
+            time.sleep(0.1)
 
 
 def _connect(connection: socket.socket, path: str) -> None:

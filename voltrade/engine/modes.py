@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from voltrade.config import Config
 from voltrade.engine.clocks import TapeClock, WallClock
@@ -42,6 +42,8 @@ from voltrade.live import LiveTradingSystem
 from voltrade.model import Instrument
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 RETRY_S = 1.0
 """Pause between two tries to reach the exchange."""
@@ -233,13 +235,26 @@ async def first_contact(
     Raises:
         VenueError: The exchange can't be reached, and the run is new.
     """
+
+    async def contact() -> Instrument:
+        if isinstance(clock, WallClock):
+            await clock.sync(rest)
+        return await rest.instrument(symbol, any_status=is_resumed)
+
+    return await waited_for(contact, is_wanted=is_resumed)
+
+
+async def waited_for(ask: Callable[[], Awaitable[T]], is_wanted: bool) -> T:
+    """Return the exchange's answer; if it is wanted, ask until the exchange can be reached.
+
+    Raises:
+        VenueError: It can't be reached, and isn't waited for.
+    """
     while True:
         try:
-            if isinstance(clock, WallClock):
-                await clock.sync(rest)
-            return await rest.instrument(symbol, any_status=is_resumed)
+            return await ask()
         except VenueError as error:
-            if not is_resumed:
+            if not is_wanted:
                 raise
             log.warning("the exchange can't be reached, and is waited for: %s", error)
             await asyncio.sleep(RETRY_S)

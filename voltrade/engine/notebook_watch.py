@@ -14,16 +14,24 @@ FIRST_LEASE_S = 15
 starts, or some seconds later on a busy machine."""
 
 
-async def await_notebook(control: Control, record: Record) -> None:
+async def await_notebook(control: Control, record: Record, is_restarted: bool = False) -> None:
     """Treat the notebook as lost if it doesn't take the lease in time, or if its process ends before.
 
-    Only seconds in which this process runs are counted: a suspended engine can't receive a lease.
+    Only seconds in which this process runs are counted: a suspended engine can't receive a lease. After a restart the
+    notebook may be busy, or wait for its user, and then only the end of its process counts.
+
+    Args:
+        control: Has the lease.
+        record: Says whether a notebook has started the session, and whether it has released the lease on purpose.
+        is_restarted: Whether another engine ran the session before.
     """
-    for _ in range(FIRST_LEASE_S):
-        if _is_gone(os.environ.get(NOTEBOOK, "")):
+    notebook, waited_s = os.environ.get(NOTEBOOK, ""), 0
+    while not (control.was_leased or _is_gone(notebook)):
+        if waited_s >= FIRST_LEASE_S and not (is_restarted and notebook):
             break
         await asyncio.sleep(1.0)
-    if record.facts.get("attended") and not control.was_leased:
+        waited_s += 1
+    if record.facts.get("attended") and not (control.was_leased or record.facts.get("released")):
         control.check_lease()
 
 

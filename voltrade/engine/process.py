@@ -1,4 +1,4 @@
-"""The engine process: `python -m voltrade run RUN_DIR` runs one session from start to end.
+"""The engine: it runs one session from start to end, in a process of its own that a guardian watches.
 
 It is a separate process, so that a stalled, killed or closed notebook can't stall trading. It reads the settings from
 `run.json`, connects to the exchange of the mode, locks the account's ledger, checks that the session may start, loads
@@ -9,41 +9,38 @@ writes the outcome into `run.json`.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import logging
 import os
-import platform
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
 
 from voltrade import journal
 from voltrade.core import TradingCore
-from voltrade.data.store import Store
 from voltrade.engine import recorder
 from voltrade.engine.account_history import last_final_state, ledger_checks, open_ledger, save_final_state
+from voltrade.engine.alarms import Alarms
 from voltrade.engine.checks import Check, refused
 from voltrade.engine.contact.passed import check_demo_check
 from voltrade.engine.control import Control
-from voltrade.engine.modes import Wiring, wire
+from voltrade.engine.guardian import LOCK
+from voltrade.engine.heartbeat import Heartbeat
+from voltrade.engine.modes import Wiring, waited_for, wire
 from voltrade.engine.news import Message, News, Urgency
 from voltrade.engine.notebook_watch import await_notebook
 from voltrade.engine.notify import Notifier
 from voltrade.engine.operator_commands import OperatorCommands
 from voltrade.engine.paper import PaperExchange
 from voltrade.engine.preflight import notifications, preflight
-from voltrade.engine.process_log import log_in_background
 from voltrade.engine.recorder import Recording
-from voltrade.engine.review_process import write_review
 from voltrade.engine.warmup import Loader, Progress
-from voltrade.errors import JournalError, SessionError, VenueError, VoltradeError
+from voltrade.errors import JournalError, SessionError, VenueError
 from voltrade.exchange.binance import BinanceWSManager
 from voltrade.journal import Journal
 from voltrade.live import LiveTradingSystem
@@ -51,14 +48,12 @@ from voltrade.model import Event, History, Operator, Output, ResumeState
 from voltrade.runs import handover
 from voltrade.runs.ledger import Ledger
 from voltrade.runs.ledger_file import FinalState
-from voltrade.runs.replay import Replay, recover, start_row
-from voltrade.runs.run_file import ENDING, JOURNAL, PAGE, Record
+from voltrade.runs.replay import Replay, recover, start_row, versions
+from voltrade.runs.run_file import ENDING, JOURNAL, Record
 from voltrade.strategy.rule_file import read_parameters, signal_engine_of
 
 log = logging.getLogger(__name__)
 
-LIBRARIES = ("voltrade", "ccxt", "numba", "numpy", "pandas", "papermill")
-"""Packages whose versions the journal's first row has."""
 WARM_UP_KINDS = frozenset({"Start", "BarResumePoint", "Trades", "Bar"})
 """Kinds of journal rows from before the first request about the account."""
 
@@ -68,8 +63,12 @@ class Engine:
 
     journal_type: ClassVar[type[Journal]] = Journal
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, heartbeat: Heartbeat | None = None) -> None:
         """Read the run's settings.
+
+        Args:
+            run_dir: Folder of the run.
+            heartbeat: Signs of life for the guardian; None without a guardian.
 
         Raises:
             ConfigError: A parameter differs from what the process was given, or from the journal's first row.
@@ -99,6 +98,11 @@ class Engine:
         """Progress while earlier trades are loaded; else None."""
         session = self._config.session
         self.notifier = Notifier(os.environ, f"{run_dir.resolve().name} · {session.mode} {session.symbol}")
+        self._alarms = Alarms(self.notifier.post)
+        self._heartbeat = heartbeat or Heartbeat()
+        self.caretaker = self._heartbeat.caretaker
+        """Why this engine only looks after the account, without rule and entries; empty where it trades."""
+        self._is_lockstep = False
         self._news: News | None = None
         self._recording: Recording | None = None
 
@@ -125,6 +129,11 @@ class Engine:
         """
         async with AsyncExitStack() as held:
             self._identify()
+            self._control = control = Control(self._config, self._status, self._command, self._id, self._on_release)
+            held.callback(control.close)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, control.stop, signal.Signals(number).name)
+            self._begin_to_live(held)
             known = self._record.facts
             account = "" if self._is_new else known.get("account", "")
             wiring = await wire(
@@ -133,14 +142,30 @@ class Engine:
             held.push_async_callback(wiring.close)
             held.callback(self._close)
             self._lock_account(wiring)
-            self._control = control = Control(self._config, self._status, self._command, self._id)
-            held.callback(control.close)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, control.stop, signal.Signals(number).name)
             socket = await control.listen(self._dir)
             venue = wiring.venue.rest if wiring.venue else ""
-            self._record.update(pid=os.getpid(), socket=str(socket), venue=venue, account=wiring.fingerprint)
-            await self._trade(wiring, control)
+            guardian = str((self._dir / LOCK).resolve()) if self._heartbeat.is_guarded else ""
+            self._record.update(
+                pid=os.getpid(), socket=str(socket), venue=venue, account=wiring.fingerprint, guardian=guardian
+            )
+            try:
+                await self._trade(wiring, control)
+            except Exception as error:  # the session's own venue goes on for the engine that takes this one's place
+                wiring.is_own_venue &= not self._is_started_again(error)
+                raise
+
+    def _begin_to_live(self, held: AsyncExitStack) -> None:
+        """Give the guardian signs of life, and repeat alarms."""
+        for work in (self._alarms.repeat(), self._heartbeat.run(self._on_guardian_lost)):
+            held.callback(asyncio.create_task(work).cancel)
+
+    def _on_guardian_lost(self, why: str) -> None:
+        """Take no new risk, since nobody would start this engine again; and say so."""
+        text = f"GUARDIAN_LOST: {why}; no entries until an operator resumes"
+        log.warning("%s", text)
+        self._alarms.sound(text)
+        self.notifier.post(Message(text, Urgency.FAILURE))
+        self._reduce_only("GUARDIAN_LOST")
 
     def _identify(self) -> None:
         """Read the id of the run, and whether it is new.
@@ -189,6 +214,7 @@ class Engine:
             *(core, self._journal, wiring.gateway, wiring.clock, wiring.clock.set),
             observe=self._observer(wiring, self._news),
         )
+        self._take_care(core)
         for action, reason, final in self._commands.pending:
             self._send_command(action, reason, final)
         run = self._run_by_wall_clock if wiring.channel is None else self._run_in_lockstep
@@ -200,11 +226,19 @@ class Engine:
         if self._recording is not None:
             await asyncio.to_thread(self._recording.close)
 
+    def _take_care(self, core: TradingCore) -> None:
+        """As a caretaker, switch off rule and entries before anything else."""
+        if self.caretaker and ("caretake", self.caretaker, False) not in self._commands.pending:
+            self._commands.add("caretake", self.caretaker, False)
+        self._alarms.go_on(core)
+
     def _observer(self, wiring: Wiring, news: News) -> Callable[[Event | Output], None]:
         """Return a function to call with every fact: it notes commands, sends news and records trades."""
-        observers: list[Callable[[Event | Output], None]] = [self.notifier.observer(news)]
+        observers: list[Callable[[Event | Output], None]] = [self.notifier.observer(news), self._alarms.observe]
         session = self._config.session
         if recorder.is_wanted(session):
+            from voltrade.data.store import Store  # imports pyarrow, which would slow the start down
+
             source = f"{session.mode} {wiring.endpoint.rest}"
             self._recording = Recording(Store(), wiring.instrument, source, wiring.clock())
             observers.append(self._recording.observe)
@@ -223,7 +257,7 @@ class Engine:
         system, channel = self._system, wiring.channel
         assert system is not None
         assert channel is not None
-        self._tape_trades = wiring.tape["trades"]
+        self._tape_trades, self._is_lockstep = wiring.tape["trades"], True
         at = {"trade_id": max(system.core.last_trade_id, 0), "marks": replayed.marks if replayed else 0}
         hello = await channel.ask({"op": "hello", **at})
         if replayed is None:
@@ -242,7 +276,8 @@ class Engine:
         assert system is not None
         # The streams are open while earlier trades are loaded, so that no trade in between is missed.
         await feed.start(hold=True)
-        [newest] = await wiring.rest.agg_trades(wiring.instrument.symbol, limit=1) or [(0, 0, 0, 0, False)]
+        newest_trades = partial(wiring.rest.agg_trades, wiring.instrument.symbol, limit=1)
+        [newest] = await waited_for(newest_trades, is_wanted=replayed is not None) or [(0, 0, 0, 0, False)]
         if replayed is None:
             system.warm_up(await self._load(wiring, newest[0]))
             self._resume_account(system, wiring)
@@ -267,10 +302,11 @@ class Engine:
 
     def _on_running(self, held: AsyncExitStack, control: Control) -> None:
         """Write to `run.json` that the session runs, and watch for its notebook."""
-        self._record.update(state="running", started=_utc_now())
+        self._heartbeat.is_busy = False
+        self._record.update(state="running", started=_utc_now(), error="")
         if control.was_leased:
             control.check_lease()  # the notebook may have ended while earlier trades were loaded
-        watch = asyncio.create_task(await_notebook(control, self._record))
+        watch = asyncio.create_task(await_notebook(control, self._record, is_restarted=not self._is_new))
         held.callback(watch.cancel)
 
     # --- the start -------------------------------------------------------------------------------------------------
@@ -281,7 +317,7 @@ class Engine:
         Raises:
             SessionError: Names each row that failed.
         """
-        checks = await preflight(wiring, self._resumed_from, is_new)
+        checks = await waited_for(lambda: preflight(wiring, self._resumed_from, is_new), is_wanted=not is_new)
         checks += await check_demo_check(wiring, os.environ) if is_new else []
         checks += ledger_checks(self._ledger, self._resumed_from, is_new, wiring)
         checks.append(notifications(self.notifier))
@@ -295,7 +331,7 @@ class Engine:
         if self._is_new:
             return None
         path = self._dir / JOURNAL
-        replayed = recover(path)
+        replayed = recover(path, as_far_as_possible=bool(self.caretaker))
         self._journal = self.journal_type.open(path)
         self._journal.on_commit = self._on_commit
         if self._ledger is not None:
@@ -350,8 +386,7 @@ class Engine:
             "mode": self._config.session.mode,
             "parameters": self._config.parameters(),
             "rule_sha256": self._record.facts.get("rule_sha256", ""),
-            "python": platform.python_version(),
-            "versions": {name: version(name) for name in LIBRARIES},
+            **versions(),
         }
 
     # --- the end ---------------------------------------------------------------------------------------------------
@@ -360,6 +395,7 @@ class Engine:
         """Write the journal's last row, then the frames from the journal, then the end into `run.json`."""
         assert self._journal is not None
         assert self._system is not None
+        self._heartbeat.is_busy = True
         self._journal.append("End", self._system.core.time, {"reason": reason})
         self._journal.commit()
         if self._news is not None:
@@ -379,8 +415,20 @@ class Engine:
         """Why the session has ended; empty before its end."""
         return self._system.core.end_reason if self._system is not None else ""
 
+    def _is_started_again(self, error: BaseException) -> bool:
+        """Whether the guardian starts another engine after this error: not in lockstep, where nothing is at stake."""
+        if self._is_lockstep or not self._record.facts.get("begun"):
+            return False
+        return self._heartbeat.is_started_again(error, was_trading=self._system is not None)
+
     def fail(self, error: BaseException) -> None:
-        """Write into `run.json`, and notify, that the run failed and why."""
+        """Write into `run.json`, and notify, that the run failed and why; or that it goes on with another engine."""
+        self._heartbeat.is_busy = True
+        self._heartbeat.report(error)
+        if self._is_started_again(error):
+            self.notifier.post(Message(f"CRASHED: {error}; the engine is started again", Urgency.FAILURE))
+            self._record.update(error=str(error))
+            return
         self.notifier.post(Message(f"FAILED: {error}", Urgency.FAILURE))
         self._note_notebook()
         self._record.update(
@@ -404,11 +452,6 @@ class Engine:
         """Whether the run was over when this engine read its record."""
         return bool(self._record.facts.get("state") == "ended")
 
-    def write_review(self) -> None:
-        """Write the review of the run, which nobody has followed to its end."""
-        if write_review(self._dir):
-            self._record.update(review=PAGE)
-
     # --- status and commands ---------------------------------------------------------------------------------------
 
     def _status(self) -> dict[str, Any]:
@@ -418,6 +461,8 @@ class Engine:
         status: dict[str, Any] = {"state": state, "mode": self._config.session.mode}
         if self._system is not None:
             status |= self._system.status(self._tape_trades)
+        if self._alarms.sounding:
+            status["alarms"] = "; ".join(self._alarms.sounding)
         if self._loading is not None:
             status |= {"loading": str(self._loading), "progress": self._loading.part}
         if self._journal is not None:
@@ -443,6 +488,10 @@ class Engine:
         if self._ledger is not None and self._ledger.record is not None and self._ledger.record.run == self._id:
             self._ledger.note_position(rows, head)
 
+    def _on_release(self) -> None:
+        """Note that the session goes on without its notebook, on purpose: the next engine doesn't wait for it."""
+        self._record.update(released=True)
+
     def _reduce_only(self, reason: str) -> None:
         """Enter no new position while the account's files can't be written: another engine could take the account."""
         self._command("reduce", reason, False)
@@ -450,44 +499,3 @@ class Engine:
 
 def _utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def run(run_dir: Path) -> int:
-    """Run the engine process in a run's folder; return its exit status."""
-    os.umask(0o077)
-    with log_in_background():
-        return _run(run_dir)
-
-
-def _run(run_dir: Path) -> int:
-    try:
-        engine = Engine(run_dir)
-        # Held until the process ends; a second engine in the same folder changes nothing.
-        lock = os.open(run_dir / "engine.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print(f"run: {run_dir}: another engine runs it", file=sys.stderr)
-        return 2
-    except VoltradeError as error:
-        print(f"run: {error}", file=sys.stderr)
-        return 2
-    if engine.has_ended:
-        print(f"run: {run_dir}: has ended already", file=sys.stderr)
-        return 2
-    return _run_to_end(engine)
-
-
-def _run_to_end(engine: Engine) -> int:
-    try:
-        asyncio.run(engine.run())
-    except BaseException as error:
-        engine.fail(error)
-        if isinstance(error, VoltradeError):
-            print(f"run: {error}", file=sys.stderr)
-            return 1
-        raise
-    finally:
-        engine.notifier.close()
-        if engine.is_unattended:
-            engine.write_review()
-    return 0

@@ -7,13 +7,16 @@ recording, not the session.
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from voltrade.config import SessionSettings
 from voltrade.data.kinds import TRADES, day_of
-from voltrade.data.store import Store
-from voltrade.data.trade_recorder import Recorder
 from voltrade.errors import DataError
 from voltrade.model import Event, Instrument, Output, Trades
+
+if TYPE_CHECKING:  # they import pyarrow, which an engine that records nothing need not load
+    from voltrade.data.store import Store
+    from voltrade.data.trade_recorder import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,8 @@ class Recording:
     """
 
     def __init__(self, store: Store, instrument: Instrument, source: str, now: int) -> None:
+        from voltrade.data.trade_recorder import Recorder
+
         known = store.day(TRADES, instrument.symbol, day_of(now))
         self._recorder: Recorder | None = Recorder(store, instrument, source, after=known)
 

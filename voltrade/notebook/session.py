@@ -26,7 +26,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from voltrade.config import NOTEBOOK, RUN_DIR, Config
-from voltrade.engine import ctl
+from voltrade.engine import ctl, guardian
 from voltrade.engine.permission import check_permitted
 from voltrade.errors import ConfigError, SessionError
 from voltrade.notebook.session_view import SessionView, StartupLine, progress_bar
@@ -45,8 +45,8 @@ START_WITHIN_S = 180.0
 EXIT_WITHIN_S = 10.0
 """Longest wait for the end of the engine's process after the end of the session."""
 
-ENGINE = (sys.executable, "-m", "voltrade", "run")
-"""Command of the engine process; the run's folder is its last argument."""
+ENGINE = (sys.executable, "-m", "voltrade", "engine")
+"""Command of the engine process; its guardian adds the run's folder."""
 
 _PLAIN = (str, bytes, numbers.Number, Decimal, type(None), list, tuple, dict, set)
 
@@ -144,7 +144,7 @@ class Session(Run):
         status = {name: record[name] for name in ("state", "end_reason", "error") if record.get(name)}
         if record["state"] == "running":
             with suppress(SessionError):
-                status |= ctl.ask(self.path, {"op": "status"})
+                status |= ctl.ask(self.path, {"op": "status"}, restart_within_s=0)
         return status
 
     @property
@@ -153,7 +153,7 @@ class Session(Run):
         if self.record.get("state") != "starting" or not self.record.get("socket"):
             return ""
         try:
-            status = ctl.ask(self.path, {"op": "status"})
+            status = ctl.ask(self.path, {"op": "status"}, restart_within_s=0)
         except SessionError:
             return ""
         return f"{progress_bar(status['progress'])}  {status['loading']}" if status.get("loading") else ""
@@ -177,11 +177,11 @@ class Session(Run):
             SessionError: The engine has failed, or ended without an end of the session.
         """
         view = SessionView(self, self._reader)
-        self.take_lease()
         try:
             is_over = False
             while not is_over:
                 try:
+                    self.take_lease()  # also of an engine that the guardian has started anew
                     is_over = self._is_over()
                     self._reader.poll()
                     view.show(await asyncio.to_thread(self.status), is_last=is_over)
@@ -229,11 +229,11 @@ class Session(Run):
         return False
 
     def _died(self) -> str:
-        """Return how the engine's process has ended; empty while it runs."""
-        if self._process is None:
-            return "" if records.is_running(self.record) else "the engine is gone"
-        status = self._process.poll()
-        return "" if status is None else f"the engine died with status {status}"
+        """Return how the engine's process has ended; empty while it runs, or its guardian starts another."""
+        status = None if self._process is None else self._process.poll()
+        if (self._process is not None and status is None) or records.is_running(self.record):
+            return ""  # an engine outlives a guardian that was killed
+        return "the engine is gone" if status is None else f"the engine died with status {status}"
 
     def take_lease(self) -> None:
         """Take the engine's lease, so that the engine notices when this notebook's process ends.
@@ -381,12 +381,12 @@ def _interactive_folder() -> Path:
 
 
 def _launch(folder: Path, config: Config) -> subprocess.Popen[bytes]:
-    """Start the engine as a separate process group, with its output in `engine.log`."""
+    """Start the engine under its guardian, both in process groups of their own, with their output in `engine.log`."""
     # The path of a tape is relative to the current folder, or to the project.
     where = Path.cwd() if Path(config.session.tape).exists() else project_root()
     with (folder / "engine.log").open("ab") as log:  # a resumed run keeps the earlier log
         return subprocess.Popen(
-            [*ENGINE, str(folder)],
+            guardian.command(folder, ENGINE),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -320,6 +320,8 @@ def _event_by_event(
         if not isinstance(event, Trades):
             facts.append(event)
         consumed, outputs = core.handle(event)
+        if symbol_state.pipeline.rule_error is not None:  # a session goes on without its rule; research is about it
+            raise symbol_state.pipeline.rule_error
         facts.extend(outputs)
         return consumed, outputs
 

@@ -7,9 +7,11 @@ is loaded from the run's own copy, whose hash is in the journal.
 
 from __future__ import annotations
 
+import platform
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from voltrade.strategy.rule_file import load_rule
 
 INSTRUMENT = TypeAdapter(Instrument)
 EVENTS = {kind.__name__ for kind in Event.__args__}
+LIBRARIES = ("voltrade", "ccxt", "numba", "numpy", "pandas", "papermill")
+"""Packages whose versions a journal's first row has."""
 MAX_SHOWN = 20
 """Most differences that are kept as text."""
 
@@ -61,6 +65,11 @@ def start_row(config: Config, instrument: Instrument, epoch: str, **more: Any) -
         "epoch": epoch,
         **more,
     }
+
+
+def versions() -> dict[str, Any]:
+    """Return the versions of Python and of the packages that a session depends on, for the first row."""
+    return {"python": platform.python_version(), "versions": {name: version(name) for name in LIBRARIES}}
 
 
 def replay(path: Path) -> Replay:
@@ -122,16 +131,21 @@ def _read_start(path: Path, rows: Iterator[journal_rows.Row]) -> RunStart:
     return RunStart(config, INSTRUMENT.validate_python(start["instrument"]), start["epoch"], rule)
 
 
-def recover(path: Path) -> Replay:
+def recover(path: Path, as_far_as_possible: bool = False) -> Replay:
     """Rebuild the core of a run that was killed.
 
     A commit of a journal always has an event together with all its outputs, so the last event is complete.
+
+    Args:
+        path: The run's journal.
+        as_far_as_possible: Whether to go on with a core that differs from the journal, or that raised an exception at
+            an event. A caretaker does: it compares the account with the exchange, and enters nothing.
 
     Raises:
         JournalError: The replay makes other decisions than the journal has.
     """
     result = replay(path)
-    if result.differences:
+    if result.differences and not as_far_as_possible:
         raise JournalError(f"{path}: can't be resumed from: {result.shown[0]}")
     return result
 
@@ -142,7 +156,11 @@ def _handle(core: TradingCore, row: journal_rows.Row, result: Replay) -> deque[t
     event = row.fact
     (symbol_state,) = core.symbol_states.values()
     bars = symbol_state.pipeline.count
-    consumed, outputs = core.handle(event)
+    try:
+        consumed, outputs = core.handle(event)
+    except Exception as error:  # the engine died of it; no later row may keep the next one from its work
+        result.add_difference(f"row {row.seq}: {row.kind} can't be handled: {type(error).__name__}: {error}")
+        return deque()
     if row.kind == "Trades" and consumed != len(event):
         result.add_difference(f"row {row.seq}: the block of {len(event)} trades was consumed up to {consumed}")
     closed = [

@@ -8,10 +8,12 @@ be resumed, or is over.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +91,14 @@ def state_of(record: Mapping[str, Any]) -> str:
 
 
 def is_running(record: Mapping[str, Any]) -> bool:
-    """Whether a run's engine accepts connections; before its socket is open, whether its process exists."""
+    """Whether a run has a guardian, which starts its engine again, or an engine.
+
+    An engine accepts connections; before its socket is open, its process exists.
+    """
     if record.get("state") not in UNFINISHED:
         return False
+    if is_guarded(record):
+        return True
     if address := record.get("socket"):
         with socket.socket(socket.AF_UNIX) as probe:
             try:
@@ -107,6 +114,19 @@ def is_running(record: Mapping[str, Any]) -> bool:
     except OSError:
         return False
     return True
+
+
+def is_guarded(record: Mapping[str, Any]) -> bool:
+    """Whether a guardian holds the lock of an unfinished run, and starts its engine again if that dies."""
+    lock = record.get("guardian")
+    if not lock or record.get("state") not in UNFINISHED:
+        return False
+    with suppress(OSError), open(str(lock), "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def can_be_resumed(folder: Path) -> bool:

@@ -1,0 +1,323 @@
+"""The guardian starts a dead engine again, kills a silent one, and ends with the session; engines here are scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from voltrade.engine import guardian, heartbeat
+from voltrade.engine.guardian import Crash, Restarts
+from voltrade.engine.heartbeat import Heartbeat
+from voltrade.errors import JournalError, SessionError
+from voltrade.journal import Journal
+from voltrade.runs import run_file
+
+ENGINE = """
+import json, os, pathlib, signal, socket, sys, time
+run, told = pathlib.Path(sys.argv[1]), json.loads(os.environ["VOLTRADE_GUARDIAN"])
+line = socket.socket(fileno=told["fd"])
+def note(what):
+    with (run / "noted").open("a") as file:
+        file.write(json.dumps([what, os.getpid(), time.monotonic(), told["caretaker"]]) + "\\n")
+def end(state):
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "state": state}))
+def beat(): line.send(b"\\n"); line.recv(100)
+def asked(number, frame): note("asked"); end("ended"); sys.exit(0)
+signal.signal(signal.SIGTERM, asked)
+note("begun")
+"""
+"""What a fake engine begins with; what it then does follows."""
+
+LIVE = "\nwhile True: beat(); time.sleep(0.05)"
+
+
+class Watched:
+    """A guardian over a fake engine."""
+
+    def __init__(self, run: Path, script: str, begun: bool = True) -> None:
+        self.run = run
+        (run / "run.json").write_text(json.dumps({"state": "running", "begun": begun}))
+        command = guardian.command(run, (sys.executable, "-c", ENGINE + script))
+        with (run / "said").open("w") as said:
+            self.process = subprocess.Popen(command, stderr=said, start_new_session=True)
+
+    @property
+    def noted(self) -> list[tuple[str, int, float, str]]:
+        path = self.run / "noted"
+        return [tuple(json.loads(row)) for row in path.read_text().splitlines()] if path.exists() else []
+
+    def begun(self, count: int) -> list[tuple[str, int, float, str]]:
+        """The engines that have begun, once there are so many."""
+        until(lambda: sum(what == "begun" for what, *_ in self.noted) >= count)
+        return [row for row in self.noted if row[0] == "begun"]
+
+    def ended(self, within_s: float = 10) -> int:
+        return self.process.wait(within_s)
+
+    def clean_up(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for _, pid, *_ in self.noted:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Iterator[Callable[..., Watched]]:
+    made: list[Watched] = []
+
+    def start(script: str, **facts: Any) -> Watched:
+        run = tmp_path / f"run {len(made)}"
+        run.mkdir(mode=0o700)
+        made.append(Watched(run, script, **facts))
+        return made[-1]
+
+    yield start
+    for watched in made:
+        watched.clean_up()
+
+
+def until(condition: Callable[[], bool], within_s: float = 15) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited for too long"
+        time.sleep(0.01)
+
+
+# --- the process ------------------------------------------------------------------------------------------------------
+
+
+def test_a_dead_engine_is_started_again_at_once_and_an_ended_one_is_not(watch: Callable[..., Watched]) -> None:
+    one = watch(LIVE)
+    [(_, first, _, _)] = one.begun(1)
+    killed = time.monotonic()
+    os.kill(first, signal.SIGKILL)
+    (_, _, _, _), (_, second, begun, caretaker) = one.begun(2)
+    assert begun - killed < 2
+    assert (second != first, caretaker) == (True, "")
+    os.kill(second, signal.SIGTERM)  # an engine that is asked to end does
+    assert one.ended() == 0
+    assert [what for what, *_ in one.noted] == ["begun", "begun", "asked"]
+
+
+def test_a_silent_engine_is_killed_and_another_one_started_within_7_s(watch: Callable[..., Watched]) -> None:
+    """Also one that is suspended: SIGKILL is all that reaches it."""
+    hung = watch("\nbeat(); beat(); note('hangs'); time.sleep(60)")
+    stopped = watch(LIVE)
+    [(_, pid, _, _)] = stopped.begun(1)
+    until(lambda: any(what == "hangs" for what, *_ in hung.noted))
+    time.sleep(0.3)  # the suspended one has given signs of life
+    suspended = time.monotonic()
+    os.kill(pid, signal.SIGSTOP)
+    [(_, _, silent, _)] = [row for row in hung.noted if row[0] == "hangs"][:1]
+    for one, since in ((hung, silent), (stopped, suspended)):
+        begun = one.begun(2)[1][2]
+        assert guardian.SILENT_S - 0.5 < begun - since < 7
+
+
+def test_three_deaths_in_ten_minutes_make_a_caretaker(watch: Callable[..., Watched]) -> None:
+    one = watch("\nbeat()\nif told['restarts'] < 3: os.kill(os.getpid(), 9)" + LIVE)
+    assert [row[3] for row in one.begun(4)] == ["", "", "", "3 crashes in ten minutes"]
+
+
+def test_two_deaths_by_one_exception_make_a_caretaker(watch: Callable[..., Watched]) -> None:
+    one = watch("\nbeat()\nif told['restarts'] < 2: line.send(b'KeyError at core.py:88\\n'); sys.exit(1)" + LIVE)
+    assert [row[3] for row in one.begun(3)] == ["", "", "two crashes by KeyError at core.py:88"]
+
+
+def test_two_deaths_at_one_row_of_the_journal_make_a_caretaker(watch: Callable[..., Watched], tmp_path: Path) -> None:
+    waits = "\nbeat()\nwhile not (run / 'go').exists(): beat()\n"
+    one = watch(waits + "if not told['caretaker']: os.kill(os.getpid(), 9)" + LIVE)
+    one.begun(1)
+    with Journal.create(one.run / "journal.db") as journal:
+        for _ in range(3):
+            journal.append("Start", 0, {})
+    (one.run / "go").touch()
+    assert [row[3] for row in one.begun(3)] == ["", "", "two crashes at row 3 of the journal"]
+
+
+def test_what_has_sent_nothing_or_is_refused_is_not_started_again(watch: Callable[..., Watched]) -> None:
+    refused, failed = watch("\nsys.exit(2)"), watch("\nend('failed'); sys.exit(1)")
+    given_up = watch("\nsys.exit(1)", begun=False)
+    assert (refused.ended(), failed.ended(), given_up.ended()) == (2, 1, 1)
+    assert [len(one.noted) for one in (refused, failed, given_up)] == [1, 1, 1]
+
+
+def test_a_signal_waits_until_the_engine_can_take_it(watch: Callable[..., Watched]) -> None:
+    """An engine that still imports its modules would die of it, and nobody would know that it was asked to stop."""
+    one = watch("\nwhile not (run / 'go').exists(): time.sleep(0.01)\n" + LIVE)
+    one.begun(1)
+    one.process.terminate()
+    time.sleep(0.3)
+    assert one.process.poll() is None
+    (one.run / "go").touch()
+    assert one.ended() == 0
+    assert [what for what, *_ in one.noted] == ["begun", "asked"]
+
+
+def test_a_run_has_one_guardian_and_is_running_while_it_has_one(watch: Callable[..., Watched], tmp_path: Path) -> None:
+    one = watch(LIVE)
+    [(_, pid, _, _)] = one.begun(1)
+    record = {"state": "running", "guardian": str(one.run / guardian.LOCK), "socket": "gone"}
+    assert run_file.is_running(record)
+    other = subprocess.run(guardian.command(one.run, ("false",)), capture_output=True, text=True, timeout=20)
+    assert (other.returncode, "another guardian watches it" in other.stderr) == (2, True)
+    one.process.kill()
+    one.process.wait()
+    assert not run_file.is_running(record)
+    os.kill(pid, 0)  # the engine is in a process group of its own, and goes on
+
+
+def test_it_imports_nothing_of_the_package() -> None:
+    """What can fail there fails where nobody watches; and it must be there before the engine is."""
+    script = (
+        "import runpy, sys; sys.argv = ['guardian.py', '/nowhere']\n"
+        f"try: runpy.run_path({guardian.__file__!r}, run_name='__main__')\n"
+        "except SystemExit: print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert loaded
+    assert not loaded & {"voltrade", "numpy", "numba", "asyncio", "pandas"}
+
+
+# --- the rule ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("times", "pauses"),
+    [
+        ([0, 10, 20, 30, 40, 50, 60, 70, 80, 90], [0, 0, 0, 2, 4, 8, 16, 32, 60, 60]),
+        ([0, 300, 600, 900], [0, 0, 0, 0]),  # the first is ten minutes old at the third
+    ],
+)
+def test_the_pause_grows_with_the_crashes_of_ten_minutes(times: list[float], pauses: list[float]) -> None:
+    restarts, found = Restarts(), []
+    for row, at in enumerate(times):
+        restarts.add(Crash(at, row))
+        found.append(restarts.pause_s)
+    assert found == pauses
+
+
+@pytest.mark.parametrize(
+    ("crashes", "why"),
+    [
+        ([], ""),
+        ([Crash(0, 5, "A"), Crash(1, 6, "B")], ""),
+        ([Crash(0, 5, "A"), Crash(1, 6, "B"), Crash(599, 7, "C")], "3 crashes in ten minutes"),
+        ([Crash(0, 5, "A"), Crash(1, 6, "B"), Crash(600, 7, "C")], ""),
+        ([Crash(0, 5), Crash(9_999, 5)], "two crashes at row 5 of the journal"),
+        ([Crash(0, 5, "A"), Crash(9_999, 6, "A")], "two crashes by A"),
+        ([Crash(0, None), Crash(1, None)], ""),  # no journal that could be read, and no word
+        ([Crash(0, 5, "A"), Crash(1, 5, "A"), Crash(9_999, 9, "B")], ""),
+    ],
+)
+def test_what_makes_a_caretaker(crashes: list[Crash], why: str) -> None:
+    restarts = Restarts()
+    for crash in crashes:
+        restarts.add(crash)
+    assert restarts.caretaker == why
+
+
+# --- the engine's side ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, Heartbeat]]:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(5)
+    beat = Heartbeat(theirs.detach())
+    with ours:
+        yield ours, beat
+    beat.lost = "the test is over"  # its thread ends
+    beat.close()
+
+
+def test_the_end_of_the_guardian_is_noticed_at_once(pair: tuple[socket.socket, Heartbeat]) -> None:
+    ours, beat = pair
+    lost: list[str] = []
+
+    async def live() -> None:
+        task = asyncio.create_task(beat.run(lost.append))
+        assert await asyncio.to_thread(ours.recv, 10)
+        assert beat.is_guarded
+        ours.close()
+        await asyncio.wait_for(task, 5)
+
+    asyncio.run(live())
+    assert (lost, beat.is_guarded) == ([heartbeat.GONE], False)
+
+
+def test_a_guardian_that_does_not_answer_is_lost_too(
+    pair: tuple[socket.socket, Heartbeat], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "ANSWER_WITHIN_S", 0.2)
+    monkeypatch.setattr(heartbeat, "EVERY_S", 0.05)
+    lost: list[str] = []
+    asyncio.run(asyncio.wait_for(pair[1].run(lost.append), 5))
+    assert lost == [heartbeat.SILENT]
+
+
+@pytest.mark.parametrize(("is_busy", "beats"), [(True, True), (False, False)])
+def test_a_loop_that_stands_still_is_silent_unless_the_engine_is_busy(
+    pair: tuple[socket.socket, Heartbeat], monkeypatch: pytest.MonkeyPatch, is_busy: bool, beats: bool
+) -> None:
+    monkeypatch.setattr(heartbeat, "EVERY_S", 0.02)
+    ours, beat = pair
+    ours.setblocking(False)
+    beat.is_busy = is_busy
+
+    async def hang() -> bool:
+        task = asyncio.create_task(beat.run(lambda why: None))
+        await asyncio.sleep(0.05)
+        time.sleep(0.1)
+        ours.recv(65_536)  # what came before the loop stood still
+        time.sleep(0.3)
+        task.cancel()
+        try:
+            return bool(ours.recv(65_536))
+        except BlockingIOError:
+            return False
+
+    assert asyncio.run(hang()) is beats
+    beat.lost = "the test is over"
+
+
+@pytest.mark.parametrize(
+    ("error", "was_trading", "restarts", "again"),
+    [
+        (KeyError(1), True, 0, True),
+        (KeyError(1), False, 0, True),
+        (JournalError("differs"), False, 1, True),
+        (JournalError("differs"), False, 0, False),  # a person goes on with the run, and is told
+        (SessionError("the ledger names another run"), True, 1, False),
+        (KeyboardInterrupt(), True, 1, False),
+    ],
+)
+def test_which_errors_another_engine_follows(
+    pair: tuple[socket.socket, Heartbeat], error: BaseException, was_trading: bool, restarts: int, again: bool
+) -> None:
+    beat = pair[1]
+    beat._restarts = restarts
+    assert beat.is_started_again(error, was_trading) is again
+    beat.report(error)
+    assert pair[0].recv(100) == f"{type(error).__name__}\n".encode()
+
+
+def test_an_engine_without_a_guardian_ends_by_its_error() -> None:
+    alone = Heartbeat.of({})
+    asyncio.run(asyncio.wait_for(alone.run(lambda why: pytest.fail("none was there")), 5))
+    assert not alone.is_started_again(KeyError(1), True)
