@@ -27,12 +27,12 @@ from voltrade.engine.permission import confirmation_text
 from voltrade.engine.process import Engine
 from voltrade.engine.process import run as run_engine
 from voltrade.errors import SessionError
-from voltrade.exchange.binance import Endpoint
+from voltrade.exchange.binance import LIVE, Endpoint
 from voltrade.exchange.credentials import Credentials
 from voltrade.model import MONEY
 from voltrade.risk import CircuitBreaker
 from voltrade.runs.ledger import Ledger
-from voltrade.runs.ledger_file import accounts_home
+from voltrade.runs.ledger_file import accounts_home, file_name
 
 KEYS = {"VOLTRADE_API_KEY": KEY, "VOLTRADE_API_SECRET": SECRET}
 ACCOUNT = Credentials(KEY, SECRET).fingerprint
@@ -302,6 +302,13 @@ def test_a_state_works_or_is_refused_by_name_before_anything_is_sent(state: str,
     assert set(changed) <= {("POST", "/fapi/v1/order/test")}
 
 
+def beside(run: Path) -> Path:
+    """Make the folder of another run; an engine's lock is held as long as this process lives."""
+    folder = run.with_name(f"{len(list(run.parent.iterdir()))}")
+    folder.mkdir(0o700)
+    return folder
+
+
 def test_live_at_binance_itself_wants_a_passed_check(
     fake: FakeBinance, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,14 +319,16 @@ def test_live_at_binance_itself_wants_a_passed_check(
     assert start(run, live())["error"].startswith(refused)
     assert [row.ok for row in asyncio.run(examine(live(), os.environ)) if row.item == "demo check"] == [False]
 
-    unchecked = start(run, live(allow_unchecked=True))
+    unchecked = start(beside(run), live(allow_unchecked=True))
     assert unchecked["error"] == PASSED
     [row] = [row for row in unchecked["checks"] if row["item"] == "demo check"]
     assert row["found"] == "no passed check; started unchecked"
 
     kind = "one-way, single-asset, isolated, PERPETUAL, USDT"
     keep_passed({"version": exchange_version(), "kind": kind, "time": now(), "mode": "demo"}, os.environ)
-    assert start(run, live())["error"] == PASSED
+    assert start(beside(run), live())["error"] == PASSED
+    account = f"{LIVE.rest} sgTest"  # whichever of Binance's hosts is used, it is the same account, and has one ledger
+    assert (accounts_home(os.environ) / file_name(account, "live")).with_suffix(".lock").exists()
 
 
 def test_the_table_has_thirty_states_and_more() -> None:

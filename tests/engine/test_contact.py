@@ -67,8 +67,8 @@ def spoiled(venue: Venue, spoil: Spoil) -> None:
     """Let a function change each answer of the venue."""
     honest = venue.rest.handle
 
-    def handle(method: str, path: str, key: str, params: Params, received: int = 0) -> Response:
-        return spoil(method, path, params, honest(method, path, key, params, received))
+    def handle(method: str, path: str, key: str, params: Params, *times: int) -> Response:
+        return spoil(method, path, params, honest(method, path, key, params, *times))
 
     venue.rest.handle = handle  # type: ignore[method-assign]
 
@@ -139,7 +139,7 @@ Difference = tuple[list[dict[str, Any]], Spoil | None, dict[str, Any], dict[str,
 DIFFERENCES: dict[str, Difference] = {
     # what is planted: faults, a change of answers, parameters of the venue, and the rows that name it
     "the clock": ([{"do": "skew_clock", "for_s": 600, "with": {"ms": 4000}}], None, {}, {"clock": "failed"}),
-    "hedge mode": ([], fields_of("GET", "v1/positionSide/dual", dualSidePosition=True), {},
+    "hedge mode": ([], fields_of("GET", "v1/accountConfig", dualSidePosition=True), {},
                    {"position mode": "failed"}),
     "leverage": ([], None, {"leverage": 20}, {"leverage": "failed", "orders may be sent": "failed"}),
     "margin type": ([], None, {"margin_type": "cross"}, {"margin type": "failed"}),

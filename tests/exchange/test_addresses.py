@@ -14,7 +14,7 @@ from test_binance import a_harness, an_intent
 from voltrade.config import Config
 from voltrade.engine.modes import reach
 from voltrade.errors import ConfigError, VenueError
-from voltrade.exchange.binance import DEMO, LIVE, BinanceRestClient, Endpoint, connect, endpoint_of
+from voltrade.exchange.binance import DEMO, LIVE, BinanceRestClient, Endpoint, connect, endpoint_of, exchange_of
 from voltrade.exchange.client import UsdmExchange
 from voltrade.exchange.credentials import Credentials
 from voltrade.exchange.proxies import proxy_of, without_password
@@ -129,6 +129,8 @@ def test_hosts_of_a_mode_may_be_changed_to_others_of_the_same_mode() -> None:
     other = endpoint_of(DEMO, "testnet.binancefuture.com", "fstream.binancefuture.com")
     assert (other.rest, other.stream) == ("https://testnet.binancefuture.com", "wss://fstream.binancefuture.com")
     assert endpoint_of(LIVE, "fapi-mm.binance.com").rest == "https://fapi-mm.binance.com"
+    assert exchange_of(other) == exchange_of(DEMO) == DEMO.rest, "the same account has one ledger and one lock"
+    assert exchange_of(Endpoint.simulated("http://127.0.0.1:8", "ws://127.0.0.1:8")) == "http://127.0.0.1:8"
 
 
 WRONG_HOSTS = [

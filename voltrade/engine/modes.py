@@ -34,6 +34,7 @@ from voltrade.exchange.binance import (
     Endpoint,
     connect,
     endpoint_of,
+    exchange_of,
 )
 from voltrade.exchange.client import UsdmExchange
 from voltrade.exchange.credentials import Credentials
@@ -188,7 +189,7 @@ async def _wire_sim(config: Config, run_dir: Path, known_venue: str, is_resumed:
 
 async def _wire_paper(config: Config, is_resumed: bool = False) -> Wiring:
     wiring = await _wire(config, _endpoint(config), None, WallClock(), is_resumed)
-    wiring.account = f"paper {wiring.endpoint.rest} {config.session.symbol}"
+    wiring.account = f"paper {exchange_of(wiring.endpoint)} {config.session.symbol}"
     wiring.fingerprint = "paper"
     wiring.gateway = PaperExchange(config, wiring.instrument, wiring.clock)
     return wiring
@@ -198,7 +199,7 @@ async def _wire_binance(config: Config, permission: Permission, is_resumed: bool
     wiring = await _wire(config, _endpoint(config), permission.credentials, WallClock(), is_resumed)
     try:
         # The account's own name, since each of its keys has another fingerprint.
-        wiring.account = f"{wiring.endpoint.rest} {await wiring.rest.account_name()}"
+        wiring.account = f"{exchange_of(wiring.endpoint)} {await wiring.rest.account_name()}"
     except BaseException:
         await wiring.exchange.close()
         raise

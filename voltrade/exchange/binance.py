@@ -19,7 +19,7 @@ from voltrade.exchange.proxies import proxy_of
 from voltrade.exchange.rest import BinanceRestClient
 from voltrade.exchange.streams import BinanceWSManager
 
-__all__ = ["DEMO", "LIVE", "BinanceRestClient", "BinanceWSManager", "Endpoint", "connect", "endpoint_of"]
+__all__ = ["DEMO", "LIVE", "BinanceRestClient", "BinanceWSManager", "Endpoint", "connect", "endpoint_of", "exchange_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,11 @@ OPTIONS = {
     "ws": {"keepAlive": 5_000, "maxPingPongMisses": 2, "cost": 1, "compress": 0},
 }
 """ccxt's options, but for the time that a request may take to arrive."""
+
+
+def exchange_of(endpoint: Endpoint) -> str:
+    """Return the address that names an exchange in the names of its accounts, whichever of its hosts is used."""
+    return {base.name: base.rest for base in (DEMO, LIVE)}.get(endpoint.name, endpoint.rest)
 
 
 def connect(

@@ -124,11 +124,11 @@ async def _check(contact: Contact) -> None:
 
 async def _look(contact: Contact) -> None:
     """Look at what can be seen without an order."""
-    async with contact.part("address"):
+    async with contact.part("address", "differs"):
         await market.check_address(contact)
     async with contact.part("filters"):
         market.check_filters(contact)
-    async with contact.part("fee burn"):
+    async with contact.part("fee burn", "differs"):
         burn = await contact.read("fapiPrivateGetFeeBurn")
         contact.row("account", "fees in BNB", "", "yes" if burn.get("feeBurn") else "no")
     async with contact.part("streams"):
@@ -136,7 +136,7 @@ async def _look(contact: Contact) -> None:
         await asyncio.gather(
             market.check_streams(contact, own, True), *(market.check_streams(contact, host, False) for host in others)
         )
-    async with contact.part("minute"):
+    async with contact.part("minute", "differs"):
         await market.check_minute(contact)
     async with contact.part("unknown orders"):
         await market.check_symbol_lookup(contact)

@@ -74,15 +74,15 @@ class Contact:
         self.report.answers[question] = "; ".join(filter(None, [before, seen]))
 
     @asynccontextmanager
-    async def part(self, name: str) -> AsyncIterator[None]:
-        """Do a part of the check; an error in it is a failed row, and the next part begins."""
+    async def part(self, name: str, verdict: Verdict = "failed") -> AsyncIterator[None]:
+        """Do a part of the check; an error in it is a row with this verdict, and the next part begins."""
         begun = self.now
         try:
             yield
         except (VoltradeError, KeyError, ValueError, TypeError, ArithmeticError, OSError, TimeoutError) as error:
             log.warning("%s: %r", name, error)
             said = str(error) if isinstance(error, VoltradeError) else repr(error)
-            self.row(name, f"{name}, to its end", "no error", said, False, self.now - begun)
+            self.row(name, f"{name}, to its end", "no error", said, verdict, self.now - begun)
 
     # --- requests -----------------------------------------------------------------------------------------------------
 

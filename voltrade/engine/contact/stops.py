@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -104,12 +105,13 @@ async def _check_trigger(contact: Contact, lots: int, others: dict[str, str]) ->
 
 
 async def _trigger(contact: Contact, lots: int) -> str:
-    """Place a stop just below the market until one triggers; return its name, or an empty text."""
-    for _ in range(TRIGGER_TRIES):
-        bid, _ask = await contact.touch()
-        name = contact.new_name("s")
-        placed = await contact.stop("SELL", name, bid - contact.instrument.tick_size, lots)
+    """Place a stop a tick below the bid, later at the bid, until one triggers; return its name, or an empty text."""
+    for attempt in range(TRIGGER_TRIES):
+        bid, _ = await contact.touch()
+        name, below = contact.new_name("s"), contact.instrument.tick_size * (attempt < TRIGGER_TRIES // 2)
+        placed = await contact.stop("SELL", name, bid - below, lots)
         if placed.status != 200:  # the price has passed it meanwhile
+            await asyncio.sleep(0.5)
             continue
         left = await contact.within(partial(_has_left, contact, name), TRIGGER_WITHIN_S)
         if left or (await contact.cancel_stop(name)).status != 200:

@@ -1,0 +1,68 @@
+"""The notebook of the check: what it passes on, and that it fails where the check has failed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from voltrade.__main__ import _config, _parser, main
+from voltrade.config import Config
+from voltrade.engine.contact.check import REPORT, VERDICTS
+from voltrade.engine.contact.report import Report, Row
+from voltrade.errors import SessionError
+from voltrade.notebook.demo_check import DemoCheck, _given
+
+
+def a_record(folder: Path, *rows: Row) -> DemoCheck:
+    """Write a check's record, as the check does, and read it."""
+    report = Report("https://demo-fapi.binance.com", "BTCUSDT", "0.1.0-abc", rows=list(rows), has_traded=True)
+    report.answers["countdown"] = "cancels orders | and leaves conditional ones"
+    (folder / REPORT).write_text(json.dumps(report.plain()))
+    (folder / VERDICTS).write_text(report.verdicts())
+    return DemoCheck(folder)
+
+
+RIGHT = Row("orders", "far order", "accepted", "0.002 at 77645.6: accepted", "ok", 12)
+KNOWN = Row("market", "filters", "as shipped", "step_size 0.0001 not 0.001", "differs")
+WRONG = Row("stops", "stop", "accepted", "-4045 Reach max stop order limit.", "failed")
+
+
+def test_a_check_whose_rows_are_right_or_differ_as_known_has_passed(tmp_path: Path) -> None:
+    check = a_record(tmp_path, RIGHT, KNOWN)
+    check.require_passed()
+    assert check.outcome == "passed: 2 rows, 1 of them differ as known"
+    assert list(check.rows.index) == [("orders", "far order"), ("market", "filters")]
+    assert "| cancels orders \\| and leaves conditional ones |" in check.verdicts
+    assert check.verdicts.count("open: not seen in this check") == 15
+
+
+def test_a_failed_row_fails_the_notebook_by_its_name(tmp_path: Path) -> None:
+    check = a_record(tmp_path, RIGHT, WRONG)
+    assert not check.passed
+    with pytest.raises(SessionError, match=r"NOT passed: stop$"):
+        check.require_passed()
+
+
+def test_a_folder_without_a_record_is_no_check(tmp_path: Path) -> None:
+    with pytest.raises(SessionError, match="must hold the record of a check"):
+        DemoCheck(tmp_path)
+
+
+def test_the_command_is_given_the_notebooks_settings() -> None:
+    config = Config.from_parameters(
+        mode="demo", capital=1_000.5, leverage=3, margin_type="cross", apply_account_settings=True, venue=""
+    )
+    arguments = _parser().parse_args(["doctor", "--trade", *_given(config)])
+    assert _config(arguments) == config
+
+
+def test_the_command_refuses_a_check_without_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("VOLTRADE_API_KEY", "VOLTRADE_API_SECRET", "VOLTRADE_KEY_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["doctor", "--trade", "--record", str(tmp_path / "record"), "-p", "mode", "demo"]) == 2
+    assert "mode demo: VOLTRADE_API_KEY: must be set in the environment" in capsys.readouterr().err
+    assert not (tmp_path / "record").exists()
