@@ -16,8 +16,8 @@ import pytest
 
 from voltrade.__main__ import main
 from voltrade.config import Config
+from voltrade.engine.engine_process import run as run_engine
 from voltrade.engine.permission import authorise, check_permitted, confirmation_text, permit, permit_resumed
-from voltrade.engine.process import run as run_engine
 from voltrade.errors import ConfigError
 from voltrade.exchange.credentials import Credentials
 
