@@ -482,7 +482,7 @@ def test_settlement_ends_orders_and_closes_the_position_at_the_mark() -> None:
     exchange.place_order(limit(BUY, 5, 990))
     marked(exchange, 20, "989.5")
     exchange.outbox.clear()
-    exchange.settle(SYMBOL)
+    exchange.interventions.settle(SYMBOL)
     assert told(exchange)[:2] == ["l EXPIRED EXPIRED", "s algo EXPIRED"]
     assert exchange.query_order(SYMBOL, client_order_id="l").expiry_reason == "7"
     assert fills(exchange) == [("settlement_autoclose-3", "BUY", 100, 990)]

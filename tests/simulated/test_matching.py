@@ -460,7 +460,7 @@ def test_a_trailing_stop_follows_the_best_price_and_triggers_on_the_way_back() -
     played(exchange, (100, 991, "s", 9), (101, 1_100, "b", 9), (102, 1_090, "s", 9), (103, 1_089, "s", 9))
     assert fills(exchange) == [("r", "SELL", 5, 1_087)]  # 1,100 x 0.99 = 1,089
     assert told(exchange)[:3] == ["r algo TRIGGERING", "r algo TRIGGERED", "r NEW NEW"]
-    assert exchange.algos[1].best == 1_100
+    assert next(iter(exchange.algos.values())).best == 1_100
 
 
 def test_a_trailing_stop_of_a_short_follows_the_lowest_price() -> None:

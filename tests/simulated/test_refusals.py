@@ -46,6 +46,7 @@ from voltrade.model import (
 )
 from voltrade.simulated.core_commands import execute
 from voltrade.simulated.exchange import SimulatedExchange
+from voltrade.simulated.order_store import FIRST_ALGO_ID
 from voltrade.simulated.refusals import VenueRefusal
 from voltrade.simulated.symbols import SymbolRules, shipped_instrument
 
@@ -190,7 +191,7 @@ def test_an_order_without_a_client_id_gets_one() -> None:
     exchange = quoted()
     assert exchange.place_order(limit(BUY, 5, 990, name="")).client_order_id == "auto_1"
     assert exchange.place_algo(stop(BUY, 5, 1_100, "", reduce_only=False)).client_order_id == "auto_a1"
-    assert exchange.query_algo(client_order_id="auto_a1").algo_id == 1
+    assert exchange.query_algo(client_order_id="auto_a1").algo_id == FIRST_ALGO_ID
 
 
 @pytest.mark.parametrize(("text", "code"), [("60000.1", 0), ("60000.15", -4014), ("60000.123", -1111)])
@@ -298,7 +299,7 @@ def test_ended_orders_are_forgotten(name: str, days: int) -> None:
 
 def test_an_account_switched_to_hedge_mode_takes_no_order_of_ours() -> None:
     exchange = quoted()
-    exchange.switch_position_mode(True)
+    exchange.interventions.switch_position_mode(True)
     for place, order in ((exchange.place_order, market(BUY, 5)), (exchange.place_algo, stop(BUY, 5, 1_100))):
         with pytest.raises(VenueRefusal, match="-4061"):
             place(order)
@@ -306,7 +307,7 @@ def test_an_account_switched_to_hedge_mode_takes_no_order_of_ours() -> None:
     exchange.set_position_mode(False)
     assert exchange.place_order(market(BUY, 5)).status == "NEW"
     with pytest.raises(VenueRefusal, match="-4067"):
-        exchange.switch_position_mode(True)
+        exchange.interventions.switch_position_mode(True)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +347,7 @@ def test_changed_filters_hold_from_then_on() -> None:
 
 def test_a_settled_symbol_is_closed() -> None:
     exchange = holding(5)
-    exchange.settle(SYMBOL)
+    exchange.interventions.settle(SYMBOL)
     for place, order in ((exchange.place_order, market(BUY, 5)), (exchange.place_algo, stop(BUY, 5, 1_100))):
         with pytest.raises(VenueRefusal, match="-4141"):
             place(order)

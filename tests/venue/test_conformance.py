@@ -476,7 +476,7 @@ class Sdk:
 
 
 UNSIGNED = re.compile(
-    "server_time|connectivity|information$|mark_price|funding_rate|ticker|trades_list|kline|data_stream"
+    "server_time|connectivity|information$|mark_price|funding_rate|ticker|trades_list|kline|data_stream|order_book|schedule"
 )
 """Calls without a signature; those of an account that look alike have a version at their end."""
 
@@ -498,6 +498,8 @@ EVERY_CALL: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in ("symbol_price_ticker_v2", "symbol_order_book_ticker", "query_user_rate_limit")),
     *((name, {"symbol": S}) for name in ("mark_price", "symbol_price_ticker", "symbol_price_ticker_v2")),
     *((name, {"symbol": S}) for name in ("symbol_order_book_ticker", "ticker24hr_price_change_statistics")),
+    ("order_book", {"symbol": S}),
+    *((name, {}) for name in ("trading_schedule", "futures_tradfi_perps_contract")),
     ("compressed_aggregate_trades_list", {"symbol": S, "limit": 5}),
     ("kline_candlestick_data", {"symbol": S, "interval": "1m"}),
     ("continuous_contract_kline_candlestick_data", {"pair": S, "contract_type": "PERPETUAL", "interval": "1m"}),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from voltrade.account import fee, funding_payment, proportion
-from voltrade.model import MarkPrice, OrderRequest, OrderType, Side, TimeInForce
+from voltrade.model import MONEY, MarkPrice, OrderRequest, OrderType, Side, TimeInForce
 from voltrade.simulated.event_log import EventLog
-from voltrade.simulated.events import AccountChange, Income
+from voltrade.simulated.events import AccountChange, AssetChange, Income
 from voltrade.simulated.margin_account import MarginAccount
-from voltrade.simulated.market import Market
+from voltrade.simulated.market import QUOTE_ASSET, Market
 from voltrade.simulated.order_store import OrderStore
 from voltrade.simulated.orders import Order
 
@@ -18,6 +18,10 @@ MARGIN_CALL_PERCENT = 80
 
 Binance's documentation says only that the "risk ratio is too high"; a user reports 80% (Binance.Net, issue 1293).
 """
+
+
+FEE_DISCOUNT_PERCENT = 10
+"""How much less fees are that are paid in another asset (feeBurn)."""
 
 
 class Clearing:
@@ -34,6 +38,8 @@ class Clearing:
         self._account = account
         self._store = store
         self._events = events
+        self._told = (account.books.wallet, account.cross_wallet)
+        """Wallet and cross wallet as clients were told them last."""
 
     # --- fills --------------------------------------------------------------------------------------------------------
 
@@ -46,6 +52,10 @@ class Clearing:
             How many lots.
         """
         quantity = min(available, order.remaining)
+        if order.algo and order.offered < 0:
+            order.offered = market.offered_to_triggered
+        if order.offered >= 0:
+            quantity = min(quantity, max(0, order.offered - order.filled))
         if order.request.reduce_only:
             quantity = min(quantity, market.position.closable(order.request.side))
         if quantity:
@@ -70,6 +80,8 @@ class Clearing:
         execution: str = "TRADE",
     ) -> None:
         """Apply a fill with its fee (`cost`) to order, position and wallet."""
+        asset, paid = self._pay_in_another_asset(cost)
+        cost = 0 if asset else cost
         realised = self._change_position(market, order.request.side, price, quantity, cost)
         market.reserve_notional(order, -quantity)
         order.filled += quantity
@@ -81,19 +93,36 @@ class Clearing:
             trade_id=len(market.fills) + 1,
             last_quantity=quantity,
             last_price=price,
-            fee=cost,
-            fee_asset=market.instrument.quote_asset,
+            fee=paid if asset else cost,
+            fee_asset=asset or market.instrument.quote_asset,
             realised=realised,
             is_maker=is_maker,
         )
         market.fills.append(fill)
         self._add_income(market.symbol, "REALIZED_PNL", realised, fill.trade_id)
-        self._add_income(market.symbol, "COMMISSION", -cost, fill.trade_id)
+        self._add_income(market.symbol, "COMMISSION", -fill.fee, fill.trade_id, fill.fee_asset)
         self._events.add_fill(market, order, fill, self.tape_id, extrapolated, self._account.books.wallet)
-        self.report_account("ORDER", market)
+        self.report_account("ORDER", market, others=self._change_of(asset, 0))
         if order.remaining == 0:
             self._store.close(market, order)
         self._expire_idle_reduce_only(market)
+
+    def _pay_in_another_asset(self, cost: int) -> tuple[str, int]:
+        """Pay a fee in the asset that the account pays fees in; return it and the amount, or nothing if there is none.
+
+        The amount is 10% less, at the asset's price, rounded up to 1e-8.
+        """
+        account = self._account
+        if not account.fee_asset or cost <= 0:
+            return "", 0
+        amount = -(-cost * (100 - FEE_DISCOUNT_PERCENT) * MONEY // (100 * account.fee_asset_price))
+        if amount > account.assets.get(account.fee_asset, 0):
+            return "", 0
+        account.assets[account.fee_asset] -= amount
+        return account.fee_asset, amount
+
+    def _change_of(self, asset: str, change: int) -> tuple[AssetChange, ...]:
+        return (AssetChange(asset, self._account.assets[asset], change),) if asset else ()
 
     def _change_position(self, market: Market, side: Side, price: int, quantity: int, cost: int) -> int:
         """Apply a fill to the position; return the realised profit."""
@@ -125,27 +154,45 @@ class Clearing:
         self._add_income(market.symbol, "FUNDING_FEE", amount)
         if market.is_isolated:
             market.added_margin += amount
-        self.report_account("FUNDING_FEE", market if market.is_isolated else None, balance_change=amount)
+        position = market if market.is_isolated else None
+        self.report_account("FUNDING_FEE", position, balance_change=amount, symbol=market.symbol)
 
-    def transfer(self, amount: int, reason: str, kind: str = "TRANSFER") -> None:
-        """Add an amount to the wallet, or take it out if negative."""
-        self._account.books.apply_transfer(amount)
-        self._add_income("", kind, amount)
-        self.report_account(reason, None, balance_change=amount)
+    def transfer(self, amount: int, reason: str, kind: str = "TRANSFER", asset: str = QUOTE_ASSET) -> None:
+        """Add an amount of an asset to the wallet, or take it out if negative."""
+        self._add_income("", kind, amount, asset=asset)
+        if asset == QUOTE_ASSET:
+            self._account.books.apply_transfer(amount)
+            self.report_account(reason, None, balance_change=amount)
+            return
+        self._account.assets[asset] = self._account.assets.get(asset, 0) + amount
+        self.report_account(reason, None, others=self._change_of(asset, amount))
 
-    def report_account(self, reason: str, market: Market | None, *, balance_change: int = 0) -> None:
-        """Report the wallet, and the position in a symbol if one is given."""
+    def report_account(
+        self,
+        reason: str,
+        market: Market | None,
+        *,
+        balance_change: int = 0,
+        symbol: str = "",
+        others: tuple[AssetChange, ...] = (),
+    ) -> None:
+        """Report the wallet, other assets that have changed, and the position in a symbol if one is given.
+
+        `symbol` is whose funding it is.
+        """
         account = self._account
         time = account.updated = self._events.clock
         if market is not None:
             market.updated = time
         risks = (account.position_risk(market.symbol),) if market is not None else ()
-        change = AccountChange(time, reason, account.books.wallet, account.cross_wallet, balance_change, risks)
-        self._events.add_account(change)
+        wallets = account.books.wallet, account.cross_wallet
+        told, self._told = self._told, wallets
+        changed = (*wallets, balance_change, risks, symbol, wallets != told, others)
+        self._events.add_account(AccountChange(time, reason, *changed))
 
-    def _add_income(self, symbol: str, kind: str, amount: int, trade_id: int = 0) -> None:
+    def _add_income(self, symbol: str, kind: str, amount: int, trade_id: int = 0, asset: str = QUOTE_ASSET) -> None:
         if amount:
-            self.income.append(Income(self._events.clock, symbol, kind, amount, trade_id))
+            self.income.append(Income(self._events.clock, symbol, kind, amount, trade_id, asset))
 
     # --- forced closes ------------------------------------------------------------------------------------------------
 

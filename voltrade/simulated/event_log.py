@@ -14,7 +14,14 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from voltrade.model import Instrument, MarkPrice, OrderRequest, OrderUpdate, Side, money, money_text
-from voltrade.simulated.events import AccountChange, MarginCall, PositionRisk, SettingsChange, UserEvent
+from voltrade.simulated.events import (
+    AccountChange,
+    AssetsModeChange,
+    MarginCall,
+    PositionRisk,
+    SettingsChange,
+    UserEvent,
+)
 from voltrade.simulated.formatting import format_value, price_text, quantity_text
 from voltrade.simulated.market import Market
 from voltrade.simulated.orders import AlgoOrder, Order
@@ -26,7 +33,7 @@ Log = Callable[[dict[str, Any]], None]
 INPUTS = ("market", "accepted", "arrival", "trade", "mark", "finish")
 """Kinds of rows for what was done to the exchange or reached it, and for the prices before it."""
 
-EFFECTS = ("start", "order", "algo", "fill", "account", "settings", "margin_call")
+EFFECTS = ("start", "order", "algo", "fill", "account", "settings", "assets_mode", "margin_call")
 """Kinds of rows for what followed. A `refused` row is neither, since nothing was done."""
 
 CODECS: Mapping[str, TypeAdapter[Any]] = {
@@ -55,12 +62,14 @@ class EventLog:
         clock: milliseconds UTC; moved by trades, mark prices and `advance`.
         outbox: user events in order, until the owner clears it.
         markets: the symbols, by name.
+        noted: number of rows so far, which tells whether anything has happened.
     """
 
     def __init__(self, clock: int, log: Log | None, markets: Mapping[str, Market]) -> None:
         self.clock = clock
         self.outbox: list[UserEvent] = []
         self.markets = markets
+        self.noted = 0
         self._log = log
         self._noted_prices: dict[str, list[Any]] = {}
 
@@ -76,9 +85,10 @@ class EventLog:
         if self.has_log:
             self.note("order", **_row(market, update, _ORDER_ROW), origin=order.origin)
 
-    def add_algo(self, market: Market, algo: AlgoOrder) -> None:
+    def add_algo(self, market: Market, algo: AlgoOrder, *, told: bool = True) -> None:
         update = algo.update()
-        self.outbox.append(update)
+        if told:
+            self.outbox.append(update)
         if self.has_log:
             self.note("algo", **_row(market, update, _ALGO_ROW))
 
@@ -98,11 +108,17 @@ class EventLog:
         if self.has_log:
             rows = [_row(self.markets[risk.symbol], risk, _POSITION_ROW) for risk in change.positions]
             position = rows[0] if rows else {}
-            self.note("account", reason=change.reason, wallet=money_text(change.wallet), **position)
+            others = {each.asset: money_text(each.wallet) for each in change.others}
+            assets = {"assets": others} if others else {}
+            self.note("account", reason=change.reason, wallet=money_text(change.wallet), **position, **assets)
 
     def add_leverage(self, market: Market) -> None:
         self.outbox.append(SettingsChange(self.clock, market.symbol, market.leverage))
         self.note("settings", symbol=market.symbol, leverage=market.leverage, margin_type=market.margin_type)
+
+    def add_assets_mode(self, multi: bool) -> None:
+        self.outbox.append(AssetsModeChange(self.clock, multi))
+        self.note("assets_mode", multi=multi)
 
     def add_margin_call(self, cross_wallet: int, risks: tuple[PositionRisk, ...]) -> None:
         self.outbox.append(MarginCall(self.clock, cross_wallet, risks))
@@ -129,6 +145,7 @@ class EventLog:
 
     def note(self, kind: str, **facts: Any) -> None:
         """Write a row."""
+        self.noted += 1
         if self._log is not None:
             self._log({"time": self.clock, "kind": kind, **facts})
 

@@ -49,22 +49,37 @@ class PositionRisk:
 
 
 @dataclass(frozen=True, slots=True)
+class AssetChange:
+    """The wallet of an asset other than the quote asset has changed; all 1e-8 of the asset."""
+
+    asset: str
+    wallet: int
+    change: int
+    """Without fees."""
+
+
+@dataclass(frozen=True, slots=True)
 class AccountChange:
     """The wallet or positions have changed (ACCOUNT_UPDATE). Money."""
 
     time: int
     reason: str
-    """ORDER, FUNDING_FEE, DEPOSIT, WITHDRAW, MARGIN_TRANSFER, MARGIN_TYPE_CHANGE or INSURANCE_CLEAR."""
+    """ORDER, FUNDING_FEE, DEPOSIT, WITHDRAW, MARGIN_TRANSFER, MARGIN_TYPE_CHANGE, INSURANCE_CLEAR or a script's."""
     wallet: int
     cross_wallet: int
     balance_change: int
     """Without profit and fees."""
     positions: tuple[PositionRisk, ...] = ()
+    symbol: str = ""
+    """Whose funding it is."""
+    quote_changed: bool = True
+    """Whether `wallet` or `cross_wallet` is another than at the last change; a client is told only what changed."""
+    others: tuple[AssetChange, ...] = ()
 
     def update(self) -> AccountUpdate:
         """Return the part that the core uses."""
         reports = tuple(risk.report for risk in self.positions)
-        symbol = reports[0].symbol if len(reports) == 1 else ""
+        symbol = self.symbol or (reports[0].symbol if len(reports) == 1 else "")
         return AccountUpdate(self.time, self.reason, self.wallet, self.balance_change, symbol, reports)
 
 
@@ -86,16 +101,25 @@ class SettingsChange:
     leverage: int
 
 
-UserEvent = OrderUpdate | AlgoUpdate | AccountChange | MarginCall | SettingsChange
+@dataclass(frozen=True, slots=True)
+class AssetsModeChange:
+    """The account was switched to multi-assets mode or back (ACCOUNT_CONFIG_UPDATE)."""
+
+    time: int
+    multi: bool
+
+
+UserEvent = OrderUpdate | AlgoUpdate | AccountChange | MarginCall | SettingsChange | AssetsModeChange
 
 
 @dataclass(frozen=True, slots=True)
 class Income:
-    """One change of the wallet (GET income). The wallet is its start value plus all of them."""
+    """One change of the wallet (GET income). The wallet is its start value plus all of them in the quote asset."""
 
     time: int
     symbol: str
     kind: str
-    """REALIZED_PNL, COMMISSION, FUNDING_FEE, TRANSFER or INSURANCE_CLEAR."""
+    """REALIZED_PNL, COMMISSION, FUNDING_FEE, TRANSFER, INSURANCE_CLEAR or a script's."""
     amount: int
     trade_id: int = 0
+    asset: str = "USDT"

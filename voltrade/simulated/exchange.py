@@ -18,7 +18,6 @@ from dataclasses import asdict, replace
 from decimal import Decimal
 from typing import Any
 
-from voltrade.account import fee
 from voltrade.errors import DataError
 from voltrade.model import (
     AccountSummary,
@@ -38,15 +37,14 @@ from voltrade.simulated import refusals
 from voltrade.simulated.clearing import Clearing
 from voltrade.simulated.event_log import EventLog, Log, encoded
 from voltrade.simulated.events import PositionRisk
+from voltrade.simulated.interventions import Interventions
 from voltrade.simulated.margin_account import Balances, MarginAccount, Terms
-from voltrade.simulated.market import Market
+from voltrade.simulated.market import QUOTE_ASSET, Market
 from voltrade.simulated.matching import Matching
 from voltrade.simulated.order_store import OrderStore
 from voltrade.simulated.orders import AlgoOrder, Order
 from voltrade.simulated.refusals import VenueRefusal, refuse_if, refused
 from voltrade.simulated.symbols import SymbolRules, shipped_rules, shipped_symbols
-
-QUOTE_ASSET = "USDT"
 
 
 class SimulatedExchange:
@@ -58,6 +56,7 @@ class SimulatedExchange:
     Attributes:
         markets: the symbols, by name.
         events: clock, user events and ground-truth log.
+        interventions: what happens to the account without a request.
         outbox: user events in order, until the caller clears it.
         account: wallet, profit, fees and funding.
         income: every change of the wallet.
@@ -90,6 +89,7 @@ class SimulatedExchange:
         self._store = OrderStore(self.events)
         self._clearing = Clearing(self._account, self._store, self.events)
         self._matching = Matching(self._account, self._store, self._clearing, self.events)
+        self.interventions = Interventions(self._account, self._store, self._clearing, self.events, self._request)
         self.outbox = self.events.outbox
         self.account = self._account.books
         self.income = self._clearing.income
@@ -144,6 +144,21 @@ class SimulatedExchange:
         return self._account.hedge_mode
 
     @property
+    def multi_assets(self) -> bool:
+        """Whether the account was switched to multi-assets mode."""
+        return self._account.multi_assets
+
+    @property
+    def assets(self) -> Mapping[str, int]:
+        """What the wallet has besides the quote asset, 1e-8 by asset."""
+        return self._account.assets
+
+    @property
+    def fee_asset(self) -> str:
+        """What fees are paid in while the wallet has it; empty for the quote asset."""
+        return self._account.fee_asset
+
+    @property
     def updated(self) -> int:
         """Time of the last change of the account, ms."""
         return self._account.updated
@@ -155,7 +170,8 @@ class SimulatedExchange:
 
     def copy(self) -> SimulatedExchange:
         """Return the exchange as it is now, to be read later: it has no log, and shares what never changes."""
-        known = [*self.income, *(fill for market in self.markets.values() for fill in market.fills)]
+        markets = self.markets.values()
+        known = [*self.income, *(market.tape for market in markets), *(fill for each in markets for fill in each.fills)]
         with self.events.silenced():
             return deepcopy(self, {id(fact): fact for fact in known})
 
@@ -202,7 +218,7 @@ class SimulatedExchange:
         with self._request("place_algo", client_order_id=request.client_order_id, asked=request):
             market = self.market(request.symbol)
             unit = market.tick_e8 if request.working_type is WorkingType.MARK_PRICE else 1
-            algo = AlgoOrder(request, len(self.algos) + 1, self.clock, self.clock + self.terms.latency_ms, unit)
+            algo = AlgoOrder(request, self._store.next_algo_id, self.clock, self.clock + self.terms.latency_ms, unit)
             refusals.check_algo(self._account, self._store, market, algo)
         if algo.is_trailing_type and not request.activation_price:
             algo.trailing, algo.best = True, market.working_price(algo)
@@ -346,17 +362,6 @@ class SimulatedExchange:
             refuse_if(not 0 <= quantity <= abs(market.position.quantity) or not market.position.quantity, -2024)
         self._clearing.force_close(market, "adl_autoclose", market.closing_price, 0, quantity)
 
-    def settle(self, symbol: str) -> None:
-        """Delist a symbol: expire its orders, settle its position at the mark price, and stop its trading."""
-        with self._request("settle", symbol=symbol):
-            market = self.market(symbol)
-        self._store.expire_all(market, "7")
-        market.status = "CLOSE"
-        if market.position.quantity:
-            price = market.closing_price
-            notional = market.instrument.notional(price * abs(market.position.quantity))
-            self._clearing.force_close(market, "settlement_autoclose-", price, fee(notional, self.terms.taker_fee_e8))
-
     def change_filters(self, instrument: Instrument, rules: SymbolRules | None = None) -> None:
         """Replace a symbol's filters and its other rules; open orders stay as they are.
 
@@ -371,18 +376,6 @@ class SimulatedExchange:
                     raise DataError(f"{unit}: must stay {before}, was {after}")
         market.instrument = market.position.instrument = instrument
         market.rules = rules or market.rules
-
-    def stick_triggers(self, symbol: str, sticking: bool = True) -> None:
-        """Make conditional orders of a symbol stay TRIGGERING when they trigger, without an order; or end that."""
-        with self._request("stick_triggers", symbol=symbol, sticking=sticking):
-            market = self.market(symbol)
-        market.stuck_in_triggering = sticking
-
-    def switch_position_mode(self, hedge: bool) -> None:
-        """Switch the position mode as on Binance's web page; refused like `set_position_mode`."""
-        with self._request("switch_position_mode", hedge=hedge):
-            refusals.check_position_mode(self._account, hedge)
-        self._account.hedge_mode = hedge
 
     # --- queries ------------------------------------------------------------------------------------------------------
 
@@ -411,7 +404,8 @@ class SimulatedExchange:
 
     def all_algo_orders(self, symbol: str) -> list[AlgoUpdate]:
         """Return the conditional orders of a symbol, by id."""
-        return [algo.update() for algo in self.algos.values() if algo.request.symbol == symbol]
+        known = (algo for algo in self.algos.values() if not algo.is_forgotten)
+        return [algo.update() for algo in known if algo.request.symbol == symbol]
 
     def user_trades(self, symbol: str = "", after_id: int = 0) -> list[OrderUpdate]:
         """Return our fills with a trade id above `after_id`, as order updates."""
@@ -474,12 +468,16 @@ class SimulatedExchange:
     def ticks(self, symbol: str, text: str | Decimal) -> int:
         """Convert a price in a request to ticks; -1111 too many decimals, -4014 not a multiple of the tick."""
         market = self.market(symbol)
-        return refusals.counted(text, market.rules.price_precision, market.instrument.ticks, -4014)
+        ticks = refusals.counted(text, market.rules.price_precision, market.instrument.ticks, -4014)
+        refuse_if(ticks % market.rules.tick_multiple, -4014)
+        return ticks
 
     def lots(self, symbol: str, text: str | Decimal) -> int:
         """Convert a quantity in a request to lots; -1111 too many decimals, -4023 not a multiple of the step."""
         market = self.market(symbol)
-        return refusals.counted(text, market.rules.quantity_precision, market.instrument.lots, -4023)
+        lots = refusals.counted(text, market.rules.quantity_precision, market.instrument.lots, -4023)
+        refuse_if(lots % market.rules.step_multiple, -4023)
+        return lots
 
     def _markets(self, symbol: str) -> list[Market]:
         """Return the symbol with that name, if it exists, or all if the name is empty."""

@@ -27,7 +27,6 @@ class TruthLog:
 
     Attributes:
         rows: the rows when the file was opened; an incomplete last line is removed.
-        written: number of rows written since.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -47,11 +46,9 @@ class TruthLog:
         written = self.path.read_bytes()
         whole = written.rfind(b"\n") + 1
         self._file.truncate(whole)
-        self.written = 0
         self.rows: list[dict[str, Any]] = [orjson.loads(line) for line in written[:whole].splitlines()]
 
     def write(self, row: Mapping[str, Any]) -> None:
-        self.written += 1
         self._file.write(orjson.dumps(row) + b"\n")
 
     def close(self) -> None:
@@ -79,7 +76,7 @@ def restored(
 
 class _Replay:
     def __init__(self, rows: Iterable[Mapping[str, Any]], log: Log | None, tapes: Iterable[Trades]) -> None:
-        self._written = deque(dict(row) for row in rows if row["kind"] in (*INPUTS, *EFFECTS))
+        self._written = deque(dict(row) for row in rows if row["kind"] in (*INPUTS, *EFFECTS, "jumped"))
         self._log = log
         if not self._written or self._written[0]["kind"] != "start":
             raise DataError("log: must begin with the start of an exchange")
@@ -130,6 +127,9 @@ class _Replay:
                 self.exchange.on_mark(MarkPrice(row["symbol"], times[0], money(row["price"]), *times[1:]))
             case "finish":
                 self.exchange.finish(row["symbol"])
+            case "jumped":  # a row of the venue's: the exchange only reads the tape
+                self._written.popleft()
+                self.exchange.markets[row["symbol"]].jump(row["trade_id"], row["count"], row["ticks"])
             case _:
                 raise DataError(f"log: follows from nothing before it: {json.dumps(row)}")
 
@@ -137,7 +137,8 @@ class _Replay:
         given = _read({name: fact for name, fact in row.items() if name not in ("time", "kind", "action")})
         if "asked" in given:  # its client id is also a field of the row, for readers
             given = {"request": given["asked"]}
-        getattr(self.exchange, row["action"])(**given)
+        is_own = hasattr(self.exchange, row["action"])
+        getattr(self.exchange if is_own else self.exchange.interventions, row["action"])(**given)
 
     def _trade(self, row: Mapping[str, Any]) -> None:
         instrument = self.exchange.markets[row["symbol"]].instrument

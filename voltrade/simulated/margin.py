@@ -28,8 +28,8 @@ def maintenance_margin(brackets: Sequence[Bracket], notional: int) -> int:
 
 
 def largest_notional(brackets: Sequence[Bracket], leverage: int) -> int:
-    """Return the cap of the last bracket that allows a leverage."""
-    return max(bracket.cap for bracket in brackets if bracket.leverage >= leverage)
+    """Return the cap of the last bracket that allows a leverage; 0 if none does."""
+    return max((bracket.cap for bracket in brackets if bracket.leverage >= leverage), default=0)
 
 
 def liquidation_price(brackets: Sequence[Bracket], quantity: Decimal, cost: int, margin_balance: int) -> Decimal:

@@ -10,7 +10,7 @@ from voltrade.model import Side
 from voltrade.simulated.events import PositionRisk
 from voltrade.simulated.formatting import plain
 from voltrade.simulated.margin import largest_notional, liquidation_price
-from voltrade.simulated.market import Market
+from voltrade.simulated.market import QUOTE_ASSET, Market
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,16 @@ class Terms:
     @property
     def slippage_e8(self) -> int:
         return round(self.slippage_bps * 10_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Restriction:
+    """An account or symbol that may place no orders, or only some."""
+
+    code: int
+    """Of the refusal."""
+    spares_reducing: bool
+    """Whether reduce-only orders are accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +80,10 @@ class MarginAccount:
         books: wallet, profit, fees and funding.
         markets: the symbols, by name.
         hedge_mode: whether a script has switched the account to hedge mode, in which every order is refused.
+        multi_assets: whether a script has switched the account to multi-assets mode, which is only told.
+        assets: what the wallet has besides the quote asset, 1e-8 by asset.
+        fee_asset, fee_asset_price: what fees are paid in while the wallet has it, and its price in money; else empty.
+        restrictions: by symbol, with "" for all, which orders are refused.
         updated: time of the last change, ms.
     """
 
@@ -77,7 +91,10 @@ class MarginAccount:
         self.terms = terms
         self.books = Account(terms.wallet)
         self.markets = markets
-        self.hedge_mode = False
+        self.hedge_mode = self.multi_assets = False
+        self.assets: dict[str, int] = {}
+        self.fee_asset, self.fee_asset_price = "", 0
+        self.restrictions: dict[str, Restriction] = {}
         self.updated = clock
 
     @property
@@ -101,6 +118,10 @@ class MarginAccount:
             else:
                 free += market.unrealised - market.margin_needed()
         return free
+
+    def free_of(self, asset: str) -> int:
+        """Return how much of an asset may leave the wallet, 1e-8."""
+        return max(0, self.free_margin()) if asset == QUOTE_ASSET else self.assets.get(asset, 0)
 
     def sharing(self, market: Market) -> list[Market]:
         """Return the symbols liquidated together with a symbol: itself if it is isolated, else all cross positions."""

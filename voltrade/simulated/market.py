@@ -6,6 +6,7 @@ A `Market` changes nothing outside of itself: `matching` fills orders, and `clea
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -24,14 +25,17 @@ from voltrade.simulated.orders import AlgoOrder, Order, Phase
 from voltrade.simulated.symbols import SymbolRules
 
 NO_TRADES = Trades.from_rows("", [])
+QUOTE_ASSET = "USDT"
 
 
 class Market:
     """A symbol of the exchange.
 
     Attributes:
-        stuck_in_triggering: whether conditional orders stay TRIGGERING, see `SimulatedExchange.stick_triggers`.
-        status: `TRADING`, or `CLOSE` after settlement.
+        stuck_in_triggering: whether conditional orders stay TRIGGERING, see `Interventions.stick_triggers`.
+        offered_to_triggered: lots that the order of a trigger may fill, -1 for all; see `Interventions.thin_book`.
+        status: `TRADING`, or as a script has set it; `CLOSE` after settlement.
+        delivery_time: when it is delivered, ms; 0 if never.
         mark: the last mark price, or None.
         last_price: ticks of the last trade, 0 before the first.
         taker_price: by side, ticks of the last trade whose taker was on it.
@@ -59,7 +63,9 @@ class Market:
         self.leverage = leverage
         self.margin_type = margin_type
         self.status = "TRADING"
+        self.delivery_time = 0
         self.stuck_in_triggering = False
+        self.offered_to_triggered = -1
         self.mark: MarkPrice | None = None
         self.last_price = 0
         self.taker_price = {Side.BUY: 0, Side.SELL: 0}
@@ -178,6 +184,14 @@ class Market:
         """Set how much of the tape has been played, by the last trade id."""
         if self.tape is not None:
             self.played = int(np.searchsorted(self.tape.id, self.last_trade_id, side="right"))
+
+    def jump(self, trade_id: int, count: int, ticks: int) -> None:
+        """Move the prices of `count` trades of the tape by some ticks, from the trade with this id on."""
+        if self.tape is not None:
+            first = int(np.searchsorted(self.tape.id, trade_id))
+            prices = self.tape.price.copy()
+            prices[first : first + count] = np.maximum(1, prices[first : first + count] + ticks)
+            self.tape = replace(self.tape, price=prices)
 
     def count_taken(self, price: int, lots: int, extrapolated: int) -> None:
         """Count a fill of ours that took, and how many of its lots are extrapolated."""

@@ -8,6 +8,9 @@ from voltrade.simulated.event_log import EventLog
 from voltrade.simulated.market import Market
 from voltrade.simulated.orders import AlgoOrder, Order, Phase
 
+FIRST_ALGO_ID = 1_000_000_000_000_001
+"""Ids of conditional orders are far from those of ordinary ones, as at Binance (1000001270850379 and 974828356187)."""
+
 
 class OrderStore:
     """Keeps orders, opens and ends them, and reports each change.
@@ -39,6 +42,10 @@ class OrderStore:
     def next_order_id(self) -> int:
         return len(self.orders) + 1
 
+    @property
+    def next_algo_id(self) -> int:
+        return FIRST_ALGO_ID + len(self.algos)
+
     def open_order(self, market: Market, order: Order) -> None:
         """Open an order, with a client id of its own if it has none."""
         if not order.request.client_order_id:
@@ -53,7 +60,7 @@ class OrderStore:
     def open_algo(self, market: Market, algo: AlgoOrder) -> None:
         """Open a conditional order, with a client id of its own if it has none."""
         if not algo.request.client_order_id:
-            algo.request = replace(algo.request, client_order_id=f"auto_a{algo.id}")
+            algo.request = replace(algo.request, client_order_id=f"auto_a{len(self.algos) + 1}")
         algo.updated = self.now
         self.algos[algo.id] = market.open_algos[algo.id] = algo
         self.algo_named[algo.request.client_order_id] = algo
@@ -75,9 +82,9 @@ class OrderStore:
         self._events.add_order(market, order, "AMENDMENT")
 
     def end_order(self, market: Market, order: Order, status: str) -> None:
-        """End an order as CANCELED or EXPIRED."""
+        """End an order as CANCELED, EXPIRED or EXPIRED_IN_MATCH."""
         order.status, order.updated = status, self.now
-        self._events.add_order(market, order, status)
+        self._events.add_order(market, order, status.removesuffix("_IN_MATCH"))
         self.close(market, order)
 
     def expire(self, market: Market, order: Order, reason: str) -> None:
@@ -98,6 +105,13 @@ class OrderStore:
         market.open_algos.pop(algo.id, None)
         algo.status, algo.updated = status, self.now
         self.report_algo(market, algo)
+
+    def forget_algo(self, market: Market, algo: AlgoOrder) -> None:
+        """Lose a waiting conditional order: nobody is told, and no query finds it."""
+        del market.open_algos[algo.id]
+        algo.status, algo.updated, algo.is_forgotten = "EXPIRED", self.now, True
+        market.orders_changed()
+        self._events.add_algo(market, algo, told=False)
 
     def expire_all(self, market: Market, reason: str) -> None:
         """Expire all orders of a symbol, of both kinds."""

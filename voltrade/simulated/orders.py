@@ -36,6 +36,8 @@ class Order:
     filled: int = 0
     filled_notional: int = 0
     expiry_reason: str = "0"
+    offered: int = -1
+    """Lots that it may fill, -1 for all; see `Interventions.thin_book`."""
 
     @property
     def remaining(self) -> int:
@@ -91,6 +93,10 @@ class AlgoOrder:
     triggered: int = 0
     child: Order | None = None
     reason: str = ""
+    kind: str = "CONDITIONAL"
+    """`algoType`; one of another kind never triggers."""
+    is_forgotten: bool = False
+    """Whether the exchange has lost it, for faults."""
 
     @property
     def by_mark(self) -> bool:
@@ -122,7 +128,7 @@ class AlgoOrder:
         return trailing_trigger(self.best, self.request.side.value, self.request.callback_bps)
 
     def is_triggered(self, price: int) -> bool:
-        trigger = self.trigger()
+        trigger = self.trigger() if self.kind == "CONDITIONAL" else 0
         return trigger > 0 and is_triggered(price, trigger, self.rising)
 
     def follows(self, price: int) -> bool:

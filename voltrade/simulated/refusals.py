@@ -32,6 +32,12 @@ CALLBACK_BPS = range(10, 1_001)
 FORGOTTEN_DAYS, FORGOTTEN_UNFILLED_DAYS = 90, 3
 """GET order returns an order for this long after it was placed; the shorter time if it ended without a fill."""
 
+STATUS_CODES = {
+    "CLOSE": -4141,
+    **dict.fromkeys(("PRE_SETTLE", "SETTLING", "PRE_DELIVERING", "DELIVERING", "DELIVERED"), -4140),
+}
+"""Code by which a symbol's status refuses orders; of others -1122. With -4140 reduce-only orders are accepted."""
+
 _CLIENT_ID = re.compile(r"[.A-Z:/a-z0-9_-]{1,36}")
 
 
@@ -73,6 +79,11 @@ def refused(code: int, *quoted: object) -> VenueRefusal:
     return VenueRefusal(code, codes()[code].text.format(*quoted))
 
 
+def refused_without_cause(code: int) -> VenueRefusal:
+    """Return the refusal of a code, with question marks for the quoted values."""
+    return refused(code, *["?"] * codes()[code].quotes)
+
+
 def refuse_if(is_broken: object, code: int, *quoted: object) -> None:
     """Refuse if a rule is broken."""
     if is_broken:
@@ -101,7 +112,7 @@ def check_order(account: MarginAccount, store: OrderStore, market: Market, reque
     refuse_if(request.order_type.is_conditional, -4120)
     named = store.order_named.get((market.symbol, request.client_order_id))
     _check_client_id(request.client_order_id, taken=named is not None and named.phase is not Phase.ENDED)
-    _check_status(account, market)
+    _check_status(account, market, request)
     _check_quantity(market, request)
     if request.order_type is OrderType.LIMIT:
         _check_price(market, request.price, "price")
@@ -128,7 +139,7 @@ def check_modification(
     refuse_if(side != order.request.side, -1117)
     refuse_if(reduces and not order.request.reduce_only, -5047)
     refuse_if(modified == order.request, -5027)
-    _check_status(account, market)
+    _check_status(account, market, modified)
     if 0 < modified.quantity <= order.filled:  # a cancel
         return
     _check_quantity(market, modified)
@@ -150,7 +161,7 @@ def check_algo(account: MarginAccount, store: OrderStore, market: Market, algo: 
     refuse_if(not request.order_type.is_conditional, -1116)
     named = store.algo_named.get(request.client_order_id)
     _check_client_id(request.client_order_id, taken=named is not None and store.is_waiting(named))
-    _check_status(account, market)
+    _check_status(account, market, request)
     _check_close_position(market, request)
     if not request.close_position:
         _check_quantity(market, request)
@@ -175,9 +186,17 @@ def _check_client_id(client_order_id: str, *, taken: bool) -> None:
     refuse_if(client_order_id and taken, -4116)
 
 
-def _check_status(account: MarginAccount, market: Market) -> None:
+def _check_status(account: MarginAccount, market: Market, request: OrderRequest) -> None:
+    """Check the position mode, the symbol's status, and what a script has restricted."""
     refuse_if(account.hedge_mode, -4061)
-    refuse_if(market.status != "TRADING", -4141)
+    reduces = request.reduce_only or request.close_position
+    if market.status != "TRADING":
+        code = STATUS_CODES.get(market.status, -1122)
+        refuse_if(code != -4140 or not reduces, code)
+    for symbol in ("", market.symbol):
+        restriction = account.restrictions.get(symbol)
+        if restriction and not (restriction.spares_reducing and reduces):
+            raise refused_without_cause(restriction.code)
 
 
 def _check_quantity(market: Market, request: OrderRequest) -> None:
@@ -318,7 +337,7 @@ def is_forgotten(store: OrderStore, order: Order) -> bool:
 def find_algo(store: OrderStore, client_order_id: str, algo_id: int, code: int = -2013) -> AlgoOrder:
     """Return a conditional order by either id; of several with the same client id the latest. See `find_order`."""
     found = store.algos.get(algo_id) if algo_id else store.algo_named.get(client_order_id)
-    if found is None:
+    if found is None or found.is_forgotten:
         raise refused(code)
     refuse_if(code != -2013 and not store.is_waiting(found), code)
     return found

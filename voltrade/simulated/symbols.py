@@ -62,6 +62,9 @@ class SymbolRules:
     """A conditional order with `priceProtect` does not trigger if mark and last price differ by more than this."""
     liquidation_fee_e8: int = 1_250_000
     funding_interval_ms: int = 8 * 3_600_000
+    tick_multiple: int = 1
+    step_multiple: int = 1
+    """Of the instrument's tick and step, which the tape has: prices and quantities of orders are multiples of these."""
     brackets: tuple[Bracket, ...] = brackets_of([(125, 1_000_000_000, "0.025")])
 
 
@@ -121,9 +124,14 @@ def _shipped_entry(symbol: str) -> tuple[dict[str, Any], dict[str, dict[str, Any
 # --- REST -------------------------------------------------------------------------------------------------------------
 
 
-def symbol_info(instrument: Instrument, status: str) -> dict[str, Any]:
-    """Return the row of exchangeInfo for a symbol with its present filters."""
+def symbol_info(instrument: Instrument, rules: SymbolRules, status: str, delivery_time: int = 0) -> dict[str, Any]:
+    """Return the row of exchangeInfo for a symbol with its present filters and status."""
     row, filters = _shipped_entry(instrument.symbol)
+    tick, step = instrument.tick_size * rules.tick_multiple, instrument.step_size * rules.step_multiple
+    if (rules.tick_multiple, rules.step_multiple) != (1, 1):
+        filters["PRICE_FILTER"] |= {"tickSize": plain(tick)}
+        for name in ("LOT_SIZE", "MARKET_LOT_SIZE"):
+            filters[name] |= {"stepSize": plain(step)}
     if instrument != shipped_instrument(instrument.symbol):
         quantity, bounds = instrument.quantity, (instrument.multiplier_up, instrument.multiplier_down)
         lots = {"minQty": plain(quantity(instrument.min_quantity)), "maxQty": plain(quantity(instrument.max_quantity))}
@@ -133,6 +141,7 @@ def symbol_info(instrument: Instrument, status: str) -> dict[str, Any]:
         filters["MIN_NOTIONAL"] |= {"notional": plain(Decimal(instrument.min_notional).scaleb(-8))}
         filters["PERCENT_PRICE"] |= dict(zip(("multiplierUp", "multiplierDown"), map(plain, bounds), strict=True))
         row = {**row, "marketTakeBound": plain(instrument.market_take_bound)}
+    row = {**row, "deliveryDate": delivery_time or row["deliveryDate"]}
     return {**row, "filters": list(filters.values()), "status": status, "timeInForce": list(TimeInForce)}
 
 

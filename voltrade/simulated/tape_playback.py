@@ -192,6 +192,16 @@ class TapePlayer:
         """End the tape: see `SimulatedExchange.finish`."""
         self.exchange.finish(self.trades.symbol)
 
+    def jump(self, trade_id: int, count: int, ticks: int, *, marks: bool) -> None:
+        """Move the prices of `count` trades by some ticks, from the trade with this id on; `marks`: of marks too."""
+        self.market.jump(trade_id, count, ticks)
+        assert self.market.tape is not None
+        self.trades = self.market.tape
+        if marks:
+            first = int(np.searchsorted(self.trades.id, trade_id))
+            moved = (self._marks.row > first) & (self._marks.row <= first + count)
+            self._marks = self._marks._replace(price_e8=self._marks.price_e8 + moved * ticks * self.market.tick_e8)
+
     def _mark_row(self, number: int) -> int:
         """Return the row of the first trade after a mark price, or the length of the tape if there is no such mark."""
         return int(self._marks.row[number]) if number < len(self._marks.time) else len(self.trades)

@@ -12,7 +12,8 @@ same account, orders and position on the tape.
 speed 1 shifts the tapes to start now and plays them in real time. speed 0 (lockstep) waits at every step for a client
 of the side channel /voltrade/lockstep, which Binance does not have: it sends {"op": "go"} for the next trades, and
 {"op": "at", "trade_id", "marks", "time"} when it has handled them. POST /voltrade/stop, SIGTERM, or --idle-s seconds
-without use stop the venue after its log is complete; GET /voltrade/status returns the position on the tape.
+without use stop the venue after its log is complete; GET /voltrade/status returns the position on the tape; POST
+/voltrade/fault adds faults to those of --faults, a JSON list as in a script, with times that count from now.
 docs/venue.md describes what is modelled.
 """
 

@@ -22,7 +22,7 @@ from voltrade.errors import DataError
 from voltrade.model import NEVER
 from voltrade.simulated.exchange import SimulatedExchange
 from voltrade.simulated.ground_truth import TruthLog
-from voltrade.simulated.refusals import VenueRefusal, codes, refused
+from voltrade.simulated.refusals import VenueRefusal, refused_without_cause
 from voltrade.simulated.scripted import run_action
 from voltrade.venue.altering import altered
 from voltrade.venue.faults import EVENTS, LOST, REQUESTS, TIMES, Fault, check_lockstep, read_script, written
@@ -37,6 +37,14 @@ HUGE_BYTES = 16 << 20
 LASTING = ("skew_clock", "ban", "maintenance", "unreachable")
 """Timed faults that last, and go on when a venue is started again."""
 
+UNDONE_BY: Mapping[str, Mapping[str, Any]] = {
+    "restrict": {"code": 0},
+    "status": {"status": "TRADING"},
+    "stick_triggers": {"sticking": False},
+    "thin_book": {"quantity": None},
+}
+"""What ends an action after its `for_s`, if it has one: these values in the place of its own, None for without."""
+
 Send = Callable[[list[bytes]], object]
 
 
@@ -45,8 +53,8 @@ class Past(NamedTuple):
 
     since: int
     """When it was so first, ms of the venue's clock."""
-    rows: int
-    """Number of rows of the log then."""
+    noted: int
+    """How much had happened then, see `EventLog`."""
     exchange: SimulatedExchange
 
 
@@ -118,6 +126,10 @@ class Faults:
                 self._hits[number], self._seen[number] = self._hits[number] + 1, row["seen"]
                 if row["do"] in LASTING:
                     lasting[row["do"]] = (number, row["time"])
+                self._undo_at(self._script[number], row["time"] + int(self._script[number].for_s * 1000))
+            elif row["kind"] == "jumped":
+                moved = {name: row[name] for name in ("trade_id", "count", "ticks", "marks")}
+                self._rest.market_data[row["symbol"]].jump_again(**moved)
         for number, since in lasting.values():
             if since + self._script[number].for_s * 1000 > self._now():
                 self._run(self._script[number], since)
@@ -165,15 +177,18 @@ class Faults:
         fault = self._strike(REQUESTS, f"{request.method} {request.path}")
         if fault is None or _is_spared(fault, request, params):
             return respond()
+        return await self._struck(fault, request, respond)
+
+    async def _struck(
+        self, fault: Fault, request: web.BaseRequest, respond: Callable[..., Response]
+    ) -> Response | web.StreamResponse:
+        """Respond to a request that a fault strikes."""
+        now = self._now()
         match fault.do:
             case "refuse":
-                return _refusal(fault.code)
+                return refusal_response(refused_without_cause(fault.code))
             case "alter_answer":
-                response = respond()
-                is_given = response.status == 200
-                return (
-                    response._replace(body=altered(response.body, fault.more, fault.without)) if is_given else response
-                )
+                return _altered(respond(), fault)
             case "stale":
                 return respond(past=self._past_of(fault, now)) if request.method == "GET" else respond()
             case "delay_request":
@@ -188,7 +203,7 @@ class Faults:
             case "lose_answer":
                 respond()
                 if fault.code:
-                    return _refusal(fault.code)
+                    return refusal_response(refused_without_cause(fault.code))
         return await self._lose(fault.how, request)
 
     def _carry_out_late(self, fault: Fault, received: int, respond: Callable[..., Response]) -> None:
@@ -224,8 +239,9 @@ class Faults:
         if not lags:
             self._past.clear()
             return
-        if not self._past or self._past[-1].rows != self._truth.written:
-            self._past.append(Past(now, self._truth.written, self._rest.exchange.copy()))
+        exchange = self._rest.exchange
+        if not self._past or self._past[-1].noted != exchange.events.noted:
+            self._past.append(Past(now, exchange.events.noted, exchange.copy()))
         while len(self._past) > 1 and self._past[1].since <= now - max(lags) * 1000:
             self._past.popleft()
 
@@ -316,6 +332,8 @@ class Faults:
                 self._rest.limits.spend(fault.more["weight"], self._now())
             case "weight_limit":
                 self._rest.limits.set_weight(fault.more["weight"])
+            case "jump":
+                self._jump(**fault.more)
             case "maintenance":
                 self._down_until = end
                 self._cut(fault, end)
@@ -324,10 +342,26 @@ class Faults:
                 self._at(end, partial(setattr, streams, "is_unreachable", False))
                 self._cut(fault, end)
             case action:
-                try:
-                    run_action(self._rest.exchange, action, fault.more)
-                except (VenueRefusal, DataError, LookupError, ValueError, TypeError) as error:
-                    self._write(do=fault.do, failed=f"{type(error).__name__}: {error}")
+                self._act(action, fault.more)
+                self._undo_at(fault, end)
+
+    def _act(self, action: str, facts: Mapping[str, Any]) -> None:
+        """Run an action on the exchange; what can't be done is logged."""
+        try:
+            run_action(self._rest.exchange, action, facts)
+        except (VenueRefusal, DataError, LookupError, ValueError, TypeError) as error:
+            self._write(do=action, failed=f"{type(error).__name__}: {error}")
+
+    def _undo_at(self, fault: Fault, end: int) -> None:
+        if fault.for_s and fault.do in UNDONE_BY:
+            facts = {name: fact for name, fact in {**fault.more, **UNDONE_BY[fault.do]}.items() if fact is not None}
+            self._at(end, partial(self._act, fault.do, facts))
+
+    def _jump(self, symbol: str, by: float, trades: int = 0, marks: bool = True) -> None:
+        """Let the tape's prices jump by a fraction, for so many trades or for good, and mark prices with them."""
+        trade_id, count, ticks = self._rest.market_data[symbol].jump(by, trades, marks=marks)
+        moved = {"symbol": symbol, "trade_id": trade_id, "count": count, "ticks": ticks, "marks": marks}
+        self._truth.write({"kind": "jumped", "time": self._now(), **moved})
 
     def _cut(self, fault: Fault, end: int) -> None:
         for socket in [each for each in self._rest.streams.sockets if fault.on.search(each.category or "legacy")]:
@@ -346,9 +380,11 @@ def _is_spared(fault: Fault, request: web.BaseRequest, params: Params) -> bool:
     return fault.code == -1008 and (request.method == "DELETE" or "true" in claims)
 
 
-def _refusal(code: int) -> Response:
-    """Return a refusal without a cause; quoted values in its text are question marks."""
-    return refusal_response(refused(code, *["?"] * codes()[code].quotes))
+def _altered(response: Response, fault: Fault) -> Response:
+    """Return a response with other values; a refusal stays what it is."""
+    if response.status != 200:
+        return response
+    return response._replace(body=altered(response.body, fault.more, fault.without))
 
 
 def _changed(fault: Fault | None, event: bytes) -> list[bytes]:

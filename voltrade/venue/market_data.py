@@ -51,6 +51,24 @@ class MarketData:
         self.sent = max(self.sent, end)
         self.time = max(self.time, now, int(self.trades.time[self.sent - 1]) if self.sent else 0)
 
+    def jump(self, fraction: float, count: int, *, marks: bool) -> tuple[int, int, int]:
+        """Move the prices of the next `count` trades, or of all to come for 0, by a fraction of the last price.
+
+        Returns:
+            The id of the first trade that moved, how many, and by how many ticks.
+        """
+        first = max(self.sent, self._player.trades_played)
+        count = min(count or len(self.trades), len(self.trades) - first)
+        ticks = round(int(self.trades.price[max(0, first - 1)]) * fraction)
+        moved = (int(self.trades.id[first]) if count else 0, count, ticks)
+        self.jump_again(*moved, marks=marks)
+        return moved
+
+    def jump_again(self, trade_id: int, count: int, ticks: int, *, marks: bool) -> None:
+        """Move prices as an earlier `jump` did."""
+        self._player.jump(trade_id, count, ticks, marks=marks)
+        self.trades = self._player.trades
+
     def rows_to(self, trade_id: int) -> int:
         """Return the row after a trade."""
         return int(np.searchsorted(self.trades.id, trade_id, side="right"))
@@ -73,7 +91,7 @@ class MarketData:
         # Formatted here without a JSON library, since this must take less than a microsecond per trade.
         head, maker = f'{{"e":"aggTrade","s":"{self.symbol}","E":', ("false", "true")
         return [
-            f'{head}{t},"a":{a},"p":"{p}","q":"{q}","nq":"{q}","f":{a},"l":{a},"T":{t},"m":{maker[m]}}}'.encode()
+            f'{head}{t},"a":{a},"p":"{p}","q":"{q}","nq":"{q}","f":{a},"l":{a},"T":{t},"m":{maker[m]},"st":1}}'.encode()
             for a, p, q, t, m in self._columns(trades)
         ]
 

@@ -6,17 +6,24 @@ integers, flags are booleans. `messages.json` has a template of each message, wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from decimal import Decimal
 from typing import Any
 
 from voltrade.model import AlgoUpdate, Instrument, OrderUpdate, Side, money_text
-from voltrade.simulated.events import AccountChange, MarginCall, PositionRisk, SettingsChange, UserEvent
+from voltrade.simulated.events import (
+    AccountChange,
+    AssetsModeChange,
+    MarginCall,
+    PositionRisk,
+    SettingsChange,
+    UserEvent,
+)
 from voltrade.simulated.exchange import SimulatedExchange
 from voltrade.simulated.formatting import amounts_of, average_text, facts_of, notional_text, plain
 from voltrade.simulated.margin_account import Balances
-from voltrade.simulated.market import Market
+from voltrade.simulated.market import QUOTE_ASSET, Market
 from voltrade.simulated.orders import AlgoOrder
 from voltrade.simulated.symbols import table
 
@@ -24,6 +31,17 @@ Json = dict[str, Any]
 
 OPEN = ("NEW", "PARTIALLY_FILLED")
 """Statuses of an open order."""
+
+ONLY_ASKED = ("avgPrice", "cumQuote")
+"""Fields of an order that only the answer to a query has."""
+TRAILING_ONLY = ("activatePrice", "callbackRate")
+OF_THE_CHILD = ("actualOrderId", "actualPrice", "actualQty", "actualType")
+"""Fields of a conditional order: the answer to its placement has the first two, queries have the others."""
+
+
+def lacking(message: Json, names: Iterable[str]) -> Json:
+    """Return a message without some fields."""
+    return {name: value for name, value in message.items() if name not in names}
 
 
 def render(name: str, facts: Mapping[str, Any]) -> Json:
@@ -66,8 +84,15 @@ def algo_message(name: str, instrument: Instrument, algo: AlgoUpdate, source: Al
     facts |= {"actual_price": average_text(instrument, child.filled_notional, child.filled) if child else "0"}
     facts |= {"activate_price": facts["activation_price"] if asked.activation_price else ""}
     facts |= {"callback_rate": plain(Decimal(asked.callback_bps).scaleb(-2)) if asked.callback_bps else ""}
-    facts |= {"created": source.created, "triggered": 0 if algo.status == "NEW" else source.triggered}
-    return render(name, facts)
+    facts |= {
+        "algo_type": source.kind,
+        "created": source.created,
+        "triggered": 0 if algo.status == "NEW" else source.triggered,
+    }
+    message = render(name, facts)
+    if name == "ALGO_UPDATE" and source.is_trailing_type:
+        message["o"]["ia"] = source.trailing
+    return message
 
 
 def position_message(name: str, instrument: Instrument, risk: PositionRisk, liquidation_price: str = "0") -> Json:
@@ -94,13 +119,44 @@ def user_events(exchange: SimulatedExchange, event: UserEvent) -> Iterator[Json]
         case AlgoUpdate():
             source, instrument = exchange.algos[event.algo_id], markets[event.symbol].instrument
             yield algo_message("ALGO_UPDATE", instrument, event, source)
-        case AccountChange() | MarginCall() as change:
-            name = "ACCOUNT_UPDATE" if isinstance(change, AccountChange) else "MARGIN_CALL"
-            position = f"{name} position"
-            rows = [position_message(position, markets[risk.symbol].instrument, risk) for risk in change.positions]
-            message = render(name, amounts_of(change) | {"positions": rows})
+        case AccountChange() as change:
+            rows = _positions(exchange, "ACCOUNT_UPDATE position", change.positions)
+            message = render(
+                "ACCOUNT_UPDATE", amounts_of(change) | {"positions": rows, "balances": [*_balances(change)]}
+            )
+            if not change.symbol:
+                del message["a"]["S"]
+            yield message
+        case MarginCall() as call:
+            rows = _positions(exchange, "MARGIN_CALL position", call.positions)
+            message = render("MARGIN_CALL", amounts_of(call) | {"positions": rows})
             if rows and rows[0]["mt"] == "ISOLATED":
                 del message["cw"]  # a margin call has the cross wallet only for cross positions
             yield message
         case SettingsChange():
             yield render("ACCOUNT_CONFIG_UPDATE", asdict(event))
+        case AssetsModeChange():
+            yield render("ACCOUNT_CONFIG_UPDATE mode", asdict(event))
+
+
+def _positions(exchange: SimulatedExchange, name: str, positions: Sequence[PositionRisk]) -> list[Json]:
+    return [position_message(name, exchange.markets[risk.symbol].instrument, risk) for risk in positions]
+
+
+def _balances(change: AccountChange) -> Iterator[Json]:
+    """Yield the rows of the assets that have changed."""
+    if change.quote_changed:
+        amounts = {"wallet": change.wallet, "cross_wallet": change.cross_wallet, "change": change.balance_change}
+        yield _balance(QUOTE_ASSET, amounts)
+    for other in change.others:
+        yield _balance(other.asset, {"wallet": other.wallet, "cross_wallet": other.wallet, "change": other.change})
+
+
+def _balance(asset: str, amounts: Mapping[str, int]) -> Json:
+    texts = {name: money_text(amount) for name, amount in amounts.items()}
+    return render("ACCOUNT_UPDATE balance", {"asset": asset, **texts})
+
+
+def asset_message(name: str, asset: str, amount: int, updated: int) -> Json:
+    """Return what the wallet has of an asset other than the quote asset."""
+    return render(name, {"asset": asset, "amount": money_text(amount), "updated": updated})

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from voltrade.model import (
+    DAY_MS,
     AlgoUpdate,
     OrderRequest,
     OrderType,
@@ -27,18 +28,22 @@ from voltrade.model import (
     money,
     money_text,
 )
-from voltrade.simulated.exchange import QUOTE_ASSET, SimulatedExchange
+from voltrade.simulated.exchange import SimulatedExchange
+from voltrade.simulated.orders import Order
 from voltrade.simulated.refusals import VenueRefusal, refuse_if, refused
 from voltrade.simulated.symbols import bracket_rows, shipped_exchange_info, symbol_info, table
 from voltrade.venue import messages
 from voltrade.venue.market_data import INTERVALS_MS, MarketData, mark_message
-from voltrade.venue.messages import Json
-from voltrade.venue.requests import Limits, Params, Response, refusal_response, served
+from voltrade.venue.messages import OF_THE_CHILD, ONLY_ASKED, TRAILING_ONLY, Json, lacking
+from voltrade.venue.requests import MAX_SPAN_MS, Limits, Params, Response, refusal_response, served
 from voltrade.venue.streams import Streams
 
 AHEAD_MS = 1_000
 """The most that a timestamp may be ahead of the venue's clock."""
 RECV_WINDOW_MS, RECV_WINDOW_MAX_MS = 5_000, 60_000
+
+TRADES_KEPT_MS = 90 * DAY_MS
+"""Age of the oldest trade of ours that GET userTrades returns."""
 
 MAX_BATCH = 5
 """Most orders in one request to `batchOrders`; twice as many can be cancelled."""
@@ -209,9 +214,9 @@ class RestApi:
         return write(self.data(params)) if params.get("symbol") else list(map(write, self.market_data.values()))
 
     def order(self, order: OrderUpdate, *, asked: bool = False) -> Json:
-        """Return an order; the response to a query (`asked`) also has its creation time."""
+        """Return an order; the response to a query (`asked`) has its creation time, average price and notional."""
         message = messages.order_message("order", self.exchange.markets[order.symbol], order)
-        return {**message, "time": self.created(order)} if asked else message
+        return {**message, "time": self.created(order)} if asked else lacking(message, ONLY_ASKED)
 
     def created(self, order: OrderUpdate) -> int:
         return self.exchange.orders[order.order_id].created
@@ -220,11 +225,41 @@ class RestApi:
         return [self.order(order, asked=True) for order in orders]
 
     def algo(self, algo: AlgoUpdate) -> Json:
+        """Return a conditional order as the response to a query; one that trails has the rate by which it does."""
         source, market = self.exchange.algos[algo.algo_id], self.exchange.markets[algo.symbol]
-        return messages.algo_message("algo_order", market.instrument, algo, source)
+        message = messages.algo_message("algo_order", market.instrument, algo, source)
+        return message if source.is_trailing_type else lacking(message, TRAILING_ONLY)
 
-    def account(self, name: str, positions: Sequence[Json] = ()) -> Json:
-        return messages.account_message(name, self.exchange.balances(), self.exchange.updated, positions)
+    def place_algo(self, params: Params) -> Json:
+        algo = self.exchange.place_algo(self.algo_request(params))
+        source, market = self.exchange.algos[algo.algo_id], self.exchange.markets[algo.symbol]
+        return lacking(messages.algo_message("algo_order", market.instrument, algo, source), OF_THE_CHILD)
+
+    def open_algos(self, params: Params) -> list[Json]:
+        listed = map(self.algo, self.exchange.open_algo_orders(self.symbol(params)))
+        return [lacking(row, ("actualQty", "actualType")) for row in listed]
+
+    def test_order(self, params: Params) -> Json:
+        """Check an order without placing it; the answer is that of an order without an id."""
+        request = self.order_request(params)
+        self.exchange.check_order(request)
+        return self.order(Order(request, 0, self.now(), self.now(), 0, updated=self.now()).update())
+
+    def account(self, positions: Sequence[Json]) -> Json:
+        message = messages.account_message("account", self.exchange.balances(), self.exchange.updated, positions)
+        return {**message, "assets": [*message["assets"], *self.assets("account asset")]}
+
+    def balance(self, params: Params) -> list[Json]:
+        first = messages.account_message("balance", self.exchange.balances(), self.exchange.updated)
+        return [first, *self.assets("balance asset")]
+
+    def assets(self, name: str) -> list[Json]:
+        """Return a row for each asset other than the quote asset."""
+        exchange = self.exchange
+        return [messages.asset_message(name, *row, exchange.updated) for row in exchange.assets.items()]
+
+    def flags(self) -> Json:
+        return messages.render("account flags", {"multi_assets": self.exchange.multi_assets})
 
     def positions(self, name: str, params: Params, every: bool = False) -> list[Json]:
         """Return positions: of `every` symbol, or of symbols with a position or an open order."""
@@ -278,8 +313,9 @@ class RestApi:
     def modify_order(self, params: Params) -> Json:
         """Change price and quantity of an open limit order."""
         side, ids, reduces = self.side(params), self.order_ids(params), params.flag("reduceOnly")
-        price, quantity = self.ticks(params, "price"), self.lots(params)
-        return self.order(self.exchange.modify_order(**ids, side=side, quantity=quantity, price=price, reduces=reduces))
+        price, quantity, named = self.ticks(params, "price"), self.lots(params), params.whole("modifyId", 0)
+        order = self.exchange.modify_order(**ids, side=side, quantity=quantity, price=price, reduces=reduces)
+        return self.order(order) | ({"modifyId": named} if named else {})
 
     def cancel_orders(self, params: Params) -> list[Json]:
         """Cancel several orders of a symbol."""
@@ -346,12 +382,21 @@ class RestApi:
         self.exchange.change_position_margin(self.data(params).symbol, money(f"{amount:.8f}"), adding=kind == 1)
         return {"amount": float(amount), "code": 200, "msg": "Successfully modify position margin.", "type": kind}
 
+    def sign_contract(self, params: Params) -> None:
+        """Sign the agreement for which a symbol's orders are refused with -4411."""
+        self.exchange.interventions.lift(-4411)
+
     def user_trades(self, params: Params) -> list[Json]:
-        """Return our trades, oldest first: from an id on, of an order, or of a time range; without any the newest."""
+        """Return our trades, oldest first: from an id on, of an order, or of a time range; without any the newest.
+
+        They are kept for three months, and those of the last week are returned where nothing says since when.
+        """
         symbol, first, order = self.data(params).symbol, params.whole("fromId", 0), params.whole("orderId", 0)
         refuse_if(params.get("fromId") and (params.get("startTime") or params.get("endTime")), -1128)
         fills = self.exchange.user_trades(symbol, after_id=max(0, first - 1))
-        ours = [fill for fill in fills if order in (0, fill.order_id)]
+        begins = any(params.get(name) for name in ("fromId", "startTime", "endTime", "orderId"))
+        since = self.now() - (TRADES_KEPT_MS if begins else MAX_SPAN_MS)
+        ours = [fill for fill in fills if order in (0, fill.order_id) and fill.time >= since]
         page, market = params.page(ours, 500, 1000, lambda fill: fill.time, "fromId"), self.exchange.markets[symbol]
         return [messages.order_message("user_trade", market, fill) for fill in page]
 
@@ -359,7 +404,7 @@ class RestApi:
         """Return every change of the wallet."""
         symbol, kind = self.symbol(params), params.get("incomeType")
         rows = [
-            {"symbol": each.symbol, "incomeType": each.kind, "income": money_text(each.amount), "asset": QUOTE_ASSET}
+            {"symbol": each.symbol, "incomeType": each.kind, "income": money_text(each.amount), "asset": each.asset}
             | {"info": each.kind, "time": each.time, "tranId": number, "tradeId": str(each.trade_id or "")}
             for number, each in enumerate(self.exchange.income, 1)
             if symbol in ("", each.symbol) and kind in ("", each.kind)
@@ -372,13 +417,18 @@ HANDLERS: Mapping[str, Callable[[RestApi, Params], Any]] = {
     "exchange_info": lambda api, _: {
         **{"timezone": "UTC", "serverTime": api.now(), "futuresType": "U_MARGINED", "exchangeFilters": []},
         **{"rateLimits": api.limits.rows, "assets": shipped_exchange_info()["assets"]},
-        "symbols": [symbol_info(market.instrument, market.status) for market in api.exchange.markets.values()],
+        "symbols": [
+            symbol_info(market.instrument, market.rules, market.status, market.delivery_time)
+            for market in api.exchange.markets.values()
+        ],
     },
     "premium_index": lambda api, params: api.by_symbol(
         params, lambda data: mark_message("premium_index", api.exchange.mark(data.symbol))
     ),
     "ticker_price": lambda api, params: api.by_symbol(params, lambda data: data.ticker_price(api.now())),
     "book_ticker": lambda api, params: api.by_symbol(params, lambda data: data.book("book_ticker", api.now())),
+    "depth": lambda api, params: api.data(params).book("depth", api.now()),
+    "trading_schedule": lambda api, _: {"updateTime": api.now(), "marketSchedules": {}},
     "ticker_day": lambda api, params: api.by_symbol(params, lambda data: data.day(api.now())),
     "place_order": lambda api, params: api.order(api.exchange.place_order(api.order_request(params))),
     "query_order": lambda api, params: api.order(api.exchange.query_order(**api.order_ids(params)), asked=True),
@@ -387,18 +437,13 @@ HANDLERS: Mapping[str, Callable[[RestApi, Params], Any]] = {
     "modify_orders": lambda api, params: api.one_by_one(params.rows("batchOrders", MAX_BATCH), "modify_order"),
     "open_orders": lambda api, params: api.orders(api.exchange.open_orders(api.symbol(params))),
     "order_limits": lambda api, _: api.limits.rows[1:],
-    "test_order": lambda api, params: api.exchange.check_order(api.order_request(params)),
     "cancel_all": lambda api, params: api.exchange.cancel_all(api.data(params).symbol),
     "cancel_all_algos": lambda api, params: api.exchange.cancel_all_algo(api.data(params).symbol),
-    "place_algo": lambda api, params: api.algo(api.exchange.place_algo(api.algo_request(params))),
     "query_algo": lambda api, params: api.algo(api.exchange.query_algo(**api.algo_ids(params))),
-    "open_algos": lambda api, params: list(map(api.algo, api.exchange.open_algo_orders(api.symbol(params)))),
     "account_v2": lambda api, params: (
-        messages.render("account flags", {})
-        | api.account("account", api.positions("v2/account position", params, every=True))
+        api.flags() | api.account(api.positions("v2/account position", params, every=True))
     ),
-    "account_v3": lambda api, params: api.account("account", api.positions("v3/account position", params)),
-    "balance": lambda api, _: [api.account("balance")],
+    "account_v3": lambda api, params: api.account(api.positions("v3/account position", params)),
     "position_risk": lambda api, params: api.positions("v2/positionRisk position", params, every=True),
     "position_risk_v3": lambda api, params: api.positions("v3/positionRisk position", params),
     "leverage_bracket": lambda api, params: [
@@ -406,9 +451,9 @@ HANDLERS: Mapping[str, Callable[[RestApi, Params], Any]] = {
         for symbol in api.symbols(params)
     ],
     "symbol_config": lambda api, params: api.positions("symbol_config", params, every=True),
-    "account_config": lambda api, _: (
-        messages.render("account flags", {}) | {"dualSidePosition": api.exchange.hedge_mode}
-    ),
+    "account_config": lambda api, _: api.flags() | {"dualSidePosition": api.exchange.hedge_mode},
+    "fee_burn": lambda api, _: {"feeBurn": bool(api.exchange.fee_asset)},
+    "assets_mode": lambda api, _: {"multiAssetsMargin": api.exchange.multi_assets},
     "position_mode": lambda api, _: {"dualSidePosition": api.exchange.hedge_mode},
     "set_position_mode": lambda api, params: api.exchange.set_position_mode(params.flag("dualSidePosition", "")),
     "set_assets_mode": lambda api, params: api.exchange.set_multi_assets_mode(params.flag("multiAssetsMargin", "")),
