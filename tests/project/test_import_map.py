@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "voltrade"
 
 TRADING_PATH = [
-    "errors", "model", "compiled", "config",
+    "errors", "folders", "model", "compiled", "config",
     "bar_rules", "bars", "indicators", "signal_engine", "rule_failure", "bar_pipeline",
     "risk", "account", "order_states", "records", "order_queries", "order_rules", "position_rules", "position_timers",
     "row_facts", "core_rules", "books", "order_register", "account_check", "order_outputs", "saved_orders", "oms",
@@ -51,7 +51,7 @@ ONLY_IN = {
     "anywidget": {"report.plot_widget"},
     "ipywidgets": {"notebook.controls", "notebook.explorer", "notebook.explorer_widgets", "report.plot_widget"},
     "papermill": {"notebook.papermill_engine"},
-    "platformdirs": {"runs.ledger_file"},
+    "platformdirs": {"folders"},
     "pyarrow": {
         "data.trade_files", "data.trade_rows", "data.series_checks", "data.rest_pages", "data.store",
         "data.store_files", "data.tape_cache", "journal",
@@ -60,7 +60,7 @@ ONLY_IN = {
 }  # fmt: skip
 """Packages that one module (or a few) wraps for all the others."""
 
-READ_THE_OUTSIDE = {"errors", "compiled", "config", "account_watch", "journal", "inbox", "lockstep", "live"}
+READ_THE_OUTSIDE = {"errors", "folders", "compiled", "config", "account_watch", "journal", "inbox", "lockstep", "live"}
 """Files on top that aren't plain functions of their arguments."""
 
 WITHOUT_THE_OUTSIDE = {

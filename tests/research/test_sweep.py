@@ -459,7 +459,7 @@ class CoinFlip(SignalEngine):
         return 1 if assessment.drawn == 0 else -1 if assessment.drawn == 1 else 0
 
 
-def walk(seed: int, drift: np.ndarray | None = None, size: int = 20_000, days: float = 8.0) -> Tape:
+def walk(seed: int, drift: np.ndarray | None = None, size: int = 20_000, days: float = 40.0) -> Tape:
     """A tape of a random walk without costs to speak of, with a drift of so many ticks a trade on top."""
     chance = np.random.default_rng(seed)
     steps = 60 * chance.standard_normal(size) + (0 if drift is None else drift)
@@ -612,7 +612,10 @@ def test_where_training_tells_nothing_nothing_is_tried(played: Tape) -> None:
     assert "what was chosen in 2 of 3 folds" in found.assessment
     assert len(found.chart().data[0].y) == 3
     never = walk_forward(played, CONFIG, {"allow_long": [False], "allow_short": [False]}, folds=2, progress=False)
-    assert never.assessment == "No evidence: what was chosen in 0 of 2 folds has no Sharpe ratio, equity never moved."
+    nothing = (
+        "No evidence: what was chosen in 0 of 2 folds, 2 with those tried before on this tape, has no Sharpe ratio"
+    )
+    assert never.assessment == f"{nothing}, equity never moved."
     assert "0 of 2 folds" in never._repr_html_()
 
 
@@ -656,6 +659,7 @@ def test_a_result_shows_itself_and_its_heat_map(played: Tape) -> None:
     luck = found.luck_chart()
     (points,) = luck.data
     assert list(points.y) == sorted(found.frame["sharpe"])
+    assert found.overfitting.text in page
     assert f"the luckiest of 8 worthless settings: {found.judgement.luckiest:.2f}" in luck.layout.annotations[0].text
     forward = walk_forward(played, CONFIG, {"stop_atr": [1.5, 3.0]}, folds=2, progress=False)
     training, test = forward.chart().data

@@ -30,8 +30,8 @@ from simulation.kinds import Strike
 from simulation.plans import BEGIN_S, Plan, lasts_s
 from simulation.tapes import drawn_tape
 from simulation.world import World
+from voltrade.folders import STATE_VARIABLE
 from voltrade.model import Trades
-from voltrade.runs.ledger_file import STATE_VARIABLE
 
 WORKPLACES = "VOLTRADE_SIMULATIONS"
 """Environment variable that names the folder of all sessions' folders."""

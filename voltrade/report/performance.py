@@ -1,4 +1,4 @@
-"""Performance figures on calendar time, and how much of a result may be luck.
+"""Performance figures on calendar time.
 
 All functions take arrays, and state definition and source. `statistics` and `sweep` use the same functions. Times are
 milliseconds UTC, a year has 365 days.
@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -21,18 +19,8 @@ from voltrade.model import DAY_MS, HOUR_MS, MONEY, Floats, Int64s
 YEAR_DAYS = 365
 """Calendar days that annualised numbers refer to."""
 
-EULER_MASCHERONI = 0.5772156649015329
-
-EVIDENCE = 0.95
-"""Least probability of evidence."""
-
-LEAST_RETURNS, LEAST_TRIPS = 20, 20
-"""With fewer returns or round trips, there is no evidence."""
-
 ROUNDING = 1e-9
 """Returns with a smaller relative deviation are equal: the difference is rounding of equity."""
-
-_NORMAL = NormalDist()
 
 
 # --- returns and their Sharpe ratio -----------------------------------------------------------------------------------
@@ -45,6 +33,13 @@ class Returns:
     values: Floats
     period_ms: int
     """0 where the span is too short."""
+    equity: float = math.nan
+    """Before the first return, in the quote asset."""
+
+    @property
+    def days(self) -> float:
+        """Length in days."""
+        return len(self.values) * self.period_ms / DAY_MS
 
     @property
     def a_year(self) -> float:
@@ -111,7 +106,7 @@ def returns_of(times: Int64s, equity: Floats, period_ms: int | None = None) -> R
     if not period or not len(times):
         return Returns(np.empty(0), 0)
     first, last = int(times[0]) // period, -(-int(times[-1]) // period)
-    return Returns(_changes(times, equity, first * period, last - first, period), period)
+    return Returns(_changes(times, equity, first * period, last - first, period), period, float(equity[0]))
 
 
 # --- the account ------------------------------------------------------------------------------------------------------
@@ -269,113 +264,3 @@ def figures_of(data: PerformanceData, period_ms: int | None = None) -> tuple[Fig
         sharpe=returns.annual_sharpe,
     )
     return figures, returns
-
-
-# --- luck -------------------------------------------------------------------------------------------------------------
-
-
-def probabilistic_sharpe(sharpe: float, benchmark: float, count: int, skew: float, kurtosis: float) -> float:
-    """Return the probability that the true Sharpe ratio is above a benchmark.
-
-    PSR(b) = Phi[(SR - b) sqrt(T - 1) / sqrt(1 - g3 SR + (g4 - 1) / 4 SR^2)], with skew g3 and kurtosis g4 (3 for a
-    normal distribution) of T returns; SR and b are not annualised. Bailey and Lopez de Prado, "The Sharpe Ratio
-    Efficient Frontier", Journal of Risk 15(2), 2012.
-    """
-    variance = 1 - skew * sharpe + (kurtosis - 1) / 4 * sharpe * sharpe
-    if count < 2 or not variance > 0 or not math.isfinite(sharpe):
-        return math.nan
-    return _NORMAL.cdf((sharpe - benchmark) * math.sqrt(count - 1) / math.sqrt(variance))
-
-
-def luckiest_sharpe(trials: int, variance: float) -> float:
-    """Return the expected highest Sharpe ratio of so many trials without skill.
-
-    SR0 = sqrt(V) [(1 - g) Phi^-1(1 - 1/N) + g Phi^-1(1 - 1/(N e))], with the variance V of the trials' Sharpe ratios
-    and the Euler-Mascheroni constant g; 0 for one trial. Bailey and Lopez de Prado, "The Deflated Sharpe Ratio",
-    Journal of Portfolio Management 40(5), 2014.
-    """
-    if trials < 2 or not variance > 0:
-        return 0.0
-    usual = _NORMAL.inv_cdf(1 - 1 / trials)
-    far = _NORMAL.inv_cdf(1 - 1 / (trials * math.e))
-    return math.sqrt(variance) * ((1 - EULER_MASCHERONI) * usual + EULER_MASCHERONI * far)
-
-
-def moments(values: Floats) -> tuple[float, float]:
-    """Return skew and kurtosis (3 for a normal distribution) of values, by their central moments."""
-    deviations = values - values.mean() if len(values) else values
-    variance = float(np.mean(deviations**2)) if len(values) else 0.0
-    if not variance > 0:
-        return 0.0, 3.0
-    return float(np.mean(deviations**3)) / variance**1.5, float(np.mean(deviations**4)) / variance**2
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """Whether a result is better than luck. Sharpe ratios are annualised."""
-
-    sharpe: float
-    luckiest: float
-    """Expected highest Sharpe ratio of as many trials without skill."""
-    deflated: float
-    """Deflated Sharpe ratio: the probability that the true Sharpe ratio is above `luckiest`; NaN where unknown."""
-    trials: int
-    returns: int
-    round_trips: int
-    basis: str
-    tried: str
-    """What is judged, as text."""
-
-    @property
-    def is_evidence(self) -> bool:
-        enough = self.returns >= LEAST_RETURNS and self.round_trips >= LEAST_TRIPS
-        return enough and self.sharpe > 0 and self.deflated >= EVIDENCE
-
-    @property
-    def text(self) -> str:
-        """The assessment as a sentence."""
-        tried = self.tried
-        if not math.isfinite(self.sharpe):
-            return f"No evidence: {tried} has no Sharpe ratio, {self.basis}."
-        if self.returns < LEAST_RETURNS or self.round_trips < LEAST_TRIPS:
-            return (
-                f"No evidence: {tried} rests on {self.returns} returns and {self.round_trips} round trips; "
-                f"{LEAST_RETURNS} of each are the least."
-            )
-        found = f"{tried} has a Sharpe ratio of {self.sharpe:.2f}"
-        luck = f", and the luckiest of as many worthless ones would show {self.luckiest:.2f}" if self.trials > 1 else ""
-        sure = f"it is above {'that' if luck else 'zero'} with a probability of {self.deflated:.1%}"
-        if self.is_evidence:
-            return f"Evidence: {found}{luck}: {sure}."
-        return f"No evidence: {found}{luck}: {sure}; {EVIDENCE:.0%} would be evidence."
-
-    def _repr_html_(self) -> str:
-        return f"<p><b>{escape(self.text)}</b></p>"
-
-
-def judge(returns: Returns, round_trips: int, trial_sharpes: Floats | None = None, tried: str = "") -> Judgement:
-    """Judge the best of some trials by its returns.
-
-    Args:
-        returns: of the best trial.
-        round_trips: of the best trial.
-        trial_sharpes: Sharpe ratios of all trials, not annualised; None for a single trial. NaN is a trial that never
-            traded: it counts as a trial, but not for the variance.
-        tried: what is judged, as text.
-    """
-    trials = 1 if trial_sharpes is None else len(trial_sharpes)
-    known = np.empty(0) if trial_sharpes is None else trial_sharpes[np.isfinite(trial_sharpes)]
-    variance = float(known.var(ddof=1)) if len(known) > 1 else 0.0
-    luckiest = luckiest_sharpe(trials, variance)
-    sharpe, a_year = returns.sharpe, math.sqrt(returns.a_year)
-    deflated = probabilistic_sharpe(sharpe, luckiest, len(returns.values), *moments(returns.values))
-    return Judgement(
-        sharpe=sharpe * a_year,
-        luckiest=luckiest * a_year,
-        deflated=deflated,
-        trials=trials,
-        returns=len(returns.values),
-        round_trips=round_trips,
-        basis=returns.basis,
-        tried=tried or (f"the best of {trials:,} settings" if trials > 1 else "the one setting"),
-    )

@@ -33,7 +33,7 @@ from voltrade.simulated.core_commands import drain_events, execute
 from voltrade.simulated.exchange import SimulatedExchange
 from voltrade.simulated.fill_model import MOST_EXTRAPOLATED
 from voltrade.simulated.tape_playback import TapePlayer, simulate, steps_until
-from voltrade.strategy.rule_file import RuleFile, signal_engine_of
+from voltrade.strategy.rule_file import RuleFile, load_rule, signal_engine_of
 from voltrade.tape_loop import (
     AdvanceExchange,
     DrainEvents,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:  # pandas and plotly are imported only when they are needed: t
     import pandas as pd
 
     from voltrade.report.frames import Frames
-    from voltrade.report.performance import Judgement
+    from voltrade.report.judgement import Judgement
     from voltrade.report.statistics import Statistics
 
 Path = Literal["auto", "compiled", "events"]
@@ -64,6 +64,7 @@ class Backtest(Framed):
         path: `compiled` or `events`.
         why: why it ran event by event; empty for the compiled path.
         extrapolated: the part of the notional of all fills that no trade of the tape gave; see `fill_model`.
+        rule: class of the rule, where it is known.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Backtest(Framed):
         epoch: str = "bt",
         why: str = "",
         rows: tuple[int, int] | None = None,
+        rule: type[SignalEngine] | None = None,
     ) -> None:
         self.config = config
         self.instrument = instrument
@@ -90,6 +92,7 @@ class Backtest(Framed):
         self.path = "compiled" if isinstance(result, Tables) else "events"
         self.why = why
         self.extrapolated = extrapolated
+        self.rule = rule
         self._result = result
         self._epoch = epoch
         self._rows = rows or (0, len(tape.trades))
@@ -138,11 +141,23 @@ class Backtest(Framed):
 
     @cached_property
     def judgement(self) -> Judgement:
-        """Whether the result is better than luck, if this was the only trial."""
-        from voltrade.report.performance import judge
-        from voltrade.report.statistics import returns
+        """Whether the result is better than luck, as one of all settings that were tried on the tape.
 
-        return judge(returns(self._frames), len(self._frames.round_trips))
+        Reading it puts the backtest into the ledger of searches (`searches`).
+        """
+        from voltrade.report.bootstrap import luck_of
+        from voltrade.report.judgement import columns_of, judge
+        from voltrade.report.statistics import returns
+        from voltrade.research.searches import TradedTime, keep, settings_hash
+
+        found, times = returns(self._frames), self.tape.trades.time[slice(*self._rows)]
+        luck = luck_of(columns_of([found], found))
+        traded = TradedTime.of(self.tape, int(times[0]), int(times[-1]))
+        tried = [settings_hash(self.config, self.rule)]
+        searches = keep("settings", traded, [], tried, found.annual_sharpe, luck.luckiest)
+        others = [search.luckiest for search in searches.others]
+        trips = len(self._frames.round_trips)
+        return judge([found], trips, luck=luck, others=others, in_all=searches.trials)
 
     # --- what it rests on ---------------------------------------------------------------------------------------------
 
@@ -282,10 +297,12 @@ def backtest(
             if engine and closed < len(bar_decisions):  # the session ended before the tape
                 engine.restore(before)
                 engine.on_volume_bars(bars)
+            rule = type(engine) if engine else load_rule(config.session.rule)
             return Backtest(
                 *(config, research.tape, instrument, bars, bar_decisions[:closed], tables.first_bar, tables),
                 extrapolated=tables.extrapolated,
                 epoch=epoch,
+                rule=rule,
                 rows=(span.first, span.last),
             )
         if engine:
@@ -346,6 +363,7 @@ def _event_by_event(
             extrapolated=player.market.extrapolated / max(1, player.market.taken),
             epoch=epoch,
             why=why,
+            rule=type(engine),
             rows=(span.first, span.last),
         )
 

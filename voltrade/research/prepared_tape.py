@@ -292,6 +292,11 @@ class Research:
         span = self.span(begin_s, end_s)
         return Coverage.of(self.tape, span.first, span.last)
 
+    def times(self, begin_s: float = 0.0, end_s: float | None = None) -> tuple[int, int]:
+        """Return the begin of trading and the time of the last trade in a span, ms UTC; errors as in `span`."""
+        span = self.span(begin_s, end_s)
+        return span.start, int(self.tape.trades.time[span.last - 1])
+
     def run(self, config: Config, decisions: Rows, span: Span) -> tuple[Tables | None, str]:
         """Run a session; return its tables, or None and the reason why the compiled loop gave up.
 

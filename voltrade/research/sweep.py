@@ -5,13 +5,13 @@ once for each bar setting, decisions once for each signal setting; then each tri
 Trials run in a `concurrent.futures.Executor`: threads by default, processes, or a cluster by
 `dask.distributed.Client.get_executor()`.
 
-The best of many trials may only be the luckiest. So a result has the number of trials, and an assessment of whether the
-best one is better than luck (`performance.judge`).
+The best of many trials may only be the luckiest. So a result has the number of trials, together with those of other
+searches on the same tape (`searches`), and an assessment of whether the best one is better than luck
+(`judgement.judge`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from functools import cached_property
@@ -24,14 +24,16 @@ import pandas as pd
 from voltrade.config import Config
 from voltrade.data.coverage import Coverage
 from voltrade.data.tape import Tape
-from voltrade.errors import VoltradeError
+from voltrade.report.bootstrap import luck_of
 from voltrade.report.html import warning_html
-from voltrade.report.performance import Judgement, judge
+from voltrade.report.judgement import Judgement, columns_of, judge
+from voltrade.report.overfitting import Overfitting, probability_of_overfitting
 from voltrade.report.sweep_charts import heat_map, luck_chart
 from voltrade.research.backtest import Backtest, backtest
 from voltrade.research.prepared_tape import Research
+from voltrade.research.searches import Searches, TradedTime, keep, settings_hash
 from voltrade.research.trial_executor import trade_all
-from voltrade.research.trial_worker import Job, TrialWorker
+from voltrade.research.trial_worker import Job, TrialResult
 from voltrade.research.trials import FIGURES, Choices, Trials, trials_of
 from voltrade.signal_engine import SignalEngine
 from voltrade.simulated.fill_model import MOST_EXTRAPOLATED
@@ -58,6 +60,9 @@ class Sweep:
         refused: one row for each combination that isn't allowed or can't be traded, with the reason; not trials.
         parameters: names of the swept parameters.
         trials: number of trials. The best of many trials is worth less than the best of few.
+        returns: the returns of each trial.
+        searches: this search and the others on the same tape, whose trials count too.
+        judgement: whether the best trial is better than the luckiest of as many without skill.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class Sweep:
         parameters: Sequence[str],
         frame: pd.DataFrame,
         refused: pd.DataFrame,
+        outcomes: Sequence[TrialResult],
     ) -> None:
         self.frame = frame
         self.refused = refused
@@ -77,6 +83,8 @@ class Sweep:
         self._job = job
         self._configs = settings.configs
         self._rules = settings.rules
+        self.returns = [outcome.returns for outcome in outcomes]
+        self.searches, self.judgement = self._judged(outcomes[self.best].figures.round_trips)
 
     @cached_property
     def coverage(self) -> Coverage:
@@ -103,14 +111,21 @@ class Sweep:
         engine = self._rules[config.session.rule](config.signals, self._research.instrument)
         return backtest(self._research, config, engine, begin_s=begin_s, end_s=end_s)
 
+    def _judged(self, round_trips: int) -> tuple[Searches, Judgement]:
+        """Keep this search in the ledger; judge its best trial together with what the ledger has."""
+        returns, best = self.returns, self.best
+        luck = luck_of(columns_of(returns, returns[best]))
+        (time_range,) = self._job.time_ranges
+        traded = TradedTime.of(self._research.tape, *self._research.times(*time_range))
+        tried = [settings_hash(config, self._rules[config.session.rule]) for config in self._configs]
+        searches = keep("settings", traded, self.parameters, tried, returns[best].annual_sharpe, luck.luckiest)
+        others = [search.luckiest for search in searches.others]
+        return searches, judge(returns, round_trips, best, luck=luck, others=others, in_all=searches.trials)
+
     @cached_property
-    def judgement(self) -> Judgement:
-        """Whether the best trial is better than the luckiest of as many trials without skill."""
-        (result,) = TrialWorker(self._research, self._job).trade([self.config()])
-        assert not isinstance(result, VoltradeError), "what is in the table was traded"
-        (best,) = result
-        sharpes = self.frame["sharpe"].to_numpy() / math.sqrt(best.returns.a_year)
-        return judge(best.returns, best.figures.round_trips, sharpes)
+    def overfitting(self) -> Overfitting:
+        """How often the best of one half of the time would have been a poor one in the other."""
+        return probability_of_overfitting(columns_of(self.returns, self.returns[self.best]))
 
     @property
     def assessment(self) -> str:
@@ -150,7 +165,7 @@ class Sweep:
         skipped = f", {len(self.refused):,} combinations are not allowed" if len(self.refused) else ""
         head = f"{self.trials:,} settings of {', '.join(self.parameters)} on {self._research.tape.source}{skipped}"
         rests_on = f"{warning_html(self.coverage.warning)}<p>{escape(self.coverage.text)}</p>"
-        judged = f"{self.judgement._repr_html_()}<p>{escape(self._warnings)}</p>"
+        judged = f"{self.judgement._repr_html_()}<p>{escape(self.overfitting.text)}{escape(self._warnings)}</p>"
         return f"<h4>{escape(head)}</h4>{rests_on}{judged}{table}"
 
 
@@ -197,4 +212,4 @@ def sweep(
     ]
     frame = pd.DataFrame(rows, columns=[*grid, *FIGURES, *HOW])
     skipped = pd.DataFrame([{**parameters, "reason": reason} for parameters, reason in settings.refused])
-    return Sweep(research, job, settings, list(grid), frame, skipped)
+    return Sweep(research, job, settings, list(grid), frame, skipped, [outcome for (outcome,) in outcomes])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from hashlib import sha256
 from html import escape
 from typing import Any
 
@@ -15,10 +17,13 @@ from voltrade.data.coverage import Coverage
 from voltrade.data.tape import Tape
 from voltrade.model import HOUR_MS, Int64s
 from voltrade.report import performance
+from voltrade.report.bootstrap import luck_of
 from voltrade.report.html import warning_html
-from voltrade.report.performance import Judgement, Returns, judge
+from voltrade.report.judgement import Judgement, columns_of, judge
+from voltrade.report.performance import Returns
 from voltrade.report.sweep_charts import walk_forward_chart
 from voltrade.research.prepared_tape import Research
+from voltrade.research.searches import Searches, TradedTime, keep, settings_hash
 from voltrade.research.splits import Scheme, Split, splits_by
 from voltrade.research.sweep import NUMBER_FORMAT, SHOWN
 from voltrade.research.trial_executor import trade_all
@@ -37,13 +42,22 @@ class WalkForward:
             whole capital and all limits, so losses of several tests together can exceed a limit.
         trials: number of trials in each fold.
         coverage: what the tape has and lacks; `missing` in the frame is the largest missing part of each test.
-        judgement: of all tests together, against a Sharpe ratio of zero, since no test was used to choose.
+        judgement: of all tests together. They are one trial, since no test was used to choose; other walk-forwards on
+            the same tape are further ones.
+        searches: this walk-forward and those.
     """
 
-    def __init__(self, frame: pd.DataFrame, trials: int, judgement: Judgement, source: str, coverage: Coverage) -> None:
+    def __init__(
+        self,
+        frame: pd.DataFrame,
+        trials: int,
+        judged: tuple[Judgement, Searches],
+        source: str,
+        coverage: Coverage,
+    ) -> None:
         self.frame = frame
         self.trials = trials
-        self.judgement = judgement
+        self.judgement, self.searches = judged
         self.coverage = coverage
         self._source = source
 
@@ -124,7 +138,11 @@ def walk_forward(
         rows[-1] |= settings.chosen[best] | _fold_figures(by_range[best], split, sharpes[best])
     columns = ["begin", "end", *grid, *TRAINING, *FIGURES, "extrapolated", "halted", "missing"]
     frame = pd.DataFrame(rows, columns=columns)
-    judged, coverage = _judged(tested, folds, period_ms), research.coverage(config.session.begin_s)
+    traded = TradedTime.of(research.tape, *research.times(splits[0].test[0]))
+    hashes = [settings_hash(each, settings.rules[each.session.rule]) for each in settings.configs]
+    how = f"{scheme} {folds} {purge_s} {embargo_s} {hashes}"
+    judged = _judged(tested, folds, period_ms, traded, grid, sha256(how.encode()).hexdigest()[:16])
+    coverage = research.coverage(config.session.begin_s)
     return WalkForward(frame, len(settings.configs), judged, research.tape.source, coverage)
 
 
@@ -158,14 +176,21 @@ def _fold_figures(results: Mapping[TimeRange, TrialResult], split: Split, sharpe
     }
 
 
-def _judged(tested: Sequence[TrialResult], folds: int, period_ms: int) -> Judgement:
-    """Judge the tests of all folds together."""
+def _judged(
+    tested: Sequence[TrialResult], folds: int, period_ms: int, traded: TradedTime, what: Iterable[str], settings: str
+) -> tuple[Judgement, Searches]:
+    """Judge the tests of all folds together, and keep them in the ledger of searches as one trial."""
     returns = _joined([result.returns for result in tested], period_ms)
     trips = sum(result.figures.round_trips for result in tested)
     chosen_in = f"{folds} folds" if len(tested) == folds else f"{len(tested)} of {folds} folds"
-    return judge(returns, trips, tried=f"what was chosen in {chosen_in}")
+    luck = luck_of(columns_of([returns], returns))
+    searches = keep("walk-forward", traded, what, [settings], returns.annual_sharpe, luck.luckiest)
+    others = [search.luckiest for search in searches.others]
+    named = f"what was chosen in {chosen_in}"
+    return judge([returns], trips, tried=named, luck=luck, others=others, in_all=searches.trials), searches
 
 
 def _joined(parts: Sequence[Returns], period_ms: int) -> Returns:
     """Join the returns of several time ranges, all of the same period."""
-    return Returns(np.concatenate([np.empty(0), *(part.values for part in parts)]), period_ms)
+    equity = parts[0].equity if parts else math.nan
+    return Returns(np.concatenate([np.empty(0), *(part.values for part in parts)]), period_ms, equity)

@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import platformdirs
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from voltrade.errors import SessionError
+from voltrade.folders import state_home
 from voltrade.journal import refuse_unsafe, sync_folder
 from voltrade.runs.account_lock import is_same_file, open_private
-
-STATE_VARIABLE = "VOLTRADE_STATE"
-"""Environment variable: an absolute path that replaces the platform's state folder."""
 
 VERSION = 3
 """Version of the ledger's file; a file of another version is refused."""
@@ -31,11 +28,7 @@ def accounts_home(environment: Mapping[str, str]) -> Path:
     Raises:
         SessionError: The path is relative, so it would change with the working directory.
     """
-    given = environment.get(STATE_VARIABLE)
-    home = Path(given).expanduser() if given else platformdirs.user_state_path("voltrade", appauthor=False)
-    if not home.is_absolute():
-        raise SessionError(f"{STATE_VARIABLE}: must be an absolute path, was {home}")
-    return home / "accounts"
+    return state_home(environment) / "accounts"
 
 
 def file_name(account: str, mode: str) -> str:

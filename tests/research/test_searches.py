@@ -1,0 +1,143 @@
+"""Trials on one tape add up over searches; those on other tapes and other times don't."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from voltrade.config import Config
+from voltrade.data.tape import Tape, TapeReport
+from voltrade.model import DAY_MS, Floats, Trades
+from voltrade.report.bootstrap import NOTHING_TRIED, Luckiest, luck_of
+from voltrade.research import searches
+from voltrade.research.searches import Search, SearchesWarning, TradedTime, forget, keep, settings_hash
+
+JUNE = TradedTime("BTCUSDT", 0, 30 * DAY_MS)
+
+
+def luck(trials: int = 3, seed: int = 1) -> Luckiest:
+    values: Floats = np.random.default_rng(seed).standard_normal((60, trials))
+    return luck_of(values).luckiest
+
+
+def files(home: Path) -> list[Path]:
+    return sorted((home / "searches").rglob("*.json"))
+
+
+def test_trials_of_searches_on_the_same_time_add_up(state_home: Path) -> None:
+    first = keep("settings", JUNE, ["ema_fast"], ["a", "b", "c"], 1.0, luck())
+    assert (first.trials, first.others) == (3, [])
+    second = keep("settings", JUNE, ["ema_slow"], ["c", "d"], 2.0, luck(2, 7))
+    assert second.trials == 4, "c is the same setting"
+    (other,) = second.others
+    assert other.luckiest.maxima == pytest.approx(luck().maxima, abs=1e-4)
+    assert other.luckiest.independent == luck().independent
+    assert second.frame["varied"].to_list() == ["ema_fast", "ema_slow"]
+    assert second.frame["settings"].to_list() == [3, 2]
+    assert second.frame["best sharpe"].to_list() == [1, 2]
+    assert "4 different settings were tried on BTCUSDT" in second._repr_html_()
+    assert len(files(state_home)) == 2
+
+
+def test_a_search_that_is_made_again_replaces_itself(state_home: Path) -> None:
+    keep("settings", JUNE, ["ema_fast"], ["a", "b"], 1.0, luck())
+    again = keep("settings", JUNE, ["ema_fast"], ["b", "a"], 1.0, luck())
+    assert (again.trials, again.others) == (2, [])
+    assert len(files(state_home)) == 1
+
+
+@pytest.mark.parametrize(
+    ("market", "days", "counts"),
+    [
+        ("BTCUSDT", (0, 30), True),
+        ("BTCUSDT", (0, 15), True),  # half of the time is traded again
+        ("BTCUSDT", (0, 14), False),
+        ("BTCUSDT", (-365, 365), True),
+        ("BTCUSDT", (30, 60), False),
+        ("ETHUSDT", (0, 30), False),
+    ],
+)
+def test_a_search_counts_for_those_whose_time_it_shares(market: str, days: tuple[int, int], counts: bool) -> None:
+    keep("settings", TradedTime(market, days[0] * DAY_MS, days[1] * DAY_MS), ["ema_fast"], ["a"], 1.0, luck())
+    assert keep("settings", JUNE, ["ema_fast"], ["b"], 1.0, luck()).trials == 1 + counts
+
+
+def test_walk_forwards_count_among_themselves() -> None:
+    keep("settings", JUNE, ["ema_fast"], ["a", "b"], 1.0, luck())
+    assert keep("walk-forward", JUNE, ["ema_fast"], ["w"], 1.0, luck(1)).trials == 1
+    assert keep("walk-forward", JUNE, ["ema_slow"], ["x"], 1.0, luck(1)).trials == 2
+    assert keep("settings", JUNE, ["ema_fast"], ["c"], 1.0, luck()).trials == 3
+
+
+def test_forgotten_searches_count_no_more(state_home: Path) -> None:
+    keep("settings", JUNE, ["ema_fast"], ["a"], 1.0, luck())
+    second = keep("settings", JUNE, ["ema_fast"], ["b"], 1.0, luck())
+    keep("settings", JUNE._replace(market="ETHUSDT"), ["ema_fast"], ["a"], 1.0, luck())
+    assert second.forget() == 2
+    assert second.trials == 2, "a result keeps what it has counted"
+    assert keep("settings", JUNE, ["ema_fast"], ["c"], 1.0, luck()).trials == 1
+    assert len(files(state_home)) == 2
+    assert forget("XRPUSDT") == 0
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[1]", b'{"version": 99}', b'{"version": 1, "luckiest": {"maxima": []}}']
+)
+def test_a_file_that_can_not_be_read_is_named(state_home: Path, content: bytes) -> None:
+    keep("settings", JUNE, ["ema_fast"], ["a"], 1.0, luck())
+    (path,) = files(state_home)
+    path.write_bytes(content)
+    with pytest.warns(SearchesWarning, match=f"{path}: its trials don't count, since"):
+        found = keep("settings", JUNE, ["ema_fast"], ["b"], 1.0, luck())
+    assert found.trials == 1
+
+
+def test_a_ledger_that_can_not_be_written_does_not_end_a_search(state_home: Path) -> None:
+    state_home.mkdir(parents=True)
+    (state_home / "searches").write_text("")
+    with pytest.warns(SearchesWarning, match="trials of this search will not add up with others"):
+        found = keep("settings", JUNE, ["ema_fast"], ["a"], 1.0, luck())
+    assert (found.trials, found.others) == (1, [])
+
+
+def test_a_relative_state_folder_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VOLTRADE_STATE", "here")
+    with pytest.warns(SearchesWarning, match="VOLTRADE_STATE: must be an absolute path, was here"):
+        keep("settings", JUNE, ["ema_fast"], ["a"], 1.0, luck())
+
+
+def test_what_nothing_was_tried_in_is_written_too() -> None:
+    keep("settings", JUNE, ["ema_fast"], ["a"], float("nan"), NOTHING_TRIED)
+    (other,) = keep("settings", JUNE, ["ema_fast"], ["b"], 1.0, luck()).others
+    assert other.luckiest.independent == 0
+    assert np.isneginf(other.luckiest.maxima).all()
+
+
+def test_settings_are_the_same_whatever_the_session() -> None:
+    config = Config.from_parameters(ema_fast=5)
+    assert settings_hash(config) == settings_hash(config.changed(hours=99.0, seed=3))
+    assert settings_hash(config) != settings_hash(config.changed(ema_fast=6))
+    assert settings_hash(config) != settings_hash(config.changed(duration_s=600.0))
+
+
+def test_a_synthetic_tape_is_a_market_of_its_own() -> None:
+    ids = np.arange(2, dtype=np.int64)
+    trades = Trades("BTCUSDT", id=ids, price=ids + 9, quantity=ids + 1, time=ids, buyer_is_maker=ids > 0)
+    made, other, recorded = (
+        TradedTime.of(Tape(trades, TapeReport(2, 2, 0, 1), source, synthetic), 0, 1).market
+        for source, synthetic in (("seed 1", True), ("seed 2", True), ("june.csv", False))
+    )
+    assert recorded == "BTCUSDT"
+    assert len({made, other, recorded}) == 3
+
+
+def test_a_search_is_read_as_it_was_written(tmp_path: Path) -> None:
+    search = Search("settings", JUNE, "ema_fast", ("a", "b"), 1.5, luck(), "2026-01-05T12:00:00+00:00")
+    (tmp_path / "one.json").write_bytes(search.written())
+    read = Search.read(tmp_path / "one.json")
+    assert (read.kind, read.traded, read.what, read.settings) == ("settings", JUNE, "ema_fast", ("a", "b"))
+    assert (read.sharpe, read.made, read.name) == (1.5, search.made, search.name)
+    assert len(search.written()) < 20_000, "a small ledger"
+    assert len(read.luckiest.maxima) == searches.RESAMPLES
