@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache, reduce, update_wrapper
@@ -51,7 +51,7 @@ from voltrade.indicators import (
     bars_to_forget,
     ema_step,
 )
-from voltrade.model import BAR, Instrument, Side, Signal, VolumeBar
+from voltrade.model import BAR, Instrument, Int64s, Side, Signal, VolumeBar
 
 __all__ = [
     "AGREEMENT",
@@ -94,7 +94,7 @@ RULE_BAR = record_dtype(
         ("tainted", np.bool_),
     ]
 )
-"""A closed bar as rules read it: prices and notional in the quote asset, volumes in coins, times in ms UTC."""
+"""A closed bar as rules read it; the docstring of `SignalEngine._detect_signal` says what each field means."""
 
 SCALE = record_dtype(
     [(f"{unit}_{part}", np.float64) for unit in ("tick", "lot", "ticklot") for part in ("numerator", "denominator")]
@@ -132,6 +132,10 @@ def fill_rule_bar(row: Record, scale: Record, bar: Record) -> None:
     bar.close_time = row.close_time
     bar.close_reason = row.close_reason
     bar.tainted = row.tainted
+
+
+A_BOOLEAN, NO_SIGNAL = 2, 3
+"""What the step writes for a signal where the rule returned a boolean, or anything else but -1, 0 or 1."""
 
 
 # --- the engine -------------------------------------------------------------------------------------------------------
@@ -260,7 +264,18 @@ class SignalEngine:
 
     @staticmethod
     def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
-        """Decide on an entry: 1 long, -1 short, 0 none.
+        """Decide on an entry: 1 long, -1 short, 0 none; anything else is refused, with the bar.
+
+        Args:
+            state: what is kept between bars: the fields that the indicators declare, and `bars`, the number of bars up
+                to this one, which never begins anew.
+            bar: the closed bar. `open`, `high`, `low`, `close` and `vwap` in the quote asset; `volume` and
+                `taker_buy_volume` (bought by takers) in coins; `notional` in the quote asset; `trade_count` in
+                aggTrades; `open_time` and `close_time` of its first and last trade in ms UTC; `number` of the bar
+                within its UTC day, from 0: **it begins anew at midnight** (with the anchor `continuous` never; use
+                `state.bars` to count bars); `close_reason`, a `model.CloseReason`; `tainted`, whether it misses trades.
+            settings: the fields of `settings_type`, and `warmup_bars`.
+            decision: the outputs of the indicators, and `conditions` for the rule to write.
 
         Triggers (EMA cross, Bollinger breakout) propose a side; filters (RSI, VWAP) can refuse it. Triggers that
         contradict each other give no signal. A trigger that is switched off is 0; a filter that is switched off passes.
@@ -302,7 +317,10 @@ class SignalEngine:
         state.bars += 1
         decision.ready = state.bars >= settings.warmup_bars
         signal = RULE(state, bar, settings, decision)  # type: ignore[name-defined]  # noqa: F821
-        decision.signal = 1 if signal > 0 else -1 if signal < 0 else 0
+        if isinstance(signal, (bool, np.bool_)):
+            decision.signal = A_BOOLEAN
+        else:
+            decision.signal = 1 if signal == 1 else -1 if signal == -1 else 0 if signal == 0 else NO_SIGNAL
 
     last_decision: Record = None
     """Decision of the last bar given to `on_volume_bar`; None before the first."""
@@ -346,8 +364,36 @@ class SignalEngine:
         return decisions
 
     def step_bars(self, rows: Rows, decisions: Rows) -> None:
-        """Process closed bars and write a decision for each, without any override of `on_volume_bar`."""
+        """Process closed bars and write a decision for each, without any override of `on_volume_bar`.
+
+        Raises:
+            ConfigError: the rule returned something other than -1, 0 or 1; names the first bar.
+        """
+        before = self.bars
         self.program.step_bars(rows, self.scale, self.bar, self.state, self.settings_row, decisions)
+        self.refuse_other_signals(decisions["signal"], rows, range(before, before + len(rows)))
+
+    def refuse_other_signals(self, signals: Int64s, rows: Rows, numbers: Sequence[int] | Int64s) -> None:
+        """Refuse signals that are none, and name the first.
+
+        Args:
+            signals: of some bars, as the compiled step wrote them.
+            rows: those bars.
+            numbers: of those bars in the run, from 0.
+
+        Raises:
+            ConfigError: the rule returned something other than -1, 0 or 1.
+        """
+        wrong = np.flatnonzero(signals > 1)
+        if not len(wrong):
+            return
+        first = int(wrong[0])
+        returned = "True or False" if signals[first] == A_BOOLEAN else "something else, such as None, NaN or a fraction"
+        closed = np.datetime64(int(rows["close_time"][first]), "ms")
+        raise ConfigError(
+            f"{type(self).__name__}._detect_signal: must return -1, 0 or 1, at bar {int(numbers[first])}, closed "
+            f"{closed} UTC, it returned {returned}"
+        )
 
     def signal(self, decision: Record, row: Record, bar_number: int) -> Signal | None:
         """Return the signal of a decision, or None. `bar_number` counts the bars of the run from 0."""

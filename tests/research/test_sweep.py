@@ -436,6 +436,40 @@ def test_progress_is_shown(played: Tape, capsys: pytest.CaptureFixture[str]) -> 
     assert "2/2" in capsys.readouterr().err
 
 
+class Halves(SignalEngine):
+    """Returns a half where the close is above the open."""
+
+    indicators = (EMA, ATR)
+    conditions: ClassVar[dict[str, type]] = {}
+
+    @staticmethod
+    def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
+        return 0.5 if bar.close > bar.open else 0.0  # type: ignore[return-value]
+
+
+SEEN: list[float] = []
+
+
+class Hoards(Halves):
+    @staticmethod
+    def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
+        SEEN.append(bar.close)
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (Halves, "Halves._detect_signal: must return -1, 0 or 1, at bar"),
+        (Hoards, "rule: Hoards._detect_signal reads SEEN, a list"),
+    ],
+)
+def test_a_rule_that_is_none_is_refused_at_once(played: Tape, rule: type[SignalEngine], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        sweep(played, CONFIG, {"stop_atr": [1.5, 2.0]}, rule=rule, progress=False)
+    assert not SEEN
+
+
 # --- luck -------------------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -39,6 +40,7 @@ from voltrade.signal_engine import (
     SignalEngine,
     UncompiledRuleWarning,
     Window,
+    _plain_program,
     _step_bars,
     _two_steps,
     bars_to_forget,
@@ -477,6 +479,79 @@ def test_an_indicator_that_numba_cannot_compile_runs_plain_too() -> None:
     seen = engine.on_volume_bars(rows)
     assert seen["range"] == pytest.approx((rows["high"] - rows["low"]) / 100)
     assert seen["atr"].tobytes() == decisions(rows)["atr"].tobytes()
+
+
+# --- what a rule returns ----------------------------------------------------------------------------------------------
+
+
+class GivenSettings(SignalSettings):
+    given: float = 0.0
+
+
+class Given(SignalEngine):
+    """Returns the setting at its second bar, and NaN for 1,000."""
+
+    settings_type = GivenSettings
+    indicators = (ATR,)
+    conditions: ClassVar[dict[str, type]] = {}
+
+    @staticmethod
+    def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
+        if state.bars != 2:
+            return 0.0  # type: ignore[return-value]
+        return math.nan if settings.given == 1_000 else settings.given  # type: ignore[no-any-return]
+
+
+class TrueOrFalse(Given):
+    @staticmethod
+    def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
+        return bool(settings.given == state.bars)
+
+
+def engines_of(rule: type[SignalEngine], given: float) -> Iterator[SignalEngine]:
+    """An engine that runs compiled, and one that runs as plain Python."""
+    for is_compiled in (True, False):
+        engine = rule(GivenSettings(given=given), LTC)
+        assert engine.program.is_compiled
+        if not is_compiled:
+            step = SignalEngine.on_volume_bar.step  # type: ignore[attr-defined]
+            engine.program = _plain_program(rule, step, engine.state.dtype, engine.settings_row.dtype)
+        yield engine
+
+
+@pytest.mark.parametrize(
+    ("rule", "given", "said"),
+    [
+        (Given, 1_000.0, "bar 1, .* it returned something else"),
+        (Given, 0.3, "bar 1, .* it returned something else"),
+        (Given, -1.5, "bar 1, .* it returned something else"),
+        (Given, 2.0, "bar 1, .* it returned something else"),
+        (TrueOrFalse, 3.0, "bar 0, closed 1970-01-01T00:00:00.000 UTC, it returned True or False"),
+    ],
+)
+def test_what_is_no_signal_is_refused_with_its_bar(rule: type[SignalEngine], given: float, said: str) -> None:
+    for engine in engines_of(rule, given):
+        with pytest.raises(ConfigError, match=rf"^{rule.__name__}._detect_signal: must return -1, 0 or 1, at {said}"):
+            engine.on_volume_bars(bars_of([1000, 1100, 1200]))
+
+
+@pytest.mark.parametrize("given", [1.0, -1.0, 0.0])
+def test_a_whole_number_is_a_signal_though_it_is_a_float(given: float) -> None:
+    for engine in engines_of(Given, given):
+        assert engine.on_volume_bars(bars_of([1000, 1100, 1200]))["signal"].tolist() == [0, given, 0]
+
+
+@pytest.mark.filterwarnings("ignore::voltrade.signal_engine.UncompiledRuleWarning")
+def test_a_path_without_a_return_is_refused() -> None:
+    class Silent(Given):
+        @staticmethod
+        def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
+            if bar.close > 105:
+                return 1
+            return None  # type: ignore[return-value]
+
+    with pytest.raises(ConfigError, match=r"at bar 0, .* it returned something else, such as None"):
+        Silent(GivenSettings(), LTC).on_volume_bars(bars_of([1000, 1100]))
 
 
 # --- a rule that overrides on_volume_bar ------------------------------------------------------------------------------

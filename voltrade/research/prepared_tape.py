@@ -247,7 +247,11 @@ class Research:
             counts, memory = np.zeros(len(alike), np.int64), buffers["found"][len(found) * room :]
             finder = _compiled_finder(program, states.dtype, rows.dtype, decisions.dtype)
             finder(described, np.empty(len(alike), RULE_BAR), states, rows, blank, decisions, memory, counts)
-            found += [memory[number * room :][:count] for number, count in enumerate(counts)]
+            kept = [memory[number * room :][:count] for number, count in enumerate(counts)]
+            for engine, rows_found in zip(alike, kept, strict=True):
+                at = rows_found["bar"]
+                engine.refuse_other_signals(rows_found["side"], self.bars(settings).rows[at], at)
+            found += kept
         return found
 
     def marks(self, config: Config) -> MarkColumns:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 
 import numpy as np
@@ -29,6 +29,7 @@ from voltrade.strategy.code_reader import REQUIREMENT, CodeReader
 
 TRADES_A_BAR = 20
 BARS_AFTER_WARMUP = 300
+BARS_TO_TRY = 300
 FIXTURE_SEED = 9
 FIXTURE_START_MS = 20_458 * DAY_MS - 1_800_000
 """Half an hour before a UTC midnight, so that the end of a day cuts a bar of the fixture."""
@@ -128,6 +129,28 @@ def check(
         int(np.count_nonzero(whole["signal"])),
         (_check_code(rule), *runs),  # read after the runs, so that data that they added to it is found
     )
+
+
+def try_signals(rule: type[SignalEngine], settings: SignalSettings) -> None:
+    """Run a rule over some bars of a synthetic tape, and refuse what it returns if that is no signal.
+
+    What else it may do wrong, such as raise an error, is told where it happens.
+
+    Raises:
+        ConfigError: The rule returned something other than -1, 0 or 1.
+    """
+    engine = rule(settings, shipped_instrument("BTCUSDT"))
+    try:
+        engine.on_volume_bars(_some_bars(engine.instrument))
+    except ConfigError:
+        raise
+    except Exception:  # whatever a rule may raise
+        return
+
+
+@cache
+def _some_bars(instrument: Instrument) -> Rows:
+    return fixture(instrument, BARS_TO_TRY).rows
 
 
 # --- runs that must agree ---------------------------------------------------------------------------------------------

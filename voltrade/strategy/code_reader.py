@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from voltrade.compiled import plain
+from voltrade.errors import ConfigError
 from voltrade.signal_engine import SignalEngine, ema_step, other_overrides, overrides_of
 
 TRUSTED_MODULES = frozenset(
@@ -67,19 +68,24 @@ class CodeReader:
             else:
                 yield f"{rule.__name__} steps through a {type(function).__name__}, which can't be read like a function"
         for method in methods:
-            yield from self._class_attributes(method, rule)
+            yield from self._engine_attributes(method, rule)
         if self.constants > MAX_CONSTANTS:
             yield f"{rule.__name__} has constants of {self.constants} values, more than {MAX_CONSTANTS}"
 
-    def _class_attributes(self, method: Any, rule: type[SignalEngine]) -> Iterator[str]:
-        """Read the class attributes that a method uses; all engines of the rule share them."""
+    def _engine_attributes(self, method: Any, rule: type[SignalEngine]) -> Iterator[str]:
+        """Read the attributes of the engine that a method uses: those of the class, which all engines share, and those
+        that it writes, which no saved state holds."""
         instructions = list(dis.get_instructions(method))
         for number, instruction in enumerate(instructions):
-            if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and number:
-                name = str(instruction.argval)
-                is_of_engine = _owner(instructions, number) == method.__code__.co_varnames[0]
-                if is_of_engine and hasattr(rule, name) and not hasattr(SignalEngine, name):
-                    yield from self._value(f"{rule.__name__}.{name}", getattr(rule, name), method.__qualname__)
+            name = str(instruction.argval)
+            if not number or not instruction.opname.endswith(("_ATTR", "LOAD_METHOD")):
+                continue
+            if _owner(instructions, number) != method.__code__.co_varnames[0]:
+                continue
+            if instruction.opname in ("STORE_ATTR", "DELETE_ATTR"):
+                yield f"{method.__qualname__} keeps self.{name}, which is not in the declared state"
+            elif hasattr(rule, name) and not hasattr(SignalEngine, name):
+                yield from self._value(f"{rule.__name__}.{name}", getattr(rule, name), method.__qualname__)
 
     def _function(self, given: Any) -> Iterator[str]:
         function: Any = plain(given)
@@ -150,6 +156,16 @@ class CodeReader:
         else:
             holding = f" of {len(value)} values" if hasattr(value, "__len__") else ""
             yield f"{where} reads {path}, a {type(value).__name__}{holding}"
+
+
+def refuse_other_data(rule: type[SignalEngine]) -> None:
+    """Refuse a rule that uses other data than its arguments, or keeps state that it does not declare.
+
+    Raises:
+        ConfigError: names the function and what it uses.
+    """
+    for found in CodeReader().read_rule(rule):
+        raise ConfigError(f"rule: {found}: {REQUIREMENT}; state between bars is declared by an Indicator")
 
 
 def _set_attributes(given: Any) -> list[str]:

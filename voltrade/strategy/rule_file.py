@@ -24,6 +24,7 @@ from voltrade.errors import ConfigError
 from voltrade.model import Instrument
 from voltrade.signal_engine import SignalEngine, refuse_other_overrides
 from voltrade.strategy import parameter_file
+from voltrade.strategy.code_reader import refuse_other_data
 
 COPY_FOLDER = "rule"
 """Folder of the copy inside a run's folder."""
@@ -45,8 +46,8 @@ def read_parameters(
 ) -> Config:
     """Build the settings from flat parameters; `rule` may name a rule file, whose settings are parameters too.
 
-    `parameters_file` may name a file that the explorer has saved. The rule is compiled here, so that an error in it is
-    reported before anything is written.
+    `parameters_file` may name a file that the explorer has saved. The rule is compiled and tried out here, so that an
+    error in it is reported before anything is written.
 
     Args:
         parameters: Values by name; those in `more` replace them.
@@ -72,7 +73,10 @@ def read_parameters(
         given = parameter_file.merged(saved, given, name, Config(signals=rule.settings_type()), explicit)
     config = Config.from_parameters(given, signals=rule.settings_type)
     if config.session.rule:
+        from voltrade.strategy.check import try_signals  # only where it is needed: a start waits for every import
+
         rule.program_for(config.signals)
+        try_signals(rule, config.signals)
     return config
 
 
@@ -94,8 +98,8 @@ def load_rule(name: object, sha256: str | None = None, run: Path | None = None) 
         run: Folder of a run, whose copy is loaded.
 
     Raises:
-        ConfigError: The file or class is missing, the class is no SignalEngine, or the file can't be run, imports files
-            from another folder, or has another hash.
+        ConfigError: The file or class is missing, the class is no SignalEngine, the rule uses other data than its
+            arguments, or the file can't be run, imports files from another folder, or has another hash.
     """
     if name == "":
         return SignalEngine
@@ -224,6 +228,7 @@ class RuleFile:
         if not issubclass(rule.settings_type, SignalSettings):
             raise ConfigError(f"rule: settings_type of {self.class_name} must be a kind of SignalSettings")
         refuse_other_overrides(rule)
+        refuse_other_data(rule)
         refuse_secrets(dict.fromkeys(rule.settings_type.model_fields))
         folder = self.path.resolve().parent
         for path in sorted(self._imported()):
