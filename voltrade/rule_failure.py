@@ -32,8 +32,9 @@ def _line_in_plain_python(engine: SignalEngine, state: Rows, bar: Record) -> int
     step = bind(bar_step_of(rule).step, INDICATORS=indicators, RULE=plain(rule._detect_signal))
     rule_bar, decision = engine.bar.copy(), np.zeros(1, engine.decision_dtype)
     try:
-        plain(fill_rule_bar)(bar, engine.scale[0], rule_bar[0])
-        step(state[0], rule_bar[0], engine.settings_row[0], decision[0])
+        with np.errstate(divide="raise"):  # numpy only warns where compiled code raises
+            plain(fill_rule_bar)(bar, engine.scale[0], rule_bar[0])
+            step(state[0], rule_bar[0], engine.settings_row[0], decision[0])
     except Exception as error:
         return _line_of(engine, error)
     return 0

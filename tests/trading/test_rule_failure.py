@@ -28,6 +28,14 @@ class Fails(SignalEngine):
         return 1 // beyond + 2 if beyond <= 0 else 0  # line
 
 
+class Raises(SignalEngine):
+    @staticmethod
+    def _detect_signal(state: Any, bar: Any, settings: Any, decision: Any) -> int:
+        if state.bars == 5:
+            raise ValueError("no such level")  # line
+        return 0
+
+
 class FailsInPython(SignalEngine):
     """As a rule that numba can't compile."""
 
@@ -67,8 +75,9 @@ def a_core(rule: type[SignalEngine], size: int) -> tuple[TradingCore, list[Any]]
     ("rule", "line", "error"),
     [
         (Fails, LINES[0], "ZeroDivisionError: "),
+        (Raises, LINES[1], "ValueError: no such level"),
         pytest.param(
-            *(FailsInPython, LINES[1], "LookupError: no such level"),
+            *(FailsInPython, LINES[2], "LookupError: no such level"),
             marks=pytest.mark.filterwarnings("ignore::voltrade.signal_engine.UncompiledRuleWarning"),
         ),
     ],
@@ -126,5 +135,5 @@ def test_research_shows_the_exception_itself(path: Any) -> None:
     """It is about the rule, and has no position to look after."""
     config = Config.from_parameters({**CONFIG.parameters(), "hours": 0.2})
     tape = load_tape(config.session, an_instrument())
-    with pytest.raises(ZeroDivisionError):
-        backtest(tape, config, Fails(config.signals, tape.instrument), path=path)
+    with pytest.raises(ValueError, match="no such level"):
+        backtest(tape, config, Raises(config.signals, an_instrument()), path=path)

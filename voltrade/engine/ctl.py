@@ -64,23 +64,42 @@ def rows_of(run: Path, action: str, answer: Mapping[str, Any]) -> dict[str, Any]
 def ask(run: Path, message: Mapping[str, Any], restart_within_s: float = RESTART_WITHIN_S) -> dict[str, Any]:
     """Send a request to a run's engine and return its answer; the engine of another run refuses it.
 
+    If the engine dies meanwhile and a guardian starts another one, that one is asked: each command may come twice.
+
     Args:
         run: Folder of the run.
         message: The request.
-        restart_within_s: How long to wait for a new engine if the old one has died and a guardian starts another.
+        restart_within_s: How long to wait for an engine that a guardian starts.
 
     Raises:
         SessionError: The folder has no run, its engine doesn't answer, or it refuses the request.
     """
-    message = {**message, "id": identity(run)}
+    deadline = time.monotonic() + restart_within_s
+    while True:
+        try:
+            answer = _answer(run, {**message, "id": identity(run)})
+            break
+        except SessionError:
+            if time.monotonic() > deadline or not is_guarded(read(run)):
+                raise
+            time.sleep(0.1)
+    if "error" in answer:
+        raise SessionError(f"{run.name}: {answer['error']}")
+    return answer
+
+
+def _answer(run: Path, message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the answer of a run's engine.
+
+    Raises:
+        SessionError: It doesn't answer.
+    """
     try:
-        with _connect_when_restarted(run, restart_within_s) as connection, connection.makefile("rb") as answers:
+        with connect(run) as connection, connection.makefile("rb") as answers:
             connection.sendall(json.dumps(message).encode() + b"\n")
             answer: dict[str, Any] = json.loads(answers.readline())
     except (OSError, ValueError) as error:
         raise SessionError(f"{run.name}: its engine does not answer: {error}") from None
-    if "error" in answer:
-        raise SessionError(f"{run.name}: {answer['error']}")
     return answer
 
 
@@ -99,18 +118,6 @@ def connect(run: Path) -> socket.socket:
         connection.close()
         raise SessionError(f"{run.name}: its engine does not answer; it is {state_of(record)}") from None
     return connection
-
-
-def _connect_when_restarted(run: Path, within_s: float) -> socket.socket:
-    """Return a connection to a run's engine, or to the one that its guardian starts in its place."""
-    deadline = time.monotonic() + within_s
-    while True:
-        try:
-            return connect(run)
-        except SessionError:
-            if time.monotonic() > deadline or not is_guarded(read(run)):
-                raise
-            time.sleep(0.1)
 
 
 def _connect(connection: socket.socket, path: str) -> None:
