@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from voltrade.account_watch import AccountWatch
+from voltrade.checkpoint import CHECKPOINT, Checkpoints
 from voltrade.core import TradingCore
 from voltrade.errors import JournalError, VenueError
 from voltrade.exchange.ports import Feed, OrderGateway
@@ -91,6 +92,7 @@ class LiveTradingSystem:
         gateway: carries commands to the exchange.
         clock: returns the time in ms; `set_clock` sets it where the tape is the clock.
         observe: called with every fact that is written to the journal; it must not raise, nor wait.
+        checkpoints: of a core that comes from a journal; by default new ones.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class LiveTradingSystem:
         clock: Callable[[], int],
         set_clock: Callable[[int], None] = lambda now: None,
         observe: Callable[[Event | Output], None] = lambda fact: None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self.core = core
         self._journal = journal
@@ -108,6 +111,7 @@ class LiveTradingSystem:
         self._clock = clock
         self._set_clock = set_clock
         self._observe = observe
+        self._checkpoints = checkpoints or Checkpoints(core)
         (self._symbol,) = core.symbol_states
         self._inbox = Inbox()
         self._uncommitted = 0
@@ -177,6 +181,8 @@ class LiveTradingSystem:
             self._journal.append("Bar", self.core.time, self.core.bar_row(symbol_state, number))
         for output in outputs:
             self._write(output)
+        if (checkpoint := self._checkpoints.after(event, consumed)) is not None:
+            self._journal.append(CHECKPOINT, self.core.time, checkpoint)
         self.is_journaled = True
         if self._uncommitted >= COMMIT_EVERY and not self._is_unstored:
             self._commit()

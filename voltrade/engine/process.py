@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 from uuid import uuid4
 
 from voltrade import journal
+from voltrade.checkpoint import CHECKPOINT
 from voltrade.core import TradingCore
 from voltrade.engine import recorder
 from voltrade.engine.account_history import last_final_state, ledger_checks, open_ledger, save_final_state
@@ -54,7 +55,7 @@ from voltrade.strategy.rule_file import read_parameters, signal_engine_of
 
 log = logging.getLogger(__name__)
 
-WARM_UP_KINDS = frozenset({"Start", "BarResumePoint", "Trades", "Bar"})
+WARM_UP_KINDS = frozenset({"Start", "BarResumePoint", "Trades", "Bar", CHECKPOINT})
 """Kinds of journal rows from before the first request about the account."""
 
 
@@ -213,6 +214,7 @@ class Engine:
         self._system = LiveTradingSystem(
             *(core, self._journal, wiring.gateway, wiring.clock, wiring.clock.set),
             observe=self._observer(wiring, self._news),
+            checkpoints=replayed.checkpoints if replayed else None,
         )
         self._take_care(core)
         for action, reason, final in self._commands.pending:

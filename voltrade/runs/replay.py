@@ -7,6 +7,7 @@ is loaded from the run's own copy, whose hash is in the journal.
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections import deque
 from collections.abc import Iterator
@@ -18,12 +19,15 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from voltrade import journal, journal_rows
+from voltrade.checkpoint import CHECKPOINT, Checkpoints
 from voltrade.config import Config
 from voltrade.core import TradingCore
-from voltrade.errors import JournalError
+from voltrade.errors import DataError, JournalError
 from voltrade.model import Event, Instrument
 from voltrade.signal_engine import SignalEngine
 from voltrade.strategy.rule_file import load_rule
+
+log = logging.getLogger(__name__)
 
 INSTRUMENT = TypeAdapter(Instrument)
 EVENTS = {kind.__name__ for kind in Event.__args__}
@@ -45,10 +49,15 @@ class Replay:
     """The first differences, one line each."""
     core: TradingCore | None = None
     """The core at the end of the journal."""
-    marks: int = 0
-    """Count of mark prices in the journal."""
+    checkpoints: Checkpoints | None = None
+    """Counts of the trades and mark prices that the core has taken, and when the next checkpoint is due."""
     head: str = ""
     """Hash of the journal's last row."""
+
+    @property
+    def marks(self) -> int:
+        """Count of mark prices in the journal."""
+        return self.checkpoints.marks if self.checkpoints is not None else 0
 
     def add_difference(self, line: str) -> None:
         """Count a difference; keep its text if it is one of the first."""
@@ -80,15 +89,17 @@ def replay(path: Path) -> Replay:
         ConfigError: The copy of the rule beside it has another hash than the Start row.
     """
     rows = journal.read(path)
-    start = _read_start(path, rows)
-    core = TradingCore(start.config, start.instrument, start.epoch, start.engine())
-    result = Replay(core=core)
+    core = _read_start(path, rows).core()
+    return _replay(core, Checkpoints(core), rows)
+
+
+def _replay(core: TradingCore, checkpoints: Checkpoints, rows: Iterator[journal_rows.Row]) -> Replay:
+    result = Replay(core=core, checkpoints=checkpoints)
     expected: deque[tuple[str, bytes]] = deque()
     for row in rows:
         if row.kind in EVENTS:
             _add_missing(result, expected)
-            expected = _handle(core, row, result)
-            result.marks += row.kind == "MarkPrice"
+            expected = _handle(core, row, result, checkpoints)
         elif row.kind != "End":
             _compare(result, expected, row)
         result.head = row.hash.hex()
@@ -108,6 +119,10 @@ class RunStart:
     def engine(self) -> SignalEngine:
         """Make a new signal engine with the run's rule and settings."""
         return self.rule(self.config.signals, self.instrument)
+
+    def core(self) -> TradingCore:
+        """Make a new core as the run's was at its start."""
+        return TradingCore(self.config, self.instrument, self.epoch, self.engine())
 
 
 def read_start(path: Path) -> RunStart:
@@ -132,7 +147,7 @@ def _read_start(path: Path, rows: Iterator[journal_rows.Row]) -> RunStart:
 
 
 def recover(path: Path, as_far_as_possible: bool = False) -> Replay:
-    """Rebuild the core of a run that was killed.
+    """Rebuild the core of a run that was killed: from the last checkpoint on, else from the beginning.
 
     A commit of a journal always has an event together with all its outputs, so the last event is complete.
 
@@ -144,13 +159,31 @@ def recover(path: Path, as_far_as_possible: bool = False) -> Replay:
     Raises:
         JournalError: The replay makes other decisions than the journal has.
     """
-    result = replay(path)
+    result = _from_checkpoint(path) or replay(path)
     if result.differences and not as_far_as_possible:
         raise JournalError(f"{path}: can't be resumed from: {result.shown[0]}")
     return result
 
 
-def _handle(core: TradingCore, row: journal_rows.Row, result: Replay) -> deque[tuple[str, bytes]]:
+def _from_checkpoint(path: Path) -> Replay | None:
+    """Replay what follows the last checkpoint; None without one that this version can read."""
+    found = journal.last(path, CHECKPOINT)
+    if found is None:
+        return None
+    core = read_start(path).core()
+    checkpoints = Checkpoints(core)
+    bars = (row.fact for row in journal.read(path, kind="Bar") if row.seq < found.seq)
+    try:
+        checkpoints.restore(found.fact, bars)
+    except DataError as error:
+        log.warning("%s: it is replayed from its beginning: %s", path, error)
+        return None
+    return _replay(core, checkpoints, journal.read(path, after=found.seq))
+
+
+def _handle(
+    core: TradingCore, row: journal_rows.Row, result: Replay, checkpoints: Checkpoints
+) -> deque[tuple[str, bytes]]:
     """Give the core an event; return the rows that the journal must have next."""
     result.events += 1
     event = row.fact
@@ -167,7 +200,9 @@ def _handle(core: TradingCore, row: journal_rows.Row, result: Replay) -> deque[t
         ("Bar", journal_rows.encode_json(core.bar_row(symbol_state, number)))
         for number in range(bars, symbol_state.pipeline.count)
     ]
-    return deque([*closed, *map(journal_rows.encode, outputs)])
+    due = checkpoints.after(event, consumed)
+    more = [(CHECKPOINT, journal_rows.encode_json(due))] if due is not None else []
+    return deque([*closed, *map(journal_rows.encode, outputs), *more])
 
 
 def _compare(result: Replay, expected: deque[tuple[str, bytes]], row: journal_rows.Row) -> None:

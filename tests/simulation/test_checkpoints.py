@@ -1,0 +1,85 @@
+"""A core that is restored from a checkpoint is the core that wrote it, and goes on as it would have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from simulation.plans import RULE
+from simulation.scenario import at, scenario, workplace
+from voltrade import checkpoint, journal
+from voltrade.checkpoint import CHECKPOINT, Checkpoints, state_of
+from voltrade.core import TradingCore
+from voltrade.journal_rows import Row, encode_json
+from voltrade.records import SYMBOL
+from voltrade.runs import replay as module
+from voltrade.runs.replay import read_start, recover, replay
+
+EVERY = 150
+
+
+@pytest.fixture
+def path(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The journal of a session with fills, stops, a kill and lost answers; it has a checkpoint each few seconds."""
+    monkeypatch.setattr(checkpoint, "EVERY_TRADES", EVERY)
+    faults = at(15, "cut", 4), at(25, "kill"), at(40, "operator", action="pause"), at(48, "operator", action="resume")
+    evidence = scenario(*faults, duration_s=90.0, rule=RULE)
+    assert evidence.replay == [0]
+    return workplace() / "runs/run/journal.db"
+
+
+def test_a_recovery_goes_on_from_the_last_checkpoint_as_from_the_beginning(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, short = replay(path), recover(path)
+    assert whole.differences == short.differences == 0
+    assert 0 < short.events < whole.events / 2
+    assert whole.core is not None
+    assert short.core is not None
+    assert same(whole.core, short.core)
+    assert (whole.marks, whole.head) == (short.marks, short.head)
+    monkeypatch.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)  # written by an earlier version
+    assert recover(path).events == whole.events
+
+
+def test_from_each_checkpoint_on_a_core_makes_what_the_journal_has(path: Path) -> None:
+    """Also from one in the middle of a position: what a checkpoint lacks would show in a later output or state."""
+    rows = list(journal.read(path))
+    taken = [row for row in rows if row.kind == CHECKPOINT]
+    last = replay(path).core
+    assert last is not None
+    assert len(taken) >= 5
+    assert any(position_in(row) for row in taken)
+    for row in taken:
+        core = read_start(path).core()
+        checkpoints = Checkpoints(core)
+        checkpoints.restore(row.fact, [bar.fact for bar in rows[: row.seq] if bar.kind == "Bar"])
+        assert encode_json({**state_of(core)}) == encode_json({name: row.fact[name] for name in ("objects", "arrays")})
+        went_on = module._replay(core, checkpoints, iter(rows[row.seq :]))
+        assert went_on.shown == []
+        assert same(core, last)
+
+
+def position_in(row: Row) -> bool:
+    (symbol,) = row.fact["arrays"]["symbols"]
+    return bool(symbol[(SYMBOL.names or ()).index("has_position")])
+
+
+def same(first: TradingCore, second: TradingCore) -> bool:
+    """Whether two cores keep the same, with all bars and decisions."""
+    states = [json.dumps(state_of(core), sort_keys=True) for core in (first, second)]
+    (one,), (other,) = first.symbol_states.values(), second.symbol_states.values()
+    bars = one.pipeline.bars.tolist() == other.pipeline.bars.tolist()
+    decisions = str(one.pipeline.decisions.tolist()) == str(other.pipeline.decisions.tolist())  # NaN is not NaN
+    return states[0] == states[1] and bars and decisions
+
+
+def test_a_core_keeps_nothing_that_a_checkpoint_cannot(path: Path) -> None:
+    """A new attribute that is no plain value is said to be kept apart in `NOT_KEPT`, or refused here."""
+    core = replay(path).core
+    assert core is not None
+    core.symbol_states["BTCUSDT"].monitor.news = object()  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match="object"):
+        state_of(core)
