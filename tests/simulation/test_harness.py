@@ -93,20 +93,23 @@ def test_a_stopped_process_dies_at_once() -> None:
 def test_the_guardian_kills_an_engine_that_hangs_and_starts_another() -> None:
     (first, _, died), (second, began, _) = how(at(5, "hang"))
     assert (first, died, second) == ("killed", 10_000, "ended")
-    assert began - died == 1_500
+    assert began - died == pytest.approx(1_500, abs=2)
 
 
 def test_the_guardian_starts_a_dead_engine_at_once_and_waits_longer_after_many_deaths() -> None:
     lives = how(*(at(5 + 7 * number, "kill") for number in range(5)), duration_s=60.0)
     assert [each[0] for each in lives] == [*["killed"] * 5, "ended"]
-    assert [after[1] - before[2] for before, after in pairwise(lives)] == [1_500, 1_500, 1_500, 3_500, 5_500]
+    pauses = [after[1] - before[2] for before, after in pairwise(lives)]
+    assert pauses == pytest.approx([1_500, 1_500, 1_500, 3_500, 5_500], abs=2)
 
 
 def test_an_engine_that_crashed_twice_by_one_exception_is_a_caretaker_until_somebody_resumes() -> None:
     """Its journal holds the event that no engine can take; the position has its stop, and the rule decides nothing."""
     crashes = at(20, "crash"), at(25, "crash")
-    cared = scenario(*crashes, duration_s=60.0, rule=RULE)
-    resumed = scenario(*crashes, at(35, "operator", action="resume"), duration_s=60.0, rule=RULE)
+    settings: Json = {"duration_s": 120.0, "rule": RULE, "max_holding_s": 8.0, "cooldown_bars": 1, "ema_slow": 3}
+    settings |= {"ema_fast": 2, "rsi_length": 2, "atr_length": 2, "bollinger_length": 4, "vwap_length": 3}
+    cared = scenario(*crashes, **settings)
+    resumed = scenario(*crashes, at(35, "operator", action="resume"), **settings)
     began = max(life.begin for life in cared.lives)
 
     def entries(evidence: Any) -> list[int]:

@@ -118,8 +118,8 @@ def test_a2_stop_accepted_after_it_was_concluded_absent_is_cancelled() -> None:
 
 
 def test_a2_stop_that_is_left_over_is_cancelled_though_its_first_cancel_and_look_ups_fail() -> None:
-    """The same, and while the late stop appears nothing about it is answered for 8 s: its cancel is not carried out."""
-    silent = at(0, "answer", 28, on="(DELETE|GET) /fapi/v1/algoOrder.*1s1", status=504, body="")
+    """The same, and while the late stop appears nothing about it is answered for 9 s: its cancel is not carried out."""
+    silent = at(19, "answer", 10, on="(DELETE|GET) /fapi/v1/algoOrder.*1s1", status=504, body="")
     evidence = story(at(0, "late", 20, on=ALGO), silent, cooldown_bars=1, duration_s=60.0)
     answers_to = [row.body for row in evidence.journals[0] if row.kind == "Reply" and row.body["action"] == "cancel"]
     failed = [body for body in answers_to if body["client_order_id"].endswith("-1s1") and body["outcome"] == "UNKNOWN"]
@@ -193,9 +193,15 @@ def test_a5_order_whose_cancel_was_carried_out_unheard_ends() -> None:
 
 
 def test_a6_cover_is_measured_by_quantity() -> None:
-    """Half of the entry has its stop; the larger one's POST is swallowed, and no look-up is answered."""
+    """Half of the entry has its stop; the larger one's POST is swallowed, and no look-up is answered.
+
+    The entry's answer is lost, and its second fill is told late.
+    """
     unknown = at(0, "refuse", on=LOOK_UP, code=-1001, times=0, until_s=45.0)
-    evidence = story(at(0, "swallow", on=ALGO, skip=1), unknown, lots=125)
+    half = at(0, "lose_answer", on=ORDER), at(0, "hold", on="user ORDER_TRADE_UPDATE FILLED vt-e0-1e", until_s=1.5)
+    rises = [(0.4, 80_000.0), (1.4, 80_010.0)]  # the two fills are at two prices
+    evidence = story(at(0, "swallow", on=ALGO, skip=1), unknown, *half, path=rises, lots=125)
+    assert [stop["quantity"] for stop in placed(evidence, "STOP_MARKET")][:1] == ["0.125"]
     assert uncovered_s(evidence) <= 5.0
     assert alerts(evidence) != []
 

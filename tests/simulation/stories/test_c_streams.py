@@ -83,7 +83,7 @@ def test_c3_a_flapping_socket_is_dialled_ever_more_slowly(category: str) -> None
 def test_c4_a_stop_does_not_wait_for_the_listen_keys_renewal() -> None:
     """The renewal, half an hour after the dial, is answered after 4.9 s; 0.3 s after it was sent an entry fills."""
     slow = at(1790, "delay_answer", 4.9, on="PUT /fapi/v1/listenKey")
-    dialled = at(18.7, "abort", on="private")  # so that the renewal is due between the signal and its fill
+    dialled = at(16.2, "abort", on="private")  # so that the renewal is due just before the signal and its fill
     evidence = story(dialled, slow, every_s=2.5, first_bar=93, duration_s=1_840.0)
     [renewal] = [row for row in evidence.requests if (row.method, row.path) == ("PUT", "/fapi/v1/listenKey")]
     [filled] = claims.fills(evidence, "e")
