@@ -224,7 +224,7 @@ def test_a_hole_in_a_day_is_closed(
     assert day_of(int(server.history.trades.time[len(first_day)])) > FIRST, "all of the day"
     pages = [int(wanted["fromId"]) for endpoint, wanted in server.requests if endpoint == "aggTrades"]
     if is_in_the_archive:
-        assert pages == []
+        assert pages == [1_000 + len(first_day)][: until_hour == 11], "whether the file ends with the day"
     else:
         begin_of_hole = int(np.searchsorted(server.history.trades.time, start_of(FIRST) + 5 * 3_600_000, side="right"))
         assert pages[0] == 1_000 + begin_of_hole, "what is there is not asked for"
@@ -253,7 +253,8 @@ def test_what_neither_archive_nor_rest_has_is_told_and_asked_for_by_itself(
     pages = [wanted["fromId"] for endpoint, wanted in server.requests if endpoint == "aggTrades"]
     assert pages == ["2000"], "the day is not paged through again"
     server.put_days(TRADES, "BTCUSDT", FIRST, FIRST)
-    assert fetch(server, *FIRST_DAY) == 0, "the archive has no more either"
+    assert fetch(server, *FIRST_DAY) == 1, "the archive has no more either"
+    assert "50 ids were missing, 0 came over REST, 50 are still missing" in capsys.readouterr().out
     assert store.days(TRADES, "BTCUSDT")[0].missing == 50
 
 
@@ -430,7 +431,7 @@ def test_a_stored_day_that_can_not_be_read_stops_no_other(
     path = store.folder / "trades" / "BTCUSDT" / "2026-01-30.parquet"
     path.write_bytes(spoil(path.read_bytes()))
     capsys.readouterr()
-    assert fetch(server, "--from", "2026-01-29", "--kinds", "trades", "--fill") == 1
+    assert fetch(server, "--from", "2026-01-29", "--kinds", "trades") == 1
     said = capsys.readouterr().out
     assert "trades/BTCUSDT/2026-01-30: 0 rows: refused\n    unreadable: trades/BTCUSDT/2026-01-30.parquet: " in said
     assert "trades: not all of 2026-01-30" in said
@@ -542,7 +543,7 @@ def test_faults_are_treated_by_their_policy(
     assert same(stored(store), server.history.trades[: day.rows])
 
 
-def test_rows_that_are_dropped_at_a_days_edges_can_be_filled(
+def test_rows_that_are_dropped_come_over_rest_at_once(
     server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = ArchiveFile(TRADES, "BTCUSDT", FIRST, FIRST)
@@ -551,19 +552,12 @@ def test_rows_that_are_dropped_at_a_days_edges_can_be_filled(
         lines[row] = lines[row].rpartition(",")[0] + ","
     server.put(file, "\n".join(lines) + "\n")
     assert fetch(server, *FIRST_DAY, "--policy", "missing_side=drop") == 0
-    (day,) = store.days(TRADES, "BTCUSDT")
-    assert (day.rows, day.missing, day.complete) == (len(lines) - 6, 5, True)
-    assert data(server, "list") == 0
-    assert "5 missing" in capsys.readouterr().out
-    assert data(server, "verify") == 1
-    assert "5 rows are missing at the day's begin or end" in capsys.readouterr().out
+    assert "missing_side in 5 rows" in capsys.readouterr().out
+    assert same(stored(store), server.history.trades[: len(lines) - 1]), "REST has them"
+    assert data(server, "verify") == 0
     server.requests.clear()
     assert fetch(server, *FIRST_DAY) == 0
-    assert server.requests == [], "the archive has no more"
-    assert data(server, "fill", "BTCUSDT") == 0
-    assert "5 ids were missing, 5 came over REST" in capsys.readouterr().out
-    assert same(stored(store), server.history.trades[: len(lines) - 1])
-    assert data(server, "verify") == 0
+    assert server.requests == []
 
 
 def test_rows_of_another_day_are_not_missing_where_they_are_dropped(server: HistoryServer, store: Store) -> None:
@@ -646,7 +640,7 @@ def test_what_rest_does_not_have_stays_missing(
     assert capsys.readouterr().out == "3 ids were missing, 1 came over REST, 2 are still missing\n"
     assert store.days(TRADES, "BTCUSDT")[0].missing == 2
     server.files.clear()
-    assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-29", "--kinds", "trades", "--fill") == 1
+    assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-29", "--kinds", "trades") == 1
     assert "2 ids were missing, 0 came over REST, 2 are still missing" in capsys.readouterr().out
 
 
@@ -689,6 +683,159 @@ def test_ids_that_go_back_from_day_to_day_are_no_gap(
     said = capsys.readouterr().out
     last = trades.id[midnight - 1]
     assert f"unsorted: ids must be above {last}, the last of the day before, was {last - 1_499}" in said
+
+
+# --- a file that isn't whole ------------------------------------------------------------------------------------------
+
+THREE_DAYS = ("--from", "2026-01-29", "--to", "2026-01-31", "--kinds", "trades")
+SECOND = FIRST + timedelta(1)
+
+
+def cut(server: HistoryServer, day: date, first: int = 0, last: int | None = None) -> None:
+    """Have a day's file with some of its rows only, and a right CHECKSUM."""
+    file = ArchiveFile(TRADES, "BTCUSDT", day, day)
+    header, *rows = server.history.csv(file).splitlines()
+    server.put(file, "\n".join([header, *rows[first:last]]) + "\n")
+
+
+@pytest.mark.parametrize("day", [FIRST, SECOND, FIRST + timedelta(2)])
+@pytest.mark.parametrize("rows", [(0, 2_000), (700, None)], ids=["ends early", "begins late"])
+def test_a_file_that_is_not_the_whole_day_is_completed(
+    server: HistoryServer, store: Store, day: date, rows: tuple[int, int | None]
+) -> None:
+    """Between two other days, and at the edge of the range, where no other day proves anything."""
+    cut(server, day, *rows)
+    assert fetch(server, *THREE_DAYS) == 0
+    whole = server.history.trades
+    assert same(stored(store), whole[: int(np.searchsorted(whole.time, start_of(FIRST + timedelta(3))))])
+    assert all(each.complete for each in store.days(TRADES, "BTCUSDT"))
+    server.requests.clear()
+    assert fetch(server, *THREE_DAYS) == 0
+    assert server.requests == [], "and it is known"
+
+
+def test_what_is_missing_between_two_days_is_told_where_rest_lacks_it_too(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut(server, SECOND, 0, 2_000)
+    trades = server.history.trades
+    last = int(np.searchsorted(trades.time, start_of(SECOND))) + 2_000
+    end = int(np.searchsorted(trades.time, start_of(FIRST + timedelta(2))))
+    server.history.trades = trades[np.r_[:last, end : len(trades)]]
+    assert fetch(server, *THREE_DAYS) == 1
+    said = capsys.readouterr().out
+    assert f"{end - last:,} ids were missing, 0 came over REST, {end - last:,} are still missing" in said
+    assert data(server, "verify") == 1
+    assert f"id_gap: {end - last} rows are missing after the day before" in capsys.readouterr().out
+
+
+def test_days_of_files_are_stored_and_told_unproven_where_rest_refuses(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.answers["aggTrades"] = [451]
+    assert fetch(server, *THREE_DAYS) == 1
+    said = capsys.readouterr().out
+    assert "trades: nothing says that the archive's days are whole, since REST can't be asked: " in said
+    assert "HTTP 451" in said
+    assert [day.complete for day in store.days(TRADES, "BTCUSDT")] == [True] * 3
+
+
+def test_a_file_with_a_third_of_its_quantities_zero_is_not_complete(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a month; REST has the rows, or has the fault too."""
+    month = date(2025, 12, 1)
+    trades = some_trades("BTCUSDT", month, days=31, a_day=60)
+    server.history = History(trades, start_of(date(2026, 1, 3)))
+    file = ArchiveFile.of_month(TRADES, "BTCUSDT", month)
+    header, *rows = server.history.csv(file).splitlines()
+    zero = [row if number % 3 else row.replace(row.split(",")[2], "0.000", 1) for number, row in enumerate(rows)]
+    server.put(file, "\n".join([header, *zero]) + "\n")
+    given = ("--from", "2025-12-01", "--to", "2025-12-31", "--kinds", "trades")
+    assert fetch(server, *given) == 0
+    assert "not_positive in 620 rows" in capsys.readouterr().out
+    assert same(stored(store), trades)
+    assert server.count("aggTrades") < 50, "a request fills many gaps"
+    server.history.trades = replace(trades, quantity=np.where(np.arange(len(trades)) % 3 == 0, 0, trades.quantity))
+    assert commands.main(["fetch", "BTCUSDT", *given, "--archive", server.address, "--rest", server.address,
+                          "--store", str(store.root) + "2"]) == 1  # fmt: skip
+    said = capsys.readouterr().out
+    assert "620 are still missing" in said
+    assert "trades: not all of 2025-12-01" in said
+
+
+def renumbered_second_day(server: HistoryServer) -> int:
+    """Give the second day's first trade the id of the first day's last; return that id."""
+    file = ArchiveFile(TRADES, "BTCUSDT", SECOND, SECOND)
+    header, first, *rows = server.history.csv(file).splitlines()
+    last = int(first.split(",")[0]) - 1
+    server.put(file, "\n".join([header, first.replace(str(last + 1), str(last), 1), *rows]) + "\n")
+    return last
+
+
+def test_an_id_in_two_days_is_asked_of_rest(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = renumbered_second_day(server)
+    assert fetch(server, *THREE_DAYS) == 0
+    said = capsys.readouterr().out
+    assert f"an id must be in one day only, {last} to {last} are in 2026-01-29 too [drop]" in said
+    whole = server.history.trades
+    assert same(stored(store), whole[: int(np.searchsorted(whole.time, start_of(FIRST + timedelta(3))))])
+
+
+def test_an_id_in_two_days_is_missing_where_rest_lacks_it(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = renumbered_second_day(server)
+    whole = server.history.trades
+    server.history.trades = whole[(whole.id < last) | (whole.id > last + 1)]
+    assert fetch(server, *THREE_DAYS) == 1
+    ids = stored(store).id
+    at = int(np.searchsorted(ids, last))
+    assert ids[at - 1 : at + 1].tolist() == [last - 1, last + 2], "a gap, which taints its bar"
+
+
+def test_an_id_in_two_days_can_be_refused(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = renumbered_second_day(server)
+    assert fetch(server, *THREE_DAYS, "--policy", "repeated_at_midnight=refuse") == 1
+    assert f"{last} to {last} are in 2026-01-29 too [refuse]" in capsys.readouterr().out
+    assert data(server, "verify") == 1
+    assert f"1 ids are in 2026-01-29 too, the first is {last}" in capsys.readouterr().out
+
+
+def test_marks_and_funding_that_a_file_lacks_come_over_rest(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = ArchiveFile(MARKS, "BTCUSDT", FIRST, FIRST)
+    lines = server.history.csv(file).splitlines()
+    server.put(file, "\n".join(lines[:900]) + "\n")
+    given = ("--from", "2026-01-29", "--to", "2026-01-29", "--kinds", "marks", "funding")
+    assert fetch(server, *given) == 0
+    assert store.days(MARKS, "BTCUSDT")[0].rows == 1_440
+    server.history.marks = np.delete(server.history.marks, np.arange(1_440 + 600, 1_440 + 624))
+    server.history.funding = np.delete(server.history.funding, 4)
+    server.put_days(MARKS, "BTCUSDT", SECOND, SECOND)
+    capsys.readouterr()
+    assert fetch(server, "--from", "2026-01-30", "--to", "2026-01-30", "--kinds", "marks", "funding") == 1
+    said = capsys.readouterr().out
+    assert "marks: 24 rows are missing on 2026-01-30, at REST too" in said
+    assert "funding: 1 rows are missing on 2026-01-30, at REST too" in said
+
+
+def test_verify_names_the_days_that_lack(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fetch(server, *THREE_DAYS) == 0
+    assert store.folder is not None
+    (store.folder / "trades" / "BTCUSDT" / f"{SECOND}.parquet").unlink()
+    count = len(server.history.lines(TRADES, SECOND, SECOND))
+    capsys.readouterr()
+    assert data(server, "verify") == 1
+    said = capsys.readouterr().out
+    assert f"missing_day: 2026-01-30 to 2026-01-30: nothing is stored, and {count:,} ids are missing" in said
 
 
 # --- politeness -------------------------------------------------------------------------------------------------------

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import io
+import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import date, timedelta
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 
@@ -23,9 +26,11 @@ from voltrade.data.kinds import FUNDING, MARKS, TRADES, Kind, start_of
 from voltrade.data.sources import ArchiveFile, checksum_path
 from voltrade.data.store import Store
 from voltrade.data.stored_day import Metadata
+from voltrade.data.tape import load_trades
 from voltrade.data.trade_checks import inspect, inspect_trades
-from voltrade.errors import ConfigError
+from voltrade.errors import ConfigError, DataError
 from voltrade.model import DAY_MS, Trades
+from voltrade.simulated.symbols import shipped_instrument
 
 DAY = date(2026, 1, 5)
 INSTRUMENT = an_instrument()
@@ -112,7 +117,7 @@ CASES: list[tuple[str, Callable[[Lines], None], str, str]] = [
     ("not_positive", edited(51, price="0"), "51", "price and quantity must be positive"),
     ("not_positive", worthless_and_late, "51", "must be positive"),
     ("bad_value", edited(52, price="60000.05"), "52", "price must be a multiple of 0.10, was 60000.05"),
-    ("bad_value", edited(53, quantity="1e3"), "53", "quantity must be a multiple of 0.001, was 1e3"),
+    ("bad_value", edited(53, quantity="1e-4"), "53", "quantity must be a multiple of 0.001, was 1e-4"),
     ("bad_value", edited(54, is_buyer_maker="buy"), "54", "is_buyer_maker must be true or false, was buy"),
     ("missing_side", edited(55, is_buyer_maker=""), "55", "is_buyer_maker must be true or false, was empty"),
     ("missing_side", without_side, "2-1201", "must have the columns is_buyer_maker, has agg_trade_id, price"),
@@ -378,6 +383,149 @@ def test_days_of_raw_trades_are_not_said_to_lack_what_was_joined(
     verify()
     said = capsys.readouterr().out
     assert "200 rows are missing after the day before, or fewer: ids of joined raw trades begin anew" in said
+
+
+def spot(lines: Lines) -> None:
+    lines[:] = [f"{line},{'is_best_match' if number == 0 else 'True'}" for number, line in enumerate(lines)]
+
+
+def spot_without_header(lines: Lines) -> None:
+    spot(lines)
+    del lines[0]
+
+
+def coin_m(lines: Lines) -> None:
+    lines[0] = lines[0].replace("agg_trade_id", "id").replace("first_trade_id", "base_qty")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "name", "said"),
+    [
+        (spot, "BTCUSDT-aggTrades-2026-01-05", "is spot's: files of USD-M Futures have no is_best_match"),
+        (spot_without_header, "BTCUSDT-aggTrades-2026-01-05", "is spot's"),
+        (coin_m, "BTCUSDT-trades-2026-01-05", "is COIN-M's: files of USD-M Futures have quote_qty"),
+        (lambda _: None, "aggTrades of BTCUSD_PERP", "USD_PERP is of COIN-M"),
+        (lambda _: None, "aggTrades of BTCUSD_260327", "USD_260327 is of COIN-M"),
+    ],
+)
+def test_trades_of_another_market_are_refused(
+    tmp_path: Path,
+    store: Store,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Lines], None],
+    name: str,
+    said: str,
+) -> None:
+    """By verify, import and as a tape; nothing is stored."""
+    lines = lines_of()
+    spoil(lines)
+    path = tmp_path / f"{name}.csv"
+    path.write_text("\n".join(lines) + "\n")
+    for command in (["verify", str(path), "--symbol", "BTCUSDT"], ["import", "BTCUSDT", str(path)]):
+        assert commands.main(command) == 1
+        assert f"other_market: must be of USD-M Futures, {said}" in capsys.readouterr().out
+    assert store.days(TRADES, "BTCUSDT") == []
+    with pytest.raises(DataError, match="must be of USD-M Futures"):
+        load_trades(path, INSTRUMENT)
+
+
+def test_a_quarterly_of_usd_m_is_no_coin_m(tmp_path: Path) -> None:
+    path = tmp_path / "aggTrades of BTCUSDT_260327 and BTCBUSD_210129.csv"
+    path.write_text("\n".join(lines_of()) + "\n")
+    assert inspect(path, INSTRUMENT).refused is None
+
+
+def test_a_zip_of_a_mac_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "BTCUSDT-aggTrades-2026-01-05.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("BTCUSDT-aggTrades-2026-01-05.csv", "\n".join(lines_of()) + "\n")
+        for name in ("__MACOSX/._BTCUSDT-aggTrades-2026-01-05.csv", ".DS_Store", "folder/._x", "folder/"):
+            archive.writestr(name, b"\x00\x05\x16\x07")
+    assert_same(load_trades(path, INSTRUMENT).trades, TRADED)
+
+
+@pytest.mark.parametrize("form", ["{:E}", "{:.12E}", "+{}", "{}000", "0{}", "{:e}"])
+def test_numbers_of_other_forms_are_read_exactly(tmp_path: Path, form: str) -> None:
+    lines = lines_of()
+    for column in ("price", "quantity"):
+        of_all(column, lambda text: form.format(Decimal(text)))(lines)
+    path = tmp_path / "BTCUSDT-aggTrades-2026-01-05.csv"
+    path.write_text("\n".join(lines) + "\n")
+    assert_same(load_trades(path, INSTRUMENT).trades, TRADED)
+
+
+def test_a_zero_with_an_exponent_is_a_zero(tmp_path: Path) -> None:
+    lines = lines_of()
+    edited(50, quantity="0E-8")(lines)
+    path = tmp_path / "BTCUSDT-aggTrades-2026-01-05.csv"
+    path.write_text("\n".join(lines) + "\n")
+    assert inspect(path, INSTRUMENT).counts == {"not_positive": 1}
+
+
+def test_an_id_with_a_point_is_no_id(tmp_path: Path) -> None:
+    lines = lines_of()
+    of_all("agg_trade_id", lambda text: f"{text}.0", 25, 25)(lines)
+    path = tmp_path / "BTCUSDT-aggTrades-2026-01-05.csv"
+    path.write_text("\n".join(lines) + "\n")
+    (finding, *_) = inspect(path, INSTRUMENT).findings
+    assert str(finding).startswith("bad_value in 1 row (25): id must be a whole number, was 1023.0")
+
+
+HEADER_FORMS = {
+    "ccxt": "id,timestamp,datetime,symbol,side,price,amount",
+    "tardis": "exchange,symbol,timestamp,local_timestamp,id,side,price,amount",
+    "dump": "aggTradeId,Price,Quantity,transactTime,isBuyerMaker",
+    "own": "no,px,sz,at,taker",
+}
+
+
+@pytest.mark.parametrize("form", HEADER_FORMS)
+def test_files_of_other_sources_are_read(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    header = HEADER_FORMS[form].split(",")
+    micro = 1_000 if form == "tardis" else 1
+    rows = []
+    for i, p, q, t, m in zip(*(column.tolist() for column in TRADED.columns), strict=True):
+        price, quantity, side = Decimal(p) / 10, Decimal(q) / 1_000, "sell" if m else "buy"
+        cells: dict[str, object] = dict.fromkeys(("datetime", "symbol", "exchange"), "x")
+        cells |= dict.fromkeys(("id", "aggTradeId", "no"), i) | dict.fromkeys(("price", "Price", "px"), price)
+        cells |= dict.fromkeys(("amount", "Quantity", "sz"), quantity) | dict.fromkeys(("side", "taker"), side)
+        cells |= dict.fromkeys(("timestamp", "transactTime", "at"), t * micro) | {
+            "local_timestamp": t,
+            "isBuyerMaker": m,
+        }
+        rows.append(",".join(str(cells[name]) for name in header))
+    path = tmp_path / f"{form} aggTrades.csv"
+    path.write_text("\n".join([",".join(header), *rows]) + "\n")
+    given = ["--columns", "id=no,price=px,quantity=sz,time=at,side=taker"] if form == "own" else []
+    assert commands.main(["import", "BTCUSDT", str(path), *given]) == 0
+    assert_same(store.trades(shipped_instrument("BTCUSDT"), DAY, DAY), TRADED)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("price=px", "columns: must be in the file's header"),
+        ("cost=price", "must be NAME=THEIRS"),
+        ("price", "NAME=THEIRS"),
+    ],
+)
+def test_a_mapping_of_columns_must_fit(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], given: str, said: str
+) -> None:
+    path = tmp_path / "aggTrades.csv"
+    path.write_text("\n".join(lines_of()) + "\n")
+    with suppress(SystemExit):
+        assert commands.main(["import", "BTCUSDT", str(path), "--columns", given]) == 1
+    told = capsys.readouterr()
+    assert said in told.out + told.err
+    assert store.days(TRADES, "BTCUSDT") == []
+
+
+def assert_same(found: Trades, expected: Trades) -> None:
+    for one, other in zip(found.columns, expected.columns, strict=True):
+        assert one.tolist() == other.tolist()
 
 
 def test_an_unzipped_file_is_held_to_its_name_too(

@@ -20,13 +20,16 @@ from typing import Any
 from voltrade.data.faults import FAULTS, Inspection, Policies, policies, unreadable, with_finding
 from voltrade.data.fetch import DOWNLOADS, Fetcher
 from voltrade.data.file_checks import LAYOUTS, inspect_file, store_file
-from voltrade.data.kinds import KINDS, TRADES, Kind, day_of, start_of
+from voltrade.data.kinds import KINDS, TRADES, Kind, day_of, days_between, start_of
+from voltrade.data.midnights import FAULT as MIDNIGHT
+from voltrade.data.midnights import repeated_ids, resolve_midnights
 from voltrade.data.readable_store import ReadableStore
 from voltrade.data.series_checks import inspect_values
 from voltrade.data.sources import ARCHIVE, ARCHIVE_ADDRESS, REST, REST_ADDRESS, Archive, ArchiveFile, Http, RestHistory
 from voltrade.data.store import STORE, Store
 from voltrade.data.stored_day import StoredDay
 from voltrade.data.trade_checks import inspect_trades
+from voltrade.data.trade_files import COLUMN_NAMES
 from voltrade.errors import ConfigError, DataError, VoltradeError
 from voltrade.exchange.filters import instrument_of
 from voltrade.model import DAY_MS, Instrument, Trades, money
@@ -66,7 +69,6 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("symbol", metavar="SYMBOL")
     fetch.add_argument("--days", type=_count, help="so many days back from today, and today so far (default 7)")
     fetch.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="what to fetch (default: all)")
-    fetch.add_argument("--fill", action="store_true", help="then ask REST for ids that are missing in the range")
     fetch.add_argument("--downloads", type=_count, default=DOWNLOADS, help=f"files at a time (default {DOWNLOADS})")
     fill = _command(commands, "fill", _fill, "ask REST for ids that are missing between stored trades")
     fill.add_argument("symbol", metavar="SYMBOL")
@@ -87,6 +89,10 @@ def _parser() -> argparse.ArgumentParser:
     for command in (fetch, fill, verify, add):
         command.add_argument("--tick", type=_decimal, help="price tick of the days given, where it isn't today's")
         command.add_argument("--step", type=_decimal, help="quantity step of these days")
+    for command in (verify, add):
+        command.add_argument(
+            "--columns", type=_columns, help="the file's names of our columns: price=px,quantity=sz,side=taker"
+        )
     for command in (fetch, fill, verify, add):
         words = "what to do with the rows of a fault; see below"
         command.add_argument("--policy", action="append", default=[], metavar="FAULT=POLICY", help=words)
@@ -110,6 +116,15 @@ def _faults() -> str:
         choices = "|".join([fault.policy, *(policy for policy in fault.allowed if policy is not fault.policy)])
         lines.append(f"  {name:15} {choices:17} {fault.rule}")
     return "\n".join(lines)
+
+
+def _columns(text: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in text.split(",")]
+    for ours, _, their in pairs:
+        if ours not in COLUMN_NAMES or not their:
+            names = ", ".join(COLUMN_NAMES)
+            raise argparse.ArgumentTypeError(f"must be NAME=THEIRS,..., with a NAME of {names}, was {text!r}")
+    return {ours: their for ours, _, their in pairs}
 
 
 def _count(text: str) -> int:
@@ -181,13 +196,17 @@ async def _fetch_range(given: argparse.Namespace, first: date, last: date) -> in
     print(f"asking {given.archive}, then {given.rest}", file=sys.stderr)
     async with _fetching(given, store, chosen, given.archive, given.downloads) as fetcher:
         incomplete = await fetcher.fetch(first, last, kinds)
-        missing, filled = await fetcher.fill(first, last) if given.fill else (0, 0)
-    if given.fill:
-        _print_filled(missing, filled)
+    if fetcher.ids_missing:
+        _print_filled(fetcher.ids_missing, fetcher.ids_filled)
+    if fetcher.unproven:
+        print(f"trades: nothing says that the archive's days are whole, since REST can't be asked: {fetcher.unproven}")
+    for (kind, day), rows in fetcher.rows_missing.items():
+        print(f"{kind.name}: {rows:,} rows are missing on {day}, at REST too")
     _print_incomplete(incomplete)
     _print_stored(store, given.symbol, kinds, first, last)
     refused = any(inspection.refused for inspection in fetcher.found)
-    return 1 if refused or store.unreadable or fetcher.contradicted or incomplete or filled < missing else 0
+    lacks = fetcher.ids_filled < fetcher.ids_missing or fetcher.rows_missing or fetcher.unproven
+    return 1 if refused or store.unreadable or fetcher.contradicted or incomplete or lacks else 0
 
 
 def _fill(given: argparse.Namespace) -> int:
@@ -278,7 +297,7 @@ def _of_files(given: argparse.Namespace, chosen: Policies) -> Iterator[Inspectio
             raise ConfigError(f"symbol: must be given for {path.name}, whose name does not say it")
         # A zip of the archive has a CHECKSUM and a recording has none; other files may have one beside them.
         has_checksum = (file is not None and path.suffix == ".zip") or path.with_name(f"{path.name}.CHECKSUM").exists()
-        yield inspect_file(path, _instrument(given, symbol), chosen, archived=has_checksum)
+        yield inspect_file(path, _instrument(given, symbol), chosen, archived=has_checksum, columns=given.columns)
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
@@ -300,7 +319,7 @@ def _of_store(store: ReadableStore, chosen: Policies) -> Iterator[Inspection[Any
 
 
 def _stored_day(
-    store: Store, kind: Kind, stored: StoredDay, before: StoredDay | None, chosen: Policies
+    store: ReadableStore, kind: Kind, stored: StoredDay, before: StoredDay | None, chosen: Policies
 ) -> Inspection[Any]:
     """Inspect a stored day, and whether ids are missing between it and the day before."""
     name = f"{kind.name}/{stored.symbol}/{stored.day}"
@@ -317,6 +336,11 @@ def _stored_day(
     if at_edges := max(0, stored.missing - inspection.missing):
         detail = f"{at_edges} rows are missing at the day's begin or end"
         inspection = with_finding(inspection, "id_gap", chosen, detail)
+    if lacking := _days_lacking(store, kind, before, stored):
+        assert before is not None
+        lost = f"{lacking[0]} to {lacking[-1]}: nothing is stored"
+        ids = f", and {stored.first - before.last - 1:,} ids are missing" if kind is TRADES else ""
+        inspection = with_finding(inspection, "missing_day", chosen, f"{lost}{ids}")
     if before and before.day + timedelta(1) == stored.day and kind.step:
         missing = (stored.first - before.last) // kind.step - 1
         if missing > 0:
@@ -324,10 +348,19 @@ def _stored_day(
             why = ", or fewer: ids of joined raw trades begin anew with each file" if is_joined else ""
             detail = f"{missing} rows are missing after the day before{why}"
             inspection = with_finding(inspection, "id_gap", chosen, detail)
-        if missing < 0:
+        if repeated := repeated_ids(before, stored):
+            detail = f"{repeated} ids are in {before.day} too, the first is {stored.first}"
+            inspection = with_finding(inspection, MIDNIGHT, chosen, detail)
+        elif missing < 0:
             rule = f"ids must be above {before.last}, the last of the day before, was {stored.first}"
             inspection = with_finding(inspection, "unsorted", chosen, rule)
     return inspection
+
+
+def _days_lacking(store: ReadableStore, kind: Kind, before: StoredDay | None, stored: StoredDay) -> list[date]:
+    """Return the days between two stored ones that aren't stored, but for unreadable ones."""
+    between = days_between(before.day + timedelta(1), stored.day - timedelta(1)) if before else []
+    return [day for day in between if (kind, stored.symbol, day) not in store.unreadable]
 
 
 def _import(given: argparse.Namespace) -> int:
@@ -341,12 +374,15 @@ def _import(given: argparse.Namespace) -> int:
         if file and file.symbol != given.symbol:
             raise ConfigError(f"symbol: {path.name} must be of {given.symbol}")
         beside = path.with_name(f"{path.name}.CHECKSUM").exists()
-        inspection = inspect_file(path, instrument, chosen, archived=beside)
+        inspection = inspect_file(path, instrument, chosen, archived=beside, columns=given.columns)
         days = store_file(store, inspection, kind, instrument, whole)
         _print_inspection(inspection)
         for day in days:
             print(f"    {_described(day)}")
         refused |= inspection.accepted is None
+    for inspection in resolve_midnights(store, store.days(TRADES, given.symbol), chosen):
+        _print_inspection(inspection)
+        refused = True
     return 1 if refused else 0
 
 

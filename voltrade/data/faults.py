@@ -52,11 +52,16 @@ FAULTS: dict[str, Fault] = {
     "unsorted": Fault("ids must ascend; flagged rows are put into their place", _FLAG, (_REFUSE, _DROP, _FLAG)),
     "duplicate_id": Fault("an id must not be there twice", _DROP, (_REFUSE, _DROP)),
     "conflicting_id": Fault("rows of one id must agree; dropped are all but the first", _REFUSE, (_REFUSE, _DROP)),
+    "repeated_at_midnight": Fault(
+        "an id must be in one day only; dropped are both of its rows, and REST is asked", _DROP, (_REFUSE, _DROP)
+    ),
     "not_positive": Fault("price and quantity must be positive", _DROP, (_REFUSE, _DROP)),
     "time_back": Fault("time must not go back from id to id", _REFUSE, (_REFUSE, _DROP)),
     "wrong_day": Fault("times must lie in the day or month that the file's name states", _REFUSE, (_REFUSE, _DROP)),
     "one_sided": Fault("a day must have takers on both sides", _REFUSE, (_REFUSE, _FLAG)),
     "id_gap": Fault("ids must follow each other; `data fill` asks REST for the missing ones", _FLAG, (_REFUSE, _FLAG)),
+    "missing_day": Fault("no day must be missing between two stored days", _FLAG, (_REFUSE, _FLAG)),
+    "other_market": Fault("trades must be of USD-M Futures, not of spot or COIN-M", _REFUSE, (_REFUSE, _FLAG)),
     "empty": Fault("the file must hold at least one trade", _REFUSE, (_REFUSE, _FLAG)),
 }
 """Every fault, in the order of reports."""
@@ -157,17 +162,18 @@ Span = tuple[int, int]
 def unreadable(name: str, kind: str, error: DataError) -> Inspection[Any]:
     """Return the inspection of a file that can't be read."""
     detail = str(error).removeprefix(f"{name}: ")
-    return Inspection(name, kind, 0, (_of_file("unreadable", DEFAULT_POLICIES, detail),), None)
+    return Inspection(name, kind, 0, (whole_file("unreadable", DEFAULT_POLICIES, detail),), None)
 
 
 def with_finding(inspection: Inspection[Accepted], fault: str, policies: Policies, detail: str) -> Inspection[Accepted]:
     """Add a fault of the whole file before the others."""
-    finding = _of_file(fault, policies, detail)
+    finding = whole_file(fault, policies, detail)
     accepted = None if finding.policy is Policy.REFUSE else inspection.accepted
     return replace(inspection, findings=(finding, *inspection.findings), accepted=accepted)
 
 
-def _of_file(fault: str, policies: Policies, detail: str) -> Finding:
+def whole_file(fault: str, policies: Policies, detail: str) -> Finding:
+    """Return a fault of a whole file."""
     return Finding(fault, policies[fault], np.empty(0, np.int64), detail)
 
 

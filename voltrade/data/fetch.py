@@ -2,9 +2,10 @@
 
 Days that are complete in the store are not fetched again, so an interrupted fetch continues where it stopped. Whole
 months are fetched as one file where the archive has it, other days one by one, several at a time. Trades that are in
-no file yet, and gaps within a day, are requested over REST by id. Rows are stored under the policies of their faults
-(see `faults`). A refused file leaves its days as they were, and so does a day whose rows contradict the stored ones;
-both are reported. A refused page of REST ends the fetch.
+no file yet, and gaps within a day or between days, are requested over REST by id; so are mark prices and funding rates
+that a file lacks. Rows are stored under the policies of their faults (see `faults`). A refused file leaves its days as
+they were, and so does a day whose rows contradict the stored ones; both are reported. A refused page of REST ends the
+fetch, but for gaps of days that came in files, which are then reported.
 """
 
 from __future__ import annotations
@@ -22,15 +23,18 @@ from tqdm.auto import tqdm
 
 from voltrade.data.faults import DEFAULT_POLICIES, Inspection, Policies
 from voltrade.data.file_checks import inspect_file, store_file
-from voltrade.data.gaps import Gap, gaps_of
+from voltrade.data.gaps import Gap, gaps_of, grouped
 from voltrade.data.kinds import FUNDING, MARKS, TRADES, Kind, day_of, days_between, start_of
+from voltrade.data.midnights import resolve_midnights
 from voltrade.data.readable_store import ReadableStore
 from voltrade.data.rest_pages import RestPages
 from voltrade.data.sources import TRADES_PER_PAGE, Archive, ArchiveFile, RestHistory, checksum_path
+from voltrade.data.store import Store
 from voltrade.data.stored_day import Contradiction, Metadata, StoredDay
 from voltrade.data.trade_recorder import Recorder
 from voltrade.errors import DataError
-from voltrade.model import DAY_MS, MINUTE_MS, Instrument, Int64s
+from voltrade.model import DAY_MS, HOUR_MS, MINUTE_MS, Funding, Instrument, Int64s
+from voltrade.simulated.mark_columns import fundings_missing
 
 DOWNLOADS = 4
 """Files that are fetched at a time."""
@@ -45,6 +49,9 @@ class Fetcher:
     Attributes:
         found: files with faults, without their rows; also after a fetch that failed.
         contradicted: days for which a source gave other rows than are stored, with the difference.
+        ids_missing, ids_filled: ids that were missing between stored trades, and how many of them came over REST.
+        rows_missing: rows that are still missing in days that are over, by kind and day, but for trades.
+        unproven: why nothing says that the days of files are whole; empty where REST or other days say it.
     """
 
     def __init__(
@@ -71,6 +78,13 @@ class Fetcher:
         self._policies = policies
         self.found = self._pages.found
         self.contradicted: dict[tuple[Kind, date], str] = {}
+        self.ids_missing = self.ids_filled = 0
+        self.rows_missing: dict[tuple[Kind, date], int] = {}
+        self.unproven = ""
+        self._unproven_edges: dict[date, tuple[bool, bool]] = {}
+        """For days that came in files: whether only the file says that it begins and ends with the day."""
+        self._asked: set[tuple[int, int]] = set()
+        """First and last ids of gaps that REST was asked for."""
         self._slots = asyncio.Semaphore(downloads)
 
     async def fetch(
@@ -90,14 +104,27 @@ class Fetcher:
             await asyncio.to_thread(self._store.compact, self._instrument.symbol)
         for kind in kinds:
             refused = await self._from_archive(kind, self._fetchable(kind, first, last))
-            await self._from_rest(kind, [day for day in self._fetchable(kind, first, last) if day not in refused])
+            lacking = [*self._fetchable(kind, first, last), *self._lacking(kind, first, last)]
+            await self._from_rest(kind, sorted({*lacking} - refused))
+            if kind is TRADES:
+                await self._join_days(first, last)
             today = day_of(self._now())
+            self.rows_missing |= {(kind, day): rows for day, rows in self._lacking(kind, first, last).items()}
             incomplete += [(kind, day) for day in self._incomplete(kind, first, last) if day < today]
         return incomplete
 
     def _incomplete(self, kind: Kind, first: date, last: date) -> list[date]:
         stored = {day.day for day in self._store.days(kind, self._instrument.symbol) if day.complete}
         return [day for day in days_between(first, last) if day not in stored]
+
+    def _lacking(self, kind: Kind, first: date, last: date) -> dict[date, int]:
+        """Return the days that are over and lack mark prices or funding rates, and how many."""
+        found: dict[date, int] = {}
+        for day in days_between(first, min(last, day_of(self._now()) - timedelta(1))):
+            stored = None if kind is TRADES else self._store.day(kind, self._instrument.symbol, day)
+            if stored is not None and stored.complete:
+                found[day] = rows_missing(self._store, kind, stored)
+        return {day: rows for day, rows in found.items() if rows}
 
     def _fetchable(self, kind: Kind, first: date, last: date) -> list[date]:
         """Return incomplete days, without those whose stored rows can't be read or contradict a source."""
@@ -162,7 +189,11 @@ class Fetcher:
     def _inspect_and_store(self, file: ArchiveFile, path: Path) -> Inspection[Any]:
         inspection = inspect_file(path, self._instrument, self._policies)
         with self._keeping_contradictions(file.kind):
-            store_file(self._store, inspection, file.kind, self._instrument, (file.first, file.last))
+            known = {each.day: each.metadata for each in self._stored(days_between(file.first, file.last))}
+            for stored in store_file(self._store, inspection, file.kind, self._instrument, (file.first, file.last)):
+                before = known.get(stored.day, replace(stored.metadata, begins=False, ends=False))
+                if file.kind is TRADES and stored.metadata.made_of == "aggTrades":
+                    self._unproven_edges[stored.day] = not before.begins, not before.ends
             if inspection.accepted is not None:  # a file that is refused, or contradicts, is kept for the user
                 for done in (path, checksum_path(path)):
                     done.unlink(missing_ok=True)
@@ -212,9 +243,9 @@ class Fetcher:
         finally:
             await asyncio.to_thread(recorder.close, ended=ended)
 
-    def _recorder(self, after: StoredDay | None) -> Recorder:
+    def _recorder(self, after: StoredDay | None, begins: bool = False) -> Recorder:
         limits = {"flush_ms": NO_FLUSH_MS, "flush_rows": 100 * TRADES_PER_PAGE}
-        return Recorder(self._store, self._instrument, "REST", begins=after is None, after=after, **limits)
+        return Recorder(self._store, self._instrument, "REST", begins=begins or after is None, after=after, **limits)
 
     def _stored_before(self, first: date) -> StoredDay | None:
         """Return the stored day after whose last trade to continue: the day itself, or the day before if whole."""
@@ -247,26 +278,65 @@ class Fetcher:
 
     # --- gaps ---------------------------------------------------------------------------------------------------------
 
+    async def _join_days(self, first: date, last: date) -> None:
+        """Fill the gaps in and between the days, and ask REST for trades around days that no stored day joins.
+
+        A file of the archive may begin late or end early. Its first and last id prove that it is whole where they join
+        those of the days around; else REST does.
+        """
+        nearby = self._stored_trades(first - timedelta(1), last + timedelta(1))
+        with self._keeping_contradictions(TRADES):
+            self.found += await asyncio.to_thread(resolve_midnights, self._store, nearby, self._policies)
+        try:
+            for day, (begin, end) in sorted(self._unproven_edges.items()):
+                await self._fetch_edges(day, begin, end)
+            missing, filled = await self.fill(first - timedelta(1), last + timedelta(1))
+            self.ids_missing, self.ids_filled = self.ids_missing + missing, self.ids_filled + filled
+        except DataError as error:
+            self.unproven = str(error)
+
+    def _stored_trades(self, first: date, last: date) -> list[StoredDay]:
+        return [day for day in self._store.days(TRADES, self._instrument.symbol) if first <= day.day <= last]
+
+    async def _fetch_edges(self, day: date, begin: bool, end: bool) -> None:
+        """Fetch trades before the first and after the last one of a day where the days around aren't stored."""
+        (stored,) = self._stored([day])
+        if end and not self._stored([day + timedelta(1)]):
+            with self._keeping_contradictions(TRADES):
+                await self._fetch_trades(day, day, start_of(day) + DAY_MS)
+        if begin and not self._stored([day - timedelta(1)]):
+            first = await self._pages.first_id(start_of(day), start_of(day) + DAY_MS)
+            if first is not None and first < stored.first:
+                self.ids_missing += stored.first - first
+                gap = Gap(replace(stored, last=first - 1), stored.first, stored.first - first)
+                self.ids_filled += await self._fill([gap], begins=True)
+
     async def fill(self, first: date, last: date) -> tuple[int, int]:
         """Request the ids that are missing between stored trades; return how many were missing, and how many came.
 
         Raises:
             DataError: REST can't be reached, or a page is refused.
         """
-        stored = [day for day in self._store.days(TRADES, self._instrument.symbol) if first <= day.day <= last]
-        gaps = await asyncio.to_thread(gaps_of, self._store, stored)
+        gaps = await asyncio.to_thread(gaps_of, self._store, self._stored_trades(first, last))
         return sum(gap.missing for gap in gaps), await self._fill(gaps)
 
-    async def _fill(self, gaps: list[Gap]) -> int:
-        """Record the trades of gaps; return how many ids were filled."""
-        filled = 0
-        for gap in tqdm(gaps, desc="fill gaps", unit="gap", disable=None):
-            recorder, next_id = self._recorder(gap.after), gap.after.last + 1
+    async def _fill(self, gaps: list[Gap], begins: bool = False) -> int:
+        """Record the trades of gaps; return how many ids were filled.
+
+        Args:
+            begins: whether the first one is the first of its day.
+        """
+        filled, new = 0, [gap for gap in gaps if (gap.after.last, gap.until) not in self._asked]
+        self._asked |= {(gap.after.last, gap.until) for gap in new}
+        for group in tqdm(grouped(new, TRADES_PER_PAGE), desc="fill gaps", unit="request", disable=None):
+            recorder, next_id = self._recorder(group[0].after, begins), group[0].after.last + 1
             try:
-                while next_id <= gap.until:
-                    page = await self._pages.trade_page(next_id, gap.until + 1)
-                    recorder.record(page.trades)
-                    filled += int(np.searchsorted(page.trades.id, gap.after.last + gap.missing, side="right"))
+                while next_id <= group[-1].until:
+                    page = await self._pages.trade_page(next_id, group[-1].until + 1)
+                    for gap in group:
+                        recorder.record(page.trades[_ids_from(page.trades.id, gap.after.last + 1, gap.until)])
+                        missing = _ids_from(page.trades.id, gap.after.last + 1, gap.after.last + gap.missing)
+                        filled += missing.stop - missing.start
                     if page.is_last:
                         break
                     next_id = page.next_id
@@ -274,6 +344,20 @@ class Fetcher:
                 with self._keeping_contradictions(TRADES):
                     await asyncio.to_thread(recorder.close)
         return filled
+
+
+def _ids_from(ids: Int64s, first: int, last: int) -> slice:
+    """Return the rows of ascending ids from one to another."""
+    return slice(int(np.searchsorted(ids, first)), int(np.searchsorted(ids, last, side="right")))
+
+
+def rows_missing(store: Store, kind: Kind, stored: StoredDay) -> int:
+    """Count the mark prices or funding rates that a day lacks, its begin and end included."""
+    if kind is MARKS:
+        return max(0, DAY_MS // MINUTE_MS - stored.rows)
+    time, rate, hours = store.rows(kind, stored.symbol, stored.day)
+    begin = start_of(stored.day) - MINUTE_MS
+    return fundings_missing(Funding(time, rate, hours * HOUR_MS), begin, begin + DAY_MS)
 
 
 def _refused_days(files: Mapping[ArchiveFile, bool]) -> set[date]:

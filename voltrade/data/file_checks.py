@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from voltrade.data.faults import DEFAULT_POLICIES, Inspection, Policies, with_finding
+from voltrade.data.faults import DEFAULT_POLICIES, Inspection, Policies, Policy, with_finding
 from voltrade.data.kinds import FUNDING, MARKS, TRADES, Kind
 from voltrade.data.series_checks import FUNDING_RATES, MARK_KLINES, SeriesLayout, inspect_series
 from voltrade.data.sources import ArchiveFile, checksum_fault
@@ -21,17 +22,23 @@ LAYOUTS: dict[Kind, SeriesLayout] = {MARKS: MARK_KLINES, FUNDING: FUNDING_RATES}
 
 
 def inspect_file(
-    path: Path, instrument: Instrument, policies: Policies = DEFAULT_POLICIES, *, archived: bool = True
+    path: Path,
+    instrument: Instrument,
+    policies: Policies = DEFAULT_POLICIES,
+    *,
+    archived: bool = True,
+    columns: Mapping[str, str] | None = None,
 ) -> Inspection[Any]:
     """Inspect a file; its name may state kind and days.
 
     Args:
         archived: whether the file must have a CHECKSUM beside it, as in the archive.
+        columns: a file of trades' names of our columns, see `trade_files.read_columns`.
     """
     file = ArchiveFile.named(path.name)
     span = file.span if file else None
     if file is None or file.kind is TRADES:
-        inspection: Inspection[Any] = inspect(path, instrument, policies, span)
+        inspection: Inspection[Any] = inspect(path, instrument, policies, span, columns)
     else:
         inspection = inspect_series(path, LAYOUTS[file.kind], policies, span)
     fault = checksum_fault(path) if archived and path.is_file() else None
@@ -52,10 +59,14 @@ def store_file(
     if inspection.accepted is None:
         return []
     sources = {inspection.name: inspection.counts}
+    dropped = {finding.fault for finding in inspection.findings if finding.policy is Policy.DROP}
+    lossless = dropped <= {"duplicate_id", "wrong_day"}
     first, last = inspection.edges or (None, None)
     if kind is TRADES:
         metadata = replace(Metadata.of(instrument, ""), sources=sources, made_of=inspection.kind)
         metadata = replace(metadata, first=first, last=last)
-        return store.add_trades(inspection.accepted, metadata, whole=whole)
+        trades = inspection.accepted
+        return store.add(TRADES, trades.symbol, trades.columns, trades.time, metadata, whole=whole, lossless=lossless)
     metadata = replace(Metadata.of_values(sources), first=first, last=last)
-    return store.add(kind, instrument.symbol, inspection.accepted, inspection.accepted[0], metadata, whole=whole)
+    columns = inspection.accepted
+    return store.add(kind, instrument.symbol, columns, columns[0], metadata, whole=whole, lossless=lossless)

@@ -47,6 +47,17 @@ def gaps_of(store: ReadableStore, days: Iterable[StoredDay]) -> list[Gap]:
     return gaps
 
 
+def grouped(gaps: Iterable[Gap], most_ids: int) -> list[list[Gap]]:
+    """Group gaps in the order of their ids, each group as many as a request of `most_ids` reaches over."""
+    groups: list[list[Gap]] = []
+    for gap in gaps:
+        if groups and 0 <= gap.until - groups[-1][0].after.last <= most_ids:
+            groups[-1].append(gap)
+        else:
+            groups.append([gap])
+    return groups
+
+
 def _gaps_in(stored: StoredDay, previous: StoredDay, stored_ids: Int64s) -> list[Gap]:
     """Return the gaps of a day, from the last trade of the day before on."""
     ids = np.concatenate([[previous.last], stored_ids, [stored.last + 1]])

@@ -227,8 +227,13 @@ class Store:
         metadata: Metadata,
         *,
         whole: tuple[date, date] | None = None,
+        lossless: bool = True,
     ) -> list[StoredDay]:
-        """Add rows to the days of their times, optional columns or not; see `add_trades`."""
+        """Add rows to the days of their times, optional columns or not; see `add_trades`.
+
+        Args:
+            lossless: whether no row was dropped for a fault that another source may not have.
+        """
         columns = [*columns, *(np.zeros(len(times), np.int64) for _ in kind.columns[len(columns) :])]
         added: list[StoredDay] = []
         contradicted: dict[date, str] = {}
@@ -237,6 +242,7 @@ class Store:
             day = day_of(int(times[start]))
             is_whole = whole is not None and whole[0] <= day <= whole[1]
             of_day = _metadata_of_day(metadata, kind, columns[0], (start, end), is_whole)
+            of_day = replace(of_day, whole=is_whole and lossless)
             part = [np.asarray(column[start:end]) for column in columns]
             with collect_contradictions(contradicted):
                 edges = (int(part[0][0]), int(part[0][-1]))
@@ -278,6 +284,18 @@ class Store:
             path = f"{_path(TRADES, trades.symbol, day, 'parts')}/{name}"
             self._write(path, TRADES, trades.columns, metadata)
 
+    def remove_trades(self, symbol: str, day: date, first: int, last: int) -> None:
+        """Remove the trades from one id to another from a day, if others are left; the removed ids are then missing."""
+        target = _path(TRADES, symbol, day, "parquet")
+        with self._files.locked(f"{TRADES.name}/{symbol}"):
+            parts, found = self._part_paths(TRADES, symbol, day), self._contents(TRADES, symbol, day)
+            columns = merged_rows(found, TRADES, target, day)
+            kept = (columns[0] < first) | (columns[0] > last)
+            if kept.any() and not kept.all():
+                metadata = replace(merged_metadata(found), first=None, last=None, whole=False)
+                self._write(target, TRADES, [column[kept] for column in columns], metadata)
+                self._files.delete_parts(_path(TRADES, symbol, day, "parts"), parts)
+
     def _merge(
         self, kind: Kind, symbol: str, day: date, added: Sequence[FileContent] = (), *, ends: bool = False
     ) -> None:
@@ -309,7 +327,6 @@ def _metadata_of_day(metadata: Metadata, kind: Kind, keys: Int64s, part: tuple[i
         metadata,
         begins=is_whole or follows(start) or (start == 0 and metadata.begins),
         ends=is_whole or follows(end) or (end == len(keys) and metadata.ends),
-        whole=is_whole,
         first=metadata.first if start == 0 else None,
         last=metadata.last if end == len(keys) else None,
     )

@@ -42,7 +42,7 @@ class Metadata:
     made_of: str = "aggTrades"
     """`trades` where raw trades were aggregated here: their ids are our own, so REST can't fill gaps of the day."""
     whole: bool = False
-    """Whether one source gave all rows that it has: a missing row is missing there, or was dropped for a fault."""
+    """Whether one source gave all rows that it has: a missing row is missing there."""
     first: int | None = None
     """Key of the first row that the source has, even if it was dropped for a fault; None where that isn't known."""
     last: int | None = None

@@ -6,7 +6,7 @@ aggregated to aggTrades. Where rows are not sorted, the smallest set of rows tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from voltrade.data.row_checks import (
     outside_span,
     utc_text,
 )
-from voltrade.data.trade_files import Columns, Kind, read_columns
+from voltrade.data.trade_files import Columns, Kind, other_market, read_columns
 from voltrade.data.trade_rows import MAKER, NO_SIDE, ORDER_TYPES, TradeRows, convert_columns
 from voltrade.errors import DataError
 from voltrade.model import DAY_MS, Bools, Instrument, Int64s, Trades
@@ -31,7 +31,11 @@ ONE_SIDED_FROM = 1_000
 
 
 def inspect(
-    path: Path, instrument: Instrument, policies: Policies = DEFAULT_POLICIES, span: Span | None = None
+    path: Path,
+    instrument: Instrument,
+    policies: Policies = DEFAULT_POLICIES,
+    span: Span | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Inspection[Trades]:
     """Read a file of trades of one symbol, report every fault, and return the trades that the policies accept.
 
@@ -39,9 +43,10 @@ def inspect(
 
     Args:
         span: the day or month of the file's name; None where the name has none.
+        columns: the file's names of our columns, see `read_columns`.
     """
     try:
-        return inspect_columns(read_columns(path), instrument, policies, span)
+        return inspect_columns(read_columns(path, columns), instrument, policies, span)
     except DataError as error:
         return unreadable(path.name, "aggTrades", error)
 
@@ -56,6 +61,8 @@ def inspect_columns(
     for columns in batches:
         parts.append(convert_columns(columns, instrument, found))
         read += len(columns.numbers)
+    if market := other_market(columns.name, columns.header):
+        found.add("other_market", np.empty(0, np.int64), market)
     if columns.malformed:
         first = columns.malformed[0]
         numbers = np.array([row.number for row in columns.malformed], np.int64)

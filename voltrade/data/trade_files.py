@@ -7,9 +7,10 @@ and `trade_checks` reports faults of rows. A file that can't be read as trades i
 from __future__ import annotations
 
 import gzip
+import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -33,18 +34,32 @@ Kind = Literal["aggTrades", "trades"]
 COLUMN_NAMES: dict[str, tuple[str, ...]] = {
     "id": ("agg_trade_id", "id", "trade_id", "a"),
     "price": ("price", "p"),
-    "quantity": ("quantity", "qty", "q"),
-    "time": ("transact_time", "time", "timestamp", "T"),
+    "quantity": ("quantity", "qty", "q", "amount", "size"),
+    "time": ("transact_time", "time", "timestamp", "T", "trade_time", "ts"),
     "is_buyer_maker": ("is_buyer_maker", "m"),
+    "side": ("side", "taker_side"),
     "order_type": ("order_type", "X"),
 }
-"""Names of our columns in files; the first name that a file has is used."""
+"""Names of our columns in files; the first name that a file has is used.
+
+Longer names may be written in other ways too, such as `isBuyerMaker`. `side` is the taker's, `buy` or `sell`; it is
+used where there is no `is_buyer_maker`. Tardis, ccxt and most dumps use names of this table.
+"""
 
 NEEDED = ("id", "price", "quantity", "time")
 """Required columns. A file without `is_buyer_maker` is read too, so that the missing side is reported as a fault."""
 
 AGGREGATE_NAMES = frozenset({"agg_trade_id", "a", "first_trade_id", "last_trade_id"})
 """A file with any of these columns has aggTrades."""
+
+OTHER_MARKETS = {
+    "is_best_match": "spot's: files of USD-M Futures have no is_best_match, their last column",
+    "base_qty": "COIN-M's: files of USD-M Futures have quote_qty",
+}
+"""Columns that files of USD-M Futures don't have."""
+
+_COIN_M = re.compile(r"(?<!B)USD_(PERP|\d{6})")
+"""A symbol of COIN-M Futures in a file's name."""
 
 RAW_NAMES = frozenset({"trade_id", "quote_qty", "order_type", "X"})
 """A file with any of these columns has raw trades."""
@@ -79,11 +94,23 @@ class Columns:
     """Rows read so far that are left out, since they have more or fewer columns than the file."""
 
 
-def read_columns(path: Path) -> Iterator[Columns]:
+def other_market(name: str, header: Sequence[str]) -> str:
+    """Return of which other market a file of trades is, by its name and columns; empty for USD-M Futures."""
+    if found := _COIN_M.search(name):
+        return f"must be of USD-M Futures, {found[0]} is of COIN-M"
+    return next(
+        (f"must be of USD-M Futures, is {words}" for column, words in OTHER_MARKETS.items() if column in header), ""
+    )
+
+
+def read_columns(path: Path, given: Mapping[str, str] | None = None) -> Iterator[Columns]:
     """Read a file of trades in batches, of which there is at least one, maybe empty.
 
     Reads Binance's archive files (aggTrades or trades, with or without header) and recordings with a header, as CSV,
     gzip, zip or Parquet.
+
+    Args:
+        given: the file's names of our columns, where they aren't found in `COLUMN_NAMES`.
 
     Raises:
         DataError: the file doesn't exist, can't be unpacked, or has an unknown layout.
@@ -93,7 +120,7 @@ def read_columns(path: Path) -> Iterator[Columns]:
     try:
         with path.open("rb") as file:
             is_parquet = file.read(4) == b"PAR1"
-        yield from _read_parquet(path) if is_parquet else _read_csv(path)
+        yield from _read_parquet(path, given or {}) if is_parquet else _read_csv(path, given or {})
     except _UNREADABLE as error:
         raise DataError(f"{path.name}: can't be read: {error}") from None
 
@@ -143,20 +170,20 @@ def _as_texts(
     }
 
 
-def _read_parquet(path: Path) -> Iterator[Columns]:
+def _read_parquet(path: Path, given: Mapping[str, str]) -> Iterator[Columns]:
     file = pa.parquet.ParquetFile(path)
     names = file.schema_arrow.names
-    ours, kind = _our_columns(path.name, names), _kind(path.name, names)
+    ours, kind = _our_columns(path.name, names, given), _kind(path.name, names)
     batches = file.iter_batches(_BATCH_ROWS, columns=list(ours.values()))
     yield from _batches(path.name, kind, names, ours, file.schema_arrow, batches, first_row=1)
 
 
-def _read_csv(path: Path) -> Iterator[Columns]:
+def _read_csv(path: Path, given: Mapping[str, str]) -> Iterator[Columns]:
     """Read a CSV of trades as texts."""
     cells = _first_line(path)
     has_header = not cells[0].isdigit()
     names = cells if has_header else _layout(path.name, len(cells))
-    ours, kind = _our_columns(path.name, names), _kind(path.name, names)
+    ours, kind = _our_columns(path.name, names, given), _kind(path.name, names)
     malformed: list[pa.csv.InvalidRow] = []
 
     def leave_out(row: pa.csv.InvalidRow) -> str:
@@ -218,7 +245,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
                 yield BytesIO(content.read())
         elif magic.startswith(b"PK"):
             with zipfile.ZipFile(file) as archive:
-                members = [name for name in archive.namelist() if not name.endswith("/")]
+                members = [name for name in archive.namelist() if not _is_of_a_mac(name) and not name.endswith("/")]
                 if len(members) != 1:
                     raise DataError(f"{path.name}: must hold one file, holds {len(members)}")
                 try:
@@ -229,6 +256,12 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
                     yield member
         else:
             yield file
+
+
+def _is_of_a_mac(name: str) -> bool:
+    """Whether a member of a zip is what the Finder adds to it."""
+    base = name.rpartition("/")[2]
+    return name.startswith("__MACOSX/") or base.startswith("._") or base == ".DS_Store"
 
 
 def _layout(name: str, width: int) -> list[str]:
@@ -252,13 +285,22 @@ def _kind(name: str, header: list[str]) -> Kind:
     )
 
 
-def _our_columns(name: str, header: list[str]) -> dict[str, str]:
+def _our_columns(name: str, header: list[str], given: Mapping[str, str]) -> dict[str, str]:
     """Return the file's name of each of our columns."""
-    found = {ours: next((their for their in theirs if their in header), None) for ours, theirs in COLUMN_NAMES.items()}
-    missing = [ours for ours, their in found.items() if their is None and ours != "order_type"]
+    if unknown := [f"{ours}={their}" for ours, their in given.items() if their not in header]:
+        raise DataError(f"{name}: columns: must be in the file's header {', '.join(header)}, was {', '.join(unknown)}")
+    plain = {their.replace("_", "").lower(): their for their in reversed(header) if len(their) > 2}
+    found = {ours: given.get(ours) or _find(theirs, header, plain) for ours, theirs in COLUMN_NAMES.items()}
+    missing = [ours for ours, their in found.items() if their is None and ours not in ("order_type", "side")]
     if set(missing) & set(NEEDED):
         raise DataError(f"{name}: must have the columns {', '.join(missing)}, has {', '.join(header)}")
     return {ours: their for ours, their in found.items() if their is not None}
+
+
+def _find(names: Sequence[str], header: Sequence[str], plain: Mapping[str, str]) -> str | None:
+    """Return the first name that a header has, else one that it has without underscores or in other letters."""
+    exact = next((name for name in names if name in header), None)
+    return exact or next((plain[key] for name in names if (key := name.replace("_", "")) in plain), None)
 
 
 # --- texts and floats to whole numbers --------------------------------------------------------------------------------
@@ -277,7 +319,25 @@ def multiples(column: pa.Array, unit: Decimal) -> tuple[Int64s, Bools]:
     numerator, decimals = _unit_parts(unit)
     counts, wrong = _parse_decimals(digits, starts, decimals)
     wrong |= counts % numerator != 0
-    return counts // numerator, wrong
+    counts //= numerator
+    _parse_exponents(texts, unit, counts, wrong)
+    return counts, wrong
+
+
+_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d{1,3})?")
+
+
+def _parse_exponents(texts: pa.Array, unit: Decimal, counts: Int64s, wrong: Bools) -> None:
+    """Replace the counts of texts such as `1E-2`, `0E-8` and `+5`, which the fast parser doesn't read."""
+    if not wrong.any():
+        return
+    has_form = pa.compute.match_substring_regex(texts, "[eE+]").fill_null(False).to_numpy(zero_copy_only=False)
+    for row in np.flatnonzero(wrong & has_form):
+        text = texts[int(row)].as_py()
+        if _EXPONENT.fullmatch(text):
+            ratio = Decimal(text) / unit
+            if ratio == ratio.to_integral_value() and abs(ratio) < 2**62:
+                counts[row], wrong[row] = int(ratio), False
 
 
 def _unit_parts(unit: Decimal) -> tuple[int, int]:

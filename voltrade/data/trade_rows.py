@@ -69,6 +69,13 @@ def convert_columns(columns: Columns, instrument: Instrument, found: Findings) -
         refuse(wrong, rule, column)
         return counts
 
+    def refuse_points(name: str) -> None:
+        texts = columns.columns[name]
+        if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type):
+            has_point = pa.compute.match_substring(texts, ".").fill_null(False).to_numpy(zero_copy_only=False)
+            refuse(has_point, f"{name} must be a whole number", texts)
+
+    refuse_points("id")
     ids = whole("id", Decimal(1))
     has_id = ~bad
     price = whole("price", instrument.tick_size)
@@ -82,12 +89,12 @@ def convert_columns(columns: Columns, instrument: Instrument, found: Findings) -
     most = LARGEST_TICKLOTS // instrument.max_price
     refuse(quantity > most, f"quantity must be at most {most} lots", quantity)
     side, wrong = _sides(columns)
-    refuse(wrong, "is_buyer_maker must be true or false", columns.columns.get("is_buyer_maker"))
+    refuse(wrong, *_side_rule(columns))
     order_type, wrong = _order_types(columns, price, quantity)
     refuse(wrong, f"order_type must be MARKET, {', '.join(NO_TRADES)}", columns.columns.get("order_type"))
 
     found.where("microseconds", in_microseconds & ~bad, number, "time must be in milliseconds", time)
-    if count and "is_buyer_maker" not in columns.columns:
+    if count and not {"is_buyer_maker", "side"} & set(columns.columns):
         has = ", ".join(columns.header)
         found.add("missing_side", number, f"must have the columns is_buyer_maker, has {has}")
     else:
@@ -96,14 +103,23 @@ def convert_columns(columns: Columns, instrument: Instrument, found: Findings) -
     return rows if has_id.all() else rows[has_id]
 
 
+def _side_rule(columns: Columns) -> tuple[str, Any]:
+    """Return the rule for the column that states the side, and the column; None where there is none."""
+    if "is_buyer_maker" not in columns.columns and "side" in columns.columns:
+        return "side must be buy or sell", columns.columns["side"]
+    return "is_buyer_maker must be true or false", columns.columns.get("is_buyer_maker")
+
+
 def _sides(columns: Columns) -> tuple[npt.NDArray[np.int8], Bools]:
     """Return the side of each row (MAKER, TAKER or NO_SIDE), and which rows have an invalid one."""
-    column = columns.columns.get("is_buyer_maker")
+    rule, column = _side_rule(columns)
     if column is None:
         count = len(columns.columns["id"])
         return np.full(count, NO_SIDE, np.int8), np.zeros(count, np.bool_)
     texts = pa.compute.utf8_lower(column.cast(pa.string()))
-    maker, taker = _is_in(texts, ("true", "1")), _is_in(texts, ("false", "0"))
+    is_side = rule.startswith("side")
+    words = (("sell", "s"), ("buy", "b")) if is_side else (("true", "1"), ("false", "0"))
+    maker, taker = (_is_in(texts, each) for each in words)
     sides = np.where(maker, MAKER, np.where(taker, TAKER, NO_SIDE)).astype(np.int8)
     return sides, ~(maker | taker | _is_in(texts.fill_null(""), ("",)))
 
