@@ -243,11 +243,11 @@ def check_nothing_is_doubled(run: Path, restarts: int) -> None:
 def test_a_session_goes_on_though_its_venue_has_ended_too(tmp_path: Path, speed: float) -> None:
     """As a venue does that nobody has used for long: the engine starts it again on its log, at another address."""
     run, dense = tmp_path / "killed", {"speed": 1.0, "begin_s": 600.0, "duration_s": 12.0, "tape": str(dense_tape())}
-    given = {**WALL_PARAMETERS, **dense} if speed else {"hours": 2.0}
+    given = {**WALL_PARAMETERS, **dense} if speed else {"hours": 4.0}
     process = engine(run, **given)
 
     log = run / "venue/truth.jsonl"
-    wait_until(lambda: log.exists() and log.read_bytes().count(b'"kind":"fill"') >= 3, process)
+    wait_until(lambda: log.exists() and log.read_bytes().count(b'"kind":"fill"') >= 1, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(20)
     before = json.loads((run / "run.json").read_text())
