@@ -58,25 +58,36 @@ class Checkpoints:
         # An override of `on_volume_bar` may keep state in attributes of its own, which nobody can know.
         self._is_possible = not any(each.engine.is_overridden for each in core.symbol_states.values())
 
+    def count(self, event: Event, consumed: int) -> None:
+        """Count an event that the core has handled."""
+        if isinstance(event, Trades):
+            self.trades += consumed
+        elif isinstance(event, MarkPrice):
+            self.marks += 1
+
     def after(self, event: Event, consumed: int) -> dict[str, Any] | None:
         """Count an event that the core has handled; return the checkpoint that must follow it, None where none is due.
 
-        A block of trades that is cut elsewhere is followed by a checkpoint at another trade; a journal has the cuts.
+        After a block of trades only: where it ends is in the journal, so that a replay is in the same state.
         """
-        if isinstance(event, MarkPrice):
-            self.marks += 1
-        if not isinstance(event, Trades):
+        self.count(event, consumed)
+        is_due = isinstance(event, Trades) and self.trades - self._written >= EVERY_TRADES
+        if not is_due or not self._is_possible:
             return None
-        self.trades += consumed
-        if self.trades - self._written < EVERY_TRADES or not self._is_possible:
-            return None
-        self._written = self.trades
         try:
-            state = state_of(self._core)
+            return self.take()
         except TypeError:  # a journal without checkpoints is recovered later; a session must not end for one
             self._is_possible = False
             return None
-        return {"version": VERSION, "trades": self.trades, "marks": self.marks, **state}
+
+    def take(self) -> dict[str, Any]:
+        """Return a checkpoint of the core as it is now.
+
+        Raises:
+            TypeError: The core keeps something that a checkpoint can't.
+        """
+        self._written = self.trades
+        return {"version": VERSION, "trades": self.trades, "marks": self.marks, **state_of(self._core)}
 
     def restore(self, saved: Mapping[str, Any], bars: Iterable[Mapping[str, Any]]) -> None:
         """Set the core and the counts to a checkpoint; the core must be new.
@@ -105,7 +116,7 @@ def state_of(core: TradingCore) -> dict[str, Any]:
     """Return everything that a core keeps but its closed bars, as plain JSON values."""
     return {
         "objects": {name: _attributes(part) for name, part in _parts(core)},
-        "arrays": {name: rows.tolist() for name, rows in _arrays(core)},
+        "arrays": {name: _listed(rows) for name, rows in _arrays(core)},
     }
 
 
@@ -201,6 +212,13 @@ def _restored(value: Any) -> Any:
     if kind == "dict":
         return {_restored(key): _restored(part) for key, part in items}
     return {"set": set, "tuple": tuple}[kind](_restored(part) for part in items)
+
+
+def _listed(rows: Any) -> Any:
+    """Return rows, with the rows in their fields, as nested lists."""
+    if isinstance(rows, np.ndarray):
+        return [_listed(row) for row in rows.tolist()]
+    return [_listed(value) for value in rows] if isinstance(rows, tuple) else rows
 
 
 def _row(dtype: np.dtype[Any], value: Any) -> Any:

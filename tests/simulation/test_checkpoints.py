@@ -17,7 +17,7 @@ from voltrade.records import SYMBOL
 from voltrade.runs import replay as module
 from voltrade.runs.replay import read_start, recover, replay
 
-EVERY = 150
+EVERY = 20
 
 
 @pytest.fixture
@@ -41,7 +41,8 @@ def test_a_recovery_goes_on_from_the_last_checkpoint_as_from_the_beginning(
     assert same(whole.core, short.core)
     assert (whole.marks, whole.head) == (short.marks, short.head)
     monkeypatch.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)  # written by an earlier version
-    assert recover(path).events == whole.events
+    monkeypatch.setattr(module, "VERSION", checkpoint.VERSION)
+    assert (recover(path).events, recover(path).differences) == (whole.events, 0)
 
 
 def test_from_each_checkpoint_on_a_core_makes_what_the_journal_has(path: Path) -> None:
@@ -60,6 +61,12 @@ def test_from_each_checkpoint_on_a_core_makes_what_the_journal_has(path: Path) -
         went_on = module._replay(core, checkpoints, iter(rows[row.seq :]))
         assert went_on.shown == []
         assert same(core, last)
+
+
+def test_a_replay_compares_each_checkpoint(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = sum(row.kind == CHECKPOINT for row in journal.read(path))
+    monkeypatch.setattr(checkpoint, "state_of", lambda core: {})
+    assert replay(path).differences == count
 
 
 def position_in(row: Row) -> bool:

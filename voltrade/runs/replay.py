@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from voltrade import journal, journal_rows
-from voltrade.checkpoint import CHECKPOINT, Checkpoints
+from voltrade.checkpoint import CHECKPOINT, VERSION, Checkpoints
 from voltrade.config import Config
 from voltrade.core import TradingCore
 from voltrade.errors import DataError, JournalError
@@ -43,7 +43,7 @@ class Replay:
 
     events: int = 0
     outputs: int = 0
-    """Count of bars, commands and notes that were compared."""
+    """Count of bars, commands, notes and checkpoints that were compared."""
     differences: int = 0
     shown: list[str] = field(default_factory=list)
     """The first differences, one line each."""
@@ -100,6 +100,8 @@ def _replay(core: TradingCore, checkpoints: Checkpoints, rows: Iterator[journal_
         if row.kind in EVENTS:
             _add_missing(result, expected)
             expected = _handle(core, row, result, checkpoints)
+        elif row.kind == CHECKPOINT:
+            _compare_checkpoint(result, expected, row, checkpoints)
         elif row.kind != "End":
             _compare(result, expected, row)
         result.head = row.hash.hex()
@@ -200,9 +202,8 @@ def _handle(
         ("Bar", journal_rows.encode_json(core.bar_row(symbol_state, number)))
         for number in range(bars, symbol_state.pipeline.count)
     ]
-    due = checkpoints.after(event, consumed)
-    more = [(CHECKPOINT, journal_rows.encode_json(due))] if due is not None else []
-    return deque([*closed, *map(journal_rows.encode, outputs), *more])
+    checkpoints.count(event, consumed)
+    return deque([*closed, *map(journal_rows.encode, outputs)])
 
 
 def _compare(result: Replay, expected: deque[tuple[str, bytes]], row: journal_rows.Row) -> None:
@@ -213,6 +214,15 @@ def _compare(result: Replay, expected: deque[tuple[str, bytes]], row: journal_ro
     kind, body = expected.popleft()
     if (kind, body) != (row.kind, row.body):
         result.add_difference(f"row {row.seq}: {row.kind} {row.body!r} was replayed as {kind} {body!r}")
+
+
+def _compare_checkpoint(
+    result: Replay, expected: deque[tuple[str, bytes]], row: journal_rows.Row, checkpoints: Checkpoints
+) -> None:
+    """Compare a checkpoint with the core's state; one of another version says nothing about this core."""
+    if row.fact.get("version") == VERSION:
+        expected.append((CHECKPOINT, journal_rows.encode_json(checkpoints.take())))
+        _compare(result, expected, row)
 
 
 def _add_missing(result: Replay, expected: deque[tuple[str, bytes]]) -> None:
