@@ -79,12 +79,12 @@ class BarPipeline:
         for bar in closed:
             number = self.count
             self._bars[number] = bar
-            self._decisions[number] = self._decision_on(bar)
+            self._decisions[number] = self._decision_on(bar, number)
             has_signal |= bool(signals[number])
             self.count += 1
         return has_signal or self.rule_off != was_off
 
-    def _decision_on(self, bar: Record) -> Record:
+    def _decision_on(self, bar: Record, number: int) -> Record:
         """Return the engine's decision on a closed bar; an empty one while the rule is off."""
         if not self.rule_off:
             before = self.engine.state.copy()
@@ -92,7 +92,7 @@ class BarPipeline:
                 return self.engine.decide(bar)
             except Exception as error:  # whatever a rule of the user's own does, the position is looked after
                 self.rule_error = error
-                self.switch_rule_off(describe_failure(self.engine, before, bar, self.count, error))
+                self.switch_rule_off(describe_failure(self.engine, before, bar, number, error))
         return np.zeros(1, self.engine.decision_dtype)[0]
 
     def switch_rule_off(self, why: str) -> None:
@@ -101,8 +101,12 @@ class BarPipeline:
         self.engine.state = np.zeros_like(self.engine.state)
 
     def switch_rule_on(self) -> None:
-        """Have the rule decide again; a rule that was off warms up anew."""
+        """Have the rule decide again from the next bar on; a rule that was off is warmed up by the newest bars."""
+        if not self.rule_off:
+            return
         self.rule_off, self.rule_error = "", None
+        for number in range(max(self.count - self.engine.warmup_bars, 0), self.count):
+            self._decision_on(self._bars[number], number)  # if it fails again, it is off again
 
     def resume_from(self, point: BarResumePoint) -> None:
         """Continue from a state of a day's bars (see `VolumeBarAggregator.resume_from`)."""

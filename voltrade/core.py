@@ -58,7 +58,7 @@ from voltrade.order_states import ACCOUNT_MISMATCH, NONE, WALLET_DIFFERS
 from voltrade.risk import CircuitBreaker
 from voltrade.saved_account import account_state, restore_account
 from voltrade.signal_engine import SignalEngine, refuse_other_overrides
-from voltrade.symbol_state import SymbolState, expected_range, rule_alerts, switch_rules
+from voltrade.symbol_state import HOLDS, SymbolState, expected_range, rule_alerts, switch_rules
 
 GATES: tuple[risk.Gate, ...] = (
     risk.WARMING_UP,
@@ -472,17 +472,8 @@ class TradingCore:
         if breaker is None:
             return outputs
         breaker.reason = reason
-        fact, amount = _HOLDS[command.action]
+        fact, amount = HOLDS[command.action]
         return outputs + self._books.react(records.Event(records.BREAKER_UPDATED, code=fact, amount=amount))
-
-
-_HOLDS = {
-    "resume": (risk.RESUME, 0),
-    "reduce": (risk.HOLD, risk.ACTIONS.index("block")),
-    "caretake": (risk.HOLD, risk.ACTIONS.index("block")),
-    "halt": (risk.HOLD, risk.CANCEL),
-}
-"""The breaker's fact and its amount for an operator's command."""
 
 
 _HANDLERS: dict[type, Callable[[TradingCore, Any], list[Output]]] = {

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from voltrade import risk
 from voltrade.bar_pipeline import BarPipeline
 from voltrade.bar_rate import ExpectedRange
 from voltrade.config import BarSettings
@@ -15,6 +16,14 @@ from voltrade.signal_engine import SignalEngine
 
 RULE_FAILED, CARETAKER = "RULE_FAILED", "CARETAKER"
 """Codes of alerts: the rule raised an exception, or the engine is a caretaker; the rule is off until `resume`."""
+
+HOLDS = {
+    "resume": (risk.RESUME, 0),
+    "reduce": (risk.HOLD, risk.ACTIONS.index("block")),
+    "caretake": (risk.HOLD, risk.ACTIONS.index("block")),
+    "halt": (risk.HOLD, risk.CANCEL),
+}
+"""The breaker's fact and its amount for an operator's command."""
 
 
 class SymbolState:
@@ -61,12 +70,13 @@ def rule_alerts(symbol_state: SymbolState, was_off: str, time: int) -> list[Outp
 
 
 def switch_rules(symbol_states: Iterable[SymbolState], command: Operator) -> list[Output]:
-    """Switch the rules off for a caretaker, or on where an operator resumes; return an alert where they go off."""
+    """Switch the rules off for a caretaker, or on where an operator resumes; return an alert where one is off then."""
     outputs: list[Output] = []
     for symbol_state in symbol_states:
         pipeline, why = symbol_state.pipeline, f"{CARETAKER}: {command.reason}"
         if command.action == "resume":
             pipeline.switch_rule_on()
+            outputs += rule_alerts(symbol_state, "", command.time)
         elif command.action == "caretake" and pipeline.rule_off != why:
             pipeline.switch_rule_off(why)
             outputs.append(Alert(command.time, CARETAKER, command.reason))

@@ -130,7 +130,8 @@ class Engine:
         """
         async with AsyncExitStack() as held:
             self._identify()
-            self._control = control = Control(self._config, self._status, self._command, self._id, self._on_release)
+            released = partial(self._record.update, released=True)  # no later engine waits for the notebook
+            self._control = control = Control(self._config, self._status, self._command, self._id, released)
             held.callback(control.close)
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, control.stop, signal.Signals(number).name)
@@ -489,10 +490,6 @@ class Engine:
         self._commands.on_commit()
         if self._ledger is not None and self._ledger.record is not None and self._ledger.record.run == self._id:
             self._ledger.note_position(rows, head)
-
-    def _on_release(self) -> None:
-        """Note that the session goes on without its notebook, on purpose: the next engine doesn't wait for it."""
-        self._record.update(released=True)
 
     def _reduce_only(self, reason: str) -> None:
         """Enter no new position while the account's files can't be written: another engine could take the account."""
