@@ -194,6 +194,15 @@ def test_it_imports_nothing_of_the_package() -> None:
     assert not loaded & {"voltrade", "numpy", "numba", "asyncio", "pandas"}
 
 
+def test_an_engine_starts_without_what_it_needs_later_or_never() -> None:
+    """Nobody looks after the position until it has imported its modules; pandas takes 0.2 s, pyarrow 0.1 s."""
+    script = "import sys, voltrade.__main__, voltrade.engine.engine_process; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "ccxt" in loaded
+    assert not loaded & {"pandas", "pyarrow", "plotly", "IPython", "ipywidgets", "papermill", "apprise"}
+
+
 # --- the rule ---------------------------------------------------------------------------------------------------------
 
 
