@@ -170,7 +170,8 @@ def test_it_is_told_and_stands_in_every_answer(do: str, more: dict[str, Any], ch
         assert [row.get("failed", row["do"]) for row in rows_of(tmp_path, "fault")] == [do]
 
     run(story, tmp_path, options=faults({"do": do, "at_s": 8, "with": more}))
-    again = restored([json.loads(line) for line in (tmp_path / "truth.jsonl").read_text().splitlines()])
+    rows = [json.loads(line) for line in (tmp_path / "truth.jsonl").read_text().splitlines()]
+    again = restored(rows, None, [flat_tape()])
     assert again.clock > 0, "a venue that is started again has it too"
 
 
