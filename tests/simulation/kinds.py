@@ -100,6 +100,39 @@ def _sticking(draw: Draw, at: float) -> Strike:
     return (at, "stick_triggers", 0.0, {"with": {"symbol": SYMBOL}})
 
 
+def _jump(low: float, high: float, **facts: Any) -> Callable[[Draw, float], Strike]:
+    """A jump of the tape's prices by a fraction, at least a tenth of the widest one."""
+
+    def make(draw: Draw, at: float) -> Strike:
+        by = float(round(draw.uniform(0.1, 1.0) * one_of(low, high)(draw), 4))
+        return (at, "jump", 0.0, {"with": {"symbol": SYMBOL, "by": by, **facts}})
+
+    return make
+
+
+def _spent(draw: Draw, at: float) -> Strike:
+    """Others at the address use up most of a minute's weight, or more than is there."""
+    return (at, "spend_weight", 0.0, {"with": {"weight": int(draw.integers(1_500, 2_500))}})
+
+
+def _foreign(kind: str, **facts: Any) -> Callable[[Draw, float], Strike]:
+    """An order that another hand places and leaves, some percent above the market or below."""
+
+    def make(draw: Draw, at: float) -> Strike:
+        side, price = one_of(("BUY", "77000.0"), ("SELL", "83000.0"))(draw)
+        chosen = {name: price if value == "$price" else value for name, value in facts.items()}
+        return (at, kind, 0.0, {"with": {"symbol": SYMBOL, "side": side, "quantity": "0.010", **chosen}})
+
+    return make
+
+
+_resting = _foreign("order", type="LIMIT", price="$price")
+_foreign_stop = _foreign("algo", type="TRAILING_STOP_MARKET", callbackRate=5)
+
+REFUSING = (-2023, -4088, -4109, -4192, -4402, -4411)
+REDUCING = (-4087, -4105, -4400, -4401)
+BRACKETS = [[20, 20_000, "0.01"], [10, 50_000, "0.02"], [5, 1_000_000, "0.05"]]
+
 CHANCE = between(0.2, 1.0)
 HOW = one_of("unknown", "empty", "truncated", "html", "gateway", "timeout", "abort")
 
@@ -141,6 +174,34 @@ KINDS: tuple[Kind, ...] = (
         ("A12",),
         _window("alter", 2, 20, on="market aggTrade", chance=CHANCE, **{"with": {"s": "ETHUSDT"}}),
     ),
+    Kind(
+        "trades far reordered",
+        "market",
+        ("A6",),
+        _window(
+            "reorder", 5, 30, on="market aggTrade", chance=between(0.1, 0.5), **{"with": one_of({"by": 3}, {"by": 40})}
+        ),
+    ),
+    Kind(
+        "garbage frames",
+        "market",
+        ("A7",),
+        _window(
+            "garble", 5, 30, on="market", chance=between(0.1, 0.5), **{"with": one_of({"as": "text"}, {"as": "binary"})}
+        ),
+    ),
+    Kind(
+        "field missing",
+        "market",
+        ("A8",),
+        _window("alter", 2, 20, on="market aggTrade", chance=between(0.1, 0.5), without=one_of(["p"], ["q"], ["T"])),
+    ),
+    Kind(
+        "spike",
+        "market",
+        ("A9",),
+        _jump(-0.5, 0.5, trades=1, marks=False),
+    ),
     Kind("slow consumer", "process", ("A13", "E7"), _lasting("stop", 1, 20)),
     # --- B: REST ---
     Kind("swallowed", "rest", ("B1", "B3"), _window("swallow", 10, 60, on=ORDERS, how=HOW, chance=CHANCE)),
@@ -165,10 +226,40 @@ KINDS: tuple[Kind, ...] = (
         _window("late", 10, 40, on="POST /fapi/v1/algoOrder", for_s=between(1, 40), chance=between(0.2, 0.7)),
     ),
     Kind("read lag", "rest", ("B7",), _window("refuse", 5, 30, on=LOOKUPS, code=-2013)),
+    Kind(
+        "old lists",
+        "rest",
+        ("B7", "F10"),
+        _window("stale", 5, 30, on=f"{ACCOUNT}|{LOOKUPS}", for_s=between(1, 30), chance=CHANCE),
+    ),
+    Kind(
+        "slow request",
+        "rest",
+        ("B6", "B14"),
+        _window("delay_request", 10, 40, on=ORDERS, for_s=between(0.5, 8), chance=between(0.2, 0.7)),
+    ),
+    Kind(
+        "late and checked",
+        "rest",
+        ("B6",),
+        _window(
+            "late", 10, 40, on=ORDERS, for_s=between(1, 40), chance=between(0.2, 0.7), **{"with": {"recheck": True}}
+        ),
+    ),
+    Kind("internal error", "rest", ("B4",), _window("swallow", 10, 60, on=ORDERS, how="internal", chance=CHANCE)),
     Kind("lookup fails", "rest", ("B8",), _window("refuse", 20, 120, on=LOOKUPS, code=-1001)),
     Kind("account fails", "rest", ("B8",), _window("refuse", 20, 90, on=ACCOUNT, code=-1001)),
     Kind("too many", "rest", ("B9",), _timed("ban", 1, 40)),
     Kind("ban", "rest", ("B9",), _timed("ban", 5, 40, code=418)),
+    Kind("ban unsaid", "rest", ("B9",), _timed("ban", 1, 40, code=one_of(0, 418), **{"with": {"retry_after": False}})),
+    Kind("weight of others", "rest", ("B9",), _spent),
+    Kind(
+        "other page",
+        "rest",
+        ("B10",),
+        _window("swallow", 5, 30, on="/fapi/", how=one_of("region", "challenge", "redirect"), chance=CHANCE),
+    ),
+    Kind("unreachable", "rest", ("B8", "B10"), _timed("unreachable", 1, 40)),
     Kind("forbidden", "rest", ("B10",), _window("swallow", 5, 30, on="/fapi/", how="forbidden", chance=CHANCE)),
     Kind(
         "clock of the exchange",
@@ -194,11 +285,47 @@ KINDS: tuple[Kind, ...] = (
         ("B16",),
         _window("alter_answer", 2, 10, on="POST /fapi/v1/order", **{"with": {"clientOrderId": "x"}}),
     ),
+    Kind(
+        "wrong fill",
+        "rest",
+        ("B16",),
+        _window("alter_answer", 2, 10, on="(POST|GET) /fapi/v1/order$", **{"with": {"executedQty": "99"}}),
+    ),
+    Kind(
+        "account refused",
+        "account",
+        ("B14",),
+        _timed("restrict", 5, 60, **{"with": one_of(*({"code": code} for code in REFUSING))}),
+    ),
+    Kind(
+        "only reducing",
+        "account",
+        ("B14",),
+        _timed("restrict", 5, 60, **{"with": one_of(*({"code": code, "spares_reducing": True} for code in REDUCING))}),
+    ),
     Kind("key revoked", "rest", ("B17",), _window("refuse", 5, 30, on=ORDERS, code=-2015)),
     Kind("cut network", "rest", ("A1", "B8"), _lasting("cut", 1, 40)),
     Kind("slow network", "rest", ("B15",), _lasting("slow", 5, 60, by_s=between(0.2, 2.0))),
     # --- C: user data ---
     Kind("listen key", "user", ("C1",), _moment("expire_listen_key")),
+    Kind("listen key closed", "user", ("C1",), _moment("expire_listen_key", **{"with": {"told": False}})),
+    Kind("listen key replaced", "user", ("C1",), _moment("new_listen_key")),
+    Kind("user lag", "user", ("C3", "C4"), _window("lag", 10, 60, on="user", for_s=between(0.5, 8.0))),
+    Kind("user silent", "user", ("C2",), _window("drop", 10, 120, on="user")),
+    Kind(
+        "wrong event",
+        "user",
+        ("C8", "B16"),
+        _window("alter", 2, 10, on="user ORDER_TRADE_UPDATE", **{"with": one_of({"o.c": "x"}, {"o.z": "99"})}),
+    ),
+    Kind(
+        "account in part",
+        "user",
+        ("C8",),
+        _window(
+            "alter", 10, 60, on="user ACCOUNT_UPDATE", chance=CHANCE, without=one_of(["a.B"], ["a.P"], ["a.B.0.bc"])
+        ),
+    ),
     Kind("user deaf", "user", ("C2",), _lasting("deaf", 10, 120, category="private")),
     Kind("user abort", "user", ("C2",), _moment("abort", on="private")),
     Kind("user dropped", "user", ("C3", "C5"), _window("drop", 10, 60, on="user ORDER_TRADE_UPDATE", chance=CHANCE)),
@@ -213,6 +340,26 @@ KINDS: tuple[Kind, ...] = (
     Kind("cancel lost", "life", ("D2", "D3"), _window("lose_answer", 20, 90, on="DELETE", how=HOW, chance=CHANCE)),
     Kind("cancel swallowed", "life", ("D3", "D4"), _window("swallow", 20, 90, on="DELETE", how=HOW, chance=CHANCE)),
     Kind("stuck trigger", "life", ("D6",), _sticking),
+    Kind(
+        "thin book",
+        "life",
+        ("D6",),
+        _timed("thin_book", 60, 120, **{"with": {"symbol": SYMBOL, "quantity": "0.001"}}),
+    ),
+    Kind("stops expired", "life", ("D5",), _moment("expire_stops", **{"with": {"symbol": SYMBOL}})),
+    Kind("stops gone", "life", ("D5",), _moment("forget_stops", **{"with": {"symbol": SYMBOL}})),
+    Kind(
+        "orders expired",
+        "life",
+        ("D1", "D8"),
+        lambda d, at: (
+            at,
+            "expire_orders",
+            0.0,
+            {"with": {"symbol": SYMBOL, **one_of({"status": "EXPIRED_IN_MATCH", "reason": "1"}, {})(d)}},
+        ),
+    ),
+    Kind("several assets by hand", "account", ("D7",), _moment("multi_assets")),
     Kind("leverage by hand", "account", ("D7",), _moment("leverage", **{"with": {"symbol": SYMBOL, "leverage": 3}})),
     # --- E: process and host ---
     Kind("kill", "process", ("E1",), _moment("kill")),
@@ -256,6 +403,25 @@ KINDS: tuple[Kind, ...] = (
     Kind("suspended", "clock", ("E6",), _lasting("stop", 20, 90)),
     # --- F: account and venue ---
     Kind("by hand", "account", ("F1",), _by_hand),
+    Kind("order by hand", "account", ("F1",), _resting),
+    Kind("stop by hand", "account", ("F1",), _foreign_stop),
+    Kind(
+        "other program",
+        "account",
+        ("F1",),
+        _moment("twap", **{"with": {"symbol": SYMBOL, "side": "SELL", "quantity": "0.010"}}),
+    ),
+    Kind(
+        "liquidated in part",
+        "account",
+        ("F3",),
+        lambda d, at: (
+            at,
+            "liquidate",
+            0.0,
+            {"every_s": 2.0, "times": 3, "with": {"symbol": SYMBOL, "part": between(0.1, 0.6)(d)}},
+        ),
+    ),
     Kind("deleveraged", "account", ("F3",), _moment("deleverage", **{"with": {"symbol": SYMBOL}})),
     Kind(
         "liquidated",
@@ -265,9 +431,42 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind("maintenance", "account", ("F4",), _timed("maintenance", 5, 60)),
     Kind("filters", "account", ("F6",), _moment("filters", **{"with": {"symbol": SYMBOL, "market_max_quantity": 40}})),
+    Kind(
+        "not trading",
+        "account",
+        ("F5",),
+        _timed(
+            "status",
+            5,
+            60,
+            **{
+                "with": one_of(
+                    *({"symbol": SYMBOL, "status": status} for status in ("TRADING_HALT", "BREAK", "PRE_SETTLE"))
+                )
+            },
+        ),
+    ),
+    Kind("brackets cut", "account", ("F7",), _moment("brackets", **{"with": {"symbol": SYMBOL, "brackets": BRACKETS}})),
+    Kind("gap", "market", ("F8",), _jump(-0.03, 0.03)),
+    Kind(
+        "money moves",
+        "account",
+        ("F7",),
+        lambda d, at: (
+            at,
+            "move_money",
+            0.0,
+            {"with": one_of({"amount": "-25"}, {"amount": "1", "asset": "BNB", "reason": "ASSET_TRANSFER"})(d)},
+        ),
+    ),
     Kind("deposit", "account", ("F7",), _moment("deposit", **{"with": {"amount": "500"}})),
     Kind("withdrawal", "account", ("F7",), _moment("withdraw", **{"with": {"amount": "500"}})),
-    Kind("position empty", "rest", ("F10",), _window("refuse", 2, 20, on="GET /fapi/v3/positionRisk", code=-1001)),
+    Kind(
+        "position empty",
+        "rest",
+        ("F10",),
+        _window("alter_answer", 2, 20, on="GET /fapi/v3/positionRisk", chance=CHANCE, **{"with": {"": []}}),
+    ),
     # --- G: controls ---
     Kind(
         "operator",
@@ -278,10 +477,8 @@ KINDS: tuple[Kind, ...] = (
 )
 
 NOT_REACHED = {
-    "A9": "a price that only the stream shows can't be told from a true one; stories have one",
     "B13": "the venue refuses an id that was used before while it is open, and the engine uses each once",
     "C7": "the mark jumps with or without a cut stream, by chance: not as a kind of its own",
-    "D8": "self-trade prevention, GTX: the venue's part",
     "E5": "a corrupt header or another's file stops the start: tests of the journal",
     "E8": "papermill and kernels are real processes: tests/stories/test_kills.py",
     "E9": "the stop command is an operator's command; its file and status are a process's",
@@ -291,8 +488,6 @@ NOT_REACHED = {
     "E13": "a notebook's cells: tests of the session",
     "E14": "there is no guardian yet",
     "F2": "stories: a position or orders at the start",
-    "F5": "the venue can only delist; other states are the venue's part",
-    "F8": "drawn tapes jump through stops: not as a kind of its own",
     "F9": "the wire's part",
     "G1": "a rule that signals on every bar is drawn among the settings",
     "G2": "refused before the wire: tests of risk and config",

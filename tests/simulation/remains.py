@@ -9,14 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from simulation.evidence import Evidence, JournalRow, Life, Request, Strike, Told, read_journal
+from simulation.evidence import Evidence, JournalRow, Json, Life, Request, Strike, Told, read_journal
 from simulation.plans import Plan
 from voltrade.runs.replay import replay
 from voltrade.simulated.tape_playback import TapePlayer
 from voltrade.strategy.rule_file import read_parameters
 
-DOWN = ("cut", "maintenance", "ban", "stop")
+DOWN = ("cut", "maintenance", "ban", "stop", "unreachable")
 """Strikes under which no request can succeed, or nobody can send one."""
+HALTED = ("TRADING_HALT", "BREAK")
+"""States of a symbol in which every order is refused."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,15 @@ def _rest_down(left: Remains) -> list[tuple[int, int]]:
     return [
         (left.when(at), left.when(at + (for_s or facts.get("for_s", 0))))
         for at, kind, for_s, facts in left.plan.strikes
-        if kind in DOWN
+        if kind in DOWN or _refuses_all(kind, facts.get("with", {}))
     ]
+
+
+def _refuses_all(kind: str, facts: Json) -> bool:
+    """Whether every order is refused, those that reduce too."""
+    if kind == "restrict":
+        return not facts.get("spares_reducing", False)
+    return kind == "status" and facts["status"] in HALTED
 
 
 def _tape(player: TapePlayer) -> list[tuple[int, str, str, int, bool]]:

@@ -2,12 +2,8 @@
 
 Not told here, and what is lacking:
 
-- A4 (b), TRIGGERED with a child that stays NEW, or fills in part and rests: the venue fills a child from the trade that
-  triggered it on (venue gap V30).
-- A9, -1111 and -4014 after a change of filters: needs tick and step that change (V20).
 - A12, each of ccxt's 93 codes: a table, not a story; three codes stand for their kinds here.
-- A13, a liquidation or settlement twice under one client id: after a settlement the symbol trades no more, and the
-  venue liquidates whole.
+- A13, a settlement twice under one client id: after a settlement the symbol trades no more.
 """
 
 from __future__ import annotations
@@ -41,6 +37,7 @@ from simulation.stories.plots import (
     SYMBOL,
     answers,
     events,
+    fails,
     none_yet,
     refusal,
     replacing,
@@ -166,6 +163,23 @@ def test_a4_stop_that_stays_triggering_is_left_by_an_exit(at_the_end: str) -> No
     assert ended(evidence)
 
 
+@pytest.mark.parametrize("filled", ["0", "0.100"])
+def test_a4_order_of_a_trigger_that_stands_still_is_left_by_an_exit(filled: str) -> None:
+    """The stop has TRIGGERED; its market order fills so much and then stays where it is."""
+    evidence = story(at(0, "thin_book", with_={**SYMBOL, "quantity": filled}), path=FALLS)
+    assert uncovered_s(evidence) <= 5.0
+    assert position_at_end(evidence) == 0
+    assert alerts(evidence) != []
+    assert ended(evidence)
+
+
+def test_a5_stop_that_the_exchange_has_lost_without_a_word_is_put_back() -> None:
+    """Neither query nor list has it any more: the comparison of the next minute must find that out."""
+    evidence = story(at(10, "forget_stops", with_=SYMBOL), duration_s=100.0)
+    assert [stop["time"] < when(evidence, 80) for stop in placed(evidence, "STOP_MARKET")] == [True, True]
+    assert position_at_end(evidence) == 0
+
+
 def test_a4_target_that_stays_triggering_is_left_by_an_exit() -> None:
     """The same of a take-profit: the stop still covers, and the target must be had by an exit all the same."""
     evidence = story(at(0, "stick_triggers", with_=SYMBOL), path=RISES, take_profit_atr=60.0)
@@ -243,6 +257,22 @@ def test_a9_exit_larger_than_a_market_order_may_be_is_split() -> None:
     assert is_left_in_order(evidence)
 
 
+def test_a9_stop_has_the_tick_that_filters_have_now() -> None:
+    """The tick becomes 7.0 while a position is held, and then its stop is cancelled by hand."""
+    coarser = at(10, "filters", with_={**SYMBOL, "tick_multiple": 70})
+    evidence = story(coarser, at(12, "cancel_stops", with_=SYMBOL))
+    assert len(refused(evidence, -4014)) <= 1
+    assert is_left_in_order(evidence)
+
+
+@fails("A9")
+def test_a9_engine_that_comes_back_reads_fills_of_an_earlier_step() -> None:
+    """The step becomes 0.007 while 0.250 are held, and the engine is killed and started again."""
+    coarser = at(10, "filters", with_={**SYMBOL, "step_multiple": 7})
+    evidence = story(coarser, at(12, "kill"))
+    assert [life.how for life in evidence.lives] == ["killed", "ended"]
+
+
 @pytest.mark.parametrize("how", ["unknown", "gateway"])
 def test_a10_swallowed_exit_does_not_block_the_next(how: str) -> None:
     """All stops are swallowed for half a minute, and so is the first exit."""
@@ -306,6 +336,16 @@ def test_a13_second_deleveraging_is_booked_to_the_position_in_hand() -> None:
     told = events(300, "^user", one_id), answers(300, "Order|/order|userTrades", one_id)
     evidence = story(*deleveraged, *told, at(12, "operator", action="resume"), cooldown_bars=1)
     assert refused(evidence, -2022) == []
+    assert is_left_in_order(evidence)
+
+
+def test_a13_liquidation_in_two_parts_is_booked_to_the_position_in_hand() -> None:
+    """Half of the position is liquidated, and then half of the rest; what is left keeps its stop."""
+    halves = at(10, "liquidate", every_s=3, times=2, with_={**SYMBOL, "part": 0.5})
+    evidence = story(halves)
+    forced = [row["quantity"] for row in evidence.of_kind("fill") if row["client_order_id"].startswith("autoclose-")]
+    assert forced == ["0.125", "0.062"]
+    assert halts(evidence) != []
     assert is_left_in_order(evidence)
 
 
