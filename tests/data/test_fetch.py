@@ -641,7 +641,7 @@ def test_what_rest_does_not_have_stays_missing(
     assert store.days(TRADES, "BTCUSDT")[0].missing == 2
     server.files.clear()
     assert fetch(server, "--from", "2026-01-29", "--to", "2026-01-29", "--kinds", "trades") == 1
-    assert "2 ids were missing, 0 came over REST, 2 are still missing" in capsys.readouterr().out
+    assert "6 ids were missing, 4 came over REST, 2 are still missing" in capsys.readouterr().out
 
 
 def test_a_gap_that_rest_has_only_a_fault_for_keeps_no_other_open(

@@ -290,10 +290,19 @@ class Fetcher:
         try:
             for day, (begin, end) in sorted(self._unproven_edges.items()):
                 await self._fetch_edges(day, begin, end)
-            missing, filled = await self.fill(first - timedelta(1), last + timedelta(1))
-            self.ids_missing, self.ids_filled = self.ids_missing + missing, self.ids_filled + filled
+            gaps = await asyncio.to_thread(self._gaps_around, first, last)
+            self.ids_missing += sum(gap.missing for gap in gaps)
+            self.ids_filled += await self._fill(gaps)
         except DataError as error:
             self.unproven = str(error)
+
+    def _gaps_around(self, first: date, last: date) -> list[Gap]:
+        """Return the gaps of a range of days, and those to the days before and after it."""
+        inside = self._stored_trades(first, last)
+        if not inside:
+            return []
+        gaps = gaps_of(self._store, self._stored_trades(first - timedelta(1), last + timedelta(1)))
+        return [gap for gap in gaps if gap.until >= inside[0].first and gap.after.last <= inside[-1].last]
 
     def _stored_trades(self, first: date, last: date) -> list[StoredDay]:
         return [day for day in self._store.days(TRADES, self._instrument.symbol) if first <= day.day <= last]

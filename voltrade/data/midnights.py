@@ -32,7 +32,7 @@ def resolve_midnights(store: Store, days: Iterable[StoredDay], policies: Policie
     Dropped are both rows of such an id, since one contradicts the other: the id is then missing, which taints its bar,
     until REST has said which is right.
     """
-    found = []
+    found: list[Inspection[Any]] = []
     for before, day in pairwise(days):
         count = repeated_ids(before, day)
         if not count:
@@ -44,5 +44,5 @@ def resolve_midnights(store: Store, days: Iterable[StoredDay], policies: Policie
                 store.remove_trades(each.symbol, each.day, first, last)
         name = f"{TRADES.name}/{day.symbol}/{day.day}"
         rule = f"an id must be in one day only, {first} to {last} are in {before.day} too"
-        found.append(Inspection[Any](name, "aggTrades", day.rows, (whole_file(FAULT, policies, rule),), None))
+        found.append(Inspection(name, "aggTrades", day.rows, (whole_file(FAULT, policies, rule),), None))
     return found
