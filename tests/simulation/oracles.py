@@ -855,11 +855,17 @@ def o10_polite(evidence: Evidence) -> list[Violation]:
 
 
 def _too_heavy(evidence: Evidence) -> list[Violation]:
-    """The most weight used in each minute of the venue's clock in which it was too much."""
+    """The most weight used in each minute of the venue's clock in which it was too much, without what others used."""
     most: dict[int, Request] = {}
+    others: dict[int, int] = {}
+    for strike in evidence.strikes:
+        if strike.kind == "spend_weight":
+            minute = strike.begin // 60_000
+            others[minute] = others.get(minute, 0) + int(strike.facts["with"]["weight"])
     for request in evidence.requests:
         minute = request.arrived // 60_000
-        if request.used_weight > max(WEIGHT, most[minute].used_weight if minute in most else 0):
+        allowed = WEIGHT + others.get(minute, 0)
+        if request.used_weight > max(allowed, most[minute].used_weight if minute in most else 0):
             most[minute] = request
     return [
         Violation("O10", "weight", each.answered, f"{each.used_weight} of weight used, {WEIGHT} are allowed")

@@ -46,7 +46,7 @@ def test_a_hundred_clean_seeds_are_kept() -> None:
 @pytest.mark.parametrize(
     ("name", "seed", "oracle"),
     [
-        ("an exit may open a position", 10, "O5"),
+        ("the stop is not made larger while the entry fills", 12, "O5"),
         ("an order is written down after it was sent", 4, "O7"),
     ],
 )
