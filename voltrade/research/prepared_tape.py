@@ -248,9 +248,11 @@ class Research:
             finder = _compiled_finder(program, states.dtype, rows.dtype, decisions.dtype)
             finder(described, np.empty(len(alike), RULE_BAR), states, rows, blank, decisions, memory, counts)
             kept = [memory[number * room :][:count] for number, count in enumerate(counts)]
-            for engine, rows_found in zip(alike, kept, strict=True):
-                at = rows_found["bar"]
-                engine.refuse_other_signals(rows_found["side"], self.bars(settings).rows[at], at)
+            for engine, of_engine in zip(alike, kept, strict=True):
+                wrong = of_engine[of_engine["side"] > 1]
+                if len(wrong):
+                    closed = self.bars(settings).rows[wrong["bar"]]
+                    engine.refuse_other_signals(wrong["side"], closed, wrong["bar"])
             found += kept
         return found
 
