@@ -14,7 +14,8 @@ import numpy as np
 
 from voltrade.compiled import Rows
 from voltrade.core import TradingCore
-from voltrade.errors import DataError
+from voltrade.errors import DataError, JournalError
+from voltrade.journal_rows import encode_json
 from voltrade.model import Event, MarkPrice, Operator, Trades
 from voltrade.records import OrderRow, PositionRow
 from voltrade.risk import CircuitBreaker
@@ -75,8 +76,13 @@ class Checkpoints:
         if not is_due or not self._is_possible:
             return None
         try:
-            return self.take()
-        except TypeError:  # a journal without checkpoints is recovered later; a session must not end for one
+            checkpoint = self.take()
+            encode_json(checkpoint)
+            return checkpoint
+        except (
+            TypeError,
+            JournalError,
+        ):  # a journal without checkpoints is recovered later; a session must not end for one
             self._is_possible = False
             return None
 

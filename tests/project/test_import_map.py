@@ -15,8 +15,8 @@ TRADING_PATH = [
     "bar_rules", "bars", "indicators", "signal_engine", "rule_failure", "bar_pipeline",
     "risk", "account", "order_states", "records", "order_queries", "order_rules", "position_rules", "position_timers",
     "row_facts", "core_rules", "books", "order_register", "account_check", "order_outputs", "saved_orders", "oms",
-    "bar_rate", "symbol_state", "saved_account", "core", "checkpoint", "tape_loop",
-    "account_watch", "journal_rows", "journal", "inbox", "lockstep", "live",
+    "bar_rate", "symbol_state", "saved_account", "core", "tape_loop",
+    "account_watch", "journal_rows", "checkpoint", "journal", "inbox", "lockstep", "live",
 ]  # fmt: skip
 """The files on top, in the order in which they build on each other: each imports only files before it."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from simulation.plans import RULE
@@ -13,6 +14,7 @@ from voltrade import checkpoint, journal
 from voltrade.checkpoint import CHECKPOINT, Checkpoints, state_of
 from voltrade.core import TradingCore
 from voltrade.journal_rows import Row, encode_json
+from voltrade.model import Trades
 from voltrade.records import SYMBOL
 from voltrade.runs import replay as module
 from voltrade.runs.replay import read_start, recover, replay
@@ -90,3 +92,18 @@ def test_a_core_keeps_nothing_that_a_checkpoint_cannot(path: Path) -> None:
     core.symbol_states["BTCUSDT"].monitor.news = object()  # type: ignore[attr-defined]
     with pytest.raises(TypeError, match="object"):
         state_of(core)
+
+
+@pytest.mark.parametrize("kept", [object(), [np.zeros(2)]], ids=["an object", "an array in a list"])
+def test_what_a_checkpoint_cannot_keep_ends_no_session(
+    path: Path, kept: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = replay(path).core
+    assert core is not None
+    core.symbol_states["BTCUSDT"].monitor.news = kept  # type: ignore[attr-defined]
+    checkpoints = Checkpoints(core)
+    monkeypatch.setattr("voltrade.checkpoint.EVERY_TRADES", 1)
+    trade = Trades.from_rows("BTCUSDT", [(1, 1_000, 1, 0, False)])
+    assert checkpoints.after(trade, 1) is None
+    del core.symbol_states["BTCUSDT"].monitor.news  # type: ignore[attr-defined]
+    assert checkpoints.after(trade, 1) is None, "later ones would not be compared with those that are missing"
