@@ -23,6 +23,7 @@ from test_outliving import PARAMETERS, check_sealed, engine
 from voltrade.exchange.binance import BinanceRestClient, BinanceWSManager, Endpoint, connect
 from voltrade.exchange.client import UsdmExchange
 from voltrade.exchange.credentials import Credentials
+from voltrade.exchange.responses import REDIRECTED
 from voltrade.model import (
     LookupOrder,
     OrderIntent,
@@ -98,19 +99,18 @@ ENTRY = OrderIntent(0, OrderRequest("BTCUSDT", "vt-1e", Side.BUY, OrderType.MARK
 LOOKUP = LookupOrder(0, "BTCUSDT", "vt-1e", algo=False, reason="test")
 ORDER = "POST /fapi/v1/order"
 
-UNTOLD = [how for how in LOST if how not in ("down", "timeout")]
+DEFINITE = ("down", "internal", "redirect")
+"""Answers after which nothing was done."""
+UNTOLD = [how for how in LOST if how not in (*DEFINITE, "timeout")]
 """Ways to lose an answer that tell nothing of the order; a timeout would take seconds."""
 
 Told = tuple[str, int, str]
 FATES: list[tuple[dict[str, Any], Told]] = [
     # what strikes, and: what is known of the order at once, with which code, and after it was looked up
-    *(
-        ({"do": "lose_answer", "how": how}, ("UNKNOWN", 0, "ACCEPTED"))
-        for how in LOST
-        if how not in ("down", "timeout")
-    ),
-    *(({"do": "swallow", "how": how}, ("UNKNOWN", 0, "REFUSED")) for how in LOST if how not in ("down", "timeout")),
-    ({"do": "swallow", "how": "down"}, ("REFUSED", 0, "REFUSED")),
+    *(({"do": "lose_answer", "how": how}, ("UNKNOWN", 0, "ACCEPTED")) for how in UNTOLD),
+    *(({"do": "swallow", "how": how}, ("UNKNOWN", 0, "REFUSED")) for how in UNTOLD),
+    *(({"do": "swallow", "how": how}, ("REFUSED", 0, "REFUSED")) for how in ("down", "internal")),
+    ({"do": "swallow", "how": "redirect"}, ("REFUSED", REDIRECTED, "REFUSED")),
     *(({"do": "lose_answer", "code": code}, ("UNKNOWN", code, "ACCEPTED")) for code in (-1000, -1006, -1007)),
     *(({"do": "refuse", "code": code}, ("REFUSED", code, "REFUSED")) for code in (-1008, -2010, -2019, -4131, -5028)),
     ({"do": "alter_answer", "with": {"clientOrderId": "vt-other"}}, ("UNKNOWN", 0, "ACCEPTED")),
