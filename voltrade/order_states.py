@@ -1,6 +1,6 @@
 """The tables of the order rules: states and legal transitions, reactions to refusals, retry times, and reasons.
 
-To change what a rejection or a retry leads to, change `REACTIONS` and the times below it: `order_rules` acts on them,
+To change what a rejection or a retry leads to, change `REFUSALS` and the times below it: `order_rules` acts on them,
 live and in a backtest alike. Compiled code has no texts, so records store the numbers at the end of this file.
 """
 

@@ -148,8 +148,9 @@ class Guardian:
                 time.sleep(LOOK_S / 10)
             now = time.monotonic()
             silent_s, looked = silent_s + min(now - looked, 2 * LOOK_S), now
-            if silent_s > (SILENT_S if self._is_listening else FIRST_S):
-                self._say(f"the engine was silent for {SILENT_S:.0f} s and is killed")
+            most_s = SILENT_S if self._is_listening else FIRST_S
+            if silent_s > most_s:
+                self._say(f"the engine was silent for {most_s:.0f} s and is killed")
                 engine.kill()
                 engine.wait()
 
