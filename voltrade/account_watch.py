@@ -41,9 +41,12 @@ class AccountWatch:
             case Snapshot() | AccountSummary():
                 self._read_at = now
 
-    def on_settings(self, now: int) -> None:
-        """Note that the account's settings were read."""
-        self._settings_read_at = now
+    def on_settings(self, asked: int) -> None:
+        """Note that the account's settings are read, and when they were asked for; 0 where that failed.
+
+        It is noted as they are asked for: they are older than any event that comes before the answer.
+        """
+        self._settings_read_at = asked
 
     def are_settings_due(self, now: int) -> bool:
         """Return whether to read the account's settings: they were read long ago, or the user stream was down since."""

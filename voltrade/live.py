@@ -264,14 +264,16 @@ class LiveTradingSystem:
         """
         symbol_state = self.core.symbol_states[self._symbol]
         settings = self._is_lockstep or bool(symbol_state.problems) or self._watch.are_settings_due(self._clock())
-        answer: Snapshot | AccountSummary
-        if command.reason == COMPARE:
-            answer = await self._gateway.summary(command.symbol, settings)
-        else:
-            answer = await self._gateway.snapshot(command.symbol, symbol_state.monitor.agreed_trade_id, settings)
         if settings:
             self._watch.on_settings(self._clock())
-        return answer
+        try:
+            if command.reason == COMPARE:
+                return await self._gateway.summary(command.symbol, settings)
+            return await self._gateway.snapshot(command.symbol, symbol_state.monitor.agreed_trade_id, settings)
+        except VenueError:
+            if settings:
+                self._watch.on_settings(0)
+            raise
 
     # --- the tape is the clock -------------------------------------------------------------------------------------
 

@@ -246,6 +246,37 @@ def test_a_flood_of_events_is_taken_in_parts(session: Session) -> None:
     assert len(set(seen)) > 10
 
 
+def test_settings_that_were_asked_for_before_an_event_tells_of_a_change_are_asked_for_again(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leverage is changed while the account is read: the answer has the old one, and it is dropped."""
+    gateway, asked, answer = session.gateway, list[bool](), asyncio.Event()
+    read = gateway.snapshot
+
+    async def snapshot(symbol: str, since_trade_id: int, settings: bool = True) -> Snapshot:
+        asked.append(settings)
+        if len(asked) == 1:
+            session.tell(StreamStatus(wall(), "user", False))
+            session.tell(StreamStatus(wall(), "user", True))
+            await answer.wait()
+        return await read(symbol, since_trade_id, settings)
+
+    monkeypatch.setattr(gateway, "snapshot", snapshot)
+
+    async def story() -> None:
+        session.tell(StreamStatus(wall(), "user", True))
+        while len(asked) < 1:
+            await asyncio.sleep(0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        answer.set()
+        while len(asked) < 2:
+            await asyncio.sleep(0)
+
+    session.run(story())
+    assert asked[:2] == [True, True]
+
+
 def test_a_long_backlog_of_trades_is_taken_in_parts(session: Session) -> None:
     seen: list[int] = []
 

@@ -45,6 +45,8 @@ MOST_CRASHES, WITHIN_S = 3, 600.0
 """So many crashes within this time make a caretaker; each further one doubles the pause before the next start."""
 LONGEST_PAUSE_S = 60.0
 
+CRASHED = 1
+"""Exit status that stands for an engine which could not be started."""
 REFUSED = 2
 """Exit status of an engine that must not run: another one does, or the session has ended."""
 LOCK_TRIES = 20
@@ -129,9 +131,13 @@ class Guardian:
         with ours, theirs:
             told = {"fd": theirs.fileno(), "restarts": len(self._restarts.crashes)}
             environment = {**os.environ, GUARDIAN: json.dumps({**told, "caretaker": self._restarts.caretaker})}
-            self._engine = subprocess.Popen(
-                self._command, env=environment, pass_fds=[theirs.fileno()], start_new_session=True
-            )
+            try:
+                self._engine = subprocess.Popen(
+                    self._command, env=environment, pass_fds=[theirs.fileno()], start_new_session=True
+                )
+            except OSError as error:  # such as too many processes, or too little memory
+                self._say(f"the engine could not be started: {error}")
+                return CRASHED
             theirs.close()
             ours.setblocking(False)
             self._wait_for_death(self._engine, ours)

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from voltrade.compiled import is_compiling
 from voltrade.engine.guardian import GUARDIAN
-from voltrade.errors import ConfigError, SessionError, VoltradeError
+from voltrade.errors import ConfigError, SessionError, VenueError, VoltradeError
+from voltrade.runs.account_lock import AccountInUse
 
 EVERY_S = 0.5
 ANSWER_WITHIN_S = 15.0
 """A guardian that answers no sign of life for so long counts as lost; the end of its process is noticed at once."""
 BUSY_S = 600.0
-"""How long the event loop may stand still while the engine starts, compiles or ends; no step of it takes as long."""
+"""How long the event loop may stand still while the engine starts, compiles or ends, if it doesn't call `advance`."""
 GONE, SILENT = "its process is gone", f"it has not answered for {ANSWER_WITHIN_S:.0f} s"
 
 
@@ -62,6 +63,8 @@ class Heartbeat:
         It does not after a refusal: one by the account's ledger or by the settings, or any that a person meets who goes
         on with a run.
         """
+        if isinstance(error, AccountInUse) and self._restarts:
+            return self.is_guarded  # whoever took the account while no engine ran may let it go
         is_refused = isinstance(error, SessionError | ConfigError) or (
             isinstance(error, VoltradeError) and not self._restarts and not was_trading
         )
@@ -78,13 +81,22 @@ class Heartbeat:
             await asyncio.sleep(EVERY_S)
         on_lost(self.lost)
 
+    def advance(self) -> None:
+        """Note that a long step of the engine, such as a replay, goes on."""
+        self._ticked = time.monotonic()
+
     def close(self) -> None:
         """Close the connection to the guardian."""
         if self._socket is not None:
             self._socket.close()
 
     def report(self, error: BaseException) -> None:
-        """Tell the guardian the exception that the engine dies of, by its type and place."""
+        """Tell the guardian the exception that the engine dies of, by its type and place.
+
+        An exchange that can't be reached is no fault of the engine: it is not told.
+        """
+        if isinstance(error, VenueError):
+            return
         frames = traceback.extract_tb(error.__traceback__)
         place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
         self._send(f"{type(error).__name__}{place}\n".encode())

@@ -199,7 +199,8 @@ async def _wire_binance(config: Config, permission: Permission, is_resumed: bool
     wiring = await _wire(config, _endpoint(config), permission.credentials, WallClock(), is_resumed)
     try:
         # The account's own name, since each of its keys has another fingerprint.
-        wiring.account = f"{exchange_of(wiring.endpoint)} {await wiring.rest.account_name()}"
+        name = await waited_for(wiring.rest.account_name, is_wanted=is_resumed)
+        wiring.account = f"{exchange_of(wiring.endpoint)} {name}"
     except BaseException:
         await wiring.exchange.close()
         raise

@@ -15,7 +15,6 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -50,7 +49,7 @@ from voltrade.runs import handover
 from voltrade.runs.ledger import Ledger
 from voltrade.runs.ledger_file import FinalState
 from voltrade.runs.replay import Replay, recover, start_row, versions
-from voltrade.runs.run_file import ENDING, JOURNAL, Record
+from voltrade.runs.run_file import ENDING, JOURNAL, Record, utc_now
 from voltrade.strategy.rule_file import read_parameters, signal_engine_of
 
 log = logging.getLogger(__name__)
@@ -306,7 +305,7 @@ class Engine:
     def _on_running(self, held: AsyncExitStack, control: Control) -> None:
         """Write to `run.json` that the session runs, and watch for its notebook."""
         self._heartbeat.is_busy = False
-        self._record.update(state="running", started=_utc_now(), error="")
+        self._record.update(state="running", started=utc_now(), error="")
         if control.was_leased:
             control.check_lease()  # the notebook may have ended while earlier trades were loaded
         watch = asyncio.create_task(await_notebook(control, self._record, is_restarted=not self._is_new))
@@ -334,7 +333,7 @@ class Engine:
         if self._is_new:
             return None
         path = self._dir / JOURNAL
-        replayed = recover(path, as_far_as_possible=bool(self.caretaker))
+        replayed = recover(path, bool(self.caretaker), self._heartbeat.advance)
         self._journal = self.journal_type.open(path)
         self._journal.on_commit = self._on_commit
         if self._ledger is not None:
@@ -406,12 +405,15 @@ class Engine:
         self._save_final_state()
         self._save_frames()
         self._note_notebook()
-        self._record.update(state="ended", end_reason=reason, **self._journal_end(), ended=_utc_now())
+        self._record.update(state="ended", end_reason=reason, **self._journal_end(), ended=utc_now())
 
     def _save_frames(self) -> None:
         from voltrade.report.run_reader import save_frames  # imports pandas, which would slow the start down
 
-        save_frames(self._dir)
+        try:
+            save_frames(self._dir)
+        except Exception:  # the journal has it all: `review` makes them again
+            log.exception("the tables could not be written")
 
     @property
     def end_reason(self) -> str:
@@ -435,7 +437,7 @@ class Engine:
         self.notifier.post(Message(f"FAILED: {error}", Urgency.FAILURE))
         self._note_notebook()
         self._record.update(
-            state="failed", end_reason="ERROR", error=str(error), **self._journal_end(), ended=_utc_now()
+            state="failed", end_reason="ERROR", error=str(error), **self._journal_end(), ended=utc_now()
         )
 
     def _journal_end(self) -> dict[str, Any]:
@@ -494,7 +496,3 @@ class Engine:
     def _reduce_only(self, reason: str) -> None:
         """Enter no new position while the account's files can't be written: another engine could take the account."""
         self._command("reduce", reason, False)
-
-
-def _utc_now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -317,7 +317,7 @@ def start(config: Config, run_dir: Path | str | None = None) -> Session:
         record = {
             "parameters": config.parameters(),
             "epoch": _base36(time.time_ns() // 1_000_000),
-            "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "created": records.utc_now(),
             **keep_rule(config, folder),
         }
     records.write(folder, record | {"state": "starting", "attended": True})

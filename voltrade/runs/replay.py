@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import platform
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -81,8 +81,12 @@ def versions() -> dict[str, Any]:
     return {"python": platform.python_version(), "versions": {name: version(name) for name in LIBRARIES}}
 
 
-def replay(path: Path) -> Replay:
+def replay(path: Path, advance: Callable[[], None] = lambda: None) -> Replay:
     """Replay a journal.
+
+    Args:
+        path: The journal.
+        advance: Called with each row.
 
     Raises:
         JournalError: The journal doesn't begin with a Start row, or can't be read.
@@ -90,13 +94,16 @@ def replay(path: Path) -> Replay:
     """
     rows = journal.read(path)
     core = _read_start(path, rows).core()
-    return _replay(core, Checkpoints(core), rows)
+    return _replay(core, Checkpoints(core), rows, advance)
 
 
-def _replay(core: TradingCore, checkpoints: Checkpoints, rows: Iterator[journal_rows.Row]) -> Replay:
+def _replay(
+    core: TradingCore, checkpoints: Checkpoints, rows: Iterator[journal_rows.Row], advance: Callable[[], None]
+) -> Replay:
     result = Replay(core=core, checkpoints=checkpoints)
     expected: deque[tuple[str, bytes]] = deque()
     for row in rows:
+        advance()
         if row.kind in EVENTS:
             _add_missing(result, expected)
             expected = _handle(core, row, result, checkpoints)
@@ -148,7 +155,7 @@ def _read_start(path: Path, rows: Iterator[journal_rows.Row]) -> RunStart:
     return RunStart(config, INSTRUMENT.validate_python(start["instrument"]), start["epoch"], rule)
 
 
-def recover(path: Path, as_far_as_possible: bool = False) -> Replay:
+def recover(path: Path, as_far_as_possible: bool = False, advance: Callable[[], None] = lambda: None) -> Replay:
     """Rebuild the core of a run that was killed: from the last checkpoint on, else from the beginning.
 
     A commit of a journal always has an event together with all its outputs, so the last event is complete.
@@ -157,17 +164,18 @@ def recover(path: Path, as_far_as_possible: bool = False) -> Replay:
         path: The run's journal.
         as_far_as_possible: Whether to go on with a core that differs from the journal, or that raised an exception at
             an event. A caretaker does: it compares the account with the exchange, and enters nothing.
+        advance: Called with each row.
 
     Raises:
         JournalError: The replay makes other decisions than the journal has.
     """
-    result = _from_checkpoint(path) or replay(path)
+    result = _from_checkpoint(path, advance) or replay(path, advance)
     if result.differences and not as_far_as_possible:
         raise JournalError(f"{path}: can't be resumed from: {result.shown[0]}")
     return result
 
 
-def _from_checkpoint(path: Path) -> Replay | None:
+def _from_checkpoint(path: Path, advance: Callable[[], None]) -> Replay | None:
     """Replay what follows the last checkpoint; None without one that this version can read."""
     found = journal.last(path, CHECKPOINT)
     if found is None:
@@ -180,7 +188,7 @@ def _from_checkpoint(path: Path) -> Replay | None:
     except DataError as error:
         log.warning("%s: it is replayed from its beginning: %s", path, error)
         return None
-    return _replay(core, checkpoints, journal.read(path, after=found.seq))
+    return _replay(core, checkpoints, journal.read(path, after=found.seq), advance)
 
 
 def _handle(

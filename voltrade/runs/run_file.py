@@ -14,6 +14,7 @@ import os
 import socket
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ ENDING = "ending"
 """State of a session that has stopped trading, while its record still says that it runs."""
 TOO_LATE = (ENDING, *OVER)
 """States in which operator commands are refused."""
+
+
+def utc_now() -> str:
+    """Return the time as `run.json` has it: UTC, in ISO 8601 with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def load(folder: Path) -> dict[str, Any]:
