@@ -45,8 +45,8 @@ QUICK: Json = {
 """Bars of eight trades, indicators that are ready at once, and limits out of the way."""
 
 
-def at(seconds: float, kind: str, for_s: float = 0.0, **facts: Any) -> Strike:
-    """One fault; `with_` stands for `with`."""
+def at(seconds: float, kind: str, for_s: float = 0.0, /, **facts: Any) -> Strike:
+    """One fault; `with_` stands for `with`. A `for_s` by name is a fact of the fault."""
     if "with_" in facts:
         facts["with"] = facts.pop("with_")
     return (seconds, kind, for_s, facts)

@@ -107,7 +107,7 @@ CASES: tuple[Case, ...] = (
     Case("entry's answer lost", (at(0, "lose_answer", on=ENTRY),), PROTECT),
     Case("entry swallowed", (at(0, "swallow", on=ENTRY),), PROTECT),
     Case("entry refused", (at(0, "refuse", on=ENTRY, code=-2019),), PROTECT),
-    Case("entry answered late", (at(0, "delay_answer", on=ENTRY, for_s=2.5),), PROTECT),
+    Case("entry answered late", (at(0, "delay_answer", 2.5, on=ENTRY),), PROTECT),
     Case("stop's answer lost", (at(0, "lose_answer", on=STOP),), PROTECT),
     Case("stop refused: it would trigger at once", (at(0, "refuse", on=STOP, code=-2021),), PROTECT),
     Case("market stream cut", (at(20, "abort", on="market"),), PROTECT),

