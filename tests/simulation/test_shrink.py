@@ -14,7 +14,7 @@ from simulation.scenario import at, scenario
 from simulation.shrink import Rules, as_story, breaks, fewer, keep, kept, read, shorter, shrink, shrunk
 from simulation.tapes import drawn_tape
 
-SEED = 732
+SEED = 717
 """Fails within the first minutes, so that it is cheap to try."""
 
 
