@@ -133,7 +133,9 @@ def test_the_backtest_notebook_draws_bars_in_which_a_trade_was_made(monkeypatch:
 def test_the_data_notebook_over_a_real_recording(recordings: Path, tmp_path: Path) -> None:
     executed = over_the_recording("01_data.ipynb", recordings, tmp_path, bars_a_day=1300)
     assert "88619 rows, 88619 aggTrades, 197 ids missing in 19 gaps" in shown(executed["load"])
-    assert "a backtest on it: funding = 0, mark = simulated" in shown(executed["load"])
+    assert "197 ids are missing in 19 gaps (0.22%); mark = simulated; funding = simulated, or 0" in shown(
+        executed["load"]
+    )
     assert shown(executed["gaps"]).count("<tr>") == 1 + 19
     assert "-p threshold 280" in shown(executed["next"])
 
@@ -159,7 +161,7 @@ def test_the_backtest_notebook_over_a_real_recording(recordings: Path, tmp_path:
     (trips,) = re.findall(r"(\d+) round trips, the same in every column", shown(executed["same"]))
     assert int(trips) >= 10
     assert shown(executed["trips"]).count("<tr>") == 1 + int(trips)
-    assert "Too short to say" in shown(executed["luck"])
+    assert "too short to" in shown(executed["luck"]).lower()
     for name in ("price", "equity", "refusals", "what-if"):
         assert figures_in(executed[name]), name
 
@@ -169,7 +171,7 @@ def test_the_sweep_notebook_over_a_real_recording(recordings: Path, tmp_path: Pa
     executed = over_the_recording("04_sweep.ipynb", recordings, tmp_path, trials=40, folds=3)
     assert "30 settings of ema_fast, ema_slow" in shown(executed["grid"])
     for name in ("grid", "random", "walk"):
-        assert "Too short to say" in shown(executed[name]), name
+        assert "too short to" in shown(executed[name]).lower(), name
     assert shown(executed["luck-add"]).count("<tr") == 1 + 2, "the grid and the random search"
     assert "No evidence" in shown(executed["luck-how"])
     for name in ("heat", "best", "luck", "walk-chart"):

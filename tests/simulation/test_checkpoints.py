@@ -60,7 +60,7 @@ def test_from_each_checkpoint_on_a_core_makes_what_the_journal_has(path: Path) -
         checkpoints = Checkpoints(core)
         checkpoints.restore(row.fact, [bar.fact for bar in rows[: row.seq] if bar.kind == "Bar"])
         assert encode_json({**state_of(core)}) == encode_json({name: row.fact[name] for name in ("objects", "arrays")})
-        went_on = module._replay(core, checkpoints, iter(rows[row.seq :]))
+        went_on = module._replay(core, checkpoints, iter(rows[row.seq :]), lambda: None)
         assert went_on.shown == []
         assert same(core, last)
 
