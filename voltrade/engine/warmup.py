@@ -19,8 +19,9 @@ import numpy as np
 from voltrade.bar_rules import bar_rules
 from voltrade.config import Config
 from voltrade.errors import VenueError
+from voltrade.exchange.account_reader import PAGE
 from voltrade.exchange.messages import TradeRow
-from voltrade.exchange.rest import PAGE, PAGE_WEIGHT, BinanceRestClient
+from voltrade.exchange.rest import PAGE_WEIGHT, BinanceRestClient
 from voltrade.model import DAY_MS, MINUTE_MS, BarResumePoint, History, Instrument, Trades
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from voltrade.model import AccountSummary, AlgoUpdate, OrderUpdate, Snapshot
 FEES_MS = 86_400_000
 """How long fee rates are used before they are read again."""
 PAGE, MAX_PAGES = 1000, 100
-"""The most rows in one page of our trades, and the most pages of one reading."""
+"""The most rows in one page of trades, ours or the market's, and the most pages of one reading of ours."""
 
 
 class Read(Protocol):

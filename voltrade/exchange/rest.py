@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
 from voltrade.errors import DataError, VenueError
-from voltrade.exchange.account_reader import AccountReader
+from voltrade.exchange.account_reader import PAGE, AccountReader
 from voltrade.exchange.client import Response, UsdmExchange, response_of
 from voltrade.exchange.fields import Fields, rows_of
 from voltrade.exchange.filters import instrument_of
@@ -61,11 +61,8 @@ class _Target(NamedTuple):
 
 _VERBS: Mapping[Action, Verb] = {"submit": "POST", "cancel": "DELETE", "lookup": "GET"}
 
-PAGE = 1000
-"""The most rows in one page of aggTrades or userTrades."""
 PAGE_WEIGHT = 20
 """Request weight of a page of aggTrades."""
-MAX_PAGES = 100
 BACKFILL_WEIGHT = 1_200
 """Request weight of a minute that backfill may use: half of the limit, so that orders have the other half."""
 INVALID_TIMESTAMP = -1021

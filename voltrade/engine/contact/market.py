@@ -12,10 +12,11 @@ from typing import Any
 from voltrade.engine.contact.contact import Contact, coded
 from voltrade.engine.contact.frames import Frame, Listener
 from voltrade.errors import DataError, VoltradeError
+from voltrade.exchange.account_reader import PAGE
 from voltrade.exchange.binance import connect
 from voltrade.exchange.credentials import Credentials
 from voltrade.exchange.messages import MessageReader
-from voltrade.exchange.rest import PAGE, BinanceRestClient
+from voltrade.exchange.rest import BinanceRestClient
 from voltrade.model import Instrument
 from voltrade.simulated.symbols import shipped_instrument
 
