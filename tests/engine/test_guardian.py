@@ -20,9 +20,10 @@ import pytest
 from voltrade.engine import guardian, heartbeat
 from voltrade.engine.guardian import Crash, Restarts
 from voltrade.engine.heartbeat import Heartbeat
-from voltrade.errors import JournalError, SessionError
+from voltrade.errors import JournalError, SessionError, VenueError
 from voltrade.journal import Journal
 from voltrade.runs import run_file
+from voltrade.runs.account_lock import AccountInUse
 
 ENGINE = """
 import json, os, pathlib, signal, socket, sys, time
@@ -313,6 +314,8 @@ def test_a_loop_that_stands_still_is_silent_unless_the_engine_is_busy(
         (JournalError("differs"), False, 1, True),
         (JournalError("differs"), False, 0, False),  # a person goes on with the run, and is told
         (SessionError("the ledger names another run"), True, 1, False),
+        (AccountInUse("another engine trades it"), False, 1, True),  # it was taken while no engine ran
+        (AccountInUse("another engine trades it"), False, 0, False),
         (KeyboardInterrupt(), True, 1, False),
     ],
 )
@@ -324,6 +327,48 @@ def test_which_errors_another_engine_follows(
     assert beat.is_started_again(error, was_trading) is again
     beat.report(error)
     assert pair[0].recv(100) == f"{type(error).__name__}\n".encode()
+
+
+def test_an_exchange_that_cannot_be_reached_is_no_exception_of_the_engine(
+    pair: tuple[socket.socket, Heartbeat],
+) -> None:
+    ours, beat = pair
+    ours.setblocking(False)
+    beat.report(VenueError("no answer"))
+    with pytest.raises(BlockingIOError):
+        ours.recv(100)
+
+
+@pytest.mark.parametrize("advances", [True, False])
+def test_a_long_step_is_no_silence_as_long_as_it_advances(
+    pair: tuple[socket.socket, Heartbeat], monkeypatch: pytest.MonkeyPatch, advances: bool
+) -> None:
+    monkeypatch.setattr(heartbeat, "EVERY_S", 0.02)
+    monkeypatch.setattr(heartbeat, "BUSY_S", 0.5)
+    ours, beat = pair
+    ours.setblocking(False)
+
+    async def replay() -> bool:
+        task = asyncio.create_task(beat.run(lambda why: None))
+        await asyncio.sleep(0.05)
+        for step in range(30):
+            time.sleep(0.05)
+            if advances:
+                beat.advance()
+            if step == 19:
+                ours.recv(65_536)
+        task.cancel()
+        try:
+            return bool(ours.recv(65_536))
+        except BlockingIOError:
+            return False
+
+    assert asyncio.run(replay()) is advances
+    beat.lost = "the test is over"
+
+
+def test_an_engine_that_cannot_be_started_counts_as_crashed(tmp_path: Path) -> None:
+    assert guardian.Guardian(tmp_path, [str(tmp_path / "no engine")])._run_engine() == guardian.CRASHED
 
 
 def test_an_engine_without_a_guardian_ends_by_its_error() -> None:
