@@ -186,23 +186,30 @@ class TrialWorker:
         done = backtest(research, config, self._engine(config), begin_s=begin_s, end_s=end_s, path="events")
         run = done.frames()
         changes = run.breaker.reset_index()
-        halted = _halted(changes["time"], changes["rule"], changes["action"] == "resume", changes["resume_at"].isna())
+        times = changes["time"].astype("datetime64[ms, UTC]").astype("int64")
+        halted = _halted(times, changes["rule"], (changes["action"] != "resume") & changes["resume_at"].isna())
         figures = figures_of(performance_data(run), self._job.period_ms)
         return TrialResult(*figures, "events", done.extrapolated, halted)
 
 
 def _halted_in(changes: Rows) -> str:
     """Return `_halted` of a compiled session's changes of the circuit breaker."""
-    times = pd.to_datetime(changes["time"], unit="ms", utc=True)
-    rules = [RULES[number] for number in changes["rule"]]
-    return _halted(times, rules, changes["resumed"] != 0, changes["resume_at"] >= NEVER)
+    rules = [RULES[number] for number in changes["rule"].tolist()]
+    waits = (changes["resumed"] == 0) & (changes["resume_at"] >= NEVER)
+    return _halted(changes["time"].tolist(), rules, waits.tolist())
 
 
-def _halted(times: Iterable[Any], rules: Iterable[str], resumed: Iterable[Any], by_person: Iterable[Any]) -> str:
-    """Return the rules that wait for an operator at the end, and since when, as text."""
-    held: dict[str, str] = {}
-    for time, rule, is_resumed, waits in zip(times, rules, resumed, by_person, strict=True):
+def _halted(times: Iterable[int], rules: Iterable[str], waits: Iterable[bool]) -> str:
+    """Return the rules that wait for an operator at the end, and since when, as text.
+
+    Args:
+        times: time of each change of the circuit breaker, ms UTC.
+        rules: the rule that tripped, or was resumed.
+        waits: whether the rule waits for an operator from then on.
+    """
+    held: dict[str, int] = {}
+    for time, rule, is_waiting in zip(times, rules, waits, strict=True):
         held.pop(rule, None)
-        if waits and not is_resumed:
-            held[rule] = f"{rule} {time:%Y-%m-%d %H:%M} UTC"
-    return ", ".join(held.values())
+        if is_waiting:
+            held[rule] = time
+    return ", ".join(f"{rule} {pd.Timestamp(time, unit='ms'):%Y-%m-%d %H:%M} UTC" for rule, time in held.items())
