@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from voltrade.compiled import compiled
 from voltrade.model import Bools, Floats, Int64s
 from voltrade.report.performance import ROUNDING
 
@@ -55,8 +56,7 @@ def block_length(values: Floats) -> float:
     count = len(values)
     run = max(5, int(math.log10(count)))
     lags = min(math.ceil(math.sqrt(count)) + run, count - 1)
-    deviations = values - values.mean()
-    covariances = np.array([deviations[lag:] @ deviations[: count - lag] for lag in range(lags + 1)]) / count
+    covariances = _autocovariances(values - values.mean(), lags)
     if not covariances[0] > 0:
         return 1.0
     reach = min(2 * _dependent_lags(covariances, run, count), lags)
@@ -67,6 +67,16 @@ def block_length(values: Floats) -> float:
         return 1.0
     longest = math.ceil(min(3 * math.sqrt(count), count / 3))
     return float(min(max((slope / spread) ** 2, 0.0) ** (1 / 3) * count ** (1 / 3), longest))
+
+
+@compiled
+def _autocovariances(deviations: Floats, lags: int) -> Floats:
+    """Return the autocovariances for lags from 0 to `lags` of values with the mean 0."""
+    found = np.zeros(lags + 1)
+    for lag in range(lags + 1):
+        for number in range(len(deviations) - lag):
+            found[lag] += deviations[number] * deviations[number + lag]
+    return found / len(deviations)
 
 
 def _dependent_lags(covariances: Floats, run: int, count: int) -> int:
@@ -194,7 +204,7 @@ def _sampled(trials: int) -> Int64s:
 def _luckiest_of(returns: Floats) -> Luckiest:
     """Return the luckiest of trials with these returns, none of which depends on the one before."""
     (count, trials), sample = returns.shape, _sampled(returns.shape[1])
-    length = float(np.median([block_length(returns[:, trial]) for trial in sample]))
+    length = float(np.median([block_length(column) for column in returns[:, sample].T.copy()]))
     values = returns.astype(np.float32)  # half the time
     squares, mean, whole = values**2, values.mean(axis=0), values.var(axis=0, ddof=1)
     maxima, single = [], []

@@ -321,11 +321,12 @@ def _skip_marks(sim: Record, m: Market, equity: Rows) -> None:
         risk.next_possible_trip_time(sim.account.breaker, sim.account.holds),
     )
     last, end = sim.mark, min(len(m.mark_rows), sim.mark + len(equity) - len(sim.account.equity) - sim.equity_written)
-    is_flat = sim.symbols[0].quantity == 0  # then no funding is paid
-    while is_flat and last + SKIP < end and m.mark_rows[last + SKIP] <= stop and m.mark_times[last + SKIP] < due:
+    is_flat = sim.symbols[0].quantity == 0
+    if not is_flat:
+        end = min(end, loop_matching.next_funding(sim, m))
+    while last + SKIP < end and m.mark_rows[last + SKIP] <= stop and m.mark_times[last + SKIP] < due:
         last += SKIP
-    rates = m.funding_rates
-    while last < end and m.mark_rows[last] <= stop and m.mark_times[last] < due and (is_flat or rates[last] == 0):
+    while last < end and m.mark_rows[last] <= stop and m.mark_times[last] < due:
         last += 1
     passed = _write_marks(sim, m, last, equity) if is_flat else _value_at_marks(sim, m, last, equity)
     if passed == sim.mark:
@@ -492,7 +493,7 @@ def _end_session(sim: Record, m: Market) -> None:
 def simulate() -> Callable[..., int]:
     """Return `_simulate`, compiled at the first call."""
     whole, flag = (types.Array(kind, 1, "C", readonly=True) for kind in (types.int64, types.bool_))
-    columns = (whole, whole, whole, flag, *(whole,) * 6, flag, whole)
+    columns = (whole, whole, whole, flag, *(whole,) * 6, flag, whole, whole)
     market = types.NamedTuple([*columns, rows_of(SIGNAL), rows_of(REFUSAL)], Market)
     tables = types.NamedTuple([rows_of(dtype) for dtype in TABLES.values()], TableMemory)
     signature = types.int64(market, rows_of(SIMULATION), tables)

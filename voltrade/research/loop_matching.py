@@ -303,6 +303,14 @@ def _expire_idle_reduce_only(sim: Record) -> None:
         at = next_open(sim, sim.at_exchange[at].order_id)
 
 
+@compiled_in_place
+def next_funding(sim: Record, m: Market) -> int:
+    """Return the number of the next mark price at which funding is due; the count of all where there is none."""
+    while sim.fundings < len(m.funding_marks) and m.funding_marks[sim.fundings] < sim.mark:
+        sim.fundings += 1
+    return int(m.funding_marks[sim.fundings]) if sim.fundings < len(m.funding_marks) else len(m.mark_rows)
+
+
 @compiled_part
 def on_mark_price(sim: Record, m: Market, mark_e8: int, time: int, rate_e8: int) -> None:
     """Process a mark price: funding of a rate, 0 where none is due, then triggers, then liquidation."""

@@ -67,7 +67,7 @@ FILL = record_dtype(
 SIMULATION = record_dtype(
     [
         # the next trade, mark price and signal
-        *wholes("row", "mark", "signal"),
+        *wholes("row", "mark", "fundings", "signal"),
         # times and prices that open orders wait for, and how far the tape was searched for them
         *wholes("arrival", "algo_arrival", "rises_to", "falls_to", "searched_to", "search_bar"),
         # prices of the last trade, the last buy and the last sell by a taker
@@ -128,6 +128,8 @@ class Market(NamedTuple):
     """For each mark price, whether it is the last trade's price."""
     funding_rates: Int64s
     """For each mark price, the rate of the funding that is due at it; nearly always 0."""
+    funding_marks: Int64s
+    """Numbers of the mark prices at which funding is due."""
     signals: Rows
     refusals: Rows
     """Memory for refused signals, as many rows as there are signals."""

@@ -352,7 +352,8 @@ class Research:
         marks = int(np.searchsorted(marked.time, time[-1], side="right"))
         by_bar = (column[:closed] for column in (bars.closing_rows, bars.high, bars.low))
         by_mark = (column[:marks] for column in marked)
-        columns = [column.view() for column in (price, quantity, time, buyer_is_maker, *by_bar, *by_mark)]
+        fundings = np.flatnonzero(marked.funding_rates[:marks])
+        columns = [column.view() for column in (price, quantity, time, buyer_is_maker, *by_bar, *by_mark, fundings)]
         for column in columns:  # the compiled loop needs one type for all, and columns mapped from files are read-only
             column.flags.writeable = False
         return loop_records.Market._make((*columns, np.empty(0, SIGNAL), np.empty(0, REFUSAL)))

@@ -62,7 +62,6 @@ class Sweep:
         trials: number of trials. The best of many trials is worth less than the best of few.
         returns: the returns of each trial.
         searches: this search and the others on the same tape, whose trials count too.
-        judgement: whether the best trial is better than the luckiest of as many without skill.
     """
 
     def __init__(
@@ -84,7 +83,8 @@ class Sweep:
         self._configs = settings.configs
         self._rules = settings.rules
         self.returns = [outcome.returns for outcome in outcomes]
-        self.searches, self.judgement = self._judged(outcomes[self.best].figures.round_trips)
+        self._luck = luck_of(columns_of(self.returns, self.returns[self.best]))
+        self.searches = self._kept()
 
     @cached_property
     def coverage(self) -> Coverage:
@@ -111,16 +111,20 @@ class Sweep:
         engine = self._rules[config.session.rule](config.signals, self._research.instrument)
         return backtest(self._research, config, engine, begin_s=begin_s, end_s=end_s)
 
-    def _judged(self, round_trips: int) -> tuple[Searches, Judgement]:
-        """Keep this search in the ledger; judge its best trial together with what the ledger has."""
-        returns, best = self.returns, self.best
-        luck = luck_of(columns_of(returns, returns[best]))
+    def _kept(self) -> Searches:
+        """Write this search to the ledger; return it with those that count for it."""
         (time_range,) = self._job.time_ranges
         traded = TradedTime.of(self._research.tape, *self._research.times(*time_range))
         tried = [settings_hash(config, self._rules[config.session.rule]) for config in self._configs]
-        searches = keep("settings", traded, self.parameters, tried, returns[best].annual_sharpe, luck.luckiest)
-        others = [search.luckiest for search in searches.others]
-        return searches, judge(returns, round_trips, best, luck=luck, others=others, in_all=searches.trials)
+        sharpe = self.returns[self.best].annual_sharpe
+        return keep("settings", traded, self.parameters, tried, sharpe, self._luck.luckiest)
+
+    @cached_property
+    def judgement(self) -> Judgement:
+        """Whether the best trial is better than the luckiest of as many, and those tried before, without skill."""
+        others, count = [search.luckiest for search in self.searches.others], self.searches.trials
+        round_trips = int(self.frame["round_trips"][self.best])
+        return judge(self.returns, round_trips, self.best, luck=self._luck, others=others, in_all=count)
 
     @cached_property
     def overfitting(self) -> Overfitting:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ from voltrade.research.trial_worker import Job, SentConfig, TrialResult, TrialRe
 from voltrade.research.trials import Trials
 
 FEWEST_TASKS = 16
-"""Trials are divided into about so many tasks at least, so that all workers end at about the same time."""
+"""Trials are divided into at least so many tasks of equal size, so that all workers end at about the same time."""
 
 LARGEST_TASK = 100
 """Most trials in a task: an interrupted sweep waits for the running tasks."""
@@ -119,12 +120,13 @@ def trade_all(
 
 def _tasks(configs: Sequence[Config]) -> Iterator[list[int]]:
     """Yield the numbers of trials for each task: they share their bars, and are sorted by rule and signal settings."""
-    most = min(LARGEST_TASK, -(-len(configs) // FEWEST_TASKS))
     keys = [
         (config.bars.model_dump_json(), config.session.rule, config.signals.model_dump_json()) for config in configs
     ]
     order = sorted(range(len(configs)), key=keys.__getitem__)
     for _, group in itertools.groupby(order, lambda number: keys[number][0]):
         numbers = list(group)
-        for start in range(0, len(numbers), most):
-            yield numbers[start : start + most]
+        wanted = max(FEWEST_TASKS * len(numbers) // len(configs), math.ceil(len(numbers) / LARGEST_TASK), 1)
+        parts = min(wanted, len(numbers))
+        bounds = [len(numbers) * part // parts for part in range(parts + 1)]
+        yield from (numbers[start:end] for start, end in itertools.pairwise(bounds))
