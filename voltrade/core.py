@@ -82,6 +82,7 @@ GATES: tuple[risk.Gate, ...] = (
     risk.LIQUIDATION_DISTANCE,
     risk.SIZE_TOO_SMALL,
     risk.MAX_NOTIONAL,
+    risk.DAILY_BUDGET,
 )
 """Every pre-trade check, in the order in which a signal passes them."""
 

@@ -327,7 +327,7 @@ def fill_facts(account: Record, symbol: Record, signal: Record) -> None:
     fact["price"] = signal.price
     fact["stop_ticks"] = signal.stop_ticks
     fact["wallet"] = fact["available"] = account.wallet if account.is_open else 0
-    risk.fill_holds(symbol.facts, account.holds)
+    risk.fill_breaker(symbol.facts, account.breaker, account.holds, account.breaker_rules)
     fact["quantity"] = risk.position_size(symbol.facts, symbol.limits)
 
 

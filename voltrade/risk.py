@@ -78,12 +78,13 @@ FACTS = record_dtype(
         ("bars_since_exit", np.int64),  # bars that closed after it, including the deciding bar
         ("price_time", np.int64),  # time of the last price, ms
         ("mark_e8", np.int64),  # mark price in 1e-8 of the quote asset, 0 where the exchange's isn't known
-        # the circuit breaker: rules in force, written by fill_holds
+        # the circuit breaker: rules in force, and what is left of the day's loss, written by fill_breaker
         ("halted", np.bool_),
         ("drawdown", np.bool_),
         ("daily_loss", np.bool_),
         ("losing_streak", np.bool_),
         ("trades_per_day", np.bool_),
+        ("day_left", np.int64),  # money
         # the entry
         ("price", np.int64),  # last price, ticks
         ("stop_ticks", np.int64),  # distance of the stop from the fill
@@ -390,6 +391,12 @@ def max_notional(facts: Rows, limits: Rows) -> bool:
     return bool(lot_value <= 0 or facts[0]["quantity"] > allowed // lot_value)
 
 
+@compiled
+def daily_budget(facts: Rows, limits: Rows) -> bool:
+    is_known = not max_notional(facts, limits)  # beyond that its cost may be beyond 64 bits
+    return is_known and stop_out_cost(facts[0]["quantity"], facts, limits) > facts[0]["day_left"]
+
+
 WARMING_UP = Gate("WARMING_UP", warming_up, "indicators and bars aren't warmed up")
 NOT_LAST_BAR = Gate("NOT_LAST_BAR", not_last_bar, "the same trade closed a later bar")
 BAR_TAINTED = Gate("BAR_TAINTED", bar_tainted, "trades are missing from the bar")
@@ -411,6 +418,7 @@ STOP_TOO_TIGHT = Gate("STOP_TOO_TIGHT", stop_too_tight, "the stop is nearer than
 LIQUIDATION_DISTANCE = Gate("LIQUIDATION_DISTANCE", liquidation_distance, "liquidation is nearer than twice the stop")
 SIZE_TOO_SMALL = Gate("SIZE_TOO_SMALL", size_too_small, "the size is below the symbol's minimum order")
 MAX_NOTIONAL = Gate("MAX_NOTIONAL", max_notional, "the notional is above its multiple of the capital")
+DAILY_BUDGET = Gate("DAILY_BUDGET", daily_budget, "its stop-out would cost more than the day's loss limit has left")
 
 
 # --- circuit breaker: the rules ---------------------------------------------------------------------------------------
@@ -658,9 +666,10 @@ def equity_floor(state: Rows, holds: Rows, rules: Rows) -> int:
 
 
 @compiled
-def fill_holds(facts: Rows, holds: Rows) -> None:
-    """Write which rules are in force into a row of FACTS."""
+def fill_breaker(facts: Rows, state: Rows, holds: Rows, rules: Rows) -> None:
+    """Write which rules are in force, and what is left of the day's loss, into a row of FACTS."""
     fact = facts[0]
+    fact["day_left"] = breaker_limit(state, rules, _DAILY_LOSS) - breaker_measure(state, _DAILY_LOSS)
     fact["daily_loss"] = holds[_DAILY_LOSS]["in_force"]
     fact["drawdown"] = holds[_DRAWDOWN]["in_force"]
     fact["losing_streak"] = holds[_LOSING_STREAK]["in_force"]

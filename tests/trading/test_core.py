@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -146,9 +147,12 @@ def test_a_limit_on_trades_a_day_stops_entries_until_midnight(result: Backtest) 
     assert any(f.code == "TRADES_PER_DAY" for f in limited.facts if isinstance(f, Refusal))
 
 
-def test_a_daily_loss_flattens_and_no_entry_follows_that_day() -> None:
-    config = a_config(max_daily_loss_fraction=0.004, max_consecutive_losses=50)
-    limited = backtest(a_tape(config), config, path="events")
+def test_a_daily_loss_flattens_and_no_entry_follows_that_day(result: Backtest) -> None:
+    """The price jumps by 10 % against the first position, through its stop, which may cost 0.5 % of the capital."""
+    config, first = a_config(max_consecutive_losses=50), result.trips[0]
+    tape = a_tape(config)
+    jumped = np.where(tape.trades.time > first.opened_at + 1_000, 10 - first.side, 10) * tape.trades.price // 10
+    limited = backtest(replace(tape, trades=replace(tape.trades, price=jumped)), config, path="events")
     tripped = [f for f in limited.facts if isinstance(f, BreakerChange) and f.rule == "DAILY_LOSS"]
     assert tripped
     assert tripped[0].action == "flatten"
@@ -175,11 +179,22 @@ def test_a_streak_of_one_loss_blocks_until_its_pause_is_over_to_the_millisecond(
     assert any(f.code == "LOSING_STREAK" for f in done.facts if isinstance(f, Refusal))
 
 
+def test_no_entry_risks_more_than_the_day_has_left() -> None:
+    """A stop-out may cost 0.5 % of the capital, and the day may lose 0.7 %: one loss, and no other that day."""
+    config = a_config(max_daily_loss_fraction=0.007, max_consecutive_losses=50)
+    done = backtest(a_tape(config), config, path="events")
+    refused = [f.time for f in done.facts if isinstance(f, Refusal) and f.code == "DAILY_BUDGET"]
+    assert refused
+    assert not [f for f in done.facts if isinstance(f, BreakerChange) and f.rule == "DAILY_LOSS"]
+    lost = sum(trip.net for trip in done.trips if trip.closed_at < refused[0])
+    assert lost < 0
+
+
 def test_a_limit_that_wants_it_closes_the_position_in_hand() -> None:
-    config = a_config(max_daily_loss_fraction=0.001)
+    config = a_config(max_drawdown_fraction=0.001)
     done = backtest(a_tape(config), config, path="events")
     tripped = next(f for f in done.facts if isinstance(f, BreakerChange))
-    [trip] = [trip for trip in done.trips if trip.exit_reason == "DAILY_LOSS"]
+    [trip] = [trip for trip in done.trips if trip.exit_reason == "DRAWDOWN"]
     assert trip.opened_at < tripped.time <= trip.closed_at < tripped.time + 120_000
 
 

@@ -61,6 +61,7 @@ def facts(price="50000.0", stop="500.0", wallet=10_000, **other) -> risk.Rows:
         "wallet": int(Decimal(wallet) * MONEY),
         "available": int(Decimal(wallet) * MONEY),
         "quantity": 100,
+        "day_left": 10_000 * MONEY,
     }
     for name, value in {**values, **other}.items():
         row[0][name] = value
@@ -288,6 +289,7 @@ def test_a_healthy_entry_passes_every_gate():
         ("SIZE_TOO_SMALL", {"quantity": 0}),
         ("MAX_NOTIONAL", {"quantity": 401}),  # 0.401 x 50,000 = 20,050 > 2 x 10,000
         ("MAX_NOTIONAL", {"quantity": 2**62}),  # whose notional is beyond 64 bits
+        ("DAILY_BUDGET", {"day_left": 50 * MONEY - 1}),  # 0.1 x 500 = 50
         ("STOP_TOO_TIGHT", {"stop": "0.2"}),
         ("LIQUIDATION_DISTANCE", {"stop": "4375.1"}),  # 2 x 4375.1 > 50,000 x (1/5 - 2.5 %) = 8,750
     ],
@@ -299,7 +301,7 @@ def test_each_gate_refuses_for_its_own_reason_alone(code, changes):
 def test_each_gate_is_covered_and_has_a_code_and_a_text():
     assert [name for name, gate in vars(risk).items() if isinstance(gate, risk.Gate)] == [g.code for g in GATES]
     assert all(gate.text for gate in GATES)
-    assert len(GATES) == 21
+    assert len(GATES) == 22
 
 
 @pytest.mark.parametrize(
@@ -307,6 +309,7 @@ def test_each_gate_is_covered_and_has_a_code_and_a_text():
     [
         {"price_time": NOON - 10_000},
         {"quantity": 400},
+        {"day_left": 50 * MONEY},
         {"stop": "4375.0"},
         {"mark_e8": 49_752 * MONEY},
         {"mark_e8": 0},
@@ -722,8 +725,17 @@ def test_the_breaker_fills_what_the_gates_ask():
     breaker.on_round_trip_opened(NOON)
     breaker.reduce(NOON)
     entry = facts(daily_loss=True)  # of an earlier moment
-    risk.fill_holds(entry, breaker._holds)
+    risk.fill_breaker(entry, breaker._state, breaker._holds, breaker._rules)
     assert codes(entry, limits()) == {"TRADES_PER_DAY", "HALTED"}
+
+
+def test_an_entry_may_cost_no_more_than_the_day_has_left():
+    breaker = a_breaker(max_daily_loss_fraction=0.03)  # 300 of 10,000
+    entry = facts()
+    for equity, left, refused in ((10_000, 300, set()), (9_750, 50, set()), (9_749, 49, {"DAILY_BUDGET"})):
+        breaker.on_equity(NOON, equity * MONEY)
+        risk.fill_breaker(entry, breaker._state, breaker._holds, breaker._rules)
+        assert (entry[0]["day_left"], codes(entry, limits())) == (left * MONEY, refused)
 
 
 STEPS = st.lists(

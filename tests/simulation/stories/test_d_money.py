@@ -16,8 +16,9 @@ from simulation.stories import claims
 from simulation.stories.plots import PRICE, answers, events, fails, story
 
 DOLLAR = 10**8
-FAR: Json = {"stop_atr": 600.0, "risk_fraction": 0.05, "max_daily_loss_fraction": 0.01, "mark_interval_s": 5}
-"""A quarter of a coin with its stop 1.5 % away; the day's limit is 100 USDT."""
+LIMITS: Json = {"max_daily_loss_fraction": 0.1, "max_drawdown_fraction": 0.01}
+FAR: Json = {"stop_atr": 600.0, "risk_fraction": 0.05, "mark_interval_s": 5, **LIMITS}
+"""A quarter of a coin with its stop 1.5 % away, which may cost 500 USDT; 100 below the peak trading is halted."""
 INCOME = {"ORDER": "REALIZED_PNL", "FUNDING_FEE": "FUNDING_FEE", "DEPOSIT": "TRANSFER"}
 
 
@@ -67,7 +68,7 @@ def trips(evidence: Evidence) -> list[str]:
 def test_d1_a_transfer_between_two_runs_is_no_funding(amount: int) -> None:
     """5,000 come to the wallet, or leave it, while no engine runs; in the next run funding of -0.50 is paid.
 
-    Then the price falls by 0.6 %: the position loses 125, and the day's limit of 100 must stop trading, nothing else.
+    Then the price falls by 0.6 %: the position loses 125, and the limit of 100 must stop trading, nothing else.
     """
     transfer = at(20, "deposit" if amount > 0 else "withdraw", with_={"amount": str(abs(amount))})
     second = at(30, "run", name="second", duration_s=60.0, first_bar=1)
@@ -77,7 +78,7 @@ def test_d1_a_transfer_between_two_runs_is_no_funding(amount: int) -> None:
     [trip] = claims.round_trips(evidence)
     assert trip["funding"] == -0.5 * DOLLAR
     assert trip["closed_at"] > claims.when(evidence, 55), "the transfer must not look like a loss"
-    assert trips(evidence)[0] == "DAILY_LOSS"
+    assert trips(evidence)[0] == "DRAWDOWN"
     assert books(evidence) == wallet(evidence)
 
 
@@ -149,7 +150,7 @@ def trades_in_bnb(rows: list[Json]) -> list[Json]:
 def test_d5_fees_paid_in_bnb_are_costs() -> None:
     """Each fill costs 0.0667 BNB, 40 USDT at a price of 600; the price stands still, the position is left in 3 s.
 
-    Two round trips cost 160 and more: over the day's limit of 100. People are told once that fees are paid in BNB.
+    Two round trips cost 160 and more: over the limit of 100. People are told once that fees are paid in BNB.
     """
     prices = dict.fromkeys(("price", "bidPrice", "askPrice", "lastPrice", "markPrice"), "600.00")
     evidence = story(
@@ -160,5 +161,5 @@ def test_d5_fees_paid_in_bnb_are_costs() -> None:
     )
     first, *_ = claims.round_trips(evidence)
     assert 79 * DOLLAR <= first["fees"] <= 81 * DOLLAR
-    assert "DAILY_LOSS" in trips(evidence)
+    assert "DRAWDOWN" in trips(evidence)
     assert len([text for text in claims.alerts(evidence) if "BNB" in text]) <= 1
