@@ -20,8 +20,9 @@ from support.history import History, HistoryServer, some_trades
 from test_store import same
 
 from voltrade.data import commands
+from voltrade.data.archive_files import ArchiveFile
 from voltrade.data.kinds import FUNDING, MARKS, TRADES, Kind, day_of, start_of
-from voltrade.data.sources import ArchiveFile, Http, RestHistory, WeightBudget
+from voltrade.data.sources import Http, RestHistory, WeightBudget
 from voltrade.data.store import Store
 from voltrade.data.stored_day import Metadata
 from voltrade.data.trade_recorder import Recorder
@@ -700,7 +701,7 @@ def cut(server: HistoryServer, day: date, first: int = 0, last: int | None = Non
 
 @pytest.mark.parametrize("day", [FIRST, SECOND, FIRST + timedelta(2)])
 @pytest.mark.parametrize("rows", [(0, 2_000), (700, None)], ids=["ends early", "begins late"])
-def test_a_file_that_is_not_the_whole_day_is_completed(
+def test_h3_a_file_that_is_not_the_whole_day_is_completed(
     server: HistoryServer, store: Store, day: date, rows: tuple[int, int | None]
 ) -> None:
     """Between two other days, and at the edge of the range, where no other day proves anything."""
@@ -740,7 +741,7 @@ def test_days_of_files_are_stored_and_told_unproven_where_rest_refuses(
     assert [day.complete for day in store.days(TRADES, "BTCUSDT")] == [True] * 3
 
 
-def test_a_file_with_a_third_of_its_quantities_zero_is_not_complete(
+def test_h10_a_file_with_a_third_of_its_quantities_zero_is_not_complete(
     server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of a month; REST has the rows, or has the fault too."""
@@ -773,7 +774,7 @@ def renumbered_second_day(server: HistoryServer) -> int:
     return last
 
 
-def test_an_id_in_two_days_is_asked_of_rest(
+def test_h8_an_id_in_two_days_is_asked_of_rest(
     server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     last = renumbered_second_day(server)
@@ -825,7 +826,7 @@ def test_marks_and_funding_that_a_file_lacks_come_over_rest(
     assert "funding: 1 rows are missing on 2026-01-30, at REST too" in said
 
 
-def test_verify_names_the_days_that_lack(
+def test_h7_verify_names_the_days_that_lack(
     server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert fetch(server, *THREE_DAYS) == 0
@@ -910,7 +911,7 @@ def unreachable() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("command", ["fetch", "fill"])
-def test_without_a_network_it_says_at_once_what_it_waits_for_and_soon_ends(
+def test_h11_without_a_network_it_says_at_once_what_it_waits_for_and_soon_ends(
     store: Store, unreachable: str, command: str
 ) -> None:
     """Fault case H11: a fetch was silent for 67 s, then ended with the name of a class."""

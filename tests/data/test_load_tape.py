@@ -312,7 +312,7 @@ def test_a_row_that_breaks_a_rule_is_named(tmp_path: Path, old: str, new: str, m
         ("tape.csv", "id,price,qty,time,is_buyer_maker\n1,1.0,1,1723161256000,true\n", "put `aggTrades` or `trades`"),
         ("tape.csv", AGG_ROWS, "put `aggTrades` or `trades`"),
         ("aggTrades.csv", RAW_ROWS, "without a header there must be 7 columns, has 6"),
-        ("aggTrades.csv", "", "must have the columns id, price"),
+        ("aggTrades.csv", "", "must have a first line, has none"),
         ("aggTrades.csv", AGG_HEADER, "must hold at least one trade, has none"),
         ("trades.csv", "1,0,0,0,1723161256000,true\n", "must hold at least one trade, has none"),
         ("trades.csv", RAW_ROWS.replace("0.004", "0"), "row 3: price and quantity must be positive"),
@@ -374,7 +374,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_file_that_was_read_is_not_parsed_again(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(tmp_path, RAW_ROWS, "trades.csv")
     assert len(list(cache.iterdir())) == 1
-    monkeypatch.setattr(data, "inspect", None)
+    monkeypatch.setattr(data, "inspect_file", None)
     again = load(tmp_path, RAW_ROWS, "trades.csv")
     assert rows(again.trades) == rows(first.trades) == RAW_EXPECTED
     assert (again.report, again.source, again.trades.symbol) == (first.report, "trades.csv", "BTCUSDT")

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
+from voltrade.data.archive_files import ArchiveFile
 from voltrade.data.kinds import FUNDING, MARKS, TRADES, Kind, days_between, start_of
-from voltrade.data.sources import ArchiveFile
 from voltrade.model import DAY_MS, Int64s, Trades
 
 HEADERS: dict[Kind, str] = {

@@ -19,6 +19,7 @@ from voltrade.bars import VolumeBarAggregator
 from voltrade.config import BarSettings
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import BAR, DAY_MS, CloseReason, Instrument, Trades, VolumeBar
+from voltrade.signal_engine import SignalEngine
 
 DAY = 20_000
 MIDNIGHT = DAY * DAY_MS
@@ -165,6 +166,15 @@ def test_a_continuous_anchor_knows_no_days() -> None:
     bars = process(aggregator, [(1, 100, 600, MIDNIGHT - 1, BUY), (2, 100, 600, MIDNIGHT, BUY)])
     assert [(bar.day, bar.number, bar.close_reason.name) for bar in bars] == [(0, 0, "THRESHOLD")]
     assert the_open_bar(aggregator).number == 1
+
+
+def test_i9_the_number_of_a_bar_begins_anew_at_midnight_and_the_rules_help_says_so() -> None:
+    rows = [(number, 100, 1_000, MIDNIGHT + (number - 4) * 1_000, BUY) for number in range(1, 8)]
+    assert [bar.number for bar in process(an_aggregator(), rows)] == [0, 1, 2, 0, 1, 2, 3]
+    assert [bar.number for bar in process(an_aggregator(anchor="continuous"), rows)] == [0, 1, 2, 3, 4, 5, 6]
+    said = " ".join((SignalEngine._detect_signal.__doc__ or "").split())
+    assert "`number` of the bar within its UTC day, from 0: **it begins anew at midnight**" in said
+    assert "use `state.bars` to count bars" in said
 
 
 def test_a_trade_of_yesterday_after_midnight_does_not_reopen_the_day() -> None:

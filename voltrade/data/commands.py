@@ -17,22 +17,21 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from voltrade.data.faults import FAULTS, Inspection, Policies, policies, unreadable, with_finding
+from voltrade.data.archive_files import ArchiveFile, checksum_path
+from voltrade.data.day_checks import inspect_days, inspect_store
+from voltrade.data.faults import FAULTS, Inspection, Policies, policies
 from voltrade.data.fetch import DOWNLOADS, Fetcher
-from voltrade.data.file_checks import LAYOUTS, inspect_file, store_file
-from voltrade.data.kinds import KINDS, TRADES, Kind, day_of, days_between, start_of
-from voltrade.data.midnights import FAULT as MIDNIGHT
-from voltrade.data.midnights import repeated_ids, resolve_midnights
+from voltrade.data.file_checks import inspect_file, lost_rows, store_file
+from voltrade.data.kinds import KINDS, TRADES, Kind, day_of
+from voltrade.data.midnights import resolve_midnights
 from voltrade.data.readable_store import ReadableStore
-from voltrade.data.series_checks import inspect_values
-from voltrade.data.sources import ARCHIVE, ARCHIVE_ADDRESS, REST, REST_ADDRESS, Archive, ArchiveFile, Http, RestHistory
+from voltrade.data.sources import ARCHIVE, ARCHIVE_ADDRESS, REST, REST_ADDRESS, Archive, Http, RestHistory
 from voltrade.data.store import STORE, Store
 from voltrade.data.stored_day import StoredDay
-from voltrade.data.trade_checks import inspect_trades
 from voltrade.data.trade_files import COLUMN_NAMES
 from voltrade.errors import ConfigError, DataError, VoltradeError
 from voltrade.exchange.filters import instrument_of
-from voltrade.model import DAY_MS, Instrument, Trades, money
+from voltrade.model import Instrument, money
 from voltrade.simulated.symbols import shipped_instrument, shipped_symbols
 
 DESCRIPTION = """
@@ -199,7 +198,7 @@ async def _fetch_range(given: argparse.Namespace, first: date, last: date) -> in
     if fetcher.ids_missing:
         _print_filled(fetcher.ids_missing, fetcher.ids_filled)
     if fetcher.unproven:
-        print(f"trades: nothing says that the archive's days are whole, since REST can't be asked: {fetcher.unproven}")
+        print(f"trades: nothing says that the archive's days are whole, since {fetcher.unproven}")
     for (kind, day), rows in fetcher.rows_missing.items():
         print(f"{kind.name}: {rows:,} rows are missing on {day}, at REST too")
     _print_incomplete(incomplete)
@@ -275,7 +274,8 @@ def _print_stored(store: Store, symbol: str, kinds: Sequence[Kind], first: date,
 def _verify(given: argparse.Namespace) -> int:
     chosen = _policies(given)
     store = ReadableStore(given.store)
-    inspections = _of_files(given, chosen) if given.paths else _of_store(store, chosen)
+    of_files = inspect_days(_of_files(given, chosen), chosen)
+    inspections = of_files if given.paths else inspect_store(store, chosen, _now())
     count, faults = 0, Counter[str]()
     for inspection in inspections:
         count += 1
@@ -289,15 +289,16 @@ def _verify(given: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
-def _of_files(given: argparse.Namespace, chosen: Policies) -> Iterator[Inspection[Any]]:
+def _of_files(given: argparse.Namespace, chosen: Policies) -> Iterator[tuple[ArchiveFile | None, Inspection[Any]]]:
     for path in _files(given.paths):
         file = ArchiveFile.named(path.name)
         symbol = file.symbol if file else given.symbol
         if symbol is None:
             raise ConfigError(f"symbol: must be given for {path.name}, whose name does not say it")
         # A zip of the archive has a CHECKSUM and a recording has none; other files may have one beside them.
-        has_checksum = (file is not None and path.suffix == ".zip") or path.with_name(f"{path.name}.CHECKSUM").exists()
-        yield inspect_file(path, _instrument(given, symbol), chosen, archived=has_checksum, columns=given.columns)
+        has_checksum = (file is not None and path.suffix == ".zip") or checksum_path(path).exists()
+        instrument = _instrument(given, symbol)
+        yield file, inspect_file(path, instrument, chosen, archived=has_checksum, columns=given.columns)
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
@@ -308,82 +309,35 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
             yield path
 
 
-def _of_store(store: ReadableStore, chosen: Policies) -> Iterator[Inspection[Any]]:
-    for kind in KINDS.values():
-        for symbol in store.symbols(kind):
-            before: StoredDay | None = None
-            for day in store.days(kind, symbol):
-                yield _stored_day(store, kind, day, before, chosen)
-                before = day
-    yield from store.unreadable.values()
-
-
-def _stored_day(
-    store: ReadableStore, kind: Kind, stored: StoredDay, before: StoredDay | None, chosen: Policies
-) -> Inspection[Any]:
-    """Inspect a stored day, and whether ids are missing between it and the day before."""
-    name = f"{kind.name}/{stored.symbol}/{stored.day}"
-    span = (start_of(stored.day), start_of(stored.day) + DAY_MS)
-    try:
-        columns = store.rows(kind, stored.symbol, stored.day)
-    except DataError as error:
-        return unreadable(name, kind.name, error)
-    if kind is TRADES:
-        inspection: Inspection[Any] = inspect_trades(name, Trades(stored.symbol, *columns), chosen, span)
-    else:
-        edges = stored.metadata.begins and stored.metadata.ends
-        inspection = inspect_values(name, columns, LAYOUTS[kind], chosen, span, edges)
-    if at_edges := max(0, stored.missing - inspection.missing):
-        detail = f"{at_edges} rows are missing at the day's begin or end"
-        inspection = with_finding(inspection, "id_gap", chosen, detail)
-    if lacking := _days_lacking(store, kind, before, stored):
-        assert before is not None
-        lost = f"{lacking[0]} to {lacking[-1]}: nothing is stored"
-        ids = f", and {stored.first - before.last - 1:,} ids are missing" if kind is TRADES else ""
-        inspection = with_finding(inspection, "missing_day", chosen, f"{lost}{ids}")
-    if before and before.day + timedelta(1) == stored.day and kind.step:
-        missing = (stored.first - before.last) // kind.step - 1
-        if missing > 0:
-            is_joined = "trades" in (before.metadata.made_of, stored.metadata.made_of)
-            why = ", or fewer: ids of joined raw trades begin anew with each file" if is_joined else ""
-            detail = f"{missing} rows are missing after the day before{why}"
-            inspection = with_finding(inspection, "id_gap", chosen, detail)
-        if repeated := repeated_ids(before, stored):
-            detail = f"{repeated} ids are in {before.day} too, the first is {stored.first}"
-            inspection = with_finding(inspection, MIDNIGHT, chosen, detail)
-        elif missing < 0:
-            rule = f"ids must be above {before.last}, the last of the day before, was {stored.first}"
-            inspection = with_finding(inspection, "unsorted", chosen, rule)
-    return inspection
-
-
-def _days_lacking(store: ReadableStore, kind: Kind, before: StoredDay | None, stored: StoredDay) -> list[date]:
-    """Return the days between two stored ones that aren't stored, but for unreadable ones."""
-    between = days_between(before.day + timedelta(1), stored.day - timedelta(1)) if before else []
-    return [day for day in between if (kind, stored.symbol, day) not in store.unreadable]
-
-
 def _import(given: argparse.Namespace) -> int:
-    store, chosen = Store(given.store), _policies(given)
+    store, chosen = ReadableStore(given.store), _policies(given)
     instrument = _instrument(given, given.symbol)
-    refused = False
-    for path in given.paths:
-        file = ArchiveFile.named(path.name)
-        kind = file.kind if file else TRADES
-        whole = (file.first, file.last) if file and path.suffix == ".zip" else None
-        if file and file.symbol != given.symbol:
-            raise ConfigError(f"symbol: {path.name} must be of {given.symbol}")
-        beside = path.with_name(f"{path.name}.CHECKSUM").exists()
-        inspection = inspect_file(path, instrument, chosen, archived=beside, columns=given.columns)
-        days = store_file(store, inspection, kind, instrument, whole)
+    lacks = False
+    for path in given.paths:  # one that is refused keeps no other away
+        lacks |= not _import_file(store, path, instrument, chosen, given.columns)
+    found = resolve_midnights(store, store.days(TRADES, given.symbol), chosen)
+    for inspection in (*found, *store.unreadable.values()):
         _print_inspection(inspection)
-        for day in days:
-            print(f"    {_described(day)}")
-        refused |= inspection.accepted is None
-    for inspection in resolve_midnights(store, store.days(TRADES, given.symbol), chosen):
-        _print_inspection(inspection)
-        refused = True
-    return 1 if refused else 0
+        lacks = True
+    return 1 if lacks else 0
+
+
+def _import_file(
+    store: Store, path: Path, instrument: Instrument, chosen: Policies, columns: Mapping[str, str] | None
+) -> bool:
+    """Put a file into the store, and print what was found; return whether it was accepted, with all of its rows."""
+    file = ArchiveFile.named(path.name)
+    whole = (file.first, file.last) if file and path.suffix == ".zip" else None
+    inspection = inspect_file(path, instrument, chosen, archived=checksum_path(path).exists(), columns=columns)
+    _print_inspection(inspection)
+    try:
+        days = store_file(store, inspection, file.kind if file else TRADES, instrument, whole)
+    except DataError as error:  # stored rows contradict it, or can't be read
+        print(f"    {error}")
+        return False
+    for day in days:
+        print(f"    {_described(day)}")
+    return inspection.accepted is not None and not lost_rows(inspection)
 
 
 def _print_inspection(inspection: Inspection[Any]) -> None:

@@ -61,7 +61,11 @@ FAULTS: dict[str, Fault] = {
     "one_sided": Fault("a day must have takers on both sides", _REFUSE, (_REFUSE, _FLAG)),
     "id_gap": Fault("ids must follow each other; `data fill` asks REST for the missing ones", _FLAG, (_REFUSE, _FLAG)),
     "missing_day": Fault("no day must be missing between two stored days", _FLAG, (_REFUSE, _FLAG)),
+    "open_day": Fault(
+        "trades around a day, or REST, must say that it is whole; `data fetch` asks", _FLAG, (_REFUSE, _FLAG)
+    ),
     "other_market": Fault("trades must be of USD-M Futures, not of spot or COIN-M", _REFUSE, (_REFUSE, _FLAG)),
+    "other_symbol": Fault("the file, and every row, must be of the symbol", _REFUSE, (_REFUSE, _DROP)),
     "empty": Fault("the file must hold at least one trade", _REFUSE, (_REFUSE, _FLAG)),
 }
 """Every fault, in the order of reports."""
@@ -168,7 +172,7 @@ def unreadable(name: str, kind: str, error: DataError) -> Inspection[Any]:
 def with_finding(inspection: Inspection[Accepted], fault: str, policies: Policies, detail: str) -> Inspection[Accepted]:
     """Add a fault of the whole file before the others."""
     finding = whole_file(fault, policies, detail)
-    accepted = None if finding.policy is Policy.REFUSE else inspection.accepted
+    accepted = inspection.accepted if finding.policy is Policy.FLAG else None
     return replace(inspection, findings=(finding, *inspection.findings), accepted=accepted)
 
 

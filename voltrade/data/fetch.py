@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from voltrade.data.archive_files import ArchiveFile, checksum_path
+from voltrade.data.day_edges import open_edges
 from voltrade.data.faults import DEFAULT_POLICIES, Inspection, Policies
 from voltrade.data.file_checks import inspect_file, store_file
 from voltrade.data.gaps import Gap, gaps_of, grouped
@@ -28,7 +30,7 @@ from voltrade.data.kinds import FUNDING, MARKS, TRADES, Kind, day_of, days_betwe
 from voltrade.data.midnights import resolve_midnights
 from voltrade.data.readable_store import ReadableStore
 from voltrade.data.rest_pages import RestPages
-from voltrade.data.sources import TRADES_PER_PAGE, Archive, ArchiveFile, RestHistory, checksum_path
+from voltrade.data.sources import TRADES_PER_PAGE, Archive, RestHistory
 from voltrade.data.store import Store
 from voltrade.data.stored_day import Contradiction, Metadata, StoredDay
 from voltrade.data.trade_recorder import Recorder
@@ -81,8 +83,6 @@ class Fetcher:
         self.ids_missing = self.ids_filled = 0
         self.rows_missing: dict[tuple[Kind, date], int] = {}
         self.unproven = ""
-        self._unproven_edges: dict[date, tuple[bool, bool]] = {}
-        """For days that came in files: whether only the file says that it begins and ends with the day."""
         self._asked: set[tuple[int, int]] = set()
         """First and last ids of gaps that REST was asked for."""
         self._slots = asyncio.Semaphore(downloads)
@@ -189,11 +189,7 @@ class Fetcher:
     def _inspect_and_store(self, file: ArchiveFile, path: Path) -> Inspection[Any]:
         inspection = inspect_file(path, self._instrument, self._policies)
         with self._keeping_contradictions(file.kind):
-            known = {each.day: each.metadata for each in self._stored(days_between(file.first, file.last))}
-            for stored in store_file(self._store, inspection, file.kind, self._instrument, (file.first, file.last)):
-                before = known.get(stored.day, replace(stored.metadata, begins=False, ends=False))
-                if file.kind is TRADES and stored.metadata.made_of == "aggTrades":
-                    self._unproven_edges[stored.day] = not before.begins, not before.ends
+            store_file(self._store, inspection, file.kind, self._instrument, (file.first, file.last))
             if inspection.accepted is not None:  # a file that is refused, or contradicts, is kept for the user
                 for done in (path, checksum_path(path)):
                     done.unlink(missing_ok=True)
@@ -288,13 +284,13 @@ class Fetcher:
         with self._keeping_contradictions(TRADES):
             self.found += await asyncio.to_thread(resolve_midnights, self._store, nearby, self._policies)
         try:
-            for day, (begin, end) in sorted(self._unproven_edges.items()):
-                await self._fetch_edges(day, begin, end)
+            for day in self._stored_trades(first, last):
+                await self._prove_edges(day)
             gaps = await asyncio.to_thread(self._gaps_around, first, last)
             self.ids_missing += sum(gap.missing for gap in gaps)
             self.ids_filled += await self._fill(gaps)
         except DataError as error:
-            self.unproven = str(error)
+            self.unproven = f"REST can't be asked: {error}"
 
     def _gaps_around(self, first: date, last: date) -> list[Gap]:
         """Return the gaps of a range of days, and those to the days before and after it."""
@@ -307,18 +303,33 @@ class Fetcher:
     def _stored_trades(self, first: date, last: date) -> list[StoredDay]:
         return [day for day in self._store.days(TRADES, self._instrument.symbol) if first <= day.day <= last]
 
-    async def _fetch_edges(self, day: date, begin: bool, end: bool) -> None:
-        """Fetch trades before the first and after the last one of a day where the days around aren't stored."""
-        (stored,) = self._stored([day])
-        if end and not self._stored([day + timedelta(1)]):
+    async def _prove_edges(self, stored: StoredDay) -> None:
+        """Ask REST for the first and last trade of a day that came in a file, where the days around aren't stored.
+
+        What REST says is kept in the store, so that it is asked once.
+        """
+        day, end_ms = stored.day, start_of(stored.day) + DAY_MS
+        has_edges = stored.metadata.begins and stored.metadata.ends and stored.metadata.made_of == "aggTrades"
+        if not has_edges or end_ms > self._now():
+            return
+        edges = open_edges(None, stored, None)
+        if "end" in edges and not self._stored([day + timedelta(1)]):
             with self._keeping_contradictions(TRADES):
-                await self._fetch_trades(day, day, start_of(day) + DAY_MS)
-        if begin and not self._stored([day - timedelta(1)]):
-            first = await self._pages.first_id(start_of(day), start_of(day) + DAY_MS)
-            if first is not None and first < stored.first:
-                self.ids_missing += stored.first - first
-                gap = Gap(replace(stored, last=first - 1), stored.first, stored.first - first)
-                self.ids_filled += await self._fill([gap], begins=True)
+                await self._fetch_trades(day, day, end_ms)
+        if "begin" in edges and not self._stored([day - timedelta(1)]):
+            await self._prove_begin(stored, await self._pages.first_id(start_of(day), end_ms))
+
+    async def _prove_begin(self, stored: StoredDay, first: int | None) -> None:
+        """Keep that a day begins with its first trade, or fetch those before it; `first` is the one that REST names."""
+        if first is None or first > stored.first:
+            has = "none" if first is None else f"{first} as the first"
+            self.unproven = f"REST has {has} of {stored.day}, stored is {stored.first}"
+        elif first == stored.first:
+            await asyncio.to_thread(self._store.prove_begin, stored.symbol, stored.day, first)
+        else:
+            self.ids_missing += stored.first - first
+            gap = Gap(replace(stored, last=first - 1), stored.first, stored.first - first)
+            self.ids_filled += await self._fill([gap], begins=True)
 
     async def fill(self, first: date, last: date) -> tuple[int, int]:
         """Request the ids that are missing between stored trades; return how many were missing, and how many came.

@@ -8,13 +8,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from voltrade.data.archive_files import ArchiveFile, checksum_fault
 from voltrade.data.faults import DEFAULT_POLICIES, Inspection, Policies, Policy, with_finding
 from voltrade.data.kinds import FUNDING, MARKS, TRADES, Kind
 from voltrade.data.series_checks import FUNDING_RATES, MARK_KLINES, SeriesLayout, inspect_series
-from voltrade.data.sources import ArchiveFile, checksum_fault
 from voltrade.data.store import Store
 from voltrade.data.stored_day import Metadata, StoredDay
 from voltrade.data.trade_checks import inspect
+from voltrade.data.trade_files import name_inside
 from voltrade.model import Instrument
 
 LAYOUTS: dict[Kind, SeriesLayout] = {MARKS: MARK_KLINES, FUNDING: FUNDING_RATES}
@@ -41,8 +42,28 @@ def inspect_file(
         inspection: Inspection[Any] = inspect(path, instrument, policies, span, columns)
     else:
         inspection = inspect_series(path, LAYOUTS[file.kind], policies, span)
-    fault = checksum_fault(path) if archived and path.is_file() else None
-    return inspection if fault is None else with_finding(inspection, "checksum", policies, fault)
+    faults = {
+        "other_symbol": _other_symbol(path, instrument.symbol),
+        "checksum": checksum_fault(path) if archived and path.is_file() else None,
+    }
+    for name, fault in faults.items():
+        inspection = inspection if fault is None else with_finding(inspection, name, policies, fault)
+    return inspection
+
+
+def _other_symbol(path: Path, symbol: str) -> str | None:
+    """Return which other symbol a file's name states, or the name of the file inside a zip; None where none does."""
+    for name in (path.name, name_inside(path)):
+        file = ArchiveFile.named(name)
+        if file is not None and file.symbol != symbol:
+            return f"must be of {symbol}, is {name}"
+    return None
+
+
+def lost_rows(inspection: Inspection[Any]) -> set[str]:
+    """Return the faults for which rows were dropped that another source may have without the fault."""
+    dropped = {finding.fault for finding in inspection.findings if finding.policy is Policy.DROP}
+    return dropped - {"duplicate_id", "wrong_day"}
 
 
 def store_file(
@@ -59,8 +80,7 @@ def store_file(
     if inspection.accepted is None:
         return []
     sources = {inspection.name: inspection.counts}
-    dropped = {finding.fault for finding in inspection.findings if finding.policy is Policy.DROP}
-    lossless = dropped <= {"duplicate_id", "wrong_day"}
+    lossless = not lost_rows(inspection)
     first, last = inspection.edges or (None, None)
     if kind is TRADES:
         metadata = replace(Metadata.of(instrument, ""), sources=sources, made_of=inspection.kind)

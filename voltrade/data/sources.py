@@ -8,17 +8,12 @@ the request weight that Binance allows, so that a trading session on the same ad
 from __future__ import annotations
 
 import asyncio
-import calendar
 import fcntl
-import hashlib
-import re
 import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,10 +21,9 @@ from urllib.parse import urlsplit
 import aiohttp
 from tqdm.auto import tqdm
 
-from voltrade.data.faults import Span
-from voltrade.data.kinds import FUNDING, MARKS, TRADES, Kind, start_of
+from voltrade.data.archive_files import ArchiveFile, checksum_fault, checksum_path
 from voltrade.errors import DataError
-from voltrade.model import DAY_MS, HOUR_MS, MINUTE_MS
+from voltrade.model import HOUR_MS, MINUTE_MS
 
 ARCHIVE, ARCHIVE_ADDRESS = "VOLTRADE_ARCHIVE", "https://data.binance.vision"
 REST, REST_ADDRESS = "VOLTRADE_REST", "https://fapi.binance.com"
@@ -55,74 +49,6 @@ _SLOW_DOWN = frozenset({418, 429})
 
 
 # --- the archive ------------------------------------------------------------------------------------------------------
-
-_FOLDERS = {TRADES: "aggTrades", MARKS: "markPriceKlines", FUNDING: "fundingRate"}
-_LABELS = {TRADES: "aggTrades", MARKS: "1m", FUNDING: "fundingRate"}
-_NAME = re.compile(r"([A-Z0-9_]+)-(aggTrades|1m|fundingRate)-(\d{4})-(\d{2})(?:-(\d{2}))?\.(?:zip|csv)")
-
-
-@dataclass(frozen=True, slots=True)
-class ArchiveFile:
-    """A zip of the archive: one kind of rows of one symbol, of a day or of a month."""
-
-    kind: Kind
-    symbol: str
-    first: date
-    last: date
-
-    @staticmethod
-    def of_month(kind: Kind, symbol: str, day: date) -> ArchiveFile:
-        """Return the file of the month that a day lies in."""
-        days = calendar.monthrange(day.year, day.month)[1]
-        return ArchiveFile(kind, symbol, day.replace(day=1), day.replace(day=days))
-
-    @staticmethod
-    def named(name: str) -> ArchiveFile | None:
-        """Return the file of a name such as `BTCUSDT-aggTrades-2026-01-05.zip`, or `.csv`; None for another name."""
-        match = _NAME.fullmatch(name)
-        if match is None:
-            return None
-        symbol, label, year, month, day = match.groups()
-        kind = next(kind for kind, known in _LABELS.items() if known == label)
-        try:
-            first = date(int(year), int(month), int(day or 1))
-        except ValueError:
-            return None
-        return ArchiveFile(kind, symbol, first, first) if day else ArchiveFile.of_month(kind, symbol, first)
-
-    @property
-    def name(self) -> str:
-        period = self.first.isoformat() if self.first == self.last else f"{self.first:%Y-%m}"
-        return f"{self.symbol}-{_LABELS[self.kind]}-{period}.zip"
-
-    @property
-    def path(self) -> str:
-        """The file's path in the archive."""
-        often = "daily" if self.first == self.last else "monthly"
-        interval = "1m/" if self.kind is MARKS else ""
-        return f"data/futures/um/{often}/{_FOLDERS[self.kind]}/{self.symbol}/{interval}{self.name}"
-
-    @property
-    def span(self) -> Span:
-        return start_of(self.first), start_of(self.last) + DAY_MS
-
-
-def checksum_path(path: Path) -> Path:
-    """Return the path of a file's CHECKSUM, which is beside it as in the archive."""
-    return path.with_name(f"{path.name}.CHECKSUM")
-
-
-def checksum_fault(path: Path) -> str | None:
-    """Return what is wrong with a file according to the CHECKSUM beside it; None where it is correct."""
-    beside = checksum_path(path)
-    if not beside.is_file():
-        return f"there must be a {beside.name}, there is none"
-    stated = beside.read_text(errors="replace").split()
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not stated or stated[0].lower() != found:
-        return f"SHA-256 must be {stated[0] if stated else 'stated'}, was {found}"
-    return None
 
 
 class Archive:

@@ -200,7 +200,14 @@ class Store:
     def _content(self, path: str, columns: Sequence[str]) -> FileContent:
         with self._files.opened(path) as (file, size):
             metadata, rows = metadata_of(file.metadata.metadata, path), file.metadata.num_rows
-            return FileContent.of(metadata, rows, key_bounds(file.metadata), size, columns_of(file, columns))
+            if metadata.symbol not in ("", _symbol_of(path)):
+                raise DataError(f"{path}: must be of {_symbol_of(path)}, is of {metadata.symbol}")
+            found = columns_of(file, columns)
+        if "time" in columns and rows:
+            times, name = found[columns.index("time")], path.split("/")[2]
+            if not name.startswith((f"{day_of(int(times[0]))}.", f"{day_of(int(times[-1]))}.")):
+                raise DataError(f"{path}: must be of {name[:10]}, is of {day_of(int(times[0]))}")
+        return FileContent.of(metadata, rows, key_bounds(file.metadata), size, found)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -213,8 +220,8 @@ class Store:
             whole: first and last day of which `trades` hold everything, whatever `metadata` says of begin and end.
 
         Raises:
-            Contradiction: a stored trade of the same id differs; days without such a trade are still added.
-            DataError: the stored trades are in other units.
+            Contradiction: a stored trade of the same id differs, or what is stored of a day can't be read, or is in
+                other units; other days are still added.
         """
         return self.add(TRADES, trades.symbol, trades.columns, trades.time, metadata, whole=whole)
 
@@ -244,7 +251,7 @@ class Store:
             of_day = _metadata_of_day(metadata, kind, columns[0], (start, end), is_whole)
             of_day = replace(of_day, whole=is_whole and lossless)
             part = [np.asarray(column[start:end]) for column in columns]
-            with collect_contradictions(contradicted):
+            with collect_contradictions(contradicted, day):
                 edges = (int(part[0][0]), int(part[0][-1]))
                 self._merge(kind, symbol, day, [FileContent.of(of_day, end - start, edges, 0, part)])
                 stored = self.day(kind, symbol, day)
@@ -262,7 +269,8 @@ class Store:
             ended: a day whose last trade is known to be stored.
 
         Raises:
-            Contradiction: parts of a day differ; they stay as they are, and those of other days are merged.
+            Contradiction: parts of a day differ, or can't be read; they stay as they are, those of other days are
+                merged.
         """
         contradicted: dict[date, str] = {}
         days = {day for day, ending in self._day_names(TRADES, symbol) if ending == "parts"}
@@ -270,7 +278,7 @@ class Store:
             days.add(ended)
         for day in sorted(days):
             if before is None or day < before:
-                with collect_contradictions(contradicted):
+                with collect_contradictions(contradicted, day):
                     self._merge(TRADES, symbol, day, ends=day == ended)
         if contradicted:
             raise Contradiction(contradicted)
@@ -293,7 +301,18 @@ class Store:
             kept = (columns[0] < first) | (columns[0] > last)
             if kept.any() and not kept.all():
                 metadata = replace(merged_metadata(found), first=None, last=None, whole=False)
+                metadata = replace(metadata, begin_proven=False, end_proven=False)
                 self._write(target, TRADES, [column[kept] for column in columns], metadata)
+                self._files.delete_parts(_path(TRADES, symbol, day, "parts"), parts)
+
+    def prove_begin(self, symbol: str, day: date, first: int) -> None:
+        """Keep that a day's trades begin with an id, as REST says, if they do."""
+        target = _path(TRADES, symbol, day, "parquet")
+        with self._files.locked(f"{TRADES.name}/{symbol}"):
+            parts, found = self._part_paths(TRADES, symbol, day), self._contents(TRADES, symbol, day)
+            if found and min(each.first for each in found) == first:
+                metadata = merged_metadata(found).beginning(True)
+                self._write(target, TRADES, merged_rows(found, TRADES, target, day), metadata)
                 self._files.delete_parts(_path(TRADES, symbol, day, "parts"), parts)
 
     def _merge(
@@ -304,14 +323,16 @@ class Store:
         with self._files.locked(f"{kind.name}/{symbol}"):
             parts = self._part_paths(kind, symbol, day)
             found = [*self._contents(kind, symbol, day), *added]
-            if parts or added or (found and ends > found[0].metadata.ends):
+            if parts or added or (found and ends > found[0].metadata.end_proven):
                 for other in found[1:]:
                     check_same_units(found[0].metadata, other.metadata, target)
                 merged, metadata = merged_rows(found, kind, target, day), merged_metadata(found)
-                self._write(target, kind, merged, replace(metadata, ends=metadata.ends or ends))
+                metadata = replace(metadata, ends=True, end_proven=True) if ends else metadata
+                self._write(target, kind, merged, metadata)
             self._files.delete_parts(_path(kind, symbol, day, "parts"), parts)
 
     def _write(self, path: str, kind: Kind, columns: Sequence[Column], metadata: Metadata) -> None:
+        metadata = replace(metadata, symbol=_symbol_of(path))
         self._files.put(path, encode_rows(kind, columns, json.dumps(asdict(metadata))))
 
 
@@ -327,6 +348,8 @@ def _metadata_of_day(metadata: Metadata, kind: Kind, keys: Int64s, part: tuple[i
         metadata,
         begins=is_whole or follows(start) or (start == 0 and metadata.begins),
         ends=is_whole or follows(end) or (end == len(keys) and metadata.ends),
+        begin_proven=follows(start) or (start == 0 and metadata.begin_proven),
+        end_proven=follows(end) or (end == len(keys) and metadata.end_proven),
         first=metadata.first if start == 0 else None,
         last=metadata.last if end == len(keys) else None,
     )
@@ -336,6 +359,10 @@ def _path(kind: Kind, symbol: str, day: date, ending: str) -> str:
     if not _SYMBOL.fullmatch(symbol):
         raise DataError(f"symbol: must be capital letters and digits, was {symbol!r}")
     return f"{kind.name}/{symbol}/{day}.{ending}"
+
+
+def _symbol_of(path: str) -> str:
+    return path.split("/")[1]
 
 
 def _ratio(stored: str, wanted: Decimal, name: str) -> int:

@@ -17,10 +17,13 @@ from voltrade.model import Instrument, Int64s
 
 
 class Contradiction(DataError):
-    """Two rows with the same key differ: a stored and a new one, or rows of two recorded parts."""
+    """Two rows with the same key differ: a stored and a new one, or rows of two recorded parts.
+
+    Or nothing can be added to what is stored of a day, since that can't be read, or counts in other units.
+    """
 
     def __init__(self, days: Mapping[date, str]) -> None:
-        """Take the message of each day that has such rows."""
+        """Take the message of each such day."""
         super().__init__("; ".join(days.values()))
         self.days = days
 
@@ -47,17 +50,27 @@ class Metadata:
     """Key of the first row that the source has, even if it was dropped for a fault; None where that isn't known."""
     last: int | None = None
     """Key of the last row that the source has."""
+    begin_proven: bool = False
+    """Whether REST, or the trade before it, says that its first row is the day's first. A file alone proves nothing."""
+    end_proven: bool = False
+    """Whether REST, or the trade after it, says that its last row is the day's last."""
+    symbol: str = ""
+    """Written by the store; older files don't state it."""
 
     @staticmethod
     def of(instrument: Instrument, source: str, *, begins: bool = False, ends: bool = False) -> Metadata:
         """Describe trades in an instrument's ticks and lots, without faults."""
         tick, step = (f"{unit.normalize():f}" for unit in (instrument.tick_size, instrument.step_size))
-        return Metadata(tick, step, begins, ends, {source: {}})
+        return Metadata(tick, step, begins, ends, {source: {}}, begin_proven=begins, end_proven=ends)
 
     @staticmethod
     def of_values(sources: Mapping[str, Mapping[str, int]], *, begins: bool = False, ends: bool = False) -> Metadata:
         """Describe mark prices or funding rates, which are in 1e-8."""
         return Metadata("0.00000001", "1", begins, ends, sources)
+
+    def beginning(self, begins: bool) -> Metadata:
+        """Return it with or without the proof that its first row is the first of the day."""
+        return replace(self, begins=begins, begin_proven=begins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +140,9 @@ def merged_metadata(contents: Sequence[FileContent]) -> Metadata:
     return replace(
         contents[0].metadata,
         begins=any(each.metadata.begins for each in contents if each.first == first),
+        begin_proven=any(each.metadata.begin_proven for each in contents if each.first == first),
         ends=any(each.metadata.ends for each in contents if each.last == last),
+        end_proven=any(each.metadata.end_proven for each in contents if each.last == last),
         sources={source: found for each in contents for source, found in each.metadata.sources.items()},
         whole=any(each.metadata.whole for each in contents),
         first=first,
@@ -182,9 +197,9 @@ def _as_decimal(name: str, value: Any, metadata: Metadata) -> str:
 
 
 @contextmanager
-def collect_contradictions(found: dict[date, str]) -> Iterator[None]:
-    """Add the days of a `Contradiction` to `found` instead of raising it, so that other days are still stored."""
+def collect_contradictions(found: dict[date, str], day: date) -> Iterator[None]:
+    """Add to `found` why nothing could be added to a day, instead of raising it: other days are still stored."""
     try:
         yield
-    except Contradiction as error:
-        found |= error.days
+    except DataError as error:
+        found |= error.days if isinstance(error, Contradiction) else {day: str(error)}

@@ -20,12 +20,14 @@ import numpy as np
 
 from voltrade.compiled import source_key
 from voltrade.config import SessionSettings
-from voltrade.data.faults import TAPE_POLICIES
-from voltrade.data.kinds import TRADES, days_between
+from voltrade.data.archive_files import checksum_path
+from voltrade.data.day_edges import open_days
+from voltrade.data.faults import TAPE_POLICIES, Inspection
+from voltrade.data.file_checks import inspect_file
+from voltrade.data.kinds import day_of
 from voltrade.data.row_checks import ids_missing_before
 from voltrade.data.store import Store
 from voltrade.data.synthetic import synthetic_market
-from voltrade.data.trade_checks import inspect
 from voltrade.errors import DataError
 from voltrade.model import Funding, Instrument, Marks, Trades
 
@@ -121,19 +123,8 @@ def stored_trades(name: str, instrument: Instrument, store: Store | None = None)
         f"store, {symbol} {first}{until}",
         marks=store.marks(symbol, first, last),
         funding=store.funding(symbol, first, last),
-        open_days=_open_days(store, symbol, first, last),
+        open_days=open_days(store, symbol, first, last),
     )
-
-
-def _open_days(store: Store, symbol: str, first: date, last: date) -> tuple[str, ...]:
-    """Return the days of trades whose first or last trade isn't known to be the day's, and which of them."""
-    found = []
-    for day in days_between(first, last):
-        stored = store.day(TRADES, symbol, day)
-        edges = {} if stored is None else {"begin": stored.metadata.begins, "end": stored.metadata.ends}
-        if lacking := " and ".join(name for name, is_there in edges.items() if not is_there):
-            found.append(f"{day} ({lacking})")
-    return tuple(found)
 
 
 def _days_of(name: str, instrument: Instrument) -> tuple[date, date]:
@@ -187,7 +178,7 @@ def load_trades(path: Path | str, instrument: Instrument) -> Tape:
     key = _cache_key(path, instrument, store)
     if found := store.cache.trades(key):
         trades, report = found
-        return Tape(trades, TapeReport(**json.loads(report)), source=path.name)
+        return _file_tape(path, trades, TapeReport(**json.loads(report)))
     read = _read_trades(path, instrument)
     store.cache.add_trades(key, read.trades, json.dumps(asdict(read.report)))
     return read
@@ -196,7 +187,9 @@ def load_trades(path: Path | str, instrument: Instrument) -> Tape:
 def _cache_key(path: Path, instrument: Instrument, store: Store) -> str:
     """Return a hash of all that the trades depend on: the file's bytes and name, the symbol's units, and our code."""
     units = f"{instrument.tick_size} {instrument.step_size} {instrument.max_price}"
-    said = f"{path.name} {instrument.symbol} {units} {source_key(Path(__file__))} {_content(path, store)}"
+    beside = checksum_path(path)
+    checksum = beside.read_text(errors="replace") if beside.exists() else ""
+    said = f"{path.name} {instrument.symbol} {units} {source_key(Path(__file__))} {_content(path, store)} {checksum}"
     return hashlib.sha256(said.encode()).hexdigest()
 
 
@@ -219,14 +212,21 @@ _SETTLED_S = 2.0
 
 
 def _read_trades(path: Path, instrument: Instrument) -> Tape:
-    found = inspect(path, instrument, TAPE_POLICIES)
+    found: Inspection[Trades] = inspect_file(path, instrument, TAPE_POLICIES, archived=checksum_path(path).exists())
     if found.accepted is None:
         assert found.refused is not None
         row = f"row {found.refused.rows[0]}: " if len(found.refused.rows) else ""
         raise DataError(f"{found.name}: {row}{found.refused.detail}")
     gaps = {"id_gaps": found.gaps, "ids_missing": found.missing}
     report = _report(found.accepted, found.rows_read, dropped=found.dropped, **gaps)
-    return Tape(found.accepted, report, source=found.name)
+    return _file_tape(path, found.accepted, report)
+
+
+def _file_tape(path: Path, trades: Trades, report: TapeReport) -> Tape:
+    """Return the tape of a file. Nothing says that it has all trades of its first day and of its last."""
+    first, last = day_of(report.first_time), day_of(report.last_time)
+    edges = (f"{first} (begin and end)",) if first == last else (f"{first} (begin)", f"{last} (end)")
+    return Tape(trades, report, source=path.name, open_days=edges)
 
 
 def _report(trades: Trades, rows_read: int, **found: Any) -> TapeReport:

@@ -11,7 +11,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from io import BytesIO
@@ -32,24 +32,26 @@ from voltrade.model import Bools, Int64s
 Kind = Literal["aggTrades", "trades"]
 
 COLUMN_NAMES: dict[str, tuple[str, ...]] = {
-    "id": ("agg_trade_id", "id", "trade_id", "a"),
+    "id": ("agg_trade_id", "aggregate_trade_id", "id", "trade_id", "a"),
     "price": ("price", "p"),
     "quantity": ("quantity", "qty", "q", "amount", "size"),
     "time": ("transact_time", "time", "timestamp", "T", "trade_time", "ts"),
     "is_buyer_maker": ("is_buyer_maker", "m"),
     "side": ("side", "taker_side"),
     "order_type": ("order_type", "X"),
+    "symbol": ("symbol",),
+    "exchange": ("exchange",),
 }
 """Names of our columns in files; the first name that a file has is used.
 
-Longer names may be written in other ways too, such as `isBuyerMaker`. `side` is the taker's, `buy` or `sell`; it is
-used where there is no `is_buyer_maker`. Tardis, ccxt and most dumps use names of this table.
+Longer names may be written in other ways too, such as `isBuyerMaker` or `Is Buyer Maker`. `side` is the taker's, `buy`
+or `sell`; it is used where there is no `is_buyer_maker`. Tardis, ccxt and most dumps use names of this table.
 """
 
 NEEDED = ("id", "price", "quantity", "time")
 """Required columns. A file without `is_buyer_maker` is read too, so that the missing side is reported as a fault."""
 
-AGGREGATE_NAMES = frozenset({"agg_trade_id", "a", "first_trade_id", "last_trade_id"})
+AGGREGATE_NAMES = frozenset({"agg_trade_id", "aggregate_trade_id", "a", "first_trade_id", "last_trade_id"})
 """A file with any of these columns has aggTrades."""
 
 OTHER_MARKETS = {
@@ -75,6 +77,16 @@ ARCHIVE_LAYOUTS: dict[Kind, tuple[str, ...]] = {
 
 _BATCH_ROWS = 1_000_000
 _BLOCK_BYTES = 1 << 24
+_LONGEST_LINE = 1 << 16
+_OTHER_FORMS = {
+    b"\xff\xfe": "in UTF-16",
+    b"\xfe\xff": "in UTF-16",
+    b"<": "a page of the web, or an error of a server",
+    b"{": "JSON",
+    b"[": "JSON",
+    b"PK": "a zip inside of it",
+}
+"""First bytes of what isn't a CSV, and what it is."""
 _UNREADABLE = (pa.ArrowInvalid, EOFError, OSError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error)
 
 
@@ -148,9 +160,22 @@ def read_cells(path: Path, layout: tuple[str, ...]) -> tuple[dict[str, pa.Array]
 
 
 def _first_line(path: Path) -> list[str]:
-    """Return the cells of a CSV's first line."""
+    """Return the cells of a CSV's first line.
+
+    Raises:
+        DataError: it isn't the first line of a CSV: the file is empty, a page of the web, or in another form.
+    """
     with opened(path) as file:
-        return [cell.strip().strip('"') for cell in file.readline().decode("utf-8-sig").split(",")]
+        line = file.readline(_LONGEST_LINE)
+    if not line.strip():
+        raise DataError(f"{path.name}: must have a first line, has none" if not line else f"{path.name}: begins blank")
+    for begin, form in _OTHER_FORMS.items():
+        if line.startswith(begin):
+            raise DataError(f"{path.name}: must be a CSV in UTF-8, is {form}")
+    text = line.decode("utf-8-sig")
+    if other := next((mark for mark in ";\t|" if mark in text), None):
+        raise DataError(f"{path.name}: must have commas between its columns and points in its numbers, has {other!r}")
+    return [cell.strip().strip('"') for cell in text.split(",")]
 
 
 def _as_texts(
@@ -245,7 +270,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
                 yield BytesIO(content.read())
         elif magic.startswith(b"PK"):
             with zipfile.ZipFile(file) as archive:
-                members = [name for name in archive.namelist() if not _is_of_a_mac(name) and not name.endswith("/")]
+                members = _members(archive)
                 if len(members) != 1:
                     raise DataError(f"{path.name}: must hold one file, holds {len(members)}")
                 try:
@@ -256,6 +281,20 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
                     yield member
         else:
             yield file
+
+
+def name_inside(path: Path) -> str:
+    """Return the name of the one file in a zip; empty for other files, and for a zip that can't be read."""
+    if path.is_file() and zipfile.is_zipfile(path):
+        with suppress(*_UNREADABLE), zipfile.ZipFile(path) as archive:
+            members = _members(archive)
+            return members[0].rpartition("/")[2] if len(members) == 1 else ""
+    return ""
+
+
+def _members(archive: zipfile.ZipFile) -> list[str]:
+    """Return the names of the files in a zip, but for those that the Finder adds."""
+    return [name for name in archive.namelist() if not _is_of_a_mac(name) and not name.endswith("/")]
 
 
 def _is_of_a_mac(name: str) -> bool:
@@ -274,10 +313,12 @@ def _layout(name: str, width: int) -> list[str]:
 
 def _kind(name: str, header: list[str]) -> Kind:
     """Return whether a file has aggTrades or raw trades, by its header, else by its name."""
-    lowered = name.lower()
-    if AGGREGATE_NAMES & set(header) or (not RAW_NAMES & set(header) and "aggtrades" in lowered):
+    lowered, known = name.lower(), [*AGGREGATE_NAMES, *RAW_NAMES]
+    plain = _plain_names(header)
+    there = {each for each in known if _find((each,), header, plain)}
+    if AGGREGATE_NAMES & there or (not RAW_NAMES & there and "aggtrades" in lowered):
         return "aggTrades"
-    if RAW_NAMES & set(header) or "trades" in lowered:
+    if RAW_NAMES & there or "trades" in lowered:
         return "trades"
     raise DataError(
         f"{name}: must say whether it holds aggTrades or raw trades: put `aggTrades` or `trades` into the file's name, "
@@ -289,16 +330,25 @@ def _our_columns(name: str, header: list[str], given: Mapping[str, str]) -> dict
     """Return the file's name of each of our columns."""
     if unknown := [f"{ours}={their}" for ours, their in given.items() if their not in header]:
         raise DataError(f"{name}: columns: must be in the file's header {', '.join(header)}, was {', '.join(unknown)}")
-    plain = {their.replace("_", "").lower(): their for their in reversed(header) if len(their) > 2}
+    plain = _plain_names(header)
     found = {ours: given.get(ours) or _find(theirs, header, plain) for ours, theirs in COLUMN_NAMES.items()}
-    missing = [ours for ours, their in found.items() if their is None and ours not in ("order_type", "side")]
+    missing = [ours for ours in (*NEEDED, "is_buyer_maker") if found[ours] is None]
     if set(missing) & set(NEEDED):
         raise DataError(f"{name}: must have the columns {', '.join(missing)}, has {', '.join(header)}")
     return {ours: their for ours, their in found.items() if their is not None}
 
 
+def _plain_names(header: Sequence[str]) -> dict[str, str]:
+    """Return the longer names of a header, by the same in small letters without spaces and underscores."""
+    return {re.sub("[ _]", "", their).lower(): their for their in reversed(header) if len(their) > 2}
+
+
 def _find(names: Sequence[str], header: Sequence[str], plain: Mapping[str, str]) -> str | None:
-    """Return the first name that a header has, else one that it has without underscores or in other letters."""
+    """Return the first name that a header has, else one that it has without underscores or in other letters.
+
+    Args:
+        plain: see `_plain_names`.
+    """
     exact = next((name for name in names if name in header), None)
     return exact or next((plain[key] for name in names if (key := name.replace("_", "")) in plain), None)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -83,7 +82,7 @@ class Recorder:
             trades = Trades.join(self._pending)
             self._pending, self._pending_rows = [], 0
             self._submit(self._store.add_part, trades, self._metadata)
-            self._metadata = replace(self._metadata, begins=False)
+            self._metadata = self._metadata.beginning(False)
 
     def close(self, *, ended: bool = False) -> None:
         """Write the remaining trades, and merge all parts into the files of their days.
@@ -105,7 +104,8 @@ class Recorder:
         self.flush()
         follows = before is not None and int(new.id[0]) == self._last_id + 1
         self._submit(self._compact_earlier, day, before if follows else None)
-        self._metadata = replace(self._metadata, begins=follows if before else self._metadata.begins)
+        if before:
+            self._metadata = self._metadata.beginning(follows)
 
     def _compact_earlier(self, day: date, ended: date | None) -> None:
         with suppress(Contradiction):  # recording goes on; `close` raises it

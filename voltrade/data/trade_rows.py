@@ -25,6 +25,9 @@ EARLIEST_MS = 1_000_000_000_000
 LARGEST_TICKLOTS = 2**62
 """Largest price x quantity of a row, in ticks x lots."""
 
+USD_M_NAMES = ("binance-futures", "binanceusdm")
+"""What tardis and ccxt call USD-M Futures."""
+
 MAKER, TAKER, NO_SIDE = 1, 0, -1
 
 ORDER_TYPES = ("MARKET", *NO_TRADES)
@@ -88,6 +91,7 @@ def convert_columns(columns: Columns, instrument: Instrument, found: Findings) -
     refuse(price > instrument.max_price, f"price must be at most {instrument.max_price} ticks", price)
     most = LARGEST_TICKLOTS // instrument.max_price
     refuse(quantity > most, f"quantity must be at most {most} lots", quantity)
+    other = _other_symbol(columns, instrument, found)
     side, wrong = _sides(columns)
     refuse(wrong, *_side_rule(columns))
     order_type, wrong = _order_types(columns, price, quantity)
@@ -100,7 +104,31 @@ def convert_columns(columns: Columns, instrument: Instrument, found: Findings) -
     else:
         found.where("missing_side", (side == NO_SIDE) & ~bad, number, "is_buyer_maker must be true or false, was empty")
     rows = TradeRows(number, ids, price, quantity, milliseconds, side, order_type, bad)
-    return rows if has_id.all() else rows[has_id]
+    kept = has_id & ~other
+    return rows if kept.all() else rows[kept]
+
+
+def _other_symbol(columns: Columns, instrument: Instrument, found: Findings) -> Bools:
+    """Add the faults of rows that are of another symbol or exchange; return which are of another symbol.
+
+    ccxt writes BTC/USDT:USDT for what is traded at USD-M Futures, and BTC/USDT for spot.
+    """
+    base, quote, name = instrument.base_asset, instrument.quote_asset, instrument.symbol
+    symbols = (name, name.lower(), f"{base}/{quote}:{quote}")
+    wrong = _other_than(columns, "symbol", symbols)
+    found.where("other_symbol", wrong, columns.numbers, f"symbol must be {name}", columns.columns.get("symbol"))
+    elsewhere = _other_than(columns, "exchange", USD_M_NAMES)
+    rule = f"exchange must be {' or '.join(USD_M_NAMES)}"
+    found.where("other_market", elsewhere, columns.numbers, rule, columns.columns.get("exchange"))
+    return wrong
+
+
+def _other_than(columns: Columns, name: str, accepted: tuple[str, ...]) -> Bools:
+    """Return the rows that state something else in a column; none where there is no such column."""
+    column = columns.columns.get(name)
+    if column is None:
+        return np.zeros(len(columns.numbers), np.bool_)
+    return ~_is_in(column.cast(pa.string()).fill_null(""), (*accepted, ""))
 
 
 def _side_rule(columns: Columns) -> tuple[str, Any]:

@@ -1,0 +1,49 @@
+"""What says that the stored trades of a day begin with the day's first one and end with its last.
+
+A daily file of the archive may begin late or stop in the afternoon, and looks like any other. So a day's begin is
+proven where its first id follows the last one of the day before, or where REST named it; and its end likewise.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import date, timedelta
+
+from voltrade.data.kinds import TRADES, days_between
+from voltrade.data.store import Store
+from voltrade.data.stored_day import StoredDay
+from voltrade.errors import DataError
+
+
+def open_edges(before: StoredDay | None, day: StoredDay, after: StoredDay | None) -> tuple[str, ...]:
+    """Return which of a day's `begin` and `end` nothing proves, where `before` and `after` are the days around it."""
+    proven = {
+        "begin": day.metadata.begin_proven or _joins(before, day),
+        "end": day.metadata.end_proven or _joins(day, after),
+    }
+    return tuple(edge for edge, is_proven in proven.items() if not is_proven)
+
+
+def _joins(before: StoredDay | None, after: StoredDay | None) -> bool:
+    """Whether the ids of a day follow those of the day before."""
+    if before is None or after is None or before.day + timedelta(1) != after.day:
+        return False
+    counts_alike = before.metadata.made_of == after.metadata.made_of == "aggTrades"
+    return counts_alike and before.last + 1 == after.first
+
+
+def open_days(store: Store, symbol: str, first: date, last: date) -> tuple[str, ...]:
+    """Return the stored days of a range whose begin or end nothing proves, such as `2026-01-05 (begin and end)`."""
+    around = days_between(first - timedelta(1), last + timedelta(1))
+    stored = [_readable(store, symbol, day) for day in around]
+    found = []
+    for before, day, after in zip(stored, stored[1:], stored[2:], strict=False):
+        if day is not None and (edges := open_edges(before, day, after)):
+            found.append(f"{day.day} ({' and '.join(edges)})")
+    return tuple(found)
+
+
+def _readable(store: Store, symbol: str, day: date) -> StoredDay | None:
+    with suppress(DataError):
+        return store.day(TRADES, symbol, day)
+    return None
