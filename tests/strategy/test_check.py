@@ -694,7 +694,7 @@ def test_a_rule_that_knows_or_keeps_more_than_it_declares_is_refused(rule: type[
 @pytest.mark.parametrize("rule", [SignalEngine, Momentum, PlainWords, WithConstants, LongOnly])
 def test_a_sound_rule_is_not_refused(rule: type[SignalEngine]) -> None:
     code_reader.refuse_other_data(rule)
-    check_module.try_signals(rule, rule.settings_type())
+    check_module.try_rule(rule, rule.settings_type())
 
 
 def test_what_a_rule_returns_is_tried_before_anything_is_traded() -> None:
@@ -704,8 +704,8 @@ def test_what_a_rule_returns_is_tried_before_anything_is_traded() -> None:
             return bar.close > bar.open  # type: ignore[no-any-return]
 
     with pytest.raises(ConfigError, match=r"Truth._detect_signal: must return -1, 0 or 1, at bar 0, .*True or False"):
-        check_module.try_signals(Truth, SignalSettings())
-    check_module.try_signals(Fails, SignalSettings())  # the bar that raises is named where it is traded
+        check_module.try_rule(Truth, SignalSettings())
+    check_module.try_rule(Fails, SignalSettings())  # the bar that raises is named where it is traded
 
 
 # --- python -m voltrade check -----------------------------------------------------------------------------------------

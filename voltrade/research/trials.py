@@ -15,6 +15,7 @@ from voltrade.report.performance import Figures
 from voltrade.research.prepared_tape import Research
 from voltrade.research.trial_worker import TrialResult, TrialResults
 from voltrade.signal_engine import SignalEngine
+from voltrade.strategy.check import try_rule
 from voltrade.strategy.code_reader import refuse_other_data
 from voltrade.strategy.rule_file import load_rule
 
@@ -134,6 +135,8 @@ def _rules_of(
                 refuse_other_data(rule)
             loaded = rule or load_rule(name)
             signals = config.signals.converted_to(loaded.settings_type)
+            if loaded is not SignalEngine:
+                try_rule(loaded, signals)
             bases[name] = config.model_copy(update={"signals": signals})
             rules[name] = loaded
         except ConfigError as error:

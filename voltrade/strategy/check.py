@@ -131,26 +131,32 @@ def check(
     )
 
 
-def try_signals(rule: type[SignalEngine], settings: SignalSettings) -> None:
-    """Run a rule over some bars of a synthetic tape, and refuse what it returns if that is no signal.
+def try_rule(rule: type[SignalEngine], settings: SignalSettings) -> None:
+    """Run a rule over some bars of a synthetic tape, and refuse what can be told in a moment.
 
     What else it may do wrong, such as raise an error, is told where it happens.
 
     Raises:
-        ConfigError: The rule returned something other than -1, 0 or 1.
+        ConfigError: The rule returned something other than -1, 0 or 1, decides otherwise when it runs again or bar by
+            bar, or changes the bars or its settings.
     """
-    engine = rule(settings, shipped_instrument("BTCUSDT"))
+    new = partial(rule, settings, shipped_instrument("BTCUSDT"))
+    made = _some_bars(shipped_instrument("BTCUSDT"))
     try:
-        engine.on_volume_bars(_some_bars(engine.instrument))
+        whole = new().on_volume_bars(made.rows)
+        findings = [_check_repeat(new, made, whole), _check_bar_by_bar(new, made, whole)]
     except ConfigError:
         raise
     except Exception:  # whatever a rule may raise
         return
+    for finding in findings:
+        if not finding.ok:
+            raise ConfigError(f"rule: {rule.__name__}: {finding.detail}: {REQUIREMENT}")
 
 
 @cache
-def _some_bars(instrument: Instrument) -> Rows:
-    return fixture(instrument, BARS_TO_TRY).rows
+def _some_bars(instrument: Instrument) -> Fixture:
+    return fixture(instrument, BARS_TO_TRY)
 
 
 # --- runs that must agree ---------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import numpy as np
 
 from voltrade.compiled import plain
 from voltrade.errors import ConfigError
-from voltrade.signal_engine import SignalEngine, ema_step, other_overrides, overrides_of
+from voltrade.signal_engine import RULE_BAR, SignalEngine, ema_step, other_overrides, overrides_of
 
 TRUSTED_MODULES = frozenset(
     {"builtins", "math", "cmath", "_operator", "decimal", "fractions"}
@@ -31,9 +31,35 @@ TRUSTED_MODULES = frozenset(
 FORBIDDEN_NAMES = frozenset(
     {"open", "input", "eval", "exec", "compile", "globals", "locals", "vars", "id", "hash", "__import__", "breakpoint"}
     | {"getattr", "setattr", "delattr", "type", "super", "attrgetter", "methodcaller"}
-    | {"load", "loadtxt", "genfromtxt", "fromfile", "fromregex", "memmap"}
+    | {
+        "load",
+        "loadtxt",
+        "genfromtxt",
+        "fromfile",
+        "fromregex",
+        "memmap",
+        "save",
+        "savez",
+        "savez_compressed",
+        "savetxt",
+    }
+    | {"datetime64", "empty", "empty_like", "ndarray", "memoryview", "getcontext", "setcontext", "localcontext"}
+    | {
+        "seterr",
+        "geterr",
+        "seterrcall",
+        "geterrcall",
+        "setbufsize",
+        "getbufsize",
+        "set_printoptions",
+        "get_printoptions",
+    }
 )
-"""Names in these modules that read or keep other data, or could do so without being found."""
+"""Names in these modules that read or keep other data, or could do so without being found.
+
+Among them are the clock (`numpy.datetime64("now")`), memory that nothing was written to (`numpy.empty`), and settings
+of a whole process.
+"""
 
 MAX_CONSTANT = 64
 """Most numbers or characters in one constant of a rule, such as a tuple of weights."""
@@ -62,7 +88,10 @@ class CodeReader:
         for name in other_overrides(rule):
             yield f"{rule.__name__} overrides {name}"
         methods = overrides_of("on_volume_bar", rule)
-        for function in (*(indicator.step for indicator in rule.indicators), rule._detect_signal, *methods):
+        steps = (*(indicator.step for indicator in rule.indicators), rule._detect_signal)
+        for step in steps:
+            yield from _misused_arguments(plain(step))
+        for function in (*steps, *methods):
             if isinstance(plain(function), FunctionType):
                 yield from self._function(function)
             else:
@@ -166,6 +195,24 @@ def refuse_other_data(rule: type[SignalEngine]) -> None:
     """
     for found in CodeReader().read_rule(rule):
         raise ConfigError(f"rule: {found}: {REQUIREMENT}; state between bars is declared by an Indicator")
+
+
+def _misused_arguments(step: Any) -> Iterator[str]:
+    """Yield what a step changes of the bar and the settings, its second and third argument, and what no bar has."""
+    if not isinstance(step, FunctionType) or step.__code__.co_argcount != 4:
+        return
+    instructions = list(dis.get_instructions(step))
+    _, bar, settings, _ = step.__code__.co_varnames[:4]
+    known = RULE_BAR.names or ()
+    for number, instruction in enumerate(instructions[1:], 1):
+        operation, name = instruction.opname, str(instruction.argval)
+        if not operation.endswith(("_ATTR", "LOAD_METHOD")):
+            continue
+        owner = _owner(instructions, number)
+        if operation in ("STORE_ATTR", "DELETE_ATTR") and owner in (bar, settings):
+            yield f"{step.__qualname__} changes {owner}.{name}, which it may only read"
+        elif owner == bar and name not in known:
+            yield f"{step.__qualname__} reads {bar}.{name}, and a bar has {', '.join(known)}"
 
 
 def _set_attributes(given: Any) -> list[str]:

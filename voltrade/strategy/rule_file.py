@@ -73,10 +73,10 @@ def read_parameters(
         given = parameter_file.merged(saved, given, name, Config(signals=rule.settings_type()), explicit)
     config = Config.from_parameters(given, signals=rule.settings_type)
     if config.session.rule:
-        from voltrade.strategy.check import try_signals  # only where it is needed: a start waits for every import
+        from voltrade.strategy.check import try_rule  # only where it is needed: a start waits for every import
 
         rule.program_for(config.signals)
-        try_signals(rule, config.signals)
+        try_rule(rule, config.signals)
     return config
 
 
