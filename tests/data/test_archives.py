@@ -469,6 +469,25 @@ def check_fetch(files: Files, kept: Trades | None, server: HistoryServer) -> Non
     assert verified == 0, files.capsys.readouterr().out
 
 
+def test_rows_of_other_symbols_can_be_dropped_from_a_dump_of_many_or_taken_under_another_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = foreign(CCXT, "BTC/USDT:USDT").splitlines()
+    others = [line.replace("BTC/USDT:USDT", "ETH/USDT:USDT").replace(",6", ",7") for line in lines[1:]]
+    path = tmp_path / "many aggTrades.csv"
+    path.write_text("\n".join([*lines, *others]) + "\n")
+    given = ("import", "BTCUSDT", str(path), "--store", str(tmp_path / "store"))
+    assert commands.main([*given]) == 1
+    rows = f"({COUNT + 2}-{2 * COUNT + 1})"
+    assert f"other_symbol in {COUNT} rows {rows}: symbol must be BTCUSDT, was ETH/USDT:USDT" in capsys.readouterr().out
+    assert commands.main([*given, "--policy", "other_symbol=drop"]) == 0
+    store = Store(tmp_path / "store")
+    assert same(store.trades(BTCUSDT, DAY, DAY), TRADED[:COUNT])
+    path.write_text(foreign(CCXT, "BTC-PERP"))
+    assert commands.main([*given, "--policy", "other_symbol=flag"]) == 0
+    assert f"other_symbol in {COUNT} rows" in capsys.readouterr().out
+
+
 # --- a store that is broken -------------------------------------------------------------------------------------------
 
 

@@ -158,3 +158,19 @@ def test_today_has_no_end_yet_and_verify_asks_for_none(
     assert fetch(server) == 0
     assert commands.main(["verify"]) == 0, capsys.readouterr().out
     assert opened(store) == (f"{DAYS[-1]} (end)",), "a result says so"
+
+
+def test_rows_that_were_dropped_at_the_edges_of_a_tape_are_told(
+    tmp_path: Path, server: HistoryServer, store: Store
+) -> None:
+    """They are in no gap between two trades."""
+    file = ArchiveFile(TRADES, "BTCUSDT", FIRST, FIRST)
+    lines = server.history.csv(file).splitlines()
+    for row in (1, 2, -1):
+        lines[row] = lines[row].replace(lines[row].split(",")[2], "0.000", 1)
+    path = tmp_path / file.name
+    path.write_text("\n".join(lines) + "\n")
+    assert commands.main(["import", "BTCUSDT", str(path)]) == 1
+    tape = stored_trades(f"store:BTCUSDT:{FIRST}", BTCUSDT, store)
+    assert tape.report.ids_missing == 0
+    assert tape.open_days[1:] == (f"{FIRST} (2 ids lack at its begin)", f"{FIRST} (1 ids lack at its end)")

@@ -745,6 +745,25 @@ def test_a_long_path_is_shortened_in_its_middle_and_shown_whole_when_pointed_at(
     assert text.startswith("a<b/")
 
 
+def test_h4_what_the_tape_lacks_stands_in_the_heading_the_figures_and_the_chart(research: Research) -> None:
+    """The chart is what a recorded explorer shows alone, in a page without widgets."""
+    trades = research.tape.trades
+    there = np.ones(len(trades), np.bool_)
+    there[5_000 : 5_000 + len(trades) // 33] = False
+    holed = replace(research.tape, trades=trades[there], source="with a hole", open_days=("2026-01-05 (begin)",))
+    explorer = Explorer(Research(holed), page_bars=500)
+    warning = "INCOMPLETE TAPE: without 3.0% of the trades"
+    assert explorer.chart.figure.layout.title.text.startswith(f"{warning} · ")
+    heading = unescape(explorer._heading.value)
+    assert warning in heading
+    part = len(trades) // 33 / len(trades)
+    assert f"in 1 gaps ({part:.2%}); not known to be whole: 2026-01-05 (begin); mark = simulated" in heading
+    assert "extrapolated: " in heading
+    assert warning in explorer._statistics.value
+    turn(explorer, threshold=80.0)
+    assert explorer.chart.figure.layout.title.text.startswith(f"{warning} · ")
+
+
 def test_the_heading_shows_the_end_of_a_long_rule_path(explorer: Explorer) -> None:
     assert "rule: <span title='built in'>built in</span>" in explorer._heading.value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from html import unescape
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ def both_paths(tape: Tape, config: Config) -> Backtest:
 
 
 @pytest.mark.parametrize("without", [range(0), range(80, 104), range(80, 180), range(1, 180)])
-def test_a_hole_in_the_marks_switches_no_breaker_off(without: range) -> None:
+def test_h1_a_hole_in_the_marks_switches_no_breaker_off(without: range) -> None:
     """The price falls by 5 % for ten minutes: the drawdown trips, at the mark or at the last trade."""
     price = up_and_down(10_800)
     price[5_000:5_600] = price[5_000:5_600] * 95 // 100
@@ -184,7 +185,7 @@ def hours(*at: float) -> Int64s:
         ((0.000001, 8.000001, 15.999999, 24, 32, 40.000001), None, 0),
     ],
 )
-def test_missing_funding_rows_are_counted(at: tuple[float, ...], intervals: list[int] | None, missing: int) -> None:
+def test_h5_missing_funding_rows_are_counted(at: tuple[float, ...], intervals: list[int] | None, missing: int) -> None:
     """From just after midnight, for 47.5 hours; the interval of each row is what ends there."""
     stated = None if intervals is None else np.array(intervals) * HOUR_MS
     funding = Funding(hours(*at), np.ones(len(at), np.int64), stated)
@@ -221,7 +222,7 @@ HOLES = {
 
 @pytest.mark.parametrize("marks", HOLES.values(), ids=HOLES)
 @pytest.mark.parametrize("mark_interval_s", [60, 7_200])
-def test_every_funding_row_is_paid_once_at_its_own_rate(marks: Marks | None, mark_interval_s: int) -> None:
+def test_h2_every_funding_row_is_paid_once_at_its_own_rate(marks: Marks | None, mark_interval_s: int) -> None:
     """A notional of about 19,980: -1.998 at 08:00, +9.99 at 09:00."""
     assert held_over(marks, EIGHT_AND_NINE, mark_interval_s=mark_interval_s) == pytest.approx(7.992, rel=0.001)
 
@@ -266,7 +267,7 @@ def with_holes() -> Tape:
 WARNING = "INCOMPLETE TAPE: without 2.0% of the trades, 13.4% of the mark prices, 50.0% of the funding rates"
 
 
-def test_a_result_says_what_its_tape_lacks() -> None:
+def test_h4_a_result_says_what_its_tape_lacks() -> None:
     config = Config.from_parameters(SETTINGS)
     for path in ("compiled", "events"):
         done = backtest(with_holes(), config, LongAtBar(config.signals, BTCUSDT), path=path)  # type: ignore[arg-type]
@@ -280,7 +281,11 @@ def test_a_result_says_what_its_tape_lacks() -> None:
         assert "funding = the exchange's, 1 rows; 1 of 2 rows are missing and were not paid" in notes
         assert f"tape {with_holes().sha256()[:16]}" in notes[-1]
         assert WARNING in repr(done)
+        assert "216 ids are missing in 1 gaps (2.00%); mark = the exchange's" in repr(done)
         assert WARNING in done._repr_html_()
+        assert WARNING in done.judgement.text
+        assert done.statistics.table()["value"].iloc[0] == WARNING
+        assert done.price_chart().layout.title.text.startswith(WARNING)
         chart = done.equity_chart()
         assert chart.layout.title.text.startswith(WARNING)
         (hole,) = chart.layout.shapes
@@ -305,15 +310,33 @@ def test_the_part_that_is_traded_is_what_is_told() -> None:
     assert done.warning == "INCOMPLETE TAPE: without 100.0% of the funding rates"
 
 
-def test_sweep_and_walk_forward_are_marked_too() -> None:
+def test_h4_sweep_and_walk_forward_are_marked_too() -> None:
     config = Config.from_parameters(SETTINGS)
     tape, grid = with_holes(), {"stop_atr": [100.0, 150.0]}
-    swept = sweep(tape, config, grid, progress=False)
+    swept = sweep(tape, config, {**grid, "take_profit_atr": [0.0, 500.0]}, progress=False)
     forward = walk_forward(tape, config, grid, folds=2, purge_s=0.0, progress=False)
     for result in (swept, forward):
         assert WARNING in repr(result)
         assert WARNING in result._repr_html_()
-        assert "216 ids are missing in 1 gaps" in result._repr_html_()
+        assert "216 ids are missing in 1 gaps (2.00%)" in repr(result)
+        assert result.judgement.text.endswith(f" {WARNING}.")
+        page = unescape(result._repr_html_())
+        assert all(line in page for line in result.notes())
+        notes = "\n".join(result.notes())
+        for known in (
+            "trades: made for a test; 216 ids are missing in 1 gaps (2.00%); 1 tainted bars",
+            f"filters: {BTCUSDT.source}",
+            "24 of 179 minutes have none",
+            "1 of 2 rows are missing and were not paid",
+            "extrapolated: at most ",
+            "slippage ",
+            "voltrade ",
+            f"tape {tape.sha256()[:16]}",
+        ):
+            assert known in notes
+    charts = (swept.heat_map("stop_atr", "take_profit_atr"), swept.luck_chart(), forward.chart())
+    assert all(chart.layout.title.text.startswith(WARNING) for chart in charts)
+    assert swept.frame["missing"].tolist() == [pytest.approx(0.5)] * 4
     assert forward.frame["missing"].round(3).tolist() == [0.407, 0.0]
 
 

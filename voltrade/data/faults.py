@@ -65,7 +65,7 @@ FAULTS: dict[str, Fault] = {
         "trades around a day, or REST, must say that it is whole; `data fetch` asks", _FLAG, (_REFUSE, _FLAG)
     ),
     "other_market": Fault("trades must be of USD-M Futures, not of spot or COIN-M", _REFUSE, (_REFUSE, _FLAG)),
-    "other_symbol": Fault("the file, and every row, must be of the symbol", _REFUSE, (_REFUSE, _DROP)),
+    "other_symbol": Fault("the file, and every row, must be of the symbol", _REFUSE, (_REFUSE, _DROP, _FLAG)),
     "empty": Fault("the file must hold at least one trade", _REFUSE, (_REFUSE, _FLAG)),
 }
 """Every fault, in the order of reports."""

@@ -63,7 +63,7 @@ def _other_symbol(path: Path, symbol: str) -> str | None:
 def lost_rows(inspection: Inspection[Any]) -> set[str]:
     """Return the faults for which rows were dropped that another source may have without the fault."""
     dropped = {finding.fault for finding in inspection.findings if finding.policy is Policy.DROP}
-    return dropped - {"duplicate_id", "wrong_day"}
+    return dropped - {"duplicate_id", "wrong_day", "other_symbol"}
 
 
 def store_file(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from voltrade.data.archive_files import checksum_path
 from voltrade.data.day_edges import open_days
 from voltrade.data.faults import TAPE_POLICIES, Inspection
 from voltrade.data.file_checks import inspect_file
-from voltrade.data.kinds import day_of
+from voltrade.data.kinds import TRADES, day_of
 from voltrade.data.row_checks import ids_missing_before
 from voltrade.data.store import Store
 from voltrade.data.synthetic import synthetic_market
@@ -123,8 +123,17 @@ def stored_trades(name: str, instrument: Instrument, store: Store | None = None)
         f"store, {symbol} {first}{until}",
         marks=store.marks(symbol, first, last),
         funding=store.funding(symbol, first, last),
-        open_days=open_days(store, symbol, first, last),
+        open_days=(*open_days(store, symbol, first, last), *_lost_at_edges(store, trades, first, last)),
     )
+
+
+def _lost_at_edges(store: Store, trades: Trades, first: date, last: date) -> Iterator[str]:
+    """Yield days whose first or last rows were dropped for a fault, so that no gap between two trades shows it."""
+    begin, end = (store.day(TRADES, trades.symbol, day) for day in (first, last))
+    if begin and (lost := int(trades.id[0]) - begin.first) > 0:
+        yield f"{first} ({lost:,} ids lack at its begin)"
+    if end and (lost := end.last - int(trades.id[-1])) > 0:
+        yield f"{last} ({lost:,} ids lack at its end)"
 
 
 def _days_of(name: str, instrument: Instrument) -> tuple[date, date]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
-from voltrade.data.faults import Findings
+from voltrade.data.faults import Findings, Policy
 from voltrade.data.row_checks import MICROSECONDS_FROM
 from voltrade.data.trade_files import Columns, multiples
 from voltrade.model import Bools, Instrument, Int64s
@@ -104,7 +104,7 @@ def convert_columns(columns: Columns, instrument: Instrument, found: Findings) -
     else:
         found.where("missing_side", (side == NO_SIDE) & ~bad, number, "is_buyer_maker must be true or false, was empty")
     rows = TradeRows(number, ids, price, quantity, milliseconds, side, order_type, bad)
-    kept = has_id & ~other
+    kept = has_id if found.policies["other_symbol"] is Policy.FLAG else has_id & ~other
     return rows if kept.all() else rows[kept]
 
 

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from decimal import Decimal
 from html import escape
 from pathlib import Path
@@ -41,6 +42,7 @@ from voltrade.report.statistics import Statistics, statistics
 from voltrade.research.backtest import Backtest, backtest
 from voltrade.research.loop_frames import frames_of_tables
 from voltrade.research.prepared_tape import Research
+from voltrade.research.rests_on import extrapolated_text
 from voltrade.runs.listing import project_root
 from voltrade.strategy import parameter_file
 from voltrade.strategy.rule_file import load_rule, read_parameters
@@ -126,7 +128,10 @@ class Explorer:
     @property
     def statistics(self) -> Statistics:
         """Statistics of the whole tape, as of a backtest."""
-        return statistics(self._frames(), self.result.counted)
+        return self._statistics_of(self._frames())
+
+    def _statistics_of(self, run: Frames) -> Statistics:
+        return replace(statistics(run, self.result.counted), warning=self._coverage.warning)
 
     @property
     def status(self) -> str:
@@ -316,17 +321,23 @@ class Explorer:
         shown = f"bars {page.start:,} to {page.stop - 1:,} of {count:,}" if count else "no bar was closed"
         if not self.chart.fits(run):
             self.chart = ResearchChart(run)
-        title = title_of(run, self.config, self.research.tape.synthetic)
+        warning = self._coverage.warning  # in the chart too, which is shown alone in a page
+        title = f"{warning} · " * bool(warning) + title_of(run, self.config, self.research.tape.synthetic)
         bars = self.config.bars
         zoomed = f"{bars.unit} {bars.threshold.normalize()} {bars.anchor}: {page.start} to {page.stop}"
         self.chart.draw(run, title, shown, until, bars=zoomed, config=self.config)
         if self.plot is not None:
             self.plot.draw(self.chart.figure)
         self._pager.show(shown, is_oldest=page.start == 0, is_newest=until is None)
-        self._statistics.value = small_table(frame_table(statistics(run, self.result.counted).table()))
+        self._statistics.value = small_table(frame_table(self._statistics_of(run).table()))
+        self._show_heading()
+
+    def _show_heading(self) -> None:
+        """Show the tape, the rule, and what the figures rest on."""
         tape, rule = shortened(self.research.tape.source), shortened(self.config.session.rule or "built in")
-        warning = warning_html(self._coverage.warning)
-        self._heading.value = f"<b>{tape}</b><br>rule: {rule}{warning}"
+        rests_on = f"{self._coverage.text}; {extrapolated_text(self.result.tables.extrapolated)}"
+        lines = f"<b>{tape}</b><br>rule: {rule}{warning_html(self._coverage.warning)}"
+        self._heading.value = f"{lines}<div style='font-size:85%;line-height:1.3'>{escape(rests_on)}</div>"
 
     def _frames(self) -> Frames:
         """Return the frames of the whole tape, with the bars of the page."""

@@ -105,6 +105,8 @@ class Judgement:
     """What is judged, as text."""
     intervals: Intervals | None = None
     """Of the judged trial as if it were the only one; Sharpe ratio annualised. None where it is too short to say."""
+    warning: str = ""
+    """What the result is marked with: that much of its tape is missing."""
 
     @property
     def is_too_short(self) -> bool:
@@ -118,7 +120,11 @@ class Judgement:
 
     @property
     def text(self) -> str:
-        """The assessment as a sentence or two."""
+        """The assessment as a sentence or two, with the warning."""
+        return f"{self._assessment} {self.warning}." if self.warning else self._assessment
+
+    @property
+    def _assessment(self) -> str:
         if not math.isfinite(self.sharpe):
             return f"No evidence: {self.tried} has no Sharpe ratio, {self.basis}."
         found = f"{self.tried} has a Sharpe ratio of {self.sharpe:.2f}"

@@ -65,10 +65,14 @@ class Statistics(performance.Figures):
     average_minutes: float
     held: Held
     quote_asset: str
+    warning: str = ""
+    """What the result is marked with: that much of its tape is missing."""
 
     def table(self) -> pd.DataFrame:
         """Return one row for each measure, with its value as text."""
         rows = [(label, show(self, self.quote_asset)) for label, show in _STATISTICS_ROWS.items()]
+        if self.warning:
+            rows.insert(0, ("rests on", self.warning))
         return pd.DataFrame(rows, columns=["measure", "value"]).set_index("measure")
 
 

@@ -7,33 +7,31 @@ support what happens. The result states the path and the reason.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from html import escape
-from importlib.metadata import version
-from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from voltrade.compiled import Rows, source_key
+from voltrade.compiled import Rows
 from voltrade.config import Config
 from voltrade.core import TradingCore
 from voltrade.data.coverage import Coverage
 from voltrade.data.tape import Tape
-from voltrade.errors import ConfigError, DataError
+from voltrade.errors import DataError
 from voltrade.model import Event, History, Instrument, Output, Refusal, RoundTrip, Trades
 from voltrade.report.framed import Framed
-from voltrade.research import loop
 from voltrade.research.compiled_session import Tables
 from voltrade.research.loop_facts import facts_of
 from voltrade.research.prepared_tape import Research, Span
+from voltrade.research.rests_on import extrapolated_text, made_from, marked, rests_on
 from voltrade.signal_engine import SignalEngine
 from voltrade.simulated.core_commands import drain_events, execute
 from voltrade.simulated.exchange import SimulatedExchange
 from voltrade.simulated.fill_model import MOST_EXTRAPOLATED
 from voltrade.simulated.tape_playback import TapePlayer, simulate, steps_until
-from voltrade.strategy.rule_file import RuleFile, load_rule, signal_engine_of
+from voltrade.strategy.rule_file import load_rule, signal_engine_of
 from voltrade.tape_loop import (
     AdvanceExchange,
     DrainEvents,
@@ -137,7 +135,7 @@ class Backtest(Framed):
         """Figures on calendar time (365 days, UTC)."""
         from voltrade.report.statistics import statistics
 
-        return statistics(self._frames)
+        return replace(statistics(self._frames), warning=self.warning)
 
     @cached_property
     def judgement(self) -> Judgement:
@@ -157,7 +155,8 @@ class Backtest(Framed):
         searches = keep("settings", traded, [], tried, found.annual_sharpe, luck.luckiest)
         others = [search.luckiest for search in searches.others]
         trips = len(self._frames.round_trips)
-        return judge([found], trips, luck=luck, others=others, in_all=searches.trials)
+        judged = judge([found], trips, luck=luck, others=others, in_all=searches.trials)
+        return replace(judged, warning=self.warning)
 
     # --- what it rests on ---------------------------------------------------------------------------------------------
 
@@ -172,15 +171,8 @@ class Backtest(Framed):
         return self.coverage.warning
 
     @cached_property
-    def _versions(self) -> str:
-        """What the result could be made again from: versions, and hashes of the code, the rule and the tape."""
-        rule = self.config.session.rule
-        hashes = {"code": source_key(FilePath(loop.__file__)), "tape": self.tape.sha256()[:16]}
-        if rule:
-            with suppress(ConfigError):  # of a rule that was given as a class there need be no file
-                hashes["rule"] = RuleFile.named(rule).sha256[:16]
-        words = ", ".join(f"{name} {key}" for name, key in hashes.items())
-        return f"voltrade {version('voltrade')}, numba {version('numba')}, numpy {version('numpy')}; hashes: {words}"
+    def _made_from(self) -> str:
+        return made_from(self.tape, [self.config.session.rule])
 
     # --- shown in a notebook -----------------------------------------------------------------------------------------
 
@@ -188,50 +180,30 @@ class Backtest(Framed):
         """Draw bars, indicators, signals, entries, exits and stops as a plotly figure; see `charts.price_chart`."""
         from voltrade.report.charts import price_chart
 
-        return self._marked(price_chart(self._frames, self.config, last_bars, around))
+        return marked(price_chart(self._frames, self.config, last_bars, around), self.warning)
 
     def equity_chart(self) -> Any:
         """Draw equity and drawdown as a plotly figure."""
         from voltrade.report.charts import equity_chart
 
-        return self._marked(equity_chart(self._frames, self.config))
-
-    def _marked(self, figure: Any) -> Any:
-        """Put the warning before a chart's title."""
-        if self.warning:
-            figure.update_layout(title_text=f"{self.warning}<br>{figure.layout.title.text}")
-        return figure
+        return marked(equity_chart(self._frames, self.config), self.warning)
 
     def notes(self) -> list[str]:
         """Return what must be known to read the figures: their sources and assumptions."""
-        execution, coverage, seed = self.config.execution, self.coverage, self.config.session.seed
-        simulated = f"last price within 3 bps, every {execution.mark_interval_s} s, seed {seed}"
-        one_rate = f"{float(execution.funding_rate):.4%} each time" if execution.funding_rate else "0"
         tainted = int(np.count_nonzero(self.bars["tainted"][self.first_bar :]))
         how = "in one compiled loop, which gives what event by event gives" if not self.why else "event by event"
         return [
-            f"trades: {self.tape.source}; {coverage.gaps_text}; {tainted:,} tainted bars",
-            f"filters: {self.instrument.source}",
-            f"fills: all at once, {execution.latency_ms} ms after the decision, priced by the trades of the next "
-            f"{execution.fill_horizon_s:g} s, slippage {execution.slippage_bps:g} bps, taker fee "
-            f"{float(execution.taker_fee):.3%}; no order book",
-            f"extrapolated: {self.extrapolated:.1%} of the notional, which no trade gave{self._thin}",
-            f"mark = {coverage.mark_text(simulated)}",
-            f"funding = {coverage.funding_text(one_rate)}",
+            *rests_on(self.config, self.tape, self.instrument, self.coverage, tainted),
+            extrapolated_text(self.extrapolated),
             f"path: {how}{f', since {self.why}' if self.why else ''}",
-            self._versions,
+            self._made_from,
         ]
 
-    @property
-    def _thin(self) -> str:
-        is_thin = self.extrapolated > MOST_EXTRAPOLATED
-        return (
-            f": MORE THAN {MOST_EXTRAPOLATED:.0%}, so that this is a guess; trade less on this tape" if is_thin else ""
-        )
-
     def __repr__(self) -> str:
+        thin = f"; {extrapolated_text(self.extrapolated)}" if self.extrapolated > MOST_EXTRAPOLATED else ""
         mark = f". {self.warning}" if self.warning else ""
-        return f"<Backtest of {self.tape.source}: {len(self.round_trips)} round trips, {self.path} path{mark}>"
+        head = f"Backtest of {self.tape.source}: {len(self.round_trips)} round trips, {self.path} path"
+        return f"<{head}; {self.coverage.text}{thin}{mark}>"
 
     def _repr_html_(self) -> str:
         from voltrade.report.chart_style import title_of

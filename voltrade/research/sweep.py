@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import cached_property
 from html import escape
 from typing import Any
@@ -31,6 +32,7 @@ from voltrade.report.overfitting import Overfitting, probability_of_overfitting
 from voltrade.report.sweep_charts import heat_map, luck_chart
 from voltrade.research.backtest import Backtest, backtest
 from voltrade.research.prepared_tape import Research
+from voltrade.research.rests_on import extrapolated_text, made_from, marked, rests_on
 from voltrade.research.searches import Searches, TradedTime, keep, settings_hash
 from voltrade.research.trial_executor import trade_all
 from voltrade.research.trial_worker import Job, TrialResult
@@ -56,7 +58,7 @@ class Sweep:
     Attributes:
         frame: one row for each trial: the swept parameters, the fields of `Figures`, the `path` of its backtest, and
             `extrapolated`, the part of its notional that no trade of the tape gave; and `halted`, the rule of the
-            circuit breaker that halted it.
+            circuit breaker that halted it; and `missing`, the largest missing part of the tape.
         refused: one row for each combination that isn't allowed or can't be traded, with the reason; not trials.
         parameters: names of the swept parameters.
         trials: number of trials. The best of many trials is worth less than the best of few.
@@ -124,7 +126,8 @@ class Sweep:
         """Whether the best trial is better than the luckiest of as many, and those tried before, without skill."""
         others, count = [search.luckiest for search in self.searches.others], self.searches.trials
         round_trips = int(self.frame["round_trips"][self.best])
-        return judge(self.returns, round_trips, self.best, luck=self._luck, others=others, in_all=count)
+        judged = judge(self.returns, round_trips, self.best, luck=self._luck, others=others, in_all=count)
+        return replace(judged, warning=self.coverage.warning)
 
     @cached_property
     def overfitting(self) -> Overfitting:
@@ -153,24 +156,37 @@ class Sweep:
     def heat_map(self, x: str, y: str, value: str = "sharpe") -> Any:
         """Return a plotly heat map of a figure over two swept parameters, the mean where several trials share both."""
         unit = self._research.instrument.quote_asset if value in MONEY_FIGURES else ""
-        return heat_map(self.frame, x, y, value, unit)
+        return marked(heat_map(self.frame, x, y, value, unit), self.coverage.warning)
 
     def luck_chart(self) -> Any:
         """Return a plotly figure of all Sharpe ratios, with the one that the luckiest trial would have by chance."""
-        return luck_chart(self.frame["sharpe"].to_numpy(), self.judgement.luckiest)
+        return marked(luck_chart(self.frame["sharpe"].to_numpy(), self.judgement.luckiest), self.coverage.warning)
+
+    def notes(self) -> list[str]:
+        """Return what must be known to read the figures, of the best trial where trials differ in it."""
+        config, research = self.config(), self._research
+        tainted = int(np.count_nonzero(research.bars(config.bars).rows["tainted"]))
+        return [
+            *rests_on(config, research.tape, research.instrument, self.coverage, tainted),
+            extrapolated_text(float(self.frame["extrapolated"].max()), "at most "),
+            self._made_from,
+        ]
+
+    @cached_property
+    def _made_from(self) -> str:
+        return made_from(self._research.tape, self._rules)
 
     def __repr__(self) -> str:
-        warning = f" {self.coverage.warning}." if self.coverage.warning else ""
-        return f"<Sweep of {self.trials} settings. {self.assessment}{warning}>"
+        return f"<Sweep of {self.trials} settings. {self.assessment} The tape: {self.coverage.text}>"
 
     def _repr_html_(self) -> str:
         shown = [*self.parameters, *SHOWN]
         table = self.frame.sort_values("sharpe", ascending=False)[shown].head(10).to_html(float_format=NUMBER_FORMAT)
         skipped = f", {len(self.refused):,} combinations are not allowed" if len(self.refused) else ""
         head = f"{self.trials:,} settings of {', '.join(self.parameters)} on {self._research.tape.source}{skipped}"
-        rests_on = f"{warning_html(self.coverage.warning)}<p>{escape(self.coverage.text)}</p>"
+        lines = "".join(f"<li>{escape(line)}</li>" for line in self.notes())
         judged = f"{self.judgement._repr_html_()}<p>{escape(self.overfitting.text)}{escape(self._warnings)}</p>"
-        return f"<h4>{escape(head)}</h4>{rests_on}{judged}{table}"
+        return f"<h4>{escape(head)}</h4>{warning_html(self.coverage.warning)}{judged}{table}<ul>{lines}</ul>"
 
 
 def sweep(
@@ -215,5 +231,6 @@ def sweep(
         for parameters, (outcome,) in zip(settings.chosen, outcomes, strict=True)
     ]
     frame = pd.DataFrame(rows, columns=[*grid, *FIGURES, *HOW])
+    frame["missing"] = max(research.coverage(*job.time_ranges[0]).missing_parts.values())
     skipped = pd.DataFrame([{**parameters, "reason": reason} for parameters, reason in settings.refused])
     return Sweep(research, job, settings, list(grid), frame, skipped, [outcome for (outcome,) in outcomes])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from html import escape
 from typing import Any
@@ -23,12 +25,13 @@ from voltrade.report.judgement import Judgement, columns_of, judge
 from voltrade.report.performance import Returns
 from voltrade.report.sweep_charts import walk_forward_chart
 from voltrade.research.prepared_tape import Research
+from voltrade.research.rests_on import extrapolated_text, made_from, marked, rests_on
 from voltrade.research.searches import Searches, TradedTime, keep, settings_hash
 from voltrade.research.splits import Scheme, Split, splits_by
 from voltrade.research.sweep import NUMBER_FORMAT, SHOWN
 from voltrade.research.trial_executor import trade_all
 from voltrade.research.trial_worker import Job, TimeRange, TrialResult
-from voltrade.research.trials import FIGURES, TRAINING, Choices, trials_of
+from voltrade.research.trials import FIGURES, TRAINING, Choices, Trials, trials_of
 from voltrade.signal_engine import SignalEngine
 
 
@@ -54,12 +57,14 @@ class WalkForward:
         judged: tuple[Judgement, Searches],
         source: str,
         coverage: Coverage,
+        notes: Callable[[], list[str]],
     ) -> None:
         self.frame = frame
         self.trials = trials
         self.judgement, self.searches = judged
         self.coverage = coverage
         self._source = source
+        self._notes = notes
 
     @property
     def assessment(self) -> str:
@@ -68,11 +73,14 @@ class WalkForward:
 
     def chart(self) -> Any:
         """Return a plotly figure of each fold's Sharpe ratios in training and in the test."""
-        return walk_forward_chart(self.frame)
+        return marked(walk_forward_chart(self.frame), self.coverage.warning)
+
+    def notes(self) -> list[str]:
+        """Return what must be known to read the figures."""
+        return self._notes()
 
     def __repr__(self) -> str:
-        warning = f" {self.coverage.warning}." if self.coverage.warning else ""
-        return f"<WalkForward of {len(self.frame)} folds. {self.assessment}{warning}>"
+        return f"<WalkForward of {len(self.frame)} folds. {self.assessment} The tape: {self.coverage.text}>"
 
     def _repr_html_(self) -> str:
         head = f"{len(self.frame)} folds on {self._source}, each the best of {self.trials:,} settings in training"
@@ -80,8 +88,9 @@ class WalkForward:
         shown = self.frame.drop(columns=[name for name in hidden if name in self.frame])
         shown = shown.set_axis(pd.RangeIndex(1, len(shown) + 1, name="fold"))  # as the chart counts them
         table = shown.assign(begin=shown["begin"].dt.strftime("%Y-%m-%d %H:%M UTC")).to_html(float_format=NUMBER_FORMAT)
-        rests_on = f"{warning_html(self.coverage.warning)}<p>{escape(self.coverage.text)}</p>"
-        return f"<h4>{escape(head)}</h4>{rests_on}{self.judgement._repr_html_()}{table}"
+        lines = "".join(f"<li>{escape(line)}</li>" for line in self.notes())
+        judged = f"{warning_html(self.coverage.warning)}{self.judgement._repr_html_()}"
+        return f"<h4>{escape(head)}</h4>{judged}{table}<ul>{lines}</ul>"
 
 
 def walk_forward(
@@ -143,7 +152,21 @@ def walk_forward(
     how = f"{scheme} {folds} {purge_s} {embargo_s} {hashes}"
     judged = _judged(tested, folds, period_ms, traded, grid, sha256(how.encode()).hexdigest()[:16])
     coverage = research.coverage(config.session.begin_s)
-    return WalkForward(frame, len(settings.configs), judged, research.tape.source, coverage)
+    judged = replace(judged[0], warning=coverage.warning), judged[1]
+    most = float(frame["extrapolated"].fillna(0.0).max())
+    notes = partial(_notes, research, settings, coverage, most)
+    return WalkForward(frame, len(settings.configs), judged, research.tape.source, coverage, notes)
+
+
+def _notes(research: Research, settings: Trials, coverage: Coverage, extrapolated: float) -> list[str]:
+    """Return what the figures rest on, of the first trial where trials differ in it."""
+    config = settings.configs[0]
+    tainted = int(np.count_nonzero(research.bars(config.bars).rows["tainted"]))
+    return [
+        *rests_on(config, research.tape, research.instrument, coverage, tainted),
+        extrapolated_text(extrapolated, "at most "),
+        made_from(research.tape, settings.rules),
+    ]
 
 
 def _time_ranges(splits: Sequence[Split], length_s: float) -> tuple[list[TimeRange], int]:
