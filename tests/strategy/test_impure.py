@@ -91,6 +91,10 @@ KNOWS = {
     "context of decimals": ("getcontext().prec += 1\n        return 0", "uses getcontext"),
     "settings that are written": ("settings.ema_fast += 1\n        return 0", "changes settings.ema_fast, which it"),
     "bar that is written": ("bar.close = 0.0\n        return 0", "changes bar.close, which it may only read"),
+    "rows around the decision": ("return int(decision.base[0].signal)", "uses decision.base"),
+    "memory beyond the row": (
+        "return int(np.lib.stride_tricks.as_strided(np.ones(1), (9,))[8])", "uses np.lib.stride_tricks.as_strided"
+    ),
     "bar of the future": ("return 1 if bar.next_close > bar.close else 0", "reads bar.next_close, and a bar has open"),
 }  # fmt: skip
 """What is found by reading the rule."""

@@ -110,8 +110,9 @@ class _Neighbours:
     def _at_edges(self) -> Iterator[tuple[str, str]]:
         """Yield faults between the day and those around it, and their details."""
         if edges := self._open_edges():
-            detail = f"nothing says that all of the day's {' and '.join(edges)} is stored: REST was not asked"
-            yield "open_day", detail
+            is_raw = self.day.metadata.made_of == "trades"
+            why = "REST doesn't know the ids of joined raw trades" if is_raw else "REST was not asked"
+            yield "open_day", f"nothing says that all of the day's {' and '.join(edges)} is stored: {why}"
         before, day = self.before, self.day
         if before and (lacking := self._days_lacking(before)):
             ids = f", and {day.first - before.last - 1:,} ids are missing" if self.kind is TRADES else ""

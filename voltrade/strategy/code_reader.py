@@ -28,38 +28,22 @@ TRUSTED_MODULES = frozenset(
 )
 """Modules whose functions and classes a rule may use, because their results depend on their arguments only."""
 
-FORBIDDEN_NAMES = frozenset(
-    {"open", "input", "eval", "exec", "compile", "globals", "locals", "vars", "id", "hash", "__import__", "breakpoint"}
-    | {"getattr", "setattr", "delattr", "type", "super", "attrgetter", "methodcaller"}
-    | {
-        "load",
-        "loadtxt",
-        "genfromtxt",
-        "fromfile",
-        "fromregex",
-        "memmap",
-        "save",
-        "savez",
-        "savez_compressed",
-        "savetxt",
-    }
-    | {"datetime64", "empty", "empty_like", "ndarray", "memoryview", "getcontext", "setcontext", "localcontext"}
-    | {
-        "seterr",
-        "geterr",
-        "seterrcall",
-        "geterrcall",
-        "setbufsize",
-        "getbufsize",
-        "set_printoptions",
-        "get_printoptions",
-    }
-)
+FORBIDDEN_NAMES = frozenset({
+    "open", "input", "eval", "exec", "compile", "globals", "locals", "vars", "id", "hash", "__import__", "breakpoint",
+    "getattr", "setattr", "delattr", "type", "super", "attrgetter", "methodcaller",
+    "load", "loadtxt", "genfromtxt", "fromfile", "fromregex", "memmap", "save", "savez", "savez_compressed", "savetxt",
+    "datetime64", "empty", "empty_like", "ndarray", "memoryview", "as_strided",
+    "getcontext", "setcontext", "localcontext", "seterr", "geterr", "seterrcall", "geterrcall",
+    "setbufsize", "getbufsize", "set_printoptions", "get_printoptions",
+})  # fmt: skip
 """Names in these modules that read or keep other data, or could do so without being found.
 
 Among them are the clock (`numpy.datetime64("now")`), memory that nothing was written to (`numpy.empty`), and settings
 of a whole process.
 """
+
+RECORD_MEMBERS = frozenset({"base", "getfield", "setfield", "tofile", "dump", "dumps"})
+"""What numpy's records have besides their fields; some lead to the rows around."""
 
 MAX_CONSTANT = 64
 """Most numbers or characters in one constant of a rule, such as a tuple of weights."""
@@ -198,7 +182,7 @@ def refuse_other_data(rule: type[SignalEngine]) -> None:
 
 
 def _misused_arguments(step: Any) -> Iterator[str]:
-    """Yield what a step changes of the bar and the settings, its second and third argument, and what no bar has."""
+    """Yield what a step changes of the bar and the settings, its second and third argument, and what it misreads."""
     if not isinstance(step, FunctionType) or step.__code__.co_argcount != 4:
         return
     instructions = list(dis.get_instructions(step))
@@ -213,6 +197,8 @@ def _misused_arguments(step: Any) -> Iterator[str]:
             yield f"{step.__qualname__} changes {owner}.{name}, which it may only read"
         elif owner == bar and name not in known:
             yield f"{step.__qualname__} reads {bar}.{name}, and a bar has {', '.join(known)}"
+        elif owner in step.__code__.co_varnames[:4] and name in RECORD_MEMBERS:
+            yield f"{step.__qualname__} uses {owner}.{name}"
 
 
 def _set_attributes(given: Any) -> list[str]:
