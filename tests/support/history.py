@@ -110,6 +110,7 @@ class HistoryServer:
         cut: bytes after which the connection of a file breaks, by its name; once.
         answers: statuses to answer with before the real answer, by endpoint or file name.
         most_at_once: the most files that were being sent at a time.
+        takes_s: seconds before a file is sent.
     """
 
     def __init__(self, history: History) -> None:
@@ -121,6 +122,7 @@ class HistoryServer:
         self.ranges: list[str] = []
         self.address = ""
         self.most_at_once = 0
+        self.takes_s = 0.05
         self._sending = 0
 
     def put(self, file: ArchiveFile, text: str | None = None, stated: bytes | None = None) -> bytes:
@@ -174,7 +176,7 @@ class HistoryServer:
             return web.Response(status=404)
         self._sending += 1
         self.most_at_once = max(self.most_at_once, self._sending)
-        await asyncio.sleep(0.05)  # as a real server takes its time: others may ask meanwhile
+        await asyncio.sleep(self.takes_s)  # as a real server takes its time: others may ask meanwhile
         self._sending -= 1
         start = 0
         if asked := request.headers.get("Range"):
