@@ -20,6 +20,7 @@ from test_messages import ACCOUNT, ALGO, ALGO_ORDER, FILL, MARK, ORDER, USER_TRA
 from voltrade.config import Config
 from voltrade.engine.modes import reach
 from voltrade.errors import ConfigError, VenueError
+from voltrade.exchange import streams
 from voltrade.exchange.account_reader import FEES_MS
 from voltrade.exchange.binance import (
     DEMO,
@@ -1045,6 +1046,105 @@ def test_the_listen_key_is_extended_in_time() -> None:
         await until(lambda: len(feed.events(StreamStatus)) == 2)
 
     on_a_feed(story, lockstep=True)
+
+
+HOUR = 3_600_000
+
+
+def test_a_connection_is_replaced_before_the_exchange_cuts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one is opened beside it, so that nothing is missed and nothing comes twice; the account is read."""
+    monkeypatch.setattr(streams, "OVERLAP_S", 0.1)
+
+    async def story(feed: Feed) -> None:
+        fake, manager, old_age = feed.fake, feed.manager, 1_000 + 23 * HOUR
+        await fake.trade(1)
+        await until(lambda: feed.trade_ids == [1])
+        await manager.maintain(old_age - 1)
+        await asyncio.sleep(0.02)
+        assert fake.dials == {"market": 1, "private": 1}
+
+        feed.clock.now = old_age
+        await manager.maintain(old_age)
+        await until(lambda: len(fake.sockets["market"]) == 2 and manager._coming == {} and fake.dials["market"] == 2)
+        old, _ = fake.sockets["market"]
+        await old.send_json({"e": "aggTrade", "E": 1, "s": "BTCUSDT", **a_trade(2)})
+        await fake.trade(2, 3)
+        await until(lambda: feed.trade_ids == [1, 2, 3])
+        await until(lambda: len(fake.sockets["market"]) == 1)
+        assert manager.counts.duplicates == 1
+        assert feed.events(StreamStatus, FeedGap) == []
+        assert fake.dials["private"] == 1, "one after the other"
+
+        await until_maintained(manager, old_age, lambda: fake.dials["private"] == 2)
+        links = [("user", False), ("user", True)]  # for the account to be read
+        await until(lambda: [(link.stream, link.up) for link in feed.events(StreamStatus)] == links)
+        await until(lambda: len(fake.sockets["private"]) == 1)
+        await fake.send("private", FILL)
+        await until(lambda: len(feed.events(OrderUpdate)) == 1)
+        await manager.maintain(old_age + 1)
+        await asyncio.sleep(0.02)
+        assert fake.dials == {"market": 2, "private": 2}
+        assert manager.counts.reconnects == 0
+
+    on_a_feed(story, silence_ms=10**9)
+
+
+async def until_maintained(manager: BinanceWSManager, now: int, is_so: Callable[[], bool]) -> None:
+    """Maintain the streams, as a session does each second, until something is so."""
+    async with asyncio.timeout(10):
+        while not is_so():
+            await manager.maintain(now)
+            await asyncio.sleep(0.01)
+
+
+def test_a_connection_that_cannot_be_replaced_stays_and_it_is_tried_again() -> None:
+    async def story(feed: Feed) -> None:
+        old_age = 1_000 + 23 * HOUR
+        feed.fake.refuse_subscription = True
+        await feed.manager.maintain(old_age)
+        await until(lambda: feed.manager._successors["market"].done())
+        feed.fake.refuse_subscription = False
+        await until_maintained(feed.manager, old_age, lambda: "market" not in feed.manager._successors)
+        assert feed.fake.dials["market"] == 2
+        await feed.fake.sockets["market"][0].send_json({"e": "aggTrade", "E": 1, "s": "BTCUSDT", **a_trade(1)})
+        await until(lambda: feed.trade_ids == [1])
+        assert [link for link in feed.events(StreamStatus) if link.stream == "market"] == []
+        await until_maintained(feed.manager, old_age + 60_000, lambda: feed.fake.dials["market"] == 3)
+        await until(lambda: not feed.manager._coming)
+        await feed.fake.trade(2)
+        await until(lambda: feed.trade_ids == [1, 2])
+
+    on_a_feed(story, silence_ms=10**9)
+
+
+def test_a_connection_that_is_lost_while_it_is_replaced_is_followed_by_the_other_one() -> None:
+    async def story(feed: Feed) -> None:
+        feed.fake.ignore_subscription = True
+        await feed.manager.maintain(1_000 + 23 * HOUR)
+        await until(lambda: "market" in feed.manager._coming)
+        feed.fake._cut(feed.fake.sockets["market"][0])
+        await until(lambda: [link.up for link in feed.events(StreamStatus)] == [False])
+        await feed.fake.trade(1)
+        await until(lambda: [link.up for link in feed.events(StreamStatus)] == [False, True])
+        await until(lambda: feed.trade_ids == [1])
+        assert feed.fake.dials["market"] == 2
+
+    on_a_feed(story, silence_ms=10**9)
+
+
+def test_checks_wait_for_no_answer() -> None:
+    """A listen key whose extension is not answered holds up neither the checks nor what else they find."""
+
+    async def story(feed: Feed) -> None:
+        feed.fake.will("PUT", "/fapi/v1/listenKey", Say(hang=True))
+        now = 1_000 + 30 * 60_000
+        async with asyncio.timeout(2):
+            for second in range(12):
+                await feed.manager.maintain(now + second * 1_000)
+        await until(lambda: len(feed.fake.orders("/fapi/v1/listenKey", "PUT")) == 1)
+        await until(lambda: feed.fake.dials["market"] == 2)  # found silent meanwhile
+
+    on_a_feed(story)
 
 
 # --- the simulated venue ---------------------------------------------------------------------------------------------

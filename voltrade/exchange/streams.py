@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal
 
 from voltrade.errors import DataError, VenueError
@@ -24,6 +24,12 @@ SILENCE_MS = 10_000
 REST is asked first whether there were any."""
 HEALTHY_S = 60.0
 """A connection that has lasted this long resets the delay before the next one."""
+PLANNED_LIFE_MS = 23 * 3_600_000
+"""The exchange cuts a connection after 24 hours. At this age another one is opened beside it, and takes over."""
+OVERLAP_S = 1.0
+"""How long the old connection stays open after another one has taken over, so that no frame falls between them."""
+PLAN_AGAIN_MS = 60_000
+"""Pause after a connection that could not be opened beside the old one."""
 LISTEN_KEY_RENEWAL_MS = 30 * 60_000
 """A listen key is valid for 60 minutes."""
 LISTEN_KEY_RETRY_MS = 60_000
@@ -39,9 +45,10 @@ class BinanceWSManager:
     """Keeps the market and the user stream connected and turns their frames into events, in the order of arrival.
 
     Frames are read in the exchange's `frame_handler`, before ccxt's caches. Each stream has a task with one pending
-    `watch`, which ends when the connection does; then it connects again. A user event that cannot be read, or after
-    which the account may have changed in an unknown way, gives a `StreamStatus` down and up, after which the account is
-    read again.
+    `watch`, which ends when the connection does; then it connects again. Before the exchange cuts a connection for its
+    age, another one is opened beside it and takes over, so that no trade is missed. A user event that cannot be read,
+    or after which the account may have changed in an unknown way, gives a `StreamStatus` down and up, after which the
+    account is read again; so does a user stream that was replaced.
 
     Args:
         exchange: from `connect`; the manager sets its frame_handler.
@@ -91,6 +98,15 @@ class BinanceWSManager:
         self._silence_ms = max(silence_ms, SILENCE_MS)
         self._streams: tuple[Stream, ...] = ("market", "user") if user_stream else ("market",)
         self._clients: dict[Stream, Client] = {}
+        self._opened: dict[Stream, int] = dict.fromkeys(self._streams, 0)
+        """When the connection was made, ms."""
+        self._successors: dict[Stream, asyncio.Task[None]] = {}
+        """Watches of connections that are opened beside the present ones."""
+        self._coming: dict[Stream, Client] = {}
+        """Connections that have been opened so, and have not taken over yet."""
+        self._mark: dict[Stream, str] = dict.fromkeys(self._streams, "")
+        """Fragment of the address, which is never sent: ccxt takes connections with one address for the same."""
+        self._questions: set[asyncio.Task[None]] = set()
         self._up = {stream: asyncio.Event() for stream in self._streams}
         self._connections = dict.fromkeys(self._streams, 0)
         self._supervisors: list[asyncio.Task[None]] = []
@@ -148,11 +164,13 @@ class BinanceWSManager:
         """Close the streams; no event comes after this. The caller closes the exchange."""
         self._exchange.frame_handler = lambda client, message: True
         self._exchange.on_connection = lambda client, up: None
-        tasks = [*self._supervisors, *([self._trades.task] if self._trades.task else [])]
+        tasks = [*self._supervisors, *self._successors.values(), *self._questions]
+        tasks += [self._trades.task] if self._trades.task else []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._supervisors, self._trades.task = [], None
+        self._successors.clear()
         await self._exchange.close_ws_clients()
 
     async def maintain(self, now: int) -> None:
@@ -168,16 +186,35 @@ class BinanceWSManager:
             raise VenueError(f"an event could not be handled: {self._exchange.frame_handler_failure!r}")
         self._check_silence(now)
         await self._check_trades(now)
+        self._redial_by_plan(now)
         if "user" in self._up and self._up["user"].is_set() and now >= self._renew_at:
-            await self._renew_listen_key(now)
+            self._renew_at = now + LISTEN_KEY_RETRY_MS
+            await self._beside(self._renew_listen_key(now))
 
     def reconnect(self, stream: Stream, reason: str) -> None:
         """Close a stream, so that it is connected again."""
         client = self._clients.get(stream)
         if client is not None:
             log.warning("%s stream: %s, reconnecting", stream, reason)
-            # Not client.close(), which cancels the waiting task; not at once, since this may run in its receive loop.
-            asyncio.get_running_loop().call_soon(client.on_error, errors.NetworkError(reason))
+            self._hang_up(client, reason)
+
+    def _hang_up(self, client: Client, reason: str) -> None:
+        # Not client.close(), which cancels the waiting task; not at once, since this may run in its receive loop.
+        asyncio.get_running_loop().call_soon(client.on_error, errors.NetworkError(reason))
+
+    async def _beside(self, question: Coroutine[Any, Any, None]) -> None:
+        """Ask REST beside the checks, which wait for no answer; in lockstep everything waits."""
+        if self._lockstep:
+            await question
+            return
+        task = asyncio.create_task(question)
+        self._questions.add(task)
+        task.add_done_callback(self._on_answered)
+
+    def _on_answered(self, task: asyncio.Task[None]) -> None:
+        self._questions.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a question about the streams failed", exc_info=error)
 
     def _check_silence(self, now: int) -> None:
         """Reconnect the market stream after too long without a message, the reply to the subscription included."""
@@ -195,17 +232,19 @@ class BinanceWSManager:
             self._received, self._last_trade = received, now
         elif now - self._last_trade >= self._silence_ms:
             self._last_trade = now
-            try:
-                page = await self._rest.agg_trades(self._symbol, limit=1)
-            except VenueError as error:
-                log.warning("no trade for %d ms, and REST does not answer: %s", self._silence_ms, error)
-                return
-            if page and page[-1][0] > self.last_trade_id:
-                self.reconnect("market", f"no trade for {self._silence_ms} ms though there were some")
-                self._trades.add_trade(page[-1])
+            await self._beside(self._look_for_trades())
+
+    async def _look_for_trades(self) -> None:
+        try:
+            page = await self._rest.agg_trades(self._symbol, limit=1)
+        except VenueError as error:
+            log.warning("no trade for %d ms, and REST does not answer: %s", self._silence_ms, error)
+            return
+        if page and page[-1][0] > self.last_trade_id:
+            self.reconnect("market", f"no trade for {self._silence_ms} ms though there were some")
+            self._trades.add_trade(page[-1])
 
     async def _renew_listen_key(self, now: int) -> None:
-        self._renew_at = now + LISTEN_KEY_RETRY_MS
         response = await self._rest.extend_listen_key()
         if response.status == 200:
             self._renew_at = now + LISTEN_KEY_RENEWAL_MS
@@ -222,12 +261,11 @@ class BinanceWSManager:
 
     async def _supervise(self, stream: Stream) -> None:
         """Keep one pending watch; when it ends, connect again."""
-        watch = {"market": self._watch_market, "user": self._watch_user}[stream]
         failures = 0
         while True:
             began = asyncio.get_running_loop().time()
             try:
-                await watch()
+                await (self._successors.pop(stream, None) or self._watch(stream))
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
@@ -235,6 +273,8 @@ class BinanceWSManager:
                 self._last_error = "the connection was cancelled"  # the future was cancelled, not this task
             except Exception as error:
                 self._last_error = self._exchange.redact(f"{type(error).__name__}: {error}")
+            if stream in self._successors:
+                continue  # another connection has taken over, or will
             was_healthy = asyncio.get_running_loop().time() - began >= HEALTHY_S
             failures = 0 if was_healthy else failures + 1
             self._on_down(stream)
@@ -242,37 +282,87 @@ class BinanceWSManager:
             log.info("%s stream lost: %s", stream, self._last_error)
             await asyncio.sleep(RECONNECT_DELAYS_S[min(failures, len(RECONNECT_DELAYS_S) - 1)])
 
-    def _watch_market(self) -> Awaitable[Any]:
+    def _watch(self, stream: Stream) -> Coroutine[Any, Any, None]:
+        return {"market": self._watch_market, "user": self._watch_user}[stream]()
+
+    async def _watch_market(self) -> None:
         """Subscribe to trades and marks on one socket, which keeps them in order."""
         self._subscription += 1
         name = self._symbol.lower()
         streams = [f"{name}@aggTrade", f"{name}@markPrice@1s"]
         subscribe = {"method": "SUBSCRIBE", "params": streams, "id": self._subscription}
         url = f"{self._exchange.get_ws_url('linear', 'market')}/{self._exchange.stream('linear', 'market')}"
-        return self._exchange.watch(url, "market", subscribe, "market")  # type: ignore[no-any-return]
+        await self._exchange.watch(url + self._mark["market"], "market", subscribe, "market")
 
     async def _watch_user(self) -> None:
         key, self._given_key = self._given_key, ""  # used once only
         self._listen_key = key = key or await self._rest.listen_key()
         self._renew_at = self._clock() + LISTEN_KEY_RENEWAL_MS
-        await self._exchange.watch(self._exchange.get_private_ws_url("linear", key), "user", None, "user")
+        url = self._exchange.get_private_ws_url("linear", key) + self._mark["user"]
+        await self._exchange.watch(url, "user", None, "user")
+
+    def _redial_by_plan(self, now: int) -> None:
+        """Open a connection beside one that is so old that the exchange will cut it; one stream at a time."""
+        for stream, task in list(self._successors.items()):
+            if task.done() and stream in self._clients:
+                error = None if task.cancelled() else task.exception()
+                log.warning("%s stream: no other connection could be opened beside the old one: %r", stream, error)
+                del self._successors[stream]
+                self._change_mark(stream)
+                self._opened[stream] = now - PLANNED_LIFE_MS + PLAN_AGAIN_MS
+        due = (each for each in self._clients if now - self._opened[each] >= PLANNED_LIFE_MS)
+        stream_due = None if self._lockstep or self._successors else next(due, None)
+        if stream_due is not None:
+            log.info("%s stream: opening another connection before the exchange cuts this one", stream_due)
+            self._change_mark(stream_due)
+            self._successors[stream_due] = asyncio.create_task(self._watch(stream_due))
+
+    def _change_mark(self, stream: Stream) -> None:
+        self._mark[stream] = "" if self._mark[stream] else "#next"
+
+    def _replace(self, stream: Stream) -> None:
+        """Let the connection that was opened beside the old one take over; what both bring is dropped by its id.
+
+        The account is read: nothing proves that no event of it was missed.
+        """
+        old, self._clients[stream] = self._clients[stream], self._coming.pop(stream)
+        self._opened[stream] = self._clock()
+        self._connections[stream] += 1
+        asyncio.get_running_loop().call_later(OVERLAP_S, self._hang_up, old, "another connection has taken over")
+        if stream == "user":
+            self.user_frames = 0
+            self._request_resync()
 
     def _on_connection(self, client: Client, up: bool) -> None:
         """Handle a connection made or lost; the market stream is up only when its subscription works."""
         stream: Stream = "user" if "listenKey=" in client.url else "market"
         if not up:
-            if self._clients.get(stream) is client:
-                del self._clients[stream]
-                self._on_down(stream)
-            return
-        self._clients[stream] = client
-        self._last_message = 0 if stream == "market" else self._last_message
-        if stream == "user":
-            self.user_frames = 0
-            self._on_up("user")
+            self._on_lost(stream, client)
+        elif stream in self._successors and stream in self._clients:
+            self._coming[stream] = client
+            if stream == "user":
+                self._replace("user")
+        else:
+            self._clients[stream], self._opened[stream] = client, self._clock()
+            self._last_message = 0 if stream == "market" else self._last_message
+            if stream == "user":
+                self.user_frames = 0
+                self._on_up("user")
+
+    def _on_lost(self, stream: Stream, client: Client) -> None:
+        """Handle a lost connection; if another one is being opened beside it, that one takes its place."""
+        if self._coming.get(stream) is client:
+            del self._coming[stream]
+        elif self._clients.get(stream) is client:
+            del self._clients[stream]
+            self._on_down(stream)
+            if stream in self._coming:
+                self._clients[stream], self._opened[stream] = self._coming.pop(stream), self._clock()
 
     def _on_subscribed(self, client: Client) -> None:
         """Set the market stream up: the subscription was confirmed, or its messages arrive."""
+        if self._coming.get("market") is client:
+            self._replace("market")
         if self._clients.get("market") is client:
             self._on_up("market")
 
@@ -320,7 +410,11 @@ class BinanceWSManager:
         if body.get("id") == self._subscription and "result" in body:
             self._on_subscribed(client)
         elif "error" in body:
-            self.reconnect("market", f"subscription refused: {body['error']!r:.100}")
+            reason = f"subscription refused: {body['error']!r:.100}"
+            if self._coming.get("market") is client:
+                self._hang_up(client, reason)
+            else:
+                self.reconnect("market", reason)
         else:
             self.counts.ignored += 1
 
