@@ -138,7 +138,8 @@ class Books:
         if count := int(account["output_count"]):
             rows = self._accounts["outputs"][0, :count].tolist()
             for kind, symbol, at, reason, time in rows:
-                outputs.append(self.monitors[symbol].output(kind, at, self._reasons[reason], time))
+                output = self.monitors[symbol].output(kind, at, self._reasons[reason], time)
+                outputs += [] if output is None else [output]
             account["output_count"] = account["command_count"] = 0
             for table in NOTES:
                 account[f"{table}_count"] = 0

@@ -1,8 +1,8 @@
 """LiveTradingSystem: the core, connected to an exchange and a journal.
 
 It passes events from the streams to the core and the core's commands to the exchange, and writes both to the journal:
-an event before the core handles it (a block of trades is handled first, and the consumed part is written after), a
-command before its request is sent. It has no trading logic. By wall clock it takes events from an `Inbox`; where the
+an event before the core handles it, a command before its request is sent. Trades and mark prices are written after the
+core took them, together with those before them, but before anything that the core answered. It has no trading logic. By wall clock it takes events from an `Inbox`; where the
 tape is the clock (`sim` at full speed), see `lockstep`.
 """
 
@@ -24,6 +24,7 @@ from voltrade.inbox import Inbox
 from voltrade.journal import Journal
 from voltrade.journal_rows import Fact
 from voltrade.lockstep import Channel, Lockstep, SessionHooks
+from voltrade.market_stretch import Stretch
 from voltrade.model import (
     MONEY,
     USER_STREAM_UP,
@@ -68,6 +69,10 @@ COMPARE = "COMPARE"
 NOT_STORED_TEXT = "not sent: it can't be written to the journal"
 """Text of the reply to an entry that was not sent."""
 
+STRETCH_S, STRETCH_IN_POSITION_S, STRETCH_ITEMS = 30.0, 5.0, 1_000
+"""How long, and up to how many, trades and marks to which the core says nothing wait for a row of the journal. A killed
+engine's successor asks the exchange for the trades; mark prices can't be asked for, and a position is valued by them."""
+
 STORE_AGAIN_S = 5.0
 """Pause before rows that could not be stored are tried again, besides the try before each command."""
 
@@ -91,7 +96,7 @@ class LiveTradingSystem:
         journal: open, with its Start row written.
         gateway: carries commands to the exchange.
         clock: returns the time in ms; `set_clock` sets it where the tape is the clock.
-        observe: called with every fact that is written to the journal; it must not raise, nor wait.
+        observe: called with every fact that goes to the journal; it must not raise, nor wait.
         checkpoints: of a core that comes from a journal; by default new ones.
     """
 
@@ -115,6 +120,7 @@ class LiveTradingSystem:
         (self._symbol,) = core.symbol_states
         self._inbox = Inbox()
         self._uncommitted = 0
+        self._stretch = Stretch()
         self._is_lockstep = False
         self._watch = AccountWatch()
         self._is_unstored = False
@@ -163,30 +169,46 @@ class LiveTradingSystem:
     def handle(self, event: Event) -> tuple[int, list[Output]]:
         """Handle an event with the core; write the event, the bars that it closed and the outputs to the journal.
 
-        The core handles the event as the journal stores it, so that a replay handles the same.
+        The core handles the event as the journal stores it, so that a replay handles the same. Market data to which it
+        says nothing waits for its row, so that an engine that is killed may have to ask for the last of it again.
         """
         symbol_state = self.core.symbol_states[self._symbol]
         bars = symbol_state.pipeline.count
-        if isinstance(event, Trades):
+        if isinstance(event, Trades | MarkPrice):
             # Only the consumed part of a block is written: a replay must cut it at the same trade.
             self.is_journaled = False
             consumed, outputs = self.core.handle(event)
             if consumed:
-                self._write(event[:consumed])
-                self._trades += consumed
+                self._add_market(event[:consumed] if isinstance(event, Trades) else event)
         else:
+            self.write_market()
             event = self._write(event)
             consumed, outputs = self.core.handle(event)
+        checkpoint = self._checkpoints.after(event, consumed)
+        is_silent = not outputs and checkpoint is None and symbol_state.pipeline.count == bars
+        if self._is_lockstep or not is_silent or self._stretch.items >= STRETCH_ITEMS:
+            self.write_market()
         for number in range(bars, symbol_state.pipeline.count):
             self._journal.append("Bar", self.core.time, self.core.bar_row(symbol_state, number))
         for output in outputs:
             self._write(output)
-        if (checkpoint := self._checkpoints.after(event, consumed)) is not None:
+        if checkpoint is not None:
             self._journal.append(CHECKPOINT, self.core.time, checkpoint)
         self.is_journaled = True
         if self._uncommitted >= COMMIT_EVERY and not self._is_unstored:
             self._commit()
         return consumed, outputs
+
+    def _add_market(self, fact: Trades | MarkPrice) -> None:
+        self._stretch.add(fact)
+        self._trades += len(fact) if isinstance(fact, Trades) else 0
+        self._observe(fact)
+
+    def write_market(self) -> None:
+        """Append the market data that the core has taken and no row has yet."""
+        if self._stretch.items:
+            self._journal.append(*self._stretch.take_row(self.core.time))
+            self._uncommitted += 1
 
     def _write(self, fact: Fact) -> Fact:
         """Append a fact to the journal, and return it as the journal stores it."""
@@ -224,6 +246,7 @@ class LiveTradingSystem:
     def warm_up(self, history: History) -> None:
         """Handle the trades from before the session; without an account the core can't act on them."""
         warm_up(self.handle, history)
+        self.write_market()
         self._commit()
 
     def catch_up(self, history: History) -> None:
@@ -307,6 +330,9 @@ class LiveTradingSystem:
                 upkeep.cancel()
         except ExceptionGroup as group:  # a task that fails cancels the others
             raise group.exceptions[0] from None
+        finally:
+            if self.is_journaled:
+                self.write_market()
         self._commit()
 
     async def _maintain(self, feed: Feed, requests: asyncio.TaskGroup) -> None:
@@ -342,7 +368,7 @@ class LiveTradingSystem:
 
     async def _consume_until_finished(self, requests: asyncio.TaskGroup) -> None:
         pending: set[asyncio.Task[None]] = set()
-        commit_at = 0.0
+        commit_at, written_at = 0.0, 0.0
         while not (self.core.finished and not pending):
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._wait_s()):
@@ -355,7 +381,15 @@ class LiveTradingSystem:
                 task.add_done_callback(pending.discard)
             if (now := asyncio.get_running_loop().time()) >= commit_at:
                 commit_at = now + (STORE_AGAIN_S if self._is_unstored else COMMIT_S)
+                if now >= written_at + self._stretch_s():
+                    self.write_market()
+                    written_at = now
                 self._commit()
+
+    def _stretch_s(self) -> float:
+        """Return how long market data may wait for its row."""
+        has_position = self.core.symbol_states[self._symbol].monitor.has_position
+        return STRETCH_IN_POSITION_S if has_position else STRETCH_S
 
     def _wait_s(self) -> float:
         """Return how long the loop may wait for events: until a timer is due, or rows must be committed."""

@@ -768,7 +768,7 @@ class RoundTrip:
 
 @dataclass(frozen=True, slots=True)
 class EquityPoint:
-    """Equity of the account, noted at every mark price and fill; amounts are money."""
+    """Equity of the account, noted at every fill, and at mark prices once a minute; amounts are money."""
 
     time: int
     symbol: str
@@ -782,6 +782,10 @@ class EquityPoint:
 
 EQUITY = _row_of(("time", "wallet", "unrealised", "position"), at_mark=np.bool_)
 """Record dtype of an `EquityPoint`, without the symbol and the fields that follow from the others."""
+
+EQUITY_EVERY_MS = MINUTE_MS
+"""A valuation is left out if it differs from the one before neither in wallet and position nor in the minute: by wall
+clock there is one each second."""
 
 
 @dataclass(frozen=True, slots=True)

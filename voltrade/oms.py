@@ -188,7 +188,7 @@ class OrderMonitor:
         """Free the rows of finished orders."""
         self._register.archive_finished()
 
-    def output(self, kind: int, at: int, reason: str, time: int) -> Output:
+    def output(self, kind: int, at: int, reason: str, time: int) -> Output | None:
         """Return a command or note of this symbol; see `OrderOutputs`."""
         return self._outputs.output(kind, at, reason, time)
 

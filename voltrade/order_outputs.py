@@ -8,7 +8,17 @@ from voltrade import order_states as states
 from voltrade import records, row_facts
 from voltrade.books import Books
 from voltrade.config import ExitSettings
-from voltrade.model import Alert, CancelOrder, Instrument, LookupOrder, OrderIntent, Output, TakeSnapshot, WorkingType
+from voltrade.model import (
+    EQUITY_EVERY_MS,
+    Alert,
+    CancelOrder,
+    Instrument,
+    LookupOrder,
+    OrderIntent,
+    Output,
+    TakeSnapshot,
+    WorkingType,
+)
 from voltrade.order_register import OrderRegister
 from voltrade.order_states import PURPOSES
 from voltrade.records import AlertRow, ChangeRow, EquityRow, OrderRow, RefusalRow, TripRow
@@ -41,9 +51,15 @@ class OrderOutputs:
         self._symbol = instrument.symbol
         self._working_type = WorkingType(exits.working_type)
         self.epoch, self.life = epoch, ""
+        self._valued = (0, 0, 0)
+        """Minute, wallet and position of the last valuation."""
 
-    def output(self, kind: int, at: int, reason: str, time: int) -> Output:
-        """Return a command or note; `at` is the row of its order, or of the note in its table."""
+    def output(self, kind: int, at: int, reason: str, time: int) -> Output | None:
+        """Return a command or note, None for a valuation that is left out.
+
+        Args:
+            at: the row of its order, or of the note in its table.
+        """
         if kind == records.SUBMIT:
             return self._intent(at, reason)
         if kind in (records.CANCEL, records.LOOKUP):
@@ -55,7 +71,7 @@ class OrderOutputs:
             return TakeSnapshot(time, self._symbol, reason)
         return self._note(kind, at)
 
-    def _note(self, kind: int, at: int) -> Output:
+    def _note(self, kind: int, at: int) -> Output | None:
         books = self._books
         halt_reason = books.breaker.reason if books.breaker else ""
         if kind == records.CLOSED:
@@ -63,12 +79,16 @@ class OrderOutputs:
             ids = self._register.trade_ids_of(trip.id)
             return row_facts.round_trip(trip, self._symbol, books.reason_text(trip.exit_reason), *ids)
         if kind == records.VALUED:
-            return row_facts.equity_point(EquityRow(*books.note("equity", at)), self._symbol)
+            return self._valuation(EquityRow(*books.note("equity", at)))
         if kind == records.CHANGED:
             return row_facts.change(ChangeRow(*books.note("changes", at)), halt_reason)
         if kind == records.ALERTED:
             return self._alert(AlertRow(*books.note("alerts", at)))
         return row_facts.refusal(RefusalRow(*books.note("refusals", at)), self._symbol, self._gates, halt_reason)
+
+    def _valuation(self, row: Any) -> Output | None:
+        before, self._valued = self._valued, (row.time // EQUITY_EVERY_MS, row.wallet, row.position)
+        return None if self._valued == before else row_facts.equity_point(row, self._symbol)
 
     def _intent(self, row: int, reason: str) -> OrderIntent:
         """Give a new order its client order id, and return its intent."""

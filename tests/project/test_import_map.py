@@ -16,7 +16,7 @@ TRADING_PATH = [
     "risk", "account", "order_states", "records", "order_queries", "order_rules", "position_rules", "position_timers",
     "row_facts", "core_rules", "books", "order_register", "account_check", "order_outputs", "saved_orders", "oms",
     "bar_rate", "symbol_state", "saved_account", "core", "tape_loop",
-    "account_watch", "journal_rows", "checkpoint", "journal", "inbox", "lockstep", "live",
+    "account_watch", "journal_rows", "market_stretch", "checkpoint", "journal", "inbox", "lockstep", "live",
 ]  # fmt: skip
 """The files on top, in the order in which they build on each other: each imports only files before it."""
 

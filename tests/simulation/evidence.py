@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import struct
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,9 +151,14 @@ class Violation:
 
 
 def read_journal(path: Path) -> list[JournalRow]:
-    """Read the committed rows of a journal's file, past voltrade's own reader."""
+    """Read the committed rows of a journal's file, past voltrade's own reader; of market data only the trades."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         rows = connection.execute("SELECT seq, time, kind, body FROM journal ORDER BY seq").fetchall()
-    return [
-        JournalRow(seq, time, kind, body if kind == "Trades" else json.loads(body)) for seq, time, kind, body in rows
-    ]
+    return [_row(*row) for row in rows]
+
+
+def _row(seq: int, time: int, kind: str, body: bytes) -> JournalRow:
+    if kind == "Market":
+        (size,) = struct.unpack_from("<I", body, 1)
+        kind, body = "Trades", body[9 : 9 + size]
+    return JournalRow(seq, time, kind, body if kind == "Trades" else json.loads(body))

@@ -9,20 +9,23 @@ from typing import Any
 
 import papermill
 import pytest
-from support.oracles import decimal_bars
-from support.sessions import ROOT, Truth, bars_of, check_run, facts_of, holders_of, run_engine, run_notebook
+from support.sessions import (
+    ROOT,
+    Truth,
+    bars_of,
+    check_bars_of,
+    check_run,
+    facts_of,
+    holders_of,
+    run_engine,
+    run_notebook,
+)
 
 from voltrade.__main__ import main
 from voltrade.data.tape import load_trades
-from voltrade.model import Alert, CloseReason, FeedGap
+from voltrade.model import Alert, FeedGap
 from voltrade.notebook.papermill_engine import Refused
 from voltrade.simulated.symbols import shipped_instrument
-
-BAR_FIELDS = (
-    *("day", "number", "open_time", "close_time", "first_trade_id", "last_trade_id", "open", "high", "low", "close"),
-    *("volume", "taker_buy_volume", "notional", "trade_count", "close_reason", "tainted"),
-)
-
 
 CANARY = "c4n4ry70k3n0f73l3gr4m"
 
@@ -87,16 +90,7 @@ def check_bars(run: Path, tape: Path, symbol: str, threshold: str) -> None:
         trades.buyer_is_maker.tolist(),
         strict=True,
     )
-    tick, step = instrument.tick_size, instrument.step_size
-    expected = decimal_bars(rows, "base", Decimal(threshold), "utc_day", tick, step)
-    if expected[-1]["close_reason"] == "OPEN":
-        expected.pop()
-    units = dict.fromkeys(("open", "high", "low", "close"), tick)
-    units |= {"volume": step, "taker_buy_volume": step, "notional": tick * step}
-    ours = [{name: bar[name] * units.get(name, 1) for name in BAR_FIELDS} for bar in bars_of(run)]
-    for bar in ours:
-        bar["close_reason"] = CloseReason(bar["close_reason"]).name
-    assert ours == [{name: bar[name] for name in BAR_FIELDS} for bar in expected]
+    check_bars_of(run, rows, instrument, Decimal(threshold))
 
 
 @pytest.mark.recordings

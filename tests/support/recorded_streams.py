@@ -52,7 +52,7 @@ class Frame:
 
 
 def recorded_frames(*paths: Path) -> Iterator[Frame]:
-    """Yield the websocket frames of recordings, in order; lines of other kinds (REST answers, addresses) are left out."""
+    """Yield the websocket frames of recordings in their order, without lines of other kinds, such as REST answers."""
     for path in paths:
         with gzip.open(path, "rb") as lines:
             for line in lines:
@@ -117,7 +117,7 @@ class RecordedExchange:
         sent: number of frames that have been sent, and `is_over` set after the last.
     """
 
-    frames: Sequence[Frame]
+    frames: Sequence[Frame] = field(repr=False)
     symbol: str
     exchange_info: Path
     history_ms: int = 0

@@ -7,14 +7,17 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 from typing import Any
 
+from support.oracles import Row, decimal_bars
+
 from voltrade import journal
 from voltrade.data.tape import load_tape
-from voltrade.model import OrderIntent, OrderUpdate, Refusal, Reply, RoundTrip
+from voltrade.model import CloseReason, Instrument, OrderIntent, OrderUpdate, Refusal, Reply, RoundTrip
 from voltrade.research.backtest import backtest
 from voltrade.runs.replay import INSTRUMENT, replay
 from voltrade.simulated.symbols import shipped_instrument
@@ -76,11 +79,37 @@ def holders_of(canary: str, folder: Path) -> list[Path]:
 
 
 def facts_of(run: Path) -> list[Any]:
-    return [row.fact for row in journal.read(run / "journal.db") if row.kind not in ("Start", "Bar", "End", "Trades")]
+    return [
+        row.fact
+        for row in journal.read(run / "journal.db")
+        if row.kind not in ("Start", "Bar", "End", "Trades", "Market")
+    ]
 
 
 def bars_of(run: Path) -> list[dict[str, Any]]:
     return [row.fact for row in journal.read(run / "journal.db") if row.kind == "Bar"]
+
+
+BAR_FIELDS = (
+    *("day", "number", "open_time", "close_time", "first_trade_id", "last_trade_id", "open", "high", "low", "close"),
+    *("volume", "taker_buy_volume", "notional", "trade_count", "close_reason", "tainted"),
+)
+"""Fields of a bar that the fold in decimals has too."""
+
+
+def check_bars_of(run: Path, rows: Iterable[Row], instrument: Instrument, threshold: Decimal) -> int:
+    """Hold every field of every bar of a run against a fold of its trades in decimals; return how many there are."""
+    tick, step = instrument.tick_size, instrument.step_size
+    expected = decimal_bars(rows, "base", threshold, "utc_day", tick, step)
+    if expected[-1]["close_reason"] == "OPEN":
+        expected.pop()
+    units = dict.fromkeys(("open", "high", "low", "close"), tick)
+    units |= {"volume": step, "taker_buy_volume": step, "notional": tick * step}
+    ours = [{name: bar[name] * units.get(name, 1) for name in BAR_FIELDS} for bar in bars_of(run)]
+    for bar in ours:
+        bar["close_reason"] = CloseReason(bar["close_reason"]).name
+    assert ours == [{name: bar[name] for name in BAR_FIELDS} for bar in expected]
+    return len(ours)
 
 
 def check_run(run: Path) -> Counter[str]:

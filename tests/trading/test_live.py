@@ -14,11 +14,11 @@ import pytest
 from support.builders import an_instrument
 from support.by_hand import enter
 
-from voltrade import journal
+from voltrade import journal, live
 from voltrade.config import Config
 from voltrade.core import TradingCore
 from voltrade.errors import VenueError
-from voltrade.journal import Journal
+from voltrade.journal import Journal, read
 from voltrade.live import LiveTradingSystem
 from voltrade.model import (
     AccountSummary,
@@ -26,6 +26,7 @@ from voltrade.model import (
     CancelOrder,
     Event,
     LookupOrder,
+    MarkPrice,
     Operator,
     OrderIntent,
     OrderType,
@@ -322,6 +323,50 @@ def test_a_core_that_fails_within_an_event_is_not_whole(
         session.system.handle(event)
     assert not session.system.is_journaled
     session.journal.close()
+
+
+def kinds(session: Session) -> list[str]:
+    return [row.kind for row in read(session.path)]
+
+
+def test_market_data_waits_for_its_row_until_something_is_answered(session: Session) -> None:
+    """Twelve trades of one lot and their marks: one row of eleven, and one before the bar that the last ones close."""
+    now = wall()
+    for number in range(12):
+        session.system.handle(Trades.from_rows("BTCUSDT", [(number + 1, 1_000, 1_000, now + number, False)]))
+        session.system.handle(MarkPrice("BTCUSDT", now + number, 10_000_000_000 + number))
+    session.journal.commit()
+    assert kinds(session) == ["Start", "Market", "Bar"]
+    assert session.system.is_journaled
+    session.system.handle(Timer(now + 12))
+    session.journal.close()
+    *_, market, _ = read(session.path)
+    assert kinds(session) == ["Start", "Market", "Bar", "Market", "Timer"]
+    assert [type(fact).__name__ for fact in market.fact] == ["MarkPrice", "Trades", "MarkPrice", "Trades", "MarkPrice"]
+    assert replay(session.path).differences == 0
+
+
+@pytest.mark.parametrize(("has_position", "waits_s"), [(False, 0.6), (True, 0.2)])
+def test_market_data_waits_for_its_row_no_longer_than_stated(
+    session: Session, monkeypatch: pytest.MonkeyPatch, has_position: bool, waits_s: float
+) -> None:
+    monkeypatch.setattr(live, "STRETCH_S", 0.6)
+    monkeypatch.setattr(live, "STRETCH_IN_POSITION_S", 0.2)
+    if has_position:
+        session.enter()
+
+    async def story() -> None:
+        while "Trades" not in kinds(session):  # the loop begins with a row
+            session.system._on_agg_trade(session.core.last_trade_id + 1 or 1, 1_000, 1, wall(), False)
+            await asyncio.sleep(0.01)
+        rows, began = kinds(session).count("Trades"), asyncio.get_running_loop().time()
+        while kinds(session).count("Trades") == rows:
+            session.system._on_agg_trade(session.core.last_trade_id + 1, 1_000, 1, wall(), False)
+            await asyncio.sleep(0.01)
+        assert asyncio.get_running_loop().time() - began >= waits_s - 0.1
+
+    session.run(story())
+    assert replay(session.path).differences == 0 or has_position
 
 
 # --- nothing holds up a stop -----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 from voltrade import journal
 from voltrade.config import Config
 from voltrade.data.tape import Tape, TapeReport
+from voltrade.journal_rows import MARKET
 from voltrade.model import BarResumePoint, EngineRestarted, History, ResumeState, Snapshot, Trades
 from voltrade.report.frames import Frames
 from voltrade.research.backtest import backtest
@@ -66,6 +67,8 @@ def _trades_of(path: Path) -> tuple[History, Trades, list[str]]:
     for row in journal.read(path):
         if row.kind == Trades.__name__:
             (during if has_snapshot else before).append(row.fact)
+        elif row.kind == MARKET:
+            (during if has_snapshot else before).extend(fact for fact in row.fact if isinstance(fact, Trades))
         elif row.kind == Snapshot.__name__:
             has_snapshot = True
         elif row.kind == BarResumePoint.__name__ and not has_snapshot:

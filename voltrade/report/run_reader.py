@@ -20,7 +20,7 @@ from voltrade.report.frames import Frames
 
 _UNSHOWN = frozenset(
     {
-        *("Trades", "MarkPrice", "Timer", "AccountUpdate", "AccountSummary", "StreamStatus", "BarResumePoint"),
+        *("Trades", "Market", "MarkPrice", "Timer", "AccountUpdate", "AccountSummary", "StreamStatus", "BarResumePoint"),
         *("LookupOrder", "TakeSnapshot"),
     }
 )

@@ -11,7 +11,7 @@ from voltrade.compiled import Rows
 from voltrade.config import Config, milliseconds
 from voltrade.core import GATES
 from voltrade.core_rules import set_gates
-from voltrade.model import MONEY, Instrument
+from voltrade.model import EQUITY_EVERY_MS, MONEY, Instrument
 from voltrade.records import bare, new_account, new_symbol
 from voltrade.research import loop, loop_records
 from voltrade.risk import CircuitBreaker
@@ -123,10 +123,21 @@ def run_session(
     if end["unmodelled"]:
         return None, loop_records.UNMODELLED[end["unmodelled"]]
     cut = {name: buffers[name][: end[f"{name}_written"]] for name in loop_records.TABLES}
+    cut["equity"] = _noted(cut["equity"])
     refused = market.refusals[: end["refusals_written"]]
     bars, wallet = int(simulation["symbols"]["bars"][0, 0]), int(simulation["account"]["wallet"][0])
     extrapolated = end["extrapolated"] / max(1, end["taken"])
     return Tables(bars, first_bar, wallet, extrapolated, market.signals, refusals=refused, **cut), ""
+
+
+def _noted(equity: Rows) -> Rows:
+    """Return the valuations without those that a session leaves out, see `EQUITY_EVERY_MS`."""
+    is_same = np.diff(equity["time"] // EQUITY_EVERY_MS) == 0
+    if not is_same.any():
+        return equity
+    for name in ("wallet", "position"):
+        is_same &= np.diff(equity[name]) == 0
+    return equity[np.concatenate([[True], ~is_same])]
 
 
 def _with_double_memory(rows: Rows) -> Rows:

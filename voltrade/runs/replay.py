@@ -23,14 +23,14 @@ from voltrade.checkpoint import CHECKPOINT, VERSION, Checkpoints
 from voltrade.config import Config
 from voltrade.core import TradingCore
 from voltrade.errors import DataError, JournalError
-from voltrade.model import Event, Instrument
+from voltrade.model import Event, Instrument, Trades
 from voltrade.signal_engine import SignalEngine
 from voltrade.strategy.rule_file import load_rule
 
 log = logging.getLogger(__name__)
 
 INSTRUMENT = TypeAdapter(Instrument)
-EVENTS = {kind.__name__ for kind in Event.__args__}
+EVENTS = {kind.__name__ for kind in Event.__args__} | {journal_rows.MARKET}
 LIBRARIES = ("voltrade", "ccxt", "numba", "numpy", "pandas", "papermill")
 """Packages whose versions a journal's first row has."""
 MAX_SHOWN = 20
@@ -195,8 +195,17 @@ def _handle(
     core: TradingCore, row: journal_rows.Row, result: Replay, checkpoints: Checkpoints
 ) -> deque[tuple[str, bytes]]:
     """Give the core an event; return the rows that the journal must have next."""
+    events = row.fact if row.kind == journal_rows.MARKET else (row.fact,)
+    expected: deque[tuple[str, bytes]] = deque()
+    for event in events:
+        expected += _handle_event(core, event, row, result, checkpoints)
+    return expected
+
+
+def _handle_event(
+    core: TradingCore, event: Event, row: journal_rows.Row, result: Replay, checkpoints: Checkpoints
+) -> deque[tuple[str, bytes]]:
     result.events += 1
-    event = row.fact
     (symbol_state,) = core.symbol_states.values()
     bars = symbol_state.pipeline.count
     try:
@@ -204,7 +213,7 @@ def _handle(
     except Exception as error:  # the engine died of it; no later row may keep the next one from its work
         result.add_difference(f"row {row.seq}: {row.kind} can't be handled: {type(error).__name__}: {error}")
         return deque()
-    if row.kind == "Trades" and consumed != len(event):
+    if isinstance(event, Trades) and consumed != len(event):
         result.add_difference(f"row {row.seq}: the block of {len(event)} trades was consumed up to {consumed}")
     closed = [
         ("Bar", journal_rows.encode_json(core.bar_row(symbol_state, number)))
