@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
 
 from voltrade.config import Config
+from voltrade.engine.authorisation import authorise
 from voltrade.engine.ctl import ACTIONS, ask, identity, rows_of, running
-from voltrade.engine.permission import authorise
 from voltrade.errors import SessionError, VoltradeError
 from voltrade.exchange.credentials import Credentials
 from voltrade.model import printable
@@ -145,11 +145,14 @@ def _add_authorise(commands: Commands) -> argparse.ArgumentParser:
     command = commands.add_parser(
         "authorise",
         help="write an authorisation file for scheduled sessions in mode live",
-        description="Write a file that allows sessions in mode live, for one symbol and a largest notional, until it "
-        "expires; VOLTRADE_AUTHORISATION must name it. The account is that of the keys of the environment.",
+        description="Write a file that allows sessions in mode live, for one account and symbol, until it expires; "
+        "VOLTRADE_AUTHORISATION must name it. Largest notional, daily loss, drawdown, risk_fraction and leverage of "
+        "the parameters are its ceilings: no session may have more. Another user may own it.",
     )
     command.add_argument("file", type=Path, metavar="FILE", help="a new file; its mode will be 0600")
     command.add_argument("--days", type=float, required=True, help="how long it is valid, at most 31")
+    command.add_argument("--account", default="", help="fingerprint of the API key; by default of the environment's")
+    command.add_argument("--pin", action="store_true", help="allow no other rule file and no other trading settings")
     command.set_defaults(do=_authorise)
     return command
 
@@ -267,9 +270,9 @@ def _check_by_orders(arguments: argparse.Namespace) -> int:
 
 
 def _authorise(arguments: argparse.Namespace) -> int:
-    account = Credentials.load(os.environ).fingerprint
-    validity = timedelta(days=arguments.days)
-    stated = authorise(arguments.file, _config(arguments), account, validity, datetime.now(UTC))
+    account = arguments.account or Credentials.load(os.environ).fingerprint
+    config, validity = _config(arguments), timedelta(days=arguments.days)
+    stated = authorise(arguments.file, config, account, validity, datetime.now(UTC), is_pinned=arguments.pin)
     print(f"{arguments.file}: " + ", ".join(f"{name} {value}" for name, value in stated.items()))
     return 0
 

@@ -274,11 +274,21 @@ class ExecutionSettings(Settings):
     """Simulated exchange: wallet balance at start."""
 
 
+def _one_symbol(symbol: str) -> str:
+    if not symbol.isascii():
+        raise ValueError(
+            "must be of A-Z and 0-9; names in other scripts aren't traded, since Binance signs their bytes"
+        )
+    if not re.fullmatch(r"[A-Z0-9]{2,20}(_[0-9]{6})?", symbol):
+        raise ValueError("must be one symbol, such as BTCUSDT, or BTCUSDT_260327 for a quarterly")
+    return symbol
+
+
 class SessionSettings(Settings):
     """What a session trades, and how it ends."""
 
     mode: Mode = "sim"
-    symbol: Annotated[str, Field(pattern=r"^[A-Z0-9]{2,20}$")] = "BTCUSDT"
+    symbol: Annotated[str, AfterValidator(_one_symbol)] = "BTCUSDT"
     tape: Annotated[str, Field(min_length=1)] = "synthetic"
     """For `sim` and backtests: `synthetic`, the path of a file of trades, or days of the store, first and last
     included: `store:BTCUSDT:2026-01-05:2026-01-11`."""

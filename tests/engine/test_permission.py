@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import pytest
 
 from voltrade.__main__ import main
 from voltrade.config import Config
+from voltrade.engine import authorisation
+from voltrade.engine.authorisation import authorise, hashes_of
 from voltrade.engine.engine_process import run as run_engine
-from voltrade.engine.permission import authorise, check_permitted, confirmation_text, permit, permit_resumed
+from voltrade.engine.permission import check_permitted, confirmation_text, permit, permit_resumed
 from voltrade.errors import ConfigError
 from voltrade.exchange.credentials import Credentials
 
@@ -85,12 +88,19 @@ def test_without_keys_no_word_helps() -> None:
         Config.from_parameters(mode="demo", confirmation=RIGHT)
 
 
+def resumed(config: Config, environment: dict[str, str], account: str = ACCOUNT) -> Any:
+    return permit_resumed(config, account, environment, NOW)
+
+
 def test_a_run_that_goes_on_needs_the_keys_that_it_was_begun_with_and_no_word_of_another_day() -> None:
-    assert permit_resumed(ACCOUNT, KEYS).credentials.key == KEYS["VOLTRADE_API_KEY"]
+    yesterday = a_config(RIGHT.replace("03-01", "02-28"))
+    permission = resumed(yesterday, KEYS)
+    assert (permission.credentials.key, permission.denied) == (KEYS["VOLTRADE_API_KEY"], "")
     with pytest.raises(ConfigError, match=f"keys: must be those of account {ACCOUNT}"):
-        permit_resumed(ACCOUNT, {**KEYS, "VOLTRADE_API_KEY": "another"})
+        resumed(yesterday, {**KEYS, "VOLTRADE_API_KEY": "another"})
     with pytest.raises(ConfigError, match="VOLTRADE_API_KEY: must be set"):
-        permit_resumed(ACCOUNT, {})
+        resumed(yesterday, {})
+    assert resumed(Config.from_parameters(mode="demo"), KEYS).denied == ""
 
 
 # --- authorisation files ----------------------------------------------------------------------------------------------
@@ -120,18 +130,37 @@ def test_a_file_allows_scheduled_sessions_until_it_expires(tmp_path: Path) -> No
     ("changed", "rule"),
     [
         ({"account": "000000000000"}, f"account must be {ACCOUNT}, was '000000000000'"),
+        ({"account": 7}, "account: must be a text, was 7"),
         ({"symbol": "ETHUSDT"}, "symbol must be BTCUSDT, was 'ETHUSDT'"),
-        ({"max_notional": "19999.99"}, "max_notional must be at least 20000, was '19999.99'"),
-        ({"max_notional": "NaN"}, "max_notional must be at least 20000"),
-        ({"max_notional": "Infinity"}, "max_notional must be at least 20000"),
-        ({"max_notional": "all"}, "can't be read as an authorisation"),
+        ({"symbol": ["BTCUSDT"]}, "symbol: must be a text"),
+        ({"max_notional": "19999.99"}, "max_notional_multiple must be at most max_notional 19999.99, was '20000'"),
+        ({"max_notional": 19_999}, "capital x max_notional_multiple must be at most max_notional 19999, was '20000'"),
+        ({"max_daily_loss": "299.9"}, "max_daily_loss_fraction must be at most max_daily_loss 299.9, was '300'"),
+        ({"max_drawdown": 999}, "capital x max_drawdown_fraction must be at most max_drawdown 999, was '1000'"),
+        ({"max_risk_fraction": 0.0049}, "risk_fraction must be at most max_risk_fraction 0.0049, was '0.005'"),
+        ({"max_leverage": 4}, "leverage must be at most max_leverage 4, was '5'"),
+        ({"rule_sha256": "a" * 64}, f"rule_sha256 of the session must be {'a' * 64}, was 'none'"),
+        ({"parameters_sha256": "a" * 64}, f"parameters_sha256 of the session must be {'a' * 64}, was '[0-9a-f]+'"),
+        ({"max_notional": None}, "can't be read as an authorisation: max_notional: must be there"),
+        ({"max_notional": "NaN"}, "max_notional: must be a number above 0 and at most 10.12, was NaN"),
+        ({"max_notional": float("nan")}, "must have finite numbers, was NaN"),
+        ({"max_notional": "Infinity"}, "max_notional: must be a number above 0"),
+        ({"max_notional": "all"}, "max_notional: must be a number above 0 and at most 10.12, was all"),
+        ({"max_notional": True}, "max_notional: must be a number above 0 and at most 10.12, was True"),
+        ({"max_notional": "1e999999999"}, "max_notional: must be a number above 0 and at most 10.12, was 1e9+"),
+        ({"max_notional": "1e-99"}, "max_notional: must be a number above 0"),
+        ({"max_leverage": 0}, "max_leverage: must be a number above 0 and at most 10.12, was 0"),
+        ({"max_leverage": -5}, "max_leverage: must be a number above 0 and at most 10.12, was -5"),
+        ({"max_drawdown": {"USDT": 5}}, "max_drawdown: must be a number above 0"),
+        ({"rule_sha256": "abc"}, "rule_sha256: must be a SHA-256 of 64 hex digits, was 'abc'"),
         ({"expires": "2026-03-01T12:00:00+00:00"}, "expires must be after"),
         ({"expires": "2026-02-01T12:00:00+00:00"}, "expires must be after"),
         ({"expires": "2026-05-01T12:00:00+00:00"}, "expires must be within 31 days"),
-        ({"expires": "2026-03-02T12:00:00"}, "expires must state its zone"),
-        ({"expires": "tomorrow"}, "can't be read as an authorisation"),
-        ({"expires": None}, "must have exactly the fields"),
-        ({"and": "more"}, "must have exactly the fields"),
+        ({"expires": "2026-03-02T12:00:00"}, "expires: must state its zone, such as"),
+        ({"expires": "tomorrow"}, "can't be read as an authorisation: expires: must be a time in ISO 8601"),
+        ({"expires": None}, "expires: must be there"),
+        ({"and": "more"}, "and: unknown; the fields are account, expires, max_daily_loss"),
+        ({"leverage": 5}, "leverage: unknown; the fields are"),
     ],
 )
 def test_a_file_that_says_something_else_allows_nothing(tmp_path: Path, changed: dict[str, Any], rule: str) -> None:
@@ -143,6 +172,120 @@ def test_a_file_that_says_something_else_allows_nothing(tmp_path: Path, changed:
 def test_a_file_that_others_may_touch_allows_nothing(tmp_path: Path, mode: int) -> None:
     with pytest.raises(ConfigError, match=rf"authorisation.json: mode must be 0600, was {mode:04o}"):
         permit(a_config(), a_file(tmp_path, mode), NOW)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"account": "a", "account": "b"}', "[" * 60_000, "\xff\0"])
+def test_a_file_that_is_no_object_of_json_allows_nothing(tmp_path: Path, text: str) -> None:
+    environment = a_file(tmp_path)
+    (tmp_path / "authorisation.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"authorisation\.json: can't be read as an authorisation"):
+        permit(a_config(), environment, NOW)
+
+
+@pytest.mark.parametrize(
+    ("changed", "rule"),
+    [
+        ({"capital": 10_001}, "capital x max_notional_multiple must be at most max_notional 20000, was '20002'"),
+        ({"max_notional_multiple": 2.1}, "max_notional 20000, was '21000'"),
+        ({"max_daily_loss_fraction": 0.031}, "max_daily_loss 300, was '310'"),
+        ({"max_drawdown_fraction": 0.11}, "max_drawdown 1000, was '1100'"),
+        ({"risk_fraction": 0.0051}, "max_risk_fraction 0.005, was '0.0051'"),
+        ({"leverage": 6}, "max_leverage 5, was '6'"),
+        # a loss limit that is measured anew after a pause would allow a second loss of its size
+        ({"daily_loss_resume": "after_seconds"}, "daily_loss_resume must be next_utc_day under max_daily_loss"),
+        ({"daily_loss_resume": "person"}, "daily_loss_resume must be next_utc_day under max_daily_loss, was 'person'"),
+        ({"drawdown_resume": "after_seconds"}, "drawdown_resume must be person under max_drawdown"),
+    ],
+)
+def test_no_parameter_exceeds_a_ceiling_by_either_permission(
+    tmp_path: Path, changed: dict[str, Any], rule: str
+) -> None:
+    environment, above = a_file(tmp_path), a_config(**changed)
+    with pytest.raises(ConfigError, match=rule):
+        permit(above, environment, NOW)
+    word = confirmation_text(above, ACCOUNT, NOW)
+    with pytest.raises(ConfigError, match=rule):
+        permit(a_config(word, **changed), environment, NOW)
+    assert rule.split()[0] in resumed(a_config(word, **changed), environment).denied
+
+
+def test_every_ceiling_that_is_exceeded_is_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        permit(a_config(capital=20_000, leverage=20), a_file(tmp_path), NOW)
+    names = ("max_notional", "max_daily_loss", "max_drawdown", "max_leverage")
+    assert [name for name in names if f"{name} " in str(refused.value)] == list(names)
+
+
+def test_the_ceilings_stand_in_the_permission_with_their_values(tmp_path: Path) -> None:
+    environment = a_file(tmp_path)
+    ceilings = permit(a_config(capital=5_000), environment, NOW).ceilings
+    assert ceilings.startswith(
+        "capital x max_notional_multiple 10000 of 20000; capital x max_daily_loss_fraction 150 of 300; "
+        "capital x max_drawdown_fraction 500 of 1000; risk_fraction 0.005 of 0.005; leverage 5 of 5 "
+    )
+    digest = sha256((tmp_path / "authorisation.json").read_bytes()).hexdigest()
+    assert ceilings.endswith(f"(authorisation.json, sha256 {digest[:12]})")
+
+
+def test_a_pinned_file_allows_one_rule_and_one_set_of_trading_settings(tmp_path: Path) -> None:
+    rule = tmp_path / "rule.py"
+    rule.write_text("from voltrade.signal_engine import SignalEngine\n\n\nclass Mine(SignalEngine):\n    pass\n")
+    config = a_config(rule=f"{rule}:Mine")
+    path = tmp_path / "pinned.json"
+    stated = authorise(path, config, ACCOUNT, timedelta(days=7), NOW, is_pinned=True)
+    assert {name: stated[name] for name in hashes_of(config)} == hashes_of(config)
+    environment = {**KEYS, "VOLTRADE_AUTHORISATION": str(path)}
+    assert "rule_sha256" in permit(config, environment, NOW).ceilings
+    assert permit(config.changed(duration_s=60.0), environment, NOW)  # how long is no trading setting
+    with pytest.raises(ConfigError, match="parameters_sha256 of the session must be"):
+        permit(config.changed(stop_atr=2.5), environment, NOW)
+    with pytest.raises(ConfigError, match=r"rule_sha256 of the session must be .*was 'none'"):
+        permit(a_config(), environment, NOW)
+    rule.write_text(rule.read_text() + "# edited\n")
+    with pytest.raises(ConfigError, match="rule_sha256 of the session must be"):
+        permit(config, environment, NOW)
+
+
+def test_a_run_that_goes_on_trades_on_only_by_a_file_that_allows_it_still(tmp_path: Path) -> None:
+    environment = a_file(tmp_path)
+    assert resumed(a_config(), environment).denied == ""
+    assert resumed(a_config(), environment).ceilings
+    late = permit_resumed(a_config(), ACCOUNT, environment, NOW + timedelta(days=8))
+    assert "expires must be after" in late.denied
+    confirmed = permit_resumed(a_config(RIGHT), ACCOUNT, environment, NOW + timedelta(days=8))
+    assert confirmed.denied == ""  # it was begun by the word of a day; only the ceilings are the file's
+    assert "must name the authorisation file" in resumed(a_config(), KEYS).denied
+    (tmp_path / "authorisation.json").write_text("{}")  # lowered, or damaged, while the engine was away
+    assert "can't be read" in resumed(a_config(RIGHT), environment).denied
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to another user")
+def test_a_file_may_be_another_users_who_alone_may_write_it(tmp_path: Path) -> None:
+    environment = a_file(tmp_path, 0o444)
+    os.chown(tmp_path / "authorisation.json", 54_321, -1)
+    assert permit(a_config(), environment, NOW).by.startswith("authorisation file of user 54321, until 2026-03-08")
+    for mode in (0o464, 0o446, 0o666):
+        (tmp_path / "authorisation.json").chmod(mode)
+        with pytest.raises(ConfigError, match=f"mode must let only its owner write, as 0644, was {mode:04o}"):
+            permit(a_config(), environment, NOW)
+
+
+def test_the_machines_file_holds_whatever_the_variable_and_the_word_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_file(tmp_path)
+    monkeypatch.setattr(authorisation, "MACHINE_FILE", tmp_path / "authorisation.json")
+    assert permit(a_config(), KEYS, NOW).by == "authorisation file, until 2026-03-08 12:00 UTC"
+    own = tmp_path / "own"
+    own.mkdir()
+    generous = a_file(own, max_leverage=125)
+    word = confirmation_text(a_config(), ACCOUNT, NOW)
+    for environment, given in ((KEYS, word), (generous, ""), (generous, word)):
+        with pytest.raises(ConfigError, match="leverage must be at most max_leverage 5, was '20'"):
+            permit(a_config(given, leverage=20), environment, NOW)
+    (tmp_path / "authorisation.json").chmod(0o666)
+    with pytest.raises(ConfigError, match="mode must be 0600"):
+        permit(a_config(word), KEYS, NOW)
 
 
 def test_no_file_is_written_that_lasts_too_long_or_over_another(tmp_path: Path) -> None:
@@ -163,10 +306,12 @@ def test_the_command_writes_a_file_that_allows(
     path = tmp_path / "cron.json"
     command = ["authorise", str(path), "--days", "2", "-p", "mode", "live", "-p", "capital", "500"]
     assert main(command) == 0
-    assert f"account {ACCOUNT}, symbol BTCUSDT, max_notional 1000" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"account {ACCOUNT}, symbol BTCUSDT" in out
+    assert "max_notional 1000, max_daily_loss 15, max_drawdown 50, max_risk_fraction 0.005, max_leverage 5" in out
     monkeypatch.setenv("VOLTRADE_AUTHORISATION", str(path))
     check_permitted(a_config(capital=500))
-    with pytest.raises(ConfigError, match="max_notional must be at least 20000"):
+    with pytest.raises(ConfigError, match="at most max_notional 1000, was '20000'"):
         check_permitted(a_config())
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from support.wall_venue import KEY, PARAMETERS, SECRET, a_venue, rule_file
 from voltrade import journal
 from voltrade.__main__ import main
 from voltrade.data.store import TRADES, Store
+from voltrade.engine.authorisation import authorise
 from voltrade.engine.permission import confirmation_text
 from voltrade.exchange.binance import BinanceRestClient, Endpoint, connect
 from voltrade.exchange.credentials import Credentials
@@ -208,6 +209,40 @@ def test_a_live_engine_that_was_killed_goes_on_the_next_day_without_a_new_word(
     }
     assert ours == {fill["trade_id"] for fill in fills[by_hand:]}
     assert Decimal(fills[-1]["position"]) == 0
+
+
+def test_a_live_engine_whose_ceiling_was_lowered_meanwhile_protects_its_position_and_ends(
+    tmp_path: Path, stand_in: tuple[str, Path], keys: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, folder = stand_in
+    given = parameters(tmp_path, "live", address, duration_s=90.0, on_interrupt="carry_on") | {"confirmation": ""}
+    file, run = tmp_path / "ceilings.json", tmp_path / "runs/lowered"
+    stated = authorise(file, read_parameters(given), ACCOUNT, timedelta(days=1), datetime.now(UTC))
+    monkeypatch.setenv("VOLTRADE_AUTHORISATION", str(file))
+    begin_run(run, given)
+    process = subprocess.Popen(
+        [*ENGINE[:-1], "engine", str(run)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while not Truth.of(folder).kind("algo"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait(20)
+    entered = len([order for order in Truth.of(folder).kind("order") if not order["reduce_only"]])
+    file.write_text(json.dumps(stated | {"max_leverage": "1"}))
+
+    again = subprocess.run([*ENGINE, "--resume", str(run)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    record = json.loads((run / "run.json").read_text())
+    check_replay(run, record)
+    assert record["end_reason"].startswith("NOT_PERMITTED: ceilings.json: leverage must be at most max_leverage 1")
+    assert "max_leverage 1, was '5'" in row(record, "may trade on")
+    truth = Truth.of(folder)
+    assert len([order for order in truth.kind("order") if not order["reduce_only"]]) == entered
+    held = Decimal(truth.kind("fill")[-1]["position"])
+    stops = {order["client_order_id"]: order for order in truth.kind("algo")}.values()
+    assert sum(Decimal(stop["quantity"]) for stop in stops if stop["status"] == "NEW") >= abs(held)
 
 
 def test_paper_sends_nothing_that_is_signed_and_its_account_outlives_the_session(

@@ -98,17 +98,25 @@ def rights(key: KeyRights) -> Check:
     return Check("key rights", found, f"reading and futures, and no withdrawal: {KEY_PAGE}", not wrong)
 
 
+CONTRACT_TYPES = ("PERPETUAL", "CURRENT_QUARTER", "NEXT_QUARTER", "TRADIFI_PERPETUAL", "")
+"""Contract types that are traded; the demo may name none. An unknown one may be delivered or margined otherwise."""
+
+
 def contract(symbol: SymbolFacts, config: Config, now: int) -> Check:
     """Return the row about the symbol: its kind, whether it trades, and whether it still does at the session's end."""
     duration = config.session.duration_s
     is_perpetual = symbol.delivery == 0 or symbol.delivery >= FAR_FUTURE
     outlives = is_perpetual or (duration > 0 and now + milliseconds(duration) < symbol.delivery)
-    ends = "" if is_perpetual else f", delivered or delisted at {moment_text(symbol.delivery)}"
+    found = f"{symbol.contract_type or 'unknown'}, {symbol.status}"
+    found += "" if is_perpetual else f", delivered or delisted at {moment_text(symbol.delivery)}"
+    found += f", reduce-only on the side {symbol.reduce_only_side}" if symbol.reduce_only_side else ""
     wanted = "TRADING, and delivered after the session's end: set duration_s so that it ends before"
-    return Check(
-        "contract", f"{symbol.contract_type or 'unknown'}, {symbol.status}{ends}", wanted,
-        symbol.status == "TRADING" and outlives,
-    )  # fmt: skip
+    if symbol.contract_type not in CONTRACT_TYPES:
+        wanted = f"of a known type ({', '.join(filter(None, CONTRACT_TYPES))})"
+    elif symbol.reduce_only_side:
+        wanted = "open for entries on both sides"
+    ok = symbol.contract_type in CONTRACT_TYPES and symbol.status == "TRADING" and outlives
+    return Check("contract", found, wanted, ok and not symbol.reduce_only_side)
 
 
 FAR_FUTURE = 4_000_000_000_000

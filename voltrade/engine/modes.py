@@ -66,6 +66,10 @@ class Wiring:
     fingerprint: str = ""
     """Name of the account that is shown to users."""
     allowed_by: str = "no money is at stake"
+    ceilings: str = ""
+    """Ceilings of authorisation files, with the session's values."""
+    denied: str = ""
+    """Why a resumed session may not trade on; empty if it may."""
     venue: VenueProcess | None = None
     is_own_venue: bool = False
     tape: Mapping[str, Any] = field(default_factory=dict)
@@ -138,7 +142,7 @@ async def wire(
         is_resumed: Whether to wait for an exchange that can't be reached, since there may be an open position.
 
     Raises:
-        ConfigError: Mode `demo` or `live` lacks keys, or `live` lacks the trading confirmation; nothing was sent.
+        ConfigError: Mode `demo` or `live` lacks keys, or `live` lacks a permission; nothing was sent.
         SessionError: The simulated venue doesn't answer.
         VenueError: The exchange can't be read.
     """
@@ -146,9 +150,10 @@ async def wire(
         return await _wire_sim(config, run_dir, known_venue, is_resumed)
     if config.session.mode == "paper":
         return await _wire_paper(config, is_resumed)
+    now = datetime.now(UTC)
     if known_account:
-        return await _wire_binance(config, permit_resumed(known_account, environment), is_resumed)
-    return await _wire_binance(config, permit(config, environment, datetime.now(UTC)))
+        return await _wire_binance(config, permit_resumed(config, known_account, environment, now, run_dir), is_resumed)
+    return await _wire_binance(config, permit(config, environment, now, run_dir))
 
 
 async def reach(config: Config, environment: Mapping[str, str]) -> Wiring:
@@ -205,6 +210,7 @@ async def _wire_binance(config: Config, permission: Permission, is_resumed: bool
         await wiring.exchange.close()
         raise
     wiring.fingerprint, wiring.allowed_by = permission.account, permission.by
+    wiring.ceilings, wiring.denied = permission.ceilings, permission.denied
     return wiring
 
 

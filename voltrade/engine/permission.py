@@ -2,32 +2,22 @@
 
 Mode `live` needs keys, from the environment or a private file, and one of two permissions. Each names the account, the
 symbol and the largest notional. A trading confirmation is the parameter `confirmation`, and is valid on one day (UTC).
-An authorisation file is for scheduled sessions, and expires.
+An authorisation file is for scheduled sessions, and expires. The ceilings of a file hold for every live session, also
+for one with a trading confirmation (`authorisation`).
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from voltrade.config import Config
+from voltrade.engine.authorisation import AUTHORISATION_VARIABLE, Authorisation, authorisations, largest_notional
 from voltrade.errors import ConfigError
-from voltrade.exchange.credentials import Credentials, read_private
-
-AUTHORISATION_VARIABLE = "VOLTRADE_AUTHORISATION"
-"""Environment variable: path of the authorisation file."""
-
-MAX_VALIDITY = timedelta(days=31)
-"""Longest validity of an authorisation file."""
-
-FIELDS = frozenset({"account", "symbol", "max_notional", "expires"})
-"""Fields of an authorisation file."""
+from voltrade.exchange.credentials import Credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +29,10 @@ class Permission:
     """Fingerprint of the API key."""
     by: str
     """Why it may trade, for the start-up table and the journal."""
-
-
-def largest_notional(config: Config) -> Decimal:
-    """Return the largest position that the settings allow, in the quote asset: capital x `max_notional_multiple`."""
-    return (config.risk.capital * Decimal(str(config.risk.max_notional_multiple))).normalize()
+    ceilings: str = ""
+    """The ceilings of authorisation files, for the start-up table; empty without a file."""
+    denied: str = ""
+    """Why a resumed session may not trade on; empty if it may. It protects its position and ends."""
 
 
 def confirmation_text(config: Config, account: str, today: datetime) -> str:
@@ -52,16 +41,18 @@ def confirmation_text(config: Config, account: str, today: datetime) -> str:
     return f"trade {config.session.symbol} up to {notional} on account {account}, {today:%Y-%m-%d}"
 
 
-def permit(config: Config, environment: Mapping[str, str], now: datetime) -> Permission:
+def permit(config: Config, environment: Mapping[str, str], now: datetime, run: Path | None = None) -> Permission:
     """Return the permission of a session in mode `demo` or `live`.
 
     Args:
         config: Settings of the session.
         environment: Such as `os.environ`.
         now: The time, UTC.
+        run: Folder of the run, whose copy of the rule file is used; None for the original.
 
     Raises:
-        ConfigError: Keys, confirmation or authorisation are missing or wrong; says what to type, and contains no key.
+        ConfigError: Keys, confirmation or authorisation are missing or wrong, or a ceiling is exceeded; says what to
+            type, and contains no key.
     """
     try:
         credentials = Credentials.load(environment)
@@ -70,25 +61,34 @@ def permit(config: Config, environment: Mapping[str, str], now: datetime) -> Per
     account = credentials.fingerprint
     if config.session.mode != "live":
         return Permission(credentials, account, f"mode {config.session.mode} needs keys only")
-    wanted = confirmation_text(config, account, now)
-    if config.session.confirmation:
-        if " ".join(config.session.confirmation.split()) != wanted:
-            raise ConfigError(f"confirmation: must be {wanted!r}, was {config.session.confirmation!r}")
-        return Permission(credentials, account, f"typed confirmation: {wanted}")
-    file = environment.get(AUTHORISATION_VARIABLE)
-    if not file:
+    wanted, given = confirmation_text(config, account, now), config.session.confirmation
+    if given and " ".join(given.split()) != wanted:
+        raise ConfigError(f"confirmation: must be {wanted!r}, was {given!r}")
+    files = authorisations(environment)
+    if not (given or files):
         raise ConfigError(
             f"confirmation: must be {wanted!r}, or {AUTHORISATION_VARIABLE} must name an authorisation file, was empty"
         )
-    return Permission(credentials, account, _check_authorisation(Path(file), config, account, now))
+    for file in files:
+        file.refuse_other(config, account, now, run)
+    by = [f"typed confirmation: {wanted}"] if given else [file.validity for file in files]
+    return Permission(credentials, account, "; ".join(by), _table(files, config))
 
 
-def permit_resumed(account: str, environment: Mapping[str, str]) -> Permission:
-    """Return the permission of a resumed run; the confirmation that was given at its start is enough.
+def permit_resumed(
+    config: Config, account: str, environment: Mapping[str, str], now: datetime, run: Path | None = None
+) -> Permission:
+    """Return the permission of a resumed run, which must look after its position in any case.
+
+    The confirmation that was given at its start is enough for it to trade on. An authorisation file must allow it
+    still, and ceilings must hold, also those that were lowered since: else `denied` says why it must end.
 
     Args:
+        config: Settings of the session.
         account: Fingerprint of the API key that the run began with.
         environment: Such as `os.environ`.
+        now: The time, UTC.
+        run: Folder of the run.
 
     Raises:
         ConfigError: There is no API key, or it is another one.
@@ -96,7 +96,22 @@ def permit_resumed(account: str, environment: Mapping[str, str]) -> Permission:
     credentials = Credentials.load(environment)
     if credentials.fingerprint != account:
         raise ConfigError(f"keys: must be those of account {account}, which the run was begun with")
-    return Permission(credentials, account, "what the run was begun with")
+    by = "what the run was begun with"
+    if config.session.mode != "live":
+        return Permission(credentials, account, by)
+    try:
+        files, is_confirmed = authorisations(environment), bool(config.session.confirmation)
+        if not (is_confirmed or files):
+            raise ConfigError(f"{AUTHORISATION_VARIABLE}: must name the authorisation file, was empty")
+        for file in files:
+            file.refuse_other(config, account, now, run, is_begun=is_confirmed)
+    except ConfigError as error:
+        return Permission(credentials, account, by, denied=str(error))
+    return Permission(credentials, account, by, _table(files, config))
+
+
+def _table(files: list[Authorisation], config: Config) -> str:
+    return "; ".join(file.table(config) for file in files)
 
 
 def check_permitted(config: Config) -> None:
@@ -107,54 +122,3 @@ def check_permitted(config: Config) -> None:
     """
     if config.session.mode in ("demo", "live"):
         permit(config, os.environ, datetime.now(UTC))
-
-
-def _check_authorisation(file: Path, config: Config, account: str, now: datetime) -> str:
-    """Check a session by an authorisation file; return a text about its validity."""
-    text = read_private(file)
-    try:
-        stated = json.loads(text)
-        if not isinstance(stated, dict) or set(stated) != FIELDS:
-            raise ValueError(f"must have exactly the fields {', '.join(sorted(FIELDS))}")
-        most, expires = Decimal(str(stated["max_notional"])), datetime.fromisoformat(str(stated["expires"]))
-        if expires.tzinfo is None:
-            raise ValueError("expires must state its zone, such as +00:00")
-    except (ValueError, InvalidOperation) as error:
-        raise ConfigError(f"{file.name}: can't be read as an authorisation: {error}") from None
-    notional = largest_notional(config)
-    rules: tuple[tuple[str, bool, object], ...] = (
-        (f"account must be {account}", stated["account"] == account, stated["account"]),
-        (f"symbol must be {config.session.symbol}", stated["symbol"] == config.session.symbol, stated["symbol"]),
-        (f"max_notional must be at least {notional:f}", most.is_finite() and notional <= most, stated["max_notional"]),
-        (f"expires must be after {now:%Y-%m-%dT%H:%M:%S%z}", now < expires, stated["expires"]),
-        (f"expires must be within {MAX_VALIDITY.days} days", expires <= now + MAX_VALIDITY, stated["expires"]),
-    )
-    for rule, holds, value in rules:
-        if not holds:
-            raise ConfigError(f"{file.name}: {rule}, was {value!r}")
-    return f"authorisation file, until {expires.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def authorise(file: Path, config: Config, account: str, validity: timedelta, now: datetime) -> dict[str, Any]:
-    """Write an authorisation file of mode 0600 for live sessions with these settings; return its content.
-
-    Raises:
-        ConfigError: The validity is too long, or the file exists.
-    """
-    if not timedelta(0) < validity <= MAX_VALIDITY:
-        raise ConfigError(
-            f"days: must be above 0 and at most {MAX_VALIDITY.days}, was {validity / timedelta(days=1):g}"
-        )
-    stated = {
-        "account": account,
-        "symbol": config.session.symbol,
-        "max_notional": f"{largest_notional(config):f}",
-        "expires": (now + validity).isoformat(timespec="seconds"),
-    }
-    try:
-        handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise ConfigError(f"{file}: must be a new file, exists already") from None
-    with os.fdopen(handle, "w") as fresh:
-        json.dump(stated, fresh, indent=2)
-    return stated

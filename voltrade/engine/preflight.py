@@ -14,10 +14,10 @@ from typing import Any
 
 from voltrade.config import Config
 from voltrade.engine.account_checks import LEAST_ORDER, account_checks, rights_check
+from voltrade.engine.authorisation import largest_notional
 from voltrade.engine.checks import Check, rounded
 from voltrade.engine.modes import Wiring
 from voltrade.engine.notify import Notifier
-from voltrade.engine.permission import largest_notional
 from voltrade.exchange.proxies import without_password
 from voltrade.model import MONEY, Instrument, Snapshot, moment_text, money_text
 from voltrade.risk import TIME, CircuitBreaker, distance_label
@@ -46,7 +46,7 @@ async def preflight(wiring: Wiring, last: FinalState | None = None, is_new: bool
         Check("endpoint", wiring.endpoint.rest),
         *_proxy(wiring),
         Check("account", wiring.fingerprint),
-        Check("allowed by", wiring.allowed_by),
+        *_permission(wiring),
         await _clock(wiring),
     ]
     checks += await _rights(wiring) if is_new else []
@@ -81,6 +81,13 @@ def notifications(notifier: Notifier) -> Check:
     """Return the row about notifications; a wrong address is reported before it is needed."""
     found = "; ".join([*notifier.kinds, *notifier.problems]) or "none"
     return Check("notifications", found, "addresses that apprise knows", not notifier.problems)
+
+
+def _permission(wiring: Wiring) -> list[Check]:
+    """Return the rows about what lets the session trade; a resumed one that may not trade on protects and ends."""
+    denied = [Check("may trade on", f"no: {wiring.denied}", "yes", ok=False)] if wiring.denied else []
+    ceilings = [Check("ceilings", wiring.ceilings)] if wiring.ceilings else []
+    return [Check("allowed by", wiring.allowed_by), *denied, *ceilings]
 
 
 def _proxy(wiring: Wiring) -> list[Check]:

@@ -143,6 +143,8 @@ class Engine:
             held.push_async_callback(wiring.close)
             held.callback(self._close)
             self._lock_account(wiring)
+            if wiring.denied:  # a resumed session protects its position and ends
+                control.stop(f"NOT_PERMITTED: {wiring.denied}")
             socket = await control.listen(self._dir)
             venue = wiring.venue.rest if wiring.venue else ""
             guardian = str((self._dir / LOCK).resolve()) if self._heartbeat.is_guarded else ""

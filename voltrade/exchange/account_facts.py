@@ -28,6 +28,8 @@ class SymbolFacts:
     status: str
     delivery: int
     """Time of its delivery or delisting, ms UTC; for a perpetual contract far in the future."""
+    reduce_only_side: str = ""
+    """Side on which only reduce-only orders are allowed; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +66,28 @@ async def symbol_facts(rest: BinanceRestClient, symbol: str) -> SymbolFacts:
     """
     info = await rest.read("fapiPublicGetExchangeInfo")
     try:
-        rows = Fields("exchangeInfo", info).parts("symbols")
-        row = next((row for row in rows if row.text("symbol") == symbol), None)
-        if row is None:
-            raise DataError(f"symbol must be listed at the exchange, was {symbol}")
-        kind = row.text("contractType") if row.has("contractType") else ""
-        return SymbolFacts(kind, row.text("status"), row.integer("deliveryDate") if row.has("deliveryDate") else 0)
+        return symbol_facts_of(info, symbol)
     except DataError as error:
         raise VenueError(str(error)) from None
+
+
+def symbol_facts_of(exchange_info: object, symbol: str) -> SymbolFacts:
+    """Read type, status and delivery of a symbol from exchangeInfo.
+
+    Raises:
+        DataError: the symbol is not listed, or a field is malformed.
+    """
+    rows = Fields("exchangeInfo", exchange_info).parts("symbols")
+    row = next((row for row in rows if row.text("symbol") == symbol), None)
+    if row is None:
+        raise DataError(f"symbol must be listed at the exchange, was {symbol}")
+    sides = [part.text("positionControlSide") for part in row.parts("filters") if part.has("positionControlSide")]
+    return SymbolFacts(
+        row.text("contractType") if row.has("contractType") else "",
+        row.text("status"),
+        row.integer("deliveryDate") if row.has("deliveryDate") else 0,
+        next((side for side in sides if side != "NONE"), ""),
+    )
 
 
 async def account_facts(rest: BinanceRestClient) -> AccountFacts:

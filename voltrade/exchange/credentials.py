@@ -71,17 +71,32 @@ def read_private(file: Path) -> str:
     Raises:
         ConfigError: the file breaks a rule; the message has the file and the rule, but not its content.
     """
+    text, owner = read_protected(file)
+    if owner != os.getuid():
+        raise ConfigError(f"{file.name}: must be a plain file of this user's")
+    return text
+
+
+def read_protected(file: Path) -> tuple[str, int]:
+    """Read a file as `read_private` does, or one of another user that only they can write; return its owner too.
+
+    Raises:
+        ConfigError: see `read_private`.
+    """
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise ConfigError(f"{file.name}: must be a readable file and no link, was {error.strerror}") from None
     try:
         its = os.fstat(handle)
-        if not stat.S_ISREG(its.st_mode) or its.st_uid != os.getuid():
+        mode, is_own = stat.S_IMODE(its.st_mode), its.st_uid == os.getuid()
+        if not stat.S_ISREG(its.st_mode):
             raise ConfigError(f"{file.name}: must be a plain file of this user's")
-        if its.st_mode & 0o077:
-            raise ConfigError(f"{file.name}: mode must be 0600, was {stat.S_IMODE(its.st_mode):04o}")
-        return os.read(handle, LARGEST_FILE).decode("utf-8", "replace")
+        if is_own and mode & 0o077:
+            raise ConfigError(f"{file.name}: mode must be 0600, was {mode:04o}")
+        if mode & 0o022:
+            raise ConfigError(f"{file.name}: mode must let only its owner write, as 0644, was {mode:04o}")
+        return os.read(handle, LARGEST_FILE).decode("utf-8", "replace"), its.st_uid
     finally:
         os.close(handle)
 
