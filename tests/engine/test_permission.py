@@ -1,13 +1,9 @@
-"""Real money wants keys and a person's word: twenty ways in which the word is wrong, and none sends anything."""
+"""Real money wants keys, a person's word or an authorisation file, and settings below the file's ceilings."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
-import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +15,6 @@ from voltrade.__main__ import main
 from voltrade.config import Config
 from voltrade.engine import authorisation
 from voltrade.engine.authorisation import authorise, hashes_of
-from voltrade.engine.engine_process import run as run_engine
 from voltrade.engine.permission import check_permitted, confirmation_text, permit, permit_resumed
 from voltrade.errors import ConfigError
 from voltrade.exchange.credentials import Credentials
@@ -313,64 +308,3 @@ def test_the_command_writes_a_file_that_allows(
     check_permitted(a_config(capital=500))
     with pytest.raises(ConfigError, match="at most max_notional 1000, was '20000'"):
         check_permitted(a_config())
-
-
-# --- nothing is sent --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def listener() -> Iterator[tuple[str, list[Any]]]:
-    """An address that stands in for Binance, and who has connected to it."""
-    callers: list[Any] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def accept() -> None:
-            while True:
-                try:
-                    connection, caller = server.accept()
-                except OSError:
-                    return
-                callers.append(caller)
-                connection.close()
-
-        thread = threading.Thread(target=accept)
-        thread.start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}", callers
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
-
-
-@pytest.mark.parametrize("case", ["no keys", *WRONG_WORDS[:3], "stale file", "open file", "the right word"])
-def test_an_engine_without_permission_sends_nothing(
-    case: str, tmp_path: Path, listener: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    address, callers = listener
-    environment = {} if case == "no keys" else KEYS
-    if case == "stale file":
-        environment = a_file(tmp_path)
-    elif case == "open file":
-        environment = a_file(tmp_path, 0o644)
-    for name in (*KEYS, "VOLTRADE_AUTHORISATION"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    run = tmp_path / "today"
-    run.mkdir(0o700)
-    words = {"the right word": confirmation_text(a_config(), ACCOUNT, datetime.now(UTC)), "yes": "yes", "live": "live"}
-    config = a_config(words.get(case, ""), venue=address)
-    (run / "run.json").write_text(json.dumps({"parameters": config.parameters(), "epoch": "x", "state": "starting"}))
-    umask, handler = os.umask(0o022), signal.getsignal(signal.SIGINT)
-    try:
-        assert run_engine(run) == 1
-    finally:
-        os.umask(umask)
-        signal.signal(signal.SIGINT, handler)
-    record = json.loads((run / "run.json").read_text())
-    assert record["state"] == "failed"
-    if case == "the right word":  # the listener hears what is sent
-        assert callers
-    else:
-        assert any(name in record["error"] for name in ("confirmation", "VOLTRADE_API_KEY", "authorisation.json"))
-        assert callers == []
-    assert not (run / "journal.db").exists()
-    assert not any(KEYS["VOLTRADE_API_KEY"] in path.read_text() for path in run.iterdir() if path.is_file())
