@@ -271,7 +271,7 @@ def _check_by_orders(arguments: argparse.Namespace) -> int:
 
 def _authorise(arguments: argparse.Namespace) -> int:
     account = arguments.account or Credentials.load(os.environ).fingerprint
-    config, validity = _config(arguments), timedelta(days=arguments.days)
+    config, validity = _config(arguments, makes_bars=arguments.pin), timedelta(days=arguments.days)
     stated = authorise(arguments.file, config, account, validity, datetime.now(UTC), is_pinned=arguments.pin)
     print(f"{arguments.file}: " + ", ".join(f"{name} {value}" for name, value in stated.items()))
     return 0
@@ -287,11 +287,11 @@ def _check(arguments: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
-def _config(arguments: argparse.Namespace) -> Config:
+def _config(arguments: argparse.Namespace, makes_bars: bool = False) -> Config:
     given = {name: _literal(text) for name, text in arguments.parameters}
     if getattr(arguments, "rule", ""):
         given["rule"] = arguments.rule
-    return read_parameters(given)
+    return read_parameters(given, makes_bars=makes_bars)
 
 
 def _literal(text: str) -> object:

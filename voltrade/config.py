@@ -123,7 +123,8 @@ class BarSettings(Settings):
     unit: Literal["base", "quote", "trades"] = "base"
     """What the threshold counts: `base` coins, `quote` price x quantity in the quote asset, `trades` aggTrades."""
     threshold: Annotated[PositiveAmount, Field(le=10**18)] = Decimal(10)
-    """Volume at which a bar closes, in `unit`. For `base` it must be a multiple of the symbol's step."""
+    """Volume at which a bar closes, in `unit`. For `base` it must be a multiple of the symbol's step. Where parameters
+    have none, or 0, the symbol's own is taken; `demo` and `live` want one that is given."""
     anchor: Literal["utc_day", "continuous"] = "utc_day"
     """`utc_day`: the first trade of a UTC day closes the open bar before its threshold. `continuous`: no daily cut."""
     least_bars_a_day: Annotated[float, Field(ge=0)] = 0.0

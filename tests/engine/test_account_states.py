@@ -252,7 +252,7 @@ def stop_here() -> NoReturn:
 
 
 def live(**parameters: Any) -> Config:
-    config = Config.from_parameters(mode="live", **parameters)
+    config = Config.from_parameters(mode="live", threshold=450, **parameters)
     return config.changed(confirmation=confirmation_text(config, ACCOUNT, datetime.now(UTC)))
 
 

@@ -64,6 +64,7 @@ def test_a_session_trades_a_tape_end_to_end(
         ("treshold", 20, "unknown"),
         ("api_key", CANARY, "never from a parameter"),
         ("mode", "live", "VOLTRADE_API_KEY"),
+        ("threshold", 0, "must be given in mode live, was none; BTCUSDT's own would be 730"),
     ],
 )
 def test_a_wrong_parameter_stops_the_run_and_is_named(
@@ -72,7 +73,10 @@ def test_a_wrong_parameter_stops_the_run_and_is_named(
     monkeypatch.delenv("VOLTRADE_API_KEY", raising=False)
     with pytest.raises(Refused, match=f"{parameter}.*{rule}") as refused:
         papermill.execute_notebook(
-            ROOT / "notebooks/live.ipynb", tmp_path / "wrong.ipynb", {parameter: value}, progress_bar=False
+            ROOT / "notebooks/live.ipynb",
+            tmp_path / "wrong.ipynb",
+            {"threshold": 730, parameter: value} | ({"mode": "live"} if parameter == "threshold" else {}),
+            progress_bar=False,
         )
     assert list(tmp_path.iterdir()) == []
     assert CANARY not in "".join([str(refused.value), *capfd.readouterr()])

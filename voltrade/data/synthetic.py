@@ -102,7 +102,7 @@ def synthetic_market(instrument: Instrument, seed: int, hours: float, start_ms: 
     Raises:
         DataError: the hours are too few for a trade.
     """
-    market = MARKETS.get(instrument.symbol) or _unknown_market(instrument)
+    market = market_of(instrument)
     draw = np.random.Generator(np.random.PCG64(seed))
     seconds = max(1, round(hours * 3600))
     volatility = _volatility_path(draw, seconds)
@@ -134,10 +134,10 @@ def synthetic_market(instrument: Instrument, seed: int, hours: float, start_ms: 
     )
 
 
-def _unknown_market(instrument: Instrument) -> Market:
-    """Return a market for a symbol without one: 10,000 ticks, and 10 million of the quote asset an hour."""
+def market_of(instrument: Instrument) -> Market:
+    """Return a symbol's market; without one of its own 10,000 ticks, and 10 million of the quote asset an hour."""
     price = 10_000 * instrument.tick_size
-    return Market(price, 10_000_000 / price)
+    return MARKETS.get(instrument.symbol) or Market(price, 10_000_000 / price)
 
 
 def _volatility_path(draw: np.random.Generator, seconds: int) -> Floats:

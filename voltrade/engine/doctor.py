@@ -13,6 +13,7 @@ from pathlib import Path
 
 from voltrade.compiled import cache_home
 from voltrade.config import Config
+from voltrade.data.symbol_threshold import symbol_threshold
 from voltrade.engine.account_history import known_final_state
 from voltrade.engine.checks import Check
 from voltrade.engine.contact.passed import check_demo_check
@@ -29,6 +30,7 @@ async def examine(config: Config, environment: Mapping[str, str] = os.environ) -
     """Return the start-up rows of a session with these settings."""
     config = config.model_copy(update={"session": config.session.model_copy(update={"apply_account_settings": False})})
     checks = [*_machine(environment), notifications(Notifier(environment, "")), *_permission(config, environment)]
+    checks += [_threshold(config)]
     if any(check.item == "keys" for check in checks):
         return checks
     if config.session.mode == "sim" and not config.session.venue:
@@ -48,6 +50,19 @@ async def examine(config: Config, environment: Mapping[str, str] = os.environ) -
         return [*checks, Check("exchange", f"can't be read: {error}", ok=False)]
     finally:
         await wiring.close()
+
+
+def _threshold(config: Config) -> Check:
+    """Return the row about the threshold: the one that is given, or the symbol's own."""
+    if "threshold" in config.bars.model_fields_set:
+        return Check("threshold", f"{config.bars.threshold:f}, as given")
+    try:
+        own = symbol_threshold(config)
+    except ConfigError as error:
+        return Check("threshold", f"none: {error}", "given: -p threshold VOLUME", ok=False)
+    found = f"{config.session.symbol}'s own {own.threshold:f}, {own.source}"
+    is_free = config.session.mode in ("sim", "paper")
+    return Check("threshold", found if is_free else f"none; {found}", "given: -p threshold VOLUME", is_free)
 
 
 def _machine(environment: Mapping[str, str]) -> list[Check]:

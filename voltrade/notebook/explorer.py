@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from voltrade.config import RECORDED, BarSettings, Config, Settings, SignalSettings
+from voltrade.data.symbol_threshold import symbol_threshold, threshold_of
 from voltrade.data.tape import Tape
 from voltrade.data.tape_profile import threshold_near, traded
 from voltrade.errors import ConfigError, VoltradeError
@@ -89,7 +90,7 @@ class Explorer:
     ) -> None:
         self.research = tape if isinstance(tape, Research) else Research(tape)
         self.instrument, symbol = self.research.instrument, self.research.instrument.symbol
-        config = config or Config.from_parameters(symbol=symbol)
+        config = config or self._first_settings()
         if config.session.symbol != symbol:
             raise ConfigError(f"symbol: must be that of the tape, {symbol}, was {config.session.symbol}")
         if page_bars not in PAGES:
@@ -119,6 +120,13 @@ class Explorer:
         with self._timed():
             self._draw_result(self.result)
         self.rule_cell.register()
+
+    def _first_settings(self) -> Config:
+        """Return the default settings, with a threshold for the volume of this tape."""
+        trades, defaults = self.research.tape.trades, Config.from_parameters(symbol=self.instrument.symbol)
+        if self.research.tape.synthetic:
+            return defaults.changed(threshold=symbol_threshold(defaults).threshold)
+        return defaults.changed(threshold=threshold_of(trades, self.instrument, defaults).threshold)
 
     @property
     def config(self) -> Config:

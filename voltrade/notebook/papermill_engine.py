@@ -31,7 +31,7 @@ from voltrade.errors import ConfigError
 from voltrade.runs import handover
 from voltrade.runs import run_file as records
 from voltrade.strategy import parameter_file
-from voltrade.strategy.rule_file import read_parameters
+from voltrade.strategy.rule_file import read_parameters, without_zero
 
 MAX_SIGNALS = 3
 """After this many signals papermill aborts the notebook; the session then ends by its `on_notebook_lost`."""
@@ -50,7 +50,7 @@ class PapermillEngine:
         target = output_path or nb.metadata.papermill.get("output_path")
         environment = {RECORDED: "1"}
         engine = NBClientEngine
-        stated = _given(nb)
+        stated = without_zero(_given(nb))
         if is_session(nb):
             engine = SessionEngine
             notebook = _output(target)
@@ -129,7 +129,8 @@ def check_parameters(nb: Any, run: Path | None = None) -> Config:
     """
     given = _given(nb)
     try:
-        return read_parameters({**_defaults(nb), **given}, run=run, explicit=given)
+        parameters = records.with_begun_threshold({**_defaults(nb), **given}, run)
+        return read_parameters(parameters, run=run, explicit=given)
     except ConfigError as error:
         raise Refused(str(error)) from None
 

@@ -26,6 +26,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from voltrade.config import NOTEBOOK, RUN_DIR, Config
+from voltrade.data.symbol_threshold import symbol_threshold
 from voltrade.engine import ctl, guardian
 from voltrade.engine.permission import check_permitted
 from voltrade.errors import ConfigError, SessionError
@@ -51,7 +52,7 @@ ENGINE = (sys.executable, "-m", "voltrade", "engine")
 _PLAIN = (str, bytes, numbers.Number, Decimal, type(None), list, tuple, dict, set)
 
 
-def parameters(namespace: Mapping[str, object], own: Collection[str] = ()) -> Config:
+def parameters(namespace: Mapping[str, object], own: Collection[str] = (), *, makes_bars: bool = True) -> Config:
     """Validate a notebook's parameters: all plain values that its cells have assigned so far.
 
     Modules, functions, other objects, names that begin with an underscore and IPython's own names are ignored.
@@ -59,6 +60,7 @@ def parameters(namespace: Mapping[str, object], own: Collection[str] = ()) -> Co
     Args:
         namespace: The notebook's `globals()`.
         own: Names of the notebook's own parameters, which are not settings.
+        makes_bars: Whether the notebook makes bars; else it needs no threshold.
 
     Raises:
         ConfigError: Names every parameter that is unknown, of the wrong type, out of bounds, looks like a secret, or
@@ -68,9 +70,18 @@ def parameters(namespace: Mapping[str, object], own: Collection[str] = ()) -> Co
     if not held.get(parameter_file.PARAMETER):  # with a file, `start` compares the merged parameters
         handover.refuse_other(handover.received(os.environ), held)
     folder = Path(os.environ.get(RUN_DIR, ""))
-    config = read_parameters(held, run=folder if records.can_be_resumed(folder) else None)
-    _SOURCES.append(_Source(config, namespace, own, held))
+    run = folder if records.can_be_resumed(folder) else None
+    config = read_parameters(records.with_begun_threshold(held, run), run=run, makes_bars=makes_bars)
+    is_own = makes_bars and run is None and not (held.get("threshold") or held.get(parameter_file.PARAMETER))
+    threshold = f"{config.session.symbol}'s own, {symbol_threshold(config).source}" if is_own else ""
+    _SOURCES.append(_Source(config, namespace, own, held, threshold))
+    if threshold:
+        print(f"threshold {config.bars.threshold:f}: {threshold}")
     return config
+
+
+def _source_of(config: Config) -> _Source | None:
+    return next((source for source in reversed(_SOURCES) if source.config is config), None)
 
 
 class _Source(NamedTuple):
@@ -80,6 +91,8 @@ class _Source(NamedTuple):
     namespace: Mapping[str, object]
     own: Collection[str]
     held: dict[str, object]
+    threshold: str
+    """What the threshold follows from, where it is the symbol's own; else empty."""
 
 
 _SOURCES: deque[_Source] = deque(maxlen=16)
@@ -104,7 +117,7 @@ def _refuse_other(config: Config) -> None:
     """
     traded = config.parameters()
     handover.refuse_other(handover.received(os.environ), traded)
-    source = next((source for source in reversed(_SOURCES) if source.config is config), None)
+    source = _source_of(config)
     if source is None:  # not made by `parameters`, so there is nothing to compare
         return
     traded[parameter_file.PARAMETER] = source.held.get(parameter_file.PARAMETER, "")
@@ -264,6 +277,7 @@ class Session(Run):
     def _repr_html_(self) -> str:
         record = self.record
         rows = {"run": self.name, "state": record["state"], "engine process": record.get("pid", "")}
+        rows |= {"threshold": record["threshold"]} if "threshold" in record else {}
         return facts_table(rows | {check["item"]: check["found"] for check in record.get("checks", ())})
 
 
@@ -318,12 +332,19 @@ def start(config: Config, run_dir: Path | str | None = None) -> Session:
             "parameters": config.parameters(),
             "epoch": _base36(time.time_ns() // 1_000_000),
             "created": records.utc_now(),
+            "threshold": _threshold_text(config),
             **keep_rule(config, folder),
         }
     records.write(folder, record | {"state": "starting", "attended": True})
     session = Session(folder, _launch(folder, config))
     _wait_until_running(session, session.take_lease)
     return session
+
+
+def _threshold_text(config: Config) -> str:
+    """Return the threshold for the record and the start-up table, and whether it was given."""
+    source = _source_of(config)
+    return f"{config.bars.threshold:f}, {source.threshold if source and source.threshold else 'as given'}"
 
 
 def _record_to_resume(folder: Path, config: Config) -> dict[str, Any]:

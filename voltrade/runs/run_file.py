@@ -1,8 +1,9 @@
 """A run's `run.json`: its parameters, its state, and how it ended.
 
-`notebook.session.start` creates it with what was asked for (`parameters`, `epoch`, `created`, `rule_sha256`); the
-engine adds who trades (`pid`, `socket`, `venue`, `account`), the rows of the start-up table (`checks`), and how it
-ended (`state`, `end_reason`, `ended`, `head`). Notebooks and commands read it, to see whether the run is running, can
+`notebook.session.start` creates it with what was asked for (`parameters`, `epoch`, `created`, `rule_sha256`, and
+`threshold`: the volume of a bar, and whether it was given or is the symbol's own); the engine adds who trades (`pid`,
+`socket`, `venue`, `account`), the rows of the start-up table (`checks`), and how it ended (`state`, `end_reason`,
+`ended`, `head`). Notebooks and commands read it, to see whether the run is running, can
 be resumed, or is over.
 """
 
@@ -140,6 +141,18 @@ def can_be_resumed(folder: Path) -> bool:
     record = read(folder)
     began = bool(record.get("begun")) and (folder / JOURNAL).exists()
     return record.get("state") in UNFINISHED and began and not is_running(record)
+
+
+def with_begun_threshold(given: Mapping[str, object], folder: Path | None) -> dict[str, object]:
+    """Return parameters with the threshold that a run began with, where they leave it to the symbol.
+
+    Args:
+        given: Parameters to resume the run with.
+        folder: Folder of the run; None for a new one.
+    """
+    begun = read(folder).get("parameters", {}) if folder is not None else {}
+    added = {"threshold": begun["threshold"]} if "threshold" in begun and not given.get("threshold") else {}
+    return {**given, **added}
 
 
 def changed(record: Mapping[str, Any], config: Config, but: Collection[str] = ()) -> list[str]:

@@ -42,12 +42,14 @@ def read_parameters(
     run: Path | None = None,
     sha256: str | None = None,
     explicit: Collection[str] = (),
+    makes_bars: bool = True,
     **more: object,
 ) -> Config:
     """Build the settings from flat parameters; `rule` may name a rule file, whose settings are parameters too.
 
     `parameters_file` may name a file that the explorer has saved. The rule is compiled and tried out here, so that an
-    error in it is reported before anything is written.
+    error in it is reported before anything is written. Without a `threshold`, or with 0, the symbol's own is taken
+    (`data.symbol_threshold`); modes `demo` and `live` want one that is given.
 
     Args:
         parameters: Values by name; those in `more` replace them.
@@ -55,12 +57,13 @@ def read_parameters(
         sha256: Required hash of the copy.
         explicit: Names of parameters that the user gave; one that differs from the parameter file is refused, even
             if it is the default.
+        makes_bars: Whether the settings are for bars at all; else a threshold that isn't given stays the default.
 
     Raises:
         ConfigError: Names every parameter that is unknown, of the wrong type, out of bounds, or looks like a secret; or
-            says what is wrong with the rule file.
+            says what is wrong with the rule file, or that the symbol has no threshold of its own.
     """
-    given = parameter_file.without_hash({**(parameters or {}), **more})
+    given = without_zero(parameter_file.without_hash({**(parameters or {}), **more}))
     name = given.pop(parameter_file.PARAMETER, "")
     saved = parameter_file.read(name) if name else {}
     rule_sha256 = saved.pop(parameter_file.RULE_SHA256, None) or given.pop(parameter_file.RULE_SHA256, None)
@@ -72,12 +75,22 @@ def read_parameters(
     if saved:
         given = parameter_file.merged(saved, given, name, Config(signals=rule.settings_type()), explicit)
     config = Config.from_parameters(given, signals=rule.settings_type)
+    if makes_bars and "threshold" not in given:
+        from voltrade.data.symbol_threshold import with_symbol_threshold  # only where it is needed, see below
+
+        config = with_symbol_threshold(config)
     if config.session.rule:
         from voltrade.strategy.check import try_rule  # only where it is needed: a start waits for every import
 
         rule.program_for(config.signals)
         try_rule(rule, config.signals)
     return config
+
+
+def without_zero(given: Mapping[str, object]) -> dict[str, object]:
+    """Return parameters without a threshold of 0, which stands for the symbol's own."""
+    is_zero = not isinstance(given.get("threshold"), bool) and given.get("threshold") == 0
+    return {name: value for name, value in given.items() if name != "threshold" or not is_zero}
 
 
 def signal_engine_of(config: Config, instrument: Instrument, run: Path | None = None) -> SignalEngine:

@@ -119,4 +119,4 @@ def _config(given: argparse.Namespace) -> Config:
         except json.JSONDecodeError as error:
             raise ConfigError(f"parameters: must be a JSON object, {given.parameters} is not: {error}") from None
     flags = {name: getattr(given, name) for name in FLAGS if getattr(given, name) is not None}
-    return read_parameters({**parameters, **flags})
+    return read_parameters({**parameters, **flags}, makes_bars=False)

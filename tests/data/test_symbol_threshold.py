@@ -1,0 +1,274 @@
+"""A symbol's own threshold: bars whose usual stop is worth its costs, from days that are known, or none at all."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import date, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.builders import an_instrument
+
+from voltrade.bars import VolumeBarAggregator
+from voltrade.config import BarSettings, Config
+from voltrade.data import symbol_threshold as thresholds
+from voltrade.data.kinds import start_of
+from voltrade.data.store import Store
+from voltrade.data.stored_day import Metadata
+from voltrade.data.symbol_threshold import (
+    BARS_MEASURED,
+    DayFigures,
+    bars_with,
+    measured,
+    medians,
+    shipped_volumes,
+    symbol_threshold,
+    threshold_of,
+    two_digits_up,
+)
+from voltrade.data.tape import load_trades, synthetic_trades
+from voltrade.errors import ConfigError
+from voltrade.model import Instrument, Trades
+from voltrade.runs.run_file import with_begun_threshold
+from voltrade.simulated.symbols import shipped_instrument
+from voltrade.strategy.rule_file import read_parameters
+
+COSTS = 2 * (0.0005 + 0.00005)
+"""Of a round trip at the default fee and slippage, as a part of the price."""
+
+
+def stop_in_costs(trades: Trades, instrument: Instrument, settings: BarSettings) -> float:
+    """Return the median stop of 2 ATR in costs, by Wilder's definition over bars that are really made."""
+    bars = VolumeBarAggregator(settings, instrument).process(trades)
+    high, low, close = (bars[name].astype(np.float64) for name in ("high", "low", "close"))
+    ranges = np.maximum(high[1:], close[:-1]) - np.minimum(low[1:], close[:-1])
+    atr = [float(ranges[:14].mean())]
+    for now in ranges[14:]:
+        atr.append(atr[-1] + (float(now) - atr[-1]) / 14)
+    return float(np.median(2 * np.array(atr) / close[14:])) / COSTS
+
+
+@pytest.mark.parametrize(
+    ("symbol", "unit"),
+    [("ETHUSDT", "base"), ("ETHUSDT", "quote"), ("ETHUSDT", "trades"), ("LTCUSDT", "base"), ("XRPUSDT", "base")],
+)
+def test_on_the_synthetic_market_the_usual_stop_is_three_times_the_costs(symbol: str, unit: str) -> None:
+    config = read_parameters(symbol=symbol, unit=unit, seed=7)
+    instrument = shipped_instrument(symbol)
+    trades = synthetic_trades(instrument, 7, 48).trades
+    assert 3.0 <= stop_in_costs(trades, instrument, config.bars) < 6.0
+    config.check_against(instrument)
+
+
+def test_the_synthetic_btcusdt_keeps_the_threshold_of_the_examples() -> None:
+    assert read_parameters().bars.threshold == 10
+    assert symbol_threshold(Config()).source == "that of the examples on the synthetic market"
+    assert read_parameters(threshold=25).bars.threshold == 25
+    assert read_parameters(threshold=0).bars.threshold == 10
+    assert read_parameters(symbol="ETHUSDT", threshold=10).bars.threshold == 10
+    for wrong in (False, -1, "250", None, float("nan")):
+        with pytest.raises(ConfigError, match="threshold"):
+            read_parameters(threshold=wrong)
+
+
+def test_a_wider_stop_allows_smaller_bars_and_dearer_trades_want_larger_ones() -> None:
+    usual = read_parameters(symbol="ETHUSDT").bars.threshold
+    assert read_parameters(symbol="ETHUSDT", stop_atr=4.0).bars.threshold < usual
+    assert read_parameters(symbol="ETHUSDT", slippage_bps=5.0).bars.threshold > usual
+
+
+# --- by mode ----------------------------------------------------------------------------------------------------------
+
+
+def test_paper_takes_what_is_shipped_and_demo_and_live_name_it() -> None:
+    own = symbol_threshold(Config.from_parameters(mode="paper"))
+    assert read_parameters(mode="paper").bars.threshold == own.threshold == 730
+    assert "three recordings of 6 to 9 minutes of 2023 and 2024" in own.source
+    for mode in ("demo", "live"):
+        rule = (
+            f"threshold: must be given in mode {mode}, was none; BTCUSDT's own would be 730, for at most 280 bars a day"
+        )
+        with pytest.raises(ConfigError, match=rule):
+            read_parameters(mode=mode)
+        assert read_parameters(mode=mode, threshold=700).bars.threshold == 700
+        assert read_parameters(mode=mode, makes_bars=False).session.mode == mode
+
+
+@pytest.mark.parametrize("mode", ["paper", "demo", "live"])
+def test_a_symbol_of_which_nothing_is_known_is_refused_by_name(mode: str) -> None:
+    with pytest.raises(ConfigError, match=r"threshold: must be given for DOGEUSDT: .* data fetch DOGEUSDT --days 28"):
+        read_parameters(mode=mode, symbol="DOGEUSDT")
+
+
+def test_a_symbol_that_hardly_moves_has_no_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {**shipped_volumes()["BTCUSDT"], "atr_bps": [2.0, 1.4, 1.0, 0.7, 0.5, 0.4, 0.3]}
+    monkeypatch.setattr(thresholds, "shipped_volumes", lambda: {"USDCUSDT": row})
+    with pytest.raises(
+        ConfigError, match=r"moves 2\.0 bps a bar in 50 bars can't have 24 bars with a stop of 3 x the cost"
+    ):
+        read_parameters(mode="paper", symbol="USDCUSDT")
+
+
+# --- by days of the store ---------------------------------------------------------------------------------------------
+
+FIRST = date(2026, 1, 1)
+
+
+def a_day(instrument: Instrument, day: date, lots: int, first_id: int, moves: int) -> Trades:
+    """Return 6,000 trades of a day, of so many lots each, whose price swings by so many ticks around 2,000."""
+    count = np.arange(6_000)
+    return Trades(
+        instrument.symbol,
+        id=first_id + count,
+        price=200_000 + np.rint(moves * np.sin(count / 9)).astype(np.int64),
+        quantity=np.full(len(count), lots),
+        time=start_of(day) + count * 14_400,
+        buyer_is_maker=count % 2 == 0,
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store with 30 whole days of ETHUSDT and one that isn't: the volume grows from day to day."""
+    monkeypatch.setenv("VOLTRADE_STORE", str(tmp_path / "store"))
+    store, instrument = Store(), an_instrument("ETHUSDT", tick="0.01", step="0.001")
+    for number in range(31):
+        whole = number < 30
+        day = a_day(instrument, FIRST + timedelta(number), 1_000 + number, 1 + number * 6_000, 2_000)
+        store.add_trades(day, replace(Metadata.of(instrument, "made"), begins=whole, ends=whole))
+    return store
+
+
+def test_the_store_tells_by_the_median_of_its_last_28_whole_days(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config.from_parameters(mode="paper", symbol="ETHUSDT")
+    own = symbol_threshold(config)
+    assert own.source.endswith("by the median of 28 whole days of the store, 2026-01-03 to 2026-01-30")
+    figures, step, _ = thresholds._figures(config)
+    assert (figures.base, figures.trades, step) == (6 * (1_000 + 15.5), 6_000, Decimal("0.001"))
+    assert figures.quote == pytest.approx(6 * 1_015.5 * 2_000, rel=1e-3)
+    assert own.threshold == two_digits_up(figures.base / thresholds._bars_a_day(figures, config), step)
+    # A second look reads no trades.
+    monkeypatch.setattr(Store, "rows", lambda *_: pytest.fail("days were measured before"))
+    assert symbol_threshold(config) == own
+    assert read_parameters(tape="store:ETHUSDT:2026-01-01", symbol="ETHUSDT").bars.threshold == own.threshold
+    with pytest.raises(ConfigError, match=f"ETHUSDT's own would be {own.threshold:f}"):
+        read_parameters(mode="live", symbol="ETHUSDT")
+
+
+# --- by a tape --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.recordings
+def test_a_file_is_measured_itself(recordings: Path) -> None:
+    tape = recordings / "spot_trades/LTCUSDT-spot-aggTrades-20250621T1204-20250622T1059.csv.gz"
+    config, instrument = read_parameters(symbol="LTCUSDT", tape=str(tape)), shipped_instrument("LTCUSDT")
+    assert symbol_threshold(config).source.endswith("by 22.9 h of the tape")
+    assert 3.0 <= stop_in_costs(load_trades(tape, instrument).trades, instrument, config.bars) < 4.0
+
+
+def test_whole_days_of_a_tape_count_and_those_at_its_edges_do_not() -> None:
+    instrument = an_instrument("ETHUSDT", tick="0.01", step="0.001")
+    days = [a_day(instrument, FIRST + timedelta(number), 1_000, 1 + number * 6_000, 2_000) for number in range(4)]
+    own = threshold_of(Trades.join(days), instrument, Config.from_parameters(symbol="ETHUSDT"))
+    assert own.source.endswith("by the tape's last 2 whole days")
+    with pytest.raises(ConfigError, match="a tape of 20 trades is too short to measure how far the price moves"):
+        threshold_of(days[0][:20], instrument, Config.from_parameters(symbol="ETHUSDT"))
+
+
+@pytest.mark.recordings
+def test_the_shipped_volumes_are_those_of_the_recordings(recordings: Path) -> None:
+    btc, row = shipped_instrument("BTCUSDT"), shipped_volumes()["BTCUSDT"]
+    volumes = []
+    for path in sorted((recordings / "usdm_trades").glob("*.csv.gz")):
+        trades = load_trades(path, btc).trades
+        a_day = 86_400_000 / float(trades.time[-1] - trades.time[0])
+        notional = float((trades.price * trades.quantity).sum()) * 1e-4
+        volumes.append([float(trades.quantity.sum()) * 1e-3 * a_day, notional * a_day, len(trades) * a_day])
+    assert [row["base"], row["quote"], row["trades"]] == pytest.approx(np.median(volumes, axis=0).tolist(), rel=1e-6)
+
+    import pyarrow.parquet as parquet
+
+    spot = parquet.read_table(recordings / "spot_trades/BTCUSDT-spot-trades-noside-2022-01-15.parquet").to_pydict()
+    prices = np.rint(np.array(spot["price"]) * 100).astype(np.int64)
+    lots = np.rint(np.array(spot["quantity"]) * 100_000).astype(np.int64)
+    assert row["atr_bps"] == pytest.approx(thresholds._ranges(prices, lots, 1.0), abs=0.01)
+
+
+# --- the arithmetic ---------------------------------------------------------------------------------------------------
+
+
+def test_a_day_is_measured_as_by_hand() -> None:
+    instrument = an_instrument("ETHUSDT", tick="0.01", step="0.001")
+    trades = a_day(instrument, FIRST, 1_000, 1, 0)
+    jumps = np.arange(6_000) % 2 * 200  # each trade is 10 bps above or below the one before
+    figures = measured(replace(trades, price=200_000 + jumps), instrument.tick_size, instrument.step_size)
+    assert (figures.base, figures.trades) == (6_000.0, 6_000.0)
+    assert figures.quote == pytest.approx(6_000 * 2_001)
+    assert figures.atr_bps == pytest.approx([10.0] * len(BARS_MEASURED), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "bars"),
+    [(64.0, 50), (16.0, 200), (8.0, 400), (128.0, 12.5), (2.0, 3_200), (0.5, 3_200), (0.0, 3_200), (32.0, 100)],
+)
+def test_bars_for_a_range_are_read_from_the_measured_ones(wanted: float, bars: float) -> None:
+    assert bars_with(wanted, (64.0, 32.0, 16.0, 8.0, 6.0, 4.0, 2.0)) == pytest.approx(bars)
+
+
+def test_between_measured_numbers_of_bars_logarithms_are_interpolated() -> None:
+    root = tuple(100 / float(bars) ** 0.5 for bars in BARS_MEASURED)  # a random walk's
+    assert bars_with(100 / 300**0.5, root) == pytest.approx(300)
+    assert bars_with(100 / 25**0.5, root) == pytest.approx(25)
+
+
+@pytest.mark.parametrize(
+    ("amount", "smallest", "rounded"),
+    [
+        (697.2, "0.001", "700"),
+        (690.0, "0.001", "690"),
+        (0.123, "0.001", "0.13"),
+        (0.0123, "0.001", "0.013"),
+        (0.0003, "0.001", "0.001"),
+        (99.5, "0.1", "100"),
+        (123_456, "1", "130000"),
+        (7.3, "1", "8"),
+        (0.5, "5", "5"),
+    ],
+)
+def test_two_digits_and_a_multiple_of_the_step(amount: float, smallest: str, rounded: str) -> None:
+    assert two_digits_up(amount, Decimal(smallest)) == Decimal(rounded)
+
+
+@given(st.floats(1e-4, 1e12), st.sampled_from(["1e-8", "0.001", "0.1", "1", "10"]))
+def test_a_rounded_threshold_is_never_smaller_and_at_most_a_tenth_larger(amount: float, smallest: str) -> None:
+    step, rounded = Decimal(smallest), two_digits_up(amount, Decimal(smallest))
+    assert rounded >= Decimal(amount)
+    assert rounded % step == 0
+    assert rounded - Decimal(amount) <= max(Decimal(amount) / 10, step)
+
+
+def test_medians_are_taken_of_each_figure() -> None:
+    days = [DayFigures(float(n), float(10 * n), float(-n), (float(n),) * 7) for n in (5, 1, 3)]
+    assert medians(days) == DayFigures(3.0, 30.0, -3.0, (3.0,) * 7)
+
+
+# --- a run that is resumed --------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_keeps_the_threshold_that_it_began_with(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"state": "running", "parameters": {"threshold": 640}}))
+    cases: list[tuple[dict[str, Any], Path | None, object]] = [
+        ({"threshold": 0}, tmp_path, 640),
+        ({}, tmp_path, 640),
+        ({"threshold": 25}, tmp_path, 25),  # refused later, since it differs
+        ({"threshold": 0}, None, 0),
+    ]
+    for given_, folder, threshold in cases:
+        assert with_begun_threshold(given_, folder)["threshold"] == threshold
+    assert with_begun_threshold({}, tmp_path / "other") == {}
