@@ -106,6 +106,16 @@ def test_a_symbol_of_which_nothing_is_known_is_refused_by_name(mode: str) -> Non
         read_parameters(mode=mode, symbol="DOGEUSDT")
 
 
+def test_a_symbol_that_no_tape_can_have_is_refused_as_such(tmp_path: Path) -> None:
+    tape = tmp_path / "trades.csv"
+    tape.write_text("id,price,qty,time,is_buyer_maker\n")
+    for name in ("synthetic", str(tape)):
+        with pytest.raises(ConfigError, match=r"^symbol: must be one of the shipped BTCUSDT, .*, was DOGEUSDT"):
+            read_parameters(symbol="DOGEUSDT", tape=name)
+    with pytest.raises(ConfigError, match=r"^threshold: must be given for LTCUSDT: trades\.csv"):
+        read_parameters(symbol="LTCUSDT", tape=str(tape))
+
+
 def test_a_symbol_that_hardly_moves_has_no_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     row = {**shipped_volumes()["BTCUSDT"], "atr_bps": [2.0, 1.4, 1.0, 0.7, 0.5, 0.4, 0.3]}
     monkeypatch.setattr(thresholds, "shipped_volumes", lambda: {"USDCUSDT": row})

@@ -189,15 +189,22 @@ def _figures(config: Config) -> tuple[DayFigures, Decimal, str]:
         if found := _of_store(session.symbol) or _shipped(session.symbol):
             return found
     except DataError as error:
-        raise ConfigError(f"{error}; threshold: must be given, or be measurable") from None
+        raise ConfigError(f"threshold: must be given for {session.symbol}: {error}") from None
     raise ConfigError(
         f"threshold: must be given for {session.symbol}: nothing is known of its volume; python -m voltrade data fetch "
         f"{session.symbol} --days {MOST_DAYS} brings days to measure it by"
     )
 
 
+def _instrument(symbol: str) -> Instrument:
+    try:
+        return shipped_instrument(symbol)
+    except DataError as error:  # whatever its threshold, no tape of it can be played
+        raise ConfigError(str(error)) from None
+
+
 def _of_synthetic(symbol: str) -> tuple[DayFigures, Decimal, str]:
-    instrument = shipped_instrument(symbol)
+    instrument = _instrument(symbol)
     market, hours = market_of(instrument), DAY_MS / HOUR_MS
     coins = float(market.coins_per_hour) * hours
     figures = DayFigures(coins, coins * float(market.price), TRADES_PER_HOUR * hours, SYNTHETIC_ATR_BPS)
@@ -207,7 +214,7 @@ def _of_synthetic(symbol: str) -> tuple[DayFigures, Decimal, str]:
 def _of_file(config: Config) -> tuple[DayFigures, Decimal, str]:
     from voltrade.data.tape import load_tape  # only here, since most starts need no tape
 
-    instrument = shipped_instrument(config.session.symbol)
+    instrument = _instrument(config.session.symbol)
     return _of_trades(load_tape(config.session, instrument).trades, instrument)
 
 

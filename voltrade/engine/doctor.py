@@ -91,7 +91,7 @@ def _can_be_written(folder: Path) -> bool:
 
 
 def _permission(config: Config, environment: Mapping[str, str]) -> list[Check]:
-    """Return rows for missing keys or a missing permission, with what to type; empty if the session may trade."""
+    """Return rows for missing keys or a missing permission, with what to type; else by what the session may trade."""
     if config.session.mode not in ("demo", "live"):
         return []
     try:
@@ -99,7 +99,8 @@ def _permission(config: Config, environment: Mapping[str, str]) -> list[Check]:
     except ConfigError as error:
         return [Check("keys", f"missing: {error}", ok=False)]
     try:
-        permit(config, environment, datetime.now(UTC))
+        permission = permit(config, environment, datetime.now(UTC))
     except ConfigError as error:
         return [Check("permission", f"missing: {error}", ok=False)]
-    return []
+    ceilings = [Check("ceilings", permission.ceilings)] if permission.ceilings else []
+    return [Check("permission", permission.by), *ceilings]
