@@ -32,9 +32,10 @@ from voltrade.data.symbol_threshold import (
     threshold_of,
     two_digits_up,
 )
-from voltrade.data.tape import load_trades, synthetic_trades
+from voltrade.data.tape import load_tape, load_trades, synthetic_trades
 from voltrade.errors import ConfigError
 from voltrade.model import Instrument, Trades
+from voltrade.research.backtest import backtest
 from voltrade.runs.run_file import with_begun_threshold
 from voltrade.simulated.symbols import shipped_instrument
 from voltrade.strategy.rule_file import read_parameters
@@ -81,6 +82,15 @@ def test_a_wider_stop_allows_smaller_bars_and_dearer_trades_want_larger_ones() -
     usual = read_parameters(symbol="ETHUSDT").bars.threshold
     assert read_parameters(symbol="ETHUSDT", stop_atr=4.0).bars.threshold < usual
     assert read_parameters(symbol="ETHUSDT", slippage_bps=5.0).bars.threshold > usual
+
+
+def test_ethusdt_alone_trades() -> None:
+    """With the threshold of BTCUSDT it made 23,437 bars, 1,178 refusals as too tight, and no trade."""
+    config = read_parameters(symbol="ETHUSDT")
+    made = backtest(load_tape(config.session, shipped_instrument("ETHUSDT")), config).frames()
+    assert 500 < len(made.bars) < 2_000
+    assert len(made.round_trips) >= 10
+    assert (made.refusals["code"] == "STOP_TOO_TIGHT").sum() <= 3
 
 
 # --- by mode ----------------------------------------------------------------------------------------------------------
