@@ -231,7 +231,7 @@ def _of_trades(trades: Trades, instrument: Instrument) -> tuple[DayFigures, Deci
 
 def _whole_days(trades: Trades) -> Iterable[Trades]:
     """Yield the trades of each day between the tape's first and last."""
-    cuts = np.flatnonzero(np.diff(trades.time // DAY_MS)) + 1
+    cuts: Int64s = np.flatnonzero(np.diff(trades.time // DAY_MS)) + 1
     for begin, end in pairwise(cuts):
         yield trades[begin:end]
 
@@ -323,7 +323,7 @@ def _median_atr_bps(prices: Int64s, volume: Int64s, bars: int) -> float:
     closes = np.unique(np.minimum(ends, len(volume) - 1))
     if len(closes) < 2 * ATR_BARS:
         return 0.0
-    begins = np.append(0, closes[:-1] + 1)
+    begins: Int64s = np.append(0, closes[:-1] + 1)
     high, low = np.maximum.reduceat(prices, begins), np.minimum.reduceat(prices, begins)
     before, close = prices[closes[:-1]], prices[closes[1:]]
     total = np.cumsum(np.append(0.0, (np.maximum(high[1:], before) - np.minimum(low[1:], before)) / close))
