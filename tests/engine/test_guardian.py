@@ -10,12 +10,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.phone import Phone
 
 from voltrade.engine import guardian, heartbeat
 from voltrade.engine.guardian import Crash, Restarts
@@ -48,9 +49,10 @@ LIVE = "\nwhile True: beat(); time.sleep(0.05)"
 class Watched:
     """A guardian over a fake engine."""
 
-    def __init__(self, run: Path, script: str, begun: bool = True) -> None:
+    def __init__(self, run: Path, script: str, begun: bool = True, crashes: Sequence[Crash] = ()) -> None:
         self.run = run
         (run / "run.json").write_text(json.dumps({"state": "running", "begun": begun}))
+        Restarts(crashes).write(run / guardian.CRASHES)
         command = guardian.command(run, (sys.executable, "-c", ENGINE + script))
         with (run / "said").open("w") as said:
             self.process = subprocess.Popen(command, stderr=said, start_new_session=True)
@@ -141,13 +143,76 @@ def test_two_deaths_by_one_exception_make_a_caretaker(watch: Callable[..., Watch
 
 def test_two_deaths_at_one_row_of_the_journal_make_a_caretaker(watch: Callable[..., Watched], tmp_path: Path) -> None:
     waits = "\nbeat()\nwhile not (run / 'go').exists(): beat()\n"
-    one = watch(waits + "if not told['caretaker']: os.kill(os.getpid(), 9)" + LIVE)
+    one = watch(waits + "if not told['caretaker']: sys.exit(1)" + LIVE)
     one.begun(1)
     with Journal.create(one.run / "journal.db") as journal:
         for _ in range(3):
             journal.append("Start", 0, {})
     (one.run / "go").touch()
     assert [row[3] for row in one.begun(3)] == ["", "", "two crashes at row 3 of the journal"]
+
+
+def test_two_deaths_at_one_row_by_somebody_elses_hand_make_none(watch: Callable[..., Watched], tmp_path: Path) -> None:
+    waits = "\nbeat()\nwhile not (run / 'go').exists(): beat()\n"
+    one = watch(waits + "if told['restarts'] < 2: os.kill(os.getpid(), 9)" + LIVE)
+    one.begun(1)
+    with Journal.create(one.run / "journal.db") as journal:
+        journal.append("Start", 0, {})
+    (one.run / "go").touch()
+    assert [row[3] for row in one.begun(3)] == ["", "", ""]
+
+
+def test_crashes_are_known_after_the_machine_was_started_anew(watch: Callable[..., Watched]) -> None:
+    """Else an engine that dies of a row of its journal would do so twice again after each time."""
+    now = time.time()
+    one = watch("\nbeat()\nif told['restarts'] < 1: sys.exit(1)" + LIVE, crashes=[Crash(now - 9, 6), Crash(now - 5, 7)])
+    assert [row[3] for row in one.begun(2)] == ["", "3 crashes in ten minutes"]
+    again = watch(LIVE, crashes=[Crash(now - 9, 7, "A"), Crash(now - 5, 9, "A")])
+    assert [row[3] for row in again.begun(1)] == ["two crashes by A"]
+    kept = Restarts.read(one.run / guardian.CRASHES, now, None).crashes
+    assert [(crash.row, crash.by_itself) for crash in kept] == [(6, True), (7, True), (None, True)]
+
+
+@pytest.mark.parametrize(
+    ("ago_s", "row", "kept"),
+    [(3_599, 5, True), (3_601, 5, False), (3_601, 7, True), (86_400, 7, True), (-3_600, 5, True)],
+)
+def test_a_crash_is_forgotten_after_an_hour_unless_the_journal_has_not_grown(
+    tmp_path: Path, ago_s: float, row: int, kept: bool
+) -> None:
+    """The last one: somebody has set the machine's clock back."""
+    crash = Crash(1e9 - ago_s, row, "A", False)
+    Restarts([crash]).write(tmp_path / "kept.json")
+    assert Restarts.read(tmp_path / "kept.json", 1e9, 7).crashes == [crash] * kept
+
+
+@pytest.mark.parametrize("text", ["", "{", "3", "[[]]", "[[null, 1]]", "[[1, 2, 3, 4, 5]]"])
+def test_a_file_of_crashes_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "kept.json").write_text(text)
+    assert Restarts.read(tmp_path / "kept.json", 0, None).crashes == []
+    Restarts([Crash(0)]).write(tmp_path / "nowhere" / "kept.json")
+
+
+def test_an_engine_that_cannot_be_started_is_told_of(phone: Phone, watch: Callable[..., Watched]) -> None:
+    """It dies while it imports its modules, so that nobody else could tell."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VOLTRADE_NOTIFY", phone.address)
+        watch("\nif told['restarts'] < 1: sys.exit(1)" + LIVE)
+    until(lambda: bool(phone.got))
+    [line] = phone.lines
+    assert line.startswith("NO ENGINE: 1 in a row could not be started, the last died with status 1; nobody looks")
+    assert phone.got[0]["title"] == "run 0"
+
+
+def test_engines_that_cannot_be_started_are_told_of_ever_more_rarely(tmp_path: Path) -> None:
+    one, told = guardian.Guardian(tmp_path, ["engine"]), list[str]()
+    one._notify = told.append  # type: ignore[method-assign]
+    for _ in range(9):
+        one._tell_unstarted(1)
+    assert [text.split()[2] for text in told] == ["1", "2", "4", "8"]
+    one._is_listening = True
+    one._tell_unstarted(1)
+    assert len(told) == 4
 
 
 def test_what_has_sent_nothing_or_is_refused_is_not_started_again(watch: Callable[..., Watched]) -> None:
@@ -230,7 +295,10 @@ def test_the_pause_grows_with_the_crashes_of_ten_minutes(times: list[float], pau
         ([Crash(0, 5, "A"), Crash(1, 6, "B"), Crash(599, 7, "C")], "3 crashes in ten minutes"),
         ([Crash(0, 5, "A"), Crash(1, 6, "B"), Crash(600, 7, "C")], ""),
         ([Crash(0, 5), Crash(9_999, 5)], "two crashes at row 5 of the journal"),
-        ([Crash(0, 5, "A"), Crash(9_999, 6, "A")], "two crashes by A"),
+        ([Crash(0, 5, by_itself=False), Crash(1, 5)], ""),
+        ([Crash(0, 5), Crash(1, 5, by_itself=False)], ""),
+        ([Crash(0, 5, "A"), Crash(3_599, 6, "A")], "two crashes by A"),
+        ([Crash(0, 5, "A"), Crash(3_600, 6, "A")], ""),  # it has made progress in between
         ([Crash(0, None), Crash(1, None)], ""),  # no journal that could be read, and no word
         ([Crash(0, 5, "A"), Crash(1, 5, "A"), Crash(9_999, 9, "B")], ""),
     ],

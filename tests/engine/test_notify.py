@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.builders import an_instrument
+from support.phone import CANARY, Phone
 from support.sessions import holders_of
 
 from voltrade import journal
@@ -50,7 +48,6 @@ from voltrade.runs import run_file
 from voltrade.runs.replay import replay
 
 NOON = 1_767_268_800_000  # 2026-01-01 12:00 UTC
-CANARY = "c4n4ry70k3n0f73l3gr4m"
 SETTINGS: dict[str, Any] = {
     **{"seed": 7, "hours": 4.0, "threshold": 15, "cooldown_bars": 1, "take_profit_atr": 2.0},
     **{"ema_fast": 5, "ema_slow": 13, "rsi_length": 7, "atr_length": 7},
@@ -206,51 +203,6 @@ def test_what_is_no_news_is_not_told(news: News) -> None:
 
 
 # --- how it is told --------------------------------------------------------------------------------------------------
-
-
-class Phone:
-    """A server that takes notifications, or keeps them waiting."""
-
-    def __init__(self) -> None:
-        self.got: list[dict[str, Any]] = []
-        self.hangs = threading.Event()
-        self.goes_on = threading.Event()
-        phone = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                if phone.hangs.is_set():
-                    phone.goes_on.wait(30)
-                    return
-                phone.got.append({**body, "path": self.path})
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-        self.address = f"json://127.0.0.1:{self._server.server_port}/{CANARY}"
-
-    def close(self) -> None:
-        self.goes_on.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    @property
-    def lines(self) -> list[str]:
-        return [line for message in self.got for line in message["message"].splitlines()]
-
-
-@pytest.fixture
-def phone() -> Iterator[Phone]:
-    phone = Phone()
-    yield phone
-    phone.close()
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ FACES = {"__init__", "__main__"}
 """The public face and the commands: they may import everything."""
 
 ONLY_IN = {
-    "apprise": {"engine.notify"},
+    "apprise": {"engine.addresses"},
     "ccxt": {"exchange.ccxt_binance"},
     "aiohttp": {
         "exchange.client", "venue.server", "venue.streams", "venue.injection", "engine.venue_process", "data.sources",

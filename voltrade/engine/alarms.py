@@ -1,37 +1,43 @@
-"""Alarms: what an operator must see is told again and again until `ctl ack`."""
+"""Alarms: what an operator must see is told again and again until `ctl ack`, by whichever engine is there then."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from voltrade.core import TradingCore
 from voltrade.engine.news import Message, Urgency
 from voltrade.model import Alert, Event, Operator, Output
+from voltrade.runs.run_file import Record
 from voltrade.symbol_state import CARETAKER, RULE_FAILED
 
 EVERY_S = 300.0
+KEPT = "alarms"
+"""Name of the alarms in `run.json`."""
 REPEATED = {CARETAKER, RULE_FAILED}
 """Codes of alerts that are repeated; each is told once by `News` too."""
 
 
 class Alarms:
-    """The alarms that nobody has acknowledged yet."""
+    """The alarms that nobody has acknowledged yet; `run.json` keeps them for the next engine."""
 
-    def __init__(self, post: Callable[[Message], None]) -> None:
-        self._post = post
-        self.sounding: list[str] = []
+    def __init__(self, post: Callable[[Message], None], record: Record) -> None:
+        self._post, self._record = post, record
+        self.sounding: list[str] = list(record.facts.get(KEPT, []))
 
     def sound(self, text: str) -> None:
         """Repeat a message until it is acknowledged."""
         if text not in self.sounding:
             self.sounding.append(text)
+            self._keep()
 
     def go_on(self, core: TradingCore) -> None:
-        """Sound the alarm of a rule that was off before this engine was started."""
+        """Sound the alarm of a rule that was off before this engine was started, unless it still sounds."""
         for symbol_state in core.symbol_states.values():
-            if symbol_state.pipeline.rule_off:
-                self.sound(f"no rule decides: {symbol_state.pipeline.rule_off}")
+            why = symbol_state.pipeline.rule_off
+            if why and not any(why in text for text in self.sounding):
+                self.sound(f"no rule decides: {why}")
 
     def observe(self, fact: Event | Output) -> None:
         """Take a fact of the journal: an alert that must be repeated, or an operator who acknowledges all alarms."""
@@ -39,6 +45,12 @@ class Alarms:
             self.sound(f"{fact.code}: {fact.text}")
         elif isinstance(fact, Operator) and fact.action == "acknowledge":
             self.sounding.clear()
+            self._keep()
+
+    def _keep(self) -> None:
+        """Write the alarms to `run.json`; a full disk must not keep them from sounding."""
+        with suppress(OSError):
+            self._record.update(**{KEPT: self.sounding})
 
     async def repeat(self, every_s: float = EVERY_S) -> None:
         """Send each alarm again from time to time."""

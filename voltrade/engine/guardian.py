@@ -5,8 +5,11 @@
 It is started as a file and imports the standard library only, so that it needs little memory and has little that can
 fail. It starts COMMAND RUN with one end of a socket pair. The engine writes a line each half second: an empty one, or
 before it dies of an exception the place of that exception. A dead engine is started again at once, and one that was
-silent for 5 s is killed first. After three crashes in ten minutes, or two at one row of the journal or by one
-exception, the engine is told to come up as caretaker. The guardian ends when the session is over.
+silent for 5 s is killed first. After three crashes in ten minutes, or two that nobody else caused at one row of the
+journal or by one exception, the engine is told to come up as caretaker. The crashes are kept in the run's folder, since
+the machine may be started anew in between. The guardian ends when the session is over.
+
+An engine that can't be started tells nobody, so the guardian sends a notification, by a process of its own.
 
 SIGINT and SIGTERM are passed on to the engine; SIGHUP, from a terminal that is closed, is ignored.
 """
@@ -23,7 +26,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,8 +36,11 @@ GUARDIAN = "VOLTRADE_GUARDIAN"
 """Environment variable of an engine: JSON with the number of its end of the socket pair (`fd`), how often it was
 started again (`restarts`), and why it must come up as caretaker (`caretaker`), empty where it needn't."""
 
-LOCK = "guardian.lock"
-"""File in the run's folder that is locked while a guardian watches the run."""
+LOCK, CRASHES = "guardian.lock", "crashes.json"
+"""Files in the run's folder: one that is locked while a guardian watches the run, and the crashes of its engines."""
+
+NOTIFY = ("VOLTRADE_NOTIFY", "VOLTRADE_NOTIFY_FILE")
+"""Environment variables with the addresses of notifications."""
 
 SILENT_S, FIRST_S = 5.0, 60.0
 """How long an engine may be silent, and how long until its first word, while it imports its modules."""
@@ -44,6 +50,10 @@ LOOK_S = 0.25
 MOST_CRASHES, WITHIN_S = 3, 600.0
 """So many crashes within this time make a caretaker; each further one doubles the pause before the next start."""
 LONGEST_PAUSE_S = 60.0
+REMEMBERED_S = 3_600.0
+"""How long an exception counts against its next time; a row of the journal does as long as it is the last one."""
+FAULTS = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS})
+"""Signals that an engine dies of by itself; of the others somebody else has killed it."""
 
 CRASHED = 1
 """Exit status that stands for an engine which could not be started."""
@@ -54,18 +64,38 @@ LOCK_TRIES = 20
 
 
 class Crash(NamedTuple):
-    """The death of an engine: when (monotonic s), at which row of the journal, and by which exception."""
+    """The death of an engine: when (s UTC), at which row of the journal, by which exception.
+
+    `by_itself` is false where somebody else has killed it, or where it was never there.
+    """
 
     at: float
     row: int | None = None
     error: str = ""
+    by_itself: bool = True
 
 
 class Restarts:
     """Decides after each crash how soon the engine is started again, and whether as caretaker."""
 
-    def __init__(self) -> None:
-        self.crashes: list[Crash] = []
+    def __init__(self, crashes: Iterable[Crash] = ()) -> None:
+        self.crashes = list(crashes)
+
+    @classmethod
+    def read(cls, file: Path, now: float, row: int | None) -> Restarts:
+        """Return what is known from before: crashes of the last hour, and those at the journal's last row."""
+        try:
+            crashes = [Crash(float(at), *more) for at, *more in json.loads(file.read_text())]
+        except (OSError, ValueError, TypeError):
+            return cls()
+        return cls(crash for crash in crashes if now - crash.at < REMEMBERED_S or crash.row == row is not None)
+
+    def write(self, file: Path) -> None:
+        """Keep the crashes; a disk that is full must not keep the engine from its start."""
+        with suppress(OSError):
+            fresh = file.with_suffix(".new")
+            fresh.write_text(json.dumps(self.crashes))
+            fresh.replace(file)
 
     def add(self, crash: Crash) -> None:
         """Note a crash."""
@@ -87,10 +117,11 @@ class Restarts:
         """Why the next engine must come up as caretaker; empty where it needn't."""
         if not self.crashes:
             return ""
-        *earlier, last = self.crashes
+        last = self.crashes[-1]
+        earlier = [crash for crash in self.crashes[:-1] if crash.by_itself and last.by_itself]
         if last.row is not None and last.row in (crash.row for crash in earlier):
             return f"two crashes at row {last.row} of the journal"
-        if last.error and last.error in (crash.error for crash in earlier):
+        if last.error and last.error in (crash.error for crash in earlier if last.at - crash.at < REMEMBERED_S):
             return f"two crashes by {last.error}"
         return f"{self._recent} crashes in ten minutes" if self._recent >= MOST_CRASHES else ""
 
@@ -100,14 +131,19 @@ class Guardian:
 
     def __init__(self, run: Path, command: Sequence[str]) -> None:
         self._run, self._command = run, [*command, str(run)]
-        self._restarts = Restarts()
+        self._restarts = Restarts.read(run / CRASHES, time.time(), last_row(run / "journal.db"))
         self._engine: subprocess.Popen[bytes] | None = None
+        self._starts = self._unstarted = 0
+        """How many engines this guardian has started, and how many in a row since that gave no sign of life."""
+        self._notices: list[subprocess.Popen[bytes]] = []
         self._is_listening = False
         """Whether the engine has given a sign of life, and so takes signals."""
         self._signal = 0
         """A signal that the engine could not take yet."""
         self._error = ""
         """The exception that the engine says it dies of."""
+        self._was_silent = False
+        """Whether it was killed because it was silent."""
 
     def watch(self) -> int:
         """Run the engine until the session is over; return the exit status of the last one."""
@@ -118,8 +154,11 @@ class Guardian:
             status = self._run_engine()
             if self._is_over(status):
                 return status if status >= 0 else 128 - status
-            self._restarts.add(Crash(time.monotonic(), last_row(self._run / "journal.db"), self._error))
+            by_itself = self._is_listening and (status >= 0 or -status in FAULTS or self._was_silent)
+            self._restarts.add(Crash(time.time(), last_row(self._run / "journal.db"), self._error, by_itself))
+            self._restarts.write(self._run / CRASHES)
             self._say(f"the engine died with status {status} {self._error}".rstrip())
+            self._tell_unstarted(status)
             time.sleep(self._restarts.pause_s)
             caretaker = self._restarts.caretaker
             self._say(f"starting it again, as caretaker: {caretaker}" if caretaker else "starting it again")
@@ -127,9 +166,10 @@ class Guardian:
     def _run_engine(self) -> int:
         """Start an engine and watch it until it is dead; return its exit status."""
         ours, theirs = socket.socketpair()
-        self._error, self._is_listening = "", False
+        self._error, self._is_listening, self._was_silent = "", False, False
         with ours, theirs:
-            told = {"fd": theirs.fileno(), "restarts": len(self._restarts.crashes)}
+            told = {"fd": theirs.fileno(), "restarts": self._starts}
+            self._starts += 1
             environment = {**os.environ, GUARDIAN: json.dumps({**told, "caretaker": self._restarts.caretaker})}
             try:
                 self._engine = subprocess.Popen(
@@ -156,6 +196,7 @@ class Guardian:
             silent_s, looked = silent_s + min(now - looked, 2 * LOOK_S), now
             most_s = SILENT_S if self._is_listening else FIRST_S
             if silent_s > most_s:
+                self._was_silent = True
                 self._say(f"the engine was silent for {most_s:.0f} s and is killed")
                 engine.kill()
                 engine.wait()
@@ -185,7 +226,7 @@ class Guardian:
     def _is_over(self, status: int) -> bool:
         """Whether nothing is left to watch: the session ended, or was refused or given up before it sent anything."""
         record = self._record()
-        is_first = not self._restarts.crashes
+        is_first = self._starts <= 1
         if status == 0 or record.get("state") in ("ended", "failed") or (status == REFUSED and is_first):
             return True
         return not record.get("begun", True) and (status > 0 or bool(self._signal))
@@ -197,6 +238,24 @@ class Guardian:
         except (OSError, ValueError):
             return {}
         return {"begun": False, **record} if isinstance(record, dict) else {}
+
+    def _tell_unstarted(self, status: int) -> None:
+        """Notify that engines die before they can tell anything: of the 1st, 2nd, 4th, 8th ... in a row."""
+        self._unstarted = 0 if self._is_listening else self._unstarted + 1
+        if self._unstarted and self._unstarted & (self._unstarted - 1) == 0:
+            self._notify(
+                f"NO ENGINE: {self._unstarted} in a row could not be started, the last died with status {status}; "
+                "nobody looks after the position; it is tried again"
+            )
+
+    def _notify(self, text: str) -> None:
+        """Send a notification by a process of its own, which nothing waits for."""
+        if not any(os.environ.get(name) for name in NOTIFY):
+            return
+        self._notices = [notice for notice in self._notices if notice.poll() is None]
+        notice = [sys.executable, "-P", "-m", "voltrade.engine.notice", self._run.resolve().name, text]
+        with suppress(OSError):
+            self._notices.append(subprocess.Popen(notice, stdin=subprocess.DEVNULL, start_new_session=True))
 
     @staticmethod
     def _say(text: str) -> None:

@@ -1,29 +1,22 @@
 """Sends messages about a session to a phone or chat, through apprise.
 
 A separate thread sends the messages, so that trading never waits for it and never fails by it: the queue is limited,
-messages that don't fit are dropped and counted, and an address that fails is only logged. Addresses contain tokens.
-They come from the environment or from a file that only its user can read, are never parameters, and are not written to
-any file of a session.
+messages that don't fit are dropped and counted, and an address that fails is only logged.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
+from voltrade.engine.addresses import addresses, deliver, service_of
 from voltrade.engine.news import Message, News
 from voltrade.errors import ConfigError
-from voltrade.exchange.credentials import read_private
 from voltrade.model import Event, Output, printable
-
-ADDRESSES, ADDRESS_FILE = "VOLTRADE_NOTIFY", "VOLTRADE_NOTIFY_FILE"
-"""Environment variables: apprise's addresses, separated by blanks; or the path of a 0600 file with one per line."""
 
 MAX_WAITING = 200
 """Most messages in the queue; more are dropped and counted."""
@@ -65,7 +58,7 @@ class Notifier:
         self._failing: set[int] = set()
         self._thread: threading.Thread | None = None
         try:
-            for number, address in enumerate(_addresses(environment), start=1):
+            for number, address in enumerate(addresses(environment), start=1):
                 self._add(number, address)
         except ConfigError as error:
             self.problems.append(str(error))
@@ -73,16 +66,8 @@ class Notifier:
             log.warning("notifications: %s", problem)
 
     def _add(self, number: int, address: str) -> None:
-        # Imported here because it is slow, and most sessions have no address.
-        import apprise
-
-        # Apprise's own log may contain an address.
-        logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
-        asset = apprise.AppriseAsset(app_id="voltrade", async_mode=False, storage_mode="memory")
-        service = apprise.Apprise(asset=asset)
-        kind = _KIND.match(address)
-        if kind and service.add(address):
-            self._services.append((kind[1], service))
+        if (service := service_of(address)) is not None:
+            self._services.append(service)
         else:
             self.problems.append(f"address {number} is none that apprise knows")
 
@@ -168,7 +153,7 @@ class Notifier:
         if dropped > self._reported_dropped:
             lines.append(f"{dropped - self._reported_dropped} messages were dropped")
         urgency = max(message.urgency for message in messages)
-        options = {"title": self._title, "notify_type": urgency.name.lower(), "body_format": "text"}
+        options = {"title": self._title, "notify_type": urgency.name.lower()}
         accepted = [self._deliver(number, "\n".join(lines), options) for number in range(len(self._services))]
         if any(accepted):
             self._reported_dropped = dropped
@@ -176,10 +161,7 @@ class Notifier:
 
     def _deliver(self, number: int, body: str, options: Mapping[str, str]) -> bool:
         kind, service = self._services[number]
-        try:
-            accepted = bool(service.notify(body, **options))
-        except Exception:  # a service's own code may fail in any way
-            accepted = False
+        accepted = deliver(service, body, **options)
         self._log_change(number, kind, accepted)
         return accepted
 
@@ -188,20 +170,3 @@ class Notifier:
         if accepted == (number in self._failing):
             (self._failing.discard if accepted else self._failing.add)(number)
             log.warning("notifications to address %d (%s) %s", number + 1, kind, "arrive again" if accepted else "fail")
-
-
-def _addresses(environment: Mapping[str, str]) -> list[str]:
-    """Return the addresses in the environment.
-
-    Raises:
-        ConfigError: The file of addresses can't be read, or others can read it.
-    """
-    text = environment.get(ADDRESSES, "")
-    if file := environment.get(ADDRESS_FILE, ""):
-        lines = read_private(Path(file)).splitlines()
-        text = " ".join([text, *(line for line in lines if not line.lstrip().startswith("#"))])
-    return text.split()
-
-
-_KIND = re.compile(r"([a-z0-9]{1,20})://")
-"""The part of an address that may be shown: its service, before its secrets."""

@@ -98,7 +98,7 @@ class Engine:
         """Progress while earlier trades are loaded; else None."""
         session = self._config.session
         self.notifier = Notifier(os.environ, f"{run_dir.resolve().name} · {session.mode} {session.symbol}")
-        self._alarms = Alarms(self.notifier.post)
+        self._alarms = Alarms(self.notifier.post, self._record)
         self._heartbeat = heartbeat or Heartbeat()
         self.caretaker = self._heartbeat.caretaker
         """Why this engine only looks after the account, without rule and entries; empty where it trades."""
