@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 
 from voltrade.config import Config
 from voltrade.data.synthetic import synthetic_market
-from voltrade.engine.contact import stops
+from voltrade.engine.contact import money, stops
 from voltrade.engine.contact.check import FRAMES, REPORT, VERDICTS, check_exchange
 from voltrade.engine.contact.passed import account_kind, exchange_version, keep_passed, last_passed, passed_check
 from voltrade.engine.contact.report import QUESTIONS, Report
@@ -253,6 +254,53 @@ def test_a_check_that_is_interrupted_cleans_up(tmp_path: Path, monkeypatch: pyte
     positions = [float(row["position"]) for row in rows if row["kind"] == "fill"]
     assert max(positions) > 0
     assert positions[-1] == 0
+
+
+class Wreck:
+    """A contact whose orders can't be read, and whose first stop can't be cancelled."""
+
+    symbol, instrument = "BTCUSDT", shipped_instrument("BTCUSDT")
+
+    def __init__(self) -> None:
+        self.held, self.stops, self.sold = Decimal("0.004"), ["vt-check-1s", "vt-check-2s", "web_3"], list[str]()
+
+    async def read(self, call: str, **params: Any) -> Any:
+        if call == "fapiPrivateGetOpenOrders":
+            raise TypeError("string indices must be integers")
+        return [{"clientAlgoId": name} for name in self.stops]
+
+    async def cancel_stop(self, name: str) -> None:
+        if name == "vt-check-1s":
+            raise KeyError(name)
+        self.stops.remove(name)
+
+    async def position(self) -> Decimal:
+        return self.held
+
+    def new_name(self, letter: str) -> str:
+        return f"vt-check-9{letter}"
+
+    async def order(self, side: str, lots: int, name: str, **params: Any) -> None:
+        self.sold.append(f"{side} {lots} {params['reduceOnly']}")
+        self.held = Decimal(0)
+        raise AttributeError("the answer was no order")
+
+    async def within_position(self, wanted: Decimal, seconds: float) -> None:
+        """It is flat at once."""
+
+
+def test_whatever_fails_the_clean_up_goes_on_and_says_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    wreck = Wreck()
+    monkeypatch.setattr(money, "FLATTEN_TRIES", 2)
+
+    async def story() -> str:
+        await money.flatten(wreck)  # type: ignore[arg-type]
+        return await money.what_is_left(wreck)  # type: ignore[arg-type]
+
+    left = asyncio.run(story())
+    assert wreck.sold == ["SELL 4 true"]
+    assert wreck.stops == ["vt-check-1s", "web_3"]
+    assert left == "orders unknown (TypeError: string indices must be integers), 2 conditional orders"
 
 
 def test_what_has_no_account_can_not_be_checked(tmp_path: Path) -> None:

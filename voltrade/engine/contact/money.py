@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import logging
+from collections.abc import Awaitable
 from decimal import Decimal
 from typing import Any
 
 from voltrade.engine.contact.contact import Contact, coded
-from voltrade.errors import VenueError
 from voltrade.exchange.account_facts import OUR_ORDERS
 from voltrade.exchange.client import Response
+
+log = logging.getLogger(__name__)
 
 PART = "money"
 FLATTEN_TRIES = 10
@@ -20,32 +22,55 @@ FLATTEN_TRIES = 10
 async def flatten(contact: Contact) -> None:
     """Cancel every order of the symbol that is ours, and close the position; try again while anything is left.
 
-    Only what voltrade itself placed is touched: the check doesn't begin where an account holds anything else.
+    Only what voltrade itself placed is touched: the check doesn't begin where an account holds anything else. Each step
+    is tried whatever became of the others.
     """
     for attempt in range(FLATTEN_TRIES):
-        with suppress(VenueError):
-            if await _close_all(contact):
-                return
+        steps = (_cancel_orders(contact), _cancel_stops(contact), _close_position(contact))
+        if all([await _is_clean(step) for step in steps]):
+            return
         await asyncio.sleep(min(attempt, 5))
 
 
-async def _close_all(contact: Contact) -> bool:
-    """Cancel our orders and close the position once; return whether there was nothing to do.
+async def _is_clean(step: Awaitable[bool]) -> bool:
+    """Return whether a step had nothing to do; one that fails in any way has."""
+    try:
+        return await step
+    except Exception as error:  # a position must not stay open for it
+        log.warning("clean-up: %s: %s", type(error).__name__, error)
+        return False
 
-    Raises:
-        VenueError: The account could not be read.
-    """
-    orders = await contact.read("fapiPrivateGetOpenOrders", symbol=contact.symbol)
-    algos = await contact.read("fapiPrivateGetOpenAlgoOrders", symbol=contact.symbol)
-    for name in _ours(orders, "clientOrderId"):
-        await contact.cancel(name)
-    for name in _ours(algos, "clientAlgoId"):
-        await contact.cancel_stop(name)
-    held = await contact.position()
-    if held:
+
+async def _cancel_orders(contact: Contact) -> bool:
+    names = await _open_orders(contact)
+    return all([await _is_clean(_sent(contact.cancel(name))) for name in names]) and not names
+
+
+async def _cancel_stops(contact: Contact) -> bool:
+    names = await _open_stops(contact)
+    return all([await _is_clean(_sent(contact.cancel_stop(name))) for name in names]) and not names
+
+
+async def _sent(request: Awaitable[Response]) -> bool:
+    await request
+    return True
+
+
+async def _close_position(contact: Contact) -> bool:
+    if held := await contact.position():
         await _exit(contact, held, "ACK")
         await contact.within_position(Decimal(0), 3.0)
-    return not (held or orders or algos)
+    return not held
+
+
+async def _open_orders(contact: Contact) -> list[str]:
+    """Return the names of our open ordinary orders."""
+    return _ours(await contact.read("fapiPrivateGetOpenOrders", symbol=contact.symbol), "clientOrderId")
+
+
+async def _open_stops(contact: Contact) -> list[str]:
+    """Return the names of our open conditional orders."""
+    return _ours(await contact.read("fapiPrivateGetOpenAlgoOrders", symbol=contact.symbol), "clientAlgoId")
 
 
 def _ours(rows: list[Any], name: str) -> list[str]:
@@ -76,16 +101,29 @@ async def check_flat(contact: Contact) -> None:
 
 
 async def what_is_left(contact: Contact) -> str:
-    """Return what the symbol still has: position and orders; empty for nothing."""
-    held = await contact.position()
-    orders = await contact.read("fapiPrivateGetOpenOrders", symbol=contact.symbol)
-    algos = await contact.read("fapiPrivateGetOpenAlgoOrders", symbol=contact.symbol)
-    found = [
-        *([f"a position of {held:f}"] if held else []),
-        *([f"{len(orders)} orders"] if orders else []),
-        *([f"{len(algos)} conditional orders"] if algos else []),
-    ]
-    return ", ".join(found)
+    """Return what the symbol still has, position and orders, or that it can't be read; empty for nothing."""
+
+    async def listed(call: str, what: str) -> str:
+        count = len(await contact.read(call, symbol=contact.symbol))
+        return f"{count} {what}" if count else ""
+
+    async def position() -> str:
+        held = await contact.position()
+        return f"a position of {held:f}" if held else ""
+
+    parts = {
+        "position": position(),
+        "orders": listed("fapiPrivateGetOpenOrders", "orders"),
+        "conditional orders": listed("fapiPrivateGetOpenAlgoOrders", "conditional orders"),
+    }
+    return ", ".join(filter(None, [await _told(what, part) for what, part in parts.items()]))
+
+
+async def _told(what: str, part: Awaitable[str]) -> str:
+    try:
+        return await part
+    except Exception as error:
+        return f"{what} unknown ({type(error).__name__}: {error})"
 
 
 async def check_wallet(contact: Contact) -> None:
