@@ -66,8 +66,8 @@ class Checkpoints:
         elif isinstance(event, MarkPrice):
             self.marks += 1
 
-    def after(self, event: Event, consumed: int) -> dict[str, Any] | None:
-        """Count an event that the core has handled; return the checkpoint that must follow it, None where none is due.
+    def after(self, event: Event, consumed: int) -> bytes | None:
+        """Count an event that the core has handled; return the body of the checkpoint that is due after it, if any.
 
         After a block of trades only: where it ends is in the journal, so that a replay is in the same state.
         """
@@ -76,13 +76,8 @@ class Checkpoints:
         if not is_due or not self._is_possible:
             return None
         try:
-            checkpoint = self.take()
-            encode_json(checkpoint)
-            return checkpoint
-        except (
-            TypeError,
-            JournalError,
-        ):  # a journal without checkpoints is recovered later; a session must not end for one
+            return encode_json(self.take())
+        except (TypeError, JournalError):  # without checkpoints a recovery takes longer; no session must end for one
             self._is_possible = False
             return None
 
