@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -65,6 +65,9 @@ refusals doesn't use up the request weight that orders need."""
 
 COMPARE = "COMPARE"
 """Reason for reading the account: it is time to compare it with our books."""
+
+RESTARTED = "RESTARTED"
+"""Reason for reading the account: the engine comes back, and its position may lack its stop."""
 
 NOT_STORED_TEXT = "not sent: it can't be written to the journal"
 """Text of the reply to an entry that was not sent."""
@@ -314,20 +317,45 @@ class LiveTradingSystem:
 
     # --- by wall clock ---------------------------------------------------------------------------------------------
 
-    async def run_wall(self, feed: Feed, *, restarted: bool = False) -> None:
+    def begin_reading(self) -> asyncio.Task[Snapshot]:
+        """Ask for the account before the loop runs, for a restarted `run_wall`."""
+
+        async def read() -> Snapshot:
+            snapshot = await self._read(TakeSnapshot(self._clock(), self._symbol, RESTARTED))
+            assert isinstance(snapshot, Snapshot)
+            return snapshot
+
+        return asyncio.create_task(read())
+
+    async def run_wall(
+        self,
+        feed: Feed,
+        *,
+        restarted: bool = False,
+        reading: asyncio.Task[Snapshot] | None = None,
+        beside: Coroutine[Any, Any, None] | None = None,
+    ) -> None:
         """Run until the session is over: one consumer of the inbox; requests run in tasks beside it.
 
         Args:
-            feed: started; its events since then are in the inbox.
-            restarted: whether the core comes from the journal of an engine that was killed.
+            feed: started, or `beside` starts it; its events since then are in the inbox.
+            restarted: whether the core comes from the journal of an engine that was killed. Then the account is read
+                first, whatever the streams do.
+            reading: the account as `begin_reading` asks for it, for a restarted core; by default it is asked for now.
+            beside: what else a start wants; the session ends with an exception of it.
         """
         if restarted:
             self._inbox.add(EngineRestarted(self._clock()), first=True)
         try:
             async with asyncio.TaskGroup() as tasks:
-                upkeep = tasks.create_task(self._maintain(feed, tasks))
+                others = [tasks.create_task(self._maintain(feed, tasks))]
+                others += [tasks.create_task(beside)] if beside is not None else []
+                if restarted:
+                    first = TakeSnapshot(self._clock(), self._symbol, RESTARTED)
+                    others.append(tasks.create_task(self._read_account(first, reading)))
                 await self._consume_until_finished(tasks)
-                upkeep.cancel()
+                for task in others:
+                    task.cancel()
         except ExceptionGroup as group:  # a task that fails cancels the others
             raise group.exceptions[0] from None
         finally:
@@ -440,8 +468,8 @@ class LiveTradingSystem:
                 instrument = await self._gateway.filters(self._symbol)
                 self.on_event(Filters(self._clock(), self._symbol, instrument.market_max_quantity))
 
-    async def _read_account(self, command: TakeSnapshot) -> None:
-        """Read the account until it succeeds, with growing pauses.
+    async def _read_account(self, command: TakeSnapshot, begun: asyncio.Task[Snapshot] | None = None) -> None:
+        """Read the account until it succeeds, with growing pauses; `begun` is the first try, if that is on its way.
 
         Only one reading runs at a time: a request meanwhile has the account read once more. A snapshot from before the
         user stream was connected again is dropped: it may be older than the events that were missed.
@@ -455,8 +483,9 @@ class LiveTradingSystem:
             while True:
                 self._read_again = ""
                 try:
-                    snapshot = await self._execute(command)
+                    snapshot = await (begun or self._execute(command))
                 except VenueError as error:
+                    begun = None
                     log.warning("the account could not be read: %s", error)
                     if self.core.finished:
                         return
@@ -467,6 +496,6 @@ class LiveTradingSystem:
                     self.on_event(snapshot)
                 if not self._read_again:
                     return
-                command = replace(command, reason=self._read_again)
+                command, begun = replace(command, reason=self._read_again), None
         finally:
             self._is_reading = False

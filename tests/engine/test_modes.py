@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from support.builders import an_instrument
 
+from voltrade.config import Config
 from voltrade.engine import modes
 from voltrade.engine.clocks import MAX_OFFSET_MS, WallClock
-from voltrade.engine.modes import first_contact
+from voltrade.engine.modes import Known, first_contact
+from voltrade.engine.permission import Permission
 from voltrade.errors import VenueError
+from voltrade.exchange.binance import Endpoint
+from voltrade.exchange.credentials import Credentials
 from voltrade.model import Instrument
 
 NOON_MS = 1_767_614_400_000
@@ -35,16 +40,27 @@ class Exchange:
     """Says how far our clock is ahead of its own, and its filters, after so many failures."""
 
     def __init__(self, ahead_ms: int = 0, failures: int = 0) -> None:
-        self.ahead_ms, self.failures = ahead_ms, failures
+        self.ahead_ms, self.failures, self.asked = ahead_ms, failures, 0
 
     async def clock_offset(self) -> int:
         return self.ahead_ms
 
-    async def instrument(self, symbol: str, any_status: bool) -> Instrument:
+    async def instrument(self, symbol: str) -> Instrument:
+        self._fail()
+        return an_instrument(symbol)
+
+    async def account_name(self) -> str:
+        self._fail()
+        return "sgTest"
+
+    def use(self, instrument: Instrument) -> None:
+        self.used = instrument
+
+    def _fail(self) -> None:
+        self.asked += 1
         self.failures -= 1
         if self.failures >= 0:
             raise VenueError("nobody answers")
-        return an_instrument(symbol)
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
@@ -66,9 +82,33 @@ def test_a_clock_that_is_wrong_at_the_start_is_not_gone_by(ahead_ms: int, counts
     assert clock() == NOON_MS - ahead_ms * counts
 
 
-def test_a_run_that_goes_on_waits_for_an_exchange_that_can_not_be_reached(monkeypatch: Any) -> None:
-    monkeypatch.setattr(modes, "RETRY_S", 0.0)
-    found = asyncio.run(first_contact(Exchange(failures=3), Machine().clock(), "BTCUSDT", True))  # type: ignore[arg-type]
-    assert found.symbol == "BTCUSDT"
+def test_a_run_that_goes_on_knows_its_filters_and_asks_for_none() -> None:
+    exchange, known = Exchange(failures=3), an_instrument("BTCUSDT")
+    assert asyncio.run(first_contact(exchange, Machine().clock(), "BTCUSDT", known)) is known  # type: ignore[arg-type]
+    assert (exchange.used, exchange.asked) == (known, 0)
     with pytest.raises(VenueError, match="nobody answers"):
-        asyncio.run(first_contact(Exchange(failures=1), Machine().clock(), "BTCUSDT", False))  # type: ignore[arg-type]
+        asyncio.run(first_contact(exchange, Machine().clock(), "BTCUSDT"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("known", "asked"),
+    [
+        (Known(an_instrument("BTCUSDT"), "fingerprint", "https://fapi.binance.com sgTest"), 0),
+        (Known(an_instrument("BTCUSDT"), "fingerprint"), 3),  # an exchange that can't be reached is waited for
+        (None, 1),
+    ],
+)
+def test_an_accounts_name_is_asked_for_where_a_run_that_goes_on_does_not_know_it(
+    monkeypatch: pytest.MonkeyPatch, known: Known | None, asked: int
+) -> None:
+    exchange = Exchange(failures=2 if known else 0)
+
+    async def wired(config: Config, endpoint: Endpoint, *_: Any) -> Any:
+        return SimpleNamespace(rest=exchange, endpoint=endpoint, account="", exchange=None)
+
+    monkeypatch.setattr(modes, "_wire", wired)
+    monkeypatch.setattr(modes, "RETRY_S", 0.0)
+    config = Config.from_parameters(mode="live")
+    wiring = asyncio.run(modes._wire_binance(config, Permission(Credentials("k", "s"), "fingerprint", "test"), known))
+    assert wiring.account == "https://fapi.binance.com sgTest"
+    assert exchange.asked == asked

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from types import SimpleNamespace
+from typing import Any
 
+from support.builders import an_instrument
 from test_summary import MINUTE, NOON, left_behind
 
 from voltrade.config import Config
-from voltrade.engine.preflight import used_limits
-from voltrade.model import DAY_MS
+from voltrade.engine.preflight import preflight, used_limits
+from voltrade.model import DAY_MS, MONEY, PositionReport, Snapshot
 
 
 def test_what_the_last_run_used_of_the_limits_stands_in_the_start_up_table() -> None:
@@ -33,3 +37,24 @@ def test_a_new_day_begins_its_own_limits_and_what_holds_is_named() -> None:
 def test_a_fresh_account_has_used_none() -> None:
     left = json.loads(left_behind(10_000, day_equity=10_000, losses=0, trades=0).state)
     assert used_limits(Config(), left, NOON, "USDT").found == "none"
+
+
+async def no_offset() -> int:
+    return 0
+
+
+def test_the_table_of_a_run_that_goes_on_reads_no_account_again_and_sets_nothing() -> None:
+    """It trades already; the gateway of this wiring can do nothing at all."""
+    wiring: Any = SimpleNamespace(
+        config=Config().changed(apply_account_settings=True),
+        endpoint=SimpleNamespace(rest="https://fapi.binance.com"),
+        exchange=SimpleNamespace(aiohttp_proxy=None),
+        rest=SimpleNamespace(clock_offset=no_offset),
+        instrument=an_instrument("BTCUSDT"),
+        **{"fingerprint": "abc", "allowed_by": "a person", "gateway": None},
+    )
+    flat = PositionReport("BTCUSDT", 0, "0")
+    read = Snapshot(NOON, "BTCUSDT", 10_000 * MONEY, 10_000 * MONEY, 50_000, 20_000, 20, "cross", False, flat)
+    checks = {row.item: row for row in asyncio.run(preflight(wiring, is_new=False, snapshot=read))}
+    assert (checks["leverage"].found, checks["leverage"].ok) == ("20", False)
+    assert (checks["wallet"].found, checks["clock"].ok) == ("10,000.00", True)

@@ -70,6 +70,25 @@ def test_a_run_keeps_its_identity_until_it_has_begun(tmp_path: Path) -> None:
     assert (again._id, again._is_new) == (first._id, True)
 
 
+def test_tables_that_can_not_be_written_end_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The journal has everything that they are made of."""
+    (tmp_path / "run.json").write_text(json.dumps({"parameters": Config().parameters(), "state": "running"}))
+    engine = Engine(tmp_path)
+
+    def full(run: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("voltrade.report.run_reader.save_frames", full)
+    with Journal.create(tmp_path / "journal.db") as journal:
+        engine._journal, engine._system = journal, SimpleNamespace(core=SimpleNamespace(time=0))  # type: ignore[assignment]
+        engine._end("DURATION_END")
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert (record["state"], record["end_reason"], record["rows"]) == ("ended", "DURATION_END", 1)
+    assert "the tables could not be written" in caplog.text
+
+
 @pytest.mark.parametrize("dies", [True, False])
 def test_a_notebook_that_dies_while_the_engine_starts_is_lost_as_soon_as_it_trades(tmp_path: Path, dies: bool) -> None:
     """Nobody waits for it any longer: what the session enters meanwhile would have nobody who watches it."""

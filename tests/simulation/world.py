@@ -231,7 +231,8 @@ class World:
         assert now is not None
         now.exchange = exchange = connect_by(self.network, clock, config.execution.recv_window_ms)
         rest = BinanceRestClient(exchange, ENDPOINT.name)
-        instrument = await first_contact(rest, clock, config.session.symbol, not now.engine._is_new)
+        known = now.engine._known()
+        instrument = await first_contact(rest, clock, config.session.symbol, known.instrument if known else None)
         account = {"account": f"sim {INSTANCE}", "fingerprint": INSTANCE}
         return Wiring(config, ENDPOINT, exchange, rest, clock, instrument, rest, **account)  # type: ignore[arg-type]
 
@@ -251,7 +252,8 @@ class World:
             self._refused[life.run] += 1
             return min(self.plan.restart_s * 2 ** (self._refused[life.run] - 1), LONGEST_PAUSE_S)
         guardian = self._restarts[life.run]
-        guardian.add(Crash(self.loop.time(), last_row(self.folder(life.run) / JOURNAL), life.reason))
+        row = last_row(self.folder(life.run) / JOURNAL)
+        guardian.add(Crash(self.loop.time(), row, life.reason, by_itself=life.how == "failed"))
         return self.plan.restart_s + guardian.pause_s
 
     def _end_if_over(self) -> None:

@@ -59,7 +59,16 @@ class WallClock:
     async def sync(self, rest: BinanceRestClient) -> None:
         """Use the exchange's time where the machine's clock is wrong; keep the machine's if it can't be read."""
         with suppress(VenueError):
-            ahead = await rest.clock_offset()
-            if abs(ahead) > MAX_OFFSET_MS:
-                log.warning("the machine's clock is %d ms ahead of the exchange's, which counts", ahead)
-                self._begin -= ahead * 1_000_000
+            self.correct(await rest.clock_offset())
+
+    def correct(self, ahead_ms: int) -> bool:
+        """Use the exchange's time where the machine's clock is wrong; return whether it was.
+
+        Args:
+            ahead_ms: By how much this clock is ahead of the exchange's.
+        """
+        if abs(ahead_ms) <= MAX_OFFSET_MS:
+            return False
+        log.warning("the machine's clock is %d ms ahead of the exchange's, which counts", ahead_ms)
+        self._begin -= ahead_ms * 1_000_000
+        return True

@@ -123,23 +123,36 @@ class Wiring:
             await self.venue.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a resumed run knows of its exchange, so that it asks for nothing before it looks at its position.
+
+    Attributes:
+        instrument: The filters that its journal counts with.
+        key: In modes `demo` and `live`, fingerprint of the API key that it began with.
+        account: Name of the account for its ledger; empty where it has to be asked for.
+    """
+
+    instrument: Instrument
+    key: str = ""
+    account: str = ""
+
+
 async def wire(
     config: Config,
     run_dir: Path,
     environment: Mapping[str, str],
     known_venue: str = "",
-    known_account: str = "",
-    is_resumed: bool = False,
+    known: Known | None = None,
 ) -> Wiring:
-    """Connect to the exchange of a session's mode; only market data is requested.
+    """Connect to the exchange of a session's mode; only market data is requested, and nothing for a resumed run.
 
     Args:
         config: Settings of the session.
         run_dir: Folder of the run, where a venue that is started writes its log.
         environment: Has the keys of modes `demo` and `live`.
-        known_venue: In mode `sim`, the address of the venue of a resumed run.
-        known_account: In modes `demo` and `live`, the account of a resumed run.
-        is_resumed: Whether to wait for an exchange that can't be reached, since there may be an open position.
+        known_venue: In mode `sim`, the address of the venue that the run had before.
+        known: What a resumed run knows; None for a new one.
 
     Raises:
         ConfigError: Mode `demo` or `live` lacks keys, or `live` lacks a permission; nothing was sent.
@@ -147,12 +160,12 @@ async def wire(
         VenueError: The exchange can't be read.
     """
     if config.session.mode == "sim":
-        return await _wire_sim(config, run_dir, known_venue, is_resumed)
+        return await _wire_sim(config, run_dir, known_venue, known)
     if config.session.mode == "paper":
-        return await _wire_paper(config, is_resumed)
+        return await _wire_paper(config, known)
     now = datetime.now(UTC)
-    if known_account:
-        return await _wire_binance(config, permit_resumed(config, known_account, environment, now, run_dir), is_resumed)
+    if known is not None:
+        return await _wire_binance(config, permit_resumed(config, known.key, environment, now, run_dir), known)
     return await _wire_binance(config, permit(config, environment, now, run_dir))
 
 
@@ -172,14 +185,14 @@ async def reach(config: Config, environment: Mapping[str, str]) -> Wiring:
     return await _wire_binance(config, Permission(credentials, credentials.fingerprint, "nothing yet: asked only"))
 
 
-async def _wire_sim(config: Config, run_dir: Path, known_venue: str, is_resumed: bool = False) -> Wiring:
+async def _wire_sim(config: Config, run_dir: Path, known_venue: str, known: Known | None = None) -> Wiring:
     given = config.session.venue
     venue = VenueProcess(given) if given else await VenueProcess.reuse_or_start(run_dir, config, known_venue)
     try:
         tape = await venue.status()
         endpoint = Endpoint.simulated(venue.rest, venue.stream)
         clock = TapeClock(tape["time"]) if tape["lockstep"] else WallClock()
-        wiring = await _wire(config, endpoint, Credentials("sim-key", "sim-secret"), clock, is_resumed)
+        wiring = await _wire(config, endpoint, Credentials("sim-key", "sim-secret"), clock, known)
     except BaseException:
         if not given:
             await venue.stop()
@@ -192,20 +205,22 @@ async def _wire_sim(config: Config, run_dir: Path, known_venue: str, is_resumed:
     return wiring
 
 
-async def _wire_paper(config: Config, is_resumed: bool = False) -> Wiring:
-    wiring = await _wire(config, _endpoint(config), None, WallClock(), is_resumed)
+async def _wire_paper(config: Config, known: Known | None = None) -> Wiring:
+    wiring = await _wire(config, _endpoint(config), None, WallClock(), known)
     wiring.account = f"paper {exchange_of(wiring.endpoint)} {config.session.symbol}"
     wiring.fingerprint = "paper"
     wiring.gateway = PaperExchange(config, wiring.instrument, wiring.clock)
     return wiring
 
 
-async def _wire_binance(config: Config, permission: Permission, is_resumed: bool = False) -> Wiring:
-    wiring = await _wire(config, _endpoint(config), permission.credentials, WallClock(), is_resumed)
+async def _wire_binance(config: Config, permission: Permission, known: Known | None = None) -> Wiring:
+    wiring = await _wire(config, _endpoint(config), permission.credentials, WallClock(), known)
     try:
-        # The account's own name, since each of its keys has another fingerprint.
-        name = await waited_for(wiring.rest.account_name, is_wanted=is_resumed)
-        wiring.account = f"{exchange_of(wiring.endpoint)} {name}"
+        wiring.account = known.account if known is not None else ""
+        if not wiring.account:
+            # The account's own name, since each of its keys has another fingerprint.
+            name = await waited_for(wiring.rest.account_name, is_wanted=known is not None)
+            wiring.account = f"{exchange_of(wiring.endpoint)} {name}"
     except BaseException:
         await wiring.exchange.close()
         raise
@@ -223,12 +238,16 @@ def _endpoint(config: Config) -> Endpoint:
 
 
 async def _wire(
-    config: Config, endpoint: Endpoint, credentials: Credentials | None, clock: TapeClock | WallClock, is_resumed: bool
+    config: Config,
+    endpoint: Endpoint,
+    credentials: Credentials | None,
+    clock: TapeClock | WallClock,
+    known: Known | None,
 ) -> Wiring:
     exchange = connect(endpoint, credentials, clock, config.execution.recv_window_ms)
     rest = BinanceRestClient(exchange, endpoint.name)
     try:
-        instrument = await first_contact(rest, clock, config.session.symbol, is_resumed)
+        instrument = await first_contact(rest, clock, config.session.symbol, known.instrument if known else None)
     except BaseException:
         await exchange.close()
         raise
@@ -236,20 +255,19 @@ async def _wire(
 
 
 async def first_contact(
-    rest: BinanceRestClient, clock: TapeClock | WallClock, symbol: str, is_resumed: bool
+    rest: BinanceRestClient, clock: TapeClock | WallClock, symbol: str, known: Instrument | None = None
 ) -> Instrument:
-    """Sync the clock and read the symbol's filters; for a resumed run, try until the exchange can be reached.
+    """Sync the clock and read the symbol's filters; those of a resumed run are known, and it asks for nothing yet.
 
     Raises:
         VenueError: The exchange can't be reached, and the run is new.
     """
-
-    async def contact() -> Instrument:
-        if isinstance(clock, WallClock):
-            await clock.sync(rest)
-        return await rest.instrument(symbol, any_status=is_resumed)
-
-    return await waited_for(contact, is_wanted=is_resumed)
+    if known is not None:
+        rest.use(known)
+        return known
+    if isinstance(clock, WallClock):
+        await clock.sync(rest)
+    return await rest.instrument(symbol)
 
 
 async def waited_for(ask: Callable[[], Awaitable[T]], is_wanted: bool) -> T:

@@ -27,16 +27,20 @@ CLOCK_WITHIN_MS = 1_000
 """Binance refuses requests whose timestamp is further ahead of its time."""
 
 
-async def preflight(wiring: Wiring, last: FinalState | None = None, is_new: bool = True) -> list[Check]:
+async def preflight(
+    wiring: Wiring, last: FinalState | None = None, is_new: bool = True, snapshot: Snapshot | None = None
+) -> list[Check]:
     """Read the account and the market from the exchange, and compare them with the settings.
 
-    With `apply_account_settings`, account settings that differ are set first, if the account has no position or order,
-    and if nothing else prevents the start.
+    With `apply_account_settings`, account settings that differ are set first, if the run is new, the account has no
+    position or order, and nothing else prevents the start.
 
     Args:
         wiring: Exchange and settings of the session.
         last: The state that the account's last run ended in; it explains a position.
-        is_new: Whether the run is new. A resumed one has to protect its position first, so that less is asked.
+        is_new: Whether the run is new. A resumed one trades already while its table is made, so that less is asked, and
+            nothing set.
+        snapshot: The account, where it was just read; else it is read now.
 
     Raises:
         VenueError: The exchange could not be read.
@@ -50,9 +54,10 @@ async def preflight(wiring: Wiring, last: FinalState | None = None, is_new: bool
         await _clock(wiring),
     ]
     checks += await _rights(wiring) if is_new else []
-    snapshot = await wiring.gateway.snapshot(config.session.symbol, 0)
+    snapshot = snapshot or await wiring.gateway.snapshot(config.session.symbol, 0)
     holdings = await _holdings(wiring, snapshot, last, is_new)
-    if _may_be_set(snapshot, config) and all(check.ok for check in [*checks, *holdings] if check.item != LEAST_ORDER):
+    may_be_set = is_new and _may_be_set(snapshot, config)
+    if may_be_set and all(check.ok for check in [*checks, *holdings] if check.item != LEAST_ORDER):
         await wiring.gateway.apply_account_settings(
             config.session.symbol, config.risk.leverage, config.risk.margin_type
         )

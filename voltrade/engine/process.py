@@ -31,7 +31,7 @@ from voltrade.engine.contact.passed import check_demo_check
 from voltrade.engine.control import Control
 from voltrade.engine.guardian import LOCK
 from voltrade.engine.heartbeat import Heartbeat
-from voltrade.engine.modes import Wiring, waited_for, wire
+from voltrade.engine.modes import Known, Wiring, waited_for, wire
 from voltrade.engine.news import Message, News, Urgency
 from voltrade.engine.notebook_watch import await_notebook
 from voltrade.engine.notify import Notifier
@@ -39,16 +39,17 @@ from voltrade.engine.operator_commands import OperatorCommands
 from voltrade.engine.paper import PaperExchange
 from voltrade.engine.preflight import notifications, preflight
 from voltrade.engine.recorder import Recording
+from voltrade.engine.resumption import Resumption
 from voltrade.engine.warmup import Loader, Progress
-from voltrade.errors import JournalError, SessionError, VenueError
+from voltrade.errors import JournalError, SessionError
 from voltrade.exchange.binance import BinanceWSManager
 from voltrade.journal import Journal
 from voltrade.live import LiveTradingSystem
-from voltrade.model import Event, History, Operator, Output, ResumeState
+from voltrade.model import Event, History, Operator, Output, ResumeState, Snapshot
 from voltrade.runs import handover
 from voltrade.runs.ledger import Ledger
 from voltrade.runs.ledger_file import FinalState
-from voltrade.runs.replay import Replay, recover, start_row, versions
+from voltrade.runs.replay import Replay, recover, start_row, traded_instrument, versions
 from voltrade.runs.run_file import ENDING, JOURNAL, Record, utc_now
 from voltrade.strategy.rule_file import read_parameters, signal_engine_of
 
@@ -136,10 +137,7 @@ class Engine:
                 asyncio.get_running_loop().add_signal_handler(number, control.stop, signal.Signals(number).name)
             self._begin_to_live(held)
             known = self._record.facts
-            account = "" if self._is_new else known.get("account", "")
-            wiring = await wire(
-                self._config, self._dir, os.environ, known.get("venue", ""), account, is_resumed=not self._is_new
-            )
+            wiring = await wire(self._config, self._dir, os.environ, known.get("venue", ""), self._known())
             held.push_async_callback(wiring.close)
             held.callback(self._close)
             self._lock_account(wiring)
@@ -148,9 +146,8 @@ class Engine:
             socket = await control.listen(self._dir)
             venue = wiring.venue.rest if wiring.venue else ""
             guardian = str((self._dir / LOCK).resolve()) if self._heartbeat.is_guarded else ""
-            self._record.update(
-                pid=os.getpid(), socket=str(socket), venue=venue, account=wiring.fingerprint, guardian=guardian
-            )
+            self._record.update(pid=os.getpid(), socket=str(socket), venue=venue, guardian=guardian)
+            self._record.update(account=wiring.fingerprint, account_name=wiring.account)
             try:
                 await self._trade(wiring, control)
             except Exception as error:  # the session's own venue goes on for the engine that takes this one's place
@@ -184,6 +181,14 @@ class Engine:
         self._id = journal.identity_of(path)
         self._is_new = all(row.kind in WARM_UP_KINDS for row in journal.read(path))
 
+    def _known(self) -> Known | None:
+        """Return what a resumed run knows of its exchange; None for a new one."""
+        if self._is_new:
+            return None
+        facts = self._record.facts
+        instrument = traded_instrument(self._dir / JOURNAL)
+        return Known(instrument, facts.get("account", ""), facts.get("account_name", ""))
+
     def _new_id(self) -> str:
         return uuid4().hex
 
@@ -209,7 +214,8 @@ class Engine:
         replayed = self._recover()
         if replayed is None:
             self._resumed_from = last_final_state(self._ledger, self._id, self._dir)
-        checks = await self._check(wiring, is_new=replayed is None)
+        is_by_wall_clock = wiring.channel is None
+        checks = [] if replayed and is_by_wall_clock else await self._check(wiring, is_new=replayed is None)
         core = replayed.core if replayed and replayed.core else self._begin(wiring, checks)
         assert self._journal is not None
         self._news = News(wiring.instrument)
@@ -221,7 +227,7 @@ class Engine:
         self._take_care(core)
         for action, reason, final in self._commands.pending:
             self._send_command(action, reason, final)
-        run = self._run_by_wall_clock if wiring.channel is None else self._run_in_lockstep
+        run = self._run_by_wall_clock if is_by_wall_clock else self._run_in_lockstep
         async with AsyncExitStack() as held:
             feed = wiring.feed(self._system, max(core.last_trade_id, 0))
             held.push_async_callback(feed.stop)
@@ -278,31 +284,21 @@ class Engine:
     ) -> None:
         system = self._system
         assert system is not None
+        on_running = partial(self._on_running, held, control)
+        if replayed is not None:
+            load, tell = partial(self._load, wiring), partial(self._check, wiring, False)
+            await Resumption(wiring, system, feed, load, tell).run(on_running)
+            return
         # The streams are open while earlier trades are loaded, so that no trade in between is missed.
         await feed.start(hold=True)
-        newest_trades = partial(wiring.rest.agg_trades, wiring.instrument.symbol, limit=1)
-        [newest] = await waited_for(newest_trades, is_wanted=replayed is not None) or [(0, 0, 0, 0, False)]
-        if replayed is None:
-            system.warm_up(await self._load(wiring, newest[0]))
-            self._resume_account(system, wiring)
-            feed.release(newest[0])
-        else:
-            # In the background: an open position may lack its stop, and missed trades can take long to load.
-            catching_up = asyncio.create_task(self._catch_up(wiring, feed, newest[0]))
-            held.callback(catching_up.cancel)
+        [newest] = await wiring.rest.agg_trades(wiring.instrument.symbol, limit=1) or [(0, 0, 0, 0, False)]
+        system.warm_up(await self._load(wiring, newest[0]))
+        self._resume_account(system, wiring)
+        feed.release(newest[0])
         if isinstance(wiring.gateway, PaperExchange):
             wiring.gateway.open()
-        self._on_running(held, control)
-        await system.run_wall(feed, restarted=replayed is not None)
-
-    async def _catch_up(self, wiring: Wiring, feed: BinanceWSManager, last_id: int) -> None:
-        """Load the trades that a restarted core has missed; if that fails, the gap taints a bar."""
-        assert self._system is not None
-        try:
-            self._system.catch_up(await self._load(wiring, last_id))
-        except VenueError as error:
-            log.warning("trades missed while the engine was away: %s", error)
-        feed.release(last_id)
+        on_running()
+        await system.run_wall(feed)
 
     def _on_running(self, held: AsyncExitStack, control: Control) -> None:
         """Write to `run.json` that the session runs, and watch for its notebook."""
@@ -315,13 +311,16 @@ class Engine:
 
     # --- the start -------------------------------------------------------------------------------------------------
 
-    async def _check(self, wiring: Wiring, is_new: bool) -> list[Check]:
-        """Make the start-up table. A failed row stops a new session; a resumed one must look after its position.
+    async def _check(self, wiring: Wiring, is_new: bool, snapshot: Snapshot | None = None) -> list[Check]:
+        """Make the start-up table, from the account where it was read already.
+
+        A failed row stops a new session; a resumed one must look after its position.
 
         Raises:
             SessionError: Names each row that failed.
         """
-        checks = await waited_for(lambda: preflight(wiring, self._resumed_from, is_new), is_wanted=not is_new)
+        table = partial(preflight, wiring, self._resumed_from, is_new, snapshot)
+        checks = await waited_for(table, is_wanted=not is_new)
         checks += await check_demo_check(wiring, os.environ) if is_new else []
         checks += ledger_checks(self._ledger, self._resumed_from, is_new, wiring)
         checks.append(notifications(self.notifier))

@@ -67,6 +67,8 @@ BACKFILL_WEIGHT = 1_200
 """Request weight of a minute that backfill may use: half of the limit, so that orders have the other half."""
 INVALID_TIMESTAMP = -1021
 """Code for a timestamp outside of recvWindow."""
+CORRECTION = "timeDifference"
+"""ccxt's option that has the correction of timestamps, ms."""
 NOT_MODIFIED = (-4046, -4052, -4059, -4171)
 """Codes for a setting that already has the value."""
 
@@ -101,8 +103,12 @@ class BinanceRestClient:
             DataError: the symbol is not listed, is not trading, or a filter is invalid.
         """
         instrument = await self._instrument(symbol, any_status)
-        self._readers[symbol] = MessageReader(instrument)
+        self.use(instrument)
         return instrument
+
+    def use(self, instrument: Instrument) -> None:
+        """Read and write a symbol's prices and quantities by filters that are known, so that none are asked for."""
+        self._readers[instrument.symbol] = MessageReader(instrument)
 
     async def filters(self, symbol: str) -> Instrument:
         """Return the current filters of a symbol, but keep using the earlier ones for requests and responses.
@@ -192,6 +198,15 @@ class BinanceRestClient:
             return (before + after) // 2 - Fields("time", body).integer("serverTime")
         except DataError as error:
             raise VenueError(str(error)) from None
+
+    @property
+    def timestamp_correction_ms(self) -> int:
+        """What is taken from the clock's time in signed requests, since the exchange has refused its timestamp."""
+        return int(self._exchange.options.get(CORRECTION, 0))
+
+    @timestamp_correction_ms.setter
+    def timestamp_correction_ms(self, ms: int) -> None:
+        self._exchange.options[CORRECTION] = ms
 
     @property
     def used_weight(self) -> int:
@@ -339,7 +354,7 @@ class BinanceRestClient:
         response = await self._request_once(call, params)
         if response.code == INVALID_TIMESTAMP and response.status == 400:
             try:
-                self._exchange.options["timeDifference"] = await self.clock_offset()
+                self.timestamp_correction_ms = await self.clock_offset()
             except VenueError:
                 return response
             response = await self._request_once(call, params)

@@ -134,11 +134,11 @@ class BinanceWSManager:
 
     # --- lifecycle ----------------------------------------------------------------------------------------------------
 
-    async def start(self, timeout_s: float = 15.0, *, hold: bool = False) -> None:
+    async def start(self, timeout_s: float | None = 15.0, *, hold: bool = False) -> None:
         """Connect, and return when every stream is up: the market stream subscribed, the user stream connected.
 
         Args:
-            timeout_s: longest wait.
+            timeout_s: longest wait; None to wait until they are up.
             hold: hold trades and marks until `release`, while earlier trades are loaded.
 
         Raises:

@@ -144,15 +144,28 @@ def read_start(path: Path) -> RunStart:
     return _read_start(path, journal.read(path))
 
 
-def _read_start(path: Path, rows: Iterator[journal_rows.Row]) -> RunStart:
+def _first_row(path: Path, rows: Iterator[journal_rows.Row]) -> journal_rows.Row:
     first = next(rows, None)
     if first is None or first.kind != "Start":
         raise JournalError(f"{path}: must begin with a Start row, began with {first.kind if first else 'nothing'}")
-    start: dict[str, Any] = first.fact
+    return first
+
+
+def _read_start(path: Path, rows: Iterator[journal_rows.Row]) -> RunStart:
+    start: dict[str, Any] = _first_row(path, rows).fact
     rule_name = start["config"]["session"].get("rule", "")  # empty for the built-in rule
     rule = load_rule(rule_name, start.get("rule_sha256", ""), path.parent)
     config = Config.from_json(journal_rows.encode_json(start["config"]), rule.settings_type)
     return RunStart(config, INSTRUMENT.validate_python(start["instrument"]), start["epoch"], rule)
+
+
+def traded_instrument(path: Path) -> Instrument:
+    """Return the instrument with whose filters a run counts, from its journal's first row; its rule is not loaded.
+
+    Raises:
+        JournalError: The journal doesn't begin with a Start row, or can't be read.
+    """
+    return INSTRUMENT.validate_python(_first_row(path, journal.read(path)).fact["instrument"])
 
 
 def recover(path: Path, as_far_as_possible: bool = False, advance: Callable[[], None] = lambda: None) -> Replay:

@@ -1,0 +1,119 @@
+"""The start of an engine that comes back to a session: it looks at its position first, and does the rest beside that.
+
+The engine before may have left a position without a stop. So the first question of its successor is about the account,
+and the session's loop runs as soon as the clock is known to be right, which the answer shows too. Streams, missed
+trades and the start-up table follow beside the loop, and no order waits for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from voltrade.engine.clocks import TapeClock
+from voltrade.engine.modes import Wiring, waited_for
+from voltrade.engine.paper import PaperExchange
+from voltrade.exchange.binance import BinanceWSManager
+from voltrade.live import LiveTradingSystem
+from voltrade.model import History, Snapshot
+
+log = logging.getLogger(__name__)
+
+FIRST_S = 2.0
+"""How long the streams wait for the first answer about the account. One that comes after the user stream was connected
+is not used, since it may be older than events that were missed."""
+
+
+class Resumption:
+    """Starts a session again by wall clock.
+
+    Args:
+        wiring: Exchange and clock.
+        system: The session, with the core of its journal.
+        feed: Its streams, not started.
+        load: Loads the trades up to an id that the core hasn't seen.
+        tell: Makes the start-up table, from the account where it was read.
+    """
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        system: LiveTradingSystem,
+        feed: BinanceWSManager,
+        load: Callable[[int], Awaitable[History]],
+        tell: Callable[[Snapshot | None], Awaitable[object]],
+    ) -> None:
+        self._wiring, self._system, self._feed = wiring, system, feed
+        self._load, self._tell = load, tell
+
+    async def run(self, on_running: Callable[[], None]) -> None:
+        """Run the session to its end; `on_running` is called when its loop begins."""
+        reading = await self._look_first()
+        on_running()
+        beside = self._start_the_rest(reading)
+        await self._system.run_wall(self._feed, restarted=True, reading=reading, beside=beside)
+
+    async def _look_first(self) -> asyncio.Task[Snapshot] | None:
+        """Ask for the account, and return the question once the clock is right.
+
+        The clock is right if the exchange takes the timestamps of signed requests, or says that its own time is the
+        same. Where it isn't, it is corrected, and None is returned: the account has to be asked for again, since the
+        answer would have the wrong time.
+        """
+        wiring, reading = self._wiring, self._system.begin_reading()
+        syncing = asyncio.create_task(waited_for(wiring.rest.clock_offset, is_wanted=True))
+        try:
+            await asyncio.wait({reading, syncing}, return_when=asyncio.FIRST_COMPLETED)
+            if self._is_clock_proven(reading):
+                return reading
+            ahead_ms = await syncing
+        except BaseException:
+            reading.cancel()
+            raise
+        finally:
+            syncing.cancel()
+        if isinstance(wiring.clock, TapeClock) or not wiring.clock.correct(ahead_ms):
+            return reading
+        reading.cancel()
+        wiring.rest.timestamp_correction_ms = 0
+        return None
+
+    def _is_clock_proven(self, reading: asyncio.Task[Snapshot]) -> bool:
+        """Whether a signed answer came, without a correction of its timestamp."""
+        is_answered = reading.done() and not reading.cancelled() and reading.exception() is None
+        is_signed = self._wiring.gateway is self._wiring.rest
+        return is_answered and is_signed and not self._wiring.rest.timestamp_correction_ms
+
+    async def _start_the_rest(self, reading: asyncio.Task[Snapshot] | None) -> None:
+        """Connect the streams; then load the trades that were missed, and make the start-up table."""
+        if reading is not None:
+            await asyncio.wait({reading}, timeout=FIRST_S)
+        await self._feed.start(None, hold=True)
+        if isinstance(self._wiring.gateway, PaperExchange):
+            self._wiring.gateway.open()
+        await asyncio.gather(self._catch_up(), self._make_table(_answer(reading)))
+
+    async def _make_table(self, account: Snapshot | None) -> None:
+        try:
+            await self._tell(account)
+        except Exception:  # it is only told, and nothing depends on it
+            log.exception("the start-up table could not be made")
+
+    async def _catch_up(self) -> None:
+        """Load the trades that a restarted core has missed; if that fails, the gap taints a bar."""
+        newest_trades = partial(self._wiring.rest.agg_trades, self._wiring.instrument.symbol, limit=1)
+        [newest] = await waited_for(newest_trades, is_wanted=True) or [(0, 0, 0, 0, False)]
+        try:
+            self._system.catch_up(await self._load(newest[0]))
+        except Exception as error:
+            log.warning("trades missed while the engine was away: %s: %s", type(error).__name__, error)
+        self._feed.release(newest[0])
+
+
+def _answer(reading: asyncio.Task[Snapshot] | None) -> Snapshot | None:
+    """Return the account where it was read."""
+    if reading is None or not reading.done() or reading.cancelled() or reading.exception() is not None:
+        return None
+    return reading.result()
