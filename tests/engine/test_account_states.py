@@ -149,6 +149,8 @@ STATES: dict[str, tuple[State, dict[str, Any], str]] = {
     "a stop of our last session": (lambda a: a.orders(algos=[an_algo("BTCUSDT", "vt-x-1s1")]), {}, ""),
     "what our last session left": (lambda a: a.position("0.004"), {"left": 4}, ""),
     "a part of what it left": (lambda a: a.position("0.003"), {"left": 4}, ""),
+    "an entry that it had sent has filled": (lambda a: a.position("0.004"), {"left": 0, "entry": 4}, ""),
+    "the rest of an entry has filled": (lambda a: a.position("-0.006"), {"left": -2, "entry": -4}, ""),
     "less capital than the wallet": (lambda a: a.holds(held("USDT", "5000")), {"capital": 4_000}, ""),
     "delisting after the end": (lambda a: a.traded(delivered_in_ms=2 * HOUR_MS), {"duration_s": 3600.0}, ""),
     "a key that may transfer": (lambda a: a.rights(permitsUniversalTransfer=True), {}, ""),
@@ -162,7 +164,7 @@ STATES: dict[str, tuple[State, dict[str, Any], str]] = {
     "capital that is not free": (
         lambda a: a.holds(held("USDT", "10000", "7000")), {}, r"wallet: .*was 10,000\.00, 7,000\.00 of it available"),
     "a position by hand": (lambda a: a.position("0.010"), {}, "position: must be flat, .*in the app, was 0.010 BTC"),
-    "more than our last session left": (lambda a: a.position("0.005"), {"left": 4}, "at most the 0.004 that the last"),
+    "the other way than its entry": (lambda a: a.position("-0.004"), {"left": 0, "entry": 4}, "position: .*was -0.004"),
     "the other way than it left": (lambda a: a.position("-0.004"), {"left": 4}, "position: .*was -0.004 BTC"),
     "a limit order by hand": (
         lambda a: a.orders(an_order("BTCUSDT", "web_x1")), {}, "open orders: must be ours only.*not ours: web_x1"),
@@ -204,8 +206,8 @@ STATES: dict[str, tuple[State, dict[str, Any], str]] = {
     "delisting, and no end": (lambda a: a.traded(delivered_in_ms=99 * HOUR_MS), {}, "contract: .*set duration_s so"),
     "a quarterly, and no end": (
         lambda a: a.traded("TRADING", "CURRENT_QUARTER", 999 * HOUR_MS), {}, "contract: .*was CURRENT_QUARTER"),
-    "a halted symbol": (lambda a: a.traded("TRADING_HALT"), {}, "must be trading, was BTCUSDT, which is TRADING_HALT"),
-    "a delisted symbol": (lambda a: a.traded("SETTLING"), {}, "must be trading, was BTCUSDT, which is SETTLING"),
+    "a halted symbol": (lambda a: a.traded("TRADING_HALT"), {}, "contract: must be TRADING.*, TRADING_HALT"),
+    "a delisted symbol": (lambda a: a.traded("SETTLING"), {}, "contract: must be TRADING.*, was PERPETUAL, SETTLING"),
     "defaults, to be set, and a key that may withdraw": (
         lambda a: (a.settings("CROSSED", 20), a.rights(enableWithdrawals=True)), {"apply_account_settings": True},
         "key rights: .*was it may withdraw.*margin type: must be isolated"),
@@ -256,12 +258,22 @@ def live(**parameters: Any) -> Config:
     return config.changed(confirmation=confirmation_text(config, ACCOUNT, datetime.now(UTC)))
 
 
-def leave_position(fake: FakeBinance, lots: int, run: Path) -> None:
-    """Save in the ledger what the account's last session left."""
+def leave_position(fake: FakeBinance, lots: int, run: Path, entry: int = 0) -> None:
+    """Save in the ledger what the account's last session left: signed lots, and those of an entry on its way."""
     ledger = Ledger.open(accounts_home(os.environ), f"{fake.rest} sgTest", "live", run)
     ledger.begin("monday", run, None)
     breaker = CircuitBreaker(Config().risk, now(), 10_000 * MONEY).state()
-    ledger.save_final_state("head", {"symbol_states": {"BTCUSDT": {"quantity": lots}}, "breaker": breaker})
+    sent = {
+        "purpose": "e",
+        "state": "PENDING_SUBMIT",
+        "side": 1 if entry > 0 else -1,
+        "quantity": abs(entry),
+        "filled": 0,
+    }
+    done = {**sent, "state": "FILLED", "quantity": 90, "filled": 90}
+    orders = {"open_position": {"orders": [sent, done, {**sent, "purpose": "s"}]}} if entry else {"open_position": None}
+    saved = {"quantity": lots, "orders": orders}
+    ledger.save_final_state("head", {"symbol_states": {"BTCUSDT": saved}, "breaker": breaker})
     ledger.close()
 
 
@@ -283,8 +295,8 @@ def test_a_state_works_or_is_refused_by_name_before_anything_is_sent(state: str,
     happens, parameters, rule = STATES[state]
     given = dict(parameters)
     happens(Account(fake))
-    if left := given.pop("left", 0):
-        leave_position(fake, left, run)
+    if "left" in given:
+        leave_position(fake, given.pop("left"), run, given.pop("entry", 0))
     config = live(**given)
 
     checks = asyncio.run(examine(config, os.environ))
@@ -300,6 +312,42 @@ def test_a_state_works_or_is_refused_by_name_before_anything_is_sent(state: str,
         assert all(row["ok"] for row in record["checks"]), record["error"]
     changed = [(asked.method, asked.path) for asked in fake.asked if asked.method != "GET"]
     assert set(changed) <= {("POST", "/fapi/v1/order/test")}
+
+
+@pytest.mark.parametrize(
+    ("held", "left", "entry", "wrong", "why"),
+    [
+        ("0.004", 4, 0, lambda a: None, "$"),
+        ("0.005", 4, 0, lambda a: None, "position: must be flat, or at most the 0.004 .*, was 0.005 BTC"),
+        ("-0.007", -2, -4, lambda a: None, "position: must be flat, or at most the -0.006 .*, was -0.007 BTC"),
+        ("0.004", 4, 0, lambda a: a.settings("ISOLATED", 20), "leverage: must be 5 .*was 20"),
+        ("0.004", 4, 0, lambda a: a.traded("TRADING_HALT"), "contract: must be TRADING.*was PERPETUAL, TRADING_HALT"),
+    ],
+)
+def test_a_position_of_ours_is_looked_after_whatever_is_wrong(
+    held: str,
+    left: int,
+    entry: int,
+    wrong: State,
+    why: str,
+    fake: FakeBinance,
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A refusal would leave it without anybody; but nothing is entered then."""
+    account = Account(fake)
+    account.position(held)
+    wrong(account)
+    leave_position(fake, left, run, entry)
+    began: list[str] = []
+
+    def begin(engine: Engine, *_: Any) -> NoReturn:
+        began.append(engine.caretaker)
+        stop_here()
+
+    monkeypatch.setattr(Engine, "_begin", begin)
+    assert start(run, live())["error"] == PASSED
+    assert re.match(why, began[0]), began
 
 
 def beside(run: Path) -> Path:

@@ -45,7 +45,7 @@ class Exchange:
     async def clock_offset(self) -> int:
         return self.ahead_ms
 
-    async def instrument(self, symbol: str) -> Instrument:
+    async def instrument(self, symbol: str, any_status: bool) -> Instrument:
         self._fail()
         return an_instrument(symbol)
 

@@ -24,7 +24,8 @@ from voltrade.exchange.account_facts import (
     symbol_facts,
 )
 from voltrade.exchange.rest import BinanceRestClient
-from voltrade.model import Instrument, Snapshot, moment_text, money_text
+from voltrade.model import Instrument, Purpose, Snapshot, moment_text, money_text
+from voltrade.order_states import DONE
 from voltrade.runs.ledger_file import FinalState
 
 CREDITS = ("BNFCR",)
@@ -64,7 +65,7 @@ async def account_checks(
         await _least_order(rest, instrument),
         assets(facts),
         wallet(snapshot, config),
-        position(facts, instrument, last),
+        position(facts.positions.get(instrument.symbol, Decimal(0)), instrument, last),
         open_orders(facts, instrument.symbol),
         others(facts, instrument.symbol),
     ]
@@ -156,14 +157,25 @@ def wallet(snapshot: Snapshot, config: Config) -> Check:
     return Check("wallet", found, f"at least the capital of {rounded(capital)}: deposit, or -p capital LESS", ok)
 
 
-def position(facts: AccountFacts, instrument: Instrument, last: FinalState | None) -> Check:
-    """Return the row about the symbol's position: flat, or what the account's last run left, or a part of it."""
-    symbol, state = instrument.symbol, last.state if last is not None else None
-    known = (state or {}).get("symbol_states", {}).get(symbol, {}).get("quantity", 0)
-    held, left = facts.positions.get(symbol, Decimal(0)), instrument.quantity(int(known))
-    ok = held == 0 or (held * left > 0 and abs(held) <= abs(left))
-    wanted = f"flat, or at most the {left:f} that the last session left: close it at Binance, in the app"
-    return Check("position", f"{held:f} {instrument.base_asset}", wanted, ok)
+def position(held: Decimal, instrument: Instrument, last: FinalState | None) -> Check:
+    """Return the row about the symbol's position: flat, or what the account's last run left, or a part of it.
+
+    More on the same side is the last run's too, as far as anybody knows, so that a session must look after it.
+    """
+    most = instrument.quantity(_most_left(instrument.symbol, last))
+    is_ours = held * most > 0
+    ok = held == 0 or (is_ours and abs(held) <= abs(most))
+    wanted = f"flat, or at most the {most:f} that the last session left: close it at Binance, in the app"
+    return Check("position", f"{held:f} {instrument.base_asset}", wanted, ok, is_ours)
+
+
+def _most_left(symbol: str, last: FinalState | None) -> int:
+    """Return the most that the account's last run can have left, in signed lots: its entries may have filled."""
+    state = last.state if last is not None else None
+    saved = (state or {}).get("symbol_states", {}).get(symbol, {})
+    opened = (saved.get("orders") or {}).get("open_position") or {"orders": []}
+    entries = [order for order in opened["orders"] if order["purpose"] == Purpose.ENTRY and order["state"] not in DONE]
+    return int(saved.get("quantity", 0)) + sum(each["side"] * (each["quantity"] - each["filled"]) for each in entries)
 
 
 def open_orders(facts: AccountFacts, symbol: str) -> Check:

@@ -10,20 +10,29 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One row: what was found, what it must be (empty where anything is allowed), and whether it is right."""
+    """One row: what was found, what it must be (empty where anything is allowed), and whether it is right.
+
+    `is_ours` tells that the exchange holds a position of ours: whatever is wrong, a session must look after it then.
+    """
 
     item: str
     found: str
     wanted: str = ""
     ok: bool = True
+    is_ours: bool = False
 
     def plain(self) -> dict[str, Any]:
         """Return the row as plain values."""
         return asdict(self)
 
 
+def has_position(checks: Iterable[Check]) -> bool:
+    """Whether there is a position of ours, so that a session must start whatever is wrong, to look after it."""
+    return any(check.is_ours for check in checks)
+
+
 def refused(checks: Iterable[Check]) -> str:
-    """Return why the session must not start; empty if it may."""
+    """Return what is wrong; empty if the session may start and trade."""
     return "; ".join(f"{check.item}: must be {check.wanted}, was {check.found}" for check in checks if not check.ok)
 
 

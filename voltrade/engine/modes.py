@@ -267,7 +267,7 @@ async def first_contact(
         return known
     if isinstance(clock, WallClock):
         await clock.sync(rest)
-    return await rest.instrument(symbol)
+    return await rest.instrument(symbol, any_status=True)  # the start-up table says what may be traded
 
 
 async def waited_for(ask: Callable[[], Awaitable[T]], is_wanted: bool) -> T:

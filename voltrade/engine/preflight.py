@@ -13,11 +13,12 @@ from decimal import Decimal
 from typing import Any
 
 from voltrade.config import Config
-from voltrade.engine.account_checks import LEAST_ORDER, account_checks, rights_check
+from voltrade.engine.account_checks import LEAST_ORDER, account_checks, contract, position, rights_check
 from voltrade.engine.authorisation import largest_notional
 from voltrade.engine.checks import Check, rounded
 from voltrade.engine.modes import Wiring
 from voltrade.engine.notify import Notifier
+from voltrade.exchange.account_facts import symbol_facts
 from voltrade.exchange.proxies import without_password
 from voltrade.model import MONEY, Instrument, Snapshot, moment_text, money_text
 from voltrade.risk import TIME, CircuitBreaker, distance_label
@@ -107,12 +108,16 @@ async def _rights(wiring: Wiring) -> list[Check]:
 
 
 async def _holdings(wiring: Wiring, snapshot: Snapshot, last: FinalState | None, is_new: bool) -> list[Check]:
-    """Return the rows about what the account holds; those of a real one may prevent the start."""
-    if is_new and wiring.config.session.mode in ("demo", "live"):
-        return await account_checks(wiring.rest, wiring.instrument, snapshot, wiring.config, last)
+    """Return the rows about symbol and holdings; a simulated account may hold anything."""
+    instrument, config = wiring.instrument, wiring.config
+    if is_new and config.session.mode in ("demo", "live"):
+        return await account_checks(wiring.rest, instrument, snapshot, config, last)
+    held = position(instrument.quantity(snapshot.position.quantity), instrument, last)
+    symbol = [contract(await symbol_facts(wiring.rest, instrument.symbol), config, snapshot.time)] if is_new else []
     return [
+        *symbol,
         Check("wallet", rounded(money_text(snapshot.wallet)), "above 0", snapshot.wallet > 0),
-        Check("position", f"{snapshot.position.quantity} lots"),
+        Check("position", f"{snapshot.position.quantity} lots", is_ours=held.is_ours),
         Check("open orders", f"{len(snapshot.orders)} orders, {len(snapshot.algo_orders)} conditional orders"),
     ]
 

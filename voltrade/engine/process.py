@@ -26,7 +26,7 @@ from voltrade.core import TradingCore
 from voltrade.engine import recorder
 from voltrade.engine.account_history import last_final_state, ledger_checks, open_ledger, save_final_state
 from voltrade.engine.alarms import Alarms
-from voltrade.engine.checks import Check, refused
+from voltrade.engine.checks import Check, has_position, refused
 from voltrade.engine.contact.passed import check_demo_check
 from voltrade.engine.control import Control
 from voltrade.engine.guardian import LOCK
@@ -292,7 +292,8 @@ class Engine:
         # The streams are open while earlier trades are loaded, so that no trade in between is missed.
         await feed.start(hold=True)
         [newest] = await wiring.rest.agg_trades(wiring.instrument.symbol, limit=1) or [(0, 0, 0, 0, False)]
-        system.warm_up(await self._load(wiring, newest[0]))
+        if not self.caretaker:  # it has no rule that would need earlier trades, but a position
+            system.warm_up(await self._load(wiring, newest[0]))
         self._resume_account(system, wiring)
         feed.release(newest[0])
         if isinstance(wiring.gateway, PaperExchange):
@@ -314,7 +315,7 @@ class Engine:
     async def _check(self, wiring: Wiring, is_new: bool, snapshot: Snapshot | None = None) -> list[Check]:
         """Make the start-up table, from the account where it was read already.
 
-        A failed row stops a new session; a resumed one must look after its position.
+        A failed row stops a new session; one that finds a position of ours looks after it, as a resumed one does.
 
         Raises:
             SessionError: Names each row that failed.
@@ -326,7 +327,9 @@ class Engine:
         checks.append(notifications(self.notifier))
         self._record.update(checks=[check.plain() for check in checks])
         if is_new and (why := refused(checks)):
-            raise SessionError(why)
+            if not has_position(checks):
+                raise SessionError(why)
+            self.caretaker = self.caretaker or why
         return checks
 
     def _recover(self) -> Replay | None:
