@@ -88,7 +88,8 @@ class Restarts:
             crashes = [Crash(float(at), *more) for at, *more in json.loads(file.read_text())]
         except (OSError, ValueError, TypeError):
             return cls()
-        return cls(crash for crash in crashes if now - crash.at < REMEMBERED_S or crash.row == row is not None)
+        last = {row} - {None}
+        return cls(crash for crash in crashes if now - crash.at < REMEMBERED_S or crash.row in last)
 
     def write(self, file: Path) -> None:
         """Keep the crashes; a disk that is full must not keep the engine from its start."""
