@@ -175,7 +175,8 @@ def _most_left(symbol: str, last: FinalState | None) -> int:
     saved = (state or {}).get("symbol_states", {}).get(symbol, {})
     opened = (saved.get("orders") or {}).get("open_position") or {"orders": []}
     entries = [order for order in opened["orders"] if order["purpose"] == Purpose.ENTRY and order["state"] not in DONE]
-    return int(saved.get("quantity", 0)) + sum(each["side"] * (each["quantity"] - each["filled"]) for each in entries)
+    unfilled = (int(each["side"] * (each["quantity"] - each["filled"])) for each in entries)
+    return int(saved.get("quantity", 0)) + sum(unfilled)
 
 
 def open_orders(facts: AccountFacts, symbol: str) -> Check:
