@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 BEGIN_MS = 1_767_610_800_000
-"""What the venue's clock says when a loop begins: 2026-01-05 11:00 UTC."""
+"""What the venue's clock says when a loop begins, unless another time is given: 2026-01-05 11:00 UTC."""
 
 
 @dataclass(eq=False)
@@ -56,10 +56,15 @@ class Stuck(RuntimeError):
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """A loop in virtual time, which begins at 0 s."""
+    """A loop in virtual time, which begins at 0 s.
 
-    def __init__(self) -> None:
+    Args:
+        begin_ms: what the venue's clock says then, ms UTC.
+    """
+
+    def __init__(self, begin_ms: int = BEGIN_MS) -> None:
         super().__init__()
+        self._begin_ms = begin_ms
         self._now = 0.0
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         """By time, and those of one moment in the order in which they were set: what travels together stays so."""
@@ -72,11 +77,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
     @property
     def now_ms(self) -> int:
         """The venue's clock, ms UTC."""
-        return BEGIN_MS + int(self._now * 1000 + 1e-6)
+        return self._begin_ms + int(self._now * 1000 + 1e-6)
 
     def at_ms(self, time: int) -> float:
         """Return the loop's time, s, at a time of the venue's clock."""
-        return (time - BEGIN_MS) / 1000
+        return (time - self._begin_ms) / 1000
 
     async def until(self, time: int) -> None:
         """Wait until the venue's clock says so."""
@@ -141,9 +146,9 @@ def _make_task(loop: asyncio.AbstractEventLoop, coro: Any, context: Any = None) 
     return task
 
 
-def run(main: Callable[[VirtualLoop], Any]) -> Any:
+def run(main: Callable[[VirtualLoop], Any], begin_ms: int = BEGIN_MS) -> Any:
     """Run `main(loop)`, a coroutine function, to its end in a loop of its own; what it left running is cancelled."""
-    loop = VirtualLoop()
+    loop = VirtualLoop(begin_ms)
     asyncio.set_event_loop(loop)
     try:
         return loop.run_until_complete(main(loop))

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from simulation.clock import BEGIN_MS
 from simulation.evidence import Json
 from simulation.kinds import KINDS, RECOVERABLE, RECOVERABLE_KINDS, Draw, Kind, Strike, between, one_of, row_of
 from simulation.network import LATENCY_S
 from simulation.tapes import SYMBOL, drawn_tape
-from voltrade.model import Trades
+from voltrade.model import DAY_MS, Trades
 
 RULE = f"{Path(__file__).parent}/rules/buys.py:Buys"
 BEGIN_S = 300.0
@@ -45,6 +46,7 @@ class Plan:
         restart_s: how long after its death the engine is started again.
         kinds: names of the strikes, to count by; and `rows`, of the fault catalogue.
         latency_s: shortest and longest time that a packet takes, one way.
+        opens_ms: what the venue's clock says when it opens.
     """
 
     seed: int
@@ -57,6 +59,7 @@ class Plan:
     kinds: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()
     latency_s: tuple[float, float] = LATENCY_S
+    opens_ms: int = BEGIN_MS
 
     @property
     def duration_s(self) -> float:
@@ -110,7 +113,17 @@ def clean_plan(seed: int, latency_s: tuple[float, float] = LATENCY_S) -> Plan:
         HISTORY_S,
         faults_s=FAULTS_S,
         latency_s=latency_s,
+        opens_ms=draw_opening(seed),
     )
+
+
+def draw_opening(seed: int) -> int:
+    """Draw when the venue opens; every fourth session has midnight UTC within it, with a new day and funding."""
+    draw = np.random.default_rng([seed, 4])
+    if seed % 4 != 2:
+        return BEGIN_MS
+    midnight = (BEGIN_MS // DAY_MS + 1) * DAY_MS
+    return midnight - int(draw.integers(200_000, 500_000))
 
 
 def draw_settings(seed: int) -> Json:

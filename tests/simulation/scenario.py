@@ -59,19 +59,22 @@ def scenario(
     begin_s: float = BEGIN_S,
     restart_s: float = 1.5,
     faults_s: float | None = None,
+    opens_ms: int = clock.BEGIN_MS,
     **settings: Any,
 ) -> Evidence:
     """Play a session under these faults.
 
     Args:
         faults_s: when faults have ended; without it with the last of them.
+        opens_ms: what the venue's clock says when it opens.
         settings: parameters over `QUICK`, such as `duration_s` or `rule`.
     """
     given = {**QUICK, "duration_s": 300.0, "seed": seed, **settings}
     end_s = begin_s + lasts_s(given, strikes) + 120
     last_s = max([at_s + for_s for at_s, _, for_s, _ in strikes], default=0.0)
     played = tape if tape is not None else drawn_tape(seed, end_s)
-    return play(Plan(seed, given, played, begin_s, strikes, last_s if faults_s is None else faults_s, restart_s))
+    ends_s = last_s if faults_s is None else faults_s
+    return play(Plan(seed, given, played, begin_s, strikes, ends_s, restart_s, opens_ms=opens_ms))
 
 
 def play(plan: Plan, is_replayed: bool = True) -> Evidence:
@@ -80,7 +83,7 @@ def play(plan: Plan, is_replayed: bool = True) -> Evidence:
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(mode=0o700, parents=True)
     with _garbage_left(), mock.patch.dict(os.environ, {STATE_VARIABLE: str(root / "state")}):
-        evidence: Evidence = clock.run(lambda loop: World(loop, plan, root, is_replayed).play())
+        evidence: Evidence = clock.run(lambda loop: World(loop, plan, root, is_replayed).play(), plan.opens_ms)
     return evidence
 
 

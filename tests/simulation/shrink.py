@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from simulation.clock import BEGIN_MS
 from simulation.evidence import Json
 from simulation.oracles import judge
 from simulation.plans import HISTORY_S, QUIET_S, RULE, TAPE_S, Plan, draw_plan
@@ -103,6 +104,7 @@ def written(plan: Plan, tape_s: float) -> Json:
         "restart_s": plan.restart_s,
         "kinds": list(plan.kinds),
         "rows": list(plan.rows),
+        "opens_ms": plan.opens_ms,
     }
 
 
@@ -112,7 +114,8 @@ def read(kept: Json) -> Plan:
     tape = drawn_tape(kept["seed"], kept["tape_s"], kept.get("dense_s", 0.0))
     times = (kept["begin_s"], strikes, kept["faults_s"], kept["restart_s"])
     settings = _with(kept["settings"], OWN_RULE, RULE)
-    return Plan(kept["seed"], settings, tape, *times, kinds=tuple(kept["kinds"]), rows=tuple(kept["rows"]))
+    named = {"kinds": tuple(kept["kinds"]), "rows": tuple(kept["rows"])}
+    return Plan(kept["seed"], settings, tape, *times, **named, opens_ms=kept.get("opens_ms", BEGIN_MS))
 
 
 def _with(settings: Json, rule: str, instead: str) -> Json:
@@ -129,6 +132,7 @@ def as_story(plan: Plan, rules: Rules) -> str:
         f"seed={plan.seed}",
         f"begin_s={plan.begin_s}",
         f"faults_s={plan.faults_s}",
+        f"opens_ms={plan.opens_ms}",
     ]
     given += [f"{name}={value!r}" for name, value in settings.items()]
     names = ", ".join(sorted(f"{oracle} {kind}" for oracle, kind in rules))

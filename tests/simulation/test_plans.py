@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from simulation.clock import BEGIN_MS
 from simulation.kinds import KINDS, NOT_REACHED, RECOVERABLE, RECOVERABLE_KINDS, row_of
 from simulation.plans import LAST_FAULT_S, TAPE_S, draw_faults, draw_plan, draw_settings
 from simulation.shrink import read, written
 from simulation.strikes import Strikes
+from voltrade.model import DAY_MS
 from voltrade.strategy.rule_file import read_parameters
 from voltrade.venue.faults import KINDS as AT_THE_VENUE
 from voltrade.venue.faults import Fault
@@ -92,12 +94,32 @@ def test_a_seed_draws_the_same_plan_again() -> None:
     assert list(first.tape.rows()) != list(other.tape.rows())
 
 
+def test_every_fourth_session_has_a_day_that_ends_in_it() -> None:
+    """Late enough that its history lies in the old day, early enough that faults strike in the new one."""
+    ends = {seed: draw_plan(seed).opens_ms % DAY_MS for seed in range(1, 41)}
+    late = {seed: DAY_MS - at for seed, at in ends.items() if seed % 4 == 2}
+    assert all(200_000 <= left <= 500_000 for left in late.values())
+    assert len(set(late.values())) == 10
+    assert {at for seed, at in ends.items() if seed % 4 != 2} == {BEGIN_MS % DAY_MS}
+
+
 def test_a_plan_comes_back_from_its_file() -> None:
     for seed in (1, 2, 3):
         plan = draw_plan(seed)
         back = read(json.loads(json.dumps(written(plan, TAPE_S))))
         assert list(back.tape.rows()) == list(plan.tape.rows())
-        for name in ("seed", "settings", "begin_s", "strikes", "faults_s", "restart_s", "kinds", "rows", "latency_s"):
+        for name in (
+            "seed",
+            "settings",
+            "begin_s",
+            "strikes",
+            "faults_s",
+            "restart_s",
+            "kinds",
+            "rows",
+            "latency_s",
+            "opens_ms",
+        ):
             assert getattr(back, name) == getattr(plan, name), name
 
 
