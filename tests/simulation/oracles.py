@@ -55,10 +55,16 @@ WEIGHT = 1_920
 """80 % of 2,400 a minute."""
 PRICE_MOVES = Decimal("1.02")
 """A size is reckoned before it is sent: the price may have moved by as much when it fills."""
+TRANSFERRED = re.compile(r": (-?[0-9.]+)$")
+"""An amount in the text of an alert about a transfer."""
 OPEN_ORDERS = 20
 ORDERS_PER_S = 10
 LAG_MS = 100
 HUNG_MS = 5_000
+TOO_LATE, MOST_TOO_LATE = -1021, 20
+"""The refusal of a timestamp, and how many may be refused within a minute."""
+DIALLED_MS = 9_000
+"""A user stream that does not tell an accepted order is dialled again within this time."""
 KEY_CODES = (-2014, -2015, -1022, -4061)
 """Refusals that say that our rights, or the account's mode, are wrong."""
 TRADING_RULES = ("DAILY_LOSS", "DRAWDOWN", "LOSING_STREAK", "TRADES_PER_DAY")
@@ -140,7 +146,7 @@ def o2_fills(evidence: Evidence) -> list[Violation]:
     """Each fill of ours, forced ones included, is in the journals with the venue's amounts, and counts once.
 
     A round trip between flat and flat is written once. Where all ends flat and nobody traded by hand, the round trips'
-    net and the transfers make the wallet's change.
+    net and the transfers make the wallet's change. What is booked as a transfer was one, or funding that nobody told.
     """
     reading, found = reading_of(evidence), []
     venue = {(fill.symbol, fill.trade_id): fill for fill in reading.fills}
@@ -153,7 +159,7 @@ def o2_fills(evidence: Evidence) -> list[Violation]:
     for symbol, number in sorted(reading.told.keys() - venue.keys()):
         text = f"{symbol}: trade {number} never was"
         found.append(Violation("O2", "fill invented", evidence.judged, text))
-    return found + _trips(reading) + _wallet_differs(reading)
+    return found + _trips(reading) + _wallet_differs(reading) + _money_invented(reading)
 
 
 def _amounts_differ(reading: Reading, fill: Fill, told: list[Json]) -> list[Violation]:
@@ -216,22 +222,59 @@ def _closed_fills(reading: Reading) -> list[Fill]:
 
 
 def _wallet_differs(reading: Reading) -> list[Violation]:
-    """The wallet's change, but for transfers, is what round trips made."""
+    """The wallet's change, but for transfers, is what round trips made.
+
+    Funding that was paid while nobody listened may have been booked as a transfer: then both with transfers agree.
+    """
     books, evidence = reading.books, reading.evidence
     if reading.by_hand or any(books.held.values()) or len(_closed_fills(reading)) != len(reading.fills):
         return []
-    before = change = ZERO
+    before = change = moved = ZERO
     for row in evidence.of_kind("start", "fill", "account"):
         wallet = Decimal(row["wallet"])
         if row["kind"] == "fill" or (row["kind"] == "account" and row["reason"] == "FUNDING_FEE"):
             change += wallet - before
+        elif row["kind"] == "account" and all(row["time"] <= life.end for life in evidence.lives[-1:]):
+            moved += wallet - before
         before = wallet
     made = sum((money(trip["net"]) for trip in reading.trips), ZERO)
-    if made == change:
+    if change in (made, made + sum((amount for _, amount in _booked(reading)), ZERO) - moved):
         return []
     return [
         Violation("O2", "money differs", evidence.judged, f"round trips made {made}, the wallet changed by {change}")
     ]
+
+
+def _booked(reading: Reading) -> list[tuple[int, Decimal]]:
+    """What was booked as transfers: when, and how much."""
+    alerts = [row for _, row in reading.of_kind("Alert") if row.body["code"] == "TRANSFER"]
+    found = [(row.time, TRANSFERRED.search(row.body["text"])) for row in alerts]
+    return [(time, Decimal(amount[1])) for time, amount in found if amount is not None]
+
+
+def _money_invented(reading: Reading) -> list[Violation]:
+    """Amounts booked as transfers that no changes of the wallet but by fills make, one or several of them."""
+    moved, before = list[tuple[int, Decimal]](), ZERO
+    for row in reading.evidence.of_kind("start", "fill", "account"):
+        wallet = Decimal(row["wallet"])
+        if row["kind"] == "account" and wallet != before:
+            moved.append((row["time"], wallet - before))
+        before = wallet
+    found = []
+    for time, amount in _booked(reading):
+        known = [change for since, change in moved if since <= time]
+        if not _is_sum(amount, known):
+            text = f"{amount} was booked as a transfer, the account was moved by {_plain(known) or 'nothing'}"
+            found.append(Violation("O2", "money invented", time, text))
+    return found
+
+
+def _is_sum(amount: Decimal, parts: list[Decimal]) -> bool:
+    """Whether some of the parts make an amount; of many parts the newest ten are tried."""
+    sums = {ZERO}
+    for part in parts[-10:]:
+        sums |= {each + part for each in sums}
+    return amount in sums
 
 
 def o3_orders(evidence: Evidence) -> list[Violation]:
@@ -299,7 +342,8 @@ def o4_orphans(evidence: Evidence) -> list[Violation]:
         position = reading.books.held.get(order.symbol, ZERO)
         flat_for = evidence.judged - max(flat_since.get(order.symbol, 0), order.begun)
         state = told.get(order.client_id, "")
-        if order.client_id not in reading.intents and not reading.was_lost(order.begun):
+        unwritten = not order.is_entry and reading.died_unwritten(order.begun)
+        if order.client_id not in reading.intents and not (unwritten or reading.was_lost(order.begun)):
             found.append(Violation("O4", "orphan", order.begun, f"{order.client_id} is open and stands in no journal"))
         elif is_over and not position:
             found.append(Violation("O4", "left open", order.begun, f"{order.client_id} is open after a flat end"))
@@ -516,6 +560,12 @@ class _Halts:
         position = body["position"]
         if position["quantity"] == self._lots[position["symbol"]]:
             self._clear("foreign", time=time)
+        listed = [order["client_order_id"] for order in (*body["orders"], *body["algo_orders"])]
+        others = [name for name in listed if not name.startswith(OURS)]
+        if others:
+            self._set("others", time, others[0])
+        else:
+            self._clear("others", time=time)
 
     def _note_fill(self, told: Json, time: int) -> None:
         key = told["symbol"], told["trade_id"]
@@ -573,6 +623,7 @@ ENTERED = {
     "link": "entry without a stream",
     "hand": "entry after a hand",
     "foreign": "entry on a foreign position",
+    "others": "entry beside a foreign order",
     "key": "entry without rights",
     "unknown": "entry while unknown",
 }
@@ -583,9 +634,9 @@ def o6_halts(evidence: Evidence) -> list[Violation]:
 
     Halts: a breaker that is not ACTIVE, an operator's command, a stream that is down, an outcome that is unknown, a
     refusal of our rights; a forced order, a close, reduction or cancelled stop by hand, until a person resumes; and a
-    foreign position until a snapshot agrees. What is intended after a halt is told by the order of the journal's rows;
-    what is sent late, by clocks, and not where a plan sets them. Leverage or position mode changed by hand may take
-    60 s to be noticed.
+    foreign position until a snapshot agrees, a foreign order as long as snapshots list it. What is intended after a
+    halt is told by the order of the journal's rows; what is sent late, by clocks, and not where a plan sets them.
+    Leverage or position mode changed by hand may take 60 s to be noticed.
     """
     reading = reading_of(evidence)
     halts = _halts(reading)
@@ -660,7 +711,7 @@ def o7_written_ahead(evidence: Evidence) -> list[Violation]:
     return found + [
         Violation("O7", "no intent", placed[0].time, f"{client_id} was accepted and stands in no journal")
         for client_id, placed in reading.placed_by_id.items()
-        if client_id not in reading.intents and not reading.was_lost(placed[0].time)
+        if client_id not in reading.intents and not reading.may_be_unknown(placed[0])
     ]
 
 
@@ -974,10 +1025,13 @@ def o12_alive(evidence: Evidence) -> list[Violation]:
     It could trade: streams are up, no outcome is unknown, no signal is refused for the like, unless an order was sent
     or cancelled just before, of which news may be on its way. It says why not: the
     breaker is not ACTIVE, a person must resume, or an alert of `EXPLICIT` was given since the last entry. And it asks
-    little meanwhile: an incident is a strike, until the next one begins.
+    little meanwhile: an incident is a strike, until the next one begins. A session ends when its time is over, and flat
+    where it was to; a user stream that does not tell an accepted order is dialled again, and a clock that is refused
+    measured.
     """
     reading, found = reading_of(evidence), []
     found += _too_many_questions(reading) + _failed(reading) + _ended_early(evidence)
+    found += _ended_open(reading) + _never_ended(reading) + _not_dialled_again(reading) + _clock_wrong(evidence)
     if evidence.judged < evidence.quiet + RESUMED_MS or not evidence.lives:
         return found
     last = evidence.lives[-1]
@@ -989,7 +1043,9 @@ def o12_alive(evidence: Evidence) -> list[Violation]:
         found += _silent(reading)
     if _is_explicit(reading):
         return found
-    return found + _blocked(reading, evidence.quiet + RESUMED_MS, last.how == "running")
+    return found + _blocked(
+        reading, evidence.quiet + RESUMED_MS, evidence.judged if last.how == "running" else last.end
+    )
 
 
 def _failed(reading: Reading) -> list[Violation]:
@@ -1015,6 +1071,70 @@ def _ended_early(evidence: Evidence) -> list[Violation]:
     early = evidence.opened + int(lasts_ms) - last.end
     text = f"the session ended {early} ms before its time"
     return [Violation("O12", "ended early", last.end, text)] if early > EARLY_MS else []
+
+
+def _clock_wrong(evidence: Evidence) -> list[Violation]:
+    """Timestamps are refused again and again: the first refusal has the clock measured."""
+    times = sorted(each.answered for each in evidence.requests if each.code == TOO_LATE and each.answered >= 0)
+    for first, last in zip(times, times[MOST_TOO_LATE:], strict=False):
+        if last - first < FELT_FOR_MS:
+            text = f"more than {MOST_TOO_LATE} timestamps were refused in a minute"
+            return [Violation("O12", "clock wrong", last, text)]
+    return []
+
+
+def _ended_open(reading: Reading) -> list[Violation]:
+    """A session that was to end flat, and ended with a position of ours."""
+    evidence = reading.evidence
+    last, policy = evidence.lives[-1] if evidence.lives else None, evidence.settings.get("on_duration_end")
+    if last is None or (last.how, last.reason, policy) != ("ended", "DURATION_END", "flatten"):
+        return []
+    held = {fill.symbol: fill.ours for fill in reading.fills if fill.time <= last.end}
+    return [
+        Violation("O12", "ended open", last.end, f"{symbol}: the session ended with {ours}, it was to be flat")
+        for symbol, ours in held.items()
+        if ours
+    ]
+
+
+def _never_ended(reading: Reading) -> list[Violation]:
+    """A session whose time is long over: nothing is in its way a minute after the last fault but what a person did."""
+    evidence = reading.evidence
+    over = evidence.opened + int(1000 * evidence.settings.get("duration_s", 0.0))
+    late, is_alone = evidence.judged - max(over, evidence.quiet) - RESUMED_MS, len(evidence.journals) == 1
+    runs = bool(evidence.lives) and evidence.lives[-1].how == "running" and evidence.settings.get("duration_s", 0.0) > 0
+    if not runs or not is_alone or late < 0 or reading.by_hand or _open_by_hand(reading):
+        return []
+    return [Violation("O12", "never ended", over, f"the session runs {evidence.judged - over} ms after its time")]
+
+
+def _open_by_hand(reading: Reading) -> list[str]:
+    """Orders of others that are open at the end."""
+    return [order.client_id for order in reading.books.working.values() if not is_ours(order)]
+
+
+def _not_dialled_again(reading: Reading) -> list[Violation]:
+    """An accepted order of which a silent user stream tells nothing has that stream dialled again."""
+    evidence, found = reading.evidence, []
+    dials = [time for time, url in evidence.dials if "listenKey" in url]
+    for client_id, placed in reading.placed_by_id.items():
+        post = reading.posts.get(client_id)
+        if post is None or post.status != 200 or post.answered < 0:
+            continue
+        end = post.answered + DIALLED_MS
+        is_dialled = any(post.answered <= time <= end for time in dials)
+        if not is_dialled and _only_deaf(evidence, placed[0].time, end):
+            text = f"{client_id} was accepted, the stream said nothing for {DIALLED_MS} ms, and was not dialled again"
+            found.append(Violation("O12", "stream not dialled", post.answered, text))
+    return found[:1]
+
+
+def _only_deaf(evidence: Evidence, begin: int, end: int) -> bool:
+    """Whether the user stream brings nothing in a stretch, and nothing else is wrong in it or shortly before."""
+    deaf = [each for each in evidence.strikes if each.kind == "deaf" and each.facts.get("category") == "private"]
+    held = [each for each in deaf if each.begin + 1_000 <= begin and end <= each.until]
+    others = [each for each in evidence.strikes if each not in held]
+    return bool(held) and not any(each.begin <= end and each.until >= begin - SETTLED_MS for each in others)
 
 
 def _too_many_questions(reading: Reading) -> list[Violation]:
@@ -1053,10 +1173,11 @@ def _is_explicit(reading: Reading) -> bool:
     return alerts or any(why in standing for why in ("breaker", "hand", "key", "foreign"))
 
 
-def _blocked(reading: Reading, since: int, is_running: bool) -> list[Violation]:
+def _blocked(reading: Reading, since: int, until: int) -> list[Violation]:
+    """What keeps it from trading, though it should trade since a time, and lived until another."""
     evidence, found = reading.evidence, []
     for why, (begin, _) in _halts(reading).standing.items():
-        if is_running and why.startswith(("link", "unknown")) and evidence.judged - begin > RESUMED_MS:
+        if why.startswith(("link", "unknown")) and until >= since and until - begin > RESUMED_MS:
             kind = "stream down" if why.startswith("link") else "still unknown"
             found.append(Violation("O12", kind, begin, f"{why} since {begin}"))
     felt = max((strike.until for strike in evidence.strikes), default=0)
@@ -1155,7 +1276,7 @@ def o15_explained(evidence: Evidence) -> list[Violation]:
     for client_id, placed in reading.placed_by_id.items():
         intents = reading.intents.get(client_id)
         if not intents:
-            if not reading.was_lost(placed[0].time):
+            if not reading.may_be_unknown(placed[0]):
                 found.append(Violation("O15", "no intent", placed[0].time, f"{client_id} stands in no journal"))
             continue
         journal, row = intents[0]

@@ -24,6 +24,8 @@ NAME = re.compile(r"^vt-(.+)-(\d+)([a-z])(\d+)$")
 """Epoch, round trip, letter of the purpose, number."""
 
 DAY_MS = 86_400_000
+STORED_AGAIN_MS = 6_000
+"""So long after a disk is free again an engine may have rows that are not on it."""
 SWALLOWED_MS = 2_000
 """So long an engine may wait for the answer to an order that protects, before it sends another."""
 MONEY = Decimal("1e-8")
@@ -499,6 +501,16 @@ class Reading:
     def was_lost(self, time: int) -> bool:
         """Whether rows of that moment were lost by a disk that had said it has them; no journal can help that."""
         return any(begin <= time <= end for begin, end in self._lost)
+
+    def may_be_unknown(self, placed: Placed) -> bool:
+        """Whether no journal can have an order: its rows were lost, or it protects and was sent on a full disk."""
+        return self.was_lost(placed.time) or (not placed.is_entry and self.died_unwritten(placed.time))
+
+    def died_unwritten(self, time: int) -> bool:
+        """Whether a disk took nothing at that moment, and the engine was killed before its rows could be stored."""
+        strikes = [each for each in self.evidence.strikes if each.kind == "disk_full"]
+        full = [(each.begin, each.until + STORED_AGAIN_MS) for each in strikes]
+        return any(begin <= time <= death <= until for begin, until in full for death in self.deaths)
 
     @cached_property
     def _lost(self) -> list[tuple[int, int]]:

@@ -435,6 +435,101 @@ def ended_at(reason: str, early_ms: int) -> Doctor:
     return doctor
 
 
+def not_flat_at_the_end(found: Evidence) -> Evidence:
+    """Its time is over while the first round trip is open, with its stop, and it was to end flat."""
+    found = cut("ended")(found)
+    lasts_s = (found.lives[0].end - found.opened) / 1000
+    return replace(
+        setting(duration_s=lasts_s, on_duration_end="flatten")(found),
+        lives=[replace(found.lives[0], reason="DURATION_END")],
+    )
+
+
+def runs_on(ms: int) -> Doctor:
+    """The session's time has been over for so long, and it runs."""
+
+    def doctor(found: Evidence) -> Evidence:
+        lasts_s = (found.judged - ms - found.opened) / 1000
+        running = [replace(found.lives[0], how="running", end=found.judged)]
+        return replace(setting(duration_s=lasts_s)(found), lives=running, quiet=found.judged - ms)
+
+    return doctor
+
+
+def deaf(dialled_after: int) -> Doctor:
+    """The user stream brings nothing while the second entry is sent, and is dialled again so much later."""
+
+    def doctor(found: Evidence) -> Evidence:
+        post = next(each for each in found.requests if each.client_id.endswith("-2e1"))
+        strike = Strike("deaf", post.sent - 5_000, post.sent + 30_000, {"category": "private", "row": "C2"})
+        dials = [(post.answered + dialled_after, "ws://127.0.0.1:1/private/ws?listenKey=k")]
+        return replace(found, strikes=[strike], dials=dials, clean_entries=None)
+
+    return doctor
+
+
+def too_late(count: int) -> Doctor:
+    """So many readings are refused for their timestamp, one each second."""
+
+    def change(requests: list[Request]) -> list[Request]:
+        last = requests[-1]
+        facts: Json = {"method": "GET", "path": "/fapi/v3/account", "client_id": "", "status": 400, "code": -1021}
+        again = [replace(last, sent=last.sent + n, answered=last.answered + 1_000 * n, **facts) for n in range(count)]
+        return [*requests, *again]
+
+    return of_requests(change)
+
+
+def on_a_full_disk(is_killed: bool) -> Doctor:
+    """The first exit at market was sent while the disk took nothing; then the engine was killed, or not."""
+
+    def doctor(found: Evidence) -> Evidence:
+        post = next(each for each in found.requests if re.search(r"-\d+x1$", each.client_id))
+        intent = next(row for row in found.journals[0] if _names(row, post.client_id) and row.kind == "OrderIntent")
+        lost = of_journal(lambda rows: [row for row in rows if row is not intent])(found)
+        requests = [replace(each, durable=each.client_id != post.client_id) for each in found.requests]
+        strike = Strike("disk_full", post.sent - 1_000, post.sent + 1_000, {"row": "E4"})
+        lives = [replace(found.lives[0], end=post.sent + 2_000, how="killed"), found.lives[0]] if is_killed else None
+        return replace(lost, requests=requests, strikes=[strike], lives=lives or found.lives, clean_entries=None)
+
+    return doctor
+
+
+def _names(row: JournalRow, client_id: str) -> bool:
+    return row.kind == "OrderIntent" and row.body["order"]["client_order_id"] == client_id
+
+
+def a_transfer(booked: str, moved: str = "") -> Doctor:
+    """The journal books an amount as a transfer at the end; the venue moved another, or none."""
+
+    def doctor(found: Evidence) -> Evidence:
+        text = f"the exchange's wallet differs from our books, which are set to it: {booked}"
+        found = at_the_end("Alert", code="TRANSFER", text=text)(found)
+        last = next(row for row in reversed(found.truth) if row["kind"] == "fill")
+        facts = {"reason": "WITHDRAW", "wallet": str(Decimal(last["wallet"]) + Decimal(moved or 0))}
+        row = {"time": last["time"] - 60_000, "kind": "account", **facts}
+        return replace(found, truth=[*found.truth, row]) if moved else found
+
+    return doctor
+
+
+def funding(paid: str, booked: str = "") -> Doctor:
+    """The venue takes funding before the last fill; the journal books it as a transfer, or nowhere."""
+
+    def doctor(found: Evidence) -> Evidence:
+        rows = [dict(row) for row in found.truth]
+        at = next(n for n in reversed(range(len(rows))) if rows[n]["kind"] == "fill")
+        wallet = Decimal(next(row["wallet"] for row in reversed(rows[:at]) if "wallet" in row))
+        for row in rows[at:]:
+            row |= {"wallet": str(Decimal(row["wallet"]) + Decimal(paid))} if "wallet" in row else {}
+        facts = {"reason": "FUNDING_FEE", "wallet": str(wallet + Decimal(paid))}
+        rows.insert(at, {"time": rows[at]["time"] - 60_000, "kind": "account", **facts})
+        found = replace(found, truth=rows)
+        return a_transfer(booked)(found) if booked else found
+
+    return doctor
+
+
 def early_alert(found: Evidence) -> Evidence:
     """An alert in the first second."""
 
@@ -605,6 +700,9 @@ DOCTORED: list[Case] = [
         ),
         {"O2 fill counted twice", "O2 round trip differs"},
     ),
+    ("a transfer is booked that never was", a_transfer("-12.5"), {"O2 money invented"}),
+    ("funding is in no book", funding("-12.5"), {"O2 money differs"}),
+    ("a transfer is booked that was another", a_transfer("-12.5", "-12.4"), {"O2 money invented"}),
     # O3: at-most-once orders
     ("an order is accepted twice under one id", of_truth(accepted_again), {"O3 accepted twice"}),
     ("an id names two intents", twice("OrderIntent", 1), {"O3 id used twice"}),
@@ -638,13 +736,22 @@ DOCTORED: list[Case] = [
     (
         "an entry with a stream down",
         before_entry(1, "StreamStatus", stream="user", up=False),
-        {"O6 entry without a stream"},
+        {"O6 entry without a stream", "O12 stream down"},
     ),
-    ("an entry while an outcome is unknown", before_entry(1, "Reply", **UNKNOWN), {"O6 entry while unknown"}),
+    (
+        "an entry while an outcome is unknown",
+        before_entry(1, "Reply", **UNKNOWN),
+        {"O6 entry while unknown", "O12 still unknown"},
+    ),
     (
         "an entry though somebody cancelled a stop",
         cancelled_by_hand,
         {"O6 entry after a hand"},
+    ),
+    (
+        "an entry though an order of somebody else's is open",
+        telling("Snapshot", 0, orders=[{"client_order_id": "web_1", "status": "NEW"}]),
+        {"O6 entry beside a foreign order"},
     ),
     (
         "an entry though the operator has paused",
@@ -660,6 +767,11 @@ DOCTORED: list[Case] = [
     # O7: write-ahead
     ("an order arrives before its intent is on disk", asking(1, durable=False), {"O7 not durable"}),
     ("an order has no intent", without("OrderIntent", -1), {"O7 no intent", "O15 no intent"}),
+    (
+        "an exit on a full disk has no intent though nobody was killed",
+        on_a_full_disk(is_killed=False),
+        {"O7 no intent", "O15 no intent"},
+    ),
     # O8: replay
     ("a replay differs", having(replay=[1]), {"O8 replay differs"}),
     ("a journal can't be replayed", having(replay=[-1]), {"O8 not replayed"}),
@@ -708,12 +820,21 @@ DOCTORED: list[Case] = [
         both(having(lives=[Life(0, 10**14, "running")]), STREAM_DOWN),
         {"O12 stream down"},
     ),
+    (
+        "a stream was down for the last minute of a session that ended",
+        both(ended_at("a person", 0), STREAM_DOWN),
+        {"O12 stream down"},
+    ),
     ("signals are still refused", at_the_end("Refusal", **REFUSED), {"O12 not resumed"}),
     ("an order is still unknown long after it was cancelled", refused_after_cancel(15_000), {"O12 not resumed"}),
     ("too many questions after a strike", questions, {"O12 questions"}),
     ("an engine failed for a reason, while flat", failed_at_the_end, {"O12 dead", "O12 engine failed"}),
     ("a start fails though the exchange can be reached", failed_start, {"O12 engine failed"}),
     ("a session ended before its time", ended_at("DURATION_END", 100_000), {"O12 ended early"}),
+    ("a session that was to end flat ends with a position", not_flat_at_the_end, {"O12 ended open"}),
+    ("a session runs though its time is over", runs_on(61_000), {"O12 never ended"}),
+    ("timestamps are refused and the clock is not measured", too_late(21), {"O12 clock wrong"}),
+    ("a user stream says nothing and is not dialled again", deaf(20_000), {"O12 stream not dialled"}),
     (
         "a stream stays down, and an alert was given before the last entry",
         both(having(lives=[Life(0, 10**14, "running")]), early_alert, STREAM_DOWN),
@@ -800,6 +921,12 @@ SILENT: list[tuple[str, Doctor]] = [
         both(at_the_end("Refusal", **REFUSED), at_the_end("BreakerChange", **HALT)),
     ),
     ("a session that ended when its time was over", ended_at("DURATION_END", 0)),
+    ("a session that takes half a minute to end", runs_on(30_000)),
+    ("timestamps that are refused at once", too_late(20)),
+    ("a user stream that says nothing and is dialled again", deaf(4_000)),
+    ("an exit on a full disk, and then a death", on_a_full_disk(is_killed=True)),
+    ("a transfer that was one", a_transfer("-12.5", "-12.5")),
+    ("funding that was paid while nobody listened", funding("-12.5", "-12.5")),
     ("a start that is tried again in an outage", both(struck("maintenance"), failed_start)),
     ("a session that a person stopped", ended_at("a person", 100_000)),
     (
@@ -1006,7 +1133,7 @@ def test_the_judges_know_nothing_of_the_product(module: Any) -> None:
     tree = ast.parse(Path(module.__file__).read_text())
     names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "simulation"}
+    assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "simulation", "orjson"}
     assert "importlib" not in names
 
 
