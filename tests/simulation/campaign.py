@@ -30,22 +30,24 @@ from typing import Any
 
 from tqdm import tqdm
 
-from simulation.backtested import differences
 from simulation.evidence import Evidence
 from simulation.kinds import KINDS
 from simulation.oracles import campaign_violations, entry_times, judge, measure
 from simulation.plans import Plan, clean_plan, draw_plan, is_recoverable
 from simulation.remains import trace_hash
 from simulation.scenario import WORKPLACES, memory, play
+from simulation.strikes import is_of_harness
 
 Json = dict[str, Any]
 ROOT = Path(__file__).parents[2]
 SOURCES = ("voltrade", "tests/simulation")
-NOT_PLAYED = re.compile(r"/(test_\w+|stories/.*|seeds/.*|planted|shrink)\b")
+NOT_PLAYED = re.compile(r"/(test_\w+|stories/.*|seeds/.*|planted\w*|shrink)\b")
 """Of the simulator, what no session depends on."""
 ROWS = {kind.name: kind.rows for kind in KINDS}
 CHUNK = 4
 """Sessions that a worker takes at a time."""
+LEAST_STRUCK = 20
+"""Of 1,000 sessions, in how many each kind of fault must strike."""
 TEXT, BLAMED = 110, 4
 """Length of a violation's text, and how many kinds of faults are told of it."""
 
@@ -54,13 +56,17 @@ TEXT, BLAMED = 110, 4
 
 
 def session(seed: int, clean: bool = False) -> Json:
-    """Play and judge one session; return its line."""
+    """Play and judge the session of a seed; return its line."""
+    return session_of(clean_plan(seed) if clean else draw_plan(seed), clean)
+
+
+def session_of(plan: Plan, clean: bool = False) -> Json:
+    """Play and judge a plan; return its line. A clean one is held against the backtest too."""
     began = time.process_time()
-    plan = clean_plan(seed) if clean else draw_plan(seed)
-    line: Json = {"seed": seed, "kinds": list(plan.kinds)}
+    line: Json = {"seed": plan.seed, "kinds": list(plan.kinds)}
     try:
-        line |= _judged(_played_with_clean(plan))
-        line |= {"differences": _from_backtest(seed)} if clean else {}
+        line |= _judged(plan, _played_with_clean(plan))
+        line |= {"differences": _from_backtest(plan.seed)} if clean else {}
     except Exception as error:
         line["broken"] = "".join(traceback.format_exception(error))[-2_000:]
     line["cpu_s"] = round(time.process_time() - began, 3)
@@ -77,22 +83,36 @@ def _played_with_clean(plan: Plan) -> Evidence:
 
 def _from_backtest(seed: int) -> list[str]:
     """Return what the session without faults and without latency decides otherwise than the backtest."""
+    from simulation import backtested  # imports pandas, which a session without a backtest does not need
+
     plan = clean_plan(seed, latency_s=(0.0, 0.0))
-    return differences(plan, play(plan, is_replayed=False))
+    return backtested.differences(plan, play(plan, is_replayed=False))
 
 
 def _without_faults(plan: Plan) -> Plan:
     return replace(plan, strikes=(), kinds=(), rows=())
 
 
-def _judged(evidence: Evidence) -> Json:
+def _judged(plan: Plan, evidence: Evidence) -> Json:
     found = judge(evidence)
     return {
         "trace": trace_hash(evidence),
         "violations": [[each.oracle, each.kind, each.time - evidence.opened, each.text] for each in found],
         "measures": measure(evidence),
-        "struck": len(evidence.of_kind("fault")),
+        "struck": strikes_by_kind(plan, evidence),
         "lives": [[life.how, life.reason[:200]] for life in evidence.lives],
+    }
+
+
+def strikes_by_kind(plan: Plan, evidence: Evidence) -> Json:
+    """Count how often each kind of fault struck: the venue's by its log, the harness's own once their time came."""
+    at_the_venue = [number for number, strike in enumerate(plan.strikes) if not is_of_harness(strike)]
+    by_number = Counter(row["number"] for row in evidence.of_kind("fault") if "number" in row)
+    times = {place: by_number[number] for number, place in enumerate(at_the_venue)}
+    end_s = (evidence.judged - evidence.opened) / 1000
+    return {
+        name: times.get(place, int(strike[0] <= end_s))
+        for place, (name, strike) in enumerate(zip(plan.kinds, plan.strikes, strict=False))
     }
 
 
@@ -206,7 +226,7 @@ def summary(lines: Sequence[Json]) -> str:
         parts += [f"  {len(other)} differ from the backtest: seed {other[0]['seed']}: {other[0]['differences'][0]}"]
     if broken:
         parts += [f"  the simulator broke in {len(broken)}: seed {broken[0]['seed']}: {broken[0]['broken'][-300:]}"]
-    return "\n".join([*parts, *_faults_by_oracles(lines), *_reached(lines), *_costs(lines)])
+    return "\n".join([*parts, *_faults_by_oracles(lines), *_rare(lines), *_reached(lines), *_costs(lines)])
 
 
 def _violations(lines: Sequence[Json]) -> list[str]:
@@ -235,18 +255,35 @@ def _struck(lines: Iterable[Json]) -> Counter[str]:
 
 
 def _faults_by_oracles(lines: Sequence[Json]) -> list[str]:
-    """A table: of the sessions with a kind of fault, how many have a violation of each oracle."""
-    usual = _struck(lines)
+    """A table: how often each kind of fault struck, and in how many sessions; and how many of those broke a rule."""
+    usual, times = _struck(lines), Counter[str]()
+    for line in lines:
+        times.update(line.get("struck", {}))
     fired = {line["seed"]: {oracle for oracle, *_ in line.get("violations", ())} for line in lines}
     oracles = sorted({oracle for each in fired.values() for oracle in each}, key=lambda name: int(name[1:]))
     if not usual:
         return []
-    table = [f"{'fault':24}{'planned':>8}" + "".join(f"{oracle:>6}" for oracle in oracles)]
+    table = [f"{'fault':24}{'planned':>8}{'in':>6}{'struck':>8}" + "".join(f"{oracle:>6}" for oracle in oracles)]
     for name in ROWS:
         those = [fired[line["seed"]] for line in lines if name in line["kinds"]]
         counts = [sum(oracle in each for each in those) for oracle in oracles]
-        table += [f"{name:24}{usual[name]:8}" + "".join(f"{count or '':>6}" for count in counts)]
+        met = len(_met_by(name, lines))
+        table += [f"{name:24}{usual[name]:8}{met:6}{times[name]:8}" + "".join(f"{each or '':>6}" for each in counts)]
     return table
+
+
+def _met_by(name: str, lines: Iterable[Json]) -> list[Json]:
+    """The sessions in which a kind of fault struck."""
+    return [line for line in lines if line.get("struck", {}).get(name)]
+
+
+def _rare(lines: Sequence[Json]) -> list[str]:
+    """Kinds of faults that strike in too few sessions."""
+    if not _struck(lines):
+        return []
+    met = {name: len(_met_by(name, lines)) for name in ROWS}
+    rare = [f"{name} {count}" for name, count in met.items() if count * 1_000 < LEAST_STRUCK * len(lines)]
+    return [f"strike in fewer than {LEAST_STRUCK} of 1,000 sessions: {', '.join(rare) or 'none'}"]
 
 
 def _reached(lines: Sequence[Json]) -> list[str]:
@@ -264,7 +301,7 @@ def _costs(lines: Sequence[Json]) -> list[str]:
     return [
         f"CPU a session: median {cpu[len(cpu) // 2]:.2f} s, mean {mean:.2f} s, longest {cpu[-1]:.2f} s; "
         f"{orders:.0f} orders; {strikes:.1f} faults, of which {met:.1f} met a position or an order; "
-        f"{sum(line.get('struck', 0) for line in lines) / len(lines):.0f} strikes of the venue's"
+        f"{sum(sum(line.get('struck', {}).values()) for line in lines) / len(lines):.0f} times that any struck"
     ]
 
 
@@ -277,7 +314,11 @@ def main(argv: Iterable[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=multiprocessing.cpu_count(), help="processes")
     parser.add_argument("--clean", action="store_true", help="without faults, and held against the backtest")
     parser.add_argument("--results", type=Path, help="the file to go on with, of these seeds and this code")
+    parser.add_argument("--tell", type=Path, metavar="RESULTS", help="write a results' file as tables, play nothing")
     given = parser.parse_args(None if argv is None else list(argv))
+    if given.tell:
+        print(summary([json.loads(line) for line in given.tell.read_text().splitlines()[1:]]))
+        return 0
     name = f"campaign-{code_hash()}-{'clean-' if given.clean else ''}{given.seed}-{given.sessions}.jsonl"
     results, began = given.results or Path("build") / name, time.monotonic()
     seeds = range(given.seed, given.seed + given.sessions)

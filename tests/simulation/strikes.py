@@ -12,11 +12,17 @@ from simulation.altering import Answering, Retelling
 from simulation.clock import PROCESS
 from simulation.engines import Killed, ask
 from simulation.evidence import Json, Life, Told
+from simulation.kinds import Strike
 from voltrade.engine.guardian import SILENT_S
 from voltrade.runs.run_file import can_be_resumed
 
 if TYPE_CHECKING:
     from simulation.world import World
+
+
+def is_of_harness(strike: Strike) -> bool:
+    """Whether a strike is a `do_` method here; otherwise it is one of the venue's."""
+    return hasattr(Strikes, f"do_{strike[1]}")
 
 
 class Strikes:

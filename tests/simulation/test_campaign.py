@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 
+from simulation import backtested
 from simulation import campaign as campaign_module
-from simulation.campaign import OtherCode, campaign, code_hash, main, session, summary
+from simulation.campaign import OtherCode, campaign, code_hash, main, session, strikes_by_kind, summary
+from simulation.evidence import Evidence
+from simulation.kinds import KINDS
+from simulation.plans import Plan
+from simulation.scenario import at
+from simulation.tapes import drawn_tape
 
 Json = dict[str, Any]
 MEASURES: Json = {
@@ -26,7 +32,7 @@ def line(seed: int, kinds: list[str], violations: list[Any] | None = None) -> Js
         "violations": violations or [],
         "measures": MEASURES,
         "cpu_s": 0.5,
-        "struck": 9,
+        "struck": dict.fromkeys(kinds, 2),
     }
 
 
@@ -76,9 +82,41 @@ def test_the_table_names_kinds_first_seeds_and_faults() -> None:
     assert "uncovered                        3  first seed 7: BTCUSDT: 0.250 uncovered for 9000 ms" in told
     assert "with cut network 3, kill 3" in told
     [row] = [each for each in told.splitlines() if each[:24].strip() == "kill"]
-    assert row.split() == ["kill", "5", "3"]
+    assert row.split() == ["kill", "5", "5", "10", "3"]
     assert "rows of the catalogue reached: A1, B8, E1, F7" in told
     assert "mean 0.50 s" in told
+
+
+def test_what_strikes_too_rarely_is_named() -> None:
+    """In a hundred sessions a kind must strike in two."""
+    lines = [line(seed, [kind.name for kind in KINDS]) for seed in range(100)]
+    assert "strike in fewer than 20 of 1,000 sessions: none" in summary(lines)
+    for each in lines[:99]:
+        each["struck"]["garbage"] = 0
+    assert "strike in fewer than 20 of 1,000 sessions: garbage 1" in summary(lines)
+
+
+def test_a_strike_of_the_venues_counts_as_often_as_its_log_has_it_and_one_of_the_harness_once() -> None:
+    """The second strike is the venue's first, the fourth its second; the last comes after the session's end."""
+    strikes = (
+        *(at(10, "kill"), at(20, "lose_answer", 30, on="POST"), at(40, "disk_full", 5)),
+        *(at(50, "ban", 9, for_s=9), at(90, "cut", 5)),
+    )
+    plan = Plan(
+        1, {}, drawn_tape(1, 10), 0.0, strikes, kinds=("kill", "answer lost", "disk full", "ban", "cut network")
+    )
+    rows = [{"time": 0, "kind": "fault", "number": number} for number in (0, 0, 0)]
+    evidence = Evidence(1, {}, {}, rows, [], [], [], [], [], [], opened=1_000, quiet=61_000, judged=81_000)
+    counted = {"kill": 1, "answer lost": 3, "disk full": 1, "ban": 0, "cut network": 0}
+    assert strikes_by_kind(plan, evidence) == counted
+
+
+def test_tables_are_written_of_results_that_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "results.jsonl"
+    lines = [{"code": "of another day", "clean": False}, line(5, ["kill"]), line(6, ["ban"])]
+    results.write_text("".join(f"{json.dumps(each)}\n" for each in lines))
+    assert main(["--tell", str(results)]) == 0
+    assert capsys.readouterr().out.startswith("2 sessions, 0 with violations")
 
 
 def test_a_simulator_that_breaks_is_no_clean_session(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +131,7 @@ def test_a_simulator_that_breaks_is_no_clean_session(monkeypatch: pytest.MonkeyP
 
 def test_a_session_without_faults_is_held_against_the_backtest(monkeypatch: pytest.MonkeyPatch) -> None:
     assert session(2, clean=True)["differences"] == []
-    monkeypatch.setattr(campaign_module, "differences", lambda plan, evidence: ["session 1 | backtest 2"])
+    monkeypatch.setattr(backtested, "differences", lambda plan, evidence: ["session 1 | backtest 2"])
     told = session(2, clean=True)
     assert "1 differ from the backtest: seed 2: session 1 | backtest 2" in summary([told])
 

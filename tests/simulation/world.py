@@ -24,7 +24,7 @@ from simulation.evidence import Evidence, Json, Life, Told
 from simulation.network import Network
 from simulation.plans import END_S, Plan
 from simulation.remains import Remains, evidence_of
-from simulation.strikes import Strikes
+from simulation.strikes import Strikes, is_of_harness
 from simulation.wire import ENDPOINT, connect_by
 from voltrade.config import Config
 from voltrade.engine.guardian import Crash, Restarts, last_row
@@ -87,7 +87,7 @@ class World:
 
     def _make_venue(self) -> Venue:
         plan, log = self.plan, TruthLog(self.root / "venue")
-        at_the_venue = [strike for strike in plan.strikes if not hasattr(Strikes, f"do_{strike[1]}")]
+        at_the_venue = [strike for strike in plan.strikes if not is_of_harness(strike)]
         script = [Fault(**{"do": kind, "at_s": at, "for_s": for_s, **facts}) for at, kind, for_s, facts in at_the_venue]
         return Venue(
             read_parameters(plan.settings),
