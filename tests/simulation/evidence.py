@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 Json = dict[str, Any]
 
 
@@ -150,6 +152,14 @@ class Violation:
     text: str
 
 
+def _plain(body: bytes) -> Any:
+    """Read JSON; bars of a warm-up have indicators that are NaN, which only the slower reader takes."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return json.loads(body)
+
+
 def read_journal(path: Path) -> list[JournalRow]:
     """Read the committed rows of a journal's file, past voltrade's own reader; of market data only the trades."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
@@ -161,4 +171,4 @@ def _row(seq: int, time: int, kind: str, body: bytes) -> JournalRow:
     if kind == "Market":
         (size,) = struct.unpack_from("<I", body, 1)
         kind, body = "Trades", body[9 : 9 + size]
-    return JournalRow(seq, time, kind, body if kind == "Trades" else json.loads(body))
+    return JournalRow(seq, time, kind, body if kind == "Trades" else _plain(body))

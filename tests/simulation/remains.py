@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
+
 from simulation.evidence import Evidence, JournalRow, Json, Life, Request, Strike, Told, read_journal
 from simulation.plans import Plan
 from voltrade.runs.replay import replay
@@ -53,7 +55,7 @@ class Remains:
 def evidence_of(left: Remains, is_replayed: bool = True) -> Evidence:
     """Read the logs and journals, and replay each if `is_replayed`."""
     plan, paths = left.plan, [folder / "journal.db" for folder in left.folders]
-    truth = [json.loads(line) for line in (left.root / "venue/truth.jsonl").read_bytes().splitlines()]
+    truth = [orjson.loads(line) for line in (left.root / "venue/truth.jsonl").read_bytes().splitlines()]
     return Evidence(
         seed=plan.seed,
         settings=json.loads(json.dumps(read_parameters(plan.settings).parameters(), default=str)),

@@ -6,7 +6,8 @@ Everything of it above the wire runs as it is, `fetch` and `handle_message` incl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import pickle
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import aiohttp
@@ -59,11 +60,26 @@ class SimulatedClient(ResilientClient):
 
 
 class SimulatedWire(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
-    """What stands in aiohttp's place below `UsdmExchange`."""
+    """What stands in aiohttp's place below `UsdmExchange`.
+
+    ccxt makes the description of its class anew for each instance, which needs an instance of another class, and gives
+    all methods a second name each time. A session has several engines, each with one: here it is done once.
+    """
 
     network: Network
+    _described = b""
+    _renamed: frozenset[str] = frozenset()
+    """Methods that have a second name."""
     is_dead = False
     """Whether the engine's process has died: nothing goes out or comes in any more."""
+
+    def describe(self) -> object:
+        if not SimulatedWire._described:
+            SimulatedWire._described = pickle.dumps(super().describe())
+        return pickle.loads(SimulatedWire._described)  # an instance changes what it was described with
+
+    def __dir__(self) -> Iterable[str]:
+        return [name for name in super().__dir__() if name not in self._renamed]
 
     def open(self, lazy: bool = False) -> None:
         if lazy and self.closed_by_user:
@@ -109,6 +125,9 @@ def connect_by(network: Network, clock: Callable[[], int], recv_window_ms: int) 
     credentials = Credentials("sim-key", "sim-secret")
     exchange = connect(ENDPOINT, credentials, clock, recv_window_ms, kind=SimulatedExchange)
     assert isinstance(exchange, SimulatedExchange)
+    if not exchange._renamed:
+        names = exchange._camelcase_cache.items()
+        SimulatedExchange._renamed = frozenset(name for name, other in names if other in vars(SimulatedExchange))
     exchange.network = network
     exchange.clients = {}  # ccxt keeps them by class: each of our engines has its own
     return exchange

@@ -237,9 +237,11 @@ def steps_until(players: Sequence[TapePlayer], time: int) -> Iterator[tuple[Tape
             return
         end, _, number = min(ends)
         for other, (player, stretch) in enumerate(zip(players, due, strict=True)):
+            if other == number:
+                continue
             side: Literal["left", "right"] = "right" if other < number and not due[number].arrives else "left"
             earlier = stretch.trades[: int(np.searchsorted(stretch.trades.time, end, side=side))]
-            if other != number and len(earlier):
+            if len(earlier):
                 yield player, earlier, None
                 player.play(len(earlier), False, 0)
         player, step = players[number], due[number]

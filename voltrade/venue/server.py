@@ -306,9 +306,12 @@ class Venue:
 
     def _send(self, player: TapePlayer, end: int = 0, mark: MarkPrice | None = None) -> None:
         """Send the trades of a tape before row `end`, its next mark price, and the klines that have closed."""
-        data, wanted = self.market_data[player.trades.symbol], self.streams.kinds(player.trades.symbol)
+        data = self.market_data[player.trades.symbol]
         before, then = data.sent, data.time
         data.show(end, self.now())
+        if data.sent == before and data.time == then and mark is None:
+            return
+        wanted = self.streams.kinds(player.trades.symbol)
         if data.sent > before and "aggTrade" in wanted:
             self._push(data, "aggTrade", data.agg_trade_events(data.trades[before:end]))
         if data.sent > before and "bookTicker" in wanted:
