@@ -2,7 +2,8 @@
 
 Each is a plausible mistake, one change of one file. It is made in a copy of the package in a temporary folder; sessions
 that are without a violation on the code as it is (`seeds/clean.json`) are played on the copy, one after the other,
-until an oracle finds it that should see it. A bug that none finds is a fault of the plans or of the oracles.
+until an oracle finds it that should see it: first those with the faults under which it shows. A bug that none finds is
+a fault of the plans or of the oracles. The bugs themselves are in `planted_bugs`.
 
 The clean seeds are kept with the hash of the code that they were found with. After a change of the code they are played
 again, and those that aren't clean any more are replaced.
@@ -22,14 +23,21 @@ import shutil
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from simulation.campaign import campaign, code_hash, session
+from simulation.campaign import campaign, code_hash
+from simulation.clock import BEGIN_MS
 from simulation.evidence import Json
+from simulation.kinds import row_of
+from simulation.oracles import judge
+from simulation.plans import Plan, draw_faults, draw_opening, draw_plan
+from simulation.planted_bugs import BUGS, Bug
+from simulation.scenario import play
 
 HERE = Path(__file__).resolve().parent
 TESTS, PACKAGE = HERE.parent, HERE.parent.parent / "voltrade"
@@ -38,190 +46,9 @@ CLEAN_SEEDS = 100
 MOST_SEEDS = 2_000
 """So many are tried to find the clean ones."""
 BLOCK = 60
+MIDNIGHT = "midnight"
+"""Stands among the kinds of faults of a bug for a day that ends within the session."""
 WITHIN_S = 3_600.0
-
-
-@dataclass(frozen=True)
-class Bug:
-    """A mistake that somebody could make.
-
-    Attributes:
-        name: what is wrong.
-        file: which file of the package it is in.
-        old: the text that stands there exactly once.
-        new: what somebody might have written.
-        seen_by: oracles of which one should see it.
-    """
-
-    name: str
-    file: str
-    old: str
-    new: str
-    seen_by: tuple[str, ...]
-
-
-BUGS: tuple[Bug, ...] = (
-    Bug(
-        "a timeout is taken for a refusal, and tried again with a new id",
-        "order_rules.py",
-        "    if outcome == states.UNANSWERED or reaction_to(code) == states.LOOKUP:",
-        "    if reaction_to(code) == states.LOOKUP:",
-        ("O1", "O2", "O3", "O4", "O5", "O6"),
-    ),
-    Bug(
-        "the time without cover begins anew with every event",
-        "position_rules.py",
-        "    elif position.unprotected_since == NEVER:",
-        "    else:",
-        ("O5",),
-    ),
-    Bug(
-        "the stop is not made larger while the entry fills",
-        "position_rules.py",
-        "return 0 if entry_is_done(symbol) else int(stop.time + states.RESIZE_EVERY_MS)",
-        "return NEVER",
-        ("O5",),
-    ),
-    Bug(
-        "a fill that is told after its order's end is dropped",
-        "core_rules.py",
-        "    if event.trade_id:\n        order_rules.apply_fill(account, symbol, event)",
-        "    if event.trade_id and not order_queries.is_done(symbol.orders[event.order]):\n"
-        "        order_rules.apply_fill(account, symbol, event)",
-        ("O1", "O2"),
-    ),
-    Bug(
-        "a fill of a snapshot counts though the stream has told it",
-        "account_check.py",
-        "in sorted(filter(register.is_new_fill, snapshot.fills), key=",
-        "in sorted(snapshot.fills, key=",
-        ("O1", "O2"),
-    ),
-    Bug(
-        "a fill counts as often as it is told",
-        "order_register.py",
-        "return update.trade_id > 0 and update.trade_id not in self.fills",
-        "return update.trade_id > 0",
-        ("O1", "O2"),
-    ),
-    Bug(
-        "an order's state goes back on late news",
-        "order_rules.py",
-        "    if not states.LEGAL[1 if is_algo(order) else 0, order.state, state]:\n        return False\n",
-        "",
-        ("O4", "O5", "O12"),
-    ),
-    Bug(
-        "an order that is not found once never was",
-        "oms.py",
-        "            if self._absences[number] >= states.ABSENCE_ANSWERS and number in self._unlisted:\n"
-        "                return states.ABSENT",
-        "            return states.ABSENT",
-        ("O3", "O4", "O5"),
-    ),
-    Bug(
-        "the position is set to what a snapshot says",
-        "oms.py",
-        "        ours, theirs = self.position, snapshot.position.quantity\n",
-        "        if self.has_position and self._position_row['entered']:\n"
-        "            self._position_row['exited'] = self._position_row['entered'] - abs(snapshot.position.quantity)\n"
-        "        ours, theirs = self.position, snapshot.position.quantity\n",
-        ("O5", "O6"),
-    ),
-    Bug(
-        "an exit may open a position",
-        "row_facts.py",
-        "reduce_only=purpose is not Purpose.ENTRY,",
-        "reduce_only=purpose in (Purpose.STOP, Purpose.TAKE_PROFIT),",
-        ("O1", "O5"),
-    ),
-    Bug(
-        "the stop of a short lies where a long's would",
-        "position_rules.py",
-        "price_from_average(position.entry_notional, position.entered, position.side * profit)",
-        "price_from_average(position.entry_notional, position.entered, profit)",
-        ("O5",),
-    ),
-    Bug(
-        "what is left over when the position is gone is not cancelled but for stops",
-        "position_rules.py",
-        "                cancel(account, symbol, row, time, states.POSITION_CLOSED)",
-        "                if purpose == states.STOP:\n"
-        "                    cancel(account, symbol, row, time, states.POSITION_CLOSED)",
-        ("O4", "O12"),
-    ),
-    Bug(
-        "an order is written down after it was sent",
-        "live.py",
-        "        self._commit()\n        if self._is_unstored",
-        "        if self._is_unstored",
-        ("O7",),
-    ),
-    Bug(
-        "Retry-After is read in milliseconds",
-        "exchange/client.py",
-        "return self.clock() + int(retry_after) * 1000",
-        "return self.clock() + int(retry_after)",
-        ("O10",),
-    ),
-    Bug(
-        "a conditional order is cancelled with all others of the account",
-        "exchange/rest.py",
-        'call = "fapiPrivateDeleteAlgoOrder" if command.algo else "fapiPrivateDeleteOrder"',
-        'call = "fapiPrivateDeleteAlgoOpenOrders" if command.algo else "fapiPrivateDeleteOrder"',
-        ("O4",),
-    ),
-    Bug(
-        "a stop watches the last price whatever was asked for",
-        "exchange/order_params.py",
-        '"workingType": order.working_type.value,',
-        '"workingType": "CONTRACT_PRICE",',
-        ("O15",),
-    ),
-    Bug(
-        "a gap in the trades does not taint its bar",
-        "bars.py",
-        "        state.gaps += 1\n        bar.tainted = True",
-        "        state.gaps += 1",
-        ("O11",),
-    ),
-    Bug(
-        "a user stream that is up again counts as in step",
-        "core.py",
-        "            if status.up:\n                outputs.append(TakeSnapshot",
-        "            symbol_state.monitor.reconciled = status.up and self.account is not None\n"
-        "            if status.up and self.account is None:\n                outputs.append(TakeSnapshot",
-        ("O1", "O2", "O5", "O6"),
-    ),
-    Bug(
-        "halts, limits and cooldown begin anew with the process",
-        "core.py",
-        "            outputs += symbol_state.monitor.on_restart(self.time)",
-        "            row = self._books.symbols[symbol_state.index]\n"
-        "            row['last_exit_time'], row['last_exit_bar'] = risk.NO_EXIT, 0\n"
-        "            self._books.account['paused'] = NONE\n"
-        "            if self.account is not None:\n"
-        "                wallet = self.account.wallet\n"
-        "                rows = self._books.breaker_rows\n"
-        "                self._books.breaker = CircuitBreaker(self.config.risk, self.time, wallet, rows)\n"
-        "            outputs += symbol_state.monitor.on_restart(self.time)",
-        ("O6", "O9"),
-    ),
-    Bug(
-        "the cooldown counts from the entry",
-        "core_rules.py",
-        "symbol.last_exit_time, symbol.last_exit_bar = symbol.closed_trips[number].time, symbol.bars",
-        "symbol.last_exit_time, symbol.last_exit_bar = symbol.closed_trips[number].time, symbol.opened_at_bar",
-        ("O9",),
-    ),
-    Bug(
-        "the core reads a clock",
-        "core.py",
-        '        self._books.account["now"] = self.time',
-        '        self._books.account["now"] = __import__("time").time_ns() // 1_000_000',
-        ("O8",),
-    ),
-)
 
 
 # --- a copy of the package ------------------------------------------------------------------------------------------
@@ -240,20 +67,57 @@ def plant(bug: Bug, folder: Path) -> None:
     (folder / PACKAGE.name / bug.file).write_text(source.replace(bug.old, bug.new))
 
 
+def in_order(bug: Bug, seeds: Sequence[int]) -> list[int]:
+    """Return seeds with those first whose sessions have most of the faults under which a bug shows."""
+    return sorted(seeds, key=lambda seed: -len(_struck(seed) & {*bug.struck_by}))
+
+
+def _struck(seed: int) -> set[str]:
+    """The kinds of faults that a session has, and MIDNIGHT."""
+    return {kind.name for kind, _ in draw_faults(seed)} | ({MIDNIGHT} if draw_opening(seed) != BEGIN_MS else set())
+
+
+def plan_of(bug: Bug, seed: int) -> Plan:
+    """Draw a plan, with the bug's own settings and faults."""
+    plan = draw_plan(seed)
+    drawn = zip(plan.strikes, plan.kinds, plan.rows, strict=True)
+    more = ((strike, name, row_of(name)) for name, strike in bug.more)
+    strikes, kinds, rows = zip(*sorted([*drawn, *more], key=lambda each: each[0][0]), strict=True)
+    return replace(plan, settings={**plan.settings, **bug.settings}, strikes=strikes, kinds=kinds, rows=rows)
+
+
 def hunt(bug: Bug, seeds: Sequence[int]) -> Json:
     """Play seeds on a copy with the bug until an oracle that should see it does.
 
+    Where the bug has settings or faults of its own, the session that shows it is played without the bug too, and must
+    be clean.
+
     Returns:
-        That session's line, with `sessions` played; otherwise that of the last one that broke anything, or of the last.
+        That session's line, with `sessions` played and `took_s`; otherwise that of the last one that broke anything,
+        or of the last.
     """
+    left, played, began = in_order(bug, seeds), 0, time.monotonic()
     with TemporaryDirectory(prefix="voltrade-planted-") as folder:
         plant(bug, Path(folder))
-        paths = {"PYTHONPATH": f"{folder}{os.pathsep}{TESTS}", "VOLTRADE_PLAIN": "1"}
-        command = [sys.executable, "-m", "simulation.planted", "--on", folder, "--only", bug.name, *map(str, seeds)]
-        # In that folder, since Python looks for modules where it is started first.
-        done = subprocess.run(
-            command, cwd=folder, env={**os.environ, **paths}, capture_output=True, text=True, timeout=WITHIN_S
-        )
+        while True:
+            line = _played_on(Path(folder), bug, left)
+            played += line["sessions"]
+            left = left[line["sessions"] :]
+            is_drawn = not (bug.settings or bug.more)
+            if not is_seen(bug, line) or is_drawn or is_clean(_played_on(PACKAGE.parent, bug, [line["seed"]])):
+                return line | {"sessions": played, "took_s": time.monotonic() - began}
+            if not left:
+                return line | {"violations": [], "sessions": played, "took_s": time.monotonic() - began}
+
+
+def _played_on(folder: Path, bug: Bug, seeds: Sequence[int]) -> Json:
+    """Play seeds in a process whose package is the one in a folder, until the bug is seen."""
+    paths = {"PYTHONPATH": f"{folder}{os.pathsep}{TESTS}", "VOLTRADE_PLAIN": "1"}
+    command = [sys.executable, "-m", "simulation.planted", "--on", f"{folder}", "--only", bug.name, *map(str, seeds)]
+    # In that folder, since Python looks for modules where it is started first.
+    done = subprocess.run(
+        command, cwd=folder, env={**os.environ, **paths}, capture_output=True, text=True, timeout=WITHIN_S
+    )
     if done.returncode:
         raise RuntimeError(f"{bug.name}: {done.stderr[-2_000:]}")
     line: Json = json.loads(done.stdout.splitlines()[-1])
@@ -261,20 +125,33 @@ def hunt(bug: Bug, seeds: Sequence[int]) -> Json:
 
 
 def _play_on(folder: Path, bug: Bug, seeds: Sequence[int]) -> Json:
-    """In the process of `hunt`: play until the bug is seen."""
+    """In the process of `_played_on`: play until the bug is seen."""
     import voltrade
 
     assert Path(str(voltrade.__file__)).is_relative_to(folder), voltrade.__file__
     logging.disable(logging.CRITICAL)
-    gc.disable()  # `session` collects what each one leaves
-    told: Json = {}
+    gc.disable()  # what a session leaves is collected after it
+    told, played = Json(), 0
     for played, seed in enumerate(seeds, 1):
-        line = session(seed) | {"sessions": played}
+        line = _session(bug, seed) | {"sessions": played}
         if line.get("violations") or "broken" in line or not told:
             told = line
         if is_seen(bug, line):
             break
     return told | {"sessions": played}
+
+
+def _session(bug: Bug, seed: int) -> Json:
+    """Play and judge a session with what its bug's oracles need: a replay for O8 alone."""
+    is_replayed = "O8" in bug.seen_by
+    try:
+        found = judge(play(plan_of(bug, seed), is_replayed))
+    except Exception as error:
+        return {"seed": seed, "broken": "".join(traceback.format_exception(error))[-2_000:]}
+    finally:
+        gc.collect()
+    told = [each for each in found if is_replayed or each.oracle != "O8"]
+    return {"seed": seed, "violations": [[each.oracle, each.kind, each.time, each.text] for each in told]}
 
 
 # --- seeds that are clean without a bug -----------------------------------------------------------------------------
@@ -302,7 +179,7 @@ def clean_seeds(workers: int, count: int = CLEAN_SEEDS) -> list[int]:
     while len(clean) < count and waiting:
         block, waiting = waiting[:BLOCK], waiting[BLOCK:]
         lines = campaign(block, results, workers=workers)
-        clean += [line["seed"] for line in lines if line.get("violations") == []]
+        clean += [line["seed"] for line in lines if is_clean(line)]
     if len(clean) < count:
         raise RuntimeError(f"{len(clean)} of {MOST_SEEDS} seeds are clean, {count} are needed")
     CLEAN.parent.mkdir(exist_ok=True)
@@ -316,6 +193,11 @@ def clean_seeds(workers: int, count: int = CLEAN_SEEDS) -> list[int]:
 def is_seen(bug: Bug, line: Json) -> bool:
     """Whether an oracle that should see a bug did; a session that broke, or another oracle alone, is no catch."""
     return any(oracle in bug.seen_by for oracle, *_ in line.get("violations") or ())
+
+
+def is_clean(line: Json) -> bool:
+    """Whether a session broke no rule."""
+    return bool(line.get("violations") == [])
 
 
 def row(bug: Bug, line: Json) -> str:
@@ -340,6 +222,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     )
     parser.add_argument("--only", default="", help="bugs whose name has this text")
     parser.add_argument("--workers", type=int, default=multiprocessing.cpu_count(), help="processes")
+    parser.add_argument("--most", type=int, default=CLEAN_SEEDS, help="sessions of each")
     parser.add_argument("--on", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("seeds", type=int, nargs="*", help="instead of the clean ones")
     given = parser.parse_args(None if argv is None else list(argv))
@@ -351,11 +234,11 @@ def main(argv: Iterable[str] | None = None) -> int:
     began, missed = time.monotonic(), 0
     chosen = [bug for bug in BUGS if given.only in bug.name]
     with ThreadPoolExecutor(given.workers) as pool:
-        hunts = {pool.submit(hunt, bug, seeds): bug for bug in chosen}
+        hunts = {pool.submit(hunt, bug, in_order(bug, seeds)[: given.most]): bug for bug in chosen}
         for done in as_completed(hunts):
             bug, line = hunts[done], done.result()
             missed += not is_seen(bug, line)
-            print(f"{bug.name}\n    {row(bug, line)}", flush=True)
+            print(f"{bug.name}\n    {row(bug, line)}; {line['took_s']:.0f} s", flush=True)
     took_s = time.monotonic() - began
     print(f"{len(chosen) - missed} of {len(chosen)} bugs caught on {len(seeds)} clean seeds, {took_s:.0f} s")
     return int(missed > 0)
