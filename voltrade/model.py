@@ -11,7 +11,7 @@ stored in the journal. Both are listed at the end of the file.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from decimal import ROUND_HALF_EVEN, Decimal
 from enum import IntEnum, StrEnum
 from typing import Any, Literal
@@ -187,6 +187,15 @@ class Instrument:
             DataError: the quantity is not a multiple of the step.
         """
         return self._multiple(quantity, self.step_size, "quantity", "step")
+
+    def in_units(self, tick_size: Decimal, step_size: Decimal) -> Instrument:
+        """Return the same filters in units of which tick and step are whole multiples.
+
+        Prices and quantities are then counted in these units; what may be sent stays the same.
+        """
+        ticks, steps = int(self.tick_size / tick_size), int(self.step_size / step_size)
+        lots = {name: getattr(self, name) * steps for name in ("min_quantity", "max_quantity", "market_max_quantity")}
+        return replace(self, tick_size=tick_size, step_size=step_size, max_price=self.max_price * ticks, **lots)
 
     def _multiple(self, text: str | Decimal, unit: Decimal, name: str, rule: str) -> int:
         ratio = Decimal(text) / unit

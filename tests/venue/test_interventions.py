@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from venue.test_faults import faults, rows_of
 
 from voltrade.model import Trades
 from voltrade.simulated.ground_truth import restored
+from voltrade.venue.faults import load_script
+from voltrade.venue.finer import Fineness
 
 BTC = {"symbol": "BTCUSDT"}
 HAND = {**BTC, "side": "SELL", "quantity": "0.005"}
@@ -120,6 +123,19 @@ async def coarser(client: Client, events: list[Any]) -> None:
     assert (await client.algo(triggerPrice="79000.5", quantity="0.015"))["algoStatus"] == "NEW"
 
 
+async def finer(client: Client, events: list[Any]) -> None:
+    """Trades after it are off the old tick and step, the lists of trades and orders have both kinds."""
+    (row,) = (await client.raw("GET", "/fapi/v1/exchangeInfo"))[1]["symbols"]
+    rules = {rule["filterType"]: rule for rule in row["filters"]}
+    assert (rules["PRICE_FILTER"]["tickSize"], rules["LOT_SIZE"]["stepSize"]) == ("0.01", "0.0001")
+    assert (row["quantityPrecision"], rules["LOT_SIZE"]["minQty"]) == (4, "0.0010")
+    trades = (await client.raw("GET", "/fapi/v1/aggTrades", "symbol=BTCUSDT&fromId=100"))[1]
+    off = [Decimal(trade["p"]) % Decimal("0.1") != 0 or Decimal(trade["q"]) % Decimal("0.001") != 0 for trade in trades]
+    assert (off[0], off[-1]) == (False, True)
+    assert off == sorted(off), "none before it, and nearly all after it"
+    assert (await client.algo(triggerPrice="79000.07", quantity="0.0123"))["algoStatus"] == "NEW"
+
+
 async def cut_brackets(client: Client, events: list[Any]) -> None:
     """At leverage 5 the account may hold 2,000 USDT: 0.020 are 1,600, and rests the most of what is left."""
     (row,) = await get(client, "v1/leverageBracket", **BTC)
@@ -152,6 +168,7 @@ CASES: list[tuple[str, dict[str, Any], Check]] = [
     ("restrict", {"code": -4087, "spares_reducing": True}, only_reducing),
     ("restrict", {**BTC, "code": -4411}, unsigned),
     ("filters", {**BTC, "tick_multiple": 5, "step_multiple": 5}, coarser),
+    ("filters", {**BTC, "tick_finer": 10, "step_finer": 10}, finer),
     ("brackets", {**BTC, "brackets": [[5, 2_000, "0.01"], [2, 900_000, "0.02"]]}, cut_brackets),
     ("move_money", {"amount": "0.5", "asset": "BNB", "reason": "AUTO_EXCHANGE", "income": "AUTO_EXCHANGE"}, more_money),
 ]
@@ -171,7 +188,7 @@ def test_it_is_told_and_stands_in_every_answer(do: str, more: dict[str, Any], ch
 
     run(story, tmp_path, options=faults({"do": do, "at_s": 8, "with": more}))
     rows = [json.loads(line) for line in (tmp_path / "truth.jsonl").read_text().splitlines()]
-    again = restored(rows, None, [flat_tape()])
+    again = restored(rows, None, [Fineness(*rows[0].get("finer", ())).trades(flat_tape())])
     assert again.clock > 0, "a venue that is started again has it too"
 
 
@@ -307,3 +324,45 @@ def test_small_answers_are_as_the_exchange_gives_them(tmp_path: Path) -> None:
         assert stop["algoId"] > 10**15 > placed["orderId"]
 
     run(story, tmp_path)
+
+
+def test_a_venue_that_began_without_a_finer_tick_refuses_to_make_it_finer(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        line = {"do": "filters", "with": {**BTC, "tick_finer": 10}}
+        status, *_ = await client.raw("POST", "/voltrade/fault", "", json.dumps([line]))
+        assert status == 200
+        await client.play_to(105)
+        [failed] = [row["failed"] for row in rows_of(tmp_path, "fault") if "failed" in row]
+        assert "the venue must begin with a script that has it" in failed
+
+    run(story, tmp_path)
+
+
+def test_a_venue_with_finer_trades_goes_on_with_them_when_started_again(tmp_path: Path) -> None:
+    line = {"do": "filters", "at_s": 8, "with": {**BTC, "tick_finer": 10, "step_finer": 10}}
+
+    async def story() -> None:
+        options: Any = {"folder": tmp_path, "options": faults(line)}
+        async with a_client(flat_tape(), **options) as client:
+            await client.play_to(112)
+            before = (await client.raw("GET", "/fapi/v1/aggTrades", "symbol=BTCUSDT&fromId=100"))[1]
+        async with a_client(flat_tape(), **options) as client:
+            await client.ask(op="hello", trade_id=112, marks=client.venue.player.marks_played)
+            await client.play_to(118)
+            after = (await client.raw("GET", "/fapi/v1/aggTrades", "symbol=BTCUSDT&fromId=100"))[1]
+        assert after[: len(before)] == before
+        assert Decimal(after[-1]["q"]) % Decimal("0.001") != 0
+
+    asyncio.run(story())
+
+
+def test_the_script_of_demo_gives_filters_limit_and_wallets_of_the_demo_exchange(tmp_path: Path) -> None:
+    async def story(client: Client) -> None:
+        await client.play_to(105)
+        (row,) = (await client.raw("GET", "/fapi/v1/exchangeInfo"))[1]["symbols"]
+        rules = {rule["filterType"]: rule for rule in row["filters"]}
+        assert (rules["MIN_NOTIONAL"]["notional"], rules["LOT_SIZE"]["stepSize"]) == ("50.00000000", "0.0001")
+        balances = {row["asset"]: Decimal(row["balance"]) for row in await get(client, "v3/balance")}
+        assert (balances["USDC"], balances["BTC"]) == (5_000, Decimal("0.01"))
+
+    run(story, tmp_path, options={"script": load_script("demo")})

@@ -371,8 +371,7 @@ class SimulatedExchange:
         with self._request("change_filters", instrument=instrument, rules=rules):
             market = self.market(instrument.symbol)
             for unit in ("tick_size", "step_size"):
-                before, after = getattr(market.instrument, unit), getattr(instrument, unit)
-                if before != after:
+                if (before := getattr(market.instrument, unit)) != (after := getattr(instrument, unit)):
                     raise DataError(f"{unit}: must stay {before}, was {after}")
         market.instrument = market.position.instrument = instrument
         market.rules = rules or market.rules
@@ -468,16 +467,12 @@ class SimulatedExchange:
     def ticks(self, symbol: str, text: str | Decimal) -> int:
         """Convert a price in a request to ticks; -1111 too many decimals, -4014 not a multiple of the tick."""
         market = self.market(symbol)
-        ticks = refusals.counted(text, market.rules.price_precision, market.instrument.ticks, -4014)
-        refuse_if(ticks % market.rules.tick_multiple, -4014)
-        return ticks
+        return refusals.counted(text, market.rules.price_precision, market.instrument.ticks, -4014)
 
     def lots(self, symbol: str, text: str | Decimal) -> int:
         """Convert a quantity in a request to lots; -1111 too many decimals, -4023 not a multiple of the step."""
         market = self.market(symbol)
-        lots = refusals.counted(text, market.rules.quantity_precision, market.instrument.lots, -4023)
-        refuse_if(lots % market.rules.step_multiple, -4023)
-        return lots
+        return refusals.counted(text, market.rules.quantity_precision, market.instrument.lots, -4023)
 
     def _markets(self, symbol: str) -> list[Market]:
         """Return the symbol with that name, if it exists, or all if the name is empty."""

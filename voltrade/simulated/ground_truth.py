@@ -76,7 +76,7 @@ def restored(
 
 class _Replay:
     def __init__(self, rows: Iterable[Mapping[str, Any]], log: Log | None, tapes: Iterable[Trades]) -> None:
-        self._written = deque(dict(row) for row in rows if row["kind"] in (*INPUTS, *EFFECTS, "jumped"))
+        self._written = deque(dict(row) for row in rows if row["kind"] in (*INPUTS, *EFFECTS, "jumped", "spread"))
         self._log = log
         if not self._written or self._written[0]["kind"] != "start":
             raise DataError("log: must begin with the start of an exchange")
@@ -130,6 +130,9 @@ class _Replay:
             case "jumped":  # a row of the venue's: the exchange only reads the tape
                 self._written.popleft()
                 self.exchange.markets[row["symbol"]].jump(row["trade_id"], row["count"], row["ticks"])
+            case "spread":
+                self._written.popleft()
+                self.exchange.markets[row["symbol"]].spread(row["trade_id"], row["ticks"], row["lots"])
             case _:
                 raise DataError(f"log: follows from nothing before it: {json.dumps(row)}")
 

@@ -193,6 +193,18 @@ class Market:
             prices[first : first + count] = np.maximum(1, prices[first : first + count] + ticks)
             self.tape = replace(self.tape, price=prices)
 
+    def spread(self, trade_id: int, ticks: int, lots: int) -> None:
+        """Move the tape's prices and quantities off multiples of so many ticks and lots, from a trade id on.
+
+        Prices move by half of it at most, up and down in turn; quantities grow by less than it.
+        """
+        if self.tape is not None:
+            first = int(np.searchsorted(self.tape.id, trade_id))
+            price, quantity, ids = self.tape.price.copy(), self.tape.quantity.copy(), self.tape.id[first:]
+            price[first:] += ids * 3 % ticks - ticks // 2
+            quantity[first:] += ids * 7 % lots
+            self.tape = replace(self.tape, price=price, quantity=quantity)
+
     def count_taken(self, price: int, lots: int, extrapolated: int) -> None:
         """Count a fill of ours that took, and how many of its lots are extrapolated."""
         self.taken += price * lots

@@ -206,6 +206,7 @@ def _check_quantity(market: Market, request: OrderRequest) -> None:
     refuse_if(request.quantity <= 0, -4003)
     refuse_if(request.quantity < instrument.min_quantity, -4004)
     refuse_if(request.quantity > largest, -4005)
+    refuse_if(request.quantity % market.rules.step_multiple, -4023)
 
 
 def _check_price(market: Market, price: int, name: str) -> None:
@@ -214,6 +215,7 @@ def _check_price(market: Market, price: int, name: str) -> None:
     refuse_if(price < 0, -4001)
     refuse_if(price < market.rules.min_price, -4013)
     refuse_if(price > market.instrument.max_price, -4002)
+    refuse_if(price % market.rules.tick_multiple, -4014)
 
 
 def _price_bound(market: Market, side: Side) -> Decimal | None:

@@ -128,7 +128,10 @@ def symbol_info(instrument: Instrument, rules: SymbolRules, status: str, deliver
     """Return the row of exchangeInfo for a symbol with its present filters and status."""
     row, filters = _shipped_entry(instrument.symbol)
     tick, step = instrument.tick_size * rules.tick_multiple, instrument.step_size * rules.step_multiple
-    if (rules.tick_multiple, rules.step_multiple) != (1, 1):
+    if (tick, step) != (
+        shipped_instrument(instrument.symbol).tick_size,
+        shipped_instrument(instrument.symbol).step_size,
+    ):
         filters["PRICE_FILTER"] |= {"tickSize": plain(tick)}
         for name in ("LOT_SIZE", "MARKET_LOT_SIZE"):
             filters[name] |= {"stepSize": plain(step)}
@@ -141,7 +144,8 @@ def symbol_info(instrument: Instrument, rules: SymbolRules, status: str, deliver
         filters["MIN_NOTIONAL"] |= {"notional": plain(Decimal(instrument.min_notional).scaleb(-8))}
         filters["PERCENT_PRICE"] |= dict(zip(("multiplierUp", "multiplierDown"), map(plain, bounds), strict=True))
         row = {**row, "marketTakeBound": plain(instrument.market_take_bound)}
-    row = {**row, "deliveryDate": delivery_time or row["deliveryDate"]}
+    precision = {"pricePrecision": rules.price_precision, "quantityPrecision": rules.quantity_precision}
+    row = {**row, **precision, "deliveryDate": delivery_time or row["deliveryDate"]}
     return {**row, "filters": list(filters.values()), "status": status, "timeInForce": list(TimeInForce)}
 
 

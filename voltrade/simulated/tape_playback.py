@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from voltrade.simulated.event_log import Log
 from voltrade.simulated.exchange import SimulatedExchange
 from voltrade.simulated.margin_account import Terms
 from voltrade.simulated.mark_columns import MarkColumns, mark_columns
-from voltrade.simulated.symbols import shipped_instrument
+from voltrade.simulated.symbols import SymbolRules, shipped_instrument
 
 
 def simulate(
@@ -30,7 +30,12 @@ def simulate(
 
 
 def exchange_for(
-    config: Config, symbols: Sequence[str | Instrument], *, clock: int = 0, log: Log | None = None
+    config: Config,
+    symbols: Sequence[str | Instrument],
+    *,
+    clock: int = 0,
+    log: Log | None = None,
+    rules: Mapping[str, SymbolRules] | None = None,
 ) -> SimulatedExchange:
     """Return the exchange by a session's settings; `clock` is its time at the start, ms UTC.
 
@@ -38,6 +43,7 @@ def exchange_for(
 
     Args:
         symbols: shipped symbols by name, others by their filters.
+        rules: of symbols that do not use the shipped rules.
 
     Raises:
         DataError: a name is not shipped.
@@ -54,7 +60,7 @@ def exchange_for(
         margin_type=risk.margin_type,
     )
     instruments = [shipped_instrument(symbol) if isinstance(symbol, str) else symbol for symbol in symbols]
-    return SimulatedExchange(instruments, terms, clock=clock, log=log)
+    return SimulatedExchange(instruments, terms, clock=clock, log=log, rules=rules)
 
 
 def player_for(
@@ -201,6 +207,12 @@ class TapePlayer:
             first = int(np.searchsorted(self.trades.id, trade_id))
             moved = (self._marks.row > first) & (self._marks.row <= first + count)
             self._marks = self._marks._replace(price_e8=self._marks.price_e8 + moved * ticks * self.market.tick_e8)
+
+    def spread(self, trade_id: int, ticks: int, lots: int) -> None:
+        """Move prices and quantities off multiples of so many ticks and lots, from the trade with this id on."""
+        self.market.spread(trade_id, ticks, lots)
+        assert self.market.tape is not None
+        self.trades = self.market.tape
 
     def _mark_row(self, number: int) -> int:
         """Return the row of the first trade after a mark price, or the length of the tape if there is no such mark."""

@@ -26,6 +26,7 @@ from voltrade.simulated.refusals import VenueRefusal, refused_without_cause
 from voltrade.simulated.scripted import run_action
 from voltrade.venue.altering import altered
 from voltrade.venue.faults import EVENTS, LOST, REQUESTS, TIMES, Fault, check_lockstep, read_script, written
+from voltrade.venue.finer import FINER, divided
 from voltrade.venue.requests import Params, Response, refusal_response
 from voltrade.venue.rest import RestApi
 from voltrade.venue.streams import Binary
@@ -130,6 +131,8 @@ class Faults:
             elif row["kind"] == "jumped":
                 moved = {name: row[name] for name in ("trade_id", "count", "ticks", "marks")}
                 self._rest.market_data[row["symbol"]].jump_again(**moved)
+            elif row["kind"] == "spread":
+                self._rest.market_data[row["symbol"]].spread_again(row["trade_id"], row["ticks"], row["lots"])
         for number, since in lasting.values():
             if since + self._script[number].for_s * 1000 > self._now():
                 self._run(self._script[number], since)
@@ -334,6 +337,8 @@ class Faults:
                 self._rest.limits.set_weight(fault.more["weight"])
             case "jump":
                 self._jump(**fault.more)
+            case "filters":
+                self._change_filters(fault.more)
             case "maintenance":
                 self._down_until = end
                 self._cut(fault, end)
@@ -348,9 +353,23 @@ class Faults:
     def _act(self, action: str, facts: Mapping[str, Any]) -> None:
         """Run an action on the exchange; what can't be done is logged."""
         try:
+            if action == "filters":
+                facts = divided(self._rest.exchange.market(facts["symbol"]).rules, facts)
             run_action(self._rest.exchange, action, facts)
         except (VenueRefusal, DataError, LookupError, ValueError, TypeError) as error:
             self._write(do=action, failed=f"{type(error).__name__}: {error}")
+
+    def _change_filters(self, facts: Mapping[str, Any]) -> None:
+        """Change filters; where tick or step become finer, let the trades to come be off the earlier ones."""
+        symbol = facts["symbol"]
+        before = self._rest.exchange.markets[symbol].rules if symbol in self._rest.exchange.markets else None
+        self._act("filters", facts)
+        if before is not None and FINER.keys() & facts.keys():
+            after = self._rest.exchange.markets[symbol].rules
+            ticks, lots = before.tick_multiple // after.tick_multiple, before.step_multiple // after.step_multiple
+            trade_id = self._rest.market_data[symbol].spread(ticks, lots)
+            row = {"symbol": symbol, "trade_id": trade_id, "ticks": ticks, "lots": lots}
+            self._truth.write({"kind": "spread", "time": self._now(), **row})
 
     def _undo_at(self, fault: Fault, end: int) -> None:
         if fault.for_s and fault.do in UNDONE_BY:

@@ -69,6 +69,22 @@ class MarketData:
         self._player.jump(trade_id, count, ticks, marks=marks)
         self.trades = self._player.trades
 
+    def spread(self, ticks: int, lots: int) -> int:
+        """Move prices and quantities of the trades to come off multiples of so many ticks and lots.
+
+        Returns:
+            The id of the first trade that moved.
+        """
+        first = max(self.sent, self._player.trades_played)
+        trade_id = int(self.trades.id[first]) if first < len(self.trades) else NEVER
+        self.spread_again(trade_id, ticks, lots)
+        return trade_id
+
+    def spread_again(self, trade_id: int, ticks: int, lots: int) -> None:
+        """Move prices and quantities as an earlier `spread` did."""
+        self._player.spread(trade_id, ticks, lots)
+        self.trades = self._player.trades
+
     def rows_to(self, trade_id: int) -> int:
         """Return the row after a trade."""
         return int(np.searchsorted(self.trades.id, trade_id, side="right"))

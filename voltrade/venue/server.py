@@ -34,6 +34,7 @@ from voltrade.simulated.exchange import SimulatedExchange
 from voltrade.simulated.ground_truth import TruthLog, restored
 from voltrade.simulated.tape_playback import TapePlayer, exchange_for, player_for, steps_until
 from voltrade.venue.faults import Fault, check_lockstep, read_script
+from voltrade.venue.finer import Fineness
 from voltrade.venue.injection import Faults
 from voltrade.venue.market_data import INTERVALS_MS, MarketData, mark_message
 from voltrade.venue.messages import OPEN, Json, user_events
@@ -108,16 +109,24 @@ class Venue:
             raise ConfigError(f"begin_s: must lie within the tape of {symbols[0]}, was {begin_ms / 1000:g}")
         new: Json = {"kind": "venue", "instance": instance or os.urandom(8).hex(), "symbols": symbols}
         new["shift"] = 0 if self.lockstep else wall() - first - begin_ms
+        if (finer := Fineness.of(script)) != (1, 1):
+            new["finer"] = [*finer]
         row: Json = next((row for row in truth.rows if row["kind"] == "venue"), {} if truth.rows else new)
         if row.get("symbols") != symbols:
             raise DataError(f"log: must be of a venue of {', '.join(symbols)}, was of {row.get('symbols')}")
-        self.instance, shift = str(row["instance"]), int(row["shift"])
-        trades = [shifted(each, shift) for each in trades]
+        self.instance, shift, finer = str(row["instance"]), int(row["shift"]), Fineness(*row.get("finer", ()))
+        trades = [finer.trades(shifted(each, shift)) for each in trades]
         if truth.rows:
             self.exchange = restored(truth.rows, truth.write, trades)
         else:
             truth.write(new)
-            self.exchange = exchange_for(config, symbols, clock=first + shift - 1, log=truth.write)
+            self.exchange = exchange_for(
+                config,
+                [finer.instrument(symbol) for symbol in symbols],
+                clock=first + shift - 1,
+                log=truth.write,
+                rules={symbol: finer.rules(symbol) for symbol in symbols},
+            )
         self.players: list[TapePlayer] = []
         for each, tape in zip(trades, tapes, strict=True):
             marks, funding = (tape.marks, tape.funding) if isinstance(tape, Tape) else (None, None)
