@@ -20,7 +20,16 @@ from voltrade.report.frames import Frames
 
 _UNSHOWN = frozenset(
     {
-        *("Trades", "Market", "MarkPrice", "Timer", "AccountUpdate", "AccountSummary", "StreamStatus", "BarResumePoint"),
+        *(
+            "Trades",
+            "Market",
+            "MarkPrice",
+            "Timer",
+            "AccountUpdate",
+            "AccountSummary",
+            "StreamStatus",
+            "BarResumePoint",
+        ),
         *("LookupOrder", "TakeSnapshot"),
     }
 )

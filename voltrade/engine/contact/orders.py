@@ -5,9 +5,9 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+from voltrade.engine.authorisation import largest_notional
 from voltrade.engine.contact.contact import Contact, coded
 from voltrade.engine.contact.frames import Frame
-from voltrade.engine.authorisation import largest_notional
 from voltrade.errors import DataError
 from voltrade.exchange.account_facts import check_order, least_lots
 from voltrade.exchange.messages import MessageReader
