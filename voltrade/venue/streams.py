@@ -159,7 +159,7 @@ class Streams:
 
     def check_connections(self, now: float) -> None:
         """Ping connections, and close those that are old or do not answer; `now` is by the system clock, s."""
-        for socket in list(self.sockets):
+        for socket in self._open_sockets():
             if now - socket.opened >= LIFE_S:
                 socket.close(1001)
             elif now - socket.last_pong >= PONG_S:
@@ -167,6 +167,10 @@ class Streams:
             elif now - socket.last_ping >= PING_S:
                 socket.last_ping = now
                 socket.write(frame(PING, str(int(now * 1000)).encode()))
+
+    def _open_sockets(self) -> list[Socket]:
+        """Return the connections that are not being closed: those are neither pinged nor closed again."""
+        return [socket for socket in self.sockets if not socket.transport.is_closing()]
 
     def renew_listen_key(self, now: int, *, only_active: bool = False) -> str:
         """Renew the active key, or create one, unless `only_active` (-1125); return it."""
@@ -193,7 +197,7 @@ class Streams:
 
     def next_due(self) -> int:
         """Return when a listen key expires or a connection is to be pinged next, ms."""
-        pings = [int((socket.last_ping + PING_S) * 1000) for socket in self.sockets]
+        pings = [int((socket.last_ping + PING_S) * 1000) for socket in self._open_sockets()]
         return min([self._expiry if self.listen_key else NEVER, *pings])
 
     def forget_listen_key(self) -> None:
