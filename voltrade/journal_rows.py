@@ -265,8 +265,8 @@ def decode_market(body: bytes) -> tuple[Trades | MarkPrice, ...]:
     columns = _unpack(packed[:width], count, _MARK_COLUMNS).tolist()
     flags = np.unpackbits(np.frombuffer(packed, np.uint8, offset=width), count=count).tolist()
     facts, done = list[Trades | MarkPrice](), 0
-    for place, *fields, flag in zip(*columns, flags, strict=True):
+    for place, time, price_e8, rate_e8, funding_time, flag in zip(*columns, flags, strict=True):
         facts += [trades[done:place]] if place > done else []
-        facts.append(MarkPrice(trades.symbol, *fields, bool(flag)))
+        facts.append(MarkPrice(trades.symbol, time, price_e8, rate_e8, funding_time, bool(flag)))
         done = place
     return (*facts, trades[done:]) if done < len(trades) else tuple(facts)

@@ -2,8 +2,8 @@
 
 It passes events from the streams to the core and the core's commands to the exchange, and writes both to the journal:
 an event before the core handles it, a command before its request is sent. Trades and mark prices are written after the
-core took them, together with those before them, but before anything that the core answered. It has no trading logic. By wall clock it takes events from an `Inbox`; where the
-tape is the clock (`sim` at full speed), see `lockstep`.
+core took them, together with those before them, but before anything that the core answered. It has no trading logic.
+By wall clock it takes events from an `Inbox`; where the tape is the clock (`sim` at full speed), see `lockstep`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ NOT_STORED_TEXT = "not sent: it can't be written to the journal"
 
 STRETCH_S, STRETCH_IN_POSITION_S, STRETCH_ITEMS = 30.0, 5.0, 1_000
 """How long, and up to how many, trades and marks to which the core says nothing wait for a row of the journal. A killed
-engine's successor asks the exchange for the trades; mark prices can't be asked for, and a position is valued by them."""
+engine's successor loads the trades again. Mark prices can't be loaded, and a position is valued by them."""
 
 STORE_AGAIN_S = 5.0
 """Pause before rows that could not be stored are tried again, besides the try before each command."""

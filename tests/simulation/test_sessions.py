@@ -127,8 +127,8 @@ def kept(whole: list[JournalRow], *strikes: tuple[float, str, float, dict[str, o
 def test_a_kill_at_a_write_leaves_what_was_committed() -> None:
     """Before a commit stands what the one before has left; after it, all of it."""
     whole = quick()
-    before = [kept(whole, at(0, "kill_at", what="write before commit", skip=skip)) for skip in (20, 21)]
-    after = [kept(whole, at(0, "kill_at", what="write after commit", skip=skip)) for skip in (19, 20)]
+    before = [kept(whole, at(0, "kill_at", what="write before commit", skip=skip)) for skip in (10, 11)]
+    after = [kept(whole, at(0, "kill_at", what="write after commit", skip=skip)) for skip in (9, 10)]
     assert before == after
     assert before[0] < before[1]
 

@@ -137,7 +137,8 @@ def _noted(equity: Rows) -> Rows:
         return equity
     for name in ("wallet", "position"):
         is_same &= np.diff(equity[name]) == 0
-    return equity[np.concatenate([[True], ~is_same])]
+    noted: Rows = equity[np.concatenate([[True], ~is_same])]
+    return noted
 
 
 def _with_double_memory(rows: Rows) -> Rows:
