@@ -1,4 +1,4 @@
-# make setup | live | test | campaign | campaign-process | planted | bench | lab | check | constraints | clean
+# make setup | live | test | campaign | campaign-process | week | planted | bench | lab | check | constraints | clean
 # Each target makes the environment in .venv that it needs; nothing has to be activated or installed by hand.
 # ARGS is passed on: make test ARGS="tests/data/test_load_tape.py -k gzip", make live ARGS="-p seed 8".
 
@@ -14,7 +14,7 @@ WORKERS := 2
 SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
-.PHONY: help setup setup-dev live test campaign campaign-process planted bench lab check constraints clean
+.PHONY: help setup setup-dev live test campaign campaign-process week planted bench lab check constraints clean
 .DELETE_ON_ERROR:
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make campaign     simulated sessions under faults; SESSIONS=1000 SEED=1 for how many, and from where"
 	@echo "make planted      bugs planted in our own code, each to be caught by the simulator; takes minutes"
 	@echo "make campaign-process  kill real engines, kernels and papermills at unplanned moments; takes minutes"
+	@echo "make week         days in virtual time: connections, weight, memory, journal; HOURS=168 RATE=2 FORM=demo"
 	@echo "make bench        speed and memory against others; BENCH=bars for one; takes minutes on a quiet machine"
 	@echo "make lab          JupyterLab"
 	@echo "make check        formatting, lint, types, then all tests"
@@ -71,6 +72,10 @@ campaign-process: $(VENV)/ready
 
 planted: $(VENV)/ready
 	PYTHONPATH=tests $(BIN)/python -m simulation.planted $(ARGS)
+
+week: $(VENV)/ready
+	PYTHONPATH=tests $(BIN)/python -m simulation.week --hours $(or $(HOURS),168) --rate $(or $(RATE),2) \
+	    --form $(or $(FORM),demo) $(ARGS)
 
 bench: $(VENV)/ready $(PEERS)/ready
 	@status=0; for bench in benchmarks/bench_$(BENCH).py; do \

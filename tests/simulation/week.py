@@ -1,7 +1,7 @@
 """A session of days in virtual time, in the order in which an exchange and a network go on: what it uses up, and when.
 
-Not for faults, which the campaign has: connections that are as old as the exchange lets them become, the maintenance
-that is announced, and listen keys. The engine is the product's own, as in every simulated session.
+Not for faults, which the campaign has: connections that become as old as the exchange lets them, a maintenance, and
+listen keys. The engine is the product's own, as in every simulated session.
 
     PYTHONPATH=.:tests python -m simulation.week --hours 168 --rate 2 --form paper
 """
@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import os
 import shutil
+import sqlite3
 import sys
 import time
 import types
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,20 +41,42 @@ from voltrade.engine.modes import Wiring
 from voltrade.engine.paper import PaperExchange
 from voltrade.folders import STATE_VARIABLE
 from voltrade.model import FeedGap, Trades
+from voltrade.runs.replay import recover
 from voltrade.venue.server import Venue
 
 HOUR_S, MINUTE_MS = 3_600, 60_000
 HISTORY_S = 1_800.0
 MAINTENANCE_S = 600.0
 SETTLED_S = 600.0
-"""After the start, so that what is loaded and filled once is no growth; and after a maintenance, to be quiet again."""
+"""The begin, in which trades are loaded; and how long after a maintenance a session is back."""
+WEIGHT = 2_400
+MOST = {
+    "memory": 1.0,
+    "journal": 20.0,
+    "minute": 0.3 * WEIGHT,
+    "hour": 0.05 * WEIGHT * 60,
+    "dials": 300,
+    "restart": 8.0,
+}
+"""What a session may use: MB an hour, bytes a trade, request weight in a minute and in an hour, dials in five minutes;
+and seconds that a recovery from its journal may take."""
 SETTINGS: Json = {
     **{"ema_fast": 5, "ema_slow": 12, "rsi_length": 7, "atr_length": 7, "bollinger_length": 10, "vwap_length": 10},
     **{"capital": 10_000, "wallet": 10_000, "max_trades_per_day": 10_000, "max_consecutive_losses": 1_000},
     **{"speed": 1.0, "taker_fee": 0.0, "slippage_bps": 0.0, "unit": "trades", "mark_interval_s": 1},
 }
 """The exchange tells the mark price each second; bars come about one a minute."""
-OUTSIDE = (Venue, Network, World, VirtualLoop, types.ModuleType, type, types.CodeType, types.BuiltinFunctionType)
+OUTSIDE = (
+    Venue,
+    Network,
+    World,
+    VirtualLoop,
+    logging.Logger,
+    types.ModuleType,
+    type,
+    types.CodeType,
+    types.BuiltinFunctionType,
+)
 """What is no part of the engine, or is code."""
 
 
@@ -75,7 +100,8 @@ def held(*roots: object) -> Counter[str]:
     while left:
         one = left.pop()
         sizes[type(one).__name__] += sys.getsizeof(one)
-        for other in gc.get_referents(one):
+        # Of a function only what it has closed over: its module's names lead everywhere.
+        for other in (one.__closure__ or ()) if isinstance(one, types.FunctionType) else gc.get_referents(one):
             if id(other) not in seen and not isinstance(other, OUTSIDE):
                 seen.add(id(other))
                 left.append(other)
@@ -88,13 +114,14 @@ class Used:
 
     Attributes:
         memory: bytes that the engine holds, by hours since the opening.
-        journal: bytes of the journal's file; `trades` and `rows` in it.
+        journal: bytes of the journal's pages; `trades` and `rows` in it.
         requests: all of REST, and `dials` of websockets, with their times.
+        maintenance: hours at which one began.
         links: streams that went down or up: (hours since the opening, stream, whether it is up).
         gaps: in the trades that the core took.
-        orders: how many were sent.
         cpu_s: for all of it, venue and network too; `hours` that were played.
-        restart_s: how long a recovery from its journal takes.
+        restart_s: for a recovery from its journal, CPU.
+        differences: found by a replay; -1 where none was made.
     """
 
     memory: dict[float, Counter[str]] = field(default_factory=dict)
@@ -105,13 +132,18 @@ class Used:
     dials: list[tuple[int, str]] = field(default_factory=list)
     links: list[tuple[float, str, bool]] = field(default_factory=list)
     gaps: list[FeedGap] = field(default_factory=list)
+    maintenance: tuple[float, ...] = ()
     hours: float = 0.0
     cpu_s: float = 0.0
+    restart_s: float = 0.0
+    differences: int = -1
     opened: int = 0
     run: Path = Path()
 
     def growth_mb_per_hour(self) -> float:
         """How much more the engine holds each hour, between the first and the last time that it was looked at."""
+        if len(self.memory) < 2:
+            return 0.0
         (first, before), *_, (last, after) = self.memory.items()
         return (after.total() - before.total()) / (last - first) / 1e6
 
@@ -126,6 +158,29 @@ class Used:
         for minute, weight in minutes.items():
             spans[minute * MINUTE_MS // every_ms] += weight
         return spans
+
+    def is_planned(self, hours: float) -> bool:
+        """Whether the exchange is in maintenance then, or has just been."""
+        return any(-0.001 < hours - begin <= (MAINTENANCE_S + SETTLED_S) / HOUR_S for begin in self.maintenance)
+
+    def broken(self) -> list[str]:
+        """Return what does not hold, in words; empty where all does."""
+        downs = (at for at, stream, up in self.links if stream == "market" and not up)
+        lost = [f"{at:.3f} h: market stream down" for at in downs if not self.is_planned(at)]
+        for gap in self.gaps:
+            at, missing = (gap.time - self.opened) / 3.6e6, gap.last_id - gap.first_id + 1 - gap.filled
+            # In a maintenance REST is away too, so that a trade that was missed then can't be loaded.
+            lost += [] if self.is_planned(at) else [f"{at:.3f} h: a gap, {missing} trades are missing"]
+        used = {
+            **{"memory": self.growth_mb_per_hour(), "journal": self.journal / self.trades},
+            **{
+                "minute": max(self.weights(MINUTE_MS).values(), default=0),
+                "hour": max(self.weights(60 * MINUTE_MS).values(), default=0),
+            },
+            **{"dials": self.most_dials(), "restart": self.restart_s},
+        }
+        lost += [f"{name}: {value:.2f}, may be {MOST[name]:g}" for name, value in used.items() if value > MOST[name]]
+        return lost + ([f"replay: {self.differences} differences"] if self.differences > 0 else [])
 
     def most_dials(self, within_ms: int = 300_000) -> int:
         """Return the most dials within five minutes."""
@@ -170,64 +225,75 @@ class Days(World):
         return used
 
 
-def play(plan: Plan, form: str, looks: Iterable[float]) -> Used:
-    """Play a plan of days in this process's folder."""
+def play(hours: float, rate: float, form: str, *, burst: int = 1, looks: Iterable[float] = (), **how: Any) -> Used:
+    """Play a session of days in this process's folder; see `days`, `even_tape` and `Days`."""
     root, began = workplace(), time.process_time()
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(mode=0o700, parents=True)
+    plan = days(hours, rate, burst=burst, **how)
     with mock.patch.dict(os.environ, {STATE_VARIABLE: str(root / "state")}):
         used: Used = clock.run(lambda loop: Days(loop, plan, root, form, looks).play())
-    used.hours, used.cpu_s = plan.duration_s / HOUR_S, time.process_time() - began
+    used.hours, used.cpu_s = hours, time.process_time() - began
+    used.maintenance = tuple(at_s / HOUR_S for at_s, kind, *_ in plan.strikes if kind == "maintenance")
     read(used)
     return used
 
 
 def read(used: Used) -> None:
-    """Read what the journal says."""
+    """Read what the journal says, and recover from it."""
     path = used.run / "journal.db"
-    used.journal = sum(file.stat().st_size for file in used.run.glob("journal.db*") if not file.name.endswith("-shm"))
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        pages, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+    used.journal = pages * size
     for row in journal.read(path):
         used.rows[row.kind] += 1
-        if row.kind == "Trades":
-            used.trades += len(row.fact)
-        elif row.kind == "Market":
-            used.trades += sum(len(fact) for fact in row.fact if isinstance(fact, Trades))
+        if row.kind in ("Trades", "Market"):
+            facts = row.fact if row.kind == "Market" else (row.fact,)
+            used.trades += sum(len(fact) for fact in facts if isinstance(fact, Trades))
         elif row.kind == "FeedGap":
             used.gaps.append(row.fact)
         elif row.kind == "StreamStatus":
             used.links.append(((row.fact.time - used.opened) / 3.6e6, row.fact.stream, row.fact.up))
+    began = time.process_time()
+    recover(path)
+    used.restart_s = time.process_time() - began
 
 
 def days(hours: float, rate: float, *, burst: int = 1, maintenance: Iterable[float] = (), **settings: Any) -> Plan:
     """Return the plan of a session of days; `maintenance` are hours at which one begins."""
     given = {**SETTINGS, "threshold": max(int(60 * rate), 2), "duration_s": hours * HOUR_S, "seed": 1, **settings}
     tape = even_tape(hours + (HISTORY_S + 300) / HOUR_S, rate, burst=burst)
-    strikes = tuple(at(when * HOUR_S, "maintenance", MAINTENANCE_S, for_s=MAINTENANCE_S) for when in maintenance)
+    strikes = tuple(at(when * HOUR_S, "maintenance", MAINTENANCE_S) for when in maintenance)
     return Plan(1, given, tape, HISTORY_S, strikes, hours * HOUR_S)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description="A session of days in virtual time, and what it uses.")
     parser.add_argument("--hours", type=float, default=168.0)
-    parser.add_argument("--rate", type=float, default=2.0)
-    parser.add_argument("--burst", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=2.0, help="trades a second")
+    parser.add_argument("--burst", type=int, default=1, help="trades that share their millisecond")
     parser.add_argument("--form", choices=("paper", "demo"), default="demo")
     given = parser.parse_args()
-    looks: list[float] = np.arange(1.0, given.hours, max(given.hours / 8, 1.0)).tolist()
-    plan = days(given.hours, given.rate, burst=given.burst, maintenance=[30.0] if given.hours > 31 else [])
-    tell(play(plan, given.form, looks or [given.hours / 4, given.hours / 2]))
+    looks = np.linspace(min(1.0, given.hours / 4), given.hours - 0.05, 6).tolist()
+    maintenance = [30.0] if given.hours > 31 else []
+    used = play(given.hours, given.rate, given.form, burst=given.burst, looks=looks, maintenance=maintenance)
+    tell(used)
+    sys.exit(bool(used.broken()))
 
 
 def tell(used: Used) -> None:
-    print(f"{used.hours:g} h in {used.cpu_s:.1f} s of CPU, {used.trades:,} trades")
-    print(f"journal {used.journal / 1e6:.1f} MB, {used.journal / used.trades:.1f} bytes a trade")
-    print(f"rows {dict(used.rows)}")
+    print(f"{used.hours:g} h in {used.cpu_s:.0f} s of CPU, {used.trades:,} trades, recovered in {used.restart_s:.1f} s")
+    print(
+        f"journal {used.journal / 1e6:.1f} MB, {used.journal / used.trades:.1f} bytes a trade, rows {dict(used.rows)}"
+    )
     for hours, sizes in used.memory.items():
-        print(f"  {hours:6.1f} h: {sizes.total() / 1e6:.2f} MB {dict(sizes.most_common(8))}")
+        print(f"  {hours:6.1f} h: {sizes.total() / 1e6:.2f} MB {dict(sizes.most_common(5))}")
     print(f"memory {used.growth_mb_per_hour():+.3f} MB/h")
-    print(f"weight: worst minute {max(used.weights(MINUTE_MS).values())}, hour {max(used.weights(3_600_000).values())}")
-    print(f"requests {len(used.requests)}, dials {len(used.dials)}, most in 5 minutes {used.most_dials()}")
-    print(f"links {used.links[:40]}, gaps {len(used.gaps)}: {used.gaps[:4]}")
+    minute, hour = (max(used.weights(span).values(), default=0) for span in (MINUTE_MS, 60 * MINUTE_MS))
+    print(f"weight: {minute} in the worst minute, {hour} in the worst hour; {len(used.requests)} requests")
+    print(f"{len(used.dials)} dials, at most {used.most_dials()} in 5 minutes; {len(used.gaps)} gaps")
+    for line in used.broken() or ["all holds"]:
+        print(line)
 
 
 if __name__ == "__main__":
