@@ -416,8 +416,7 @@ class LiveTradingSystem:
 
     def _stretch_s(self) -> float:
         """Return how long market data may wait for its row."""
-        has_position = self.core.symbol_states[self._symbol].monitor.has_position
-        return STRETCH_IN_POSITION_S if has_position else STRETCH_S
+        return STRETCH_IN_POSITION_S if self.core.symbol_states[self._symbol].monitor.has_position else STRETCH_S
 
     def _wait_s(self) -> float:
         """Return how long the loop may wait for events: until a timer is due, or rows must be committed."""
