@@ -313,9 +313,7 @@ class Engine:
     # --- the start -------------------------------------------------------------------------------------------------
 
     async def _check(self, wiring: Wiring, is_new: bool, snapshot: Snapshot | None = None) -> list[Check]:
-        """Make the start-up table, from the account where it was read already.
-
-        A failed row stops a new session; one that finds a position of ours looks after it, as a resumed one does.
+        """Make the start-up table. A failed row stops a new session, unless there is a position of ours to look after.
 
         Raises:
             SessionError: Names each row that failed.
