@@ -20,7 +20,7 @@ from voltrade.engine.ctl import ACTIONS, ask, identity, rows_of, running
 from voltrade.errors import SessionError, VoltradeError
 from voltrade.exchange.credentials import Credentials
 from voltrade.model import printable
-from voltrade.runs.run_file import JOURNAL, can_be_resumed
+from voltrade.runs.run_file import JOURNAL, can_be_resumed, release
 from voltrade.strategy.rule_file import load_rule, read_parameters
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -207,6 +207,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from voltrade.engine import guardian
 
     run = _run_to_resume(arguments.run) if arguments.resume else _given(arguments.run)
+    if arguments.resume:
+        release(run)
     watched = guardian.command(run, (sys.executable, "-m", "voltrade", "engine"))
     os.execv(watched[0], watched)
 
@@ -219,7 +221,7 @@ def _given(run: Path | None) -> Path:
 
 def _run_to_resume(run: Path | None) -> Path:
     """Return the run to resume: the given one, or the only one under runs/ whose engine was killed."""
-    found = [run] if run is not None else [path.parent for path in Path("runs").glob("*/run.json")]
+    found = [run] if run is not None else [path.parent for path in Path("runs").glob(f"*/{JOURNAL}")]
     found = [folder for folder in found if can_be_resumed(folder)]
     if len(found) != 1:
         names = [path.name for path in found]

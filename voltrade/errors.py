@@ -3,7 +3,8 @@
     VoltradeError
     ├── ConfigError      a setting or parameter is refused; nothing was sent or written
     ├── DataError        a tape, an archive or a message is invalid
-    ├── JournalError     the journal is broken, of another run, or can't be written
+    ├── JournalError     the journal is of another run, or can't be written
+    │   └── DamagedJournal   it can't be read any more
     ├── VenueError       the exchange answered in a way that makes it unsafe to continue
     └── SessionError     the engine couldn't be started or reached, or ended with an error
 
@@ -28,6 +29,10 @@ class DataError(VoltradeError):
 
 class JournalError(VoltradeError):
     """The journal is broken, belongs to another run, or can't be written."""
+
+
+class DamagedJournal(JournalError):
+    """The journal's file is gone, cut short, or has other bytes than were written: rows are lost."""
 
 
 class VenueError(VoltradeError):

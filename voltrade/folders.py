@@ -1,7 +1,8 @@
-"""Where voltrade keeps what outlives a run and a notebook."""
+"""Where voltrade keeps what outlives a run and a notebook, and how a folder is made durable."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,3 +25,12 @@ def state_home(environment: Mapping[str, str]) -> Path:
     if not home.is_absolute():
         raise SessionError(f"{STATE_VARIABLE}: must be an absolute path, was {home}")
     return home
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names of a folder's files durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -21,7 +21,8 @@ from time import sleep
 from typing import Any
 from urllib.parse import quote
 
-from voltrade.errors import JournalError
+from voltrade.errors import DamagedJournal, JournalError
+from voltrade.folders import sync_folder
 from voltrade.journal_rows import ADAPTERS, Fact, Row, encode_json, encoded, first_hash, row_hash
 from voltrade.model import storable
 
@@ -127,7 +128,7 @@ class Journal:
         with _opening(path) as (connection, lock):
             result = _check_chain(connection, owner, tail=TAIL_ROWS)
             if not result.ok:
-                raise JournalError(f"{path}: row {result.bad_seq}: {result.rule}")
+                raise DamagedJournal(f"{path}: row {result.bad_seq}: {result.rule}")
             return cls(connection, lock, result.seq, bytes.fromhex(result.head))
 
     @property
@@ -268,7 +269,7 @@ def identity_of(path: Path | str) -> str:
         return identity
     for first in read(path):
         return first.hash.hex()
-    raise JournalError(f"{path}: must have a row, has none")
+    raise DamagedJournal(f"{path}: must have a row, has none")
 
 
 def last_row(path: Path | str) -> tuple[int, str]:
@@ -413,8 +414,13 @@ def _opening(path: Path) -> Iterator[tuple[sqlite3.Connection, int]]:
             connection.close()
         os.close(lock)
         if isinstance(error, sqlite3.Error):
-            raise JournalError(f"{path}: can't be opened: {error}") from None
+            raise _failure(error)(f"{path}: can't be opened: {error}") from None
         raise
+
+
+def _failure(error: Exception) -> type[JournalError]:
+    """Return the error for one of reading: a busy or unreadable disk damages nothing."""
+    return JournalError if isinstance(error, sqlite3.OperationalError) else DamagedJournal
 
 
 def _lock_file(path: Path) -> Path:
@@ -455,15 +461,6 @@ def is_open_for_writing(path: Path | str) -> bool:
     return False
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names of a folder's files durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _connect_to_read(path: Path) -> sqlite3.Connection:
     try:
         return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=5.0)
@@ -479,7 +476,7 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
         try:
             yield connection
         except sqlite3.Error as error:
-            raise JournalError(f"{path}: the file is damaged: {error}") from None
+            raise _failure(error)(f"{path}: the file is damaged: {error}") from None
 
 
 def _check_header(connection: sqlite3.Connection, path: Path) -> str:
@@ -490,11 +487,11 @@ def _check_header(connection: sqlite3.Connection, path: Path) -> str:
         schema = tuple(sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master ORDER BY rowid"))
         identity = connection.execute("SELECT identity FROM header").fetchall() if schema == _SCHEMA else []
     except (sqlite3.Error, UnicodeDecodeError) as error:
-        raise JournalError(f"{path}: can't be read as a journal: {error}") from None
+        raise _failure(error)(f"{path}: can't be read as a journal: {error}") from None
     if application != APPLICATION_ID:
-        raise JournalError(f"{path}: application id must be {APPLICATION_ID:#x}, was {application:#x}: not a journal")
+        raise DamagedJournal(f"{path}: application id must be {APPLICATION_ID:#x}, was {application:#x}: not a journal")
     if version != SCHEMA_VERSION:
         raise JournalError(f"{path}: version of the journal must be {SCHEMA_VERSION}, was {version}")
     if schema != _SCHEMA or len(identity) != 1:
-        raise JournalError(f"{path}: tables and triggers must be those that a journal is created with")
+        raise DamagedJournal(f"{path}: tables and triggers must be those that a journal is created with")
     return str(identity[0][0])

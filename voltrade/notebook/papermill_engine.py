@@ -192,7 +192,7 @@ def resume(nb: Any, notebook: Path, config: Config) -> list[str]:
     folder = notebook.with_suffix("")
     if not records.can_be_resumed(folder):
         return []
-    if lines := records.changed(records.read(folder), config, but=_computed(nb) | {"confirmation"}):
+    if lines := records.changed(records.restored(folder), config, but=_computed(nb) | {"confirmation"}):
         raise Refused("\n".join([*lines, f"for a new run, choose another output, or move {folder.name} away"]))
     return [f"voltrade: {folder.name} was interrupted; resuming it"]
 

@@ -353,7 +353,7 @@ def _record_to_resume(folder: Path, config: Config) -> dict[str, Any]:
     Raises:
         SessionError: A parameter differs from those of the run.
     """
-    record = records.read(folder)
+    record = records.restored(folder)
     if lines := records.changed(record, config):
         raise SessionError("\n".join(lines))
     return {name: value for name, value in record.items() if name not in ("pid", "socket")}

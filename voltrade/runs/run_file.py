@@ -4,7 +4,8 @@
 `threshold`: the volume of a bar, and whether it was given or is the symbol's own); the engine adds who trades (`pid`,
 `socket`, `venue`, `account`), the rows of the start-up table (`checks`), and how it ended (`state`, `end_reason`,
 `ended`, `head`). Notebooks and commands read it, to see whether the run is running, can
-be resumed, or is over.
+be resumed, or is over. A file that is lost or damaged is made again from the journal, so that a position is never left
+to nobody for it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from voltrade import journal
 from voltrade.config import Config
-from voltrade.errors import SessionError
+from voltrade.errors import DamagedJournal, JournalError, SessionError
 from voltrade.strategy.rule_file import was_edited
 
 RECORD, JOURNAL = "run.json", "journal.db"
@@ -29,7 +31,8 @@ PAGE = "review.html"
 """The review of a run, if one was written."""
 NOTED = "run"
 """Key under `voltrade` in an executed notebook's metadata, for how the run ended."""
-UNFINISHED = ("starting", "running")
+STARTING = "starting"
+UNFINISHED = (STARTING, "running")
 OVER = ("ended", "failed")
 ENDING = "ending"
 """State of a session that has stopped trading, while its record still says that it runs."""
@@ -57,6 +60,57 @@ def load(folder: Path) -> dict[str, Any]:
     return record
 
 
+def restored(folder: Path) -> dict[str, Any]:
+    """Return the record in a run's folder; one that is missing or damaged is made from the run's journal.
+
+    Raises:
+        SessionError: It is missing or damaged, and so is the journal.
+    """
+    try:
+        return load(folder)
+    except SessionError:
+        if not (record := of_journal(folder / JOURNAL)):
+            raise
+        return record
+
+
+def of_journal(path: Path) -> dict[str, Any]:
+    """Return the record that a run's journal makes: that of a run that was cut short, unless it has its last row.
+
+    Processes, addresses and the notebook are not in a journal; the account's name is in its start-up table. Without a
+    journal that can be read it is empty.
+    """
+    try:
+        start, end = next(journal.read(path, kind="Start"), None), journal.last(path, "End")
+        identity, (rows, head) = journal.identity_of(path), journal.last_row(path)
+    except JournalError:
+        return {}
+    if start is None:
+        return {}
+    facts: dict[str, Any] = start.fact
+    account = (check["found"] for check in facts.get("checks", []) if check["item"] == "account")
+    record = {name: facts[name] for name in ("parameters", "epoch", "rule_sha256", "checks") if name in facts}
+    record |= {"id": identity, "account": next(account, ""), "begun": True, "state": "running"}
+    if end is None:
+        return record
+    return record | {"state": "ended", "end_reason": end.fact["reason"], "rows": rows, "head": head}
+
+
+def release(folder: Path) -> None:
+    """Note that no notebook attends a run which is gone on with from elsewhere, so that no engine waits for one."""
+    write(folder, restored(folder) | {"released": True})
+
+
+def refuse_missing(path: Path) -> None:
+    """Refuse the journal of a run that has begun where it is not there.
+
+    Raises:
+        DamagedJournal: Names the file.
+    """
+    if not path.exists():
+        raise DamagedJournal(f"{path}: must be there, since the run has begun")
+
+
 def read(folder: Path) -> dict[str, Any]:
     """Return the record in a run's folder; empty if it is missing or damaged."""
     try:
@@ -76,13 +130,13 @@ class Record:
     """The record of a running engine; each update is written immediately."""
 
     def __init__(self, folder: Path) -> None:
-        """Read the record.
+        """Read the record; one that is lost is made from the journal.
 
         Raises:
-            SessionError: The record is missing or damaged.
+            SessionError: The record is missing or damaged, and so is the journal.
         """
         self._folder = folder
-        self.facts = load(folder)
+        self.facts = restored(folder)
 
     def update(self, **facts: Any) -> None:
         """Change values and write the record."""
@@ -137,8 +191,14 @@ def is_guarded(record: Mapping[str, Any]) -> bool:
 
 
 def can_be_resumed(folder: Path) -> bool:
-    """Whether the run's engine was killed after it had created its journal, so that the run can be resumed."""
-    record = read(folder)
+    """Whether the run's engine was killed after it had created its journal, so that the run can be resumed.
+
+    Also where the journal is damaged since.
+    """
+    try:
+        record = restored(folder)
+    except SessionError:
+        return False
     began = bool(record.get("begun")) and (folder / JOURNAL).exists()
     return record.get("state") in UNFINISHED and began and not is_running(record)
 

@@ -178,7 +178,6 @@ def test_e9_protect_waits_for_an_exit_that_is_filling() -> None:
     assert [name for name in claims.open_at_end(evidence) if "-1s" not in name] == []
 
 
-@fails("E11")
 def test_e11_a_run_without_its_record_goes_on_from_its_journal() -> None:
     """Killed in position, the record deleted, resumed. (The other right answer, a text, is no story.)"""
     lost = at(10, "kill", again=False), at(11, "remove", what="runs/run/run.json")
