@@ -58,6 +58,11 @@ def frame(kind: int, payload: bytes) -> bytes:
     return bytes((kind, 127)) + size.to_bytes(8, "big") + payload
 
 
+def key_expired(time: int, key: str) -> Json:
+    """Return the event that a listen key has expired."""
+    return {"e": "listenKeyExpired", "E": time, "listenKey": key}
+
+
 @dataclass(eq=False, slots=True)
 class Socket:
     """A websocket connection and its subscriptions."""
@@ -190,9 +195,8 @@ class Streams:
         """Expire the key if its time is over (or `early`); its connections stay open without events."""
         if self.listen_key and (early or now >= self._expiry):
             end = now if early else self._expiry
-            event = {"e": "listenKeyExpired", "E": end, "listenKey": self.listen_key}
             if told:
-                self.push_user("listenKeyExpired", [orjson.dumps(event)])
+                self.push_user("listenKeyExpired", [orjson.dumps(key_expired(end, self.listen_key))])
             self.forget_listen_key()
 
     def next_due(self) -> int:
