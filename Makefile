@@ -1,4 +1,5 @@
-# make setup | live | test | campaign | campaign-process | week | planted | bench | lab | check | constraints | clean
+# make setup | live | test | campaign | campaign-process | week | planted | conformance | bench | lab | check |
+#     constraints | clean
 # Each target makes the environment in .venv that it needs; nothing has to be activated or installed by hand.
 # ARGS is passed on: make test ARGS="tests/data/test_load_tape.py -k gzip", make live ARGS="-p seed 8".
 
@@ -8,13 +9,18 @@ BIN := $(VENV)/bin
 PYTHONS := python3.11 python3.12 python3.13 python3.14 python3
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PEERS := .venv-bench
+# Other people's clients of Binance, each in an environment of its own; nautilus_trader wants Python 3.12.
+CLIENTS := freqtrade nautilus_trader
+CLIENT_PYTHONS := $(PYTHON) python3.12 python3.13 $(wildcard $(HOME)/.pyenv/versions/3.1[23]*/bin/python)
+CLIENT_USABLE := import sys, venv, ensurepip; sys.exit(not (3, 12) <= sys.version_info < (3, 14))
 BENCH := *
 # Files are shared out to two processes, since much of a session's time is waiting; WORKERS=0 for one, and a debugger.
 WORKERS := 2
 SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
-.PHONY: help setup setup-dev live test campaign campaign-process week planted bench lab check constraints clean
+.PHONY: help setup setup-dev live test campaign campaign-process week planted conformance bench lab check
+.PHONY: constraints clean
 .DELETE_ON_ERROR:
 
 help:
@@ -22,6 +28,7 @@ help:
 	@echo "make test         tests and notebooks; ARGS are passed to pytest"
 	@echo "make campaign     simulated sessions under faults; SESSIONS=1000 SEED=1 for how many, and from where"
 	@echo "make planted      bugs planted in our own code, each to be caught by the simulator; takes minutes"
+	@echo "make conformance  freqtrade and nautilus_trader trade at the simulated venue; installs them; takes minutes"
 	@echo "make campaign-process  kill real engines, kernels and papermills at unplanned moments; takes minutes"
 	@echo "make week         days in virtual time: connections, weight, memory, journal; HOURS=168 RATE=2 FORM=demo"
 	@echo "make bench        speed and memory against others; BENCH=bars for one; takes minutes on a quiet machine"
@@ -56,6 +63,15 @@ $(PEERS)/ready: pyproject.toml | $(BIN)/python
 	$(PEERS)/bin/python -m pip install --quiet -e '.[bench]'
 	@touch $@
 
+$(CLIENTS:%=.venv-%/ready): .venv-%/ready: tests/conformance/%.txt
+	@for python in $(CLIENT_PYTHONS); do \
+	    if "$$python" -c '$(CLIENT_USABLE)' 2>/dev/null; then exec "$$python" -m venv --clear .venv-$*; fi; \
+	done; \
+	echo "Python 3.12 or 3.13 with venv is needed: PYTHON=/path/to/python make conformance" >&2; \
+	exit 1
+	.venv-$*/bin/python -m pip install --quiet -r $<
+	@touch $@
+
 live: $(VENV)/ready
 	$(BIN)/papermill notebooks/live.ipynb runs/demo.ipynb $(ARGS)
 	@echo "The record is runs/demo.ipynb: make lab opens it. For other commands, once in each new shell:"
@@ -76,6 +92,9 @@ planted: $(VENV)/ready
 week: $(VENV)/ready
 	PYTHONPATH=tests $(BIN)/python -m simulation.week --hours $(or $(HOURS),168) --rate $(or $(RATE),2) \
 	    --form $(or $(FORM),demo) $(ARGS)
+
+conformance: $(VENV)/ready $(CLIENTS:%=.venv-%/ready)
+	PYTHONPATH=tests $(BIN)/python -m conformance.session $(ARGS)
 
 bench: $(VENV)/ready $(PEERS)/ready
 	@status=0; for bench in benchmarks/bench_$(BENCH).py; do \
@@ -100,5 +119,5 @@ constraints: $(VENV)/ready-dev
 	    --no-annotate --no-header --quiet -o constraints.txt $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(PEERS) $(CLIENTS:%=.venv-%) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +
