@@ -89,7 +89,9 @@ def of_journal(path: Path) -> dict[str, Any]:
         return {}
     facts: dict[str, Any] = start.fact
     account = (check["found"] for check in facts.get("checks", []) if check["item"] == "account")
-    record = {name: facts[name] for name in ("parameters", "epoch", "rule_sha256", "checks") if name in facts}
+    record: dict[str, Any] = {
+        name: facts[name] for name in ("parameters", "epoch", "rule_sha256", "checks") if name in facts
+    }
     record |= {"id": identity, "account": next(account, ""), "begun": True, "state": "running"}
     if end is None:
         return record
