@@ -16,7 +16,7 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from voltrade import compiled
 from voltrade.config import Config, SignalSettings, refuse_secrets
@@ -87,7 +87,7 @@ def read_parameters(
     return config
 
 
-def without_zero(given: Mapping[str, object]) -> dict[str, object]:
+def without_zero(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters without a threshold of 0, which stands for the symbol's own."""
     is_zero = not isinstance(given.get("threshold"), bool) and given.get("threshold") == 0
     return {name: value for name, value in given.items() if name != "threshold" or not is_zero}
