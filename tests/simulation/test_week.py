@@ -37,14 +37,15 @@ def test_half_an_hour_in_the_order_of_a_week() -> None:
     assert [round(at) for at in dials if at < 23] == [0, 0, 11, 11, 22, 22]
     read_again = [("user", False), ("user", True)]
     known = [(stream, up) for at, stream, up in used.links if at < begin]
-    assert known == [("market", True), ("user", True), *read_again, *read_again]
+    assert sorted(known[:2]) == [("market", True), ("user", True)]
+    assert known[2:] == [*read_again, *read_again]
     assert [used.is_planned((gap.time - used.opened) / 3.6e6) for gap in used.gaps] == [True]
 
 
 def test_paper_in_the_order_of_a_week() -> None:
     used = a_while("paper", 14)
     assert without_the_start(used) == []
-    assert [(stream, up) for _, stream, up in used.links] == [("market", True), ("user", True)]
+    assert sorted((stream, up) for _, stream, up in used.links) == [("market", True), ("user", True)]
     assert [round((time - used.opened) / MINUTE_MS) for time, _ in used.dials] == [0, 11]
 
 

@@ -36,7 +36,7 @@ class Framed:
 
     @property
     def equity(self) -> pd.DataFrame:
-        """One row for each valuation of the account, at every mark price and fill."""
+        """One row for each valuation of the account, at every fill and, once a minute, at mark prices."""
         return self._frame("equity")
 
     @property
