@@ -51,7 +51,7 @@ def test_the_table_of_a_run_that_goes_on_reads_no_account_again_and_sets_nothing
         exchange=SimpleNamespace(aiohttp_proxy=None),
         rest=SimpleNamespace(clock_offset=no_offset),
         instrument=an_instrument("BTCUSDT"),
-        **{"fingerprint": "abc", "allowed_by": "a person", "gateway": None},
+        **{"fingerprint": "abc", "allowed_by": "a person", "denied": "", "ceilings": "", "gateway": None},
     )
     flat = PositionReport("BTCUSDT", 0, "0")
     read = Snapshot(NOON, "BTCUSDT", 10_000 * MONEY, 10_000 * MONEY, 50_000, 20_000, 20, "cross", False, flat)
