@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from voltrade.model import AccountSummary, AlgoUpdate, Event, OrderUpdate, Outcome, Reply, Snapshot, StreamStatus
+from voltrade.model import (
+    AccountSummary,
+    AccountUpdate,
+    AlgoUpdate,
+    Event,
+    OperatorAction,
+    OrderUpdate,
+    Outcome,
+    Reply,
+    Snapshot,
+    StreamStatus,
+)
 
 REPORT_WITHIN_MS = 2_000
 """The user stream reports an accepted order within this time."""
 COMPARE_MS, COMPARE_FLAT_MS = 60_000, 300_000
 """How often the account is compared with our books: with a position or an order, and without."""
+GONE_MS = 10_000
+"""An exchange that has answered nothing for this long since a session was told to end counts as gone."""
 SETTINGS_MS = 60_000
 """How often leverage, margin type and modes are read, at most, although no event says that they have changed."""
+
+
+HEARD = (OrderUpdate, AlgoUpdate, AccountUpdate, Reply, Snapshot, AccountSummary)
+"""Events that the exchange has sent, and answers, which it may not have."""
 
 
 class AccountWatch:
@@ -23,9 +40,13 @@ class AccountWatch:
         self._awaited: dict[str, int] = {}
         """Orders that the exchange has accepted and the stream has not reported, with the time of acceptance, ms."""
         self._read_at = self._trigger_passed_at = self._settings_read_at = 0
+        self._heard_at = self._stopped_at = 0
+        """When the exchange last answered or told anything about orders, and when the session was first told to end."""
 
     def on_event(self, event: Event, now: int) -> None:
         """Note an event; `now` is in ms."""
+        if not isinstance(event, Reply) or event.outcome is Outcome.ACCEPTED or event.code < 0:
+            self._heard_at = now if isinstance(event, HEARD) else self._heard_at
         match event:
             case OrderUpdate(client_order_id=name) | AlgoUpdate(client_order_id=name):
                 self._reported.add(name)
@@ -40,6 +61,16 @@ class AccountWatch:
                 self._settings_read_at = 0
             case Snapshot() | AccountSummary():
                 self._read_at = now
+
+    def final_action(self, action: OperatorAction, now: int) -> OperatorAction:
+        """Return what a command does that ends the session: from the second on `abandon`, where the exchange is gone.
+
+        What the policy wants can't be carried out then, nor seen to be.
+        """
+        if self._stopped_at and now - self._stopped_at >= GONE_MS and self._heard_at < self._stopped_at:
+            return "abandon"
+        self._stopped_at = self._stopped_at or now
+        return action
 
     def on_settings(self, asked: int) -> None:
         """Note that the account's settings are read, and when they were asked for; 0 where that failed.

@@ -20,7 +20,6 @@ from voltrade import core_rules, records, risk
 from voltrade.account import Account, Position
 from voltrade.account_check import setting_problems
 from voltrade.bar_pipeline import BarPipeline
-from voltrade.bar_rate import bar_rate_alert
 from voltrade.books import Books
 from voltrade.compiled import BARE, Rows, compile_for, plain, rows_of
 from voltrade.config import Config, milliseconds
@@ -58,7 +57,7 @@ from voltrade.order_states import ACCOUNT_MISMATCH, NONE, WALLET_DIFFERS
 from voltrade.risk import CircuitBreaker
 from voltrade.saved_account import account_state, restore_account
 from voltrade.signal_engine import SignalEngine, refuse_other_overrides
-from voltrade.symbol_state import HOLDS, SymbolState, expected_range, rule_alerts, switch_rules
+from voltrade.symbol_state import HOLDS, SymbolState, abandoned, expected_range, rule_alerts, switch_rules
 
 GATES: tuple[risk.Gate, ...] = (
     risk.WARMING_UP,
@@ -115,6 +114,9 @@ class TradingCore:
         engine: the signal engine; a custom rule is a subclass of `SignalEngine`.
         others: further symbols, traded by the built-in rule under the same settings.
 
+    Attributes:
+        is_abandoned: whether an operator has ended the session although the exchange can't be reached.
+
     Raises:
         ConfigError: the settings are impossible under a symbol's filters, or name a rule file without its engine; or
             the engine overrides other methods than those meant to be overridden.
@@ -139,6 +141,7 @@ class TradingCore:
         self._wallet_difference = self._difference_count = 0
         """By how much the exchange's wallet last differed from our books, and for how many snapshots in a row."""
         self._signal = np.zeros(1, records.SIGNAL)
+        self.is_abandoned = False
         row = self._books.account
         core_rules.set_gates(row, GATES)
         row["flatten_at_end"] = config.session.on_duration_end == "flatten"
@@ -231,8 +234,8 @@ class TradingCore:
 
     @property
     def finished(self) -> bool:
-        """Whether the session has ended and its positions are closed, or kept with a confirmed stop."""
-        return bool(self._ask(records.IS_FINISHED))
+        """Whether the session has ended and its positions are closed, or kept with a confirmed stop, or abandoned."""
+        return self.is_abandoned or bool(self._ask(records.IS_FINISHED))
 
     def end_of_tape(self, time: int) -> Operator:
         """Return the command that ends a session at the end of its tape."""
@@ -313,17 +316,7 @@ class TradingCore:
             records.MARKED, symbol_state.index, amount=mark.price_e8, code=1 if mark.is_last_price else 0
         )
         outputs = self._books.react(event)
-        return [*outputs, *self._watch_bars(symbol_state)]
-
-    def _watch_bars(self, symbol_state: SymbolState) -> list[Output]:
-        """Alert once when bars come too fast or too slowly for their threshold."""
-        times, expected = symbol_state.pipeline.bars["close_time"], symbol_state.expected_range
-        if expected is None or not len(times):
-            return []
-        found = bar_rate_alert(expected.threshold, expected, times, int(times[0]), self.time)
-        is_new = found is not None and not symbol_state.is_bar_rate_alerted
-        symbol_state.is_bar_rate_alerted = found is not None
-        return [Alert(self.time, "BAR_RATE", str(found))] if is_new else []
+        return [*outputs, *symbol_state.watch_bars(self.time)]
 
     def _on_account(self, update: AccountUpdate) -> list[Output]:
         """Book funding and transfers, which only the exchange knows; fills are booked by their order updates."""
@@ -459,6 +452,9 @@ class TradingCore:
             return self._books.react(
                 records.Event(records.STOPPED, amount=flatten, reason=self._books.reason_number(reason))
             )
+        if command.action == "abandon":
+            self.is_abandoned = True
+            return abandoned(self.symbol_states.values(), reason, self.time)
         if command.action == "pause":
             row["paused"] = self._books.reason_number(reason)
             return []

@@ -26,7 +26,6 @@ from voltrade.journal_rows import Fact
 from voltrade.lockstep import Channel, Lockstep, SessionHooks
 from voltrade.market_stretch import Stretch
 from voltrade.model import (
-    MONEY,
     USER_STREAM_UP,
     AccountSummary,
     Answer,
@@ -38,6 +37,7 @@ from voltrade.model import (
     History,
     LookupOrder,
     MarkPrice,
+    OperatorAction,
     OrderIntent,
     Outcome,
     Output,
@@ -51,7 +51,8 @@ from voltrade.model import (
     moment_text,
 )
 from voltrade.order_states import TOO_LARGE
-from voltrade.risk import distance_label
+from voltrade.price_watch import PriceWatch
+from voltrade.symbol_state import status_of
 from voltrade.tape_loop import TapeLoop, commands_of, warm_up
 
 log = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ class LiveTradingSystem:
         self._uncommitted = 0
         self._stretch = Stretch()
         self._is_lockstep = False
-        self._watch = AccountWatch()
+        self._watch, self._prices = AccountWatch(), PriceWatch(core.symbol_states[self._symbol].instrument)
         self._is_unstored = False
         """Whether the journal could not be stored, so that no entry may be sent."""
         self._is_reading, self._read_again = False, ""
@@ -138,33 +139,31 @@ class LiveTradingSystem:
 
     def _on_agg_trade(self, trade_id: int, price: int, quantity: int, time: int, buyer_is_maker: bool) -> None:
         """Take a trade from the stream; the core gets it in the order of arrival."""
+        if strange := self._prices.check(price, time):
+            self._inbox.add(Trouble(self._clock(), "PRICE_OFF", strange))
         self._inbox.add_trade((trade_id, price, quantity, time, buyer_is_maker))
 
     def on_event(self, event: Event) -> None:
         """Take any other event: from a stream, or an operator's command."""
         if isinstance(event, MarkPrice):
+            self._prices.note_mark(event)
             self._inbox.add_mark(event)
         else:
             self._watch.on_event(event, self._clock())
             self._inbox.add(event)
 
+    def final_action(self, action: OperatorAction) -> OperatorAction:
+        """Return what a command that ends the session does now; see `AccountWatch.final_action`."""
+        return self._watch.final_action(action, self._clock())
+
     def status(self, tape_trades: int) -> dict[str, Any]:
         """Return the session's status for display; `tape_trades` is the length of the tape, 0 without one."""
-        core, symbol_state = self.core, self.core.symbol_states[self._symbol]
-        instrument, quote = symbol_state.instrument, symbol_state.instrument.quote_asset
+        symbol_state, account, breaker = self.core.symbol_states[self._symbol], self.core.account, self.core.breaker
         return {
-            "time": moment_text(core.time),
+            "time": moment_text(self.core.time),
             "progress": self._trades / tape_trades if tape_trades else 0.0,
             "trades": f"{self._trades:,}",
-            "bars": f"{symbol_state.pipeline.count:,}",
-            "position": f"{instrument.quantity(symbol_state.monitor.position):f} {instrument.base_asset}",
-            "wallet": f"{core.account.wallet / MONEY:,.2f} {quote}" if core.account else "",
-            "paused": core.paused,
-            "rule": symbol_state.pipeline.rule_off and f"off: {symbol_state.pipeline.rule_off}",
-            "breaker": core.breaker.mode if core.breaker else "",
-            "distances": {code: distance_label(code, *far, quote) for code, far in core.breaker.distances().items()}
-            if core.breaker
-            else {},
+            **status_of(symbol_state, account.wallet if account else None, self.core.paused, breaker),
         }
 
     # --- the journal -----------------------------------------------------------------------------------------------
@@ -353,8 +352,8 @@ class LiveTradingSystem:
                 if restarted:
                     first = TakeSnapshot(self._clock(), self._symbol, RESTARTED)
                     others.append(tasks.create_task(self._read_account(first, reading)))
-                await self._consume_until_finished(tasks)
-                for task in others:
+                pending = await self._consume_until_finished(tasks)
+                for task in (*others, *pending):
                     task.cancel()
         except ExceptionGroup as group:  # a task that fails cancels the others
             raise group.exceptions[0] from None
@@ -394,10 +393,10 @@ class LiveTradingSystem:
         self._watch.note_trigger(now, monitor.is_trigger_passed(symbol_state.pipeline.last_price))
         return self._watch.is_due(now, monitor.has_position)
 
-    async def _consume_until_finished(self, requests: asyncio.TaskGroup) -> None:
+    async def _consume_until_finished(self, requests: asyncio.TaskGroup) -> set[asyncio.Task[None]]:
         pending: set[asyncio.Task[None]] = set()
         commit_at, written_at = 0.0, 0.0
-        while not (self.core.finished and not pending):
+        while not (self.core.finished and (self.core.is_abandoned or not pending)):
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._wait_s()):
                     await self._inbox.arrived.wait()
@@ -413,6 +412,7 @@ class LiveTradingSystem:
                     self.write_market()
                     written_at = now
                 self._commit()
+        return pending
 
     def _stretch_s(self) -> float:
         """Return how long market data may wait for its row."""

@@ -443,8 +443,9 @@ class OrderUpdate:
     last_quantity: int = 0
     last_price: int = 0
     fee: int = 0
-    """Money paid for this fill."""
+    """Money paid for this fill, of the quote asset; of another asset what it was worth."""
     fee_asset: str = ""
+    """What it was paid in; empty where that is not told."""
     realised: int = 0
     """Money realised by this fill, before its fee."""
     is_maker: bool = False
@@ -568,12 +569,18 @@ class Timer:
     time: int
 
 
+OperatorAction = Literal[
+    "pause", "resume", "reduce", "flatten", "halt", "protect", "caretake", "acknowledge", "abandon"
+]
+"""What an operator can order; `abandon` ends a session whose exchange is gone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Operator:
     """A command of the operator, or of a stop policy, to the running session."""
 
     time: int
-    action: Literal["pause", "resume", "reduce", "flatten", "halt", "protect", "caretake", "acknowledge"]
+    action: OperatorAction
     reason: str
     final: bool = False
     """Whether the session ends after the action."""
@@ -615,6 +622,8 @@ class History:
     trades: Trades
     resume_point: BarResumePoint | None = None
     """State of the day's bars before the first trade; None where the bars begin with that trade."""
+    doubt: str = ""
+    """Why that state may differ from the one that all trades of the day make; empty where it does not."""
 
 
 @dataclass(frozen=True, slots=True)

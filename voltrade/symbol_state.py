@@ -6,16 +6,21 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from voltrade import risk
 from voltrade.bar_pipeline import BarPipeline
-from voltrade.bar_rate import ExpectedRange
+from voltrade.bar_rate import ExpectedRange, bar_rate_alert
 from voltrade.config import BarSettings
-from voltrade.model import Alert, Instrument, Operator, Output
-from voltrade.oms import OrderMonitor
+from voltrade.model import MONEY, Alert, Instrument, Operator, Output
+from voltrade.oms import Order, OrderMonitor
 from voltrade.signal_engine import SignalEngine
 
 RULE_FAILED, CARETAKER = "RULE_FAILED", "CARETAKER"
 """Codes of alerts: the rule raised an exception, or the engine is a caretaker; the rule is off until `resume`."""
+
+ABANDONED = "ABANDONED"
+"""Code of an alert: the session was ended although the exchange can't be reached."""
 
 HOLDS = {
     "resume": (risk.RESUME, 0),
@@ -50,9 +55,24 @@ class SymbolState:
         self.problems: list[str] = []
         self.problem_count = 0
 
+    def watch_bars(self, time: int) -> list[Output]:
+        """Alert once when bars come too fast or too slowly for their threshold."""
+        times, expected = self.pipeline.bars["close_time"], self.expected_range
+        if expected is None or not len(times):
+            return []
+        found = bar_rate_alert(expected.threshold, expected, times, int(times[0]), time)
+        is_new, self.is_bar_rate_alerted = found is not None and not self.is_bar_rate_alerted, found is not None
+        return [Alert(time, "BAR_RATE", str(found))] if is_new else []
+
     def write_bars(self, row: Any) -> None:
-        """Write the number of bars and the last price into the books."""
-        pipeline = self.pipeline
+        """Write the number of bars and the last price into the books.
+
+        An exit that was learnt before bars which closed earlier, as after a restart, is later than these bars: the
+        cooldown begins behind them.
+        """
+        pipeline, exited = self.pipeline, int(row["last_exit_bar"])
+        if pipeline.count != row["bars"] and 0 <= exited < pipeline.count:
+            row["last_exit_bar"] += np.searchsorted(pipeline.bars["close_time"][exited:], row["last_exit_time"])
         row["bars"], row["last_price"], row["price_time"] = pipeline.count, pipeline.last_price, pipeline.last_time
 
 
@@ -81,3 +101,39 @@ def switch_rules(symbol_states: Iterable[SymbolState], command: Operator) -> lis
             pipeline.switch_rule_off(why)
             outputs.append(Alert(command.time, CARETAKER, command.reason))
     return outputs
+
+
+def abandoned(symbol_states: Iterable[SymbolState], reason: str, time: int) -> list[Output]:
+    """Return an alert with what our books have at an exchange that is gone: positions, and orders that can act."""
+    left = ", ".join(part for each in symbol_states for part in _left_of(each)) or "nothing that we know of"
+    return [Alert(time, ABANDONED, f"{reason}: the exchange is gone, and nobody tends what is left there: {left}")]
+
+
+def _left_of(symbol_state: SymbolState) -> list[str]:
+    monitor, instrument = symbol_state.monitor, symbol_state.instrument
+    held = [f"{instrument.quantity(monitor.position):f} {instrument.base_asset}"] if monitor.position else []
+    return held + [_order_text(order, instrument) for order in monitor.orders.values() if not order.done]
+
+
+def _order_text(order: Order, instrument: Instrument) -> str:
+    at = f" at {instrument.price(order.row.trigger_price):f}" if order.row.trigger_price else ""
+    what = order.purpose.name.lower().replace("_", "-")
+    return f"{what} {order.id} of {instrument.quantity(order.quantity):f}{at} ({order.state})"
+
+
+def status_of(
+    symbol_state: SymbolState, wallet: int | None, paused: str, breaker: risk.CircuitBreaker | None
+) -> dict[str, Any]:
+    """Return what is shown of a symbol and its account; wallet and breaker are None before the first reading."""
+    instrument, quote = symbol_state.instrument, symbol_state.instrument.quote_asset
+    distances = breaker.distances() if breaker is not None else {}
+    return {
+        "bars": f"{symbol_state.pipeline.count:,}",
+        "position": f"{instrument.quantity(symbol_state.monitor.position):f} {instrument.base_asset}",
+        "wallet": f"{wallet / MONEY:,.2f} {quote}" if wallet is not None else "",
+        "paused": paused,
+        "rule": symbol_state.pipeline.rule_off and f"off: {symbol_state.pipeline.rule_off}",
+        "breaker": breaker.mode if breaker is not None else "",
+        "holds": ", ".join(breaker.codes) if breaker is not None else "",
+        "distances": {code: risk.distance_label(code, *far, quote) for code, far in distances.items()},
+    }

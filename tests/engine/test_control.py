@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -16,6 +17,9 @@ from voltrade.__main__ import main
 from voltrade.config import Config
 from voltrade.engine.control import Control
 from voltrade.engine.ctl import ACTIONS, _connect, ask, rows_of
+from voltrade.engine.operator_commands import OperatorCommands
+from voltrade.model import Operator
+from voltrade.runs.run_file import Record
 
 
 def told(tmp_path: Path, *lines: bytes) -> tuple[list[tuple[str, str, bool]], list[dict[str, Any]]]:
@@ -150,12 +154,41 @@ def test_an_order_that_comes_too_late_is_not_said_to_be_taken(tmp_path: Path, st
     """The engine answers for a moment after its session has ended; who ordered `flatten` must not think that it is."""
     orders: list[tuple[str, str, bool]] = []
     control = Control(Config(), lambda: {"state": state}, lambda *order: orders.append(order))
-    answer = control._answer({"op": action})
+    answer = asyncio.run(control._answer({"op": action}))
     assert not orders
     if action == "stop":  # that is what has come about
         assert rows_of(tmp_path, action, answer)["order"] == "nothing was done: the session is over already"
     else:
         assert answer == {"error": f"{action} comes too late and is not carried out: the session is {state}"}
+
+
+@pytest.mark.parametrize("state", ["starting", "running"])
+@pytest.mark.parametrize("is_handled", [True, False])
+def test_a_command_is_answered_with_what_is_true_after_it(tmp_path: Path, state: str, is_handled: bool) -> None:
+    """Fault case F6. What can't be carried out yet is said to be kept; an engine that starts waits for nothing."""
+    (tmp_path / "run.json").write_text(json.dumps({"state": state}))
+    commands = OperatorCommands(Record(tmp_path))
+    breaker = ["ACTIVE"]
+
+    def handle() -> None:
+        breaker[0] = "HALTED"
+        commands.on_operator(Operator(1, "halt", ""))
+
+    def command(action: Any, reason: str, final: bool) -> None:
+        commands.add(action, reason, final)
+        if is_handled:
+            asyncio.get_running_loop().call_later(0.01, handle)
+
+    async def ask_once() -> dict[str, Any]:
+        with mock.patch("voltrade.engine.operator_commands.CARRIED_OUT_WITHIN_S", 0.1):
+            status = lambda: {"state": state, "breaker": breaker[0]}  # noqa: E731
+            return await Control(Config(), status, command, carried_out=commands.wait)._answer({"op": "halt"})
+
+    answer, is_done = asyncio.run(ask_once()), is_handled and state == "running"
+    assert answer == {"state": state, "breaker": "HALTED" if is_done else "ACTIVE", "carried_out": is_done}
+    rows = rows_of(tmp_path, "halt", answer)
+    assert rows["order"].startswith("halt is carried out" if is_done else "halt was taken, and is kept until")
+    assert "carried_out" not in rows
 
 
 def test_ctl_waits_for_its_place_where_others_wait_for_a_busy_engine(served: Served) -> None:

@@ -28,7 +28,8 @@ TAPE = synthetic_market(INSTRUMENT, 5, 8.0, START_MS)
 class Exchange:
     """Answers klines and pages of trades from a tape, up to a position on it."""
 
-    def __init__(self, end: int, wrong_minutes: bool = False, failures: int = 0) -> None:
+    def __init__(self, end: int, wrong_minutes: int = 0, failures: int = 0) -> None:
+        """`wrong_minutes`: so many lots more are in each minute's kline."""
         self.seen = TAPE[:end]
         self.wrong_minutes, self.failures = wrong_minutes, failures
         self.pages = 0
@@ -116,11 +117,25 @@ def test_no_more_is_loaded_than_the_bars_need(needed: int) -> None:
 def test_klines_that_differ_from_the_trades_are_not_believed() -> None:
     config = Config.from_parameters(threshold=10)
     end = len(TAPE) - 10
-    history, _ = load(Exchange(end, wrong_minutes=True), config)
+    history, _ = load(Exchange(end, wrong_minutes=1_000_000), config)
     assert history.resume_point is None
+    assert history.doubt == ""
     today = int(TAPE.time[end - 1]) // 86_400_000
     assert int(history.trades.time[0]) // 86_400_000 == today
     assert int(history.trades.id[0]) == int(TAPE.id[np.searchsorted(TAPE.time, today * 86_400_000)])
+
+
+def test_klines_that_count_a_little_more_than_the_trades_are_told_and_believed() -> None:
+    """Fault case C8: a lot a minute, which trades that aggTrades leave out may make."""
+    config = Config.from_parameters(threshold=10)
+    right, _ = load(Exchange(len(TAPE) - 10), config)
+    history, _ = load(Exchange(len(TAPE) - 10, wrong_minutes=1), config)
+    assert right.doubt == ""
+    assert history.doubt.startswith("klines differ from their trades: today's bars may have closed ")
+    assert right.resume_point is not None
+    assert history.resume_point is not None
+    assert history.resume_point.number - right.resume_point.number <= 1
+    assert len(history.trades) == len(right.trades)
 
 
 @pytest.mark.parametrize(("unit", "anchor"), [("trades", "utc_day"), ("base", "continuous")])

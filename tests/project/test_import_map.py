@@ -16,7 +16,8 @@ TRADING_PATH = [
     "risk", "account", "order_states", "records", "order_queries", "order_rules", "position_rules", "position_timers",
     "row_facts", "core_rules", "books", "order_register", "account_check", "order_outputs", "saved_orders", "oms",
     "bar_rate", "symbol_state", "saved_account", "core", "tape_loop",
-    "account_watch", "journal_rows", "market_stretch", "checkpoint", "journal", "inbox", "lockstep", "live",
+    "account_watch", "price_watch", "journal_rows", "market_stretch", "checkpoint", "journal", "inbox", "lockstep",
+    "live",
 ]  # fmt: skip
 """The files on top, in the order in which they build on each other: each imports only files before it."""
 
@@ -60,7 +61,18 @@ ONLY_IN = {
 }  # fmt: skip
 """Packages that one module (or a few) wraps for all the others."""
 
-READ_THE_OUTSIDE = {"errors", "folders", "compiled", "config", "account_watch", "journal", "inbox", "lockstep", "live"}
+READ_THE_OUTSIDE = {
+    "errors",
+    "folders",
+    "compiled",
+    "config",
+    "account_watch",
+    "price_watch",
+    "journal",
+    "inbox",
+    "lockstep",
+    "live",
+}
 """Files on top that aren't plain functions of their arguments."""
 
 WITHOUT_THE_OUTSIDE = {

@@ -67,7 +67,7 @@ class SimulatedEngine(Engine):
             held.push_async_callback(wiring.close)
             held.callback(self._close)
             self._lock_account(wiring)
-            self._control = Control(self._config, self._status, self._command, self._id)
+            self._control = self._make_control()
             self._record.update(account=wiring.fingerprint)
             await self._trade(wiring, self._control)
 

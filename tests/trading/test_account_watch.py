@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from voltrade.account_watch import COMPARE_FLAT_MS, COMPARE_MS, REPORT_WITHIN_MS, SETTINGS_MS, AccountWatch
+from voltrade.account_watch import COMPARE_FLAT_MS, COMPARE_MS, GONE_MS, REPORT_WITHIN_MS, SETTINGS_MS, AccountWatch
 from voltrade.model import (
     AccountSummary,
     Event,
@@ -93,3 +93,30 @@ def test_a_trigger_that_is_passed_and_of_which_nothing_is_told_has_the_account_r
     watch.on_event(READ, 10_500)
     watch.note_trigger(11_000, True)
     assert not watch.is_due(11_000, True)
+
+
+NOT_SENT = Reply(0, "submit", "BTCUSDT", NAME, False, Outcome.REFUSED, 0, "not sent")
+
+
+@pytest.mark.parametrize(
+    ("heard", "after_ms", "action"),
+    [
+        ([], GONE_MS, "abandon"),
+        ([], GONE_MS - 1, "flatten"),
+        ([accepted(outcome=Outcome.UNKNOWN), NOT_SENT, StreamStatus(0, "user", False)], GONE_MS, "abandon"),
+        ([READ], GONE_MS, "flatten"),
+        ([TOLD], GONE_MS, "flatten"),
+        ([Reply(0, "submit", "BTCUSDT", NAME, False, Outcome.REFUSED, -4131)], GONE_MS, "flatten"),
+    ],
+    ids=["nothing", "too soon", "no answers", "account", "event", "refusal"],
+)
+def test_a_session_is_abandoned_by_the_second_command_to_end_if_nothing_was_heard_since_the_first(
+    heard: list[Event], after_ms: int, action: str
+) -> None:
+    """Fault case F9. What was heard before the first command says nothing of the exchange now."""
+    watch = AccountWatch()
+    watch.on_event(READ, 500)
+    assert watch.final_action("flatten", 1_000) == "flatten"
+    for event in heard:
+        watch.on_event(event, 1_000 + after_ms // 2)
+    assert watch.final_action("flatten", 1_000 + after_ms) == action

@@ -10,20 +10,23 @@ import asyncio
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from voltrade.config import Config
 from voltrade.model import storable
-from voltrade.runs.run_file import TOO_LATE
+from voltrade.runs.run_file import STARTING, TOO_LATE
 
 MAX_LINE, MAX_REASON = 1 << 20, 500
 """Most bytes of a request, and most characters of a reason; a longer reason is cut."""
 
 TO_THE_CORE = {op: op for op in ("pause", "resume", "reduce", "flatten", "halt")} | {"ack": "acknowledge"}
 """Requests that are passed to the core, and the actions of its `Operator` events."""
+
+NOTEBOOK_LOST = "NOTEBOOK_LOST"
+"""Reason of the command that a lost notebook gives."""
 
 MAX_SOCKET_PATH = 100
 """Most bytes of the socket's path; the limit of operating systems is a little above."""
@@ -44,6 +47,7 @@ class Control:
         command: Callable[[str, str, bool], None],
         identity: str = "",
         on_release: Callable[[], None] = lambda: None,
+        carried_out: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         """Make a control; `listen` opens its socket.
 
@@ -53,12 +57,14 @@ class Control:
             command: Takes an operator command: action, reason, and whether the session ends with it.
             identity: Id of the run; a request for another run is refused.
             on_release: Called when a notebook releases its lease on purpose.
+            carried_out: Waits until the core has carried out the commands, within reason; returns whether it has.
         """
         self._config = config
         self._id = identity
         self._status = status
         self._command = command
         self._on_release = on_release
+        self._carried_out = carried_out
         self._leases = 0
         self.was_leased = False
         """Whether a notebook has had the lease at any time."""
@@ -96,7 +102,7 @@ class Control:
                     self.was_leased = True
                     if request["op"] == "release":
                         self._on_release()
-                writer.write(json.dumps(self._answer(request)).encode() + b"\n")
+                writer.write(json.dumps(await self._answer(request)).encode() + b"\n")
                 await writer.drain()
         except (ValueError, KeyError, TypeError, ConnectionError):
             pass  # an invalid request, or a client that disconnects, must not stop the engine
@@ -108,7 +114,8 @@ class Control:
                 self._leases -= 1
                 self.check_lease()
 
-    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the status; after a command, what is true once it is carried out."""
         if request.get("id") and request["id"] != self._id:
             return {"error": f"its socket is that of another run now, {self._id}"}
         op, reason = request["op"], storable(str(request.get("reason") or "")[:MAX_REASON])
@@ -124,7 +131,10 @@ class Control:
             self.stop(reason or "STOPPED")
         else:
             self._command(TO_THE_CORE[op], reason, False)
-        return self._status()
+        if self._carried_out is None:
+            return self._status()
+        is_done = status["state"] != STARTING and await self._carried_out()
+        return self._status() | {"carried_out": is_done}
 
     def stop(self, reason: str) -> None:
         """End the session by the policy `on_interrupt`, or by `protect` if that is `carry_on`."""
@@ -136,4 +146,4 @@ class Control:
         if not self.is_leased and self._status()["state"] == "running":
             policy = self._config.session.on_notebook_lost
             if policy != "carry_on":
-                self._command(policy, "NOTEBOOK_LOST", True)
+                self._command(policy, NOTEBOOK_LOST, True)

@@ -49,11 +49,13 @@ def rows_of(run: Path, action: str, answer: Mapping[str, Any]) -> dict[str, Any]
     rows: dict[str, Any] = {"run": run, "id": identity(run)}
     if action != "status" and answer.get("state") in TOO_LATE:
         rows["order"] = "nothing was done: the session is over already"
+    elif answer.get("carried_out"):
+        rows["order"] = f"{action} is carried out; what is true now is below"
     elif action != "status":
-        rows["order"] = (
-            f"{action} was taken, and is kept; how things stood then is below, what followed says `ctl status`"
-        )
+        rows["order"] = f"{action} was taken, and is kept until it can be carried out; `ctl status` says what followed"
     for name, value in answer.items():
+        if name == "carried_out":
+            continue
         if isinstance(value, dict):
             rows |= value
         elif value != "":

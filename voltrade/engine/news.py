@@ -189,7 +189,7 @@ class News:
         return f"{units / MONEY:{'+,.2f' if signed else ',.2f'}} {self._instrument.quote_asset}"
 
 
-URGENT = {"STOP_MISSING", "POSITION_MISMATCH", "ACCOUNT_MISMATCH"}
+URGENT = {"STOP_MISSING", "POSITION_MISMATCH", "ACCOUNT_MISMATCH", "ABANDONED"}
 """Alerts that need the trader's attention now."""
 
 _HANDLERS: dict[type, Callable[[News, Any], Iterator[Message]]] = {

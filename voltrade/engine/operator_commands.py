@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 
 from voltrade.model import Operator
@@ -9,6 +10,9 @@ from voltrade.runs.run_file import Record
 
 PENDING = "ordered"
 """Name of the pending commands in `run.json`."""
+
+CARRIED_OUT_WITHIN_S = 1.0
+"""How long the answer to a command waits until the core has carried it out."""
 
 
 class OperatorCommands:
@@ -18,6 +22,9 @@ class OperatorCommands:
         self._record = record
         self._journaled: list[tuple[str, str, bool]] = []
         """Commands in the journal since its last commit."""
+        self._waiting = 0
+        """How many commands this engine has accepted and the core has not handled."""
+        self._none_waits = asyncio.Event()
 
     @property
     def pending(self) -> list[tuple[str, str, bool]]:
@@ -26,10 +33,22 @@ class OperatorCommands:
 
     def add(self, action: str, reason: str, final: bool) -> None:
         """Write a command to `run.json`; a full disk must not prevent the command itself."""
+        self._waiting += 1
+        self._none_waits.clear()
         self._save([*self.pending, (action, reason, final)])
 
+    async def wait(self) -> bool:
+        """Wait until the core has carried out every command, at most CARRIED_OUT_WITHIN_S; return whether it has."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CARRIED_OUT_WITHIN_S):
+                await self._none_waits.wait()
+        return not self._waiting
+
     def on_operator(self, command: Operator) -> None:
-        """Note that the journal has a command, though not committed yet."""
+        """Note that the journal has a command, though not committed yet; the core handles it at once."""
+        self._waiting = max(self._waiting - 1, 0)
+        if not self._waiting:
+            self._none_waits.set()
         self._journaled.append((command.action, command.reason, command.final))
 
     def on_commit(self) -> None:

@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,7 +28,7 @@ from voltrade.engine.account_history import last_final_state, ledger_checks, ope
 from voltrade.engine.alarms import Alarms
 from voltrade.engine.checks import Check, has_position, refused
 from voltrade.engine.contact.passed import check_demo_check
-from voltrade.engine.control import Control
+from voltrade.engine.control import NOTEBOOK_LOST, Control
 from voltrade.engine.guardian import LOCK
 from voltrade.engine.heartbeat import Heartbeat
 from voltrade.engine.modes import Known, Wiring, waited_for, wire
@@ -41,11 +41,11 @@ from voltrade.engine.preflight import notifications, preflight
 from voltrade.engine.recorder import Recording
 from voltrade.engine.resumption import Resumption
 from voltrade.engine.warmup import Loader, Progress
-from voltrade.errors import JournalError, SessionError
+from voltrade.errors import SessionError
 from voltrade.exchange.binance import BinanceWSManager
 from voltrade.journal import Journal
-from voltrade.live import LiveTradingSystem
-from voltrade.model import Event, History, Operator, Output, ResumeState, Snapshot
+from voltrade.live import IDLE_S, LiveTradingSystem
+from voltrade.model import Event, History, Operator, Output, ResumeState, Snapshot, Trouble
 from voltrade.runs import handover
 from voltrade.runs.ledger import Ledger
 from voltrade.runs.ledger_file import FinalState
@@ -79,7 +79,8 @@ class Engine:
         self._record = Record(run_dir)
         rule_sha256 = self._record.facts.get("rule_sha256", "")
         self._config = read_parameters(self._record.facts["parameters"], run=run_dir, sha256=rule_sha256)
-        self._refuse_other_parameters()
+        begun = run_dir / JOURNAL if self._record.facts.get("begun") else None
+        handover.refuse_others(os.environ, begun, self._config.parameters())
         self._system: LiveTradingSystem | None = None
         self._journal: Journal | None = None
         self._ledger: Ledger | None = None
@@ -107,21 +108,6 @@ class Engine:
         self._news: News | None = None
         self._recording: Recording | None = None
 
-    def _refuse_other_parameters(self) -> None:
-        """Compare the parameters in `run.json` with those given to the process and those in the journal's first row.
-
-        Raises:
-            ConfigError: Names every parameter that differs, with both values.
-        """
-        parameters = self._config.parameters()
-        handover.refuse_other(handover.received(os.environ), parameters)
-        if self._record.facts.get("begun"):
-            with suppress(JournalError):  # recovery reports what is wrong with the journal
-                for row in journal.read(self._dir / JOURNAL, kind="Start"):
-                    begun = {**row.fact.get("parameters", {})}
-                    begun.pop("confirmation", None)  # has the date of the first start; a resumed run needs no new one
-                    handover.refuse_other(begun, parameters)
-
     async def run(self) -> None:
         """Run the session to its end.
 
@@ -130,8 +116,7 @@ class Engine:
         """
         async with AsyncExitStack() as held:
             self._identify()
-            released = partial(self._record.update, released=True)  # no later engine waits for the notebook
-            self._control = control = Control(self._config, self._status, self._command, self._id, released)
+            self._control = control = self._make_control()
             held.callback(control.close)
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, control.stop, signal.Signals(number).name)
@@ -153,6 +138,11 @@ class Engine:
             except Exception as error:  # the session's own venue goes on for the engine that takes this one's place
                 wiring.is_own_venue &= not self._is_started_again(error)
                 raise
+
+    def _make_control(self) -> Control:
+        released = partial(self._record.update, released=True)  # no later engine waits for the notebook
+        status, command, wait = self._status, self._command, self._commands.wait
+        return Control(self._config, status, command, self._id, released, wait)
 
     def _begin_to_live(self, held: AsyncExitStack) -> None:
         """Give the guardian signs of life, and repeat alarms."""
@@ -245,12 +235,9 @@ class Engine:
     def _observer(self, wiring: Wiring, news: News) -> Callable[[Event | Output], None]:
         """Return a function to call with every fact: it notes commands, sends news and records trades."""
         observers: list[Callable[[Event | Output], None]] = [self.notifier.observer(news), self._alarms.observe]
-        session = self._config.session
-        if recorder.is_wanted(session):
-            from voltrade.data.store import Store  # imports pyarrow, which would slow the start down
-
-            source = f"{session.mode} {wiring.endpoint.rest}"
-            self._recording = Recording(Store(), wiring.instrument, source, wiring.clock())
+        source, now = wiring.endpoint.rest, wiring.clock()
+        self._recording = recorder.recording_of(self._config.session, wiring.instrument, source, now)
+        if self._recording is not None:
             observers.append(self._recording.observe)
 
         def observe(fact: Event | Output) -> None:
@@ -293,7 +280,12 @@ class Engine:
         await feed.start(hold=True)
         [newest] = await wiring.rest.agg_trades(wiring.instrument.symbol, limit=1) or [(0, 0, 0, 0, False)]
         if not self.caretaker:  # it has no rule that would need earlier trades, but a position
-            system.warm_up(await self._load(wiring, newest[0]))
+            loading = asyncio.create_task(self._load(wiring, newest[0]))
+            held.callback(loading.cancel)
+            while not loading.done():
+                await asyncio.wait([loading], timeout=IDLE_S)
+                await feed.maintain(wiring.clock())  # loading may take longer than a listen key lives
+            system.warm_up(loading.result())
         self._resume_account(system, wiring)
         feed.release(newest[0])
         if isinstance(wiring.gateway, PaperExchange):
@@ -371,6 +363,8 @@ class Engine:
         loader = Loader(wiring.rest, core.config, wiring.instrument, wiring.clock, report)
         history = await loader.load(last_id, max(core.last_trade_id, 0), symbol_state.engine.warmup_bars)
         self._loading = None
+        if history.doubt:
+            self._system.on_event(Trouble(wiring.clock(), "BAR_PHASE", history.doubt))
         return history
 
     def _resume_account(self, system: LiveTradingSystem, wiring: Wiring) -> None:
@@ -478,6 +472,8 @@ class Engine:
 
     def _command(self, action: Any, reason: str, final: bool) -> None:
         """Take an operator command: it is on the disk before it is answered, also while the engine starts."""
+        if final and self._system is not None and reason != NOTEBOOK_LOST:
+            action = self._system.final_action(action)
         self._commands.add(action, reason, final)
         self._send_command(action, reason, final)
 

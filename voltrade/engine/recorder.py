@@ -62,3 +62,19 @@ class Recording:
             self._recorder.close()
         except DataError as error:
             log.warning("the last trades could not be recorded: %s", error)
+
+
+def recording_of(session: SessionSettings, instrument: Instrument, endpoint: str, now: int) -> Recording | None:
+    """Return the recording of a session's trades into the store; None where they are not recorded.
+
+    Args:
+        session: The session's settings.
+        instrument: The symbol.
+        endpoint: Where the trades come from.
+        now: The time, ms UTC.
+    """
+    if not is_wanted(session):
+        return None
+    from voltrade.data.store import Store  # imports pyarrow, which would slow the start down
+
+    return Recording(Store(), instrument, f"{session.mode} {endpoint}", now)

@@ -3,7 +3,8 @@
 Bars are anchored to the UTC day, so bar k must be the same bar whenever the engine starts. The volume since midnight
 gives the number of closed bars and the progress of the open one. Minute klines have that volume exactly, in two
 requests, so that only the trades of the last few hundred bars are loaded. Every whole minute is compared with its
-kline; if one differs, or if klines don't have the unit of the bars, the trades of the whole day are loaded.
+kline; if they differ by more than a thousandth, or if klines don't have the unit of the bars, the trades of the whole
+day are loaded. A smaller difference is told: klines may count trades that aggTrades leave out.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ MAX_DAYS = 3
 
 MAX_CATCH_UP = 50_000
 """Most trades that a restarted engine loads; if it has missed more, it starts its bars again."""
+
+MOST_DIFFERENCE_E3 = 1
+"""The most by which the klines of whole minutes may differ from their trades in all, in thousandths."""
 
 PAGE_TRIES = 4
 """How often a page is requested before the loading fails."""
@@ -107,7 +111,8 @@ class Loader:
         day = int(times[first]) // DAY_MS
         before = int(weights[(times // DAY_MS == day) & (times < times[first])].sum())
         trades = await self._trades_from(int(times[first]), last_id)
-        if not self._agree(trades, dict(minutes)):
+        differ, total = self._difference(trades, dict(minutes))
+        if differ * 1_000 > total * MOST_DIFFERENCE_E3:
             log.warning("klines differ from the trades: loading the whole day")
             return None
         number, progress = divmod(before, int(self._rules["threshold"]))
@@ -115,7 +120,16 @@ class Loader:
             return History(trades)
         first_id = int(trades.id[0]) if len(trades) else last_id + 1
         phase = BarResumePoint(int(times[first]), self._instrument.symbol, day, number, progress, first_id)
-        return History(trades, phase)
+        return History(trades, phase, self._doubt(differ * before, total * int(self._rules["threshold"])))
+
+    @staticmethod
+    def _doubt(differ: int, whole: int) -> str:
+        """Return what must be told of klines that differ from their trades by these parts of a bar until now."""
+        if not differ:
+            return ""
+        return (
+            f"klines differ from their trades: today's bars may have closed {differ / whole:.2g} bars earlier or later"
+        )
 
     async def _minutes(self, bars_needed: int) -> list[tuple[int, int]]:
         """Return time and volume of each minute, for as many whole days as enough bars need."""
@@ -137,16 +151,17 @@ class Loader:
             return Trades.from_rows(self._instrument.symbol, [])
         return await self._trades(first[0][0], last_id)
 
-    def _agree(self, trades: Trades, minutes: dict[int, int]) -> bool:
-        """Whether every whole minute of the trades has the volume of its kline."""
+    def _difference(self, trades: Trades, minutes: dict[int, int]) -> tuple[int, int]:
+        """Return by how much klines and trades differ in the whole minutes of the trades, and these trades' volume."""
         if not len(trades):
-            return True
+            return 0, 0
         weight = trades.quantity if self._config.bars.unit == "base" else trades.quantity * trades.price
         opened = trades.time // MINUTE_MS * MINUTE_MS
         starts = np.flatnonzero(np.diff(opened, prepend=-1))
         sums = np.add.reduceat(weight, starts)
         # The last minute was not over when its kline was read.
-        return all(minutes.get(int(at)) == int(total) for at, total in zip(opened[starts][:-1], sums[:-1], strict=True))
+        whole = zip(opened[starts][:-1].tolist(), sums[:-1].tolist(), strict=True)
+        return sum(abs(minutes.get(at, 0) - total) for at, total in whole), int(sums[:-1].sum())
 
     # --- by whole days -----------------------------------------------------------------------------------------------
 

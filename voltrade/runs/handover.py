@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Any
 
+from voltrade import journal
 from voltrade.config import refuse_secrets
-from voltrade.errors import ConfigError
+from voltrade.errors import ConfigError, JournalError
 
 GIVEN = "VOLTRADE_GIVEN"
 """Environment variable of a kernel or engine: the parameters that it was given, as JSON."""
@@ -79,3 +82,24 @@ def _number(value: object) -> Decimal | None:
         return Decimal(str(value))
     except InvalidOperation:
         return None
+
+
+def refuse_others(environ: Mapping[str, str], begun: Path | None, traded: Mapping[str, Any]) -> None:
+    """Refuse parameters that differ from those given to this process, or from those that the run began with.
+
+    Args:
+        environ: The environment of the process.
+        begun: The run's journal, whose first row has them; None before it has one.
+        traded: What would be traded.
+
+    Raises:
+        ConfigError: Names every parameter that differs, with both values.
+    """
+    refuse_other(received(environ), traded)
+    if begun is None:
+        return
+    with suppress(JournalError):  # recovery reports what is wrong with the journal
+        for row in journal.read(begun, kind="Start"):
+            first = {**row.fact.get("parameters", {})}
+            first.pop("confirmation", None)  # has the date of the first start; a resumed run needs no new one
+            refuse_other(first, traded)

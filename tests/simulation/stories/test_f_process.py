@@ -19,7 +19,7 @@ import pytest
 from simulation.evidence import Evidence
 from simulation.scenario import at
 from simulation.stories import claims
-from simulation.stories.plots import fails, story
+from simulation.stories.plots import EXIT, refusal, story
 
 
 def failures(evidence: Evidence) -> list[str]:
@@ -108,9 +108,7 @@ def test_f5_a_command_before_the_first_snapshot_is_obeyed(action: str) -> None:
     assert claims.entries(evidence) == []
 
 
-@pytest.mark.parametrize(
-    "action", [pytest.param("halt", marks=fails("F6")), "pause", pytest.param("reduce", marks=fails("F6"))]
-)
+@pytest.mark.parametrize("action", ["halt", "pause", "reduce"])
 def test_f6_an_operator_is_answered_with_the_state_after(action: str) -> None:
     """A command in position, and a `status` two seconds later: both answers say what is so now, and that alike."""
     evidence = story(at(10, "operator", action=action), at(12, "operator", action="status"), duration_s=20.0)
@@ -119,7 +117,6 @@ def test_f6_an_operator_is_answered_with_the_state_after(action: str) -> None:
     assert later["breaker"] != "ACTIVE" or "pause" in json.dumps(later).lower()
 
 
-@fails("F9")
 def test_f9_a_second_sigterm_ends_an_engine_whose_exchange_is_gone() -> None:
     """Venue and engine are told to end at once, policy flatten: the exit can't leave. A second SIGTERM 20 s later ends
     the engine, with the words what is left at the exchange.
@@ -129,6 +126,26 @@ def test_f9_a_second_sigterm_ends_an_engine_whose_exchange_is_gone() -> None:
     assert evidence.lives[-1].how != "running"
     assert evidence.lives[-1].end <= claims.when(evidence, 45)
     assert claims.alerts(evidence, claims.when(evidence, 39))
+
+
+def test_f9_a_second_sigterm_leaves_nothing_while_the_exchange_answers() -> None:
+    """The exit is refused for a while: told to end twice, the engine goes on until the position is closed."""
+    refused = at(19, "answer", 30, on=EXIT, **refusal(-4131, "PERCENT_PRICE"))
+    sigterm = [at(when_s, "operator", action="flatten", reason="SIGTERM", final=True) for when_s in (20, 40)]
+    evidence = story(refused, *sigterm, duration_s=90.0)
+    claims.premise(claims.refused(evidence, -4131), "an exit that is refused")
+    assert [text for text in claims.alerts(evidence) if text.startswith("ABANDONED")] == []
+    assert claims.is_left_in_order(evidence)
+
+
+def test_f9_the_words_name_what_is_left_at_an_exchange_that_went_first() -> None:
+    """The exchange is gone before the session's time is over; then the engine is told to end, twice."""
+    sigterm = [at(when_s, "operator", action="flatten", reason="SIGTERM", final=True) for when_s in (30, 45)]
+    evidence = story(at(15, "cut", 1e6), *sigterm, duration_s=20.0)
+    assert [life.how for life in evidence.lives] == ["ended"]
+    [told] = [text for text in claims.alerts(evidence) if text.startswith("ABANDONED: SIGTERM")]
+    assert "0.250 BTC, stop vt-e0-1s1 of 0.250 at 79881.0 (NEW)" in told
+    assert "exit vt-e0-1x" in told
 
 
 @pytest.mark.parametrize("action", ["halt", "pause"])
