@@ -42,6 +42,8 @@ BARE_DEAD_MS = 8_000
 """And from the death of the engine's process on."""
 FELT_FOR_MS = 60_000
 HALT_MS = 250
+ABSENT_MS = 5_000
+"""How long after the end of its recvWindow a request may arrive yet."""
 SETTLED_MS = 10_000
 """What is older than this is no longer on its way."""
 RESUMED_MS = 60_000
@@ -280,7 +282,8 @@ def _is_sum(amount: Decimal, parts: list[Decimal]) -> bool:
 def o3_orders(evidence: Evidence) -> list[Violation]:
     """The venue accepted at most one order for an intent, no larger than intended; a client id names one intent.
 
-    What all entries of one round trip have filled is no more than the largest of them meant to.
+    What all entries of one round trip have filled is no more than the largest of them meant to. An order counts as
+    never placed only when its request can't arrive any more: after its recvWindow and 5 s.
     """
     reading, found = reading_of(evidence), []
     for client_id, placed in reading.placed_by_id.items():
@@ -296,7 +299,18 @@ def o3_orders(evidence: Evidence) -> list[Violation]:
         if len(intents) > 1:
             text = f"{client_id} names {len(intents)} intents"
             found.append(Violation("O3", "id used twice", intents[-1][1].time, text))
-    return found + _entries_overfilled(reading)
+    return found + _entries_overfilled(reading) + _given_up_early(reading)
+
+
+def _given_up_early(reading: Reading) -> list[Violation]:
+    found, patience = [], int(reading.evidence.settings.get("recv_window_ms", 0)) + ABSENT_MS
+    for _, row in reading.of_kind("Alert"):
+        name = row.body["text"].split()[0] if row.body["code"] == "NOT_PLACED" else ""
+        waited = [row.body["time"] - intent.body["time"] for _, intent in reading.intents.get(name, [])[:1]]
+        if waited and waited[0] < patience:
+            text = f"{name} counted as never placed after {waited[0]} ms"
+            found.append(Violation("O3", "given up early", row.time, text))
+    return found
 
 
 def _entries_overfilled(reading: Reading) -> list[Violation]:

@@ -2,8 +2,9 @@
 
 Each is a plausible mistake, one change of one file. It is made in a copy of the package in a temporary folder; sessions
 that are without a violation on the code as it is (`seeds/clean.json`) are played on the copy, one after the other,
-until an oracle finds it that should see it: first those with the faults under which it shows. A bug that none finds is
-a fault of the plans or of the oracles. The bugs themselves are in `planted_bugs`.
+until an oracle finds it that should see it. A bug that shows under some kinds of faults alone gets sessions of the same
+seeds with these faults, and what shows it must be clean without it. A bug that none finds is a fault of the plans or of
+the oracles. The bugs themselves are in `planted_bugs`.
 
 The clean seeds are kept with the hash of the code that they were found with. After a change of the code they are played
 again, and those that aren't clean any more are replaced.
@@ -30,12 +31,14 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+
 from simulation.campaign import campaign, code_hash
 from simulation.clock import BEGIN_MS
 from simulation.evidence import Json
-from simulation.kinds import row_of
+from simulation.kinds import NAMED, row_of
 from simulation.oracles import judge
-from simulation.plans import Plan, draw_faults, draw_opening, draw_plan
+from simulation.plans import Plan, draw_opening, draw_plan
 from simulation.planted_bugs import BUGS, Bug
 from simulation.scenario import play
 
@@ -48,6 +51,10 @@ MOST_SEEDS = 2_000
 BLOCK = 60
 MIDNIGHT = "midnight"
 """Stands among the kinds of faults of a bug for a day that ends within the session."""
+TIMES_S = tuple(60.0 + 55.0 * number for number in range(11))
+"""When the faults strike under which a bug shows."""
+DEATHS = frozenset({"E1", "E2", "E3"})
+"""Rows of the catalogue in which the engine dies."""
 WITHIN_S = 3_600.0
 
 
@@ -68,29 +75,37 @@ def plant(bug: Bug, folder: Path) -> None:
 
 
 def in_order(bug: Bug, seeds: Sequence[int]) -> list[int]:
-    """Return seeds with those first whose sessions have most of the faults under which a bug shows."""
-    return sorted(seeds, key=lambda seed: -len(_struck(seed) & {*bug.struck_by}))
-
-
-def _struck(seed: int) -> set[str]:
-    """The kinds of faults that a session has, and MIDNIGHT."""
-    return {kind.name for kind, _ in draw_faults(seed)} | ({MIDNIGHT} if draw_opening(seed) != BEGIN_MS else set())
+    """Return seeds with those first whose sessions have midnight in them, where a bug shows then."""
+    return sorted(seeds, key=lambda seed: MIDNIGHT in bug.struck_by and draw_opening(seed) == BEGIN_MS)
 
 
 def plan_of(bug: Bug, seed: int) -> Plan:
-    """Draw a plan, with the bug's own settings and faults."""
-    plan = draw_plan(seed)
-    drawn = zip(plan.strikes, plan.kinds, plan.rows, strict=True)
-    more = ((strike, name, row_of(name)) for name, strike in bug.more)
-    strikes, kinds, rows = zip(*sorted([*drawn, *more], key=lambda each: each[0][0]), strict=True)
-    return replace(plan, settings={**plan.settings, **bug.settings}, strikes=strikes, kinds=kinds, rows=rows)
+    """Draw a plan, with the bug's own settings, and the kinds of faults under which it shows in the place of others."""
+    plan, draw = draw_plan(seed), np.random.default_rng([seed, 5])
+    plan = replace(plan, settings={**plan.settings, **bug.settings})
+    if not (kinds := _kinds_of(bug)):
+        return plan
+    strikes = tuple(NAMED[name].draw(draw, at) for name, at in zip(kinds, TIMES_S, strict=False))
+    return replace(plan, strikes=strikes, kinds=kinds, rows=tuple(map(row_of, kinds)))
+
+
+def _kinds_of(bug: Bug) -> tuple[str, ...]:
+    """The kinds of faults of a bug in turn, with two deaths at most: a third one makes the next engine a caretaker."""
+    names = [name for name in bug.struck_by if name != MIDNIGHT]
+    kinds = [names[number % len(names)] for number in range(len(TIMES_S) if names else 0)]
+    deaths = [number for number, name in enumerate(kinds) if DEATHS & {*NAMED[name].rows}]
+    return tuple(name for number, name in enumerate(kinds) if number not in deaths[2:])
+
+
+def _is_as_drawn(bug: Bug) -> bool:
+    return not bug.settings and not _kinds_of(bug)
 
 
 def hunt(bug: Bug, seeds: Sequence[int]) -> Json:
     """Play seeds on a copy with the bug until an oracle that should see it does.
 
     Where the bug has settings or faults of its own, the session that shows it is played without the bug too, and must
-    be clean.
+    be clean: seeds are known to be so as they are drawn.
 
     Returns:
         That session's line, with `sessions` played and `took_s`; otherwise that of the last one that broke anything,
@@ -103,8 +118,7 @@ def hunt(bug: Bug, seeds: Sequence[int]) -> Json:
             line = _played_on(Path(folder), bug, left)
             played += line["sessions"]
             left = left[line["sessions"] :]
-            is_drawn = not (bug.settings or bug.more)
-            if not is_seen(bug, line) or is_drawn or is_clean(_played_on(PACKAGE.parent, bug, [line["seed"]])):
+            if not is_seen(bug, line) or _is_as_drawn(bug) or is_clean(_played_on(PACKAGE.parent, bug, [line["seed"]])):
                 return line | {"sessions": played, "took_s": time.monotonic() - began}
             if not left:
                 return line | {"violations": [], "sessions": played, "took_s": time.monotonic() - began}

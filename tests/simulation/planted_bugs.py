@@ -5,12 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from simulation.evidence import Json
-from simulation.kinds import Strike
-
-TIMES_S = (90.0, 170.0, 250.0, 330.0, 410.0, 490.0)
-"""When further faults of a bug strike."""
-LOST_WRITES: tuple[tuple[str, Strike], ...] = tuple(("lost writes", (at, "kill", 0.0, {"lost": 8})) for at in TIMES_S)
-FULL_DISKS: tuple[tuple[str, Strike], ...] = tuple(("disk full", (at, "disk_full", 20.0, {})) for at in TIMES_S)
 
 
 @dataclass(frozen=True)
@@ -23,8 +17,8 @@ class Bug:
         old: the text that stands there exactly once.
         new: what somebody might have written.
         seen_by: oracles of which one should see it.
-        struck_by: kinds of faults under which it shows, or `midnight`; sessions with most of them are played first.
-        settings: of its sessions, besides those that are drawn; and `more` faults, each with the name of its kind.
+        struck_by: kinds of faults that its sessions have, in turn, instead of those that are drawn; or `midnight`.
+        settings: of its sessions, besides those that are drawn.
     """
 
     name: str
@@ -34,7 +28,6 @@ class Bug:
     seen_by: tuple[str, ...]
     struck_by: tuple[str, ...] = ()
     settings: Json = field(default_factory=dict)
-    more: tuple[tuple[str, Strike], ...] = ()
 
 
 BUGS: tuple[Bug, ...] = (
@@ -197,7 +190,7 @@ BUGS: tuple[Bug, ...] = (
         "        return int(order.row.time) + self._execution.recv_window_ms + states.ABSENCE_MARGIN_MS",
         "        return int(order.row.time)",
         ("O1", "O3", "O4", "O5", "O6", "O9"),
-        ("late order", "late and checked", "late stop", "slow request"),
+        ("swallowed", "late order"),
     ),
     Bug(
         "a cancel of which nothing is known counts as done",
@@ -206,22 +199,6 @@ BUGS: tuple[Bug, ...] = (
         "    if outcome != states.REFUSED:\n        move_to(order, states.CANCELED)",
         ("O4", "O12"),
         ("cancel swallowed", "cancel lost"),
-    ),
-    Bug(
-        "a cancel that is refused counts as done",
-        "order_rules.py",
-        "    if outcome == states.ACCEPTED:\n        move_to(order, states.CANCELED)",
-        "    if outcome != states.UNANSWERED:\n        move_to(order, states.CANCELED)",
-        ("O4", "O12"),
-        ("too many", "ban", "ban unsaid"),
-    ),
-    Bug(
-        "the pauses of stops and exits double without end",
-        "order_rules.py",
-        "    return min(max(tries - states.QUICK_TRIES, 0), states.MAX_PROTECT_DOUBLINGS)",
-        "    return tries",
-        ("O5", "O12"),
-        ("swallowed", "answer lost", "overload", "internal error"),
     ),
     Bug(
         "the pause before a stream is dialled again grows without end",
@@ -255,14 +232,6 @@ BUGS: tuple[Bug, ...] = (
         ("O3", "O9", "O12"),
     ),
     Bug(
-        "a position without cover is not closed",
-        "position_timers.py",
-        "        if time - position.unprotected_since >= states.PROTECT_WITHIN_MS:",
-        "        if position.stops == 0 and time - position.unprotected_since >= states.PROTECT_WITHIN_MS:",
-        ("O5",),
-        ("stuck trigger", "account refused", "refused"),
-    ),
-    Bug(
         "the fees of a round trip are those of its exits",
         "order_rules.py",
         "    position.fees += fill.fee\n    position.realised += fill.realised\n    if order.side == position.side:",
@@ -274,10 +243,9 @@ BUGS: tuple[Bug, ...] = (
         "an entry is sent though the disk takes nothing",
         "live.py",
         "        if self._is_unstored and isinstance(command, OrderIntent) and command.purpose is Purpose.ENTRY:",
-        "        if self._is_unstored and not isinstance(command, OrderIntent):",
+        "        if self._is_lockstep and isinstance(command, OrderIntent) and command.purpose is Purpose.ENTRY:",
         ("O7",),
         ("disk full",),
-        more=FULL_DISKS,
     ),
     Bug(
         "a disk that is full ends the engine",
@@ -294,15 +262,6 @@ BUGS: tuple[Bug, ...] = (
         "                self._waiting.clear()\n                self._connection.rollback()\n",
         ("O2", "O7", "O8", "O12", "O15"),
         ("disk full",),
-    ),
-    Bug(
-        "a restarted engine counts its orders from where the journal ends",
-        "oms.py",
-        '        self._outputs.life = f"r{np.base_repr(time // 1000, 36).lower()}"\n',
-        "",
-        ("O1", "O2", "O3", "O4"),
-        ("lost writes", "torn write"),
-        more=LOST_WRITES,
     ),
     Bug(
         "a halt is no gate",

@@ -480,6 +480,19 @@ def too_late(count: int) -> Doctor:
     return of_requests(change)
 
 
+def given_up(after: int) -> Doctor:
+    """The journal says of the first exit, so long after its intent, that it was never placed."""
+
+    def doctor(found: Evidence) -> Evidence:
+        at = nth(found.journals[0], "OrderIntent", 0, purpose="x")
+        intent = found.journals[0][at]
+        name, now = intent.body["order"]["client_order_id"], intent.body["time"] + after
+        body = {"time": now, "symbol": "BTCUSDT", "code": "NOT_PLACED", "text": f"{name} was never placed"}
+        return of_journal(lambda rows: rows.insert(at + 1, JournalRow(0, now, "Alert", body)))(found)
+
+    return doctor
+
+
 def on_a_full_disk(is_killed: bool) -> Doctor:
     """The first exit at market was sent while the disk took nothing; then the engine was killed, or not."""
 
@@ -711,6 +724,11 @@ DOCTORED: list[Case] = [
         fewer_orders_than_intended,
         {"O3 more than intended", "O15 order differs"},
     ),
+    (
+        "an order counts as never placed though it may arrive yet",
+        given_up(4_000),
+        {"O3 given up early"},
+    ),
     # O4: no orphans
     ("a stop is left open after a flat end", unsaid("algo", "-1s1", status="CANCELED"), {"O4 left open"}),
     ("an order of ours that no journal knows", of_truth(a_lone_stop), {"O4 orphan", "O7 no intent", "O15 no intent"}),
@@ -922,6 +940,7 @@ SILENT: list[tuple[str, Doctor]] = [
     ),
     ("a session that ended when its time was over", ended_at("DURATION_END", 0)),
     ("a session that takes half a minute to end", runs_on(30_000)),
+    ("an order that counts as never placed when its time is over", given_up(10_000)),
     ("timestamps that are refused at once", too_late(20)),
     ("a user stream that says nothing and is dialled again", deaf(4_000)),
     ("an exit on a full disk, and then a death", on_a_full_disk(is_killed=True)),

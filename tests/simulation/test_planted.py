@@ -39,15 +39,11 @@ def test_each_bug_has_a_name_of_its_own_and_there_are_forty() -> None:
     assert len({bug.name for bug in BUGS}) == len(BUGS) >= 40
 
 
-def test_sessions_with_the_faults_that_show_a_bug_are_played_first() -> None:
-    bug = Bug("a bug", "oms.py", "", "", ("O5",), ("kill", "ban", MIDNIGHT))
-    seeds = in_order(bug, range(1, 60))
-    assert sorted(seeds) == list(range(1, 60))
-    counts = [
-        len({*draw_plan(seed).kinds, *([MIDNIGHT] if seed % 4 == 2 else [])} & {*bug.struck_by}) for seed in seeds
-    ]
-    assert counts == sorted(counts, reverse=True)
-    assert counts[0] > counts[-1] == 0
+def test_sessions_with_midnight_in_them_are_played_first_where_a_bug_shows_then() -> None:
+    bug = Bug("a bug", "oms.py", "", "", ("O5",), (MIDNIGHT,))
+    seeds = in_order(bug, range(1, 21))
+    assert seeds == [2, 6, 10, 14, 18, *(seed for seed in range(1, 21) if seed % 4 != 2)]
+    assert in_order(Bug("a bug", "oms.py", "", "", ("O5",), ("kill",)), range(1, 21)) == list(range(1, 21))
 
 
 def test_each_kind_of_fault_that_a_bug_names_is_drawn() -> None:
@@ -55,18 +51,21 @@ def test_each_kind_of_fault_that_a_bug_names_is_drawn() -> None:
 
 
 def test_a_bug_has_settings_of_its_own() -> None:
-    bug = Bug("a bug", "oms.py", "", "", ("O5",), settings={"max_trades_per_day": 3})
-    assert plan_of(bug, 7).settings == {**draw_plan(7).settings, "max_trades_per_day": 3}
+    bug = Bug("a bug", "oms.py", "", "", ("O5",), (MIDNIGHT,), {"max_trades_per_day": 3})
+    plan, drawn = plan_of(bug, 7), draw_plan(7)
+    assert plan.settings == {**drawn.settings, "max_trades_per_day": 3}
+    assert (plan.strikes, plan.kinds, plan.rows) == (drawn.strikes, drawn.kinds, drawn.rows)
 
 
-def test_a_bug_has_faults_of_its_own_in_the_order_of_time() -> None:
-    bug = Bug("a bug", "oms.py", "", "", ("O5",), more=(("lost writes", (300.0, "kill", 0.0, {"lost": 8})),))
-    drawn, plan = draw_plan(7), plan_of(bug, 7)
-    assert len(plan.strikes) == len(plan.kinds) == len(plan.rows) == len(drawn.strikes) + 1
-    assert [strike[0] for strike in plan.strikes] == sorted(strike[0] for strike in plan.strikes)
-    at = plan.strikes.index((300.0, "kill", 0.0, {"lost": 8}))
-    assert (plan.kinds[at], plan.rows[at]) == ("lost writes", "F1")
-    assert (*plan.strikes[:at], *plan.strikes[at + 1 :]) == drawn.strikes
+def test_a_bug_has_the_faults_under_which_it_shows_and_no_others() -> None:
+    """No more than two deaths: after a third the engine takes care of the position alone."""
+    bug = Bug("a bug", "oms.py", "", "", ("O5",), ("lost writes", "disk full", MIDNIGHT))
+    plan = plan_of(bug, 7)
+    assert plan.kinds == ("lost writes", "disk full", "lost writes", *["disk full"] * 4)
+    assert plan.rows == ("F1", "E4", "F1", *["E4"] * 4)
+    assert [strike[1] for strike in plan.strikes] == ["kill", "disk_full", "kill", *["disk_full"] * 4]
+    assert plan_of(bug, 7).strikes == plan.strikes != plan_of(bug, 8).strikes
+    assert max(at + for_s for at, _, for_s, _ in plan.strikes) < plan.faults_s
 
 
 def test_a_bug_whose_text_is_gone_is_refused(tmp_path: Path) -> None:
