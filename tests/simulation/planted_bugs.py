@@ -353,14 +353,6 @@ BUGS: tuple[Bug, ...] = (
         ("unknown code",),
     ),
     Bug(
-        "an order that is told of before its answer is somebody else's",
-        "order_register.py",
-        "        if number is None and (number := self.numbers.get(update.client_order_id)) is not None:",
-        "        if number is None and (number := None) is not None:",
-        ("O1", "O2", "O6", "O12", "O13"),
-        ("slow answers", "user reordered"),
-    ),
-    Bug(
         "who bought and who sold is mixed up",
         "exchange/messages.py",
         "            return trade_id, price, quantity, time, maker\n",
