@@ -1,4 +1,4 @@
-"""When to read the account although nothing asks for it, and when the user stream counts as silent."""
+"""When to read account, settings and filters although nothing asks for it; when the user stream counts as silent."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from voltrade.model import (
     Snapshot,
     StreamStatus,
 )
+from voltrade.order_states import FILTER_CODES, SETTING_CODES
 
 REPORT_WITHIN_MS = 2_000
 """The user stream reports an accepted order within this time."""
-COMPARE_MS, COMPARE_FLAT_MS = 60_000, 300_000
-"""How often the account is compared with our books: with a position or an order, and without."""
+COMPARE_MS = 60_000
+"""How often the account is compared with our books."""
 GONE_MS = 10_000
 """An exchange that has answered nothing for this long since a session was told to end counts as gone."""
 SETTINGS_MS = 60_000
-"""How often leverage, margin type and modes are read, at most, although no event says that they have changed."""
+"""How often leverage, its bracket, margin type and modes are read, although no event says that they have changed."""
+FILTERS_MS, INEXACT_MS, REFUSED_MS = 60_000, 10_000, 1_000
+"""How often a symbol's filters and status are read: where nothing asks for it, and at most while prices or quantities
+come that are no multiples of tick and step, or while orders are refused because of them."""
 
 
 HEARD = (OrderUpdate, AlgoUpdate, AccountUpdate, Reply, Snapshot, AccountSummary)
@@ -39,7 +43,13 @@ class AccountWatch:
         """Client order ids of orders that the stream has reported."""
         self._awaited: dict[str, int] = {}
         """Orders that the exchange has accepted and the stream has not reported, with the time of acceptance, ms."""
-        self._read_at = self._trigger_passed_at = self._settings_read_at = 0
+        self._read_at = self._trigger_passed_at = 0
+        self._settings_read_at = self._settings_asked_at = 0
+        """As when the settings were read; and when they were last asked for, whatever has happened since."""
+        self._filters_read_at, self._filters_after_ms = 0, FILTERS_MS
+        self._inexact = 0
+        """How many values the streams have read that were no multiples of tick or step."""
+
         self._heard_at = self._stopped_at = 0
         """When the exchange last answered or told anything about orders, and when the session was first told to end."""
 
@@ -47,6 +57,8 @@ class AccountWatch:
         """Note an event; `now` is in ms."""
         if not isinstance(event, Reply) or event.outcome is Outcome.ACCEPTED or event.code < 0:
             self._heard_at = now if isinstance(event, HEARD) else self._heard_at
+        if isinstance(event, Reply) and event.outcome is Outcome.REFUSED:
+            self._on_refused(event.code)
         match event:
             case OrderUpdate(client_order_id=name) | AlgoUpdate(client_order_id=name):
                 self._reported.add(name)
@@ -72,12 +84,33 @@ class AccountWatch:
         self._stopped_at = self._stopped_at or now
         return action
 
+    def _on_refused(self, code: int) -> None:
+        """Note the code of a refusal: what it is about is read again at once."""
+        if code in FILTER_CODES:
+            self._filters_after_ms = REFUSED_MS
+        if code in SETTING_CODES:
+            self._settings_read_at = self._settings_asked_at = 0
+
+    def note_inexact(self, count: int) -> None:
+        """Note how many values the streams have read that were no multiples of tick or step."""
+        if count != self._inexact:
+            self._inexact, self._filters_after_ms = count, min(INEXACT_MS, self._filters_after_ms)
+
+    def are_filters_due(self, now: int) -> bool:
+        """Return whether to read the symbol's filters and status."""
+        return now - self._filters_read_at >= self._filters_after_ms
+
+    def on_filters(self, now: int) -> None:
+        """Note that the filters are read now."""
+        self._filters_read_at, self._filters_after_ms = now, FILTERS_MS
+
     def on_settings(self, asked: int) -> None:
         """Note that the account's settings are read, and when they were asked for; 0 where that failed.
 
         It is noted as they are asked for: they are older than any event that comes before the answer.
         """
         self._settings_read_at = asked
+        self._settings_asked_at = asked or self._settings_asked_at
 
     def are_settings_due(self, now: int) -> bool:
         """Return whether to read the account's settings: they were read long ago, or the user stream was down since."""
@@ -95,8 +128,9 @@ class AccountWatch:
         """Note whether the price has passed a trigger that we believe unreached."""
         self._trigger_passed_at = (self._trigger_passed_at or now) if is_passed else 0
 
-    def is_due(self, now: int, has_position: bool) -> bool:
-        """Return whether to read the account: the last reading is old, or a passed trigger was not reported.
+    def is_due(self, now: int) -> bool:
+        """Return whether to read the account: its last reading or that of its settings is old, or a passed trigger was
+        not reported.
 
         Never before the account was read for the first time.
         """
@@ -106,5 +140,5 @@ class AccountWatch:
             and self._read_at < self._trigger_passed_at
         )
         return self._read_at > 0 and (
-            is_unreported or now - self._read_at >= (COMPARE_MS if has_position else COMPARE_FLAT_MS)
+            is_unreported or now - self._settings_asked_at >= SETTINGS_MS or now - self._read_at >= COMPARE_MS
         )

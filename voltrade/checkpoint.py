@@ -16,12 +16,12 @@ from voltrade.compiled import Rows
 from voltrade.core import TradingCore
 from voltrade.errors import DataError, JournalError
 from voltrade.journal_rows import encode_json
-from voltrade.model import Event, MarkPrice, Operator, Trades
+from voltrade.model import Event, Filters, MarkPrice, Operator, Trades
 from voltrade.records import OrderRow, PositionRow
 from voltrade.risk import CircuitBreaker
 from voltrade.symbol_state import SymbolState
 
-VERSION = 1
+VERSION = 2
 EVERY_TRADES = 50_000
 CHECKPOINT = "Checkpoint"
 """Kind of the journal's rows."""
@@ -42,7 +42,7 @@ NOT_KEPT = {
 }
 """Attributes that are made from settings, are arrays (kept apart), or refer to other objects. All others are kept."""
 
-_CLASSES: dict[str, Any] = {kind.__name__: kind for kind in (OrderRow, PositionRow, Operator)}
+_CLASSES: dict[str, Any] = {kind.__name__: kind for kind in (OrderRow, PositionRow, Operator, Filters)}
 
 
 class Checkpoints:

@@ -71,6 +71,7 @@ GATES: tuple[risk.Gate, ...] = (
     risk.LOSING_STREAK,
     risk.TRADES_PER_DAY,
     risk.NOT_RECONCILED,
+    risk.SYMBOL_CHANGED,
     risk.LINK_DOWN,
     risk.STALE_PRICE,
     risk.OFF_MARK,
@@ -366,6 +367,7 @@ class TradingCore:
         """Compare the account with our books; where it differs, have it read whole."""
         symbol_state, wallet = self.symbol_states[summary.symbol], int(self._books.account["wallet"])
         has_our_settings = setting_problems(self.config.risk, summary) == symbol_state.problems
+        has_our_settings = has_our_settings and summary.max_notional == symbol_state.max_notional
         if summary.wallet == wallet and has_our_settings and symbol_state.monitor.agrees(summary):
             return []
         return [TakeSnapshot(self.time, summary.symbol, "ACCOUNT_DIFFERS")]
@@ -395,12 +397,12 @@ class TradingCore:
         if books.breaker is None:
             row["wallet"], row["is_open"] = snapshot.wallet, True
             books.breaker = CircuitBreaker(self.config.risk, snapshot.time, snapshot.wallet, books.breaker_rows)
-        limits = risk.limits_of(self.config, symbol_state.instrument, snapshot.taker_fee_e8)
-        books.symbols[symbol_state.index]["limits"] = limits
+        told = symbol_state.note_bracket(snapshot, self.config.risk)
+        books.symbols[symbol_state.index]["limits"] = symbol_state.limits_of(self.config, snapshot.taker_fee_e8)
         if session.duration_s and session.on_duration_end != "carry_on" and row["end_at"] == NEVER:
             row["end_at"] = snapshot.time + milliseconds(session.duration_s)
         early, self._early = self._early, []
-        return [output for command in early for output in self._on_operator(command)]
+        return told + [output for command in early for output in self._on_operator(command)]
 
     # --- timers, streams, operators --------------------------------------------------------------------------------
 
@@ -428,7 +430,8 @@ class TradingCore:
         return outputs
 
     def _on_filters(self, filters: Filters) -> list[Output]:
-        return self.symbol_states[filters.symbol].monitor.on_filters(filters)
+        symbol_state = self.symbol_states[filters.symbol]
+        return symbol_state.apply_filters(filters, self._books.symbols[symbol_state.index])
 
     def _on_trouble(self, trouble: Trouble) -> list[Output]:
         return [Alert(trouble.time, trouble.code, trouble.text)]

@@ -343,6 +343,7 @@ def _on_signal(account: Record, symbol: Record, signal: Record) -> None:
     limit = 0
     if symbol.settings.limit_entry:
         limit = signal.price + signal.side * risk.mul_e8_floor(signal.price, symbol.settings.max_slippage_e8)
+        limit = order_queries.to_step(limit, symbol.price_step, signal.side < 0)
     order_rules.enter(account, symbol, signal, symbol.facts[0]["quantity"], limit)
 
 

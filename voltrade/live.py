@@ -33,8 +33,8 @@ from voltrade.model import (
     Command,
     EngineRestarted,
     Event,
-    Filters,
     History,
+    Instrument,
     LookupOrder,
     MarkPrice,
     OperatorAction,
@@ -50,8 +50,9 @@ from voltrade.model import (
     Trouble,
     moment_text,
 )
-from voltrade.order_states import TOO_LARGE
+from voltrade.order_states import FILTER_CODES
 from voltrade.price_watch import PriceWatch
+from voltrade.symbol_filters import filters_of, is_same
 from voltrade.symbol_state import status_of
 from voltrade.tape_loop import TapeLoop, commands_of, warm_up
 
@@ -90,6 +91,11 @@ account are checked every IDLE_S."""
 EVENTS_A_PASS = 100
 TRADES_A_BLOCK = 1_000
 """How much the loop handles before it sends commands and gives streams and requests their turn."""
+
+
+def _is_about_filters(answer: Answer) -> bool:
+    """Return whether an order was refused because of the symbol's filters or status."""
+    return isinstance(answer, Reply) and answer.outcome is Outcome.REFUSED and answer.code in FILTER_CODES
 
 
 class LiveTradingSystem:
@@ -131,6 +137,7 @@ class LiveTradingSystem:
         """Whether the journal could not be stored, so that no entry may be sent."""
         self._is_reading, self._read_again = False, ""
         """Whether the account is being read now, and why it must be read once more after that."""
+        self._is_reading_filters = False
         self._trades = 0
         self.is_journaled = True
         """Whether the core's state is that after the journal's last row: false during `handle`, and after it raised."""
@@ -309,10 +316,19 @@ class LiveTradingSystem:
             SessionError: frames that the venue says it sent did not arrive.
         """
         self._is_lockstep = True
-        hooks = SessionHooks(self._symbol, self._inbox, self._clock, self._set_clock, self._execute, self._commit)
+        execute = self._execute_in_lockstep
+        hooks = SessionHooks(self._symbol, self._inbox, self._clock, self._set_clock, execute, self._commit)
         last_id = self.core.symbol_states[self._symbol].pipeline.last_trade_id
         loop = TapeLoop(self.core, self.handle, self._clock(), marks=marks, restarted=restarted)
         await Lockstep(hooks, feed, channel, last_id, marks).run(loop.run())
+
+    async def _execute_in_lockstep(self, command: Command) -> Answer:
+        """Send a command; the filters that an order is refused for are read before the tape goes on."""
+        answer = await self._execute(command)
+        if _is_about_filters(answer):
+            with suppress(VenueError):
+                self.on_filters(await self._gateway.filters(self._symbol))
+        return answer
 
     # --- by wall clock ---------------------------------------------------------------------------------------------
 
@@ -375,6 +391,9 @@ class LiveTradingSystem:
                     feed.reconnect("user", "an order was accepted, but the stream did not report it")
                 elif not self._is_reading and self._must_read_account():
                     requests.create_task(self._read_account(TakeSnapshot(self._clock(), self._symbol, COMPARE)))
+                self._watch.note_inexact(feed.inexact)
+                if self._watch.are_filters_due(self._clock()):
+                    requests.create_task(self._read_filters())
                 await feed.maintain(self._clock())
             except VenueError:
                 raise
@@ -389,9 +408,8 @@ class LiveTradingSystem:
     def _must_read_account(self) -> bool:
         """Note whether the price has passed a trigger; return whether to read the account."""
         symbol_state, now = self.core.symbol_states[self._symbol], self._clock()
-        monitor = symbol_state.monitor
-        self._watch.note_trigger(now, monitor.is_trigger_passed(symbol_state.pipeline.last_price))
-        return self._watch.is_due(now, monitor.has_position)
+        self._watch.note_trigger(now, symbol_state.monitor.is_trigger_passed(symbol_state.pipeline.last_price))
+        return self._watch.is_due(now)
 
     async def _consume_until_finished(self, requests: asyncio.TaskGroup) -> set[asyncio.Task[None]]:
         pending: set[asyncio.Task[None]] = set()
@@ -462,10 +480,29 @@ class LiveTradingSystem:
             return
         answer = await self._execute(command)
         self.on_event(answer)
-        if isinstance(answer, Reply) and answer.code == TOO_LARGE:
-            with suppress(VenueError):
-                instrument = await self._gateway.filters(self._symbol)
-                self.on_event(Filters(self._clock(), self._symbol, instrument.market_max_quantity))
+        if _is_about_filters(answer):
+            await self._read_filters()
+
+    async def _read_filters(self) -> None:
+        """Read the symbol's filters and status, where they are due."""
+        if self._is_reading_filters or not self._watch.are_filters_due(self._clock()):
+            return
+        self._is_reading_filters = True
+        self._watch.on_filters(self._clock())
+        try:
+            self.on_filters(await self._gateway.filters(self._symbol))
+        except VenueError as error:
+            log.warning("the filters could not be read: %s", error)
+        finally:
+            self._is_reading_filters = False
+
+    def on_filters(self, now: Instrument) -> None:
+        """Take the symbol's filters and status as the exchange has them now; tell the core where they have changed."""
+        self._watch.on_filters(self._clock())
+        symbol_state = self.core.symbol_states[self._symbol]
+        filters = filters_of(now, symbol_state.instrument, self._clock())
+        if not is_same(filters, symbol_state.filters):
+            self._inbox.add(filters)
 
     async def _read_account(self, command: TakeSnapshot, begun: asyncio.Task[Snapshot] | None = None) -> None:
         """Read the account until it succeeds, with growing pauses; `begun` is the first try, if that is on its way.

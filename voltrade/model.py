@@ -27,6 +27,9 @@ MONEY = 100_000_000
 NEVER = np.iinfo(np.int64).max
 """A time that is never reached."""
 
+OUR_ORDERS = "vt-"
+"""The client order ids of voltrade begin with this."""
+
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
 
 Int64s = npt.NDArray[np.int64]
@@ -159,6 +162,7 @@ class Instrument:
     multiplier_down: Decimal
     market_take_bound: Decimal
     max_price: int
+    status: str = "TRADING"
     source: str = ""
     """Where the filters come from; results show it."""
 
@@ -543,6 +547,8 @@ class Snapshot:
     """Fills after the last agreed trade id; without one the latest 1,000, each as an order update."""
     multi_assets: bool = False
     """Whether Multi-Assets Mode is on."""
+    max_notional: int = 0
+    """Largest position at this leverage, money: the bracket's. 0 where it isn't known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -560,6 +566,8 @@ class AccountSummary:
     multi_assets: bool = False
     orders: tuple[str, ...] = ()
     """Client order ids of the open orders of both kinds."""
+    max_notional: int = 0
+    """As in a `Snapshot`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -646,12 +654,29 @@ class EngineRestarted:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """A symbol's current filters, fetched after the exchange refused an order because of them."""
+    """A symbol's filters and status as they are now, where they have changed, in the units of the run.
+
+    A run keeps the tick and step that it began with as its units: its journal and books are in them, and so is all that
+    the exchange tells of earlier orders. Only what is sent must obey these filters.
+    """
 
     time: int
     symbol: str
     largest_market_order: int
     """Lots."""
+    largest_order: int = 0
+    """Lots of a limit order."""
+    least_quantity: int = 0
+    """Lots."""
+    least_notional: int = 0
+    """Money."""
+    price_step: int = 1
+    """Prices that are sent must be multiples of so many ticks of the run."""
+    quantity_step: int = 1
+    """Quantities that are sent must be multiples of so many lots of the run."""
+    is_finer: bool = False
+    """Whether tick or step are finer than the run's units, so that prices or quantities are read to the nearest."""
+    status: str = "TRADING"
 
 
 @dataclass(frozen=True, slots=True)

@@ -362,13 +362,12 @@ class OrderMonitor:
         return int(order.row.time) + self._execution.recv_window_ms + states.ABSENCE_MARGIN_MS
 
     def on_filters(self, filters: Filters) -> list[Output]:
-        """Send the rest of an exit at once, in parts that the exchange takes."""
+        """Let what is sent obey the symbol's filters, and send at once what was refused before."""
         self._advance_time(filters.time)
-        guess = int(self._row["largest_order"])
-        if filters.largest_market_order >= guess * states.TOO_LARGE_DIVISOR:
-            return []  # the exchange has just refused an order of that size
-        self._row["largest_order"] = max(filters.largest_market_order, 1)
-        self._position_row["exit_retry_at"] = 0
+        step = filters.quantity_step
+        self._row["price_step"], self._row["quantity_step"] = filters.price_step, step
+        self._row["largest_order"] = max(filters.largest_market_order // step * step, step)
+        self._position_row["exit_retry_at"] = self._position_row["stop_retry_at"] = 0
         return self._react(records.SYNC_WANTED)
 
     def on_snapshot(self, snapshot: Snapshot) -> list[Output]:

@@ -127,6 +127,27 @@ def price_from_average(notional: int, quantity: int, distance: int) -> int:
     return (2 * notional + quantity) // (2 * quantity) + distance
 
 
+@compiled
+def to_step(price: int, step: int, up: bool) -> int:
+    """Return a price as a multiple of `step`, rounded up or down."""
+    rest = price % step
+    if rest == 0:
+        return price
+    return price + step - rest if up else price - rest
+
+
+@compiled_part
+def sendable(symbol: Record, lots: int) -> int:
+    """Return the quantity of a reduce-only order for so many lots: a multiple of the exchange's step.
+
+    It is rounded up: a reduce-only order fills no more than there is, so nothing is left that is smaller than a step.
+    Where the exchange has refused to reduce so much, it is rounded down, to a step at least.
+    """
+    step = int(symbol.quantity_step)
+    is_down = symbol.nothing_to_reduce and lots >= step
+    return lots - lots % step if is_down else -(-lots // step) * step
+
+
 @compiled_part
 def open_quantity(symbol: Record) -> int:
     """Return the open position in lots, from our fills; negative where more lots have exited than had entered."""

@@ -214,7 +214,8 @@ def _on_stop_refused(position: Record, code: int, time: int, reaction: int) -> N
     """A stop is sent again after a pause; a lasting refusal, or too many tries, closes the position at market."""
     position.stop_tries += _counts_as_try(code)
     position.stop_retry_at = time + (states.RETRY_AFTER_MS << protect_doublings(position.stop_tries))
-    if reaction not in (states.RETRY, states.RECONCILE) or position.stop_tries >= states.STOP_TRIES:
+    is_again = reaction in (states.RETRY, states.RECONCILE, states.FILTERS) and code != states.TOO_LARGE
+    if not is_again or position.stop_tries >= states.STOP_TRIES:
         start_closing(position, states.BY_STOP if reaction == states.CLOSE else states.STOP_REFUSED)
 
 
@@ -223,7 +224,7 @@ def _on_take_profit_refused(position: Record, code: int, time: int, reaction: in
     """A take-profit that the price has passed closes the position; after a temporary refusal it is sent again."""
     if reaction == states.CLOSE:
         start_closing(position, states.BY_TAKE_PROFIT)
-    elif reaction == states.RETRY:
+    elif reaction in (states.RETRY, states.FILTERS):
         doublings = min(position.take_profit_tries, states.MAX_DOUBLINGS)
         position.take_profit_retry_at = time + (states.RETRY_AFTER_MS << doublings)
         position.take_profit_tries += _counts_as_try(code)

@@ -104,9 +104,10 @@ class Reaction(StrEnum):
     """What a refused order leads to. LOOKUP makes the outcome unknown; else it depends on the order's purpose too:
 
     - An entry is given up, whatever the reaction; a later signal may enter.
-    - A stop is sent again after RETRY and RECONCILE, up to a number of times; after anything else the position is
-      closed.
-    - A take-profit is sent again after RETRY, closes the position after CLOSE, and is given up after anything else.
+    - A stop is sent again after RETRY, RECONCILE and FILTERS, up to a number of times; after anything else, or where it
+      is too large, the position is closed.
+    - A take-profit is sent again after RETRY and FILTERS, closes the position after CLOSE, and is given up after
+      anything else.
     - An exit is sent again, whatever the reaction.
     """
 
@@ -115,6 +116,7 @@ class Reaction(StrEnum):
     CLOSE = "CLOSE"  # the price has already passed the trigger: close the position at market
     LOOKUP = "LOOKUP"  # the client order id is in use: look the order up
     RECONCILE = "RECONCILE"  # the position isn't what we think: read the account
+    FILTERS = "FILTERS"  # the symbol's filters have changed: they are read again, and what is sent obeys them
     HALT = "HALT"  # our request or our permissions are wrong: no entries until an operator resumes trading
 
 
@@ -133,7 +135,7 @@ REFUSALS: tuple[tuple[Reaction, str, tuple[int, ...]], ...] = (
     (Reaction.RECONCILE, "nothing to reduce, or reduced by other orders", (-2022, -2024, -4118)),
     (Reaction.LOOKUP, "the client order id is in use: an earlier attempt was accepted", (-4116, -20132)),
     (Reaction.HALT, "the server redirects: the address is wrong", (1,)),
-    (Reaction.HALT, "price, quantity or notional against the filters", (
+    (Reaction.FILTERS, "price, quantity or notional against the filters", (
         -1013, -1111, *range(-4014, -4000), -4023, -4029, -4030, -5029,
     )),
     (Reaction.HALT, "the request is malformed", (
@@ -162,6 +164,14 @@ REFUSALS: tuple[tuple[Reaction, str, tuple[int, ...]], ...] = (
 
 REACTIONS = {code: reaction for reaction, _, codes in REFUSALS for code in codes}
 """Reaction to a refused order by Binance's code."""
+
+_STATUS_CODES = (-1121, -1122, -2016, -4022, -4104, -4140, -4141, -4144)
+FILTER_CODES = frozenset({
+    *_STATUS_CODES, -4164, *(code for code, reaction in REACTIONS.items() if reaction is Reaction.FILTERS),
+})  # fmt: skip
+"""Codes after which the symbol's filters and status are read again."""
+SETTING_CODES = frozenset({-2027, -2028, -4061, -4062})
+"""Codes after which leverage, its bracket, margin type and modes are read again."""
 
 # --- when something is tried again ---------------------------------------------------------------------------------
 
@@ -246,7 +256,7 @@ PURPOSE_COUNT = len(PURPOSES)
 
 REFUSED_CODES = np.array(list(REACTIONS))
 REACTIONS_TO = np.array([list(Reaction).index(reaction) for reaction in REACTIONS.values()])
-DROP, RETRY, CLOSE, LOOKUP, RECONCILE, HALT = range(len(Reaction))
+DROP, RETRY, CLOSE, LOOKUP, RECONCILE, FILTERS, HALT = range(len(Reaction))
 """Indexes of `Reaction`."""
 
 REASONS = (

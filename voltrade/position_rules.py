@@ -24,6 +24,8 @@ from voltrade.order_queries import (
     newest_stop,
     open_quantity,
     price_from_average,
+    sendable,
+    to_step,
 )
 from voltrade.order_rules import (
     alert,
@@ -239,15 +241,17 @@ def _send_stop(account: Record, symbol: Record, time: int, lots: int, reason: in
 def _new_conditional(symbol: Record, time: int, purpose: int, lots: int, profit: int, reason: int) -> int:
     """Add a stop or take-profit, `profit` ticks from the average fill price; return its row.
 
-    Where fills are reported but none is counted yet, the last trade's price replaces the average.
+    Where fills are reported but none is counted yet, the last trade's price replaces the average. The trigger is
+    rounded to the exchange's tick towards the average: a stop costs no more than it was to cost.
     """
     position = symbol.position
-    row = new_order(symbol, time, purpose, -position.side, lots, reason)
+    row = new_order(symbol, time, purpose, -position.side, sendable(symbol, lots), reason)
     if position.entered > 0:
         level = price_from_average(position.entry_notional, position.entered, position.side * profit)
     else:
         level = symbol.last_price + position.side * profit
-    symbol.orders[row].trigger_price = max(level, 1)
+    level = to_step(level, symbol.price_step, position.side * profit < 0)
+    symbol.orders[row].trigger_price = max(level, symbol.price_step)
     return row
 
 
@@ -314,13 +318,13 @@ def _sync_exit(account: Record, symbol: Record, time: int, exposure: int) -> Non
     had entered, and the exit is on the side of the entry.
     """
     position, side = symbol.position, -symbol.position.side if exposure > 0 else symbol.position.side
-    lots = _lots_without_exit(symbol, time, side, abs(exposure))
+    lots = sendable(symbol, _lots_without_exit(symbol, time, side, abs(exposure)))
     parts = 0
     while lots > 0 and time >= max(position.exit_retry_at, next_exit_at(symbol, time)):
         parts += 1
         if parts == states.MAX_PARTS_A_SECOND:
             position.exit_retry_at = time + states.RETRY_AFTER_MS
-        spare = 0 if lots == abs(exposure) else 1  # the last row is for an exit where none is working
+        spare = 0 if lots >= abs(exposure) else 1  # the last row is for an exit where none is working
         if not has_room(symbol, spare):
             return
         part = lots if symbol.largest_order == 0 else min(lots, symbol.largest_order)

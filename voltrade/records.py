@@ -96,6 +96,7 @@ SYMBOL = record_dtype(
         *wholes("order_numbers", "counted", "agreed_at"),
         *flags("mark_is_last_price", "has_position", "reconciled", "nothing_to_reduce"),
         *wholes("halt_wanted", "halt_applied", "entry_failures", "largest_order", "account_read_at"),
+        *wholes("price_step", "quantity_step"),
         *wholes("order_count", "removable_count"),
         ("position", POSITION),
         ("earlier", POSITION),
@@ -116,7 +117,8 @@ SYMBOL = record_dtype(
 when a snapshot last agreed and listed every order. `account_read_at`: when the account was last read because an order
 could not be looked up. `mark_is_last_price`: whether `mark_e8` is the last trade's price, since the exchange's mark
 price isn't known. `nothing_to_reduce`: the exchange has refused an exit since the last fill because there was
-nothing to close. `largest_order`: the largest exit that the exchange takes, 0 while it has refused none. `halt_wanted`:
+nothing to close. `largest_order`: the largest exit that the exchange takes, 0 while it has refused none. `price_step`
+and `quantity_step`: ticks and lots of which all prices and quantities that are sent are multiples. `halt_wanted`:
 why trading must halt until an operator resumes it; `halt_applied`: the same, once the breaker has halted.
 `removable_count`: orders whose rows can be freed. `earlier`: the position of a finished order that the exchange reports
 on late.
@@ -277,6 +279,7 @@ def new_symbol(
     symbol["index"], symbol["money_per_ticklot"] = index, instrument.money_per_ticklot
     symbol["step_numerator"], symbol["step_denominator"] = step
     symbol["snapshot_at"], symbol["last_exit_time"] = NEVER, risk.NO_EXIT
+    symbol["price_step"] = symbol["quantity_step"] = 1
     no_position, order = symbol["no_position"], symbol["no_order"]
     no_position["unprotected_since"] = no_position["take_profit_retry_at"] = NEVER
     for name in ("closing_reason", "rest_reason", "exit_reason"):

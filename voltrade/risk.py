@@ -88,6 +88,7 @@ FACTS = record_dtype(
         # the entry
         ("price", np.int64),  # last price, ticks
         ("stop_ticks", np.int64),  # distance of the stop from the fill
+        ("symbol_changed", np.bool_),  # the symbol doesn't trade, or its tick or step is finer than the run's
         ("quantity", np.int64),  # lots, from position_size
         ("wallet", np.int64),  # wallet balance, money
         ("available", np.int64),  # wallet balance, money: free margin while the symbol is flat
@@ -114,6 +115,9 @@ LIMITS = record_dtype(
         ("min_quantity", np.int64),  # lots
         ("max_quantity", np.int64),  # lots, of a market order
         ("min_notional", np.int64),  # money
+        ("price_step", np.int64),  # ticks of which prices that are sent are multiples
+        ("quantity_step", np.int64),  # lots of which quantities that are sent are multiples
+        ("bracket_notional", np.int64),  # largest position at this leverage, money; NEVER where it isn't known
     ]
 )
 
@@ -151,6 +155,8 @@ def limits_of(config: Config, instrument: Instrument, taker_fee_e8: int | None =
     row["min_quantity"] = instrument.min_quantity
     row["max_quantity"] = min(instrument.market_max_quantity, instrument.max_quantity)
     row["min_notional"] = instrument.min_notional
+    row["price_step"] = row["quantity_step"] = 1
+    row["bracket_notional"] = NEVER
     return limits
 
 
@@ -213,21 +219,24 @@ def position_size(facts: Rows, limits: Rows) -> int:
     """Return the quantity of an entry in lots: the largest within all limits; 0 if that is too small for an order.
 
     Limits: a stop-out costs at most capital x risk fraction; the notional at the expected price is at most the multiple
-    of capital; initial margin and costs of the entry are at most the available margin at this leverage; the quantity is
-    at most the largest market order of the symbol. It is rounded down to a lot, and never raised to the symbol's
-    minimum quantity or notional. Reads price, stop_ticks, wallet and available of FACTS.
+    of capital and the leverage bracket's; initial margin and costs of the entry are at most the available margin at
+    this leverage; the quantity is at most the largest market order of the symbol. It is rounded down to the symbol's
+    step, and never raised to its minimum quantity or notional. Reads price, stop_ticks, wallet and available of FACTS.
     """
     fact, limit = facts[0], limits[0]
     if fact["price"] <= 0 or fact["stop_ticks"] <= 0:
         return 0
     lot_value = expected_price(facts, limits) * limit["money_per_ticklot"]
-    notional = mul_e8_floor(capital_in_use(facts, limits), limit["max_notional_e8"])
+    notional = min(
+        mul_e8_floor(capital_in_use(facts, limits), limit["max_notional_e8"]), int(limit["bracket_notional"])
+    )
     # notional / leverage + notional x costs <= available
     costs_e8 = limit["leverage"] * (limit["fee_e8"] + limit["slippage_e8"])
     margin = mul_e8_floor(fact["available"], MONEY * MONEY // (MONEY + costs_e8))
     by_margin = margin // lot_value * limit["leverage"] + margin % lot_value * limit["leverage"] // lot_value
     most = min(notional // lot_value, by_margin, limit["max_quantity"])
     lots = lots_at_risk(facts, limits, most)
+    lots -= lots % int(limit["quantity_step"])
     if lots < limit["min_quantity"] or lots * fact["price"] * limit["money_per_ticklot"] < limit["min_notional"]:
         return 0
     return lots
@@ -239,7 +248,7 @@ def shortest_stop_ticks(facts: Rows, limits: Rows) -> int:
     fact, limit = facts[0], limits[0]
     of_price = mul_e8_ceil(fact["price"], limit["min_stop_e8"])
     round_trip = mul_e8_ceil(2 * fact["price"], limit["fee_e8"] + limit["slippage_e8"])
-    return max(of_price, MIN_STOP_TICKS, 2 * round_trip)
+    return max(of_price, MIN_STOP_TICKS * int(limit["price_step"]), 2 * round_trip)
 
 
 @compiled
@@ -335,6 +344,11 @@ def not_reconciled(facts: Rows, limits: Rows) -> bool:
 
 
 @compiled
+def symbol_changed(facts: Rows, limits: Rows) -> bool:
+    return bool(facts[0]["symbol_changed"])
+
+
+@compiled
 def link_down(facts: Rows, limits: Rows) -> bool:
     return not (facts[0]["market_stream_up"] and facts[0]["user_stream_up"])
 
@@ -408,6 +422,9 @@ DAILY_LOSS = Gate("DAILY_LOSS", daily_loss, "the daily loss limit was reached")
 LOSING_STREAK = Gate("LOSING_STREAK", losing_streak, "too many losing round trips in a row")
 TRADES_PER_DAY = Gate("TRADES_PER_DAY", trades_per_day, "the limit of round trips per day was reached")
 NOT_RECONCILED = Gate("NOT_RECONCILED", not_reconciled, "the account isn't reconciled with the exchange")
+SYMBOL_CHANGED = Gate(
+    "SYMBOL_CHANGED", symbol_changed, "the symbol isn't trading, or its tick or step is finer than when the run began"
+)
 LINK_DOWN = Gate("LINK_DOWN", link_down, "a stream is down")
 STALE_PRICE = Gate("STALE_PRICE", stale_price, "the last price is too old")
 OFF_MARK = Gate("OFF_MARK", off_mark, "the last price is too far from the mark price")

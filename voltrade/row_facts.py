@@ -8,6 +8,7 @@ from typing import Any
 
 from voltrade import risk
 from voltrade.model import (
+    OUR_ORDERS,
     BreakerChange,
     EquityPoint,
     OrderIntent,
@@ -45,7 +46,7 @@ def order_type(purpose: Purpose, price: int) -> OrderType:
 
 def client_order_id(epoch: str, round_trip: int, purpose: Purpose, count: int) -> str:
     """Return a client order id: unique within the session by round trip, purpose and `count`."""
-    return f"vt-{epoch}-{round_trip}{purpose.value}{count}"
+    return f"{OUR_ORDERS}{epoch}-{round_trip}{purpose.value}{count}"
 
 
 def purpose_of(name: str, epoch: str) -> Purpose | None:
@@ -53,7 +54,7 @@ def purpose_of(name: str, epoch: str) -> Purpose | None:
 
     The ids of a session differ between starts of its engine; all are recognised.
     """
-    found = re.fullmatch(rf"vt-{re.escape(epoch)}(?:r[0-9a-z]+)?-[0-9]+([a-z])[0-9]+", name)
+    found = re.fullmatch(rf"{OUR_ORDERS}{re.escape(epoch)}(?:r[0-9a-z]+)?-[0-9]+([a-z])[0-9]+", name)
     return Purpose(found[1]) if found and found[1] in set(Purpose) else None
 
 

@@ -10,6 +10,7 @@ from voltrade.books import Books
 from voltrade.config import RiskSettings
 from voltrade.errors import DataError
 from voltrade.risk import CircuitBreaker
+from voltrade.saved_orders import Scale, scaled_orders
 from voltrade.symbol_state import SymbolState
 
 
@@ -27,6 +28,8 @@ def account_state(books: Books, symbol_states: Mapping[str, SymbolState]) -> dic
 def _symbol(books: Books, symbol_state: SymbolState) -> dict[str, Any]:
     row, bars = books.symbols[symbol_state.index], symbol_state.pipeline.count
     return {
+        "tick_size": f"{symbol_state.instrument.tick_size:f}",
+        "step_size": f"{symbol_state.instrument.step_size:f}",
         "quantity": int(row["quantity"]),
         "cost": int(row["cost"]),
         "last_exit_time": int(row["last_exit_time"]),
@@ -68,8 +71,9 @@ def restore_account(
 
 def _restore_symbol(books: Books, symbol_state: SymbolState, saved: Mapping[str, Any], time: int) -> None:
     row, bars = books.symbols[symbol_state.index], symbol_state.pipeline.count
-    row["quantity"], row["cost"] = int(saved["quantity"]), int(saved["cost"])
+    scale = Scale.between(saved, symbol_state.instrument)
+    row["quantity"], row["cost"] = scale.lots * int(saved["quantity"]), int(saved["cost"])
     row["last_exit_time"] = int(saved["last_exit_time"])
     row["last_exit_bar"] = bars - int(saved["bars_since_exit"])
     row["opened_at_bar"] = bars - int(saved["bars_held"])
-    symbol_state.monitor.restore(saved["orders"], time)
+    symbol_state.monitor.restore(scaled_orders(saved["orders"], scale), time)

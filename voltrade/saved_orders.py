@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from decimal import Decimal
+from typing import Any, NamedTuple
 
 from voltrade.books import Books
-from voltrade.model import Purpose
+from voltrade.errors import DataError
+from voltrade.model import Instrument, Purpose
 from voltrade.order_register import Order, OrderRegister
 from voltrade.order_states import PURPOSES, RESTART, STATES
 from voltrade.records import OrderRow, PositionRow
@@ -14,6 +16,48 @@ from voltrade.risk import whole
 
 _REASONS = frozenset({"reason", "lookup_reason", "cancel_reason", "exit_reason", "closing_reason", "rest_reason"})
 _OF_THIS_RUN = frozenset({"number", "is_removable", "cancels"})
+
+
+_IN_TICKS = frozenset({
+    "stop_distance", "take_profit_distance", "stop_price", "take_profit_price", "price", "trigger_price",
+})  # fmt: skip
+_IN_LOTS = frozenset({"entered", "exited", "quantity", "filled", "reported", "agreed_position"})
+_IN_TICKLOTS = frozenset({"entry_notional", "exit_notional"})
+
+
+class Scale(NamedTuple):
+    """How many ticks and lots of a run one tick and lot of a saved state are."""
+
+    ticks: int
+    lots: int
+
+    @staticmethod
+    def between(saved: Mapping[str, Any], units: Instrument) -> Scale:
+        """Return the scale from the units of a saved symbol to those of a run.
+
+        Raises:
+            DataError: the run's units are coarser than those of the saved state.
+        """
+        now = {"tick_size": units.tick_size, "step_size": units.step_size}
+        ratios = [Decimal(saved.get(name, unit)) / unit for name, unit in now.items()]
+        if any(ratio != int(ratio) for ratio in ratios):
+            raise DataError(f"{units.symbol}: the saved state must be in multiples of tick and step, was in {saved}")
+        return Scale(*map(int, ratios))
+
+    def of(self, name: str) -> int:
+        """Return by what a field is multiplied."""
+        in_ticks, in_lots = name in _IN_TICKS | _IN_TICKLOTS, name in _IN_LOTS | _IN_TICKLOTS
+        return (self.ticks if in_ticks else 1) * (self.lots if in_lots else 1)
+
+
+def scaled_orders(saved: Any, scale: Scale) -> Any:
+    """Return what `OrderMonitor.state` returned, or a part of it, in the units of a run."""
+    if isinstance(saved, Mapping):
+        return {
+            name: value * scale.of(name) if type(value) is int else scaled_orders(value, scale)
+            for name, value in saved.items()
+        }
+    return [scaled_orders(part, scale) for part in saved] if isinstance(saved, list) else saved
 
 
 def open_position_state(register: OrderRegister, books: Books) -> dict[str, Any] | None:

@@ -11,16 +11,20 @@ import numpy as np
 from voltrade import risk
 from voltrade.bar_pipeline import BarPipeline
 from voltrade.bar_rate import ExpectedRange, bar_rate_alert
-from voltrade.config import BarSettings
-from voltrade.model import MONEY, Alert, Instrument, Operator, Output
+from voltrade.compiled import Rows
+from voltrade.config import BarSettings, Config, RiskSettings
+from voltrade.model import MONEY, NEVER, Alert, Filters, Instrument, Operator, Output, Snapshot
 from voltrade.oms import Order, OrderMonitor
 from voltrade.signal_engine import SignalEngine
+from voltrade.symbol_filters import blocks_entries, bracket_text, changes_text, filters_of, limit_by
 
 RULE_FAILED, CARETAKER = "RULE_FAILED", "CARETAKER"
 """Codes of alerts: the rule raised an exception, or the engine is a caretaker; the rule is off until `resume`."""
 
 ABANDONED = "ABANDONED"
 """Code of an alert: the session was ended although the exchange can't be reached."""
+SYMBOL_CHANGED, BRACKET_CHANGED = "SYMBOL_CHANGED", "BRACKET_CHANGED"
+"""Codes of alerts: the symbol's filters or status have changed, or the largest position at the account's leverage."""
 
 HOLDS = {
     "resume": (risk.RESUME, 0),
@@ -40,6 +44,8 @@ class SymbolState:
         is_bar_rate_alerted: whether the bars were outside that range when last checked.
         problems: settings of the account that forbid trading the symbol, as they were last alerted.
         problem_count: snapshots in a row that had problems, or a wallet that could not be explained yet.
+        filters: the symbol's filters as they were last told.
+        max_notional: the leverage bracket's largest position, money; 0 where it isn't known.
     """
 
     def __init__(
@@ -54,6 +60,8 @@ class SymbolState:
         self.is_bar_rate_alerted = False
         self.problems: list[str] = []
         self.problem_count = 0
+        self.filters = filters_of(instrument, instrument)
+        self.max_notional = 0
 
     def watch_bars(self, time: int) -> list[Output]:
         """Alert once when bars come too fast or too slowly for their threshold."""
@@ -74,6 +82,28 @@ class SymbolState:
         if pipeline.count != row["bars"] and 0 <= exited < pipeline.count:
             row["last_exit_bar"] += np.searchsorted(pipeline.bars["close_time"][exited:], row["last_exit_time"])
         row["bars"], row["last_price"], row["price_time"] = pipeline.count, pipeline.last_price, pipeline.last_time
+
+    def limits_of(self, config: Config, taker_fee_e8: int) -> Rows:
+        """Return the row of `risk.LIMITS` by settings, fee, filters and leverage bracket."""
+        limits = risk.limits_of(config, self.instrument, taker_fee_e8)
+        limit_by(self.filters, limits[0])
+        limits[0]["bracket_notional"] = self.max_notional or NEVER
+        return limits
+
+    def apply_filters(self, filters: Filters, row: Any) -> list[Output]:
+        """Take the symbol's filters of now, say what has changed, and do at once what waited for them."""
+        text = changes_text(self.filters, filters, self.instrument, self.monitor.position)
+        self.filters = filters
+        limit_by(filters, row["limits"][0])
+        row["facts"]["symbol_changed"] = blocks_entries(filters)
+        return [Alert(filters.time, SYMBOL_CHANGED, text), *self.monitor.on_filters(filters)]
+
+    def note_bracket(self, snapshot: Snapshot, settings: RiskSettings) -> list[Output]:
+        """Take the leverage bracket's largest position; return an alert where it changes what may be entered."""
+        before, self.max_notional = self.max_notional, snapshot.max_notional
+        wanted = int(float(settings.capital) * settings.max_notional_multiple * MONEY)
+        text = bracket_text(before, self.max_notional, wanted)
+        return [Alert(snapshot.time, BRACKET_CHANGED, text)] if text else []
 
 
 def expected_range(settings: BarSettings) -> ExpectedRange | None:

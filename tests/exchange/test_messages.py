@@ -22,7 +22,17 @@ from voltrade.errors import DataError
 from voltrade.exchange.fields import Units
 from voltrade.exchange.filters import instrument_of
 from voltrade.exchange.messages import MessageReader
-from voltrade.model import AlgoUpdate, Instrument, MarkPrice, OrderType, OrderUpdate, Side, TimeInForce, WorkingType
+from voltrade.model import (
+    MONEY,
+    AlgoUpdate,
+    Instrument,
+    MarkPrice,
+    OrderType,
+    OrderUpdate,
+    Side,
+    TimeInForce,
+    WorkingType,
+)
 from voltrade.simulated.tape_playback import exchange_for
 from voltrade.venue.market_data import mark_message
 from voltrade.venue.messages import order_message
@@ -222,6 +232,46 @@ def test_strangers_orders_of_kinds_that_we_never_send_can_still_be_read() -> Non
     assert READER.order({**ORDER, "timeInForce": "GTE_GTC"}).time_in_force is TimeInForce.GTC
 
 
+def test_what_is_off_tick_and_step_is_read_to_the_nearest_and_counted() -> None:
+    reader = MessageReader(BTCUSDT)
+    assert reader.agg_trade({**AGG_TRADE, "p": "60000.10", "q": "0.002"})[1:3] == (600_001, 2)
+    assert reader.inexact == 0
+    trades = [reader.agg_trade({**AGG_TRADE, "p": price, "q": lots})[1:3] for price, lots in OFF]
+    assert trades == [(600_001, 2), (600_002, 1), (600_001, 1)]
+    assert reader.inexact == 6, "each text once"
+    assert reader.order({**ORDER, "origQty": "0.010", "executedQty": "0.0044", "price": "60000.07"}).filled == 4
+
+
+OFF = [("60000.13", "0.0017"), ("60000.16", "0.0006"), ("60000.07", "0.0001")]
+
+
+def test_parts_that_are_no_whole_lots_add_up_to_the_order() -> None:
+    """0.0104, 0.0003, 0.0093: as 10, 1 and 9 lots, in events and in the list."""
+    reader, parts = MessageReader(BTCUSDT), ("0.0104", "0.0003", "0.0093")
+    filled, told, listed = Decimal(0), [], []
+    for number, part in enumerate(parts, 1):
+        filled += Decimal(part)
+        told.append(reader.order_update(changed(FILL, "o", l=part, z=str(filled), q="0.020")).last_quantity)
+        listed.append({**USER_TRADE, "id": number, "qty": part})
+    assert told == [10, 1, 9]
+    assert [fill.last_quantity for fill in reader.user_trades(listed[::-1])] == told
+
+
+STRANGE = {"clientAlgoId": "android_x2", "orderType": "TWAP", "algoStatus": "WORKING"}
+
+
+def test_a_word_that_nobody_knows_is_read_of_a_strangers_order_and_refused_of_ours() -> None:
+    row = {**ALGO_ORDER, **STRANGE}
+    assert (READER.algo_order(row).order_type, READER.algo_order(row).status) == (OrderType.STOP_MARKET, "NEW")
+    for name in ("orderType", "algoStatus"):
+        with pytest.raises(DataError, match=rf"algoOrder\.{name} must be one of"):
+            READER.algo_order({**ALGO_ORDER, "clientAlgoId": "vt-e-1s1", name: STRANGE[name]})
+    stranger = READER.order(
+        {**ORDER, "clientOrderId": "web_1", "type": "ICEBERG", "status": "HELD", "timeInForce": "X"}
+    )
+    assert (stranger.order_type, stranger.status) == (OrderType.MARKET, "NEW")
+
+
 def test_an_account_is_read_for_our_asset_and_symbol() -> None:
     usdt = {"asset": "USDT", "walletBalance": "100.5", "availableBalance": "80"}
     assert READER.wallet({"assets": [{"asset": "BNB"}, usdt]}) == (10_050_000_000, 8_000_000_000)
@@ -230,8 +280,10 @@ def test_an_account_is_read_for_our_asset_and_symbol() -> None:
     position = READER.position([{**row, "unRealizedProfit": "1"}], 5, "cross")
     assert (position.quantity, position.leverage, position.margin_type) == (-500, 5, "cross")
     assert READER.position([], 5, "cross").quantity == 0
-    config = [{"symbol": "BTCUSDT", "marginType": "ISOLATED", "leverage": 25}]
-    assert READER.symbol_config(config) == (25, "isolated")
+    config = {"symbol": "BTCUSDT", "marginType": "ISOLATED", "leverage": 25}
+    assert READER.symbol_config([{**config, "maxNotionalValue": "50000"}]) == (25, "isolated", 50_000 * MONEY)
+    assert READER.symbol_config([config]) == READER.symbol_config([{**config, "maxNotionalValue": "INF"}])
+    assert READER.symbol_config([config]) == (25, "isolated", 0)
     rates = {"takerCommissionRate": "0.0005", "makerCommissionRate": "0.00018"}
     assert READER.fee_rates(rates) == (50_000, 18_000)
 
@@ -249,7 +301,7 @@ def changed(message: dict[str, Any], part: str = "", **fields: Any) -> dict[str,
 @pytest.mark.parametrize(
     ("field", "value", "rule"),
     [
-        ("p", "60000.15", "must be a multiple of 0.10"),
+        ("p", "60000.123456789", "must be a multiple of 0.10"),
         ("p", "0", "must be positive"),
         ("p", "-1.0", "must be positive"),
         ("p", "1e308", "must be a plain decimal text"),

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from voltrade.account_watch import COMPARE_FLAT_MS, COMPARE_MS, GONE_MS, REPORT_WITHIN_MS, SETTINGS_MS, AccountWatch
+from voltrade.account_watch import (
+    COMPARE_MS,
+    FILTERS_MS,
+    GONE_MS,
+    INEXACT_MS,
+    REFUSED_MS,
+    REPORT_WITHIN_MS,
+    SETTINGS_MS,
+    AccountWatch,
+)
 from voltrade.model import (
     AccountSummary,
     Event,
@@ -53,13 +64,52 @@ def test_a_stream_is_deaf_that_does_not_tell_of_what_was_accepted(events: list[E
     assert watch.is_stream_silent(1_000 + REPORT_WITHIN_MS) == is_stream_silent
 
 
-@pytest.mark.parametrize(("has_position", "every_ms"), [(True, COMPARE_MS), (False, COMPARE_FLAT_MS)])
-def test_the_account_is_compared_from_its_last_reading_on(has_position: bool, every_ms: int) -> None:
+def test_the_account_is_compared_from_its_last_reading_on() -> None:
     watch = AccountWatch()
-    assert not watch.is_due(10**9, has_position)  # it is read at the start by whoever starts
+    assert not watch.is_due(10**9)  # it is read at the start by whoever starts
+    watch.on_settings(5_001)
     watch.on_event(READ, 5_000)
-    assert not watch.is_due(5_000 + every_ms - 1, has_position)
-    assert watch.is_due(5_000 + every_ms, has_position)
+    assert not watch.is_due(5_000 + COMPARE_MS - 1)
+    assert watch.is_due(5_000 + COMPARE_MS)
+
+
+def test_settings_that_a_reading_left_out_are_read_a_minute_after_they_were() -> None:
+    watch = AccountWatch()
+    watch.on_settings(5_000)
+    watch.on_event(READ, 35_000)
+    assert not watch.is_due(5_000 + SETTINGS_MS - 1)
+    assert watch.is_due(5_000 + SETTINGS_MS)
+    watch.on_settings(0)  # they could not be read: whoever reads tries on
+    assert watch.is_due(5_000 + SETTINGS_MS)
+
+
+@pytest.mark.parametrize(
+    ("code", "settings", "filters"), [(-4061, True, False), (-4014, False, True), (-2019, False, False)]
+)
+def test_what_an_order_was_refused_for_is_read_again(code: int, settings: bool, filters: bool) -> None:
+    watch, begin = AccountWatch(), 10**9
+    watch.on_settings(begin)
+    watch.on_filters(begin)
+    watch.on_event(READ, begin)
+    watch.on_event(replace(accepted(outcome=Outcome.REFUSED), code=code), begin + 500)
+    assert (watch.is_due(begin + 500), watch.are_settings_due(begin + 500)) == (settings, settings)
+    assert not watch.are_filters_due(begin + REFUSED_MS - 1)
+    assert watch.are_filters_due(begin + REFUSED_MS) == filters
+
+
+def test_filters_are_read_every_minute_and_sooner_where_values_are_off_them() -> None:
+    watch = AccountWatch()
+    assert watch.are_filters_due(10**9)
+    watch.on_filters(10**9)
+    assert not watch.are_filters_due(10**9 + FILTERS_MS - 1)
+    assert watch.are_filters_due(10**9 + FILTERS_MS)
+    watch.note_inexact(0)
+    assert not watch.are_filters_due(10**9 + INEXACT_MS)
+    watch.note_inexact(3)
+    assert watch.are_filters_due(10**9 + INEXACT_MS)
+    watch.on_filters(10**9 + INEXACT_MS)
+    watch.note_inexact(3)  # no more of them
+    assert not watch.are_filters_due(10**9 + 2 * INEXACT_MS)
 
 
 def test_settings_are_read_every_minute_and_after_the_user_stream_was_down() -> None:
@@ -76,23 +126,25 @@ def test_settings_are_read_every_minute_and_after_the_user_stream_was_down() -> 
 
 def test_a_comparison_is_a_reading() -> None:
     watch = AccountWatch()
+    watch.on_settings(6_001)
     watch.on_event(READ, 5_000)
     watch.on_event(AccountSummary(0, "BTCUSDT", 0, 0, 5, "isolated", False), 6_000)
-    assert not watch.is_due(5_000 + COMPARE_MS, True)
-    assert watch.is_due(6_000 + COMPARE_MS, True)
+    assert not watch.is_due(5_000 + COMPARE_MS)
+    assert watch.is_due(6_000 + COMPARE_MS)
 
 
 def test_a_trigger_that_is_passed_and_of_which_nothing_is_told_has_the_account_read_once() -> None:
     watch = AccountWatch()
+    watch.on_settings(5_000)
     watch.on_event(READ, 5_000)
     due = []
     for now, is_passed in [(6_000, True), (7_000, False), (8_000, True), (8_000 + REPORT_WITHIN_MS, True)]:
         watch.note_trigger(now, is_passed)  # in between it is back on its side
-        due.append((watch.is_due(now, True), watch.is_due(now, True)))
+        due.append((watch.is_due(now), watch.is_due(now)))
     assert due == [(False, False)] * 3 + [(True, True)]  # who asks changes nothing
     watch.on_event(READ, 10_500)
     watch.note_trigger(11_000, True)
-    assert not watch.is_due(11_000, True)
+    assert not watch.is_due(11_000)
 
 
 NOT_SENT = Reply(0, "submit", "BTCUSDT", NAME, False, Outcome.REFUSED, 0, "not sent")

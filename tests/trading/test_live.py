@@ -25,10 +25,13 @@ from voltrade.model import (
     AlgoUpdate,
     CancelOrder,
     Event,
+    Filters,
+    Instrument,
     LookupOrder,
     MarkPrice,
     Operator,
     OrderIntent,
+    OrderRequest,
     OrderType,
     OrderUpdate,
     Outcome,
@@ -78,6 +81,9 @@ class Gateway:
     async def instrument(self, symbol: str) -> Any:
         raise NotImplementedError
 
+    async def filters(self, symbol: str) -> Instrument:
+        return an_instrument(symbol)
+
     async def apply_account_settings(self, symbol: str, leverage: int, margin_type: str) -> None:
         raise NotImplementedError
 
@@ -91,7 +97,7 @@ class Gateway:
 class Feed:
     """Streams whose upkeep does what a test wants."""
 
-    user_frames = 0
+    user_frames = inexact = 0
 
     def __init__(self, upkeep: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         self.calls = 0
@@ -545,3 +551,62 @@ def test_the_status_is_in_units_of_people(session: Session) -> None:
     assert told["wallet"] == "10,000.00 USDT"
     assert told["distances"]["DAILY_LOSS"] == "0.00 of 300.00 USDT"
     assert told["distances"]["TRADES_PER_DAY"] == "0 of 50 round trips"
+
+
+# --- filters that change ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Changed(Gateway):
+    """Refuses orders by a tick that became coarser."""
+
+    reads: int = 0
+
+    async def submit(self, intent: OrderIntent) -> Reply:
+        order = intent.order
+        return Reply(
+            wall(),
+            "submit",
+            order.symbol,
+            order.client_order_id,
+            True,
+            Outcome.REFUSED,
+            -4014,
+            "Price not increased by tick",
+        )
+
+    async def filters(self, symbol: str) -> Instrument:
+        self.reads += 1
+        return an_instrument(symbol, tick="0.70")
+
+
+REFUSED = OrderIntent(0, OrderRequest("BTCUSDT", ENTRY, Side.BUY, OrderType.MARKET, 10), Purpose.ENTRY, 1, "SIGNAL")
+
+
+def test_in_lockstep_the_filters_that_an_order_is_refused_for_are_read_before_the_tape_goes_on(
+    session: Session,
+) -> None:
+    gateway = session.system._gateway = Changed()
+    reply = asyncio.run(session.system._execute_in_lockstep(REFUSED))
+    assert isinstance(reply, Reply)
+    [told] = session.system._inbox.events
+    assert isinstance(told, Filters)
+    assert (told.price_step, told.quantity_step, gateway.reads) == (7, 1, 1)
+    session.journal.close()
+
+
+def test_refusals_in_a_row_have_the_filters_read_once_a_second_and_told_once(session: Session) -> None:
+    session.enter()
+    gateway = session.system._gateway = Changed()
+
+    async def story() -> None:
+        for _ in range(5):
+            await session.system._request(REFUSED)
+        while session.core.symbol_states["BTCUSDT"].filters.price_step == 1:
+            await asyncio.sleep(0.01)
+
+    session.run(story())
+    assert gateway.reads == 1
+    assert sum(row.kind == "Filters" for row in journal.read(session.path)) == 1
+    alerts = [row.fact for row in journal.read(session.path) if row.kind == "Alert"]
+    assert [alert.text for alert in alerts if alert.code == "SYMBOL_CHANGED"] == ["tick 0.10 -> 0.70"]

@@ -748,6 +748,26 @@ def test_an_exit_that_is_too_large_goes_in_parts_once_the_filters_are_read() -> 
     assert [part.order.quantity for part in parts] == [4, 4, 2]
 
 
+@pytest.mark.parametrize(
+    ("code", "sent"),
+    [
+        (-4014, [(Purpose.STOP, 12, 984)]),
+        (-1111, [(Purpose.STOP, 12, 984)]),
+        (-4005, [(Purpose.EXIT, 9, 0), (Purpose.EXIT, 3, 0)]),  # no stop can be as large: it is left in parts
+    ],
+)
+def test_a_stop_that_the_filters_refuse_is_sent_again_by_those_of_now(code: int, sent: list[Any]) -> None:
+    """A tick of 8 and a step of 3: a stop of 10 lots at 980 becomes one of 12 at 984."""
+    harness = Harness()
+    [stop, *_] = intents(harness.order(ENTRY, "FILLED", 10))
+    assert not intents(harness.reply(stop.order.client_order_id, "submit", Outcome.REFUSED, code))
+    assert not harness.monitor.halt_reason
+    filters = Filters(harness.time, "BTCUSDT", 9, price_step=8, quantity_step=3)
+    again = intents(harness.note(harness.monitor.on_filters(filters)))
+    told = [(out.purpose, out.order.quantity, out.order.trigger_price) for out in again]
+    assert [each for each in told if each[0] is not Purpose.TAKE_PROFIT] == sent
+
+
 def test_an_exchange_that_refuses_every_size_as_too_large_is_not_asked_in_ever_smaller_parts() -> None:
     harness = Harness().in_position()
     sent = intents(harness.note(leave(harness.monitor, harness.time, "TIME")))

@@ -120,6 +120,31 @@ def test_size_is_the_largest_that_keeps_every_bound(why, market, settings, lots)
     assert plain(position_size, entry, bounds) == lots
 
 
+@pytest.mark.parametrize(
+    ("changed", "lots"),
+    [
+        ({"quantity_step": 7}, 98),  # 100 lots, rounded down to a multiple of 7
+        ({"quantity_step": 101}, 0),
+        ({"bracket_notional": 4_000 * MONEY}, 80),  # 0.080 coins at 50,000
+        ({"bracket_notional": 4_000 * MONEY, "quantity_step": 7}, 77),
+        ({"quantity_step": 7, "min_quantity": 99}, 0),
+    ],
+)
+def test_size_obeys_the_symbols_step_and_the_bracket_of_the_leverage(changed, lots):
+    bounds = limits()
+    for name, value in changed.items():
+        bounds[name] = value
+    assert position_size(facts(), bounds) == lots
+    assert plain(position_size, facts(), bounds) == lots
+
+
+def test_shortest_stop_is_three_ticks_of_the_exchange():
+    bounds = limits()
+    bounds["price_step"] = 70
+    assert codes(facts(stop="20.9"), bounds) == {"STOP_TOO_TIGHT"}
+    assert codes(facts(stop="21.0"), bounds) == set()
+
+
 def test_size_below_the_least_quantity_is_nothing():
     # 50 / 500 = 0.1 coin = 100 lots
     bounds = [limits_of(Config(), an_instrument(min_quantity=least), 0) for least in (100, 101)]
@@ -278,6 +303,7 @@ def test_a_healthy_entry_passes_every_gate():
         ("LOSING_STREAK", {"losing_streak": True}),
         ("TRADES_PER_DAY", {"trades_per_day": True}),
         ("NOT_RECONCILED", {"reconciled": False}),
+        ("SYMBOL_CHANGED", {"symbol_changed": True}),
         ("LINK_DOWN", {"market_stream_up": False}),
         ("LINK_DOWN", {"user_stream_up": False}),
         ("STALE_PRICE", {"price_time": NOON - 10_001}),

@@ -12,7 +12,6 @@ from voltrade.config import Config, milliseconds
 from voltrade.engine.checks import Check, rounded
 from voltrade.errors import VenueError
 from voltrade.exchange.account_facts import (
-    OUR_ORDERS,
     AccountFacts,
     KeyRights,
     SymbolFacts,
@@ -24,7 +23,7 @@ from voltrade.exchange.account_facts import (
     symbol_facts,
 )
 from voltrade.exchange.rest import BinanceRestClient
-from voltrade.model import Instrument, Purpose, Snapshot, moment_text, money_text
+from voltrade.model import OUR_ORDERS, Instrument, Purpose, Snapshot, moment_text, money_text
 from voltrade.order_states import DONE
 from voltrade.runs.ledger_file import FinalState
 
@@ -162,21 +161,25 @@ def position(held: Decimal, instrument: Instrument, last: FinalState | None) -> 
 
     More on the same side is the last run's too, as far as anybody knows, so that a session must look after it.
     """
-    most = instrument.quantity(_most_left(instrument.symbol, last))
+    most = _most_left(instrument, last)
     is_ours = held * most > 0
     ok = held == 0 or (is_ours and abs(held) <= abs(most))
     wanted = f"flat, or at most the {most:f} that the last session left: close it at Binance, in the app"
     return Check("position", f"{held:f} {instrument.base_asset}", wanted, ok, is_ours)
 
 
-def _most_left(symbol: str, last: FinalState | None) -> int:
-    """Return the most that the account's last run can have left, in signed lots: its entries may have filled."""
+def _most_left(instrument: Instrument, last: FinalState | None) -> Decimal:
+    """Return the most that the account's last run can have left, signed: its entries may have filled.
+
+    Its quantities are in the step that it counted in.
+    """
     state = last.state if last is not None else None
-    saved = (state or {}).get("symbol_states", {}).get(symbol, {})
+    saved = (state or {}).get("symbol_states", {}).get(instrument.symbol, {})
     opened = (saved.get("orders") or {}).get("open_position") or {"orders": []}
     entries = [order for order in opened["orders"] if order["purpose"] == Purpose.ENTRY and order["state"] not in DONE]
     unfilled = (int(each["side"] * (each["quantity"] - each["filled"])) for each in entries)
-    return int(saved.get("quantity", 0)) + sum(unfilled)
+    step = Decimal(saved.get("step_size", instrument.step_size))
+    return (int(saved.get("quantity", 0)) + sum(unfilled)) * step
 
 
 def open_orders(facts: AccountFacts, symbol: str) -> Check:

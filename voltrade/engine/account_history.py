@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 
 from voltrade.engine.checks import Check
@@ -13,9 +14,11 @@ from voltrade.engine.preflight import used_limits
 from voltrade.errors import JournalError, SessionError, VoltradeError
 from voltrade.journal import Journal
 from voltrade.live import LiveTradingSystem
+from voltrade.model import Instrument
 from voltrade.runs.ledger import Ledger
 from voltrade.runs.ledger_file import FinalState, accounts_home, file_name, read_record
-from voltrade.runs.replay import recover
+from voltrade.runs.replay import Replay, recover
+from voltrade.symbol_filters import common_units
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,26 @@ def open_ledger(wiring: Wiring, run_dir: Path) -> Ledger | None:
         return None
     home, mode = accounts_home(os.environ), wiring.config.session.mode
     return Ledger.open(home, wiring.account, mode, run_dir)
+
+
+def units_of(now: Instrument, replayed: Replay | None, last: FinalState | None) -> Instrument:
+    """Return the filters whose tick and step are a run's units, to its end.
+
+    A run that goes on keeps those that it began with. A new one takes those of now; where it goes on from an earlier
+    run's position and these were made coarser, they are counted in the finer units, so that the position is a whole
+    number of them.
+
+    Args:
+        now: Filters as the exchange states them.
+        replayed: The run's own core; None for a new run.
+        last: What a new run starts from.
+    """
+    if replayed is not None and replayed.core is not None:
+        return replayed.core.symbol_states[now.symbol].instrument
+    saved = ((last.state if last else None) or {}).get("symbol_states", {}).get(now.symbol, {})
+    if "tick_size" not in saved:
+        return now
+    return common_units(now, Decimal(saved["tick_size"]), Decimal(saved["step_size"]))
 
 
 def last_final_state(ledger: Ledger | None, run: str, run_dir: Path) -> FinalState | None:

@@ -60,6 +60,7 @@ class Wiring:
     rest: BinanceRestClient
     clock: TapeClock | WallClock
     instrument: Instrument
+    """Filters of the symbol, in the run's units."""
     gateway: OrderGateway
     account: str = ""
     """Name of the account for its ledger; empty for an account that exists only during the session."""
@@ -74,6 +75,16 @@ class Wiring:
     is_own_venue: bool = False
     tape: Mapping[str, Any] = field(default_factory=dict)
     """Status of the simulated venue at the start."""
+    filters: Instrument = field(init=False)
+    """Filters of the symbol as they were read at the start."""
+
+    def __post_init__(self) -> None:
+        self.filters = self.instrument
+
+    def use_units(self, units: Instrument) -> None:
+        """Read and write prices and quantities in the units that a run began with; see `symbol_filters`."""
+        self.instrument = units
+        self.rest.use(units)
 
     @property
     def channel(self) -> VenueProcess | None:

@@ -65,7 +65,7 @@ async def preflight(
         snapshot = await wiring.gateway.snapshot(config.session.symbol, 0)
         holdings = await _holdings(wiring, snapshot, last, is_new)
     checks += [*_account(snapshot, config), *holdings]
-    return [*checks, *_market(wiring.instrument), *_limits(config)]
+    return [*checks, *_market(wiring.filters), *_limits(config)]
 
 
 def used_limits(config: Config, state: Mapping[str, Any], time: int, quote: str) -> Check:
@@ -111,7 +111,7 @@ async def _holdings(wiring: Wiring, snapshot: Snapshot, last: FinalState | None,
     """Return the rows about symbol and holdings; a simulated account may hold anything."""
     instrument, config = wiring.instrument, wiring.config
     if is_new and config.session.mode in ("demo", "live"):
-        return await account_checks(wiring.rest, instrument, snapshot, config, last)
+        return await account_checks(wiring.rest, wiring.filters, snapshot, config, last)
     held = position(instrument.quantity(snapshot.position.quantity), instrument, last)
     symbol = [contract(await symbol_facts(wiring.rest, instrument.symbol), config, snapshot.time)] if is_new else []
     return [

@@ -24,7 +24,7 @@ from voltrade import journal
 from voltrade.checkpoint import CHECKPOINT
 from voltrade.core import TradingCore
 from voltrade.engine import recorder
-from voltrade.engine.account_history import last_final_state, ledger_checks, open_ledger, save_final_state
+from voltrade.engine.account_history import last_final_state, ledger_checks, open_ledger, save_final_state, units_of
 from voltrade.engine.alarms import Alarms
 from voltrade.engine.checks import Check, has_position, refused
 from voltrade.engine.contact.passed import check_demo_check
@@ -204,6 +204,7 @@ class Engine:
         replayed = self._recover()
         if replayed is None:
             self._resumed_from = last_final_state(self._ledger, self._id, self._dir)
+        wiring.use_units(units_of(wiring.instrument, replayed, self._resumed_from))
         is_by_wall_clock = wiring.channel is None
         checks = [] if replayed and is_by_wall_clock else await self._check(wiring, is_new=replayed is None)
         core = replayed.core if replayed and replayed.core else self._begin(wiring, checks)
@@ -214,6 +215,8 @@ class Engine:
             observe=self._observer(wiring, self._news),
             checkpoints=replayed.checkpoints if replayed else None,
         )
+        if replayed is None:  # one that goes on knows those of its journal, and reads those of now when it runs
+            self._system.on_filters(wiring.filters)
         self._take_care(core)
         for action, reason, final in self._commands.pending:
             self._send_command(action, reason, final)
@@ -338,8 +341,7 @@ class Engine:
     def _begin(self, wiring: Wiring, checks: list[Check]) -> TradingCore:
         """Make the core of a new run, and write its settings into the first row of a new journal."""
         config, epoch = wiring.config_until_tape_end(), self._record.facts["epoch"]
-        rule = signal_engine_of(config, wiring.instrument, self._dir)
-        core = TradingCore(config, wiring.instrument, epoch, rule)
+        core = TradingCore(config, wiring.instrument, epoch, signal_engine_of(config, wiring.instrument, self._dir))
         self._record.update(begun=False)
         for remains in self._dir.glob(f"{JOURNAL}*"):  # of an engine that was killed before anything was sent
             remains.unlink()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from voltrade.config import SessionSettings
 from voltrade.data.kinds import TRADES, day_of
 from voltrade.errors import DataError
-from voltrade.model import Event, Instrument, Output, Trades
+from voltrade.model import Event, Filters, Instrument, Output, Trades
 
 if TYPE_CHECKING:  # they import pyarrow, which an engine that records nothing need not load
     from voltrade.data.store import Store
@@ -45,7 +45,11 @@ class Recording:
         self._recorder: Recorder | None = Recorder(store, instrument, source, after=known)
 
     def observe(self, fact: Event | Output) -> None:
-        """Record a block of trades; ignore all other facts."""
+        """Record a block of trades, until tick or step become finer; ignore all other facts."""
+        if self._recorder is not None and isinstance(fact, Filters) and fact.is_finer:
+            log.warning("trades are not recorded any more: they are no multiples of the recording's tick and step")
+            self.close()
+            self._recorder = None
         if self._recorder is None or not isinstance(fact, Trades):
             return
         try:

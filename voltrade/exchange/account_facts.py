@@ -14,9 +14,6 @@ from voltrade.exchange.fields import Fields
 from voltrade.exchange.rest import BinanceRestClient
 from voltrade.model import MONEY, Instrument
 
-OUR_ORDERS = "vt-"
-"""The client order ids of voltrade begin with this."""
-
 OPEN = ("v3/account positions", "openOrders", "openAlgoOrders")
 
 

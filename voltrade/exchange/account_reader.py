@@ -28,6 +28,7 @@ class _Settings(NamedTuple):
 
     leverage: int
     margin_type: str
+    max_notional: int
     hedge_mode: bool
     multi_assets: bool
 
@@ -110,6 +111,7 @@ class AccountReader:
                 algo_orders=self._algo_orders(reader, algos),
                 fills=tuple(fills),
                 multi_assets=found.multi_assets,
+                max_notional=found.max_notional,
             )
         except DataError as error:
             raise VenueError(f"the account of {symbol} could not be read: {error}") from None
@@ -173,7 +175,7 @@ class AccountReader:
             wanted = {"symbol": symbol, "limit": PAGE} | ({"fromId": last + 1} if last else {})
             rows = await self._read("fapiPrivateGetUserTrades", wanted)
             try:
-                page = sorted(map(reader.user_trade, rows_of("userTrades", rows)), key=lambda fill: fill.trade_id)
+                page = reader.user_trades(rows_of("userTrades", rows))
             except DataError as error:
                 raise VenueError(f"our trades of {symbol} could not be read: {error}") from None
             new = [fill for fill in page if fill.trade_id > last]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any, TypeVar
 
 from voltrade.errors import DataError
@@ -14,6 +14,8 @@ _decimal_text = re.compile(r"-?[0-9]+(\.[0-9]+)?", re.ASCII).fullmatch
 _MAX_CHARACTERS = 24
 """Longest decimal text: fewer digits than the 28 of `Decimal`'s context, so that every step is exact."""
 _MAX_CACHED = 1 << 16
+_MAX_DECIMALS = 8
+"""Most decimals that Binance writes: no tick or step is finer."""
 LARGEST = 2**53
 """Greatest size of a count of units."""
 
@@ -21,17 +23,24 @@ Choice = TypeVar("Choice")
 
 
 class Units(dict[str, int]):
-    """Converts decimal texts to whole multiples of a unit, exactly, and caches them, since prices and sizes repeat.
+    """Converts decimal texts to whole multiples of a unit, and caches them, since prices and sizes repeat.
 
     Args:
         unit: the tick, the step, or 1e-8 for money.
         largest: greatest absolute value of a result.
+        nearest: whether to convert what is no multiple to the nearest one, but for 0. The exchange may make tick and
+            step finer at any time, and what it tells of trades and of our position must be read all the same.
+
+    Attributes:
+        inexact: how many different texts were no multiples.
     """
 
-    def __init__(self, unit: Decimal, largest: int = LARGEST) -> None:
+    def __init__(self, unit: Decimal, largest: int = LARGEST, *, nearest: bool = False) -> None:
         super().__init__()
         self._unit = unit
         self._largest = largest
+        self._nearest = nearest
+        self.inexact = 0
 
     def __missing__(self, text: object) -> int:
         if not isinstance(text, str) or len(text) > _MAX_CHARACTERS or not _decimal_text(text):
@@ -39,13 +48,23 @@ class Units(dict[str, int]):
         ratio = Decimal(text) / self._unit
         count = int(ratio)
         if count != ratio:
-            raise DataError(f"must be a multiple of {self._unit}")
+            count = self._nearest_to(text, ratio)
         if abs(count) > self._largest:
             raise DataError(f"must be at most {self._largest * self._unit}")
         if len(self) >= _MAX_CACHED:
             self.clear()
         self[text] = count
         return count
+
+    def between(self, before: Decimal, text: str) -> int:
+        """Return the units from a quantity to the quantity plus a text's, so that parts add up to the whole."""
+        return self[f"{before + Decimal(text):f}"] - self[f"{before:f}"]
+
+    def _nearest_to(self, text: str, ratio: Decimal) -> int:
+        if not self._nearest or len(text.partition(".")[2].rstrip("0")) > _MAX_DECIMALS:
+            raise DataError(f"must be a multiple of {self._unit}")
+        self.inexact += 1
+        return int(ratio.to_integral_value(ROUND_HALF_EVEN)) or (1 if ratio > 0 else -1)
 
 
 MONEY_TEXTS = Units(Decimal(1) / MONEY)

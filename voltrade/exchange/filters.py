@@ -52,6 +52,7 @@ def instrument_of(exchange_info: object, symbol: str, source: str, *, any_status
         multiplier_down=percent.decimal("multiplierDown"),
         market_take_bound=row.decimal("marketTakeBound"),
         max_price=_inwards(price, "maxPrice", tick, ROUND_FLOOR),
+        status=row.text("status"),
         source=source,
     )
 

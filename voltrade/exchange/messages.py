@@ -1,16 +1,23 @@
-"""Reads Binance's websocket messages and REST objects into the types of `model`, exactly (ticks, lots, money of 1e-8).
+"""Reads Binance's websocket messages and REST objects into the types of `model` (ticks, lots, money of 1e-8).
 
 Pure functions of decoded JSON: no socket, no clock. An invalid field raises `DataError`, and nothing else is raised.
+All of it is exact, unless the exchange has made tick or step finer: then prices and quantities are read to the nearest
+unit, and `MessageReader.inexact` says so. Of orders that aren't ours only that they exist and how they fill matters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any, TypeVar
 
 from voltrade.errors import DataError
 from voltrade.exchange.fields import LARGEST, MONEY_TEXTS, Fields, Units, shown
 from voltrade.model import (
+    MONEY,
+    NEVER,
+    OUR_ORDERS,
     AccountUpdate,
     AlgoUpdate,
     Instrument,
@@ -32,8 +39,7 @@ EXECUTIONS = ("NEW", "TRADE", "CANCELED", "EXPIRED", "CALCULATED", "AMENDMENT")
 
 _SIDES = {"BUY": Side.BUY, "SELL": Side.SELL}
 
-# Types that we never send, but that foreign orders may have, are read as the nearest of ours: of a foreign order only
-# its existence and its fills matter.
+# Types that we never send, but that foreign orders may have, are read as the nearest of ours.
 _FOREIGN_TYPES = {"LIQUIDATION": OrderType.MARKET}
 _ORDER_TYPES: Mapping[str, OrderType] = {**_FOREIGN_TYPES, **{word.value: word for word in OrderType}}
 _STATUSES: Mapping[str, str] = {
@@ -42,7 +48,17 @@ _STATUSES: Mapping[str, str] = {
 }
 _FOREIGN_TIMES = {"GTD": TimeInForce.GTC, "GTE_GTC": TimeInForce.GTC, "RPI": TimeInForce.GTX}
 _TIMES_IN_FORCE: Mapping[str, TimeInForce] = {**_FOREIGN_TIMES, **{word.value: word for word in TimeInForce}}
+_ALGO_STATUSES = {word: word for word in ALGO_STATUSES}
 _WORKING_TYPES: Mapping[str, WorkingType] = {word.value: word for word in WorkingType}
+
+
+Word = TypeVar("Word")
+
+
+def _known(fields: Fields, order: str, name: str, words: Mapping[str, Word], nearest: Word) -> Word:
+    """Read a word that must be known of our orders; of a foreign order an unknown one is read as `nearest`."""
+    is_foreign = not order.startswith(OUR_ORDERS)
+    return nearest if is_foreign and fields.text(name) not in words else fields.choice(name, words)
 
 
 class MessageReader:
@@ -54,8 +70,21 @@ class MessageReader:
 
     def __init__(self, instrument: Instrument) -> None:
         self.instrument = instrument
-        self._prices = Units(instrument.tick_size, instrument.max_price)
-        self._lots = Units(instrument.step_size)
+        self._prices = Units(instrument.tick_size, instrument.max_price, nearest=True)
+        self._lots = Units(instrument.step_size, nearest=True)
+
+    @property
+    def inexact(self) -> int:
+        """How many prices and quantities were no multiples of tick or step, and were read to the nearest."""
+        return self._prices.inexact + self._lots.inexact
+
+    def lots(self, text: str) -> int:
+        """Read a quantity.
+
+        Raises:
+            DataError: it is no decimal text.
+        """
+        return self._lots[text]
 
     # --- market data ------------------------------------------------------------------------------------------------
 
@@ -113,14 +142,16 @@ class MessageReader:
         quantity, filled = order.units("q", self._lots), order.units("z", self._lots)
         if filled > quantity:
             raise order.error("z", f"must be at most the order's {order.text('q')}")
-        last = order.units("l", self._lots)
+        name, last = order.text("c"), order.units("l", self._lots)
+        if last:
+            last = self._lots.between(order.decimal("z") - order.decimal("l"), order.text("l"))
         return OrderUpdate(
             time=event.integer("T", 1),
             symbol=self._symbol(order, "s"),
-            client_order_id=order.text("c"),
+            client_order_id=name,
             order_id=order.integer("i", 1),
             side=order.choice("S", _SIDES),
-            order_type=order.choice("o", _ORDER_TYPES),
+            order_type=_known(order, name, "o", _ORDER_TYPES, OrderType.MARKET),
             status=order.choice("X", _STATUSES),
             execution=order.one_of("x", EXECUTIONS),
             quantity=quantity,
@@ -143,14 +174,15 @@ class MessageReader:
         """Read an ALGO_UPDATE."""
         event = Fields("ALGO_UPDATE", message)
         algo = event.part("o")
+        name = algo.text("caid")
         return AlgoUpdate(
             time=event.integer("T", 1),
             symbol=self._symbol(algo, "s"),
-            client_order_id=algo.text("caid"),
+            client_order_id=name,
             algo_id=algo.integer("aid", 1),
             side=algo.choice("S", _SIDES),
-            order_type=algo.choice("o", _ORDER_TYPES),
-            status=algo.one_of("X", ALGO_STATUSES),
+            order_type=_known(algo, name, "o", _ORDER_TYPES, OrderType.STOP_MARKET),
+            status=_known(algo, name, "X", _ALGO_STATUSES, "NEW"),
             quantity=self._optional_lots(algo, "q"),
             trigger_price=self._optional_price(algo, "tp"),
             order_id=algo.identifier("ai"),
@@ -209,20 +241,21 @@ class MessageReader:
         quantity, filled = order.units("origQty", self._lots), order.units("executedQty", self._lots)
         if filled > quantity:
             raise order.error("executedQty", f"must be at most the order's {order.text('origQty')}")
+        name = order.text("clientOrderId")
         return OrderUpdate(
             time=order.integer("updateTime", 1),
             symbol=self._symbol(order, "symbol"),
-            client_order_id=order.text("clientOrderId"),
+            client_order_id=name,
             order_id=order.integer("orderId", 1),
             side=order.choice("side", _SIDES),
-            order_type=order.choice("type", _ORDER_TYPES),
-            status=order.choice("status", _STATUSES),
+            order_type=_known(order, name, "type", _ORDER_TYPES, OrderType.MARKET),
+            status=_known(order, name, "status", _STATUSES, "NEW"),
             execution="",
             quantity=quantity,
             filled=filled,
             filled_notional=self._notional(order, "cumQuote") if filled else 0,
             price=self._optional_price(order, "price"),
-            time_in_force=order.choice("timeInForce", _TIMES_IN_FORCE),
+            time_in_force=_known(order, name, "timeInForce", _TIMES_IN_FORCE, TimeInForce.GTC),
             reduce_only=order.flag("reduceOnly"),
             close_position=order.flag("closePosition") if order.has("closePosition") else False,
         )
@@ -231,31 +264,47 @@ class MessageReader:
         """Read an algo object of REST."""
         algo = Fields("algoOrder", row)
         kind = "orderType" if algo.has("orderType") else "type"
+        name = algo.text("clientAlgoId")
         return AlgoUpdate(
             time=algo.integer("updateTime", 1),
             symbol=self._symbol(algo, "symbol"),
-            client_order_id=algo.text("clientAlgoId"),
+            client_order_id=name,
             algo_id=algo.integer("algoId", 1),
             side=algo.choice("side", _SIDES),
-            order_type=algo.choice(kind, _ORDER_TYPES),
-            status=algo.one_of("algoStatus", ALGO_STATUSES),
+            order_type=_known(algo, name, kind, _ORDER_TYPES, OrderType.STOP_MARKET),
+            status=_known(algo, name, "algoStatus", _ALGO_STATUSES, "NEW"),
             quantity=self._optional_lots(algo, "quantity"),
             trigger_price=self._optional_price(algo, "triggerPrice"),
             order_id=algo.identifier("actualOrderId"),
             filled=self._optional_lots(algo, "actualQty"),
             reduce_only=algo.flag("reduceOnly"),
             close_position=algo.flag("closePosition") if algo.has("closePosition") else False,
-            working_type=algo.choice("workingType", _WORKING_TYPES),
+            working_type=_known(algo, name, "workingType", _WORKING_TYPES, WorkingType.CONTRACT_PRICE),
         )
 
-    def user_trade(self, row: object) -> OrderUpdate:
+    def user_trades(self, rows: Iterable[object]) -> list[OrderUpdate]:
+        """Read our trades (rows of GET userTrades), by id; see `user_trade`."""
+        filled: defaultdict[int, Decimal] = defaultdict(Decimal)
+        fills: list[OrderUpdate] = []
+        for trade in sorted((Fields("userTrade", row) for row in rows), key=lambda trade: trade.integer("id", 1)):
+            order_id = trade.integer("orderId", 1)
+            fills.append(self.user_trade(trade.row, filled[order_id]))
+            filled[order_id] += trade.decimal("qty")
+        return fills
+
+    def user_trade(self, row: object, filled: Decimal = Decimal(0)) -> OrderUpdate:
         """Read one of our trades (a row of GET userTrades) as an update with its fill.
 
         The row has only the exchange's id of the order and no quantity of it, so `quantity` and `filled` are those of
         the trade.
+
+        Args:
+            row: the decoded object.
+            filled: of the same order by trades before it, so that parts that are no whole lots add up to the order's.
         """
         trade = Fields("userTrade", row)
-        lots = trade.units("qty", self._lots, 1)
+        trade.units("qty", self._lots, 1)
+        lots = self._lots.between(filled, trade.text("qty"))
         price = trade.units("price", self._prices, 1)
         return OrderUpdate(
             time=trade.integer("time", 1),
@@ -307,12 +356,12 @@ class MessageReader:
                 return row.units("positionAmt", self._lots, None)
         return 0
 
-    def symbol_config(self, rows: object) -> tuple[int, str]:
-        """Read leverage and margin type, `isolated` or `cross`, from the rows of symbolConfig."""
+    def symbol_config(self, rows: object) -> tuple[int, str, int]:
+        """Read leverage, margin type, `isolated` or `cross`, and the largest position (money) from symbolConfig."""
         for row in Fields("symbolConfig", {"rows": rows}).parts("rows"):
             if row.text("symbol") == self.instrument.symbol:
                 words = {"ISOLATED": "isolated", "CROSSED": "cross"}
-                return row.integer("leverage", 1), row.choice("marginType", words)
+                return row.integer("leverage", 1), row.choice("marginType", words), self._largest_notional(row)
         raise DataError(f"symbolConfig must name {self.instrument.symbol}")
 
     def fee_rates(self, row: object) -> tuple[int, int]:
@@ -335,6 +384,14 @@ class MessageReader:
         """Read a fee that was paid in the quote asset; return 0 for one that was paid in another asset."""
         paid = fields.money(amount) if fields.has(amount) else 0
         return paid if not fields.has(asset) or fields.text(asset) == self.instrument.quote_asset else 0
+
+    @staticmethod
+    def _largest_notional(fields: Fields) -> int:
+        """Read the largest position at the account's leverage; return 0 where it is absent, or said to be unlimited."""
+        try:
+            return min(int(fields.decimal("maxNotionalValue")) * MONEY, NEVER)
+        except DataError:
+            return 0
 
     def _notional(self, fields: Fields, name: str) -> int:
         """Read a notional as ticks x lots; return 0 if it is absent or was rounded."""

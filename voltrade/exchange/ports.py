@@ -14,7 +14,7 @@ class OrderGateway(Protocol):
         """Return the current filters of a symbol."""
 
     async def filters(self, symbol: str) -> Instrument:
-        """Return the current filters of a symbol, but keep using the earlier ones for requests and responses.
+        """Return a symbol's current filters and status, but keep using the earlier ones for requests and responses.
 
         Raises:
             VenueError: they could not be read.
@@ -65,6 +65,10 @@ class Feed(Protocol):
 
     user_frames: int
     """User data frames received on the current private connection."""
+
+    @property
+    def inexact(self) -> int:
+        """How many prices and quantities were no multiples of tick or step, and were read to the nearest."""
 
     async def start(self) -> None:
         """Open both streams; return once they are up.

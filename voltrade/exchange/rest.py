@@ -173,14 +173,13 @@ class BinanceRestClient:
         Raises:
             VenueError: they could not be read.
         """
-        instrument = (await self._reader(symbol)).instrument
+        reader = await self._reader(symbol)
         wanted = {"symbol": symbol, "interval": "1m", "startTime": start, "limit": limit}
         rows = await self.read("fapiPublicGetKlines", wanted)
-        ticklot = instrument.tick_size * instrument.step_size
+        ticklot = reader.instrument.tick_size * reader.instrument.step_size
         try:
             return [
-                (int(row[0]), instrument.lots(row[5]), int(Decimal(row[7]) / ticklot))
-                for row in rows_of("klines", rows)
+                (int(row[0]), reader.lots(row[5]), int(Decimal(row[7]) / ticklot)) for row in rows_of("klines", rows)
             ]
         except (DataError, ArithmeticError, ValueError, TypeError, IndexError) as error:
             raise VenueError(f"klines of {symbol} could not be read: {error}") from None

@@ -128,6 +128,11 @@ class BinanceWSManager:
         exchange.on_connection = self._on_connection
 
     @property
+    def inexact(self) -> int:
+        """How many prices and quantities were no multiples of tick or step, and were read to the nearest."""
+        return self._reader.inexact
+
+    @property
     def last_trade_id(self) -> int:
         """Id of the last trade that was passed on."""
         return self._trades.last_trade_id

@@ -434,15 +434,17 @@ class SimulatedExchange:
     def summary(self, symbol: str) -> AccountSummary:
         """Return what a regular comparison of the account needs."""
         orders: list[OrderUpdate | AlgoUpdate] = [*self.open_orders(symbol), *self.open_algo_orders(symbol)]
+        market = self.markets[symbol]
         return AccountSummary(
             time=self.clock,
             symbol=symbol,
             wallet=self.balances().wallet,
             position=self.position(symbol).quantity,
-            leverage=self.markets[symbol].leverage,
-            margin_type=self.markets[symbol].margin_type,
+            leverage=market.leverage,
+            margin_type=market.margin_type,
             hedge_mode=self.hedge_mode,
             orders=tuple(order.client_order_id for order in orders),
+            max_notional=market.largest_notional,
         )
 
     def snapshot(self, symbol: str, since_trade_id: int = 0) -> Snapshot:
@@ -462,6 +464,7 @@ class SimulatedExchange:
             orders=tuple(self.open_orders(symbol)),
             algo_orders=tuple(self.open_algo_orders(symbol)),
             fills=tuple(self.user_trades(symbol, since_trade_id)),
+            max_notional=market.largest_notional,
         )
 
     def ticks(self, symbol: str, text: str | Decimal) -> int:

@@ -20,7 +20,7 @@ from voltrade.simulated.fill_model import (
     last_row_of_taker,
     next_level,
 )
-from voltrade.simulated.margin import divided_up, maintenance_margin
+from voltrade.simulated.margin import divided_up, largest_notional, maintenance_margin
 from voltrade.simulated.orders import AlgoOrder, Order, Phase
 from voltrade.simulated.symbols import SymbolRules
 
@@ -89,6 +89,11 @@ class Market:
     @property
     def symbol(self) -> str:
         return self.instrument.symbol
+
+    @property
+    def largest_notional(self) -> int:
+        """The largest position at the present leverage, money."""
+        return largest_notional(self.rules.brackets, self.leverage)
 
     # --- prices -------------------------------------------------------------------------------------------------------
 

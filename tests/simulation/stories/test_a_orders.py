@@ -26,6 +26,7 @@ from simulation.stories.claims import (
     premise,
     questions,
     refused,
+    round_trips,
     uncovered_s,
     when,
 )
@@ -37,7 +38,6 @@ from simulation.stories.plots import (
     SYMBOL,
     answers,
     events,
-    fails,
     none_yet,
     refusal,
     replacing,
@@ -265,12 +265,13 @@ def test_a9_stop_has_the_tick_that_filters_have_now() -> None:
     assert is_left_in_order(evidence)
 
 
-@fails("A9")
 def test_a9_engine_that_comes_back_reads_fills_of_an_earlier_step() -> None:
     """The step becomes 0.007 while 0.250 are held, and the engine is killed and started again."""
     coarser = at(10, "filters", with_={**SYMBOL, "step_multiple": 7})
     evidence = story(coarser, at(12, "kill"))
     assert [life.how for life in evidence.lives] == ["killed", "ended"]
+    assert [trip["quantity"] for trip in round_trips(evidence)] == [250]
+    assert is_left_in_order(evidence)
 
 
 @pytest.mark.parametrize("how", ["unknown", "gateway"])

@@ -4,8 +4,8 @@ Not told here, and what is lacking:
 
 - B1, trades between two runs, and more than 1,000 since the anchor: needs a plan of two runs on one account.
 - B3, lost news of hedge mode or of the margin type while a position is held: as at Binance, both are refused then.
-- B5, orders on the new tick: needs a venue whose tick changes (venue gap V20); here frames and answers are altered on
-  their way, and the venue keeps the old one.
+- B5, orders on the new tick: in `test_changes.py`, at a venue whose tick changes; here frames and answers are altered
+  on their way, and the venue keeps the old one.
 - B7, a stranger's conditional order that rests, triggers or is a TWAP: needs foreign ones at the venue (V33); here the
   event alone is told.
 - B9 (a), a start with another symbol, and a symbol in SETTLING: needs a plan of two runs, and a venue with that status
@@ -36,7 +36,7 @@ from simulation.stories.claims import (
     wallet_change,
     when,
 )
-from simulation.stories.plots import DOWN, SYMBOL, answers, by_hand, events, fails, replacing, story
+from simulation.stories.plots import DOWN, SYMBOL, answers, by_hand, events, replacing, story
 
 MOST_WEIGHT = 1_920
 """80 % of what a minute may cost."""
@@ -174,11 +174,10 @@ def test_b4_reading_from_before_a_drop_lets_nothing_enter_after_it() -> None:
 # --- B5, B6: prices off the tick --------------------------------------------------------------------------------------
 
 
-@fails("B5")
 def test_b5_trades_off_the_tick_have_the_filters_read_again() -> None:
     """While a session runs the tick becomes 0.01: trades come at prices off the old one.
 
-    Today each is dropped: no bars, no question, no alert.
+    Each was dropped once: no bars, no question, no alert.
     """
     prices = replacing(r'"p":"(\d+\.\d)\d*"', r'"p":"\g<1>3"')
     filters = answers(300, "exchangeInfo", replacing('"tickSize":"0.10"', '"tickSize":"0.01"'), at_s=10)
@@ -189,11 +188,10 @@ def test_b5_trades_off_the_tick_have_the_filters_read_again() -> None:
     assert is_left_in_order(evidence)
 
 
-@fails("B5")
 def test_b5_fill_off_the_tick_is_a_position_all_the_same() -> None:
     """Our fills come at prices off the tick that we know, in events, answers and userTrades.
 
-    Today none is counted: 0.250 BTC without a stop, and the session never ends.
+    None was counted once: 0.250 BTC without a stop, and the session never ended.
     """
     fills_told = events(300, "^user", replacing(r'"(L|ap)":"(\d\d+\.\d)\d*"', r'"\1":"\g<2>5"'))
     orders = answers(300, "/order", replacing(r'"avgPrice":"(\d\d+\.\d)\d*"', r'"avgPrice":"\g<1>5"'))
@@ -202,14 +200,13 @@ def test_b5_fill_off_the_tick_is_a_position_all_the_same() -> None:
     assert is_left_in_order(evidence)
 
 
-@fails("B6")
 @pytest.mark.parametrize(
     ("path", "rows"),
     [("userTrades", OLD_TRADE), ("openOrders", FOREIGN_ORDER), ("openAlgoOrders", FOREIGN_TWAP)],
     ids=["old trade", "foreign order", "TWAP"],
 )
 def test_b6_history_and_strangers_off_the_tick_refuse_no_start(path: str, rows: str) -> None:
-    """For its first 3 s the account lists something that our filters can't read. Today the start is refused."""
+    """For its first 3 s the account lists something that our filters can't read."""
     evidence = story(answers(3, path, lambda listed: listed or json.loads(rows)))
     assert [life.how for life in evidence.lives] == ["ended"], evidence.lives
     assert len(entries(evidence)) == 1

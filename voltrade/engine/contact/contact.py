@@ -14,9 +14,9 @@ from voltrade.engine.contact.frames import Frame, FrameRecord, Listener
 from voltrade.engine.contact.report import Report, Row, Verdict
 from voltrade.engine.modes import Wiring
 from voltrade.errors import VenueError, VoltradeError
-from voltrade.exchange.account_facts import OUR_ORDERS, least_lots
+from voltrade.exchange.account_facts import least_lots
 from voltrade.exchange.client import Response
-from voltrade.model import Instrument
+from voltrade.model import OUR_ORDERS, Instrument
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from decimal import Decimal
 from typing import Any
 
 from voltrade.engine.contact.contact import Contact, coded
-from voltrade.exchange.account_facts import OUR_ORDERS
 from voltrade.exchange.client import Response
+from voltrade.model import OUR_ORDERS
 
 log = logging.getLogger(__name__)
 
