@@ -102,7 +102,8 @@ class Wiring:
     def restore_paper_account(self, folder: Path) -> None:
         """In mode `paper`, use the simulated account in this folder; called once the account's ledger is locked."""
         if isinstance(self.gateway, PaperExchange):
-            self.gateway = PaperExchange(self.config, self.instrument, self.clock, folder)
+            self.gateway = PaperExchange(self.config, self.instrument, self.clock, folder, self.rest.filters)
+            self.instrument = self.gateway.units
 
     def feed(self, system: LiveTradingSystem, after_trade_id: int) -> BinanceWSManager:
         """Return the streams that bring events to a session; they are not started yet."""
@@ -220,7 +221,7 @@ async def _wire_paper(config: Config, known: Known | None = None) -> Wiring:
     wiring = await _wire(config, _endpoint(config), None, WallClock(), known)
     wiring.account = f"paper {exchange_of(wiring.endpoint)} {config.session.symbol}"
     wiring.fingerprint = "paper"
-    wiring.gateway = PaperExchange(config, wiring.instrument, wiring.clock)
+    wiring.gateway = PaperExchange(config, wiring.instrument, wiring.clock, read_filters=wiring.rest.filters)
     return wiring
 
 

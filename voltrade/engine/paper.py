@@ -10,12 +10,13 @@ the next session.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from voltrade.config import Config
+from voltrade.errors import ConfigError
 from voltrade.model import (
     AccountSummary,
     CancelOrder,
@@ -34,8 +35,10 @@ from voltrade.simulated.core_commands import drain_events, execute
 from voltrade.simulated.ground_truth import TruthLog, restored
 from voltrade.simulated.refusals import VenueRefusal
 from voltrade.simulated.tape_playback import exchange_for
+from voltrade.symbol_filters import filters_of
 
 Clock = Callable[[], int]
+ReadFilters = Callable[[str], Awaitable[Instrument]]
 OnAggTrade = Callable[[int, int, int, int, bool], None]
 OnEvent = Callable[[Event], None]
 
@@ -48,23 +51,55 @@ class PaperExchange:
         instrument: Filters of the real market.
         clock: Returns the time, ms UTC.
         folder: Folder of the account's log; None for an account that isn't kept.
+        read_filters: Reads the real market's filters of a symbol; by default they are those given.
+
+    Attributes:
+        units: Filters of the symbol, in the units of the account: those that its log began with.
+
+    Raises:
+        ConfigError: The real market's tick or step is finer than the account's.
     """
 
-    def __init__(self, config: Config, instrument: Instrument, clock: Clock, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        instrument: Instrument,
+        clock: Clock,
+        folder: Path | None = None,
+        read_filters: ReadFilters | None = None,
+    ) -> None:
         self._log = TruthLog(folder) if folder is not None else None
         write = self._log.write if self._log else None
         if self._log is not None and self._log.rows:
             self._exchange = restored(self._log.rows, write)
-            known = self._exchange.markets[instrument.symbol].instrument
-            if replace(known, source=instrument.source) != instrument:
-                self._exchange.change_filters(instrument)
         else:
             self._exchange = exchange_for(config, [instrument], clock=clock(), log=write)
-        self._instrument = instrument
+        self.units = self._exchange.markets[instrument.symbol].instrument
+        self._read_filters = read_filters
         self._clock = clock
+        try:
+            self._take_filters(instrument)
+        except ConfigError:
+            self.close()
+            raise
         self._on_agg_trade: OnAggTrade = lambda *trade: None
         self._on_event: OnEvent = lambda event: None
         self._is_closed = False
+
+    def _take_filters(self, now: Instrument) -> None:
+        """Let the simulated exchange refuse what the real one would refuse now."""
+        filters, market = filters_of(now, self.units), self._exchange.markets[now.symbol]
+        if filters.is_finer:
+            raise ConfigError(
+                f"{now.symbol}: tick and step must be multiples of the paper account's {self.units.tick_size:f} and "
+                f"{self.units.step_size:f}, were {now.tick_size:f} and {now.step_size:f}: begin with another "
+                "VOLTRADE_STATE"
+            )
+        rules = replace(market.rules, tick_multiple=filters.price_step, step_multiple=filters.quantity_step)
+        units = now.in_units(self.units.tick_size, self.units.step_size)
+        if (rules, replace(units, source=self.units.source)) != (market.rules, self.units):
+            self._exchange.change_filters(units, rules)
+            self.units = units
 
     def close(self) -> None:
         """Close the account's log."""
@@ -82,7 +117,7 @@ class PaperExchange:
     def on_agg_trade(self, trade_id: int, price: int, quantity: int, time: int, buyer_is_maker: bool) -> None:
         """Take a trade of the real market."""
         row = (trade_id, price, quantity, time, buyer_is_maker)
-        self._exchange.on_trades(Trades.from_rows(self._instrument.symbol, [row]))
+        self._exchange.on_trades(Trades.from_rows(self.units.symbol, [row]))
         self._deliver()
         self._on_agg_trade(*row)
 
@@ -104,10 +139,14 @@ class PaperExchange:
     # --- an OrderGateway ----------------------------------------------------------------------------------------------
 
     async def instrument(self, symbol: str) -> Instrument:
-        return self._instrument
+        return self.units
 
     async def filters(self, symbol: str) -> Instrument:
-        return self._instrument
+        """Return the real market's filters; the simulated exchange has them too, unless they are finer than its own."""
+        now = await self._read_filters(symbol) if self._read_filters else self.units
+        with suppress(ConfigError):  # nothing is entered then, and what closes is in multiples of the earlier filters
+            self._take_filters(now)
+        return now
 
     async def summary(self, symbol: str, settings: bool = True) -> AccountSummary:
         self._exchange.advance(self._clock())
