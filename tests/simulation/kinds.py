@@ -131,6 +131,13 @@ _foreign_stop = _foreign("algo", type="TRAILING_STOP_MARKET", callbackRate=5)
 
 REFUSING = (-2023, -4088, -4109, -4192, -4402, -4411)
 REDUCING = (-4087, -4105, -4400, -4401)
+COARSER = (
+    {"tick_multiple": 50},
+    {"step_multiple": 7},
+    {"tick_multiple": 10, "step_multiple": 10},
+    {"min_notional": 10**12},
+)
+"""Filters that become coarser: tick, step, both, and a least notional of 10,000 USDT."""
 BRACKETS = [[20, 20_000, "0.01"], [10, 50_000, "0.02"], [5, 1_000_000, "0.05"]]
 
 CHANCE = between(0.2, 1.0)
@@ -431,6 +438,12 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind("maintenance", "account", ("F4",), _timed("maintenance", 5, 60)),
     Kind("filters", "account", ("F6",), _moment("filters", **{"with": {"symbol": SYMBOL, "market_max_quantity": 40}})),
+    Kind(
+        "coarser filters",
+        "account",
+        ("F6",),
+        lambda d, at: (at, "filters", 0.0, {"with": {"symbol": SYMBOL, **one_of(*COARSER)(d)}}),
+    ),
     Kind(
         "not trading",
         "account",
