@@ -234,7 +234,7 @@ def test_a_stop_goes_to_the_algo_endpoint() -> None:
         "symbol": "BTCUSDT",
         "side": "BUY",
         "type": "STOP_MARKET",
-        "triggerPrice": "59000.0",
+        "triggerPrice": "59000",
         "workingType": "CONTRACT_PRICE",
         "clientAlgoId": "vt-1e1",
         "quantity": "0.004",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 from voltrade.model import CancelOrder, Instrument, LookupOrder, OrderRequest, OrderType
@@ -46,5 +47,6 @@ def id_params(command: CancelOrder | LookupOrder) -> dict[str, Any]:
     return {"symbol": command.symbol, "origClientOrderId": command.client_order_id}
 
 
-def _text(number: Any) -> str:
-    return format(number, "f")
+def _text(number: Decimal) -> str:
+    """Return a number without trailing zeros: a symbol whose tick became coarser may have fewer decimals than a run."""
+    return format(number.normalize(), "f")
