@@ -159,13 +159,20 @@ def test_rest_smaller_than_a_step_is_said_and_left_with_the_position() -> None:
     assert is_left_in_order(evidence)
 
 
-def test_next_run_goes_on_from_a_position_of_an_earlier_step() -> None:
-    """A run ends with `protect`; the step becomes 0.007 and the tick 7.0; another run adopts the position."""
-    coarser = at(CHANGED_S, "filters", with_={**SYMBOL, "step_multiple": 7, "tick_multiple": 70})
+@pytest.mark.parametrize(
+    ("facts", "lots"),
+    [({"step_multiple": 7, "tick_multiple": 70}, 250), ({"step_finer": 10, "tick_finer": 10}, 2_500)],
+    ids=["coarser", "finer"],
+)
+def test_next_run_goes_on_from_a_position_of_an_earlier_step(facts: dict[str, int], lots: int) -> None:
+    """A run ends with `protect`, tick and step change, and another run adopts the position: in the finer units."""
+    changed = at(CHANGED_S, "filters", with_={**SYMBOL, **facts})
     second = at(15, "run", name="b", duration_s=20.0, on_duration_end="flatten")
-    evidence = story(coarser, second, duration_s=8.0, on_duration_end="protect")
+    evidence = story(changed, second, duration_s=8.0, on_duration_end="protect")
     assert [life.how for life in evidence.lives] == ["ended", "ended"]
-    assert [trip["quantity"] for trip in round_trips(evidence)] == [250]
+    [trip] = round_trips(evidence)
+    assert (trip["quantity"], money(trip["net"])) == (lots, wallet_change(evidence))
+    assert not [text for text in alerts(evidence) if text.startswith("POSITION_")]
     assert is_left_in_order(evidence)
 
 
