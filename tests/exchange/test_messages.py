@@ -246,14 +246,14 @@ OFF = [("60000.13", "0.0017"), ("60000.16", "0.0006"), ("60000.07", "0.0001")]
 
 
 def test_parts_that_are_no_whole_lots_add_up_to_the_order() -> None:
-    """0.0104, 0.0003, 0.0093: as 10, 1 and 9 lots, in events and in the list."""
-    reader, parts = MessageReader(BTCUSDT), ("0.0104", "0.0003", "0.0093")
+    """0.0104, 0.0104 and 0.0042: as 10, 11 and 4 lots, in events and in the list; each for itself they make 24."""
+    reader, parts = MessageReader(BTCUSDT), ("0.0104", "0.0104", "0.0042")
     filled, told, listed = Decimal(0), [], []
     for number, part in enumerate(parts, 1):
         filled += Decimal(part)
-        told.append(reader.order_update(changed(FILL, "o", l=part, z=str(filled), q="0.020")).last_quantity)
+        told.append(reader.order_update(changed(FILL, "o", l=part, z=str(filled), q="0.025")).last_quantity)
         listed.append({**USER_TRADE, "id": number, "qty": part})
-    assert told == [10, 1, 9]
+    assert told == [10, 11, 4]
     assert [fill.last_quantity for fill in reader.user_trades(listed[::-1])] == told
 
 

@@ -135,9 +135,9 @@ COARSER = (
     {"tick_multiple": 50},
     {"step_multiple": 7},
     {"tick_multiple": 10, "step_multiple": 10},
-    {"min_notional": 10**12},
+    {"min_notional": 2 * 10**11},
 )
-"""Filters that become coarser: tick, step, both, and a least notional of 10,000 USDT."""
+"""Filters that become coarser: tick, step, both, and a least notional of 2,000 USDT."""
 BRACKETS = [[20, 20_000, "0.01"], [10, 50_000, "0.02"], [5, 1_000_000, "0.05"]]
 
 CHANCE = between(0.2, 1.0)

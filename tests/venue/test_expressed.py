@@ -16,7 +16,7 @@ SECTIONS = {"A": 13, "B": 17, "C": 8, "D": 8, "E": 14, "F": 10, "G": 6, "V": 41}
 """Sections of the fault catalogue, and the venue's gaps, with how many rows each has."""
 
 FACTS = {"by", "recheck", "retry_after", "told", "without", "torn", "lost", "income", "reason", "every_s"}
-FACTS |= {"min_notional", "tick_multiple", "step_multiple", "tick_finer", "step_finer"}
+FACTS |= {"min_notional", "tick_multiple", "step_multiple", "tick_finer", "step_finer", "position_control"}
 """Fields of a fault, and values of its `with`, that rows name."""
 ON_THE_WIRE = {"e", "s", "p", "st", "ma", "S", "ia", "ap", "M"}
 """Keys of messages that rows name."""

@@ -136,6 +136,16 @@ async def finer(client: Client, events: list[Any]) -> None:
     assert (await client.algo(triggerPrice="79000.07", quantity="0.0123"))["algoStatus"] == "NEW"
 
 
+async def controlled(client: Client, events: list[Any]) -> None:
+    """Nothing more is bought; what is held is sold, and shorts are as before."""
+    (row,) = (await client.raw("GET", "/fapi/v1/exchangeInfo"))[1]["symbols"]
+    rules = {rule["filterType"]: rule for rule in row["filters"]}
+    assert rules["POSITION_RISK_CONTROL"]["positionControlSide"] == "LONG"
+    assert (await client.order())["code"] == -4105
+    assert (await client.order(side="SELL", reduceOnly="true"))["status"] == "NEW"
+    assert (await client.order(side="SELL"))["status"] == "NEW"
+
+
 async def cut_brackets(client: Client, events: list[Any]) -> None:
     """At leverage 5 the account may hold 2,000 USDT: 0.020 are 1,600, and rests the most of what is left."""
     (row,) = await get(client, "v1/leverageBracket", **BTC)
@@ -169,6 +179,7 @@ CASES: list[tuple[str, dict[str, Any], Check]] = [
     ("restrict", {**BTC, "code": -4411}, unsigned),
     ("filters", {**BTC, "tick_multiple": 5, "step_multiple": 5}, coarser),
     ("filters", {**BTC, "tick_finer": 10, "step_finer": 10}, finer),
+    ("filters", {**BTC, "position_control": "LONG"}, controlled),
     ("brackets", {**BTC, "brackets": [[5, 2_000, "0.01"], [2, 900_000, "0.02"]]}, cut_brackets),
     ("move_money", {"amount": "0.5", "asset": "BNB", "reason": "AUTO_EXCHANGE", "income": "AUTO_EXCHANGE"}, more_money),
 ]

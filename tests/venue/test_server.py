@@ -807,11 +807,13 @@ def test_an_order_is_modified_and_loses_its_place(tmp_path: Path) -> None:
                 type="LIMIT", price="79000.0", timeInForce="GTC", newClientOrderId=name, quantity="0.005"
             )
         ids = {"symbol": "BTCUSDT", "side": "BUY", "origClientOrderId": "first"}
-        changed = await client.signed("PUT", "/fapi/v1/order", **ids, quantity="0.007", price="79100.0")
+        changed = await client.signed("PUT", "/fapi/v1/order", **ids, quantity="0.007", price="79100.0", modifyId=7)
         assert (changed["origQty"], changed["price"], changed["status"]) == ("0.007", "79100.0", "NEW")
         sent = (await client.play_to(111))["user"]
         events = [event["o"] for event in await frames(user, sent) if event["e"] == "ORDER_TRADE_UPDATE"]
-        assert ("first", "AMENDMENT", "NEW") in [(o["c"], o["x"], o["X"]) for o in events]
+        amended = [(o["c"], o["X"], o["M"]) for o in events if o["x"] == "AMENDMENT"]
+        assert amended == [("first", "NEW", 7)]
+        assert [o["x"] for o in events if "M" in o] == ["AMENDMENT"]
         fills = [(o["c"], o["l"], o["L"]) for o in events if o["x"] == "TRADE"]
         assert fills == [("second", "0.005", "79000.0"), ("first", "0.001", "79100.0")]
         gone = await client.signed("PUT", "/fapi/v1/order", **ids, quantity="0.001", price="79200.0")

@@ -243,6 +243,7 @@ class SimulatedExchange:
         client_order_id: str = "",
         order_id: int = 0,
         reduces: bool = False,
+        modify_id: int = 0,
     ) -> OrderUpdate:
         """Change price and quantity of an open limit order at once, and move it to the end of the queue.
 
@@ -253,12 +254,13 @@ class SimulatedExchange:
             quantity: lots, including what has filled.
             price: ticks.
             reduces: whether the request says that the order is reduce-only.
+            modify_id: told with the modification.
 
         Raises:
             VenueRefusal: -2013 not open, -5025 not a limit order, -5027 nothing to modify, -5047 not reduce-only, or
                 the code of the first broken rule.
         """
-        which = {"symbol": symbol, "client_order_id": client_order_id, "order_id": order_id}
+        which = {"symbol": symbol, "client_order_id": client_order_id, "order_id": order_id, "modify_id": modify_id}
         with self._request("modify_order", **which, side=side, quantity=quantity, price=price, reduces=reduces):
             market = self.market(symbol)
             order = refusals.find_order(self._store, symbol, client_order_id, order_id)
@@ -267,6 +269,7 @@ class SimulatedExchange:
         if quantity <= order.filled or (modified.time_in_force is TimeInForce.GTX and market.would_take(modified)):
             self._store.end_order(market, order, "CANCELED")
             return order.update()
+        order.modify_id = modify_id
         self._matching.amend(market, order, quantity, price)
         return order.update()
 

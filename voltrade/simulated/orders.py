@@ -36,6 +36,8 @@ class Order:
     filled: int = 0
     filled_notional: int = 0
     expiry_reason: str = "0"
+    modify_id: int = 0
+    """Which its last modification was given, 0 for none."""
     offered: int = -1
     """Lots that it may fill, -1 for all; see `Interventions.thin_book`."""
 

@@ -193,6 +193,8 @@ def _check_status(account: MarginAccount, market: Market, request: OrderRequest)
     if market.status != "TRADING":
         code = STATUS_CODES.get(market.status, -1122)
         refuse_if(code != -4140 or not reduces, code)
+    controlled = {"LONG": Side.BUY, "SHORT": Side.SELL}.get(market.rules.position_control)
+    refuse_if(request.side == controlled and not reduces, -4105)
     for symbol in ("", market.symbol):
         restriction = account.restrictions.get(symbol)
         if restriction and not (restriction.spares_reducing and reduces):

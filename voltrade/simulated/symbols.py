@@ -65,6 +65,8 @@ class SymbolRules:
     tick_multiple: int = 1
     step_multiple: int = 1
     """Of the instrument's tick and step, which the tape has: prices and quantities of orders are multiples of these."""
+    position_control: str = "NONE"
+    """POSITION_RISK_CONTROL's side, LONG or SHORT, in which only reduce-only orders are accepted; NONE for neither."""
     brackets: tuple[Bracket, ...] = brackets_of([(125, 1_000_000_000, "0.025")])
 
 
@@ -144,6 +146,8 @@ def symbol_info(instrument: Instrument, rules: SymbolRules, status: str, deliver
         filters["MIN_NOTIONAL"] |= {"notional": plain(Decimal(instrument.min_notional).scaleb(-8))}
         filters["PERCENT_PRICE"] |= dict(zip(("multiplierUp", "multiplierDown"), map(plain, bounds), strict=True))
         row = {**row, "marketTakeBound": plain(instrument.market_take_bound)}
+    if "POSITION_RISK_CONTROL" in filters:
+        filters["POSITION_RISK_CONTROL"] |= {"positionControlSide": rules.position_control}
     precision = {"pricePrecision": rules.price_precision, "quantityPrecision": rules.quantity_precision}
     row = {**row, **precision, "deliveryDate": delivery_time or row["deliveryDate"]}
     return {**row, "filters": list(filters.values()), "status": status, "timeInForce": list(TimeInForce)}

@@ -115,7 +115,10 @@ def user_events(exchange: SimulatedExchange, event: UserEvent) -> Iterator[Json]
         case OrderUpdate():
             if event.execution == "TRADE":
                 yield order_message("TRADE_LITE", markets[event.symbol], event)
-            yield order_message("ORDER_TRADE_UPDATE", markets[event.symbol], event)
+            message = order_message("ORDER_TRADE_UPDATE", markets[event.symbol], event)
+            if event.execution == "AMENDMENT" and (named := exchange.orders[event.order_id].modify_id):
+                message["o"]["M"] = named
+            yield message
         case AlgoUpdate():
             source, instrument = exchange.algos[event.algo_id], markets[event.symbol].instrument
             yield algo_message("ALGO_UPDATE", instrument, event, source)

@@ -314,7 +314,9 @@ class RestApi:
         """Change price and quantity of an open limit order."""
         side, ids, reduces = self.side(params), self.order_ids(params), params.flag("reduceOnly")
         price, quantity, named = self.ticks(params, "price"), self.lots(params), params.whole("modifyId", 0)
-        order = self.exchange.modify_order(**ids, side=side, quantity=quantity, price=price, reduces=reduces)
+        order = self.exchange.modify_order(
+            **ids, side=side, quantity=quantity, price=price, reduces=reduces, modify_id=named
+        )
         return self.order(order) | ({"modifyId": named} if named else {})
 
     def cancel_orders(self, params: Params) -> list[Json]:
