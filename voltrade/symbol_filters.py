@@ -22,7 +22,7 @@ TRADING = "TRADING"
 
 def filters_of(now: Instrument, units: Instrument, time: int = 0) -> Filters:
     """Return the filters of an instrument in the units of another; bounds are rounded inwards."""
-    ticks, lots = Fraction(now.tick_size / units.tick_size), Fraction(now.step_size / units.step_size)
+    ticks, lots = (Fraction(getattr(now, unit)) / Fraction(getattr(units, unit)) for unit in ("tick_size", "step_size"))
 
     def in_lots(count: int, rounding: str) -> int:
         return int((now.quantity(count) / units.step_size).to_integral_value(rounding))

@@ -40,6 +40,13 @@ def test_a_tick_and_a_step_of_now_are_counted_in_those_of_the_run(
     assert (found.price_step, found.quantity_step, found.is_finer) == (price_step, quantity_step, is_finer)
 
 
+def test_a_step_that_no_decimal_divides_is_counted_exactly() -> None:
+    """0.007 in lots of 0.003 are seven thirds: 7 lots, 0.021, are three of its steps."""
+    units = replace(UNITS, step_size=Decimal("0.003"))
+    found = filters_of(replace(UNITS, step_size=Decimal("0.007")), units)
+    assert (found.quantity_step, found.is_finer) == (7, True)
+
+
 def test_bounds_of_now_are_rounded_inwards_to_lots_of_the_run() -> None:
     now = replace(UNITS, step_size=Decimal("0.0003"), min_quantity=5, max_quantity=10, market_max_quantity=8)
     found = filters_of(now, UNITS)  # 0.0015, 0.0030 and 0.0024
