@@ -181,7 +181,8 @@ def _on_refused(account: Record, symbol: Record, row: int, time: int, reaction: 
         add_output(account, records.SNAPSHOT, symbol.index, row, states.REDUCE_ONLY_REFUSED, time)
     if order.code == states.TOO_LARGE:  # a first estimate of the limit, until the exchange's filters are read
         least = (open_quantity(symbol) + states.MOST_PARTS - 1) // states.MOST_PARTS
-        symbol.largest_order = max(1, least, order.quantity // states.TOO_LARGE_DIVISOR)
+        guess, step = max(1, least, order.quantity // states.TOO_LARGE_DIVISOR), symbol.quantity_step
+        symbol.largest_order = (guess + step - 1) // step * step
         position.exit_retry_at = time + states.RETRY_AFTER_MS
     if order.purpose == states.ENTRY:
         _on_entry_refused(symbol, reaction)

@@ -768,6 +768,18 @@ def test_a_stop_that_the_filters_refuse_is_sent_again_by_those_of_now(code: int,
     assert [each for each in told if each[0] is not Purpose.TAKE_PROFIT] == sent
 
 
+def test_parts_of_an_exit_that_is_too_large_are_multiples_of_the_step() -> None:
+    """10 lots at a step of 3 are an exit of 12; refused as too large it goes in parts of 3, before filters are read."""
+    harness = Harness().in_position()
+    harness.note(harness.monitor.on_filters(Filters(harness.time, "BTCUSDT", 120_000, quantity_step=3)))
+    [whole] = intents(harness.note(leave(harness.monitor, harness.time, "TIME")))
+    assert whole.order.quantity == 12
+    harness.reply(whole.order.client_order_id, "submit", Outcome.REFUSED, -4005)
+    harness.time = harness.monitor.next_due
+    parts = [out for out in intents(harness.note(harness.monitor.on_time(harness.time))) if out.purpose is Purpose.EXIT]
+    assert [part.order.quantity for part in parts] == [3, 3, 3, 3]
+
+
 def test_an_exchange_that_refuses_every_size_as_too_large_is_not_asked_in_ever_smaller_parts() -> None:
     harness = Harness().in_position()
     sent = intents(harness.note(leave(harness.monitor, harness.time, "TIME")))
