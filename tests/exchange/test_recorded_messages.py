@@ -247,13 +247,11 @@ def read_answer(call: str, body: Any) -> str:
 REFUSED = {
     "ACCOUNT_UPDATE refused: ACCOUNT_UPDATE.a.P[0].ps must be one of BOTH": 1,  # hedge mode, in which nobody trades
     "ACCOUNT_UPDATE refused: ACCOUNT_UPDATE.a.P[1].ps must be one of BOTH": 3,
-    "GET /fapi/v1/aggTrades refused: aggTrade.p must be a multiple of 0.00001": 2,  # a price of spot, from its docs
-    "aggTrade refused: aggTrade.q must be a multiple of 0.001": 1,  # a trade of spot
     "list refused: is no object": 3,  # streams of all symbols, such as !markPrice@arr
 }
 """What is refused, and why."""
 EVENTS = {
-    "aggTrade: aggTrade": 3,
+    "aggTrade: aggTrade": 4,  # one of spot, whose quantity is read to the nearest
     "markPriceUpdate: MarkPrice": 3,
     "ORDER_TRADE_UPDATE: OrderUpdate": 22,
     "ALGO_UPDATE: AlgoUpdate": 7,
@@ -264,6 +262,7 @@ EVENTS = {
 }
 """What becomes an event of a session."""
 ANSWERS = {
+    "GET /fapi/v1/aggTrades: read": 2,  # of spot, from its docs: prices that are read to the nearest
     **{"GET /fapi/v1/order: read": 1, "POST /fapi/v1/order: read": 2, "PUT /fapi/v1/order: read": 1},
     **{"DELETE /fapi/v1/order: read": 1, "GET /fapi/v1/allOrders: read": 2, "GET /fapi/v1/openOrders: read": 1},
     **{"GET /fapi/v1/algoOrder: read": 1, "POST /fapi/v1/algoOrder: read": 1, "DELETE /fapi/v1/algoOrder: read": 1},
