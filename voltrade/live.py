@@ -12,7 +12,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from voltrade.account_watch import AccountWatch
@@ -26,7 +25,6 @@ from voltrade.journal_rows import Fact
 from voltrade.lockstep import Channel, Lockstep, SessionHooks
 from voltrade.market_stretch import Stretch
 from voltrade.model import (
-    USER_STREAM_UP,
     AccountSummary,
     Answer,
     CancelOrder,
@@ -34,7 +32,6 @@ from voltrade.model import (
     EngineRestarted,
     Event,
     History,
-    Instrument,
     LookupOrder,
     MarkPrice,
     OperatorAction,
@@ -52,7 +49,7 @@ from voltrade.model import (
 )
 from voltrade.order_states import FILTER_CODES
 from voltrade.price_watch import PriceWatch
-from voltrade.symbol_filters import filters_of, is_same
+from voltrade.readings import Readings
 from voltrade.symbol_state import status_of
 from voltrade.tape_loop import TapeLoop, commands_of, warm_up
 
@@ -60,10 +57,6 @@ log = logging.getLogger(__name__)
 
 COMMIT_EVERY = 200
 """Rows after which the journal is committed even if no command waits for it."""
-
-SNAPSHOT_AGAIN_S, SNAPSHOT_DOUBLINGS = 1.0, 2
-"""Pause before the account is read again after a failure, and how often it doubles: up to 4 s, so that a minute of
-refusals doesn't use up the request weight that orders need."""
 
 COMPARE = "COMPARE"
 """Reason for reading the account: it is time to compare it with our books."""
@@ -135,9 +128,7 @@ class LiveTradingSystem:
         self._watch, self._prices = AccountWatch(), PriceWatch(core.symbol_states[self._symbol].instrument)
         self._is_unstored = False
         """Whether the journal could not be stored, so that no entry may be sent."""
-        self._is_reading, self._read_again = False, ""
-        """Whether the account is being read now, and why it must be read once more after that."""
-        self._is_reading_filters = False
+        self.readings = Readings(core, gateway, self._inbox, self._watch, clock, self._execute, self.on_event)
         self._trades = 0
         self.is_journaled = True
         """Whether the core's state is that after the journal's last row: false during `handle`, and after it raised."""
@@ -327,7 +318,7 @@ class LiveTradingSystem:
         answer = await self._execute(command)
         if _is_about_filters(answer):
             with suppress(VenueError):
-                self.on_filters(await self._gateway.filters(self._symbol))
+                self.readings.on_filters(await self._gateway.filters(self._symbol))
         return answer
 
     # --- by wall clock ---------------------------------------------------------------------------------------------
@@ -367,7 +358,7 @@ class LiveTradingSystem:
                 others += [tasks.create_task(beside)] if beside is not None else []
                 if restarted:
                     first = TakeSnapshot(self._clock(), self._symbol, RESTARTED)
-                    others.append(tasks.create_task(self._read_account(first, reading)))
+                    others.append(tasks.create_task(self.readings.account(first, reading)))
                 pending = await self._consume_until_finished(tasks)
                 for task in (*others, *pending):
                     task.cancel()
@@ -389,11 +380,11 @@ class LiveTradingSystem:
             try:
                 if self._watch.is_stream_silent(self._clock()):
                     feed.reconnect("user", "an order was accepted, but the stream did not report it")
-                elif not self._is_reading and self._must_read_account():
-                    requests.create_task(self._read_account(TakeSnapshot(self._clock(), self._symbol, COMPARE)))
+                elif not self.readings.is_reading and self._must_read_account():
+                    requests.create_task(self.readings.account(TakeSnapshot(self._clock(), self._symbol, COMPARE)))
                 self._watch.note_inexact(feed.inexact)
                 if self._watch.are_filters_due(self._clock()):
-                    requests.create_task(self._read_filters())
+                    requests.create_task(self.readings.filters())
                 await feed.maintain(self._clock())
             except VenueError:
                 raise
@@ -476,62 +467,9 @@ class LiveTradingSystem:
     async def _request(self, command: Command) -> None:
         """Send one command, and add the answer to the inbox."""
         if isinstance(command, TakeSnapshot):
-            await self._read_account(command)
+            await self.readings.account(command)
             return
         answer = await self._execute(command)
         self.on_event(answer)
         if _is_about_filters(answer):
-            await self._read_filters()
-
-    async def _read_filters(self) -> None:
-        """Read the symbol's filters and status, where they are due."""
-        if self._is_reading_filters or not self._watch.are_filters_due(self._clock()):
-            return
-        self._is_reading_filters = True
-        self._watch.on_filters(self._clock())
-        try:
-            self.on_filters(await self._gateway.filters(self._symbol))
-        except VenueError as error:
-            log.warning("the filters could not be read: %s", error)
-        finally:
-            self._is_reading_filters = False
-
-    def on_filters(self, now: Instrument) -> None:
-        """Take the symbol's filters and status as the exchange has them now; tell the core where they have changed."""
-        self._watch.on_filters(self._clock())
-        symbol_state = self.core.symbol_states[self._symbol]
-        filters = filters_of(now, symbol_state.instrument, self._clock())
-        if not is_same(filters, symbol_state.filters):
-            self._inbox.add(filters)
-
-    async def _read_account(self, command: TakeSnapshot, begun: asyncio.Task[Snapshot] | None = None) -> None:
-        """Read the account until it succeeds, with growing pauses; `begun` is the first try, if that is on its way.
-
-        Only one reading runs at a time: a request meanwhile has the account read once more. A snapshot from before the
-        user stream was connected again is dropped: it may be older than the events that were missed.
-        """
-        if self._is_reading:
-            if self._read_again != USER_STREAM_UP:
-                self._read_again = command.reason
-            return
-        self._is_reading, failures = True, 0
-        try:
-            while True:
-                self._read_again = ""
-                try:
-                    snapshot = await (begun or self._execute(command))
-                except VenueError as error:
-                    begun = None
-                    log.warning("the account could not be read: %s", error)
-                    if self.core.finished:
-                        return
-                    await asyncio.sleep(SNAPSHOT_AGAIN_S * 2 ** min(failures, SNAPSHOT_DOUBLINGS))
-                    failures += 1
-                    continue
-                if self._read_again != USER_STREAM_UP:
-                    self.on_event(snapshot)
-                if not self._read_again:
-                    return
-                command, begun = replace(command, reason=self._read_again), None
-        finally:
-            self._is_reading = False
+            await self.readings.filters()

@@ -17,7 +17,7 @@ TRADING_PATH = [
     "row_facts", "core_rules", "books", "order_register", "account_check", "order_outputs", "saved_orders", "oms",
     "bar_rate", "symbol_filters", "symbol_state", "saved_account", "core", "tape_loop",
     "account_watch", "price_watch", "journal_rows", "market_stretch", "checkpoint", "journal", "inbox", "lockstep",
-    "live",
+    "readings", "live",
 ]  # fmt: skip
 """The files on top, in the order in which they build on each other: each imports only files before it."""
 

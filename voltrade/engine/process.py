@@ -216,7 +216,7 @@ class Engine:
             checkpoints=replayed.checkpoints if replayed else None,
         )
         if replayed is None:  # one that goes on knows those of its journal, and reads those of now when it runs
-            self._system.on_filters(wiring.filters)
+            self._system.readings.on_filters(wiring.filters)
         self._take_care(core)
         for action, reason, final in self._commands.pending:
             self._send_command(action, reason, final)

@@ -1,0 +1,111 @@
+"""What is read over REST beside the loop: the account, until that succeeds, and the symbol's filters and status."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from voltrade.account_watch import AccountWatch
+from voltrade.core import TradingCore
+from voltrade.errors import VenueError
+from voltrade.exchange.ports import OrderGateway
+from voltrade.inbox import Inbox
+from voltrade.model import USER_STREAM_UP, Event, Instrument, Snapshot, TakeSnapshot
+from voltrade.symbol_filters import filters_of, is_same
+
+log = logging.getLogger(__name__)
+
+SNAPSHOT_AGAIN_S, SNAPSHOT_DOUBLINGS = 1.0, 2
+"""Pause before the account is read again after a failure, and how often it doubles: up to 4 s, so that a minute of
+refusals doesn't use up the request weight that orders need."""
+
+
+class Readings:
+    """Reads of one session; what they return goes to the inbox.
+
+    Args:
+        core: the trading logic.
+        gateway: asks the exchange.
+        inbox: of the session's loop.
+        watch: is told when filters are read.
+        clock: returns the time in ms.
+        execute: executes a command, after a commit of the journal, and returns the answer.
+        on_event: takes what was read of the account.
+    """
+
+    def __init__(
+        self,
+        core: TradingCore,
+        gateway: OrderGateway,
+        inbox: Inbox,
+        watch: AccountWatch,
+        clock: Callable[[], int],
+        execute: Callable[[TakeSnapshot], Awaitable[Event]],
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self._core = core
+        self._gateway = gateway
+        self._inbox = inbox
+        self._watch = watch
+        self._clock = clock
+        self._execute = execute
+        self._on_event = on_event
+        (self._symbol,) = core.symbol_states
+        self.is_reading, self._read_again = False, ""
+        """Whether the account is being read now, and why it must be read once more after that."""
+        self._is_reading_filters = False
+
+    async def filters(self) -> None:
+        """Read the symbol's filters and status, where they are due."""
+        if self._is_reading_filters or not self._watch.are_filters_due(self._clock()):
+            return
+        self._is_reading_filters = True
+        self._watch.on_filters(self._clock())
+        try:
+            self.on_filters(await self._gateway.filters(self._symbol))
+        except VenueError as error:
+            log.warning("the filters could not be read: %s", error)
+        finally:
+            self._is_reading_filters = False
+
+    def on_filters(self, now: Instrument) -> None:
+        """Take the symbol's filters and status as the exchange has them now; tell the core where they have changed."""
+        self._watch.on_filters(self._clock())
+        symbol_state = self._core.symbol_states[self._symbol]
+        filters = filters_of(now, symbol_state.instrument, self._clock())
+        if not is_same(filters, symbol_state.filters):
+            self._inbox.add(filters)
+
+    async def account(self, command: TakeSnapshot, begun: asyncio.Task[Snapshot] | None = None) -> None:
+        """Read the account until it succeeds, with growing pauses; `begun` is the first try, if that is on its way.
+
+        Only one reading runs at a time: a request meanwhile has the account read once more. A snapshot from before the
+        user stream was connected again is dropped: it may be older than the events that were missed.
+        """
+        if self.is_reading:
+            if self._read_again != USER_STREAM_UP:
+                self._read_again = command.reason
+            return
+        self.is_reading, failures = True, 0
+        try:
+            while True:
+                self._read_again = ""
+                try:
+                    snapshot = await (begun or self._execute(command))
+                except VenueError as error:
+                    begun = None
+                    log.warning("the account could not be read: %s", error)
+                    if self._core.finished:
+                        return
+                    await asyncio.sleep(SNAPSHOT_AGAIN_S * 2 ** min(failures, SNAPSHOT_DOUBLINGS))
+                    failures += 1
+                    continue
+                if self._read_again != USER_STREAM_UP:
+                    self._on_event(snapshot)
+                if not self._read_again:
+                    return
+                command, begun = replace(command, reason=self._read_again), None
+        finally:
+            self.is_reading = False
