@@ -13,6 +13,10 @@ ADJUSTED_AFTER = 3
 """This many snapshots in a row must show a smaller position than our fills before the books are adjusted."""
 
 
+MOST_UNKNOWN = 20
+"""The most orders that are named for one snapshot; each costs a question."""
+
+
 def foreign_kind(update: OrderUpdate) -> str:
     """Return the kind of a foreign order: liquidation, ADL, settlement, adjustment, or CLOSED_ELSEWHERE."""
     kinds = (kind for prefix, kind in FORCED.items() if update.client_order_id.startswith(prefix))
@@ -99,6 +103,21 @@ class AccountCheck:
             return ours
         register.by_exchange_id.update(inferred)
         return fills
+
+    def unknown_orders(self, snapshot: Snapshot) -> list[int]:
+        """Return the exchange's ids of the orders, the newest first, whose trades make the position that ours lacks.
+
+        At most MOST_UNKNOWN; none where the positions agree.
+        """
+        lacking, unknown = snapshot.position.quantity - self._register.position, dict[int, None]()
+        for fill in sorted(snapshot.fills, key=lambda fill: -fill.trade_id):
+            if not lacking or fill.trade_id <= self.agreed_trade_id or len(unknown) == MOST_UNKNOWN:
+                break
+            if self._register.is_new_fill(fill):
+                lacking -= fill.side * fill.last_quantity
+                if self._register.find(fill) is None and not fill.client_order_id:
+                    unknown[fill.order_id] = None
+        return list(unknown)
 
     def _inferred_orders(self, snapshot: Snapshot) -> dict[int, int]:
         """Return our number by the exchange's order id, for trades whose order can only be one of ours.

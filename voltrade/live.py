@@ -292,11 +292,24 @@ class LiveTradingSystem:
         try:
             if command.reason == COMPARE:
                 return await self._gateway.summary(command.symbol, settings)
-            return await self._gateway.snapshot(command.symbol, symbol_state.monitor.agreed_trade_id, settings)
+            since = symbol_state.monitor.agreed_trade_id
+            return await self._with_names(await self._gateway.snapshot(command.symbol, since, settings))
         except VenueError:
             if settings:
                 self._watch.on_settings(0)
             raise
+
+    async def _with_names(self, snapshot: Snapshot) -> Snapshot:
+        """Name the orders of trades that our books don't know and that the position needs.
+
+        They may be ours: from before the journal lost its end.
+        """
+        order_ids = self.core.symbol_states[self._symbol].monitor.unknown_orders(snapshot)
+        if not order_ids:
+            return snapshot
+        names = await self._gateway.order_names(self._symbol, order_ids)
+        fills = (replace(fill, client_order_id=names.get(fill.order_id, "")) for fill in snapshot.fills)
+        return replace(snapshot, fills=tuple(fills))
 
     # --- the tape is the clock -------------------------------------------------------------------------------------
 

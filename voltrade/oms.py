@@ -12,6 +12,7 @@ The monitor decides and returns outputs; it sends nothing and reads no clock.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,8 @@ class OrderMonitor:
         """Orders that a snapshot did not list although it was taken late enough to have them."""
         self._late_fill_text = self._foreign_fill_text = ""
         """Halt reasons after a late fill, and after a foreign one."""
+        self._told_fees: set[str] = set()
+        """What was told about fees in other assets."""
         self._last_answered = 0
         """Number of the order whose reply came last."""
 
@@ -173,6 +176,10 @@ class OrderMonitor:
         """Return whether an update has a fill that is not counted yet."""
         return self._register.is_new_fill(update)
 
+    def unknown_orders(self, snapshot: Snapshot) -> list[int]:
+        """Return the exchange's ids of the orders that must be named before a snapshot is handled."""
+        return self._check.unknown_orders(snapshot)
+
     def new_fills(self, snapshot: Snapshot) -> list[OrderUpdate]:
         """Return the fills of a snapshot that weren't counted: of our orders, or closing the open position."""
         return self._check.new_fills(snapshot)
@@ -200,7 +207,8 @@ class OrderMonitor:
     def on_order(self, update: OrderUpdate) -> list[Output]:
         """Apply an update of an ordinary order, with its fill."""
         lots_before = self._register.lots
-        number, is_new = self._register.find(update), self._register.is_new_fill(update)
+        is_new = self._register.is_new_fill(update)
+        number = self._find_or_adopt(update)
         is_forced = number is None and is_new and self._check.is_forced_exit(update)
         if is_new and (number is not None or is_forced):
             self._row["unexplained_lots"] = 0  # the snapshot is older than this fill, or has it already
@@ -226,9 +234,11 @@ class OrderMonitor:
         if row is None:
             return [self._no_row_alert(number, update.time), *(before or [])]
         self._register.by_exchange_id[update.order_id] = number
+        paid: list[Output] = []
         if is_new:
             self._note_fill(number, update)
-        outputs = self._react(
+            paid = self._pay_from_elsewhere(update)
+        outputs = paid + self._react(
             records.ORDER_UPDATED,
             order=row,
             time=update.time,
@@ -244,6 +254,16 @@ class OrderMonitor:
         )
         return (self._fill_alerts(update) if is_new and not orders_only else []) + (before or []) + outputs
 
+    def _pay_from_elsewhere(self, fill: OrderUpdate) -> list[Output]:
+        """Book what a fee in another asset is worth as coming into the quote asset's wallet, which did not pay it.
+
+        So it is a cost of the round trip and of the day, and the wallet stays the exchange's.
+        """
+        is_quote = fill.fee_asset in ("", self.instrument.quote_asset)
+        if is_quote or not fill.fee or not self._books.account["is_open"]:
+            return []
+        return self._books.react(Event(records.TRANSFERRED, amount=fill.fee))
+
     def _note_fill(self, number: int, update: OrderUpdate) -> None:
         """Register a fill's trade id; the rules count its money and lots."""
         self._register.fills.add(update.trade_id)
@@ -256,6 +276,8 @@ class OrderMonitor:
             name = self._register.names[number]
             self._late_fill_text = (
                 f"{name} filled after round trip {trip} had ended" + " and the next had begun" * has_position
+                if trip
+                else f"{name} filled, and the journal has lost that it was sent"
             )
             trip = int(self._position_row["id"]) if has_position else int(self._row["round_trips"]) + 1
         is_exit = order["side"] != self._position_row["side"] if has_position else False
@@ -266,14 +288,23 @@ class OrderMonitor:
         if self._books.breaker is None:
             return []
         now, alerts = int(self._books.account["now"]), []
-        if fill.fee_asset not in ("", self.instrument.quote_asset):
-            text = f"fill {fill.trade_id}: its fee was paid in {fill.fee_asset} and is missing from the costs"
+        if (text := self._fee_text(fill)) and text not in self._told_fees:
+            self._told_fees.add(text)
             alerts.append(("FEE_ASSET", text))
         realised = int(self._row["realised_last"])
         if abs(realised - fill.realised) > REALISED_TOLERANCE:
             text = f"fill {fill.trade_id}: {money_text(fill.realised)}, ours is {money_text(realised)}"
             alerts.append(("REALISED_DIFFERS", text))
         return [Alert(now, code, text) for code, text in alerts]
+
+    def _fee_text(self, fill: OrderUpdate) -> str:
+        """Return what to tell, once, about fees in another asset than the quote asset; empty for one in that."""
+        asset, quote = fill.fee_asset, self.instrument.quote_asset
+        if asset in ("", quote):
+            return ""
+        if fill.fee:
+            return f"fees are paid in {asset}: they are booked at its price in {quote}"
+        return f"fees are paid in {asset}, whose price in {quote} isn't known: they are missing from the costs"
 
     def on_algo(self, update: AlgoUpdate) -> list[Output]:
         """Apply an update of a conditional order."""
@@ -379,8 +410,9 @@ class OrderMonitor:
         lots_before = self._register.lots
         self._advance_time(snapshot.time)
         for update in snapshot.orders:  # trades name their orders by the exchange's ids alone
-            if (named := self._register.find(update)) is not None:
+            if (named := self._find_or_adopt(update)) is not None:
                 self._register.by_exchange_id[update.order_id] = named
+        self._adopt_traded(snapshot)
         self._row["snapshot_at"] = NEVER
         self._row["unexplained_lots"] = 0 if self._check.is_explained(snapshot) else snapshot.position.quantity
         alerts: list[Output] = []
@@ -566,7 +598,24 @@ class OrderMonitor:
                 outputs += self._apply_algo_update(algo, orders_only=True)
         return outputs
 
-    def _adopt_orphan(self, update: AlgoUpdate) -> int | None:
+    def _adopt_traded(self, snapshot: Snapshot) -> None:
+        """Adopt the orphans that have traded, so that their trades count as what they are."""
+        traded: dict[int, OrderUpdate] = {}
+        for fill in snapshot.fills:
+            if self._register.is_new_fill(fill) and fill.trade_id > self.agreed_trade_id and fill.client_order_id:
+                before = traded.get(fill.order_id)
+                lots = fill.last_quantity + (before.quantity if before else 0)
+                traded[fill.order_id] = replace(fill, quantity=lots)
+        for order_id, update in traded.items():
+            if (number := self._find_or_adopt(update)) is not None:
+                self._register.by_exchange_id[order_id] = number
+
+    def _find_or_adopt(self, update: OrderUpdate) -> int | None:
+        """Return the number of our order that an update is about, also of an orphan; None of a foreign order."""
+        number = self._register.find(update)
+        return self._adopt_orphan(update) if number is None else number
+
+    def _adopt_orphan(self, update: OrderUpdate | AlgoUpdate) -> int | None:
         """Add an orphan to our books; return its number, None where it isn't of this session."""
         purpose = row_facts.purpose_of(update.client_order_id, self._outputs.epoch)
         if purpose is None:

@@ -333,8 +333,11 @@ def written(ledger: Ledger, run: Path, rows: int) -> None:
 
 
 @pytest.mark.parametrize("who", ["the run itself", "the next run"])
-def test_an_older_backup_that_was_put_back_is_refused(ledger: Ledger, tmp_path: Path, who: str) -> None:
-    """Fault case E5, sibling: nothing tells it from the run's folder but what the ledger has heard of since."""
+def test_an_older_backup_that_was_put_back_is_noticed(ledger: Ledger, tmp_path: Path, who: str) -> None:
+    """Fault case E5, sibling: nothing tells it from the run's folder but what the ledger has heard of since.
+
+    Nobody else looks after the run's position: it goes on, though only to do that.
+    """
     run = a_run(tmp_path / "runs/run", "id")
     backup = Path(shutil.copytree(run, tmp_path / "backup"))
     ledger.begin("id", run, None)
@@ -344,17 +347,16 @@ def test_an_older_backup_that_was_put_back_is_refused(ledger: Ledger, tmp_path: 
     assert ledger.find_last_journal(tmp_path / "runs/next") == run / "journal.db"
     shutil.rmtree(run)
     backup.rename(run)
-    go_on = {
-        "the run itself": lambda: ledger.check_run("id", run, is_new=False),
-        "the next run": lambda: ledger.find_last_journal(tmp_path / "runs/next"),
-    }[who]
-    with pytest.raises(SessionError, match="put the newer one back") as refused:
-        go_on()
     told = f"the journal in {run} must have row 5 with the hash {head}, ends with row 3"
+    if who == "the run itself":
+        assert told in ledger.check_run("id", run, is_new=False)
+        return
+    with pytest.raises(SessionError, match="put the newer one back, or resume that run") as refused:
+        ledger.find_last_journal(tmp_path / "runs/next")
     assert told in str(refused.value)
 
 
-def test_a_backup_that_went_its_own_way_is_refused(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_backup_that_went_its_own_way_is_noticed(ledger: Ledger, tmp_path: Path) -> None:
     """As many rows and more, but not the ones that the ledger has heard of."""
     run = a_run(tmp_path / "runs/run", "id")
     backup = Path(shutil.copytree(run, tmp_path / "backup"))
@@ -365,8 +367,22 @@ def test_a_backup_that_went_its_own_way_is_refused(ledger: Ledger, tmp_path: Pat
     with Journal.open(run / "journal.db") as other:
         for number in range(4):
             other.append("Bar", number, {"number": number})
-    with pytest.raises(SessionError, match="must have row 5 with the hash"):
-        ledger.check_run("id", run, is_new=False)
+    assert "must have row 5 with the hash" in ledger.check_run("id", run, is_new=False)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "emptied", "gone"])
+def test_a_journal_that_can_not_be_read_is_noticed(ledger: Ledger, tmp_path: Path, damage: str) -> None:
+    """Fault case E5: the run that it belongs to goes on to look after the account; another one is refused."""
+    run = a_run(tmp_path / "runs/run", "id")
+    ledger.begin("id", run, None)
+    journal = run / "journal.db"
+    if damage == "gone":
+        journal.unlink()
+    else:
+        journal.write_bytes(journal.read_bytes()[:1_000] if damage == "cut short" else b"")
+    assert str(journal) in ledger.check_run("id", run, is_new=False)
+    with pytest.raises(SessionError, match="names run id"):
+        ledger.check_run("other", run, is_new=False)
 
 
 def test_a_journal_that_is_further_on_than_the_ledger_heard_goes_on(ledger: Ledger, tmp_path: Path) -> None:

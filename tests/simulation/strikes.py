@@ -31,8 +31,9 @@ class Strikes:
     def __init__(self, world: World) -> None:
         self._world = world
         self._conditions = world.network.conditions
-        self._kills_at: list[tuple[str, int]] = []
-        """Where the engine is killed: (begin of what happens there, so many that are let pass first)."""
+        self._kills_at: list[tuple[str, int, int]] = []
+        """Where the engine is killed: (begin of what happens there, so many that are let pass first, commits that are
+        not on the disk)."""
 
     def by_name(self, kind: str) -> Callable[..., None] | None:
         """Return what a kind does; None where it is one of the venue's."""
@@ -114,6 +115,14 @@ class Strikes:
         else:
             path.unlink()
 
+    def do_copy(self, for_s: float, what: str, to: str) -> None:
+        """A file below the session's root is copied, as a backup does."""
+        shutil.copy(self._world.root / what, self._world.root / to)
+
+    def do_put(self, for_s: float, what: str, left: bytes) -> None:
+        """A file below the session's root has other bytes."""
+        self._world.disk.touched(what).write_bytes(left)
+
     def do_spoil(self, for_s: float, what: str, size: int) -> None:
         """The last bytes of a file below the session's root are overwritten."""
         self._world.disk.spoil(what, size)
@@ -157,9 +166,9 @@ class Strikes:
         self._world.kill()
         self._world.later(again_s, self._world.kill)
 
-    def do_kill_at(self, for_s: float, what: str, skip: int = 0) -> None:
-        """Kill the engine at the next packet or write of a kind, such as `send POST /fapi/v1/order`."""
-        self._kills_at.append((what, skip))
+    def do_kill_at(self, for_s: float, what: str, skip: int = 0, lost: int = 0) -> None:
+        """Kill the engine at the next packet or write of a kind, such as `send POST /fapi/v1/order`; see `kill`."""
+        self._kills_at.append((what, skip, lost))
 
     def do_crash(self, for_s: float, again: bool = True, run: int | None = None) -> None:
         """An error that nobody foresaw comes out of the engine's loop: it takes an event that is none."""
@@ -187,13 +196,13 @@ class Strikes:
 
     def on_packet(self, what: str) -> None:
         """Kill the engine where a plan says so: at a packet, or at a write."""
-        for number, (wanted, skip) in enumerate(self._kills_at):
+        for number, (wanted, skip, lost) in enumerate(self._kills_at):
             if what.startswith(wanted):
                 if skip:
-                    self._kills_at[number] = (wanted, skip - 1)
+                    self._kills_at[number] = (wanted, skip - 1, lost)
                     return
                 del self._kills_at[number]
-                self._world.kill()
+                self._world.kill(lost)
                 if PROCESS.get() is not None:
                     raise Killed
                 return

@@ -25,6 +25,7 @@ from voltrade.config import Config, ExecutionSettings, ExitSettings
 from voltrade.core import TradingCore
 from voltrade.errors import DataError
 from voltrade.model import (
+    MONEY,
     NEVER,
     AccountUpdate,
     Alert,
@@ -608,8 +609,23 @@ def test_a_profit_that_is_not_the_exchanges_is_told() -> None:
 def test_a_fee_in_another_asset_is_told() -> None:
     core = a_core()
     a_position(core)
-    outputs = sell_out(core, fee_asset="BNB")
+    outputs = sell_out(core, fee_asset="BNB", fee=0)
     assert [o.code for o in outputs if isinstance(o, Alert)] == ["FEE_ASSET"]
+
+
+def test_a_fee_in_another_asset_is_a_cost_that_the_wallet_has_not_paid() -> None:
+    """Worth 40: the round trip and the day are 40 poorer, the quote asset's wallet is what the exchange has."""
+    core = a_core()
+    a_position(core)
+    assert core.account is not None
+    assert core.breaker is not None
+    wallet = core.account.wallet
+    outputs = sell_out(core, fee_asset="BNB", fee=40 * MONEY)
+    [trip] = [o for o in outputs if isinstance(o, RoundTrip)]
+    after = core.account
+    assert (trip.fees, after.fees, after.transfers) == (40 * MONEY, 40 * MONEY, 40 * MONEY)
+    assert after.wallet == wallet + trip.realised
+    assert core.breaker.distances()["DAILY_LOSS"][0] == 40 * MONEY - trip.realised
 
 
 def test_a_fill_of_an_earlier_round_trip_halts_entries() -> None:

@@ -140,12 +140,12 @@ class Known:
     """What a resumed run knows of its exchange, so that it asks for nothing before it looks at its position.
 
     Attributes:
-        instrument: The filters that its journal counts with.
+        instrument: The filters that its journal counts with; None where that can't be read.
         key: In modes `demo` and `live`, fingerprint of the API key that it began with.
         account: Name of the account for its ledger; empty where it has to be asked for.
     """
 
-    instrument: Instrument
+    instrument: Instrument | None
     key: str = ""
     account: str = ""
 

@@ -10,7 +10,7 @@ the next session.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -155,6 +155,10 @@ class PaperExchange:
     async def snapshot(self, symbol: str, since_trade_id: int, settings: bool = True) -> Snapshot:
         self._exchange.advance(self._clock())
         return self._exchange.snapshot(symbol, since_trade_id)
+
+    async def order_names(self, symbol: str, order_ids: Sequence[int]) -> dict[int, str]:
+        orders = self._exchange.orders
+        return {order_id: orders[order_id].request.client_order_id for order_id in order_ids if order_id in orders}
 
     async def submit(self, intent: OrderIntent) -> Reply:
         reply = self._execute(intent)

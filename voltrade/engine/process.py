@@ -20,10 +20,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
 
-from voltrade import journal
-from voltrade.checkpoint import CHECKPOINT
 from voltrade.core import TradingCore
-from voltrade.engine import recorder
+from voltrade.engine import recorder, recovery
 from voltrade.engine.account_history import last_final_state, ledger_checks, open_ledger, save_final_state, units_of
 from voltrade.engine.alarms import Alarms
 from voltrade.engine.checks import Check, has_position, refused
@@ -49,14 +47,11 @@ from voltrade.model import Event, History, Operator, Output, ResumeState, Snapsh
 from voltrade.runs import handover
 from voltrade.runs.ledger import Ledger
 from voltrade.runs.ledger_file import FinalState
-from voltrade.runs.replay import Replay, recover, start_row, traded_instrument, versions
+from voltrade.runs.replay import Replay, start_row, versions
 from voltrade.runs.run_file import ENDING, JOURNAL, Record, utc_now
 from voltrade.strategy.rule_file import read_parameters, signal_engine_of
 
 log = logging.getLogger(__name__)
-
-WARM_UP_KINDS = frozenset({"Start", "BarResumePoint", "Trades", "Bar", CHECKPOINT})
-"""Kinds of journal rows from before the first request about the account."""
 
 
 class Engine:
@@ -160,23 +155,17 @@ class Engine:
     def _identify(self) -> None:
         """Read the id of the run, and whether it is new.
 
-        A run that was killed while it loaded earlier trades has sent nothing, and starts from the beginning.
+        The id is kept from the first try on, so that the ledger has the right one whenever the engine is killed.
         """
-        path = self._dir / JOURNAL
-        if not self._record.facts.get("begun"):
-            # Kept from the first try on, so that the ledger has the right id whenever the engine is killed.
-            self._id = self._record.facts.get("id") or self._new_id()
+        self._id, self._is_new = recovery.identity_of(self._dir, self._record.facts, self._new_id)
+        if self._record.facts.get("id") != self._id:
             self._record.update(id=self._id)
-            return
-        self._id = journal.identity_of(path)
-        self._is_new = all(row.kind in WARM_UP_KINDS for row in journal.read(path))
 
     def _known(self) -> Known | None:
         """Return what a resumed run knows of its exchange; None for a new one."""
         if self._is_new:
             return None
-        facts = self._record.facts
-        instrument = traded_instrument(self._dir / JOURNAL)
+        facts, instrument = self._record.facts, recovery.instrument_of(self._dir / JOURNAL)
         return Known(instrument, facts.get("account", ""), facts.get("account_name", ""))
 
     def _new_id(self) -> str:
@@ -187,7 +176,8 @@ class Engine:
         self._ledger = open_ledger(wiring, self._dir)
         if self._ledger is not None:
             self._ledger.on_write_failure = self._reduce_only
-            self._ledger.check_run(self._id, self._dir, self._is_new)
+            if lost := self._ledger.check_run(self._id, self._dir, self._is_new):
+                self._is_new, self.caretaker = False, self.caretaker or f"{recovery.LOST}: {lost}"
             wiring.restore_paper_account(self._ledger.folder)
 
     def _close(self) -> None:
@@ -201,7 +191,7 @@ class Engine:
             save_final_state(self._ledger, self._id, self._journal, self._system)
 
     async def _trade(self, wiring: Wiring, control: Control) -> None:
-        replayed = self._recover()
+        replayed = self._recover(wiring)
         if replayed is None:
             self._resumed_from = last_final_state(self._ledger, self._id, self._dir)
         wiring.use_units(units_of(wiring.instrument, replayed, self._resumed_from))
@@ -217,6 +207,9 @@ class Engine:
         )
         if replayed is None:  # one that goes on knows those of its journal, and reads those of now when it runs
             self._system.readings.on_filters(wiring.filters)
+        if replayed is not None and core.account is None:  # its journal has lost what it started from
+            self._resumed_from = self._ledger.record.resumed_from if self._ledger and self._ledger.record else None
+            self._resume_account(self._system, wiring)
         self._take_care(core)
         for action, reason, final in self._commands.pending:
             self._send_command(action, reason, final)
@@ -325,14 +318,17 @@ class Engine:
             self.caretaker = self.caretaker or why
         return checks
 
-    def _recover(self) -> Replay | None:
+    def _recover(self, wiring: Wiring) -> Replay | None:
         """For a resumed run, rebuild its core from its journal, and open the journal for further rows."""
         if self._is_new:
             return None
-        path = self._dir / JOURNAL
-        replayed = recover(path, bool(self.caretaker), self._heartbeat.advance)
-        self._journal = self.journal_type.open(path)
-        self._journal.on_commit = self._on_commit
+        found = recovery.recovered(self._dir, self.journal_type, bool(self.caretaker), self._heartbeat.advance)
+        if isinstance(found, str):
+            self.caretaker = self.caretaker or f"{recovery.LOST}: {found}"
+            replayed = Replay(core=self._begin(wiring, []))
+        else:
+            replayed, self._journal = found
+            self._journal.on_commit = self._on_commit
         if self._ledger is not None:
             last = self._ledger.record
             self._ledger.begin(self._id, self._dir, last.resumed_from if last else None)
@@ -342,7 +338,7 @@ class Engine:
         """Make the core of a new run, and write its settings into the first row of a new journal."""
         config, epoch = wiring.config_until_tape_end(), self._record.facts["epoch"]
         core = TradingCore(config, wiring.instrument, epoch, signal_engine_of(config, wiring.instrument, self._dir))
-        self._record.update(begun=False)
+        self._record.update(begun=not self._is_new)
         for remains in self._dir.glob(f"{JOURNAL}*"):  # of an engine that was killed before anything was sent
             remains.unlink()
         self._journal = self.journal_type.create(self._dir / JOURNAL, self._id)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, NamedTuple
 
 from voltrade.errors import DataError, VenueError
+from voltrade.exchange.fee_prices import FeePrices
 from voltrade.exchange.fields import Fields, rows_of
 from voltrade.exchange.messages import MessageReader
+from voltrade.exchange.ports import Read
 from voltrade.model import AccountSummary, AlgoUpdate, OrderUpdate, Snapshot
 
 FEES_MS = 86_400_000
 """How long fee rates are used before they are read again."""
 PAGE, MAX_PAGES = 1000, 100
 """The most rows in one page of trades, ours or the market's, and the most pages of one reading of ours."""
-
-
-class Read(Protocol):
-    """Returns the decoded body of one raw request; raises VenueError."""
-
-    def __call__(self, call: str, params: Mapping[str, Any] | None = None) -> Coroutine[Any, Any, Any]: ...
 
 
 class _Settings(NamedTuple):
@@ -39,13 +35,16 @@ class AccountReader:
     Args:
         read: sends a question.
         clock: returns the time in ms.
+        fee_prices: are kept up to date.
     """
 
-    def __init__(self, read: Read, clock: Callable[[], int]) -> None:
+    def __init__(self, read: Read, clock: Callable[[], int], fee_prices: FeePrices) -> None:
         self._read = read
+        self._fee_prices = fee_prices
         self._clock = clock
         self._settings: dict[str, _Settings] = {}
         """As they were read last, by symbol."""
+        self._order_names: dict[int, str] = {}
         self._fee_rates: dict[str, tuple[int, int, int]] = {}
         """When they were read, ms; taker and maker fee; by symbol."""
 
@@ -56,10 +55,11 @@ class AccountReader:
             VenueError: a part of the account could not be read.
         """
         symbol = reader.instrument.symbol
-        found, account, orders, algos = await self._read_all(
+        found, account, orders, algos, _ = await self._read_all(
             self._settings_of(reader, symbol, settings),
             self._read("fapiPrivateV3GetAccount"),
             *self._open_orders(symbol),
+            self._fee_prices.update(reader.instrument.quote_asset, self._clock()),
         )
         try:
             wallet, _ = reader.wallet(account)
@@ -116,6 +116,23 @@ class AccountReader:
         except DataError as error:
             raise VenueError(f"the account of {symbol} could not be read: {error}") from None
 
+    async def order_names(self, symbol: str, order_ids: Iterable[int]) -> dict[int, str]:
+        """Return the client order ids of orders by the exchange's ids, which is all that a trade has of its order.
+
+        Request weight 1 for each that was not asked for before.
+
+        Raises:
+            VenueError: they could not be read.
+        """
+        for order_id in order_ids:
+            if order_id not in self._order_names:
+                row = await self._read("fapiPrivateGetOrder", {"symbol": symbol, "orderId": order_id})
+                try:
+                    self._order_names[order_id] = Fields("order", row).text("clientOrderId")
+                except DataError as error:
+                    raise VenueError(f"order {order_id} could not be read: {error}") from None
+        return dict(self._order_names)
+
     @staticmethod
     async def _read_all(*requests: Coroutine[Any, Any, Any]) -> list[Any]:
         """Send requests at once; return their answers, or raise the first error when all are over."""
@@ -169,6 +186,7 @@ class AccountReader:
 
     async def _user_trades(self, reader: MessageReader, symbol: str, since_trade_id: int) -> list[OrderUpdate]:
         """Return our trades after an id, or the latest ones if it is 0."""
+        await self._fee_prices.update(reader.instrument.quote_asset, self._clock())
         fills: list[OrderUpdate] = []
         last = since_trade_id
         for _ in range(MAX_PAGES):

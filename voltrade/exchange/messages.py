@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from voltrade.errors import DataError
+from voltrade.exchange.fee_prices import FeePrices
 from voltrade.exchange.fields import LARGEST, MONEY_TEXTS, Fields, Units, shown
 from voltrade.model import (
     MONEY,
@@ -65,11 +66,12 @@ class MessageReader:
     """Reads Binance's messages about one instrument.
 
     Every method takes a decoded JSON object. Anything that differs from Binance's documentation raises `DataError` with
-    the field, the rule and the value.
+    the field, the rule and the value. Without `fee_prices` a fee in another asset than the quote asset is read as 0.
     """
 
-    def __init__(self, instrument: Instrument) -> None:
+    def __init__(self, instrument: Instrument, fee_prices: FeePrices | None = None) -> None:
         self.instrument = instrument
+        self._fee_prices = fee_prices
         self._prices = Units(instrument.tick_size, instrument.max_price, nearest=True)
         self._lots = Units(instrument.step_size, nearest=True)
 
@@ -381,9 +383,11 @@ class MessageReader:
         return fields.units(name, self._lots) if fields.has(name) else 0
 
     def _fee(self, fields: Fields, amount: str, asset: str) -> int:
-        """Read a fee that was paid in the quote asset; return 0 for one that was paid in another asset."""
+        """Read a fee as money of the quote asset; one that was paid in another asset at its price, 0 without that."""
         paid = fields.money(amount) if fields.has(amount) else 0
-        return paid if not fields.has(asset) or fields.text(asset) == self.instrument.quote_asset else 0
+        if not fields.has(asset) or fields.text(asset) == self.instrument.quote_asset:
+            return paid
+        return self._fee_prices.value(fields.text(asset), paid) if self._fee_prices is not None else 0
 
     @staticmethod
     def _largest_notional(fields: Fields) -> int:

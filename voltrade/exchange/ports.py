@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 from voltrade.model import AccountSummary, CancelOrder, Instrument, LookupOrder, OrderIntent, Reply, Snapshot
+
+
+class Read(Protocol):
+    """Returns the decoded body of one raw request; raises VenueError."""
+
+    def __call__(self, call: str, params: Mapping[str, Any] | None = None) -> Coroutine[Any, Any, Any]: ...
 
 
 class OrderGateway(Protocol):
@@ -41,6 +48,13 @@ class OrderGateway(Protocol):
 
         Raises:
             VenueError: a part of the account could not be read.
+        """
+
+    async def order_names(self, symbol: str, order_ids: Sequence[int]) -> dict[int, str]:
+        """Return the client order ids of ordinary orders by the exchange's ids, of those that it still has.
+
+        Raises:
+            VenueError: they could not be read.
         """
 
     async def submit(self, intent: OrderIntent) -> Reply:

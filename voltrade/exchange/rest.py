@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple
@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 from voltrade.errors import DataError, VenueError
 from voltrade.exchange.account_reader import PAGE, AccountReader
 from voltrade.exchange.client import Response, UsdmExchange, response_of
+from voltrade.exchange.fee_prices import FeePrices
 from voltrade.exchange.fields import Fields, rows_of
 from voltrade.exchange.filters import instrument_of
 from voltrade.exchange.messages import MessageReader, TradeRow
@@ -84,13 +85,15 @@ class BinanceRestClient:
 
     Attributes:
         on_answer: called with each request (ccxt's name and parameters) and its response.
+        fee_prices: of the assets in which fees are paid.
     """
 
     def __init__(self, exchange: UsdmExchange, name: str = "binance") -> None:
         self._exchange = exchange
         self._name = name
         self._readers: dict[str, MessageReader] = {}
-        self._account = AccountReader(self.read, exchange.clock)
+        self.fee_prices = FeePrices(self.read)
+        self._account = AccountReader(self.read, exchange.clock, self.fee_prices)
         self.on_answer: Callable[[str, Mapping[str, Any], Response], None] = lambda call, params, response: None
 
     # --- reading ----------------------------------------------------------------------------------------------------
@@ -108,7 +111,7 @@ class BinanceRestClient:
 
     def use(self, instrument: Instrument) -> None:
         """Read and write a symbol's prices and quantities by filters that are known, so that none are asked for."""
-        self._readers[instrument.symbol] = MessageReader(instrument)
+        self._readers[instrument.symbol] = MessageReader(instrument, self.fee_prices)
 
     async def filters(self, symbol: str) -> Instrument:
         """Return the current filters of a symbol, but keep using the earlier ones for requests and responses.
@@ -149,6 +152,10 @@ class BinanceRestClient:
     async def snapshot(self, symbol: str, since_trade_id: int, settings: bool = True) -> Snapshot:
         """Return the account, its open orders, and our trades after an id; see `AccountReader.snapshot`."""
         return await self._account.snapshot(await self._reader(symbol), since_trade_id, settings)
+
+    async def order_names(self, symbol: str, order_ids: Sequence[int]) -> dict[int, str]:
+        """Return the client order ids of ordinary orders by the exchange's ids; see `AccountReader.order_names`."""
+        return await self._account.order_names(symbol, order_ids)
 
     async def agg_trades(
         self, symbol: str, from_id: int | None = None, limit: int = PAGE, start: int | None = None

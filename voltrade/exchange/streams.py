@@ -86,7 +86,7 @@ class BinanceWSManager:
         self._exchange = exchange
         self._rest = rest
         self._symbol = instrument.symbol
-        self._reader = MessageReader(instrument)
+        self._reader = MessageReader(instrument, rest.fee_prices)
         self._trades = TradeSequence(
             *(exchange, rest, instrument.symbol, on_agg_trade, on_event, self.counts),
             lockstep=lockstep,

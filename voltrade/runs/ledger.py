@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from voltrade.errors import JournalError, SessionError
+from voltrade.errors import DamagedJournal, JournalError, SessionError
 from voltrade.journal import identity_of, is_open_for_writing, last_row, refuse_unsafe, seq_of_head
 from voltrade.runs.account_lock import AccountLock
 from voltrade.runs.ledger_file import (
@@ -32,7 +32,7 @@ from voltrade.runs.ledger_file import (
     read_record,
     write_record,
 )
-from voltrade.runs.run_file import JOURNAL
+from voltrade.runs.run_file import JOURNAL, refuse_missing
 
 log = logging.getLogger(__name__)
 
@@ -153,8 +153,11 @@ class Ledger:
 
     # --- which run may continue, and from what ------------------------------------------------------------------------
 
-    def check_run(self, run: str, folder: Path, is_new: bool) -> None:
-        """Refuse to resume a run if another run owns the account now, or if its journal is an older copy.
+    def check_run(self, run: str, folder: Path, is_new: bool) -> str:
+        """Refuse to resume a run if another run owns the account now, or if another copy of its journal is further on.
+
+        Return which rows its journal has lost, empty where none is known to be: an order of ours may have been in them,
+        so that such a run may only look after the account. It is not refused, since nobody else does.
 
         Args:
             run: Id of the run.
@@ -166,17 +169,21 @@ class Ledger:
         """
         record = self.record
         if record is None:
-            return
+            return ""
         self._refuse_older_ledger(record)
         if record.run != run and is_new:
-            return
+            return ""
         if record.run != run:
             raise SessionError(
                 f"account {self._path.stem}: the ledger names run {record.run} ({record.folder}) as the one that owns "
                 "the account now; this run can't be resumed"
             )
-        rows, head = last_row(folder / JOURNAL)
-        self._refuse_older_journal(record, folder / JOURNAL)
+        try:
+            refuse_missing(folder / JOURNAL)
+            rows, head = last_row(folder / JOURNAL)
+            lost = self._lost_rows(record, folder / JOURNAL)
+        except DamagedJournal as error:
+            rows, head, lost = 0, "", str(error)
         if record.final_state is not None and record.final_state.head != head:
             raise SessionError(
                 f"account {self._path.stem}: the journal in {folder} must end with {record.final_state.head}, ends "
@@ -184,6 +191,7 @@ class Ledger:
             )
         if Path(record.folder) != folder.resolve():
             self._refuse_shorter_copy(run, record, folder, rows)
+        return lost
 
     def _refuse_shorter_copy(self, run: str, record: LedgerRecord, folder: Path, rows: int) -> None:
         for other in _journals_of(run, Path(record.folder), folder):
@@ -226,18 +234,26 @@ class Ledger:
                 f"traded it since: it is an older copy; put the newer one back, or {self._how_to_give_up}"
             )
 
+    def _lost_rows(self, record: LedgerRecord, journal: Path) -> str:
+        """Return what a journal of the owner must have and lacks, the last row that was noted; else an empty text."""
+        noted = self._position.read()
+        if noted.run != record.run or seq_of_head(journal, noted.head) == noted.rows:
+            return ""
+        return (
+            f"the journal in {journal.parent} must have row {noted.rows:,} with the hash {noted.head}, ends with row "
+            f"{last_row(journal)[0]:,}: it is an older copy, or rows were lost"
+        )
+
     def _refuse_older_journal(self, record: LedgerRecord, journal: Path) -> None:
         """Refuse a journal of the owner that lacks the last noted row.
 
         Raises:
             SessionError: Names the row; says what to do.
         """
-        noted = self._position.read()
-        if noted.run == record.run and seq_of_head(journal, noted.head) != noted.rows:
+        if lost := self._lost_rows(record, journal):
             raise SessionError(
-                f"account {self._path.stem}: the journal in {journal.parent} must have row {noted.rows:,} with the "
-                f"hash {noted.head}, ends with row {last_row(journal)[0]:,}: it is an older copy, or rows were lost; "
-                f"put the newer one back, or {self._how_to_give_up}"
+                f"account {self._path.stem}: {lost}; put the newer one back, or resume that run, which then looks "
+                f"after its position, or {self._how_to_give_up}"
             )
 
     def unrecoverable(self, error: Exception) -> SessionError:

@@ -154,9 +154,9 @@ class SimulatedExchange:
         return self._account.assets
 
     @property
-    def fee_asset(self) -> str:
-        """What fees are paid in while the wallet has it; empty for the quote asset."""
-        return self._account.fee_asset
+    def fee_asset(self) -> tuple[str, int]:
+        """What fees are paid in while the wallet has it, and its price, money; empty for the quote asset."""
+        return self._account.fee_asset, self._account.fee_asset_price
 
     @property
     def updated(self) -> int:

@@ -272,6 +272,13 @@ class RestApi:
                 )
         return rows
 
+    def ticker_price(self, params: Params) -> Json | list[Json]:
+        """Return last prices; the asset in which fees are paid has one too, though nobody trades it here."""
+        (asset, price), symbol = self.exchange.fee_asset, params.get("symbol")
+        if asset and symbol == f"{asset}USDT":
+            return {"symbol": symbol, "price": money_text(price), "time": self.now()}
+        return self.by_symbol(params, lambda data: data.ticker_price(self.now()))
+
     # --- market data -------------------------------------------------------------------------------------------------
 
     def agg_trades(self, params: Params) -> list[Json]:
@@ -427,7 +434,6 @@ HANDLERS: Mapping[str, Callable[[RestApi, Params], Any]] = {
     "premium_index": lambda api, params: api.by_symbol(
         params, lambda data: mark_message("premium_index", api.exchange.mark(data.symbol))
     ),
-    "ticker_price": lambda api, params: api.by_symbol(params, lambda data: data.ticker_price(api.now())),
     "book_ticker": lambda api, params: api.by_symbol(params, lambda data: data.book("book_ticker", api.now())),
     "depth": lambda api, params: api.data(params).book("depth", api.now()),
     "trading_schedule": lambda api, _: {"updateTime": api.now(), "marketSchedules": {}},
@@ -454,7 +460,7 @@ HANDLERS: Mapping[str, Callable[[RestApi, Params], Any]] = {
     ],
     "symbol_config": lambda api, params: api.positions("symbol_config", params, every=True),
     "account_config": lambda api, _: api.flags() | {"dualSidePosition": api.exchange.hedge_mode},
-    "fee_burn": lambda api, _: {"feeBurn": bool(api.exchange.fee_asset)},
+    "fee_burn": lambda api, _: {"feeBurn": bool(api.exchange.fee_asset[0])},
     "assets_mode": lambda api, _: {"multiAssetsMargin": api.exchange.multi_assets},
     "position_mode": lambda api, _: {"dualSidePosition": api.exchange.hedge_mode},
     "set_position_mode": lambda api, params: api.exchange.set_position_mode(params.flag("dualSidePosition", "")),

@@ -1,0 +1,86 @@
+"""What an engine goes on from: the run's journal, and where that has lost rows, the exchange.
+
+A journal that can't be read is kept beside a new one. Neither its orders nor its limits are known then, so that the
+engine is a caretaker until an operator resumes: it takes position and orders from the exchange, and enters nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from voltrade import journal
+from voltrade.checkpoint import CHECKPOINT
+from voltrade.errors import DamagedJournal
+from voltrade.journal import Journal
+from voltrade.model import Instrument
+from voltrade.runs.replay import Replay, recover, traded_instrument
+from voltrade.runs.run_file import JOURNAL, refuse_missing
+
+log = logging.getLogger(__name__)
+
+WARM_UP_KINDS = frozenset({"Start", "BarResumePoint", "Trades", "Bar", CHECKPOINT})
+"""Kinds of journal rows from before the first request about the account."""
+
+LOST = "JOURNAL_LOST"
+"""Begins the reason of a caretaker whose journal has lost rows."""
+
+
+def identity_of(run_dir: Path, record: Mapping[str, Any], new_id: Callable[[], str]) -> tuple[str, bool]:
+    """Return the id of a run, and whether it is new.
+
+    A run that was killed while it loaded earlier trades has sent nothing, and starts from the beginning.
+
+    Args:
+        run_dir: Folder of the run.
+        record: Its record.
+        new_id: Makes the id of a run that has none.
+    """
+    path, known = run_dir / JOURNAL, record.get("id", "")
+    if not record.get("begun"):
+        return known or new_id(), True
+    try:
+        refuse_missing(path)
+        found = journal.identity_of(path)
+        return found, all(row.kind in WARM_UP_KINDS for row in journal.read(path))
+    except DamagedJournal as error:
+        log.warning("%s", error)
+        return known or new_id(), False
+
+
+def instrument_of(path: Path) -> Instrument | None:
+    """Return the filters that a journal counts with; None where it can't be read."""
+    try:
+        refuse_missing(path)
+        return traded_instrument(path)
+    except DamagedJournal:
+        return None
+
+
+def recovered(
+    run_dir: Path, kind: type[Journal], as_far_as_possible: bool, advance: Callable[[], None]
+) -> tuple[Replay, Journal] | str:
+    """Rebuild the core of a run from its journal, and open the journal for further rows.
+
+    Returns:
+        Both; or why the journal can't be read, after it was set aside.
+
+    Raises:
+        JournalError: The replay makes other decisions than the journal has, or another engine has it open.
+    """
+    path = run_dir / JOURNAL
+    try:
+        refuse_missing(path)
+        return recover(path, as_far_as_possible, advance), kind.open(path)
+    except DamagedJournal as error:
+        _set_aside(run_dir)
+        return str(error)
+
+
+def _set_aside(run_dir: Path) -> None:
+    """Rename the files of a journal, so that a new one can be begun and nothing of the old one is lost."""
+    number = 1 + sum(1 for _ in run_dir.glob(f"damaged-*-{JOURNAL}"))
+    for file in run_dir.glob(f"{JOURNAL}*"):
+        file.rename(run_dir / f"damaged-{number}-{file.name}")

@@ -1,0 +1,54 @@
+"""Prices of the assets in which fees are paid, so that a fee in BNB is booked as what it costs."""
+
+from __future__ import annotations
+
+import logging
+
+from voltrade.errors import DataError, VenueError
+from voltrade.exchange.fields import MONEY_TEXTS, Fields
+from voltrade.exchange.ports import Read
+from voltrade.model import DAY_MS, MINUTE_MS, MONEY
+
+log = logging.getLogger(__name__)
+
+USUAL = ("BNB",)
+"""Assets whose price is read before any fee is paid in them: Binance takes fees in BNB from who has some."""
+
+
+class FeePrices:
+    """The prices of one account's fee assets, in 1e-8 of the quote asset for one whole one.
+
+    The usual ones are read once a day; once a fee is paid in an asset, all of them are read each minute.
+
+    Args:
+        read: sends a question.
+    """
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self._prices: dict[str, int] = {}
+        self._used: set[str] = set()
+        """Assets in which fees were paid."""
+        self._read_at = 0
+
+    def value(self, asset: str, amount: int) -> int:
+        """Return an amount of an asset (1e-8) as money of the quote asset, rounded half up; 0 without its price."""
+        if asset not in self._used:
+            self._used.add(asset)
+            self._read_at = 0
+        return (amount * self._prices.get(asset, 0) + MONEY // 2) // MONEY
+
+    async def update(self, quote: str, now: int) -> None:
+        """Read the prices in a quote asset where they are due at a time in ms; one that can't be read stays as it was.
+
+        Request weight 1 for each asset.
+        """
+        if now - self._read_at < (MINUTE_MS if self._used else DAY_MS):
+            return
+        self._read_at = now
+        for asset in sorted({*USUAL, *self._used}):
+            try:
+                ticker = await self._read("fapiPublicV2GetTickerPrice", {"symbol": f"{asset}{quote}"})
+                self._prices[asset] = Fields("ticker", ticker).units("price", MONEY_TEXTS, 1)
+            except (DataError, VenueError) as error:
+                log.info("the price of %s could not be read: %s", asset, error)
