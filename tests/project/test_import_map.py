@@ -71,6 +71,7 @@ READ_THE_OUTSIDE = {
     "journal",
     "inbox",
     "lockstep",
+    "readings",
     "live",
 }
 """Files on top that aren't plain functions of their arguments."""
