@@ -50,7 +50,7 @@ def test_the_table_of_a_run_that_goes_on_reads_no_account_again_and_sets_nothing
         endpoint=SimpleNamespace(rest="https://fapi.binance.com"),
         exchange=SimpleNamespace(aiohttp_proxy=None),
         rest=SimpleNamespace(clock_offset=no_offset),
-        instrument=an_instrument("BTCUSDT"),
+        **dict.fromkeys(("instrument", "filters"), an_instrument("BTCUSDT")),
         **{"fingerprint": "abc", "allowed_by": "a person", "denied": "", "ceilings": "", "gateway": None},
     )
     flat = PositionReport("BTCUSDT", 0, "0")

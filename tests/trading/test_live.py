@@ -597,7 +597,7 @@ def test_in_lockstep_the_filters_that_an_order_is_refused_for_are_read_before_th
 
 def test_refusals_in_a_row_have_the_filters_read_once_a_second_and_told_once(session: Session) -> None:
     session.enter()
-    gateway = session.system._gateway = Changed()
+    gateway = session.system._gateway = session.system.readings._gateway = Changed()
 
     async def story() -> None:
         for _ in range(5):

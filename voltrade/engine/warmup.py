@@ -107,7 +107,8 @@ class Loader:
         # Two bars more: the first is cut, and the end of a day may cut another.
         wanted = (bars_needed + 2) * int(self._rules["threshold"])
         behind = np.cumsum(weights[::-1])[::-1]
-        first = max(int(np.searchsorted(-behind, -wanted, side="right")) - 1, 0)
+        enough = int(np.searchsorted(-behind, -wanted, side="right")) - 1
+        first = max(min(enough, len(times) - 2), 0)  # at least one whole minute is compared with its kline
         day = int(times[first]) // DAY_MS
         before = int(weights[(times // DAY_MS == day) & (times < times[first])].sum())
         trades = await self._trades_from(int(times[first]), last_id)
