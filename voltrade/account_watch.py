@@ -19,7 +19,7 @@ from voltrade.order_states import FILTER_CODES, SETTING_CODES
 REPORT_WITHIN_MS = 2_000
 """The user stream reports an accepted order within this time."""
 COMPARE_MS = 60_000
-"""How often the account is compared with our books."""
+"""How often the account is compared with our books, at the latest: reading the settings compares it too."""
 GONE_MS = 10_000
 """An exchange that has answered nothing for this long since a session was told to end counts as gone."""
 SETTINGS_MS = 60_000
@@ -30,7 +30,7 @@ come that are no multiples of tick and step, or while orders are refused because
 
 
 HEARD = (OrderUpdate, AlgoUpdate, AccountUpdate, Reply, Snapshot, AccountSummary)
-"""Events that the exchange has sent, and answers, which it may not have."""
+"""Events of the exchange, and replies, some of which we make ourselves."""
 
 
 class AccountWatch:

@@ -1,8 +1,9 @@
 """From trades to decisions: `VolumeBarAggregator` closes bars, `SignalEngine.on_volume_bar` decides on each.
 
-In live trading a block has one trade, in an event-driven backtest or a warm-up thousands; bars, decisions and stopping
-points don't depend on how trades are divided into blocks. Processing stops where the core may have to act: after a
-trade that closed a bar with a signal, at a bar that the core waits for, and before the next due time.
+A block has what has arrived, in live trading often one trade, in an event-driven backtest or a warm-up thousands; bars,
+decisions and stopping points don't depend on how trades are divided into blocks. Processing stops where the core may
+have to act: after a trade that closed a bar with a signal, at a bar that the core waits for, and before the next due
+time.
 
 A rule that raises an exception is switched off: bars go on, their decisions are empty, and nothing signals.
 """

@@ -1,7 +1,8 @@
 """The rules of an account: circuit breaker, books, gates, timers and the end of a session.
 
-Compiled functions over the row of ACCOUNT and the rows of SYMBOL (`records`): `react` takes an event, `on_signal` a bar
-with an entry signal. Live trading calls them once for each, a backtest calls the same functions in its loop.
+Compiled functions over the row of ACCOUNT and the rows of SYMBOL (`records`): `react` takes an event, `on_signal`
+(made by `signal_handler`) a bar with an entry signal. Live trading calls them once for each, a backtest calls the same
+functions in its loop.
 """
 
 from __future__ import annotations
@@ -420,7 +421,7 @@ def react(account: Record, symbols: Rows, event: Record) -> int:
 
 @compiled_part
 def _on_live_event(account: Record, symbols: Rows, event: Record) -> int:
-    """Take an event that only live trading has: an operator's, a snapshot's, or a foreign order's."""
+    """Take an event that a compiled backtest doesn't have: an operator's, a snapshot's, or a foreign order's."""
     kind, symbol = event.kind, symbols[event.symbol]
     if kind == records.STOPPED:
         stop_entries(account, symbols, event.amount != 0, event.reason)

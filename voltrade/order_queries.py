@@ -17,7 +17,7 @@ def is_algo(order: Record) -> bool:
 
 @compiled_part
 def is_done(order: Record) -> bool:
-    """Return whether an order can no longer fill or trigger."""
+    """Return whether an order can no longer fill or trigger, or isn't ours."""
     return bool(order.is_foreign or states.IS_DONE[order.state] or order.child_done)
 
 

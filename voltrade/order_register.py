@@ -220,7 +220,7 @@ class OrderRegister:
     def add(self, row: int, name: str, order_id: int = 0) -> int:
         """Give the order in a row its client order id; return its number.
 
-        The name of another order gets the exchange's id of this one behind it, by which alone both can be told apart.
+        A name that another order has already gets `#` and the exchange's id appended.
         """
         number = int(self.order_rows[row]["number"])
         name = f"{name}#{order_id}" if name in self.numbers else name

@@ -83,7 +83,8 @@ ALGO_MOVES: dict[AlgoState, frozenset[AlgoState]] = {
 """Legal transitions of a conditional order."""
 
 DONE: frozenset[str] = frozenset({"FILLED", "FINISHED", "CANCELED", "REJECTED", "EXPIRED", "NOT_PLACED"})
-"""States of both kinds in which an order can no longer fill or trigger."""
+"""States of both kinds in which an order can no longer fill or trigger, as far as we know: one that was never placed
+may turn up."""
 
 STATUS_ALIASES = {"EXPIRED_IN_MATCH": "EXPIRED"}
 """Statuses of Binance that are treated as another."""
@@ -181,11 +182,12 @@ uncovered, before something is done."""
 MAX_DOUBLINGS = 6
 """For a take-profit and for reading the account, the pause doubles after each retry, at most six times: to 64 s."""
 STOP_TRIES = 3
-"""After this many refused stops the position is closed at market."""
+"""After this many refused stops the position is closed at market; most refusals close it at once, others count."""
 RESIZE_EVERY_MS = 500
 """While an entry still fills, its stop is enlarged and its exit is extended this often, not at each fill."""
 PROTECT_WITHIN_MS = 3_000
-"""A position that orders at the exchange don't cover for this long is closed at market."""
+"""A position that orders at the exchange don't cover for this long is closed at market; so is one whose triggered
+stop fills nothing for this long. A restart begins the time again."""
 ANSWER_WITHIN_MS = 1_500
 """A stop or exit that the exchange has not acknowledged after this long no longer counts, and another is sent."""
 QUICK_TRIES, MAX_PROTECT_DOUBLINGS = 4, 2

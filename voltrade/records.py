@@ -266,7 +266,7 @@ def new_account() -> Rows:
 def new_symbol(
     symbol: Any, index: int, instrument: Instrument, exits: ExitSettings, execution: ExecutionSettings
 ) -> None:
-    """Fill a row of SYMBOL: flat, not reconciled, no stream connected."""
+    """Fill a row of SYMBOL: flat and not reconciled."""
     step = instrument.step_size.as_integer_ratio()
     settings = symbol["settings"]
     settings["stale_ms"] = milliseconds(execution.order_stale_s)

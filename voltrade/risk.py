@@ -63,17 +63,17 @@ FACTS = record_dtype(
     [
         ("time", np.int64),  # of the decision, ms
         # the deciding bar
-        ("warming_up", np.bool_),  # indicators or bars aren't warmed up
+        ("warming_up", np.bool_),  # indicators aren't warmed up
         ("last_bar", np.bool_),  # the same trade closed no later bar
         ("tainted", np.bool_),  # trades are missing in it
         ("day_end", np.bool_),  # the end of the UTC day closed it before its threshold
         # the state of the system
         ("paused", np.bool_),  # by the operator
-        ("reconciled", np.bool_),  # the account agrees with the exchange since the last connect
+        ("reconciled", np.bool_),  # our books agree with the account that was read last
         ("market_stream_up", np.bool_),
         ("user_stream_up", np.bool_),
-        ("unknown_orders", np.int64),  # 1: an outcome is unknown, a cancel is in flight, or no row is free
-        ("round_trips", np.int64),  # open positions, and entries in flight
+        ("unknown_orders", np.int64),  # 1: an outcome is unknown, a cancel is in flight, or too few rows are free
+        ("round_trips", np.int64),  # 1: a position is open, or an entry in flight
         ("last_exit_time", np.int64),  # of the last exit fill, ms; NO_EXIT for none
         ("bars_since_exit", np.int64),  # bars that closed after it, including the deciding bar
         ("price_time", np.int64),  # time of the last price, ms
@@ -428,7 +428,7 @@ SYMBOL_CHANGED = Gate(
 LINK_DOWN = Gate("LINK_DOWN", link_down, "a stream is down")
 STALE_PRICE = Gate("STALE_PRICE", stale_price, "the last price is too old")
 OFF_MARK = Gate("OFF_MARK", off_mark, "the last price is too far from the mark price")
-UNKNOWN_ORDER = Gate("UNKNOWN_ORDER", unknown_order, "an order's outcome isn't known")
+UNKNOWN_ORDER = Gate("UNKNOWN_ORDER", unknown_order, "an order's outcome isn't known, or too many are open")
 IN_POSITION = Gate("IN_POSITION", in_position, "a round trip is open or an entry is in flight")
 COOLDOWN = Gate("COOLDOWN", cooldown, "the pause after the last exit is not over")
 STOP_TOO_TIGHT = Gate("STOP_TOO_TIGHT", stop_too_tight, "the stop is nearer than its minimum distance")

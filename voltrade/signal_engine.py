@@ -5,8 +5,9 @@ To change the rule, subclass `SignalEngine` (here, in a rule file, or in a noteb
 that numba can't compile, or that overrides `on_volume_bar`, runs as plain Python with one warning and the same results.
 
 Each bar gets a decision: one row with all indicator values, each condition, and the signal. An indicator's value is NaN
-until it has seen enough bars, and a comparison with NaN is false, so no rule fires on it. In rules, prices are in the
-quote asset and volumes in coins. Don't use `**` in a rule: compiled code and plain Python differ in its last bit.
+until it has seen enough bars, and a comparison with NaN is false: `x > y` doesn't fire on it, but `not x <= y` does. In
+rules, prices are in the quote asset and volumes in coins. Don't use `**` in a rule: compiled code and plain Python
+differ in its last bit.
 """
 
 from __future__ import annotations

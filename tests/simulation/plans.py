@@ -40,7 +40,7 @@ class Plan:
     Attributes:
         settings: parameters of the engine; those of the simulated exchange are the venue's.
         begin_s: how much of the tape is history when the venue opens.
-        strikes: (seconds after the opening, kind, seconds that it lasts, facts). A kind of `exchange/faults.py` strikes
+        strikes: (seconds after the opening, kind, seconds that it lasts, facts). A kind of `venue/faults.json` strikes
             at the venue; its facts are the fields of `Fault`. The others are the `do_` methods of `Strikes`.
         faults_s: when faults end.
         restart_s: how long after its death the engine is started again.

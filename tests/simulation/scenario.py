@@ -3,7 +3,7 @@
 >>> evidence = scenario(at(60, "user_late", 30, by_s=5.0), at(70, "kill"), duration_s=120)
 >>> assert violations(evidence) == []
 
-`at(seconds after the opening, kind, seconds that it lasts, facts)`; kinds are those of `exchange/faults.py`, whose
+`at(seconds after the opening, kind, seconds that it lasts, facts)`; kinds are those of `venue/faults.json`, whose
 facts are `Fault`'s fields (`on`, `how`, `code`, `chance`, `times`, `with` ...), and the `do_` methods of `Strikes`.
 
 A session of several runs on one account: each is `at(120, "run", name="second", ...)`, with settings of its own, and

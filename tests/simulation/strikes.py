@@ -1,4 +1,4 @@
-"""What a plan may do to a session besides the faults of `exchange/faults.py`: each kind is a `do_` method here."""
+"""What a plan may do to a session besides the faults of `venue/faults.json`: each kind is a `do_` method here."""
 
 from __future__ import annotations
 
