@@ -25,7 +25,7 @@ async def ask(rest: str) -> tuple[Any, Any]:
         Endpoint("demo", rest, "wss://x"), Credentials("sim-key", "sim-secret"), lambda: 1, 5_000, 2_000
     )
     client = BinanceRestClient(exchange)
-    client.use_units(shipped_instrument("BTCUSDT"))
+    client.use(shipped_instrument("BTCUSDT"))
     try:
         with pytest.raises(VenueError):
             await client.snapshot("BTCUSDT", 0)

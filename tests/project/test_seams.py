@@ -291,8 +291,8 @@ UPKEEP: dict[str, tuple[Edit, ...]] = {
     "order_rules._on_refused": (
         Edit(
             ORDERS,
-            "    if reaction not in (states.RETRY, states.RECONCILE) or position",
-            "    if reaction not in (states.RETRY, states.RECONCILE, states.CLOSE) or position",
+            "    is_again = reaction in (states.RETRY, states.RECONCILE, states.FILTERS) and",
+            "    is_again = reaction in (states.RETRY, states.RECONCILE, states.FILTERS, states.CLOSE) and",
         ),
     ),
     "position_timers.on_time": (

@@ -108,8 +108,8 @@ def test_every_make_target_is_explained() -> None:
     told = subprocess.run(
         ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
-    assert {f"make {target}" for target in phony.split()} - {"make help", "make setup-dev"} == {
+    phony = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert {f"make {target}" for line in phony for target in line.split()} - {"make help", "make setup-dev"} == {
         " ".join(line.split()[:2]) for line in told.splitlines()
     }
 

@@ -41,6 +41,7 @@ SIMULATED: dict[str, Any] = {"taker_fee": 0.0, "slippage_bps": 0.0, "wallet": 1_
 PARAMETERS: dict[str, Any] = {
     **{"threshold": 2, "ema_fast": 2, "ema_slow": 3, "rsi_length": 2, "atr_length": 2},
     **{"stop_atr": 60.0, "take_profit_atr": 0.0, "min_stop_bps": 0.0, "capital": 1_000_000, "risk_fraction": 0.05},
+    **{"max_daily_loss_fraction": 0.5},
     **SIMULATED,
 }
 """A session with an entry so large that it fills at many prices, and a stop so far that it seldom triggers."""
