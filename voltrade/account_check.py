@@ -14,7 +14,7 @@ ADJUSTED_AFTER = 3
 
 
 MOST_UNKNOWN = 20
-"""The most orders that are named for one snapshot; each costs a question."""
+"""The most orders whose names one snapshot wants; each costs a question."""
 
 
 def foreign_kind(update: OrderUpdate) -> str:
@@ -123,13 +123,14 @@ class AccountCheck:
         """Return our number by the exchange's order id, for trades whose order can only be one of ours.
 
         An order of unknown outcome may have been executed: by trades of its side, after the last agreement, of at most
-        its quantity.
+        its quantity. A trade whose order has another name is somebody else's.
         """
         register = self._register
         waiting = [o for o in register.live() if o.state in ("PENDING_SUBMIT", "UNKNOWN") and not o.algo]
         unnamed: dict[int, list[OrderUpdate]] = {}
         for fill in filter(register.is_new_fill, snapshot.fills):
-            if register.find(fill) is None and fill.trade_id > self.agreed_trade_id:
+            is_unnamed = register.find(fill) is None and not fill.client_order_id
+            if is_unnamed and fill.trade_id > self.agreed_trade_id:
                 unnamed.setdefault(fill.order_id, []).append(fill)
         inferred: dict[int, int] = {}
         for order_id, fills in unnamed.items():

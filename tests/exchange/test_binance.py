@@ -34,6 +34,7 @@ from voltrade.exchange.client import UsdmExchange
 from voltrade.exchange.credentials import Credentials
 from voltrade.exchange.rest import RequestInterrupted
 from voltrade.model import (
+    DAY_MS,
     AccountUpdate,
     AlgoUpdate,
     CancelOrder,
@@ -537,7 +538,7 @@ def test_a_regular_comparison_asks_for_little_and_settings_and_fees_are_asked_fo
         async def weight(question: Awaitable[Any]) -> int:
             before = len(harness.fake.asked)
             await question
-            asked = harness.fake.asked[before:]
+            asked = [each for each in harness.fake.asked[before:] if "ticker" not in each.path]  # that is asked beside
             assert all("symbol" in each.params for each in asked if "open" in each.path)
             return sum(WEIGHTS[each.path.rpartition("/")[2]] for each in asked)
 
@@ -584,6 +585,77 @@ def test_our_trades_are_paged(since: int, first: int) -> None:
         open_account(harness.fake, trades=2_500)
         snapshot = await harness.rest.snapshot("BTCUSDT", since)
         assert [fill.trade_id for fill in snapshot.fills] == list(range(first, 2_501))
+
+    on_a_harness(story)
+
+
+BNB_PRICE = ("GET", "/fapi/v2/ticker/price")
+
+
+@pytest.mark.parametrize("is_whole", [True, False], ids=["snapshot", "summary"])
+def test_no_reading_of_the_account_waits_for_the_price_of_bnb(is_whole: bool) -> None:
+    """The price hangs: the account is here long before the 2 s of its timeout."""
+
+    async def story(harness: Harness) -> None:
+        open_account(harness.fake)
+        harness.clock.now = 2 * DAY_MS
+        harness.fake.always[BNB_PRICE] = Say(hang=True)
+        async with asyncio.timeout(1.5):
+            reading = harness.rest.snapshot("BTCUSDT", 0) if is_whole else harness.rest.summary("BTCUSDT")
+            assert (await reading).wallet == 100_050_000_000
+        await until(lambda: harness.fake.orders(*reversed(BNB_PRICE)))
+
+    on_a_harness(story)
+
+
+def test_a_fee_in_bnb_is_booked_at_the_price_that_was_read_last() -> None:
+    async def story(harness: Harness) -> None:
+        open_account(harness.fake)
+        paid = {**USER_TRADE, "id": 1, "commission": "0.01", "commissionAsset": "BNB"}
+        harness.fake.always["GET", "/fapi/v1/userTrades"] = Say(body=[paid])
+        harness.fake.always[BNB_PRICE] = Say(body={"symbol": "BNBUSDT", "price": "600.00"})
+        harness.clock.now = 2 * DAY_MS
+        await harness.rest.summary("BTCUSDT")
+        await until(lambda: harness.rest.fee_prices.value("BNB", 100_000_000))
+        harness.fake.always[BNB_PRICE] = Say(502, "")  # the price stays as it was
+        assert [fill.fee for fill in (await harness.rest.snapshot("BTCUSDT", 0)).fills] == [600_000_000]
+
+    on_a_harness(story)
+
+
+THE_ORDER = ("GET", "/fapi/v1/order")
+
+
+def test_an_order_that_cannot_be_named_leaves_the_names_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Order 3 is gone, 4 can't be read, 5 is not answered: 1 and 2 are named, and soon."""
+    monkeypatch.setattr("voltrade.exchange.account_reader.NAMES_WITHIN_S", 0.3)
+    said = {3: error(-2013, "Order does not exist."), 4: Say(200, {"orderId": 4}), 5: Say(hang=True)}
+
+    async def story(harness: Harness) -> None:
+        def answer(asked: Asked) -> Say:
+            order_id = int(asked.params["orderId"])
+            return said.get(order_id, Say(body={"orderId": order_id, "clientOrderId": f"vt-{order_id}"}))
+
+        harness.fake.always[THE_ORDER] = answer
+        async with asyncio.timeout(1.5):
+            assert await harness.rest.order_names("BTCUSDT", range(1, 6)) == {1: "vt-1", 2: "vt-2"}
+            del said[3]  # it was only not there yet
+            assert await harness.rest.order_names("BTCUSDT", range(1, 6)) == {n: f"vt-{n}" for n in (1, 2, 3)}
+
+    on_a_harness(story)
+
+
+def test_orders_are_named_few_at_a_time_those_first_that_were_asked_for_least() -> None:
+    async def story(harness: Harness) -> None:
+        harness.fake.always[THE_ORDER] = error(-2013, "Order does not exist.")
+        for _ in range(3):
+            assert await harness.rest.order_names("BTCUSDT", range(1, 10)) == {}
+        asked = [int(each["orderId"]) for each in harness.fake.orders(*reversed(THE_ORDER))]
+        assert [sorted(asked[begin : begin + 5]) for begin in (0, 5, 10)] == [
+            [1, 2, 3, 4, 5],
+            [1, 6, 7, 8, 9],
+            [2, 3, 4, 5, 6],
+        ]
 
     on_a_harness(story)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.by_hand import leave
 from test_core import a_core, a_position, a_snapshot, a_stop
-from test_oms import STOP, TARGET, Harness, a_listing
+from test_oms import ENTRY, STOP, TARGET, Harness, a_listing
 from test_oms import a_snapshot as what_is_held
 
 from voltrade.core import TradingCore
@@ -202,3 +202,15 @@ def test_news_of_our_order_for_which_no_row_is_free_is_told_and_the_account_read
     assert not harness.monitor.reconciled
     assert harness.monitor._row["snapshot_at"] <= harness.time + 1_000
     assert harness.monitor.is_new_fill(late), "counted by a snapshot, once a row is free"
+
+
+# --- trades of an order whose outcome is unknown ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "ours"), [("", 10), ("theirs", 0)])
+def test_a_trade_that_has_another_name_is_not_that_of_our_unknown_order(name: str, ours: int) -> None:
+    harness = Harness()
+    harness.reply(ENTRY, "submit", Outcome.UNKNOWN)
+    fill = harness.update(ENTRY, "FILLED", 10, client_order_id=name)
+    harness.note(harness.monitor.on_snapshot(what_is_held(10, fills=(fill,))))
+    assert (harness.monitor.position, STOP in harness.sent) == (ours, ours > 0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, NamedTuple
 
@@ -13,10 +15,15 @@ from voltrade.exchange.messages import MessageReader
 from voltrade.exchange.ports import Read
 from voltrade.model import AccountSummary, AlgoUpdate, OrderUpdate, Snapshot
 
+log = logging.getLogger(__name__)
+
 FEES_MS = 86_400_000
 """How long fee rates are used before they are read again."""
 PAGE, MAX_PAGES = 1000, 100
 """The most rows in one page of trades, ours or the market's, and the most pages of one reading of ours."""
+
+NAMES_AT_ONCE, NAMES_WITHIN_S = 5, 1.0
+"""How many orders are asked for their names at once, and how long a snapshot waits for the answers."""
 
 
 class _Settings(NamedTuple):
@@ -45,6 +52,10 @@ class AccountReader:
         self._settings: dict[str, _Settings] = {}
         """As they were read last, by symbol."""
         self._order_names: dict[int, str] = {}
+        self._naming: dict[int, asyncio.Task[None]] = {}
+        """Questions for names that have no answer yet, by the exchange's order id."""
+        self._times_asked = Counter[int]()
+        """How often the name of an order was asked for, by the exchange's id."""
         self._fee_rates: dict[str, tuple[int, int, int]] = {}
         """When they were read, ms; taker and maker fee; by symbol."""
 
@@ -55,11 +66,11 @@ class AccountReader:
             VenueError: a part of the account could not be read.
         """
         symbol = reader.instrument.symbol
-        found, account, orders, algos, _ = await self._read_all(
+        self._fee_prices.refresh(reader.instrument.quote_asset, self._clock())
+        found, account, orders, algos = await self._read_all(
             self._settings_of(reader, symbol, settings),
             self._read("fapiPrivateV3GetAccount"),
             *self._open_orders(symbol),
-            self._fee_prices.update(reader.instrument.quote_asset, self._clock()),
         )
         try:
             wallet, _ = reader.wallet(account)
@@ -80,19 +91,20 @@ class AccountReader:
         """Return the account: wallet, position, settings, open orders of both kinds, and our trades after an id.
 
         The request weight is 17, with settings 27, and once a day 20 more for the fees. With `since_trade_id` 0 the
-        trades are the latest 1,000.
+        trades are the latest 1,000. Their fees are read last, at the prices that are known by then.
 
         Raises:
             VenueError: a part of the account could not be read.
         """
         symbol = reader.instrument.symbol
-        found, (taker, maker), account, positions, orders, algos, fills = await self._read_all(
+        self._fee_prices.refresh(reader.instrument.quote_asset, self._clock())
+        found, (taker, maker), account, positions, orders, algos, trades = await self._read_all(
             self._settings_of(reader, symbol, settings),
             self._fees_of(reader, symbol),
             self._read("fapiPrivateV3GetAccount"),
             self._read("fapiPrivateV3GetPositionRisk", {"symbol": symbol}),
             *self._open_orders(symbol),
-            self._user_trades(reader, symbol, since_trade_id),
+            self._user_trades(symbol, since_trade_id),
         )
         try:
             wallet, available = reader.wallet(account)
@@ -109,7 +121,7 @@ class AccountReader:
                 position=reader.position(positions, found.leverage, found.margin_type),
                 orders=self._orders(reader, orders),
                 algo_orders=self._algo_orders(reader, algos),
-                fills=tuple(fills),
+                fills=tuple(reader.user_trades(trades)),
                 multi_assets=found.multi_assets,
                 max_notional=found.max_notional,
             )
@@ -119,19 +131,25 @@ class AccountReader:
     async def order_names(self, symbol: str, order_ids: Iterable[int]) -> dict[int, str]:
         """Return the client order ids of orders by the exchange's ids, which is all that a trade has of its order.
 
-        Request weight 1 for each that was not asked for before.
-
-        Raises:
-            VenueError: they could not be read.
+        An order whose name can't be read, or not within NAMES_WITHIN_S, is left out. At most NAMES_AT_ONCE are asked
+        for at once, first those that were asked for least often. Request weight 1 for each.
         """
-        for order_id in order_ids:
-            if order_id not in self._order_names:
-                row = await self._read("fapiPrivateGetOrder", {"symbol": symbol, "orderId": order_id})
-                try:
-                    self._order_names[order_id] = Fields("order", row).text("clientOrderId")
-                except DataError as error:
-                    raise VenueError(f"order {order_id} could not be read: {error}") from None
+        unnamed = [each for each in order_ids if each not in self._order_names and each not in self._naming]
+        for order_id in sorted(unnamed, key=self._times_asked.__getitem__)[: NAMES_AT_ONCE - len(self._naming)]:
+            self._times_asked[order_id] += 1
+            self._naming[order_id] = asyncio.create_task(self._read_name(symbol, order_id))
+        if self._naming:
+            await asyncio.wait(self._naming.values(), timeout=NAMES_WITHIN_S)
         return dict(self._order_names)
+
+    async def _read_name(self, symbol: str, order_id: int) -> None:
+        try:
+            row = await self._read("fapiPrivateGetOrder", {"symbol": symbol, "orderId": order_id})
+            self._order_names[order_id] = Fields("order", row).text("clientOrderId")
+        except (DataError, VenueError) as error:
+            log.info("order %d could not be named: %s", order_id, error)
+        finally:
+            del self._naming[order_id]
 
     @staticmethod
     async def _read_all(*requests: Coroutine[Any, Any, Any]) -> list[Any]:
@@ -184,21 +202,20 @@ class AccountReader:
         _, taker, maker = self._fee_rates[symbol]
         return taker, maker
 
-    async def _user_trades(self, reader: MessageReader, symbol: str, since_trade_id: int) -> list[OrderUpdate]:
-        """Return our trades after an id, or the latest ones if it is 0."""
-        await self._fee_prices.update(reader.instrument.quote_asset, self._clock())
-        fills: list[OrderUpdate] = []
+    async def _user_trades(self, symbol: str, since_trade_id: int) -> list[Any]:
+        """Return the rows of our trades after an id, or the latest ones if it is 0."""
+        trades: list[Any] = []
         last = since_trade_id
         for _ in range(MAX_PAGES):
             wanted = {"symbol": symbol, "limit": PAGE} | ({"fromId": last + 1} if last else {})
             rows = await self._read("fapiPrivateGetUserTrades", wanted)
             try:
-                page = reader.user_trades(rows_of("userTrades", rows))
+                page = [(Fields("userTrade", row).integer("id", 1), row) for row in rows_of("userTrades", rows)]
             except DataError as error:
                 raise VenueError(f"our trades of {symbol} could not be read: {error}") from None
-            new = [fill for fill in page if fill.trade_id > last]
-            fills += new
+            new = [(trade_id, row) for trade_id, row in page if trade_id > last]
+            trades += [row for _, row in new]
             if not new or len(page) < PAGE or not since_trade_id:
-                return fills
-            last = new[-1].trade_id
+                return trades
+            last = max(trade_id for trade_id, _ in new)
         raise VenueError(f"our trades of {symbol} after {since_trade_id} are more than {MAX_PAGES * PAGE}")

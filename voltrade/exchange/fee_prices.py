@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from voltrade.errors import DataError, VenueError
@@ -30,6 +31,7 @@ class FeePrices:
         self._used: set[str] = set()
         """Assets in which fees were paid."""
         self._read_at = 0
+        self._reading: asyncio.Task[None] | None = None
 
     def value(self, asset: str, amount: int) -> int:
         """Return an amount of an asset (1e-8) as money of the quote asset, rounded half up; 0 without its price."""
@@ -38,14 +40,17 @@ class FeePrices:
             self._read_at = 0
         return (amount * self._prices.get(asset, 0) + MONEY // 2) // MONEY
 
-    async def update(self, quote: str, now: int) -> None:
-        """Read the prices in a quote asset where they are due at a time in ms; one that can't be read stays as it was.
+    def refresh(self, quote: str, now: int) -> None:
+        """Begin to read the prices in a quote asset where they are due at a time in ms; nothing waits for them.
 
-        Request weight 1 for each asset.
+        One that can't be read stays as it was. Request weight 1 for each asset.
         """
-        if now - self._read_at < (MINUTE_MS if self._used else DAY_MS):
-            return
-        self._read_at = now
+        is_due = now - self._read_at >= (MINUTE_MS if self._used else DAY_MS)
+        if is_due and (self._reading is None or self._reading.done()):
+            self._read_at = now
+            self._reading = asyncio.create_task(self._read_prices(quote))
+
+    async def _read_prices(self, quote: str) -> None:
         for asset in sorted({*USUAL, *self._used}):
             try:
                 ticker = await self._read("fapiPublicV2GetTickerPrice", {"symbol": f"{asset}{quote}"})

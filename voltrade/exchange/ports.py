@@ -51,11 +51,7 @@ class OrderGateway(Protocol):
         """
 
     async def order_names(self, symbol: str, order_ids: Sequence[int]) -> dict[int, str]:
-        """Return the client order ids of ordinary orders by the exchange's ids, of those that it still has.
-
-        Raises:
-            VenueError: they could not be read.
-        """
+        """Return the client order ids of ordinary orders by the exchange's ids, of those that could be read soon."""
 
     async def submit(self, intent: OrderIntent) -> Reply:
         """Send an order once."""
