@@ -684,9 +684,15 @@ def equity_floor(state: Rows, holds: Rows, rules: Rows) -> int:
 
 @compiled
 def fill_breaker(facts: Rows, state: Rows, holds: Rows, rules: Rows) -> None:
-    """Write which rules are in force, and what is left of the day's loss, into a row of FACTS."""
-    fact = facts[0]
-    fact["day_left"] = breaker_limit(state, rules, _DAILY_LOSS) - breaker_measure(state, _DAILY_LOSS)
+    """Write which rules are in force, and what is left of the day's loss, into a row of FACTS, at its time.
+
+    On a UTC day of which the breaker has no fact yet nothing is lost, and the limit follows from the last equity.
+    """
+    fact, setting = facts[0], rules[_DAILY_LOSS]
+    if fact["time"] // DAY_MS > state[0]["day"]:
+        fact["day_left"] = mul_e8_floor(min(setting["capital"], state[0]["equity"]), setting["limit"])
+    else:
+        fact["day_left"] = breaker_limit(state, rules, _DAILY_LOSS) - breaker_measure(state, _DAILY_LOSS)
     fact["daily_loss"] = holds[_DAILY_LOSS]["in_force"]
     fact["drawdown"] = holds[_DRAWDOWN]["in_force"]
     fact["losing_streak"] = holds[_LOSING_STREAK]["in_force"]

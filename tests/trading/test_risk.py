@@ -764,6 +764,23 @@ def test_an_entry_may_cost_no_more_than_the_day_has_left():
         assert (entry[0]["day_left"], codes(entry, limits())) == (left * MONEY, refused)
 
 
+@pytest.mark.parametrize(
+    ("equity", "left", "left_tomorrow"),
+    [(10_500, 800, 300), (10_000, 300, 300), (9_800, 100, 294)],
+    ids=["a profit", "nothing", "a loss"],
+)
+def test_a_day_that_the_breaker_has_not_seen_yet_begins_with_its_own_budget(
+    equity: int, left: int, left_tomorrow: int
+) -> None:
+    """3% of 10,000, or of the equity if that is less: what the day before has won or lost is not in it."""
+    breaker = a_breaker(max_daily_loss_fraction=0.03)
+    breaker.on_equity(NOON, equity * MONEY)
+    for time, budget in ((TOMORROW - 1, left), (TOMORROW, left_tomorrow)):
+        entry = facts(time=time)
+        risk.fill_breaker(entry, breaker._state, breaker._holds, breaker._rules)
+        assert entry[0]["day_left"] == budget * MONEY
+
+
 STEPS = st.lists(
     st.tuples(
         st.integers(0, 30 * HOUR),
