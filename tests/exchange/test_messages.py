@@ -257,6 +257,17 @@ def test_parts_that_are_no_whole_lots_add_up_to_the_order() -> None:
     assert [fill.last_quantity for fill in reader.user_trades(listed[::-1])] == told
 
 
+def test_a_part_that_comes_to_no_lot_keeps_its_trade_its_fee_and_its_profit() -> None:
+    """0.0001 and 0.0004 at a step of 0.001: one lot is read with the first, so the second has none."""
+    reader, filled, told = MessageReader(BTCUSDT), Decimal(0), []
+    for number, part in enumerate(("0.0001", "0.0004"), 1):
+        filled += Decimal(part)
+        told.append(reader.order_update(changed(FILL, "o", l=part, z=str(filled), t=number)))
+    assert [fill.last_quantity for fill in told] == [1, 0]
+    assert [fill.trade_id for fill in told] == [1, 2]
+    assert [(fill.last_price, fill.fee, fill.realised) for fill in told] == [(600_001, 6_000_010, -150_000_000)] * 2
+
+
 STRANGE = {"clientAlgoId": "android_x2", "orderType": "TWAP", "algoStatus": "WORKING"}
 
 

@@ -138,15 +138,17 @@ class MessageReader:
     # --- user data --------------------------------------------------------------------------------------------------
 
     def order_update(self, message: object) -> OrderUpdate:
-        """Read an ORDER_TRADE_UPDATE. Liquidations (`x` = CALCULATED) have a fill, as trades do."""
+        """Read an ORDER_TRADE_UPDATE. Liquidations (`x` = CALCULATED) have a fill, as trades do.
+
+        A part that is no whole lot may have a fill of 0 lots, with its fee and profit; the next part has its lot.
+        """
         event = Fields("ORDER_TRADE_UPDATE", message)
         order = event.part("o")
         quantity, filled = order.units("q", self._lots), order.units("z", self._lots)
         if filled > quantity:
             raise order.error("z", f"must be at most the order's {order.text('q')}")
-        name, last = order.text("c"), order.units("l", self._lots)
-        if last:
-            last = self._lots.between(order.decimal("z") - order.decimal("l"), order.text("l"))
+        name, is_fill = order.text("c"), order.units("l", self._lots) > 0
+        last = self._lots.between(order.decimal("z") - order.decimal("l"), order.text("l")) if is_fill else 0
         return OrderUpdate(
             time=event.integer("T", 1),
             symbol=self._symbol(order, "s"),
@@ -162,12 +164,12 @@ class MessageReader:
             time_in_force=order.choice("f", _TIMES_IN_FORCE),
             reduce_only=order.flag("R"),
             close_position=order.flag("cp") if order.has("cp") else False,
-            trade_id=order.integer("t") if last else 0,
+            trade_id=order.integer("t") if is_fill else 0,
             last_quantity=last,
-            last_price=order.units("L", self._prices) if last else 0,
-            fee=self._fee(order, "n", "N") if last else 0,
-            fee_asset=order.text("N") if last and order.has("N") else "",
-            realised=order.money("rp") if last and order.has("rp") else 0,
+            last_price=order.units("L", self._prices) if is_fill else 0,
+            fee=self._fee(order, "n", "N") if is_fill else 0,
+            fee_asset=order.text("N") if is_fill and order.has("N") else "",
+            realised=order.money("rp") if is_fill and order.has("rp") else 0,
             is_maker=order.flag("m"),
             expiry_reason=order.text("er") if order.has("er") else "0",
         )
