@@ -160,7 +160,7 @@ class TradingCore:
         symbol_state.expected_range = expected_range(config.bars)
         row = self._books.symbols[index]
         row["limits"] = risk.limits_of(config, instrument)
-        row["facts"]["market_stream_up"] = True
+        row["facts"]["market_stream_up"], row["facts"]["symbol_changed"] = True, symbol_state.is_blocked
         return symbol_state
 
     # --- account and session ---------------------------------------------------------------------------------------

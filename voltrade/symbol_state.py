@@ -63,6 +63,11 @@ class SymbolState:
         self.filters = filters_of(instrument, instrument)
         self.max_notional = 0
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the symbol's filters or status, as they were last told, let nothing be entered."""
+        return blocks_entries(self.filters)
+
     def watch_bars(self, time: int) -> list[Output]:
         """Alert once when bars come too fast or too slowly for their threshold."""
         times, expected = self.pipeline.bars["close_time"], self.expected_range
@@ -95,7 +100,7 @@ class SymbolState:
         text = changes_text(self.filters, filters, self.instrument, self.monitor.position)
         self.filters = filters
         limit_by(filters, row["limits"][0])
-        row["facts"]["symbol_changed"] = blocks_entries(filters)
+        row["facts"]["symbol_changed"] = self.is_blocked
         return [Alert(filters.time, SYMBOL_CHANGED, text), *self.monitor.on_filters(filters)]
 
     def note_bracket(self, snapshot: Snapshot, settings: RiskSettings) -> list[Output]:

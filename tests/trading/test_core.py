@@ -288,6 +288,17 @@ def test_nothing_is_due_and_nothing_is_traded_before_the_first_snapshot() -> Non
     assert (consumed, outputs) == (1, [TakeSnapshot(2, "BTCUSDT", "USER_STREAM_UP")])
 
 
+def test_a_run_that_begins_while_its_symbol_does_not_trade_enters_nothing_until_it_does() -> None:
+    core = TradingCore(a_config(), replace(shipped_instrument("BTCUSDT"), status="BREAK"), "t")
+    facts = core._books.symbols[0]["facts"]
+    [symbol_state] = core.symbol_states.values()
+    assert risk.symbol_changed(facts, facts)
+    core.handle(replace(symbol_state.filters, time=2, status="TRADING"))
+    assert not risk.symbol_changed(facts, facts)
+    core.handle(replace(symbol_state.filters, time=3, status="BREAK"))
+    assert risk.symbol_changed(facts, facts)
+
+
 def test_a_person_can_halt_and_resume() -> None:
     core = a_core()
     assert core.handle(Operator(1, "pause", "lunch")) == (1, [])
