@@ -128,12 +128,12 @@ def price_from_average(notional: int, quantity: int, distance: int) -> int:
 
 
 @compiled
-def to_step(price: int, step: int, up: bool) -> int:
-    """Return a price as a multiple of `step`, rounded up or down."""
-    rest = price % step
+def to_step(amount: int, step: int, up: bool) -> int:
+    """Return a price in ticks, or lots, as a multiple of `step`, rounded up or down."""
+    rest = amount % step
     if rest == 0:
-        return price
-    return price + step - rest if up else price - rest
+        return amount
+    return amount + step - rest if up else amount - rest
 
 
 @compiled_part
@@ -141,11 +141,23 @@ def sendable(symbol: Record, lots: int) -> int:
     """Return the quantity of a reduce-only order for so many lots: a multiple of the exchange's step.
 
     It is rounded up: a reduce-only order fills no more than there is, so nothing is left that is smaller than a step.
-    Where the exchange has refused to reduce so much, it is rounded down, to a step at least.
     """
+    return to_step(lots, int(symbol.quantity_step), True)
+
+
+@compiled_part
+def exit_quantity(symbol: Record, lots: int) -> int:
+    """Return the quantity of an exit for so many lots: as `sendable` says, but rounded down, to a step at least, where
+    the exchange has refused to reduce so much."""
     step = int(symbol.quantity_step)
-    is_down = symbol.nothing_to_reduce and lots >= step
-    return lots - lots % step if is_down else -(-lots // step) * step
+    return to_step(lots, step, not (symbol.nothing_to_reduce and lots >= step))
+
+
+@compiled_part
+def rest_is_stuck(symbol: Record) -> bool:
+    """Return whether less than a step is left of the position, and the exchange refuses every exit for it."""
+    is_refused = symbol.nothing_to_reduce and symbol.position.exit_tries >= states.REST_TRIES
+    return bool(is_refused and 0 < open_quantity(symbol) < symbol.quantity_step)
 
 
 @compiled_part

@@ -12,7 +12,16 @@ from voltrade import records
 from voltrade.account import position_after
 from voltrade.compiled import Record, compiled_part
 from voltrade.model import NEVER
-from voltrade.order_queries import has_room, is_algo, is_done, is_resting, next_lookup_at, open_quantity, stale_at
+from voltrade.order_queries import (
+    has_room,
+    is_algo,
+    is_done,
+    is_resting,
+    next_lookup_at,
+    open_quantity,
+    rest_is_stuck,
+    stale_at,
+)
 from voltrade.records import add_output, note_row
 
 # --- the state of an order --------------------------------------------------------------------------------------------
@@ -187,7 +196,10 @@ def _on_refused(account: Record, symbol: Record, row: int, time: int, reaction: 
     if order.purpose == states.ENTRY:
         _on_entry_refused(symbol, reaction)
     elif order.purpose == states.EXIT:
+        was_stuck = rest_is_stuck(symbol)
         _on_exit_refused(symbol, position, order.code, time, reaction)
+        if rest_is_stuck(symbol) and not was_stuck:
+            alert(account, symbol, records.REST_IS_STUCK, order.number, time)
     elif order.purpose == states.STOP:
         _on_stop_refused(position, order.code, time, reaction)
     else:
@@ -203,7 +215,7 @@ def _on_entry_refused(symbol: Record, reaction: int) -> None:
 
 @compiled_part
 def _on_exit_refused(symbol: Record, position: Record, code: int, time: int, reaction: int) -> None:
-    """An exit is sent again after a pause, whatever the reaction."""
+    """An exit is sent again after a pause, whatever the reaction, unless its rest is stuck."""
     if reaction == states.RECONCILE:
         symbol.nothing_to_reduce = True
     position.exit_retry_at = time + (states.RETRY_AFTER_MS << protect_doublings(position.exit_tries))

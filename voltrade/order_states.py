@@ -183,6 +183,8 @@ MAX_DOUBLINGS = 6
 """For a take-profit and for reading the account, the pause doubles after each retry, at most six times: to 64 s."""
 STOP_TRIES = 3
 """After this many refused stops the position is closed at market; most refusals close it at once, others count."""
+REST_TRIES = 3
+"""After this many refused exits, what is left of a position is told to be stuck, where it is less than a step."""
 RESIZE_EVERY_MS = 500
 """While an entry still fills, its stop is enlarged and its exit is extended this often, not at each fill."""
 PROTECT_WITHIN_MS = 3_000
@@ -212,6 +214,7 @@ ABSENCE_ANSWERS = 3
 
 
 STOP_MISSING_TEXT = "orders at the exchange don't cover the position: closing it at market"
+REST_STUCK_TEXT = "less than a step is left, which the exchange won't close; no exit is sent until either has changed"
 TOO_MANY_ORDERS_TEXT = "too many orders are open to add another: closing the position at market"
 
 

@@ -14,6 +14,7 @@ from voltrade.order_queries import (
     awaits_fills,
     covered,
     entry_is_done,
+    exit_quantity,
     exposed,
     has_room,
     is_algo,
@@ -24,6 +25,7 @@ from voltrade.order_queries import (
     newest_stop,
     open_quantity,
     price_from_average,
+    rest_is_stuck,
     sendable,
     to_step,
 )
@@ -315,10 +317,12 @@ def _sync_exit(account: Record, symbol: Record, time: int, exposure: int) -> Non
     """Send reduce-only market orders for the lots that no exit closes yet.
 
     An exit larger than the exchange takes is sent in parts. Where `exposure` is negative, more lots have exited than
-    had entered, and the exit is on the side of the entry.
+    had entered, and the exit is on the side of the entry. A rest that is stuck gets no exit: see `rest_is_stuck`.
     """
+    if rest_is_stuck(symbol):
+        return
     position, side = symbol.position, -symbol.position.side if exposure > 0 else symbol.position.side
-    lots = sendable(symbol, _lots_without_exit(symbol, time, side, abs(exposure)))
+    lots = exit_quantity(symbol, _lots_without_exit(symbol, time, side, abs(exposure)))
     parts = 0
     while lots > 0 and time >= max(position.exit_retry_at, next_exit_at(symbol, time)):
         parts += 1

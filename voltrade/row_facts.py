@@ -21,10 +21,11 @@ from voltrade.model import (
     TimeInForce,
     WorkingType,
 )
-from voltrade.order_states import PURPOSES, STOP_MISSING_TEXT, TOO_MANY_ORDERS_TEXT, refused_text
+from voltrade.order_states import PURPOSES, REST_STUCK_TEXT, STOP_MISSING_TEXT, TOO_MANY_ORDERS_TEXT, refused_text
 from voltrade.records import (
     NEVER_PLACED,
     ORDER_IS_GONE,
+    REST_IS_STUCK,
     ROWS_ARE_FULL,
     STOP_IS_MISSING,
     STOP_IS_REPLACED,
@@ -113,6 +114,8 @@ def alert_code_and_text(kind: int, name: str, code: int, text: str) -> tuple[str
         return "ORDER_GONE", f"{name} no longer exists at the exchange, and no update reported its end"
     if kind == TRIGGER_IS_STUCK:
         return "TRIGGER_STUCK", f"{name} has triggered but does not fill: closing the position at market"
+    if kind == REST_IS_STUCK:
+        return "REST_STUCK", f"{name} was refused: {REST_STUCK_TEXT}"
     if kind == STOP_IS_REPLACED:
         return "STOP_REPLACED", f"{name} was cancelled, but not by us: a new stop is sent"
     return "ORDER_REFUSED", refused_text(name, code, text)

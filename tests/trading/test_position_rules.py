@@ -796,6 +796,43 @@ def test_parts_of_an_exit_that_is_too_large_are_multiples_of_the_step() -> None:
     assert [part.order.quantity for part in parts] == [3, 3, 3, 3]
 
 
+def closing_at_a_step_of(step: int) -> tuple[Harness, OrderIntent]:
+    """A position of 10 lots that its exit leaves, after the exchange has made its step coarser."""
+    harness = Harness().in_position()
+    harness.note(harness.monitor.on_filters(Filters(harness.time, "BTCUSDT", 120_000, quantity_step=step)))
+    [sent] = intents(harness.note(leave(harness.monitor, harness.time, "TIME")))
+    return harness, sent
+
+
+def test_a_stop_covers_all_lots_of_no_whole_step_though_an_exit_of_as_many_was_refused() -> None:
+    """10 lots at a step of 3 are a stop of 12: one of 9 would be replaced after each acknowledgement."""
+    harness, exit_ = closing_at_a_step_of(3)
+    harness.reply(exit_.order.client_order_id, "submit", Outcome.REFUSED, -2022)
+    stops = [out for out in intents(harness.algo(STOP, "CANCELED")) if out.purpose is Purpose.STOP]
+    assert [stop.order.quantity for stop in stops] == [12]
+    name = stops[0].order.client_order_id
+    told = [*harness.accept(name), *harness.algo(name, "NEW")]
+    assert not [out for out in told if isinstance(out, CancelOrder)]
+    assert not [out for out in intents(told) if out.purpose is Purpose.STOP]
+
+
+def test_a_rest_of_less_than_a_step_that_the_exchange_will_not_close_is_told_once_and_left_to_its_stop() -> None:
+    harness, exit_ = closing_at_a_step_of(12)
+    exits, told = [exit_], list[Output]()
+    for _ in range(20):
+        if exits[-1].order.client_order_id in harness.sent:
+            told += harness.reply(exits[-1].order.client_order_id, "submit", Outcome.REFUSED, -2022)
+        harness.time += 5_000
+        more = harness.note(harness.monitor.on_time(harness.time))
+        exits += [out for out in intents(more) if out.purpose is Purpose.EXIT]
+        told += more
+    assert [part.order.quantity for part in exits] == [12, 12, 12]
+    assert [out.code for out in told if isinstance(out, Alert)].count("REST_STUCK") == 1
+    assert not harness.monitor.orders[STOP].done
+    finer = harness.note(harness.monitor.on_filters(Filters(harness.time, "BTCUSDT", 120_000)))
+    assert [out.order.quantity for out in intents(finer) if out.purpose is Purpose.EXIT] == [10]
+
+
 def test_an_exchange_that_refuses_every_size_as_too_large_is_not_asked_in_ever_smaller_parts() -> None:
     harness = Harness().in_position()
     sent = intents(harness.note(leave(harness.monitor, harness.time, "TIME")))

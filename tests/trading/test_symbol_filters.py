@@ -14,7 +14,7 @@ from support.builders import an_instrument
 from voltrade.compiled import plain
 from voltrade.errors import DataError
 from voltrade.model import Filters, money
-from voltrade.order_queries import sendable, to_step
+from voltrade.order_queries import exit_quantity, sendable, to_step
 from voltrade.saved_orders import Scale, scaled_orders
 from voltrade.symbol_filters import bracket_text, changes_text, common_units, filters_of, is_same
 
@@ -106,7 +106,7 @@ def test_a_price_is_rounded_to_the_tick(price: int, step: int, up: bool, rounded
 
 
 class Symbol:
-    """The fields that `sendable` reads."""
+    """The fields that `sendable` and `exit_quantity` read."""
 
     def __init__(self, quantity_step: int, nothing_to_reduce: bool) -> None:
         self.quantity_step, self.nothing_to_reduce = quantity_step, nothing_to_reduce
@@ -124,11 +124,10 @@ class Symbol:
         (0, 7, False, 0),
     ],
 )
-def test_a_reduce_only_order_covers_the_rest_unless_that_was_refused(
-    lots: int, step: int, is_refused: bool, sent: int
-) -> None:
+def test_an_exit_covers_the_rest_unless_that_was_refused(lots: int, step: int, is_refused: bool, sent: int) -> None:
     symbol: Any = Symbol(step, is_refused)
-    assert plain(sendable)(symbol, lots) == sent
+    assert plain(exit_quantity)(symbol, lots) == sent
+    assert plain(sendable)(symbol, lots) == sent + (7 if sent == 245 else 0)  # a stop always covers it
 
 
 def test_a_saved_state_is_counted_in_the_finer_units_of_the_next_run() -> None:
