@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -281,6 +283,38 @@ def test_the_machines_file_holds_whatever_the_variable_and_the_word_say(
     (tmp_path / "authorisation.json").chmod(0o666)
     with pytest.raises(ConfigError, match="mode must be 0600"):
         permit(a_config(word), KEYS, NOW)
+
+
+@pytest.mark.parametrize("hidden_by", ["a plain file", "a loop of links", "another user"])
+def test_a_machines_file_that_can_not_be_looked_for_allows_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden_by: str
+) -> None:
+    """Its ceilings would not hold: only a file that is known not to be there has none."""
+    folder = tmp_path / "etc"
+    monkeypatch.setattr(authorisation, "MACHINE_FILE", folder / "authorisation.json")
+    word = confirmation_text(a_config(), ACCOUNT, NOW)
+    assert permit(a_config(word), KEYS, NOW).ceilings == ""
+    if hidden_by == "a plain file":
+        folder.write_text("")
+    elif hidden_by == "a loop of links":
+        folder.symlink_to(folder)
+    else:
+        folder.mkdir(0)
+    with pytest.raises(ConfigError, match="authorisation.json: must be readable or not there"):
+        with as_another_user() if hidden_by == "another user" else nullcontext():
+            permit(a_config(word), KEYS, NOW)
+
+
+@contextmanager
+def as_another_user() -> Iterator[None]:
+    """Nobody but root reads a folder of mode 0."""
+    own = os.geteuid()
+    if own == 0:
+        os.seteuid(54_321)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
 
 
 def test_no_file_is_written_that_lasts_too_long_or_over_another(tmp_path: Path) -> None:

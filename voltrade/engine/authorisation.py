@@ -195,8 +195,23 @@ def authorisations(environment: Mapping[str, str]) -> list[Authorisation]:
         ConfigError: One of them can't be read; it is refused, never ignored.
     """
     named = environment.get(AUTHORISATION_VARIABLE)
-    files = [*([MACHINE_FILE] if os.path.lexists(MACHINE_FILE) else []), *([Path(named)] if named else [])]
+    files = [*([MACHINE_FILE] if _is_there(MACHINE_FILE) else []), *([Path(named)] if named else [])]
     return [read(file) for file in files]
+
+
+def _is_there(file: Path) -> bool:
+    """Return whether a file or a link is there.
+
+    Raises:
+        ConfigError: That can't be known, for example since its folder is closed to this user.
+    """
+    try:
+        file.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ConfigError(f"{file}: must be readable or not there, since its ceilings hold: {error.strerror}") from None
+    return True
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
