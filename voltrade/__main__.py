@@ -20,7 +20,7 @@ from voltrade.engine.ctl import ACTIONS, ask, identity, rows_of, running
 from voltrade.errors import SessionError, VoltradeError
 from voltrade.exchange.credentials import Credentials
 from voltrade.model import printable
-from voltrade.runs.run_file import JOURNAL, can_be_resumed, release
+from voltrade.runs.run_file import JOURNAL, RECORD, can_be_resumed, release
 from voltrade.strategy.rule_file import load_rule, read_parameters
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -221,7 +221,8 @@ def _given(run: Path | None) -> Path:
 
 def _run_to_resume(run: Path | None) -> Path:
     """Return the run to resume: the given one, or the only one under runs/ whose engine was killed."""
-    found = [run] if run is not None else [path.parent for path in Path("runs").glob(f"*/{JOURNAL}")]
+    files = [path for name in (RECORD, JOURNAL) for path in Path("runs").glob(f"*/{name}")]  # either may be lost
+    found = [run] if run is not None else list(dict.fromkeys(path.parent for path in files))
     found = [folder for folder in found if can_be_resumed(folder)]
     if len(found) != 1:
         names = [path.name for path in found]

@@ -55,6 +55,28 @@ def test_a_record_that_is_there_is_not_made_from_the_journal(tmp_path: Path) -> 
     assert not can_be_resumed(run)
 
 
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_run_whose_journal_is_gone_is_found_and_resumed_if_it_had_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    """Fault case E5: its engine looks after the position as caretaker, so somebody must be able to start it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    run = a_run(tmp_path / "runs/today")
+    (run / "run.json").write_text(json.dumps({**restored(run), "begun": begun}))
+    (run / "journal.db").unlink()
+    assert can_be_resumed(run) is begun
+    with mock.patch("os.execv") as execv:
+        main(["run", "--resume"])
+    assert execv.called is begun
+
+
+def test_a_start_row_of_other_bytes_makes_no_record(tmp_path: Path) -> None:
+    with Journal.create(tmp_path / "journal.db", "its id") as journal:
+        journal.append("Start", 1, b"{\xff")
+    assert of_journal(tmp_path / "journal.db") == {}
+
+
 def test_a_run_that_has_ended_is_not_gone_on_with_for_a_lost_record(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run", ended=True)
     facts = restored(run)

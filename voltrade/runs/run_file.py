@@ -83,11 +83,11 @@ def of_journal(path: Path) -> dict[str, Any]:
     try:
         start, end = next(journal.read(path, kind="Start"), None), journal.last(path, "End")
         identity, (rows, head) = journal.identity_of(path), journal.last_row(path)
+        facts: dict[str, Any] = start.fact if start is not None else {}
     except JournalError:
         return {}
-    if start is None:
+    if not facts:
         return {}
-    facts: dict[str, Any] = start.fact
     account = (check["found"] for check in facts.get("checks", []) if check["item"] == "account")
     record: dict[str, Any] = {
         name: facts[name] for name in ("parameters", "epoch", "rule_sha256", "checks") if name in facts
@@ -195,14 +195,13 @@ def is_guarded(record: Mapping[str, Any]) -> bool:
 def can_be_resumed(folder: Path) -> bool:
     """Whether the run's engine was killed after it had created its journal, so that the run can be resumed.
 
-    Also where the journal is damaged since.
+    Also where the journal is damaged or gone since: an engine then looks after the position, and enters nothing.
     """
     try:
         record = restored(folder)
     except SessionError:
         return False
-    began = bool(record.get("begun")) and (folder / JOURNAL).exists()
-    return record.get("state") in UNFINISHED and began and not is_running(record)
+    return record.get("state") in UNFINISHED and bool(record.get("begun")) and not is_running(record)
 
 
 def with_begun_threshold(given: Mapping[str, object], folder: Path | None) -> dict[str, object]:
