@@ -237,7 +237,9 @@ def read(path: Path | str, after: int = 0, kind: str = "") -> Iterator[Row]:
     with _reading(path) as connection:
         # In batches, because a long read would keep SQLite from checkpointing the engine's write-ahead log.
         while batch := _rows(connection, after, kind):
-            yield from (Row(seq, time, kind.decode(), body, row) for seq, time, kind, body, row in batch)
+            yield from (
+                Row(seq, time, kind.decode(errors="replace"), body, row) for seq, time, kind, body, row in batch
+            )
             after = batch[-1][0]
 
 

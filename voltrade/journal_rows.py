@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from voltrade.errors import JournalError
+from voltrade.errors import DamagedJournal, JournalError
 from voltrade.model import Event, Int64s, MarkPrice, Output, Trades, storable
 
 Fact = TypeVar("Fact", bound=Event | Output)
@@ -122,7 +122,7 @@ def decode(kind: str, body: bytes) -> Any:
     """Return the fact in a row's bytes, or the dict for a kind that isn't in the model.
 
     Raises:
-        JournalError: the bytes aren't what `encode` wrote.
+        DamagedJournal: the bytes aren't what `encode` wrote.
     """
     if kind == "Trades":
         return decode_trades(body)
@@ -133,7 +133,7 @@ def decode(kind: str, body: bytes) -> Any:
             return ADAPTERS[kind].validate_json(body, strict=True)
         return json.loads(body)
     except (ValidationError, ValueError) as error:
-        raise JournalError(f"{kind}: the bytes can't be read: {error}") from None
+        raise DamagedJournal(f"{kind}: the bytes can't be read: {error}") from None
 
 
 def encode_json(body: Mapping[str, Any]) -> bytes:
@@ -181,7 +181,7 @@ def decode_trades(body: bytes) -> Trades:
     """Return the block of trades that `encode_trades` wrote, exactly.
 
     Raises:
-        JournalError: the bytes aren't such a block.
+        DamagedJournal: the bytes aren't such a block.
     """
     try:
         version, symbol_length, count = _TRADES_HEAD.unpack_from(body)
@@ -189,9 +189,9 @@ def decode_trades(body: bytes) -> Trades:
         symbol = body[_TRADES_HEAD.size : start].decode()
         packed = zlib.decompress(body[start:])
     except (struct.error, UnicodeDecodeError, zlib.error) as error:
-        raise JournalError(f"Trades: the bytes can't be read: {error}") from None
+        raise DamagedJournal(f"Trades: the bytes can't be read: {error}") from None
     if version != _TRADES_FORMAT or len(packed) != 4 * 8 * count + (count + 7) // 8:
-        raise JournalError(f"Trades: {count} trades of format {version} can't take {len(packed)} bytes")
+        raise DamagedJournal(f"Trades: {count} trades of format {version} can't take {len(packed)} bytes")
     ids, prices, quantities, times = _unpack(packed[: 32 * count], count)
     bits = np.frombuffer(packed, np.uint8, offset=32 * count)
     return Trades(symbol, ids, prices, quantities, times, np.unpackbits(bits, count=count).astype(np.bool_))
@@ -251,16 +251,16 @@ def decode_market(body: bytes) -> tuple[Trades | MarkPrice, ...]:
     """Return what `encode_market` wrote; trades between two mark prices are one block.
 
     Raises:
-        JournalError: the bytes aren't such a row.
+        DamagedJournal: the bytes aren't such a row.
     """
     try:
         version, size, count = _MARKET_HEAD.unpack_from(body)
         packed = zlib.decompress(body[_MARKET_HEAD.size + size :])
     except (struct.error, zlib.error) as error:
-        raise JournalError(f"{MARKET}: the bytes can't be read: {error}") from None
+        raise DamagedJournal(f"{MARKET}: the bytes can't be read: {error}") from None
     width = _MARK_COLUMNS * 8 * count
     if version != _MARKET_FORMAT or len(packed) != width + (count + 7) // 8:
-        raise JournalError(f"{MARKET}: {count} mark prices of format {version} can't take {len(packed)} bytes")
+        raise DamagedJournal(f"{MARKET}: {count} mark prices of format {version} can't take {len(packed)} bytes")
     trades = decode_trades(body[_MARKET_HEAD.size : _MARKET_HEAD.size + size])
     columns = _unpack(packed[:width], count, _MARK_COLUMNS).tolist()
     flags = np.unpackbits(np.frombuffer(packed, np.uint8, offset=width), count=count).tolist()

@@ -300,9 +300,9 @@ def test_a_machines_file_that_can_not_be_looked_for_allows_nothing(
         folder.symlink_to(folder)
     else:
         folder.mkdir(0)
-    with pytest.raises(ConfigError, match="authorisation.json: must be readable or not there"):
-        with as_another_user() if hidden_by == "another user" else nullcontext():
-            permit(a_config(word), KEYS, NOW)
+    user = as_another_user() if hidden_by == "another user" else nullcontext()
+    with user, pytest.raises(ConfigError, match=r"authorisation\.json: must be readable or not there"):
+        permit(a_config(word), KEYS, NOW)
 
 
 @contextmanager

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
+from support.builders import an_instrument
 
-from voltrade.engine.recovery import identity_of, recovered
+from voltrade.config import Config
+from voltrade.engine.recovery import identity_of, instrument_of, recovered
 from voltrade.errors import JournalError
 from voltrade.journal import Journal
 from voltrade.journal import identity_of as journal_identity
+from voltrade.model import Operator
+from voltrade.runs.replay import Replay, start_row
 
 DAMAGE = {
     "emptied": lambda path: path.write_bytes(b""),
@@ -45,12 +50,62 @@ def test_a_journal_that_can_not_be_read_is_kept_beside_a_new_one(tmp_path: Path,
 def test_a_journal_of_another_process_is_no_damaged_one(tmp_path: Path) -> None:
     """Nothing is set aside that somebody may still write."""
     path = a_journal(tmp_path)
-    with Journal.open(path), pytest.raises(JournalError, match="must begin with a Start row"):
+    with Journal.open(path), pytest.raises(JournalError, match="another one has it open"):
         recovered(tmp_path, Journal, False, lambda: None)
     path.chmod(0o644)
     with pytest.raises(JournalError, match="mode must be 0600"):
         identity_of(tmp_path, {"begun": True, "id": "its id"}, lambda: "another")
     assert path.exists()
+
+
+ROT = {
+    "a row that can't be decoded": (b'"acknowledge","reason":"middle"', b'"acknowled\xff\xfe","reason":"middle"'),
+    "a row with another value": (b'"reason":"middle"', b'"season":"middle"'),
+    "a row of another kind": (b"Operator{", b"Oper\xfftor{"),
+    "the first row": (b'"epoch":', b'"ep\xff\xfeh":'),
+    "the first row's instrument": (b'"instrument":', b'"instrumemt":'),
+}
+
+
+def a_session(folder: Path, acknowledged: int) -> Path:
+    """A journal that can be recovered from."""
+    with Journal.create(folder / "journal.db", "its id") as journal:
+        journal.append("Start", 0, start_row(Config(), an_instrument(), "e7"))
+        for number in range(acknowledged):
+            journal.append_fact(Operator(number, "acknowledge", "middle" if number == 2 else "test"), number)
+    return folder / "journal.db"
+
+
+@pytest.mark.parametrize("as_far_as_possible", [False, True], ids=["engine", "caretaker"])
+@pytest.mark.parametrize("rows", [5, 1_100], ids=["near the end", "long before the end"])
+@pytest.mark.parametrize("part", ROT)
+def test_a_row_of_other_bytes_is_a_damaged_journal(
+    tmp_path: Path, part: str, rows: int, as_far_as_possible: bool
+) -> None:
+    """Fault case E5: neither the end of the run nor a reason to crash, whichever bytes they are."""
+    path = a_session(tmp_path, rows)
+    replayed, opened = cast(tuple[Replay, Journal], recovered(tmp_path, Journal, as_far_as_possible, lambda: None))
+    opened.close()
+    assert (replayed.events, replayed.differences) == (rows, 0)
+    old, new = ROT[part]
+    whole = path.read_bytes()
+    assert len(old) == len(new)
+    assert old in whole
+    path.write_bytes(whole.replace(old, new))
+    instrument_of(path)
+    found = recovered(tmp_path, Journal, as_far_as_possible, lambda: None)
+    assert isinstance(found, str)
+    assert (tmp_path / "damaged-1-journal.db").exists()
+
+
+def test_a_replay_that_differs_from_whole_rows_is_no_damage(tmp_path: Path) -> None:
+    path = a_session(tmp_path, 2)
+    with Journal.open(path) as journal:
+        journal.append("Bar", 3, {"number": 3})
+    with pytest.raises(JournalError, match="can't be resumed from"):
+        recovered(tmp_path, Journal, False, lambda: None)
+    with Journal.open(path):  # which the one that could not be gone on with has let go
+        pass
 
 
 def test_a_run_that_has_not_begun_is_new_and_keeps_its_id(tmp_path: Path) -> None:

@@ -73,10 +73,31 @@ def recovered(
     path = run_dir / JOURNAL
     try:
         refuse_missing(path)
-        return recover(path, as_far_as_possible, advance), kind.open(path)
+        opened = kind.open(path)  # first, so that no journal is set aside that somebody may still write
+        try:
+            return _recover(path, as_far_as_possible, advance), opened
+        except BaseException:
+            opened.close()
+            raise
     except DamagedJournal as error:
         _set_aside(run_dir)
         return str(error)
+
+
+def _recover(path: Path, as_far_as_possible: bool, advance: Callable[[], None]) -> Replay:
+    """Rebuild the core; whatever prevents it is damage where the rows have other bytes than were written.
+
+    Raises:
+        DamagedJournal: They have, or can't be decoded.
+    """
+    try:
+        return recover(path, as_far_as_possible, advance)
+    except DamagedJournal:
+        raise
+    except Exception as error:
+        if (found := journal.verify(path)).bad_seq:
+            raise DamagedJournal(f"{path}: row {found.bad_seq}: {found.rule}") from error
+        raise
 
 
 def _set_aside(run_dir: Path) -> None:

@@ -22,7 +22,7 @@ from voltrade import journal, journal_rows
 from voltrade.checkpoint import CHECKPOINT, VERSION, Checkpoints
 from voltrade.config import Config
 from voltrade.core import TradingCore
-from voltrade.errors import DataError, JournalError
+from voltrade.errors import DamagedJournal, DataError, JournalError
 from voltrade.model import Event, Instrument, Trades
 from voltrade.signal_engine import SignalEngine
 from voltrade.strategy.rule_file import load_rule
@@ -146,8 +146,10 @@ def read_start(path: Path) -> RunStart:
 
 def _first_row(path: Path, rows: Iterator[journal_rows.Row]) -> journal_rows.Row:
     first = next(rows, None)
-    if first is None or first.kind != "Start":
-        raise JournalError(f"{path}: must begin with a Start row, began with {first.kind if first else 'nothing'}")
+    if first is None:
+        raise DamagedJournal(f"{path}: must begin with a Start row, has no row")
+    if first.kind != "Start":
+        raise JournalError(f"{path}: must begin with a Start row, began with {first.kind}")
     return first
 
 
@@ -165,7 +167,11 @@ def traded_instrument(path: Path) -> Instrument:
     Raises:
         JournalError: The journal doesn't begin with a Start row, or can't be read.
     """
-    return INSTRUMENT.validate_python(_first_row(path, journal.read(path)).fact["instrument"])
+    start = _first_row(path, journal.read(path)).fact
+    try:
+        return INSTRUMENT.validate_python(start["instrument"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedJournal(f"{path}: row 1 must have the instrument: {error}") from None
 
 
 def recover(path: Path, as_far_as_possible: bool = False, advance: Callable[[], None] = lambda: None) -> Replay:
