@@ -89,7 +89,8 @@ def strikes(change: Change, *, flat: bool, back_s: float = 70.0) -> list[Any]:
 
 def is_told(evidence: Evidence, change: Change, within_s: float = SEEN_S, most_refused: int = 1) -> bool:
     """Whether a person was told of it in time, and the exchange refused no more orders than that for it."""
-    codes = [request.code for request in evidence.requests if request.code in FILTER_CODES]
+    orders = [request for request in evidence.requests if request.method != "GET"]
+    codes = [request.code for request in orders if request.code in FILTER_CODES]
     assert len(codes) <= most_refused, codes
     told = alerts(evidence, when(evidence, CHANGED_S))
     assert any(text.startswith(change.told) for text in told), told
