@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from voltrade.model import (
     AccountSummary,
-    AccountUpdate,
     AlgoUpdate,
     Event,
-    OperatorAction,
     OrderUpdate,
     Outcome,
     Reply,
@@ -20,8 +18,6 @@ REPORT_WITHIN_MS = 2_000
 """The user stream reports an accepted order within this time."""
 COMPARE_MS = 60_000
 """How often the account is compared with our books, at the latest: reading the settings compares it too."""
-GONE_MS = 10_000
-"""An exchange that has answered nothing for this long since a session was told to end counts as gone."""
 SETTINGS_MS = 60_000
 """How often leverage, its bracket, margin type and modes are read, although no event says that they have changed."""
 FILTERS_MS, INEXACT_MS, REFUSED_MS = 60_000, 10_000, 1_000
@@ -29,8 +25,9 @@ FILTERS_MS, INEXACT_MS, REFUSED_MS = 60_000, 10_000, 1_000
 come that are no multiples of tick and step, or while orders are refused because of them."""
 
 
-HEARD = (OrderUpdate, AlgoUpdate, AccountUpdate, Reply, Snapshot, AccountSummary)
-"""Events of the exchange, and replies, some of which we make ourselves."""
+def _is_over(since: int, now: int, ms: int) -> bool:
+    """Return whether so many ms are over since a time; one yet to come was noted by a clock that was wrong."""
+    return not since <= now < since + ms
 
 
 class AccountWatch:
@@ -50,13 +47,8 @@ class AccountWatch:
         self._inexact = 0
         """How many values the streams have read that were no multiples of tick or step."""
 
-        self._heard_at = self._stopped_at = 0
-        """When the exchange last answered or told anything about orders, and when the session was first told to end."""
-
     def on_event(self, event: Event, now: int) -> None:
         """Note an event; `now` is in ms."""
-        if not isinstance(event, Reply) or event.outcome is Outcome.ACCEPTED or event.code < 0:
-            self._heard_at = now if isinstance(event, HEARD) else self._heard_at
         if isinstance(event, Reply) and event.outcome is Outcome.REFUSED:
             self._on_refused(event.code)
         match event:
@@ -74,16 +66,6 @@ class AccountWatch:
             case Snapshot() | AccountSummary():
                 self._read_at = now
 
-    def final_action(self, action: OperatorAction, now: int) -> OperatorAction:
-        """Return what a command does that ends the session: from the second on `abandon`, where the exchange is gone.
-
-        What the policy wants can't be carried out then, nor seen to be.
-        """
-        if self._stopped_at and now - self._stopped_at >= GONE_MS and self._heard_at < self._stopped_at:
-            return "abandon"
-        self._stopped_at = self._stopped_at or now
-        return action
-
     def _on_refused(self, code: int) -> None:
         """Note the code of a refusal: what it is about is read again at once."""
         if code in FILTER_CODES:
@@ -98,7 +80,7 @@ class AccountWatch:
 
     def are_filters_due(self, now: int) -> bool:
         """Return whether to read the symbol's filters and status."""
-        return now - self._filters_read_at >= self._filters_after_ms
+        return _is_over(self._filters_read_at, now, self._filters_after_ms)
 
     def on_filters(self, now: int) -> None:
         """Note that the filters are read now."""
@@ -114,7 +96,7 @@ class AccountWatch:
 
     def are_settings_due(self, now: int) -> bool:
         """Return whether to read the account's settings: they were read long ago, or the user stream was down since."""
-        return now - self._settings_read_at >= SETTINGS_MS
+        return _is_over(self._settings_read_at, now, SETTINGS_MS)
 
     def _await(self, reply: Reply, now: int) -> None:
         if reply.outcome is Outcome.ACCEPTED and reply.client_order_id not in self._reported:
@@ -140,5 +122,7 @@ class AccountWatch:
             and self._read_at < self._trigger_passed_at
         )
         return self._read_at > 0 and (
-            is_unreported or now - self._settings_asked_at >= SETTINGS_MS or now - self._read_at >= COMPARE_MS
+            is_unreported
+            or _is_over(self._settings_asked_at, now, SETTINGS_MS)
+            or _is_over(self._read_at, now, COMPARE_MS)
         )

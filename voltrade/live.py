@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from voltrade.abandonment import Abandonment
 from voltrade.account_watch import AccountWatch
 from voltrade.checkpoint import CHECKPOINT, Checkpoints
 from voltrade.core import TradingCore
@@ -35,7 +36,6 @@ from voltrade.model import (
     History,
     LookupOrder,
     MarkPrice,
-    OperatorAction,
     OrderIntent,
     Outcome,
     Output,
@@ -127,6 +127,7 @@ class LiveTradingSystem:
         self._stretch = Stretch()
         self._is_lockstep = False
         self._watch, self._prices = AccountWatch(), PriceWatch(core.symbol_states[self._symbol].instrument)
+        self.abandonment = Abandonment(clock, lambda: gateway.blocked_until)
         self._is_unstored = False
         """Whether the journal could not be stored, so that no entry may be sent."""
         self.readings = Readings(core, gateway, self._inbox, self._watch, clock, self._execute, self.on_event)
@@ -149,11 +150,12 @@ class LiveTradingSystem:
             self._inbox.add_mark(event)
         else:
             self._watch.on_event(event, self._clock())
+            self.abandonment.on_event(event)
             self._inbox.add(event)
 
-    def final_action(self, action: OperatorAction) -> OperatorAction:
-        """Return what a command that ends the session does now; see `AccountWatch.final_action`."""
-        return self._watch.final_action(action, self._clock())
+    def is_given_up(self) -> bool:
+        """Return whether a command that waits for the loop abandons the session; see `Abandonment`."""
+        return self.abandonment.is_wanted(self._inbox.events)
 
     def status(self, tape_trades: int) -> dict[str, Any]:
         """Return the session's status for display; `tape_trades` is the length of the tape, 0 without one."""
@@ -397,6 +399,7 @@ class LiveTradingSystem:
                 elif not self.readings.is_reading and self._must_read_account():
                     requests.create_task(self.readings.account(TakeSnapshot(self._clock(), self._symbol, COMPARE)))
                 self._watch.note_inexact(feed.inexact)
+                self.abandonment.note_frames(feed.frames)
                 if self._watch.are_filters_due(self._clock()):
                     requests.create_task(self.readings.filters())
                 await feed.maintain(self._clock())
@@ -451,7 +454,7 @@ class LiveTradingSystem:
         commands: list[Command] = []
         for _ in range(EVENTS_A_PASS):
             if self._inbox.events:
-                commands += commands_of(self.handle(self._inbox.events.popleft())[1])
+                commands += commands_of(self.handle(self.abandonment.taken(self._inbox.events.popleft()))[1])
             elif self._inbox.market:
                 commands += self._consume_market()
             else:

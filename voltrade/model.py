@@ -583,11 +583,16 @@ OperatorAction = Literal[
 """What an operator can order; `abandon` ends a session whose exchange is gone."""
 
 
+NOTEBOOK_LOST = "NOTEBOOK_LOST"
+"""Reason of the command that a lost notebook gives."""
+
+
 @dataclass(frozen=True, slots=True)
 class Operator:
     """A command of the operator, or of a stop policy, to the running session."""
 
     time: int
+    """When it was given, ms; once the loop has taken it, when that was."""
     action: OperatorAction
     reason: str
     final: bool = False

@@ -56,6 +56,14 @@ class Readings:
         self.is_reading, self._read_again = False, ""
         """Whether the account is being read now, and why it must be read once more after that."""
         self._is_reading_filters = False
+        self._newest: Snapshot | None = None
+        self._has_read = asyncio.Event()
+
+    async def newest(self) -> Snapshot:
+        """Return the account as it was last read whole; the first time wait until it is."""
+        await self._has_read.wait()
+        assert self._newest is not None
+        return self._newest
 
     async def filters(self) -> None:
         """Read the symbol's filters and status, where they are due."""
@@ -104,8 +112,14 @@ class Readings:
                     continue
                 if self._read_again != USER_STREAM_UP:
                     self._on_event(snapshot)
+                    self._note(snapshot)
                 if not self._read_again:
                     return
                 command, begun = replace(command, reason=self._read_again), None
         finally:
             self.is_reading = False
+
+    def _note(self, read: Event) -> None:
+        if isinstance(read, Snapshot):
+            self._newest = read
+            self._has_read.set()

@@ -9,7 +9,6 @@ import pytest
 from voltrade.account_watch import (
     COMPARE_MS,
     FILTERS_MS,
-    GONE_MS,
     INEXACT_MS,
     REFUSED_MS,
     REPORT_WITHIN_MS,
@@ -147,28 +146,10 @@ def test_a_trigger_that_is_passed_and_of_which_nothing_is_told_has_the_account_r
     assert not watch.is_due(11_000)
 
 
-NOT_SENT = Reply(0, "submit", "BTCUSDT", NAME, False, Outcome.REFUSED, 0, "not sent")
-
-
-@pytest.mark.parametrize(
-    ("heard", "after_ms", "action"),
-    [
-        ([], GONE_MS, "abandon"),
-        ([], GONE_MS - 1, "flatten"),
-        ([accepted(outcome=Outcome.UNKNOWN), NOT_SENT, StreamStatus(0, "user", False)], GONE_MS, "abandon"),
-        ([READ], GONE_MS, "flatten"),
-        ([TOLD], GONE_MS, "flatten"),
-        ([Reply(0, "submit", "BTCUSDT", NAME, False, Outcome.REFUSED, -4131)], GONE_MS, "flatten"),
-    ],
-    ids=["nothing", "too soon", "no answers", "account", "event", "refusal"],
-)
-def test_a_session_is_abandoned_by_the_second_command_to_end_if_nothing_was_heard_since_the_first(
-    heard: list[Event], after_ms: int, action: str
-) -> None:
-    """Fault case F9. What was heard before the first command says nothing of the exchange now."""
-    watch = AccountWatch()
-    watch.on_event(READ, 500)
-    assert watch.final_action("flatten", 1_000) == "flatten"
-    for event in heard:
-        watch.on_event(event, 1_000 + after_ms // 2)
-    assert watch.final_action("flatten", 1_000 + after_ms) == action
+def test_what_a_clock_that_was_wrong_has_noted_is_read_again() -> None:
+    """An hour ahead as the engine came back: nothing may wait until that hour has passed."""
+    watch, now = AccountWatch(), 10**9
+    watch.on_settings(now + 3_600_000)
+    watch.on_filters(now + 3_600_000)
+    watch.on_event(READ, now + 3_600_000)
+    assert (watch.is_due(now), watch.are_settings_due(now), watch.are_filters_due(now)) == (True, True, True)

@@ -58,6 +58,7 @@ def wall() -> int:
 class Gateway:
     """Accepts everything, notes when it was asked, and has an account that is flat."""
 
+    blocked_until = 0
     asked: list[Any] = field(default_factory=list)
     done: asyncio.Event = field(default_factory=asyncio.Event)
     awaited: Callable[[Any], bool] = lambda command: False
@@ -97,7 +98,7 @@ class Gateway:
 class Feed:
     """Streams whose upkeep does what a test wants."""
 
-    user_frames = inexact = 0
+    user_frames = inexact = frames = 0
 
     def __init__(self, upkeep: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         self.calls = 0

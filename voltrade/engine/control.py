@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from voltrade.config import Config
-from voltrade.model import storable
+from voltrade.model import NOTEBOOK_LOST, storable
 from voltrade.runs.run_file import STARTING, TOO_LATE
 
 MAX_LINE, MAX_REASON = 1 << 20, 500
@@ -24,9 +24,6 @@ MAX_LINE, MAX_REASON = 1 << 20, 500
 
 TO_THE_CORE = {op: op for op in ("pause", "resume", "reduce", "flatten", "halt")} | {"ack": "acknowledge"}
 """Requests that are passed to the core, and the actions of its `Operator` events."""
-
-NOTEBOOK_LOST = "NOTEBOOK_LOST"
-"""Reason of the command that a lost notebook gives."""
 
 MAX_SOCKET_PATH = 100
 """Most bytes of the socket's path; the limit of operating systems is a little above."""

@@ -48,6 +48,8 @@ T = TypeVar("T")
 
 RETRY_S = 1.0
 """Pause between two tries to reach the exchange."""
+SELDOM_S = 60.0
+"""Longest pause where nothing depends on the answer."""
 
 
 @dataclass
@@ -282,12 +284,15 @@ async def first_contact(
     return await rest.instrument(symbol, any_status=True)  # the start-up table says what may be traded
 
 
-async def waited_for(ask: Callable[[], Awaitable[T]], is_wanted: bool) -> T:
+async def waited_for(ask: Callable[[], Awaitable[T]], is_wanted: bool, longest_s: float = RETRY_S) -> T:
     """Return the exchange's answer; if it is wanted, ask until the exchange can be reached.
+
+    The pause between two tries doubles, up to `longest_s`.
 
     Raises:
         VenueError: It can't be reached, and isn't waited for.
     """
+    pause_s = RETRY_S
     while True:
         try:
             return await ask()
@@ -295,4 +300,5 @@ async def waited_for(ask: Callable[[], Awaitable[T]], is_wanted: bool) -> T:
             if not is_wanted:
                 raise
             log.warning("the exchange can't be reached, and is waited for: %s", error)
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, longest_s)

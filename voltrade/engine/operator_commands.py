@@ -57,11 +57,19 @@ class OperatorCommands:
             return
         pending = self.pending
         for command in self._journaled:
-            with suppress(ValueError):
-                pending.remove(command)
+            pending = _without(pending, command)
         self._journaled.clear()
         self._save(pending)
 
     def _save(self, pending: list[tuple[str, str, bool]]) -> None:
         with suppress(OSError):
             self._record.update(**{PENDING: pending})
+
+
+def _without(pending: list[tuple[str, str, bool]], journaled: tuple[str, str, bool]) -> list[tuple[str, str, bool]]:
+    """Return the commands without the first that is the journaled one; the loop may have made `abandon` of it."""
+    action, *rest = journaled
+    for number, command in enumerate(pending):
+        if list(command[1:]) == rest and action in (command[0], "abandon"):
+            return pending[:number] + pending[number + 1 :]
+    return pending

@@ -138,6 +138,9 @@ class PaperExchange:
 
     # --- an OrderGateway ----------------------------------------------------------------------------------------------
 
+    blocked_until = 0
+    """It blocks nobody."""
+
     async def instrument(self, symbol: str) -> Instrument:
         return self.units
 

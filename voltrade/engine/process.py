@@ -26,10 +26,10 @@ from voltrade.engine.account_history import last_final_state, ledger_checks, ope
 from voltrade.engine.alarms import Alarms
 from voltrade.engine.checks import Check, has_position, refused
 from voltrade.engine.contact.passed import check_demo_check
-from voltrade.engine.control import NOTEBOOK_LOST, Control
+from voltrade.engine.control import Control
 from voltrade.engine.guardian import LOCK
 from voltrade.engine.heartbeat import Heartbeat
-from voltrade.engine.modes import Known, Wiring, waited_for, wire
+from voltrade.engine.modes import SELDOM_S, Known, Wiring, waited_for, wire
 from voltrade.engine.news import Message, News, Urgency
 from voltrade.engine.notebook_watch import await_notebook
 from voltrade.engine.notify import Notifier
@@ -207,9 +207,8 @@ class Engine:
         )
         if replayed is None:  # one that goes on knows those of its journal, and reads those of now when it runs
             self._system.readings.on_filters(wiring.filters)
-        if replayed is not None and core.account is None:  # its journal has lost what it started from
-            self._resumed_from = self._ledger.record.resumed_from if self._ledger and self._ledger.record else None
-            self._resume_account(self._system, wiring)
+        if replayed is not None and not is_by_wall_clock:
+            self._resume_lost(wiring)
         self._take_care(core)
         for action, reason, final in self._commands.pending:
             self._send_command(action, reason, final)
@@ -270,7 +269,7 @@ class Engine:
         on_running = partial(self._on_running, held, control)
         if replayed is not None:
             load, tell = partial(self._load, wiring), partial(self._check, wiring, False)
-            await Resumption(wiring, system, feed, load, tell).run(on_running)
+            await Resumption(wiring, system, feed, load, tell).run(on_running, partial(self._resume_lost, wiring))
             return
         # The streams are open while earlier trades are loaded, so that no trade in between is missed.
         await feed.start(hold=True)
@@ -307,7 +306,7 @@ class Engine:
             SessionError: Names each row that failed.
         """
         table = partial(preflight, wiring, self._resumed_from, is_new, snapshot)
-        checks = await waited_for(table, is_wanted=not is_new)
+        checks = await waited_for(table, is_wanted=not is_new, longest_s=SELDOM_S)
         checks += await check_demo_check(wiring, os.environ) if is_new else []
         checks += ledger_checks(self._ledger, self._resumed_from, is_new, wiring)
         checks.append(notifications(self.notifier))
@@ -376,6 +375,15 @@ class Engine:
         if last is not None and last.state is not None:
             system.handle(ResumeState(wiring.clock(), json.dumps(last.state), last.head))
         self._ledger.begin(self._id, self._dir, last)
+
+    def _resume_lost(self, wiring: Wiring) -> bool:
+        """Give a core whose journal has lost it what it started from; return whether that was lost."""
+        assert self._system is not None
+        if self._system.core.account is not None:
+            return False
+        self._resumed_from = self._ledger.record.resumed_from if self._ledger and self._ledger.record else None
+        self._resume_account(self._system, wiring)
+        return True
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -470,8 +478,6 @@ class Engine:
 
     def _command(self, action: Any, reason: str, final: bool) -> None:
         """Take an operator command: it is on the disk before it is answered, also while the engine starts."""
-        if final and self._system is not None and reason != NOTEBOOK_LOST:
-            action = self._system.final_action(action)
         self._commands.add(action, reason, final)
         self._send_command(action, reason, final)
 

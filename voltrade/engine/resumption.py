@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from voltrade.engine.clocks import TapeClock
-from voltrade.engine.modes import Wiring, waited_for
+from voltrade.engine.modes import RETRY_S, Wiring, waited_for
 from voltrade.engine.paper import PaperExchange
 from voltrade.exchange.binance import BinanceWSManager
 from voltrade.live import LiveTradingSystem
@@ -34,7 +34,7 @@ class Resumption:
         system: The session, with the core of its journal.
         feed: Its streams, not started.
         load: Loads the trades up to an id that the core hasn't seen.
-        tell: Makes the start-up table, from the account where it was read.
+        tell: Makes the start-up table from the account.
     """
 
     def __init__(
@@ -43,14 +43,23 @@ class Resumption:
         system: LiveTradingSystem,
         feed: BinanceWSManager,
         load: Callable[[int], Awaitable[History]],
-        tell: Callable[[Snapshot | None], Awaitable[object]],
+        tell: Callable[[Snapshot], Awaitable[object]],
     ) -> None:
         self._wiring, self._system, self._feed = wiring, system, feed
         self._load, self._tell = load, tell
 
-    async def run(self, on_running: Callable[[], None]) -> None:
-        """Run the session to its end; `on_running` is called when its loop begins."""
+    async def run(self, on_running: Callable[[], None], resume_lost: Callable[[], bool] = lambda: False) -> None:
+        """Run the session to its end.
+
+        Args:
+            on_running: Called when its loop begins.
+            resume_lost: Called once the clock is right; returns whether it has given the core a state, which the
+                account has to be asked for again with.
+        """
         reading = await self._look_first()
+        if resume_lost() and reading is not None:
+            _drop(reading)
+            reading = None
         on_running()
         beside = self._start_the_rest(reading)
         await self._system.run_wall(self._feed, restarted=True, reading=reading, beside=beside)
@@ -60,25 +69,44 @@ class Resumption:
 
         The clock is right if the exchange takes the timestamps of signed requests, or says that its own time is the
         same. Where it isn't, it is corrected, and None is returned: the account has to be asked for again, since the
-        answer would have the wrong time.
+        answer would have the wrong time. None is returned too where the exchange is gone and the session is told to
+        end all the same: its loop abandons it.
         """
-        wiring, reading = self._wiring, self._system.begin_reading()
-        syncing = asyncio.create_task(waited_for(wiring.rest.clock_offset, is_wanted=True))
+        reading = self._system.begin_reading()
+        syncing = asyncio.create_task(waited_for(self._wiring.rest.clock_offset, is_wanted=True))
+        leaving = asyncio.create_task(self._given_up())
         try:
-            await asyncio.wait({reading, syncing}, return_when=asyncio.FIRST_COMPLETED)
-            if self._is_clock_proven(reading):
-                return reading
-            ahead_ms = await syncing
+            await asyncio.wait({reading, syncing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            is_right = is_heard = self._is_clock_proven(reading)
+            if not is_right:
+                await asyncio.wait({syncing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                is_heard = syncing.done()
+                is_right = is_heard and not self._correct(syncing.result())
         except BaseException:
-            reading.cancel()
+            _drop(reading)
             raise
         finally:
             syncing.cancel()
-        if isinstance(wiring.clock, TapeClock) or not wiring.clock.correct(ahead_ms):
+            leaving.cancel()
+        if is_heard:
+            self._system.abandonment.note_heard()
+        if is_right:
             return reading
-        reading.cancel()
-        wiring.rest.timestamp_correction_ms = 0
+        _drop(reading)
         return None
+
+    async def _given_up(self) -> None:
+        """Wait until the session is told to end though its exchange is gone."""
+        while not self._system.is_given_up():
+            await asyncio.sleep(RETRY_S)
+
+    def _correct(self, ahead_ms: int) -> bool:
+        """Correct the clock where it is wrong; return whether it was."""
+        clock = self._wiring.clock
+        if isinstance(clock, TapeClock) or not clock.correct(ahead_ms):
+            return False
+        self._wiring.rest.on_clock_corrected(ahead_ms)
+        return True
 
     def _is_clock_proven(self, reading: asyncio.Task[Snapshot]) -> bool:
         """Whether a signed answer came, without a correction of its timestamp."""
@@ -90,14 +118,14 @@ class Resumption:
         """Connect the streams; then load the trades that were missed, and make the start-up table."""
         if reading is not None:
             await asyncio.wait({reading}, timeout=FIRST_S)
-        await self._feed.start(None, hold=True)
+        await self._feed.start(None, hold=True, is_user_awaited=False)
         if isinstance(self._wiring.gateway, PaperExchange):
             self._wiring.gateway.open()
-        await asyncio.gather(self._catch_up(), self._make_table(_answer(reading)))
+        await asyncio.gather(self._catch_up(), self._make_table())
 
-    async def _make_table(self, account: Snapshot | None) -> None:
+    async def _make_table(self) -> None:
         try:
-            await self._tell(account)
+            await self._tell(await self._system.readings.newest())
         except Exception:  # it is only told, and nothing depends on it
             log.exception("the start-up table could not be made")
 
@@ -112,8 +140,7 @@ class Resumption:
         self._feed.release(newest[0])
 
 
-def _answer(reading: asyncio.Task[Snapshot] | None) -> Snapshot | None:
-    """Return the account where it was read."""
-    if reading is None or not reading.done() or reading.cancelled() or reading.exception() is not None:
-        return None
-    return reading.result()
+def _drop(reading: asyncio.Task[Snapshot]) -> None:
+    """Cancel a question; if it has failed already, nobody needs to know."""
+    if not reading.cancel() and not reading.cancelled():
+        reading.exception()

@@ -45,7 +45,8 @@ class FeePrices:
 
         One that can't be read stays as it was. Request weight 1 for each asset.
         """
-        is_due = now - self._read_at >= (MINUTE_MS if self._used else DAY_MS)
+        every_ms = MINUTE_MS if self._used else DAY_MS
+        is_due = not 0 <= now - self._read_at < every_ms  # it is less than 0 by a clock that was corrected since
         if is_due and (self._reading is None or self._reading.done()):
             self._read_at = now
             self._reading = asyncio.create_task(self._read_prices(quote))

@@ -17,6 +17,10 @@ class Read(Protocol):
 class OrderGateway(Protocol):
     """Sends the core's commands to an exchange. A refusal is a `Reply`, not an exception."""
 
+    @property
+    def blocked_until(self) -> int:
+        """Until when no request is sent, since the exchange blocks them, ms of the clock."""
+
     async def instrument(self, symbol: str) -> Instrument:
         """Return the current filters of a symbol."""
 
@@ -75,6 +79,9 @@ class Feed(Protocol):
 
     user_frames: int
     """User data frames received on the current private connection."""
+
+    frames: int
+    """Frames of any kind received since the start."""
 
     @property
     def inexact(self) -> int:

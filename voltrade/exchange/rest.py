@@ -214,6 +214,16 @@ class BinanceRestClient:
     def timestamp_correction_ms(self, ms: int) -> None:
         self._exchange.options[CORRECTION] = ms
 
+    def on_clock_corrected(self, ahead_ms: int) -> None:
+        """Count by the clock as it is now: it was ahead, and timestamps and the end of a block were reckoned by it."""
+        self.timestamp_correction_ms = 0
+        self._exchange.blocked_until -= ahead_ms
+
+    @property
+    def blocked_until(self) -> int:
+        """Until when no request is sent, since the exchange blocks them, ms of the clock."""
+        return self._exchange.blocked_until
+
     @property
     def used_weight(self) -> int:
         """Request weight used in the current minute, of 2,400, as the exchange last reported it."""

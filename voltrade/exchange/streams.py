@@ -64,6 +64,7 @@ class BinanceWSManager:
 
     Attributes:
         user_frames: user data frames received on the current private connection.
+        frames: frames of any kind received since the start.
         counts: what the streams have brought.
     """
 
@@ -81,7 +82,7 @@ class BinanceWSManager:
         after_trade_id: int = 0,
         silence_ms: int = SILENCE_MS,
     ) -> None:
-        self.user_frames = 0
+        self.user_frames = self.frames = 0
         self.counts = StreamCounts()
         self._exchange = exchange
         self._rest = rest
@@ -139,12 +140,13 @@ class BinanceWSManager:
 
     # --- lifecycle ----------------------------------------------------------------------------------------------------
 
-    async def start(self, timeout_s: float | None = 15.0, *, hold: bool = False) -> None:
+    async def start(self, timeout_s: float | None = 15.0, *, hold: bool = False, is_user_awaited: bool = True) -> None:
         """Connect, and return when every stream is up: the market stream subscribed, the user stream connected.
 
         Args:
             timeout_s: longest wait; None to wait until they are up.
             hold: hold trades and marks until `release`, while earlier trades are loaded.
+            is_user_awaited: whether to wait for the user stream too; it is connected in any case.
 
         Raises:
             VenueError: a stream did not come up in time; nothing is left running.
@@ -153,8 +155,9 @@ class BinanceWSManager:
         self._supervisors = [asyncio.create_task(self._supervise(stream)) for stream in self._streams]
         try:
             async with asyncio.timeout(timeout_s):
-                for up in self._up.values():
-                    await up.wait()
+                for stream, up in self._up.items():
+                    if stream == "market" or is_user_awaited:
+                        await up.wait()
         except TimeoutError:
             down = ", ".join(stream for stream, up in self._up.items() if not up.is_set())
             await self.stop()
@@ -386,6 +389,7 @@ class BinanceWSManager:
 
     def _on_frame(self, client: Client, message: Any) -> bool:
         """Handle every frame here, so that none goes into ccxt's caches, which merge and drop messages."""
+        self.frames += 1
         if type(message) is not dict:
             self.counts.refused += 1
             return True

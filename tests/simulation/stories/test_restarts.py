@@ -8,6 +8,7 @@ from simulation.evidence import Evidence, Request
 from simulation.scenario import at
 from simulation.stories import claims
 from simulation.stories.plots import ALGO, DOWN, story
+from voltrade.journal_rows import MARKET
 
 SLOW_S = 1.1
 KILLED = at(0, "kill_at", what=f"send {ALGO}")
@@ -48,3 +49,67 @@ def test_a_machine_whose_clock_is_wrong_after_the_restart_protects_all_the_same(
     assert claims.is_left_in_order(evidence)
     times = [row.time for row in evidence.journals[0]]
     assert max(times) - min(times) < 600_000
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_command_that_came_before_the_clock_was_corrected_counts_from_when_it_is_carried_out(hours: int) -> None:
+    """It is given while the engine that came back asks for its account; an hour ahead no timer would ever be due."""
+    slow, wrong = at(1.0, "slow", 30.0, by_s=SLOW_S), at(1.0, "clock", 200.0, ms=hours * 3_600_000)
+    evidence = story(KILLED, slow, wrong, at(2.6, "operator", action="pause"), duration_s=40.0)
+    claims.premise(
+        [told.answer["carried_out"] for told in evidence.told] == [False], "a command before the first answer"
+    )
+    [given] = [row for row in evidence.journals[0] if row.kind == "Operator"]
+    assert abs(given.time - claims.when(evidence, 2.6)) < 10_000
+    times = [row.time for row in evidence.journals[0]]
+    assert max(times) - min(times) < 600_000
+    assert claims.is_left_in_order(evidence, within_s=8.0)  # the account is asked for twice, 2.2 s each
+
+
+def test_what_a_lost_journal_began_from_is_given_to_the_core_by_the_corrected_clock() -> None:
+    """A second run on the account, whose journal is deleted, on a machine that is an hour ahead by then."""
+    second = at(20, "run", name="second", duration_s=60.0, cooldown_bars=1)
+    lost = at(30, "kill"), at(30.5, "remove", what="runs/second/journal.db")
+    evidence = story(second, *lost, at(30.2, "clock", 300.0, ms=3_600_000), duration_s=10.0)
+    resumed = [row for row in evidence.journals[-1] if row.kind == "ResumeState"]
+    claims.premise(resumed, "a state that the lost journal began from")
+    assert max(row.time for row in evidence.journals[-1] if row.kind != "Start") <= evidence.judged
+
+
+def test_a_session_can_be_ended_while_its_first_question_gets_no_answer() -> None:
+    """The exchange goes with the engine; the next one is told to end twice, and says what is left."""
+    sigterm = [at(when_s, "operator", action="flatten", reason="SIGTERM", final=True) for when_s in (5, 20)]
+    evidence = story(KILLED, at(1.0, "cut", 1e6), *sigterm, duration_s=60.0)
+    assert [life.how for life in evidence.lives] == ["killed", "ended"]
+    assert claims.when(evidence, 20) <= evidence.lives[-1].end <= claims.when(evidence, 26)
+    [told] = [text for text in claims.alerts(evidence) if text.startswith("ABANDONED: SIGTERM")]
+    assert "0.250 BTC" in told
+
+
+@pytest.mark.parametrize(
+    ("stops", "back_s"), [((5, 10), 31.0), ((20, 40), 36.0)], ids=["too soon", "the exchange is back"]
+)
+def test_a_session_is_not_given_up_at_an_exchange_that_answers(stops: tuple[int, int], back_s: float) -> None:
+    sigterm = [at(when_s, "operator", action="flatten", reason="SIGTERM", final=True) for when_s in stops]
+    evidence = story(KILLED, at(1.0, "cut", back_s - 1.0), *sigterm, duration_s=60.0)
+    assert [text for text in claims.alerts(evidence) if text.startswith("ABANDONED")] == []
+    assert claims.position_at_end(evidence) == 0
+    assert claims.ended(evidence)
+
+
+def test_an_account_that_can_not_be_read_is_asked_for_by_the_session_alone() -> None:
+    """Half a minute of 503: the start-up table waits for the session's own reading, with its pauses."""
+    evidence = story(KILLED, at(1.0, "answer", 30.0, on="/fapi/v./positionRisk", **DOWN), duration_s=60.0)
+    until = claims.when(evidence, 31.0)
+    asked = [each.sent for each in asked_after_return(evidence) if each.path.endswith("/positionRisk")]
+    assert len([sent for sent in asked if sent < until]) <= 10
+    assert claims.is_left_in_order(evidence)
+
+
+def test_the_market_is_taken_though_the_user_stream_can_not_be_opened() -> None:
+    """No listen key for half a minute, with a position that the circuit breaker values by the mark price."""
+    evidence = story(KILLED, at(1.0, "answer", 30.0, on="listenKey", **DOWN), duration_s=60.0)
+    begin, end = claims.when(evidence, 5.0), claims.when(evidence, 30.0)
+    market = [row for row in evidence.journals[0] if row.kind in ("Trades", MARKET) and begin < row.time < end]
+    assert len(market) >= 4
+    assert claims.is_left_in_order(evidence)
