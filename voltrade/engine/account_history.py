@@ -81,6 +81,11 @@ def last_final_state(ledger: Ledger | None, run: str, run_dir: Path) -> FinalSta
     return FinalState(last.run, replayed.head, state) if state is not None else last.resumed_from
 
 
+def started_from(ledger: Ledger | None) -> FinalState | None:
+    """Return the state that a resumed run started from, by the account's ledger."""
+    return ledger.record.resumed_from if ledger is not None and ledger.record is not None else None
+
+
 def ledger_checks(ledger: Ledger | None, last: FinalState | None, is_new: bool, wiring: Wiring) -> list[Check]:
     """Return the rows of the start-up table about the account's last run.
 

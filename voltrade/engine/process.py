@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,14 @@ from uuid import uuid4
 
 from voltrade.core import TradingCore
 from voltrade.engine import recorder, recovery
-from voltrade.engine.account_history import last_final_state, ledger_checks, open_ledger, save_final_state, units_of
+from voltrade.engine.account_history import (
+    last_final_state,
+    ledger_checks,
+    open_ledger,
+    save_final_state,
+    started_from,
+    units_of,
+)
 from voltrade.engine.alarms import Alarms
 from voltrade.engine.checks import Check, has_position, refused
 from voltrade.engine.contact.passed import check_demo_check
@@ -38,6 +45,7 @@ from voltrade.engine.paper import PaperExchange
 from voltrade.engine.preflight import notifications, preflight
 from voltrade.engine.recorder import Recording
 from voltrade.engine.resumption import Resumption
+from voltrade.engine.status import engine_status
 from voltrade.engine.warmup import Loader, Progress
 from voltrade.errors import SessionError
 from voltrade.exchange.binance import BinanceWSManager
@@ -47,8 +55,8 @@ from voltrade.model import Event, History, Operator, Output, ResumeState, Snapsh
 from voltrade.runs import handover
 from voltrade.runs.ledger import Ledger
 from voltrade.runs.ledger_file import FinalState
-from voltrade.runs.replay import Replay, start_row, versions
-from voltrade.runs.run_file import ENDING, JOURNAL, Record, utc_now
+from voltrade.runs.replay import Replay, session_facts, start_row
+from voltrade.runs.run_file import JOURNAL, Record, utc_now
 from voltrade.strategy.rule_file import read_parameters, signal_engine_of
 
 log = logging.getLogger(__name__)
@@ -223,9 +231,12 @@ class Engine:
 
     def _take_care(self, core: TradingCore) -> None:
         """As a caretaker, switch off rule and entries before anything else."""
+        self._note_caretaker()
+        self._alarms.go_on(core)
+
+    def _note_caretaker(self) -> None:
         if self.caretaker and ("caretake", self.caretaker, False) not in self._commands.pending:
             self._commands.add("caretake", self.caretaker, False)
-        self._alarms.go_on(core)
 
     def _observer(self, wiring: Wiring, news: News) -> Callable[[Event | Output], None]:
         """Return a function to call with every fact: it notes commands, sends news and records trades."""
@@ -324,17 +335,20 @@ class Engine:
         found = recovery.recovered(self._dir, self.journal_type, bool(self.caretaker), self._heartbeat.advance)
         if isinstance(found, str):
             self.caretaker = self.caretaker or f"{recovery.LOST}: {found}"
-            replayed = Replay(core=self._begin(wiring, []))
+            self._note_caretaker()  # before a commit, at which the ledger forgets how far the lost journal had come
+            wiring.use_units(units_of(wiring.instrument, None, started_from(self._ledger)))
+            replayed = Replay(core=self._begin(wiring, [], {recovery.LOST_BEFORE: found}))
         else:
             replayed, self._journal = found
+            self.caretaker = self.caretaker or recovery.caretaker_of(self._dir / JOURNAL)
+            self._note_caretaker()
             self._journal.on_commit = self._on_commit
         if self._ledger is not None:
-            last = self._ledger.record
-            self._ledger.begin(self._id, self._dir, last.resumed_from if last else None)
+            self._ledger.begin(self._id, self._dir, started_from(self._ledger))
         return replayed
 
-    def _begin(self, wiring: Wiring, checks: list[Check]) -> TradingCore:
-        """Make the core of a new run, and write its settings into the first row of a new journal."""
+    def _begin(self, wiring: Wiring, checks: list[Check], more: Mapping[str, str] | None = None) -> TradingCore:
+        """Make the core of a new run, and write its settings into the first row of a new journal, with `more`."""
         config, epoch = wiring.config_until_tape_end(), self._record.facts["epoch"]
         core = TradingCore(config, wiring.instrument, epoch, signal_engine_of(config, wiring.instrument, self._dir))
         self._record.update(begun=not self._is_new)
@@ -342,7 +356,9 @@ class Engine:
             remains.unlink()
         self._journal = self.journal_type.create(self._dir / JOURNAL, self._id)
         self._journal.on_commit = self._on_commit
-        start = start_row(config, wiring.instrument, epoch, **self._facts(), checks=[check.plain() for check in checks])
+        facts = session_facts(self._config, self._record.facts.get("rule_sha256", "")) | dict(more or {})
+        facts["checks"] = [check.plain() for check in checks]
+        start = start_row(config, wiring.instrument, epoch, **facts)
         self._journal.append("Start", wiring.clock(), start)
         self._journal.commit()
         self._record.update(begun=True)
@@ -381,17 +397,9 @@ class Engine:
         assert self._system is not None
         if self._system.core.account is not None:
             return False
-        self._resumed_from = self._ledger.record.resumed_from if self._ledger and self._ledger.record else None
+        self._resumed_from = started_from(self._ledger)
         self._resume_account(self._system, wiring)
         return True
-
-    def _facts(self) -> dict[str, Any]:
-        return {
-            "mode": self._config.session.mode,
-            "parameters": self._config.parameters(),
-            "rule_sha256": self._record.facts.get("rule_sha256", ""),
-            **versions(),
-        }
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
@@ -462,19 +470,9 @@ class Engine:
     # --- status and commands ---------------------------------------------------------------------------------------
 
     def _status(self) -> dict[str, Any]:
-        state = self._record.facts["state"]
-        if state == "running" and self._system is not None and self._system.core.finished:
-            state = ENDING
-        status: dict[str, Any] = {"state": state, "mode": self._config.session.mode}
-        if self._system is not None:
-            status |= self._system.status(self._tape_trades)
-        if self._alarms.sounding:
-            status["alarms"] = "; ".join(self._alarms.sounding)
-        if self._loading is not None:
-            status |= {"loading": str(self._loading), "progress": self._loading.part}
-        if self._journal is not None:
-            status |= {"rows": self._journal.seq, "head": self._journal.head}
-        return status
+        status = {"state": self._record.facts["state"], "mode": self._config.session.mode}
+        sounding, trades = self._alarms.sounding, self._tape_trades
+        return status | engine_status(status["state"], self._system, trades, sounding, self._loading, self._journal)
 
     def _command(self, action: Any, reason: str, final: bool) -> None:
         """Take an operator command: it is on the disk before it is answered, also while the engine starts."""

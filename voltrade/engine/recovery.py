@@ -27,11 +27,15 @@ WARM_UP_KINDS = frozenset({"Start", "BarResumePoint", "Trades", "Bar", CHECKPOIN
 LOST = "JOURNAL_LOST"
 """Begins the reason of a caretaker whose journal has lost rows."""
 
+LOST_BEFORE = "lost"
+"""Field of a journal's first row: why the run's journal before it can't be read."""
+
 
 def identity_of(run_dir: Path, record: Mapping[str, Any], new_id: Callable[[], str]) -> tuple[str, bool]:
     """Return the id of a run, and whether it is new.
 
-    A run that was killed while it loaded earlier trades has sent nothing, and starts from the beginning.
+    A run that was killed while it loaded earlier trades has sent nothing, and starts from the beginning; but one that
+    has lost its journal may have sent orders, and is never new again.
 
     Args:
         run_dir: Folder of the run.
@@ -44,10 +48,30 @@ def identity_of(run_dir: Path, record: Mapping[str, Any], new_id: Callable[[], s
     try:
         refuse_missing(path)
         found = journal.identity_of(path)
-        return found, all(row.kind in WARM_UP_KINDS for row in journal.read(path))
+        return found, not lost_before(path) and all(row.kind in WARM_UP_KINDS for row in journal.read(path))
     except DamagedJournal as error:
         log.warning("%s", error)
         return known or new_id(), False
+
+
+def lost_before(path: Path) -> str:
+    """Return why a journal was begun in place of one that was lost; empty where it is the run's first.
+
+    Raises:
+        DamagedJournal: It has no row.
+    """
+    first = next(journal.read(path), None)
+    if first is None:
+        raise DamagedJournal(f"{path}: must have a row, since the run has begun")
+    return str(first.fact.get(LOST_BEFORE, "")) if first.kind == "Start" else ""
+
+
+def caretaker_of(path: Path) -> str:
+    """Return the reason of the caretaker that goes on from a journal; empty where none must, or where its rows know."""
+    why = lost_before(path)
+    # By the bytes, since rows long before a checkpoint need not be readable.
+    is_known = why and any(b'"action":"caretake"' in row.body for row in journal.read(path, kind="Operator"))
+    return f"{LOST}: {why}" if why and not is_known else ""
 
 
 def instrument_of(path: Path) -> Instrument | None:

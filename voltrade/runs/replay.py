@@ -76,6 +76,12 @@ def start_row(config: Config, instrument: Instrument, epoch: str, **more: Any) -
     }
 
 
+def session_facts(config: Config, rule_sha256: str) -> dict[str, Any]:
+    """Return what the first row of a session's journal has besides: mode, parameters, rule and versions."""
+    session = {"mode": config.session.mode, "parameters": config.parameters(), "rule_sha256": rule_sha256}
+    return {**session, **versions()}
+
+
 def versions() -> dict[str, Any]:
     """Return the versions of Python and of the packages that a session depends on, for the first row."""
     return {"python": platform.python_version(), "versions": {name: version(name) for name in LIBRARIES}}

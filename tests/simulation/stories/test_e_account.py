@@ -174,6 +174,27 @@ def test_e5_a_journal_that_is_gone_leaves_the_position_to_a_caretaker(what: str)
     assert any(text.startswith("CARETAKER: JOURNAL_LOST") for text in claims.alerts(evidence))
 
 
+@pytest.mark.parametrize("killed", ["before", "after"])
+def test_e5_a_caretaker_that_is_killed_as_it_begins_a_new_journal_is_followed_by_another(killed: str) -> None:
+    """Killed in position, the journal deleted; and killed again around the first commit of the new journal."""
+    again = at(10.6, "kill_at", what=f"write {killed} commit")
+    evidence = story(at(10, "kill"), at(10.5, "remove", what="runs/run/journal.db"), again, duration_s=30.0)
+    assert [life.how for life in evidence.lives] == ["killed", "killed", "ended"]
+    assert claims.is_left_in_order(evidence)
+    assert claims.entries(evidence, evidence.lives[1].begin) == []
+    assert any(text.startswith("CARETAKER: JOURNAL_LOST") for text in claims.alerts(evidence))
+
+
+def test_e5_a_lost_journal_of_a_run_that_counts_in_finer_units_is_begun_anew_in_them() -> None:
+    """Tick and step grow while a position waits for the next run, which adopts it, is killed, and loses its journal."""
+    coarser = at(10, "filters", with_={**SYMBOL, "step_multiple": 7, "tick_multiple": 70})
+    second = at(15, "run", name="b", duration_s=20.0, on_duration_end="flatten")
+    lost = at(20, "kill"), at(20.5, "remove", what="runs/b/journal.db")
+    evidence = story(coarser, second, *lost, duration_s=8.0, on_duration_end="protect")
+    assert [life.how for life in evidence.lives] == ["ended", "killed", "ended"]
+    assert claims.is_left_in_order(evidence)
+
+
 def test_e5_an_older_copy_that_is_put_back_enters_nothing() -> None:
     """The journal of before the entry takes the place of the one that a killed engine has left."""
     copied = at(0.4, "copy", what="runs/run/journal.db", to="older"), at(0.4, "copy", what=LOG, to="older-wal")

@@ -22,7 +22,7 @@ def asked_after_return(evidence: Evidence) -> list[Request]:
 
 
 def test_a_restarted_engine_protects_as_soon_as_the_account_has_answered() -> None:
-    """A packet takes 1.1 s: one question and its answer, then the stop, which waits neither for streams nor for filters."""
+    """A packet takes 1.1 s: one question and its answer, then the stop, which waits for nothing else."""
     evidence = story(KILLED, at(1.0, "slow", 30.0, by_s=SLOW_S))
     asked = asked_after_return(evidence)
     [stop, *_] = [each for each in asked if each.method == "POST" and each.path.endswith("/algoOrder")]
