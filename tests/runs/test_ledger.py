@@ -464,6 +464,26 @@ def test_files_that_cannot_be_kept_end_no_engine(tmp_path: Path, monkeypatch: py
     ledger.close()
 
 
+def test_the_owner_goes_on_though_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault case F1: the ledger names it already. Any other run, and its own saved state, must be written."""
+    ledger, run = open_one(tmp_path / "accounts"), a_run(tmp_path / "runs/run", "id")
+    ledger.begin("id", run, None)
+
+    def full(*given: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as change:
+        change.setattr("voltrade.runs.ledger.write_record", full)
+        ledger.begin("id", run, None)
+        with pytest.raises(OSError, match="No space left"):
+            ledger.begin("another", run, None)
+    ledger.save_final_state("aa", {})
+    ledger.begin("id", run, None)
+    assert ledger.record is not None
+    assert ledger.record.final_state is None
+    ledger.close()
+
+
 def test_an_older_ledger_that_was_put_back_is_refused(tmp_path: Path) -> None:
     """The refusals advise to move the ledger away; a copy of before the last run knows nothing of its limits."""
     accounts = tmp_path / "accounts"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextvars
+import errno
+import os
 import random
 import re
 import shutil
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from voltrade.journal import Journal
+from voltrade.runs.run_file import Record
 
 KEPT = ("runs", "state")
 """Folders below the session's root that survive a death."""
@@ -146,6 +149,15 @@ class SimulatedJournal(Journal):
         DISK.get().on_write("before commit")
         super().commit()
         DISK.get().on_write("after commit")
+
+
+class SimulatedRecord(Record):
+    """A run's record, on a disk that is full when it is told to be."""
+
+    def _write(self) -> None:
+        if DISK.get().is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super()._write()
 
 
 def commits(log: bytes) -> list[int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from simulation.clock import Process, VirtualLoop
-from simulation.disk import SimulatedJournal
+from simulation.disk import SimulatedJournal, SimulatedRecord
 from simulation.wire import SimulatedExchange
 from voltrade.config import Config
 from voltrade.engine.clocks import WallClock
@@ -55,6 +55,7 @@ class SimulatedEngine(Engine):
     """The engine, reached by the simulated network, without what belongs to a process: signals, a socket, frames."""
 
     journal_type = SimulatedJournal
+    record_type = SimulatedRecord
 
     def __init__(self, run_dir: Path, reach: Callable[[Config], Any], caretaker: str = "") -> None:
         super().__init__(run_dir)
@@ -68,7 +69,7 @@ class SimulatedEngine(Engine):
             held.callback(self._close)
             self._lock_account(wiring)
             self._control = self._make_control()
-            self._record.update(account=wiring.fingerprint)
+            self._record.note(account=wiring.fingerprint)
             await self._trade(wiring, self._control)
 
     def _new_id(self) -> str:

@@ -66,6 +66,7 @@ class Engine:
     """One session: its exchange, journal, ledger and trading core."""
 
     journal_type: ClassVar[type[Journal]] = Journal
+    record_type: ClassVar[type[Record]] = Record
 
     def __init__(self, run_dir: Path, heartbeat: Heartbeat | None = None) -> None:
         """Read the run's settings.
@@ -79,7 +80,7 @@ class Engine:
             SessionError: The folder has no `run.json` that can be read.
         """
         self._dir = run_dir
-        self._record = Record(run_dir)
+        self._record = self.record_type(run_dir)
         rule_sha256 = self._record.facts.get("rule_sha256", "")
         self._config = read_parameters(self._record.facts["parameters"], run=run_dir, sha256=rule_sha256)
         begun = run_dir / JOURNAL if self._record.facts.get("begun") else None
@@ -134,8 +135,8 @@ class Engine:
             socket = await control.listen(self._dir)
             venue = wiring.venue.rest if wiring.venue else ""
             guardian = str((self._dir / LOCK).resolve()) if self._heartbeat.is_guarded else ""
-            self._record.update(pid=os.getpid(), socket=str(socket), venue=venue, guardian=guardian)
-            self._record.update(account=wiring.fingerprint, account_name=wiring.account)
+            self._record.note(pid=os.getpid(), socket=str(socket), venue=venue, guardian=guardian)
+            self._record.note(account=wiring.fingerprint, account_name=wiring.account)
             try:
                 await self._trade(wiring, control)
             except Exception as error:  # the session's own venue goes on for the engine that takes this one's place
@@ -143,7 +144,7 @@ class Engine:
                 raise
 
     def _make_control(self) -> Control:
-        released = partial(self._record.update, released=True)  # no later engine waits for the notebook
+        released = partial(self._record.note, released=True)  # no later engine waits for the notebook
         status, command, wait = self._status, self._command, self._commands.wait
         return Control(self._config, status, command, self._id, released, wait)
 
@@ -302,7 +303,7 @@ class Engine:
     def _on_running(self, held: AsyncExitStack, control: Control) -> None:
         """Write to `run.json` that the session runs, and watch for its notebook."""
         self._heartbeat.is_busy = False
-        self._record.update(state="running", started=utc_now(), error="")
+        self._record.note(state="running", started=utc_now(), error="")
         if control.was_leased:
             control.check_lease()  # the notebook may have ended while earlier trades were loaded
         watch = asyncio.create_task(await_notebook(control, self._record, is_restarted=not self._is_new))
@@ -321,7 +322,7 @@ class Engine:
         checks += await check_demo_check(wiring, os.environ) if is_new else []
         checks += ledger_checks(self._ledger, self._resumed_from, is_new, wiring)
         checks.append(notifications(self.notifier))
-        self._record.update(checks=[check.plain() for check in checks])
+        self._record.note(checks=[check.plain() for check in checks])
         if is_new and (why := refused(checks)):
             if not has_position(checks):
                 raise SessionError(why)
@@ -442,13 +443,11 @@ class Engine:
         self._heartbeat.report(error)
         if self._is_started_again(error):
             self.notifier.post(Message(f"CRASHED: {error}; the engine is started again", Urgency.FAILURE))
-            self._record.update(error=str(error))
+            self._record.note(error=str(error))
             return
         self.notifier.post(Message(f"FAILED: {error}", Urgency.FAILURE))
         self._note_notebook()
-        self._record.update(
-            state="failed", end_reason="ERROR", error=str(error), **self._journal_end(), ended=utc_now()
-        )
+        self._record.note(state="failed", end_reason="ERROR", error=str(error), **self._journal_end(), ended=utc_now())
 
     def _journal_end(self) -> dict[str, Any]:
         """Return row count and head hash of the journal for `run.json`; empty if it was not opened."""

@@ -92,17 +92,20 @@ class Ledger:
     def begin(self, run: str, folder: Path, resumed_from: FinalState | None) -> None:
         """Note that a run owns the account from now on; the next run continues from its journal.
 
+        For the run that owns it already, nothing is written, so that a full disk does not keep it from its position.
+
         Args:
             run: Id of the run.
             folder: Folder of the run.
             resumed_from: The state that it starts from.
         """
+        self._lock.keep()
         where, previous = str(folder.resolve()), self._position.read().run
-        self._write(
-            LedgerRecord(
-                *(VERSION, self._account, self._mode, run, where), resumed_from=resumed_from, previous_run=previous
-            )
+        fresh = LedgerRecord(
+            *(VERSION, self._account, self._mode, run, where), resumed_from=resumed_from, previous_run=previous
         )
+        if self.record is None or replace(self.record, previous_run=previous) != fresh:
+            self._write(fresh)
 
     def save_final_state(self, head: str, state: dict[str, Any] | None) -> None:
         """Save the owner's last state for the next run; without a state, keep the one that the owner started from.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import socket
 from collections.abc import Collection, Mapping
@@ -24,6 +25,8 @@ from voltrade import journal
 from voltrade.config import Config
 from voltrade.errors import DamagedJournal, JournalError, SessionError
 from voltrade.strategy.rule_file import was_edited
+
+log = logging.getLogger(__name__)
 
 RECORD, JOURNAL = "run.json", "journal.db"
 """Files in a run's folder."""
@@ -141,8 +144,22 @@ class Record:
         self.facts = restored(folder)
 
     def update(self, **facts: Any) -> None:
-        """Change values and write the record."""
+        """Change values and write the record.
+
+        Raises:
+            OSError: It can't be written; the next update writes these values too.
+        """
         self.facts.update(facts)
+        self._write()
+
+    def note(self, **facts: Any) -> None:
+        """Do as `update`, but only log what prevents it: a full disk ends no engine that has a position."""
+        try:
+            self.update(**facts)
+        except OSError as error:
+            log.warning("%s: %s can't be noted: %s", self._folder / RECORD, ", ".join(facts), error)
+
+    def _write(self) -> None:
         write(self._folder, self.facts)
 
 

@@ -19,7 +19,7 @@ import pytest
 from simulation.evidence import Evidence
 from simulation.scenario import at
 from simulation.stories import claims
-from simulation.stories.plots import EXIT, refusal, story
+from simulation.stories.plots import EXIT, SYMBOL, refusal, story
 
 
 def failures(evidence: Evidence) -> list[str]:
@@ -35,6 +35,15 @@ def test_f1_a_full_disk_ends_new_risk_and_not_the_engine(full_s: float) -> None:
     evidence = story(at(full_s, "disk_full", 20))
     assert failures(evidence) == []
     assert claims.alerts(evidence)
+    assert claims.is_left_in_order(evidence)
+
+
+def test_f1_an_engine_that_comes_back_to_a_full_disk_looks_after_its_position() -> None:
+    """Killed in position while the disk is full for 20 s; the stop is cancelled before it comes back."""
+    evidence = story(at(10, "disk_full", 20), at(11, "kill"), at(11.2, "cancel_stops", with_=SYMBOL))
+    assert [life.how for life in evidence.lives] == ["killed", "ended"]
+    back = evidence.lives[1].begin
+    assert [(begin, end) for begin, end in claims.uncovered(evidence) if end > back + 5_000] == []
     assert claims.is_left_in_order(evidence)
 
 
