@@ -64,11 +64,26 @@ def test_a_search_counts_for_those_whose_time_it_shares(market: str, days: tuple
     assert keep("settings", JUNE, ["ema_fast"], ["b"], 1.0, luck()).trials == 1 + counts
 
 
-def test_walk_forwards_count_among_themselves() -> None:
+@pytest.mark.parametrize(
+    ("grid", "trials"),
+    [
+        (["b"], 3),  # the best of a search, walked forward alone
+        (["b", "c"], 3),
+        (["a", "b"], 1),  # each training chooses from all that was tried
+        (["a", "b", "c"], 1),
+        (["x"], 3),
+    ],
+)
+def test_a_search_counts_for_a_walk_forward_that_does_not_choose_from_it_again(grid: list[str], trials: int) -> None:
     keep("settings", JUNE, ["ema_fast"], ["a", "b"], 1.0, luck())
-    assert keep("walk-forward", JUNE, ["ema_fast"], ["w"], 1.0, luck(1)).trials == 1
-    assert keep("walk-forward", JUNE, ["ema_slow"], ["x"], 1.0, luck(1)).trials == 2
-    assert keep("settings", JUNE, ["ema_fast"], ["c"], 1.0, luck()).trials == 3
+    found = keep("walk-forward", JUNE, ["ema_fast"], ["w"], 1.0, luck(1), chosen_from=grid)
+    assert found.trials == trials
+
+
+def test_walk_forwards_count_for_what_is_tried_later() -> None:
+    keep("walk-forward", JUNE, ["ema_fast"], ["w"], 1.0, luck(1), chosen_from=["a"])
+    assert keep("walk-forward", JUNE, ["ema_slow"], ["x"], 1.0, luck(1), chosen_from=["b"]).trials == 2
+    assert keep("settings", JUNE, ["ema_fast"], ["a"], 1.0, luck()).trials == 3
 
 
 def test_forgotten_searches_count_no_more(state_home: Path) -> None:

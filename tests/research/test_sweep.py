@@ -526,6 +526,24 @@ def test_the_best_of_many_coin_flips_is_no_evidence() -> None:
     assert all(search.assessment.startswith("No evidence") for search in searches if search not in evidence)
 
 
+def test_a_walk_forward_does_not_launder_a_search() -> None:
+    """The best of 40 coin flips, walked forward over the time that it was chosen on, was chosen there."""
+    research, flips = Research(walk(3)), range(40)
+    best = sweep(research, FAIR, {"flip_seed": flips}, rule=CoinFlip, progress=False).config().signals
+    assert isinstance(best, FlipSettings)
+    alone = walk_forward(research, FAIR, {"flip_seed": [best.flip_seed]}, folds=3, rule=CoinFlip, progress=False)
+    assert alone.judgement.trials == 41
+    assert "what was chosen in 3 folds, 41 with those tried before on this tape," in alone.assessment
+    assert not alone.judgement.is_evidence
+    alone.searches.forget()
+    assert (
+        walk_forward(
+            research, FAIR, {"flip_seed": [best.flip_seed]}, folds=3, rule=CoinFlip, progress=False
+        ).judgement.chance
+        < alone.judgement.chance / 4
+    )
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_an_edge_that_is_there_is_evidence(seed: int) -> None:
     """Prices that trend for hours, up or down, and a rule that follows averages."""

@@ -1,8 +1,9 @@
 """The ledger of searches: trials on one tape add up, however many sweeps and notebooks they were tried in.
 
 Each search leaves a small file in the state folder: which settings it tried, and what the luckiest of them would show
-by luck alone in each resample. A later search is judged together with those that traded at least half of its time. The
-same settings count once. Walk-forwards, whose tests choose nothing, count among themselves only.
+by luck alone in each resample. A later search is judged together with those that traded at least half of its time,
+whatever their kind. The same settings count once. What a walk-forward chooses from in its training is the only
+exception: a search of nothing else has decided nothing that the walk-forward does not decide again before each test.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -26,6 +27,7 @@ from voltrade.errors import VoltradeError
 from voltrade.folders import state_home
 from voltrade.report.bootstrap import RESAMPLES, Luckiest
 from voltrade.signal_engine import SignalEngine
+from voltrade.strategy.code_hash import code_hash
 from voltrade.strategy.rule_file import RuleAsLoaded
 
 VERSION = 1
@@ -84,6 +86,10 @@ class Search:
         """Name of its file: a search that is made again replaces itself."""
         text = f"{self.kind} {self.traded} {sorted(self.settings)}"
         return f"{sha256(text.encode()).hexdigest()[:16]}.json"
+
+    def tried_only(self, settings: Collection[str]) -> bool:
+        """Whether it is a search of some of these settings and no others."""
+        return self.kind == "settings" and set(self.settings) <= set(settings)
 
     def written(self) -> bytes:
         maxima = np.round(self.luckiest.maxima, DIGITS).tolist()
@@ -154,17 +160,41 @@ class Searches:
 
 
 def settings_hash(config: Config, rule: type[SignalEngine] | None = None) -> str:
-    """Return a hash of what is traded: settings without those of the session, rule, and the rule's file."""
-    file = RuleAsLoaded.of(rule) if rule else None
+    """Return a hash of what is traded: settings without those of the session, and the rule's file or else its code."""
+    return _settings_hash(config, _rule_hash(rule or SignalEngine))
+
+
+def settings_hashes(configs: Iterable[Config], rules: Mapping[str, type[SignalEngine]]) -> list[str]:
+    """Return the hash of each of the settings of a search, with its rules by their names in the settings."""
+    does = {name: _rule_hash(rule) for name, rule in rules.items()}  # reading code takes a millisecond
+    return [_settings_hash(config, does[config.session.rule]) for config in configs]
+
+
+def _settings_hash(config: Config, does: str) -> str:
     session = (config.session.rule, config.session.duration_s, str(config.session.on_duration_end))
-    text = f"{config.model_dump_json(exclude={'session'})} {session} {file.sha256 if file else rule}"
+    text = f"{config.model_dump_json(exclude={'session'})} {session} {does}"
     return sha256(text.encode()).hexdigest()[:16]
 
 
+def _rule_hash(rule: type[SignalEngine]) -> str:
+    file = RuleAsLoaded.of(rule)
+    return file.sha256 if file else code_hash(rule)
+
+
 def keep(
-    kind: Kind, traded: TradedTime, what: Iterable[str], settings: Iterable[str], sharpe: float, luckiest: Luckiest
+    kind: Kind,
+    traded: TradedTime,
+    what: Iterable[str],
+    settings: Iterable[str],
+    sharpe: float,
+    luckiest: Luckiest,
+    chosen_from: Collection[str] = (),
 ) -> Searches:
-    """Write a search to the ledger and return it with those that count for it."""
+    """Write a search to the ledger and return it with those that count for it.
+
+    Args:
+        chosen_from: what a walk-forward chooses from in its training.
+    """
     made = datetime.now(UTC).isoformat(timespec="seconds")
     search = Search(kind, traded, ", ".join(what), tuple(dict.fromkeys(settings)), sharpe, luckiest, made)
     try:
@@ -177,8 +207,8 @@ def keep(
     except (OSError, VoltradeError) as error:
         warnings.warn(f"trials of this search will not add up with others: {error}", SearchesWarning, stacklevel=3)
         others = []
-    counting = [each for each in others if each.kind == kind and each.traded.share_of(traded) >= LEAST_SHARED]
-    return Searches(search, counting)
+    on_this_time = (each for each in others if each.traded.share_of(traded) >= LEAST_SHARED)
+    return Searches(search, [each for each in on_this_time if not each.tried_only(chosen_from)])
 
 
 def forget(market: str) -> int:

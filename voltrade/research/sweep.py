@@ -33,7 +33,7 @@ from voltrade.report.sweep_charts import heat_map, luck_chart
 from voltrade.research.backtest import Backtest, backtest
 from voltrade.research.prepared_tape import Research
 from voltrade.research.rests_on import extrapolated_text, made_from, marked, rests_on
-from voltrade.research.searches import Searches, TradedTime, keep, settings_hash
+from voltrade.research.searches import Searches, TradedTime, keep, settings_hashes
 from voltrade.research.trial_executor import trade_all
 from voltrade.research.trial_worker import Job, TrialResult
 from voltrade.research.trials import FIGURES, Choices, Trials, trials_of
@@ -117,7 +117,7 @@ class Sweep:
         """Write this search to the ledger; return it with those that count for it."""
         (time_range,) = self._job.time_ranges
         traded = TradedTime.of(self._research.tape, *self._research.times(*time_range))
-        tried = [settings_hash(config, self._rules[config.session.rule]) for config in self._configs]
+        tried = settings_hashes(self._configs, self._rules)
         sharpe = self.returns[self.best].annual_sharpe
         return keep("settings", traded, self.parameters, tried, sharpe, self._luck.luckiest)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
@@ -19,14 +19,14 @@ from voltrade.data.coverage import Coverage
 from voltrade.data.tape import Tape
 from voltrade.model import HOUR_MS, Int64s
 from voltrade.report import performance
-from voltrade.report.bootstrap import luck_of
+from voltrade.report.bootstrap import Luckiest, luck_of
 from voltrade.report.html import warning_html
 from voltrade.report.judgement import Judgement, columns_of, judge
 from voltrade.report.performance import Returns
 from voltrade.report.sweep_charts import walk_forward_chart
 from voltrade.research.prepared_tape import Research
 from voltrade.research.rests_on import extrapolated_text, made_from, marked, rests_on
-from voltrade.research.searches import Searches, TradedTime, keep, settings_hash
+from voltrade.research.searches import Searches, TradedTime, keep, settings_hashes
 from voltrade.research.splits import Scheme, Split, splits_by
 from voltrade.research.sweep import NUMBER_FORMAT, SHOWN
 from voltrade.research.trial_executor import trade_all
@@ -45,9 +45,9 @@ class WalkForward:
             whole capital and all limits, so losses of several tests together can exceed a limit.
         trials: number of trials in each fold.
         coverage: what the tape has and lacks; `missing` in the frame is the largest missing part of each test.
-        judgement: of all tests together. They are one trial, since no test was used to choose; other walk-forwards on
-            the same tape are further ones.
-        searches: this walk-forward and those.
+        judgement: of all tests together. They are one trial, since no test was used to choose. What was tried before
+            in the time of the tests adds to it, unless it was only settings that each training chose from again.
+        searches: this walk-forward and those that add to it.
     """
 
     def __init__(
@@ -148,9 +148,10 @@ def walk_forward(
     columns = ["begin", "end", *grid, *TRAINING, *FIGURES, "extrapolated", "halted", "missing"]
     frame = pd.DataFrame(rows, columns=columns)
     traded = TradedTime.of(research.tape, *research.times(splits[0].test[0]))
-    hashes = [settings_hash(each, settings.rules[each.session.rule]) for each in settings.configs]
+    hashes = settings_hashes(settings.configs, settings.rules)
     how = f"{scheme} {folds} {purge_s} {embargo_s} {hashes}"
-    judged = _judged(tested, folds, period_ms, traded, grid, sha256(how.encode()).hexdigest()[:16])
+    searches = partial(keep, "walk-forward", traded, grid, [sha256(how.encode()).hexdigest()[:16]], chosen_from=hashes)
+    judged = _judged(tested, folds, period_ms, searches)
     coverage = research.coverage(config.session.begin_s)
     judged = replace(judged[0], warning=coverage.warning), judged[1]
     most = float(frame["extrapolated"].fillna(0.0).max())
@@ -200,14 +201,14 @@ def _fold_figures(results: Mapping[TimeRange, TrialResult], split: Split, sharpe
 
 
 def _judged(
-    tested: Sequence[TrialResult], folds: int, period_ms: int, traded: TradedTime, what: Iterable[str], settings: str
+    tested: Sequence[TrialResult], folds: int, period_ms: int, keep_search: Callable[[float, Luckiest], Searches]
 ) -> tuple[Judgement, Searches]:
     """Judge the tests of all folds together, and keep them in the ledger of searches as one trial."""
     returns = _joined([result.returns for result in tested], period_ms)
     trips = sum(result.figures.round_trips for result in tested)
     chosen_in = f"{folds} folds" if len(tested) == folds else f"{len(tested)} of {folds} folds"
     luck = luck_of(columns_of([returns], returns))
-    searches = keep("walk-forward", traded, what, [settings], returns.annual_sharpe, luck.luckiest)
+    searches = keep_search(returns.annual_sharpe, luck.luckiest)
     others = [search.luckiest for search in searches.others]
     named = f"what was chosen in {chosen_in}"
     return judge([returns], trips, tried=named, luck=luck, others=others, in_all=searches.trials), searches
