@@ -836,7 +836,7 @@ def test_h7_verify_names_the_days_that_lack(
     capsys.readouterr()
     assert data(server, "verify") == 1
     said = capsys.readouterr().out
-    assert f"missing_day: 2026-01-30 to 2026-01-30: nothing is stored, and {count:,} ids are missing" in said
+    assert f"missing_day: 2026-01-30: nothing is stored, and {count:,} ids are missing" in said
 
 
 # --- politeness -------------------------------------------------------------------------------------------------------

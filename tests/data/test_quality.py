@@ -20,13 +20,16 @@ from hypothesis import strategies as st
 from support.builders import an_instrument
 from support.history import HEADERS, History, checksum, some_trades, zipped
 
+from voltrade.bars import VolumeBarAggregator
+from voltrade.config import BarSettings
 from voltrade.data import commands, trade_files
 from voltrade.data.archive_files import ArchiveFile, checksum_path
+from voltrade.data.coverage import Coverage
 from voltrade.data.faults import DEFAULT_POLICIES, FAULTS, TAPE_POLICIES, Policy, policies
 from voltrade.data.kinds import FUNDING, MARKS, TRADES, Kind, start_of
 from voltrade.data.store import Store
 from voltrade.data.stored_day import Metadata
-from voltrade.data.tape import load_trades
+from voltrade.data.tape import load_trades, stored_trades
 from voltrade.data.trade_checks import inspect, inspect_trades
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import DAY_MS, Trades
@@ -323,6 +326,9 @@ def test_verify_of_sound_files_says_so(tmp_path: Path, store: Store, capsys: pyt
         (MARKS, "1m-2026-01-05", edited(7, open="x"), "bad_value in 1 row (7): open must be a multiple of 0.00000001"),
         (MARKS, "1m-2026-01-05", edited(7, volume="123.456"), "bad_value in 1 row (7): volume must be 0, was 123.456"),
         (MARKS, "1m-2026-01-05", swapped, "unsorted in 1 row (100): time must ascend from row to row"),
+        (MARKS, "1m-2026-01-05", lambda lines: lines.__delitem__(slice(2, None)), "id_gap: 1439 rows are missing, at"),
+        (MARKS, "1m-2026-01-05", lambda lines: lines.__delitem__(slice(1, 301)), "id_gap: 300 rows are missing, at"),
+        (MARKS, "1m-2026-01", lambda _: None, "id_gap: 43200 rows are missing, at the begin or end"),
         (MARKS, "1m-2026-01-06", lambda _: None, "wrong_day in 1440 rows (2-1441)"),
         (FUNDING, "fundingRate-2026-01-05", hourly, "id_gap in 2 rows (3-4): 21 rows are missing"),
         (FUNDING, "fundingRate-2026-01-05", lambda lines: lines.pop(2), "id_gap in 1 row (3): 1 rows are missing"),
@@ -369,6 +375,74 @@ def test_verify_looks_at_all_that_is_stored(store: Store, capsys: pytest.Capture
     assert "unreadable: trades/BTCUSDT/2026-01-06.parquet: can't be read" in capsys.readouterr().out
 
 
+def test_a_fragment_of_a_day_of_marks_is_told_by_import_and_of_the_store_too(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, "BTCUSDT-1m-2026-01-05.zip", lines_of(MARKS)[:601])
+    commands.main(["import", "BTCUSDT", str(path)])
+    assert "id_gap: 840 rows are missing, at the begin or end [flag]" in capsys.readouterr().out
+    assert verify() == 1
+    assert "id_gap: 840 rows are missing, at the begin or end [flag]" in capsys.readouterr().out
+    monkeypatch.setattr(commands, "_now", lambda: start_of(DAY) + 601 * 60_000)
+    assert verify() == 0, "the day isn't over"
+
+
+@pytest.mark.parametrize(("factor", "distance"), [(Decimal("0.000000005"), "100.0%"), (Decimal(10), "899.8%")])
+def test_mark_prices_far_from_the_day_s_trades_are_refused(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], factor: Decimal, distance: str
+) -> None:
+    """Klines of a premium index, or of another symbol, where trades of the day are stored."""
+    lines = lines_of(MARKS)
+    for column in ("open", "high", "low", "close"):
+        of_all(column, lambda price: f"{Decimal(price) * factor:.8f}")(lines)
+    path = written(tmp_path, "BTCUSDT-1m-2026-01-05.zip", lines)
+    assert commands.main(["import", "BTCUSDT", str(path), "--store", str(tmp_path / "without trades")]) == 0
+    store.add_trades(TRADED, Metadata.of(INSTRUMENT, "made", begins=True, ends=True))
+    capsys.readouterr()
+    assert commands.main(["import", "BTCUSDT", str(path)]) == 1
+    said = f"other_prices: mark prices must be near the last trades, in the median they are off on {DAY} ({distance})"
+    assert said in capsys.readouterr().out
+    assert store.days(MARKS, "BTCUSDT") == []
+    assert commands.main(["import", "BTCUSDT", str(path), "--policy", "other_prices=flag"]) == 0
+    capsys.readouterr()
+    assert verify() == 1
+    assert said in capsys.readouterr().out
+
+
+def test_days_without_a_file_are_named_in_any_order_of_the_files(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trades = some_trades("BTCUSDT", DAY, days=5, a_day=50)
+    paths = []
+    for number in (4, 0, 2):
+        day = DAY + timedelta(number)
+        lines = [HEADERS[TRADES], *History(trades, now=0).lines(TRADES, day, day)]
+        paths.append(str(written(tmp_path, f"BTCUSDT-aggTrades-{day}.zip", lines)))
+    written(tmp_path, "BTCUSDT-1m-2026-01-05.zip", lines_of(MARKS))
+    assert verify(*paths) == 1
+    said = capsys.readouterr().out
+    lost = int(np.searchsorted(trades.time, start_of(DAY + timedelta(2)))) - int(
+        np.searchsorted(trades.time, start_of(DAY + timedelta(1)))
+    )
+    assert f"missing_day: 2026-01-06: there is no file, and {lost:,} ids are missing" in said
+    assert "missing_day: 2026-01-08: there is no file, and" in said
+    assert verify(paths[1], str(tmp_path / "BTCUSDT-1m-2026-01-05.zip")) == 0
+
+
+def test_days_that_a_month_s_file_lacks_are_named(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trades = some_trades("BTCUSDT", DAY, days=3, a_day=50)
+    lines = [line for day in (DAY, DAY + timedelta(2)) for line in History(trades, now=0).lines(TRADES, day, day)]
+    path = written(tmp_path, "BTCUSDT-aggTrades-2026-01.zip", [HEADERS[TRADES], *lines])
+    assert verify(str(path)) == 1
+    said = "missing_day: 2026-01-01 to 2026-01-04, 2026-01-06, 2026-01-08 to 2026-01-31: the file has no row"
+    assert said in capsys.readouterr().out
+    commands.main(["import", "BTCUSDT", str(path)])
+    assert said in capsys.readouterr().out
+    assert load_trades(path, INSTRUMENT).trades.id.tolist(), "it is a tape all the same"
+
+
 def test_days_of_raw_trades_are_not_said_to_lack_what_was_joined(
     tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -384,7 +458,36 @@ def test_days_of_raw_trades_are_not_said_to_lack_what_was_joined(
     assert "400 rows, raw trades joined to 200 aggTrades: ok" in capsys.readouterr().out
     verify()
     said = capsys.readouterr().out
-    assert "200 rows are missing after the day before, or fewer: ids of joined raw trades begin anew" in said
+    assert "nothing says how many rows are missing after the day before: 200 at most; ids of joined raw trades" in said
+    tape = stored_trades("store:BTCUSDT:2026-01-05:2026-01-06", shipped_instrument("BTCUSDT"), store)
+    assert tape.trades.id.tolist() == list(range(1, 401))
+    assert (tape.report.ids_missing, Coverage.of(tape).ids_missing, Coverage.of(tape).warning) == (0, 0, "")
+    assert "not known to be whole: 2026-01-05 (begin and end)" in Coverage.of(tape).gaps_text
+    settings = BarSettings(threshold=Decimal(1))
+    assert not VolumeBarAggregator(settings, shipped_instrument("BTCUSDT")).process(tape.trades)["tainted"].any()
+
+
+def test_a_gap_within_a_day_of_raw_trades_stays_a_gap(tmp_path: Path, store: Store) -> None:
+    """Three ids lack in each day; how many lack between the days, nothing says."""
+    for day in range(2):
+        path, begin = tmp_path / f"BTCUSDT-trades-2026-01-0{5 + day}.csv", start_of(DAY + timedelta(day))
+        rows = [f"{1 + 20 * day + n + 3 * (n > 3)},100,1,100,{begin + n * 1_000},true" for n in range(6)]
+        path.write_text("\n".join(["id,price,qty,quote_qty,time,is_buyer_maker", *rows]) + "\n")
+        assert commands.main(["import", "BTCUSDT", str(path)]) == 0
+    tape = stored_trades("store:BTCUSDT:2026-01-05:2026-01-06", shipped_instrument("BTCUSDT"), store)
+    assert tape.trades.id.tolist() == [1, 2, 3, 4, 8, 9, 10, 11, 12, 13, 17, 18]
+    assert (Coverage.of(tape).ids_missing, Coverage.of(tape).id_gaps) == (6, 2)
+
+
+def test_a_day_of_aggtrades_after_one_of_raw_trades_can_be_played(tmp_path: Path, store: Store) -> None:
+    """Raw ids are above those of aggTrades; between them nothing is counted."""
+    raw = tmp_path / "BTCUSDT-trades-2026-01-04.csv"
+    raw.write_text(f"id,price,qty,quote_qty,time,is_buyer_maker\n9000,100,1,100,{start_of(DAY) - 5},true\n")
+    path = written(tmp_path, "BTCUSDT-aggTrades-2026-01-05.zip", lines_of())
+    assert commands.main(["import", "BTCUSDT", str(raw), str(path)]) == 0
+    tape = stored_trades("store:BTCUSDT:2026-01-04:2026-01-05", shipped_instrument("BTCUSDT"), store)
+    assert tape.trades.id.tolist() == list(range(9_000, 9_001 + len(TRADED)))
+    assert Coverage.of(tape).ids_missing == 0
 
 
 def spot(lines: Lines) -> None:
@@ -400,11 +503,25 @@ def coin_m(lines: Lines) -> None:
     lines[0] = lines[0].replace("agg_trade_id", "id").replace("first_trade_id", "base_qty")
 
 
+def headed(header: str) -> Callable[[Lines], None]:
+    """Name the columns otherwise; a last one of spot's is added where the header has one more."""
+
+    def spoil(lines: Lines) -> None:
+        more = ",True" * (header.count(",") - lines[0].count(","))
+        lines[:] = [header, *(f"{line}{more}" for line in lines[1:])]
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("spoil", "name", "said"),
     [
         (spot, "BTCUSDT-aggTrades-2026-01-05", "is spot's: files of USD-M Futures have no is_best_match"),
         (spot_without_header, "BTCUSDT-aggTrades-2026-01-05", "is spot's"),
+        (headed("aggTradeId,price,qty,first,last,time,isBuyerMaker,isBestMatch"), "d-aggTrades", "is spot's"),
+        (headed("a,p,q,f,l,T,m,M"), "d-aggTrades", "is spot's"),
+        (headed("id,price,qty,baseQty,quoteQty,time,isBuyerMaker"), "d-trades", "is COIN-M's"),
+        (headed("id,Price,Qty,Base Qty,x,Time,Is Buyer Maker"), "d-trades", "is COIN-M's"),
         (coin_m, "BTCUSDT-trades-2026-01-05", "is COIN-M's: files of USD-M Futures have quote_qty"),
         (lambda _: None, "aggTrades of BTCUSD_PERP", "USD_PERP is of COIN-M"),
         (lambda _: None, "aggTrades of BTCUSD_260327", "USD_260327 is of COIN-M"),
@@ -633,6 +750,18 @@ def test_a_refused_file_is_not_imported(tmp_path: Path, store: Store, capsys: py
     assert "1 missing  bad_value 1" in capsys.readouterr().out
     assert commands.main(["list", "--store", str(tmp_path / "empty")]) == 0
     assert "nothing is stored" in capsys.readouterr().out
+
+
+def test_rows_of_another_day_that_are_dropped_are_not_taken(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    after = DAY + timedelta(1)
+    later = some_trades("BTCUSDT", after, days=1, a_day=5, first_id=2_200)
+    lines = [*lines_of(), *History(later, now=0).lines(TRADES, after, after)]
+    path = written(tmp_path, "BTCUSDT-aggTrades-2026-01-05.zip", lines)
+    assert commands.main(["import", "BTCUSDT", str(path), "--policy", "wrong_day=drop"]) == 1
+    assert "wrong_day in 5 rows (1202-1206)" in capsys.readouterr().out
+    assert store.days(TRADES, "BTCUSDT")[0].complete, "the day itself lacks none"
 
 
 def test_an_empty_day_may_be_let_pass(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from test_loop import ODD, Recipe, check_same, config_of, told
 
 from voltrade.compiled import Record
 from voltrade.config import Config
+from voltrade.data.coverage import Coverage
 from voltrade.data.tape import Tape, TapeReport
 from voltrade.errors import DataError
 from voltrade.model import HOUR_MS, MINUTE_MS, Funding, Int64s, Marks, Trades
@@ -180,6 +181,11 @@ def hours(*at: float) -> Int64s:
         ((0, 8, 16, 20, 24, 28, 32, 36, 40, 44), None, 0),
         ((*range(0, 10), *range(17, 48)), None, 7),
         ((0, 8), [1, 1], 46),
+        ([hour for hour in range(48) if hour not in (3, 5)], None, 2),
+        ([hour for hour in range(48) if hour not in (3, 5, 7)], None, 3),
+        ((0, 4, 12, 20, 24, 28, 32, 36, 40, 44), None, 2),
+        ((0, 8, 16, 24, 32, 40), [1, 0, 0, 0, 0, 0], 42),
+        ((0, 8, 16, 24, 28, 32, 36, 40, 44), [8, 8, 8, 8, 0, 0, 0, 0, 0], 0),
         ((47,), [1], 46),
         ((), None, 5),
         ((0.000001, 8.000001, 15.999999, 24, 32, 40.000001), None, 0),
@@ -190,6 +196,49 @@ def test_h5_missing_funding_rows_are_counted(at: tuple[float, ...], intervals: l
     stated = None if intervals is None else np.array(intervals) * HOUR_MS
     funding = Funding(hours(*at), np.ones(len(at), np.int64), stated)
     assert fundings_missing(funding, START + 1_000, int(hours(47.5)[0])) == missing
+
+
+def test_lost_rows_are_counted_by_the_symbol_s_own_interval_where_it_is_known() -> None:
+    """Of rows each four hours, every second one is lost: by themselves, they look like rows each eight hours."""
+    funding, first, last = (
+        Funding(hours(0, 8, 16, 24, 32, 40), np.ones(6, np.int64)),
+        START + 1_000,
+        int(hours(47.5)[0]),
+    )
+    assert fundings_missing(funding, first, last) == 0
+    assert fundings_missing(funding, first, last, 4 * HOUR_MS) == 6
+    assert fundings_missing(funded(), first, last, 4 * HOUR_MS) == 11
+
+
+def test_ids_that_are_missing_in_the_warm_up_are_told() -> None:
+    tape = tape_of(up_and_down(7_200), None, None)
+    holed = replace(tape, trades=tape.trades[(tape.trades.id < 1_000) | (tape.trades.id > 1_500)])
+    done = backtest(holed, Config.from_parameters(SETTINGS), begin_s=3_600)
+    told = "no id is missing between its trades; 501 ids are missing in the warm-up before"
+    assert told in repr(done)
+    assert told in done.notes()[0]
+    assert done.warning == ""
+    at_begin = replace(tape, trades=tape.trades[(tape.trades.id < 3_000) | (tape.trades.id > 3_600)])
+    assert Coverage.of(at_begin, 2_999).missing_in_warm_up == 601, "just before its first trade"
+    assert "warm-up" not in Coverage.of(at_begin).text
+
+
+def test_mark_prices_of_something_else_are_marked() -> None:
+    """Of a premium index on the second day; those of the first are the symbol's, 4 % away."""
+    price = up_and_down(2 * 7_200)
+    start = START - 7_200_000
+    marks = marks_of(price, start)
+    second = marks.time >= START
+    marks = Marks(marks.time, np.where(second, 30_000, marks.price_e8 * 104 // 100))
+    done = backtest(tape_of(price, marks, None, start), Config.from_parameters(SETTINGS))
+    assert done.warning == "WRONG MARK PRICES: in the median off the last trades on 2026-01-06 (100.0%)"
+    assert done.warning in repr(done)
+    assert any(
+        "one a minute; they are in the median off the last trades on 2026-01-06" in note for note in done.notes()
+    )
+    tenfold = Coverage.of(tape_of(price, Marks(marks.time, marks_of(price, start).price_e8 * 10), None, start))
+    assert tenfold.warning.endswith("2026-01-05 (900.5%), 2026-01-06 (900.5%)")
+    assert Coverage.of(tape_of(price, marks_of(price, start), None, start)).warning == ""
 
 
 def held_over(marks: Marks | None, funding: Funding, **given: Any) -> float:

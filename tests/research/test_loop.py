@@ -314,14 +314,11 @@ def test_an_engine_stays_where_it_was_when_the_compiled_path_is_refused(calm: Ta
 
 
 class Buys(SignalEngine):
-    """The built-in rule's buys, from the third on."""
-
-    bought = 0
+    """The built-in rule's buys, from bar 300 on."""
 
     def on_volume_bar(self, bar: VolumeBar | Record) -> Signal | None:  # type: ignore[override]
         signal = super().on_volume_bar(bar)
-        self.bought += signal is not None and signal.side is Side.BUY
-        return signal if signal and signal.side is Side.BUY and self.bought > 2 else None
+        return signal if signal and signal.side is Side.BUY and self.bars > 300 else None
 
 
 @pytest.mark.filterwarnings("ignore:Buys runs uncompiled")
@@ -330,7 +327,7 @@ def test_a_given_engine_that_overrides_on_volume_bar_runs_event_by_event(calm: T
     instrument = shipped_instrument("BTCUSDT")
     done = backtest(calm, CALM, Buys(CALM.signals, instrument))
     assert (done.path, done.why[:29]) == ("events", "Buys overrides on_volume_bar,")
-    assert len(done.trips) > 1
+    assert done.trips
     assert {trip.side for trip in done.trips} == {Side.BUY}
     with pytest.raises(DataError, match="path: must be auto or events here: Buys overrides on_volume_bar"):
         backtest(calm, CALM, Buys(CALM.signals, instrument), path="compiled")
@@ -348,6 +345,55 @@ def test_a_search_hears_what_on_volume_bar_answers(calm: Tape) -> None:
     assert set(found["side"]) == {1}
 
 
+class BuysFromTheThirdOn(SignalEngine):
+    """Counts beside its declared state."""
+
+    bought = 0
+
+    def on_volume_bar(self, bar: VolumeBar | Record) -> Signal | None:  # type: ignore[override]
+        signal = super().on_volume_bar(bar)
+        self.bought += signal is not None and signal.side is Side.BUY
+        return signal if signal and signal.side is Side.BUY and self.bought > 2 else None
+
+
+SEEN: list[float] = []
+
+
+class OfAllRuns(SignalEngine):
+    """Counts the bars of all of its runs."""
+
+    @staticmethod
+    def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
+        SEEN.append(bar.close)
+        return 1 if len(SEEN) % 50 == 0 else 0
+
+
+class Truth(SignalEngine):
+    @staticmethod
+    def _detect_signal(state: Record, bar: Record, settings: Record, decision: Record) -> int:
+        return bar.close > bar.open  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore:.* runs uncompiled")
+@pytest.mark.parametrize("path", ["auto", "events"])
+@pytest.mark.parametrize(
+    ("rule", "refused"),
+    [
+        (BuysFromTheThirdOn, "on_volume_bar keeps self.bought, which is not in the declared state"),
+        (OfAllRuns, "_detect_signal reads SEEN, a list"),
+        (Truth, "must return -1, 0 or 1"),
+    ],
+)
+def test_a_given_engine_is_refused_as_a_sweep_refuses_its_rule(
+    calm: Tape, rule: type[SignalEngine], refused: str, path: Any
+) -> None:
+    """Otherwise the same backtest would say one thing the first time, and another the second."""
+    engine = rule(CALM.signals, shipped_instrument("BTCUSDT"))
+    with pytest.raises(ConfigError, match=f"{rule.__name__}.*{refused}"):
+        backtest(calm, CALM, engine, path=path)
+    assert engine.bars == 0
+
+
 class Batch(SignalEngine):
     def on_volume_bars(self, rows: Rows) -> Rows:
         return super().on_volume_bars(rows)
@@ -355,7 +401,7 @@ class Batch(SignalEngine):
 
 def test_an_engine_that_overrides_what_no_mode_calls_is_refused(calm: Tape) -> None:
     engine, research = Batch(CALM.signals, shipped_instrument("BTCUSDT")), Research(calm)
-    refused = "Batch: must override only .*; overrides on_volume_bars"
+    refused = "Batch.* overrides on_volume_bars"
     for path in ("auto", "events"):
         with pytest.raises(ConfigError, match=refused):
             backtest(research, CALM, engine, path=path)  # type: ignore[arg-type]

@@ -21,8 +21,9 @@ from voltrade.data.archive_files import ArchiveFile, checksum_path
 from voltrade.data.day_checks import inspect_days, inspect_store
 from voltrade.data.faults import FAULTS, Inspection, Policies, policies
 from voltrade.data.fetch import DOWNLOADS, Fetcher
-from voltrade.data.file_checks import inspect_file, lost_rows, store_file
+from voltrade.data.file_checks import inspect_file, rows_not_taken, store_file
 from voltrade.data.kinds import KINDS, TRADES, Kind, day_of
+from voltrade.data.mark_basis import compared_with_trades
 from voltrade.data.midnights import resolve_midnights
 from voltrade.data.readable_store import ReadableStore
 from voltrade.data.sources import ARCHIVE, ARCHIVE_ADDRESS, REST, REST_ADDRESS, Archive, Http, RestHistory
@@ -290,7 +291,7 @@ def _verify(given: argparse.Namespace) -> int:
 
 
 def _of_files(given: argparse.Namespace, chosen: Policies) -> Iterator[tuple[ArchiveFile | None, Inspection[Any]]]:
-    for path in _files(given.paths):
+    for path in sorted(_files(given.paths), key=lambda path: path.name):  # days of a series by their dates
         file = ArchiveFile.named(path.name)
         symbol = file.symbol if file else given.symbol
         if symbol is None:
@@ -329,6 +330,7 @@ def _import_file(
     file = ArchiveFile.named(path.name)
     whole = (file.first, file.last) if file and path.suffix == ".zip" else None
     inspection = inspect_file(path, instrument, chosen, archived=checksum_path(path).exists(), columns=columns)
+    inspection = compared_with_trades(store, instrument.symbol, inspection, chosen)
     _print_inspection(inspection)
     try:
         days = store_file(store, inspection, file.kind if file else TRADES, instrument, whole)
@@ -337,7 +339,7 @@ def _import_file(
         return False
     for day in days:
         print(f"    {_described(day)}")
-    return inspection.accepted is not None and not lost_rows(inspection)
+    return inspection.accepted is not None and not rows_not_taken(inspection)
 
 
 def _print_inspection(inspection: Inspection[Any]) -> None:

@@ -9,14 +9,15 @@ from typing import Any
 
 from voltrade.data.archive_files import ArchiveFile
 from voltrade.data.day_edges import open_edges
-from voltrade.data.faults import Inspection, Policies, unreadable, with_finding
+from voltrade.data.faults import Inspection, Policies, Span, unreadable, with_finding
 from voltrade.data.file_checks import LAYOUTS
-from voltrade.data.kinds import KINDS, TRADES, Kind, days_between, start_of
+from voltrade.data.kinds import KINDS, TRADES, Kind, days_between, days_text, start_of
+from voltrade.data.mark_basis import compared_with_trades
 from voltrade.data.midnights import FAULT as MIDNIGHT
 from voltrade.data.midnights import MOST_REPEATED
 from voltrade.data.readable_store import ReadableStore
 from voltrade.data.series_checks import inspect_values
-from voltrade.data.stored_day import StoredDay
+from voltrade.data.stored_day import StoredDay, counts_alike
 from voltrade.data.trade_checks import inspect_trades
 from voltrade.errors import DataError
 from voltrade.model import DAY_MS, Trades
@@ -25,18 +26,36 @@ from voltrade.model import DAY_MS, Trades
 def inspect_days(
     inspections: Iterable[tuple[ArchiveFile | None, Inspection[Any]]], policies: Policies
 ) -> Iterator[Inspection[Any]]:
-    """Add to inspections of files what is missing or repeated between one day of trades and the next, in that order."""
-    before: tuple[ArchiveFile, int] | None = None
+    """Add to inspections of files, in the order of days, which days are in no file, and what is missing or repeated
+    between one day of trades and the next."""
+    seen: dict[tuple[Kind, str, bool], tuple[date, int | None]] = {}  # the last day, and its last id where it is known
     for file, inspection in inspections:
-        ids = inspection.edges if inspection.accepted is not None else None
-        if file is None or file.kind is not TRADES or file.is_raw or ids is None:
+        if file is None:
             yield inspection
             continue
-        if before and before[0].symbol == file.symbol and before[0].last + timedelta(1) == file.first:
-            for fault, detail in at_midnight(before[0].last, before[1], ids[0], TRADES.step, False):
+        counts_on = file.kind is TRADES and not file.is_raw and inspection.accepted is not None
+        ids = inspection.edges if counts_on and inspection.edges else (None, None)
+        series = file.kind, file.symbol, file.is_raw
+        if before := seen.get(series):
+            for fault, detail in _before_file(*before, file.first, ids[0]):
                 inspection = with_finding(inspection, fault, policies, detail)
-        before = file, ids[1]
+        if before is None or file.last > before[0]:
+            seen[series] = file.last, ids[1]
         yield inspection
+
+
+def _before_file(before: date, last: int | None, day: date, first: int | None) -> Iterator[tuple[str, str]]:
+    """Yield faults between two files, and their details; `last` and `first` are their ids, where they are known."""
+    if lacking := days_between(before + timedelta(1), day - timedelta(1)):
+        yield "missing_day", _lacking_text(lacking, "there is no file", last, first)
+    elif before + timedelta(1) == day and last is not None and first is not None:
+        yield from at_midnight(before, last, first, TRADES.step, False)
+
+
+def _lacking_text(days: list[date], words: str, last: int | None, first: int | None) -> str:
+    """Name days without rows, and how many ids are missing from the last one before them to the first one after."""
+    ids = "" if last is None or first is None or first <= last else f", and {first - last - 1:,} ids are missing"
+    return f"{days_text(days)}: {words}{ids}"
 
 
 def at_midnight(before: date, last: int, first: int, step: int, is_joined: bool) -> Iterator[tuple[str, str]]:
@@ -50,10 +69,14 @@ def at_midnight(before: date, last: int, first: int, step: int, is_joined: bool)
         is_joined: whether ids are of raw trades that were joined here.
     """
     missing = (first - last) // step - 1
-    if missing > 0:
-        why = ", or fewer: ids of joined raw trades begin anew with each file" if is_joined else ""
-        yield "id_gap", f"{missing} rows are missing after the day before{why}"
-    elif missing < 0 and not is_joined and -missing <= MOST_REPEATED:
+    if is_joined:
+        if missing:
+            most = f": {missing} at most" if missing > 0 else ""
+            why = "ids of joined raw trades begin anew with each file"
+            yield "id_gap", f"nothing says how many rows are missing after the day before{most}; {why}"
+    elif missing > 0:
+        yield "id_gap", f"{missing} rows are missing after the day before"
+    elif missing < 0 and -missing <= MOST_REPEATED:
         yield MIDNIGHT, f"{-missing} ids are in {before} too, the first is {first}"
     elif missing < 0:
         yield "unsorted", f"ids must be above {last}, the last of the day before, was {first}"
@@ -104,8 +127,14 @@ class _Neighbours:
         span = (start_of(self.day.day), start_of(self.day.day) + DAY_MS)
         if self.kind is TRADES:
             return inspect_trades(name, Trades(self.day.symbol, *columns), policies, span)
-        edges = self.day.metadata.begins and self.day.metadata.ends
-        return inspect_values(name, columns, LAYOUTS[self.kind], policies, span, edges)
+        inspection = inspect_values(name, columns, LAYOUTS[self.kind], policies, span, self._due(span))
+        return compared_with_trades(self.store, self.day.symbol, inspection, policies)
+
+    def _due(self, span: Span) -> Span | None:
+        """Return from when to when rows of the day are due; None where that isn't known."""
+        if not self.kind.step:  # times of funding aren't known beforehand
+            return span if self.day.metadata.begins and self.day.metadata.ends else None
+        return span if span[1] <= self.now else (span[0], self.day.last + self.kind.step)
 
     def _at_edges(self) -> Iterator[tuple[str, str]]:
         """Yield faults between the day and those around it, and their details."""
@@ -115,11 +144,12 @@ class _Neighbours:
             yield "open_day", f"nothing says that all of the day's {' and '.join(edges)} is stored: {why}"
         before, day = self.before, self.day
         if before and (lacking := self._days_lacking(before)):
-            ids = f", and {day.first - before.last - 1:,} ids are missing" if self.kind is TRADES else ""
-            yield "missing_day", f"{lacking[0]} to {lacking[-1]}: nothing is stored{ids}"
+            has_ids = self.kind is TRADES and counts_alike(before.metadata, day.metadata)
+            ids = (before.last, day.first) if has_ids else (None, None)
+            yield "missing_day", _lacking_text(lacking, "nothing is stored", *ids)
         if before is None or before.day + timedelta(1) != day.day or not self.kind.step:
             return
-        is_joined = "trades" in (before.metadata.made_of, day.metadata.made_of)
+        is_joined = not counts_alike(before.metadata, day.metadata)
         yield from at_midnight(before.day, before.last, day.first, self.kind.step, is_joined)
 
     def _open_edges(self) -> list[str]:

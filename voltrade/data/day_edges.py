@@ -11,7 +11,7 @@ from datetime import date, timedelta
 
 from voltrade.data.kinds import TRADES, days_between
 from voltrade.data.store import Store
-from voltrade.data.stored_day import StoredDay
+from voltrade.data.stored_day import StoredDay, counts_alike
 from voltrade.errors import DataError
 
 
@@ -28,8 +28,7 @@ def _joins(before: StoredDay | None, after: StoredDay | None) -> bool:
     """Whether the ids of a day follow those of the day before."""
     if before is None or after is None or before.day + timedelta(1) != after.day:
         return False
-    counts_alike = before.metadata.made_of == after.metadata.made_of == "aggTrades"
-    return counts_alike and before.last + 1 == after.first
+    return counts_alike(before.metadata, after.metadata) and before.last + 1 == after.first
 
 
 def open_days(store: Store, symbol: str, first: date, last: date) -> tuple[str, ...]:

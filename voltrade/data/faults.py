@@ -58,9 +58,12 @@ FAULTS: dict[str, Fault] = {
     "not_positive": Fault("price and quantity must be positive", _DROP, (_REFUSE, _DROP)),
     "time_back": Fault("time must not go back from id to id", _REFUSE, (_REFUSE, _DROP)),
     "wrong_day": Fault("times must lie in the day or month that the file's name states", _REFUSE, (_REFUSE, _DROP)),
+    "other_prices": Fault(
+        "mark prices must be within 5 % of the last trades, in the median of a day", _REFUSE, (_REFUSE, _FLAG)
+    ),
     "one_sided": Fault("a day must have takers on both sides", _REFUSE, (_REFUSE, _FLAG)),
     "id_gap": Fault("ids must follow each other; `data fill` asks REST for the missing ones", _FLAG, (_REFUSE, _FLAG)),
-    "missing_day": Fault("no day must be missing between two stored days", _FLAG, (_REFUSE, _FLAG)),
+    "missing_day": Fault("no day must be missing between two, nor in a month", _FLAG, (_REFUSE, _FLAG)),
     "open_day": Fault(
         "trades around a day, or REST, must say that it is whole; `data fetch` asks", _FLAG, (_REFUSE, _FLAG)
     ),
@@ -76,7 +79,7 @@ DEFAULT_POLICIES: Policies = {name: fault.policy for name, fault in FAULTS.items
 """Policies for the store."""
 
 TAPE_POLICIES: Policies = {
-    name: Policy.FLAG if name in ("id_gap", "microseconds") else Policy.REFUSE for name in FAULTS
+    name: Policy.FLAG if name in ("id_gap", "microseconds", "missing_day") else Policy.REFUSE for name in FAULTS
 }
 """Policies for a file that is played as a tape: only faults that change nothing are accepted."""
 

@@ -24,19 +24,20 @@ from tqdm.auto import tqdm
 from voltrade.data.archive_files import ArchiveFile, checksum_path
 from voltrade.data.day_edges import open_edges
 from voltrade.data.faults import DEFAULT_POLICIES, Inspection, Policies
-from voltrade.data.file_checks import inspect_file, store_file
+from voltrade.data.file_checks import LAYOUTS, inspect_file, store_file
 from voltrade.data.gaps import Gap, gaps_of, grouped
-from voltrade.data.kinds import FUNDING, MARKS, TRADES, Kind, day_of, days_between, start_of
+from voltrade.data.kinds import FUNDING, MARKS, TRADES, Kind, day_of, days_between, runs_of, start_of
+from voltrade.data.mark_basis import compared_with_trades
 from voltrade.data.midnights import resolve_midnights
 from voltrade.data.readable_store import ReadableStore
 from voltrade.data.rest_pages import RestPages
+from voltrade.data.series_checks import rows_missing
 from voltrade.data.sources import TRADES_PER_PAGE, Archive, RestHistory
 from voltrade.data.store import Store
 from voltrade.data.stored_day import Contradiction, Metadata, StoredDay
 from voltrade.data.trade_recorder import Recorder
 from voltrade.errors import DataError
-from voltrade.model import DAY_MS, HOUR_MS, MINUTE_MS, Funding, Instrument, Int64s
-from voltrade.simulated.mark_columns import fundings_missing
+from voltrade.model import DAY_MS, MINUTE_MS, Instrument, Int64s
 
 DOWNLOADS = 4
 """Files that are fetched at a time."""
@@ -123,7 +124,7 @@ class Fetcher:
         for day in days_between(first, min(last, day_of(self._now()) - timedelta(1))):
             stored = None if kind is TRADES else self._store.day(kind, self._instrument.symbol, day)
             if stored is not None and stored.complete:
-                found[day] = rows_missing(self._store, kind, stored)
+                found[day] = _rows_lacking(self._store, kind, stored)
         return {day: rows for day, rows in found.items() if rows}
 
     def _fetchable(self, kind: Kind, first: date, last: date) -> list[date]:
@@ -188,6 +189,7 @@ class Fetcher:
 
     def _inspect_and_store(self, file: ArchiveFile, path: Path) -> Inspection[Any]:
         inspection = inspect_file(path, self._instrument, self._policies)
+        inspection = compared_with_trades(self._store, self._instrument.symbol, inspection, self._policies)
         with self._keeping_contradictions(file.kind):
             store_file(self._store, inspection, file.kind, self._instrument, (file.first, file.last))
             if inspection.accepted is not None:  # a file that is refused, or contradicts, is kept for the user
@@ -200,7 +202,7 @@ class Fetcher:
     async def _from_rest(self, kind: Kind, days: list[date]) -> None:
         if kind is TRADES:
             days = await self._fill_days(days)
-        for first, last in _consecutive(days):
+        for first, last in runs_of(days):
             end = min(start_of(last) + DAY_MS, self._now())
             if kind is TRADES:
                 with self._keeping_contradictions(kind):
@@ -371,30 +373,17 @@ def _ids_from(ids: Int64s, first: int, last: int) -> slice:
     return slice(int(np.searchsorted(ids, first)), int(np.searchsorted(ids, last, side="right")))
 
 
-def rows_missing(store: Store, kind: Kind, stored: StoredDay) -> int:
+def _rows_lacking(store: Store, kind: Kind, stored: StoredDay) -> int:
     """Count the mark prices or funding rates that a day lacks, its begin and end included."""
-    if kind is MARKS:
-        return max(0, DAY_MS // MINUTE_MS - stored.rows)
-    time, rate, hours = store.rows(kind, stored.symbol, stored.day)
-    begin = start_of(stored.day) - MINUTE_MS
-    return fundings_missing(Funding(time, rate, hours * HOUR_MS), begin, begin + DAY_MS)
+    columns, begin = store.rows(kind, stored.symbol, stored.day), start_of(stored.day)
+    missing, at_edges = rows_missing(LAYOUTS[kind], columns, (begin, begin + DAY_MS))
+    return int(missing.sum()) + at_edges
 
 
 def _refused_days(files: Mapping[ArchiveFile, bool]) -> set[date]:
     """Return the days of files that were not accepted."""
     refused = [file for file, is_accepted in files.items() if not is_accepted]
     return {day for file in refused for day in days_between(file.first, file.last)}
-
-
-def _consecutive(days: list[date]) -> list[tuple[date, date]]:
-    """Return the first and last day of each run of consecutive days."""
-    runs: list[tuple[date, date]] = []
-    for day in days:
-        if runs and runs[-1][1] + timedelta(1) == day:
-            runs[-1] = (runs[-1][0], day)
-        else:
-            runs.append((day, day))
-    return runs
 
 
 def _metadata_of_series(times: Int64s) -> Metadata:

@@ -8,15 +8,17 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from voltrade.data.archive_files import ArchiveFile, checksum_fault
 from voltrade.data.faults import DEFAULT_POLICIES, Inspection, Policies, Policy, with_finding
-from voltrade.data.kinds import FUNDING, MARKS, TRADES, Kind
+from voltrade.data.kinds import FUNDING, MARKS, TRADES, Kind, day_of, days_between, days_text
 from voltrade.data.series_checks import FUNDING_RATES, MARK_KLINES, SeriesLayout, inspect_series
 from voltrade.data.store import Store
 from voltrade.data.stored_day import Metadata, StoredDay
 from voltrade.data.trade_checks import inspect
 from voltrade.data.trade_files import name_inside
-from voltrade.model import Instrument
+from voltrade.model import DAY_MS, Instrument
 
 LAYOUTS: dict[Kind, SeriesLayout] = {MARKS: MARK_KLINES, FUNDING: FUNDING_RATES}
 """Columns of the files of each kind but trades."""
@@ -43,12 +45,23 @@ def inspect_file(
     else:
         inspection = inspect_series(path, LAYOUTS[file.kind], policies, span)
     faults = {
+        "missing_day": _days_without_rows(file, inspection) if file else None,
         "other_symbol": _other_symbol(path, instrument.symbol),
         "checksum": checksum_fault(path) if archived and path.is_file() else None,
     }
     for name, fault in faults.items():
         inspection = inspection if fault is None else with_finding(inspection, name, policies, fault)
     return inspection
+
+
+def _days_without_rows(file: ArchiveFile, inspection: Inspection[Any]) -> str | None:
+    """Return the days of a month's file that have no accepted row; None where each has one."""
+    if file.first == file.last or inspection.accepted is None:
+        return None
+    times = inspection.accepted.time if file.kind is TRADES else inspection.accepted[0]
+    there = {day_of(int(day) * DAY_MS) for day in np.unique(times // DAY_MS)}
+    lacking = [day for day in days_between(file.first, file.last) if day not in there]
+    return f"{days_text(lacking)}: the file has no row" if lacking else None
 
 
 def _other_symbol(path: Path, symbol: str) -> str | None:
@@ -60,10 +73,15 @@ def _other_symbol(path: Path, symbol: str) -> str | None:
     return None
 
 
+def rows_not_taken(inspection: Inspection[Any]) -> set[str]:
+    """Return the faults for which rows of the symbol were dropped that are nowhere else in the file."""
+    dropped = {finding.fault for finding in inspection.findings if finding.policy is Policy.DROP}
+    return dropped - {"duplicate_id", "other_symbol"}
+
+
 def lost_rows(inspection: Inspection[Any]) -> set[str]:
     """Return the faults for which rows were dropped that another source may have without the fault."""
-    dropped = {finding.fault for finding in inspection.findings if finding.policy is Policy.DROP}
-    return dropped - {"duplicate_id", "wrong_day", "other_symbol"}
+    return rows_not_taken(inspection) - {"wrong_day"}
 
 
 def store_file(

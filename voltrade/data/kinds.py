@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -47,3 +48,19 @@ def start_of(day: date) -> int:
 def days_between(first: date, last: date) -> list[date]:
     """Return all days from the first to the last, both included."""
     return [first + timedelta(number) for number in range((last - first).days + 1)]
+
+
+def runs_of(days: Sequence[date]) -> list[tuple[date, date]]:
+    """Return the first and last day of each run of consecutive days."""
+    runs: list[tuple[date, date]] = []
+    for day in days:
+        if runs and runs[-1][1] + timedelta(1) == day:
+            runs[-1] = (runs[-1][0], day)
+        else:
+            runs.append((day, day))
+    return runs
+
+
+def days_text(days: Sequence[date]) -> str:
+    """Write days as ranges: `2026-01-01 to 2026-01-04, 2026-01-06`."""
+    return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in runs_of(days))

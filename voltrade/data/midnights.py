@@ -10,7 +10,7 @@ from typing import Any
 from voltrade.data.faults import Inspection, Policies, Policy, whole_file
 from voltrade.data.kinds import TRADES
 from voltrade.data.store import Store
-from voltrade.data.stored_day import StoredDay
+from voltrade.data.stored_day import StoredDay, counts_alike
 
 FAULT = "repeated_at_midnight"
 
@@ -21,9 +21,8 @@ MOST_REPEATED = 1_000
 def repeated_ids(before: StoredDay, day: StoredDay) -> int:
     """Return how many ids at most are in two consecutive days; 0 where the days count their ids differently."""
     follows = before.day + timedelta(1) == day.day
-    joined = "trades" in (before.metadata.made_of, day.metadata.made_of)
     count = before.last - day.first + 1
-    return count if follows and not joined and 0 < count <= MOST_REPEATED else 0
+    return count if follows and counts_alike(before.metadata, day.metadata) and 0 < count <= MOST_REPEATED else 0
 
 
 def resolve_midnights(store: Store, days: Iterable[StoredDay], policies: Policies) -> list[Inspection[Any]]:

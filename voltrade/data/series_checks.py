@@ -100,7 +100,7 @@ def inspect_cells(
     found.where("microseconds", in_microseconds & ~bad, number, "time must be in milliseconds", columns[0])
     columns[0] = np.where(in_microseconds, columns[0] // 1000, columns[0])
     rows = (number[~bad], *(column[~bad] for column in columns))
-    return _examined_series(name, layout, rows, len(number), found, span)
+    return _examined_series(name, layout, rows, len(number), found, span, span)
 
 
 def inspect_values(
@@ -109,27 +109,35 @@ def inspect_values(
     layout: SeriesLayout,
     policies: Policies = DEFAULT_POLICIES,
     span: Span | None = None,
-    edges: bool = True,
+    due: Span | None = None,
 ) -> Inspection[tuple[Int64s, ...]]:
     """Inspect times and values that are numbers already; rows are counted from 1.
 
     Args:
-        edges: whether the rows reach from begin to end of the span, so that missing ones can be counted there too.
+        due: from when to when rows are due, so that missing ones can be counted at begin and end too.
     """
     number = np.arange(1, len(columns[0]) + 1, dtype=np.int64)
-    return _examined_series(name, layout, (number, *columns), len(number), Findings(policies), span, edges)
+    return _examined_series(name, layout, (number, *columns), len(number), Findings(policies), span, due)
 
 
-def _rows_missing(layout: SeriesLayout, columns: Sequence[Int64s], span: Span | None) -> tuple[Int64s, int]:
+def rows_missing(layout: SeriesLayout, columns: Sequence[Int64s], span: Span | None) -> tuple[Int64s, int]:
     """Return how many rows are missing before each row, and how many before the first and after the last of a span."""
     times = columns[0]
     if layout.step:
-        return ids_missing_before(times // layout.step), 0
+        return np.maximum(ids_missing_before(times // layout.step), 0), _missing_at_edges(times, layout.step, span)
     funding = Funding(times, columns[1], columns[2] * HOUR_MS)
     missing = fundings_missing_before(funding)
     # A day's first row is due at its first moment, give or take a minute.
     whole = fundings_missing(funding, span[0] - MINUTE_MS, span[1] - MINUTE_MS) if span and len(times) else 0
     return missing, max(0, whole - int(missing.sum()))
+
+
+def _missing_at_edges(times: Int64s, step: int, span: Span | None) -> int:
+    """Return how many steps of a span lie before the first and after the last row in it."""
+    inside = times[(times >= span[0]) & (times < span[1])] if span else times[:0]
+    if span is None or not len(inside):
+        return 0
+    return int((inside[0] - span[0]) // step + (span[1] - 1 - inside[-1]) // step)
 
 
 def _examined_series(
@@ -139,13 +147,13 @@ def _examined_series(
     read: int,
     found: Findings,
     span: Span | None,
-    edges: bool = True,
+    due: Span | None,
 ) -> Inspection[tuple[Int64s, ...]]:
     """Inspect rows of line number, time and values."""
     order = order_by_key("time", rows[1], rows[2:], rows[0], found)
     number, *columns = rows if order is None else (column[order] for column in rows)
     times, values = columns[0], columns[1:]
-    missing, at_edges = _rows_missing(layout, columns, span if edges else None)
+    missing, at_edges = rows_missing(layout, columns, due)
     lost = f"{missing.sum() + at_edges} rows are missing"
     found.where("id_gap", missing > 0, number, f"{lost}; the row after the first gap", times)
     if at_edges:

@@ -33,6 +33,7 @@ from voltrade.data.stored_day import (
     StoredDay,
     check_same_units,
     collect_contradictions,
+    counts_alike,
     keys_of,
     merged_metadata,
     merged_rows,
@@ -108,16 +109,36 @@ class Store:
     def trades(self, instrument: Instrument, first: date, last: date) -> Trades:
         """Return the trades of a range of days, both included, in the instrument's ticks and lots.
 
+        Ids of joined raw trades go on from those of the day before, since nothing says how many are missing between
+        them; a gap within a day stays.
+
         Raises:
             DataError: a day is missing, was stored in ticks or lots finer than the instrument's, or has ids that are
                 not above those of the day before.
         """
         blocks: list[Trades] = []
+        before: Metadata | None = None
         for day in days_between(first, last):
-            blocks.append(self._trades_of_day(instrument, day, after=blocks[-1].id[-1] if blocks else None))
+            block, metadata = self._trades_of_day(instrument, day)
+            if before is not None:
+                block = self._following(blocks[-1], block, day, is_counted_on=counts_alike(before, metadata))
+            blocks.append(block)
+            before = metadata
         return Trades.join(blocks)
 
-    def _trades_of_day(self, instrument: Instrument, day: date, after: int | None) -> Trades:
+    def _following(self, before: Trades, block: Trades, day: date, is_counted_on: bool) -> Trades:
+        """Return a day's trades with ids above those of the day before."""
+        last, first = int(before.id[-1]), int(block.id[0])
+        if not is_counted_on:
+            return replace(block, id=block.id + (last + 1 - first))
+        if first <= last:
+            raise DataError(
+                f"{_path(TRADES, block.symbol, day, 'parquet')}: ids must be above those of the day before, whose "
+                f"last is {last}, was {first}: the two days count ids differently"
+            )
+        return block
+
+    def _trades_of_day(self, instrument: Instrument, day: date) -> tuple[Trades, Metadata]:
         symbol = instrument.symbol
         found = self._stored_rows(TRADES, symbol, day)
         if found is None:
@@ -127,14 +148,10 @@ class Store:
             )
         (ids, prices, quantities, times, makers), metadata = found
         path = _path(TRADES, symbol, day, "parquet")
-        if after is not None and ids[0] <= after:
-            raise DataError(
-                f"{path}: ids must be above those of the day before, whose last is {after}, "
-                f"was {ids[0]}: the two days count ids differently"
-            )
         ticks = _ratio(metadata.tick, instrument.tick_size, f"{path}: tick")
         lots = _ratio(metadata.step, instrument.step_size, f"{path}: step")
-        return Trades(symbol, ids, _multiplied(prices, ticks), _multiplied(quantities, lots), times, makers)
+        trades = Trades(symbol, ids, _multiplied(prices, ticks), _multiplied(quantities, lots), times, makers)
+        return trades, metadata
 
     def marks(self, symbol: str, first: date, last: date) -> Marks | None:
         """Return the mark price at the start of each stored minute; None where the range has none."""

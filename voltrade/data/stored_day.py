@@ -196,6 +196,11 @@ def _as_decimal(name: str, value: Any, metadata: Metadata) -> str:
     return f"{int(value) * Decimal(metadata.step if name == 'quantity' else metadata.tick):f}"
 
 
+def counts_alike(before: Metadata, after: Metadata) -> bool:
+    """Whether ids of two days can be compared: those of joined raw trades are our own, and begin anew in each file."""
+    return before.made_of == after.made_of == "aggTrades"
+
+
 @contextmanager
 def collect_contradictions(found: dict[date, str], day: date) -> Iterator[None]:
     """Add to `found` why nothing could be added to a day, instead of raising it: other days are still stored."""

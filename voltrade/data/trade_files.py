@@ -55,10 +55,10 @@ AGGREGATE_NAMES = frozenset({"agg_trade_id", "aggregate_trade_id", "a", "first_t
 """A file with any of these columns has aggTrades."""
 
 OTHER_MARKETS = {
-    "is_best_match": "spot's: files of USD-M Futures have no is_best_match, their last column",
-    "base_qty": "COIN-M's: files of USD-M Futures have quote_qty",
+    ("is_best_match", "best_match", "M"): "spot's: files of USD-M Futures have no is_best_match, their last column",
+    ("base_qty", "base_quantity"): "COIN-M's: files of USD-M Futures have quote_qty",
 }
-"""Columns that files of USD-M Futures don't have."""
+"""Columns that files of USD-M Futures don't have, under all of their names; they are found as our columns are."""
 
 _COIN_M = re.compile(r"(?<!B)USD_(PERP|\d{6})")
 """A symbol of COIN-M Futures in a file's name."""
@@ -110,9 +110,9 @@ def other_market(name: str, header: Sequence[str]) -> str:
     """Return of which other market a file of trades is, by its name and columns; empty for USD-M Futures."""
     if found := _COIN_M.search(name):
         return f"must be of USD-M Futures, {found[0]} is of COIN-M"
-    return next(
-        (f"must be of USD-M Futures, is {words}" for column, words in OTHER_MARKETS.items() if column in header), ""
-    )
+    plain = _plain_names(header)
+    found_words = (words for names, words in OTHER_MARKETS.items() if _find(names, header, plain))
+    return next((f"must be of USD-M Futures, is {words}" for words in found_words), "")
 
 
 def read_columns(path: Path, given: Mapping[str, str] | None = None) -> Iterator[Columns]:

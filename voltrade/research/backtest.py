@@ -31,6 +31,7 @@ from voltrade.simulated.core_commands import drain_events, execute
 from voltrade.simulated.exchange import SimulatedExchange
 from voltrade.simulated.fill_model import MOST_EXTRAPOLATED
 from voltrade.simulated.tape_playback import TapePlayer, simulate, steps_until
+from voltrade.strategy.check import refuse_impure
 from voltrade.strategy.rule_file import load_rule, signal_engine_of
 from voltrade.tape_loop import (
     AdvanceExchange,
@@ -247,14 +248,16 @@ def backtest(
             trade on it.
 
     Raises:
-        ConfigError: the settings are impossible under the symbol's filters, the rule file is broken, or `begin_s` or
-            `end_s` isn't finite.
+        ConfigError: the settings are impossible under the symbol's filters, the rule file is broken, the rule knows or
+            keeps more than it declares (`refuse_impure`), or `begin_s` or `end_s` isn't finite.
         DataError: the tape is empty, goes back in time, or has no trade between `begin_s` and `end_s`; or the compiled
             path was required and can't be used.
     """
     research = tape if isinstance(tape, Research) else Research(tape)
     instrument = research.instrument
     research.check(config)
+    rule = type(engine) if engine else load_rule(config.session.rule)
+    refuse_impure(rule, engine.settings if engine else config.signals.converted_to(rule.settings_type))
     span = research.span(config.session.begin_s if begin_s is None else begin_s, end_s)
     why = "it was asked for" if path == "events" else "it has a history from before its tape" if history else ""
     if engine and engine.is_overridden:
@@ -269,7 +272,6 @@ def backtest(
             if engine and closed < len(bar_decisions):  # the session ended before the tape
                 engine.restore(before)
                 engine.on_volume_bars(bars)
-            rule = type(engine) if engine else load_rule(config.session.rule)
             return Backtest(
                 *(config, research.tape, instrument, bars, bar_decisions[:closed], tables.first_bar, tables),
                 extrapolated=tables.extrapolated,

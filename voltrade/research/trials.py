@@ -15,8 +15,7 @@ from voltrade.report.performance import Figures
 from voltrade.research.prepared_tape import Research
 from voltrade.research.trial_worker import TrialResult, TrialResults
 from voltrade.signal_engine import SignalEngine
-from voltrade.strategy.check import try_rule
-from voltrade.strategy.code_reader import refuse_other_data
+from voltrade.strategy.check import refuse_impure
 from voltrade.strategy.rule_file import load_rule
 
 Choices = Iterable[Any] | Callable[[np.random.Generator], Any]
@@ -131,12 +130,9 @@ def _rules_of(
     broken: dict[str, str] = {}
     for name in names:
         try:
-            if rule:
-                refuse_other_data(rule)
             loaded = rule or load_rule(name)
             signals = config.signals.converted_to(loaded.settings_type)
-            if loaded is not SignalEngine:
-                try_rule(loaded, signals)
+            refuse_impure(loaded, signals)
             bases[name] = config.model_copy(update={"signals": signals})
             rules[name] = loaded
         except ConfigError as error:

@@ -148,12 +148,16 @@ def _recorded_prices(marks: Marks, times: Int64s, last_prices: Int64s) -> tuple[
     return np.where(is_stale, last_prices, marks.price_e8[newest]), is_stale
 
 
-def fundings_missing(funding: Funding, first: int, last: int) -> int:
-    """Count the funding rows that are missing after `first` and up to `last`, by the intervals of the others."""
+def fundings_missing(funding: Funding, first: int, last: int, known_ms: int = USUAL_FUNDING_MS) -> int:
+    """Count the funding rows that are missing after `first` and up to `last`, by the intervals of the others.
+
+    Args:
+        known_ms: the symbol's interval, where it is known; see `funding_intervals`.
+    """
     rows = each_once(funding)
     if not len(rows.time):
-        return (last - first) // USUAL_FUNDING_MS
-    intervals, missing = funding_intervals(rows), fundings_missing_before(rows)
+        return (last - first) // known_ms
+    intervals, missing = funding_intervals(rows, known_ms), fundings_missing_before(rows, known_ms)
     missing[0] = max(0, (rows.time[0] - first - 1) // intervals[0])
     after = max(0, (last - rows.time[-1]) // intervals[-1])
     number = np.concatenate([np.arange(count, 0, -1) for count in missing])
@@ -162,29 +166,48 @@ def fundings_missing(funding: Funding, first: int, last: int) -> int:
     return int(((due > first) & (due <= last)).sum())
 
 
-def fundings_missing_before(funding: Funding) -> Int64s:
+def fundings_missing_before(funding: Funding, known_ms: int = USUAL_FUNDING_MS) -> Int64s:
     """Return how many rows are missing before each row, 0 for the first; rows are in the order of time."""
     if not len(funding.time):
         return np.empty(0, np.int64)
-    between = np.rint(np.diff(funding.time) / funding_intervals(funding)[1:]).astype(np.int64) - 1
+    between = np.rint(np.diff(funding.time) / funding_intervals(funding, known_ms)[1:]).astype(np.int64) - 1
     return np.append(0, np.maximum(between, 0))
 
 
-def funding_intervals(funding: Funding) -> Int64s:
+_ROWS_AROUND = 3
+"""A shorter distance among so many before a row, and so many after it, is the interval there."""
+
+
+def funding_intervals(funding: Funding, known_ms: int = USUAL_FUNDING_MS) -> Int64s:
     """Return the interval that ends at each funding row, ms.
 
-    Where the source doesn't state it, it is the longer one of the distances between the rows on both sides, at most the
-    usual interval: rows that are missing don't look like a longer interval, and an interval that changes not like
-    missing rows.
+    Where the source doesn't state it, it is the longer one of the shortest distances of the rows before and of the rows
+    after, or the next distance where there are none on one side: rows that are missing don't look like a longer
+    interval, and an interval that changes not like missing rows.
+    It is at most the one that the nearest row states, and at most the symbol's.
+
+    Args:
+        known_ms: the symbol's interval, where it is known.
     """
-    usual, count = USUAL_FUNDING_MS, len(funding.time)
+    width = _ROWS_AROUND
     distances = np.rint(np.diff(funding.time) / HOUR_MS).astype(np.int64) * HOUR_MS
-    before, after = np.full(count, 0), np.full(count, 0)
-    before[2:], after[:-1] = distances[:-1], distances
-    around = np.maximum(before, after)
-    around = np.where(around == 0, usual, np.clip(around, HOUR_MS, usual))
+    padded = np.pad(distances, (width + 1, width), constant_values=2**62)
+    shortest = np.lib.stride_tricks.sliding_window_view(padded, width).min(axis=1)
+    before, after = shortest[: len(funding.time)], shortest[width + 1 :]  # without the distance that ends at the row
+    nearest = np.minimum(padded[width - 1 : -width - 1], padded[width + 1 : 1 - width])
+    around = np.where(np.maximum(before, after) == 2**62, nearest, np.maximum(before, after))
+    around = np.clip(around, HOUR_MS, known_ms)
     stated = funding.interval_ms
-    return np.asarray(around if stated is None else np.where(stated > 0, stated, around))
+    if stated is None or not (stated > 0).any():
+        return np.asarray(around)
+    return np.where(stated > 0, stated, np.minimum(around, _nearest_stated(stated)))
+
+
+def _nearest_stated(stated: Int64s) -> Int64s:
+    """Return, for each row, what the last row before it states, or the first one that states anything."""
+    known = np.flatnonzero(stated > 0)
+    last = np.searchsorted(known, np.arange(len(stated)), side="right") - 1
+    return stated[known[np.maximum(last, 0)]]
 
 
 # --- simulated rows ---------------------------------------------------------------------------------------------------

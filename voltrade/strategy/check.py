@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -25,7 +26,7 @@ from voltrade.errors import ConfigError
 from voltrade.model import DAY_MS, NEVER, Floats, Instrument, Int64s, Trades
 from voltrade.signal_engine import AGREEMENT, RULE_BAR, SignalEngine, fill_rule_bar
 from voltrade.simulated.symbols import shipped_instrument
-from voltrade.strategy.code_reader import REQUIREMENT, CodeReader
+from voltrade.strategy.code_reader import REQUIREMENT, CodeReader, refuse_other_data
 
 TRADES_A_BAR = 20
 BARS_AFTER_WARMUP = 300
@@ -152,6 +153,23 @@ def try_rule(rule: type[SignalEngine], settings: SignalSettings) -> None:
     for finding in findings:
         if not finding.ok:
             raise ConfigError(f"rule: {rule.__name__}: {finding.detail}: {REQUIREMENT}")
+
+
+def refuse_impure(rule: type[SignalEngine], settings: SignalSettings) -> None:
+    """Refuse a rule whose results could not be had again: it knows or keeps more than it declares, see `try_rule`.
+
+    Raises:
+        ConfigError: Names the function and what it uses, or the bar that was decided otherwise.
+    """
+    given: Any = rule  # a class is hashable, which its type doesn't say
+    if rule is not SignalEngine:
+        _refuse_once(given, settings)
+
+
+@lru_cache(maxsize=256)
+def _refuse_once(rule: type[SignalEngine], settings: SignalSettings) -> None:
+    refuse_other_data(rule)
+    try_rule(rule, settings)
 
 
 @cache
