@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from voltrade.model import Floats
 from voltrade.report import bootstrap
@@ -131,6 +133,17 @@ def test_intervals_by_hand() -> None:
     lost = 1_000 * 0.9**20 - 1_000
     assert falling.net == pytest.approx((lost, lost))
     assert falling.drawdown == pytest.approx((lost, lost))
+    seen = intervals_of(np.full(20, -0.1), 1_000.0, fall=1.1 * lost)
+    assert seen.drawdown == pytest.approx((1.1 * lost, 1.1 * lost)), "falls within periods deepen all alike"
     rising = intervals_of(np.tile([0.1, 0.2], 20), 1_000.0)
     assert rising.drawdown == (0, 0)
+    assert intervals_of(np.tile([0.1, 0.2], 20), 1_000.0, fall=-30.0).drawdown == (-30, 0), "it was within a period"
     assert 1_000 * (1.1**40 - 1) < rising.net[0] < rising.net[1] < 1_000 * (1.2**40 - 1)
+
+
+@given(seed=st.integers(0, 99), fall=st.floats(-900, 0))
+@settings(max_examples=20, deadline=None)
+def test_the_interval_of_the_fall_holds_the_one_that_was_seen(seed: int, fall: float) -> None:
+    low, high = intervals_of(0.01 * np.random.default_rng(seed).standard_normal(31), 1_000.0, fall).drawdown
+    assert low <= fall
+    assert low <= high <= 0

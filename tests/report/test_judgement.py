@@ -10,10 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.luck import GOOD, WORTHLESS, Case, rates
+from benchmarks.luck import GOOD, SKEWED, WORTHLESS, Case, rates
 from voltrade.model import DAY_MS, HOUR_MS
 from voltrade.report.bootstrap import Luckiest, luck_of
-from voltrade.report.judgement import Judgement, columns_of, judge, luckiest_sharpe, moments, probabilistic_sharpe
+from voltrade.report.judgement import (
+    Judgement,
+    columns_of,
+    effective_losses,
+    judge,
+    luckiest_sharpe,
+    moments,
+    probabilistic_sharpe,
+)
 from voltrade.report.performance import Returns
 
 # --- luck -------------------------------------------------------------------------------------------------------------
@@ -89,7 +97,7 @@ def test_under_thirty_days_nothing_is_said(returns: Returns, days: str) -> None:
     assert found.text.endswith(f"over {days} days; 30 are the least.")
     assert not found.is_evidence
     assert found.intervals is None
-    assert judge([daily(2.0, 30)], 500).is_evidence
+    assert judge([daily(0.5, 30, seed=8)], 500).is_evidence
     assert judge([daily(2.0, 30 * 24, period_ms=HOUR_MS)], 500).is_evidence
 
 
@@ -148,17 +156,50 @@ def test_the_intervals_of_the_judged_trial_are_told() -> None:
     assert "With a probability of 90%" in found._repr_html_()
 
 
+@pytest.mark.parametrize(
+    ("values", "losses"),
+    [
+        ([1.0, 2.0], 0.0),
+        ([], 0.0),
+        ([1.0, -3.0, 0.0, -3.0], 2.0),
+        ([-1.0] * 10 + [-100.0], 110**2 / 10_010),  # ten small losses hardly count beside a large one
+    ],
+)
+def test_losses_count_by_their_weight(values: list[float], losses: float) -> None:
+    assert effective_losses(np.array(values)) == pytest.approx(losses)
+
+
+def test_a_rule_whose_losses_were_hardly_seen_is_not_called_evidence() -> None:
+    """A day in 50 would lose what all others gain, and none of 40 was such a day; then one was, then many."""
+    gains = 0.001 + 0.0003 * np.random.default_rng(1).standard_normal(40)
+    unseen = judge([Returns(gains, DAY_MS, 10_000.0)], 40)
+    assert unseen.chance < 0.01
+    assert not unseen.is_evidence
+    assert unseen.text.startswith("Too few losses to say: the one setting has a Sharpe ratio of ")
+    assert unseen.text.endswith(", and its losing periods weigh as 0.0 equal losses; 3 are the least.")
+    once = judge([Returns(np.append(gains, -0.005), DAY_MS, 10_000.0)], 40)
+    assert once.text.endswith(" weigh as 1.0 equal losses; 3 are the least.")
+    often = judge([Returns(np.tile(np.append(gains, -0.005), 5), DAY_MS, 10_000.0)], 40)
+    assert often.is_evidence
+    poor = judge([Returns(np.append(gains, -0.06), DAY_MS, 10_000.0)], 40)
+    assert poor.text.startswith("No evidence, which would be 5% or less: "), "more losses would not make it better"
+
+
 def test_evidence_needs_all_of_its_conditions() -> None:
     found: Judgement = judge([daily(0.4)], 50)
     assert found.is_evidence
-    for change in ({"days": 29.9}, {"round_trips": 19}, {"sharpe": -1.0}, {"chance": 0.0501}, {"chance": math.nan}):
+    lacking: list[dict[str, float]] = [{"days": 29.9}, {"round_trips": 19}, {"losses": 2.9}, {"sharpe": -1.0}]
+    for change in (*lacking, {"chance": 0.0501}, {"chance": math.nan}):
         assert not replace(found, **change).is_evidence  # type: ignore[arg-type]
 
 
 # --- how often it is right --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", [Case(40, 1), Case(60, 20, 0.9), Case(60, 20, 0.0, 0.5)])
+@pytest.mark.parametrize(
+    "case",
+    [Case(40, 1), Case(60, 20, 0.9), Case(60, 20, 0.0, 0.5), Case(31, 27, losing=0.05), Case(60, 1, losing=0.02)],
+)
 def test_worthless_settings_are_seldom_called_evidence(case: Case) -> None:
     """A short check of the table: at a rate of 5 %, more than 9 of 60 come about once in a thousand."""
     assert rates(case, 60).evidence <= 0.15
@@ -179,6 +220,12 @@ def test_worthless_settings_are_evidence_in_at_most_8_percent(case: Case) -> Non
     assert found <= 0.08 + 2 * math.sqrt(0.08 * 0.92 / SEARCHES)
     if not case.correlation and not case.autocorrelation:
         assert found >= 0.02 - 2 * math.sqrt(0.02 * 0.98 / SEARCHES)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("case", SKEWED, ids=str)
+def test_settings_that_seldom_lose_much_are_evidence_in_at_most_8_percent(case: Case) -> None:
+    assert rates(case, SEARCHES, seed=2).evidence <= 0.08 + 2 * math.sqrt(0.08 * 0.92 / SEARCHES)
 
 
 @pytest.mark.campaign

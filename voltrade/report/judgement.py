@@ -22,6 +22,9 @@ EVIDENCE = 0.05
 LEAST_DAYS, LEAST_TRIPS = 30, 20
 """With fewer days or round trips, there is no evidence."""
 
+LEAST_LOSSES = 3.0
+"""With fewer losing periods, counted by `effective_losses`, there is no evidence: what losses are like isn't known."""
+
 _NORMAL = NormalDist()
 
 
@@ -79,6 +82,19 @@ def deflated_sharpe(best: Returns, sharpes: Floats, trials: int) -> float:
     return probabilistic_sharpe(best.sharpe, benchmark, len(best.values), *moments(best.values))
 
 
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+def effective_losses(values: Floats) -> float:
+    """Return how many losses of one size weigh as much as those among some returns: (sum of losses)^2 / sum of squares.
+
+    Small losses beside a large one hardly count. No resample has a loss that was not seen, so a rule that seldom loses
+    much looks splendid until it does.
+    """
+    losses = values[values < 0]
+    return float(losses.sum() ** 2 / (losses**2).sum()) if len(losses) else 0.0
+
+
 # --- judgement --------------------------------------------------------------------------------------------------------
 
 
@@ -100,6 +116,8 @@ class Judgement:
     """Effective number of trials: how many independent ones would be as lucky."""
     days: float
     round_trips: int
+    losses: float
+    """Effective number of losing periods."""
     basis: str
     tried: str
     """What is judged, as text."""
@@ -115,7 +133,7 @@ class Judgement:
 
     @property
     def is_evidence(self) -> bool:
-        enough = not self.is_too_short and self.round_trips >= LEAST_TRIPS
+        enough = not self.is_too_short and self.round_trips >= LEAST_TRIPS and self.losses >= LEAST_LOSSES
         return enough and self.sharpe > 0 and self.chance <= EVIDENCE
 
     @property
@@ -132,9 +150,19 @@ class Judgement:
             return f"Too short to say: {found} over {self.days:.3g} days; {LEAST_DAYS} are the least."
         if self.round_trips < LEAST_TRIPS:
             return f"No evidence: {found} from {self.round_trips} round trips; {LEAST_TRIPS} are the least."
+        if self._lacks_losses:
+            return (
+                f"Too few losses to say: {found}, and its losing periods weigh as {self.losses:.1f} equal losses; "
+                f"{LEAST_LOSSES:g} are the least."
+            )
         evidence = "Evidence" if self.is_evidence else f"No evidence, which would be {EVIDENCE:.0%} or less"
         deflated = f" Deflated Sharpe ratio {self.deflated:.1%}." if math.isfinite(self.deflated) else ""
         return f"{evidence}: {found}. {self._luck}{deflated}"
+
+    @property
+    def _lacks_losses(self) -> bool:
+        """Whether it would be evidence, had it lost more often."""
+        return self.losses < LEAST_LOSSES and self.sharpe > 0 and self.chance <= EVIDENCE
 
     @property
     def _luck(self) -> str:
@@ -153,7 +181,8 @@ class Judgement:
         net, sharpe, drawdown = self.intervals
         return (
             f"With a probability of {INTERVAL:.0%}, were it the only one: net {net[0]:+,.2f} to {net[1]:+,.2f}, Sharpe "
-            f"ratio {sharpe[0]:.2f} to {sharpe[1]:.2f}, largest fall {drawdown[0]:+,.2f} to {drawdown[1]:+,.2f}."
+            f"ratio {sharpe[0]:.2f} to {sharpe[1]:.2f}, largest fall at any time {drawdown[0]:+,.2f} to "
+            f"{drawdown[1]:+,.2f}."
         )
 
     def _repr_html_(self) -> str:
@@ -186,6 +215,7 @@ def judge(
     luck: TrialLuck | None = None,
     others: Sequence[Luckiest] = (),
     in_all: int | None = None,
+    fall: float = 0.0,
 ) -> Judgement:
     """Judge the best of some trials by the returns of all.
 
@@ -197,6 +227,7 @@ def judge(
         luck: of the trials, where it is known already.
         others: of other searches on the same tape.
         in_all: number of all trials on the tape, those of other searches included.
+        fall: largest fall of the best trial's equity at any time, negative, in the quote asset.
     """
     returns, count = trials[best], max(len(trials), in_all or 0)
     luck, a_year = luck or luck_of(columns_of(trials, returns)), math.sqrt(returns.a_year)
@@ -211,13 +242,14 @@ def judge(
         independent=luckiest.independent,
         days=returns.days,
         round_trips=round_trips,
+        losses=effective_losses(returns.values),
         basis=returns.basis,
         tried=f"{named}, {count:,} with those tried before on this tape," if count > len(trials) else named,
     )
-    return found if found.is_too_short or math.isnan(found.sharpe) else _with_intervals(found, returns)
+    return found if found.is_too_short or math.isnan(found.sharpe) else _with_intervals(found, returns, fall)
 
 
-def _with_intervals(found: Judgement, returns: Returns) -> Judgement:
-    net, sharpe, drawdown = intervals_of(returns.values, returns.equity)
+def _with_intervals(found: Judgement, returns: Returns, fall: float) -> Judgement:
+    net, sharpe, drawdown = intervals_of(returns.values, returns.equity, fall)
     a_year = math.sqrt(returns.a_year)
     return replace(found, intervals=Intervals(net, (sharpe[0] * a_year, sharpe[1] * a_year), drawdown))

@@ -156,7 +156,8 @@ class Backtest(Framed):
         searches = keep("settings", traded, [], tried, found.annual_sharpe, luck.luckiest)
         others = [search.luckiest for search in searches.others]
         trips = len(self._frames.round_trips)
-        judged = judge([found], trips, luck=luck, others=others, in_all=searches.trials)
+        fall = self.statistics.max_drawdown
+        judged = judge([found], trips, luck=luck, others=others, in_all=searches.trials, fall=fall)
         return replace(judged, warning=self.warning)
 
     # --- what it rests on ---------------------------------------------------------------------------------------------

@@ -126,7 +126,8 @@ class Sweep:
         """Whether the best trial is better than the luckiest of as many, and those tried before, without skill."""
         others, count = [search.luckiest for search in self.searches.others], self.searches.trials
         round_trips = int(self.frame["round_trips"][self.best])
-        judged = judge(self.returns, round_trips, self.best, luck=self._luck, others=others, in_all=count)
+        fall = float(self.frame["max_drawdown"][self.best])
+        judged = judge(self.returns, round_trips, self.best, luck=self._luck, others=others, in_all=count, fall=fall)
         return replace(judged, warning=self.coverage.warning)
 
     @cached_property

@@ -211,7 +211,9 @@ def _judged(
     searches = keep_search(returns.annual_sharpe, luck.luckiest)
     others = [search.luckiest for search in searches.others]
     named = f"what was chosen in {chosen_in}"
-    return judge([returns], trips, tried=named, luck=luck, others=others, in_all=searches.trials), searches
+    fall = min((result.figures.max_drawdown for result in tested), default=0.0)
+    judged = judge([returns], trips, tried=named, luck=luck, others=others, in_all=searches.trials, fall=fall)
+    return judged, searches
 
 
 def _joined(parts: Sequence[Returns], period_ms: int) -> Returns:
