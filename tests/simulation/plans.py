@@ -162,7 +162,7 @@ def draw_settings(seed: int) -> Json:
             "capital": 10_000,
             "wallet": 10_000,
             "risk_fraction": between(0.002, 0.02)(draw),
-            "max_daily_loss_fraction": between(0.02, 0.3)(draw),
+            "max_daily_loss_fraction": 0.1,
             "margin_type": one_of("isolated", "cross")(draw),
         },
         **{
