@@ -153,6 +153,7 @@ def test_no_trade_is_lost_of_a_market_stream_that_is_cut_and_garbled(tmp_path: P
     script = [
         *({"do": do, "chance": 0.006, **some} for do in ("drop", "duplicate", "reorder")),
         {"do": "garble", "chance": 0.002, **some},
+        {"do": "duplicate", "on": "market aggTrade", "at_s": 4.2, "times": 3},
         {"do": "hold", "at_s": 2.6, **some, "until_s": 3.0},
         {"do": "abort", "on": "market", "at_s": 0.6, "every_s": 0.7, "until_s": 3.6, "times": 0},
         {"do": "close", "on": "market", "at_s": 0.9, "every_s": 0.7, "until_s": 3.6, "times": 0},
