@@ -131,7 +131,9 @@ class Position:
 
 @dataclass(slots=True)
 class Account:
-    """A wallet and its positions. Always, wallet == initial wallet + transfers + realised - fees + funding, exactly.
+    """A wallet and its positions.
+
+    Always, wallet == initial wallet + transfers + adjustments + realised - fees + funding, exactly.
 
     All amounts are money. `open_symbol` adds a position.
     """
@@ -143,6 +145,8 @@ class Account:
     """Funding received; negative if more was paid."""
     transfers: int = 0
     """Net deposits after the start, and payments of the insurance fund."""
+    adjustments: int = 0
+    """What trades that aren't ours have made, and what nothing explains."""
     positions: dict[str, Position] = field(default_factory=dict)
 
     def open_symbol(self, instrument: Instrument) -> Position:

@@ -21,13 +21,14 @@ from voltrade.records import OrderRow, PositionRow
 from voltrade.risk import CircuitBreaker
 from voltrade.symbol_state import SymbolState
 
-VERSION = 2
+VERSION = 3
 EVERY_TRADES = 50_000
 CHECKPOINT = "Checkpoint"
 """Kind of the journal's rows."""
 
 NOT_KEPT = {
-    "TradingCore": {"config", "symbol_states", "_books", "_answers", "_signal"},
+    "TradingCore": {"config", "symbol_states", "_books", "_answers", "_signal", "_wallet"},
+    "WalletCheck": set(),
     "Books": {"_accounts", "_symbols", "_events", "account", "symbols", "breaker", "monitors", "_step"},
     "CircuitBreaker": {"_state", "_holds", "_rules"},
     "SymbolState": {"instrument", "pipeline", "engine", "monitor", "expected_range"},
@@ -153,6 +154,7 @@ def _restore_bars(symbol_state: SymbolState, bars: Iterable[Mapping[str, Any]]) 
 def _parts(core: TradingCore) -> Iterator[tuple[str, Any]]:
     """Yield every object of a core that keeps anything, with a name."""
     yield "core", core
+    yield "wallet", core._wallet
     yield "books", core._books
     if core.breaker is not None:
         yield "breaker", core.breaker

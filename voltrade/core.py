@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from voltrade import core_rules, records, risk
+from voltrade import core_rules, records, risk, wallet_check
 from voltrade.account import Account, Position
 from voltrade.account_check import setting_problems
 from voltrade.bar_pipeline import BarPipeline
@@ -50,7 +50,6 @@ from voltrade.model import (
     Timer,
     Trades,
     Trouble,
-    money_text,
 )
 from voltrade.oms import OrderMonitor
 from voltrade.order_states import ACCOUNT_MISMATCH, NONE, WALLET_DIFFERS
@@ -58,6 +57,7 @@ from voltrade.risk import CircuitBreaker
 from voltrade.saved_account import account_state, restore_account
 from voltrade.signal_engine import SignalEngine, refuse_other_overrides
 from voltrade.symbol_state import HOLDS, SymbolState, abandoned, expected_range, rule_alerts, switch_rules
+from voltrade.wallet_check import WalletCheck
 
 GATES: tuple[risk.Gate, ...] = (
     risk.WARMING_UP,
@@ -85,10 +85,6 @@ GATES: tuple[risk.Gate, ...] = (
     risk.DAILY_BUDGET,
 )
 """Every pre-trade check, in the order in which a signal passes them."""
-
-MAX_WALLET_READS = 3
-"""The most snapshots in a row whose wallet differs from our books after each of which the account is read again
-soon."""
 
 on_signal = core_rules.signal_handler(GATES)
 """Checks a signal against the gates, and enters: the compiled function of both live trading and a backtest."""
@@ -139,8 +135,7 @@ class TradingCore:
             raise ConfigError(f"rule: the SignalEngine of {config.session.rule} must be given with it")
         self._books = Books(1 + len(others))
         self._answers: dict[int, int] = {}
-        self._wallet_difference = self._difference_count = 0
-        """By how much the exchange's wallet last differed from our books, and for how many snapshots in a row."""
+        self._wallet = WalletCheck()
         self._signal = np.zeros(1, records.SIGNAL)
         self.is_abandoned = False
         row = self._books.account
@@ -173,6 +168,7 @@ class TradingCore:
             return None
         account = Account(int(row["wallet"]), int(row["realised"]), int(row["fees"]))
         account.funding, account.transfers = int(row["funding"]), int(row["transfers"])
+        account.adjustments = int(row["adjustments"])
         for symbol, symbol_state in self.symbol_states.items():
             row = self._books.symbols[symbol_state.index]
             account.positions[symbol] = Position(symbol_state.instrument, int(row["quantity"]), int(row["cost"]))
@@ -257,10 +253,11 @@ class TradingCore:
 
     def state(self) -> dict[str, Any] | None:
         """Return what the account's next run needs as plain JSON values; None before the first snapshot."""
-        return account_state(self._books, self.symbol_states)
+        return account_state(self._books, self.symbol_states, self._wallet)
 
     def _on_resume_state(self, event: ResumeState) -> list[Output]:
-        restore_account(self._books, self.symbol_states, self.config.risk, event.state, self.time)
+        states = self.symbol_states
+        restore_account(self._books, states, self._wallet, self.config.risk, event.state, self.time)
         return []
 
     def _on_bar_resume_point(self, point: BarResumePoint) -> list[Output]:
@@ -324,24 +321,10 @@ class TradingCore:
         if not self._books.account["is_open"] or update.reason == "ORDER" or not update.change:
             return []
         if update.reason == "FUNDING_FEE" and update.symbol in ("", *self.symbol_states):
-            return self._book_funding(update)
-        return self._book_transfer(update.change, update.reason)
-
-    def _book_funding(self, update: AccountUpdate) -> list[Output]:
-        """Book funding to the symbol that the exchange names; where it names none, to the only one with a position.
-
-        With several positions it is booked to the account alone.
-        """
-        open_symbols = [each for each, state in self.symbol_states.items() if state.monitor.has_position]
-        symbol = update.symbol or (open_symbols[0] if len(open_symbols) == 1 else "")
-        index = self.symbol_states[symbol].index if symbol else 0
-        code = 0 if symbol else records.NO_SYMBOL
-        return self._books.react(records.Event(records.FUNDED, index, amount=update.change, code=code))
-
-    def _book_transfer(self, amount: int, why: str) -> list[Output]:
-        """Book money that is neither profit nor loss, and alert the operator."""
-        alert = Alert(self.time, "TRANSFER", f"{why}: {money_text(amount)}")
-        return [alert, *self._books.react(records.Event(records.TRANSFERRED, amount=amount))]
+            self._wallet.funding += update.change
+            return wallet_check.book_funding(self._books, self.symbol_states, update.change, update.symbol)
+        self._wallet.transfers += update.change
+        return wallet_check.book_transfer(self._books, update.change, update.reason)
 
     def _on_snapshot(self, snapshot: Snapshot) -> list[Output]:
         symbol_state = self.symbol_states[snapshot.symbol]
@@ -352,7 +335,7 @@ class TradingCore:
         # An order that is looked up may have a fill that our books lack, so the account is read again first.
         is_asking = any(isinstance(output, LookupOrder) for output in outputs)
         if not is_asking and symbol_state.monitor.reconciled:
-            outputs += self._explain_wallet(symbol_state, snapshot.wallet - wallet)
+            outputs += self._explain_wallet(symbol_state, snapshot)
         must_wait = bool(problems) or (differs and is_asking and symbol_state.monitor.reconciled)
         if must_wait:
             reason = ACCOUNT_MISMATCH if problems else WALLET_DIFFERS
@@ -369,23 +352,31 @@ class TradingCore:
         has_our_settings = setting_problems(self.config.risk, summary) == symbol_state.problems
         has_our_settings = has_our_settings and summary.max_notional == symbol_state.max_notional
         if summary.wallet == wallet and has_our_settings and symbol_state.monitor.agrees(summary):
+            self._wallet.note_agreement(summary.time, wallet)
             return []
         return [TakeSnapshot(self.time, summary.symbol, "ACCOUNT_DIFFERS")]
 
-    def _explain_wallet(self, symbol_state: SymbolState, difference: int) -> list[Output]:
-        """Book a difference of the exchange's wallet that no event explains, although no fill is missing.
+    def _explain_wallet(self, symbol_state: SymbolState, snapshot: Snapshot) -> list[Output]:
+        """Book what the exchange's wallet has more or less than ours, although no fill is missing, as what it is.
 
-        An event may still be on its way, so the account is read once more first: only a difference that stays is
-        booked.
+        Until the income history says that, the account is read again.
         """
-        earlier, self._wallet_difference = self._wallet_difference, difference
-        self._difference_count = self._difference_count + 1 if difference else 0
-        if not difference or difference != earlier:
-            if difference and self._difference_count <= MAX_WALLET_READS:
-                symbol_state.monitor.read_account_soon(self.time, WALLET_DIFFERS)
-            return []
-        self._wallet_difference = self._difference_count = 0
-        return self._book_transfer(difference, "the exchange's wallet differs from our books, which are set to it")
+        check, ours = self._wallet, int(self._books.account["wallet"])
+        outputs: list[Output] = []
+        if snapshot.wallet != ours:
+            shares = check.shares(snapshot, ours, self.symbol_states)
+            if shares is None and (pause := check.pause()) is not None:
+                symbol_state.monitor.read_account_by(self.time + pause, WALLET_DIFFERS)
+                return []
+            difference = snapshot.wallet - ours
+            outputs = wallet_check.book_shares(self._books, self.symbol_states, shares, difference)
+        check.note_agreement(snapshot.time, snapshot.wallet)
+        return outputs
+
+    @property
+    def income_since(self) -> int:
+        """From when on a snapshot needs the income history, ms; 0 where it doesn't."""
+        return self._wallet.since
 
     def _open_account(self, symbol_state: SymbolState, snapshot: Snapshot) -> list[Output]:
         """At the first snapshot set the account's balance, unless an earlier run has saved its own books.
@@ -396,6 +387,7 @@ class TradingCore:
         row = books.account
         if books.breaker is None:
             row["wallet"], row["is_open"] = snapshot.wallet, True
+            self._wallet.note_agreement(snapshot.time, snapshot.wallet)
             books.breaker = CircuitBreaker(self.config.risk, snapshot.time, snapshot.wallet, books.breaker_rows)
         told = symbol_state.note_bracket(snapshot, self.config.risk)
         books.symbols[symbol_state.index]["limits"] = symbol_state.limits_of(self.config, snapshot.taker_fee_e8)

@@ -129,6 +129,16 @@ def on_transfer(account: Record, symbols: Rows, amount: int) -> None:
     update_breaker_and_act(account, symbols, risk.TRANSFER, amount)
 
 
+@compiled_part
+def on_adjustment(account: Record, symbols: Rows, index: int, amount: int) -> None:
+    """Book money that isn't of our trading: a loss counts for the circuit breaker, a gain makes no room for losses."""
+    account.adjustments += amount
+    account.wallet += amount
+    if amount > 0:
+        update_breaker_and_act(account, symbols, risk.TRANSFER, amount)
+    value_account(account, symbols, index)
+
+
 # --- orders -----------------------------------------------------------------------------------------------------------
 
 
@@ -438,6 +448,8 @@ def _on_live_event(account: Record, symbols: Rows, event: Record) -> int:
         return int(order_rules.adopt_exit(symbol, event.time, event.side, event.quantity, event.reason))
     elif kind == records.ORPHAN_ADOPTED:
         return int(order_rules.adopt_orphan(symbol, event.time, event.code, event.side, event.quantity))
+    elif kind == records.ADJUSTED:
+        on_adjustment(account, symbols, event.symbol, event.amount)
     else:
         return _answer_question(account, symbols, event.symbol, event.code)
     return 0

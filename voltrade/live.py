@@ -12,7 +12,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from voltrade.abandonment import Abandonment
@@ -50,7 +49,7 @@ from voltrade.model import (
 )
 from voltrade.order_states import FILTER_CODES
 from voltrade.price_watch import PriceWatch
-from voltrade.readings import Readings
+from voltrade.readings import Readings, completed
 from voltrade.symbol_state import status_of
 from voltrade.tape_loop import TapeLoop, commands_of, warm_up
 
@@ -296,23 +295,12 @@ class LiveTradingSystem:
             if command.reason == COMPARE:
                 return await self._gateway.summary(command.symbol, settings)
             since = symbol_state.monitor.agreed_trade_id
-            return await self._with_names(await self._gateway.snapshot(command.symbol, since, settings))
+            snapshot = await self._gateway.snapshot(command.symbol, since, settings)
+            return await completed(snapshot, self.core, self._gateway)
         except VenueError:
             if settings:
                 self._watch.on_settings(0)
             raise
-
-    async def _with_names(self, snapshot: Snapshot) -> Snapshot:
-        """Name the orders of trades that our books don't know and that the position needs.
-
-        They may be ours: from before the journal lost its end.
-        """
-        order_ids = self.core.symbol_states[self._symbol].monitor.unknown_orders(snapshot)
-        if not order_ids:
-            return snapshot
-        names = await self._gateway.order_names(self._symbol, order_ids)
-        fills = (replace(fill, client_order_id=names.get(fill.order_id, "")) for fill in snapshot.fills)
-        return replace(snapshot, fills=tuple(fills))
 
     # --- the tape is the clock -------------------------------------------------------------------------------------
 

@@ -525,6 +525,18 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Income:
+    """One change of the quote asset's wallet, as the account's income history lists it."""
+
+    time: int
+    kind: str
+    """REALIZED_PNL, COMMISSION, FUNDING_FEE, TRANSFER, INSURANCE_CLEAR, ..."""
+    amount: int
+    """Money."""
+    symbol: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The account as REST reports it; requested at the start, after every reconnect of the user stream, from time to
     time, and where something is in doubt."""
@@ -549,6 +561,8 @@ class Snapshot:
     """Whether Multi-Assets Mode is on."""
     max_notional: int = 0
     """Largest position at this leverage, money: the bracket's. 0 where it isn't known."""
+    income: tuple[Income, ...] | None = None
+    """Changes of the wallet, where they were read to explain why it differs from our books."""
 
 
 @dataclass(frozen=True, slots=True)

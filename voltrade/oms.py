@@ -272,7 +272,7 @@ class OrderMonitor:
         is_late = not has_position or trip != self._position_row["id"]
         if is_late:  # it counts for the open position, or for a new round trip
             self.reconciled = False
-            self._read_account_by(self._advance_time(update.time), states.LATE_FILL)
+            self.read_account_by(self._advance_time(update.time), states.LATE_FILL)
             name = self._register.names[number]
             self._late_fill_text = (
                 f"{name} filled after round trip {trip} had ended" + " and the next had begun" * has_position
@@ -437,7 +437,7 @@ class OrderMonitor:
             self._unlisted |= {order.row.number for order in unlisted if snapshot.time >= self._absent_from(order)}
             outputs += self._cancel_orphans(snapshot)
         if self._register.awaits_fills():
-            self._read_account_by(snapshot.time + _pause(self._incomplete_count), states.FILL_MISSING)
+            self.read_account_by(snapshot.time + _pause(self._incomplete_count), states.FILL_MISSING)
             self._incomplete_count += 1
         else:
             self._incomplete_count = 0
@@ -468,7 +468,7 @@ class OrderMonitor:
             if self._check.accounts_for_all(snapshot):
                 self._row["agreed_at"], self._unconfirmed_count = snapshot.time, 0
             elif self._books.account["keep_position"]:  # the session ends when the orders that stay are confirmed
-                self._read_account_by(snapshot.time + _pause(self._unconfirmed_count), states.NOT_LISTED)
+                self.read_account_by(snapshot.time + _pause(self._unconfirmed_count), states.NOT_LISTED)
                 self._unconfirmed_count += 1
         self._check.note_listed(snapshot)
         self._check.note_positions(ours, theirs)
@@ -521,7 +521,7 @@ class OrderMonitor:
             reason: why it is read again.
         """
         self.reconciled = False
-        self._read_account_by(time + _pause(before), reason)
+        self.read_account_by(time + _pause(before), reason)
 
     def on_time(self, time: int) -> list[Output]:
         """Do what is due: look up orders, send refused ones again, close a position that is old or unprotected."""
@@ -562,13 +562,10 @@ class OrderMonitor:
     def _recheck_account(self, now: int, reason: int) -> None:
         """Stop entries until the account has been read, which is soon."""
         self.reconciled = False
-        self.read_account_soon(now, reason)
+        self.read_account_by(now + states.RETRY_AFTER_MS, reason)
 
-    def read_account_soon(self, now: int, reason: int) -> None:
-        """Request a snapshot within RETRY_AFTER_MS."""
-        self._read_account_by(now + states.RETRY_AFTER_MS, reason)
-
-    def _read_account_by(self, at: int, reason: int) -> None:
+    def read_account_by(self, at: int, reason: int) -> None:
+        """Request a snapshot, at a time, or earlier where one is requested earlier."""
         plain(order_rules.read_account_by)(self._books.record(self._index), at, reason)
 
     def _adopt_exit(self, update: OrderUpdate) -> int | None:

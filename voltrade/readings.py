@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from voltrade.account_watch import AccountWatch
@@ -123,3 +124,21 @@ class Readings:
         if isinstance(read, Snapshot):
             self._newest = read
             self._has_read.set()
+
+
+async def completed(snapshot: Snapshot, core: TradingCore, gateway: OrderGateway) -> Snapshot:
+    """Return a snapshot with what else the core needs of the account: names of orders, and the income history.
+
+    Named are the orders of trades that our books don't know and that the position needs: they may be ours, from before
+    the journal lost its end. The income history is read while the wallet differs unexplained; where that fails, it is
+    read with the next snapshot.
+    """
+    symbol = snapshot.symbol
+    if order_ids := core.symbol_states[symbol].monitor.unknown_orders(snapshot):
+        names = await gateway.order_names(symbol, order_ids)
+        fills = (replace(fill, client_order_id=names.get(fill.order_id, "")) for fill in snapshot.fills)
+        snapshot = replace(snapshot, fills=tuple(fills))
+    if core.income_since:
+        with suppress(VenueError):
+            snapshot = replace(snapshot, income=await gateway.income(symbol, core.income_since))
+    return snapshot

@@ -157,7 +157,7 @@ NOTES = {"trips": TRIP, "equity": EQUITY, "changes": CHANGE, "alerts": ALERT, "r
 
 ACCOUNT = record_dtype(
     [
-        *wholes("now", "wallet", "realised", "fees", "funding", "transfers"),
+        *wholes("now", "wallet", "realised", "fees", "funding", "transfers", "adjustments"),
         # the session: NONE where entries aren't paused, or where it hasn't ended
         *wholes("paused", "end_reason", "end_at", "last_timer_at", "stopped_at"),
         *flags("is_open", "keep_position", "flatten_at_end", "has_overflowed"),
@@ -185,8 +185,8 @@ ACCOUNT = record_dtype(
 
 (
     ORDER_UPDATED, ALGO_UPDATED, REPLIED, TIMER_DUE, MARKED, FUNDED, TRANSFERRED, BARS_CLOSED, BREAKER_UPDATED, STOPPED,
-    LOOKUP_WANTED, EXIT_ADOPTED, ORPHAN_ADOPTED, SYNC_WANTED, ORDERS_CHANGED, ASKED,
-) = range(16)  # fmt: skip
+    LOOKUP_WANTED, EXIT_ADOPTED, ORPHAN_ADOPTED, SYNC_WANTED, ORDERS_CHANGED, ASKED, ADJUSTED,
+) = range(17)  # fmt: skip
 """Kinds of events."""
 
 NEXT_DUE, IS_FINISHED, ORDERS_DUE, HAS_UNKNOWN, WAKE_AT_BAR = range(5)

@@ -12,14 +12,16 @@ from voltrade.errors import DataError
 from voltrade.risk import CircuitBreaker
 from voltrade.saved_orders import Scale, scaled_orders
 from voltrade.symbol_state import SymbolState
+from voltrade.wallet_check import WalletCheck
 
 
-def account_state(books: Books, symbol_states: Mapping[str, SymbolState]) -> dict[str, Any] | None:
+def account_state(books: Books, symbol_states: Mapping[str, SymbolState], wallet: WalletCheck) -> dict[str, Any] | None:
     """Return the account's state as plain JSON values; None before its balance is known."""
     if books.breaker is None or not books.account["is_open"]:
         return None
     return {
         "wallet": int(books.account["wallet"]),
+        "wallet_check": wallet.state(),
         "breaker": books.breaker.state(),
         "symbol_states": {symbol: _symbol(books, state) for symbol, state in symbol_states.items()},
     }
@@ -40,13 +42,19 @@ def _symbol(books: Books, symbol_state: SymbolState) -> dict[str, Any]:
 
 
 def restore_account(
-    books: Books, symbol_states: Mapping[str, SymbolState], settings: RiskSettings, text: str, time: int
+    books: Books,
+    symbol_states: Mapping[str, SymbolState],
+    wallet: WalletCheck,
+    settings: RiskSettings,
+    text: str,
+    time: int,
 ) -> None:
     """Go on from where the account's last run ended: its limits, streaks, cooldowns, and open positions.
 
     Args:
         books: the account's records, new.
         symbol_states: the symbols that are traded.
+        wallet: of the core, new.
         settings: the circuit breaker's limits.
         text: JSON of what `account_state` returned.
         time: now, ms.
@@ -61,6 +69,7 @@ def restore_account(
         if any(saved[symbol]["orders"]["open_position"] for symbol in others):
             raise DataError(f"account: the last run holds a position in {', '.join(others)}, which isn't traded here")
         books.account["wallet"], books.account["is_open"] = int(state["wallet"]), True
+        wallet.restore(state["wallet_check"])
         books.breaker = CircuitBreaker.restore(settings, state["breaker"], books.breaker_rows)
         for symbol, symbol_state in symbol_states.items():
             if symbol in saved:

@@ -589,6 +589,35 @@ def test_our_trades_are_paged(since: int, first: int) -> None:
     on_a_harness(story)
 
 
+def test_the_income_history_is_read_week_by_week_and_page_by_page() -> None:
+    """1,500 changes within an hour, then one ten days later; those in BNB and those from before are not of it."""
+
+    async def story(harness: Harness) -> None:
+        first = harness.clock.now = 100 * DAY_MS
+        rows = [an_income(first + 1_000 * (number // 2), number) for number in range(1_500)]
+        rows += [an_income(first + 10 * DAY_MS, 9_000), an_income(first + 5, 9_001, asset="BNB")]
+        rows.append(an_income(first - 1, 9_002))
+
+        def answer(asked: Asked) -> Say:
+            begin, end = (int(asked.params[name]) for name in ("startTime", "endTime"))
+            assert end - begin < 7 * DAY_MS
+            page = [row for row in sorted(rows, key=lambda row: row["time"]) if begin <= row["time"] <= end]
+            return Say(body=page[: int(asked.params["limit"])])
+
+        harness.fake.always["GET", "/fapi/v1/income"] = answer
+        harness.clock.now = first + 11 * DAY_MS
+        income = await harness.rest.income("BTCUSDT", first)
+        assert [row.amount for row in income] == [number * 100_000_000 for number in (*range(1_500), 9_000)]
+        assert {row.kind for row in income} == {"TRANSFER"}
+
+    on_a_harness(story)
+
+
+def an_income(time: int, number: int, asset: str = "USDT") -> dict[str, Any]:
+    facts = {"symbol": "", "incomeType": "TRANSFER", "income": f"{number}.00000000", "asset": asset, "info": ""}
+    return facts | {"time": time, "tranId": 7_000_000 + number, "tradeId": ""}
+
+
 BNB_PRICE = ("GET", "/fapi/v2/ticker/price")
 
 

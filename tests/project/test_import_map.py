@@ -15,7 +15,7 @@ TRADING_PATH = [
     "bar_rules", "bars", "indicators", "signal_engine", "rule_failure", "bar_pipeline",
     "risk", "account", "order_states", "records", "order_queries", "order_rules", "position_rules", "position_timers",
     "row_facts", "core_rules", "books", "order_register", "account_check", "order_outputs", "saved_orders", "oms",
-    "bar_rate", "symbol_filters", "symbol_state", "saved_account", "core", "tape_loop",
+    "bar_rate", "symbol_filters", "symbol_state", "wallet_check", "saved_account", "core", "tape_loop",
     "abandonment", "account_watch", "price_watch", "journal_rows", "market_stretch", "checkpoint", "journal", "inbox",
     "lockstep", "readings", "live",
 ]  # fmt: skip

@@ -58,7 +58,7 @@ WEIGHT = 1_920
 PRICE_MOVES = Decimal("1.02")
 """A size is reckoned before it is sent: the price may have moved by as much when it fills."""
 TRANSFERRED = re.compile(r": (-?[0-9.]+)$")
-"""An amount in the text of an alert about a transfer."""
+"""An amount in the text of an alert about a transfer, or about an adjustment."""
 OPEN_ORDERS = 20
 ORDERS_PER_S = 10
 LAG_MS = 100
@@ -148,7 +148,8 @@ def o2_fills(evidence: Evidence) -> list[Violation]:
     """Each fill of ours, forced ones included, is in the journals with the venue's amounts, and counts once.
 
     A round trip between flat and flat is written once. Where all ends flat and nobody traded by hand, the round trips'
-    net and the transfers make the wallet's change. What is booked as a transfer was one, or funding that nobody told.
+    net and the transfers make the wallet's change. What is booked as a transfer was one, or funding that nobody told;
+    what is booked as an adjustment has been made by fills that aren't ours.
     """
     reading, found = reading_of(evidence), []
     venue = {(fill.symbol, fill.trade_id): fill for fill in reading.fills}
@@ -247,27 +248,32 @@ def _wallet_differs(reading: Reading) -> list[Violation]:
     ]
 
 
-def _booked(reading: Reading) -> list[tuple[int, Decimal]]:
-    """What was booked as transfers: when, and how much."""
-    alerts = [row for _, row in reading.of_kind("Alert") if row.body["code"] == "TRANSFER"]
+def _booked(reading: Reading, code: str = "TRANSFER") -> list[tuple[int, Decimal]]:
+    """What was booked as transfers, or as adjustments: when, and how much."""
+    alerts = [row for _, row in reading.of_kind("Alert") if row.body["code"] == code]
     found = [(row.time, TRANSFERRED.search(row.body["text"])) for row in alerts]
     return [(time, Decimal(amount[1])) for time, amount in found if amount is not None]
 
 
 def _money_invented(reading: Reading) -> list[Violation]:
-    """Amounts booked as transfers that no changes of the wallet but by fills make, one or several of them."""
+    """Amounts booked as transfers that no changes of the wallet but by fills make, one or several of them.
+
+    And adjustments that those and fills of others don't make.
+    """
     moved, before = list[tuple[int, Decimal]](), ZERO
     for row in reading.evidence.of_kind("start", "fill", "account"):
         wallet = Decimal(row["wallet"])
         if row["kind"] == "account" and wallet != before:
             moved.append((row["time"], wallet - before))
         before = wallet
+    others = [(fill.time, fill.realised - fill.fee) for fill in reading.fills if fill.whose != "ours"]
     found = []
-    for time, amount in _booked(reading):
-        known = [change for since, change in moved if since <= time]
-        if not _is_sum(amount, known):
-            text = f"{amount} was booked as a transfer, the account was moved by {_plain(known) or 'nothing'}"
-            found.append(Violation("O2", "money invented", time, text))
+    for code, parts in (("TRANSFER", moved), ("ADJUSTMENT", sorted(moved + others))):
+        for time, amount in _booked(reading, code):
+            known = [change for since, change in parts if since <= time]
+            if not _is_sum(amount, known):
+                text = f"{amount} was booked as {code}, the account was moved by {_plain(known) or 'nothing'}"
+                found.append(Violation("O2", "money invented", time, text))
     return found
 
 

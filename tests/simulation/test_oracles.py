@@ -512,12 +512,12 @@ def _names(row: JournalRow, client_id: str) -> bool:
     return row.kind == "OrderIntent" and row.body["order"]["client_order_id"] == client_id
 
 
-def a_transfer(booked: str, moved: str = "") -> Doctor:
-    """The journal books an amount as a transfer at the end; the venue moved another, or none."""
+def a_transfer(booked: str, moved: str = "", code: str = "TRANSFER") -> Doctor:
+    """The journal books an amount as a transfer at the end, or as an adjustment; the venue moved another, or none."""
 
     def doctor(found: Evidence) -> Evidence:
         text = f"the exchange's wallet differs from our books, which are set to it: {booked}"
-        found = at_the_end("Alert", code="TRANSFER", text=text)(found)
+        found = at_the_end("Alert", code=code, text=text)(found)
         last = next(row for row in reversed(found.truth) if row["kind"] == "fill")
         facts = {"reason": "WITHDRAW", "wallet": str(Decimal(last["wallet"]) + Decimal(moved or 0))}
         row = {"time": last["time"] - 60_000, "kind": "account", **facts}
@@ -714,6 +714,7 @@ DOCTORED: list[Case] = [
         {"O2 fill counted twice", "O2 round trip differs"},
     ),
     ("a transfer is booked that never was", a_transfer("-12.5"), {"O2 money invented"}),
+    ("an adjustment that no fill of others makes", a_transfer("-12.5", code="ADJUSTMENT"), {"O2 money invented"}),
     ("funding is in no book", funding("-12.5"), {"O2 money differs"}),
     ("a transfer is booked that was another", a_transfer("-12.5", "-12.4"), {"O2 money invented"}),
     # O3: at-most-once orders
@@ -945,6 +946,7 @@ SILENT: list[tuple[str, Doctor]] = [
     ("a user stream that says nothing and is dialled again", deaf(4_000)),
     ("an exit on a full disk, and then a death", on_a_full_disk(is_killed=True)),
     ("a transfer that was one", a_transfer("-12.5", "-12.5")),
+    ("an adjustment that the account was moved by", a_transfer("-12.5", "-12.5", "ADJUSTMENT")),
     ("funding that was paid while nobody listened", funding("-12.5", "-12.5")),
     ("a start that is tried again in an outage", both(struck("maintenance"), failed_start)),
     ("a session that a person stopped", ended_at("a person", 100_000)),

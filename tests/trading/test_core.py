@@ -26,6 +26,7 @@ from voltrade.model import (
     CancelOrder,
     CloseReason,
     Event,
+    Income,
     LookupOrder,
     MarkPrice,
     Operator,
@@ -463,8 +464,11 @@ def test_a_wallet_that_differs_is_told_of_once_nothing_is_looked_up() -> None:
     _, outputs = core.handle(replace(paid, time=2_000, algo_orders=(resting,)))
     assert not [o for o in outputs if isinstance(o, Alert)]  # the event that tells of it may be on its way
     core.handle(Timer(core.next_due))
-    _, outputs = core.handle(replace(paid, time=4_000, algo_orders=(resting,)))
-    assert [o.code for o in outputs if isinstance(o, Alert)] == ["TRANSFER"]
+    lost = (Income(1, "REALIZED_PNL", money(-1), "ETHUSDT"),)
+    _, outputs = core.handle(replace(paid, time=4_000, algo_orders=(resting,), income=lost))
+    assert [(o.code, o.text) for o in outputs if isinstance(o, Alert)] == [
+        ("ADJUSTMENT", "trades that aren't ours: -1.00000000")
+    ]
     assert core.account is not None
     assert core.account.wallet == money(9_999)
 

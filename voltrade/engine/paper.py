@@ -22,6 +22,7 @@ from voltrade.model import (
     CancelOrder,
     Command,
     Event,
+    Income,
     Instrument,
     LookupOrder,
     MarkPrice,
@@ -158,6 +159,11 @@ class PaperExchange:
     async def snapshot(self, symbol: str, since_trade_id: int, settings: bool = True) -> Snapshot:
         self._exchange.advance(self._clock())
         return self._exchange.snapshot(symbol, since_trade_id)
+
+    async def income(self, symbol: str, since: int) -> tuple[Income, ...]:
+        quote = self._exchange.markets[symbol].instrument.quote_asset
+        rows = (row for row in self._exchange.income if row.time >= since and row.asset == quote)
+        return tuple(Income(row.time, row.kind, row.amount, row.symbol) for row in rows)
 
     async def order_names(self, symbol: str, order_ids: Sequence[int]) -> dict[int, str]:
         orders = self._exchange.orders

@@ -13,14 +13,16 @@ from voltrade.exchange.fee_prices import FeePrices
 from voltrade.exchange.fields import Fields, rows_of
 from voltrade.exchange.messages import MessageReader
 from voltrade.exchange.ports import Read
-from voltrade.model import AccountSummary, AlgoUpdate, OrderUpdate, Snapshot
+from voltrade.model import DAY_MS, AccountSummary, AlgoUpdate, Income, OrderUpdate, Snapshot
 
 log = logging.getLogger(__name__)
 
 FEES_MS = 86_400_000
 """How long fee rates are used before they are read again."""
 PAGE, MAX_PAGES = 1000, 100
-"""The most rows in one page of trades, ours or the market's, and the most pages of one reading of ours."""
+"""The most rows in one page, and the most pages of one reading of our trades, or of the income."""
+INCOME_DAYS = 89
+"""How far back the exchange keeps the income history: three months."""
 
 NAMES_AT_ONCE, NAMES_WITHIN_S = 5, 1.0
 """How many orders are asked for their names at once, and how long a snapshot waits for the answers."""
@@ -127,6 +129,29 @@ class AccountReader:
             )
         except DataError as error:
             raise VenueError(f"the account of {symbol} could not be read: {error}") from None
+
+    async def income(self, reader: MessageReader, since: int) -> tuple[Income, ...]:
+        """Return the changes of the quote asset's wallet since a time, ms, oldest first; at most those of INCOME_DAYS.
+
+        A question is for a week at most, and has request weight 30.
+
+        Raises:
+            VenueError: a part could not be read, or there are more than MAX_PAGES pages.
+        """
+        begin, rows = max(since, self._clock() - INCOME_DAYS * DAY_MS), dict[tuple[str, ...], Income]()
+        for _ in range(MAX_PAGES):
+            if begin > self._clock():
+                return tuple(rows.values())
+            wanted = {"startTime": begin, "endTime": begin + 7 * DAY_MS - 1, "limit": PAGE}
+            answer = await self._read("fapiPrivateGetIncome", wanted)
+            try:
+                page = reader.income(rows_of("income", answer))
+            except DataError as error:
+                raise VenueError(f"the income of the account could not be read: {error}") from None
+            rows |= {name: row for name, asset, row in page if asset == reader.instrument.quote_asset}
+            last = max((row.time for *_, row in page), default=0)
+            begin = max(last, begin + 1) if len(page) == PAGE else begin + 7 * DAY_MS
+        raise VenueError(f"the income since {since} is more than {MAX_PAGES} pages")
 
     async def order_names(self, symbol: str, order_ids: Iterable[int]) -> dict[int, str]:
         """Return the client order ids of orders by the exchange's ids, which is all that a trade has of its order.

@@ -21,6 +21,7 @@ from voltrade.model import (
     OUR_ORDERS,
     AccountUpdate,
     AlgoUpdate,
+    Income,
     Instrument,
     MarkPrice,
     OrderType,
@@ -330,6 +331,16 @@ class MessageReader:
             realised=trade.money("realizedPnl"),
             is_maker=trade.flag("maker"),
         )
+
+    def income(self, rows: Iterable[object]) -> list[tuple[tuple[str, ...], str, Income]]:
+        """Read rows of GET income: what tells one from all others, its asset, and the change."""
+        found = list[tuple[tuple[str, ...], str, Income]]()
+        for row in (Fields("income", row) for row in rows):
+            kind, symbol = row.text("incomeType"), row.text("symbol")
+            name = (str(row.row.get("tranId")), kind, symbol, str(row.row.get("tradeId")))
+            change = Income(row.integer("time", 1), kind, row.money("income"), symbol)
+            found.append((name, row.text("asset"), change))
+        return found
 
     def wallet(self, account: object) -> tuple[int, int]:
         """Read wallet and available balance of the quote asset from an account object; money."""

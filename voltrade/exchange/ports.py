@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-from voltrade.model import AccountSummary, CancelOrder, Instrument, LookupOrder, OrderIntent, Reply, Snapshot
+from voltrade.model import AccountSummary, CancelOrder, Income, Instrument, LookupOrder, OrderIntent, Reply, Snapshot
 
 
 class Read(Protocol):
@@ -52,6 +52,13 @@ class OrderGateway(Protocol):
 
         Raises:
             VenueError: a part of the account could not be read.
+        """
+
+    async def income(self, symbol: str, since: int) -> tuple[Income, ...]:
+        """Return the changes of the wallet of a symbol's quote asset since a time, ms, oldest first.
+
+        Raises:
+            VenueError: they could not be read.
         """
 
     async def order_names(self, symbol: str, order_ids: Sequence[int]) -> dict[int, str]:

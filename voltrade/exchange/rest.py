@@ -26,6 +26,7 @@ from voltrade.model import (
     AccountSummary,
     AlgoUpdate,
     CancelOrder,
+    Income,
     Instrument,
     LookupOrder,
     OrderIntent,
@@ -152,6 +153,10 @@ class BinanceRestClient:
     async def snapshot(self, symbol: str, since_trade_id: int, settings: bool = True) -> Snapshot:
         """Return the account, its open orders, and our trades after an id; see `AccountReader.snapshot`."""
         return await self._account.snapshot(await self._reader(symbol), since_trade_id, settings)
+
+    async def income(self, symbol: str, since: int) -> tuple[Income, ...]:
+        """Return the changes of the wallet since a time; see `AccountReader.income`."""
+        return await self._account.income(await self._reader(symbol), since)
 
     async def order_names(self, symbol: str, order_ids: Sequence[int]) -> dict[int, str]:
         """Return the client order ids of ordinary orders by the exchange's ids; see `AccountReader.order_names`."""

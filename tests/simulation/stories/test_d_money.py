@@ -128,6 +128,33 @@ def test_d4_a_deposit_is_told_with_its_own_amount() -> None:
     assert "DEPOSIT: 100." in told
 
 
+@pytest.mark.parametrize("how", ["deleverage", "liquidate"])
+def test_d4_the_loss_of_a_position_by_hand_is_no_transfer(how: str) -> None:
+    """Somebody buys by hand while we hold nothing; the exchange closes that at a loss, by trades that aren't ours."""
+    hand = at(2, "order", with_={"symbol": "BTCUSDT", "side": "BUY", "quantity": "0.5"})
+    if how == "deleverage":
+        forced, path = [at(20, "deleverage", with_={"symbol": "BTCUSDT"})], [(10, PRICE), (18, PRICE - 200)]
+    else:
+        forced, path = [at(20, "mark", with_={"symbol": "BTCUSDT", "price": "40000"})], []
+    evidence = story(hand, *forced, path=path, duration_s=60.0, first_bar=10**6, **FAR)
+    claims.premise([row for row in evidence.of_kind("fill") if "close" in row["client_order_id"]], "a forced close")
+    told = [text for text in claims.alerts(evidence) if text.startswith(("TRANSFER", "ADJUSTMENT"))]
+    assert [text for text in told if "ADJUSTMENT: trades that aren't ours: -" in text]
+    assert [text for text in told if text.startswith("TRANSFER") and "INSURANCE" not in text] == []
+    assert books(evidence) == wallet(evidence)
+
+
+def test_d4_a_deposit_that_the_stream_does_not_tell_is_one() -> None:
+    """400 are withdrawn, and the event is lost: the comparison of that minute finds it, the history names it."""
+    untold = at(19, "drop", on="user ACCOUNT_UPDATE", until_s=21.0, times=0)
+    withdrawn = at(20, "withdraw", with_={"amount": "400"})
+    evidence = story(untold, withdrawn, duration_s=100.0, first_bar=10**6, **FAR)
+    told = [text for text in claims.alerts(evidence) if text.startswith(("TRANSFER", "ADJUSTMENT"))]
+    assert told == ["TRANSFER: told by the income history alone: -400.00000000"]
+    assert trips(evidence) == []
+    assert books(evidence) == wallet(evidence)
+
+
 def test_d4_a_deposit_of_another_asset_is_no_transfer_of_ours() -> None:
     """The stop's loss of 30 is learnt from a snapshot; then 0.5 BNB are deposited, and `B` lists BNB alone."""
     down = at(29, "abort", on="private"), at(28, "delay_answer", 2.0, on="POST /fapi/v1/listenKey")

@@ -1,0 +1,163 @@
+"""Why the exchange's wallet differs from our books: as its income history says, never guessed.
+
+Money whose cause isn't known is no transfer: it may be the loss of trades that aren't ours, or of fills that nobody has
+told us of. So a difference is booked only where the history of the wallet, from the last moment at which both agreed,
+adds up to what the wallet has become; after some readings that don't add up it is told, and booked as unexplained.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Container, Mapping, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from voltrade.books import Books
+from voltrade.model import Alert, Income, Output, Snapshot, money_text
+from voltrade.order_states import RETRY_AFTER_MS
+from voltrade.records import ADJUSTED, FUNDED, NO_SYMBOL, TRANSFERRED, Event
+from voltrade.symbol_state import SymbolState
+
+MOST_READINGS = 6
+"""So many readings, with pauses that double, may leave a difference unexplained: a minute."""
+NEAR_MS = 15_000
+"""How far the time of a reading may be from the moment at which the exchange read the wallet for it."""
+TOLD_WITHIN_MS = 10_000
+"""The user stream tells funding and transfers within this time; what is younger may be told yet, and is not booked."""
+TRADED = ("REALIZED_PNL", "COMMISSION")
+"""Kinds of income that fills make."""
+
+
+class Shares(NamedTuple):
+    """What a difference is made of, in money: exchange's wallet - ours."""
+
+    funding: int = 0
+    symbol: str = ""
+    """Whose funding it is; empty where it is that of several symbols."""
+    transfers: int = 0
+    others: int = 0
+    """What trades that aren't ours have made; all of a difference that is unexplained."""
+
+
+class WalletCheck:
+    """Holds the wallet against the account's income history.
+
+    Attributes:
+        agreed_at, agreed_wallet: when the exchange's wallet was last the one of our books, ms, and what it was.
+        funding, transfers: what was booked since then from what the user stream told.
+        readings: how many readings in a row have left a difference unexplained.
+    """
+
+    def __init__(self) -> None:
+        self.agreed_at = self.agreed_wallet = 0
+        self.funding = self.transfers = 0
+        self.readings = 0
+
+    @property
+    def since(self) -> int:
+        """From when on the income history is wanted with a snapshot, ms; 0 where nothing is to be explained."""
+        return max(self.agreed_at - NEAR_MS, 1) if self.readings else 0
+
+    def note_agreement(self, time: int, wallet: int) -> None:
+        """Note that the exchange's wallet is that of our books."""
+        self.agreed_at, self.agreed_wallet = time, wallet
+        self.funding = self.transfers = self.readings = 0
+
+    def state(self) -> dict[str, int]:
+        """Return what the next run needs to go on, as plain JSON values, for `restore`."""
+        return {name: value for name, value in vars(self).items() if name != "readings"}
+
+    def restore(self, saved: Mapping[str, int]) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            KeyError, TypeError, ValueError: it isn't one that `state` returned.
+        """
+        for name in self.state():
+            setattr(self, name, int(saved[name]))
+
+    def pause(self) -> int | None:
+        """Count a reading that has explained nothing; return how long to wait for the next, ms, or None after the
+        last."""
+        if self.readings == MOST_READINGS:
+            return None
+        self.readings += 1
+        return RETRY_AFTER_MS << (self.readings - 1)
+
+    def shares(self, snapshot: Snapshot, ours: int, symbols: Container[str]) -> Shares | None:
+        """Return what the difference of a snapshot's wallet from ours is made of.
+
+        None where its income history doesn't say that: it wasn't read, or is behind the wallet; or where the stream may
+        still tell what it says.
+
+        Args:
+            snapshot: with the wallet, and its history since `since`.
+            ours: the wallet of our books.
+            symbols: those that are traded; funding of others is booked as a transfer, as the stream's is.
+        """
+        rows = self._since_agreement(snapshot)
+        if rows is None:
+            return None
+        paid = [row for row in rows if row.kind == "FUNDING_FEE" and row.symbol in symbols]
+        moved = [row for row in rows if row.kind not in TRADED and row not in paid]
+        funding = sum(row.amount for row in paid) - self.funding
+        transfers = sum(row.amount for row in moved) - self.transfers
+        untold = [row.time for row in (*paid, *moved)] if funding or transfers else []
+        if untold and max(untold) > snapshot.time - TOLD_WITHIN_MS:
+            return None
+        payers = {row.symbol for row in paid}
+        symbol = payers.pop() if len(payers) == 1 else ""
+        return Shares(funding, symbol, transfers, snapshot.wallet - ours - funding - transfers)
+
+    def _since_agreement(self, snapshot: Snapshot) -> Sequence[Income] | None:
+        """Return the rows that lead from the wallet of the agreement to the snapshot's; None where none do.
+
+        Where they begin and end is known to NEAR_MS alone, so the rows that add up are searched for there.
+        """
+        if snapshot.income is None:
+            return None
+        rows = sorted(snapshot.income, key=lambda row: row.time)
+        times = [row.time for row in rows]
+        sums = [0, *accumulate(row.amount for row in rows)]
+        last_begin = bisect_right(times, self.agreed_at + NEAR_MS)
+        first_end = bisect_right(times, snapshot.time - NEAR_MS)
+        change = snapshot.wallet - self.agreed_wallet
+        for begin in range(last_begin, -1, -1):
+            for end in range(len(rows), max(begin, first_end) - 1, -1):
+                if sums[end] - sums[begin] == change:
+                    return rows[begin:end]
+        return None
+
+
+# --- what is booked ---------------------------------------------------------------------------------------------------
+
+
+def book_funding(books: Books, states: Mapping[str, SymbolState], amount: int, named: str) -> list[Output]:
+    """Book funding to the symbol that the exchange names; where it names none, to the only one with a position.
+
+    With several positions it is booked to the account alone.
+    """
+    open_symbols = [symbol for symbol, state in states.items() if state.monitor.has_position]
+    symbol = named or (open_symbols[0] if len(open_symbols) == 1 else "")
+    index = states[symbol].index if symbol else 0
+    return books.react(Event(FUNDED, index, amount=amount, code=0 if symbol else NO_SYMBOL))
+
+
+def book_transfer(books: Books, amount: int, why: str) -> list[Output]:
+    """Book money that is neither profit nor loss, and alert the operator."""
+    alert = Alert(int(books.account["now"]), "TRANSFER", f"{why}: {money_text(amount)}")
+    return [alert, *books.react(Event(TRANSFERRED, amount=amount))]
+
+
+def book_shares(
+    books: Books, states: Mapping[str, SymbolState], shares: Shares | None, difference: int
+) -> list[Output]:
+    """Book a difference of the exchange's wallet from ours; one without known shares as unexplained."""
+    funding, symbol, transfers, others = shares or Shares(others=difference)
+    outputs = book_funding(books, states, funding, symbol) if funding else []
+    outputs += book_transfer(books, transfers, "told by the income history alone") if transfers else []
+    if not others:
+        return outputs
+    why = "trades that aren't ours" if shares else "the exchange's wallet differs from our books, and nothing says why"
+    alert = Alert(int(books.account["now"]), "ADJUSTMENT", f"{why}: {money_text(others)}")
+    return [*outputs, alert, *books.react(Event(ADJUSTED, amount=others))]
