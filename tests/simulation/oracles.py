@@ -40,6 +40,8 @@ BARE_STRUCK_MS = 5_000
 """And where something did, of time in which REST could be used."""
 BARE_DEAD_MS = 8_000
 """And from the death of the engine's process on."""
+COMPARED_MS = 60_000
+"""How often the account is compared while there is a position: by then a stop is missed that went without a word."""
 FELT_FOR_MS = 60_000
 HALT_MS = 250
 ABSENT_MS = 5_000
@@ -430,8 +432,10 @@ def o5_protected(evidence: Evidence) -> list[Violation]:
     """Stops of ours that wait, and exits of ours that work, cover our position; see `VenueOrder.covers`.
 
     The clock of a stretch starts anew when the process dies in it: what came before is held to 2 s (5 s of usable REST
-    where a fault was felt in the minute before), what comes after to 8 s of usable REST. Nobody tends a position after
-    a session has ended: it must be covered at that moment, and what a person does to it later is his.
+    where a fault was felt in the minute before), what comes after to 8 s of usable REST. Where packets are slow, the
+    way of one that tells of the position and of one that brings the stop is not counted, as far as they are late. What
+    the exchange forgets without a word nobody can know before the comparison of that minute. Nobody tends a position
+    after a session has ended: it must be covered at that moment, and what a person does to it later is his.
     """
     reading, found = reading_of(evidence), []
     for bare in reading.bare:
@@ -450,7 +454,7 @@ def _bare_too_long(reading: Reading, bare: Bare) -> list[Violation]:
         text = f"{bare.symbol}: the session ended with {bare.most} uncovered"
         return [Violation("O5", "ended uncovered", end, text)]
     for begin, stop, limit in _pieces(reading, bare.begin, end):
-        lasted = reading.usable(begin, stop)
+        lasted = reading.usable(begin, stop) - _late_on_the_way(reading, begin, stop)
         if lasted > limit:
             text = f"{bare.symbol}: {bare.most} uncovered for {lasted} ms, {limit} are allowed"
             return [Violation("O5", "uncovered", bare.begin, text)]
@@ -464,8 +468,16 @@ def _pieces(reading: Reading, begin: int, end: int) -> list[tuple[int, int, int]
     recent = [death for death in reading.deaths if begin - BARE_DEAD_MS <= death <= begin]
     if recent:
         first = max(first, BARE_DEAD_MS - (begin - recent[-1]))
+    if any(row["do"] == "forget_stops" and row["time"] == begin for row in reading.evidence.of_kind("fault")):
+        first += COMPARED_MS
     limits = [first] + [BARE_DEAD_MS] * (len(cuts) - 2)
     return list(zip(cuts, cuts[1:], limits, strict=False))
+
+
+def _late_on_the_way(reading: Reading, begin: int, end: int) -> int:
+    """How much later than usual two packets arrive, one there and one back, while the network is slow."""
+    slow = [each for each in reading.evidence.strikes if each.kind == "slow" and "by_s" in each.facts]
+    return sum(int(2_000 * each.facts["by_s"]) for each in slow if each.begin <= end and each.until >= begin)
 
 
 def _untended(evidence: Evidence) -> list[tuple[int, int]]:

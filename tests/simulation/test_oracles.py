@@ -630,6 +630,17 @@ def bare_for(ms: int) -> Doctor:
     return of_truth(change)
 
 
+def forgotten(after: int = 0) -> Doctor:
+    """So long after the first fill of the first round trip the exchange forgets the stops of the symbol."""
+
+    def change(rows: list[Json]) -> list[Json]:
+        at = venue_rows(rows, "fill", "-1e1")[0]
+        fault = {"time": rows[at]["time"] + after, "kind": "fault", "do": "forget_stops", "with": {"symbol": "BTCUSDT"}}
+        return [*rows[:at], fault, *rows[at:]]
+
+    return of_truth(change)
+
+
 def died(after: int) -> Doctor:
     """The engine is killed so much after the first fill of the first round trip, and lives again."""
 
@@ -744,6 +755,8 @@ DOCTORED: list[Case] = [
     ("uncovered for 2.1 s without a fault", bare_for(2_100), {"O5 uncovered"}),
     ("uncovered for 5.1 s under faults", both(bare_for(5_100), struck("slow", row="B1")), {"O5 uncovered"}),
     ("uncovered for 8.1 s after a death", both(bare_for(9_100), died(1_000)), {"O5 uncovered"}),
+    ("7.1 s where packets take 1 s more", both(bare_for(7_100), struck("slow", by_s=1.0)), {"O5 uncovered"}),
+    ("uncovered since before one was forgotten", both(bare_for(9_000), forgotten(1_000)), {"O5 uncovered"}),
     (
         "a stop that closes the position covers nothing",
         saying("algo", r"-1s\d", reduce_only=False, close_position=True),
@@ -947,6 +960,8 @@ SILENT: list[tuple[str, Doctor]] = [
     ("an exit on a full disk, and then a death", on_a_full_disk(is_killed=True)),
     ("a transfer that was one", a_transfer("-12.5", "-12.5")),
     ("an adjustment that the account was moved by", a_transfer("-12.5", "-12.5", "ADJUSTMENT")),
+    ("uncovered for 6.9 s where packets take 1 s more", both(bare_for(6_900), struck("slow", row="B15", by_s=1.0))),
+    ("uncovered for 9 s after a stop was forgotten", both(bare_for(9_000), forgotten())),
     ("funding that was paid while nobody listened", funding("-12.5", "-12.5")),
     ("a start that is tried again in an outage", both(struck("maintenance"), failed_start)),
     ("a session that a person stopped", ended_at("a person", 100_000)),
