@@ -232,7 +232,8 @@ class TradingCore:
     @property
     def finished(self) -> bool:
         """Whether the session has ended and its positions are closed, or kept with a confirmed stop, or abandoned."""
-        return self.is_abandoned or bool(self._ask(records.IS_FINISHED))
+        is_confirmed = all(each.monitor.is_confirmed for each in self.symbol_states.values())
+        return self.is_abandoned or (is_confirmed and bool(self._ask(records.IS_FINISHED)))
 
     def end_of_tape(self, time: int) -> Operator:
         """Return the command that ends a session at the end of its tape."""

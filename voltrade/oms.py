@@ -60,6 +60,8 @@ REALISED_TOLERANCE = 100
 _STATE_NUMBERS = {state: number for number, state in enumerate(STATES)}
 _COMMANDS = {"submit": records.SUBMIT, "cancel": records.CANCEL, "lookup": records.LOOKUP}
 _OUTCOMES = {Outcome.ACCEPTED: states.ACCEPTED, Outcome.REFUSED: states.REFUSED, Outcome.UNKNOWN: states.UNANSWERED}
+OTHERS_AFTER = 5
+"""After so many snapshots in a row whose position our fills don't make, the rest is somebody else's."""
 _ABSENT_CODES = (-2013, -2011, -20124)
 
 
@@ -94,6 +96,8 @@ class OrderMonitor:
     ) -> None:
         self.instrument = instrument
         self.halt_reason = ""
+        self.is_confirmed = True
+        """Whether our books are the whole of what is ours at the exchange, by the last snapshot since a restart."""
         self._books = books or Books()
         self._index = index
         self._row = self._books.symbols[index]
@@ -436,6 +440,8 @@ class OrderMonitor:
         if self.position == snapshot.position.quantity:
             self._unlisted |= {order.row.number for order in unlisted if snapshot.time >= self._absent_from(order)}
             outputs += self._cancel_orphans(snapshot)
+        is_explained = self.position == snapshot.position.quantity or self._check.mismatches >= OTHERS_AFTER
+        self.is_confirmed = is_explained and not self._orphans(snapshot)
         if self._register.awaits_fills():
             self.read_account_by(snapshot.time + _pause(self._incomplete_count), states.FILL_MISSING)
             self._incomplete_count += 1
@@ -537,7 +543,7 @@ class OrderMonitor:
     def on_restart(self, time: int) -> list[Output]:
         """Look up orders that were in flight when the engine ended; the time without cover starts again."""
         self._advance_time(time)
-        self.reconciled = False
+        self.reconciled = self.is_confirmed = False
         self._outputs.life = f"r{np.base_repr(time // 1000, 36).lower()}"
         if self._position_row["unprotected_since"] != NEVER:
             self._position_row["unprotected_since"] = time
@@ -582,7 +588,7 @@ class OrderMonitor:
         return number
 
     def _cancel_orphans(self, snapshot: Snapshot) -> list[Output]:
-        """Cancel conditional orders at the exchange whose client order ids are of this session, but not in our books.
+        """Cancel the orphans of a snapshot.
 
         They were sent before the journal lost its end. They are kept while no stop of ours covers the position.
         """
@@ -590,10 +596,15 @@ class OrderMonitor:
         if self._register.lots and not any(stop.quantity >= abs(self._register.lots) for stop in stops):
             return []
         outputs: list[Output] = []
-        for algo in snapshot.algo_orders:
-            if algo.client_order_id not in self._register.numbers and self._adopt_orphan(algo) is not None:
+        for algo in self._orphans(snapshot):
+            if self._adopt_orphan(algo) is not None:
                 outputs += self._apply_algo_update(algo, orders_only=True)
         return outputs
+
+    def _orphans(self, snapshot: Snapshot) -> list[AlgoUpdate]:
+        """Return the open conditional orders whose client order ids are of this session, but not in our books."""
+        unknown = (algo for algo in snapshot.algo_orders if algo.client_order_id not in self._register.numbers)
+        return [algo for algo in unknown if row_facts.purpose_of(algo.client_order_id, self._outputs.epoch) is not None]
 
     def _adopt_traded(self, snapshot: Snapshot) -> None:
         """Adopt the orphans that have traded, so that their trades count as what they are."""

@@ -9,6 +9,7 @@ import pytest
 from support.builders import an_instrument
 
 from voltrade.config import Config
+from voltrade.engine import recovery
 from voltrade.engine.recovery import identity_of, instrument_of, recovered
 from voltrade.errors import JournalError
 from voltrade.journal import Journal
@@ -45,6 +46,45 @@ def test_a_journal_that_can_not_be_read_is_kept_beside_a_new_one(tmp_path: Path,
     with Journal.create(path, "its id"):
         pass
     assert journal_identity(path) == "its id"
+
+
+def names_of(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir() if not file.name.endswith(".lock")}
+
+
+def test_a_log_follows_its_journal_after_a_loss_of_power_in_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine dies after each of the names; whatever was renamed, database and log have one number."""
+
+    class PowerLoss(Exception):
+        pass
+
+    def dies(folder: Path) -> None:
+        raise PowerLoss
+
+    log = tmp_path / "journal.db-wal"
+    for number in (1, 2):
+        for name in ("journal.db", log.name, "journal.db-shm"):
+            (tmp_path / name).write_text(f"of journal {number}")
+        with monkeypatch.context() as patch:
+            patch.setattr(recovery, "sync_folder", dies)
+            for left in (True, False):  # after the database, and after its log
+                with pytest.raises(PowerLoss):
+                    recovery._set_aside(tmp_path)
+                assert log.exists() is left
+        recovery._set_aside(tmp_path)
+        kept = {f"damaged-{each}-journal.db{part}" for each in range(1, number + 1) for part in ("", "-wal")}
+        assert names_of(tmp_path) == kept
+        assert (tmp_path / f"damaged-{number}-journal.db-wal").read_text() == f"of journal {number}"
+
+
+def test_a_log_without_a_journal_takes_no_number_of_another(tmp_path: Path) -> None:
+    (tmp_path / "damaged-1-journal.db").touch()
+    (tmp_path / "damaged-1-journal.db-wal").touch()
+    (tmp_path / "journal.db-wal").touch()
+    assert isinstance(recovered(tmp_path, Journal, False, lambda: None), str)
+    assert "damaged-2-journal.db-wal" in names_of(tmp_path)
 
 
 def test_a_journal_of_another_process_is_no_damaged_one(tmp_path: Path) -> None:

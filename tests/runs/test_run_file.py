@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from unittest import mock
 
@@ -46,6 +47,38 @@ def test_a_record_that_is_lost_is_made_again_from_the_journal(tmp_path: Path, le
     assert read(run) == {}, "who reads a record to compare it is not given another"
     Record(run).update(state="ended")
     assert state_of(read(run)) == "ended"
+
+
+def test_a_run_whose_journal_has_a_row_has_begun_whatever_an_older_record_says(tmp_path: Path) -> None:
+    """Else its journal would be deleted, and the run begin anew beside a position that nobody knows of."""
+    run = a_run(tmp_path / "run")
+    (run / "run.json").write_text('{"state": "starting", "epoch": "e8"}')
+    facts = Record(run).facts
+    assert (facts["begun"], facts["epoch"]) == (True, "e8")
+    assert can_be_resumed(run)
+    for file in run.glob("journal.db*"):
+        file.unlink()
+    with Journal.create(run / "journal.db"):
+        pass  # killed before its first row
+    assert "begun" not in Record(run).facts
+
+
+def test_a_record_is_on_the_disk_before_it_takes_the_old_ones_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a loss of power a reader finds one of the two, whole."""
+    (tmp_path / "run.json").write_text('{"state": "starting"}')
+    flushed = []
+
+    def flush(handle: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        flushed.append((path.name, read(tmp_path)["state"], path.read_text() if path.is_file() else ""))
+
+    monkeypatch.setattr(os, "fsync", flush)
+    Record(tmp_path).update(state="running")
+    [(name, before, text), (folder, after, _)] = flushed
+    assert (name, before, json.loads(text)) == ("run.new", "starting", {"state": "running"})
+    assert (folder, after) == (tmp_path.name, "running")
 
 
 def test_a_record_that_is_there_is_not_made_from_the_journal(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from voltrade import journal
 from voltrade.checkpoint import CHECKPOINT
 from voltrade.errors import DamagedJournal
+from voltrade.folders import sync_folder
 from voltrade.journal import Journal
 from voltrade.model import Instrument
 from voltrade.runs.replay import Replay, recover, traded_instrument
@@ -125,7 +126,18 @@ def _recover(path: Path, as_far_as_possible: bool, advance: Callable[[], None]) 
 
 
 def _set_aside(run_dir: Path) -> None:
-    """Rename the files of a journal, so that a new one can be begun and nothing of the old one is lost."""
-    number = 1 + sum(1 for _ in run_dir.glob(f"damaged-*-{JOURNAL}"))
-    for file in run_dir.glob(f"{JOURNAL}*"):
-        file.rename(run_dir / f"damaged-{number}-{file.name}")
+    """Rename the files of a journal, so that a new one can be begun and nothing of the old one is lost.
+
+    The database goes first: a machine that dies then leaves a log without one, which follows it under its number. The
+    index of the log is deleted, since SQLite makes it anew.
+    """
+    log, taken = f"{JOURNAL}-wal", [int(file.name.split("-")[1]) for file in run_dir.glob(f"damaged-[0-9]*-{JOURNAL}*")]
+    number = max(taken, default=0)
+    is_rest = (run_dir / f"damaged-{number}-{JOURNAL}").exists() and not (run_dir / f"damaged-{number}-{log}").exists()
+    if (run_dir / JOURNAL).exists() or not is_rest:
+        number += 1
+    for name in (JOURNAL, log):
+        if (run_dir / name).exists():
+            (run_dir / name).rename(run_dir / f"damaged-{number}-{name}")
+            sync_folder(run_dir)
+    (run_dir / f"{JOURNAL}-shm").unlink(missing_ok=True)

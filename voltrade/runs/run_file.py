@@ -24,6 +24,7 @@ from typing import Any
 from voltrade import journal
 from voltrade.config import Config
 from voltrade.errors import DamagedJournal, JournalError, SessionError
+from voltrade.folders import sync_folder
 from voltrade.strategy.rule_file import was_edited
 
 log = logging.getLogger(__name__)
@@ -66,15 +67,25 @@ def load(folder: Path) -> dict[str, Any]:
 def restored(folder: Path) -> dict[str, Any]:
     """Return the record in a run's folder; one that is missing or damaged is made from the run's journal.
 
+    A run whose journal has a row has begun, whatever its record says: that may be an older one.
+
     Raises:
         SessionError: It is missing or damaged, and so is the journal.
     """
     try:
-        return load(folder)
+        record = load(folder)
     except SessionError:
         if not (record := of_journal(folder / JOURNAL)):
             raise
-        return record
+    is_known = record.get("begun") or record["state"] in OVER
+    return record if is_known or not _has_rows(folder / JOURNAL) else record | {"begun": True}
+
+
+def _has_rows(path: Path) -> bool:
+    try:
+        return path.exists() and journal.last_row(path)[0] > 0
+    except JournalError:
+        return False
 
 
 def of_journal(path: Path) -> dict[str, Any]:
@@ -125,10 +136,14 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def write(folder: Path, record: Mapping[str, Any]) -> None:
-    """Replace the record; a reader finds the old one or the new one, never a part."""
+    """Replace the record: a reader finds the old one or the new one, never a part, also after a loss of power."""
     fresh = folder / "run.new"
-    fresh.write_text(json.dumps(record, indent=2))
+    with fresh.open("w") as file:
+        file.write(json.dumps(record, indent=2))
+        file.flush()
+        os.fsync(file.fileno())
     fresh.replace(folder / RECORD)
+    sync_folder(folder)
 
 
 class Record:

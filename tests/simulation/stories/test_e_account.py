@@ -162,6 +162,17 @@ def test_e5_commits_that_never_reached_the_disk_leave_no_position_to_nobody(purp
     assert claims.is_left_in_order(evidence)
 
 
+@pytest.mark.parametrize("lost", [10, 14], ids=["rows of the entry", "the whole log"])
+def test_e5_a_session_that_is_told_to_end_before_it_knows_its_position_ends_when_that_is_closed(lost: int) -> None:
+    """Killed in position with its journal's end lost, and told to flatten before its successor has read the account:
+    by its books it is flat. It ends when the exchange says so, without a stop that is left there.
+    """
+    told = at(11.53, "operator", action="flatten", reason="SIGTERM", final=True)
+    evidence = story(at(10, "kill", lost=lost), told)
+    assert [life.how for life in evidence.lives] == ["killed", "ended"]
+    assert claims.is_left_in_order(evidence)
+
+
 @pytest.mark.parametrize("what", [LOG, "runs/run/journal.db"], ids=["the log", "the journal"])
 def test_e5_a_journal_that_is_gone_leaves_the_position_to_a_caretaker(what: str) -> None:
     """Killed in position, and the journal or its write-ahead log is deleted. The position, known from the exchange's
