@@ -17,14 +17,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.real_sessions import prepare, real_venue
 
 from simulation.evidence import JournalRow, Json, read_journal
 from simulation.plans import RULE, Plan
@@ -34,7 +34,6 @@ from simulation.tapes import path_tape
 from voltrade.engine import ctl
 from voltrade.model import DAY_MS, Trades
 from voltrade.runs.run_file import read as read_record
-from voltrade.strategy.rule_file import keep_rule, read_parameters
 
 BEGIN_S = 120.0
 """History."""
@@ -156,28 +155,6 @@ OURS = ("operator", "kill")
 """Strikes that the test itself carries out; all others are the venue's."""
 
 
-@contextmanager
-def real_venue(folder: Path, plan: Plan) -> Iterator[str]:
-    """Run a venue on the plan's tape and its faults; yield its address."""
-    lines = [
-        f"{number},{price / 10:.1f},{lots / 1000:.3f},{when},{maker}"
-        for number, price, lots, when, maker in plan.tape.rows()
-    ]
-    (folder / "tape.csv").write_text("\n".join(["agg_trade_id,price,quantity,transact_time,is_buyer_maker", *lines]))
-    (folder / "venue.json").write_text(json.dumps({**plan.settings, "tape": str(folder / "tape.csv")}))
-    at_the_venue = [strike for strike in plan.strikes if strike[1] not in OURS]
-    script = [{"do": kind, "at_s": at_s, "for_s": for_s, **facts} for at_s, kind, for_s, facts in at_the_venue]
-    (folder / "faults.json").write_text(json.dumps(script))
-    command = [sys.executable, "-m", "voltrade", "venue", "--parameters", str(folder / "venue.json")]
-    command += ["--log", str(folder / "venue"), "--faults", str(folder / "faults.json")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield str(json.loads(process.stdout.readline())["rest"])
-        finally:
-            process.terminate()
-
-
 def real_engine(run: Path) -> subprocess.Popen[bytes]:
     """Start an engine in a run's folder, anew or again."""
     with (run / "engine.log").open("ab") as log:
@@ -185,19 +162,13 @@ def real_engine(run: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
 
-def prepare(run: Path, settings: Json) -> None:
-    """Make a run's folder, as a notebook does."""
-    run.mkdir(mode=0o700)
-    config = read_parameters(settings)
-    record = {"parameters": config.parameters(), "epoch": "e0", "state": "starting"}
-    (run / "run.json").write_text(json.dumps(record | keep_rule(config, run)))
-
-
 def real(case: Case, folder: Path) -> Json:
     """Play it by the wall clock, in processes of their own."""
     plan, run = case.plan, folder / "run"
     folder.mkdir()
-    with real_venue(folder, plan) as address:
+    at_the_venue = [strike for strike in plan.strikes if strike[1] not in OURS]
+    script = [{"do": kind, "at_s": at_s, "for_s": for_s, **facts} for at_s, kind, for_s, facts in at_the_venue]
+    with real_venue(folder, plan.settings, plan.tape, script) as address:
         opened = time.time()
         prepare(run, {**plan.settings, "venue": address, "begin_s": 0.0})
         process = real_engine(run)

@@ -211,6 +211,9 @@ KILLS: dict[tuple[str, str], set[str]] = {
     ("KILL", "both"): LOST,
     ("INT", "engine"): {"SIGINT"},
     ("TERM", "engine"): {"SIGTERM"},
+    # The guardian passes them on.
+    ("INT", "guardian"): {"SIGINT"},
+    ("TERM", "guardian"): {"SIGTERM"},
     # The guardian starts another engine, which the notebook follows; then papermill is interrupted.
     ("KILL", "engine"): INTERRUPTED,
     # The engine goes on without entries, and says so; then papermill is interrupted.
@@ -261,7 +264,7 @@ def play(case: Case, folder: Path) -> None:
             one.until(lambda: restarted_at(one.run) > 0, 30)
             assert restarted_at(one.run) - since <= BACK_WITHIN_MS
             one.until(lambda: ctl.ask(one.run, {"op": "status"}).get("state") == "running")
-        if whom == "guardian":
+        if (name, whom) == ("KILL", "guardian"):
             one.until(lambda: "GUARDIAN_LOST" in ctl.ask(one.run, {"op": "status"}).get("alarms", ""), 10)
             assert "alarms" not in acknowledged(one.run)
             assert {row.fact.reason for row in journal.read(one.run / "journal.db", kind="Operator")} > {
