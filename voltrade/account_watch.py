@@ -17,7 +17,7 @@ from voltrade.order_states import FILTER_CODES, SETTING_CODES
 REPORT_WITHIN_MS = 2_000
 """The user stream reports an accepted order within this time."""
 COMPARE_MS = 60_000
-"""How often the account is compared with our books, at the latest: reading the settings compares it too."""
+"""Longest time between comparisons of the account with our books; reading the settings counts as one."""
 SETTINGS_MS = 60_000
 """How often leverage, its bracket, margin type and modes are read, although no event says that they have changed."""
 FILTERS_MS, INEXACT_MS, REFUSED_MS = 60_000, 10_000, 1_000
@@ -42,7 +42,7 @@ class AccountWatch:
         """Orders that the exchange has accepted and the stream has not reported, with the time of acceptance, ms."""
         self._read_at = self._trigger_passed_at = 0
         self._settings_read_at = self._settings_asked_at = 0
-        """As when the settings were read; and when they were last asked for, whatever has happened since."""
+        """When the newest settings in use were requested; and when settings were last requested, answered or not."""
         self._filters_read_at, self._filters_after_ms = 0, FILTERS_MS
         self._inexact = 0
         """How many values the streams have read that were no multiples of tick or step."""

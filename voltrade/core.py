@@ -87,7 +87,10 @@ GATES: tuple[risk.Gate, ...] = (
 """Every pre-trade check, in the order in which a signal passes them."""
 
 on_signal = core_rules.signal_handler(GATES)
-"""Checks a signal against the gates, and enters: the compiled function of both live trading and a backtest."""
+"""Checks a signal against the gates and sends the entry; where it is against the open position, sends the exit.
+
+Live trading and a backtest run this compiled function.
+"""
 
 
 def _decide(accounts: Rows, symbols: Rows, index: int, signals: Rows) -> None:
@@ -108,7 +111,7 @@ class TradingCore:
         config: validated settings.
         instrument: the symbol's filters as the exchange states them.
         epoch: text that makes this session's client order ids unique.
-        engine: the signal engine; a custom rule is a subclass of `SignalEngine`.
+        engine: the `SignalEngine`; a custom rule is a subclass of it.
         others: further symbols, traded by the built-in rule under the same settings.
 
     Attributes:

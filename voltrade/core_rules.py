@@ -131,7 +131,10 @@ def on_transfer(account: Record, symbols: Rows, amount: int) -> None:
 
 @compiled_part
 def on_adjustment(account: Record, symbols: Rows, index: int, amount: int) -> None:
-    """Book money that isn't of our trading: a loss counts for the circuit breaker, a gain makes no room for losses."""
+    """Book money that isn't of our trading.
+
+    A loss counts for the circuit breaker; a gain does not offset losses already counted.
+    """
     account.adjustments += amount
     account.wallet += amount
     if amount > 0:

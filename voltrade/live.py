@@ -132,7 +132,7 @@ class LiveTradingSystem:
         self.readings = Readings(core, gateway, self._inbox, self._watch, clock, self._execute, self.on_event)
         self._trades = 0
         self.is_journaled = True
-        """Whether the core's state is that after the journal's last row: false during `handle`, and after it raised."""
+        """Whether the journal has everything that the core has handled: false during `handle`, and after it raised."""
 
     # --- from the streams ------------------------------------------------------------------------------------------
 
@@ -152,7 +152,7 @@ class LiveTradingSystem:
             self.abandonment.on_event(event)
             self._inbox.add(event)
 
-    def is_given_up(self) -> bool:
+    def is_abandoned(self) -> bool:
         """Return whether a command that waits for the loop abandons the session; see `Abandonment`."""
         return self.abandonment.is_wanted(self._inbox.events)
 

@@ -59,9 +59,13 @@ REALISED_TOLERANCE = 100
 
 _STATE_NUMBERS = {state: number for number, state in enumerate(STATES)}
 _COMMANDS = {"submit": records.SUBMIT, "cancel": records.CANCEL, "lookup": records.LOOKUP}
-_OUTCOMES = {Outcome.ACCEPTED: states.ACCEPTED, Outcome.REFUSED: states.REFUSED, Outcome.UNKNOWN: states.UNANSWERED}
-OTHERS_AFTER = 5
-"""After so many snapshots in a row whose position our fills don't make, the rest is somebody else's."""
+_OUTCOMES = {
+    Outcome.ACCEPTED: states.ACCEPTED,
+    Outcome.REFUSED: states.REFUSED,
+    Outcome.UNKNOWN: states.UNKNOWN_OUTCOME,
+}
+FOREIGN_LOTS_AFTER_SNAPSHOTS = 5
+"""After so many snapshots in a row with lots that our fills don't explain, the difference is somebody else's."""
 _ABSENT_CODES = (-2013, -2011, -20124)
 
 
@@ -215,7 +219,7 @@ class OrderMonitor:
         number = self._find_or_adopt(update)
         is_forced = number is None and is_new and self._check.is_forced_exit(update)
         if is_new and (number is not None or is_forced):
-            self._row["unexplained_lots"] = 0  # the snapshot is older than this fill, or has it already
+            self._row["unexplained_lots"] = 0  # this fill makes the snapshot's unexplained lots obsolete
         if number is not None:
             return self._apply_order_update(number, update, is_new)
         outputs = self._foreign(update)
@@ -440,7 +444,9 @@ class OrderMonitor:
         if self.position == snapshot.position.quantity:
             self._unlisted |= {order.row.number for order in unlisted if snapshot.time >= self._absent_from(order)}
             outputs += self._cancel_orphans(snapshot)
-        is_explained = self.position == snapshot.position.quantity or self._check.mismatches >= OTHERS_AFTER
+        is_explained = (
+            self.position == snapshot.position.quantity or self._check.mismatches >= FOREIGN_LOTS_AFTER_SNAPSHOTS
+        )
         self.is_confirmed = is_explained and not self._orphans(snapshot)
         if self._register.awaits_fills():
             self.read_account_by(snapshot.time + _pause(self._incomplete_count), states.FILL_MISSING)

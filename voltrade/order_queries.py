@@ -167,7 +167,7 @@ def open_quantity(symbol: Record) -> int:
 
 
 @compiled_part
-def exposed(symbol: Record, time: int) -> int:
+def exposed_lots(symbol: Record, time: int) -> int:
     """Return the lots that need cover: the open position, plus overdue fills of entries, less reported exits."""
     if not symbol.has_position:
         return 0
@@ -223,7 +223,7 @@ def is_protected(symbol: Record) -> bool:
 
 
 @compiled_part
-def covered(symbol: Record, time: int) -> int:
+def covered_lots(symbol: Record, time: int) -> int:
     """Return the lots of the open position that untriggered stops and working exits at the exchange would close.
 
     A triggered stop or take-profit counts while it fills: up to PROTECT_WITHIN_MS may pass between two of its fills.

@@ -1,4 +1,8 @@
-"""The orders of one symbol by client order id, number and row, and copies of those that are finished."""
+"""The orders of one symbol by client order id, number and row, and copies of those that are finished.
+
+An order's id is the client order id at the exchange; its number is ours and never used again; its row is a place in the
+array of orders, which later orders use again.
+"""
 
 from __future__ import annotations
 

@@ -55,14 +55,14 @@ def apply_status(symbol: Record, order: Record, status: int, time: int) -> None:
 
 @compiled_part
 def await_update(symbol: Record, order: Record, time: int) -> None:
-    """Have an order looked up if no update comes, or because it is stale by then."""
+    """Schedule a look-up of an order, for when no update comes or because it is stale by then."""
     order.lookup_at = next_lookup_at(symbol, order, time)
     order.lookup_reason = states.STALE if order.lookup_at >= stale_at(symbol, order) else states.NO_UPDATE
 
 
 @compiled_part
 def read_account_by(symbol: Record, at: int, reason: int) -> None:
-    """Have the account read at a time, in ms, unless it is read before."""
+    """Schedule a read of the account no later than `at`, in ms."""
     if at < symbol.snapshot_at:
         symbol.snapshot_at, symbol.snapshot_reason = at, reason
 
@@ -159,7 +159,7 @@ def on_submitted(account: Record, symbol: Record, row: int, time: int, outcome: 
         return
     order = symbol.orders[row]
     order.code = code
-    if outcome == states.UNANSWERED or reaction_to(code) == states.LOOKUP:
+    if outcome == states.UNKNOWN_OUTCOME or reaction_to(code) == states.LOOKUP:
         move_to(order, states.UNKNOWN)
         if not is_done(order):
             lookup(account, symbol, row, time, states.OUTCOME_UNKNOWN)
@@ -189,7 +189,7 @@ def _on_refused(account: Record, symbol: Record, row: int, time: int, reaction: 
     if reaction == states.RECONCILE:
         add_output(account, records.SNAPSHOT, symbol.index, row, states.REDUCE_ONLY_REFUSED, time)
     if order.code == states.TOO_LARGE:  # a first estimate of the limit, until the exchange's filters are read
-        least = (open_quantity(symbol) + states.MOST_PARTS - 1) // states.MOST_PARTS
+        least = (open_quantity(symbol) + states.MAX_EXIT_PARTS - 1) // states.MAX_EXIT_PARTS
         guess, step = max(1, least, order.quantity // states.TOO_LARGE_DIVISOR), symbol.quantity_step
         symbol.largest_order = (guess + step - 1) // step * step
         position.exit_retry_at = time + states.RETRY_AFTER_MS
@@ -208,7 +208,7 @@ def _on_refused(account: Record, symbol: Record, row: int, time: int, reaction: 
 
 @compiled_part
 def _on_entry_refused(symbol: Record, reaction: int) -> None:
-    """An entry is never sent again; a lasting refusal counts towards MAX_ENTRY_FAILURES."""
+    """An entry is never resent; a lasting refusal counts towards MAX_ENTRY_FAILURES."""
     if reaction != states.RETRY:
         _count_entry_failure(symbol)
 
@@ -302,7 +302,7 @@ def on_looked_up(account: Record, symbol: Record, row: int, time: int, outcome: 
     if is_done(order):
         return
     if outcome != states.ACCEPTED:
-        reason = states.LOOKUP_UNKNOWN if outcome == states.UNANSWERED else states.LOOKUP_REFUSED
+        reason = states.LOOKUP_UNKNOWN if outcome == states.UNKNOWN_OUTCOME else states.LOOKUP_REFUSED
         order.lookup_at = time + max(states.RETRY_AFTER_MS, (time - order.time) // states.LOOKUP_AGE_DIVISOR)
         order.lookup_reason = reason
         if outcome == states.ABSENT:

@@ -1,7 +1,8 @@
 """The tables of the order rules: states and legal transitions, reactions to refusals, retry times, and reasons.
 
-To change what a rejection or a retry leads to, change `REFUSALS` and the times below it: `order_rules` acts on them,
-live and in a backtest alike. Compiled code has no texts, so records store the numbers at the end of this file.
+To change what a rejection or a retry leads to, change `REFUSALS` and the times below it; what a reaction means for an
+entry, a stop, an exit or a take-profit is in `order_rules`: `_on_*_refused()`. Live and backtest share all of it.
+Compiled code has no texts, so records store the numbers at the end of this file.
 """
 
 from __future__ import annotations
@@ -177,14 +178,14 @@ SETTING_CODES = frozenset({-2027, -2028, -4061, -4062})
 # --- when something is tried again ---------------------------------------------------------------------------------
 
 RETRY_AFTER_MS = 1_000
-"""Pause before the first retry; also how long a reported fill may stay uncounted, and an exit may leave a position
-uncovered, before something is done."""
+"""Pause before the first retry. Also, how long a fill that only an order's state reports may stay uncounted before the
+account is read, and how long an exit may leave a position uncovered before another order is sent."""
 MAX_DOUBLINGS = 6
 """For a take-profit and for reading the account, the pause doubles after each retry, at most six times: to 64 s."""
 STOP_TRIES = 3
 """After this many refused stops the position is closed at market; most refusals close it at once, others count."""
 REST_TRIES = 3
-"""After this many refused exits, what is left of a position is told to be stuck, where it is less than a step."""
+"""After this many refused exits, a remainder smaller than one step is reported as stuck."""
 RESIZE_EVERY_MS = 500
 """While an entry still fills, its stop is enlarged and its exit is extended this often, not at each fill."""
 PROTECT_WITHIN_MS = 3_000
@@ -204,9 +205,9 @@ MAX_ENTRY_FAILURES = 3
 """Trading halts after this many entries in a row that were refused for a lasting reason, or never placed."""
 NEVER_SENT, TOO_MANY_REQUESTS, TOO_LARGE = 0, -1003, -4005
 """Codes of refusals. The first two don't count as a try; the last means more than the exchange takes in one order."""
-TOO_LARGE_DIVISOR, MOST_PARTS, MAX_PARTS_A_SECOND = 4, 8, 6
-"""After a refusal as too large an exit is sent in parts of a quarter, but not in more than MOST_PARTS unless the
-exchange's filters say so; and at most MAX_PARTS_A_SECOND are sent."""
+TOO_LARGE_DIVISOR, MAX_EXIT_PARTS, MAX_EXIT_PARTS_PER_SECOND = 4, 8, 6
+"""After a refusal as too large an exit is sent in parts of a quarter, but not in more than MAX_EXIT_PARTS unless the
+exchange's filters say so; and at most MAX_EXIT_PARTS_PER_SECOND are sent."""
 ABSENCE_MARGIN_MS = 5_000
 """An answer that an order doesn't exist counts only this long after the request's recvWindow has ended."""
 ABSENCE_ANSWERS = 3
@@ -279,5 +280,5 @@ REASONS = (
     TAKE_PROFIT_REST, NO_UPDATE, LOOKUP_REFUSED, LOOKUP_UNKNOWN, FOREIGN_ORDER, WALLET_DIFFERS, ACCOUNT_MISMATCH,
 ) = range(len(risk.RULES), len(REASONS))  # fmt: skip
 
-ACCEPTED, REFUSED, UNANSWERED, ABSENT = range(4)
+ACCEPTED, REFUSED, UNKNOWN_OUTCOME, ABSENT = range(4)
 """Outcomes of a request: those of `model.Outcome`, and ABSENT, the conclusion that there is no such order."""

@@ -12,10 +12,10 @@ from voltrade.compiled import Record, compiled_part
 from voltrade.model import NEVER
 from voltrade.order_queries import (
     awaits_fills,
-    covered,
+    covered_lots,
     entry_is_done,
     exit_quantity,
-    exposed,
+    exposed_lots,
     has_room,
     is_algo,
     is_done,
@@ -97,7 +97,7 @@ def sync_orders(account: Record, symbol: Record, time: int) -> None:
     if not symbol.has_position:
         return
     _note_finished_trigger(symbol)
-    lots, position = exposed(symbol, time), symbol.position
+    lots, position = exposed_lots(symbol, time), symbol.position
     if lots == 0:
         _sync_flat(account, symbol, time)
         return
@@ -137,7 +137,7 @@ def _note_finished_trigger(symbol: Record) -> None:
 def _note_cover(symbol: Record, time: int, lots: int) -> None:
     """Note since when orders at the exchange don't cover the whole position."""
     position = symbol.position
-    if lots > 0 and covered(symbol, time) >= lots:
+    if lots > 0 and covered_lots(symbol, time) >= lots:
         position.unprotected_since = NEVER
     elif position.unprotected_since == NEVER:
         position.unprotected_since = time
@@ -212,7 +212,7 @@ def resize_at(symbol: Record, time: int) -> int:
     if row < 0:
         return NEVER
     stop = symbol.orders[row]
-    if not is_waiting(stop) or stop.quantity >= exposed(symbol, time):
+    if not is_waiting(stop) or stop.quantity >= exposed_lots(symbol, time):
         return NEVER
     return 0 if entry_is_done(symbol) else int(stop.time + states.RESIZE_EVERY_MS)
 
@@ -326,7 +326,7 @@ def _sync_exit(account: Record, symbol: Record, time: int, exposure: int) -> Non
     parts = 0
     while lots > 0 and time >= max(position.exit_retry_at, next_exit_at(symbol, time)):
         parts += 1
-        if parts == states.MAX_PARTS_A_SECOND:
+        if parts == states.MAX_EXIT_PARTS_PER_SECOND:
             position.exit_retry_at = time + states.RETRY_AFTER_MS
         spare = 0 if lots >= abs(exposure) else 1  # the last row is for an exit where none is working
         if not has_room(symbol, spare):
@@ -371,7 +371,7 @@ def next_exit_at(symbol: Record, time: int) -> int:
 
     Where exits close all lots, it is when the first of them stops counting.
     """
-    lots = exposed(symbol, time)
+    lots = exposed_lots(symbol, time)
     side = -symbol.position.side if lots > 0 else symbol.position.side
     has_exits = _lots_without_exit(symbol, time, side, abs(lots)) <= 0
     newest, ends = 0, NEVER

@@ -9,7 +9,7 @@ from voltrade import order_states as states
 from voltrade import records
 from voltrade.compiled import Record, compiled_part
 from voltrade.model import NEVER
-from voltrade.order_queries import awaits_fills, exposed, is_done
+from voltrade.order_queries import awaits_fills, exposed_lots, is_done
 from voltrade.order_rules import alert, lookup, start_closing
 from voltrade.position_rules import (
     has_finished_trigger,
@@ -36,7 +36,7 @@ def on_time(account: Record, symbol: Record, time: int) -> None:
         symbol.snapshot_at = NEVER
         add_output(account, records.SNAPSHOT, symbol.index, -1, symbol.snapshot_reason, time)
     position = symbol.position
-    if exposed(symbol, time) != 0 and not is_closing(position):
+    if exposed_lots(symbol, time) != 0 and not is_closing(position):
         if time >= _max_holding_at(symbol):
             start_closing(position, states.BY_TIME)
         if time - position.unprotected_since >= states.PROTECT_WITHIN_MS:
@@ -56,7 +56,7 @@ def orders_due(symbol: Record) -> int:
             due = min(due, order.lookup_at)
         if awaits_fills(order) and order.updated_at + states.RETRY_AFTER_MS > now:
             due = min(due, order.updated_at + states.RETRY_AFTER_MS)
-    if exposed(symbol, now) != 0:
+    if exposed_lots(symbol, now) != 0:
         due = min(due, _position_due(symbol, now))
     return due
 

@@ -91,7 +91,7 @@ FACTS = record_dtype(
         ("symbol_changed", np.bool_),  # the symbol doesn't trade, or its tick or step is finer than the run's
         ("quantity", np.int64),  # lots, from position_size
         ("wallet", np.int64),  # wallet balance, money
-        ("available", np.int64),  # wallet balance, money: free margin while the symbol is flat
+        ("available", np.int64),  # free margin, money: the wallet balance, since the symbol is flat
     ]
 )
 
@@ -165,7 +165,10 @@ def limits_of(config: Config, instrument: Instrument, taker_fee_e8: int | None =
 
 @compiled
 def stop_distance(atr: float, multiple: float, tick_size: float) -> int:
-    """Return a stop's distance in ticks, rounded up, from the ATR in quote per coin; 0 if the ATR is NaN or 0."""
+    """Return the distance of a stop or take-profit, `multiple` ATR, in ticks, rounded up; 0 if the ATR is NaN or 0.
+
+    The ATR is in quote per coin.
+    """
     ticks = atr * multiple / tick_size
     if not 0.0 < ticks < 1e15:
         return 0
@@ -454,7 +457,7 @@ RESUMPTIONS: tuple[Resume, ...] = ("next_utc_day", "after_seconds", "person")
 CANCEL, FLATTEN = ACTIONS.index("cancel"), ACTIONS.index("flatten")
 _NEXT_UTC_DAY, _AFTER_SECONDS, _BY_OPERATOR = range(3)
 
-# Kinds of facts for the breaker; the amount is money, and for HOLD an index into ACTIONS.
+# Kinds of events for the breaker; the amount is money, and for HOLD an index into ACTIONS.
 EQUITY, TRANSFER, OPENED, CLOSED, TIME, HOLD, RESUME = range(7)
 
 BREAKER_STATE = record_dtype(
@@ -686,7 +689,7 @@ def equity_floor(state: Rows, holds: Rows, rules: Rows) -> int:
 def fill_breaker(facts: Rows, state: Rows, holds: Rows, rules: Rows) -> None:
     """Write which rules are in force, and what is left of the day's loss, into a row of FACTS, at its time.
 
-    On a UTC day of which the breaker has no fact yet nothing is lost, and the limit follows from the last equity.
+    On a UTC day without breaker events so far the loss is 0, and the limit follows from the last equity.
     """
     fact, setting = facts[0], rules[_DAILY_LOSS]
     if fact["time"] // DAY_MS > state[0]["day"]:

@@ -375,7 +375,7 @@ class SignalEngine:
         self.refuse_other_signals(decisions["signal"], rows, range(before, before + len(rows)))
 
     def refuse_other_signals(self, signals: Int64s, rows: Rows, numbers: Sequence[int] | Int64s) -> None:
-        """Refuse signals that are none, and name the first.
+        """Raise an error that names the first return value other than -1, 0 or 1.
 
         Args:
             signals: of some bars, as the compiled step wrote them.

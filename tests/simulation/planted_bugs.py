@@ -34,7 +34,7 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "a timeout is taken for a refusal, and tried again with a new id",
         "order_rules.py",
-        "    if outcome == states.UNANSWERED or reaction_to(code) == states.LOOKUP:",
+        "    if outcome == states.UNKNOWN_OUTCOME or reaction_to(code) == states.LOOKUP:",
         "    if reaction_to(code) == states.LOOKUP:",
         ("O1", "O2", "O3", "O4", "O5", "O6"),
     ),
@@ -219,7 +219,7 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "a stop counts as cover however small it is",
         "position_rules.py",
-        "    if not is_waiting(stop) or stop.quantity >= exposed(symbol, time):",
+        "    if not is_waiting(stop) or stop.quantity >= exposed_lots(symbol, time):",
         "    if not is_waiting(stop) or stop.quantity > 0:",
         ("O5",),
         ("thin book", "user lag", "user late"),

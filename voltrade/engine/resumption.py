@@ -97,7 +97,7 @@ class Resumption:
 
     async def _given_up(self) -> None:
         """Wait until the session is told to end though its exchange is gone."""
-        while not self._system.is_given_up():
+        while not self._system.is_abandoned():
             await asyncio.sleep(RETRY_S)
 
     def _correct(self, ahead_ms: int) -> bool:

@@ -142,7 +142,7 @@ class Backtest(Framed):
     def judgement(self) -> Judgement:
         """Whether the result is better than luck, as one of all settings that were tried on the tape.
 
-        Reading it puts the backtest into the ledger of searches (`searches`).
+        Reading it puts the backtest into the search log (`searches`).
         """
         from voltrade.report.bootstrap import luck_of
         from voltrade.report.judgement import columns_of, judge

@@ -1,4 +1,4 @@
-"""The ledger of searches: trials on one tape add up, however many sweeps and notebooks they were tried in.
+"""The search log: trials on one tape add up, however many sweeps and notebooks they were tried in.
 
 Each search leaves a small file in the state folder: which settings it tried, and what the luckiest of them would show
 by luck alone in each resample. A later search is judged together with those that traded at least half of its time,

@@ -203,7 +203,7 @@ def _fold_figures(results: Mapping[TimeRange, TrialResult], split: Split, sharpe
 def _judged(
     tested: Sequence[TrialResult], folds: int, period_ms: int, keep_search: Callable[[float, Luckiest], Searches]
 ) -> tuple[Judgement, Searches]:
-    """Judge the tests of all folds together, and keep them in the ledger of searches as one trial."""
+    """Judge the tests of all folds together, and keep them in the search log as one trial."""
     returns = _joined([result.returns for result in tested], period_ms)
     trips = sum(result.figures.round_trips for result in tested)
     chosen_in = f"{folds} folds" if len(tested) == folds else f"{len(tested)} of {folds} folds"
