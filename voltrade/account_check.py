@@ -105,18 +105,19 @@ class AccountCheck:
         return fills
 
     def unknown_orders(self, snapshot: Snapshot) -> list[int]:
-        """Return the exchange's ids of the orders, the newest first, whose trades make the position that ours lacks.
+        """Return the exchange's ids of the orders, the newest first, whose trades since the last agreement we lack.
 
-        At most MOST_UNKNOWN; none where the positions agree.
+        At most MOST_UNKNOWN. Where the positions agree they are wanted too: an exit and the next entry of which the
+        journal has lost both lead from a position to the same one.
         """
-        lacking, unknown = snapshot.position.quantity - self._register.position, dict[int, None]()
+        unknown = dict[int, None]()
+        if not self.has_agreed and snapshot.position.quantity == self._register.position:
+            return []  # trades from before us
         for fill in sorted(snapshot.fills, key=lambda fill: -fill.trade_id):
-            if not lacking or fill.trade_id <= self.agreed_trade_id or len(unknown) == MOST_UNKNOWN:
+            if fill.trade_id <= self.agreed_trade_id or len(unknown) == MOST_UNKNOWN:
                 break
-            if self._register.is_new_fill(fill):
-                lacking -= fill.side * fill.last_quantity
-                if self._register.find(fill) is None and not fill.client_order_id:
-                    unknown[fill.order_id] = None
+            if self._register.find(fill) is None and self._register.is_new_fill(fill) and not fill.client_order_id:
+                unknown[fill.order_id] = None
         return list(unknown)
 
     def _inferred_orders(self, snapshot: Snapshot) -> dict[int, int]:

@@ -15,6 +15,7 @@ from voltrade.core import TradingCore
 from voltrade.model import (
     Alert,
     AlgoUpdate,
+    OrderType,
     OrderUpdate,
     Outcome,
     Output,
@@ -99,6 +100,26 @@ def test_a_wallet_that_differs_while_orders_are_looked_up_is_read_ever_more_seld
     a_stop(core)
     differs = replace(a_snapshot(6, 10), wallet=money(9_999))
     assert pauses(core, [differs] * 3) == [(pause, "WALLET_DIFFERS") for pause in (1_000, 2_000, 4_000)]
+
+
+def test_an_exit_and_an_entry_of_which_the_journal_has_lost_both_are_named_though_the_positions_agree() -> None:
+    """We hold 10 lots from trade 1; since then 10 were sold by order 7 and 10 bought by order 8."""
+    core = a_core()
+    a_position(core)
+    core.handle(replace(a_snapshot(6, 10), algo_orders=(a_stop(core),)))
+    [symbol_state] = core.symbol_states.values()
+    assert symbol_state.monitor.agreed_trade_id == 0
+    sold = OrderUpdate(7, "BTCUSDT", "", 7, Side.SELL, OrderType.MARKET, "FILLED", "TRADE", 10, 10)
+    sold = replace(sold, trade_id=2, last_quantity=10, last_price=1_000)
+    bought = replace(sold, order_id=8, side=Side.BUY, trade_id=3)
+    assert symbol_state.monitor.unknown_orders(replace(a_snapshot(8, 10), fills=(sold, bought))) == [8, 7]
+
+
+def test_trades_from_before_the_first_session_are_not_named() -> None:
+    [symbol_state] = a_core().symbol_states.values()
+    old = OrderUpdate(1, "BTCUSDT", "", 7, Side.SELL, OrderType.MARKET, "FILLED", "TRADE", 10, 10)
+    old = replace(old, trade_id=2, last_quantity=10, last_price=1_000)
+    assert symbol_state.monitor.unknown_orders(replace(a_snapshot(), fills=(old,))) == []
 
 
 # --- lots that are gone -----------------------------------------------------------------------------------------------
