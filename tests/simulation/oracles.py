@@ -41,7 +41,7 @@ BARE_STRUCK_MS = 5_000
 BARE_DEAD_MS = 8_000
 """And from the death of the engine's process on."""
 COMPARED_MS = 60_000
-"""How often the account is compared while there is a position: by then a stop is missed that went without a word."""
+"""How often the account is compared while there is a position: by then a stop is missed that went unheard."""
 FELT_FOR_MS = 60_000
 HALT_MS = 250
 ABSENT_MS = 5_000
@@ -79,6 +79,7 @@ BLOCKED = ("NOT_RECONCILED", "LINK_DOWN", "STALE_PRICE", "UNKNOWN_ORDER")
 """Refusals that must not last once faults have stopped."""
 STALLS = ("stop", "stall", "clock", "suspend")
 _MARKET, _ORDERS, _USER = "A1 A2 A3 A4 A5 A6 A11 A13", "B1 B2 B3 B4 B5 B6 B7 B8 B9 B11 B15", "C1 C2 C3 C4 C5 C6"
+CRASHES_WITHIN_MS = 600_000
 RECOVERABLE = frozenset(f"{_MARKET} {_ORDERS} {_USER} D1 D2 D3 D4 E1 E2 E3 E6 E7".split())
 """Rows of the catalogue after which a session goes on."""
 
@@ -433,9 +434,10 @@ def o5_protected(evidence: Evidence) -> list[Violation]:
 
     The clock of a stretch starts anew when the process dies in it: what came before is held to 2 s (5 s of usable REST
     where a fault was felt in the minute before), what comes after to 8 s of usable REST. Where packets are slow, the
-    way of one that tells of the position and of one that brings the stop is not counted, as far as they are late. What
-    the exchange forgets without a word nobody can know before the comparison of that minute. Nobody tends a position
-    after a session has ended: it must be covered at that moment, and what a person does to it later is his.
+    way of one that tells of the position and of one that brings the stop is not counted, as far as they are late. That
+    a stop is gone nobody can know before the comparison of that minute where the exchange says no word of it, or none
+    that arrives. Nobody tends a position after a session has ended: it must be covered at that moment, and what a
+    person does to it later is his.
     """
     reading, found = reading_of(evidence), []
     for bare in reading.bare:
@@ -468,10 +470,19 @@ def _pieces(reading: Reading, begin: int, end: int) -> list[tuple[int, int, int]
     recent = [death for death in reading.deaths if begin - BARE_DEAD_MS <= death <= begin]
     if recent:
         first = max(first, BARE_DEAD_MS - (begin - recent[-1]))
-    if any(row["do"] == "forget_stops" and row["time"] == begin for row in reading.evidence.of_kind("fault")):
+    if _is_unheard(reading, begin):
         first += COMPARED_MS
     limits = [first] + [BARE_DEAD_MS] * (len(cuts) - 2)
     return list(zip(cuts, cuts[1:], limits, strict=False))
+
+
+def _is_unheard(reading: Reading, time: int) -> bool:
+    """Whether a stop ended at a time, and not by us, without a word of it that the engine could have heard."""
+    evidence = reading.evidence
+    ended = [row for row in evidence.of_kind("algo") if row["time"] == time and row["status"] in ENDED]
+    ended += [row for row in evidence.of_kind("fault") if row["time"] == time and row["do"] == "forget_stops"]
+    by_us = any(each.method == "DELETE" and each.arrived == time for each in evidence.requests)
+    return bool(ended) and not by_us and any(since <= time <= until for since, until in reading.unheard)
 
 
 def _late_on_the_way(reading: Reading, begin: int, end: int) -> int:
@@ -1374,7 +1385,7 @@ def measure(evidence: Evidence) -> Json:
     lives = evidence.lives
     return {
         "seed": evidence.seed,
-        "recoverable": all(strike.facts.get("row") in RECOVERABLE for strike in evidence.strikes),
+        "recoverable": _is_recoverable(reading),
         "strikes": len(evidence.strikes),
         "deaths": len(reading.deaths),
         "halted": _is_halted(reading),
@@ -1393,6 +1404,16 @@ def measure(evidence: Evidence) -> Json:
         "weight": max((request.used_weight for request in evidence.requests), default=-1),
         "lag_p99_ms": _percentile(evidence, evidence.lags),
     }
+
+
+def _is_recoverable(reading: Reading) -> bool:
+    """Whether a session must go on: after its faults alone, unless its engines died so often that it waits.
+
+    After three deaths in ten minutes the guardian starts a caretaker.
+    """
+    deaths = reading.deaths
+    is_crashing = any(last - first <= CRASHES_WITHIN_MS for first, last in zip(deaths, deaths[2:], strict=False))
+    return not is_crashing and all(each.facts.get("row") in RECOVERABLE for each in reading.evidence.strikes)
 
 
 def _met(reading: Reading) -> int:

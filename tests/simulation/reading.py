@@ -522,10 +522,30 @@ class Reading:
     @cached_property
     def felt(self) -> list[tuple[int, int]]:
         """When faults may have been felt: as planned, and as the venue noted them."""
-        felt = [(strike.begin, strike.until) for strike in self.evidence.strikes]
+        felt = [(strike.begin, strike.until) for strike in self.evidence.strikes] + self._deaf
         rows = self.evidence.of_kind("fault")
         felt += [(row["time"], row["time"] + int(row.get("for_s", 0) * 1000)) for row in rows]
         return felt + [(time, time) for time in self.deaths]
+
+    @cached_property
+    def _deaf(self) -> list[tuple[int, int]]:
+        """From when a user stream tells nothing more, without a word, until one is opened again."""
+        keys = [each for each in self.evidence.strikes if each.kind in ("expire_listen_key", "new_listen_key")]
+        dials = [time for time, url in self.evidence.dials if "listenKey" in url] + [self.evidence.judged]
+        return [(key.begin, next(time for time in dials if time >= key.begin)) for key in keys]
+
+    @cached_property
+    def unheard(self) -> list[tuple[int, int]]:
+        """When the exchange ended stops of ours, and its word of that was lost or held back, or it said none."""
+        rows = self.evidence.of_kind("fault")
+        lost = {row["time"] for row in rows if str(row.get("struck", "")).startswith("user ALGO_UPDATE")}
+        lost |= {row["time"] for row in rows if row["do"] == "forget_stops"}
+        deaf = self._deaf + [
+            (each.begin, each.until)
+            for each in self.evidence.strikes
+            if each.facts.get("category") == "private" or "private" in str(each.facts.get("on", ""))
+        ]
+        return [(time, time) for time in sorted(lost)] + deaf
 
     def is_struck(self, begin: int, end: int) -> bool:
         return any(since <= end and until >= begin for since, until in self.felt)

@@ -641,6 +641,19 @@ def forgotten(after: int = 0) -> Doctor:
     return of_truth(change)
 
 
+def expired(struck: str) -> Doctor:
+    """At the first fill of the first round trip a stop expires, and a fault strikes what is told then."""
+
+    def change(rows: list[Json]) -> list[Json]:
+        at = venue_rows(rows, "fill", "-1e1")[0]
+        stop = next(row for row in rows if row["kind"] == "algo")
+        told = {**stop, "time": rows[at]["time"], "client_order_id": "vt-e9-9s9", "algo_id": 99, "status": "EXPIRED"}
+        fault = {"time": rows[at]["time"], "kind": "fault", "do": "reorder", "struck": struck}
+        return [*rows[:at], told, fault, *rows[at:]]
+
+    return of_truth(change)
+
+
 def died(after: int) -> Doctor:
     """The engine is killed so much after the first fill of the first round trip, and lives again."""
 
@@ -757,6 +770,7 @@ DOCTORED: list[Case] = [
     ("uncovered for 8.1 s after a death", both(bare_for(9_100), died(1_000)), {"O5 uncovered"}),
     ("7.1 s where packets take 1 s more", both(bare_for(7_100), struck("slow", by_s=1.0)), {"O5 uncovered"}),
     ("uncovered since before one was forgotten", both(bare_for(9_000), forgotten(1_000)), {"O5 uncovered"}),
+    ("uncovered after an expiry that was told", both(bare_for(9_000), expired("market aggTrade")), {"O5 uncovered"}),
     (
         "a stop that closes the position covers nothing",
         saying("algo", r"-1s\d", reduce_only=False, close_position=True),
@@ -962,6 +976,10 @@ SILENT: list[tuple[str, Doctor]] = [
     ("an adjustment that the account was moved by", a_transfer("-12.5", "-12.5", "ADJUSTMENT")),
     ("uncovered for 6.9 s where packets take 1 s more", both(bare_for(6_900), struck("slow", row="B15", by_s=1.0))),
     ("uncovered for 9 s after a stop was forgotten", both(bare_for(9_000), forgotten())),
+    (
+        "uncovered for 9 s after an expiry that was held back",
+        both(bare_for(9_000), expired("user ALGO_UPDATE EXPIRED x")),
+    ),
     ("funding that was paid while nobody listened", funding("-12.5", "-12.5")),
     ("a start that is tried again in an outage", both(struck("maintenance"), failed_start)),
     ("a session that a person stopped", ended_at("a person", 100_000)),
