@@ -345,8 +345,32 @@ def test_a_guardian_that_does_not_answer_is_lost_too(
     monkeypatch.setattr(heartbeat, "ANSWER_WITHIN_S", 0.2)
     monkeypatch.setattr(heartbeat, "EVERY_S", 0.05)
     lost: list[str] = []
-    asyncio.run(asyncio.wait_for(pair[1].run(lost.append), 5))
+    ours, beat = pair
+
+    async def live() -> None:
+        task = asyncio.create_task(beat.run(lost.append))
+        while not lost:
+            await asyncio.sleep(0.01)
+        ours.setblocking(False)
+        ours.recv(65_536)
+        await asyncio.sleep(0.2)
+        assert ours.recv(65_536), "it may only be slow: it must not kill an engine that falls silent"
+        task.cancel()
+
+    asyncio.run(asyncio.wait_for(live(), 5))
     assert lost == [heartbeat.SILENT]
+
+
+def test_a_guardian_that_slept_with_its_engine_is_not_lost(
+    pair: tuple[socket.socket, Heartbeat], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both were suspended for a minute, and the engine looks first."""
+    beat, begin = pair[1], time.monotonic()
+    looks = [0.0, 0.5, 60.5, 61.0]
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: begin + looks.pop(0))
+    while looks:
+        beat._beat()
+    assert beat.is_guarded
 
 
 @pytest.mark.parametrize(("is_busy", "beats"), [(True, True), (False, False)])

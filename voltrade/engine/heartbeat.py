@@ -45,7 +45,8 @@ class Heartbeat:
             self._socket.setblocking(False)
         self._restarts, self.caretaker = restarts, caretaker
         self.is_busy, self.lost = True, ""
-        self._ticked = self._answered = time.monotonic()
+        self._ticked = self._looked = time.monotonic()
+        self._unanswered_s = 0.0
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Heartbeat:
@@ -80,6 +81,9 @@ class Heartbeat:
             self._beat()
             await asyncio.sleep(EVERY_S)
         on_lost(self.lost)
+        while self.lost == SILENT:  # it may only be slow, and would kill an engine that falls silent
+            self._send(b"\n")
+            await asyncio.sleep(EVERY_S)
 
     def advance(self) -> None:
         """Note that a long step of the engine, such as a replay, goes on."""
@@ -110,16 +114,19 @@ class Heartbeat:
 
     def _beat(self) -> None:
         assert self._socket is not None
+        now = time.monotonic()
+        # A longer time between two looks is no silence: this engine was suspended, and its guardian maybe too.
+        self._unanswered_s, self._looked = self._unanswered_s + min(now - self._looked, 2 * EVERY_S), now
         self._send(b"\n")
         try:
             answer = self._socket.recv(65_536)
         except BlockingIOError:
-            if time.monotonic() - self._answered > ANSWER_WITHIN_S:
+            if self._unanswered_s > ANSWER_WITHIN_S:
                 self.lost = SILENT
             return
         except OSError:
             answer = b""
-        self._answered = time.monotonic()
+        self._unanswered_s = 0.0
         if not answer:
             self.lost = GONE
 
