@@ -493,7 +493,8 @@ def _check_header(connection: sqlite3.Connection, path: Path) -> str:
     if application != APPLICATION_ID:
         raise DamagedJournal(f"{path}: application id must be {APPLICATION_ID:#x}, was {application:#x}: not a journal")
     if version != SCHEMA_VERSION:
-        raise JournalError(f"{path}: version of the journal must be {SCHEMA_VERSION}, was {version}")
+        kind = JournalError if version else DamagedJournal  # not even its begin has reached the disk
+        raise kind(f"{path}: version of the journal must be {SCHEMA_VERSION}, was {version}")
     if schema != _SCHEMA or len(identity) != 1:
         raise DamagedJournal(f"{path}: tables and triggers must be those that a journal is created with")
     return str(identity[0][0])

@@ -16,6 +16,7 @@ from typing import Any
 
 from voltrade.abandonment import Abandonment
 from voltrade.account_watch import AccountWatch
+from voltrade.ballast import NOT_STORED_TEXT, Ballast
 from voltrade.checkpoint import CHECKPOINT, Checkpoints
 from voltrade.core import TradingCore
 from voltrade.errors import JournalError, VenueError
@@ -64,9 +65,6 @@ COMPARE = "COMPARE"
 RESTARTED = "RESTARTED"
 """Reason for reading the account: the engine comes back, and its position may lack its stop."""
 
-NOT_STORED_TEXT = "not sent: it can't be written to the journal"
-"""Text of the reply to an entry that was not sent."""
-
 STRETCH_S, STRETCH_IN_POSITION_S, STRETCH_ITEMS = 30.0, 5.0, 1_000
 """How long, and up to how many, trades and marks to which the core says nothing wait for a row of the journal. A killed
 engine's successor loads the trades again. Mark prices can't be loaded, and a position is valued by them."""
@@ -101,6 +99,7 @@ class LiveTradingSystem:
         clock: returns the time in ms; `set_clock` sets it where the tape is the clock.
         observe: called with every fact that goes to the journal; it must not raise, nor wait.
         checkpoints: of a core that comes from a journal; by default new ones.
+        ballast: space for orders that protect; by default none is kept.
     """
 
     def __init__(
@@ -112,6 +111,7 @@ class LiveTradingSystem:
         set_clock: Callable[[int], None] = lambda now: None,
         observe: Callable[[Event | Output], None] = lambda fact: None,
         checkpoints: Checkpoints | None = None,
+        ballast: Ballast | None = None,
     ) -> None:
         self.core = core
         self._journal = journal
@@ -119,7 +119,7 @@ class LiveTradingSystem:
         self._clock = clock
         self._set_clock = set_clock
         self._observe = observe
-        self._checkpoints = checkpoints or Checkpoints(core)
+        self._checkpoints, self._ballast = checkpoints or Checkpoints(core), ballast or Ballast()
         (self._symbol,) = core.symbol_states
         self._inbox = Inbox()
         self._uncommitted = 0
@@ -268,11 +268,13 @@ class LiveTradingSystem:
         """Commit the journal, then send a command; an entry is refused while the journal can't be stored; without a
         clear answer the outcome is UNKNOWN."""
         self._commit()
-        if self._is_unstored and isinstance(command, OrderIntent) and command.purpose is Purpose.ENTRY:
+        if isinstance(command, OrderIntent) and command.purpose is Purpose.ENTRY and not self._may_enter():
             order = command.order
             return Reply(
                 self._clock(), "submit", order.symbol, order.client_order_id, False, Outcome.REFUSED, 0, NOT_STORED_TEXT
             )
+        if self._is_unstored and isinstance(command, OrderIntent | CancelOrder) and self._ballast.free():
+            self._commit()
         if isinstance(command, TakeSnapshot):
             return await self._read(command)
         if isinstance(command, OrderIntent):
@@ -281,6 +283,10 @@ class LiveTradingSystem:
             return await self._gateway.cancel(command)
         assert isinstance(command, LookupOrder)
         return await self._gateway.lookup(command)
+
+    def _may_enter(self) -> bool:
+        """Return whether the journal can be stored, and its disk has space that is kept for orders that protect."""
+        return not self._is_unstored and self._ballast.lay()
 
     async def _read(self, command: TakeSnapshot) -> Snapshot | AccountSummary:
         """Read the account, for a comparison only the part that tells whether the rest must be read.
@@ -410,7 +416,7 @@ class LiveTradingSystem:
     async def _consume_until_finished(self, requests: asyncio.TaskGroup) -> set[asyncio.Task[None]]:
         pending: set[asyncio.Task[None]] = set()
         commit_at, written_at = 0.0, 0.0
-        while not (self.core.finished and (self.core.is_abandoned or not pending)):
+        while not (self.core.finished and (self.core.is_abandoned or not (pending or self._is_unstored))):
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._wait_s()):
                     await self._inbox.arrived.wait()

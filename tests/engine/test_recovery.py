@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import cast
 
@@ -12,12 +14,22 @@ from voltrade.config import Config
 from voltrade.engine import recovery
 from voltrade.engine.recovery import identity_of, instrument_of, recovered
 from voltrade.errors import JournalError
-from voltrade.journal import Journal
+from voltrade.journal import APPLICATION_ID, Journal
 from voltrade.journal import identity_of as journal_identity
 from voltrade.model import Operator
 from voltrade.runs.replay import Replay, start_row
 
+
+def leave_its_begin(path: Path) -> None:
+    """The disk had written none of the log that it said it had: what remains says that it is a journal, and no more."""
+    path.write_bytes(b"")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
 DAMAGE = {
+    "without its log": leave_its_begin,
     "emptied": lambda path: path.write_bytes(b""),
     "cut short": lambda path: path.write_bytes(path.read_bytes()[:5_000]),
     "overwritten": lambda path: path.write_bytes(b"\0" * 8_192),

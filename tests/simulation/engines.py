@@ -12,6 +12,7 @@ from typing import Any
 from simulation.clock import Process, VirtualLoop
 from simulation.disk import SimulatedJournal, SimulatedRecord
 from simulation.wire import SimulatedExchange
+from voltrade.ballast import Ballast
 from voltrade.config import Config
 from voltrade.engine.clocks import WallClock
 from voltrade.engine.control import Control
@@ -59,7 +60,7 @@ class SimulatedEngine(Engine):
 
     def __init__(self, run_dir: Path, reach: Callable[[Config], Any], caretaker: str = "") -> None:
         super().__init__(run_dir)
-        self._reach, self.caretaker = reach, caretaker
+        self._reach, self.caretaker, self._ballast = reach, caretaker, Ballast()
 
     async def run(self) -> None:
         async with AsyncExitStack() as held:

@@ -116,8 +116,8 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "an order is written down after it was sent",
         "live.py",
-        "        self._commit()\n        if self._is_unstored",
-        "        if self._is_unstored",
+        "        self._commit()\n        if isinstance(command, OrderIntent) and",
+        "        if isinstance(command, OrderIntent) and",
         ("O7",),
     ),
     Bug(
@@ -242,8 +242,8 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "an entry is sent though the disk takes nothing",
         "live.py",
-        "        if self._is_unstored and isinstance(command, OrderIntent) and command.purpose is Purpose.ENTRY:",
-        "        if self._is_lockstep and isinstance(command, OrderIntent) and command.purpose is Purpose.ENTRY:",
+        "        return not self._is_unstored and self._ballast.lay()",
+        "        return self._ballast.lay()",
         ("O7",),
         ("disk full",),
     ),

@@ -38,13 +38,13 @@ from support.real_sessions import (
 
 from voltrade.model import Trades
 
-AT_ONCE = 4
+AT_ONCE = 3
 """Sessions that go on at the same time: most of one's time is waiting."""
 SETTLED_S = 4.0
 """How long a session goes on after its last strike."""
 TRADED_WITHIN_S = 40.0
 """An entry that may have been sent keeps the next one back for a while; one whose journal is lost for good."""
-BEGIN_S, TAPE_S = 60.0, 400.0
+BEGIN_S, TAPE_S = 60.0, 700.0
 DISK_MB = 40
 UP_S, DOWN_S, SWING = 5.0, 3.0, 240.0
 """The price rises and falls by so much, in so many seconds."""
@@ -53,7 +53,7 @@ SETTINGS: Json = {
     **{"rule": RULE, "stop_atr": 3.0, "take_profit_atr": 0.0, "max_holding_s": 3.0, "cooldown_bars": 1},
     **{"capital": 100_000, "wallet": 100_000, "risk_fraction": 0.003, "max_daily_loss_fraction": 0.5},
     **{"max_drawdown_fraction": 0.5, "taker_fee": 0.0002, "maker_fee": 0.0001, "order_stale_s": 5.0},
-    **{"latency_ms": 50, "mark_interval_s": 1, "duration_s": 300.0, "on_interrupt": "flatten", "begin_s": BEGIN_S},
+    **{"latency_ms": 50, "mark_interval_s": 1, "duration_s": 600.0, "on_interrupt": "flatten", "begin_s": BEGIN_S},
 }
 IN_PARTS = [
     {"do": "delay", "on": "user ORDER_TRADE_UPDATE PARTIALLY_FILLED", "skip": part, "for_s": 0.15 * part}
@@ -126,16 +126,23 @@ def double_kills() -> Iterator[Case]:
 
 
 def full_disks() -> Iterator[Case]:
-    """30 moments: from the nth write on; every third engine is killed meanwhile and comes back to a full disk."""
+    """30 moments: from the nth write on; nine engines die meanwhile and come back to a full disk, three of them without
+    their journal.
+    """
     for number in range(1, 31):
         phase, nth = ("entry", "filled", "exit")[number % 3], 1 + (number - 1) // 3
         for_s = (1.0, 3.0, 6.0)[number // 3 % 3]
         strikes = [struck("full", phase, "before commit", nth, for_s=for_s)]
+        judged, how = JUDGED, ""
         if number % 10 in (0, 3, 7):
-            strikes += [struck("kill", phase, "before commit", nth + 1)]
-            strikes += [{"do": "full", "phase": "start", "what": "begin", "nth": 1, "life": 1, "for_s": for_s}]
-        name = f"disk-{number:02} full for {for_s} s from {phase} {nth} on" + ", killed" * (len(strikes) > 1)
-        yield Case(name, (*strikes,), disk_mb=DISK_MB)
+            how = ", killed"
+            death = struck("kill", phase, "before commit", nth + 1)
+            if number % 10 == 0:
+                how, judged = ", killed, journal gone", BY_THE_VENUE
+                death = struck("tear", phase, "before commit", nth + 1, how="gone", lost=1)
+            strikes += [death, struck("full", "start", "begin", 1, life=1, for_s=for_s)]
+        name = f"disk-{number:02} full for {for_s} s from {phase} {nth} on{how}"
+        yield Case(name, tuple(strikes), judged=judged, disk_mb=DISK_MB)
 
 
 TEARS: tuple[tuple[str, int], ...] = (

@@ -45,7 +45,8 @@ MOUNTED = "mounted"
 LAUNCHER = Path(__file__).with_name("struck_engine.py")
 FILLER = "filler"
 """File beside the run's folder that fills its disk."""
-UP_WITHIN_S, STRUCK_WITHIN_S, ENDED_WITHIN_S = 60.0, 90.0, 60.0
+UP_WITHIN_S, STRUCK_WITHIN_S, ENDED_WITHIN_S = 60.0, 300.0, 60.0
+"""The first engines on new code compile the rules, for a minute or two."""
 LOOK_S = 0.02
 
 
@@ -201,9 +202,9 @@ class RealSession:
         threading.Timer(mark["for_s"], self._free).start()
 
     def _free(self) -> None:
-        self._full -= 1
-        if not self._full:
+        if self._full == 1:
             (self.disk / FILLER).unlink(missing_ok=True)
+        self._full -= 1
 
     def until_traded(self, within_s: float) -> None:
         """Wait until it has traded, but no longer than that."""

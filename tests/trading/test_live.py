@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -15,6 +16,7 @@ from support.builders import an_instrument
 from support.by_hand import enter
 
 from voltrade import journal, live
+from voltrade.ballast import NOT_STORED_TEXT, Ballast
 from voltrade.config import Config
 from voltrade.core import TradingCore
 from voltrade.errors import VenueError
@@ -611,3 +613,54 @@ def test_refusals_in_a_row_have_the_filters_read_once_a_second_and_told_once(ses
     assert sum(row.kind == "Filters" for row in journal.read(session.path)) == 1
     alerts = [row.fact for row in journal.read(session.path) if row.kind == "Alert"]
     assert [alert.text for alert in alerts if alert.code == "SYMBOL_CHANGED"] == ["tick 0.10 -> 0.70"]
+
+
+# --- a disk that is full ----------------------------------------------------------------------------------------------
+
+
+class FullDisk(Ballast):
+    """Keeps a journal from storing anything until the space that is kept is given back."""
+
+    def __init__(self, journal: Journal, has_room: bool = False) -> None:
+        super().__init__()
+        self.has_room, self.freed, self._journal = has_room, 0, journal
+        self._store = journal._store
+        journal._store = self._fail  # type: ignore[method-assign]
+
+    def _fail(self, rows: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    def lay(self) -> bool:
+        return self.has_room
+
+    def free(self) -> bool:
+        self.freed += 1
+        self._journal._store = self._store  # type: ignore[method-assign]
+        return True
+
+
+def an_intent(name: str, purpose: Purpose) -> OrderIntent:
+    request = OrderRequest("BTCUSDT", name, Side.SELL, OrderType.MARKET, 4, reduce_only=purpose is not Purpose.ENTRY)
+    return OrderIntent(wall(), request, purpose, 1, "test")
+
+
+def test_kept_space_is_for_orders_that_protect(session: Session) -> None:
+    """Entry and question wait for the disk; the exit's row has the space, and after that entries wait for room."""
+    session.system._ballast = disk = FullDisk(session.journal)
+    stored = []
+
+    async def story() -> None:
+        for command in (an_intent("vt-e-1e1", Purpose.ENTRY), an_intent("vt-e-1x1", Purpose.EXIT)):
+            session.journal.append_fact(command, wall())
+            await session.system._execute(command)
+            stored.append((session.journal.committed[0] == session.journal.seq, disk.freed))
+        answers = []
+        for disk.has_room in (False, True):
+            answer = await session.system._execute(an_intent("vt-e-2e1", Purpose.ENTRY))
+            answers.append(getattr(answer, "text", "") == NOT_STORED_TEXT)
+        assert answers == [True, False]
+
+    asyncio.run(story())
+    assert stored == [(False, 0), (True, 1)]
+    assert [intent.order.client_order_id for intent in session.gateway.asked] == ["vt-e-1x1", "vt-e-2e1"]
+    session.journal.close()

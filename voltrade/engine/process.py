@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
 
+from voltrade.ballast import Ballast
 from voltrade.core import TradingCore
 from voltrade.engine import recorder, recovery
 from voltrade.engine.account_history import (
@@ -95,7 +96,7 @@ class Engine:
         self._resumed_from: FinalState | None = None
         """What a new run starts from: the state in which the account's last run ended."""
         self._commands = OperatorCommands(self._record)
-        self._tape_trades = 0
+        self._tape_trades, self._is_lockstep = 0, False
         self._control: Control | None = None
         self.is_unattended = False
         """Whether the notebook that started the session was gone when it ended, so that the engine must write the
@@ -108,7 +109,7 @@ class Engine:
         self._heartbeat = heartbeat or Heartbeat()
         self.caretaker = self._heartbeat.caretaker
         """Why this engine only looks after the account, without rule and entries; empty where it trades."""
-        self._is_lockstep = False
+        self._ballast = Ballast(run_dir)
         self._news: News | None = None
         self._recording: Recording | None = None
 
@@ -213,6 +214,7 @@ class Engine:
             *(core, self._journal, wiring.gateway, wiring.clock, wiring.clock.set),
             observe=self._observer(wiring, self._news),
             checkpoints=replayed.checkpoints if replayed else None,
+            ballast=self._ballast if is_by_wall_clock else None,
         )
         if replayed is None:  # one that goes on knows those of its journal, and reads those of now when it runs
             self._system.readings.on_filters(wiring.filters)
@@ -352,7 +354,7 @@ class Engine:
         """Make the core of a new run, and write its settings into the first row of a new journal, with `more`."""
         config, epoch = wiring.config_until_tape_end(), self._record.facts["epoch"]
         core = TradingCore(config, wiring.instrument, epoch, signal_engine_of(config, wiring.instrument, self._dir))
-        self._record.update(begun=not self._is_new)
+        self._record.note(begun=not self._is_new)
         for remains in self._dir.glob(f"{JOURNAL}*"):  # of an engine that was killed before anything was sent
             remains.unlink()
         self._journal = self.journal_type.create(self._dir / JOURNAL, self._id)
@@ -416,6 +418,7 @@ class Engine:
         self._save_final_state()
         self._save_frames()
         self._note_notebook()
+        self._ballast.remove()
         self._record.update(state="ended", end_reason=reason, **self._journal_end(), ended=utc_now())
 
     def _save_frames(self) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from voltrade import journal
+from voltrade.ballast import Ballast
 from voltrade.checkpoint import CHECKPOINT
 from voltrade.errors import DamagedJournal
 from voltrade.folders import sync_folder
@@ -96,6 +97,7 @@ def recovered(
         JournalError: The replay makes other decisions than the journal has, or another engine has it open.
     """
     path = run_dir / JOURNAL
+    Ballast(run_dir).make_room()
     try:
         refuse_missing(path)
         opened = kind.open(path)  # first, so that no journal is set aside that somebody may still write

@@ -47,6 +47,17 @@ def test_f1_an_engine_that_comes_back_to_a_full_disk_looks_after_its_position() 
     assert claims.is_left_in_order(evidence)
 
 
+def test_f1_a_session_whose_time_is_over_waits_for_the_disk() -> None:
+    """Full from before its end until half a minute after: it closes its position in time, and ends when it is written
+    down; else the orders that were sent meanwhile would be lost with the engine.
+    """
+    evidence = story(at(20, "disk_full", 40), duration_s=30.0)
+    assert [life.how for life in evidence.lives] == ["ended"]
+    assert claims.when(evidence, 60) <= evidence.lives[0].end <= claims.when(evidence, 70)
+    assert max(row["time"] for row in claims.fills(evidence)) <= claims.when(evidence, 35)
+    assert claims.is_left_in_order(evidence)
+
+
 @pytest.mark.parametrize(
     "ms",
     [3_600_000, -3_600_000, 20_000],
