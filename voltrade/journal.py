@@ -2,37 +2,33 @@
 
 A journal is one SQLite file that is only appended to. The engine appends and commits (an intent before its request is
 sent); the notebook, `replay`, `verify` and `review` read the same file, also while the engine writes. A row stores the
-fact itself: `decode(*encode(fact))` is equal to `fact`. Text that UTF-8 can't encode is stored as its escape
-(`as_stored`).
+fact itself, in few bytes (`journal_bodies`): `decode(*encode(fact))` is equal to `fact`. Text that UTF-8 can't encode
+is stored as its escape (`as_stored`).
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
-import stat
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from time import sleep
 from typing import Any
 from urllib.parse import quote
 
 from voltrade.errors import DamagedJournal, JournalError
 from voltrade.folders import sync_folder
+from voltrade.journal_bodies import TABLE, TRIGGERS, Bodies
+from voltrade.journal_lock import refuse_unsafe, take_lock
 from voltrade.journal_rows import ADAPTERS, Fact, Row, encode_json, encoded, first_hash, row_hash
 from voltrade.model import storable
 
 APPLICATION_ID = 0x766F6C74
 """`volt`, in the header of the SQLite file."""
 
-LOCK_TRIES, LOCK_AGAIN_S = 10, 0.01
-"""How often a writer tries to take the journal's lock, and the pause between two tries."""
-
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 TAIL_ROWS = 1_000
 """Rows whose hashes are recomputed when a journal is opened for writing; `verify` recomputes all."""
@@ -43,6 +39,7 @@ _SCHEMA = (
     "CREATE TABLE header (id INTEGER PRIMARY KEY CHECK (id = 1), identity TEXT NOT NULL) STRICT",
     "CREATE TABLE journal (seq INTEGER PRIMARY KEY, time INTEGER NOT NULL, kind TEXT NOT NULL, "
     "body BLOB NOT NULL, hash BLOB NOT NULL) STRICT",
+    TABLE,
     # An INSERT OR REPLACE fires no delete trigger, so every insert must be the next row.
     "CREATE TRIGGER journal_insert BEFORE INSERT ON journal "
     "WHEN NEW.seq IS NOT (SELECT coalesce(max(seq), 0) + 1 FROM journal) "
@@ -53,6 +50,7 @@ _SCHEMA = (
     "BEGIN SELECT RAISE(ABORT, 'journal: rows are never deleted'); END",
     "CREATE TRIGGER header_update BEFORE UPDATE ON header BEGIN SELECT RAISE(ABORT, 'header: is never changed'); END",
     "CREATE TRIGGER header_delete BEFORE DELETE ON header BEGIN SELECT RAISE(ABORT, 'header: is never deleted'); END",
+    *TRIGGERS,
 )
 
 
@@ -69,6 +67,8 @@ class Journal:
 
     def __init__(self, connection: sqlite3.Connection, lock: int, seq: int, head: bytes) -> None:
         self._connection = connection
+        self._bodies = Bodies(connection)
+        self._bodies.load()
         self._lock = lock
         self._seq = seq
         self._head = head
@@ -160,7 +160,7 @@ class Journal:
             head = row_hash(self._head, seq, time, kind.encode(), body)
         except (struct.error, TypeError) as error:
             raise JournalError(f"journal: row {seq} can't be encoded: {error}") from None
-        self._waiting.append((seq, time, kind, body, head))
+        self._waiting.append((seq, time, kind, self._bodies.stored(kind, body), head))
         self._seq, self._head = seq, head
         return seq
 
@@ -185,11 +185,13 @@ class Journal:
                 self._connection.rollback()
             raise JournalError(f"journal: row {self._waiting[0][0]} could not be stored: {error}") from None
         self._waiting.clear()
+        self._bodies.added.clear()
         self._committed = self._seq, self._head
         self.on_commit(*self.committed)
 
     def _store(self, rows: Sequence[tuple[int, int, str, bytes, bytes]]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
+        self._connection.executemany("INSERT INTO sample VALUES (?, ?)", self._bodies.added)
         self._connection.executemany("INSERT INTO journal VALUES (?, ?, ?, ?, ?)", rows)
         self._connection.execute("COMMIT")
 
@@ -235,11 +237,10 @@ def read(path: Path | str, after: int = 0, kind: str = "") -> Iterator[Row]:
     """
     path = Path(path)
     with _reading(path) as connection:
+        bodies = Bodies(connection)
         # In batches, because a long read would keep SQLite from checkpointing the engine's write-ahead log.
         while batch := _rows(connection, after, kind):
-            yield from (
-                Row(seq, time, kind.decode(errors="replace"), body, row) for seq, time, kind, body, row in batch
-            )
+            yield from (_read(bodies, row) for row in batch)
             after = batch[-1][0]
 
 
@@ -251,9 +252,10 @@ def last(path: Path | str, kind: str) -> Row | None:
     """
     with _reading(Path(path)) as connection:
         found = connection.execute(
-            "SELECT seq, time, body, hash FROM journal WHERE kind = ? ORDER BY seq DESC LIMIT 1", (kind,)
+            "SELECT seq, time, CAST(kind AS BLOB), body, hash FROM journal WHERE kind = ? ORDER BY seq DESC LIMIT 1",
+            (kind,),
         ).fetchone()
-    return Row(found[0], found[1], kind, *found[2:]) if found else None
+        return _read(Bodies(connection), found) if found else None
 
 
 def identity_of(path: Path | str) -> str:
@@ -340,7 +342,7 @@ def verify(path: Path | str, head: str = "") -> VerifyResult:
 
 def _check_chain(connection: sqlite3.Connection, identity: str, tail: int | None = None) -> VerifyResult:
     """Recompute the hashes of all rows, or of the last `tail`."""
-    seq, head = 0, first_hash(identity)
+    seq, head, bodies = 0, first_hash(identity), Bodies(connection)
     try:
         if tail is not None:
             (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM journal").fetchone()
@@ -351,7 +353,7 @@ def _check_chain(connection: sqlite3.Connection, identity: str, tail: int | None
             return VerifyResult(0, head.hex(), 1, "seq must count from 1")
         while batch := _rows(connection, seq):
             for found in batch:
-                if rule := _broken_rule(head, seq + 1, found):
+                if rule := _broken_rule(bodies, head, seq + 1, found):
                     return VerifyResult(seq, head.hex(), seq + 1, rule)
                 seq, head = seq + 1, found[4]
     except (sqlite3.Error, OverflowError) as error:
@@ -362,16 +364,24 @@ def _check_chain(connection: sqlite3.Connection, identity: str, tail: int | None
 _RawRow = tuple[int, int, bytes, bytes, bytes]
 
 
-def _broken_rule(previous: bytes, expected: int, row: _RawRow) -> str:
+def _read(bodies: Bodies, row: _RawRow) -> Row:
+    seq, time, kind, stored, sealed = row
+    return Row(seq, time, kind.decode(errors="replace"), bodies.plain(kind, stored), sealed)
+
+
+def _broken_rule(bodies: Bodies, previous: bytes, expected: int, row: _RawRow) -> str:
     """Return the rule that a row breaks, empty where it breaks none."""
-    seq, time, kind, body, stored = row
+    seq, time, kind, body, sealed = row
     if seq != expected:
         return f"seq must be {expected}, was {seq}"
-    if not (isinstance(time, int) and all(isinstance(part, bytes) for part in (kind, body, stored))):
+    if not (isinstance(time, int) and all(isinstance(part, bytes) for part in (kind, body, sealed))):
         return "time must be a whole number, kind a text, body and hash bytes"
-    if len(kind) > 0xFFFF or row_hash(previous, seq, time, kind, body) != stored:
-        return "hash must be that of the previous hash, seq, time, kind and body"
-    return ""
+    wrong = "hash must be that of the previous hash, seq, time, kind and body"
+    try:
+        is_right = len(kind) <= 0xFFFF and row_hash(previous, seq, time, kind, bodies.plain(kind, body)) == sealed
+    except DamagedJournal as error:
+        return f"{wrong}: {error}"
+    return "" if is_right else wrong
 
 
 def _rows(connection: sqlite3.Connection, after: int, kind: str = "") -> list[_RawRow]:
@@ -386,25 +396,10 @@ def _rows(connection: sqlite3.Connection, after: int, kind: str = "") -> list[_R
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
-def refuse_unsafe(path: Path, *, folder: bool) -> None:
-    """Refuse a file or folder that is missing, a link, another user's, or open to others."""
-    try:
-        status = path.stat() if folder else path.lstat()
-    except OSError as error:
-        raise JournalError(f"{path}: can't be opened: {error.strerror}") from None
-    if not (stat.S_ISDIR if folder else stat.S_ISREG)(status.st_mode):
-        raise JournalError(f"{path}: must be a {'folder' if folder else 'regular file'}")
-    if status.st_uid != os.getuid():
-        raise JournalError(f"{path}: must be owned by user {os.getuid()}, is owned by {status.st_uid}")
-    mode = stat.S_IMODE(status.st_mode)
-    if mode & 0o077:
-        raise JournalError(f"{path}: mode must be {'0700' if folder else '0600'}, was {mode:04o}")
-
-
 @contextmanager
 def _opening(path: Path) -> Iterator[tuple[sqlite3.Connection, int]]:
     """Connect for writing and take the lock; both are released where the opening fails."""
-    lock = _lock(path)
+    lock = take_lock(path)
     connection: sqlite3.Connection | None = None
     try:
         connection = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
@@ -423,44 +418,6 @@ def _opening(path: Path) -> Iterator[tuple[sqlite3.Connection, int]]:
 def _failure(error: Exception) -> type[JournalError]:
     """Return the error for one of reading: a busy or unreadable disk damages nothing."""
     return JournalError if isinstance(error, sqlite3.OperationalError) else DamagedJournal
-
-
-def _lock_file(path: Path) -> Path:
-    """Return the file beside a journal by which one process at a time writes it."""
-    return path.with_name(path.name + ".lock")
-
-
-def _lock(path: Path) -> int:
-    """Take a lock that ends with the process: a second writer would fork the chain.
-
-    It is shared for a moment with each `is_open_for_writing`, which is over before the next try.
-    """
-    beside = _lock_file(path)
-    try:
-        lock = os.open(beside, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise JournalError(f"{beside}: can't be opened: {error.strerror}") from None
-    for left in reversed(range(LOCK_TRIES)):
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock
-        except OSError:
-            if left:
-                sleep(LOCK_AGAIN_S)
-    os.close(lock)
-    raise JournalError(f"{path}: must be written by one process, another one has it open")
-
-
-def is_open_for_writing(path: Path | str) -> bool:
-    """Return whether a process has a journal open for writing; nothing is created, and no writer is refused by it."""
-    try:
-        with _lock_file(Path(path)).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
 
 
 def _connect_to_read(path: Path) -> sqlite3.Connection:

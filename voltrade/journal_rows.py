@@ -6,8 +6,7 @@ import hashlib
 import json
 import struct
 import typing
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,12 +15,10 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from voltrade.errors import DamagedJournal, JournalError
-from voltrade.model import Event, Int64s, MarkPrice, Output, Trades, storable
+from voltrade.journal_market import MARKET, decode_market, decode_trades, encode_trades
+from voltrade.model import Event, Output, Trades, storable
 
 Fact = TypeVar("Fact", bound=Event | Output)
-
-MARKET = "Market"
-"""Kind of rows with trades and mark prices, in the order in which the core took them."""
 
 ADAPTERS: dict[str, TypeAdapter[Any]] = {
     fact.__name__: TypeAdapter(fact) for fact in typing.get_args(Event | Output) if fact is not Trades
@@ -161,112 +158,3 @@ def _plain(value: object) -> object:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"must be plain JSON, was {type(value).__name__} {value!r}")
-
-
-_TRADES_HEAD = struct.Struct("<BHI")  # format, length of the symbol, number of trades
-
-
-_TRADES_FORMAT = 1
-
-
-def encode_trades(trades: Trades) -> bytes:
-    """Return a block of trades as compressed columns: differences, zigzag, bytes of equal weight together, zlib."""
-    symbol = trades.symbol.encode()
-    columns = np.array((trades.id, trades.price, trades.quantity, trades.time))
-    packed = _pack(columns) + np.packbits(trades.buyer_is_maker).tobytes()
-    return _TRADES_HEAD.pack(_TRADES_FORMAT, len(symbol), len(trades)) + symbol + zlib.compress(packed, 6)
-
-
-def decode_trades(body: bytes) -> Trades:
-    """Return the block of trades that `encode_trades` wrote, exactly.
-
-    Raises:
-        DamagedJournal: the bytes aren't such a block.
-    """
-    try:
-        version, symbol_length, count = _TRADES_HEAD.unpack_from(body)
-        start = _TRADES_HEAD.size + symbol_length
-        symbol = body[_TRADES_HEAD.size : start].decode()
-        packed = zlib.decompress(body[start:])
-    except (struct.error, UnicodeDecodeError, zlib.error) as error:
-        raise DamagedJournal(f"Trades: the bytes can't be read: {error}") from None
-    if version != _TRADES_FORMAT or len(packed) != 4 * 8 * count + (count + 7) // 8:
-        raise DamagedJournal(f"Trades: {count} trades of format {version} can't take {len(packed)} bytes")
-    ids, prices, quantities, times = _unpack(packed[: 32 * count], count)
-    bits = np.frombuffer(packed, np.uint8, offset=32 * count)
-    return Trades(symbol, ids, prices, quantities, times, np.unpackbits(bits, count=count).astype(np.bool_))
-
-
-def _pack(columns: Int64s) -> bytes:
-    """Return columns one after the other, each as its lowest bytes, then its next ones, up to the highest."""
-    # Differences wrap around at 64 bits, and wrap back when they are summed: exact for every value.
-    difference = columns.copy()
-    difference[:, 1:] -= columns[:, :-1]
-    zigzag = (difference << 1) ^ (difference >> 63)
-    return zigzag.astype("<i8", copy=False).view(np.uint8).reshape(len(columns), -1, 8).transpose(0, 2, 1).tobytes()
-
-
-def _unpack(packed: bytes, count: int, columns: int = 4) -> Int64s:
-    """Return the columns of `count` numbers each that `_pack` wrote."""
-    weights = np.frombuffer(packed, np.uint8).reshape(columns, 8, count).transpose(0, 2, 1)
-    zigzag = np.ascontiguousarray(weights).view("<u8").reshape(columns, count).astype(np.uint64)
-    difference = (zigzag >> np.uint64(1)) ^ np.negative(zigzag & np.uint64(1))
-    return np.cumsum(difference.view(np.int64), axis=1, dtype=np.int64)
-
-
-_MARKET_HEAD = struct.Struct("<BII")  # format, bytes of the trades, number of mark prices
-
-
-_MARKET_FORMAT, _MARK_COLUMNS = 1, 5
-
-
-def encode_market(facts: Iterable[Trades | MarkPrice]) -> bytes:
-    """Return trades and mark prices of one symbol as compressed columns; at least one is a mark price.
-
-    Raises:
-        JournalError: a mark price has a field that is no whole number of 64 bits.
-    """
-    blocks, marks, places, count = list[Trades](), list[MarkPrice](), list[int](), 0
-    for fact in facts:
-        if isinstance(fact, Trades):
-            blocks.append(fact)
-            count += len(fact)
-        else:
-            marks.append(fact)
-            places.append(count)
-    try:
-        rows = [
-            (place, mark.time, mark.price_e8, mark.funding_rate_e8, mark.next_funding_time)
-            for place, mark in zip(places, marks, strict=True)
-        ]
-        packed = _pack(np.array(rows, dtype=np.int64).T)
-    except (OverflowError, TypeError, ValueError) as error:
-        raise JournalError(f"MarkPrice: can't be stored: {error}") from None
-    flags = np.packbits([mark.is_last_price for mark in marks]).tobytes()
-    trades = encode_trades(Trades.join(blocks) if blocks else Trades.from_rows(marks[0].symbol, []))
-    return _MARKET_HEAD.pack(_MARKET_FORMAT, len(trades), len(marks)) + trades + zlib.compress(packed + flags, 6)
-
-
-def decode_market(body: bytes) -> tuple[Trades | MarkPrice, ...]:
-    """Return what `encode_market` wrote; trades between two mark prices are one block.
-
-    Raises:
-        DamagedJournal: the bytes aren't such a row.
-    """
-    try:
-        version, size, count = _MARKET_HEAD.unpack_from(body)
-        packed = zlib.decompress(body[_MARKET_HEAD.size + size :])
-    except (struct.error, zlib.error) as error:
-        raise DamagedJournal(f"{MARKET}: the bytes can't be read: {error}") from None
-    width = _MARK_COLUMNS * 8 * count
-    if version != _MARKET_FORMAT or len(packed) != width + (count + 7) // 8:
-        raise DamagedJournal(f"{MARKET}: {count} mark prices of format {version} can't take {len(packed)} bytes")
-    trades = decode_trades(body[_MARKET_HEAD.size : _MARKET_HEAD.size + size])
-    columns = _unpack(packed[:width], count, _MARK_COLUMNS).tolist()
-    flags = np.unpackbits(np.frombuffer(packed, np.uint8, offset=width), count=count).tolist()
-    facts, done = list[Trades | MarkPrice](), 0
-    for place, time, price_e8, rate_e8, funding_time, flag in zip(*columns, flags, strict=True):
-        facts += [trades[done:place]] if place > done else []
-        facts.append(MarkPrice(trades.symbol, time, price_e8, rate_e8, funding_time, bool(flag)))
-        done = place
-    return (*facts, trades[done:]) if done < len(trades) else tuple(facts)

@@ -65,9 +65,10 @@ COMPARE = "COMPARE"
 RESTARTED = "RESTARTED"
 """Reason for reading the account: the engine comes back, and its position may lack its stop."""
 
-STRETCH_S, STRETCH_IN_POSITION_S, STRETCH_ITEMS = 30.0, 5.0, 1_000
+STRETCH_S, STRETCH_IN_POSITION_S, STRETCH_ITEMS = 30.0, 15.0, 1_000
 """How long, and up to how many, trades and marks to which the core says nothing wait for a row of the journal. A killed
-engine's successor loads the trades again. Mark prices can't be loaded, and a position is valued by them."""
+engine's successor loads the trades again. Mark prices can't be loaded, and a position is valued by them; one at which
+a limit trips is answered, so that its row is written at once."""
 
 STORE_AGAIN_S = 5.0
 """Pause before rows that could not be stored are tried again, besides the try before each command."""

@@ -6,7 +6,8 @@ it says: most of it would be its hash.
 
 from __future__ import annotations
 
-from voltrade.journal_rows import MARKET, encode, encode_market
+from voltrade.journal_market import MARKET, encode_market
+from voltrade.journal_rows import encode
 from voltrade.model import MarkPrice, Trades
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -32,6 +33,9 @@ from voltrade.venue.server import Venue, serve
 
 KEY, SECRET = "canary-key-of-thirty-two-letters-0", "canary-secret-that-nobody-may-see-1"
 KEYS = {"VOLTRADE_API_KEY": KEY, "VOLTRADE_API_SECRET": SECRET}
+
+MOST_S = 180.0
+"""A whole check by real orders takes less than three minutes."""
 
 Spoil = Callable[[str, str, Params, Response], Response]
 
@@ -109,7 +113,9 @@ def verdicts(report: Report) -> dict[str, str]:
 
 @pytest.mark.campaign  # the notebook of the suite passes against an honest venue too
 def test_an_honest_venue_passes_in_every_row_and_is_left_empty(tmp_path: Path) -> None:
+    began = time.monotonic()
     report = asyncio.run(a_check(tmp_path))
+    assert time.monotonic() - began < MOST_S
     assert [str(row) for row in report.rows if row.verdict == "failed"] == []
     assert report.passed
     assert report.outcome.startswith("passed")

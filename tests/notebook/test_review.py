@@ -24,10 +24,12 @@ from test_listing import MADE, Writer
 from test_summary import a_bar, a_trip, an_intent, left_behind, run_of
 
 import voltrade
+from voltrade import journal
 from voltrade.__main__ import main
 from voltrade.config import Config
 from voltrade.data.tape import Tape, load_tape
 from voltrade.errors import JournalError, SessionError
+from voltrade.journal_bodies import PLAIN
 from voltrade.model import (
     Alert,
     BarResumePoint,
@@ -240,11 +242,9 @@ def test_a_run_that_is_whole_says_so(traded: Path) -> None:
 def test_rows_that_were_altered_are_named_and_nothing_is_told_from_them(run: Path) -> None:
     """A loss is made a win, past the triggers: the page says so, and shows only what stands before."""
     whole = review.Review(open_run(run)).frames
-    edit(
-        run / "journal.db",
-        "UPDATE journal SET body = CAST(replace(CAST(body AS TEXT), '\"net\":-', '\"net\":') AS BLOB) WHERE seq = "
-        "(SELECT seq FROM journal WHERE kind = 'RoundTrip' AND CAST(body AS TEXT) LIKE '%\"net\":-%' LIMIT 1 OFFSET 1)",
-    )
+    lost = [row for row in journal.read(run / "journal.db", kind="RoundTrip") if b'"net":-' in row.body][1]
+    gained = PLAIN + lost.body.replace(b'"net":-', b'"net":')
+    edit(run / "journal.db", f"UPDATE journal SET body = x'{gained.hex()}' WHERE seq = {lost.seq}")
     looked = review.Review(open_run(run))
     shown = looked.frames.round_trips
     assert 0 < len(shown) < len(whole.round_trips)

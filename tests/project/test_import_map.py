@@ -16,8 +16,8 @@ TRADING_PATH = [
     "risk", "account", "order_states", "records", "order_queries", "order_rules", "position_rules", "position_timers",
     "row_facts", "core_rules", "books", "order_register", "account_check", "order_outputs", "saved_orders", "oms",
     "bar_rate", "symbol_filters", "symbol_state", "wallet_check", "saved_account", "core", "tape_loop",
-    "abandonment", "account_watch", "ballast", "price_watch", "journal_rows", "market_stretch", "checkpoint", "journal",
-    "inbox", "lockstep", "readings", "live",
+    "abandonment", "account_watch", "ballast", "price_watch", "journal_market", "journal_rows", "market_stretch",
+    "checkpoint", "journal_bodies", "journal_lock", "journal", "inbox", "lockstep", "readings", "live",
 ]  # fmt: skip
 """The files on top, in the order in which they build on each other: each imports only files before it."""
 
@@ -70,6 +70,8 @@ READ_THE_OUTSIDE = {
     "abandonment",
     "account_watch",
     "price_watch",
+    "journal_bodies",
+    "journal_lock",
     "journal",
     "inbox",
     "lockstep",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from simulation.evidence import plain_body
 from voltrade.journal import Journal
 from voltrade.runs.run_file import Record
 
@@ -121,8 +122,12 @@ class Reader:
         for seq, kind, body in rows:
             self._seq = seq
             if kind == "OrderIntent":
-                self._known.update(_CLIENT_ID.findall(body))
+                self._known.update(_CLIENT_ID.findall(plain_body(self._sample(), body)))
         return client_id.encode() in self._known
+
+    def _sample(self) -> bytes:
+        found = self._connection.execute("SELECT body FROM sample WHERE kind = 'OrderIntent'").fetchone()
+        return bytes(found[0]) if found else b""
 
     def close(self) -> None:
         self._connection.close()

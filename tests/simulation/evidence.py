@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import struct
+import zlib
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,11 +164,15 @@ def read_journal(path: Path) -> list[JournalRow]:
     """Read the committed rows of a journal's file, past voltrade's own reader; of market data only the trades."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         rows = connection.execute("SELECT seq, time, kind, body FROM journal ORDER BY seq").fetchall()
-    return [_row(*row) for row in rows]
+        samples = dict(connection.execute("SELECT kind, body FROM sample").fetchall())
+    return [_row(seq, time, kind, plain_body(samples.get(kind, b""), body)) for seq, time, kind, body in rows]
+
+
+def plain_body(sample: bytes, stored: bytes) -> bytes:
+    """Return a stored body: after a 0 as it is, after a 1 deflated with the sample of its kind as dictionary."""
+    return zlib.decompressobj(-15, zdict=sample).decompress(stored[1:]) if stored[0] else stored[1:]
 
 
 def _row(seq: int, time: int, kind: str, body: bytes) -> JournalRow:
-    if kind == "Market":
-        (size,) = struct.unpack_from("<I", body, 1)
-        kind, body = "Trades", body[9 : 9 + size]
+    kind = "Trades" if kind == "Market" else kind
     return JournalRow(seq, time, kind, body if kind == "Trades" else _plain(body))

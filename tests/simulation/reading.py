@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import bisect
 import re
-import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
+from itertools import accumulate
 
 from simulation.evidence import Evidence, JournalRow, Json, Request
 
@@ -370,21 +370,30 @@ class Folder:
 
 
 def trades_of(body: bytes) -> list[Trade]:
-    """Read a block of trades: columns of differences, zigzag, bytes of equal weight together, compressed."""
-    _, symbol_length, count = struct.unpack_from("<BHI", body)
-    packed = zlib.decompress(body[7 + symbol_length :])
+    """Read the trades of a row: columns of differences, zigzag, in bytes of 7 bits, then bits; deflated after a head.
+
+    The columns of mark prices follow those of the trades, the bits of their flags those of the trades.
+    """
+    (_, length, count, marks), start = _numbers(body, 0, 4)
+    packed, at = zlib.decompress(body[start + length :], -15), 0
     columns = []
-    for column in range(4):
-        plane = packed[8 * count * column : 8 * count * (column + 1)]
-        values, at = [], 0
-        for n in range(count):
-            zigzag = int.from_bytes(plane[n::count], "little")
-            at += (zigzag >> 1) ^ -(zigzag & 1)
-            values.append(at)
-        columns.append(values)
-    bits = packed[32 * count :]
+    for _ in range(4):
+        zigzags, at = _numbers(packed, at, count)
+        columns.append(list(accumulate((zigzag >> 1) ^ -(zigzag & 1) for zigzag in zigzags)))
+    bits = packed[-((count + marks + 7) // 8) or len(packed) :]
     makers = [bool(bits[n >> 3] >> (7 - (n & 7)) & 1) for n in range(count)]
     return list(zip(*columns, makers, strict=True))
+
+
+def _numbers(data: bytes, at: int, count: int) -> tuple[list[int], int]:
+    numbers = []
+    for _ in range(count):
+        number = shift = 0
+        while data[at] & 0x80:
+            number, shift, at = number | (data[at] & 0x7F) << shift, shift + 7, at + 1
+        numbers.append(number | data[at] << shift)
+        at += 1
+    return numbers, at
 
 
 # --- a session -------------------------------------------------------------------------------------------------------

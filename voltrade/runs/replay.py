@@ -23,6 +23,7 @@ from voltrade.checkpoint import CHECKPOINT, VERSION, Checkpoints
 from voltrade.config import Config
 from voltrade.core import TradingCore
 from voltrade.errors import DamagedJournal, DataError, JournalError
+from voltrade.journal_market import MARKET
 from voltrade.model import Event, Instrument, Trades
 from voltrade.signal_engine import SignalEngine
 from voltrade.strategy.rule_file import load_rule
@@ -30,7 +31,7 @@ from voltrade.strategy.rule_file import load_rule
 log = logging.getLogger(__name__)
 
 INSTRUMENT = TypeAdapter(Instrument)
-EVENTS = {kind.__name__ for kind in Event.__args__} | {journal_rows.MARKET}
+EVENTS = {kind.__name__ for kind in Event.__args__} | {MARKET}
 LIBRARIES = ("voltrade", "ccxt", "numba", "numpy", "pandas", "papermill")
 """Packages whose versions a journal's first row has."""
 MAX_SHOWN = 20
@@ -220,7 +221,7 @@ def _handle(
     core: TradingCore, row: journal_rows.Row, result: Replay, checkpoints: Checkpoints
 ) -> deque[tuple[str, bytes]]:
     """Give the core an event; return the rows that the journal must have next."""
-    events = row.fact if row.kind == journal_rows.MARKET else (row.fact,)
+    events = row.fact if row.kind == MARKET else (row.fact,)
     expected: deque[tuple[str, bytes]] = deque()
     for event in events:
         expected += _handle_event(core, event, row, result, checkpoints)
