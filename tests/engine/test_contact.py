@@ -165,7 +165,7 @@ DIFFERENCES: dict[str, Difference] = {
     "quotes": ([{"do": "drop", "on": "market bookTicker", "times": 0}], None, {}, {"bookTicker": "failed"}),
     "a lost trade": ([{"do": "drop", "on": "market aggTrade", "skip": 40}], None, {}, {"trade ids": "failed"}),
     "an unreadable trade": (
-        [{"do": "alter", "on": "market aggTrade", "skip": 30, "with": {"q": "0.0005"}}], None, {},
+        [{"do": "alter", "on": "market aggTrade", "skip": 30, "with": {"q": "much"}}], None, {},
         {"trade ids": "failed"}),
     "klines": (
         [], answers("GET", "v1/klines", lambda rows: [[*row[:5], "1.000", *row[6:]] for row in rows]), {},
