@@ -47,7 +47,8 @@ class Bodies:
 
     def load(self) -> None:
         """Read the samples that are on disk."""
-        self._samples.update(self._connection.execute("SELECT kind, body FROM sample").fetchall())
+        for kind, body in self._connection.execute("SELECT CAST(kind AS BLOB), body FROM sample"):
+            self._samples[kind.decode(errors="replace")] = body
 
     def stored(self, kind: str, body: bytes) -> bytes:
         """Return a row's body as it is stored; the first of its kind becomes the kind's sample."""

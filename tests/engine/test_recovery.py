@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import cast
@@ -110,13 +111,23 @@ def test_a_journal_of_another_process_is_no_damaged_one(tmp_path: Path) -> None:
     assert path.exists()
 
 
-ROT = {
-    "a row that can't be decoded": (b'"acknowledge","reason":"middle"', b'"acknowled\xff\xfe","reason":"middle"'),
-    "a row with another value": (b'"reason":"middle"', b'"season":"middle"'),
-    "a row of another kind": (b"Operator{", b"Oper\xfftor{"),
-    "the first row": (b'"epoch":', b'"ep\xff\xfeh":'),
-    "the first row's instrument": (b'"instrument":', b'"instrumemt":'),
+ROT: dict[str, Callable[[bytes], tuple[bytes, bytes]]] = {
+    "a row that can't be decoded": lambda stored: (stored, b"\xff" + stored[1:]),
+    "a row with other bytes": lambda stored: (stored, stored[:-3] + bytes([stored[-3] ^ 1]) + stored[-2:]),
+    "a row of another kind": lambda stored: (b"Operator" + stored, b"Oper\xfftor" + stored),
+    "a kind of the samples": lambda stored: (b"Operator{", b"Oper\xfftor{"),
+    "a sample with another value": lambda stored: (b'"acknowledge"', b'"ecknowledge"'),
+    "a sample that isn't JSON": lambda stored: (b'"acknowledge"', b'"acknowled\xff\xfe"'),
+    "the first row": lambda stored: (b'"epoch":', b'"ep\xff\xfeh":'),
+    "the first row's instrument": lambda stored: (b'"instrument":', b'"instrumemt":'),
 }
+"""Which bytes of the file become which others, by the stored body of the third command."""
+
+
+def stored_body(path: Path, row: int) -> bytes:
+    with closing(sqlite3.connect(path)) as connection:
+        ((body,),) = connection.execute("SELECT body FROM journal ORDER BY seq LIMIT 1 OFFSET ?", (row,)).fetchall()
+    return bytes(body)
 
 
 def a_session(folder: Path, acknowledged: int) -> Path:
@@ -139,7 +150,7 @@ def test_a_row_of_other_bytes_is_a_damaged_journal(
     replayed, opened = cast(tuple[Replay, Journal], recovered(tmp_path, Journal, as_far_as_possible, lambda: None))
     opened.close()
     assert (replayed.events, replayed.differences) == (rows, 0)
-    old, new = ROT[part]
+    old, new = ROT[part](stored_body(path, 3))
     whole = path.read_bytes()
     assert len(old) == len(new)
     assert old in whole
