@@ -692,6 +692,12 @@ def test_brief_tables_leave_out_nothing_but_repeated_valuations(played: Tape, ho
     assert returns.values.tolist() == same_returns.values.tolist()
 
 
+def test_what_a_tape_lacks_is_read_once_for_all_sweeps(played: Tape) -> None:
+    research = Research(played)
+    assert research.coverage() is research.coverage(0.0, None)
+    assert research.coverage(3_600.0).trades < research.coverage().trades == len(played.trades)
+
+
 # --- looks ------------------------------------------------------------------------------------------------------------
 
 

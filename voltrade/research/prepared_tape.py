@@ -296,7 +296,7 @@ class Research:
     def coverage(self, begin_s: float = 0.0, end_s: float | None = None) -> Coverage:
         """Return what the tape has and lacks between two times, as in `span`."""
         span = self.span(begin_s, end_s)
-        return Coverage.of(self.tape, span.first, span.last)
+        return self._keep("coverage", span, lambda: Coverage.of(self.tape, span.first, span.last))
 
     def times(self, begin_s: float = 0.0, end_s: float | None = None) -> tuple[int, int]:
         """Return the begin of trading and the time of the last trade in a span, ms UTC; errors as in `span`."""
