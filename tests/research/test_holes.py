@@ -119,9 +119,9 @@ def test_a_minute_without_a_mark_is_valued_at_the_last_trade() -> None:
 def marks_as_played(marks: Marks | None, funding: Funding | None = None, **given: Any) -> list[tuple[int, bool, int]]:
     """Return second of the tape, whether it is the last trade's price, and the rate that is paid."""
     config = Config.from_parameters(**{**SETTINGS, **given})
-    columns = Research(tape_of(up_and_down(601), marks, funding)).marks(config)
-    shown = ((columns.time - START) // 1_000).tolist()
-    return list(zip(shown, columns.is_last_price.tolist(), columns.funding_rates.tolist(), strict=True))
+    rows = Research(tape_of(up_and_down(601), marks, funding)).marks(config).rows
+    shown = ((rows["time"] - START) // 1_000).tolist()
+    return list(zip(shown, rows["is_last_price"].tolist(), rows["funding_rate"].tolist(), strict=True))
 
 
 def made(*seconds: float, price: int = 6_000_000_000_000) -> Marks:

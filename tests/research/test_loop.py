@@ -16,6 +16,7 @@ from voltrade.data.tape import Tape, TapeReport, load_tape
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import (
     DAY_MS,
+    HOUR_MS,
     Alert,
     BreakerChange,
     EquityPoint,
@@ -30,9 +31,12 @@ from voltrade.model import (
     Trades,
     VolumeBar,
 )
+from voltrade.report import performance
 from voltrade.research.backtest import Backtest, backtest
 from voltrade.research.loop_records import UNMODELLED
+from voltrade.research.loop_valuations import mark_blocks
 from voltrade.research.prepared_tape import Research
+from voltrade.research.trial_worker import performance_data_of
 from voltrade.signal_engine import SignalEngine
 from voltrade.simulated.symbols import shipped_instrument
 
@@ -208,7 +212,25 @@ def check_same(tape: Tape, config: Config, begin_s: float = 0.0, end_s: float | 
     assert compiled.first_bar == one_by_one.first_bar
     assert compiled.bars.tobytes() == one_by_one.bars.tobytes()
     assert compiled.bar_decisions.tobytes() == one_by_one.bar_decisions.tobytes()
+    check_brief(tape, config, begin_s, end_s)
     return compiled
+
+
+def check_brief(tape: Tape, config: Config, begin_s: float, end_s: float | None) -> None:
+    """Hold the figures of a sweep, which leaves out most valuations, to those of the whole session."""
+    research = Research(tape)
+    found, span = research.signals(research.decisions(config)), research.span(begin_s, end_s)
+    (whole, _), (brief, _) = (research.trade(config, found, span, is_brief=brief) for brief in (False, True))
+    assert whole is not None
+    assert brief is not None
+    bars, unit = research.bars(config.bars).rows, research.instrument.money_per_ticklot
+    expected, told_briefly = (performance_data_of(tables, bars, unit) for tables in (whole, brief))
+    for period_ms in (HOUR_MS, DAY_MS):
+        (figures, returns), (same, same_returns) = (
+            performance.figures_of(data, period_ms) for data in (expected, told_briefly)
+        )
+        assert np.array_equal([*vars(figures).values()], [*vars(same).values()], equal_nan=True)
+        assert returns.values.tobytes() == same_returns.values.tobytes()
 
 
 def check_session(recipe: Recipe, chosen: dict[str, Any], begin: float, end: float) -> Backtest:
@@ -240,6 +262,15 @@ def test_both_paths_tell_the_same_thousands_of_times(
     recipe: Recipe, chosen: dict[str, Any], begin: float, end: float
 ) -> None:
     check_session(recipe, chosen, begin, end)
+
+
+def test_blocks_of_mark_prices_end_with_a_quarter_of_an_hour() -> None:
+    times = START + np.arange(1, 32) * 60_000
+    prices = np.array([9, 5, 5, 7, *[6] * 10, 8, 4, *[6] * 14, 3])
+    bounds, lowest, highest = mark_blocks(times, prices)
+    assert (bounds.tolist(), lowest.tolist(), highest.tolist()) == ([0, 15, 30, 31], [1, 15, 30], [0, 16, 30])
+    assert mark_blocks(np.append(times, times[-1] + 1), np.append(prices, 9)).lowest.tolist() == []
+    assert mark_blocks(times[:0], prices[:0]).bounds.tolist() == [0]
 
 
 def test_the_trade_that_begins_a_day_is_watched_though_it_is_in_the_bar_after() -> None:

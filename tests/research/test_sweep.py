@@ -21,7 +21,7 @@ from voltrade.compiled import Record, compiled
 from voltrade.config import Config, SignalSettings, parameter_homes
 from voltrade.data.tape import Tape, TapeReport, load_tape
 from voltrade.errors import ConfigError, DataError
-from voltrade.model import HOUR_MS, Funding, Marks, Trades
+from voltrade.model import HOUR_MS, MINUTE_MS, Funding, Marks, Trades
 from voltrade.report import performance
 from voltrade.report.sweep_charts import luck_chart
 from voltrade.research.backtest import backtest
@@ -671,20 +671,24 @@ def test_where_training_tells_nothing_nothing_is_tried(played: Tape) -> None:
 
 
 @pytest.mark.parametrize("hours", [30.0, 11.4])
-def test_brief_tables_leave_out_nothing_but_repeated_valuations(played: Tape, hours: float) -> None:
+def test_brief_tables_tell_a_position_by_its_lowest_and_last_valuations(played: Tape, hours: float) -> None:
+    patient = CONFIG.changed(stop_atr=9.0, take_profit_atr=20.0, exit_on_opposite_signal=False)
     research = Research(played)
-    found, span = research.signals(research.decisions(CONFIG)), research.span(0.0, hours * 3600)
-    (whole, _), (brief, _) = (research.trade(CONFIG, found, span, is_brief=is_brief) for is_brief in (False, True))
+    found, span = research.signals(research.decisions(patient)), research.span(0.0, hours * 3600)
+    (whole, _), (brief, _) = (research.trade(patient, found, span, is_brief=is_brief) for is_brief in (False, True))
     assert whole is not None
     assert brief is not None
-    kept = np.isin(whole.equity["time"], brief.equity["time"])
-    assert kept[0]
-    assert kept[-1]
+    holds, holds_briefly = (np.count_nonzero(tables.equity["position"]) for tables in (whole, brief))
+    assert holds > len(whole.equity) / 4
+    assert holds_briefly < holds * 3 / 4
     worth = whole.equity["wallet"] + whole.equity["unrealised"]
-    (left_out,) = np.nonzero(~kept)
-    assert len(left_out) > len(whole.equity) / 4
-    assert (worth[left_out] == worth[left_out - 1]).all()
-    bars, unit = research.bars(CONFIG.bars).rows, research.instrument.money_per_ticklot
+    is_kept = np.isin(whole.equity["time"], brief.equity["time"])
+    quarter = (whole.equity["time"] - 1) // (15 * MINUTE_MS)
+    alone = np.append(quarter[1:] != quarter[:-1], True) & (whole.equity["position"] != 0)
+    assert is_kept[alone].all()
+    assert is_kept[worth.argmin()]
+    assert is_kept[worth.argmax()]
+    bars, unit = research.bars(patient.bars).rows, research.instrument.money_per_ticklot
     (figures, returns), (same, same_returns) = (
         performance.figures_of(performance_data_of(tables, bars, unit), HOUR_MS) for tables in (whole, brief)
     )

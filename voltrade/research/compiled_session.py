@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from voltrade import risk
-from voltrade.compiled import Rows
+from voltrade.compiled import Rows, compiled
 from voltrade.config import Config, milliseconds
 from voltrade.core import GATES
 from voltrade.core_rules import set_gates
@@ -103,15 +104,37 @@ def initial_state(config: Config, instrument: Instrument, start: int, is_brief: 
 ROWS_PER_SIGNAL = {"orders": 8, "fills": 16, "trips": 1, "equity": 16, "changes": 1, "alerts": 1}
 """Rows of each table to reserve for a signal; a table that is too short is enlarged."""
 
-_END = ("unmodelled", "taken", "extrapolated", "refusals_written", *(f"{name}_written" for name in loop_records.TABLES))
-"""Fields that are read at the session's end."""
+
+class _End(NamedTuple):
+    """What is read of a session at its end."""
+
+    unmodelled: int
+    bars: int
+    wallet: int
+    taken: int
+    extrapolated: int
+    refusals: int
+    written: tuple[int, ...]
+    """Rows in each of the tables."""
+
+
+@compiled
+def _end_of(simulation: Rows) -> tuple[int, int, int, int, int, int, tuple[int, int, int, int, int, int]]:
+    """Return the fields of `_End`: reading them from Python takes as long as a hundredth of a session."""
+    sim = simulation[0]
+    written = (
+        *(sim.orders_written, sim.fills_written, sim.trips_written),
+        *(sim.equity_written, sim.changes_written, sim.alerts_written),
+    )
+    of_session = sim.unmodelled, sim.symbols[0].bars, sim.account.wallet
+    return (*of_session, sim.taken, sim.extrapolated, sim.refusals_written, written)
 
 
 def run_session(
     market: loop_records.Market, simulation: Rows, first_bar: int, buffers: dict[str, Rows]
 ) -> tuple[Tables | None, str]:
     for name, dtype in loop_records.TABLES.items():
-        rows = ROWS_PER_SIGNAL[name] * len(market.signals) + (len(market.mark_times) if name == "equity" else 0) + 1024
+        rows = ROWS_PER_SIGNAL[name] * len(market.signals) + (len(market.marks) if name == "equity" else 0) + 1024
         if name not in buffers or len(buffers[name]) < rows:
             buffers[name] = np.empty(rows, dtype)
     simulate, names = loop.simulate(), loop_records.TableMemory._fields
@@ -120,26 +143,29 @@ def run_session(
         == loop_records.NEEDS_ROOM
     ):
         buffers |= {name: _with_double_memory(buffers[name]) for name in names}
-    end = {name: int(simulation[name][0]) for name in _END}
-    if end["unmodelled"]:
-        return None, loop_records.UNMODELLED[end["unmodelled"]]
-    cut = {name: buffers[name][: end[f"{name}_written"]] for name in loop_records.TABLES}
-    cut["equity"] = _noted(cut["equity"])
-    refused = market.refusals[: end["refusals_written"]]
-    bars, wallet = int(simulation["symbols"]["bars"][0, 0]), int(simulation["account"]["wallet"][0])
-    extrapolated = end["extrapolated"] / max(1, end["taken"])
-    return Tables(bars, first_bar, wallet, extrapolated, market.signals, refusals=refused, **cut), ""
+    end = _End(*_end_of(simulation))
+    if end.unmodelled:
+        return None, loop_records.UNMODELLED[end.unmodelled]
+    cut = {name: buffers[name][:count] for name, count in zip(names, end.written, strict=True)}
+    cut["equity"] = cut["equity"][: _keep_noted(cut["equity"])]
+    refused = market.refusals[: end.refusals]
+    extrapolated = end.extrapolated / max(1, end.taken)
+    return Tables(end.bars, first_bar, end.wallet, extrapolated, market.signals, refusals=refused, **cut), ""
 
 
-def _noted(equity: Rows) -> Rows:
-    """Return the valuations without those that a session leaves out, see `EQUITY_EVERY_MS`."""
-    is_same = np.diff(equity["time"] // EQUITY_EVERY_MS) == 0
-    if not is_same.any():
-        return equity
-    for name in ("wallet", "position"):
-        is_same &= np.diff(equity[name]) == 0
-    noted: Rows = equity[np.concatenate([[True], ~is_same])]
-    return noted
+@compiled
+def _keep_noted(equity: Rows) -> int:
+    """Move the valuations that a session notes to the front, see `EQUITY_EVERY_MS`; return their number."""
+    kept, minute = 0, -1
+    for number in range(len(equity)):
+        point, before = equity[number], equity[max(0, kept - 1)]
+        minute_before, minute = minute, point.time // EQUITY_EVERY_MS
+        is_same = minute == minute_before and point.wallet == before.wallet and point.position == before.position
+        if not is_same:
+            if kept < number:
+                equity[kept] = point
+            kept += 1
+    return kept
 
 
 def _with_double_memory(rows: Rows) -> Rows:

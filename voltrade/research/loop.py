@@ -12,11 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
-import numpy as np
 from numba import types
 
-from voltrade import core, core_rules, order_queries, order_rules, position_rules, risk
-from voltrade.account import value_at_mark
+from voltrade import core, core_rules, order_queries, order_rules, position_rules
 from voltrade.compiled import BARE, Record, Rows, compile_for, compiled_in_place, compiled_part, prefetch, rows_of
 from voltrade.model import NEVER
 from voltrade.order_states import ACCEPTED, NEW, NOT_LISTED, PENDING_SUBMIT, PURPOSE_COUNT, TAPE_END
@@ -32,12 +30,13 @@ from voltrade.records import (
     SNAPSHOT,
     SUBMIT,
 )
-from voltrade.research import loop_exchange, loop_matching
+from voltrade.research import loop_exchange, loop_matching, loop_valuations
 from voltrade.research.loop_records import (
     DONE,
     GIVEN_UP,
     IN_TRANSIT,
     LATE_FILL,
+    MARK,
     MODELLED,
     NEEDS_ROOM,
     NO_ROOM,
@@ -48,11 +47,9 @@ from voltrade.research.loop_records import (
     TAKING,
     Market,
     TableMemory,
+    first_at_least,
 )
 from voltrade.simulated.fill_model import last_row_of_taker
-
-SKIP = 32
-"""Bars or mark prices that are skipped at once where the last of them may be skipped: they are sorted by time."""
 
 
 @compiled_part
@@ -212,20 +209,9 @@ def _run_timers(sim: Record, m: Market, before: int) -> bool:
 
 
 @compiled_in_place
-def _count_bars(sim: Record, m: Market, end: int) -> None:
-    """Count the bars that trades before `end` have closed."""
-    bars, count = sim.symbols[0].bars, len(m.closing_rows)
-    while bars + SKIP < count and m.closing_rows[bars + SKIP] < end:
-        bars += SKIP
-    while bars < count and m.closing_rows[bars] < end:
-        bars += 1
-    sim.symbols[0].bars = bars
-
-
-@compiled_in_place
 def _prefetch_next_signal(sim: Record, m: Market) -> None:
-    """Prefetch the trades after the next signal into the processor's cache."""
-    if sim.signal < len(m.signals):
+    """Prefetch the trades after the next signal into the processor's cache, if it may lead to an order."""
+    if sim.signal < len(m.signals) and not sim.symbols[0].has_position:
         row = m.signals[sim.signal].row
         prefetch(m.buyer_is_maker, row)
         for column in (m.price, m.quantity, m.time):
@@ -237,7 +223,7 @@ def _prefetch_next_signal(sim: Record, m: Market) -> None:
 def _process_trades(sim: Record, m: Market, end: int, due: int) -> None:
     """Give the core trades before `end` and `due`, up to the first that closes a bar which the core waits for."""
     if due < NEVER:
-        end = sim.row + np.searchsorted(m.time[sim.row : end], due)
+        end = first_at_least(m.time, sim.row, end, due)
     closing = max(core_rules.wake_at_bar(sim.symbols[0]), sim.symbols[0].bars + 1) - 1
     if closing < len(m.closing_rows):
         end = min(end, m.closing_rows[closing] + 1)
@@ -245,9 +231,9 @@ def _process_trades(sim: Record, m: Market, end: int, due: int) -> None:
         end = min(end, m.signals[sim.signal].row + 1)
     sim.row = end
     before = sim.symbols[0].bars
-    _count_bars(sim, m, end)
+    loop_valuations.count_bars(sim, m, end)
     while sim.signal < len(m.signals) and m.signals[sim.signal].row < end:
-        sim.account.now = max(sim.account.now, m.time[end - 1])
+        sim.account.now = max(sim.account.now, m.closing_times[m.signals[sim.signal].bar])
         sim.signal += 1
         _prefetch_next_signal(sim, m)
         sim.symbols[0].price_time = sim.account.now
@@ -277,7 +263,7 @@ def _run_segment(sim: Record, m: Market) -> bool:
     Trades before it are read only where something is due or happens, since reading all of them would be slow.
     """
     end, last_time, is_acting, arrives, has_mark = loop_matching.next_end(sim, m)
-    is_last = end == len(m.price) and sim.mark + has_mark == len(m.mark_rows) and not arrives
+    is_last = end == len(m.price) and sim.mark + has_mark == len(m.marks) and not arrives
     while sim.row < end:
         due = core_rules.next_due(sim.account, sim.symbols)
         if due > last_time:
@@ -290,6 +276,8 @@ def _run_segment(sim: Record, m: Market) -> bool:
         if sim.account.command_count:
             _play_and_settle(sim, m, is_acting and sim.row == end)
             return is_last and sim.row == end and not has_mark
+        if sim.row < end and has_mark:
+            return False  # as after a refused signal: nearly always the next mark prices can be skipped
     if (has_mark or arrives) and _run_timers(sim, m, last_time):
         return False
     sim.account.now = max(sim.account.now, last_time)
@@ -300,109 +288,15 @@ def _run_segment(sim: Record, m: Market) -> bool:
 
 
 @compiled_in_place
-def _skip_marks(sim: Record, m: Market, equity: Rows) -> None:
-    """Process mark prices at which nothing happens but a valuation, as at nearly all of them.
-
-    The result is that of `_run_segment`, only faster; mark prices at which more may happen are left to `_run_segment`.
-    """
-    if sim.watch_is_stale:
-        loop_matching.update_watch(sim)
-    if sim.is_busy or (sim.symbols[0].has_position and sim.settings.triggers_by_mark):
-        return
-    stop = len(m.price)
-    if sim.signal < len(m.signals):
-        stop = min(stop, m.signals[sim.signal].row)
-    closing = max(core_rules.wake_at_bar(sim.symbols[0]), sim.symbols[0].bars + 1) - 1
-    if closing < len(m.closing_rows) and core_rules.wake_at_bar(sim.symbols[0]) < NEVER:
-        stop = min(stop, m.closing_rows[closing])
-    stop = loop_matching.next_acting_trade(sim, m, stop)
-    due = min(
-        core_rules.next_due(sim.account, sim.symbols),
-        risk.next_possible_trip_time(sim.account.breaker, sim.account.holds),
-    )
-    last, end = sim.mark, min(len(m.mark_rows), sim.mark + len(equity) - len(sim.account.equity) - sim.equity_written)
-    is_flat = sim.symbols[0].quantity == 0
-    if not is_flat:
-        end = min(end, loop_matching.next_funding(sim, m))
-    while last + SKIP < end and m.mark_rows[last + SKIP] <= stop and m.mark_times[last + SKIP] < due:
-        last += SKIP
-    while last < end and m.mark_rows[last] <= stop and m.mark_times[last] < due:
-        last += 1
-    passed = _write_marks(sim, m, last, equity) if is_flat else _value_at_marks(sim, m, last, equity)
-    if passed == sim.mark:
-        return
-    sim.mark = passed
-    sim.symbols[0].mark_e8 = sim.mark_e8 = m.mark_prices[passed - 1]
-    sim.symbols[0].mark_is_last_price = m.mark_is_last_price[passed - 1]
-    sim.account.now, sim.row = m.mark_times[passed - 1], m.mark_rows[passed - 1]
-    _count_bars(sim, m, sim.row)
-
-
-@compiled_in_place
-def _write_marks(sim: Record, m: Market, last: int, equity: Rows) -> int:
-    """Write valuations without a position before mark `last`, if the circuit breaker doesn't trip; return the next."""
-    mark, written, account = sim.mark, sim.equity_written, sim.account
-    wallet = account.wallet
-    if mark == last or wallet <= risk.equity_floor(account.breaker, account.holds, account.breaker_rules):
-        return int(mark)
-    risk.update_measures(account.breaker, account.holds, risk.EQUITY, wallet)
-    step = last - 1 - mark if sim.settings.is_brief and last - mark > 2 else 1
-    for number in range(mark, last, step):
-        point = equity[written]
-        point.time, point.wallet, point.unrealised = m.mark_times[number], wallet, 0
-        point.position, point.at_mark = 0, not m.mark_is_last_price[number]
-        written += 1
-    sim.equity_written = written
-    return last
-
-
-@compiled_in_place
-def _value_at_marks(sim: Record, m: Market, last: int, equity: Rows) -> int:
-    """Value the position at the marks before `last`, up to the first that trips the circuit breaker or liquidates it.
-
-    Margin falls faster than the maintenance margin: a position that isn't liquidated at one value isn't at better ones.
-    """
-    account, symbol, written, mark = sim.account, sim.symbols[0], sim.equity_written, sim.mark
-    quantity, cost, wallet = symbol.quantity, symbol.cost, account.wallet
-    numerator, denominator = symbol.step_numerator, symbol.step_denominator
-    floor = risk.equity_floor(account.breaker, account.holds, account.breaker_rules)
-    peak = account.breaker[0]["peak"]
-    worth, safe, number = wallet, NEVER, mark
-    while number < last:
-        value = value_at_mark(quantity, numerator, denominator, m.mark_prices[number])
-        unrealised = value - cost
-        if unrealised < safe:
-            if loop_matching.is_liquidated(sim, value):
-                break
-            safe = unrealised
-        if wallet + unrealised <= floor:
-            break
-        worth = wallet + unrealised
-        if worth > peak:
-            peak = worth
-            risk.update_measures(account.breaker, account.holds, risk.EQUITY, worth)
-            floor = risk.equity_floor(account.breaker, account.holds, account.breaker_rules)
-        point = equity[written + number - mark]
-        point.time, point.wallet, point.unrealised = m.mark_times[number], wallet, unrealised
-        point.position, point.at_mark = quantity, not m.mark_is_last_price[number]
-        number += 1
-    if number > mark:
-        risk.update_measures(account.breaker, account.holds, risk.EQUITY, worth)
-    sim.equity_written = written + number - mark
-    return int(number)
-
-
-@compiled_in_place
 def _on_mark(sim: Record, m: Market) -> None:
     """Give the next mark price to the core and then to the exchange."""
-    number = sim.mark
-    sim.symbols[0].mark_e8 = m.mark_prices[number]
-    sim.symbols[0].mark_is_last_price = m.mark_is_last_price[number]
+    mark = m.marks[sim.mark]
+    sim.symbols[0].mark_e8, sim.symbols[0].mark_is_last_price = mark.price_e8, mark.is_last_price
     sim.mark += 1
     core_rules.value_account(sim.account, sim.symbols, 0)
     if sim.settings.triggers_by_mark and sim.symbols[0].has_position:
         _set_last_prices(sim, m, sim.row)
-    loop_matching.on_mark_price(sim, m, m.mark_prices[number], m.mark_times[number], m.funding_rates[number])
+    loop_matching.on_mark_price(sim, m, mark.price_e8, mark.time, mark.funding_rate)
 
 
 @compiled_in_place
@@ -473,7 +367,7 @@ def _simulate(m: Market, states: Rows, tables: TableMemory) -> int:
             _end_session(sim, m)
             is_over = True
         else:
-            _skip_marks(sim, m, tables.equity)
+            loop_valuations.skip_marks(sim, m, tables.equity)
             sim.has_ended = _run_segment(sim, m)
     return GIVEN_UP
 
@@ -493,7 +387,7 @@ def _end_session(sim: Record, m: Market) -> None:
 def simulate() -> Callable[..., int]:
     """Return `_simulate`, compiled at the first call."""
     whole, flag = (types.Array(kind, 1, "C", readonly=True) for kind in (types.int64, types.bool_))
-    columns = (whole, whole, whole, flag, *(whole,) * 6, flag, whole, whole)
+    columns = (whole, whole, whole, flag, *(whole,) * 5, rows_of(MARK), *(whole,) * 4)
     market = types.NamedTuple([*columns, rows_of(SIGNAL), rows_of(REFUSAL)], Market)
     tables = types.NamedTuple([rows_of(dtype) for dtype in TABLES.values()], TableMemory)
     signature = types.int64(market, rows_of(SIMULATION), tables)

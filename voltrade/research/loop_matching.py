@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from voltrade import order_states as states
 from voltrade import risk
 from voltrade.account import fee, funding_payment, position_after, proportion, value_at_mark
@@ -21,7 +19,7 @@ from voltrade.research.loop_exchange import (
     reducible_quantity,
     triggers_on_rise,
 )
-from voltrade.research.loop_records import IN_TRANSIT, LIQUIDATED, TAKING, Market, free_row
+from voltrade.research.loop_records import IN_TRANSIT, LIQUIDATED, TAKING, Market, first_at_least, free_row
 from voltrade.simulated.fill_model import (
     first_acting_trade,
     is_beyond_take_bound,
@@ -62,18 +60,18 @@ def next_end(sim: Record, m: Market) -> tuple[int, int, bool, bool, bool]:
     """
     if sim.watch_is_stale:
         update_watch(sim)
-    has_mark, arrives = sim.mark < len(m.mark_rows), False
-    end = m.mark_rows[sim.mark] if has_mark else len(m.price)
+    has_mark, arrives = sim.mark < len(m.marks), False
+    end = m.marks[sim.mark].row if has_mark else len(m.price)
     if sim.arrival < NEVER:
-        before = sim.row + np.searchsorted(m.time[sim.row : end], sim.arrival)
-        arrives = before < end or not has_mark or m.mark_times[sim.mark] >= sim.arrival
+        before = first_at_least(m.time, sim.row, end, sim.arrival)
+        arrives = before < end or not has_mark or m.marks[sim.mark].time >= sim.arrival
         end = before
     acting = next_acting_trade(sim, m, end)
     if acting < end:
         return acting + 1, m.time[acting], True, False, False
     if arrives:
         return end, sim.arrival, False, True, False
-    return end, m.mark_times[sim.mark] if has_mark else m.time[end - 1], False, False, has_mark
+    return end, m.marks[sim.mark].time if has_mark else m.time[end - 1], False, False, has_mark
 
 
 @compiled_in_place
@@ -308,7 +306,7 @@ def next_funding(sim: Record, m: Market) -> int:
     """Return the number of the next mark price at which funding is due; the count of all where there is none."""
     while sim.fundings < len(m.funding_marks) and m.funding_marks[sim.fundings] < sim.mark:
         sim.fundings += 1
-    return int(m.funding_marks[sim.fundings]) if sim.fundings < len(m.funding_marks) else len(m.mark_rows)
+    return int(m.funding_marks[sim.fundings]) if sim.fundings < len(m.funding_marks) else len(m.marks)
 
 
 @compiled_part

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from voltrade.compiled import Record, Rows, compiled_part, record_dtype
+from voltrade.compiled import Record, Rows, compiled_in_place, compiled_part, record_dtype
 from voltrade.model import EQUITY, Bools, Int64s
 from voltrade.records import ACCOUNT, ALERT, CHANGE, EVENT, ORDER, ROWS, SYMBOL, TRIP, Event, flags, wholes
 
@@ -64,10 +64,16 @@ FILL = record_dtype(
 )
 """A fill; its trade id is its number in the table, from 1. `realised` is money before the fee."""
 
+MARK = record_dtype([*wholes("time", "row", "price_e8", "funding_rate"), *flags("is_last_price")])
+"""A mark price: its time, the first trade at or after it, the rate of the funding that is due at it (nearly always 0),
+and whether it is the last trade's price."""
+
 SIMULATION = record_dtype(
     [
         # the next trade, mark price and signal
-        *wholes("row", "mark", "fundings", "signal"),
+        *wholes("row", "mark", "fundings", "signal", "block"),
+        # the highest valuation that was noted at a mark price, or less
+        *wholes("highest"),
         # times and prices that open orders wait for, and how far the tape was searched for them
         *wholes("arrival", "algo_arrival", "rises_to", "falls_to", "searched_to", "search_bar"),
         # prices of the last trade, the last buy and the last sell by a taker
@@ -121,15 +127,17 @@ class Market(NamedTuple):
     """For each bar, the trade that closed it."""
     high: Int64s
     low: Int64s
-    mark_times: Int64s
-    mark_rows: Int64s
-    mark_prices: Int64s
-    mark_is_last_price: Bools
-    """For each mark price, whether it is the last trade's price."""
-    funding_rates: Int64s
-    """For each mark price, the rate of the funding that is due at it; nearly always 0."""
+    closing_times: Int64s
+    marks_at_bars: Int64s
+    """For each bar, how many mark prices there are up to the trade that closed it."""
+    marks: Rows
+    """Mark prices, rows of MARK."""
     funding_marks: Int64s
     """Numbers of the mark prices at which funding is due."""
+    block_bounds: Int64s
+    """Blocks of mark prices, see `loop_valuations.MarkBlocks`."""
+    block_lowest: Int64s
+    block_highest: Int64s
     signals: Rows
     refusals: Rows
     """Memory for refused signals, as many rows as there are signals."""
@@ -148,3 +156,23 @@ def free_row(sim: Record, count: int, size: int) -> int:
         return count
     sim.unmodelled = NO_ROOM
     return size - 1
+
+
+@compiled_in_place
+def first_at_least(column: Int64s, start: int, stop: int, wanted: int) -> int:
+    """Return the first row in [start, stop) of a sorted column with at least the wanted value, else `stop`.
+
+    Rows near `start` are found fastest: what is searched is nearly always near, and the rest of the column is not in
+    the processor's cache.
+    """
+    low, step = start, 4
+    while low + step < stop and column[low + step - 1] < wanted:
+        low, step = low + step, 2 * step
+    high = min(low + step, stop)
+    while low < high:
+        middle = (low + high) // 2
+        if column[middle] < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return int(low)

@@ -25,10 +25,11 @@ from voltrade.core_rules import fill_signal
 from voltrade.data.coverage import Coverage
 from voltrade.data.tape import Tape
 from voltrade.errors import ConfigError, DataError
-from voltrade.model import Bools, Instrument, Int64s
+from voltrade.model import Instrument, Int64s
 from voltrade.records import REFUSAL, SIGNAL
 from voltrade.research import loop_records
 from voltrade.research.compiled_session import Tables, initial_state, run_session
+from voltrade.research.loop_valuations import MarkBlocks, mark_blocks
 from voltrade.signal_engine import RULE_BAR, Program, SignalEngine, fill_rule_bar, refuse_other_overrides, scale_of
 from voltrade.simulated.symbols import shipped_instrument, shipped_rules
 from voltrade.simulated.tape_playback import marks_for
@@ -72,6 +73,11 @@ def _find_signals(
                 counts[engine] += 1
 
 
+def _joined(parts: Sequence[Rows]) -> Rows:
+    """Return rows of one dtype together: `concatenate` takes 30 times as long to find out that it is one."""
+    return restored(parts[0].dtype, b"".join(part.tobytes() for part in parts))
+
+
 @cache
 def _compiled_finder(program: Program, state: np.dtype[Any], settings: np.dtype[Any], decision: np.dtype[Any]) -> Any:
     """Compile `_find_signals` for the program of an engine."""
@@ -81,13 +87,23 @@ def _compiled_finder(program: Program, state: np.dtype[Any], settings: np.dtype[
 
 
 @compiled
-def _add_order_terms(found: Rows, bars: Rows, closing_rows: Int64s, settings: Rows, signals: Rows) -> None:
-    """Write a row of SIGNAL for each row of BAR_SIGNAL, with the distances of the order settings."""
+def _begin(simulation: Rows, row: int, mark: int, market: tuple[Int64s, Rows, Rows], bars: Rows, found: Rows) -> None:
+    """Set where a session begins, and write a row of SIGNAL for each row of BAR_SIGNAL.
+
+    Args:
+        row, mark: the first trade and mark price.
+        market: closing rows, mark prices and signals of the market.
+    """
+    sim, (closing_rows, marks, signals) = simulation[0], market
+    sim.row, sim.mark, sim.symbols[0].bars = row, mark, np.searchsorted(closing_rows, row)
+    sim.mark_e8 = marks[mark - 1].price_e8 if mark > 0 else 0
     for number in range(len(found)):
-        row, bar = found[number], found[number].bar
+        signal, bar = found[number], found[number].bar
         is_last = bar + 1 == len(closing_rows) or closing_rows[bar + 1] > closing_rows[bar]
         signals[number].row = closing_rows[bar]
-        fill_signal(signals[number], bar, bars[bar], row.side, row.ready, row.atr, is_last, settings[0])
+        fill_signal(
+            signals[number], bar, bars[bar], signal.side, signal.ready, signal.atr, is_last, sim.symbols[0].settings
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +112,8 @@ class Bars:
 
     rows: Rows
     closing_rows: Int64s
+    closing_times: Int64s
+    """Times of these trades, ms UTC."""
     high: Int64s
     """Highest price from the trade after the last bar's closing trade up to the closing trade."""
     low: Int64s
@@ -124,15 +142,12 @@ class Span:
     """Begin of the session, ms UTC: before its first trade."""
 
 
-class MarkColumns(NamedTuple):
-    """The mark prices of a tape as columns for the compiled loop."""
+class PreparedMarks(NamedTuple):
+    """The mark prices of a tape for the compiled loop."""
 
-    time: Int64s
-    row: Int64s
-    price_e8: Int64s
-    is_last_price: Bools
-    funding_rates: Int64s
-    """Rate of the funding that is due at the mark price; 0 for none."""
+    rows: Rows
+    """Rows of MARK."""
+    blocks: MarkBlocks
 
 
 class Research:
@@ -192,9 +207,10 @@ class Research:
         rows = aggregator.process(self.tape.trades)
         skipped = aggregator.skipped_invalid + aggregator.skipped_duplicate
         # The trade that begins a day closes the bar before and is not in it.
-        last = self.tape.trades.price[aggregator.closing_rows]
+        closing_rows, trades = aggregator.closing_rows, self.tape.trades
+        last, closing_times = trades.price[closing_rows], trades.time[closing_rows]
         high, low = np.maximum(rows["high"], last), np.minimum(rows["low"], last)
-        return Bars(rows, aggregator.closing_rows, high, low, skipped, scale_of(self.instrument))
+        return Bars(rows, closing_rows, closing_times, high, low, skipped, scale_of(self.instrument))
 
     def decisions(self, config: Config, engine: SignalEngine | None = None, end: int | None = None) -> Rows:
         """Return the decision of each bar.
@@ -242,7 +258,7 @@ class Research:
             if not program.is_compiled:
                 found += [self.signals(engine.on_volume_bars(self.bars(settings).rows)) for engine in alike]
                 continue
-            states, rows = (np.concatenate([getattr(e, name) for e in alike]) for name in ("state", "settings_row"))
+            states, rows = (_joined([getattr(e, name) for e in alike]) for name in ("state", "settings_row"))
             blank, decisions = (np.zeros(count, alike[0].decision_dtype) for count in (1, len(alike)))
             counts, memory = np.zeros(len(alike), np.int64), buffers["found"][len(found) * room :]
             finder = _compiled_finder(program, states.dtype, rows.dtype, decisions.dtype)
@@ -256,7 +272,7 @@ class Research:
             found += kept
         return found
 
-    def marks(self, config: Config) -> MarkColumns:
+    def marks(self, config: Config) -> PreparedMarks:
         """Return the tape's mark prices, and the funding that is due at them."""
         return self._keep("marks", self._marks_of(config), lambda: self._mark(config))
 
@@ -264,15 +280,26 @@ class Research:
         """Return the settings on which mark prices and funding depend."""
         return config.execution.mark_interval_s, config.session.seed, config.execution.funding_rate
 
-    def _mark(self, config: Config) -> MarkColumns:
+    def _mark(self, config: Config) -> PreparedMarks:
         interval_ms = shipped_rules(self.instrument.symbol).funding_interval_ms
         tape = self.tape
         marks = marks_for(config, tape.trades, self.instrument, interval_ms, tape.marks, tape.funding)
         # The funding due at a mark price was stated by the mark price before; there is none before the first.
         stated, rates = marks.next_funding_time[:-1], marks.funding_rate_e8[:-1]
         due = np.where((stated != 0) & (marks.time[1:] >= stated), rates, 0)
-        rates = np.append(0, due)[: len(marks.time)].astype(np.int64)
-        return MarkColumns(marks.time, marks.row, marks.price_e8, marks.is_last_price, rates)
+        rows = np.zeros(len(marks.time), loop_records.MARK)
+        rows["time"], rows["row"], rows["price_e8"] = marks.time, marks.row, marks.price_e8
+        rows["funding_rate"][1:], rows["is_last_price"] = due, marks.is_last_price
+        return PreparedMarks(rows, mark_blocks(marks.time, marks.price_e8))
+
+    def _marks_at_bars(self, config: Config) -> Int64s:
+        """Return for each bar how many mark prices there are up to the trade that closed it."""
+
+        def count() -> Int64s:
+            rows, closing_rows = self.marks(config).rows["row"].copy(), self.bars(config.bars).closing_rows
+            return np.searchsorted(rows, closing_rows, side="right").astype(np.int64)
+
+        return self._keep("marks at bars", (config.bars, *self._marks_of(config)), count)
 
     def span(self, begin_s: float = 0.0, end_s: float | None = None) -> Span:
         """Return the span between two times, in seconds after the tape's first trade.
@@ -321,7 +348,7 @@ class Research:
         Args:
             found: the signals of the rule, rows of BAR_SIGNAL.
             buffers: memory that is used again by the next call, which then overwrites the returned tables.
-            is_brief: leave out valuations between two equal ones, of which there are many without a position.
+            is_brief: leave out most valuations, without a change of any figure; see `loop_valuations`.
         """
         bars = self.bars(config.bars)
         if bars.skipped:
@@ -336,12 +363,10 @@ class Research:
             "simulation", key, lambda: initial_state(config, self.instrument, span.start, is_brief).tobytes()
         )
         simulation = restored(loop_records.SIMULATION, blank)
-        simulation["row"], simulation["symbols"]["bars"] = span.first, first_bar
-        order_settings = simulation["symbols"]["settings"][0]
-        _add_order_terms(found[first_found:last_found], bars.rows, market.closing_rows, order_settings, signals)
-        marks = int(np.searchsorted(market.mark_times, span.start, side="right"))
-        simulation["mark"], simulation["mark_e8"] = marks, market.mark_prices[marks - 1] if marks else 0
+        mark = int(np.searchsorted(market.marks["time"], span.start, side="right"))
         market = market._replace(signals=signals, refusals=np.empty(len(signals), REFUSAL))
+        terms_of = market.closing_rows, market.marks, signals
+        _begin(simulation, span.first, mark, terms_of, bars.rows, found[first_found:last_found])
         return run_session(market, simulation, first_bar, {} if buffers is None else buffers)
 
     def _market(self, config: Config, bars: Bars, end: int) -> loop_records.Market:
@@ -349,11 +374,13 @@ class Research:
         _, price, quantity, time, buyer_is_maker = (column[:end] for column in self._columns)
         closed = int(np.searchsorted(bars.closing_rows, end))
         marked = self.marks(config)
-        marks = int(np.searchsorted(marked.time, time[-1], side="right"))
-        by_bar = (column[:closed] for column in (bars.closing_rows, bars.high, bars.low))
-        by_mark = (column[:marks] for column in marked)
-        fundings = np.flatnonzero(marked.funding_rates[:marks])
-        columns = [column.view() for column in (price, quantity, time, buyer_is_maker, *by_bar, *by_mark, fundings)]
+        marks = marked.rows[: np.searchsorted(marked.rows["time"], time[-1], side="right")]
+        at_bars = bars.closing_rows, bars.high, bars.low, bars.closing_times, self._marks_at_bars(config)
+        by_bar = [column[:closed] for column in at_bars]
+        by_mark = [np.flatnonzero(marks["funding_rate"]), *marked.blocks]
+        columns = [column.view() for column in (price, quantity, time, buyer_is_maker, *by_bar, *by_mark)]
         for column in columns:  # the compiled loop needs one type for all, and columns mapped from files are read-only
             column.flags.writeable = False
-        return loop_records.Market._make((*columns, np.empty(0, SIGNAL), np.empty(0, REFUSAL)))
+        before = len(columns) - len(by_mark)
+        rows = marks, *columns[before:], np.empty(0, SIGNAL), np.empty(0, REFUSAL)
+        return loop_records.Market(*columns[:before], *rows)

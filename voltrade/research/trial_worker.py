@@ -86,10 +86,12 @@ class _Totals(NamedTuple):
     funding: int
     ticklots: int
     """Turnover of all fills, in ticks x lots."""
+    signals: int
+    """Signals of closed bars."""
 
 
 @compiled
-def _totals(trips: Rows, fills: Rows, orders: Rows) -> _Totals:
+def _totals(trips: Rows, fills: Rows, orders: Rows, signals: Rows, bars: int) -> _Totals:
     nets, lots = np.empty(len(trips)), np.empty(len(fills), np.int64)
     longs, realised, fees, funding, ticklots = 0, 0, 0, 0, 0
     for number in range(len(trips)):
@@ -101,16 +103,19 @@ def _totals(trips: Rows, fills: Rows, orders: Rows) -> _Totals:
         fill = fills[number]
         lots[number] = fill.quantity * orders[fill.order].order.side
         ticklots += fill.quantity * fill.price
-    return _Totals(nets, lots, longs, realised, fees, funding, ticklots)
+    closed = len(signals)
+    while closed > 0 and signals[closed - 1].bar >= bars:
+        closed -= 1
+    return _Totals(nets, lots, longs, realised, fees, funding, ticklots, closed)
 
 
 def performance_data_of(tables: Tables, bars: Rows, money_per_ticklot: int) -> PerformanceData:
     """Return what a compiled session's figures are computed from."""
-    totals = _totals(tables.trips, tables.fills, tables.orders)
+    totals = _totals(tables.trips, tables.fills, tables.orders, tables.signals, tables.bars)
     shown = bars[tables.first_bar : tables.bars]
     return PerformanceData(
         bars=len(shown),
-        signals=int(np.count_nonzero(tables.signals["bar"] < tables.bars)),
+        signals=totals.signals,
         refusals=len(tables.refusals),
         opened=shown["open_time"][:1].tolist(),
         closed=shown["close_time"][-1:].tolist(),
@@ -194,8 +199,10 @@ class TrialWorker:
 
 def _halted_in(changes: Rows) -> str:
     """Return `_halted` of a compiled session's changes of the circuit breaker."""
-    rules = [RULES[number] for number in changes["rule"].tolist()]
     waits = (changes["resumed"] == 0) & (changes["resume_at"] >= NEVER)
+    if not waits.any():
+        return ""
+    rules = [RULES[number] for number in changes["rule"].tolist()]
     return _halted(changes["time"].tolist(), rules, waits.tolist())
 
 
