@@ -249,8 +249,8 @@ class TradingCore:
         bar, decision = symbol_state.pipeline.bars[number], symbol_state.pipeline.decisions[number]
         return {
             "index": number,
-            **{name: bar[name].item() for name in bar.dtype.names},
-            "decision": {name: decision[name].item() for name in decision.dtype.names},
+            **dict(zip(bar.dtype.names, bar.item(), strict=True)),
+            "decision": dict(zip(decision.dtype.names, decision.item(), strict=True)),
         }
 
     # --- the state for the next run --------------------------------------------------------------------------------

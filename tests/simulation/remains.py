@@ -15,7 +15,6 @@ from simulation.evidence import Evidence, JournalRow, Json, Life, Request, Strik
 from simulation.plans import Plan
 from voltrade.runs.replay import replay
 from voltrade.simulated.tape_playback import TapePlayer
-from voltrade.strategy.rule_file import read_parameters
 
 DOWN = ("cut", "maintenance", "ban", "stop", "unreachable")
 """Strikes under which no request can succeed, or nobody can send one."""
@@ -28,12 +27,14 @@ class Remains:
     """What is left when all has stopped.
 
     Attributes:
+        parameters: the plan's settings, all of them.
         root: the session's folder, and `folders` those of its runs.
         player: the tape as far as it was played.
         times: when the venue opened, and when all was stopped.
     """
 
     plan: Plan
+    parameters: Json
     root: Path
     folders: Sequence[Path]
     player: TapePlayer
@@ -58,7 +59,7 @@ def evidence_of(left: Remains, is_replayed: bool = True) -> Evidence:
     truth = [orjson.loads(line) for line in (left.root / "venue/truth.jsonl").read_bytes().splitlines()]
     return Evidence(
         seed=plan.seed,
-        settings=json.loads(json.dumps(read_parameters(plan.settings).parameters(), default=str)),
+        settings=json.loads(json.dumps(left.parameters, default=str)),
         instrument=next(row for row in truth if row["kind"] == "start")["instruments"][0],
         truth=truth,
         journals=[_rows(path) for path in paths],

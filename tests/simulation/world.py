@@ -53,6 +53,7 @@ class World:
 
     Attributes:
         runs: names of the runs on the account, in order of their begin.
+        config: the plan's settings.
         left_dead: numbers of the runs whose engine nobody starts again.
         to_come: engines that will be started yet.
         clock_ahead_ms: by how much the machine's wall clock was set, each time that it is wrong now.
@@ -70,6 +71,7 @@ class World:
         self._restarts: defaultdict[int, Restarts] = defaultdict(Restarts)
         """What the guardian of each run knows of its engines' deaths."""
         self._refused: Counter[int] = Counter()
+        self.config = read_parameters(plan.settings)
         self.disk = Disk(root, plan.seed)
         DISK.set(self.disk)
         self._outside = contextvars.copy_context()
@@ -90,7 +92,7 @@ class World:
         at_the_venue = [strike for strike in plan.strikes if not is_of_harness(strike)]
         script = [Fault(**{"do": kind, "at_s": at, "for_s": for_s, **facts}) for at, kind, for_s, facts in at_the_venue]
         return Venue(
-            read_parameters(plan.settings),
+            self.config,
             [plan.tape],
             log,
             begin_s=plan.begin_s,
@@ -179,7 +181,8 @@ class World:
         self.venue.truth.close()
         said = (self.network.requests, self.network.dials, self.lives, self.told)
         folders = [self.folder(run) for run in range(len(self.runs))]
-        left = Remains(self.plan, self.root, folders, self.venue.player, *said, (self.opened, judged))
+        parameters = self.config.parameters()
+        left = Remains(self.plan, parameters, self.root, folders, self.venue.player, *said, (self.opened, judged))
         return evidence_of(left, self._is_replayed)
 
     # --- an engine's life -------------------------------------------------------------------------------------------
@@ -190,7 +193,7 @@ class World:
         self.runs.append(name)
         run = self.folder(number)
         run.mkdir(mode=0o700, parents=True)
-        config = read_parameters({**self.plan.settings, **settings})
+        config = read_parameters({**self.plan.settings, **settings}) if settings else self.config
         record = {"parameters": config.parameters(), "epoch": f"e{number}", "state": "starting"}
         record |= keep_rule(config, run)
         (run / "run.json").write_text(json.dumps(record))

@@ -210,7 +210,8 @@ def test_trades_read_back_as_they_were(rows: list[tuple[int, int, int, int, bool
     ],
 )
 def test_counts_are_written_with_the_digits_of_their_unit(unit: str, count: int, text: str) -> None:
-    assert column(np.array([count]), Decimal(unit)) == [text]
+    for many in (1, 100):  # few are written one by one, many as arrays
+        assert column(np.full(many, count), Decimal(unit)) == [text] * many
 
 
 def test_exchange_info_gives_the_instruments_back() -> None:

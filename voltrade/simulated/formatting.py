@@ -45,6 +45,10 @@ def decimals(unit: Decimal) -> int:
     return max(0, -int(unit.as_tuple().exponent))
 
 
+FEW = 8
+"""So many counts are written faster one by one than as arrays."""
+
+
 def column(counts: Int64s, unit: Decimal) -> list[str]:
     """Write counts of a tick or step as decimal texts with all decimals of the unit.
 
@@ -53,10 +57,13 @@ def column(counts: Int64s, unit: Decimal) -> list[str]:
         unit: the tick or step.
     """
     digits = decimals(unit)
-    scaled = counts * int(unit.scaleb(digits))
+    factor = int(unit.scaleb(digits))
     if digits == 0:
-        return [str(count) for count in scaled.tolist()]
-    whole, part = np.divmod(scaled, 10**digits)
+        return [str(count * factor) for count in counts.tolist()]
+    if len(counts) <= FEW:
+        pairs = [divmod(count * factor, 10**digits) for count in counts.tolist()]
+        return [f"{whole}.{part:0{digits}d}" for whole, part in pairs]
+    whole, part = np.divmod(counts * factor, 10**digits)
     return [f"{w}.{p:0{digits}d}" for w, p in zip(whole.tolist(), part.tolist(), strict=True)]
 
 

@@ -117,6 +117,8 @@ class TapePlayer:
         mark = self.market.mark
         self.marks_played = int(np.searchsorted(self._marks.time, mark.time, side="right")) if mark else 0
         self._nothing = trades[:0]
+        self._made_mark: tuple[int, MarkPrice] | None = None
+        """The mark price that was made last, with its number: the next one is looked at before each trade."""
 
     @property
     def trades_played(self) -> int:
@@ -131,7 +133,7 @@ class TapePlayer:
         start, marks_left = self.trades_played, self.marks_played < len(self._marks.time)
         next_mark, arrival = self._mark_row(self.marks_played), self.market.next_arrival
         stop = next_mark if self.batch is None else min(next_mark, start + self.batch)
-        before = start + int(np.searchsorted(self.trades.time[start:stop], arrival))
+        before = stop if arrival == NEVER else start + int(self.trades.time[start:stop].searchsorted(arrival))
         acting = self.market.first_acting(self.trades, start, before)
         if acting < before:
             end = acting + 1 == len(self.trades) and not marks_left
@@ -187,7 +189,7 @@ class TapePlayer:
         segment = self.horizon()
         trades = segment.trades
         if len(trades) and trades.time[-1] > time:
-            trades = trades[: int(np.searchsorted(trades.time, time, side="right"))]
+            trades = trades[: int(trades.time.searchsorted(time, side="right"))]
         elif segment.arrival is not None and segment.arrival <= time:
             return Stretch(segment.arrival, trades, arrives=True)
         elif segment.mark is not None and segment.mark.time <= time:
@@ -207,6 +209,7 @@ class TapePlayer:
             first = int(np.searchsorted(self.trades.id, trade_id))
             moved = (self._marks.row > first) & (self._marks.row <= first + count)
             self._marks = self._marks._replace(price_e8=self._marks.price_e8 + moved * ticks * self.market.tick_e8)
+            self._made_mark = None
 
     def spread(self, trade_id: int, ticks: int, lots: int) -> None:
         """Move prices and quantities off multiples of so many ticks and lots, from the trade with this id on."""
@@ -220,8 +223,10 @@ class TapePlayer:
 
     def mark(self, number: int) -> MarkPrice:
         """Return the mark price with a number, counted from 0."""
-        time, _, *stated = (column[number].item() for column in self._marks)
-        return MarkPrice(self.trades.symbol, time, *stated)
+        if self._made_mark is None or self._made_mark[0] != number:
+            time, _, *stated = (column[number].item() for column in self._marks)
+            self._made_mark = number, MarkPrice(self.trades.symbol, time, *stated)
+        return self._made_mark[1]
 
 
 class Stretch(NamedTuple):

@@ -238,7 +238,7 @@ def _check_bar_by_bar(new: MakeEngine, made: Fixture, whole: Rows) -> Finding:
     for bar, row in enumerate(made.rows):
         decisions[bar] = engine.decide(row)
         fill_rule_bar(row, engine.scale[0], as_given[0])
-        for name in RULE_BAR.names or ():
+        for name in RULE_BAR.names or () if engine.bar.tobytes() != as_given.tobytes() else ():
             if engine.bar[name][0] != as_given[name][0]:
                 written = f"the rule wrote {engine.bar[name][0]} over {name} of bar {bar}, {as_given[name][0]}"
                 return Finding("bar by bar", False, f"{written}: steps that follow read what was written")

@@ -72,6 +72,8 @@ class Faults:
         self.ahead_ms = self._down_until = self._unreachable_until = 0
         self._script: list[Fault] = []
         self._timed: list[int] = []
+        self._next_timed: int | None = None
+        """When the first of them is due; None where one has struck since that was found."""
         """Numbers of the faults with a time."""
         self._seen, self._hits = Counter[int](), Counter[int]()
         self._rest, self._truth, self._now, self._lockstep = rest, truth, now, lockstep
@@ -111,6 +113,7 @@ class Faults:
         for fault in faults:
             if fault.do in TIMES:
                 self._timed.append(len(self._script))
+                self._next_timed = None
             self._script.append(fault)
 
     def _write_script(self, faults: Iterable[Fault]) -> None:
@@ -125,6 +128,7 @@ class Faults:
             elif row["kind"] == "fault" and "number" in row:
                 number = row["number"]
                 self._hits[number], self._seen[number] = self._hits[number] + 1, row["seen"]
+                self._next_timed = None
                 if row["do"] in LASTING:
                     lasting[row["do"]] = (number, row["time"])
                 self._undo_at(self._script[number], row["time"] + int(self._script[number].for_s * 1000))
@@ -141,8 +145,8 @@ class Faults:
         """Return the first fault of these kinds that applies, after logging it."""
         now = self._now() - self._begin
         for number, fault in enumerate(self._script):
-            in_time = fault.at_s * 1000 <= now < fault.until_s * 1000
-            if fault.do in kinds and in_time and fault.on.search(what):
+            is_now = fault.do in kinds and fault.at_s * 1000 <= now < fault.until_s * 1000
+            if is_now and fault.on.search(what):
                 self._seen[number] += 1
                 is_due = self._seen[number] > fault.skip and not self._is_used_up(number)
                 if is_due and self._random.random() < fault.chance:
@@ -155,6 +159,7 @@ class Faults:
 
     def _log(self, number: int, what: str) -> None:
         self._hits[number] += 1
+        self._next_timed = None
         fault = self._script[number]
         facts = fault.model_dump(exclude_defaults=True, by_alias=True, exclude={"do", "on"})
         self._write(do=fault.do, struck=what, number=number, seen=self._seen[number], **facts)
@@ -295,7 +300,9 @@ class Faults:
 
     def next_due(self) -> int:
         """Return the time of the next action, ms of the venue's clock."""
-        return min([*(due for due, _, _ in self._later[:1]), *map(self._due, self._timed)], default=NEVER)
+        if self._next_timed is None:
+            self._next_timed = min(map(self._due, self._timed), default=NEVER)
+        return min(self._later[0][0], self._next_timed) if self._later else self._next_timed
 
     def _due(self, number: int) -> int:
         """Return when a fault with a time is due next."""
