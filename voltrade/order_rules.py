@@ -191,7 +191,8 @@ def _on_refused(account: Record, symbol: Record, row: int, time: int, reaction: 
     if order.code == states.TOO_LARGE:  # a first estimate of the limit, until the exchange's filters are read
         least = (open_quantity(symbol) + states.MAX_EXIT_PARTS - 1) // states.MAX_EXIT_PARTS
         guess, step = max(1, least, order.quantity // states.TOO_LARGE_DIVISOR), symbol.quantity_step
-        symbol.largest_order = (guess + step - 1) // step * step
+        guess = (guess + step - 1) // step * step
+        symbol.largest_order = guess if symbol.largest_order == 0 else min(guess, symbol.largest_order)
         position.exit_retry_at = time + states.RETRY_AFTER_MS
     if order.purpose == states.ENTRY:
         _on_entry_refused(symbol, reaction)

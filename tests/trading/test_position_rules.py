@@ -764,6 +764,15 @@ def test_an_exit_that_is_too_large_goes_in_parts_once_the_filters_are_read() -> 
     assert [part.order.quantity for part in parts] == [4, 4, 2]
 
 
+def test_a_refusal_as_too_large_does_not_forget_the_largest_order_that_the_filters_told() -> None:
+    """The filters said 1 lot while the exit of 10 was on its way: no guess after its refusal is above that."""
+    harness = Harness().in_position()
+    [whole] = intents(harness.note(leave(harness.monitor, harness.time, "TIME")))
+    harness.note(harness.monitor.on_filters(Filters(harness.time, "BTCUSDT", 1)))
+    harness.reply(whole.order.client_order_id, "submit", Outcome.REFUSED, -4005)
+    assert harness.monitor._row["largest_order"] == 1
+
+
 @pytest.mark.parametrize(
     ("code", "sent"),
     [
