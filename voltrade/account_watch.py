@@ -40,6 +40,8 @@ class AccountWatch:
         """Client order ids of orders that the stream has reported."""
         self._awaited: dict[str, int] = {}
         """Orders that the exchange has accepted and the stream has not reported, with the time of acceptance, ms."""
+        self._is_user_up = True
+        """Whether the user stream can report: it isn't known to be down."""
         self._read_at = self._trigger_passed_at = 0
         self._settings_read_at = self._settings_asked_at = 0
         """When the newest settings in use were requested; and when settings were last requested, answered or not."""
@@ -60,7 +62,8 @@ class AccountWatch:
                 self._await(event, now)
             case Reply(action="lookup", client_order_id=name) if name in self._sent:
                 self._await(event, now)
-            case StreamStatus(stream="user"):
+            case StreamStatus(stream="user", up=is_up):
+                self._is_user_up = is_up
                 self._awaited.clear()  # missing reports are replaced by reading the account
                 self._settings_read_at = 0
             case Snapshot() | AccountSummary():
@@ -99,7 +102,7 @@ class AccountWatch:
         return _is_over(self._settings_read_at, now, SETTINGS_MS)
 
     def _await(self, reply: Reply, now: int) -> None:
-        if reply.outcome is Outcome.ACCEPTED and reply.client_order_id not in self._reported:
+        if self._is_user_up and reply.outcome is Outcome.ACCEPTED and reply.client_order_id not in self._reported:
             self._awaited.setdefault(reply.client_order_id, now)
 
     def is_stream_silent(self, now: int) -> bool:

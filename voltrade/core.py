@@ -304,6 +304,8 @@ class TradingCore:
     # --- orders and the account ------------------------------------------------------------------------------------
 
     def _on_order(self, update: OrderUpdate) -> list[Output]:
+        if update.trade_id:
+            self._wallet.filled_at = max(self._wallet.filled_at, update.time)
         return self.symbol_states[update.symbol].monitor.on_order(update)
 
     def _on_algo(self, update: AlgoUpdate) -> list[Output]:
@@ -323,6 +325,8 @@ class TradingCore:
     def _on_account(self, update: AccountUpdate) -> list[Output]:
         """Book funding and transfers, which only the exchange knows; fills are booked by their order updates."""
         if not self._books.account["is_open"] or update.reason == "ORDER" or not update.change:
+            return []
+        if self._wallet.is_told_again(update):
             return []
         if update.reason == "FUNDING_FEE" and update.symbol in ("", *self.symbol_states):
             self._wallet.funding += update.change

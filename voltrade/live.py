@@ -391,7 +391,7 @@ class LiveTradingSystem:
             try:
                 if self._watch.is_stream_silent(self._clock()):
                     feed.reconnect("user", "an order was accepted, but the stream did not report it")
-                elif not self.readings.is_reading and self._must_read_account():
+                if not self.readings.is_reading and self._must_read_account():
                     requests.create_task(self.readings.account(TakeSnapshot(self._clock(), self._symbol, COMPARE)))
                 self._watch.note_inexact(feed.inexact)
                 self.abandonment.note_frames(feed.frames)

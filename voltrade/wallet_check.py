@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from voltrade.books import Books
-from voltrade.model import Alert, Income, Output, Snapshot, money_text
+from voltrade.model import AccountUpdate, Alert, Income, Output, Snapshot, money_text
 from voltrade.order_states import RETRY_AFTER_MS
 from voltrade.records import ADJUSTED, FUNDED, NO_SYMBOL, TRANSFERRED, Event
 from voltrade.symbol_state import SymbolState
@@ -24,6 +24,10 @@ NEAR_MS = 15_000
 """How far the time of a reading may be from the moment at which the exchange read the wallet for it."""
 TOLD_WITHIN_MS = 10_000
 """The user stream tells funding and transfers within this time; what is younger may be told yet, and is not booked."""
+MOST_TOLD = 32
+"""So many payments are remembered, so that one that is told twice is booked once."""
+NOT_SAVED = ("readings", "filled_at", "told")
+"""Attributes that matter within a run only."""
 TRADED = ("REALIZED_PNL", "COMMISSION")
 """Kinds of income that fills make."""
 
@@ -46,12 +50,23 @@ class WalletCheck:
         agreed_at, agreed_wallet: when the exchange's wallet was last the one of our books, ms, and what it was.
         funding, transfers: what was booked since then from what the user stream told.
         readings: how many readings in a row have left a difference unexplained.
+        filled_at: when the newest fill of ours happened, ms.
+        told: the latest payments that the stream has told: time, wallet after it, amount.
     """
 
     def __init__(self) -> None:
         self.agreed_at = self.agreed_wallet = 0
         self.funding = self.transfers = 0
-        self.readings = 0
+        self.readings = self.filled_at = 0
+        self.told: list[list[int]] = []
+
+    def is_told_again(self, update: AccountUpdate) -> bool:
+        """Note funding or a transfer of the user stream; return whether it was noted before: a message may repeat."""
+        payment = [update.time, update.wallet, update.change]
+        if payment in self.told:
+            return True
+        self.told = [*self.told[1 - MOST_TOLD :], payment]
+        return False
 
     @property
     def since(self) -> int:
@@ -65,7 +80,7 @@ class WalletCheck:
 
     def state(self) -> dict[str, int]:
         """Return what the next run needs to go on, as plain JSON values, for `restore`."""
-        return {name: value for name, value in vars(self).items() if name != "readings"}
+        return {name: value for name, value in vars(self).items() if name not in NOT_SAVED}
 
     def restore(self, saved: Mapping[str, int]) -> None:
         """Go on from a saved state.
@@ -87,8 +102,8 @@ class WalletCheck:
     def shares(self, snapshot: Snapshot, ours: int, symbols: Container[str]) -> Shares | None:
         """Return what the difference of a snapshot's wallet from ours is made of.
 
-        None where its income history doesn't say that: it wasn't read, or is behind the wallet; or where the stream may
-        still tell what it says.
+        None where its income history doesn't say that: it wasn't read, or is behind the wallet; where the stream may
+        still tell what it says; or where wallet and history may both lack a fill of ours.
 
         Args:
             snapshot: with the wallet, and its history since `since`.
@@ -105,9 +120,12 @@ class WalletCheck:
         untold = [row.time for row in (*paid, *moved)] if funding or transfers else []
         if untold and max(untold) > snapshot.time - TOLD_WITHIN_MS:
             return None
+        others = snapshot.wallet - ours - funding - transfers
+        if others and self.filled_at > snapshot.time - TOLD_WITHIN_MS:
+            return None
         payers = {row.symbol for row in paid}
         symbol = payers.pop() if len(payers) == 1 else ""
-        return Shares(funding, symbol, transfers, snapshot.wallet - ours - funding - transfers)
+        return Shares(funding, symbol, transfers, others)
 
     def _since_agreement(self, snapshot: Snapshot) -> Sequence[Income] | None:
         """Return the rows that lead from the wallet of the agreement to the snapshot's; None where none do.

@@ -48,6 +48,8 @@ TOLD = OrderUpdate(0, "BTCUSDT", NAME, 1, Side.BUY, OrderType.MARKET, "NEW", "NE
         ([accepted(), TOLD], False),
         ([TOLD, accepted()], False),
         ([accepted(), StreamStatus(0, "user", False)], False),
+        ([StreamStatus(0, "user", False), accepted()], False),
+        ([StreamStatus(0, "user", False), StreamStatus(0, "user", True), accepted()], True),
         ([accepted(), StreamStatus(0, "market", False)], True),
         ([accepted(outcome=Outcome.REFUSED)], False),
         ([accepted(outcome=Outcome.UNKNOWN)], False),

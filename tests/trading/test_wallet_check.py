@@ -10,7 +10,7 @@ from test_core import a_core, a_snapshot
 
 from voltrade.core import TradingCore
 from voltrade.model import MINUTE_MS, AccountUpdate, Alert, Income, ResumeState, Snapshot, TakeSnapshot, Timer, money
-from voltrade.wallet_check import MOST_READINGS
+from voltrade.wallet_check import MOST_READINGS, Shares, WalletCheck
 
 LATER = 2 * MINUTE_MS
 """When the wallet is read again, ms after it was 10,000: so late that the stream has told what it tells."""
@@ -133,3 +133,22 @@ def test_the_next_run_knows_since_when() -> None:
     assert state is not None
     second.handle(ResumeState(4, json.dumps(state), head=""))
     assert read(second, "11000", (70_000, "TRANSFER", "1000")) == ["TRANSFER 1000.00000000"]
+
+
+def test_a_payment_that_is_told_twice_is_booked_once() -> None:
+    core = opened()
+    paid = AccountUpdate(70_000, "DEPOSIT", money(10_500), money(500))
+    later = replace(paid, time=71_000, wallet=money(11_000))
+    for update in (paid, later, paid, later):
+        core.handle(update)
+    assert books(core) == (11_000, 1_000, 0, 0)
+
+
+def test_a_wallet_that_may_lack_a_fill_of_ours_is_no_trade_of_others() -> None:
+    """The account is read from before a fill of ours, and so is its history: nothing is booked for it."""
+    check = WalletCheck()
+    check.note_agreement(100_000, money(1_000))
+    check.filled_at = 160_000
+    stale = replace(a_snapshot(163_000), wallet=money(1_000), income=())
+    assert check.shares(stale, money(950), {"BTCUSDT"}) is None
+    assert check.shares(replace(stale, time=170_000), money(950), {"BTCUSDT"}) == Shares(others=money(50))
