@@ -84,6 +84,24 @@ def test_the_unit_turns_a_statistic_into_a_sharpe_ratio() -> None:
     assert found.statistics[0] * found.unit[0] == pytest.approx(sharpe, rel=0.02)
 
 
+def test_a_statistic_by_hand_knows_that_the_dependence_is_itself_unsure() -> None:
+    values = np.array([0.0, 1.0, 1.0, 3.0, -1.0, -2.0, 2.0, 2.0, -1.0, 0.0])
+    assert autocorrelations(values[:, None]) == pytest.approx(0.0), "it scatters by chance"
+    # Of the last nine: mean 5 / 9, variance (25 - 25 / 9) / 8 = 25 / 9; of all ten: variance 5 / 2.
+    found = luck_of(values[:, None])
+    assert found.statistics[0] == pytest.approx(3 * (5 / 9) / (5 / 3) / math.sqrt(10 / 9))
+    assert found.unit[0] == pytest.approx((5 / 3) / math.sqrt(5 / 2) * math.sqrt(10 / 9) / 3)
+
+
+def test_a_resample_without_variation_is_measured_by_a_part_of_the_whole_variance() -> None:
+    values = np.zeros((12, 1))
+    values[5] = -1.0
+    # Without the loss: mean 0 against -1 / 12, variance 0 against 1 / 12, a tenth of which is left; no other is higher.
+    assert bootstrap._luckiest_of(values).maxima.max() == pytest.approx(
+        math.sqrt(12) * (1 / 12) / math.sqrt(0.1 / 12), rel=1e-6
+    )
+
+
 def test_trials_without_variation_have_no_statistic() -> None:
     values = np.random.default_rng(1).standard_normal((50, 4))
     values[:, 1], values[:, 2], values[3, 3] = 0.0, 0.1, math.nan

@@ -708,6 +708,19 @@ def test_what_a_rule_returns_is_tried_before_anything_is_traded() -> None:
     check_module.try_rule(Fails, SignalSettings())  # the bar that raises is named where it is traded
 
 
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (LooksBack, "bar 0: signal was 0, of the whole 1"),
+        (WholeBatch, "bar [0-9]+: signal was "),
+        (WritesIntoTheBar, "the rule wrote .* over close of bar 0"),
+    ],
+)
+def test_a_rule_that_decides_otherwise_bar_by_bar_is_refused(rule: type[SignalEngine], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^rule: {rule.__name__}: {said}"):
+        check_module.try_rule(rule, rule.settings_type())
+
+
 # --- python -m voltrade check -----------------------------------------------------------------------------------------
 
 RULE_FILE = """

@@ -1,0 +1,56 @@
+"""What is missing or repeated at the borders of days, by hand."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+import numpy as np
+import pytest
+
+from voltrade.data.day_checks import at_midnight
+from voltrade.data.midnights import repeated_ids
+from voltrade.data.series_checks import FUNDING_RATES, MARK_KLINES, rows_missing
+from voltrade.data.stored_day import Metadata, StoredDay
+from voltrade.model import DAY_MS, HOUR_MS, MINUTE_MS
+from voltrade.simulated.symbols import shipped_instrument
+
+DAY = date(2026, 1, 5)
+BEGIN = 20_458 * DAY_MS
+SPAN = (BEGIN, BEGIN + DAY_MS)
+
+
+@pytest.mark.parametrize(
+    ("repeated", "fault"), [(-1, "id_gap"), (0, None), (1, "repeated_at_midnight"), (1_000, "repeated_at_midnight"),
+                            (1_001, "unsorted")]
+)  # fmt: skip
+def test_up_to_a_thousand_ids_are_repeated_and_more_are_counted_anew(repeated: int, fault: str | None) -> None:
+    last, first = 5_000, 5_001 - repeated
+    assert [found for found, _ in at_midnight(DAY, last, first, 1, False)] == ([fault] if fault else [])
+    metadata = Metadata.of(shipped_instrument("BTCUSDT"), "made")
+    before = StoredDay("trades", "BTCUSDT", DAY, 5_000, 1, last, metadata, 1)
+    after = StoredDay("trades", "BTCUSDT", DAY + timedelta(1), 5_000, first, 20_000, metadata, 1)
+    assert repeated_ids(before, after) == (repeated if fault == "repeated_at_midnight" else 0)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "expected"),
+    [(0, 1_439, 0), (1, 1_439, 1), (0, 1_438, 1), (3, 1_436, 6), (-1, 1_440, 0), (-1, 1_000, 439)],
+)
+def test_minutes_without_mark_price_are_counted_at_both_ends_of_a_day(first: int, last: int, expected: int) -> None:
+    times = BEGIN + MINUTE_MS * np.arange(first, last + 1)
+    between, at_edges = rows_missing(MARK_KLINES, [times], SPAN)
+    assert (int(between.sum()), at_edges) == (0, expected)
+    assert rows_missing(MARK_KLINES, [times], None)[1] == 0, "nothing is due"
+
+
+@pytest.mark.parametrize(
+    ("hours", "between", "at_edges"),
+    [((0, 8, 16), 0, 0), ((8, 16), 0, 1), ((0, 8), 0, 1), ((0, 16), 1, 0), ((8,), 0, 2), ((0, 4, 8, 12, 16), 0, 1)],
+)
+def test_funding_rows_are_counted_at_both_ends_of_a_day(hours: tuple[int, ...], between: int, at_edges: int) -> None:
+    nothing = np.zeros(len(hours), np.int64)
+    for late in (0, 7):  # milliseconds
+        columns = [BEGIN + HOUR_MS * np.array(hours) + late, nothing, nothing]
+        missing, edges = rows_missing(FUNDING_RATES, columns, SPAN)
+        assert (int(missing.sum()), edges) == (between, at_edges)
+        assert rows_missing(FUNDING_RATES, columns, None)[1] == 0, "nothing is due"
