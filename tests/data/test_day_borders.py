@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from voltrade.data.day_checks import at_midnight
+from voltrade.data import coverage, fetch
+from voltrade.data.day_checks import at_midnight, inspect_store
+from voltrade.data.faults import DEFAULT_POLICIES
+from voltrade.data.kinds import FUNDING
 from voltrade.data.midnights import repeated_ids
+from voltrade.data.readable_store import ReadableStore
 from voltrade.data.series_checks import FUNDING_RATES, MARK_KLINES, rows_missing
 from voltrade.data.stored_day import Metadata, StoredDay
 from voltrade.model import DAY_MS, HOUR_MS, MINUTE_MS
-from voltrade.simulated.symbols import shipped_instrument
+from voltrade.simulated.symbols import shipped_instrument, shipped_rules
 
 DAY = date(2026, 1, 5)
 BEGIN = 20_458 * DAY_MS
@@ -54,3 +60,39 @@ def test_funding_rows_are_counted_at_both_ends_of_a_day(hours: tuple[int, ...], 
         missing, edges = rows_missing(FUNDING_RATES, columns, SPAN)
         assert (int(missing.sum()), edges) == (between, at_edges)
         assert rows_missing(FUNDING_RATES, columns, None)[1] == 0, "nothing is due"
+
+
+@pytest.mark.parametrize(
+    ("hours", "lost"),
+    [
+        ((0, 4, 8, 12, 16, 20), 0),
+        ((0, 4, 8, 16, 20), 1),
+        ((0, 8), 4),  # 4 and 12 to 20
+        ((4, 12, 20), 3),
+        ((0, 8, 16), 0),  # every 8 hours, as it may have been before the symbol's interval was shortened
+        ((0, 12), 4),
+    ],
+)
+def test_funding_rows_of_a_symbol_that_pays_every_four_hours_are_counted_by_its_own_interval(
+    hours: tuple[int, ...], lost: int
+) -> None:
+    nothing = np.zeros(len(hours), np.int64)
+    columns = [BEGIN + HOUR_MS * np.array(hours) + 7, nothing, nothing]
+    missing, edges = rows_missing(FUNDING_RATES, columns, SPAN, 4 * HOUR_MS)
+    assert int(missing.sum()) + edges == lost
+
+
+@pytest.mark.parametrize(("hours", "lost"), [((0, 8), 4), ((0, 8, 16), 0)])
+def test_verify_and_fetch_know_the_interval_of_the_symbol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: tuple[int, ...], lost: int
+) -> None:
+    rules = replace(shipped_rules("BTCUSDT"), funding_interval_ms=4 * HOUR_MS)
+    monkeypatch.setattr(coverage, "shipped_rules", lambda symbol: rules)
+    times, nothing = BEGIN + HOUR_MS * np.array(hours), np.zeros(len(hours), np.int64)
+    metadata = Metadata.of_values({"REST": {}}, begins=True, ends=True)
+    store = ReadableStore(tmp_path)
+    store.add(FUNDING, "BTCUSDT", (times, nothing + 1, nothing), times, metadata, whole=(DAY, DAY))
+    (stored,) = store.days(FUNDING, "BTCUSDT")
+    assert fetch._rows_lacking(store, FUNDING, stored) == lost
+    (found,) = inspect_store(store, DEFAULT_POLICIES, SPAN[1])
+    assert found.missing == lost

@@ -8,6 +8,7 @@ from datetime import date, timedelta
 from typing import Any
 
 from voltrade.data.archive_files import ArchiveFile
+from voltrade.data.coverage import known_interval_ms
 from voltrade.data.day_edges import open_edges
 from voltrade.data.faults import Inspection, Policies, Span, unreadable, with_finding
 from voltrade.data.file_checks import LAYOUTS
@@ -127,7 +128,8 @@ class _Neighbours:
         span = (start_of(self.day.day), start_of(self.day.day) + DAY_MS)
         if self.kind is TRADES:
             return inspect_trades(name, Trades(self.day.symbol, *columns), policies, span)
-        inspection = inspect_values(name, columns, LAYOUTS[self.kind], policies, span, self._due(span))
+        due, interval_ms = self._due(span), known_interval_ms(self.day.symbol)
+        inspection = inspect_values(name, columns, LAYOUTS[self.kind], policies, span, due, interval_ms)
         return compared_with_trades(self.store, self.day.symbol, inspection, policies)
 
     def _due(self, span: Span) -> Span | None:

@@ -22,6 +22,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from voltrade.data.archive_files import ArchiveFile, checksum_path
+from voltrade.data.coverage import known_interval_ms
 from voltrade.data.day_edges import open_edges
 from voltrade.data.faults import DEFAULT_POLICIES, Inspection, Policies
 from voltrade.data.file_checks import LAYOUTS, inspect_file, store_file
@@ -376,7 +377,8 @@ def _ids_from(ids: Int64s, first: int, last: int) -> slice:
 def _rows_lacking(store: Store, kind: Kind, stored: StoredDay) -> int:
     """Count the mark prices or funding rates that a day lacks, its begin and end included."""
     columns, begin = store.rows(kind, stored.symbol, stored.day), start_of(stored.day)
-    missing, at_edges = rows_missing(LAYOUTS[kind], columns, (begin, begin + DAY_MS))
+    span, interval_ms = (begin, begin + DAY_MS), known_interval_ms(stored.symbol)
+    missing, at_edges = rows_missing(LAYOUTS[kind], columns, span, interval_ms)
     return int(missing.sum()) + at_edges
 
 

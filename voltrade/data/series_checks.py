@@ -16,7 +16,7 @@ from voltrade.data.row_checks import MICROSECONDS_FROM, first_and_last, ids_miss
 from voltrade.data.trade_files import multiples, read_cells
 from voltrade.errors import DataError
 from voltrade.model import HOUR_MS, MINUTE_MS, Funding, Int64s
-from voltrade.simulated.mark_columns import fundings_missing, fundings_missing_before
+from voltrade.simulated.mark_columns import USUAL_FUNDING_MS, fundings_missing, fundings_missing_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,26 +110,44 @@ def inspect_values(
     policies: Policies = DEFAULT_POLICIES,
     span: Span | None = None,
     due: Span | None = None,
+    interval_ms: int = USUAL_FUNDING_MS,
 ) -> Inspection[tuple[Int64s, ...]]:
     """Inspect times and values that are numbers already; rows are counted from 1.
 
     Args:
         due: from when to when rows are due, so that missing ones can be counted at begin and end too.
+        interval_ms: the symbol's interval between two funding times, where it is known; see `rows_missing`.
     """
     number = np.arange(1, len(columns[0]) + 1, dtype=np.int64)
-    return _examined_series(name, layout, (number, *columns), len(number), Findings(policies), span, due)
+    rows = (number, *columns)
+    return _examined_series(name, layout, rows, len(number), Findings(policies), span, due, interval_ms)
 
 
-def rows_missing(layout: SeriesLayout, columns: Sequence[Int64s], span: Span | None) -> tuple[Int64s, int]:
-    """Return how many rows are missing before each row, and how many before the first and after the last of a span."""
+def rows_missing(
+    layout: SeriesLayout, columns: Sequence[Int64s], span: Span | None, interval_ms: int = USUAL_FUNDING_MS
+) -> tuple[Int64s, int]:
+    """Return how many rows are missing before each row, and how many before the first and after the last of a span.
+
+    Args:
+        interval_ms: the symbol's interval between two funding times today. A span with a row at each of the usual times
+            and no other lacks none: its interval was the usual one then, and no source would ever have more.
+    """
     times = columns[0]
     if layout.step:
         return np.maximum(ids_missing_before(times // layout.step), 0), _missing_at_edges(times, layout.step, span)
     funding = Funding(times, columns[1], columns[2] * HOUR_MS)
-    missing = fundings_missing_before(funding)
+    known_ms = USUAL_FUNDING_MS if span and _has_usual_times(times, span) else interval_ms
+    missing = fundings_missing_before(funding, known_ms)
     # A day's first row is due at its first moment, give or take a minute.
-    whole = fundings_missing(funding, span[0] - MINUTE_MS, span[1] - MINUTE_MS) if span and len(times) else 0
+    due = (span[0] - MINUTE_MS, span[1] - MINUTE_MS) if span and len(times) else None
+    whole = fundings_missing(funding, *due, known_ms) if due else 0
     return missing, max(0, whole - int(missing.sum()))
+
+
+def _has_usual_times(times: Int64s, span: Span) -> bool:
+    """Return whether rows are at all the usual funding times of a span and at no other, give or take a minute."""
+    usual = np.arange(-(-span[0] // USUAL_FUNDING_MS), -(-span[1] // USUAL_FUNDING_MS)) * USUAL_FUNDING_MS
+    return len(times) == len(usual) and bool((np.abs(times - usual) <= MINUTE_MS).all())
 
 
 def _missing_at_edges(times: Int64s, step: int, span: Span | None) -> int:
@@ -148,12 +166,13 @@ def _examined_series(
     found: Findings,
     span: Span | None,
     due: Span | None,
+    interval_ms: int = USUAL_FUNDING_MS,
 ) -> Inspection[tuple[Int64s, ...]]:
     """Inspect rows of line number, time and values."""
     order = order_by_key("time", rows[1], rows[2:], rows[0], found)
     number, *columns = rows if order is None else (column[order] for column in rows)
     times, values = columns[0], columns[1:]
-    missing, at_edges = rows_missing(layout, columns, due)
+    missing, at_edges = rows_missing(layout, columns, due, interval_ms)
     lost = f"{missing.sum() + at_edges} rows are missing"
     found.where("id_gap", missing > 0, number, f"{lost}; the row after the first gap", times)
     if at_edges:
