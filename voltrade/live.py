@@ -363,6 +363,8 @@ class LiveTradingSystem:
         """
         if restarted:
             self._inbox.add(EngineRestarted(self._clock()), first=True)
+        else:
+            self._ballast.lay()  # now, not before the first entry, which it would delay
         try:
             async with asyncio.TaskGroup() as tasks:
                 others = [tasks.create_task(self._maintain(feed, tasks))]

@@ -50,7 +50,7 @@ class WalletCheck:
         agreed_at, agreed_wallet: when the exchange's wallet was last the one of our books, ms, and what it was.
         funding, transfers: what was booked since then from what the user stream told.
         readings: how many readings in a row have left a difference unexplained.
-        filled_at: when the newest fill of ours happened, ms.
+        filled_at: time of the newest fill that the user stream has told, ms.
         told: the latest payments that the stream has told: time, wallet after it, amount.
     """
 
@@ -103,7 +103,7 @@ class WalletCheck:
         """Return what the difference of a snapshot's wallet from ours is made of.
 
         None where its income history doesn't say that: it wasn't read, or is behind the wallet; where the stream may
-        still tell what it says; or where wallet and history may both lack a fill of ours.
+        still tell what it says; or where wallet and history may both lack the newest fill.
 
         Args:
             snapshot: with the wallet, and its history since `since`.

@@ -16,7 +16,7 @@ from support.builders import an_instrument
 from support.by_hand import enter
 
 from voltrade import journal, live
-from voltrade.ballast import NOT_STORED_TEXT, Ballast
+from voltrade.ballast import BALLAST, NOT_STORED_TEXT, Ballast
 from voltrade.config import Config
 from voltrade.core import TradingCore
 from voltrade.errors import VenueError
@@ -664,3 +664,25 @@ def test_kept_space_is_for_orders_that_protect(session: Session) -> None:
     assert stored == [(False, 0), (True, 1)]
     assert [intent.order.client_order_id for intent in session.gateway.asked] == ["vt-e-1x1", "vt-e-2e1"]
     session.journal.close()
+
+
+def test_the_space_for_protecting_orders_is_taken_before_the_first_entry(session: Session) -> None:
+    session.system._ballast = Ballast(session.path.parent)
+    session.run(asyncio.sleep(0))
+    assert (session.path.parent / BALLAST).exists()
+
+
+def test_the_account_is_compared_though_a_report_is_awaited_that_cannot_come(session: Session) -> None:
+    """The stream is dialled anew meanwhile: a stop that somebody cancels counts as cover until the account is read."""
+    dialled: list[str] = []
+    feed = Feed()
+    feed.reconnect = lambda stream, why: dialled.append(stream)  # type: ignore[attr-defined]
+    session.system._watch.is_stream_silent = lambda now: True  # type: ignore[method-assign]
+    session.system._watch.is_due = lambda now: True  # type: ignore[method-assign]
+
+    async def story() -> None:
+        while not session.system.readings.is_reading and not session.core.account:
+            await asyncio.sleep(0.01)
+
+    session.run(story(), feed)
+    assert "user" in dialled

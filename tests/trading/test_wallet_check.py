@@ -9,8 +9,21 @@ import pytest
 from test_core import a_core, a_snapshot
 
 from voltrade.core import TradingCore
-from voltrade.model import MINUTE_MS, AccountUpdate, Alert, Income, ResumeState, Snapshot, TakeSnapshot, Timer, money
-from voltrade.wallet_check import MOST_READINGS, Shares, WalletCheck
+from voltrade.model import (
+    MINUTE_MS,
+    AccountUpdate,
+    Alert,
+    Income,
+    OrderType,
+    OrderUpdate,
+    ResumeState,
+    Side,
+    Snapshot,
+    TakeSnapshot,
+    Timer,
+    money,
+)
+from voltrade.wallet_check import MOST_READINGS, Shares
 
 LATER = 2 * MINUTE_MS
 """When the wallet is read again, ms after it was 10,000: so late that the stream has told what it tells."""
@@ -146,9 +159,12 @@ def test_a_payment_that_is_told_twice_is_booked_once() -> None:
 
 def test_a_wallet_that_may_lack_a_fill_of_ours_is_no_trade_of_others() -> None:
     """The account is read from before a fill of ours, and so is its history: nothing is booked for it."""
-    check = WalletCheck()
+    core = opened()
+    check = core._wallet
     check.note_agreement(100_000, money(1_000))
-    check.filled_at = 160_000
+    fill = OrderUpdate(160_000, "BTCUSDT", "x", 9, Side.SELL, OrderType.MARKET, "FILLED", "TRADE", 1, 1, trade_id=7)
+    core.handle(replace(fill, last_quantity=1, last_price=1_000))
+    core.handle(replace(fill, time=165_000, execution="NEW", trade_id=0))
     stale = replace(a_snapshot(163_000), wallet=money(1_000), income=())
     assert check.shares(stale, money(950), {"BTCUSDT"}) is None
     assert check.shares(replace(stale, time=170_000), money(950), {"BTCUSDT"}) == Shares(others=money(50))
