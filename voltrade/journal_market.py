@@ -21,6 +21,10 @@ _RAW = -15
 _MOST_BYTES = 10
 """A number of 64 bits takes at most so many bytes of 7 bits."""
 
+_SHIFTS = 7 * np.arange(_MOST_BYTES, dtype=np.uint64)
+_WIDER = np.uint64(1) << _SHIFTS[1:]
+"""The smallest number that takes two bytes, three, and so on."""
+
 _Numbers = npt.NDArray[np.uint64]
 _Mark = tuple[int, int, int, int, int]
 
@@ -81,7 +85,7 @@ def decode_market(body: bytes) -> tuple[Trades | MarkPrice, ...]:
 def _encode(trades: Trades, marks: Sequence[Int64s], flags: Sequence[bool]) -> bytes:
     symbol = trades.symbol.encode()
     columns = (trades.id, trades.price, trades.quantity, trades.time, *marks)
-    numbers = b"".join(_written(_differences(column)) for column in columns)
+    numbers = _written(np.concatenate([_differences(column) for column in columns]))
     bits = np.packbits(np.append(trades.buyer_is_maker, np.array(flags, dtype=np.bool_))).tobytes()
     head = _written(np.array([_FORMAT, len(symbol), len(trades), len(flags)], dtype=np.uint64))
     deflate = zlib.compressobj(9, zlib.DEFLATED, _RAW)
@@ -110,12 +114,13 @@ def _decode(kind: str, body: bytes) -> tuple[Trades, list[list[int]], list[bool]
 
 def _columns(packed: bytes, counts: Sequence[int]) -> tuple[list[Any], int]:
     """Return columns of so many numbers each, and where they end."""
+    zigzag, end = _read(packed, sum(counts), 0)
+    differences = ((zigzag >> np.uint64(1)) ^ np.negative(zigzag & np.uint64(1))).view(np.int64)
     columns, at = [], 0
     for count in counts:
-        zigzag, at = _read(packed, count, at)
-        difference = (zigzag >> np.uint64(1)) ^ np.negative(zigzag & np.uint64(1))
-        columns.append(np.cumsum(difference.view(np.int64), dtype=np.int64))
-    return columns, at
+        columns.append(np.cumsum(differences[at : at + count], dtype=np.int64))
+        at += count
+    return columns, end
 
 
 def _differences(column: Int64s) -> _Numbers:
@@ -130,16 +135,11 @@ def _differences(column: Int64s) -> _Numbers:
 
 def _written(numbers: _Numbers) -> bytes:
     """Return numbers as bytes of 7 bits, the lowest first; all but a number's last byte have the eighth bit set."""
-    widths = np.ones(len(numbers), dtype=np.int64)
-    for more in range(1, _MOST_BYTES):
-        widths += numbers >= np.uint64(1 << 7 * more)
-    starts = np.cumsum(widths) - widths
-    written = np.zeros(int(widths.sum()), dtype=np.uint8)
-    for place in range(int(widths.max(initial=0))):
-        has = widths > place
-        septets = (numbers[has] >> np.uint64(7 * place)) & np.uint64(0x7F)
-        written[starts[has] + place] = septets.astype(np.uint8) | ((widths[has] > place + 1) * np.uint8(0x80))
-    return written.tobytes()
+    widths = np.searchsorted(_WIDER, numbers, side="right")[:, np.newaxis] + 1
+    place = np.arange(int(widths.max(initial=1)))
+    septets = ((numbers[:, np.newaxis] >> _SHIFTS[: len(place)]) & np.uint64(0x7F)).astype(np.uint8)
+    septets |= (place < widths - 1) * np.uint8(0x80)
+    return septets[place < widths].tobytes()
 
 
 def _read(data: bytes, count: int, start: int) -> tuple[_Numbers, int]:
@@ -153,12 +153,12 @@ def _read(data: bytes, count: int, start: int) -> tuple[_Numbers, int]:
     ends = np.flatnonzero(septets < 0x80)[:count]
     if len(ends) < count:
         raise ValueError(f"must have {count} numbers, has {len(ends)}")
-    starts = np.append(0, ends[:-1] + 1)[:count]
-    widths, numbers = ends - starts + 1, np.zeros(count, dtype=np.uint64)
-    if int(widths.max(initial=0)) > _MOST_BYTES:
+    if not count:
+        return np.zeros(0, dtype=np.uint64), start
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    widths = ends - starts + 1
+    if int(widths.max()) > _MOST_BYTES:
         raise ValueError(f"a number must take at most {_MOST_BYTES} bytes")
-    for place in range(int(widths.max(initial=0))):
-        has = widths > place
-        part = (septets[starts[has] + place] & 0x7F).astype(np.uint64)
-        numbers[has] |= part << np.uint64(7 * place)
-    return numbers, start + (int(ends[-1]) + 1 if count else 0)
+    place = np.arange(ends[-1] + 1) - np.repeat(starts, widths)
+    parts = (septets[: len(place)] & np.uint8(0x7F)).astype(np.uint64) << _SHIFTS[place]
+    return np.bitwise_or.reduceat(parts, starts), start + int(ends[-1]) + 1
