@@ -16,6 +16,7 @@ from typing import Any
 
 from voltrade.abandonment import Abandonment
 from voltrade.account_watch import AccountWatch
+from voltrade.background import is_cancelled
 from voltrade.ballast import NOT_STORED_TEXT, Ballast
 from voltrade.checkpoint import CHECKPOINT, Checkpoints
 from voltrade.core import TradingCore
@@ -388,7 +389,6 @@ class LiveTradingSystem:
         Raises:
             VenueError: an event may be lost, so trading must not go on.
         """
-        task = asyncio.current_task()
         while not self.core.finished:
             try:
                 if self._watch.is_stream_silent(self._clock()):
@@ -403,7 +403,7 @@ class LiveTradingSystem:
             except VenueError:
                 raise
             except asyncio.CancelledError:
-                if task is None or task.cancelling():
+                if is_cancelled():
                     raise
                 log.warning("the maintenance of the streams was cancelled by another task; it goes on")
             except Exception:  # it is tried again; the streams report themselves when they end

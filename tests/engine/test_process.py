@@ -89,6 +89,26 @@ def test_tables_that_can_not_be_written_end_no_run(
     assert "the tables could not be written" in caplog.text
 
 
+def test_work_beside_the_loop_that_fails_is_told_and_nothing_more_is_entered(tmp_path: Path) -> None:
+    """Nobody awaits it: it would be gone without a word, and with it the watch over guardian or notebook."""
+    (tmp_path / "run.json").write_text(json.dumps({"parameters": Config().parameters(), "state": "running"}))
+    engine = Engine(tmp_path)
+
+    async def broken(*_: object) -> None:
+        raise KeyError("fd")
+
+    async def live() -> None:
+        engine._heartbeat.run = broken  # type: ignore[method-assign]
+        async with AsyncExitStack() as held:
+            engine._begin_to_live(held)
+            while not engine._alarms.sounding:
+                await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(live(), 5))
+    assert engine._alarms.sounding == ["TASK_FAILED: KeyError: 'fd'; no entries until an operator resumes"]
+    assert engine._commands.pending == [("reduce", "TASK_FAILED", False)]
+
+
 @pytest.mark.parametrize("dies", [True, False])
 def test_a_notebook_that_dies_while_the_engine_starts_is_lost_as_soon_as_it_trades(tmp_path: Path, dies: bool) -> None:
     """Nobody waits for it any longer: what the session enters meanwhile would have nobody who watches it."""

@@ -347,6 +347,18 @@ def test_an_interrupted_order_is_unknown() -> None:
     on_a_harness(story)
 
 
+def test_an_order_whose_connection_somebody_cancelled_is_unknown_and_its_task_goes_on() -> None:
+    async def story(harness: Harness) -> None:
+        async def cancelled(params: dict[str, Any]) -> None:
+            raise asyncio.CancelledError
+
+        harness.exchange.fapiPrivatePostOrder = cancelled
+        reply = await harness.rest.submit(an_intent())
+        assert (reply.outcome, reply.text) == (Outcome.UNKNOWN, "no answer: the connection was cancelled")
+
+    on_a_harness(story)
+
+
 def test_a_refused_timestamp_sets_the_clock_and_is_signed_again_once() -> None:
     async def story(harness: Harness) -> None:
         harness.fake.always["GET", "/fapi/v1/time"] = Say(body={"serverTime": 8_500})
@@ -1372,6 +1384,37 @@ def test_streams_that_do_not_come_up_are_named(spoil: Callable[[FakeBinance], No
         assert len(asyncio.all_tasks()) < 30
 
     on_a_harness(story)
+
+
+@pytest.mark.parametrize("stream", ["market", "private"])
+def test_a_callback_that_fails_when_a_stream_is_lost_stops_the_show(stream: str) -> None:
+    """Else the stream's supervisor would be gone, and nobody would dial again."""
+
+    async def story(harness: Harness) -> None:
+        def broken(event: Event) -> None:
+            if isinstance(event, StreamStatus) and not event.up:
+                raise RuntimeError("no room")
+
+        manager = a_manager(harness, broken, ignore)
+        await manager.start(5.0)
+        harness.fake.cut(stream)
+        await until(lambda: harness.exchange.frame_handler_failure)
+        with pytest.raises(VenueError, match="an event could not be handled: RuntimeError"):
+            await manager.maintain(1_000)
+        await manager.stop()
+
+    on_a_harness(story)
+
+
+def test_a_supervisor_that_fails_stops_the_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(feed: Feed) -> None:
+        monkeypatch.setattr(streams, "RECONNECT_DELAYS_S", ())
+        feed.fake.cut("market")
+        await until(lambda: feed.exchange.frame_handler_failure)
+        with pytest.raises(VenueError, match="could not be handled: IndexError"):
+            await feed.manager.maintain(1_000)
+
+    on_a_feed(story)
 
 
 def test_a_callback_that_fails_stops_the_show() -> None:

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "voltrade"
 
 TRADING_PATH = [
-    "errors", "folders", "model", "compiled", "config",
+    "errors", "folders", "background", "model", "compiled", "config",
     "bar_rules", "bars", "indicators", "signal_engine", "rule_failure", "bar_pipeline",
     "risk", "account", "order_states", "records", "order_queries", "order_rules", "position_rules", "position_timers",
     "row_facts", "core_rules", "books", "order_register", "account_check", "order_outputs", "saved_orders", "oms",
@@ -62,6 +62,7 @@ ONLY_IN = {
 """Packages that one module (or a few) wraps for all the others."""
 
 READ_THE_OUTSIDE = {
+    "background",
     "ballast",
     "errors",
     "folders",
@@ -196,3 +197,25 @@ def test_no_function_stands_in_two_modules() -> None:
                 said = "\n".join(map(ast.dump, rest))
                 found.setdefault((node.name.lstrip("_"), said), set()).add(module)
     assert [sorted(rooms) for rooms in found.values() if len(rooms) > 1] == []
+
+
+AWAITED = {
+    "engine.resumption": 2, "engine.process": 1, "live": 1, "exchange.account_reader": 1, "exchange.fee_prices": 1,
+    "exchange.streams": 1, "exchange.trade_sequence": 1, "engine.contact.check": 1, "engine.contact.frames": 1,
+    "background": 1,
+}  # fmt: skip
+"""How many tasks each module makes by itself: whoever makes one looks at how it ends. Others are `background`'s, or of
+a `TaskGroup`."""
+
+
+def test_no_task_of_the_engine_can_end_without_anybody_seeing_it() -> None:
+    made = dict.fromkeys(AWAITED, 0)
+    for module in MODULES:
+        if folder_of(module) in ("", "exchange", "engine"):
+            for node in ast.walk(ast.parse(MODULES[module].read_text())):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                    owner = ast.unparse(node.func.value)
+                    is_alone = owner in ("asyncio", "asyncio.get_running_loop()", "loop")
+                    if is_alone and node.func.attr in ("create_task", "ensure_future"):
+                        made[module] = made.get(module, 0) + 1
+    assert made == AWAITED

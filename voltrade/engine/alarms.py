@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -11,6 +12,8 @@ from voltrade.engine.news import Message, Urgency
 from voltrade.model import Alert, Event, Operator, Output
 from voltrade.runs.run_file import Record
 from voltrade.symbol_state import CARETAKER, RULE_FAILED
+
+log = logging.getLogger(__name__)
 
 EVERY_S = 300.0
 KEPT = "alarms"
@@ -31,6 +34,12 @@ class Alarms:
         if text not in self.sounding:
             self.sounding.append(text)
             self._keep()
+
+    def tell(self, text: str) -> None:
+        """Log and send a message, and repeat it until it is acknowledged."""
+        log.warning("%s", text)
+        self.sound(text)
+        self._post(Message(text, Urgency.FAILURE))
 
     def go_on(self, core: TradingCore) -> None:
         """Sound the alarm of a rule that was off before this engine was started, unless it still sounds."""

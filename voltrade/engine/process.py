@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
 
+from voltrade.background import background
 from voltrade.ballast import Ballast
 from voltrade.core import TradingCore
 from voltrade.engine import recorder, recovery
@@ -99,8 +100,7 @@ class Engine:
         self._tape_trades, self._is_lockstep = 0, False
         self._control: Control | None = None
         self.is_unattended = False
-        """Whether the notebook that started the session was gone when it ended, so that the engine must write the
-        review itself."""
+        """Whether the notebook of the session was gone at its end, so that the engine must write the review itself."""
         self._loading: Progress | None = None
         """Progress while earlier trades are loaded; else None."""
         session = self._config.session
@@ -126,8 +126,7 @@ class Engine:
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, control.stop, signal.Signals(number).name)
             self._begin_to_live(held)
-            known = self._record.facts
-            wiring = await wire(self._config, self._dir, os.environ, known.get("venue", ""), self._known())
+            wiring = await wire(self._config, self._dir, os.environ, self._record.facts.get("venue", ""), self._known())
             held.push_async_callback(wiring.close)
             held.callback(self._close)
             self._lock_account(wiring)
@@ -146,21 +145,22 @@ class Engine:
 
     def _make_control(self) -> Control:
         released = partial(self._record.note, released=True)  # no later engine waits for the notebook
-        status, command, wait = self._status, self._command, self._commands.wait
-        return Control(self._config, status, command, self._id, released, wait)
+        return Control(self._config, self._status, self._command, self._id, released, self._commands.wait)
 
     def _begin_to_live(self, held: AsyncExitStack) -> None:
         """Give the guardian signs of life, and repeat alarms."""
         for work in (self._alarms.repeat(), self._heartbeat.run(self._on_guardian_lost)):
-            held.callback(asyncio.create_task(work).cancel)
+            held.callback(background(work, self._on_task_failed).cancel)
 
     def _on_guardian_lost(self, why: str) -> None:
         """Take no new risk, since nobody would start this engine again; and say so."""
-        text = f"GUARDIAN_LOST: {why}; no entries until an operator resumes"
-        log.warning("%s", text)
-        self._alarms.sound(text)
-        self.notifier.post(Message(text, Urgency.FAILURE))
         self._reduce_only("GUARDIAN_LOST")
+        self._alarms.tell(f"GUARDIAN_LOST: {why}; no entries until an operator resumes")
+
+    def _on_task_failed(self, error: Exception) -> None:
+        """Take no new risk without the work that has failed: alarms, or the watch over guardian or notebook."""
+        self._reduce_only("TASK_FAILED")
+        self._alarms.tell(f"TASK_FAILED: {type(error).__name__}: {error}; no entries until an operator resumes")
 
     def _identify(self) -> None:
         """Read the id of the run, and whether it is new.
@@ -308,8 +308,8 @@ class Engine:
         self._record.note(state="running", started=utc_now(), error="")
         if control.was_leased:
             control.check_lease()  # the notebook may have ended while earlier trades were loaded
-        watch = asyncio.create_task(await_notebook(control, self._record, is_restarted=not self._is_new))
-        held.callback(watch.cancel)
+        watch = await_notebook(control, self._record, is_restarted=not self._is_new)
+        held.callback(background(watch, self._on_task_failed).cancel)
 
     # --- the start -------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
+from voltrade.background import is_cancelled
 from voltrade.errors import DataError, VenueError
 from voltrade.exchange.account_reader import PAGE, AccountReader
 from voltrade.exchange.client import Response, UsdmExchange, response_of
@@ -389,6 +390,10 @@ class BinanceRestClient:
     async def _response(self, call: str, params: Mapping[str, Any] | None) -> Response:
         try:
             body = await getattr(self._exchange, call)(dict(params or {}))
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+            return Response(NO_ANSWER, 0, "the connection was cancelled")  # a future was, not this task
         except Exception as error:
             # An exception without a response was raised before the request was passed to the transport.
             return vars(error).get("response") or Response(NOT_SENT, 0, type(error).__name__)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal
 
+from voltrade.background import background, is_cancelled
 from voltrade.errors import DataError, VenueError
 from voltrade.exchange.ccxt_binance import Client, errors
 from voltrade.exchange.client import Clock, UsdmExchange
@@ -88,12 +89,12 @@ class BinanceWSManager:
         self._rest = rest
         self._symbol = instrument.symbol
         self._reader = MessageReader(instrument, rest.fee_prices)
+        self._on_event: Callable[[Event], None] = self._noting(on_event)
         self._trades = TradeSequence(
-            *(exchange, rest, instrument.symbol, on_agg_trade, on_event, self.counts),
+            *(exchange, rest, instrument.symbol, self._noting(on_agg_trade), self._on_event, self.counts),
             lockstep=lockstep,
             after_trade_id=after_trade_id,
         )
-        self._on_event = on_event
         self._clock = clock
         self._lockstep = lockstep
         self._silence_ms = max(silence_ms, SILENCE_MS)
@@ -152,7 +153,7 @@ class BinanceWSManager:
             VenueError: a stream did not come up in time; nothing is left running.
         """
         self._trades.is_held_back = hold
-        self._supervisors = [asyncio.create_task(self._supervise(stream)) for stream in self._streams]
+        self._supervisors = [background(self._supervise(stream), self._note_failure) for stream in self._streams]
         try:
             async with asyncio.timeout(timeout_s):
                 for stream, up in self._up.items():
@@ -215,14 +216,25 @@ class BinanceWSManager:
         if self._lockstep:
             await question
             return
-        task = asyncio.create_task(question)
+        task = background(question, self._note_failure)
         self._questions.add(task)
-        task.add_done_callback(self._on_answered)
+        task.add_done_callback(self._questions.discard)
 
-    def _on_answered(self, task: asyncio.Task[None]) -> None:
-        self._questions.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a question about the streams failed", exc_info=error)
+    def _noting(self, take: Callable[..., None]) -> Callable[..., None]:
+        """Return a callback that notes its failure, whichever task or handler calls it."""
+
+        def call(*facts: Any) -> None:
+            try:
+                take(*facts)
+            except Exception as error:
+                self._note_failure(error)
+                raise
+
+        return call
+
+    def _note_failure(self, error: Exception) -> None:
+        """Note a failure after which an event may be lost, or a stream stay down; `maintain` raises it."""
+        self._exchange.frame_handler_failure = self._exchange.frame_handler_failure or error
 
     def _check_silence(self, now: int) -> None:
         """Reconnect the market stream after too long without a message, the reply to the subscription included."""
@@ -275,8 +287,7 @@ class BinanceWSManager:
             try:
                 await (self._successors.pop(stream, None) or self._watch(stream))
             except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
+                if is_cancelled():
                     raise
                 self._last_error = "the connection was cancelled"  # the future was cancelled, not this task
             except Exception as error:
