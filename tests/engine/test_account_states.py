@@ -23,9 +23,9 @@ from voltrade.config import Config
 from voltrade.engine import modes
 from voltrade.engine.contact.passed import exchange_version, keep_passed
 from voltrade.engine.doctor import examine
+from voltrade.engine.engine import Engine
 from voltrade.engine.engine_process import run as run_engine
 from voltrade.engine.permission import confirmation_text
-from voltrade.engine.process import Engine
 from voltrade.errors import SessionError
 from voltrade.exchange.binance import LIVE, Endpoint
 from voltrade.exchange.credentials import Credentials

@@ -39,7 +39,7 @@ FACES = {"__init__", "__main__"}
 """The public face and the commands: they may import everything."""
 
 ONLY_IN = {
-    "apprise": {"engine.addresses"},
+    "apprise": {"engine.notification_addresses"},
     "ccxt": {"exchange.ccxt_binance"},
     "aiohttp": {
         "exchange.client", "venue.server", "venue.streams", "venue.injection", "engine.venue_process", "data.sources",
@@ -200,7 +200,7 @@ def test_no_function_stands_in_two_modules() -> None:
 
 
 AWAITED = {
-    "engine.resumption": 2, "engine.process": 1, "live": 1, "exchange.account_reader": 1, "exchange.fee_prices": 1,
+    "engine.resumption": 2, "engine.engine": 1, "live": 1, "exchange.account_reader": 1, "exchange.fee_prices": 1,
     "exchange.streams": 1, "exchange.trade_sequence": 1, "engine.contact.check": 1, "engine.contact.frames": 1,
     "background": 1,
 }  # fmt: skip

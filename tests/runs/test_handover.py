@@ -19,7 +19,7 @@ from test_listing import Writer
 from test_session import a_notebook
 
 from voltrade.config import RUN_DIR, Config
-from voltrade.engine.process import Engine
+from voltrade.engine.engine import Engine
 from voltrade.errors import ConfigError, SessionError
 from voltrade.notebook import session
 from voltrade.runs import handover, run_file

@@ -16,7 +16,7 @@ from voltrade.ballast import Ballast
 from voltrade.config import Config
 from voltrade.engine.clocks import WallClock
 from voltrade.engine.control import Control
-from voltrade.engine.process import Engine
+from voltrade.engine.engine import Engine
 
 MOST_READINGS = 1_000
 """So often nobody reads the clock at one instant: a loop that does never gives the event loop back."""

@@ -18,7 +18,7 @@ from support.sessions import check_bars_of, facts_of
 from voltrade import journal
 from voltrade.engine import modes
 from voltrade.engine.clocks import WallClock
-from voltrade.engine.process import Engine
+from voltrade.engine.engine import Engine
 from voltrade.exchange.trade_sequence import StreamCounts
 from voltrade.model import Instrument, OrderUpdate, RoundTrip, Trades
 from voltrade.runs.replay import INSTRUMENT, replay

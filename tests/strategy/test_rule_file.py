@@ -22,7 +22,7 @@ from voltrade.__main__ import main
 from voltrade.compiled import source_key
 from voltrade.config import Config, SignalSettings
 from voltrade.core import TradingCore
-from voltrade.engine.process import Engine
+from voltrade.engine.engine import Engine
 from voltrade.errors import ConfigError, SessionError
 from voltrade.notebook import session
 from voltrade.notebook.papermill_engine import Refused, check_parameters, resume

@@ -18,7 +18,7 @@ from voltrade.engine.account_history import known_final_state
 from voltrade.engine.checks import Check
 from voltrade.engine.contact.passed import check_demo_check
 from voltrade.engine.modes import reach
-from voltrade.engine.notify import Notifier
+from voltrade.engine.notifier import Notifier
 from voltrade.engine.permission import permit
 from voltrade.engine.preflight import notifications, preflight
 from voltrade.errors import ConfigError, DataError, SessionError, VoltradeError

@@ -8,9 +8,9 @@ import os
 import sys
 from pathlib import Path
 
+from voltrade.engine.engine import Engine
 from voltrade.engine.guardian import REFUSED
 from voltrade.engine.heartbeat import Heartbeat
-from voltrade.engine.process import Engine
 from voltrade.engine.process_log import log_in_background
 from voltrade.engine.review_process import write_review
 from voltrade.errors import VoltradeError

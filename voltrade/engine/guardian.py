@@ -254,7 +254,7 @@ class Guardian:
         if not any(os.environ.get(name) for name in NOTIFY):
             return
         self._notices = [notice for notice in self._notices if notice.poll() is None]
-        notice = [sys.executable, "-P", "-m", "voltrade.engine.notice", self._run.resolve().name, text]
+        notice = [sys.executable, "-P", "-m", "voltrade.engine.guardian_notification", self._run.resolve().name, text]
         with suppress(OSError):
             self._notices.append(subprocess.Popen(notice, stdin=subprocess.DEVNULL, start_new_session=True))
 

@@ -17,7 +17,7 @@ from voltrade.engine.account_checks import LEAST_ORDER, account_checks, contract
 from voltrade.engine.authorisation import largest_notional
 from voltrade.engine.checks import Check, rounded
 from voltrade.engine.modes import Wiring
-from voltrade.engine.notify import Notifier
+from voltrade.engine.notifier import Notifier
 from voltrade.exchange.account_facts import symbol_facts
 from voltrade.exchange.proxies import without_password
 from voltrade.model import MONEY, Instrument, Snapshot, moment_text, money_text

@@ -1,4 +1,4 @@
-"""Sends one notification, in a process of its own: `python -m voltrade.engine.notice TITLE TEXT`.
+"""Sends one notification, in a process of its own: `python -m voltrade.engine.guardian_notification TITLE TEXT`.
 
 A guardian starts it where no engine lives that could tell. So it imports nothing of what may keep an engine from its
 start.
@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from voltrade.engine.addresses import addresses, deliver, service_of
+from voltrade.engine.notification_addresses import addresses, deliver, service_of
 from voltrade.errors import ConfigError
 
 TRIES, AGAIN_S = 5, 5.0

@@ -1,4 +1,4 @@
-"""News reaches a phone, holds what a trader wants to know, and never holds up or gives away anything."""
+"""A message reaches a phone, holds what a trader wants to know, and never holds up or gives away anything."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ from support.sessions import holders_of
 from voltrade import journal
 from voltrade.__main__ import main
 from voltrade.config import Config
-from voltrade.engine import notify
-from voltrade.engine.news import Message, News, Urgency
-from voltrade.engine.notify import Notifier
+from voltrade.engine.notifier import MAX_LINES, MAX_WAITING, Notifier
+from voltrade.engine.session_messages import Message, SessionMessages, Urgency
 from voltrade.model import (
     MONEY,
     NEVER,
@@ -72,34 +71,34 @@ def a_fill(
     return replace(fill, **more)
 
 
-def told(news: News, *facts: Any) -> list[str]:
-    return [message.text for fact in facts for message in news.of(fact)]
+def told(messages: SessionMessages, *facts: Any) -> list[str]:
+    return [message.text for fact in facts for message in messages.of(fact)]
 
 
 @pytest.fixture
-def news() -> News:
-    return News(an_instrument())
+def messages() -> SessionMessages:
+    return SessionMessages(an_instrument())
 
 
-def test_an_entry_is_told_of_once_when_it_has_filled(news: News) -> None:
+def test_an_entry_is_told_of_once_when_it_has_filled(messages: SessionMessages) -> None:
     parts = [
         a_fill("e", 1, Side.BUY, 800_000, 100, 100, "PARTIALLY_FILLED"),
         a_fill("e", 1, Side.BUY, 800_000, 100, 100, "PARTIALLY_FILLED"),  # told again
         a_fill("e", 2, Side.BUY, 800_600, 200, 300, "FILLED"),
     ]
-    assert told(news, an_intent("e", Purpose.ENTRY, Side.BUY), *parts[:2]) == []
+    assert told(messages, an_intent("e", Purpose.ENTRY, Side.BUY), *parts[:2]) == []
     # 0.1 at 80,000.0 and 0.2 at 80,060.0: 24,012 for 0.3
-    assert told(news, parts[2]) == ["BUY 0.300 BTC at 80,040.0 · entry, 24,012.00 USDT"]
-    assert told(news, parts[2]) == []
+    assert told(messages, parts[2]) == ["BUY 0.300 BTC at 80,040.0 · entry, 24,012.00 USDT"]
+    assert told(messages, parts[2]) == []
 
 
-def test_an_order_that_ends_before_its_last_fill_is_told_of_with_all_of_it(news: News) -> None:
+def test_an_order_that_ends_before_its_last_fill_is_told_of_with_all_of_it(messages: SessionMessages) -> None:
     ended = a_fill("e", 2, Side.SELL, 800_000, 100, 300, "EXPIRED_IN_MATCH")
-    assert told(news, an_intent("e", Purpose.ENTRY, Side.SELL), ended) == []
+    assert told(messages, an_intent("e", Purpose.ENTRY, Side.SELL), ended) == []
     late = a_fill("e", 1, Side.SELL, 800_000, 200, 200, "PARTIALLY_FILLED")
-    assert told(news, late) == ["SELL 0.300 BTC at 80,000.0 · entry, 24,000.00 USDT"]
+    assert told(messages, late) == ["SELL 0.300 BTC at 80,000.0 · entry, 24,000.00 USDT"]
     nothing = a_fill("f", 0, Side.SELL, 0, 0, 0, "EXPIRED")
-    assert told(news, an_intent("f", Purpose.ENTRY, Side.SELL), nothing) == []
+    assert told(messages, an_intent("f", Purpose.ENTRY, Side.SELL), nothing) == []
 
 
 TRIP = RoundTrip(
@@ -108,18 +107,20 @@ TRIP = RoundTrip(
 )  # fmt: skip
 
 
-def test_an_exit_is_told_of_by_its_round_trip(news: News) -> None:
+def test_an_exit_is_told_of_by_its_round_trip(messages: SessionMessages) -> None:
     stop = a_fill("s", 3, Side.SELL, 799_000, 300, 300, "FILLED", realised=-30 * MONEY)
-    assert told(news, an_intent("s", Purpose.STOP, Side.SELL), stop, TRIP, MarkPrice("BTCUSDT", NOON, 1)) == [
+    assert told(messages, an_intent("s", Purpose.STOP, Side.SELL), stop, TRIP, MarkPrice("BTCUSDT", NOON, 1)) == [
         "closed LONG 0.300 BTC 80,000.0 → 79,900.0 · STOP · net -54.00 USDT"
     ]
-    assert news.ended("TAPE_END", "ab12").text == "ended: TAPE_END; 1 round trips, net -54.00 USDT; head ab12"
+    assert messages.ended("TAPE_END", "ab12").text == "ended: TAPE_END; 1 round trips, net -54.00 USDT; head ab12"
 
 
-def test_an_exit_that_does_not_close_the_position_is_told_of_as_a_fill(news: News) -> None:
+def test_an_exit_that_does_not_close_the_position_is_told_of_as_a_fill(messages: SessionMessages) -> None:
     part = a_fill("x", 3, Side.SELL, 799_000, 100, 100, "EXPIRED", realised=-10 * MONEY)
-    assert told(news, an_intent("x", Purpose.TAKE_PROFIT, Side.SELL), part) == []
-    assert told(news, MarkPrice("BTCUSDT", NOON, 1)) == ["SELL 0.100 BTC at 79,900.0 · take-profit, PnL -11.00 USDT"]
+    assert told(messages, an_intent("x", Purpose.TAKE_PROFIT, Side.SELL), part) == []
+    assert told(messages, MarkPrice("BTCUSDT", NOON, 1)) == [
+        "SELL 0.100 BTC at 79,900.0 · take-profit, PnL -11.00 USDT"
+    ]
 
 
 def a_snapshot(position: int = 0, **more: Any) -> Snapshot:
@@ -127,17 +128,17 @@ def a_snapshot(position: int = 0, **more: Any) -> Snapshot:
     return Snapshot(NOON, "BTCUSDT", 10_000 * MONEY, 0, 0, 0, 5, "isolated", False, held, **more)
 
 
-def test_a_start_and_a_restart_tell_of_the_account(news: News) -> None:
-    assert told(news, a_snapshot(), a_snapshot()) == ["started: wallet 10,000.00 USDT, flat"]
-    assert told(news, EngineRestarted(NOON), a_snapshot(position=-250)) == [
+def test_a_start_and_a_restart_tell_of_the_account(messages: SessionMessages) -> None:
+    assert told(messages, a_snapshot(), a_snapshot()) == ["started: wallet 10,000.00 USDT, flat"]
+    assert told(messages, EngineRestarted(NOON), a_snapshot(position=-250)) == [
         "engine was killed and started again: wallet 10,000.00 USDT, -0.250 BTC from 80000.5"
     ]
 
 
-def test_fills_that_a_snapshot_brings_are_told_of(news: News) -> None:
+def test_fills_that_a_snapshot_brings_are_told_of(messages: SessionMessages) -> None:
     fill = a_fill("e", 1, Side.BUY, 800_000, 300, 300, "FILLED")
     foreign = a_fill("someone-elses", 2, Side.BUY, 800_000, 300, 300, "FILLED")
-    texts = told(news, an_intent("e", Purpose.ENTRY, Side.BUY), a_snapshot(fills=(fill, foreign)))
+    texts = told(messages, an_intent("e", Purpose.ENTRY, Side.BUY), a_snapshot(fills=(fill, foreign)))
     assert texts[0].startswith("BUY 0.300 BTC at 80,000.0")
     assert len(texts) == 2
 
@@ -178,15 +179,15 @@ def test_fills_that_a_snapshot_brings_are_told_of(news: News) -> None:
         ),
     ],
 )
-def test_what_a_person_should_know_is_told(news: News, fact: Any, text: str, urgency: Urgency) -> None:
-    assert news.of(fact) == [Message(text, urgency)]
+def test_what_a_person_should_know_is_told(messages: SessionMessages, fact: Any, text: str, urgency: Urgency) -> None:
+    assert messages.of(fact) == [Message(text, urgency)]
 
 
-def test_what_is_no_news_is_not_told(news: News) -> None:
+def test_what_is_no_news_is_not_told(messages: SessionMessages) -> None:
     end = Operator(NOON, "flatten", "TAPE_END", final=True)
     assert (
         told(
-            news,
+            messages,
             StreamStatus(NOON, "market", True),
             StreamStatus(NOON, "user", True),
             MarkPrice("BTCUSDT", NOON, 1),
@@ -195,11 +196,11 @@ def test_what_is_no_news_is_not_told(news: News) -> None:
         == []
     )
     down, up = StreamStatus(NOON, "market", False), StreamStatus(NOON + 5_000, "market", True)
-    assert told(news, down, down, up, up)[1:] == ["market data: back at 12:00:05 UTC"]
+    assert told(messages, down, down, up, up)[1:] == ["market data: back at 12:00:05 UTC"]
     alert = Alert(NOON, "WALLET_DIFFERS", "by 1")
     again = [replace(alert, time=NOON + minutes * 60_000) for minutes in (0, 9, 10)]
-    assert len(told(news, *again)) == 2
-    assert len(told(news, replace(alert, text="by 2"))) == 1
+    assert len(told(messages, *again)) == 2
+    assert len(told(messages, replace(alert, text="by 2"))) == 1
 
 
 # --- how it is told --------------------------------------------------------------------------------------------------
@@ -241,7 +242,7 @@ def test_what_comes_together_is_one_notification_of_bounded_length(phone: Phone)
     notifier.close()
     assert len(phone.got) == 2
     lines = phone.got[1]["message"].splitlines()
-    assert len(lines) == notify.MAX_LINES
+    assert len(lines) == MAX_LINES
     assert lines[:2] == ["line 0", "line 1"]
     assert lines[-2:] == ["… 82 more …", "ended: ?[2J"]
     assert phone.got[1]["type"] == "failure"
@@ -302,14 +303,14 @@ def test_at_the_end_there_is_one_last_try(phone: Phone, dead: str) -> None:
 def test_trading_is_not_held_up_by_a_server_that_hangs(phone: Phone) -> None:
     phone.hangs.set()
     notifier = Notifier({"VOLTRADE_NOTIFY": phone.address}, "t", every_s=0.0)
-    observe = notifier.observer(News(an_instrument()))
+    observe = notifier.observer(SessionMessages(an_instrument()))
     observe(Alert(NOON, "STOP_MISSING", "first"))
     until(lambda: not notifier._waiting)  # it is being sent, and hangs
     began = time.perf_counter()
     for number in range(1_000):
         observe(Alert(NOON, "STOP_MISSING", str(number)))
     assert time.perf_counter() - began < 1
-    assert notifier.dropped == 1_000 - notify.MAX_WAITING
+    assert notifier.dropped == 1_000 - MAX_WAITING
     began = time.perf_counter()
     notifier.close(within_s=0.3)
     assert time.perf_counter() - began < 2
@@ -319,12 +320,12 @@ def test_trading_is_not_held_up_by_a_server_that_hangs(phone: Phone) -> None:
     assert notifier._thread is not None
     notifier._thread.join(20)
     assert phone.lines[-1] == f"{notifier.dropped} messages were dropped"
-    assert len(phone.lines) == notify.MAX_LINES + 1
+    assert len(phone.lines) == MAX_LINES + 1
 
 
 def test_a_text_that_cannot_be_made_costs_nothing(phone: Phone, caplog: pytest.LogCaptureFixture) -> None:
     notifier = Notifier({"VOLTRADE_NOTIFY": phone.address}, "t")
-    observe = notifier.observer(News(an_instrument()))
+    observe = notifier.observer(SessionMessages(an_instrument()))
     observe(replace(TRIP, quantity=0))
     assert "no text could be made of a RoundTrip" in caplog.text
     notifier.close()
@@ -333,7 +334,7 @@ def test_a_text_that_cannot_be_made_costs_nothing(phone: Phone, caplog: pytest.L
 def test_without_addresses_nothing_is_done() -> None:
     notifier = Notifier({}, "t")
     assert (notifier.kinds, notifier.problems) == ([], [])
-    notifier.observer(News(an_instrument()))(replace(TRIP, quantity=0))
+    notifier.observer(SessionMessages(an_instrument()))(replace(TRIP, quantity=0))
     notifier.post(Message("x"))
     assert notifier._thread is None
     notifier.close()

@@ -1,4 +1,4 @@
-"""Alarms: what an operator must see is told again and again until `ctl ack`, by whichever engine is there then."""
+"""Alarms: what an operator must see is sent again and again until `ctl ack`, also by an engine started later."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from voltrade.core import TradingCore
-from voltrade.engine.news import Message, Urgency
+from voltrade.engine.session_messages import Message, Urgency
 from voltrade.model import Alert, Event, Operator, Output
 from voltrade.runs.run_file import Record
 from voltrade.symbol_state import CARETAKER, RULE_FAILED
@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 300.0
 KEPT = "alarms"
-"""Name of the alarms in `run.json`."""
+"""Key of the alarms in `run.json`."""
 REPEATED = {CARETAKER, RULE_FAILED}
-"""Codes of alerts that are repeated; each is told once by `News` too."""
+"""Codes of alerts that are repeated; `SessionMessages` sends each once too."""
 
 
 class Alarms:

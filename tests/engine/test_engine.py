@@ -18,8 +18,8 @@ import pytest
 
 from voltrade.config import Config
 from voltrade.engine.control import Control
+from voltrade.engine.engine import Engine
 from voltrade.engine.notebook_watch import await_notebook
-from voltrade.engine.process import Engine
 from voltrade.engine.process_log import log_in_background
 from voltrade.journal import Journal
 from voltrade.runs.ledger import Ledger

@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from voltrade.engine.addresses import addresses, deliver, service_of
-from voltrade.engine.news import Message, News
+from voltrade.engine.notification_addresses import addresses, deliver, service_of
+from voltrade.engine.session_messages import Message, SessionMessages
 from voltrade.errors import ConfigError
 from voltrade.model import Event, Output, printable
 
@@ -76,14 +76,14 @@ class Notifier:
         """The services of the addresses, such as `tgram`."""
         return [kind for kind, _ in self._services]
 
-    def observer(self, news: News) -> Callable[[Event | Output], None]:
+    def observer(self, messages: SessionMessages) -> Callable[[Event | Output], None]:
         """Return a function to call with every journaled fact; it never raises and never waits."""
         if not self._services:
             return lambda fact: None
 
         def observe(fact: Event | Output) -> None:
             try:
-                for message in news.of(fact):
+                for message in messages.of(fact):
                     self.post(message)
             except Exception:  # a failed message must not stop trading
                 log.exception("no text could be made of a %s", type(fact).__name__)

@@ -64,7 +64,7 @@ class _OpenOrder:
     final: int | None = None
 
 
-class News:
+class SessionMessages:
     """Turns facts into messages, in the order of the journal.
 
     An order gets one message, when it has ended and all its fills are known. An order that closes a position gets none:
@@ -192,16 +192,16 @@ class News:
 URGENT = {"STOP_MISSING", "POSITION_MISMATCH", "ACCOUNT_MISMATCH", "ABANDONED"}
 """Alerts that need the trader's attention now."""
 
-_HANDLERS: dict[type, Callable[[News, Any], Iterator[Message]]] = {
-    OrderIntent: News._on_intent,
-    OrderUpdate: News._on_order,
-    RoundTrip: News._on_round_trip,
-    Snapshot: News._on_snapshot,
-    EngineRestarted: News._on_restart,
-    BreakerChange: News._on_breaker,
-    Alert: News._on_alert,
-    StreamStatus: News._on_stream_status,
-    Operator: News._on_operator,
+_HANDLERS: dict[type, Callable[[SessionMessages, Any], Iterator[Message]]] = {
+    OrderIntent: SessionMessages._on_intent,
+    OrderUpdate: SessionMessages._on_order,
+    RoundTrip: SessionMessages._on_round_trip,
+    Snapshot: SessionMessages._on_snapshot,
+    EngineRestarted: SessionMessages._on_restart,
+    BreakerChange: SessionMessages._on_breaker,
+    Alert: SessionMessages._on_alert,
+    StreamStatus: SessionMessages._on_stream_status,
+    Operator: SessionMessages._on_operator,
 }
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from voltrade.engine.alarms import Alarms
-from voltrade.engine.news import Message
+from voltrade.engine.repeated_alarms import Alarms
+from voltrade.engine.session_messages import Message
 from voltrade.model import Alert, Operator
 from voltrade.runs.run_file import Record
 

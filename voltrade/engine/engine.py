@@ -32,21 +32,21 @@ from voltrade.engine.account_history import (
     started_from,
     units_of,
 )
-from voltrade.engine.alarms import Alarms
 from voltrade.engine.checks import Check, has_position, refused
 from voltrade.engine.contact.passed import check_demo_check
 from voltrade.engine.control import Control
 from voltrade.engine.guardian import LOCK
 from voltrade.engine.heartbeat import Heartbeat
 from voltrade.engine.modes import SELDOM_S, Known, Wiring, waited_for, wire
-from voltrade.engine.news import Message, News, Urgency
 from voltrade.engine.notebook_watch import await_notebook
-from voltrade.engine.notify import Notifier
+from voltrade.engine.notifier import Notifier
 from voltrade.engine.operator_commands import OperatorCommands
 from voltrade.engine.paper import PaperExchange
 from voltrade.engine.preflight import notifications, preflight
 from voltrade.engine.recorder import Recording
+from voltrade.engine.repeated_alarms import Alarms
 from voltrade.engine.resumption import Resumption
+from voltrade.engine.session_messages import Message, SessionMessages, Urgency
 from voltrade.engine.status import engine_status
 from voltrade.engine.warmup import Loader, Progress
 from voltrade.errors import SessionError
@@ -110,7 +110,7 @@ class Engine:
         self.caretaker = self._heartbeat.caretaker
         """Why this engine only looks after the account, without rule and entries; empty where it trades."""
         self._ballast = Ballast(run_dir)
-        self._news: News | None = None
+        self._messages: SessionMessages | None = None
         self._recording: Recording | None = None
 
     async def run(self) -> None:
@@ -209,10 +209,10 @@ class Engine:
         checks = [] if replayed and is_by_wall_clock else await self._check(wiring, is_new=replayed is None)
         core = replayed.core if replayed and replayed.core else self._begin(wiring, checks)
         assert self._journal is not None
-        self._news = News(wiring.instrument)
+        self._messages = SessionMessages(wiring.instrument)
         self._system = LiveTradingSystem(
             *(core, self._journal, wiring.gateway, wiring.clock, wiring.clock.set),
-            observe=self._observer(wiring, self._news),
+            observe=self._observer(wiring, self._messages),
             checkpoints=replayed.checkpoints if replayed else None,
             ballast=self._ballast if is_by_wall_clock else None,
         )
@@ -241,9 +241,9 @@ class Engine:
         if self.caretaker and ("caretake", self.caretaker, False) not in self._commands.pending:
             self._commands.add("caretake", self.caretaker, False)
 
-    def _observer(self, wiring: Wiring, news: News) -> Callable[[Event | Output], None]:
-        """Return a function to call with every fact: it notes commands, sends news and records trades."""
-        observers: list[Callable[[Event | Output], None]] = [self.notifier.observer(news), self._alarms.observe]
+    def _observer(self, wiring: Wiring, messages: SessionMessages) -> Callable[[Event | Output], None]:
+        """Return a function to call with every fact: it notes commands, sends messages and records trades."""
+        observers: list[Callable[[Event | Output], None]] = [self.notifier.observer(messages), self._alarms.observe]
         source, now = wiring.endpoint.rest, wiring.clock()
         self._recording = recorder.recording_of(self._config.session, wiring.instrument, source, now)
         if self._recording is not None:
@@ -413,8 +413,8 @@ class Engine:
         self._heartbeat.is_busy = True
         self._journal.append("End", self._system.core.time, {"reason": reason})
         self._journal.commit()
-        if self._news is not None:
-            self.notifier.post(self._news.ended(reason, self._journal.head))
+        if self._messages is not None:
+            self.notifier.post(self._messages.ended(reason, self._journal.head))
         self._save_final_state()
         self._save_frames()
         self._note_notebook()
