@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from voltrade.bar_rules import BAR_RULES, BASE, COUNT, QUOTE, STRIDE, bar_rules
+from voltrade.bar_spec import BAR_SPEC, BASE, COUNT, QUOTE, STRIDE, bar_spec
 from voltrade.compiled import Record, Rows, compile_for, compiled, prefetch, record_dtype, restored, rows_of
 from voltrade.config import BarSettings
 from voltrade.errors import DataError
@@ -335,7 +335,7 @@ def _aggregate(
 @cache
 def _aggregate_compiled() -> Callable[..., int]:
     """Return `_aggregate`, compiled at the first call."""
-    records = (rows_of(BAR_RULES), rows_of(AGGREGATOR), rows_of(BAR))
+    records = (rows_of(BAR_SPEC), rows_of(AGGREGATOR), rows_of(BAR))
     loop: Callable[..., int] = compile_for(
         _aggregate, types.int64(*COLUMNS, *(types.int64,) * 3, *records, types.int64[::1])
     )
@@ -391,7 +391,7 @@ class VolumeBarAggregator:
 
     def __init__(self, settings: BarSettings, instrument: Instrument) -> None:
         self.instrument = instrument
-        self.rules = bar_rules(settings, instrument)
+        self.rules = bar_spec(settings, instrument)
         self.state = np.zeros(1, AGGREGATOR)
         self.state["last_trade_id"] = -1
         self._loop = _aggregate_compiled()

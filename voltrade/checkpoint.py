@@ -29,7 +29,7 @@ CHECKPOINT = "Checkpoint"
 NOT_KEPT = {
     "TradingCore": {"config", "symbol_states", "_books", "_answers", "_signal", "_wallet"},
     "WalletCheck": set(),
-    "Books": {"_accounts", "_symbols", "_events", "account", "symbols", "breaker", "monitors", "_step"},
+    "AccountBooks": {"_accounts", "_symbols", "_events", "account", "symbols", "breaker", "monitors", "_step"},
     "CircuitBreaker": {"_state", "_holds", "_rules"},
     "SymbolState": {"instrument", "pipeline", "engine", "monitor", "expected_range"},
     "BarPipeline": {"aggregator", "engine", "rule_error", "_bars", "_decisions"},

@@ -18,9 +18,9 @@ from numba import types
 
 from voltrade import core_rules, records, risk, wallet_check
 from voltrade.account import Account, Position
+from voltrade.account_books import AccountBooks
 from voltrade.account_check import setting_problems
 from voltrade.bar_pipeline import BarPipeline
-from voltrade.books import Books
 from voltrade.compiled import BARE, Rows, compile_for, plain, rows_of
 from voltrade.config import Config, milliseconds
 from voltrade.errors import ConfigError
@@ -136,7 +136,7 @@ class TradingCore:
         """Operators' commands from before the first snapshot."""
         if engine is None and config.session.rule:
             raise ConfigError(f"rule: the SignalEngine of {config.session.rule} must be given with it")
-        self._books = Books(1 + len(others))
+        self._books = AccountBooks(1 + len(others))
         self._answers: dict[int, int] = {}
         self._wallet = WalletCheck()
         self._signal = np.zeros(1, records.SIGNAL)

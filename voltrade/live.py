@@ -14,7 +14,6 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from voltrade.abandonment import Abandonment
 from voltrade.account_watch import AccountWatch
 from voltrade.background import is_cancelled
 from voltrade.ballast import NOT_STORED_TEXT, Ballast
@@ -26,7 +25,6 @@ from voltrade.inbox import Inbox
 from voltrade.journal import Journal
 from voltrade.journal_rows import Fact
 from voltrade.lockstep import Channel, Lockstep, SessionHooks
-from voltrade.market_stretch import Stretch
 from voltrade.model import (
     AccountSummary,
     Answer,
@@ -50,8 +48,10 @@ from voltrade.model import (
     moment_text,
 )
 from voltrade.order_states import FILTER_CODES
-from voltrade.price_watch import PriceWatch
-from voltrade.readings import Readings, completed
+from voltrade.pending_market_row import PendingMarketRow
+from voltrade.price_off_alert import PriceOffAlert
+from voltrade.rest_reads import RestReads, completed
+from voltrade.session_abandonment import Abandonment
 from voltrade.symbol_state import status_of
 from voltrade.tape_loop import TapeLoop, commands_of, warm_up
 
@@ -66,7 +66,7 @@ COMPARE = "COMPARE"
 RESTARTED = "RESTARTED"
 """Reason for reading the account: the engine comes back, and its position may lack its stop."""
 
-STRETCH_S, STRETCH_IN_POSITION_S, STRETCH_ITEMS = 30.0, 15.0, 1_000
+MARKET_ROW_S, MARKET_ROW_IN_POSITION_S, MARKET_ROW_ITEMS = 30.0, 15.0, 1_000
 """How long, and up to how many, trades and marks to which the core says nothing wait for a row of the journal. A killed
 engine's successor loads the trades again. Mark prices can't be loaded, and a position is valued by them; one at which
 a limit trips is answered, so that its row is written at once."""
@@ -125,13 +125,13 @@ class LiveTradingSystem:
         (self._symbol,) = core.symbol_states
         self._inbox = Inbox()
         self._uncommitted = 0
-        self._stretch = Stretch()
+        self._market_row = PendingMarketRow()
         self._is_lockstep = False
-        self._watch, self._prices = AccountWatch(), PriceWatch(core.symbol_states[self._symbol].instrument)
+        self._watch, self._prices = AccountWatch(), PriceOffAlert(core.symbol_states[self._symbol].instrument)
         self.abandonment = Abandonment(clock, lambda: gateway.blocked_until)
         self._is_unstored = False
         """Whether the journal could not be stored, so that no entry may be sent."""
-        self.readings = Readings(core, gateway, self._inbox, self._watch, clock, self._execute, self.on_event)
+        self.rest_reads = RestReads(core, gateway, self._inbox, self._watch, clock, self._execute, self.on_event)
         self._trades = 0
         self.is_journaled = True
         """Whether the journal has everything that the core has handled: false during `handle`, and after it raised."""
@@ -190,7 +190,7 @@ class LiveTradingSystem:
             consumed, outputs = self.core.handle(event)
         checkpoint = self._checkpoints.after(event, consumed)
         is_silent = not outputs and checkpoint is None and symbol_state.pipeline.count == bars
-        if self._is_lockstep or not is_silent or self._stretch.items >= STRETCH_ITEMS:
+        if self._is_lockstep or not is_silent or self._market_row.items >= MARKET_ROW_ITEMS:
             self.write_market()
         for number in range(bars, symbol_state.pipeline.count):
             self._journal.append("Bar", self.core.time, self.core.bar_row(symbol_state, number))
@@ -204,14 +204,14 @@ class LiveTradingSystem:
         return consumed, outputs
 
     def _add_market(self, fact: Trades | MarkPrice) -> None:
-        self._stretch.add(fact)
+        self._market_row.add(fact)
         self._trades += len(fact) if isinstance(fact, Trades) else 0
         self._observe(fact)
 
     def write_market(self) -> None:
         """Append the market data that the core has taken and no row has yet."""
-        if self._stretch.items:
-            self._journal.append(*self._stretch.take_row(self.core.time))
+        if self._market_row.items:
+            self._journal.append(*self._market_row.take_row(self.core.time))
             self._uncommitted += 1
 
     def _write(self, fact: Fact) -> Fact:
@@ -330,7 +330,7 @@ class LiveTradingSystem:
         answer = await self._execute(command)
         if _is_about_filters(answer):
             with suppress(VenueError):
-                self.readings.on_filters(await self._gateway.filters(self._symbol))
+                self.rest_reads.on_filters(await self._gateway.filters(self._symbol))
         return answer
 
     # --- by wall clock ---------------------------------------------------------------------------------------------
@@ -372,7 +372,7 @@ class LiveTradingSystem:
                 others += [tasks.create_task(beside)] if beside is not None else []
                 if restarted:
                     first = TakeSnapshot(self._clock(), self._symbol, RESTARTED)
-                    others.append(tasks.create_task(self.readings.account(first, reading)))
+                    others.append(tasks.create_task(self.rest_reads.account(first, reading)))
                 pending = await self._consume_until_finished(tasks)
                 for task in (*others, *pending):
                     task.cancel()
@@ -393,12 +393,12 @@ class LiveTradingSystem:
             try:
                 if self._watch.is_stream_silent(self._clock()):
                     feed.reconnect("user", "an order was accepted, but the stream did not report it")
-                if not self.readings.is_reading and self._must_read_account():
-                    requests.create_task(self.readings.account(TakeSnapshot(self._clock(), self._symbol, COMPARE)))
+                if not self.rest_reads.is_reading and self._must_read_account():
+                    requests.create_task(self.rest_reads.account(TakeSnapshot(self._clock(), self._symbol, COMPARE)))
                 self._watch.note_inexact(feed.inexact)
                 self.abandonment.note_frames(feed.frames)
                 if self._watch.are_filters_due(self._clock()):
-                    requests.create_task(self.readings.filters())
+                    requests.create_task(self.rest_reads.filters())
                 await feed.maintain(self._clock())
             except VenueError:
                 raise
@@ -431,15 +431,15 @@ class LiveTradingSystem:
                 task.add_done_callback(pending.discard)
             if (now := asyncio.get_running_loop().time()) >= commit_at:
                 commit_at = now + (STORE_AGAIN_S if self._is_unstored else COMMIT_S)
-                if now >= written_at + self._stretch_s():
+                if now >= written_at + self._market_row_s():
                     self.write_market()
                     written_at = now
                 self._commit()
         return pending
 
-    def _stretch_s(self) -> float:
+    def _market_row_s(self) -> float:
         """Return how long market data may wait for its row."""
-        return STRETCH_IN_POSITION_S if self.core.symbol_states[self._symbol].monitor.has_position else STRETCH_S
+        return MARKET_ROW_IN_POSITION_S if self.core.symbol_states[self._symbol].monitor.has_position else MARKET_ROW_S
 
     def _wait_s(self) -> float:
         """Return how long the loop may wait for events: until a timer is due, or rows must be committed."""
@@ -481,9 +481,9 @@ class LiveTradingSystem:
     async def _request(self, command: Command) -> None:
         """Send one command, and add the answer to the inbox."""
         if isinstance(command, TakeSnapshot):
-            await self.readings.account(command)
+            await self.rest_reads.account(command)
             return
         answer = await self._execute(command)
         self.on_event(answer)
         if _is_about_filters(answer):
-            await self.readings.filters()
+            await self.rest_reads.filters()

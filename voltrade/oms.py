@@ -20,8 +20,8 @@ import numpy as np
 from voltrade import order_rules, records, row_facts
 from voltrade import order_states as states
 from voltrade.account import position_after
+from voltrade.account_books import AccountBooks
 from voltrade.account_check import AccountCheck, foreign_kind
-from voltrade.books import Books
 from voltrade.compiled import plain
 from voltrade.config import ExecutionSettings, ExitSettings
 from voltrade.errors import DataError
@@ -94,7 +94,7 @@ class OrderMonitor:
         exits: ExitSettings,
         execution: ExecutionSettings,
         epoch: str,
-        books: Books | None = None,
+        books: AccountBooks | None = None,
         index: int = 0,
         gates: tuple[Gate, ...] = (),
     ) -> None:
@@ -102,7 +102,7 @@ class OrderMonitor:
         self.halt_reason = ""
         self.is_confirmed = True
         """Whether our books are the whole of what is ours at the exchange, by the last snapshot since a restart."""
-        self._books = books or Books()
+        self._books = books or AccountBooks()
         self._index = index
         self._row = self._books.symbols[index]
         records.new_symbol(self._row, index, instrument, exits, execution)

@@ -6,7 +6,7 @@ from typing import Any
 
 from voltrade import order_states as states
 from voltrade import records, row_facts
-from voltrade.books import Books
+from voltrade.account_books import AccountBooks
 from voltrade.config import ExitSettings
 from voltrade.model import (
     EQUITY_EVERY_MS,
@@ -41,7 +41,7 @@ class OrderOutputs:
     def __init__(
         self,
         register: OrderRegister,
-        books: Books,
+        books: AccountBooks,
         instrument: Instrument,
         exits: ExitSettings,
         epoch: str,

@@ -13,7 +13,7 @@ import numpy as np
 
 from voltrade import order_states as states
 from voltrade import row_facts
-from voltrade.books import Books
+from voltrade.account_books import AccountBooks
 from voltrade.model import NEVER, AlgoUpdate, OrderUpdate, Purpose, Side
 from voltrade.order_states import PURPOSES, STATES, AlgoState, OrderState
 from voltrade.records import ROWS, SPARE, OrderRow, PositionRow
@@ -111,7 +111,7 @@ class OrderRegister:
         awaiting: numbers of finished orders with fills that are reported but not counted.
     """
 
-    def __init__(self, books: Books, index: int) -> None:
+    def __init__(self, books: AccountBooks, index: int) -> None:
         self._books, self._index = books, index
         self.symbol_row = books.symbols[index]
         self.position_row = books.rows("position", index)

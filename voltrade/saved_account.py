@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from voltrade.books import Books
+from voltrade.account_books import AccountBooks
 from voltrade.config import RiskSettings
 from voltrade.errors import DataError
 from voltrade.risk import CircuitBreaker
@@ -15,7 +15,9 @@ from voltrade.symbol_state import SymbolState
 from voltrade.wallet_check import WalletCheck
 
 
-def account_state(books: Books, symbol_states: Mapping[str, SymbolState], wallet: WalletCheck) -> dict[str, Any] | None:
+def account_state(
+    books: AccountBooks, symbol_states: Mapping[str, SymbolState], wallet: WalletCheck
+) -> dict[str, Any] | None:
     """Return the account's state as plain JSON values; None before its balance is known."""
     if books.breaker is None or not books.account["is_open"]:
         return None
@@ -27,7 +29,7 @@ def account_state(books: Books, symbol_states: Mapping[str, SymbolState], wallet
     }
 
 
-def _symbol(books: Books, symbol_state: SymbolState) -> dict[str, Any]:
+def _symbol(books: AccountBooks, symbol_state: SymbolState) -> dict[str, Any]:
     row, bars = books.symbols[symbol_state.index], symbol_state.pipeline.count
     return {
         "tick_size": f"{symbol_state.instrument.tick_size:f}",
@@ -42,7 +44,7 @@ def _symbol(books: Books, symbol_state: SymbolState) -> dict[str, Any]:
 
 
 def restore_account(
-    books: Books,
+    books: AccountBooks,
     symbol_states: Mapping[str, SymbolState],
     wallet: WalletCheck,
     settings: RiskSettings,
@@ -78,7 +80,7 @@ def restore_account(
         raise DataError(f"account: the saved state is broken: {error!r}") from None
 
 
-def _restore_symbol(books: Books, symbol_state: SymbolState, saved: Mapping[str, Any], time: int) -> None:
+def _restore_symbol(books: AccountBooks, symbol_state: SymbolState, saved: Mapping[str, Any], time: int) -> None:
     row, bars = books.symbols[symbol_state.index], symbol_state.pipeline.count
     scale = Scale.between(saved, symbol_state.instrument)
     row["quantity"], row["cost"] = scale.lots * int(saved["quantity"]), int(saved["cost"])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from voltrade.books import Books
+from voltrade.account_books import AccountBooks
 from voltrade.errors import DataError
 from voltrade.model import Instrument, Purpose
 from voltrade.order_register import Order, OrderRegister
@@ -60,7 +60,7 @@ def scaled_orders(saved: Any, scale: Scale) -> Any:
     return [scaled_orders(part, scale) for part in saved] if isinstance(saved, list) else saved
 
 
-def open_position_state(register: OrderRegister, books: Books) -> dict[str, Any] | None:
+def open_position_state(register: OrderRegister, books: AccountBooks) -> dict[str, Any] | None:
     """Return the open position and its orders by field name; None where there is no position."""
     position = register.open_position
     if position is None:
@@ -74,7 +74,9 @@ def open_position_state(register: OrderRegister, books: Books) -> dict[str, Any]
     }
 
 
-def restore_open_position(register: OrderRegister, books: Books, index: int, saved: Mapping[str, Any], at: int) -> None:
+def restore_open_position(
+    register: OrderRegister, books: AccountBooks, index: int, saved: Mapping[str, Any], at: int
+) -> None:
     """Restore a saved position; each of its live orders is looked up at once.
 
     Args:
@@ -104,24 +106,24 @@ def restore_open_position(register: OrderRegister, books: Books, index: int, sav
             register.row_of(number)
 
 
-def _by_name(row: Any, books: Books) -> dict[str, Any]:
+def _by_name(row: Any, books: AccountBooks) -> dict[str, Any]:
     """Return the fields of a row by name, with texts instead of numbers, so that a saved state outlives new tables."""
     return {name: _text(name, value, books) for name, value in row._asdict().items() if name not in _OF_THIS_RUN}
 
 
-def _text(name: str, value: int, books: Books) -> int | str:
+def _text(name: str, value: int, books: AccountBooks) -> int | str:
     if name in _REASONS:
         return books.reason_text(value)
     return str({"state": STATES, "purpose": PURPOSES}[name][value]) if name in ("state", "purpose") else value
 
 
-def _row(kind: Any, saved: Mapping[str, Any], books: Books, **of_this_run: Any) -> Any:
+def _row(kind: Any, saved: Mapping[str, Any], books: AccountBooks, **of_this_run: Any) -> Any:
     """Read the fields of a row by name; each must be there and have the right type."""
     given = {**dict.fromkeys(_OF_THIS_RUN, 0), **of_this_run}
     return kind(*(given[name] if name in given else _number(name, saved[name], books) for name in kind._fields))
 
 
-def _number(name: str, saved: Any, books: Books) -> int:
+def _number(name: str, saved: Any, books: AccountBooks) -> int:
     if name in _REASONS:
         return books.reason_number(str(saved))
     if name == "state":

@@ -12,7 +12,7 @@ from collections.abc import Container, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-from voltrade.books import Books
+from voltrade.account_books import AccountBooks
 from voltrade.model import AccountUpdate, Alert, Income, Output, Snapshot, money_text
 from voltrade.order_states import RETRY_AFTER_MS
 from voltrade.records import ADJUSTED, FUNDED, NO_SYMBOL, TRANSFERRED, Event
@@ -150,7 +150,7 @@ class WalletCheck:
 # --- what is booked ---------------------------------------------------------------------------------------------------
 
 
-def book_funding(books: Books, states: Mapping[str, SymbolState], amount: int, named: str) -> list[Output]:
+def book_funding(books: AccountBooks, states: Mapping[str, SymbolState], amount: int, named: str) -> list[Output]:
     """Book funding to the symbol that the exchange names; where it names none, to the only one with a position.
 
     With several positions it is booked to the account alone.
@@ -161,14 +161,14 @@ def book_funding(books: Books, states: Mapping[str, SymbolState], amount: int, n
     return books.react(Event(FUNDED, index, amount=amount, code=0 if symbol else NO_SYMBOL))
 
 
-def book_transfer(books: Books, amount: int, why: str) -> list[Output]:
+def book_transfer(books: AccountBooks, amount: int, why: str) -> list[Output]:
     """Book money that is neither profit nor loss, and alert the operator."""
     alert = Alert(int(books.account["now"]), "TRANSFER", f"{why}: {money_text(amount)}")
     return [alert, *books.react(Event(TRANSFERRED, amount=amount))]
 
 
 def book_shares(
-    books: Books, states: Mapping[str, SymbolState], shares: Shares | None, difference: int
+    books: AccountBooks, states: Mapping[str, SymbolState], shares: Shares | None, difference: int
 ) -> list[Output]:
     """Book a difference of the exchange's wallet from ours; one without known shares as unexplained."""
     funding, symbol, transfers, others = shares or Shares(others=difference)

@@ -314,7 +314,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "an account that can't be read is read again at once",
-        "readings.py",
+        "rest_reads.py",
         "                    await asyncio.sleep(SNAPSHOT_AGAIN_S * 2 ** min(failures, SNAPSHOT_DOUBLINGS))",
         "                    await asyncio.sleep(0.05)",
         ("O10", "O12"),

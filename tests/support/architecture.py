@@ -25,7 +25,7 @@ FLOW = {
     "bars": "VolumeBarAggregator",
     "signal_engine": "SignalEngine",
     "risk": "gates, size, CircuitBreaker",
-    "books": "arrays of an account",
+    "account_books": "arrays of an account",
     "core_rules": "what the core does with an event",
     "order_rules": "an order from intent to end",
     "position_rules": "orders that a position should have",
@@ -88,7 +88,7 @@ RECEIVERS = {
     "aggregator": "bars",
     "engine": "signal_engine",
     "monitor": "oms",
-    "books": "books",
+    "books": "account_books",
 }
 """What the attributes that hold other parts are called."""
 

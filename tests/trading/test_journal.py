@@ -30,7 +30,6 @@ from voltrade.errors import JournalError
 from voltrade.journal import SCHEMA_VERSION, Journal, last, read, verify
 from voltrade.journal_lock import is_open_for_writing
 from voltrade.journal_rows import as_stored, decode, encode, encode_json
-from voltrade.market_stretch import Stretch
 from voltrade.model import (
     NEVER,
     AccountUpdate,
@@ -53,6 +52,7 @@ from voltrade.model import (
     Timer,
     Trades,
 )
+from voltrade.pending_market_row import PendingMarketRow
 
 NOON = 1_700_000_000_000
 
@@ -216,16 +216,16 @@ MARKS = st.builds(MarkPrice, st.just("BTCUSDT"), *[INT64] * 4, st.booleans())
 @given(st.lists(st.one_of(MARKS, st.lists(st.tuples(*[INT64] * 4, st.booleans()), max_size=5)), max_size=12))
 def test_market_data_comes_back_in_its_order_whatever_the_numbers(parts):
     """Blocks of trades between two mark prices come back as one; without mark prices the row is one of trades."""
-    stretch, wanted, rows = Stretch(), [], []
+    waiting, wanted, rows = PendingMarketRow(), [], []
     for part in parts:
         fact = part if isinstance(part, MarkPrice) else Trades.from_rows("BTCUSDT", part)
-        stretch.add(fact)
+        waiting.add(fact)
         wanted += [part] if isinstance(part, MarkPrice) else part
-    assert stretch.items == len(wanted)
+    assert waiting.items == len(wanted)
     if not wanted:
         return
-    kind, time, body = stretch.take_row(5)
-    assert (time, stretch.items) == (5, 0)
+    kind, time, body = waiting.take_row(5)
+    assert (time, waiting.items) == (5, 0)
     found = decode(kind, body)
     for fact in found if isinstance(found, tuple) else (found,):
         rows += [fact] if isinstance(fact, MarkPrice) else fact.rows()
@@ -235,13 +235,13 @@ def test_market_data_comes_back_in_its_order_whatever_the_numbers(parts):
 
 def test_a_minute_of_market_data_takes_a_tenth_of_rows_of_their_own():
     """Thirty trades and as many mark prices in half a minute, as of a quiet market."""
-    stretch, alone = Stretch(), 0
+    waiting, alone = PendingMarketRow(), 0
     for number, row in enumerate(walk(30).rows()):
         mark = MarkPrice("BTCUSDT", NOON + 1_000 * number, 4_300_000_000_000 + 7**number % 10**8, 10_000, NOON)
         for fact in (Trades.from_rows("BTCUSDT", [row]), mark):
-            stretch.add(fact)
+            waiting.add(fact)
             alone += len(encode(fact)[1]) + ROW_BYTES
-    assert len(stretch.take_row(0)[2]) + ROW_BYTES < alone / 10
+    assert len(waiting.take_row(0)[2]) + ROW_BYTES < alone / 10
 
 
 ROW_BYTES = 60

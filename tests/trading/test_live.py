@@ -359,8 +359,8 @@ def test_market_data_waits_for_its_row_until_something_is_answered(session: Sess
 def test_market_data_waits_for_its_row_no_longer_than_stated(
     session: Session, monkeypatch: pytest.MonkeyPatch, has_position: bool, waits_s: float
 ) -> None:
-    monkeypatch.setattr(live, "STRETCH_S", 0.6)
-    monkeypatch.setattr(live, "STRETCH_IN_POSITION_S", 0.2)
+    monkeypatch.setattr(live, "MARKET_ROW_S", 0.6)
+    monkeypatch.setattr(live, "MARKET_ROW_IN_POSITION_S", 0.2)
     if has_position:
         session.enter()
 
@@ -600,7 +600,7 @@ def test_in_lockstep_the_filters_that_an_order_is_refused_for_are_read_before_th
 
 def test_refusals_in_a_row_have_the_filters_read_once_a_second_and_told_once(session: Session) -> None:
     session.enter()
-    gateway = session.system._gateway = session.system.readings._gateway = Changed()
+    gateway = session.system._gateway = session.system.rest_reads._gateway = Changed()
 
     async def story() -> None:
         for _ in range(5):
@@ -681,7 +681,7 @@ def test_the_account_is_compared_though_a_report_is_awaited_that_cannot_come(ses
     session.system._watch.is_due = lambda now: True  # type: ignore[method-assign]
 
     async def story() -> None:
-        while not session.system.readings.is_reading and not session.core.account:
+        while not session.system.rest_reads.is_reading and not session.core.account:
             await asyncio.sleep(0.01)
 
     session.run(story(), feed)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.builders import an_instrument
 
 from voltrade import risk
-from voltrade.books import Books
+from voltrade.account_books import AccountBooks
 from voltrade.config import Config, ExecutionSettings, ExitSettings, RiskSettings
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import DAY_MS, MONEY, NEVER, BreakerChange
@@ -410,7 +410,7 @@ class Breaker(CircuitBreaker):
     """A breaker over the rows of an account, which is told facts as trading tells them; each call returns the notes."""
 
     def __init__(self, settings, time, equity, rows=None):
-        self.books = Books()
+        self.books = AccountBooks()
         OrderMonitor(an_instrument(), ExitSettings(), ExecutionSettings(), "e", self.books)
         self.books.account["is_open"], self.books.breaker = True, self
         super().__init__(settings, time, equity, self.books.breaker_rows)

@@ -217,7 +217,7 @@ class Engine:
             ballast=self._ballast if is_by_wall_clock else None,
         )
         if replayed is None:  # one that goes on knows those of its journal, and reads those of now when it runs
-            self._system.readings.on_filters(wiring.filters)
+            self._system.rest_reads.on_filters(wiring.filters)
         if replayed is not None and not is_by_wall_clock:
             self._resume_lost(wiring)
         self._take_care(core)

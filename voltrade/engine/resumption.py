@@ -125,7 +125,7 @@ class Resumption:
 
     async def _make_table(self) -> None:
         try:
-            await self._tell(await self._system.readings.newest())
+            await self._tell(await self._system.rest_reads.newest())
         except Exception:  # it is only told, and nothing depends on it
             log.exception("the start-up table could not be made")
 

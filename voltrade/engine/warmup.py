@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from voltrade.bar_rules import bar_rules
+from voltrade.bar_spec import bar_spec
 from voltrade.config import Config
 from voltrade.errors import VenueError
 from voltrade.exchange.account_reader import PAGE
@@ -75,7 +75,7 @@ class Loader:
     ) -> None:
         self._rest, self._config, self._instrument = rest, config, instrument
         self._clock, self._report = clock, report
-        self._rules = bar_rules(config.bars, instrument)[0]
+        self._rules = bar_spec(config.bars, instrument)[0]
 
     async def load(self, last_id: int, known_id: int, bars_needed: int) -> History:
         """Return the trades up to `last_id`.

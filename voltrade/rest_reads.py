@@ -23,7 +23,7 @@ SNAPSHOT_AGAIN_S, SNAPSHOT_DOUBLINGS = 1.0, 2
 refusals doesn't use up the request weight that orders need."""
 
 
-class Readings:
+class RestReads:
     """Reads of one session; what they return goes to the inbox.
 
     Args:

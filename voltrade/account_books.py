@@ -34,7 +34,7 @@ def step() -> Callable[[Rows, Rows, Rows], int]:
 
 
 class Monitor(Protocol):
-    """What `Books` needs of a symbol's order monitor, which has the names and texts that records don't have."""
+    """What `AccountBooks` needs of a symbol's order monitor, which has the names and texts that records don't have."""
 
     def output(self, kind: int, at: int, reason: str, time: int) -> Output | None:
         """Return a command or note of the symbol; `at` is the row of its order, or of the note in its table."""
@@ -52,7 +52,7 @@ class Monitor(Protocol):
         ...
 
 
-class Books:
+class AccountBooks:
     """The records of one account.
 
     Attributes:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from voltrade.model import MONEY, MarkPrice
-from voltrade.price_watch import AGAIN_MS, MARK_MS, PriceWatch
+from voltrade.price_off_alert import AGAIN_MS, MARK_MS, PriceOffAlert
 from voltrade.simulated.symbols import shipped_instrument
 
 BTC = shipped_instrument("BTCUSDT")
 
 
-def a_watch(mark: int = 0, last: int = 0) -> PriceWatch:
+def a_watch(mark: int = 0, last: int = 0) -> PriceOffAlert:
     """A watch at 1,000,000 ms that has seen a mark price and a trade, in USDT."""
-    watch = PriceWatch(BTC)
+    watch = PriceOffAlert(BTC)
     if last:
         assert watch.check(last * 10, 999_000) == ""
     if mark:
@@ -47,7 +47,7 @@ def test_a_mark_price_that_is_old_is_compared_with_no_more() -> None:
 
 
 def test_a_price_that_stays_far_is_told_once_a_minute() -> None:
-    watch = PriceWatch(BTC)
+    watch = PriceOffAlert(BTC)
     told = 0
     for time in range(1_000_000, 1_000_000 + 2 * AGAIN_MS, 1_000):
         watch.note_mark(MarkPrice("BTCUSDT", time, 80_000 * MONEY))

@@ -12,7 +12,7 @@ AGAIN_MS = MINUTE_MS
 """At most one trade within this time is told."""
 
 
-class PriceWatch:
+class PriceOffAlert:
     """Compares each trade of a symbol with the mark price.
 
     It only tells: what an order may cost is bounded by the gates, such as `OFF_MARK`, and by the entry's limit.

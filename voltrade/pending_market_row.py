@@ -1,4 +1,4 @@
-"""A stretch of market data that led to no output: it becomes one row of the journal.
+"""Market data that led to no output, collected until it is written as one row of the journal.
 
 By wall clock trades come one by one, and a mark price each second. A row for each would be many times as large as what
 it says: most of it would be its hash.
@@ -11,7 +11,7 @@ from voltrade.journal_rows import encode
 from voltrade.model import MarkPrice, Trades
 
 
-class Stretch:
+class PendingMarketRow:
     """Collects market data of one symbol until it is written.
 
     Attributes:

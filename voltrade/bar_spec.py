@@ -20,7 +20,7 @@ STRIDE = 16
 _LARGEST = 2**61
 """Twice this many ticklots still fit 64 bits."""
 
-BAR_RULES = record_dtype(
+BAR_SPEC = record_dtype(
     [
         ("unit", np.int64),
         ("threshold", np.int64),  # lots, ticklots or trades
@@ -32,8 +32,8 @@ BAR_RULES = record_dtype(
 )
 
 
-def bar_rules(settings: BarSettings, instrument: Instrument) -> Rows:
-    """Return the settings as one row of BAR_RULES.
+def bar_spec(settings: BarSettings, instrument: Instrument) -> Rows:
+    """Return the settings as one row of BAR_SPEC.
 
     Raises:
         ConfigError: the threshold is not a whole number of lots, ticklots or trades, or a bar could overflow 64 bits.
@@ -44,7 +44,7 @@ def bar_rules(settings: BarSettings, instrument: Instrument) -> Rows:
         raise ConfigError(f"threshold: a bar's notional must stay below 2^62 ticklots, was {settings.threshold}")
     if settings.unit == "trades":
         max_notional = 2 * _LARGEST // threshold
-    rules = np.zeros(1, BAR_RULES)
+    rules = np.zeros(1, BAR_SPEC)
     rules["unit"] = _UNITS[settings.unit]
     rules["threshold"] = threshold
     rules["daily"] = settings.anchor == "utc_day"

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from voltrade.abandonment import GONE_MS, Abandonment
 from voltrade.model import (
     NOTEBOOK_LOST,
     Event,
@@ -20,6 +19,7 @@ from voltrade.model import (
     Snapshot,
     StreamStatus,
 )
+from voltrade.session_abandonment import GONE_MS, Abandonment
 
 HOUR_MS = 3_600_000
 
