@@ -131,6 +131,14 @@ class Account:
     def denies(self, path: str, code: int, text: str, status: int = 400) -> None:
         self.fake.always["GET", path] = error(code, text, status)
 
+    def follows(self, kind: str, market: str = "EQUITY") -> None:
+        """Trade a contract on stocks, whose market has such hours for an hour from now on."""
+        self.traded(kind="TRADIFI_PERPETUAL")
+        self.info["underlyingType"] = "EQUITY"
+        hours = {"startTime": now() - 60_000, "endTime": now() + HOUR_MS, "type": kind}
+        schedule = {"updateTime": now(), "marketSchedules": {market: {"sessions": [hours]}}}
+        self.get("tradingSchedule", schedule)
+
     def traded(self, status: str = "TRADING", kind: str = "PERPETUAL", delivered_in_ms: int = 0) -> None:
         self.info |= {"status": status, "contractType": kind}
         if delivered_in_ms:
@@ -157,6 +165,14 @@ STATES: dict[str, tuple[State, dict[str, Any], str]] = {
     "a key of any address": (lambda a: a.rights(ipRestrict=False), {}, ""),
     "unknown rights, allowed": (
         lambda a: a.denies("/sapi/v1/account/apiRestrictions", -1002, "no", 403), {"allow_unchecked": True}, ""),
+    "a stock while its market is open": (lambda a: a.follows("AFTER_MARKET"), {}, ""),
+    "a stock while its market is shut": (
+        lambda a: a.follows("NO_TRADING"), {}, "contract: must be TRADING: start when .* is open, .*NO_TRADING until 2"),
+    "a stock of a market of unknown hours": (
+        lambda a: a.follows("REGULAR", "FX"), {}, "contract: must be TRADING: the exchange must .*HOURS_UNKNOWN"),
+    "a stock whose hours are not answered": (
+        lambda a: (a.follows("REGULAR"), a.denies("/fapi/v1/tradingSchedule", -1000, "no", 404)), {},
+        "contract: .*, was TRADIFI_PERPETUAL, HOURS_UNKNOWN"),
     "a wallet below the capital": (
         lambda a: a.holds(held("USDT", "9999.99")), {}, r"wallet: must be at least .*-p capital LESS, was 9,999\.99"),
     "a wallet of another asset": (

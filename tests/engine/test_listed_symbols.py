@@ -22,12 +22,13 @@ def start_of(info: dict[str, Any], symbol: str, duration_s: float) -> str:
     """Return why a session in a symbol doesn't start, by the rule alone; `works` if it does."""
     try:
         config = Config.from_parameters(symbol=symbol, mode="demo", duration_s=duration_s)
-        instrument = instrument_of(info, symbol, "recorded")
+        instrument = instrument_of(info, symbol, "recorded", any_status=True)  # as a start does
     except (ConfigError, DataError) as error:
         return str(error).replace(symbol, "NAME")
-    check = contract(symbol_facts_of(info, symbol), config, int(info["serverTime"]))
+    facts = symbol_facts_of(info, symbol)
+    check = contract(facts, config, int(info["serverTime"]))
     assert_usable(instrument)
-    return "works" if check.ok else f"contract: must be {check.wanted}"
+    return "works" if check.ok else f"contract: must be {check.wanted}, was {facts.status}"
 
 
 def assert_usable(instrument: Instrument) -> None:
@@ -53,16 +54,20 @@ def reasons(info: dict[str, Any], duration_s: float) -> Counter[tuple[str, str]]
     )
 
 
+DOES_NOT_TRADE = "contract: must be TRADING: choose another symbol, or another time, was "
 REFUSED = {
-    ("PERPETUAL", "symbol must be trading, was NAME, which is SETTLING"): 72,
-    ("PERPETUAL", "symbol must be trading, was NAME, which is PENDING_TRADING"): 2,
+    ("PERPETUAL", f"{DOES_NOT_TRADE}SETTLING"): 72,
+    ("PERPETUAL", f"{DOES_NOT_TRADE}PENDING_TRADING"): 2,
     (
         "PERPETUAL",
         "symbol: must be of A-Z and 0-9; names in other scripts aren't traded, since Binance signs their bytes, "
         "was 'NAME'",
     ): 1,
 }
-DELIVERED = "contract: must be TRADING, and delivered after the session's end: set duration_s so that it ends before"
+DELIVERED = (
+    "contract: must be TRADING, and delivered after the session's end: set duration_s so that it ends before, "
+    "was TRADING"
+)
 
 
 @pytest.mark.recordings
@@ -70,7 +75,7 @@ def test_all_649_symbols_work_or_are_refused_by_name(listed: dict[str, Any]) -> 
     for_a_day = reasons(listed, 86_400.0)
     assert for_a_day == REFUSED | {
         ("PERPETUAL", "works"): 569,  # of USDT, USDC and BTC; two are indices, one is traded before its coin exists
-        ("TRADIFI_PERPETUAL", "works"): 1,
+        ("TRADIFI_PERPETUAL", "works"): 1,  # within the hours of its market: tests/exchange/test_trading_hours.py
         ("CURRENT_QUARTER", "works"): 2,
         ("NEXT_QUARTER", "works"): 2,
     }
@@ -116,7 +121,9 @@ def row_of(**changed: Any) -> dict[str, Any]:
         ({"contractType": "PERPETUAL_DELIVERING"}, "of a known type (PERPETUAL, CURRENT_QUARTER"),
         ({"contractType": "SOMETHING_NEW"}, "of a known type"),
         ({"side": "LONG"}, "open for entries on both sides"),
-        ({"status": "TRADING_HALT"}, "TRADING, and delivered after"),
+        ({"status": "TRADING_HALT"}, "TRADING: choose another symbol, or another time"),
+        ({"status": "NO_TRADING"}, "TRADING: start when the market that it follows is open"),
+        ({"status": "HOURS_UNKNOWN"}, "TRADING: the exchange must tell the hours"),
     ],
 )
 def test_a_contract_of_another_kind_is_refused(changed: dict[str, Any], wanted: str) -> None:

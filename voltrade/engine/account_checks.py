@@ -23,9 +23,11 @@ from voltrade.exchange.account_facts import (
     symbol_facts,
 )
 from voltrade.exchange.rest import BinanceRestClient
+from voltrade.exchange.trading_hours import SHUT, UNKNOWN
 from voltrade.model import OUR_ORDERS, Instrument, Purpose, Snapshot, moment_text, money_text
 from voltrade.order_states import DONE
 from voltrade.runs.ledger_file import FinalState
+from voltrade.symbol_filters import TRADING
 
 CREDITS = ("BNFCR",)
 """Assets of an account in credits trading mode."""
@@ -108,15 +110,26 @@ def contract(symbol: SymbolFacts, config: Config, now: int) -> Check:
     is_perpetual = symbol.delivery == 0 or symbol.delivery >= FAR_FUTURE
     outlives = is_perpetual or (duration > 0 and now + milliseconds(duration) < symbol.delivery)
     found = f"{symbol.contract_type or 'unknown'}, {symbol.status}"
+    found += f" until {moment_text(symbol.status_until)}" if symbol.status_until else ""
     found += "" if is_perpetual else f", delivered or delisted at {moment_text(symbol.delivery)}"
     found += f", reduce-only on the side {symbol.reduce_only_side}" if symbol.reduce_only_side else ""
-    wanted = "TRADING, and delivered after the session's end: set duration_s so that it ends before"
+    ok = symbol.contract_type in CONTRACT_TYPES and symbol.status == TRADING and outlives
+    return Check("contract", found, _wanted(symbol), ok and not symbol.reduce_only_side)
+
+
+def _wanted(symbol: SymbolFacts) -> str:
+    """Return what a symbol would have to be, by the first rule that it breaks."""
     if symbol.contract_type not in CONTRACT_TYPES:
-        wanted = f"of a known type ({', '.join(filter(None, CONTRACT_TYPES))})"
-    elif symbol.reduce_only_side:
-        wanted = "open for entries on both sides"
-    ok = symbol.contract_type in CONTRACT_TYPES and symbol.status == "TRADING" and outlives
-    return Check("contract", found, wanted, ok and not symbol.reduce_only_side)
+        return f"of a known type ({', '.join(filter(None, CONTRACT_TYPES))})"
+    if symbol.reduce_only_side:
+        return "open for entries on both sides"
+    if symbol.status == SHUT:
+        return "TRADING: start when the market that it follows is open"
+    if symbol.status == UNKNOWN:
+        return "TRADING: the exchange must tell the hours of the market that it follows (tradingSchedule)"
+    if symbol.status != TRADING:
+        return "TRADING: choose another symbol, or another time"
+    return "TRADING, and delivered after the session's end: set duration_s so that it ends before"
 
 
 FAR_FUTURE = 4_000_000_000_000

@@ -12,6 +12,7 @@ from voltrade.errors import DataError, VenueError
 from voltrade.exchange.client import Response
 from voltrade.exchange.fields import Fields
 from voltrade.exchange.rest import BinanceRestClient
+from voltrade.exchange.trading_hours import UNTIL
 from voltrade.model import MONEY, Instrument
 
 OPEN = ("v3/account positions", "openOrders", "openAlgoOrders")
@@ -27,6 +28,8 @@ class SymbolFacts:
     """Time of its delivery or delisting, ms UTC; for a perpetual contract far in the future."""
     reduce_only_side: str = ""
     """Side on which only reduce-only orders are allowed; empty for none."""
+    status_until: int = 0
+    """Time at which its market opens again, ms UTC; 0 unless that is why it doesn't trade."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +64,8 @@ async def symbol_facts(rest: BinanceRestClient, symbol: str) -> SymbolFacts:
     Raises:
         VenueError: They could not be read.
     """
-    info = await rest.read("fapiPublicGetExchangeInfo")
     try:
-        return symbol_facts_of(info, symbol)
+        return symbol_facts_of(await rest.exchange_info(symbol), symbol)
     except DataError as error:
         raise VenueError(str(error)) from None
 
@@ -84,6 +86,7 @@ def symbol_facts_of(exchange_info: object, symbol: str) -> SymbolFacts:
         row.text("status"),
         row.integer("deliveryDate") if row.has("deliveryDate") else 0,
         next((side for side in sides if side != "NONE"), ""),
+        row.integer(UNTIL) if row.has(UNTIL) else 0,
     )
 
 

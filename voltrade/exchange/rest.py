@@ -23,6 +23,7 @@ from voltrade.exchange.filters import instrument_of
 from voltrade.exchange.messages import MessageReader, TradeRow
 from voltrade.exchange.order_params import algo_params, id_params, order_params
 from voltrade.exchange.responses import NO_ANSWER, NOT_SENT, Verb, classify
+from voltrade.exchange.trading_hours import TradingHours
 from voltrade.model import (
     AccountSummary,
     AlgoUpdate,
@@ -96,6 +97,7 @@ class BinanceRestClient:
         self._readers: dict[str, MessageReader] = {}
         self.fee_prices = FeePrices(self.read)
         self._account = AccountReader(self.read, exchange.clock, self.fee_prices)
+        self._hours = TradingHours(self.read, exchange.clock)
         self.on_answer: Callable[[str, Mapping[str, Any], Response], None] = lambda call, params, response: None
 
     # --- reading ----------------------------------------------------------------------------------------------------
@@ -126,8 +128,19 @@ class BinanceRestClient:
         except DataError as error:
             raise VenueError(str(error)) from None
 
-    async def _instrument(self, symbol: str, any_status: bool) -> Instrument:
+    async def exchange_info(self, symbol: str) -> Any:
+        """Return exchangeInfo; a symbol outside of its market's hours has a status of its own: see `trading_hours`.
+
+        Raises:
+            VenueError: it could not be read.
+            DataError: it is malformed.
+        """
         info = await self.read("fapiPublicGetExchangeInfo")
+        await self._hours.apply(info, symbol)
+        return info
+
+    async def _instrument(self, symbol: str, any_status: bool) -> Instrument:
+        info = await self.exchange_info(symbol)
         time = Fields("exchangeInfo", info).integer("serverTime")
         source = f"exchangeInfo of {self._name} at {time}"
         return instrument_of(info, symbol, source, any_status=any_status)

@@ -22,6 +22,7 @@ from simulation.stories.claims import (
     is_left_in_order,
     money,
     placed,
+    questions,
     refused,
     round_trips,
     wallet_change,
@@ -197,4 +198,35 @@ def test_fills_of_a_finer_step_add_up_to_the_order() -> None:
     assert sum(parts) == Decimal("0.250")
     [trip] = round_trips(evidence)
     assert trip["quantity"] == 250
+    assert is_left_in_order(evidence)
+
+
+def follows_a_market(open_ms: int) -> list[Any]:
+    """The symbol becomes a contract on a stock, whose market shuts so long after its hours are asked for."""
+    asked: list[int] = []
+
+    def hours(told: Any) -> Any:
+        asked.append(told["updateTime"])
+        shut = asked[0] + open_ms
+        rows = [(0, shut, "REGULAR"), (shut, 1 << 60, "NO_TRADING")]
+        sessions = [dict(zip(("startTime", "endTime", "type"), row, strict=True)) for row in rows]
+        return told | {"marketSchedules": {"EQUITY": {"sessions": sessions}}}
+
+    kind = {"contractType": "TRADIFI_PERPETUAL", "underlyingType": "EQUITY"}
+    listed = answers(1e6, "GET /fapi/v1/exchangeInfo", lambda told: told | {"symbols": [told["symbols"][0] | kind]})
+    return [listed, answers(1e6, "GET /fapi/v1/tradingSchedule", hours)]
+
+
+@pytest.mark.parametrize(("first_bar", "bought"), [(84, 0), (0, 1)], ids=["flat", "in position"])
+def test_while_the_market_of_a_stock_is_shut_nothing_is_entered_and_a_position_is_tended(
+    first_bar: int, bought: int
+) -> None:
+    """It shuts within the first minute. A stop that is cancelled by hand afterwards is put back."""
+    by_hand = at(75, "cancel_stops", with_=SYMBOL)
+    bars = {"first_bar": first_bar} if first_bar else {}
+    evidence = story(*follows_a_market(20_000), by_hand, duration_s=85.0, **bars)
+    assert any("status TRADING -> NO_TRADING; nothing is entered until" in text for text in alerts(evidence))
+    assert len(entries(evidence)) == bought
+    assert len(placed(evidence, "STOP_MARKET")) == 2 * bought
+    assert len(questions(evidence, "/fapi/v1/tradingSchedule")) == 1
     assert is_left_in_order(evidence)
