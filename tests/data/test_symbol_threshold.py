@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import replace
 from datetime import date, timedelta
@@ -112,8 +113,27 @@ def test_paper_takes_what_is_shipped_and_demo_and_live_name_it() -> None:
 
 @pytest.mark.parametrize("mode", ["paper", "demo", "live"])
 def test_a_symbol_of_which_nothing_is_known_is_refused_by_name(mode: str) -> None:
-    with pytest.raises(ConfigError, match=r"threshold: must be given for DOGEUSDT: .* data fetch DOGEUSDT --days 28"):
-        read_parameters(mode=mode, symbol="DOGEUSDT")
+    with pytest.raises(ConfigError, match=r"threshold: must be given for WLDUSDT: .* data fetch WLDUSDT --days 28"):
+        read_parameters(mode=mode, symbol="WLDUSDT")
+
+
+@pytest.mark.parametrize(
+    ("symbol", "threshold"),
+    [("ETHUSDT", 5_000), ("SOLUSDT", 30_000), ("LTCUSDT", 6_500), ("BNBUSDT", 4_700), ("DOGEUSDT", 3_600_000)],
+)
+def test_a_symbol_with_a_recorded_day_trades_by_it_and_says_how_old_it_is(symbol: str, threshold: int) -> None:
+    assert read_parameters(mode="paper", symbol=symbol).bars.threshold == threshold
+    source = symbol_threshold(Config.from_parameters(mode="paper", symbol=symbol)).source
+    assert f"the shipped volume of {symbol}: the 24 hours to 2022-06-09 17:22 UTC" in source
+    with pytest.raises(ConfigError, match=f"threshold: must be given in mode live, was none; {symbol}'s own would be"):
+        read_parameters(mode="live", symbol=symbol)
+
+
+def test_each_shipped_row_gives_a_threshold() -> None:
+    for symbol, row in shipped_volumes().items():
+        own = read_parameters(mode="paper", symbol=symbol).bars.threshold
+        assert own % Decimal(row["step"]) == 0
+        assert row["measured_on"].startswith(f"the shipped volume of {symbol}: ")
 
 
 def test_a_symbol_that_no_tape_can_have_is_refused_as_such(tmp_path: Path) -> None:
@@ -218,6 +238,64 @@ def test_the_shipped_volumes_are_those_of_the_recordings(recordings: Path) -> No
     prices = np.rint(np.array(spot["price"]) * 100).astype(np.int64)
     lots = np.rint(np.array(spot["quantity"]) * 100_000).astype(np.int64)
     assert row["atr_bps"] == pytest.approx(thresholds._ranges(prices, lots, 1.0), abs=0.01)
+
+
+def range_of(high: float, low: float, close: float) -> float:
+    return (high - low) / close
+
+
+def recorded_tickers(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the 24-hour tickers that were recorded on 2022-06-09, by symbol."""
+    lines = (folder / "messages/unicorn_fy_usdm_messages.jsonl").read_text().splitlines()
+    [found] = [line["message"] for line in map(json.loads, lines) if line["test"] == "test_ticker_arr"]
+    return {row["s"]: row for row in found}
+
+
+def listed_steps(folder: Path) -> dict[str, str]:
+    """Return the step of each perpetual in USDT that traded in 2025-12."""
+    info = json.loads(gzip.decompress((folder / "rest/exchangeInfo-usdm-20251215.json.gz").read_bytes()))
+    wanted = {"status": "TRADING", "contractType": "PERPETUAL", "quoteAsset": "USDT"}
+    rows = [row for row in info["symbols"] if wanted.items() <= row.items()]
+    return {
+        row["symbol"]: next(each["stepSize"] for each in row["filters"] if each["filterType"] == "LOT_SIZE")
+        for row in rows
+    }
+
+
+@pytest.mark.recordings
+def test_the_other_shipped_volumes_are_those_of_recorded_tickers(recordings: Path) -> None:
+    """Volume and trades of a symbol are its ticker's; its bars range as BTCUSDT's, by how far the day went in each.
+
+    A day that went further than twice BTCUSDT's of that day counts as that, so that the stop is rather too wide; one
+    that went more than 10 % is left out, as its volume is no usual one. The ticker counts single trades, of which 0.49
+    make an aggTrade, as in BTCUSDT's recordings.
+    """
+    import pyarrow.parquet as parquet
+
+    path = recordings / "spot_trades/BTCUSDT-spot-trades-noside-2022-01-15.parquet"
+    spot = [float(price) for price in parquet.read_table(path).to_pydict()["price"]]
+    day, shipped = range_of(max(spot), min(spot), spot[-1]), dict(shipped_volumes())
+    btc, tickers, steps = shipped.pop("BTCUSDT"), recorded_tickers(recordings), listed_steps(recordings)
+    went = {name: range_of(*(float(row[key]) for key in "hlc")) for name, row in tickers.items()}
+    usual = {name for name in tickers.keys() & steps.keys() - {"BTCUSDT"} if went[name] <= 0.1}
+    assert shipped.keys() == usual
+    assert len(usual) == 73
+    for name, row in shipped.items():
+        ticker, further = tickers[name], min(went[name], 2 * went["BTCUSDT"]) / day
+        assert (row["base"], row["quote"], row["step"]) == (float(ticker["v"]), float(ticker["q"]), steps[name])
+        assert row["trades"] == pytest.approx(0.49 * ticker["n"], abs=0.1)
+        assert row["atr_bps"] == pytest.approx([atr * further for atr in btc["atr_bps"]], abs=0.01)
+
+
+@pytest.mark.recordings
+def test_bars_of_another_symbol_do_range_as_btcusdts_by_how_far_the_day_went(recordings: Path) -> None:
+    """The one symbol of which a day was recorded, LTCUSDT on spot: within 14 % of what its range tells."""
+    [path] = (recordings / "spot_trades").glob("LTCUSDT*.csv.gz")
+    trades = load_trades(path, shipped_instrument("LTCUSDT")).trades
+    days = float(trades.time[-1] - trades.time[0]) / 86_400_000
+    further = range_of(float(trades.price.max()), float(trades.price.min()), float(trades.price[-1])) / 0.02889
+    expected = [atr * further for atr in shipped_volumes()["BTCUSDT"]["atr_bps"]]
+    assert thresholds._ranges(trades.price, trades.quantity, days) == pytest.approx(expected, rel=0.14)
 
 
 # --- the arithmetic ---------------------------------------------------------------------------------------------------

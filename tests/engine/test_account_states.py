@@ -167,7 +167,7 @@ STATES: dict[str, tuple[State, dict[str, Any], str]] = {
         lambda a: a.denies("/sapi/v1/account/apiRestrictions", -1002, "no", 403), {"allow_unchecked": True}, ""),
     "a stock while its market is open": (lambda a: a.follows("AFTER_MARKET"), {}, ""),
     "a stock while its market is shut": (
-        lambda a: a.follows("NO_TRADING"), {}, "contract: must be TRADING: start when .* is open, .*NO_TRADING until 2"),
+        lambda a: a.follows("NO_TRADING"), {}, "contract: must be TRADING: start when .* open, .*NO_TRADING until 2"),
     "a stock of a market of unknown hours": (
         lambda a: a.follows("REGULAR", "FX"), {}, "contract: must be TRADING: the exchange must .*HOURS_UNKNOWN"),
     "a stock whose hours are not answered": (

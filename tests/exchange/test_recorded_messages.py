@@ -5,6 +5,7 @@ What is refused, and what is left aside, is listed here with its reason and its 
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import re
@@ -71,21 +72,33 @@ CLIPS = {
 """Recordings of BTCUSDT; their trades as a file, how many there are, and how many of them are the insurance fund's."""
 
 
+FRAMES = {
+    "trade": 12_935 + 10_701 + 21_313,  # single trades of BTCUSDT, the same as in `usdm_trades`
+    "aggTrade": 91 + 574,
+    "bookTicker": 44_205 + 52_260 + 66_089 + 613 + 3_424,
+    "depthUpdate": 16_110 + 9_022 + 6_551 + 764 + 4_423,
+    "markPriceUpdate": 514,
+    "kline": 67,
+}
+"""Recorded frames by kind, each as a sum over the recordings."""
+
+
 def test_every_recorded_frame_is_read(recordings: Path) -> None:
     """None is refused; a session needs neither single trades nor quotes, depth and klines."""
     listeners: dict[tuple[Path, str], Listener] = {}
-    count = 0
+    kinds: Counter[str] = Counter()
     for path in sorted((recordings / "usdm_ws_raw").glob("*.gz")):
         for frame in recorded_frames(path):
             message = orjson.loads(frame.text)
             place = path, message["data"]["s"]
+            kinds[message["data"]["e"]] += 1
             if place not in listeners:
                 listeners[place] = Listener(place[1])
             listeners[place].take(message)
-            count += 1
     counts = [each.manager.counts for each in listeners.values()]
     events = sum((Counter(each.events) for each in listeners.values()), Counter[str]())
-    assert (count, sum(each.refused for each in counts), sum(each.ignored for each in counts)) == (249_656, 0, 248_477)
+    assert (kinds, kinds.total()) == (FRAMES, 249_656)
+    assert (sum(each.refused for each in counts), sum(each.ignored for each in counts)) == (0, 248_477)
     assert (events["aggTrade"], events["MarkPrice"], events["FeedGap"]) == (91 + 574, 514, 0)
 
 
@@ -103,12 +116,33 @@ def test_recorded_trades_are_the_same_by_file_and_by_stream(recordings: Path, na
     assert (tape.report.rows_read, sum(event["l"] - event["f"] + 1 for event in events)) == (raw, raw - funds)
 
 
-def test_recorded_spot_trades(recordings: Path) -> None:
+TRADES = {
+    # folder of the recordings: trades that are read, and those that aren't
+    "usdm_trades": (12_934 + 10_701 + 21_313, 1),  # single trades; one is the insurance fund's, which fills no order
+    "usdm_ws_raw": (91 + 574, 0),  # aggTrades; the single trades there are those of `usdm_trades` once more
+    "rest": (1_000, 0),  # aggTrades
+    "spot_trades": (88_619, 451_466),  # a file without ids, in which no gap could be seen, is refused whole
+}
+"""All recorded trades of the real exchange."""
+READ, NOT_READ = 135_232, 451_467
+
+
+def test_every_recorded_trade_is_read_or_refused_for_a_reason(recordings: Path) -> None:
+    btc, paths = shipped_instrument("BTCUSDT"), sorted((recordings / "usdm_trades").glob("*.gz"))
+    clips = [load_trades(path, btc) for path in paths]
+    single = [clip.report.rows_read for clip in clips]
+    assert [sum(single) - 1, 1] == [*TRADES["usdm_trades"]]
+    assert [len(clip.trades) for clip in clips] == [5_252, 5_554, 10_447]  # joined to aggTrades
+    [path] = (recordings / "rest").glob("*aggTrades*")
+    rows = json.loads(gzip.decompress(path.read_bytes()))
+    reader = MessageReader(fine("CLUSDT"))
+    assert len({reader.agg_trade(row)[0] for row in rows}) == TRADES["rest"][0]
     [path] = (recordings / "spot_trades").glob("LTCUSDT*.csv.gz")
-    assert len(load_trades(path, shipped_instrument("LTCUSDT")).trades) == 88_619
+    assert len(load_trades(path, shipped_instrument("LTCUSDT")).trades) == TRADES["spot_trades"][0]
     [path] = (recordings / "spot_trades").glob("*.parquet")
-    with pytest.raises(DataError, match="id"):  # without ids nothing could be compared, nor a gap be seen
-        load_trades(path, shipped_instrument("BTCUSDT"))
+    with pytest.raises(DataError, match="id"):
+        load_trades(path, btc)
+    assert [sum(counts) for counts in zip(*TRADES.values(), strict=True)] == [READ, NOT_READ]
 
 
 # --- samples ----------------------------------------------------------------------------------------------------------
@@ -284,6 +318,18 @@ LEFT_ASIDE = {
 """Events that are counted and change nothing; `control` are the answers to a SUBSCRIBE."""
 NOT_ASKED = 90
 """Answers to what no session asks for: statistics, transfers, other products."""
+
+
+FILES = {"binance_net_endpoints": 89, "binance_net_subscriptions": 24, "nautilus_integration_resources": 51}
+FILES |= {"nautilus_test_data_futures": 28, "richtraders_futures": 17}
+"""Files of samples by project; `samples` reads them all, but for the five requests of `richtraders_futures`."""
+
+
+def test_no_file_of_samples_is_passed_over(recordings: Path) -> None:
+    found = Counter(
+        path.relative_to(recordings / "messages").parts[0] for path in recordings.rglob("messages/*/**/*.*")
+    )
+    assert found == FILES
 
 
 def test_every_sample_message_is_read(recordings: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""Contracts on stocks and metals: nothing is entered while the market that they follow is shut, or its hours unknown."""
+"""Contracts on stocks: nothing is entered while the market that they follow is shut, or its hours are unknown."""
 
 from __future__ import annotations
 
