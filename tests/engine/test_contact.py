@@ -12,6 +12,7 @@ from dataclasses import replace
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -307,6 +308,43 @@ def test_whatever_fails_the_clean_up_goes_on_and_says_what_is_left(monkeypatch: 
     assert wreck.sold == ["SELL 4 true"]
     assert wreck.stops == ["vt-check-1s", "web_3"]
     assert left == "orders unknown (TypeError: string indices must be integers), 2 conditional orders"
+
+
+class SlowBooks(Wreck):
+    """An account that traded weeks ago, and whose wallet shows the last fee only when it is looked at again."""
+
+    last_trade_id, users, wallet_before = 0, (SimpleNamespace(frames=()),), Decimal(100)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.report, self.rows, self.looks = Report("", "BTCUSDT", "", begun=5_000), dict[str, bool](), 0
+
+    async def read(self, call: str, **params: Any) -> Any:
+        if call == "fapiPrivateGetIncome":
+            return []
+        trades = [(3, 1_000, "7"), (4, 6_000, "0.5")]  # as Binance: from an id on, all of three months
+        rows = [{"id": number, "time": at, "realizedPnl": "0", "commission": fee} for number, at, fee in trades]
+        since = params.get("startTime", 0)
+        return [{**row, "commissionAsset": "USDT"} for row in rows if row["time"] >= since]
+
+    async def wallet(self) -> Decimal:
+        self.looks += 1
+        return Decimal("99.5") if self.looks > 2 else Decimal(100)
+
+    def row(self, part: str, item: str, expected: str, found: str, ok: bool) -> None:
+        self.rows[item] = ok
+
+
+def test_the_wallet_is_compared_with_the_trades_of_the_check_once_they_are_booked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def at_once(seconds: float) -> None:
+        """Wait for nothing."""
+
+    monkeypatch.setattr(asyncio, "sleep", at_once)
+    books = SlowBooks()
+    asyncio.run(money.check_wallet(books))  # type: ignore[arg-type]
+    assert (books.rows["wallet to 1e-8"], books.looks) == (True, 3)
 
 
 def test_what_has_no_account_can_not_be_checked(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from voltrade.engine.contact.contact import Contact, coded
 from voltrade.exchange.client import Response
@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 PART = "money"
 FLATTEN_TRIES = 10
 """Tries to leave nothing open; the pauses between them grow to 5 s."""
+BOOKED_WITHIN_S = 5
+"""How long the account may take to book the last fill."""
 
 
 async def flatten(contact: Contact) -> None:
@@ -126,25 +128,61 @@ async def _told(what: str, part: Awaitable[str]) -> str:
         return f"{what} unknown ({type(error).__name__}: {error})"
 
 
+class Booked(NamedTuple):
+    """What the account booked since the check began, in the quote asset, and how its wallet changed."""
+
+    realised: Decimal
+    fees: Decimal
+    """In the quote asset; positive where they were paid."""
+    other_fees: list[str]
+    """Further assets in which fees were paid."""
+    funding: Decimal
+    change: Decimal
+
+    @property
+    def expected(self) -> Decimal:
+        return self.realised - self.fees + self.funding
+
+
 async def check_wallet(contact: Contact) -> None:
-    """Compare the wallet's change with realised profit, fees and funding, to 1e-8."""
-    trades = await _trades(contact)
-    quote = contact.instrument.quote_asset
-    realised = sum((Decimal(row["realizedPnl"]) for row in trades), Decimal(0))
-    fees = sum((Decimal(row["commission"]) for row in trades if row["commissionAsset"] == quote), Decimal(0))
-    others = sorted({str(row["commissionAsset"]) for row in trades} - {quote})
-    funding = await _funding(contact)
-    expected, change = realised - fees + funding, await contact.wallet() - contact.wallet_before
+    """Compare the wallet's change with realised profit, fees and funding, to 1e-8.
+
+    Trades, income and wallet may be behind the last fill: they are read again while they differ, for some seconds.
+    """
+    booked = await _booked(contact)
+    for _ in range(BOOKED_WITHIN_S):
+        if booked.change == booked.expected:
+            break
+        await asyncio.sleep(1)
+        booked = await _booked(contact)
+    realised, fees, others, funding, change = booked
     found = f"{change:f}: realised {realised:f}, fees {-fees:f}, funding {funding:f}"
     found += f"; further fees in {', '.join(others)}" if others else ""
-    contact.row(PART, "wallet to 1e-8", f"{expected:f}", found, change == expected)
+    contact.row(PART, "wallet to 1e-8", f"{booked.expected:f}", found, change == booked.expected)
+    _check_events(contact, booked)
+
+
+def _check_events(contact: Contact, booked: Booked) -> None:
+    """Compare what the private stream told of the fills with what the account booked."""
     for frame in contact.users[0].frames:
         if frame.body.get("a", {}).get("m") == "FUNDING_FEE":
             contact.answer("funding event", f"S is {frame.body['a'].get('S')}, B {frame.body['a'].get('B')}")
-    told = sum((Decimal(str(frame.order.get("rp") or 0)) for frame in _fills(contact)), Decimal(0))
-    contact.row(PART, "realised by events", f"{realised:f}", f"{told:f}", told == realised)
-    paid = sum((Decimal(str(f.order.get("n") or 0)) for f in _fills(contact) if f.order.get("N") == quote), Decimal(0))
-    contact.row(PART, "fees by events", f"{fees:f}", f"{paid:f}", paid == fees)
+    quote, fills = contact.instrument.quote_asset, _fills(contact)
+    told = sum((Decimal(str(frame.order.get("rp") or 0)) for frame in fills), Decimal(0))
+    contact.row(PART, "realised by events", f"{booked.realised:f}", f"{told:f}", told == booked.realised)
+    paid = sum((Decimal(str(f.order.get("n") or 0)) for f in fills if f.order.get("N") == quote), Decimal(0))
+    contact.row(PART, "fees by events", f"{booked.fees:f}", f"{paid:f}", paid == booked.fees)
+
+
+async def _booked(contact: Contact) -> Booked:
+    trades, quote = await _trades(contact), contact.instrument.quote_asset
+    return Booked(
+        realised=sum((Decimal(row["realizedPnl"]) for row in trades), Decimal(0)),
+        fees=sum((Decimal(row["commission"]) for row in trades if row["commissionAsset"] == quote), Decimal(0)),
+        other_fees=sorted({str(row["commissionAsset"]) for row in trades} - {quote}),
+        funding=await _funding(contact),
+        change=await contact.wallet() - contact.wallet_before,
+    )
 
 
 def _fills(contact: Contact) -> list[Any]:
@@ -158,7 +196,11 @@ def _fills(contact: Contact) -> list[Any]:
 
 
 async def _trades(contact: Contact) -> list[Any]:
-    rows = await contact.read("fapiPrivateGetUserTrades", symbol=contact.symbol, fromId=contact.last_trade_id + 1)
+    """Return the symbol's trades since the check began.
+
+    They are asked for by time: of an account that has not traded for a week no last trade is known to count from.
+    """
+    rows = await contact.read("fapiPrivateGetUserTrades", symbol=contact.symbol, startTime=contact.report.begun)
     return [row for row in rows if row["id"] > contact.last_trade_id]
 
 
