@@ -24,8 +24,11 @@ from voltrade.data.store import Store
 from voltrade.data.stored_day import Metadata
 from voltrade.data.symbol_threshold import (
     BARS_MEASURED,
+    RANGE_MEASURED,
     DayFigures,
+    bars_by_days,
     bars_with,
+    day_by_range,
     measured,
     medians,
     shipped_volumes,
@@ -274,17 +277,19 @@ def test_the_other_shipped_volumes_are_those_of_recorded_tickers(recordings: Pat
 
     path = recordings / "spot_trades/BTCUSDT-spot-trades-noside-2022-01-15.parquet"
     spot = [float(price) for price in parquet.read_table(path).to_pydict()["price"]]
-    day, shipped = range_of(max(spot), min(spot), spot[-1]), dict(shipped_volumes())
-    btc, tickers, steps = shipped.pop("BTCUSDT"), recorded_tickers(recordings), listed_steps(recordings)
+    assert range_of(max(spot), min(spot), spot[-1]) == pytest.approx(RANGE_MEASURED, rel=1e-3)
+    shipped, tickers, steps = dict(shipped_volumes()), recorded_tickers(recordings), listed_steps(recordings)
+    del shipped["BTCUSDT"]
     went = {name: range_of(*(float(row[key]) for key in "hlc")) for name, row in tickers.items()}
     usual = {name for name in tickers.keys() & steps.keys() - {"BTCUSDT"} if went[name] <= 0.1}
     assert shipped.keys() == usual
     assert len(usual) == 73
     for name, row in shipped.items():
-        ticker, further = tickers[name], min(went[name], 2 * went["BTCUSDT"]) / day
-        assert (row["base"], row["quote"], row["step"]) == (float(ticker["v"]), float(ticker["q"]), steps[name])
-        assert row["trades"] == pytest.approx(0.49 * ticker["n"], abs=0.1)
-        assert row["atr_bps"] == pytest.approx([atr * further for atr in btc["atr_bps"]], abs=0.01)
+        ticker = tickers[name]
+        day = day_by_range(float(ticker["v"]), float(ticker["q"]), ticker["n"], min(went[name], 2 * went["BTCUSDT"]))
+        assert (row["base"], row["quote"], row["step"]) == (day.base, day.quote, steps[name])
+        assert row["trades"] == pytest.approx(day.trades, abs=0.1)
+        assert row["atr_bps"] == pytest.approx(day.atr_bps, abs=0.05)
 
 
 @pytest.mark.recordings
@@ -293,9 +298,30 @@ def test_bars_of_another_symbol_do_range_as_btcusdts_by_how_far_the_day_went(rec
     [path] = (recordings / "spot_trades").glob("LTCUSDT*.csv.gz")
     trades = load_trades(path, shipped_instrument("LTCUSDT")).trades
     days = float(trades.time[-1] - trades.time[0]) / 86_400_000
-    further = range_of(float(trades.price.max()), float(trades.price.min()), float(trades.price[-1])) / 0.02889
-    expected = [atr * further for atr in shipped_volumes()["BTCUSDT"]["atr_bps"]]
+    went = range_of(float(trades.price.max()), float(trades.price.min()), float(trades.price[-1]))
+    expected = day_by_range(0.0, 0.0, 0, went).atr_bps
     assert thresholds._ranges(trades.price, trades.quantity, days) == pytest.approx(expected, rel=0.14)
+
+
+def test_a_threshold_is_judged_by_the_days_that_an_exchange_tells() -> None:
+    """8,000,000 coins a day at 5,000 are 1,600 bars; on a day as BTCUSDT's was they range over 6.23 bps.
+
+    The usual stop is 12.46 bps, of 11 bps of costs. On three times the range it is 3.4 times the costs.
+    """
+    config, step = Config.from_parameters(mode="paper", symbol="ETHUSDT"), Decimal("0.001")
+
+    def told(went: float, threshold: int) -> str:
+        days = [day_by_range(float(8_000_000 * n), 0.0, 9_000_000, went) for n in (1, 1, 5)]
+        return bars_by_days(days, Decimal(threshold), step, config)
+
+    calm = told(RANGE_MEASURED, 5_000)
+    assert calm.startswith("about 1,600 at 5000 by the median of 3 days, with a usual stop of 1.1 x the costs: ")
+    wider = int(calm.rpartition(": ")[2].partition(" ")[0])
+    assert "with a usual stop of 3." in told(RANGE_MEASURED, wider)
+    assert told(3 * RANGE_MEASURED, 5_000).endswith("with a usual stop of 3.4 x the costs")
+    assert told(RANGE_MEASURED / 200, 5_000).endswith(
+        "0.0 x the costs, which no threshold makes 3: it moves too little"
+    )
 
 
 # --- the arithmetic ---------------------------------------------------------------------------------------------------

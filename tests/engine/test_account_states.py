@@ -395,5 +395,33 @@ def test_live_at_binance_itself_wants_a_passed_check(
     assert (accounts_home(os.environ) / file_name(account, "live")).with_suffix(".lock").exists()
 
 
+def a_day(volume: int, *, closed: int) -> list[Any]:
+    """Return a daily kline as Binance writes it: the price goes 4 % of 2,500 up and down."""
+    return [closed - 86_399_999, "2500", "2550", "2450", "2500", f"{volume}", closed, "0", 9_000_000, "0", "0", "0"]
+
+
+@pytest.mark.parametrize(
+    ("days", "told"),
+    [
+        ([(4_000_000, -1), (9_000_000, -1), (5_000_000, -1), (1, 60_000)], "about 11,111 at 450 by the median of 3 "),
+        ([(1, 60_000)], "unknown: no whole day is told"),
+        ([], "unknown: no whole day is told"),
+        (None, "unknown: fapiPublicGetKlines: "),
+    ],
+)
+def test_doctor_tells_the_bars_a_day_by_the_exchanges_own_days(
+    days: list[tuple[int, int]] | None, told: str, fake: FakeBinance, run: Path
+) -> None:
+    """The running day doesn't count. The row prevents no start."""
+    account = Account(fake)
+    if days is None:
+        account.denies("/fapi/v1/klines", -1000, "no", 500)
+    else:
+        account.get("klines", [a_day(volume, closed=now() + late) for volume, late in days])
+    [row] = [row for row in asyncio.run(examine(live(), os.environ)) if row.item == "bars a day"]
+    assert row.found.startswith(told)
+    assert row.ok
+
+
 def test_the_table_has_thirty_states_and_more() -> None:
     assert len(STATES) >= 30

@@ -84,6 +84,51 @@ class SymbolThreshold:
     source: str
 
 
+RANGE_MEASURED = 0.02889
+"""How far the price of BTCUSDT went on the day of which its `atr_bps` are, as a part of it."""
+AGG_TRADES_PER_TRADE = 0.49
+"""How many aggTrades a trade is, by the recordings of BTCUSDT."""
+
+
+def day_by_range(base: float, quote: float, trades: int, went: float) -> DayFigures:
+    """Return the figures of a day of which no trades are known.
+
+    Bars of a symbol range as those of BTCUSDT, by how far the day went in each: of the one other symbol of which a day
+    was recorded, LTCUSDT, that is right within 14 %.
+
+    Args:
+        base: Volume, coins.
+        quote: Volume in the quote asset.
+        trades: Number of single trades.
+        went: Highest less lowest price, as a part of the price.
+    """
+    atr_bps = (float(atr) * went / RANGE_MEASURED for atr in shipped_volumes()["BTCUSDT"]["atr_bps"])
+    return DayFigures(base, quote, AGG_TRADES_PER_TRADE * trades, tuple(atr_bps))
+
+
+def bars_by_days(days: list[DayFigures], threshold: Decimal, step: Decimal, config: Config) -> str:
+    """Return how many bars a threshold gives by the median of some days, and the usual stop in costs, as a text."""
+    usual, unit = medians(days), config.bars.unit
+    bars = float(getattr(usual, unit)) / float(threshold)
+    in_costs = _stop_in_costs(usual, bars, config)
+    told = f"about {bars:,.0f} at {threshold:f} by the median of {len(days)} days, with a usual stop of "
+    told += f"{in_costs:.1f} x the costs"
+    if in_costs >= COSTS_PER_STOP:
+        return told
+    try:
+        wider = _chosen((usual, step, ""), config).threshold
+    except ConfigError:
+        return f"{told}, which no threshold makes {COSTS_PER_STOP}: it moves too little"
+    return f"{told}: {wider:f} makes it {COSTS_PER_STOP}"
+
+
+def _stop_in_costs(usual: DayFigures, bars: float, config: Config) -> float:
+    logs = np.log(np.asarray(BARS_MEASURED, dtype=np.float64)), np.log(np.asarray(usual.atr_bps))
+    inner = np.exp(np.interp(np.log(bars), *logs))  # beyond the measured ones it falls as the root of their number
+    beyond = np.sqrt(np.clip(bars, BARS_MEASURED[0], BARS_MEASURED[-1]) / bars)
+    return float(inner * beyond * config.exits.stop_atr / _costs_bps(config))
+
+
 def symbol_threshold(config: Config) -> SymbolThreshold:
     """Return the threshold of a session's symbol, in the session's unit.
 
@@ -138,8 +183,7 @@ def _bars_a_day(figures: DayFigures, config: Config) -> float:
     Raises:
         ConfigError: Not even `FEWEST_BARS` do.
     """
-    execution = config.execution
-    costs_bps = 2 * (float(execution.taker_fee) * 10_000 + execution.slippage_bps)
+    costs_bps = _costs_bps(config)
     atr_bps = COSTS_PER_STOP * MARGIN * costs_bps / config.exits.stop_atr
     bars = min(bars_with(atr_bps, figures.atr_bps), figures.trades / TRADES_PER_BAR)
     if bars < FEWEST_BARS:
@@ -149,6 +193,12 @@ def _bars_a_day(figures: DayFigures, config: Config) -> float:
             f"stop of {COSTS_PER_STOP} x the costs of {costs_bps:g} bps"
         )
     return bars
+
+
+def _costs_bps(config: Config) -> float:
+    """Return the costs of a round trip, fees and slippage of both sides, in bps."""
+    execution = config.execution
+    return 2 * (float(execution.taker_fee) * 10_000 + execution.slippage_bps)
 
 
 def bars_with(wanted_bps: float, atr_bps: tuple[float, ...]) -> float:

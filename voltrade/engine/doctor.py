@@ -13,15 +13,15 @@ from pathlib import Path
 
 from voltrade.compiled import cache_home
 from voltrade.config import Config
-from voltrade.data.symbol_threshold import symbol_threshold
+from voltrade.data.symbol_threshold import MOST_DAYS, bars_by_days, day_by_range, symbol_threshold
 from voltrade.engine.account_history import known_final_state
 from voltrade.engine.checks import Check
 from voltrade.engine.contact.passed import check_demo_check
-from voltrade.engine.modes import reach
+from voltrade.engine.modes import Wiring, reach
 from voltrade.engine.notifier import Notifier
 from voltrade.engine.permission import permit
 from voltrade.engine.preflight import notifications, preflight
-from voltrade.errors import ConfigError, DataError, SessionError, VoltradeError
+from voltrade.errors import ConfigError, DataError, SessionError, VenueError, VoltradeError
 from voltrade.exchange.credentials import Credentials
 from voltrade.runs.ledger_file import accounts_home
 
@@ -45,7 +45,7 @@ async def examine(config: Config, environment: Mapping[str, str] = os.environ) -
         return [*checks, Check("exchange", f"out of reach: {error}", ok=False)]
     try:
         checks += await preflight(wiring, known_final_state(wiring, environment))
-        return [*checks, *await check_demo_check(wiring, environment)]
+        return [*checks, await _bars_a_day(wiring), *await check_demo_check(wiring, environment)]
     except VoltradeError as error:
         return [*checks, Check("exchange", f"can't be read: {error}", ok=False)]
     finally:
@@ -63,6 +63,22 @@ def _threshold(config: Config) -> Check:
     found = f"{config.session.symbol}'s own {own.threshold:f}, {own.source}"
     is_free = config.session.mode in ("sim", "paper")
     return Check("threshold", found if is_free else f"none; {found}", "given: -p threshold VOLUME", is_free)
+
+
+async def _bars_a_day(wiring: Wiring) -> Check:
+    """Return the row about how many bars the threshold gives by the exchange's own last days; it prevents no start."""
+    config, instrument = wiring.config, wiring.instrument
+    try:
+        days = [
+            day_by_range(float(base), float(quote), trades, float(went))
+            for base, quote, trades, went in await wiring.rest.whole_days(instrument.symbol, MOST_DAYS)
+        ]
+        given = "threshold" in config.bars.model_fields_set
+        threshold = config.bars.threshold if given else symbol_threshold(config).threshold
+    except (ConfigError, VenueError) as error:
+        return Check("bars a day", f"unknown: {error}")
+    found = bars_by_days(days, threshold, instrument.step_size, config) if days else "unknown: no whole day is told"
+    return Check("bars a day", found)
 
 
 def _machine(environment: Mapping[str, str]) -> list[Check]:

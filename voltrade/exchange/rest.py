@@ -210,6 +210,26 @@ class BinanceRestClient:
         except (DataError, ArithmeticError, ValueError, TypeError, IndexError) as error:
             raise VenueError(f"klines of {symbol} could not be read: {error}") from None
 
+    async def whole_days(self, symbol: str, most: int) -> list[tuple[Decimal, Decimal, int, Decimal]]:
+        """Return volume, notional, number of trades and range, as a part of the price, of the last whole days.
+
+        A day without trades at two prices is left out.
+
+        Raises:
+            VenueError: they could not be read.
+        """
+        rows = await self.read("fapiPublicGetKlines", {"symbol": symbol, "interval": "1d", "limit": most + 1})
+        try:
+            over = [row for row in rows_of("klines", rows) if int(row[6]) < self._exchange.clock()]
+            parts = [(*map(Decimal, (row[5], row[7], row[2], row[3], row[4])), int(row[8])) for row in over]
+            return [
+                (base, quote, trades, (high - low) / close)
+                for base, quote, high, low, close, trades in parts
+                if trades and high > low
+            ]
+        except (DataError, ArithmeticError, ValueError, TypeError, IndexError) as error:
+            raise VenueError(f"klines of {symbol} could not be read: {error}") from None
+
     async def clock_offset(self) -> int:
         """Return how many ms our clock is ahead of the exchange's, exact to half of the response time.
 

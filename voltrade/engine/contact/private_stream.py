@@ -85,7 +85,7 @@ async def _recover(contact: Contact) -> None:
     leverage = contact.wiring.config.risk.leverage
     begun = contact.now
     try:
-        for value in (leverage + 1 if leverage < 20 else leverage - 1, leverage):
+        for value in (leverage - 1 if leverage > 1 else 2, leverage):  # not above what an authorisation may allow
             await contact.read("fapiPrivatePostLeverage", symbol=contact.symbol, leverage=value)
         event = await again.first(lambda frame: frame.kind == "ACCOUNT_CONFIG_UPDATE", EVENT_WITHIN_S)
     finally:
