@@ -23,7 +23,7 @@ def background(work: Coroutine[Any, Any, T], on_failure: Callable[[Exception], N
     def on_end(task: asyncio.Task[T]) -> None:
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
-            log.error("%s failed", work.__qualname__, exc_info=error)
+            log.error("%s failed", task.get_coro(), exc_info=error)
             on_failure(error)
 
     task = asyncio.create_task(work)

@@ -221,10 +221,10 @@ class BinanceRestClient:
         rows = await self.read("fapiPublicGetKlines", {"symbol": symbol, "interval": "1d", "limit": most + 1})
         try:
             over = [row for row in rows_of("klines", rows) if int(row[6]) < self._exchange.clock()]
-            parts = [(*map(Decimal, (row[5], row[7], row[2], row[3], row[4])), int(row[8])) for row in over]
+            parts = [([Decimal(row[place]) for place in (5, 7, 2, 3, 4)], int(row[8])) for row in over]
             return [
                 (base, quote, trades, (high - low) / close)
-                for base, quote, high, low, close, trades in parts
+                for (base, quote, high, low, close), trades in parts
                 if trades and high > low
             ]
         except (DataError, ArithmeticError, ValueError, TypeError, IndexError) as error:
