@@ -65,7 +65,7 @@ GATES: tuple[risk.Gate, ...] = (
     risk.BAR_TAINTED,
     risk.DAY_END_BAR,
     risk.PAUSED,
-    risk.HALTED,
+    risk.ON_HOLD,
     risk.DRAWDOWN,
     risk.DAILY_LOSS,
     risk.LOSING_STREAK,
@@ -158,7 +158,7 @@ class TradingCore:
         symbol_state.expected_range = expected_range(config.bars)
         row = self._books.symbols[index]
         row["limits"] = risk.limits_of(config, instrument)
-        row["facts"]["market_stream_up"], row["facts"]["symbol_changed"] = True, symbol_state.is_blocked
+        row["gate_inputs"]["market_stream_up"], row["gate_inputs"]["symbol_changed"] = True, symbol_state.is_blocked
         return symbol_state
 
     # --- account and session ---------------------------------------------------------------------------------------
@@ -412,11 +412,11 @@ class TradingCore:
     def _on_stream_status(self, status: StreamStatus) -> list[Output]:
         outputs: list[Output] = []
         for symbol_state in self.symbol_states.values():
-            facts = self._books.symbols[symbol_state.index]["facts"]
+            inputs = self._books.symbols[symbol_state.index]["gate_inputs"]
             if status.stream == "market":
-                facts["market_stream_up"] = status.up
+                inputs["market_stream_up"] = status.up
                 continue
-            facts["user_stream_up"] = status.up
+            inputs["user_stream_up"] = status.up
             symbol_state.monitor.reconciled = False
             if status.up:
                 outputs.append(TakeSnapshot(self.time, symbol_state.instrument.symbol, USER_STREAM_UP))
@@ -425,7 +425,7 @@ class TradingCore:
     def _on_restart(self, restart: EngineRestarted) -> list[Output]:
         outputs: list[Output] = []
         for symbol_state in self.symbol_states.values():
-            self._books.symbols[symbol_state.index]["facts"]["user_stream_up"] = False
+            self._books.symbols[symbol_state.index]["gate_inputs"]["user_stream_up"] = False
             outputs += symbol_state.monitor.on_restart(self.time)
         return outputs
 

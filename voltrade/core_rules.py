@@ -24,9 +24,9 @@ DAY_END = int(CloseReason.DAY_END)
 
 
 @compiled_part
-def update_breaker(account: Record, fact: int, amount: int) -> None:
-    """Update the circuit breaker with a fact, and note the rules that released their hold, then those that tripped."""
-    bits = risk.breaker_step(account.breaker, account.holds, account.breaker_rules, fact, account.now, amount)
+def update_breaker(account: Record, event: int, amount: int) -> None:
+    """Update the circuit breaker with an event; note the rules that were released, then those that tripped."""
+    bits = risk.breaker_step(account.breaker, account.holds, account.breaker_rules, event, account.now, amount)
     if bits:
         for rule in range(len(account.holds)):
             if bits >> 8 >> rule & 1:
@@ -58,10 +58,10 @@ def _note_measure(account: Record, note: Record, rule: int) -> None:
 
 
 @compiled_part
-def update_breaker_and_act(account: Record, symbols: Rows, fact: int, amount: int) -> None:
-    """Update the circuit breaker with a fact, and close positions or cancel entries as it then demands."""
+def update_breaker_and_act(account: Record, symbols: Rows, event: int, amount: int) -> None:
+    """Update the circuit breaker with an event, and close positions or cancel entries as it then demands."""
     since = account.changes_count
-    update_breaker(account, fact, amount)
+    update_breaker(account, event, amount)
     apply_breaker_actions(account, symbols, since)
 
 
@@ -323,34 +323,34 @@ def fill_signal(
 
 
 @compiled_part
-def fill_facts(account: Record, symbol: Record, signal: Record) -> None:
+def fill_gate_inputs(account: Record, symbol: Record, signal: Record) -> None:
     """Collect what the gates and the position size need to know of the bar, the session and the account."""
-    fact = symbol.facts[0]
-    fact["time"], fact["price_time"] = account.now, symbol.price_time
-    fact["mark_e8"] = 0 if symbol.mark_is_last_price else symbol.mark_e8
-    fact["warming_up"] = not signal.ready
-    fact["last_bar"] = signal.last_bar
-    fact["tainted"] = signal.tainted
-    fact["day_end"] = signal.day_end
-    fact["paused"] = account.paused != states.NONE
-    fact["reconciled"] = symbol.reconciled
-    fact["unknown_orders"] = order_queries.has_unknown(symbol) or not order_queries.has_room(symbol, records.SPARE)
-    fact["round_trips"] = symbol.has_position
-    fact["last_exit_time"] = symbol.last_exit_time
-    fact["bars_since_exit"] = signal.bar + 1 - symbol.last_exit_bar
-    fact["price"] = signal.price
-    fact["stop_ticks"] = signal.stop_ticks
-    fact["wallet"] = fact["available"] = account.wallet if account.is_open else 0
-    risk.fill_breaker(symbol.facts, account.breaker, account.holds, account.breaker_rules)
-    fact["quantity"] = risk.position_size(symbol.facts, symbol.limits)
+    given = symbol.gate_inputs[0]
+    given["time"], given["price_time"] = account.now, symbol.price_time
+    given["mark_e8"] = 0 if symbol.mark_is_last_price else symbol.mark_e8
+    given["warming_up"] = not signal.ready
+    given["last_bar"] = signal.last_bar
+    given["tainted"] = signal.tainted
+    given["day_end"] = signal.day_end
+    given["paused"] = account.paused != states.NONE
+    given["reconciled"] = symbol.reconciled
+    given["orders_unsettled"] = order_queries.has_unknown(symbol) or not order_queries.has_room(symbol, records.SPARE)
+    given["position_open"] = symbol.has_position
+    given["last_exit_time"] = symbol.last_exit_time
+    given["bars_since_exit"] = signal.bar + 1 - symbol.last_exit_bar
+    given["price"] = signal.price
+    given["stop_ticks"] = signal.stop_ticks
+    given["wallet"] = given["available"] = account.wallet if account.is_open else 0
+    risk.fill_breaker(symbol.gate_inputs, account.breaker, account.holds, account.breaker_rules)
+    given["quantity"] = risk.position_size(symbol.gate_inputs, symbol.limits)
 
 
 def _on_signal(account: Record, symbol: Record, signal: Record) -> None:
     """Close the position on an opposite signal; enter where every gate passes. FIRST_REFUSAL is bound."""
     if symbol.has_position and symbol.position.side != signal.side and symbol.settings.exit_on_opposite_signal:
         position_rules.close_position(account, symbol, account.now, states.OPPOSITE_SIGNAL)
-    fill_facts(account, symbol, signal)
-    gate = FIRST_REFUSAL(symbol.facts, symbol.limits)  # type: ignore[name-defined]  # noqa: F821
+    fill_gate_inputs(account, symbol, signal)
+    gate = FIRST_REFUSAL(symbol.gate_inputs, symbol.limits)  # type: ignore[name-defined]  # noqa: F821
     if gate < account.gate_count:
         _note_refusal(account, symbol, signal, gate)
         return
@@ -358,7 +358,7 @@ def _on_signal(account: Record, symbol: Record, signal: Record) -> None:
     if symbol.settings.limit_entry:
         limit = signal.price + signal.side * risk.mul_e8_floor(signal.price, symbol.settings.max_slippage_e8)
         limit = order_queries.to_step(limit, symbol.price_step, signal.side < 0)
-    order_rules.enter(account, symbol, signal, symbol.facts[0]["quantity"], limit)
+    order_rules.enter(account, symbol, signal, symbol.gate_inputs[0]["quantity"], limit)
 
 
 @compiled_part
@@ -371,13 +371,13 @@ def _note_refusal(account: Record, symbol: Record, signal: Record, gate: int) ->
     add_output(account, records.SIGNAL_REFUSED, symbol.index, at, states.NONE, account.now)
 
 
-def _first_refusal(facts: Rows, limits: Rows) -> int:
+def _first_refusal(inputs: Rows, limits: Rows) -> int:
     """Return the number of the first gate that refuses, counted from this gate; GATE and REST are bound."""
-    return 0 if GATE(facts, limits) else 1 + REST(facts, limits)  # type: ignore[name-defined]  # noqa: F821
+    return 0 if GATE(inputs, limits) else 1 + REST(inputs, limits)  # type: ignore[name-defined]  # noqa: F821
 
 
 @compiled_part
-def _no_refusal(facts: Rows, limits: Rows) -> int:
+def _no_refusal(inputs: Rows, limits: Rows) -> int:
     return 0
 
 

@@ -106,7 +106,7 @@ SYMBOL = record_dtype(
         # entries and cooldown: bars closed so far, and how many there were at the last opening and exit
         *wholes("bars", "opened_at_bar", "last_exit_time", "last_exit_bar", "closed_trip_count"),
         ("closed_trips", CLOSED_TRIP, (4,)),
-        ("facts", risk.FACTS, (1,)),
+        ("gate_inputs", risk.GATE_INPUTS, (1,)),
         ("limits", risk.LIMITS, (1,)),
     ]
 )
@@ -286,7 +286,7 @@ def new_symbol(
     order["lookup_reason"] = order["cancel_reason"] = symbol["snapshot_reason"] = NONE
     order["bar"] = -1
     symbol["position"] = symbol["earlier"] = no_position
-    symbol["facts"] = risk.new_facts()
+    symbol["gate_inputs"] = risk.new_gate_inputs()
 
 
 def bare(rows: Rows) -> Any:

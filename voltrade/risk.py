@@ -1,6 +1,6 @@
 """Risk rules: whether an entry is allowed, its size, and when the circuit breaker stops trading.
 
-For each signal the trading core fills one row of FACTS, computes the size and checks the gates in the order of
+For each signal the trading core fills one row of GATE_INPUTS, computes the size and checks the gates in the order of
 `core.GATES`. The circuit breaker gets every equity, transfer and round trip. Each rule is a compiled function of arrays
 with one row: live trading calls it once for each event, a sweep calls the same function in its loop.
 
@@ -59,7 +59,7 @@ def rate_e8(value: float | Decimal, rounding: str = ROUND_FLOOR) -> int:
 
 # --- inputs of the gates and of the size ------------------------------------------------------------------------------
 
-FACTS = record_dtype(
+GATE_INPUTS = record_dtype(
     [
         ("time", np.int64),  # of the decision, ms
         # the deciding bar
@@ -72,14 +72,14 @@ FACTS = record_dtype(
         ("reconciled", np.bool_),  # our books agree with the account that was read last
         ("market_stream_up", np.bool_),
         ("user_stream_up", np.bool_),
-        ("unknown_orders", np.int64),  # 1: an outcome is unknown, a cancel is in flight, or too few rows are free
-        ("round_trips", np.int64),  # 1: a position is open, or an entry in flight
+        ("orders_unsettled", np.bool_),  # an outcome is unknown, a cancel is in flight, or too few rows are free
+        ("position_open", np.bool_),  # or an entry is in flight
         ("last_exit_time", np.int64),  # of the last exit fill, ms; NO_EXIT for none
         ("bars_since_exit", np.int64),  # bars that closed after it, including the deciding bar
         ("price_time", np.int64),  # time of the last price, ms
         ("mark_e8", np.int64),  # mark price in 1e-8 of the quote asset, 0 where the exchange's isn't known
         # the circuit breaker: rules in force, and what is left of the day's loss, written by fill_breaker
-        ("halted", np.bool_),
+        ("on_hold", np.bool_),
         ("drawdown", np.bool_),
         ("daily_loss", np.bool_),
         ("losing_streak", np.bool_),
@@ -97,7 +97,6 @@ FACTS = record_dtype(
 
 LIMITS = record_dtype(
     [
-        ("max_round_trips", np.int64),
         ("cooldown_ms", np.int64),
         ("cooldown_bars", np.int64),
         ("max_price_age_ms", np.int64),
@@ -122,11 +121,11 @@ LIMITS = record_dtype(
 )
 
 
-def new_facts() -> Rows:
-    """Return a row of FACTS that the gates refuse until its fields are filled."""
-    facts = np.zeros(1, FACTS)
-    facts["last_exit_time"] = NO_EXIT
-    return facts
+def new_gate_inputs() -> Rows:
+    """Return a row of GATE_INPUTS that the gates refuse until its fields are filled."""
+    inputs = np.zeros(1, GATE_INPUTS)
+    inputs["last_exit_time"] = NO_EXIT
+    return inputs
 
 
 def limits_of(config: Config, instrument: Instrument, taker_fee_e8: int | None = None) -> Rows:
@@ -137,7 +136,6 @@ def limits_of(config: Config, instrument: Instrument, taker_fee_e8: int | None =
     risk, execution = config.risk, config.execution
     limits = np.zeros(1, LIMITS)
     row = limits[0]
-    row["max_round_trips"] = 1
     row["cooldown_ms"] = milliseconds(risk.cooldown_s)
     row["cooldown_bars"] = risk.cooldown_bars
     row["max_price_age_ms"] = MAX_PRICE_AGE_MS
@@ -177,92 +175,92 @@ def stop_distance(atr: float, multiple: float, tick_size: float) -> int:
 
 
 @compiled
-def expected_price(facts: Rows, limits: Rows) -> int:
+def expected_price(inputs: Rows, limits: Rows) -> int:
     """Return the price that a buyer may expect to pay, in ticks: last price plus expected slippage, rounded up."""
-    fact, limit = facts[0], limits[0]
-    return int(fact["price"]) + mul_e8_ceil(fact["price"], limit["slippage_e8"])
+    given, limit = inputs[0], limits[0]
+    return int(given["price"]) + mul_e8_ceil(given["price"], limit["slippage_e8"])
 
 
 @compiled
-def capital_in_use(facts: Rows, limits: Rows) -> int:
+def capital_in_use(inputs: Rows, limits: Rows) -> int:
     """Return the capital in money: that of the settings, or the wallet if it is less."""
-    return int(min(limits[0]["capital"], facts[0]["wallet"]))
+    return int(min(limits[0]["capital"], inputs[0]["wallet"]))
 
 
 @compiled
-def stop_out_cost(lots: int, facts: Rows, limits: Rows) -> int:
+def stop_out_cost(lots: int, inputs: Rows, limits: Rows) -> int:
     """Return the money that an entry of this many lots costs if its stop is hit, rounded up.
 
     It is the stop distance, plus fee and expected slippage of entry and exit. The exit price is taken as price +
     distance for both sides, since costs are higher there.
     """
-    fact, limit = facts[0], limits[0]
-    stop = lots * fact["stop_ticks"] * limit["money_per_ticklot"]
-    turnover = lots * (2 * expected_price(facts, limits) + fact["stop_ticks"]) * limit["money_per_ticklot"]
+    given, limit = inputs[0], limits[0]
+    stop = lots * given["stop_ticks"] * limit["money_per_ticklot"]
+    turnover = lots * (2 * expected_price(inputs, limits) + given["stop_ticks"]) * limit["money_per_ticklot"]
     return int(stop) + mul_e8_ceil(turnover, limit["fee_e8"] + limit["slippage_e8"])
 
 
 @compiled
-def lots_at_risk(facts: Rows, limits: Rows, most: int) -> int:
+def lots_at_risk(inputs: Rows, limits: Rows, most: int) -> int:
     """Return the largest number of lots, up to `most`, whose stop-out costs no more than capital x risk fraction."""
-    fact, limit = facts[0], limits[0]
-    budget = mul_e8_floor(capital_in_use(facts, limits), limit["risk_e8"])
+    given, limit = inputs[0], limits[0]
+    budget = mul_e8_floor(capital_in_use(inputs, limits), limit["risk_e8"])
     rate = (limit["fee_e8"] + limit["slippage_e8"]) / MONEY
-    ticks = fact["stop_ticks"] + (2 * expected_price(facts, limits) + fact["stop_ticks"]) * rate
+    ticks = given["stop_ticks"] + (2 * expected_price(inputs, limits) + given["stop_ticks"]) * rate
     estimate = budget / (ticks * limit["money_per_ticklot"])
     # The float estimate is exact to a lot; the loop corrects it with the exact cost.
     lots = most if estimate >= most else min(most, int(estimate) + 2)
-    while lots > 0 and stop_out_cost(lots, facts, limits) > budget:
+    while lots > 0 and stop_out_cost(lots, inputs, limits) > budget:
         lots -= 1
     return lots
 
 
 @compiled
-def position_size(facts: Rows, limits: Rows) -> int:
+def position_size(inputs: Rows, limits: Rows) -> int:
     """Return the quantity of an entry in lots: the largest within all limits; 0 if that is too small for an order.
 
     Limits: a stop-out costs at most capital x risk fraction; the notional at the expected price is at most the multiple
     of capital and the leverage bracket's; initial margin and costs of the entry are at most the available margin at
     this leverage; the quantity is at most the largest market order of the symbol. It is rounded down to the symbol's
-    step, and never raised to its minimum quantity or notional. Reads price, stop_ticks, wallet and available of FACTS.
+    step, and never raised to its minimum quantity or notional. Reads price, stop_ticks, wallet and available.
     """
-    fact, limit = facts[0], limits[0]
-    if fact["price"] <= 0 or fact["stop_ticks"] <= 0:
+    given, limit = inputs[0], limits[0]
+    if given["price"] <= 0 or given["stop_ticks"] <= 0:
         return 0
-    lot_value = expected_price(facts, limits) * limit["money_per_ticklot"]
+    lot_value = expected_price(inputs, limits) * limit["money_per_ticklot"]
     notional = min(
-        mul_e8_floor(capital_in_use(facts, limits), limit["max_notional_e8"]), int(limit["bracket_notional"])
+        mul_e8_floor(capital_in_use(inputs, limits), limit["max_notional_e8"]), int(limit["bracket_notional"])
     )
     # notional / leverage + notional x costs <= available
     costs_e8 = limit["leverage"] * (limit["fee_e8"] + limit["slippage_e8"])
-    margin = mul_e8_floor(fact["available"], MONEY * MONEY // (MONEY + costs_e8))
+    margin = mul_e8_floor(given["available"], MONEY * MONEY // (MONEY + costs_e8))
     by_margin = margin // lot_value * limit["leverage"] + margin % lot_value * limit["leverage"] // lot_value
     most = min(notional // lot_value, by_margin, limit["max_quantity"])
-    lots = lots_at_risk(facts, limits, most)
+    lots = lots_at_risk(inputs, limits, most)
     lots -= lots % int(limit["quantity_step"])
-    if lots < limit["min_quantity"] or lots * fact["price"] * limit["money_per_ticklot"] < limit["min_notional"]:
+    if lots < limit["min_quantity"] or lots * given["price"] * limit["money_per_ticklot"] < limit["min_notional"]:
         return 0
     return lots
 
 
 @compiled
-def shortest_stop_ticks(facts: Rows, limits: Rows) -> int:
+def shortest_stop_ticks(inputs: Rows, limits: Rows) -> int:
     """Return the shortest stop allowed: `min_stop_bps` of the price, 3 ticks or 2 x round-trip cost, the longest."""
-    fact, limit = facts[0], limits[0]
-    of_price = mul_e8_ceil(fact["price"], limit["min_stop_e8"])
-    round_trip = mul_e8_ceil(2 * fact["price"], limit["fee_e8"] + limit["slippage_e8"])
+    given, limit = inputs[0], limits[0]
+    of_price = mul_e8_ceil(given["price"], limit["min_stop_e8"])
+    round_trip = mul_e8_ceil(2 * given["price"], limit["fee_e8"] + limit["slippage_e8"])
     return max(of_price, MIN_STOP_TICKS * int(limit["price_step"]), 2 * round_trip)
 
 
 @compiled
-def liquidation_ticks(facts: Rows, limits: Rows) -> int:
+def liquidation_ticks(inputs: Rows, limits: Rows) -> int:
     """Return the approximate distance to liquidation of an isolated position, in ticks, rounded down.
 
     It is price x (1 / leverage - maintenance rate). It ignores fees and the brackets of large positions, which the
     factor of two in `liquidation_distance` covers. A cross position has more margin than this, never less.
     """
-    fact, limit = facts[0], limits[0]
-    return mul_e8_floor(fact["price"], MONEY // limit["leverage"] - limit["maintenance_e8"])
+    given, limit = inputs[0], limits[0]
+    return mul_e8_floor(given["price"], MONEY // limit["leverage"] - limit["maintenance_e8"])
 
 
 @compiled
@@ -284,7 +282,7 @@ GateRule = Callable[[Rows, Rows], bool]
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A pre-trade check: if `refuses(facts, limits)` is true, there is no entry, and `code` is the reason."""
+    """A pre-trade check: if `refuses(inputs, limits)` is true, there is no entry, and `code` is the reason."""
 
     code: str
     refuses: GateRule
@@ -292,126 +290,126 @@ class Gate:
 
 
 @compiled
-def warming_up(facts: Rows, limits: Rows) -> bool:
-    return bool(facts[0]["warming_up"])
+def warming_up(inputs: Rows, limits: Rows) -> bool:
+    return bool(inputs[0]["warming_up"])
 
 
 @compiled
-def not_last_bar(facts: Rows, limits: Rows) -> bool:
-    return not facts[0]["last_bar"]
+def not_last_bar(inputs: Rows, limits: Rows) -> bool:
+    return not inputs[0]["last_bar"]
 
 
 @compiled
-def bar_tainted(facts: Rows, limits: Rows) -> bool:
-    return bool(facts[0]["tainted"])
+def bar_tainted(inputs: Rows, limits: Rows) -> bool:
+    return bool(inputs[0]["tainted"])
 
 
 @compiled
-def day_end_bar(facts: Rows, limits: Rows) -> bool:
-    return bool(facts[0]["day_end"])
+def day_end_bar(inputs: Rows, limits: Rows) -> bool:
+    return bool(inputs[0]["day_end"])
 
 
 @compiled
-def paused(facts: Rows, limits: Rows) -> bool:
-    return bool(facts[0]["paused"])
+def paused(inputs: Rows, limits: Rows) -> bool:
+    return bool(inputs[0]["paused"])
 
 
 @compiled
-def halted(facts: Rows, limits: Rows) -> bool:
-    return bool(facts[0]["halted"])
+def on_hold(inputs: Rows, limits: Rows) -> bool:
+    return bool(inputs[0]["on_hold"])
 
 
 @compiled
-def drawdown(facts: Rows, limits: Rows) -> bool:
-    return bool(facts[0]["drawdown"])
+def drawdown(inputs: Rows, limits: Rows) -> bool:
+    return bool(inputs[0]["drawdown"])
 
 
 @compiled
-def daily_loss(facts: Rows, limits: Rows) -> bool:
-    return bool(facts[0]["daily_loss"])
+def daily_loss(inputs: Rows, limits: Rows) -> bool:
+    return bool(inputs[0]["daily_loss"])
 
 
 @compiled
-def losing_streak(facts: Rows, limits: Rows) -> bool:
-    return bool(facts[0]["losing_streak"])
+def losing_streak(inputs: Rows, limits: Rows) -> bool:
+    return bool(inputs[0]["losing_streak"])
 
 
 @compiled
-def trades_per_day(facts: Rows, limits: Rows) -> bool:
-    return bool(facts[0]["trades_per_day"])
+def trades_per_day(inputs: Rows, limits: Rows) -> bool:
+    return bool(inputs[0]["trades_per_day"])
 
 
 @compiled
-def not_reconciled(facts: Rows, limits: Rows) -> bool:
-    return not facts[0]["reconciled"]
+def not_reconciled(inputs: Rows, limits: Rows) -> bool:
+    return not inputs[0]["reconciled"]
 
 
 @compiled
-def symbol_changed(facts: Rows, limits: Rows) -> bool:
-    return bool(facts[0]["symbol_changed"])
+def symbol_changed(inputs: Rows, limits: Rows) -> bool:
+    return bool(inputs[0]["symbol_changed"])
 
 
 @compiled
-def link_down(facts: Rows, limits: Rows) -> bool:
-    return not (facts[0]["market_stream_up"] and facts[0]["user_stream_up"])
+def link_down(inputs: Rows, limits: Rows) -> bool:
+    return not (inputs[0]["market_stream_up"] and inputs[0]["user_stream_up"])
 
 
 @compiled
-def stale_price(facts: Rows, limits: Rows) -> bool:
-    return bool(facts[0]["time"] - facts[0]["price_time"] > limits[0]["max_price_age_ms"])
+def stale_price(inputs: Rows, limits: Rows) -> bool:
+    return bool(inputs[0]["time"] - inputs[0]["price_time"] > limits[0]["max_price_age_ms"])
 
 
 @compiled
-def off_mark(facts: Rows, limits: Rows) -> bool:
-    fact, limit = facts[0], limits[0]
-    gap = abs(fact["price"] * limit["tick_e8"] - fact["mark_e8"])
-    return bool(fact["mark_e8"] > 0 and gap > mul_e8_floor(fact["mark_e8"], limit["max_mark_gap_e8"]))
+def off_mark(inputs: Rows, limits: Rows) -> bool:
+    given, limit = inputs[0], limits[0]
+    gap = abs(given["price"] * limit["tick_e8"] - given["mark_e8"])
+    return bool(given["mark_e8"] > 0 and gap > mul_e8_floor(given["mark_e8"], limit["max_mark_gap_e8"]))
 
 
 @compiled
-def unknown_order(facts: Rows, limits: Rows) -> bool:
-    return bool(facts[0]["unknown_orders"] > 0)
+def unknown_order(inputs: Rows, limits: Rows) -> bool:
+    return bool(inputs[0]["orders_unsettled"])
 
 
 @compiled
-def in_position(facts: Rows, limits: Rows) -> bool:
-    return bool(facts[0]["round_trips"] >= limits[0]["max_round_trips"])
+def in_position(inputs: Rows, limits: Rows) -> bool:
+    return bool(inputs[0]["position_open"])
 
 
 @compiled
-def cooldown(facts: Rows, limits: Rows) -> bool:
-    fact, limit = facts[0], limits[0]
+def cooldown(inputs: Rows, limits: Rows) -> bool:
+    given, limit = inputs[0], limits[0]
     return cooling_down(
-        fact["time"], fact["last_exit_time"], fact["bars_since_exit"], limit["cooldown_ms"], limit["cooldown_bars"]
+        given["time"], given["last_exit_time"], given["bars_since_exit"], limit["cooldown_ms"], limit["cooldown_bars"]
     )
 
 
 @compiled
-def stop_too_tight(facts: Rows, limits: Rows) -> bool:
-    return bool(facts[0]["stop_ticks"] < shortest_stop_ticks(facts, limits))
+def stop_too_tight(inputs: Rows, limits: Rows) -> bool:
+    return bool(inputs[0]["stop_ticks"] < shortest_stop_ticks(inputs, limits))
 
 
 @compiled
-def liquidation_distance(facts: Rows, limits: Rows) -> bool:
-    return bool(2 * facts[0]["stop_ticks"] > liquidation_ticks(facts, limits))
+def liquidation_distance(inputs: Rows, limits: Rows) -> bool:
+    return bool(2 * inputs[0]["stop_ticks"] > liquidation_ticks(inputs, limits))
 
 
 @compiled
-def size_too_small(facts: Rows, limits: Rows) -> bool:
-    return bool(facts[0]["quantity"] <= 0)
+def size_too_small(inputs: Rows, limits: Rows) -> bool:
+    return bool(inputs[0]["quantity"] <= 0)
 
 
 @compiled
-def max_notional(facts: Rows, limits: Rows) -> bool:
-    lot_value = expected_price(facts, limits) * limits[0]["money_per_ticklot"]
-    allowed = mul_e8_floor(capital_in_use(facts, limits), limits[0]["max_notional_e8"])
-    return bool(lot_value <= 0 or facts[0]["quantity"] > allowed // lot_value)
+def max_notional(inputs: Rows, limits: Rows) -> bool:
+    lot_value = expected_price(inputs, limits) * limits[0]["money_per_ticklot"]
+    allowed = mul_e8_floor(capital_in_use(inputs, limits), limits[0]["max_notional_e8"])
+    return bool(lot_value <= 0 or inputs[0]["quantity"] > allowed // lot_value)
 
 
 @compiled
-def daily_budget(facts: Rows, limits: Rows) -> bool:
-    is_known = not max_notional(facts, limits)  # beyond that its cost may be beyond 64 bits
-    return is_known and stop_out_cost(facts[0]["quantity"], facts, limits) > facts[0]["day_left"]
+def daily_budget(inputs: Rows, limits: Rows) -> bool:
+    is_known = not max_notional(inputs, limits)  # beyond that its cost may be beyond 64 bits
+    return is_known and stop_out_cost(inputs[0]["quantity"], inputs, limits) > inputs[0]["day_left"]
 
 
 WARMING_UP = Gate("WARMING_UP", warming_up, "indicators and bars aren't warmed up")
@@ -419,7 +417,7 @@ NOT_LAST_BAR = Gate("NOT_LAST_BAR", not_last_bar, "the same trade closed a later
 BAR_TAINTED = Gate("BAR_TAINTED", bar_tainted, "trades are missing from the bar")
 DAY_END_BAR = Gate("DAY_END_BAR", day_end_bar, "the bar was closed short by the end of the UTC day")
 PAUSED = Gate("PAUSED", paused, "entries are paused by the operator, or the session ends")
-HALTED = Gate("HALTED", halted, "trading is halted, or only exits are allowed, until the operator resumes")
+ON_HOLD = Gate("ON_HOLD", on_hold, "entries are on hold until the operator resumes")
 DRAWDOWN = Gate("DRAWDOWN", drawdown, "the drawdown limit was reached")
 DAILY_LOSS = Gate("DAILY_LOSS", daily_loss, "the daily loss limit was reached")
 LOSING_STREAK = Gate("LOSING_STREAK", losing_streak, "too many losing round trips in a row")
@@ -446,11 +444,12 @@ DAILY_BUDGET = Gate("DAILY_BUDGET", daily_budget, "its stop-out would cost more 
 COUNTED = frozenset({"LOSING_STREAK", "TRADES_PER_DAY"})
 """Codes of the rules that count round trips; the other rules measure money."""
 
-RULES = ("DAILY_LOSS", "DRAWDOWN", "LOSING_STREAK", "TRADES_PER_DAY", "HALTED")
-"""Codes of the rules, in the order of the rows of BREAKER_HOLDS; the last is for halts, by the operator's command or by
-our own rules, and waits for the operator."""
+RULES = ("DAILY_LOSS", "DRAWDOWN", "LOSING_STREAK", "TRADES_PER_DAY", "ON_HOLD")
+"""Codes of the rules, in the order of the rows of BREAKER_HOLDS. The last has no limit: a command (`reduce`, `halt`,
+`flatten`), a caretaker or a halt by our own code puts it in force, until the operator resumes. It is not the mode
+HALTED, which other rules lead to as well, and which `reduce` doesn't lead to."""
 
-_DAILY_LOSS, _DRAWDOWN, _LOSING_STREAK, _TRADES_PER_DAY, _HALT = range(5)
+_DAILY_LOSS, _DRAWDOWN, _LOSING_STREAK, _TRADES_PER_DAY, _ON_HOLD = range(5)
 
 ACTIONS: tuple[BreakerAction, ...] = ("block", "cancel", "flatten")
 RESUMPTIONS: tuple[Resume, ...] = ("next_utc_day", "after_seconds", "person")
@@ -467,7 +466,7 @@ BREAKER_STATE = record_dtype(
         ("equity", np.int64),  # latest equity, money
         ("peak", np.int64),  # highest equity, adjusted for transfers, money
         ("losses", np.int64),  # losing round trips in a row
-        ("trades", np.int64),  # round trips that began today
+        ("round_trips_today", np.int64),  # round trips that began today
     ]
 )
 
@@ -517,7 +516,7 @@ def breaker_measure(state: Rows, rule: int) -> int:
         return int(now["peak"] - now["equity"])
     if rule == _LOSING_STREAK:
         return int(now["losses"])
-    return int(now["trades"])
+    return int(now["round_trips_today"])
 
 
 @compiled
@@ -541,7 +540,7 @@ def _roll_day(state: Rows, holds: Rows, time: int) -> None:
     if day > now["day"]:
         now["day"] = day
         now["day_equity"] = now["equity"]
-        now["trades"] = 0
+        now["round_trips_today"] = 0
         holds[_TRADES_PER_DAY]["released_measure"] = 0
 
 
@@ -555,7 +554,7 @@ def _release_rule(state: Rows, holds: Rows, rule: int) -> None:
         now["day_equity"] = now["equity"]
     elif rule == _DRAWDOWN:
         now["peak"] = now["equity"]
-    elif rule != _HALT:
+    elif rule != _ON_HOLD:
         hold["released_measure"] = breaker_measure(state, rule)
 
 
@@ -573,35 +572,35 @@ def _release_due_rules(state: Rows, holds: Rows, time: int, by_operator: bool) -
 
 
 @compiled
-def update_measures(state: Rows, holds: Rows, fact: int, amount: int) -> None:
-    """Update the measures with a fact."""
+def update_measures(state: Rows, holds: Rows, event: int, amount: int) -> None:
+    """Update the measures with an event of the breaker."""
     now = state[0]
-    if fact == EQUITY:
+    if event == EQUITY:
         now["equity"] = amount
         now["peak"] = max(now["peak"], amount)
-    elif fact == TRANSFER:
+    elif event == TRANSFER:
         now["equity"] += amount
         now["day_equity"] += amount
         now["peak"] += amount
-    elif fact == OPENED:
-        now["trades"] += 1
-    elif fact == CLOSED and amount < 0:
+    elif event == OPENED:
+        now["round_trips_today"] += 1
+    elif event == CLOSED and amount < 0:
         now["losses"] += 1
-    elif fact == CLOSED and amount > 0:
+    elif event == CLOSED and amount > 0:
         now["losses"] = 0
         holds[_LOSING_STREAK]["released_measure"] = 0
 
 
 @compiled
-def _set_halt(holds: Rows, action: int) -> int:
-    """Set the hold of a halt; return its bit, or 0 if nothing changed."""
-    hold = holds[_HALT]
+def _put_on_hold(holds: Rows, action: int) -> int:
+    """Put the rule ON_HOLD in force; return its bit, or 0 if nothing changed."""
+    hold = holds[_ON_HOLD]
     if hold["in_force"] and hold["action"] == action:
         return 0
     hold["in_force"] = True
     hold["action"] = action
     hold["resume_at"] = NEVER
-    return 1 << _HALT
+    return 1 << _ON_HOLD
 
 
 @compiled
@@ -627,16 +626,16 @@ def _trip(state: Rows, holds: Rows, rules: Rows, time: int) -> int:
 
 
 @compiled
-def breaker_step(state: Rows, holds: Rows, rules: Rows, fact: int, time: int, amount: int) -> int:
-    """Process a fact; return the rules that tripped as bits 0-4, and the rules that were released as bits 8-12."""
+def breaker_step(state: Rows, holds: Rows, rules: Rows, event: int, time: int, amount: int) -> int:
+    """Process an event; return the rules that tripped as bits 0-4, and the rules that were released as bits 8-12."""
     _roll_day(state, holds, time)
     released = _release_due_rules(state, holds, time, False)
-    if fact == RESUME:
+    if event == RESUME:
         released |= _release_due_rules(state, holds, time, True)
-    update_measures(state, holds, fact, amount)
+    update_measures(state, holds, event, amount)
     tripped = _trip(state, holds, rules, time)
-    if fact == HOLD:
-        tripped |= _set_halt(holds, amount)
+    if event == HOLD:
+        tripped |= _put_on_hold(holds, amount)
     return released << 8 | tripped
 
 
@@ -652,7 +651,7 @@ def breaker_mode(holds: Rows) -> int:
     for rule in range(5):
         hold = holds[rule]
         if hold["in_force"]:
-            waits_for_operator = hold["resume_at"] == NEVER and not (rule == _HALT and hold["action"] == 0)
+            waits_for_operator = hold["resume_at"] == NEVER and not (rule == _ON_HOLD and hold["action"] == 0)
             if hold["action"] == FLATTEN or waits_for_operator:
                 return _HALTED
             mode = _REDUCING
@@ -686,21 +685,21 @@ def equity_floor(state: Rows, holds: Rows, rules: Rows) -> int:
 
 
 @compiled
-def fill_breaker(facts: Rows, state: Rows, holds: Rows, rules: Rows) -> None:
-    """Write which rules are in force, and what is left of the day's loss, into a row of FACTS, at its time.
+def fill_breaker(inputs: Rows, state: Rows, holds: Rows, rules: Rows) -> None:
+    """Write which rules are in force, and what is left of the day's loss, into a row of GATE_INPUTS, at its time.
 
     On a UTC day without breaker events so far the loss is 0, and the limit follows from the last equity.
     """
-    fact, setting = facts[0], rules[_DAILY_LOSS]
-    if fact["time"] // DAY_MS > state[0]["day"]:
-        fact["day_left"] = mul_e8_floor(min(setting["capital"], state[0]["equity"]), setting["limit"])
+    given, setting = inputs[0], rules[_DAILY_LOSS]
+    if given["time"] // DAY_MS > state[0]["day"]:
+        given["day_left"] = mul_e8_floor(min(setting["capital"], state[0]["equity"]), setting["limit"])
     else:
-        fact["day_left"] = breaker_limit(state, rules, _DAILY_LOSS) - breaker_measure(state, _DAILY_LOSS)
-    fact["daily_loss"] = holds[_DAILY_LOSS]["in_force"]
-    fact["drawdown"] = holds[_DRAWDOWN]["in_force"]
-    fact["losing_streak"] = holds[_LOSING_STREAK]["in_force"]
-    fact["trades_per_day"] = holds[_TRADES_PER_DAY]["in_force"]
-    fact["halted"] = holds[_HALT]["in_force"]
+        given["day_left"] = breaker_limit(state, rules, _DAILY_LOSS) - breaker_measure(state, _DAILY_LOSS)
+    given["daily_loss"] = holds[_DAILY_LOSS]["in_force"]
+    given["drawdown"] = holds[_DRAWDOWN]["in_force"]
+    given["losing_streak"] = holds[_LOSING_STREAK]["in_force"]
+    given["trades_per_day"] = holds[_TRADES_PER_DAY]["in_force"]
+    given["on_hold"] = holds[_ON_HOLD]["in_force"]
 
 
 @compiled
@@ -768,9 +767,9 @@ class CircuitBreaker:
         self.reason = ""
         """Reason of the last halt, or of the operator's last command."""
 
-    def apply_fact(self, fact: int, time: int, amount: int = 0) -> None:
-        """Process a fact, as `breaker_step` does."""
-        breaker_step(self._state, self._holds, self._rules, fact, time, amount)
+    def apply_event(self, event: int, time: int, amount: int = 0) -> None:
+        """Process an event, as `breaker_step` does."""
+        breaker_step(self._state, self._holds, self._rules, event, time, amount)
 
     # rules in force
 
@@ -787,7 +786,7 @@ class CircuitBreaker:
         """Return (measure, limit) of each measured rule: money for DAILY_LOSS and DRAWDOWN, counts for the others."""
         return {
             code: (int(breaker_measure(self._state, rule)), int(breaker_limit(self._state, self._rules, rule)))
-            for rule, code in enumerate(RULES[:_HALT])
+            for rule, code in enumerate(RULES[:_ON_HOLD])
         }
 
     # state for the next run

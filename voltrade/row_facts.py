@@ -99,7 +99,7 @@ def refusal_text(gate: risk.Gate, measure: int, limit: int, halt_reason: str = "
     """Return the text of a refusal: that of its breaker rule, the reason of a halt, or the gate's own."""
     if gate.code not in risk.RULES:
         return gate.text
-    return halt_reason if gate.code == risk.HALTED.code else risk.distance_text(gate.code, measure, limit)
+    return halt_reason if gate.code == risk.ON_HOLD.code else risk.distance_text(gate.code, measure, limit)
 
 
 def alert_code_and_text(kind: int, name: str, code: int, text: str) -> tuple[str, str]:
@@ -125,7 +125,7 @@ def change(row: Any, halt_reason: str = "") -> BreakerChange:
     """Return a row of CHANGE as a `BreakerChange`; `halt_reason` says why trading is halted, or goes on."""
     action, rule = "resume" if row.resumed else risk.ACTIONS[row.action], risk.RULES[row.rule]
     measured = row.measure, row.limit, row.resume_at
-    reason = halt_reason if rule == risk.HALTED.code else ""
+    reason = halt_reason if rule == risk.ON_HOLD.code else ""
     return BreakerChange(row.time, rule, risk.MODES[row.mode], action, *measured, reason)
 
 

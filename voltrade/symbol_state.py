@@ -100,7 +100,7 @@ class SymbolState:
         text = changes_text(self.filters, filters, self.instrument, self.monitor.position)
         self.filters = filters
         limit_by(filters, row["limits"][0])
-        row["facts"]["symbol_changed"] = self.is_blocked
+        row["gate_inputs"]["symbol_changed"] = self.is_blocked
         return [Alert(filters.time, SYMBOL_CHANGED, text), *self.monitor.on_filters(filters)]
 
     def note_bracket(self, snapshot: Snapshot, settings: RiskSettings) -> list[Output]:

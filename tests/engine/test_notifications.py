@@ -161,7 +161,7 @@ def test_fills_that_a_snapshot_brings_are_told_of(messages: SessionMessages) -> 
             Urgency.FAILURE,
         ),
         (
-            BreakerChange(NOON, "HALTED", "HALTED", "cancel", 0, 0, NEVER, "vt-e-1e1 refused with -1022: signature"),
+            BreakerChange(NOON, "ON_HOLD", "HALTED", "cancel", 0, 0, NEVER, "vt-e-1e1 refused with -1022: signature"),
             "HALTED: vt-e-1e1 refused with -1022: signature; cancel until an operator resumes",
             Urgency.FAILURE,
         ),

@@ -131,7 +131,7 @@ def test_every_parameter_is_one() -> None:
 
 def test_gates_stand_in_their_order_and_the_breaker_has_all_its_rules() -> None:
     assert [code for cell in column(CODE) for code in quoted(cell)] == [gate.code for gate in GATES]
-    assert {code for cell in column(RULE) for code in quoted(cell)} == set(RULES) - {"HALTED"}
+    assert {code for cell in column(RULE) for code in quoted(cell)} == set(RULES) - {"ON_HOLD"}
 
 
 def test_modes_run_or_are_refused_as_said() -> None:

@@ -218,8 +218,8 @@ OF_TRADING: dict[str, tuple[Edit, ...]] = {
         Edit(
             RISK,
             "WARMING_UP = Gate(",
-            "@compiled\ndef odd_price(facts: Rows, limits: Rows) -> bool:\n"
-            '    return bool(facts[0]["price"] % 2)\n\n\n'
+            "@compiled\ndef odd_price(inputs: Rows, limits: Rows) -> bool:\n"
+            '    return bool(inputs[0]["price"] % 2)\n\n\n'
             'ODD_PRICE = Gate("ODD_PRICE", odd_price, "the price is odd")\nWARMING_UP = Gate(',
         ),
         Edit(CORE, "    risk.IN_POSITION,\n", "    risk.ODD_PRICE,\n    risk.IN_POSITION,\n"),
@@ -263,11 +263,11 @@ UPKEEP: dict[str, tuple[Edit, ...]] = {
             "symbol.position.side != signal.side and symbol.settings.exit_on_opposite_signal and signal.bar % 2:",
         ),
     ),
-    "core_rules.fill_facts": (
+    "core_rules.fill_gate_inputs": (
         Edit(
             STEPS,
-            '    fact["bars_since_exit"] = signal.bar + 1 - symbol',
-            '    fact["bars_since_exit"] = signal.bar - 2 - symbol',
+            '    given["bars_since_exit"] = signal.bar + 1 - symbol',
+            '    given["bars_since_exit"] = signal.bar - 2 - symbol',
         ),
     ),
     "order_rules.enter": (

@@ -501,7 +501,7 @@ def left_behind(equity: int, day_equity: int, losses: int, trades: int) -> Resum
     """What a run of the same day left on the account, in USDT."""
     breaker = CircuitBreaker(Config().risk, NOON - MINUTE, day_equity * MONEY)
     for fact, amount in [(EQUITY, equity * MONEY), *trades * [(OPENED, 0)], *losses * [(CLOSED, -1)]]:
-        breaker.apply_fact(fact, NOON - MINUTE, amount)
+        breaker.apply_event(fact, NOON - MINUTE, amount)
     return ResumeState(NOON, json.dumps({"breaker": breaker.state()}), "")
 
 

@@ -266,7 +266,7 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "a halt is no gate",
         "core.py",
-        "    risk.HALTED,\n",
+        "    risk.ON_HOLD,\n",
         "",
         ("O6",),
         ("stops by hand", "operator", "liquidated in part", "deleveraged", "all by hand"),
@@ -298,7 +298,7 @@ BUGS: tuple[Bug, ...] = (
         "a day has as many round trips as its engines' lives",
         "core.py",
         "            outputs += symbol_state.monitor.on_restart(self.time)",
-        '            self._books.account["breaker"]["trades"] = 0\n'
+        '            self._books.account["breaker"]["round_trips_today"] = 0\n'
         "            outputs += symbol_state.monitor.on_restart(self.time)",
         ("O9",),
         ("kill", "kill at send", "kill at write", "kill twice", "torn write"),

@@ -557,7 +557,7 @@ STREAM_DOWN = at_the_end("StreamStatus", 70_000, stream="user", up=False)
 
 
 HALT: Json = {
-    "rule": "HALTED",
+    "rule": "ON_HOLD",
     "mode": "HALTED",
     "action": "cancel",
     "measure": 0,

@@ -222,7 +222,7 @@ def test_the_gates_are_told_of_short_bars_earlier_bars_and_an_account_that_disag
     def facts(bar: int) -> Any:
         symbol_state.pipeline.decisions[bar]["signal"] = 1
         core._on_signal(symbol_state, bar)
-        return core._books.symbols[0]["facts"][0]
+        return core._books.symbols[0]["gate_inputs"][0]
 
     told = facts(last)
     assert (told["last_bar"], told["day_end"], told["reconciled"], told["user_stream_up"]) == (1, 0, 0, 0)
@@ -291,7 +291,7 @@ def test_nothing_is_due_and_nothing_is_traded_before_the_first_snapshot() -> Non
 
 def test_a_run_that_begins_while_its_symbol_does_not_trade_enters_nothing_until_it_does() -> None:
     core = TradingCore(a_config(), replace(shipped_instrument("BTCUSDT"), status="BREAK"), "t")
-    facts = core._books.symbols[0]["facts"]
+    facts = core._books.symbols[0]["gate_inputs"]
     [symbol_state] = core.symbol_states.values()
     assert risk.symbol_changed(facts, facts)
     core.handle(replace(symbol_state.filters, time=2, status="TRADING"))

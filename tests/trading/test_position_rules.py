@@ -351,7 +351,7 @@ def test_a_cancel_under_way_is_not_resolved() -> None:
     harness = Harness()
     harness.order(ENTRY, "NEW")
     assert not harness.monitor.has_unknown
-    harness.note(cancel_entry(harness.monitor, harness.time, "HALTED"))
+    harness.note(cancel_entry(harness.monitor, harness.time, "ON_HOLD"))
     assert harness.monitor.has_unknown
     harness.reply(ENTRY, "cancel", Outcome.ACCEPTED)
     assert not harness.monitor.has_unknown
@@ -535,11 +535,11 @@ def test_a_halt_of_the_order_monitor_reaches_the_breaker_and_a_person_lets_it_go
     assert core.breaker is not None
     why = "vt-t-1s1 refused with -1022: Signature for this request"
     assert [(o.rule, o.mode, o.action, o.reason) for o in outputs if isinstance(o, BreakerChange)] == [
-        ("HALTED", "HALTED", "cancel", why)
+        ("ON_HOLD", "HALTED", "cancel", why)
     ]
     assert core.breaker.reason == harness.monitor.halt_reason == why
     [released] = [o for o in core.handle(Operator(7, "resume", "seen"))[1] if isinstance(o, BreakerChange)]
-    assert (released.rule, released.action, released.reason) == ("HALTED", "resume", "seen")
+    assert (released.rule, released.action, released.reason) == ("ON_HOLD", "resume", "seen")
     assert (core.breaker.mode, harness.monitor.halt_reason) == ("ACTIVE", "")
     core.handle(Timer(8))
     assert core.breaker.mode == "ACTIVE"
@@ -688,7 +688,7 @@ def test_a_saved_state_of_another_version_is_refused_by_name(version: Any) -> No
 
 def test_the_first_gate_in_the_order_given_refuses() -> None:
     """The order is that of `core.GATES`, whatever gates would refuse too."""
-    facts, limits = risk.new_facts(), risk.limits_of(Config.from_parameters(), an_instrument())
+    facts, limits = risk.new_gate_inputs(), risk.limits_of(Config.from_parameters(), an_instrument())
     facts["paused"] = True
     for gates, first in (
         ((risk.SIZE_TOO_SMALL, risk.PAUSED), 0),

@@ -20,7 +20,7 @@ from voltrade.errors import ConfigError, DataError
 from voltrade.model import DAY_MS, MONEY, NEVER, BreakerChange
 from voltrade.oms import OrderMonitor
 from voltrade.records import BREAKER_UPDATED, Event
-from voltrade.risk import CircuitBreaker, limits_of, new_facts, position_size, stop_out_cost
+from voltrade.risk import CircuitBreaker, limits_of, new_gate_inputs, position_size, stop_out_cost
 
 DAY = 20_000 * DAY_MS
 NOON = DAY + DAY_MS // 2
@@ -47,7 +47,7 @@ def limits(**parameters) -> risk.Rows:
 
 def facts(price="50000.0", stop="500.0", wallet=10_000, **other) -> risk.Rows:
     """A healthy system at noon, flat, whose last bar wants an entry."""
-    row = new_facts()
+    row = new_gate_inputs()
     values = {
         "time": NOON,
         "price_time": NOON,
@@ -198,7 +198,7 @@ def sized_entries(draw):
 @settings(max_examples=300, deadline=None)
 def test_size_never_exceeds_a_bound_and_never_risks_more_than_its_part_of_capital(entry):
     row, bounds = entry
-    fact = {name: int(row[0][name]) for name in risk.FACTS.names}
+    fact = {name: int(row[0][name]) for name in risk.GATE_INPUTS.names}
     limit = {name: int(bounds[0][name]) for name in risk.LIMITS.names}
     lots = int(position_size(row, bounds))
     assert plain(position_size, row, bounds) == lots
@@ -297,7 +297,7 @@ def test_a_healthy_entry_passes_every_gate():
         ("BAR_TAINTED", {"tainted": True}),
         ("DAY_END_BAR", {"day_end": True}),
         ("PAUSED", {"paused": True}),
-        ("HALTED", {"halted": True}),
+        ("ON_HOLD", {"on_hold": True}),
         ("DRAWDOWN", {"drawdown": True}),
         ("DAILY_LOSS", {"daily_loss": True}),
         ("LOSING_STREAK", {"losing_streak": True}),
@@ -309,8 +309,8 @@ def test_a_healthy_entry_passes_every_gate():
         ("STALE_PRICE", {"price_time": NOON - 10_001}),
         ("OFF_MARK", {"mark_e8": 49_751 * MONEY}),  # 249 of 49,751 are more than 0.5 %
         ("OFF_MARK", {"mark_e8": 50_252 * MONEY}),  # 252 of 50,252
-        ("UNKNOWN_ORDER", {"unknown_orders": 1}),
-        ("IN_POSITION", {"round_trips": 1}),
+        ("UNKNOWN_ORDER", {"orders_unsettled": True}),
+        ("IN_POSITION", {"position_open": True}),
         ("COOLDOWN", {"last_exit_time": NOON - 1, "bars_since_exit": 3}),
         ("SIZE_TOO_SMALL", {"quantity": 0}),
         ("MAX_NOTIONAL", {"quantity": 401}),  # 0.401 x 50,000 = 20,050 > 2 x 10,000
@@ -347,7 +347,7 @@ def test_what_is_at_a_limit_passes(changes):
 
 def test_a_row_that_nobody_filled_is_refused():
     assert {"NOT_LAST_BAR", "NOT_RECONCILED", "LINK_DOWN", "STOP_TOO_TIGHT", "SIZE_TOO_SMALL"} <= codes(
-        new_facts(), limits()
+        new_gate_inputs(), limits()
     )
 
 
@@ -631,7 +631,7 @@ def test_a_restart_resets_no_limit_and_releases_no_rule():
     breaker.halt(NOON)
     again = restarted(breaker)
     assert again.state() == breaker.state()
-    assert (again.mode, again.codes, again.next_due) == ("HALTED", ("DAILY_LOSS", "HALTED"), TOMORROW)
+    assert (again.mode, again.codes, again.next_due) == ("HALTED", ("DAILY_LOSS", "ON_HOLD"), TOMORROW)
     assert again.reason == "kill switch"
     assert told(again.on_time(TOMORROW)) == [("DAILY_LOSS", "resume", "HALTED")]
 
@@ -726,19 +726,19 @@ def test_every_rule_takes_every_action_and_resumption(rule, action, resume, mode
 )
 def test_a_person_stops_and_resumes(command, mode, action):
     breaker = a_breaker()
-    assert getattr(breaker, command)(NOON) == [BreakerChange(NOON, "HALTED", mode, action, 0, 0, NEVER)]
-    assert (breaker.mode, breaker.codes) == (mode, ("HALTED",))
+    assert getattr(breaker, command)(NOON) == [BreakerChange(NOON, "ON_HOLD", mode, action, 0, 0, NEVER)]
+    assert (breaker.mode, breaker.codes) == (mode, ("ON_HOLD",))
     assert getattr(breaker, command)(NOON) == []
     assert breaker.on_time(NOON + 99 * DAY_MS) == []
-    assert told(breaker.resume(NOON + 99 * DAY_MS)) == [("HALTED", "resume", "ACTIVE")]
+    assert told(breaker.resume(NOON + 99 * DAY_MS)) == [("ON_HOLD", "resume", "ACTIVE")]
     assert breaker.resume(NOON + 99 * DAY_MS) == []
 
 
 def test_a_person_may_change_what_is_wanted():
     breaker = a_breaker()
     breaker.halt(NOON)
-    assert told(breaker.flatten(NOON)) == [("HALTED", "flatten", "HALTED")]
-    assert told(breaker.reduce(NOON)) == [("HALTED", "block", "REDUCING")]
+    assert told(breaker.flatten(NOON)) == [("ON_HOLD", "flatten", "HALTED")]
+    assert told(breaker.reduce(NOON)) == [("ON_HOLD", "block", "REDUCING")]
 
 
 def test_distances_are_for_people():
@@ -752,7 +752,7 @@ def test_the_breaker_fills_what_the_gates_ask():
     breaker.reduce(NOON)
     entry = facts(daily_loss=True)  # of an earlier moment
     risk.fill_breaker(entry, breaker._state, breaker._holds, breaker._rules)
-    assert codes(entry, limits()) == {"TRADES_PER_DAY", "HALTED"}
+    assert codes(entry, limits()) == {"TRADES_PER_DAY", "ON_HOLD"}
 
 
 def test_an_entry_may_cost_no_more_than_the_day_has_left():
@@ -810,7 +810,7 @@ def test_compiled_plain_and_restarted_breakers_agree(steps, restart):
         changes = compiled.tell(fact, time, amount)
         assert restarting.tell(fact, time, amount) == changes
         with patch.multiple(risk, **{name: function.py_func for name, function in COMPILED.items()}):
-            interpreted.apply_fact(fact, time, amount)
+            interpreted.apply_event(fact, time, amount)
             assert interpreted.state() == compiled.state()
         # what was told is what holds, and nothing due is left over
         held -= {change.rule for change in changes if change.action == "resume"}
@@ -828,5 +828,5 @@ def test_all_rules_are_compiled_with_the_same_types():
     assert len(COMPILED) > 30
     assert isinstance(position_size(facts(), limits()), int)
     assert isinstance(risk.warming_up(facts(), limits()), bool)
-    assert new_facts().dtype == risk.FACTS
+    assert new_gate_inputs().dtype == risk.GATE_INPUTS
     assert np.dtype(risk.LIMITS).names == limits().dtype.names

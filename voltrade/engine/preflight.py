@@ -77,7 +77,7 @@ def used_limits(config: Config, state: Mapping[str, Any], time: int, quote: str)
         quote: The quote asset.
     """
     breaker = CircuitBreaker.restore(config.risk, state["breaker"])
-    breaker.apply_fact(TIME, time)
+    breaker.apply_event(TIME, time)
     holding = [f"holds: {', '.join(breaker.codes)}"] if breaker.codes else []
     used = [f"{code} {distance_label(code, *far, quote)}" for code, far in breaker.distances().items() if far[0] > 0]
     return Check("limits already used", "; ".join([*holding, *used]) or "none")

@@ -103,7 +103,7 @@ def breaker_distances(run: Frames, settings: RiskSettings) -> pd.DataFrame:
         breaker = CircuitBreaker.restore(settings, begun)
     most = _used(breaker)
     for event in _breaker_events(run):
-        breaker.apply_fact(*event)
+        breaker.apply_event(*event)
         most = {rule: max(part, most[rule]) for rule, part in _used(breaker).items()}
     tripped = run.breaker[run.breaker["action"] != "resume"]
     for rule, measure, limit in zip(tripped["rule"], tripped["measure"], tripped["limit"], strict=True):

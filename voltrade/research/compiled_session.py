@@ -89,7 +89,7 @@ def initial_state(config: Config, instrument: Instrument, start: int, is_brief: 
     new_symbol(symbol, 0, instrument, config.exits, config.execution)
     symbol["limits"] = risk.limits_of(config, instrument, int(settings["taker_fee_e8"][0]))
     symbol["limits"]["bracket_notional"] = settings["largest_notional"]
-    symbol["facts"]["market_stream_up"] = symbol["facts"]["user_stream_up"] = True
+    symbol["gate_inputs"]["market_stream_up"] = symbol["gate_inputs"]["user_stream_up"] = True
     symbol["reconciled"] = True
     CircuitBreaker(config.risk, start, wallet, (account["breaker"], account["holds"], account["breaker_rules"]))
     set_gates(account, GATES)
