@@ -109,9 +109,9 @@ class BarPipeline:
         for number in range(max(self.count - self.engine.warmup_bars, 0), self.count):
             self._decision_on(self._bars[number], number)  # if it fails again, it is off again
 
-    def resume_from(self, point: BarResumePoint) -> None:
-        """Continue from a state of a day's bars (see `VolumeBarAggregator.resume_from`)."""
-        self.aggregator.resume_from(point)
+    def continue_from(self, point: BarResumePoint) -> None:
+        """Continue from a state of a day's bars (see `VolumeBarAggregator.continue_from`)."""
+        self.aggregator.continue_from(point)
 
     @property
     def bars(self) -> Rows:

@@ -33,10 +33,10 @@ PREFETCH_DISTANCE = 192
 
 _MOST_BARS_BY_ONE_TRADE = 10_000_000
 
-MOST_BARS = 2**62
+NO_BAR_LIMIT = 2**62
 """More bars than any block can close."""
 
-FEW_BARS = 64
+COPY_BELOW_BARS = 64
 """Below this number, closed bars are copied, and the buffer is used again."""
 
 
@@ -132,11 +132,11 @@ def _is_invalid(price: int, quantity: int, rules: Record) -> bool:
 @compiled
 def _lots_until_close(rules: Record, progress: int, price: int, quantity: int) -> int:
     """Return how many lots of a trade go into the open bar: all, or up to the lot that reaches the threshold."""
-    room: int = rules.threshold - progress
+    remaining: int = rules.threshold - progress
     if rules.unit == BASE:
-        return min(quantity, room)
+        return min(quantity, remaining)
     if rules.unit == QUOTE:
-        return min(quantity, max(1, (room + price - 1) // price))
+        return min(quantity, max(1, (remaining + price - 1) // price))
     return quantity
 
 
@@ -211,7 +211,7 @@ def _add_ordinary_trades(
     bar = state.bar
     unit, max_price, max_quantity = rules.unit, rules.max_price, rules.usual_quantity
     time_limit = min(due, state.day_end) if rules.daily else due
-    room = rules.threshold - state.progress
+    remaining = rules.threshold - state.progress
     high, low, last_time = bar.high, bar.low, state.last_time
     volume, bought, notional = bar.volume, bar.taker_buy_volume, bar.notional
     next_id = state.last_trade_id + 1
@@ -236,9 +236,9 @@ def _add_ordinary_trades(
             s_low = min(s_low, price)
             s_time = max(s_time, time)
         weight = s_volume if unit == BASE else s_notional if unit == QUOTE else STRIDE
-        if not ordinary or weight >= room:
+        if not ordinary or weight >= remaining:
             break
-        room -= weight
+        remaining -= weight
         volume += s_volume
         bought += s_bought
         notional += s_notional
@@ -250,9 +250,9 @@ def _add_ordinary_trades(
         ordinary = (ids[at] == next_id) & (time < time_limit)
         ordinary &= (price > 0) & (quantity > 0) & (price <= max_price) & (quantity <= max_quantity)
         weight = quantity if unit == BASE else price * quantity if unit == QUOTE else 1
-        if not ordinary or weight >= room:
+        if not ordinary or weight >= remaining:
             break
-        room -= weight
+        remaining -= weight
         volume += quantity
         bought += 0 if buyer_is_maker[at] else quantity
         notional += price * quantity
@@ -265,7 +265,7 @@ def _add_ordinary_trades(
         bar.last_trade_id = next_id - 1
         bar.high, bar.low, bar.close = high, low, prices[at - 1]
         bar.trade_count += at - start
-        state.progress = rules.threshold - room
+        state.progress = rules.threshold - remaining
         state.last_trade_id = next_id - 1
         state.last_price = prices[at - 1]
         state.last_time = last_time
@@ -364,7 +364,7 @@ _NO_BARS, _NO_ROWS = np.zeros(0, BAR), np.zeros(0, np.int64)
 
 
 def _buffers() -> tuple[Rows, Int64s]:
-    return np.zeros(FEW_BARS, BAR), np.zeros(FEW_BARS, np.int64)
+    return np.zeros(COPY_BELOW_BARS, BAR), np.zeros(COPY_BELOW_BARS, np.int64)
 
 
 def grown(rows: npt.NDArray[Any], count: int, missing: int) -> npt.NDArray[Any]:
@@ -401,7 +401,7 @@ class VolumeBarAggregator:
         self._buffer, self._closing_rows = _buffers()
         self.closing_rows = _NO_ROWS
 
-    def process(self, trades: Trades, start: int = 0, due: int = NEVER, max_bars: int = MOST_BARS) -> Rows:
+    def process(self, trades: Trades, start: int = 0, due: int = NEVER, max_bars: int = NO_BAR_LIMIT) -> Rows:
         """Process a block of trades from index `start` and return the bars that closed, as rows of BAR.
 
         Stops after the trade that closed the last of `max_bars` bars, and before the first trade at or after the time
@@ -435,13 +435,13 @@ class VolumeBarAggregator:
             return _NO_BARS
         bars, self.closing_rows = self._buffer[:count], self._closing_rows[:count]
         self.state["count"] = 0
-        if count < FEW_BARS:
+        if count < COPY_BELOW_BARS:
             self.closing_rows = self.closing_rows.copy()
             return restored(BAR, bars.tobytes())
         self._buffer, self._closing_rows = _buffers()
         return bars
 
-    def resume_from(self, point: BarResumePoint) -> None:
+    def continue_from(self, point: BarResumePoint) -> None:
         """Continue from a state of a day's bars. The open bar is dropped; the next bar is tainted, since it is cut."""
         state = self.state[0]
         bar = state["bar"]

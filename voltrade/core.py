@@ -235,7 +235,7 @@ class TradingCore:
     @property
     def finished(self) -> bool:
         """Whether the session has ended and its positions are closed, or kept with a confirmed stop, or abandoned."""
-        is_confirmed = all(each.monitor.is_confirmed for each in self.symbol_states.values())
+        is_confirmed = all(each.monitor.orders_confirmed for each in self.symbol_states.values())
         return self.is_abandoned or (is_confirmed and bool(self._ask(records.IS_FINISHED)))
 
     def end_of_tape(self, time: int) -> Operator:
@@ -265,7 +265,7 @@ class TradingCore:
         return []
 
     def _on_bar_resume_point(self, point: BarResumePoint) -> list[Output]:
-        self.symbol_states[point.symbol].pipeline.resume_from(point)
+        self.symbol_states[point.symbol].pipeline.continue_from(point)
         return []
 
     # --- trades, bars, signals -------------------------------------------------------------------------------------
@@ -374,7 +374,7 @@ class TradingCore:
         if snapshot.wallet != ours:
             shares = check.shares(snapshot, ours, self.symbol_states)
             if shares is None and (pause := check.pause()) is not None:
-                symbol_state.monitor.read_account_by(self.time + pause, WALLET_DIFFERS)
+                symbol_state.monitor.schedule_account_read(self.time + pause, WALLET_DIFFERS)
                 return []
             difference = snapshot.wallet - ours
             outputs = wallet_check.book_shares(self._books, self.symbol_states, shares, difference)

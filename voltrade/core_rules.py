@@ -37,13 +37,14 @@ def update_breaker(account: Record, event: int, amount: int) -> None:
 
 
 @compiled_part
-def _note_change(account: Record, rule: int, resumed: bool) -> None:
+def _note_change(account: Record, rule: int, released: bool) -> None:
     at = note_row(account, account.changes_count, len(account.changes))
     change = account.changes[at]
-    change.time, change.rule, change.mode, change.resumed = account.now, rule, risk.breaker_mode(account.holds), resumed
+    change.time, change.rule, change.released = account.now, rule, released
+    change.mode = risk.breaker_mode(account.holds)
     change.action = account.holds[rule]["action"]
     _note_measure(account, change, rule)
-    change.resume_at = NEVER if resumed else account.holds[rule]["resume_at"]
+    change.release_at = NEVER if released else account.holds[rule]["release_at"]
     account.changes_count = at + 1
     add_output(account, records.CHANGED, 0, at, states.NONE, account.now)
 
@@ -71,7 +72,7 @@ def apply_breaker_actions(account: Record, symbols: Rows, since: int) -> None:
     for number in range(since, account.changes_count):
         change = account.changes[number]
         for index in range(len(symbols)):
-            if change.resumed:
+            if change.released:
                 continue
             if change.action == risk.FLATTEN:
                 position_rules.close_position(account, symbols[index], account.now, change.rule)
@@ -316,8 +317,8 @@ def fill_signal(
 ) -> None:
     """Describe a bar with an entry signal, with the stop and take-profit distances that the settings give."""
     signal.bar, signal.side, signal.price = number, side, bar.close
-    signal.stop_ticks = risk.stop_distance(atr, settings.stop_atr, settings.tick_size)
-    signal.take_profit_ticks = risk.stop_distance(atr, settings.take_profit_atr, settings.tick_size)
+    signal.stop_ticks = risk.atr_distance(atr, settings.stop_atr, settings.tick_size)
+    signal.take_profit_ticks = risk.atr_distance(atr, settings.take_profit_atr, settings.tick_size)
     signal.ready, signal.last_bar = ready, is_last
     signal.tainted, signal.day_end = bar.tainted, bar.close_reason == DAY_END
 

@@ -794,7 +794,7 @@ class BreakerChange:
     """block, cancel, flatten or resume."""
     measure: int
     limit: int
-    resume_at: int
+    release_at: int
     """Milliseconds UTC, or NEVER where the operator must resume."""
     reason: str = ""
     """Why trading is halted or goes on: the operator's reason, or that of our own rules. Empty for measured rules."""

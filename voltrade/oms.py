@@ -100,8 +100,8 @@ class OrderMonitor:
     ) -> None:
         self.instrument = instrument
         self.halt_reason = ""
-        self.is_confirmed = True
-        """Whether our books are the whole of what is ours at the exchange, by the last snapshot since a restart."""
+        self.orders_confirmed = True
+        """Whether the last snapshot since a restart shows all our orders and lots, and no others of ours."""
         self._books = books or AccountBooks()
         self._index = index
         self._row = self._books.symbols[index]
@@ -124,7 +124,7 @@ class OrderMonitor:
         """Orders that a snapshot did not list although it was taken late enough to have them."""
         self._late_fill_text = self._foreign_fill_text = ""
         """Halt reasons after a late fill, and after a foreign one."""
-        self._told_fees: set[str] = set()
+        self._reported_fees: set[str] = set()
         """What was told about fees in other assets."""
         self._last_answered = 0
         """Number of the order whose reply came last."""
@@ -245,7 +245,7 @@ class OrderMonitor:
         paid: list[Output] = []
         if is_new:
             self._note_fill(number, update)
-            paid = self._pay_from_elsewhere(update)
+            paid = self._offset_fee_in_other_asset(update)
         outputs = paid + self._react(
             records.ORDER_UPDATED,
             order=row,
@@ -262,7 +262,7 @@ class OrderMonitor:
         )
         return (self._fill_alerts(update) if is_new and not orders_only else []) + (before or []) + outputs
 
-    def _pay_from_elsewhere(self, fill: OrderUpdate) -> list[Output]:
+    def _offset_fee_in_other_asset(self, fill: OrderUpdate) -> list[Output]:
         """Book what a fee in another asset is worth as coming into the quote asset's wallet, which did not pay it.
 
         So it is a cost of the round trip and of the day, and the wallet stays the exchange's.
@@ -280,7 +280,7 @@ class OrderMonitor:
         is_late = not has_position or trip != self._position_row["id"]
         if is_late:  # it counts for the open position, or for a new round trip
             self.reconciled = False
-            self.read_account_by(self._advance_time(update.time), states.LATE_FILL)
+            self.schedule_account_read(self._advance_time(update.time), states.LATE_FILL)
             name = self._register.names[number]
             self._late_fill_text = (
                 f"{name} filled after round trip {trip} had ended" + " and the next had begun" * has_position
@@ -296,8 +296,8 @@ class OrderMonitor:
         if self._books.breaker is None:
             return []
         now, alerts = int(self._books.account["now"]), []
-        if (text := self._fee_text(fill)) and text not in self._told_fees:
-            self._told_fees.add(text)
+        if (text := self._fee_text(fill)) and text not in self._reported_fees:
+            self._reported_fees.add(text)
             alerts.append(("FEE_ASSET", text))
         realised = int(self._row["realised_last"])
         if abs(realised - fill.realised) > REALISED_TOLERANCE:
@@ -392,7 +392,7 @@ class OrderMonitor:
         is_absent = reply.outcome is Outcome.REFUSED and reply.code in _ABSENT_CODES
         if is_absent and reply.time >= self._absent_from(order):
             self._absences[number] = self._absences.get(number, 0) + 1
-            if self._absences[number] >= states.ABSENCE_ANSWERS and number in self._unlisted:
+            if self._absences[number] >= states.ABSENT_ANSWERS_NEEDED and number in self._unlisted:
                 return states.ABSENT
         return _OUTCOMES[reply.outcome]
 
@@ -447,9 +447,9 @@ class OrderMonitor:
         is_explained = (
             self.position == snapshot.position.quantity or self._check.mismatches >= FOREIGN_LOTS_AFTER_SNAPSHOTS
         )
-        self.is_confirmed = is_explained and not self._orphans(snapshot)
+        self.orders_confirmed = is_explained and not self._orphans(snapshot)
         if self._register.awaits_fills():
-            self.read_account_by(snapshot.time + _pause(self._incomplete_count), states.FILL_MISSING)
+            self.schedule_account_read(snapshot.time + _pause(self._incomplete_count), states.FILL_MISSING)
             self._incomplete_count += 1
         else:
             self._incomplete_count = 0
@@ -480,7 +480,7 @@ class OrderMonitor:
             if self._check.accounts_for_all(snapshot):
                 self._row["agreed_at"], self._unconfirmed_count = snapshot.time, 0
             elif self._books.account["keep_position"]:  # the session ends when the orders that stay are confirmed
-                self.read_account_by(snapshot.time + _pause(self._unconfirmed_count), states.NOT_LISTED)
+                self.schedule_account_read(snapshot.time + _pause(self._unconfirmed_count), states.NOT_LISTED)
                 self._unconfirmed_count += 1
         self._check.note_listed(snapshot)
         self._check.note_positions(ours, theirs)
@@ -533,7 +533,7 @@ class OrderMonitor:
             reason: why it is read again.
         """
         self.reconciled = False
-        self.read_account_by(time + _pause(before), reason)
+        self.schedule_account_read(time + _pause(before), reason)
 
     def on_time(self, time: int) -> list[Output]:
         """Do what is due: look up orders, send refused ones again, close a position that is old or unprotected."""
@@ -549,8 +549,8 @@ class OrderMonitor:
     def on_restart(self, time: int) -> list[Output]:
         """Look up orders that were in flight when the engine ended; the time without cover starts again."""
         self._advance_time(time)
-        self.reconciled = self.is_confirmed = False
-        self._outputs.life = f"r{np.base_repr(time // 1000, 36).lower()}"
+        self.reconciled = self.orders_confirmed = False
+        self._outputs.restart_suffix = f"r{np.base_repr(time // 1000, 36).lower()}"
         if self._position_row["unprotected_since"] != NEVER:
             self._position_row["unprotected_since"] = time
         outputs: list[Output] = []
@@ -574,11 +574,11 @@ class OrderMonitor:
     def _recheck_account(self, now: int, reason: int) -> None:
         """Stop entries until the account has been read, which is soon."""
         self.reconciled = False
-        self.read_account_by(now + states.RETRY_AFTER_MS, reason)
+        self.schedule_account_read(now + states.RETRY_AFTER_MS, reason)
 
-    def read_account_by(self, at: int, reason: int) -> None:
+    def schedule_account_read(self, at: int, reason: int) -> None:
         """Request a snapshot, at a time, or earlier where one is requested earlier."""
-        plain(order_rules.read_account_by)(self._books.record(self._index), at, reason)
+        plain(order_rules.schedule_account_read)(self._books.record(self._index), at, reason)
 
     def _adopt_exit(self, update: OrderUpdate) -> int | None:
         """Count a foreign order that closes the open position as an exit; return its number. Trading halts."""

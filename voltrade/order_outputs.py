@@ -35,7 +35,7 @@ class OrderOutputs:
         gates: the gates by number.
 
     Attributes:
-        life: text that follows the epoch after a restart, so that no id is used twice even if the journal lost its end.
+        restart_suffix: follows the epoch after a restart, so that no id is used twice even if the journal lost its end.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class OrderOutputs:
         self._register, self._books, self._gates = register, books, gates
         self._symbol = instrument.symbol
         self._working_type = WorkingType(exits.working_type)
-        self.epoch, self.life = epoch, ""
+        self.epoch, self.restart_suffix = epoch, ""
         self._valued = (0, 0, 0)
         """Minute, wallet and position of the last valuation."""
 
@@ -93,7 +93,7 @@ class OrderOutputs:
     def _intent(self, row: int, reason: str) -> OrderIntent:
         """Give a new order its client order id, and return its intent."""
         order = OrderRow(*self._register.order_rows[row].item())
-        epoch, purpose = self.epoch + self.life, PURPOSES[order.purpose]
+        epoch, purpose = self.epoch + self.restart_suffix, PURPOSES[order.purpose]
         name = row_facts.client_order_id(epoch, order.round_trip, purpose, order.count)
         self._register.add(row, name)
         request = row_facts.request(order, self._symbol, name, self._working_type)

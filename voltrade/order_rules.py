@@ -61,7 +61,7 @@ def await_update(symbol: Record, order: Record, time: int) -> None:
 
 
 @compiled_part
-def read_account_by(symbol: Record, at: int, reason: int) -> None:
+def schedule_account_read(symbol: Record, at: int, reason: int) -> None:
     """Schedule a read of the account no later than `at`, in ms."""
     if at < symbol.snapshot_at:
         symbol.snapshot_at, symbol.snapshot_reason = at, reason
@@ -164,7 +164,7 @@ def on_submitted(account: Record, symbol: Record, row: int, time: int, outcome: 
         if not is_done(order):
             lookup(account, symbol, row, time, states.OUTCOME_UNKNOWN)
             if order.purpose == states.ENTRY:  # look-ups alone don't prove that an entry is absent
-                read_account_by(symbol, time + states.RETRY_AFTER_MS, states.OUTCOME_UNKNOWN)
+                schedule_account_read(symbol, time + states.RETRY_AFTER_MS, states.OUTCOME_UNKNOWN)
     elif move_to(order, states.REJECTED):
         _on_refused(account, symbol, row, time, reaction_to(code))
 
@@ -188,7 +188,7 @@ def _on_refused(account: Record, symbol: Record, row: int, time: int, reaction: 
         symbol.halt_wanted = records.HALTED_BY_REFUSAL
     if reaction == states.RECONCILE:
         add_output(account, records.SNAPSHOT, symbol.index, row, states.REDUCE_ONLY_REFUSED, time)
-    if order.code == states.TOO_LARGE:  # a first estimate of the limit, until the exchange's filters are read
+    if order.code == states.CODE_TOO_LARGE:  # a first estimate of the limit, until the exchange's filters are read
         least = (open_quantity(symbol) + states.MAX_EXIT_PARTS - 1) // states.MAX_EXIT_PARTS
         guess, step = max(1, least, order.quantity // states.TOO_LARGE_DIVISOR), symbol.quantity_step
         guess = (guess + step - 1) // step * step
@@ -228,7 +228,7 @@ def _on_stop_refused(position: Record, code: int, time: int, reaction: int) -> N
     """A stop is sent again after a pause; a lasting refusal, or too many tries, closes the position at market."""
     position.stop_tries += _counts_as_try(code)
     position.stop_retry_at = time + (states.RETRY_AFTER_MS << protect_doublings(position.stop_tries))
-    is_again = reaction in (states.RETRY, states.RECONCILE, states.FILTERS) and code != states.TOO_LARGE
+    is_again = reaction in (states.RETRY, states.RECONCILE, states.FILTERS) and code != states.CODE_TOO_LARGE
     if not is_again or position.stop_tries >= states.STOP_TRIES:
         start_closing(position, states.BY_STOP if reaction == states.CLOSE else states.STOP_REFUSED)
 
@@ -247,7 +247,7 @@ def _on_take_profit_refused(position: Record, code: int, time: int, reaction: in
 @compiled_part
 def _counts_as_try(code: int) -> bool:
     """Return whether a refusal counts as a try: it doesn't where the request wasn't sent or came too often."""
-    return code != states.NEVER_SENT and code != states.TOO_MANY_REQUESTS
+    return code != states.CODE_NEVER_SENT and code != states.CODE_TOO_MANY_REQUESTS
 
 
 @compiled_part
@@ -310,7 +310,7 @@ def on_looked_up(account: Record, symbol: Record, row: int, time: int, outcome: 
             _on_absent(account, symbol, row, time)
         elif time >= symbol.account_read_at + max(states.READ_ACCOUNT_EVERY_MS, (time - order.time) // 2):
             symbol.account_read_at = time
-            read_account_by(symbol, time, reason)
+            schedule_account_read(symbol, time, reason)
         return
     is_open = status in (states.NEW, states.PARTIALLY_FILLED)
     if order.state in (states.PENDING_CANCEL, states.UNKNOWN) and is_open:

@@ -203,14 +203,14 @@ LOOKUP_AGE_DIVISOR = 8
 """An order that can't be looked up is looked up again after an eighth of its age, but a second at least."""
 MAX_ENTRY_FAILURES = 3
 """Trading halts after this many entries in a row that were refused for a lasting reason, or never placed."""
-NEVER_SENT, TOO_MANY_REQUESTS, TOO_LARGE = 0, -1003, -4005
+CODE_NEVER_SENT, CODE_TOO_MANY_REQUESTS, CODE_TOO_LARGE = 0, -1003, -4005
 """Codes of refusals. The first two don't count as a try; the last means more than the exchange takes in one order."""
 TOO_LARGE_DIVISOR, MAX_EXIT_PARTS, MAX_EXIT_PARTS_PER_SECOND = 4, 8, 6
 """After a refusal as too large an exit is sent in parts of a quarter, but not in more than MAX_EXIT_PARTS unless the
 exchange's filters say so; and at most MAX_EXIT_PARTS_PER_SECOND are sent."""
 ABSENCE_MARGIN_MS = 5_000
 """An answer that an order doesn't exist counts only this long after the request's recvWindow has ended."""
-ABSENCE_ANSWERS = 3
+ABSENT_ANSWERS_NEEDED = 3
 """This many such answers, and a snapshot without the order, are needed before it counts as never placed."""
 
 

@@ -35,7 +35,7 @@ from voltrade.order_rules import (
     cancel,
     new_order,
     protect_doublings,
-    read_account_by,
+    schedule_account_read,
     start_closing,
     submit,
 )
@@ -59,7 +59,7 @@ def apply_order_update(
         is_filled = order.filled >= order.quantity and not states.IS_DONE[order.state]
         apply_status(symbol, order, states.FILLED if is_filled else status, time)
     if awaits_fills(order) and symbol.snapshot_at == NEVER:
-        read_account_by(symbol, time + states.RETRY_AFTER_MS, states.FILL_MISSING)
+        schedule_account_read(symbol, time + states.RETRY_AFTER_MS, states.FILL_MISSING)
     _cancel_leftover(account, symbol, row, time)
     sync_orders(account, symbol, time)
 

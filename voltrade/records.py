@@ -144,7 +144,7 @@ TRIP = record_dtype(
 """A closed round trip: the fields of `model.RoundTrip`; `fills` is the number of all fills until then."""
 
 REFUSAL = record_dtype(wholes("time", "bar", "side", "gate", "measure", "limit"))
-CHANGE = record_dtype(wholes("time", "rule", "mode", "resumed", "action", "measure", "limit", "resume_at"))
+CHANGE = record_dtype(wholes("time", "rule", "mode", "released", "action", "measure", "limit", "release_at"))
 ALERT = record_dtype(wholes("time", "kind", "order"))
 """An alert; `order` is the number of the order that it is about, -1 for none."""
 
@@ -258,7 +258,7 @@ def new_account() -> Rows:
     account = np.zeros(1, ACCOUNT)
     account["paused"] = account["end_reason"] = NONE
     account["end_at"], account["last_timer_at"] = NEVER, -1
-    account["holds"]["resume_at"] = NEVER
+    account["holds"]["release_at"] = NEVER
     return account
 
 

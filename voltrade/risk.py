@@ -162,7 +162,7 @@ def limits_of(config: Config, instrument: Instrument, taker_fee_e8: int | None =
 
 
 @compiled
-def stop_distance(atr: float, multiple: float, tick_size: float) -> int:
+def atr_distance(atr: float, multiple: float, tick_size: float) -> int:
     """Return the distance of a stop or take-profit, `multiple` ATR, in ticks, rounded up; 0 if the ATR is NaN or 0.
 
     The ATR is in quote per coin.
@@ -474,7 +474,7 @@ BREAKER_HOLDS = record_dtype(  # one row for each rule
     [
         ("in_force", np.bool_),
         ("action", np.int64),  # index into ACTIONS
-        ("resume_at", np.int64),  # ms; NEVER if the operator must resume
+        ("release_at", np.int64),  # ms; NEVER if the operator must resume
         ("released_measure", np.int64),  # of a counting rule, at its last release: it trips again only above this
     ]
 )
@@ -549,7 +549,7 @@ def _release_rule(state: Rows, holds: Rows, rule: int) -> None:
     """Release a rule. A rule of equity then measures from the present equity; a count trips again when it grows."""
     now, hold = state[0], holds[rule]
     hold["in_force"] = False
-    hold["resume_at"] = NEVER
+    hold["release_at"] = NEVER
     if rule == _DAILY_LOSS:
         now["day_equity"] = now["equity"]
     elif rule == _DRAWDOWN:
@@ -564,7 +564,7 @@ def _release_due_rules(state: Rows, holds: Rows, time: int, by_operator: bool) -
     released = 0
     for rule in range(5):
         hold = holds[rule]
-        due = hold["resume_at"] == NEVER if by_operator else hold["resume_at"] <= time
+        due = hold["release_at"] == NEVER if by_operator else hold["release_at"] <= time
         if hold["in_force"] and due:
             _release_rule(state, holds, rule)
             released |= 1 << rule
@@ -599,7 +599,7 @@ def _put_on_hold(holds: Rows, action: int) -> int:
         return 0
     hold["in_force"] = True
     hold["action"] = action
-    hold["resume_at"] = NEVER
+    hold["release_at"] = NEVER
     return 1 << _ON_HOLD
 
 
@@ -616,11 +616,11 @@ def _trip(state: Rows, holds: Rows, rules: Rows, time: int) -> int:
         hold["in_force"] = True
         hold["action"] = setting["action"]
         if setting["resume"] == _NEXT_UTC_DAY:
-            hold["resume_at"] = (time // DAY_MS + 1) * DAY_MS
+            hold["release_at"] = (time // DAY_MS + 1) * DAY_MS
         elif setting["resume"] == _AFTER_SECONDS:
-            hold["resume_at"] = time + setting["pause_ms"]
+            hold["release_at"] = time + setting["pause_ms"]
         else:
-            hold["resume_at"] = NEVER
+            hold["release_at"] = NEVER
         tripped |= 1 << rule
     return tripped
 
@@ -651,7 +651,7 @@ def breaker_mode(holds: Rows) -> int:
     for rule in range(5):
         hold = holds[rule]
         if hold["in_force"]:
-            waits_for_operator = hold["resume_at"] == NEVER and not (rule == _ON_HOLD and hold["action"] == 0)
+            waits_for_operator = hold["release_at"] == NEVER and not (rule == _ON_HOLD and hold["action"] == 0)
             if hold["action"] == FLATTEN or waits_for_operator:
                 return _HALTED
             mode = _REDUCING
@@ -708,7 +708,7 @@ def breaker_next_due(holds: Rows) -> int:
     due = NEVER
     for rule in range(5):
         if holds[rule]["in_force"]:
-            due = min(due, holds[rule]["resume_at"])
+            due = min(due, holds[rule]["release_at"])
     return int(due)
 
 
@@ -760,7 +760,7 @@ class CircuitBreaker:
         made = np.zeros(1, BREAKER_STATE), np.zeros(len(RULES), BREAKER_HOLDS), np.zeros(4, BREAKER_RULES)
         self._state, self._holds, self._rules = rows or made
         self._rules[:] = breaker_rules_of(settings)
-        self._holds["resume_at"] = NEVER
+        self._holds["release_at"] = NEVER
         self._state["day"] = time // DAY_MS
         for name in ("day_equity", "equity", "peak"):
             self._state[name] = equity

@@ -123,8 +123,8 @@ def alert_code_and_text(kind: int, name: str, code: int, text: str) -> tuple[str
 
 def change(row: Any, halt_reason: str = "") -> BreakerChange:
     """Return a row of CHANGE as a `BreakerChange`; `halt_reason` says why trading is halted, or goes on."""
-    action, rule = "resume" if row.resumed else risk.ACTIONS[row.action], risk.RULES[row.rule]
-    measured = row.measure, row.limit, row.resume_at
+    action, rule = "resume" if row.released else risk.ACTIONS[row.action], risk.RULES[row.rule]
+    measured = row.measure, row.limit, row.release_at
     reason = halt_reason if rule == risk.ON_HOLD.code else ""
     return BreakerChange(row.time, rule, risk.MODES[row.mode], action, *measured, reason)
 

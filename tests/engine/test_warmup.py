@@ -88,7 +88,7 @@ def test_a_bar_is_the_same_bar_whenever_the_engine_starts(end: int, unit: str, s
     history, _ = load(Exchange(end), config)
     late, whole = a_pipeline(config), folded(a_pipeline(config), TAPE)
     if history.resume_point is not None:
-        late.resume_from(history.resume_point)
+        late.continue_from(history.resume_point)
     folded(late, history.trades)
     folded(late, TAPE[end:])
     same = rows(late, 1) if history.resume_point else rows(late, 0)
@@ -106,7 +106,7 @@ def test_no_more_is_loaded_than_the_bars_need(needed: int) -> None:
     history, told = load(Exchange(end), config, needed=needed)
     pipeline = a_pipeline(config)
     assert history.resume_point is not None
-    pipeline.resume_from(history.resume_point)
+    pipeline.continue_from(history.resume_point)
     folded(pipeline, history.trades)
     assert needed < pipeline.count <= needed + 3
     assert [progress.loaded for progress in told] == sorted(progress.loaded for progress in told)
@@ -162,7 +162,7 @@ def test_one_that_was_away_for_long_begins_its_bars_anew() -> None:
     history, _ = load(Exchange(MAX_CATCH_UP + 3_000), config, known_id=int(TAPE.id[100]))
     late = folded(a_pipeline(config), TAPE[:101])
     assert history.resume_point is not None
-    late.resume_from(history.resume_point)
+    late.continue_from(history.resume_point)
     closed = late.count
     folded(late, history.trades)
     folded(late, TAPE[MAX_CATCH_UP + 3_000 :])

@@ -77,7 +77,7 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "an order that is not found once never was",
         "oms.py",
-        "            if self._absences[number] >= states.ABSENCE_ANSWERS and number in self._unlisted:\n"
+        "            if self._absences[number] >= states.ABSENT_ANSWERS_NEEDED and number in self._unlisted:\n"
         "                return states.ABSENT",
         "            return states.ABSENT",
         ("O3", "O4", "O5"),

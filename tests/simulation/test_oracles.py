@@ -562,7 +562,7 @@ HALT: Json = {
     "action": "cancel",
     "measure": 0,
     "limit": 0,
-    "resume_at": 0,
+    "release_at": 0,
 }
 LET_GO: Json = {**HALT, "mode": "ACTIVE", "action": "resume"}
 REFUSED: Json = {"code": "NOT_RECONCILED", "bar_number": 9_999, "side": 1}
@@ -1250,7 +1250,7 @@ def test_bars_that_begin_within_a_day_are_the_products(clean: Evidence) -> None:
     config = Config.from_parameters(PARAMETERS)
     pipeline = BarPipeline(instrument, config.bars, SignalEngine(config.signals, instrument))
     phase = BarResumePoint(0, "BTCUSDT", before.day, before.number, before.progress, trades[first - 1][0])
-    pipeline.resume_from(phase)
+    pipeline.continue_from(phase)
     block, seen_trades = Trades.from_rows("BTCUSDT", trades[first - 1 :]), 0
     while seen_trades < len(block):
         seen_trades = pipeline.process(block, seen_trades, NEVER, NEVER)

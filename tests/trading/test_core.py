@@ -158,7 +158,7 @@ def test_a_daily_loss_flattens_and_no_entry_follows_that_day(result: Backtest) -
     assert tripped
     assert tripped[0].action == "flatten"
     entries = [f.time for f in limited.facts if isinstance(f, OrderIntent) and f.purpose is Purpose.ENTRY]
-    assert not [time for time in entries if tripped[0].time <= time < tripped[0].resume_at]
+    assert not [time for time in entries if tripped[0].time <= time < tripped[0].release_at]
 
 
 def test_an_opposite_signal_leaves_unless_it_is_switched_off(result: Backtest) -> None:
@@ -506,7 +506,7 @@ def test_nothing_is_due_again_at_the_time_of_a_timer() -> None:
     """Fault case A7, the kind: whatever a rule holds to be due, time moves on, and trades are taken."""
     core = a_core()
     hold = core._books.account["holds"][0]  # no account is open: no timer lets it go
-    hold["in_force"], hold["resume_at"] = True, 0
+    hold["in_force"], hold["release_at"] = True, 0
     due = core.next_due
     for _ in range(5):
         core.handle(Timer(core.next_due))

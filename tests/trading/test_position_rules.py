@@ -900,23 +900,23 @@ def test_a_stop_of_a_lost_journal_is_cancelled_once_a_stop_of_ours_covers(name: 
         listed = a_listing(harness, STOP)["algo_orders"] if covered else ()
         outputs = harness.monitor.on_snapshot(what_is_held(10, algo_orders=(*listed, orphan)))
         cancelled.append([output.client_order_id for output in outputs if isinstance(output, CancelOrder)])
-        assert harness.monitor.is_confirmed is (covered or not is_ours), "a session must not end while one is open"
+        assert harness.monitor.orders_confirmed is (covered or not is_ours), "a session must not end while one is open"
     assert cancelled == [[], [name] if is_ours else []]
 
 
 def test_a_restarted_session_is_confirmed_by_a_snapshot_that_agrees_or_by_many_that_do_not() -> None:
     """What nobody explains for long is somebody else's, and must not keep a session from its end."""
     harness = Harness()
-    assert harness.monitor.is_confirmed
+    assert harness.monitor.orders_confirmed
     harness.monitor.on_restart(harness.time)
     confirmed = []
     for at in range(1, 7):
         harness.monitor.on_snapshot(replace(what_is_held(2), time=at * 10_000))
-        confirmed.append(harness.monitor.is_confirmed)
+        confirmed.append(harness.monitor.orders_confirmed)
     assert confirmed == [False] * 4 + [True] * 2
     harness.monitor.on_restart(70_000)
     harness.monitor.on_snapshot(replace(what_is_held(0), time=80_000))
-    assert harness.monitor.is_confirmed
+    assert harness.monitor.orders_confirmed
 
 
 def with_orphan(is_covered: bool) -> tuple[Harness, AlgoUpdate]:

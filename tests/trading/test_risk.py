@@ -270,7 +270,7 @@ def test_shares_are_exact_and_rounded_as_named(amount, rate, down, up):
     ],
 )
 def test_stop_distance_is_whole_ticks_rounded_up(atr, multiple, tick, ticks):
-    assert risk.stop_distance(atr, multiple, tick) == plain(risk.stop_distance, atr, multiple, tick) == ticks
+    assert risk.atr_distance(atr, multiple, tick) == plain(risk.atr_distance, atr, multiple, tick) == ticks
 
 
 # --- gates ------------------------------------------------------------------------------------------------------------
@@ -685,7 +685,7 @@ def test_rules_that_overlap_each_let_go_by_their_own_rule():
 
 
 @pytest.mark.parametrize(
-    ("action", "resume", "mode", "resume_at"),
+    ("action", "resume", "mode", "release_at"),
     [
         ("block", "next_utc_day", "REDUCING", TOMORROW),
         ("cancel", "next_utc_day", "REDUCING", TOMORROW),
@@ -699,7 +699,7 @@ def test_rules_that_overlap_each_let_go_by_their_own_rule():
     ],
 )
 @pytest.mark.parametrize("rule", ["daily_loss", "drawdown", "consecutive_losses", "trades_per_day"])
-def test_every_rule_takes_every_action_and_resumption(rule, action, resume, mode, resume_at):
+def test_every_rule_takes_every_action_and_resumption(rule, action, resume, mode, release_at):
     limit = {
         "daily_loss": {"max_daily_loss_fraction": 0.01},
         "drawdown": {"max_drawdown_fraction": 0.01},
@@ -713,11 +713,11 @@ def test_every_rule_takes_every_action_and_resumption(rule, action, resume, mode
         (change,) = breaker.on_round_trip_closed(NOON, -1)
     else:
         (change,) = breaker.on_equity(NOON, 9_900 * MONEY)
-    assert (change.mode, change.action, change.resume_at) == (mode, action, resume_at)
-    assert (breaker.mode, breaker.next_due) == (mode, resume_at)
-    released = breaker.resume(NOON) if resume == "person" else breaker.on_time(resume_at)
+    assert (change.mode, change.action, change.release_at) == (mode, action, release_at)
+    assert (breaker.mode, breaker.next_due) == (mode, release_at)
+    released = breaker.resume(NOON) if resume == "person" else breaker.on_time(release_at)
     assert [(change.action, change.mode) for change in released] == [("resume", "ACTIVE")]
-    assert breaker.on_equity(min(resume_at, TOMORROW), int(breaker.state()["equity"])) == []  # nor trips again at once
+    assert breaker.on_equity(min(release_at, TOMORROW), int(breaker.state()["equity"])) == []  # nor trips again at once
 
 
 @pytest.mark.parametrize(

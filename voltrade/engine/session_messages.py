@@ -150,7 +150,7 @@ class SessionMessages:
         if change.action == "resume":
             yield Message(f"breaker: {change.rule} released, {change.mode}")
             return
-        until = "until an operator resumes" if change.resume_at == NEVER else f"until {_clock(change.resume_at)}"
+        until = "until an operator resumes" if change.release_at == NEVER else f"until {_clock(change.release_at)}"
         write = str if change.rule in COUNTED else self._money
         measured = f", {write(change.measure)} of {write(change.limit)}" if change.limit else ""
         urgency = Urgency.FAILURE if change.mode == "HALTED" else Urgency.WARNING

@@ -354,7 +354,7 @@ _TRIP = (
     *("stop_price", "take_profit_price", "realised", "fees", "funding", "net", "exit_reason"),
 )
 
-_CHANGE = ("time", "rule", "mode", "action", "measure", "limit", "resume_at")
+_CHANGE = ("time", "rule", "mode", "action", "measure", "limit", "release_at")
 
 
 def _fields(facts: Collection[Any], names: Sequence[str]) -> Columns:

@@ -54,7 +54,7 @@ _ROUND_TRIPS = _schema(
 )
 _EQUITY = _schema("wallet:float64 unrealised:float64 equity:float64 drawdown:float64 position:float64 valued_at:str")
 _REFUSALS = _schema("bar:int64 side:str code:str detail:str")
-_BREAKER = _schema("rule:str mode:str action:str measure:float64 limit:float64 resume_at:time")
+_BREAKER = _schema("rule:str mode:str action:str measure:float64 limit:float64 release_at:time")
 _ALERTS = _schema("code:str text:str")
 _GAPS = _schema("first_id:int64 last_id:int64 missing:int64 filled:int64")
 _OPERATOR = _schema("action:str reason:str final:bool")

@@ -147,10 +147,10 @@ def _refusals(rows: Rows) -> Columns:
 
 def _changes(rows: Rows) -> Columns:
     return {
-        **{name: rows[name] for name in ("time", "measure", "limit", "resume_at")},
+        **{name: rows[name] for name in ("time", "measure", "limit", "release_at")},
         "rule": words(risk.RULES, rows["rule"]),
         "mode": words(risk.MODES, rows["mode"]),
-        "action": words([*risk.ACTIONS, "resume"], np.where(rows["resumed"] != 0, len(risk.ACTIONS), rows["action"])),
+        "action": words([*risk.ACTIONS, "resume"], np.where(rows["released"] != 0, len(risk.ACTIONS), rows["action"])),
     }
 
 

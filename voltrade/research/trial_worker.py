@@ -192,14 +192,14 @@ class TrialWorker:
         run = done.frames()
         changes = run.breaker.reset_index()
         times = changes["time"].astype("datetime64[ms, UTC]").astype("int64")
-        halted = _halted(times, changes["rule"], (changes["action"] != "resume") & changes["resume_at"].isna())
+        halted = _halted(times, changes["rule"], (changes["action"] != "resume") & changes["release_at"].isna())
         figures = figures_of(performance_data(run), self._job.period_ms)
         return TrialResult(*figures, "events", done.extrapolated, halted)
 
 
 def _halted_in(changes: Rows) -> str:
     """Return `_halted` of a compiled session's changes of the circuit breaker."""
-    waits = (changes["resumed"] == 0) & (changes["resume_at"] >= NEVER)
+    waits = (changes["released"] == 0) & (changes["release_at"] >= NEVER)
     if not waits.any():
         return ""
     rules = [RULES[number] for number in changes["rule"].tolist()]
@@ -211,7 +211,7 @@ def _halted(times: Iterable[int], rules: Iterable[str], waits: Iterable[bool]) -
 
     Args:
         times: time of each change of the circuit breaker, ms UTC.
-        rules: the rule that tripped, or was resumed.
+        rules: the rule that tripped, or was released.
         waits: whether the rule waits for an operator from then on.
     """
     held: dict[str, int] = {}
