@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 from weakref import WeakSet
 
@@ -186,6 +186,39 @@ def plain(function: Callable[P, R]) -> Callable[P, R]:
     return cast(Callable[P, R], getattr(function, "py_func", function))
 
 
+@cache
+def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Return a compiled function as plain Python, and with it all that it calls: nothing is compiled by a call of it.
+
+    For what Python calls now and then while a session runs: compiling takes seconds, for which its loop would stand.
+    """
+    source: Any = plain(function)
+    used = {name: _uncompiled_value(source.__globals__[name]) for name in _global_names(source)}
+    return cast(Callable[P, R], FunctionType(source.__code__, {"__builtins__": builtins, **used}, source.__name__))
+
+
+def _global_names(function: Any) -> list[str]:
+    return [name for name in function.__code__.co_names if name in function.__globals__]
+
+
+def _uncompiled_value(value: Any) -> Any:
+    if isinstance(value, ModuleType) and value.__name__.partition(".")[0] == _PACKAGE.name:
+        return _UncompiledModule(value)
+    return uncompiled(value) if hasattr(value, "py_func") else value
+
+
+class _UncompiledModule:
+    """A module whose compiled functions are plain Python."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        value = _uncompiled_value(getattr(self._module, name))
+        setattr(self, name, value)
+        return value
+
+
 def bind(function: Callable[..., Any], **functions: Callable[..., Any]) -> Callable[..., Any]:
     """Return a copy of a plain function in which the given global names are bound to the given functions.
 
@@ -335,6 +368,11 @@ def _cache_folder(function: Callable[..., Any]) -> Path | None:
     except (OSError, RuntimeError):  # RuntimeError: no home folder
         return None
     return folder if os.access(folder, os.W_OK) else None
+
+
+def is_kept() -> bool:
+    """Return whether the next process finds what is compiled in this one; true where nothing is compiled."""
+    return IS_PLAIN or _cache_folder(is_kept) is not None
 
 
 def _file(function: Callable[..., Any]) -> Path:

@@ -21,7 +21,7 @@ from voltrade.account import Account, Position
 from voltrade.account_books import AccountBooks
 from voltrade.account_check import setting_problems
 from voltrade.bar_pipeline import BarPipeline
-from voltrade.compiled import BARE, Rows, compile_for, plain, rows_of
+from voltrade.compiled import BARE, Rows, compile_for, rows_of, uncompiled
 from voltrade.config import Config, milliseconds
 from voltrade.errors import ConfigError
 from voltrade.model import (
@@ -161,6 +161,10 @@ class TradingCore:
         row["gate_inputs"]["market_stream_up"], row["gate_inputs"]["symbol_changed"] = True, symbol_state.is_blocked
         return symbol_state
 
+    def prepare(self) -> None:
+        """Compile what a signal needs, so that no entry waits for that."""
+        _step()
+
     # --- account and session ---------------------------------------------------------------------------------------
 
     @property
@@ -296,7 +300,7 @@ class TradingCore:
         row, decision = symbol_state.pipeline.bars[bar], symbol_state.pipeline.decisions[bar]
         facts = int(decision["signal"]), bool(decision["ready"]), float(decision["atr"])
         settings = self._books.column("settings")[symbol_state.index]
-        plain(core_rules.fill_signal)(
+        uncompiled(core_rules.fill_signal)(
             self._signal[0], bar, row, *facts, bar == symbol_state.pipeline.count - 1, settings
         )
         return self._books.decide(_step(), symbol_state.index, self._signal)

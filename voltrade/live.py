@@ -99,7 +99,7 @@ class LiveTradingSystem:
         journal: open, with its Start row written.
         gateway: carries commands to the exchange.
         clock: returns the time in ms; `set_clock` sets it where the tape is the clock.
-        observe: called with every fact that goes to the journal; it must not raise, nor wait.
+        observe: called with every fact that goes to the journal; it must not wait, and a failure of it is logged.
         checkpoints: of a core that comes from a journal; by default new ones.
         ballast: space for orders that protect; by default none is kept.
     """
@@ -206,7 +206,7 @@ class LiveTradingSystem:
     def _add_market(self, fact: Trades | MarkPrice) -> None:
         self._market_row.add(fact)
         self._trades += len(fact) if isinstance(fact, Trades) else 0
-        self._observe(fact)
+        self._tell(fact)
 
     def write_market(self) -> None:
         """Append the market data that the core has taken and no row has yet."""
@@ -219,8 +219,15 @@ class LiveTradingSystem:
         fact = self._journal.append_fact(fact, self.core.time)
         self.is_journaled = False
         self._uncommitted += 1
-        self._observe(fact)
+        self._tell(fact)
         return fact
+
+    def _tell(self, fact: Event | Output) -> None:
+        """Call `observe`; a failure of it keeps the core from nothing that the journal has."""
+        try:
+            self._observe(fact)
+        except Exception:
+            log.exception("a %s could not be observed", type(fact).__name__)
 
     def _commit(self) -> None:
         """Commit the journal. By wall clock a failure alerts the operator, and trading goes on without entries.
@@ -249,6 +256,7 @@ class LiveTradingSystem:
 
     def warm_up(self, history: History) -> None:
         """Handle the trades from before the session; without an account the core can't act on them."""
+        self.core.prepare()
         warm_up(self.handle, history)
         self.write_market()
         self._commit()

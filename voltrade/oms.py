@@ -22,7 +22,7 @@ from voltrade import order_states as states
 from voltrade.account import position_after
 from voltrade.account_books import AccountBooks
 from voltrade.account_check import AccountCheck, foreign_kind
-from voltrade.compiled import plain
+from voltrade.compiled import uncompiled
 from voltrade.config import ExecutionSettings, ExitSettings
 from voltrade.errors import DataError
 from voltrade.model import (
@@ -508,7 +508,7 @@ class OrderMonitor:
         side, now = Side(-int(self._position_row["side"])), self._advance_time(snapshot.time)
         row, price = self._row, int(self._row["last_price"])
         books = int(row["quantity"]), int(row["cost"])
-        *_, realised = plain(position_after)(*books, side, price, lots, int(row["money_per_ticklot"]))
+        *_, realised = uncompiled(position_after)(*books, side, price, lots, int(row["money_per_ticklot"]))
         gone = OrderUpdate(
             *(now, snapshot.symbol, f"adjusted-{now}", -now, side, OrderType.MARKET, "FILLED", "TRADE", lots, lots),
             trade_id=-now,
@@ -578,7 +578,7 @@ class OrderMonitor:
 
     def schedule_account_read(self, at: int, reason: int) -> None:
         """Request a snapshot, at a time, or earlier where one is requested earlier."""
-        plain(order_rules.schedule_account_read)(self._books.record(self._index), at, reason)
+        uncompiled(order_rules.schedule_account_read)(self._books.record(self._index), at, reason)
 
     def _adopt_exit(self, update: OrderUpdate) -> int | None:
         """Count a foreign order that closes the open position as an exit; return its number. Trading halts."""

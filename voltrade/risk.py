@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from voltrade.compiled import Rows, compiled, record_dtype
+from voltrade.compiled import Rows, compiled, record_dtype, uncompiled
 from voltrade.config import BreakerAction, Config, Resume, RiskSettings, milliseconds
 from voltrade.errors import DataError
 from voltrade.model import DAY_MS, MONEY, NEVER, Instrument, money_text
@@ -771,11 +771,15 @@ class CircuitBreaker:
         """Process an event, as `breaker_step` does."""
         breaker_step(self._state, self._holds, self._rules, event, time, amount)
 
+    def advance(self, time: int) -> None:
+        """Release the rules that are due at a time, and begin its day."""
+        uncompiled(breaker_step)(self._state, self._holds, self._rules, TIME, time, 0)
+
     # rules in force
 
     @property
     def mode(self) -> BreakerMode:
-        return MODES[breaker_mode(self._holds)]
+        return MODES[int(uncompiled(breaker_mode)(self._holds))]
 
     @property
     def codes(self) -> tuple[str, ...]:
@@ -784,8 +788,9 @@ class CircuitBreaker:
 
     def distances(self) -> dict[str, tuple[int, int]]:
         """Return (measure, limit) of each measured rule: money for DAILY_LOSS and DRAWDOWN, counts for the others."""
+        measure, limit = uncompiled(breaker_measure), uncompiled(breaker_limit)
         return {
-            code: (int(breaker_measure(self._state, rule)), int(breaker_limit(self._state, self._rules, rule)))
+            code: (int(measure(self._state, rule)), int(limit(self._state, self._rules, rule)))
             for rule, code in enumerate(RULES[:_ON_HOLD])
         }
 

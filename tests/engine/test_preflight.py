@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from support.builders import an_instrument
 from test_summary import MINUTE, NOON, left_behind
 
 from voltrade.config import Config
-from voltrade.engine.preflight import preflight, used_limits
+from voltrade.engine.preflight import _compiled, preflight, used_limits
 from voltrade.model import DAY_MS, MONEY, PositionReport, Snapshot
 
 
@@ -58,3 +60,17 @@ def test_the_table_of_a_run_that_goes_on_reads_no_account_again_and_sets_nothing
     checks = {row.item: row for row in asyncio.run(preflight(wiring, is_new=False, snapshot=read))}
     assert (checks["leverage"].found, checks["leverage"].ok) == ("20", False)
     assert (checks["wallet"].found, checks["clock"].ok) == ("10,000.00", True)
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_cached", "is_right"), [("live", False, False), ("live", True, True), ("sim", False, True)]
+)
+def test_compiled_rules_that_are_kept_nowhere_start_nothing_that_risks_money(
+    mode: str, is_cached: bool, is_right: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dead engine's successor would compile for longer than a position may lack its stop."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VOLTRADE_CACHE", str(tmp_path if is_cached else tmp_path / "file"))
+    row = _compiled(SimpleNamespace(session=SimpleNamespace(mode=mode)))  # type: ignore[arg-type]
+    assert row.ok is is_right
+    assert row.found.endswith("can not be written") is not is_cached

@@ -338,6 +338,19 @@ def kinds(session: Session) -> list[str]:
     return [row.kind for row in read(session.path)]
 
 
+def test_who_only_watches_keeps_the_core_from_nothing(session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    """The journal has the event already: a core that did not handle it would differ from its own replay."""
+
+    def broken(fact: object) -> None:
+        raise ValueError("no room for it")
+
+    session.system._observe = broken
+    _, outputs = session.system.handle(StreamStatus(wall(), "user", True))
+    assert [type(output).__name__ for output in outputs] == ["TakeSnapshot"]
+    assert session.system.is_journaled
+    assert "a StreamStatus could not be observed" in caplog.text
+
+
 def test_market_data_waits_for_its_row_until_something_is_answered(session: Session) -> None:
     """Twelve trades of one lot and their marks: one row of eleven, and one before the bar that the last ones close."""
     now = wall()

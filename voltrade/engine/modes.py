@@ -40,7 +40,8 @@ from voltrade.exchange.client import UsdmExchange
 from voltrade.exchange.credentials import Credentials
 from voltrade.exchange.ports import OrderGateway
 from voltrade.live import LiveTradingSystem
-from voltrade.model import Instrument
+from voltrade.model import Instrument, Trades
+from voltrade.simulated.rehearsal import rehearse
 
 log = logging.getLogger(__name__)
 
@@ -224,6 +225,8 @@ async def _wire_paper(config: Config, known: Known | None = None) -> Wiring:
     wiring.account = f"paper {exchange_of(wiring.endpoint)} {config.session.symbol}"
     wiring.fingerprint = "paper"
     wiring.gateway = PaperExchange(config, wiring.instrument, wiring.clock, read_filters=wiring.rest.filters)
+    if known is None:  # one that goes on looks at its position first
+        rehearse(config, wiring.instrument, Trades.from_rows(config.session.symbol, [(1, 1_000_000, 1, 1, False)]))
     return wiring
 
 

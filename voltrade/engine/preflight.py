@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from voltrade.compiled import cache_home, is_kept
 from voltrade.config import Config
 from voltrade.engine.account_checks import LEAST_ORDER, account_checks, contract, position, rights_check
 from voltrade.engine.authorisation import largest_notional
@@ -21,7 +22,7 @@ from voltrade.engine.notifier import Notifier
 from voltrade.exchange.account_facts import symbol_facts
 from voltrade.exchange.proxies import without_password
 from voltrade.model import MONEY, Instrument, Snapshot, moment_text, money_text
-from voltrade.risk import TIME, CircuitBreaker, distance_label
+from voltrade.risk import CircuitBreaker, distance_label
 from voltrade.runs.ledger_file import FinalState
 
 CLOCK_WITHIN_MS = 1_000
@@ -54,7 +55,7 @@ async def preflight(
         *_permission(wiring),
         await _clock(wiring),
     ]
-    checks += await _rights(wiring) if is_new else []
+    checks += [*await _rights(wiring), _compiled(config)] if is_new else []
     snapshot = snapshot or await wiring.gateway.snapshot(config.session.symbol, 0)
     holdings = await _holdings(wiring, snapshot, last, is_new)
     may_be_set = is_new and _may_be_set(snapshot, config)
@@ -77,7 +78,7 @@ def used_limits(config: Config, state: Mapping[str, Any], time: int, quote: str)
         quote: The quote asset.
     """
     breaker = CircuitBreaker.restore(config.risk, state["breaker"])
-    breaker.apply_event(TIME, time)
+    breaker.advance(time)
     holding = [f"holds: {', '.join(breaker.codes)}"] if breaker.codes else []
     used = [f"{code} {distance_label(code, *far, quote)}" for code, far in breaker.distances().items() if far[0] > 0]
     return Check("limits already used", "; ".join([*holding, *used]) or "none")
@@ -105,6 +106,13 @@ async def _rights(wiring: Wiring) -> list[Check]:
     if wiring.config.session.mode != "live":
         return []
     return [await rights_check(wiring.rest, bool(wiring.endpoint.rights), wiring.config)]
+
+
+def _compiled(config: Config) -> Check:
+    """Return the row about the compiled rules: an engine that has to compile them looks after its position late."""
+    is_right = is_kept() or config.session.mode not in ("demo", "live")
+    found = f"{cache_home()}{'' if is_kept() else ', which can not be written'}"
+    return Check("compiled rules", found, "kept in a folder that can be written (VOLTRADE_CACHE names it)", is_right)
 
 
 async def _holdings(wiring: Wiring, snapshot: Snapshot, last: FinalState | None, is_new: bool) -> list[Check]:

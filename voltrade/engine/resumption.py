@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -121,6 +122,8 @@ class Resumption:
         await self._feed.start(None, hold=True, is_user_awaited=False)
         if isinstance(self._wiring.gateway, PaperExchange):
             self._wiring.gateway.open()
+        # The loop looks after the position meanwhile: it may have to compile.
+        threading.Thread(target=self._system.core.prepare, name="prepare", daemon=True).start()
         await asyncio.gather(self._catch_up(), self._make_table())
 
     async def _make_table(self) -> None:

@@ -33,11 +33,12 @@ from voltrade.config import Config, SessionSettings, parameter_homes
 from voltrade.data.tape import Tape, load_tape
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import Trades
+from voltrade.simulated.rehearsal import rehearse
 from voltrade.simulated.symbols import shipped_instrument
 from voltrade.strategy.rule_file import read_parameters
 from voltrade.venue.faults import load_script, script_help
 from voltrade.venue.requests import tables_text
-from voltrade.venue.server import serve
+from voltrade.venue.server import serve, shifted
 
 FLAGS = (
     *("symbol", "tape", "seed", "hours", "speed", "begin_s", "latency_ms", "slippage_bps", "wallet", "taker_fee"),
@@ -74,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = _config(given)
         named = [(config.session.symbol, "", config.session.tape), *(each.partition("=") for each in given.also)]
         tapes = [_tape(config.session, symbol, file, number) for number, (symbol, _, file) in enumerate(named)]
+        if config.session.speed:  # in lockstep everybody waits anyhow
+            rehearse(config, shipped_instrument(config.session.symbol), shifted(tapes[0].trades, 0))
         asyncio.run(run_venue(config, *tapes, log_dir=given.log, script=script, **options))
     except (ConfigError, DataError, OSError) as error:
         print(f"venue: {error}", file=sys.stderr)
