@@ -22,6 +22,10 @@ SNAPSHOT_AGAIN_S, SNAPSHOT_DOUBLINGS = 1.0, 2
 """Pause before the account is read again after a failure, and how often it doubles: up to 4 s, so that a minute of
 refusals doesn't use up the request weight that orders need."""
 
+QUICK_READINGS, READINGS_APART_S, MINUTE_S = 10, 3.0, 60.0
+"""So many readings within a minute follow each other at once, further ones at this distance: whatever asks for them,
+they use a third of the request weight at most."""
+
 
 class RestReads:
     """Reads of one session; what they return goes to the inbox.
@@ -56,6 +60,8 @@ class RestReads:
         (self._symbol,) = core.symbol_states
         self.is_reading, self._read_again = False, ""
         """Whether the account is being read now, and why it must be read once more after that."""
+        self._begun: list[float] = []
+        """When the readings of the last minute began, s of the loop's clock."""
         self._is_reading_filters = False
         self._newest: Snapshot | None = None
         self._has_read = asyncio.Event()
@@ -100,6 +106,7 @@ class RestReads:
         self.is_reading, failures = True, 0
         try:
             while True:
+                await self._wait_for_turn()
                 self._read_again = ""
                 try:
                     snapshot = await (begun or self._execute(command))
@@ -119,6 +126,14 @@ class RestReads:
                 command, begun = replace(command, reason=self._read_again), None
         finally:
             self.is_reading = False
+
+    async def _wait_for_turn(self) -> None:
+        """Wait where the account was read often within the last minute."""
+        loop = asyncio.get_running_loop()
+        self._begun = [begun for begun in self._begun if loop.time() - begun < MINUTE_S]
+        if len(self._begun) >= QUICK_READINGS:
+            await asyncio.sleep(max(self._begun[-1] + READINGS_APART_S - loop.time(), 0.0))
+        self._begun.append(loop.time())
 
     def _note(self, read: Event) -> None:
         if isinstance(read, Snapshot):

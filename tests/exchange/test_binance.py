@@ -906,6 +906,21 @@ def test_what_is_known_already_is_joined_by_id() -> None:
     on_a_feed(story, after_trade_id=10)
 
 
+def test_a_position_is_valued_while_earlier_trades_are_loaded() -> None:
+    """That takes minutes after a long outage, in which the limits on losses must be watched."""
+
+    async def story(feed: Feed) -> None:
+        feed.manager._trades.is_held_back = True
+        await feed.fake.trade(5)
+        await feed.fake.send("market", MARK)
+        await until(lambda: feed.events(MarkPrice))
+        assert feed.trade_ids == []
+        feed.manager.release(4)
+        await until(lambda: feed.trade_ids == [5])
+
+    on_a_feed(story)
+
+
 def test_trades_seen_before_are_dropped() -> None:
     async def story(feed: Feed) -> None:
         await feed.fake.trade(3, 4, 4, 3, 1, 5)
@@ -1089,12 +1104,15 @@ def test_a_wallet_that_an_update_leaves_out_is_remembered() -> None:
         {"e": "ACCOUNT_CONFIG_UPDATE", "T": 1, "ac": {"s": "BTCUSDT", "l": 25}},
         {"e": "MARGIN_CALL", "p": []},
         {"e": "CONDITIONAL_ORDER_TRIGGER_REJECT", "or": {"s": "BTCUSDT", "i": 1, "r": "no"}},
+        {"e": ["ORDER_TRADE_UPDATE"]},
+        '{"e": "ORDER_TRADE_UPDATE", "o": {"s": "BTC',
+        b"\xff\xfe\x00",
     ],
 )
-def test_what_cannot_be_told_as_a_fact_makes_the_account_be_read_again(event: dict[str, Any]) -> None:
+def test_what_cannot_be_told_as_a_fact_makes_the_account_be_read_again(event: dict[str, Any] | str | bytes) -> None:
     async def story(feed: Feed) -> None:
         await feed.fake.send("private", event, FILL)
-        await until(lambda: feed.manager.user_frames == 2)
+        await until(lambda: len(feed.seen) >= 3)
         assert feed.seen[:2] == [StreamStatus(1_000, "user", False), StreamStatus(1_000, "user", True)]
         assert isinstance(feed.seen[2], OrderUpdate)
 

@@ -65,6 +65,21 @@ def test_from_each_checkpoint_on_a_core_makes_what_the_journal_has(path: Path) -
         assert same(core, last)
 
 
+@pytest.mark.filterwarnings("ignore::voltrade.signal_engine.UncompiledRuleWarning")
+def test_a_rule_that_overrides_on_volume_bar_has_checkpoints_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused where it keeps more than its state. Without them its engine came back through the whole journal."""
+    monkeypatch.setattr(checkpoint, "EVERY_TRADES", EVERY)
+    skips = RULE.replace("buys.py:Buys", "skips.py:Skips")
+    assert scenario(at(40, "kill"), duration_s=60.0, rule=skips).replay == [0]
+    path = workplace() / "runs/run/journal.db"
+    whole, short = replay(path), recover(path)
+    assert 0 < short.events < whole.events / 2
+    assert whole.core is not None
+    assert short.core is not None
+    assert whole.core.symbol_states["BTCUSDT"].engine.is_overridden
+    assert same(whole.core, short.core)
+
+
 def test_a_replay_compares_each_checkpoint(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     count = sum(row.kind == CHECKPOINT for row in journal.read(path))
     monkeypatch.setattr(checkpoint, "state_of", lambda core: {})

@@ -62,13 +62,17 @@ BLOCKED_S = {429: 60, 418: 120}
 
 
 class ResilientClient(Client):  # type: ignore[misc]  # ccxt is untyped
-    """ccxt's websocket client, but a frame that cannot be decoded does not end the receive loop."""
+    """ccxt's websocket client, but a frame that cannot be decoded does not end the receive loop.
+
+    It is passed on as None, since it may have been about a fill.
+    """
 
     def handle_message(self, message: aiohttp.WSMessage) -> None:
         try:
             super().handle_message(message)
         except Exception as error:
             log.warning("a frame could not be read: %s", type(error).__name__)
+            self.on_message_callback(self, None)
 
 
 class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped

@@ -146,7 +146,7 @@ class BinanceWSManager:
 
         Args:
             timeout_s: longest wait; None to wait until they are up.
-            hold: hold trades and marks until `release`, while earlier trades are loaded.
+            hold: hold trades until `release`, while earlier ones are loaded.
             is_user_awaited: whether to wait for the user stream too; it is connected in any case.
 
         Raises:
@@ -402,7 +402,7 @@ class BinanceWSManager:
         """Handle every frame here, so that none goes into ccxt's caches, which merge and drop messages."""
         self.frames += 1
         if type(message) is not dict:
-            self.counts.refused += 1
+            self._refuse(client, "a frame that is no JSON object")
             return True
         body = message["data"] if "stream" in message and type(message.get("data")) is dict else message
         kind = body.get("e")
@@ -420,18 +420,26 @@ class BinanceWSManager:
             elif isinstance(kind, str):
                 self._on_user_event(client, kind, body)
             else:
-                self.counts.refused += 1
+                self._refuse(client, "a message whose kind is no text")
         except DataError as error:
-            self.counts.refused += 1
-            log.warning("message refused: %s", self._exchange.redact(str(error)))
+            self._refuse(client, str(error))
         return True
+
+    def _refuse(self, client: Client, why: str) -> None:
+        """Count a frame that can't be read; one of the user stream may be about a fill, so the account is read."""
+        self.counts.refused += 1
+        log.warning("message refused: %s", self._exchange.redact(why))
+        if self._clients.get("user") is client:
+            self._request_resync()
 
     def _on_control(self, client: Client, body: Mapping[str, Any]) -> None:
         if body.get("id") == self._subscription and "result" in body:
             self._on_subscribed(client)
         elif "error" in body:
             reason = f"subscription refused: {body['error']!r:.100}"
-            if self._coming.get("market") is client:
+            if self._clients.get("user") is client:
+                self.reconnect("user", reason)
+            elif self._coming.get("market") is client:
                 self._hang_up(client, reason)
             else:
                 self.reconnect("market", reason)
@@ -453,12 +461,7 @@ class BinanceWSManager:
         elif self._is_of_other_symbol(body):
             self.counts.other_symbols += 1
         else:
-            try:
-                event = self._user_readers[kind](body)
-            except DataError:
-                self._request_resync()
-                raise
-            self._on_event(event)
+            self._on_event(self._user_readers[kind](body))
 
     def _is_of_other_symbol(self, body: Mapping[str, Any]) -> bool:
         order = body.get("o")

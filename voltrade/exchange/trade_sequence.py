@@ -65,7 +65,7 @@ class TradeSequence:
 
     Attributes:
         last_trade_id: of the last trade that was passed on.
-        is_held_back: whether everything is held until `release`.
+        is_held_back: whether trades are held until `release`.
         task: fills a gap, or has filled the last one.
     """
 
@@ -118,8 +118,12 @@ class TradeSequence:
             self._start_release()
 
     def add_mark(self, mark: MarkPrice) -> None:
-        """Pass a mark price on, or hold it behind the trades that came before it."""
-        if self._held or self.is_held_back:
+        """Pass a mark price on, or hold it behind the trades that came before it while a gap is filled.
+
+        None is held while earlier trades are loaded, which may take minutes: a position is valued by them, for the
+        limits on losses.
+        """
+        if self._held and not self.is_held_back:
             self._hold(mark)
         else:
             self._pass_mark(mark)

@@ -109,6 +109,15 @@ def test_b2_requests_for_the_account_merge(event: str) -> None:
     assert is_left_in_order(evidence)
 
 
+def test_b2_a_flood_of_events_that_ask_for_the_account_leaves_the_weight_to_orders() -> None:
+    """Ten a second for 20 s: read as fast as answers come, they used up the weight of the minute within ten seconds."""
+    asking = [at(6 + 0.1 * number, "tell", category="private", text=UNREADABLE) for number in range(200)]
+    evidence = story(*asking, duration_s=40.0)
+    assert refused(evidence, -1003) == []
+    assert heaviest_minute(evidence) <= MOST_WEIGHT / 2
+    assert is_left_in_order(evidence)
+
+
 def test_b2_account_update_without_the_quote_asset_is_no_fault() -> None:
     """Fees are paid in BNB, so that ACCOUNT_UPDATE lists BNB alone while an entry fills in 23 parts."""
     only_bnb = '"B":[{"a":"BNB","wb":"1","cw":"1","bc":"0"}]'
