@@ -26,7 +26,7 @@ come that are no multiples of tick and step, or while orders are refused because
 
 
 def _is_over(since: int, now: int, ms: int) -> bool:
-    """Return whether so many ms are over since a time; one yet to come was noted by a clock that was wrong."""
+    """Return whether `ms` have passed since a time; a time in the future, noted by a wrong clock, counts as passed."""
     return not since <= now < since + ms
 
 
@@ -70,7 +70,7 @@ class AccountWatch:
                 self._read_at = now
 
     def _on_refused(self, code: int) -> None:
-        """Note the code of a refusal: what it is about is read again at once."""
+        """Note the code of a refusal: the filters or settings that it concerns are read again at once."""
         if code in FILTER_CODES:
             self._filters_after_ms = REFUSED_MS
         if code in SETTING_CODES:

@@ -1,21 +1,21 @@
-"""Notices trades whose price is far from the market, so that a person is told of them."""
+"""Finds trades whose price is far from the market, for the alert PRICE_OFF."""
 
 from __future__ import annotations
 
 from voltrade.model import MINUTE_MS, MONEY, Instrument, MarkPrice
 
 FAR_PERCENT = 10
-"""A trade further than this from the mark price is told; from the trade before it where there is no recent mark."""
+"""A trade further than this from the mark price is reported; without a recent mark price, from the trade before it."""
 MARK_MS = 10_000
 """How long a mark price counts as recent."""
 AGAIN_MS = MINUTE_MS
-"""At most one trade within this time is told."""
+"""At most one trade within this time is reported."""
 
 
 class PriceOffAlert:
     """Compares each trade of a symbol with the mark price.
 
-    It only tells: what an order may cost is bounded by the gates, such as `OFF_MARK`, and by the entry's limit.
+    It only reports: what an order may cost is bounded by the gates, such as `OFF_MARK`, and by the entry's limit.
     """
 
     def __init__(self, instrument: Instrument) -> None:
@@ -30,9 +30,9 @@ class PriceOffAlert:
         self._mark, self._mark_time = mark.price_e8 // self._tick_e8, mark.time
 
     def check(self, price: int, time: int) -> str:
-        """Return what is wrong with the price of a trade, in ticks, at a time in ms; empty where nothing is to be told.
+        """Return what is wrong with the price of a trade (ticks, at a time in ms); empty if nothing is to be reported.
 
-        A price that stays is told again each minute, while it is far from the mark price.
+        A price that stays is reported again each minute, while it is far from the mark price.
         """
         usual = self._mark if time - self._mark_time <= MARK_MS else self._last
         self._last = price

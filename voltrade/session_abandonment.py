@@ -1,7 +1,7 @@
-"""When a session is abandoned: it is told to end for the second time, and its exchange is gone.
+"""When a session is abandoned: a second command ends it while nothing is heard of the exchange.
 
-What the policy wants can't be carried out then, nor seen to be. Whether the exchange is gone is judged when the loop
-takes the command, not when it is given: the exchange may be back by then.
+The stop policy can't be carried out then, nor can its result be checked. Whether the exchange is gone is decided when
+the loop takes the command, not when it is given: the exchange may be back by then.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from voltrade.model import (
 )
 
 GONE_MS = 10_000
-"""An exchange of which nothing was heard for this long is gone. So much later than the first must the second command
-come, too."""
+"""An exchange that has sent nothing for this long counts as gone. The second command must also come at least this long
+after the first."""
 
 WORDS = (OrderUpdate, AlgoUpdate, AccountUpdate, Reply, Snapshot, AccountSummary)
 """Events of the exchange, and replies, some of which we make ourselves."""
 
 
 class Abandonment:
-    """Follows what is heard of the exchange, and judges the commands that end the session.
+    """Notes when the exchange was last heard, and decides which command to end the session abandons it.
 
     Args:
         clock: returns the time in ms.
@@ -55,7 +55,7 @@ class Abandonment:
             self.note_heard()
 
     def on_event(self, event: Event) -> None:
-        """Note an event, unless it says nothing of the exchange: as a reply without an answer, or one of our own."""
+        """Note an event that comes from the exchange; a reply to a request that it never answered doesn't."""
         if isinstance(event, WORDS) and not (isinstance(event, Reply) and _is_unanswered(event)):
             self.note_heard()
 
@@ -84,7 +84,7 @@ class Abandonment:
 
 
 def _is_stop(command: Operator) -> bool:
-    """Return whether somebody tells the session to end; a lost notebook is nobody."""
+    """Return whether a command ends the session, unless it was given because the notebook is lost."""
     return command.final and command.reason != NOTEBOOK_LOST
 
 
