@@ -28,7 +28,7 @@ from voltrade.model import storable
 APPLICATION_ID = 0x766F6C74
 """`volt`, in the header of the SQLite file."""
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 TAIL_ROWS = 1_000
 """Rows whose hashes are recomputed when a journal is opened for writing; `verify` recomputes all."""
