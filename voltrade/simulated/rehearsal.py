@@ -28,19 +28,20 @@ def rehearse(config: Config, instrument: Instrument, trades: Trades) -> None:
     trades = trades[:MOST_TRADES]
     exchange = exchange_for(config, [instrument], clock=int(trades.time[0]) - 1)
     symbol, price, time = trades.symbol, int(trades.price[0]), int(trades.time[-1])
-    value = price * instrument.money_per_ticklot
+    value, later = price * instrument.money_per_ticklot, exchange.terms.latency_ms + 1_000
     lots = max(instrument.min_quantity, -(-2 * instrument.min_notional // value))
     exchange.on_trades(trades)
     exchange.on_mark(MarkPrice(symbol, time, int(price * instrument.tick_size * MONEY), 0, time))
     with suppress(VenueRefusal):  # the account of the settings may be too small for it
         exchange.place_order(OrderRequest(symbol, "rehearsal-1", Side.BUY, OrderType.MARKET, lots))
-        exchange.advance(time + 10_000)
+        exchange.advance(time + later)
         stop = OrderRequest(
-            *(symbol, "rehearsal-2", Side.SELL, OrderType.STOP_MARKET, lots), trigger_price=price // 2, reduce_only=True
+            *(symbol, "rehearsal-2", Side.SELL, OrderType.STOP_MARKET, lots),
+            trigger_price=max(price // 2, 1),
+            reduce_only=True,
         )
         exchange.place_algo(stop)
-        exchange.advance(time + 20_000)
-        fallen = trades[-1:]
-        rows = [(int(fallen.id[0]) + 1, price // 3, lots, time + 30_000, True)]
+        exchange.advance(time + 2 * later)
+        rows = [(int(trades.id[-1]) + 1, max(price // 3, 1), lots, time + 3 * later, True)]
         exchange.on_trades(Trades.from_rows(symbol, rows))
-        exchange.advance(time + 40_000)
+        exchange.advance(time + 4 * later)
