@@ -194,7 +194,8 @@ def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
     """
     source: Any = plain(function)
     used = {name: _uncompiled_value(source.__globals__[name]) for name in _global_names(source)}
-    return cast(Callable[P, R], FunctionType(source.__code__, {"__builtins__": builtins, **used}, source.__name__))
+    names = {"__builtins__": builtins, **used}
+    return cast(Callable[P, R], FunctionType(source.__code__, names, source.__name__, source.__defaults__))
 
 
 def _global_names(function: Any) -> list[str]:

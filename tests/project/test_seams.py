@@ -228,7 +228,7 @@ OF_TRADING: dict[str, tuple[Edit, ...]] = {
         Edit(RISK, '    return int(setting["limit"])\n', '    return int(setting["limit"] - 9)\n'),
     ),
     "CircuitBreaker's measures": (
-        Edit(RISK, '    return int(now["trades"])\n', '    return int(now["trades"] + 9)\n'),
+        Edit(RISK, '    return int(now["round_trips_today"])\n', '    return int(now["round_trips_today"] + 9)\n'),
     ),
     "position_size": (Edit(RISK, "        return 0\n    return lots\n", "        return 0\n    return lots // 2\n"),),
     "stop_out_cost": (Edit(RISK, "    return int(stop) + mul_e8_ceil(", "    return 2 * int(stop) + mul_e8_ceil("),),
