@@ -21,7 +21,9 @@ from voltrade.engine.control import Control
 from voltrade.engine.engine import Engine
 from voltrade.engine.notebook_watch import await_notebook
 from voltrade.engine.process_log import log_in_background
+from voltrade.engine.recorder import Recording
 from voltrade.journal import Journal
+from voltrade.model import Filters
 from voltrade.runs.ledger import Ledger
 from voltrade.runs.ledger_file import FinalState
 
@@ -55,6 +57,25 @@ def test_nobody_waits_for_a_log_that_is_slow_to_be_written(monkeypatch: pytest.M
         disk.let.set()
     lines = disk.getvalue().splitlines()
     assert (lines[0], lines[1], lines[-1]) == ("first", "second", "ValueError: why")
+
+
+def test_no_session_waits_for_a_recording_that_ends() -> None:
+    """Trades that are no multiples of its tick end it; its last part takes the disk a while."""
+    asked, let, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def close() -> None:
+        asked.set()
+        assert let.wait(20)
+        closed.set()
+
+    recording = Recording.__new__(Recording)
+    recording._recorder = SimpleNamespace(close=close)  # type: ignore[assignment]
+    recording.observe(Filters(1, "BTCUSDT", 4, is_finer=True))
+    assert asked.wait(20)
+    assert not closed.is_set()
+    let.set()
+    assert closed.wait(20)
+    recording.close()
 
 
 def test_a_run_keeps_its_identity_until_it_has_begun(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ recording, not the session.
 from __future__ import annotations
 
 import logging
+import threading
 from typing import TYPE_CHECKING
 
 from voltrade.config import SessionSettings
@@ -48,7 +49,8 @@ class Recording:
         """Record a block of trades, until tick or step become finer; ignore all other facts."""
         if self._recorder is not None and isinstance(fact, Filters) and fact.is_finer:
             log.warning("trades are not recorded any more: they are no multiples of the recording's tick and step")
-            self.close()
+            # In a thread, since the session's loop must not wait for the disk; the process ends after it.
+            threading.Thread(target=_close, args=(self._recorder,), name="recording").start()
             self._recorder = None
         if self._recorder is None or not isinstance(fact, Trades):
             return
@@ -60,12 +62,15 @@ class Recording:
 
     def close(self) -> None:
         """Write the last trades; this waits for the disk."""
-        if self._recorder is None:
-            return
-        try:
-            self._recorder.close()
-        except DataError as error:
-            log.warning("the last trades could not be recorded: %s", error)
+        if self._recorder is not None:
+            _close(self._recorder)
+
+
+def _close(recorder: Recorder) -> None:
+    try:
+        recorder.close()
+    except DataError as error:
+        log.warning("the last trades could not be recorded: %s", error)
 
 
 def recording_of(session: SessionSettings, instrument: Instrument, endpoint: str, now: int) -> Recording | None:
