@@ -18,6 +18,7 @@ from voltrade.config import Config
 from voltrade.engine.control import Control
 from voltrade.engine.ctl import ACTIONS, _connect, ask, rows_of
 from voltrade.engine.operator_commands import OperatorCommands
+from voltrade.journal_rows import as_stored
 from voltrade.model import Operator
 from voltrade.runs.run_file import Record
 
@@ -65,6 +66,16 @@ def test_a_stop_may_have_any_bytes_too(tmp_path: Path) -> None:
     """Fault case F4, sibling: the command that ends the session."""
     orders, _ = told(tmp_path, b'{"op": "stop", "reason": "M\xfcller"}')
     assert orders == [("protect", "M\\udcfcller", True)]
+
+
+def test_a_command_is_known_again_whatever_its_reason_is_made_of(tmp_path: Path) -> None:
+    """A caretaker's may name a file: it would be carried out anew by each engine, after a person has resumed too."""
+    (tmp_path / "run.json").write_text('{"state": "running"}')
+    commands, reason = OperatorCommands(Record(tmp_path)), "JOURNAL_LOST: run-\udcff"
+    commands.add("caretake", reason, False)
+    commands.on_operator(as_stored(Operator(1, "caretake", reason, False)))
+    commands.on_commit()
+    assert OperatorCommands(Record(tmp_path)).pending == []
 
 
 def test_ctl_sends_what_it_was_given(tmp_path: Path) -> None:

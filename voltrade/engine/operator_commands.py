@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from voltrade.model import Operator
+from voltrade.model import Operator, storable
 from voltrade.runs.run_file import Record
 
 PENDING = "ordered"
@@ -32,10 +32,10 @@ class OperatorCommands:
         return [(action, reason, final) for action, reason, final in self._record.facts.get(PENDING, [])]
 
     def add(self, action: str, reason: str, final: bool) -> None:
-        """Write a command to `run.json`; a full disk must not prevent the command itself."""
+        """Write a command to `run.json` as the journal will have it; a full disk must not prevent the command."""
         self._waiting += 1
         self._none_waits.clear()
-        self._save([*self.pending, (action, reason, final)])
+        self._save([*self.pending, (action, storable(reason), final)])
 
     async def wait(self) -> bool:
         """Wait until the core has carried out every command, at most CARRIED_OUT_WITHIN_S; return whether it has."""
