@@ -172,7 +172,7 @@ def with_symbol_threshold(config: Config) -> Config:
     if mode in ("demo", "live"):
         raise ConfigError(
             f"threshold: must be given in mode {mode}, was none; {symbol}'s own would be {own.threshold:f}, "
-            f"{own.source}"
+            f"{own.source}; python -m voltrade doctor judges one by the exchange's own days"
         )
     return config.changed(threshold=own.threshold)
 
