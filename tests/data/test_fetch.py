@@ -271,6 +271,25 @@ def test_missing_minutes_of_marks_are_asked_for(server: HistoryServer, store: St
     assert (stored_day.rows, stored_day.complete) == (1_440, True)
 
 
+def test_mark_prices_of_rest_are_compared_with_the_trades_as_those_of_files_are(
+    server: HistoryServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trades at half the price; what is refused is not stored."""
+    trades = server.history.trades
+    server.history.trades = replace(trades, price=trades.price // 2)
+    server.files.clear()
+    day = ("--from", "2026-01-29", "--to", "2026-01-29", "--kinds", "trades", "marks")
+    assert fetch(server, *day) == 2
+    said = (
+        "REST marks: other_prices: mark prices must be near the last trades, in the median they are off on 2026-01-29"
+    )
+    told = capsys.readouterr()
+    assert said in told.out + told.err
+    assert store.days(MARKS, "BTCUSDT") == []
+    assert fetch(server, *day, "--policy", "other_prices=flag") == 0
+    assert store.days(MARKS, "BTCUSDT")[0].complete
+
+
 @pytest.mark.parametrize("downloads", [1, 3])
 def test_files_are_fetched_side_by_side(server: HistoryServer, store: Store, downloads: int) -> None:
     assert fetch(server, "--to", "2026-01-31", "--days", "2", "--kinds", "trades", "--downloads", str(downloads)) == 0

@@ -13,10 +13,12 @@ from test_loop import ODD, Recipe, check_same, config_of, told
 
 from voltrade.compiled import Record
 from voltrade.config import Config
+from voltrade.data import coverage
 from voltrade.data.coverage import Coverage
+from voltrade.data.series_checks import FUNDING_RATES, rows_missing
 from voltrade.data.tape import Tape, TapeReport
 from voltrade.errors import DataError
-from voltrade.model import HOUR_MS, MINUTE_MS, Funding, Int64s, Marks, Trades
+from voltrade.model import DAY_MS, HOUR_MS, MINUTE_MS, Funding, Int64s, Marks, Trades
 from voltrade.report.frames import to_milliseconds
 from voltrade.research.backtest import Backtest, backtest
 from voltrade.research.prepared_tape import Research
@@ -24,7 +26,7 @@ from voltrade.research.sweep import sweep
 from voltrade.research.walk_forward import walk_forward
 from voltrade.signal_engine import SignalEngine
 from voltrade.simulated.mark_columns import fundings_missing
-from voltrade.simulated.symbols import shipped_instrument
+from voltrade.simulated.symbols import shipped_instrument, shipped_rules
 
 START = 1_767_657_600_000  # 2026-01-06 00:00 UTC
 BTCUSDT = shipped_instrument("BTCUSDT")
@@ -198,16 +200,40 @@ def test_h5_missing_funding_rows_are_counted(at: tuple[float, ...], intervals: l
     assert fundings_missing(funding, START + 1_000, int(hours(47.5)[0])) == missing
 
 
-def test_lost_rows_are_counted_by_the_symbol_s_own_interval_where_it_is_known() -> None:
-    """Of rows each four hours, every second one is lost: by themselves, they look like rows each eight hours."""
-    funding, first, last = (
-        Funding(hours(0, 8, 16, 24, 32, 40), np.ones(6, np.int64)),
-        START + 1_000,
-        int(hours(47.5)[0]),
-    )
-    assert fundings_missing(funding, first, last) == 0
-    assert fundings_missing(funding, first, last, 4 * HOUR_MS) == 6
-    assert fundings_missing(funded(), first, last, 4 * HOUR_MS) == 11
+@pytest.mark.parametrize(
+    ("at", "usual", "missing"),
+    [
+        ((4, 12, 20, 28, 36, 44), 0, 5),  # every second row is lost: by themselves, they look like rows each 8 hours
+        ((0, 8, 16, 24, 32, 40), 0, 0),  # each 8 hours, as it may have been before the interval was shortened
+        ((0, 8, 16, 24, 28, 32, 36, 40, 44), 0, 0),  # it was shortened in the second night
+        ((0, 8, 16, 24, 28, 36, 44), 0, 2),
+        ((0, 8, 24, 28, 32, 36, 40, 44), 1, 4),  # 4, 12, 16, 20
+        ((), 5, 11),
+    ],
+)
+def test_lost_rows_are_counted_by_the_symbol_s_own_interval_where_it_is_known(
+    at: tuple[float, ...], usual: int, missing: int
+) -> None:
+    funding, first, last = Funding(hours(*at), np.ones(len(at), np.int64)), START + 1_000, int(hours(47.5)[0])
+    assert fundings_missing(funding, first, last) == usual
+    assert fundings_missing(funding, first, last, 4 * HOUR_MS) == missing
+
+
+def test_a_result_counts_funding_rows_as_verify_and_fetch_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tape of two days and a bit, of a symbol that pays each 4 hours now and paid each 8 on the first day."""
+    rules = replace(shipped_rules("BTCUSDT"), funding_interval_ms=4 * HOUR_MS)
+    monkeypatch.setattr(coverage, "shipped_rules", lambda symbol: rules)
+    at = (0, 8, 16, 24, 28, 32, 40, 44, 48, 52, 56)
+    nothing = np.zeros(len(at), np.int64)
+    per_day = [
+        rows_missing(FUNDING_RATES, [column[hours(*at) // DAY_MS == START // DAY_MS + day] for column in
+                     (hours(*at), nothing, nothing)], (START + day * DAY_MS, START + (day + 1) * DAY_MS), 4 * HOUR_MS)
+        for day in range(2)
+    ]  # fmt: skip
+    assert [int(missing.sum()) + edges for missing, edges in per_day] == [0, 1]
+    tape = tape_of(up_and_down(58 * 60), None, Funding(hours(*at), nothing + 1))
+    trades = replace(tape.trades, time=START + 60_000 * np.arange(58 * 60, dtype=np.int64))
+    assert Coverage.of(replace(tape, trades=trades)).fundings_missing == 1
 
 
 def test_ids_that_are_missing_in_the_warm_up_are_told() -> None:

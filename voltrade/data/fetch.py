@@ -77,7 +77,7 @@ class Fetcher:
         self._store = store
         self._instrument = instrument
         self._archive = archive
-        self._pages = RestPages(rest, instrument, policies)
+        self._pages = RestPages(rest, instrument, policies, self._compared)
         self._now = now
         self._policies = policies
         self.found = self._pages.found
@@ -189,14 +189,17 @@ class Fetcher:
         return inspection.accepted is not None
 
     def _inspect_and_store(self, file: ArchiveFile, path: Path) -> Inspection[Any]:
-        inspection = inspect_file(path, self._instrument, self._policies)
-        inspection = compared_with_trades(self._store, self._instrument.symbol, inspection, self._policies)
+        inspection = self._compared(inspect_file(path, self._instrument, self._policies))
         with self._keeping_contradictions(file.kind):
             store_file(self._store, inspection, file.kind, self._instrument, (file.first, file.last))
             if inspection.accepted is not None:  # a file that is refused, or contradicts, is kept for the user
                 for done in (path, checksum_path(path)):
                     done.unlink(missing_ok=True)
         return inspection
+
+    def _compared(self, inspection: Inspection[Any]) -> Inspection[Any]:
+        """Add the fault of mark prices, of a file or a page, that are far from the stored trades."""
+        return compared_with_trades(self._store, self._instrument.symbol, inspection, self._policies)
 
     # --- REST ---------------------------------------------------------------------------------------------------------
 

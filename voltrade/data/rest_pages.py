@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -54,8 +55,15 @@ class RestPages:
         found: pages with faults, without their rows.
     """
 
-    def __init__(self, rest: RestHistory, instrument: Instrument, policies: Policies) -> None:
-        self._rest = rest
+    def __init__(
+        self,
+        rest: RestHistory,
+        instrument: Instrument,
+        policies: Policies,
+        compare: Callable[[Inspection[Any]], Inspection[Any]],
+    ) -> None:
+        """Take the client of REST; `compare` adds the faults that a page of values has beside what is stored."""
+        self._rest, self._compare = rest, compare
         self._instrument = instrument
         self._policies = {**policies, **PAGE}
         self.found: list[Inspection[Any]] = []
@@ -92,7 +100,8 @@ class RestPages:
         layout = LAYOUTS[kind]
         async for cells in self._marks(start, end) if kind is MARKS else self._funding(start, end):
             numbers = _line_numbers(cells[layout.time])
-            yield self._accepted(inspect_cells(f"REST {kind.name}", cells, numbers, layout, self._policies))
+            inspection = inspect_cells(f"REST {kind.name}", cells, numbers, layout, self._policies)
+            yield self._accepted(await asyncio.to_thread(self._compare, inspection))
 
     async def _marks(self, start: int, end: int) -> AsyncIterator[dict[str, pa.Array]]:
         async for page in self._rest.marks(self._instrument.symbol, start, end):

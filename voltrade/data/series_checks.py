@@ -16,7 +16,7 @@ from voltrade.data.row_checks import MICROSECONDS_FROM, first_and_last, ids_miss
 from voltrade.data.trade_files import multiples, read_cells
 from voltrade.errors import DataError
 from voltrade.model import HOUR_MS, MINUTE_MS, Funding, Int64s
-from voltrade.simulated.mark_columns import USUAL_FUNDING_MS, fundings_missing, fundings_missing_before
+from voltrade.simulated.mark_columns import USUAL_FUNDING_MS, fundings_missing, fundings_missing_before, known_intervals
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,25 +129,18 @@ def rows_missing(
     """Return how many rows are missing before each row, and how many before the first and after the last of a span.
 
     Args:
-        interval_ms: the symbol's interval between two funding times today. A span with a row at each of the usual times
-            and no other lacks none: its interval was the usual one then, and no source would ever have more.
+        interval_ms: the symbol's interval between two funding times today; see `known_intervals`.
     """
     times = columns[0]
     if layout.step:
         return np.maximum(ids_missing_before(times // layout.step), 0), _missing_at_edges(times, layout.step, span)
     funding = Funding(times, columns[1], columns[2] * HOUR_MS)
-    known_ms = USUAL_FUNDING_MS if span and _has_usual_times(times, span) else interval_ms
-    missing = fundings_missing_before(funding, known_ms)
+    if span is None or not len(times):
+        return fundings_missing_before(funding, interval_ms), 0
     # A day's first row is due at its first moment, give or take a minute.
-    due = (span[0] - MINUTE_MS, span[1] - MINUTE_MS) if span and len(times) else None
-    whole = fundings_missing(funding, *due, known_ms) if due else 0
-    return missing, max(0, whole - int(missing.sum()))
-
-
-def _has_usual_times(times: Int64s, span: Span) -> bool:
-    """Return whether rows are at all the usual funding times of a span and at no other, give or take a minute."""
-    usual = np.arange(-(-span[0] // USUAL_FUNDING_MS), -(-span[1] // USUAL_FUNDING_MS)) * USUAL_FUNDING_MS
-    return len(times) == len(usual) and bool((np.abs(times - usual) <= MINUTE_MS).all())
+    due = (span[0] - MINUTE_MS, span[1] - MINUTE_MS)
+    missing = fundings_missing_before(funding, known_intervals(times, interval_ms, *due))
+    return missing, max(0, fundings_missing(funding, *due, interval_ms) - int(missing.sum()))
 
 
 def _missing_at_edges(times: Int64s, step: int, span: Span | None) -> int:

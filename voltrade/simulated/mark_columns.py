@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from voltrade.errors import DataError
-from voltrade.model import HOUR_MS, MINUTE_MS, MONEY, Bools, Funding, Instrument, Int64s, Marks, Trades
+from voltrade.model import DAY_MS, HOUR_MS, MINUTE_MS, MONEY, Bools, Funding, Instrument, Int64s, Marks, Trades
 
 MAX_BASIS_E8 = 30_000
 """Largest distance of the simulated mark price from the last trade: 3 bps."""
@@ -152,12 +152,13 @@ def fundings_missing(funding: Funding, first: int, last: int, known_ms: int = US
     """Count the funding rows that are missing after `first` and up to `last`, by the intervals of the others.
 
     Args:
-        known_ms: the symbol's interval, where it is known; see `funding_intervals`.
+        known_ms: the symbol's interval today, where it is known; see `known_intervals`.
     """
     rows = each_once(funding)
     if not len(rows.time):
         return (last - first) // known_ms
-    intervals, missing = funding_intervals(rows, known_ms), fundings_missing_before(rows, known_ms)
+    known = known_intervals(rows.time, known_ms, first, last)
+    intervals, missing = funding_intervals(rows, known), fundings_missing_before(rows, known)
     missing[0] = max(0, (rows.time[0] - first - 1) // intervals[0])
     after = max(0, (last - rows.time[-1]) // intervals[-1])
     number = np.concatenate([np.arange(count, 0, -1) for count in missing])
@@ -166,7 +167,24 @@ def fundings_missing(funding: Funding, first: int, last: int, known_ms: int = US
     return int(((due > first) & (due <= last)).sum())
 
 
-def fundings_missing_before(funding: Funding, known_ms: int = USUAL_FUNDING_MS) -> Int64s:
+def known_intervals(times: Int64s, known_ms: int, first: int, last: int) -> Int64s:
+    """Return the longest interval that the symbol may have had at each funding row, ms.
+
+    That is its interval today; but on a UTC day with a row at each of the usual times after `first` and up to `last`,
+    and at no other, it was the usual one then: such a day lacks none, and no source would ever have more.
+    """
+    at = np.rint(times / MINUTE_MS).astype(np.int64) * MINUTE_MS
+    days, number = np.unique(at // DAY_MS, return_inverse=True)
+    begin, end = np.maximum(days * DAY_MS, first + 1), np.minimum((days + 1) * DAY_MS, last + 1)
+    due = -(-end // USUAL_FUNDING_MS) + -begin // USUAL_FUNDING_MS
+    inside, is_usual = (at > first) & (at <= last), at % USUAL_FUNDING_MS == 0
+    there = np.bincount(number, inside, len(days))
+    usual = days[(there == due) & (np.bincount(number, ~is_usual, len(days)) == 0)]
+    # The interval that ends at midnight is the day before's.
+    return np.where(np.isin(at // DAY_MS, usual) | np.isin((at - 1) // DAY_MS, usual), USUAL_FUNDING_MS, known_ms)
+
+
+def fundings_missing_before(funding: Funding, known_ms: int | Int64s = USUAL_FUNDING_MS) -> Int64s:
     """Return how many rows are missing before each row, 0 for the first; rows are in the order of time."""
     if not len(funding.time):
         return np.empty(0, np.int64)
@@ -178,7 +196,7 @@ _ROWS_AROUND = 3
 """A shorter distance among so many before a row, and so many after it, is the interval there."""
 
 
-def funding_intervals(funding: Funding, known_ms: int = USUAL_FUNDING_MS) -> Int64s:
+def funding_intervals(funding: Funding, known_ms: int | Int64s = USUAL_FUNDING_MS) -> Int64s:
     """Return the interval that ends at each funding row, ms.
 
     Where the source doesn't state it, it is the longer one of the shortest distances of the rows before and of the rows
@@ -187,7 +205,7 @@ def funding_intervals(funding: Funding, known_ms: int = USUAL_FUNDING_MS) -> Int
     It is at most the one that the nearest row states, and at most the symbol's.
 
     Args:
-        known_ms: the symbol's interval, where it is known.
+        known_ms: the symbol's interval, where it is known; for each row, or for all.
     """
     width = _ROWS_AROUND
     distances = np.rint(np.diff(funding.time) / HOUR_MS).astype(np.int64) * HOUR_MS
