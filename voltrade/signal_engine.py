@@ -241,6 +241,7 @@ class SignalEngine:
         self.decision_dtype = _decision_dtype(type(self))
         self.state = np.zeros(1, _state_dtype(type(self), settings))
         self.settings_row = _settings_row(settings, self.warmup_bars)
+        self._settings_as_given = self.settings_row.tobytes()
         self.scale = scale_of(instrument)
         self.bar = np.zeros(1, RULE_BAR)
         self.program = _program(type(self), self.state.dtype, self.settings_row.dtype)
@@ -368,11 +369,33 @@ class SignalEngine:
         """Process closed bars and write a decision for each, without any override of `on_volume_bar`.
 
         Raises:
-            ConfigError: the rule returned something other than -1, 0 or 1; names the first bar.
+            ConfigError: the rule returned something other than -1, 0 or 1, or changed its settings; names the bar.
         """
         before = self.bars
         self.program.step_bars(rows, self.scale, self.bar, self.state, self.settings_row, decisions)
+        self.refuse_other_settings(self.settings_row[0])
         self.refuse_other_signals(decisions["signal"], rows, range(before, before + len(rows)))
+
+    def refuse_other_settings(self, row: Record) -> None:
+        """Raise an error where the rule has changed its settings, which no saved state holds.
+
+        Args:
+            row: the settings as the rule left them.
+
+        Raises:
+            ConfigError: names the settings.
+        """
+        if row.tobytes() == self._settings_as_given:
+            return
+        given = np.frombuffer(self._settings_as_given, row.dtype)[0]
+        changed = [
+            f"{name} from {given[name]} to {row[name]}" for name in given.dtype.names if row[name] != given[name]
+        ]
+        self.settings_row[0] = given
+        raise ConfigError(
+            f"{type(self).__name__}: a rule must not change its settings, did within the bars up to {self.bars}: "
+            f"{', '.join(changed)}"
+        )
 
     def refuse_other_signals(self, signals: Int64s, rows: Rows, numbers: Sequence[int] | Int64s) -> None:
         """Raise an error that names the first return value other than -1, 0 or 1.

@@ -17,6 +17,7 @@ from voltrade.data.tape import Tape, load_tape
 from voltrade.errors import ConfigError
 from voltrade.notebook import session
 from voltrade.notebook.rule_cell import RuleCell
+from voltrade.research.backtest import backtest
 from voltrade.research.sweep import sweep
 from voltrade.simulated.symbols import shipped_instrument
 from voltrade.strategy.rule_file import read_parameters
@@ -24,6 +25,8 @@ from voltrade.strategy.rule_file import read_parameters
 pytestmark = pytest.mark.filterwarnings("ignore::voltrade.signal_engine.UncompiledRuleWarning")
 
 CELL = """
+import functools
+import itertools
 import math
 import random
 import time
@@ -51,6 +54,22 @@ def counter():
     return step
 
 count = counter()
+STEPS = itertools.count()
+FLIPS = (at % 3 - 1 for at in range(10**9))
+REMEMBER = SEEN.append
+
+@functools.cache
+def levels(close):
+    return len(SEEN)
+
+class Watch:
+    seen = 0
+
+    def __call__(self, close):
+        self.seen += 1
+        return self.seen % 2
+
+WATCH = Watch()
 
 def helper(close, known=[]):
     known.append(close)
@@ -76,6 +95,10 @@ KNOWS = {
     "global that is written": ("global total\n        total += 1\n        return total % 2", "changes total"),
     "clock": ("return int(time.time()) % 2", "uses time.time"),
     "clock of numpy": ('return int(np.datetime64("now").astype(int)) % 2', "uses np.datetime64"),
+    "clock of numpy in a text": (
+        'return int(np.array("now", "datetime64[ms]").astype(int)) % 2', "uses the text 'now', which numpy reads as"
+    ),
+    "clock of numpy in a type": ('return int(np.array(["Today"]).astype("M8[D]")[0].astype(int)) % 2', "text 'Today'"),
     "chance": ("return random.choice((0, 1))", "uses random.choice"),
     "chance of numpy": ("return 1 if np.random.rand() > 0.5 else 0", "uses np.random.rand"),
     "memory that is not written": ("return 1 if np.empty(1)[0] > 0 else 0", "uses np.empty"),
@@ -99,8 +122,24 @@ KNOWS = {
 }  # fmt: skip
 """What is found by reading the rule."""
 
+WARM_UP = """
+    @classmethod
+    def warmup_of(cls, settings):
+        return super().warmup_of(settings) + len(SEEN)
+"""
+KNOWS |= {
+    "warm-up that knows more": (f"return 0\n{WARM_UP}", "warmup_of reads SEEN, a list"),
+    "clock of the process": ("return int(time.process_time_ns()) % 2", "uses time.process_time_ns"),
+    "iterator of the module": ("return next(STEPS) % 2", "reads STEPS, a count"),
+    "generator of the module": ("return next(FLIPS)", "reads FLIPS, a generator"),
+    "cached function": ("return levels(bar.close) % 2", "uses levels"),
+    "bound method": ("return 1 if REMEMBER(bar.close) else 0", "uses REMEMBER"),
+    "object that can be called": ("return 1 if WATCH(bar.close) else 0", "uses WATCH"),
+    "name of the class": ("return -len(__class__.closes)", "reads __class__.closes, a list"),
+}  # fmt: skip
+
 DOES = {
-    "settings that are written by name": ('settings["ema_fast"] += 1\n        return 0', "changed its own settings"),
+    "settings that are written by name": ('settings["ema_fast"] += 1\n        return 0', "not change its settings"),
     "nan": ("return math.nan", "must return -1, 0 or 1, at bar 0, .* it returned something else"),
     "0.3": ("return 0.3", "must return -1, 0 or 1, at bar 0, .* it returned something else"),
     "True": ("return bar.close > bar.open", "must return -1, 0 or 1, at bar 0, .* it returned True or False"),
@@ -143,3 +182,21 @@ def test_i3_i5_an_impure_rule_is_refused_by_the_cell_check_session_and_sweep(
     config = Config.from_parameters(hours=1.0).changed(rule=name)
     with pytest.raises(ConfigError, match=reason):
         sweep(tape, config, {"stop_atr": [2.0, 3.0]}, progress=False)
+
+
+@pytest.mark.parametrize("late", ['settings["ema_fast"] += 1', "spoil(settings)"])
+@pytest.mark.parametrize("in_numba", [True, False])
+def test_settings_that_are_changed_late_are_refused_where_it_happens(tape: Tape, late: str, in_numba: bool) -> None:
+    """After more bars than the rule is tried over; the search's loop and an engine of its own both see it."""
+    names: list[str] = []
+    slow = "" if in_numba else "        str(bar.close).upper()\n"
+    body = f"if state.bars > 400:\n            {late}\n{slow}        return 0"
+    cell = CELL.format(body=body).replace("def keep(", "def spoil(given):\n    given.ema_fast += 1\n\ndef keep(")
+    RuleCell(names.append).run("Mine", cell)
+    config = Config.from_parameters(hours=1.0, threshold=0.5).changed(rule=names[0])
+    said = "Mine: a rule must not change its settings, did within the bars up to .*: ema_fast from 8 to "
+    with pytest.raises(ConfigError, match=said):
+        sweep(tape, config, {"stop_atr": [2.0, 3.0]}, progress=False)
+    for path in ("auto", "events"):
+        with pytest.raises(ConfigError, match=said):
+            backtest(tape, config, path=path)  # type: ignore[arg-type]

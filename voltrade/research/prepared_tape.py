@@ -264,7 +264,8 @@ class Research:
             finder = _compiled_finder(program, states.dtype, rows.dtype, decisions.dtype)
             finder(described, np.empty(len(alike), RULE_BAR), states, rows, blank, decisions, memory, counts)
             kept = [memory[number * room :][:count] for number, count in enumerate(counts)]
-            for engine, of_engine in zip(alike, kept, strict=True):
+            for engine, of_engine, row in zip(alike, kept, rows, strict=True):
+                engine.refuse_other_settings(row)
                 wrong = of_engine[of_engine["side"] > 1]
                 if len(wrong):
                     closed = self.bars(settings).rows[wrong["bar"]]

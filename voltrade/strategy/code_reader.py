@@ -42,6 +42,9 @@ Among them are the clock (`numpy.datetime64("now")`), memory that nothing was wr
 of a whole process.
 """
 
+CLOCK_WORDS = frozenset({"now", "today"})
+"""Texts that numpy reads as the present time, such as in `numpy.array("now", "datetime64[ms]")`."""
+
 RECORD_MEMBERS = frozenset({"base", "getfield", "setfield", "tofile", "dump", "dumps"})
 """What numpy's records have besides their fields; some lead to the rows around."""
 
@@ -68,14 +71,16 @@ class CodeReader:
     constants: int = 0
 
     def read_rule(self, rule: type[SignalEngine]) -> Iterator[str]:
-        """Read the steps of a rule's indicators, its `_detect_signal`, and the methods that it overrides."""
+        """Read the steps of a rule's indicators and their warm-up, `_detect_signal`, and the methods it overrides."""
         for name in other_overrides(rule):
             yield f"{rule.__name__} overrides {name}"
         methods = overrides_of("on_volume_bar", rule)
         steps = (*(indicator.step for indicator in rule.indicators), rule._detect_signal)
         for step in steps:
             yield from _misused_arguments(plain(step))
-        for function in (*steps, *methods):
+        own = (getattr(method, "__func__", method) for method in overrides_of("warmup_of", rule))
+        ready = (*(indicator.ready_after for indicator in rule.indicators), *own)
+        for function in (*steps, *methods, *ready):
             if isinstance(plain(function), FunctionType):
                 yield from self._function(function)
             else:
@@ -156,6 +161,8 @@ class CodeReader:
 
     def _value(self, path: str, value: Any, where: str) -> Iterator[str]:
         size = _size(value)
+        if isinstance(value, str) and value.strip().lower() in CLOCK_WORDS:
+            yield f"{where} uses the text {value!r}, which numpy reads as the present time"
         if size is not None:
             self.constants += size
             if size > MAX_CONSTANT:
