@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from voltrade.model import Floats
 from voltrade.report import bootstrap
-from voltrade.report.bootstrap import Luckiest, autocorrelations, block_length, intervals_of, joined, luck_of, resamples
+from voltrade.report.bootstrap import (
+    Luckiest,
+    autocorrelations,
+    block_length,
+    intervals_of,
+    joined,
+    luck_of,
+    on_a_part,
+    resamples,
+)
 
 
 def depending(autocorrelation: float, count: int, chance: np.random.Generator) -> Floats:
@@ -136,6 +145,19 @@ def test_searches_join_to_what_one_search_of_all_would_be() -> None:
     assert again.independent == pytest.approx(whole.independent, rel=0.25), "the same trials count once"
     far = Luckiest(whole.maxima + 10, 200.0)
     assert joined([whole, far]).independent == 200
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 1.0])
+def test_the_best_of_a_part_is_over_the_whole_as_lucky_as_said(share: float) -> None:
+    """Of 50 worthless settings, the best of a part of 200 days, and what it shows over all of them."""
+    values = np.random.default_rng(12).standard_normal((60, 200, 50))
+    part = round(200 * share)
+    best = [int(np.argmax(each[:part].sum(axis=0))) if part else 0 for each in values]
+    shows = [float(each[:, at].sum() / math.sqrt(200)) for each, at in zip(values, best, strict=True)]
+    searches = [luck_of(values[0, : part or 200]).luckiest, luck_of(values[0, :, :1]).luckiest]
+    found = on_a_part(*searches, share)
+    assert float(found.maxima.mean()) == pytest.approx(np.mean(shows), abs=0.4)
+    assert found.independent == pytest.approx(searches[0].independent ** share)
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:

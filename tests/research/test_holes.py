@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from html import unescape
+from html import escape, unescape
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,10 @@ from voltrade.data.series_checks import FUNDING_RATES, rows_missing
 from voltrade.data.tape import Tape, TapeReport
 from voltrade.errors import DataError
 from voltrade.model import DAY_MS, HOUR_MS, MINUTE_MS, Funding, Int64s, Marks, Trades
+from voltrade.notebook import session
+from voltrade.report import charts, summary
 from voltrade.report.frames import to_milliseconds
+from voltrade.report.statistics import statistics
 from voltrade.research.backtest import Backtest, backtest
 from voltrade.research.prepared_tape import Research
 from voltrade.research.sweep import sweep
@@ -366,6 +369,24 @@ def test_h4_a_result_says_what_its_tape_lacks() -> None:
         (hole,) = chart.layout.shapes
         assert (hole.x0 - START) // MINUTE_MS == 80
         assert (hole.x1 - START) // MINUTE_MS == 104
+
+
+def test_h4_tables_and_charts_that_are_made_of_a_result_are_marked_too() -> None:
+    config = Config.from_parameters(SETTINGS)
+    done = backtest(with_holes(), config, LongAtBar(config.signals, BTCUSDT))
+    frames, page = done.frames(), escape(WARNING)
+    tables = (done.round_trips, done.fills, done.equity, summary.costs(frames), summary.round_trips_by_exit(frames))
+    assert all(page in session.table(table).data for table in tables)
+    assert statistics(frames).table()["value"].iloc[0] == WARNING
+    makers = (charts.price_chart, charts.equity_chart, charts.refusals_chart)
+    drawn = [make(frames, config) for make in makers] + [charts.comparison_chart(frames, frames, config)]
+    assert [figure.layout.title.text.count(WARNING) for figure in drawn] == [1] * 4
+    swept = sweep(with_holes(), config, {"stop_atr": [100.0, 150.0]}, progress=False)
+    assert swept.overfitting.text.endswith(f" {WARNING}.")
+    assert page in session.table(swept.frame).data
+    assert swept.searches.frame["missing"].tolist() == [pytest.approx(0.5)]
+    whole = tape_of(up_and_down(10_800), marks_of(up_and_down(10_800)), None)
+    assert "INCOMPLETE" not in session.table(backtest(whole, config).equity).data
 
 
 def test_a_whole_tape_is_not_marked() -> None:

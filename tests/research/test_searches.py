@@ -10,7 +10,7 @@ import pytest
 from voltrade.config import Config
 from voltrade.data.tape import Tape, TapeReport
 from voltrade.model import DAY_MS, Floats, Trades
-from voltrade.report.bootstrap import NOTHING_TRIED, Luckiest, luck_of
+from voltrade.report.bootstrap import NOTHING_TRIED, Luckiest, luck_of, on_a_part
 from voltrade.research import searches
 from voltrade.research.searches import Search, SearchesWarning, TradedTime, forget, keep, settings_hash
 
@@ -37,7 +37,7 @@ def test_trials_of_searches_on_the_same_time_add_up(state_home: Path) -> None:
     assert second.frame["varied"].to_list() == ["ema_fast", "ema_slow"]
     assert second.frame["settings"].to_list() == [3, 2]
     assert second.frame["best sharpe"].to_list() == [1, 2]
-    assert "4 different settings were tried on BTCUSDT" in second._repr_html_()
+    assert "4 different settings count that were tried on BTCUSDT" in second._repr_html_()
     assert len(files(state_home)) == 2
 
 
@@ -48,20 +48,52 @@ def test_a_search_that_is_made_again_replaces_itself(state_home: Path) -> None:
     assert len(files(state_home)) == 1
 
 
+MANY = [str(number) for number in range(9)]
+
+
 @pytest.mark.parametrize(
-    ("market", "days", "counts"),
+    ("market", "days", "tried", "share"),
     [
-        ("BTCUSDT", (0, 30), True),
-        ("BTCUSDT", (0, 15), True),  # half of the time is traded again
-        ("BTCUSDT", (0, 14), False),
-        ("BTCUSDT", (-365, 365), True),
-        ("BTCUSDT", (30, 60), False),
-        ("ETHUSDT", (0, 30), False),
+        ("BTCUSDT", (0, 30), MANY, 1.0),
+        ("BTCUSDT", (-365, 365), MANY, 1.0),
+        ("BTCUSDT", (0, 15), MANY, 0.5),
+        ("BTCUSDT", (24, 60), MANY, 0.2),
+        ("BTCUSDT", (30, 60), MANY, 0.0),  # it has chosen what is tried here, on another time
+        ("BTCUSDT", (30, 60), MANY[:3], 0.0),
+        ("BTCUSDT", (30, 60), MANY[:2], 1.0),  # about as many were tried there: the best of both times is shown
+        ("BTCUSDT", (24, 60), MANY[:1], 1.0),
+        ("ETHUSDT", (0, 30), MANY, 0.0),
     ],
 )
-def test_a_search_counts_for_those_whose_time_it_shares(market: str, days: tuple[int, int], counts: bool) -> None:
-    keep("settings", TradedTime(market, days[0] * DAY_MS, days[1] * DAY_MS), ["ema_fast"], ["a"], 1.0, luck())
-    assert keep("settings", JUNE, ["ema_fast"], ["b"], 1.0, luck()).trials == 1 + counts
+def test_a_search_counts_by_the_time_that_it_shares_or_as_another_try(
+    market: str, days: tuple[int, int], tried: list[str], share: float
+) -> None:
+    keep("settings", TradedTime(market, days[0] * DAY_MS, days[1] * DAY_MS), ["ema_fast"], tried, 1.0, luck())
+    found = keep("settings", JUNE, ["ema_fast"], ["own"], 1.0, luck(1, 7))
+    assert found.trials == (1 + len(tried) if share else 1)
+    expected = [on_a_part(each.luckiest, found.own.luckiest, share) for each in found.others]
+    assert [each.maxima.tolist() for each in found.luckiest] == [each.maxima.tolist() for each in expected]
+
+
+def test_the_same_settings_on_parts_of_a_time_add_up_to_a_search_of_it() -> None:
+    for began, ended in ((0, 10), (10, 18), (15, 20)):
+        keep("settings", JUNE._replace(began=began * DAY_MS, ended=ended * DAY_MS), ["ema_fast"], MANY, 1.0, luck())
+    apart = [f"other {name}" for name in MANY]
+    keep("settings", JUNE._replace(began=20 * DAY_MS, ended=30 * DAY_MS), ["ema_slow"], apart, 1.0, luck())
+    found = keep("settings", JUNE, ["ema_fast"], ["own"], 1.0, luck(1, 7))
+    counted = sorted(found.luckiest, key=lambda each: each.independent)
+    shares = [1 / 3, 2 / 3, 2 / 3, 2 / 3]
+    part = found.others[0].luckiest.independent
+    assert [each.independent for each in counted] == pytest.approx([part**share for share in shares])
+
+
+def test_a_search_is_judged_with_those_that_were_made_after_it() -> None:
+    first = keep("settings", JUNE, ["ema_fast"], ["a", "b"], 1.0, luck())
+    keep("settings", JUNE._replace(began=30 * DAY_MS, ended=60 * DAY_MS), ["ema_fast"], ["a", "b"], 1.0, luck())
+    assert (len(first.others), len(first.with_later().others)) == (0, 1)
+    later = first.with_later()
+    later.forget()
+    assert len(later.with_later().others) == 1, "a result keeps what it has counted"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +152,8 @@ def test_a_ledger_that_can_not_be_written_does_not_end_a_search(state_home: Path
 def test_a_relative_state_folder_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VOLTRADE_STATE", "here")
     with pytest.warns(SearchesWarning, match="VOLTRADE_STATE: must be an absolute path, was here"):
-        keep("settings", JUNE, ["ema_fast"], ["a"], 1.0, luck())
+        found = keep("settings", JUNE, ["ema_fast"], ["a"], 1.0, luck())
+    assert found.with_later() is found
 
 
 def test_what_nothing_was_tried_in_is_written_too() -> None:
@@ -149,10 +182,10 @@ def test_a_synthetic_tape_is_a_market_of_its_own() -> None:
 
 
 def test_a_search_is_read_as_it_was_written(tmp_path: Path) -> None:
-    search = Search("settings", JUNE, "ema_fast", ("a", "b"), 1.5, luck(), "2026-01-05T12:00:00+00:00")
+    search = Search("settings", JUNE, "ema_fast", ("a", "b"), 1.5, luck(), "2026-01-05T12:00:00+00:00", 0.02)
     (tmp_path / "one.json").write_bytes(search.written())
     read = Search.read(tmp_path / "one.json")
     assert (read.kind, read.traded, read.what, read.settings) == ("settings", JUNE, "ema_fast", ("a", "b"))
-    assert (read.sharpe, read.made, read.name) == (1.5, search.made, search.name)
+    assert (read.sharpe, read.made, read.name, read.missing) == (1.5, search.made, search.name, 0.02)
     assert len(search.written()) < 20_000, "a small ledger"
     assert len(read.luckiest.maxima) == searches.RESAMPLES

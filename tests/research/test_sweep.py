@@ -523,7 +523,7 @@ def test_the_best_of_many_coin_flips_is_no_evidence() -> None:
     assert np.mean([search.judgement.sharpe for search in searches]) > 5
     evidence = [search for search in searches if search.judgement.is_evidence]
     assert len(evidence) <= 5, [search.assessment for search in evidence]
-    assert all(search.assessment.startswith("No evidence") for search in searches if search not in evidence)
+    assert all(search.assessment.startswith(("No evi", "Too few")) for search in searches if search not in evidence)
 
 
 def test_a_walk_forward_does_not_launder_a_search() -> None:
@@ -533,7 +533,7 @@ def test_a_walk_forward_does_not_launder_a_search() -> None:
     assert isinstance(best, FlipSettings)
     alone = walk_forward(research, FAIR, {"flip_seed": [best.flip_seed]}, folds=3, rule=CoinFlip, progress=False)
     assert alone.judgement.trials == 41
-    assert "what was chosen in 3 folds, 41 with those tried before on this tape," in alone.assessment
+    assert "what was chosen in 3 folds, 41 with the others tried on this market," in alone.assessment
     assert not alone.judgement.is_evidence
     alone.searches.forget()
     assert (
@@ -544,9 +544,9 @@ def test_a_walk_forward_does_not_launder_a_search() -> None:
     )
 
 
-@pytest.mark.parametrize(("seed", "strength", "says"), [(0, 4, ""), (4, 4, ""), (3, 15, "Too few"), (4, 15, "Too few")])
-def test_an_edge_that_is_there_is_evidence_once_it_has_lost_too(seed: int, strength: int, says: str) -> None:
-    """Prices that trend for hours, up or down, and a rule that follows averages; strong trends leave no losing day."""
+@pytest.mark.parametrize(("seed", "strength", "says"), [(4, 15, ""), (0, 4, "Too few"), (3, 15, "Too few")])
+def test_an_edge_is_evidence_where_some_more_losses_leave_enough_of_it(seed: int, strength: int, says: str) -> None:
+    """Prices that trend for hours, up or down, and a rule that follows averages."""
     trend = np.repeat(np.where(np.arange(34) % 2, strength, -strength), 600)[:20_000]
     grid = {"ema_fast": [3, 5, 8], "ema_slow": [13, 21]}
     found = sweep(walk(seed, trend), FAIR.changed(stop_atr=5.0), grid, progress=False)
@@ -664,7 +664,7 @@ def test_where_training_tells_nothing_nothing_is_tried(played: Tape) -> None:
     assert len(found.chart().data[0].y) == 3
     never = walk_forward(played, CONFIG, {"allow_long": [False], "allow_short": [False]}, folds=2, progress=False)
     nothing = (
-        "No evidence: what was chosen in 0 of 2 folds, 2 with those tried before on this tape, has no Sharpe ratio"
+        "No evidence: what was chosen in 0 of 2 folds, 2 with the others tried on this market, has no Sharpe ratio"
     )
     assert never.assessment == f"{nothing}, equity never moved."
     assert "0 of 2 folds" in never._repr_html_()

@@ -80,6 +80,11 @@ class Coverage:
         }
 
     @property
+    def missing(self) -> float:
+        """The largest missing part."""
+        return max(self.missing_parts.values())
+
+    @property
     def warning(self) -> str:
         """What a result on this tape is marked with; empty where hardly anything is missing or wrong."""
         lacking = [f"{part:.1%} of the {name}" for name, part in self.missing_parts.items() if part > MARKED_ABOVE]

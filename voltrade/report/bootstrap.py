@@ -136,6 +136,19 @@ def joined(searches: Sequence[Luckiest]) -> Luckiest:
     return Luckiest(maxima, min(most.independent * times, at_most))
 
 
+def on_a_part(search: Luckiest, whole: Luckiest, share: float) -> Luckiest:
+    """Return the luckiest trial of a search on a part of some time, as it does over the whole of it.
+
+    The rest of the time, in which it was not chosen, is as new to it as to the trials that were tried on the whole.
+    A mean over the whole is studentised: sqrt(share) of the part's statistic and sqrt(1 - share) of the rest's.
+    """
+    if share >= 1:
+        return search
+    rest = np.roll(whole.maxima, 1)  # of another resample
+    maxima = math.sqrt(share) * search.maxima + math.sqrt(1 - share) * rest
+    return Luckiest(maxima, max(search.independent, 1.0) ** share)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TrialLuck:
     """Trials, and the luckiest of as many without skill."""

@@ -44,6 +44,13 @@ def title_of(run: Frames, config: Config, is_synthetic: bool | None = None) -> s
     return f"{session.symbol} · volume bars of {bars.threshold.normalize():f} {unit} · {session.mode}{source}"
 
 
+def marked(figure: Any, warning: str) -> Any:
+    """Put a warning before the title of a plotly figure, where there is one."""
+    if warning:
+        figure.update_layout(title_text=f"{warning}<br>{figure.layout.title.text}")
+    return figure
+
+
 def rsi_ticks(config: Config) -> list[float]:
     """Return the ticks of the RSI axis: its ends, and the bounds of the rule's RSI filter where it has one."""
     signals = config.signals

@@ -22,7 +22,15 @@ from voltrade.report.candles import (
     rsi_trace,
     scatter,
 )  # fmt: skip
-from voltrade.report.chart_style import MAX_BARS, add_time_axis, apply_style, outline_points, rsi_ticks, title_of
+from voltrade.report.chart_style import (
+    MAX_BARS,
+    add_time_axis,
+    apply_style,
+    marked,
+    outline_points,
+    rsi_ticks,
+    title_of,
+)
 from voltrade.report.equity_traces import HOLE, equity_traces, holes_of, position_trace
 from voltrade.report.frames import Frames
 from voltrade.report.summary import refusals_by_code
@@ -61,7 +69,7 @@ def price_chart(run: Frames, config: Config, last_bars: int = MAX_BARS, around: 
     figure.update_yaxes(title_text="seconds<br>a bar", type="log", dtick=1, row=last, col=1)
     figure.update_xaxes(title_text="volume bar of the run", row=last, col=1)
     add_time_axis(figure, shown)
-    return figure
+    return marked(figure, run.warning)
 
 
 def _window(run: Frames, bars: int, around: int | None) -> Window:
@@ -92,7 +100,7 @@ def equity_chart(run: Frames, config: Config) -> go.Figure:
     figure.update_xaxes(title_text="time, UTC", row=3, col=1)
     shade = {"type": "rect", "xref": "x", "yref": "paper", "y0": 0, "y1": 1, "line": {"width": 0}, "layer": "below"}
     figure.update_layout(shapes=[{**shade, "x0": x0, "x1": x1, "fillcolor": HOLE} for x0, x1 in holes_of(run)])
-    return figure
+    return marked(figure, run.warning)
 
 
 def refusals_chart(run: Frames, config: Config) -> go.Figure:
@@ -115,7 +123,7 @@ def refusals_chart(run: Frames, config: Config) -> go.Figure:
     figure.update_layout(bargap=0.35, margin_b=56)
     if table.empty:
         figure.add_annotation(text="no signal was refused", showarrow=False, font={"color": FAINT, "size": 15})
-    return figure
+    return marked(figure, run.warning)
 
 
 def comparison_chart(run: Frames, backtest: Frames, config: Config) -> go.Figure:
@@ -133,4 +141,4 @@ def comparison_chart(run: Frames, backtest: Frames, config: Config) -> go.Figure
     figure.update_layout(hovermode="x unified")
     figure.update_yaxes(title_text=f"net, {run.instrument.quote_asset}", tickformat="+,")
     figure.update_xaxes(title_text="time, UTC")
-    return figure
+    return marked(figure, run.warning or backtest.warning)

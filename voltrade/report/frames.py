@@ -7,7 +7,7 @@ become floats in natural units (coins, quote asset, UTC timestamps). Trading nev
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any
 
@@ -17,6 +17,7 @@ import pandas as pd
 
 from voltrade.compiled import Rows
 from voltrade.model import MONEY, NEVER, CloseReason, Floats, Instrument, Int64s, Purpose, Side
+from voltrade.report.performance import at_risk
 from voltrade.risk import COUNTED
 
 Columns = Mapping[str, Any]
@@ -50,7 +51,7 @@ _FILLS = _schema(
 _ROUND_TRIPS = _schema(
     "id:int64 side:str opened:time closed:time minutes:float64 bar:int64 quantity:float64 entry_price:float64 "
     "exit_price:float64 stop_price:float64 take_profit_price:float64 realised:float64 fees:float64 "
-    "funding:float64 net:float64 r_multiple:float64 exit_reason:str"
+    "funding:float64 net:float64 at_risk:float64 r_multiple:float64 exit_reason:str"
 )
 _EQUITY = _schema("wallet:float64 unrealised:float64 equity:float64 drawdown:float64 position:float64 valued_at:str")
 _REFUSALS = _schema("bar:int64 side:str code:str detail:str")
@@ -106,7 +107,7 @@ class Frames:
     was paid and positive for a rebate; Binance and the journal have the opposite sign."""
     round_trips: pd.DataFrame
     """One row for each closed round trip, at its close. `net` = realised + fees + funding; costs are negative.
-    `r_multiple` is net / R, where R is the loss from the average entry to the stop, with the actual fees."""
+    `at_risk` is R, the loss from the average entry to the stop, with the actual fees; `r_multiple` is net / R."""
     equity: pd.DataFrame
     """One row for each valuation: `equity` = wallet + unrealised, `drawdown` = equity - its highest so far (at most 0),
     `position` in signed coins, `valued_at` mark or last."""
@@ -122,6 +123,19 @@ class Frames:
     """One row for each operator command, with its reason; a `final` one ends the session."""
     beginning: Beginning = Beginning()
     """Bars and decisions may be earlier, from loaded history; no other frame has earlier rows."""
+
+    def marked(self, warning: str) -> Frames:
+        """Mark all frames with what is wrong with the tape that they rest on; tables and charts of them show it."""
+        for each in fields(self):
+            frame = getattr(self, each.name)
+            if warning and isinstance(frame, pd.DataFrame):
+                frame.attrs["warning"] = warning
+        return self
+
+    @property
+    def warning(self) -> str:
+        """What the frames are marked with; empty where nothing is wrong."""
+        return str(self.equity.attrs.get("warning", ""))
 
     def since_begin(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Return the rows of a frame since the run began."""
@@ -167,7 +181,7 @@ def frames_of_columns(
         decisions=_decisions_frame(shown, decision, ordered, refused),
         orders=ordered,
         fills=_fills_frame(units, fills),
-        round_trips=_round_trips_frame(units, trips),
+        round_trips=_round_trips_frame(instrument, units, trips),
         equity=_equity_frame(units, equity),
         refusals=_since(refused, beginning),
         breaker=_breaker_frame(breaker),
@@ -364,13 +378,12 @@ def _fills_frame(units: _Units, columns: Columns) -> pd.DataFrame:
     return _table(_FILLS, columns["time"], table)
 
 
-def _round_trips_frame(units: _Units, columns: Columns) -> pd.DataFrame:
+def _round_trips_frame(instrument: Instrument, units: _Units, columns: Columns) -> pd.DataFrame:
     opened, closed, quantity = (_whole(columns[name]) for name in ("opened_at", "closed_at", "quantity"))
     entry, stop = (_whole(columns[name]) for name in ("entry_notional", "stop_price"))
     money = {name: _whole(columns[name]) / MONEY for name in ("realised", "funding", "net")}
     money["fees"] = _costs(columns["fees"])
-    at_risk = units.notionals(np.abs(entry - stop * quantity)) - money["fees"]
-    has_risk = (stop != 0) & (at_risk > 0)
+    risk = at_risk(columns, instrument.money_per_ticklot)
     table = {
         "id": columns["id"],
         "side": words(("", "LONG", "SHORT"), np.sign(_whole(columns["side"])) % 3),
@@ -384,7 +397,8 @@ def _round_trips_frame(units: _Units, columns: Columns) -> pd.DataFrame:
         "stop_price": units.prices_if_any(stop),
         "take_profit_price": units.prices_if_any(columns["take_profit_price"]),
         **money,
-        "r_multiple": np.divide(money["net"], at_risk, out=np.full(len(stop), np.nan), where=has_risk),
+        "at_risk": risk,
+        "r_multiple": money["net"] / risk,
         "exit_reason": columns["exit_reason"],
     }
     return _table(_ROUND_TRIPS, closed, table)

@@ -21,7 +21,7 @@ def frame_table(frame: pd.DataFrame, drop: Sequence[str] = (), decimals: int = 4
     """Write a frame as an HTML table: texts to the left, numbers to the right.
 
     Args:
-        frame: any of a run's frames or of `summary`'s tables.
+        frame: any of a run's frames or of `summary`'s tables; what it is marked with is written above it.
         drop: columns to leave out.
         decimals: most decimals of floats.
         most_rows: of a longer frame only the first and last rows are shown.
@@ -41,7 +41,8 @@ def frame_table(frame: pd.DataFrame, drop: Sequence[str] = (), decimals: int = 4
             f"<tr><td colspan='{len(sides)}' style='text-align:left;white-space:nowrap'>{left_out}</td></tr>",
         )
     note = "" if len(frame) else "<p>none</p>"
-    return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>{note}"
+    warning = warning_html(str(frame.attrs.get("warning", "")))
+    return f"{warning}<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>{note}"
 
 
 def facts_table(facts: Mapping[str, Any]) -> str:

@@ -22,9 +22,6 @@ EVIDENCE = 0.05
 LEAST_DAYS, LEAST_TRIPS = 30, 20
 """With fewer days or round trips, there is no evidence."""
 
-LEAST_LOSSES = 3.0
-"""With fewer losing periods, counted by `effective_losses`, there is no evidence: what losses are like isn't known."""
-
 _NORMAL = NormalDist()
 
 
@@ -85,14 +82,25 @@ def deflated_sharpe(best: Returns, sharpes: Floats, trials: int) -> float:
 # --- losses -----------------------------------------------------------------------------------------------------------
 
 
-def effective_losses(values: Floats) -> float:
-    """Return how many losses of one size weigh as much as those among some returns: (sum of losses)^2 / sum of squares.
+def added_losses(independent: float) -> float:
+    """Return how many more losses at the stop evidence has to survive: 1, and 1 more for each tenfold number of trials.
 
-    Small losses beside a large one hardly count. No resample has a loss that was not seen, so a rule that seldom loses
-    much looks splendid until it does.
+    A rule that wins often and little and loses seldom and much shows fewer losses than it has on average, and the best
+    of many trials is one that met few of them.
     """
-    losses = values[values < 0]
-    return float(losses.sum() ** 2 / (losses**2).sum()) if len(losses) else 0.0
+    return 1 + math.log10(max(independent, 1.0))
+
+
+def part_left(values: Floats, losses: float, size: float) -> float:
+    """Return the part of the t statistic of returns that is left with more losses of a size."""
+    count, total, squares = len(values), float(values.sum()), float(values @ values)
+
+    def statistic(more: float) -> float:
+        number, mean = count + more, (total - more * size) / (count + more)
+        variance = (squares + more * size**2 - number * mean**2) / (number - 1)
+        return math.sqrt(number) * mean / math.sqrt(variance) if variance > 0 else math.nan
+
+    return statistic(losses) / statistic(0) if total else math.nan
 
 
 # --- judgement --------------------------------------------------------------------------------------------------------
@@ -116,8 +124,12 @@ class Judgement:
     """Effective number of trials: how many independent ones would be as lucky."""
     days: float
     round_trips: int
-    losses: float
-    """Effective number of losing periods."""
+    at_risk: float
+    """The most that a round trip of the judged trial loses at its stop, in the quote asset."""
+    added_losses: float
+    """More losses of this size that evidence has to survive."""
+    chance_with_losses: float
+    """`chance`, had it had the added losses."""
     basis: str
     tried: str
     """What is judged, as text."""
@@ -133,8 +145,12 @@ class Judgement:
 
     @property
     def is_evidence(self) -> bool:
-        enough = not self.is_too_short and self.round_trips >= LEAST_TRIPS and self.losses >= LEAST_LOSSES
-        return enough and self.sharpe > 0 and self.chance <= EVIDENCE
+        enough = not self.is_too_short and self.round_trips >= LEAST_TRIPS
+        return enough and self._is_unlikely_luck and self.chance_with_losses <= EVIDENCE
+
+    @property
+    def _is_unlikely_luck(self) -> bool:
+        return self.sharpe > 0 and self.chance <= EVIDENCE
 
     @property
     def text(self) -> str:
@@ -150,19 +166,14 @@ class Judgement:
             return f"Too short to say: {found} over {self.days:.3g} days; {LEAST_DAYS} are the least."
         if self.round_trips < LEAST_TRIPS:
             return f"No evidence: {found} from {self.round_trips} round trips; {LEAST_TRIPS} are the least."
-        if self._lacks_losses:
+        if self._is_unlikely_luck and not self.is_evidence:
             return (
-                f"Too few losses to say: {found}, and its losing periods weigh as {self.losses:.1f} equal losses; "
-                f"{LEAST_LOSSES:g} are the least."
+                f"Too few losses to say: {found}, and with {self.added_losses:.1f} more losses at its stop, of "
+                f"{self.at_risk:,.2f} each, luck would show as much in {self.chance_with_losses:.1%} of cases."
             )
         evidence = "Evidence" if self.is_evidence else f"No evidence, which would be {EVIDENCE:.0%} or less"
         deflated = f" Deflated Sharpe ratio {self.deflated:.1%}." if math.isfinite(self.deflated) else ""
         return f"{evidence}: {found}. {self._luck}{deflated}"
-
-    @property
-    def _lacks_losses(self) -> bool:
-        """Whether it would be evidence, had it lost more often."""
-        return self.losses < LEAST_LOSSES and self.sharpe > 0 and self.chance <= EVIDENCE
 
     @property
     def _luck(self) -> str:
@@ -216,6 +227,7 @@ def judge(
     others: Sequence[Luckiest] = (),
     in_all: int | None = None,
     fall: float = 0.0,
+    at_risk: float = 0.0,
 ) -> Judgement:
     """Judge the best of some trials by the returns of all.
 
@@ -228,25 +240,36 @@ def judge(
         others: of other searches on the same tape.
         in_all: number of all trials on the tape, those of other searches included.
         fall: largest fall of the best trial's equity at any time, negative, in the quote asset.
+        at_risk: the most that a round trip of the best trial loses at its stop, in the quote asset.
     """
     returns, count = trials[best], max(len(trials), in_all or 0)
     luck, a_year = luck or luck_of(columns_of(trials, returns)), math.sqrt(returns.a_year)
-    luckiest = joined([luck.luckiest, *others])
+    luckiest, statistic = joined([luck.luckiest, *others]), float(luck.statistics[best])
     named = tried or (f"the best of {len(trials):,} settings" if len(trials) > 1 else "the one setting")
     found = Judgement(
         sharpe=returns.annual_sharpe,
         luckiest=float(luckiest.median * luck.unit[best] * a_year) if count > 1 else 0.0,
-        chance=luckiest.chance(float(luck.statistics[best])),
+        chance=luckiest.chance(statistic),
         deflated=deflated_sharpe(returns, np.array([trial.sharpe for trial in trials]), count),
         trials=count,
         independent=luckiest.independent,
         days=returns.days,
         round_trips=round_trips,
-        losses=effective_losses(returns.values),
+        at_risk=at_risk,
+        added_losses=added_losses(luckiest.independent),
+        chance_with_losses=_chance_with_losses(returns, luckiest, statistic, at_risk),
         basis=returns.basis,
-        tried=f"{named}, {count:,} with those tried before on this tape," if count > len(trials) else named,
+        tried=f"{named}, {count:,} with the others tried on this market," if count > len(trials) else named,
     )
     return found if found.is_too_short or math.isnan(found.sharpe) else _with_intervals(found, returns, fall)
+
+
+def _chance_with_losses(returns: Returns, luckiest: Luckiest, statistic: float, at_risk: float) -> float:
+    """Return the probability that the luckiest does as well as the judged trial would with the added losses."""
+    if not at_risk > 0:
+        return luckiest.chance(statistic)
+    left = part_left(returns.values, added_losses(luckiest.independent), at_risk / returns.equity)
+    return luckiest.chance(min(left, 1.0) * statistic)
 
 
 def _with_intervals(found: Judgement, returns: Returns, fall: float) -> Judgement:

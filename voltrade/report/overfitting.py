@@ -28,10 +28,16 @@ class Overfitting(NamedTuple):
     """NaN where there are fewer than 60 returns or two trials."""
     blocks: int
     """0 where it is NaN."""
+    warning: str = ""
+    """What the result is marked with: that much of its tape is missing."""
 
     @property
     def text(self) -> str:
-        """The probability as a sentence."""
+        """The probability as a sentence, with the warning."""
+        return f"{self._sentence} {self.warning}." if self.warning else self._sentence
+
+    @property
+    def _sentence(self) -> str:
         least = FEWEST_BLOCKS * RETURNS_A_BLOCK
         if not self.blocks:
             return f"Probability of backtest overfitting: unknown; {least} returns and two settings are the least."

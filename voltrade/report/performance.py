@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -172,6 +172,23 @@ def profit_factor(nets: Floats) -> float:
     return won / lost if lost else math.nan
 
 
+def at_risk(trips: Any, money_per_ticklot: int) -> Floats:
+    """Return R of each round trip: what it loses from its average entry to its stop, with its fees; NaN without a stop.
+
+    Args:
+        trips: columns of `model.RoundTrip` by their names.
+    """
+    entry, stop, lots = (np.asarray(trips[name], np.int64) for name in ("entry_notional", "stop_price", "quantity"))
+    money = np.abs(entry - stop * lots) * money_per_ticklot + np.asarray(trips["fees"], np.int64)
+    return np.where((stop != 0) & (money > 0), money / MONEY, np.nan)
+
+
+def largest_of(values: Floats) -> float:
+    """Return the largest number; NaN where there is none."""
+    known = values[~np.isnan(values)]
+    return float(known.max()) if len(known) else math.nan
+
+
 # --- all together -----------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +214,8 @@ class Figures:
     funding: float
     equity_change: float
     """Last equity - first equity; differs from `net` by the open position and by transfers."""
+    largest_r: float
+    """Largest R of a round trip: what it loses at its stop, fees included; NaN without round trips."""
     max_drawdown: float
     """Largest fall of equity from its highest so far, negative as all losses."""
     max_drawdown_part: float
@@ -221,6 +240,8 @@ class PerformanceData(NamedTuple):
     """Close time of the last bar; empty without bars."""
     nets: Floats
     """Net of each closed round trip."""
+    largest_r: float
+    """Largest R of a closed round trip; NaN without one."""
     long_trips: int
     realised: float
     fees: float
@@ -257,6 +278,7 @@ def figures_of(data: PerformanceData, period_ms: int | None = None) -> tuple[Fig
         win_rate=win_rate(nets),
         profit_factor=profit_factor(nets),
         net=float(nets.sum()),
+        largest_r=data.largest_r,
         equity_change=float(equity[-1] - equity[0]) if len(equity) else math.nan,
         max_drawdown=0.0 - deepest,
         max_drawdown_part=0.0 - deepest_part,

@@ -153,6 +153,7 @@ def performance_data(run: Frames, counted: CountedBars | None = None) -> perform
         opened=counted.opened,
         closed=counted.closed,
         nets=trips["net"].to_numpy(),
+        largest_r=performance.largest_of(trips["at_risk"].to_numpy()),
         long_trips=int((trips["side"] == "LONG").sum()),
         realised=float(trips["realised"].sum()),
         fees=float(trips["fees"].sum()),
@@ -188,6 +189,7 @@ def statistics(run: Frames, counted: CountedBars | None = None) -> Statistics:
         average_minutes=float(minutes.mean()) if len(minutes) else math.nan,
         held=Held.of(run),
         quote_asset=run.instrument.quote_asset,
+        warning=run.warning,
     )
 
 

@@ -70,6 +70,7 @@ def costs(run: Frames) -> pd.DataFrame:
     if unknown := without_reference_text(orders_without_reference(run), ""):
         table["note"] = [unknown if item == "slippage" else "" for item in table.index]
     table.index.name = "item"
+    table.attrs.update(trips.attrs)
     return table
 
 
@@ -83,6 +84,7 @@ def round_trips_by_exit(run: Frames) -> pd.DataFrame:
         r_multiple=("r_multiple", "mean"),
         minutes=("minutes", "mean"),
     )
+    table.attrs.update(run.round_trips.attrs)
     return table.sort_values("count", ascending=False)
 
 

@@ -25,7 +25,7 @@ from voltrade.report.framed import Framed
 from voltrade.research.compiled_session import Tables
 from voltrade.research.loop_facts import facts_of
 from voltrade.research.prepared_tape import Research, Span
-from voltrade.research.rests_on import extrapolated_text, made_from, marked, rests_on
+from voltrade.research.rests_on import extrapolated_text, made_from, rests_on
 from voltrade.signal_engine import SignalEngine
 from voltrade.simulated.core_commands import drain_events, execute
 from voltrade.simulated.exchange import SimulatedExchange
@@ -119,6 +119,9 @@ class Backtest(Framed):
 
     @cached_property
     def _frames(self) -> Frames:
+        return self._made_frames().marked(self.warning)
+
+    def _made_frames(self) -> Frames:
         from voltrade.report.collector import frames_of_arrays
         from voltrade.research.loop_frames import frames_of_tables
 
@@ -136,7 +139,7 @@ class Backtest(Framed):
         """Figures on calendar time (365 days, UTC)."""
         from voltrade.report.statistics import statistics
 
-        return replace(statistics(self._frames), warning=self.warning)
+        return statistics(self._frames)
 
     @cached_property
     def judgement(self) -> Judgement:
@@ -153,11 +156,12 @@ class Backtest(Framed):
         luck = luck_of(columns_of([found], found))
         traded = TradedTime.of(self.tape, int(times[0]), int(times[-1]))
         tried = [settings_hash(self.config, self.rule)]
-        searches = keep("settings", traded, [], tried, found.annual_sharpe, luck.luckiest)
-        others = [search.luckiest for search in searches.others]
+        searches = keep(
+            "settings", traded, [], tried, found.annual_sharpe, luck.luckiest, missing=self.coverage.missing
+        )
         trips = len(self._frames.round_trips)
-        fall = self.statistics.max_drawdown
-        judged = judge([found], trips, luck=luck, others=others, in_all=searches.trials, fall=fall)
+        known: dict[str, Any] = {"fall": self.statistics.max_drawdown, "at_risk": self.statistics.largest_r}
+        judged = judge([found], trips, luck=luck, others=searches.luckiest, in_all=searches.trials, **known)
         return replace(judged, warning=self.warning)
 
     # --- what it rests on ---------------------------------------------------------------------------------------------
@@ -182,13 +186,13 @@ class Backtest(Framed):
         """Draw bars, indicators, signals, entries, exits and stops as a plotly figure; see `charts.price_chart`."""
         from voltrade.report.charts import price_chart
 
-        return marked(price_chart(self._frames, self.config, last_bars, around), self.warning)
+        return price_chart(self._frames, self.config, last_bars, around)
 
     def equity_chart(self) -> Any:
         """Draw equity and drawdown as a plotly figure."""
         from voltrade.report.charts import equity_chart
 
-        return marked(equity_chart(self._frames, self.config), self.warning)
+        return equity_chart(self._frames, self.config)
 
     def notes(self) -> list[str]:
         """Return what must be known to read the figures: their sources and assumptions."""

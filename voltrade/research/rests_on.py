@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from voltrade.compiled import source_key
 from voltrade.config import Config
@@ -54,10 +53,3 @@ def made_from(tape: Tape, rules: Iterable[str]) -> str:
             hashes[f"rule {name}"] = RuleFile.named(name).sha256[:16]
     words = ", ".join(f"{name} {key}" for name, key in hashes.items())
     return f"voltrade {version('voltrade')}, numba {version('numba')}, numpy {version('numpy')}; hashes: {words}"
-
-
-def marked(figure: Any, warning: str) -> Any:
-    """Put a warning before the title of a plotly figure, where there is one."""
-    if warning:
-        figure.update_layout(title_text=f"{warning}<br>{figure.layout.title.text}")
-    return figure

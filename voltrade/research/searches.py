@@ -1,9 +1,10 @@
 """The search log: trials on one tape add up, however many sweeps and notebooks they were tried in.
 
 Each search leaves a small file in the state folder: which settings it tried, and what the luckiest of them would show
-by luck alone in each resample. A later search is judged together with those that traded at least half of its time,
-whatever their kind. The same settings count once. What a walk-forward chooses from in its training is the only
-exception: a search of nothing else has decided nothing that the walk-forward does not decide again before each test.
+by luck alone in each resample. A search is judged together with the others on its market, as `Searches.luckiest` says:
+those that tried about as much count whenever they traded, those that tried more by the time that they share. The same
+settings count once. What a walk-forward chooses from in its training is the only exception: a search of nothing else
+has decided nothing that the walk-forward does not decide again before each test.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from voltrade.config import Config
 from voltrade.data.tape import Tape
 from voltrade.errors import VoltradeError
 from voltrade.folders import state_home
-from voltrade.report.bootstrap import RESAMPLES, Luckiest
+from voltrade.report.bootstrap import RESAMPLES, Luckiest, on_a_part
 from voltrade.signal_engine import SignalEngine
 from voltrade.strategy.code_hash import code_hash
 from voltrade.strategy.rule_file import RuleAsLoaded
@@ -33,8 +34,8 @@ from voltrade.strategy.rule_file import RuleAsLoaded
 VERSION = 1
 """Version of the files; a file of another version is left out with a warning."""
 
-LEAST_SHARED = 0.5
-"""A search counts for another one if it traded so much of the other's time."""
+AS_MANY = 2
+"""A search that tried at most so many times as many settings counts as another try of the same, at whatever time."""
 
 DIGITS = 4
 """Decimal places of statistics in a file."""
@@ -59,10 +60,14 @@ class TradedTime(NamedTuple):
         symbol = tape.trades.symbol
         return TradedTime(f"{symbol}, {tape.source}" if tape.synthetic else symbol, began, ended)
 
-    def share_of(self, other: TradedTime) -> float:
-        """Return how much of another time of the same market lies in this one."""
-        both = min(self.ended, other.ended) - max(self.began, other.began)
-        return max(both, 0) / max(other.ended - other.began, 1)
+    def share_in(self, parts: Iterable[TradedTime]) -> float:
+        """Return how much of this time lies in any of some others of the same market."""
+        shared, done = 0, self.began
+        for part in sorted(parts, key=lambda part: part.began):
+            end = min(part.ended, self.ended)
+            shared += max(end - max(part.began, done), 0)
+            done = max(done, end)
+        return shared / max(self.ended - self.began, 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +85,8 @@ class Search:
     luckiest: Luckiest
     made: str
     """When, UTC."""
+    missing: float = 0.0
+    """Largest missing part of its tape: trades, mark prices or funding rates."""
 
     @property
     def name(self) -> str:
@@ -116,16 +123,46 @@ class Search:
 
 
 class Searches:
-    """The searches that count for one of them: itself, and those on the same tape.
+    """The searches that count for one of them: itself, and others on the same market.
 
     Attributes:
         own: the search itself.
-        others: the others.
+        others: the others that count.
     """
 
-    def __init__(self, own: Search, others: Sequence[Search]) -> None:
+    def __init__(self, own: Search, others: Iterable[Search], chosen_from: Collection[str] = ()) -> None:
+        """Take those that count, of all others on the market; `chosen_from` as in `keep`."""
         self.own = own
-        self.others = list(others)
+        self._chosen_from = chosen_from
+        possible = [each for each in others if each.name != own.name and not each.tried_only(chosen_from)]
+        self._shares = {each.name: self._share(each, possible) for each in possible}
+        self.others = [each for each in possible if self._shares[each.name] > 0]
+
+    def _share(self, search: Search, others: Sequence[Search]) -> float:
+        """Return the part of the own time for which another search counts, together with those of the same settings."""
+        if len(search.settings) <= AS_MANY * len(self.own.settings):
+            return 1.0
+        alike = [each.traded for each in others if not set(each.settings).isdisjoint(search.settings)]
+        return self.own.traded.share_in(alike)
+
+    @property
+    def luckiest(self) -> list[Luckiest]:
+        """The luckiest of each of the others, as far as it counts.
+
+        A search that tried about as many settings is another try: the best of several parts of a tape is shown. One
+        that tried more has chosen what is tried here: on the time that both share, and nowhere else. Its luckiest does
+        as well over the whole time as sqrt(share) of its statistic and sqrt(1 - share) of a new one.
+        """
+        return [on_a_part(each.luckiest, self.own.luckiest, self._shares[each.name]) for each in self.others]
+
+    def with_later(self) -> Searches:
+        """Return them with those that were made since, of which this one may be the best."""
+        try:
+            later = _read_all(_folder(self.own.traded.market))
+        except (OSError, VoltradeError):  # which was told when this search was kept
+            return self
+        known = {each.name: each for each in (*self.others, *later)}
+        return Searches(self.own, known.values(), self._chosen_from)
 
     @property
     def trials(self) -> int:
@@ -144,6 +181,7 @@ class Searches:
                 "settings": len(search.settings),
                 "independent": search.luckiest.independent,
                 "best sharpe": search.sharpe,
+                "missing": search.missing,
             }
             for search in sorted((*self.others, self.own), key=lambda search: search.made)
         ]
@@ -154,7 +192,7 @@ class Searches:
         return forget(self.own.traded.market)
 
     def _repr_html_(self) -> str:
-        head = f"{self.trials:,} different settings were tried on {self.own.traded.market} in this time"
+        head = f"{self.trials:,} different settings count that were tried on {self.own.traded.market}"
         table = self.frame.to_html(index=False, float_format="{:,.4g}".format)
         return f"<p>{head}.</p>{table}"
 
@@ -189,26 +227,27 @@ def keep(
     sharpe: float,
     luckiest: Luckiest,
     chosen_from: Collection[str] = (),
+    missing: float = 0.0,
 ) -> Searches:
     """Write a search to the ledger and return it with those that count for it.
 
     Args:
         chosen_from: what a walk-forward chooses from in its training.
+        missing: the largest missing part of the tape.
     """
     made = datetime.now(UTC).isoformat(timespec="seconds")
-    search = Search(kind, traded, ", ".join(what), tuple(dict.fromkeys(settings)), sharpe, luckiest, made)
+    search = Search(kind, traded, ", ".join(what), tuple(dict.fromkeys(settings)), sharpe, luckiest, made, missing)
+    others: list[Search] = []
     try:
         folder = _folder(traded.market)
-        others = [other for other in _all_in(folder) if other.name != search.name]
+        others = _read_all(folder)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = folder / f".{search.name}.{os.getpid()}"
         fresh.write_bytes(search.written())
         fresh.replace(folder / search.name)
     except (OSError, VoltradeError) as error:
         warnings.warn(f"trials of this search will not add up with others: {error}", SearchesWarning, stacklevel=3)
-        others = []
-    on_this_time = (each for each in others if each.traded.share_of(traded) >= LEAST_SHARED)
-    return Searches(search, [each for each in on_this_time if not each.tried_only(chosen_from)])
+    return Searches(search, others, chosen_from)
 
 
 def forget(market: str) -> int:
@@ -223,7 +262,7 @@ def _folder(market: str) -> Path:
     return state_home(os.environ) / "searches" / sha256(market.encode()).hexdigest()[:16]
 
 
-def _all_in(folder: Path) -> list[Search]:
+def _read_all(folder: Path) -> list[Search]:
     found = []
     for path in sorted(folder.glob("*.json")):
         try:

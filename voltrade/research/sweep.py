@@ -26,13 +26,14 @@ from voltrade.config import Config
 from voltrade.data.coverage import Coverage
 from voltrade.data.tape import Tape
 from voltrade.report.bootstrap import luck_of
+from voltrade.report.chart_style import marked
 from voltrade.report.html import warning_html
 from voltrade.report.judgement import Judgement, columns_of, judge
 from voltrade.report.overfitting import Overfitting, probability_of_overfitting
 from voltrade.report.sweep_charts import heat_map, luck_chart
 from voltrade.research.backtest import Backtest, backtest
 from voltrade.research.prepared_tape import Research
-from voltrade.research.rests_on import extrapolated_text, made_from, marked, rests_on
+from voltrade.research.rests_on import extrapolated_text, made_from, rests_on
 from voltrade.research.searches import Searches, TradedTime, keep, settings_hashes
 from voltrade.research.trial_executor import trade_all
 from voltrade.research.trial_worker import Job, TrialResult
@@ -63,7 +64,6 @@ class Sweep:
         parameters: names of the swept parameters.
         trials: number of trials. The best of many trials is worth less than the best of few.
         returns: the returns of each trial.
-        searches: this search and the others on the same tape, whose trials count too.
     """
 
     def __init__(
@@ -86,7 +86,8 @@ class Sweep:
         self._rules = settings.rules
         self.returns = [outcome.returns for outcome in outcomes]
         self._luck = luck_of(columns_of(self.returns, self.returns[self.best]))
-        self.searches = self._kept()
+        self._searches = self._kept()
+        self._judgements: dict[tuple[str, ...], Judgement] = {}
 
     @cached_property
     def coverage(self) -> Coverage:
@@ -119,21 +120,36 @@ class Sweep:
         traded = TradedTime.of(self._research.tape, *self._research.times(*time_range))
         tried = settings_hashes(self._configs, self._rules)
         sharpe = self.returns[self.best].annual_sharpe
-        return keep("settings", traded, self.parameters, tried, sharpe, self._luck.luckiest)
+        missing = self.coverage.missing
+        return keep("settings", traded, self.parameters, tried, sharpe, self._luck.luckiest, missing=missing)
 
-    @cached_property
+    @property
+    def searches(self) -> Searches:
+        """This search and the others on the same market whose trials count too, those made since then included."""
+        self._searches = self._searches.with_later()
+        return self._searches
+
+    @property
     def judgement(self) -> Judgement:
-        """Whether the best trial is better than the luckiest of as many, and those tried before, without skill."""
-        others, count = [search.luckiest for search in self.searches.others], self.searches.trials
+        """Whether the best trial is better than the luckiest of as many, and of all that count too, without skill."""
+        searches = self.searches
+        key = tuple(search.name for search in searches.others)
+        if key not in self._judgements:
+            self._judgements[key] = self._judged(searches)
+        return self._judgements[key]
+
+    def _judged(self, searches: Searches) -> Judgement:
+        others, count = searches.luckiest, searches.trials
         round_trips = int(self.frame["round_trips"][self.best])
-        fall = float(self.frame["max_drawdown"][self.best])
-        judged = judge(self.returns, round_trips, self.best, luck=self._luck, others=others, in_all=count, fall=fall)
+        known = {"fall": self.frame["max_drawdown"][self.best], "at_risk": self.frame["largest_r"][self.best]}
+        judged = judge(self.returns, round_trips, self.best, luck=self._luck, others=others, in_all=count, **known)
         return replace(judged, warning=self.coverage.warning)
 
     @cached_property
     def overfitting(self) -> Overfitting:
         """How often the best of one half of the time would have been a poor one in the other."""
-        return probability_of_overfitting(columns_of(self.returns, self.returns[self.best]))
+        found = probability_of_overfitting(columns_of(self.returns, self.returns[self.best]))
+        return found._replace(warning=self.coverage.warning)
 
     @property
     def assessment(self) -> str:
@@ -232,6 +248,7 @@ def sweep(
         for parameters, (outcome,) in zip(settings.chosen, outcomes, strict=True)
     ]
     frame = pd.DataFrame(rows, columns=[*grid, *FIGURES, *HOW])
-    frame["missing"] = max(research.coverage(*job.time_ranges[0]).missing_parts.values())
+    coverage = research.coverage(*job.time_ranges[0])
+    frame["missing"], frame.attrs["warning"] = coverage.missing, coverage.warning
     skipped = pd.DataFrame([{**parameters, "reason": reason} for parameters, reason in settings.refused])
     return Sweep(research, job, settings, list(grid), frame, skipped, [outcome for (outcome,) in outcomes])

@@ -120,6 +120,7 @@ def performance_data_of(tables: Tables, bars: Rows, money_per_ticklot: int) -> P
         opened=shown["open_time"][:1].tolist(),
         closed=shown["close_time"][-1:].tolist(),
         nets=totals.nets,
+        largest_r=performance.largest_of(performance.at_risk(tables.trips, money_per_ticklot)),
         long_trips=totals.long_trips,
         realised=totals.realised / MONEY,
         fees=-totals.fees / MONEY,

@@ -20,12 +20,13 @@ from voltrade.data.tape import Tape
 from voltrade.model import HOUR_MS, Int64s
 from voltrade.report import performance
 from voltrade.report.bootstrap import Luckiest, luck_of
+from voltrade.report.chart_style import marked
 from voltrade.report.html import warning_html
 from voltrade.report.judgement import Judgement, columns_of, judge
-from voltrade.report.performance import Returns
+from voltrade.report.performance import Returns, largest_of
 from voltrade.report.sweep_charts import walk_forward_chart
 from voltrade.research.prepared_tape import Research
-from voltrade.research.rests_on import extrapolated_text, made_from, marked, rests_on
+from voltrade.research.rests_on import extrapolated_text, made_from, rests_on
 from voltrade.research.searches import Searches, TradedTime, keep, settings_hashes
 from voltrade.research.splits import Scheme, Split, splits_by
 from voltrade.research.sweep import NUMBER_FORMAT, SHOWN
@@ -137,8 +138,7 @@ def walk_forward(
     rows: list[dict[str, Any]] = []
     tested: list[TrialResult] = []
     for split in splits:
-        missing = research.coverage(*split.test).missing_parts
-        rows.append({**_test_times(split, times), "missing": max(missing.values())})
+        rows.append({**_test_times(split, times), "missing": research.coverage(*split.test).missing})
         sharpes = [_training_sharpe(of_trial, split, period_ms) for of_trial in by_range]
         if not np.isfinite(sharpes).any():  # there is nothing to choose by
             continue
@@ -148,11 +148,12 @@ def walk_forward(
     columns = ["begin", "end", *grid, *TRAINING, *FIGURES, "extrapolated", "halted", "missing"]
     frame = pd.DataFrame(rows, columns=columns)
     traded = TradedTime.of(research.tape, *research.times(splits[0].test[0]))
-    hashes = settings_hashes(settings.configs, settings.rules)
+    hashes, coverage = settings_hashes(settings.configs, settings.rules), research.coverage(config.session.begin_s)
     how = f"{scheme} {folds} {purge_s} {embargo_s} {hashes}"
-    searches = partial(keep, "walk-forward", traded, grid, [sha256(how.encode()).hexdigest()[:16]], chosen_from=hashes)
+    known: dict[str, Any] = {"chosen_from": hashes, "missing": coverage.missing}
+    searches = partial(keep, "walk-forward", traded, grid, [sha256(how.encode()).hexdigest()[:16]], **known)
     judged = _judged(tested, folds, period_ms, searches)
-    coverage = research.coverage(config.session.begin_s)
+    frame.attrs["warning"] = coverage.warning
     judged = replace(judged[0], warning=coverage.warning), judged[1]
     most = float(frame["extrapolated"].fillna(0.0).max())
     notes = partial(_notes, research, settings, coverage, most)
@@ -209,10 +210,17 @@ def _judged(
     chosen_in = f"{folds} folds" if len(tested) == folds else f"{len(tested)} of {folds} folds"
     luck = luck_of(columns_of([returns], returns))
     searches = keep_search(returns.annual_sharpe, luck.luckiest)
-    others = [search.luckiest for search in searches.others]
     named = f"what was chosen in {chosen_in}"
     fall = min((result.figures.max_drawdown for result in tested), default=0.0)
-    judged = judge([returns], trips, tried=named, luck=luck, others=others, in_all=searches.trials, fall=fall)
+    risk = largest_of(np.array([result.figures.largest_r for result in tested]))
+    known: dict[str, Any] = {
+        "tried": named,
+        "others": searches.luckiest,
+        "in_all": searches.trials,
+        "fall": fall,
+        "at_risk": risk,
+    }
+    judged = judge([returns], trips, luck=luck, **known)
     return judged, searches
 
 
