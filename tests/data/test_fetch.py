@@ -16,7 +16,7 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 import pytest
-from support.history import History, HistoryServer, some_trades
+from support.history import HEADERS, History, HistoryServer, some_trades
 from test_store import same
 
 from voltrade.data import commands
@@ -269,6 +269,17 @@ def test_missing_minutes_of_marks_are_asked_for(server: HistoryServer, store: St
     assert fetch(server, *day) == 0
     (stored_day,) = store.days(MARKS, "BTCUSDT")
     assert (stored_day.rows, stored_day.complete) == (1_440, True)
+
+
+@pytest.mark.parametrize("there", [slice(720, None), slice(0, 720), slice(300, 900)])
+def test_a_file_of_marks_that_begins_late_or_ends_early_is_completed(
+    server: HistoryServer, store: Store, there: slice
+) -> None:
+    file = ArchiveFile(MARKS, "BTCUSDT", FIRST, FIRST)
+    server.put(file, "\n".join([HEADERS[MARKS], *server.history.lines(MARKS, FIRST, FIRST)[there]]) + "\n")
+    assert fetch(server, "--from", str(FIRST), "--to", str(FIRST), "--kinds", "marks") == 0
+    (stored_day,) = store.days(MARKS, "BTCUSDT")
+    assert (stored_day.rows, stored_day.first) == (1_440, start_of(FIRST))
 
 
 def test_mark_prices_of_rest_are_compared_with_the_trades_as_those_of_files_are(

@@ -268,7 +268,7 @@ class Fetcher:
         # Times of funding aren't known beforehand: days that are over are whole once they were requested.
         whole = (first, day_of(end) - timedelta(1)) if kind is FUNDING else None
         stored = self._store.day(kind, symbol, first)
-        if kind is MARKS and stored and stored.metadata.begins and not stored.missing:
+        if kind is MARKS and stored and stored.first == start and not stored.missing:  # a file alone proves nothing
             start = stored.last + MINUTE_MS
         async for columns in self._pages.series(kind, start, end):
             if kind is MARKS:  # without the minute that isn't over
