@@ -79,23 +79,24 @@ class AccountCheck:
         """Return the fills of a snapshot that weren't counted: of our orders, or closing the open position.
 
         A trade names its order by the exchange's id alone. An unknown id may be that of an order that a conditional
-        order of ours became. So a trade counts as foreign only when every order of ours is accounted for; and foreign
-        trades are returned only where all of them together lead to the position of the snapshot, and it was read after
-        them.
+        order of ours became. So a trade counts as foreign only when every order of ours is accounted for; one whose
+        order was asked for and has another name, when every conditional order is. And foreign trades are returned only
+        where all of them together lead to the position of the snapshot, and it was read after them.
         """
-        register = self._register
+        register, missing = self._register, self._unaccounted(snapshot)
         has_position, side = register.has_position, int(register.position_row["side"])
-        may_close = self.accounts_for_all(snapshot) and self.trades_lead_to_position(snapshot)
+        may_close = self.trades_lead_to_position(snapshot) and not any(order.algo for order in missing)
         position, fills, ours = register.lots, [], []
         opened, inferred = register.first_fill, self._inferred_orders(snapshot)
         for fill in sorted(filter(register.is_new_fill, snapshot.fills), key=lambda fill: fill.trade_id):
             closes = has_position and fill.side == -side
+            is_exit = closes and self.is_later(fill, opened) and fill.last_quantity <= position
             if register.find(fill) is not None:
                 ours.append(fill)
                 opened = opened if closes else min(opened, fill.trade_id)
             elif fill.order_id in inferred:
                 opened = opened if closes else min(opened, fill.trade_id)
-            elif not (may_close and closes and self.is_later(fill, opened) and fill.last_quantity <= position):
+            elif not (may_close and is_exit and (fill.client_order_id or not missing)):
                 continue
             fills.append(fill)
             position += -fill.last_quantity if closes else fill.last_quantity
@@ -160,9 +161,11 @@ class AccountCheck:
             snapshot: the account.
             but: orders of this purpose are ignored.
         """
+        return not [order for order in self._unaccounted(snapshot) if order.purpose is not but]
+
+    def _unaccounted(self, snapshot: Snapshot) -> list[Order]:
         listed = listed_ids(snapshot)
-        live = (order for order in self._register.live() if order.purpose is not but)
-        return all(order.id in listed or (order.algo and order.row.order_id) for order in live)
+        return [o for o in self._register.live() if not (o.id in listed or (o.algo and o.row.order_id))]
 
     def trades_lead_to_position(self, snapshot: Snapshot) -> bool:
         """Return whether the trades after `agreed_trade_id` lead to the position that a snapshot shows.

@@ -6,6 +6,7 @@ from voltrade.model import (
     AccountSummary,
     AlgoUpdate,
     Event,
+    MarkPrice,
     OrderUpdate,
     Outcome,
     Reply,
@@ -16,6 +17,8 @@ from voltrade.order_states import FILTER_CODES, SETTING_CODES
 
 REPORT_WITHIN_MS = 2_000
 """The user stream reports an accepted order within this time."""
+PAID_WITHIN_MS = 10_000
+"""The user stream tells funding within this time; then the account is compared once."""
 COMPARE_MS = 60_000
 """Longest time between comparisons of the account with our books; reading the settings counts as one."""
 SETTINGS_MS = 60_000
@@ -43,6 +46,8 @@ class AccountWatch:
         self._is_user_up = True
         """Whether the user stream can report: it isn't known to be down."""
         self._read_at = self._trigger_passed_at = 0
+        self._funding_due = self._funded_at = 0
+        """The next funding time, and the last one that is over, ms."""
         self._settings_read_at = self._settings_asked_at = 0
         """When the newest settings in use were requested; and when settings were last requested, answered or not."""
         self._filters_read_at, self._filters_after_ms = 0, FILTERS_MS
@@ -109,13 +114,19 @@ class AccountWatch:
         """Return whether the user stream has failed to report an accepted order."""
         return any(now - since >= REPORT_WITHIN_MS for since in self._awaited.values())
 
+    def note_mark(self, mark: MarkPrice) -> None:
+        """Note from a mark price when funding is due, and when it was."""
+        if 0 < self._funding_due <= mark.time:
+            self._funded_at = self._funding_due
+        self._funding_due = mark.next_funding_time
+
     def note_trigger(self, now: int, is_passed: bool) -> None:
         """Note whether the price has passed a trigger that we believe unreached."""
         self._trigger_passed_at = (self._trigger_passed_at or now) if is_passed else 0
 
     def is_due(self, now: int) -> bool:
-        """Return whether to read the account: its last reading or that of its settings is old, or a passed trigger was
-        not reported.
+        """Return whether to read the account: its last reading or that of its settings is old, a passed trigger was not
+        reported, or funding was paid, of which the position that paid it must know before it ends.
 
         Never before the account was read for the first time.
         """
@@ -124,8 +135,10 @@ class AccountWatch:
             and now - self._trigger_passed_at >= REPORT_WITHIN_MS
             and self._read_at < self._trigger_passed_at
         )
+        told_by = self._funded_at and self._funded_at + PAID_WITHIN_MS
         return self._read_at > 0 and (
             is_unreported
+            or self._read_at < told_by <= now
             or _is_over(self._settings_asked_at, now, SETTINGS_MS)
             or _is_over(self._read_at, now, COMPARE_MS)
         )

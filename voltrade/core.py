@@ -320,9 +320,7 @@ class TradingCore:
 
     def _on_mark(self, mark: MarkPrice) -> list[Output]:
         symbol_state = self.symbol_states[mark.symbol]
-        event = records.Event(
-            records.MARKED, symbol_state.index, amount=mark.price_e8, code=1 if mark.is_last_price else 0
-        )
+        event = records.Event(records.MARKED, symbol_state.index, amount=mark.price_e8, code=int(mark.is_last_price))
         outputs = self._books.react(event)
         return [*outputs, *symbol_state.watch_bars(self.time)]
 
@@ -334,14 +332,15 @@ class TradingCore:
             return []
         if update.reason == "FUNDING_FEE" and update.symbol in ("", *self.symbol_states):
             self._wallet.funding += update.change
-            return wallet_check.book_funding(self._books, self.symbol_states, update.change, update.symbol)
+            return wallet_check.book_funding(self._books, self.symbol_states, update.change, update.symbol, update.time)
         self._wallet.transfers += update.change
         return wallet_check.book_transfer(self._books, update.change, update.reason)
 
     def _on_snapshot(self, snapshot: Snapshot) -> list[Output]:
-        symbol_state = self.symbol_states[snapshot.symbol]
-        outputs = self._open_account(symbol_state, snapshot)
-        outputs += symbol_state.monitor.on_snapshot(snapshot)
+        symbol_state, is_first = self.symbol_states[snapshot.symbol], self.breaker is None
+        outputs = self._open_account(symbol_state, snapshot) + symbol_state.monitor.on_snapshot(snapshot)
+        if is_first:
+            outputs += wallet_check.count_once(self._books, snapshot.wallet)
         problems, wallet = setting_problems(self.config.risk, snapshot), int(self._books.account["wallet"])
         differs = wallet != snapshot.wallet
         # An order that is looked up may have a fill that our books lack, so the account is read again first.

@@ -191,7 +191,9 @@ def on_algo(account: Record, symbols: Rows, event: Record) -> None:
     """Apply an update of a conditional order."""
     symbol = symbols[event.symbol]
     before = order_queries.open_quantity(symbol)
-    position_rules.apply_algo_update(account, symbol, event.order, event.status, event.order_id, symbol.time)
+    position_rules.apply_algo_update(
+        account, symbol, event.order, event.status, event.order_id, symbol.time, event.time
+    )
     if not event.orders_only:
         after_orders(account, symbols, event.symbol, before)
 
@@ -216,7 +218,9 @@ def on_reply(account: Record, symbols: Rows, event: Record) -> None:
         )
     if event.updates & records.HAS_ALGO:
         symbol.time = max(symbol.time, event.algo_time)
-        position_rules.apply_algo_update(account, symbol, row, event.algo_status, event.order_id, symbol.time)
+        position_rules.apply_algo_update(
+            account, symbol, row, event.algo_status, event.order_id, symbol.time, event.algo_time
+        )
     position_rules.sync_orders(account, symbol, now)
     after_orders(account, symbols, event.symbol, before)
 

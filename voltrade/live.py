@@ -148,6 +148,7 @@ class LiveTradingSystem:
         """Take any other event: from a stream, or an operator's command."""
         if isinstance(event, MarkPrice):
             self._prices.note_mark(event)
+            self._watch.note_mark(event)
             self._inbox.add_mark(event)
         else:
             self._watch.on_event(event, self._clock())

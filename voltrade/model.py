@@ -579,7 +579,7 @@ class AccountSummary:
     hedge_mode: bool
     multi_assets: bool = False
     orders: tuple[str, ...] = ()
-    """Client order ids of the open orders of both kinds."""
+    """Client order ids of the open orders of both kinds, without conditional ones that have triggered."""
     max_notional: int = 0
     """As in a `Snapshot`."""
 

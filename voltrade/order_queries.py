@@ -34,6 +34,18 @@ def is_waiting(order: Record) -> bool:
 
 
 @compiled_part
+def is_triggered(order: Record) -> bool:
+    """Return whether a conditional order's trigger is reached; it may have ended since."""
+    return bool(order.state == states.TRIGGERING or order.state == states.TRIGGERED)
+
+
+@compiled_part
+def is_unfilled(order: Record) -> bool:
+    """Return whether nothing is known of an order to have filled."""
+    return bool(order.filled == 0 and order.reported == 0)
+
+
+@compiled_part
 def awaits_fills(order: Record) -> bool:
     """Return whether the exchange has reported more filled lots of an order than its counted fills."""
     return bool(not order.is_foreign and order.reported > order.filled)
@@ -85,8 +97,7 @@ def is_leftover(symbol: Record, order: Record) -> bool:
     """Return whether an order can still act, though it isn't of the open position: an orphan, or one of a round trip
     that has ended. An order that has triggered doesn't count: it can't be cancelled, and finds nothing to close."""
     is_past = not symbol.has_position or order.round_trip != symbol.position.id
-    is_triggered = order.state == states.TRIGGERING or order.state == states.TRIGGERED
-    return bool(is_past and not is_done(order) and not is_triggered)
+    return bool(is_past and not is_done(order) and not is_triggered(order))
 
 
 @compiled_part

@@ -198,7 +198,7 @@ def _on_refused(account: Record, symbol: Record, row: int, time: int, reaction: 
         _on_entry_refused(symbol, reaction)
     elif order.purpose == states.EXIT:
         was_stuck = rest_is_stuck(symbol)
-        _on_exit_refused(symbol, position, order.code, time, reaction)
+        _on_exit_refused(symbol, position, order, time, reaction)
         if rest_is_stuck(symbol) and not was_stuck:
             alert(account, symbol, records.REST_IS_STUCK, order.number, time)
     elif order.purpose == states.STOP:
@@ -215,12 +215,15 @@ def _on_entry_refused(symbol: Record, reaction: int) -> None:
 
 
 @compiled_part
-def _on_exit_refused(symbol: Record, position: Record, code: int, time: int, reaction: int) -> None:
-    """An exit is sent again after a pause, whatever the reaction, unless its rest is stuck."""
+def _on_exit_refused(symbol: Record, position: Record, order: Record, time: int, reaction: int) -> None:
+    """An exit is sent again after a pause, whatever the reaction, unless its rest is stuck.
+
+    Exits that were sent together, in parts, are one try: that of the last of them.
+    """
     if reaction == states.RECONCILE:
         symbol.nothing_to_reduce = True
     position.exit_retry_at = time + (states.RETRY_AFTER_MS << protect_doublings(position.exit_tries))
-    position.exit_tries += _counts_as_try(code)
+    position.exit_tries += order.count == position.exits and _counts_as_try(order.code)
 
 
 @compiled_part
@@ -390,6 +393,7 @@ def _count_fill(position: Record, order: Record, fill: Record) -> None:
         position.entry_notional += fill.quantity * fill.price
         return
     position.exited += fill.quantity
+    position.exit_tries = 0  # exits are taken again: what is left is sent as soon as after a first refusal
     position.exit_notional += fill.quantity * fill.price
     position.last_exit_time = fill.time
     if order.purpose == states.STOP:

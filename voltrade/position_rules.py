@@ -21,6 +21,8 @@ from voltrade.order_queries import (
     is_done,
     is_of,
     is_resting,
+    is_triggered,
+    is_unfilled,
     is_waiting,
     newest_stop,
     open_quantity,
@@ -65,12 +67,16 @@ def apply_order_update(
 
 
 @compiled_part
-def apply_algo_update(account: Record, symbol: Record, row: int, status: int, order_id: int, time: int) -> None:
-    """Apply an update of a conditional order."""
+def apply_algo_update(
+    account: Record, symbol: Record, row: int, status: int, order_id: int, time: int, told_at: int
+) -> None:
+    """Apply an update of a conditional order; `told_at` is its own time, which is earlier where it comes late."""
     order = symbol.orders[row]
     if order_id:
         order.order_id = order_id
     apply_status(symbol, order, status, time)
+    if is_triggered(order):
+        order.updated_at = min(order.updated_at, told_at)
     _cancel_leftover(account, symbol, row, time)
     sync_orders(account, symbol, time)
 
@@ -135,12 +141,15 @@ def _note_finished_trigger(symbol: Record) -> None:
 
 @compiled_part
 def _note_cover(symbol: Record, time: int, lots: int) -> None:
-    """Note since when orders at the exchange don't cover the whole position."""
+    """Note since when orders at the exchange don't cover the whole position: a stop that has triggered and fills
+    nothing has covered it until it triggered, whenever that is told."""
     position = symbol.position
     if lots > 0 and covered_lots(symbol, time) >= lots:
         position.unprotected_since = NEVER
     elif position.unprotected_since == NEVER:
-        position.unprotected_since = time
+        row = newest_stop(symbol)
+        is_stuck = row >= 0 and is_triggered(symbol.orders[row]) and is_unfilled(symbol.orders[row])
+        position.unprotected_since = min(time, symbol.orders[row].updated_at) if is_stuck else time
 
 
 # --- the stop ---------------------------------------------------------------------------------------------------------
@@ -294,8 +303,7 @@ def _sync_take_profit(account: Record, symbol: Record, time: int, lots: int) -> 
 @compiled_part
 def stuck_at(order: Record) -> int:
     """Return when a triggered order counts as stuck, in ms: PROTECT_WITHIN_MS after its last update; else NEVER."""
-    is_triggered = order.state == states.TRIGGERING or order.state == states.TRIGGERED
-    return int(order.updated_at + states.PROTECT_WITHIN_MS) if is_triggered and not is_done(order) else NEVER
+    return int(order.updated_at + states.PROTECT_WITHIN_MS) if is_triggered(order) and not is_done(order) else NEVER
 
 
 @compiled_part

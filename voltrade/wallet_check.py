@@ -12,10 +12,11 @@ from collections.abc import Container, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
+from voltrade import risk
 from voltrade.account_books import AccountBooks
 from voltrade.model import AccountUpdate, Alert, Income, Output, Snapshot, money_text
 from voltrade.order_states import RETRY_AFTER_MS
-from voltrade.records import ADJUSTED, FUNDED, NO_SYMBOL, TRANSFERRED, Event
+from voltrade.records import ADJUSTED, BREAKER_UPDATED, FUNDED, NO_SYMBOL, TRANSFERRED, Event
 from voltrade.symbol_state import SymbolState
 
 MOST_READINGS = 6
@@ -41,6 +42,8 @@ class Shares(NamedTuple):
     transfers: int = 0
     others: int = 0
     """What trades that aren't ours have made; all of a difference that is unexplained."""
+    paid_at: int = 0
+    """When the newest of the funding was paid, ms."""
 
 
 class WalletCheck:
@@ -125,7 +128,7 @@ class WalletCheck:
             return None
         payers = {row.symbol for row in paid}
         symbol = payers.pop() if len(payers) == 1 else ""
-        return Shares(funding, symbol, transfers, others)
+        return Shares(funding, symbol, transfers, others, max((row.time for row in paid), default=0))
 
     def _since_agreement(self, snapshot: Snapshot) -> Sequence[Income] | None:
         """Return the rows that lead from the wallet of the agreement to the snapshot's; None where none do.
@@ -150,15 +153,30 @@ class WalletCheck:
 # --- what is booked ---------------------------------------------------------------------------------------------------
 
 
-def book_funding(books: AccountBooks, states: Mapping[str, SymbolState], amount: int, named: str) -> list[Output]:
+def count_once(books: AccountBooks, wallet: int) -> list[Output]:
+    """Take off our books what the fills of the first snapshot have booked: they are in its wallet already.
+
+    For the circuit breaker they stay profit and loss of the day.
+    """
+    counted = int(books.account["wallet"]) - wallet
+    if not counted:
+        return []
+    books.account["wallet"] = wallet
+    return books.react(Event(BREAKER_UPDATED, code=risk.TRANSFER, amount=-counted))
+
+
+def book_funding(
+    books: AccountBooks, states: Mapping[str, SymbolState], amount: int, named: str, paid_at: int
+) -> list[Output]:
     """Book funding to the symbol that the exchange names; where it names none, to the only one with a position.
 
-    With several positions it is booked to the account alone.
+    With several positions, or where the one that paid has ended, it is booked to the account alone.
     """
     open_symbols = [symbol for symbol, state in states.items() if state.monitor.has_position]
     symbol = named or (open_symbols[0] if len(open_symbols) == 1 else "")
     index = states[symbol].index if symbol else 0
-    return books.react(Event(FUNDED, index, amount=amount, code=0 if symbol else NO_SYMBOL))
+    is_known = bool(symbol) and books.rows("position", index)["opened_at"] <= paid_at
+    return books.react(Event(FUNDED, index, amount=amount, code=0 if is_known else NO_SYMBOL))
 
 
 def book_transfer(books: AccountBooks, amount: int, why: str) -> list[Output]:
@@ -171,8 +189,8 @@ def book_shares(
     books: AccountBooks, states: Mapping[str, SymbolState], shares: Shares | None, difference: int
 ) -> list[Output]:
     """Book a difference of the exchange's wallet from ours; one without known shares as unexplained."""
-    funding, symbol, transfers, others = shares or Shares(others=difference)
-    outputs = book_funding(books, states, funding, symbol) if funding else []
+    funding, symbol, transfers, others, paid_at = shares or Shares(others=difference)
+    outputs = book_funding(books, states, funding, symbol, paid_at) if funding else []
     outputs += book_transfer(books, transfers, "told by the income history alone") if transfers else []
     if not others:
         return outputs

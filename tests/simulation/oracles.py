@@ -61,6 +61,9 @@ PRICE_MOVES = Decimal("1.02")
 """A size is reckoned before it is sent: the price may have moved by as much when it fills."""
 TRANSFERRED = re.compile(r": (-?[0-9.]+)$")
 """An amount in the text of an alert about a transfer, or about an adjustment."""
+LOST_INTENT = "the journal has lost that it was sent"
+PAID_MS = 15_000
+"""So long after funding was paid the account is compared, and its history read, where nobody told of it."""
 OPEN_ORDERS = 20
 ORDERS_PER_S = 10
 LAG_MS = 100
@@ -230,7 +233,8 @@ def _closed_fills(reading: Reading) -> list[Fill]:
 def _wallet_differs(reading: Reading) -> list[Violation]:
     """The wallet's change, but for transfers, is what round trips made.
 
-    Funding that was paid while nobody listened may have been booked as a transfer: then both with transfers agree.
+    Funding that was paid while nobody listened may have been booked as a transfer: then both with transfers agree. And
+    funding that no event told a position of is not asked of its round trip where that ended within PAID_MS.
     """
     books, evidence = reading.books, reading.evidence
     if reading.by_hand or any(books.held.values()) or len(_closed_fills(reading)) != len(reading.fills):
@@ -244,11 +248,24 @@ def _wallet_differs(reading: Reading) -> list[Violation]:
             moved += wallet - before
         before = wallet
     made = sum((money(trip["net"]) for trip in reading.trips), ZERO)
-    if change in (made, made + sum((amount for _, amount in _booked(reading)), ZERO) - moved):
+    booked = sum((amount for _, amount in _booked(reading)), ZERO)
+    if any(change - untold in (made, made + booked - moved) for untold in _sums(_untold_funding(reading))):
         return []
     return [
         Violation("O2", "money differs", evidence.judged, f"round trips made {made}, the wallet changed by {change}")
     ]
+
+
+def _untold_funding(reading: Reading) -> list[Decimal]:
+    """Payments that no event told, to positions that ended before anybody could ask for them."""
+    told = {row.body["time"] for _, row in reading.of_kind("AccountUpdate") if row.body["reason"] == "FUNDING_FEE"}
+    flat, found, before = [fill.time for fill in reading.fills if not fill.held], [], ZERO
+    for row in reading.evidence.of_kind("start", "fill", "account"):
+        is_short = any(row["time"] <= time < row["time"] + PAID_MS for time in flat)
+        if row.get("reason") == "FUNDING_FEE" and row["time"] not in told and is_short:
+            found.append(Decimal(row["wallet"]) - before)
+        before = Decimal(row["wallet"])
+    return found
 
 
 def _booked(reading: Reading, code: str = "TRANSFER") -> list[tuple[int, Decimal]]:
@@ -282,14 +299,20 @@ def _money_invented(reading: Reading) -> list[Violation]:
 
 def _is_sum(amount: Decimal, parts: list[Decimal]) -> bool:
     """Whether some of the parts make an amount; of many parts the newest ten are tried."""
+    return amount in _sums(parts[-10:])
+
+
+def _sums(parts: list[Decimal]) -> set[Decimal]:
+    """What some of the parts make, or none."""
     sums = {ZERO}
-    for part in parts[-10:]:
+    for part in parts:
         sums |= {each + part for each in sums}
-    return amount in sums
+    return sums
 
 
 def o3_orders(evidence: Evidence) -> list[Violation]:
-    """The venue accepted at most one order for an intent, no larger than intended; a client id names one intent.
+    """The venue accepted at most one order for an intent, no larger than intended; a client id names one intent, and is
+    not sent again unless it was refused.
 
     What all entries of one round trip have filled is no more than the largest of them meant to. An order counts as
     never placed only when its request can't arrive any more: after its recvWindow and 5 s.
@@ -308,7 +331,19 @@ def o3_orders(evidence: Evidence) -> list[Violation]:
         if len(intents) > 1:
             text = f"{client_id} names {len(intents)} intents"
             found.append(Violation("O3", "id used twice", intents[-1][1].time, text))
-    return found + _entries_overfilled(reading) + _given_up_early(reading)
+    return found + _sent_again(evidence) + _entries_overfilled(reading) + _given_up_early(reading)
+
+
+def _sent_again(evidence: Evidence) -> list[Violation]:
+    """Orders that arrived although one of their client id had, and had not been refused: it may be there already."""
+    found, sent = [], set[str]()
+    posts = [each for each in evidence.requests if each.method == "POST" and each.path in PLACES and each.arrived >= 0]
+    for post in sorted(posts, key=lambda each: each.arrived):
+        if post.client_id in sent:
+            found.append(Violation("O3", "id sent again", post.arrived, f"{post.client_id} arrived again"))
+        if not 400 <= post.status < 500:
+            sent.add(post.client_id)
+    return found
 
 
 def _given_up_early(reading: Reading) -> list[Violation]:
@@ -349,7 +384,8 @@ def _trip_of(client_id: str) -> tuple[str, str]:
 
 
 def o4_orphans(evidence: Evidence) -> list[Violation]:
-    """Each open order of ours is alive in the journals and belongs to a position; no order of others was cancelled.
+    """Each open order of ours is alive in the journals and belongs to a position; no order of others was cancelled, and
+    none of ours taken for one of theirs.
 
     What was placed, or what went flat, in the last 10 s may be on its way. After a session that ended flat nothing of
     ours is open, but what has triggered and can't be cancelled any more.
@@ -375,7 +411,20 @@ def o4_orphans(evidence: Evidence) -> list[Violation]:
         elif old and (not state or state in ENDED or state == "NOT_PLACED"):
             text = f"{order.client_id} is open, the journal last heard: {state or 'nothing'}"
             found.append(Violation("O4", "state differs", order.begun, text))
-    return found + _foreign_cancels(reading)
+    return found + _foreign_cancels(reading) + _called_foreign(reading)
+
+
+def _called_foreign(reading: Reading) -> list[Violation]:
+    """Orders that are told to be somebody else's, or unknown to the journal, though it has their intent by then."""
+    meant, found = set[str](), []
+    for _, row in reading.of_kind("OrderIntent", "Alert", "BreakerChange"):
+        text = row.body.get("reason", "") if row.kind == "BreakerChange" else row.body.get("text", "")
+        if row.kind == "OrderIntent":
+            meant.add(row.body["order"]["client_order_id"])
+        elif LOST_INTENT in text or row.body.get("code") in ("FOREIGN_ORDER", "FORCED_ORDER"):
+            names = meant & {word.split("#")[0] for word in text.split()}  # `#` joins a second order of one name
+            found += [Violation("O4", "ours called foreign", row.time, f"{name} is called foreign") for name in names]
+    return found
 
 
 def _told_orders(reading: Reading) -> dict[str, str]:
@@ -1176,8 +1225,9 @@ def _only_deaf(evidence: Evidence, begin: int, end: int) -> bool:
     """Whether the user stream brings nothing in a stretch, and nothing else is wrong in it or shortly before."""
     deaf = [each for each in evidence.strikes if each.kind == "deaf" and each.facts.get("category") == "private"]
     held = [each for each in deaf if each.begin + 1_000 <= begin and end <= each.until]
-    others = [each for each in evidence.strikes if each not in held]
-    return bool(held) and not any(each.begin <= end and each.until >= begin - SETTLED_MS for each in others)
+    others = [(each.begin, each.until) for each in evidence.strikes if each not in held]
+    others += [(row["time"], row["time"]) for row in evidence.of_kind("fault")]
+    return bool(held) and not any(since <= end and until >= begin - SETTLED_MS for since, until in others)
 
 
 def _too_many_questions(reading: Reading) -> list[Violation]:

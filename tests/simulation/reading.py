@@ -28,6 +28,8 @@ STORED_AGAIN_MS = 6_000
 """So long after a disk is free again an engine may have rows that are not on it."""
 SWALLOWED_MS = 2_000
 """So long an engine may wait for the answer to an order that protects, before it sends another."""
+REFUSED_MS = 1_250
+"""So long an engine may wait after a refusal of an order that protects, before it sends another."""
 MONEY = Decimal("1e-8")
 ZERO = Decimal(0)
 CHILD_WORKS_MS, CHILD_WORKS_TRADES = 3_000, 10
@@ -560,9 +562,12 @@ class Reading:
         return any(since <= end and until >= begin for since, until in self.felt)
 
     def usable(self, begin: int, end: int) -> int:
-        """How much of a stretch REST could be used in: not while it was down, nor while what protects was swallowed."""
+        """How much of a stretch REST could be used in.
+
+        Not while it was down, nor while what protects was swallowed, or refused by a fault whatever it was.
+        """
         left, at = 0, begin
-        for down, up in sorted([*self.evidence.rest_down, *self._swallowed]):
+        for down, up in sorted([*self.evidence.rest_down, *self._swallowed, *self._refused]):
             left += max(0, min(down, end) - at)
             at = max(at, up)
         return left + max(0, end - at)
@@ -574,6 +579,19 @@ class Reading:
         lost = [post for post in posts if post.status == 0 or post.status >= 500]
         names = {post: NAME.match(post.client_id) for post in lost if post.client_id not in self.placed_by_id}
         return [(post.sent, post.sent + SWALLOWED_MS) for post, name in names.items() if name and name[3] != "e"]
+
+    @cached_property
+    def _refused(self) -> list[tuple[int, int]]:
+        """Stretches for which refusals that a fault made, of orders that protect, keep an engine waiting."""
+        struck = {(row["time"], row["struck"]) for row in self.evidence.of_kind("fault") if row["do"] == "refuse"}
+        posts = [each for each in self.evidence.requests if each.method == "POST" and each.path in PLACES]
+        refused = [each for each in posts if (each.arrived, f"POST {each.path}") in struck]
+        names = {post: NAME.match(post.client_id) for post in refused}
+        return [
+            (post.sent, post.answered + REFUSED_MS)
+            for post, name in names.items()
+            if name and name[3] != "e" and post.answered >= 0
+        ]
 
     # the journals
 

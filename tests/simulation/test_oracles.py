@@ -265,8 +265,22 @@ def asking(number: int, **facts: Any) -> Doctor:
 def refused_in_a_storm(found: Evidence) -> Evidence:
     """An exit that the venue refuses twenty times within a second."""
     post = next(each for each in found.requests if each.method == "POST" and each.client_id.endswith("x1"))
-    again = [replace(post, arrived=post.arrived + 40 * n, code=-2019, status=400) for n in range(1, 20)]
+    names = [f"{post.client_id}{n}" for n in range(1, 20)]
+    facts = {"code": -2019, "status": 400}
+    again = [replace(post, arrived=post.arrived + 40 * n, client_id=name, **facts) for n, name in enumerate(names, 1)]
     return replace(found, requests=sorted([*found.requests, *again], key=lambda each: each.arrived))
+
+
+def sent_again(after_s: int, status: int = 200) -> Doctor:
+    """The first entry's request arrives once more, after so many seconds; the first was answered with a status."""
+
+    def change(requests: list[Request]) -> list[Request]:
+        at = next(n for n, each in enumerate(requests) if each.client_id.endswith("-1e1"))
+        first = requests[at] = replace(requests[at], status=status)
+        later = replace(first, sent=first.sent + 1_000 * after_s, arrived=first.arrived + 1_000 * after_s)
+        return sorted([*requests, later], key=lambda each: each.sent)
+
+    return of_requests(change)
 
 
 def asked_too(**facts: Any) -> Doctor:
@@ -526,7 +540,7 @@ def a_transfer(booked: str, moved: str = "", code: str = "TRANSFER") -> Doctor:
     return doctor
 
 
-def funding(paid: str, booked: str = "") -> Doctor:
+def funding(paid: str, booked: str = "", before_ms: int = 60_000) -> Doctor:
     """The venue takes funding before the last fill; the journal books it as a transfer, or nowhere."""
 
     def doctor(found: Evidence) -> Evidence:
@@ -536,7 +550,7 @@ def funding(paid: str, booked: str = "") -> Doctor:
         for row in rows[at:]:
             row |= {"wallet": str(Decimal(row["wallet"]) + Decimal(paid))} if "wallet" in row else {}
         facts = {"reason": "FUNDING_FEE", "wallet": str(wallet + Decimal(paid))}
-        rows.insert(at, {"time": rows[at]["time"] - 60_000, "kind": "account", **facts})
+        rows.insert(at, {"time": rows[at]["time"] - before_ms, "kind": "account", **facts})
         found = replace(found, truth=rows)
         return a_transfer(booked)(found) if booked else found
 
@@ -628,6 +642,25 @@ def bare_for(ms: int) -> Doctor:
         return [*kept[:at], stop, *kept[at : flat + 1], ended, *kept[flat + 1 :]]
 
     return of_truth(change)
+
+
+def refused_each_second(times: int) -> Doctor:
+    """From the first fill of the first round trip on a fault refuses the stop that is sent each second."""
+
+    def doctor(found: Evidence) -> Evidence:
+        at = venue_rows(found.truth, "fill", "-1e1")[0]
+        begun, post = found.truth[at]["time"], replace(found.requests[-1], method="POST", path="/fapi/v1/algoOrder")
+        sent = [begun + 1_000 * number for number in range(times)]
+        faults = [{"time": t, "kind": "fault", "do": "refuse", "struck": "POST /fapi/v1/algoOrder"} for t in sent]
+        refused = {"status": 400, "code": -4005, "durable": True}
+        posts = [
+            replace(post, sent=t, arrived=t, answered=t, client_id=f"vt-sim-1s{90 + n}", **refused)
+            for n, t in enumerate(sent)
+        ]
+        requests = sorted([*found.requests, *posts], key=lambda each: each.sent)
+        return replace(found, truth=[*found.truth[:at], *faults, *found.truth[at:]], requests=requests)
+
+    return doctor
 
 
 def forgotten(after: int = 0) -> Doctor:
@@ -757,6 +790,19 @@ DOCTORED: list[Case] = [
     # O4: no orphans
     ("a stop is left open after a flat end", unsaid("algo", "-1s1", status="CANCELED"), {"O4 left open"}),
     ("an order of ours that no journal knows", of_truth(a_lone_stop), {"O4 orphan", "O7 no intent", "O15 no intent"}),
+    ("an order is sent again under its id", sent_again(5), {"O3 id sent again"}),
+    (
+        "an order of ours is called somebody else's",
+        at_the_end("Alert", code="FOREIGN_ORDER", text="order vt-sim-1e1 (NEW) isn't ours"),
+        {"O4 ours called foreign"},
+    ),
+    (
+        "an order of ours is called unknown to the journal",
+        at_the_end(
+            "BreakerChange", **{**HALT, "reason": "vt-sim-1e1#7 filled, and the journal has lost that it was sent"}
+        ),
+        {"O4 ours called foreign"},
+    ),
     ("a foreign order is cancelled", asked_too(method="DELETE", client_id="web_1"), {"O4 foreign cancel"}),
     (
         "all orders are cancelled",
@@ -938,6 +984,8 @@ SILENT: list[tuple[str, Doctor]] = [
     ("uncovered for 1.9 s", bare_for(1_900)),
     ("uncovered for 4.9 s under faults", both(bare_for(4_900), struck("slow", row="B1"))),
     ("uncovered for 6 s of which REST could not be used for 2", both(bare_for(6_000), struck("slow"), down_for(2_000))),
+    ("an order that is sent again once it was refused", sent_again(5, 400)),
+    ("uncovered for 9 s in which a fault refuses the stop each second", both(bare_for(9_000), refused_each_second(9))),
     ("uncovered for 7 s after a death", both(bare_for(9_000), died(2_000))),
     ("news that is told twice", both(twice("OrderUpdate", 3), twice("AlgoUpdate", 2), twice("AccountUpdate", 1))),
     (
@@ -981,6 +1029,7 @@ SILENT: list[tuple[str, Doctor]] = [
         both(bare_for(9_000), expired("user ALGO_UPDATE EXPIRED x")),
     ),
     ("funding that was paid while nobody listened", funding("-12.5", "-12.5")),
+    ("funding that nobody told of a position that ended 10 s later", funding("-12.5", before_ms=10_000)),
     ("a start that is tried again in an outage", both(struck("maintenance"), failed_start)),
     ("a session that a person stopped", ended_at("a person", 100_000)),
     (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.by_hand import leave
 from test_core import a_core, a_position, a_snapshot, a_stop
-from test_oms import ENTRY, STOP, TARGET, Harness, a_listing
+from test_oms import ENTRY, STOP, TARGET, Harness, a_listing, intents
 from test_oms import a_snapshot as what_is_held
 
 from voltrade.core import TradingCore
@@ -235,3 +235,20 @@ def test_a_trade_that_has_another_name_is_not_that_of_our_unknown_order(name: st
     fill = harness.update(ENTRY, "FILLED", 10, client_order_id=name)
     harness.note(harness.monitor.on_snapshot(what_is_held(10, fills=(fill,))))
     assert (harness.monitor.position, STOP in harness.sent) == (ours, ours > 0)
+
+
+# --- foreign trades while an order of ours is unknown -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["autoclose-7", "web_1", ""])
+def test_a_trade_of_another_name_is_foreign_though_the_outcome_of_our_exit_is_not_known(name: str) -> None:
+    """4 of 10 lots were sold while our exit was on its way: without a name they are taken for its."""
+    harness = Harness().in_position()
+    [out] = intents(harness.note(leave(harness.monitor, harness.time, "TIME")))
+    harness.reply(out.order.client_order_id, "submit", Outcome.UNKNOWN)
+    sold = harness.update(STOP, "FILLED", 4, order_id=9_001, client_order_id=name)
+    harness.note(harness.monitor.on_snapshot(what_is_held(6, fills=(sold,), **a_listing(harness, STOP, TARGET))))
+    position = harness.monitor.open_position
+    assert position is not None
+    assert [order.filled for order in position.orders if order.row.is_foreign] == ([4] if name else [])
+    assert harness.monitor.position == 6

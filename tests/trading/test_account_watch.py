@@ -10,6 +10,7 @@ from voltrade.account_watch import (
     COMPARE_MS,
     FILTERS_MS,
     INEXACT_MS,
+    PAID_WITHIN_MS,
     REFUSED_MS,
     REPORT_WITHIN_MS,
     SETTINGS_MS,
@@ -18,6 +19,7 @@ from voltrade.account_watch import (
 from voltrade.model import (
     AccountSummary,
     Event,
+    MarkPrice,
     OrderType,
     OrderUpdate,
     Outcome,
@@ -146,6 +148,18 @@ def test_a_trigger_that_is_passed_and_of_which_nothing_is_told_has_the_account_r
     watch.on_event(READ, 10_500)
     watch.note_trigger(11_000, True)
     assert not watch.is_due(11_000)
+
+
+def test_the_account_is_compared_once_when_the_stream_must_have_told_the_funding() -> None:
+    watch, hour = AccountWatch(), 3_600_000
+    watch.on_settings(hour)
+    watch.on_event(READ, hour - 1)
+    for time, due in ((hour - 1_000, hour), (hour, 9 * hour)):
+        watch.note_mark(MarkPrice("BTCUSDT", time, 1, next_funding_time=due))
+    assert not watch.is_due(hour + PAID_WITHIN_MS - 1)
+    assert watch.is_due(hour + PAID_WITHIN_MS)
+    watch.on_event(READ, hour + PAID_WITHIN_MS)
+    assert not watch.is_due(hour + PAID_WITHIN_MS)
 
 
 def test_what_a_clock_that_was_wrong_has_noted_is_read_again() -> None:

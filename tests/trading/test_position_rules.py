@@ -440,6 +440,20 @@ def test_exits_that_are_refused_are_tried_again_with_growing_pauses() -> None:
     assert pauses == [*[1_000] * 5, 2_000, *[4_000] * 3]
 
 
+def test_an_exit_that_fills_in_part_ends_the_growing_of_the_pauses() -> None:
+    harness = Harness().in_position()
+    harness.note(leave(harness.monitor, harness.time, "TIME"))
+    for number in range(1, 8):
+        harness.reply(f"vt-e-1x{number}", "submit", Outcome.REFUSED, -1008)
+        harness.time = harness.monitor.next_due
+        harness.note(harness.monitor.on_time(harness.time))
+    harness.accept("vt-e-1x8")
+    harness.order("vt-e-1x8", "PARTIALLY_FILLED", 4)
+    harness.order("vt-e-1x8", "EXPIRED")
+    harness.reply("vt-e-1x9", "submit", Outcome.REFUSED, -1008)
+    assert harness.monitor.next_due - harness.time == 1_000
+
+
 def fill_of(core: TradingCore, name: str, order_id: int, trade_id: int, lots: int, **more: Any) -> list[Output]:
     update = OrderUpdate(9, "BTCUSDT", name, order_id, Side.SELL, OrderType.MARKET, "FILLED", "TRADE", lots, lots)
     return core.handle(replace(update, trade_id=trade_id, last_quantity=lots, last_price=1_000, **more))[1]
@@ -859,6 +873,23 @@ def test_an_exchange_that_refuses_every_size_as_too_large_is_not_asked_in_ever_s
                 if out.purpose is Purpose.EXIT
             ]
     assert sizes == [[10], [2] * 5, [2] * 5, [2] * 5]
+
+
+def test_parts_of_an_exit_that_are_refused_together_are_one_try() -> None:
+    """Each part would else count, and the pause after the second round already be that of the sixth."""
+    harness = Harness().in_position()
+    sent = intents(harness.note(leave(harness.monitor, harness.time, "TIME")))
+    pauses = []
+    for _ in range(4):
+        for part in sent:
+            harness.reply(part.order.client_order_id, "submit", Outcome.REFUSED, -4005)
+        begun, sent = harness.time, []
+        while not sent:
+            harness.time = harness.monitor.next_due
+            found = intents(harness.note(harness.monitor.on_time(harness.time)))
+            sent = [out for out in found if out.purpose is Purpose.EXIT]
+        pauses.append(harness.time - begun)
+    assert pauses == [1_000] * 4
 
 
 def test_lots_of_which_the_exchange_says_again_and_again_that_they_are_gone_are_booked_as_gone() -> None:

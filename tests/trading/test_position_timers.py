@@ -16,6 +16,7 @@ from voltrade.model import (
     AlgoUpdate,
     CancelOrder,
     LookupOrder,
+    OrderIntent,
     OrderType,
     Outcome,
     Output,
@@ -234,3 +235,14 @@ def test_a_position_that_is_both_old_and_uncovered_is_closed_for_the_first_of_bo
     outputs = harness.note(harness.monitor.on_time(harness.time))
     [out] = [each for each in intents(outputs) if each.purpose is Purpose.EXIT]
     assert out.reason == "TIME"
+
+
+def test_a_stop_of_which_is_told_late_that_it_triggered_is_missed_since_it_did() -> None:
+    """By a reading 2.5 s later: the exit is not sent 3 s after that, but 3 s after the trigger."""
+    harness = Harness().in_position()
+    stop, target = a_listing(harness, STOP, TARGET)["algo_orders"]
+    begun, harness.time = harness.time, harness.time + 2_500
+    listed = replace(stop, status="TRIGGERING", time=begun), target
+    harness.note(harness.monitor.on_snapshot(replace(what_is_held(10, algo_orders=listed), time=harness.time)))
+    assert next_of(OrderIntent, harness).purpose is Purpose.EXIT
+    assert harness.time == begun + PROTECT_WITHIN_MS

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from test_core import a_core, a_snapshot
+from test_core import a_core, a_position, a_snapshot
 
 from voltrade.core import TradingCore
 from voltrade.model import (
@@ -146,6 +146,29 @@ def test_the_next_run_knows_since_when() -> None:
     assert state is not None
     second.handle(ResumeState(4, json.dumps(state), head=""))
     assert read(second, "11000", (70_000, "TRANSFER", "1000")) == ["TRANSFER 1000.00000000"]
+
+
+def test_what_the_fills_of_the_first_snapshot_have_cost_is_in_its_wallet_already() -> None:
+    """An entry of which the journal has lost everything had cost 4: for the limits of the day they are a loss."""
+    core = a_core()
+    fill = OrderUpdate(2, "BTCUSDT", "vt-t-1e1", 1, Side.BUY, OrderType.MARKET, "FILLED", "TRADE", 10, 10)
+    fill = replace(fill, trade_id=1, last_quantity=10, last_price=1_000, fee=money(4))
+    core.handle(replace(a_snapshot(position=10), wallet=money(9_996), fills=(fill,)))
+    assert core.account is not None
+    assert (core.account.wallet, core.account.fees, core.account.transfers) == (money(9_996), money(4), 0)
+    assert core.breaker is not None
+    assert (core.breaker.state()["day_equity"], core.breaker.state()["equity"]) == (money(10_000), money(10_000))
+    assert core.income_since == 0
+
+
+@pytest.mark.parametrize(("paid_at", "funding"), [(4, -77), (3, 0)])
+def test_funding_of_a_position_that_has_ended_is_not_that_of_the_next(paid_at: int, funding: int) -> None:
+    """The position that is open has been since 4 ms."""
+    core = a_core()
+    a_position(core)
+    core.handle(AccountUpdate(paid_at, "FUNDING_FEE", money(10_000) - 77, -77, "BTCUSDT"))
+    assert core.account is not None
+    assert (core._books.symbols[0]["position"]["funding"], core.account.funding) == (funding, -77)
 
 
 def test_a_payment_that_is_told_twice_is_booked_once() -> None:

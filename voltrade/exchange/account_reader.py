@@ -76,8 +76,8 @@ class AccountReader:
         )
         try:
             wallet, _ = reader.wallet(account)
-            listed: tuple[OrderUpdate | AlgoUpdate, ...]
-            listed = (*self._orders(reader, orders), *self._algo_orders(reader, algos))
+            waiting = [order for order in self._algo_orders(reader, algos) if order.status == "NEW"]
+            listed: tuple[OrderUpdate | AlgoUpdate, ...] = (*self._orders(reader, orders), *waiting)
             return AccountSummary(
                 time=self._clock(),
                 symbol=symbol,

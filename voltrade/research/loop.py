@@ -121,7 +121,7 @@ def _take_snapshot(sim: Record) -> None:
         at = loop_matching.next_open(sim, at_exchange.order_id)
     for at in range(symbol.order_count):
         if sim.at_exchange[at].algo_status == NEW:
-            position_rules.apply_algo_update(account, symbol, at, NEW, 0, now)
+            position_rules.apply_algo_update(account, symbol, at, NEW, 0, now, now)
     _look_up_missing(sim)
     position_rules.sync_orders(account, symbol, now)
     if symbol.position.side * order_queries.open_quantity(symbol) != sim.quantity:

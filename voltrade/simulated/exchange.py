@@ -436,7 +436,8 @@ class SimulatedExchange:
 
     def summary(self, symbol: str) -> AccountSummary:
         """Return what a regular comparison of the account needs."""
-        orders: list[OrderUpdate | AlgoUpdate] = [*self.open_orders(symbol), *self.open_algo_orders(symbol)]
+        waiting = [order for order in self.open_algo_orders(symbol) if order.status == "NEW"]
+        orders: list[OrderUpdate | AlgoUpdate] = [*self.open_orders(symbol), *waiting]
         market = self.markets[symbol]
         return AccountSummary(
             time=self.clock,
