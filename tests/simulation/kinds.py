@@ -18,6 +18,8 @@ Strike = tuple[float, str, float, Json]
 """Seconds after the opening, kind, seconds that it lasts, facts."""
 Draw = np.random.Generator
 
+ARMED_UNTIL_S = 700.0
+"""So long a fault waits for what it strikes: what it then delays is over before it is to be quiet."""
 ORDERS = "POST /fapi/v1/(order|algoOrder)"
 LOOKUPS = "GET /fapi/v1/(order|algoOrder)$"
 ACCOUNT = "GET /fapi/v[123]/(account|positionRisk|openOrders|openAlgoOrders|userTrades)"
@@ -52,6 +54,20 @@ def _window(kind: str, shortest: float, longest: float, **facts: Any) -> Callabl
         for_s = float(round(draw.uniform(shortest, longest), 1))
         more = {name: value(draw) if callable(value) else value for name, value in facts.items()}
         return (at, kind, for_s, {"until_s": round(at + for_s, 1), "times": 0, **more})
+
+    return make
+
+
+def _armed(kind: str, most: int, **facts: Any) -> Callable[[Draw, float], Strike]:
+    """A fault of the venue's script that waits for what it strikes, which is rare, and strikes it up to so many times.
+
+    It waits from the first half of the session on. When it is felt the venue's log says.
+    """
+
+    def make(draw: Draw, at: float) -> Strike:
+        times = 1 + int(draw.uniform(0, most))
+        more = {name: value(draw) if callable(value) else value for name, value in facts.items()}
+        return (max(5.0, round(at / 2, 1)), kind, 0.0, {"until_s": ARMED_UNTIL_S, "times": times, **more})
 
     return make
 
@@ -224,15 +240,15 @@ KINDS: tuple[Kind, ...] = (
         "late order",
         "rest",
         ("B6",),
-        _window("late", 10, 40, on="POST /fapi/v1/order", for_s=between(1, 40), chance=between(0.2, 0.7)),
+        _armed("late", 3, on="POST /fapi/v1/order", for_s=between(1, 40), chance=between(0.2, 0.7)),
     ),
     Kind(
         "late stop",
         "rest",
         ("B6",),
-        _window("late", 10, 40, on="POST /fapi/v1/algoOrder", for_s=between(1, 40), chance=between(0.2, 0.7)),
+        _armed("late", 3, on="POST /fapi/v1/algoOrder", for_s=between(1, 40), chance=between(0.2, 0.7)),
     ),
-    Kind("read lag", "rest", ("B7",), _window("refuse", 5, 30, on=LOOKUPS, code=-2013)),
+    Kind("read lag", "rest", ("B7",), _armed("refuse", 6, on=LOOKUPS, code=-2013)),
     Kind(
         "old lists",
         "rest",
@@ -243,7 +259,7 @@ KINDS: tuple[Kind, ...] = (
         "slow request",
         "rest",
         ("B6", "B14"),
-        _window("delay_request", 10, 40, on=ORDERS, for_s=between(0.5, 8), chance=between(0.2, 0.7)),
+        _armed("delay_request", 4, on=ORDERS, for_s=between(0.5, 8), chance=between(0.2, 0.7)),
     ),
     Kind(
         "late and checked",
@@ -254,7 +270,7 @@ KINDS: tuple[Kind, ...] = (
         ),
     ),
     Kind("internal error", "rest", ("B4",), _window("swallow", 10, 60, on=ORDERS, how="internal", chance=CHANCE)),
-    Kind("lookup fails", "rest", ("B8",), _window("refuse", 20, 120, on=LOOKUPS, code=-1001)),
+    Kind("lookup fails", "rest", ("B8",), _armed("refuse", 8, on=LOOKUPS, code=-1001)),
     Kind("account fails", "rest", ("B8",), _window("refuse", 20, 90, on=ACCOUNT, code=-1001)),
     Kind("too many", "rest", ("B9",), _timed("ban", 1, 40)),
     Kind("ban", "rest", ("B9",), _timed("ban", 5, 40, code=418)),
@@ -274,29 +290,25 @@ KINDS: tuple[Kind, ...] = (
         ("B11",),
         _timed("skew_clock", 5, 60, **{"with": one_of({"ms": 7_000}, {"ms": -7_000}, {"ms": 2_000})}),
     ),
-    Kind(
-        "duplicate id", "rest", ("B12",), _window("refuse", 5, 20, on="POST /fapi/v1/order", code=-4116, chance=CHANCE)
-    ),
+    Kind("duplicate id", "rest", ("B12",), _armed("refuse", 3, on="POST /fapi/v1/order", code=-4116, chance=CHANCE)),
     Kind(
         "refused",
         "rest",
         ("B14",),
-        _window(
-            "refuse", 3, 20, on=ORDERS, code=one_of(-2010, -2019, -2021, -2022, -4131, -4164, -4005), chance=CHANCE
-        ),
+        _armed("refuse", 8, on=ORDERS, code=one_of(-2010, -2019, -2021, -2022, -4131, -4164, -4005), chance=CHANCE),
     ),
     Kind("slow answers", "rest", ("B15", "C4"), _window("delay_answer", 10, 60, on=ORDERS, for_s=between(0.3, 4.5))),
     Kind(
         "wrong order",
         "rest",
         ("B16",),
-        _window("alter_answer", 2, 10, on="POST /fapi/v1/order", **{"with": {"clientOrderId": "x"}}),
+        _armed("alter_answer", 3, on="POST /fapi/v1/order", **{"with": {"clientOrderId": "x"}}),
     ),
     Kind(
         "wrong fill",
         "rest",
         ("B16",),
-        _window("alter_answer", 2, 10, on="(POST|GET) /fapi/v1/order$", **{"with": {"executedQty": "99"}}),
+        _armed("alter_answer", 3, on="(POST|GET) /fapi/v1/order$", **{"with": {"executedQty": "99"}}),
     ),
     Kind(
         "account refused",
@@ -310,7 +322,7 @@ KINDS: tuple[Kind, ...] = (
         ("B14",),
         _timed("restrict", 5, 60, **{"with": one_of(*({"code": code, "spares_reducing": True} for code in REDUCING))}),
     ),
-    Kind("key revoked", "rest", ("B17",), _window("refuse", 5, 30, on=ORDERS, code=-2015)),
+    Kind("key revoked", "rest", ("B17",), _armed("refuse", 4, on=ORDERS, code=-2015)),
     Kind("cut network", "rest", ("A1", "B8"), _lasting("cut", 1, 40)),
     Kind("slow network", "rest", ("B15",), _lasting("slow", 5, 60, by_s=between(0.2, 2.0))),
     # --- C: user data ---
@@ -323,15 +335,13 @@ KINDS: tuple[Kind, ...] = (
         "wrong event",
         "user",
         ("C8", "B16"),
-        _window("alter", 2, 10, on="user ORDER_TRADE_UPDATE", **{"with": one_of({"o.c": "x"}, {"o.z": "99"})}),
+        _armed("alter", 4, on="user ORDER_TRADE_UPDATE", **{"with": one_of({"o.c": "x"}, {"o.z": "99"})}),
     ),
     Kind(
         "account in part",
         "user",
         ("C8",),
-        _window(
-            "alter", 10, 60, on="user ACCOUNT_UPDATE", chance=CHANCE, without=one_of(["a.B"], ["a.P"], ["a.B.0.bc"])
-        ),
+        _armed("alter", 6, on="user ACCOUNT_UPDATE", chance=CHANCE, without=one_of(["a.B"], ["a.P"], ["a.B.0.bc"])),
     ),
     Kind("user deaf", "user", ("C2",), _lasting("deaf", 10, 120, category="private")),
     Kind("user abort", "user", ("C2",), _moment("abort", on="private")),
@@ -345,6 +355,12 @@ KINDS: tuple[Kind, ...] = (
     Kind("stops by hand", "life", ("D5",), _moment("cancel_stops", **{"with": {"symbol": SYMBOL}})),
     Kind("all by hand", "life", ("D1",), _moment("cancel_all", **{"with": {"symbol": SYMBOL}})),
     Kind("cancel lost", "life", ("D2", "D3"), _window("lose_answer", 20, 90, on="DELETE", how=HOW, chance=CHANCE)),
+    Kind(
+        "cancel refused",
+        "life",
+        ("D2", "D3"),
+        _armed("refuse", 4, on="DELETE /fapi/v1/(order|algoOrder)$", code=one_of(-2011, -1015), chance=CHANCE),
+    ),
     Kind("cancel swallowed", "life", ("D3", "D4"), _window("swallow", 20, 90, on="DELETE", how=HOW, chance=CHANCE)),
     Kind("stuck trigger", "life", ("D6",), _sticking),
     Kind(
@@ -478,7 +494,7 @@ KINDS: tuple[Kind, ...] = (
         "position empty",
         "rest",
         ("F10",),
-        _window("alter_answer", 2, 20, on="GET /fapi/v3/positionRisk", chance=CHANCE, **{"with": {"": []}}),
+        _armed("alter_answer", 3, on="GET /fapi/v3/positionRisk", chance=CHANCE, **{"with": {"": []}}),
     ),
     # --- G: controls ---
     Kind(
@@ -518,6 +534,8 @@ RECOVERABLE = frozenset(
 )
 """Rows after which the session must trade on as if nothing had been."""
 _BUT = frozenset({"all by hand", "lost writes"})
+LATER = frozenset({"cancel refused"})
+"""Kinds that are drawn apart from the others, whose plans they leave as they were."""
 RECOVERABLE_KINDS = tuple(kind for kind in KINDS if set(kind.rows) <= RECOVERABLE and kind.name not in _BUT)
 NAMED = {kind.name: kind for kind in KINDS}
 

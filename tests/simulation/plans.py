@@ -10,7 +10,19 @@ import numpy as np
 
 from simulation.clock import BEGIN_MS
 from simulation.evidence import Json
-from simulation.kinds import KINDS, RECOVERABLE, RECOVERABLE_KINDS, Draw, Kind, Strike, between, one_of, row_of
+from simulation.kinds import (
+    KINDS,
+    LATER,
+    NAMED,
+    RECOVERABLE,
+    RECOVERABLE_KINDS,
+    Draw,
+    Kind,
+    Strike,
+    between,
+    one_of,
+    row_of,
+)
 from simulation.network import LATENCY_S
 from simulation.tapes import SYMBOL, drawn_tape
 from voltrade.model import DAY_MS, Trades
@@ -89,12 +101,16 @@ def is_recoverable(plan: Plan) -> bool:
 
 def draw_faults(seed: int) -> list[tuple[Kind, Strike]]:
     """Draw the faults of a session, in order of time."""
-    draw = np.random.default_rng([seed, 2])
-    kinds = RECOVERABLE_KINDS if seed % 5 == 0 else KINDS
+    draw, later = np.random.default_rng([seed, 2]), np.random.default_rng([seed, 6])
+    kinds = tuple(kind for kind in (RECOVERABLE_KINDS if seed % 5 == 0 else KINDS) if kind.name not in LATER)
     count = int(draw.integers(LEAST_FAULTS, LEAST_FAULTS + 5))
-    chosen = _enough_classes(draw, kinds, count)
-    drawn = [(kind, kind.draw(draw, float(round(draw.uniform(5.0, LAST_FAULT_S), 1)))) for kind in chosen]
+    drawn = [_struck(draw, kind) for kind in _enough_classes(draw, kinds, count)]
+    drawn += [_struck(later, NAMED[name]) for name in sorted(LATER) if later.random() < count / len(kinds)]
     return sorted(drawn, key=lambda each: (each[1][0], each[0].name))
+
+
+def _struck(draw: Draw, kind: Kind) -> tuple[Kind, Strike]:
+    return kind, kind.draw(draw, float(round(draw.uniform(5.0, LAST_FAULT_S), 1)))
 
 
 def _enough_classes(draw: Draw, kinds: tuple[Kind, ...], count: int) -> list[Kind]:
@@ -184,6 +200,6 @@ def draw_settings(seed: int) -> Json:
         **{"order_stale_s": one_of(5.0, 10.0)(draw), "funding_rate": one_of(0.0, 0.0001)(draw)},
         **{"on_duration_end": one_of("flatten", "flatten", "protect")(draw)},
     }
-    if seed % 5 != 1:
+    if seed % 10 != 1:
         settings |= {"rule": RULE, "every": int(draw.integers(1, 6)), "both_sides": bool(draw.random() < 0.7)}
     return settings

@@ -75,7 +75,8 @@ def test_faults_end_before_it_is_to_be_quiet(drawn: list[list[str]]) -> None:
         plan = draw_plan(seed)
         assert all(5 <= at <= LAST_FAULT_S for at, *_ in plan.strikes)
         ends = [at + max(for_s, facts.get("for_s", 0.0)) for at, _, for_s, facts in plan.strikes]
-        assert max(ends) <= plan.faults_s
+        waits = [facts for *_, for_s, facts in plan.strikes if not for_s and "until_s" in facts]
+        assert max(ends + [facts["until_s"] + facts.get("for_s", 0.0) for facts in waits]) <= plan.faults_s
 
 
 def test_each_strike_is_one_that_somebody_carries_out() -> None:
