@@ -30,6 +30,8 @@ SWALLOWED_MS = 2_000
 """So long an engine may wait for the answer to an order that protects, before it sends another."""
 REFUSED_MS = 1_250
 """So long an engine may wait after a refusal of an order that protects, before it sends another."""
+BLOCKED, UNSAID_MS = (418, 429), 60_000
+"""Answers that forbid further requests, and for how long where they do not say."""
 MONEY = Decimal("1e-8")
 ZERO = Decimal(0)
 CHILD_WORKS_MS, CHILD_WORKS_TRADES = 3_000, 10
@@ -564,10 +566,11 @@ class Reading:
     def usable(self, begin: int, end: int) -> int:
         """How much of a stretch REST could be used in.
 
-        Not while it was down, nor while what protects was swallowed, or refused by a fault whatever it was.
+        Not while it was down, nor while what protects was swallowed, or refused by a fault whatever it was; nor in the
+        minute after an answer that forbids requests and does not say for how long.
         """
         left, at = 0, begin
-        for down, up in sorted([*self.evidence.rest_down, *self._swallowed, *self._refused]):
+        for down, up in sorted([*self.evidence.rest_down, *self._swallowed, *self._refused, *self._unsaid]):
             left += max(0, min(down, end) - at)
             at = max(at, up)
         return left + max(0, end - at)
@@ -579,6 +582,13 @@ class Reading:
         lost = [post for post in posts if post.status == 0 or post.status >= 500]
         names = {post: NAME.match(post.client_id) for post in lost if post.client_id not in self.placed_by_id}
         return [(post.sent, post.sent + SWALLOWED_MS) for post, name in names.items() if name and name[3] != "e"]
+
+    @cached_property
+    def _unsaid(self) -> list[tuple[int, int]]:
+        """Stretches in which a process may send nothing, though the exchange would take it."""
+        ends = [life.end for life in self.evidence.lives]
+        told = [each.answered for each in self.evidence.requests if each.status in BLOCKED and not each.retry_after_s]
+        return [(at, min([at + UNSAID_MS, *(end for end in ends if end >= at)])) for at in told if at >= 0]
 
     @cached_property
     def _refused(self) -> list[tuple[int, int]]:

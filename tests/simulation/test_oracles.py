@@ -644,6 +644,13 @@ def bare_for(ms: int) -> Doctor:
     return of_truth(change)
 
 
+def blocked_at_the_first_fill(found: Evidence) -> Evidence:
+    """What is asked for at the first fill of the first round trip is answered with 429, without a Retry-After."""
+    begun = found.truth[venue_rows(found.truth, "fill", "-1e1")[0]]["time"]
+    asked = replace(found.requests[-1], sent=begun, arrived=begun, answered=begun, method="GET", status=429)
+    return replace(found, requests=sorted([*found.requests, asked], key=lambda each: each.sent))
+
+
 def refused_each_second(times: int) -> Doctor:
     """From the first fill of the first round trip on a fault refuses the stop that is sent each second."""
 
@@ -986,6 +993,10 @@ SILENT: list[tuple[str, Doctor]] = [
     ("uncovered for 6 s of which REST could not be used for 2", both(bare_for(6_000), struck("slow"), down_for(2_000))),
     ("an order that is sent again once it was refused", sent_again(5, 400)),
     ("uncovered for 9 s in which a fault refuses the stop each second", both(bare_for(9_000), refused_each_second(9))),
+    (
+        "uncovered for 9 s in the minute after a 429 that does not say how long it lasts",
+        both(bare_for(9_000), blocked_at_the_first_fill),
+    ),
     ("uncovered for 7 s after a death", both(bare_for(9_000), died(2_000))),
     ("news that is told twice", both(twice("OrderUpdate", 3), twice("AlgoUpdate", 2), twice("AccountUpdate", 1))),
     (
