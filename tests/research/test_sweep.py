@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -369,13 +368,13 @@ def with_funding(played: Tape) -> Tape:
     return replace(played, marks=Marks(minutes, price), funding=Funding(hours, np.full(len(hours), 100_000)))
 
 
-@contextmanager
+@pytest.fixture(scope="module")
 def processes() -> Iterator[Executor]:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         yield pool
 
 
-@contextmanager
+@pytest.fixture
 def dask_cluster() -> Iterator[Executor]:
     distributed = pytest.importorskip("distributed")
     local = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
@@ -383,34 +382,37 @@ def dask_cluster() -> Iterator[Executor]:
         yield client.get_executor()
 
 
-@pytest.mark.parametrize("executor", [processes, dask_cluster])
-def test_processes_and_a_cluster_find_what_threads_find(played: Tape, executor: object) -> None:
+@pytest.mark.parametrize("executor", ["processes", "dask_cluster"])
+def test_processes_and_a_cluster_find_what_threads_find(
+    played: Tape, executor: str, request: pytest.FixtureRequest
+) -> None:
     plain, valued = (
         sweep(played, CONFIG, GRID, progress=False),
         sweep(with_funding(played), CONFIG, GRID, progress=False),
     )
     assert (plain.frame["funding"] == 0).all()
     assert (valued.frame["funding"] != 0).any()
-    with executor() as pool:  # type: ignore[operator]
-        for here, traded in ((plain, played), (valued, with_funding(played))):
-            there = sweep(traded, CONFIG, GRID, executor=pool, progress=False)
-            pd.testing.assert_frame_equal(there.frame, here.frame)
-            assert there.assessment == here.assessment
+    pool = request.getfixturevalue(executor)
+    for here, traded in ((plain, played), (valued, with_funding(played))):
+        there = sweep(traded, CONFIG, GRID, executor=pool, progress=False)
+        pd.testing.assert_frame_equal(there.frame, here.frame)
+        assert there.assessment == here.assessment
 
 
 @pytest.mark.parametrize("is_given", [False, True])
-def test_processes_find_what_threads_find_of_a_rule_file(played: Tape, tmp_path: Path, is_given: bool) -> None:
+def test_processes_find_what_threads_find_of_a_rule_file(
+    played: Tape, tmp_path: Path, is_given: bool, processes: Executor
+) -> None:
     fast, slow = own_rule(tmp_path, "fast", "pace"), own_rule(tmp_path, "slow", "patience")
     grid: dict[str, Any] = {"stop_atr": [1.5, 3.0], "pace": [1, 2]} | ({} if is_given else {"rule": ["", fast, slow]})
     rule = load_rule(fast) if is_given else None
     here = sweep(played, CONFIG, grid, rule=rule, progress=False)
-    with processes() as pool:
-        there = sweep(played, CONFIG, grid, rule=rule, executor=pool, progress=False)
-        pd.testing.assert_frame_equal(there.frame, here.frame)
-        if is_given:
-            Path(fast.removesuffix(":Own")).write_text("edited = True")
-            with pytest.raises(ConfigError, match="must be the one that the search was begun with"):
-                sweep(played, CONFIG, grid, rule=rule, executor=pool, progress=False)
+    there = sweep(played, CONFIG, grid, rule=rule, executor=processes, progress=False)
+    pd.testing.assert_frame_equal(there.frame, here.frame)
+    if is_given:
+        Path(fast.removesuffix(":Own")).write_text("edited = True")
+        with pytest.raises(ConfigError, match="must be the one that the search was begun with"):
+            sweep(played, CONFIG, grid, rule=rule, executor=processes, progress=False)
 
 
 def test_a_piece_is_no_longer_than_one_can_wait_for(played: Tape, monkeypatch: pytest.MonkeyPatch) -> None:

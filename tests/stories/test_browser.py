@@ -253,12 +253,15 @@ def run_all(page: Any) -> None:
         page.wait_for_timeout(500)
 
 
-def test_the_record_of_a_session_shows_its_charts_without_being_run(lab: tuple[Path, str], browser: Any) -> None:
+def test_the_record_of_a_session_shows_its_charts_and_tables_without_being_run(
+    lab: tuple[Path, str], browser: Any
+) -> None:
     folder, address = lab
     config = Config()
     figures = [charts.price_chart(RUN, config), charts.equity_chart(RUN, config), charts.refusals_chart(RUN, config)]
     outputs = [new_output("display_data", data=bundle(figure)) for figure in figures]
-    a_notebook(folder / "record.ipynb", [new_code_cell("charts", outputs=outputs), new_markdown_cell("end")])
+    table = new_code_cell("table", outputs=[new_output("display_data", {"text/html": a_wide_table()})])
+    a_notebook(folder / "record.ipynb", [table, new_code_cell("charts", outputs=outputs), new_markdown_cell("end")])
     page = open_notebook(browser, address, "record.ipynb")
     page.wait_for_function(f"{DRAWN}.filter(chart => chart.marks > 0).length === 3")
     prices, equity, refusals = page.evaluate(DRAWN)
@@ -268,19 +271,18 @@ def test_the_record_of_a_session_shows_its_charts_without_being_run(lab: tuple[P
     assert prices["marks"] > 150  # a shape for every candle
     assert equity["points"]["equity"] == len(RUN.equity[~RUN.equity.index.duplicated()])
     assert refusals["points"] == {"trace 0": RUN.refusals["code"].nunique()}
+    check_table_fits(page)
     page.close()
 
 
-def test_a_table_of_round_trips_fits_on_a_page(lab: tuple[Path, str], browser: Any) -> None:
-    """Fault case I17: it was cut off at 1440 pixels."""
-    folder, address = lab
+def a_wide_table() -> str:
     numbers = {"entry_price": 81_465.6123, "exit_price": 81_785.5986, "realised": -1_047.0398, "net": -1_059.0388}
     trips = RUN.round_trips.assign(**numbers, exit_reason="OPPOSITE_SIGNAL")
-    table = frame_table(trips, drop=["closed", "bar"])
-    a_notebook(
-        folder / "table.ipynb", [new_code_cell("table", outputs=[new_output("display_data", {"text/html": table})])]
-    )
-    page = open_notebook(browser, address, "table.ipynb")
+    return frame_table(trips, drop=["closed", "bar"])
+
+
+def check_table_fits(page: Any) -> None:
+    """Fault case I17: a table of round trips was cut off at 1440 pixels."""
     page.set_viewport_size({"width": 1440, "height": 2_000})
     page.evaluate("void window.jupyterapp.commands.execute('application:toggle-left-area')")
     page.wait_for_function("document.querySelector('.jp-OutputArea-output')?.clientWidth > 1200")
@@ -289,18 +291,6 @@ def test_a_table_of_round_trips_fits_on_a_page(lab: tuple[Path, str], browser: A
         "(({scrollWidth, clientWidth}) => scrollWidth - clientWidth)(document.querySelector('.jp-OutputArea-output'))"
     )
     assert page.evaluate(room) == 0
-    page.close()
-
-
-def test_a_running_chart_changes_in_place_on_the_screen(lab: tuple[Path, str], browser: Any) -> None:
-    folder, address = lab
-    a_notebook(folder / "live.ipynb", [new_code_cell(LIVE_CELL)])
-    page = open_notebook(browser, address, "live.ipynb")
-    run_all(page)
-    page.wait_for_function(f"{DRAWN}.some(chart => chart.points.bars === 150)")
-    (chart,) = page.evaluate(DRAWN)
-    assert chart["points"]["EMA slow"] == 150
-    page.close()
 
 
 def test_the_threshold_slider_draws_ten_million_trades_anew(
@@ -337,15 +327,19 @@ def test_the_threshold_slider_draws_ten_million_trades_anew(
     page.close()
 
 
-def test_another_unit_keeps_the_number_of_bars_and_the_way_back_its_threshold(
+def test_a_running_chart_changes_in_place_and_another_unit_keeps_the_number_of_bars(
     lab: tuple[Path, str], browser: Any
 ) -> None:
-    """The page clamped the slider to its new bounds, and what it sent back was taken for a person's turn."""
+    """The way back to a unit has its threshold again: the page clamped the slider to its new bounds, and what it sent
+    back was taken for a person's turn."""
     folder, address = lab
-    a_notebook(folder / "units.ipynb", [new_code_cell(EXPLORER_CELL.replace(str(TRADES), "200000"))])
+    explorer = EXPLORER_CELL.replace(str(TRADES), "200000")
+    a_notebook(folder / "units.ipynb", [new_code_cell(LIVE_CELL), new_code_cell(explorer)])
     page = open_notebook(browser, address, "units.ipynb")
     run_all(page)
-    page.wait_for_function(f"{DRAWN}.some(chart => chart.fits)")
+    page.wait_for_function(f"{DRAWN}.some(chart => chart.points.bars === 150)")
+    page.wait_for_function(f"{DRAWN}.filter(chart => chart.fits).length === 2")
+    assert page.evaluate(DRAWN)[0]["points"]["EMA slow"] == 150
     said = "(explorer.config.bars.unit, float(explorer.config.bars.threshold), len(explorer.result.bars))"
     row = page.locator(".widget-hbox", has=page.get_by_text("threshold", exact=True)).last
     began = kernel_says(page, said)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,18 @@ The filters of April 2021 have no `marketTakeBound`, without which no symbol is 
 """
 
 
+SLACK_MS = 60_000
+"""Of a recording that is read behind the session's end."""
+
+
+def played_frames(files: Iterable[Path], given: dict[str, Any]) -> list[Frame]:
+    """Read the frames of the history, of the session and of a minute more."""
+    frames = recorded_frames(*files)
+    first = next(frames)
+    end = first.time + 1000 * (given["history_s"] + given["duration_s"]) + SLACK_MS
+    return [first, *takewhile(lambda frame: frame.time < end, frames)]
+
+
 LONG = ("2024, a clock that is behind", "2024, many trades")
 
 
@@ -152,7 +165,7 @@ LONG = ("2024, a clock that is behind", "2024, many trades")
 def test_recorded_bytes_are_traded(tmp_path: Path, recordings: Path, name: str) -> None:
     """No frame is refused, no trade missing; each field of each bar is that of a fold of the same bytes in decimals."""
     files, day, least_trips, given = CLIPS[name]
-    frames = list(recorded_frames(*(recordings / "usdm_ws_raw" / file for file in files)))
+    frames = played_frames((recordings / "usdm_ws_raw" / file for file in files), given)
     if given["symbol"] == "BTCUSDT":
         frames = list(with_agg_trades(frames))
     info = recordings / f"rest/exchangeInfo-usdm-{day}.json.gz"
