@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import papermill
 import pytest
-from support.papermill_runs import Started
+from support.sessions import run_engine
 
 from voltrade import open_run
 from voltrade.config import RECORDED, Config
@@ -540,15 +540,11 @@ def test_a_session_trades_what_was_saved_and_nothing_that_was_edited(explorer: E
     explorer.use_rule("rules/adx.py:Adx")
     turn(explorer, threshold=10.0, adx_least=15.0)
     saved = explorer.save()
-    today = Started(tmp_path / "runs/today.ipynb", parameters_file=saved, hours=6)
-    try:
-        assert today.papermill.wait(180) == 0, today.said
-        run = open_run(today.run)
-        assert parameter_file.saved_values(run.config) == parameter_file.saved_values(explorer.config)
-        done = backtest(synthetic_trades(BTCUSDT, seed=8, hours=6), explorer.config)
-        assert run.round_trips["net"].to_list() == done.round_trips["net"].to_list() != []
-    finally:
-        today.clean_up()
+    run_engine(tmp_path / "runs/today", parameters_file=str(saved), hours=6)
+    run = open_run(tmp_path / "runs/today")
+    assert parameter_file.saved_values(run.config) == parameter_file.saved_values(explorer.config)
+    done = backtest(synthetic_trades(BTCUSDT, seed=8, hours=6), explorer.config)
+    assert run.round_trips["net"].to_list() == done.round_trips["net"].to_list() != []
     saved.write_text(saved.read_text().replace('"adx_least": 15.0', '"adx_least": 16.0'))
     given, edited = {"parameters_file": str(saved)}, tmp_path / "runs/edited.ipynb"
     with pytest.raises(Refused, match=re.escape(f"{saved}: must be as it was saved")):

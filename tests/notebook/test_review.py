@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
@@ -18,7 +16,7 @@ import papermill
 import pytest
 from support.builders import an_instrument
 from support.made_run import made_run
-from support.sessions import ROOT
+from support.sessions import ROOT, run_engine
 from test_journal import edit
 from test_listing import MADE, Writer
 from test_summary import a_bar, a_trip, an_intent, left_behind, run_of
@@ -61,10 +59,7 @@ SETTINGS: dict[str, Any] = {
 def traded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A session over the synthetic tape, by the engine; it begins an hour into the tape, with that hour as history."""
     run = tmp_path_factory.mktemp("runs") / "traded"
-    run.mkdir(mode=0o700)
-    config = Config.from_parameters(SETTINGS, begin_s=3_600.0)
-    run_file.write(run, {"parameters": config.parameters(), "epoch": "r", "state": "starting"})
-    subprocess.run([sys.executable, "-m", "voltrade", "run", str(run)], check=True, timeout=120)
+    run_engine(run, **SETTINGS, begin_s=3_600.0)
     return run
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.forked import Forked
 from support.sessions import ROOT, Truth, facts_of, holders_of
 from support.wall_venue import KEY, PARAMETERS, SECRET, a_venue, rule_file
 
@@ -72,9 +73,6 @@ def parameters(folder: Path, mode: str, venue: str, **more: Any) -> dict[str, An
     return given
 
 
-ENGINE = [sys.executable, "-m", "voltrade", "run"]
-
-
 def begin_run(run: Path, given: dict[str, Any]) -> None:
     """Make the folder of a run, as a notebook does."""
     run.mkdir(mode=0o700, parents=True)
@@ -86,10 +84,7 @@ def begin_run(run: Path, given: dict[str, Any]) -> None:
 def run_engine(run: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Run an engine from start to end; return its record."""
     begin_run(run, given)
-    done = subprocess.run(
-        [*ENGINE, str(run)], cwd=ROOT, capture_output=True, text=True, timeout=120, env=dict(os.environ)
-    )
-    (run / "engine.log").write_text(done.stdout + done.stderr)
+    Forked("engine", str(run), log=run / "engine.log").wait(120)
     loaded: dict[str, Any] = json.loads((run / "run.json").read_text())
     return loaded
 
@@ -183,9 +178,7 @@ def test_a_live_engine_that_was_killed_goes_on_the_next_day_without_a_new_word(
     by_hand = len(Truth.of(folder).kind("fill"))
     run = tmp_path / "runs/killed"
     begin_run(run, parameters(tmp_path, "live", address, duration_s=12.0, capital=990_000))
-    process = subprocess.Popen(
-        [*ENGINE[:-1], "engine", str(run)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = Forked("engine", str(run), log=run / "engine.log")
     deadline = time.monotonic() + 60
     while len(Truth.of(folder).kind("fill")) < by_hand + 5:
         assert time.monotonic() < deadline
@@ -196,8 +189,8 @@ def test_a_live_engine_that_was_killed_goes_on_the_next_day_without_a_new_word(
     record["parameters"]["confirmation"] = record["parameters"]["confirmation"].replace("-", "_")  # of another day
     (run / "run.json").write_text(json.dumps(record))
 
-    again = subprocess.run([*ENGINE, "--resume", str(run)], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert again.returncode == 0, again.stderr
+    again = Forked("run", "--resume", str(run), log=run / "engine.log")
+    assert again.wait(120) == 0, (run / "engine.log").read_text()[-2000:]
     record = json.loads((run / "run.json").read_text())
     assert record["end_reason"] == "DURATION_END"
     check_replay(run, record)
@@ -220,9 +213,7 @@ def test_a_live_engine_whose_ceiling_was_lowered_meanwhile_protects_its_position
     stated = authorise(file, read_parameters(given), ACCOUNT, timedelta(days=1), datetime.now(UTC))
     monkeypatch.setenv("VOLTRADE_AUTHORISATION", str(file))
     begin_run(run, given)
-    process = subprocess.Popen(
-        [*ENGINE[:-1], "engine", str(run)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = Forked("engine", str(run), log=run / "engine.log")
     deadline = time.monotonic() + 60
     while not Truth.of(folder).kind("algo"):
         assert time.monotonic() < deadline
@@ -232,8 +223,8 @@ def test_a_live_engine_whose_ceiling_was_lowered_meanwhile_protects_its_position
     entered = len([order for order in Truth.of(folder).kind("order") if not order["reduce_only"]])
     file.write_text(json.dumps(stated | {"max_leverage": "1"}))
 
-    again = subprocess.run([*ENGINE, "--resume", str(run)], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert again.returncode == 0, again.stderr
+    again = Forked("run", "--resume", str(run), log=run / "engine.log")
+    assert again.wait(120) == 0, (run / "engine.log").read_text()[-2000:]
     record = json.loads((run / "run.json").read_text())
     check_replay(run, record)
     assert record["end_reason"].startswith("NOT_PERMITTED: ceilings.json: leverage must be at most max_leverage 1")
@@ -315,8 +306,6 @@ def test_a_setting_of_the_account_that_differs_stops_the_start_or_is_set_when_as
     record = run_engine(tmp_path / "runs/set", asked)
     check_replay(tmp_path / "runs/set", record)
     assert (row(record, "leverage"), row(record, "margin type")) == ("7", "cross")
-    back = parameters(tmp_path, "live", address, duration_s=2.0, first_bar=1_000_000, apply_account_settings=True)
-    assert run_engine(tmp_path / "runs/back", back)["state"] == "ended"
 
 
 def test_wrong_keys_are_refused_by_the_exchange_and_named(

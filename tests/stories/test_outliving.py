@@ -8,11 +8,9 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from urllib.request import Request, urlopen
 from uuid import uuid4
 
 import pytest
+from support.forked import Forked, ForkedVenue
 from support.sessions import Truth, bars_of, facts_of
 from support.wall_venue import PARAMETERS as WALL_PARAMETERS
 from support.wall_venue import SIMULATED, a_venue, dense_tape
@@ -68,30 +67,22 @@ def venue(tmp_path: Path) -> Iterator[str]:
 def a_shared_venue(folder: Path) -> Iterator[str]:
     """Start a venue on a log, or again on it; yield its address."""
     (folder / "parameters.json").write_text(json.dumps(PARAMETERS))
-    command = [sys.executable, "-m", "voltrade", "venue", "--parameters", str(folder / "parameters.json")]
-    process = subprocess.Popen([*command, "--log", str(folder / "shared/venue")], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield str(json.loads(process.stdout.readline())["rest"])
-    finally:
-        process.terminate()
-        process.wait(20)
-        process.stdout.close()
+    given = ("--parameters", str(folder / "parameters.json"), "--log", str(folder / "shared/venue"))
+    with closing(ForkedVenue(*given, folder=folder)) as venue:
+        yield venue.rest
 
 
-def engine(run: Path, **parameters: Any) -> subprocess.Popen[bytes]:
+def engine(run: Path, **parameters: Any) -> Forked:
     """Start an engine in a run's folder, anew or again."""
     run.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (run / "run.json").exists():
         config = Config.from_parameters({**PARAMETERS, **parameters})
         record = {"parameters": config.parameters(), "epoch": run.name, "state": "starting"}
         (run / "run.json").write_text(json.dumps(record))
-    with (run / "engine.log").open("ab") as log:
-        command = [sys.executable, "-m", "voltrade", "engine", str(run)]
-        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    return Forked("engine", str(run), log=run / "engine.log")
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], within_s: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], process: Forked, within_s: float = 60) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert process.poll() is None, "the engine ended before its time"

@@ -6,16 +6,15 @@ What is believed is the venue's own log.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.forked import ForkedVenue
 from support.sessions import Truth, facts_of
 from support.venue_client import Client, flat_tape, run, until
 from test_outliving import PARAMETERS, check_sealed, engine
@@ -43,16 +42,9 @@ from voltrade.venue.faults import LOST, Fault
 def a_venue(folder: Path, script: str, **parameters: Any) -> Iterator[str]:
     """Run the venue's command with a script; its log is in `folder/venue`."""
     (folder / "parameters.json").write_text(json.dumps({**PARAMETERS, **parameters}))
-    command = [sys.executable, "-m", "voltrade", "venue", "--parameters", str(folder / "parameters.json")]
-    command += ["--log", str(folder / "venue"), "--faults", script]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield str(json.loads(process.stdout.readline())["rest"])
-    finally:
-        process.terminate()
-        process.wait(20)
-        process.stdout.close()
+    words = ("--parameters", str(folder / "parameters.json"), "--log", str(folder / "venue"), "--faults", script)
+    with closing(ForkedVenue(*words, folder=folder)) as venue:
+        yield venue.rest
 
 
 def session(folder: Path, script: str, **parameters: Any) -> tuple[list[Any], Truth]:

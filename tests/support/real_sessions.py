@@ -16,7 +16,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +26,7 @@ import pytest
 from simulation import oracles
 from simulation.evidence import Evidence, Json, Life, Strike, Violation, read_journal
 from simulation.reading import Reading
+from support.forked import ForkedVenue
 
 from voltrade import journal
 from voltrade.engine import guardian
@@ -65,14 +66,9 @@ def real_venue(folder: Path, settings: Json, tape: Trades, script: Sequence[Json
     (folder / "tape.csv").write_text(csv_of(tape))
     (folder / "venue.json").write_text(json.dumps({**settings, "tape": str(folder / "tape.csv")}))
     (folder / "faults.json").write_text(json.dumps(list(script)))
-    command = [sys.executable, "-m", "voltrade", "venue", "--parameters", str(folder / "venue.json")]
-    command += ["--log", str(folder / "venue"), "--faults", str(folder / "faults.json")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield str(json.loads(process.stdout.readline())["rest"])
-        finally:
-            process.terminate()
+    words = ("--parameters", str(folder / "venue.json"), "--log", str(folder / "venue"))
+    with closing(ForkedVenue(*words, "--faults", str(folder / "faults.json"), folder=folder)) as venue:
+        yield venue.rest
 
 
 def prepare(run: Path, settings: Json, epoch: str = "e0") -> None:

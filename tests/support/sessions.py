@@ -13,6 +13,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 from typing import Any
 
+from support.forked import Forked
 from support.oracles import Row, decimal_bars
 
 from voltrade import journal
@@ -21,7 +22,7 @@ from voltrade.model import CloseReason, Instrument, OrderIntent, OrderUpdate, Re
 from voltrade.research.backtest import backtest
 from voltrade.runs.replay import INSTRUMENT, replay
 from voltrade.simulated.symbols import shipped_instrument
-from voltrade.strategy.rule_file import read_parameters, signal_engine_of
+from voltrade.strategy.rule_file import keep_rule, read_parameters, signal_engine_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,11 +38,11 @@ def run_notebook(output: Path, **parameters: object) -> subprocess.CompletedProc
 def run_engine(run: Path, **parameters: object) -> None:
     """Run an engine alone on a session in a new folder, to its end: as that of a notebook, in seconds less."""
     run.mkdir(mode=0o700, parents=True)
-    begun = {"parameters": read_parameters(parameters).parameters(), "epoch": run.name, "state": "starting"}
+    config = read_parameters(parameters)
+    begun = {"parameters": config.parameters(), "epoch": run.name, "state": "starting", **keep_rule(config, run)}
     (run / "run.json").write_text(json.dumps(begun))
-    command = [sys.executable, "-m", "voltrade", "run", str(run)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    engine = Forked("engine", str(run), log=run / "engine.log")
+    assert engine.wait(280) == 0, (run / "engine.log").read_text()[-3000:]
 
 
 @dataclass(frozen=True)

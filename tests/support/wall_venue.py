@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
+from support.forked import ForkedVenue
 
 from voltrade.data.synthetic import synthetic_market
 from voltrade.simulated.symbols import shipped_instrument
@@ -72,16 +71,10 @@ def a_venue(
     """Run a venue whose tape is ten minutes old; yield its address. Its log is in `folder/venue`."""
     given = {"tape": str(dense_tape()), "speed": 1.0, "begin_s": 600.0, **SIMULATED, **parameters}
     (folder / "venue.json").write_text(json.dumps(given))
-    command = [sys.executable, "-m", "voltrade", "venue", "--parameters", str(folder / "venue.json")]
-    command += ["--log", str(folder / "venue"), "--api-key", api[0], "--api-secret", api[1]]
+    words = ["--parameters", str(folder / "venue.json"), "--log", str(folder / "venue")]
+    words += ["--api-key", api[0], "--api-secret", api[1]]
     if faults:
         (folder / "faults.json").write_text(json.dumps(faults))
-        command += ["--faults", str(folder / "faults.json")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield str(json.loads(process.stdout.readline())["rest"])
-    finally:
-        process.terminate()
-        process.wait(20)
-        process.stdout.close()
+        words += ["--faults", str(folder / "faults.json")]
+    with closing(ForkedVenue(*words, folder=folder)) as venue:
+        yield venue.rest
