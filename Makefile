@@ -14,8 +14,9 @@ CLIENTS := freqtrade nautilus_trader
 CLIENT_PYTHONS := $(PYTHON) python3.12 python3.13 $(wildcard $(HOME)/.pyenv/versions/3.1[23]*/bin/python)
 CLIENT_USABLE := import sys, venv, ensurepip; sys.exit(not (3, 12) <= sys.version_info < (3, 14))
 BENCH := *
-# Files are shared out to two processes, since much of a session's time is waiting; WORKERS=0 for one, and a debugger.
-WORKERS := 2
+# Files are shared out to three processes, also on two cores, since much of a session's time is waiting; WORKERS=0 for
+# one, and a debugger.
+WORKERS := 3
 SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
@@ -50,7 +51,8 @@ $(BIN)/python:
 
 # Stamps: the environment is brought up to date only when what it is made from has changed.
 $(VENV)/ready: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[lab,test]'
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[lab,test]'
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # pip does it on one core; some files want another Python
 	@touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,23 +12,45 @@ import pytest
 from support.builders import an_instrument
 from support.wall import GUARDS
 
+from voltrade.config import Config
+from voltrade.data.tape import load_tape
 from voltrade.model import Instrument, money
+from voltrade.research.backtest import backtest
+from voltrade.simulated.symbols import shipped_instrument
 
 ROOT = Path(__file__).resolve().parent.parent
 
+PLAIN = "test_seams"
+"""The slowest file compiles nothing, and so begins while another process compiles the rules for all."""
 SLOW = (
-    *("seams", "kills", "readme", "every_mode", "outliving", "browser", "explorer", "end_to_end", "signal_engine"),
-    *("sessions", "sweep", "notebooks", "position_rules", "rule_file", "session", "signals", "sessions_under_faults"),
-    *("planted", "notify", "handover"),
+    *(PLAIN, "test_kills", "test_readme", "test_every_mode", "test_explorer", "test_browser", "test_outliving"),
+    *("test_end_to_end", "demo_check", "test_session", "test_sweep", "test_signals", "test_notebooks", "test_notify"),
+    *("test_rule_file", "test_signal_engine", "test_fetch", "test_sessions", "test_position_rules", "test_benchmarks"),
+    *("test_sessions_under_faults", "test_check", "test_review", "test_binance", "test_guardian", "live"),
 )
-"""Files of tests that take longest, the slowest first; by turns those that compute and those that mostly wait."""
+"""Files of tests and notebooks that take longest, the slowest first; by turns those that compute and that wait."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the slow files where several processes share them, so that none of them is left alone with one."""
     if hasattr(config, "workerinput"):
-        places = {f"test_{name}": place for place, name in enumerate(SLOW)}
+        places = {name: place for place, name in enumerate(SLOW)}
         items.sort(key=lambda item: places.get(item.path.stem, len(SLOW)))
+        for item in items:
+            is_compiled = item.path.stem in SLOW and item.path.stem != PLAIN and isinstance(item, pytest.Function)
+            if is_compiled and "compiled_rules" not in item.fixturenames:  # which is one list for all parameters
+                item.fixturenames.insert(0, "compiled_rules")
+
+
+@pytest.fixture(scope="session")
+def compiled_rules(tmp_path_factory: pytest.TempPathFactory, _own_store: None) -> None:
+    """Wait until one process has compiled the rules: each session that starts before would compile them for itself."""
+    config = Config.from_parameters(hours=0.25, threshold=1)
+    tape = load_tape(config.session, shipped_instrument("BTCUSDT"))
+    with (tmp_path_factory.getbasetemp().parent / "compiled.lock").open("w") as lock:  # of all processes of this run
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for path in ("events", "compiled"):
+            backtest(tape, config, path=path)
 
 
 @pytest.fixture(scope="session")

@@ -293,7 +293,7 @@ def acknowledged(run: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def played(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, compiled_rules: None
 ) -> dict[Case, BaseException | None]:
     """What was wrong with each case that is asked for; all have ended."""
     items = (item for item in request.session.items if item.path == request.path)
